@@ -1,0 +1,475 @@
+//! Packet text to [`Packet`]: lenient in what it takes, exact in what it says of the rest (2.5, 2.6).
+
+use std::borrow::Cow;
+
+use crate::lexer::{Lexer, NotJson, Raw, unescape};
+use crate::packet::{
+    Auth, AuthAck, AuthOutcome, Conn, ConnAck, Packet, PacketType, Persistence, Pub, PubAck, Push,
+    PushAck, Qos, Retain, Sub, SubAck, Unsub, UnsubAck,
+};
+use crate::payload::MAX_DEPTH;
+use crate::{Payload, StatusCode};
+
+/// Why a text is not a packet.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// Not one JSON object with one known member. Nothing to answer: drop, count, log (2.5).
+    #[error("not a JMQT packet: {reason}")]
+    NotAPacket {
+        /// What was wrong with it.
+        reason: &'static str,
+    },
+    /// Known type, unusable value or field. Answered with status 10 and whatever `id` or `cn` could
+    /// be read (2.5).
+    #[error("{kind} packet: {problem}")]
+    BadField {
+        /// The packet type, which is known.
+        kind: PacketType,
+        /// Which field, and what was expected of it.
+        problem: String,
+        /// What can be given back in the answer.
+        echo: Echo,
+    },
+}
+
+/// What could be read of a packet that was otherwise unusable (2.5).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Echo {
+    /// `id`.
+    pub id: Option<String>,
+    /// `cn`, trimmed.
+    pub channel: Option<String>,
+}
+
+impl From<NotJson> for DecodeError {
+    fn from(error: NotJson) -> Self {
+        Self::NotAPacket { reason: error.0 }
+    }
+}
+
+/// Reads one packet (§7). Nothing is copied but strings with escapes.
+///
+/// # Errors
+/// [`DecodeError::NotAPacket`] for what has no type, [`DecodeError::BadField`] for what has one.
+pub fn decode(text: &str) -> Result<Packet<'_>, DecodeError> {
+    let mut lexer = Lexer::new(text);
+    lexer.expect(b'{', "it is not an object")?;
+    if lexer.eat(b'}') {
+        return Err(DecodeError::NotAPacket { reason: "the object has no member" });
+    }
+    let key = lexer.key()?;
+    let kind = PacketType::from_key(&key);
+    let fields = match (lexer.peek(), kind) {
+        (Some(b'{'), Some(_)) => Some(Fields::read(&mut lexer)?),
+        _ => {
+            lexer.value()?;
+            None
+        }
+    };
+    if lexer.eat(b',') {
+        return Err(DecodeError::NotAPacket { reason: "the object has more than one member" });
+    }
+    lexer.expect(b'}', "the object does not end")?;
+    lexer.end()?;
+
+    let Some(kind) = kind else {
+        return Err(DecodeError::NotAPacket { reason: "the packet type is unknown" });
+    };
+    let Some(fields) = fields else {
+        return Err(DecodeError::BadField {
+            kind,
+            problem: "its value must be an object".to_owned(),
+            echo: Echo::default(),
+        });
+    };
+    fields.packet(kind).map_err(|problem| DecodeError::BadField { kind, problem, echo: fields.echo() })
+}
+
+/// The twelve fields, in an order of our own.
+#[derive(Clone, Copy)]
+enum Field {
+    Data,
+    Status,
+    Timeout,
+    Token,
+    Channel,
+    Persistent,
+    Message,
+    Id,
+    Client,
+    Retain,
+    Qos,
+    Window,
+}
+
+const FIELDS: usize = 12;
+
+impl Field {
+    fn from_key(key: &str) -> Option<Self> {
+        Some(match key {
+            "cn" => Self::Channel,
+            "dt" => Self::Data,
+            "id" => Self::Id,
+            "q" => Self::Qos,
+            "rt" => Self::Retain,
+            "pr" => Self::Persistent,
+            "st" => Self::Status,
+            "cl" => Self::Client,
+            "at" => Self::Token,
+            "ts" => Self::Timeout,
+            "mg" => Self::Message,
+            "wn" => Self::Window,
+            _ => return None,
+        })
+    }
+
+    const fn key(self) -> &'static str {
+        match self {
+            Self::Data => "dt",
+            Self::Status => "st",
+            Self::Timeout => "ts",
+            Self::Token => "at",
+            Self::Channel => "cn",
+            Self::Persistent => "pr",
+            Self::Message => "mg",
+            Self::Id => "id",
+            Self::Client => "cl",
+            Self::Retain => "rt",
+            Self::Qos => "q",
+            Self::Window => "wn",
+        }
+    }
+
+    const fn bit(self) -> u16 {
+        1 << self as u16
+    }
+}
+
+/// What a packet of this type has; everything else in it is ignored (2.6).
+const fn fields_of(kind: PacketType) -> u16 {
+    use Field::{Channel, Client, Data, Id, Message, Persistent, Qos, Retain, Status, Timeout, Token, Window};
+    match kind {
+        PacketType::Auth => Data.bit(),
+        PacketType::AuthAck => Status.bit() | Token.bit() | Client.bit() | Message.bit(),
+        PacketType::Conn => Token.bit() | Client.bit() | Window.bit(),
+        PacketType::ConnAck => Status.bit() | Timeout.bit(),
+        PacketType::Hb | PacketType::HbAck | PacketType::Disconn => 0,
+        PacketType::Sub => Channel.bit() | Persistent.bit(),
+        PacketType::SubAck | PacketType::UnsubAck => Status.bit() | Channel.bit(),
+        PacketType::Unsub => Channel.bit(),
+        PacketType::Pub => Channel.bit() | Data.bit() | Qos.bit() | Id.bit() | Retain.bit(),
+        PacketType::PubAck => Status.bit() | Id.bit() | Data.bit(),
+        PacketType::Push => {
+            Channel.bit() | Data.bit() | Client.bit() | Qos.bit() | Id.bit() | Retain.bit()
+        }
+        PacketType::PushAck => Id.bit() | Status.bit(),
+    }
+}
+
+type Problem = String;
+
+/// The members of a packet's value, by field, as they stand in the text.
+struct Fields<'a> {
+    raw: [Option<Raw<'a>>; FIELDS],
+    repeated: u16,
+}
+
+impl<'a> Fields<'a> {
+    /// The next byte is the opening brace.
+    fn read(lexer: &mut Lexer<'a>) -> Result<Self, NotJson> {
+        let mut fields = Self { raw: [None; FIELDS], repeated: 0 };
+        lexer.expect(b'{', "it is not an object")?;
+        if lexer.eat(b'}') {
+            return Ok(fields);
+        }
+        loop {
+            let key = lexer.key()?;
+            let value = lexer.value()?;
+            if let Some(field) = Field::from_key(&key) {
+                let slot = &mut fields.raw[field as usize];
+                if slot.is_some() {
+                    fields.repeated |= field.bit();
+                } else {
+                    *slot = Some(value);
+                }
+            }
+            if !lexer.eat(b',') {
+                lexer.expect(b'}', "a comma or a closing brace is missing")?;
+                return Ok(fields);
+            }
+        }
+    }
+
+    fn packet(&self, kind: PacketType) -> Result<Packet<'a>, Problem> {
+        use Field::{
+            Channel, Client, Data, Id, Message, Persistent, Retain as Retained, Timeout, Token,
+        };
+        self.refuse_repeats(kind)?;
+        Ok(match kind {
+            PacketType::Auth => Packet::Auth(Auth { data: required(Data, self.payload()?)? }),
+            PacketType::AuthAck => {
+                let status = self.required_status()?;
+                let outcome = if status.is_ok() {
+                    AuthOutcome::Granted {
+                        token: required(Token, self.string(Token)?)?,
+                        client: required(Client, self.string(Client)?)?,
+                    }
+                } else {
+                    AuthOutcome::Refused { status, message: self.string(Message)?.unwrap_or_default() }
+                };
+                Packet::AuthAck(AuthAck { outcome })
+            }
+            PacketType::Conn => Packet::Conn(Conn {
+                token: required(Token, self.string(Token)?)?,
+                client: required(Client, self.string(Client)?)?,
+                window: self.window()?,
+            }),
+            PacketType::ConnAck => Packet::ConnAck(ConnAck {
+                status: self.required_status()?,
+                timeout_seconds: self.integer(Timeout)?,
+            }),
+            PacketType::Hb => Packet::Hb,
+            PacketType::HbAck => Packet::HbAck,
+            PacketType::Sub => Packet::Sub(Sub {
+                channel: required(Channel, self.string(Channel)?)?,
+                persistence: match self.flag(Persistent)? {
+                    true => Persistence::Persistent,
+                    false => Persistence::Temporary,
+                },
+            }),
+            PacketType::SubAck => Packet::SubAck(SubAck {
+                status: self.required_status()?,
+                channel: self.string(Channel)?,
+            }),
+            PacketType::Unsub => {
+                Packet::Unsub(Unsub { channel: required(Channel, self.string(Channel)?)? })
+            }
+            PacketType::UnsubAck => Packet::UnsubAck(UnsubAck {
+                status: self.required_status()?,
+                channel: self.string(Channel)?,
+            }),
+            PacketType::Pub => {
+                let channel = required(Channel, self.string(Channel)?)?;
+                let data = self.payload()?;
+                if data.is_none() && !channel.trim_start().starts_with('$') {
+                    return Err(missing(Data));
+                }
+                Packet::Pub(Pub {
+                    channel,
+                    data,
+                    qos: self.qos()?,
+                    retain: self.retain(Retained)?,
+                    id: self.id()?,
+                })
+            }
+            PacketType::PubAck => Packet::PubAck(PubAck {
+                status: self.required_status()?,
+                id: self.id()?,
+                data: self.payload()?,
+            }),
+            PacketType::Push => Packet::Push(Push {
+                channel: required(Channel, self.string(Channel)?)?,
+                data: required(Data, self.payload()?)?,
+                client: self.string(Client)?.unwrap_or_default(),
+                qos: self.qos()?,
+                id: self.id()?,
+                retain: self.retain(Retained)?,
+            }),
+            PacketType::PushAck => {
+                Packet::PushAck(PushAck { id: required(Id, self.id()?)?, status: self.status()? })
+            }
+            PacketType::Disconn => Packet::Disconn,
+        })
+    }
+
+    fn refuse_repeats(&self, kind: PacketType) -> Result<(), Problem> {
+        let repeated = self.repeated & fields_of(kind);
+        if repeated == 0 {
+            return Ok(());
+        }
+        let keys = ["dt", "st", "ts", "at", "cn", "pr", "mg", "id", "cl", "rt", "q", "wn"];
+        Err(format!("field `{}` stands there twice", keys[repeated.trailing_zeros() as usize]))
+    }
+
+    fn echo(&self) -> Echo {
+        let string = |field| self.string(field).ok().flatten();
+        Echo {
+            id: self.id().ok().flatten().map(Cow::into_owned),
+            channel: string(Field::Channel).map(|name| name.trim().to_owned()),
+        }
+    }
+
+    /// The field's text, unless it is absent or, which is the same, `null` (2.6).
+    fn text(&self, field: Field) -> Option<&'a str> {
+        self.raw[field as usize].map(|raw| raw.text).filter(|text| *text != "null")
+    }
+
+    fn string(&self, field: Field) -> Result<Option<Cow<'a, str>>, Problem> {
+        match self.text(field) {
+            None => Ok(None),
+            Some(text) if text.starts_with('"') => match unescape(text) {
+                Some(string) => Ok(Some(string)),
+                None => Err(format!("field `{}` has a lone surrogate", field.key())),
+            },
+            Some(_) => Err(wrong(field, "a string")),
+        }
+    }
+
+    /// A string, or a number taken as it is written (2.6).
+    fn id(&self) -> Result<Option<Cow<'a, str>>, Problem> {
+        match self.text(Field::Id) {
+            Some(number) if number.starts_with(|first: char| first == '-' || first.is_ascii_digit()) => {
+                Ok(Some(Cow::Borrowed(number)))
+            }
+            Some(text) if !text.starts_with('"') => Err(wrong(Field::Id, "a string or a number")),
+            _ => self.string(Field::Id),
+        }
+    }
+
+    fn flag(&self, field: Field) -> Result<bool, Problem> {
+        match self.text(field) {
+            None | Some("0" | "false" | "\"0\"") => Ok(false),
+            Some("1" | "true" | "\"1\"") => Ok(true),
+            Some(_) => Err(wrong(field, "0 or 1")),
+        }
+    }
+
+    fn qos(&self) -> Result<Qos, Problem> {
+        Ok(if self.flag(Field::Qos)? { Qos::AtLeastOnce } else { Qos::AtMostOnce })
+    }
+
+    fn retain(&self, field: Field) -> Result<Retain, Problem> {
+        Ok(if self.flag(field)? { Retain::Yes } else { Retain::No })
+    }
+
+    fn integer<T: std::str::FromStr>(&self, field: Field) -> Result<Option<T>, Problem> {
+        match self.text(field) {
+            None => Ok(None),
+            Some(text) => match text.parse() {
+                Ok(number) => Ok(Some(number)),
+                Err(_) => Err(wrong(field, "an integer")),
+            },
+        }
+    }
+
+    fn window(&self) -> Result<Option<u32>, Problem> {
+        match self.integer::<u64>(Field::Window)? {
+            Some(0) => Err(wrong(Field::Window, "an integer of 1 or more")),
+            // What does not fit is larger than any window of ours all the same.
+            window => Ok(window.map(|window| u32::try_from(window).unwrap_or(u32::MAX))),
+        }
+    }
+
+    fn status(&self) -> Result<Option<StatusCode>, Problem> {
+        Ok(self.integer(Field::Status)?.map(StatusCode::new))
+    }
+
+    fn required_status(&self) -> Result<StatusCode, Problem> {
+        required(Field::Status, self.status()?)
+    }
+
+    /// `dt`, where `null` is a value like any other.
+    fn payload(&self) -> Result<Option<Payload<'a>>, Problem> {
+        match self.raw[Field::Data as usize] {
+            Some(raw) if raw.depth > MAX_DEPTH => {
+                Err(format!("field `dt` is nested deeper than {MAX_DEPTH}"))
+            }
+            raw => Ok(raw.map(|raw| Payload::checked(raw.text))),
+        }
+    }
+}
+
+fn required<T>(field: Field, value: Option<T>) -> Result<T, Problem> {
+    value.ok_or_else(|| missing(field))
+}
+
+fn missing(field: Field) -> Problem {
+    format!("field `{}` is missing", field.key())
+}
+
+fn wrong(field: Field, expected: &str) -> Problem {
+    format!("field `{}` must be {expected}", field.key())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(text: &str) -> String {
+        decode(text).unwrap_err().to_string()
+    }
+
+    #[test] // protocol.md 2.5
+    fn what_has_no_type_is_not_a_packet() {
+        for text in [
+            "", "  ", "7", "null", "[]", "{}", "{\"sub\"}", "{\"sub\":{}", "{\"sub\":{}} x", "\"sub\"",
+            "{\"sub\":{\"cn\":\"a\"},\"hb\":{}}", "{\"Sub\":{\"cn\":\"a\"}}", "{\"nope\":{}}", "{\"nope\":1}",
+            "{\"sub\":{\"cn\":\"a\u{1}\"}}", "{\"sub\":{\"cn\":\"a\",}}",
+        ] {
+            assert!(matches!(decode(text), Err(DecodeError::NotAPacket { .. })), "{text}");
+        }
+    }
+
+    #[test] // protocol.md 2.5
+    fn a_bad_field_is_named_with_its_packet() {
+        assert_eq!(problem(r#"{"sub":7}"#), "sub packet: its value must be an object");
+        assert_eq!(problem(r#"{"sub":{}}"#), "sub packet: field `cn` is missing");
+        assert_eq!(problem(r#"{"sub":{"cn":null}}"#), "sub packet: field `cn` is missing");
+        assert_eq!(problem(r#"{"sub":{"cn":7}}"#), "sub packet: field `cn` must be a string");
+        assert_eq!(problem(r#"{"sub":{"cn":"a","pr":2}}"#), "sub packet: field `pr` must be 0 or 1");
+        assert_eq!(problem(r#"{"sub":{"cn":"a","cn":"a"}}"#), "sub packet: field `cn` stands there twice");
+        assert_eq!(problem(r#"{"pub":{"cn":"a"}}"#), "pub packet: field `dt` is missing");
+        assert_eq!(problem(r#"{"pub":{"cn":"a","dt":1,"q":2}}"#), "pub packet: field `q` must be 0 or 1");
+        assert_eq!(problem(r#"{"conn":{"at":"t","cl":"c","wn":0}}"#), "conn packet: field `wn` must be an integer of 1 or more");
+        assert_eq!(problem(r#"{"sub":{"cn":"\ud800"}}"#), "sub packet: field `cn` has a lone surrogate");
+    }
+
+    #[test] // protocol.md 2.5
+    fn a_bad_packet_gives_back_what_could_be_read() {
+        let Err(DecodeError::BadField { echo, .. }) = decode(r#"{"pub":{"cn":" a ","id":7,"q":[]}}"#) else {
+            panic!("that is a bad field")
+        };
+        assert_eq!(echo, Echo { id: Some("7".into()), channel: Some("a".into()) });
+    }
+
+    #[test] // protocol.md 2.6
+    fn flags_and_ids_are_taken_leniently() {
+        for flag in ["1", "true", "\"1\""] {
+            let text = format!(r#"{{"pub":{{"cn":"a","dt":0,"q":{flag},"rt":{flag},"id":12}}}}"#);
+            let Ok(Packet::Pub(publish)) = decode(&text) else { panic!("{text}") };
+            assert_eq!((publish.qos, publish.retain), (Qos::AtLeastOnce, Retain::Yes));
+            assert_eq!(publish.id.as_deref(), Some("12"));
+        }
+        for flag in ["0", "false", "\"0\"", "null"] {
+            let text = format!(r#"{{"sub":{{"cn":"a","pr":{flag},"zz":[1]}}}}"#);
+            let Ok(Packet::Sub(sub)) = decode(&text) else { panic!("{text}") };
+            assert_eq!(sub.persistence, Persistence::Temporary);
+        }
+    }
+
+    #[test] // protocol.md 2.6: a member this packet does not have may be anything, even twice
+    fn unknown_members_are_ignored() {
+        assert!(decode(r#"{"sub":{"cn":"a","q":{},"q":9,"x":1,"x":2}}"#).is_ok());
+    }
+
+    #[test] // protocol.md 2.7
+    fn a_control_publish_needs_no_data() {
+        assert!(decode(r#"{"pub":{"cn":" $list","id":"1"}}"#).is_ok());
+        let Ok(Packet::Pub(publish)) = decode(r#"{"pub":{"cn":"a","dt":null}}"#) else { panic!() };
+        assert_eq!(publish.data, Some(Payload::NULL));
+    }
+
+    #[test] // protocol.md 2.5
+    fn a_payload_nested_too_deep_is_a_bad_field() {
+        let text = |depth| format!(r#"{{"pub":{{"cn":"a","dt":{}{}}}}}"#, "[".repeat(depth), "]".repeat(depth));
+        assert!(decode(&text(128)).is_ok());
+        assert_eq!(problem(&text(129)), "pub packet: field `dt` is nested deeper than 128");
+        assert!(matches!(decode(&"[".repeat(1_000_000)), Err(DecodeError::NotAPacket { .. })));
+        assert!(decode(&format!(r#"{{"pub":{{"cn":"a","dt":{}"#, "[".repeat(1_000_000))).is_err());
+    }
+
+    #[test]
+    fn keys_may_be_escaped() {
+        assert_eq!(decode(r#"{"\u0068b":{}}"#), Ok(Packet::Hb));
+    }
+}
