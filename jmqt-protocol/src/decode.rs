@@ -374,7 +374,7 @@ impl<'a> Fields<'a> {
             Some(raw) if raw.depth > MAX_DEPTH => {
                 Err(format!("field `dt` is nested deeper than {MAX_DEPTH}"))
             }
-            raw => Ok(raw.map(|raw| Payload::checked(raw.text))),
+            raw => Ok(raw.map(|raw| Payload::trust(raw.text))),
         }
     }
 }

@@ -33,8 +33,9 @@ impl<'a> Payload<'a> {
         Ok(Self(value.text))
     }
 
-    /// A value the decoder has already gone over.
-    pub(crate) const fn checked(text: &'a str) -> Self {
+    /// A value that has been checked before: by the decoder, or before it was stored.
+    #[must_use]
+    pub const fn trust(text: &'a str) -> Self {
         Self(text)
     }
 

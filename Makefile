@@ -1,0 +1,44 @@
+# `make help` lists what there is. CARGO_FLAGS goes to every cargo build, for example CARGO_FLAGS=--locked.
+
+CARGO ?= cargo
+CARGO_FLAGS ?=
+CONFIG ?= server.conf
+ARGS ?=
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: ## Run the sample server (CONFIG=server.conf)
+	$(CARGO) run --release $(CARGO_FLAGS) -p sample_server -- --config $(CONFIG)
+
+.PHONY: test
+test: lint ## Lint, then run every test, the documentation's examples included
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
+		echo "$(CARGO) nextest run --workspace $(CARGO_FLAGS)"; \
+		$(CARGO) nextest run --workspace $(CARGO_FLAGS); \
+	else \
+		echo "$(CARGO) test --workspace --all-targets $(CARGO_FLAGS)"; \
+		$(CARGO) test --workspace --all-targets $(CARGO_FLAGS); \
+	fi
+	$(CARGO) test --workspace --doc $(CARGO_FLAGS)
+
+.PHONY: lint
+lint: ## Check format, clippy, documentation and (with cargo-deny) dependencies
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets $(CARGO_FLAGS) -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps $(CARGO_FLAGS)
+	@if $(CARGO) deny --version >/dev/null 2>&1; then \
+		echo "$(CARGO) deny check"; \
+		$(CARGO) deny check; \
+	else \
+		echo "cargo-deny is not installed: licenses and advisories of dependencies were not checked"; \
+	fi
+
+.PHONY: bench
+bench: ## Measure beside Redis, NATS and Mosquitto (ARGS="--quick", ARGS="--help")
+	$(CARGO) build --release $(CARGO_FLAGS) -p hello_server
+	$(CARGO) run --release $(CARGO_FLAGS) -p bench -- $(ARGS)

@@ -1,0 +1,424 @@
+//! Raw settings to a checked [`Config`]: file, then environment, then every rule that can be
+//! checked before anything is opened.
+//!
+//! Not here: reading and typing single values (`settings`), the names of the keys (`keys`), opening
+//! what the values name. `docs/configuration.md` is the same for operators.
+
+mod error;
+mod keys;
+mod settings;
+
+use std::ffi::OsString;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use error::{ConfigError, Origin};
+use settings::{Settings, SourceText};
+
+use crate::store::Synchronous;
+
+/// The largest packet that can be asked for: 1 GiB.
+const LARGEST_PACKET: usize = 1 << 30;
+/// The largest outbound queue: 16 GiB, or what the address space has.
+const LARGEST_QUEUE: usize = if usize::BITS > 34 {
+    1 << 34
+} else {
+    usize::MAX
+};
+const DAY: u64 = 86_400;
+
+/// A checked configuration: what a server needs to know before it starts.
+///
+/// [`Config::default`] is the shipped `server.conf`. Fields may be changed afterwards, as tests and
+/// embedding applications do; the checks are made only by [`Config::load`] and its relatives.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Config {
+    /// The address that every listener binds. Default 0.0.0.0.
+    pub bind_address: IpAddr,
+    /// The plain socket's port; 0 for any free one, `None` for no such listener. Default 8010.
+    pub socket_port: Option<u16>,
+    /// The plain WebSocket's port; 0 for any free one, `None` for no such listener. Default 8012.
+    pub websocket_port: Option<u16>,
+    /// TLS, if it is enabled. Default `None`.
+    pub ssl: Option<SslConfig>,
+    /// How long a client may be silent (protocol.md 2.15). 5 seconds to a day, default 60 seconds.
+    pub timeout: Duration,
+    /// The database file. Default `jmqt.db`.
+    pub sqlite_path: PathBuf,
+    /// What a commit waits for. Default [`Synchronous::Full`].
+    pub sqlite_synchronous: Synchronous,
+    /// The largest packet of a client that has a session, in bytes (protocol.md 2.5). 1 KiB to
+    /// 1 GiB, default 4 MiB.
+    pub max_packet_bytes: usize,
+    /// The largest packet before that, in bytes (protocol.md 2.5). 1 KiB to `max_packet_bytes`,
+    /// default 64 KiB.
+    pub max_preconn_packet_bytes: usize,
+    /// How many QoS 1 pushes a client may have unacknowledged (protocol.md 2.14). 1 to 1024,
+    /// default 128.
+    pub max_inflight: u32,
+    /// How many connections there may be at once, those without a session included. At least 1,
+    /// default 100,000.
+    pub max_connections: usize,
+    /// How many bytes may wait to be sent to one client. At least twice `max_packet_bytes`, default
+    /// 8 MiB.
+    pub outbound_queue_bytes: usize,
+    /// How long a client may take next to nothing while something waits for it, before its
+    /// connection is closed. 1 second to a day, default 30 seconds.
+    pub slow_consumer: Duration,
+    /// How long a validator may take (protocol.md 2.17). 1 second to an hour, default 10 seconds.
+    pub validator_timeout: Duration,
+    /// After what absence a client's persistent subscriptions are removed; `None` for never, which
+    /// is the default.
+    pub session_expiry: Option<Duration>,
+    /// How many messages are kept for one absent client, the oldest going first; `None` for no
+    /// limit. Default 100,000.
+    pub max_pending_per_client: Option<u64>,
+    /// How long a stopping server goes on flushing what is queued. Up to an hour, default
+    /// 5 seconds.
+    pub drain: Duration,
+    /// What is logged, and where to.
+    pub log: LogConfig,
+    /// Environment variables that begin with `JMQT_`, are no keys, and resemble none: the
+    /// application's own, or a mistake. Sorted.
+    pub unknown_variables: Vec<String>,
+}
+
+/// The TLS listeners.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct SslConfig {
+    /// The certificate chain, PEM.
+    pub cert_path: PathBuf,
+    /// The private key, PEM.
+    pub key_path: PathBuf,
+    /// The TLS socket's port; 0 for any free one, `None` for no such listener. Default 8011.
+    pub socket_port: Option<u16>,
+    /// The TLS WebSocket's port; 0 for any free one, `None` for no such listener. Default 8013.
+    pub websocket_port: Option<u16>,
+}
+
+impl SslConfig {
+    /// TLS with these files, on the default ports.
+    #[must_use]
+    pub fn new(cert_path: impl Into<PathBuf>, key_path: impl Into<PathBuf>) -> Self {
+        Self {
+            cert_path: cert_path.into(),
+            key_path: key_path.into(),
+            socket_port: Some(8011),
+            websocket_port: Some(8013),
+        }
+    }
+}
+
+/// What is logged, and where to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LogConfig {
+    /// A file that lines are appended to, beside the console. Default: none.
+    pub path: Option<PathBuf>,
+    /// From which level on. Default [`LogMode::Info`].
+    pub mode: LogMode,
+}
+
+impl LogConfig {
+    /// Logs at this level to the console, and to a file if there is one.
+    #[must_use]
+    pub const fn new(mode: LogMode, path: Option<PathBuf>) -> Self {
+        Self { path, mode }
+    }
+}
+
+/// From which level on is logged (`LOG_MODE`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LogMode {
+    /// `DBG`: everything, for looking into one client's trouble.
+    Debug,
+    /// `INF`: what the server does.
+    Info,
+    /// `WRN`: what an operator should look into.
+    Warning,
+    /// `ERR`: what an operator must act on.
+    Error,
+    /// `DISABLED`: nothing.
+    Disabled,
+}
+
+impl Config {
+    /// Reads `path`, or the defaults if there is none, and the environment over it.
+    ///
+    /// A key that the file leaves out has its default, except a port: a listener that a file does
+    /// not mention does not exist.
+    ///
+    /// # Errors
+    /// [`ConfigError`] says where, which key, what stands there and what was expected. Show it and
+    /// stop.
+    pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
+        Self::load_with(path, std::env::vars_os())
+    }
+
+    /// [`Config::load`] with another environment: all variables by their full names, of which those
+    /// that begin with `JMQT_` count.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_with<N: Into<OsString>, V: Into<OsString>>(
+        path: Option<&Path>,
+        environment: impl IntoIterator<Item = (N, V)>,
+    ) -> Result<Self, ConfigError> {
+        let Some(path) = path else {
+            return Self::read(None, environment);
+        };
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::read(
+            Some(&SourceText {
+                origin: Origin::File(path.to_owned()),
+                text: &text,
+            }),
+            environment,
+        )
+    }
+
+    /// [`Config::load_with`] with the text of a file instead of its path.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn from_text<N: Into<OsString>, V: Into<OsString>>(
+        text: &str,
+        environment: impl IntoIterator<Item = (N, V)>,
+    ) -> Result<Self, ConfigError> {
+        Self::read(
+            Some(&SourceText {
+                origin: Origin::Text,
+                text,
+            }),
+            environment,
+        )
+    }
+
+    fn read<N: Into<OsString>, V: Into<OsString>>(
+        source: Option<&SourceText<'_>>,
+        environment: impl IntoIterator<Item = (N, V)>,
+    ) -> Result<Self, ConfigError> {
+        let environment = environment
+            .into_iter()
+            .map(|(name, value)| (name.into(), value.into()));
+        Self::check(Settings::read(source, environment)?)
+    }
+
+    fn check(settings: Settings) -> Result<Self, ConfigError> {
+        refuse_cluster(&settings)?;
+        let max_packet_bytes = settings.size("MAX_PACKET_BYTES", 4 << 20, 1024..=LARGEST_PACKET)?;
+        let config = Self {
+            bind_address: bind_address(&settings)?,
+            socket_port: settings.port("SOCKET_PORT", 8010)?,
+            websocket_port: settings.port("WEBSOCKET_PORT", 8012)?,
+            ssl: ssl(&settings)?,
+            timeout: settings.seconds("TIMEOUT_SECONDS", 60, 5..=DAY)?,
+            sqlite_path: sqlite_path(&settings)?,
+            sqlite_synchronous: settings.choice(
+                "SQLITE_SYNCHRONOUS",
+                Synchronous::Full,
+                &[("FULL", Synchronous::Full), ("NORMAL", Synchronous::Normal)],
+            )?,
+            max_packet_bytes,
+            max_preconn_packet_bytes: max_preconn_packet_bytes(&settings, max_packet_bytes)?,
+            max_inflight: u32::try_from(settings.integer("MAX_INFLIGHT", 128, 1..=1024)?)
+                .expect("1024 at most"),
+            max_connections: settings.size("MAX_CONNECTIONS", 100_000, 1..=10_000_000)?,
+            outbound_queue_bytes: outbound_queue_bytes(&settings, max_packet_bytes)?,
+            slow_consumer: settings.seconds("SLOW_CONSUMER_SECONDS", 30, 1..=DAY)?,
+            validator_timeout: settings.seconds("VALIDATOR_TIMEOUT_SECONDS", 10, 1..=3600)?,
+            session_expiry: Some(settings.seconds("SESSION_EXPIRY_SECONDS", 0, 0..=3650 * DAY)?)
+                .filter(|expiry| !expiry.is_zero()),
+            max_pending_per_client: Some(settings.integer(
+                "MAX_PENDING_PER_CLIENT",
+                100_000,
+                0..=1_000_000_000_000,
+            )?)
+            .filter(|limit| *limit > 0),
+            drain: settings.seconds("DRAIN_SECONDS", 5, 0..=3600)?,
+            log: log(&settings)?,
+            unknown_variables: Vec::new(),
+        };
+        config.check_listeners(&settings)?;
+        Ok(Self {
+            unknown_variables: settings.into_unknown_variables(),
+            ..config
+        })
+    }
+
+    /// There is at least one, and no two want the same port.
+    fn check_listeners(&self, settings: &Settings) -> Result<(), ConfigError> {
+        let ssl = self.ssl.as_ref();
+        let listeners = [
+            ("SOCKET_PORT", self.socket_port),
+            ("WEBSOCKET_PORT", self.websocket_port),
+            ("SSL_SOCKET_PORT", ssl.and_then(|ssl| ssl.socket_port)),
+            ("SSL_WEBSOCKET_PORT", ssl.and_then(|ssl| ssl.websocket_port)),
+        ];
+        let mut taken: Vec<(&str, u16)> = Vec::new();
+        for (key, port) in listeners {
+            let Some(port) = port else { continue };
+            if let Some((other, _)) = taken.iter().find(|(_, other)| *other == port && port != 0) {
+                return Err(settings.contradiction(key, port, format!("so is {other}")));
+            }
+            taken.push((key, port));
+        }
+        if taken.is_empty() {
+            Err(ConfigError::NoListener)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// The shipped `server.conf`.
+impl Default for Config {
+    fn default() -> Self {
+        Self::read(None, [("", ""); 0]).expect("the defaults are within their own ranges")
+    }
+}
+
+fn bind_address(settings: &Settings) -> Result<IpAddr, ConfigError> {
+    let text = settings.text("BIND_ADDRESS", "0.0.0.0")?;
+    text.trim().parse().map_err(|_| {
+        settings.bad_value(
+            "BIND_ADDRESS",
+            "an IP address, such as \"0.0.0.0\", \"127.0.0.1\" or \"::\"",
+        )
+    })
+}
+
+fn ssl(settings: &Settings) -> Result<Option<SslConfig>, ConfigError> {
+    const BECAUSE: &str = "ENABLE_SSL is true";
+    // All are read in any case: a wrong value is wrong also where it is not needed yet.
+    let cert_path = settings.path("SSL_CERT_PATH", "")?;
+    let key_path = settings.path("SSL_KEY_PATH", "")?;
+    let socket_port = settings.port("SSL_SOCKET_PORT", 8011)?;
+    let websocket_port = settings.port("SSL_WEBSOCKET_PORT", 8013)?;
+    if !settings.switch("ENABLE_SSL", false)? {
+        return Ok(None);
+    }
+    if socket_port.is_none() && websocket_port.is_none() {
+        return Err(settings.contradiction(
+            "ENABLE_SSL",
+            true,
+            "but there is neither an SSL_SOCKET_PORT nor an SSL_WEBSOCKET_PORT",
+        ));
+    }
+    let missing = |key| ConfigError::Missing {
+        key,
+        because: BECAUSE,
+    };
+    Ok(Some(SslConfig {
+        cert_path: cert_path.ok_or_else(|| missing("SSL_CERT_PATH"))?,
+        key_path: key_path.ok_or_else(|| missing("SSL_KEY_PATH"))?,
+        socket_port,
+        websocket_port,
+    }))
+}
+
+fn sqlite_path(settings: &Settings) -> Result<PathBuf, ConfigError> {
+    settings
+        .path("SQLITE_PATH", "jmqt.db")?
+        .ok_or_else(|| settings.bad_value("SQLITE_PATH", "the path of a file"))
+}
+
+/// Unless given, as large as it usually is and never larger than other packets.
+fn max_preconn_packet_bytes(
+    settings: &Settings,
+    max_packet_bytes: usize,
+) -> Result<usize, ConfigError> {
+    let default = max_packet_bytes.min(64 << 10);
+    let bytes = settings.size("MAX_PRECONN_PACKET_BYTES", default, 1024..=LARGEST_PACKET)?;
+    if bytes > max_packet_bytes {
+        let problem = format!("it must not exceed MAX_PACKET_BYTES, which is {max_packet_bytes}");
+        return Err(settings.contradiction("MAX_PRECONN_PACKET_BYTES", bytes, problem));
+    }
+    Ok(bytes)
+}
+
+/// Unless given, as large as it usually is and never too small for two packets.
+fn outbound_queue_bytes(
+    settings: &Settings,
+    max_packet_bytes: usize,
+) -> Result<usize, ConfigError> {
+    let least = max_packet_bytes * 2;
+    let bytes = settings.size(
+        "OUTBOUND_QUEUE_BYTES",
+        least.max(8 << 20),
+        1..=LARGEST_QUEUE,
+    )?;
+    if bytes < least {
+        let problem = format!("it must be at least twice MAX_PACKET_BYTES, which makes {least}");
+        return Err(settings.contradiction("OUTBOUND_QUEUE_BYTES", bytes, problem));
+    }
+    Ok(bytes)
+}
+
+fn log(settings: &Settings) -> Result<LogConfig, ConfigError> {
+    let modes = [
+        ("DBG", LogMode::Debug),
+        ("INF", LogMode::Info),
+        ("WRN", LogMode::Warning),
+        ("ERR", LogMode::Error),
+        ("DISABLED", LogMode::Disabled),
+    ];
+    Ok(LogConfig {
+        path: settings.path("LOG_PATH", "")?,
+        mode: settings.choice("LOG_MODE", LogMode::Info, &modes)?,
+    })
+}
+
+/// This version is one node. Its keys for several are known and typed, so that a file that has them
+/// is understood, but what they ask for is refused rather than left undone.
+fn refuse_cluster(settings: &Settings) -> Result<(), ConfigError> {
+    for key in [
+        "MYSQL_HOST",
+        "MYSQL_DB",
+        "MYSQL_USER",
+        "MYSQL_PSWD",
+        "REDIS_HOST",
+        "REDIS_PASSWORD",
+        "REDIS_PREFIX",
+    ] {
+        settings.text(key, "")?;
+    }
+    settings.integer("MYSQL_PORT", 3306, 1..=65_535)?;
+    settings.integer("REDIS_PORT", 6379, 1..=65_535)?;
+    settings.integer("REDIS_DB_INDEX", 0, 0..=65_535)?;
+    let unsupported = |key, reason| {
+        Err(ConfigError::Unsupported {
+            origin: settings.origin(key),
+            key,
+            reason,
+        })
+    };
+    if settings.switch("ENABLE_MYSQL", false)? {
+        return unsupported(
+            "ENABLE_MYSQL",
+            "MySQL is not available in this version, which keeps its data in SQLite",
+        );
+    }
+    if settings.switch("ENABLE_REDIS", false)? {
+        return unsupported(
+            "ENABLE_REDIS",
+            "Redis is not available in this version, which runs as a single node",
+        );
+    }
+    if !settings.is_empty_list("TRUSTED_PROXIES")? {
+        return unsupported(
+            "TRUSTED_PROXIES",
+            "the PROXY protocol is not available in this version: leave it empty",
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,568 @@
+use super::keys::KEYS;
+use super::*;
+
+const SHIPPED: &str = include_str!("../../../server.conf");
+const MANUAL: &str = include_str!("../../../docs/configuration.md");
+const PORT: &str = "SOCKET_PORT = 8010\n";
+
+const NO_VARIABLES: [(&str, &str); 0] = [];
+
+fn from_lines(lines: &str) -> Result<Config, ConfigError> {
+    Config::from_text(&format!("{PORT}{lines}"), NO_VARIABLES)
+}
+
+fn from_variables<const N: usize>(variables: [(&str, &str); N]) -> Result<Config, ConfigError> {
+    Config::load_with(None, variables)
+}
+
+#[track_caller]
+fn refused(result: Result<Config, ConfigError>, message: &str) {
+    assert_eq!(result.unwrap_err().to_string(), message);
+}
+
+#[test]
+fn the_shipped_file_is_the_defaults() {
+    let shipped = Config::from_text(SHIPPED, NO_VARIABLES).unwrap();
+    assert_eq!(format!("{shipped:?}"), format!("{:?}", Config::default()));
+}
+
+#[test]
+fn every_key_is_in_the_shipped_file_and_in_the_manual() {
+    let in_file: Vec<_> = SHIPPED
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| Some(line.split_once(" = ")?.0))
+        .collect();
+    assert_eq!(in_file, KEYS);
+    let in_manual: Vec<_> = MANUAL
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split_once('`'))
+        .map(|(key, _)| key)
+        .collect();
+    assert_eq!(in_manual, KEYS);
+    for key in KEYS {
+        assert!(MANUAL.contains(&format!("`JMQT_{key}`")), "{key}");
+    }
+}
+
+#[test]
+fn without_a_file_there_are_the_default_ports() {
+    let config = from_variables([]).unwrap();
+    assert_eq!(
+        (config.socket_port, config.websocket_port),
+        (Some(8010), Some(8012))
+    );
+    assert!(config.ssl.is_none());
+    assert_eq!(config.timeout, Duration::from_secs(60));
+    assert_eq!(config.session_expiry, None);
+    assert_eq!(config.max_pending_per_client, Some(100_000));
+    assert_eq!(config.log, LogConfig::new(LogMode::Info, None));
+}
+
+#[test]
+fn a_port_the_file_leaves_out_has_no_listener() {
+    let config = from_lines("").unwrap();
+    assert_eq!(
+        (config.socket_port, config.websocket_port),
+        (Some(8010), None)
+    );
+    assert_eq!(
+        from_lines("WEBSOCKET_PORT = 0").unwrap().websocket_port,
+        Some(0)
+    );
+    assert_eq!(
+        from_lines("WEBSOCKET_PORT = ''").unwrap().websocket_port,
+        None
+    );
+}
+
+#[test]
+fn an_empty_variable_takes_a_port_away() {
+    let config = from_variables([("JMQT_SOCKET_PORT", "")]).unwrap();
+    assert_eq!(
+        (config.socket_port, config.websocket_port),
+        (None, Some(8012))
+    );
+}
+
+#[test]
+fn one_listener_at_least_must_remain() {
+    let message = "there is nothing to listen on: give SOCKET_PORT or WEBSOCKET_PORT, \
+                   or ENABLE_SSL = true with SSL_SOCKET_PORT or SSL_WEBSOCKET_PORT";
+    refused(Config::from_text("", NO_VARIABLES), message);
+    refused(
+        Config::from_text("SSL_SOCKET_PORT = 8011", NO_VARIABLES),
+        message,
+    );
+}
+
+#[test]
+fn two_listeners_cannot_share_a_port() {
+    refused(
+        from_lines("WEBSOCKET_PORT = 8010"),
+        "configuration text: WEBSOCKET_PORT is 8010; so is SOCKET_PORT",
+    );
+    assert!(Config::from_text("SOCKET_PORT = 0\nWEBSOCKET_PORT = 0", NO_VARIABLES).is_ok());
+}
+
+#[test]
+fn the_environment_overrides_the_file() {
+    let text = "SOCKET_PORT = 1\nLOG_MODE = 'ERR'\nENABLE_SSL = true\nSQLITE_PATH = 'a.db'";
+    let config = Config::from_text(
+        text,
+        [
+            ("JMQT_SOCKET_PORT", "2"),
+            ("JMQT_WEBSOCKET_PORT", "3"),
+            ("JMQT_LOG_MODE", "DBG"),
+            ("JMQT_ENABLE_SSL", "false"),
+            ("JMQT_SQLITE_PATH", "b.db"),
+            ("SOCKET_PORT", "9"),
+            ("jmqt_socket_port", "9"),
+        ],
+    )
+    .unwrap();
+    assert_eq!(
+        (config.socket_port, config.websocket_port),
+        (Some(2), Some(3))
+    );
+    assert_eq!(config.log.mode, LogMode::Debug);
+    assert!(config.ssl.is_none());
+    assert_eq!(config.sqlite_path, Path::new("b.db"));
+}
+
+#[test]
+fn the_process_environment_is_read() {
+    // No variable is set by a test, but reading whatever there is must not fail.
+    assert!(Config::load(None).is_ok());
+}
+
+#[test]
+fn quotes_of_both_kinds_and_comments_are_understood() {
+    let config = from_lines(
+        "# a comment\n\
+         LOG_PATH = 'C:\\logs\\a.log' # single quotes keep backslashes\n\
+         LOG_MODE = \"WRN\"# right behind the value\n\
+         SQLITE_PATH=\"a # b.db\"\n\
+         \t TIMEOUT_SECONDS   =   7   # seven\r\n",
+    )
+    .unwrap();
+    assert_eq!(
+        config.log.path.as_deref(),
+        Some(Path::new("C:\\logs\\a.log"))
+    );
+    assert_eq!(config.log.mode, LogMode::Warning);
+    assert_eq!(config.sqlite_path, Path::new("a # b.db"));
+    assert_eq!(config.timeout, Duration::from_secs(7));
+}
+
+#[test]
+fn a_byte_order_mark_does_no_harm() {
+    assert!(Config::from_text(&format!("\u{feff}{PORT}"), NO_VARIABLES).is_ok());
+}
+
+#[test]
+fn numbers_may_stand_in_quotes() {
+    assert_eq!(from_lines("MAX_INFLIGHT = '7'").unwrap().max_inflight, 7);
+}
+
+#[test]
+fn switches_are_taken_as_people_write_them() {
+    let ssl = "SSL_SOCKET_PORT = 8011\nSSL_CERT_PATH = 'c'\nSSL_KEY_PATH = 'k'\nENABLE_SSL = ";
+    for on in ["true", "1", "'true'", "'True'", "\"1\"", "'on'", "'yes'"] {
+        assert!(
+            from_lines(&format!("{ssl}{on}")).unwrap().ssl.is_some(),
+            "{on}"
+        );
+    }
+    for off in ["false", "0", "'false'", "'FALSE'", "\"0\"", "'off'", "'no'"] {
+        assert!(
+            from_lines(&format!("{ssl}{off}")).unwrap().ssl.is_none(),
+            "{off}"
+        );
+    }
+    for (bad, shown) in [
+        ("2", "2"),
+        ("'maybe'", "\"maybe\""),
+        ("''", "\"\""),
+        ("[]", "a list"),
+    ] {
+        refused(
+            from_lines(&format!("{ssl}{bad}")),
+            &format!("configuration text: ENABLE_SSL is {shown}; expected true or false"),
+        );
+    }
+}
+
+#[test]
+fn ssl_needs_a_certificate_a_key_and_a_port() {
+    let ssl = "ENABLE_SSL = true\nSSL_SOCKET_PORT = 8011\n";
+    refused(
+        from_lines(ssl),
+        "SSL_CERT_PATH has no value, and ENABLE_SSL is true",
+    );
+    refused(
+        from_lines(&format!("{ssl}SSL_CERT_PATH = 'c'\nSSL_KEY_PATH = ''")),
+        "SSL_KEY_PATH has no value, and ENABLE_SSL is true",
+    );
+    refused(
+        from_lines("ENABLE_SSL = true\nSSL_CERT_PATH = 'c'\nSSL_KEY_PATH = 'k'"),
+        "configuration text: ENABLE_SSL is true; but there is neither an SSL_SOCKET_PORT nor an SSL_WEBSOCKET_PORT",
+    );
+    let config = from_lines(&format!("{ssl}SSL_CERT_PATH = 'c'\nSSL_KEY_PATH = 'k'")).unwrap();
+    let ssl = config.ssl.unwrap();
+    assert_eq!(
+        (ssl.cert_path.as_path(), ssl.key_path.as_path()),
+        (Path::new("c"), Path::new("k"))
+    );
+    assert_eq!((ssl.socket_port, ssl.websocket_port), (Some(8011), None));
+}
+
+#[test]
+fn ssl_without_a_file_has_the_default_ports() {
+    let config = from_variables([
+        ("JMQT_ENABLE_SSL", "1"),
+        ("JMQT_SSL_CERT_PATH", "c"),
+        ("JMQT_SSL_KEY_PATH", "k"),
+    ])
+    .unwrap();
+    let ssl = config.ssl.unwrap();
+    assert_eq!(
+        (ssl.socket_port, ssl.websocket_port),
+        (Some(8011), Some(8013))
+    );
+}
+
+#[test]
+fn an_unknown_key_is_refused_with_the_key_that_was_meant() {
+    refused(
+        from_lines("SOKET_PORT = 1"),
+        "configuration text: SOKET_PORT: there is no such key; did you mean SOCKET_PORT?",
+    );
+    refused(
+        from_lines("COLOUR = 'red'"),
+        "configuration text: COLOUR: there is no such key",
+    );
+    refused(
+        from_lines("timeout_seconds = 7"),
+        "configuration text: timeout_seconds: there is no such key; did you mean TIMEOUT_SECONDS?",
+    );
+    refused(
+        from_lines("[SERVER]\nLOG_MODE = 'DBG'"),
+        "configuration text: SERVER: there is no such key",
+    );
+    refused(
+        from_lines("\"A\\nB\" = 1"),
+        "configuration text: A\\nB: there is no such key",
+    );
+}
+
+#[test]
+fn a_misspelt_variable_is_refused() {
+    refused(
+        from_variables([("JMQT_SOKET_PORT", "1")]),
+        "environment variable JMQT_SOKET_PORT: there is no such key; did you mean SOCKET_PORT?",
+    );
+}
+
+#[test]
+fn variables_of_the_application_are_left_alone_and_named() {
+    let config = from_variables([
+        ("JMQT_TOKEN_SECRET", "s3cret"),
+        ("JMQT_COLOUR", "red"),
+        ("HOME", "/"),
+    ])
+    .unwrap();
+    assert_eq!(
+        config.unknown_variables,
+        ["JMQT_COLOUR", "JMQT_TOKEN_SECRET"]
+    );
+    assert!(!format!("{config:?}").contains("s3cret"));
+}
+
+#[test]
+fn a_wrong_type_is_refused() {
+    for (line, found) in [
+        ("TIMEOUT_SECONDS = 'soon'", "\"soon\""),
+        ("TIMEOUT_SECONDS = ''", "\"\""),
+        ("TIMEOUT_SECONDS = true", "true"),
+        ("TIMEOUT_SECONDS = 7.5", "7.5"),
+        ("TIMEOUT_SECONDS = [7]", "a list"),
+        ("[TIMEOUT_SECONDS]\nA = 1", "a table"),
+    ] {
+        refused(
+            from_lines(line),
+            &format!(
+                "configuration text: TIMEOUT_SECONDS is {found}; expected an integer from 5 to 86400"
+            ),
+        );
+    }
+    refused(
+        from_lines("LOG_PATH = 7"),
+        "configuration text: LOG_PATH is 7; expected text in quotes",
+    );
+    refused(
+        from_lines("SQLITE_PATH = ''"),
+        "configuration text: SQLITE_PATH is \"\"; expected the path of a file",
+    );
+}
+
+#[test]
+fn a_value_out_of_range_is_refused() {
+    for (key, least, most) in [
+        ("TIMEOUT_SECONDS", 5_u64, 86_400_u64),
+        ("MAX_PACKET_BYTES", 1024, 1 << 30),
+        ("MAX_PRECONN_PACKET_BYTES", 1024, 1 << 30),
+        ("MAX_INFLIGHT", 1, 1024),
+        ("MAX_CONNECTIONS", 1, 10_000_000),
+        ("OUTBOUND_QUEUE_BYTES", 1, 1 << 34),
+        ("SLOW_CONSUMER_SECONDS", 1, 86_400),
+        ("VALIDATOR_TIMEOUT_SECONDS", 1, 3600),
+        ("SESSION_EXPIRY_SECONDS", 0, 315_360_000),
+        ("MAX_PENDING_PER_CLIENT", 0, 1_000_000_000_000),
+        ("DRAIN_SECONDS", 0, 3600),
+        ("MYSQL_PORT", 1, 65_535),
+        ("REDIS_PORT", 1, 65_535),
+        ("REDIS_DB_INDEX", 0, 65_535),
+    ] {
+        let (below, above) = (i128::from(least) - 1, i128::from(most) + 1);
+        for bad in [below, above] {
+            refused(
+                from_lines(&format!("{key} = {bad}")),
+                &format!(
+                    "configuration text: {key} is {bad}; expected an integer from {least} to {most}"
+                ),
+            );
+        }
+    }
+    refused(
+        from_variables([("JMQT_TIMEOUT_SECONDS", "99999999999999999999")]),
+        "environment variable JMQT_TIMEOUT_SECONDS is \"99999999999999999999\"; expected an integer from 5 to 86400",
+    );
+}
+
+#[test]
+fn a_bad_port_is_refused() {
+    for (port, shown) in [
+        ("65536", "65536"),
+        ("-1", "-1"),
+        ("'http'", "\"http\""),
+        ("true", "true"),
+    ] {
+        refused(
+            from_lines(&format!("WEBSOCKET_PORT = {port}")),
+            &format!(
+                "configuration text: WEBSOCKET_PORT is {shown}; expected a port from 0 to 65535 \
+                 (0: any free one; empty or left out: no such listener)"
+            ),
+        );
+    }
+}
+
+#[test]
+fn the_edges_of_the_ranges_are_taken() {
+    let config = from_lines(
+        "TIMEOUT_SECONDS = 5\nMAX_INFLIGHT = 1024\nMAX_PACKET_BYTES = 1024\nOUTBOUND_QUEUE_BYTES = 2048\n\
+         DRAIN_SECONDS = 0\nSESSION_EXPIRY_SECONDS = 1\nMAX_PENDING_PER_CLIENT = 0\nWEBSOCKET_PORT = 65535",
+    )
+    .unwrap();
+    assert_eq!(config.timeout, Duration::from_secs(5));
+    assert_eq!(config.max_inflight, 1024);
+    assert_eq!(
+        (config.max_packet_bytes, config.outbound_queue_bytes),
+        (1024, 2048)
+    );
+    assert_eq!(config.drain, Duration::ZERO);
+    assert_eq!(config.session_expiry, Some(Duration::from_secs(1)));
+    assert_eq!(config.max_pending_per_client, None);
+    assert_eq!(config.websocket_port, Some(65_535));
+}
+
+#[test]
+fn sizes_that_are_not_given_follow_the_largest_packet() {
+    let small = from_lines("MAX_PACKET_BYTES = 2048").unwrap();
+    assert_eq!(
+        (small.max_preconn_packet_bytes, small.outbound_queue_bytes),
+        (2048, 8 << 20)
+    );
+    let large = from_lines("MAX_PACKET_BYTES = 16777216").unwrap();
+    assert_eq!(
+        (large.max_preconn_packet_bytes, large.outbound_queue_bytes),
+        (64 << 10, 32 << 20)
+    );
+}
+
+#[test]
+fn sizes_that_contradict_each_other_are_refused() {
+    refused(
+        from_lines("OUTBOUND_QUEUE_BYTES = 8388607"),
+        "configuration text: OUTBOUND_QUEUE_BYTES is 8388607; \
+         it must be at least twice MAX_PACKET_BYTES, which makes 8388608",
+    );
+    refused(
+        from_lines("MAX_PACKET_BYTES = 2048\nMAX_PRECONN_PACKET_BYTES = 2049"),
+        "configuration text: MAX_PRECONN_PACKET_BYTES is 2049; it must not exceed MAX_PACKET_BYTES, which is 2048",
+    );
+}
+
+#[test]
+fn words_are_taken_from_their_list_only() {
+    assert_eq!(
+        from_lines("LOG_MODE = 'disabled'").unwrap().log.mode,
+        LogMode::Disabled
+    );
+    refused(
+        from_lines("LOG_MODE = 'LOUD'"),
+        "configuration text: LOG_MODE is \"LOUD\"; expected one of DBG, INF, WRN, ERR, DISABLED",
+    );
+    refused(
+        from_lines("SQLITE_SYNCHRONOUS = 'OFF'"),
+        "configuration text: SQLITE_SYNCHRONOUS is \"OFF\"; expected one of FULL, NORMAL",
+    );
+    refused(
+        from_lines("LOG_MODE = 1"),
+        "configuration text: LOG_MODE is 1; expected one of DBG, INF, WRN, ERR, DISABLED",
+    );
+}
+
+#[test]
+fn the_address_must_be_an_address() {
+    assert_eq!(
+        from_lines("BIND_ADDRESS = '::1'").unwrap().bind_address,
+        "::1".parse::<IpAddr>().unwrap()
+    );
+    refused(
+        from_lines("BIND_ADDRESS = 'localhost'"),
+        "configuration text: BIND_ADDRESS is \"localhost\"; \
+         expected an IP address, such as \"0.0.0.0\", \"127.0.0.1\" or \"::\"",
+    );
+}
+
+#[test]
+fn what_several_nodes_need_is_known_but_refused() {
+    let known = "MYSQL_HOST = 'db'\nMYSQL_PORT = 1\nMYSQL_DB = 'a'\nMYSQL_USER = 'b'\nMYSQL_PSWD = 'c'\n\
+                 REDIS_HOST = 'r'\nREDIS_PORT = 2\nREDIS_DB_INDEX = 3\nREDIS_PASSWORD = 'd'\nREDIS_PREFIX = 'e'\n\
+                 ENABLE_MYSQL = false\nENABLE_REDIS = 0\nTRUSTED_PROXIES = []";
+    assert!(from_lines(known).is_ok());
+    refused(
+        from_lines("ENABLE_MYSQL = true"),
+        "configuration text: ENABLE_MYSQL: MySQL is not available in this version, which keeps its data in SQLite",
+    );
+    refused(
+        from_variables([("JMQT_ENABLE_REDIS", "true")]),
+        "environment variable JMQT_ENABLE_REDIS: Redis is not available in this version, which runs as a single node",
+    );
+    for proxies in ["'10.0.0.1'", "['10.0.0.1']"] {
+        refused(
+            from_lines(&format!("TRUSTED_PROXIES = {proxies}")),
+            "configuration text: TRUSTED_PROXIES: the PROXY protocol is not available in this version: leave it empty",
+        );
+    }
+}
+
+#[test]
+fn passwords_are_never_shown() {
+    refused(
+        from_lines("MYSQL_PSWD = 73254"),
+        "configuration text: MYSQL_PSWD is (hidden); expected text in quotes",
+    );
+    for line in [
+        "MYSQL_PSWD = hunter2",
+        "MYSQL_PSWD = \"hunter2",
+        "MYSQL_PSWD = 'hunter2\n",
+        "MYSQL_PSWD = \"\\hunter2\"",
+        "MYSQL_PSWD = 'a' hunter2",
+        "MYSQL_PSWD = 'hunter2'\nMYSQL_PSWD = 'hunter2'",
+        "MYSQL_PSWD = {hunter2",
+        "MYSQL_PSWD = [hunter2",
+        "MYSQL_PSWD = 1hunter2",
+        "MYSQL_PSWD = 99999999999999999999",
+        "MYSQL_PSWD 'hunter2'",
+        "MYSQL_PSWD = 'hunter2\u{1}'",
+        "MYSQL_PSWD = ['hunter2']",
+        "MYSQL_PASWD = 'hunter2'",
+    ] {
+        let error = from_lines(line).unwrap_err();
+        for shown in [error.to_string(), format!("{error:?}")] {
+            assert!(
+                !shown.contains("unter2") && !shown.contains("999999"),
+                "{line}: {shown}"
+            );
+        }
+    }
+    let config = from_lines("MYSQL_PSWD = 'hunter2'\nREDIS_PASSWORD = 'hunter2'").unwrap();
+    assert!(!format!("{config:?}").contains("hunter2"));
+}
+
+#[test]
+fn what_is_not_made_of_settings_is_refused_with_its_line() {
+    let unquoted = from_lines("LOG_MODE = INF").unwrap_err().to_string();
+    assert!(
+        unquoted.starts_with("configuration text, line 2 (LOG_MODE): "),
+        "{unquoted}"
+    );
+    assert!(
+        unquoted.ends_with(" (text stands in quotes; numbers, true and false do not)"),
+        "{unquoted}"
+    );
+    let error = from_lines("LOG_MODE = 'INF'\nLOG_MODE = 'INF'")
+        .unwrap_err()
+        .to_string();
+    assert_eq!(
+        error,
+        "configuration text, line 3 (LOG_MODE): duplicate key"
+    );
+    assert!(matches!(
+        from_lines("what is this"),
+        Err(ConfigError::Syntax {
+            line: 2,
+            key: None,
+            ..
+        })
+    ));
+}
+
+#[test]
+fn a_file_is_named_in_its_errors() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("my.conf");
+    let load = || Config::load_with(Some(&path), NO_VARIABLES);
+    let name = path.display();
+
+    let missing = load().unwrap_err();
+    assert!(
+        missing
+            .to_string()
+            .starts_with(&format!("cannot read {name}: ")),
+        "{missing}"
+    );
+    std::fs::write(&path, b"SOCKET_PORT = 1 # \xff").unwrap();
+    assert!(matches!(load(), Err(ConfigError::Unreadable { .. })));
+    std::fs::write(&path, "SOCKET_PORT = 'x'").unwrap();
+    assert!(
+        load()
+            .unwrap_err()
+            .to_string()
+            .starts_with(&format!("{name}: SOCKET_PORT is \"x\"; expected a port"))
+    );
+    std::fs::write(&path, "SOCKET_PORT = ").unwrap();
+    assert!(
+        load()
+            .unwrap_err()
+            .to_string()
+            .starts_with(&format!("{name}, line 1 (SOCKET_PORT): "))
+    );
+    std::fs::write(&path, "SOCKET_PORT = 1").unwrap();
+    assert_eq!(load().unwrap().socket_port, Some(1));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_variable_that_is_not_text_is_refused() {
+    use std::os::unix::ffi::OsStringExt;
+    let bytes = OsString::from_vec(vec![0xff]);
+    refused(
+        Config::load_with(None, [("JMQT_LOG_PATH", bytes.clone())]),
+        "environment variable JMQT_LOG_PATH is not UTF-8; expected text",
+    );
+    assert!(Config::load_with(None, [("HOME", bytes)]).is_ok());
+}

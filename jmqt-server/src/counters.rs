@@ -1,0 +1,75 @@
+//! What the server counts, for operators and for tests that wait for something to have happened.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! counters {
+    ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
+        /// The running counts. Relaxed: they are read by people, not by the protocol.
+        #[derive(Debug, Default)]
+        pub(crate) struct Counters {
+            $(pub(crate) $name: Counter,)+
+        }
+
+        /// The counts at one moment, since the server started.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+        #[non_exhaustive]
+        pub struct CountersSnapshot {
+            $($(#[doc = $doc])+ pub $name: u64,)+
+        }
+
+        impl Counters {
+            pub(crate) fn snapshot(&self) -> CountersSnapshot {
+                CountersSnapshot { $($name: self.$name.get(),)+ }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Connections accepted by a listener.
+    connections_accepted,
+    /// Connections turned away because MAX_CONNECTIONS were open.
+    connections_refused,
+    /// Sessions opened by a `conn`.
+    sessions_opened,
+    /// Sessions that have ended, close notifier included.
+    sessions_closed,
+    /// Packets that were no packets, or had unusable fields, or came before `conn` (protocol.md 2.1, 2.5).
+    bad_packets,
+    /// Messages published by clients and by the application.
+    messages_published,
+    /// Pushes handed to outbound queues.
+    pushes_sent,
+    /// QoS 0 pushes dropped because an outbound queue was full.
+    pushes_dropped,
+    /// `pushAck`s that named no outstanding push (protocol.md 2.14).
+    acks_ignored,
+    /// QoS 1 pushes sent again after a reconnect.
+    redeliveries,
+    /// Stored messages given up because a client had more than MAX_PENDING_PER_CLIENT of them.
+    pending_dropped,
+    /// Persistent subscriptions removed because their client did not return in SESSION_EXPIRY_SECONDS.
+    subscriptions_expired,
+    /// Requests answered SERVER_ERROR because a validator failed, panicked or took too long.
+    validator_failures,
+    /// Store operations that failed.
+    store_failures,
+}
+
+/// One count.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn increment(&self) {
+        self.add(1);
+    }
+
+    pub(crate) fn add(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}

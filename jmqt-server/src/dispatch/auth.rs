@@ -1,0 +1,37 @@
+//! `auth` (§7.a, §10).
+
+use std::sync::Arc;
+
+use jmqt_protocol::{Auth, AuthAck, AuthOutcome, Packet, StatusCode};
+
+use super::CONTINUE;
+use crate::session::{Core, Flow};
+use crate::validators::{AuthRequest, AuthVerdict};
+
+impl Core {
+    pub(super) async fn handle_auth(&mut self, auth: Auth<'_>) -> Flow {
+        let shared = Arc::clone(&self.shared);
+        let request = AuthRequest::new(self.info, auth.data, &shared.handle);
+        let question = shared.validators.auth.validate_auth(&request);
+        let verdict = match self.ask("auth validator", question).await {
+            Ok(verdict) => verdict,
+            Err(reason) => return Flow::Break(reason),
+        };
+        let outcome = match &verdict {
+            Some(AuthVerdict::Grant { client, token }) => AuthOutcome::Granted {
+                token: token.reveal().into(),
+                client: client.as_str().into(),
+            },
+            Some(AuthVerdict::Refuse { status, message }) if !status.is_ok() => {
+                AuthOutcome::Refused { status: *status, message: message.into() }
+            }
+            _ => AuthOutcome::Refused {
+                status: StatusCode::SERVER_ERROR,
+                message: "the server could not answer this request".into(),
+            },
+        };
+        self.answer(&Packet::AuthAck(AuthAck { outcome }));
+        self.auth_answered();
+        CONTINUE
+    }
+}

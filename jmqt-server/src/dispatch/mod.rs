@@ -1,0 +1,124 @@
+//! From packet text to the handler of its type.
+//!
+//! Handlers ask the validators, call the hub, and answer through the session they were given. Nothing
+//! here knows sockets or databases.
+
+mod auth;
+mod conn;
+mod control;
+mod disconn;
+mod publish;
+mod push_ack;
+mod sub;
+mod unsub;
+
+use std::borrow::Cow;
+use std::ops::ControlFlow;
+
+use jmqt_protocol::{
+    AuthAck, AuthOutcome, ConnAck, DecodeError, Echo, Packet, PacketType, PubAck, StatusCode, SubAck,
+    UnsubAck, decode,
+};
+
+use crate::session::{Core, Flow, Flush, Member};
+
+const CONTINUE: Flow = ControlFlow::Continue(());
+
+impl Core {
+    /// Handles one packet text.
+    pub(crate) async fn handle_text(&mut self, text: &[u8]) -> Flow {
+        let Ok(text) = std::str::from_utf8(text) else {
+            return self.bad_packet(&"it is not UTF-8");
+        };
+        match decode(text) {
+            Ok(packet) => self.handle_packet(packet).await,
+            Err(error) => {
+                if let DecodeError::BadField { kind, problem, echo } = &error {
+                    self.answer_bad_field(*kind, problem, echo);
+                }
+                self.bad_packet(&error)
+            }
+        }
+    }
+
+    async fn handle_packet(&mut self, packet: Packet<'_>) -> Flow {
+        let Some(member) = self.member.clone() else { return self.handle_before_conn(packet).await };
+        match packet {
+            Packet::Pub(publish) => {
+                self.good_packet();
+                self.handle_pub(&member.client, publish).await
+            }
+            Packet::PushAck(ack) => {
+                self.good_packet();
+                self.handle_push_ack(&ack)
+            }
+            other => {
+                // What was published before is delivered before.
+                self.deliver_run(Flush::Later).await;
+                Box::pin(self.handle_seldom(member, other)).await
+            }
+        }
+    }
+
+    /// The packets of a session that are not its daily bread. Boxed by the caller, so that an idle
+    /// session's future stays small.
+    async fn handle_seldom(&mut self, member: Member, packet: Packet<'_>) -> Flow {
+        let kind = packet.packet_type();
+        let flow = match packet {
+            Packet::Hb => {
+                self.answer(&Packet::HbAck);
+                CONTINUE
+            }
+            Packet::Sub(sub) => self.handle_sub(&member.client, sub).await,
+            Packet::Unsub(unsub) => self.handle_unsub(&member.client, unsub).await,
+            Packet::Auth(auth) => self.handle_auth(auth).await,
+            Packet::Conn(conn) => {
+                self.handle_conn_again(&member.client, &conn);
+                CONTINUE
+            }
+            Packet::Disconn => self.handle_disconn(&member.client).await,
+            _ => return self.bad_packet(&format_args!("a client does not send {kind}")),
+        };
+        self.good_packet();
+        flow
+    }
+
+    /// Before `conn` has succeeded only `auth` and `conn` are answered (2.1).
+    async fn handle_before_conn(&mut self, packet: Packet<'_>) -> Flow {
+        let flow = match packet {
+            Packet::Auth(auth) => Box::pin(self.handle_auth(auth)).await,
+            Packet::Conn(conn) => Box::pin(self.handle_conn(conn)).await,
+            other => {
+                let kind = other.packet_type();
+                return self.bad_packet(&format_args!("{kind} before conn"));
+            }
+        };
+        self.good_packet();
+        flow
+    }
+
+    /// A known type with an unusable field is told so, with whatever could be read (2.5). Before
+    /// `conn` nothing but `auth` and `conn` is answered (2.1).
+    fn answer_bad_field(&mut self, kind: PacketType, problem: &str, echo: &Echo) {
+        if self.member.is_none() && !matches!(kind, PacketType::Auth | PacketType::Conn) {
+            return;
+        }
+        let status = StatusCode::INVALID_PACKET;
+        let channel = echo.channel.as_deref().map(Cow::Borrowed);
+        let packet = match kind {
+            PacketType::Auth => {
+                let outcome = AuthOutcome::Refused { status, message: problem.into() };
+                Packet::AuthAck(AuthAck { outcome })
+            }
+            PacketType::Conn => Packet::ConnAck(ConnAck { status, timeout_seconds: None }),
+            PacketType::Sub => Packet::SubAck(SubAck { status, channel }),
+            PacketType::Unsub => Packet::UnsubAck(UnsubAck { status, channel }),
+            PacketType::Pub => {
+                let id = echo.id.as_deref().map(Cow::Borrowed);
+                Packet::PubAck(PubAck { status, id, data: None })
+            }
+            _ => return,
+        };
+        self.answer(&packet);
+    }
+}

@@ -1,0 +1,146 @@
+//! `pub` to plain and point-to-point channels (§7.k, §9.a, §9.d, protocol.md 2.10 to 2.13, 2.19, 2.21).
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use jmqt_protocol::{
+    ChannelKind, ChannelName, ClientId, Packet, Payload, Pub, PubAck, Qos, Retain, StatusCode,
+};
+
+use super::CONTINUE;
+use super::sub::status_of;
+use crate::hub::Message;
+use crate::session::{Core, Flow};
+use crate::validators::PubRequest;
+
+impl Core {
+    pub(super) async fn handle_pub(&mut self, client: &ClientId, publish: Pub<'_>) -> Flow {
+        let name = publish.channel.trim();
+        let channel = match self.batch.channel_named(name) {
+            Some(channel) => channel.clone(),
+            None => match ChannelName::parse(name) {
+                Ok(channel) => channel,
+                Err(_) => return self.refuse_pub(&publish, StatusCode::INVALID_CHANNEL).await,
+            },
+        };
+        if channel.kind() == ChannelKind::Control {
+            return Box::pin(self.handle_control(client, &channel, publish)).await;
+        }
+        if publish.qos == Qos::AtLeastOnce && publish.id.is_none() {
+            return self.refuse_pub(&publish, StatusCode::INVALID_PACKET).await;
+        }
+        let shared = Arc::clone(&self.shared);
+        let request = PubRequest {
+            connection: self.info,
+            client,
+            channel: &channel,
+            data: publish.data.unwrap_or(Payload::NULL),
+            qos: publish.qos,
+            retain: publish.retain,
+            server: &shared.handle,
+        };
+        let question = shared.validators.publish.validate_pub(&request);
+        let status = match self.ask("pub validator", question).await {
+            Ok(verdict) => status_of(verdict),
+            Err(reason) => return Flow::Break(reason),
+        };
+        if !status.is_ok() {
+            return self.refuse_pub(&publish, status).await;
+        }
+        match channel.kind() {
+            ChannelKind::PeerToPeer => self.publish_to_peer(client, channel, publish).await,
+            _ => self.publish_to_all(client, channel, publish).await,
+        }
+    }
+
+    async fn publish_to_all(&mut self, client: &ClientId, channel: ChannelName, publish: Pub<'_>) -> Flow {
+        let data = publish.data.unwrap_or(Payload::NULL);
+        if publish.qos == Qos::AtLeastOnce {
+            return self.submit(client, channel, &publish, StatusCode::OK).await;
+        }
+        self.gather(&channel, data).await;
+        if publish.retain == Retain::Yes {
+            let hub = Arc::clone(&self.shared.hub);
+            let message = message(client, channel, &publish);
+            // It may only fail while the server stops; nobody has been promised anything.
+            if let Err(reason) = self.wait(hub.submit_retained(message)).await {
+                return Flow::Break(reason);
+            }
+        }
+        CONTINUE
+    }
+
+    /// A message for one client (2.11, 2.21). It is never retained (2.12).
+    async fn publish_to_peer(&mut self, client: &ClientId, channel: ChannelName, publish: Pub<'_>) -> Flow {
+        let to_itself = channel.as_str().strip_prefix('#') == Some(client.as_str());
+        let present = !to_itself && self.shared.hub.takes_point_to_point(&channel);
+        match (publish.qos, present) {
+            (Qos::AtMostOnce, true) => {
+                self.gather(&channel, publish.data.unwrap_or(Payload::NULL)).await;
+                CONTINUE
+            }
+            (Qos::AtLeastOnce, true) => self.submit(client, channel, &publish, StatusCode::OK).await,
+            // It is stored if that client has a persistent subscription to its channel.
+            (Qos::AtLeastOnce, false) if !to_itself => {
+                self.submit(client, channel, &publish, StatusCode::CLIENT_OFFLINE).await
+            }
+            _ => self.refuse_pub(&publish, StatusCode::CLIENT_OFFLINE).await,
+        }
+    }
+
+    /// Hands a QoS 1 publish to the store; the `pubAck` comes when it is on disk (2.13).
+    async fn submit(
+        &mut self,
+        client: &ClientId,
+        channel: ChannelName,
+        publish: &Pub<'_>,
+        status: StatusCode,
+    ) -> Flow {
+        let hub = Arc::clone(&self.shared.hub);
+        let outbox = Arc::clone(&self.outbox);
+        let message = message(client, channel, publish);
+        let id = publish.id.as_deref().map(Into::into);
+        match self.wait(hub.submit_publish(message, &outbox, id, status)).await {
+            Ok(Ok(())) => CONTINUE,
+            Ok(Err(_)) => self.refuse_pub(publish, StatusCode::SERVER_ERROR).await,
+            Err(reason) => Flow::Break(reason),
+        }
+    }
+
+    /// Answers a publish that is not carried out: a QoS 0 one only if it has an id (2.5).
+    pub(super) async fn refuse_pub(&mut self, publish: &Pub<'_>, status: StatusCode) -> Flow {
+        if publish.qos == Qos::AtMostOnce && publish.id.is_none() {
+            return CONTINUE;
+        }
+        if publish.qos == Qos::AtLeastOnce && self.outbox.has_unsettled() {
+            // Acknowledgements of QoS 1 publishes keep their order (2.10).
+            let hub = Arc::clone(&self.shared.hub);
+            let outbox = Arc::clone(&self.outbox);
+            let id = publish.id.as_deref().map(Into::into);
+            match self.wait(hub.submit_answer(&outbox, id, status)).await {
+                Ok(Ok(())) => return CONTINUE,
+                Ok(Err(_)) => {}
+                Err(reason) => return Flow::Break(reason),
+            }
+        }
+        let id = publish.id.as_deref().map(Cow::Borrowed);
+        self.answer(&Packet::PubAck(PubAck { status, id, data: None }));
+        CONTINUE
+    }
+}
+
+fn message(client: &ClientId, channel: ChannelName, publish: &Pub<'_>) -> Message {
+    let retain = match channel.kind() {
+        ChannelKind::Plain => publish.retain,
+        _ => Retain::No,
+    };
+    let data = publish.data.unwrap_or(Payload::NULL);
+    Message {
+        channel,
+        sender: Some(client.clone()),
+        data: Bytes::copy_from_slice(data.as_str().as_bytes()),
+        qos: publish.qos,
+        retain,
+    }
+}

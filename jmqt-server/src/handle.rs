@@ -1,0 +1,283 @@
+//! The server's own side of the protocol: subscriptions, publishes and questions on the application's
+//! account (§9.e).
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use jmqt_protocol::{
+    ChannelKind, ChannelName, ClientId, InvalidPayload, Payload, Persistence, Qos, Retain,
+};
+
+use crate::counters::CountersSnapshot;
+use crate::hub::{Hub, HubError, Message, Recorded};
+use crate::validators::{CloseReason, ConnectionInfo};
+
+/// A message the application publishes; QoS 0 and not retained unless told otherwise.
+///
+/// ```
+/// use jmqt_server::{ChannelName, Publish};
+///
+/// let news = ChannelName::parse("news")?;
+/// let message = Publish::json(news, &["rain", "sun"])?.at_least_once().retained();
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Publish {
+    channel: ChannelName,
+    data: Bytes,
+    qos: Qos,
+    retain: Retain,
+}
+
+impl Publish {
+    /// A value, as JSON.
+    ///
+    /// # Errors
+    /// What `serde_json` says of a value that JSON cannot hold.
+    pub fn json(channel: ChannelName, data: &impl serde::Serialize) -> Result<Self, serde_json::Error> {
+        let data = serde_json::to_vec(data)?.into();
+        Ok(Self { channel, data, qos: Qos::AtMostOnce, retain: Retain::No })
+    }
+
+    /// JSON text, which reaches the subscribers byte for byte (protocol.md 2.7).
+    ///
+    /// # Errors
+    /// [`InvalidPayload`] if it is not one JSON value, or nested deeper than 128.
+    pub fn raw(channel: ChannelName, data: &str) -> Result<Self, InvalidPayload> {
+        let data = Bytes::copy_from_slice(Payload::parse(data)?.as_str().as_bytes());
+        Ok(Self { channel, data, qos: Qos::AtMostOnce, retain: Retain::No })
+    }
+
+    /// QoS 1: stored, and delivered until acknowledged (§9.a).
+    #[must_use]
+    pub const fn at_least_once(mut self) -> Self {
+        self.qos = Qos::AtLeastOnce;
+        self
+    }
+
+    /// Kept for those who subscribe later (§9.b). Without effect on point-to-point channels.
+    #[must_use]
+    pub const fn retained(mut self) -> Self {
+        self.retain = Retain::Yes;
+        self
+    }
+
+    fn into_message(self) -> Result<Message, HandleError> {
+        let retain = match self.channel.kind() {
+            ChannelKind::Control => return Err(HandleError::InvalidChannel(self.channel)),
+            ChannelKind::PeerToPeer => Retain::No,
+            ChannelKind::Plain => self.retain,
+        };
+        Ok(Message { channel: self.channel, sender: None, data: self.data, qos: self.qos, retain })
+    }
+}
+
+/// Why a [`ServerHandle`] could not do it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum HandleError {
+    /// A control channel, or another client's point-to-point channel (protocol.md 2.20).
+    #[error("channel {0} cannot be used for this")]
+    InvalidChannel(ChannelName),
+    /// A temporary subscription of a client that is not connected.
+    #[error("the client is not connected")]
+    NotConnected,
+    /// The database failed; the log has the reason.
+    #[error("the store failed")]
+    Store,
+}
+
+impl From<HubError> for HandleError {
+    fn from(error: HubError) -> Self {
+        match error {
+            HubError::Store => Self::Store,
+            HubError::SessionEnded => Self::NotConnected,
+        }
+    }
+}
+
+/// The running server, as its application sees it. Cheap to clone; usable from validators and from
+/// anywhere else in the program (§9.e).
+#[derive(Clone)]
+pub struct ServerHandle {
+    hub: Arc<Hub>,
+}
+
+impl fmt::Debug for ServerHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ServerHandle")
+    }
+}
+
+impl ServerHandle {
+    pub(crate) fn new(hub: Arc<Hub>) -> Self {
+        Self { hub }
+    }
+
+    /// A client's subscriptions by channel name: all of a connected client, the persistent ones of any
+    /// other. Its own `#` channel is among them.
+    ///
+    /// # Errors
+    /// [`HandleError::Store`].
+    pub async fn subscriptions(
+        &self,
+        client: &ClientId,
+    ) -> Result<Vec<(ChannelName, Persistence)>, HandleError> {
+        Ok(self.hub.subscriptions_of(client).await?)
+    }
+
+    /// Subscribes a client without asking it or the validators. An existing subscription changes to
+    /// this persistence; the retained message is sent as for a `sub` (protocol.md 2.20). A persistent
+    /// subscription is on disk when this returns, and may be made for a client that is not connected.
+    ///
+    /// # Errors
+    /// [`HandleError::InvalidChannel`] for a control channel or another client's `#` channel,
+    /// [`HandleError::NotConnected`] for a temporary subscription of an absent client,
+    /// [`HandleError::Store`].
+    ///
+    /// # Cancel safety
+    /// Once it was polled it is carried out, whether it is waited for or not.
+    pub async fn force_sub(
+        &self,
+        client: &ClientId,
+        channel: &ChannelName,
+        persistence: Persistence,
+    ) -> Result<(), HandleError> {
+        check_subscribable(client, channel)?;
+        let (hub, client, channel) = (Arc::clone(&self.hub), client.clone(), channel.clone());
+        // In a task of its own: half a subscription would hold pushes back for good.
+        let task = tokio::spawn(async move { hub.force_subscribe(&client, &channel, persistence).await });
+        Ok(task.await.map_err(|_| HandleError::Store)??)
+    }
+
+    /// Ends a client's subscription, connected or not; `false` if there was none. Nothing of the
+    /// channel is pushed to the client afterwards.
+    ///
+    /// # Errors
+    /// [`HandleError::InvalidChannel`] as for [`force_sub`](Self::force_sub), [`HandleError::Store`].
+    ///
+    /// # Cancel safety
+    /// Once it was polled it is carried out, whether it is waited for or not.
+    pub async fn force_unsub(&self, client: &ClientId, channel: &ChannelName) -> Result<bool, HandleError> {
+        check_subscribable(client, channel)?;
+        let (hub, client, channel) = (Arc::clone(&self.hub), client.clone(), channel.clone());
+        let task = tokio::spawn(async move { hub.force_unsubscribe(&client, &channel).await });
+        Ok(task.await.map_err(|_| HandleError::Store)??)
+    }
+
+    /// Publishes on the server's own account; subscribers see an empty `cl`. When this returns, a QoS 1
+    /// message is on disk for every persistent subscriber, and a QoS 0 message has been handed to
+    /// everybody's outbound queue.
+    ///
+    /// # Errors
+    /// [`HandleError::InvalidChannel`] for a control channel, [`HandleError::Store`].
+    pub async fn force_pub(&self, publish: Publish) -> Result<(), HandleError> {
+        Ok(self.hub.publish(publish.into_message()?).await?)
+    }
+
+    /// Whether the client has a session now.
+    #[must_use]
+    pub fn is_connected(&self, client: &ClientId) -> bool {
+        self.hub.connections.outbox(client.as_str()).is_some()
+    }
+
+    /// Everybody who has a session now, in no particular order.
+    #[must_use]
+    pub fn connections(&self) -> Vec<(ClientId, ConnectionInfo)> {
+        self.hub.connections.all()
+    }
+
+    /// Closes a client's connection with [`CloseReason::ByApplication`]; `false` if it has none.
+    #[allow(clippy::must_use_candidate, reason = "it is called for what it does")]
+    pub fn disconnect(&self, client: &ClientId) -> bool {
+        let outbox = self.hub.connections.outbox(client.as_str());
+        if let Some(outbox) = &outbox {
+            outbox.close(CloseReason::ByApplication);
+        }
+        outbox.is_some()
+    }
+
+    /// Forgets a channel's retained message; `false` if there was none.
+    ///
+    /// # Errors
+    /// [`HandleError::Store`].
+    pub async fn clear_retained(&self, channel: &ChannelName) -> Result<bool, HandleError> {
+        Ok(self.hub.clear_retained(channel).await?)
+    }
+
+    /// What the server has counted since it started.
+    #[must_use]
+    pub fn counters(&self) -> CountersSnapshot {
+        self.hub.counters.snapshot()
+    }
+}
+
+/// A client's own `#` channel is the only one of its kind it may be subscribed to (2.20).
+fn check_subscribable(client: &ClientId, channel: &ChannelName) -> Result<(), HandleError> {
+    let allowed = match channel.kind() {
+        ChannelKind::Plain => true,
+        ChannelKind::Control => false,
+        ChannelKind::PeerToPeer => channel.as_str().strip_prefix('#') == Some(client.as_str()),
+    };
+    if allowed { Ok(()) } else { Err(HandleError::InvalidChannel(channel.clone())) }
+}
+
+/// The handle of a `conn` request: what is done through it happens once the connection is accepted, in
+/// order and before the `connAck`, with its pushes to this client held back until after it. On a
+/// refusal, an error or a timeout it is dropped (protocol.md 2.2).
+#[derive(Debug)]
+pub struct ConnHandle {
+    client: ClientId,
+    server: ServerHandle,
+    recorded: Mutex<Vec<Recorded>>,
+}
+
+impl ConnHandle {
+    pub(crate) fn new(client: ClientId, server: ServerHandle) -> Self {
+        Self { client, server, recorded: Mutex::default() }
+    }
+
+    fn record(&self, recorded: Recorded) {
+        self.recorded.lock().unwrap_or_else(PoisonError::into_inner).push(recorded);
+    }
+
+    pub(crate) fn into_recorded(self) -> Vec<Recorded> {
+        self.recorded.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Subscribes the connecting client, as [`ServerHandle::force_sub`] does.
+    ///
+    /// # Errors
+    /// [`HandleError::InvalidChannel`] for a control channel or another client's `#` channel.
+    pub fn force_sub(&self, channel: &ChannelName, persistence: Persistence) -> Result<(), HandleError> {
+        check_subscribable(&self.client, channel)?;
+        self.record(Recorded::Subscribe(channel.clone(), persistence));
+        Ok(())
+    }
+
+    /// Unsubscribes the connecting client, as [`ServerHandle::force_unsub`] does.
+    ///
+    /// # Errors
+    /// [`HandleError::InvalidChannel`] for a control channel or another client's `#` channel.
+    pub fn force_unsub(&self, channel: &ChannelName) -> Result<(), HandleError> {
+        check_subscribable(&self.client, channel)?;
+        self.record(Recorded::Unsubscribe(channel.clone()));
+        Ok(())
+    }
+
+    /// Publishes on the server's own account, as [`ServerHandle::force_pub`] does.
+    ///
+    /// # Errors
+    /// [`HandleError::InvalidChannel`] for a control channel.
+    pub fn force_pub(&self, publish: Publish) -> Result<(), HandleError> {
+        self.record(Recorded::Publish(publish.into_message()?));
+        Ok(())
+    }
+
+    /// The server-wide handle, which acts at once.
+    #[must_use]
+    pub const fn server(&self) -> &ServerHandle {
+        &self.server
+    }
+}

@@ -1,0 +1,161 @@
+//! Who on this node is subscribed to what.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use jmqt_protocol::ChannelName;
+
+use crate::session::{LoggedPushes, PushId, Subscription};
+use crate::store::Seq;
+
+const SHARDS: usize = 16;
+/// A channel keeps so many bytes of recent pushes for subscribers that are a little behind,
+const TAIL_BYTES: usize = 1 << 20;
+/// and all channels together so many.
+const ALL_TAILS_BYTES: usize = 64 << 20;
+
+/// The members of a channel at one moment.
+pub(crate) type Members = Arc<[Arc<Subscription>]>;
+
+type Shard = HashMap<ChannelName, Arc<Channel>, foldhash::fast::RandomState>;
+
+/// The channels that somebody on this node is subscribed to.
+pub(crate) struct Channels {
+    shards: [RwLock<Shard>; SHARDS],
+    hasher: foldhash::fast::RandomState,
+    tail_bytes: AtomicUsize,
+}
+
+/// One channel with its subscribers.
+#[derive(Default)]
+pub(crate) struct Channel {
+    members: Mutex<MemberList>,
+    tail: Mutex<Tail>,
+}
+
+#[derive(Default)]
+struct MemberList {
+    list: Vec<Arc<Subscription>>,
+    /// The same, for publishers to walk through without the lock; made anew after a change.
+    snapshot: Option<Members>,
+}
+
+/// The last pushes, kept while somebody has not got all of them.
+#[derive(Default)]
+struct Tail {
+    runs: VecDeque<Arc<LoggedPushes>>,
+    bytes: usize,
+}
+
+impl Default for Channels {
+    fn default() -> Self {
+        Self {
+            shards: std::array::from_fn(|_| RwLock::default()),
+            hasher: foldhash::fast::RandomState::default(),
+            tail_bytes: AtomicUsize::new(0),
+        }
+    }
+}
+
+impl Channels {
+    fn shard(&self, channel: &str) -> &RwLock<Shard> {
+        let hash = self.hasher.hash_one(channel);
+        &self.shards[(hash >> 48) as usize % SHARDS]
+    }
+
+    /// Adds a member; `true` if it is the channel's first.
+    pub(crate) fn add(&self, subscription: &Arc<Subscription>) -> bool {
+        let shard = self.shard(subscription.channel.as_str());
+        let mut shard = shard.write().unwrap_or_else(PoisonError::into_inner);
+        let channel = shard.entry(subscription.channel.clone()).or_default();
+        let mut members = channel.members.lock().unwrap_or_else(PoisonError::into_inner);
+        subscription.slot.store(members.list.len(), Ordering::Relaxed);
+        members.list.push(Arc::clone(subscription));
+        members.snapshot = None;
+        members.list.len() == 1
+    }
+
+    /// Removes a member; `true` if it was the channel's last.
+    pub(crate) fn remove(&self, subscription: &Arc<Subscription>) -> bool {
+        let shard = self.shard(subscription.channel.as_str());
+        let mut shard = shard.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(channel) = shard.get(subscription.channel.as_str()) else { return false };
+        let empty = {
+            let mut members = channel.members.lock().unwrap_or_else(PoisonError::into_inner);
+            let slot = subscription.slot.load(Ordering::Relaxed);
+            if !members.list.get(slot).is_some_and(|member| Arc::ptr_eq(member, subscription)) {
+                return false; // it was removed before
+            }
+            members.list.swap_remove(slot);
+            if let Some(moved) = members.list.get(slot) {
+                moved.slot.store(slot, Ordering::Relaxed);
+            }
+            members.snapshot = None;
+            members.list.is_empty()
+        };
+        if empty {
+            self.keep_tail(channel, None);
+            shard.remove(subscription.channel.as_str());
+        }
+        empty
+    }
+
+    /// The channel, if anybody here is subscribed to it.
+    pub(crate) fn get(&self, channel: &str) -> Option<Arc<Channel>> {
+        let shard = self.shard(channel).read().unwrap_or_else(PoisonError::into_inner);
+        shard.get(channel).cloned()
+    }
+
+    /// Keeps a run of pushes for those who could not take all of it, or, given `None`, nothing.
+    pub(crate) fn keep_tail(&self, channel: &Channel, run: Option<Arc<LoggedPushes>>) {
+        let mut tail = channel.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = tail.bytes;
+        match run {
+            None => *tail = Tail::default(),
+            Some(run) => {
+                tail.bytes += run.pushes.len();
+                tail.runs.push_back(run);
+                let all = self.tail_bytes.load(Ordering::Relaxed) + tail.bytes - before;
+                let limit = if all > ALL_TAILS_BYTES { 0 } else { TAIL_BYTES };
+                while tail.bytes > limit
+                    && let Some(oldest) = tail.runs.pop_front()
+                {
+                    tail.bytes -= oldest.pushes.len();
+                }
+            }
+        }
+        if tail.bytes >= before {
+            self.tail_bytes.fetch_add(tail.bytes - before, Ordering::Relaxed);
+        } else {
+            self.tail_bytes.fetch_sub(before - tail.bytes, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Channel {
+    pub(crate) fn members(&self) -> Members {
+        let mut members = self.members.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(snapshot) = &members.snapshot {
+            return Arc::clone(snapshot);
+        }
+        let snapshot: Members = members.list.as_slice().into();
+        members.snapshot = Some(Arc::clone(&snapshot));
+        snapshot
+    }
+
+    /// The kept run that has message `seq`.
+    pub(crate) fn tail_with(&self, seq: u64) -> Option<Arc<LoggedPushes>> {
+        let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = |message: Option<&crate::session::LoggedPush>| match message?.id {
+            PushId::Logged(_, Seq(seq)) => Some(seq),
+            PushId::Memory(_) => None,
+        };
+        let holds = |run: &&Arc<LoggedPushes>| {
+            place(run.messages.first()).is_some_and(|first| first <= seq)
+                && place(run.messages.last()).is_some_and(|last| seq <= last)
+        };
+        tail.runs.iter().rev().find(holds).cloned()
+    }
+}

@@ -1,0 +1,129 @@
+//! Who is connected: at most one session a client (protocol.md 2.4).
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jmqt_protocol::ClientId;
+use tokio::sync::{Notify, OwnedMutexGuard};
+
+use crate::session::Outbox;
+use crate::validators::{CloseReason, ConnectionInfo};
+
+/// The sessions of this node by client.
+#[derive(Default)]
+pub(crate) struct Connections {
+    slots: Mutex<HashMap<ClientId, Slot, foldhash::fast::RandomState>>,
+}
+
+#[derive(Default)]
+struct Slot {
+    session: Option<Registered>,
+    /// Those who want to be the client's session queue here, first come first served.
+    claims: Option<Arc<tokio::sync::Mutex<()>>>,
+    /// Told when the session has ended, close notifier included.
+    ended: Option<Arc<Notify>>,
+}
+
+/// A session in the table.
+#[derive(Clone)]
+pub(crate) struct Registered {
+    pub(crate) outbox: Arc<Outbox>,
+    pub(crate) info: ConnectionInfo,
+}
+
+/// The right to be the next session of a client. Later claims wait until it is dropped.
+pub(crate) struct Claim {
+    _turn: OwnedMutexGuard<()>, // given up before the slot is looked at
+    slot: SlotUser,
+}
+
+/// Forgets the client's slot, if nobody needs it any more.
+struct SlotUser {
+    connections: Arc<Connections>,
+    client: ClientId,
+}
+
+impl Drop for SlotUser {
+    fn drop(&mut self) {
+        forget_if_unused(&mut self.connections.lock(), &self.client);
+    }
+}
+
+impl Connections {
+    fn lock(&self) -> MutexGuard<'_, HashMap<ClientId, Slot, foldhash::fast::RandomState>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for earlier claims, ends the present session, and waits until that is over.
+    ///
+    /// # Cancel safety
+    /// Dropped early, the claim is given up; the session that was told to end ends all the same.
+    pub(crate) async fn claim(self: &Arc<Self>, client: &ClientId) -> Claim {
+        let slot = SlotUser { connections: Arc::clone(self), client: client.clone() };
+        let claims = {
+            let mut slots = self.lock();
+            let slot = slots.entry(client.clone()).or_default();
+            Arc::clone(slot.claims.get_or_insert_default())
+        };
+        let turn = claims.lock_owned().await;
+        let claim = Claim { _turn: turn, slot };
+        loop {
+            let ended = {
+                let mut slots = self.lock();
+                let slot = slots.entry(client.clone()).or_default();
+                let Some(session) = &slot.session else { return claim };
+                session.outbox.close(CloseReason::Takeover);
+                Arc::clone(slot.ended.get_or_insert_default()).notified_owned()
+            };
+            // `notify_waiters` reaches every `Notified` made before it was called, polled or not.
+            ended.await;
+        }
+    }
+
+    /// Makes `outbox` the session of the claim's client.
+    pub(crate) fn register(&self, claim: &Claim, session: Registered) {
+        self.lock().entry(claim.slot.client.clone()).or_default().session = Some(session);
+    }
+
+    /// The session has ended, close notifier included.
+    pub(crate) fn unregister(&self, client: &ClientId) {
+        let mut slots = self.lock();
+        let Some(slot) = slots.get_mut(client) else { return };
+        slot.session = None;
+        if let Some(ended) = slot.ended.take() {
+            ended.notify_waiters();
+        }
+        forget_if_unused(&mut slots, client);
+    }
+
+    /// The outbox of a client that is connected and not about to be closed.
+    pub(crate) fn outbox(&self, client: &str) -> Option<Arc<Outbox>> {
+        self.session(client).map(|session| session.outbox)
+    }
+
+    pub(crate) fn session(&self, client: &str) -> Option<Registered> {
+        let session = self.lock().get(client)?.session.clone()?;
+        session.outbox.closed().is_none().then_some(session)
+    }
+
+    /// Everybody who is connected.
+    pub(crate) fn all(&self) -> Vec<(ClientId, ConnectionInfo)> {
+        let slots = self.lock();
+        let sessions = slots.iter().filter_map(|(client, slot)| Some((client, slot.session.as_ref()?)));
+        let open = sessions.filter(|(_, session)| session.outbox.closed().is_none());
+        open.map(|(client, session)| (client.clone(), session.info)).collect()
+    }
+}
+
+fn forget_if_unused(
+    slots: &mut HashMap<ClientId, Slot, foldhash::fast::RandomState>,
+    client: &ClientId,
+) {
+    if let Some(slot) = slots.get_mut(client) {
+        // Claims are taken from the slot under the lock, so a count of one stays one here.
+        slot.claims.take_if(|claims| Arc::strong_count(claims) == 1);
+        if slot.session.is_none() && slot.claims.is_none() {
+            slots.remove(client);
+        }
+    }
+}

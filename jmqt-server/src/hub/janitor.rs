@@ -1,0 +1,260 @@
+//! What the store has to be told now and then: cursors, sessions, clients that never come back.
+//!
+//! One task, which gathers what came while it was writing, so that ten thousand sessions that end
+//! together cost a few transactions. Nothing here is on the way of a message.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use jmqt_protocol::ClientId;
+use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::Hub;
+use crate::session::OutboxContext;
+use crate::store::{ChannelKey, CursorUpdate, SessionRow, Store, StoreError};
+use crate::validators::ConnectionInfo;
+
+/// Cursors that moved and sessions that began are written this often (2.13: within a second).
+const FLUSH_EVERY: Duration = Duration::from_millis(300);
+/// Logs are trimmed this often.
+const TRIM_EVERY: Duration = Duration::from_secs(1);
+/// Pending messages are counted this often.
+const SWEEP_EVERY: Duration = Duration::from_secs(5);
+/// Clients that did not return are looked for this often.
+const EXPIRE_EVERY: Duration = Duration::from_secs(30);
+/// How long a session that ends waits for its cursors to be written.
+const SAVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// When stored things are given up.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct JanitorLimits {
+    /// SESSION_EXPIRY_SECONDS; `None` never.
+    pub(crate) session_expiry: Option<Duration>,
+    /// MAX_PENDING_PER_CLIENT; `None` for any number.
+    pub(crate) max_pending: Option<u64>,
+}
+
+/// The list of things to be written.
+pub(crate) struct Janitor {
+    store: Arc<dyn Store>,
+    /// Names this process among those that have used the store.
+    pub(crate) node: String,
+    limits: JanitorLimits,
+    generations: AtomicU64,
+    chores: Mutex<Chores>,
+    urgent: Notify,
+}
+
+#[derive(Default)]
+struct Chores {
+    opened: HashMap<u64, SessionRow>,
+    closed: Vec<(ClientId, u64)>,
+    cursors: Vec<CursorUpdate>,
+    /// Those who wait for the above to be written.
+    waiting: Vec<oneshot::Sender<()>>,
+    /// Channels with acknowledged messages that may go.
+    to_trim: HashSet<ChannelKey>,
+}
+
+impl Janitor {
+    pub(crate) fn new(store: Arc<dyn Store>, node: String, limits: JanitorLimits) -> Self {
+        Self {
+            store,
+            node,
+            limits,
+            generations: AtomicU64::new(1),
+            chores: Mutex::default(),
+            urgent: Notify::new(),
+        }
+    }
+
+    fn chores(&self) -> MutexGuard<'_, Chores> {
+        self.chores.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A session has begun. Its row is written within a second, and not waited for.
+    pub(crate) fn session_opened(&self, client: &ClientId, info: ConnectionInfo) -> u64 {
+        let generation = self.generations.fetch_add(1, Ordering::Relaxed);
+        let row = SessionRow {
+            client: client.clone(),
+            generation,
+            node: self.node.clone(),
+            protocol: info.protocol.as_str().to_owned(),
+            address: info.remote.to_string(),
+            since: SystemTime::now(),
+        };
+        self.chores().opened.insert(generation, row);
+        generation
+    }
+
+    /// A session's close notifier has run: forgotten at once, so that a crash does not repeat it.
+    /// When it was is noted for clients that the store knows for their subscriptions.
+    pub(crate) async fn session_closed(&self, client: &ClientId, generation: u64, is_known: bool) {
+        let written = {
+            let mut chores = self.chores();
+            if chores.opened.remove(&generation).is_some() && !is_known {
+                return; // the store never heard of it
+            }
+            chores.closed.push((client.clone(), generation));
+            chores.wait()
+        };
+        self.urgent.notify_one();
+        // Bounded: the session must not hang on a store that does.
+        drop(tokio::time::timeout(SAVE_TIMEOUT, written).await);
+    }
+
+    /// Writes cursors of a session that ends, before its client's next session reads them.
+    pub(crate) async fn save_cursors(&self, cursors: Vec<CursorUpdate>) {
+        let written = {
+            let mut chores = self.chores();
+            chores.cursors.extend(cursors);
+            chores.wait()
+        };
+        self.urgent.notify_one();
+        drop(tokio::time::timeout(SAVE_TIMEOUT, written).await);
+    }
+
+    /// Writes and tidies until it is told to stop; what is left then is written before it returns.
+    pub(crate) async fn run(&self, hub: Arc<Hub>, stop: CancellationToken) {
+        let start = Instant::now();
+        let mut flush = tokio::time::interval(FLUSH_EVERY);
+        let mut trim = tokio::time::interval_at(start + TRIM_EVERY, TRIM_EVERY);
+        let mut sweep = tokio::time::interval_at(start + SWEEP_EVERY, SWEEP_EVERY);
+        let mut expire = tokio::time::interval_at(start + EXPIRE_EVERY, EXPIRE_EVERY);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = self.urgent.notified() => self.write_urgent().await,
+                _ = flush.tick() => {
+                    self.gather_moved_cursors(&hub.context);
+                    self.write_opened().await;
+                    self.write_urgent().await;
+                }
+                _ = trim.tick() => self.trim().await,
+                _ = sweep.tick() => self.sweep(&hub).await,
+                _ = expire.tick() => self.expire(&hub).await,
+            }
+        }
+        self.gather_moved_cursors(&hub.context);
+        self.write_opened().await;
+        self.write_urgent().await;
+        self.trim().await;
+    }
+
+    fn gather_moved_cursors(&self, context: &OutboxContext) {
+        let moved = {
+            let mut list = context.moved_cursors.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut *list)
+        };
+        for outbox in moved {
+            let cursors = outbox.take_moved_cursors();
+            self.chores().cursors.extend(cursors);
+        }
+    }
+
+    async fn write_opened(&self) {
+        let rows: Vec<SessionRow> = self.chores().opened.drain().map(|(_, row)| row).collect();
+        if !rows.is_empty()
+            && let Err(error) = self.store.sessions_opened(&rows).await
+        {
+            self.failed("sessions could not be noted", &error);
+            let mut chores = self.chores();
+            let closed: HashSet<u64> = chores.closed.iter().map(|(_, generation)| *generation).collect();
+            let open = rows.into_iter().filter(|row| !closed.contains(&row.generation));
+            chores.opened.extend(open.map(|row| (row.generation, row)));
+        }
+    }
+
+    async fn write_urgent(&self) {
+        let (cursors, closed, waiting) = {
+            let mut chores = self.chores();
+            let taken = (
+                std::mem::take(&mut chores.cursors),
+                std::mem::take(&mut chores.closed),
+                std::mem::take(&mut chores.waiting),
+            );
+            let keys = taken.0.iter().map(|update| update.key);
+            chores.to_trim.extend(keys);
+            taken
+        };
+        if !cursors.is_empty()
+            && let Err(error) = self.store.save_cursors(&cursors).await
+        {
+            self.failed("acknowledgements could not be saved", &error);
+            self.chores().cursors.extend(cursors);
+        }
+        if !closed.is_empty()
+            && let Err(error) = self.store.sessions_closed(&closed, &self.node).await
+        {
+            self.failed("ended sessions could not be noted", &error);
+            self.chores().closed.extend(closed);
+        }
+        for waiting in waiting {
+            // Whoever waited may have given up.
+            let _ = waiting.send(());
+        }
+    }
+
+    async fn trim(&self) {
+        let keys: Vec<ChannelKey> = self.chores().to_trim.drain().collect();
+        if !keys.is_empty()
+            && let Err(error) = self.store.trim(&keys).await
+        {
+            self.failed("logs could not be trimmed", &error);
+            self.chores().to_trim.extend(keys);
+        }
+    }
+
+    async fn sweep(&self, hub: &Hub) {
+        let Some(limit) = self.limits.max_pending else { return };
+        match self.store.limit_pending(limit).await {
+            Ok(dropped) => {
+                for dropped in dropped {
+                    tracing::warn!(
+                        target: "jmqt::store", client = %dropped.client, channel = %dropped.channel,
+                        messages = dropped.messages, "pending messages were given up: more than MAX_PENDING_PER_CLIENT"
+                    );
+                    hub.counters.pending_dropped.add(dropped.messages);
+                    self.chores().to_trim.insert(dropped.key);
+                    if let Some(outbox) = hub.connections.outbox(dropped.client.as_str()) {
+                        outbox.give_up(dropped.key, dropped.up_to);
+                    }
+                }
+            }
+            Err(error) => self.failed("pending messages could not be counted", &error),
+        }
+    }
+
+    async fn expire(&self, hub: &Hub) {
+        let Some(expiry) = self.limits.session_expiry else { return };
+        let Some(before) = SystemTime::now().checked_sub(expiry) else { return };
+        match self.store.expire(before).await {
+            Ok(expired) => {
+                for expired in expired {
+                    tracing::info!(
+                        target: "jmqt::store", client = %expired.client,
+                        subscriptions = expired.subscriptions, "a client did not return in SESSION_EXPIRY_SECONDS"
+                    );
+                    hub.counters.subscriptions_expired.add(expired.subscriptions);
+                }
+            }
+            Err(error) => self.failed("clients that did not return could not be looked for", &error),
+        }
+    }
+
+    fn failed(&self, what: &str, error: &StoreError) {
+        tracing::error!(target: "jmqt::store", %error, "{what}; it will be tried again");
+    }
+}
+
+impl Chores {
+    fn wait(&mut self) -> oneshot::Receiver<()> {
+        let (sender, receiver) = oneshot::channel();
+        self.waiting.push(sender);
+        receiver
+    }
+}

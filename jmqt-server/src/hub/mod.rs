@@ -1,0 +1,137 @@
+//! Where messages find their receivers: connections, channels, the way through the store.
+//!
+//! The hub calls the store and the bus and hands encoded pushes to outboxes. It knows neither packet
+//! text nor validators nor sockets, and it never waits for a client: what an outbox has no room for
+//! stays in the log (QoS 1) or is dropped and counted (QoS 0).
+
+mod channels;
+mod connections;
+mod deliver;
+mod janitor;
+mod publish;
+mod pushes;
+mod resume;
+mod sessions;
+mod subscriptions;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use jmqt_protocol::StatusCode;
+use tokio::sync::oneshot;
+use tokio_util::task::TaskTracker;
+
+use crate::bus::Bus;
+use crate::counters::Counters;
+use crate::session::{Outbox, OutboxContext};
+use crate::store::{CommitQueue, NotCommitted, Operation, Outcome, Store, StoreError};
+
+pub(crate) use channels::Channels;
+pub(crate) use connections::Connections;
+pub(crate) use deliver::Deliverer;
+pub(crate) use janitor::{Janitor, JanitorLimits};
+pub(crate) use publish::{DirtyOutboxes, Message};
+pub(crate) use pushes::{Framed, Pushes, PushesBuilder};
+pub(crate) use sessions::{NewSession, Recorded};
+
+/// No answer from the store takes longer than this, or the request is answered SERVER_ERROR.
+const STORE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Changes to one client's subscriptions take turns; so many clients may change theirs at a time.
+const CHANGE_LOCKS: usize = 64;
+
+/// The server's switchboard.
+pub(crate) struct Hub {
+    pub(crate) connections: Arc<Connections>,
+    pub(crate) channels: Channels,
+    pub(crate) context: Arc<OutboxContext>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) bus: Arc<dyn Bus>,
+    pub(crate) janitor: Arc<Janitor>,
+    queue: CommitQueue<Tag>,
+    changes: [tokio::sync::Mutex<()>; CHANGE_LOCKS],
+    hasher: foldhash::fast::RandomState,
+    memory_ids: AtomicU64,
+    /// Tasks that read the log for sessions that are behind.
+    resumes: TaskTracker,
+}
+
+/// Who wants to know what became of an operation.
+pub(crate) enum Tag {
+    /// A client's QoS 1 publish: its `pubAck`, with this status if the store did its part.
+    Publish { outbox: Arc<Outbox>, id: Option<Box<str>>, status: StatusCode },
+    /// Somebody who waits.
+    Reply(oneshot::Sender<Result<Outcome, NotCommitted>>),
+    /// Nobody.
+    Nobody,
+}
+
+/// Why the hub could not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HubError {
+    #[error("the store failed")]
+    Store,
+    #[error("the session has ended")]
+    SessionEnded,
+}
+
+impl From<NotCommitted> for HubError {
+    fn from(_: NotCommitted) -> Self {
+        Self::Store
+    }
+}
+
+impl Hub {
+    pub(crate) fn new(
+        context: Arc<OutboxContext>,
+        store: Arc<dyn Store>,
+        bus: Arc<dyn Bus>,
+        queue: CommitQueue<Tag>,
+        janitor: Arc<Janitor>,
+    ) -> Self {
+        Self {
+            connections: Arc::default(),
+            channels: Channels::default(),
+            counters: Arc::clone(&context.counters),
+            context,
+            store,
+            bus,
+            janitor,
+            queue,
+            changes: std::array::from_fn(|_| tokio::sync::Mutex::default()),
+            hasher: foldhash::fast::RandomState::default(),
+            memory_ids: AtomicU64::new(0),
+            resumes: TaskTracker::new(),
+        }
+    }
+
+    /// Takes a place in the commit queue and waits for the outcome.
+    async fn commit(&self, operation: Operation) -> Result<Outcome, HubError> {
+        let (reply, answer) = oneshot::channel();
+        let submitted = self.queue.submit(Some(operation), Tag::Reply(reply));
+        let settled = async {
+            submitted.await.map_err(|_| HubError::Store)?;
+            Ok(answer.await.map_err(|_| HubError::Store)??)
+        };
+        match tokio::time::timeout(STORE_TIMEOUT, settled).await {
+            Ok(settled) => settled,
+            Err(_) => {
+                self.store_failed(&StoreError::TimedOut(STORE_TIMEOUT));
+                Err(HubError::Store)
+            }
+        }
+    }
+
+    /// Nothing more is taken for the store; what was taken is carried out.
+    pub(crate) fn close_queue(&self) {
+        self.queue.close();
+    }
+
+    /// Logs and counts a failure of the store: the one place for reads.
+    fn store_failed(&self, error: &StoreError) -> HubError {
+        self.counters.store_failures.increment();
+        tracing::error!(target: "jmqt::store", %error, "the store failed");
+        HubError::Store
+    }
+}

@@ -1,0 +1,187 @@
+//! From a publish to its subscribers: at once for QoS 0, by way of the store for QoS 1 and retained.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use jmqt_protocol::{
+    ChannelKind, ChannelName, ClientId, Payload, PushFrame, Qos, Retain, StatusCode,
+};
+
+use super::channels::Members;
+use super::{Hub, HubError, Pushes, PushesBuilder, Tag};
+use crate::session::{Flush, Outbox, Stage};
+use crate::store::{Append, Operation};
+use crate::transport::Framing;
+
+/// After so many sessions a fan-out lets other tasks run.
+const SESSIONS_PER_TURN: usize = 256;
+
+/// A message on its way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Message {
+    pub(crate) channel: ChannelName,
+    /// `None` for the server.
+    pub(crate) sender: Option<ClientId>,
+    pub(crate) data: Bytes,
+    pub(crate) qos: Qos,
+    pub(crate) retain: Retain,
+}
+
+/// Outboxes with something appended and not yet flushed.
+#[derive(Default)]
+pub(crate) struct DirtyOutboxes(Vec<Arc<Outbox>>);
+
+impl DirtyOutboxes {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn add(&mut self, outbox: &Arc<Outbox>) {
+        self.0.push(Arc::clone(outbox));
+    }
+
+    pub(crate) fn flush(&mut self) {
+        for outbox in self.0.drain(..) {
+            outbox.flush();
+        }
+    }
+}
+
+impl Hub {
+    /// Whether anybody on this or another node may want messages of this channel.
+    pub(crate) fn has_subscribers(&self, channel: &ChannelName) -> bool {
+        match channel.kind() {
+            ChannelKind::PeerToPeer => self.members(channel).is_some(),
+            _ => self.channels.get(channel.as_str()).is_some(),
+        }
+    }
+
+    /// The subscribers on this node. A point-to-point channel has one at most, found by its name.
+    pub(super) fn members(&self, channel: &ChannelName) -> Option<Members> {
+        if channel.kind() != ChannelKind::PeerToPeer {
+            return Some(self.channels.get(channel.as_str())?.members());
+        }
+        let client = channel.as_str().strip_prefix('#')?;
+        let subscription = self.connections.outbox(client)?.subscription(channel.as_str())?;
+        Some([subscription].into())
+    }
+
+    /// Delivers QoS 0 pushes of one channel and one publisher. With [`Flush::Later`] the outboxes that
+    /// got something are added to `dirty`.
+    pub(crate) async fn push(
+        &self,
+        channel: &ChannelName,
+        sender: Option<&ClientId>,
+        pushes: &Pushes,
+        flush: Flush,
+        dirty: &mut DirtyOutboxes,
+    ) {
+        let Some(members) = self.members(channel) else { return };
+        for turn in members.chunks(SESSIONS_PER_TURN) {
+            for subscription in turn {
+                if Some(&subscription.client) == sender {
+                    continue; // nobody receives their own message (2.11)
+                }
+                if subscription.outbox.push(subscription, pushes, flush) {
+                    dirty.add(&subscription.outbox);
+                }
+            }
+            if turn.len() == SESSIONS_PER_TURN {
+                dirty.flush();
+                tokio::task::yield_now().await;
+            }
+        }
+        self.bus.publish(channel, sender, &pushes.framed(Framing::Nul).bytes);
+    }
+
+    /// A client's QoS 1 publish takes its place in the order; the `pubAck` follows when it is settled.
+    ///
+    /// # Cancel safety
+    /// Dropped before it is ready, nothing was submitted.
+    pub(crate) async fn submit_publish(
+        &self,
+        message: Message,
+        outbox: &Arc<Outbox>,
+        id: Option<Box<str>>,
+        status: StatusCode,
+    ) -> Result<(), HubError> {
+        self.counters.messages_published.increment();
+        let tag = Tag::Publish { outbox: Arc::clone(outbox), id, status };
+        self.submit_acknowledged(Some(message.into_operation()), tag, outbox).await
+    }
+
+    /// A `pubAck` that must not overtake those of earlier publishes (2.10).
+    pub(crate) async fn submit_answer(
+        &self,
+        outbox: &Arc<Outbox>,
+        id: Option<Box<str>>,
+        status: StatusCode,
+    ) -> Result<(), HubError> {
+        let tag = Tag::Publish { outbox: Arc::clone(outbox), id, status };
+        self.submit_acknowledged(None, tag, outbox).await
+    }
+
+    async fn submit_acknowledged(
+        &self,
+        operation: Option<Operation>,
+        tag: Tag,
+        outbox: &Outbox,
+    ) -> Result<(), HubError> {
+        // Counted before it is submitted: it may be settled before `submit` returns.
+        let submitted = outbox.publish_submitted();
+        self.queue.submit(operation, tag).await.map_err(|_| HubError::Store)?;
+        submitted.keep();
+        Ok(())
+    }
+
+    /// The retained part of a QoS 0 publish, which nobody waits for (2.13).
+    pub(crate) async fn submit_retained(&self, message: Message) -> Result<(), HubError> {
+        self.queue.submit(Some(message.into_operation()), Tag::Nobody).await.map_err(|_| HubError::Store)
+    }
+
+    /// A publish on the server's own account (§9.e): when it returns, a QoS 1 message is on disk and a
+    /// QoS 0 message has been handed to everybody's outbox.
+    pub(crate) async fn publish(&self, message: Message) -> Result<(), HubError> {
+        self.counters.messages_published.increment();
+        if message.qos == Qos::AtLeastOnce {
+            self.commit(message.into_operation()).await?;
+            return Ok(());
+        }
+        let mut pushes = PushesBuilder::default();
+        let sender = message.sender.as_ref().map_or("", ClientId::as_str);
+        pushes.push(&PushFrame::new(message.channel.as_str(), sender), message.payload(), None);
+        let mut dirty = DirtyOutboxes::default();
+        self.push(&message.channel, message.sender.as_ref(), &pushes.finish(), Flush::Now, &mut dirty).await;
+        if message.retain == Retain::Yes {
+            self.submit_retained(message).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether a client is connected and takes point-to-point messages.
+    pub(crate) fn takes_point_to_point(&self, channel: &ChannelName) -> bool {
+        self.members(channel).is_some_and(|members| members[0].stage() != Stage::Ended)
+    }
+}
+
+impl Message {
+    fn into_operation(self) -> Operation {
+        Operation::Append(Append {
+            channel: self.channel,
+            sender: self.sender,
+            data: self.data,
+            log: self.qos == Qos::AtLeastOnce,
+            retain: self.retain == Retain::Yes,
+        })
+    }
+
+    pub(super) fn payload(&self) -> Payload<'_> {
+        payload(&self.data)
+    }
+}
+
+/// What came in as a payload, or out of the store, is one.
+pub(super) fn payload(data: &Bytes) -> Payload<'_> {
+    let text = std::str::from_utf8(data).unwrap_or_default();
+    Payload::trust(text)
+}

@@ -1,0 +1,128 @@
+//! Sending a client what is in the log for it: after a reconnect, and whenever its window was full
+//! (§9.a, protocol.md 2.3, 2.14).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jmqt_protocol::{ChannelName, PushFrame};
+
+use super::publish::payload;
+use super::{Hub, PushesBuilder};
+use crate::session::{LoggedPush, LoggedPushes, Missing, Outbox, PushId, Source};
+use crate::store::{ChannelKey, LoggedMessage, Seq, StoreError};
+
+/// One read of the log brings no more payload than this (and one message at least).
+const READ_BYTES: usize = 1 << 20;
+/// After the store failed, a client that is behind waits so long for the next try.
+const RETRY_AFTER: Duration = Duration::from_millis(250);
+
+/// Tells apart a resume that goes on from one that goes round in circles.
+#[derive(Default)]
+struct Progress(Option<(ChannelKey, u64)>);
+
+impl Progress {
+    fn is_stuck(&mut self, missing: &Missing) -> bool {
+        let place = Some((missing.key, missing.after));
+        std::mem::replace(&mut self.0, place) == place
+    }
+}
+
+impl Hub {
+    /// Sends what there is room for: from memory at once, from the store in a task of its own.
+    pub(crate) fn resume(self: &Arc<Self>, outbox: &Arc<Outbox>) {
+        if !outbox.wants_resume() || !outbox.begin_resume() {
+            return;
+        }
+        let mut progress = Progress::default();
+        while let Some(missing) = outbox.next_missing() {
+            if progress.is_stuck(&missing) {
+                outbox.end_resume();
+                break;
+            }
+            if self.offer_from_memory(&missing) {
+                continue;
+            }
+            let (hub, outbox) = (Arc::clone(self), Arc::clone(outbox));
+            self.resumes.spawn(async move {
+                hub.offer_from_store(&missing).await;
+                hub.resume_begun(&outbox).await;
+                outbox.flush();
+            });
+            break;
+        }
+        outbox.flush();
+    }
+
+    /// The first window after `conn`, by the session's own task, because the `connAck` comes before it
+    /// and the retained messages after it (2.3).
+    pub(super) async fn resume_first(&self, outbox: &Arc<Outbox>) {
+        if outbox.wants_resume() && outbox.begin_resume() {
+            self.resume_begun(outbox).await;
+        }
+    }
+
+    async fn resume_begun(&self, outbox: &Arc<Outbox>) {
+        let mut progress = Progress::default();
+        while let Some(missing) = outbox.next_missing() {
+            if progress.is_stuck(&missing) {
+                outbox.end_resume();
+                return;
+            }
+            if !self.offer_from_memory(&missing) {
+                self.offer_from_store(&missing).await;
+            }
+        }
+    }
+
+    fn offer_from_memory(&self, missing: &Missing) -> bool {
+        let channel = self.channels.get(missing.subscription.channel.as_str());
+        let Some(run) = channel.and_then(|channel| channel.tail_with(missing.after + 1)) else {
+            return false;
+        };
+        missing.subscription.outbox.offer(&missing.subscription, &run, Source::Live);
+        true
+    }
+
+    async fn offer_from_store(&self, missing: &Missing) {
+        let read = self.store.read_log(missing.key, Seq(missing.after), missing.count, READ_BYTES).await;
+        match read {
+            Ok(messages) => self.offer_read(missing, &messages),
+            Err(StoreError::Closed) => {}
+            Err(error) => {
+                self.store_failed(&error);
+                tokio::time::sleep(RETRY_AFTER).await;
+            }
+        }
+    }
+
+    fn offer_read(&self, missing: &Missing, messages: &[LoggedMessage]) {
+        let bytes: usize = messages.iter().map(|message| message.data.len()).sum();
+        let cut = messages.len() == missing.count || bytes >= READ_BYTES;
+        let through = match messages.last() {
+            Some(last) if cut => last.seq.0,
+            _ => missing.seen,
+        };
+        let logged = self.encode_read(&missing.subscription.channel, missing.key, messages);
+        missing.subscription.outbox.offer(&missing.subscription, &logged, Source::Log { through });
+    }
+
+    fn encode_read(
+        &self,
+        channel: &ChannelName,
+        key: ChannelKey,
+        messages: &[LoggedMessage],
+    ) -> LoggedPushes {
+        let mut pushes = PushesBuilder::default();
+        let mut list = Vec::with_capacity(messages.len());
+        let mut id_text = String::new();
+        for message in messages {
+            let id = PushId::Logged(key, message.seq);
+            self.context.ids.write(id, &mut id_text);
+            let sender = message.sender.as_ref().map_or("", |sender| sender.as_str());
+            let frame = PushFrame::new(channel.as_str(), sender);
+            pushes.push(&frame, payload(&message.data), Some(&id_text));
+            list.push(LoggedPush { id, sender: message.sender.clone() });
+        }
+        LoggedPushes { pushes: pushes.finish(), messages: list }
+    }
+}

@@ -1,0 +1,279 @@
+//! Making and ending subscriptions: for `sub` and `unsub`, and on the server's own account (§9.c, §9.e).
+
+use std::hash::BuildHasher;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use jmqt_protocol::{ChannelKind, ChannelName, ClientId, Persistence, PushFrame};
+use tokio::sync::MutexGuard;
+
+use super::publish::payload;
+use super::{CHANGE_LOCKS, Hub, HubError, PushesBuilder};
+use crate::session::{LogState, Outbox, Stage, Subscription};
+use crate::store::{Operation, Outcome, Retained, StoredSubscription};
+
+/// A subscription that counts, whose pushes wait for [`Outbox::open`].
+pub(crate) struct Subscribed {
+    pub(crate) subscription: Arc<Subscription>,
+    /// The channel's retained message, framed for this client.
+    pub(crate) retained: Option<Bytes>,
+}
+
+impl Hub {
+    /// Changes to one client's subscriptions take turns, whoever asks for them.
+    pub(super) async fn change_of(&self, client: &ClientId) -> MutexGuard<'_, ()> {
+        let hash = self.hasher.hash_one(client.as_str());
+        self.changes[(hash >> 48) as usize % CHANGE_LOCKS].lock().await
+    }
+
+    /// Subscribes a connected client. A subscription that exists stays as it is (2.20).
+    ///
+    /// For a persistent one the subscription is on disk when this returns (2.13). It counts from before
+    /// the retained message is read, so that one may come twice but is never missed (2.12).
+    pub(crate) async fn subscribe(
+        self: &Arc<Self>,
+        outbox: &Arc<Outbox>,
+        client: &ClientId,
+        channel: &ChannelName,
+        persistence: Persistence,
+    ) -> Result<Subscribed, HubError> {
+        let _turn = self.change_of(client).await;
+        self.subscribe_in_turn(outbox, client, channel, persistence, Stage::Opening).await
+    }
+
+    pub(super) async fn subscribe_in_turn(
+        self: &Arc<Self>,
+        outbox: &Arc<Outbox>,
+        client: &ClientId,
+        channel: &ChannelName,
+        persistence: Persistence,
+        stage: Stage,
+    ) -> Result<Subscribed, HubError> {
+        if let Some(subscription) = outbox.subscription(channel.as_str()) {
+            let retained = self.retained_push(outbox, channel).await?;
+            return Ok(Subscribed { subscription, retained });
+        }
+        let log = match persistence {
+            Persistence::Temporary => LogState::Temporary,
+            Persistence::Persistent => LogState::Attaching { seen: 0 },
+        };
+        let subscription = self.insert(outbox, client, channel, stage, log).await?;
+        let made = match persistence {
+            Persistence::Temporary => self.retained_push(outbox, channel).await,
+            Persistence::Persistent => self.attach(&subscription).await,
+        };
+        match made {
+            Ok(retained) => Ok(Subscribed { subscription, retained }),
+            Err(error) => {
+                self.remove(outbox, channel);
+                Err(error)
+            }
+        }
+    }
+
+    /// Enters a subscription into the tables, where pushes find it from now on.
+    pub(super) async fn insert(
+        &self,
+        outbox: &Arc<Outbox>,
+        client: &ClientId,
+        channel: &ChannelName,
+        stage: Stage,
+        log: LogState,
+    ) -> Result<Arc<Subscription>, HubError> {
+        let subscription =
+            Subscription::new(channel.clone(), client.clone(), Arc::clone(outbox), stage, log);
+        let subscription = Arc::new(subscription);
+        if !outbox.insert_subscription(&subscription) {
+            return Err(HubError::SessionEnded);
+        }
+        if channel.kind() != ChannelKind::PeerToPeer && self.channels.add(&subscription) {
+            self.bus.join(channel).await;
+        }
+        if subscription.stage() == Stage::Ended {
+            // The session ended in between and did not find it in the channel's list yet.
+            self.leave(&subscription);
+            return Err(HubError::SessionEnded);
+        }
+        Ok(subscription)
+    }
+
+    /// Makes an entered subscription persistent, and returns the retained message.
+    async fn attach(&self, subscription: &Arc<Subscription>) -> Result<Option<Bytes>, HubError> {
+        let (stored, retained) =
+            self.subscribe_in_store(&subscription.client, &subscription.channel).await?;
+        subscription.outbox.attach(subscription, &stored);
+        Ok(retained.map(|retained| frame_retained(&subscription.outbox, &subscription.channel, &retained)))
+    }
+
+    async fn subscribe_in_store(
+        &self,
+        client: &ClientId,
+        channel: &ChannelName,
+    ) -> Result<(StoredSubscription, Option<Retained>), HubError> {
+        let operation = Operation::Subscribe { client: client.clone(), channel: channel.clone() };
+        match self.commit(operation).await? {
+            Outcome::Subscribed { subscription, retained } => Ok((subscription, retained)),
+            _ => Err(HubError::Store),
+        }
+    }
+
+    async fn unsubscribe_in_store(&self, client: &ClientId, channel: &ChannelName) -> Result<bool, HubError> {
+        let operation = Operation::Unsubscribe { client: client.clone(), channel: channel.clone() };
+        match self.commit(operation).await? {
+            Outcome::Unsubscribed(existed) => Ok(existed),
+            _ => Err(HubError::Store),
+        }
+    }
+
+    /// Ends a subscription of a connected client; `false` if there was none. Nothing of it is pushed
+    /// after this returns, and a persistent one is gone from disk.
+    pub(crate) async fn unsubscribe(
+        &self,
+        outbox: &Arc<Outbox>,
+        client: &ClientId,
+        channel: &ChannelName,
+    ) -> Result<bool, HubError> {
+        let _turn = self.change_of(client).await;
+        self.unsubscribe_in_turn(outbox, client, channel).await
+    }
+
+    pub(super) async fn unsubscribe_in_turn(
+        &self,
+        outbox: &Arc<Outbox>,
+        client: &ClientId,
+        channel: &ChannelName,
+    ) -> Result<bool, HubError> {
+        let Some(subscription) = outbox.subscription(channel.as_str()) else { return Ok(false) };
+        if subscription.persistence() == Persistence::Persistent {
+            self.unsubscribe_in_store(client, channel).await?;
+        }
+        self.remove(outbox, channel);
+        Ok(true)
+    }
+
+    /// Subscribes a client on the server's own account, connected or not. An existing subscription
+    /// changes its flag (2.20). The retained message is sent as for `sub`.
+    pub(crate) async fn force_subscribe(
+        self: &Arc<Self>,
+        client: &ClientId,
+        channel: &ChannelName,
+        persistence: Persistence,
+    ) -> Result<(), HubError> {
+        let _turn = self.change_of(client).await;
+        let Some(outbox) = self.connections.outbox(client.as_str()) else {
+            if persistence == Persistence::Temporary {
+                return Err(HubError::SessionEnded);
+            }
+            self.subscribe_in_store(client, channel).await?;
+            return Ok(());
+        };
+        let subscribed = self.force_in_turn(&outbox, client, channel, persistence).await?;
+        outbox.open(&subscribed.subscription, None, subscribed.retained);
+        outbox.flush();
+        Ok(())
+    }
+
+    pub(super) async fn force_in_turn(
+        self: &Arc<Self>,
+        outbox: &Arc<Outbox>,
+        client: &ClientId,
+        channel: &ChannelName,
+        persistence: Persistence,
+    ) -> Result<Subscribed, HubError> {
+        if let Some(subscription) = outbox.subscription(channel.as_str())
+            && subscription.persistence() != persistence
+        {
+            let retained = match persistence {
+                Persistence::Persistent => self.attach(&subscription).await?,
+                Persistence::Temporary => {
+                    self.unsubscribe_in_store(client, channel).await?;
+                    outbox.detach(&subscription);
+                    self.retained_push(outbox, channel).await?
+                }
+            };
+            return Ok(Subscribed { subscription, retained });
+        }
+        self.subscribe_in_turn(outbox, client, channel, persistence, Stage::Live).await
+    }
+
+    /// Ends a client's subscription on the server's own account, connected or not.
+    pub(crate) async fn force_unsubscribe(
+        &self,
+        client: &ClientId,
+        channel: &ChannelName,
+    ) -> Result<bool, HubError> {
+        let _turn = self.change_of(client).await;
+        let Some(outbox) = self.connections.outbox(client.as_str()) else {
+            return self.unsubscribe_in_store(client, channel).await;
+        };
+        let existed = self.unsubscribe_in_turn(&outbox, client, channel).await?;
+        outbox.flush();
+        Ok(existed)
+    }
+
+    /// A client's subscriptions: all of a connected one, the persistent ones of any other.
+    pub(crate) async fn subscriptions_of(
+        &self,
+        client: &ClientId,
+    ) -> Result<Vec<(ChannelName, Persistence)>, HubError> {
+        let mut list: Vec<_> = match self.connections.outbox(client.as_str()) {
+            Some(outbox) => {
+                let live = outbox.subscriptions();
+                live.iter().map(|subscription| (subscription.channel.clone(), subscription.persistence())).collect()
+            }
+            None => {
+                let stored = self.store.subscriptions(client).await;
+                let stored = stored.map_err(|error| self.store_failed(&error))?;
+                stored.into_iter().map(|stored| (stored.channel, Persistence::Persistent)).collect()
+            }
+        };
+        list.sort_by(|(one, _), (other, _)| one.cmp(other));
+        Ok(list)
+    }
+
+    fn remove(&self, outbox: &Outbox, channel: &ChannelName) {
+        if let Some(subscription) = outbox.remove_subscription(channel.as_str()) {
+            self.leave(&subscription);
+        }
+    }
+
+    /// Takes a subscription that has ended out of its channel.
+    pub(super) fn leave(&self, subscription: &Arc<Subscription>) {
+        if subscription.channel.kind() != ChannelKind::PeerToPeer && self.channels.remove(subscription) {
+            self.bus.leave(&subscription.channel);
+        }
+    }
+
+    /// The channel's retained message, framed for this client (§9.b).
+    pub(super) async fn retained_push(
+        &self,
+        outbox: &Outbox,
+        channel: &ChannelName,
+    ) -> Result<Option<Bytes>, HubError> {
+        // One on its way to the store was published before, so it must be seen: then the read queues up.
+        if !self.queue.has_retained() && !self.store.may_have_retained(channel) {
+            return Ok(None);
+        }
+        match self.commit(Operation::ReadRetained { channel: channel.clone() }).await? {
+            Outcome::Retained(retained) => {
+                Ok(retained.map(|retained| frame_retained(outbox, channel, &retained)))
+            }
+            _ => Err(HubError::Store),
+        }
+    }
+
+    /// Forgets a channel's retained message; `false` if there was none.
+    pub(crate) async fn clear_retained(&self, channel: &ChannelName) -> Result<bool, HubError> {
+        match self.commit(Operation::ClearRetained { channel: channel.clone() }).await? {
+            Outcome::Cleared(existed) => Ok(existed),
+            _ => Err(HubError::Store),
+        }
+    }
+}
+
+fn frame_retained(outbox: &Outbox, channel: &ChannelName, retained: &Retained) -> Bytes {
+    let sender = retained.sender.as_ref().map_or("", ClientId::as_str);
+    let mut builder = PushesBuilder::default();
+    builder.push_retained(&PushFrame::new(channel.as_str(), sender), payload(&retained.data));
+    builder.finish().framed(outbox.framing).bytes.clone()
+}

@@ -1,0 +1,138 @@
+//! The log: `tracing` events as lines on the console and in a file.
+//!
+//! `12-15 10:30:08 [JMQTServer:SOCKET] INF : Listening on tcp 8010 connections=0`
+//!
+//! What a line looks like is in `line`, how it gets out without keeping anyone waiting in `sink`.
+//! Everything that uses `tracing` is logged, the application's own events included; events of
+//! libraries underneath only from WRN on.
+
+mod line;
+mod sink;
+
+use std::fs::OpenOptions;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use tracing::Subscriber;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+
+use crate::config::{LogConfig, LogMode};
+use line::LineFormat;
+use sink::{Sink, SinkGuard, Sinks};
+
+/// Targets (by how they begin) of libraries that log for their own developers: heard from WRN on.
+const LIBRARIES: [&str; 9] = [
+    "mio::",
+    "redis::",
+    "rustls",
+    "sqlx",
+    "tokio::",
+    "tokio_rustls",
+    "tokio_tungstenite",
+    "tokio_util",
+    "tungstenite",
+];
+
+/// Why there is no log.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LogError {
+    /// The file cannot be opened for appending. Check LOG_PATH.
+    #[error("cannot open the log file {}: {source}", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The program has set a `tracing` subscriber before. One is enough: keep it, and do without
+    /// [`init`], or the other way round.
+    #[error("a log has been set up before")]
+    AlreadySet,
+}
+
+/// Keeps the log alive. When it is dropped, what is queued is written, which takes two seconds at
+/// most for each outlet; later lines are lost. Bind it in `main`, to a name other than `_`.
+#[derive(Debug)]
+#[must_use = "the log ends when its guard is dropped"]
+pub struct LogGuard {
+    sinks: Vec<SinkGuard>,
+}
+
+impl LogGuard {
+    /// How many lines were lost because the console or the file did not keep up.
+    #[must_use]
+    pub fn lost_lines(&self) -> u64 {
+        self.sinks.iter().map(SinkGuard::lost_lines).sum()
+    }
+}
+
+/// Sets up the log of this process: `program` is the name in every line, such as `JMQTServer`.
+///
+/// Lines go to stderr, because stdout is the application's, and are appended to LOG_PATH if there
+/// is one (if that is a directory, to `<program>.log` in it). With [`LogMode::Disabled`] nothing is
+/// set up and no file is opened, and the application may set a subscriber of its own.
+///
+/// # Errors
+/// [`LogError::Open`] if the file cannot be opened; [`LogError::AlreadySet`] if the process has a
+/// global `tracing` subscriber already.
+pub fn init(program: &str, log: &LogConfig) -> Result<LogGuard, LogError> {
+    let Some(level) = level(log.mode) else {
+        return Ok(LogGuard { sinks: Vec::new() });
+    };
+    let (console, console_guard) = Sink::new(program, io::stderr());
+    let (mut sinks, mut guards) = (vec![console], vec![console_guard]);
+    if let Some(path) = &log.path {
+        let (file, guard) = Sink::new(program, open(path, program)?);
+        sinks.push(file);
+        guards.push(guard);
+    }
+    tracing::subscriber::set_global_default(subscriber(program, level, Sinks::new(sinks)))
+        .map_err(|_| LogError::AlreadySet)?;
+    Ok(LogGuard { sinks: guards })
+}
+
+fn open(path: &Path, program: &str) -> Result<std::fs::File, LogError> {
+    let path = if path.is_dir() {
+        path.join(format!("{program}.log"))
+    } else {
+        path.to_owned()
+    };
+    let opened = OpenOptions::new().create(true).append(true).open(&path);
+    opened.map_err(|source| LogError::Open { path, source })
+}
+
+fn level(mode: LogMode) -> Option<LevelFilter> {
+    match mode {
+        LogMode::Debug => Some(LevelFilter::DEBUG),
+        LogMode::Info => Some(LevelFilter::INFO),
+        LogMode::Warning => Some(LevelFilter::WARN),
+        LogMode::Error => Some(LevelFilter::ERROR),
+        LogMode::Disabled => None,
+    }
+}
+
+/// Everything but the outlets, which tests replace.
+fn subscriber<W>(
+    program: &str,
+    level: LevelFilter,
+    writer: W,
+) -> impl Subscriber + Send + Sync + use<W>
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    let libraries = LIBRARIES.map(|library| (library, level.min(LevelFilter::WARN)));
+    let lines = tracing_subscriber::fmt::layer()
+        .event_format(LineFormat::new(program))
+        .with_ansi(false)
+        .with_writer(writer);
+    tracing_subscriber::registry()
+        .with(Targets::new().with_default(level).with_targets(libraries))
+        .with(lines)
+}
+
+#[cfg(test)]
+mod tests;

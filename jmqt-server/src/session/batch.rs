@@ -1,0 +1,106 @@
+//! What one read has brought about and has not been written yet.
+//!
+//! Consecutive QoS 0 publishes to one channel are joined into one piece, encoded once, and appended once
+//! to each subscriber. The number of writes dominates the cost of a fan-out; this is what keeps it low.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use jmqt_protocol::{ChannelName, Payload, PushFrame};
+
+use super::{Core, Flow, Flush};
+use crate::hub::{DirtyOutboxes, PushesBuilder};
+use crate::transport::{Decoder, TransportError};
+
+/// A run of pushes is delivered when it has grown to this.
+const RUN_BYTES: usize = 64 * 1024;
+
+/// Gathered while a read is handled.
+#[derive(Default)]
+pub(crate) struct Batch {
+    run: Option<Box<Run>>,
+    dirty: DirtyOutboxes,
+    /// The session's own outbox has something to write.
+    pub(super) answered: bool,
+}
+
+/// Consecutive QoS 0 publishes to one channel.
+struct Run {
+    channel: ChannelName,
+    /// `None` if nobody is subscribed: then there is nothing to encode.
+    pushes: Option<(PushFrame, PushesBuilder)>,
+    published: u64,
+}
+
+impl Batch {
+    /// The channel of the open run, if it has this name: saves checking the name again.
+    pub(crate) fn channel_named(&self, name: &str) -> Option<&ChannelName> {
+        self.run.as_ref().map(|run| &run.channel).filter(|channel| channel.as_str() == name)
+    }
+}
+
+impl Core {
+    /// Adds a QoS 0 publish to the batch.
+    pub(crate) async fn gather(&mut self, channel: &ChannelName, data: Payload<'_>) {
+        if self.batch.run.as_ref().is_some_and(|run| run.channel != *channel) {
+            self.deliver_run(Flush::Later).await;
+        }
+        let sender = self.member.as_ref().map_or("", |member| member.client.as_str());
+        let hub = &self.shared.hub;
+        let run = self.batch.run.get_or_insert_with(|| {
+            let pushes = hub
+                .has_subscribers(channel)
+                .then(|| (PushFrame::new(channel.as_str(), sender), PushesBuilder::default()));
+            Box::new(Run { channel: channel.clone(), pushes, published: 0 })
+        });
+        run.published += 1;
+        let Some((frame, pushes)) = &mut run.pushes else { return };
+        pushes.push(frame, data, None);
+        if pushes.len() >= RUN_BYTES {
+            self.deliver_run(Flush::Later).await;
+            self.batch.dirty.flush();
+        }
+    }
+
+    /// Delivers the open run, before anything that must come after it.
+    pub(crate) async fn deliver_run(&mut self, flush: Flush) {
+        let Some(run) = self.batch.run.take() else { return };
+        let hub = Arc::clone(&self.shared.hub);
+        hub.counters.messages_published.add(run.published);
+        let Some((_, pushes)) = run.pushes else { return };
+        let sender = self.member.as_ref().map(|member| &member.client);
+        hub.push(&run.channel, sender, &pushes.finish(), flush, &mut self.batch.dirty).await;
+    }
+
+    /// Delivers and writes everything that was gathered.
+    pub(crate) async fn end_batch(&mut self) {
+        if self.batch.run.is_some() {
+            // With nothing else to write, the pushes go straight from here into the sockets.
+            let flush = if self.batch.dirty.is_empty() { Flush::Now } else { Flush::Later };
+            self.deliver_run(flush).await;
+        }
+        self.batch.dirty.flush();
+        self.batch.answered = false;
+        self.outbox.flush();
+    }
+
+    pub(super) fn append_transport_output(&mut self, decoder: &mut Decoder) {
+        let output = decoder.take_output();
+        if !output.is_empty() {
+            self.outbox.append(output.into());
+        }
+    }
+
+    /// The transport's rules were broken: says so in its own way, and ends the connection.
+    pub(super) fn refuse_transport(&mut self, decoder: &mut Decoder, error: &TransportError) -> Flow {
+        use crate::transport::CloseCode;
+        tracing::debug!(target: "jmqt::session", client = self.name(), remote = %self.info.remote, %error, "the transport ended");
+        match error {
+            TransportError::Closed => {}
+            TransportError::PacketTooLarge(_) => decoder.close(CloseCode::Size),
+            TransportError::Violation { code, .. } => decoder.close(*code),
+        }
+        self.append_transport_output(decoder);
+        ControlFlow::Break(error.close_reason())
+    }
+}

@@ -1,0 +1,70 @@
+//! Read buffers, lent to a session while it handles what it received. An idle session holds none.
+
+use std::cell::RefCell;
+
+/// What a session that does little reads with,
+const SMALL_BYTES: usize = 4 * 1024;
+/// and one that fills the small one.
+const LARGE_BYTES: usize = 64 * 1024;
+/// A thread keeps so many of each for the next read.
+const KEPT: usize = 8;
+
+thread_local! {
+    static SMALL: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
+    static LARGE: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A buffer on loan, given back when it is dropped.
+pub(super) struct ReadBuffer(Box<[u8]>);
+
+/// How large the next read should be, judged by the last one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum ReadSize {
+    #[default]
+    Small,
+    Large,
+}
+
+impl ReadSize {
+    /// Adapts to a read that brought so many bytes.
+    pub(super) fn adapt(&mut self, received: usize) {
+        if received >= SMALL_BYTES {
+            *self = Self::Large;
+        } else if received < SMALL_BYTES / 2 {
+            *self = Self::Small;
+        }
+    }
+}
+
+impl ReadBuffer {
+    pub(super) fn lend(size: ReadSize) -> Self {
+        let (pool, bytes) = match size {
+            ReadSize::Small => (&SMALL, SMALL_BYTES),
+            ReadSize::Large => (&LARGE, LARGE_BYTES),
+        };
+        let kept = pool.with_borrow_mut(Vec::pop);
+        Self(kept.unwrap_or_else(|| vec![0; bytes].into_boxed_slice()))
+    }
+
+    pub(super) fn as_mut(&mut self) -> &mut [u8] {
+        &mut self.0
+    }
+
+    pub(super) fn filled(&self, length: usize) -> &[u8] {
+        &self.0[..length]
+    }
+}
+
+impl Drop for ReadBuffer {
+    fn drop(&mut self) {
+        let buffer = std::mem::take(&mut self.0);
+        let pool = if buffer.len() == SMALL_BYTES { &SMALL } else { &LARGE };
+        // A thread that is ending has no pool any more; then the buffer is simply freed.
+        let _ = pool.try_with(|pool| {
+            let mut pool = pool.borrow_mut();
+            if pool.len() < KEPT {
+                pool.push(buffer);
+            }
+        });
+    }
+}

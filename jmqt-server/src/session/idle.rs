@@ -1,0 +1,227 @@
+//! How long a connection may keep the server waiting (protocol.md 2.15, 2.14, design of slow consumers).
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::{Instant, Sleep};
+
+use crate::validators::CloseReason;
+
+/// How many answered `auth` packets restart the wait before `conn`.
+const AUTH_RESTARTS: u8 = 5;
+/// A connection that took fewer bytes than this in SLOW_CONSUMER_SECONDS is closed.
+const SLOW_CONSUMER_BYTES: u64 = 1024;
+
+/// The limits, from the configuration.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct IdleLimits {
+    pub(crate) timeout: Duration,
+    pub(crate) slow_consumer: Duration,
+}
+
+/// One connection's clocks, and the one timer that serves them all.
+///
+/// Nothing is rearmed when bytes come in: the timer runs to the deadline it was set to, and looks then
+/// whether that has moved.
+pub(super) struct IdleClock {
+    limits: IdleLimits,
+    /// Before a session: when the wait began. Within one: when bytes were received last.
+    since: Instant,
+    in_session: bool,
+    auth_restarts: u8,
+    /// When the packet began that is half received.
+    packet_since: Option<Instant>,
+    /// When the outbox was seen blocked, and how many bytes had been taken then.
+    blocked: Option<(Instant, u64)>,
+    timer: Pin<Box<Sleep>>,
+}
+
+/// What the clocks are checked against.
+pub(super) struct Observed {
+    /// Bytes taken by the kernel so far, if something is waiting.
+    pub(super) blocked_at: Option<u64>,
+    /// Since when the in-flight window has been full.
+    pub(super) window_full_since: Option<std::time::Instant>,
+}
+
+impl IdleClock {
+    pub(super) fn new(limits: IdleLimits, accepted: Instant) -> Self {
+        Self {
+            limits,
+            since: accepted,
+            in_session: false,
+            auth_restarts: 0,
+            packet_since: None,
+            blocked: None,
+            timer: Box::pin(tokio::time::sleep_until(accepted + limits.timeout)),
+        }
+    }
+
+    /// Bytes were received, which end in the middle of a packet or do not.
+    pub(super) fn received(&mut self, now: Instant, mid_packet: bool) {
+        if self.in_session {
+            self.since = now;
+        }
+        match (mid_packet, self.packet_since) {
+            (true, None) => self.packet_since = Some(now),
+            (false, _) => self.packet_since = None,
+            (true, Some(_)) => {}
+        }
+    }
+
+    /// A packet was completed in these bytes, so the one that is half received began with them.
+    pub(super) fn packet_completed(&mut self) {
+        self.packet_since = None;
+    }
+
+    /// An `auth` was answered before `conn`.
+    pub(super) fn auth_answered(&mut self, now: Instant) {
+        if !self.in_session && self.auth_restarts < AUTH_RESTARTS {
+            self.auth_restarts += 1;
+            self.since = now;
+        }
+    }
+
+    pub(super) fn session_begun(&mut self, now: Instant) {
+        self.in_session = true;
+        self.since = now;
+    }
+
+    /// A request was handled for so long: the clock stood still.
+    pub(super) fn stood_still(&mut self, pause: Duration) {
+        self.since += pause;
+        self.packet_since = self.packet_since.map(|since| since + pause);
+    }
+
+    /// Whether the time is up, and for what. Rearms the timer when it is not.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, observe: impl Fn() -> Observed) -> Poll<CloseReason> {
+        loop {
+            if self.timer.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            let (deadline, reason) = self.next_deadline(&observe());
+            if deadline <= Instant::now() {
+                return Poll::Ready(reason);
+            }
+            self.timer.as_mut().reset(deadline);
+        }
+    }
+
+    /// The outbox has become blocked: its deadline may come before the one the timer is set to.
+    pub(super) fn watch_blocked(&mut self, written: u64) {
+        if self.blocked.is_some() {
+            return;
+        }
+        let now = Instant::now();
+        self.blocked = Some((now, written));
+        let deadline = now + self.limits.slow_consumer;
+        if deadline < self.timer.deadline() {
+            self.timer.as_mut().reset(deadline);
+        }
+    }
+
+    /// The outbox is empty again.
+    pub(super) fn unblocked(&mut self) {
+        self.blocked = None;
+    }
+
+    fn next_deadline(&mut self, observed: &Observed) -> (Instant, CloseReason) {
+        let timeout = self.limits.timeout;
+        let mut next = (self.since + timeout, CloseReason::IdleTimeout);
+        let mut sooner = |deadline: Instant, reason| {
+            if deadline < next.0 {
+                next = (deadline, reason);
+            }
+        };
+        if self.in_session
+            && let Some(since) = self.packet_since
+        {
+            sooner(since + timeout * 4, CloseReason::IdleTimeout);
+        }
+        if let Some(since) = observed.window_full_since {
+            sooner(Instant::from_std(since) + timeout * 2, CloseReason::NoAcknowledgements);
+        }
+        match (observed.blocked_at, &mut self.blocked) {
+            (Some(written), Some((since, mark))) => {
+                if *since + self.limits.slow_consumer <= Instant::now() && written >= *mark + SLOW_CONSUMER_BYTES {
+                    (*since, *mark) = (Instant::now(), written);
+                }
+                sooner(*since + self.limits.slow_consumer, CloseReason::SlowConsumer);
+            }
+            _ => self.blocked = None,
+        }
+        next
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: IdleLimits =
+        IdleLimits { timeout: Duration::from_secs(60), slow_consumer: Duration::from_secs(30) };
+
+    async fn expires(clock: &mut IdleClock, observe: impl Fn() -> Observed) -> (CloseReason, u64) {
+        let start = Instant::now();
+        let reason = std::future::poll_fn(|cx| clock.poll(cx, &observe)).await;
+        (reason, start.elapsed().as_secs())
+    }
+
+    fn nothing() -> Observed {
+        Observed { blocked_at: None, window_full_since: None }
+    }
+
+    #[tokio::test(start_paused = true)] // protocol.md 2.15
+    async fn before_conn_bytes_are_no_sign_of_life() {
+        let mut clock = IdleClock::new(LIMITS, Instant::now());
+        tokio::time::advance(Duration::from_secs(50)).await;
+        clock.received(Instant::now(), true);
+        assert_eq!(expires(&mut clock, nothing).await, (CloseReason::IdleTimeout, 10));
+    }
+
+    #[tokio::test(start_paused = true)] // protocol.md 2.1
+    async fn five_answered_auths_restart_the_wait() {
+        let mut clock = IdleClock::new(LIMITS, Instant::now());
+        for _ in 0..7 {
+            tokio::time::advance(Duration::from_secs(5)).await;
+            clock.auth_answered(Instant::now());
+        }
+        assert_eq!(expires(&mut clock, nothing).await, (CloseReason::IdleTimeout, 50));
+    }
+
+    #[tokio::test(start_paused = true)] // protocol.md 2.15
+    async fn in_a_session_bytes_count_but_one_packet_has_its_limit() {
+        let mut clock = IdleClock::new(LIMITS, Instant::now());
+        clock.session_begun(Instant::now());
+        for _ in 0..4 {
+            clock.received(Instant::now(), true);
+            tokio::time::advance(Duration::from_secs(50)).await;
+        }
+        clock.received(Instant::now(), true);
+        assert_eq!(expires(&mut clock, nothing).await, (CloseReason::IdleTimeout, 40));
+    }
+
+    #[tokio::test(start_paused = true)] // protocol.md 2.15
+    async fn the_clock_stands_still_while_a_request_is_handled() {
+        let mut clock = IdleClock::new(LIMITS, Instant::now());
+        clock.session_begun(Instant::now());
+        tokio::time::advance(Duration::from_secs(20)).await;
+        clock.stood_still(Duration::from_secs(20));
+        assert_eq!(expires(&mut clock, nothing).await, (CloseReason::IdleTimeout, 60));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_consumer_that_takes_nothing_is_slow_and_one_that_takes_some_is_not() {
+        let mut clock = IdleClock::new(LIMITS, Instant::now());
+        clock.session_begun(Instant::now());
+        clock.watch_blocked(100);
+        let stuck = || Observed { blocked_at: Some(1123), ..nothing() };
+        assert_eq!(expires(&mut clock, stuck).await, (CloseReason::SlowConsumer, 30));
+        let mut clock = IdleClock::new(LIMITS, Instant::now());
+        clock.session_begun(Instant::now());
+        clock.watch_blocked(100);
+        let moving = || Observed { blocked_at: Some(1124), ..nothing() };
+        assert_eq!(expires(&mut clock, moving).await, (CloseReason::IdleTimeout, 60));
+    }
+}

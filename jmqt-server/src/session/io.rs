@@ -1,0 +1,101 @@
+//! The socket of one session, plain or TLS, as its own task sees it.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+
+use super::Outbox;
+use super::buffer::{ReadBuffer, ReadSize};
+
+/// What a session reads from and writes to.
+pub(crate) enum Io {
+    /// Shared with the outbox, which writes to it from other tasks.
+    Plain(Arc<TcpStream>),
+    Tls {
+        stream: Box<TlsStream<TcpStream>>,
+        /// Encrypted bytes are left that the socket did not take.
+        unflushed: bool,
+    },
+}
+
+impl Io {
+    /// Whether [`poll_drain`](Self::poll_drain) has something to do although the outbox is empty.
+    pub(super) fn is_unflushed(&self) -> bool {
+        matches!(self, Self::Tls { unflushed: true, .. })
+    }
+
+    /// Waits for bytes. A buffer is lent only when there are some.
+    pub(super) fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        size: ReadSize,
+    ) -> Poll<io::Result<(ReadBuffer, usize)>> {
+        match self {
+            Self::Plain(stream) => loop {
+                ready!(stream.poll_read_ready(cx))?;
+                let mut buffer = ReadBuffer::lend(size);
+                match stream.try_read(buffer.as_mut()) {
+                    Ok(length) => return Poll::Ready(Ok((buffer, length))),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => return Poll::Ready(Err(error)),
+                }
+            },
+            Self::Tls { stream, .. } => {
+                let mut buffer = ReadBuffer::lend(size);
+                let mut filled = ReadBuf::new(buffer.as_mut());
+                ready!(Pin::new(stream).poll_read(cx, &mut filled))?;
+                let length = filled.filled().len();
+                Poll::Ready(Ok((buffer, length)))
+            }
+        }
+    }
+
+    /// Writes what waits in the outbox; ready when nothing is left.
+    pub(super) fn poll_drain(&mut self, cx: &mut Context<'_>, outbox: &Outbox) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(stream) => loop {
+                ready!(stream.poll_write_ready(cx))?;
+                if outbox.drain_plain()? {
+                    return Poll::Ready(Ok(()));
+                }
+            },
+            Self::Tls { stream, unflushed } => {
+                *unflushed = true;
+                let mut pending = false;
+                loop {
+                    let drained = outbox.drain_with(|bytes| match Pin::new(&mut *stream).poll_write(cx, bytes) {
+                        Poll::Ready(written) => written,
+                        Poll::Pending => {
+                            pending = true;
+                            Err(io::ErrorKind::WouldBlock.into())
+                        }
+                    })?;
+                    if drained {
+                        break;
+                    }
+                    if pending {
+                        return Poll::Pending;
+                    }
+                }
+                ready!(Pin::new(stream).poll_flush(cx))?;
+                *unflushed = false;
+                Poll::Ready(Ok(()))
+            }
+        }
+    }
+
+    /// Says that nothing more will be sent.
+    pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(stream) => {
+                Poll::Ready(socket2::SockRef::from(&**stream).shutdown(std::net::Shutdown::Write))
+            }
+            Self::Tls { stream, .. } => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! One client connection, from its first packet to the close notifier (§5, §9.f).
+//!
+//! A [`Session`] is one task. It alone reads its transport and changes its state, so packets are
+//! handled and answered in arrival order (protocol.md 2.10). What others may touch is its [`Outbox`].
+//! While a request waits, for a validator or the disk, the same task goes on writing what waits in the
+//! outbox and sees when the connection is to be closed.
+//!
+//! Not here: JSON (`jmqt-protocol`), who subscribes to what (`hub`), what is on disk (`store`).
+
+mod batch;
+mod buffer;
+mod close;
+mod cursor;
+mod idle;
+mod io;
+mod outbox;
+mod push_id;
+mod queue;
+mod subscription;
+mod window;
+
+use std::future::poll_fn;
+use std::ops::ControlFlow;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use jmqt_protocol::{ClientId, Packet};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tokio_rustls::server::TlsStream;
+
+use crate::server::Shared;
+use crate::transport::{Decoder, Framing};
+use crate::validators::{Asked, BoxError, CloseReason, ConnectionInfo, poll_guarded};
+
+use batch::Batch;
+use buffer::{ReadBuffer, ReadSize};
+use idle::{IdleClock, Observed};
+use io::Io;
+
+pub(crate) use idle::IdleLimits;
+pub(crate) use outbox::{
+    Flush, LoggedPush, LoggedPushes, Missing, Outbox, OutboxContext, Source,
+};
+pub(crate) use push_id::{IdSpace, PushId};
+pub(crate) use subscription::{LogState, Stage, Subscription};
+
+/// How many bad packets in a row end a connection (protocol.md 2.5).
+const BAD_PACKETS: u8 = 16;
+
+/// `Break` ends the connection.
+pub(crate) type Flow = ControlFlow<CloseReason>;
+
+/// One connection.
+pub(crate) struct Session {
+    decoder: Decoder,
+    core: Core,
+}
+
+/// All of a session but the decoder, whose buffer a packet borrows while it is handled.
+pub(crate) struct Core {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) info: ConnectionInfo,
+    pub(crate) outbox: Arc<Outbox>,
+    /// Present once `conn` was accepted.
+    pub(crate) member: Option<Member>,
+    pub(crate) batch: Batch,
+    io: Io,
+    clock: IdleClock,
+    read_size: ReadSize,
+    bad_in_a_row: u8,
+}
+
+/// Whose session it is.
+#[derive(Debug, Clone)]
+pub(crate) struct Member {
+    pub(crate) client: ClientId,
+    pub(crate) generation: u64,
+}
+
+/// A socket on which everything below JMQT has been agreed.
+pub(crate) enum Accepted {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// What a session waits for.
+enum Event {
+    Received(ReadBuffer, usize),
+    /// The outbox has room again.
+    Drained,
+    Ended(CloseReason),
+}
+
+impl Session {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        info: ConnectionInfo,
+        accepted: Accepted,
+        accepted_at: Instant,
+    ) -> Self {
+        let framing = if info.protocol.is_websocket() { Framing::WebSocket } else { Framing::Nul };
+        let (io, inline) = match accepted {
+            Accepted::Plain(stream) => {
+                let stream = Arc::new(stream);
+                (Io::Plain(Arc::clone(&stream)), Some(stream))
+            }
+            Accepted::Tls(stream) => (Io::Tls { stream, unflushed: false }, None),
+        };
+        let outbox = Arc::new(Outbox::new(framing, inline, Arc::clone(&shared.hub.context)));
+        Self {
+            decoder: Decoder::new(framing, shared.limits.preconn_packet_bytes),
+            core: Core {
+                clock: IdleClock::new(shared.limits.idle, accepted_at),
+                shared,
+                info,
+                outbox,
+                member: None,
+                batch: Batch::default(),
+                io,
+                read_size: ReadSize::default(),
+                bad_in_a_row: 0,
+            },
+        }
+    }
+
+    pub(crate) fn outbox(&self) -> &Arc<Outbox> {
+        &self.core.outbox
+    }
+
+    /// Serves the connection until one side ends it, and does what is to be done then.
+    pub(crate) async fn run(mut self) {
+        let reason = self.serve().await;
+        Box::pin(self.close(reason)).await;
+    }
+
+    async fn serve(&mut self) -> CloseReason {
+        loop {
+            match poll_fn(|cx| self.core.poll_event(cx)).await {
+                Event::Ended(reason) => return reason,
+                Event::Drained => self.core.shared.hub.resume(&self.core.outbox),
+                Event::Received(buffer, length) => {
+                    self.core.read_size.adapt(length);
+                    if let ControlFlow::Break(reason) = self.handle(buffer.filled(length)).await {
+                        return reason;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Handles everything complete in what was received, then writes.
+    async fn handle(&mut self, received: &[u8]) -> Flow {
+        let Self { decoder, core } = self;
+        let mut chunk = received;
+        let now = Instant::now();
+        core.clock.received(now, true);
+        loop {
+            match decoder.next(&mut chunk) {
+                Ok(Some(text)) => {
+                    core.clock.packet_completed();
+                    let had_session = core.member.is_some();
+                    let flow = core.handle_text(text).await;
+                    if flow.is_break() {
+                        core.end_batch().await;
+                        return flow;
+                    }
+                    if !had_session && core.member.is_some() {
+                        decoder.set_limit(core.shared.limits.packet_bytes);
+                    }
+                }
+                Ok(None) => {
+                    core.append_transport_output(decoder);
+                    if !decoder.has_more() {
+                        break;
+                    }
+                }
+                Err(error) => {
+                    core.end_batch().await;
+                    core.append_transport_output(decoder);
+                    return core.refuse_transport(decoder, &error);
+                }
+            }
+        }
+        core.clock.received(now, decoder.is_mid_packet());
+        core.end_batch().await;
+        core.shared.hub.resume(&core.outbox);
+        ControlFlow::Continue(())
+    }
+}
+
+impl Core {
+    /// The name to log this connection under.
+    pub(crate) fn name(&self) -> &str {
+        self.member.as_ref().map_or("", |member| member.client.as_str())
+    }
+
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        let duties = match self.poll_duties(cx) {
+            Poll::Ready(Err(reason)) => return Poll::Ready(Event::Ended(reason)),
+            Poll::Ready(Ok(())) => return Poll::Ready(Event::Drained),
+            Poll::Pending => self.outbox.duties(),
+        };
+        // A client that does not read its answers is not read from either.
+        if !duties.full
+            && let Poll::Ready(read) = self.io.poll_read(cx, self.read_size)
+        {
+            return Poll::Ready(match read {
+                Ok((_, 0)) => Event::Ended(CloseReason::ClosedByClient),
+                Ok((buffer, length)) => Event::Received(buffer, length),
+                Err(error) => Event::Ended(self.lost(&error)),
+            });
+        }
+        let outbox = &self.outbox;
+        let observe = || {
+            let (written, waiting) = outbox.progress();
+            Observed {
+                blocked_at: (waiting > 0).then_some(written),
+                window_full_since: outbox.window_full_since(),
+            }
+        };
+        self.clock.poll(cx, observe).map(Event::Ended)
+    }
+
+    /// What goes on whatever the session waits for: writing the rest, and seeing the end. `Ready(Ok)`:
+    /// what had been waiting to be written is gone.
+    fn poll_duties(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
+        self.outbox.register(cx.waker());
+        let duties = self.outbox.duties();
+        if let Some(reason) = duties.closed {
+            return Poll::Ready(Err(reason));
+        }
+        if !duties.blocked && !self.io.is_unflushed() {
+            return Poll::Pending;
+        }
+        match self.io.poll_drain(cx, &self.outbox) {
+            Poll::Ready(Ok(())) => {
+                self.clock.unblocked();
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(Err(self.lost(&error))),
+            Poll::Pending => {
+                self.clock.watch_blocked(self.outbox.progress().0);
+                Poll::Pending
+            }
+        }
+    }
+
+    fn lost(&self, error: &std::io::Error) -> CloseReason {
+        tracing::debug!(target: "jmqt::session", client = self.name(), remote = %self.info.remote, %error, "the connection was lost");
+        CloseReason::ConnectionLost
+    }
+
+    /// Waits for `future`, going on with the duties meanwhile. The idle clock stands still, and what the
+    /// batch has gathered does not wait.
+    ///
+    /// # Errors
+    /// The reason, if the connection is to be closed first; then the future is dropped.
+    pub(crate) async fn wait<F: Future>(&mut self, future: F) -> Result<F::Output, CloseReason> {
+        let mut future = pin!(future);
+        if let Poll::Ready(output) = poll_once(future.as_mut()).await {
+            return Ok(output);
+        }
+        self.end_batch().await;
+        let since = Instant::now();
+        let output = poll_fn(|cx| {
+            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                return Poll::Ready(Ok(output));
+            }
+            loop {
+                match self.poll_duties(cx) {
+                    Poll::Ready(Err(reason)) => return Poll::Ready(Err(reason)),
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+        });
+        let output = output.await;
+        self.clock.stood_still(since.elapsed());
+        output
+    }
+
+    /// Asks a validator, within its time limit. `None`: it failed, which has been logged, and the
+    /// request is to be answered SERVER_ERROR (2.17).
+    pub(crate) async fn ask<T>(
+        &mut self,
+        what: &'static str,
+        mut question: Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send + '_>>,
+    ) -> Result<Option<T>, CloseReason> {
+        // Most answer at once; those cost neither a timer nor a flush.
+        let first = poll_fn(|cx| Poll::Ready(poll_guarded(&mut question, cx))).await;
+        let asked = match first {
+            Poll::Ready(asked) => asked,
+            Poll::Pending => {
+                let limit = self.shared.limits.validator_timeout;
+                let answer = poll_fn(|cx| poll_guarded(&mut question, cx));
+                let timed = self.wait(tokio::time::timeout(limit, answer)).await?;
+                timed.unwrap_or(Asked::TimedOut)
+            }
+        };
+        let answer = asked.logged(what, self.name());
+        if answer.is_none() {
+            self.shared.hub.counters.validator_failures.increment();
+        }
+        Ok(answer)
+    }
+
+    /// Appends a packet to the outbox; it is written at the end of the batch.
+    pub(crate) fn answer(&mut self, packet: &Packet<'_>) {
+        self.outbox.answer(packet);
+        self.batch.answered = true;
+    }
+
+    /// Counts a bad packet; the sixteenth in a row ends the connection (2.5).
+    pub(crate) fn bad_packet(&mut self, problem: &dyn std::fmt::Display) -> Flow {
+        self.shared.hub.counters.bad_packets.increment();
+        tracing::debug!(target: "jmqt::session", client = self.name(), remote = %self.info.remote, %problem, "bad packet");
+        self.bad_in_a_row += 1;
+        if self.bad_in_a_row < BAD_PACKETS {
+            return ControlFlow::Continue(());
+        }
+        ControlFlow::Break(CloseReason::BadPackets)
+    }
+
+    pub(crate) fn good_packet(&mut self) {
+        self.bad_in_a_row = 0;
+    }
+
+    pub(crate) fn auth_answered(&mut self) {
+        self.clock.auth_answered(Instant::now());
+    }
+
+    pub(crate) fn session_begun(&mut self, member: Member) {
+        self.member = Some(member);
+        self.clock.session_begun(Instant::now());
+    }
+}
+
+async fn poll_once<F: Future>(mut future: Pin<&mut F>) -> Poll<F::Output> {
+    poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await
+}

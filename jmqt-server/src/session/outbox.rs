@@ -1,0 +1,892 @@
+//! What other tasks may touch of a session, all of it under one short lock.
+//!
+//! Publishers append pushes here and, on plain connections, write them to the socket right away, so
+//! that a fan-out costs neither a task switch nor a copy. Once the kernel takes less than everything,
+//! only the session's own task writes, until nothing is left. Bytes are appended and written under
+//! the same lock, so they never change places; whether the client is still subscribed is looked at
+//! under it too, so nothing follows an `unsubAck`.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use std::time::Instant;
+
+use bytes::Bytes;
+use futures_util::task::AtomicWaker;
+use jmqt_protocol::{ChannelName, ClientId, Packet};
+use tokio::net::TcpStream;
+
+use super::push_id::{IdSpace, PushId};
+use super::queue::{SLICES, SendQueue};
+use super::subscription::{LogPosition, LogState, Stage, Subscription};
+use super::window::Window;
+use crate::counters::Counters;
+use crate::hub::Pushes;
+use crate::store::{ChannelKey, CursorUpdate, Seq, StoredSubscription};
+use crate::transport::Framing;
+use crate::validators::CloseReason;
+
+/// When appended bytes go to the socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Flush {
+    /// At once.
+    Now,
+    /// When the caller calls [`Outbox::flush`]: more is to come.
+    Later,
+}
+
+/// What all outboxes of a server share.
+pub(crate) struct OutboxContext {
+    /// OUTBOUND_QUEUE_BYTES.
+    pub(crate) queue_bytes: usize,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) ids: IdSpace,
+    /// Sessions whose cursors have moved since they were last written to the store.
+    pub(crate) moved_cursors: Mutex<Vec<Arc<Outbox>>>,
+}
+
+/// Where the pushes of an [`Outbox::offer`] come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// They have just been committed.
+    Live,
+    /// They were read from the log, which holds nothing else up to this place: gaps are final.
+    Log {
+        /// The last place this read has covered.
+        through: u64,
+    },
+}
+
+/// QoS 1 pushes of one channel, in log order.
+pub(crate) struct LoggedPushes {
+    pub(crate) pushes: Pushes,
+    pub(crate) messages: Vec<LoggedPush>,
+}
+
+/// What the windows need to know of each of them.
+#[derive(Debug, Clone)]
+pub(crate) struct LoggedPush {
+    pub(crate) id: PushId,
+    pub(crate) sender: Option<ClientId>,
+}
+
+/// See [`Outbox::duties`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Duties {
+    /// Why the connection is to be closed, if it is.
+    pub(crate) closed: Option<CloseReason>,
+    /// The session's task has something to write.
+    pub(crate) blocked: bool,
+    /// So much is waiting that the session must not read on.
+    pub(crate) full: bool,
+}
+
+/// A publish that is being submitted: dropped without [`keep`](Self::keep), it was not.
+pub(crate) struct Submitted<'a>(Option<&'a Outbox>);
+
+impl Submitted<'_> {
+    pub(crate) fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Submitted<'_> {
+    fn drop(&mut self) {
+        if let Some(outbox) = self.0 {
+            outbox.lock().unsettled -= 1;
+        }
+    }
+}
+
+/// What came of an [`Outbox::offer`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Offered {
+    /// The caller is the one to [`flush`](Outbox::flush).
+    pub(crate) flush: bool,
+    /// Not everything was taken: the log will be needed.
+    pub(crate) behind: bool,
+}
+
+/// A part of the log that a session wants read.
+pub(crate) struct Missing {
+    pub(crate) subscription: Arc<Subscription>,
+    pub(crate) key: ChannelKey,
+    pub(crate) after: u64,
+    /// The last message known to be there.
+    pub(crate) seen: u64,
+    pub(crate) count: usize,
+}
+
+/// One session's outgoing side.
+pub(crate) struct Outbox {
+    pub(crate) framing: Framing,
+    pub(crate) context: Arc<OutboxContext>,
+    waker: AtomicWaker,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Plain connections only: TLS has to be encrypted by the session's own task.
+    inline: Option<Arc<TcpStream>>,
+    queue: SendQueue,
+    /// Bytes the kernel has taken so far.
+    written: u64,
+    /// The kernel took less than everything: the session's task writes the rest.
+    blocked: bool,
+    /// Appended with [`Flush::Later`], and [`Outbox::flush`] has not come yet.
+    unflushed: bool,
+    closed: Option<CloseReason>,
+    /// QoS 0 pushes that came before the `connAck`, or before the `subAck` of their subscription.
+    held: VecDeque<Bytes>,
+    held_bytes: usize,
+    connecting: bool,
+    subscriptions: HashMap<ChannelName, Arc<Subscription>, foldhash::fast::RandomState>,
+    window: Option<Box<Window>>,
+    window_size: u32,
+    careful: bool,
+    cursors_listed: bool,
+    /// QoS 1 publishes of this session that the store has not settled.
+    unsettled: usize,
+    leaving: bool,
+}
+
+impl State {
+    fn window(&mut self) -> &mut Window {
+        let (size, careful) = (self.window_size as usize, self.careful);
+        self.window.get_or_insert_with(|| Box::new(Window::new(size, careful)))
+    }
+}
+
+impl Outbox {
+    pub(crate) fn new(
+        framing: Framing,
+        inline: Option<Arc<TcpStream>>,
+        context: Arc<OutboxContext>,
+    ) -> Self {
+        let state = State { inline, connecting: true, ..State::default() };
+        Self {
+            framing,
+            context,
+            waker: AtomicWaker::new(),
+            state: Mutex::new(state),
+        }
+    }
+
+    /// The client takes so many pushes at a time, and redeliveries carefully or not (2.14).
+    pub(crate) fn set_window(&self, window_size: u32, careful: bool) {
+        let mut state = self.lock();
+        state.window_size = window_size;
+        state.careful = careful;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    // ---- the session's own task ---------------------------------------------------------------
+
+    /// Wakes the session's task whenever it has something to do here.
+    pub(crate) fn register(&self, waker: &Waker) {
+        self.waker.register(waker);
+    }
+
+    /// Why the connection is to be closed, if it is.
+    pub(crate) fn closed(&self) -> Option<CloseReason> {
+        self.lock().closed
+    }
+
+    /// Closes the connection. The first reason counts.
+    pub(crate) fn close(&self, reason: CloseReason) {
+        self.lock().closed.get_or_insert(reason);
+        self.waker.wake();
+    }
+
+    /// Appends a packet of the session's own: an acknowledgement, mostly.
+    pub(crate) fn answer(&self, packet: &Packet<'_>) {
+        let mut framed = Vec::new();
+        match self.framing {
+            Framing::Nul => {
+                packet.encode(&mut framed);
+                framed.push(jmqt_protocol::NUL);
+            }
+            Framing::WebSocket => {
+                let mut text = Vec::new();
+                packet.encode(&mut text);
+                self.framing.frame(&text, &mut framed);
+            }
+        }
+        self.lock().queue.push_copy(&framed);
+    }
+
+    /// Appends bytes that are framed already.
+    pub(crate) fn append(&self, bytes: Bytes) {
+        self.lock().queue.push(bytes);
+    }
+
+    /// Writes what it can, unless the session's task is at it already.
+    pub(crate) fn flush(&self) {
+        let mut state = self.lock();
+        state.unflushed = false;
+        self.flush_locked(&mut state);
+    }
+
+    fn flush_locked(&self, state: &mut State) {
+        if state.blocked || state.queue.is_empty() {
+            return;
+        }
+        if state.inline.is_none() {
+            state.blocked = true;
+            self.waker.wake();
+            return;
+        }
+        if let Err(error) = write_queue(state) {
+            self.write_failed(state, &error);
+        }
+    }
+
+    fn write_failed(&self, state: &mut State, error: &io::Error) {
+        if error.kind() == io::ErrorKind::WouldBlock {
+            state.blocked = true;
+        } else {
+            state.closed.get_or_insert(CloseReason::ConnectionLost);
+        }
+        self.waker.wake();
+    }
+
+    /// What the session's task has to know before it waits.
+    pub(crate) fn duties(&self) -> Duties {
+        let state = self.lock();
+        Duties {
+            closed: state.closed,
+            blocked: state.blocked,
+            full: state.queue.len() >= self.context.queue_bytes,
+        }
+    }
+
+    /// Lets go of the socket, which closes it: what is appended from now on goes nowhere.
+    pub(crate) fn release_socket(&self) {
+        let mut state = self.lock();
+        state.inline = None;
+        state.queue = SendQueue::default();
+    }
+
+    /// Goes on writing where the kernel took too little; `true` when nothing is left.
+    pub(crate) fn drain_plain(&self) -> io::Result<bool> {
+        let mut state = self.lock();
+        let result = write_queue(&mut state);
+        drained(&mut state, result)
+    }
+
+    /// Lets the session's task write in its own way (TLS).
+    pub(crate) fn drain_with(
+        &self,
+        mut write: impl FnMut(&[u8]) -> io::Result<usize>,
+    ) -> io::Result<bool> {
+        let mut state = self.lock();
+        let mut taken = 0;
+        let result = state.queue.write_with(1, |slices| {
+            let count = write(&slices[0])?;
+            taken += count as u64;
+            Ok(count)
+        });
+        state.written += taken;
+        drained(&mut state, result)
+    }
+
+    /// Bytes taken by the kernel so far, and bytes waiting.
+    pub(crate) fn progress(&self) -> (u64, usize) {
+        let state = self.lock();
+        (state.written, state.queue.len())
+    }
+
+    pub(crate) fn window_full_since(&self) -> Option<Instant> {
+        self.lock().window.as_ref()?.full_since()
+    }
+
+    // ---- publishes of this session that wait for the disk --------------------------------------
+
+    pub(crate) fn publish_submitted(&self) -> Submitted<'_> {
+        self.lock().unsettled += 1;
+        Submitted(Some(self))
+    }
+
+    /// The client is leaving: its task wants to be woken when nothing is unsettled any more.
+    pub(crate) fn leave(&self) {
+        self.lock().leaving = true;
+    }
+
+    /// Whether acknowledgements of earlier publishes are still to come (2.10, 2.16).
+    pub(crate) fn has_unsettled(&self) -> bool {
+        self.lock().unsettled > 0
+    }
+
+    /// Appends the `pubAck` of a publish that is settled; flushed later. `true` if the caller is the
+    /// one to flush.
+    pub(crate) fn settle(&self, ack: &Packet<'_>) -> bool {
+        self.answer(ack);
+        let mut state = self.lock();
+        state.unsettled -= 1;
+        if state.unsettled == 0 && state.leaving {
+            self.waker.wake();
+        }
+        !std::mem::replace(&mut state.unflushed, true)
+    }
+
+    // ---- subscriptions -------------------------------------------------------------------------
+
+    pub(crate) fn subscription(&self, channel: &str) -> Option<Arc<Subscription>> {
+        self.lock().subscriptions.get(channel).cloned()
+    }
+
+    pub(crate) fn subscriptions(&self) -> Vec<Arc<Subscription>> {
+        self.lock().subscriptions.values().cloned().collect()
+    }
+
+    /// Adds a subscription; what was there under this name stays.
+    pub(crate) fn insert_subscription(&self, subscription: &Arc<Subscription>) -> bool {
+        let mut state = self.lock();
+        if state.closed.is_some() || state.subscriptions.contains_key(&subscription.channel) {
+            return false;
+        }
+        state.subscriptions.insert(subscription.channel.clone(), Arc::clone(subscription));
+        true
+    }
+
+    /// Ends a subscription: nothing of it is pushed after this returns.
+    pub(crate) fn remove_subscription(&self, channel: &str) -> Option<Arc<Subscription>> {
+        let mut state = self.lock();
+        let subscription = state.subscriptions.remove(channel)?;
+        self.end_subscription(&mut state, &subscription);
+        Some(subscription)
+    }
+
+    fn end_subscription(&self, state: &mut State, subscription: &Subscription) {
+        subscription.set_stage(Stage::Ended);
+        self.detach_locked(state, subscription);
+        if let Some(window) = &mut state.window {
+            window.forget(&subscription.channel);
+        }
+        self.pump(state);
+    }
+
+    /// Ends all subscriptions and hands them over, to be taken from their channels.
+    pub(crate) fn remove_all_subscriptions(&self) -> Vec<Arc<Subscription>> {
+        let mut state = self.lock();
+        let subscriptions: Vec<_> = state.subscriptions.drain().map(|(_, value)| value).collect();
+        for subscription in &subscriptions {
+            subscription.set_stage(Stage::Ended);
+        }
+        // It holds references back to the subscriptions, and they to this outbox.
+        state.window = None;
+        subscriptions
+    }
+
+    /// The store has said where a persistent subscription stands.
+    pub(crate) fn attach(&self, subscription: &Arc<Subscription>, stored: &StoredSubscription) {
+        let mut state = self.lock();
+        if subscription.stage() == Stage::Ended {
+            return;
+        }
+        let mut log = subscription.log();
+        let seen = match *log {
+            LogState::Attaching { seen } => seen,
+            LogState::Temporary => 0,
+            LogState::Attached(_) => return,
+        };
+        let mut position = LogPosition::new(stored);
+        position.seen = position.seen.max(seen);
+        let window = state.window();
+        window.by_key.insert(position.key, Arc::clone(subscription));
+        list_if_behind(window, subscription, &mut position);
+        *log = LogState::Attached(Box::new(position));
+    }
+
+    /// A persistent subscription becomes temporary: its place in the log is forgotten.
+    pub(crate) fn detach(&self, subscription: &Subscription) {
+        let mut state = self.lock();
+        self.detach_locked(&mut state, subscription);
+        self.pump(&mut state);
+    }
+
+    fn detach_locked(&self, state: &mut State, subscription: &Subscription) {
+        let mut log = subscription.log();
+        if let LogState::Attached(position) = &*log
+            && let Some(window) = &mut state.window
+        {
+            window.by_key.remove(&position.key);
+            window.logged_ended(position.in_flight as usize);
+            window.redelivery_acknowledged(position.in_flight as usize);
+            window.behind.retain(|behind| behind.channel != subscription.channel);
+        }
+        *log = LogState::Temporary;
+    }
+
+    /// The subscription's `subAck` and retained message are queued, and what was held follows.
+    pub(crate) fn open(&self, subscription: &Subscription, answer: Option<&Packet<'_>>, retained: Option<Bytes>) {
+        if let Some(answer) = answer {
+            self.answer(answer);
+        }
+        let mut state = self.lock();
+        if let Some(retained) = retained {
+            state.queue.push(retained);
+        }
+        if subscription.stage() == Stage::Opening {
+            subscription.set_stage(Stage::Live);
+        }
+        if !state.connecting {
+            self.release_held(&mut state);
+        }
+    }
+
+    /// The `connAck`, the first window and the retained messages are queued: live pushes follow (2.3).
+    pub(crate) fn go_live(&self) {
+        let mut state = self.lock();
+        state.connecting = false;
+        self.release_held(&mut state);
+    }
+
+    fn release_held(&self, state: &mut State) {
+        for bytes in std::mem::take(&mut state.held) {
+            state.queue.push(bytes);
+        }
+        state.held_bytes = 0;
+        self.pump(state);
+    }
+
+    // ---- QoS 0 ---------------------------------------------------------------------------------
+
+    /// Appends QoS 0 pushes for one subscription, as many as fit. `true` if the caller is the one to
+    /// [`flush`](Self::flush).
+    pub(crate) fn push(&self, subscription: &Subscription, pushes: &Pushes, flush: Flush) -> bool {
+        let framed = pushes.framed(self.framing);
+        let mut state = self.lock();
+        let stage = subscription.stage();
+        if state.closed.is_some() || stage == Stage::Ended {
+            return false;
+        }
+        let holding = state.connecting || stage == Stage::Opening;
+        let waiting = if holding { state.held_bytes } else { state.queue.len() };
+        let count = fitting(&framed.ends, waiting, self.context.queue_bytes);
+        let dropped = framed.ends.len() - count;
+        if dropped > 0 {
+            self.context.counters.pushes_dropped.add(dropped as u64);
+        }
+        if count == 0 {
+            return false;
+        }
+        self.context.counters.pushes_sent.add(count as u64);
+        let bytes = &framed.bytes;
+        let length = framed.start(count);
+        if holding {
+            state.held_bytes += length;
+            state.held.push_back(bytes.slice(..length));
+            return false;
+        }
+        if flush == Flush::Now
+            && state.queue.is_empty()
+            && !state.blocked
+            && state.inline.is_some()
+        {
+            self.write_or_keep(&mut state, bytes, length);
+            return false;
+        }
+        if length <= 2048 {
+            state.queue.push_copy(&bytes[..length]);
+        } else {
+            state.queue.push(bytes.slice(..length));
+        }
+        match flush {
+            Flush::Now => {
+                self.flush_locked(&mut state);
+                false
+            }
+            Flush::Later => !std::mem::replace(&mut state.unflushed, true),
+        }
+    }
+
+    /// The way of most pushes: straight from the shared bytes into the kernel.
+    fn write_or_keep(&self, state: &mut State, bytes: &Bytes, length: usize) {
+        let Some(socket) = &state.inline else { return };
+        match socket.try_write(&bytes[..length]) {
+            Ok(taken) => {
+                state.written += taken as u64;
+                if taken < length {
+                    state.queue.push(bytes.slice(taken..length));
+                    state.blocked = true;
+                    self.waker.wake();
+                }
+            }
+            Err(error) => {
+                state.queue.push(bytes.slice(..length));
+                self.write_failed(state, &error);
+            }
+        }
+    }
+
+    // ---- QoS 1 ---------------------------------------------------------------------------------
+
+    /// Offers QoS 1 pushes to one subscription: what its window takes is appended, the rest waits (in
+    /// the log for a persistent subscription, in memory for a temporary one).
+    pub(crate) fn offer(
+        &self,
+        subscription: &Arc<Subscription>,
+        logged: &LoggedPushes,
+        source: Source,
+    ) -> Offered {
+        let mut state = self.lock();
+        if state.closed.is_some() || subscription.stage() == Stage::Ended {
+            return Offered { flush: false, behind: false };
+        }
+        let mut log = subscription.log();
+        let (moved, behind) = match &mut *log {
+            LogState::Temporary => {
+                self.offer_temporary(&mut state, subscription, logged);
+                (false, false)
+            }
+            LogState::Attaching { seen } => {
+                *seen = (*seen).max(last_seq(logged));
+                (false, true)
+            }
+            LogState::Attached(position) => {
+                self.offer_logged(&mut state, subscription, position, logged, source);
+                (position.dirty, position.is_behind())
+            }
+        };
+        drop(log);
+        let list = moved && !std::mem::replace(&mut state.cursors_listed, true);
+        let flush = !state.queue.is_empty() && !std::mem::replace(&mut state.unflushed, true);
+        drop(state);
+        if list {
+            self.list_moved_cursors(&subscription.outbox);
+        }
+        Offered { flush, behind }
+    }
+
+    fn offer_temporary(&self, state: &mut State, subscription: &Arc<Subscription>, logged: &LoggedPushes) {
+        let framed = logged.pushes.framed(self.framing);
+        let may_flow = !state.connecting && subscription.stage() == Stage::Live;
+        for (index, message) in logged.messages.iter().enumerate() {
+            if message.sender.as_ref() == Some(&subscription.client) {
+                continue; // nobody receives their own message (2.11)
+            }
+            let bytes = framed.message(index);
+            if may_flow && state.window().try_send_temporary(message.id, subscription) {
+                self.context.counters.pushes_sent.increment();
+                state.queue.push(bytes);
+            } else if !state.window().wait(message.id, subscription, bytes, self.context.queue_bytes) {
+                // Leaving one out would be a silent hole (2.14).
+                state.closed.get_or_insert(CloseReason::QueueOverflow);
+                self.waker.wake();
+                return;
+            }
+        }
+    }
+
+    fn offer_logged(
+        &self,
+        state: &mut State,
+        subscription: &Arc<Subscription>,
+        position: &mut LogPosition,
+        logged: &LoggedPushes,
+        source: Source,
+    ) {
+        let framed = logged.pushes.framed(self.framing);
+        let flowing = source != Source::Live || !state.connecting;
+        position.seen = position.seen.max(last_seq(logged));
+        let mut run = 0..0; // messages to be appended in one piece
+        let mut sent = 0;
+        for (index, message) in logged.messages.iter().enumerate() {
+            let PushId::Logged(_, Seq(seq)) = message.id else { continue };
+            if seq < position.next {
+                continue;
+            }
+            if seq > position.acked.horizon() {
+                break;
+            }
+            if seq > position.next {
+                if source == Source::Live {
+                    break; // something is missing: the log has it
+                }
+                position.pass_over(seq - 1);
+            }
+            if message.sender.as_ref() == Some(&subscription.client) {
+                position.pass_over(seq); // for its cursor, one's own message is acknowledged (2.11)
+                continue;
+            }
+            if position.acked.contains(seq) {
+                position.next += 1;
+                continue;
+            }
+            let length = framed.ends[index] as usize - framed.start(index);
+            let redelivery = seq <= position.pending_until;
+            let queued = state.queue.len() + framed.start(run.end) - framed.start(run.start);
+            let window = state.window();
+            if !flowing
+                || window.room_for_logged() == 0
+                || queued > 0 && queued + length > self.context.queue_bytes
+                || redelivery && !window.has_room_for_redelivery(length)
+            {
+                break;
+            }
+            if redelivery {
+                window.redelivered(length);
+                self.context.counters.redeliveries.increment();
+            }
+            window.logged_sent(1);
+            position.in_flight += 1;
+            position.next += 1;
+            sent += 1;
+            if run.end != index {
+                append_run(&mut state.queue, framed, run);
+                run = index..index;
+            }
+            run.end = index + 1;
+        }
+        append_run(&mut state.queue, framed, run);
+        self.context.counters.pushes_sent.add(sent);
+        if let Source::Log { through } = source
+            && logged.messages.last().is_none_or(|last| match last.id {
+                PushId::Logged(_, Seq(last)) => position.next > last,
+                PushId::Memory(_) => true,
+            })
+            && position.next <= through
+            && through <= position.acked.horizon()
+        {
+            position.pass_over(through); // the log has nothing else up to there
+        }
+        list_if_behind(state.window(), subscription, position);
+    }
+
+    /// A `pushAck`. `false` if it names nothing that is outstanding (2.14).
+    pub(crate) fn acknowledge(self: &Arc<Self>, id: &str) -> bool {
+        let Some(id) = self.context.ids.parse(id) else { return false };
+        let mut state = self.lock();
+        let Some(window) = &mut state.window else { return false };
+        let mut moved = false;
+        let counted = match id {
+            PushId::Logged(key, Seq(seq)) => match window.by_key.get(&key).cloned() {
+                Some(subscription) => {
+                    moved = acknowledge_logged(window, &subscription, seq);
+                    moved
+                }
+                None => window.acknowledge_temporary(id),
+            },
+            PushId::Memory(_) => window.acknowledge_temporary(id),
+        };
+        if counted {
+            self.pump(&mut state);
+        }
+        let list = moved && !std::mem::replace(&mut state.cursors_listed, true);
+        drop(state);
+        if list {
+            self.list_moved_cursors(self);
+        }
+        counted
+    }
+
+    /// Lets temporary pushes that waited follow into the room there is.
+    fn pump(&self, state: &mut State) {
+        if state.connecting || state.closed.is_some() {
+            return;
+        }
+        let Some(mut window) = state.window.take() else { return };
+        while let Some(bytes) = window.next_waiting() {
+            self.context.counters.pushes_sent.increment();
+            state.queue.push(bytes);
+        }
+        state.window = Some(window);
+    }
+
+    // ---- what is read from the log -------------------------------------------------------------
+
+    /// Whether there is something in the log for this client, room for it, and nobody at it.
+    pub(crate) fn wants_resume(&self) -> bool {
+        let state = self.lock();
+        state.closed.is_none()
+            && state.queue.len() < self.context.queue_bytes
+            && state.window.as_ref().is_some_and(|window| {
+                !window.resuming && !window.behind.is_empty() && window.room_for_logged() > 0
+            })
+    }
+
+    /// Takes the reading upon the caller, who calls [`next_missing`](Self::next_missing) until it
+    /// returns `None`; `false` if somebody else is at it.
+    pub(crate) fn begin_resume(&self) -> bool {
+        let mut state = self.lock();
+        state.window.as_mut().is_some_and(|window| !std::mem::replace(&mut window.resuming, true))
+    }
+
+    /// What is to be read next, the subscriptions that are behind taking turns; `None` when nothing can
+    /// be sent now, which also ends the resume.
+    pub(crate) fn next_missing(&self) -> Option<Missing> {
+        let mut state = self.lock();
+        let full = state.closed.is_some() || state.queue.len() >= self.context.queue_bytes;
+        let window = state.window.as_mut()?;
+        let room = window.room_for_logged();
+        let mut turns = window.behind.len();
+        while !full && room > 0 && turns > 0 {
+            turns -= 1;
+            let share = room.div_ceil(window.behind.len().max(1));
+            let subscription = window.behind.pop_front()?;
+            let mut log = subscription.log();
+            let LogState::Attached(position) = &mut *log else { continue };
+            if !position.is_behind() {
+                position.listed = false;
+                continue;
+            }
+            let within_horizon = position.acked.horizon().saturating_sub(position.next - 1);
+            let redelivery = position.next <= position.pending_until;
+            let missing = Missing {
+                subscription: Arc::clone(&subscription),
+                key: position.key,
+                after: position.next - 1,
+                seen: position.seen,
+                count: share.min(usize::try_from(within_horizon).unwrap_or(usize::MAX)),
+            };
+            drop(log);
+            window.behind.push_back(subscription);
+            if missing.count > 0 && (!redelivery || window.has_room_for_redelivery(usize::MAX / 2)) {
+                return Some(missing);
+            }
+        }
+        window.resuming = false;
+        None
+    }
+
+    /// Ends a resume that makes no progress.
+    pub(crate) fn end_resume(&self) {
+        if let Some(window) = &mut self.lock().window {
+            window.resuming = false;
+        }
+    }
+
+    /// Messages up to `seq` were given up (MAX_PENDING_PER_CLIENT).
+    pub(crate) fn give_up(&self, key: ChannelKey, seq: Seq) {
+        let mut state = self.lock();
+        let Some(window) = &mut state.window else { return };
+        let Some(subscription) = window.by_key.get(&key).cloned() else { return };
+        let mut log = subscription.log();
+        if let LogState::Attached(position) = &mut *log {
+            let first = position.acked.up_to() + 1;
+            let sent = first..position.next.min(seq.0 + 1);
+            let ended = sent.filter(|seq| !position.acked.contains(*seq)).count();
+            position.acked.skip_to(seq.0);
+            position.next = position.next.max(seq.0 + 1);
+            position.in_flight = position.in_flight.saturating_sub(u32::try_from(ended).unwrap_or(u32::MAX));
+            window.logged_ended(ended);
+        }
+    }
+
+    // ---- cursors -------------------------------------------------------------------------------
+
+    fn list_moved_cursors(&self, this: &Arc<Self>) {
+        let mut moved = self.context.moved_cursors.lock().unwrap_or_else(PoisonError::into_inner);
+        moved.push(Arc::clone(this));
+    }
+
+    /// The cursors that have moved since the last call, to be written to the store.
+    pub(crate) fn take_moved_cursors(&self) -> Vec<CursorUpdate> {
+        let mut updates = Vec::new();
+        let mut state = self.lock();
+        state.cursors_listed = false;
+        let Some(window) = &state.window else { return updates };
+        for subscription in window.by_key.values() {
+            if let LogState::Attached(position) = &mut *subscription.log()
+                && std::mem::take(&mut position.dirty)
+            {
+                updates.push(CursorUpdate {
+                    client: subscription.client.clone(),
+                    key: position.key,
+                    cursor: position.acked.to_stored(),
+                });
+            }
+        }
+        updates
+    }
+}
+
+impl LogPosition {
+    /// Nothing from `next` up to `seq`, which is within the horizon, is to be pushed: it is the
+    /// client's own, or gone.
+    fn pass_over(&mut self, seq: u64) {
+        while self.next <= seq {
+            self.acked.insert(self.next);
+            self.next += 1;
+        }
+        self.dirty = true;
+    }
+}
+
+fn acknowledge_logged(window: &mut Window, subscription: &Subscription, seq: u64) -> bool {
+    let mut log = subscription.log();
+    let LogState::Attached(position) = &mut *log else { return false };
+    // It may also name a push of an earlier connection that has not been repeated yet.
+    let exists = seq < position.next || seq <= position.pending_until;
+    if !exists || !position.acked.insert(seq) {
+        return false;
+    }
+    position.dirty = true;
+    if seq < position.next {
+        position.in_flight = position.in_flight.saturating_sub(1);
+        window.logged_ended(1);
+        if seq <= position.pending_until {
+            window.redelivery_acknowledged(1);
+        }
+    }
+    true
+}
+
+fn list_if_behind(window: &mut Window, subscription: &Arc<Subscription>, position: &mut LogPosition) {
+    if position.is_behind() && !std::mem::replace(&mut position.listed, true) {
+        window.behind.push_back(Arc::clone(subscription));
+    }
+}
+
+fn append_run(queue: &mut SendQueue, framed: &crate::hub::Framed, run: std::ops::Range<usize>) {
+    if !run.is_empty() {
+        queue.push(framed.bytes.slice(framed.start(run.start)..framed.start(run.end)));
+    }
+}
+
+fn last_seq(logged: &LoggedPushes) -> u64 {
+    match logged.messages.last() {
+        Some(LoggedPush { id: PushId::Logged(_, Seq(seq)), .. }) => *seq,
+        _ => 0,
+    }
+}
+
+/// How many of the messages fit behind `waiting` bytes. An empty queue takes one of any size.
+fn fitting(ends: &[u32], waiting: usize, limit: usize) -> usize {
+    match ends.last() {
+        Some(&end) if waiting + end as usize <= limit => ends.len(),
+        _ => {
+            let fit = ends.partition_point(|&end| waiting + end as usize <= limit);
+            fit.max(usize::from(waiting == 0 && !ends.is_empty()))
+        }
+    }
+}
+
+fn drained(state: &mut State, result: io::Result<()>) -> io::Result<bool> {
+    match result {
+        Ok(()) => {
+            state.blocked = false;
+            Ok(true)
+        }
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn write_queue(state: &mut State) -> io::Result<()> {
+    let State { inline: Some(socket), queue, written, .. } = state else { return Ok(()) };
+    queue.write_with(SLICES, |slices| {
+        let taken = match slices {
+            [only] => socket.try_write(only)?,
+            several => socket.try_write_vectored(several)?,
+        };
+        *written += taken as u64;
+        Ok(taken)
+    })
+}

@@ -1,0 +1,126 @@
+//! One client's subscription to one channel, shared by its session and the channel's member list.
+
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jmqt_protocol::{ChannelName, ClientId, Persistence};
+
+use super::Outbox;
+use super::cursor::Acked;
+use crate::store::{ChannelKey, StoredSubscription};
+
+/// A subscription of a connected client.
+pub(crate) struct Subscription {
+    pub(crate) channel: ChannelName,
+    pub(crate) client: ClientId,
+    pub(crate) outbox: Arc<Outbox>,
+    /// A [`Stage`]; written under the outbox's lock only.
+    stage: AtomicU8,
+    /// Its place in the channel's member list; used under that list's lock only.
+    pub(crate) slot: AtomicUsize,
+    /// Locked under the outbox's lock, or alone.
+    log: Mutex<LogState>,
+}
+
+/// How far a subscription has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Stage {
+    /// Counts already, but its `subAck` has not been queued: pushes are held.
+    Opening,
+    /// Pushes flow.
+    Live,
+    /// Nothing may follow.
+    Ended,
+}
+
+/// Where a subscription stands in its channel's log.
+pub(crate) enum LogState {
+    /// It is temporary: it has nothing to do with the log.
+    Temporary,
+    /// It is persistent, and the store has not yet said where it starts. `seen` is the last message
+    /// that was offered meanwhile.
+    Attaching { seen: u64 },
+    /// It is persistent.
+    Attached(Box<LogPosition>),
+}
+
+/// The place of a persistent subscription in the log.
+pub(crate) struct LogPosition {
+    pub(crate) key: ChannelKey,
+    /// What is to be pushed next on this connection.
+    pub(crate) next: u64,
+    /// The last message known to be in the log. If `next` is not beyond it, the client is behind.
+    pub(crate) seen: u64,
+    /// What was in the log when this connection came: pushing it counts as redelivery.
+    pub(crate) pending_until: u64,
+    pub(crate) acked: Acked,
+    /// Pushed on this connection and not acknowledged.
+    pub(crate) in_flight: u32,
+    /// `acked` has changed since it was last written to the store.
+    pub(crate) dirty: bool,
+    /// It stands in the list of those that are behind.
+    pub(crate) listed: bool,
+}
+
+impl LogPosition {
+    pub(crate) fn new(stored: &StoredSubscription) -> Self {
+        let acked = Acked::from_stored(&stored.cursor);
+        Self {
+            key: stored.key,
+            next: acked.up_to() + 1,
+            seen: stored.last.0,
+            pending_until: stored.last.0,
+            acked,
+            in_flight: 0,
+            dirty: false,
+            listed: false,
+        }
+    }
+
+    pub(crate) fn is_behind(&self) -> bool {
+        self.next <= self.seen
+    }
+}
+
+impl Subscription {
+    pub(crate) fn new(
+        channel: ChannelName,
+        client: ClientId,
+        outbox: Arc<Outbox>,
+        stage: Stage,
+        log: LogState,
+    ) -> Self {
+        Self {
+            channel,
+            client,
+            outbox,
+            stage: AtomicU8::new(stage as u8),
+            slot: AtomicUsize::new(usize::MAX),
+            log: Mutex::new(log),
+        }
+    }
+
+    pub(crate) fn stage(&self) -> Stage {
+        match self.stage.load(Ordering::Relaxed) {
+            0 => Stage::Opening,
+            1 => Stage::Live,
+            _ => Stage::Ended,
+        }
+    }
+
+    pub(super) fn set_stage(&self, stage: Stage) {
+        self.stage.store(stage as u8, Ordering::Relaxed);
+    }
+
+    pub(crate) fn log(&self) -> MutexGuard<'_, LogState> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn persistence(&self) -> Persistence {
+        match &*self.log() {
+            LogState::Temporary => Persistence::Temporary,
+            LogState::Attaching { .. } | LogState::Attached(_) => Persistence::Persistent,
+        }
+    }
+}

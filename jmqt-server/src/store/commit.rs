@@ -1,0 +1,232 @@
+//! Group commit: one task that gathers what arrived while the last commit ran.
+//!
+//! It is the only caller of [`Store::commit`], so the order of this queue is the order of every
+//! channel. What came of each operation goes on, in the same order, to whoever delivers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use super::{Append, Operation, Outcome, Store, StoreError};
+use crate::counters::Counters;
+
+/// How many operations may wait.
+const QUEUE_LENGTH: usize = 8192;
+/// How many bytes of payload may wait, in KiB: a semaphore counts them.
+const QUEUE_KIB: usize = 64 * 1024;
+/// A batch is cut at so many operations,
+const BATCH_OPERATIONS: usize = 1024;
+/// or at so many bytes of payload.
+const BATCH_BYTES: usize = 4 << 20;
+/// After so many failures the rest of a batch fails without being tried. One bad operation among 1,024 is
+/// found with 11.
+const FAILURES_PER_BATCH: usize = 24;
+/// So many settled batches may wait to be delivered before the next commit does.
+const SETTLED_BATCHES: usize = 4;
+
+/// An operation that has been carried out, or has failed.
+#[derive(Debug)]
+pub(crate) struct Settled<T> {
+    /// What was to be done; `None` only keeps a place in the order.
+    pub(crate) operation: Option<Operation>,
+    /// What the submitter gave along.
+    pub(crate) tag: T,
+    /// `Ok(None)` only where there was no operation.
+    pub(crate) result: Result<Option<Outcome>, NotCommitted>,
+}
+
+/// The store could not do it; the reason has been logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the store failed")]
+pub(crate) struct NotCommitted;
+
+struct Entry<T> {
+    operation: Option<Operation>,
+    tag: T,
+    _room: OwnedSemaphorePermit,
+}
+
+/// The entrance of the queue.
+pub(crate) struct CommitQueue<T> {
+    sender: mpsc::Sender<Entry<T>>,
+    room: Arc<Semaphore>,
+    retained: Arc<AtomicUsize>,
+    closed: CancellationToken,
+}
+
+/// The other end of the queue: to be [run](Committer::run) by one task.
+pub(crate) struct Committer<T> {
+    receiver: mpsc::Receiver<Entry<T>>,
+    closed: CancellationToken,
+    settled: mpsc::Sender<Vec<Settled<T>>>,
+    retained: Arc<AtomicUsize>,
+    store: Arc<dyn Store>,
+    counters: Arc<Counters>,
+}
+
+/// What is settled comes out here, batch by batch.
+pub(crate) type SettledBatches<T> = mpsc::Receiver<Vec<Settled<T>>>;
+
+impl<T> CommitQueue<T> {
+    pub(crate) fn new(
+        store: Arc<dyn Store>,
+        counters: Arc<Counters>,
+    ) -> (Self, Committer<T>, SettledBatches<T>) {
+        let (sender, receiver) = mpsc::channel(QUEUE_LENGTH);
+        let (settled, batches) = mpsc::channel(SETTLED_BATCHES);
+        let retained = Arc::new(AtomicUsize::new(0));
+        let closed = CancellationToken::new();
+        let queue = Self {
+            sender,
+            room: Arc::new(Semaphore::new(QUEUE_KIB)),
+            retained: Arc::clone(&retained),
+            closed: closed.clone(),
+        };
+        (queue, Committer { receiver, closed, settled, retained, store, counters }, batches)
+    }
+
+    /// Takes nothing more; the committer ends when it has carried out what was taken.
+    pub(crate) fn close(&self) {
+        self.closed.cancel();
+    }
+
+    /// Waits for room and takes the next place in the order. `None` for an operation keeps a place
+    /// only: what is settled before it is delivered before it.
+    ///
+    /// # Errors
+    /// Gives the tag back when the queue has been closed.
+    ///
+    /// # Cancel safety
+    /// Dropped before it is ready, nothing was submitted.
+    pub(crate) async fn submit(&self, operation: Option<Operation>, tag: T) -> Result<(), T> {
+        let bytes = operation.as_ref().map_or(0, Operation::payload_bytes);
+        let kib = u32::try_from(1 + bytes / 1024).unwrap_or(u32::MAX).min(QUEUE_KIB as u32);
+        let Ok(room) = Arc::clone(&self.room).acquire_many_owned(kib).await else { return Err(tag) };
+        let Ok(place) = self.sender.reserve().await else { return Err(tag) };
+        if operation.as_ref().is_some_and(Operation::writes_retained) {
+            self.retained.fetch_add(1, Ordering::SeqCst);
+        }
+        place.send(Entry { operation, tag, _room: room });
+        Ok(())
+    }
+
+    /// Whether a retained message is on its way to the store.
+    pub(crate) fn has_retained(&self) -> bool {
+        self.retained.load(Ordering::SeqCst) > 0
+    }
+}
+
+impl<T> Committer<T> {
+    /// Commits until the queue has been closed and nothing is left.
+    pub(crate) async fn run(mut self) {
+        let mut entries = Vec::new();
+        loop {
+            let received = tokio::select! {
+                biased;
+                received = self.receiver.recv_many(&mut entries, BATCH_OPERATIONS) => received,
+                () = self.closed.cancelled(), if !self.receiver.is_closed() => {
+                    self.receiver.close();
+                    continue;
+                }
+            };
+            if received == 0 {
+                return;
+            }
+            while !entries.is_empty() {
+                let rest = entries.split_off(batch_length(&entries));
+                let batch = std::mem::replace(&mut entries, rest);
+                let settled = self.settle(batch).await;
+                if self.settled.send(settled).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn settle(&self, batch: Vec<Entry<T>>) -> Vec<Settled<T>> {
+        let mut operations = Vec::with_capacity(batch.len());
+        let mut tags = Vec::with_capacity(batch.len());
+        let mut rooms = Vec::with_capacity(batch.len());
+        for entry in batch {
+            tags.push((entry.operation.is_some(), entry.tag));
+            operations.extend(entry.operation);
+            rooms.push(entry._room);
+        }
+        let results = self.commit(&operations).await;
+        let retained = operations.iter().filter(|operation| operation.writes_retained()).count();
+        self.retained.fetch_sub(retained, Ordering::SeqCst);
+        let mut done = operations.into_iter().zip(results);
+        let mut settled = Vec::with_capacity(tags.len());
+        for (has_operation, tag) in tags {
+            settled.push(match if has_operation { done.next() } else { None } {
+                Some((operation, result)) => {
+                    Settled { operation: Some(operation), tag, result: result.map(Some) }
+                }
+                None => Settled { operation: None, tag, result: Ok(None) },
+            });
+        }
+        settled
+    }
+
+    /// Commits, and where that fails goes on with the halves, always in order: one bad operation must
+    /// not fail its neighbours, and a full disk must not be asked a thousand times.
+    async fn commit(&self, operations: &[Operation]) -> Vec<Result<Outcome, NotCommitted>> {
+        let mut results = Vec::with_capacity(operations.len());
+        let mut failures_left = FAILURES_PER_BATCH;
+        let mut to_do = vec![0..operations.len()]; // the first range on top
+        while let Some(range) = to_do.pop() {
+            if range.is_empty() {
+                continue;
+            }
+            if failures_left == 0 {
+                results.extend(range.map(|_| Err(NotCommitted)));
+                continue;
+            }
+            match self.store.commit(&operations[range.clone()]).await {
+                Ok(outcomes) => results.extend(outcomes.into_iter().map(Ok)),
+                Err(error) => {
+                    failures_left -= 1;
+                    self.report(&error, range.len());
+                    if range.len() == 1 {
+                        results.push(Err(NotCommitted));
+                    } else {
+                        let middle = range.start + range.len() / 2;
+                        to_do.push(middle..range.end);
+                        to_do.push(range.start..middle);
+                    }
+                }
+            }
+        }
+        results
+    }
+
+    fn report(&self, error: &StoreError, operations: usize) {
+        self.counters.store_failures.increment();
+        tracing::error!(target: "jmqt::store", %error, operations, "a batch was not committed");
+    }
+}
+
+/// How many entries go into the next batch: one at least.
+fn batch_length<T>(entries: &[Entry<T>]) -> usize {
+    let mut bytes = 0;
+    let fits = entries.iter().take_while(|entry| {
+        bytes += entry.operation.as_ref().map_or(0, Operation::payload_bytes);
+        bytes <= BATCH_BYTES
+    });
+    fits.count().max(1)
+}
+
+impl Operation {
+    fn payload_bytes(&self) -> usize {
+        match self {
+            Self::Append(append) => append.data.len(),
+            _ => 0,
+        }
+    }
+
+    fn writes_retained(&self) -> bool {
+        matches!(self, Self::Append(Append { retain: true, .. }) | Self::ClearRetained { .. })
+    }
+}

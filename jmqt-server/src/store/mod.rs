@@ -1,0 +1,308 @@
+//! What survives a restart: channel logs, cursors, retained messages, sessions.
+//!
+//! A QoS 1 message is written once to its channel's log, however many clients are subscribed; what a
+//! client still owes acknowledgements for is the part of the log behind its cursor. Everything that
+//! touches a channel's log goes through [`Store::commit`], one batch at a time, which makes the
+//! caller (the commit queue) the only sequencer of every channel.
+//!
+//! Not here: who is connected, what is in flight, what a packet looks like.
+
+mod commit;
+mod sqlite;
+
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use jmqt_protocol::{ChannelName, ClientId};
+
+pub(crate) use commit::{CommitQueue, NotCommitted, Settled, SettledBatches};
+pub use sqlite::{SqliteOptions, SqliteStore, Synchronous};
+
+/// Names a channel's row. Never given out twice, not even after the channel was forgotten.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ChannelKey(pub i64);
+
+/// A message's place in its channel's log: 1, 2, 3 … without gaps, in commit order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Seq(pub u64);
+
+/// Tells one database from another: made at random when the database was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Epoch(pub u32);
+
+/// How many messages beyond the last contiguous acknowledgement a cursor can remember.
+pub const CURSOR_WINDOW: u64 = 1024;
+
+/// What one client has acknowledged of one channel's log.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Cursor {
+    /// Everything up to and including this one is acknowledged.
+    pub acked: Seq,
+    /// Bit `i` (bit `i % 64` of word `i / 64`): `acked + 1 + i` is acknowledged too. Bit 0 is
+    /// never set. Empty, or [`CURSOR_WINDOW`] bits.
+    pub beyond: Vec<u64>,
+}
+
+/// One thing to be done to a channel, in the place its [`Store::commit`] batch gives it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Operation {
+    /// A message to be logged, retained, or both.
+    Append(Append),
+    /// Makes a persistent subscription, which starts after the last message logged so far. If there
+    /// is one already, it stays as it is.
+    Subscribe {
+        /// Who subscribes.
+        client: ClientId,
+        /// To what.
+        channel: ChannelName,
+    },
+    /// Ends a persistent subscription and forgets its cursor. If there is none, nothing happens.
+    Unsubscribe {
+        /// Who unsubscribes.
+        client: ClientId,
+        /// From what.
+        channel: ChannelName,
+    },
+    /// Forgets the channel's retained message.
+    ClearRetained {
+        /// Which channel.
+        channel: ChannelName,
+    },
+    /// Reads the channel's retained message as it is at this place in the order.
+    ReadRetained {
+        /// Which channel.
+        channel: ChannelName,
+    },
+}
+
+/// A message for [`Operation::Append`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Append {
+    /// Where it was published.
+    pub channel: ChannelName,
+    /// Who published it; `None` for the server.
+    pub sender: Option<ClientId>,
+    /// The payload, JSON text, kept byte for byte.
+    pub data: Bytes,
+    /// Log it (QoS 1), if the channel has a persistent subscription at this place in the order.
+    pub log: bool,
+    /// Replace the channel's retained message with it.
+    pub retain: bool,
+}
+
+/// What came of an [`Operation`], in the same place of the list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// For `Append`: the message's place, or `None` if it was not logged.
+    Appended(Option<(ChannelKey, Seq)>),
+    /// For `Subscribe`: the subscription, old or new, and the retained message.
+    Subscribed {
+        /// The subscription.
+        subscription: StoredSubscription,
+        /// The channel's retained message.
+        retained: Option<Retained>,
+    },
+    /// For `Unsubscribe`: whether there was a subscription.
+    Unsubscribed(bool),
+    /// For `ClearRetained`: whether there was a message.
+    Cleared(bool),
+    /// For `ReadRetained`.
+    Retained(Option<Retained>),
+}
+
+/// A persistent subscription.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredSubscription {
+    /// The channel.
+    pub channel: ChannelName,
+    /// Its row.
+    pub key: ChannelKey,
+    /// What the client has acknowledged.
+    pub cursor: Cursor,
+    /// The last message logged in the channel when this was read.
+    pub last: Seq,
+}
+
+/// A retained message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Retained {
+    /// Who published it; `None` for the server.
+    pub sender: Option<ClientId>,
+    /// The payload, JSON text.
+    pub data: Bytes,
+}
+
+/// A logged message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoggedMessage {
+    /// Its place.
+    pub seq: Seq,
+    /// Who published it; `None` for the server.
+    pub sender: Option<ClientId>,
+    /// The payload, JSON text.
+    pub data: Bytes,
+}
+
+/// New values for a cursor, to be written by [`Store::save_cursors`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CursorUpdate {
+    /// Whose.
+    pub client: ClientId,
+    /// In which channel.
+    pub key: ChannelKey,
+    /// What it is now.
+    pub cursor: Cursor,
+}
+
+/// One session, as it is remembered for the case that this process dies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionRow {
+    /// Whose.
+    pub client: ClientId,
+    /// Rises with every `conn` of this process; with `node` it names the session.
+    pub generation: u64,
+    /// Which process serves it: made at random when the process starts.
+    pub node: String,
+    /// `SOCKET`, `SSL_SOCKET`, `WEB_SOCKET` or `SSL_WEB_SOCKET`.
+    pub protocol: String,
+    /// The client's address.
+    pub address: String,
+    /// When it began.
+    pub since: SystemTime,
+}
+
+/// Pending messages that were given up, because there were too many for one client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dropped {
+    /// Whose.
+    pub client: ClientId,
+    /// Of which channel.
+    pub channel: ChannelName,
+    /// Its row.
+    pub key: ChannelKey,
+    /// The cursor now stands here at least.
+    pub up_to: Seq,
+    /// How many messages it passed over.
+    pub messages: u64,
+}
+
+/// A client that did not come back in time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expired {
+    /// Who.
+    pub client: ClientId,
+    /// How many persistent subscriptions were removed.
+    pub subscriptions: u64,
+}
+
+/// Why the store could not do it. Nothing of what was asked has happened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The database refused or failed: disk full, file not writable, corrupt.
+    #[error("the database failed: {0}")]
+    Database(#[from] sqlx::Error),
+    /// Another process has the database open.
+    #[error("{path} is in use by another process")]
+    InUse {
+        /// The lock file.
+        path: String,
+    },
+    /// The database cannot be opened or made.
+    #[error("cannot open {path}: {source}")]
+    Open {
+        /// What was to be opened.
+        path: String,
+        /// Why not.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The schema could not be brought up to date.
+    #[error("cannot migrate the database: {0}")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+    /// A row holds what this program never wrote.
+    #[error("the database holds an invalid {what}")]
+    Corrupt {
+        /// Which value.
+        what: &'static str,
+    },
+    /// No answer in time.
+    #[error("the database did not answer within {0:?}")]
+    TimedOut(Duration),
+    /// The store has been closed.
+    #[error("the store is closed")]
+    Closed,
+}
+
+/// Where channel logs, cursors, retained messages and sessions are kept.
+///
+/// `Ok` from a method that writes means: committed, and on disk as far as the database was told to
+/// care (SQLite: `synchronous=FULL`). `Err` means nothing of it happened, unless noted otherwise.
+/// Methods may be called from any task at the same time, except that [`commit`](Self::commit) is
+/// called by one task only, one batch after another.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Which database this is.
+    fn epoch(&self) -> Epoch;
+
+    /// Carries out `batch` in order, as if one by one, all or nothing, and returns as many outcomes.
+    ///
+    /// The publishers' `pubAck` and the subscribers' `subAck` rest on `Ok` (§9.a, protocol.md 2.13).
+    async fn commit(&self, batch: &[Operation]) -> Result<Vec<Outcome>, StoreError>;
+
+    /// The client's persistent subscriptions, in the order of their channel keys.
+    async fn subscriptions(&self, client: &ClientId)
+    -> Result<Vec<StoredSubscription>, StoreError>;
+
+    /// Whether a read of this channel's retained message could find one. `false` is certain;
+    /// it counts what [`commit`](Self::commit) has done, not what is still on its way there.
+    fn may_have_retained(&self, channel: &ChannelName) -> bool;
+
+    /// Messages of one log behind `after`, in order: at most `messages`, and no more after
+    /// `bytes` of payload have been gathered (so one at least, if there is one).
+    async fn read_log(
+        &self,
+        key: ChannelKey,
+        after: Seq,
+        messages: usize,
+        bytes: usize,
+    ) -> Result<Vec<LoggedMessage>, StoreError>;
+
+    /// Writes cursors. Never moves one backwards, never makes a subscription: what is behind the
+    /// stored cursor or has no row is left out.
+    async fn save_cursors(&self, updates: &[CursorUpdate]) -> Result<(), StoreError>;
+
+    /// Deletes what lies behind every cursor of these channels, and channels that have no
+    /// subscription, no message and no retained message left. Returns how many messages went.
+    async fn trim(&self, channels: &[ChannelKey]) -> Result<u64, StoreError>;
+
+    /// Remembers sessions that have begun.
+    async fn sessions_opened(&self, sessions: &[SessionRow]) -> Result<(), StoreError>;
+
+    /// Forgets sessions whose close notifier has run, and notes when their clients were last seen
+    /// (only of clients that have persistent subscriptions).
+    async fn sessions_closed(
+        &self,
+        sessions: &[(ClientId, u64)],
+        node: &str,
+    ) -> Result<(), StoreError>;
+
+    /// The sessions that other processes left behind, oldest first, now marked as claimed by `node`.
+    /// Their close notifiers are the caller's to run; [`orphan_closed`] forgets them.
+    ///
+    /// [`orphan_closed`]: Self::orphan_closed
+    async fn claim_orphans(&self, node: &str) -> Result<Vec<SessionRow>, StoreError>;
+
+    /// Forgets one claimed session, after its close notifier has run, and notes when the client was seen.
+    async fn orphan_closed(&self, session: &SessionRow) -> Result<(), StoreError>;
+
+    /// Removes the persistent subscriptions of clients last seen before `before` that have no
+    /// session row, and says whose.
+    async fn expire(&self, before: SystemTime) -> Result<Vec<Expired>, StoreError>;
+
+    /// Gives up the oldest pending messages of every client that has more than `limit` of them.
+    async fn limit_pending(&self, limit: u64) -> Result<Vec<Dropped>, StoreError>;
+
+    /// Finishes what is running and closes the database. Later calls fail with [`StoreError::Closed`].
+    async fn close(&self);
+}

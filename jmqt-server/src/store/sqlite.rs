@@ -1,0 +1,194 @@
+//! The store in one SQLite file, for a server that is alone.
+//!
+//! One connection writes; commits, cursors, trimming, sessions and expiry take turns on it, each in
+//! transactions of its own, long deletions in small ones. A few connections read beside it. A lock
+//! file keeps other processes out, so what this process knows of the database stays true.
+
+mod commit;
+mod cursors;
+mod expiry;
+mod log;
+mod names;
+mod open;
+mod pending;
+mod plan;
+mod rows;
+mod sessions;
+mod writer;
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use jmqt_protocol::{ChannelName, ClientId};
+use sqlx::pool::PoolConnection;
+use sqlx::{Connection as _, Sqlite, SqlitePool};
+use tokio::sync::{Mutex, MutexGuard};
+
+use self::names::NameSet;
+use self::writer::{Writer, limited};
+use super::{
+    ChannelKey, CursorUpdate, Dropped, Epoch, Expired, LoggedMessage, Operation, Outcome, Seq,
+    SessionRow, Store, StoreError, StoredSubscription,
+};
+
+/// Where the database is and how careful it is.
+#[derive(Debug, Clone)]
+pub struct SqliteOptions {
+    /// The database file. It and its folder are made if they are missing; beside it there will be
+    /// files with `-wal`, `-shm` and `.lock` added to its name.
+    pub path: PathBuf,
+    /// When a commit counts as done.
+    pub synchronous: Synchronous,
+}
+
+/// When a commit counts as done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Synchronous {
+    /// Once the disk has it: it survives a power failure.
+    #[default]
+    Full,
+    /// Once the operating system has it: it survives the end of this process, and a power failure
+    /// may undo the last commits.
+    Normal,
+}
+
+/// A [`Store`] in one SQLite file.
+///
+/// `save_cursors`, `trim`, `expire`, `limit_pending` and the notes on sessions work in several short
+/// transactions when they have much to do, so after an error from one of them a part may be done. All of
+/// them may simply be called again.
+///
+/// No call waits for the database longer than about 10 seconds a step, 30 for a COMMIT. If a COMMIT
+/// fails with [`StoreError::TimedOut`], it is not known whether it has happened.
+#[derive(Debug)]
+pub struct SqliteStore {
+    epoch: Epoch,
+    writer: Mutex<Writer>,
+    readers: SqlitePool,
+    /// Clients that have persistent subscriptions.
+    clients: NameSet,
+    /// Channels that have a retained message.
+    retained: NameSet,
+    closed: AtomicBool,
+    /// Locked until the store is closed or dropped.
+    lock: File,
+}
+
+impl SqliteStore {
+    /// Opens the database, makes it if there is none, and brings its schema up to date.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] if another process has it; [`StoreError::Open`] if the file or folder
+    /// cannot be made or opened, is no database, or was written by a newer version of this program;
+    /// [`StoreError::Migrate`] and [`StoreError::Database`] if it fails later on.
+    pub async fn open(options: SqliteOptions) -> Result<Self, StoreError> {
+        open::open(options).await
+    }
+
+    /// The connection that writes, with no transaction open.
+    async fn writer(&self) -> Result<MutexGuard<'_, Writer>, StoreError> {
+        let mut writer = limited(async { Ok(self.writer.lock().await) }).await?;
+        if self.closed.load(Ordering::Acquire) {
+            return Err(StoreError::Closed);
+        }
+        writer.recover().await?;
+        Ok(writer)
+    }
+
+    /// A connection that reads.
+    async fn reader(&self) -> Result<PoolConnection<Sqlite>, StoreError> {
+        self.readers.acquire().await.map_err(|error| match error {
+            sqlx::Error::PoolClosed => StoreError::Closed,
+            sqlx::Error::PoolTimedOut => StoreError::TimedOut(writer::TIME_LIMIT),
+            error => StoreError::Database(error),
+        })
+    }
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    async fn commit(&self, batch: &[Operation]) -> Result<Vec<Outcome>, StoreError> {
+        self.commit_batch(batch).await
+    }
+
+    async fn subscriptions(
+        &self,
+        client: &ClientId,
+    ) -> Result<Vec<StoredSubscription>, StoreError> {
+        self.read_subscriptions(client).await
+    }
+
+    fn may_have_retained(&self, channel: &ChannelName) -> bool {
+        self.retained.may_contain(channel.as_str())
+    }
+
+    async fn read_log(
+        &self,
+        key: ChannelKey,
+        after: Seq,
+        messages: usize,
+        bytes: usize,
+    ) -> Result<Vec<LoggedMessage>, StoreError> {
+        limited(self.read_messages(key, after, messages, bytes)).await
+    }
+
+    async fn save_cursors(&self, updates: &[CursorUpdate]) -> Result<(), StoreError> {
+        self.write_cursors(updates).await
+    }
+
+    async fn trim(&self, channels: &[ChannelKey]) -> Result<u64, StoreError> {
+        self.trim_channels(channels).await
+    }
+
+    async fn sessions_opened(&self, sessions: &[SessionRow]) -> Result<(), StoreError> {
+        self.add_sessions(sessions).await
+    }
+
+    async fn sessions_closed(
+        &self,
+        sessions: &[(ClientId, u64)],
+        node: &str,
+    ) -> Result<(), StoreError> {
+        self.remove_sessions(sessions, node).await
+    }
+
+    async fn claim_orphans(&self, node: &str) -> Result<Vec<SessionRow>, StoreError> {
+        self.claim_sessions(node).await
+    }
+
+    async fn orphan_closed(&self, session: &SessionRow) -> Result<(), StoreError> {
+        let named = [(session.client.clone(), session.generation)];
+        self.remove_sessions(&named, &session.node).await
+    }
+
+    async fn expire(&self, before: SystemTime) -> Result<Vec<Expired>, StoreError> {
+        self.expire_clients(before).await
+    }
+
+    async fn limit_pending(&self, limit: u64) -> Result<Vec<Dropped>, StoreError> {
+        self.drop_pending(limit).await
+    }
+
+    async fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        let closing = async {
+            // The connection that writes goes last: the last one folds the write-ahead log away.
+            self.readers.close().await;
+            if let Some(connection) = self.writer.lock().await.take() {
+                connection.close().await?;
+            }
+            let _ = self.lock.unlock(); // or else it is unlocked when the store is dropped
+            Ok(())
+        };
+        if let Err(error) = limited(closing).await {
+            tracing::warn!(%error, "the database was not closed properly; no data is lost");
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! One batch: load what it needs, carry it out in memory, write what is different.
+
+use std::sync::LazyLock;
+use std::time::SystemTime;
+
+use jmqt_protocol::ClientId;
+use sqlx::Arguments as _;
+use sqlx::error::BoxDynError;
+use sqlx::sqlite::{SqliteArguments, SqliteConnection};
+
+use super::plan::Plan;
+use super::rows::{self, MultiRow};
+use super::writer::limited;
+use super::{SqliteStore, cursors};
+use crate::store::{ChannelKey, Operation, Outcome, Retained, StoreError};
+
+static CHANNELS: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::new(
+        1,
+        "SELECT name, id, last_seq, persistent_count FROM channels WHERE name IN ({rows})",
+    )
+});
+static RETAINED: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::new(
+        1,
+        "SELECT channel_id, sender, data FROM retained WHERE channel_id IN ({rows})",
+    )
+});
+
+static MAKE_CHANNELS: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::new(
+        4,
+        "INSERT INTO channels (id, name, last_seq, persistent_count) \
+         SELECT * FROM (VALUES {rows}) WHERE column1 IS NOT NULL",
+    )
+});
+static CHANGE_CHANNELS: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::new(
+        3,
+        "UPDATE channels SET last_seq = v.column2, persistent_count = v.column3 \
+         FROM (VALUES {rows}) AS v WHERE channels.id = v.column1",
+    )
+});
+static LOG: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::new(
+        5,
+        "INSERT INTO messages (channel_id, seq, created_at, sender, data) \
+         SELECT * FROM (VALUES {rows}) WHERE column1 IS NOT NULL",
+    )
+});
+static SUBSCRIBE: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::new(
+        3,
+        "INSERT OR REPLACE INTO subscriptions (channel_id, client_id, acked_seq, acked_beyond) \
+         SELECT column1, column2, column3, x'' FROM (VALUES {rows}) WHERE column1 IS NOT NULL",
+    )
+});
+static UNSUBSCRIBE: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::new(
+        2,
+        "DELETE FROM subscriptions WHERE (channel_id, client_id) IN (VALUES {rows})",
+    )
+});
+static RETAIN: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::new(
+        3,
+        "INSERT OR REPLACE INTO retained (channel_id, sender, data) \
+         SELECT * FROM (VALUES {rows}) WHERE column1 IS NOT NULL",
+    )
+});
+static CLEAR: LazyLock<MultiRow> =
+    LazyLock::new(|| MultiRow::new(1, "DELETE FROM retained WHERE channel_id IN ({rows})"));
+static ADD_CLIENTS: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::new(
+        2,
+        "INSERT OR IGNORE INTO clients (client_id, last_seen) \
+         SELECT * FROM (VALUES {rows}) WHERE column1 IS NOT NULL",
+    )
+});
+static FORGET_CLIENTS: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::new(
+        1,
+        "DELETE FROM clients WHERE client_id IN ({rows}) AND NOT EXISTS \
+         (SELECT 1 FROM subscriptions AS s WHERE s.client_id = clients.client_id) \
+         RETURNING client_id",
+    )
+});
+/// Deletes those of the channels that have nothing left.
+static FORGET_CHANNELS: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::new(
+        1,
+        "DELETE FROM channels WHERE id IN ({rows}) AND persistent_count = 0 \
+         AND NOT EXISTS (SELECT 1 FROM messages AS m WHERE m.channel_id = channels.id) \
+         AND NOT EXISTS (SELECT 1 FROM retained AS r WHERE r.channel_id = channels.id)",
+    )
+});
+
+impl SqliteStore {
+    /// See [`Store::commit`](crate::store::Store::commit).
+    pub(super) async fn commit_batch(
+        &self,
+        batch: &[Operation],
+    ) -> Result<Vec<Outcome>, StoreError> {
+        let mut plan = Plan::new(batch, |name| self.retained.may_contain(name.as_str()));
+        if plan.channels().is_empty() {
+            return Ok(plan.carry_out(batch, &mut 0));
+        }
+        let mut writer = self.writer().await?;
+        let prepared = limited(async {
+            load(writer.connection()?, &mut plan, batch).await?;
+            let outcomes = plan.carry_out(batch, &mut writer.next_channel);
+            if plan.is_unchanged() {
+                return Ok((outcomes, Vec::new()));
+            }
+            self.expect(&plan);
+            writer.begin().await?;
+            let gone = write(writer.connection()?, &plan).await?;
+            Ok((outcomes, gone))
+        })
+        .await;
+        let (outcomes, gone) = writer.finish(prepared).await?;
+        for client in &gone {
+            self.clients.remove(client.as_str());
+        }
+        for (_, channel) in plan.cleared() {
+            self.retained.remove(channel.as_str());
+        }
+        writer.to_trim.extend(plan.left());
+        Ok(outcomes)
+    }
+
+    /// Adds to the names in memory what the batch is going to add to the database.
+    fn expect(&self, plan: &Plan<'_>) {
+        for (_, client, _) in plan.subscribed() {
+            self.clients.insert(client.as_str());
+        }
+        for (_, channel, _) in plan.retained() {
+            self.retained.insert(channel.as_str());
+        }
+    }
+}
+
+/// Puts into `plan` the rows it needs.
+async fn load<'b>(
+    connection: &mut SqliteConnection,
+    plan: &mut Plan<'b>,
+    batch: &'b [Operation],
+) -> Result<(), StoreError> {
+    let by_name = CHANNELS.fetch(connection, plan.channels(), |values, channel| {
+        values.add(channel.name.as_str())
+    });
+    for row in by_name.await? {
+        let (name, key) = (rows::channel(&row, 0)?, rows::key(&row, 1)?);
+        plan.put_channel(&name, key, rows::seq(&row, 2)?, rows::count(&row, 3)?);
+    }
+
+    let pairs = plan.subscriptions_to_load(batch);
+    for (key, client, cursor) in cursors::fetch(connection, &pairs).await? {
+        if let Ok(index) = pairs.binary_search(&(key, &client)) {
+            plan.put_subscription(key, pairs[index].1, cursor);
+        }
+    }
+
+    let keys = plan.retained_to_load(batch);
+    for row in RETAINED.fetch(connection, &keys, add_key).await? {
+        let (sender, data) = (rows::sender(&row, 1)?, rows::data(&row, 2)?);
+        plan.put_retained(rows::key(&row, 0)?, Retained { sender, data });
+    }
+    Ok(())
+}
+
+/// Writes what is different, and returns the clients that have no subscription any more.
+async fn write(
+    connection: &mut SqliteConnection,
+    plan: &Plan<'_>,
+) -> Result<Vec<ClientId>, StoreError> {
+    write_channels(connection, plan).await?;
+    write_messages(connection, plan).await?;
+    let gone = write_subscriptions(connection, plan).await?;
+    write_retained(connection, plan).await?;
+    forget_channels(connection, &plan.left()).await?;
+    Ok(gone)
+}
+
+async fn write_channels(
+    connection: &mut SqliteConnection,
+    plan: &Plan<'_>,
+) -> Result<(), StoreError> {
+    let (made, changed) = (plan.made(), plan.changed());
+    let make = MAKE_CHANNELS.execute(connection, &made, |values, channel| {
+        values.add(channel.key.map(|key| key.0))?;
+        values.add(channel.name.as_str())?;
+        rows::add_seq(values, channel.last)?;
+        values.add(i64::try_from(channel.persistent)?)
+    });
+    make.await?;
+    let change = CHANGE_CHANNELS.execute(connection, &changed, |values, channel| {
+        values.add(channel.key.map(|key| key.0))?;
+        rows::add_seq(values, channel.last)?;
+        values.add(i64::try_from(channel.persistent)?)
+    });
+    change.await?;
+    Ok(())
+}
+
+async fn write_messages(
+    connection: &mut SqliteConnection,
+    plan: &Plan<'_>,
+) -> Result<(), StoreError> {
+    let now = rows::millis(SystemTime::now());
+    let log = LOG.execute(connection, plan.messages(), |values, message| {
+        values.add(message.key.0)?;
+        rows::add_seq(values, message.seq)?;
+        values.add(now)?;
+        rows::add_sender(values, message.append.sender.as_ref())?;
+        values.add(&message.append.data[..])
+    });
+    log.await?;
+    Ok(())
+}
+
+async fn write_subscriptions(
+    connection: &mut SqliteConnection,
+    plan: &Plan<'_>,
+) -> Result<Vec<ClientId>, StoreError> {
+    let (gone, new) = (plan.unsubscribed(), plan.subscribed());
+    UNSUBSCRIBE.execute(connection, &gone, add_pair).await?;
+    let subscribe = SUBSCRIBE.execute(connection, &new, |values, (key, client, cursor)| {
+        values.add(key.0)?;
+        values.add(client.as_str())?;
+        rows::add_seq(values, cursor.acked)
+    });
+    subscribe.await?;
+    let now = rows::millis(SystemTime::now());
+    let add = ADD_CLIENTS.execute(connection, &new, |values, (_, client, _)| {
+        values.add(client.as_str())?;
+        values.add(now)
+    });
+    add.await?;
+    let forget = FORGET_CLIENTS.fetch(connection, &gone, |values, (_, client)| {
+        values.add(client.as_str())
+    });
+    forget
+        .await?
+        .iter()
+        .map(|row| rows::client(row, 0))
+        .collect()
+}
+
+async fn write_retained(
+    connection: &mut SqliteConnection,
+    plan: &Plan<'_>,
+) -> Result<(), StoreError> {
+    let (retained, cleared) = (plan.retained(), plan.cleared());
+    let retain = RETAIN.execute(connection, &retained, |values, (key, _, retained)| {
+        values.add(key.0)?;
+        rows::add_sender(values, retained.sender.as_ref())?;
+        values.add(&retained.data[..])
+    });
+    retain.await?;
+    CLEAR
+        .execute(connection, &cleared, |values, (key, _)| values.add(key.0))
+        .await?;
+    Ok(())
+}
+
+/// Deletes those of the channels that have no subscription, message or retained message left.
+pub(super) async fn forget_channels(
+    connection: &mut SqliteConnection,
+    channels: &[ChannelKey],
+) -> Result<(), StoreError> {
+    FORGET_CHANNELS
+        .execute(connection, channels, add_key)
+        .await?;
+    Ok(())
+}
+
+fn add_key(values: &mut SqliteArguments, key: &ChannelKey) -> Result<(), BoxDynError> {
+    values.add(key.0)
+}
+
+fn add_pair(
+    values: &mut SqliteArguments,
+    (key, client): &(ChannelKey, &ClientId),
+) -> Result<(), BoxDynError> {
+    values.add(key.0)?;
+    values.add(client.as_str())
+}

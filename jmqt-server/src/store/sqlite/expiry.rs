@@ -1,0 +1,131 @@
+//! Clients that did not come back in time.
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+use std::time::{Instant, SystemTime};
+
+use jmqt_protocol::ClientId;
+use sqlx::Arguments as _;
+use sqlx::sqlite::SqliteConnection;
+
+use super::SqliteStore;
+use super::rows::{self, MultiRow};
+use super::writer::{TIME_LIMIT, Writer, limited};
+use crate::store::{ChannelKey, Expired, StoreError};
+
+/// How many clients go in one transaction: a commit waits no longer than for these.
+const CLIENTS_AT_A_TIME: usize = 16;
+
+static SUBSCRIPTIONS: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::new(
+        1,
+        "SELECT client_id, channel_id FROM subscriptions WHERE client_id IN ({rows})",
+    )
+});
+static LEAVE_CHANNELS: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::new(
+        2,
+        "UPDATE channels SET persistent_count = MAX(0, persistent_count - v.column2) \
+         FROM (VALUES {rows}) AS v WHERE channels.id = v.column1",
+    )
+});
+static FORGET_SUBSCRIPTIONS: LazyLock<MultiRow> =
+    LazyLock::new(|| MultiRow::new(1, "DELETE FROM subscriptions WHERE client_id IN ({rows})"));
+static FORGET_CLIENTS: LazyLock<MultiRow> =
+    LazyLock::new(|| MultiRow::new(1, "DELETE FROM clients WHERE client_id IN ({rows})"));
+
+/// Clients that go together, with the number of their subscriptions; and the channels they leave,
+/// with the number of those who leave.
+#[derive(Default)]
+struct Leaving {
+    clients: BTreeMap<ClientId, u64>,
+    channels: BTreeMap<ChannelKey, u64>,
+}
+
+impl SqliteStore {
+    /// See [`Store::expire`](crate::store::Store::expire). Clients go a few at a time: an error after
+    /// some have gone ends it early and is not reported, so that theirs is; the next call meets it
+    /// again.
+    pub(super) async fn expire_clients(
+        &self,
+        before: SystemTime,
+    ) -> Result<Vec<Expired>, StoreError> {
+        let until = Instant::now() + TIME_LIMIT;
+        let mut expired = Vec::new();
+        while Instant::now() < until {
+            let leaving = match self.expire_some(rows::millis(before)).await {
+                Err(error) if expired.is_empty() => return Err(error),
+                Err(_) => break,
+                Ok(leaving) if leaving.clients.is_empty() => break,
+                Ok(leaving) => leaving,
+            };
+            let client = |(client, subscriptions)| Expired {
+                client,
+                subscriptions,
+            };
+            expired.extend(leaving.clients.into_iter().map(client));
+        }
+        Ok(expired)
+    }
+
+    async fn expire_some(&self, before: i64) -> Result<Leaving, StoreError> {
+        let mut writer = self.writer().await?;
+        let leaving = limited(async {
+            let leaving = find(writer.connection()?, before).await?;
+            if !leaving.clients.is_empty() {
+                remove(&mut writer, &leaving).await?;
+            }
+            Ok(leaving)
+        })
+        .await;
+        let leaving = writer.finish(leaving).await?;
+        for client in leaving.clients.keys() {
+            self.clients.remove(client.as_str());
+        }
+        writer.to_trim.extend(leaving.channels.keys());
+        Ok(leaving)
+    }
+}
+
+async fn find(connection: &mut SqliteConnection, before: i64) -> Result<Leaving, StoreError> {
+    let sql = "SELECT client_id FROM clients AS c WHERE last_seen < ? AND NOT EXISTS \
+        (SELECT 1 FROM sessions AS s WHERE s.client_id = c.client_id) ORDER BY last_seen LIMIT ?";
+    let found = sqlx::query(sql)
+        .bind(before)
+        .bind(CLIENTS_AT_A_TIME as i64)
+        .fetch_all(&mut *connection)
+        .await?;
+    let mut leaving = Leaving::default();
+    for row in &found {
+        leaving.clients.insert(rows::client(row, 0)?, 0);
+    }
+    let clients: Vec<_> = leaving.clients.keys().cloned().collect();
+    for row in SUBSCRIPTIONS
+        .fetch(connection, &clients, |values, it| values.add(it.as_str()))
+        .await?
+    {
+        *leaving.clients.entry(rows::client(&row, 0)?).or_default() += 1;
+        *leaving.channels.entry(rows::key(&row, 1)?).or_default() += 1;
+    }
+    Ok(leaving)
+}
+
+async fn remove(writer: &mut Writer, leaving: &Leaving) -> Result<(), StoreError> {
+    writer.begin().await?;
+    let connection = writer.connection()?;
+    let channels: Vec<_> = leaving.channels.iter().collect();
+    let leave = LEAVE_CHANNELS.execute(connection, &channels, |values, (key, clients)| {
+        values.add(key.0)?;
+        values.add(i64::try_from(**clients)?)
+    });
+    leave.await?;
+    let clients: Vec<_> = leaving.clients.keys().collect();
+    for forget in [&FORGET_SUBSCRIPTIONS, &FORGET_CLIENTS] {
+        forget
+            .execute(connection, &clients, |values, client| {
+                values.add(client.as_str())
+            })
+            .await?;
+    }
+    Ok(())
+}

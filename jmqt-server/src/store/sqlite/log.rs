@@ -1,0 +1,210 @@
+//! What clients have to read: subscriptions and logs. And what nobody has to read any more.
+
+use std::sync::LazyLock;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use futures_util::TryStreamExt as _;
+use jmqt_protocol::ClientId;
+use sqlx::Arguments as _;
+use sqlx::Row as _;
+use sqlx::sqlite::SqliteConnection;
+
+use super::commit::forget_channels;
+use super::rows::{self, MultiRow};
+use super::writer::{TIME_LIMIT, Writer, limited};
+use super::{SqliteStore, cursors};
+use crate::store::{ChannelKey, LoggedMessage, Seq, StoreError, StoredSubscription};
+
+/// How many messages the first statement of a turn deletes. They may be large, so it begins with few.
+const FEWEST_AT_A_TIME: u64 = 32;
+
+/// How many messages one statement deletes at most.
+const MOST_AT_A_TIME: u64 = 2048;
+
+/// How long deletion goes on before it lets others write.
+const DELETING_TURN: Duration = Duration::from_millis(10);
+
+/// How many channels are looked at in one turn.
+const CHANNELS_AT_A_TIME: usize = 64;
+
+/// Where a log begins, and how far every cursor is.
+static LOGS: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::new(
+        1,
+        "SELECT id, (SELECT MIN(seq) FROM messages AS m WHERE m.channel_id = c.id), \
+         COALESCE((SELECT MIN(acked_seq) FROM subscriptions AS s WHERE s.channel_id = c.id), last_seq) \
+         FROM channels AS c WHERE id IN ({rows})",
+    )
+});
+
+/// Deletes ranges of logs, in the order of the rows: page after page, whatever the channel.
+static DELETE: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::new(
+        3,
+        "DELETE FROM messages WHERE rowid IN (SELECT m.rowid FROM (VALUES {rows}) AS v \
+         CROSS JOIN messages AS m ON m.channel_id = v.column1 \
+         AND m.seq BETWEEN v.column2 AND v.column3)",
+    )
+});
+
+/// Messages of one channel that can go.
+struct Behind {
+    key: ChannelKey,
+    first: u64,
+    up_to: u64,
+}
+
+impl SqliteStore {
+    /// See [`Store::subscriptions`](crate::store::Store::subscriptions). One statement, so it sees
+    /// each commit whole or not at all.
+    pub(super) async fn read_subscriptions(
+        &self,
+        client: &ClientId,
+    ) -> Result<Vec<StoredSubscription>, StoreError> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(StoreError::Closed);
+        }
+        if !self.clients.may_contain(client.as_str()) {
+            return Ok(Vec::new());
+        }
+        let sql = "SELECT c.id, c.name, c.last_seq, s.acked_seq, s.acked_beyond \
+            FROM subscriptions AS s JOIN channels AS c ON c.id = s.channel_id \
+            WHERE s.client_id = ? ORDER BY s.channel_id";
+        let found = limited(async {
+            let mut reader = self.reader().await?;
+            Ok(sqlx::query(sql)
+                .bind(client.as_str())
+                .fetch_all(&mut *reader)
+                .await?)
+        });
+        let subscription = |row| {
+            Ok(StoredSubscription {
+                key: rows::key(row, 0)?,
+                channel: rows::channel(row, 1)?,
+                last: rows::seq(row, 2)?,
+                cursor: cursors::read(row, 3)?,
+            })
+        };
+        found.await?.iter().map(subscription).collect()
+    }
+
+    /// See [`Store::read_log`](crate::store::Store::read_log).
+    pub(super) async fn read_messages(
+        &self,
+        key: ChannelKey,
+        after: Seq,
+        messages: usize,
+        bytes: usize,
+    ) -> Result<Vec<LoggedMessage>, StoreError> {
+        let mut reader = self.reader().await?;
+        let sql = "SELECT seq, sender, data FROM messages \
+            WHERE channel_id = ? AND seq > ? ORDER BY seq LIMIT ?";
+        let mut found = sqlx::query(sql)
+            .bind(key.0)
+            .bind(i64::try_from(after.0).unwrap_or(i64::MAX))
+            .bind(i64::try_from(messages).unwrap_or(i64::MAX))
+            .fetch(&mut *reader);
+        let (mut log, mut gathered) = (Vec::new(), 0);
+        while gathered < bytes || log.is_empty() {
+            let Some(row) = found.try_next().await? else {
+                break;
+            };
+            let (seq, sender) = (rows::seq(&row, 0)?, rows::sender(&row, 1)?);
+            let data = rows::data(&row, 2)?;
+            gathered += data.len();
+            log.push(LoggedMessage { seq, sender, data });
+        }
+        Ok(log)
+    }
+
+    /// See [`Store::trim`](crate::store::Store::trim). Also trims what subscriptions that ended have
+    /// left behind. Stops when its time is up; the next call goes on.
+    pub(super) async fn trim_channels(&self, channels: &[ChannelKey]) -> Result<u64, StoreError> {
+        let until = Instant::now() + TIME_LIMIT;
+        self.writer().await?.to_trim.extend(channels);
+        let mut deleted = 0;
+        while Instant::now() < until {
+            let mut writer = self.writer().await?;
+            if writer.to_trim.is_empty() {
+                break;
+            }
+            let turn = limited(trim_some(&mut writer)).await;
+            let (messages, done) = writer.finish(turn).await?;
+            deleted += messages;
+            for key in done {
+                writer.to_trim.remove(&key);
+            }
+        }
+        Ok(deleted)
+    }
+}
+
+/// Trims some of the channels. Returns how many messages went and which channels are done.
+///
+/// All of them at once: messages logged at the same time share pages, which are best emptied together.
+async fn trim_some(writer: &mut Writer) -> Result<(u64, Vec<ChannelKey>), StoreError> {
+    let mut keys: Vec<_> = writer
+        .to_trim
+        .iter()
+        .copied()
+        .take(CHANNELS_AT_A_TIME)
+        .collect();
+    let mut logs = behind_every_cursor(writer.connection()?, &keys).await?;
+    writer.begin().await?;
+    let end_of_turn = Instant::now() + DELETING_TURN;
+    let (mut deleted, mut at_a_time) = (0, FEWEST_AT_A_TIME);
+    while !logs.is_empty() && (deleted == 0 || Instant::now() < end_of_turn) {
+        deleted += delete_some(writer.connection()?, &mut logs, at_a_time).await?;
+        at_a_time = MOST_AT_A_TIME.min(at_a_time * 2);
+    }
+    keys.retain(|&key| logs.iter().all(|log| log.key != key));
+    forget_channels(writer.connection()?, &keys).await?;
+    Ok((deleted, keys))
+}
+
+/// The channels that have messages behind every cursor.
+async fn behind_every_cursor(
+    connection: &mut SqliteConnection,
+    keys: &[ChannelKey],
+) -> Result<Vec<Behind>, StoreError> {
+    let mut logs = Vec::new();
+    for row in LOGS
+        .fetch(connection, keys, |values, key| values.add(key.0))
+        .await?
+    {
+        let first: Option<i64> = row.try_get(1)?;
+        let first = first
+            .and_then(|first| u64::try_from(first).ok())
+            .unwrap_or(u64::MAX);
+        let log = Behind {
+            key: rows::key(&row, 0)?,
+            first,
+            up_to: rows::count(&row, 2)?,
+        };
+        if log.first <= log.up_to {
+            logs.push(log);
+        }
+    }
+    Ok(logs)
+}
+
+/// Deletes about so many messages from the beginnings of `logs`, and takes out those that are done.
+async fn delete_some(
+    connection: &mut SqliteConnection,
+    logs: &mut Vec<Behind>,
+    messages: u64,
+) -> Result<u64, StoreError> {
+    let of_each = (messages / logs.len() as u64).max(1);
+    let delete = DELETE.execute(connection, logs, |values, log| {
+        values.add(log.key.0)?;
+        rows::add_seq(values, Seq(log.first))?;
+        rows::add_seq(values, Seq(log.up_to.min(log.first + of_each - 1)))
+    });
+    let deleted = delete.await?;
+    for log in logs.iter_mut() {
+        log.first += of_each;
+    }
+    logs.retain(|log| log.first <= log.up_to);
+    Ok(deleted)
+}

@@ -1,0 +1,210 @@
+//! From a path to a store: lock, files, connections, schema, and what is kept in memory.
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use sqlx::migrate::{Migrate as _, MigrateError, Migration, MigrationType, Migrator};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous,
+};
+use sqlx::{ConnectOptions as _, SqlSafeStr as _, SqlitePool};
+use tokio::sync::Mutex;
+
+use super::names::NameSet;
+use super::writer::{TIME_LIMIT, Writer};
+use super::{SqliteOptions, SqliteStore, Synchronous};
+use crate::store::{ChannelKey, Epoch, StoreError};
+
+/// The steps from nothing to the schema of this version, in order. A step that was released never changes.
+const MIGRATIONS: [(i64, &str, &str); 1] =
+    [(1, "tables", include_str!("../migrations/0001_sqlite.sql"))];
+
+/// How many connections read. SQLite reads of several run side by side, but rarely wait for a disk.
+const READERS: u32 = 2;
+
+pub(super) async fn open(options: SqliteOptions) -> Result<SqliteStore, StoreError> {
+    let path = &options.path;
+    let lock = lock(path)?;
+    make_private(path).map_err(|error| cannot_open(path, error))?;
+
+    let options = connect_options(&options);
+    let mut connection = options
+        .connect()
+        .await
+        .map_err(|error| cannot_open(path, error))?;
+    migrate(path, &mut connection).await?;
+    let epoch = epoch(&mut connection).await?;
+    let clients = names(&mut connection, "SELECT client_id FROM clients").await?;
+    let retained = "SELECT c.name FROM retained AS r JOIN channels AS c ON c.id = r.channel_id";
+    let retained = names(&mut connection, retained).await?;
+    let next = "SELECT COALESCE(MAX(seq), 0) + 1 FROM sqlite_sequence WHERE name = 'channels'";
+    let next_channel = sqlx::query_scalar(next).fetch_one(&mut connection).await?;
+    let to_trim = left_to_trim(&mut connection).await?;
+
+    let mut writer = Writer::new(options.clone(), connection, next_channel);
+    writer.to_trim.extend(to_trim);
+    Ok(SqliteStore {
+        epoch,
+        writer: Mutex::new(writer),
+        readers: readers(options)
+            .await
+            .map_err(|error| cannot_open(path, error))?,
+        clients,
+        retained,
+        closed: AtomicBool::new(false),
+        lock,
+    })
+}
+
+fn cannot_open(
+    path: &Path,
+    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> StoreError {
+    StoreError::Open {
+        path: path.display().to_string(),
+        source: source.into(),
+    }
+}
+
+/// Takes the lock file beside the database, in a folder made if need be.
+fn lock(database: &Path) -> Result<File, StoreError> {
+    let path = beside(database, ".lock");
+    let file = make_folder(database).and_then(|()| private_file().open(&path));
+    let file = file.map_err(|error| cannot_open(&path, error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StoreError::InUse {
+            path: path.display().to_string(),
+        }),
+        Err(TryLockError::Error(error)) => Err(cannot_open(&path, error)),
+    }
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    // Another name of the same file must lead to the same lock.
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let mut name = path.into_os_string();
+    name.push(suffix);
+    name.into()
+}
+
+fn make_folder(database: &Path) -> std::io::Result<()> {
+    let mut builder = DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    match database.parent() {
+        Some(folder) => builder.recursive(true).create(folder),
+        None => Ok(()),
+    }
+}
+
+/// Makes the database file if there is none. SQLite gives its other files the same permissions.
+fn make_private(database: &Path) -> std::io::Result<()> {
+    private_file().open(database).map(drop)
+}
+
+fn private_file() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.create(true).append(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
+}
+
+fn connect_options(options: &SqliteOptions) -> SqliteConnectOptions {
+    let synchronous = match options.synchronous {
+        Synchronous::Full => SqliteSynchronous::Full,
+        Synchronous::Normal => SqliteSynchronous::Normal,
+    };
+    SqliteConnectOptions::new()
+        .filename(&options.path)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(synchronous)
+        // There are none: what belongs together is written together, and every check would cost.
+        .foreign_keys(false)
+        .busy_timeout(Duration::from_secs(5))
+        .pragma("wal_autocheckpoint", "4000")
+        .pragma("journal_size_limit", "67108864")
+        .pragma("cache_size", "-16384")
+        .pragma("temp_store", "memory")
+        .thread_name(|id| format!("sqlite-{id}"))
+        .disable_statement_logging()
+}
+
+async fn readers(options: SqliteConnectOptions) -> Result<SqlitePool, sqlx::Error> {
+    // Rows wait in a buffer between threads; a payload can be large, so it holds only a few.
+    let options = options.read_only(true).row_buffer_size(16);
+    SqlitePoolOptions::new()
+        .min_connections(1)
+        .max_connections(READERS)
+        .acquire_timeout(TIME_LIMIT)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .test_before_acquire(false) // a file does not hang up
+        .connect_with(options)
+        .await
+}
+
+async fn migrate(path: &Path, connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    let step = |(version, name, sql): (i64, &'static str, &'static str)| {
+        Migration::new(
+            version,
+            name.into(),
+            MigrationType::Simple,
+            sql.into_sql_str(),
+            false,
+        )
+    };
+    let migrator = Migrator::with_migrations(MIGRATIONS.map(step).into());
+    match migrator.run_direct(None, connection, false).await {
+        Err(MigrateError::VersionMissing(version)) => {
+            let newest = MIGRATIONS[MIGRATIONS.len() - 1].0;
+            let reason = format!(
+                "it was written by a newer version of this program \
+                 (schema {version}; this one knows schemas up to {newest})"
+            );
+            Err(cannot_open(path, reason))
+        }
+        result => Ok(result?),
+    }
+}
+
+/// Reads the epoch; makes it if the database is new.
+async fn epoch(connection: &mut SqliteConnection) -> Result<Epoch, StoreError> {
+    let random = getrandom::u32().map_err(|error| StoreError::Open {
+        path: "the system's random numbers".to_owned(),
+        source: error.into(),
+    })?;
+    sqlx::query("INSERT OR IGNORE INTO meta (key, value) VALUES ('epoch', ?)")
+        .bind(i64::from(random))
+        .execute(&mut *connection)
+        .await?;
+    let epoch: i64 = sqlx::query_scalar("SELECT value FROM meta WHERE key = 'epoch'")
+        .fetch_one(connection)
+        .await?;
+    Ok(Epoch(
+        u32::try_from(epoch).map_err(|_| StoreError::Corrupt { what: "epoch" })?,
+    ))
+}
+
+async fn names(
+    connection: &mut SqliteConnection,
+    sql: &'static str,
+) -> Result<NameSet, StoreError> {
+    let set = NameSet::default();
+    let names: Vec<String> = sqlx::query_scalar(sql).fetch_all(connection).await?;
+    names.iter().for_each(|name| set.insert(name));
+    Ok(set)
+}
+
+/// Channels that the last process did not get to trim.
+async fn left_to_trim(connection: &mut SqliteConnection) -> Result<Vec<ChannelKey>, StoreError> {
+    let sql = "SELECT id FROM channels AS c WHERE \
+        EXISTS (SELECT 1 FROM messages AS m WHERE m.channel_id = c.id AND m.seq <= COALESCE( \
+            (SELECT MIN(acked_seq) FROM subscriptions AS s WHERE s.channel_id = c.id), c.last_seq)) \
+        OR (persistent_count = 0 AND NOT EXISTS (SELECT 1 FROM retained AS r WHERE r.channel_id = c.id))";
+    let keys: Vec<i64> = sqlx::query_scalar(sql).fetch_all(connection).await?;
+    Ok(keys.into_iter().map(ChannelKey).collect())
+}

@@ -1,0 +1,366 @@
+//! A batch carried out in memory: what comes of each operation, and what is different afterwards.
+//!
+//! Nothing here touches a database. The rows that the operations need are put in first; what is not
+//! put in does not exist.
+
+use std::collections::HashMap;
+
+use jmqt_protocol::{ChannelName, ClientId};
+
+use crate::store::{
+    Append, ChannelKey, Cursor, Operation, Outcome, Retained, Seq, StoredSubscription,
+};
+
+type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
+
+/// A channel, as it was and as it is now.
+#[derive(Debug)]
+pub(super) struct Channel<'b> {
+    pub(super) name: &'b ChannelName,
+    pub(super) key: Option<ChannelKey>,
+    /// Whether it has a row in the database.
+    pub(super) stored: bool,
+    pub(super) last: Seq,
+    /// How many persistent subscriptions it has.
+    pub(super) persistent: u64,
+    /// Whether `last` or `persistent` differs from the row.
+    pub(super) changed: bool,
+    /// The retained message, if an operation asked for it or set it.
+    pub(super) retained: Option<Retained>,
+    pub(super) retained_changed: bool,
+    /// Whether a subscription or the retained message went.
+    pub(super) left: bool,
+}
+
+impl<'b> Channel<'b> {
+    fn unknown(name: &'b ChannelName) -> Self {
+        Self {
+            name,
+            key: None,
+            stored: false,
+            last: Seq(0),
+            persistent: 0,
+            changed: false,
+            retained: None,
+            retained_changed: false,
+            left: false,
+        }
+    }
+
+    /// Whether something depends on its having a row.
+    fn needs_row(&self) -> bool {
+        self.persistent > 0 || self.last > Seq(0) || self.retained.is_some()
+    }
+}
+
+/// A subscription, as it was and as it is now.
+#[derive(Debug, Default)]
+struct Subscription {
+    before: Option<Cursor>,
+    now: Option<Cursor>,
+}
+
+/// A message for the log.
+#[derive(Debug)]
+pub(super) struct Logged<'b> {
+    pub(super) key: ChannelKey,
+    pub(super) seq: Seq,
+    pub(super) append: &'b Append,
+}
+
+/// A batch on its way.
+#[derive(Debug, Default)]
+pub(super) struct Plan<'b> {
+    channels: Vec<Channel<'b>>,
+    by_name: Map<&'b ChannelName, usize>,
+    by_key: Map<ChannelKey, usize>,
+    subscriptions: Map<(ChannelKey, &'b ClientId), Subscription>,
+    messages: Vec<Logged<'b>>,
+}
+
+impl<'b> Plan<'b> {
+    /// Notes which channels the operations of `batch` can concern. `may_be_retained` spares looking
+    /// for retained messages that are not there.
+    pub(super) fn new(
+        batch: &'b [Operation],
+        may_be_retained: impl Fn(&ChannelName) -> bool,
+    ) -> Self {
+        let mut plan = Self::default();
+        for operation in batch {
+            match operation {
+                Operation::Append(append) if append.log || append.retain => {
+                    plan.note(&append.channel);
+                }
+                Operation::Append(_) => {}
+                Operation::Subscribe { channel, .. } | Operation::Unsubscribe { channel, .. } => {
+                    plan.note(channel);
+                }
+                Operation::ClearRetained { channel } | Operation::ReadRetained { channel } => {
+                    if may_be_retained(channel) {
+                        plan.note(channel);
+                    }
+                }
+            }
+        }
+        plan
+    }
+
+    fn note(&mut self, name: &'b ChannelName) {
+        let next = self.channels.len();
+        if *self.by_name.entry(name).or_insert(next) == next {
+            self.channels.push(Channel::unknown(name));
+        }
+    }
+
+    /// The channels, as they are now.
+    pub(super) fn channels(&self) -> &[Channel<'b>] {
+        &self.channels
+    }
+
+    /// Puts a channel's row in.
+    pub(super) fn put_channel(
+        &mut self,
+        name: &ChannelName,
+        key: ChannelKey,
+        last: Seq,
+        persistent: u64,
+    ) {
+        if let Some(&index) = self.by_name.get(name) {
+            let channel = &mut self.channels[index];
+            (channel.key, channel.last, channel.persistent) = (Some(key), last, persistent);
+            channel.stored = true;
+            self.by_key.insert(key, index);
+        }
+    }
+
+    /// The subscriptions that the operations concern and the database may have. Asked once the
+    /// channels are in.
+    pub(super) fn subscriptions_to_load(
+        &self,
+        batch: &'b [Operation],
+    ) -> Vec<(ChannelKey, &'b ClientId)> {
+        let pair = |operation: &'b Operation| match operation {
+            Operation::Subscribe { client, channel }
+            | Operation::Unsubscribe { client, channel } => {
+                let channel = self.channel(channel).filter(|it| it.persistent > 0)?;
+                Some((channel.key?, client))
+            }
+            _ => None,
+        };
+        let mut pairs: Vec<_> = batch.iter().filter_map(pair).collect();
+        pairs.sort_unstable();
+        pairs.dedup();
+        pairs
+    }
+
+    /// Puts a subscription in.
+    pub(super) fn put_subscription(
+        &mut self,
+        key: ChannelKey,
+        client: &'b ClientId,
+        cursor: Cursor,
+    ) {
+        let (before, now) = (Some(cursor.clone()), Some(cursor));
+        self.subscriptions
+            .insert((key, client), Subscription { before, now });
+    }
+
+    /// The channels whose retained messages the operations concern. Asked once the channels are in.
+    pub(super) fn retained_to_load(&self, batch: &[Operation]) -> Vec<ChannelKey> {
+        let key = |operation: &Operation| match operation {
+            Operation::Subscribe { channel, .. }
+            | Operation::ClearRetained { channel }
+            | Operation::ReadRetained { channel } => self.channel(channel)?.key,
+            _ => None,
+        };
+        let mut keys: Vec<_> = batch.iter().filter_map(key).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        keys
+    }
+
+    /// Puts a retained message in.
+    pub(super) fn put_retained(&mut self, key: ChannelKey, retained: Retained) {
+        if let Some(&index) = self.by_key.get(&key) {
+            self.channels[index].retained = Some(retained);
+        }
+    }
+
+    /// Carries the batch out. Channels that need a row get their keys from `next_key`.
+    pub(super) fn carry_out(&mut self, batch: &'b [Operation], next_key: &mut i64) -> Vec<Outcome> {
+        let outcome = |operation: &'b Operation| match operation {
+            Operation::Append(append) => self.append(append, next_key),
+            Operation::Subscribe { client, channel } => self.subscribe(client, channel, next_key),
+            Operation::Unsubscribe { client, channel } => self.unsubscribe(client, channel),
+            Operation::ClearRetained { channel } => self.clear_retained(channel),
+            Operation::ReadRetained { channel } => {
+                Outcome::Retained(self.channel(channel).and_then(|it| it.retained.clone()))
+            }
+        };
+        batch.iter().map(outcome).collect()
+    }
+
+    fn append(&mut self, append: &'b Append, next_key: &mut i64) -> Outcome {
+        let Some(&index) = self.by_name.get(&append.channel) else {
+            return Outcome::Appended(None);
+        };
+        if append.retain {
+            self.key(index, next_key);
+            let channel = &mut self.channels[index];
+            let (sender, data) = (append.sender.clone(), append.data.clone());
+            channel.retained = Some(Retained { sender, data });
+            channel.retained_changed = true;
+        }
+        let channel = &mut self.channels[index];
+        let Some(key) = channel.key.filter(|_| append.log && channel.persistent > 0) else {
+            return Outcome::Appended(None);
+        };
+        channel.last.0 += 1;
+        channel.changed = true;
+        let seq = channel.last;
+        self.messages.push(Logged { key, seq, append });
+        Outcome::Appended(Some((key, seq)))
+    }
+
+    fn subscribe(
+        &mut self,
+        client: &'b ClientId,
+        name: &'b ChannelName,
+        next_key: &mut i64,
+    ) -> Outcome {
+        let index = self.by_name[name]; // `new` has noted it
+        let key = self.key(index, next_key);
+        let channel = &mut self.channels[index];
+        let place = self.subscriptions.entry((key, client)).or_default();
+        let cursor = place.now.get_or_insert_with(|| {
+            channel.persistent += 1;
+            channel.changed = true;
+            Cursor {
+                acked: channel.last,
+                beyond: Vec::new(),
+            }
+        });
+        let (cursor, last) = (cursor.clone(), channel.last);
+        let subscription = StoredSubscription {
+            channel: name.clone(),
+            key,
+            cursor,
+            last,
+        };
+        Outcome::Subscribed {
+            subscription,
+            retained: channel.retained.clone(),
+        }
+    }
+
+    fn unsubscribe(&mut self, client: &'b ClientId, name: &'b ChannelName) -> Outcome {
+        let channel = &mut self.channels[self.by_name[name]]; // `new` has noted it
+        let place = channel
+            .key
+            .and_then(|key| self.subscriptions.get_mut(&(key, client)));
+        if place.and_then(|place| place.now.take()).is_none() {
+            return Outcome::Unsubscribed(false);
+        }
+        channel.persistent = channel.persistent.saturating_sub(1);
+        (channel.changed, channel.left) = (true, true);
+        Outcome::Unsubscribed(true)
+    }
+
+    fn clear_retained(&mut self, name: &ChannelName) -> Outcome {
+        let index = self.by_name.get(name).copied();
+        let channel = index.map(|index| &mut self.channels[index]);
+        let Some(channel) = channel.filter(|channel| channel.retained.is_some()) else {
+            return Outcome::Cleared(false);
+        };
+        channel.retained = None;
+        (channel.retained_changed, channel.left) = (true, true);
+        Outcome::Cleared(true)
+    }
+
+    fn channel(&self, name: &ChannelName) -> Option<&Channel<'b>> {
+        Some(&self.channels[*self.by_name.get(name)?])
+    }
+
+    /// The channel's key; a new one if it has none.
+    fn key(&mut self, index: usize, next_key: &mut i64) -> ChannelKey {
+        *self.channels[index].key.get_or_insert_with(|| {
+            let key = ChannelKey(*next_key);
+            *next_key += 1;
+            key
+        })
+    }
+
+    /// Whether there is nothing to be written.
+    pub(super) fn is_unchanged(&self) -> bool {
+        let channel = |it: &Channel<'_>| it.changed || it.retained_changed;
+        !self.channels.iter().any(channel)
+            && self.subscriptions.values().all(|it| it.now == it.before)
+    }
+
+    /// The messages to be logged.
+    pub(super) fn messages(&self) -> &[Logged<'b>] {
+        &self.messages
+    }
+
+    /// Channels to be made.
+    pub(super) fn made(&self) -> Vec<&Channel<'b>> {
+        self.channels
+            .iter()
+            .filter(|it| !it.stored && it.needs_row())
+            .collect()
+    }
+
+    /// Channels whose rows are to be changed.
+    pub(super) fn changed(&self) -> Vec<&Channel<'b>> {
+        self.channels
+            .iter()
+            .filter(|it| it.stored && it.changed)
+            .collect()
+    }
+
+    /// Channels that lost something, so that part of their log or their row may have to go.
+    pub(super) fn left(&self) -> Vec<ChannelKey> {
+        self.channels
+            .iter()
+            .filter(|it| it.left)
+            .filter_map(|it| it.key)
+            .collect()
+    }
+
+    /// Retained messages to be written.
+    pub(super) fn retained(&self) -> Vec<(ChannelKey, &ChannelName, &Retained)> {
+        let written = self.channels.iter().filter(|it| it.retained_changed);
+        written
+            .filter_map(|it| Some((it.key?, it.name, it.retained.as_ref()?)))
+            .collect()
+    }
+
+    /// Retained messages to be deleted.
+    pub(super) fn cleared(&self) -> Vec<(ChannelKey, &'b ChannelName)> {
+        let gone = |it: &&Channel<'_>| it.retained_changed && it.retained.is_none();
+        self.channels
+            .iter()
+            .filter(gone)
+            .filter_map(|it| Some((it.key?, it.name)))
+            .collect()
+    }
+
+    /// Subscriptions to be written.
+    pub(super) fn subscribed(&self) -> Vec<(ChannelKey, &'b ClientId, &Cursor)> {
+        let changed = self
+            .subscriptions
+            .iter()
+            .filter(|(_, it)| it.now != it.before);
+        changed
+            .filter_map(|(&(key, client), it)| Some((key, client, it.now.as_ref()?)))
+            .collect()
+    }
+
+    /// Subscriptions to be deleted.
+    pub(super) fn unsubscribed(&self) -> Vec<(ChannelKey, &'b ClientId)> {
+        let gone = self.subscriptions.iter().filter(|(_, it)| it.now.is_none());
+        gone.filter(|(_, it)| it.before.is_some())
+            .map(|(&pair, _)| pair)
+            .collect()
+    }
+}

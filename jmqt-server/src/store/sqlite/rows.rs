@@ -1,0 +1,180 @@
+//! Many rows in one statement, and values of rows checked as they are read.
+//!
+//! Every statement costs a trip to the connection's thread, so rows go in few large statements; their
+//! shapes are fixed, so that each stays prepared.
+
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use jmqt_protocol::{ChannelName, ClientId};
+use sqlx::error::BoxDynError;
+use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
+use sqlx::{Arguments as _, AssertSqlSafe, Row as _, SqlSafeStr as _, SqlStr};
+
+use crate::store::{ChannelKey, Seq, StoreError};
+
+/// How many rows a statement can take, smallest first.
+const SHAPES: [usize; 3] = [1, 8, 64];
+
+/// A statement that takes any number of rows.
+pub(super) struct MultiRow {
+    columns: usize,
+    shapes: [SqlStr; SHAPES.len()],
+}
+
+/// One statement with its values.
+type Bound = (SqlStr, SqliteArguments);
+
+impl MultiRow {
+    /// A statement of `columns` values a row. `{rows}` in `sql` stands for `(?,?),(?,?)` and so on.
+    ///
+    /// Rows that a shape has and the caller has not are all NULL: an IN list never finds them, a
+    /// join neither, and an INSERT must leave them out with `WHERE column1 IS NOT NULL`.
+    pub(super) fn new(columns: usize, sql: &str) -> Self {
+        let row = format!("({})", vec!["?"; columns].join(","));
+        let shapes = SHAPES.map(|size| {
+            let rows = vec![row.as_str(); size].join(",");
+            let text: std::sync::Arc<str> = sql.replace("{rows}", &rows).into();
+            AssertSqlSafe(text).into_sql_str() // made of constants only
+        });
+        Self { columns, shapes }
+    }
+
+    /// Runs it for all `rows`; `values` adds the values of one. Returns how many rows changed.
+    pub(super) async fn execute<T>(
+        &self,
+        connection: &mut SqliteConnection,
+        rows: &[T],
+        values: impl Fn(&mut SqliteArguments, &T) -> Result<(), BoxDynError>,
+    ) -> Result<u64, StoreError> {
+        let mut changed = 0;
+        for (sql, arguments) in self.bind(rows, values)? {
+            let done = sqlx::query_with(sql, arguments)
+                .execute(&mut *connection)
+                .await?;
+            changed += done.rows_affected();
+        }
+        Ok(changed)
+    }
+
+    /// Runs it for all `rows` and returns what came back, in no particular order.
+    pub(super) async fn fetch<T>(
+        &self,
+        connection: &mut SqliteConnection,
+        rows: &[T],
+        values: impl Fn(&mut SqliteArguments, &T) -> Result<(), BoxDynError>,
+    ) -> Result<Vec<SqliteRow>, StoreError> {
+        let mut found = Vec::new();
+        for (sql, arguments) in self.bind(rows, values)? {
+            found.extend(
+                sqlx::query_with(sql, arguments)
+                    .fetch_all(&mut *connection)
+                    .await?,
+            );
+        }
+        Ok(found)
+    }
+
+    /// Cuts `rows` into statements. A rest goes into the smallest shape that holds all of it: empty
+    /// rows cost less than another statement.
+    fn bind<T>(
+        &self,
+        mut rows: &[T],
+        values: impl Fn(&mut SqliteArguments, &T) -> Result<(), BoxDynError>,
+    ) -> Result<Vec<Bound>, StoreError> {
+        let mut statements = Vec::new();
+        while !rows.is_empty() {
+            let shape = SHAPES
+                .iter()
+                .position(|&size| size >= rows.len())
+                .unwrap_or(SHAPES.len() - 1);
+            let (now, later) = rows.split_at(rows.len().min(SHAPES[shape]));
+            let mut arguments = SqliteArguments::default();
+            arguments.reserve(now.len() * self.columns, 0);
+            for row in now {
+                values(&mut arguments, row).map_err(sqlx::Error::Encode)?;
+            }
+            statements.push((self.shapes[shape].clone(), arguments));
+            rows = later;
+        }
+        Ok(statements)
+    }
+}
+
+/// Adds a place in a log; SQLite's integers are signed.
+pub(super) fn add_seq(arguments: &mut SqliteArguments, seq: Seq) -> Result<(), BoxDynError> {
+    arguments.add(i64::try_from(seq.0)?)
+}
+
+/// Adds who sent a message; the server is NULL.
+pub(super) fn add_sender(
+    arguments: &mut SqliteArguments,
+    sender: Option<&ClientId>,
+) -> Result<(), BoxDynError> {
+    arguments.add(sender.map(ClientId::as_str))
+}
+
+/// Reads a channel's key.
+pub(super) fn key(row: &SqliteRow, column: usize) -> Result<ChannelKey, StoreError> {
+    Ok(ChannelKey(row.try_get(column)?))
+}
+
+/// Reads a place in a log.
+pub(super) fn seq(row: &SqliteRow, column: usize) -> Result<Seq, StoreError> {
+    count(row, column).map(Seq)
+}
+
+/// Reads a number that is never negative.
+pub(super) fn count(row: &SqliteRow, column: usize) -> Result<u64, StoreError> {
+    u64::try_from(row.try_get::<i64, _>(column)?)
+        .map_err(|_| StoreError::Corrupt { what: "number" })
+}
+
+/// Reads a channel name.
+pub(super) fn channel(row: &SqliteRow, column: usize) -> Result<ChannelName, StoreError> {
+    let text: &str = row.try_get(column)?;
+    match ChannelName::parse(text) {
+        Ok(name) if name.as_str() == text => Ok(name),
+        _ => Err(StoreError::Corrupt {
+            what: "channel name",
+        }),
+    }
+}
+
+/// Reads a client id.
+pub(super) fn client(row: &SqliteRow, column: usize) -> Result<ClientId, StoreError> {
+    ClientId::parse(row.try_get(column)?).map_err(|_| StoreError::Corrupt { what: "client id" })
+}
+
+/// Reads who sent a message.
+pub(super) fn sender(row: &SqliteRow, column: usize) -> Result<Option<ClientId>, StoreError> {
+    let text: Option<&str> = row.try_get(column)?;
+    text.map(ClientId::parse)
+        .transpose()
+        .map_err(|_| StoreError::Corrupt { what: "sender" })
+}
+
+/// Reads a payload.
+pub(super) fn data(row: &SqliteRow, column: usize) -> Result<Bytes, StoreError> {
+    Ok(Bytes::from(row.try_get::<Vec<u8>, _>(column)?))
+}
+
+/// A time as the database keeps it: milliseconds since 1970, before that negative.
+pub(super) fn millis(time: SystemTime) -> i64 {
+    let signed = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
+    match time.duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(since) => signed(since),
+        Err(before) => -signed(before.duration()),
+    }
+}
+
+/// Reads a time.
+pub(super) fn time(row: &SqliteRow, column: usize) -> Result<SystemTime, StoreError> {
+    let millis: i64 = row.try_get(column)?;
+    let span = Duration::from_millis(millis.unsigned_abs());
+    let time = match millis {
+        0.. => SystemTime::UNIX_EPOCH.checked_add(span),
+        _ => SystemTime::UNIX_EPOCH.checked_sub(span),
+    };
+    time.ok_or(StoreError::Corrupt { what: "time" })
+}

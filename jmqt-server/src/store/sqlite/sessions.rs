@@ -1,0 +1,129 @@
+//! Sessions, as they are remembered for the case that this process dies.
+
+use std::sync::LazyLock;
+use std::time::SystemTime;
+
+use jmqt_protocol::ClientId;
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Arguments as _, Row as _};
+
+use super::SqliteStore;
+use super::rows::{self, MultiRow};
+use super::writer::limited;
+use crate::store::{SessionRow, StoreError};
+
+/// How many sessions one transaction writes: a commit waits no longer than for these.
+const SESSIONS_AT_A_TIME: usize = 1024;
+
+static ADD: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::new(
+        6,
+        "INSERT OR REPLACE INTO sessions (client_id, generation, node_id, protocol, address, since) \
+         SELECT * FROM (VALUES {rows}) WHERE column1 IS NOT NULL",
+    )
+});
+static REMOVE: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::new(
+        3,
+        "DELETE FROM sessions WHERE (client_id, generation, node_id) IN (VALUES {rows})",
+    )
+});
+/// `clients` has those with persistent subscriptions only, and nobody was last seen earlier than known.
+static SEEN: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::new(
+        2,
+        "UPDATE clients SET last_seen = v.column2 FROM (VALUES {rows}) AS v \
+         WHERE clients.client_id = v.column1 AND clients.last_seen < v.column2",
+    )
+});
+
+impl SqliteStore {
+    /// See [`Store::sessions_opened`](crate::store::Store::sessions_opened).
+    pub(super) async fn add_sessions(&self, sessions: &[SessionRow]) -> Result<(), StoreError> {
+        for chunk in sessions.chunks(SESSIONS_AT_A_TIME) {
+            let mut writer = self.writer().await?;
+            let added = limited(async {
+                writer.begin().await?;
+                let add = ADD.execute(writer.connection()?, chunk, |values, session| {
+                    values.add(session.client.as_str())?;
+                    values.add(i64::try_from(session.generation)?)?;
+                    values.add(session.node.as_str())?;
+                    values.add(session.protocol.as_str())?;
+                    values.add(session.address.as_str())?;
+                    values.add(rows::millis(session.since))
+                });
+                add.await
+            })
+            .await;
+            writer.finish(added).await?;
+        }
+        Ok(())
+    }
+
+    /// See [`Store::sessions_closed`](crate::store::Store::sessions_closed).
+    pub(super) async fn remove_sessions(
+        &self,
+        sessions: &[(ClientId, u64)],
+        node: &str,
+    ) -> Result<(), StoreError> {
+        let now = rows::millis(SystemTime::now());
+        for chunk in sessions.chunks(SESSIONS_AT_A_TIME) {
+            let mut writer = self.writer().await?;
+            let seen: Vec<&str> = chunk.iter().map(|(client, _)| client.as_str()).collect();
+            let seen: Vec<&str> = seen
+                .into_iter()
+                .filter(|client| self.clients.may_contain(client))
+                .collect();
+            let removed = limited(async {
+                writer.begin().await?;
+                let connection = writer.connection()?;
+                let remove = REMOVE.execute(connection, chunk, |values, (client, generation)| {
+                    values.add(client.as_str())?;
+                    values.add(i64::try_from(*generation)?)?;
+                    values.add(node)
+                });
+                remove.await?;
+                let note = SEEN.execute(connection, &seen, |values, client| {
+                    values.add(*client)?;
+                    values.add(now)
+                });
+                note.await
+            })
+            .await;
+            writer.finish(removed).await?;
+        }
+        Ok(())
+    }
+
+    /// See [`Store::claim_orphans`](crate::store::Store::claim_orphans). What another process claimed
+    /// and did not finish is claimed again; what `node` has claimed already is not.
+    pub(super) async fn claim_sessions(&self, node: &str) -> Result<Vec<SessionRow>, StoreError> {
+        let mut writer = self.writer().await?;
+        let sql = "UPDATE sessions SET close_claimed_by = ?1 \
+            WHERE node_id <> ?1 AND close_claimed_by IS NOT ?1 \
+            RETURNING client_id, generation, node_id, protocol, address, since";
+        let claimed = limited(async {
+            writer.begin().await?;
+            let rows = sqlx::query(sql)
+                .bind(node)
+                .fetch_all(writer.connection()?)
+                .await?;
+            rows.iter().map(session).collect::<Result<Vec<_>, _>>()
+        })
+        .await;
+        let mut claimed = writer.finish(claimed).await?;
+        claimed.sort_by_key(|session| (session.since, session.generation));
+        Ok(claimed)
+    }
+}
+
+fn session(row: &SqliteRow) -> Result<SessionRow, StoreError> {
+    Ok(SessionRow {
+        client: rows::client(row, 0)?,
+        generation: rows::count(row, 1)?,
+        node: row.try_get(2)?,
+        protocol: row.try_get(3)?,
+        address: row.try_get(4)?,
+        since: rows::time(row, 5)?,
+    })
+}

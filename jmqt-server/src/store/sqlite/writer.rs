@@ -1,0 +1,144 @@
+//! The one connection that writes, and its way back to a clean state after anything.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::time::Duration;
+
+use sqlx::ConnectOptions as _;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+
+use crate::store::{ChannelKey, StoreError};
+
+/// The longest wait for the database in one step of a method.
+pub(super) const TIME_LIMIT: Duration = Duration::from_secs(10);
+
+/// The longest wait for a COMMIT. It is longer than other waits, because a COMMIT that was given up
+/// may have happened all the same.
+const COMMIT_LIMIT: Duration = Duration::from_secs(30);
+
+/// Waits for `work`, but not longer than [`TIME_LIMIT`].
+pub(super) async fn limited<T>(
+    work: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    let done = tokio::time::timeout(TIME_LIMIT, work).await;
+    done.unwrap_or(Err(StoreError::TimedOut(TIME_LIMIT)))
+}
+
+/// The connection that writes. Whoever holds it (it is behind a mutex) is the only one who changes
+/// the database, so what was read through it stays true until it is let go.
+///
+/// A future that uses it may be dropped anywhere. `dirty` then tells the next user that a transaction
+/// may be open; commands that were already under way come before that user's own.
+#[derive(Debug)]
+pub(super) struct Writer {
+    options: SqliteConnectOptions,
+    connection: Option<SqliteConnection>,
+    dirty: bool,
+    /// The key of the next channel to be made.
+    pub(super) next_channel: i64,
+    /// Channels where something may be left to be trimmed.
+    pub(super) to_trim: BTreeSet<ChannelKey>,
+}
+
+impl Writer {
+    pub(super) fn new(
+        options: SqliteConnectOptions,
+        connection: SqliteConnection,
+        next_channel: i64,
+    ) -> Self {
+        Self {
+            options,
+            connection: Some(connection),
+            dirty: false,
+            next_channel,
+            to_trim: BTreeSet::new(),
+        }
+    }
+
+    /// The connection, for statements.
+    pub(super) fn connection(&mut self) -> Result<&mut SqliteConnection, StoreError> {
+        self.connection.as_mut().ok_or(StoreError::Closed)
+    }
+
+    /// Begins a transaction. [`finish`](Self::finish) ends it.
+    pub(super) async fn begin(&mut self) -> Result<(), StoreError> {
+        self.dirty = true;
+        self.execute("BEGIN IMMEDIATE").await
+    }
+
+    /// Ends the transaction, if there is one: commits it if `result` is `Ok`, or else undoes it.
+    ///
+    /// # Errors
+    /// That of `result`, or that of the COMMIT. Nothing has happened then, except that after
+    /// [`StoreError::TimedOut`] with 30 seconds it is not known whether it has.
+    pub(super) async fn finish<T>(
+        &mut self,
+        result: Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        if !self.dirty {
+            return result;
+        }
+        let result = match result {
+            Ok(value) => {
+                let commit = tokio::time::timeout(COMMIT_LIMIT, self.execute("COMMIT")).await;
+                commit
+                    .map_err(|_| StoreError::TimedOut(COMMIT_LIMIT))?
+                    .map(|()| value)
+            }
+            Err(error) => Err(error),
+        };
+        if result.is_ok() {
+            self.dirty = false;
+        } else if let Err(error) = self.recover().await {
+            // The caller gets the first error; the next user tries again and gets this one.
+            tracing::warn!(%error, "cannot undo a transaction yet");
+        }
+        result
+    }
+
+    /// Makes sure that no transaction is open, by a new connection if nothing else helps.
+    ///
+    /// # Errors
+    /// The database cannot be reached. The next user tries again.
+    pub(super) async fn recover(&mut self) -> Result<(), StoreError> {
+        if !self.dirty {
+            return Ok(());
+        }
+        limited(async {
+            match self.execute("ROLLBACK").await {
+                Err(error) if !is_no_transaction(&error) => self.reconnect().await?,
+                _ => {}
+            }
+            self.dirty = false;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Gives the connection up for good.
+    pub(super) fn take(&mut self) -> Option<SqliteConnection> {
+        self.dirty = false;
+        self.connection.take()
+    }
+
+    async fn reconnect(&mut self) -> Result<(), StoreError> {
+        tracing::warn!("opening the database again after a failed ROLLBACK");
+        self.connection = Some(self.options.connect().await?);
+        Ok(())
+    }
+
+    async fn execute(&mut self, sql: &'static str) -> Result<(), StoreError> {
+        sqlx::query(sql).execute(self.connection()?).await?;
+        Ok(())
+    }
+}
+
+/// SQLite undoes a transaction by itself after some errors, disk full among them.
+fn is_no_transaction(error: &StoreError) -> bool {
+    match error {
+        StoreError::Database(sqlx::Error::Database(error)) => {
+            error.message().contains("no transaction is active")
+        }
+        _ => false,
+    }
+}

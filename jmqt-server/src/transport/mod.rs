@@ -1,0 +1,120 @@
+//! Bytes to packet texts and back, for one connection. No sockets here: bytes come in, texts go out.
+
+mod websocket;
+
+use jmqt_protocol::{NUL, NulDecoder, PacketTooLarge};
+
+use crate::validators::CloseReason;
+
+pub(crate) use websocket::{CloseCode, WebSocketDecoder, websocket_header};
+
+/// How packets are told apart on the wire (§3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Framing {
+    /// A NUL byte ends each packet.
+    Nul,
+    /// One text message each.
+    WebSocket,
+}
+
+impl Framing {
+    /// Appends a packet text in this framing.
+    pub(crate) fn frame(self, text: &[u8], out: &mut Vec<u8>) {
+        match self {
+            Self::Nul => {
+                out.extend_from_slice(text);
+                out.push(NUL);
+            }
+            Self::WebSocket => {
+                websocket_header(text.len(), out);
+                out.extend_from_slice(text);
+            }
+        }
+    }
+}
+
+/// Why nothing more can be read from a connection.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum TransportError {
+    #[error(transparent)]
+    PacketTooLarge(#[from] PacketTooLarge),
+    /// WebSocket: the other end has said goodbye.
+    #[error("the client closed the WebSocket")]
+    Closed,
+    #[error("{reason}")]
+    Violation { reason: String, code: CloseCode },
+}
+
+impl TransportError {
+    pub(crate) fn close_reason(&self) -> CloseReason {
+        match self {
+            Self::PacketTooLarge(_) => CloseReason::PacketTooLarge,
+            Self::Closed => CloseReason::ClosedByClient,
+            Self::Violation { .. } => CloseReason::ProtocolViolation,
+        }
+    }
+}
+
+/// Cuts what was received into packet texts.
+pub(crate) enum Decoder {
+    Nul(NulDecoder),
+    WebSocket(Box<WebSocketDecoder>),
+}
+
+impl Decoder {
+    pub(crate) fn new(framing: Framing, limit: usize) -> Self {
+        match framing {
+            Framing::Nul => Self::Nul(NulDecoder::new(limit)),
+            Framing::WebSocket => Self::WebSocket(Box::new(WebSocketDecoder::new(limit))),
+        }
+    }
+
+    /// The next packet text in `chunk` (bytes, because a socket may send invalid UTF-8); `None` when
+    /// the chunk is used up, or, if [`has_more`](Self::has_more), when there is output to send first.
+    pub(crate) fn next<'a, 'c: 'a>(
+        &'a mut self,
+        chunk: &mut &'c [u8],
+    ) -> Result<Option<&'a [u8]>, TransportError> {
+        match self {
+            Self::Nul(decoder) => Ok(decoder.next(chunk)?),
+            Self::WebSocket(decoder) => decoder.next(chunk),
+        }
+    }
+
+    pub(crate) fn has_more(&self) -> bool {
+        match self {
+            Self::Nul(_) => false,
+            Self::WebSocket(decoder) => decoder.has_more(),
+        }
+    }
+
+    pub(crate) fn set_limit(&mut self, limit: usize) {
+        match self {
+            Self::Nul(decoder) => decoder.set_limit(limit),
+            Self::WebSocket(decoder) => decoder.set_limit(limit),
+        }
+    }
+
+    /// Whether the beginning of a packet is waiting for its end (2.15).
+    pub(crate) fn is_mid_packet(&self) -> bool {
+        match self {
+            Self::Nul(decoder) => decoder.is_mid_packet(),
+            Self::WebSocket(decoder) => decoder.is_mid_packet(),
+        }
+    }
+
+    /// What the transport itself wants to send: the WebSocket upgrade, pongs, a close frame.
+    pub(crate) fn take_output(&mut self) -> Vec<u8> {
+        match self {
+            Self::Nul(_) => Vec::new(),
+            Self::WebSocket(decoder) => decoder.take_output(),
+        }
+    }
+
+    /// Says goodbye in the transport's own way; [`take_output`](Self::take_output) has it.
+    pub(crate) fn close(&mut self, code: CloseCode) {
+        if let Self::WebSocket(decoder) = self {
+            decoder.close(code);
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! Asking a validator without being hurt by it: errors and panics are values (protocol.md 2.17).
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use super::BoxError;
+
+/// What came of asking a validator.
+pub(crate) enum Asked<T> {
+    /// It answered.
+    Answer(T),
+    /// It returned an error.
+    Failed(BoxError),
+    /// It panicked.
+    Panicked(String),
+    /// It did not answer in time, and was dropped.
+    TimedOut,
+}
+
+impl<T> Asked<T> {
+    /// The answer, or `None` after the failure was logged: the one place where that happens.
+    pub(crate) fn logged(self, what: &'static str, client: &str) -> Option<T> {
+        match self {
+            Self::Answer(answer) => return Some(answer),
+            Self::Failed(error) => {
+                tracing::error!(target: "jmqt::app", client, %error, "{what} failed");
+            }
+            Self::Panicked(message) => {
+                tracing::error!(target: "jmqt::app", client, message, "{what} panicked");
+            }
+            Self::TimedOut => {
+                tracing::error!(target: "jmqt::app", client, "{what} did not answer in time");
+            }
+        }
+        None
+    }
+}
+
+/// A validator's future, as `async_trait` boxes it.
+pub(crate) type Question<'a, T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send + 'a>>;
+
+/// Polls a validator once. After `Ready` it must not be polled again.
+pub(crate) fn poll_guarded<T>(question: &mut Question<'_, T>, cx: &mut Context<'_>) -> Poll<Asked<T>> {
+    // Nothing of ours is touched inside, and a future that panicked is never polled again.
+    match catch_unwind(AssertUnwindSafe(|| question.as_mut().poll(cx))) {
+        Ok(Poll::Pending) => Poll::Pending,
+        Ok(Poll::Ready(Ok(answer))) => Poll::Ready(Asked::Answer(answer)),
+        Ok(Poll::Ready(Err(error))) => Poll::Ready(Asked::Failed(error)),
+        Err(panic) => Poll::Ready(Asked::Panicked(panic_message(&*panic))),
+    }
+}
+
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("no message").to_owned()
+}

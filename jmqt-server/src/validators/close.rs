@@ -1,0 +1,103 @@
+//! A session is over, whatever the reason (§9.f, protocol.md 2.16).
+
+use std::fmt;
+
+use async_trait::async_trait;
+use jmqt_protocol::ClientId;
+
+use super::{BoxError, ConnectionInfo};
+use crate::ServerHandle;
+
+/// Why a connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CloseReason {
+    /// The client sent `disconn`.
+    Disconnected,
+    /// The client closed its side of the connection.
+    ClosedByClient,
+    /// The connection broke.
+    ConnectionLost,
+    /// A newer connection of the same client won (protocol.md 2.4).
+    Takeover,
+    /// Nothing was received for TIMEOUT_SECONDS, or one packet took too long (protocol.md 2.15).
+    IdleTimeout,
+    /// It took less than 1 KiB in SLOW_CONSUMER_SECONDS while something was waiting for it.
+    SlowConsumer,
+    /// Its window stayed full for 2 × TIMEOUT_SECONDS without any `pushAck` (protocol.md 2.14).
+    NoAcknowledgements,
+    /// More QoS 1 messages waited for it in memory than its outbound queue may hold (protocol.md 2.14).
+    QueueOverflow,
+    /// Sixteen bad packets in a row (protocol.md 2.5).
+    BadPackets,
+    /// A packet larger than MAX_PACKET_BYTES (protocol.md 2.5).
+    PacketTooLarge,
+    /// It broke the rules of TLS or WebSocket, or sent binary WebSocket messages.
+    ProtocolViolation,
+    /// The application asked for it.
+    ByApplication,
+    /// The server is stopping.
+    Shutdown,
+    /// The process that served it died; this one found what it left behind.
+    ServerDied,
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Disconnected => "the client disconnected",
+            Self::ClosedByClient => "the client closed the connection",
+            Self::ConnectionLost => "the connection was lost",
+            Self::Takeover => "a newer connection of the same client took over",
+            Self::IdleTimeout => "nothing was received in time",
+            Self::SlowConsumer => "the client did not read",
+            Self::NoAcknowledgements => "the client did not acknowledge",
+            Self::QueueOverflow => "too much was waiting for the client",
+            Self::BadPackets => "too many bad packets in a row",
+            Self::PacketTooLarge => "a packet was too large",
+            Self::ProtocolViolation => "the client broke the transport's rules",
+            Self::ByApplication => "the application closed the connection",
+            Self::Shutdown => "the server is stopping",
+            Self::ServerDied => "the server process died",
+        })
+    }
+}
+
+/// A session that has ended.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct CloseNotice<'a> {
+    /// Where it was connected from.
+    pub connection: ConnectionInfo,
+    /// Whose it was.
+    pub client: &'a ClientId,
+    /// Why it ended.
+    pub reason: CloseReason,
+    /// The server's own side.
+    pub server: &'a ServerHandle,
+}
+
+impl<'a> CloseNotice<'a> {
+    pub(crate) fn new(
+        connection: ConnectionInfo,
+        client: &'a ClientId,
+        reason: CloseReason,
+        server: &'a ServerHandle,
+    ) -> Self {
+        Self { connection, client, reason, server }
+    }
+}
+
+/// Hears of every session that ends (§9.f, protocol.md 2.16).
+#[async_trait]
+pub trait CloseNotifier: Send + Sync + 'static {
+    /// Called once per session, whatever ended it. When the process dies, the next one that opens the
+    /// same store calls it with [`CloseReason::ServerDied`]; twice for one session only if the
+    /// process died inside this very call.
+    ///
+    /// A newer connection of the same client is not accepted before this returns or its time is up.
+    ///
+    /// # Errors
+    /// An error, a panic, or more than VALIDATOR_TIMEOUT_SECONDS (default 10) is logged.
+    async fn on_close(&self, notice: &CloseNotice<'_>) -> Result<(), BoxError>;
+}

@@ -1,0 +1,84 @@
+//! `pub` to `$name`: a request to the application (§9.d).
+
+use async_trait::async_trait;
+use jmqt_protocol::{ChannelName, ClientId, InvalidPayload, Payload, StatusCode};
+
+use super::{BoxError, ConnectionInfo};
+use crate::ServerHandle;
+
+/// A `pub` packet to a control channel, with an id.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct ControlRequest<'a> {
+    /// Where it came from.
+    pub connection: ConnectionInfo,
+    /// Who asks.
+    pub client: &'a ClientId,
+    /// `cn`, with its `$`.
+    pub channel: &'a ChannelName,
+    /// `dt`, if there is one. Never log it.
+    pub data: Option<Payload<'a>>,
+    /// The server's own side.
+    pub server: &'a ServerHandle,
+}
+
+impl<'a> ControlRequest<'a> {
+    pub(crate) fn new(
+        connection: ConnectionInfo,
+        client: &'a ClientId,
+        channel: &'a ChannelName,
+        data: Option<Payload<'a>>,
+        server: &'a ServerHandle,
+    ) -> Self {
+        Self { connection, client, channel, data, server }
+    }
+}
+
+/// What the `pubAck` of a control request says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ControlReply {
+    pub(crate) status: StatusCode,
+    pub(crate) data: Option<String>,
+}
+
+impl ControlReply {
+    /// A status without data.
+    #[must_use]
+    pub const fn status(status: StatusCode) -> Self {
+        Self { status, data: None }
+    }
+
+    /// Status 1 and a value, as JSON.
+    ///
+    /// # Errors
+    /// What `serde_json` says of a value that JSON cannot hold.
+    pub fn ok(data: &impl serde::Serialize) -> Result<Self, serde_json::Error> {
+        Ok(Self { status: StatusCode::OK, data: Some(serde_json::to_string(data)?) })
+    }
+
+    /// Any status and JSON text, which reaches the client byte for byte.
+    ///
+    /// # Errors
+    /// [`InvalidPayload`] if the text is not one JSON value.
+    pub fn with_json(status: StatusCode, data: &str) -> Result<Self, InvalidPayload> {
+        Ok(Self { status, data: Some(Payload::parse(data)?.as_str().to_owned()) })
+    }
+}
+
+/// Answers control requests (§9.d).
+///
+/// Asked once per `pub` to a `$` channel that carries an id, in order for one client: the next packet
+/// of the same connection waits for the answer.
+#[async_trait]
+pub trait ControlHandler: Send + Sync + 'static {
+    /// Answers one request; the reply goes into the `pubAck`.
+    ///
+    /// # Errors
+    /// An error, a panic, or no answer within VALIDATOR_TIMEOUT_SECONDS (default 10) becomes status 5,
+    /// SERVER_ERROR, for this request alone; the session goes on (protocol.md 2.17).
+    ///
+    /// # Cancel safety
+    /// The future is dropped when its time is up or its connection ends: keep no half-done work
+    /// across an `.await`.
+    async fn handle_control(&self, request: &ControlRequest<'_>) -> Result<ControlReply, BoxError>;
+}

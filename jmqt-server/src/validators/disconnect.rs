@@ -1,0 +1,37 @@
+//! `disconn`: a client leaves on purpose (§9.f).
+
+use async_trait::async_trait;
+use jmqt_protocol::ClientId;
+
+use super::{BoxError, ConnectionInfo};
+use crate::ServerHandle;
+
+/// A `disconn` packet within a session.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct DisconnectNotice<'a> {
+    /// Where it came from.
+    pub connection: ConnectionInfo,
+    /// Who leaves.
+    pub client: &'a ClientId,
+    /// The server's own side.
+    pub server: &'a ServerHandle,
+}
+
+impl<'a> DisconnectNotice<'a> {
+    pub(crate) fn new(connection: ConnectionInfo, client: &'a ClientId, server: &'a ServerHandle) -> Self {
+        Self { connection, client, server }
+    }
+}
+
+/// Hears of clients that leave on purpose (§9.f, protocol.md 2.16).
+#[async_trait]
+pub trait DisconnectNotifier: Send + Sync + 'static {
+    /// Called once per session that sends `disconn`, before its [`CloseNotifier`](super::CloseNotifier)
+    /// and while its subscriptions still stand.
+    ///
+    /// # Errors
+    /// An error, a panic, or more than VALIDATOR_TIMEOUT_SECONDS (default 10) is logged; the session
+    /// ends all the same.
+    async fn on_disconnect(&self, notice: &DisconnectNotice<'_>) -> Result<(), BoxError>;
+}

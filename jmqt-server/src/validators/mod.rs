@@ -1,0 +1,120 @@
+//! What the application decides: eight traits, one per decision, and how they are asked.
+//!
+//! One type may implement all of them, or each may be plugged on its own; [`AllowAll`], [`DenyAll`] and
+//! [`Silent`] are ready to plug. Whatever a validator does (fails, panics, takes too long), it costs
+//! that one request a SERVER_ERROR and nothing else (protocol.md 2.17).
+
+mod ask;
+mod auth;
+mod close;
+mod conn;
+mod control;
+mod disconnect;
+mod publish;
+mod ready;
+mod sub;
+mod unsub;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use jmqt_protocol::StatusCode;
+
+pub(crate) use ask::{Asked, poll_guarded};
+pub use auth::{AuthRequest, AuthValidator, AuthVerdict};
+pub use close::{CloseNotice, CloseNotifier, CloseReason};
+pub use conn::{ConnRequest, ConnValidator, ConnVerdict};
+pub use control::{ControlHandler, ControlReply, ControlRequest};
+pub use disconnect::{DisconnectNotice, DisconnectNotifier};
+pub use publish::{PubRequest, PubValidator};
+pub use ready::{AllowAll, DenyAll, Silent};
+pub use sub::{SubRequest, SubValidator};
+pub use unsub::{UnsubRequest, UnsubValidator};
+
+/// What a validator may fail with. It is logged, and the client is answered SERVER_ERROR.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The answer to a request that is either carried out or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Go on.
+    Allow,
+    /// Do not; this status goes into the acknowledgement. `StatusCode::OK` here is a mistake of the
+    /// application and answered as SERVER_ERROR.
+    Refuse(StatusCode),
+}
+
+impl Verdict {
+    /// Refuses with [`StatusCode::NOT_ALLOWED`].
+    pub const NOT_ALLOWED: Self = Self::Refuse(StatusCode::NOT_ALLOWED);
+}
+
+/// How a client is connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// Plain TCP, port 8010 by default.
+    Socket,
+    /// TLS over TCP, port 8011 by default.
+    SslSocket,
+    /// WebSocket, port 8012 by default.
+    WebSocket,
+    /// WebSocket over TLS, port 8013 by default.
+    SslWebSocket,
+}
+
+impl Protocol {
+    /// All four, in the order of their default ports.
+    pub const ALL: [Self; 4] = [Self::Socket, Self::SslSocket, Self::WebSocket, Self::SslWebSocket];
+
+    /// The name the original server gives it, as it is logged and stored.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Socket => "SOCKET",
+            Self::SslSocket => "SSL_SOCKET",
+            Self::WebSocket => "WEB_SOCKET",
+            Self::SslWebSocket => "SSL_WEB_SOCKET",
+        }
+    }
+
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|protocol| protocol.as_str() == name)
+    }
+
+    pub(crate) const fn is_tls(self) -> bool {
+        matches!(self, Self::SslSocket | Self::SslWebSocket)
+    }
+
+    pub(crate) const fn is_websocket(self) -> bool {
+        matches!(self, Self::WebSocket | Self::SslWebSocket)
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The connection a request came over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ConnectionInfo {
+    /// The address of the other end.
+    pub remote: SocketAddr,
+    /// Which of the four listeners it came to.
+    pub protocol: Protocol,
+}
+
+/// The eight that a server asks; all present, which the builder has seen to.
+pub(crate) struct Validators {
+    pub(crate) auth: Arc<dyn AuthValidator>,
+    pub(crate) conn: Arc<dyn ConnValidator>,
+    pub(crate) sub: Arc<dyn SubValidator>,
+    pub(crate) publish: Arc<dyn PubValidator>,
+    pub(crate) unsub: Arc<dyn UnsubValidator>,
+    pub(crate) control: Arc<dyn ControlHandler>,
+    pub(crate) disconnect: Arc<dyn DisconnectNotifier>,
+    pub(crate) close: Arc<dyn CloseNotifier>,
+}

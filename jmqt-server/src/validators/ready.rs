@@ -1,0 +1,110 @@
+//! Validators ready to plug.
+
+use async_trait::async_trait;
+use jmqt_protocol::StatusCode;
+
+use super::{
+    AuthRequest, AuthValidator, AuthVerdict, BoxError, CloseNotice, CloseNotifier, ConnRequest,
+    ConnValidator, ConnVerdict, ControlHandler, ControlReply, ControlRequest, DisconnectNotice,
+    DisconnectNotifier, PubRequest, PubValidator, SubRequest, SubValidator, UnsubRequest, UnsubValidator,
+    Verdict,
+};
+
+/// Lets every `conn`, `sub`, `pub` and `unsub` pass.
+///
+/// It is no [`AuthValidator`]: who a client is, only the application can say.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct AllowAll;
+
+/// Refuses every request: `auth`, `conn`, `sub`, `pub` and `unsub` with NOT_ALLOWED, control requests
+/// with INVALID_CHANNEL.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct DenyAll;
+
+/// Hears every notice and does nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Silent;
+
+#[async_trait]
+impl ConnValidator for AllowAll {
+    async fn validate_conn(&self, _: &ConnRequest<'_>) -> Result<ConnVerdict, BoxError> {
+        Ok(ConnVerdict::accept())
+    }
+}
+
+#[async_trait]
+impl SubValidator for AllowAll {
+    async fn validate_sub(&self, _: &SubRequest<'_>) -> Result<Verdict, BoxError> {
+        Ok(Verdict::Allow)
+    }
+}
+
+#[async_trait]
+impl PubValidator for AllowAll {
+    async fn validate_pub(&self, _: &PubRequest<'_>) -> Result<Verdict, BoxError> {
+        Ok(Verdict::Allow)
+    }
+}
+
+#[async_trait]
+impl UnsubValidator for AllowAll {
+    async fn validate_unsub(&self, _: &UnsubRequest<'_>) -> Result<Verdict, BoxError> {
+        Ok(Verdict::Allow)
+    }
+}
+
+#[async_trait]
+impl AuthValidator for DenyAll {
+    async fn validate_auth(&self, _: &AuthRequest<'_>) -> Result<AuthVerdict, BoxError> {
+        Ok(AuthVerdict::refuse(StatusCode::NOT_ALLOWED, "authentication is not offered here"))
+    }
+}
+
+#[async_trait]
+impl ConnValidator for DenyAll {
+    async fn validate_conn(&self, _: &ConnRequest<'_>) -> Result<ConnVerdict, BoxError> {
+        Ok(ConnVerdict::Refuse(StatusCode::NOT_ALLOWED))
+    }
+}
+
+#[async_trait]
+impl SubValidator for DenyAll {
+    async fn validate_sub(&self, _: &SubRequest<'_>) -> Result<Verdict, BoxError> {
+        Ok(Verdict::NOT_ALLOWED)
+    }
+}
+
+#[async_trait]
+impl PubValidator for DenyAll {
+    async fn validate_pub(&self, _: &PubRequest<'_>) -> Result<Verdict, BoxError> {
+        Ok(Verdict::NOT_ALLOWED)
+    }
+}
+
+#[async_trait]
+impl UnsubValidator for DenyAll {
+    async fn validate_unsub(&self, _: &UnsubRequest<'_>) -> Result<Verdict, BoxError> {
+        Ok(Verdict::NOT_ALLOWED)
+    }
+}
+
+#[async_trait]
+impl ControlHandler for DenyAll {
+    async fn handle_control(&self, _: &ControlRequest<'_>) -> Result<ControlReply, BoxError> {
+        Ok(ControlReply::status(StatusCode::INVALID_CHANNEL))
+    }
+}
+
+#[async_trait]
+impl DisconnectNotifier for Silent {
+    async fn on_disconnect(&self, _: &DisconnectNotice<'_>) -> Result<(), BoxError> {
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl CloseNotifier for Silent {
+    async fn on_close(&self, _: &CloseNotice<'_>) -> Result<(), BoxError> {
+        Ok(())
+    }
+}

@@ -1,0 +1,54 @@
+//! `sub`: may this client subscribe to this channel? (§7.g)
+
+use async_trait::async_trait;
+use jmqt_protocol::{ChannelName, ClientId, Persistence};
+
+use super::{BoxError, ConnectionInfo, Verdict};
+use crate::ServerHandle;
+
+/// A `sub` packet with a channel name that may be subscribed to.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct SubRequest<'a> {
+    /// Where it came from.
+    pub connection: ConnectionInfo,
+    /// Whose session it is.
+    pub client: &'a ClientId,
+    /// `cn`.
+    pub channel: &'a ChannelName,
+    /// `pr`.
+    pub persistence: Persistence,
+    /// The server's own side.
+    pub server: &'a ServerHandle,
+}
+
+impl<'a> SubRequest<'a> {
+    pub(crate) fn new(
+        connection: ConnectionInfo,
+        client: &'a ClientId,
+        channel: &'a ChannelName,
+        persistence: Persistence,
+        server: &'a ServerHandle,
+    ) -> Self {
+        Self { connection, client, channel, persistence, server }
+    }
+}
+
+/// Decides whether a client may subscribe to a channel (§7.g, §7.h).
+///
+/// Asked once per `sub` packet with a valid channel name, in order for one client, also when it is
+/// subscribed already (protocol.md 2.20); never for `$` and `#` channels, which the server refuses by
+/// itself (§9.d).
+#[async_trait]
+pub trait SubValidator: Send + Sync + 'static {
+    /// Answers one request. `Verdict::Refuse` carries the status for the `subAck`.
+    ///
+    /// # Errors
+    /// An error, a panic, or no answer within VALIDATOR_TIMEOUT_SECONDS (default 10) becomes status 5,
+    /// SERVER_ERROR, for this request alone; the session goes on (protocol.md 2.17).
+    ///
+    /// # Cancel safety
+    /// The future is dropped when its time is up or its connection ends: keep no half-done work
+    /// across an `.await`.
+    async fn validate_sub(&self, request: &SubRequest<'_>) -> Result<Verdict, BoxError>;
+}

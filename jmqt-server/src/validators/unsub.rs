@@ -1,0 +1,50 @@
+//! `unsub`: may this client unsubscribe from this channel? (§7.i)
+
+use async_trait::async_trait;
+use jmqt_protocol::{ChannelName, ClientId};
+
+use super::{BoxError, ConnectionInfo, Verdict};
+use crate::ServerHandle;
+
+/// An `unsub` packet with a channel name that may be unsubscribed from.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct UnsubRequest<'a> {
+    /// Where it came from.
+    pub connection: ConnectionInfo,
+    /// Whose session it is.
+    pub client: &'a ClientId,
+    /// `cn`.
+    pub channel: &'a ChannelName,
+    /// The server's own side.
+    pub server: &'a ServerHandle,
+}
+
+impl<'a> UnsubRequest<'a> {
+    pub(crate) fn new(
+        connection: ConnectionInfo,
+        client: &'a ClientId,
+        channel: &'a ChannelName,
+        server: &'a ServerHandle,
+    ) -> Self {
+        Self { connection, client, channel, server }
+    }
+}
+
+/// Decides whether a client may unsubscribe from a channel (§7.i, §7.j).
+///
+/// Asked once per `unsub` packet with a valid channel name, also when the client is not subscribed;
+/// never for `$` and `#` channels, which the server refuses by itself (§9.d).
+#[async_trait]
+pub trait UnsubValidator: Send + Sync + 'static {
+    /// Answers one request. `Verdict::Refuse` carries the status for the `unsubAck`.
+    ///
+    /// # Errors
+    /// An error, a panic, or no answer within VALIDATOR_TIMEOUT_SECONDS (default 10) becomes status 5,
+    /// SERVER_ERROR, for this request alone; the session goes on (protocol.md 2.17).
+    ///
+    /// # Cancel safety
+    /// The future is dropped when its time is up or its connection ends: keep no half-done work
+    /// across an `.await`.
+    async fn validate_unsub(&self, request: &UnsubRequest<'_>) -> Result<Verdict, BoxError>;
+}

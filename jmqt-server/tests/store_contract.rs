@@ -1,0 +1,1757 @@
+//! What every store promises, whatever the database. Each promise is a function over [`Database`];
+//! the modules at the end run all of them on one kind of database and add what only that kind has.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use jmqt_protocol::{ChannelName, ClientId};
+use jmqt_server::store::{
+    Append, CURSOR_WINDOW, ChannelKey, Cursor, CursorUpdate, Dropped, Expired, LoggedMessage,
+    Operation, Outcome, Retained, Seq, SessionRow, Store, StoreError, StoredSubscription,
+};
+
+/// One database, which a store can be opened on again and again.
+#[async_trait]
+trait Database: Send + Sync {
+    /// Opens it. The store before must have been closed, or dropped as if its process had died.
+    async fn open(&self) -> Arc<dyn Store>;
+
+    /// Another database of the same kind.
+    fn another(&self) -> Box<dyn Database>;
+}
+
+fn channel(name: &str) -> ChannelName {
+    ChannelName::parse(name).unwrap()
+}
+
+fn client(id: &str) -> ClientId {
+    ClientId::parse(id).unwrap()
+}
+
+fn message(to: &str, data: &str) -> Append {
+    let data = Bytes::copy_from_slice(data.as_bytes());
+    let sender = Some(client("publisher"));
+    Append {
+        channel: channel(to),
+        sender,
+        data,
+        log: true,
+        retain: false,
+    }
+}
+
+/// A QoS 1 publish.
+fn append(to: &str, data: &str) -> Operation {
+    Operation::Append(message(to, data))
+}
+
+/// A QoS 0 publish with the retained flag.
+fn retain(to: &str, data: &str) -> Operation {
+    Operation::Append(Append {
+        log: false,
+        retain: true,
+        ..message(to, data)
+    })
+}
+
+fn subscribe(who: &str, to: &str) -> Operation {
+    Operation::Subscribe {
+        client: client(who),
+        channel: channel(to),
+    }
+}
+
+fn unsubscribe(who: &str, from: &str) -> Operation {
+    Operation::Unsubscribe {
+        client: client(who),
+        channel: channel(from),
+    }
+}
+
+fn clear(name: &str) -> Operation {
+    Operation::ClearRetained {
+        channel: channel(name),
+    }
+}
+
+fn read(name: &str) -> Operation {
+    Operation::ReadRetained {
+        channel: channel(name),
+    }
+}
+
+fn retained(data: &str) -> Option<Retained> {
+    let data = Bytes::copy_from_slice(data.as_bytes());
+    Some(Retained {
+        sender: Some(client("publisher")),
+        data,
+    })
+}
+
+async fn one(store: &dyn Store, operation: Operation) -> Outcome {
+    let mut outcomes = store.commit(&[operation]).await.unwrap();
+    assert_eq!(outcomes.len(), 1);
+    outcomes.remove(0)
+}
+
+async fn subscribed(store: &dyn Store, who: &str, to: &str) -> StoredSubscription {
+    match one(store, subscribe(who, to)).await {
+        Outcome::Subscribed { subscription, .. } => subscription,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Where the messages of these outcomes are; `None` for those that were not logged.
+fn seqs(outcomes: &[Outcome]) -> Vec<Option<u64>> {
+    let appended = outcomes.iter().filter_map(|outcome| match outcome {
+        Outcome::Appended(place) => Some(place.map(|(_, seq)| seq.0)),
+        _ => None,
+    });
+    appended.collect()
+}
+
+/// Everything in a log, as text.
+async fn log(store: &dyn Store, key: ChannelKey) -> Vec<(u64, String)> {
+    let log = store
+        .read_log(key, Seq(0), usize::MAX, usize::MAX)
+        .await
+        .unwrap();
+    let text = |message: LoggedMessage| {
+        (
+            message.seq.0,
+            String::from_utf8(message.data.to_vec()).unwrap(),
+        )
+    };
+    log.into_iter().map(text).collect()
+}
+
+fn cursor(acked: u64, beyond: &[u64]) -> Cursor {
+    let mut words = vec![
+        0u64;
+        if beyond.is_empty() {
+            0
+        } else {
+            CURSOR_WINDOW as usize / 64
+        }
+    ];
+    for seq in beyond {
+        let bit = (seq - acked - 1) as usize;
+        words[bit / 64] |= 1 << (bit % 64);
+    }
+    Cursor {
+        acked: Seq(acked),
+        beyond: words,
+    }
+}
+
+async fn save(store: &dyn Store, who: &str, key: ChannelKey, cursor: Cursor) {
+    store
+        .save_cursors(&[CursorUpdate {
+            client: client(who),
+            key,
+            cursor,
+        }])
+        .await
+        .unwrap();
+}
+
+async fn cursor_of(store: &dyn Store, who: &str, key: ChannelKey) -> Cursor {
+    let subscriptions = store.subscriptions(&client(who)).await.unwrap();
+    subscriptions
+        .into_iter()
+        .find(|it| it.key == key)
+        .unwrap()
+        .cursor
+}
+
+async fn append_many(store: &dyn Store, to: &str, messages: usize) {
+    let batch: Vec<_> = (0..messages).map(|i| append(to, &i.to_string())).collect();
+    assert!(
+        seqs(&store.commit(&batch).await.unwrap())
+            .iter()
+            .all(Option::is_some)
+    );
+}
+
+fn long_ago() -> SystemTime {
+    SystemTime::now() - Duration::from_secs(3600)
+}
+
+fn soon() -> SystemTime {
+    SystemTime::now() + Duration::from_secs(3600)
+}
+
+fn session(who: &str, generation: u64, node: &str, since: u64) -> SessionRow {
+    SessionRow {
+        client: client(who),
+        generation,
+        node: node.to_owned(),
+        protocol: "SSL_SOCKET".to_owned(),
+        address: "[::1]:4711".to_owned(),
+        since: SystemTime::UNIX_EPOCH + Duration::from_millis(since),
+    }
+}
+
+// ---- appending and reading ----
+
+async fn a_message_is_logged_only_while_somebody_is_persistently_subscribed(on: &dyn Database) {
+    let store = on.open().await;
+    assert_eq!(
+        one(&*store, append("news", "1")).await,
+        Outcome::Appended(None)
+    );
+    let subscription = subscribed(&*store, "bob", "news").await;
+    let logged = one(&*store, append("news", "2")).await;
+    assert_eq!(logged, Outcome::Appended(Some((subscription.key, Seq(1)))));
+    assert_eq!(
+        one(&*store, append("other", "3")).await,
+        Outcome::Appended(None)
+    );
+    assert_eq!(
+        one(&*store, unsubscribe("bob", "news")).await,
+        Outcome::Unsubscribed(true)
+    );
+    assert_eq!(
+        one(&*store, append("news", "4")).await,
+        Outcome::Appended(None)
+    );
+}
+
+async fn messages_are_numbered_without_gaps_in_the_order_of_the_batch(on: &dyn Database) {
+    let store = on.open().await;
+    let (a, b) = (
+        subscribed(&*store, "bob", "a").await,
+        subscribed(&*store, "bob", "b").await,
+    );
+    let batch = [
+        append("a", "1"),
+        append("b", "x"),
+        append("a", "2"),
+        append("a", "3"),
+    ];
+    assert_eq!(
+        seqs(&store.commit(&batch).await.unwrap()),
+        [Some(1), Some(1), Some(2), Some(3)]
+    );
+    assert_eq!(
+        seqs(&store.commit(&[append("a", "4")]).await.unwrap()),
+        [Some(4)]
+    );
+    let numbered = |texts: &[&str]| -> Vec<_> {
+        (1..)
+            .zip(texts.iter().map(|text| (*text).to_owned()))
+            .collect()
+    };
+    assert_eq!(log(&*store, a.key).await, numbered(&["1", "2", "3", "4"]));
+    assert_eq!(log(&*store, b.key).await, numbered(&["x"]));
+}
+
+async fn a_batch_of_any_size_is_carried_out_whole(on: &dyn Database) {
+    let store = on.open().await;
+    for size in [1, 2, 7, 8, 9, 63, 64, 65, 129, 700] {
+        let names: Vec<_> = (0..size).map(|i| format!("{size}/{i}")).collect();
+        let mut batch: Vec<_> = names.iter().map(|name| subscribe(name, name)).collect();
+        batch.extend(names.iter().map(|name| append(name, name)));
+        batch.extend(names.iter().map(|name| retain(name, name)));
+        batch.extend(names.iter().map(|name| append(name, "2")));
+        assert_eq!(store.commit(&batch).await.unwrap().len(), batch.len());
+        for name in &names {
+            let subscriptions = store.subscriptions(&client(name)).await.unwrap();
+            assert_eq!(subscriptions.len(), 1, "{name}");
+            let logged = log(&*store, subscriptions[0].key).await;
+            assert_eq!(logged, [(1, name.clone()), (2, "2".to_owned())]);
+            assert_eq!(
+                one(&*store, read(name)).await,
+                Outcome::Retained(retained(name))
+            );
+        }
+        let mut batch: Vec<_> = names.iter().map(|name| unsubscribe(name, name)).collect();
+        batch.extend(names.iter().map(|name| clear(name)));
+        let outcomes = store.commit(&batch).await.unwrap();
+        assert!(
+            outcomes[..size]
+                .iter()
+                .all(|it| *it == Outcome::Unsubscribed(true))
+        );
+        assert!(
+            outcomes[size..]
+                .iter()
+                .all(|it| *it == Outcome::Cleared(true))
+        );
+    }
+}
+
+async fn an_empty_batch_is_nothing(on: &dyn Database) {
+    let store = on.open().await;
+    assert_eq!(store.commit(&[]).await.unwrap(), []);
+    store.save_cursors(&[]).await.unwrap();
+    store.sessions_opened(&[]).await.unwrap();
+    store.sessions_closed(&[], "node").await.unwrap();
+    assert_eq!(store.trim(&[]).await.unwrap(), 0);
+}
+
+async fn payloads_and_senders_are_kept_byte_for_byte(on: &dyn Database) {
+    let store = on.open().await;
+    let key = subscribed(&*store, "bob", "news").await.key;
+    let large = format!("\"{}\"", "ü".repeat(700_000));
+    for data in [
+        "1.50",
+        "null",
+        r#"{"b":1, "a":"A"}"#,
+        "\"\u{10ffff}\"",
+        &large,
+    ] {
+        for sender in [None, Some(client("élise"))] {
+            let data = Bytes::copy_from_slice(data.as_bytes());
+            let append = Append {
+                sender,
+                data,
+                retain: true,
+                ..message("news", "")
+            };
+            let (sender, data) = (append.sender.clone(), append.data.clone());
+            let outcome = one(&*store, Operation::Append(append)).await;
+            let Outcome::Appended(Some((_, seq))) = outcome else {
+                panic!("{outcome:?}")
+            };
+            let logged = store
+                .read_log(key, Seq(seq.0 - 1), 10, usize::MAX)
+                .await
+                .unwrap();
+            let expected = LoggedMessage {
+                seq,
+                sender: sender.clone(),
+                data: data.clone(),
+            };
+            assert!(logged == [expected], "of {} bytes", data.len());
+            let kept = one(&*store, read("news")).await;
+            assert!(kept == Outcome::Retained(Some(Retained { sender, data })));
+        }
+    }
+}
+
+async fn names_compare_byte_for_byte(on: &dyn Database) {
+    let store = on.open().await;
+    let names = [
+        "news", "News", "NEWS", "ne\0ws", "ne\0", "é", "e\u{301}", "ｎews", "ss", "ß", "a%", "a_",
+    ];
+    let keys: HashSet<_> = {
+        let mut keys = HashSet::new();
+        for name in names {
+            keys.insert(subscribed(&*store, name, name).await.key);
+        }
+        keys
+    };
+    assert_eq!(keys.len(), names.len());
+    for name in names {
+        let subscriptions = store.subscriptions(&client(name)).await.unwrap();
+        assert_eq!(subscriptions.len(), 1, "{name:?}");
+        assert_eq!(subscriptions[0].channel, channel(name));
+        one(&*store, retain(name, name)).await;
+    }
+    for name in names {
+        assert_eq!(
+            one(&*store, read(name)).await,
+            Outcome::Retained(retained(name))
+        );
+    }
+    let longest = "ü".repeat(256);
+    let subscription = subscribed(&*store, &longest[..256], &longest).await;
+    assert_eq!(
+        store.subscriptions(&client(&longest[..256])).await.unwrap(),
+        [subscription]
+    );
+}
+
+async fn a_log_is_read_in_order_and_within_its_limits(on: &dyn Database) {
+    let store = on.open().await;
+    let key = subscribed(&*store, "bob", "news").await.key;
+    let batch: Vec<_> = (0..100)
+        .map(|i| append("news", &format!("{i:010}")))
+        .collect();
+    store.commit(&batch).await.unwrap();
+    let read = async |after, messages, bytes| -> Vec<u64> {
+        let log = store
+            .read_log(key, Seq(after), messages, bytes)
+            .await
+            .unwrap();
+        log.iter().map(|message| message.seq.0).collect()
+    };
+    assert_eq!(read(0, 1000, 1 << 20).await, (1..=100).collect::<Vec<_>>());
+    assert_eq!(read(97, 1000, 1 << 20).await, [98, 99, 100]);
+    assert_eq!(read(10, 3, 1 << 20).await, [11, 12, 13]);
+    assert_eq!(read(10, 50, 25).await, [11, 12, 13]); // after 30 bytes, more than asked for
+    assert_eq!(read(10, 50, 20).await, [11, 12]);
+    assert_eq!(read(10, 50, 0).await, [11]); // one at least
+    assert!(read(100, 50, 1000).await.is_empty());
+    assert!(read(u64::MAX, 50, 1000).await.is_empty());
+    assert_eq!(
+        store
+            .read_log(ChannelKey(4711), Seq(0), 50, 1000)
+            .await
+            .unwrap(),
+        []
+    );
+}
+
+// ---- subscriptions ----
+
+async fn a_subscription_starts_after_the_last_message_logged(on: &dyn Database) {
+    let store = on.open().await;
+    let first = subscribed(&*store, "bob", "news").await;
+    assert_eq!((first.cursor, first.last), (Cursor::default(), Seq(0)));
+    append_many(&*store, "news", 3).await;
+    let second = subscribed(&*store, "carol", "news").await;
+    assert_eq!((second.cursor, second.last), (cursor(3, &[]), Seq(3)));
+    assert_eq!(first.key, second.key);
+}
+
+async fn subscribing_again_changes_nothing(on: &dyn Database) {
+    let store = on.open().await;
+    let key = subscribed(&*store, "bob", "news").await.key;
+    append_many(&*store, "news", 5).await;
+    save(&*store, "bob", key, cursor(2, &[4])).await;
+    let again = subscribed(&*store, "bob", "news").await;
+    assert_eq!((again.cursor, again.last), (cursor(2, &[4]), Seq(5)));
+    one(&*store, unsubscribe("bob", "news")).await; // it counted once
+    assert_eq!(
+        one(&*store, append("news", "6")).await,
+        Outcome::Appended(None)
+    );
+}
+
+async fn unsubscribing_forgets_the_cursor(on: &dyn Database) {
+    let store = on.open().await;
+    let key = subscribed(&*store, "bob", "news").await.key;
+    subscribed(&*store, "carol", "news").await;
+    append_many(&*store, "news", 5).await;
+    save(&*store, "bob", key, cursor(2, &[4])).await;
+    assert_eq!(
+        one(&*store, unsubscribe("bob", "news")).await,
+        Outcome::Unsubscribed(true)
+    );
+    assert_eq!(store.subscriptions(&client("bob")).await.unwrap(), []);
+    assert_eq!(
+        subscribed(&*store, "bob", "news").await.cursor,
+        cursor(5, &[])
+    );
+}
+
+async fn unsubscribing_what_is_not_subscribed_does_nothing(on: &dyn Database) {
+    let store = on.open().await;
+    subscribed(&*store, "carol", "news").await;
+    for (who, from) in [("bob", "news"), ("carol", "other"), ("bob", "other")] {
+        assert_eq!(
+            one(&*store, unsubscribe(who, from)).await,
+            Outcome::Unsubscribed(false)
+        );
+    }
+    assert_ne!(
+        one(&*store, append("news", "1")).await,
+        Outcome::Appended(None)
+    );
+}
+
+async fn subscriptions_are_told_in_the_order_of_their_keys(on: &dyn Database) {
+    let store = on.open().await;
+    let names: Vec<_> = (0..100)
+        .map(|i| format!("channel {}", i * 37 % 100))
+        .collect();
+    let batch: Vec<_> = names.iter().map(|name| subscribe("bob", name)).collect();
+    store.commit(&batch).await.unwrap();
+    subscribed(&*store, "carol", "channel 1").await;
+    append_many(&*store, "channel 7", 3).await;
+    let found = store.subscriptions(&client("bob")).await.unwrap();
+    assert!(found.is_sorted_by_key(|subscription| subscription.key));
+    let expected: BTreeSet<_> = names.iter().map(|name| channel(name)).collect();
+    assert_eq!(
+        found
+            .iter()
+            .map(|it| it.channel.clone())
+            .collect::<BTreeSet<_>>(),
+        expected
+    );
+    for it in found {
+        let last = if it.channel == channel("channel 7") {
+            3
+        } else {
+            0
+        };
+        assert_eq!((it.cursor, it.last), (Cursor::default(), Seq(last)));
+    }
+    assert_eq!(store.subscriptions(&client("nobody")).await.unwrap(), []);
+}
+
+async fn operations_of_one_batch_see_those_before_them(on: &dyn Database) {
+    let store = on.open().await;
+    let batch = [
+        append("news", "nobody there"),
+        subscribe("bob", "news"),
+        append("news", "1"),
+        subscribe("carol", "news"),
+        append("news", "2"),
+        unsubscribe("bob", "news"),
+        append("news", "3"),
+        subscribe("bob", "news"),
+        unsubscribe("carol", "news"),
+        unsubscribe("carol", "news"),
+        append("news", "4"),
+    ];
+    let outcomes = store.commit(&batch).await.unwrap();
+    assert_eq!(seqs(&outcomes), [None, Some(1), Some(2), Some(3), Some(4)]);
+    let acked = |outcome: &Outcome| match outcome {
+        Outcome::Subscribed { subscription, .. } => {
+            (subscription.cursor.clone(), subscription.last)
+        }
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(acked(&outcomes[1]), (cursor(0, &[]), Seq(0)));
+    assert_eq!(acked(&outcomes[3]), (cursor(1, &[]), Seq(1)));
+    assert_eq!(acked(&outcomes[7]), (cursor(3, &[]), Seq(3)));
+    assert_eq!(outcomes[8], Outcome::Unsubscribed(true));
+    assert_eq!(outcomes[9], Outcome::Unsubscribed(false));
+    let bob = store.subscriptions(&client("bob")).await.unwrap();
+    assert_eq!((&bob[0].cursor, bob[0].last), (&cursor(3, &[]), Seq(4)));
+    assert_eq!(store.subscriptions(&client("carol")).await.unwrap(), []);
+    assert_eq!(
+        store
+            .read_log(bob[0].key, Seq(3), 10, 1000)
+            .await
+            .unwrap()
+            .len(),
+        1
+    );
+}
+
+async fn a_subscription_that_came_and_went_in_one_batch_leaves_nothing(on: &dyn Database) {
+    let store = on.open().await;
+    let batch = [
+        subscribe("bob", "news"),
+        retain("news", "1"),
+        append("news", "2"),
+        unsubscribe("bob", "news"),
+        clear("news"),
+    ];
+    store.commit(&batch).await.unwrap();
+    assert_eq!(store.subscriptions(&client("bob")).await.unwrap(), []);
+    assert_eq!(
+        one(&*store, append("news", "3")).await,
+        Outcome::Appended(None)
+    );
+    assert_eq!(one(&*store, read("news")).await, Outcome::Retained(None));
+    assert_eq!(store.expire(soon()).await.unwrap(), []);
+}
+
+// ---- retained messages ----
+
+async fn the_latest_retained_message_is_kept(on: &dyn Database) {
+    let store = on.open().await;
+    assert_eq!(one(&*store, read("news")).await, Outcome::Retained(None));
+    assert_eq!(
+        one(&*store, retain("news", "1")).await,
+        Outcome::Appended(None)
+    );
+    assert_eq!(
+        one(&*store, read("news")).await,
+        Outcome::Retained(retained("1"))
+    );
+    one(&*store, retain("news", "2")).await;
+    assert_eq!(
+        one(&*store, read("news")).await,
+        Outcome::Retained(retained("2"))
+    );
+    assert_eq!(one(&*store, read("other")).await, Outcome::Retained(None));
+    assert_eq!(one(&*store, clear("news")).await, Outcome::Cleared(true));
+    assert_eq!(one(&*store, clear("news")).await, Outcome::Cleared(false));
+    assert_eq!(one(&*store, read("news")).await, Outcome::Retained(None));
+}
+
+async fn retained_messages_follow_the_order_of_the_batch(on: &dyn Database) {
+    let store = on.open().await;
+    one(&*store, retain("news", "0")).await;
+    let batch = [
+        read("news"),
+        retain("news", "1"),
+        read("news"),
+        subscribe("bob", "news"),
+        retain("news", "2"),
+        clear("news"),
+        read("news"),
+        clear("news"),
+        subscribe("bob", "news"),
+        retain("news", "3"),
+        read("news"),
+    ];
+    let outcomes = store.commit(&batch).await.unwrap();
+    let seen = |outcome: &Outcome| match outcome {
+        Outcome::Retained(retained) | Outcome::Subscribed { retained, .. } => retained.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(seen(&outcomes[0]), retained("0"));
+    assert_eq!(seen(&outcomes[2]), retained("1"));
+    assert_eq!(seen(&outcomes[3]), retained("1"));
+    assert_eq!(outcomes[5], Outcome::Cleared(true));
+    assert_eq!(seen(&outcomes[6]), None);
+    assert_eq!(outcomes[7], Outcome::Cleared(false));
+    assert_eq!(seen(&outcomes[8]), None);
+    assert_eq!(seen(&outcomes[10]), retained("3"));
+    assert_eq!(
+        one(&*store, read("news")).await,
+        Outcome::Retained(retained("3"))
+    );
+}
+
+async fn a_message_can_be_logged_and_retained(on: &dyn Database) {
+    let store = on.open().await;
+    let both = || {
+        Operation::Append(Append {
+            retain: true,
+            ..message("news", "1")
+        })
+    };
+    assert_eq!(one(&*store, both()).await, Outcome::Appended(None)); // nobody subscribed
+    let key = match one(&*store, subscribe("bob", "news")).await {
+        Outcome::Subscribed {
+            subscription,
+            retained: kept,
+        } => {
+            assert_eq!(kept, retained("1"));
+            subscription.key
+        }
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(
+        one(&*store, both()).await,
+        Outcome::Appended(Some((key, Seq(1))))
+    );
+    assert_eq!(
+        one(&*store, read("news")).await,
+        Outcome::Retained(retained("1"))
+    );
+}
+
+async fn may_have_retained_is_never_wrongly_false(on: &dyn Database) {
+    let store = on.open().await;
+    assert!(!store.may_have_retained(&channel("news")));
+    one(&*store, retain("news", "1")).await;
+    assert!(store.may_have_retained(&channel("news")));
+    assert!(!store.may_have_retained(&channel("other")));
+    one(&*store, clear("news")).await;
+    store
+        .commit(&[retain("news", "1"), clear("news"), retain("news", "2")])
+        .await
+        .unwrap();
+    assert!(store.may_have_retained(&channel("news")));
+    store.close().await;
+    let store = on.open().await;
+    assert!(store.may_have_retained(&channel("news")));
+}
+
+// ---- cursors ----
+
+async fn a_cursor_is_kept_with_its_map(on: &dyn Database) {
+    let store = on.open().await;
+    let key = subscribed(&*store, "bob", "news").await.key;
+    append_many(&*store, "news", 2000).await;
+    for wanted in [
+        cursor(1, &[3, 66, 1025]),
+        cursor(1, &[3, 4, 66, 1025]),
+        cursor(900, &[1025]),
+    ] {
+        save(&*store, "bob", key, wanted.clone()).await;
+        assert_eq!(cursor_of(&*store, "bob", key).await, wanted);
+    }
+}
+
+async fn a_cursor_never_moves_backwards(on: &dyn Database) {
+    let store = on.open().await;
+    let key = subscribed(&*store, "bob", "news").await.key;
+    append_many(&*store, "news", 100).await;
+    save(&*store, "bob", key, cursor(50, &[60, 70])).await;
+    for stale in [
+        cursor(0, &[]),
+        cursor(49, &[60, 70, 80]),
+        cursor(50, &[]),
+        cursor(50, &[60]),
+    ] {
+        save(&*store, "bob", key, stale).await;
+        assert_eq!(cursor_of(&*store, "bob", key).await, cursor(50, &[60, 70]));
+    }
+    let updates = [51, 53, 52].map(|acked| CursorUpdate {
+        client: client("bob"),
+        key,
+        cursor: cursor(acked, &[60, 70]),
+    });
+    store.save_cursors(&updates).await.unwrap();
+    assert_eq!(cursor_of(&*store, "bob", key).await, cursor(53, &[60, 70]));
+}
+
+async fn saving_a_cursor_never_makes_a_subscription(on: &dyn Database) {
+    let store = on.open().await;
+    let key = subscribed(&*store, "bob", "news").await.key;
+    save(&*store, "carol", key, cursor(1, &[])).await;
+    save(&*store, "bob", ChannelKey(key.0 + 1), cursor(1, &[])).await;
+    assert_eq!(store.subscriptions(&client("carol")).await.unwrap(), []);
+    assert_eq!(store.subscriptions(&client("bob")).await.unwrap().len(), 1);
+    one(&*store, unsubscribe("bob", "news")).await;
+    save(&*store, "bob", key, cursor(1, &[])).await;
+    assert_eq!(store.subscriptions(&client("bob")).await.unwrap(), []);
+}
+
+async fn many_cursors_are_saved_at_once(on: &dyn Database) {
+    let store = on.open().await;
+    let clients: Vec<_> = (0..1500).map(|i| format!("client {i}")).collect();
+    let batch: Vec<_> = clients.iter().map(|who| subscribe(who, "news")).collect();
+    store.commit(&batch).await.unwrap();
+    append_many(&*store, "news", 2000).await;
+    let key = subscribed(&*store, &clients[0], "news").await.key;
+    let update = |(i, who): (usize, &String)| {
+        let (client, cursor) = (client(who), cursor(i as u64, &[i as u64 + 9]));
+        CursorUpdate {
+            client,
+            key,
+            cursor,
+        }
+    };
+    let updates: Vec<_> = clients.iter().enumerate().map(update).collect();
+    store.save_cursors(&updates).await.unwrap();
+    for (i, who) in clients.iter().enumerate() {
+        assert_eq!(
+            cursor_of(&*store, who, key).await,
+            cursor(i as u64, &[i as u64 + 9])
+        );
+    }
+}
+
+// ---- trimming ----
+
+async fn trimming_deletes_what_lies_behind_every_cursor(on: &dyn Database) {
+    let store = on.open().await;
+    let key = subscribed(&*store, "bob", "news").await.key;
+    subscribed(&*store, "carol", "news").await;
+    append_many(&*store, "news", 10).await;
+    assert_eq!(store.trim(&[key]).await.unwrap(), 0);
+    save(&*store, "bob", key, cursor(7, &[9])).await;
+    save(&*store, "carol", key, cursor(4, &[6, 7])).await;
+    assert_eq!(store.trim(&[key]).await.unwrap(), 4);
+    let seqs: Vec<_> = log(&*store, key)
+        .await
+        .iter()
+        .map(|(seq, _)| *seq)
+        .collect();
+    assert_eq!(seqs, [5, 6, 7, 8, 9, 10]);
+    save(&*store, "carol", key, cursor(10, &[])).await;
+    save(&*store, "bob", key, cursor(10, &[])).await;
+    assert_eq!(store.trim(&[key, ChannelKey(4711)]).await.unwrap(), 6);
+    append_many(&*store, "news", 1).await;
+    assert_eq!(log(&*store, key).await, [(11, "0".to_owned())]); // no number comes twice
+}
+
+async fn trimming_deletes_long_logs_of_many_channels(on: &dyn Database) {
+    let store = on.open().await;
+    let mut keys = Vec::new();
+    for i in 0..100 {
+        keys.push(
+            subscribed(&*store, "bob", &format!("channel {i}"))
+                .await
+                .key,
+        );
+    }
+    let batch: Vec<_> = (0..20_000)
+        .map(|i| append(&format!("channel {}", i * i % 100), "1"))
+        .collect();
+    for batch in batch.chunks(1000) {
+        store.commit(batch).await.unwrap();
+    }
+    let update = |it: StoredSubscription| CursorUpdate {
+        client: client("bob"),
+        key: it.key,
+        cursor: Cursor {
+            acked: it.last,
+            beyond: Vec::new(),
+        },
+    };
+    let subscriptions = store.subscriptions(&client("bob")).await.unwrap();
+    let updates: Vec<_> = subscriptions.into_iter().map(update).collect();
+    store.save_cursors(&updates).await.unwrap();
+    assert_eq!(store.trim(&keys).await.unwrap(), 20_000);
+    for key in keys {
+        assert!(log(&*store, key).await.is_empty());
+    }
+}
+
+async fn the_log_goes_with_the_last_subscription(on: &dyn Database) {
+    let store = on.open().await;
+    let key = subscribed(&*store, "bob", "news").await.key;
+    append_many(&*store, "news", 300).await;
+    one(&*store, unsubscribe("bob", "news")).await;
+    store.trim(&[key]).await.unwrap();
+    assert!(log(&*store, key).await.is_empty());
+}
+
+async fn what_a_subscription_leaves_is_trimmed_without_being_named(on: &dyn Database) {
+    let store = on.open().await;
+    let keys = [
+        subscribed(&*store, "bob", "a").await.key,
+        subscribed(&*store, "bob", "b").await.key,
+    ];
+    append_many(&*store, "a", 300).await;
+    append_many(&*store, "b", 300).await;
+    one(&*store, unsubscribe("bob", "a")).await;
+    store.trim(&[]).await.unwrap();
+    assert!(log(&*store, keys[0]).await.is_empty());
+    one(&*store, unsubscribe("bob", "b")).await;
+    drop(store);
+    let store = on.open().await;
+    store.trim(&[]).await.unwrap();
+    assert!(log(&*store, keys[1]).await.is_empty());
+}
+
+async fn a_forgotten_channel_comes_back_under_another_key(on: &dyn Database) {
+    let store = on.open().await;
+    let old = subscribed(&*store, "bob", "news").await.key;
+    append_many(&*store, "news", 3).await;
+    one(&*store, unsubscribe("bob", "news")).await;
+    store.trim(&[old]).await.unwrap();
+    let new = subscribed(&*store, "bob", "news").await;
+    assert!(new.key > old);
+    assert_eq!(new.last, Seq(0));
+    one(&*store, unsubscribe("bob", "news")).await;
+    store.trim(&[new.key]).await.unwrap();
+    store.close().await;
+    let store = on.open().await;
+    assert!(subscribed(&*store, "bob", "news").await.key > new.key);
+}
+
+async fn a_channel_with_a_retained_message_or_a_subscription_stays(on: &dyn Database) {
+    let store = on.open().await;
+    let key = subscribed(&*store, "bob", "news").await.key;
+    one(&*store, retain("news", "1")).await;
+    append_many(&*store, "news", 3).await;
+    one(&*store, unsubscribe("bob", "news")).await;
+    store.trim(&[key]).await.unwrap();
+    let again = subscribed(&*store, "bob", "news").await;
+    assert_eq!((again.key, again.last), (key, Seq(3)));
+    one(&*store, clear("news")).await;
+    store.trim(&[key]).await.unwrap();
+    assert_eq!(subscribed(&*store, "carol", "news").await.key, key);
+}
+
+// ---- durability ----
+
+async fn what_was_committed_is_there_after_reopening(on: &dyn Database) {
+    for close in [true, false] {
+        let store = on.open().await;
+        let (epoch, news) = (store.epoch(), format!("news {close}"));
+        let key = subscribed(&*store, "bob", &news).await.key;
+        append_many(&*store, &news, 10).await;
+        one(&*store, retain(&news, "1")).await;
+        save(&*store, "bob", key, cursor(3, &[5])).await;
+        if close {
+            store.close().await; // or else dropped, as if the process had died
+        }
+        drop(store);
+
+        let store = on.open().await;
+        assert_eq!(store.epoch(), epoch);
+        assert_eq!(cursor_of(&*store, "bob", key).await, cursor(3, &[5]));
+        assert_eq!(log(&*store, key).await.len(), 10);
+        assert_eq!(
+            one(&*store, read(&news)).await,
+            Outcome::Retained(retained("1"))
+        );
+        let appended = one(&*store, append(&news, "11")).await;
+        assert_eq!(appended, Outcome::Appended(Some((key, Seq(11)))));
+        store.close().await;
+    }
+}
+
+async fn every_database_has_an_epoch_of_its_own(on: &dyn Database) {
+    let mut epochs = HashSet::new();
+    for _ in 0..4 {
+        epochs.insert(on.another().open().await.epoch());
+    }
+    assert!(epochs.len() > 2); // 32 random bits: two may be the same, though hardly ever
+}
+
+async fn a_closed_store_says_so(on: &dyn Database) {
+    let store = on.open().await;
+    subscribed(&*store, "bob", "news").await;
+    store.close().await;
+    store.close().await;
+    let closed = |error: StoreError| assert!(matches!(error, StoreError::Closed), "{error}");
+    closed(store.commit(&[append("news", "1")]).await.unwrap_err());
+    closed(store.subscriptions(&client("bob")).await.unwrap_err());
+    closed(store.subscriptions(&client("nobody")).await.unwrap_err());
+    closed(
+        store
+            .read_log(ChannelKey(1), Seq(0), 1, 1)
+            .await
+            .unwrap_err(),
+    );
+    closed(store.trim(&[ChannelKey(1)]).await.unwrap_err());
+    closed(
+        store
+            .sessions_opened(&[session("bob", 1, "a", 0)])
+            .await
+            .unwrap_err(),
+    );
+    closed(store.claim_orphans("b").await.unwrap_err());
+    closed(store.expire(soon()).await.unwrap_err());
+    closed(store.limit_pending(1).await.unwrap_err());
+}
+
+// ---- sessions ----
+
+async fn sessions_of_a_dead_process_are_claimed_by_the_next(on: &dyn Database) {
+    let store = on.open().await;
+    let (a, b) = (
+        session("alice", 1, "dead", 2_000),
+        session("bob", 2, "dead", 1_000),
+    );
+    let ended = session("carol", 3, "dead", 500);
+    store
+        .sessions_opened(&[a.clone(), b.clone(), ended])
+        .await
+        .unwrap();
+    store
+        .sessions_closed(&[(client("carol"), 3)], "dead")
+        .await
+        .unwrap();
+    assert_eq!(store.claim_orphans("dead").await.unwrap(), []); // they are its own
+    drop(store);
+
+    let store = on.open().await;
+    store
+        .sessions_opened(&[session("dora", 1, "next", 3_000)])
+        .await
+        .unwrap();
+    assert_eq!(
+        store.claim_orphans("next").await.unwrap(),
+        [b.clone(), a.clone()]
+    ); // oldest first
+    assert_eq!(store.claim_orphans("next").await.unwrap(), []); // claimed
+    store.orphan_closed(&b).await.unwrap();
+    drop(store); // before alice's notifier had finished
+
+    let store = on.open().await;
+    let claimed = store.claim_orphans("third").await.unwrap();
+    assert_eq!(claimed, [a.clone(), session("dora", 1, "next", 3_000)]);
+    for session in &claimed {
+        store.orphan_closed(session).await.unwrap();
+    }
+    assert_eq!(store.claim_orphans("fourth").await.unwrap(), []);
+}
+
+async fn many_sessions_are_remembered_and_forgotten_at_once(on: &dyn Database) {
+    let store = on.open().await;
+    let sessions: Vec<_> = (0..1500)
+        .map(|i| session(&format!("client {i}"), i, "a", 5_000 + i))
+        .collect();
+    store.sessions_opened(&sessions).await.unwrap();
+    store.sessions_opened(&sessions[..3]).await.unwrap(); // told twice is told once
+    let closed: Vec<_> = sessions[100..]
+        .iter()
+        .map(|it| (it.client.clone(), it.generation))
+        .collect();
+    store.sessions_closed(&closed, "a").await.unwrap();
+    store
+        .sessions_closed(&[(client("client 1"), 1)], "b")
+        .await
+        .unwrap(); // another's session
+    store
+        .sessions_closed(&[(client("client 1"), 2)], "a")
+        .await
+        .unwrap(); // another generation
+    assert_eq!(store.claim_orphans("b").await.unwrap(), sessions[..100]);
+}
+
+// ---- limits ----
+
+async fn clients_that_do_not_come_back_lose_their_subscriptions(on: &dyn Database) {
+    let store = on.open().await;
+    let key = subscribed(&*store, "bob", "news").await.key;
+    subscribed(&*store, "bob", "other").await;
+    let carol = subscribed(&*store, "carol", "news").await;
+    append_many(&*store, "news", 300).await;
+    save(&*store, "carol", key, cursor(300, &[])).await;
+    store
+        .sessions_opened(&[session("carol", 1, "a", 0)])
+        .await
+        .unwrap();
+
+    assert_eq!(store.expire(long_ago()).await.unwrap(), []);
+    let expired = store.expire(soon()).await.unwrap();
+    assert_eq!(
+        expired,
+        [Expired {
+            client: client("bob"),
+            subscriptions: 2
+        }]
+    );
+    assert_eq!(store.subscriptions(&client("bob")).await.unwrap(), []);
+    assert_eq!(
+        store.subscriptions(&client("carol")).await.unwrap()[0].key,
+        carol.key
+    );
+    assert_eq!(
+        one(&*store, append("other", "1")).await,
+        Outcome::Appended(None)
+    );
+    assert_ne!(
+        one(&*store, append("news", "1")).await,
+        Outcome::Appended(None)
+    );
+    assert_eq!(store.trim(&[]).await.unwrap(), 300); // nobody waits for them now
+
+    store
+        .sessions_closed(&[(client("carol"), 1)], "a")
+        .await
+        .unwrap();
+    assert_eq!(store.expire(long_ago()).await.unwrap(), []); // was seen just now
+    let expired = store.expire(soon()).await.unwrap();
+    assert_eq!(
+        expired,
+        [Expired {
+            client: client("carol"),
+            subscriptions: 1
+        }]
+    );
+    assert_eq!(
+        one(&*store, append("news", "1")).await,
+        Outcome::Appended(None)
+    );
+    assert_eq!(store.expire(soon()).await.unwrap(), []);
+}
+
+async fn a_client_counts_as_seen_when_its_session_ends(on: &dyn Database) {
+    let store = on.open().await;
+    for who in ["bob", "carol", "dora"] {
+        subscribed(&*store, who, "news").await;
+    }
+    let orphan = session("carol", 1, "dead", 0);
+    store
+        .sessions_opened(&[session("bob", 1, "me", 0), orphan.clone()])
+        .await
+        .unwrap();
+    tokio::time::sleep(Duration::from_millis(20)).await; // times are kept in milliseconds
+    let between = SystemTime::now();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    store
+        .sessions_closed(&[(client("bob"), 1)], "me")
+        .await
+        .unwrap();
+    store.orphan_closed(&orphan).await.unwrap();
+    let expired = store.expire(between).await.unwrap();
+    assert_eq!(
+        expired,
+        [Expired {
+            client: client("dora"),
+            subscriptions: 1
+        }]
+    );
+}
+
+async fn many_clients_expire_at_once(on: &dyn Database) {
+    let store = on.open().await;
+    let batch: Vec<_> = (0..500)
+        .flat_map(|i| {
+            [
+                subscribe(&format!("client {i}"), "a"),
+                subscribe(&format!("client {i}"), "b"),
+            ]
+        })
+        .collect();
+    store.commit(&batch).await.unwrap();
+    subscribed(&*store, "stays", "a").await;
+    store
+        .sessions_opened(&[session("stays", 1, "a", 0)])
+        .await
+        .unwrap();
+    let expired = store.expire(soon()).await.unwrap();
+    assert_eq!(expired.len(), 500);
+    assert!(expired.iter().all(|it| it.subscriptions == 2));
+    assert_eq!(
+        one(&*store, append("b", "1")).await,
+        Outcome::Appended(None)
+    );
+    assert_ne!(
+        one(&*store, append("a", "1")).await,
+        Outcome::Appended(None)
+    );
+}
+
+async fn the_oldest_pending_messages_of_a_client_go_first(on: &dyn Database) {
+    let store = on.open().await;
+    let a = subscribed(&*store, "bob", "a").await.key;
+    let b = subscribed(&*store, "bob", "b").await.key;
+    let c = subscribed(&*store, "carol", "a").await.key;
+    for (to, messages) in [("a", 3), ("b", 4), ("a", 3)] {
+        append_many(&*store, to, messages).await;
+        tokio::time::sleep(Duration::from_millis(20)).await; // times are kept in milliseconds
+    }
+    assert_eq!(store.limit_pending(10).await.unwrap(), []);
+    let mut dropped = store.limit_pending(6).await.unwrap();
+    dropped.sort_by_key(|it| it.key);
+    let drop = |name, key, up_to, messages| {
+        let (client, channel) = (client("bob"), channel(name));
+        Dropped {
+            client,
+            channel,
+            key,
+            up_to: Seq(up_to),
+            messages,
+        }
+    };
+    assert_eq!(dropped, [drop("a", a, 3, 3), drop("b", b, 1, 1)]);
+    assert_eq!(cursor_of(&*store, "bob", a).await, cursor(3, &[]));
+    assert_eq!(cursor_of(&*store, "bob", b).await, cursor(1, &[]));
+    assert_eq!(cursor_of(&*store, "carol", c).await, cursor(0, &[]));
+    assert_eq!(store.limit_pending(6).await.unwrap(), []);
+    let mut dropped = store.limit_pending(2).await.unwrap();
+    dropped.sort_by_key(|it| (it.client.clone(), it.key));
+    assert_eq!(dropped[..2], [drop("a", a, 4, 1), drop("b", b, 4, 3)]);
+    assert_eq!(dropped[2].client, client("carol"));
+    assert_eq!((dropped[2].up_to, dropped[2].messages), (Seq(4), 4));
+}
+
+async fn acknowledged_messages_do_not_count_as_pending(on: &dyn Database) {
+    let store = on.open().await;
+    let key = subscribed(&*store, "bob", "news").await.key;
+    append_many(&*store, "news", 10).await;
+    save(&*store, "bob", key, cursor(1, &[3, 4, 9])).await;
+    assert_eq!(store.limit_pending(6).await.unwrap(), []); // 2, 5, 6, 7, 8, 10
+    let dropped = store.limit_pending(4).await.unwrap();
+    assert_eq!((dropped[0].up_to, dropped[0].messages), (Seq(5), 2));
+    assert_eq!(cursor_of(&*store, "bob", key).await, cursor(5, &[9]));
+    let dropped = store.limit_pending(1).await.unwrap();
+    assert_eq!((dropped[0].up_to, dropped[0].messages), (Seq(9), 3));
+    assert_eq!(cursor_of(&*store, "bob", key).await, cursor(9, &[]));
+    let dropped = store.limit_pending(0).await.unwrap();
+    assert_eq!((dropped[0].up_to, dropped[0].messages), (Seq(10), 1));
+    assert_eq!(store.trim(&[]).await.unwrap(), 10);
+}
+
+async fn long_backlogs_are_cut_to_the_limit(on: &dyn Database) {
+    let store = on.open().await;
+    let names: Vec<_> = (0..20).map(|i| format!("channel {i}")).collect();
+    let batch: Vec<_> = names.iter().map(|name| subscribe("bob", name)).collect();
+    store.commit(&batch).await.unwrap();
+    for _ in 0..10 {
+        let batch: Vec<_> = (0..500).map(|i| append(&names[i * i % 20], "1")).collect();
+        store.commit(&batch).await.unwrap();
+    }
+    let dropped = store.limit_pending(1234).await.unwrap();
+    assert_eq!(
+        dropped.iter().map(|it| it.messages).sum::<u64>(),
+        5000 - 1234
+    );
+    let left = store.subscriptions(&client("bob")).await.unwrap();
+    assert_eq!(
+        left.iter()
+            .map(|it| it.last.0 - it.cursor.acked.0)
+            .sum::<u64>(),
+        1234
+    );
+}
+
+// ---- several at a time ----
+
+async fn everything_may_happen_at_the_same_time(on: &dyn Database) {
+    let store = on.open().await;
+    let key = subscribed(&*store, "bob", "news").await.key;
+    let beside = |task: usize| {
+        let store = Arc::clone(&store);
+        async move {
+            for i in 0..30u64 {
+                match task {
+                    0 => save(&*store, "bob", key, cursor(i, &[])).await,
+                    1 => drop(store.trim(&[key]).await.unwrap()),
+                    2 => drop(store.expire(long_ago()).await.unwrap()),
+                    3 => store
+                        .sessions_opened(&[session("bob", i, "a", i)])
+                        .await
+                        .unwrap(),
+                    4 => drop(store.limit_pending(10_000).await.unwrap()),
+                    _ => {
+                        let read = store.subscriptions(&client("bob")).await.unwrap();
+                        let log = store.read_log(key, read[0].cursor.acked, 9999, 99999);
+                        let seqs: Vec<_> = log.await.unwrap().iter().map(|it| it.seq).collect();
+                        assert!(seqs.windows(2).all(|pair| pair[0].0 + 1 == pair[1].0));
+                        assert!(seqs.last().is_none_or(|&end| end >= read[0].last));
+                    }
+                }
+            }
+        }
+    };
+    let tasks: Vec<_> = (0..8).map(|task| tokio::spawn(beside(task))).collect();
+    for _ in 0..100 {
+        append_many(&*store, "news", 10).await;
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+    assert_eq!(subscribed(&*store, "bob", "news").await.last, Seq(1000));
+}
+
+async fn a_call_that_is_given_up_leaves_the_store_in_order(on: &dyn Database) {
+    let store = on.open().await;
+    let key = subscribed(&*store, "bob", "news").await.key;
+    let batch: Vec<_> = (0..200).map(|i| append("news", &i.to_string())).collect();
+    let mut given_up = 0;
+    for micros in 0..300u64 {
+        let limit = Duration::from_micros(micros * 10);
+        given_up += usize::from(
+            tokio::time::timeout(limit, store.commit(&batch))
+                .await
+                .is_err(),
+        );
+        let _ = tokio::time::timeout(limit, store.trim(&[key])).await;
+    }
+    assert!(given_up > 0);
+    append_many(&*store, "news", 1).await;
+    // Each batch is there whole or not at all, and nothing else is open.
+    let last = subscribed(&*store, "bob", "news").await.last;
+    assert_eq!(last.0 % 200, 1);
+    let seqs: Vec<_> = log(&*store, key)
+        .await
+        .iter()
+        .map(|(seq, _)| *seq)
+        .collect();
+    assert_eq!(seqs, (1..=last.0).collect::<Vec<_>>());
+}
+
+// ---- against a model ----
+
+/// What a store should be, with no disk and no cleverness.
+#[derive(Default)]
+struct Model {
+    channels: BTreeMap<String, ModelChannel>,
+    keys: BTreeSet<ChannelKey>,
+}
+
+#[derive(Default)]
+struct ModelChannel {
+    key: Option<ChannelKey>,
+    last: u64,
+    log: BTreeMap<u64, Bytes>,
+    subscriptions: BTreeMap<ClientId, Cursor>,
+    retained: Option<Retained>,
+}
+
+impl Model {
+    fn check(&mut self, operation: &Operation, outcome: &Outcome) {
+        let name = match operation {
+            Operation::Append(append) => &append.channel,
+            Operation::Subscribe { channel, .. }
+            | Operation::Unsubscribe { channel, .. }
+            | Operation::ClearRetained { channel }
+            | Operation::ReadRetained { channel } => channel,
+        };
+        let it = self.channels.entry(name.to_string()).or_default();
+        match (operation, outcome) {
+            (Operation::Append(append), Outcome::Appended(place)) => {
+                if append.retain {
+                    let (sender, data) = (append.sender.clone(), append.data.clone());
+                    it.retained = Some(Retained { sender, data });
+                }
+                if append.log && !it.subscriptions.is_empty() {
+                    it.last += 1;
+                    it.log.insert(it.last, append.data.clone());
+                    assert_eq!(*place, Some((it.key.unwrap(), Seq(it.last))));
+                } else {
+                    assert_eq!(*place, None);
+                }
+            }
+            (
+                Operation::Subscribe { client, .. },
+                Outcome::Subscribed {
+                    subscription,
+                    retained,
+                },
+            ) => {
+                it.found(subscription.key, &mut self.keys);
+                let start = Cursor {
+                    acked: Seq(it.last),
+                    beyond: Vec::new(),
+                };
+                let cursor = it.subscriptions.entry(client.clone()).or_insert(start);
+                assert_eq!(
+                    (&subscription.cursor, subscription.last),
+                    (&*cursor, Seq(it.last))
+                );
+                assert_eq!((&subscription.channel, retained), (name, &it.retained));
+            }
+            (Operation::Unsubscribe { client, .. }, Outcome::Unsubscribed(was)) => {
+                assert_eq!(*was, it.subscriptions.remove(client).is_some());
+            }
+            (Operation::ClearRetained { .. }, Outcome::Cleared(was)) => {
+                assert_eq!(*was, it.retained.take().is_some());
+            }
+            (Operation::ReadRetained { .. }, Outcome::Retained(retained)) => {
+                assert_eq!(*retained, it.retained);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+impl ModelChannel {
+    /// A channel that nobody needed may have been forgotten; then it begins anew under a new key.
+    fn found(&mut self, key: ChannelKey, keys: &mut BTreeSet<ChannelKey>) {
+        if self.key != Some(key) {
+            assert!(
+                self.subscriptions.is_empty(),
+                "a subscribed channel has changed its key"
+            );
+            assert!(keys.insert(key), "a key has come back");
+            (self.key, self.last) = (Some(key), 0);
+            self.log.clear();
+        }
+    }
+}
+
+/// A generator of numbers that look random and are the same in each run (xorshift64*).
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % sides
+    }
+
+    fn operation(&mut self, count: u64) -> Operation {
+        let name = format!("channel {}", self.roll(6));
+        let who = format!("client {}", self.roll(4));
+        match self.roll(16) {
+            0..8 => {
+                let data = Bytes::from(count.to_string());
+                let sender = (self.roll(4) > 0).then(|| client(&who));
+                let (log, retain) = (self.roll(8) > 0, self.roll(6) == 0);
+                Operation::Append(Append {
+                    channel: channel(&name),
+                    sender,
+                    data,
+                    log,
+                    retain,
+                })
+            }
+            8..11 => subscribe(&who, &name),
+            11..13 => unsubscribe(&who, &name),
+            13 => clear(&name),
+            _ => read(&name),
+        }
+    }
+}
+
+async fn random_batches_do_what_a_simple_model_does(on: &dyn Database) {
+    for seed in 1..=8 {
+        let database = on.another();
+        let (mut store, mut model) = (database.open().await, Model::default());
+        let mut dice = Dice(0x9e37_79b9_7f4a_7c15 >> seed);
+        for round in 0..60 {
+            let size = [1, 3, 20, 150][dice.roll(4) as usize];
+            let batch: Vec<_> = (0..size)
+                .map(|i| dice.operation(round * 1000 + i))
+                .collect();
+            let outcomes = store.commit(&batch).await.unwrap();
+            assert_eq!(outcomes.len(), batch.len());
+            for (operation, outcome) in batch.iter().zip(&outcomes) {
+                model.check(operation, outcome);
+            }
+            acknowledge_some(&*store, &mut model, &mut dice).await;
+            if dice.roll(4) == 0 {
+                let keys: Vec<_> = model.keys.iter().copied().collect();
+                store.trim(&keys).await.unwrap();
+            }
+            if dice.roll(10) == 0 {
+                drop(store);
+                store = database.open().await;
+            }
+            compare(&*store, &model).await;
+        }
+    }
+}
+
+async fn acknowledge_some(store: &dyn Store, model: &mut Model, dice: &mut Dice) {
+    let mut updates = Vec::new();
+    for it in model.channels.values_mut() {
+        for (client, cursor) in &mut it.subscriptions {
+            let behind = it.last - cursor.acked.0;
+            if dice.roll(3) == 0 && behind > 0 {
+                *cursor = Cursor {
+                    acked: Seq(cursor.acked.0 + 1 + dice.roll(behind)),
+                    beyond: Vec::new(),
+                };
+                let (client, key) = (client.clone(), it.key.unwrap());
+                updates.push(CursorUpdate {
+                    client,
+                    key,
+                    cursor: cursor.clone(),
+                });
+            }
+        }
+    }
+    store.save_cursors(&updates).await.unwrap();
+}
+
+async fn compare(store: &dyn Store, model: &Model) {
+    for i in 0..4 {
+        let who = client(&format!("client {i}"));
+        let mut expected = Vec::new();
+        for (name, it) in &model.channels {
+            if let Some(cursor) = it.subscriptions.get(&who) {
+                let (channel, key) = (channel(name), it.key.unwrap());
+                let (cursor, last) = (cursor.clone(), Seq(it.last));
+                let log = store
+                    .read_log(key, cursor.acked, 10_000, 1 << 20)
+                    .await
+                    .unwrap();
+                let log: Vec<_> = log.into_iter().map(|m| (m.seq.0, m.data)).collect();
+                let pending = it.log.range(cursor.acked.0 + 1..);
+                assert_eq!(
+                    log,
+                    pending
+                        .map(|(seq, data)| (*seq, data.clone()))
+                        .collect::<Vec<_>>()
+                );
+                expected.push(StoredSubscription {
+                    channel,
+                    key,
+                    cursor,
+                    last,
+                });
+            }
+        }
+        expected.sort_by_key(|subscription| subscription.key);
+        assert_eq!(store.subscriptions(&who).await.unwrap(), expected);
+    }
+    for (name, it) in &model.channels {
+        assert!(it.retained.is_none() || store.may_have_retained(&channel(name)));
+    }
+}
+
+/// Runs each promise on `$database`, as a test of its own.
+macro_rules! contract {
+    ($database:expr; $($promise:ident),* $(,)?) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $promise() {
+                super::$promise(&$database).await;
+            }
+        )*
+    };
+}
+
+mod sqlite {
+    use std::path::{Path, PathBuf};
+    use std::process::Command;
+
+    use jmqt_server::store::{SqliteOptions, SqliteStore, Synchronous};
+    use sqlx::{ConnectOptions as _, Connection as _};
+    use tempfile::TempDir;
+
+    use super::*;
+
+    struct Sqlite {
+        folder: TempDir,
+    }
+
+    impl Sqlite {
+        fn new() -> Self {
+            Self {
+                folder: TempDir::new().unwrap(),
+            }
+        }
+
+        fn path(&self) -> PathBuf {
+            self.folder.path().join("jmqt.db")
+        }
+
+        /// Changes the database behind the store's back.
+        async fn execute(&self, sql: &'static str) {
+            let options = sqlx::sqlite::SqliteConnectOptions::new().filename(self.path());
+            let mut connection = options.connect().await.unwrap();
+            sqlx::query(sql).execute(&mut connection).await.unwrap();
+            connection.close().await.unwrap();
+        }
+    }
+
+    #[async_trait]
+    impl Database for Sqlite {
+        async fn open(&self) -> Arc<dyn Store> {
+            Arc::new(open(&self.path()).await.unwrap())
+        }
+
+        fn another(&self) -> Box<dyn Database> {
+            Box::new(Self::new())
+        }
+    }
+
+    async fn open(path: &Path) -> Result<SqliteStore, StoreError> {
+        let synchronous = Synchronous::Normal; // no test pulls the plug
+        SqliteStore::open(SqliteOptions {
+            path: path.to_owned(),
+            synchronous,
+        })
+        .await
+    }
+
+    contract! { Sqlite::new();
+        a_message_is_logged_only_while_somebody_is_persistently_subscribed,
+        messages_are_numbered_without_gaps_in_the_order_of_the_batch,
+        a_batch_of_any_size_is_carried_out_whole,
+        an_empty_batch_is_nothing,
+        payloads_and_senders_are_kept_byte_for_byte,
+        names_compare_byte_for_byte,
+        a_log_is_read_in_order_and_within_its_limits,
+        a_subscription_starts_after_the_last_message_logged,
+        subscribing_again_changes_nothing,
+        unsubscribing_forgets_the_cursor,
+        unsubscribing_what_is_not_subscribed_does_nothing,
+        subscriptions_are_told_in_the_order_of_their_keys,
+        operations_of_one_batch_see_those_before_them,
+        a_subscription_that_came_and_went_in_one_batch_leaves_nothing,
+        the_latest_retained_message_is_kept,
+        retained_messages_follow_the_order_of_the_batch,
+        a_message_can_be_logged_and_retained,
+        may_have_retained_is_never_wrongly_false,
+        a_cursor_is_kept_with_its_map,
+        a_cursor_never_moves_backwards,
+        saving_a_cursor_never_makes_a_subscription,
+        many_cursors_are_saved_at_once,
+        trimming_deletes_what_lies_behind_every_cursor,
+        trimming_deletes_long_logs_of_many_channels,
+        the_log_goes_with_the_last_subscription,
+        what_a_subscription_leaves_is_trimmed_without_being_named,
+        a_forgotten_channel_comes_back_under_another_key,
+        a_channel_with_a_retained_message_or_a_subscription_stays,
+        what_was_committed_is_there_after_reopening,
+        every_database_has_an_epoch_of_its_own,
+        a_closed_store_says_so,
+        sessions_of_a_dead_process_are_claimed_by_the_next,
+        many_sessions_are_remembered_and_forgotten_at_once,
+        clients_that_do_not_come_back_lose_their_subscriptions,
+        a_client_counts_as_seen_when_its_session_ends,
+        many_clients_expire_at_once,
+        the_oldest_pending_messages_of_a_client_go_first,
+        acknowledged_messages_do_not_count_as_pending,
+        long_backlogs_are_cut_to_the_limit,
+        everything_may_happen_at_the_same_time,
+        a_call_that_is_given_up_leaves_the_store_in_order,
+        random_batches_do_what_a_simple_model_does,
+    }
+
+    #[tokio::test]
+    async fn a_batch_that_fails_does_nothing_at_all() {
+        let database = Sqlite::new();
+        database.open().await.close().await;
+        database
+            .execute(
+                "CREATE TRIGGER fails BEFORE INSERT ON messages WHEN NEW.data = x'626164' \
+                 BEGIN SELECT RAISE(ABORT, 'bad'); END",
+            )
+            .await;
+        let store = database.open().await;
+        let key = subscribed(&*store, "bob", "news").await.key;
+        let batch = [
+            append("news", "1"),
+            subscribe("carol", "other"),
+            retain("news", "kept"),
+            append("news", "bad"),
+            unsubscribe("bob", "news"),
+        ];
+        for _ in 0..3 {
+            let error = store.commit(&batch).await.unwrap_err();
+            assert!(matches!(error, StoreError::Database(_)), "{error}");
+        }
+        assert!(log(&*store, key).await.is_empty());
+        assert_eq!(store.subscriptions(&client("carol")).await.unwrap(), []);
+        assert_eq!(one(&*store, read("news")).await, Outcome::Retained(None));
+        let appended = one(&*store, append("news", "good")).await;
+        assert_eq!(appended, Outcome::Appended(Some((key, Seq(1)))));
+    }
+
+    #[tokio::test]
+    async fn a_database_in_use_is_not_opened_twice() {
+        let database = Sqlite::new();
+        let store = database.open().await;
+        let link = database.folder.path().join("link.db");
+        std::os::unix::fs::symlink(database.path(), &link).unwrap();
+        for path in [database.path(), link] {
+            match open(&path).await {
+                Err(StoreError::InUse { path }) => assert!(path.ends_with("jmqt.db.lock")),
+                other => panic!("{:?}", other.err()),
+            }
+        }
+        store.close().await;
+        drop(store);
+        database.open().await;
+    }
+
+    #[tokio::test]
+    async fn folders_are_made_and_files_are_private() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("a/b/jmqt.db");
+        let store = open(&path).await.unwrap();
+        subscribed(&store, "bob", "news").await;
+        let files: Vec<_> = std::fs::read_dir(path.parent().unwrap()).unwrap().collect();
+        assert_eq!(files.len(), 4); // database, write-ahead log, its index, lock
+        for file in files {
+            let mode = file.unwrap().metadata().unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_opened_is_named() {
+        let folder = TempDir::new().unwrap();
+        let not_a_database = folder.path().join("text.db");
+        std::fs::write(&not_a_database, "no database at all".repeat(1000)).unwrap();
+        for path in [
+            not_a_database,
+            folder.path().to_owned(),
+            "/dev/null/jmqt.db".into(),
+        ] {
+            let error = open(&path).await.err().unwrap();
+            assert!(matches!(error, StoreError::Open { .. }), "{error}");
+            assert!(
+                error.to_string().contains(path.to_str().unwrap()),
+                "{error}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_database_of_a_newer_version_is_left_alone() {
+        let database = Sqlite::new();
+        database.open().await.close().await;
+        database
+            .execute(
+                "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+                 VALUES (99, 'future', TRUE, x'00', 0)",
+            )
+            .await;
+        let error = open(&database.path()).await.err().unwrap().to_string();
+        assert!(
+            error.contains("newer version") && error.contains("schema 99"),
+            "{error}"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_row_that_this_program_never_wrote_is_an_error() {
+        let database = Sqlite::new();
+        let store = database.open().await;
+        subscribed(&*store, "bob", "news").await;
+        store.close().await;
+        drop(store);
+        for sql in [
+            "UPDATE subscriptions SET acked_beyond = x'02'",
+            "UPDATE subscriptions SET acked_beyond = CAST(x'01' || zeroblob(127) AS BLOB)",
+            "UPDATE subscriptions SET acked_beyond = x'', acked_seq = -1",
+            "UPDATE channels SET name = ' news '",
+        ] {
+            database.execute(sql).await;
+            let store = database.open().await;
+            let error = store.subscriptions(&client("bob")).await.unwrap_err();
+            assert!(
+                matches!(error, StoreError::Corrupt { .. }),
+                "{sql}: {error}"
+            );
+            store.close().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_batch_that_needs_no_row_writes_nothing() {
+        let database = Sqlite::new();
+        let store = database.open().await;
+        subscribed(&*store, "bob", "news").await;
+        let wal = || {
+            std::fs::metadata(database.folder.path().join("jmqt.db-wal"))
+                .unwrap()
+                .len()
+        };
+        let before = wal();
+        let batch = [
+            append("other", "1"),
+            read("news"),
+            unsubscribe("carol", "news"),
+            clear("x"),
+        ];
+        store.commit(&batch).await.unwrap();
+        store.commit(&[subscribe("bob", "news")]).await.unwrap();
+        assert_eq!(wal(), before);
+    }
+
+    /// A small file system in memory; `None` (with a message) if it cannot be mounted.
+    struct SmallDisk {
+        folder: TempDir,
+    }
+
+    impl SmallDisk {
+        fn mount() -> Option<Self> {
+            let folder = TempDir::new().unwrap();
+            let mut mount = Command::new("mount");
+            mount
+                .args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"])
+                .arg(folder.path());
+            match mount.output() {
+                Ok(output) if output.status.success() => Some(Self { folder }),
+                _ => {
+                    println!("left out: a tmpfs can be mounted by root only");
+                    None
+                }
+            }
+        }
+    }
+
+    impl Drop for SmallDisk {
+        fn drop(&mut self) {
+            let _ = Command::new("umount")
+                .arg("--lazy")
+                .arg(self.folder.path())
+                .status();
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_full_disk_is_an_error_until_there_is_room_again() {
+        let Some(disk) = SmallDisk::mount() else {
+            return;
+        };
+        let store = open(&disk.folder.path().join("jmqt.db")).await.unwrap();
+        let key = subscribed(&store, "bob", "news").await.key;
+        append_many(&store, "news", 3).await;
+        let ballast = disk.folder.path().join("ballast");
+        let full = vec![0; 3 << 20];
+        let large = append("news", &"x".repeat(300_000));
+        for _ in 0..2 {
+            std::fs::write(&ballast, &full).unwrap();
+            let before = subscribed(&store, "bob", "news").await.last;
+            let mut failed = 0;
+            for _ in 0..20 {
+                failed += u64::from(store.commit(std::slice::from_ref(&large)).await.is_err());
+            }
+            assert!(failed > 0);
+            assert!(matches!(
+                store.trim(&[key]).await,
+                Ok(0) | Err(StoreError::Database(_))
+            ));
+            let last = subscribed(&store, "bob", "news").await.last;
+            assert_eq!(last.0, before.0 + 20 - failed); // what failed has left no gap
+
+            std::fs::remove_file(&ballast).unwrap();
+            append_many(&store, "news", 1).await;
+            assert_eq!(log(&store, key).await.len() as u64, last.0 + 1);
+        }
+        store.close().await;
+    }
+}
