@@ -4,8 +4,8 @@ use std::borrow::Cow;
 
 use crate::lexer::{Lexer, NotJson, Raw, unescape};
 use crate::packet::{
-    Auth, AuthAck, AuthOutcome, Conn, ConnAck, Packet, PacketType, Persistence, Pub, PubAck, Push,
-    PushAck, Qos, Retain, Sub, SubAck, Unsub, UnsubAck,
+    Auth, AuthAck, AuthOutcome, Conn, ConnAck, Packet, PacketType, Persistence, Pub, PubAck, Push, PushAck,
+    Qos, Retain, Sub, SubAck, Unsub, UnsubAck,
 };
 use crate::payload::MAX_DEPTH;
 use crate::{Payload, StatusCode};
@@ -147,7 +147,9 @@ impl Field {
 
 /// What a packet of this type has; everything else in it is ignored (2.6).
 const fn fields_of(kind: PacketType) -> u16 {
-    use Field::{Channel, Client, Data, Id, Message, Persistent, Qos, Retain, Status, Timeout, Token, Window};
+    use Field::{
+        Channel, Client, Data, Id, Message, Persistent, Qos, Retain, Status, Timeout, Token, Window,
+    };
     match kind {
         PacketType::Auth => Data.bit(),
         PacketType::AuthAck => Status.bit() | Token.bit() | Client.bit() | Message.bit(),
@@ -159,9 +161,7 @@ const fn fields_of(kind: PacketType) -> u16 {
         PacketType::Unsub => Channel.bit(),
         PacketType::Pub => Channel.bit() | Data.bit() | Qos.bit() | Id.bit() | Retain.bit(),
         PacketType::PubAck => Status.bit() | Id.bit() | Data.bit(),
-        PacketType::Push => {
-            Channel.bit() | Data.bit() | Client.bit() | Qos.bit() | Id.bit() | Retain.bit()
-        }
+        PacketType::Push => Channel.bit() | Data.bit() | Client.bit() | Qos.bit() | Id.bit() | Retain.bit(),
         PacketType::PushAck => Id.bit() | Status.bit(),
     }
 }
@@ -201,9 +201,7 @@ impl<'a> Fields<'a> {
     }
 
     fn packet(&self, kind: PacketType) -> Result<Packet<'a>, Problem> {
-        use Field::{
-            Channel, Client, Data, Id, Message, Persistent, Retain as Retained, Timeout, Token,
-        };
+        use Field::{Channel, Client, Data, Id, Message, Persistent, Retain as Retained, Timeout, Token};
         self.refuse_repeats(kind)?;
         Ok(match kind {
             PacketType::Auth => Packet::Auth(Auth { data: required(Data, self.payload()?)? }),
@@ -237,17 +235,13 @@ impl<'a> Fields<'a> {
                     false => Persistence::Temporary,
                 },
             }),
-            PacketType::SubAck => Packet::SubAck(SubAck {
-                status: self.required_status()?,
-                channel: self.string(Channel)?,
-            }),
-            PacketType::Unsub => {
-                Packet::Unsub(Unsub { channel: required(Channel, self.string(Channel)?)? })
+            PacketType::SubAck => {
+                Packet::SubAck(SubAck { status: self.required_status()?, channel: self.string(Channel)? })
             }
-            PacketType::UnsubAck => Packet::UnsubAck(UnsubAck {
-                status: self.required_status()?,
-                channel: self.string(Channel)?,
-            }),
+            PacketType::Unsub => Packet::Unsub(Unsub { channel: required(Channel, self.string(Channel)?)? }),
+            PacketType::UnsubAck => {
+                Packet::UnsubAck(UnsubAck { status: self.required_status()?, channel: self.string(Channel)? })
+            }
             PacketType::Pub => {
                 let channel = required(Channel, self.string(Channel)?)?;
                 let data = self.payload()?;
@@ -402,9 +396,22 @@ mod tests {
     #[test] // protocol.md 2.5
     fn what_has_no_type_is_not_a_packet() {
         for text in [
-            "", "  ", "7", "null", "[]", "{}", "{\"sub\"}", "{\"sub\":{}", "{\"sub\":{}} x", "\"sub\"",
-            "{\"sub\":{\"cn\":\"a\"},\"hb\":{}}", "{\"Sub\":{\"cn\":\"a\"}}", "{\"nope\":{}}", "{\"nope\":1}",
-            "{\"sub\":{\"cn\":\"a\u{1}\"}}", "{\"sub\":{\"cn\":\"a\",}}",
+            "",
+            "  ",
+            "7",
+            "null",
+            "[]",
+            "{}",
+            "{\"sub\"}",
+            "{\"sub\":{}",
+            "{\"sub\":{}} x",
+            "\"sub\"",
+            "{\"sub\":{\"cn\":\"a\"},\"hb\":{}}",
+            "{\"Sub\":{\"cn\":\"a\"}}",
+            "{\"nope\":{}}",
+            "{\"nope\":1}",
+            "{\"sub\":{\"cn\":\"a\u{1}\"}}",
+            "{\"sub\":{\"cn\":\"a\",}}",
         ] {
             assert!(matches!(decode(text), Err(DecodeError::NotAPacket { .. })), "{text}");
         }
@@ -420,7 +427,10 @@ mod tests {
         assert_eq!(problem(r#"{"sub":{"cn":"a","cn":"a"}}"#), "sub packet: field `cn` stands there twice");
         assert_eq!(problem(r#"{"pub":{"cn":"a"}}"#), "pub packet: field `dt` is missing");
         assert_eq!(problem(r#"{"pub":{"cn":"a","dt":1,"q":2}}"#), "pub packet: field `q` must be 0 or 1");
-        assert_eq!(problem(r#"{"conn":{"at":"t","cl":"c","wn":0}}"#), "conn packet: field `wn` must be an integer of 1 or more");
+        assert_eq!(
+            problem(r#"{"conn":{"at":"t","cl":"c","wn":0}}"#),
+            "conn packet: field `wn` must be an integer of 1 or more"
+        );
         assert_eq!(problem(r#"{"sub":{"cn":"\ud800"}}"#), "sub packet: field `cn` has a lone surrogate");
     }
 
@@ -461,7 +471,8 @@ mod tests {
 
     #[test] // protocol.md 2.5
     fn a_payload_nested_too_deep_is_a_bad_field() {
-        let text = |depth| format!(r#"{{"pub":{{"cn":"a","dt":{}{}}}}}"#, "[".repeat(depth), "]".repeat(depth));
+        let text =
+            |depth| format!(r#"{{"pub":{{"cn":"a","dt":{}{}}}}}"#, "[".repeat(depth), "]".repeat(depth));
         assert!(decode(&text(128)).is_ok());
         assert_eq!(problem(&text(129)), "pub packet: field `dt` is nested deeper than 128");
         assert!(matches!(decode(&"[".repeat(1_000_000)), Err(DecodeError::NotAPacket { .. })));

@@ -1,7 +1,7 @@
 //! [`Packet`] to text: strict (protocol.md 2.6). Flags are 0 or 1, an id is a string, what is 0 is left out.
 
-use crate::packet::{AuthOutcome, Packet, Persistence, Qos, Retain};
 use crate::StatusCode;
+use crate::packet::{AuthOutcome, Packet, Persistence, Qos, Retain};
 
 impl Packet<'_> {
     /// Appends the packet's text to `out`, without any framing.

@@ -51,10 +51,7 @@ impl NulDecoder {
     ///
     /// # Errors
     /// [`PacketTooLarge`] when a packet exceeds the limit. The decoder is of no further use.
-    pub fn next<'a, 'c: 'a>(
-        &'a mut self,
-        chunk: &mut &'c [u8],
-    ) -> Result<Option<&'a [u8]>, PacketTooLarge> {
+    pub fn next<'a, 'c: 'a>(&'a mut self, chunk: &mut &'c [u8]) -> Result<Option<&'a [u8]>, PacketTooLarge> {
         if self.delivered {
             self.partial = Vec::new();
             self.delivered = false;

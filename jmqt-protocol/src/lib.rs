@@ -31,12 +31,12 @@ pub use decode::{DecodeError, Echo, decode};
 pub use encode::{PushFrame, escape_into};
 pub use frame::{NUL, NulDecoder, PacketTooLarge};
 pub use names::{
-    AuthToken, ChannelKind, ChannelName, ClientId, InvalidChannel, InvalidClientId,
-    MAX_CHANNEL_BYTES, MAX_CLIENT_ID_BYTES,
+    AuthToken, ChannelKind, ChannelName, ClientId, InvalidChannel, InvalidClientId, MAX_CHANNEL_BYTES,
+    MAX_CLIENT_ID_BYTES,
 };
 pub use packet::{
-    Auth, AuthAck, AuthOutcome, Conn, ConnAck, Packet, PacketType, Persistence, Pub, PubAck, Push,
-    PushAck, Qos, Retain, Sub, SubAck, Unsub, UnsubAck,
+    Auth, AuthAck, AuthOutcome, Conn, ConnAck, Packet, PacketType, Persistence, Pub, PubAck, Push, PushAck,
+    Qos, Retain, Sub, SubAck, Unsub, UnsubAck,
 };
 pub use payload::{InvalidPayload, MAX_DEPTH, Payload};
 pub use status::StatusCode;

@@ -5,9 +5,9 @@
 use std::collections::BTreeMap;
 
 use jmqt_protocol::{
-    Auth, AuthAck, AuthOutcome, ChannelName, ClientId, Conn, ConnAck, DecodeError, NulDecoder,
-    Packet, PacketTooLarge, PacketType, Payload, Persistence, Pub, PubAck, Push, PushAck, Qos,
-    Retain, StatusCode, Sub, SubAck, Unsub, UnsubAck, decode,
+    Auth, AuthAck, AuthOutcome, ChannelName, ClientId, Conn, ConnAck, DecodeError, NulDecoder, Packet,
+    PacketTooLarge, PacketType, Payload, Persistence, Pub, PubAck, Push, PushAck, Qos, Retain, StatusCode,
+    Sub, SubAck, Unsub, UnsubAck, decode,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -16,12 +16,7 @@ use serde_json::value::RawValue;
 
 /// Text of all sorts, as names, ids, tokens and messages may be.
 fn any_text() -> BoxedStrategy<String> {
-    prop_oneof![
-        "[a-z#$]{0,8}",
-        ".{0,12}",
-        r#"[\x00-\x1f"\\/é😀\u{2028}]{0,8}"#
-    ]
-    .boxed()
+    prop_oneof!["[a-z#$]{0,8}", ".{0,12}", r#"[\x00-\x1f"\\/é😀\u{2028}]{0,8}"#].boxed()
 }
 
 /// JSON text, in spellings that a re-serialisation would change.
@@ -33,8 +28,7 @@ fn any_json() -> BoxedStrategy<String> {
         r#""([a-zé😀 \x7f]|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4}){0,8}""#,
     ];
     leaf.prop_recursive(4, 24, 4, |inner| {
-        let member =
-            (r#""[a-z]{0,3}""#, inner.clone()).prop_map(|(key, value)| format!("{key} : {value}"));
+        let member = (r#""[a-z]{0,3}""#, inner.clone()).prop_map(|(key, value)| format!("{key} : {value}"));
         prop_oneof![
             vec(inner, 0..4).prop_map(|items| format!("[{}]", items.join(" ,"))),
             vec(member, 0..4).prop_map(|members| format!("{{\n{}}}", members.join(","))),
@@ -53,13 +47,7 @@ fn any_status() -> impl Strategy<Value = StatusCode> {
 }
 
 fn any_qos() -> impl Strategy<Value = Qos> {
-    any::<bool>().prop_map(|set| {
-        if set {
-            Qos::AtLeastOnce
-        } else {
-            Qos::AtMostOnce
-        }
-    })
+    any::<bool>().prop_map(|set| if set { Qos::AtLeastOnce } else { Qos::AtMostOnce })
 }
 
 fn any_retain() -> impl Strategy<Value = Retain> {
@@ -67,51 +55,28 @@ fn any_retain() -> impl Strategy<Value = Retain> {
 }
 
 fn any_acknowledgement() -> impl Strategy<Value = Packet<'static>> {
-    let granted = (any_text(), any_text()).prop_map(|(token, client)| AuthOutcome::Granted {
-        token: token.into(),
-        client: client.into(),
-    });
+    let granted = (any_text(), any_text())
+        .prop_map(|(token, client)| AuthOutcome::Granted { token: token.into(), client: client.into() });
     let refused = (any_status(), any_text())
         .prop_filter("not refused", |(status, _)| !status.is_ok())
-        .prop_map(|(status, message)| AuthOutcome::Refused {
-            status,
-            message: message.into(),
-        });
+        .prop_map(|(status, message)| AuthOutcome::Refused { status, message: message.into() });
     prop_oneof![
         prop_oneof![granted, refused].prop_map(|outcome| Packet::AuthAck(AuthAck { outcome })),
-        (any_status(), option::of(any::<u32>())).prop_map(|(status, timeout_seconds)| {
-            Packet::ConnAck(ConnAck {
-                status,
-                timeout_seconds,
-            })
-        }),
+        (any_status(), option::of(any::<u32>()))
+            .prop_map(|(status, timeout_seconds)| { Packet::ConnAck(ConnAck { status, timeout_seconds }) }),
         Just(Packet::HbAck),
-        (any_status(), option::of(any_text())).prop_map(|(status, channel)| Packet::SubAck(
-            SubAck {
-                status,
-                channel: channel.map(Into::into)
-            }
-        )),
-        (any_status(), option::of(any_text())).prop_map(|(status, channel)| Packet::UnsubAck(
-            UnsubAck {
-                status,
-                channel: channel.map(Into::into)
-            }
-        )),
-        (
-            any_status(),
-            option::of(any_text()),
-            option::of(any_payload())
-        )
-            .prop_map(|(status, id, data)| Packet::PubAck(PubAck {
-                status,
-                id: id.map(Into::into),
-                data
-            })),
-        (any_text(), option::of(any_status())).prop_map(|(id, status)| Packet::PushAck(PushAck {
-            id: id.into(),
-            status
+        (any_status(), option::of(any_text())).prop_map(|(status, channel)| Packet::SubAck(SubAck {
+            status,
+            channel: channel.map(Into::into)
         })),
+        (any_status(), option::of(any_text())).prop_map(|(status, channel)| Packet::UnsubAck(UnsubAck {
+            status,
+            channel: channel.map(Into::into)
+        })),
+        (any_status(), option::of(any_text()), option::of(any_payload()))
+            .prop_map(|(status, id, data)| Packet::PubAck(PubAck { status, id: id.map(Into::into), data })),
+        (any_text(), option::of(any_status()))
+            .prop_map(|(id, status)| Packet::PushAck(PushAck { id: id.into(), status })),
     ]
 }
 
@@ -119,36 +84,17 @@ fn any_request() -> impl Strategy<Value = Packet<'static>> {
     prop_oneof![
         any_payload().prop_map(|data| Packet::Auth(Auth { data })),
         (any_text(), any_text(), option::of(1..=u32::MAX)).prop_map(|(token, client, window)| {
-            Packet::Conn(Conn {
-                token: token.into(),
-                client: client.into(),
-                window,
-            })
+            Packet::Conn(Conn { token: token.into(), client: client.into(), window })
         }),
         Just(Packet::Hb),
         Just(Packet::Disconn),
         (any_text(), any::<bool>()).prop_map(|(channel, persistent)| {
-            let persistence = if persistent {
-                Persistence::Persistent
-            } else {
-                Persistence::Temporary
-            };
-            Packet::Sub(Sub {
-                channel: channel.into(),
-                persistence,
-            })
+            let persistence = if persistent { Persistence::Persistent } else { Persistence::Temporary };
+            Packet::Sub(Sub { channel: channel.into(), persistence })
         }),
-        any_text().prop_map(|channel| Packet::Unsub(Unsub {
-            channel: channel.into()
-        })),
-        (
-            any_text(),
-            any_payload(),
-            any_qos(),
-            any_retain(),
-            option::of(any_text())
-        )
-            .prop_map(|(channel, data, qos, retain, id)| {
+        any_text().prop_map(|channel| Packet::Unsub(Unsub { channel: channel.into() })),
+        (any_text(), any_payload(), any_qos(), any_retain(), option::of(any_text())).prop_map(
+            |(channel, data, qos, retain, id)| {
                 Packet::Pub(Pub {
                     channel: channel.into(),
                     data: Some(data),
@@ -156,7 +102,8 @@ fn any_request() -> impl Strategy<Value = Packet<'static>> {
                     retain,
                     id: id.map(Into::into),
                 })
-            }),
+            }
+        ),
         (any_text(), option::of(any_payload()), any_text()).prop_map(|(channel, data, id)| {
             Packet::Pub(Pub {
                 channel: format!("${channel}").into(),
@@ -166,25 +113,12 @@ fn any_request() -> impl Strategy<Value = Packet<'static>> {
                 id: Some(id.into()),
             })
         }),
-        (
-            any_text(),
-            any_payload(),
-            any_text(),
-            any_qos(),
-            option::of(any_text()),
-            any_retain()
-        )
-            .prop_map(|(channel, data, client, qos, id, retain)| {
+        (any_text(), any_payload(), any_text(), any_qos(), option::of(any_text()), any_retain()).prop_map(
+            |(channel, data, client, qos, id, retain)| {
                 let (channel, client) = (channel.into(), client.into());
-                Packet::Push(Push {
-                    channel,
-                    data,
-                    client,
-                    qos,
-                    id: id.map(Into::into),
-                    retain,
-                })
-            }),
+                Packet::Push(Push { channel, data, client, qos, id: id.map(Into::into), retain })
+            }
+        ),
     ]
 }
 
@@ -223,14 +157,8 @@ fn nearly_a_packet() -> impl Strategy<Value = String> {
         1 => "[a-z]{0,4}|h\\\\u0062",
     ];
     let whole = (kind, fields).prop_map(|(kind, fields)| format!("{{\"{kind}\": {fields}}}"));
-    (
-        whole,
-        option::weighted(
-            0.3,
-            (any::<proptest::sample::Index>(), any::<char>(), 0..3_u8),
-        ),
-    )
-        .prop_map(|(text, slip)| {
+    (whole, option::weighted(0.3, (any::<proptest::sample::Index>(), any::<char>(), 0..3_u8))).prop_map(
+        |(text, slip)| {
             let Some((index, new, how)) = slip else {
                 return text;
             };
@@ -242,7 +170,8 @@ fn nearly_a_packet() -> impl Strategy<Value = String> {
                 _ => chars[at] = ['{', '}', '[', ']', '"', ',', ':', '0'][new as usize % 8],
             }
             chars.into_iter().collect()
-        })
+        },
+    )
 }
 
 /// What `serde_json` makes of a text: the members of an object, values as they stand.
@@ -378,9 +307,7 @@ fn cut(
         let (mut chunk, after) = rest.split_at(rest.len().min(*sizes.next().unwrap()));
         rest = after;
         loop {
-            let next = decoder
-                .next(&mut chunk)
-                .map(|packet| packet.map(<[u8]>::to_vec));
+            let next = decoder.next(&mut chunk).map(|packet| packet.map(<[u8]>::to_vec));
             assert!(decoder.buffered() <= limit);
             match next {
                 Ok(Some(packet)) => packets.push(packet),

@@ -4,9 +4,8 @@
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
 use jmqt_protocol::{
-    Auth, AuthAck, AuthOutcome, Conn, ConnAck, DecodeError, Echo, Packet, PacketType, Payload,
-    Persistence, Pub, PubAck, Push, PushAck, PushFrame, Qos, Retain, StatusCode, Sub, SubAck,
-    Unsub, UnsubAck, decode,
+    Auth, AuthAck, AuthOutcome, Conn, ConnAck, DecodeError, Echo, Packet, PacketType, Payload, Persistence,
+    Pub, PubAck, Push, PushAck, PushFrame, Qos, Retain, StatusCode, Sub, SubAck, Unsub, UnsubAck, decode,
 };
 
 /// The text is read as this packet, and the packet is written as this text.
@@ -26,11 +25,7 @@ fn read_as(text: &str, packet: &Packet<'_>) {
 #[track_caller]
 fn bad_field(text: &str) -> (PacketType, String, Echo) {
     match decode(text) {
-        Err(DecodeError::BadField {
-            kind,
-            problem,
-            echo,
-        }) => (kind, problem, echo),
+        Err(DecodeError::BadField { kind, problem, echo }) => (kind, problem, echo),
         other => panic!("{text} is {other:?}"),
     }
 }
@@ -41,17 +36,10 @@ fn json(text: &str) -> Payload<'_> {
 
 #[test] // §7.a
 fn auth_carries_whatever_the_application_authenticates_with() {
-    for data in [
-        r#"{"client_name":"alice","password":"\u0070w"}"#,
-        r#""a string""#,
-        "null",
-        "[1, 2.50, 1e400]",
-        "0",
-    ] {
-        both_ways(
-            &format!(r#"{{"auth":{{"dt":{data}}}}}"#),
-            &Packet::Auth(Auth { data: json(data) }),
-        );
+    for data in
+        [r#"{"client_name":"alice","password":"\u0070w"}"#, r#""a string""#, "null", "[1, 2.50, 1e400]", "0"]
+    {
+        both_ways(&format!(r#"{{"auth":{{"dt":{data}}}}}"#), &Packet::Auth(Auth { data: json(data) }));
     }
 }
 
@@ -60,10 +48,7 @@ fn auth_ack_brings_a_token_and_a_client_id_or_a_reason() {
     both_ways(
         r#"{"authAck":{"st":1,"at":"eyJ.x.y","cl":"alice"}}"#,
         &Packet::AuthAck(AuthAck {
-            outcome: AuthOutcome::Granted {
-                token: "eyJ.x.y".into(),
-                client: "alice".into(),
-            },
+            outcome: AuthOutcome::Granted { token: "eyJ.x.y".into(), client: "alice".into() },
         }),
     );
     both_ways(
@@ -78,65 +63,31 @@ fn auth_ack_brings_a_token_and_a_client_id_or_a_reason() {
     read_as(
         r#"{"authAck":{"st":0}}"#,
         &Packet::AuthAck(AuthAck {
-            outcome: AuthOutcome::Refused {
-                status: StatusCode::FAILED,
-                message: "".into(),
-            },
+            outcome: AuthOutcome::Refused { status: StatusCode::FAILED, message: "".into() },
         }),
     );
-    assert_eq!(
-        bad_field(r#"{"authAck":{"st":1,"cl":"alice"}}"#).1,
-        "field `at` is missing"
-    );
+    assert_eq!(bad_field(r#"{"authAck":{"st":1,"cl":"alice"}}"#).1, "field `at` is missing");
 }
 
 #[test] // §7.c
 fn conn_brings_token_and_client_id_back() {
-    let conn = |window| {
-        Packet::Conn(Conn {
-            token: "eyJ.x.y".into(),
-            client: "alice".into(),
-            window,
-        })
-    };
+    let conn = |window| Packet::Conn(Conn { token: "eyJ.x.y".into(), client: "alice".into(), window });
     both_ways(r#"{"conn":{"at":"eyJ.x.y","cl":"alice"}}"#, &conn(None));
-    assert_eq!(
-        bad_field(r#"{"conn":{"at":"t"}}"#).1,
-        "field `cl` is missing"
-    );
-    assert_eq!(
-        bad_field(r#"{"conn":{"cl":"alice"}}"#).1,
-        "field `at` is missing"
-    );
+    assert_eq!(bad_field(r#"{"conn":{"at":"t"}}"#).1, "field `cl` is missing");
+    assert_eq!(bad_field(r#"{"conn":{"cl":"alice"}}"#).1, "field `at` is missing");
 }
 
 #[test] // protocol.md 2.9
 fn conn_may_announce_a_window() {
-    let conn = |window| {
-        Packet::Conn(Conn {
-            token: "t".into(),
-            client: "c".into(),
-            window,
-        })
-    };
+    let conn = |window| Packet::Conn(Conn { token: "t".into(), client: "c".into(), window });
     both_ways(r#"{"conn":{"at":"t","cl":"c","wn":1}}"#, &conn(Some(1)));
-    both_ways(
-        r#"{"conn":{"at":"t","cl":"c","wn":4294967295}}"#,
-        &conn(Some(u32::MAX)),
-    );
-    read_as(
-        r#"{"conn":{"at":"t","cl":"c","wn":5000000000}}"#,
-        &conn(Some(u32::MAX)),
-    );
+    both_ways(r#"{"conn":{"at":"t","cl":"c","wn":4294967295}}"#, &conn(Some(u32::MAX)));
+    read_as(r#"{"conn":{"at":"t","cl":"c","wn":5000000000}}"#, &conn(Some(u32::MAX)));
     read_as(r#"{"conn":{"at":"t","cl":"c","wn":null}}"#, &conn(None));
     for wrong in ["0", "-1", "1.5", "\"8\"", "true", "[]"] {
-        let (kind, problem, _) =
-            bad_field(&format!(r#"{{"conn":{{"at":"t","cl":"c","wn":{wrong}}}}}"#));
+        let (kind, problem, _) = bad_field(&format!(r#"{{"conn":{{"at":"t","cl":"c","wn":{wrong}}}}}"#));
         assert_eq!(kind, PacketType::Conn);
-        assert!(
-            problem.starts_with("field `wn` must be an integer"),
-            "{problem}"
-        );
+        assert!(problem.starts_with("field `wn` must be an integer"), "{problem}");
     }
 }
 
@@ -144,17 +95,11 @@ fn conn_may_announce_a_window() {
 fn conn_ack_tells_the_timeout_of_an_open_session() {
     both_ways(
         r#"{"connAck":{"st":1,"ts":60}}"#,
-        &Packet::ConnAck(ConnAck {
-            status: StatusCode::OK,
-            timeout_seconds: Some(60),
-        }),
+        &Packet::ConnAck(ConnAck { status: StatusCode::OK, timeout_seconds: Some(60) }),
     );
     both_ways(
         r#"{"connAck":{"st":6}}"#,
-        &Packet::ConnAck(ConnAck {
-            status: StatusCode::INVALID_TOKEN,
-            timeout_seconds: None,
-        }),
+        &Packet::ConnAck(ConnAck { status: StatusCode::INVALID_TOKEN, timeout_seconds: None }),
     );
 }
 
@@ -173,66 +118,34 @@ fn packets_without_fields_have_an_empty_object() {
 
 #[test] // §7.g
 fn sub_names_a_channel_and_may_be_persistent() {
-    let sub = |persistence| {
-        Packet::Sub(Sub {
-            channel: "news".into(),
-            persistence,
-        })
-    };
+    let sub = |persistence| Packet::Sub(Sub { channel: "news".into(), persistence });
     both_ways(r#"{"sub":{"cn":"news"}}"#, &sub(Persistence::Temporary));
-    both_ways(
-        r#"{"sub":{"cn":"news","pr":1}}"#,
-        &sub(Persistence::Persistent),
-    );
-    read_as(
-        r#"{"sub":{"cn":"news","pr":0}}"#,
-        &sub(Persistence::Temporary),
-    );
+    both_ways(r#"{"sub":{"cn":"news","pr":1}}"#, &sub(Persistence::Persistent));
+    read_as(r#"{"sub":{"cn":"news","pr":0}}"#, &sub(Persistence::Temporary));
 }
 
 #[test] // §7.h
 fn sub_ack_names_the_channel() {
-    let ack = |status, channel: &'static str| {
-        Packet::SubAck(SubAck {
-            status,
-            channel: Some(channel.into()),
-        })
-    };
-    both_ways(
-        r#"{"subAck":{"st":1,"cn":"news"}}"#,
-        &ack(StatusCode::OK, "news"),
-    );
-    both_ways(
-        r#"{"subAck":{"st":11,"cn":"$list"}}"#,
-        &ack(StatusCode::INVALID_CHANNEL, "$list"),
-    );
+    let ack =
+        |status, channel: &'static str| Packet::SubAck(SubAck { status, channel: Some(channel.into()) });
+    both_ways(r#"{"subAck":{"st":1,"cn":"news"}}"#, &ack(StatusCode::OK, "news"));
+    both_ways(r#"{"subAck":{"st":11,"cn":"$list"}}"#, &ack(StatusCode::INVALID_CHANNEL, "$list"));
     both_ways(
         r#"{"subAck":{"st":10}}"#,
-        &Packet::SubAck(SubAck {
-            status: StatusCode::INVALID_PACKET,
-            channel: None,
-        }),
+        &Packet::SubAck(SubAck { status: StatusCode::INVALID_PACKET, channel: None }),
     );
 }
 
 #[test] // §7.i
 fn unsub_names_a_channel() {
-    both_ways(
-        r#"{"unsub":{"cn":"news"}}"#,
-        &Packet::Unsub(Unsub {
-            channel: "news".into(),
-        }),
-    );
+    both_ways(r#"{"unsub":{"cn":"news"}}"#, &Packet::Unsub(Unsub { channel: "news".into() }));
 }
 
 #[test] // §7.j
 fn unsub_ack_names_the_channel() {
     both_ways(
         r#"{"unsubAck":{"st":7,"cn":"news"}}"#,
-        &Packet::UnsubAck(UnsubAck {
-            status: StatusCode::NOT_ALLOWED,
-            channel: Some("news".into()),
-        }),
+        &Packet::UnsubAck(UnsubAck { status: StatusCode::NOT_ALLOWED, channel: Some("news".into()) }),
     );
 }
 
@@ -247,18 +160,12 @@ fn pub_carries_data_and_may_have_qos_id_and_retained_flag() {
             id: id.map(Into::into),
         })
     };
-    both_ways(
-        r#"{"pub":{"cn":"news","dt":1.50}}"#,
-        &publish(Qos::AtMostOnce, Retain::No, None),
-    );
+    both_ways(r#"{"pub":{"cn":"news","dt":1.50}}"#, &publish(Qos::AtMostOnce, Retain::No, None));
     both_ways(
         r#"{"pub":{"cn":"news","dt":1.50,"q":1,"id":"7"}}"#,
         &publish(Qos::AtLeastOnce, Retain::No, Some("7")),
     );
-    both_ways(
-        r#"{"pub":{"cn":"news","dt":1.50,"rt":1}}"#,
-        &publish(Qos::AtMostOnce, Retain::Yes, None),
-    );
+    both_ways(r#"{"pub":{"cn":"news","dt":1.50,"rt":1}}"#, &publish(Qos::AtMostOnce, Retain::Yes, None));
     both_ways(
         r#"{"pub":{"cn":"news","dt":1.50,"q":1,"rt":1,"id":"7"}}"#,
         &publish(Qos::AtLeastOnce, Retain::Yes, Some("7")),
@@ -280,57 +187,29 @@ fn pub_to_a_control_channel_needs_no_data() {
             id: Some("1".into()),
         })
     };
-    both_ways(
-        r#"{"pub":{"cn":"$mySubscriptions","id":"1"}}"#,
-        &request("$mySubscriptions", None),
-    );
-    both_ways(
-        r#"{"pub":{"cn":"$echo","dt":[1],"id":"1"}}"#,
-        &request("$echo", Some(json("[1]"))),
-    );
-    assert_eq!(
-        bad_field(r##"{"pub":{"cn":"#bob","id":"1"}}"##).1,
-        "field `dt` is missing"
-    );
+    both_ways(r#"{"pub":{"cn":"$mySubscriptions","id":"1"}}"#, &request("$mySubscriptions", None));
+    both_ways(r#"{"pub":{"cn":"$echo","dt":[1],"id":"1"}}"#, &request("$echo", Some(json("[1]"))));
+    assert_eq!(bad_field(r##"{"pub":{"cn":"#bob","id":"1"}}"##).1, "field `dt` is missing");
 }
 
 #[test] // protocol.md 2.19: whether a missing id is right depends on more than the packet
 fn pub_of_qos_1_without_an_id_is_read_and_left_to_the_server() {
-    let Ok(Packet::Pub(publish)) = decode(r#"{"pub":{"cn":"news","dt":1,"q":1}}"#) else {
-        panic!()
-    };
+    let Ok(Packet::Pub(publish)) = decode(r#"{"pub":{"cn":"news","dt":1,"q":1}}"#) else { panic!() };
     assert_eq!((publish.qos, publish.id), (Qos::AtLeastOnce, None));
 }
 
 #[test] // §7.l
 fn pub_ack_gives_the_id_back_and_may_carry_a_reply() {
     let ack = |status, id: Option<&'static str>, data| {
-        Packet::PubAck(PubAck {
-            status,
-            id: id.map(Into::into),
-            data,
-        })
+        Packet::PubAck(PubAck { status, id: id.map(Into::into), data })
     };
-    both_ways(
-        r#"{"pubAck":{"st":1,"id":"7"}}"#,
-        &ack(StatusCode::OK, Some("7"), None),
-    );
+    both_ways(r#"{"pubAck":{"st":1,"id":"7"}}"#, &ack(StatusCode::OK, Some("7"), None));
     both_ways(
         r#"{"pubAck":{"st":1,"id":"7","dt":{"channels": {"news": "temp"}}}}"#,
-        &ack(
-            StatusCode::OK,
-            Some("7"),
-            Some(json(r#"{"channels": {"news": "temp"}}"#)),
-        ),
+        &ack(StatusCode::OK, Some("7"), Some(json(r#"{"channels": {"news": "temp"}}"#))),
     );
-    both_ways(
-        r#"{"pubAck":{"st":10}}"#,
-        &ack(StatusCode::INVALID_PACKET, None, None),
-    ); // protocol.md 2.19
-    both_ways(
-        r#"{"pubAck":{"st":8,"id":"a b"}}"#,
-        &ack(StatusCode::CLIENT_OFFLINE, Some("a b"), None),
-    );
+    both_ways(r#"{"pubAck":{"st":10}}"#, &ack(StatusCode::INVALID_PACKET, None, None)); // protocol.md 2.19
+    both_ways(r#"{"pubAck":{"st":8,"id":"a b"}}"#, &ack(StatusCode::CLIENT_OFFLINE, Some("a b"), None));
 }
 
 #[test] // §7.m
@@ -357,14 +236,8 @@ fn push_names_channel_publisher_and_what_to_acknowledge() {
         r#"{"push":{"cn":"news","dt":1.50,"cl":"alice","rt":1}}"#,
         &push("alice", Qos::AtMostOnce, None, Retain::Yes),
     );
-    read_as(
-        r#"{"push":{"cn":"news","dt":1.50,"q":0}}"#,
-        &push("", Qos::AtMostOnce, None, Retain::No),
-    );
-    assert_eq!(
-        bad_field(r#"{"push":{"cn":"news","cl":"a"}}"#).1,
-        "field `dt` is missing"
-    );
+    read_as(r#"{"push":{"cn":"news","dt":1.50,"q":0}}"#, &push("", Qos::AtMostOnce, None, Retain::No));
+    assert_eq!(bad_field(r#"{"push":{"cn":"news","cl":"a"}}"#).1, "field `dt` is missing");
 }
 
 #[test] // §7.m: the server's shortcut writes what the packet would
@@ -388,41 +261,21 @@ fn a_push_frame_is_a_push() {
         write(&mut out);
         String::from_utf8(out).unwrap()
     };
-    assert_eq!(
-        written(&|out| frame.write(data, None, out)),
-        push(Qos::AtMostOnce, None, Retain::No)
-    );
+    assert_eq!(written(&|out| frame.write(data, None, out)), push(Qos::AtMostOnce, None, Retain::No));
     assert_eq!(
         written(&|out| frame.write(data, Some("i\"d"), out)),
         push(Qos::AtLeastOnce, Some("i\"d"), Retain::No)
     );
-    assert_eq!(
-        written(&|out| frame.write_retained(data, out)),
-        push(Qos::AtMostOnce, None, Retain::Yes)
-    );
-    assert_eq!(
-        written(&|out| frame.write(data, None, out)).len(),
-        frame.overhead() + data.as_str().len(),
-    );
+    assert_eq!(written(&|out| frame.write_retained(data, out)), push(Qos::AtMostOnce, None, Retain::Yes));
+    assert_eq!(written(&|out| frame.write(data, None, out)).len(), frame.overhead() + data.as_str().len(),);
 }
 
 #[test] // §7.n
 fn push_ack_names_the_push_alone_as_original_clients_send_it() {
-    let ack = |status| {
-        Packet::PushAck(PushAck {
-            id: "e1-2-3".into(),
-            status,
-        })
-    };
+    let ack = |status| Packet::PushAck(PushAck { id: "e1-2-3".into(), status });
     both_ways(r#"{"pushAck":{"id":"e1-2-3"}}"#, &ack(None));
-    both_ways(
-        r#"{"pushAck":{"id":"e1-2-3","st":1}}"#,
-        &ack(Some(StatusCode::OK)),
-    );
-    assert_eq!(
-        bad_field(r#"{"pushAck":{"st":1}}"#).1,
-        "field `id` is missing"
-    );
+    both_ways(r#"{"pushAck":{"id":"e1-2-3","st":1}}"#, &ack(Some(StatusCode::OK)));
+    assert_eq!(bad_field(r#"{"pushAck":{"st":1}}"#).1, "field `id` is missing");
 }
 
 #[test] // §8
@@ -443,20 +296,11 @@ fn every_status_code_survives_the_way() {
     for (code, name) in codes {
         assert_eq!(StatusCode::new(code).name(), Some(name));
         let text = format!(r#"{{"connAck":{{"st":{code}}}}}"#);
-        both_ways(
-            &text,
-            &Packet::ConnAck(ConnAck {
-                status: StatusCode::new(code),
-                timeout_seconds: None,
-            }),
-        );
+        both_ways(&text, &Packet::ConnAck(ConnAck { status: StatusCode::new(code), timeout_seconds: None }));
     }
     both_ways(
         r#"{"connAck":{"st":299}}"#,
-        &Packet::ConnAck(ConnAck {
-            status: StatusCode::new(299),
-            timeout_seconds: None,
-        }),
+        &Packet::ConnAck(ConnAck { status: StatusCode::new(299), timeout_seconds: None }),
     );
     for wrong in ["1.0", "\"1\"", "true", "99999999999", "{}"] {
         let (_, problem, _) = bad_field(&format!(r#"{{"connAck":{{"st":{wrong}}}}}"#));
@@ -467,13 +311,7 @@ fn every_status_code_survives_the_way() {
 #[test] // protocol.md 2.6
 fn flags_are_read_in_three_spellings_and_written_in_one() {
     let publish = |qos, retain| {
-        Packet::Pub(Pub {
-            channel: "a".into(),
-            data: Some(Payload::NULL),
-            qos,
-            retain,
-            id: None,
-        })
+        Packet::Pub(Pub { channel: "a".into(), data: Some(Payload::NULL), qos, retain, id: None })
     };
     for (on, off) in [("1", "0"), ("true", "false"), ("\"1\"", "\"0\"")] {
         read_as(
@@ -488,38 +326,22 @@ fn flags_are_read_in_three_spellings_and_written_in_one() {
     for wrong in ["2", "-1", "1.0", "\"true\"", "\"\"", "[]", "{}"] {
         for (key, text) in [
             ("q", format!(r#"{{"pub":{{"cn":"a","dt":1,"q":{wrong}}}}}"#)),
-            (
-                "rt",
-                format!(r#"{{"pub":{{"cn":"a","dt":1,"rt":{wrong}}}}}"#),
-            ),
+            ("rt", format!(r#"{{"pub":{{"cn":"a","dt":1,"rt":{wrong}}}}}"#)),
             ("pr", format!(r#"{{"sub":{{"cn":"a","pr":{wrong}}}}}"#)),
         ] {
-            assert_eq!(
-                bad_field(&text).1,
-                format!("field `{key}` must be 0 or 1"),
-                "{text}"
-            );
+            assert_eq!(bad_field(&text).1, format!("field `{key}` must be 0 or 1"), "{text}");
         }
     }
 }
 
 #[test] // protocol.md 2.6
 fn an_id_may_be_a_number_and_is_written_as_a_string() {
-    for (wire, id) in [
-        ("7", "7"),
-        ("-7", "-7"),
-        ("12345678901234567890123", "12345678901234567890123"),
-        ("1.5", "1.5"),
-    ] {
-        let packet = Packet::PushAck(PushAck {
-            id: id.into(),
-            status: None,
-        });
+    for (wire, id) in
+        [("7", "7"), ("-7", "-7"), ("12345678901234567890123", "12345678901234567890123"), ("1.5", "1.5")]
+    {
+        let packet = Packet::PushAck(PushAck { id: id.into(), status: None });
         read_as(&format!(r#"{{"pushAck":{{"id":{wire}}}}}"#), &packet);
-        assert_eq!(
-            packet.to_text(),
-            format!(r#"{{"pushAck":{{"id":"{id}"}}}}"#)
-        );
+        assert_eq!(packet.to_text(), format!(r#"{{"pushAck":{{"id":"{id}"}}}}"#));
     }
     for wrong in ["true", "[7]", "{}"] {
         assert_eq!(
@@ -545,10 +367,7 @@ fn null_is_as_absent_for_every_field_but_data() {
         (r#"{"pub":{"cn":null,"dt":1}}"#, "field `cn` is missing"),
         (r#"{"pushAck":{"id":null}}"#, "field `id` is missing"),
         (r#"{"conn":{"at":null,"cl":"c"}}"#, "field `at` is missing"),
-        (
-            r#"{"subAck":{"st":null,"cn":"a"}}"#,
-            "field `st` is missing",
-        ),
+        (r#"{"subAck":{"st":null,"cn":"a"}}"#, "field `st` is missing"),
     ] {
         assert_eq!(bad_field(text).1, problem);
     }
@@ -558,32 +377,17 @@ fn null_is_as_absent_for_every_field_but_data() {
 fn unknown_members_are_ignored_whatever_they_hold() {
     read_as(
         r#"{"unsub":{"x":[{"cn":"b"}],"cn":"a","dt":{"deep":[[[]]]},"":0,"x":1}}"#,
-        &Packet::Unsub(Unsub {
-            channel: "a".into(),
-        }),
+        &Packet::Unsub(Unsub { channel: "a".into() }),
     );
-    let deep = format!(
-        r#"{{"hb":{{"x":{}{}}}}}"#,
-        "[".repeat(5000),
-        "]".repeat(5000)
-    );
+    let deep = format!(r#"{{"hb":{{"x":{}{}}}}}"#, "[".repeat(5000), "]".repeat(5000));
     read_as(&deep, &Packet::Hb);
 }
 
 #[test] // protocol.md 2.5
 fn a_known_field_twice_is_a_bad_field() {
     let (kind, problem, echo) = bad_field(r#"{"pub":{"cn":"a","dt":1,"dt":2,"id":"7"}}"#);
-    assert_eq!(
-        (kind, problem.as_str()),
-        (PacketType::Pub, "field `dt` stands there twice")
-    );
-    assert_eq!(
-        echo,
-        Echo {
-            id: Some("7".into()),
-            channel: Some("a".into())
-        }
-    );
+    assert_eq!((kind, problem.as_str()), (PacketType::Pub, "field `dt` stands there twice"));
+    assert_eq!(echo, Echo { id: Some("7".into()), channel: Some("a".into()) });
 }
 
 #[test] // protocol.md 2.5
@@ -605,12 +409,8 @@ fn every_field_of_every_wrong_kind_is_refused_and_never_a_panic() {
     for (kind, rest, keys) in fields {
         for key in keys {
             for wrong in ["{}", "[]", "true", "1.5", "-1", r#""\ud800""#] {
-                let (_, problem, _) =
-                    bad_field(&format!(r#"{{"{kind}":{{{rest},"{key}":{wrong}}}}}"#));
-                assert!(
-                    problem.starts_with(&format!("field `{key}` ")),
-                    "{kind} {key} {wrong}: {problem}"
-                );
+                let (_, problem, _) = bad_field(&format!(r#"{{"{kind}":{{{rest},"{key}":{wrong}}}}}"#));
+                assert!(problem.starts_with(&format!("field `{key}` ")), "{kind} {key} {wrong}: {problem}");
             }
         }
     }
@@ -651,11 +451,7 @@ fn what_is_not_one_object_with_one_known_member_is_not_a_packet() {
         "{\"pub\":{\"cn\":\"a\",\"dt\":undefined}}",
         "\u{feff}{\"hb\":{}}",
     ] {
-        assert!(
-            matches!(decode(text), Err(DecodeError::NotAPacket { .. })),
-            "{text:?}: {:?}",
-            decode(text)
-        );
+        assert!(matches!(decode(text), Err(DecodeError::NotAPacket { .. })), "{text:?}: {:?}", decode(text));
     }
 }
 
@@ -663,10 +459,7 @@ fn what_is_not_one_object_with_one_known_member_is_not_a_packet() {
 fn white_space_between_tokens_is_of_no_consequence() {
     read_as(
         " {\r\n\t\"sub\" : { \"cn\" : \"a\" , \"pr\" : 1 } } \n",
-        &Packet::Sub(Sub {
-            channel: "a".into(),
-            persistence: Persistence::Persistent,
-        }),
+        &Packet::Sub(Sub { channel: "a".into(), persistence: Persistence::Persistent }),
     );
 }
 
@@ -685,26 +478,18 @@ fn a_payload_passes_through_byte_for_byte() {
         r#""\u0000""#,
     ] {
         let text = format!(r#"{{"pub":{{"cn":"a","dt":{data}}}}}"#);
-        let Ok(Packet::Pub(publish)) = decode(&text) else {
-            panic!("{text}")
-        };
+        let Ok(Packet::Pub(publish)) = decode(&text) else { panic!("{text}") };
         assert_eq!(publish.data.unwrap().as_str(), data);
         let mut push = Vec::new();
         PushFrame::new("a", "c").write(publish.data.unwrap(), None, &mut push);
-        assert_eq!(
-            push,
-            format!(r#"{{"push":{{"cn":"a","dt":{data},"cl":"c"}}}}"#).into_bytes()
-        );
+        assert_eq!(push, format!(r#"{{"push":{{"cn":"a","dt":{data},"cl":"c"}}}}"#).into_bytes());
     }
 }
 
 #[test] // protocol.md 2.7: so that no NUL ever ends a packet early
 fn no_control_character_is_written_into_a_packet() {
     let name: String = (0..0x20).map(char::from).collect();
-    let packet = Packet::Sub(Sub {
-        channel: name.as_str().into(),
-        persistence: Persistence::Temporary,
-    });
+    let packet = Packet::Sub(Sub { channel: name.as_str().into(), persistence: Persistence::Temporary });
     let text = packet.to_text();
     assert!(text.bytes().all(|byte| byte >= 0x20));
     assert_eq!(decode(&text), Ok(packet));

@@ -21,11 +21,7 @@ use crate::store::Synchronous;
 /// The largest packet that can be asked for: 1 GiB.
 const LARGEST_PACKET: usize = 1 << 30;
 /// The largest outbound queue: 16 GiB, or what the address space has.
-const LARGEST_QUEUE: usize = if usize::BITS > 34 {
-    1 << 34
-} else {
-    usize::MAX
-};
+const LARGEST_QUEUE: usize = if usize::BITS > 34 { 1 << 34 } else { usize::MAX };
 const DAY: u64 = 86_400;
 
 /// A checked configuration: what a server needs to know before it starts.
@@ -170,17 +166,9 @@ impl Config {
         let Some(path) = path else {
             return Self::read(None, environment);
         };
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
-            path: path.to_owned(),
-            source,
-        })?;
-        Self::read(
-            Some(&SourceText {
-                origin: Origin::File(path.to_owned()),
-                text: &text,
-            }),
-            environment,
-        )
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+        Self::read(Some(&SourceText { origin: Origin::File(path.to_owned()), text: &text }), environment)
     }
 
     /// [`Config::load_with`] with the text of a file instead of its path.
@@ -191,22 +179,14 @@ impl Config {
         text: &str,
         environment: impl IntoIterator<Item = (N, V)>,
     ) -> Result<Self, ConfigError> {
-        Self::read(
-            Some(&SourceText {
-                origin: Origin::Text,
-                text,
-            }),
-            environment,
-        )
+        Self::read(Some(&SourceText { origin: Origin::Text, text }), environment)
     }
 
     fn read<N: Into<OsString>, V: Into<OsString>>(
         source: Option<&SourceText<'_>>,
         environment: impl IntoIterator<Item = (N, V)>,
     ) -> Result<Self, ConfigError> {
-        let environment = environment
-            .into_iter()
-            .map(|(name, value)| (name.into(), value.into()));
+        let environment = environment.into_iter().map(|(name, value)| (name.into(), value.into()));
         Self::check(Settings::read(source, environment)?)
     }
 
@@ -246,10 +226,7 @@ impl Config {
             unknown_variables: Vec::new(),
         };
         config.check_listeners(&settings)?;
-        Ok(Self {
-            unknown_variables: settings.into_unknown_variables(),
-            ..config
-        })
+        Ok(Self { unknown_variables: settings.into_unknown_variables(), ..config })
     }
 
     /// There is at least one, and no two want the same port.
@@ -269,11 +246,7 @@ impl Config {
             }
             taken.push((key, port));
         }
-        if taken.is_empty() {
-            Err(ConfigError::NoListener)
-        } else {
-            Ok(())
-        }
+        if taken.is_empty() { Err(ConfigError::NoListener) } else { Ok(()) }
     }
 }
 
@@ -287,10 +260,7 @@ impl Default for Config {
 fn bind_address(settings: &Settings) -> Result<IpAddr, ConfigError> {
     let text = settings.text("BIND_ADDRESS", "0.0.0.0")?;
     text.trim().parse().map_err(|_| {
-        settings.bad_value(
-            "BIND_ADDRESS",
-            "an IP address, such as \"0.0.0.0\", \"127.0.0.1\" or \"::\"",
-        )
+        settings.bad_value("BIND_ADDRESS", "an IP address, such as \"0.0.0.0\", \"127.0.0.1\" or \"::\"")
     })
 }
 
@@ -311,10 +281,7 @@ fn ssl(settings: &Settings) -> Result<Option<SslConfig>, ConfigError> {
             "but there is neither an SSL_SOCKET_PORT nor an SSL_WEBSOCKET_PORT",
         ));
     }
-    let missing = |key| ConfigError::Missing {
-        key,
-        because: BECAUSE,
-    };
+    let missing = |key| ConfigError::Missing { key, because: BECAUSE };
     Ok(Some(SslConfig {
         cert_path: cert_path.ok_or_else(|| missing("SSL_CERT_PATH"))?,
         key_path: key_path.ok_or_else(|| missing("SSL_KEY_PATH"))?,
@@ -330,10 +297,7 @@ fn sqlite_path(settings: &Settings) -> Result<PathBuf, ConfigError> {
 }
 
 /// Unless given, as large as it usually is and never larger than other packets.
-fn max_preconn_packet_bytes(
-    settings: &Settings,
-    max_packet_bytes: usize,
-) -> Result<usize, ConfigError> {
+fn max_preconn_packet_bytes(settings: &Settings, max_packet_bytes: usize) -> Result<usize, ConfigError> {
     let default = max_packet_bytes.min(64 << 10);
     let bytes = settings.size("MAX_PRECONN_PACKET_BYTES", default, 1024..=LARGEST_PACKET)?;
     if bytes > max_packet_bytes {
@@ -344,16 +308,9 @@ fn max_preconn_packet_bytes(
 }
 
 /// Unless given, as large as it usually is and never too small for two packets.
-fn outbound_queue_bytes(
-    settings: &Settings,
-    max_packet_bytes: usize,
-) -> Result<usize, ConfigError> {
+fn outbound_queue_bytes(settings: &Settings, max_packet_bytes: usize) -> Result<usize, ConfigError> {
     let least = max_packet_bytes * 2;
-    let bytes = settings.size(
-        "OUTBOUND_QUEUE_BYTES",
-        least.max(8 << 20),
-        1..=LARGEST_QUEUE,
-    )?;
+    let bytes = settings.size("OUTBOUND_QUEUE_BYTES", least.max(8 << 20), 1..=LARGEST_QUEUE)?;
     if bytes < least {
         let problem = format!("it must be at least twice MAX_PACKET_BYTES, which makes {least}");
         return Err(settings.contradiction("OUTBOUND_QUEUE_BYTES", bytes, problem));
@@ -378,27 +335,16 @@ fn log(settings: &Settings) -> Result<LogConfig, ConfigError> {
 /// This version is one node. Its keys for several are known and typed, so that a file that has them
 /// is understood, but what they ask for is refused rather than left undone.
 fn refuse_cluster(settings: &Settings) -> Result<(), ConfigError> {
-    for key in [
-        "MYSQL_HOST",
-        "MYSQL_DB",
-        "MYSQL_USER",
-        "MYSQL_PSWD",
-        "REDIS_HOST",
-        "REDIS_PASSWORD",
-        "REDIS_PREFIX",
-    ] {
+    for key in
+        ["MYSQL_HOST", "MYSQL_DB", "MYSQL_USER", "MYSQL_PSWD", "REDIS_HOST", "REDIS_PASSWORD", "REDIS_PREFIX"]
+    {
         settings.text(key, "")?;
     }
     settings.integer("MYSQL_PORT", 3306, 1..=65_535)?;
     settings.integer("REDIS_PORT", 6379, 1..=65_535)?;
     settings.integer("REDIS_DB_INDEX", 0, 0..=65_535)?;
-    let unsupported = |key, reason| {
-        Err(ConfigError::Unsupported {
-            origin: settings.origin(key),
-            key,
-            reason,
-        })
-    };
+    let unsupported =
+        |key, reason| Err(ConfigError::Unsupported { origin: settings.origin(key), key, reason });
     if settings.switch("ENABLE_MYSQL", false)? {
         return unsupported(
             "ENABLE_MYSQL",

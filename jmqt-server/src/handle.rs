@@ -5,9 +5,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use jmqt_protocol::{
-    ChannelKind, ChannelName, ClientId, InvalidPayload, Payload, Persistence, Qos, Retain,
-};
+use jmqt_protocol::{ChannelKind, ChannelName, ClientId, InvalidPayload, Payload, Persistence, Qos, Retain};
 
 use crate::counters::CountersSnapshot;
 use crate::hub::{Hub, HubError, Message, Recorded};

@@ -19,8 +19,8 @@ pub use config::{Config, ConfigError};
 pub use counters::CountersSnapshot;
 pub use handle::{ConnHandle, HandleError, Publish, ServerHandle};
 pub use jmqt_protocol::{
-    AuthToken, ChannelKind, ChannelName, ClientId, InvalidChannel, InvalidClientId, InvalidPayload,
-    Payload, Persistence, Qos, Retain, StatusCode,
+    AuthToken, ChannelKind, ChannelName, ClientId, InvalidChannel, InvalidClientId, InvalidPayload, Payload,
+    Persistence, Qos, Retain, StatusCode,
 };
 pub use listener::TlsError;
 pub use server::{Server, ServerBuilder, StartError};

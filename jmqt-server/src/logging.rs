@@ -96,11 +96,7 @@ pub fn init(program: &str, log: &LogConfig) -> Result<LogGuard, LogError> {
 }
 
 fn open(path: &Path, program: &str) -> Result<std::fs::File, LogError> {
-    let path = if path.is_dir() {
-        path.join(format!("{program}.log"))
-    } else {
-        path.to_owned()
-    };
+    let path = if path.is_dir() { path.join(format!("{program}.log")) } else { path.to_owned() };
     let opened = OpenOptions::new().create(true).append(true).open(&path);
     opened.map_err(|source| LogError::Open { path, source })
 }
@@ -116,11 +112,7 @@ fn level(mode: LogMode) -> Option<LevelFilter> {
 }
 
 /// Everything but the outlets, which tests replace.
-fn subscriber<W>(
-    program: &str,
-    level: LevelFilter,
-    writer: W,
-) -> impl Subscriber + Send + Sync + use<W>
+fn subscriber<W>(program: &str, level: LevelFilter, writer: W) -> impl Subscriber + Send + Sync + use<W>
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {

@@ -127,6 +127,7 @@ impl ServerBuilder {
     }
 
     /// Who decides on `sub`.
+    #[allow(clippy::should_implement_trait, reason = "named for the packet; nobody subtracts from a builder")]
     pub fn sub(mut self, validator: impl SubValidator) -> Self {
         self.sub = Some(Arc::new(validator));
         self
@@ -365,12 +366,13 @@ impl Server {
             moved_cursors: Mutex::default(),
         });
         let (queue, committer, batches) = CommitQueue::new(Arc::clone(&store), counters);
-        let limits =
-            JanitorLimits { session_expiry: config.session_expiry, max_pending: config.max_pending_per_client };
+        let limits = JanitorLimits {
+            session_expiry: config.session_expiry,
+            max_pending: config.max_pending_per_client,
+        };
         let node = format!("{process:08x}{:08x}", random()?);
         let janitor = Arc::new(Janitor::new(Arc::clone(&store), node, limits));
-        let hub =
-            Hub::new(context, Arc::clone(&store), Arc::new(LocalBus), queue, Arc::clone(&janitor));
+        let hub = Hub::new(context, Arc::clone(&store), Arc::new(LocalBus), queue, Arc::clone(&janitor));
         let hub = Arc::new(hub);
         let shared = Arc::new(Shared {
             validators,
@@ -465,8 +467,17 @@ impl Server {
     /// Stops in order: no new connections; every session writes what is queued, within DRAIN_SECONDS,
     /// and its notifiers run; what the store still has to be told is written; the store is closed.
     pub async fn shutdown(self) {
-        let Self { shared, stop_listening, stop_janitor, listeners, janitor, committer, deliverer, store, .. } =
-            self;
+        let Self {
+            shared,
+            stop_listening,
+            stop_janitor,
+            listeners,
+            janitor,
+            committer,
+            deliverer,
+            store,
+            ..
+        } = self;
         stop_listening.cancel();
         listeners.close();
         listeners.wait().await;

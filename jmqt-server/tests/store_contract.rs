@@ -1,5 +1,6 @@
 //! What every store promises, whatever the database. Each promise is a function over [`Database`];
 //! the modules at the end run all of them on one kind of database and add what only that kind has.
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
@@ -9,8 +10,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use jmqt_protocol::{ChannelName, ClientId};
 use jmqt_server::store::{
-    Append, CURSOR_WINDOW, ChannelKey, Cursor, CursorUpdate, Dropped, Expired, LoggedMessage,
-    Operation, Outcome, Retained, Seq, SessionRow, Store, StoreError, StoredSubscription,
+    Append, CURSOR_WINDOW, ChannelKey, Cursor, CursorUpdate, Dropped, Expired, LoggedMessage, Operation,
+    Outcome, Retained, Seq, SessionRow, Store, StoreError, StoredSubscription,
 };
 
 /// One database, which a store can be opened on again and again.
@@ -34,13 +35,7 @@ fn client(id: &str) -> ClientId {
 fn message(to: &str, data: &str) -> Append {
     let data = Bytes::copy_from_slice(data.as_bytes());
     let sender = Some(client("publisher"));
-    Append {
-        channel: channel(to),
-        sender,
-        data,
-        log: true,
-        retain: false,
-    }
+    Append { channel: channel(to), sender, data, log: true, retain: false }
 }
 
 /// A QoS 1 publish.
@@ -50,45 +45,28 @@ fn append(to: &str, data: &str) -> Operation {
 
 /// A QoS 0 publish with the retained flag.
 fn retain(to: &str, data: &str) -> Operation {
-    Operation::Append(Append {
-        log: false,
-        retain: true,
-        ..message(to, data)
-    })
+    Operation::Append(Append { log: false, retain: true, ..message(to, data) })
 }
 
 fn subscribe(who: &str, to: &str) -> Operation {
-    Operation::Subscribe {
-        client: client(who),
-        channel: channel(to),
-    }
+    Operation::Subscribe { client: client(who), channel: channel(to) }
 }
 
 fn unsubscribe(who: &str, from: &str) -> Operation {
-    Operation::Unsubscribe {
-        client: client(who),
-        channel: channel(from),
-    }
+    Operation::Unsubscribe { client: client(who), channel: channel(from) }
 }
 
 fn clear(name: &str) -> Operation {
-    Operation::ClearRetained {
-        channel: channel(name),
-    }
+    Operation::ClearRetained { channel: channel(name) }
 }
 
 fn read(name: &str) -> Operation {
-    Operation::ReadRetained {
-        channel: channel(name),
-    }
+    Operation::ReadRetained { channel: channel(name) }
 }
 
 fn retained(data: &str) -> Option<Retained> {
     let data = Bytes::copy_from_slice(data.as_bytes());
-    Some(Retained {
-        sender: Some(client("publisher")),
-        data,
-    })
+    Some(Retained { sender: Some(client("publisher")), data })
 }
 
 async fn one(store: &dyn Store, operation: Operation) -> Outcome {
@@ -115,65 +93,32 @@ fn seqs(outcomes: &[Outcome]) -> Vec<Option<u64>> {
 
 /// Everything in a log, as text.
 async fn log(store: &dyn Store, key: ChannelKey) -> Vec<(u64, String)> {
-    let log = store
-        .read_log(key, Seq(0), usize::MAX, usize::MAX)
-        .await
-        .unwrap();
-    let text = |message: LoggedMessage| {
-        (
-            message.seq.0,
-            String::from_utf8(message.data.to_vec()).unwrap(),
-        )
-    };
+    let log = store.read_log(key, Seq(0), usize::MAX, usize::MAX).await.unwrap();
+    let text = |message: LoggedMessage| (message.seq.0, String::from_utf8(message.data.to_vec()).unwrap());
     log.into_iter().map(text).collect()
 }
 
 fn cursor(acked: u64, beyond: &[u64]) -> Cursor {
-    let mut words = vec![
-        0u64;
-        if beyond.is_empty() {
-            0
-        } else {
-            CURSOR_WINDOW as usize / 64
-        }
-    ];
+    let mut words = vec![0u64; if beyond.is_empty() { 0 } else { CURSOR_WINDOW as usize / 64 }];
     for seq in beyond {
         let bit = (seq - acked - 1) as usize;
         words[bit / 64] |= 1 << (bit % 64);
     }
-    Cursor {
-        acked: Seq(acked),
-        beyond: words,
-    }
+    Cursor { acked: Seq(acked), beyond: words }
 }
 
 async fn save(store: &dyn Store, who: &str, key: ChannelKey, cursor: Cursor) {
-    store
-        .save_cursors(&[CursorUpdate {
-            client: client(who),
-            key,
-            cursor,
-        }])
-        .await
-        .unwrap();
+    store.save_cursors(&[CursorUpdate { client: client(who), key, cursor }]).await.unwrap();
 }
 
 async fn cursor_of(store: &dyn Store, who: &str, key: ChannelKey) -> Cursor {
     let subscriptions = store.subscriptions(&client(who)).await.unwrap();
-    subscriptions
-        .into_iter()
-        .find(|it| it.key == key)
-        .unwrap()
-        .cursor
+    subscriptions.into_iter().find(|it| it.key == key).unwrap().cursor
 }
 
 async fn append_many(store: &dyn Store, to: &str, messages: usize) {
     let batch: Vec<_> = (0..messages).map(|i| append(to, &i.to_string())).collect();
-    assert!(
-        seqs(&store.commit(&batch).await.unwrap())
-            .iter()
-            .all(Option::is_some)
-    );
+    assert!(seqs(&store.commit(&batch).await.unwrap()).iter().all(Option::is_some));
 }
 
 fn long_ago() -> SystemTime {
@@ -199,52 +144,23 @@ fn session(who: &str, generation: u64, node: &str, since: u64) -> SessionRow {
 
 async fn a_message_is_logged_only_while_somebody_is_persistently_subscribed(on: &dyn Database) {
     let store = on.open().await;
-    assert_eq!(
-        one(&*store, append("news", "1")).await,
-        Outcome::Appended(None)
-    );
+    assert_eq!(one(&*store, append("news", "1")).await, Outcome::Appended(None));
     let subscription = subscribed(&*store, "bob", "news").await;
     let logged = one(&*store, append("news", "2")).await;
     assert_eq!(logged, Outcome::Appended(Some((subscription.key, Seq(1)))));
-    assert_eq!(
-        one(&*store, append("other", "3")).await,
-        Outcome::Appended(None)
-    );
-    assert_eq!(
-        one(&*store, unsubscribe("bob", "news")).await,
-        Outcome::Unsubscribed(true)
-    );
-    assert_eq!(
-        one(&*store, append("news", "4")).await,
-        Outcome::Appended(None)
-    );
+    assert_eq!(one(&*store, append("other", "3")).await, Outcome::Appended(None));
+    assert_eq!(one(&*store, unsubscribe("bob", "news")).await, Outcome::Unsubscribed(true));
+    assert_eq!(one(&*store, append("news", "4")).await, Outcome::Appended(None));
 }
 
 async fn messages_are_numbered_without_gaps_in_the_order_of_the_batch(on: &dyn Database) {
     let store = on.open().await;
-    let (a, b) = (
-        subscribed(&*store, "bob", "a").await,
-        subscribed(&*store, "bob", "b").await,
-    );
-    let batch = [
-        append("a", "1"),
-        append("b", "x"),
-        append("a", "2"),
-        append("a", "3"),
-    ];
-    assert_eq!(
-        seqs(&store.commit(&batch).await.unwrap()),
-        [Some(1), Some(1), Some(2), Some(3)]
-    );
-    assert_eq!(
-        seqs(&store.commit(&[append("a", "4")]).await.unwrap()),
-        [Some(4)]
-    );
-    let numbered = |texts: &[&str]| -> Vec<_> {
-        (1..)
-            .zip(texts.iter().map(|text| (*text).to_owned()))
-            .collect()
-    };
+    let (a, b) = (subscribed(&*store, "bob", "a").await, subscribed(&*store, "bob", "b").await);
+    let batch = [append("a", "1"), append("b", "x"), append("a", "2"), append("a", "3")];
+    assert_eq!(seqs(&store.commit(&batch).await.unwrap()), [Some(1), Some(1), Some(2), Some(3)]);
+    assert_eq!(seqs(&store.commit(&[append("a", "4")]).await.unwrap()), [Some(4)]);
+    let numbered =
+        |texts: &[&str]| -> Vec<_> { (1..).zip(texts.iter().map(|text| (*text).to_owned())).collect() };
     assert_eq!(log(&*store, a.key).await, numbered(&["1", "2", "3", "4"]));
     assert_eq!(log(&*store, b.key).await, numbered(&["x"]));
 }
@@ -263,24 +179,13 @@ async fn a_batch_of_any_size_is_carried_out_whole(on: &dyn Database) {
             assert_eq!(subscriptions.len(), 1, "{name}");
             let logged = log(&*store, subscriptions[0].key).await;
             assert_eq!(logged, [(1, name.clone()), (2, "2".to_owned())]);
-            assert_eq!(
-                one(&*store, read(name)).await,
-                Outcome::Retained(retained(name))
-            );
+            assert_eq!(one(&*store, read(name)).await, Outcome::Retained(retained(name)));
         }
         let mut batch: Vec<_> = names.iter().map(|name| unsubscribe(name, name)).collect();
         batch.extend(names.iter().map(|name| clear(name)));
         let outcomes = store.commit(&batch).await.unwrap();
-        assert!(
-            outcomes[..size]
-                .iter()
-                .all(|it| *it == Outcome::Unsubscribed(true))
-        );
-        assert!(
-            outcomes[size..]
-                .iter()
-                .all(|it| *it == Outcome::Cleared(true))
-        );
+        assert!(outcomes[..size].iter().all(|it| *it == Outcome::Unsubscribed(true)));
+        assert!(outcomes[size..].iter().all(|it| *it == Outcome::Cleared(true)));
     }
 }
 
@@ -297,35 +202,15 @@ async fn payloads_and_senders_are_kept_byte_for_byte(on: &dyn Database) {
     let store = on.open().await;
     let key = subscribed(&*store, "bob", "news").await.key;
     let large = format!("\"{}\"", "ü".repeat(700_000));
-    for data in [
-        "1.50",
-        "null",
-        r#"{"b":1, "a":"A"}"#,
-        "\"\u{10ffff}\"",
-        &large,
-    ] {
+    for data in ["1.50", "null", r#"{"b":1, "a":"A"}"#, "\"\u{10ffff}\"", &large] {
         for sender in [None, Some(client("élise"))] {
             let data = Bytes::copy_from_slice(data.as_bytes());
-            let append = Append {
-                sender,
-                data,
-                retain: true,
-                ..message("news", "")
-            };
+            let append = Append { sender, data, retain: true, ..message("news", "") };
             let (sender, data) = (append.sender.clone(), append.data.clone());
             let outcome = one(&*store, Operation::Append(append)).await;
-            let Outcome::Appended(Some((_, seq))) = outcome else {
-                panic!("{outcome:?}")
-            };
-            let logged = store
-                .read_log(key, Seq(seq.0 - 1), 10, usize::MAX)
-                .await
-                .unwrap();
-            let expected = LoggedMessage {
-                seq,
-                sender: sender.clone(),
-                data: data.clone(),
-            };
+            let Outcome::Appended(Some((_, seq))) = outcome else { panic!("{outcome:?}") };
+            let logged = store.read_log(key, Seq(seq.0 - 1), 10, usize::MAX).await.unwrap();
+            let expected = LoggedMessage { seq, sender: sender.clone(), data: data.clone() };
             assert!(logged == [expected], "of {} bytes", data.len());
             let kept = one(&*store, read("news")).await;
             assert!(kept == Outcome::Retained(Some(Retained { sender, data })));
@@ -335,9 +220,7 @@ async fn payloads_and_senders_are_kept_byte_for_byte(on: &dyn Database) {
 
 async fn names_compare_byte_for_byte(on: &dyn Database) {
     let store = on.open().await;
-    let names = [
-        "news", "News", "NEWS", "ne\0ws", "ne\0", "é", "e\u{301}", "ｎews", "ss", "ß", "a%", "a_",
-    ];
+    let names = ["news", "News", "NEWS", "ne\0ws", "ne\0", "é", "e\u{301}", "ｎews", "ss", "ß", "a%", "a_"];
     let keys: HashSet<_> = {
         let mut keys = HashSet::new();
         for name in names {
@@ -353,31 +236,20 @@ async fn names_compare_byte_for_byte(on: &dyn Database) {
         one(&*store, retain(name, name)).await;
     }
     for name in names {
-        assert_eq!(
-            one(&*store, read(name)).await,
-            Outcome::Retained(retained(name))
-        );
+        assert_eq!(one(&*store, read(name)).await, Outcome::Retained(retained(name)));
     }
     let longest = "ü".repeat(256);
     let subscription = subscribed(&*store, &longest[..256], &longest).await;
-    assert_eq!(
-        store.subscriptions(&client(&longest[..256])).await.unwrap(),
-        [subscription]
-    );
+    assert_eq!(store.subscriptions(&client(&longest[..256])).await.unwrap(), [subscription]);
 }
 
 async fn a_log_is_read_in_order_and_within_its_limits(on: &dyn Database) {
     let store = on.open().await;
     let key = subscribed(&*store, "bob", "news").await.key;
-    let batch: Vec<_> = (0..100)
-        .map(|i| append("news", &format!("{i:010}")))
-        .collect();
+    let batch: Vec<_> = (0..100).map(|i| append("news", &format!("{i:010}"))).collect();
     store.commit(&batch).await.unwrap();
     let read = async |after, messages, bytes| -> Vec<u64> {
-        let log = store
-            .read_log(key, Seq(after), messages, bytes)
-            .await
-            .unwrap();
+        let log = store.read_log(key, Seq(after), messages, bytes).await.unwrap();
         log.iter().map(|message| message.seq.0).collect()
     };
     assert_eq!(read(0, 1000, 1 << 20).await, (1..=100).collect::<Vec<_>>());
@@ -388,13 +260,7 @@ async fn a_log_is_read_in_order_and_within_its_limits(on: &dyn Database) {
     assert_eq!(read(10, 50, 0).await, [11]); // one at least
     assert!(read(100, 50, 1000).await.is_empty());
     assert!(read(u64::MAX, 50, 1000).await.is_empty());
-    assert_eq!(
-        store
-            .read_log(ChannelKey(4711), Seq(0), 50, 1000)
-            .await
-            .unwrap(),
-        []
-    );
+    assert_eq!(store.read_log(ChannelKey(4711), Seq(0), 50, 1000).await.unwrap(), []);
 }
 
 // ---- subscriptions ----
@@ -417,10 +283,7 @@ async fn subscribing_again_changes_nothing(on: &dyn Database) {
     let again = subscribed(&*store, "bob", "news").await;
     assert_eq!((again.cursor, again.last), (cursor(2, &[4]), Seq(5)));
     one(&*store, unsubscribe("bob", "news")).await; // it counted once
-    assert_eq!(
-        one(&*store, append("news", "6")).await,
-        Outcome::Appended(None)
-    );
+    assert_eq!(one(&*store, append("news", "6")).await, Outcome::Appended(None));
 }
 
 async fn unsubscribing_forgets_the_cursor(on: &dyn Database) {
@@ -429,37 +292,23 @@ async fn unsubscribing_forgets_the_cursor(on: &dyn Database) {
     subscribed(&*store, "carol", "news").await;
     append_many(&*store, "news", 5).await;
     save(&*store, "bob", key, cursor(2, &[4])).await;
-    assert_eq!(
-        one(&*store, unsubscribe("bob", "news")).await,
-        Outcome::Unsubscribed(true)
-    );
+    assert_eq!(one(&*store, unsubscribe("bob", "news")).await, Outcome::Unsubscribed(true));
     assert_eq!(store.subscriptions(&client("bob")).await.unwrap(), []);
-    assert_eq!(
-        subscribed(&*store, "bob", "news").await.cursor,
-        cursor(5, &[])
-    );
+    assert_eq!(subscribed(&*store, "bob", "news").await.cursor, cursor(5, &[]));
 }
 
 async fn unsubscribing_what_is_not_subscribed_does_nothing(on: &dyn Database) {
     let store = on.open().await;
     subscribed(&*store, "carol", "news").await;
     for (who, from) in [("bob", "news"), ("carol", "other"), ("bob", "other")] {
-        assert_eq!(
-            one(&*store, unsubscribe(who, from)).await,
-            Outcome::Unsubscribed(false)
-        );
+        assert_eq!(one(&*store, unsubscribe(who, from)).await, Outcome::Unsubscribed(false));
     }
-    assert_ne!(
-        one(&*store, append("news", "1")).await,
-        Outcome::Appended(None)
-    );
+    assert_ne!(one(&*store, append("news", "1")).await, Outcome::Appended(None));
 }
 
 async fn subscriptions_are_told_in_the_order_of_their_keys(on: &dyn Database) {
     let store = on.open().await;
-    let names: Vec<_> = (0..100)
-        .map(|i| format!("channel {}", i * 37 % 100))
-        .collect();
+    let names: Vec<_> = (0..100).map(|i| format!("channel {}", i * 37 % 100)).collect();
     let batch: Vec<_> = names.iter().map(|name| subscribe("bob", name)).collect();
     store.commit(&batch).await.unwrap();
     subscribed(&*store, "carol", "channel 1").await;
@@ -467,19 +316,9 @@ async fn subscriptions_are_told_in_the_order_of_their_keys(on: &dyn Database) {
     let found = store.subscriptions(&client("bob")).await.unwrap();
     assert!(found.is_sorted_by_key(|subscription| subscription.key));
     let expected: BTreeSet<_> = names.iter().map(|name| channel(name)).collect();
-    assert_eq!(
-        found
-            .iter()
-            .map(|it| it.channel.clone())
-            .collect::<BTreeSet<_>>(),
-        expected
-    );
+    assert_eq!(found.iter().map(|it| it.channel.clone()).collect::<BTreeSet<_>>(), expected);
     for it in found {
-        let last = if it.channel == channel("channel 7") {
-            3
-        } else {
-            0
-        };
+        let last = if it.channel == channel("channel 7") { 3 } else { 0 };
         assert_eq!((it.cursor, it.last), (Cursor::default(), Seq(last)));
     }
     assert_eq!(store.subscriptions(&client("nobody")).await.unwrap(), []);
@@ -503,9 +342,7 @@ async fn operations_of_one_batch_see_those_before_them(on: &dyn Database) {
     let outcomes = store.commit(&batch).await.unwrap();
     assert_eq!(seqs(&outcomes), [None, Some(1), Some(2), Some(3), Some(4)]);
     let acked = |outcome: &Outcome| match outcome {
-        Outcome::Subscribed { subscription, .. } => {
-            (subscription.cursor.clone(), subscription.last)
-        }
+        Outcome::Subscribed { subscription, .. } => (subscription.cursor.clone(), subscription.last),
         other => panic!("{other:?}"),
     };
     assert_eq!(acked(&outcomes[1]), (cursor(0, &[]), Seq(0)));
@@ -516,14 +353,7 @@ async fn operations_of_one_batch_see_those_before_them(on: &dyn Database) {
     let bob = store.subscriptions(&client("bob")).await.unwrap();
     assert_eq!((&bob[0].cursor, bob[0].last), (&cursor(3, &[]), Seq(4)));
     assert_eq!(store.subscriptions(&client("carol")).await.unwrap(), []);
-    assert_eq!(
-        store
-            .read_log(bob[0].key, Seq(3), 10, 1000)
-            .await
-            .unwrap()
-            .len(),
-        1
-    );
+    assert_eq!(store.read_log(bob[0].key, Seq(3), 10, 1000).await.unwrap().len(), 1);
 }
 
 async fn a_subscription_that_came_and_went_in_one_batch_leaves_nothing(on: &dyn Database) {
@@ -537,10 +367,7 @@ async fn a_subscription_that_came_and_went_in_one_batch_leaves_nothing(on: &dyn 
     ];
     store.commit(&batch).await.unwrap();
     assert_eq!(store.subscriptions(&client("bob")).await.unwrap(), []);
-    assert_eq!(
-        one(&*store, append("news", "3")).await,
-        Outcome::Appended(None)
-    );
+    assert_eq!(one(&*store, append("news", "3")).await, Outcome::Appended(None));
     assert_eq!(one(&*store, read("news")).await, Outcome::Retained(None));
     assert_eq!(store.expire(soon()).await.unwrap(), []);
 }
@@ -550,19 +377,10 @@ async fn a_subscription_that_came_and_went_in_one_batch_leaves_nothing(on: &dyn 
 async fn the_latest_retained_message_is_kept(on: &dyn Database) {
     let store = on.open().await;
     assert_eq!(one(&*store, read("news")).await, Outcome::Retained(None));
-    assert_eq!(
-        one(&*store, retain("news", "1")).await,
-        Outcome::Appended(None)
-    );
-    assert_eq!(
-        one(&*store, read("news")).await,
-        Outcome::Retained(retained("1"))
-    );
+    assert_eq!(one(&*store, retain("news", "1")).await, Outcome::Appended(None));
+    assert_eq!(one(&*store, read("news")).await, Outcome::Retained(retained("1")));
     one(&*store, retain("news", "2")).await;
-    assert_eq!(
-        one(&*store, read("news")).await,
-        Outcome::Retained(retained("2"))
-    );
+    assert_eq!(one(&*store, read("news")).await, Outcome::Retained(retained("2")));
     assert_eq!(one(&*store, read("other")).await, Outcome::Retained(None));
     assert_eq!(one(&*store, clear("news")).await, Outcome::Cleared(true));
     assert_eq!(one(&*store, clear("news")).await, Outcome::Cleared(false));
@@ -598,39 +416,22 @@ async fn retained_messages_follow_the_order_of_the_batch(on: &dyn Database) {
     assert_eq!(outcomes[7], Outcome::Cleared(false));
     assert_eq!(seen(&outcomes[8]), None);
     assert_eq!(seen(&outcomes[10]), retained("3"));
-    assert_eq!(
-        one(&*store, read("news")).await,
-        Outcome::Retained(retained("3"))
-    );
+    assert_eq!(one(&*store, read("news")).await, Outcome::Retained(retained("3")));
 }
 
 async fn a_message_can_be_logged_and_retained(on: &dyn Database) {
     let store = on.open().await;
-    let both = || {
-        Operation::Append(Append {
-            retain: true,
-            ..message("news", "1")
-        })
-    };
+    let both = || Operation::Append(Append { retain: true, ..message("news", "1") });
     assert_eq!(one(&*store, both()).await, Outcome::Appended(None)); // nobody subscribed
     let key = match one(&*store, subscribe("bob", "news")).await {
-        Outcome::Subscribed {
-            subscription,
-            retained: kept,
-        } => {
+        Outcome::Subscribed { subscription, retained: kept } => {
             assert_eq!(kept, retained("1"));
             subscription.key
         }
         other => panic!("{other:?}"),
     };
-    assert_eq!(
-        one(&*store, both()).await,
-        Outcome::Appended(Some((key, Seq(1))))
-    );
-    assert_eq!(
-        one(&*store, read("news")).await,
-        Outcome::Retained(retained("1"))
-    );
+    assert_eq!(one(&*store, both()).await, Outcome::Appended(Some((key, Seq(1)))));
+    assert_eq!(one(&*store, read("news")).await, Outcome::Retained(retained("1")));
 }
 
 async fn may_have_retained_is_never_wrongly_false(on: &dyn Database) {
@@ -640,10 +441,7 @@ async fn may_have_retained_is_never_wrongly_false(on: &dyn Database) {
     assert!(store.may_have_retained(&channel("news")));
     assert!(!store.may_have_retained(&channel("other")));
     one(&*store, clear("news")).await;
-    store
-        .commit(&[retain("news", "1"), clear("news"), retain("news", "2")])
-        .await
-        .unwrap();
+    store.commit(&[retain("news", "1"), clear("news"), retain("news", "2")]).await.unwrap();
     assert!(store.may_have_retained(&channel("news")));
     store.close().await;
     let store = on.open().await;
@@ -656,11 +454,7 @@ async fn a_cursor_is_kept_with_its_map(on: &dyn Database) {
     let store = on.open().await;
     let key = subscribed(&*store, "bob", "news").await.key;
     append_many(&*store, "news", 2000).await;
-    for wanted in [
-        cursor(1, &[3, 66, 1025]),
-        cursor(1, &[3, 4, 66, 1025]),
-        cursor(900, &[1025]),
-    ] {
+    for wanted in [cursor(1, &[3, 66, 1025]), cursor(1, &[3, 4, 66, 1025]), cursor(900, &[1025])] {
         save(&*store, "bob", key, wanted.clone()).await;
         assert_eq!(cursor_of(&*store, "bob", key).await, wanted);
     }
@@ -671,12 +465,7 @@ async fn a_cursor_never_moves_backwards(on: &dyn Database) {
     let key = subscribed(&*store, "bob", "news").await.key;
     append_many(&*store, "news", 100).await;
     save(&*store, "bob", key, cursor(50, &[60, 70])).await;
-    for stale in [
-        cursor(0, &[]),
-        cursor(49, &[60, 70, 80]),
-        cursor(50, &[]),
-        cursor(50, &[60]),
-    ] {
+    for stale in [cursor(0, &[]), cursor(49, &[60, 70, 80]), cursor(50, &[]), cursor(50, &[60])] {
         save(&*store, "bob", key, stale).await;
         assert_eq!(cursor_of(&*store, "bob", key).await, cursor(50, &[60, 70]));
     }
@@ -710,19 +499,12 @@ async fn many_cursors_are_saved_at_once(on: &dyn Database) {
     let key = subscribed(&*store, &clients[0], "news").await.key;
     let update = |(i, who): (usize, &String)| {
         let (client, cursor) = (client(who), cursor(i as u64, &[i as u64 + 9]));
-        CursorUpdate {
-            client,
-            key,
-            cursor,
-        }
+        CursorUpdate { client, key, cursor }
     };
     let updates: Vec<_> = clients.iter().enumerate().map(update).collect();
     store.save_cursors(&updates).await.unwrap();
     for (i, who) in clients.iter().enumerate() {
-        assert_eq!(
-            cursor_of(&*store, who, key).await,
-            cursor(i as u64, &[i as u64 + 9])
-        );
+        assert_eq!(cursor_of(&*store, who, key).await, cursor(i as u64, &[i as u64 + 9]));
     }
 }
 
@@ -737,11 +519,7 @@ async fn trimming_deletes_what_lies_behind_every_cursor(on: &dyn Database) {
     save(&*store, "bob", key, cursor(7, &[9])).await;
     save(&*store, "carol", key, cursor(4, &[6, 7])).await;
     assert_eq!(store.trim(&[key]).await.unwrap(), 4);
-    let seqs: Vec<_> = log(&*store, key)
-        .await
-        .iter()
-        .map(|(seq, _)| *seq)
-        .collect();
+    let seqs: Vec<_> = log(&*store, key).await.iter().map(|(seq, _)| *seq).collect();
     assert_eq!(seqs, [5, 6, 7, 8, 9, 10]);
     save(&*store, "carol", key, cursor(10, &[])).await;
     save(&*store, "bob", key, cursor(10, &[])).await;
@@ -754,25 +532,16 @@ async fn trimming_deletes_long_logs_of_many_channels(on: &dyn Database) {
     let store = on.open().await;
     let mut keys = Vec::new();
     for i in 0..100 {
-        keys.push(
-            subscribed(&*store, "bob", &format!("channel {i}"))
-                .await
-                .key,
-        );
+        keys.push(subscribed(&*store, "bob", &format!("channel {i}")).await.key);
     }
-    let batch: Vec<_> = (0..20_000)
-        .map(|i| append(&format!("channel {}", i * i % 100), "1"))
-        .collect();
+    let batch: Vec<_> = (0..20_000).map(|i| append(&format!("channel {}", i * i % 100), "1")).collect();
     for batch in batch.chunks(1000) {
         store.commit(batch).await.unwrap();
     }
     let update = |it: StoredSubscription| CursorUpdate {
         client: client("bob"),
         key: it.key,
-        cursor: Cursor {
-            acked: it.last,
-            beyond: Vec::new(),
-        },
+        cursor: Cursor { acked: it.last, beyond: Vec::new() },
     };
     let subscriptions = store.subscriptions(&client("bob")).await.unwrap();
     let updates: Vec<_> = subscriptions.into_iter().map(update).collect();
@@ -794,10 +563,7 @@ async fn the_log_goes_with_the_last_subscription(on: &dyn Database) {
 
 async fn what_a_subscription_leaves_is_trimmed_without_being_named(on: &dyn Database) {
     let store = on.open().await;
-    let keys = [
-        subscribed(&*store, "bob", "a").await.key,
-        subscribed(&*store, "bob", "b").await.key,
-    ];
+    let keys = [subscribed(&*store, "bob", "a").await.key, subscribed(&*store, "bob", "b").await.key];
     append_many(&*store, "a", 300).await;
     append_many(&*store, "b", 300).await;
     one(&*store, unsubscribe("bob", "a")).await;
@@ -859,10 +625,7 @@ async fn what_was_committed_is_there_after_reopening(on: &dyn Database) {
         assert_eq!(store.epoch(), epoch);
         assert_eq!(cursor_of(&*store, "bob", key).await, cursor(3, &[5]));
         assert_eq!(log(&*store, key).await.len(), 10);
-        assert_eq!(
-            one(&*store, read(&news)).await,
-            Outcome::Retained(retained("1"))
-        );
+        assert_eq!(one(&*store, read(&news)).await, Outcome::Retained(retained("1")));
         let appended = one(&*store, append(&news, "11")).await;
         assert_eq!(appended, Outcome::Appended(Some((key, Seq(11)))));
         store.close().await;
@@ -886,19 +649,9 @@ async fn a_closed_store_says_so(on: &dyn Database) {
     closed(store.commit(&[append("news", "1")]).await.unwrap_err());
     closed(store.subscriptions(&client("bob")).await.unwrap_err());
     closed(store.subscriptions(&client("nobody")).await.unwrap_err());
-    closed(
-        store
-            .read_log(ChannelKey(1), Seq(0), 1, 1)
-            .await
-            .unwrap_err(),
-    );
+    closed(store.read_log(ChannelKey(1), Seq(0), 1, 1).await.unwrap_err());
     closed(store.trim(&[ChannelKey(1)]).await.unwrap_err());
-    closed(
-        store
-            .sessions_opened(&[session("bob", 1, "a", 0)])
-            .await
-            .unwrap_err(),
-    );
+    closed(store.sessions_opened(&[session("bob", 1, "a", 0)]).await.unwrap_err());
     closed(store.claim_orphans("b").await.unwrap_err());
     closed(store.expire(soon()).await.unwrap_err());
     closed(store.limit_pending(1).await.unwrap_err());
@@ -908,31 +661,16 @@ async fn a_closed_store_says_so(on: &dyn Database) {
 
 async fn sessions_of_a_dead_process_are_claimed_by_the_next(on: &dyn Database) {
     let store = on.open().await;
-    let (a, b) = (
-        session("alice", 1, "dead", 2_000),
-        session("bob", 2, "dead", 1_000),
-    );
+    let (a, b) = (session("alice", 1, "dead", 2_000), session("bob", 2, "dead", 1_000));
     let ended = session("carol", 3, "dead", 500);
-    store
-        .sessions_opened(&[a.clone(), b.clone(), ended])
-        .await
-        .unwrap();
-    store
-        .sessions_closed(&[(client("carol"), 3)], "dead")
-        .await
-        .unwrap();
+    store.sessions_opened(&[a.clone(), b.clone(), ended]).await.unwrap();
+    store.sessions_closed(&[(client("carol"), 3)], "dead").await.unwrap();
     assert_eq!(store.claim_orphans("dead").await.unwrap(), []); // they are its own
     drop(store);
 
     let store = on.open().await;
-    store
-        .sessions_opened(&[session("dora", 1, "next", 3_000)])
-        .await
-        .unwrap();
-    assert_eq!(
-        store.claim_orphans("next").await.unwrap(),
-        [b.clone(), a.clone()]
-    ); // oldest first
+    store.sessions_opened(&[session("dora", 1, "next", 3_000)]).await.unwrap();
+    assert_eq!(store.claim_orphans("next").await.unwrap(), [b.clone(), a.clone()]); // oldest first
     assert_eq!(store.claim_orphans("next").await.unwrap(), []); // claimed
     store.orphan_closed(&b).await.unwrap();
     drop(store); // before alice's notifier had finished
@@ -948,24 +686,13 @@ async fn sessions_of_a_dead_process_are_claimed_by_the_next(on: &dyn Database) {
 
 async fn many_sessions_are_remembered_and_forgotten_at_once(on: &dyn Database) {
     let store = on.open().await;
-    let sessions: Vec<_> = (0..1500)
-        .map(|i| session(&format!("client {i}"), i, "a", 5_000 + i))
-        .collect();
+    let sessions: Vec<_> = (0..1500).map(|i| session(&format!("client {i}"), i, "a", 5_000 + i)).collect();
     store.sessions_opened(&sessions).await.unwrap();
     store.sessions_opened(&sessions[..3]).await.unwrap(); // told twice is told once
-    let closed: Vec<_> = sessions[100..]
-        .iter()
-        .map(|it| (it.client.clone(), it.generation))
-        .collect();
+    let closed: Vec<_> = sessions[100..].iter().map(|it| (it.client.clone(), it.generation)).collect();
     store.sessions_closed(&closed, "a").await.unwrap();
-    store
-        .sessions_closed(&[(client("client 1"), 1)], "b")
-        .await
-        .unwrap(); // another's session
-    store
-        .sessions_closed(&[(client("client 1"), 2)], "a")
-        .await
-        .unwrap(); // another generation
+    store.sessions_closed(&[(client("client 1"), 1)], "b").await.unwrap(); // another's session
+    store.sessions_closed(&[(client("client 1"), 2)], "a").await.unwrap(); // another generation
     assert_eq!(store.claim_orphans("b").await.unwrap(), sessions[..100]);
 }
 
@@ -978,52 +705,22 @@ async fn clients_that_do_not_come_back_lose_their_subscriptions(on: &dyn Databas
     let carol = subscribed(&*store, "carol", "news").await;
     append_many(&*store, "news", 300).await;
     save(&*store, "carol", key, cursor(300, &[])).await;
-    store
-        .sessions_opened(&[session("carol", 1, "a", 0)])
-        .await
-        .unwrap();
+    store.sessions_opened(&[session("carol", 1, "a", 0)]).await.unwrap();
 
     assert_eq!(store.expire(long_ago()).await.unwrap(), []);
     let expired = store.expire(soon()).await.unwrap();
-    assert_eq!(
-        expired,
-        [Expired {
-            client: client("bob"),
-            subscriptions: 2
-        }]
-    );
+    assert_eq!(expired, [Expired { client: client("bob"), subscriptions: 2 }]);
     assert_eq!(store.subscriptions(&client("bob")).await.unwrap(), []);
-    assert_eq!(
-        store.subscriptions(&client("carol")).await.unwrap()[0].key,
-        carol.key
-    );
-    assert_eq!(
-        one(&*store, append("other", "1")).await,
-        Outcome::Appended(None)
-    );
-    assert_ne!(
-        one(&*store, append("news", "1")).await,
-        Outcome::Appended(None)
-    );
+    assert_eq!(store.subscriptions(&client("carol")).await.unwrap()[0].key, carol.key);
+    assert_eq!(one(&*store, append("other", "1")).await, Outcome::Appended(None));
+    assert_ne!(one(&*store, append("news", "1")).await, Outcome::Appended(None));
     assert_eq!(store.trim(&[]).await.unwrap(), 300); // nobody waits for them now
 
-    store
-        .sessions_closed(&[(client("carol"), 1)], "a")
-        .await
-        .unwrap();
+    store.sessions_closed(&[(client("carol"), 1)], "a").await.unwrap();
     assert_eq!(store.expire(long_ago()).await.unwrap(), []); // was seen just now
     let expired = store.expire(soon()).await.unwrap();
-    assert_eq!(
-        expired,
-        [Expired {
-            client: client("carol"),
-            subscriptions: 1
-        }]
-    );
-    assert_eq!(
-        one(&*store, append("news", "1")).await,
-        Outcome::Appended(None)
-    );
+    assert_eq!(expired, [Expired { client: client("carol"), subscriptions: 1 }]);
+    assert_eq!(one(&*store, append("news", "1")).await, Outcome::Appended(None));
     assert_eq!(store.expire(soon()).await.unwrap(), []);
 }
 
@@ -1033,55 +730,29 @@ async fn a_client_counts_as_seen_when_its_session_ends(on: &dyn Database) {
         subscribed(&*store, who, "news").await;
     }
     let orphan = session("carol", 1, "dead", 0);
-    store
-        .sessions_opened(&[session("bob", 1, "me", 0), orphan.clone()])
-        .await
-        .unwrap();
+    store.sessions_opened(&[session("bob", 1, "me", 0), orphan.clone()]).await.unwrap();
     tokio::time::sleep(Duration::from_millis(20)).await; // times are kept in milliseconds
     let between = SystemTime::now();
     tokio::time::sleep(Duration::from_millis(20)).await;
-    store
-        .sessions_closed(&[(client("bob"), 1)], "me")
-        .await
-        .unwrap();
+    store.sessions_closed(&[(client("bob"), 1)], "me").await.unwrap();
     store.orphan_closed(&orphan).await.unwrap();
     let expired = store.expire(between).await.unwrap();
-    assert_eq!(
-        expired,
-        [Expired {
-            client: client("dora"),
-            subscriptions: 1
-        }]
-    );
+    assert_eq!(expired, [Expired { client: client("dora"), subscriptions: 1 }]);
 }
 
 async fn many_clients_expire_at_once(on: &dyn Database) {
     let store = on.open().await;
     let batch: Vec<_> = (0..500)
-        .flat_map(|i| {
-            [
-                subscribe(&format!("client {i}"), "a"),
-                subscribe(&format!("client {i}"), "b"),
-            ]
-        })
+        .flat_map(|i| [subscribe(&format!("client {i}"), "a"), subscribe(&format!("client {i}"), "b")])
         .collect();
     store.commit(&batch).await.unwrap();
     subscribed(&*store, "stays", "a").await;
-    store
-        .sessions_opened(&[session("stays", 1, "a", 0)])
-        .await
-        .unwrap();
+    store.sessions_opened(&[session("stays", 1, "a", 0)]).await.unwrap();
     let expired = store.expire(soon()).await.unwrap();
     assert_eq!(expired.len(), 500);
     assert!(expired.iter().all(|it| it.subscriptions == 2));
-    assert_eq!(
-        one(&*store, append("b", "1")).await,
-        Outcome::Appended(None)
-    );
-    assert_ne!(
-        one(&*store, append("a", "1")).await,
-        Outcome::Appended(None)
-    );
+    assert_eq!(one(&*store, append("b", "1")).await, Outcome::Appended(None));
+    assert_ne!(one(&*store, append("a", "1")).await, Outcome::Appended(None));
 }
 
 async fn the_oldest_pending_messages_of_a_client_go_first(on: &dyn Database) {
@@ -1098,13 +769,7 @@ async fn the_oldest_pending_messages_of_a_client_go_first(on: &dyn Database) {
     dropped.sort_by_key(|it| it.key);
     let drop = |name, key, up_to, messages| {
         let (client, channel) = (client("bob"), channel(name));
-        Dropped {
-            client,
-            channel,
-            key,
-            up_to: Seq(up_to),
-            messages,
-        }
+        Dropped { client, channel, key, up_to: Seq(up_to), messages }
     };
     assert_eq!(dropped, [drop("a", a, 3, 3), drop("b", b, 1, 1)]);
     assert_eq!(cursor_of(&*store, "bob", a).await, cursor(3, &[]));
@@ -1145,17 +810,9 @@ async fn long_backlogs_are_cut_to_the_limit(on: &dyn Database) {
         store.commit(&batch).await.unwrap();
     }
     let dropped = store.limit_pending(1234).await.unwrap();
-    assert_eq!(
-        dropped.iter().map(|it| it.messages).sum::<u64>(),
-        5000 - 1234
-    );
+    assert_eq!(dropped.iter().map(|it| it.messages).sum::<u64>(), 5000 - 1234);
     let left = store.subscriptions(&client("bob")).await.unwrap();
-    assert_eq!(
-        left.iter()
-            .map(|it| it.last.0 - it.cursor.acked.0)
-            .sum::<u64>(),
-        1234
-    );
+    assert_eq!(left.iter().map(|it| it.last.0 - it.cursor.acked.0).sum::<u64>(), 1234);
 }
 
 // ---- several at a time ----
@@ -1171,10 +828,7 @@ async fn everything_may_happen_at_the_same_time(on: &dyn Database) {
                     0 => save(&*store, "bob", key, cursor(i, &[])).await,
                     1 => drop(store.trim(&[key]).await.unwrap()),
                     2 => drop(store.expire(long_ago()).await.unwrap()),
-                    3 => store
-                        .sessions_opened(&[session("bob", i, "a", i)])
-                        .await
-                        .unwrap(),
+                    3 => store.sessions_opened(&[session("bob", i, "a", i)]).await.unwrap(),
                     4 => drop(store.limit_pending(10_000).await.unwrap()),
                     _ => {
                         let read = store.subscriptions(&client("bob")).await.unwrap();
@@ -1204,11 +858,7 @@ async fn a_call_that_is_given_up_leaves_the_store_in_order(on: &dyn Database) {
     let mut given_up = 0;
     for micros in 0..300u64 {
         let limit = Duration::from_micros(micros * 10);
-        given_up += usize::from(
-            tokio::time::timeout(limit, store.commit(&batch))
-                .await
-                .is_err(),
-        );
+        given_up += usize::from(tokio::time::timeout(limit, store.commit(&batch)).await.is_err());
         let _ = tokio::time::timeout(limit, store.trim(&[key])).await;
     }
     assert!(given_up > 0);
@@ -1216,11 +866,7 @@ async fn a_call_that_is_given_up_leaves_the_store_in_order(on: &dyn Database) {
     // Each batch is there whole or not at all, and nothing else is open.
     let last = subscribed(&*store, "bob", "news").await.last;
     assert_eq!(last.0 % 200, 1);
-    let seqs: Vec<_> = log(&*store, key)
-        .await
-        .iter()
-        .map(|(seq, _)| *seq)
-        .collect();
+    let seqs: Vec<_> = log(&*store, key).await.iter().map(|(seq, _)| *seq).collect();
     assert_eq!(seqs, (1..=last.0).collect::<Vec<_>>());
 }
 
@@ -1266,23 +912,11 @@ impl Model {
                     assert_eq!(*place, None);
                 }
             }
-            (
-                Operation::Subscribe { client, .. },
-                Outcome::Subscribed {
-                    subscription,
-                    retained,
-                },
-            ) => {
+            (Operation::Subscribe { client, .. }, Outcome::Subscribed { subscription, retained }) => {
                 it.found(subscription.key, &mut self.keys);
-                let start = Cursor {
-                    acked: Seq(it.last),
-                    beyond: Vec::new(),
-                };
+                let start = Cursor { acked: Seq(it.last), beyond: Vec::new() };
                 let cursor = it.subscriptions.entry(client.clone()).or_insert(start);
-                assert_eq!(
-                    (&subscription.cursor, subscription.last),
-                    (&*cursor, Seq(it.last))
-                );
+                assert_eq!((&subscription.cursor, subscription.last), (&*cursor, Seq(it.last)));
                 assert_eq!((&subscription.channel, retained), (name, &it.retained));
             }
             (Operation::Unsubscribe { client, .. }, Outcome::Unsubscribed(was)) => {
@@ -1303,10 +937,7 @@ impl ModelChannel {
     /// A channel that nobody needed may have been forgotten; then it begins anew under a new key.
     fn found(&mut self, key: ChannelKey, keys: &mut BTreeSet<ChannelKey>) {
         if self.key != Some(key) {
-            assert!(
-                self.subscriptions.is_empty(),
-                "a subscribed channel has changed its key"
-            );
+            assert!(self.subscriptions.is_empty(), "a subscribed channel has changed its key");
             assert!(keys.insert(key), "a key has come back");
             (self.key, self.last) = (Some(key), 0);
             self.log.clear();
@@ -1333,13 +964,7 @@ impl Dice {
                 let data = Bytes::from(count.to_string());
                 let sender = (self.roll(4) > 0).then(|| client(&who));
                 let (log, retain) = (self.roll(8) > 0, self.roll(6) == 0);
-                Operation::Append(Append {
-                    channel: channel(&name),
-                    sender,
-                    data,
-                    log,
-                    retain,
-                })
+                Operation::Append(Append { channel: channel(&name), sender, data, log, retain })
             }
             8..11 => subscribe(&who, &name),
             11..13 => unsubscribe(&who, &name),
@@ -1356,9 +981,7 @@ async fn random_batches_do_what_a_simple_model_does(on: &dyn Database) {
         let mut dice = Dice(0x9e37_79b9_7f4a_7c15 >> seed);
         for round in 0..60 {
             let size = [1, 3, 20, 150][dice.roll(4) as usize];
-            let batch: Vec<_> = (0..size)
-                .map(|i| dice.operation(round * 1000 + i))
-                .collect();
+            let batch: Vec<_> = (0..size).map(|i| dice.operation(round * 1000 + i)).collect();
             let outcomes = store.commit(&batch).await.unwrap();
             assert_eq!(outcomes.len(), batch.len());
             for (operation, outcome) in batch.iter().zip(&outcomes) {
@@ -1384,16 +1007,9 @@ async fn acknowledge_some(store: &dyn Store, model: &mut Model, dice: &mut Dice)
         for (client, cursor) in &mut it.subscriptions {
             let behind = it.last - cursor.acked.0;
             if dice.roll(3) == 0 && behind > 0 {
-                *cursor = Cursor {
-                    acked: Seq(cursor.acked.0 + 1 + dice.roll(behind)),
-                    beyond: Vec::new(),
-                };
+                *cursor = Cursor { acked: Seq(cursor.acked.0 + 1 + dice.roll(behind)), beyond: Vec::new() };
                 let (client, key) = (client.clone(), it.key.unwrap());
-                updates.push(CursorUpdate {
-                    client,
-                    key,
-                    cursor: cursor.clone(),
-                });
+                updates.push(CursorUpdate { client, key, cursor: cursor.clone() });
             }
         }
     }
@@ -1408,24 +1024,11 @@ async fn compare(store: &dyn Store, model: &Model) {
             if let Some(cursor) = it.subscriptions.get(&who) {
                 let (channel, key) = (channel(name), it.key.unwrap());
                 let (cursor, last) = (cursor.clone(), Seq(it.last));
-                let log = store
-                    .read_log(key, cursor.acked, 10_000, 1 << 20)
-                    .await
-                    .unwrap();
+                let log = store.read_log(key, cursor.acked, 10_000, 1 << 20).await.unwrap();
                 let log: Vec<_> = log.into_iter().map(|m| (m.seq.0, m.data)).collect();
                 let pending = it.log.range(cursor.acked.0 + 1..);
-                assert_eq!(
-                    log,
-                    pending
-                        .map(|(seq, data)| (*seq, data.clone()))
-                        .collect::<Vec<_>>()
-                );
-                expected.push(StoredSubscription {
-                    channel,
-                    key,
-                    cursor,
-                    last,
-                });
+                assert_eq!(log, pending.map(|(seq, data)| (*seq, data.clone())).collect::<Vec<_>>());
+                expected.push(StoredSubscription { channel, key, cursor, last });
             }
         }
         expected.sort_by_key(|subscription| subscription.key);
@@ -1464,9 +1067,7 @@ mod sqlite {
 
     impl Sqlite {
         fn new() -> Self {
-            Self {
-                folder: TempDir::new().unwrap(),
-            }
+            Self { folder: TempDir::new().unwrap() }
         }
 
         fn path(&self) -> PathBuf {
@@ -1495,11 +1096,7 @@ mod sqlite {
 
     async fn open(path: &Path) -> Result<SqliteStore, StoreError> {
         let synchronous = Synchronous::Normal; // no test pulls the plug
-        SqliteStore::open(SqliteOptions {
-            path: path.to_owned(),
-            synchronous,
-        })
-        .await
+        SqliteStore::open(SqliteOptions { path: path.to_owned(), synchronous }).await
     }
 
     contract! { Sqlite::new();
@@ -1614,17 +1211,10 @@ mod sqlite {
         let folder = TempDir::new().unwrap();
         let not_a_database = folder.path().join("text.db");
         std::fs::write(&not_a_database, "no database at all".repeat(1000)).unwrap();
-        for path in [
-            not_a_database,
-            folder.path().to_owned(),
-            "/dev/null/jmqt.db".into(),
-        ] {
+        for path in [not_a_database, folder.path().to_owned(), "/dev/null/jmqt.db".into()] {
             let error = open(&path).await.err().unwrap();
             assert!(matches!(error, StoreError::Open { .. }), "{error}");
-            assert!(
-                error.to_string().contains(path.to_str().unwrap()),
-                "{error}"
-            );
+            assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
         }
     }
 
@@ -1639,10 +1229,7 @@ mod sqlite {
             )
             .await;
         let error = open(&database.path()).await.err().unwrap().to_string();
-        assert!(
-            error.contains("newer version") && error.contains("schema 99"),
-            "{error}"
-        );
+        assert!(error.contains("newer version") && error.contains("schema 99"), "{error}");
     }
 
     #[tokio::test]
@@ -1661,10 +1248,7 @@ mod sqlite {
             database.execute(sql).await;
             let store = database.open().await;
             let error = store.subscriptions(&client("bob")).await.unwrap_err();
-            assert!(
-                matches!(error, StoreError::Corrupt { .. }),
-                "{sql}: {error}"
-            );
+            assert!(matches!(error, StoreError::Corrupt { .. }), "{sql}: {error}");
             store.close().await;
         }
     }
@@ -1674,18 +1258,9 @@ mod sqlite {
         let database = Sqlite::new();
         let store = database.open().await;
         subscribed(&*store, "bob", "news").await;
-        let wal = || {
-            std::fs::metadata(database.folder.path().join("jmqt.db-wal"))
-                .unwrap()
-                .len()
-        };
+        let wal = || std::fs::metadata(database.folder.path().join("jmqt.db-wal")).unwrap().len();
         let before = wal();
-        let batch = [
-            append("other", "1"),
-            read("news"),
-            unsubscribe("carol", "news"),
-            clear("x"),
-        ];
+        let batch = [append("other", "1"), read("news"), unsubscribe("carol", "news"), clear("x")];
         store.commit(&batch).await.unwrap();
         store.commit(&[subscribe("bob", "news")]).await.unwrap();
         assert_eq!(wal(), before);
@@ -1700,9 +1275,7 @@ mod sqlite {
         fn mount() -> Option<Self> {
             let folder = TempDir::new().unwrap();
             let mut mount = Command::new("mount");
-            mount
-                .args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"])
-                .arg(folder.path());
+            mount.args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"]).arg(folder.path());
             match mount.output() {
                 Ok(output) if output.status.success() => Some(Self { folder }),
                 _ => {
@@ -1715,10 +1288,7 @@ mod sqlite {
 
     impl Drop for SmallDisk {
         fn drop(&mut self) {
-            let _ = Command::new("umount")
-                .arg("--lazy")
-                .arg(self.folder.path())
-                .status();
+            let _ = Command::new("umount").arg("--lazy").arg(self.folder.path()).status();
         }
     }
 
@@ -1741,10 +1311,7 @@ mod sqlite {
                 failed += u64::from(store.commit(std::slice::from_ref(&large)).await.is_err());
             }
             assert!(failed > 0);
-            assert!(matches!(
-                store.trim(&[key]).await,
-                Ok(0) | Err(StoreError::Database(_))
-            ));
+            assert!(matches!(store.trim(&[key]).await, Ok(0) | Err(StoreError::Database(_))));
             let last = subscribed(&store, "bob", "news").await.last;
             assert_eq!(last.0, before.0 + 20 - failed); // what failed has left no gap
 

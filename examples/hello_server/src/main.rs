@@ -10,8 +10,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use jmqt_server::{
-    AllowAll, AuthRequest, AuthToken, AuthValidator, AuthVerdict, BoxError, ClientId, Config, DenyAll, Server,
-    Silent, StatusCode, async_trait, logging,
+    AllowAll, AuthRequest, AuthToken, AuthValidator, AuthVerdict, BoxError, ClientId, Config, DenyAll,
+    Server, Silent, StatusCode, async_trait, logging,
 };
 
 #[derive(Parser)]

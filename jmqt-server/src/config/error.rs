@@ -130,7 +130,5 @@ fn in_key(key: Option<&String>) -> String {
 }
 
 fn did_you_mean(suggestion: Option<&str>) -> String {
-    suggestion
-        .map(|key| format!("; did you mean {key}?"))
-        .unwrap_or_default()
+    suggestion.map(|key| format!("; did you mean {key}?")).unwrap_or_default()
 }

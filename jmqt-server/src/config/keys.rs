@@ -92,15 +92,7 @@ mod tests {
 
     #[test]
     fn another_word_is_not_taken_for_a_key() {
-        for word in [
-            "TOKEN_SECRET",
-            "REMOTE_PORT",
-            "REMOTE_HOST",
-            "PORT",
-            "HOST",
-            "URL",
-            "",
-        ] {
+        for word in ["TOKEN_SECRET", "REMOTE_PORT", "REMOTE_HOST", "PORT", "HOST", "URL", ""] {
             assert_eq!(nearest(word), None, "{word}");
         }
     }

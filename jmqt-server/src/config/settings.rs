@@ -64,31 +64,19 @@ impl Settings {
         if let Some(SourceText { text, .. }) = source {
             builder = builder.add_source(config::File::from_str(text, FileFormat::Toml));
         }
-        let values = builder
-            .build()
-            .and_then(|config| config.collect())
-            .map_err(|error| {
-                let (origin, text) = source.map_or((Origin::Default, ""), |source| {
-                    (source.origin.clone(), source.text)
-                });
-                syntax_error(origin, text, &error)
-            })?;
+        let values = builder.build().and_then(|config| config.collect()).map_err(|error| {
+            let (origin, text) =
+                source.map_or((Origin::Default, ""), |source| (source.origin.clone(), source.text));
+            syntax_error(origin, text, &error)
+        })?;
         unknown_variables.sort();
-        let settings = Self {
-            values,
-            file: source.map(|source| source.origin.clone()),
-            unknown_variables,
-        };
+        let settings = Self { values, file: source.map(|source| source.origin.clone()), unknown_variables };
         settings.refuse_unknown_keys()?;
         Ok(settings)
     }
 
     fn refuse_unknown_keys(&self) -> Result<(), ConfigError> {
-        let mut unknown: Vec<_> = self
-            .values
-            .keys()
-            .filter(|key| !KEYS.contains(&key.as_str()))
-            .collect();
+        let mut unknown: Vec<_> = self.values.keys().filter(|key| !KEYS.contains(&key.as_str())).collect();
         unknown.sort();
         match unknown.first() {
             None => Ok(()),
@@ -139,12 +127,10 @@ impl Settings {
             ValueKind::String(text) => text.trim().parse().ok(),
             _ => None,
         };
-        number
-            .filter(|number| range.contains(number))
-            .ok_or_else(|| {
-                let (least, most) = range.into_inner();
-                self.bad_value(key, format!("an integer from {least} to {most}"))
-            })
+        number.filter(|number| range.contains(number)).ok_or_else(|| {
+            let (least, most) = range.into_inner();
+            self.bad_value(key, format!("an integer from {least} to {most}"))
+        })
     }
 
     /// An integer that fits a `usize`, as all ranges that are asked for do.
@@ -207,11 +193,7 @@ impl Settings {
     }
 
     /// Text, as it stands.
-    pub(super) fn text<'s>(
-        &'s self,
-        key: &'static str,
-        default: &'s str,
-    ) -> Result<&'s str, ConfigError> {
+    pub(super) fn text<'s>(&'s self, key: &'static str, default: &'s str) -> Result<&'s str, ConfigError> {
         match self.values.get(key).map(|value| &value.kind) {
             None => Ok(default),
             Some(ValueKind::String(text)) => Ok(text),
@@ -220,11 +202,7 @@ impl Settings {
     }
 
     /// A file's path, or `None` if the text is empty.
-    pub(super) fn path(
-        &self,
-        key: &'static str,
-        default: &str,
-    ) -> Result<Option<PathBuf>, ConfigError> {
+    pub(super) fn path(&self, key: &'static str, default: &str) -> Result<Option<PathBuf>, ConfigError> {
         let text = self.text(key, default)?;
         if text.contains('\0') {
             return Err(self.bad_value(key, "the path of a file"));
@@ -327,24 +305,12 @@ fn syntax_error(origin: Origin, text: &str, error: &config::ConfigError) -> Conf
         other => other.to_string(),
     };
     let Some(place) = complaint.strip_prefix("TOML parse error at line ") else {
-        return ConfigError::Syntax {
-            origin,
-            line: 0,
-            key: None,
-            problem: complaint,
-        };
+        return ConfigError::Syntax { origin, line: 0, key: None, problem: complaint };
     };
-    let line: usize = place
-        .split(',')
-        .next()
-        .and_then(|line| line.parse().ok())
-        .unwrap_or(0);
+    let line: usize = place.split(',').next().and_then(|line| line.parse().ok()).unwrap_or(0);
     // "3 | the line itself" and "  |   ^^^" are the quotation.
-    let is_said = |line: &&str| {
-        !line
-            .trim_start_matches(|c: char| c == ' ' || c.is_ascii_digit())
-            .starts_with('|')
-    };
+    let is_said =
+        |line: &&str| !line.trim_start_matches(|c: char| c == ' ' || c.is_ascii_digit()).starts_with('|');
     let said: Vec<_> = place.lines().skip(1).filter(is_said).collect();
     let mut problem = said.join(", ");
     let key = key_on_line(text, line);
@@ -352,12 +318,7 @@ fn syntax_error(origin: Origin, text: &str, error: &config::ConfigError) -> Conf
         // What `LOG_MODE = INF` gets from the parser is a remark on floating-point numbers.
         problem.push_str(" (text stands in quotes; numbers, true and false do not)");
     }
-    ConfigError::Syntax {
-        origin,
-        line,
-        key,
-        problem,
-    }
+    ConfigError::Syntax { origin, line, key, problem }
 }
 
 /// The key that is given a value on this line, counted from 1.

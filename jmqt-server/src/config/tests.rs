@@ -48,10 +48,7 @@ fn every_key_is_in_the_shipped_file_and_in_the_manual() {
 #[test]
 fn without_a_file_there_are_the_default_ports() {
     let config = from_variables([]).unwrap();
-    assert_eq!(
-        (config.socket_port, config.websocket_port),
-        (Some(8010), Some(8012))
-    );
+    assert_eq!((config.socket_port, config.websocket_port), (Some(8010), Some(8012)));
     assert!(config.ssl.is_none());
     assert_eq!(config.timeout, Duration::from_secs(60));
     assert_eq!(config.session_expiry, None);
@@ -62,27 +59,15 @@ fn without_a_file_there_are_the_default_ports() {
 #[test]
 fn a_port_the_file_leaves_out_has_no_listener() {
     let config = from_lines("").unwrap();
-    assert_eq!(
-        (config.socket_port, config.websocket_port),
-        (Some(8010), None)
-    );
-    assert_eq!(
-        from_lines("WEBSOCKET_PORT = 0").unwrap().websocket_port,
-        Some(0)
-    );
-    assert_eq!(
-        from_lines("WEBSOCKET_PORT = ''").unwrap().websocket_port,
-        None
-    );
+    assert_eq!((config.socket_port, config.websocket_port), (Some(8010), None));
+    assert_eq!(from_lines("WEBSOCKET_PORT = 0").unwrap().websocket_port, Some(0));
+    assert_eq!(from_lines("WEBSOCKET_PORT = ''").unwrap().websocket_port, None);
 }
 
 #[test]
 fn an_empty_variable_takes_a_port_away() {
     let config = from_variables([("JMQT_SOCKET_PORT", "")]).unwrap();
-    assert_eq!(
-        (config.socket_port, config.websocket_port),
-        (None, Some(8012))
-    );
+    assert_eq!((config.socket_port, config.websocket_port), (None, Some(8012)));
 }
 
 #[test]
@@ -90,10 +75,7 @@ fn one_listener_at_least_must_remain() {
     let message = "there is nothing to listen on: give SOCKET_PORT or WEBSOCKET_PORT, \
                    or ENABLE_SSL = true with SSL_SOCKET_PORT or SSL_WEBSOCKET_PORT";
     refused(Config::from_text("", NO_VARIABLES), message);
-    refused(
-        Config::from_text("SSL_SOCKET_PORT = 8011", NO_VARIABLES),
-        message,
-    );
+    refused(Config::from_text("SSL_SOCKET_PORT = 8011", NO_VARIABLES), message);
 }
 
 #[test]
@@ -121,10 +103,7 @@ fn the_environment_overrides_the_file() {
         ],
     )
     .unwrap();
-    assert_eq!(
-        (config.socket_port, config.websocket_port),
-        (Some(2), Some(3))
-    );
+    assert_eq!((config.socket_port, config.websocket_port), (Some(2), Some(3)));
     assert_eq!(config.log.mode, LogMode::Debug);
     assert!(config.ssl.is_none());
     assert_eq!(config.sqlite_path, Path::new("b.db"));
@@ -146,10 +125,7 @@ fn quotes_of_both_kinds_and_comments_are_understood() {
          \t TIMEOUT_SECONDS   =   7   # seven\r\n",
     )
     .unwrap();
-    assert_eq!(
-        config.log.path.as_deref(),
-        Some(Path::new("C:\\logs\\a.log"))
-    );
+    assert_eq!(config.log.path.as_deref(), Some(Path::new("C:\\logs\\a.log")));
     assert_eq!(config.log.mode, LogMode::Warning);
     assert_eq!(config.sqlite_path, Path::new("a # b.db"));
     assert_eq!(config.timeout, Duration::from_secs(7));
@@ -169,23 +145,12 @@ fn numbers_may_stand_in_quotes() {
 fn switches_are_taken_as_people_write_them() {
     let ssl = "SSL_SOCKET_PORT = 8011\nSSL_CERT_PATH = 'c'\nSSL_KEY_PATH = 'k'\nENABLE_SSL = ";
     for on in ["true", "1", "'true'", "'True'", "\"1\"", "'on'", "'yes'"] {
-        assert!(
-            from_lines(&format!("{ssl}{on}")).unwrap().ssl.is_some(),
-            "{on}"
-        );
+        assert!(from_lines(&format!("{ssl}{on}")).unwrap().ssl.is_some(), "{on}");
     }
     for off in ["false", "0", "'false'", "'FALSE'", "\"0\"", "'off'", "'no'"] {
-        assert!(
-            from_lines(&format!("{ssl}{off}")).unwrap().ssl.is_none(),
-            "{off}"
-        );
+        assert!(from_lines(&format!("{ssl}{off}")).unwrap().ssl.is_none(), "{off}");
     }
-    for (bad, shown) in [
-        ("2", "2"),
-        ("'maybe'", "\"maybe\""),
-        ("''", "\"\""),
-        ("[]", "a list"),
-    ] {
+    for (bad, shown) in [("2", "2"), ("'maybe'", "\"maybe\""), ("''", "\"\""), ("[]", "a list")] {
         refused(
             from_lines(&format!("{ssl}{bad}")),
             &format!("configuration text: ENABLE_SSL is {shown}; expected true or false"),
@@ -196,10 +161,7 @@ fn switches_are_taken_as_people_write_them() {
 #[test]
 fn ssl_needs_a_certificate_a_key_and_a_port() {
     let ssl = "ENABLE_SSL = true\nSSL_SOCKET_PORT = 8011\n";
-    refused(
-        from_lines(ssl),
-        "SSL_CERT_PATH has no value, and ENABLE_SSL is true",
-    );
+    refused(from_lines(ssl), "SSL_CERT_PATH has no value, and ENABLE_SSL is true");
     refused(
         from_lines(&format!("{ssl}SSL_CERT_PATH = 'c'\nSSL_KEY_PATH = ''")),
         "SSL_KEY_PATH has no value, and ENABLE_SSL is true",
@@ -210,26 +172,17 @@ fn ssl_needs_a_certificate_a_key_and_a_port() {
     );
     let config = from_lines(&format!("{ssl}SSL_CERT_PATH = 'c'\nSSL_KEY_PATH = 'k'")).unwrap();
     let ssl = config.ssl.unwrap();
-    assert_eq!(
-        (ssl.cert_path.as_path(), ssl.key_path.as_path()),
-        (Path::new("c"), Path::new("k"))
-    );
+    assert_eq!((ssl.cert_path.as_path(), ssl.key_path.as_path()), (Path::new("c"), Path::new("k")));
     assert_eq!((ssl.socket_port, ssl.websocket_port), (Some(8011), None));
 }
 
 #[test]
 fn ssl_without_a_file_has_the_default_ports() {
-    let config = from_variables([
-        ("JMQT_ENABLE_SSL", "1"),
-        ("JMQT_SSL_CERT_PATH", "c"),
-        ("JMQT_SSL_KEY_PATH", "k"),
-    ])
-    .unwrap();
+    let config =
+        from_variables([("JMQT_ENABLE_SSL", "1"), ("JMQT_SSL_CERT_PATH", "c"), ("JMQT_SSL_KEY_PATH", "k")])
+            .unwrap();
     let ssl = config.ssl.unwrap();
-    assert_eq!(
-        (ssl.socket_port, ssl.websocket_port),
-        (Some(8011), Some(8013))
-    );
+    assert_eq!((ssl.socket_port, ssl.websocket_port), (Some(8011), Some(8013)));
 }
 
 #[test]
@@ -238,22 +191,13 @@ fn an_unknown_key_is_refused_with_the_key_that_was_meant() {
         from_lines("SOKET_PORT = 1"),
         "configuration text: SOKET_PORT: there is no such key; did you mean SOCKET_PORT?",
     );
-    refused(
-        from_lines("COLOUR = 'red'"),
-        "configuration text: COLOUR: there is no such key",
-    );
+    refused(from_lines("COLOUR = 'red'"), "configuration text: COLOUR: there is no such key");
     refused(
         from_lines("timeout_seconds = 7"),
         "configuration text: timeout_seconds: there is no such key; did you mean TIMEOUT_SECONDS?",
     );
-    refused(
-        from_lines("[SERVER]\nLOG_MODE = 'DBG'"),
-        "configuration text: SERVER: there is no such key",
-    );
-    refused(
-        from_lines("\"A\\nB\" = 1"),
-        "configuration text: A\\nB: there is no such key",
-    );
+    refused(from_lines("[SERVER]\nLOG_MODE = 'DBG'"), "configuration text: SERVER: there is no such key");
+    refused(from_lines("\"A\\nB\" = 1"), "configuration text: A\\nB: there is no such key");
 }
 
 #[test]
@@ -266,16 +210,9 @@ fn a_misspelt_variable_is_refused() {
 
 #[test]
 fn variables_of_the_application_are_left_alone_and_named() {
-    let config = from_variables([
-        ("JMQT_TOKEN_SECRET", "s3cret"),
-        ("JMQT_COLOUR", "red"),
-        ("HOME", "/"),
-    ])
-    .unwrap();
-    assert_eq!(
-        config.unknown_variables,
-        ["JMQT_COLOUR", "JMQT_TOKEN_SECRET"]
-    );
+    let config =
+        from_variables([("JMQT_TOKEN_SECRET", "s3cret"), ("JMQT_COLOUR", "red"), ("HOME", "/")]).unwrap();
+    assert_eq!(config.unknown_variables, ["JMQT_COLOUR", "JMQT_TOKEN_SECRET"]);
     assert!(!format!("{config:?}").contains("s3cret"));
 }
 
@@ -291,15 +228,10 @@ fn a_wrong_type_is_refused() {
     ] {
         refused(
             from_lines(line),
-            &format!(
-                "configuration text: TIMEOUT_SECONDS is {found}; expected an integer from 5 to 86400"
-            ),
+            &format!("configuration text: TIMEOUT_SECONDS is {found}; expected an integer from 5 to 86400"),
         );
     }
-    refused(
-        from_lines("LOG_PATH = 7"),
-        "configuration text: LOG_PATH is 7; expected text in quotes",
-    );
+    refused(from_lines("LOG_PATH = 7"), "configuration text: LOG_PATH is 7; expected text in quotes");
     refused(
         from_lines("SQLITE_PATH = ''"),
         "configuration text: SQLITE_PATH is \"\"; expected the path of a file",
@@ -328,9 +260,7 @@ fn a_value_out_of_range_is_refused() {
         for bad in [below, above] {
             refused(
                 from_lines(&format!("{key} = {bad}")),
-                &format!(
-                    "configuration text: {key} is {bad}; expected an integer from {least} to {most}"
-                ),
+                &format!("configuration text: {key} is {bad}; expected an integer from {least} to {most}"),
             );
         }
     }
@@ -342,12 +272,7 @@ fn a_value_out_of_range_is_refused() {
 
 #[test]
 fn a_bad_port_is_refused() {
-    for (port, shown) in [
-        ("65536", "65536"),
-        ("-1", "-1"),
-        ("'http'", "\"http\""),
-        ("true", "true"),
-    ] {
+    for (port, shown) in [("65536", "65536"), ("-1", "-1"), ("'http'", "\"http\""), ("true", "true")] {
         refused(
             from_lines(&format!("WEBSOCKET_PORT = {port}")),
             &format!(
@@ -367,10 +292,7 @@ fn the_edges_of_the_ranges_are_taken() {
     .unwrap();
     assert_eq!(config.timeout, Duration::from_secs(5));
     assert_eq!(config.max_inflight, 1024);
-    assert_eq!(
-        (config.max_packet_bytes, config.outbound_queue_bytes),
-        (1024, 2048)
-    );
+    assert_eq!((config.max_packet_bytes, config.outbound_queue_bytes), (1024, 2048));
     assert_eq!(config.drain, Duration::ZERO);
     assert_eq!(config.session_expiry, Some(Duration::from_secs(1)));
     assert_eq!(config.max_pending_per_client, None);
@@ -380,15 +302,9 @@ fn the_edges_of_the_ranges_are_taken() {
 #[test]
 fn sizes_that_are_not_given_follow_the_largest_packet() {
     let small = from_lines("MAX_PACKET_BYTES = 2048").unwrap();
-    assert_eq!(
-        (small.max_preconn_packet_bytes, small.outbound_queue_bytes),
-        (2048, 8 << 20)
-    );
+    assert_eq!((small.max_preconn_packet_bytes, small.outbound_queue_bytes), (2048, 8 << 20));
     let large = from_lines("MAX_PACKET_BYTES = 16777216").unwrap();
-    assert_eq!(
-        (large.max_preconn_packet_bytes, large.outbound_queue_bytes),
-        (64 << 10, 32 << 20)
-    );
+    assert_eq!((large.max_preconn_packet_bytes, large.outbound_queue_bytes), (64 << 10, 32 << 20));
 }
 
 #[test]
@@ -406,10 +322,7 @@ fn sizes_that_contradict_each_other_are_refused() {
 
 #[test]
 fn words_are_taken_from_their_list_only() {
-    assert_eq!(
-        from_lines("LOG_MODE = 'disabled'").unwrap().log.mode,
-        LogMode::Disabled
-    );
+    assert_eq!(from_lines("LOG_MODE = 'disabled'").unwrap().log.mode, LogMode::Disabled);
     refused(
         from_lines("LOG_MODE = 'LOUD'"),
         "configuration text: LOG_MODE is \"LOUD\"; expected one of DBG, INF, WRN, ERR, DISABLED",
@@ -426,10 +339,7 @@ fn words_are_taken_from_their_list_only() {
 
 #[test]
 fn the_address_must_be_an_address() {
-    assert_eq!(
-        from_lines("BIND_ADDRESS = '::1'").unwrap().bind_address,
-        "::1".parse::<IpAddr>().unwrap()
-    );
+    assert_eq!(from_lines("BIND_ADDRESS = '::1'").unwrap().bind_address, "::1".parse::<IpAddr>().unwrap());
     refused(
         from_lines("BIND_ADDRESS = 'localhost'"),
         "configuration text: BIND_ADDRESS is \"localhost\"; \
@@ -483,10 +393,7 @@ fn passwords_are_never_shown() {
     ] {
         let error = from_lines(line).unwrap_err();
         for shown in [error.to_string(), format!("{error:?}")] {
-            assert!(
-                !shown.contains("unter2") && !shown.contains("999999"),
-                "{line}: {shown}"
-            );
+            assert!(!shown.contains("unter2") && !shown.contains("999999"), "{line}: {shown}");
         }
     }
     let config = from_lines("MYSQL_PSWD = 'hunter2'\nREDIS_PASSWORD = 'hunter2'").unwrap();
@@ -496,29 +403,11 @@ fn passwords_are_never_shown() {
 #[test]
 fn what_is_not_made_of_settings_is_refused_with_its_line() {
     let unquoted = from_lines("LOG_MODE = INF").unwrap_err().to_string();
-    assert!(
-        unquoted.starts_with("configuration text, line 2 (LOG_MODE): "),
-        "{unquoted}"
-    );
-    assert!(
-        unquoted.ends_with(" (text stands in quotes; numbers, true and false do not)"),
-        "{unquoted}"
-    );
-    let error = from_lines("LOG_MODE = 'INF'\nLOG_MODE = 'INF'")
-        .unwrap_err()
-        .to_string();
-    assert_eq!(
-        error,
-        "configuration text, line 3 (LOG_MODE): duplicate key"
-    );
-    assert!(matches!(
-        from_lines("what is this"),
-        Err(ConfigError::Syntax {
-            line: 2,
-            key: None,
-            ..
-        })
-    ));
+    assert!(unquoted.starts_with("configuration text, line 2 (LOG_MODE): "), "{unquoted}");
+    assert!(unquoted.ends_with(" (text stands in quotes; numbers, true and false do not)"), "{unquoted}");
+    let error = from_lines("LOG_MODE = 'INF'\nLOG_MODE = 'INF'").unwrap_err().to_string();
+    assert_eq!(error, "configuration text, line 3 (LOG_MODE): duplicate key");
+    assert!(matches!(from_lines("what is this"), Err(ConfigError::Syntax { line: 2, key: None, .. })));
 }
 
 #[test]
@@ -529,12 +418,7 @@ fn a_file_is_named_in_its_errors() {
     let name = path.display();
 
     let missing = load().unwrap_err();
-    assert!(
-        missing
-            .to_string()
-            .starts_with(&format!("cannot read {name}: ")),
-        "{missing}"
-    );
+    assert!(missing.to_string().starts_with(&format!("cannot read {name}: ")), "{missing}");
     std::fs::write(&path, b"SOCKET_PORT = 1 # \xff").unwrap();
     assert!(matches!(load(), Err(ConfigError::Unreadable { .. })));
     std::fs::write(&path, "SOCKET_PORT = 'x'").unwrap();
@@ -545,12 +429,7 @@ fn a_file_is_named_in_its_errors() {
             .starts_with(&format!("{name}: SOCKET_PORT is \"x\"; expected a port"))
     );
     std::fs::write(&path, "SOCKET_PORT = ").unwrap();
-    assert!(
-        load()
-            .unwrap_err()
-            .to_string()
-            .starts_with(&format!("{name}, line 1 (SOCKET_PORT): "))
-    );
+    assert!(load().unwrap_err().to_string().starts_with(&format!("{name}, line 1 (SOCKET_PORT): ")));
     std::fs::write(&path, "SOCKET_PORT = 1").unwrap();
     assert_eq!(load().unwrap().socket_port, Some(1));
 }

@@ -18,10 +18,9 @@ impl Core {
             Err(reason) => return Flow::Break(reason),
         };
         let outcome = match &verdict {
-            Some(AuthVerdict::Grant { client, token }) => AuthOutcome::Granted {
-                token: token.reveal().into(),
-                client: client.as_str().into(),
-            },
+            Some(AuthVerdict::Grant { client, token }) => {
+                AuthOutcome::Granted { token: token.reveal().into(), client: client.as_str().into() }
+            }
             Some(AuthVerdict::Refuse { status, message }) if !status.is_ok() => {
                 AuthOutcome::Refused { status: *status, message: message.into() }
             }

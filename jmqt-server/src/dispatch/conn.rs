@@ -69,7 +69,8 @@ impl Core {
             client: &client,
             outbox: &outbox,
             info: self.info,
-            window: window.map_or(shared.limits.max_inflight, |window| window.min(shared.limits.max_inflight)),
+            window: window
+                .map_or(shared.limits.max_inflight, |window| window.min(shared.limits.max_inflight)),
             careful: window.is_none() && !self.info.protocol.is_websocket(),
             recorded,
         };

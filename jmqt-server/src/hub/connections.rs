@@ -115,10 +115,7 @@ impl Connections {
     }
 }
 
-fn forget_if_unused(
-    slots: &mut HashMap<ClientId, Slot, foldhash::fast::RandomState>,
-    client: &ClientId,
-) {
+fn forget_if_unused(slots: &mut HashMap<ClientId, Slot, foldhash::fast::RandomState>, client: &ClientId) {
     if let Some(slot) = slots.get_mut(client) {
         // Claims are taken from the slot under the lock, so a count of one stays one here.
         slot.claims.take_if(|claims| Arc::strong_count(claims) == 1);

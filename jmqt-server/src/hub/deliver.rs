@@ -69,12 +69,7 @@ impl Deliverer {
         groups
     }
 
-    fn answer(
-        &self,
-        tag: Tag,
-        result: Result<Option<Outcome>, NotCommitted>,
-        dirty: &mut DirtyOutboxes,
-    ) {
+    fn answer(&self, tag: Tag, result: Result<Option<Outcome>, NotCommitted>, dirty: &mut DirtyOutboxes) {
         match tag {
             Tag::Publish { outbox, id, status } => {
                 let status = if result.is_ok() { status } else { StatusCode::SERVER_ERROR };

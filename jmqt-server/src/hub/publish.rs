@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use jmqt_protocol::{
-    ChannelKind, ChannelName, ClientId, Payload, PushFrame, Qos, Retain, StatusCode,
-};
+use jmqt_protocol::{ChannelKind, ChannelName, ClientId, Payload, PushFrame, Qos, Retain, StatusCode};
 
 use super::channels::Members;
 use super::{Hub, HubError, Pushes, PushesBuilder, Tag};

@@ -60,7 +60,10 @@ impl Hub {
     /// # Cancel safety
     /// Dropped early, there is no session; the caller clears the tables with
     /// [`close_tables`](Self::close_tables).
-    pub(crate) async fn open_session(self: &Arc<Self>, new: NewSession<'_>) -> Result<OpenedSession, HubError> {
+    pub(crate) async fn open_session(
+        self: &Arc<Self>,
+        new: NewSession<'_>,
+    ) -> Result<OpenedSession, HubError> {
         let claim = tokio::time::timeout(TAKEOVER_TIMEOUT, self.connections.claim(new.client)).await;
         let Ok(claim) = claim else {
             tracing::error!(target: "jmqt::session", client = %new.client, "the older session did not end in time");

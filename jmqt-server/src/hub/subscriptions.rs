@@ -80,8 +80,7 @@ impl Hub {
         stage: Stage,
         log: LogState,
     ) -> Result<Arc<Subscription>, HubError> {
-        let subscription =
-            Subscription::new(channel.clone(), client.clone(), Arc::clone(outbox), stage, log);
+        let subscription = Subscription::new(channel.clone(), client.clone(), Arc::clone(outbox), stage, log);
         let subscription = Arc::new(subscription);
         if !outbox.insert_subscription(&subscription) {
             return Err(HubError::SessionEnded);
@@ -99,8 +98,7 @@ impl Hub {
 
     /// Makes an entered subscription persistent, and returns the retained message.
     async fn attach(&self, subscription: &Arc<Subscription>) -> Result<Option<Bytes>, HubError> {
-        let (stored, retained) =
-            self.subscribe_in_store(&subscription.client, &subscription.channel).await?;
+        let (stored, retained) = self.subscribe_in_store(&subscription.client, &subscription.channel).await?;
         subscription.outbox.attach(subscription, &stored);
         Ok(retained.map(|retained| frame_retained(&subscription.outbox, &subscription.channel, &retained)))
     }
@@ -219,7 +217,9 @@ impl Hub {
         let mut list: Vec<_> = match self.connections.outbox(client.as_str()) {
             Some(outbox) => {
                 let live = outbox.subscriptions();
-                live.iter().map(|subscription| (subscription.channel.clone(), subscription.persistence())).collect()
+                live.iter()
+                    .map(|subscription| (subscription.channel.clone(), subscription.persistence()))
+                    .collect()
             }
             None => {
                 let stored = self.store.subscriptions(client).await;

@@ -16,8 +16,8 @@ use crate::server::{ConnectionPermit, Shared};
 use crate::session::{Accepted, Session};
 use crate::validators::{ConnectionInfo, Protocol};
 
-pub(crate) use tls::{TlsAcceptor, load as load_tls};
 pub use tls::TlsError;
+pub(crate) use tls::{TlsAcceptor, load as load_tls};
 
 /// Logs under a listener's own name; the target of an event has to be a constant.
 macro_rules! log_for {
@@ -45,7 +45,11 @@ pub(crate) struct Listener {
 }
 
 impl Listener {
-    pub(crate) fn bind(address: SocketAddr, protocol: Protocol, tls: Option<TlsAcceptor>) -> io::Result<Self> {
+    pub(crate) fn bind(
+        address: SocketAddr,
+        protocol: Protocol,
+        tls: Option<TlsAcceptor>,
+    ) -> io::Result<Self> {
         let socket = if address.is_ipv6() { TcpSocket::new_v6()? } else { TcpSocket::new_v4()? };
         // A restarted server must not wait for the old one's connections to time out.
         socket.set_reuseaddr(true)?;

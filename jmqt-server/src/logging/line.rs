@@ -20,9 +20,7 @@ pub(super) struct LineFormat {
 
 impl LineFormat {
     pub(super) fn new(program: &str) -> Self {
-        Self {
-            program: program.to_owned(),
-        }
+        Self { program: program.to_owned() }
     }
 }
 
@@ -37,15 +35,8 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        let mut line = prefix(
-            &self.program,
-            event.metadata().target(),
-            *event.metadata().level(),
-        );
-        let mut values = Values {
-            message: String::new(),
-            fields: String::new(),
-        };
+        let mut line = prefix(&self.program, event.metadata().target(), *event.metadata().level());
+        let mut values = Values { message: String::new(), fields: String::new() };
         event.record(&mut values);
         line.push_str(&values.message);
         line.push_str(&values.fields);
@@ -131,17 +122,12 @@ impl Visit for Values {
 /// it looks like another field.
 fn is_plain(value: &str) -> bool {
     !value.is_empty()
-        && !value
-            .chars()
-            .any(|c| is_unfit(c) || c.is_whitespace() || matches!(c, '"' | '=' | '\\'))
+        && !value.chars().any(|c| is_unfit(c) || c.is_whitespace() || matches!(c, '"' | '=' | '\\'))
 }
 
 /// Whether the value is a string in quotes already, as `Debug` makes of strings.
 fn is_quoted(value: &str) -> bool {
-    let Some(inner) = value
-        .strip_prefix('"')
-        .and_then(|rest| rest.strip_suffix('"'))
-    else {
+    let Some(inner) = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) else {
         return false;
     };
     let mut escaped = false;
@@ -155,21 +141,13 @@ fn is_quoted(value: &str) -> bool {
 
 fn escape(text: &str, out: &mut String) {
     for c in text.chars() {
-        if is_unfit(c) {
-            out.extend(c.escape_default())
-        } else {
-            out.push(c)
-        }
+        if is_unfit(c) { out.extend(c.escape_default()) } else { out.push(c) }
     }
 }
 
 fn escape_quoted(text: &str, out: &mut String) {
     for c in text.chars() {
-        if is_unfit(c) || matches!(c, '"' | '\\') {
-            out.extend(c.escape_default())
-        } else {
-            out.push(c)
-        }
+        if is_unfit(c) || matches!(c, '"' | '\\') { out.extend(c.escape_default()) } else { out.push(c) }
     }
 }
 
@@ -190,10 +168,7 @@ mod tests {
             line[line.find('[').unwrap()..].to_owned()
         };
         assert_eq!(component("jmqt::socket"), "[P:SOCKET] INF : ");
-        assert_eq!(
-            component("jmqt_server::listener::socket"),
-            "[P:SOCKET] INF : "
-        );
+        assert_eq!(component("jmqt_server::listener::socket"), "[P:SOCKET] INF : ");
         assert_eq!(component("my_app"), "[P:MY_APP] INF : ");
     }
 
@@ -202,15 +177,7 @@ mod tests {
         for quoted in [r#""""#, r#""a b""#, r#""a \" b""#, r#""\\""#] {
             assert!(is_quoted(quoted), "{quoted}");
         }
-        for not in [
-            "",
-            "a",
-            "\"",
-            r#""a" b="c""#,
-            r#""\""#,
-            r#"x"a""#,
-            "\"a\nb\"",
-        ] {
+        for not in ["", "a", "\"", r#""a" b="c""#, r#""\""#, r#"x"a""#, "\"a\nb\""] {
             assert!(!is_quoted(not), "{not}");
         }
     }

@@ -55,16 +55,8 @@ impl Sink {
             .thread_name("log")
             .finish(BufWriter::new(outlet));
         let lost = queue.error_counter();
-        let sink = Self {
-            program: program.into(),
-            queue,
-            lost,
-            announced: Arc::default(),
-        };
-        let guard = SinkGuard {
-            sink: sink.clone(),
-            worker: Some(worker),
-        };
+        let sink = Self { program: program.into(), queue, lost, announced: Arc::default() };
+        let guard = SinkGuard { sink: sink.clone(), worker: Some(worker) };
         (sink, guard)
     }
 
@@ -87,9 +79,7 @@ impl Sink {
 
     fn announcement(&self, lost: usize) -> String {
         let prefix = prefix(&self.program, "log", Level::WARN);
-        format!(
-            "{prefix}{lost} lines lost since the start: they came faster than they could be written\n"
-        )
+        format!("{prefix}{lost} lines lost since the start: they came faster than they could be written\n")
     }
 }
 
@@ -108,12 +98,10 @@ impl Drop for SinkGuard {
         }
         let (done, ended) = mpsc::channel();
         let worker = self.worker.take();
-        let dropped = std::thread::Builder::new()
-            .name("log-end".to_owned())
-            .spawn(move || {
-                drop(worker);
-                let _ = done.send(());
-            });
+        let dropped = std::thread::Builder::new().name("log-end".to_owned()).spawn(move || {
+            drop(worker);
+            let _ = done.send(());
+        });
         if dropped.is_ok() {
             let _ = ended.recv_timeout(LAST_WAIT);
         }

@@ -23,10 +23,7 @@ impl Captured {
     fn lines(&self) -> Vec<String> {
         let untimed = |line: &str| {
             let (time, rest) = line.split_at(15);
-            let form: String = time
-                .chars()
-                .map(|c| if c.is_ascii_digit() { '0' } else { c })
-                .collect();
+            let form: String = time.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
             assert_eq!(form, "00-00 00:00:00 ");
             rest.to_owned()
         };
@@ -48,10 +45,7 @@ impl Write for Captured {
 fn logged(mode: LogMode, events: impl FnOnce()) -> Vec<String> {
     let captured = Captured::default();
     let (sink, guard) = Sink::new("test", captured.clone());
-    with_default(
-        subscriber("JMQTServer", level(mode).unwrap(), Sinks::new(vec![sink])),
-        events,
-    );
+    with_default(subscriber("JMQTServer", level(mode).unwrap(), Sinks::new(vec![sink])), events);
     drop(guard);
     captured.lines()
 }
@@ -103,22 +97,17 @@ fn an_error_is_shown_with_its_causes() {
         let error = Outer(io::Error::other("disk full"));
         tracing::error!(error = &error as &dyn std::error::Error, "Store");
     });
-    assert_eq!(
-        lines,
-        ["[JMQTServer:TESTS] ERR : Store error=\"no commit: disk full\""]
-    );
+    assert_eq!(lines, ["[JMQTServer:TESTS] ERR : Store error=\"no commit: disk full\""]);
 }
 
 #[test]
 fn a_client_cannot_forge_a_line() {
     let lines = logged(LogMode::Info, || {
-        let evil =
-            "bob\r\n12-15 10:30:08 [JMQTServer:AUTH] INF : root\u{1b}[2K\0\u{85}\u{2028}\u{202e}";
+        let evil = "bob\r\n12-15 10:30:08 [JMQTServer:AUTH] INF : root\u{1b}[2K\0\u{85}\u{2028}\u{202e}";
         tracing::info!(client = evil, remote = %evil, debug = ?evil, "Hello {evil}");
         tracing::info!(client = "\"a\" admin=\"yes\"", other = %"x admin=yes", "Hello");
     });
-    let escaped =
-        r"bob\r\n12-15 10:30:08 [JMQTServer:AUTH] INF : root\u{1b}[2K\u{0}\u{85}\u{2028}\u{202e}";
+    let escaped = r"bob\r\n12-15 10:30:08 [JMQTServer:AUTH] INF : root\u{1b}[2K\u{0}\u{85}\u{2028}\u{202e}";
     assert_eq!(lines.len(), 2, "{lines:?}");
     assert!(
         lines[0].starts_with(&format!(
@@ -199,10 +188,7 @@ fn an_outlet_that_takes_nothing_holds_nobody_up_and_what_was_lost_is_told() {
         }
     });
     let lines = captured.lines();
-    let told = lines
-        .iter()
-        .position(|line| line.contains(" lines lost since the start"))
-        .unwrap();
+    let told = lines.iter().position(|line| line.contains(" lines lost since the start")).unwrap();
     assert!(lines[told].starts_with("[P:LOG] WRN : "), "{}", lines[told]);
     drop(log_guard);
 }
@@ -211,12 +197,9 @@ fn an_outlet_that_takes_nothing_holds_nobody_up_and_what_was_lost_is_told() {
 fn the_end_of_the_log_writes_what_is_queued() {
     let captured = Captured::default();
     let (sink, guard) = Sink::new("test", captured.clone());
-    with_default(
-        subscriber("P", LevelFilter::INFO, Sinks::new(vec![sink])),
-        || {
-            (0..1000).for_each(|n| tracing::info!("{n}"));
-        },
-    );
+    with_default(subscriber("P", LevelFilter::INFO, Sinks::new(vec![sink])), || {
+        (0..1000).for_each(|n| tracing::info!("{n}"));
+    });
     drop(guard);
     assert_eq!(captured.lines().len(), 1000);
 }
@@ -225,16 +208,13 @@ fn the_end_of_the_log_writes_what_is_queued() {
 fn the_end_of_the_log_does_not_wait_for_ever() {
     let captured = Captured::default();
     let (sink, guard) = Sink::with_queue("P", captured.clone(), 4);
-    with_default(
-        subscriber("P", LevelFilter::INFO, Sinks::new(vec![sink])),
-        || {
-            let _stuck = captured.block();
-            (0..100).for_each(|_| tracing::info!("{}", "x".repeat(5000)));
-            let start = std::time::Instant::now();
-            drop(guard);
-            assert!(start.elapsed() < Duration::from_secs(10));
-        },
-    );
+    with_default(subscriber("P", LevelFilter::INFO, Sinks::new(vec![sink])), || {
+        let _stuck = captured.block();
+        (0..100).for_each(|_| tracing::info!("{}", "x".repeat(5000)));
+        let start = std::time::Instant::now();
+        drop(guard);
+        assert!(start.elapsed() < Duration::from_secs(10));
+    });
 }
 
 #[test]
@@ -242,10 +222,9 @@ fn every_outlet_gets_every_line() {
     let (one, two) = (Captured::default(), Captured::default());
     let (first, first_guard) = Sink::new("one", one.clone());
     let (second, second_guard) = Sink::new("two", two.clone());
-    with_default(
-        subscriber("P", LevelFilter::INFO, Sinks::new(vec![first, second])),
-        || tracing::info!("hello"),
-    );
+    with_default(subscriber("P", LevelFilter::INFO, Sinks::new(vec![first, second])), || {
+        tracing::info!("hello")
+    });
     drop((first_guard, second_guard));
     assert_eq!(one.text(), two.text());
     assert_eq!(one.lines(), ["[P:TESTS] INF : hello"]);
@@ -268,9 +247,7 @@ fn a_file_that_cannot_be_opened_is_named() {
     let path = folder.path().join("no/such/a.log");
     let error = init("P", &LogConfig::new(LogMode::Info, Some(path.clone()))).unwrap_err();
     assert!(
-        error
-            .to_string()
-            .starts_with(&format!("cannot open the log file {}: ", path.display())),
+        error.to_string().starts_with(&format!("cannot open the log file {}: ", path.display())),
         "{error}"
     );
 }
@@ -290,9 +267,5 @@ fn a_second_log_is_refused_and_a_disabled_one_sets_up_nothing() {
     assert!(matches!(init("P", &log), Err(LogError::AlreadySet)));
     assert!(init("P", &disabled).is_ok());
     drop(guard);
-    assert!(
-        std::fs::read_to_string(&path)
-            .unwrap()
-            .contains("[P:ONLY_HERE] ERR : to the file\n")
-    );
+    assert!(std::fs::read_to_string(&path).unwrap().contains("[P:ONLY_HERE] ERR : to the file\n"));
 }

@@ -129,7 +129,7 @@ mod tests {
         let mut random = 12345u64;
         for _ in 0..20_000 {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            let seq = acked.up_to() + 1 + (random >> 33) % if random % 3 == 0 { 1024 } else { 8 };
+            let seq = acked.up_to() + 1 + (random >> 33) % if random.is_multiple_of(3) { 1024 } else { 8 };
             assert_eq!(acked.insert(seq), model.insert(seq));
             assert!(acked.contains(seq));
             let restored = Acked::from_stored(&acked.to_stored());

@@ -144,7 +144,9 @@ impl IdleClock {
         }
         match (observed.blocked_at, &mut self.blocked) {
             (Some(written), Some((since, mark))) => {
-                if *since + self.limits.slow_consumer <= Instant::now() && written >= *mark + SLOW_CONSUMER_BYTES {
+                if *since + self.limits.slow_consumer <= Instant::now()
+                    && written >= *mark + SLOW_CONSUMER_BYTES
+                {
                     (*since, *mark) = (Instant::now(), written);
                 }
                 sooner(*since + self.limits.slow_consumer, CloseReason::SlowConsumer);

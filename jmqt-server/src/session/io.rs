@@ -68,13 +68,14 @@ impl Io {
                 *unflushed = true;
                 let mut pending = false;
                 loop {
-                    let drained = outbox.drain_with(|bytes| match Pin::new(&mut *stream).poll_write(cx, bytes) {
-                        Poll::Ready(written) => written,
-                        Poll::Pending => {
-                            pending = true;
-                            Err(io::ErrorKind::WouldBlock.into())
-                        }
-                    })?;
+                    let drained =
+                        outbox.drain_with(|bytes| match Pin::new(&mut *stream).poll_write(cx, bytes) {
+                            Poll::Ready(written) => written,
+                            Poll::Pending => {
+                                pending = true;
+                                Err(io::ErrorKind::WouldBlock.into())
+                            }
+                        })?;
                     if drained {
                         break;
                     }

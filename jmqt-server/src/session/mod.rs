@@ -40,9 +40,7 @@ use idle::{IdleClock, Observed};
 use io::Io;
 
 pub(crate) use idle::IdleLimits;
-pub(crate) use outbox::{
-    Flush, LoggedPush, LoggedPushes, Missing, Outbox, OutboxContext, Source,
-};
+pub(crate) use outbox::{Flush, LoggedPush, LoggedPushes, Missing, Outbox, OutboxContext, Source};
 pub(crate) use push_id::{IdSpace, PushId};
 pub(crate) use subscription::{LogState, Stage, Subscription};
 

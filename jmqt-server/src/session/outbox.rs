@@ -160,18 +160,9 @@ impl State {
 }
 
 impl Outbox {
-    pub(crate) fn new(
-        framing: Framing,
-        inline: Option<Arc<TcpStream>>,
-        context: Arc<OutboxContext>,
-    ) -> Self {
+    pub(crate) fn new(framing: Framing, inline: Option<Arc<TcpStream>>, context: Arc<OutboxContext>) -> Self {
         let state = State { inline, connecting: true, ..State::default() };
-        Self {
-            framing,
-            context,
-            waker: AtomicWaker::new(),
-            state: Mutex::new(state),
-        }
+        Self { framing, context, waker: AtomicWaker::new(), state: Mutex::new(state) }
     }
 
     /// The client takes so many pushes at a time, and redeliveries carefully or not (2.14).
@@ -280,10 +271,7 @@ impl Outbox {
     }
 
     /// Lets the session's task write in its own way (TLS).
-    pub(crate) fn drain_with(
-        &self,
-        mut write: impl FnMut(&[u8]) -> io::Result<usize>,
-    ) -> io::Result<bool> {
+    pub(crate) fn drain_with(&self, mut write: impl FnMut(&[u8]) -> io::Result<usize>) -> io::Result<bool> {
         let mut state = self.lock();
         let mut taken = 0;
         let result = state.queue.write_with(1, |slices| {
@@ -424,7 +412,12 @@ impl Outbox {
     }
 
     /// The subscription's `subAck` and retained message are queued, and what was held follows.
-    pub(crate) fn open(&self, subscription: &Subscription, answer: Option<&Packet<'_>>, retained: Option<Bytes>) {
+    pub(crate) fn open(
+        &self,
+        subscription: &Subscription,
+        answer: Option<&Packet<'_>>,
+        retained: Option<Bytes>,
+    ) {
         if let Some(answer) = answer {
             self.answer(answer);
         }
@@ -484,11 +477,7 @@ impl Outbox {
             state.held.push_back(bytes.slice(..length));
             return false;
         }
-        if flush == Flush::Now
-            && state.queue.is_empty()
-            && !state.blocked
-            && state.inline.is_some()
-        {
+        if flush == Flush::Now && state.queue.is_empty() && !state.blocked && state.inline.is_some() {
             self.write_or_keep(&mut state, bytes, length);
             return false;
         }

@@ -175,7 +175,7 @@ impl<T> Committer<T> {
     async fn commit(&self, operations: &[Operation]) -> Vec<Result<Outcome, NotCommitted>> {
         let mut results = Vec::with_capacity(operations.len());
         let mut failures_left = FAILURES_PER_BATCH;
-        let mut to_do = vec![0..operations.len()]; // the first range on top
+        let mut to_do: Vec<_> = std::iter::once(0..operations.len()).collect(); // the first range on top
         while let Some(range) = to_do.pop() {
             if range.is_empty() {
                 continue;

@@ -251,8 +251,7 @@ pub trait Store: Send + Sync + 'static {
     async fn commit(&self, batch: &[Operation]) -> Result<Vec<Outcome>, StoreError>;
 
     /// The client's persistent subscriptions, in the order of their channel keys.
-    async fn subscriptions(&self, client: &ClientId)
-    -> Result<Vec<StoredSubscription>, StoreError>;
+    async fn subscriptions(&self, client: &ClientId) -> Result<Vec<StoredSubscription>, StoreError>;
 
     /// Whether a read of this channel's retained message could find one. `false` is certain;
     /// it counts what [`commit`](Self::commit) has done, not what is still on its way there.
@@ -281,11 +280,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// Forgets sessions whose close notifier has run, and notes when their clients were last seen
     /// (only of clients that have persistent subscriptions).
-    async fn sessions_closed(
-        &self,
-        sessions: &[(ClientId, u64)],
-        node: &str,
-    ) -> Result<(), StoreError>;
+    async fn sessions_closed(&self, sessions: &[(ClientId, u64)], node: &str) -> Result<(), StoreError>;
 
     /// The sessions that other processes left behind, oldest first, now marked as claimed by `node`.
     /// Their close notifiers are the caller's to run; [`orphan_closed`] forgets them.

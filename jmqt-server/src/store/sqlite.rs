@@ -30,8 +30,8 @@ use tokio::sync::{Mutex, MutexGuard};
 use self::names::NameSet;
 use self::writer::{Writer, limited};
 use super::{
-    ChannelKey, CursorUpdate, Dropped, Epoch, Expired, LoggedMessage, Operation, Outcome, Seq,
-    SessionRow, Store, StoreError, StoredSubscription,
+    ChannelKey, CursorUpdate, Dropped, Epoch, Expired, LoggedMessage, Operation, Outcome, Seq, SessionRow,
+    Store, StoreError, StoredSubscription,
 };
 
 /// Where the database is and how careful it is.
@@ -118,10 +118,7 @@ impl Store for SqliteStore {
         self.commit_batch(batch).await
     }
 
-    async fn subscriptions(
-        &self,
-        client: &ClientId,
-    ) -> Result<Vec<StoredSubscription>, StoreError> {
+    async fn subscriptions(&self, client: &ClientId) -> Result<Vec<StoredSubscription>, StoreError> {
         self.read_subscriptions(client).await
     }
 
@@ -151,11 +148,7 @@ impl Store for SqliteStore {
         self.add_sessions(sessions).await
     }
 
-    async fn sessions_closed(
-        &self,
-        sessions: &[(ClientId, u64)],
-        node: &str,
-    ) -> Result<(), StoreError> {
+    async fn sessions_closed(&self, sessions: &[(ClientId, u64)], node: &str) -> Result<(), StoreError> {
         self.remove_sessions(sessions, node).await
     }
 

@@ -42,12 +42,7 @@ enum State {
 impl WebSocketDecoder {
     pub(crate) fn new(limit: usize) -> Self {
         let handshake = ServerHandshake::start(Feed::default(), NoCallback, Some(config(limit)));
-        Self {
-            state: State::Upgrading(handshake),
-            limit,
-            current: Utf8Bytes::default(),
-            mid_packet: false,
-        }
+        Self { state: State::Upgrading(handshake), limit, current: Utf8Bytes::default(), mid_packet: false }
     }
 
     pub(crate) fn next<'a>(&'a mut self, chunk: &mut &[u8]) -> Result<Option<&'a [u8]>, TransportError> {
@@ -319,13 +314,13 @@ mod tests {
     #[test] // protocol.md 2.5
     fn an_oversized_message_is_refused_at_its_header() {
         let mut decoder = open(100);
-        let error = decoder.next(&mut &[0x81, 0xff, 0, 0, 0, 0, 0x7f, 0, 0, 0][..]).unwrap_err();
+        let error = decoder.next(&mut &[0x81, 0xff, 0, 0, 0, 0, 0x7f, 0, 0, 0, 1, 2, 3, 4][..]).unwrap_err();
         assert_eq!(error, PacketTooLarge { limit: 100 }.into());
     }
 
     #[test]
     fn unmasked_frames_and_junk_are_violations() {
-        for junk in [&b"\x81\x01a"[..], b"\xff\xff\xff\xff"] {
+        for junk in [&b"\x81\x01a"[..], b"\xff\x80\x01\x02\x03\x04"] {
             let error = open(100).next(&mut &junk[..]).unwrap_err();
             assert!(matches!(error, TransportError::Violation { code: CloseCode::Protocol, .. }));
         }

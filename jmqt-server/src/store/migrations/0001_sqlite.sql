@@ -31,7 +31,7 @@ CREATE TABLE subscriptions (
     PRIMARY KEY (channel_id, client_id)
 ) STRICT, WITHOUT ROWID;
 
-CREATE INDEX subscriptions_by_client ON subscriptions (client_id);
+CREATE INDEX subscriptions_by_client ON subscriptions (client_id, channel_id);
 
 CREATE TABLE retained (
     channel_id INTEGER PRIMARY KEY,

@@ -15,16 +15,10 @@ use super::{SqliteStore, cursors};
 use crate::store::{ChannelKey, Operation, Outcome, Retained, StoreError};
 
 static CHANNELS: LazyLock<MultiRow> = LazyLock::new(|| {
-    MultiRow::new(
-        1,
-        "SELECT name, id, last_seq, persistent_count FROM channels WHERE name IN ({rows})",
-    )
+    MultiRow::new(1, "SELECT name, id, last_seq, persistent_count FROM channels WHERE name IN ({rows})")
 });
 static RETAINED: LazyLock<MultiRow> = LazyLock::new(|| {
-    MultiRow::new(
-        1,
-        "SELECT channel_id, sender, data FROM retained WHERE channel_id IN ({rows})",
-    )
+    MultiRow::new(1, "SELECT channel_id, sender, data FROM retained WHERE channel_id IN ({rows})")
 });
 
 static MAKE_CHANNELS: LazyLock<MultiRow> = LazyLock::new(|| {
@@ -55,10 +49,13 @@ static SUBSCRIBE: LazyLock<MultiRow> = LazyLock::new(|| {
          SELECT column1, column2, column3, x'' FROM (VALUES {rows}) WHERE column1 IS NOT NULL",
     )
 });
+/// The join tells SQLite the types it needs to use the keys; bare VALUES would mean a full scan.
 static UNSUBSCRIBE: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::new(
         2,
-        "DELETE FROM subscriptions WHERE (channel_id, client_id) IN (VALUES {rows})",
+        "DELETE FROM subscriptions WHERE (client_id, channel_id) IN \
+         (SELECT s.client_id, s.channel_id FROM (VALUES {rows}) AS v CROSS JOIN subscriptions AS s \
+         ON s.channel_id = v.column1 AND s.client_id = v.column2)",
     )
 });
 static RETAIN: LazyLock<MultiRow> = LazyLock::new(|| {
@@ -95,12 +92,27 @@ static FORGET_CHANNELS: LazyLock<MultiRow> = LazyLock::new(|| {
     )
 });
 
+#[cfg(test)]
+pub(super) fn statements() -> [&'static MultiRow; 12] {
+    [
+        &CHANNELS,
+        &RETAINED,
+        &MAKE_CHANNELS,
+        &CHANGE_CHANNELS,
+        &LOG,
+        &SUBSCRIBE,
+        &UNSUBSCRIBE,
+        &RETAIN,
+        &CLEAR,
+        &ADD_CLIENTS,
+        &FORGET_CLIENTS,
+        &FORGET_CHANNELS,
+    ]
+}
+
 impl SqliteStore {
     /// See [`Store::commit`](crate::store::Store::commit).
-    pub(super) async fn commit_batch(
-        &self,
-        batch: &[Operation],
-    ) -> Result<Vec<Outcome>, StoreError> {
+    pub(super) async fn commit_batch(&self, batch: &[Operation]) -> Result<Vec<Outcome>, StoreError> {
         let mut plan = Plan::new(batch, |name| self.retained.may_contain(name.as_str()));
         if plan.channels().is_empty() {
             return Ok(plan.carry_out(batch, &mut 0));
@@ -146,9 +158,8 @@ async fn load<'b>(
     plan: &mut Plan<'b>,
     batch: &'b [Operation],
 ) -> Result<(), StoreError> {
-    let by_name = CHANNELS.fetch(connection, plan.channels(), |values, channel| {
-        values.add(channel.name.as_str())
-    });
+    let by_name =
+        CHANNELS.fetch(connection, plan.channels(), |values, channel| values.add(channel.name.as_str()));
     for row in by_name.await? {
         let (name, key) = (rows::channel(&row, 0)?, rows::key(&row, 1)?);
         plan.put_channel(&name, key, rows::seq(&row, 2)?, rows::count(&row, 3)?);
@@ -170,10 +181,7 @@ async fn load<'b>(
 }
 
 /// Writes what is different, and returns the clients that have no subscription any more.
-async fn write(
-    connection: &mut SqliteConnection,
-    plan: &Plan<'_>,
-) -> Result<Vec<ClientId>, StoreError> {
+async fn write(connection: &mut SqliteConnection, plan: &Plan<'_>) -> Result<Vec<ClientId>, StoreError> {
     write_channels(connection, plan).await?;
     write_messages(connection, plan).await?;
     let gone = write_subscriptions(connection, plan).await?;
@@ -182,10 +190,7 @@ async fn write(
     Ok(gone)
 }
 
-async fn write_channels(
-    connection: &mut SqliteConnection,
-    plan: &Plan<'_>,
-) -> Result<(), StoreError> {
+async fn write_channels(connection: &mut SqliteConnection, plan: &Plan<'_>) -> Result<(), StoreError> {
     let (made, changed) = (plan.made(), plan.changed());
     let make = MAKE_CHANNELS.execute(connection, &made, |values, channel| {
         values.add(channel.key.map(|key| key.0))?;
@@ -203,10 +208,7 @@ async fn write_channels(
     Ok(())
 }
 
-async fn write_messages(
-    connection: &mut SqliteConnection,
-    plan: &Plan<'_>,
-) -> Result<(), StoreError> {
+async fn write_messages(connection: &mut SqliteConnection, plan: &Plan<'_>) -> Result<(), StoreError> {
     let now = rows::millis(SystemTime::now());
     let log = LOG.execute(connection, plan.messages(), |values, message| {
         values.add(message.key.0)?;
@@ -237,20 +239,11 @@ async fn write_subscriptions(
         values.add(now)
     });
     add.await?;
-    let forget = FORGET_CLIENTS.fetch(connection, &gone, |values, (_, client)| {
-        values.add(client.as_str())
-    });
-    forget
-        .await?
-        .iter()
-        .map(|row| rows::client(row, 0))
-        .collect()
+    let forget = FORGET_CLIENTS.fetch(connection, &gone, |values, (_, client)| values.add(client.as_str()));
+    forget.await?.iter().map(|row| rows::client(row, 0)).collect()
 }
 
-async fn write_retained(
-    connection: &mut SqliteConnection,
-    plan: &Plan<'_>,
-) -> Result<(), StoreError> {
+async fn write_retained(connection: &mut SqliteConnection, plan: &Plan<'_>) -> Result<(), StoreError> {
     let (retained, cleared) = (plan.retained(), plan.cleared());
     let retain = RETAIN.execute(connection, &retained, |values, (key, _, retained)| {
         values.add(key.0)?;
@@ -258,9 +251,7 @@ async fn write_retained(
         values.add(&retained.data[..])
     });
     retain.await?;
-    CLEAR
-        .execute(connection, &cleared, |values, (key, _)| values.add(key.0))
-        .await?;
+    CLEAR.execute(connection, &cleared, |values, (key, _)| values.add(key.0)).await?;
     Ok(())
 }
 
@@ -269,9 +260,7 @@ pub(super) async fn forget_channels(
     connection: &mut SqliteConnection,
     channels: &[ChannelKey],
 ) -> Result<(), StoreError> {
-    FORGET_CHANNELS
-        .execute(connection, channels, add_key)
-        .await?;
+    FORGET_CHANNELS.execute(connection, channels, add_key).await?;
     Ok(())
 }
 

@@ -50,16 +50,14 @@ pub(super) struct CursorRow {
 impl From<Cursor> for CursorRow {
     fn from(mut cursor: Cursor) -> Self {
         advance(&mut cursor, 0);
-        let beyond = cursor
-            .beyond
-            .iter()
-            .flat_map(|word| word.to_le_bytes())
-            .collect();
-        Self {
-            acked: cursor.acked,
-            beyond,
-        }
+        let beyond = cursor.beyond.iter().flat_map(|word| word.to_le_bytes()).collect();
+        Self { acked: cursor.acked, beyond }
     }
+}
+
+#[cfg(test)]
+pub(super) fn statements() -> [&'static MultiRow; 2] {
+    [&CURSORS, &UPDATE_CURSORS]
 }
 
 impl SqliteStore {
@@ -85,17 +83,12 @@ fn newest(updates: &[CursorUpdate]) -> Vec<(ChannelKey, &str, CursorRow)> {
     let mut newest: HashMap<(ChannelKey, &str), CursorRow> = HashMap::with_capacity(updates.len());
     for update in updates {
         let row = CursorRow::from(update.cursor.clone());
-        let place = newest
-            .entry((update.key, update.client.as_str()))
-            .or_insert_with(|| row.clone());
+        let place = newest.entry((update.key, update.client.as_str())).or_insert_with(|| row.clone());
         if *place < row {
             *place = row;
         }
     }
-    newest
-        .into_iter()
-        .map(|((key, client), row)| (key, client, row))
-        .collect()
+    newest.into_iter().map(|((key, client), row)| (key, client, row)).collect()
 }
 
 /// Writes those that move on, in the transaction that is open.
@@ -130,12 +123,8 @@ pub(super) async fn fetch(
 pub(super) fn read(row: &SqliteRow, column: usize) -> Result<Cursor, StoreError> {
     let acked = rows::seq(row, column)?;
     let bytes: &[u8] = row.try_get(column + 1)?;
-    let beyond: Vec<u64> = bytes
-        .as_chunks()
-        .0
-        .iter()
-        .map(|word: &[u8; 8]| u64::from_le_bytes(*word))
-        .collect();
+    let beyond: Vec<u64> =
+        bytes.as_chunks().0.iter().map(|word: &[u8; 8]| u64::from_le_bytes(*word)).collect();
     let valid = bytes.is_empty() || (bytes.len() == WORDS * 8 && beyond[0] & 1 == 0);
     if !valid {
         return Err(StoreError::Corrupt { what: "cursor" });
@@ -145,11 +134,7 @@ pub(super) fn read(row: &SqliteRow, column: usize) -> Result<Cursor, StoreError>
 
 /// How many messages behind `acked` are acknowledged.
 pub(super) fn acked_beyond(cursor: &Cursor) -> u64 {
-    cursor
-        .beyond
-        .iter()
-        .map(|word| u64::from(word.count_ones()))
-        .sum()
+    cursor.beyond.iter().map(|word| u64::from(word.count_ones())).sum()
 }
 
 /// Whether a message is acknowledged.
@@ -157,26 +142,20 @@ pub(super) fn is_acked(cursor: &Cursor, seq: Seq) -> bool {
     let Some(bit) = seq.0.checked_sub(cursor.acked.0 + 1) else {
         return true;
     };
-    let word = usize::try_from(bit / 64)
-        .ok()
-        .and_then(|word| cursor.beyond.get(word));
+    let word = usize::try_from(bit / 64).ok().and_then(|word| cursor.beyond.get(word));
     word.is_some_and(|word| word >> (bit % 64) & 1 == 1)
 }
 
 /// How many of the first `by` messages behind `acked` are acknowledged.
 pub(super) fn acked_within(cursor: &Cursor, by: u64) -> u64 {
     let places = 1..=by.min(cursor.beyond.len() as u64 * 64);
-    places
-        .filter(|place| is_acked(cursor, Seq(cursor.acked.0 + place)))
-        .count() as u64
+    places.filter(|place| is_acked(cursor, Seq(cursor.acked.0 + place))).count() as u64
 }
 
 /// Moves a cursor `by` messages on, and further over those acknowledged right behind that. Leaves
 /// the map as it has to be: bit 0 unset, empty if nothing is set.
 pub(super) fn advance(cursor: &mut Cursor, by: u64) {
-    cursor
-        .beyond
-        .resize(if cursor.beyond.is_empty() { 0 } else { WORDS }, 0);
+    cursor.beyond.resize(if cursor.beyond.is_empty() { 0 } else { WORDS }, 0);
     shift(cursor, by);
     let contiguous = contiguous(&cursor.beyond);
     shift(cursor, contiguous);
@@ -195,16 +174,12 @@ fn shift(cursor: &mut Cursor, by: u64) {
     cursor.acked.0 += by;
     let bits = by % 64;
     let moved = |words: &[u64], to: usize| {
-        let from = usize::try_from(by / 64)
-            .ok()
-            .and_then(|words| words.checked_add(to));
+        let from = usize::try_from(by / 64).ok().and_then(|words| words.checked_add(to));
         let word = |index: Option<usize>| index.and_then(|i| words.get(i)).copied().unwrap_or(0);
         let high = word(from.and_then(|from| from.checked_add(1)));
         word(from) >> bits | high.checked_shl(64 - bits as u32).unwrap_or(0)
     };
-    cursor.beyond = (0..cursor.beyond.len())
-        .map(|to| moved(&cursor.beyond, to))
-        .collect();
+    cursor.beyond = (0..cursor.beyond.len()).map(|to| moved(&cursor.beyond, to)).collect();
 }
 
 #[cfg(test)]
@@ -217,10 +192,7 @@ mod tests {
             let bit = seq - acked - 1;
             words[(bit / 64) as usize] |= 1 << (bit % 64);
         }
-        Cursor {
-            acked: Seq(acked),
-            beyond: words,
-        }
+        Cursor { acked: Seq(acked), beyond: words }
     }
 
     #[test]
@@ -239,13 +211,7 @@ mod tests {
         assert_eq!(moved, cursor(14, &[16]));
         let mut far = cursor(0, &(2..=200).collect::<Vec<_>>());
         advance(&mut far, 1);
-        assert_eq!(
-            far,
-            Cursor {
-                acked: Seq(200),
-                beyond: vec![]
-            }
-        );
+        assert_eq!(far, Cursor { acked: Seq(200), beyond: vec![] });
     }
 
     #[test]
@@ -253,13 +219,7 @@ mod tests {
         for by in [1024, 1025, 100_000, u64::MAX / 2] {
             let mut moved = cursor(1, &[1025]);
             advance(&mut moved, by);
-            assert_eq!(
-                moved,
-                Cursor {
-                    acked: Seq(1 + by),
-                    beyond: vec![]
-                }
-            );
+            assert_eq!(moved, Cursor { acked: Seq(1 + by), beyond: vec![] });
         }
     }
 
@@ -267,20 +227,13 @@ mod tests {
     fn a_map_with_more_bits_is_the_greater_row() {
         let (less, more) = (cursor(5, &[9, 70]), cursor(5, &[8, 9, 70]));
         assert!(CursorRow::from(less.clone()) < CursorRow::from(more));
-        assert!(
-            CursorRow::from(Cursor {
-                acked: Seq(5),
-                beyond: vec![]
-            }) < CursorRow::from(less)
-        );
+        assert!(CursorRow::from(Cursor { acked: Seq(5), beyond: vec![] }) < CursorRow::from(less));
     }
 
     #[test]
     fn acknowledged_is_what_lies_behind_the_cursor_or_has_its_bit() {
         let cursor = cursor(10, &[12, 1034]);
-        let acked: Vec<u64> = (8..2000)
-            .filter(|&seq| is_acked(&cursor, Seq(seq)))
-            .collect();
+        let acked: Vec<u64> = (8..2000).filter(|&seq| is_acked(&cursor, Seq(seq))).collect();
         assert_eq!(acked, [8, 9, 10, 12, 1034]);
     }
 }

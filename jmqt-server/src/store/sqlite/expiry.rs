@@ -17,10 +17,7 @@ use crate::store::{ChannelKey, Expired, StoreError};
 const CLIENTS_AT_A_TIME: usize = 16;
 
 static SUBSCRIPTIONS: LazyLock<MultiRow> = LazyLock::new(|| {
-    MultiRow::new(
-        1,
-        "SELECT client_id, channel_id FROM subscriptions WHERE client_id IN ({rows})",
-    )
+    MultiRow::new(1, "SELECT client_id, channel_id FROM subscriptions WHERE client_id IN ({rows})")
 });
 static LEAVE_CHANNELS: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::new(
@@ -34,6 +31,11 @@ static FORGET_SUBSCRIPTIONS: LazyLock<MultiRow> =
 static FORGET_CLIENTS: LazyLock<MultiRow> =
     LazyLock::new(|| MultiRow::new(1, "DELETE FROM clients WHERE client_id IN ({rows})"));
 
+#[cfg(test)]
+pub(super) fn statements() -> [&'static MultiRow; 4] {
+    [&SUBSCRIPTIONS, &LEAVE_CHANNELS, &FORGET_SUBSCRIPTIONS, &FORGET_CLIENTS]
+}
+
 /// Clients that go together, with the number of their subscriptions; and the channels they leave,
 /// with the number of those who leave.
 #[derive(Default)]
@@ -46,10 +48,7 @@ impl SqliteStore {
     /// See [`Store::expire`](crate::store::Store::expire). Clients go a few at a time: an error after
     /// some have gone ends it early and is not reported, so that theirs is; the next call meets it
     /// again.
-    pub(super) async fn expire_clients(
-        &self,
-        before: SystemTime,
-    ) -> Result<Vec<Expired>, StoreError> {
+    pub(super) async fn expire_clients(&self, before: SystemTime) -> Result<Vec<Expired>, StoreError> {
         let until = Instant::now() + TIME_LIMIT;
         let mut expired = Vec::new();
         while Instant::now() < until {
@@ -59,10 +58,7 @@ impl SqliteStore {
                 Ok(leaving) if leaving.clients.is_empty() => break,
                 Ok(leaving) => leaving,
             };
-            let client = |(client, subscriptions)| Expired {
-                client,
-                subscriptions,
-            };
+            let client = |(client, subscriptions)| Expired { client, subscriptions };
             expired.extend(leaving.clients.into_iter().map(client));
         }
         Ok(expired)
@@ -90,20 +86,14 @@ impl SqliteStore {
 async fn find(connection: &mut SqliteConnection, before: i64) -> Result<Leaving, StoreError> {
     let sql = "SELECT client_id FROM clients AS c WHERE last_seen < ? AND NOT EXISTS \
         (SELECT 1 FROM sessions AS s WHERE s.client_id = c.client_id) ORDER BY last_seen LIMIT ?";
-    let found = sqlx::query(sql)
-        .bind(before)
-        .bind(CLIENTS_AT_A_TIME as i64)
-        .fetch_all(&mut *connection)
-        .await?;
+    let found =
+        sqlx::query(sql).bind(before).bind(CLIENTS_AT_A_TIME as i64).fetch_all(&mut *connection).await?;
     let mut leaving = Leaving::default();
     for row in &found {
         leaving.clients.insert(rows::client(row, 0)?, 0);
     }
     let clients: Vec<_> = leaving.clients.keys().cloned().collect();
-    for row in SUBSCRIPTIONS
-        .fetch(connection, &clients, |values, it| values.add(it.as_str()))
-        .await?
-    {
+    for row in SUBSCRIPTIONS.fetch(connection, &clients, |values, it| values.add(it.as_str())).await? {
         *leaving.clients.entry(rows::client(&row, 0)?).or_default() += 1;
         *leaving.channels.entry(rows::key(&row, 1)?).or_default() += 1;
     }
@@ -121,11 +111,7 @@ async fn remove(writer: &mut Writer, leaving: &Leaving) -> Result<(), StoreError
     leave.await?;
     let clients: Vec<_> = leaving.clients.keys().collect();
     for forget in [&FORGET_SUBSCRIPTIONS, &FORGET_CLIENTS] {
-        forget
-            .execute(connection, &clients, |values, client| {
-                values.add(client.as_str())
-            })
-            .await?;
+        forget.execute(connection, &clients, |values, client| values.add(client.as_str())).await?;
     }
     Ok(())
 }

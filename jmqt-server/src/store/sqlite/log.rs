@@ -48,6 +48,11 @@ static DELETE: LazyLock<MultiRow> = LazyLock::new(|| {
     )
 });
 
+#[cfg(test)]
+pub(super) fn statements() -> [&'static MultiRow; 2] {
+    [&LOGS, &DELETE]
+}
+
 /// Messages of one channel that can go.
 struct Behind {
     key: ChannelKey,
@@ -73,10 +78,7 @@ impl SqliteStore {
             WHERE s.client_id = ? ORDER BY s.channel_id";
         let found = limited(async {
             let mut reader = self.reader().await?;
-            Ok(sqlx::query(sql)
-                .bind(client.as_str())
-                .fetch_all(&mut *reader)
-                .await?)
+            Ok(sqlx::query(sql).bind(client.as_str()).fetch_all(&mut *reader).await?)
         });
         let subscription = |row| {
             Ok(StoredSubscription {
@@ -144,12 +146,7 @@ impl SqliteStore {
 ///
 /// All of them at once: messages logged at the same time share pages, which are best emptied together.
 async fn trim_some(writer: &mut Writer) -> Result<(u64, Vec<ChannelKey>), StoreError> {
-    let mut keys: Vec<_> = writer
-        .to_trim
-        .iter()
-        .copied()
-        .take(CHANNELS_AT_A_TIME)
-        .collect();
+    let mut keys: Vec<_> = writer.to_trim.iter().copied().take(CHANNELS_AT_A_TIME).collect();
     let mut logs = behind_every_cursor(writer.connection()?, &keys).await?;
     writer.begin().await?;
     let end_of_turn = Instant::now() + DELETING_TURN;
@@ -169,19 +166,10 @@ async fn behind_every_cursor(
     keys: &[ChannelKey],
 ) -> Result<Vec<Behind>, StoreError> {
     let mut logs = Vec::new();
-    for row in LOGS
-        .fetch(connection, keys, |values, key| values.add(key.0))
-        .await?
-    {
+    for row in LOGS.fetch(connection, keys, |values, key| values.add(key.0)).await? {
         let first: Option<i64> = row.try_get(1)?;
-        let first = first
-            .and_then(|first| u64::try_from(first).ok())
-            .unwrap_or(u64::MAX);
-        let log = Behind {
-            key: rows::key(&row, 0)?,
-            first,
-            up_to: rows::count(&row, 2)?,
-        };
+        let first = first.and_then(|first| u64::try_from(first).ok()).unwrap_or(u64::MAX);
+        let log = Behind { key: rows::key(&row, 0)?, first, up_to: rows::count(&row, 2)? };
         if log.first <= log.up_to {
             logs.push(log);
         }

@@ -36,22 +36,15 @@ impl NameSet {
     }
 
     fn fingerprint(&self, name: &str) -> u128 {
-        let [high, low] = self
-            .keys
-            .each_ref()
-            .map(|keys| u128::from(keys.hash_one(name)));
+        let [high, low] = self.keys.each_ref().map(|keys| u128::from(keys.hash_one(name)));
         high << 64 | low
     }
 
     fn read(&self) -> RwLockReadGuard<'_, HashSet<u128, foldhash::fast::RandomState>> {
-        self.fingerprints
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.fingerprints.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, HashSet<u128, foldhash::fast::RandomState>> {
-        self.fingerprints
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.fingerprints.write().unwrap_or_else(PoisonError::into_inner)
     }
 }

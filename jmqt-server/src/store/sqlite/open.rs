@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use sqlx::migrate::{Migrate as _, MigrateError, Migration, MigrationType, Migrator};
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous,
 };
@@ -18,8 +18,7 @@ use super::{SqliteOptions, SqliteStore, Synchronous};
 use crate::store::{ChannelKey, Epoch, StoreError};
 
 /// The steps from nothing to the schema of this version, in order. A step that was released never changes.
-const MIGRATIONS: [(i64, &str, &str); 1] =
-    [(1, "tables", include_str!("../migrations/0001_sqlite.sql"))];
+const MIGRATIONS: [(i64, &str, &str); 1] = [(1, "tables", include_str!("../migrations/0001_sqlite.sql"))];
 
 /// How many connections read. SQLite reads of several run side by side, but rarely wait for a disk.
 const READERS: u32 = 2;
@@ -30,10 +29,7 @@ pub(super) async fn open(options: SqliteOptions) -> Result<SqliteStore, StoreErr
     make_private(path).map_err(|error| cannot_open(path, error))?;
 
     let options = connect_options(&options);
-    let mut connection = options
-        .connect()
-        .await
-        .map_err(|error| cannot_open(path, error))?;
+    let mut connection = options.connect().await.map_err(|error| cannot_open(path, error))?;
     migrate(path, &mut connection).await?;
     let epoch = epoch(&mut connection).await?;
     let clients = names(&mut connection, "SELECT client_id FROM clients").await?;
@@ -48,9 +44,7 @@ pub(super) async fn open(options: SqliteOptions) -> Result<SqliteStore, StoreErr
     Ok(SqliteStore {
         epoch,
         writer: Mutex::new(writer),
-        readers: readers(options)
-            .await
-            .map_err(|error| cannot_open(path, error))?,
+        readers: readers(options).await.map_err(|error| cannot_open(path, error))?,
         clients,
         retained,
         closed: AtomicBool::new(false),
@@ -58,14 +52,8 @@ pub(super) async fn open(options: SqliteOptions) -> Result<SqliteStore, StoreErr
     })
 }
 
-fn cannot_open(
-    path: &Path,
-    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
-) -> StoreError {
-    StoreError::Open {
-        path: path.display().to_string(),
-        source: source.into(),
-    }
+fn cannot_open(path: &Path, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> StoreError {
+    StoreError::Open { path: path.display().to_string(), source: source.into() }
 }
 
 /// Takes the lock file beside the database, in a folder made if need be.
@@ -75,9 +63,7 @@ fn lock(database: &Path) -> Result<File, StoreError> {
     let file = file.map_err(|error| cannot_open(&path, error))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(StoreError::InUse {
-            path: path.display().to_string(),
-        }),
+        Err(TryLockError::WouldBlock) => Err(StoreError::InUse { path: path.display().to_string() }),
         Err(TryLockError::Error(error)) => Err(cannot_open(&path, error)),
     }
 }
@@ -149,13 +135,7 @@ async fn readers(options: SqliteConnectOptions) -> Result<SqlitePool, sqlx::Erro
 
 async fn migrate(path: &Path, connection: &mut SqliteConnection) -> Result<(), StoreError> {
     let step = |(version, name, sql): (i64, &'static str, &'static str)| {
-        Migration::new(
-            version,
-            name.into(),
-            MigrationType::Simple,
-            sql.into_sql_str(),
-            false,
-        )
+        Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
     };
     let migrator = Migrator::with_migrations(MIGRATIONS.map(step).into());
     match migrator.run_direct(None, connection, false).await {
@@ -181,18 +161,12 @@ async fn epoch(connection: &mut SqliteConnection) -> Result<Epoch, StoreError> {
         .bind(i64::from(random))
         .execute(&mut *connection)
         .await?;
-    let epoch: i64 = sqlx::query_scalar("SELECT value FROM meta WHERE key = 'epoch'")
-        .fetch_one(connection)
-        .await?;
-    Ok(Epoch(
-        u32::try_from(epoch).map_err(|_| StoreError::Corrupt { what: "epoch" })?,
-    ))
+    let epoch: i64 =
+        sqlx::query_scalar("SELECT value FROM meta WHERE key = 'epoch'").fetch_one(connection).await?;
+    Ok(Epoch(u32::try_from(epoch).map_err(|_| StoreError::Corrupt { what: "epoch" })?))
 }
 
-async fn names(
-    connection: &mut SqliteConnection,
-    sql: &'static str,
-) -> Result<NameSet, StoreError> {
+async fn names(connection: &mut SqliteConnection, sql: &'static str) -> Result<NameSet, StoreError> {
     let set = NameSet::default();
     let names: Vec<String> = sqlx::query_scalar(sql).fetch_all(connection).await?;
     names.iter().for_each(|name| set.insert(name));

@@ -56,11 +56,7 @@ impl SqliteStore {
         found.iter().map(|row| rows::client(row, 0)).collect()
     }
 
-    async fn drop_pending_of(
-        &self,
-        client: &ClientId,
-        limit: u64,
-    ) -> Result<Vec<Dropped>, StoreError> {
+    async fn drop_pending_of(&self, client: &ClientId, limit: u64) -> Result<Vec<Dropped>, StoreError> {
         let subscriptions = self.read_subscriptions(client).await?;
         let pending: u64 = subscriptions.iter().map(pending).sum();
         let Some(excess) = pending.checked_sub(limit).filter(|&excess| excess > 0) else {
@@ -74,9 +70,7 @@ impl SqliteStore {
         let mut writer = self.writer().await?;
         let dropped = limited(raise(&mut writer, client, &oldest)).await;
         let dropped = writer.finish(dropped).await?;
-        writer
-            .to_trim
-            .extend(dropped.iter().map(|dropped| dropped.key));
+        writer.to_trim.extend(dropped.iter().map(|dropped| dropped.key));
         Ok(dropped)
     }
 }
@@ -97,11 +91,7 @@ async fn oldest<'s>(
     let mut logs = Vec::new();
     let mut turns = BinaryHeap::new();
     for subscription in subscriptions {
-        let mut log = Log {
-            subscription,
-            up_to: subscription.cursor.acked,
-            next: VecDeque::new(),
-        };
+        let mut log = Log { subscription, up_to: subscription.cursor.acked, next: VecDeque::new() };
         if let Some(logged_at) = next_logged_at(connection, &mut log).await? {
             turns.push(Reverse((logged_at, logs.len())));
             logs.push(log);
@@ -144,15 +134,8 @@ async fn next_logged_at(
 }
 
 /// Moves the cursors on, from where they are by now.
-async fn raise(
-    writer: &mut Writer,
-    client: &ClientId,
-    logs: &[Log<'_>],
-) -> Result<Vec<Dropped>, StoreError> {
-    let pairs: Vec<_> = logs
-        .iter()
-        .map(|log| (log.subscription.key, client))
-        .collect();
+async fn raise(writer: &mut Writer, client: &ClientId, logs: &[Log<'_>]) -> Result<Vec<Dropped>, StoreError> {
+    let pairs: Vec<_> = logs.iter().map(|log| (log.subscription.key, client)).collect();
     let found = cursors::fetch(writer.connection()?, &pairs).await?;
     let mut dropped = Vec::new();
     let mut raised = Vec::new();
@@ -166,19 +149,11 @@ async fn raise(
         let messages = by - cursors::acked_within(&cursor, by);
         cursors::advance(&mut cursor, by);
         let (client, channel) = (client.clone(), log.subscription.channel.clone());
-        dropped.push(Dropped {
-            client,
-            channel,
-            key,
-            up_to: cursor.acked,
-            messages,
-        });
+        dropped.push(Dropped { client, channel, key, up_to: cursor.acked, messages });
         raised.push((key, cursor));
     }
-    let raised: Vec<(ChannelKey, &str, CursorRow)> = raised
-        .into_iter()
-        .map(|(key, cursor)| (key, client.as_str(), cursor.into()))
-        .collect();
+    let raised: Vec<(ChannelKey, &str, CursorRow)> =
+        raised.into_iter().map(|(key, cursor)| (key, client.as_str(), cursor.into())).collect();
     if !raised.is_empty() {
         writer.begin().await?;
         cursors::update(writer.connection()?, &raised).await?;

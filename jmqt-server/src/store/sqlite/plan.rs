@@ -7,9 +7,7 @@ use std::collections::HashMap;
 
 use jmqt_protocol::{ChannelName, ClientId};
 
-use crate::store::{
-    Append, ChannelKey, Cursor, Operation, Outcome, Retained, Seq, StoredSubscription,
-};
+use crate::store::{Append, ChannelKey, Cursor, Operation, Outcome, Retained, Seq, StoredSubscription};
 
 type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 
@@ -81,10 +79,7 @@ pub(super) struct Plan<'b> {
 impl<'b> Plan<'b> {
     /// Notes which channels the operations of `batch` can concern. `may_be_retained` spares looking
     /// for retained messages that are not there.
-    pub(super) fn new(
-        batch: &'b [Operation],
-        may_be_retained: impl Fn(&ChannelName) -> bool,
-    ) -> Self {
+    pub(super) fn new(batch: &'b [Operation], may_be_retained: impl Fn(&ChannelName) -> bool) -> Self {
         let mut plan = Self::default();
         for operation in batch {
             match operation {
@@ -118,13 +113,7 @@ impl<'b> Plan<'b> {
     }
 
     /// Puts a channel's row in.
-    pub(super) fn put_channel(
-        &mut self,
-        name: &ChannelName,
-        key: ChannelKey,
-        last: Seq,
-        persistent: u64,
-    ) {
+    pub(super) fn put_channel(&mut self, name: &ChannelName, key: ChannelKey, last: Seq, persistent: u64) {
         if let Some(&index) = self.by_name.get(name) {
             let channel = &mut self.channels[index];
             (channel.key, channel.last, channel.persistent) = (Some(key), last, persistent);
@@ -135,13 +124,9 @@ impl<'b> Plan<'b> {
 
     /// The subscriptions that the operations concern and the database may have. Asked once the
     /// channels are in.
-    pub(super) fn subscriptions_to_load(
-        &self,
-        batch: &'b [Operation],
-    ) -> Vec<(ChannelKey, &'b ClientId)> {
+    pub(super) fn subscriptions_to_load(&self, batch: &'b [Operation]) -> Vec<(ChannelKey, &'b ClientId)> {
         let pair = |operation: &'b Operation| match operation {
-            Operation::Subscribe { client, channel }
-            | Operation::Unsubscribe { client, channel } => {
+            Operation::Subscribe { client, channel } | Operation::Unsubscribe { client, channel } => {
                 let channel = self.channel(channel).filter(|it| it.persistent > 0)?;
                 Some((channel.key?, client))
             }
@@ -154,15 +139,9 @@ impl<'b> Plan<'b> {
     }
 
     /// Puts a subscription in.
-    pub(super) fn put_subscription(
-        &mut self,
-        key: ChannelKey,
-        client: &'b ClientId,
-        cursor: Cursor,
-    ) {
+    pub(super) fn put_subscription(&mut self, key: ChannelKey, client: &'b ClientId, cursor: Cursor) {
         let (before, now) = (Some(cursor.clone()), Some(cursor));
-        self.subscriptions
-            .insert((key, client), Subscription { before, now });
+        self.subscriptions.insert((key, client), Subscription { before, now });
     }
 
     /// The channels whose retained messages the operations concern. Asked once the channels are in.
@@ -222,12 +201,7 @@ impl<'b> Plan<'b> {
         Outcome::Appended(Some((key, seq)))
     }
 
-    fn subscribe(
-        &mut self,
-        client: &'b ClientId,
-        name: &'b ChannelName,
-        next_key: &mut i64,
-    ) -> Outcome {
+    fn subscribe(&mut self, client: &'b ClientId, name: &'b ChannelName, next_key: &mut i64) -> Outcome {
         let index = self.by_name[name]; // `new` has noted it
         let key = self.key(index, next_key);
         let channel = &mut self.channels[index];
@@ -235,29 +209,16 @@ impl<'b> Plan<'b> {
         let cursor = place.now.get_or_insert_with(|| {
             channel.persistent += 1;
             channel.changed = true;
-            Cursor {
-                acked: channel.last,
-                beyond: Vec::new(),
-            }
+            Cursor { acked: channel.last, beyond: Vec::new() }
         });
         let (cursor, last) = (cursor.clone(), channel.last);
-        let subscription = StoredSubscription {
-            channel: name.clone(),
-            key,
-            cursor,
-            last,
-        };
-        Outcome::Subscribed {
-            subscription,
-            retained: channel.retained.clone(),
-        }
+        let subscription = StoredSubscription { channel: name.clone(), key, cursor, last };
+        Outcome::Subscribed { subscription, retained: channel.retained.clone() }
     }
 
     fn unsubscribe(&mut self, client: &'b ClientId, name: &'b ChannelName) -> Outcome {
         let channel = &mut self.channels[self.by_name[name]]; // `new` has noted it
-        let place = channel
-            .key
-            .and_then(|key| self.subscriptions.get_mut(&(key, client)));
+        let place = channel.key.and_then(|key| self.subscriptions.get_mut(&(key, client)));
         if place.and_then(|place| place.now.take()).is_none() {
             return Outcome::Unsubscribed(false);
         }
@@ -293,8 +254,7 @@ impl<'b> Plan<'b> {
     /// Whether there is nothing to be written.
     pub(super) fn is_unchanged(&self) -> bool {
         let channel = |it: &Channel<'_>| it.changed || it.retained_changed;
-        !self.channels.iter().any(channel)
-            && self.subscriptions.values().all(|it| it.now == it.before)
+        !self.channels.iter().any(channel) && self.subscriptions.values().all(|it| it.now == it.before)
     }
 
     /// The messages to be logged.
@@ -304,63 +264,40 @@ impl<'b> Plan<'b> {
 
     /// Channels to be made.
     pub(super) fn made(&self) -> Vec<&Channel<'b>> {
-        self.channels
-            .iter()
-            .filter(|it| !it.stored && it.needs_row())
-            .collect()
+        self.channels.iter().filter(|it| !it.stored && it.needs_row()).collect()
     }
 
     /// Channels whose rows are to be changed.
     pub(super) fn changed(&self) -> Vec<&Channel<'b>> {
-        self.channels
-            .iter()
-            .filter(|it| it.stored && it.changed)
-            .collect()
+        self.channels.iter().filter(|it| it.stored && it.changed).collect()
     }
 
     /// Channels that lost something, so that part of their log or their row may have to go.
     pub(super) fn left(&self) -> Vec<ChannelKey> {
-        self.channels
-            .iter()
-            .filter(|it| it.left)
-            .filter_map(|it| it.key)
-            .collect()
+        self.channels.iter().filter(|it| it.left).filter_map(|it| it.key).collect()
     }
 
     /// Retained messages to be written.
     pub(super) fn retained(&self) -> Vec<(ChannelKey, &ChannelName, &Retained)> {
         let written = self.channels.iter().filter(|it| it.retained_changed);
-        written
-            .filter_map(|it| Some((it.key?, it.name, it.retained.as_ref()?)))
-            .collect()
+        written.filter_map(|it| Some((it.key?, it.name, it.retained.as_ref()?))).collect()
     }
 
     /// Retained messages to be deleted.
     pub(super) fn cleared(&self) -> Vec<(ChannelKey, &'b ChannelName)> {
         let gone = |it: &&Channel<'_>| it.retained_changed && it.retained.is_none();
-        self.channels
-            .iter()
-            .filter(gone)
-            .filter_map(|it| Some((it.key?, it.name)))
-            .collect()
+        self.channels.iter().filter(gone).filter_map(|it| Some((it.key?, it.name))).collect()
     }
 
     /// Subscriptions to be written.
     pub(super) fn subscribed(&self) -> Vec<(ChannelKey, &'b ClientId, &Cursor)> {
-        let changed = self
-            .subscriptions
-            .iter()
-            .filter(|(_, it)| it.now != it.before);
-        changed
-            .filter_map(|(&(key, client), it)| Some((key, client, it.now.as_ref()?)))
-            .collect()
+        let changed = self.subscriptions.iter().filter(|(_, it)| it.now != it.before);
+        changed.filter_map(|(&(key, client), it)| Some((key, client, it.now.as_ref()?))).collect()
     }
 
     /// Subscriptions to be deleted.
     pub(super) fn unsubscribed(&self) -> Vec<(ChannelKey, &'b ClientId)> {
         let gone = self.subscriptions.iter().filter(|(_, it)| it.now.is_none());
-        gone.filter(|(_, it)| it.before.is_some())
-            .map(|(&pair, _)| pair)
-            .collect()
+        gone.filter(|(_, it)| it.before.is_some()).map(|(&pair, _)| pair).collect()
     }
 }

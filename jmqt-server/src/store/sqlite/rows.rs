@@ -49,9 +49,7 @@ impl MultiRow {
     ) -> Result<u64, StoreError> {
         let mut changed = 0;
         for (sql, arguments) in self.bind(rows, values)? {
-            let done = sqlx::query_with(sql, arguments)
-                .execute(&mut *connection)
-                .await?;
+            let done = sqlx::query_with(sql, arguments).execute(&mut *connection).await?;
             changed += done.rows_affected();
         }
         Ok(changed)
@@ -66,11 +64,7 @@ impl MultiRow {
     ) -> Result<Vec<SqliteRow>, StoreError> {
         let mut found = Vec::new();
         for (sql, arguments) in self.bind(rows, values)? {
-            found.extend(
-                sqlx::query_with(sql, arguments)
-                    .fetch_all(&mut *connection)
-                    .await?,
-            );
+            found.extend(sqlx::query_with(sql, arguments).fetch_all(&mut *connection).await?);
         }
         Ok(found)
     }
@@ -84,10 +78,7 @@ impl MultiRow {
     ) -> Result<Vec<Bound>, StoreError> {
         let mut statements = Vec::new();
         while !rows.is_empty() {
-            let shape = SHAPES
-                .iter()
-                .position(|&size| size >= rows.len())
-                .unwrap_or(SHAPES.len() - 1);
+            let shape = SHAPES.iter().position(|&size| size >= rows.len()).unwrap_or(SHAPES.len() - 1);
             let (now, later) = rows.split_at(rows.len().min(SHAPES[shape]));
             let mut arguments = SqliteArguments::default();
             arguments.reserve(now.len() * self.columns, 0);
@@ -126,8 +117,7 @@ pub(super) fn seq(row: &SqliteRow, column: usize) -> Result<Seq, StoreError> {
 
 /// Reads a number that is never negative.
 pub(super) fn count(row: &SqliteRow, column: usize) -> Result<u64, StoreError> {
-    u64::try_from(row.try_get::<i64, _>(column)?)
-        .map_err(|_| StoreError::Corrupt { what: "number" })
+    u64::try_from(row.try_get::<i64, _>(column)?).map_err(|_| StoreError::Corrupt { what: "number" })
 }
 
 /// Reads a channel name.
@@ -135,9 +125,7 @@ pub(super) fn channel(row: &SqliteRow, column: usize) -> Result<ChannelName, Sto
     let text: &str = row.try_get(column)?;
     match ChannelName::parse(text) {
         Ok(name) if name.as_str() == text => Ok(name),
-        _ => Err(StoreError::Corrupt {
-            what: "channel name",
-        }),
+        _ => Err(StoreError::Corrupt { what: "channel name" }),
     }
 }
 
@@ -149,9 +137,7 @@ pub(super) fn client(row: &SqliteRow, column: usize) -> Result<ClientId, StoreEr
 /// Reads who sent a message.
 pub(super) fn sender(row: &SqliteRow, column: usize) -> Result<Option<ClientId>, StoreError> {
     let text: Option<&str> = row.try_get(column)?;
-    text.map(ClientId::parse)
-        .transpose()
-        .map_err(|_| StoreError::Corrupt { what: "sender" })
+    text.map(ClientId::parse).transpose().map_err(|_| StoreError::Corrupt { what: "sender" })
 }
 
 /// Reads a payload.
@@ -177,4 +163,66 @@ pub(super) fn time(row: &SqliteRow, column: usize) -> Result<SystemTime, StoreEr
         _ => SystemTime::UNIX_EPOCH.checked_sub(span),
     };
     time.ok_or(StoreError::Corrupt { what: "time" })
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::Connection as _;
+
+    use super::super::{commit, cursors, expiry, log, sessions};
+    use super::*;
+
+    const SCHEMA: &str = include_str!("../migrations/0001_sqlite.sql");
+
+    #[tokio::test]
+    async fn no_statement_reads_a_whole_table() {
+        let mut connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();
+        sqlx::raw_sql(SCHEMA).execute(&mut connection).await.unwrap();
+        let statements = commit::statements().into_iter().chain(cursors::statements());
+        let statements = statements.chain(log::statements()).chain(sessions::statements());
+        for statement in statements.chain(expiry::statements()) {
+            for sql in &statement.shapes {
+                let explain = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {}", sql.as_str()));
+                for step in sqlx::query(explain).fetch_all(&mut connection).await.unwrap() {
+                    let step: &str = step.try_get(3).unwrap();
+                    // What may be scanned are the rows given.
+                    let given = |it: &&str| {
+                        *it == "v"
+                            || it.starts_with('(')
+                            || it.contains("CONSTANT ROW")
+                            || it.contains("VALUES")
+                    };
+                    let scan = step.strip_prefix("SCAN ").filter(|it| !given(it));
+                    assert_eq!(scan, None, "{}", sql.as_str());
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn rows_that_are_not_given_are_left_out() {
+        let mut connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();
+        sqlx::raw_sql("CREATE TABLE t (a, b)").execute(&mut connection).await.unwrap();
+        let insert = "INSERT INTO t SELECT * FROM (VALUES {rows}) WHERE column1 IS NOT NULL";
+        let insert = MultiRow::new(2, insert);
+        let find = MultiRow::new(1, "SELECT a FROM t WHERE a IN ({rows})");
+        for many in [0, 1, 2, 8, 9, 63, 64, 65, 200] {
+            sqlx::query("DELETE FROM t").execute(&mut connection).await.unwrap();
+            let rows: Vec<i64> = (0..many).collect();
+            let inserted = insert.execute(&mut connection, &rows, |values, row| {
+                values.add(*row)?;
+                values.add(None::<i64>)
+            });
+            assert_eq!(inserted.await.unwrap(), many as u64);
+            let found = find.fetch(&mut connection, &rows, |values, row| values.add(*row)).await;
+            assert_eq!(found.unwrap().len(), many as usize);
+        }
+    }
+
+    #[test]
+    fn times_are_kept_in_milliseconds_on_either_side_of_1970() {
+        let span = Duration::from_millis(1234);
+        assert_eq!(millis(SystemTime::UNIX_EPOCH + span), 1234);
+        assert_eq!(millis(SystemTime::UNIX_EPOCH - span), -1234);
+    }
 }

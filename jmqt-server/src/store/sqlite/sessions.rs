@@ -22,10 +22,14 @@ static ADD: LazyLock<MultiRow> = LazyLock::new(|| {
          SELECT * FROM (VALUES {rows}) WHERE column1 IS NOT NULL",
     )
 });
+/// The join tells SQLite the types it needs to use the key; bare VALUES would mean a full scan.
 static REMOVE: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::new(
         3,
-        "DELETE FROM sessions WHERE (client_id, generation, node_id) IN (VALUES {rows})",
+        "DELETE FROM sessions WHERE (client_id, generation, node_id) IN \
+         (SELECT s.client_id, s.generation, s.node_id FROM (VALUES {rows}) AS v \
+         CROSS JOIN sessions AS s ON s.client_id = v.column1 AND s.generation = v.column2 \
+         AND s.node_id = v.column3)",
     )
 });
 /// `clients` has those with persistent subscriptions only, and nobody was last seen earlier than known.
@@ -36,6 +40,11 @@ static SEEN: LazyLock<MultiRow> = LazyLock::new(|| {
          WHERE clients.client_id = v.column1 AND clients.last_seen < v.column2",
     )
 });
+
+#[cfg(test)]
+pub(super) fn statements() -> [&'static MultiRow; 3] {
+    [&ADD, &REMOVE, &SEEN]
+}
 
 impl SqliteStore {
     /// See [`Store::sessions_opened`](crate::store::Store::sessions_opened).
@@ -69,11 +78,8 @@ impl SqliteStore {
         let now = rows::millis(SystemTime::now());
         for chunk in sessions.chunks(SESSIONS_AT_A_TIME) {
             let mut writer = self.writer().await?;
-            let seen: Vec<&str> = chunk.iter().map(|(client, _)| client.as_str()).collect();
-            let seen: Vec<&str> = seen
-                .into_iter()
-                .filter(|client| self.clients.may_contain(client))
-                .collect();
+            let clients = chunk.iter().map(|(client, _)| client.as_str());
+            let seen: Vec<&str> = clients.filter(|it| self.clients.may_contain(it)).collect();
             let removed = limited(async {
                 writer.begin().await?;
                 let connection = writer.connection()?;
@@ -104,10 +110,7 @@ impl SqliteStore {
             RETURNING client_id, generation, node_id, protocol, address, since";
         let claimed = limited(async {
             writer.begin().await?;
-            let rows = sqlx::query(sql)
-                .bind(node)
-                .fetch_all(writer.connection()?)
-                .await?;
+            let rows = sqlx::query(sql).bind(node).fetch_all(writer.connection()?).await?;
             rows.iter().map(session).collect::<Result<Vec<_>, _>>()
         })
         .await;

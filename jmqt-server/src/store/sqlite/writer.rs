@@ -17,9 +17,7 @@ pub(super) const TIME_LIMIT: Duration = Duration::from_secs(10);
 const COMMIT_LIMIT: Duration = Duration::from_secs(30);
 
 /// Waits for `work`, but not longer than [`TIME_LIMIT`].
-pub(super) async fn limited<T>(
-    work: impl Future<Output = Result<T, StoreError>>,
-) -> Result<T, StoreError> {
+pub(super) async fn limited<T>(work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
     let done = tokio::time::timeout(TIME_LIMIT, work).await;
     done.unwrap_or(Err(StoreError::TimedOut(TIME_LIMIT)))
 }
@@ -46,13 +44,7 @@ impl Writer {
         connection: SqliteConnection,
         next_channel: i64,
     ) -> Self {
-        Self {
-            options,
-            connection: Some(connection),
-            dirty: false,
-            next_channel,
-            to_trim: BTreeSet::new(),
-        }
+        Self { options, connection: Some(connection), dirty: false, next_channel, to_trim: BTreeSet::new() }
     }
 
     /// The connection, for statements.
@@ -71,19 +63,14 @@ impl Writer {
     /// # Errors
     /// That of `result`, or that of the COMMIT. Nothing has happened then, except that after
     /// [`StoreError::TimedOut`] with 30 seconds it is not known whether it has.
-    pub(super) async fn finish<T>(
-        &mut self,
-        result: Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
+    pub(super) async fn finish<T>(&mut self, result: Result<T, StoreError>) -> Result<T, StoreError> {
         if !self.dirty {
             return result;
         }
         let result = match result {
             Ok(value) => {
                 let commit = tokio::time::timeout(COMMIT_LIMIT, self.execute("COMMIT")).await;
-                commit
-                    .map_err(|_| StoreError::TimedOut(COMMIT_LIMIT))?
-                    .map(|()| value)
+                commit.map_err(|_| StoreError::TimedOut(COMMIT_LIMIT))?.map(|()| value)
             }
             Err(error) => Err(error),
         };

@@ -1,0 +1,104 @@
+//! `bench`: measures a JMQT server beside Mosquitto, NATS and Redis, all under the same load.
+//!
+//! One process, one thread, one epoll: it starts each server in a temporary folder, connects all clients
+//! itself, and never parses what a fixed place in the packet can tell. Ends with 0 if everything was
+//! measured, whether targets were met or not (machines are shared), and with 1 on an error or when a
+//! delivery was lost, duplicated or reordered. See README.md for what the rows mean.
+
+mod account;
+mod connection;
+mod dialect;
+mod histogram;
+mod options;
+mod payload;
+mod plan;
+mod publisher;
+mod server;
+mod suite;
+mod swarm;
+mod tracker;
+mod traffic;
+mod wire;
+mod workload;
+
+use std::fs;
+use std::num::NonZeroU64;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use rustix::process::{Resource, getrlimit, setrlimit};
+use rustix::thread::set_current_timer_slack;
+
+use options::Options;
+use server::{Kind, Places, install};
+use suite::row::Row;
+use suite::{contest, report, rows};
+
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<ExitCode> {
+    let mut rows = rows::all();
+    if options.list {
+        for row in &rows {
+            println!("{:<18} {}", row.name, row.title);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    for name in &options.only {
+        if !rows.iter().any(|row| row.name == name) {
+            bail!("no row is called {name}: see --list");
+        }
+    }
+    rows.retain(|row| options.only.is_empty() || options.only.iter().any(|name| name == row.name));
+    rows.iter_mut().for_each(|row| choose_contestants(row, options));
+    rows.retain(|row| !row.contestants.is_empty());
+
+    let places = Places { hello_server: options.hello_server(), scratch: options.scratch.clone() };
+    if !options.peers_only && !places.hello_server.is_file() {
+        bail!("{} is not there: build it, or name it with --server", places.hello_server.display());
+    }
+    let peers = options.peers.iter().filter(|&&kind| kind != Kind::Jmqt);
+    let versions = peers.map(|&kind| install::ensure(kind)).collect::<Result<Vec<_>>>()?;
+    prepare_process()?;
+
+    let mut outcomes = Vec::new();
+    for row in rows {
+        outcomes.push(contest::hold(row, &places, options.effort()));
+    }
+    println!("{}", report::markdown(&outcomes, &versions));
+    if let Some(file) = &options.json {
+        let json = format!("{:#}\n", report::json(&outcomes, &versions));
+        fs::write(file, json).with_context(|| format!("writing {}", file.display()))?;
+    }
+    let is_clean = outcomes.iter().all(|outcome| outcome.errors.is_empty());
+    Ok(if is_clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Leaves out who was not asked for. The judged contestant keeps its place, or the row goes.
+fn choose_contestants(row: &mut Row, options: &Options) {
+    if options.peers_only {
+        row.targets.clear(); // nobody is judged
+    }
+    row.contestants.retain(|contestant| match contestant.kind {
+        Kind::Jmqt => !options.peers_only,
+        peer => options.peers.contains(&peer),
+    });
+}
+
+/// As many open files as we may have (servers inherit it), and timers that fire when they should.
+fn prepare_process() -> Result<()> {
+    let mut files = getrlimit(Resource::Nofile);
+    files.current = files.maximum;
+    setrlimit(Resource::Nofile, files).context("raising the limit of open files")?;
+    set_current_timer_slack(NonZeroU64::new(1)).context("setting the timer slack")?;
+    Ok(())
+}

@@ -1,0 +1,69 @@
+//! Finds the peers' programs, and installs those that are missing with apt-get.
+
+use std::env;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+use super::Kind;
+
+/// A peer's program, its Debian package, and what prints its version.
+struct Package {
+    program: &'static str,
+    package: &'static str,
+    version: &'static str,
+}
+
+fn package(kind: Kind) -> Option<Package> {
+    let (program, package, version) = match kind {
+        Kind::Jmqt => return None,
+        Kind::Redis => ("redis-server", "redis-server", "--version"),
+        Kind::Nats => ("nats-server", "nats-server", "--version"),
+        Kind::Mosquitto => ("mosquitto", "mosquitto", "-h"),
+    };
+    Some(Package { program, package, version })
+}
+
+/// The full path of a program, also where only root's PATH reaches.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/usr/local/sbin".into()])
+        .map(|folder| folder.join(program))
+        .find(|candidate| candidate.is_file())
+}
+
+/// The path of a peer's program.
+pub(crate) fn program(kind: Kind) -> Result<PathBuf> {
+    let package = package(kind).context("not a peer")?;
+    find(package.program).with_context(|| format!("{} is not installed", package.program))
+}
+
+/// Installs the peer unless it is there, and answers its version in its own words.
+pub(crate) fn ensure(kind: Kind) -> Result<String> {
+    let package = package(kind).context("not a peer")?;
+    if find(package.program).is_none() {
+        eprintln!("installing {}", package.package);
+        apt_get(&["update"])?;
+        apt_get(&["install", "-y", "--no-install-recommends", package.package])?;
+    }
+    let output = Command::new(program(kind)?).arg(package.version).output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let line = text.lines().next().unwrap_or_default();
+    let version = line.split(" sha=").next().unwrap_or_default(); // Redis adds its build
+    Ok(version.trim().to_owned())
+}
+
+fn apt_get(arguments: &[&str]) -> Result<()> {
+    let status = Command::new("apt-get")
+        .args(arguments)
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .status()?;
+    if !status.success() {
+        bail!("apt-get {arguments:?} failed; install it by hand, or leave the peer out with --peers");
+    }
+    Ok(())
+}

@@ -1,0 +1,104 @@
+//! The servers under load: how each is started, reached, and spoken to.
+
+pub(crate) mod hello;
+pub(crate) mod install;
+pub(crate) mod peers;
+pub(crate) mod process;
+pub(crate) mod usage;
+
+use std::fmt;
+use std::path::PathBuf;
+
+use anyhow::{Error, Result, anyhow, bail};
+use clap::ValueEnum;
+
+use crate::dialect::jmqt::{Framing, Jmqt};
+use crate::dialect::mqtt::Mqtt;
+use crate::dialect::nats::Nats;
+use crate::dialect::redis::Redis;
+use crate::dialect::{Dialect, Persistence, Qos};
+use crate::swarm::Endpoint;
+use process::Process;
+use usage::Usage;
+
+/// Which program serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub(crate) enum Kind {
+    /// The server under test.
+    Jmqt,
+    Redis,
+    Nats,
+    Mosquitto,
+}
+
+/// Which of its listeners the clients use. Peers have plain sockets only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Listener {
+    Socket,
+    TlsSocket,
+    WebSocket,
+}
+
+/// A server that runs until it is dropped.
+pub(crate) struct Server {
+    kind: Kind,
+    listener: Listener,
+    pub(crate) endpoint: Endpoint,
+    process: Process,
+}
+
+/// Where the server under test is found, and where servers keep their files.
+pub(crate) struct Places {
+    pub(crate) hello_server: PathBuf,
+    pub(crate) scratch: PathBuf,
+}
+
+impl Server {
+    /// Starts a fresh one in a temporary folder, and waits until it answers.
+    pub(crate) fn start(places: &Places, kind: Kind, listener: Listener) -> Result<Self> {
+        let (process, endpoint) = match (kind, listener) {
+            (Kind::Jmqt, _) => hello::start(places, listener)?,
+            (_, Listener::Socket) => peers::start(places, kind)?,
+            _ => bail!("{kind} is measured over plain sockets only"),
+        };
+        Ok(Self { kind, listener, endpoint, process })
+    }
+
+    /// A fresh client of this server's protocol.
+    pub(crate) fn dialect(&self, qos: Qos, persistence: Persistence) -> Box<dyn Dialect> {
+        let framing = match self.listener {
+            Listener::WebSocket => Framing::WebSocket,
+            Listener::Socket | Listener::TlsSocket => Framing::Nul,
+        };
+        match self.kind {
+            Kind::Jmqt => Box::new(Jmqt::new(framing, qos, persistence)),
+            Kind::Redis => Box::new(Redis::default()),
+            Kind::Nats => Box::new(Nats::default()),
+            Kind::Mosquitto => Box::new(Mqtt::new(qos, persistence)),
+        }
+    }
+
+    /// The same error, with what the server printed last.
+    pub(crate) fn explain(&self, error: Error) -> Error {
+        match self.process.last_words() {
+            said if said.is_empty() => error,
+            said => anyhow!("{error:#}; the server said: {said}"),
+        }
+    }
+
+    /// CPU time and memory used so far.
+    pub(crate) fn usage(&self) -> Result<Usage> {
+        self.process.usage()
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Jmqt => "JMQT",
+            Self::Redis => "Redis",
+            Self::Nats => "NATS",
+            Self::Mosquitto => "Mosquitto",
+        })
+    }
+}

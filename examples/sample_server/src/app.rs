@@ -1,0 +1,166 @@
+//! What this application decides: who may come in, what they may do, and who hears of it.
+//!
+//! - A client is who its `client_name` says, and proves it afterwards with the token it was given.
+//! - Every client is subscribed to its own `#` channel and to `update`, where the server, and nobody
+//!   else, says who comes and who goes.
+//! - `$mySubscriptions` tells a client what it is subscribed to.
+//!
+//! Not here: how tokens are made (`token`).
+
+use std::collections::BTreeMap;
+
+use jmqt_server::{
+    AuthRequest, AuthValidator, AuthVerdict, BoxError, ChannelName, ClientId, CloseNotice, CloseNotifier,
+    ConnRequest, ConnValidator, ConnVerdict, ControlHandler, ControlReply, ControlRequest, DisconnectNotice,
+    DisconnectNotifier, Persistence, PubRequest, PubValidator, Publish, StatusCode, SubRequest, SubValidator,
+    UnsubRequest, UnsubValidator, Verdict, async_trait,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::token::Tokens;
+
+/// Where a client asks for its subscriptions.
+const MY_SUBSCRIPTIONS: &str = "$mySubscriptions";
+
+/// The application: one type for all eight decisions.
+pub(crate) struct SampleApp {
+    tokens: Tokens,
+    /// The presence channel.
+    update: ChannelName,
+}
+
+/// What is published on the presence channel: `{"online": id}` or `{"offline": id}`.
+///
+/// As QoS 0. Presence is about now: whoever is connected hears of it, and whoever comes back wants to
+/// know who is there, not who came and went in the meantime. Every client that was ever here is
+/// persistently subscribed to `update`, so QoS 1 would keep every coming and going for all those who
+/// never return, make those who do acknowledge each of them, and, once MAX_PENDING_PER_CLIENT is
+/// reached, drop older messages that matter. It must be the same for both, because a QoS 0 message may
+/// overtake a QoS 1 message (protocol.md 2.10), and "online" before "offline" means the opposite. An
+/// application that wants a complete history adds `.at_least_once()` below.
+#[derive(Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Presence<'a> {
+    Online(&'a str),
+    Offline(&'a str),
+}
+
+impl SampleApp {
+    pub(crate) fn new(tokens: Tokens) -> Self {
+        let update = ChannelName::parse("update").expect("six letters are a channel name");
+        Self { tokens, update }
+    }
+
+    fn presence(&self, presence: &Presence<'_>) -> Result<Publish, BoxError> {
+        Ok(Publish::json(self.update.clone(), presence)?)
+    }
+
+    /// `update` is the server's own: clients hear it whether they want to or not, and none may speak.
+    fn unless_update(&self, channel: &ChannelName) -> Verdict {
+        if *channel == self.update { Verdict::NOT_ALLOWED } else { Verdict::Allow }
+    }
+}
+
+#[async_trait]
+impl AuthValidator for SampleApp {
+    async fn validate_auth(&self, request: &AuthRequest<'_>) -> Result<AuthVerdict, BoxError> {
+        #[derive(Deserialize)]
+        struct AuthData {
+            client_name: String,
+        }
+        // A real application checks a password here. The error of the parser may quote the data, so it
+        // is neither logged nor sent.
+        let Ok(data) = serde_json::from_str::<AuthData>(request.data.as_str()) else {
+            let message = "the auth data must have a client_name, which is a string";
+            return Ok(AuthVerdict::refuse(StatusCode::INVALID_PACKET, message));
+        };
+        Ok(match ClientId::parse(&data.client_name) {
+            Ok(client) => AuthVerdict::Grant { token: self.tokens.issue(&client)?, client },
+            Err(error) => {
+                let message = format!("client_name cannot be used: {error}");
+                AuthVerdict::refuse(StatusCode::INVALID_PACKET, message)
+            }
+        })
+    }
+}
+
+#[async_trait]
+impl ConnValidator for SampleApp {
+    async fn validate_conn(&self, request: &ConnRequest<'_>) -> Result<ConnVerdict, BoxError> {
+        let client = request.client;
+        if let Err(error) = self.tokens.check(client, request.token) {
+            tracing::debug!(%client, remote = %request.connection.remote, %error, "refused");
+            return Ok(ConnVerdict::Refuse(StatusCode::INVALID_TOKEN));
+        }
+        // This handle only takes notes: they are carried out in this order once the connection is
+        // accepted and an older one of the same client has gone "offline" (protocol.md 2.2). So the
+        // client hears of itself too, right after its connAck.
+        request.server.force_sub(&ChannelName::of_client(client), Persistence::Persistent)?;
+        request.server.force_sub(&self.update, Persistence::Persistent)?;
+        request.server.force_pub(self.presence(&Presence::Online(client.as_str()))?)?;
+        tracing::info!(%client, remote = %request.connection.remote, "accepted");
+        Ok(ConnVerdict::accept())
+    }
+}
+
+#[async_trait]
+impl SubValidator for SampleApp {
+    async fn validate_sub(&self, request: &SubRequest<'_>) -> Result<Verdict, BoxError> {
+        Ok(self.unless_update(request.channel))
+    }
+}
+
+#[async_trait]
+impl UnsubValidator for SampleApp {
+    async fn validate_unsub(&self, request: &UnsubRequest<'_>) -> Result<Verdict, BoxError> {
+        Ok(self.unless_update(request.channel))
+    }
+}
+
+#[async_trait]
+impl PubValidator for SampleApp {
+    async fn validate_pub(&self, request: &PubRequest<'_>) -> Result<Verdict, BoxError> {
+        Ok(self.unless_update(request.channel))
+    }
+}
+
+#[async_trait]
+impl ControlHandler for SampleApp {
+    async fn handle_control(&self, request: &ControlRequest<'_>) -> Result<ControlReply, BoxError> {
+        #[derive(Serialize)]
+        struct MySubscriptions<'a> {
+            channels: BTreeMap<&'a str, &'static str>,
+        }
+        if request.channel.as_str() != MY_SUBSCRIPTIONS {
+            return Ok(ControlReply::status(StatusCode::INVALID_CHANNEL));
+        }
+        let subscriptions = request.server.subscriptions(request.client).await?;
+        let named = subscriptions.iter().map(|(channel, persistence)| {
+            let persistence = match persistence {
+                Persistence::Persistent => "persistent",
+                Persistence::Temporary => "temp",
+            };
+            (channel.as_str(), persistence)
+        });
+        Ok(ControlReply::ok(&MySubscriptions { channels: named.collect() })?)
+    }
+}
+
+#[async_trait]
+impl DisconnectNotifier for SampleApp {
+    /// Only says so: the close notifier is called for this session too, and once is enough.
+    async fn on_disconnect(&self, notice: &DisconnectNotice<'_>) -> Result<(), BoxError> {
+        tracing::info!(client = %notice.client, remote = %notice.connection.remote, "leaves on purpose");
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl CloseNotifier for SampleApp {
+    async fn on_close(&self, notice: &CloseNotice<'_>) -> Result<(), BoxError> {
+        let CloseNotice { client, reason, .. } = notice;
+        tracing::info!(%client, remote = %notice.connection.remote, %reason, "offline");
+        notice.server.force_pub(self.presence(&Presence::Offline(client.as_str()))?).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,456 @@
+//! A client that says exactly what it is told to, and shows exactly what it was told.
+//!
+//! It shares no code with the server but [`decode`]: framing and WebSocket frames are made by hand,
+//! so that a test can also send what no library would.
+
+use std::collections::VecDeque;
+use std::io;
+
+use jmqt_protocol::{Packet, Qos, Retain, decode};
+use jmqt_server::Protocol;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use super::{DEADLINE, within};
+
+/// How much of the conversation is shown when a test fails.
+const REMEMBERED: usize = 40;
+const SHOWN_CHARS: usize = 300;
+
+pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+
+/// What can come from the server.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Incoming {
+    Packet(String),
+    Pong(Vec<u8>),
+    /// A WebSocket's close frame, with its code.
+    Close(Option<u16>),
+    /// The end of the connection.
+    End,
+}
+
+/// A `push`, taken apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Push {
+    text: String,
+    channel: String,
+    data: String,
+    client: String,
+    id: Option<String>,
+    retained: bool,
+}
+
+impl Push {
+    fn parse(text: String) -> Self {
+        let Ok(Packet::Push(push)) = decode(&text) else { panic!("not a push: {text}") };
+        assert_eq!(push.qos == Qos::AtLeastOnce, push.id.is_some(), "QoS 1 and id go together: {text}");
+        Self {
+            channel: push.channel.clone().into_owned(),
+            data: push.data.as_str().to_owned(),
+            client: push.client.clone().into_owned(),
+            id: push.id.clone().map(Into::into),
+            retained: push.retain == Retain::Yes,
+            text,
+        }
+    }
+
+    /// The whole packet, as it came.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    pub fn channel(&self) -> &str {
+        &self.channel
+    }
+
+    /// `dt`, byte for byte.
+    pub fn data(&self) -> &str {
+        &self.data
+    }
+
+    /// `cl`.
+    pub fn client(&self) -> &str {
+        &self.client
+    }
+
+    /// `id`, which a QoS 1 push has.
+    pub fn id(&self) -> &str {
+        self.id.as_deref().unwrap_or_else(|| panic!("no id: {}", self.text))
+    }
+
+    pub fn is_qos1(&self) -> bool {
+        self.id.is_some()
+    }
+
+    pub fn is_retained(&self) -> bool {
+        self.retained
+    }
+
+    /// The packet with a `*` for its id.
+    pub fn without_id(&self) -> String {
+        match &self.id {
+            Some(id) => self.text.replace(&format!(r#""id":"{id}""#), r#""id":"*""#),
+            None => self.text.clone(),
+        }
+    }
+}
+
+/// One connection.
+pub struct Client {
+    name: String,
+    protocol: Protocol,
+    stream: Box<dyn Stream>,
+    received: Vec<u8>,
+    conversation: VecDeque<String>,
+}
+
+impl Client {
+    /// A connection on which nothing has been said.
+    pub(super) fn new(protocol: Protocol, stream: impl Stream + 'static) -> Self {
+        Self {
+            name: "nobody".to_owned(),
+            protocol,
+            stream: Box::new(stream),
+            received: Vec::new(),
+            conversation: VecDeque::new(),
+        }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    fn is_websocket(&self) -> bool {
+        matches!(self.protocol, Protocol::WebSocket | Protocol::SslWebSocket)
+    }
+
+    /// What was said so far, for messages of asserts.
+    pub fn conversation(&self) -> String {
+        let mut text = format!("{} over {}:", self.name, self.protocol);
+        for line in &self.conversation {
+            text.push_str("\n  ");
+            text.push_str(line);
+        }
+        text
+    }
+
+    fn note(&mut self, direction: &str, what: &str) {
+        let shown: String = what.chars().take(SHOWN_CHARS).collect();
+        let more = if shown.len() < what.len() { "..." } else { "" };
+        self.conversation.push_back(format!("{direction} {shown}{more}"));
+        if self.conversation.len() > REMEMBERED {
+            self.conversation.pop_front();
+        }
+    }
+
+    // ---- saying ----------------------------------------------------------------------------------
+
+    /// Sends one packet.
+    pub async fn send(&mut self, text: &str) {
+        self.send_all(&[text]).await;
+    }
+
+    /// Sends several packets in one write.
+    pub async fn send_all(&mut self, texts: &[&str]) {
+        let mut bytes = Vec::new();
+        for text in texts {
+            self.note(">", text);
+            if self.is_websocket() {
+                websocket_frame(true, 1, text.as_bytes(), &mut bytes);
+            } else {
+                bytes.extend_from_slice(text.as_bytes());
+                bytes.push(0);
+            }
+        }
+        self.write(&bytes).await;
+    }
+
+    /// Sends bytes as they are, whatever the framing.
+    pub async fn send_bytes(&mut self, bytes: &[u8]) {
+        self.note(">", &format!("{} bytes: {}", bytes.len(), bytes[..bytes.len().min(80)].escape_ascii()));
+        self.write(bytes).await;
+    }
+
+    /// Sends a WebSocket frame of any kind.
+    pub async fn send_frame(&mut self, is_final: bool, opcode: u8, payload: &[u8]) {
+        let mut bytes = Vec::new();
+        websocket_frame(is_final, opcode, payload, &mut bytes);
+        self.send_bytes(&bytes).await;
+    }
+
+    async fn write(&mut self, bytes: &[u8]) {
+        let written = async {
+            self.stream.write_all(bytes).await?;
+            self.stream.flush().await
+        };
+        match tokio::time::timeout(DEADLINE, written).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => panic!("cannot send: {error}\n{}", self.conversation()),
+            Err(_) => panic!("cannot send within {DEADLINE:?}\n{}", self.conversation()),
+        }
+    }
+
+    /// Sends as much as the server takes; it may close the connection meanwhile.
+    pub async fn send_bytes_until_refused(&mut self, bytes: &[u8]) {
+        // Refused is what the caller expects; whether it was is what it looks at next.
+        drop(within("sending", self.stream.write_all(bytes)).await);
+    }
+
+    /// `pushAck`.
+    pub async fn ack(&mut self, push: &Push) {
+        let text = format!(r#"{{"pushAck":{{"id":"{}"}}}}"#, push.id());
+        self.send(&text).await;
+    }
+
+    /// Asks for a session as `name`, and gets it. `more` follows the members of the `conn`.
+    pub async fn conn_as(&mut self, name: &str, more: &str) {
+        self.name = name.to_owned();
+        let conn = format!(r#"{{"conn":{{"at":"token-{name}","cl":"{name}"{more}}}}}"#);
+        self.send(&conn).await;
+        let answer = self.next().await;
+        assert!(answer.starts_with(r#"{"connAck":{"st":1,"ts":"#), "{answer}\n{}", self.conversation());
+    }
+
+    /// `sub`, acknowledged.
+    pub async fn sub(&mut self, channel: &str) {
+        self.send(&format!(r#"{{"sub":{{"cn":"{channel}"}}}}"#)).await;
+        self.expect(&format!(r#"{{"subAck":{{"st":1,"cn":"{channel}"}}}}"#)).await;
+    }
+
+    /// `sub` with `pr`, acknowledged.
+    pub async fn sub_persistent(&mut self, channel: &str) {
+        self.send(&format!(r#"{{"sub":{{"cn":"{channel}","pr":1}}}}"#)).await;
+        self.expect(&format!(r#"{{"subAck":{{"st":1,"cn":"{channel}"}}}}"#)).await;
+    }
+
+    /// QoS 1 `pub`, acknowledged.
+    pub async fn pub1(&mut self, channel: &str, data: &str) {
+        self.send(&format!(r#"{{"pub":{{"cn":"{channel}","dt":{data},"q":1,"id":"p"}}}}"#)).await;
+        self.expect(r#"{"pubAck":{"st":1,"id":"p"}}"#).await;
+    }
+
+    // ---- hearing ---------------------------------------------------------------------------------
+
+    /// The next thing the server sends.
+    pub async fn incoming(&mut self) -> Incoming {
+        match tokio::time::timeout(DEADLINE, self.read_incoming()).await {
+            Ok(incoming) => {
+                let shown = match &incoming {
+                    Incoming::Packet(text) => text.clone(),
+                    other => format!("{other:?}"),
+                };
+                self.note("<", &shown);
+                incoming
+            }
+            Err(_) => panic!("nothing came within {DEADLINE:?}\n{}", self.conversation()),
+        }
+    }
+
+    /// The next packet.
+    pub async fn next(&mut self) -> String {
+        match self.incoming().await {
+            Incoming::Packet(text) => text,
+            other => panic!("{other:?} instead of a packet\n{}", self.conversation()),
+        }
+    }
+
+    /// The next packet must be this, byte for byte.
+    pub async fn expect(&mut self, text: &str) {
+        let received = self.next().await;
+        assert_eq!(received, text, "{}", self.conversation());
+    }
+
+    /// The next packets must be these.
+    pub async fn expect_all(&mut self, texts: &[&str]) {
+        for text in texts {
+            self.expect(text).await;
+        }
+    }
+
+    /// The next packet, which must be a `push`.
+    pub async fn next_push(&mut self) -> Push {
+        let text = self.next().await;
+        assert!(text.starts_with(r#"{"push":"#), "{text}\n{}", self.conversation());
+        Push::parse(text)
+    }
+
+    /// The next packet must be this push, whose id is written as `*`.
+    pub async fn expect_push(&mut self, text: &str) -> Push {
+        let push = self.next_push().await;
+        assert_eq!(push.without_id(), text, "{}", self.conversation());
+        push
+    }
+
+    /// The next so many packets, which must be pushes.
+    pub async fn next_pushes(&mut self, count: usize) -> Vec<Push> {
+        let mut pushes = Vec::with_capacity(count);
+        for _ in 0..count {
+            pushes.push(self.next_push().await);
+        }
+        pushes
+    }
+
+    /// Nothing has been sent to this client up to now: the answer to its heartbeat comes first.
+    ///
+    /// What is still on its way through the store is not seen: call
+    /// [`TestServer::settle`](super::TestServer::settle) before, if QoS 1 is what must not come.
+    pub async fn expect_nothing_before_hb(&mut self) {
+        self.send(r#"{"hb":{}}"#).await;
+        self.expect(r#"{"hbAck":{}}"#).await;
+    }
+
+    /// The next thing must be the end of the connection (on WebSockets a close frame may come first).
+    pub async fn closed(&mut self) {
+        loop {
+            match self.incoming().await {
+                Incoming::End => return,
+                Incoming::Close(_) => {}
+                other => panic!("{other:?} instead of the end\n{}", self.conversation()),
+            }
+        }
+    }
+
+    /// The next things must be a WebSocket's close frame with this code, and the end.
+    pub async fn closed_with(&mut self, code: u16) {
+        let incoming = self.incoming().await;
+        assert_eq!(incoming, Incoming::Close(Some(code)), "{}", self.conversation());
+        assert_eq!(self.incoming().await, Incoming::End, "{}", self.conversation());
+    }
+
+    /// The packets that come before the end of the connection.
+    pub async fn packets_until_closed(&mut self) -> Vec<String> {
+        let mut packets = Vec::new();
+        loop {
+            match self.incoming().await {
+                Incoming::Packet(text) => packets.push(text),
+                Incoming::End => return packets,
+                Incoming::Pong(_) | Incoming::Close(_) => {}
+            }
+        }
+    }
+
+    /// All bytes up to the end of the connection, with no framing.
+    pub async fn bytes_until_closed(&mut self) -> Vec<u8> {
+        while within("the end of the connection", self.fill()).await {}
+        std::mem::take(&mut self.received)
+    }
+
+    async fn read_incoming(&mut self) -> Incoming {
+        loop {
+            let parsed = if self.is_websocket() { self.take_frame() } else { self.take_text() };
+            if let Some(incoming) = parsed {
+                return incoming;
+            }
+            if !self.fill().await {
+                assert!(
+                    self.received.is_empty(),
+                    "the connection ended within a packet: {}\n{}",
+                    self.received.escape_ascii(),
+                    self.conversation()
+                );
+                return Incoming::End;
+            }
+        }
+    }
+
+    /// Reads; `false` at the end of the connection. May be dropped at any time.
+    async fn fill(&mut self) -> bool {
+        let mut chunk = vec![0; 64 * 1024];
+        match self.stream.read(&mut chunk).await {
+            Ok(0) => false,
+            Ok(length) => {
+                self.received.extend_from_slice(&chunk[..length]);
+                true
+            }
+            Err(error) => match error.kind() {
+                io::ErrorKind::ConnectionReset
+                | io::ErrorKind::ConnectionAborted
+                | io::ErrorKind::BrokenPipe
+                | io::ErrorKind::UnexpectedEof => false,
+                _ => panic!("cannot receive: {error}\n{}", self.conversation()),
+            },
+        }
+    }
+
+    fn take_text(&mut self) -> Option<Incoming> {
+        let end = self.received.iter().position(|byte| *byte == 0)?;
+        let mut text: Vec<u8> = self.received.drain(..=end).collect();
+        text.pop();
+        Some(Incoming::Packet(String::from_utf8(text).unwrap()))
+    }
+
+    fn take_frame(&mut self) -> Option<Incoming> {
+        let (head, length_bytes) = match *self.received.get(1)? {
+            126 => (4, 2),
+            127 => (10, 8),
+            short => {
+                assert!(short < 126, "a server does not mask its frames");
+                (2, 0)
+            }
+        };
+        let header = self.received.get(..head)?;
+        let length = match length_bytes {
+            0 => u64::from(header[1]),
+            _ => header[2..].iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte)),
+        };
+        let end = head + usize::try_from(length).unwrap();
+        if self.received.len() < end {
+            return None;
+        }
+        let frame: Vec<u8> = self.received.drain(..end).collect();
+        let payload = frame[head..].to_vec();
+        Some(match frame[0] {
+            0x81 => Incoming::Packet(String::from_utf8(payload).unwrap()),
+            0x8A => Incoming::Pong(payload),
+            0x88 if payload.is_empty() => Incoming::Close(None),
+            0x88 => Incoming::Close(Some(u16::from_be_bytes([payload[0], payload[1]]))),
+            other => panic!("a frame that begins with {other:#x}\n{}", self.conversation()),
+        })
+    }
+
+    /// The WebSocket upgrade (RFC 6455 §1.3, with its own example of a key).
+    pub(super) async fn upgrade(&mut self) {
+        self.send_bytes(UPGRADE).await;
+        let end = loop {
+            let end = self.received.windows(4).position(|four| four == b"\r\n\r\n");
+            match end {
+                Some(end) => break end + 4,
+                None => assert!(within("the upgrade", self.fill()).await, "no upgrade"),
+            }
+        };
+        let answer: Vec<u8> = self.received.drain(..end).collect();
+        let answer = String::from_utf8(answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
+        assert!(answer.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{answer}");
+    }
+}
+
+/// A request to become a WebSocket.
+pub const UPGRADE: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n\
+    Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+/// A masked frame, as clients send them (RFC 6455 §5.2).
+fn websocket_frame(is_final: bool, opcode: u8, payload: &[u8], out: &mut Vec<u8>) {
+    const MASK: [u8; 4] = [0x5A, 0xC3, 0x17, 0x88];
+    out.push(if is_final { 0x80 } else { 0 } | opcode);
+    match payload.len() {
+        short @ 0..=125 => out.push(0x80 | u8::try_from(short).unwrap()),
+        medium @ 126..=0xFFFF => {
+            out.push(0x80 | 126);
+            out.extend_from_slice(&u16::try_from(medium).unwrap().to_be_bytes());
+        }
+        long => {
+            out.push(0x80 | 127);
+            out.extend_from_slice(&(long as u64).to_be_bytes());
+        }
+    }
+    out.extend_from_slice(&MASK);
+    out.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+}
