@@ -144,8 +144,5 @@ async fn handshake(
 
 fn run_session(shared: &Arc<Shared>, session: Session, permit: ConnectionPermit) {
     let permit = permit.occupy(session.outbox());
-    shared.tasks.spawn(async move {
-        session.run().await;
-        drop(permit);
-    });
+    shared.tasks.spawn(session.run(permit));
 }

@@ -30,7 +30,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 
-use crate::server::Shared;
+use crate::server::{ConnectionPermit, Shared};
 use crate::transport::{Decoder, Framing};
 use crate::validators::{Asked, BoxError, CloseReason, ConnectionInfo, poll_guarded};
 
@@ -128,9 +128,15 @@ impl Session {
     }
 
     /// Serves the connection until one side ends it, and does what is to be done then.
-    pub(crate) async fn run(mut self) {
-        let reason = self.serve().await;
-        Box::pin(self.close(reason)).await;
+    ///
+    /// Not an `async fn`: that would keep room for its arguments twice, for every idle connection.
+    #[allow(clippy::manual_async_fn, reason = "see above")]
+    pub(crate) fn run(mut self, permit: ConnectionPermit) -> impl Future<Output = ()> + Send {
+        async move {
+            let reason = self.serve().await;
+            Box::pin(self.close(reason)).await;
+            drop(permit);
+        }
     }
 
     async fn serve(&mut self) -> CloseReason {
@@ -140,7 +146,10 @@ impl Session {
                 Event::Drained => self.core.shared.hub.resume(&self.core.outbox),
                 Event::Received(buffer, length) => {
                     self.core.read_size.adapt(length);
-                    if let ControlFlow::Break(reason) = self.handle(buffer.filled(length)).await {
+                    // Boxed, because this future is large and an idle session must not hold room for it:
+                    // one allocation a read, whatever number of packets it brings.
+                    let handled = Box::pin(self.handle(buffer.filled(length))).await;
+                    if let ControlFlow::Break(reason) = handled {
                         return reason;
                     }
                 }
@@ -337,4 +346,18 @@ impl Core {
 
 async fn poll_once<F: Future>(mut future: Pin<&mut F>) -> Poll<F::Output> {
     poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn future_size<A, B, F: Future>(_: impl FnOnce(A, B) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test] // ten thousand idle connections are ten thousand of these
+    fn an_idle_session_is_a_small_future() {
+        assert!(future_size(Session::run) <= 512);
+    }
 }
