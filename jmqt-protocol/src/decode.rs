@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::lexer::{Lexer, NotJson, Raw, unescape};
+use crate::lexer::{Lexer, NotJson, Raw};
 use crate::packet::{
     Auth, AuthAck, AuthOutcome, Conn, ConnAck, Packet, PacketType, Persistence, Pub, PubAck, Push, PushAck,
     Qos, Retain, Sub, SubAck, Unsub, UnsubAck,
@@ -299,13 +299,13 @@ impl<'a> Fields<'a> {
     }
 
     fn string(&self, field: Field) -> Result<Option<Cow<'a, str>>, Problem> {
-        match self.text(field) {
-            None => Ok(None),
-            Some(text) if text.starts_with('"') => match unescape(text) {
+        match self.raw[field as usize] {
+            Some(raw) if raw.text.starts_with('"') => match raw.unescaped() {
                 Some(string) => Ok(Some(string)),
                 None => Err(format!("field `{}` has a lone surrogate", field.key())),
             },
-            Some(_) => Err(wrong(field, "a string")),
+            Some(raw) if raw.text != "null" => Err(wrong(field, "a string")),
+            _ => Ok(None),
         }
     }
 
@@ -365,7 +365,7 @@ impl<'a> Fields<'a> {
     /// `dt`, where `null` is a value like any other.
     fn payload(&self) -> Result<Option<Payload<'a>>, Problem> {
         match self.raw[Field::Data as usize] {
-            Some(raw) if raw.depth > MAX_DEPTH => {
+            Some(raw) if raw.depth as usize > MAX_DEPTH => {
                 Err(format!("field `dt` is nested deeper than {MAX_DEPTH}"))
             }
             raw => Ok(raw.map(|raw| Payload::trust(raw.text))),

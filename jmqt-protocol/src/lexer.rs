@@ -16,7 +16,19 @@ pub(crate) struct NotJson(pub(crate) &'static str);
 pub(crate) struct Raw<'a> {
     pub(crate) text: &'a str,
     /// How many arrays and objects are open at its deepest place.
-    pub(crate) depth: usize,
+    pub(crate) depth: u32,
+    /// It is a string with escapes.
+    pub(crate) escaped: bool,
+}
+
+impl<'a> Raw<'a> {
+    /// The text of a string; `None` if it has a lone surrogate escape.
+    pub(crate) fn unescaped(self) -> Option<Cow<'a, str>> {
+        if self.escaped {
+            return serde_json::from_str(self.text).ok().map(Cow::Owned);
+        }
+        Some(Cow::Borrowed(&self.text[1..self.text.len() - 1]))
+    }
 }
 
 /// A position in JSON text.
@@ -68,7 +80,7 @@ impl<'a> Lexer<'a> {
             return Err(NotJson("a member's key is missing"));
         }
         let raw = self.string()?;
-        let key = unescape(raw).ok_or(NotJson("a member's key has a lone surrogate"))?;
+        let key = raw.unescaped().ok_or(NotJson("a member's key has a lone surrogate"))?;
         self.expect(b':', "a colon is missing after a member's key")?;
         Ok(key)
     }
@@ -78,35 +90,36 @@ impl<'a> Lexer<'a> {
         let first = self.peek();
         let start = self.at;
         let depth = match first {
-            Some(b'"') => {
-                self.string()?;
-                0
-            }
+            Some(b'"') => return self.string(),
             Some(b'{' | b'[') => self.container()?,
             _ => {
                 self.scalar()?;
                 0
             }
         };
-        Ok(Raw { text: &self.text[start..self.at], depth })
+        Ok(Raw { text: &self.text[start..self.at], depth, escaped: false })
     }
 
     /// A string, quotes included. The next byte is its opening quote.
-    fn string(&mut self) -> Result<&'a str, NotJson> {
+    fn string(&mut self) -> Result<Raw<'a>, NotJson> {
         let bytes = self.text.as_bytes();
         let start = self.at;
         let mut at = start + 1;
+        let mut escaped = false;
         loop {
             at = skip_plain(bytes, at);
             match bytes.get(at) {
                 Some(b'"') => break,
-                Some(b'\\') => at = skip_escape(bytes, at)?,
+                Some(b'\\') => {
+                    at = skip_escape(bytes, at)?;
+                    escaped = true;
+                }
                 Some(_) => return Err(NotJson("a control character stands in a string")),
                 None => return Err(NotJson("a string does not end")),
             }
         }
         self.at = at + 1;
-        Ok(&self.text[start..self.at])
+        Ok(Raw { text: &self.text[start..self.at], depth: 0, escaped })
     }
 
     /// A number, `true`, `false` or `null`.
@@ -126,7 +139,7 @@ impl<'a> Lexer<'a> {
 
     /// An array or object, however deep; returns its depth. Not recursive: a million `[` must not
     /// end in a stack overflow.
-    fn container(&mut self) -> Result<usize, NotJson> {
+    fn container(&mut self) -> Result<u32, NotJson> {
         let mut open = OpenContainers::default();
         let mut deepest = 0;
         loop {
@@ -135,7 +148,7 @@ impl<'a> Lexer<'a> {
                 Some(b'[') => {
                     self.at += 1;
                     open.push(false);
-                    deepest = deepest.max(open.depth);
+                    deepest = deepest.max(u32::try_from(open.depth).unwrap_or(u32::MAX));
                     if !self.eat(b']') {
                         continue;
                     }
@@ -144,7 +157,7 @@ impl<'a> Lexer<'a> {
                 Some(b'{') => {
                     self.at += 1;
                     open.push(true);
-                    deepest = deepest.max(open.depth);
+                    deepest = deepest.max(u32::try_from(open.depth).unwrap_or(u32::MAX));
                     if !self.eat(b'}') {
                         self.member_name()?;
                         continue;
@@ -282,15 +295,6 @@ fn number_length(rest: &[u8]) -> Result<usize, NotJson> {
         at += some_digits(at)?;
     }
     Ok(at)
-}
-
-/// The text of a string given with its quotes; `None` if it has a lone surrogate escape.
-pub(crate) fn unescape(raw: &str) -> Option<Cow<'_, str>> {
-    let inner = &raw[1..raw.len() - 1];
-    if memchr::memchr(b'\\', inner.as_bytes()).is_none() {
-        return Some(Cow::Borrowed(inner));
-    }
-    serde_json::from_str(raw).ok().map(Cow::Owned)
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ impl<'a> Payload<'a> {
         let mut lexer = Lexer::new(text);
         let value = lexer.value().map_err(|_| InvalidPayload)?;
         lexer.end().map_err(|_| InvalidPayload)?;
-        if value.depth > MAX_DEPTH {
+        if value.depth as usize > MAX_DEPTH {
             return Err(InvalidPayload);
         }
         Ok(Self(value.text))

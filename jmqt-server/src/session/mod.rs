@@ -58,7 +58,9 @@ pub(crate) struct Session {
 
 /// All of a session but the decoder, whose buffer a packet borrows while it is handled.
 pub(crate) struct Core {
-    pub(crate) shared: Arc<Shared>,
+    /// In an `Arc` of the session's own: handlers clone it for every packet, and a count that all
+    /// threads share would travel from one to the other.
+    pub(crate) shared: Arc<Arc<Shared>>,
     pub(crate) info: ConnectionInfo,
     pub(crate) outbox: Arc<Outbox>,
     /// Present once `conn` was accepted.
@@ -111,7 +113,7 @@ impl Session {
             decoder: Decoder::new(framing, shared.limits.preconn_packet_bytes),
             core: Core {
                 clock: IdleClock::new(shared.limits.idle, accepted_at),
-                shared,
+                shared: Arc::new(shared),
                 info,
                 outbox,
                 member: None,
