@@ -1,4 +1,52 @@
-//! A JMQT 1.0 application server, as a library.
+//! A JMQT 1.0 application server, as a library: JSON publish/subscribe over TCP and WebSocket, plain and
+//! TLS, with QoS 0 and 1, retained messages, persistent subscriptions, point-to-point and control
+//! channels.
+//!
+//! The application decides, in eight async traits: [`AuthValidator`], [`ConnValidator`],
+//! [`SubValidator`], [`PubValidator`], [`UnsubValidator`], [`ControlHandler`], [`DisconnectNotifier`] and
+//! [`CloseNotifier`]. Everything else is the server's: sessions, order, redelivery, limits, a store in
+//! SQLite. A `pubAck` with status 1 means that the message is on disk for every persistent subscriber.
+//!
+//! A complete server:
+//!
+//! ```
+//! use jmqt_server::*;
+//!
+//! struct Believe;
+//!
+//! #[async_trait]
+//! impl AuthValidator for Believe {
+//!     async fn validate_auth(&self, request: &AuthRequest<'_>) -> Result<AuthVerdict, BoxError> {
+//!         let client = ClientId::parse(request.data.as_str().trim_matches('"'))?; // {"auth":{"dt":"alice"}}
+//!         Ok(AuthVerdict::Grant { client, token: AuthToken::new("secret") })
+//!     }
+//! }
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), BoxError> {
+//!     let mut config = Config::default(); // or Config::load(Some("server.conf".as_ref()))?
+//! #   let folder = tempfile::tempdir()?;
+//! #   config.sqlite_path = folder.path().join("jmqt.db");
+//! #   (config.bind_address, config.websocket_port) = ([127, 0, 0, 1].into(), None);
+//!     config.socket_port = Some(0); // any free port
+//!     let server = Server::builder(config)
+//!         .auth(Believe).conn(AllowAll).sub(AllowAll).publish(AllowAll).unsub(AllowAll)
+//!         .control(DenyAll).disconnect(Silent).close(Silent)
+//!         .start().await?;
+//!     println!("listening on {:?}", server.local_addr(Protocol::Socket));
+//! #   server.shutdown().await;
+//! #   return Ok(());
+//!     server.run_until_signal().await?;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! From outside the validators, and from within, the application acts through a [`ServerHandle`]:
+//! it subscribes and unsubscribes clients, publishes, asks who is connected, and disconnects (§9.e).
+//!
+//! The server runs on the tokio runtime it is started on. Events are logged with `tracing`; [`logging`]
+//! has the format and the outlets of the sample server. Sections (§) are those of the JMQT 1.0
+//! specification, `protocol.md` is `docs/protocol.md` of this repository.
 
 mod bus;
 pub mod config;
@@ -15,7 +63,7 @@ mod transport;
 mod validators;
 
 pub use async_trait::async_trait;
-pub use config::{Config, ConfigError};
+pub use config::{Config, ConfigError, LogConfig, LogMode, SslConfig};
 pub use counters::CountersSnapshot;
 pub use handle::{ConnHandle, HandleError, Publish, ServerHandle};
 pub use jmqt_protocol::{

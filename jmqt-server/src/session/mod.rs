@@ -60,6 +60,7 @@ pub(crate) struct Session {
 pub(crate) struct Core {
     /// In an `Arc` of the session's own: handlers clone it for every packet, and a count that all
     /// threads share would travel from one to the other.
+    #[allow(clippy::redundant_allocation, reason = "see above")]
     pub(crate) shared: Arc<Arc<Shared>>,
     pub(crate) info: ConnectionInfo,
     pub(crate) outbox: Arc<Outbox>,

@@ -108,7 +108,7 @@ pub struct Client {
 
 impl Client {
     /// A connection on which nothing has been said.
-    pub(super) fn new(protocol: Protocol, stream: impl Stream + 'static) -> Self {
+    pub fn new(protocol: Protocol, stream: impl Stream + 'static) -> Self {
         Self {
             name: "nobody".to_owned(),
             protocol,
@@ -415,7 +415,7 @@ impl Client {
     }
 
     /// The WebSocket upgrade (RFC 6455 §1.3, with its own example of a key).
-    pub(super) async fn upgrade(&mut self) {
+    pub async fn upgrade(&mut self) {
         self.send_bytes(UPGRADE).await;
         let end = loop {
             let end = self.received.windows(4).position(|four| four == b"\r\n\r\n");
