@@ -20,12 +20,8 @@ async fn before_conn_everything_but_auth_and_conn_is_dropped_and_counted() {
     ] {
         alice.send(text).await;
     }
-    alice
-        .send(r#"{"auth":{"dt":{"client_name":"alice"}}}"#)
-        .await;
-    alice
-        .expect(r#"{"authAck":{"st":1,"at":"token-alice","cl":"alice"}}"#)
-        .await;
+    alice.send(r#"{"auth":{"dt":{"client_name":"alice"}}}"#).await;
+    alice.expect(r#"{"authAck":{"st":1,"at":"token-alice","cl":"alice"}}"#).await;
     assert_eq!(server.counters().bad_packets, 7);
     for nobody in [Asked::Sub, Asked::Unsub, Asked::Pub, Asked::Control] {
         assert_eq!(server.app.times_asked(nobody).await, 0);
@@ -40,9 +36,7 @@ async fn before_conn_bad_fields_are_answered_for_auth_and_conn_alone() {
     alice.send(r#"{"sub":{"cn":7}}"#).await;
     alice.send(r#"{"pub":{"cn":"news","id":"7"}}"#).await;
     alice.send(r#"{"auth":{}}"#).await;
-    alice
-        .expect(r#"{"authAck":{"st":10,"mg":"field `dt` is missing"}}"#)
-        .await;
+    alice.expect(r#"{"authAck":{"st":10,"mg":"field `dt` is missing"}}"#).await;
     alice.send(r#"{"conn":{"at":7,"cl":"alice"}}"#).await;
     alice.expect(r#"{"connAck":{"st":10}}"#).await;
     alice.send(r#"{"conn":"please"}"#).await;
@@ -70,9 +64,7 @@ async fn an_answered_auth_forgives_fifteen_bad_packets() {
             alice.send(r#"{"hb":{}}"#).await;
         }
         alice.send(r#"{"auth":{"dt":{}}}"#).await;
-        alice
-            .expect(r#"{"authAck":{"st":7,"mg":"client_name is missing"}}"#)
-            .await;
+        alice.expect(r#"{"authAck":{"st":7,"mg":"client_name is missing"}}"#).await;
     }
     alice.conn_as("alice", "").await;
 }
@@ -81,9 +73,7 @@ async fn an_answered_auth_forgives_fifteen_bad_packets() {
 async fn conn_needs_no_auth_before_it() {
     let server = TestServer::start().await;
     let mut alice = server.open(Protocol::Socket).await;
-    alice
-        .send(r#"{"conn":{"at":"token-alice","cl":"alice"}}"#)
-        .await;
+    alice.send(r#"{"conn":{"at":"token-alice","cl":"alice"}}"#).await;
     alice.expect(r#"{"connAck":{"st":1,"ts":60}}"#).await;
 }
 
@@ -91,14 +81,10 @@ async fn conn_needs_no_auth_before_it() {
 async fn a_refused_conn_leaves_the_gate_closed_and_the_connection_open() {
     let server = TestServer::start().await;
     let mut alice = server.open(Protocol::Socket).await;
-    alice
-        .send(r#"{"conn":{"at":"token-bob","cl":"alice"}}"#)
-        .await;
+    alice.send(r#"{"conn":{"at":"token-bob","cl":"alice"}}"#).await;
     alice.expect(r#"{"connAck":{"st":6}}"#).await;
     alice.send(r#"{"hb":{}}"#).await; // not answered
-    alice
-        .send(r#"{"conn":{"at":"token-alice","cl":"alice"}}"#)
-        .await;
+    alice.send(r#"{"conn":{"at":"token-alice","cl":"alice"}}"#).await;
     alice.expect(r#"{"connAck":{"st":1,"ts":60}}"#).await;
     alice.expect_nothing_before_hb().await;
 }
@@ -107,15 +93,9 @@ async fn a_refused_conn_leaves_the_gate_closed_and_the_connection_open() {
 async fn auth_is_answered_within_a_session_too() {
     let server = TestServer::start().await;
     let mut alice = server.websocket("alice").await;
-    alice
-        .send(r#"{"auth":{"dt":{"client_name":"bob"}}}"#)
-        .await;
-    alice
-        .expect(r#"{"authAck":{"st":1,"at":"token-bob","cl":"bob"}}"#)
-        .await;
+    alice.send(r#"{"auth":{"dt":{"client_name":"bob"}}}"#).await;
+    alice.expect(r#"{"authAck":{"st":1,"at":"token-bob","cl":"bob"}}"#).await;
     alice.send(r#"{"auth":{"dt":"who am I"}}"#).await;
-    alice
-        .expect(r#"{"authAck":{"st":7,"mg":"client_name is missing"}}"#)
-        .await;
+    alice.expect(r#"{"authAck":{"st":7,"mg":"client_name is missing"}}"#).await;
     alice.expect_nothing_before_hb().await;
 }

@@ -88,7 +88,8 @@ impl Core {
     }
 }
 
-/// Whether the client may still be sending when the server closes.
+/// Whether the client is likely to be sending when the server closes. (After a takeover it may be too,
+/// but the newer connection is waiting.)
 fn lingers(reason: CloseReason) -> bool {
     matches!(
         reason,
@@ -96,7 +97,6 @@ fn lingers(reason: CloseReason) -> bool {
             | CloseReason::PacketTooLarge
             | CloseReason::ProtocolViolation
             | CloseReason::Disconnected
-            | CloseReason::Takeover
     )
 }
 

@@ -235,6 +235,12 @@ impl Client {
         self.expect(r#"{"pubAck":{"st":1,"id":"p"}}"#).await;
     }
 
+    /// QoS 1 `pub`, acknowledged after what other acknowledgements are still to come.
+    pub async fn pub1_among_acks(&mut self, channel: &str, data: &str) {
+        self.send(&format!(r#"{{"pub":{{"cn":"{channel}","dt":{data},"q":1,"id":"last"}}}}"#)).await;
+        while self.next().await != r#"{"pubAck":{"st":1,"id":"last"}}"# {}
+    }
+
     // ---- hearing ---------------------------------------------------------------------------------
 
     /// The next thing the server sends.
@@ -305,6 +311,19 @@ impl Client {
         self.expect(r#"{"hbAck":{}}"#).await;
     }
 
+    /// What this client has sent so far has been handled when this returns; pushes that come before
+    /// the answer are thrown away.
+    pub async fn expect_hb_among_pushes(&mut self) {
+        self.send(r#"{"hb":{}}"#).await;
+        loop {
+            let text = self.next().await;
+            if text == r#"{"hbAck":{}}"# {
+                return;
+            }
+            assert!(text.starts_with(r#"{"push":"#), "{}", self.conversation());
+        }
+    }
+
     /// The next thing must be the end of the connection (on WebSockets a close frame may come first).
     pub async fn closed(&mut self) {
         loop {
@@ -331,6 +350,17 @@ impl Client {
                 Incoming::Packet(text) => packets.push(text),
                 Incoming::End => return packets,
                 Incoming::Pong(_) | Incoming::Close(_) => {}
+            }
+        }
+    }
+
+    /// Whether this packet comes before the end of the connection, however it ends.
+    pub async fn packets_until_closed_or(&mut self, text: &str) -> bool {
+        loop {
+            match self.incoming().await {
+                Incoming::Packet(packet) if packet == text => return true,
+                Incoming::End => return false,
+                _ => {}
             }
         }
     }

@@ -193,6 +193,13 @@ impl TestServer {
         client
     }
 
+    /// Drops the connection and makes a new one over TCP for the same client, with this window.
+    pub async fn reconnect_with_window(&self, client: Client, window: u32) -> Client {
+        let name = client.name().to_owned();
+        drop(client);
+        self.connect_with_window(&name, window).await
+    }
+
     /// Drops the connection and makes a new one of the same kind for the same client.
     pub async fn reconnect(&self, client: Client) -> Client {
         let (protocol, name) = (client.protocol(), client.name().to_owned());
