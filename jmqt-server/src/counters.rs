@@ -30,6 +30,8 @@ counters! {
     connections_accepted,
     /// Connections turned away because MAX_CONNECTIONS were open.
     connections_refused,
+    /// Connections that have ended, with a session or without.
+    connections_closed,
     /// Sessions opened by a `conn`.
     sessions_opened,
     /// Sessions that have ended, close notifier included.

@@ -328,6 +328,7 @@ impl ConnectionPermit {
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         self.shared.open().by_number.remove(&self.number);
+        self.shared.hub.counters.connections_closed.increment();
     }
 }
 

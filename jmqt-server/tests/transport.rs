@@ -1,0 +1,139 @@
+//! Below the packets: WebSocket, TLS, sockets that are full or many (protocol.md 2.5, 2.15, 2.18).
+
+mod support;
+
+use std::time::Duration;
+
+use jmqt_server::{CloseReason, Protocol};
+use support::{Incoming, TestServer};
+
+#[tokio::test]
+async fn binary_websocket_messages_are_refused_with_1003() {
+    let server = TestServer::start().await;
+    let mut alice = server.websocket("alice").await;
+    alice.send_frame(true, 2, br#"{"hb":{}}"#).await;
+    alice.closed_with(1003).await;
+    server.app.expect_close("alice", CloseReason::ProtocolViolation).await;
+}
+
+#[tokio::test] // RFC 6455 §5.4, §5.5
+async fn fragments_are_joined_and_pings_between_them_answered() {
+    let server = TestServer::start().await;
+    let mut alice = server.websocket("alice").await;
+    alice.send_frame(false, 1, br#"{"h"#).await;
+    alice.send_frame(true, 9, b"here?").await;
+    assert_eq!(alice.incoming().await, Incoming::Pong(b"here?".to_vec()));
+    alice.send_frame(true, 0, br#"b":{}}"#).await;
+    alice.expect(r#"{"hbAck":{}}"#).await;
+    alice.send_frame(true, 8, &1000u16.to_be_bytes()).await;
+    alice.closed_with(1000).await;
+}
+
+#[tokio::test] // protocol.md 2.5
+async fn an_oversized_websocket_message_is_refused_with_1009() {
+    let server = TestServer::start().await;
+    let mut alice = server.open(Protocol::WebSocket).await;
+    alice.send_bytes(&[0x81, 0xff, 0, 0, 0, 0, 0, 1, 0, 1, 1, 2, 3, 4]).await; // 64 KiB and a byte
+    alice.closed_with(1009).await;
+}
+
+#[tokio::test]
+async fn what_is_no_upgrade_is_answered_in_http() {
+    let server = TestServer::start().await;
+    let mut browser = server.open_raw(Protocol::WebSocket).await;
+    browser.send_bytes(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    let answer = browser.bytes_until_closed().await;
+    assert!(answer.starts_with(b"HTTP/1.1 400 "), "{}", answer.escape_ascii());
+}
+
+#[tokio::test]
+async fn garbage_instead_of_tls_disturbs_nobody() {
+    let server = TestServer::configured(|config| config.timeout = Duration::from_secs(1)).await;
+    let mut garbage = server.open_raw(Protocol::SslSocket).await;
+    garbage.send_bytes(b"{\"auth\":{}}\0 this is no hello").await;
+    garbage.bytes_until_closed().await;
+    let mut half = server.open_raw(Protocol::SslWebSocket).await;
+    half.send_bytes(&[0x16, 3, 1, 2, 0, 1]).await; // the beginning of a hello, and no more
+    half.bytes_until_closed().await; // by the timeout
+    let mut alice = server.tls("alice").await;
+    alice.expect_nothing_before_hb().await;
+}
+
+#[tokio::test] // protocol.md 2.15: the first packet is waited for once, however slowly it comes
+async fn a_first_packet_that_dribbles_in_is_not_waited_for() {
+    let server = TestServer::configured(|config| config.timeout = Duration::from_millis(300)).await;
+    let mut slow = server.open(Protocol::Socket).await;
+    let dribble = async {
+        loop {
+            slow.send_bytes_until_refused(b" ").await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    // The bytes are no sign of life: the server ends it while they keep coming.
+    let ended = async {
+        while server.counters().connections_closed == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::select! {
+        () = dribble => {}
+        () = support::within("the end of the connection", ended) => {}
+    }
+    slow.bytes_until_closed().await;
+}
+
+#[tokio::test]
+async fn connections_beyond_max_connections_are_turned_away() {
+    let server = TestServer::configured(|config| config.max_connections = 2).await;
+    let mut alice = server.connect("alice").await;
+    let bob = server.connect("bob").await;
+    let mut third = server.open_raw(Protocol::Socket).await;
+    third.bytes_until_closed().await;
+    assert_eq!(server.counters().connections_refused, 1);
+    drop(bob);
+    server.app.notice().await;
+    alice.expect_nothing_before_hb().await;
+}
+
+#[tokio::test] // a subscriber that does not read: others are served, and it is closed
+async fn a_slow_consumer_is_closed_and_nobody_waits_for_it() {
+    let server = TestServer::configured(|config| {
+        config.max_packet_bytes = 64 * 1024;
+        config.outbound_queue_bytes = 128 * 1024;
+        config.slow_consumer = Duration::from_millis(500);
+    })
+    .await;
+    let mut alice = server.connect("alice").await;
+    let (mut slow, mut bob) = (server.connect("slow").await, server.connect("bob").await);
+    slow.sub("news").await;
+    bob.sub("news").await;
+    let data = format!("\"{}\"", "x".repeat(50_000));
+    for number in 0..400 {
+        alice.send(&format!(r#"{{"pub":{{"cn":"news","dt":[{number},{data}]}}}}"#)).await;
+        assert!(bob.next_push().await.data().starts_with(&format!("[{number},")));
+    }
+    server.app.expect_close("slow", CloseReason::SlowConsumer).await;
+    assert!(server.counters().pushes_dropped > 0);
+}
+
+#[tokio::test] // protocol.md 2.14: a queue that is full leaves QoS 1 in the store
+async fn qos_1_that_finds_the_queue_full_comes_from_the_store_in_order() {
+    let server = TestServer::configured(|config| {
+        config.max_packet_bytes = 64 * 1024;
+        config.outbound_queue_bytes = 128 * 1024;
+    })
+    .await;
+    let mut alice = server.connect("alice").await;
+    let mut bob = server.connect_with_window("bob", 1000).await;
+    bob.sub_persistent("news").await;
+    let data = format!("\"{}\"", "x".repeat(50_000));
+    for number in 0..100 {
+        alice.pub1("news", &format!("[{number},{data}]")).await;
+    }
+    server.settle().await;
+    for number in 0..100 {
+        let push = bob.next_push().await;
+        assert!(push.data().starts_with(&format!("[{number},")));
+        bob.ack(&push).await;
+    }
+}
