@@ -167,6 +167,7 @@ impl Hub {
         };
         let subscribed = self.force_in_turn(&outbox, client, channel, persistence).await?;
         outbox.open(&subscribed.subscription, None, subscribed.retained);
+        self.resume(&outbox); // a flag that changed may have freed a part of the window
         outbox.flush();
         Ok(())
     }
@@ -196,7 +197,7 @@ impl Hub {
 
     /// Ends a client's subscription on the server's own account, connected or not.
     pub(crate) async fn force_unsubscribe(
-        &self,
+        self: &Arc<Self>,
         client: &ClientId,
         channel: &ChannelName,
     ) -> Result<bool, HubError> {
@@ -205,6 +206,7 @@ impl Hub {
             return self.unsubscribe_in_store(client, channel).await;
         };
         let existed = self.unsubscribe_in_turn(&outbox, client, channel).await?;
+        self.resume(&outbox); // its part of the window is free for others (2.14)
         outbox.flush();
         Ok(existed)
     }

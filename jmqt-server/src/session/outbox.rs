@@ -655,13 +655,12 @@ impl Outbox {
         let Some(window) = &mut state.window else { return false };
         let mut moved = false;
         let counted = match id {
-            PushId::Logged(key, Seq(seq)) => match window.by_key.get(&key).cloned() {
-                Some(subscription) => {
-                    moved = acknowledge_logged(window, &subscription, seq);
-                    moved
-                }
-                None => window.acknowledge_temporary(id),
-            },
+            PushId::Logged(key, Seq(seq)) => {
+                let persistent = window.by_key.get(&key).cloned();
+                moved = persistent.is_some_and(|subscription| acknowledge_logged(window, &subscription, seq));
+                // It may have been pushed before the subscription became persistent (2.20).
+                moved || window.acknowledge_temporary(id)
+            }
             PushId::Memory(_) => window.acknowledge_temporary(id),
         };
         if counted {
@@ -717,7 +716,7 @@ impl Outbox {
         let mut turns = window.behind.len();
         while !full && room > 0 && turns > 0 {
             turns -= 1;
-            let share = room.div_ceil(window.behind.len().max(1));
+            let share = window.share_of_one_behind();
             let subscription = window.behind.pop_front()?;
             let mut log = subscription.log();
             let LogState::Attached(position) = &mut *log else { continue };
@@ -727,12 +726,13 @@ impl Outbox {
             }
             let within_horizon = position.acked.horizon().saturating_sub(position.next - 1);
             let redelivery = position.next <= position.pending_until;
+            let count = share.saturating_sub(position.in_flight as usize).clamp(1, room);
             let missing = Missing {
                 subscription: Arc::clone(&subscription),
                 key: position.key,
                 after: position.next - 1,
                 seen: position.seen,
-                count: share.min(usize::try_from(within_horizon).unwrap_or(usize::MAX)),
+                count: count.min(usize::try_from(within_horizon).unwrap_or(usize::MAX)),
             };
             drop(log);
             window.behind.push_back(subscription);

@@ -80,6 +80,11 @@ impl Window {
         free.min((self.size / 2).max(1).saturating_sub(self.logged))
     }
 
+    /// What each of the subscriptions that are behind may have of the window, so that all get some.
+    pub(crate) fn share_of_one_behind(&self) -> usize {
+        self.size.div_ceil(self.behind.len().max(1))
+    }
+
     fn has_room_for_temporary(&self) -> bool {
         let shared = !self.behind.is_empty() && self.temporary.len() >= (self.size / 2).max(1);
         self.in_flight() < self.size && !shared
