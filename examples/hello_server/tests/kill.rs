@@ -1,5 +1,8 @@
 //! kill -9 under load: no acknowledged message is lost (protocol.md 2.13).
 
+// A helper that fails is a test that fails.
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::collections::HashMap;

@@ -1,5 +1,8 @@
 //! Signals, exit codes, and what a user is told who got something wrong.
 
+// A helper that fails is a test that fails.
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::process::Output;
