@@ -3,7 +3,7 @@
 // A helper that fails is a test that fails.
 #![allow(clippy::unwrap_used)]
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -85,28 +85,24 @@ fn offline(name: &str) -> String {
     format!(r#"{{"push":{{"cn":"update","dt":{{"offline":"{name}"}},"cl":""}}}}"#)
 }
 
-struct Client(TcpStream);
+struct Client(BufReader<TcpStream>);
 
 impl Client {
     fn open(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
-        Self(stream)
+        Self(BufReader::new(stream))
     }
 
     fn send(&mut self, text: &str) {
-        self.0.write_all(format!("{text}\0").as_bytes()).unwrap();
+        self.0.get_mut().write_all(format!("{text}\0").as_bytes()).unwrap();
     }
 
     fn next(&mut self) -> String {
         let mut text = Vec::new();
-        for byte in (&self.0).bytes() {
-            match byte.unwrap() {
-                0 => return String::from_utf8(text).unwrap(),
-                byte => text.push(byte),
-            }
-        }
-        panic!("the connection ended")
+        self.0.read_until(0, &mut text).unwrap();
+        assert_eq!(text.pop(), Some(0), "the connection ended");
+        String::from_utf8(text).unwrap()
     }
 
     fn expect(&mut self, text: &str) {

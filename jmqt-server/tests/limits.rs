@@ -1,0 +1,267 @@
+//! What is too large, too much and too many (protocol.md 2.5, 2.14, design: slow consumers).
+
+mod support;
+
+use std::time::Duration;
+
+use jmqt_server::{CloseReason, Protocol};
+use support::{Client, TestServer};
+
+/// A heartbeat of exactly so many bytes.
+fn heartbeat(length: usize) -> String {
+    let frame = r#"{"hb":{"x":""}}"#.len();
+    format!(r#"{{"hb":{{"x":"{}"}}}}"#, "x".repeat(length - frame))
+}
+
+fn data(number: usize, bytes: usize) -> String {
+    format!(r#"[{number},"{}"]"#, "x".repeat(bytes))
+}
+
+async fn publish(alice: &mut Client, number: usize, bytes: usize) {
+    alice.send(&format!(r#"{{"pub":{{"cn":"news","dt":{}}}}}"#, data(number, bytes))).await;
+}
+
+// ---- packets ------------------------------------------------------------------------------------
+
+#[tokio::test] // protocol.md 2.5: without buffering more than that
+async fn a_packet_without_end_is_cut_off() {
+    let server = TestServer::configured(|config| config.max_packet_bytes = 100_000).await;
+    let endless = vec![b'x'; 1 << 20];
+    let mut nobody = server.open(Protocol::Socket).await;
+    nobody.send_bytes_until_refused(&endless).await;
+    nobody.closed().await;
+    for protocol in [Protocol::Socket, Protocol::SslSocket] {
+        let mut alice = server.connect_over(protocol, "alice").await;
+        alice.send_bytes_until_refused(&endless).await;
+        alice.closed().await;
+        server.app.expect_close("alice", CloseReason::PacketTooLarge).await;
+    }
+}
+
+#[tokio::test] // protocol.md 2.5: the limit is the packet's, not the read's
+async fn many_packets_in_one_write_are_not_one_large_packet() {
+    let server = TestServer::configured(|config| config.max_packet_bytes = 2000).await;
+    for protocol in Protocol::ALL {
+        let mut alice = server.connect_over(protocol, "alice").await;
+        let one = heartbeat(1900);
+        alice.send_all(&[&one; 50]).await;
+        for _ in 0..50 {
+            alice.expect(r#"{"hbAck":{}}"#).await;
+        }
+    }
+}
+
+#[tokio::test] // protocol.md 2.5: fragments do not get around it (RFC 6455 §5.4)
+async fn a_websocket_message_in_fragments_has_the_same_limit() {
+    let server = TestServer::configured(|config| config.max_packet_bytes = 100_000).await;
+    let mut alice = server.websocket("alice").await;
+    let half = "x".repeat(60_000);
+    alice.send_frame(false, 1, half.as_bytes()).await;
+    alice.send_frame(true, 0, half.as_bytes()).await;
+    alice.closed_with(1009).await;
+    server.app.expect_close("alice", CloseReason::PacketTooLarge).await;
+}
+
+#[tokio::test] // protocol.md 2.5, 2.7: four mebibytes by default
+async fn a_packet_of_four_mebibytes_passes_on_every_listener() {
+    let server = TestServer::start().await;
+    let mut alice = server.connect("alice").await;
+    let frame = r#"{"pub":{"cn":"news","dt":""}}"#.len();
+    let data = format!(r#""{}""#, "x".repeat((4 << 20) - frame));
+    let publish = format!(r#"{{"pub":{{"cn":"news","dt":{data}}}}}"#);
+    assert_eq!(publish.len(), 4 << 20);
+    for protocol in Protocol::ALL {
+        let mut bob = server.connect_over(protocol, "bob").await;
+        bob.sub("news").await;
+        let (push, ()) = tokio::join!(bob.next_push(), alice.send(&publish));
+        assert!(push.data() == data);
+    }
+}
+
+// ---- connections --------------------------------------------------------------------------------
+
+#[tokio::test] // MAX_CONNECTIONS counts connections without a session too, and gives places back
+async fn a_place_that_was_given_back_is_given_to_the_next() {
+    let server = TestServer::configured(|config| config.max_connections = 2).await;
+    let mut alice = server.connect("alice").await;
+    let waiting = server.open(Protocol::WebSocket).await;
+    let mut third = server.open_raw(Protocol::Socket).await;
+    third.bytes_until_closed().await;
+    assert_eq!(server.counters().connections_refused, 1);
+    drop(waiting);
+    // The place is free when the server has seen the end; nothing tells when that is.
+    let mut bob = support::within("a place", async {
+        loop {
+            let mut bob = server.open_raw(Protocol::Socket).await;
+            bob.send_bytes_until_refused(b"{\"conn\":{\"at\":\"token-bob\",\"cl\":\"bob\"}}\0").await;
+            if bob.incoming().await != support::Incoming::End {
+                return bob;
+            }
+        }
+    })
+    .await;
+    bob.expect_nothing_before_hb().await;
+    alice.expect_nothing_before_hb().await;
+}
+
+// ---- queues -------------------------------------------------------------------------------------
+
+/// A server with small queues that gives up slow consumers quickly.
+async fn with_small_queues(slow_consumer: Duration) -> TestServer {
+    TestServer::configured(|config| {
+        config.max_packet_bytes = 64 * 1024;
+        config.outbound_queue_bytes = 128 * 1024;
+        config.slow_consumer = slow_consumer;
+    })
+    .await
+}
+
+#[tokio::test] // design: an empty queue takes one packet of any size
+async fn an_empty_queue_takes_one_packet_of_any_size() {
+    let server = TestServer::configured(|config| config.outbound_queue_bytes = 1000).await;
+    let mut alice = server.connect("alice").await;
+    for protocol in Protocol::ALL {
+        let mut bob = server.connect_over(protocol, "bob").await;
+        bob.sub("news").await;
+        bob.sub_persistent("more").await;
+        publish(&mut alice, 0, 50_000).await;
+        assert!(bob.next_push().await.data() == data(0, 50_000));
+        alice.pub1("more", &data(1, 50_000)).await;
+        assert!(bob.next_push().await.data() == data(1, 50_000));
+        bob.send(r#"{"unsub":{"cn":"more"}}"#).await;
+        bob.expect(r#"{"unsubAck":{"st":1,"cn":"more"}}"#).await;
+    }
+    assert_eq!(server.counters().pushes_dropped, 0);
+}
+
+#[tokio::test] // design: QoS 0 pushes are dropped and counted, and what is delivered stays in order
+async fn a_full_queue_drops_qos_0_and_counts_it() {
+    let server = with_small_queues(Duration::from_secs(60)).await;
+    let mut alice = server.connect("alice").await;
+    let (mut slow, mut tls) = (server.connect("slow").await, server.tls("tls").await);
+    slow.sub("news").await;
+    tls.sub("news").await;
+    const MESSAGES: usize = 600; // 30 MB: more than the kernel keeps for both
+    for number in 0..MESSAGES {
+        publish(&mut alice, number, 50_000).await;
+    }
+    alice.expect_nothing_before_hb().await;
+    let dropped = usize::try_from(server.counters().pushes_dropped).unwrap();
+    assert!(dropped > 0);
+    let mut received = 0;
+    for client in [&mut slow, &mut tls] {
+        // The answer to a heartbeat is behind all that waits.
+        client.send(r#"{"hb":{}}"#).await;
+        let mut last = None;
+        loop {
+            let text = client.next().await;
+            if text == r#"{"hbAck":{}}"# {
+                break;
+            }
+            let number = text.split(['[', ',']).find_map(|part| part.parse::<usize>().ok());
+            assert!(number > last, "{number:?} after {last:?}");
+            last = number;
+            received += 1;
+        }
+    }
+    assert_eq!(received + dropped, 2 * MESSAGES);
+    publish(&mut alice, MESSAGES, 10).await; // and on it goes
+    assert!(slow.next_push().await.data() == data(MESSAGES, 10));
+}
+
+#[tokio::test] // design: closed, with the reason, if it takes nothing for SLOW_CONSUMER_SECONDS
+async fn a_client_that_does_not_read_is_closed_on_every_listener() {
+    let server = with_small_queues(Duration::from_millis(300)).await;
+    for protocol in Protocol::ALL {
+        let mut slow = server.connect_over(protocol, "slow").await;
+        slow.sub("news").await;
+        let news = jmqt_server::Publish::raw(support::channel("news"), &data(0, 50_000)).unwrap();
+        for _ in 0..600 {
+            server.handle().force_pub(news.clone()).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        server.app.expect_close("slow", CloseReason::SlowConsumer).await;
+    }
+}
+
+#[tokio::test] // design: a client that does not read its answers is not read from either
+async fn a_client_that_only_asks_is_held_back_and_given_up() {
+    let server = with_small_queues(Duration::from_millis(300)).await;
+    let mut alice = server.connect("alice").await;
+    let echo = format!(r#"{{"pub":{{"cn":"$echo","id":"1","dt":{}}}}}{}"#, data(0, 60_000), '\0');
+    let asking = async {
+        loop {
+            alice.send_bytes_until_refused(echo.as_bytes()).await;
+        }
+    };
+    tokio::select! {
+        () = asking => {}
+        () = server.app.expect_close("alice", CloseReason::SlowConsumer) => {}
+    }
+}
+
+#[tokio::test] // protocol.md 2.14: for persistent subscriptions the rest waits in the store
+async fn qos_1_survives_the_close_of_a_slow_consumer() {
+    let server = with_small_queues(Duration::from_millis(300)).await;
+    let mut alice = server.connect("alice").await;
+    let mut slow = server.connect_with_window("slow", 1000).await;
+    slow.sub_persistent("news").await;
+    for number in 0..400 {
+        alice.pub1("news", &data(number, 50_000)).await;
+    }
+    server.app.expect_close("slow", CloseReason::SlowConsumer).await;
+    drop(slow);
+    let mut slow = server.websocket("slow").await;
+    for number in 0..400 {
+        let push = slow.next_push().await;
+        assert!(push.data() == data(number, 50_000), "{number}");
+        slow.ack(&push).await;
+    }
+}
+
+#[tokio::test] // protocol.md 2.14: for others in memory, and beyond that the connection is closed
+async fn too_much_qos_1_for_a_temporary_subscription_closes_the_connection() {
+    let server = with_small_queues(Duration::from_secs(60)).await;
+    let mut alice = server.connect("alice").await;
+    let mut bob = server.connect_with_window("bob", 1).await;
+    bob.sub("news").await;
+    for number in 0..3 {
+        alice.pub1("news", &data(number, 50_000)).await; // one in flight, two in memory
+    }
+    for number in 0..3 {
+        let push = bob.next_push().await;
+        assert!(push.data() == data(number, 50_000));
+        bob.expect_nothing_before_hb().await;
+        bob.ack(&push).await;
+    }
+    for number in 0..5 {
+        alice.pub1("news", &data(number, 50_000)).await;
+    }
+    server.app.expect_close("bob", CloseReason::QueueOverflow).await;
+    alice.expect_nothing_before_hb().await;
+}
+
+#[tokio::test] // MAX_PENDING_PER_CLIENT: the oldest go first, and it is counted
+async fn more_pending_messages_than_allowed_are_given_up_from_the_oldest_on() {
+    let server = TestServer::configured(|config| config.max_pending_per_client = Some(3)).await;
+    let mut bob = server.connect("bob").await;
+    bob.sub_persistent("news").await;
+    drop(bob);
+    server.app.expect_close("bob", CloseReason::ClosedByClient).await;
+    let mut alice = server.connect("alice").await;
+    for number in 0..10 {
+        alice.pub1("news", &number.to_string()).await;
+    }
+    let swept = async {
+        while server.counters().pending_dropped < 7 {
+            tokio::time::sleep(Duration::from_millis(50)).await; // it happens every few seconds
+        }
+    };
+    support::within("the sweep", swept).await;
+    assert_eq!(server.counters().pending_dropped, 7);
+    let mut bob = server.connect("bob").await;
+    for number in 7..10 {
+        assert_eq!(bob.next_push().await.data(), number.to_string());
+    }
+    bob.expect_nothing_before_hb().await;
+}
