@@ -39,6 +39,8 @@ pub struct Echo {
     pub id: Option<String>,
     /// `cn`, trimmed.
     pub channel: Option<String>,
+    /// `q`; QoS 0 if it could not be read.
+    pub qos: Qos,
 }
 
 impl From<NotJson> for DecodeError {
@@ -59,13 +61,14 @@ pub fn decode(text: &str) -> Result<Packet<'_>, DecodeError> {
     }
     let key = lexer.key()?;
     let kind = PacketType::from_key(&key);
-    let fields = match (lexer.peek(), kind) {
-        (Some(b'{'), Some(_)) => Some(Fields::read(&mut lexer)?),
-        _ => {
-            lexer.value()?;
-            None
-        }
-    };
+    // Filled in place: it is large, and this is done for every packet.
+    let mut fields = Fields { raw: [None; FIELDS], repeated: 0 };
+    let is_object = lexer.peek() == Some(b'{');
+    if is_object && kind.is_some() {
+        fields.read(&mut lexer)?;
+    } else {
+        lexer.value()?;
+    }
     if lexer.eat(b',') {
         return Err(DecodeError::NotAPacket { reason: "the object has more than one member" });
     }
@@ -75,13 +78,13 @@ pub fn decode(text: &str) -> Result<Packet<'_>, DecodeError> {
     let Some(kind) = kind else {
         return Err(DecodeError::NotAPacket { reason: "the packet type is unknown" });
     };
-    let Some(fields) = fields else {
+    if !is_object {
         return Err(DecodeError::BadField {
             kind,
             problem: "its value must be an object".to_owned(),
             echo: Echo::default(),
         });
-    };
+    }
     fields.packet(kind).map_err(|problem| DecodeError::BadField { kind, problem, echo: fields.echo() })
 }
 
@@ -176,26 +179,24 @@ struct Fields<'a> {
 
 impl<'a> Fields<'a> {
     /// The next byte is the opening brace.
-    fn read(lexer: &mut Lexer<'a>) -> Result<Self, NotJson> {
-        let mut fields = Self { raw: [None; FIELDS], repeated: 0 };
+    fn read(&mut self, lexer: &mut Lexer<'a>) -> Result<(), NotJson> {
         lexer.expect(b'{', "it is not an object")?;
         if lexer.eat(b'}') {
-            return Ok(fields);
+            return Ok(());
         }
         loop {
             let key = lexer.key()?;
             let value = lexer.value()?;
             if let Some(field) = Field::from_key(&key) {
-                let slot = &mut fields.raw[field as usize];
+                let slot = &mut self.raw[field as usize];
                 if slot.is_some() {
-                    fields.repeated |= field.bit();
+                    self.repeated |= field.bit();
                 } else {
                     *slot = Some(value);
                 }
             }
             if !lexer.eat(b',') {
-                lexer.expect(b'}', "a comma or a closing brace is missing")?;
-                return Ok(fields);
+                return lexer.expect(b'}', "a comma or a closing brace is missing");
             }
         }
     }
@@ -290,6 +291,7 @@ impl<'a> Fields<'a> {
         Echo {
             id: self.id().ok().flatten().map(Cow::into_owned),
             channel: string(Field::Channel).map(|name| name.trim().to_owned()),
+            qos: self.qos().unwrap_or_default(),
         }
     }
 
@@ -439,7 +441,7 @@ mod tests {
         let Err(DecodeError::BadField { echo, .. }) = decode(r#"{"pub":{"cn":" a ","id":7,"q":[]}}"#) else {
             panic!("that is a bad field")
         };
-        assert_eq!(echo, Echo { id: Some("7".into()), channel: Some("a".into()) });
+        assert_eq!(echo, Echo { id: Some("7".into()), channel: Some("a".into()), qos: Qos::AtMostOnce });
     }
 
     #[test] // protocol.md 2.6

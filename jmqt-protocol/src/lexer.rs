@@ -101,6 +101,7 @@ impl<'a> Lexer<'a> {
     }
 
     /// A string, quotes included. The next byte is its opening quote.
+    #[inline]
     fn string(&mut self) -> Result<Raw<'a>, NotJson> {
         let bytes = self.text.as_bytes();
         let start = self.at;
@@ -237,28 +238,48 @@ impl OpenContainers {
 
 /// The first place at or after `at` with a quote, a backslash or a control character, or the end.
 fn skip_plain(bytes: &[u8], mut at: usize) -> usize {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    const HIGH: u64 = 0x8080_8080_8080_8080;
-    let has_zero = |word: u64| word.wrapping_sub(ONES) & !word & HIGH;
-    while let Some(chunk) = bytes.get(at..at + 8) {
-        let word = u64::from_le_bytes(chunk.try_into().expect("the slice is eight bytes long"));
-        let quote = has_zero(word ^ (ONES * b'"' as u64));
-        let backslash = has_zero(word ^ (ONES * b'\\' as u64));
-        let control = word.wrapping_sub(ONES * 0x20) & !word & HIGH;
-        let stop = quote | backslash | control;
-        if stop != 0 {
-            // The lowest flagged byte is a true one; only bytes above it may be false alarms.
-            return at + stop.trailing_zeros() as usize / 8;
-        }
-        at += 8;
+    // Most strings are short keys and names, which the first step ends; the long ones are payloads.
+    match special_in_word(bytes, at) {
+        Some(found) => return found,
+        None => at += 8,
     }
-    while let Some(&byte) = bytes.get(at) {
-        if byte == b'"' || byte == b'\\' || byte < 0x20 {
+    while let Some(chunk) = bytes.get(at..at + 32) {
+        // Without a branch in it, so that the compiler compares sixteen bytes at a time.
+        let special = chunk.iter().fold(false, |found, &byte| found | is_special(byte));
+        if special {
             break;
         }
-        at += 1;
+        at += 32;
     }
-    at
+    loop {
+        match special_in_word(bytes, at) {
+            Some(found) => return found,
+            None => at += 8,
+        }
+    }
+}
+
+/// Looks at eight bytes, or at what is left: where a string's plain part ends, if it does so there.
+fn special_in_word(bytes: &[u8], at: usize) -> Option<usize> {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = 0x8080_8080_8080_8080;
+    let Some(chunk) = bytes.get(at..at + 8) else {
+        let rest = bytes.get(at..).unwrap_or_default();
+        let length = rest.iter().take_while(|&&byte| !is_special(byte)).count();
+        return Some(at + length);
+    };
+    let has_zero = |word: u64| word.wrapping_sub(ONES) & !word & HIGH;
+    let word = u64::from_le_bytes(chunk.try_into().expect("the slice is eight bytes long"));
+    let quote = has_zero(word ^ (ONES * b'"' as u64));
+    let backslash = has_zero(word ^ (ONES * b'\\' as u64));
+    let control = word.wrapping_sub(ONES * 0x20) & !word & HIGH;
+    let stop = quote | backslash | control;
+    // The lowest flagged byte is a true one; only bytes above it may be false alarms.
+    (stop != 0).then(|| at + stop.trailing_zeros() as usize / 8)
+}
+
+fn is_special(byte: u8) -> bool {
+    (byte == b'"') | (byte == b'\\') | (byte < 0x20)
 }
 
 /// The place after the escape sequence at `at`.

@@ -1,5 +1,8 @@
 //! What is no packet, and what is one with unusable fields (protocol.md 2.5 to 2.8, 2.19).
 
+// A helper that fails is a test that fails.
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use jmqt_server::{CloseReason, Protocol};

@@ -1,5 +1,8 @@
 //! Opening a session: `conn`, takeover, what comes in which order (protocol.md 2.2 to 2.4).
 
+// A helper that fails is a test that fails.
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use jmqt_server::{CloseReason, ConnVerdict, Persistence, Protocol, Publish, StatusCode};

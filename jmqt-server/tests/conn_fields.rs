@@ -1,5 +1,8 @@
 //! Client ids and announced windows that are valid, and those that are not (protocol.md 2.8, 2.9).
 
+// A helper that fails is a test that fails.
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use jmqt_server::{ConnVerdict, Protocol};

@@ -1,5 +1,8 @@
 //! What the connection validator does through the handle of its request (protocol.md 2.2).
 
+// A helper that fails is a test that fails.
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use jmqt_server::{ConnRequest, ConnVerdict, Persistence, Protocol, Publish, StatusCode};

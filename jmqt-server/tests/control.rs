@@ -1,5 +1,8 @@
 //! Control channels: requests to the application (§9.d, protocol.md 2.7, 2.17, 2.19).
 
+// A helper that fails is a test that fails.
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use jmqt_server::{ControlReply, Persistence, Publish, StatusCode};

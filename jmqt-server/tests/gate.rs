@@ -1,5 +1,8 @@
 //! Before `conn` only `auth` and `conn` are answered (protocol.md 2.1, 2.5).
 
+// A helper that fails is a test that fails.
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use jmqt_server::Protocol;

@@ -1,5 +1,8 @@
 //! Who hears of the end of a session, and how often (§9.f, protocol.md 2.16); the stop of the server.
 
+// A helper that fails is a test that fails.
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use jmqt_server::{CloseReason, Protocol, StatusCode};

@@ -1,5 +1,8 @@
 //! Point-to-point channels (§9.d, protocol.md 2.11, 2.21).
 
+// A helper that fails is a test that fails.
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use jmqt_server::{CloseReason, Persistence, Protocol};

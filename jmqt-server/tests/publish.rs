@@ -1,5 +1,8 @@
 //! Publishing: order, own messages, retained, point to point, control (§9, protocol.md 2.10 to 2.12, 2.20, 2.21).
 
+// A helper that fails is a test that fails.
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use jmqt_server::{CloseReason, ControlReply, Persistence, StatusCode};

@@ -1,5 +1,8 @@
 //! What stays in order, and that nobody hears themselves (protocol.md 2.10, 2.11).
 
+// A helper that fails is a test that fails.
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use jmqt_server::StatusCode;

@@ -1,5 +1,8 @@
 //! Retained messages (§9.b, protocol.md 2.12, 2.13).
 
+// A helper that fails is a test that fails.
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use support::{TestServer, channel};

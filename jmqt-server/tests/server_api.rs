@@ -1,5 +1,8 @@
 //! The server's own side: what an application does through its handle (§9.e, protocol.md 2.20).
 
+// A helper that fails is a test that fails.
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use jmqt_server::{CloseReason, HandleError, Persistence, Publish};

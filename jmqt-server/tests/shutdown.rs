@@ -1,5 +1,8 @@
 //! The server stops, or dies, and starts again (§9.f, protocol.md 2.13, 2.16).
 
+// A helper that fails is a test that fails.
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use jmqt_server::{CloseReason, HandleError, Persistence, Protocol, Publish};

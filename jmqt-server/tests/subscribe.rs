@@ -1,5 +1,8 @@
 //! Subscribing and unsubscribing (§9.c, protocol.md 2.8, 2.20).
 
+// A helper that fails is a test that fails.
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use jmqt_server::{CloseReason, Persistence, StatusCode};

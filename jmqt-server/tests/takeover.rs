@@ -1,5 +1,8 @@
 //! Who wins when one client is connected twice (protocol.md 2.2, 2.4, 2.16).
 
+// A helper that fails is a test that fails.
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use jmqt_server::{CloseReason, Protocol};

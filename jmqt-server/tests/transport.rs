@@ -1,5 +1,8 @@
 //! Below the packets: WebSocket, TLS, sockets that are full or many (protocol.md 2.5, 2.15, 2.18).
 
+// A helper that fails is a test that fails.
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::time::Duration;

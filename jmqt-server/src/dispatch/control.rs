@@ -14,7 +14,7 @@ impl Core {
         &mut self,
         client: &ClientId,
         channel: &ChannelName,
-        publish: Pub<'_>,
+        publish: &Pub<'_>,
     ) -> Flow {
         self.deliver_run(Flush::Later).await;
         if publish.id.is_none() {

@@ -16,7 +16,7 @@ use std::borrow::Cow;
 use std::ops::ControlFlow;
 
 use jmqt_protocol::{
-    AuthAck, AuthOutcome, ConnAck, DecodeError, Echo, Packet, PacketType, PubAck, StatusCode, SubAck,
+    AuthAck, AuthOutcome, ConnAck, DecodeError, Echo, Packet, PacketType, PubAck, Qos, StatusCode, SubAck,
     UnsubAck, decode,
 };
 
@@ -31,7 +31,17 @@ impl Core {
             return self.bad_packet(&"it is not UTF-8");
         };
         match decode(text) {
-            Ok(packet) => self.handle_packet(packet).await,
+            // By far the most, and as few moves as possible for them.
+            Ok(Packet::Pub(publish)) if let Some(member) = &self.member => {
+                let client = member.client.clone();
+                self.good_packet();
+                self.handle_pub(&client, &publish).await
+            }
+            Ok(Packet::PushAck(ack)) if self.member.is_some() => {
+                self.good_packet();
+                self.handle_push_ack(&ack)
+            }
+            Ok(packet) => Box::pin(self.handle_packet(packet)).await,
             Err(error) => {
                 if let DecodeError::BadField { kind, problem, echo } = &error {
                     self.answer_bad_field(*kind, problem, echo);
@@ -42,27 +52,16 @@ impl Core {
     }
 
     async fn handle_packet(&mut self, packet: Packet<'_>) -> Flow {
-        let Some(member) = self.member.clone() else { return self.handle_before_conn(packet).await };
-        match packet {
-            Packet::Pub(publish) => {
-                self.good_packet();
-                self.handle_pub(&member.client, publish).await
-            }
-            Packet::PushAck(ack) => {
-                self.good_packet();
-                self.handle_push_ack(&ack)
-            }
-            other => {
-                // What was published before is delivered before.
-                self.deliver_run(Flush::Later).await;
-                Box::pin(self.handle_seldom(member, other)).await
-            }
+        // What was published before is delivered before.
+        self.deliver_run(Flush::Later).await;
+        match self.member.clone() {
+            Some(member) => self.handle_in_session(member, packet).await,
+            None => self.handle_before_conn(packet).await,
         }
     }
 
-    /// The packets of a session that are not its daily bread. Boxed by the caller, so that an idle
-    /// session's future stays small.
-    async fn handle_seldom(&mut self, member: Member, packet: Packet<'_>) -> Flow {
+    /// The packets of a session that are not its daily bread.
+    async fn handle_in_session(&mut self, member: Member, packet: Packet<'_>) -> Flow {
         let kind = packet.packet_type();
         let flow = match packet {
             Packet::Hb => {
@@ -86,8 +85,8 @@ impl Core {
     /// Before `conn` has succeeded only `auth` and `conn` are answered (2.1).
     async fn handle_before_conn(&mut self, packet: Packet<'_>) -> Flow {
         let flow = match packet {
-            Packet::Auth(auth) => Box::pin(self.handle_auth(auth)).await,
-            Packet::Conn(conn) => Box::pin(self.handle_conn(conn)).await,
+            Packet::Auth(auth) => self.handle_auth(auth).await,
+            Packet::Conn(conn) => self.handle_conn(conn).await,
             other => {
                 let kind = other.packet_type();
                 return self.bad_packet(&format_args!("{kind} before conn"));
@@ -113,6 +112,8 @@ impl Core {
             PacketType::Conn => Packet::ConnAck(ConnAck { status, timeout_seconds: None }),
             PacketType::Sub => Packet::SubAck(SubAck { status, channel }),
             PacketType::Unsub => Packet::UnsubAck(UnsubAck { status, channel }),
+            // A QoS 0 publish is answered only if it has an id.
+            PacketType::Pub if echo.id.is_none() && echo.qos == Qos::AtMostOnce => return,
             PacketType::Pub => {
                 let id = echo.id.as_deref().map(Cow::Borrowed);
                 Packet::PubAck(PubAck { status, id, data: None })

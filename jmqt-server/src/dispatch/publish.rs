@@ -15,20 +15,20 @@ use crate::session::{Core, Flow};
 use crate::validators::PubRequest;
 
 impl Core {
-    pub(super) async fn handle_pub(&mut self, client: &ClientId, publish: Pub<'_>) -> Flow {
+    pub(super) async fn handle_pub(&mut self, client: &ClientId, publish: &Pub<'_>) -> Flow {
         let name = publish.channel.trim();
         let channel = match self.batch.channel_named(name) {
             Some(channel) => channel.clone(),
             None => match ChannelName::parse(name) {
                 Ok(channel) => channel,
-                Err(_) => return self.refuse_pub(&publish, StatusCode::INVALID_CHANNEL).await,
+                Err(_) => return self.refuse_pub(publish, StatusCode::INVALID_CHANNEL).await,
             },
         };
         if channel.kind() == ChannelKind::Control {
             return Box::pin(self.handle_control(client, &channel, publish)).await;
         }
         if publish.qos == Qos::AtLeastOnce && publish.id.is_none() {
-            return self.refuse_pub(&publish, StatusCode::INVALID_PACKET).await;
+            return self.refuse_pub(publish, StatusCode::INVALID_PACKET).await;
         }
         let shared = Arc::clone(&self.shared);
         let request = PubRequest {
@@ -46,7 +46,7 @@ impl Core {
             Err(reason) => return Flow::Break(reason),
         };
         if !status.is_ok() {
-            return self.refuse_pub(&publish, status).await;
+            return self.refuse_pub(publish, status).await;
         }
         match channel.kind() {
             ChannelKind::PeerToPeer => self.publish_to_peer(client, channel, publish).await,
@@ -54,15 +54,15 @@ impl Core {
         }
     }
 
-    async fn publish_to_all(&mut self, client: &ClientId, channel: ChannelName, publish: Pub<'_>) -> Flow {
+    async fn publish_to_all(&mut self, client: &ClientId, channel: ChannelName, publish: &Pub<'_>) -> Flow {
         let data = publish.data.unwrap_or(Payload::NULL);
         if publish.qos == Qos::AtLeastOnce {
-            return self.submit(client, channel, &publish, StatusCode::OK).await;
+            return self.submit(client, channel, publish, StatusCode::OK).await;
         }
         self.gather(&channel, data).await;
         if publish.retain == Retain::Yes {
             let hub = Arc::clone(&self.shared.hub);
-            let message = message(client, channel, &publish);
+            let message = message(client, channel, publish);
             // It may only fail while the server stops; nobody has been promised anything.
             if let Err(reason) = self.wait(hub.submit_retained(message)).await {
                 return Flow::Break(reason);
@@ -72,7 +72,7 @@ impl Core {
     }
 
     /// A message for one client (2.11, 2.21). It is never retained (2.12).
-    async fn publish_to_peer(&mut self, client: &ClientId, channel: ChannelName, publish: Pub<'_>) -> Flow {
+    async fn publish_to_peer(&mut self, client: &ClientId, channel: ChannelName, publish: &Pub<'_>) -> Flow {
         let to_itself = channel.as_str().strip_prefix('#') == Some(client.as_str());
         let present = !to_itself && self.shared.hub.takes_point_to_point(&channel);
         match (publish.qos, present) {
@@ -80,12 +80,12 @@ impl Core {
                 self.gather(&channel, publish.data.unwrap_or(Payload::NULL)).await;
                 CONTINUE
             }
-            (Qos::AtLeastOnce, true) => self.submit(client, channel, &publish, StatusCode::OK).await,
+            (Qos::AtLeastOnce, true) => self.submit(client, channel, publish, StatusCode::OK).await,
             // It is stored if that client has a persistent subscription to its channel.
             (Qos::AtLeastOnce, false) if !to_itself => {
-                self.submit(client, channel, &publish, StatusCode::CLIENT_OFFLINE).await
+                self.submit(client, channel, publish, StatusCode::CLIENT_OFFLINE).await
             }
-            _ => self.refuse_pub(&publish, StatusCode::CLIENT_OFFLINE).await,
+            _ => self.refuse_pub(publish, StatusCode::CLIENT_OFFLINE).await,
         }
     }
 

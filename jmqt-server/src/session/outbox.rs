@@ -405,7 +405,7 @@ impl Outbox {
         {
             window.by_key.remove(&position.key);
             window.logged_ended(position.in_flight as usize);
-            window.redelivery_acknowledged(position.in_flight as usize);
+            window.redelivery_ended(position.key, u64::MAX, false);
             window.behind.retain(|behind| behind.channel != subscription.channel);
         }
         *log = LogState::Temporary;
@@ -620,7 +620,7 @@ impl Outbox {
                 break;
             }
             if redelivery {
-                window.redelivered(length);
+                window.redelivered(position.key, seq, length);
                 self.context.counters.redeliveries.increment();
             }
             window.logged_sent(1);
@@ -736,7 +736,7 @@ impl Outbox {
             };
             drop(log);
             window.behind.push_back(subscription);
-            if missing.count > 0 && (!redelivery || window.has_room_for_redelivery(usize::MAX / 2)) {
+            if missing.count > 0 && (!redelivery || window.has_room_for_redelivery(1)) {
                 return Some(missing);
             }
         }
@@ -765,6 +765,7 @@ impl Outbox {
             position.next = position.next.max(seq.0 + 1);
             position.in_flight = position.in_flight.saturating_sub(u32::try_from(ended).unwrap_or(u32::MAX));
             window.logged_ended(ended);
+            window.redelivery_ended(key, seq.0, false);
         }
     }
 
@@ -821,7 +822,7 @@ fn acknowledge_logged(window: &mut Window, subscription: &Subscription, seq: u64
         position.in_flight = position.in_flight.saturating_sub(1);
         window.logged_ended(1);
         if seq <= position.pending_until {
-            window.redelivery_acknowledged(1);
+            window.redelivery_ended(position.key, seq, true);
         }
     }
     true

@@ -31,15 +31,15 @@ pub(crate) struct Window {
     pub(crate) behind: VecDeque<Arc<Subscription>>,
     /// A task reads the log for this session.
     pub(crate) resuming: bool,
-    /// Redelivered pushes in flight and their bytes, for clients that lose packets of a burst.
-    careful: Option<Redelivered>,
+    /// Redelivered pushes in flight, for clients that lose packets of a burst.
+    careful: Option<Vec<Redelivered>>,
     /// Since when the window has been full without any acknowledgement.
     full_since: Option<Instant>,
 }
 
-#[derive(Default)]
 struct Redelivered {
-    pushes: usize,
+    key: ChannelKey,
+    seq: u64,
     bytes: usize,
 }
 
@@ -61,7 +61,7 @@ impl Window {
             by_key: HashMap::default(),
             behind: VecDeque::new(),
             resuming: false,
-            careful: careful.then(Redelivered::default),
+            careful: careful.then(Vec::new),
             full_since: None,
         }
     }
@@ -90,26 +90,25 @@ impl Window {
         self.in_flight() < self.size && !shared
     }
 
-    /// Whether a redelivery of so many bytes may go out now.
+    /// Whether a redelivery of so many bytes may go out now: one always may, if it is alone.
     pub(crate) fn has_room_for_redelivery(&self, bytes: usize) -> bool {
         self.careful.as_ref().is_none_or(|redelivered| {
-            redelivered.pushes == 0 || redelivered.bytes + bytes <= CAREFUL_REDELIVERY_BYTES
+            let in_flight: usize = redelivered.iter().map(|push| push.bytes).sum();
+            redelivered.is_empty() || in_flight + bytes <= CAREFUL_REDELIVERY_BYTES
         })
     }
 
-    pub(crate) fn redelivered(&mut self, bytes: usize) {
+    pub(crate) fn redelivered(&mut self, key: ChannelKey, seq: u64, bytes: usize) {
         if let Some(redelivered) = &mut self.careful {
-            redelivered.pushes += 1;
-            redelivered.bytes += bytes;
+            redelivered.push(Redelivered { key, seq, bytes });
         }
     }
 
-    pub(crate) fn redelivery_acknowledged(&mut self, pushes: usize) {
+    /// Redeliveries of this channel up to `seq` are acknowledged (`only` that one) or given up.
+    pub(crate) fn redelivery_ended(&mut self, key: ChannelKey, seq: u64, only: bool) {
         if let Some(redelivered) = &mut self.careful {
-            redelivered.pushes = redelivered.pushes.saturating_sub(pushes);
-            if redelivered.pushes == 0 {
-                redelivered.bytes = 0;
-            }
+            let ended = |push: &Redelivered| push.seq == seq || !only && push.seq < seq;
+            redelivered.retain(|push| push.key != key || !ended(push));
         }
     }
 

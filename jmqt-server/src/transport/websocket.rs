@@ -20,7 +20,7 @@ pub(crate) use tungstenite::protocol::frame::coding::CloseCode;
 
 /// What an idle connection keeps allocated for reading. Reads are larger all the same: this buffer is
 /// only filled from the session's own.
-const READ_BUFFER_BYTES: usize = 512;
+const READ_BUFFER_BYTES: usize = 1024;
 
 /// The reading half of one WebSocket connection.
 pub(crate) struct WebSocketDecoder {
