@@ -52,6 +52,9 @@ pub enum StartError {
         /// Why not.
         source: io::Error,
     },
+    /// Signal handlers cannot be installed.
+    #[error("cannot catch signals: {0}")]
+    Signals(io::Error),
     /// The operating system has no random numbers.
     #[error("no random numbers: {0}")]
     Random(getrandom::Error),
@@ -71,6 +74,7 @@ pub struct ServerBuilder {
     control: Option<Arc<dyn ControlHandler>>,
     disconnect: Option<Arc<dyn DisconnectNotifier>>,
     close: Option<Arc<dyn CloseNotifier>>,
+    catch_signals: bool,
 }
 
 impl ServerBuilder {
@@ -85,7 +89,15 @@ impl ServerBuilder {
             control: None,
             disconnect: None,
             close: None,
+            catch_signals: false,
         }
+    }
+
+    /// Catches SIGINT and SIGTERM from the start on, for a program that ends with
+    /// [`Server::run_until_signal`]: a signal that comes while the server starts is not lost then.
+    pub fn catch_signals(mut self) -> Self {
+        self.catch_signals = true;
+        self
     }
 
     /// One application for all eight.
@@ -111,6 +123,7 @@ impl ServerBuilder {
             control: Some(app.clone()),
             disconnect: Some(app.clone()),
             close: Some(app),
+            catch_signals: self.catch_signals,
         }
     }
 
@@ -170,6 +183,8 @@ impl ServerBuilder {
     /// [`StartError`] names what is missing or in the way; nothing is left running.
     pub async fn start(self) -> Result<Server, StartError> {
         let config = self.config.clone();
+        let signals =
+            if self.catch_signals { Some(Signals::new().map_err(StartError::Signals)?) } else { None };
         let validators = self.validators()?;
         let tls = config.ssl.as_ref().map(load_tls).transpose()?;
         let options =
@@ -187,7 +202,9 @@ impl ServerBuilder {
                 }
             }
         }
-        Server::start(&config, validators, store, listeners).await
+        let mut server = Server::start(&config, validators, store, listeners).await?;
+        server.signals = signals;
+        Ok(server)
     }
 
     fn validators(self) -> Result<Validators, StartError> {
@@ -344,6 +361,7 @@ pub struct Server {
     committer: JoinHandle<()>,
     deliverer: JoinHandle<()>,
     store: Arc<dyn Store>,
+    signals: Option<Signals>,
 }
 
 impl Server {
@@ -399,6 +417,7 @@ impl Server {
             deliverer: tokio::spawn(Deliverer::new(hub, batches).run()),
             shared,
             store,
+            signals: None,
         };
         server.notify_orphans().await?;
         server.listen(listeners);
@@ -454,8 +473,11 @@ impl Server {
     ///
     /// # Errors
     /// Signal handlers cannot be installed.
-    pub async fn run_until_signal(self) -> io::Result<()> {
-        let mut signals = Signals::new()?;
+    pub async fn run_until_signal(mut self) -> io::Result<()> {
+        let mut signals = match self.signals.take() {
+            Some(signals) => signals,
+            None => Signals::new()?,
+        };
         let name = signals.next().await;
         tracing::info!(target: "jmqt::server", signal = name, "stopping");
         tokio::select! {
@@ -524,31 +546,38 @@ fn kind(protocol: Protocol) -> &'static str {
     }
 }
 
-/// SIGINT and SIGTERM.
+/// SIGINT and SIGTERM, caught from when this is made.
 struct Signals {
+    #[cfg(unix)]
+    interrupt: tokio::signal::unix::Signal,
     #[cfg(unix)]
     terminate: tokio::signal::unix::Signal,
 }
 
 impl Signals {
+    #[cfg(unix)]
     fn new() -> io::Result<Self> {
-        Ok(Self {
-            #[cfg(unix)]
-            terminate: tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?,
-        })
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    #[cfg(not(unix))]
+    fn new() -> io::Result<Self> {
+        Ok(Self {})
     }
 
     #[cfg(unix)]
     async fn next(&mut self) -> &'static str {
         tokio::select! {
-            _ = tokio::signal::ctrl_c() => "SIGINT",
+            _ = self.interrupt.recv() => "SIGINT",
             _ = self.terminate.recv() => "SIGTERM",
         }
     }
 
     #[cfg(not(unix))]
     async fn next(&mut self) -> &'static str {
-        drop(tokio::signal::ctrl_c().await);
+        // Without a handler there is nothing to wait for.
+        let _ = tokio::signal::ctrl_c().await;
         "ctrl-c"
     }
 }

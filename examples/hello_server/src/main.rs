@@ -54,6 +54,7 @@ async fn run(arguments: Arguments) -> Result<(), BoxError> {
         .control(DenyAll)
         .disconnect(Silent)
         .close(Silent)
+        .catch_signals()
         .start()
         .await?;
     server.run_until_signal().await?;

@@ -51,7 +51,7 @@ async fn run(arguments: Arguments) -> Result<(), BoxError> {
     let (secret, origin) = Secret::load(&config.sqlite_path)?;
     tracing::info!("Tokens are signed with the secret in {origin}");
     let app = SampleApp::new(Tokens::new(&secret, TOKEN_LIFETIME));
-    Server::builder(config).app(app).start().await?.run_until_signal().await?;
+    Server::builder(config).app(app).catch_signals().start().await?.run_until_signal().await?;
     Ok(())
 }
 
