@@ -47,6 +47,8 @@ pub(crate) struct Janitor {
     generations: AtomicU64,
     chores: Mutex<Chores>,
     urgent: Notify,
+    /// A session's row is written before it is removed, whoever does either.
+    writing: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
@@ -69,6 +71,7 @@ impl Janitor {
             generations: AtomicU64::new(1),
             chores: Mutex::default(),
             urgent: Notify::new(),
+            writing: tokio::sync::Mutex::default(),
         }
     }
 
@@ -120,11 +123,13 @@ impl Janitor {
 
     /// Writes and tidies until it is told to stop; what is left then is written before it returns.
     pub(crate) async fn run(&self, hub: Arc<Hub>, stop: CancellationToken) {
-        let start = Instant::now();
+        // Beside each other: tidying may take long, and cursors must be on disk within a second.
+        tokio::join!(self.write_until(&hub, &stop), self.tidy_until(&hub, &stop));
+        self.trim().await;
+    }
+
+    async fn write_until(&self, hub: &Hub, stop: &CancellationToken) {
         let mut flush = tokio::time::interval(FLUSH_EVERY);
-        let mut trim = tokio::time::interval_at(start + TRIM_EVERY, TRIM_EVERY);
-        let mut sweep = tokio::time::interval_at(start + SWEEP_EVERY, SWEEP_EVERY);
-        let mut expire = tokio::time::interval_at(start + EXPIRE_EVERY, EXPIRE_EVERY);
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
@@ -134,15 +139,26 @@ impl Janitor {
                     self.write_opened().await;
                     self.write_urgent().await;
                 }
-                _ = trim.tick() => self.trim().await,
-                _ = sweep.tick() => self.sweep(&hub).await,
-                _ = expire.tick() => self.expire(&hub).await,
             }
         }
         self.gather_moved_cursors(&hub.context);
         self.write_opened().await;
         self.write_urgent().await;
-        self.trim().await;
+    }
+
+    async fn tidy_until(&self, hub: &Hub, stop: &CancellationToken) {
+        let start = Instant::now();
+        let mut trim = tokio::time::interval_at(start + TRIM_EVERY, TRIM_EVERY);
+        let mut sweep = tokio::time::interval_at(start + SWEEP_EVERY, SWEEP_EVERY);
+        let mut expire = tokio::time::interval_at(start + EXPIRE_EVERY, EXPIRE_EVERY);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = trim.tick() => self.trim().await,
+                _ = sweep.tick() => self.sweep(hub).await,
+                _ = expire.tick() => self.expire(hub).await,
+            }
+        }
     }
 
     fn gather_moved_cursors(&self, context: &OutboxContext) {
@@ -157,6 +173,7 @@ impl Janitor {
     }
 
     async fn write_opened(&self) {
+        let _turn = self.writing.lock().await;
         let rows: Vec<SessionRow> = self.chores().opened.drain().map(|(_, row)| row).collect();
         if !rows.is_empty()
             && let Err(error) = self.store.sessions_opened(&rows).await
@@ -170,6 +187,7 @@ impl Janitor {
     }
 
     async fn write_urgent(&self) {
+        let _turn = self.writing.lock().await;
         let (cursors, closed, waiting) = {
             let mut chores = self.chores();
             let taken = (
@@ -201,9 +219,7 @@ impl Janitor {
 
     async fn trim(&self) {
         let keys: Vec<ChannelKey> = self.chores().to_trim.drain().collect();
-        if !keys.is_empty()
-            && let Err(error) = self.store.trim(&keys).await
-        {
+        if let Err(error) = self.store.trim(&keys).await {
             self.failed("logs could not be trimmed", &error);
             self.chores().to_trim.extend(keys);
         }
@@ -232,6 +248,8 @@ impl Janitor {
     async fn expire(&self, hub: &Hub) {
         let Some(expiry) = self.limits.session_expiry else { return };
         let Some(before) = SystemTime::now().checked_sub(expiry) else { return };
+        // A client whose session has not been noted yet would count as away.
+        self.write_opened().await;
         match self.store.expire(before).await {
             Ok(expired) => {
                 for expired in expired {

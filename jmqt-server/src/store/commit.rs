@@ -189,8 +189,9 @@ impl<T> Committer<T> {
                 Err(error) => {
                     failures_left -= 1;
                     self.report(&error, range.len());
-                    if range.len() == 1 {
-                        results.push(Err(NotCommitted));
+                    // After a time-out nobody knows: trying again could store a message twice.
+                    if range.len() == 1 || matches!(error, StoreError::TimedOut(_)) {
+                        results.extend(range.map(|_| Err(NotCommitted)));
                     } else {
                         let middle = range.start + range.len() / 2;
                         to_do.push(middle..range.end);

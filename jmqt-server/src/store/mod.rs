@@ -196,7 +196,8 @@ pub struct Expired {
     pub subscriptions: u64,
 }
 
-/// Why the store could not do it. Nothing of what was asked has happened.
+/// Why the store could not do it. Nothing of what was asked has happened, with the exceptions that
+/// [`Store`] names.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
@@ -237,7 +238,11 @@ pub enum StoreError {
 /// Where channel logs, cursors, retained messages and sessions are kept.
 ///
 /// `Ok` from a method that writes means: committed, and on disk as far as the database was told to
-/// care (SQLite: `synchronous=FULL`). `Err` means nothing of it happened, unless noted otherwise.
+/// care (SQLite: `synchronous=FULL`). `Err` means nothing of it happened, with two exceptions: after
+/// [`StoreError::TimedOut`] from [`commit`](Self::commit) nobody knows, so it must not be tried again;
+/// and the methods that tidy (`save_cursors`, `trim`, `sessions_*`, `expire`, `limit_pending`) work in
+/// several transactions, may have done a part, and can simply be repeated.
+///
 /// Methods may be called from any task at the same time, except that [`commit`](Self::commit) is
 /// called by one task only, one batch after another.
 #[async_trait]
@@ -272,7 +277,9 @@ pub trait Store: Send + Sync + 'static {
     async fn save_cursors(&self, updates: &[CursorUpdate]) -> Result<(), StoreError>;
 
     /// Deletes what lies behind every cursor of these channels, and channels that have no
-    /// subscription, no message and no retained message left. Returns how many messages went.
+    /// subscription, no message and no retained message left. What unsubscribing, expiry or a crash left
+    /// behind is worked off too, so it is to be called now and then with no channels at all. Returns how
+    /// many messages went.
     async fn trim(&self, channels: &[ChannelKey]) -> Result<u64, StoreError>;
 
     /// Remembers sessions that have begun.
