@@ -146,7 +146,7 @@ impl Janitor {
         self.write_urgent().await;
     }
 
-    async fn tidy_until(&self, hub: &Hub, stop: &CancellationToken) {
+    async fn tidy_until(&self, hub: &Arc<Hub>, stop: &CancellationToken) {
         let start = Instant::now();
         let mut trim = tokio::time::interval_at(start + TRIM_EVERY, TRIM_EVERY);
         let mut sweep = tokio::time::interval_at(start + SWEEP_EVERY, SWEEP_EVERY);
@@ -225,7 +225,7 @@ impl Janitor {
         }
     }
 
-    async fn sweep(&self, hub: &Hub) {
+    async fn sweep(&self, hub: &Arc<Hub>) {
         let Some(limit) = self.limits.max_pending else { return };
         match self.store.limit_pending(limit).await {
             Ok(dropped) => {
@@ -238,6 +238,7 @@ impl Janitor {
                     self.chores().to_trim.insert(dropped.key);
                     if let Some(outbox) = hub.connections.outbox(dropped.client.as_str()) {
                         outbox.give_up(dropped.key, dropped.up_to);
+                        hub.resume(&outbox);
                     }
                 }
             }
