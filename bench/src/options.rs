@@ -72,6 +72,8 @@ impl Options {
     /// The server's program: as told, else from the folder this program was built into.
     pub(crate) fn hello_server(&self) -> PathBuf {
         let beside = || env::current_exe().unwrap_or_default().with_file_name("hello_server");
-        self.server.clone().unwrap_or_else(beside)
+        let path = self.server.clone().unwrap_or_else(beside);
+        // Servers are started in a folder of their own, where a relative path leads nowhere.
+        std::path::absolute(&path).unwrap_or(path)
     }
 }

@@ -1,226 +1,306 @@
-//! The sample application as its guide tells it, on the wire, against the real process.
+//! The sample application as a conversation on the wire, against the program itself.
 
-// A helper that fails is a test that fails.
-#![allow(clippy::unwrap_used)]
+mod support;
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
-use std::time::Duration;
 
-const DEADLINE: Duration = Duration::from_secs(30);
+use support::{DEADLINE, Server};
+use tempfile::tempdir;
 
-/// A running server; killed when it is dropped.
-struct Sample {
-    child: Child,
-    socket: SocketAddr,
-    log: mpsc::Receiver<String>,
-}
-
-impl Sample {
-    fn start(folder: &Path) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_sample_server"))
-            .current_dir(folder)
-            .env("JMQT_BIND_ADDRESS", "127.0.0.1")
-            .env("JMQT_SOCKET_PORT", "0")
-            .env("JMQT_WEBSOCKET_PORT", "0")
-            .env("JMQT_SQLITE_PATH", folder.join("sample.db"))
-            .env_remove("JMQT_TOKEN_SECRET")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(child.stderr.take().unwrap());
-        let (sender, log) = mpsc::channel();
-        std::thread::spawn(move || {
-            for line in lines.lines().map_while(Result::ok) {
-                // Nobody listens any more when the test is over.
-                let _ = sender.send(line);
-            }
-        });
-        let mut sample = Self { child, socket: SocketAddr::from(([127, 0, 0, 1], 0)), log };
-        let line = sample.logged("Listening on tcp ");
-        sample.socket = line.rsplit(' ').next().unwrap().parse().unwrap();
-        sample
-    }
-
-    /// Waits for a line of the log with this in it.
-    fn logged(&self, text: &str) -> String {
-        loop {
-            let line = self.log.recv_timeout(DEADLINE).unwrap_or_else(|_| panic!("not logged: {text}"));
-            if line.contains(text) {
-                return line;
-            }
-        }
-    }
-
-    /// A client with a session, after its own "online"; and its token.
-    fn connect(&self, name: &str) -> (Client, String) {
-        let mut client = Client::open(self.socket);
-        client.send(&format!(r#"{{"auth":{{"dt":{{"client_name":"{name}"}}}}}}"#));
-        let granted = client.next();
-        let token = granted.split("\"at\":\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
-        assert!(granted.ends_with(&format!(r#","cl":"{name}"}}}}"#)), "{granted}");
-        client.conn(name, &token);
-        client.expect(&online(name));
-        (client, token)
-    }
-}
-
-impl Drop for Sample {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn online(name: &str) -> String {
-    format!(r#"{{"push":{{"cn":"update","dt":{{"online":"{name}"}},"cl":""}}}}"#)
-}
-
-fn offline(name: &str) -> String {
-    format!(r#"{{"push":{{"cn":"update","dt":{{"offline":"{name}"}},"cl":""}}}}"#)
-}
-
-struct Client(BufReader<TcpStream>);
-
-impl Client {
-    fn open(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(DEADLINE)).unwrap();
-        Self(BufReader::new(stream))
-    }
-
-    fn send(&mut self, text: &str) {
-        self.0.get_mut().write_all(format!("{text}\0").as_bytes()).unwrap();
-    }
-
-    fn next(&mut self) -> String {
-        let mut text = Vec::new();
-        self.0.read_until(0, &mut text).unwrap();
-        assert_eq!(text.pop(), Some(0), "the connection ended");
-        String::from_utf8(text).unwrap()
-    }
-
-    fn expect(&mut self, text: &str) {
-        assert_eq!(self.next(), text);
-    }
-
-    fn ask(&mut self, request: &str, answer: &str) {
-        self.send(request);
-        self.expect(answer);
-    }
-
-    fn conn(&mut self, name: &str, token: &str) {
-        self.ask(
-            &format!(r#"{{"conn":{{"at":"{token}","cl":"{name}"}}}}"#),
-            r#"{"connAck":{"st":1,"ts":60}}"#,
-        );
-    }
-}
-
-#[test]
-fn auth_wants_a_client_name_and_conn_the_token_that_belongs_to_it() {
-    let folder = tempfile::tempdir().unwrap();
-    let sample = Sample::start(folder.path());
-    let mut client = Client::open(sample.socket);
-    for data in ["{}", "7", r#"{"client_name":7}"#, r#"{"client_name":" x"}"#] {
+#[test] // §7.a, §7.b
+fn an_auth_without_a_client_name_is_told_what_is_missing() {
+    let folder = tempdir().unwrap();
+    let server = Server::start(folder.path());
+    let mut client = server.connect();
+    for data in ["7", "{}", r#"{"client_name":7}"#, r#"{"client_name":null}"#, r#""bob""#] {
         client.send(&format!(r#"{{"auth":{{"dt":{data}}}}}"#));
-        let refused = client.next();
-        assert!(
-            refused.starts_with(r#"{"authAck":{"st":10,"mg":""#) && refused.contains("client_name"),
-            "{refused}"
+        client.expect(
+            r#"{"authAck":{"st":10,"mg":"the auth data must have a client_name, which is a string"}}"#,
         );
     }
-    let (_alice, token) = sample.connect("alice");
-    for wrong in [format!(r#""at":"{token}","cl":"bob""#), r#""at":"nonsense","cl":"alice""#.to_owned()] {
-        client.ask(&format!(r#"{{"conn":{{{wrong}}}}}"#), r#"{"connAck":{"st":6}}"#);
+    client.authenticate("bob"); // the connection is as good as before
+}
+
+#[test] // protocol.md 2.8
+fn an_auth_under_a_name_that_is_no_client_id_is_told_why() {
+    let folder = tempdir().unwrap();
+    let server = Server::start(folder.path());
+    let mut client = server.connect();
+    for name in ["", " bob", &"x".repeat(257)] {
+        client.send(&format!(r#"{{"auth":{{"dt":{{"client_name":"{name}"}}}}}}"#));
+        client.expect(concat!(
+            r#"{"authAck":{"st":10,"mg":"client_name cannot be used: "#,
+            r#"a client id is 1 to 256 bytes without surrounding white space"}}"#
+        ));
     }
-    client.conn("alice", &token); // takes over
-    client.expect(&online("alice"));
 }
 
-#[test]
-fn presence_is_announced_to_everybody_and_is_the_servers_own() {
-    let folder = tempfile::tempdir().unwrap();
-    let sample = Sample::start(folder.path());
-    let (mut alice, _) = sample.connect("alice");
-    let (mut bob, _) = sample.connect("bob");
-    alice.expect(&online("bob"));
-    alice.ask(r#"{"sub":{"cn":"update"}}"#, r#"{"subAck":{"st":7,"cn":"update"}}"#);
-    alice.ask(r#"{"unsub":{"cn":"update"}}"#, r#"{"unsubAck":{"st":7,"cn":"update"}}"#);
-    alice.ask(r#"{"pub":{"cn":"update","dt":1,"id":"1"}}"#, r#"{"pubAck":{"st":7,"id":"1"}}"#);
-    bob.send(r#"{"disconn":{}}"#);
-    alice.expect(&offline("bob"));
-    alice.ask(r#"{"hb":{}}"#, r#"{"hbAck":{}}"#); // once is enough
-    sample.logged("leaves on purpose");
-}
-
-#[test]
-fn control_channels_tell_a_client_what_it_is_subscribed_to_and_nothing_else() {
-    let folder = tempfile::tempdir().unwrap();
-    let sample = Sample::start(folder.path());
-    let (mut alice, _) = sample.connect("alice");
-    alice.ask(r#"{"sub":{"cn":"news"}}"#, r#"{"subAck":{"st":1,"cn":"news"}}"#);
-    alice.ask(
-        r#"{"pub":{"cn":"$mySubscriptions","id":"1"}}"#,
-        r##"{"pubAck":{"st":1,"id":"1","dt":{"channels":{"#alice":"persistent","news":"temp","update":"persistent"}}}}"##,
-    );
-    alice.ask(r#"{"pub":{"cn":"$other","dt":1,"id":"2"}}"#, r#"{"pubAck":{"st":11,"id":"2"}}"#);
+#[test] // §7.c, §10
+fn a_conn_without_a_token_of_its_own_is_refused_and_nobody_hears_of_it() {
+    let folder = tempdir().unwrap();
+    let server = Server::start(folder.path());
+    let mut alice = server.enter("alice");
+    let mut mallory = server.connect();
+    let token = mallory.authenticate("mallory");
+    for (name, token) in [("bob", "test-token"), ("bob", ""), ("bob", &token), ("mallory", &token[1..])] {
+        mallory.conn(name, token);
+        mallory.expect(r#"{"connAck":{"st":6}}"#);
+    }
+    alice.expect_nothing(); // what the validator noted was dropped (protocol.md 2.2)
+    mallory.open_session("mallory", &token);
+    alice.expect_presence(r#"{"online":"mallory"}"#);
 }
 
 #[test] // §10
-fn a_token_outlives_kill_9() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut sample = Sample::start(folder.path());
-    let (_alice, token) = sample.connect("alice");
-    sample.child.kill().unwrap();
-    sample.child.wait().unwrap();
+fn a_token_holds_on_every_node_with_the_same_secret_until_it_expires() {
+    const SECRET: &str = "thirty-two bytes, and a few more of them";
+    let folders = [tempdir().unwrap(), tempdir().unwrap()];
+    let environment = [("JMQT_TOKEN_SECRET", SECRET)];
+    let one = Server::start_with(folders[0].path(), &environment);
+    let other = Server::start_with(folders[1].path(), &environment);
 
-    let sample = Sample::start(folder.path());
-    let mut alice = Client::open(sample.socket);
-    alice.conn("alice", &token);
-    alice.expect(&online("alice"));
+    let token = one.connect().authenticate("bob");
+    let mut bob = other.connect();
+    bob.conn("bob", &token_of(SECRET, "bob", -1));
+    bob.expect(r#"{"connAck":{"st":6}}"#);
+    bob.conn("bob", &token_of("another secret of the same length, more or less", "bob", 60));
+    bob.expect(r#"{"connAck":{"st":6}}"#);
+    bob.open_session("bob", &token);
+
+    assert!(!folders[0].path().join("jmqt.db.secret").exists());
 }
 
-#[test] // protocol.md 2.16: the close notifier of a killed process's sessions runs at the next start
-fn the_next_start_ends_the_sessions_that_kill_9_left_behind() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut sample = Sample::start(folder.path());
-    let _clients = [sample.connect("alice"), sample.connect("bob")];
-    // Sessions are on disk within a second; that they are can only be seen by waiting for it.
-    std::thread::sleep(Duration::from_millis(1500));
-    sample.child.kill().unwrap();
-    sample.child.wait().unwrap();
+/// A token as somebody else with this secret would make it.
+fn token_of(secret: &str, name: &str, seconds: i64) -> String {
+    use jwt_compact::alg::{Hs256, Hs256Key};
+    use jwt_compact::{AlgorithmExt as _, Claims, Header};
+    let mut claims = Claims::new(serde_json::json!({ "sub": name }));
+    claims.expiration = Some(chrono::Utc::now() + chrono::TimeDelta::seconds(seconds));
+    Hs256.token(&Header::empty(), &claims, &Hs256Key::new(secret)).unwrap()
+}
 
-    let ended = |folder: &Path| {
-        let sample = Command::new(env!("CARGO_BIN_EXE_sample_server"))
-            .current_dir(folder)
-            .env("JMQT_BIND_ADDRESS", "127.0.0.1")
-            .env("JMQT_SOCKET_PORT", "0")
-            .env("JMQT_WEBSOCKET_PORT", "0")
-            .env("JMQT_SQLITE_PATH", folder.join("sample.db"))
-            .env_remove("JMQT_TOKEN_SECRET")
-            .stderr(Stdio::piped())
-            .spawn();
-        let mut child = sample.unwrap();
-        let mut names = Vec::new();
-        for line in BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok) {
-            if line.contains("the server process died") {
-                names.push(line.split("client=").nth(1).unwrap().split(' ').next().unwrap().to_owned());
+#[test] // protocol.md 2.2
+fn clients_hear_who_comes_themselves_included_and_who_goes_once() {
+    let folder = tempdir().unwrap();
+    let server = Server::start(folder.path());
+    let mut alice = server.enter("alice"); // has heard of itself after its connAck
+    let bob = server.enter("bob");
+    alice.expect_presence(r#"{"online":"bob"}"#);
+    drop(bob);
+    alice.expect_presence(r#"{"offline":"bob"}"#);
+    let _carol = server.enter("carol");
+    alice.expect_presence(r#"{"online":"carol"}"#);
+    alice.expect_nothing();
+}
+
+#[test] // protocol.md 2.16
+fn a_disconn_is_logged_and_then_announced_once() {
+    let folder = tempdir().unwrap();
+    let server = Server::start(folder.path());
+    let mut alice = server.enter("alice");
+    let mut bob = server.enter("bob");
+    alice.expect_presence(r#"{"online":"bob"}"#);
+    bob.send(r#"{"disconn":{}}"#);
+    bob.expect_end();
+    alice.expect_presence(r#"{"offline":"bob"}"#);
+    alice.expect_nothing();
+
+    server.logged("offline client=bob");
+    let [leaves, offline] = &server.log_lines("client=bob")[1..] else { panic!("two lines") };
+    assert!(leaves.contains("leaves on purpose client=bob"), "{leaves}");
+    assert!(offline.ends_with(r#"reason="the client disconnected""#), "{offline}");
+}
+
+#[test] // protocol.md 2.4, 2.2
+fn a_newer_connection_goes_online_after_the_older_one_went_offline() {
+    let folder = tempdir().unwrap();
+    let server = Server::start(folder.path());
+    let mut alice = server.enter("alice");
+    let mut older = server.enter("bob");
+    alice.expect_presence(r#"{"online":"bob"}"#);
+    let _newer = server.enter("bob");
+    older.expect_end();
+    alice.expect_presence(r#"{"offline":"bob"}"#);
+    alice.expect_presence(r#"{"online":"bob"}"#);
+    alice.expect_nothing();
+}
+
+#[test] // §9.a: presence is QoS 0
+fn who_was_away_does_not_hear_who_came_and_went_meanwhile() {
+    let folder = tempdir().unwrap();
+    let server = Server::start(folder.path());
+    let mut alice = server.enter("alice");
+    drop(server.enter("bob"));
+    alice.expect_presence(r#"{"online":"bob"}"#);
+    alice.expect_presence(r#"{"offline":"bob"}"#);
+    let mut carol = server.enter("carol");
+    alice.expect_presence(r#"{"online":"carol"}"#);
+    drop(alice);
+    carol.expect_presence(r#"{"offline":"alice"}"#);
+    let mut bob = server.enter("bob"); // hears of itself first, and
+    bob.expect_nothing();
+}
+
+#[test] // §7.h, §7.j, §7.l
+fn the_presence_channel_is_the_servers_own() {
+    let folder = tempdir().unwrap();
+    let server = Server::start(folder.path());
+    let (mut alice, mut bob) = (server.enter("alice"), server.enter("bob"));
+    alice.expect_presence(r#"{"online":"bob"}"#);
+    bob.send(r#"{"sub":{"cn":"update"}}"#);
+    bob.expect(r#"{"subAck":{"st":7,"cn":"update"}}"#);
+    bob.send(r#"{"unsub":{"cn":" update "}}"#);
+    bob.expect(r#"{"unsubAck":{"st":7,"cn":"update"}}"#);
+    bob.send(r#"{"pub":{"cn":"update","dt":{"offline":"carol"},"q":1,"id":"1"}}"#);
+    bob.expect(r#"{"pubAck":{"st":7,"id":"1"}}"#);
+    bob.send(r#"{"pub":{"cn":"update","dt":{"offline":"carol"}}}"#);
+    bob.expect_nothing();
+    alice.expect_nothing();
+}
+
+#[test]
+fn every_other_channel_is_everybodys() {
+    let folder = tempdir().unwrap();
+    let server = Server::start(folder.path());
+    let (mut bob, mut alice) = (server.enter("bob"), server.enter("alice"));
+    bob.expect_presence(r#"{"online":"alice"}"#);
+    alice.send(r#"{"sub":{"cn":"news"}}"#);
+    alice.expect(r#"{"subAck":{"st":1,"cn":"news"}}"#);
+    bob.send(r#"{"pub":{"cn":"news","dt":1.50}}"#);
+    alice.expect(r#"{"push":{"cn":"news","dt":1.50,"cl":"bob"}}"#);
+    bob.send(r##"{"pub":{"cn":"#alice","dt":"psst"}}"##);
+    alice.expect(r##"{"push":{"cn":"#alice","dt":"psst","cl":"bob"}}"##);
+    alice.send(r#"{"unsub":{"cn":"news"}}"#);
+    alice.expect(r#"{"unsubAck":{"st":1,"cn":"news"}}"#);
+}
+
+#[test] // §9.d
+fn my_subscriptions_names_each_channel_and_whether_it_lasts() {
+    let folder = tempdir().unwrap();
+    let server = Server::start(folder.path());
+    let mut bob = server.enter("bob");
+    bob.send(r#"{"sub":{"cn":"news"}}"#);
+    bob.expect(r#"{"subAck":{"st":1,"cn":"news"}}"#);
+    bob.send(r#"{"sub":{"cn":"weather","pr":1}}"#);
+    bob.expect(r#"{"subAck":{"st":1,"cn":"weather"}}"#);
+    bob.send(r#"{"pub":{"cn":"$mySubscriptions","id":"7"}}"#);
+    bob.expect(concat!(
+        r##"{"pubAck":{"st":1,"id":"7","dt":{"channels":{"#bob":"persistent","news":"temp","##,
+        r##""update":"persistent","weather":"persistent"}}}}"##
+    ));
+}
+
+#[test] // §9.d
+fn other_control_channels_do_not_exist() {
+    let folder = tempdir().unwrap();
+    let server = Server::start(folder.path());
+    let mut bob = server.enter("bob");
+    for channel in ["$mysubscriptions", "$mySubscriptions2", "$restart"] {
+        bob.send(&format!(r#"{{"pub":{{"cn":"{channel}","dt":{{}},"id":"8"}}}}"#));
+        bob.expect(r#"{"pubAck":{"st":11,"id":"8"}}"#);
+    }
+}
+
+#[test] // §9.c, §10
+fn tokens_and_subscriptions_outlive_a_restart() {
+    let folder = tempdir().unwrap();
+    let mut server = Server::start(folder.path());
+    let mut bob = server.connect();
+    let token = bob.authenticate("bob");
+    bob.open_session("bob", &token);
+    drop(bob);
+    server.logged("offline client=bob");
+    let mut alice = server.enter("alice");
+    alice.send(r##"{"pub":{"cn":"#bob","dt":"for later","q":1,"id":"1"}}"##);
+    alice.expect(r#"{"pubAck":{"st":8,"id":"1"}}"#); // stored all the same (protocol.md 2.21)
+    assert_eq!(server.stop("TERM").code(), Some(0));
+    alice.expect_end();
+
+    let server = Server::start(folder.path());
+    let mut bob = server.connect();
+    bob.conn("bob", &token);
+    bob.expect(r#"{"connAck":{"st":1,"ts":60}}"#);
+    let push = bob.receive().unwrap();
+    assert!(push.starts_with(r##"{"push":{"cn":"#bob","dt":"for later","cl":"alice","##), "{push}");
+    bob.expect_presence(r#"{"online":"bob"}"#);
+}
+
+#[test] // protocol.md 2.16
+fn sessions_that_a_killed_server_left_behind_go_offline_once() {
+    let folder = tempdir().unwrap();
+    let mut server = Server::start(folder.path());
+    let mut bob = server.connect();
+    let token = bob.authenticate("bob");
+    bob.open_session("bob", &token);
+    let _alice = server.enter("alice");
+    drop(server.enter("carol"));
+    server.logged("offline client=carol");
+    wait_for_session_rows(folder.path(), 2);
+    server.kill();
+
+    // Nobody is connected when they are announced, so it shows in the log alone.
+    let mut server = Server::start(folder.path());
+    let offline = server.log_lines("offline client=");
+    let died = |name| offline.iter().filter(|line| line.contains(name) && line.contains("died")).count();
+    assert_eq!((died("=alice"), died("=bob"), offline.len()), (1, 1, 2), "{offline:?}");
+    let mut bob = server.connect();
+    bob.open_session("bob", &token);
+    bob.expect_nothing();
+    drop(bob);
+    server.logged("offline client=bob remote=127.0.0.1");
+    assert_eq!(server.stop("TERM").code(), Some(0));
+
+    let server = Server::start(folder.path());
+    assert_eq!(server.log_lines("offline client="), [""; 0]);
+}
+
+/// Waits until the database knows of this many sessions. Their rows are written within a second and
+/// nobody is told, so this looks.
+fn wait_for_session_rows(folder: &Path, expected: i64) {
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(folder.join("jmqt.db")).read_only(true);
+    let look = async {
+        use sqlx::ConnectOptions as _;
+        let mut database = options.connect().await.unwrap();
+        loop {
+            let count = sqlx::query_scalar("SELECT count(*) FROM sessions");
+            let found: i64 = count.fetch_one(&mut database).await.unwrap();
+            if found == expected {
+                return;
             }
-            if line.contains("Listening on ws ") {
-                break;
-            }
+            tokio::task::yield_now().await;
         }
-        child.kill().unwrap();
-        child.wait().unwrap();
-        names.sort();
-        names
     };
-    assert_eq!(ended(folder.path()), ["alice", "bob"]);
-    assert_eq!(ended(folder.path()), [""; 0]);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let looked = runtime.block_on(async { tokio::time::timeout(DEADLINE, look).await });
+    looked.expect("sessions are noted in the database");
+}
+
+#[test]
+fn neither_tokens_nor_auth_data_nor_payloads_are_logged() {
+    let folder = tempdir().unwrap();
+    let secret = "a secret of the server, 32 bytes or more";
+    let environment = [("JMQT_LOG_MODE", "DBG"), ("JMQT_TOKEN_SECRET", secret)];
+    let mut server = Server::start_with(folder.path(), &environment);
+    let mut bob = server.connect();
+    bob.send(r#"{"auth":{"dt":{"password":"hunter2"}}}"#);
+    bob.receive().unwrap();
+    let token = bob.authenticate("bob");
+    bob.conn("eve", &token);
+    bob.expect(r#"{"connAck":{"st":6}}"#);
+    bob.open_session("bob", &token);
+    for packet in [
+        r#"{"pub":{"cn":"update","dt":"hunter2","q":1,"id":"1"}}"#,
+        r#"{"pub":{"cn":"news","dt":"hunter2","q":1,"id":"2"}}"#,
+        r#"{"pub":{"cn":"$vault","dt":"hunter2","id":"3"}}"#,
+        r#"{"pub":{"dt":"hunter2","id":"4"}}"#,
+        r#"{"auth":{"dt":{"client_name":["hunter2"]}}}"#,
+    ] {
+        bob.send(packet);
+        bob.receive().unwrap();
+    }
+    assert_eq!(server.stop("INT").code(), Some(0));
+    assert!(!server.log_lines("refused client=eve").is_empty(), "the log is at DBG");
+    for private in [&token, token.rsplit('.').next().unwrap(), "hunter2", secret] {
+        assert_eq!(server.log_lines(private), [""; 0]);
+    }
 }

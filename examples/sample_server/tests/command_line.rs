@@ -1,0 +1,119 @@
+//! The program as it is started and stopped: arguments, configuration, exit codes.
+
+mod support;
+
+use std::fs;
+use std::net::TcpListener;
+use std::process::Output;
+
+use support::{Server, run};
+use tempfile::tempdir;
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+#[test]
+fn help_and_version_are_answered_without_starting_anything() {
+    let folder = tempdir().unwrap();
+    let help = run(folder.path(), &[], &["--help"]);
+    assert_eq!(help.status.code(), Some(0));
+    assert!(stdout(&help).contains("--config <FILE>"), "{}", stdout(&help));
+    let version = run(folder.path(), &[], &["--version"]);
+    assert_eq!(version.status.code(), Some(0));
+    assert_eq!(stdout(&version).trim(), concat!("sample_server ", env!("CARGO_PKG_VERSION")));
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn wrong_usage_ends_with_2() {
+    let folder = tempdir().unwrap();
+    for arguments in [&["--confg", "x"][..], &["--config"], &["server.conf"]] {
+        let output = run(folder.path(), &[], arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(stderr(&output).contains("--help"), "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn a_file_that_was_named_must_exist() {
+    let folder = tempdir().unwrap();
+    let output = run(folder.path(), &[], &["--config", "mine.conf"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).starts_with("sample_server: cannot read mine.conf: "), "{}", stderr(&output));
+}
+
+#[test]
+fn without_arguments_server_conf_is_read_if_it_is_there() {
+    let folder = tempdir().unwrap();
+    let server = Server::start(folder.path());
+    server.logged("There is no server.conf here: running with the defaults");
+    drop(server);
+
+    fs::write(folder.path().join("server.conf"), "SOCKET_PORT = 8010\nTIMEOUT_SECONDS = 7\n").unwrap();
+    let server = Server::start(folder.path());
+    server.logged("Configured by server.conf");
+    let mut bob = server.connect();
+    let token = bob.authenticate("bob");
+    bob.conn("bob", &token);
+    bob.expect(r#"{"connAck":{"st":1,"ts":7}}"#);
+    drop(server);
+
+    fs::write(folder.path().join("server.conf"), "SOKET_PORT = 8010\n").unwrap();
+    let output = run(folder.path(), &[], &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("server.conf: SOKET_PORT: there is no such key"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_secret_that_is_too_short_stops_the_start_and_is_not_shown() {
+    let folder = tempdir().unwrap();
+    let output = run(folder.path(), &[("JMQT_TOKEN_SECRET", "hunter2")], &[]);
+    assert_eq!(output.status.code(), Some(1));
+    let error = "sample_server: the token secret in JMQT_TOKEN_SECRET has 7 bytes; it must have 32 or more";
+    assert!(stderr(&output).contains(error), "{}", stderr(&output));
+    assert!(!stderr(&output).contains("hunter2"));
+}
+
+#[test]
+fn what_is_in_the_way_is_named_and_ends_with_1() {
+    let folder = tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let output = run(folder.path(), &[("JMQT_SOCKET_PORT", &port)], &[]);
+    assert_eq!(output.status.code(), Some(1));
+    let error = format!("sample_server: cannot listen on 127.0.0.1:{port}");
+    assert!(stderr(&output).contains(&error), "{}", stderr(&output));
+
+    let _server = Server::start(folder.path());
+    let output = run(folder.path(), &[], &[]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("jmqt.db.lock"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_variable_that_is_no_key_is_warned_of_but_the_secrets_own_is_not() {
+    let folder = tempdir().unwrap();
+    let secret = "s".repeat(32);
+    let environment = [("JMQT_TOKEN_SECRET", secret.as_str()), ("JMQT_COLOUR", "red")];
+    let server = Server::start_with(folder.path(), &environment);
+    let warnings = server.log_lines(" WRN : ");
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("JMQT_COLOUR"), "{warnings:?}");
+}
+
+#[test]
+fn both_signals_end_it_with_0_and_everybody_offline() {
+    for signal in ["INT", "TERM"] {
+        let folder = tempdir().unwrap();
+        let mut server = Server::start(folder.path());
+        let mut bob = server.enter("bob");
+        assert_eq!(server.stop(signal).code(), Some(0));
+        assert_eq!(server.log_lines(r#"reason="the server is stopping""#).len(), 1);
+        while bob.receive().is_some() {} // the end comes, perhaps after its own "offline"
+    }
+}
