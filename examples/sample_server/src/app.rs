@@ -159,8 +159,8 @@ impl DisconnectNotifier for SampleApp {
 impl CloseNotifier for SampleApp {
     async fn on_close(&self, notice: &CloseNotice<'_>) -> Result<(), BoxError> {
         let CloseNotice { client, reason, .. } = notice;
-        tracing::info!(%client, remote = %notice.connection.remote, %reason, "offline");
         notice.server.force_pub(self.presence(&Presence::Offline(client.as_str()))?).await?;
+        tracing::info!(%client, remote = %notice.connection.remote, %reason, "offline");
         Ok(())
     }
 }

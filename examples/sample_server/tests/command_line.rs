@@ -1,5 +1,8 @@
 //! The program as it is started and stopped: arguments, configuration, exit codes.
 
+// A helper that fails is a test that fails.
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::fs;
