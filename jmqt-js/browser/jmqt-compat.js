@@ -481,7 +481,7 @@
     expect(name) {
       let channel = this.#channels.get(name);
       if (!channel)
-        this.#channels.set(name, channel = new Channel());
+        this.#channels.set(name, channel = new Channel(this.#options));
       channel.expected = true;
       return channel;
     }
@@ -502,15 +502,24 @@
       if (!channel)
         return;
       this.#channels.delete(name);
-      for (const { handed } of channel.unclaimed.clear())
-        if (handed)
-          this.#unclaimed--;
+      channel.over = true;
+      this.#stop(channel, error);
+    }
+    /** The client has stopped. It may start again: what was taken by then is remembered. */
+    endAll(error) {
+      for (const channel of this.#channels.values())
+        this.#stop(channel, error);
+    }
+    #stop(channel, error) {
+      channel.expected = false;
+      channel.listeners.length = 0;
+      for (const handed of channel.unclaimed.clear()) {
+        this.#unclaimed--;
+        handed.forget();
+      }
       for (const stream of channel.streams)
         stream.end(error);
-    }
-    endAll(error) {
-      for (const name of [...this.#channels.keys()])
-        this.end(name, error);
+      channel.streams.clear();
     }
     #pushQos0(push, packet) {
       const channel = this.#channels.get(push.channel);
@@ -520,8 +529,7 @@
       }
       const message = new Message(push.channel, push.data, push.client, 0, push.retained, packet);
       if (channel && (channel.unclaimed.length > 0 || !this.#hasTaker(channel))) {
-        channel.unclaimed.push({ message, handed: void 0 });
-        this.#trimUnclaimed(channel);
+        channel.unclaimed.push(message, void 0);
       } else {
         this.#handOver(channel, message, void 0);
       }
@@ -530,7 +538,7 @@
       const { id } = push;
       let channel = this.#channels.get(push.channel);
       if (!channel)
-        this.#channels.set(push.channel, channel = new Channel());
+        this.#channels.set(push.channel, channel = new Channel(this.#options));
       if (channel.seen.has(id)) {
         if (!channel.held.has(id))
           this.#options.acknowledge(id);
@@ -543,7 +551,7 @@
       const message = new Message(push.channel, push.data, push.client, 1, push.retained, packet, acknowledge);
       handed.message = message;
       if (channel.unclaimed.length > 0 || !this.#hasTaker(channel)) {
-        channel.unclaimed.push({ message, handed });
+        channel.unclaimed.push(message, handed);
         if (++this.#unclaimed === this.#options.window) {
           this.#options.report(new Error(`${this.#unclaimed} QoS 1 messages wait for a listener or an iterator, as many as the server sends without an acknowledgement: no more will come. The last one is on channel ${JSON.stringify(push.channel)}`));
         }
@@ -588,37 +596,70 @@
     #offerUnclaimed(channel) {
       if (!this.#hasTaker(channel))
         return;
-      for (const { message, handed } of channel.unclaimed.clear()) {
-        if (handed)
+      for (let next = channel.unclaimed.shift(); next; next = channel.unclaimed.shift()) {
+        if (next.handed)
           this.#unclaimed--;
-        if (!handed?.done)
-          this.#handOver(channel, message, handed);
+        if (!next.handed?.done)
+          this.#handOver(channel, next.message, next.handed);
       }
     }
     /** A reader has left without taking this message. */
     #giveBack(channel, handed) {
       if (!handed.leftByLast() || !handed.message)
         return;
-      channel.unclaimed.push({ message: handed.message, handed });
+      if (channel.over)
+        return;
+      channel.unclaimed.push(handed.message, handed);
       this.#unclaimed++;
       this.#offerUnclaimed(channel);
     }
-    #trimUnclaimed(channel) {
-      if (channel.unclaimed.length <= this.#options.limit + this.#options.window)
+  };
+  var Backlog = class {
+    #limit;
+    #dropped;
+    #qos0 = new Fifo();
+    #qos1 = new Fifo();
+    #arrived = 0;
+    constructor(limit, dropped) {
+      this.#limit = limit;
+      this.#dropped = dropped;
+    }
+    get length() {
+      return this.#qos0.length + this.#qos1.length;
+    }
+    push(message, handed) {
+      const waiting = { at: this.#arrived++, message, handed };
+      if (handed) {
+        this.#qos1.push(waiting);
         return;
-      const oldest = channel.unclaimed.shift();
-      if (oldest?.handed)
-        channel.unclaimed.push(oldest);
-      else
-        this.#options.dropped();
+      }
+      this.#qos0.push(waiting);
+      if (this.#qos0.length > this.#limit) {
+        this.#qos0.shift();
+        this.#dropped();
+      }
+    }
+    shift() {
+      const [zero, one] = [this.#qos0.at(0), this.#qos1.at(0)];
+      return one && (!zero || one.at < zero.at) ? this.#qos1.shift() : this.#qos0.shift();
+    }
+    /** Drops what is waiting, and returns what of it has to be acknowledged one day. */
+    clear() {
+      this.#qos0.clear();
+      return this.#qos1.clear().flatMap(({ handed }) => handed ?? []);
     }
   };
   var Channel = class {
+    constructor(options) {
+      this.unclaimed = new Backlog(options.limit, options.dropped);
+    }
+    /** Unsubscribed from: what is given back is of no use any more. */
+    over = false;
     /** The application subscribed to it, or reads it: what comes before its takers is kept for them. */
     expected = false;
     listeners = [];
     streams = /* @__PURE__ */ new Set();
-    unclaimed = new Fifo();
+    unclaimed;
     seen = new SeenIds(REMEMBERED_IDS);
     /** Ids that were not acknowledged yet. */
     held = /* @__PURE__ */ new Set();
@@ -687,33 +728,36 @@
       this.#channel.held.delete(this.#id);
       this.#options.acknowledge(this.#id);
     }
+    /** Nobody took it: when it comes again, it is handed over again. */
+    forget() {
+      this.done = true;
+      this.#channel.held.delete(this.#id);
+      this.#channel.seen.delete(this.#id);
+    }
     #left() {
       if (--this.#takers > 0 || this.done)
         return;
-      if (this.#failed) {
-        this.done = true;
-        this.#channel.held.delete(this.#id);
-        this.#channel.seen.delete(this.#id);
-      } else if (!this.#options.manual) {
+      if (this.#failed)
+        this.forget();
+      else if (!this.#options.manual)
         this.acknowledge();
-      }
     }
   };
   var MessageStream = class {
-    #options;
     #leave;
-    #qos0 = new Fifo();
-    #qos1 = new Fifo();
+    #backlog;
     #readers = new Fifo();
     #given = [];
-    #arrived = 0;
     #dropped = 0;
     #ended = false;
     #error;
     /** @internal */
     constructor(options, leave) {
-      this.#options = options;
       this.#leave = leave;
+      this.#backlog = new Backlog(options.limit, () => {
+        this.#dropped++;
+        options.dropped();
+      });
     }
     /** QoS 0 messages that were dropped here because nobody read them. */
     get dropped() {
@@ -728,26 +772,19 @@
         reader.resolve({ done: false, value: message });
         return;
       }
-      const at = this.#arrived++;
-      if (handed) {
-        this.#qos1.push({ at, message, handed });
-        return;
-      }
-      this.#qos0.push({ at, message });
-      if (this.#qos0.length > this.#options.limit) {
-        this.#qos0.shift();
-        this.#dropped++;
-        this.#options.dropped();
-      }
+      this.#backlog.push(message, handed);
     }
     next() {
       const before = this.#given;
       this.#given = [];
       for (const handed of before)
         handed.taken();
-      const message = this.#take();
-      if (message)
-        return Promise.resolve({ done: false, value: message });
+      const next = this.#backlog.shift();
+      if (next) {
+        if (next.handed)
+          this.#given.push(next.handed);
+        return Promise.resolve({ done: false, value: next.message });
+      }
       if (this.#ended)
         return this.#error ? Promise.reject(this.#error) : Promise.resolve(DONE);
       return new Promise((resolve, reject) => this.#readers.push({ resolve, reject }));
@@ -755,9 +792,8 @@
     /** The reader has left: what it did not take waits for the next one. */
     return() {
       this.end();
-      const left = [...this.#given, ...this.#qos1.clear().map(({ handed }) => handed)];
+      const left = [...this.#given, ...this.#backlog.clear()];
       this.#given = [];
-      this.#qos0.clear();
       this.#leave(left);
       return Promise.resolve(DONE);
     }
@@ -776,15 +812,6 @@
     }
     [Symbol.asyncIterator]() {
       return this;
-    }
-    #take() {
-      const [zero, one] = [this.#qos0.at(0), this.#qos1.at(0)];
-      if (one && (!zero || one.at < zero.at)) {
-        this.#qos1.shift();
-        this.#given.push(one.handed);
-        return one.message;
-      }
-      return this.#qos0.shift()?.message;
     }
   };
   var DONE = { done: true, value: void 0 };
@@ -826,7 +853,7 @@
 
   // dist/limit.js
   init_errors();
-  function limited(what, options, timeout, start, cancel) {
+  function limited(what, options, timeout, start, cancel, hint = () => "") {
     const { signal } = options;
     const milliseconds = options.timeout ?? timeout;
     if (signal?.aborted)
@@ -846,7 +873,8 @@
       };
       const aborted = () => stop(new AbortedError(`${what} was aborted`, signal?.reason));
       if (milliseconds > 0) {
-        timer = setTimeout(() => stop(new TimeoutError(`${what}: no answer within ${milliseconds} ms`)), milliseconds);
+        const late = () => stop(new TimeoutError(`${what}: no answer within ${milliseconds} ms${hint()}`));
+        timer = setTimeout(late, milliseconds);
       }
       signal?.addEventListener("abort", aborted);
       start((value) => {
@@ -1039,7 +1067,7 @@
     #ticked;
     constructor(timeoutSeconds, events, now = () => performance.now()) {
       this.#events = events;
-      this.#interval = Math.max(timeoutSeconds * 1e3 / 3, 100);
+      this.#interval = Math.max(timeoutSeconds * 1e3 / 4, 100);
       this.#now = now;
       this.#heard = this.#beaten = this.#ticked = now();
       this.#timer = setInterval(() => this.#tick(), this.#interval);
@@ -1059,7 +1087,7 @@
         this.#heard = Math.max(this.#heard, now - this.#interval);
       this.#ticked = now;
       const silence = now - this.#heard;
-      if (silence > this.#interval * 1.9) {
+      if (silence > this.#interval * 2.9) {
         this.stop();
         this.#events.silent(silence);
       } else {
@@ -1288,6 +1316,7 @@
   };
 
   // dist/session.js
+  var LINGER_MS = 2e3;
   var Session = class {
     /** Fulfilled when the far end can be spoken to, rejected if that never happens. */
     opened;
@@ -1303,6 +1332,7 @@
     #heartbeat;
     #understood = false;
     #leaving = false;
+    #closed;
     #error;
     constructor(options, events) {
       this.#url = options.url;
@@ -1328,6 +1358,10 @@
         // What arrived before the end is handled before the end.
         closed: (error) => this.#inbox.end(() => this.#ended(error))
       });
+    }
+    /** Whether anything was received that makes sense. */
+    get understood() {
+      return this.#understood;
     }
     get alive() {
       return this.#error === void 0;
@@ -1361,9 +1395,20 @@
       this.#leaving = true;
       this.send(DISCONN);
     }
-    /** Sends what is queued, and closes. */
+    /** Sends what is queued, and closes. Done when it is closed, or after a bounded wait for that. */
     close() {
-      this.#transport.end();
+      this.#leaving = true;
+      this.#heartbeat?.stop();
+      if (this.#error)
+        return Promise.resolve();
+      return new Promise((resolve) => {
+        const timer = setTimeout(() => this.destroy(new ConnectionLostError(`${this.#url} did not close`)), LINGER_MS);
+        this.#closed = () => {
+          clearTimeout(timer);
+          resolve();
+        };
+        this.#transport.end();
+      });
     }
     /** Ends at once, for this reason. */
     destroy(error) {
@@ -1465,6 +1510,7 @@
           question.reject(error);
       }
       this.#events.ended(error);
+      this.#closed?.();
     }
   };
   function answer(line, request, status, channel) {
@@ -1562,7 +1608,8 @@
         return;
       if (kind === "sub") {
         this.#active.set(channel, { persistent });
-      } else if (this.#active.delete(channel)) {
+      } else {
+        this.#active.delete(channel);
         this.#ended(channel);
       }
       call.resolve();
@@ -1595,7 +1642,7 @@
     #authData;
     #connectedAt = 0;
     #retry;
-    /** Rises when a connection is given up, so that what still waits for the old one does no harm. */
+    /** Rises with each attempt and with its end, so that what still waits for an old one does no harm. */
     #epoch = 0;
     /** @throws UsageError if an option makes no sense. Connects to nothing yet. */
     constructor(options) {
@@ -1690,11 +1737,12 @@
         this.#authData = void 0;
       this.#credentials = { token, clientId };
       this.#state = "connecting";
-      const epoch = this.#epoch;
+      const epoch = ++this.#epoch;
       try {
         return await this.#limited("conn", options, () => this.#open(false, epoch));
       } catch (error) {
         if (epoch === this.#epoch) {
+          this.#epoch++;
           this.#state = "idle";
           this.#detach(error);
           if (!(error instanceof RefusedError))
@@ -1733,7 +1781,6 @@
     async unsub(channel, options = {}) {
       const name = channelName(channel);
       await this.#subscription("unsub", name, false, options);
-      this.#deliveries.end(name);
     }
     /**
      * The messages of one channel, subscribed to by this client or by the server: the presence channel, the
@@ -1788,7 +1835,8 @@
      */
     async disconnect(options = {}) {
       if (this.#state === "idle" || this.#state === "closing") {
-        this.#finish(new ClosedError("the client was disconnected"));
+        if (this.#state === "idle")
+          await this.#finish(new ClosedError("the client was disconnected"));
         return;
       }
       const session = this.#session;
@@ -1802,13 +1850,14 @@
         if (this.#outbox.inFlight > 0 && options.timeout !== 0)
           await this.#goodbye(session, options.timeout ?? LEAVE_MS);
       }
-      this.#finish(new ClosedError("the client was disconnected"));
+      const closed = this.#finish(new ClosedError("the client was disconnected"), wasConnected);
       if (wasConnected) {
         this.#events.emit("disconnect", {
           error: new ClosedError("the client was disconnected"),
           willReconnect: false
         });
       }
+      await closed;
     }
     /** Called when the session that is leaving has ended, or nothing is outstanding any more. */
     #farewell;
@@ -1826,25 +1875,27 @@
         };
       });
     }
-    /** Everything ends with this error; the client can be used anew. */
-    #finish(error) {
+    /** Everything ends with this error; the client can be used anew. Done when the connection is closed. */
+    #finish(error, politely = false) {
       this.#state = "idle";
       clearTimeout(this.#retry);
       this.#retry = void 0;
       const session = this.#session;
       this.#session = void 0;
       this.#epoch++;
-      session?.close();
+      const closed = politely ? session?.close() : session?.destroy(error);
       this.#detach(error);
       this.#outbox.close(error);
       this.#subscriptions.close(error);
       this.#deliveries.endAll(error instanceof ClosedError ? void 0 : error);
+      return Promise.resolve(closed);
     }
     async #open(resumed, epoch) {
       const { session, timeoutSeconds } = await this.#openSession(epoch);
       await this.#subscriptions.attach(session);
-      if (!session.alive || epoch !== this.#epoch)
-        throw new NetworkError("the connection ended while it was set up");
+      this.#stillWanted(epoch);
+      if (!session.alive)
+        throw new NetworkError("the connection ended while its subscriptions were made");
       this.#state = "connected";
       this.#connectedAt = performance.now();
       this.#outbox.attach(session);
@@ -1855,9 +1906,9 @@
     /** `conn`, and once more with a new token if the server does not take this one. */
     async #openSession(epoch) {
       for (let refreshed = false; ; refreshed = true) {
+        this.#stillWanted(epoch);
         const session = await this.#connection();
-        if (epoch !== this.#epoch)
-          throw new ClosedError("the client was disconnected");
+        this.#stillWanted(epoch);
         try {
           const timeoutSeconds = await session.conn(this.#credentials, this.#window);
           return { session, timeoutSeconds };
@@ -1867,6 +1918,11 @@
             throw error;
         }
       }
+    }
+    /** Who waits for a connection that was given up meanwhile must not open the next. */
+    #stillWanted(epoch) {
+      if (epoch !== this.#epoch)
+        throw new ClosedError("the connection was given up");
     }
     /** Whether there is a new token. */
     async #refresh() {
@@ -1925,7 +1981,7 @@
       const delay = this.#backoff?.next();
       this.#state = delay === void 0 ? "idle" : "reconnecting";
       if (delay === void 0)
-        this.#finish(error);
+        void this.#finish(error);
       this.#events.emit("disconnect", { error, willReconnect: delay !== void 0 });
       if (delay !== void 0 && this.#state === "reconnecting")
         this.#schedule(delay, error);
@@ -1939,12 +1995,13 @@
       this.#events.emit("reconnecting", { attempt: this.#backoff?.attempt ?? 0, delay, error });
     }
     async #reconnect() {
-      const epoch = this.#epoch;
+      const epoch = ++this.#epoch;
       try {
-        await this.#limited("reconnecting", {}, () => this.#open(true, epoch));
+        await this.#limited("reconnecting", { timeout: this.#timeout || 3e4 }, () => this.#open(true, epoch));
       } catch (error) {
         if (epoch !== this.#epoch || this.#state !== "reconnecting")
           return;
+        this.#epoch++;
         this.#detach(error);
         this.#drop(error);
         const failure = error instanceof JmqtError ? error : new NetworkError("reconnecting failed", { cause: error });
@@ -1953,7 +2010,7 @@
           this.#schedule(delay, failure);
           return;
         }
-        this.#finish(failure);
+        void this.#finish(failure);
         this.#events.emit("disconnect", { error: failure, willReconnect: false });
       }
     }
@@ -2001,9 +2058,7 @@
       return limited(what, options, this.#timeout, (resolve, reject) => void run().then(resolve, reject), (error) => {
         if (this.#state !== "connected")
           this.#drop(error);
-        if (error instanceof TimeoutError)
-          return;
-      });
+      }, () => this.#session?.understood ? "" : `, and nothing else came from ${this.#options.url}: check that this is the port of a JMQT server for this kind of URL (jmqt:// 8010, jmqts:// 8011, ws:// 8012, wss:// 8013)`);
     }
     #report(error) {
       if (this.#events.has("error"))

@@ -6,7 +6,7 @@
  */
 import { Deliveries } from './delivery.js';
 import type { MessageStream, PushListener } from './delivery.js';
-import { ClosedError, JmqtError, NetworkError, RefusedError, Status, TimeoutError, UsageError } from './errors.js';
+import { ClosedError, JmqtError, NetworkError, RefusedError, Status, UsageError } from './errors.js';
 import { Events } from './events.js';
 import { limited } from './limit.js';
 import type { CallOptions } from './limit.js';
@@ -156,7 +156,7 @@ export class Client {
   #authData: { data: unknown } | undefined;
   #connectedAt = 0;
   #retry: ReturnType<typeof setTimeout> | undefined;
-  /** Rises when a connection is given up, so that what still waits for the old one does no harm. */
+  /** Rises with each attempt and with its end, so that what still waits for an old one does no harm. */
   #epoch = 0;
 
   /** @throws UsageError if an option makes no sense. Connects to nothing yet. */
@@ -254,11 +254,12 @@ export class Client {
     if (this.#credentials.clientId !== clientId) this.#authData = undefined; // it was another client's
     this.#credentials = { token, clientId };
     this.#state = 'connecting';
-    const epoch = this.#epoch;
+    const epoch = ++this.#epoch;
     try {
       return await this.#limited('conn', options, () => this.#open(false, epoch));
     } catch (error) {
       if (epoch === this.#epoch) {
+        this.#epoch++;
         this.#state = 'idle';
         this.#detach(error as Error);
         if (!(error instanceof RefusedError)) this.#drop(error as Error);
@@ -297,7 +298,6 @@ export class Client {
   async unsub(channel: string, options: CallOptions = {}): Promise<void> {
     const name = channelName(channel);
     await this.#subscription('unsub', name, false, options);
-    this.#deliveries.end(name);
   }
 
   /**
@@ -370,7 +370,7 @@ export class Client {
    */
   async disconnect(options: { timeout?: number; silent?: boolean } = {}): Promise<void> {
     if (this.#state === 'idle' || this.#state === 'closing') {
-      this.#finish(new ClosedError('the client was disconnected'));
+      if (this.#state === 'idle') await this.#finish(new ClosedError('the client was disconnected'));
       return;
     }
     const session = this.#session;
@@ -382,13 +382,14 @@ export class Client {
       if (!options.silent) session.leave();
       if (this.#outbox.inFlight > 0 && options.timeout !== 0) await this.#goodbye(session, options.timeout ?? LEAVE_MS);
     }
-    this.#finish(new ClosedError('the client was disconnected'));
+    const closed = this.#finish(new ClosedError('the client was disconnected'), wasConnected);
     if (wasConnected) {
       this.#events.emit('disconnect', {
         error: new ClosedError('the client was disconnected'),
         willReconnect: false,
       });
     }
+    await closed;
   }
 
   /** Called when the session that is leaving has ended, or nothing is outstanding any more. */
@@ -408,25 +409,27 @@ export class Client {
     });
   }
 
-  /** Everything ends with this error; the client can be used anew. */
-  #finish(error: JmqtError): void {
+  /** Everything ends with this error; the client can be used anew. Done when the connection is closed. */
+  #finish(error: JmqtError, politely = false): Promise<void> {
     this.#state = 'idle';
     clearTimeout(this.#retry);
     this.#retry = undefined;
     const session = this.#session;
     this.#session = undefined;
     this.#epoch++;
-    session?.close();
+    const closed = politely ? session?.close() : session?.destroy(error);
     this.#detach(error);
     this.#outbox.close(error);
     this.#subscriptions.close(error);
     this.#deliveries.endAll(error instanceof ClosedError ? undefined : error);
+    return Promise.resolve(closed);
   }
 
   async #open(resumed: boolean, epoch: number): Promise<ConnectedEvent> {
     const { session, timeoutSeconds } = await this.#openSession(epoch);
     await this.#subscriptions.attach(session);
-    if (!session.alive || epoch !== this.#epoch) throw new NetworkError('the connection ended while it was set up');
+    this.#stillWanted(epoch);
+    if (!session.alive) throw new NetworkError('the connection ended while its subscriptions were made');
     this.#state = 'connected';
     this.#connectedAt = performance.now();
     this.#outbox.attach(session);
@@ -438,8 +441,9 @@ export class Client {
   /** `conn`, and once more with a new token if the server does not take this one. */
   async #openSession(epoch: number): Promise<{ session: Session; timeoutSeconds: number }> {
     for (let refreshed = false; ; refreshed = true) {
+      this.#stillWanted(epoch);
       const session = await this.#connection();
-      if (epoch !== this.#epoch) throw new ClosedError('the client was disconnected');
+      this.#stillWanted(epoch);
       try {
         const timeoutSeconds = await session.conn(this.#credentials as Credentials, this.#window);
         return { session, timeoutSeconds };
@@ -448,6 +452,11 @@ export class Client {
         if (!expired || refreshed || !(await this.#refresh())) throw error;
       }
     }
+  }
+
+  /** Who waits for a connection that was given up meanwhile must not open the next. */
+  #stillWanted(epoch: number): void {
+    if (epoch !== this.#epoch) throw new ClosedError('the connection was given up');
   }
 
   /** Whether there is a new token. */
@@ -509,7 +518,7 @@ export class Client {
     this.#backoff?.sessionLasted(performance.now() - this.#connectedAt);
     const delay = this.#backoff?.next();
     this.#state = delay === undefined ? 'idle' : 'reconnecting';
-    if (delay === undefined) this.#finish(error);
+    if (delay === undefined) void this.#finish(error);
     this.#events.emit('disconnect', { error, willReconnect: delay !== undefined });
     // A listener may have called disconnect.
     if (delay !== undefined && this.#state === 'reconnecting') this.#schedule(delay, error);
@@ -525,11 +534,12 @@ export class Client {
   }
 
   async #reconnect(): Promise<void> {
-    const epoch = this.#epoch;
+    const epoch = ++this.#epoch;
     try {
-      await this.#limited('reconnecting', {}, () => this.#open(true, epoch));
+      await this.#limited('reconnecting', { timeout: this.#timeout || 30_000 }, () => this.#open(true, epoch));
     } catch (error) {
       if (epoch !== this.#epoch || this.#state !== 'reconnecting') return;
+      this.#epoch++;
       this.#detach(error as Error);
       this.#drop(error as Error);
       const failure = error instanceof JmqtError ? error : new NetworkError('reconnecting failed', { cause: error });
@@ -538,7 +548,7 @@ export class Client {
         this.#schedule(delay, failure);
         return;
       }
-      this.#finish(failure);
+      void this.#finish(failure);
       this.#events.emit('disconnect', { error: failure, willReconnect: false });
     }
   }
@@ -619,8 +629,12 @@ export class Client {
       (resolve, reject) => void run().then(resolve, reject),
       (error) => {
         if (this.#state !== 'connected') this.#drop(error);
-        if (error instanceof TimeoutError) return;
       },
+      () =>
+        this.#session?.understood
+          ? ''
+          : `, and nothing else came from ${this.#options.url}: check that this is the port of a JMQT server for this kind ` +
+            'of URL (jmqt:// 8010, jmqts:// 8011, ws:// 8012, wss:// 8013)',
     );
   }
 

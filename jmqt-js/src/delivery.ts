@@ -74,7 +74,7 @@ export class Deliveries {
   /** From now on messages of this channel wait for somebody who takes them. */
   expect(name: string): Channel {
     let channel = this.#channels.get(name);
-    if (!channel) this.#channels.set(name, (channel = new Channel()));
+    if (!channel) this.#channels.set(name, (channel = new Channel(this.#options)));
     channel.expected = true;
     return channel;
   }
@@ -95,12 +95,24 @@ export class Deliveries {
     const channel = this.#channels.get(name);
     if (!channel) return;
     this.#channels.delete(name);
-    for (const { handed } of channel.unclaimed.clear()) if (handed) this.#unclaimed--;
-    for (const stream of channel.streams) stream.end(error);
+    channel.over = true;
+    this.#stop(channel, error);
   }
 
+  /** The client has stopped. It may start again: what was taken by then is remembered. */
   endAll(error?: Error): void {
-    for (const name of [...this.#channels.keys()]) this.end(name, error);
+    for (const channel of this.#channels.values()) this.#stop(channel, error);
+  }
+
+  #stop(channel: Channel, error: Error | undefined): void {
+    channel.expected = false;
+    channel.listeners.length = 0;
+    for (const handed of channel.unclaimed.clear()) {
+      this.#unclaimed--;
+      handed.forget();
+    }
+    for (const stream of channel.streams) stream.end(error);
+    channel.streams.clear();
   }
 
   #pushQos0(push: Push, packet: string): void {
@@ -111,8 +123,7 @@ export class Deliveries {
     }
     const message = new Message(push.channel, push.data, push.client, 0, push.retained, packet);
     if (channel && (channel.unclaimed.length > 0 || !this.#hasTaker(channel))) {
-      channel.unclaimed.push({ message, handed: undefined });
-      this.#trimUnclaimed(channel);
+      channel.unclaimed.push(message, undefined);
     } else {
       this.#handOver(channel, message, undefined);
     }
@@ -121,7 +132,7 @@ export class Deliveries {
   #pushQos1(push: Push, packet: string): void {
     const { id } = push;
     let channel = this.#channels.get(push.channel);
-    if (!channel) this.#channels.set(push.channel, (channel = new Channel()));
+    if (!channel) this.#channels.set(push.channel, (channel = new Channel(this.#options)));
     if (channel.seen.has(id)) {
       // Sent again, because it was not acknowledged on the connection before. If it was taken, the
       // acknowledgement got lost; otherwise it will be acknowledged when it has been taken.
@@ -135,7 +146,7 @@ export class Deliveries {
     const message = new Message(push.channel, push.data, push.client, 1, push.retained, packet, acknowledge);
     handed.message = message;
     if (channel.unclaimed.length > 0 || !this.#hasTaker(channel)) {
-      channel.unclaimed.push({ message, handed });
+      channel.unclaimed.push(message, handed);
       if (++this.#unclaimed === this.#options.window) {
         this.#options.report(
           new Error(
@@ -183,35 +194,83 @@ export class Deliveries {
 
   #offerUnclaimed(channel: Channel): void {
     if (!this.#hasTaker(channel)) return;
-    for (const { message, handed } of channel.unclaimed.clear()) {
-      if (handed) this.#unclaimed--;
-      if (!handed?.done) this.#handOver(channel, message, handed);
+    for (let next = channel.unclaimed.shift(); next; next = channel.unclaimed.shift()) {
+      if (next.handed) this.#unclaimed--;
+      if (!next.handed?.done) this.#handOver(channel, next.message, next.handed);
     }
   }
 
   /** A reader has left without taking this message. */
   #giveBack(channel: Channel, handed: Handed): void {
     if (!handed.leftByLast() || !handed.message) return;
-    channel.unclaimed.push({ message: handed.message, handed });
+    if (channel.over) return;
+    channel.unclaimed.push(handed.message, handed);
     this.#unclaimed++;
     this.#offerUnclaimed(channel);
   }
+}
 
-  #trimUnclaimed(channel: Channel): void {
-    if (channel.unclaimed.length <= this.#options.limit + this.#options.window) return;
-    const oldest = channel.unclaimed.shift();
-    if (oldest?.handed) channel.unclaimed.push(oldest); // cannot be: a window is smaller than this
-    else this.#options.dropped();
+interface Waiting {
+  at: number;
+  message: Message;
+  handed: Handed | undefined;
+}
+
+/** Messages that wait for a taker, in their order; of QoS 0 the oldest go where there are too many. */
+class Backlog {
+  readonly #limit: number;
+  readonly #dropped: () => void;
+  readonly #qos0 = new Fifo<Waiting>();
+  readonly #qos1 = new Fifo<Waiting>();
+  #arrived = 0;
+
+  constructor(limit: number, dropped: () => void) {
+    this.#limit = limit;
+    this.#dropped = dropped;
+  }
+
+  get length(): number {
+    return this.#qos0.length + this.#qos1.length;
+  }
+
+  push(message: Message, handed: Handed | undefined): void {
+    const waiting = { at: this.#arrived++, message, handed };
+    if (handed) {
+      this.#qos1.push(waiting); // no more than the window
+      return;
+    }
+    this.#qos0.push(waiting);
+    if (this.#qos0.length > this.#limit) {
+      this.#qos0.shift();
+      this.#dropped();
+    }
+  }
+
+  shift(): Waiting | undefined {
+    const [zero, one] = [this.#qos0.at(0), this.#qos1.at(0)];
+    return one && (!zero || one.at < zero.at) ? this.#qos1.shift() : this.#qos0.shift();
+  }
+
+  /** Drops what is waiting, and returns what of it has to be acknowledged one day. */
+  clear(): Handed[] {
+    this.#qos0.clear();
+    return this.#qos1.clear().flatMap(({ handed }) => handed ?? []);
   }
 }
 
 /** One channel, as far as it is pushed to. */
 class Channel {
+  constructor(options: DeliveryOptions) {
+    this.unclaimed = new Backlog(options.limit, options.dropped);
+  }
+
+  /** Unsubscribed from: what is given back is of no use any more. */
+  over = false;
   /** The application subscribed to it, or reads it: what comes before its takers is kept for them. */
   expected = false;
   readonly listeners: PushListener[] = [];
   readonly streams = new Set<MessageStream>();
-  readonly unclaimed = new Fifo<{ message: Message; handed: Handed | undefined }>();
+  readonly unclaimed: Backlog;
   readonly seen = new SeenIds(REMEMBERED_IDS);
   /** Ids that were not acknowledged yet. */
   readonly held = new Set<string>();
@@ -293,16 +352,17 @@ class Handed {
     this.#options.acknowledge(this.#id);
   }
 
+  /** Nobody took it: when it comes again, it is handed over again. */
+  forget(): void {
+    this.done = true;
+    this.#channel.held.delete(this.#id);
+    this.#channel.seen.delete(this.#id);
+  }
+
   #left(): void {
     if (--this.#takers > 0 || this.done) return;
-    if (this.#failed) {
-      // When it comes again, it is handed over again.
-      this.done = true;
-      this.#channel.held.delete(this.#id);
-      this.#channel.seen.delete(this.#id);
-    } else if (!this.#options.manual) {
-      this.acknowledge();
-    }
+    if (this.#failed) this.forget();
+    else if (!this.#options.manual) this.acknowledge();
   }
 }
 
@@ -314,21 +374,21 @@ class Handed {
  * Leaving the loop does not acknowledge the message it was left with: call its `ack()` for that.
  */
 export class MessageStream implements AsyncIterableIterator<Message> {
-  readonly #options: DeliveryOptions;
   readonly #leave: (given: Handed[]) => void;
-  readonly #qos0 = new Fifo<{ at: number; message: Message }>();
-  readonly #qos1 = new Fifo<{ at: number; message: Message; handed: Handed }>();
+  readonly #backlog: Backlog;
   readonly #readers = new Fifo<Reader>();
   #given: Handed[] = [];
-  #arrived = 0;
   #dropped = 0;
   #ended = false;
   #error: Error | undefined;
 
   /** @internal */
   constructor(options: DeliveryOptions, leave: (given: Handed[]) => void) {
-    this.#options = options;
     this.#leave = leave;
+    this.#backlog = new Backlog(options.limit, () => {
+      this.#dropped++;
+      options.dropped();
+    });
   }
 
   /** QoS 0 messages that were dropped here because nobody read them. */
@@ -344,25 +404,18 @@ export class MessageStream implements AsyncIterableIterator<Message> {
       reader.resolve({ done: false, value: message });
       return;
     }
-    const at = this.#arrived++;
-    if (handed) {
-      this.#qos1.push({ at, message, handed });
-      return;
-    }
-    this.#qos0.push({ at, message });
-    if (this.#qos0.length > this.#options.limit) {
-      this.#qos0.shift();
-      this.#dropped++;
-      this.#options.dropped();
-    }
+    this.#backlog.push(message, handed);
   }
 
   next(): Promise<IteratorResult<Message, undefined>> {
     const before = this.#given;
     this.#given = [];
     for (const handed of before) handed.taken();
-    const message = this.#take();
-    if (message) return Promise.resolve({ done: false, value: message });
+    const next = this.#backlog.shift();
+    if (next) {
+      if (next.handed) this.#given.push(next.handed);
+      return Promise.resolve({ done: false, value: next.message });
+    }
     if (this.#ended) return this.#error ? Promise.reject(this.#error) : Promise.resolve(DONE);
     return new Promise((resolve, reject) => this.#readers.push({ resolve, reject }));
   }
@@ -370,9 +423,8 @@ export class MessageStream implements AsyncIterableIterator<Message> {
   /** The reader has left: what it did not take waits for the next one. */
   return(): Promise<IteratorResult<Message, undefined>> {
     this.end();
-    const left = [...this.#given, ...this.#qos1.clear().map(({ handed }) => handed)];
+    const left = [...this.#given, ...this.#backlog.clear()];
     this.#given = [];
-    this.#qos0.clear();
     this.#leave(left);
     return Promise.resolve(DONE);
   }
@@ -390,16 +442,6 @@ export class MessageStream implements AsyncIterableIterator<Message> {
 
   [Symbol.asyncIterator](): this {
     return this;
-  }
-
-  #take(): Message | undefined {
-    const [zero, one] = [this.#qos0.at(0), this.#qos1.at(0)];
-    if (one && (!zero || one.at < zero.at)) {
-      this.#qos1.shift();
-      this.#given.push(one.handed);
-      return one.message;
-    }
-    return this.#qos0.shift()?.message;
   }
 }
 

@@ -1,8 +1,8 @@
 /**
  * Keeps a session alive, and notices when the far end is not (§7.e, §7.f).
  *
- * The server ends a session that was silent for `ts` seconds. So something is sent every third of
- * that; and since each heartbeat is answered, a server that says nothing for two thirds is gone.
+ * The server ends a session that was silent for `ts` seconds. So something is sent every quarter of
+ * that; and since each heartbeat is answered, a server that says nothing for three quarters is gone.
  */
 export interface HeartbeatEvents {
   beat(): void;
@@ -21,7 +21,7 @@ export class Heartbeat {
 
   constructor(timeoutSeconds: number, events: HeartbeatEvents, now: () => number = () => performance.now()) {
     this.#events = events;
-    this.#interval = Math.max((timeoutSeconds * 1000) / 3, 100);
+    this.#interval = Math.max((timeoutSeconds * 1000) / 4, 100);
     this.#now = now;
     this.#heard = this.#beaten = this.#ticked = now();
     this.#timer = setInterval(() => this.#tick(), this.#interval);
@@ -44,7 +44,7 @@ export class Heartbeat {
     if (now - this.#ticked > this.#interval * 1.5) this.#heard = Math.max(this.#heard, now - this.#interval);
     this.#ticked = now;
     const silence = now - this.#heard;
-    if (silence > this.#interval * 1.9) {
+    if (silence > this.#interval * 2.9) {
       this.stop();
       this.#events.silent(silence);
     } else {

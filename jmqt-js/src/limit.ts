@@ -10,7 +10,7 @@ export interface CallOptions {
 
 /**
  * Starts something that tells its end by `resolve` and `reject`, within the limits. `cancel` is called
- * when a limit was reached first.
+ * when a limit was reached first; `hint` adds to the message of a `TimeoutError`.
  */
 export function limited<T>(
   what: string,
@@ -18,6 +18,7 @@ export function limited<T>(
   timeout: number,
   start: (resolve: (value: T) => void, reject: (error: unknown) => void) => void,
   cancel: (error: Error) => void,
+  hint: () => string = () => '',
 ): Promise<T> {
   const { signal } = options;
   const milliseconds = options.timeout ?? timeout;
@@ -36,7 +37,8 @@ export function limited<T>(
     };
     const aborted = (): void => stop(new AbortedError(`${what} was aborted`, signal?.reason));
     if (milliseconds > 0) {
-      timer = setTimeout(() => stop(new TimeoutError(`${what}: no answer within ${milliseconds} ms`)), milliseconds);
+      const late = (): void => stop(new TimeoutError(`${what}: no answer within ${milliseconds} ms${hint()}`));
+      timer = setTimeout(late, milliseconds);
     }
     signal?.addEventListener('abort', aborted);
     start(

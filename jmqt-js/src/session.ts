@@ -29,6 +29,9 @@ export interface SessionEvents {
   ended(error: JmqtError): void;
 }
 
+/** How long the far end may take to close. */
+const LINGER_MS = 2_000;
+
 /** A question that waits for its answer. */
 interface Question<T> {
   channel?: string;
@@ -52,6 +55,7 @@ export class Session {
   #heartbeat: Heartbeat | undefined;
   #understood = false;
   #leaving = false;
+  #closed: (() => void) | undefined;
   #error: JmqtError | undefined;
 
   constructor(options: TransportOptions, events: SessionEvents) {
@@ -77,6 +81,11 @@ export class Session {
       // What arrived before the end is handled before the end.
       closed: (error) => this.#inbox.end(() => this.#ended(error)),
     });
+  }
+
+  /** Whether anything was received that makes sense. */
+  get understood(): boolean {
+    return this.#understood;
   }
 
   get alive(): boolean {
@@ -119,9 +128,19 @@ export class Session {
     this.send(DISCONN);
   }
 
-  /** Sends what is queued, and closes. */
-  close(): void {
-    this.#transport.end();
+  /** Sends what is queued, and closes. Done when it is closed, or after a bounded wait for that. */
+  close(): Promise<void> {
+    this.#leaving = true;
+    this.#heartbeat?.stop();
+    if (this.#error) return Promise.resolve();
+    return new Promise((resolve) => {
+      const timer = setTimeout(() => this.destroy(new ConnectionLostError(`${this.#url} did not close`)), LINGER_MS);
+      this.#closed = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+      this.#transport.end();
+    });
   }
 
   /** Ends at once, for this reason. */
@@ -221,6 +240,7 @@ export class Session {
       for (const question of line.clear()) question.reject(error);
     }
     this.#events.ended(error);
+    this.#closed?.();
   }
 }
 

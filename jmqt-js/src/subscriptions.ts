@@ -102,7 +102,8 @@ export class Subscriptions {
     if (!this.#calls.delete(call)) return; // given up meanwhile
     if (kind === 'sub') {
       this.#active.set(channel, { persistent });
-    } else if (this.#active.delete(channel)) {
+    } else {
+      this.#active.delete(channel);
       this.#ended(channel);
     }
     call.resolve();
