@@ -38,6 +38,8 @@ function findSampleServer(): string | undefined {
 
 export interface ServerSettings {
   timeoutSeconds?: number;
+  /** PEM files: the server listens with TLS as well. */
+  tls?: { cert: string; key: string };
   environment?: Record<string, string>;
 }
 
@@ -46,8 +48,8 @@ export class SampleServer {
   readonly #folder = mkdtempSync(join(tmpdir(), 'jmqt-js-'));
   readonly #settings: ServerSettings;
   #child: ChildProcess | undefined;
-  tcpPort = 0;
-  wsPort = 0;
+  /** By the names in the log: tcp, ws, tls, wss. 0 at first, then what the system gave. */
+  readonly #ports = new Map<string, number>();
 
   constructor(settings: ServerSettings) {
     this.#settings = settings;
@@ -61,6 +63,22 @@ export class SampleServer {
     return `ws://127.0.0.1:${this.wsPort}`;
   }
 
+  get tcpPort(): number {
+    return this.#ports.get('tcp') ?? 0;
+  }
+
+  get wsPort(): number {
+    return this.#ports.get('ws') ?? 0;
+  }
+
+  get tlsPort(): number {
+    return this.#ports.get('tls') ?? 0;
+  }
+
+  get wssPort(): number {
+    return this.#ports.get('wss') ?? 0;
+  }
+
   async start(environment: Record<string, string> = {}): Promise<void> {
     const config = join(this.#folder, 'server.conf');
     const lines = [
@@ -70,6 +88,13 @@ export class SampleServer {
       `SQLITE_PATH = ${JSON.stringify(join(this.#folder, 'jmqt.db'))}`,
       `TIMEOUT_SECONDS = ${this.#settings.timeoutSeconds ?? 60}`,
     ];
+    const { tls } = this.#settings;
+    if (tls) {
+      lines.push('ENABLE_SSL = true', `SSL_CERT_PATH = ${JSON.stringify(tls.cert)}`, `SSL_KEY_PATH = ${JSON.stringify(tls.key)}`);
+      lines.push(`SSL_SOCKET_PORT = ${this.tlsPort}`, `SSL_WEBSOCKET_PORT = ${this.wssPort}`);
+    }
+    const expected = tls ? ['tcp', 'ws', 'tls', 'wss'] : ['tcp', 'ws'];
+    const listens = new Set<string>();
     writeFileSync(config, lines.join('\n') + '\n');
     const child = spawn(sampleServer as string, ['--config', config], {
       cwd: this.#folder,
@@ -80,10 +105,11 @@ export class SampleServer {
     const log: string[] = [];
     for await (const line of createInterface({ input: child.stderr as NodeJS.ReadableStream })) {
       log.push(line);
-      const listening = /Listening on (tcp|ws) 127\.0\.0\.1:(\d+)/.exec(line);
-      if (listening?.[1] === 'tcp') this.tcpPort = Number(listening[2]);
-      if (listening?.[1] === 'ws') this.wsPort = Number(listening[2]);
-      if (log.some((l) => l.includes('on tcp')) && log.some((l) => l.includes('on ws'))) {
+      const [, kind, port] = /Listening on (\w+) 127\.0\.0\.1:(\d+)/.exec(line) ?? [];
+      if (kind === undefined) continue;
+      this.#ports.set(kind, Number(port));
+      listens.add(kind);
+      if (expected.every((name) => listens.has(name))) {
         child.stderr?.resume();
         return;
       }
