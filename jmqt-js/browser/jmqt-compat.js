@@ -510,6 +510,13 @@
       for (const channel of this.#channels.values())
         this.#stop(channel, error);
     }
+    /** Another client begins: the server may use the same ids for it. */
+    forgetIds() {
+      for (const channel of this.#channels.values()) {
+        channel.seen = new SeenIds(REMEMBERED_IDS);
+        channel.held.clear();
+      }
+    }
     #stop(channel, error) {
       channel.expected = false;
       channel.listeners.length = 0;
@@ -563,20 +570,18 @@
       return this.#listeners.length > 0 || channel.listeners.length > 0 || channel.streams.size > 0;
     }
     #handOver(channel, message, handed) {
-      const own = channel?.listeners ?? [];
-      handed?.expectTakers(this.#listeners.length + own.length + (channel?.streams.size ?? 0));
       if (channel)
         for (const stream of channel.streams)
           stream.offer(message, handed);
-      if (own.length > 0)
-        for (const listener of [...own])
+      const own = channel?.listeners ?? [];
+      const only = own.length === 0 && this.#listeners.length === 1 ? this.#listeners[0] : void 0;
+      const listeners = only ? void 0 : [...this.#listeners, ...own];
+      handed?.expectTakers((channel?.streams.size ?? 0) + (listeners?.length ?? 1));
+      if (only)
+        this.#call(only, message, handed);
+      else
+        for (const listener of listeners ?? [])
           this.#call(listener, message, handed);
-      if (this.#listeners.length === 1) {
-        this.#call(this.#listeners[0], message, handed);
-      } else {
-        for (const listener of [...this.#listeners])
-          this.#call(listener, message, handed);
-      }
     }
     #call(listener, message, handed) {
       const failed = (error) => {
@@ -1638,6 +1643,8 @@
     #state = "idle";
     #session;
     #credentials;
+    /** Whose session there was last. */
+    #lastClient;
     /** Of the last successful `auth`, for a new token. */
     #authData;
     #connectedAt = 0;
@@ -1736,6 +1743,9 @@
       if (this.#credentials.clientId !== clientId)
         this.#authData = void 0;
       this.#credentials = { token, clientId };
+      if (this.#lastClient !== void 0 && this.#lastClient !== clientId)
+        this.#deliveries.forgetIds();
+      this.#lastClient = clientId;
       this.#state = "connecting";
       const epoch = ++this.#epoch;
       try {

@@ -152,6 +152,8 @@ export class Client {
   #state: ClientState = 'idle';
   #session: Session | undefined;
   #credentials: Partial<Credentials>;
+  /** Whose session there was last. */
+  #lastClient: string | undefined;
   /** Of the last successful `auth`, for a new token. */
   #authData: { data: unknown } | undefined;
   #connectedAt = 0;
@@ -253,6 +255,8 @@ export class Client {
     }
     if (this.#credentials.clientId !== clientId) this.#authData = undefined; // it was another client's
     this.#credentials = { token, clientId };
+    if (this.#lastClient !== undefined && this.#lastClient !== clientId) this.#deliveries.forgetIds();
+    this.#lastClient = clientId;
     this.#state = 'connecting';
     const epoch = ++this.#epoch;
     try {

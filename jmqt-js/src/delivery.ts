@@ -104,6 +104,14 @@ export class Deliveries {
     for (const channel of this.#channels.values()) this.#stop(channel, error);
   }
 
+  /** Another client begins: the server may use the same ids for it. */
+  forgetIds(): void {
+    for (const channel of this.#channels.values()) {
+      channel.seen = new SeenIds(REMEMBERED_IDS);
+      channel.held.clear();
+    }
+  }
+
   #stop(channel: Channel, error: Error | undefined): void {
     channel.expected = false;
     channel.listeners.length = 0;
@@ -165,17 +173,14 @@ export class Deliveries {
   }
 
   #handOver(channel: Channel | undefined, message: Message, handed: Handed | undefined): void {
-    // Counted first, so that a listener that returns at once is not taken for the last one.
-    const own = channel?.listeners ?? [];
-    handed?.expectTakers(this.#listeners.length + own.length + (channel?.streams.size ?? 0));
     if (channel) for (const stream of channel.streams) stream.offer(message, handed);
-    // A listener may remove itself or others while it is called.
-    if (own.length > 0) for (const listener of [...own]) this.#call(listener, message, handed);
-    if (this.#listeners.length === 1) {
-      this.#call(this.#listeners[0] as PushListener, message, handed);
-    } else {
-      for (const listener of [...this.#listeners]) this.#call(listener, message, handed);
-    }
+    // Whoever is called may add and remove listeners: this message is for those who are there now.
+    const own = channel?.listeners ?? [];
+    const only = own.length === 0 && this.#listeners.length === 1 ? this.#listeners[0] : undefined;
+    const listeners = only ? undefined : [...this.#listeners, ...own];
+    handed?.expectTakers((channel?.streams.size ?? 0) + (listeners?.length ?? 1));
+    if (only) this.#call(only, message, handed);
+    else for (const listener of listeners ?? []) this.#call(listener, message, handed);
   }
 
   #call(listener: PushListener, message: Message, handed: Handed | undefined): void {
@@ -271,7 +276,7 @@ class Channel {
   readonly listeners: PushListener[] = [];
   readonly streams = new Set<MessageStream>();
   readonly unclaimed: Backlog;
-  readonly seen = new SeenIds(REMEMBERED_IDS);
+  seen = new SeenIds(REMEMBERED_IDS);
   /** Ids that were not acknowledged yet. */
   readonly held = new Set<string>();
 }

@@ -152,6 +152,24 @@ test('disconnect says goodbye, waits for acknowledgements, and leaves the client
   await bob.pub('log', 4, { qos: 1 });
 });
 
+test('one client object after another client id: the ids of the first say nothing about the second', { skip }, async (t) => {
+  const server = await startServer(t);
+  const alice = await enter(t, server.ws, 'alice');
+  const other = await enter(t, server.ws, 'carol');
+  await other.sub('news', { persistent: true });
+  const both = await enter(t, server.tcp, 'bob');
+  const got = new Collected(both, 'news');
+  await both.sub('news', { persistent: true });
+  await other.disconnect();
+  await alice.pub('news', 1, { qos: 1 });
+  await got.count(1);
+  await both.disconnect();
+  await both.auth({ client_name: 'carol' });
+  await both.conn();
+  await got.count(2);
+  assert.deepEqual(got.data, [1, 1]);
+});
+
 test('iterators end with an unsubscription and with the client', { skip }, async (t) => {
   const server = await startServer(t);
   const bob = await enter(t, server.ws, 'bob');

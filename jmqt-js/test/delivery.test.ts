@@ -155,6 +155,17 @@ test('a listener that throws does not disturb the others, and the message comes 
   assert.deepEqual([handed, acknowledged, errors.length], [[1, 2, 1], [], 3]);
 });
 
+test('listeners may go while a message is handed over', () => {
+  const { deliveries, acknowledged, push } = setUp();
+  const other = (): void => {};
+  deliveries.listen(() => deliveries.unlisten(other));
+  deliveries.listen(other);
+  const stop = deliveries.listenTo('c', () => stop());
+  push(1);
+  push(2);
+  assert.deepEqual(acknowledged, ['i1', 'i2']);
+});
+
 test('a client that stopped remembers what was taken, and forgets what was not', () => {
   const { deliveries, acknowledged, push } = setUp();
   const stop = deliveries.listenTo('c', () => {});
