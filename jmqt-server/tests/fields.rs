@@ -192,3 +192,36 @@ async fn a_qos_1_publish_without_id_is_answered_10_without_id() {
     bob.expect(r#"{"push":{"cn":"news","dt":2,"cl":"alice"}}"#).await;
     alice.expect_nothing_before_hb().await;
 }
+
+#[tokio::test] // protocol.md 2.6, 2.7, 2.8: names and ids are text, whatever is in it
+async fn escapes_in_names_and_ids_are_understood_and_lone_surrogates_are_none() {
+    let server = TestServer::start().await;
+    let mut bob = server.connect("bob").await;
+    let mut alice = server.connect("alice").await;
+    for name in [r"a\u0000b", r"a\r\nb", r"\ud83d\ude00", r#"\"\\\/"#] {
+        bob.send(&format!(r#"{{"sub":{{"cn":"{name}"}}}}"#)).await;
+        let ack = bob.next().await;
+        assert!(ack.starts_with(r#"{"subAck":{"st":1,"cn":""#), "{ack}");
+        alice.send(&format!(r#"{{"pub":{{"cn":"{name}","dt":1,"q":1,"id":"{name}"}}}}"#)).await;
+        let acked = alice.next().await;
+        assert_eq!(acked.replace(r#""id""#, r#""cn""#), ack.replace("sub", "pub"));
+        let push = bob.next_push().await;
+        let text: String = serde_json::from_str(&format!("\"{name}\"")).unwrap();
+        assert_eq!(push.channel(), text);
+        bob.ack(&push).await;
+    }
+    for bad in [r"\ud800", r"\udc00\ud800", r"a\ud800b"] {
+        alice.send(&format!(r#"{{"sub":{{"cn":"{bad}"}}}}"#)).await;
+        alice.expect(r#"{"subAck":{"st":10}}"#).await;
+        alice.send(&format!(r#"{{"pub":{{"cn":"{bad}","dt":1,"q":1,"id":"1"}}}}"#)).await;
+        alice.expect(r#"{"pubAck":{"st":10,"id":"1"}}"#).await;
+        alice.send(&format!(r#"{{"pub":{{"cn":"news","dt":1,"q":1,"id":"{bad}"}}}}"#)).await;
+        alice.expect(r#"{"pubAck":{"st":10}}"#).await;
+        alice.send(&format!(r#"{{"{bad}":{{}}}}"#)).await; // no type that is known
+        alice.expect_nothing_before_hb().await;
+    }
+    for bad in [r"\u12", r"\x"] {
+        alice.send(&format!(r#"{{"sub":{{"cn":"{bad}"}}}}"#)).await; // no JSON
+        alice.expect_nothing_before_hb().await;
+    }
+}
