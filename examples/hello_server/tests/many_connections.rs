@@ -107,34 +107,44 @@ fn of_a_hundred_connections_that_claim_one_client_exactly_one_survives() {
     let process = Process::start(&folder.path().join("jmqt.db"), &[]);
     let mut bystanders = Bystanders::new(&process);
     let everybody_is_ready = Arc::new(Barrier::new(CONNECTIONS));
-    let (lost, losers) = mpsc::channel();
+    // `true` when its session is open, `false` when its connection is closed.
+    let (told, news) = mpsc::channel();
     let mut threads = Vec::new();
     for index in 0..CONNECTIONS {
         let mut client =
             if index % 2 == 0 { Client::open(process.socket) } else { Client::websocket(process.websocket) };
-        let (everybody_is_ready, lost) = (Arc::clone(&everybody_is_ready), lost.clone());
+        let (everybody_is_ready, told) = (Arc::clone(&everybody_is_ready), told.clone());
         threads.push(thread::spawn(move || {
             everybody_is_ready.wait();
             client.send(r#"{"conn":{"at":"hello","cl":"the one"}}"#);
             let mut packets = Vec::new();
             while let Some(packet) = client.next() {
                 packets.push(packet);
+                told.send((index, true)).unwrap();
             }
-            lost.send(index).unwrap();
+            told.send((index, false)).unwrap();
             packets
         }));
     }
-    let mut is_left = [true; CONNECTIONS];
-    for _ in 1..CONNECTIONS {
-        is_left[losers.recv_timeout(DEADLINE).unwrap()] = false;
-    }
+    let (mut is_left, mut has_session) = ([true; CONNECTIONS], [false; CONNECTIONS]);
+    let survivor = loop {
+        match news.recv_timeout(DEADLINE).unwrap() {
+            (index, true) => has_session[index] = true,
+            (index, false) => is_left[index] = false,
+        }
+        let mut left = (0..CONNECTIONS).filter(|&index| is_left[index]);
+        if let (Some(last), None) = (left.next(), left.next())
+            && has_session[last]
+        {
+            break last;
+        }
+    };
     // The one that is left has a session, and is told what is meant for it.
     let there = r##"{"pub":{"cn":"#the one","dt":"you","q":1,"id":"p"}}"##;
     bystanders.alice.send(there);
     bystanders.alice.expect(r#"{"pubAck":{"st":1,"id":"p"}}"#);
     bystanders.exchange();
-    assert!(losers.try_recv().is_err(), "nobody is left");
-    let survivor = is_left.iter().position(|is_left| *is_left).unwrap();
+    assert!(news.try_iter().all(|(_, is_open)| is_open), "nobody is left");
     drop(process);
     for (index, thread) in threads.into_iter().enumerate() {
         let mut packets = thread.join().unwrap();
