@@ -109,19 +109,26 @@ const FIELDS: usize = 12;
 
 impl Field {
     fn from_key(key: &str) -> Option<Self> {
-        Some(match key {
-            "cn" => Self::Channel,
-            "dt" => Self::Data,
-            "id" => Self::Id,
-            "q" => Self::Qos,
-            "rt" => Self::Retain,
-            "pr" => Self::Persistent,
-            "st" => Self::Status,
-            "cl" => Self::Client,
-            "at" => Self::Token,
-            "ts" => Self::Timeout,
-            "mg" => Self::Message,
-            "wn" => Self::Window,
+        match key.as_bytes() {
+            b"q" => Some(Self::Qos),
+            &[first, second] => Self::from_short_key([first, second]),
+            _ => None,
+        }
+    }
+
+    fn from_short_key(key: [u8; 2]) -> Option<Self> {
+        Some(match &key {
+            b"cn" => Self::Channel,
+            b"dt" => Self::Data,
+            b"id" => Self::Id,
+            b"rt" => Self::Retain,
+            b"pr" => Self::Persistent,
+            b"st" => Self::Status,
+            b"cl" => Self::Client,
+            b"at" => Self::Token,
+            b"ts" => Self::Timeout,
+            b"mg" => Self::Message,
+            b"wn" => Self::Window,
             _ => return None,
         })
     }
@@ -185,9 +192,12 @@ impl<'a> Fields<'a> {
             return Ok(());
         }
         loop {
-            let key = lexer.key()?;
+            let field = match lexer.short_key() {
+                Some(key) => Field::from_short_key(key),
+                None => Field::from_key(&lexer.key()?),
+            };
             let value = lexer.value()?;
-            if let Some(field) = Field::from_key(&key) {
+            if let Some(field) = field {
                 let slot = &mut self.raw[field as usize];
                 if slot.is_some() {
                     self.repeated |= field.bit();

@@ -74,6 +74,18 @@ impl<'a> Lexer<'a> {
         }
     }
 
+    /// A member's key of two letters, and its colon, written as everybody writes them; `None`, and nothing
+    /// is passed over, if it is not that. Saves most keys the way through [`key`](Self::key).
+    pub(crate) fn short_key(&mut self) -> Option<[u8; 2]> {
+        match self.text.as_bytes().get(self.at..self.at + 5) {
+            Some(&[b'"', first @ b'a'..=b'z', second @ b'a'..=b'z', b'"', b':']) => {
+                self.at += 5;
+                Some([first, second])
+            }
+            _ => None,
+        }
+    }
+
     /// A member's key and its colon.
     pub(crate) fn key(&mut self) -> Result<Cow<'a, str>, NotJson> {
         if self.peek() != Some(b'"') {

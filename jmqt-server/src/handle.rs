@@ -128,6 +128,8 @@ impl ServerHandle {
     /// Subscribes a client without asking it or the validators. An existing subscription changes to
     /// this persistence; the retained message is sent as for a `sub` (protocol.md 2.20). A persistent
     /// subscription is on disk when this returns, and may be made for a client that is not connected.
+    /// One that was persistent and becomes temporary gives up its pending messages; acknowledgements
+    /// of those in flight are then ignored.
     ///
     /// # Errors
     /// [`HandleError::InvalidChannel`] for a control channel or another client's `#` channel,

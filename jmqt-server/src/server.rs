@@ -1,9 +1,13 @@
-//! Building, starting and stopping a server.
+//! A running server: start order, stop order.
 
-use std::collections::HashMap;
+mod builder;
+mod orphans;
+mod shared;
+mod signals;
+
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
@@ -15,339 +19,19 @@ use crate::config::Config;
 use crate::counters::Counters;
 use crate::handle::ServerHandle;
 use crate::hub::{Deliverer, Hub, Janitor, JanitorLimits};
-use crate::listener::{Listener, TlsError, load_tls, log_for};
-use crate::session::{IdSpace, IdleLimits, Outbox, OutboxContext};
-use crate::store::{CommitQueue, SqliteOptions, SqliteStore, Store, StoreError};
-use crate::validators::{
-    AuthValidator, CloseNotice, CloseNotifier, CloseReason, ConnValidator, ConnectionInfo, ControlHandler,
-    DisconnectNotifier, Protocol, PubValidator, SubValidator, UnsubValidator, Validators,
-};
+use crate::listener::{Listener, log_for};
+use crate::session::{IdSpace, OutboxContext};
+use crate::store::{CommitQueue, Store};
+use crate::validators::{CloseReason, Protocol, Validators};
+
+use orphans::Orphans;
+use signals::Signals;
+
+pub use builder::{ServerBuilder, StartError};
+pub(crate) use shared::{ConnectionPermit, Shared};
 
 /// How long the rooms behind the sessions may take to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Why a server did not start.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StartError {
-    /// Some of the eight validators have not been given.
-    #[error("the server needs eight validators; missing: {}", .missing.join(", "))]
-    MissingValidators {
-        /// Their traits.
-        missing: Vec<&'static str>,
-    },
-    /// The store cannot be opened.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The certificate or key cannot be used.
-    #[error(transparent)]
-    Tls(#[from] TlsError),
-    /// An address cannot be listened on.
-    #[error("cannot listen on {address} for {protocol}: {source}")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// What for.
-        protocol: Protocol,
-        /// Why not.
-        source: io::Error,
-    },
-    /// Signal handlers cannot be installed.
-    #[error("cannot catch signals: {0}")]
-    Signals(io::Error),
-    /// The operating system has no random numbers.
-    #[error("no random numbers: {0}")]
-    Random(getrandom::Error),
-}
-
-/// Gathers the validators, then starts the server.
-///
-/// All eight must be given, by [`app`](Self::app) or one by one.
-#[must_use = "a builder does nothing until `start` is called"]
-pub struct ServerBuilder {
-    config: Config,
-    auth: Option<Arc<dyn AuthValidator>>,
-    conn: Option<Arc<dyn ConnValidator>>,
-    sub: Option<Arc<dyn SubValidator>>,
-    publish: Option<Arc<dyn PubValidator>>,
-    unsub: Option<Arc<dyn UnsubValidator>>,
-    control: Option<Arc<dyn ControlHandler>>,
-    disconnect: Option<Arc<dyn DisconnectNotifier>>,
-    close: Option<Arc<dyn CloseNotifier>>,
-    catch_signals: bool,
-}
-
-impl ServerBuilder {
-    fn new(config: Config) -> Self {
-        Self {
-            config,
-            auth: None,
-            conn: None,
-            sub: None,
-            publish: None,
-            unsub: None,
-            control: None,
-            disconnect: None,
-            close: None,
-            catch_signals: false,
-        }
-    }
-
-    /// Catches SIGINT and SIGTERM from the start on, for a program that ends with
-    /// [`Server::run_until_signal`]: a signal that comes while the server starts is not lost then.
-    pub fn catch_signals(mut self) -> Self {
-        self.catch_signals = true;
-        self
-    }
-
-    /// One application for all eight.
-    pub fn app<A>(self, app: A) -> Self
-    where
-        A: AuthValidator
-            + ConnValidator
-            + SubValidator
-            + PubValidator
-            + UnsubValidator
-            + ControlHandler
-            + DisconnectNotifier
-            + CloseNotifier,
-    {
-        let app = Arc::new(app);
-        Self {
-            config: self.config,
-            auth: Some(app.clone()),
-            conn: Some(app.clone()),
-            sub: Some(app.clone()),
-            publish: Some(app.clone()),
-            unsub: Some(app.clone()),
-            control: Some(app.clone()),
-            disconnect: Some(app.clone()),
-            close: Some(app),
-            catch_signals: self.catch_signals,
-        }
-    }
-
-    /// Who decides on `auth`.
-    pub fn auth(mut self, validator: impl AuthValidator) -> Self {
-        self.auth = Some(Arc::new(validator));
-        self
-    }
-
-    /// Who decides on `conn`.
-    pub fn conn(mut self, validator: impl ConnValidator) -> Self {
-        self.conn = Some(Arc::new(validator));
-        self
-    }
-
-    /// Who decides on `sub`.
-    #[allow(clippy::should_implement_trait, reason = "named for the packet; nobody subtracts from a builder")]
-    pub fn sub(mut self, validator: impl SubValidator) -> Self {
-        self.sub = Some(Arc::new(validator));
-        self
-    }
-
-    /// Who decides on `pub`.
-    pub fn publish(mut self, validator: impl PubValidator) -> Self {
-        self.publish = Some(Arc::new(validator));
-        self
-    }
-
-    /// Who decides on `unsub`.
-    pub fn unsub(mut self, validator: impl UnsubValidator) -> Self {
-        self.unsub = Some(Arc::new(validator));
-        self
-    }
-
-    /// Who answers control requests.
-    pub fn control(mut self, handler: impl ControlHandler) -> Self {
-        self.control = Some(Arc::new(handler));
-        self
-    }
-
-    /// Who hears of `disconn`.
-    pub fn disconnect(mut self, notifier: impl DisconnectNotifier) -> Self {
-        self.disconnect = Some(Arc::new(notifier));
-        self
-    }
-
-    /// Who hears of the end of every session.
-    pub fn close(mut self, notifier: impl CloseNotifier) -> Self {
-        self.close = Some(Arc::new(notifier));
-        self
-    }
-
-    /// Opens the store, calls the close notifier for sessions that a killed process left behind, and
-    /// listens. When this returns, clients can connect.
-    ///
-    /// # Errors
-    /// [`StartError`] names what is missing or in the way; nothing is left running.
-    pub async fn start(self) -> Result<Server, StartError> {
-        let config = self.config.clone();
-        let signals =
-            if self.catch_signals { Some(Signals::new().map_err(StartError::Signals)?) } else { None };
-        let validators = self.validators()?;
-        let tls = config.ssl.as_ref().map(load_tls).transpose()?;
-        let options =
-            SqliteOptions { path: config.sqlite_path.clone(), synchronous: config.sqlite_synchronous };
-        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(options).await?);
-        let mut listeners = Vec::new();
-        for (protocol, port) in ports(&config) {
-            let address = SocketAddr::new(config.bind_address, port);
-            let tls = tls.clone().filter(|_| protocol.is_tls());
-            match Listener::bind(address, protocol, tls) {
-                Ok(listener) => listeners.push(listener),
-                Err(source) => {
-                    store.close().await;
-                    return Err(StartError::Listen { address, protocol, source });
-                }
-            }
-        }
-        let mut server = Server::start(&config, validators, store, listeners).await?;
-        server.signals = signals;
-        Ok(server)
-    }
-
-    fn validators(self) -> Result<Validators, StartError> {
-        let mut missing = Vec::new();
-        let mut note = |present: bool, name| {
-            if !present {
-                missing.push(name);
-            }
-        };
-        note(self.auth.is_some(), "AuthValidator");
-        note(self.conn.is_some(), "ConnValidator");
-        note(self.sub.is_some(), "SubValidator");
-        note(self.publish.is_some(), "PubValidator");
-        note(self.unsub.is_some(), "UnsubValidator");
-        note(self.control.is_some(), "ControlHandler");
-        note(self.disconnect.is_some(), "DisconnectNotifier");
-        note(self.close.is_some(), "CloseNotifier");
-        match self {
-            Self {
-                auth: Some(auth),
-                conn: Some(conn),
-                sub: Some(sub),
-                publish: Some(publish),
-                unsub: Some(unsub),
-                control: Some(control),
-                disconnect: Some(disconnect),
-                close: Some(close),
-                ..
-            } => Ok(Validators { auth, conn, sub, publish, unsub, control, disconnect, close }),
-            _ => Err(StartError::MissingValidators { missing }),
-        }
-    }
-}
-
-/// The listeners that the configuration asks for.
-fn ports(config: &Config) -> Vec<(Protocol, u16)> {
-    let ssl = config.ssl.as_ref();
-    let ports = [
-        (Protocol::Socket, config.socket_port),
-        (Protocol::SslSocket, ssl.and_then(|ssl| ssl.socket_port)),
-        (Protocol::WebSocket, config.websocket_port),
-        (Protocol::SslWebSocket, ssl.and_then(|ssl| ssl.websocket_port)),
-    ];
-    ports.into_iter().filter_map(|(protocol, port)| Some((protocol, port?))).collect()
-}
-
-/// What every connection of a server shares.
-pub(crate) struct Shared {
-    pub(crate) validators: Validators,
-    pub(crate) hub: Arc<Hub>,
-    pub(crate) handle: ServerHandle,
-    pub(crate) limits: Limits,
-    /// Every task that serves a connection.
-    pub(crate) tasks: TaskTracker,
-    /// Connections are to be closed.
-    pub(crate) closing: CancellationToken,
-    open: Mutex<OpenConnections>,
-}
-
-/// The configuration, as sessions need it.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
-    pub(crate) packet_bytes: usize,
-    pub(crate) preconn_packet_bytes: usize,
-    pub(crate) max_inflight: u32,
-    pub(crate) connections: usize,
-    pub(crate) idle: IdleLimits,
-    pub(crate) timeout_seconds: u32,
-    pub(crate) validator_timeout: Duration,
-    pub(crate) drain: Duration,
-}
-
-impl Limits {
-    fn new(config: &Config) -> Self {
-        Self {
-            packet_bytes: config.max_packet_bytes,
-            preconn_packet_bytes: config.max_preconn_packet_bytes.min(config.max_packet_bytes),
-            max_inflight: config.max_inflight,
-            connections: config.max_connections,
-            idle: IdleLimits { timeout: config.timeout, slow_consumer: config.slow_consumer },
-            timeout_seconds: u32::try_from(config.timeout.as_secs()).unwrap_or(u32::MAX),
-            validator_timeout: config.validator_timeout,
-            drain: config.drain,
-        }
-    }
-}
-
-/// All connections, with a session or without.
-#[derive(Default)]
-struct OpenConnections {
-    next: u64,
-    /// `None` until the connection has an outbox (while TLS is agreed upon).
-    by_number: HashMap<u64, Option<Weak<Outbox>>, foldhash::fast::RandomState>,
-}
-
-/// One of MAX_CONNECTIONS, given back when it is dropped.
-pub(crate) struct ConnectionPermit {
-    shared: Arc<Shared>,
-    number: u64,
-}
-
-impl Shared {
-    fn open(&self) -> std::sync::MutexGuard<'_, OpenConnections> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Lets one more connection in, unless MAX_CONNECTIONS are open.
-    pub(crate) fn admit(self: &Arc<Self>) -> Option<ConnectionPermit> {
-        let mut open = self.open();
-        if open.by_number.len() >= self.limits.connections {
-            return None;
-        }
-        let number = open.next;
-        open.next += 1;
-        open.by_number.insert(number, None);
-        Some(ConnectionPermit { shared: Arc::clone(self), number })
-    }
-
-    fn close_all(&self, reason: CloseReason) {
-        let outboxes: Vec<_> = self.open().by_number.values().flatten().filter_map(Weak::upgrade).collect();
-        for outbox in outboxes {
-            outbox.close(reason);
-        }
-    }
-}
-
-impl ConnectionPermit {
-    /// The connection has an outbox now, through which it can be closed.
-    pub(crate) fn occupy(self, outbox: &Arc<Outbox>) -> Self {
-        self.shared.open().by_number.insert(self.number, Some(Arc::downgrade(outbox)));
-        if self.shared.closing.is_cancelled() {
-            outbox.close(CloseReason::Shutdown);
-        }
-        self
-    }
-}
-
-impl Drop for ConnectionPermit {
-    fn drop(&mut self) {
-        self.shared.open().by_number.remove(&self.number);
-        self.shared.hub.counters.connections_closed.increment();
-    }
-}
 
 /// A running server. Dropping it does not stop it in order: call [`shutdown`](Self::shutdown), or let
 /// [`run_until_signal`](Self::run_until_signal) do it.
@@ -393,15 +77,10 @@ impl Server {
         let janitor = Arc::new(Janitor::new(Arc::clone(&store), node, limits));
         let hub = Hub::new(context, Arc::clone(&store), Arc::new(LocalBus), queue, Arc::clone(&janitor));
         let hub = Arc::new(hub);
-        let shared = Arc::new(Shared {
-            validators,
-            handle: ServerHandle::new(Arc::clone(&hub)),
-            hub: Arc::clone(&hub),
-            limits: Limits::new(config),
-            tasks: TaskTracker::new(),
-            closing: CancellationToken::new(),
-            open: Mutex::default(),
-        });
+        let handle = ServerHandle::new(Arc::clone(&hub));
+        let shared = Arc::new(Shared::new(config, validators, Arc::clone(&hub), handle));
+        let orphans = Orphans::claim(&shared, &*store).await?;
+        // Nothing fails from here on, so nothing is left running by a start that does.
         let stop_janitor = CancellationToken::new();
         let run_janitor = {
             let (hub, stop) = (Arc::clone(&hub), stop_janitor.clone());
@@ -419,7 +98,12 @@ impl Server {
             store,
             signals: None,
         };
-        server.notify_orphans().await?;
+        let notify = orphans.notify(
+            Arc::clone(&server.shared),
+            Arc::clone(&server.store),
+            server.stop_listening.clone(),
+        );
+        server.shared.tasks.spawn(notify);
         server.listen(listeners);
         Ok(server)
     }
@@ -434,25 +118,6 @@ impl Server {
             let stop = self.stop_listening.clone();
             self.listeners.spawn(listener.run(Arc::clone(&self.shared), stop));
         }
-    }
-
-    /// Sessions that a killed process left behind have ended too (2.16).
-    async fn notify_orphans(&self) -> Result<(), StartError> {
-        let orphans = self.store.claim_orphans(&self.shared.hub.janitor.node).await?;
-        if !orphans.is_empty() {
-            tracing::info!(target: "jmqt::session", sessions = orphans.len(), "ending sessions that were left behind");
-        }
-        for orphan in orphans {
-            let remote = orphan.address.parse();
-            if let (Ok(remote), Some(protocol)) = (remote, Protocol::from_name(&orphan.protocol)) {
-                let info = ConnectionInfo { remote, protocol };
-                let handle = &self.shared.handle;
-                let notice = CloseNotice::new(info, &orphan.client, CloseReason::ServerDied, handle);
-                self.shared.notify_close(&notice).await;
-            }
-            self.store.orphan_closed(&orphan).await?;
-        }
-        Ok(())
     }
 
     /// The address a listener is bound to, with the port that was chosen for 0; `None` if the
@@ -543,41 +208,5 @@ fn kind(protocol: Protocol) -> &'static str {
         Protocol::SslSocket => "tls",
         Protocol::WebSocket => "ws",
         Protocol::SslWebSocket => "wss",
-    }
-}
-
-/// SIGINT and SIGTERM, caught from when this is made.
-struct Signals {
-    #[cfg(unix)]
-    interrupt: tokio::signal::unix::Signal,
-    #[cfg(unix)]
-    terminate: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    #[cfg(unix)]
-    fn new() -> io::Result<Self> {
-        use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
-    }
-
-    #[cfg(not(unix))]
-    fn new() -> io::Result<Self> {
-        Ok(Self {})
-    }
-
-    #[cfg(unix)]
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.interrupt.recv() => "SIGINT",
-            _ = self.terminate.recv() => "SIGTERM",
-        }
-    }
-
-    #[cfg(not(unix))]
-    async fn next(&mut self) -> &'static str {
-        // Without a handler there is nothing to wait for.
-        let _ = tokio::signal::ctrl_c().await;
-        "ctrl-c"
     }
 }

@@ -1,4 +1,4 @@
-//! What is taken leniently, what is answered, and payloads that pass through (protocol.md 2.5 to 2.7,
+//! What is taken leniently, what is answered, and payloads that pass through (protocol.md 2.5 to 2.8,
 //! 2.19).
 
 // A helper that fails is a test that fails.
@@ -6,17 +6,8 @@
 
 mod support;
 
-use jmqt_server::{Protocol, StatusCode};
+use jmqt_server::StatusCode;
 use support::{Asked, Behaviour, TestServer, channel};
-
-#[tokio::test] // protocol.md 2.5: also the answers that led there arrive
-async fn the_answers_to_bad_packets_arrive_before_the_close() {
-    let server = TestServer::start().await;
-    let mut alice = server.connect("alice").await;
-    alice.send_all(&[r#"{"sub":{}}"#; 40]).await;
-    let answers = alice.packets_until_closed().await;
-    assert_eq!(answers, [r#"{"subAck":{"st":10}}"#; 16]);
-}
 
 #[tokio::test] // protocol.md 2.5
 async fn data_may_be_nested_128_deep_and_no_deeper() {
@@ -67,8 +58,8 @@ async fn flags_and_ids_are_taken_in_several_spellings() {
     for flag in ["1", "true", r#""1""#] {
         bob.send(&format!(r#"{{"sub":{{"cn":"news","pr":{flag},"x":[]}}}}"#)).await;
         bob.expect(r#"{"subAck":{"st":1,"cn":"news"}}"#).await;
-        alice.send(&format!(r#"{{"pub":{{"cn":"news","dt":1,"q":{flag},"rt":{flag},"id":12}}}}"#)).await;
-        alice.expect(r#"{"pubAck":{"st":1,"id":"12"}}"#).await;
+        alice.send(&format!(r#"{{"pub":{{"cn":"news","dt":1,"q":{flag},"rt":{flag},"id":12.50}}}}"#)).await;
+        alice.expect(r#"{"pubAck":{"st":1,"id":"12.50"}}"#).await;
         let push = bob.expect_push(r#"{"push":{"cn":"news","dt":1,"cl":"alice","q":1,"id":"*"}}"#).await;
         bob.ack(&push).await;
         bob.send(r#"{"unsub":{"cn":"news"}}"#).await;
@@ -105,6 +96,7 @@ async fn payloads_pass_through_byte_for_byte() {
     ];
     for other in &mut others {
         other.sub("news").await;
+        other.sub_persistent("kept").await;
     }
     for data in [
         "1.50",
@@ -123,6 +115,12 @@ async fn payloads_pass_through_byte_for_byte() {
         alice.send(&format!(r#"{{"pub":{{"cn":"news","dt": {data} }}}}"#)).await;
         for other in &mut others {
             other.expect(&format!(r#"{{"push":{{"cn":"news","dt":{data},"cl":"alice"}}}}"#)).await;
+        }
+        alice.pub1("kept", data).await;
+        for other in &mut others {
+            let push = other.next_push().await;
+            assert_eq!(push.data(), data);
+            other.ack(&push).await;
         }
     }
 }
@@ -183,16 +181,47 @@ async fn a_publish_sent_again_is_a_new_message() {
     assert_eq!(pushes[0].data(), pushes[1].data());
 }
 
-#[tokio::test] // protocol.md 2.5: on a WebSocket too
-async fn bad_packets_over_a_websocket_are_treated_alike() {
+#[tokio::test] // protocol.md 2.19
+async fn a_qos_1_publish_without_id_is_answered_10_without_id() {
     let server = TestServer::start().await;
-    let mut alice = server.connect_over(Protocol::WebSocket, "alice").await;
-    for _ in 0..15 {
-        alice.send("nonsense").await;
-    }
+    let (mut alice, mut bob) = (server.connect("alice").await, server.connect("bob").await);
+    bob.sub("news").await;
+    alice.send(r#"{"pub":{"cn":"news","dt":1,"q":1}}"#).await;
+    alice.expect(r#"{"pubAck":{"st":10}}"#).await;
+    alice.send(r#"{"pub":{"cn":"news","dt":2}}"#).await; // QoS 0 needs none
+    bob.expect(r#"{"push":{"cn":"news","dt":2,"cl":"alice"}}"#).await;
     alice.expect_nothing_before_hb().await;
-    for _ in 0..16 {
-        alice.send("nonsense").await;
+}
+
+#[tokio::test] // protocol.md 2.6, 2.7, 2.8: names and ids are text, whatever is in it
+async fn escapes_in_names_and_ids_are_understood_and_lone_surrogates_are_none() {
+    let server = TestServer::start().await;
+    let mut bob = server.connect("bob").await;
+    let mut alice = server.connect("alice").await;
+    for name in [r"a\u0000b", r"a\r\nb", r"\ud83d\ude00", r#"\"\\\/"#] {
+        bob.send(&format!(r#"{{"sub":{{"cn":"{name}"}}}}"#)).await;
+        let ack = bob.next().await;
+        assert!(ack.starts_with(r#"{"subAck":{"st":1,"cn":""#), "{ack}");
+        alice.send(&format!(r#"{{"pub":{{"cn":"{name}","dt":1,"q":1,"id":"{name}"}}}}"#)).await;
+        let acked = alice.next().await;
+        assert_eq!(acked.replace(r#""id""#, r#""cn""#), ack.replace("sub", "pub"));
+        let push = bob.next_push().await;
+        let text: String = serde_json::from_str(&format!("\"{name}\"")).unwrap();
+        assert_eq!(push.channel(), text);
+        bob.ack(&push).await;
     }
-    alice.closed_with(1008).await;
+    for bad in [r"\ud800", r"\udc00\ud800", r"a\ud800b"] {
+        alice.send(&format!(r#"{{"sub":{{"cn":"{bad}"}}}}"#)).await;
+        alice.expect(r#"{"subAck":{"st":10}}"#).await;
+        alice.send(&format!(r#"{{"pub":{{"cn":"{bad}","dt":1,"q":1,"id":"1"}}}}"#)).await;
+        alice.expect(r#"{"pubAck":{"st":10,"id":"1"}}"#).await;
+        alice.send(&format!(r#"{{"pub":{{"cn":"news","dt":1,"q":1,"id":"{bad}"}}}}"#)).await;
+        alice.expect(r#"{"pubAck":{"st":10}}"#).await;
+        alice.send(&format!(r#"{{"{bad}":{{}}}}"#)).await; // no type that is known
+        alice.expect_nothing_before_hb().await;
+    }
+    for bad in [r"\u12", r"\x"] {
+        alice.send(&format!(r#"{{"sub":{{"cn":"{bad}"}}}}"#)).await; // no JSON
+        alice.expect_nothing_before_hb().await;
+    }
 }

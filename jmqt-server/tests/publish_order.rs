@@ -156,6 +156,31 @@ async fn each_qos_level_reaches_every_subscriber_in_publish_order() {
     }
 }
 
+#[tokio::test] // §9.a, protocol.md 2.10
+async fn qos_0_messages_arrive_in_publish_order_and_without_answers() {
+    let server = TestServer::start().await;
+    let mut alice = server.connect("alice").await;
+    let (mut bob, mut web) = (server.connect("bob").await, server.websocket("web").await);
+    for client in [&mut bob, &mut web] {
+        client.sub("a").await;
+        client.sub("b").await;
+    }
+    let texts: Vec<String> = (0..500)
+        .map(|number| {
+            let channel = if number % 7 == 0 { "b" } else { "a" };
+            format!(r#"{{"pub":{{"cn":"{channel}","dt":{number},"q":0}}}}"#)
+        })
+        .collect();
+    alice.send_all(&texts.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    for client in [&mut bob, &mut web] {
+        for number in 0..500 {
+            let push = client.next_push().await;
+            assert_eq!((push.data(), push.is_qos1()), (number.to_string().as_str(), false));
+        }
+    }
+    alice.expect_nothing_before_hb().await;
+}
+
 #[tokio::test] // protocol.md 2.10: also across a reconnect
 async fn order_holds_across_a_reconnect_of_the_subscriber() {
     let server = TestServer::start().await;

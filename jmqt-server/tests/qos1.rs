@@ -5,8 +5,8 @@
 
 mod support;
 
-use jmqt_server::{CloseReason, Protocol};
-use support::{TestServer, client_id};
+use jmqt_server::Protocol;
+use support::TestServer;
 
 fn publish(channel: &str, number: usize) -> String {
     format!(r#"{{"pub":{{"cn":"{channel}","dt":{number},"q":1,"id":"{number}"}}}}"#)
@@ -54,17 +54,6 @@ async fn a_message_without_subscribers_is_acknowledged_and_discarded() {
     alice.pub1("news", "1").await;
     let mut bob = server.connect("bob").await;
     bob.sub_persistent("news").await;
-    bob.expect_nothing_before_hb().await;
-}
-
-#[tokio::test] // §9.c: a temporary subscription ends with its session, and what was pending with it
-async fn pending_messages_of_a_temporary_subscription_end_with_the_session() {
-    let server = TestServer::start().await;
-    let (mut alice, mut bob) = (server.connect("alice").await, server.connect("bob").await);
-    bob.sub("news").await;
-    alice.pub1("news", "1").await;
-    assert!(bob.next_push().await.is_qos1());
-    let mut bob = server.reconnect(bob).await;
     bob.expect_nothing_before_hb().await;
 }
 
@@ -128,32 +117,6 @@ async fn unsubscribing_frees_the_window_for_other_channels() {
     assert_eq!(bob.next_push().await.channel(), "b");
 }
 
-#[tokio::test] // protocol.md 2.14: original clients on sockets lose packets of a burst
-async fn redelivery_comes_in_portions_of_1000_bytes_on_sockets_without_wn_only() {
-    let server = TestServer::start().await;
-    let mut alice = server.connect("alice").await;
-    let mut bob = server.connect("bob").await;
-    bob.sub_persistent("news").await;
-    drop(bob);
-    server.app.expect_close("bob", CloseReason::ClosedByClient).await;
-    let data = format!("\"{}\"", "x".repeat(300));
-    for _ in 0..7 {
-        alice.pub1("news", &data).await;
-    }
-    let mut bob = server.connect("bob").await;
-    let portion = bob.next_pushes(2).await; // a third would be more than 1,000 bytes
-    bob.expect_nothing_before_hb().await;
-    bob.ack(&portion[0]).await;
-    bob.next_push().await; // which makes room for one more
-    bob.expect_nothing_before_hb().await;
-    drop(bob);
-    let mut bob = server.connect_with_window("bob", 100).await;
-    bob.next_pushes(6).await;
-    drop(bob);
-    let mut bob = server.websocket("bob").await;
-    bob.next_pushes(6).await;
-}
-
 #[tokio::test] // protocol.md 2.14
 async fn acks_count_once_from_whichever_connection_and_others_are_ignored() {
     let server = TestServer::start().await;
@@ -203,61 +166,6 @@ async fn messages_keep_their_order_live_and_across_reconnects() {
         bob = server.reconnect_with_window(bob, 16).await;
     }
     bob.expect_nothing_before_hb().await;
-}
-
-#[tokio::test] // protocol.md 2.10
-async fn acks_of_refused_qos_1_publishes_keep_their_place() {
-    let server = TestServer::start().await;
-    let (mut alice, mut bob) = (server.connect("alice").await, server.connect("bob").await);
-    bob.sub_persistent("news").await;
-    let good = publish("news", 1);
-    let refused = r##"{"pub":{"cn":"#nobody","dt":1,"q":1,"id":"2"}}"##;
-    let invalid = r#"{"pub":{"cn":"$","dt":1,"q":1,"id":"3"}}"#;
-    let last = publish("news", 4);
-    alice.send_all(&[&good, refused, invalid, &last]).await;
-    for answer in ["1,\"id\":\"1", "8,\"id\":\"2", "11,\"id\":\"3", "1,\"id\":\"4"] {
-        alice.expect(&format!(r#"{{"pubAck":{{"st":{answer}"}}}}"#)).await;
-    }
-}
-
-#[tokio::test] // protocol.md 2.14: what waits for a temporary subscription must not become a hole
-async fn a_temporary_subscriber_that_does_not_acknowledge_is_closed_before_its_queue_overflows() {
-    let server = TestServer::configured(|config| {
-        config.max_packet_bytes = 20_000;
-        config.outbound_queue_bytes = 40_000;
-    })
-    .await;
-    let mut alice = server.connect("alice").await;
-    let mut bob = server.connect_with_window("bob", 1).await;
-    bob.sub("news").await;
-    let data = format!("\"{}\"", "x".repeat(9_000));
-    for _ in 0..7 {
-        alice.pub1("news", &data).await;
-    }
-    server.app.expect_close("bob", CloseReason::QueueOverflow).await;
-}
-
-#[tokio::test] // protocol.md 2.14
-async fn a_window_that_stays_full_for_two_timeouts_ends_the_connection() {
-    let server =
-        TestServer::configured(|config| config.timeout = std::time::Duration::from_millis(300)).await;
-    let mut alice = server.connect("alice").await;
-    let mut bob = server.connect_with_window("bob", 1).await;
-    bob.sub_persistent("news").await;
-    alice.pub1("news", "1").await;
-    bob.next_push().await;
-    let heartbeats = async {
-        loop {
-            bob.send_bytes_until_refused(b"{\"hb\":{}}\0").await;
-            alice.send_bytes_until_refused(b"{\"hb\":{}}\0").await;
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        }
-    };
-    tokio::select! {
-        () = heartbeats => {}
-        () = server.app.expect_close("bob", CloseReason::NoAcknowledgements) => {}
-    }
-    assert!(server.handle().is_connected(&client_id("alice")));
 }
 
 #[tokio::test] // §9.a on every transport

@@ -112,6 +112,19 @@ async fn whoever_subscribes_while_it_is_published_gets_it() {
     }
 }
 
+#[tokio::test] // protocol.md 2.12
+async fn a_subscription_after_a_retained_publish_always_gets_it() {
+    let server = TestServer::start().await;
+    let (mut alice, mut bob) = (server.connect("alice").await, server.connect("bob").await);
+    for number in 0..200 {
+        alice.send(&format!(r#"{{"pub":{{"cn":"c{number}","dt":{number},"rt":1}}}}"#)).await;
+        alice.send(r#"{"hb":{}}"#).await;
+        alice.expect(r#"{"hbAck":{}}"#).await; // the publish has been handled; it may not be stored yet
+        bob.sub(&format!("c{number}")).await;
+        assert!(bob.next_push().await.is_retained());
+    }
+}
+
 #[tokio::test] // protocol.md 2.13
 async fn it_survives_a_restart_and_an_acknowledged_one_a_crash() {
     let mut server = TestServer::start().await;

@@ -5,8 +5,10 @@
 
 mod support;
 
+use std::time::Duration;
+
 use jmqt_server::{CloseReason, HandleError, Persistence, Protocol, Publish};
-use support::{Asked, Behaviour, Notice, TestServer, channel, client_id, within};
+use support::{Asked, Behaviour, Client, Gate, Notice, TestApp, TestServer, channel, client_id, within};
 
 #[tokio::test] // protocol.md 2.16
 async fn a_shutdown_ends_every_session_once_with_its_reason() {
@@ -146,21 +148,54 @@ async fn a_handle_outlives_its_server() {
 #[tokio::test] // protocol.md 2.16: by the next process, when the server died
 async fn the_next_process_tells_of_sessions_that_a_dead_one_left_behind() {
     let mut server = TestServer::start().await;
+    let mut alice = crash_with_a_session_of_alice_on_disk(&mut server, |_| {}).await;
+    alice.expect(r#"{"connAck":{"st":1,"ts":60}}"#).await;
+    assert_eq!(server.app.more_notices().await, [], "it was told twice");
+    server.restart().await;
+    server.app.expect_close("alice", CloseReason::Shutdown).await; // her new session
+    let _alice = server.connect("alice").await;
+    assert_eq!(server.app.more_notices().await, [], "it was told again");
+}
+
+#[tokio::test] // protocol.md 2.2, 2.16: her older session has ended, wherever it was, and has been told of
+async fn a_client_whose_session_was_left_behind_waits_for_its_close_notifier_and_nobody_else_does() {
+    let mut server = TestServer::start().await;
+    let gate = Gate::closed();
+    let hold = |app: &TestApp| app.set(Asked::Close, Behaviour::Hold(gate.clone()));
+    let mut alice = crash_with_a_session_of_alice_on_disk(&mut server, hold).await;
+    let mut bob = server.connect("bob").await;
+    bob.sub("news").await;
+    assert!(!server.handle().is_connected(&client_id("alice")));
+    gate.open();
+    alice.expect(r#"{"connAck":{"st":1,"ts":60}}"#).await;
+    assert!(server.handle().is_connected(&client_id("alice")));
+}
+
+/// Crashes while alice is connected and the store knows of it, and returns when the next process tells
+/// of that session. She has asked for a new one by then.
+async fn crash_with_a_session_of_alice_on_disk(
+    server: &mut TestServer,
+    before_the_start: impl Fn(&TestApp),
+) -> Client {
     // A session is noted on disk within a second; when exactly, nobody is told.
     for patience in 1..=10 {
-        let _alice = server.websocket("alice").await;
-        tokio::time::sleep(std::time::Duration::from_millis(100 * patience)).await;
-        server.crash().await;
-        match server.app.more_notices().await.as_slice() {
-            [] => {}
-            [Notice::Close(client, CloseReason::ServerDied)] => {
-                assert_eq!(client, "alice");
-                server.restart().await;
-                assert_eq!(server.app.more_notices().await, []); // once
-                return;
+        let alice = server.websocket("alice").await;
+        tokio::time::sleep(Duration::from_millis(100 * patience)).await;
+        server.crash_and(&before_the_start).await;
+        drop(alice);
+        let mut alice = server.open(Protocol::Socket).await;
+        alice.send(r#"{"conn":{"at":"token-alice","cl":"alice"}}"#).await;
+        tokio::select! {
+            notice = server.app.notice() => {
+                assert_eq!(notice, Notice::Close("alice".to_owned(), CloseReason::ServerDied));
+                return alice;
             }
-            others => panic!("{others:?}"),
+            // Nothing was known of her, so she did not have to wait.
+            answer = alice.next() => assert_eq!(answer, r#"{"connAck":{"st":1,"ts":60}}"#),
         }
+        drop(alice);
+        server.app.reset(Asked::Close);
+        server.app.expect_close("alice", CloseReason::ClosedByClient).await;
     }
     panic!("the session was not noted within ten seconds");
 }

@@ -24,6 +24,24 @@ async fn a_subscriber_gets_what_is_published_until_it_unsubscribes() {
     bob.expect_nothing_before_hb().await;
 }
 
+#[tokio::test] // protocol.md 2.20
+async fn nothing_follows_an_unsub_ack() {
+    let server = TestServer::start().await;
+    let (mut alice, mut bob) = (server.connect("alice").await, server.connect("bob").await);
+    for persistent in [0, 1] {
+        bob.send(&format!(r#"{{"sub":{{"cn":"news","pr":{persistent}}}}}"#)).await;
+        bob.expect(r#"{"subAck":{"st":1,"cn":"news"}}"#).await;
+        bob.send(r#"{"unsub":{"cn":"news"}}"#).await;
+        bob.expect(r#"{"unsubAck":{"st":1,"cn":"news"}}"#).await;
+        alice.send(r#"{"pub":{"cn":"news","dt":1}}"#).await;
+        alice.pub1("news", "2").await;
+        server.settle().await;
+        bob.expect_nothing_before_hb().await;
+    }
+    let mut bob = server.reconnect(bob).await;
+    bob.expect_nothing_before_hb().await;
+}
+
 #[tokio::test] // §9.a: nobody gets what others are subscribed to
 async fn only_subscribers_of_that_very_channel_get_it() {
     let server = TestServer::start().await;

@@ -34,8 +34,12 @@ async fn a_validator_that_fails_panics_or_hangs_costs_one_request() {
             server.app.reset(asked);
             alice.expect_nothing_before_hb().await;
         }
+        server.app.set(Asked::Auth, behaviour.clone());
         server.app.set(Asked::Conn, behaviour);
         let mut bob = server.open(Protocol::Socket).await;
+        bob.send(REQUESTS[0].1).await; // before `conn`, too
+        bob.expect(REQUESTS[0].2).await;
+        server.app.reset(Asked::Auth);
         bob.send(r#"{"conn":{"at":"token-bob","cl":"bob"}}"#).await;
         bob.expect(r#"{"connAck":{"st":5}}"#).await;
         server.app.reset(Asked::Conn);
@@ -43,7 +47,34 @@ async fn a_validator_that_fails_panics_or_hangs_costs_one_request() {
         drop(bob);
         assert!(matches!(server.app.notice().await, Notice::Close(..)));
     }
-    assert_eq!(server.counters().validator_failures, 18);
+    assert_eq!(server.counters().validator_failures, 21);
+}
+
+#[tokio::test] // protocol.md 2.17, 2.5: what is not decided is not delivered, and answered only if it has an id
+async fn a_publish_whose_validator_fails_reaches_nobody_at_either_qos() {
+    let server = TestServer::configured(|config| config.validator_timeout = Duration::from_millis(100)).await;
+    let (mut alice, mut bob) = (server.connect("alice").await, server.connect("bob").await);
+    bob.sub_persistent("news").await;
+    for behaviour in [Behaviour::Fail, Behaviour::Panic, Behaviour::Hang] {
+        server.app.set(Asked::Pub, behaviour);
+        alice
+            .send_all(&[
+                r#"{"pub":{"cn":"news","dt":1,"q":1,"rt":1,"id":"1"}}"#,
+                r#"{"pub":{"cn":"news","dt":2,"rt":1}}"#,
+                r#"{"pub":{"cn":"news","dt":3,"id":"3"}}"#,
+                r##"{"pub":{"cn":"#bob","dt":4,"q":1,"id":"4"}}"##,
+            ])
+            .await;
+        for id in [1, 3, 4] {
+            alice.expect(&format!(r#"{{"pubAck":{{"st":5,"id":"{id}"}}}}"#)).await;
+        }
+        server.app.reset(Asked::Pub);
+        server.settle().await;
+        bob.sub("news").await; // nothing retained either
+        bob.expect_nothing_before_hb().await;
+    }
+    alice.pub1("news", "5").await;
+    assert_eq!(bob.next_push().await.data(), "5");
 }
 
 #[tokio::test] // protocol.md 2.17, 2.16

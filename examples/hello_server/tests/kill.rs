@@ -6,39 +6,140 @@
 mod support;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::io::{self, Write};
+use std::ops::Range;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use support::{Client, Process, field};
+use support::{Client, DEADLINE, Process, field};
 
 const PUBLISHERS: usize = 50;
 const WINDOW: usize = 100;
 const CHANNELS: usize = 10;
+/// One server after the other is killed when it has acknowledged so many messages: the first one, a
+/// few, and in the midst of a stream that has been going on for a while.
+const KILL_AFTER: [usize; 4] = [1, 500, 10_000, 50_000];
+/// How long before a kill a push may have been acknowledged that comes again (2.13).
+const FORGOTTEN: Duration = Duration::from_secs(1);
 
-/// What one subscriber got of each publisher before the kill.
-#[derive(Default)]
-struct Received {
+/// A client that publishes `[index,0]`, `[index,1]` … on a channel it shares with four others.
+struct Publisher {
+    index: usize,
+    sent: usize,
+    /// What was acknowledged, one range of numbers from each server.
+    acknowledged: Vec<Range<usize>>,
+}
+
+/// A client with a persistent subscription, and what it got so far.
+struct Subscriber {
+    name: String,
+    channel: usize,
+    is_there: bool,
     /// When a push was acknowledged, by its id.
     acknowledged: HashMap<String, Instant>,
     /// The id of each message, by publisher and number.
     ids: HashMap<(usize, usize), String>,
-    /// The next number that may come of each publisher: order is kept, repeats are below it.
-    next: HashMap<usize, usize>,
+    /// The last number of each publisher.
+    last: HashMap<usize, usize>,
 }
 
-impl Received {
-    /// Notes a push `[publisher,number]`, and checks order and identity.
-    fn note(&mut self, push: &str) {
+impl Subscriber {
+    /// Notes a push `[publisher,number]`, and checks order, identity, and whether it may come again.
+    fn note(&mut self, push: &str, id: &str, killed_at: Option<Instant>) {
         let (publisher, number) = origin(push);
-        let id = field(push, "id").trim_matches('"').to_owned();
-        if let Some(before) = self.ids.insert((publisher, number), id.clone()) {
+        if let Some(before) = self.ids.insert((publisher, number), id.to_owned()) {
             assert_eq!(before, id, "what comes twice carries the same id");
         } else {
-            let next = self.next.entry(publisher).or_default();
-            assert_eq!(number, *next, "publish order of publisher {publisher}");
-            *next += 1;
+            let last = self.last.insert(publisher, number);
+            assert!(last < Some(number), "{publisher}: {number} after {last:?}");
         }
+        if let Some(when) = self.acknowledged.get(id) {
+            let killed_at = killed_at.expect("a push is not repeated within a connection");
+            let before = killed_at.saturating_duration_since(*when);
+            assert!(before < FORGOTTEN, "{id} was acknowledged {before:?} before the kill");
+        }
+    }
+
+    /// Acknowledges everything until the server is gone.
+    fn consume(&mut self, mut client: Client, killed_at: Option<Instant>) {
+        while let Some(push) = client.next() {
+            let id = field(&push, "id").trim_matches('"').to_owned();
+            self.note(&push, &id, killed_at);
+            let ack = format!("{{\"pushAck\":{{\"id\":\"{id}\"}}}}\0");
+            if client.stream.write_all(ack.as_bytes()).is_err() {
+                return;
+            }
+            self.acknowledged.insert(id, Instant::now());
+        }
+    }
+
+    /// Gets everything that is pending for it.
+    fn drain(&mut self, process: &Process, killed_at: Instant) {
+        let mut client = self.connect(process);
+        // It has all come when a message behind it has.
+        let mut marker = process.connect("marker");
+        marker.publish(&channel(self.channel), "[999,0]", "end");
+        marker.expect(r#"{"pubAck":{"st":1,"id":"end"}}"#);
+        loop {
+            let push = client.next().unwrap();
+            let id = client.ack(&push);
+            if origin(&push).0 == 999 {
+                return;
+            }
+            self.note(&push, &id, Some(killed_at));
+        }
+    }
+
+    fn connect(&self, process: &Process) -> Client {
+        let mut client = Client::open(process.socket);
+        client.conn(&self.name, r#","wn":128"#);
+        client
+    }
+}
+
+/// Counts acknowledgements, and tells when it is time for the kill.
+struct Tally {
+    count: AtomicUsize,
+    wanted: usize,
+    reached: Mutex<mpsc::Sender<()>>,
+}
+
+impl Tally {
+    fn one_more(&self) {
+        if self.count.fetch_add(1, Ordering::Relaxed) + 1 == self.wanted {
+            self.reached.lock().unwrap().send(()).unwrap();
+        }
+    }
+}
+
+impl Publisher {
+    /// Publishes with a window until the server is gone. What was acknowledged are the first ones,
+    /// because acknowledgements keep their order.
+    fn stream(&mut self, mut client: Client, tally: &Tally) {
+        let first = self.sent;
+        let mut acknowledged = first;
+        loop {
+            while self.sent < acknowledged + WINDOW && self.publish(&mut client).is_ok() {
+                self.sent += 1;
+            }
+            // Acknowledgements that arrived before the connection broke count too.
+            let Some(ack) = client.next() else { break };
+            assert_eq!(ack, format!(r#"{{"pubAck":{{"st":1,"id":"{acknowledged}"}}}}"#));
+            acknowledged += 1;
+            tally.one_more();
+        }
+        self.acknowledged.push(first..acknowledged);
+    }
+
+    fn publish(&self, client: &mut Client) -> io::Result<()> {
+        let (index, number, cn) = (self.index, self.sent, channel(self.index));
+        let text = format!(
+            "{{\"pub\":{{\"cn\":\"{cn}\",\"dt\":[{index},{number}],\"q\":1,\"id\":\"{number}\"}}}}\0"
+        );
+        client.stream.write_all(text.as_bytes())
     }
 }
 
@@ -54,48 +155,53 @@ fn channel(publisher: usize) -> String {
     format!("channel{}", publisher % CHANNELS)
 }
 
-/// Publishes with a window until the server is gone; returns how many were acknowledged, which are
-/// the first ones, because acknowledgements keep their order.
-fn stream(mut client: Client, publisher: usize) -> usize {
-    let (mut sent, mut acknowledged) = (0, 0);
-    loop {
-        while sent < acknowledged + WINDOW {
-            let data = format!("[{publisher},{sent}]");
-            let text = format!(
-                "{{\"pub\":{{\"cn\":\"{}\",\"dt\":{data},\"q\":1,\"id\":\"{sent}\"}}}}\0",
-                channel(publisher)
-            );
-            if std::io::Write::write_all(&mut client.stream, text.as_bytes()).is_err() {
-                return drain_acks(client, acknowledged);
-            }
-            sent += 1;
+/// For each channel one subscriber that is there and acknowledges, and one that is away.
+fn subscribers(process: &Process) -> Vec<Subscriber> {
+    let mut subscribers = Vec::new();
+    for channel_number in 0..CHANNELS {
+        for is_there in [true, false] {
+            let subscriber = Subscriber {
+                name: format!("{}{channel_number}", if is_there { "there" } else { "away" }),
+                channel: channel_number,
+                is_there,
+                acknowledged: HashMap::new(),
+                ids: HashMap::new(),
+                last: HashMap::new(),
+            };
+            subscriber.connect(process).sub(&channel(channel_number), 1);
+            subscribers.push(subscriber);
         }
-        let Some(ack) = client.next() else { return acknowledged };
-        assert_eq!(ack, format!(r#"{{"pubAck":{{"st":1,"id":"{acknowledged}"}}}}"#));
-        acknowledged += 1;
     }
+    subscribers
 }
 
-/// Acknowledgements that had arrived before the connection broke count too.
-fn drain_acks(mut client: Client, mut acknowledged: usize) -> usize {
-    while client.next().is_some() {
-        acknowledged += 1;
-    }
-    acknowledged
-}
-
-/// Acknowledges everything until the server is gone.
-fn consume(mut client: Client, received: &Mutex<Received>) {
-    while let Some(push) = client.next() {
-        let mut received = received.lock().unwrap();
-        received.note(&push);
-        let id = field(&push, "id").trim_matches('"').to_owned();
-        let ack = format!("{{\"pushAck\":{{\"id\":\"{id}\"}}}}\0");
-        if std::io::Write::write_all(&mut client.stream, ack.as_bytes()).is_err() {
-            return;
+/// Streams until so many messages are acknowledged, and kills the server in the midst of it.
+fn stream_and_kill(
+    process: &mut Process,
+    publishers: &mut [Publisher],
+    subscribers: &mut [Subscriber],
+    kill_after: usize,
+    killed_before: Option<Instant>,
+) -> Instant {
+    let (reached, is_reached) = mpsc::channel();
+    let tally = Tally { count: AtomicUsize::new(0), wanted: kill_after, reached: Mutex::new(reached) };
+    thread::scope(|scope| {
+        for subscriber in subscribers.iter_mut().filter(|subscriber| subscriber.is_there) {
+            let client = subscriber.connect(process);
+            scope.spawn(move || subscriber.consume(client, killed_before));
         }
-        received.acknowledged.insert(id, Instant::now());
-    }
+        let clients: Vec<_> =
+            publishers.iter().map(|it| process.connect(&format!("publisher{}", it.index))).collect();
+        for (publisher, client) in publishers.iter_mut().zip(clients) {
+            let tally = &tally;
+            scope.spawn(move || publisher.stream(client, tally));
+        }
+        let time_to_kill = is_reached.recv_timeout(DEADLINE);
+        let killed_at = Instant::now();
+        process.kill(); // also if it is too late: the threads wait for the end of the server
+        time_to_kill.unwrap();
+        killed_at
+    })
 }
 
 #[test] // protocol.md 2.13, 2.14
@@ -103,66 +209,22 @@ fn every_acknowledged_message_survives_kill_9_in_order() {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("jmqt.db");
     let mut process = Process::start(&store, &[]);
-    // For each channel one subscriber that is there and acknowledges, and one that is away.
-    let mut consumers = Vec::new();
-    let mut received = Vec::new();
-    for number in 0..CHANNELS {
-        for kind in ["there", "away"] {
-            let mut client = Client::open(process.socket);
-            client.conn(&format!("{kind}{number}"), r#","wn":128"#);
-            client.sub(&format!("channel{number}"), 1);
-            let notes = Arc::new(Mutex::new(Received::default()));
-            received.push((format!("{kind}{number}"), number, Arc::clone(&notes)));
-            if kind == "there" {
-                consumers.push(thread::spawn(move || consume(client, &notes)));
-            }
-        }
+    let mut subscribers = subscribers(&process);
+    let publisher = |index| Publisher { index, sent: 0, acknowledged: Vec::new() };
+    let mut publishers: Vec<_> = (0..PUBLISHERS).map(publisher).collect();
+    let mut killed_at = None;
+    for kill_after in KILL_AFTER {
+        let killed = stream_and_kill(&mut process, &mut publishers, &mut subscribers, kill_after, killed_at);
+        killed_at = Some(killed);
+        process = Process::start(&store, &[]);
     }
-    let publishers: Vec<_> = (0..PUBLISHERS)
-        .map(|publisher| {
-            let client = process.connect(&format!("publisher{publisher}"));
-            thread::spawn(move || stream(client, publisher))
-        })
-        .collect();
-    // The kill is to fall into the middle of the stream, wherever that is.
-    thread::sleep(Duration::from_millis(1500));
-    let killed_at = Instant::now();
-    process.kill();
-    let acknowledged: Vec<usize> = publishers.into_iter().map(|thread| thread.join().unwrap()).collect();
-    for consumer in consumers {
-        consumer.join().unwrap();
-    }
-    assert!(acknowledged.iter().sum::<usize>() > PUBLISHERS, "the stream had hardly begun: {acknowledged:?}");
-
-    let process = Process::start(&store, &[]);
-    for (name, number, notes) in received {
-        let mut notes = notes.lock().unwrap();
-        let mut client = Client::open(process.socket);
-        client.conn(&name, r#","wn":128"#);
-        // Everything that is pending has come when a message behind it has.
-        let mut marker = process.connect("marker");
-        marker.publish(&format!("channel{number}"), "[999,0]", "end");
-        marker.expect(r#"{"pubAck":{"st":1,"id":"end"}}"#);
-        loop {
-            let push = client.next().unwrap();
-            let id = client.ack(&push);
-            if origin(&push).0 == 999 {
-                break;
+    for subscriber in &mut subscribers {
+        subscriber.drain(&process, killed_at.unwrap());
+        for publisher in publishers.iter().filter(|it| it.index % CHANNELS == subscriber.channel) {
+            for number in publisher.acknowledged.iter().cloned().flatten() {
+                let message = (publisher.index, number);
+                assert!(subscriber.ids.contains_key(&message), "{}: {message:?} is lost", subscriber.name);
             }
-            if let Some(when) = notes.acknowledged.get(&id) {
-                // Within a second it is on disk; twice that is for a machine that is busy.
-                let before = killed_at.saturating_duration_since(*when);
-                assert!(before < Duration::from_secs(2), "{id} was acknowledged {before:?} before the kill");
-            }
-            notes.note(&push);
-        }
-        for publisher in (0..PUBLISHERS).filter(|publisher| publisher % CHANNELS == number) {
-            let got = notes.next.get(&publisher).copied().unwrap_or(0);
-            assert!(
-                got >= acknowledged[publisher],
-                "{name}: {got} of {} of {publisher}",
-                acknowledged[publisher]
-            );
         }
     }
 }

@@ -244,6 +244,9 @@ fn sessions_that_a_killed_server_left_behind_go_offline_once() {
 
     // Nobody is connected when they are announced, so it shows in the log alone.
     let mut server = Server::start(folder.path());
+    for name in ["alice", "bob", "carol"] {
+        server.logged(&format!("offline client={name}"));
+    }
     let offline = server.log_lines("offline client=");
     let died = |name| offline.iter().filter(|line| line.contains(name) && line.contains("died")).count();
     assert_eq!((died("=alice"), died("=bob"), died("=carol")), (1, 1, 1), "{offline:?}");

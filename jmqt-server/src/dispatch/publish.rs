@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::Bytes;
 use jmqt_protocol::{
@@ -12,7 +13,7 @@ use super::CONTINUE;
 use super::sub::status_of;
 use crate::hub::Message;
 use crate::session::{Core, Flow};
-use crate::validators::PubRequest;
+use crate::validators::{PubRequest, poll_at_once};
 
 impl Core {
     pub(super) async fn handle_pub(&mut self, client: &ClientId, publish: &Pub<'_>) -> Flow {
@@ -40,13 +41,27 @@ impl Core {
             retain: publish.retain,
             server: &shared.handle,
         };
-        let question = shared.validators.publish.validate_pub(&request);
-        let status = match self.ask("pub validator", question).await {
-            Ok(verdict) => status_of(verdict),
-            Err(reason) => return Flow::Break(reason),
+        // Not by way of `ask`: for a validator that answers at once, no future is made but its own.
+        let asked = {
+            let mut question = shared.validators.publish.validate_pub(&request);
+            match poll_at_once(&mut question) {
+                Poll::Ready(asked) => asked,
+                Poll::Pending => match self.wait_for_answer(question).await {
+                    Ok(asked) => asked,
+                    Err(reason) => return Flow::Break(reason),
+                },
+            }
         };
+        let status = status_of(self.answered("pub validator", asked));
         if !status.is_ok() {
             return self.refuse_pub(publish, status).await;
+        }
+        if publish.qos == Qos::AtMostOnce
+            && publish.retain == Retain::No
+            && channel.kind() == ChannelKind::Plain
+            && self.gather_at_once(&channel, request.data)
+        {
+            return CONTINUE;
         }
         match channel.kind() {
             ChannelKind::PeerToPeer => self.publish_to_peer(client, channel, publish).await,

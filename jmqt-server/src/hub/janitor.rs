@@ -24,8 +24,10 @@ const FLUSH_EVERY: Duration = Duration::from_millis(300);
 const TRIM_EVERY: Duration = Duration::from_secs(1);
 /// Pending messages are counted this often.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
-/// Clients that did not return are looked for this often.
+/// Clients that did not return are looked for this often, and sooner where they may not be away that long.
 const EXPIRE_EVERY: Duration = Duration::from_secs(30);
+/// But no more often than this.
+const EXPIRE_AT_MOST_EVERY: Duration = Duration::from_secs(1);
 /// How long a session that ends waits for its cursors to be written.
 const SAVE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -150,7 +152,9 @@ impl Janitor {
         let start = Instant::now();
         let mut trim = tokio::time::interval_at(start + TRIM_EVERY, TRIM_EVERY);
         let mut sweep = tokio::time::interval_at(start + SWEEP_EVERY, SWEEP_EVERY);
-        let mut expire = tokio::time::interval_at(start + EXPIRE_EVERY, EXPIRE_EVERY);
+        let expire_every = self.limits.session_expiry.unwrap_or(EXPIRE_EVERY);
+        let expire_every = expire_every.clamp(EXPIRE_AT_MOST_EVERY, EXPIRE_EVERY);
+        let mut expire = tokio::time::interval_at(start + expire_every, expire_every);
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,

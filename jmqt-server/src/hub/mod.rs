@@ -28,7 +28,7 @@ use crate::session::{Outbox, OutboxContext};
 use crate::store::{CommitQueue, NotCommitted, Operation, Outcome, Store, StoreError};
 
 pub(crate) use channels::Channels;
-pub(crate) use connections::Connections;
+pub(crate) use connections::{Claim, Connections};
 pub(crate) use deliver::Deliverer;
 pub(crate) use janitor::{Janitor, JanitorLimits};
 pub(crate) use publish::{DirtyOutboxes, Message};

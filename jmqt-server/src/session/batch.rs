@@ -32,6 +32,12 @@ struct Run {
     published: u64,
 }
 
+impl Run {
+    fn is_full(&self) -> bool {
+        self.pushes.as_ref().is_some_and(|(_, pushes)| pushes.len() >= RUN_BYTES)
+    }
+}
+
 impl Batch {
     /// The channel of the open run, if it has this name: saves checking the name again.
     pub(crate) fn channel_named(&self, name: &str) -> Option<&ChannelName> {
@@ -42,24 +48,40 @@ impl Batch {
 impl Core {
     /// Adds a QoS 0 publish to the batch.
     pub(crate) async fn gather(&mut self, channel: &ChannelName, data: Payload<'_>) {
-        if self.batch.run.as_ref().is_some_and(|run| run.channel != *channel) {
+        if !self.gather_at_once(channel, data) {
+            let is_full = self.batch.run.as_ref().is_some_and(|run| run.is_full());
             self.deliver_run(Flush::Later).await;
+            if is_full {
+                self.batch.dirty.flush();
+            }
+            self.gather_at_once(channel, data);
         }
-        let sender = self.member.as_ref().map_or("", |member| member.client.as_str());
-        let hub = &self.shared.hub;
-        let run = self.batch.run.get_or_insert_with(|| {
-            let pushes = hub
-                .has_subscribers(channel)
-                .then(|| (PushFrame::new(channel.as_str(), sender), PushesBuilder::default()));
-            Box::new(Run { channel: channel.clone(), pushes, published: 0 })
-        });
+    }
+
+    /// Adds a QoS 0 publish to the open run, or to a new one; `false` if the open one has to be delivered
+    /// first.
+    pub(crate) fn gather_at_once(&mut self, channel: &ChannelName, data: Payload<'_>) -> bool {
+        let run = match &mut self.batch.run {
+            Some(run) => {
+                if run.channel != *channel || run.is_full() {
+                    return false;
+                }
+                run
+            }
+            none => {
+                let sender = self.member.as_ref().map_or("", |member| member.client.as_str());
+                let hub = &self.shared.hub;
+                let pushes = hub
+                    .has_subscribers(channel)
+                    .then(|| (PushFrame::new(channel.as_str(), sender), PushesBuilder::default()));
+                none.insert(Box::new(Run { channel: channel.clone(), pushes, published: 0 }))
+            }
+        };
         run.published += 1;
-        let Some((frame, pushes)) = &mut run.pushes else { return };
-        pushes.push(frame, data, None);
-        if pushes.len() >= RUN_BYTES {
-            self.deliver_run(Flush::Later).await;
-            self.batch.dirty.flush();
+        if let Some((frame, pushes)) = &mut run.pushes {
+            pushes.push(frame, data, None);
         }
+        true
     }
 
     /// Delivers the open run, before anything that must come after it.

@@ -32,7 +32,7 @@ use tokio_rustls::server::TlsStream;
 
 use crate::server::{ConnectionPermit, Shared};
 use crate::transport::{Decoder, Framing};
-use crate::validators::{Asked, BoxError, CloseReason, ConnectionInfo, poll_guarded};
+use crate::validators::{Asked, CloseReason, ConnectionInfo, Question, poll_at_once, poll_guarded};
 
 use batch::Batch;
 use buffer::{ReadBuffer, ReadSize};
@@ -296,24 +296,33 @@ impl Core {
     pub(crate) async fn ask<T>(
         &mut self,
         what: &'static str,
-        mut question: Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send + '_>>,
+        mut question: Question<'_, T>,
     ) -> Result<Option<T>, CloseReason> {
-        // Most answer at once; those cost neither a timer nor a flush.
-        let first = poll_fn(|cx| Poll::Ready(poll_guarded(&mut question, cx))).await;
-        let asked = match first {
+        let asked = match poll_at_once(&mut question) {
             Poll::Ready(asked) => asked,
-            Poll::Pending => {
-                let limit = self.shared.limits.validator_timeout;
-                let answer = poll_fn(|cx| poll_guarded(&mut question, cx));
-                let timed = self.wait(tokio::time::timeout(limit, answer)).await?;
-                timed.unwrap_or(Asked::TimedOut)
-            }
+            Poll::Pending => self.wait_for_answer(question).await?,
         };
-        let answer = asked.logged(what, self.name());
-        if answer.is_none() {
-            self.shared.hub.counters.validator_failures.increment();
+        Ok(self.answered(what, asked))
+    }
+
+    /// Waits for a validator that did not answer at once.
+    pub(crate) async fn wait_for_answer<T>(
+        &mut self,
+        mut question: Question<'_, T>,
+    ) -> Result<Asked<T>, CloseReason> {
+        let limit = self.shared.limits.validator_timeout;
+        let answer = poll_fn(|cx| poll_guarded(&mut question, cx));
+        let timed = self.wait(tokio::time::timeout(limit, answer)).await?;
+        Ok(timed.unwrap_or(Asked::TimedOut))
+    }
+
+    /// A validator's answer; a failure is logged and counted.
+    pub(crate) fn answered<T>(&mut self, what: &'static str, asked: Asked<T>) -> Option<T> {
+        if let Asked::Answer(answer) = asked {
+            return Some(answer);
         }
-        Ok(answer)
+        self.shared.hub.counters.validator_failures.increment();
+        asked.logged(what, self.name())
     }
 
     /// Appends a packet to the outbox; it is written at the end of the batch.

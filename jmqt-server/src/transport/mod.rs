@@ -1,5 +1,6 @@
 //! Bytes to packet texts and back, for one connection. No sockets here: bytes come in, texts go out.
 
+mod frames;
 mod websocket;
 
 use jmqt_protocol::{NUL, NulDecoder, PacketTooLarge};

@@ -1,127 +1,95 @@
-//! WebSocket (RFC 6455) as a state machine over bytes: upgrade, frames, pings, goodbye.
+//! WebSocket (RFC 6455) as a state machine over bytes: first the upgrade, then frames.
 //!
-//! `tungstenite` does the protocol. It is given a stream that is only a buffer, so that the session
-//! reads sockets and TLS the same way for both framings, and pushes can be written as ready-made
-//! frames beside what `tungstenite` wants to say. Outgoing packets never pass through it.
+//! `tungstenite` does the upgrade. It is given a stream that is only a buffer, so that the session reads
+//! sockets and TLS the same way for both framings. Frames are read by [`FrameReader`]; pushes are written
+//! as ready-made frames beside what it wants to say.
 
 use std::io::{self, Read, Write};
 
-use tungstenite::error::{CapacityError, Error};
 use tungstenite::handshake::server::{NoCallback, ServerHandshake};
 use tungstenite::handshake::{HandshakeError, MidHandshake};
-use tungstenite::protocol::frame::{CloseFrame, Utf8Bytes};
-use tungstenite::protocol::{Message, WebSocket, WebSocketConfig};
-
-use jmqt_protocol::PacketTooLarge;
 
 use super::TransportError;
+use super::frames::FrameReader;
 
 pub(crate) use tungstenite::protocol::frame::coding::CloseCode;
-
-/// What an idle connection keeps allocated for reading. Reads are larger all the same: this buffer is
-/// only filled from the session's own.
-const READ_BUFFER_BYTES: usize = 1024;
 
 /// The reading half of one WebSocket connection.
 pub(crate) struct WebSocketDecoder {
     state: State,
     limit: usize,
-    /// The message handed out last, which the caller may still borrow.
-    current: Utf8Bytes,
-    /// Bytes came in, but no message has ended since.
-    mid_packet: bool,
 }
 
 enum State {
-    Upgrading(MidHandshake<ServerHandshake<Feed, NoCallback>>),
-    Open(WebSocket<Feed>),
+    Upgrading(Box<MidHandshake<ServerHandshake<Feed, NoCallback>>>),
+    Open {
+        frames: FrameReader,
+        /// What came right behind the upgrade.
+        behind: Feed,
+    },
     /// The upgrade failed; what is left is the answer.
     Failed(Feed),
 }
 
 impl WebSocketDecoder {
     pub(crate) fn new(limit: usize) -> Self {
-        let handshake = ServerHandshake::start(Feed::default(), NoCallback, Some(config(limit)));
-        Self { state: State::Upgrading(handshake), limit, current: Utf8Bytes::default(), mid_packet: false }
+        let handshake = ServerHandshake::start(Feed::default(), NoCallback, None);
+        Self { state: State::Upgrading(Box::new(handshake)), limit }
     }
 
     pub(crate) fn next<'a>(&'a mut self, chunk: &mut &[u8]) -> Result<Option<&'a [u8]>, TransportError> {
-        self.current = Utf8Bytes::default();
-        if !chunk.is_empty() {
-            self.feed().input.extend_from_slice(chunk);
+        if let State::Upgrading(handshake) = &mut self.state {
+            let feed = handshake.get_mut().get_mut();
+            feed.input.extend_from_slice(chunk);
             *chunk = &[];
-            self.mid_packet = true;
-        }
-        if let State::Upgrading(_) = self.state {
             // The answer to the upgrade has to leave before any answer to what follows it.
             self.upgrade()?;
             return Ok(None);
         }
-        let State::Open(socket) = &mut self.state else { return Ok(None) };
-        loop {
-            match socket.read() {
-                Ok(Message::Text(text)) => {
-                    self.mid_packet = false;
-                    self.current = text;
-                    return Ok(Some(self.current.as_bytes()));
-                }
-                Ok(Message::Binary(_)) => {
-                    return Err(TransportError::Violation {
-                        reason: "JMQT packets are text messages, not binary ones".to_owned(),
-                        code: CloseCode::Unsupported,
-                    });
-                }
-                Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => self.mid_packet = false,
-                Ok(Message::Close(_)) => {
-                    // Writes the answering close frame into the feed; there is nothing to fail.
-                    drop(socket.flush());
-                    return Err(TransportError::Closed);
-                }
-                Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
-                    socket.get_mut().reclaim();
-                    return Ok(None);
-                }
-                Err(error) => return Err(violation(error, self.limit)),
-            }
+        let State::Open { frames, behind } = &mut self.state else { return Ok(None) };
+        if behind.is_used_up() {
+            return frames.next(chunk);
         }
+        let mut input = behind.unread();
+        let before = input.len();
+        let message = frames.next(&mut input)?;
+        behind.at += before - input.len();
+        behind.reclaim();
+        Ok(message)
     }
 
     /// Whether [`next`](Self::next) has something left although it returned `None`: what came right
     /// behind the upgrade.
     pub(crate) fn has_more(&self) -> bool {
-        match &self.state {
-            State::Open(socket) => socket.get_ref().at < socket.get_ref().input.len(),
-            State::Upgrading(_) | State::Failed(_) => false,
-        }
+        matches!(&self.state, State::Open { behind, .. } if !behind.is_used_up())
     }
 
     pub(crate) fn set_limit(&mut self, limit: usize) {
         self.limit = limit;
-        if let State::Open(socket) = &mut self.state {
-            socket.set_config(|config| {
-                config.max_message_size = Some(limit);
-                config.max_frame_size = Some(limit);
-            });
+        if let State::Open { frames, .. } = &mut self.state {
+            frames.set_limit(limit);
         }
     }
 
     pub(crate) fn is_mid_packet(&self) -> bool {
-        self.mid_packet
+        match &self.state {
+            State::Upgrading(_) => true,
+            State::Open { frames, .. } => frames.is_mid_message(),
+            State::Failed(_) => false,
+        }
     }
 
     pub(crate) fn take_output(&mut self) -> Vec<u8> {
-        if let State::Open(socket) = &mut self.state {
-            // Pongs wait for a flush. It writes to a buffer, so it fails only when the socket is closed.
-            drop(socket.flush());
+        match &mut self.state {
+            State::Upgrading(handshake) => std::mem::take(&mut handshake.get_mut().get_mut().output),
+            State::Open { frames, behind } if behind.output.is_empty() => std::mem::take(&mut frames.output),
+            State::Open { behind: feed, .. } | State::Failed(feed) => std::mem::take(&mut feed.output),
         }
-        std::mem::take(&mut self.feed().output)
     }
 
     pub(crate) fn close(&mut self, code: CloseCode) {
-        if let State::Open(socket) = &mut self.state {
-            let frame = CloseFrame { code, reason: Utf8Bytes::default() };
-            // Refused only if a close frame has been sent already, which is as good.
-            drop(socket.close(Some(frame)));
+        if let State::Open { frames, .. } = &mut self.state {
+            frames.close(Some(code));
         }
     }
 
@@ -132,20 +100,19 @@ impl WebSocketDecoder {
         };
         match handshake.handshake() {
             Ok(mut socket) => {
-                socket.get_mut().upgraded = true;
-                self.state = State::Open(socket);
-                self.set_limit(self.limit);
+                let behind = std::mem::take(socket.get_mut());
+                self.state = State::Open { frames: FrameReader::new(self.limit), behind };
                 Ok(())
             }
             Err(HandshakeError::Interrupted(handshake)) => {
-                self.state = State::Upgrading(handshake);
+                self.state = State::Upgrading(Box::new(handshake));
                 Ok(())
             }
             Err(HandshakeError::Failure(error)) => {
-                self.feed().output = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\
+                let output = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\
                     Content-Type: text/plain\r\nContent-Length: 53\r\n\r\n\
-                    This is a JMQT server: connect with a WebSocket here\n"
-                    .to_vec();
+                    This is a JMQT server: connect with a WebSocket here\n";
+                self.state = State::Failed(Feed { output: output.to_vec(), ..Feed::default() });
                 Err(TransportError::Violation {
                     reason: format!("the WebSocket upgrade failed: {error}"),
                     code: CloseCode::Protocol,
@@ -153,34 +120,6 @@ impl WebSocketDecoder {
             }
         }
     }
-
-    fn feed(&mut self) -> &mut Feed {
-        match &mut self.state {
-            State::Upgrading(handshake) => handshake.get_mut().get_mut(),
-            State::Open(socket) => socket.get_mut(),
-            State::Failed(feed) => feed,
-        }
-    }
-}
-
-fn config(limit: usize) -> WebSocketConfig {
-    WebSocketConfig::default()
-        .read_buffer_size(READ_BUFFER_BYTES)
-        .write_buffer_size(0)
-        // Only pongs and close frames are written through it.
-        .max_write_buffer_size(4096)
-        .max_message_size(Some(limit))
-        .max_frame_size(Some(limit))
-}
-
-fn violation(error: Error, limit: usize) -> TransportError {
-    let code = match &error {
-        Error::Capacity(CapacityError::MessageTooLong { .. }) => return PacketTooLarge { limit }.into(),
-        Error::ConnectionClosed | Error::AlreadyClosed => return TransportError::Closed,
-        Error::Utf8(_) => CloseCode::Invalid,
-        _ => CloseCode::Protocol,
-    };
-    TransportError::Violation { reason: error.to_string(), code }
 }
 
 /// The stream `tungstenite` sees: what was received and not yet read, and what it wrote.
@@ -189,13 +128,20 @@ struct Feed {
     input: Vec<u8>,
     at: usize,
     output: Vec<u8>,
-    upgraded: bool,
 }
 
 impl Feed {
+    fn is_used_up(&self) -> bool {
+        self.at == self.input.len()
+    }
+
+    fn unread(&self) -> &[u8] {
+        &self.input[self.at..]
+    }
+
     /// Frees the input once it is used up: an idle connection keeps nothing.
     fn reclaim(&mut self) {
-        if self.at == self.input.len() {
+        if self.is_used_up() {
             self.input = Vec::new();
             self.at = 0;
         }
@@ -204,21 +150,16 @@ impl Feed {
 
 impl Read for Feed {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut available = &self.input[self.at..];
-        if available.is_empty() {
-            self.reclaim();
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
+        let mut available = self.unread();
         // The upgrade must not be given what follows it, so it reads line by line.
-        if !self.upgraded
-            && let Some(end) = memchr::memchr(b'\n', available)
-        {
+        if let Some(end) = memchr::memchr(b'\n', available) {
             available = &available[..=end];
         }
         let length = available.len().min(buffer.len());
         buffer[..length].copy_from_slice(&available[..length]);
         self.at += length;
-        Ok(length)
+        self.reclaim();
+        if length == 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(length) }
     }
 }
 
@@ -305,25 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn binary_messages_are_refused_with_a_clear_code() {
-        let mut decoder = open(100);
-        let error = decoder.next(&mut &client_frame(2, b"x")[..]).unwrap_err();
-        assert!(matches!(error, TransportError::Violation { code: CloseCode::Unsupported, .. }));
-    }
-
-    #[test] // protocol.md 2.5
-    fn an_oversized_message_is_refused_at_its_header() {
-        let mut decoder = open(100);
-        let error = decoder.next(&mut &[0x81, 0xff, 0, 0, 0, 0, 0x7f, 0, 0, 0, 1, 2, 3, 4][..]).unwrap_err();
-        assert_eq!(error, PacketTooLarge { limit: 100 }.into());
-    }
-
-    #[test]
-    fn unmasked_frames_and_junk_are_violations() {
-        for junk in [&b"\x81\x01a"[..], b"\xff\x80\x01\x02\x03\x04"] {
-            let error = open(100).next(&mut &junk[..]).unwrap_err();
-            assert!(matches!(error, TransportError::Violation { code: CloseCode::Protocol, .. }));
-        }
+    fn an_upgrade_that_is_none_is_told_so() {
         let mut decoder = WebSocketDecoder::new(100);
         assert!(decoder.next(&mut &b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"[..]).is_err());
         assert!(decoder.take_output().starts_with(b"HTTP/1.1 400"));

@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use super::BoxError;
 
@@ -49,6 +49,12 @@ pub(crate) fn poll_guarded<T>(question: &mut Question<'_, T>, cx: &mut Context<'
         Ok(Poll::Ready(Err(error))) => Poll::Ready(Asked::Failed(error)),
         Err(panic) => Poll::Ready(Asked::Panicked(panic_message(&*panic))),
     }
+}
+
+/// Polls a validator for the first time. Most answer at once, which costs neither a timer nor a waker; one
+/// that does not is to be polled again.
+pub(crate) fn poll_at_once<T>(question: &mut Question<'_, T>) -> Poll<Asked<T>> {
+    poll_guarded(question, &mut Context::from_waker(Waker::noop()))
 }
 
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {

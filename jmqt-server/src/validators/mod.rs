@@ -21,7 +21,7 @@ use std::sync::Arc;
 
 use jmqt_protocol::StatusCode;
 
-pub(crate) use ask::{Asked, poll_guarded};
+pub(crate) use ask::{Asked, Question, poll_at_once, poll_guarded};
 pub use auth::{AuthRequest, AuthValidator, AuthVerdict};
 pub use close::{CloseNotice, CloseNotifier, CloseReason};
 pub use conn::{ConnRequest, ConnValidator, ConnVerdict};

@@ -73,6 +73,11 @@ impl TestServer {
     /// Starts on what is on disk now, as if the process had been killed at this moment. The old
     /// server is then stopped, and its notices are thrown away.
     pub async fn crash(&mut self) {
+        self.crash_and(|_| {}).await;
+    }
+
+    /// The same; `before_the_start` may change how the application behaves towards the new server.
+    pub async fn crash_and(&mut self, before_the_start: impl FnOnce(&TestApp)) {
         let copy = tempfile::tempdir().unwrap();
         // The database first: what is written between the two copies is in the log. (A checkpoint
         // in between would spoil it; the few pages of a test never bring one about.)
@@ -85,6 +90,7 @@ impl TestServer {
         self.folder = copy;
         let (certificate, ssl) = self_signed(self.folder.path());
         (self.certificate, self.config.ssl) = (certificate, Some(ssl));
+        before_the_start(&self.app);
         self.start_again().await;
     }
 

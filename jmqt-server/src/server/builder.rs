@@ -1,0 +1,253 @@
+//! Gathering the eight validators, and starting a server with them.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio_rustls::TlsAcceptor;
+
+use super::Server;
+use super::signals::Signals;
+use crate::config::Config;
+use crate::listener::{Listener, TlsError, load_tls};
+use crate::store::{SqliteOptions, SqliteStore, Store, StoreError};
+use crate::validators::{
+    AuthValidator, CloseNotifier, ConnValidator, ControlHandler, DisconnectNotifier, Protocol, PubValidator,
+    SubValidator, UnsubValidator, Validators,
+};
+
+/// Why a server did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// Some of the eight validators have not been given.
+    #[error("the server needs eight validators; missing: {}", .missing.join(", "))]
+    MissingValidators {
+        /// Their traits.
+        missing: Vec<&'static str>,
+    },
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The certificate or key cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address} for {protocol}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What for.
+        protocol: Protocol,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Signal handlers cannot be installed.
+    #[error("cannot catch signals: {0}")]
+    Signals(io::Error),
+    /// The operating system has no random numbers.
+    #[error("no random numbers: {0}")]
+    Random(getrandom::Error),
+}
+
+/// Gathers the validators, then starts the server.
+///
+/// All eight must be given, by [`app`](Self::app) or one by one.
+#[must_use = "a builder does nothing until `start` is called"]
+pub struct ServerBuilder {
+    config: Config,
+    auth: Option<Arc<dyn AuthValidator>>,
+    conn: Option<Arc<dyn ConnValidator>>,
+    sub: Option<Arc<dyn SubValidator>>,
+    publish: Option<Arc<dyn PubValidator>>,
+    unsub: Option<Arc<dyn UnsubValidator>>,
+    control: Option<Arc<dyn ControlHandler>>,
+    disconnect: Option<Arc<dyn DisconnectNotifier>>,
+    close: Option<Arc<dyn CloseNotifier>>,
+    catch_signals: bool,
+}
+
+impl ServerBuilder {
+    pub(super) fn new(config: Config) -> Self {
+        Self {
+            config,
+            auth: None,
+            conn: None,
+            sub: None,
+            publish: None,
+            unsub: None,
+            control: None,
+            disconnect: None,
+            close: None,
+            catch_signals: false,
+        }
+    }
+
+    /// Catches SIGINT and SIGTERM from the start on, for a program that ends with
+    /// [`Server::run_until_signal`]: a signal that comes while the server starts is not lost then.
+    pub fn catch_signals(mut self) -> Self {
+        self.catch_signals = true;
+        self
+    }
+
+    /// One application for all eight.
+    pub fn app<A>(self, app: A) -> Self
+    where
+        A: AuthValidator
+            + ConnValidator
+            + SubValidator
+            + PubValidator
+            + UnsubValidator
+            + ControlHandler
+            + DisconnectNotifier
+            + CloseNotifier,
+    {
+        let app = Arc::new(app);
+        Self {
+            config: self.config,
+            auth: Some(app.clone()),
+            conn: Some(app.clone()),
+            sub: Some(app.clone()),
+            publish: Some(app.clone()),
+            unsub: Some(app.clone()),
+            control: Some(app.clone()),
+            disconnect: Some(app.clone()),
+            close: Some(app),
+            catch_signals: self.catch_signals,
+        }
+    }
+
+    /// Who decides on `auth`.
+    pub fn auth(mut self, validator: impl AuthValidator) -> Self {
+        self.auth = Some(Arc::new(validator));
+        self
+    }
+
+    /// Who decides on `conn`.
+    pub fn conn(mut self, validator: impl ConnValidator) -> Self {
+        self.conn = Some(Arc::new(validator));
+        self
+    }
+
+    /// Who decides on `sub`.
+    #[allow(clippy::should_implement_trait, reason = "named for the packet; nobody subtracts from a builder")]
+    pub fn sub(mut self, validator: impl SubValidator) -> Self {
+        self.sub = Some(Arc::new(validator));
+        self
+    }
+
+    /// Who decides on `pub`.
+    pub fn publish(mut self, validator: impl PubValidator) -> Self {
+        self.publish = Some(Arc::new(validator));
+        self
+    }
+
+    /// Who decides on `unsub`.
+    pub fn unsub(mut self, validator: impl UnsubValidator) -> Self {
+        self.unsub = Some(Arc::new(validator));
+        self
+    }
+
+    /// Who answers control requests.
+    pub fn control(mut self, handler: impl ControlHandler) -> Self {
+        self.control = Some(Arc::new(handler));
+        self
+    }
+
+    /// Who hears of `disconn`.
+    pub fn disconnect(mut self, notifier: impl DisconnectNotifier) -> Self {
+        self.disconnect = Some(Arc::new(notifier));
+        self
+    }
+
+    /// Who hears of the end of every session.
+    pub fn close(mut self, notifier: impl CloseNotifier) -> Self {
+        self.close = Some(Arc::new(notifier));
+        self
+    }
+
+    /// Opens the store and listens. When this returns, clients can connect; the close notifier is being
+    /// called for sessions that a killed process left behind, and their clients' next `conn` waits for it.
+    ///
+    /// # Errors
+    /// [`StartError`] names what is missing or in the way; nothing is left running.
+    pub async fn start(self) -> Result<Server, StartError> {
+        let config = self.config.clone();
+        let signals =
+            if self.catch_signals { Some(Signals::new().map_err(StartError::Signals)?) } else { None };
+        let validators = self.validators()?;
+        let tls = config.ssl.as_ref().map(load_tls).transpose()?;
+        let options =
+            SqliteOptions { path: config.sqlite_path.clone(), synchronous: config.sqlite_synchronous };
+        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(options).await?);
+        let listeners = match bind(&config, tls.as_ref()) {
+            Ok(listeners) => listeners,
+            Err(error) => {
+                store.close().await;
+                return Err(error);
+            }
+        };
+        let mut server = match Server::start(&config, validators, Arc::clone(&store), listeners).await {
+            Ok(server) => server,
+            Err(error) => {
+                store.close().await;
+                return Err(error);
+            }
+        };
+        server.signals = signals;
+        Ok(server)
+    }
+
+    fn validators(self) -> Result<Validators, StartError> {
+        let mut missing = Vec::new();
+        let mut note = |present: bool, name| {
+            if !present {
+                missing.push(name);
+            }
+        };
+        note(self.auth.is_some(), "AuthValidator");
+        note(self.conn.is_some(), "ConnValidator");
+        note(self.sub.is_some(), "SubValidator");
+        note(self.publish.is_some(), "PubValidator");
+        note(self.unsub.is_some(), "UnsubValidator");
+        note(self.control.is_some(), "ControlHandler");
+        note(self.disconnect.is_some(), "DisconnectNotifier");
+        note(self.close.is_some(), "CloseNotifier");
+        match self {
+            Self {
+                auth: Some(auth),
+                conn: Some(conn),
+                sub: Some(sub),
+                publish: Some(publish),
+                unsub: Some(unsub),
+                control: Some(control),
+                disconnect: Some(disconnect),
+                close: Some(close),
+                ..
+            } => Ok(Validators { auth, conn, sub, publish, unsub, control, disconnect, close }),
+            _ => Err(StartError::MissingValidators { missing }),
+        }
+    }
+}
+
+/// Binds the listeners that the configuration asks for.
+fn bind(config: &Config, tls: Option<&TlsAcceptor>) -> Result<Vec<Listener>, StartError> {
+    let ssl = config.ssl.as_ref();
+    let ports = [
+        (Protocol::Socket, config.socket_port),
+        (Protocol::SslSocket, ssl.and_then(|ssl| ssl.socket_port)),
+        (Protocol::WebSocket, config.websocket_port),
+        (Protocol::SslWebSocket, ssl.and_then(|ssl| ssl.websocket_port)),
+    ];
+    let wanted = ports.into_iter().filter_map(|(protocol, port)| Some((protocol, port?)));
+    let bound = wanted.map(|(protocol, port)| {
+        let address = SocketAddr::new(config.bind_address, port);
+        let tls = tls.filter(|_| protocol.is_tls()).cloned();
+        Listener::bind(address, protocol, tls).map_err(|source| StartError::Listen {
+            address,
+            protocol,
+            source,
+        })
+    });
+    bound.collect()
+}

@@ -1,0 +1,75 @@
+//! Sessions that a killed process left behind end here, close notifier included (§9.f, protocol.md 2.16).
+//!
+//! They are claimed before the server listens, so that a `conn` of one of their clients waits until its
+//! old session has been told of; the notifiers themselves run while other clients connect.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use futures_util::{StreamExt, stream};
+use jmqt_protocol::ClientId;
+use tokio_util::sync::CancellationToken;
+
+use super::Shared;
+use crate::hub::Claim;
+use crate::store::{SessionRow, Store, StoreError};
+use crate::validators::{CloseNotice, CloseReason, ConnectionInfo, Protocol};
+
+/// So many notifiers run at a time.
+const AT_A_TIME: usize = 64;
+
+/// Claimed, not yet notified. Those of one client are in order, the oldest first.
+pub(super) struct Orphans(Vec<(Claim, Vec<SessionRow>)>);
+
+impl Orphans {
+    /// Takes them over from whatever process left them behind.
+    pub(super) async fn claim(shared: &Shared, store: &dyn Store) -> Result<Self, StoreError> {
+        let sessions = store.claim_orphans(&shared.hub.janitor.node).await?;
+        if !sessions.is_empty() {
+            tracing::info!(target: "jmqt::session", sessions = sessions.len(), "ending sessions that were left behind");
+        }
+        let mut by_client: HashMap<ClientId, Vec<SessionRow>> = HashMap::new();
+        for session in sessions {
+            by_client.entry(session.client.clone()).or_default().push(session);
+        }
+        let mut claimed = Vec::with_capacity(by_client.len());
+        for (client, sessions) in by_client {
+            claimed.push((shared.hub.connections.claim(&client).await, sessions));
+        }
+        Ok(Self(claimed))
+    }
+
+    /// Runs the notifiers. Told to stop, it finishes those that are running; the next start does the rest.
+    pub(super) async fn notify(self, shared: Arc<Shared>, store: Arc<dyn Store>, stop: CancellationToken) {
+        let notifying = stream::iter(self.0).take_until(stop.cancelled_owned());
+        let each = notifying.for_each_concurrent(AT_A_TIME, |(claim, sessions)| {
+            let (shared, store) = (&shared, &store);
+            async move {
+                for session in sessions {
+                    notify(shared, &**store, &session).await;
+                }
+                drop(claim);
+            }
+        });
+        each.await;
+    }
+}
+
+async fn notify(shared: &Arc<Shared>, store: &dyn Store, session: &SessionRow) {
+    let client = &session.client;
+    let info = connection_info(session).unwrap_or_else(|| {
+        tracing::warn!(target: "jmqt::session", %client, "the store does not tell where this session came from");
+        ConnectionInfo { remote: SocketAddr::from(([0, 0, 0, 0], 0)), protocol: Protocol::Socket }
+    });
+    let notice = CloseNotice::new(info, client, CloseReason::ServerDied, &shared.handle);
+    shared.notify_close(&notice).await;
+    if let Err(error) = store.orphan_closed(session).await {
+        tracing::error!(target: "jmqt::session", %client, %error, "the next start will end this session again");
+    }
+}
+
+fn connection_info(session: &SessionRow) -> Option<ConnectionInfo> {
+    let remote = session.address.parse().ok()?;
+    Some(ConnectionInfo { remote, protocol: Protocol::from_name(&session.protocol)? })
+}

@@ -1,0 +1,124 @@
+//! What every connection of a server shares, and the list of all connections.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Config;
+use crate::handle::ServerHandle;
+use crate::hub::Hub;
+use crate::session::{IdleLimits, Outbox};
+use crate::validators::{CloseReason, Validators};
+
+/// What every connection of a server shares.
+pub(crate) struct Shared {
+    pub(crate) validators: Validators,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) handle: ServerHandle,
+    pub(crate) limits: Limits,
+    /// Every task that serves a connection.
+    pub(crate) tasks: TaskTracker,
+    /// Connections are to be closed.
+    pub(crate) closing: CancellationToken,
+    open: Mutex<OpenConnections>,
+}
+
+/// The configuration, as sessions need it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) packet_bytes: usize,
+    pub(crate) preconn_packet_bytes: usize,
+    pub(crate) max_inflight: u32,
+    pub(crate) connections: usize,
+    pub(crate) idle: IdleLimits,
+    pub(crate) timeout_seconds: u32,
+    pub(crate) validator_timeout: Duration,
+    pub(crate) drain: Duration,
+}
+
+impl Limits {
+    fn new(config: &Config) -> Self {
+        Self {
+            packet_bytes: config.max_packet_bytes,
+            preconn_packet_bytes: config.max_preconn_packet_bytes.min(config.max_packet_bytes),
+            max_inflight: config.max_inflight,
+            connections: config.max_connections,
+            idle: IdleLimits { timeout: config.timeout, slow_consumer: config.slow_consumer },
+            timeout_seconds: u32::try_from(config.timeout.as_secs()).unwrap_or(u32::MAX),
+            validator_timeout: config.validator_timeout,
+            drain: config.drain,
+        }
+    }
+}
+
+/// All connections, with a session or without.
+#[derive(Default)]
+struct OpenConnections {
+    next: u64,
+    /// `None` until the connection has an outbox (while TLS is agreed upon).
+    by_number: HashMap<u64, Option<Weak<Outbox>>, foldhash::fast::RandomState>,
+}
+
+/// One of MAX_CONNECTIONS, given back when it is dropped.
+pub(crate) struct ConnectionPermit {
+    shared: Arc<Shared>,
+    number: u64,
+}
+
+impl Shared {
+    pub(super) fn new(config: &Config, validators: Validators, hub: Arc<Hub>, handle: ServerHandle) -> Self {
+        Self {
+            validators,
+            hub,
+            handle,
+            limits: Limits::new(config),
+            tasks: TaskTracker::new(),
+            closing: CancellationToken::new(),
+            open: Mutex::default(),
+        }
+    }
+
+    fn open(&self) -> std::sync::MutexGuard<'_, OpenConnections> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets one more connection in, unless MAX_CONNECTIONS are open.
+    pub(crate) fn admit(self: &Arc<Self>) -> Option<ConnectionPermit> {
+        let mut open = self.open();
+        if open.by_number.len() >= self.limits.connections {
+            return None;
+        }
+        let number = open.next;
+        open.next += 1;
+        open.by_number.insert(number, None);
+        Some(ConnectionPermit { shared: Arc::clone(self), number })
+    }
+
+    pub(super) fn close_all(&self, reason: CloseReason) {
+        let outboxes: Vec<_> = self.open().by_number.values().flatten().filter_map(Weak::upgrade).collect();
+        for outbox in outboxes {
+            outbox.close(reason);
+        }
+    }
+}
+
+impl ConnectionPermit {
+    /// The connection has an outbox now, through which it can be closed.
+    pub(crate) fn occupy(self, outbox: &Arc<Outbox>) -> Self {
+        self.shared.open().by_number.insert(self.number, Some(Arc::downgrade(outbox)));
+        if self.shared.closing.is_cancelled() {
+            outbox.close(CloseReason::Shutdown);
+        }
+        self
+    }
+}
+
+impl Drop for ConnectionPermit {
+    fn drop(&mut self) {
+        self.shared.open().by_number.remove(&self.number);
+        self.shared.hub.counters.connections_closed.increment();
+    }
+}

@@ -1,0 +1,450 @@
+//! The frames of a WebSocket client (RFC 6455 §5), as a state machine over bytes: messages out of them,
+//! pings answered, the goodbye. The upgrade before them is in `websocket.rs`.
+//!
+//! Written here although `tungstenite` could do it: reading a small message through it costs twice what
+//! JMQT itself costs (two copies, a reference-counted buffer and a UTF-8 check of its own for each). This
+//! reader copies once, while it takes the mask off, and keeps nothing while a connection is idle.
+
+use tungstenite::protocol::frame::coding::CloseCode;
+
+use jmqt_protocol::PacketTooLarge;
+
+use super::TransportError;
+
+const FINAL: u8 = 0x80;
+const RESERVED: u8 = 0x70;
+const MASKED: u8 = 0x80;
+/// The longest header: two bytes, eight of length, four of mask.
+const HEADER_BYTES: usize = 14;
+/// What a ping, pong or close frame may carry.
+const CONTROL_BYTES: usize = 125;
+
+/// The kinds of frames (RFC 6455 §5.2).
+mod opcode {
+    pub(super) const CONTINUATION: u8 = 0;
+    pub(super) const TEXT: u8 = 1;
+    pub(super) const BINARY: u8 = 2;
+    pub(super) const CLOSE: u8 = 8;
+    pub(super) const PING: u8 = 9;
+    pub(super) const PONG: u8 = 10;
+}
+
+/// Cuts a client's bytes into text messages.
+pub(super) struct FrameReader {
+    limit: usize,
+    /// The message being put together, or the one handed out last.
+    message: Vec<u8>,
+    /// The part of a header that has come.
+    header: [u8; HEADER_BYTES],
+    header_length: u8,
+    frame: Option<Frame>,
+    /// A message has begun and its last frame has not ended.
+    in_message: bool,
+    /// The message in `message` was handed out: the next one begins with an empty buffer.
+    handed_out: bool,
+    closed: bool,
+    /// What the payload of a ping or close frame has brought so far.
+    control: Vec<u8>,
+    /// Pongs and the close frame, to be sent.
+    pub(super) output: Vec<u8>,
+}
+
+/// A frame whose header has been read.
+#[derive(Clone, Copy)]
+struct Frame {
+    opcode: u8,
+    is_final: bool,
+    /// Payload bytes still to come.
+    remaining: usize,
+    /// For the next of them first.
+    mask: [u8; 4],
+}
+
+impl FrameReader {
+    pub(super) fn new(limit: usize) -> Self {
+        Self {
+            limit,
+            message: Vec::new(),
+            header: [0; HEADER_BYTES],
+            header_length: 0,
+            frame: None,
+            in_message: false,
+            handed_out: false,
+            closed: false,
+            control: Vec::new(),
+            output: Vec::new(),
+        }
+    }
+
+    pub(super) fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
+    /// Whether the beginning of a message or frame is waiting for its end.
+    pub(super) fn is_mid_message(&self) -> bool {
+        self.in_message || self.frame.is_some() || self.header_length > 0
+    }
+
+    /// The next message in `input`; `None` when that is used up.
+    pub(super) fn next(&mut self, input: &mut &[u8]) -> Result<Option<&[u8]>, TransportError> {
+        if std::mem::take(&mut self.handed_out) {
+            self.message.clear();
+        }
+        loop {
+            let mut frame = match self.frame.take() {
+                Some(frame) => frame,
+                None => match self.read_header(input)? {
+                    Some(frame) => frame,
+                    None => {
+                        self.reclaim();
+                        return Ok(None);
+                    }
+                },
+            };
+            let target = if is_control(frame.opcode) { &mut self.control } else { &mut self.message };
+            frame.take_payload(input, target);
+            if frame.remaining > 0 {
+                self.frame = Some(frame);
+                return Ok(None);
+            }
+            if is_control(frame.opcode) {
+                self.handle_control(frame.opcode)?;
+            } else if frame.is_final {
+                self.in_message = false;
+                if std::str::from_utf8(&self.message).is_err() {
+                    return Err(violation(CloseCode::Invalid, "a text message that is not UTF-8"));
+                }
+                self.handed_out = true;
+                return Ok(Some(&self.message));
+            }
+        }
+    }
+
+    /// Says goodbye, once.
+    pub(super) fn close(&mut self, code: Option<CloseCode>) {
+        if std::mem::replace(&mut self.closed, true) {
+            return;
+        }
+        self.output.push(FINAL | opcode::CLOSE);
+        match code {
+            Some(code) => {
+                self.output.push(2);
+                self.output.extend_from_slice(&u16::from(code).to_be_bytes());
+            }
+            None => self.output.push(0),
+        }
+    }
+
+    fn reclaim(&mut self) {
+        if !self.in_message {
+            self.message = Vec::new();
+            self.control = Vec::new();
+        }
+    }
+
+    /// Reads a header, and checks what can be checked by it: before any of the payload is kept.
+    fn read_header(&mut self, input: &mut &[u8]) -> Result<Option<Frame>, TransportError> {
+        let kept = usize::from(self.header_length);
+        let fresh = input.len().min(HEADER_BYTES - kept);
+        // Usually all of it is in the input; then nothing is copied.
+        let mut joined = [0; HEADER_BYTES];
+        let bytes = if kept == 0 {
+            &input[..fresh]
+        } else {
+            joined[..kept].copy_from_slice(&self.header[..kept]);
+            joined[kept..kept + fresh].copy_from_slice(&input[..fresh]);
+            &joined[..kept + fresh]
+        };
+        let Some((length, header_bytes)) = parse_lengths(bytes)? else {
+            self.header[..bytes.len()].copy_from_slice(bytes);
+            self.header_length = u8::try_from(bytes.len()).unwrap_or(0);
+            *input = &input[fresh..];
+            return Ok(None);
+        };
+        let frame = Frame {
+            opcode: bytes[0] & 0x0f,
+            is_final: bytes[0] & FINAL != 0,
+            // A length beyond the address space is beyond any limit too.
+            remaining: usize::try_from(length).unwrap_or(usize::MAX),
+            mask: [
+                bytes[header_bytes - 4],
+                bytes[header_bytes - 3],
+                bytes[header_bytes - 2],
+                bytes[header_bytes - 1],
+            ],
+        };
+        *input = &input[header_bytes - kept..];
+        self.header_length = 0;
+        self.admit(&frame)?;
+        Ok(Some(frame))
+    }
+
+    fn admit(&mut self, frame: &Frame) -> Result<(), TransportError> {
+        match frame.opcode {
+            opcode::CLOSE | opcode::PING | opcode::PONG => {
+                if !frame.is_final || frame.remaining > CONTROL_BYTES {
+                    return Err(violation(CloseCode::Protocol, "a control frame in pieces or too long"));
+                }
+                self.control.clear();
+                return Ok(());
+            }
+            opcode::TEXT if self.in_message => {
+                return Err(violation(CloseCode::Protocol, "a message begins inside another one"));
+            }
+            opcode::CONTINUATION if !self.in_message => {
+                return Err(violation(CloseCode::Protocol, "a message goes on that has not begun"));
+            }
+            opcode::TEXT | opcode::CONTINUATION => self.in_message = true,
+            opcode::BINARY => {
+                let reason = "JMQT packets are text messages, not binary ones";
+                return Err(violation(CloseCode::Unsupported, reason));
+            }
+            _ => return Err(violation(CloseCode::Protocol, "an unknown kind of frame")),
+        }
+        if frame.remaining > self.limit.saturating_sub(self.message.len()) {
+            return Err(PacketTooLarge { limit: self.limit }.into());
+        }
+        Ok(())
+    }
+
+    fn handle_control(&mut self, opcode: u8) -> Result<(), TransportError> {
+        match opcode {
+            opcode::PING if !self.closed => {
+                self.output.push(FINAL | opcode::PONG);
+                // At most CONTROL_BYTES, which was checked with the header.
+                self.output.push(u8::try_from(self.control.len()).unwrap_or(0));
+                self.output.extend_from_slice(&self.control);
+                Ok(())
+            }
+            opcode::CLOSE => {
+                let code = close_code(&self.control)?;
+                self.close(code);
+                Err(TransportError::Closed)
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Frame {
+    /// Appends what has come of the payload to `target`, without its mask.
+    fn take_payload(&mut self, input: &mut &[u8], target: &mut Vec<u8>) {
+        let length = self.remaining.min(input.len());
+        let start = target.len();
+        target.extend_from_slice(&input[..length]);
+        *input = &input[length..];
+        self.remaining -= length;
+        let [a, b, c, d] = self.mask;
+        let wide = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
+        let (words, rest) = target[start..].as_chunks_mut::<8>();
+        for word in words {
+            *word = (u64::from_ne_bytes(*word) ^ wide).to_ne_bytes();
+        }
+        for (byte, mask) in rest.iter_mut().zip(self.mask.iter().cycle()) {
+            *byte ^= mask;
+        }
+        self.mask.rotate_left(length % 4);
+    }
+}
+
+/// The payload's length and the header's, if all of the header is there.
+fn parse_lengths(bytes: &[u8]) -> Result<Option<(u64, usize)>, TransportError> {
+    let &[first, second, ref rest @ ..] = bytes else { return Ok(None) };
+    if first & RESERVED != 0 {
+        return Err(violation(CloseCode::Protocol, "reserved bits are set; no extension was agreed upon"));
+    }
+    if second & MASKED == 0 {
+        return Err(violation(CloseCode::Protocol, "a frame without a mask"));
+    }
+    let (length, header_bytes) = match second & !MASKED {
+        126 => match rest.first_chunk() {
+            Some(length) => (u64::from(u16::from_be_bytes(*length)), 8),
+            None => return Ok(None),
+        },
+        127 => match rest.first_chunk() {
+            Some(length) => (u64::from_be_bytes(*length), 14),
+            None => return Ok(None),
+        },
+        short => (u64::from(short), 6),
+    };
+    Ok((bytes.len() >= header_bytes).then_some((length, header_bytes)))
+}
+
+/// The code in a close frame, which is answered with the same one (RFC 6455 §5.5.1).
+fn close_code(payload: &[u8]) -> Result<Option<CloseCode>, TransportError> {
+    let Some((code, reason)) = payload.split_first_chunk() else {
+        return match payload {
+            [] => Ok(None),
+            _ => Err(violation(CloseCode::Protocol, "a close frame with half a code")),
+        };
+    };
+    let code = CloseCode::from(u16::from_be_bytes(*code));
+    if !code.is_allowed() {
+        return Err(violation(CloseCode::Protocol, "a close frame with a code that may not be sent"));
+    }
+    if std::str::from_utf8(reason).is_err() {
+        return Err(violation(CloseCode::Invalid, "a close frame whose reason is not UTF-8"));
+    }
+    Ok(Some(code))
+}
+
+fn is_control(opcode: u8) -> bool {
+    opcode >= opcode::CLOSE
+}
+
+fn violation(code: CloseCode, reason: &str) -> TransportError {
+    TransportError::Violation { reason: reason.to_owned(), code }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LIMIT: usize = 70_000;
+
+    fn frame(first: u8, payload: &[u8], mask: [u8; 4]) -> Vec<u8> {
+        let mut frame = vec![first];
+        match payload.len() {
+            short @ 0..=125 => frame.push(MASKED | u8::try_from(short).unwrap()),
+            medium @ 126..=0xffff => {
+                frame.push(MASKED | 126);
+                frame.extend(u16::try_from(medium).unwrap().to_be_bytes());
+            }
+            long => {
+                frame.push(MASKED | 127);
+                frame.extend((long as u64).to_be_bytes());
+            }
+        }
+        frame.extend(mask);
+        frame.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+        frame
+    }
+
+    fn read(reader: &mut FrameReader, mut input: &[u8]) -> Result<Vec<String>, TransportError> {
+        let mut messages = Vec::new();
+        while let Some(message) = reader.next(&mut input)? {
+            messages.push(String::from_utf8(message.to_vec()).unwrap());
+        }
+        Ok(messages)
+    }
+
+    fn error_of(input: &[u8]) -> TransportError {
+        read(&mut FrameReader::new(100), input).unwrap_err()
+    }
+
+    fn is_violation(error: &TransportError, expected: CloseCode) -> bool {
+        matches!(error, TransportError::Violation { code, .. } if *code == expected)
+    }
+
+    proptest! {
+        #[test] // RFC 6455 §5.4: fragments, pings among them, and the network's own cuts change nothing
+        fn messages_arrive_whole_however_they_are_cut(
+            messages in prop::collection::vec(("[a-zß\u{10348}]{0,200}", any::<[u8; 4]>(), 0..4usize), 1..6),
+            mut cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..20),
+        ) {
+            let mut stream = Vec::new();
+            for (text, mask, fragments) in &messages {
+                let mut rest = text.as_bytes();
+                let mut opcode = opcode::TEXT;
+                for _ in 0..*fragments {
+                    let (piece, after) = rest.split_at(rest.len() / 2);
+                    stream.extend(frame(opcode, piece, *mask));
+                    stream.extend(frame(FINAL | opcode::PING, b"p", *mask));
+                    (opcode, rest) = (opcode::CONTINUATION, after);
+                }
+                stream.extend(frame(FINAL | opcode, rest, *mask));
+            }
+            cuts.sort_by_key(|cut| cut.index(stream.len() + 1));
+            let mut reader = FrameReader::new(LIMIT);
+            let (mut received, mut from) = (Vec::new(), 0);
+            for cut in cuts.iter().map(|cut| cut.index(stream.len() + 1)).chain([stream.len()]) {
+                received.extend(read(&mut reader, &stream[from..cut]).unwrap());
+                from = cut;
+            }
+            let expected: Vec<_> = messages.iter().map(|(text, ..)| text.clone()).collect();
+            prop_assert_eq!(received, expected);
+            prop_assert!(!reader.is_mid_message());
+            let pings: usize = messages.iter().map(|(.., fragments)| fragments).sum();
+            prop_assert_eq!(reader.output, b"\x8a\x01p".repeat(pings));
+        }
+
+        #[test] // arbitrary bytes neither panic nor make it keep more than came, or more than the limit
+        fn junk_is_bounded(junk in prop::collection::vec(any::<u8>(), 0..400)) {
+            let mut reader = FrameReader::new(100);
+            let _ = read(&mut reader, &junk);
+            prop_assert!(reader.message.len() <= 100 && reader.control.len() <= CONTROL_BYTES);
+        }
+    }
+
+    #[test]
+    fn long_messages_are_read_with_either_length() {
+        for length in [125, 126, 0xffff, 0x1_0000] {
+            let text = "x".repeat(length);
+            let mut reader = FrameReader::new(LIMIT);
+            assert_eq!(read(&mut reader, &frame(0x81, text.as_bytes(), [9, 8, 7, 6])).unwrap(), [text]);
+        }
+    }
+
+    #[test] // protocol.md 2.5: nothing of it is buffered
+    fn what_is_too_large_is_refused_by_its_header() {
+        let header = [0x81, 0xff, 0, 0, 0, 0, 0x7f, 0, 0, 0, 1, 2, 3, 4];
+        assert_eq!(error_of(&header), PacketTooLarge { limit: 100 }.into());
+        assert_eq!(
+            error_of(&[0x81, 0xff, 255, 255, 255, 255, 255, 255, 255, 255, 1, 2, 3, 4]),
+            PacketTooLarge { limit: 100 }.into()
+        );
+        let mut fragments = frame(0x01, &[b'a'; 60], [0; 4]);
+        fragments.extend(&frame(0x80, &[b'a'; 60], [0; 4])[..6]);
+        assert_eq!(error_of(&fragments), PacketTooLarge { limit: 100 }.into());
+        assert_eq!(read(&mut FrameReader::new(100), &frame(0x81, &[b'a'; 100], [0; 4])).unwrap().len(), 1);
+    }
+
+    #[test] // RFC 6455 §5.1 to §5.5
+    fn broken_rules_are_told_by_their_code() {
+        let mask = [1, 2, 3, 4];
+        let mut twice = frame(0x01, b"a", mask);
+        twice.extend(frame(0x81, b"b", mask));
+        for (input, code) in [
+            (vec![0x81, 0x01, b'a'], CloseCode::Protocol),  // no mask
+            (frame(0xc1, b"a", mask), CloseCode::Protocol), // a reserved bit
+            (frame(0x83, b"a", mask), CloseCode::Protocol), // a reserved opcode
+            (frame(0x80, b"a", mask), CloseCode::Protocol), // continues nothing
+            (twice, CloseCode::Protocol),
+            (frame(0x09, b"a", mask), CloseCode::Protocol), // a ping in pieces
+            (frame(0x89, &[0; 126], mask), CloseCode::Protocol),
+            (frame(0x88, &[3], mask), CloseCode::Protocol),
+            (frame(0x88, &1005u16.to_be_bytes(), mask), CloseCode::Protocol),
+            (frame(0x88, b"\x03\xe8\xff", mask), CloseCode::Invalid),
+            (frame(0x81, b"\xff", mask), CloseCode::Invalid),
+            (frame(0x82, b"a", mask), CloseCode::Unsupported),
+        ] {
+            let error = error_of(&input);
+            assert!(is_violation(&error, code), "{input:?}: {error:?}");
+        }
+    }
+
+    #[test] // RFC 6455 §5.5.1
+    fn a_goodbye_is_answered_once_with_its_code() {
+        for (payload, answer) in [(&[3, 232][..], &[0x88, 2, 3, 232][..]), (&[], &[0x88, 0])] {
+            let mut reader = FrameReader::new(100);
+            let goodbye = frame(0x88, payload, [5, 6, 7, 8]);
+            assert_eq!(read(&mut reader, &goodbye), Err(TransportError::Closed));
+            assert_eq!(reader.output, answer);
+        }
+        let mut reader = FrameReader::new(100);
+        reader.close(Some(CloseCode::Away));
+        assert_eq!(read(&mut reader, &frame(0x88, &[3, 232], [0; 4])), Err(TransportError::Closed));
+        assert_eq!(reader.output, [0x88, 2, 3, 233]);
+    }
+
+    #[test]
+    fn an_idle_reader_holds_no_buffer() {
+        let mut reader = FrameReader::new(LIMIT);
+        let mut stream = frame(0x81, &[b'a'; 500], [1, 2, 3, 4]);
+        stream.extend(frame(0x8a, b"pong", [1, 2, 3, 4]));
+        assert_eq!(read(&mut reader, &stream).unwrap().len(), 1);
+        assert_eq!((reader.message.capacity(), reader.control.capacity()), (0, 0));
+    }
+}
