@@ -20,6 +20,7 @@ export class Subscriptions {
       if (state === 'offline') this.#show([]);
       byId('subscriptions').classList.toggle('stale', state !== 'connected');
     });
+    byId('channel').addEventListener('input', () => this.#problem(''));
     byId('subscribe-form').addEventListener('submit', (event) => {
       event.preventDefault();
       void this.#subscribe();
