@@ -1,6 +1,6 @@
 /** A JMQT client in a page. Here: which part hears of which, views, appearance. */
 import { Connection } from './connection.js';
-import { byId, memory } from './dom.js';
+import { byId, isWide, memory } from './dom.js';
 import { Messages } from './messages.js';
 import { Presence } from './presence.js';
 import { Publish } from './publish.js';
@@ -58,5 +58,5 @@ for (const choice of document.querySelectorAll('input[name="theme"]')) {
 }
 
 await connection.findServer();
-if (matchMedia('(min-width: 62rem)').matches) byId('name').focus();
+if (isWide()) byId('name').focus();
 document.body.dataset.ready = 'true';

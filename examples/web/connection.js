@@ -5,7 +5,7 @@
  * Others hear of `state` (each change) and `push` (each message).
  */
 import { log } from './activity.js';
-import { announce, byId, memory } from './dom.js';
+import { announce, byId, isWide, memory } from './dom.js';
 import { Client } from './jmqt.js';
 import { explain } from './words.js';
 
@@ -133,7 +133,7 @@ export class Connection {
     this.#connectedAt = performance.now();
     this.#enter('connected');
     log(resumed ? `Connected again as ${clientId}` : `Connected as ${clientId}`, 'good');
-    if (!resumed) byId('channel').focus({ preventScroll: true });
+    if (!resumed && isWide()) byId('channel').focus({ preventScroll: true });
   }
 
   #disconnected({ error, willReconnect }) {

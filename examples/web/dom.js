@@ -78,3 +78,8 @@ export const memory = {
 export function announce(text) {
   byId('announce').textContent = text;
 }
+
+/** Everything at once, not the tabs of a phone, where a focus would bring up the keyboard. */
+export function isWide() {
+  return matchMedia('(min-width: 62rem)').matches;
+}

@@ -25,6 +25,8 @@ export class List {
   #size = 0;
   #selected;
   #position = 0;
+  /** The height of what can be seen, as it was. */
+  #view = 0;
   #draw = oncePerFrame(() => this.#drawNow());
 
   /**
@@ -63,9 +65,8 @@ export class List {
   select(entry) {
     this.#selected = entry;
     if (entry) {
-      const index = this.#indexOf(entry);
-      if (index < this.#length - 1) this.following = false;
-      this.#reveal(index);
+      this.following = false;
+      this.#reveal(this.#indexOf(entry));
     }
     this.#draw();
     this.#changed();
@@ -111,6 +112,13 @@ export class List {
   }
 
   #resized() {
+    // Who looks at the selected row shall not lose it to the detail that opens below.
+    if (this.#selected && !this.following) {
+      const index = this.#indexOf(this.#selected);
+      const top = index * this.#height - this.#position;
+      if (top > -this.#height && top < this.#view) this.#reveal(index);
+    }
+    this.#view = this.#box.clientHeight;
     this.#height = Number.parseFloat(getComputedStyle(this.#box).getPropertyValue('--row')) || 28;
     const wanted = Math.ceil(this.#box.clientHeight / this.#height) + 2 * MARGIN;
     while (this.#rows.length > wanted) this.#rows.pop().node.remove();
@@ -149,9 +157,8 @@ export class List {
       this.#drawRow(row, entry, index, length);
       if (entry && entry === this.#selected) active = row.node.id;
     }
-    if ((this.#box.getAttribute('aria-activedescendant') ?? '') !== active) {
-      this.#box.setAttribute('aria-activedescendant', active);
-    }
+    if (active === '') this.#box.removeAttribute('aria-activedescendant');
+    else if (this.#box.getAttribute('aria-activedescendant') !== active) this.#box.setAttribute('aria-activedescendant', active);
   }
 
   #drawRow(row, entry, index, length) {

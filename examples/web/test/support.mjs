@@ -141,7 +141,7 @@ export async function subscribe(page, channel, persistent = false) {
 export async function publish(page, to, data, { qos = 0, retain = false } = {}) {
   await page.locator('#to').fill(to);
   await page.locator('#payload').fill(data);
-  if (await page.locator('#qos-set').isEnabled()) await page.locator(`input[name="qos"][value="${qos}"]`).check();
+  if (await page.locator('input[name="qos"]').first().isEnabled()) await page.locator(`input[name="qos"][value="${qos}"]`).check();
   if (await page.locator('#retain').isEnabled()) await page.locator('#retain').setChecked(retain);
   await page.locator('#publish').click();
 }
