@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jmqt_protocol::{Packet, PacketType, Qos, decode};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use crate::connect::Session;
 use crate::event::Event;
@@ -17,6 +17,8 @@ use crate::shared::{Shared, State};
 use crate::transport::{BadStream, Incoming, Link, Turn};
 use crate::{DisconnectReason, Push};
 
+/// How long the end of a connection may take to be written.
+const LAST_WORDS: Duration = Duration::from_millis(250);
 /// A batch whose pushes fill less than this part of the read they came in is copied out of it.
 const WORTH_KEEPING: usize = 4;
 
@@ -67,12 +69,23 @@ impl Connection {
             routes.resume(&mut outbound);
         }
         self.shared.everything.begin_connection();
+        self.shared.forget_refetch().await;
         let reason = match self.receive(&read, at) {
             Ok(()) => self.talk().await,
             Err(reason) => reason,
         };
-        self.receiver.finish_batch(usize::MAX);
+        self.say_goodbye().await;
         if self.is_leaving { DisconnectReason::ByClient } else { reason }
+    }
+
+    /// Ends the WebSocket, TLS and the socket in order, as far as the other side still takes it.
+    async fn say_goodbye(&mut self) {
+        if self.link.is_written() {
+            let frame = self.link.close_frame();
+            self.link.send_framed(&frame);
+        }
+        // A dead peer takes nothing, and is not waited for.
+        let _ = timeout(LAST_WORDS, self.link.finish()).await;
     }
 
     async fn talk(&mut self) -> DisconnectReason {
@@ -97,7 +110,10 @@ impl Connection {
                     continue;
                 }
                 () = sleep_until(self.leave_by.unwrap_or_else(Instant::now)), if self.leave_by.is_some() => {
-                    return DisconnectReason::ByClient;
+                    if let Err(reason) = self.leave() {
+                        return reason;
+                    }
+                    continue;
                 }
             };
             match turn {
@@ -137,26 +153,43 @@ impl Connection {
             return Err(DisconnectReason::Protocol("it does not read what we answer".to_owned()));
         }
         if outbound.is_closing() && self.leave_by.is_none() {
-            self.leave_by = Some(Instant::now() + self.shared.config.close_timeout);
+            self.leave_by = Some(Instant::now() + self.shared.config.close_timeout / 2);
         }
         if !is_written {
             return Ok(());
         }
         // Nothing flows before the subscriptions stand, unless the client is on its way out.
         outbound.take(self.link.portion());
-        let last = outbound.is_closing() && outbound.is_handed_over() && !self.is_leaving;
-        if last && outbound.phase() == Phase::Online || last && self.resume_by.is_some() {
+        if outbound.is_closing()
+            && !self.is_leaving
+            && outbound.is_acknowledged()
+            && outbound.is_handed_over()
+        {
             outbound.send(&Packet::Disconn);
             outbound.take(self.link.portion());
             self.is_leaving = true;
         }
         drop(outbound);
-        if self.link.send() > 0 {
+        let length = self.link.send();
+        let answers = self.link.take_answers();
+        self.link.send_framed(&answers);
+        if length > 0 {
             self.sent = Instant::now();
             self.shared.tell_of_room();
-        } else {
+        } else if answers.is_empty() {
             self.link.release();
         }
+        Ok(())
+    }
+
+    /// The first half of the time to close is for what waits, the second for the goodbye.
+    fn leave(&mut self) -> Result<(), DisconnectReason> {
+        if self.is_leaving {
+            return Err(DisconnectReason::ByClient);
+        }
+        self.is_leaving = true;
+        self.leave_by = Some(Instant::now() + self.shared.config.close_timeout / 2);
+        self.shared.outbound().send(&Packet::Disconn);
         Ok(())
     }
 
@@ -200,10 +233,6 @@ impl Connection {
             }
         };
         self.receiver.finish_batch(read.len());
-        let answers = self.link.take_answers();
-        if !answers.is_empty() && self.link.is_written() {
-            self.link.send_framed(&answers);
-        }
         result
     }
 }
@@ -244,13 +273,13 @@ impl Receiver {
                 }
             }
             Packet::SubAck(ack) => {
+                self.finish_run();
                 let channel = ack.channel.as_deref().unwrap_or_default();
                 let change = self.shared.routes().sub_answered(channel, ack.status);
                 if let Change::Lost(channel) = change {
                     tracing::warn!(%channel, status = %ack.status, "A subscription could not be made again");
                     self.shared.emit(Event::SubscriptionLost { channel, status: ack.status });
                 }
-                self.route = None;
             }
             Packet::UnsubAck(ack) => {
                 self.finish_run();
@@ -303,7 +332,9 @@ impl Receiver {
     /// Hands over the pushes of one channel at once.
     fn finish_run(&mut self) {
         let Some((_, inbox)) = self.route.take() else { return };
-        let refused = inbox.offer(&mut self.batch);
+        // A stream that was dropped just now leaves its pushes to the others.
+        let refused =
+            inbox.offer(&mut self.batch).unwrap_or_else(|| self.shared.leave_to_others(&mut self.batch));
         if !refused.is_empty() {
             self.shared.forget(&refused);
         }

@@ -28,6 +28,8 @@ struct State {
     /// A QoS 1 push was refused on this connection, so those after it must be too.
     overflowed: bool,
     ended: bool,
+    /// Nobody will read it.
+    abandoned: bool,
     wakers: Vec<Waker>,
 }
 
@@ -50,17 +52,21 @@ impl Inbox {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes over what came, in order. Hands back the QoS 1 pushes there is no room for.
-    pub(crate) fn offer(&self, pushes: &mut Vec<Push>) -> Vec<Push> {
+    /// Takes over what came, in order. Hands back the QoS 1 pushes there is no room for, or `None` and leaves
+    /// everything where it is if nobody will read it.
+    pub(crate) fn offer(&self, pushes: &mut Vec<Push>) -> Option<Vec<Push>> {
         let mut refused = Vec::new();
         let mut state = self.lock();
+        if state.abandoned {
+            return None;
+        }
         for push in pushes.drain(..) {
             if let Some(push) = state.add(push, self.limit) {
                 refused.push(push);
             }
         }
         state.wake();
-        refused
+        Some(refused)
     }
 
     /// Puts back what was taken and not used, in front of everything else.
@@ -117,9 +123,10 @@ impl Inbox {
         self.lock().dropped
     }
 
-    /// Everything that waits, for another inbox.
-    pub(crate) fn drain(&self) -> Vec<Push> {
+    /// Nobody will read it any more: hands back what waits.
+    pub(crate) fn abandon(&self) -> Vec<Push> {
         let mut state = self.lock();
+        state.abandoned = true;
         std::iter::from_fn(|| state.pop()).collect()
     }
 }

@@ -154,6 +154,20 @@ impl Shared {
         }
     }
 
+    /// Pushes of a channel whose stream is gone. Hands back those there is no room for.
+    pub(crate) fn leave_to_others(&self, pushes: &mut Vec<Push>) -> Vec<Push> {
+        self.everything.offer(pushes).unwrap_or_default()
+    }
+
+    /// What was to be fetched comes with the new connection.
+    pub(crate) async fn forget_refetch(&self) {
+        tokio::select! {
+            biased;
+            () = self.refetch.notified() => {}
+            () = std::future::ready(()) => {}
+        }
+    }
+
     // ---- events ------------------------------------------------------------------------------------
 
     pub(crate) fn emit(&self, event: Event) {

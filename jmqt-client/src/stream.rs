@@ -159,8 +159,8 @@ impl Drop for Subscription {
         reader.shared.routes().leave(self.channel.as_str(), &reader.inbox);
         reader.shared.count_dropped_pushes(reader.inbox.dropped());
         let mut left: Vec<_> = reader.batch.drain(..).collect();
-        left.extend(reader.inbox.drain());
-        let refused = reader.shared.everything.offer(&mut left);
+        left.extend(reader.inbox.abandon());
+        let refused = reader.shared.leave_to_others(&mut left);
         reader.shared.forget(&refused);
     }
 }

@@ -246,8 +246,14 @@ impl Link {
         }
     }
 
-    /// Closes our direction.
-    pub(crate) async fn shutdown(&mut self) -> io::Result<()> {
-        poll_fn(|context| self.stream.poll_shutdown(context)).await
+    /// Writes what is left and closes our direction.
+    pub(crate) async fn finish(&mut self) -> io::Result<()> {
+        poll_fn(|context| {
+            if !self.is_written() {
+                ready!(self.poll_writing(context))?;
+            }
+            self.stream.poll_shutdown(context)
+        })
+        .await
     }
 }
