@@ -21,7 +21,7 @@ const WINDOW: usize = 100;
 const CHANNELS: usize = 10;
 /// One server after the other is killed when it has acknowledged so many messages: the first one, a
 /// few, and in the midst of a stream that has been going on for a while.
-const KILL_AFTER: [usize; 4] = [1, 500, 10_000, 60_000];
+const KILL_AFTER: [usize; 4] = [1, 500, 10_000, 50_000];
 /// How long before a kill a push may have been acknowledged that comes again (2.13).
 const FORGOTTEN: Duration = Duration::from_secs(1);
 

@@ -14,15 +14,18 @@ use support::{Client, DEADLINE, MIB, Process, is_closed};
 
 const MESSAGES: usize = 50_000;
 const BATCH: usize = 500;
-/// So many go through before memory is looked at: SQLite's cache fills up to its 16 MiB whoever reads.
+/// So many go through before memory is looked at: SQLite's caches, one for each connection to the
+/// database, fill up to 16 MiB whoever reads.
 const WARM_UP: usize = 20_000;
+/// As many as the server has connections that read.
+const READERS: usize = 2;
 /// OUTBOUND_QUEUE_BYTES, for each client that does not read.
 const QUEUE: u64 = 2 * MIB;
 /// What the rest of the server may grow by meanwhile: buffers, the commit queue, what the allocator keeps.
 const SLACK: u64 = 8 * MIB;
 /// How long the others may wait for a batch. They wait a few milliseconds; a server that waits for
 /// somebody who does not read waits for SLOW_CONSUMER_SECONDS.
-const NO_DELAY: Duration = Duration::from_secs(1);
+const NO_DELAY: Duration = Duration::from_secs(2);
 
 /// With queues of [`QUEUE`] bytes, and so many seconds of patience.
 fn start(folder: &Path, slow_consumer_seconds: &str) -> Process {
@@ -53,6 +56,15 @@ fn publish(client: &mut Client, numbers: Range<usize>, more: impl Fn(usize) -> S
 /// The next push must be this one.
 fn expect_push(client: &mut Client, number: usize) -> String {
     client.expect(&format!("{{\"push\":{{\"cn\":\"news\",\"dt\":[{number},"))
+}
+
+/// Gets and acknowledges so many messages, which are all there are.
+fn read_everything(mut client: Client, messages: usize) -> Client {
+    for number in 0..messages {
+        let push = expect_push(&mut client, number);
+        client.ack(&push);
+    }
+    client
 }
 
 /// Batches, one after the other: how long the longest took, and the most that the server grew by.
@@ -109,8 +121,7 @@ fn persistent_subscribers_that_stop_reading_catch_up_from_the_store() {
     let folder = tempfile::tempdir().unwrap();
     let process = start(folder.path(), "5");
     let mut alice = process.connect("alice");
-    let mut bob = Client::open(process.socket);
-    bob.conn("bob", r#","wn":1024"#);
+    let mut bob = process.connect_with_window("bob");
     bob.sub("news", 1);
     let mut batch = |batch: Range<usize>| {
         publish(&mut alice, batch.clone(), |number| format!(r#","q":1,"id":"{number}""#));
@@ -122,13 +133,22 @@ fn persistent_subscribers_that_stop_reading_catch_up_from_the_store() {
             bob.ack(&push);
         }
     };
-    stream(&process, 0..WARM_UP, &mut batch);
-    // One whose window is full, and one whose socket and queue are.
-    let (mut full, mut clogged) = (Client::open(process.socket), Client::open(process.socket));
-    for (client, name) in [(&mut full, "full"), (&mut clogged, "clogged")] {
-        client.conn(name, r#","wn":1024"#);
-        client.sub("news", 1);
+    let readers: Vec<_> = (0..READERS).map(|number| format!("reader{number}")).collect();
+    for name in &readers {
+        process.connect(name).sub("news", 1); // and away
     }
+    stream(&process, 0..WARM_UP, &mut batch);
+    std::thread::scope(|scope| {
+        for name in &readers {
+            let reader = process.connect_with_window(name);
+            scope.spawn(|| read_everything(reader, WARM_UP).send(r#"{"unsub":{"cn":"news"}}"#));
+        }
+    });
+    // One whose window is full, and one whose socket and queue are.
+    let (mut full, mut clogged) =
+        (process.connect_with_window("full"), process.connect_with_window("clogged"));
+    full.sub("news", 1);
+    clogged.sub("news", 1);
     clogged.sub("noise", 0);
     let mut carol = process.connect("carol");
     let noise = format!(r#"{{"pub":{{"cn":"noise","dt":"{}"}}}}"#, "x".repeat(100_000));
@@ -140,13 +160,9 @@ fn persistent_subscribers_that_stop_reading_catch_up_from_the_store() {
     assert!(grown < 2 * QUEUE + SLACK, "it grew by {grown} bytes");
 
     wait_until_gone("clogged", &mut carol); // by SLOW_CONSUMER_SECONDS
-    let mut back = Client::open(process.socket);
-    back.conn("clogged", r#","wn":1024"#);
-    for (mut client, name) in [(full, "full"), (back, "clogged")] {
-        for number in 0..MESSAGES {
-            let push = expect_push(&mut client, number);
-            client.ack(&push);
-        }
+    let back = process.connect_with_window("clogged");
+    for (client, name) in [(full, "full"), (back, "clogged")] {
+        let mut client = read_everything(client, MESSAGES);
         alice.send(&format!(r##"{{"pub":{{"cn":"#{name}","dt":"end"}}}}"##));
         client.expect(&format!(r##"{{"push":{{"cn":"#{name}","dt":"end""##)); // nothing comes twice
     }

@@ -120,6 +120,13 @@ impl Process {
         client.conn(name, "");
         client
     }
+
+    /// The same, for one that takes as many unacknowledged pushes as a client ever may.
+    pub fn connect_with_window(&self, name: &str) -> Client {
+        let mut client = Client::open(self.socket);
+        client.conn(name, r#","wn":1024"#);
+        client
+    }
 }
 
 impl Drop for Process {
