@@ -10,7 +10,6 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use crate::connect::Session;
 use crate::event::Event;
 use crate::inbox::Inbox;
-use crate::outbound::Phase;
 use crate::recent::Seen;
 use crate::routes::Change;
 use crate::shared::{Shared, State};
