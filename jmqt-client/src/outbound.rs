@@ -308,13 +308,12 @@ impl Outbound {
         }
     }
 
-    /// Moves the next portion to `out`, which is empty, and says whether there is more.
+    /// Moves the next portion behind what is in `out`, and says whether there is more.
     pub(crate) fn take(&mut self, out: &mut Vec<u8>) -> bool {
         self.told = false;
         if self.phase == Phase::Online {
-            if self.head == 0 {
+            if self.head == 0 && out.is_empty() {
                 std::mem::swap(&mut self.queue, out);
-                self.queue.clear();
             } else {
                 out.extend_from_slice(&self.queue[self.head..]);
                 self.queue.clear();
