@@ -147,8 +147,10 @@ mod tests {
         params.not_after = rcgen::date_time_ymd(2031, 2, 28);
         let der = params.self_signed(&key).unwrap().der().to_vec();
         assert_eq!(describe(&der), "My \u{e9} server until 2031-02-28");
-        let before =
-            |days| UNIX_EPOCH + Duration::from_secs(days_since_1970(2031, 2, 28 - days).unwrap() * 86_400);
+        let before = |days: u64| {
+            let end = days_since_1970(2031, 2, 28).unwrap();
+            UNIX_EPOCH + DAY * u32::try_from(end - days).unwrap()
+        };
         assert_eq!(warning(&der, before(7)).unwrap(), "the certificate ends in 7 days: renew it");
         assert_eq!(warning(&der, UNIX_EPOCH), None);
     }
