@@ -117,7 +117,7 @@ async fn receive(mut stream: Subscription, start: Instant, progress: Arc<Progres
             }
             continue;
         };
-        if received % 16 == 0 {
+        if received.is_multiple_of(16) {
             last = Instant::now();
         }
         let sent: u64 = push.data().get(1..21).and_then(|digits| digits.parse().ok()).unwrap_or_default();
