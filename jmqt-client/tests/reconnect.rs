@@ -54,7 +54,7 @@ async fn a_stalled_connection_is_given_up_within_the_timeout() {
     let mut events = alice.events();
     proxy.stall(true);
     let since = Instant::now();
-    assert!(disconnected(&mut events).await.starts_with("nothing came from the server"));
+    disconnected(&mut events).await; // the server has the same timeout, and may be the first to notice
     assert!(since.elapsed() < Duration::from_secs(7), "{:?}", since.elapsed());
     proxy.stall(false);
     reconnected(&mut events).await;

@@ -167,7 +167,7 @@ async fn qos_1_beyond_the_limit_is_fetched_when_the_stream_is_read() {
             }
         }
     }
-    reading.await.unwrap();
+    drop(reading.await.unwrap());
 }
 
 #[tokio::test]
