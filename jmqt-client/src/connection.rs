@@ -148,7 +148,7 @@ impl Connection {
     fn fill(&mut self) -> Result<(), DisconnectReason> {
         let is_written = self.link.is_written();
         let mut outbound = self.shared.outbound();
-        if outbound.is_stuck() {
+        if !is_written && outbound.is_stuck() {
             return Err(DisconnectReason::Protocol("it does not read what we answer".to_owned()));
         }
         if outbound.is_closing() && self.leave_by.is_none() {

@@ -308,15 +308,20 @@ impl Outbound {
         }
     }
 
+<<<<<<< HEAD
     /// Moves the next portion behind what is in `out`, and says whether there is more.
     pub(crate) fn take(&mut self, out: &mut Vec<u8>) -> bool {
+=======
+    /// Appends the next portion to `out`; an empty `out` is exchanged for the queue, which copies nothing.
+    pub(crate) fn take(&mut self, out: &mut Vec<u8>) {
+>>>>>>> client
         self.told = false;
         if self.phase == Phase::Online {
             if self.head == 0 && out.is_empty() {
                 std::mem::swap(&mut self.queue, out);
             } else {
                 out.extend_from_slice(&self.queue[self.head..]);
-                self.queue.clear();
+                self.queue = Vec::new();
                 self.head = 0;
             }
             while out.len() < PORTION_BYTES
@@ -328,7 +333,6 @@ impl Outbound {
             }
         }
         out.append(&mut self.control);
-        self.phase == Phase::Online && self.handed < self.unacknowledged.len()
     }
 
     /// A `pubAck`, of a publish or of a control request.

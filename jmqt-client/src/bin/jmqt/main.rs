@@ -57,7 +57,10 @@ async fn main() -> ExitCode {
 async fn run(arguments: Arguments) -> Result<(), Failure> {
     let mut command = Arguments::command();
     match arguments.command {
-        Command::Completions { shell } => return Ok(complete(shell, &mut command)),
+        Command::Completions { shell } => {
+            complete(shell, &mut command);
+            return Ok(());
+        }
         Command::Man => {
             return clap_mangen::Man::new(command).render(&mut std::io::stdout()).map_err(Failure::from);
         }
