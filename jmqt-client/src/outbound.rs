@@ -308,17 +308,13 @@ impl Outbound {
         }
     }
 
-<<<<<<< HEAD
-    /// Moves the next portion behind what is in `out`, and says whether there is more.
-    pub(crate) fn take(&mut self, out: &mut Vec<u8>) -> bool {
-=======
     /// Appends the next portion to `out`; an empty `out` is exchanged for the queue, which copies nothing.
     pub(crate) fn take(&mut self, out: &mut Vec<u8>) {
->>>>>>> client
         self.told = false;
         if self.phase == Phase::Online {
             if self.head == 0 && out.is_empty() {
                 std::mem::swap(&mut self.queue, out);
+                self.queue.clear();
             } else {
                 out.extend_from_slice(&self.queue[self.head..]);
                 self.queue = Vec::new();
