@@ -1,9 +1,13 @@
 //! What a client needs to know before it starts.
 
+mod file;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use jmqt_protocol::{AuthToken, ClientId, InvalidPayload, Payload};
+
+pub use file::{ConfigError, Origin};
 
 use crate::{Endpoint, InvalidUrl};
 
@@ -50,6 +54,9 @@ pub struct Config {
     pub publish_timeout: Duration,
     /// How long [`Client::close`](crate::Client::close) goes on sending what is queued. Default 5 seconds.
     pub close_timeout: Duration,
+    /// What the sample programs log, and where to; for [`logging::init`](crate::logging::init).
+    #[cfg(feature = "logging")]
+    pub log: jmqt_log::LogConfig,
 }
 
 /// JSON text that is shown nowhere: its `Debug` is blank.
@@ -178,6 +185,8 @@ impl Default for Config {
             request_timeout: Duration::from_secs(30),
             publish_timeout: Duration::from_secs(300),
             close_timeout: Duration::from_secs(5),
+            #[cfg(feature = "logging")]
+            log: jmqt_log::LogConfig::new(jmqt_log::LogMode::Info, None),
         }
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use jmqt_protocol::{Auth, AuthOutcome, AuthToken, ClientId, Conn, NUL, Packet, Payload, StatusCode, decode};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::transport::{
     self, BadStream, Framing, Link, NulReader, Stream, TlsInfo, Turn, UpgradeError, WebSocketReader,
@@ -30,6 +30,20 @@ pub(crate) struct Session {
     pub(crate) timeout: Duration,
     /// What came behind the `connAck`, from the given place on.
     pub(crate) read: (Bytes, usize),
+}
+
+impl Session {
+    /// Ends a session on which nothing was done: `disconn`, and the end of the connection.
+    pub(crate) async fn leave(&mut self) {
+        const LAST_WORDS: Duration = Duration::from_secs(1);
+        Packet::Disconn.encode(self.link.portion());
+        self.link.portion().push(NUL);
+        self.link.send();
+        let goodbye = self.link.close_frame();
+        self.link.send_framed(&goodbye);
+        // It ends also if the other side does not take it.
+        let _ = timeout(LAST_WORDS, self.link.finish()).await;
+    }
 }
 
 /// What a finished step found out.

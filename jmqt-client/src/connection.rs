@@ -10,7 +10,6 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use crate::connect::Session;
 use crate::event::Event;
 use crate::inbox::Inbox;
-use crate::outbound::Phase;
 use crate::recent::Seen;
 use crate::routes::Change;
 use crate::shared::{Shared, State};
@@ -149,7 +148,7 @@ impl Connection {
     fn fill(&mut self) -> Result<(), DisconnectReason> {
         let is_written = self.link.is_written();
         let mut outbound = self.shared.outbound();
-        if outbound.is_stuck() {
+        if !is_written && outbound.is_stuck() {
             return Err(DisconnectReason::Protocol("it does not read what we answer".to_owned()));
         }
         if outbound.is_closing() && self.leave_by.is_none() {

@@ -308,16 +308,16 @@ impl Outbound {
         }
     }
 
-    /// Moves the next portion to `out`, which is empty, and says whether there is more.
-    pub(crate) fn take(&mut self, out: &mut Vec<u8>) -> bool {
+    /// Appends the next portion to `out`; an empty `out` is exchanged for the queue, which copies nothing.
+    pub(crate) fn take(&mut self, out: &mut Vec<u8>) {
         self.told = false;
         if self.phase == Phase::Online {
-            if self.head == 0 {
+            if self.head == 0 && out.is_empty() {
                 std::mem::swap(&mut self.queue, out);
                 self.queue.clear();
             } else {
                 out.extend_from_slice(&self.queue[self.head..]);
-                self.queue.clear();
+                self.queue = Vec::new();
                 self.head = 0;
             }
             while out.len() < PORTION_BYTES
@@ -329,7 +329,6 @@ impl Outbound {
             }
         }
         out.append(&mut self.control);
-        self.phase == Phase::Online && self.handed < self.unacknowledged.len()
     }
 
     /// A `pubAck`, of a publish or of a control request.

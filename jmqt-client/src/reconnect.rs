@@ -157,7 +157,7 @@ mod tests {
         {
             assert!(wait <= longest);
         }
-        assert_eq!(waits(Reconnect::Off, 1), []);
+        assert_eq!(waits(Reconnect::Off, 1), Vec::<Duration>::new());
     }
 
     #[test]

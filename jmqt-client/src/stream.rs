@@ -102,7 +102,6 @@ macro_rules! stream {
             }
 
             /// Leaves acknowledging to the application: [`Client::acknowledge`](crate::Client::acknowledge).
-            #[must_use]
             pub fn acknowledge_by_hand(mut self) -> Self {
                 self.reader.acknowledge = Acknowledge::ByHand;
                 self

@@ -21,7 +21,7 @@ fn cuts(number: usize) -> (Faults, Faults) {
     // Behind the handshake, which is about 150 bytes either way.
     let after = 200 + number * 7919 % 6000;
     let faults = Faults { cut_after: Some(after), ..Faults::default() };
-    if number % 2 == 0 { (faults, Faults::default()) } else { (Faults::default(), faults) }
+    if number.is_multiple_of(2) { (faults, Faults::default()) } else { (Faults::default(), faults) }
 }
 
 async fn through_cuts(scheme: &str, protocol: Protocol) {

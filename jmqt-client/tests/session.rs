@@ -61,6 +61,19 @@ async fn close_sends_what_is_queued_then_disconn() {
     assert!(matches!(alice.publish(&Publish::raw(channel("a"), "1").unwrap()).await, Err(Error::Closed)));
 }
 
+#[tokio::test] // §9.f: it leaves in one piece with what was queued last
+async fn close_right_after_a_qos_0_publish_sends_it() {
+    let server = TestServer::start().await;
+    let bob = connect(&server, "bob").await;
+    let mut news = bob.subscribe(&channel("news"), Persistence::Temporary).await.unwrap();
+    for number in 0..20 {
+        let alice = connect(&server, "alice").await;
+        alice.publish(&Publish::json(channel("news"), &number).unwrap()).await.unwrap();
+        alice.close().await;
+        assert_eq!(next(&mut news).await.json::<i32>().unwrap(), number);
+    }
+}
+
 #[tokio::test] // §9.f
 async fn dropping_the_last_handle_leaves_in_order() {
     let server = TestServer::start().await;

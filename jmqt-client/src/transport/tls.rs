@@ -166,7 +166,8 @@ fn explain(error: io::Error, name: &str) -> ConnectError {
 
 fn certificate_problem(problem: &CertificateError, name: &str) -> (String, String) {
     match problem {
-        CertificateError::UnknownIssuer => (
+        // A bad signature is usually that of another CA of the same name.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => (
             "the server's certificate is not signed by a CA that this client trusts".to_owned(),
             "give the CA's certificate as SSL_CA_PATH (PEM), or have the server send the certificates between its own \
              and the CA"
