@@ -203,6 +203,17 @@ fn a_port_that_was_asked_for_is_taken_or_the_start_fails() {
 }
 
 #[test]
+fn for_want_of_the_usual_port_the_server_does_without_its_page() {
+    let folder = tempdir().unwrap();
+    let _taken = TcpListener::bind("127.0.0.1:8000"); // if that fails, somebody else has it
+    let server = Server::start_with_usual_page(folder.path());
+    let warning = server.logged("There is no web page");
+    assert!(warning.contains(" WRN : ") && warning.contains("cannot listen on 127.0.0.1:8000"), "{warning}");
+    server.enter("bob");
+    assert_eq!(server.log_lines("Listening on http").len(), 0);
+}
+
+#[test]
 fn a_port_that_is_none_is_wrong_usage() {
     let folder = tempdir().unwrap();
     for wrong in ["65536", "-1", "http", ""] {

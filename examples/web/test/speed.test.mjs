@@ -149,10 +149,13 @@ test('a page under such load can still be typed into and filtered', async (t) =>
   const publishing = publisher.publish('sensors/kitchen', 1_000, 3);
   await best(t, async (round) => {
     const stop = await watchFrames(page);
-    await page.locator('#filter-text').fill(`99${round}`);
-    await see(page, '#message-count', /of 10,000/);
-    await page.locator('#payload').pressSequentially('[1, 2, 3]');
-    await page.locator('#filter-text').fill('');
+    for (let index = 0; index < 5; index++) {
+      await page.locator('#filter-text').fill(`9${round}${index}`);
+      await see(page, '#message-count', /of 10,000/);
+      await page.locator('#payload').pressSequentially('[1, 2, 3]');
+      await page.locator('#filter-text').fill('');
+      await see(page, '#message-count', /^1\d,\d+$/);
+    }
     return { told: 'filtering 10,000 messages', frames: await stop() };
   });
   await publishing;

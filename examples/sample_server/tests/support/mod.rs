@@ -98,6 +98,11 @@ impl Server {
         Self::await_start(program(folder, &[]).args(["--web-port", port]))
     }
 
+    /// The same, with its web page where it usually is.
+    pub fn start_with_usual_page(folder: &Path) -> Self {
+        Self::await_start(&mut program(folder, &[]))
+    }
+
     fn await_start(command: &mut Command) -> Self {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Log::default());
