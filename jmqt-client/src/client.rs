@@ -55,20 +55,37 @@ impl Reply {
 }
 
 impl Client {
-    /// Connects, and opens a session. From then on the client reconnects by itself, as its configuration says.
+    /// Connects, and opens a session: `auth`, unless there is a token, then `conn` (§7.a to §7.d). From then on the
+    /// client reconnects by itself, as its configuration says. A URL is a configuration too.
     ///
     /// # Errors
     /// [`ConnectError`] says which step of the first attempt failed, and the mend. There is then no client.
     ///
     /// # Cancel safety
     /// Dropping the future closes the connection.
-    pub async fn connect(config: Config) -> Result<Self, ConnectError> {
+    pub async fn connect<C>(config: C) -> Result<Self, ConnectError>
+    where
+        C: TryInto<Config>,
+        ConnectError: From<C::Error>,
+    {
         let (first, outcome) = oneshot::channel();
-        let client = Self::spawn(config, Some(first));
+        let client = Self::spawn(config.try_into()?, Some(first));
         outcome.await.unwrap_or(Err(ConnectError::Closed))?;
         // The session is open; that nothing had to be made again takes one more turn of the task.
         client.connected().await.map_err(|_| ConnectError::Closed)?;
         Ok(client)
+    }
+
+    /// Asks for a token and opens no session (§7.a): for whoever hands it to others. Put into a
+    /// [`Config::token`], it opens one.
+    ///
+    /// # Errors
+    /// [`ConnectError`] as for [`connect`](Self::connect).
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the connection.
+    pub async fn authenticate(config: &Config) -> Result<(ClientId, AuthToken), ConnectError> {
+        crate::connect::authenticate(config).await
     }
 
     /// Starts to connect, and goes on trying until it works: publishes wait in the queue until then.

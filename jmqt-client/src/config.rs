@@ -142,6 +142,15 @@ pub enum WhenFull {
     Error,
 }
 
+/// The URL of a server, and the defaults.
+impl TryFrom<&str> for Config {
+    type Error = InvalidUrl;
+
+    fn try_from(url: &str) -> Result<Self, InvalidUrl> {
+        Self::url(url)
+    }
+}
+
 impl Config {
     /// A configuration for the server at this URL.
     ///

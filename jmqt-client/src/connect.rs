@@ -102,6 +102,19 @@ pub(crate) async fn open(
     }
 }
 
+/// Asks for a token on a connection of its own (§7.a).
+///
+/// # Cancel safety
+/// The connection is closed with the future.
+pub(crate) async fn authenticate(config: &Config) -> Result<(ClientId, AuthToken), ConnectError> {
+    let now = Instant::now();
+    let report: Report<'_> = &mut |_, _, _| {};
+    let mut opening = Opening { config, deadline: now + config.connect_timeout, since: now, report };
+    let stream = opening.stream().await?;
+    let link = opening.frame(stream).await?;
+    opening.auth(&mut Talk { link, read: Bytes::new(), at: 0, heard: false }).await
+}
+
 struct Opening<'c, 'r> {
     config: &'c Config,
     deadline: Instant,
@@ -260,8 +273,10 @@ async fn upgrade(mut link: Link, mend: &'static str) -> Result<Link, ConnectErro
                 });
             }
             Err(error) => {
-                let because = Some(Arc::new(error));
-                return Err(ConnectError::Lost { step: Step::WebSocket, because, mend: mend.to_owned() });
+                let refused = transport::certificate_refused(&error);
+                let lost =
+                    |because| ConnectError::Lost { step: Step::WebSocket, because, mend: mend.to_owned() };
+                return Err(refused.unwrap_or_else(|| lost(Some(Arc::new(error)))));
             }
         }
     }
@@ -334,7 +349,10 @@ impl Talk {
                     (self.read, self.at) = (read, 0);
                 }
                 Ok(Turn::End) => return Err(lost(None)),
-                Err(error) => return Err(lost(Some(Arc::new(error)))),
+                Err(error) => {
+                    let refused = transport::certificate_refused(&error);
+                    return Err(refused.unwrap_or_else(|| lost(Some(Arc::new(error)))));
+                }
             }
         }
     }

@@ -1,5 +1,6 @@
 //! What can go wrong, told so that it can be put right.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -115,6 +116,9 @@ impl fmt::Display for Step {
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
+    /// That is no URL of a server.
+    #[error(transparent)]
+    Url(#[from] crate::InvalidUrl),
     /// The name is unknown, or cannot be looked up.
     #[error("cannot find the address of {host}: {source}")]
     Name {
@@ -200,12 +204,19 @@ pub enum ConnectError {
     Closed,
 }
 
+/// A configuration converts into itself without fail.
+impl From<Infallible> for ConnectError {
+    fn from(never: Infallible) -> Self {
+        match never {}
+    }
+}
+
 impl ConnectError {
     /// Whether trying again cannot help, because it is the configuration that is wrong.
     #[must_use]
     pub fn is_final(&self) -> bool {
         match self {
-            Self::File { .. } | Self::Closed => true,
+            Self::Url(_) | Self::File { .. } | Self::Closed => true,
             // Any other status may be about the server's state. A token that is refused here was the only one.
             Self::Refused { step: Step::Conn, status, .. } => *status == StatusCode::INVALID_TOKEN,
             _ => false,

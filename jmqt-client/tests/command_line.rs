@@ -146,6 +146,27 @@ async fn ping_and_bench_measure() {
     assert_eq!((code, error.as_str()), (Some(0), ""));
     let report: serde_json::Value = serde_json::from_str(&printed).unwrap();
     assert_eq!((&report["lost"], report["published"] == report["received"]), (&0.into(), true), "{printed}");
+    // As fast as it goes, a window keeps QoS 0 from being dropped.
+    let (code, printed, error) = said(&run(&server, &["bench", "--seconds", "1", "--json"]).await);
+    assert_eq!((code, error.as_str()), (Some(0), ""));
+    let report: serde_json::Value = serde_json::from_str(&printed).unwrap();
+    assert_eq!(report["lost"], 0, "{printed}");
+}
+
+#[tokio::test]
+async fn a_reader_that_has_had_enough_is_no_error() {
+    let server = TestServer::start().await;
+    let mut sub = jmqt(&server, &["sub", "news", "--name", "reader"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    subscribed(&server, "reader", "news").await;
+    drop(sub.stdout.take());
+    let bob = connect(&server, "bob").await;
+    bob.publish(&Publish::raw(channel("news"), "1").unwrap()).await.unwrap();
+    let ended = within("the end of jmqt sub", sub.wait_with_output()).await.unwrap();
+    assert_eq!((ended.status.code(), ended.stderr.as_slice()), (Some(0), &b""[..]));
 }
 
 #[tokio::test]

@@ -135,6 +135,33 @@ async fn a_token_that_is_known_needs_no_auth() {
     assert_eq!(server.app.times_asked(Asked::Auth).await, 0);
 }
 
+#[tokio::test] // §7.a, §10
+async fn a_token_may_be_asked_for_without_a_session() {
+    let server = TestServer::start().await;
+    let config = config(&url(&server, Protocol::WebSocket), "alice");
+    let (client, token) = Client::authenticate(&config).await.unwrap();
+    assert_eq!((client.as_str(), token.reveal()), ("alice", "token-alice"));
+    assert!(!server.handle().is_connected(&client));
+    server.app.set(Asked::Auth, Behaviour::Refuse(StatusCode::NOT_ALLOWED));
+    let refused = Client::authenticate(&config).await.unwrap_err();
+    assert!(matches!(refused, ConnectError::Refused { step: Step::Auth, .. }), "{refused}");
+}
+
+#[tokio::test]
+async fn a_url_alone_is_a_configuration() {
+    let server = ScriptedServer::start().await;
+    let url = server.url("jmqt");
+    let connecting = tokio::spawn(async move { Client::connect(url.as_str()).await });
+    let mut script = server.accept().await;
+    script.expect(r#"{"auth":{"dt":{}}}"#).await;
+    script.send(r#"{"authAck":{"st":1,"at":"t","cl":"alice"}}"#).await;
+    script.expect(r#"{"conn":{"at":"t","cl":"alice","wn":128}}"#).await;
+    script.send(r#"{"connAck":{"st":1,"ts":60}}"#).await;
+    within("a session", connecting).await.unwrap().unwrap();
+    let refused = Client::connect("http://localhost").await.unwrap_err();
+    assert!(matches!(refused, ConnectError::Url(_)) && refused.to_string().contains("jmqt://"), "{refused}");
+}
+
 #[tokio::test] // protocol.md 2.9
 async fn the_window_is_announced() {
     let server = ScriptedServer::start().await;

@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 pub(crate) use socket::NulReader;
-pub(crate) use tls::{TlsInfo, TlsStream, connector, handshake, server_name};
+pub(crate) use tls::{TlsInfo, TlsStream, certificate_refused, connector, handshake, server_name};
 pub(crate) use websocket::{UpgradeError, WebSocketReader};
 
 /// The read buffer of a connection on which little happens, and of one on which much does.

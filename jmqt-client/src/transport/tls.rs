@@ -130,7 +130,30 @@ pub(crate) async fn handshake(
 }
 
 /// What is wrong, and the mend.
+/// The server did not like who we are. With TLS 1.3 it says so when the handshake is over for us.
+pub(crate) fn certificate_refused(error: &io::Error) -> Option<ConnectError> {
+    let cause = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+    let rustls::Error::AlertReceived(alert) = cause else { return None };
+    let problem = match alert {
+        AlertDescription::CertificateRequired => "the server wants a client certificate".to_owned(),
+        AlertDescription::BadCertificate
+        | AlertDescription::UnsupportedCertificate
+        | AlertDescription::CertificateRevoked
+        | AlertDescription::CertificateExpired
+        | AlertDescription::CertificateUnknown
+        | AlertDescription::UnknownCA
+        | AlertDescription::AccessDenied
+        | AlertDescription::DecryptError => format!("the server did not accept our certificate ({alert:?})"),
+        _ => return None,
+    };
+    let mend = "give one that it trusts as SSL_CERT_PATH, and its key as SSL_KEY_PATH".to_owned();
+    Some(ConnectError::Tls { problem, mend })
+}
+
 fn explain(error: io::Error, name: &str) -> ConnectError {
+    if let Some(refused) = certificate_refused(&error) {
+        return refused;
+    }
     let Some(cause) = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>()) else {
         return ConnectError::Lost {
             step: Step::Tls,
@@ -149,12 +172,6 @@ fn explain(error: io::Error, name: &str) -> ConnectError {
                     .to_owned(),
             };
         }
-        rustls::Error::AlertReceived(
-            AlertDescription::CertificateRequired | AlertDescription::BadCertificate,
-        ) => (
-            "the server wants a client certificate, and did not accept ours".to_owned(),
-            "give one that it trusts as SSL_CERT_PATH and SSL_KEY_PATH".to_owned(),
-        ),
         rustls::Error::AlertReceived(alert) => (
             format!("the server refused the handshake ({alert:?})"),
             "check that it speaks TLS 1.2 or 1.3".to_owned(),

@@ -125,6 +125,9 @@ pub(crate) enum Command {
         /// Messages per second at most; 0: no limit
         #[arg(long, default_value_t = 0, value_name = "N")]
         rate: u64,
+        /// Messages that may be on their way at a time, so that none is dropped; 0: any number
+        #[arg(long, default_value_t = 1000, value_name = "N")]
+        window: u64,
         /// The channel [default: one of its own]
         #[arg(long)]
         channel: Option<String>,

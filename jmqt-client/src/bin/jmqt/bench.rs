@@ -8,11 +8,14 @@ use std::time::{Duration, Instant};
 
 use jmqt_client::{ChannelName, Client, Config, Error, Persistence, Publish, Receipt, Subscription};
 use serde_json::json;
+use tokio::sync::Notify;
 
 use crate::{Failure, Output, channel, second};
 
-/// QoS 1 publishes under way at a time.
-const WINDOW: usize = 256;
+/// What has not arrived after so long without any arrival is lost, and holds nobody up.
+const STALL: Duration = Duration::from_secs(1);
+/// The receiver says so when it has received this many more.
+const TELL_EVERY: u64 = 64;
 /// How long the last messages may take to arrive.
 const LAST: Duration = Duration::from_secs(5);
 /// Buckets of the histogram: 32 to each power of two of microseconds, so none is off by more than 3 %.
@@ -23,6 +26,8 @@ pub(crate) struct Load {
     pub(crate) size: usize,
     pub(crate) qos: u8,
     pub(crate) rate: u64,
+    /// Messages that may be on their way at a time; 0: any number.
+    pub(crate) window: u64,
     pub(crate) channel: Option<String>,
 }
 
@@ -31,6 +36,25 @@ struct Progress {
     published: AtomicU64,
     received: AtomicU64,
     finished: AtomicBool,
+    arrived: Notify,
+}
+
+impl Progress {
+    /// Waits until fewer than `window` messages are on their way. `given_up` are those that are not coming.
+    async fn room(&self, window: u64, given_up: &mut u64) {
+        loop {
+            let received = self.received.load(Ordering::Relaxed);
+            let under_way = self.published.load(Ordering::Relaxed).saturating_sub(received + *given_up);
+            if under_way < window {
+                return;
+            }
+            if tokio::time::timeout(STALL, self.arrived.notified()).await.is_err()
+                && self.received.load(Ordering::Relaxed) == received
+            {
+                *given_up += under_way;
+            }
+        }
+    }
 }
 
 pub(crate) async fn run(config: Config, load: Load, output: Output) -> Result<(), Failure> {
@@ -63,6 +87,7 @@ async fn publish(
     let filler = "x".repeat(load.size.saturating_sub(24));
     let end = start + Duration::from_secs(load.seconds);
     let mut receipts: VecDeque<Receipt> = VecDeque::new();
+    let mut given_up = 0;
     let mut now = Instant::now();
     for number in 0.. {
         // The clock is read for every 16th message only; a latency is exact to what 16 messages take.
@@ -83,11 +108,14 @@ async fn publish(
         let micros = now.duration_since(start).as_micros();
         let data = format!("\"{micros:020}{filler}\"");
         let message = Publish::raw(channel.clone(), data).expect("digits and letters in quotes are JSON");
+        if load.window > 0 {
+            progress.room(load.window, &mut given_up).await;
+        }
         if load.qos == 0 {
             client.publish(&message).await?;
         } else {
             receipts.push_back(client.queue(&message.at_least_once()).await?);
-            if receipts.len() > WINDOW
+            if receipts.len() as u64 >= load.window.max(1)
                 && let Some(oldest) = receipts.pop_front()
             {
                 oldest.await?;
@@ -125,6 +153,9 @@ async fn receive(mut stream: Subscription, start: Instant, progress: Arc<Progres
         histogram.add(arrived.saturating_sub(sent));
         received += 1;
         progress.received.store(received, Ordering::Relaxed);
+        if received.is_multiple_of(TELL_EVERY) || received >= progress.published.load(Ordering::Relaxed) {
+            progress.arrived.notify_one();
+        }
     }
     (histogram, last)
 }

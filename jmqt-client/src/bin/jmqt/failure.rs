@@ -62,7 +62,11 @@ impl From<ConfigError> for Failure {
 }
 
 impl From<std::io::Error> for Failure {
+    /// Whoever reads the output may have had enough: that is no failure.
     fn from(error: std::io::Error) -> Self {
+        if error.kind() == std::io::ErrorKind::BrokenPipe {
+            return Self { message: String::new(), code: 0 };
+        }
         Self::new(error)
     }
 }

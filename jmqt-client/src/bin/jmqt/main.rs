@@ -48,7 +48,9 @@ async fn main() -> ExitCode {
     match run(Arguments::parse()).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("jmqt: {}", failure.message);
+            if !failure.message.is_empty() {
+                eprintln!("jmqt: {}", failure.message);
+            }
             failure.exit_code()
         }
     }
@@ -58,8 +60,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     let mut command = Arguments::command();
     match arguments.command {
         Command::Completions { shell } => {
-            complete(shell, &mut command);
-            return Ok(());
+            return complete(shell, &mut command);
         }
         Command::Man => {
             return clap_mangen::Man::new(command).render(&mut std::io::stdout()).map_err(Failure::from);
@@ -104,8 +105,8 @@ async fn carry_out(command: Command, config: Config, output: Output) -> Result<(
         }
         Command::Request { channel, data } => request(config, &channel, data, output).await,
         Command::Ping { count, interval } => ping::run(config, count, interval, output).await,
-        Command::Bench { seconds, size, qos, rate, channel } => {
-            let load = bench::Load { seconds, size: size as usize, qos, rate, channel };
+        Command::Bench { seconds, size, qos, rate, window, channel } => {
+            let load = bench::Load { seconds, size: size as usize, qos, rate, window, channel };
             bench::run(config, load, output).await
         }
         Command::Doctor => doctor::run(config, output).await,
@@ -113,13 +114,15 @@ async fn carry_out(command: Command, config: Config, output: Output) -> Result<(
     }
 }
 
-fn complete(shell: Shell, command: &mut clap::Command) {
+fn complete(shell: Shell, command: &mut clap::Command) -> Result<(), Failure> {
     let shell = match shell {
         Shell::Bash => clap_complete::Shell::Bash,
         Shell::Zsh => clap_complete::Shell::Zsh,
         Shell::Fish => clap_complete::Shell::Fish,
     };
-    clap_complete::generate(shell, command, "jmqt", &mut std::io::stdout());
+    let mut script = Vec::new(); // `generate` would panic where nobody reads on
+    clap_complete::generate(shell, command, "jmqt", &mut script);
+    std::io::stdout().write_all(&script).map_err(Failure::from)
 }
 
 /// File, then environment, then options.
