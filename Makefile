@@ -16,7 +16,7 @@ run: ## Run the sample server (CONFIG=server.conf)
 	$(CARGO) run --release $(CARGO_FLAGS) -p sample_server -- --config $(CONFIG)
 
 .PHONY: test
-test: lint test-rust test-js ## Lint, then run every test: Rust, documentation examples, TypeScript
+test: lint test-rust test-js test-web ## Lint, then run every test: Rust, documentation examples, TypeScript, browser
 
 .PHONY: test-rust
 test-rust: ## Run the Rust tests and the documentation's examples
@@ -33,6 +33,11 @@ test-rust: ## Run the Rust tests and the documentation's examples
 test-js: ## Test the TypeScript client against the sample server (npm fetches what it needs)
 	$(CARGO) build $(CARGO_FLAGS) -p sample_server
 	cd jmqt-js && npm ci --no-audit --no-fund && npm test
+
+.PHONY: test-web
+test-web: ## Test the web page in Chromium (npm and apt-get fetch what it needs)
+	$(CARGO) build $(CARGO_FLAGS) -p sample_server -p jmqt-client
+	cd examples/web/test && npm ci --no-audit --no-fund && npm test
 
 .PHONY: lint
 lint: ## Check format, clippy, documentation and (with cargo-deny) dependencies
