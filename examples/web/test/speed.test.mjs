@@ -2,12 +2,14 @@
  * How smooth it stays: no frame may be held up for more than 50 ms.
  *
  * The machine that runs this has other things to do, and a pause of the machine looks like one of the
- * page: so the best of three rounds counts, and all of them are told.
+ * page: so the best of three rounds counts, and where that is too long, it counts beside the same browser
+ * doing nothing. All figures are told.
  */
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { EventEmitter, once } from 'node:events';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync } from 'node:fs';
+import { rm } from 'node:fs/promises';
 import http from 'node:http';
 import net from 'node:net';
 import { tmpdir } from 'node:os';
@@ -103,17 +105,25 @@ async function watchFrames(page) {
     });
 }
 
-/** The best of some rounds, each of which tells its figures. */
-async function best(t, round) {
+/** The best of some rounds, each of which tells its figures, beside those of the page at rest. */
+async function best(t, page, round) {
   const results = [];
+  let atRest = 0;
+  const tell = (told, { frames, median, worst, longTasks }) => {
+    t.diagnostic(`${told}: ${frames} frames, median ${median.toFixed(1)} ms, worst ${worst.toFixed(1)} ms, long tasks: ${longTasks.join(', ') || 'none'}`);
+    return Math.max(worst, ...longTasks);
+  };
   for (let index = 0; index < ROUNDS; index++) {
     const { told, frames } = await round(index);
-    const { worst, median, longTasks } = frames;
-    t.diagnostic(`${told}: ${frames.frames} frames, median ${median.toFixed(1)} ms, worst ${worst.toFixed(1)} ms, long tasks: ${longTasks.join(', ') || 'none'}`);
-    results.push(Math.max(worst, ...longTasks));
+    results.push(tell(told, frames));
     if (results.at(-1) <= LIMIT_MS) return;
+    // Was it the page, or the machine?
+    const stop = await watchFrames(page);
+    await sleep(3_000);
+    atRest = Math.max(atRest, tell('the page at rest', await stop()));
   }
-  assert.fail(`frames were held up for ${results.map(Math.round).join(', ')} ms`);
+  const limit = Math.max(LIMIT_MS, atRest);
+  assert.ok(Math.min(...results) <= limit, `frames were held up for ${results.map(Math.round).join(', ')} ms; at rest for ${Math.round(atRest)} ms`);
 }
 
 test('1,000 messages a second for 5 seconds leave the page smooth', async (t) => {
@@ -125,7 +135,7 @@ test('1,000 messages a second for 5 seconds leave the page smooth', async (t) =>
   await see(page, '#subscriptions', 'kitchen');
   const rows = await page.locator('.message').count();
   let sum = Number((await page.locator('#message-count').textContent()).replaceAll(',', ''));
-  await best(t, async () => {
+  await best(t, page, async () => {
     const stop = await watchFrames(page);
     sum += await publisher.publish('sensors/kitchen', 1_000, 5);
     await see(page, '#message-count', sum.toLocaleString('en'));
@@ -147,7 +157,7 @@ test('a page under such load can still be typed into and filtered', async (t) =>
   await see(page, '#message-count', /^15,00\d$/);
   assert.equal(loaded, 15_000);
   const publishing = publisher.publish('sensors/kitchen', 1_000, 3);
-  await best(t, async (round) => {
+  await best(t, page, async (round) => {
     const stop = await watchFrames(page);
     for (let index = 0; index < 5; index++) {
       await page.locator('#filter-text').fill(`9${round}${index}`);
@@ -162,41 +172,43 @@ test('a page under such load can still be typed into and filtered', async (t) =>
   await see(page, '#message-count', /^18,00\d$/);
 });
 
-test('jmqt-js takes 50,000 pushes a second and holds up no frame, or no more than the browser itself', async (t) => {
-  const server = await Server.start(t);
-  const publisher = await Publisher.enter(t, server, 'sensor');
-  const [perSecond, seconds] = [50_000, 3];
-  const round = async (script) => {
-    // Each has the machine for itself.
-    const browser = await measureAlone(script, `ws://127.0.0.1:${server.ports.ws}`, perSecond * seconds);
-    try {
-      await publisher.publish('sensors/kitchen', perSecond, seconds);
-      return await browser.result();
-    } finally {
-      await browser.close();
+for (const perSecond of [10_000, 50_000]) {
+  test(`jmqt-js takes ${perSecond.toLocaleString('en')} pushes a second and holds up no frame, or no more than the browser itself`, async (t) => {
+    const server = await Server.start(t);
+    const publisher = await Publisher.enter(t, server, 'sensor');
+    const seconds = 3;
+    const round = async (script) => {
+      // Each has the machine for itself.
+      const browser = await measureAlone(script, `ws://127.0.0.1:${server.ports.ws}`, perSecond * seconds);
+      try {
+        await publisher.publish('sensors/kitchen', perSecond, seconds);
+        return await browser.result();
+      } finally {
+        await browser.close();
+      }
+    };
+    const tell = (what, { milliseconds, frames, median, worst, longTasks }) => {
+      const rate = Math.round((perSecond * seconds * 1_000) / milliseconds);
+      const blocked = `worst ${worst.toFixed(1)} ms, long tasks: ${longTasks.join(', ') || 'none'}`;
+      t.diagnostic(`${what}: ${rate.toLocaleString('en')}/s, ${frames} frames, median ${median.toFixed(1)} ms, ${blocked}`);
+      return { rate, worst: Math.max(worst, ...longTasks) };
+    };
+    let bestOfOurs = Infinity;
+    let worstOfBare = 0;
+    const rates = [];
+    for (let index = 0; index < ROUNDS; index++) {
+      const ours = tell('jmqt-js', await round(WITH_JMQT_JS));
+      bestOfOurs = Math.min(bestOfOurs, ours.worst);
+      if (ours.rate > perSecond * 0.95 && ours.worst <= LIMIT_MS) return;
+      // The machine may be too slow, or busy: then a page that does nothing with what comes is as slow.
+      const bare = tell('a bare WebSocket', await round(BARE));
+      worstOfBare = Math.max(worstOfBare, bare.worst);
+      rates.push(ours.rate / bare.rate);
     }
-  };
-  const tell = (what, { milliseconds, frames, median, worst, longTasks }) => {
-    const rate = Math.round((perSecond * seconds * 1_000) / milliseconds);
-    const blocked = `worst ${worst.toFixed(1)} ms, long tasks: ${longTasks.join(', ') || 'none'}`;
-    t.diagnostic(`${what}: ${rate.toLocaleString('en')}/s, ${frames} frames, median ${median.toFixed(1)} ms, ${blocked}`);
-    return { rate, worst: Math.max(worst, ...longTasks) };
-  };
-  let bestOfOurs = Infinity;
-  let bestOfBare = 0;
-  const rates = [];
-  for (let index = 0; index < ROUNDS; index++) {
-    const ours = tell('jmqt-js', await round(WITH_JMQT_JS));
-    bestOfOurs = Math.min(bestOfOurs, ours.worst);
-    if (ours.rate > perSecond * 0.95 && ours.worst <= LIMIT_MS) return;
-    // The machine may be too slow, or busy: then a page that does nothing with what comes is as slow.
-    const bare = tell('a bare WebSocket', await round(BARE));
-    bestOfBare = Math.max(bestOfBare, bare.worst);
-    rates.push(ours.rate / bare.rate);
-  }
-  assert.ok(Math.max(...rates) > 0.8, `jmqt-js takes ${rates.map((rate) => rate.toFixed(2)).join(', ')} of what a bare WebSocket takes`);
-  assert.ok(bestOfOurs <= Math.max(LIMIT_MS, bestOfBare), `jmqt-js holds up frames for ${bestOfOurs} ms, a bare WebSocket for ${bestOfBare} ms`);
-});
+    assert.ok(Math.max(...rates) > 0.8, `jmqt-js takes ${rates.map((rate) => rate.toFixed(2)).join(', ')} of what a bare WebSocket takes`);
+    assert.ok(bestOfOurs <= Math.max(LIMIT_MS, worstOfBare), `jmqt-js holds up frames for ${bestOfOurs} ms, a bare WebSocket for ${worstOfBare} ms`);
+  });
+}
 
 const WITH_JMQT_JS = `
   import { Client } from '/jmqt.js';
@@ -271,14 +283,14 @@ async function measureAlone(script, url, count) {
   const flags = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-background-networking', '--no-first-run'];
   const page = `http://127.0.0.1:${host.address().port}/`;
   // One with a page that nobody drives stays open only with a port for those who might.
-  const chromium = spawn(chromiumPath, [...flags, '--remote-debugging-port=0', `--user-data-dir=${profile}`, page], { stdio: 'ignore' });
+  const chromium = spawn(chromiumPath, [...flags, '--remote-debugging-port=0', `--user-data-dir=${profile}`, page], { stdio: 'ignore', detached: true });
   const ended = once(chromium, 'exit');
   const close = async () => {
-    chromium.kill();
+    process.kill(-chromium.pid, 'SIGKILL'); // with the processes it has started
     await ended;
     host.closeAllConnections();
     host.close();
-    rmSync(profile, { recursive: true, force: true, maxRetries: 5 });
+    await rm(profile, { recursive: true, force: true, maxRetries: 20 });
   };
   const told = (path) => once(events, path, { signal: AbortSignal.timeout(60_000) }).then(([what]) => what);
   const result = told('/result');

@@ -57,6 +57,8 @@ export class Server {
         'BIND_ADDRESS = "127.0.0.1"',
         `SOCKET_PORT = ${this.ports.tcp}`,
         `WEBSOCKET_PORT = ${this.ports.ws}`,
+        // A browser on a busy machine must find everything that was published, however late.
+        'OUTBOUND_QUEUE_BYTES = 268435456',
         `SQLITE_PATH = ${JSON.stringify(join(this.#folder, 'jmqt.db'))}`,
       ].join('\n'),
     );
