@@ -84,7 +84,10 @@ async fn messages_come_from_files_and_stay_as_retained() {
     assert_eq!((code, error.as_str()), (Some(0), ""));
     let (code, printed, _) = said(&run(&server, &["sub", "news", "-n", "1", "--json"]).await);
     assert_eq!(code, Some(0));
-    assert!(printed.contains(r#""retained":true"#) && printed.contains(r#""data":{"a":[1.5]}"#), "{printed}");
+    assert!(
+        printed.contains(r#""retained":true"#) && printed.contains(r#""data":{"a": [1.50]}"#),
+        "{printed}"
+    );
 }
 
 #[tokio::test] // §9.d

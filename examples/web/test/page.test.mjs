@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 
 import { Client } from '../../../jmqt-js/dist/index.js';
-import { PHONE, Server, browse, connect, open, publish, received, see, subscribe } from './support.mjs';
+import { PHONE, Server, browse, connect, open, publish, received, rustClient, see, subscribe } from './support.mjs';
 
 let browser;
 const closing = [];
@@ -57,6 +57,32 @@ test('pages and another client talk: QoS 0, QoS 1, retained, to one client', asy
 
   await carol.pub('news', { of: 'carol' });
   for (const page of [alice, bob]) await received(page, 'news', 'carol', '{"of":"carol"}').waitFor();
+});
+
+test('two pages and the Rust client talk', async (t) => {
+  const server = await Server.start(t);
+  const [alice, bob] = [await open(t, browser, server), await open(t, browser, server)];
+  await connect(alice, 'alice');
+  await connect(bob, 'bob');
+  await subscribe(bob, 'news');
+  await see(bob, '#subscriptions li', /newstemp/);
+  const carol = rustClient(t, server, 'carol', ['sub', '-p', '-H', '-n', '2', 'news']);
+  await carol.says('Subscribed channel=news');
+  for (const page of [alice, bob]) await see(page, '#online', 'carol');
+
+  await publish(alice, 'news', '{"n":1.50}', { qos: 1 });
+  await received(bob, 'news', 'alice', '{"n":1.50}').waitFor();
+  await publish(bob, 'news', '"from bob"', { qos: 1 });
+  await see(bob, '#publish-result', /Published to news: stored/);
+  assert.equal(await carol.ended, 0);
+  assert.equal(carol.printed(), 'news from "alice" (QOS 1, RETAIN 0): {"n":1.50}\nnews from "bob" (QOS 1, RETAIN 0): "from bob"\n');
+
+  const dora = rustClient(t, server, 'dora', ['pub', '-q', '1', 'news', '{"of":"Rust"}']);
+  assert.equal(await dora.ended, 0);
+  await received(bob, 'news', 'dora', '{"of":"Rust"}').waitFor();
+  const erna = rustClient(t, server, 'erna', ['p2p', 'alice', '-q', '1', '"for alice"']);
+  assert.equal(await erna.ended, 0);
+  await received(alice, '#alice', 'erna', '"for alice"').waitFor();
 });
 
 test('own subscriptions are listed, and end with the x', async (t) => {

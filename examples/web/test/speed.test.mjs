@@ -1,9 +1,9 @@
 /**
- * How smooth it stays: no frame may be held up for more than 50 ms.
+ * The page under load. As a test: everything arrives, is counted, and can be filtered, with as many rows as
+ * before. As a measurement (`npm run bench`): no frame may be held up for more than 50 ms.
  *
  * The machine that runs this has other things to do, and a pause of the machine looks like one of the
- * page: so the best of three rounds counts, and where that is too long, it counts beside the same browser
- * doing nothing. All figures are told.
+ * page: so the best of three rounds counts, and all of them are told.
  */
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
@@ -21,6 +21,8 @@ import { Server, browse, chromiumPath, connect, open, see, subscribe } from './s
 
 const LIMIT_MS = 50;
 const ROUNDS = 3;
+/** Frames are judged, not only told. */
+const MEASURING = process.env.JMQT_MEASURE === '1';
 
 let browser;
 const closing = [];
@@ -116,7 +118,7 @@ async function best(t, page, round) {
   for (let index = 0; index < ROUNDS; index++) {
     const { told, frames } = await round(index);
     results.push(tell(told, frames));
-    if (results.at(-1) <= LIMIT_MS) return;
+    if (results.at(-1) <= LIMIT_MS || !MEASURING) return;
     // Was it the page, or the machine?
     const stop = await watchFrames(page);
     await sleep(3_000);
@@ -173,7 +175,8 @@ test('a page under such load can still be typed into and filtered', async (t) =>
 });
 
 for (const perSecond of [10_000, 50_000]) {
-  test(`jmqt-js takes ${perSecond.toLocaleString('en')} pushes a second and holds up no frame, or no more than the browser itself`, async (t) => {
+  const name = `jmqt-js takes ${perSecond.toLocaleString('en')} pushes a second and holds up no frame, or no more than the browser itself`;
+  test(name, { skip: !MEASURING && 'a measurement: npm run bench' }, async (t) => {
     const server = await Server.start(t);
     const publisher = await Publisher.enter(t, server, 'sensor');
     const seconds = 3;

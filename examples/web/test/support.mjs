@@ -19,11 +19,11 @@ export const chromiumPath = process.env.CHROMIUM ?? '/usr/bin/chromium';
 
 const root = fileURLToPath(new URL('../../../', import.meta.url));
 
-function program() {
-  const named = process.env.JMQT_SAMPLE_SERVER;
-  const places = named ? [named] : ['debug', 'release'].map((kind) => join(root, 'target', kind, 'sample_server'));
+function program(name, crate, variable) {
+  const named = process.env[variable];
+  const places = named ? [named] : ['debug', 'release'].map((kind) => join(root, 'target', kind, name));
   const found = places.find((place) => existsSync(place));
-  assert.ok(found, 'there is no sample server: cargo build -p sample_server, or name one in JMQT_SAMPLE_SERVER');
+  assert.ok(found, `there is no ${name}: cargo build -p ${crate}, or name one in ${variable}`);
   return found;
 }
 
@@ -63,7 +63,7 @@ export class Server {
       ].join('\n'),
     );
     const words = ['--config', config, '--web-port', this.ports.http === 0 ? 'any' : String(this.ports.http)];
-    const child = spawn(program(), words, { cwd: this.#folder, env: {}, stdio: ['ignore', 'ignore', 'pipe'] });
+    const child = spawn(program('sample_server', 'sample_server', 'JMQT_SAMPLE_SERVER'), words, { cwd: this.#folder, env: {}, stdio: ['ignore', 'ignore', 'pipe'] });
     this.#child = child;
     this.#ended = once(child, 'exit');
     const lines = [];
@@ -89,6 +89,24 @@ export class Server {
     await this.kill();
     rmSync(this.#folder, { recursive: true });
   }
+}
+
+/** `jmqt`, the Rust client, as a process: what it prints, what it tells, and the code it ends with. */
+export function rustClient(t, server, name, words) {
+  const options = ['--url', server.tcp, '--name', name, '-v'];
+  const child = spawn(program('jmqt', 'jmqt-client', 'JMQT'), [...words, ...options], { env: {} });
+  t.after(() => child.kill('SIGKILL'));
+  const [printed, told] = [[], []];
+  child.stdout.setEncoding('utf8').on('data', (text) => printed.push(text));
+  child.stderr.setEncoding('utf8').on('data', (text) => told.push(text));
+  return {
+    /** Done when it has said this on standard error. */
+    async says(text) {
+      while (!told.join('').includes(text)) await once(child.stderr, 'data');
+    },
+    printed: () => printed.join(''),
+    ended: once(child, 'close').then(([code]) => code),
+  };
 }
 
 /** Chromium, with a profile of its own that goes with it. */

@@ -27,10 +27,10 @@ pub(crate) struct Output {
 
 impl Output {
     /// Prints a line: the words, or the JSON object for programs.
-    pub(crate) fn line(
+    pub(crate) fn line<J: std::fmt::Display>(
         self,
         words: impl FnOnce() -> String,
-        json: impl FnOnce() -> serde_json::Value,
+        json: impl FnOnce() -> J,
     ) -> Result<(), Failure> {
         let line = if self.json { json().to_string() } else { words() };
         let mut stdout = std::io::stdout().lock();

@@ -1,7 +1,7 @@
 //! `jmqt sub`.
 
 use jmqt_client::{Client, Config, Persistence, Push, Qos};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::{Failure, Output, channel};
 
@@ -19,6 +19,7 @@ pub(crate) async fn run(config: Config, wanted: Wanted, output: Output) -> Resul
     let mut pushes = client.pushes();
     for channel in &channels {
         client.sub(channel, persistence).await?;
+        tracing::info!(%channel, "Subscribed");
     }
     let mut left = wanted.count;
     while left != Some(0) {
@@ -45,12 +46,14 @@ fn words(push: &Push, headers: bool) -> String {
     format!("{} from {:?} (QOS {qos}, RETAIN {retained}): {}", push.channel(), push.publisher(), push.data())
 }
 
-fn object(push: &Push) -> Value {
-    json!({
-        "channel": push.channel(),
-        "publisher": push.publisher(),
-        "qos": u8::from(push.qos() == Qos::AtLeastOnce),
-        "retained": push.is_retained(),
-        "data": push.json::<Value>().unwrap_or_default(),
-    })
+/// The message as one line of JSON, its data as it came: numbers of any precision stay as they are.
+fn object(push: &Push) -> String {
+    let (channel, publisher) = (Value::from(push.channel()), Value::from(push.publisher()));
+    let qos = u8::from(push.qos() == Qos::AtLeastOnce);
+    // Line breaks in JSON are white space: in strings they are escaped.
+    let data = push.data().replace(['\n', '\r'], " ");
+    let retained = push.is_retained();
+    format!(
+        r#"{{"channel":{channel},"publisher":{publisher},"qos":{qos},"retained":{retained},"data":{data}}}"#
+    )
 }
