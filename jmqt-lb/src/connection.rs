@@ -46,7 +46,7 @@ pub(crate) async fn serve(job: Job) {
             End::Unused(_) | End::Unanswered(_) => mapping.set.failed(backend, &config.rules),
         }
         debug!(mapping = %mapping.name, client = %peer, backend = %label(backend), reason = %end, "Ended");
-        if !matches!(end, End::Unused(_)) {
+        if !matches!(end, End::Unused(_)) || up.is_pointless(&client) {
             return;
         }
         tried.push(backend.address);

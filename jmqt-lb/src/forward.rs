@@ -75,6 +75,11 @@ enum State {
 }
 
 impl Flow {
+    /// Whether the sender went away without having said anything.
+    pub(crate) fn is_pointless(&self, sender: &TcpStream) -> bool {
+        self.waiting.is_empty() && gone(sender).is_some()
+    }
+
     /// Whether nothing of this direction has reached the receiver, its end included.
     fn is_untouched(&self) -> bool {
         !self.has_moved && self.state == State::Open
@@ -104,7 +109,9 @@ impl Flow {
                     let mut read = ReadBuf::new(buffer);
                     ready!(Pin::new(&mut *from).poll_read(cx, &mut read)).map_err(Fault::Sender)?;
                     match read.filled() {
-                        [] if self.must_begin => return Poll::Ready(Err(Fault::Sender(early_end()))),
+                        [] if self.must_begin && !self.has_moved => {
+                            return Poll::Ready(Err(Fault::Sender(early_end())));
+                        }
                         [] => self.state = State::Ending,
                         bytes => self.pass_on(cx, to, bytes, moved),
                     }
