@@ -89,7 +89,10 @@ async fn serve(file: &Path, config: Config) -> Result<(), Box<dyn Error>> {
     info!("Configured by {}", file.display());
     let mut balancer = tokio::select! {
         started = Balancer::start(config) => started?,
-        name = signals.stop() => return Ok(info!("Stopped by {name} before it had started")),
+        name = signals.stop() => {
+            info!("Stopped by {name} before it had started");
+            return Ok(());
+        }
     };
     let name = loop {
         let request = signals.next().await;
