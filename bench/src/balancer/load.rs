@@ -10,7 +10,6 @@ use rustix::event::epoll::EventFlags;
 
 use super::contestant::Contestant;
 use super::watch::Watch;
-use crate::histogram::Histogram;
 use crate::server::usage::Usage;
 
 /// A small message.
@@ -29,7 +28,7 @@ pub(super) enum Load {
     /// Keep so many messages on the way there and back. CPU microseconds of the balancer per message,
     /// each way counting as one.
     Echo { connections: usize, window: usize },
-    /// One message there and back at a time, the connections in turn. Median in microseconds.
+    /// One message there and back at a time, the connections in turn: see [`latency`].
     Latency { connections: usize },
     /// Stay. Resident bytes of the balancer per connection.
     Idle { connections: usize },
@@ -45,7 +44,7 @@ pub(super) struct Times {
 impl Load {
     /// The figure of one run; `None` if there is no balancer to be measured.
     pub(super) fn run(self, contestant: &Contestant, times: Times) -> Result<Option<f64>> {
-        if !matches!(self, Self::Latency { .. }) && contestant.usage()?.is_none() {
+        if contestant.usage()?.is_none() {
             return Ok(None);
         }
         match self {
@@ -57,7 +56,7 @@ impl Load {
                 let (cpu, messages) = echo(contestant, connections, window, times)?;
                 Ok(Some(cpu.as_secs_f64() * 1e6 / messages as f64))
             }
-            Self::Latency { connections } => latency(contestant, connections, times).map(Some),
+            Self::Latency { .. } => Ok(None), // of all at once
             Self::Idle { connections } => idle(contestant, connections).map(Some),
         }
     }
@@ -168,22 +167,36 @@ fn echo(contestant: &Contestant, connections: usize, window: usize, times: Times
     })
 }
 
-fn latency(contestant: &Contestant, connections: usize, times: Times) -> Result<f64> {
-    let mut streams = (0..connections).map(|_| connect(contestant.ports.echo)).collect::<Result<Vec<_>>>()?;
-    let mut histogram = Histogram::new();
-    for length in [times.warm_up, times.measure] {
-        histogram.clear();
+/// Messages go through the contestants in turn, one by one, so that all have the same machine. Medians in
+/// microseconds, in the order of the contestants.
+pub(super) fn latency<const N: usize>(
+    contestants: &[Contestant; N],
+    connections: usize,
+    times: Times,
+) -> Result<[f64; N]> {
+    let mut streams = Vec::new();
+    for _ in 0..connections {
+        for contestant in contestants {
+            streams.push(connect(contestant.ports.echo)?);
+        }
+    }
+    let mut nanos = [(); N].map(|()| Vec::new());
+    for length in [times.warm_up, times.measure * u32::try_from(N)?] {
+        nanos.iter_mut().for_each(Vec::clear);
         let end = Instant::now() + length;
-        for number in (0..connections).cycle() {
+        for number in (0..streams.len()).cycle() {
             let start = Instant::now();
             if start >= end {
                 break;
             }
             round_trip(&mut streams[number])?;
-            histogram.record(start.elapsed().as_nanos() as u64);
+            nanos[number % N].push(start.elapsed().as_nanos() as u64);
         }
     }
-    Ok(histogram.quantile(0.5) as f64 / 1e3)
+    Ok(nanos.map(|mut nanos| {
+        let middle = nanos.len() / 2;
+        *nanos.select_nth_unstable(middle).1 as f64 / 1e3
+    }))
 }
 
 fn round_trip(stream: &mut TcpStream) -> Result<()> {

@@ -11,7 +11,7 @@ mod report;
 mod watch;
 
 use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -98,14 +98,10 @@ pub(crate) fn run(options: &BalancerOptions) -> Result<()> {
     {
         let mut rounds = Vec::new();
         for round in 1..=options.runs.max(1) {
-            let mut figures = [None; 3];
-            for (kind, figure) in Kind::ALL.into_iter().zip(&mut figures) {
-                let contestant = Contestant::start(kind, &program, ports)?;
-                *figure = row
-                    .load
-                    .run(&contestant, times)
-                    .with_context(|| format!("{}, round {round}, {kind}", row.name))?;
-                eprintln!("{}, round {round}, {kind}: {}", row.name, row.load.show(*figure));
+            let figures = play(row.load, &program, ports, times)
+                .with_context(|| format!("{}, round {round}", row.name))?;
+            for (kind, figure) in Kind::ALL.into_iter().zip(figures) {
+                eprintln!("{}, round {round}, {kind}: {}", row.name, row.load.show(figure));
             }
             rounds.push(figures);
         }
@@ -113,6 +109,17 @@ pub(crate) fn run(options: &BalancerOptions) -> Result<()> {
     }
     println!("{}", report::markdown(&outcomes, &haproxy));
     Ok(())
+}
+
+/// One run of each contestant.
+fn play(load: Load, program: &Path, ports: Ports, times: Times) -> Result<[Option<f64>; 3]> {
+    let start = |kind| Contestant::start(kind, program, ports);
+    let [ours, haproxy, direct] = Kind::ALL;
+    if let Load::Latency { connections } = load {
+        let contestants = [start(ours)?, start(haproxy)?, start(direct)?];
+        return Ok(load::latency(&contestants, connections, times)?.map(Some));
+    }
+    Ok([load.run(&start(ours)?, times)?, load.run(&start(haproxy)?, times)?, None])
 }
 
 impl BalancerOptions {
