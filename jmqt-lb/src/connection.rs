@@ -43,7 +43,7 @@ pub(crate) async fn serve(job: Job) {
             End::Idle => {
                 mapping.counters.idle.fetch_add(1, Ordering::Relaxed);
             }
-            End::Unused(_) | End::Unanswered(_) => mapping.set.failed(backend, &config.rules),
+            End::Unused(_) => mapping.set.failed(backend, &config.rules),
         }
         debug!(mapping = %mapping.name, client = %peer, backend = %label(backend), reason = %end, "Ended");
         if !matches!(end, End::Unused(_)) || up.is_pointless(&client) {
@@ -83,7 +83,9 @@ async fn reach(
             Err(_) => io::Error::new(ErrorKind::TimedOut, "no answer within the connect timeout"),
         };
         if is_ours(&error) {
-            warn!(mapping = %mapping.name, %error, "The system has no room for a connection");
+            if mapping.may_warn() {
+                warn!(mapping = %mapping.name, %error, "The system has no room for a connection");
+            }
             return None;
         }
         debug!(mapping = %mapping.name, client = %peer, backend = %label(backend), %error, "Not reached");

@@ -23,6 +23,10 @@ use crate::backends::Backend;
 
 /// Reads of one direction before others of the thread get their turn.
 const ROUNDS: usize = 8;
+/// A backend that goes away so soon after it took the connection, before the first byte, has failed.
+/// Later it has its reasons: a client that says nothing, for example, which must neither be carried from
+/// one backend to the next nor have them ejected.
+const EARLY: Duration = Duration::from_secs(1);
 
 thread_local! {
     /// Lent to whoever reads; nothing is in it between two polls.
@@ -37,10 +41,8 @@ pub(crate) enum End {
     #[error("a side was lost: {0}")]
     Lost(io::Error),
     /// Another backend may be tried.
-    #[error("the backend went away before a byte went either way: {0}")]
+    #[error("the backend went away at once, before a byte went either way: {0}")]
     Unused(io::Error),
-    #[error("the backend went away without an answer: {0}")]
-    Unanswered(io::Error),
     #[error("nothing moved for the whole idle timeout")]
     Idle,
 }
@@ -206,12 +208,12 @@ pub(crate) async fn forward(
 
 impl Pipe<'_> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        let was_unused = self.is_unused();
+        let is_early = self.is_unused() && self.last_moved.elapsed() < EARLY;
         // Readiness may be old news: ask the socket itself before the first byte goes there.
-        if was_unused && let Some(error) = gone(self.stream) {
+        if is_early && let Some(error) = gone(self.stream) {
             return Poll::Ready(End::Unused(error));
         }
-        self.down.must_begin = was_unused;
+        self.down.must_begin = is_early;
         let (mut sent, mut received) = (0, 0);
         let (down, up) = BUFFER.with_borrow_mut(|buffer| {
             if buffer.len() < self.buffer_size {
@@ -219,7 +221,7 @@ impl Pipe<'_> {
             }
             let buffer = &mut buffer[..self.buffer_size];
             let down = self.down.poll(cx, (&mut *self.stream, &mut *self.client), buffer, &mut received);
-            if was_unused && down.is_ready() {
+            if is_early && down.is_ready() {
                 return (down, Poll::Pending); // nothing may be read for this backend
             }
             let up = self.up.poll(cx, (&mut *self.client, &mut *self.stream), buffer, &mut sent);
@@ -229,9 +231,6 @@ impl Pipe<'_> {
         match (down, up) {
             (Poll::Ready(Err(Fault::Sender(error))), _) if self.is_unused() => {
                 Poll::Ready(End::Unused(error))
-            }
-            (Poll::Ready(Err(Fault::Sender(error))), _) if !self.down.has_moved => {
-                Poll::Ready(End::Unanswered(error))
             }
             (_, Poll::Ready(Err(Fault::Receiver(error)))) if self.is_unused() => {
                 Poll::Ready(End::Unused(error))

@@ -3,12 +3,15 @@
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
 use crate::backends::Set;
 use crate::config::MappingConfig;
 use crate::gate::Gate;
+
+const WARNING_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What accept loop, connections, checker, resolver and status page share of one mapping.
 #[derive(Debug)]
@@ -23,6 +26,7 @@ pub(crate) struct Mapping {
     /// Told when names were looked up.
     pub(crate) resolved: Notify,
     config: Mutex<Arc<MappingConfig>>,
+    last_warning: Mutex<Option<Instant>>,
 }
 
 /// What happened since the mapping was made.
@@ -46,6 +50,7 @@ impl Mapping {
             reconfigured: Notify::new(),
             resolved: Notify::new(),
             config: Mutex::new(Arc::new(config)),
+            last_warning: Mutex::new(None),
         })
     }
 
@@ -59,6 +64,16 @@ impl Mapping {
         *self.config.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
         self.reconfigured.notify_waiters();
     }
+
+    /// Whether it is time again to warn of something that may happen to every connection.
+    pub(crate) fn may_warn(&self) -> bool {
+        let mut last = self.last_warning.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_time = last.is_none_or(|last| last.elapsed() >= WARNING_INTERVAL);
+        if is_time {
+            *last = Some(Instant::now());
+        }
+        is_time
+    }
 }
 
 /// As in the file: a port alone is that port on every IPv4 address.
@@ -67,5 +82,18 @@ pub(crate) fn name(address: SocketAddr) -> String {
         address.port().to_string()
     } else {
         address.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mapping_is_named_as_in_the_file() {
+        let name = |address: &str| name(address.parse().unwrap());
+        assert_eq!(name("0.0.0.0:8010"), "8010");
+        assert_eq!(name("127.0.0.1:8010"), "127.0.0.1:8010");
+        assert_eq!(name("[::]:8010"), "[::]:8010");
     }
 }

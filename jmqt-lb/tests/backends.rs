@@ -5,6 +5,7 @@
 mod support;
 
 use std::net::{IpAddr, TcpStream};
+use std::time::Duration;
 
 use support::{Backend, Balancer, exchange, is_closed, next_of, read, until, write};
 
@@ -48,6 +49,37 @@ fn a_backend_is_not_replaced_after_the_first_byte() {
     drop(stream);
     assert!(is_closed(&client));
     assert!(one.try_accept().is_none() && two.try_accept().is_none());
+}
+
+#[test]
+fn a_silent_client_that_a_backend_gives_up_is_carried_to_no_other() {
+    let (one, two) = (Backend::start(), Backend::start());
+    let balancer = Balancer::start(&mapping(&[&one, &two]), "eject_after = 1");
+    let client = balancer.connect();
+    let (_, stream) = next_of(&[&one, &two]);
+    std::thread::sleep(Duration::from_millis(1200)); // it may take a second to fail
+    drop(stream);
+    assert!(is_closed(&client));
+    drop(client);
+    balancer.until_metric("jmqt_lb_connections", "", 0);
+    assert_eq!(balancer.metric("jmqt_lb_backend_failures_total", ""), 0);
+    assert!(one.try_accept().is_none() && two.try_accept().is_none());
+}
+
+#[test]
+fn a_client_cannot_have_backends_ejected() {
+    let (one, two) = (Backend::start(), Backend::start());
+    let balancer = Balancer::start(&mapping(&[&one, &two]), "eject_after = 1");
+    for _ in 0..5 {
+        let client = balancer.connect();
+        write(&client, b"nonsense");
+        let (_, stream) = next_of(&[&one, &two]);
+        until(|| (stream.peek(&mut [0; 8]).unwrap() == 8).then_some(()));
+        drop(stream); // unread, so that it is a reset
+        assert!(is_closed(&client));
+    }
+    assert_eq!(balancer.metric("jmqt_lb_backend_failures_total", ""), 0);
+    assert_eq!(balancer.metric("jmqt_lb_backend_ejected", ""), 0);
 }
 
 #[test]
