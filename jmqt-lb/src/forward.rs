@@ -229,10 +229,9 @@ impl Pipe<'_> {
         });
         self.count(sent, received);
         match (down, up) {
-            (Poll::Ready(Err(Fault::Sender(error))), _) if self.is_unused() => {
-                Poll::Ready(End::Unused(error))
-            }
-            (_, Poll::Ready(Err(Fault::Receiver(error)))) if self.is_unused() => {
+            (Poll::Ready(Err(Fault::Sender(error))), _) | (_, Poll::Ready(Err(Fault::Receiver(error))))
+                if is_early && self.is_unused() =>
+            {
                 Poll::Ready(End::Unused(error))
             }
             (Poll::Ready(Err(Fault::Sender(error) | Fault::Receiver(error))), _)

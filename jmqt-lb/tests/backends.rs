@@ -55,12 +55,15 @@ fn a_backend_is_not_replaced_after_the_first_byte() {
 fn a_silent_client_that_a_backend_gives_up_is_carried_to_no_other() {
     let (one, two) = (Backend::start(), Backend::start());
     let balancer = Balancer::start(&mapping(&[&one, &two]), "eject_after = 1");
-    let client = balancer.connect();
-    let (_, stream) = next_of(&[&one, &two]);
+    let clients = [balancer.connect(), balancer.connect()];
+    let streams = [(); 2].map(|()| next_of(&[&one, &two]).1);
     std::thread::sleep(Duration::from_millis(1200)); // it may take a second to fail
-    drop(stream);
-    assert!(is_closed(&client));
-    drop(client);
+    let [ended, reset] = streams;
+    drop(ended);
+    socket2::SockRef::from(&reset).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(reset);
+    assert!(clients.iter().all(|client| is_closed(client)));
+    drop(clients);
     balancer.until_metric("jmqt_lb_connections", "", 0);
     assert_eq!(balancer.metric("jmqt_lb_backend_failures_total", ""), 0);
     assert!(one.try_accept().is_none() && two.try_accept().is_none());
