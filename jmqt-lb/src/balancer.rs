@@ -11,7 +11,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, JoinSet};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
 
 use crate::config::{Config, MappingConfig, Options};
@@ -206,7 +206,7 @@ impl Balancer {
         let mapping = Mapping::new(address, config);
         let (stop, stopped) = oneshot::channel();
         let mut tasks = JoinSet::new();
-        tasks.spawn(resolver::run(Arc::clone(&mapping), Arc::clone(&self.shared), Resolver::default()));
+        tasks.spawn(resolver::run(Arc::clone(&mapping), Arc::clone(&self.shared)));
         tasks.spawn(checker::run(Arc::clone(&mapping)));
         let shared = Arc::clone(&self.shared);
         let accepting = tokio::spawn(accept::accept(listener, Arc::clone(&mapping), shared, stopped));
@@ -217,9 +217,14 @@ impl Balancer {
     /// Stops listening. Connections go on; [`Balancer::is_empty`] waits for them.
     pub(crate) async fn stop_listening(&mut self) {
         self.shared.is_draining.store(true, Ordering::Relaxed);
+        let deadline = Instant::now() + LAST_ACCEPTS;
+        let mut ending = Vec::new();
         for running in std::mem::take(&mut self.running).into_values() {
-            let _ = running.stop.send(());
-            let _ = timeout(LAST_ACCEPTS, running.accepting).await;
+            let _ = running.stop.send(()); // it may have ended by itself
+            ending.push(running.accepting);
+        }
+        for accepting in ending {
+            let _ = timeout_at(deadline, accepting).await;
         }
     }
 
@@ -260,7 +265,9 @@ async fn prepare(
     let status = wanted.map(listen).transpose()?;
     if config.options.pre_resolve {
         for mapping in &config.mappings {
-            if Resolver::default().resolve(mapping).await.is_empty() {
+            let mut resolver = Resolver::default();
+            resolver.look_up(mapping).await;
+            if resolver.wanted(mapping).is_empty() {
                 return Err(StartError::Unresolved(resolver::nothing_resolved(mapping)));
             }
         }

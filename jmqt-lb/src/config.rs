@@ -204,7 +204,7 @@ impl Config {
 impl Options {
     fn read(settings: &mut Settings<'_, '_>) -> Self {
         Self {
-            buffer_size: settings.value("buffer_size", 131_072, &Number("bytes", 1024..=16 << 20)),
+            buffer_size: settings.value("buffer_size", 262_144, &Number("bytes", 1024..=16 << 20)),
             pre_resolve: settings.value("pre_resolve_workers", true, &Switch),
             resolve_interval: settings.value("resolve_seconds", seconds(30), &Seconds(0.05..=DAY)),
             threads: settings.value("threads", 0, &Number("threads", 0..=256)),

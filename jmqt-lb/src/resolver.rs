@@ -1,6 +1,7 @@
 //! Names of backends to addresses, again and again.
 
 use std::collections::HashMap;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,89 +12,108 @@ use tracing::warn;
 
 use crate::backends::Wanted;
 use crate::balancer::Shared;
-use crate::config::{BackendConfig, Host, MappingConfig};
+use crate::config::{BackendConfig, BackendName, Host, MappingConfig};
 use crate::mapping::{self, Mapping};
 
 /// How long one lookup may take.
 const LOOKUP_LIMIT: Duration = Duration::from_secs(10);
 
-/// What names resolved to last.
+/// What names led to when they were last looked up.
 #[derive(Default)]
 pub(crate) struct Resolver {
-    known: HashMap<String, Known>,
+    known: HashMap<BackendName, Known>,
 }
 
+#[derive(Default)]
 struct Known {
     addresses: Vec<SocketAddr>,
     is_failing: bool,
 }
 
 impl Resolver {
-    /// The backends that this configuration asks for, by address. A name that cannot be looked up keeps
-    /// the addresses it had; an operator hears of it once.
-    pub(crate) async fn resolve(&mut self, config: &MappingConfig) -> Vec<Wanted> {
+    /// The backends that this configuration asks for, by address, as far as is known.
+    pub(crate) fn wanted(&self, config: &MappingConfig) -> Vec<Wanted> {
         let mut wanted: Vec<Wanted> = Vec::new();
-        for backend in &config.backends {
-            let name = backend.name.to_string();
-            for address in self.addresses(backend, &name).await {
+        for BackendConfig { name, weight } in &config.backends {
+            for address in self.addresses(name) {
                 // Two names may lead to one place, which counts once.
                 if !wanted.iter().any(|other| other.address == address) {
-                    wanted.push(Wanted { name: name.clone(), address, weight: backend.weight });
+                    wanted.push(Wanted { name: name.to_string(), address, weight: *weight });
                 }
             }
         }
-        let is_asked_for =
-            |name: &String| config.backends.iter().any(|backend| backend.name.to_string() == *name);
-        self.known.retain(|name, _| is_asked_for(name));
         wanted
     }
 
-    async fn addresses(&mut self, backend: &BackendConfig, name: &str) -> Vec<SocketAddr> {
-        let host = match &backend.name.host {
-            Host::Address(address) => return vec![SocketAddr::new(*address, backend.name.port)],
-            Host::Name(host) => host,
-        };
-        let known = self
-            .known
-            .entry(name.to_owned())
-            .or_insert_with(|| Known { addresses: Vec::new(), is_failing: false });
-        let reason = match timeout(LOOKUP_LIMIT, lookup_host((host.as_str(), backend.name.port))).await {
-            Ok(Ok(found)) => {
-                let mut addresses: Vec<_> = found.collect();
-                addresses.sort_unstable(); // name servers turn the order round
-                addresses.dedup();
-                *known = Known { addresses, is_failing: false };
-                return known.addresses.clone();
-            }
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "no answer".to_owned(),
-        };
-        if !std::mem::replace(&mut known.is_failing, true) {
-            let kept = known.addresses.len();
-            warn!(%name, %reason, "Cannot look up a backend; it keeps {kept} addresses");
+    fn addresses(&self, name: &BackendName) -> Vec<SocketAddr> {
+        match &name.host {
+            Host::Address(address) => vec![SocketAddr::new(*address, name.port)],
+            Host::Name(_) => self.known.get(name).map(|known| known.addresses.clone()).unwrap_or_default(),
         }
-        known.addresses.clone()
+    }
+
+    /// Looks all names up. One that cannot be looked up keeps the addresses it had; an operator hears of it
+    /// once.
+    pub(crate) async fn look_up(&mut self, config: &MappingConfig) {
+        self.known.retain(|name, _| config.backends.iter().any(|backend| backend.name == *name));
+        for BackendConfig { name, .. } in &config.backends {
+            if let Host::Name(host) = &name.host {
+                let found = look_up(host, name.port).await;
+                self.known.entry(name.clone()).or_default().enter(name, found);
+            }
+        }
     }
 }
 
+impl Known {
+    fn enter(&mut self, name: &BackendName, found: io::Result<Vec<SocketAddr>>) {
+        match found {
+            Ok(addresses) => *self = Self { addresses, is_failing: false },
+            Err(error) => {
+                if !std::mem::replace(&mut self.is_failing, true) {
+                    let kept = self.addresses.len();
+                    warn!(%name, %error, "Cannot look up a backend; it keeps {kept} addresses");
+                }
+            }
+        }
+    }
+}
+
+async fn look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    let no_answer = |_| io::Error::new(io::ErrorKind::TimedOut, "no answer");
+    let found = timeout(LOOKUP_LIMIT, lookup_host((host, port))).await.map_err(no_answer)??;
+    let mut addresses: Vec<_> = found.collect();
+    addresses.sort_unstable(); // name servers turn the order round
+    addresses.dedup();
+    Ok(addresses)
+}
+
 /// Looks names up until it is aborted.
-pub(crate) async fn run(mapping: Arc<Mapping>, shared: Arc<Shared>, mut resolver: Resolver) {
+pub(crate) async fn run(mapping: Arc<Mapping>, shared: Arc<Shared>) {
+    let mut resolver = Resolver::default();
     loop {
         let config = mapping.config();
-        let wanted = resolver.resolve(&config).await;
-        // A configuration that was replaced meanwhile is looked up next.
-        if Arc::ptr_eq(&config, &mapping.config()) {
-            mapping.set.replace(&wanted);
-            mapping.resolved.notify_waiters();
-        } else {
-            continue;
+        // What is known need not wait for what has to be looked up.
+        let known = resolver.wanted(&config);
+        if !known.is_empty() {
+            enter(&mapping, &known);
         }
+        resolver.look_up(&config).await;
+        if !Arc::ptr_eq(&config, &mapping.config()) {
+            continue; // replaced meanwhile
+        }
+        enter(&mapping, &resolver.wanted(&config));
         let interval = shared.options().resolve_interval;
         tokio::select! {
             () = sleep(interval) => {}
             () = mapping.reconfigured.notified() => {}
         }
     }
+}
+
+fn enter(mapping: &Mapping, wanted: &[Wanted]) {
+    mapping.set.replace(wanted);
+    mapping.resolved.notify_waiters();
 }
 
 /// Why a mapping cannot begin.

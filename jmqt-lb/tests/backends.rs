@@ -62,7 +62,7 @@ fn a_silent_client_that_a_backend_gives_up_is_carried_to_no_other() {
     drop(ended);
     socket2::SockRef::from(&reset).set_linger(Some(Duration::ZERO)).unwrap();
     drop(reset);
-    assert!(clients.iter().all(|client| is_closed(client)));
+    assert!(clients.iter().all(is_closed));
     drop(clients);
     balancer.until_metric("jmqt_lb_connections", "", 0);
     assert_eq!(balancer.metric("jmqt_lb_backend_failures_total", ""), 0);
