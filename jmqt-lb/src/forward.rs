@@ -22,7 +22,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use crate::backends::Backend;
 
 /// Reads of one direction before others of the thread get their turn.
-const ROUNDS: usize = 8;
+const ROUNDS: usize = 4;
 /// A backend that goes away so soon after it took the connection, before the first byte, has failed.
 /// Later it has its reasons: a client that says nothing, for example, which must neither be carried from
 /// one backend to the next nor have them ejected.

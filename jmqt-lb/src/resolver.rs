@@ -121,3 +121,46 @@ pub(crate) fn nothing_resolved(config: &MappingConfig) -> String {
     let names: Vec<_> = config.backends.iter().map(|backend| backend.name.to_string()).collect();
     format!("no backend of {} has an address: {}", mapping::name(config.listen), names.join(", "))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    fn config(backends: &str) -> MappingConfig {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), format!("[mappings]\n8010 = {backends}\n")).unwrap();
+        Config::load(file.path()).unwrap().mappings.remove(0)
+    }
+
+    fn addresses(resolver: &Resolver, config: &MappingConfig) -> Vec<String> {
+        resolver.wanted(config).iter().map(|wanted| wanted.address.to_string()).collect()
+    }
+
+    #[test]
+    fn a_name_is_as_many_backends_as_it_has_addresses_and_follows_them() {
+        let config = config("db:1 weight=3, 10.0.0.9:1");
+        let name = &config.backends[0].name;
+        let mut resolver = Resolver::default();
+        assert_eq!(addresses(&resolver, &config), ["10.0.0.9:1"]);
+        let found =
+            |ends: &[u8]| Ok(ends.iter().map(|end| SocketAddr::from(([10, 0, 0, *end], 1))).collect());
+        let mut enter = |found| resolver.known.entry(name.clone()).or_default().enter(name, found);
+        enter(found(&[1, 2]));
+        enter(found(&[2, 9])); // one of them stands in the file already
+        let wanted = resolver.wanted(&config);
+        assert_eq!(wanted.iter().map(|wanted| wanted.weight).collect::<Vec<_>>(), [3, 3]);
+        assert_eq!(addresses(&resolver, &config), ["10.0.0.2:1", "10.0.0.9:1"]);
+    }
+
+    #[test]
+    fn a_lookup_that_fails_changes_nothing() {
+        let config = config("db:1");
+        let name = &config.backends[0].name;
+        let mut resolver = Resolver::default();
+        let mut enter = |found| resolver.known.entry(name.clone()).or_default().enter(name, found);
+        enter(Ok(vec![SocketAddr::from(([10, 0, 0, 1], 1))]));
+        enter(Err(io::ErrorKind::TimedOut.into()));
+        assert_eq!(addresses(&resolver, &config), ["10.0.0.1:1"]);
+    }
+}

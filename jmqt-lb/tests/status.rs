@@ -20,6 +20,8 @@ fn metrics_are_in_the_text_format_of_prometheus() {
     let (balancer, backend) = start();
     let client = balancer.connect();
     exchange(&client, &backend.accept());
+    // What is forwarded is counted just after it has gone out.
+    balancer.until_metric("jmqt_lb_backend_bytes_from_total", "", 8);
     let (head, body) = balancer.http("GET /metrics");
     assert!(head.starts_with("HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\n"), "{head}");
     assert!(head.contains(&format!("Content-Length: {}\r\n", body.len())), "{head}");
