@@ -33,8 +33,33 @@ pub(crate) struct BackendCounters {
     pub(crate) connections: AtomicU64,
     pub(crate) failures: AtomicU64,
     pub(crate) ejections: AtomicU64,
-    pub(crate) bytes_to: AtomicU64,
-    pub(crate) bytes_from: AtomicU64,
+    pub(crate) bytes_to: Bytes,
+    pub(crate) bytes_from: Bytes,
+}
+
+/// A count that threads add to for every message, each in a cache line of its own.
+#[derive(Debug, Default)]
+pub(crate) struct Bytes([Shard; SHARDS]);
+
+/// More threads than this share.
+const SHARDS: usize = 8;
+
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Shard(AtomicU64);
+
+impl Bytes {
+    pub(crate) fn add(&self, bytes: u64) {
+        static THREADS: AtomicUsize = AtomicUsize::new(0);
+        thread_local! {
+            static SHARD: usize = THREADS.fetch_add(1, Ordering::Relaxed) % SHARDS;
+        }
+        self.0[SHARD.with(|shard| *shard)].0.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn sum(&self) -> u64 {
+        self.0.iter().map(|shard| shard.0.load(Ordering::Relaxed)).sum()
+    }
 }
 
 impl Backend {

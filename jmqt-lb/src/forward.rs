@@ -10,7 +10,6 @@ use std::future::poll_fn;
 use std::io::{self, ErrorKind};
 use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -171,6 +170,7 @@ struct Pipe<'c> {
     buffer_size: usize,
     idle_timeout: Duration,
     last_moved: Instant,
+    has_worked: bool,
 }
 
 /// Forwards until it ends. `up` holds what a client has said to backends that did not take it: a fresh
@@ -195,12 +195,21 @@ pub(crate) async fn forward(
         buffer_size,
         idle_timeout,
         last_moved: Instant::now(),
+        has_worked: false,
     };
     let mut clock = pin!(sleep(idle_timeout));
+    let mut is_clock_set = false;
     poll_fn(|cx| {
+        let last_moved = pipe.last_moved;
         if let Poll::Ready(end) = pipe.poll(cx) {
             return Poll::Ready(end);
         }
+        // A clock that knows this task and has not gone off need not be asked.
+        let has_moved = pipe.last_moved > last_moved;
+        if is_clock_set && has_moved && pipe.last_moved < clock.deadline() {
+            return Poll::Pending;
+        }
+        is_clock_set = true;
         pipe.poll_idle(cx, clock.as_mut())
     })
     .await
@@ -252,15 +261,15 @@ impl Pipe<'_> {
             return;
         }
         self.last_moved = Instant::now();
-        let add = |counter: &AtomicU64, bytes| {
-            if bytes > 0 {
-                counter.fetch_add(bytes, Ordering::Relaxed);
-            }
-        };
-        add(&self.backend.counters.bytes_to, sent);
-        add(&self.backend.counters.bytes_from, received);
+        if sent > 0 {
+            self.backend.counters.bytes_to.add(sent);
+        }
         if received > 0 {
-            self.backend.worked();
+            self.backend.counters.bytes_from.add(received);
+            // Once: what a connection does later says nothing of those that fail meanwhile.
+            if !std::mem::replace(&mut self.has_worked, true) {
+                self.backend.worked();
+            }
         }
     }
 

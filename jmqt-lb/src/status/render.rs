@@ -89,8 +89,8 @@ fn write_overview(text: &mut String, shared: &Shared) -> fmt::Result {
                 read(&counters.connections),
                 read(&counters.failures),
                 read(&counters.ejections),
-                read(&counters.bytes_to),
-                read(&counters.bytes_from),
+                counters.bytes_to.sum(),
+                counters.bytes_from.sum(),
                 label(&view.backend),
             )?;
         }
@@ -178,11 +178,9 @@ impl Metrics {
             read(&view.backend.counters.failures)
         });
         family("ejections_total", "counter", "Ejections.", |view| read(&view.backend.counters.ejections));
-        family("bytes_to_total", "counter", "Bytes sent to it.", |view| {
-            read(&view.backend.counters.bytes_to)
-        });
+        family("bytes_to_total", "counter", "Bytes sent to it.", |view| view.backend.counters.bytes_to.sum());
         family("bytes_from_total", "counter", "Bytes received from it.", |view| {
-            read(&view.backend.counters.bytes_from)
+            view.backend.counters.bytes_from.sum()
         });
     }
 }
