@@ -9,14 +9,17 @@ ARGS ?=
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: run
 run: ## Run the sample server (CONFIG=server.conf)
 	$(CARGO) run --release $(CARGO_FLAGS) -p sample_server -- --config $(CONFIG)
 
 .PHONY: test
-test: lint ## Lint, then run every test, the documentation's examples included
+test: lint test-rust test-js ## Lint, then run every test: Rust, documentation examples, TypeScript
+
+.PHONY: test-rust
+test-rust: ## Run the Rust tests and the documentation's examples
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
 		echo "$(CARGO) nextest run --workspace $(CARGO_FLAGS)"; \
 		$(CARGO) nextest run --workspace $(CARGO_FLAGS); \
@@ -25,6 +28,11 @@ test: lint ## Lint, then run every test, the documentation's examples included
 		$(CARGO) test --workspace --all-targets $(CARGO_FLAGS); \
 	fi
 	$(CARGO) test --workspace --doc $(CARGO_FLAGS)
+
+.PHONY: test-js
+test-js: ## Test the TypeScript client against the sample server (npm fetches what it needs)
+	$(CARGO) build $(CARGO_FLAGS) -p sample_server
+	cd jmqt-js && npm ci --no-audit --no-fund && npm test
 
 .PHONY: lint
 lint: ## Check format, clippy, documentation and (with cargo-deny) dependencies

@@ -210,7 +210,7 @@ impl Balancer {
         tasks.spawn(checker::run(Arc::clone(&mapping)));
         let shared = Arc::clone(&self.shared);
         let accepting = tokio::spawn(accept::accept(listener, Arc::clone(&mapping), shared, stopped));
-        info!(target: "jmqt_lb", "Listening on {}", mapping.name);
+        info!(target: crate::MAIN, "Listening on {}", mapping.name);
         Running { mapping, stop, accepting, _tasks: tasks }
     }
 

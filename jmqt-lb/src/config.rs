@@ -10,8 +10,10 @@ mod lines;
 mod values;
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
+
+use jmqt_log::{LogConfig, LogMode};
 
 pub(crate) use error::ConfigError;
 use error::Problem;
@@ -47,15 +49,6 @@ pub(crate) struct Options {
     /// How long a stopping balancer waits for its connections.
     pub(crate) drain: Duration,
     pub(crate) log: LogConfig,
-}
-
-/// What is logged, and where to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct LogConfig {
-    /// A file that lines are appended to, beside the console.
-    pub(crate) path: Option<PathBuf>,
-    /// From which level on; `None` for nothing at all.
-    pub(crate) level: Option<tracing::Level>,
 }
 
 /// One line of `[mappings]`, with what holds for it.
@@ -118,12 +111,12 @@ const BALANCES: Choice<Balance> = Choice(&[
 ]);
 const PROXY_PROTOCOLS: Choice<ProxyProtocol> =
     Choice(&[("off", ProxyProtocol::Off), ("v2", ProxyProtocol::V2)]);
-const LOG_MODES: Choice<Option<tracing::Level>> = Choice(&[
-    ("DBG", Some(tracing::Level::DEBUG)),
-    ("INF", Some(tracing::Level::INFO)),
-    ("WRN", Some(tracing::Level::WARN)),
-    ("ERR", Some(tracing::Level::ERROR)),
-    ("DISABLED", None),
+const LOG_MODES: Choice<LogMode> = Choice(&[
+    ("DBG", LogMode::Debug),
+    ("INF", LogMode::Info),
+    ("WRN", LogMode::Warning),
+    ("ERR", LogMode::Error),
+    ("DISABLED", LogMode::Disabled),
 ]);
 
 const OPTION_KEYS: [&str; 9] = [
@@ -215,10 +208,10 @@ impl Options {
             ),
             status_address: settings.value("status_address", None, &values::OptionalAddress),
             drain: settings.value("drain_seconds", seconds(30), &Seconds(0.0..=3600.0)),
-            log: LogConfig {
-                path: settings.value("log_path", None, &values::OptionalPath),
-                level: settings.value("log_mode", Some(tracing::Level::INFO), &LOG_MODES),
-            },
+            log: LogConfig::new(
+                settings.value("log_mode", LogMode::Info, &LOG_MODES),
+                settings.value("log_path", None, &values::OptionalPath),
+            ),
         }
     }
 }

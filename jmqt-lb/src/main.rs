@@ -14,7 +14,6 @@ mod connection;
 mod forward;
 mod gate;
 mod health;
-mod logging;
 mod mapping;
 mod proxy;
 mod resolver;
@@ -33,6 +32,9 @@ use tracing::{error, info, warn};
 use balancer::Balancer;
 use config::Config;
 use signals::{Request, Signals};
+
+/// What log lines of the program as a whole come from: the last part stands in them.
+const MAIN: &str = "jmqt_lb::main";
 
 /// A TCP load balancer: weights, health checks, retries, drain, reload without dropping connections.
 #[derive(Debug, Parser)]
@@ -74,7 +76,7 @@ fn check(file: &Path) -> Result<(), Box<dyn Error>> {
 
 fn run(file: &Path) -> Result<(), Box<dyn Error>> {
     let config = Config::load(file)?;
-    let _log = logging::init(&config.options.log)?;
+    let _log = jmqt_log::init("JMQTLoadBalancer", &config.options.log)?;
     // Accepting, checks, lookups and the status page: connections have threads of their own.
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(8).build()?;
@@ -86,11 +88,11 @@ fn run(file: &Path) -> Result<(), Box<dyn Error>> {
 
 async fn serve(file: &Path, config: Config) -> Result<(), Box<dyn Error>> {
     let mut signals = Signals::catch()?;
-    info!("Configured by {}", file.display());
+    info!(target: MAIN, "Configured by {}", file.display());
     let mut balancer = tokio::select! {
         started = Balancer::start(config) => started?,
         name = signals.stop() => {
-            info!("Stopped by {name} before it had started");
+            info!(target: MAIN, "Stopped by {name} before it had started");
             return Ok(());
         }
     };
@@ -118,14 +120,14 @@ async fn reload(file: &Path, balancer: &mut Balancer) {
     match result {
         Ok(()) => {
             balancer.reloaded();
-            info!("Reloaded {}", file.display());
+            info!(target: MAIN, "Reloaded {}", file.display());
         }
         Err(problems) => {
             balancer.reload_failed();
             for problem in problems.to_string().lines() {
-                error!("{problem}");
+                error!(target: MAIN, "{problem}");
             }
-            error!("Not reloaded: the configuration stays as it was");
+            error!(target: MAIN, "Not reloaded: the configuration stays as it was");
         }
     }
 }
@@ -134,15 +136,15 @@ async fn reload(file: &Path, balancer: &mut Balancer) {
 async fn drain(mut balancer: Balancer, name: &str, signals: &mut Signals) {
     let limit = balancer.drain_limit();
     balancer.stop_listening().await;
-    info!("{name}: no longer listening, waiting for {} connections", balancer.connections());
+    info!(target: MAIN, "{name}: no longer listening, waiting for {} connections", balancer.connections());
     let cut = tokio::select! {
         () = balancer.is_empty() => None,
         () = sleep(limit) => Some(format!("{} s are over", limit.as_secs_f64())),
         name = signals.stop() => Some(name.to_owned()),
     };
     if let Some(reason) = cut {
-        warn!("{reason}: closing {} connections", balancer.connections());
+        warn!(target: MAIN, "{reason}: closing {} connections", balancer.connections());
     }
     drop(balancer);
-    info!("Stopped");
+    info!(target: MAIN, "Stopped");
 }

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use error::{ConfigError, Origin};
+pub use jmqt_log::{LogConfig, LogMode};
 use settings::{Settings, SourceText};
 
 use crate::store::Synchronous;
@@ -106,39 +107,6 @@ impl SslConfig {
             websocket_port: Some(8013),
         }
     }
-}
-
-/// What is logged, and where to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct LogConfig {
-    /// A file that lines are appended to, beside the console. Default: none.
-    pub path: Option<PathBuf>,
-    /// From which level on. Default [`LogMode::Info`].
-    pub mode: LogMode,
-}
-
-impl LogConfig {
-    /// Logs at this level to the console, and to a file if there is one.
-    #[must_use]
-    pub const fn new(mode: LogMode, path: Option<PathBuf>) -> Self {
-        Self { path, mode }
-    }
-}
-
-/// From which level on is logged (`LOG_MODE`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum LogMode {
-    /// `DBG`: everything, for looking into one client's trouble.
-    Debug,
-    /// `INF`: what the server does.
-    Info,
-    /// `WRN`: what an operator should look into.
-    Warning,
-    /// `ERR`: what an operator must act on.
-    Error,
-    /// `DISABLED`: nothing.
-    Disabled,
 }
 
 impl Config {
@@ -326,10 +294,8 @@ fn log(settings: &Settings) -> Result<LogConfig, ConfigError> {
         ("ERR", LogMode::Error),
         ("DISABLED", LogMode::Disabled),
     ];
-    Ok(LogConfig {
-        path: settings.path("LOG_PATH", "")?,
-        mode: settings.choice("LOG_MODE", LogMode::Info, &modes)?,
-    })
+    let path = settings.path("LOG_PATH", "")?;
+    Ok(LogConfig::new(settings.choice("LOG_MODE", LogMode::Info, &modes)?, path))
 }
 
 /// This version is one node. Its keys for several are known and typed, so that a file that has them

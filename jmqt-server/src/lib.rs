@@ -55,7 +55,6 @@ mod dispatch;
 mod handle;
 mod hub;
 mod listener;
-pub mod logging;
 mod server;
 mod session;
 pub mod store;
@@ -66,6 +65,8 @@ pub use async_trait::async_trait;
 pub use config::{Config, ConfigError, LogConfig, LogMode, SslConfig};
 pub use counters::CountersSnapshot;
 pub use handle::{ConnHandle, HandleError, Publish, ServerHandle};
+/// The log of this process: see [`init`](logging::init).
+pub use jmqt_log as logging;
 pub use jmqt_protocol::{
     AuthToken, ChannelKind, ChannelName, ClientId, InvalidChannel, InvalidClientId, InvalidPayload, Payload,
     Persistence, Qos, Retain, StatusCode,

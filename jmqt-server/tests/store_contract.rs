@@ -369,7 +369,7 @@ async fn a_subscription_that_came_and_went_in_one_batch_leaves_nothing(on: &dyn 
     assert_eq!(store.subscriptions(&client("bob")).await.unwrap(), []);
     assert_eq!(one(&*store, append("news", "3")).await, Outcome::Appended(None));
     assert_eq!(one(&*store, read("news")).await, Outcome::Retained(None));
-    assert_eq!(store.expire(soon()).await.unwrap(), []);
+    assert_eq!(store.expire(soon(), &mut |_| true).await.unwrap(), []);
 }
 
 // ---- retained messages ----
@@ -653,7 +653,7 @@ async fn a_closed_store_says_so(on: &dyn Database) {
     closed(store.trim(&[ChannelKey(1)]).await.unwrap_err());
     closed(store.sessions_opened(&[session("bob", 1, "a", 0)]).await.unwrap_err());
     closed(store.claim_orphans("b").await.unwrap_err());
-    closed(store.expire(soon()).await.unwrap_err());
+    closed(store.expire(soon(), &mut |_| true).await.unwrap_err());
     closed(store.limit_pending(1).await.unwrap_err());
 }
 
@@ -707,8 +707,8 @@ async fn clients_that_do_not_come_back_lose_their_subscriptions(on: &dyn Databas
     save(&*store, "carol", key, cursor(300, &[])).await;
     store.sessions_opened(&[session("carol", 1, "a", 0)]).await.unwrap();
 
-    assert_eq!(store.expire(long_ago()).await.unwrap(), []);
-    let expired = store.expire(soon()).await.unwrap();
+    assert_eq!(store.expire(long_ago(), &mut |_| true).await.unwrap(), []);
+    let expired = store.expire(soon(), &mut |_| true).await.unwrap();
     assert_eq!(expired, [Expired { client: client("bob"), subscriptions: 2 }]);
     assert_eq!(store.subscriptions(&client("bob")).await.unwrap(), []);
     assert_eq!(store.subscriptions(&client("carol")).await.unwrap()[0].key, carol.key);
@@ -717,11 +717,27 @@ async fn clients_that_do_not_come_back_lose_their_subscriptions(on: &dyn Databas
     assert_eq!(store.trim(&[]).await.unwrap(), 300); // nobody waits for them now
 
     store.sessions_closed(&[(client("carol"), 1)], "a").await.unwrap();
-    assert_eq!(store.expire(long_ago()).await.unwrap(), []); // was seen just now
-    let expired = store.expire(soon()).await.unwrap();
+    assert_eq!(store.expire(long_ago(), &mut |_| true).await.unwrap(), []); // was seen just now
+    let expired = store.expire(soon(), &mut |_| true).await.unwrap();
     assert_eq!(expired, [Expired { client: client("carol"), subscriptions: 1 }]);
     assert_eq!(one(&*store, append("news", "1")).await, Outcome::Appended(None));
-    assert_eq!(store.expire(soon()).await.unwrap(), []);
+    assert_eq!(store.expire(soon(), &mut |_| true).await.unwrap(), []);
+}
+
+async fn a_client_that_is_not_away_is_spared(on: &dyn Database) {
+    let store = on.open().await;
+    for who in ["bob", "carol"] {
+        subscribed(&*store, who, "news").await;
+    }
+    let mut asked = Vec::new();
+    let mut is_away = |client: &ClientId| {
+        asked.push(client.clone());
+        client.as_str() == "bob"
+    };
+    let expired = store.expire(soon(), &mut is_away).await.unwrap();
+    assert_eq!(expired, [Expired { client: client("bob"), subscriptions: 1 }]);
+    assert!(asked.contains(&client("carol")));
+    assert_eq!(store.subscriptions(&client("carol")).await.unwrap().len(), 1);
 }
 
 async fn a_client_counts_as_seen_when_its_session_ends(on: &dyn Database) {
@@ -736,7 +752,7 @@ async fn a_client_counts_as_seen_when_its_session_ends(on: &dyn Database) {
     tokio::time::sleep(Duration::from_millis(20)).await;
     store.sessions_closed(&[(client("bob"), 1)], "me").await.unwrap();
     store.orphan_closed(&orphan).await.unwrap();
-    let expired = store.expire(between).await.unwrap();
+    let expired = store.expire(between, &mut |_| true).await.unwrap();
     assert_eq!(expired, [Expired { client: client("dora"), subscriptions: 1 }]);
 }
 
@@ -748,7 +764,7 @@ async fn many_clients_expire_at_once(on: &dyn Database) {
     store.commit(&batch).await.unwrap();
     subscribed(&*store, "stays", "a").await;
     store.sessions_opened(&[session("stays", 1, "a", 0)]).await.unwrap();
-    let expired = store.expire(soon()).await.unwrap();
+    let expired = store.expire(soon(), &mut |_| true).await.unwrap();
     assert_eq!(expired.len(), 500);
     assert!(expired.iter().all(|it| it.subscriptions == 2));
     assert_eq!(one(&*store, append("b", "1")).await, Outcome::Appended(None));
@@ -827,7 +843,7 @@ async fn everything_may_happen_at_the_same_time(on: &dyn Database) {
                 match task {
                     0 => save(&*store, "bob", key, cursor(i, &[])).await,
                     1 => drop(store.trim(&[key]).await.unwrap()),
-                    2 => drop(store.expire(long_ago()).await.unwrap()),
+                    2 => drop(store.expire(long_ago(), &mut |_| true).await.unwrap()),
                     3 => store.sessions_opened(&[session("bob", i, "a", i)]).await.unwrap(),
                     4 => drop(store.limit_pending(10_000).await.unwrap()),
                     _ => {
@@ -1134,6 +1150,7 @@ mod sqlite {
         sessions_of_a_dead_process_are_claimed_by_the_next,
         many_sessions_are_remembered_and_forgotten_at_once,
         clients_that_do_not_come_back_lose_their_subscriptions,
+        a_client_that_is_not_away_is_spared,
         a_client_counts_as_seen_when_its_session_ends,
         many_clients_expire_at_once,
         the_oldest_pending_messages_of_a_client_go_first,

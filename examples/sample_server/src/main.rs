@@ -2,22 +2,30 @@
 //!
 //! `cargo run --release -p sample_server -- --config server.conf`
 //!
-//! What it decides is in [`app`], how its tokens are made in [`token`]. Here: arguments, start, end.
+//! Then open <http://localhost:8000>, a client in a page.
+//!
+//! What it decides is in [`app`], how its tokens are made in [`token`], how the page is served in [`web`].
+//! Here: arguments, start, end.
 
 mod app;
 mod token;
+mod web;
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use jmqt_server::{BoxError, Config, Server, logging};
+use jmqt_server::{BoxError, Config, Protocol, Server, logging};
 
 use crate::app::SampleApp;
 use crate::token::{SECRET_VARIABLE, Secret, TOKEN_LIFETIME, Tokens};
+use crate::web::{PageConfig, WebListener, WebPort};
 
 /// What is read where no `--config` is given.
 const DEFAULT_CONFIG: &str = "server.conf";
+/// Where the web page is served, unless `--web-port` says otherwise.
+const DEFAULT_WEB_PORT: u16 = 8000;
 
 #[derive(Parser)]
 #[command(version, about)]
@@ -25,14 +33,38 @@ struct Arguments {
     /// The configuration file; without one, `server.conf` if it is there, else the defaults.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Where to serve the web page: a port, `any` for a free one, 0 for no page [default: 8000, or no
+    /// page if that is taken]
+    #[arg(long, value_name = "PORT")]
+    web_port: Option<WebPort>,
 }
 
 impl Arguments {
     /// A file that was named must exist, which is for [`Config::load`] to say; the default one need not.
-    fn config_file(self) -> Option<PathBuf> {
+    fn config_file(&self) -> Option<PathBuf> {
         let default =
             || Some(PathBuf::from(DEFAULT_CONFIG)).filter(|path| !matches!(path.try_exists(), Ok(false)));
-        self.config.or_else(default)
+        self.config.clone().or_else(default)
+    }
+}
+
+/// Binds the page's port. One that was asked for must be free; for want of the default one, the server,
+/// which others depend on, does without its page.
+async fn bind_web(ip: IpAddr, port: Option<WebPort>) -> Result<Option<WebListener>, BoxError> {
+    let number = match port {
+        Some(WebPort::None) => return Ok(None),
+        Some(WebPort::Any) => 0,
+        Some(WebPort::Fixed(number)) => number,
+        None => DEFAULT_WEB_PORT,
+    };
+    let address = SocketAddr::new(ip, number);
+    match WebListener::bind(address).await {
+        Ok(listener) => Ok(Some(listener)),
+        Err(error) if port.is_some() => Err(format!("cannot listen on {address}: {error}").into()),
+        Err(error) => {
+            tracing::warn!("There is no web page: cannot listen on {address}: {error} (see --web-port)");
+            Ok(None)
+        }
     }
 }
 
@@ -51,7 +83,19 @@ async fn run(arguments: Arguments) -> Result<(), BoxError> {
     let (secret, origin) = Secret::load(&config.sqlite_path)?;
     tracing::info!("Tokens are signed with the secret in {origin}");
     let app = SampleApp::new(Tokens::new(&secret, TOKEN_LIFETIME));
-    Server::builder(config).app(app).catch_signals().start().await?.run_until_signal().await?;
+    let page = bind_web(config.bind_address, arguments.web_port).await?;
+    let server = Server::builder(config).app(app).catch_signals().start().await?;
+    let port = |protocol| server.local_addr(protocol).map(|address| address.port());
+    let web = page.map(|page| {
+        page.serve(&PageConfig {
+            websocket_port: port(Protocol::WebSocket),
+            tls_websocket_port: port(Protocol::SslWebSocket),
+        })
+    });
+    server.run_until_signal().await?;
+    if let Some(web) = web {
+        web.stop().await;
+    }
     Ok(())
 }
 

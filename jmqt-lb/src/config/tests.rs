@@ -1,3 +1,5 @@
+use std::path::PathBuf;
+
 use super::*;
 
 fn problems(text: &str) -> Vec<String> {

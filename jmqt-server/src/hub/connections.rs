@@ -80,6 +80,20 @@ impl Connections {
         }
     }
 
+    /// The right to keep a client away; `None` if it is here, or on its way in.
+    pub(crate) fn claim_absent(self: &Arc<Self>, client: &ClientId) -> Option<Claim> {
+        let slot = SlotUser { connections: Arc::clone(self), client: client.clone() };
+        let claims = {
+            let mut slots = self.lock();
+            let slot = slots.entry(client.clone()).or_default();
+            Arc::clone(slot.claims.get_or_insert_default())
+        };
+        let claim = Claim { _turn: claims.try_lock_owned().ok()?, slot };
+        // Looked at with the claim in hand, without which no session begins.
+        let is_here = self.lock().get(client).is_some_and(|slot| slot.session.is_some());
+        (!is_here).then_some(claim)
+    }
+
     /// Makes `outbox` the session of the claim's client.
     pub(crate) fn register(&self, claim: &Claim, session: Registered) {
         self.lock().entry(claim.slot.client.clone()).or_default().session = Some(session);
@@ -122,5 +136,26 @@ fn forget_if_unused(slots: &mut HashMap<ClientId, Slot, foldhash::fast::RandomSt
         if slot.session.is_none() && slot.claims.is_none() {
             slots.remove(client);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test] // protocol.md 2.2: what expires cannot come back half way
+    async fn a_client_that_is_claimed_as_absent_is_not_let_in_meanwhile() {
+        let connections = Arc::new(Connections::default());
+        let alice = ClientId::parse("alice").unwrap();
+        let expiring = connections.claim_absent(&alice).unwrap();
+        assert!(connections.claim_absent(&alice).is_none(), "somebody is at it");
+        let mut coming = Box::pin(connections.claim(&alice));
+        assert!(futures_util::poll!(&mut coming).is_pending());
+        drop(expiring);
+        let entering = coming.await;
+        assert!(connections.claim_absent(&alice).is_none(), "she is on her way in");
+        drop(entering);
+        assert!(connections.claim_absent(&alice).is_some());
+        assert!(connections.lock().is_empty(), "nothing is kept of clients that are not here");
     }
 }

@@ -253,9 +253,15 @@ impl Janitor {
     async fn expire(&self, hub: &Hub) {
         let Some(expiry) = self.limits.session_expiry else { return };
         let Some(before) = SystemTime::now().checked_sub(expiry) else { return };
-        // A client whose session has not been noted yet would count as away.
-        self.write_opened().await;
-        match self.store.expire(before).await {
+        // Held until they are gone: a client that comes back meanwhile waits, and then has nothing left.
+        let mut held = Vec::new();
+        let mut is_away = |client: &ClientId| {
+            let claim = hub.connections.claim_absent(client);
+            let is_absent = claim.is_some();
+            held.extend(claim);
+            is_absent
+        };
+        match self.store.expire(before, &mut is_away).await {
             Ok(expired) => {
                 for expired in expired {
                     tracing::info!(

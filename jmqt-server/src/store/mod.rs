@@ -196,6 +196,9 @@ pub struct Expired {
     pub subscriptions: u64,
 }
 
+/// Whether a client is not here, and kept away from now on: see [`Store::expire`].
+pub type IsAway<'a> = dyn for<'c> FnMut(&'c ClientId) -> bool + Send + 'a;
+
 /// Why the store could not do it. Nothing of what was asked has happened, with the exceptions that
 /// [`Store`] names.
 #[derive(Debug, thiserror::Error)]
@@ -299,8 +302,10 @@ pub trait Store: Send + Sync + 'static {
     async fn orphan_closed(&self, session: &SessionRow) -> Result<(), StoreError>;
 
     /// Removes the persistent subscriptions of clients last seen before `before` that have no
-    /// session row, and says whose.
-    async fn expire(&self, before: SystemTime) -> Result<Vec<Expired>, StoreError>;
+    /// session row, and says whose. Each client is put to `is_away` first, and spared if that says no:
+    /// a session that has just begun has no row yet. Whoever says yes keeps the client away until this
+    /// returns.
+    async fn expire(&self, before: SystemTime, is_away: &mut IsAway<'_>) -> Result<Vec<Expired>, StoreError>;
 
     /// Gives up the oldest pending messages of every client that has more than `limit` of them.
     async fn limit_pending(&self, limit: u64) -> Result<Vec<Dropped>, StoreError>;

@@ -30,8 +30,8 @@ use tokio::sync::{Mutex, MutexGuard};
 use self::names::NameSet;
 use self::writer::{Writer, limited};
 use super::{
-    ChannelKey, CursorUpdate, Dropped, Epoch, Expired, LoggedMessage, Operation, Outcome, Seq, SessionRow,
-    Store, StoreError, StoredSubscription,
+    ChannelKey, CursorUpdate, Dropped, Epoch, Expired, IsAway, LoggedMessage, Operation, Outcome, Seq,
+    SessionRow, Store, StoreError, StoredSubscription,
 };
 
 /// Where the database is and how careful it is.
@@ -161,8 +161,8 @@ impl Store for SqliteStore {
         self.remove_sessions(&named, &session.node).await
     }
 
-    async fn expire(&self, before: SystemTime) -> Result<Vec<Expired>, StoreError> {
-        self.expire_clients(before).await
+    async fn expire(&self, before: SystemTime, is_away: &mut IsAway<'_>) -> Result<Vec<Expired>, StoreError> {
+        self.expire_clients(before, is_away).await
     }
 
     async fn limit_pending(&self, limit: u64) -> Result<Vec<Dropped>, StoreError> {

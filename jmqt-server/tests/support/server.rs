@@ -149,6 +149,11 @@ impl TestServer {
         Client::new(Protocol::Socket, self.open_tcp(protocol).await)
     }
 
+    /// The file with this server's certificate.
+    pub fn certificate_path(&self) -> std::path::PathBuf {
+        self.folder.path().join("cert.pem")
+    }
+
     /// Trusts this server's certificate.
     pub fn tls_connector(&self) -> TlsConnector {
         let mut roots = RootCertStore::empty();

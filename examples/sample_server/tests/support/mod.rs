@@ -90,7 +90,21 @@ impl Server {
 
     /// The same, with more in its environment.
     pub fn start_with(folder: &Path, environment: &[(&str, &str)]) -> Self {
-        let mut child = program(folder, environment).stderr(Stdio::piped()).spawn().unwrap();
+        Self::await_start(program(folder, environment).args(["--web-port", "0"]))
+    }
+
+    /// The same, with its web page on this port.
+    pub fn start_with_page(folder: &Path, port: &str) -> Self {
+        Self::await_start(program(folder, &[]).args(["--web-port", port]))
+    }
+
+    /// The same, with its web page where it usually is.
+    pub fn start_with_usual_page(folder: &Path) -> Self {
+        Self::await_start(&mut program(folder, &[]))
+    }
+
+    fn await_start(command: &mut Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Log::default());
         let stderr = child.stderr.take().unwrap();
         let reader = Arc::clone(&log);

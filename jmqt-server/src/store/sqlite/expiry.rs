@@ -11,7 +11,7 @@ use sqlx::sqlite::SqliteConnection;
 use super::SqliteStore;
 use super::rows::{self, MultiRow};
 use super::writer::{TIME_LIMIT, Writer, limited};
-use crate::store::{ChannelKey, Expired, StoreError};
+use crate::store::{ChannelKey, Expired, IsAway, StoreError};
 
 /// How many clients go in one transaction: a commit waits no longer than for these.
 const CLIENTS_AT_A_TIME: usize = 16;
@@ -48,11 +48,15 @@ impl SqliteStore {
     /// See [`Store::expire`](crate::store::Store::expire). Clients go a few at a time: an error after
     /// some have gone ends it early and is not reported, so that theirs is; the next call meets it
     /// again.
-    pub(super) async fn expire_clients(&self, before: SystemTime) -> Result<Vec<Expired>, StoreError> {
+    pub(super) async fn expire_clients(
+        &self,
+        before: SystemTime,
+        is_away: &mut IsAway<'_>,
+    ) -> Result<Vec<Expired>, StoreError> {
         let until = Instant::now() + TIME_LIMIT;
         let mut expired = Vec::new();
         while Instant::now() < until {
-            let leaving = match self.expire_some(rows::millis(before)).await {
+            let leaving = match self.expire_some(rows::millis(before), is_away).await {
                 Err(error) if expired.is_empty() => return Err(error),
                 Err(_) => break,
                 Ok(leaving) if leaving.clients.is_empty() => break,
@@ -64,10 +68,10 @@ impl SqliteStore {
         Ok(expired)
     }
 
-    async fn expire_some(&self, before: i64) -> Result<Leaving, StoreError> {
+    async fn expire_some(&self, before: i64, is_away: &mut IsAway<'_>) -> Result<Leaving, StoreError> {
         let mut writer = self.writer().await?;
         let leaving = limited(async {
-            let leaving = find(writer.connection()?, before).await?;
+            let leaving = find(writer.connection()?, before, is_away).await?;
             if !leaving.clients.is_empty() {
                 remove(&mut writer, &leaving).await?;
             }
@@ -83,14 +87,21 @@ impl SqliteStore {
     }
 }
 
-async fn find(connection: &mut SqliteConnection, before: i64) -> Result<Leaving, StoreError> {
+async fn find(
+    connection: &mut SqliteConnection,
+    before: i64,
+    is_away: &mut IsAway<'_>,
+) -> Result<Leaving, StoreError> {
     let sql = "SELECT client_id FROM clients AS c WHERE last_seen < ? AND NOT EXISTS \
         (SELECT 1 FROM sessions AS s WHERE s.client_id = c.client_id) ORDER BY last_seen LIMIT ?";
     let found =
         sqlx::query(sql).bind(before).bind(CLIENTS_AT_A_TIME as i64).fetch_all(&mut *connection).await?;
     let mut leaving = Leaving::default();
     for row in &found {
-        leaving.clients.insert(rows::client(row, 0)?, 0);
+        let client = rows::client(row, 0)?;
+        if is_away(&client) {
+            leaving.clients.insert(client, 0);
+        }
     }
     let clients: Vec<_> = leaving.clients.keys().cloned().collect();
     for row in SUBSCRIPTIONS.fetch(connection, &clients, |values, it| values.add(it.as_str())).await? {

@@ -19,7 +19,6 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 
-use crate::config::{LogConfig, LogMode};
 use line::LineFormat;
 use sink::{Sink, SinkGuard, Sinks};
 
@@ -35,6 +34,39 @@ const LIBRARIES: [&str; 9] = [
     "tokio_util",
     "tungstenite",
 ];
+
+/// What is logged, and where to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LogConfig {
+    /// A file that lines are appended to, beside the console. Default: none.
+    pub path: Option<PathBuf>,
+    /// From which level on. Default [`LogMode::Info`].
+    pub mode: LogMode,
+}
+
+impl LogConfig {
+    /// Logs at this level to the console, and to a file if there is one.
+    #[must_use]
+    pub const fn new(mode: LogMode, path: Option<PathBuf>) -> Self {
+        Self { path, mode }
+    }
+}
+
+/// From which level on is logged (`LOG_MODE`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LogMode {
+    /// `DBG`: everything, for looking into one client's trouble.
+    Debug,
+    /// `INF`: what the program does.
+    Info,
+    /// `WRN`: what an operator should look into.
+    Warning,
+    /// `ERR`: what an operator must act on.
+    Error,
+    /// `DISABLED`: nothing.
+    Disabled,
+}
 
 /// Why there is no log.
 #[derive(Debug, thiserror::Error)]

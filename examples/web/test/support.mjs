@@ -1,0 +1,161 @@
+/**
+ * What the tests share: the sample server as a process, Chromium, and what one says about a page.
+ *
+ * Waits are for what appears in the page or in the log, never for time. Whatever is started here ends
+ * with its test, by its own process id.
+ */
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { fileURLToPath } from 'node:url';
+
+import { chromium } from 'playwright-core';
+
+export const chromiumPath = process.env.CHROMIUM ?? '/usr/bin/chromium';
+
+const root = fileURLToPath(new URL('../../../', import.meta.url));
+
+function program() {
+  const named = process.env.JMQT_SAMPLE_SERVER;
+  const places = named ? [named] : ['debug', 'release'].map((kind) => join(root, 'target', kind, 'sample_server'));
+  const found = places.find((place) => existsSync(place));
+  assert.ok(found, 'there is no sample server: cargo build -p sample_server, or name one in JMQT_SAMPLE_SERVER');
+  return found;
+}
+
+/** The sample server with a store of its own. It can be killed, and started again on the same ports. */
+export class Server {
+  #folder = mkdtempSync(join(tmpdir(), 'jmqt-web-'));
+  #child;
+  #ended;
+  ports = { tcp: 0, ws: 0, http: 0 };
+
+  static async start(t) {
+    const server = new Server();
+    t.after(() => server.close());
+    await server.start();
+    return server;
+  }
+
+  get page() {
+    return `http://127.0.0.1:${this.ports.http}/`;
+  }
+
+  get tcp() {
+    return `jmqt://127.0.0.1:${this.ports.tcp}`;
+  }
+
+  async start() {
+    const config = join(this.#folder, 'server.conf');
+    writeFileSync(
+      config,
+      [
+        'BIND_ADDRESS = "127.0.0.1"',
+        `SOCKET_PORT = ${this.ports.tcp}`,
+        `WEBSOCKET_PORT = ${this.ports.ws}`,
+        `SQLITE_PATH = ${JSON.stringify(join(this.#folder, 'jmqt.db'))}`,
+      ].join('\n'),
+    );
+    const words = ['--config', config, '--web-port', this.ports.http === 0 ? 'any' : String(this.ports.http)];
+    const child = spawn(program(), words, { cwd: this.#folder, env: {}, stdio: ['ignore', 'ignore', 'pipe'] });
+    this.#child = child;
+    this.#ended = once(child, 'exit');
+    const lines = [];
+    for await (const line of createInterface({ input: child.stderr })) {
+      lines.push(line);
+      const listening = /Listening on (\w+) .*:(\d+)$/.exec(line);
+      if (listening) this.ports[listening[1]] = Number(listening[2]);
+      if (listening?.[1] === 'http') {
+        child.stderr.resume();
+        return;
+      }
+    }
+    assert.fail(`the server did not start:\n${lines.join('\n')}`);
+  }
+
+  /** kill -9. */
+  async kill() {
+    this.#child.kill('SIGKILL');
+    await this.#ended;
+  }
+
+  async close() {
+    await this.kill();
+    rmSync(this.#folder, { recursive: true });
+  }
+}
+
+/** Chromium, with a profile of its own that goes with it. */
+export async function browse(t) {
+  const browser = await chromium.launch({
+    executablePath: chromiumPath,
+    headless: true,
+    args: ['--no-sandbox', '--disable-gpu', '--disable-background-networking'],
+  });
+  t.after(() => browser.close());
+  return browser;
+}
+
+export const DESKTOP = { width: 1280, height: 800 };
+export const PHONE = { width: 390, height: 844 };
+
+/** A page of its own, with its own memory. What it complains about fails the test. */
+export async function open(t, browser, server, options = {}) {
+  const context = await browser.newContext({ viewport: DESKTOP, ...options });
+  const page = await context.newPage();
+  page.setDefaultTimeout(20_000);
+  const complaints = [];
+  page.on('pageerror', (error) => complaints.push(String(error)));
+  page.on('console', (message) => {
+    // That a connection could not be made is said by the browser itself.
+    if (message.type() === 'error' && !/WebSocket connection|ERR_CONNECTION/.test(message.text())) complaints.push(message.text());
+  });
+  t.after(() => assert.deepEqual(complaints, []));
+  await page.goto(server.page);
+  await page.locator('body[data-ready]').waitFor();
+  return page;
+}
+
+export async function connect(page, name) {
+  await page.getByLabel('Client name').fill(name);
+  await page.getByRole('button', { name: 'Connect', exact: true }).click();
+  await see(page, '#state-text', `Connected as ${name}`);
+  await see(page, '#subscriptions', `#${name}`);
+}
+
+/** Waits until this text, or a text like this, is in the element. */
+export async function see(page, selector, text) {
+  await page.locator(selector).filter({ hasText: text }).first().waitFor();
+}
+
+export async function subscribe(page, channel, persistent = false) {
+  await page.getByLabel('Channel to subscribe to').fill(channel);
+  await page.locator('#persistent').setChecked(persistent);
+  await page.getByRole('button', { name: 'Subscribe', exact: true }).click();
+}
+
+export async function publish(page, to, data, { qos = 0, retain = false } = {}) {
+  await page.locator('#to').fill(to);
+  await page.locator('#payload').fill(data);
+  if (await page.locator('input[name="qos"]').first().isEnabled()) await page.locator(`input[name="qos"][value="${qos}"]`).check();
+  if (await page.locator('#retain').isEnabled()) await page.locator('#retain').setChecked(retain);
+  await page.locator('#publish').click();
+}
+
+/** The row of a message that came in, with this channel, sender and data. */
+export function received(page, channel, from, data) {
+  const has = (name, text) => page.locator(`.${name}`, { hasText: new RegExp(`^${escape(text)}$`) });
+  return page
+    .locator('.message[data-kind="in"]:visible')
+    .filter({ has: has('name', channel) })
+    .filter({ has: has('from', from) })
+    .filter({ has: has('data', data) });
+}
+
+function escape(text) {
+  return text.replace(/[.*+?^${}()|[\]\\]/g, '\\$&');
+}

@@ -1,0 +1,31 @@
+/** What went wrong, in words: the status codes of JMQT 1.0, section 8, and what to do about them. */
+import { JmqtError, RefusedError, describeStatus } from './jmqt.js';
+
+const MEANINGS = new Map([
+  [0, 'the server could not do it'],
+  [3, 'the server could not read the request'],
+  [5, 'the server has a problem of its own; try again later'],
+  [6, 'the server does not take this token; connect again'],
+  [7, 'the server does not allow it'],
+  [8, 'that client is not connected'],
+  [9, 'there is no connection'],
+  [10, 'something in the request is not as the server expects it'],
+  [11, 'that is not a channel for this'],
+]);
+
+/** `the server does not allow it (status 7 NOT_ALLOWED)` */
+export function meaning(status) {
+  const words = MEANINGS.get(status) ?? 'the server said no';
+  return `${words} (status ${describeStatus(status)})`;
+}
+
+/** What an error of jmqt-js means for who uses this page. `what` begins the sentence: “Subscribing to news”. */
+export function explain(what, error) {
+  if (error instanceof RefusedError) {
+    const said = typeof error.reply === 'string' && error.reply !== '' ? ` The server says: ${error.reply}.` : '';
+    return `${what} was refused: ${meaning(error.status)}.${said}`;
+  }
+  if (error instanceof JmqtError && error.code === 'USAGE') return `${what} is not possible: ${error.message}.`;
+  if (error instanceof JmqtError) return `${what} failed: ${error.message} (status ${describeStatus(error.status)}).`;
+  return `${what} failed: ${error instanceof Error ? error.message : String(error)}.`;
+}

@@ -1,0 +1,34 @@
+//! `jmqt doctor`: why can I not connect?
+
+use jmqt_client::{Config, diagnose};
+use serde_json::json;
+
+use crate::{Failure, Output};
+
+pub(crate) async fn run(config: Config, output: Output) -> Result<(), Failure> {
+    let endpoint = config.endpoint.to_string();
+    output.line(|| format!("The way to {endpoint}:"), || json!({ "url": endpoint.clone() }))?;
+    let mut written = Ok(());
+    let outcome = diagnose(&config, &mut |finding| {
+        let micros = u64::try_from(finding.took.as_micros()).unwrap_or(u64::MAX);
+        let step = finding.step.to_string();
+        let line = output.line(
+            || {
+                let warning = finding.warning.as_ref().map(|warning| format!("\n      ! {warning}")).unwrap_or_default();
+                let millis = finding.took.as_secs_f64() * 1000.0;
+                format!("  ok  {step:<10} {millis:>9.2} ms  {}{warning}", finding.found)
+            },
+            || json!({ "step": step, "ok": true, "micros": micros, "found": finding.found, "warning": finding.warning }),
+        );
+        if line.is_err() {
+            written = line;
+        }
+    })
+    .await;
+    written?;
+    if let Err(error) = &outcome {
+        output.line(|| "  failed".to_owned(), || json!({ "ok": false, "problem": error.to_string() }))?;
+    }
+    outcome?;
+    output.line(|| "All is well.".to_owned(), || json!({ "ok": true }))
+}

@@ -1,0 +1,72 @@
+//! How the command ends when it does not end well.
+
+use std::process::ExitCode;
+
+use jmqt_client::{ConfigError, ConnectError, Error};
+
+/// What is said on standard error, and the exit code.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) message: String,
+    code: u8,
+}
+
+impl Failure {
+    /// 1: it failed.
+    pub(crate) fn new(message: impl ToString) -> Self {
+        Self { message: message.to_string(), code: 1 }
+    }
+
+    /// 2: it was called wrongly.
+    pub(crate) fn usage(message: impl ToString) -> Self {
+        Self { message: message.to_string(), code: 2 }
+    }
+
+    /// 5: the time is over.
+    pub(crate) fn timeout() -> Self {
+        Self { message: "the time is over".to_owned(), code: 5 }
+    }
+
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        ExitCode::from(self.code)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let code = match error {
+            Error::Refused { .. } => 4,
+            Error::ConnectionLost | Error::Closed | Error::Timeout { .. } => 3,
+            Error::WrongChannel { .. } | Error::InvalidChannel(_) => 2,
+            _ => 1,
+        };
+        Self { message: error.to_string(), code }
+    }
+}
+
+impl From<ConnectError> for Failure {
+    fn from(error: ConnectError) -> Self {
+        let code = match error {
+            ConnectError::Refused { .. } => 4,
+            ConnectError::File { .. } => 2,
+            _ => 3,
+        };
+        Self { message: error.to_string(), code }
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::usage(error)
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    /// Whoever reads the output may have had enough: that is no failure.
+    fn from(error: std::io::Error) -> Self {
+        if error.kind() == std::io::ErrorKind::BrokenPipe {
+            return Self { message: String::new(), code: 0 };
+        }
+        Self::new(error)
+    }
+}

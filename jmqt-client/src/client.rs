@@ -1,0 +1,405 @@
+//! The handle that applications hold.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use jmqt_protocol::{
+    AuthToken, ChannelKind, ChannelName, ClientId, Packet, Payload, Persistence, Pub, Qos, Retain, StatusCode,
+};
+use tokio::sync::oneshot;
+
+use crate::event::{Event, Events};
+use crate::inbox::Inbox;
+use crate::shared::{Shared, State};
+use crate::stream::{Pushes, Subscription};
+use crate::{Config, ConnectError, DisconnectReason, Error, Publish, Push, Receipt, reconnect};
+
+/// A client of one server. Clones are handles of the same client; when the last one is dropped it closes by itself.
+#[derive(Debug, Clone)]
+pub struct Client {
+    handle: Arc<Handle>,
+}
+
+/// Ends the client when nobody holds it any more. Streams do not count.
+#[derive(Debug)]
+struct Handle {
+    shared: Arc<Shared>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.begin_closing();
+    }
+}
+
+/// A control request's answer (§9.d).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    data: Option<Box<str>>,
+}
+
+impl Reply {
+    /// The answer's data as JSON text, byte for byte; `None` if it had none.
+    #[must_use]
+    pub fn data(&self) -> Option<&str> {
+        self.data.as_deref()
+    }
+
+    /// The data as a value; data that is absent counts as `null`.
+    ///
+    /// # Errors
+    /// What `serde_json` says of data of another shape.
+    pub fn json<'d, T: serde::Deserialize<'d>>(&'d self) -> Result<T, serde_json::Error> {
+        serde_json::from_str(self.data().unwrap_or("null"))
+    }
+}
+
+impl Client {
+    /// Connects, and opens a session: `auth`, unless there is a token, then `conn` (§7.a to §7.d). From then on the
+    /// client reconnects by itself, as its configuration says. A URL is a configuration too.
+    ///
+    /// # Errors
+    /// [`ConnectError`] says which step of the first attempt failed, and the mend. There is then no client.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the connection.
+    pub async fn connect<C>(config: C) -> Result<Self, ConnectError>
+    where
+        C: TryInto<Config>,
+        ConnectError: From<C::Error>,
+    {
+        let (first, outcome) = oneshot::channel();
+        let client = Self::spawn(config.try_into()?, Some(first));
+        outcome.await.unwrap_or(Err(ConnectError::Closed))?;
+        // The session is open; that nothing had to be made again takes one more turn of the task.
+        client.connected().await.map_err(|_| ConnectError::Closed)?;
+        Ok(client)
+    }
+
+    /// Asks for a token and opens no session (§7.a): for whoever hands it to others. Put into a
+    /// [`Config::token`], it opens one.
+    ///
+    /// # Errors
+    /// [`ConnectError`] as for [`connect`](Self::connect).
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the connection.
+    pub async fn authenticate(config: &Config) -> Result<(ClientId, AuthToken), ConnectError> {
+        crate::connect::authenticate(config).await
+    }
+
+    /// Starts to connect, and goes on trying until it works: publishes wait in the queue until then.
+    ///
+    /// Must be called within a tokio runtime.
+    #[must_use]
+    pub fn start(config: Config) -> Self {
+        Self::spawn(config, None)
+    }
+
+    fn spawn(config: Config, first: Option<oneshot::Sender<Result<(), ConnectError>>>) -> Self {
+        let shared = Arc::new(Shared::new(config));
+        tokio::spawn(reconnect::run(Arc::clone(&shared), first));
+        Self { handle: Arc::new(Handle { shared }) }
+    }
+
+    fn shared(&self) -> &Arc<Shared> {
+        &self.handle.shared
+    }
+
+    // ---- the session -------------------------------------------------------------------------------
+
+    /// Waits until there is a session, and says who we are in it.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`] if there is none within `request_timeout`, [`Error::Closed`].
+    ///
+    /// # Cancel safety
+    /// Nothing is lost if the future is dropped.
+    pub async fn connected(&self) -> Result<ClientId, Error> {
+        self.shared().online().await
+    }
+
+    /// Whether there is a session now.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        matches!(*self.shared().state.borrow(), State::Online(_))
+    }
+
+    /// Who we are, and the token that says so: what was configured, or what `auth` granted last.
+    #[must_use]
+    pub fn token(&self) -> Option<(ClientId, AuthToken)> {
+        self.shared().token()
+    }
+
+    /// What happens to the connection from now on.
+    #[must_use]
+    pub fn events(&self) -> Events {
+        Events(self.shared().events())
+    }
+
+    /// Ends the client in order: sends what is queued and `disconn`, waits for the acknowledgements that are still
+    /// due, then closes the socket (§9.f). At most `close_timeout`; what is then without an acknowledgement fails
+    /// with [`Error::Closed`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the client closing.
+    pub async fn close(&self) {
+        let mut state = self.shared().state.subscribe();
+        self.shared().begin_closing();
+        // The sender lives as long as we do.
+        let _ = state.wait_for(|state| *state == State::Closed).await;
+    }
+
+    // ---- publishing --------------------------------------------------------------------------------
+
+    /// Publishes a message (§7.k). QoS 0: returns when it is queued. QoS 1: when the server has acknowledged it.
+    ///
+    /// Messages leave in the order in which they are queued, each QoS for itself. While there is no session they
+    /// wait. A QoS 1 message that was sent before a connection broke is sent again on the next one: if only the
+    /// acknowledgement was lost, it arrives twice.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with the server's status, [`Error::QueueFull`], [`Error::Dropped`], [`Error::Timeout`],
+    /// [`Error::PacketTooLarge`], [`Error::WrongChannel`] for a control channel, [`Error::Closed`].
+    ///
+    /// # Cancel safety
+    /// A message that was queued is sent also if the future is dropped.
+    pub async fn publish(&self, message: &Publish) -> Result<(), Error> {
+        self.queue(message).await?.await
+    }
+
+    /// Queues a message, and hands back the receipt of its acknowledgement, so that many can be under way.
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish), but for [`Error::Refused`] and [`Error::Dropped`], which the receipt tells.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped the message is not queued, or will be sent.
+    pub async fn queue(&self, message: &Publish) -> Result<Receipt, Error> {
+        check_channel(message)?;
+        // Lets the client's task have its turn on a runtime of one thread.
+        tokio::task::coop::consume_budget().await;
+        self.shared().queue(message).await
+    }
+
+    /// [`queue`](Self::queue) without waiting for room.
+    ///
+    /// # Errors
+    /// [`Error::QueueFull`] also where the configuration would wait.
+    pub fn try_queue(&self, message: &Publish) -> Result<Receipt, Error> {
+        check_channel(message)?;
+        match self.shared().offer(message)? {
+            crate::outbound::Offer::Taken(receipt) => Ok(receipt),
+            crate::outbound::Offer::Full => Err(Error::QueueFull { limit: self.shared().config.queue_bytes }),
+        }
+    }
+
+    /// How many publishes were dropped to make room for newer ones.
+    #[must_use]
+    pub fn dropped_publishes(&self) -> u64 {
+        self.shared().outbound().dropped()
+    }
+
+    // ---- subscribing -------------------------------------------------------------------------------
+
+    /// Subscribes to a channel (§7.g). Its pushes come in [`pushes`](Self::pushes).
+    ///
+    /// The subscription is made again on every new connection. To change between persistent and temporary,
+    /// unsubscribe first (§9.c).
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with the server's status, [`Error::WrongChannel`], [`Error::Closed`]; [`Error::Timeout`]
+    /// if there is no answer within `request_timeout`, while the client goes on trying.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped the subscription may be made all the same.
+    pub async fn sub(&self, channel: &ChannelName, persistence: Persistence) -> Result<(), Error> {
+        self.sub_to(channel, persistence, None).await
+    }
+
+    /// Subscribes to a channel, and hands back the stream of its pushes.
+    ///
+    /// # Errors
+    /// As [`sub`](Self::sub).
+    ///
+    /// # Cancel safety
+    /// As [`sub`](Self::sub).
+    pub async fn subscribe(
+        &self,
+        channel: &ChannelName,
+        persistence: Persistence,
+    ) -> Result<Subscription, Error> {
+        let inbox = Arc::new(Inbox::new(self.shared().config.stream_bytes));
+        let stream = Subscription::new(Arc::clone(self.shared()), Arc::clone(&inbox), channel.clone());
+        self.sub_to(channel, persistence, Some(inbox)).await?;
+        Ok(stream)
+    }
+
+    async fn sub_to(
+        &self,
+        channel: &ChannelName,
+        persistence: Persistence,
+        inbox: Option<Arc<Inbox>>,
+    ) -> Result<(), Error> {
+        check_plain(channel, "sub")?;
+        let shared = self.shared();
+        let answered = {
+            let mut routes = shared.routes();
+            let mut outbound = shared.outbound();
+            if outbound.is_closing() {
+                return Err(Error::Closed);
+            }
+            let answered = routes.subscribe(channel, persistence, inbox, &mut outbound);
+            shared.wake_for(outbound);
+            answered
+        };
+        self.answer("sub", answered).await
+    }
+
+    /// Unsubscribes from a channel (§7.i). Its stream ends.
+    ///
+    /// # Errors
+    /// As [`sub`](Self::sub).
+    ///
+    /// # Cancel safety
+    /// If the future is dropped the subscription may end all the same.
+    pub async fn unsub(&self, channel: &ChannelName) -> Result<(), Error> {
+        check_plain(channel, "unsub")?;
+        let shared = self.shared();
+        let answered = {
+            let mut routes = shared.routes();
+            let mut outbound = shared.outbound();
+            if outbound.is_closing() {
+                return Err(Error::Closed);
+            }
+            let answered = routes.unsubscribe(channel, &mut outbound);
+            shared.wake_for(outbound);
+            answered
+        };
+        self.answer("unsub", answered).await
+    }
+
+    async fn answer(
+        &self,
+        request: &'static str,
+        answered: oneshot::Receiver<StatusCode>,
+    ) -> Result<(), Error> {
+        let what = if request == "sub" { "the answer to a sub" } else { "the answer to an unsub" };
+        let status = self.shared().within(what, async { answered.await.map_err(|_| Error::Closed) }).await?;
+        if status.is_ok() { Ok(()) } else { Err(Error::Refused { request, status }) }
+    }
+
+    /// The stream of pushes that have none of their own.
+    pub fn pushes(&self) -> Pushes {
+        Pushes::new(Arc::clone(self.shared()))
+    }
+
+    /// Says that a QoS 1 push has been taken, for streams that are
+    /// [acknowledged by hand](Subscription::acknowledge_by_hand) (§7.n). Without effect on a QoS 0 push, and the
+    /// second time.
+    pub fn acknowledge(&self, push: &Push) {
+        self.shared().acknowledge(push);
+    }
+
+    /// How many QoS 0 pushes were dropped because no stream was read in time.
+    #[must_use]
+    pub fn dropped_pushes(&self) -> u64 {
+        self.shared().everything.dropped() + self.shared().dropped_pushes.load(Ordering::Relaxed)
+    }
+
+    // ---- requests ----------------------------------------------------------------------------------
+
+    /// Asks the server's application something, on a control channel (`$name`), and waits for its reply (§9.d).
+    /// `data` is JSON text, or nothing.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with the application's status; [`Error::ConnectionLost`] if the connection went while the
+    /// request was under way; [`Error::Timeout`] if there is no session, or no reply, within `request_timeout`;
+    /// [`Error::WrongChannel`], [`Error::PacketTooLarge`], [`Error::Closed`].
+    ///
+    /// # Cancel safety
+    /// If the future is dropped the request may be carried out all the same.
+    pub async fn request(&self, channel: &ChannelName, data: Option<Payload<'_>>) -> Result<Reply, Error> {
+        if channel.kind() != ChannelKind::Control {
+            let because = "control channels begin with `$`";
+            return Err(Error::WrongChannel { request: "request", because });
+        }
+        let shared = self.shared();
+        let reply = async {
+            shared.online().await?;
+            let (id, answered) = {
+                let mut outbound = shared.outbound();
+                if !outbound.has_session() {
+                    return Err(Error::ConnectionLost);
+                }
+                let asked = outbound.request(shared.config.max_packet_bytes, |id, out| {
+                    let (channel, id) = (channel.as_str().into(), Some(id.into()));
+                    Packet::Pub(Pub { channel, data, qos: Qos::AtMostOnce, retain: Retain::No, id })
+                        .encode(out);
+                })?;
+                shared.wake_for(outbound);
+                asked
+            };
+            let _forget = Forget { shared, id };
+            answered.await.unwrap_or(Err(Error::Closed))
+        };
+        let (status, data) = shared.within("the answer to a request", reply).await?;
+        if status.is_ok() { Ok(Reply { data }) } else { Err(Error::Refused { request: "request", status }) }
+    }
+
+    // ---- callbacks ---------------------------------------------------------------------------------
+
+    /// Calls `callback` with every push that has no stream of its own; when it returns, a QoS 1 push is
+    /// acknowledged. It runs on a task of its own, one push at a time, and must not block.
+    pub fn on_push(&self, mut callback: impl FnMut(Push) + Send + 'static) {
+        let mut pushes = self.pushes();
+        // Ends with the client.
+        tokio::spawn(async move {
+            while let Some(push) = pushes.next().await {
+                callback(push);
+            }
+        });
+    }
+
+    /// Calls `callback` whenever a session ends, with the reason.
+    pub fn on_disconnect(&self, mut callback: impl FnMut(DisconnectReason) + Send + 'static) {
+        let mut events = self.events();
+        // Ends with the client.
+        tokio::spawn(async move {
+            while let Some(event) = events.next().await {
+                if let Event::Disconnected { reason } = event {
+                    callback(reason);
+                }
+            }
+        });
+    }
+}
+
+/// Takes back that somebody waits for an answer.
+struct Forget<'s> {
+    shared: &'s Shared,
+    id: u64,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.shared.outbound().forget_request(self.id);
+    }
+}
+
+fn check_channel(message: &Publish) -> Result<(), Error> {
+    if message.channel.kind() == ChannelKind::Control {
+        let because = "it is a control channel, which is asked with `request`";
+        return Err(Error::WrongChannel { request: "publish", because });
+    }
+    Ok(())
+}
+
+fn check_plain(channel: &ChannelName, request: &'static str) -> Result<(), Error> {
+    let because = match channel.kind() {
+        ChannelKind::Plain => return Ok(()),
+        ChannelKind::Control => "it is a control channel, which is asked with `request`",
+        ChannelKind::PeerToPeer => "it is a point-to-point channel, which the server subscribes clients to",
+    };
+    Err(Error::WrongChannel { request, because })
+}

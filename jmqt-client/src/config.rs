@@ -1,0 +1,223 @@
+//! What a client needs to know before it starts.
+
+mod file;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use jmqt_protocol::{AuthToken, ClientId, InvalidPayload, Payload};
+
+pub use file::{ConfigError, Origin};
+
+use crate::{Endpoint, InvalidUrl};
+
+/// A client's configuration; [`Config::default`] is the shipped `client.conf`.
+///
+/// ```
+/// use jmqt_client::Config;
+///
+/// let mut config = Config::url("jmqt://localhost")?.auth(r#"{"client_name":"alice"}"#)?;
+/// config.window = 64;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct Config {
+    /// Where the server is. Default `jmqt://localhost:8010`.
+    pub endpoint: Endpoint,
+    /// What `auth` asks for a token with: any JSON, as the application behind the server wants it (§7.a).
+    /// Without it, and without a token, `{}` is sent.
+    pub auth_data: Option<Secret>,
+    /// A token that is known already, and whose it is: `auth` is left out as long as it is accepted (§10).
+    pub token: Option<(ClientId, AuthToken)>,
+    /// How TLS is done, where the endpoint asks for it.
+    pub tls: TlsConfig,
+    /// What happens when a connection is lost. Default [`Reconnect::default`].
+    pub reconnect: Reconnect,
+    /// How many bytes of publishes may wait, those without an acknowledgement included. An empty queue takes one
+    /// message of any size. 1 KiB to 1 GiB, default 8 MiB.
+    pub queue_bytes: usize,
+    /// What happens to a publish when the queue is full. Default [`WhenFull::Wait`].
+    pub when_full: WhenFull,
+    /// How many unacknowledged QoS 1 pushes the server may send (`wn`, protocol.md 2.9). 1 to 1024, default 128.
+    pub window: u32,
+    /// How many bytes of pushes may wait in one stream. 1 KiB to 1 GiB, default 8 MiB.
+    pub stream_bytes: usize,
+    /// The largest packet, both ways, in bytes. 1 KiB to 1 GiB, default 4 MiB.
+    pub max_packet_bytes: usize,
+    /// How long a connection may take to be made, its session included. Default 10 seconds.
+    pub connect_timeout: Duration,
+    /// How long a subscription or a control request waits for its answer, and for a connection. Default 30 seconds.
+    pub request_timeout: Duration,
+    /// How long a QoS 1 publish waits for its acknowledgement, and any publish for room in the queue. Default
+    /// 5 minutes.
+    pub publish_timeout: Duration,
+    /// How long [`Client::close`](crate::Client::close) goes on sending what is queued. Default 5 seconds.
+    pub close_timeout: Duration,
+    /// What the sample programs log, and where to; for [`logging::init`](crate::logging::init).
+    #[cfg(feature = "logging")]
+    pub log: jmqt_log::LogConfig,
+}
+
+/// JSON text that is shown nowhere: its `Debug` is blank.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Box<str>);
+
+impl Secret {
+    /// Checks that `json` is one JSON value.
+    ///
+    /// # Errors
+    /// [`InvalidPayload`] if it is not, or nested deeper than 128.
+    pub fn parse(json: &str) -> Result<Self, InvalidPayload> {
+        Ok(Self(Payload::parse(json)?.as_str().into()))
+    }
+
+    pub(crate) fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(..)")
+    }
+}
+
+/// How TLS is done.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TlsConfig {
+    /// PEM file of the CAs to trust. Default: those that the operating system trusts.
+    pub ca_path: Option<PathBuf>,
+    /// PEM file of a client certificate, with those between it and its CA. Default: none is shown.
+    pub cert_path: Option<PathBuf>,
+    /// PEM file of the client certificate's private key.
+    pub key_path: Option<PathBuf>,
+    /// The name the server's certificate must be made for, where that is not the endpoint's host.
+    pub server_name: Option<String>,
+}
+
+/// What happens when a connection is lost, or cannot be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reconnect {
+    /// Nothing: the client is closed.
+    Off,
+    /// A new one is tried after a time that doubles with every failure.
+    Backoff {
+        /// The longest wait before the first attempt.
+        first: Duration,
+        /// What the wait grows to.
+        most: Duration,
+        /// Whether each wait is a random part of that time, so that the clients of a server that starts again do
+        /// not all come at once.
+        jitter: bool,
+    },
+}
+
+impl Reconnect {
+    /// Tries again after this time, always the same.
+    #[must_use]
+    pub const fn every(time: Duration) -> Self {
+        Self::Backoff { first: time, most: time, jitter: false }
+    }
+}
+
+impl Default for Reconnect {
+    /// Within half a second at first, within 30 seconds in the end, at random.
+    fn default() -> Self {
+        Self::Backoff { first: Duration::from_millis(500), most: Duration::from_secs(30), jitter: true }
+    }
+}
+
+/// What happens to a publish that finds the queue full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum WhenFull {
+    /// It waits for room, up to `publish_timeout`.
+    #[default]
+    Wait,
+    /// The oldest message that has not been sent makes room: QoS 0 first, which is counted, then QoS 1, whose
+    /// publisher is told.
+    DropOldest,
+    /// It fails with [`Error::QueueFull`](crate::Error::QueueFull).
+    Error,
+}
+
+/// The URL of a server, and the defaults.
+impl TryFrom<&str> for Config {
+    type Error = InvalidUrl;
+
+    fn try_from(url: &str) -> Result<Self, InvalidUrl> {
+        Self::url(url)
+    }
+}
+
+impl Config {
+    /// A configuration for the server at this URL.
+    ///
+    /// # Errors
+    /// [`InvalidUrl`] says what is wrong with it.
+    pub fn url(url: &str) -> Result<Self, InvalidUrl> {
+        Ok(Self { endpoint: url.parse()?, ..Self::default() })
+    }
+
+    /// Authenticates with this JSON (§7.a).
+    ///
+    /// # Errors
+    /// [`InvalidPayload`] if it is not one JSON value.
+    pub fn auth(mut self, data: &str) -> Result<Self, InvalidPayload> {
+        self.auth_data = Some(Secret::parse(data)?);
+        Ok(self)
+    }
+
+    /// Connects with a token that is known already (§10).
+    #[must_use]
+    pub fn token(mut self, client: ClientId, token: AuthToken) -> Self {
+        self.token = Some((client, token));
+        self
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            endpoint: Endpoint::new(crate::Protocol::Socket, "localhost"),
+            auth_data: None,
+            token: None,
+            tls: TlsConfig::default(),
+            reconnect: Reconnect::default(),
+            queue_bytes: 8 << 20,
+            when_full: WhenFull::default(),
+            window: 128,
+            stream_bytes: 8 << 20,
+            max_packet_bytes: 4 << 20,
+            connect_timeout: Duration::from_secs(10),
+            request_timeout: Duration::from_secs(30),
+            publish_timeout: Duration::from_secs(300),
+            close_timeout: Duration::from_secs(5),
+            #[cfg(feature = "logging")]
+            log: jmqt_log::LogConfig::new(jmqt_log::LogMode::Info, None),
+        }
+    }
+}
+
+/// Tokens and auth data are blank.
+impl std::fmt::Debug for Config {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Config")
+            .field("endpoint", &self.endpoint.to_string())
+            .field("auth_data", &self.auth_data)
+            .field("token", &self.token)
+            .field("tls", &self.tls)
+            .field("reconnect", &self.reconnect)
+            .field("queue_bytes", &self.queue_bytes)
+            .field("when_full", &self.when_full)
+            .field("window", &self.window)
+            .field("stream_bytes", &self.stream_bytes)
+            .field("max_packet_bytes", &self.max_packet_bytes)
+            .field("connect_timeout", &self.connect_timeout)
+            .field("request_timeout", &self.request_timeout)
+            .field("publish_timeout", &self.publish_timeout)
+            .field("close_timeout", &self.close_timeout)
+            .finish()
+    }
+}

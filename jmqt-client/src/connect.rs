@@ -1,0 +1,399 @@
+//! The way to a session, step by step: name, TCP, TLS, WebSocket, `auth`, `conn` (§7.a to §7.d).
+//!
+//! Every failure says which step it was and what to do about it. The same steps, reported one by one, are what
+//! [`diagnose`](crate::diagnose) shows.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use jmqt_protocol::{Auth, AuthOutcome, AuthToken, ClientId, Conn, NUL, Packet, Payload, StatusCode, decode};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::transport::{
+    self, BadStream, Framing, Link, NulReader, Stream, TlsInfo, Turn, UpgradeError, WebSocketReader,
+};
+use crate::{Config, ConnectError, Endpoint, Step};
+
+/// What a server that says nothing of it is taken to mean.
+const USUAL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A connection with a session.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) link: Link,
+    pub(crate) client: ClientId,
+    /// `ts`: how long either side may be silent.
+    pub(crate) timeout: Duration,
+    /// What came behind the `connAck`, from the given place on.
+    pub(crate) read: (Bytes, usize),
+}
+
+impl Session {
+    /// Ends a session on which nothing was done: `disconn`, and the end of the connection.
+    pub(crate) async fn leave(&mut self) {
+        const LAST_WORDS: Duration = Duration::from_secs(1);
+        Packet::Disconn.encode(self.link.portion());
+        self.link.portion().push(NUL);
+        self.link.send();
+        let goodbye = self.link.close_frame();
+        self.link.send_framed(&goodbye);
+        // It ends also if the other side does not take it.
+        let _ = timeout(LAST_WORDS, self.link.finish()).await;
+    }
+}
+
+/// What a finished step found out.
+#[derive(Debug, Clone)]
+pub(crate) enum Found {
+    Addresses(Vec<SocketAddr>),
+    Address(SocketAddr),
+    Tls(TlsInfo),
+    WebSocket,
+    Client(ClientId),
+    Timeout(Duration),
+}
+
+/// Hears of every step that is done, and how long it took.
+pub(crate) type Report<'r> = &'r mut (dyn FnMut(Step, Duration, Found) + Send);
+
+/// Makes a connection and opens a session on it. `token` is used if there is one; what `auth` grants is put there.
+///
+/// # Cancel safety
+/// The connection is closed with the future.
+pub(crate) async fn open(
+    config: &Config,
+    token: &mut Option<(ClientId, AuthToken)>,
+    report: Report<'_>,
+) -> Result<Session, ConnectError> {
+    let mut opening =
+        Opening { config, deadline: Instant::now() + config.connect_timeout, since: Instant::now(), report };
+    let stream = opening.stream().await?;
+    let link = opening.frame(stream).await?;
+    let mut talk = Talk { link, read: Bytes::new(), at: 0, heard: false };
+    let mut asked = token.is_none();
+    if asked {
+        *token = Some(opening.auth(&mut talk).await?);
+    }
+    loop {
+        let Some((client, secret)) = token.clone() else {
+            return Err(ConnectError::Protocol { step: Step::Auth, problem: "there is no token".to_owned() });
+        };
+        let (status, timeout_seconds) = opening.conn(&mut talk, &client, &secret).await?;
+        if status.is_ok() {
+            let timeout = timeout_seconds
+                .map_or(USUAL_TIMEOUT, |seconds| Duration::from_secs(u64::from(seconds.clamp(1, 86_400))));
+            opening.done(Step::Conn, Found::Timeout(timeout));
+            return Ok(Session { link: talk.link, client, timeout, read: (talk.read, talk.at) });
+        }
+        // A token grows old; a new one is asked for once (§10).
+        let is_stale = status == StatusCode::INVALID_TOKEN && config.auth_data.is_some() && !asked;
+        if config.auth_data.is_some() {
+            *token = None;
+        }
+        if !is_stale {
+            return Err(ConnectError::Refused { step: Step::Conn, status, message: String::new() });
+        }
+        *token = Some(opening.auth(&mut talk).await?);
+        asked = true;
+    }
+}
+
+/// Asks for a token on a connection of its own (§7.a).
+///
+/// # Cancel safety
+/// The connection is closed with the future.
+pub(crate) async fn authenticate(config: &Config) -> Result<(ClientId, AuthToken), ConnectError> {
+    let now = Instant::now();
+    let report: Report<'_> = &mut |_, _, _| {};
+    let mut opening = Opening { config, deadline: now + config.connect_timeout, since: now, report };
+    let stream = opening.stream().await?;
+    let link = opening.frame(stream).await?;
+    opening.auth(&mut Talk { link, read: Bytes::new(), at: 0, heard: false }).await
+}
+
+struct Opening<'c, 'r> {
+    config: &'c Config,
+    deadline: Instant,
+    /// When the present step began.
+    since: Instant,
+    report: Report<'r>,
+}
+
+impl Opening<'_, '_> {
+    fn done(&mut self, step: Step, found: Found) {
+        (self.report)(step, self.since.elapsed(), found);
+        self.since = Instant::now();
+    }
+
+    /// Gives a step what is left of the time for all of them.
+    fn limited<T>(
+        &self,
+        step: Step,
+        mend: &'static str,
+        future: impl Future<Output = Result<T, ConnectError>>,
+    ) -> impl Future<Output = Result<T, ConnectError>> {
+        let (limit, done) = (self.config.connect_timeout, timeout_at(self.deadline, future));
+        async move {
+            done.await.unwrap_or_else(|_| Err(ConnectError::Timeout { step, limit, mend: mend.to_owned() }))
+        }
+    }
+
+    /// Name, TCP and TLS.
+    async fn stream(&mut self) -> Result<Stream, ConnectError> {
+        let endpoint = &self.config.endpoint;
+        let addresses = self.limited(Step::Name, "check the name server", look_up(endpoint)).await?;
+        self.done(Step::Name, Found::Addresses(addresses.clone()));
+
+        let mend = "check host and port, and the firewalls in between";
+        let (stream, address) = self.limited(Step::Tcp, mend, reach(&addresses)).await?;
+        self.done(Step::Tcp, Found::Address(address));
+
+        if !endpoint.protocol.is_tls() {
+            return Ok(Stream::Tcp(stream));
+        }
+        let connector = transport::connector(&self.config.tls)?;
+        let name = transport::server_name(&self.config.tls, endpoint)?;
+        let mend = "the port may not speak TLS: for a plain one, use jmqt:// (8010) or ws:// (8012)";
+        let agreed = self.limited(Step::Tls, mend, transport::handshake(&connector, name, stream));
+        let (stream, info) = agreed.await?;
+        self.done(Step::Tls, Found::Tls(info));
+        Ok(Stream::Tls(Box::new(stream)))
+    }
+
+    /// NUL framing, or the WebSocket upgrade.
+    async fn frame(&mut self, stream: Stream) -> Result<Link, ConnectError> {
+        let limit = self.config.max_packet_bytes;
+        if !self.config.endpoint.protocol.is_websocket() {
+            return Ok(Link::new(stream, Framing::Nul(NulReader::new(limit))));
+        }
+        let mend = "the port may be a plain JMQT socket: then use jmqt:// (8010) or jmqts:// (8011)";
+        let reader =
+            WebSocketReader::new(&self.config.endpoint, limit).map_err(|error| explain_upgrade(&error))?;
+        let link = Link::new(stream, Framing::WebSocket(Box::new(reader)));
+        let link = self.limited(Step::WebSocket, mend, upgrade(link, mend)).await?;
+        self.done(Step::WebSocket, Found::WebSocket);
+        Ok(link)
+    }
+
+    async fn auth(&mut self, talk: &mut Talk) -> Result<(ClientId, AuthToken), ConnectError> {
+        let data = self.config.auth_data.as_ref().map_or("{}", |data| data.reveal());
+        let packet = Packet::Auth(Auth { data: Payload::trust(data) });
+        let answer = self.limited(Step::Auth, NO_ANSWER, talk.ask(&packet, Step::Auth)).await?;
+        let Answer::Granted { client, token } = answer else {
+            return match answer {
+                Answer::Refused { status, message } => {
+                    Err(ConnectError::Refused { step: Step::Auth, status, message })
+                }
+                _ => Err(unexpected(Step::Auth)),
+            };
+        };
+        let client = ClientId::parse(&client)
+            .map_err(|error| ConnectError::Protocol { step: Step::Auth, problem: error.to_string() })?;
+        self.done(Step::Auth, Found::Client(client.clone()));
+        Ok((client, AuthToken::new(token)))
+    }
+
+    async fn conn(
+        &mut self,
+        talk: &mut Talk,
+        client: &ClientId,
+        token: &AuthToken,
+    ) -> Result<(StatusCode, Option<u32>), ConnectError> {
+        let packet = Packet::Conn(Conn {
+            token: token.reveal().into(),
+            client: client.as_str().into(),
+            window: Some(self.config.window),
+        });
+        match self.limited(Step::Conn, NO_ANSWER, talk.ask(&packet, Step::Conn)).await? {
+            Answer::Connected { status, timeout_seconds } => Ok((status, timeout_seconds)),
+            _ => Err(unexpected(Step::Conn)),
+        }
+    }
+}
+
+const NO_ANSWER: &str = "what listens there may not be a JMQT server, or not of this protocol: jmqt:// is 8010, \
+     jmqts:// 8011, ws:// 8012, wss:// 8013";
+
+fn unexpected(step: Step) -> ConnectError {
+    ConnectError::Protocol { step, problem: "the server answered with another packet".to_owned() }
+}
+
+async fn look_up(endpoint: &Endpoint) -> Result<Vec<SocketAddr>, ConnectError> {
+    let unknown = |source| ConnectError::Name { host: endpoint.host.clone(), source: Arc::new(source) };
+    let found = tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port)).await;
+    let addresses: Vec<_> = found.map_err(unknown)?.collect();
+    if addresses.is_empty() { Err(unknown(io::Error::other("it has none"))) } else { Ok(addresses) }
+}
+
+/// The first of the addresses that answers.
+async fn reach(addresses: &[SocketAddr]) -> Result<(TcpStream, SocketAddr), ConnectError> {
+    let mut failed = None;
+    for address in addresses {
+        match TcpStream::connect(address).await {
+            Ok(stream) => {
+                // Packets are written in portions already; waiting for more would only delay them.
+                stream.set_nodelay(true).map_err(|source| unreachable_address(*address, source))?;
+                return Ok((stream, *address));
+            }
+            Err(source) => failed = Some(unreachable_address(*address, source)),
+        }
+    }
+    Err(failed
+        .unwrap_or(ConnectError::Protocol { step: Step::Tcp, problem: "there is no address".to_owned() }))
+}
+
+fn unreachable_address(address: SocketAddr, source: io::Error) -> ConnectError {
+    ConnectError::Tcp { address: address.to_string(), source: Arc::new(source) }
+}
+
+async fn upgrade(mut link: Link, mend: &'static str) -> Result<Link, ConnectError> {
+    loop {
+        let request = link.take_answers();
+        link.send_framed(&request);
+        let turn = link.turn().await;
+        match turn {
+            Ok(Turn::Written) => {}
+            Ok(Turn::Read(read)) => {
+                if is_tls(&read) {
+                    return Err(speaks_tls());
+                }
+                if link.upgrade_with(&read).map_err(|error| explain_upgrade(&error))? {
+                    return Ok(link);
+                }
+            }
+            Ok(Turn::End) => {
+                return Err(ConnectError::Lost {
+                    step: Step::WebSocket,
+                    because: None,
+                    mend: mend.to_owned(),
+                });
+            }
+            Err(error) => {
+                let refused = transport::certificate_refused(&error);
+                let lost =
+                    |because| ConnectError::Lost { step: Step::WebSocket, because, mend: mend.to_owned() };
+                return Err(refused.unwrap_or_else(|| lost(Some(Arc::new(error)))));
+            }
+        }
+    }
+}
+
+fn explain_upgrade(error: &UpgradeError) -> ConnectError {
+    match error {
+        UpgradeError::Http(status) => ConnectError::WrongServer {
+            found: format!("the server answered HTTP {status} instead of opening a WebSocket"),
+            mend: "check port and path: the JMQT server's WebSocket port is usually 8012 (8013 with TLS)"
+                .to_owned(),
+        },
+        UpgradeError::NotHttp(problem) => ConnectError::WrongServer {
+            found: format!("what answers there does not open a WebSocket ({problem})"),
+            mend: "for a plain JMQT socket use jmqt:// (8010) or jmqts:// (8011)".to_owned(),
+        },
+    }
+}
+
+/// A TLS record of the kind a server sends that was spoken to in plain text: an alert or a handshake message.
+fn is_tls(read: &[u8]) -> bool {
+    matches!(read, [0x15 | 0x16, 3, 0..=4, ..])
+}
+
+fn speaks_tls() -> ConnectError {
+    ConnectError::WrongServer {
+        found: "the port speaks TLS, and was spoken to without".to_owned(),
+        mend: "use jmqts:// or wss:// (ENABLE_SSL = true)".to_owned(),
+    }
+}
+
+fn speaks_http() -> ConnectError {
+    ConnectError::WrongServer {
+        found: "what answers there is an HTTP server".to_owned(),
+        mend: "for the WebSocket port of a JMQT server use ws:// (8012) or wss:// (8013); its TCP port is usually 8010"
+            .to_owned(),
+    }
+}
+
+enum Answer {
+    Granted { client: String, token: String },
+    Refused { status: StatusCode, message: String },
+    Connected { status: StatusCode, timeout_seconds: Option<u32> },
+}
+
+/// Question and answer, before there is a session.
+struct Talk {
+    link: Link,
+    read: Bytes,
+    at: usize,
+    heard: bool,
+}
+
+impl Talk {
+    async fn ask(&mut self, packet: &Packet<'_>, step: Step) -> Result<Answer, ConnectError> {
+        packet.encode(self.link.portion());
+        self.link.portion().push(NUL);
+        self.link.send();
+        loop {
+            if let Some(answer) = self.answer(step)? {
+                return Ok(answer);
+            }
+            let lost = |because| ConnectError::Lost { step, because, mend: NO_ANSWER.to_owned() };
+            match self.link.turn().await {
+                Ok(Turn::Written) => {}
+                Ok(Turn::Read(read)) => {
+                    if !std::mem::replace(&mut self.heard, true) {
+                        recognise(&read)?;
+                    }
+                    (self.read, self.at) = (read, 0);
+                }
+                Ok(Turn::End) => return Err(lost(None)),
+                Err(error) => {
+                    let refused = transport::certificate_refused(&error);
+                    return Err(refused.unwrap_or_else(|| lost(Some(Arc::new(error)))));
+                }
+            }
+        }
+    }
+
+    /// The next answer in what has been read. Anything else has no place here, and is passed over.
+    fn answer(&mut self, step: Step) -> Result<Option<Answer>, ConnectError> {
+        let broken = |error: &BadStream| ConnectError::Protocol { step, problem: error.to_string() };
+        while let Some(incoming) = self.link.next(&self.read, &mut self.at).map_err(|error| broken(&error))? {
+            let Some(packet) = std::str::from_utf8(incoming.bytes).ok().and_then(|text| decode(text).ok())
+            else {
+                continue;
+            };
+            match packet {
+                Packet::AuthAck(ack) => {
+                    return Ok(Some(match ack.outcome {
+                        AuthOutcome::Granted { token, client } => {
+                            Answer::Granted { client: client.into_owned(), token: token.into_owned() }
+                        }
+                        AuthOutcome::Refused { status, message } => {
+                            Answer::Refused { status, message: message.into_owned() }
+                        }
+                    }));
+                }
+                Packet::ConnAck(ack) => {
+                    let (status, timeout_seconds) = (ack.status, ack.timeout_seconds);
+                    return Ok(Some(Answer::Connected { status, timeout_seconds }));
+                }
+                _ => {}
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The first bytes a server says tell whether it is one of ours.
+fn recognise(read: &[u8]) -> Result<(), ConnectError> {
+    if read.starts_with(b"HTTP/") {
+        return Err(speaks_http());
+    }
+    if is_tls(read) {
+        return Err(speaks_tls());
+    }
+    Ok(())
+}

@@ -1,0 +1,352 @@
+//! One session on one connection, from `connAck` to its end: the only code that touches its socket.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use jmqt_protocol::{Packet, PacketType, Qos, decode};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
+
+use crate::connect::Session;
+use crate::event::Event;
+use crate::inbox::Inbox;
+use crate::recent::Seen;
+use crate::routes::Change;
+use crate::shared::{Shared, State};
+use crate::transport::{BadStream, Incoming, Link, Turn};
+use crate::{DisconnectReason, Push};
+
+/// How long the end of a connection may take to be written.
+const LAST_WORDS: Duration = Duration::from_millis(250);
+/// A batch whose pushes fill less than this part of the read they came in is copied out of it.
+const WORTH_KEEPING: usize = 4;
+
+/// Serves the session until one side ends it, and says why.
+pub(crate) async fn serve(session: Session, shared: &Arc<Shared>) -> DisconnectReason {
+    let Session { link, client, timeout, read } = session;
+    let mut connection = Connection {
+        link,
+        timeout,
+        heard: Instant::now(),
+        sent: Instant::now(),
+        asked: false,
+        resume_by: Some(Instant::now() + shared.config.request_timeout),
+        leave_by: None,
+        is_leaving: false,
+        receiver: Receiver { shared: Arc::clone(shared), batch: Vec::new(), route: None, bad: 0 },
+        shared: Arc::clone(shared),
+        client: State::Online(client),
+    };
+    connection.run(read).await
+}
+
+struct Connection {
+    link: Link,
+    shared: Arc<Shared>,
+    client: State,
+    /// `ts`.
+    timeout: Duration,
+    heard: Instant,
+    sent: Instant,
+    /// A heartbeat is under way.
+    asked: bool,
+    /// Until when the subscriptions have to be acknowledged; `None` once they are.
+    resume_by: Option<Instant>,
+    /// Until when a closing client waits; set when it starts to close.
+    leave_by: Option<Instant>,
+    /// `disconn` has been sent.
+    is_leaving: bool,
+    receiver: Receiver,
+}
+
+impl Connection {
+    async fn run(&mut self, (read, at): (Bytes, usize)) -> DisconnectReason {
+        {
+            let mut routes = self.shared.routes();
+            let mut outbound = self.shared.outbound();
+            outbound.begin();
+            routes.resume(&mut outbound);
+        }
+        self.shared.everything.begin_connection();
+        self.shared.forget_refetch().await;
+        let reason = match self.receive(&read, at) {
+            Ok(()) => self.talk().await,
+            Err(reason) => reason,
+        };
+        self.say_goodbye().await;
+        if self.is_leaving { DisconnectReason::ByClient } else { reason }
+    }
+
+    /// Ends the WebSocket, TLS and the socket in order, as far as the other side still takes it.
+    async fn say_goodbye(&mut self) {
+        if self.link.is_written() {
+            let frame = self.link.close_frame();
+            self.link.send_framed(&frame);
+        }
+        // A dead peer takes nothing, and is not waited for.
+        let _ = timeout(LAST_WORDS, self.link.finish()).await;
+    }
+
+    async fn talk(&mut self) -> DisconnectReason {
+        // A twelfth of the time the server allows is exact enough for heartbeats.
+        let mut tick = interval((self.timeout / 12).max(Duration::from_millis(20)));
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let shared = Arc::clone(&self.shared);
+        loop {
+            self.finish_resuming();
+            if let Err(reason) = self.fill() {
+                return reason;
+            }
+            let turn = tokio::select! {
+                biased; // the socket first: what comes must be read, whatever there is to send
+                turn = self.link.turn() => turn,
+                () = shared.wake.notified() => continue,
+                () = shared.refetch.notified() => return DisconnectReason::Overflow,
+                _ = tick.tick() => {
+                    if let Err(reason) = self.look_at_clock() {
+                        return reason;
+                    }
+                    continue;
+                }
+                () = sleep_until(self.leave_by.unwrap_or_else(Instant::now)), if self.leave_by.is_some() => {
+                    if let Err(reason) = self.leave() {
+                        return reason;
+                    }
+                    continue;
+                }
+            };
+            match turn {
+                Ok(Turn::Read(read)) => {
+                    self.heard = Instant::now();
+                    self.asked = false;
+                    if let Err(reason) = self.receive(&read, 0) {
+                        return reason;
+                    }
+                }
+                Ok(Turn::Written) => {}
+                Ok(Turn::End) => return DisconnectReason::ByServer,
+                Err(error) => return DisconnectReason::Broken(Arc::new(error)),
+            }
+        }
+    }
+
+    /// Once all subscriptions are answered, publishes flow.
+    fn finish_resuming(&mut self) {
+        if self.resume_by.is_none() || !self.shared.routes().is_resumed() {
+            return;
+        }
+        self.resume_by = None;
+        self.shared.outbound().go_online();
+        self.shared.tell_of_room();
+        if let State::Online(client) = &self.client {
+            self.shared.emit(Event::Connected { client: client.clone() });
+        }
+        self.shared.state.send_replace(self.client.clone());
+    }
+
+    /// Gives the socket what there is to send, if it is ready for more.
+    fn fill(&mut self) -> Result<(), DisconnectReason> {
+        let is_written = self.link.is_written();
+        let mut outbound = self.shared.outbound();
+        if !is_written && outbound.is_stuck() {
+            return Err(DisconnectReason::Protocol("it does not read what we answer".to_owned()));
+        }
+        if outbound.is_closing() && self.leave_by.is_none() {
+            self.leave_by = Some(Instant::now() + self.shared.config.close_timeout / 2);
+        }
+        if !is_written {
+            return Ok(());
+        }
+        // Nothing flows before the subscriptions stand, unless the client is on its way out.
+        outbound.take(self.link.portion());
+        if outbound.is_closing()
+            && !self.is_leaving
+            && outbound.is_acknowledged()
+            && outbound.is_handed_over()
+        {
+            outbound.send(&Packet::Disconn);
+            outbound.take(self.link.portion());
+            self.is_leaving = true;
+        }
+        drop(outbound);
+        let length = self.link.send();
+        let answers = self.link.take_answers();
+        self.link.send_framed(&answers);
+        if length > 0 {
+            self.sent = Instant::now();
+            self.shared.tell_of_room();
+        } else if answers.is_empty() {
+            self.link.release();
+        }
+        Ok(())
+    }
+
+    /// The first half of the time to close is for what waits, the second for the goodbye.
+    fn leave(&mut self) -> Result<(), DisconnectReason> {
+        if self.is_leaving {
+            return Err(DisconnectReason::ByClient);
+        }
+        self.is_leaving = true;
+        self.leave_by = Some(Instant::now() + self.shared.config.close_timeout / 2);
+        self.shared.outbound().send(&Packet::Disconn);
+        Ok(())
+    }
+
+    fn look_at_clock(&mut self) -> Result<(), DisconnectReason> {
+        if self.resume_by.is_some_and(|by| by <= Instant::now()) {
+            return Err(DisconnectReason::NotResumed(self.shared.config.request_timeout));
+        }
+        let silence = self.heard.elapsed();
+        if silence >= self.allowed_silence() {
+            return Err(DisconnectReason::Silent(silence));
+        }
+        // An unanswered heartbeat is proof of nothing yet, but the server has heard from us.
+        let third = self.timeout / 3;
+        let is_due = silence >= third && !self.asked || self.sent.elapsed() >= third;
+        if is_due {
+            self.asked = true;
+            self.sent = Instant::now();
+            self.shared.outbound().send(&Packet::Hb);
+        }
+        Ok(())
+    }
+
+    /// A server answers in order, so an application that thinks about a request holds up the `hbAck` behind it.
+    fn allowed_silence(&self) -> Duration {
+        let thinks = self.shared.routes().awaits_answer() || self.shared.outbound().awaits_answer();
+        if thinks { self.timeout.max(self.shared.config.request_timeout) } else { self.timeout }
+    }
+
+    /// Handles every packet in what was read, as one batch.
+    fn receive(&mut self, read: &Bytes, mut at: usize) -> Result<(), DisconnectReason> {
+        let result = loop {
+            match self.link.next(read, &mut at) {
+                Ok(Some(incoming)) => {
+                    if let Err(reason) = self.receiver.handle(&incoming) {
+                        break Err(reason);
+                    }
+                }
+                Ok(None) => break Ok(()),
+                Err(BadStream::Closed(_)) => break Err(DisconnectReason::ByServer),
+                Err(error) => break Err(DisconnectReason::Protocol(error.to_string())),
+            }
+        };
+        self.receiver.finish_batch(read.len());
+        result
+    }
+}
+
+/// Bad packets in a row after which a server is given up (protocol.md 2.5, the other way round).
+const MOST_BAD_PACKETS: u32 = 16;
+
+/// What becomes of the packets that come.
+struct Receiver {
+    shared: Arc<Shared>,
+    /// Pushes for `route` that it has not been given yet.
+    batch: Vec<Push>,
+    route: Option<(Box<str>, Arc<Inbox>)>,
+    bad: u32,
+}
+
+impl Receiver {
+    fn handle(&mut self, incoming: &Incoming<'_>) -> Result<(), DisconnectReason> {
+        let Ok(text) = std::str::from_utf8(incoming.bytes) else {
+            return self.bad_packet("it is not UTF-8");
+        };
+        let packet = match decode(text) {
+            Ok(packet) => packet,
+            Err(error) => return self.bad_packet(&error.to_string()),
+        };
+        self.bad = 0;
+        match packet {
+            Packet::Push(push) => {
+                if self.is_new(&push) {
+                    self.deliver(Push::new(&push, text, incoming.to_bytes()));
+                }
+            }
+            Packet::PubAck(ack) => {
+                let id = ack.id.as_deref().unwrap_or_default();
+                let data = ack.data.map(jmqt_protocol::Payload::as_str);
+                if !self.shared.outbound().answered(id, ack.status, data) {
+                    tracing::debug!(status = %ack.status, "A pubAck names nothing that waits for one");
+                }
+            }
+            Packet::SubAck(ack) => {
+                self.finish_run();
+                let channel = ack.channel.as_deref().unwrap_or_default();
+                let change = self.shared.routes().sub_answered(channel, ack.status);
+                if let Change::Lost(channel) = change {
+                    tracing::warn!(%channel, status = %ack.status, "A subscription could not be made again");
+                    self.shared.emit(Event::SubscriptionLost { channel, status: ack.status });
+                }
+            }
+            Packet::UnsubAck(ack) => {
+                self.finish_run();
+                let channel = ack.channel.as_deref().unwrap_or_default();
+                self.shared.routes().unsub_answered(channel, ack.status);
+            }
+            Packet::HbAck => {}
+            other => self.unexpected(other.packet_type()),
+        }
+        Ok(())
+    }
+
+    /// Old servers send what ours do not; it is no reason to leave.
+    fn unexpected(&self, kind: PacketType) {
+        tracing::debug!(%kind, "A packet that has no place here was passed over");
+    }
+
+    fn bad_packet(&mut self, problem: &str) -> Result<(), DisconnectReason> {
+        self.bad += 1;
+        tracing::debug!(problem, "A bad packet was passed over");
+        if self.bad < MOST_BAD_PACKETS {
+            return Ok(());
+        }
+        Err(DisconnectReason::Protocol(format!(
+            "{MOST_BAD_PACKETS} bad packets in a row, the last one: {problem}"
+        )))
+    }
+
+    /// Whether the application has yet to see it. One that it has taken is acknowledged again (§9.a).
+    fn is_new(&self, push: &jmqt_protocol::Push<'_>) -> bool {
+        let Some(id) = push.id.as_deref().filter(|_| push.qos == Qos::AtLeastOnce) else { return true };
+        let seen = self.shared.routes().see(&push.channel, id);
+        if seen == Seen::Acknowledged {
+            self.shared.outbound().acknowledge(id);
+        }
+        seen == Seen::New
+    }
+
+    fn deliver(&mut self, push: Push) {
+        let is_same = self.route.as_ref().is_some_and(|(channel, _)| **channel == *push.channel());
+        if !is_same {
+            self.finish_run();
+            let routes = self.shared.routes();
+            let inbox = routes.inbox(push.channel()).unwrap_or(&self.shared.everything);
+            self.route = Some((push.channel().into(), Arc::clone(inbox)));
+        }
+        self.batch.push(push);
+    }
+
+    /// Hands over the pushes of one channel at once.
+    fn finish_run(&mut self) {
+        let Some((_, inbox)) = self.route.take() else { return };
+        // A stream that was dropped just now leaves its pushes to the others.
+        let refused =
+            inbox.offer(&mut self.batch).unwrap_or_else(|| self.shared.leave_to_others(&mut self.batch));
+        if !refused.is_empty() {
+            self.shared.forget(&refused);
+        }
+    }
+
+    /// The end of what one read brought.
+    fn finish_batch(&mut self, read: usize) {
+        // Slices keep the whole read alive, which is no bargain for a small part of it.
+        let kept: usize = self.batch.iter().map(Push::len).sum();
+        if kept * WORTH_KEEPING < read {
+            self.batch.iter_mut().for_each(Push::detach);
+        }
+        self.finish_run();
+        self.batch.shrink_to(64);
+    }
+}

@@ -1,0 +1,262 @@
+//! What can go wrong, told so that it can be put right.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jmqt_protocol::{InvalidChannel, StatusCode};
+
+/// Why a request to the server was not carried out.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The server answered with another status than 1. 8 CLIENT_OFFLINE is final; 5 SERVER_ERROR may pass.
+    #[error("the server answered {status} to the {request}")]
+    Refused {
+        /// What was asked: `sub`, `unsub`, `publish` or `request`.
+        request: &'static str,
+        /// The status of the answer.
+        status: StatusCode,
+    },
+    /// The connection went while a control request was under way: it may have been carried out or not.
+    #[error("the connection was lost while the request was under way: it may have been carried out or not")]
+    ConnectionLost,
+    /// There was no answer, or no room in the queue, within the time that the configuration allows.
+    #[error("{what} took longer than {limit:?}")]
+    Timeout {
+        /// What was waited for.
+        what: &'static str,
+        /// How long.
+        limit: Duration,
+    },
+    /// The queue is full, and the configuration says not to wait.
+    #[error("the queue of {limit} bytes is full")]
+    QueueFull {
+        /// QUEUE_BYTES.
+        limit: usize,
+    },
+    /// The queue was full, and this message, the oldest that had not been sent, made room for a newer one.
+    #[error("the queue was full, and this message was the oldest in it")]
+    Dropped,
+    /// A packet would be larger than the server takes (MAX_PACKET_BYTES).
+    #[error("the packet is larger than the limit of {limit} bytes")]
+    PacketTooLarge {
+        /// MAX_PACKET_BYTES.
+        limit: usize,
+    },
+    /// The channel is not one that this request may name: `$` and `#` channels are not subscribed to,
+    /// control requests go to `$` channels only, and nothing else does.
+    #[error("the {request} cannot name this channel: {because}")]
+    WrongChannel {
+        /// What was asked.
+        request: &'static str,
+        /// Why it cannot.
+        because: &'static str,
+    },
+    /// The text is no channel name.
+    #[error(transparent)]
+    InvalidChannel(#[from] InvalidChannel),
+    /// The client has been closed, or has given up reconnecting.
+    #[error("the client is closed")]
+    Closed,
+}
+
+impl Error {
+    /// The status code of the original clients for this error: what the server answered, or
+    /// 9 NETWORK_ERROR where it did not.
+    #[must_use]
+    pub const fn status(&self) -> StatusCode {
+        match self {
+            Self::Refused { status, .. } => *status,
+            Self::InvalidChannel(_) | Self::WrongChannel { .. } => StatusCode::INVALID_CHANNEL,
+            Self::PacketTooLarge { .. } => StatusCode::INVALID_PACKET,
+            _ => StatusCode::NETWORK_ERROR,
+        }
+    }
+}
+
+/// A step on the way to a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Step {
+    /// The host's name is looked up.
+    Name,
+    /// The TCP connection is made.
+    Tcp,
+    /// TLS is agreed on, and the certificate checked.
+    Tls,
+    /// The WebSocket is opened.
+    WebSocket,
+    /// `auth`: the token is asked for (§7.a).
+    Auth,
+    /// `conn`: the session is opened (§7.c).
+    Conn,
+    /// Subscriptions are made again (§9.c).
+    Subscriptions,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Name => "name",
+            Self::Tcp => "TCP",
+            Self::Tls => "TLS",
+            Self::WebSocket => "WebSocket",
+            Self::Auth => "auth",
+            Self::Conn => "conn",
+            Self::Subscriptions => "subscriptions",
+        })
+    }
+}
+
+/// Why there is no session.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// That is no URL of a server.
+    #[error(transparent)]
+    Url(#[from] crate::InvalidUrl),
+    /// The name is unknown, or cannot be looked up.
+    #[error("cannot find the address of {host}: {source}")]
+    Name {
+        /// The host.
+        host: String,
+        /// What the resolver said.
+        source: Arc<io::Error>,
+    },
+    /// Nobody answered at any of the host's addresses.
+    #[error("cannot connect to {address}: {source}")]
+    Tcp {
+        /// The address, the last one that was tried.
+        address: String,
+        /// Why not.
+        source: Arc<io::Error>,
+    },
+    /// A file that TLS needs cannot be used.
+    #[error("{key} {}: {problem}", path.display())]
+    File {
+        /// The configuration key that names it.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The TLS handshake failed.
+    #[error("TLS: {problem}; {mend}")]
+    Tls {
+        /// What is wrong.
+        problem: String,
+        /// What to do about it.
+        mend: String,
+    },
+    /// Whatever answers there is no JMQT server of this protocol.
+    #[error("{found}; {mend}")]
+    WrongServer {
+        /// What answered.
+        found: String,
+        /// What to do about it.
+        mend: String,
+    },
+    /// A step was not done in its time.
+    #[error("{step}: no answer within {limit:?}; {mend}")]
+    Timeout {
+        /// Which step.
+        step: Step,
+        /// How long was waited.
+        limit: Duration,
+        /// What to do about it.
+        mend: String,
+    },
+    /// The connection ended before there was a session.
+    #[error("{step}: the connection was closed{}; {mend}", what_the_system_said(because))]
+    Lost {
+        /// Which step.
+        step: Step,
+        /// What the system said, if anything.
+        because: Option<Arc<io::Error>>,
+        /// What to do about it.
+        mend: String,
+    },
+    /// The server answered `auth` or `conn` with another status than 1.
+    #[error("{step}: the server answered {status}{}", said(message))]
+    Refused {
+        /// [`Step::Auth`] or [`Step::Conn`].
+        step: Step,
+        /// The status.
+        status: StatusCode,
+        /// What the server said beside it.
+        message: String,
+    },
+    /// The server said something that JMQT does not have at this point.
+    #[error("{step}: {problem}")]
+    Protocol {
+        /// Which step.
+        step: Step,
+        /// What it was.
+        problem: String,
+    },
+    /// The client was closed before there was a session.
+    #[error("the client was closed")]
+    Closed,
+}
+
+/// A configuration converts into itself without fail.
+impl From<Infallible> for ConnectError {
+    fn from(never: Infallible) -> Self {
+        match never {}
+    }
+}
+
+impl ConnectError {
+    /// Whether trying again cannot help, because it is the configuration that is wrong.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::Url(_) | Self::File { .. } | Self::Closed => true,
+            // Any other status may be about the server's state. A token that is refused here was the only one.
+            Self::Refused { step: Step::Conn, status, .. } => *status == StatusCode::INVALID_TOKEN,
+            _ => false,
+        }
+    }
+}
+
+fn what_the_system_said(source: &Option<Arc<io::Error>>) -> String {
+    source.as_ref().map(|source| format!(" ({source})")).unwrap_or_default()
+}
+
+fn said(message: &str) -> String {
+    if message.is_empty() { String::new() } else { format!(": {}", message.escape_debug()) }
+}
+
+/// Why a connection ended that had a session.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum DisconnectReason {
+    /// [`Client::close`](crate::Client::close), or the last handle was dropped.
+    #[error("closed by this client")]
+    ByClient,
+    /// The server closed the connection: it stops, or the same client connected elsewhere (protocol.md 2.4),
+    /// or it found fault with us.
+    #[error("closed by the server")]
+    ByServer,
+    /// The connection broke.
+    #[error("the connection broke: {0}")]
+    Broken(Arc<io::Error>),
+    /// Nothing came for as long as the server's `ts`, though we asked.
+    #[error("nothing came from the server for {0:?}")]
+    Silent(Duration),
+    /// The server sent what JMQT does not have, or more than MAX_PACKET_BYTES in one packet.
+    #[error("the server broke the protocol: {0}")]
+    Protocol(String),
+    /// The subscriptions could not be made again in time.
+    #[error("the subscriptions were not acknowledged within {0:?}")]
+    NotResumed(Duration),
+    /// A stream had been left unread for so long that pushes had to be left with the server; it has been read
+    /// now, and they are fetched.
+    #[error("to fetch the pushes that there was no room for")]
+    Overflow,
+}

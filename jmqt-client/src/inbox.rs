@@ -1,0 +1,190 @@
+//! Pushes on their way from the socket to the application: bounded, and never in the socket's way.
+//!
+//! QoS 0 beyond the limit pushes out the oldest QoS 0, and is counted. QoS 1 is only refused when it alone
+//! exceeds the limit, which a server that respects our window hardly brings about: it then stays with the server,
+//! and is fetched by a new connection when the stream has been read.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+
+use crate::Push;
+
+/// What waits for one stream.
+#[derive(Debug)]
+pub(crate) struct Inbox {
+    limit: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Each with its place in the order of arrival.
+    at_most_once: VecDeque<(u64, Push)>,
+    at_least_once: VecDeque<(u64, Push)>,
+    arrived: u64,
+    bytes: usize,
+    dropped: u64,
+    /// A QoS 1 push was refused on this connection, so those after it must be too.
+    overflowed: bool,
+    ended: bool,
+    /// Nobody will read it.
+    abandoned: bool,
+    wakers: Vec<Waker>,
+}
+
+/// What [`Inbox::take`] found.
+pub(crate) enum Taken {
+    /// Something; `refetch`: that was the last, and more is left with the server.
+    Some { refetch: bool },
+    /// Nothing yet; the waker is kept.
+    Nothing,
+    /// Nothing, and nothing will come.
+    End,
+}
+
+impl Inbox {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self { limit, state: Mutex::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes over what came, in order. Hands back the QoS 1 pushes there is no room for, or `None` and leaves
+    /// everything where it is if nobody will read it.
+    pub(crate) fn offer(&self, pushes: &mut Vec<Push>) -> Option<Vec<Push>> {
+        let mut refused = Vec::new();
+        let mut state = self.lock();
+        if state.abandoned {
+            return None;
+        }
+        for push in pushes.drain(..) {
+            if let Some(push) = state.add(push, self.limit) {
+                refused.push(push);
+            }
+        }
+        state.wake();
+        Some(refused)
+    }
+
+    /// Puts back what was taken and not used, in front of everything else.
+    pub(crate) fn put_back(&self, pushes: impl DoubleEndedIterator<Item = Push>) {
+        let mut state = self.lock();
+        for push in pushes.rev() {
+            state.bytes += push.cost();
+            match push.id() {
+                Some(_) => state.at_least_once.push_front((0, push)),
+                None => state.at_most_once.push_front((0, push)),
+            }
+        }
+        state.wake();
+    }
+
+    /// Moves up to `most` pushes to `to`, in order of arrival.
+    pub(crate) fn take(&self, to: &mut VecDeque<Push>, most: usize, waker: &Waker) -> Taken {
+        let mut state = self.lock();
+        for _ in 0..most {
+            let Some(push) = state.pop() else { break };
+            to.push_back(push);
+        }
+        if !to.is_empty() {
+            let drained = state.is_empty();
+            let refetch = drained && std::mem::take(&mut state.overflowed);
+            if drained {
+                state.release();
+            }
+            return Taken::Some { refetch };
+        }
+        if state.ended {
+            return Taken::End;
+        }
+        if !state.wakers.iter().any(|known| known.will_wake(waker)) {
+            state.wakers.push(waker.clone());
+        }
+        Taken::Nothing
+    }
+
+    /// There will be no more.
+    pub(crate) fn end(&self) {
+        let mut state = self.lock();
+        state.ended = true;
+        state.wake();
+    }
+
+    /// A new connection brings what was refused on the last one.
+    pub(crate) fn begin_connection(&self) {
+        self.lock().overflowed = false;
+    }
+
+    /// How many QoS 0 pushes were dropped because nobody read.
+    pub(crate) fn dropped(&self) -> u64 {
+        self.lock().dropped
+    }
+
+    /// Nobody will read it any more: hands back what waits.
+    pub(crate) fn abandon(&self) -> Vec<Push> {
+        let mut state = self.lock();
+        state.abandoned = true;
+        std::iter::from_fn(|| state.pop()).collect()
+    }
+}
+
+impl State {
+    fn is_empty(&self) -> bool {
+        self.at_most_once.is_empty() && self.at_least_once.is_empty()
+    }
+
+    fn add(&mut self, push: Push, limit: usize) -> Option<Push> {
+        let cost = push.cost();
+        if push.id().is_some() && self.overflowed {
+            return Some(push);
+        }
+        while self.bytes + cost > limit {
+            let Some((_, oldest)) = self.at_most_once.pop_front() else { break };
+            self.bytes -= oldest.cost();
+            self.dropped += 1;
+        }
+        // Alone in it, a push of any size is taken.
+        if self.bytes + cost > limit && !self.at_least_once.is_empty() {
+            if push.id().is_some() {
+                self.overflowed = true;
+                return Some(push);
+            }
+            self.dropped += 1;
+            return None;
+        }
+        self.bytes += cost;
+        self.arrived += 1;
+        let entry = (self.arrived, push);
+        if entry.1.id().is_some() {
+            self.at_least_once.push_back(entry);
+        } else {
+            self.at_most_once.push_back(entry);
+        }
+        None
+    }
+
+    fn pop(&mut self) -> Option<Push> {
+        let queue = match (self.at_most_once.front(), self.at_least_once.front()) {
+            (Some((zero, _)), Some((one, _))) if one <= zero => &mut self.at_least_once,
+            (Some(_), _) => &mut self.at_most_once,
+            (None, _) => &mut self.at_least_once,
+        };
+        let (_, push) = queue.pop_front()?;
+        self.bytes -= push.cost();
+        Some(push)
+    }
+
+    fn wake(&mut self) {
+        self.wakers.drain(..).for_each(Waker::wake);
+    }
+
+    /// An idle stream keeps no memory of a busy time.
+    fn release(&mut self) {
+        const KEPT: usize = 1024;
+        self.at_most_once.shrink_to(KEPT);
+        self.at_least_once.shrink_to(KEPT);
+    }
+}

@@ -1,0 +1,89 @@
+//! A JMQT 1.0 client: publish and subscribe over TCP and WebSocket, plain and TLS, with QoS 0 and 1, retained
+//! messages, persistent subscriptions, point-to-point messages and control requests, and automatic reconnect.
+//!
+//! A complete program:
+//!
+//! ```no_run
+//! use jmqt_client::{ChannelName, Client, Config, Persistence, Publish};
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let config = Config::url("jmqt://localhost:8010")?.auth(r#"{"client_name":"alice"}"#)?;
+//!     let client = Client::connect(config).await?; // or Client::start(config), which goes on trying
+//!
+//!     let news = ChannelName::parse("news")?;
+//!     let mut stream = client.subscribe(&news, Persistence::Persistent).await?;
+//!     let weather = ChannelName::parse("weather")?;
+//!     let message = Publish::json(weather, &["rain", "sun"])?.at_least_once().retained();
+//!     client.publish(&message).await?; // QoS 1: the server has it on disk
+//!
+//!     let reply = client.request(&ChannelName::parse("$mySubscriptions")?, None).await?;
+//!     println!("{:?}", reply.data());
+//!
+//!     while let Some(push) = stream.next().await { // acknowledges the push before
+//!         println!("{} says {}", push.publisher(), push.data());
+//!     }
+//!     client.close().await;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # What holds
+//!
+//! * **Connections come and go, the [`Client`] stays.** It reconnects with pauses that double and are random in
+//!   length ([`Reconnect`]), makes its subscriptions again, sends its unacknowledged QoS 1 publishes again in order
+//!   and with the same ids, then what was published meanwhile. Control requests under way fail with
+//!   [`Error::ConnectionLost`]. [`Client::events`] tells what happens.
+//! * **QoS 1 is at least once.** A publish whose acknowledgement was lost with a connection arrives twice; a push that
+//!   the server sends again is recognised (the last 4,096 of each channel) and handed over once per client. A push is
+//!   acknowledged when the stream is asked for the next one, when a callback returns, or
+//!   [by hand](Subscription::acknowledge_by_hand).
+//! * **Nothing grows without a bound.** Publishes wait within `queue_bytes` ([`WhenFull`] says what comes then), pushes
+//!   within `stream_bytes` of their stream: beyond it the oldest QoS 0 are dropped and counted, QoS 1 stay with the
+//!   server. The socket is always read.
+//! * **Every wait has a limit**, which [`Config`] names.
+//!
+//! Events are logged with `tracing`, never with tokens, auth data or message data. Sections (§) are those of the JMQT
+//! 1.0 specification, `protocol.md` is `docs/protocol.md` of this repository.
+//!
+//! # Features
+//!
+//! `logging`: the log of the sample programs. `cli` (the default): the `jmqt` command. Libraries that
+//! use this crate turn default features off.
+
+mod certificate;
+mod client;
+pub mod config;
+mod connect;
+mod connection;
+mod diagnose;
+mod endpoint;
+mod error;
+mod event;
+mod inbox;
+mod message;
+mod outbound;
+mod push;
+mod recent;
+mod reconnect;
+mod routes;
+mod shared;
+mod stream;
+mod transport;
+
+pub use client::{Client, Reply};
+pub use config::{Config, ConfigError, Reconnect, Secret, TlsConfig, WhenFull};
+pub use diagnose::{Finding, diagnose};
+pub use endpoint::{Endpoint, InvalidUrl, Protocol};
+pub use error::{ConnectError, DisconnectReason, Error, Step};
+pub use event::{Event, Events};
+/// The log of the sample programs: see [`init`](logging::init).
+#[cfg(feature = "logging")]
+pub use jmqt_log as logging;
+pub use jmqt_protocol::{
+    AuthToken, ChannelKind, ChannelName, ClientId, InvalidChannel, InvalidClientId, InvalidPayload, Payload,
+    Persistence, Qos, Retain, StatusCode,
+};
+pub use message::{Publish, Receipt};
+pub use push::Push;
+pub use stream::{Pushes, Subscription};

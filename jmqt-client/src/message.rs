@@ -1,0 +1,158 @@
+//! What is published: a [`Publish`], and the [`Receipt`] of one with QoS 1 (§7.k, §9.a).
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use jmqt_protocol::{ChannelKind, ChannelName, ClientId, InvalidPayload, Packet, Payload, Pub, Qos, Retain};
+use tokio::sync::oneshot;
+
+use crate::Error;
+
+/// A message to publish: a channel, data, QoS and the retained flag.
+///
+/// ```
+/// use jmqt_client::{ChannelName, Publish};
+///
+/// let news = ChannelName::parse("news")?;
+/// let message = Publish::json(news, &["rain", "sun"])?.at_least_once().retained();
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Publish {
+    pub(crate) channel: ChannelName,
+    data: String,
+    pub(crate) qos: Qos,
+    retain: Retain,
+}
+
+impl Publish {
+    /// A value, as JSON.
+    ///
+    /// # Errors
+    /// What `serde_json` says of a value that JSON cannot hold.
+    pub fn json(
+        channel: ChannelName,
+        data: &(impl serde::Serialize + ?Sized),
+    ) -> Result<Self, serde_json::Error> {
+        Ok(Self::trusted(channel, serde_json::to_string(data)?))
+    }
+
+    /// JSON text, which reaches the subscribers byte for byte (protocol.md 2.7).
+    ///
+    /// # Errors
+    /// [`InvalidPayload`] if it is not one JSON value, or nested deeper than 128.
+    pub fn raw(channel: ChannelName, data: impl Into<String>) -> Result<Self, InvalidPayload> {
+        let mut data = data.into();
+        let value = Payload::parse(&data)?.as_str();
+        if value.len() < data.len() {
+            data = value.to_owned();
+        }
+        Ok(Self::trusted(channel, data))
+    }
+
+    /// A value for one client, on its point-to-point channel (§9.d).
+    ///
+    /// # Errors
+    /// What `serde_json` says of a value that JSON cannot hold.
+    pub fn to_client(
+        client: &ClientId,
+        data: &(impl serde::Serialize + ?Sized),
+    ) -> Result<Self, serde_json::Error> {
+        Self::json(ChannelName::of_client(client), data)
+    }
+
+    const fn trusted(channel: ChannelName, data: String) -> Self {
+        Self { channel, data, qos: Qos::AtMostOnce, retain: Retain::No }
+    }
+
+    /// QoS 1: stored by the server, acknowledged to us, delivered until acknowledged (§9.a).
+    #[must_use]
+    pub const fn at_least_once(mut self) -> Self {
+        self.qos = Qos::AtLeastOnce;
+        self
+    }
+
+    /// Kept for those who subscribe later (§9.b). Without effect on point-to-point channels.
+    #[must_use]
+    pub const fn retained(mut self) -> Self {
+        self.retain = Retain::Yes;
+        self
+    }
+
+    /// The channel.
+    #[must_use]
+    pub const fn channel(&self) -> &ChannelName {
+        &self.channel
+    }
+
+    /// The data, as JSON text.
+    #[must_use]
+    pub fn data(&self) -> &str {
+        &self.data
+    }
+
+    /// The QoS.
+    #[must_use]
+    pub const fn qos(&self) -> Qos {
+        self.qos
+    }
+
+    /// Appends the `pub` packet; `id` is the one of a QoS 1 publish.
+    pub(crate) fn encode(&self, id: Option<&str>, out: &mut Vec<u8>) {
+        let retain = match self.channel.kind() {
+            ChannelKind::Plain => self.retain,
+            ChannelKind::Control | ChannelKind::PeerToPeer => Retain::No,
+        };
+        Packet::Pub(Pub {
+            channel: self.channel.as_str().into(),
+            data: Some(Payload::trust(&self.data)),
+            qos: self.qos,
+            retain,
+            id: id.map(Into::into),
+        })
+        .encode(out);
+    }
+
+    /// At most how long the packet is, its NUL included.
+    pub(crate) fn size_hint(&self) -> usize {
+        self.channel.as_str().len() + self.data.len() + 64
+    }
+}
+
+/// The fate of a message that was queued: a future of the server's acknowledgement.
+///
+/// A QoS 0 message is never acknowledged, so its receipt is ready at once. Dropping a receipt changes
+/// nothing: the message is sent all the same.
+///
+/// # Errors
+/// [`Error::Refused`] with the server's status (8 CLIENT_OFFLINE is final), [`Error::Timeout`] if there
+/// was no acknowledgement within `publish_timeout`, [`Error::Dropped`] if the queue was full and this
+/// was the oldest, [`Error::Closed`] if the client was closed first.
+#[derive(Debug)]
+#[must_use = "a receipt tells whether the server has the message"]
+pub struct Receipt(Option<oneshot::Receiver<Result<(), Error>>>);
+
+impl Receipt {
+    pub(crate) const fn of_qos0() -> Self {
+        Self(None)
+    }
+
+    pub(crate) const fn new(acknowledged: oneshot::Receiver<Result<(), Error>>) -> Self {
+        Self(Some(acknowledged))
+    }
+}
+
+impl Future for Receipt {
+    type Output = Result<(), Error>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.0 {
+            None => Poll::Ready(Ok(())),
+            // The client's task drops what it no longer serves only at its end.
+            Some(acknowledged) => {
+                Pin::new(acknowledged).poll(context).map(|answer| answer.unwrap_or(Err(Error::Closed)))
+            }
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! Pushes as the application takes them: [`Subscription`] for one channel, [`Pushes`] for all others.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_core::Stream;
+use jmqt_protocol::ChannelName;
+
+use crate::Push;
+use crate::inbox::{Inbox, Taken};
+use crate::shared::Shared;
+
+/// How many pushes are taken from an inbox under one lock.
+const BATCH: usize = 512;
+
+/// Who acknowledges QoS 1 pushes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Acknowledge {
+    /// The stream, when it is asked for the next push.
+    WhenPolledOn,
+    /// The application, with [`Client::acknowledge`](crate::Client::acknowledge).
+    ByHand,
+}
+
+/// The reading end of one inbox.
+#[derive(Debug)]
+struct Reader {
+    shared: Arc<Shared>,
+    inbox: Arc<Inbox>,
+    batch: VecDeque<Push>,
+    refetch: bool,
+    /// What the application was given last and has yet to be acknowledged.
+    given: Option<Push>,
+    acknowledge: Acknowledge,
+}
+
+impl Reader {
+    fn new(shared: Arc<Shared>, inbox: Arc<Inbox>) -> Self {
+        Self {
+            shared,
+            inbox,
+            batch: VecDeque::new(),
+            refetch: false,
+            given: None,
+            acknowledge: Acknowledge::WhenPolledOn,
+        }
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Push>> {
+        if let Some(given) = self.given.take() {
+            self.shared.acknowledge(&given);
+        }
+        if self.batch.is_empty() {
+            if std::mem::take(&mut self.refetch) {
+                self.shared.refetch.notify_one();
+            }
+            match self.inbox.take(&mut self.batch, BATCH, context.waker()) {
+                Taken::Some { refetch } => self.refetch = refetch,
+                Taken::Nothing => {
+                    self.batch = VecDeque::new();
+                    return Poll::Pending;
+                }
+                Taken::End => return Poll::Ready(None),
+            }
+        }
+        let push = self.batch.pop_front();
+        if let Some(push) = &push
+            && push.id().is_some()
+            && self.acknowledge == Acknowledge::WhenPolledOn
+        {
+            self.given = Some(push.clone());
+        }
+        Poll::Ready(push)
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        if let Some(given) = self.given.take() {
+            self.shared.forget(&[given]);
+        }
+        if self.refetch {
+            self.shared.refetch.notify_one();
+        }
+        self.inbox.put_back(std::mem::take(&mut self.batch).into_iter());
+    }
+}
+
+macro_rules! stream {
+    ($name:ident) => {
+        impl $name {
+            /// The next push; `None` once there will be no more. Asking for it acknowledges the one before, if
+            /// that was QoS 1 (§9.a), unless acknowledging is done by hand.
+            ///
+            /// # Cancel safety
+            /// Nothing is lost if the future is dropped; the push before is acknowledged all the same.
+            pub async fn next(&mut self) -> Option<Push> {
+                poll_fn(|context| self.reader.poll(context)).await
+            }
+
+            /// Leaves acknowledging to the application: [`Client::acknowledge`](crate::Client::acknowledge).
+            pub fn acknowledge_by_hand(mut self) -> Self {
+                self.reader.acknowledge = Acknowledge::ByHand;
+                self
+            }
+
+            /// How many QoS 0 pushes this stream has lost because it was not read in time.
+            #[must_use]
+            pub fn dropped(&self) -> u64 {
+                self.reader.inbox.dropped()
+            }
+        }
+
+        impl Stream for $name {
+            type Item = Push;
+
+            fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Push>> {
+                self.reader.poll(context)
+            }
+        }
+    };
+}
+
+/// The pushes of one channel. Made by [`Client::subscribe`](crate::Client::subscribe).
+///
+/// It holds up to `stream_bytes` of pushes that were not read: then the oldest QoS 0 go, and are counted; QoS 1
+/// stay unacknowledged, and the server sends no more of them than the window. It ends when the channel is
+/// unsubscribed from, subscribed to anew, or lost, and when the client ends.
+///
+/// Dropping it changes nothing at the server. What comes afterwards goes to [`Pushes`]; the last push, if the
+/// stream was not asked for another one, is not acknowledged and comes again on the next connection.
+#[derive(Debug)]
+#[must_use = "pushes wait in it to be read"]
+pub struct Subscription {
+    reader: Reader,
+    channel: ChannelName,
+}
+
+impl Subscription {
+    pub(crate) fn new(shared: Arc<Shared>, inbox: Arc<Inbox>, channel: ChannelName) -> Self {
+        Self { reader: Reader::new(shared, inbox), channel }
+    }
+
+    /// The channel.
+    #[must_use]
+    pub const fn channel(&self) -> &ChannelName {
+        &self.channel
+    }
+}
+
+impl Drop for Subscription {
+    /// From here on the channel has no stream; what waits is for [`Pushes`].
+    fn drop(&mut self) {
+        let reader = &mut self.reader;
+        reader.shared.routes().leave(self.channel.as_str(), &reader.inbox);
+        reader.shared.count_dropped_pushes(reader.inbox.dropped());
+        let mut left: Vec<_> = reader.batch.drain(..).collect();
+        left.extend(reader.inbox.abandon());
+        let refused = reader.shared.leave_to_others(&mut left);
+        reader.shared.forget(&refused);
+    }
+}
+
+/// The pushes of all channels that have no [`Subscription`]: of point-to-point messages, of subscriptions that the
+/// server made, of those made with [`Client::sub`](crate::Client::sub). Made by
+/// [`Client::pushes`](crate::Client::pushes).
+///
+/// Its limit is that of a [`Subscription`]. They are kept also while there is no `Pushes`; if there are several,
+/// each push goes to one of them.
+#[derive(Debug)]
+#[must_use = "pushes wait in it to be read"]
+pub struct Pushes {
+    reader: Reader,
+}
+
+impl Pushes {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        let inbox = Arc::clone(&shared.everything);
+        Self { reader: Reader::new(shared, inbox) }
+    }
+}
+
+stream!(Subscription);
+stream!(Pushes);

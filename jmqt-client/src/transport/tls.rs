@@ -1,0 +1,222 @@
+//! TLS 1.2 and 1.3 with rustls and ring: whom to trust, who we are, and what is wrong when it fails.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::{self, AlertDescription, CertificateError, ClientConfig, RootCertStore};
+
+use crate::config::TlsConfig;
+use crate::{ConnectError, Endpoint, Step};
+
+pub(crate) type TlsStream = tokio_rustls::client::TlsStream<TcpStream>;
+
+/// What was agreed on.
+#[derive(Debug, Clone)]
+pub(crate) struct TlsInfo {
+    /// Such as `TLSv1_3`.
+    pub(crate) version: String,
+    /// The server's certificates, its own first, DER.
+    pub(crate) chain: Vec<Vec<u8>>,
+}
+
+/// Reads what the configuration names.
+pub(crate) fn connector(tls: &TlsConfig) -> Result<TlsConnector, ConnectError> {
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_protocol_versions(rustls::DEFAULT_VERSIONS)
+        .map_err(|error| unusable(error.to_string()))?
+        .with_root_certificates(roots(tls)?);
+    let config = match (&tls.cert_path, &tls.key_path) {
+        (Some(cert), Some(key)) => {
+            let chain = certificates("SSL_CERT_PATH", cert)?;
+            let secret = PrivateKeyDer::from_pem_file(key)
+                .map_err(|error| file("SSL_KEY_PATH", key, pem_problem(&error, "private key")))?;
+            builder.with_client_auth_cert(chain, secret).map_err(|error| {
+                file("SSL_CERT_PATH", cert, format!("it does not go together with SSL_KEY_PATH: {error}"))
+            })?
+        }
+        (Some(path), None) => {
+            return Err(file("SSL_CERT_PATH", path, "it needs SSL_KEY_PATH beside it".to_owned()));
+        }
+        (None, Some(path)) => {
+            return Err(file("SSL_KEY_PATH", path, "it needs SSL_CERT_PATH beside it".to_owned()));
+        }
+        (None, None) => builder.with_no_client_auth(),
+    };
+    Ok(TlsConnector::from(Arc::new(config)))
+}
+
+fn roots(tls: &TlsConfig) -> Result<RootCertStore, ConnectError> {
+    let mut roots = RootCertStore::empty();
+    if let Some(path) = &tls.ca_path {
+        for certificate in certificates("SSL_CA_PATH", path)? {
+            roots.add(certificate).map_err(|error| {
+                file("SSL_CA_PATH", path, format!("a certificate in it cannot be used: {error}"))
+            })?;
+        }
+        return Ok(roots);
+    }
+    let found = rustls_native_certs::load_native_certs();
+    // Some of what systems trust is malformed; the rest is what counts.
+    roots.add_parsable_certificates(found.certs);
+    if roots.is_empty() {
+        return Err(ConnectError::Tls {
+            problem: "the operating system has no trusted certificate authorities".to_owned(),
+            mend: "install them (on many systems the package ca-certificates), or name your own CA in SSL_CA_PATH"
+                .to_owned(),
+        });
+    }
+    Ok(roots)
+}
+
+fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, ConnectError> {
+    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    match read {
+        Ok(chain) if chain.is_empty() => {
+            Err(file(key, path, "there is no certificate in it; a PEM file was expected".to_owned()))
+        }
+        Ok(chain) => Ok(chain),
+        Err(error) => Err(file(key, path, pem_problem(&error, "certificate"))),
+    }
+}
+
+fn pem_problem(error: &pem::Error, what: &str) -> String {
+    match error {
+        pem::Error::Io(error) => error.to_string(),
+        pem::Error::NoItemsFound => format!("there is no {what} in it; a PEM file was expected"),
+        other => other.to_string(),
+    }
+}
+
+fn file(key: &'static str, path: &Path, problem: String) -> ConnectError {
+    ConnectError::File { key, path: path.to_owned(), problem }
+}
+
+fn unusable(problem: String) -> ConnectError {
+    ConnectError::Tls { problem, mend: "check the TLS settings".to_owned() }
+}
+
+/// The name that the certificate has to be made for.
+pub(crate) fn server_name(tls: &TlsConfig, endpoint: &Endpoint) -> Result<ServerName<'static>, ConnectError> {
+    let name = tls.server_name.as_ref().unwrap_or(&endpoint.host);
+    ServerName::try_from(name.clone()).map_err(|_| ConnectError::Tls {
+        problem: format!("`{}` is neither a host name nor an IP address", name.escape_debug()),
+        mend: "give the name in the server's certificate as SSL_SERVER_NAME".to_owned(),
+    })
+}
+
+/// Agrees on TLS.
+///
+/// # Cancel safety
+/// The connection is dropped with the future.
+pub(crate) async fn handshake(
+    connector: &TlsConnector,
+    name: ServerName<'static>,
+    stream: TcpStream,
+) -> Result<(TlsStream, TlsInfo), ConnectError> {
+    let shown = name.to_str().into_owned();
+    let stream = connector.connect(name, stream).await.map_err(|error| explain(error, &shown))?;
+    let (_, session) = stream.get_ref();
+    let info = TlsInfo {
+        version: session.protocol_version().map(|version| format!("{version:?}")).unwrap_or_default(),
+        chain: session.peer_certificates().unwrap_or_default().iter().map(|cert| cert.to_vec()).collect(),
+    };
+    Ok((stream, info))
+}
+
+/// What is wrong, and the mend.
+/// The server did not like who we are. With TLS 1.3 it says so when the handshake is over for us.
+pub(crate) fn certificate_refused(error: &io::Error) -> Option<ConnectError> {
+    let cause = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+    let rustls::Error::AlertReceived(alert) = cause else { return None };
+    let problem = match alert {
+        AlertDescription::CertificateRequired => "the server wants a client certificate".to_owned(),
+        AlertDescription::BadCertificate
+        | AlertDescription::UnsupportedCertificate
+        | AlertDescription::CertificateRevoked
+        | AlertDescription::CertificateExpired
+        | AlertDescription::CertificateUnknown
+        | AlertDescription::UnknownCA
+        | AlertDescription::AccessDenied
+        | AlertDescription::DecryptError => format!("the server did not accept our certificate ({alert:?})"),
+        _ => return None,
+    };
+    let mend = "give one that it trusts as SSL_CERT_PATH, and its key as SSL_KEY_PATH".to_owned();
+    Some(ConnectError::Tls { problem, mend })
+}
+
+fn explain(error: io::Error, name: &str) -> ConnectError {
+    if let Some(refused) = certificate_refused(&error) {
+        return refused;
+    }
+    let Some(cause) = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>()) else {
+        return ConnectError::Lost {
+            step: Step::Tls,
+            because: Some(Arc::new(error)),
+            mend: "the port may not speak TLS: for a plain one, use jmqt:// (8010) or ws:// (8012)"
+                .to_owned(),
+        };
+    };
+    let (problem, mend) = match cause {
+        rustls::Error::InvalidCertificate(problem) => certificate_problem(problem, name),
+        rustls::Error::InvalidMessage(_) => {
+            return ConnectError::WrongServer {
+                found: "what answers there does not speak TLS".to_owned(),
+                mend: "use jmqt:// (8010) or ws:// (8012) for a plain port, or the port of the TLS listener \
+                       (8011, 8013)"
+                    .to_owned(),
+            };
+        }
+        rustls::Error::AlertReceived(alert) => (
+            format!("the server refused the handshake ({alert:?})"),
+            "check that it speaks TLS 1.2 or 1.3".to_owned(),
+        ),
+        other => (other.to_string(), "check that the server speaks TLS 1.2 or 1.3".to_owned()),
+    };
+    ConnectError::Tls { problem, mend }
+}
+
+fn certificate_problem(problem: &CertificateError, name: &str) -> (String, String) {
+    match problem {
+        // A bad signature is usually that of another CA of the same name.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => (
+            "the server's certificate is not signed by a CA that this client trusts".to_owned(),
+            "give the CA's certificate as SSL_CA_PATH (PEM), or have the server send the certificates between its own \
+             and the CA"
+                .to_owned(),
+        ),
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => (
+            "the server's certificate has expired".to_owned(),
+            "renew it; if it is valid, this machine's clock is wrong".to_owned(),
+        ),
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => (
+            "the server's certificate is not valid yet".to_owned(),
+            "this machine's clock is probably behind".to_owned(),
+        ),
+        CertificateError::NotValidForName => (
+            format!("the server's certificate is not made for {name}"),
+            "connect to a name that is in it, or give that name as SSL_SERVER_NAME".to_owned(),
+        ),
+        CertificateError::NotValidForNameContext { presented, .. } => (
+            format!("the server's certificate is not made for {name}, but for {}", presented.join(", ")),
+            "connect to a name that is in it, or give that name as SSL_SERVER_NAME".to_owned(),
+        ),
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => (
+            "the certificate is not one for a server".to_owned(),
+            "make one with extendedKeyUsage = serverAuth (certificates.md)".to_owned(),
+        ),
+        CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => (
+            "the server shows a CA's certificate as its own".to_owned(),
+            "make a server certificate signed by that CA (certificates.md)".to_owned(),
+        ),
+        other => (
+            format!("the server's certificate cannot be accepted: {other}"),
+            "make one as certificates.md shows".to_owned(),
+        ),
+    }
+}

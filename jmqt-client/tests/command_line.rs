@@ -1,0 +1,195 @@
+//! `jmqt` as a process, against a server in this one.
+#![allow(clippy::unwrap_used)]
+#![cfg(feature = "cli")]
+
+mod support;
+
+use std::process::{Output, Stdio};
+
+use jmqt_client::{Publish, StatusCode};
+use jmqt_server::Protocol;
+use support::*;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::process::Command;
+
+fn jmqt(server: &TestServer, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_jmqt"));
+    command.env_clear().env("JMQT_CLIENT_URL", url(server, Protocol::Socket)).args(arguments);
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    command
+}
+
+async fn run(server: &TestServer, arguments: &[&str]) -> Output {
+    within("the end of jmqt", jmqt(server, arguments).output()).await.unwrap()
+}
+
+/// Waits until the server has this subscription.
+async fn subscribed(server: &TestServer, client: &str, name: &str) {
+    within("the subscription", async {
+        while !server
+            .handle()
+            .subscriptions(&client_id(client))
+            .await
+            .unwrap()
+            .iter()
+            .any(|(own, _)| own.as_str() == name)
+        {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+fn said(output: &Output) -> (Option<i32>, String, String) {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+#[tokio::test]
+async fn sub_prints_what_pub_publishes() {
+    let server = TestServer::start().await;
+    let mut sub = jmqt(&server, &["sub", "news", "-n", "4", "--name", "reader", "-H"]);
+    let mut sub = sub.stdout(Stdio::piped()).spawn().unwrap();
+    subscribed(&server, "reader", "news").await;
+    for arguments in
+        [&["pub", "news", "1.50", "--name", "w"][..], &["pub", "-q", "1", "news", "two words", "--name", "w"]]
+    {
+        let (code, _, error) = said(&run(&server, arguments).await);
+        assert_eq!((code, error.as_str()), (Some(0), ""));
+    }
+    let mut lines = jmqt(&server, &["pub", "-l", "news", "--name", "w", "--json"]);
+    let mut child = lines.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"3\n{\"four\":4}\n").await.unwrap();
+    assert_eq!(said(&child.wait_with_output().await.unwrap()).1, "{\"published\":2}\n");
+    let mut printed = BufReader::new(sub.stdout.take().unwrap()).lines();
+    for expected in [
+        r#"news from "w" (QOS 0, RETAIN 0): 1.50"#,
+        r#"news from "w" (QOS 1, RETAIN 0): "two words""#,
+        r#"news from "w" (QOS 0, RETAIN 0): 3"#,
+        r#"news from "w" (QOS 0, RETAIN 0): {"four":4}"#,
+    ] {
+        assert_eq!(within("a line", printed.next_line()).await.unwrap().unwrap(), expected);
+    }
+    assert!(within("the end", sub.wait()).await.unwrap().success());
+}
+
+#[tokio::test]
+async fn messages_come_from_files_and_stay_as_retained() {
+    let server = TestServer::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("message.json");
+    std::fs::write(&file, "{\"a\": [1.50]}\n").unwrap();
+    let (code, _, error) =
+        said(&run(&server, &["pub", "-r", "-q", "1", "-f", file.to_str().unwrap(), "news"]).await);
+    assert_eq!((code, error.as_str()), (Some(0), ""));
+    let (code, printed, _) = said(&run(&server, &["sub", "news", "-n", "1", "--json"]).await);
+    assert_eq!(code, Some(0));
+    assert!(printed.contains(r#""retained":true"#) && printed.contains(r#""data":{"a":[1.5]}"#), "{printed}");
+}
+
+#[tokio::test] // §9.d
+async fn request_prints_the_reply_and_p2p_reaches_one_client() {
+    let server = TestServer::start().await;
+    let (code, printed, _) = said(&run(&server, &["request", "$echo", "[1.50]"]).await);
+    assert_eq!((code, printed.as_str()), (Some(0), "[1.50]\n"));
+    let bob = connect(&server, "bob").await;
+    let (code, ..) = said(&run(&server, &["p2p", "bob", "7", "-q", "1"]).await);
+    assert_eq!(code, Some(0));
+    assert_eq!(within("a push", bob.pushes().next()).await.unwrap().data(), "7");
+    let (code, _, error) = said(&run(&server, &["p2p", "nobody", "7", "-q", "1"]).await);
+    assert_eq!(
+        (code, error.as_str()),
+        (Some(4), "jmqt: the server answered 8 CLIENT_OFFLINE to the publish\n")
+    );
+}
+
+#[tokio::test]
+async fn exit_codes_tell_what_went_wrong() {
+    let server = TestServer::start().await;
+    let (code, _, error) = said(&run(&server, &["sub"]).await);
+    assert!(code == Some(2) && error.contains("Usage"), "{error}");
+    let (code, _, error) = said(&run(&server, &["pub", "news", "1", "--url", "http://x"]).await);
+    assert!(code == Some(2) && error.contains("`http` is no scheme"), "{error}");
+    let (code, _, error) = said(&run(&server, &["pub", "news", "1", "--url", "jmqt://127.0.0.1:1"]).await);
+    assert!(code == Some(3) && error.contains("cannot connect to 127.0.0.1:1"), "{error}");
+    let (code, _, error) = said(&run(&server, &["sub", "news", "--timeout", "0.2"]).await);
+    assert_eq!((code, error.as_str()), (Some(5), "jmqt: the time is over\n"));
+    server.app.set(Asked::Auth, Behaviour::Refuse(StatusCode::NOT_ALLOWED));
+    let (code, _, error) = said(&run(&server, &["pub", "news", "1"]).await);
+    assert!(code == Some(4) && error.contains("7 NOT_ALLOWED"), "{error}");
+}
+
+#[tokio::test]
+async fn doctor_shows_every_step_and_the_mend() {
+    let server = TestServer::start().await;
+    let ca = server.certificate_path();
+    let tls = url(&server, Protocol::SslWebSocket).replace("127.0.0.1", "localhost");
+    let (code, printed, error) =
+        said(&run(&server, &["doctor", "--url", &tls, "--ca", ca.to_str().unwrap()]).await);
+    assert_eq!((code, error.as_str()), (Some(0), ""), "{printed}");
+    for step in ["name", "TCP", "TLS", "WebSocket", "auth", "conn", "until", "All is well."] {
+        assert!(printed.contains(step), "{step}: {printed}");
+    }
+    let (code, printed, error) = said(&run(&server, &["doctor", "--url", &tls]).await);
+    assert!(code == Some(3) && error.contains("SSL_CA_PATH"), "{printed}{error}");
+    let (_, printed, _) = said(&run(&server, &["doctor", "--json"]).await);
+    assert!(printed.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()), "{printed}");
+}
+
+#[tokio::test]
+async fn ping_and_bench_measure() {
+    let server = TestServer::start().await;
+    let (code, printed, error) = said(&run(&server, &["ping", "-n", "3", "--interval", "1"]).await);
+    assert!(code == Some(0) && printed.lines().count() == 4, "{printed}{error}");
+    let (code, printed, error) =
+        said(&run(&server, &["bench", "--seconds", "1", "-q", "1", "--rate", "1000", "--json"]).await);
+    assert_eq!((code, error.as_str()), (Some(0), ""));
+    let report: serde_json::Value = serde_json::from_str(&printed).unwrap();
+    assert_eq!((&report["lost"], report["published"] == report["received"]), (&0.into(), true), "{printed}");
+    // As fast as it goes, a window keeps QoS 0 from being dropped.
+    let (code, printed, error) = said(&run(&server, &["bench", "--seconds", "1", "--json"]).await);
+    assert_eq!((code, error.as_str()), (Some(0), ""));
+    let report: serde_json::Value = serde_json::from_str(&printed).unwrap();
+    assert_eq!(report["lost"], 0, "{printed}");
+}
+
+#[tokio::test]
+async fn a_reader_that_has_had_enough_is_no_error() {
+    let server = TestServer::start().await;
+    let mut sub = jmqt(&server, &["sub", "news", "--name", "reader"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    subscribed(&server, "reader", "news").await;
+    drop(sub.stdout.take());
+    let bob = connect(&server, "bob").await;
+    bob.publish(&Publish::raw(channel("news"), "1").unwrap()).await.unwrap();
+    let ended = within("the end of jmqt sub", sub.wait_with_output()).await.unwrap();
+    assert_eq!((ended.status.code(), ended.stderr.as_slice()), (Some(0), &b""[..]));
+}
+
+#[tokio::test]
+async fn completions_and_the_manual_page_are_there() {
+    let server = TestServer::start().await;
+    for shell in ["bash", "zsh", "fish"] {
+        let (code, printed, _) = said(&run(&server, &["completions", shell]).await);
+        assert!(code == Some(0) && printed.contains("doctor"), "{shell}");
+    }
+    let (code, printed, _) = said(&run(&server, &["man"]).await);
+    assert!(code == Some(0) && printed.contains(".TH"));
+}
+
+#[tokio::test]
+async fn a_persistent_subscription_brings_what_was_missed() {
+    let server = TestServer::start().await;
+    let bob = connect(&server, "bob").await;
+    let sub = ["sub", "-p", "news", "-n", "1", "--name", "reader"];
+    let first = jmqt(&server, &sub).stdout(Stdio::piped()).spawn().unwrap();
+    subscribed(&server, "reader", "news").await;
+    let message = |data: i32| Publish::json(channel("news"), &data).unwrap().at_least_once();
+    bob.publish(&message(1)).await.unwrap();
+    assert_eq!(said(&first.wait_with_output().await.unwrap()).1, "1\n");
+    bob.publish(&message(2)).await.unwrap();
+    assert_eq!(said(&run(&server, &sub).await).1, "2\n");
+}

@@ -1,0 +1,92 @@
+//! Nothing is lost, and nothing comes out of order, whatever happens to connections (§9.a).
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use jmqt_client::{Client, Persistence, Publish};
+use jmqt_server::Protocol;
+use support::*;
+
+const MESSAGES: u32 = 10_000;
+const CUTS: usize = 200;
+
+/// Cuts at bytes that no two connections share, near enough to each other for all the cuts to happen.
+fn cuts(number: usize) -> (Faults, Faults) {
+    if number >= CUTS {
+        return (Faults::default(), Faults::default());
+    }
+    // Behind the handshake, which is about 150 bytes either way.
+    let after = 200 + number * 7919 % 6000;
+    let faults = Faults { cut_after: Some(after), ..Faults::default() };
+    if number.is_multiple_of(2) { (faults, Faults::default()) } else { (Faults::default(), faults) }
+}
+
+async fn through_cuts(scheme: &str, protocol: Protocol) {
+    let server = TestServer::start().await;
+    let proxy = Proxy::start(server.address(protocol)).await;
+    proxy.plan(cuts);
+    let mut config = config(&proxy.url(scheme), "alice");
+    config.reconnect = jmqt_client::Reconnect::every(Duration::from_millis(1));
+    let alice = Client::start(config);
+    let bob = connect(&server, "bob").await;
+    let mut up = bob.subscribe(&channel("up"), Persistence::Persistent).await.unwrap();
+    let mut down = alice.subscribe(&channel("down"), Persistence::Persistent).await.unwrap();
+
+    let publish = |client: Client, name: &'static str| async move {
+        let mut receipts = std::collections::VecDeque::new();
+        for number in 0..MESSAGES {
+            let message = Publish::json(channel(name), &number).unwrap().at_least_once();
+            receipts.push_back(client.queue(&message).await.unwrap());
+            // Some at a time, so that every cut has something to cut.
+            if receipts.len() == 100 {
+                receipts.pop_front().unwrap().await.unwrap();
+            }
+        }
+        for receipt in receipts {
+            receipt.await.unwrap();
+        }
+    };
+    let senders = (tokio::spawn(publish(alice.clone(), "up")), tokio::spawn(publish(bob.clone(), "down")));
+
+    // What alice publishes: all of it; again only from places where a cut swallowed acknowledgements.
+    let received_up = tokio::spawn(async move {
+        let (mut seen, mut last, mut steps_back) = (BTreeSet::new(), None, 0);
+        while seen.len() < MESSAGES as usize {
+            let number: u32 = next(&mut up).await.json().unwrap();
+            // Either new and in its place, or one that was sent again.
+            if seen.insert(number) {
+                assert_eq!(number as usize, seen.len() - 1, "in order");
+            }
+            steps_back += usize::from(last.is_some_and(|last| number <= last));
+            last = Some(number);
+        }
+        steps_back
+    });
+    // What alice is pushed: each once, in order.
+    let received_down = tokio::spawn(async move {
+        for expected in 0..MESSAGES {
+            assert_eq!(next(&mut down).await.json::<u32>().unwrap(), expected);
+        }
+        down
+    });
+    senders.0.await.unwrap();
+    senders.1.await.unwrap();
+    let steps_back = received_up.await.unwrap();
+    let _down = received_down.await.unwrap();
+    assert!(proxy.cuts() >= 100, "{} cuts", proxy.cuts());
+    assert!(steps_back <= proxy.connections(), "{steps_back} series were sent again");
+    println!("{} cuts, {steps_back} series of publishes were sent again", proxy.cuts());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)] // §9.a
+async fn ten_thousand_each_way_pass_through_cut_connections() {
+    through_cuts("jmqt", Protocol::Socket).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)] // §9.a
+async fn ten_thousand_each_way_pass_through_cut_websockets() {
+    through_cuts("ws", Protocol::WebSocket).await;
+}

@@ -1,0 +1,184 @@
+//! Publishing, subscribing, requests (§9), and the queue while there is no connection.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::time::Duration;
+
+use jmqt_client::{Client, Error, Event, Payload, Persistence, Publish, StatusCode, WhenFull};
+use jmqt_server::Protocol;
+use support::*;
+
+fn message(name: &str, data: impl serde::Serialize) -> Publish {
+    Publish::json(channel(name), &data).unwrap()
+}
+
+#[tokio::test] // §7.l
+async fn a_refused_publish_fails_with_the_status() {
+    let server = TestServer::start().await;
+    let alice = connect(&server, "alice").await;
+    server.app.set(Asked::Pub, Behaviour::Refuse(StatusCode::NOT_ALLOWED));
+    let error = alice.publish(&message("news", 1).at_least_once()).await.unwrap_err();
+    assert_eq!(
+        (error.to_string().as_str(), error.status()),
+        ("the server answered 7 NOT_ALLOWED to the publish", StatusCode::NOT_ALLOWED)
+    );
+    alice.publish(&message("news", 1)).await.unwrap(); // QoS 0 is never answered
+}
+
+#[tokio::test] // §9.d, protocol.md 2.21
+async fn p2p_to_a_client_that_is_away_is_final() {
+    let server = TestServer::start().await;
+    let alice = connect(&server, "alice").await;
+    let to_nobody = Publish::to_client(&client_id("nobody"), &1).unwrap().at_least_once();
+    let error = alice.publish(&to_nobody).await.unwrap_err();
+    assert_eq!(error.status(), StatusCode::CLIENT_OFFLINE);
+}
+
+#[tokio::test] // §9.b
+async fn a_retained_message_comes_with_the_subscription() {
+    let server = TestServer::start().await;
+    let alice = connect(&server, "alice").await;
+    alice.publish(&message("news", 7).at_least_once().retained()).await.unwrap();
+    let mut news = alice.subscribe(&channel("news"), Persistence::Temporary).await.unwrap();
+    let push = next(&mut news).await;
+    assert_eq!((push.data(), push.is_retained(), push.id()), ("7", true, None));
+}
+
+#[tokio::test] // §9.d
+async fn a_request_is_answered() {
+    let server = TestServer::start().await;
+    let alice = connect(&server, "alice").await;
+    let reply = alice.request(&channel("$echo"), Some(Payload::parse("[1.50]").unwrap())).await.unwrap();
+    assert_eq!(reply.data(), Some("[1.50]"));
+    assert_eq!(alice.request(&channel("$echo"), None).await.unwrap().data(), None);
+    server.app.set(Asked::Control, Behaviour::Refuse(StatusCode::FAILED));
+    assert_eq!(alice.request(&channel("$echo"), None).await.unwrap_err().status(), StatusCode::FAILED);
+}
+
+#[tokio::test] // §9.d
+async fn a_request_under_way_fails_with_its_connection() {
+    let server = TestServer::start().await;
+    let alice = connect(&server, "alice").await;
+    let _gate = server.app.hold(Asked::Control);
+    let asked = tokio::spawn({
+        let alice = alice.clone();
+        async move { alice.request(&channel("$slow"), None).await }
+    });
+    server.app.asked(Asked::Control).await;
+    server.handle().disconnect(&client_id("alice"));
+    let error = within("an error", asked).await.unwrap().unwrap_err();
+    assert!(matches!(error, Error::ConnectionLost), "{error}");
+}
+
+#[tokio::test] // §9.d
+async fn channels_that_a_request_cannot_name_are_refused_here() {
+    let server = TestServer::start().await;
+    let alice = connect(&server, "alice").await;
+    for name in ["$list", "#bob"] {
+        let error = alice.sub(&channel(name), Persistence::Temporary).await.unwrap_err();
+        assert_eq!(error.status(), StatusCode::INVALID_CHANNEL);
+        assert!(matches!(alice.unsub(&channel(name)).await, Err(Error::WrongChannel { .. })));
+    }
+    assert!(matches!(alice.publish(&message("$list", 1)).await, Err(Error::WrongChannel { .. })));
+    assert!(matches!(alice.request(&channel("list"), None).await, Err(Error::WrongChannel { .. })));
+}
+
+#[tokio::test] // §7.h
+async fn a_refused_subscription_is_not_made_again() {
+    let server = TestServer::start().await;
+    let alice = connect(&server, "alice").await;
+    server.app.set(Asked::Sub, Behaviour::Refuse(StatusCode::NOT_ALLOWED));
+    let error = alice.sub(&channel("news"), Persistence::Temporary).await.unwrap_err();
+    assert_eq!(error.status(), StatusCode::NOT_ALLOWED);
+    server.app.times_asked(Asked::Sub).await;
+    let mut events = alice.events();
+    server.handle().disconnect(&client_id("alice"));
+    reconnected(&mut events).await;
+    assert_eq!(server.app.times_asked(Asked::Sub).await, 0);
+}
+
+#[tokio::test] // protocol.md 2.20
+async fn a_subscription_that_is_refused_the_next_time_ends() {
+    let server = TestServer::start().await;
+    let alice = connect(&server, "alice").await;
+    let mut news = alice.subscribe(&channel("news"), Persistence::Temporary).await.unwrap();
+    let mut events = alice.events();
+    server.app.set(Asked::Sub, Behaviour::Refuse(StatusCode::NOT_ALLOWED));
+    server.handle().disconnect(&client_id("alice"));
+    event(&mut events, |event| matches!(event, Event::SubscriptionLost { .. })).await;
+    assert!(within("the end", news.next()).await.is_none());
+}
+
+#[tokio::test] // §7.i
+async fn unsubscribing_ends_the_stream() {
+    let server = TestServer::start().await;
+    let (alice, bob) = (connect(&server, "alice").await, connect(&server, "bob").await);
+    let mut news = alice.subscribe(&channel("news"), Persistence::Persistent).await.unwrap();
+    alice.unsub(&channel("news")).await.unwrap();
+    assert!(within("the end", news.next()).await.is_none());
+    bob.publish(&message("news", 1).at_least_once()).await.unwrap();
+    let mut news = alice.subscribe(&channel("news"), Persistence::Persistent).await.unwrap();
+    bob.publish(&message("news", 2).at_least_once()).await.unwrap();
+    assert_eq!(next_data(&mut news).await, "2");
+}
+
+#[tokio::test] // §9.a: what was published away from the server goes out in order, QoS 1 acknowledged
+async fn publishes_wait_for_a_connection() {
+    let server = TestServer::start().await;
+    let proxy = Proxy::start("127.0.0.1:1".parse().unwrap()).await;
+    let alice = Client::start(config(&proxy.url("jmqt"), "alice"));
+    let bob = connect(&server, "bob").await;
+    let mut news = bob.subscribe(&channel("news"), Persistence::Temporary).await.unwrap();
+    for number in 0..10 {
+        alice.publish(&message("news", number)).await.unwrap();
+    }
+    let receipt = alice.queue(&message("news", 10).at_least_once()).await.unwrap();
+    proxy.set_target(server.address(Protocol::Socket));
+    receipt.await.unwrap();
+    for number in 0..11 {
+        assert_eq!(next_data(&mut news).await, number.to_string());
+    }
+}
+
+#[tokio::test]
+async fn a_full_queue_does_what_the_configuration_says() {
+    let offline = |when_full| {
+        let mut config = config("jmqt://127.0.0.1:1", "alice");
+        (config.when_full, config.queue_bytes) = (when_full, 1024);
+        config.publish_timeout = Duration::from_millis(50);
+        Client::start(config)
+    };
+    let large = message("news", "x".repeat(400));
+
+    let alice = offline(WhenFull::Error);
+    alice.publish(&large).await.unwrap();
+    alice.publish(&large).await.unwrap();
+    assert!(matches!(alice.publish(&large).await, Err(Error::QueueFull { limit: 1024 })));
+
+    let alice = offline(WhenFull::Wait);
+    alice.publish(&large).await.unwrap();
+    alice.publish(&large).await.unwrap();
+    assert!(matches!(alice.try_queue(&large), Err(Error::QueueFull { .. })));
+    assert!(matches!(alice.publish(&large).await, Err(Error::Timeout { what: "room in the queue", .. })));
+
+    let alice = offline(WhenFull::DropOldest);
+    let first = alice.queue(&large.clone().at_least_once()).await.unwrap();
+    alice.publish(&large).await.unwrap();
+    alice.publish(&large).await.unwrap(); // the QoS 0 one goes first
+    assert_eq!(alice.dropped_publishes(), 1);
+    drop(alice.queue(&large.clone().at_least_once()).await.unwrap());
+    let last = alice.queue(&large.clone().at_least_once()).await.unwrap();
+    assert!(matches!(within("an error", first).await, Err(Error::Dropped)));
+    assert!(matches!(within("an error", last).await, Err(Error::Timeout { .. })));
+}
+
+#[tokio::test]
+async fn a_packet_that_is_too_large_is_refused_here() {
+    let server = TestServer::start().await;
+    let alice = connect(&server, "alice").await;
+    let large = message("news", "x".repeat(4 << 20));
+    assert!(matches!(alice.publish(&large).await, Err(Error::PacketTooLarge { .. })));
+    assert!(matches!(alice.publish(&large.at_least_once()).await, Err(Error::PacketTooLarge { .. })));
+    alice.publish(&message("news", "x".repeat((4 << 20) - 100)).at_least_once()).await.unwrap();
+}

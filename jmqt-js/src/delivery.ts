@@ -1,0 +1,462 @@
+/**
+ * What was pushed to this client: who takes it, and when it is acknowledged.
+ *
+ * A QoS 1 push is acknowledged once everybody it was handed to has taken it: a listener by returning
+ * (or by its promise), a reader of `messages()` by asking for the next one. What nobody is there to
+ * take waits for the first who comes. A push that comes again is known by its id and handed over once.
+ *
+ * Outlives connections. Not here: sockets, packets other than pushes.
+ */
+import { Fifo } from './fifo.js';
+import { Message } from './message.js';
+import type { ServerPacket } from './packet.js';
+
+/** How many ids of a channel are remembered: more than any window. */
+export const REMEMBERED_IDS = 4_096;
+
+export type PushListener = (message: Message) => unknown;
+export type Push = Extract<ServerPacket, { type: 'push' }>;
+
+export interface DeliveryOptions {
+  /** By hand: only `message.ack()` acknowledges. */
+  manual: boolean;
+  /** QoS 0 messages that may wait in one iterator, or for the first one who takes them. */
+  limit: number;
+  /** QoS 1 pushes the server sends without an acknowledgement. */
+  window: number;
+  acknowledge(id: string): void;
+  /** A listener failed, or the window is full of what nobody takes. */
+  report(error: unknown): void;
+  /** A QoS 0 message was dropped. */
+  dropped(): void;
+}
+
+/** The channels that were pushed to, or are waited for. */
+export class Deliveries {
+  readonly #options: DeliveryOptions;
+  readonly #listeners: PushListener[] = [];
+  readonly #channels = new Map<string, Channel>();
+  /** QoS 1 messages that nobody was there to take. */
+  #unclaimed = 0;
+
+  constructor(options: DeliveryOptions) {
+    this.#options = options;
+  }
+
+  push(push: Push, packet: string): void {
+    if (push.qos === 1) this.#pushQos1(push, packet);
+    else this.#pushQos0(push, packet);
+  }
+
+  listen(listener: PushListener): void {
+    this.#listeners.push(listener);
+    queueMicrotask(() => {
+      for (const channel of this.#channels.values()) this.#offerUnclaimed(channel);
+    });
+  }
+
+  unlisten(listener: PushListener): void {
+    const index = this.#listeners.indexOf(listener);
+    if (index >= 0) this.#listeners.splice(index, 1);
+  }
+
+  /** Hands over this channel alone. */
+  listenTo(name: string, listener: PushListener): () => void {
+    const channel = this.expect(name);
+    channel.listeners.push(listener);
+    queueMicrotask(() => this.#offerUnclaimed(channel));
+    return () => {
+      const index = channel.listeners.indexOf(listener);
+      if (index >= 0) channel.listeners.splice(index, 1);
+    };
+  }
+
+  /** From now on messages of this channel wait for somebody who takes them. */
+  expect(name: string): Channel {
+    let channel = this.#channels.get(name);
+    if (!channel) this.#channels.set(name, (channel = new Channel(this.#options)));
+    channel.expected = true;
+    return channel;
+  }
+
+  messages(name: string): MessageStream {
+    const channel = this.expect(name);
+    const stream = new MessageStream(this.#options, (given) => {
+      channel.streams.delete(stream);
+      for (const handed of given) this.#giveBack(channel, handed);
+    });
+    channel.streams.add(stream);
+    this.#offerUnclaimed(channel);
+    return stream;
+  }
+
+  /** The subscription is over: readers get what has arrived, and then the end, or this error. */
+  end(name: string, error?: Error): void {
+    const channel = this.#channels.get(name);
+    if (!channel) return;
+    this.#channels.delete(name);
+    channel.over = true;
+    this.#stop(channel, error);
+  }
+
+  /** The client has stopped. It may start again: what was taken by then is remembered. */
+  endAll(error?: Error): void {
+    for (const channel of this.#channels.values()) this.#stop(channel, error);
+  }
+
+  /** Another client begins: the server may use the same ids for it. */
+  forgetIds(): void {
+    for (const channel of this.#channels.values()) {
+      channel.seen = new SeenIds(REMEMBERED_IDS);
+      channel.held.clear();
+    }
+  }
+
+  #stop(channel: Channel, error: Error | undefined): void {
+    channel.expected = false;
+    channel.listeners.length = 0;
+    for (const handed of channel.unclaimed.clear()) {
+      this.#unclaimed--;
+      handed.forget();
+    }
+    for (const stream of channel.streams) stream.end(error);
+    channel.streams.clear();
+  }
+
+  #pushQos0(push: Push, packet: string): void {
+    const channel = this.#channels.get(push.channel);
+    if (!channel?.expected && this.#listeners.length === 0) {
+      this.#options.dropped();
+      return;
+    }
+    const message = new Message(push.channel, push.data, push.client, 0, push.retained, packet);
+    if (channel && (channel.unclaimed.length > 0 || !this.#hasTaker(channel))) {
+      channel.unclaimed.push(message, undefined);
+    } else {
+      this.#handOver(channel, message, undefined);
+    }
+  }
+
+  #pushQos1(push: Push, packet: string): void {
+    const { id } = push;
+    let channel = this.#channels.get(push.channel);
+    if (!channel) this.#channels.set(push.channel, (channel = new Channel(this.#options)));
+    if (channel.seen.has(id)) {
+      // Sent again, because it was not acknowledged on the connection before. If it was taken, the
+      // acknowledgement got lost; otherwise it will be acknowledged when it has been taken.
+      if (!channel.held.has(id)) this.#options.acknowledge(id);
+      return;
+    }
+    channel.seen.add(id);
+    const handed = new Handed(channel, id, this.#options);
+    channel.held.add(id);
+    const acknowledge = (): void => handed.acknowledge();
+    const message = new Message(push.channel, push.data, push.client, 1, push.retained, packet, acknowledge);
+    handed.message = message;
+    if (channel.unclaimed.length > 0 || !this.#hasTaker(channel)) {
+      channel.unclaimed.push(message, handed);
+      if (++this.#unclaimed === this.#options.window) {
+        this.#options.report(
+          new Error(
+            `${this.#unclaimed} QoS 1 messages wait for a listener or an iterator, as many as the server sends ` +
+              `without an acknowledgement: no more will come. The last one is on channel ${JSON.stringify(push.channel)}`,
+          ),
+        );
+      }
+    } else {
+      this.#handOver(channel, message, handed);
+    }
+  }
+
+  #hasTaker(channel: Channel): boolean {
+    return this.#listeners.length > 0 || channel.listeners.length > 0 || channel.streams.size > 0;
+  }
+
+  #handOver(channel: Channel | undefined, message: Message, handed: Handed | undefined): void {
+    if (channel) for (const stream of channel.streams) stream.offer(message, handed);
+    // Whoever is called may add and remove listeners: this message is for those who are there now.
+    const own = channel?.listeners ?? [];
+    const only = own.length === 0 && this.#listeners.length === 1 ? this.#listeners[0] : undefined;
+    const listeners = only ? undefined : [...this.#listeners, ...own];
+    handed?.expectTakers((channel?.streams.size ?? 0) + (listeners?.length ?? 1));
+    if (only) this.#call(only, message, handed);
+    else for (const listener of listeners ?? []) this.#call(listener, message, handed);
+  }
+
+  #call(listener: PushListener, message: Message, handed: Handed | undefined): void {
+    const failed = (error: unknown): void => {
+      handed?.failed();
+      this.#options.report(error);
+    };
+    try {
+      const result = listener(message);
+      if (isThenable(result)) result.then(() => handed?.taken(), failed);
+      else handed?.taken();
+    } catch (error) {
+      failed(error);
+    }
+  }
+
+  #offerUnclaimed(channel: Channel): void {
+    if (!this.#hasTaker(channel)) return;
+    for (let next = channel.unclaimed.shift(); next; next = channel.unclaimed.shift()) {
+      if (next.handed) this.#unclaimed--;
+      if (!next.handed?.done) this.#handOver(channel, next.message, next.handed);
+    }
+  }
+
+  /** A reader has left without taking this message. */
+  #giveBack(channel: Channel, handed: Handed): void {
+    if (!handed.leftByLast() || !handed.message) return;
+    if (channel.over) return;
+    channel.unclaimed.push(handed.message, handed);
+    this.#unclaimed++;
+    this.#offerUnclaimed(channel);
+  }
+}
+
+interface Waiting {
+  at: number;
+  message: Message;
+  handed: Handed | undefined;
+}
+
+/** Messages that wait for a taker, in their order; of QoS 0 the oldest go where there are too many. */
+class Backlog {
+  readonly #limit: number;
+  readonly #dropped: () => void;
+  readonly #qos0 = new Fifo<Waiting>();
+  readonly #qos1 = new Fifo<Waiting>();
+  #arrived = 0;
+
+  constructor(limit: number, dropped: () => void) {
+    this.#limit = limit;
+    this.#dropped = dropped;
+  }
+
+  get length(): number {
+    return this.#qos0.length + this.#qos1.length;
+  }
+
+  push(message: Message, handed: Handed | undefined): void {
+    const waiting = { at: this.#arrived++, message, handed };
+    if (handed) {
+      this.#qos1.push(waiting); // no more than the window
+      return;
+    }
+    this.#qos0.push(waiting);
+    if (this.#qos0.length > this.#limit) {
+      this.#qos0.shift();
+      this.#dropped();
+    }
+  }
+
+  shift(): Waiting | undefined {
+    const [zero, one] = [this.#qos0.at(0), this.#qos1.at(0)];
+    return one && (!zero || one.at < zero.at) ? this.#qos1.shift() : this.#qos0.shift();
+  }
+
+  /** Drops what is waiting, and returns what of it has to be acknowledged one day. */
+  clear(): Handed[] {
+    this.#qos0.clear();
+    return this.#qos1.clear().flatMap(({ handed }) => handed ?? []);
+  }
+}
+
+/** One channel, as far as it is pushed to. */
+class Channel {
+  constructor(options: DeliveryOptions) {
+    this.unclaimed = new Backlog(options.limit, options.dropped);
+  }
+
+  /** Unsubscribed from: what is given back is of no use any more. */
+  over = false;
+  /** The application subscribed to it, or reads it: what comes before its takers is kept for them. */
+  expected = false;
+  readonly listeners: PushListener[] = [];
+  readonly streams = new Set<MessageStream>();
+  readonly unclaimed: Backlog;
+  seen = new SeenIds(REMEMBERED_IDS);
+  /** Ids that were not acknowledged yet. */
+  readonly held = new Set<string>();
+}
+
+/** The last ids of a channel. Adding and asking take the same time however many there are. */
+export class SeenIds {
+  readonly #places = new Map<string, number>();
+  readonly #ring: string[] = [];
+  readonly #size: number;
+  #next = 0;
+
+  constructor(size: number) {
+    this.#size = size;
+  }
+
+  has(id: string): boolean {
+    return this.#places.has(id);
+  }
+
+  add(id: string): void {
+    const oldest = this.#ring[this.#next];
+    if (oldest !== undefined && this.#places.get(oldest) === this.#next) this.#places.delete(oldest);
+    this.#ring[this.#next] = id;
+    this.#places.set(id, this.#next);
+    this.#next = (this.#next + 1) % this.#size;
+  }
+
+  delete(id: string): void {
+    this.#places.delete(id);
+  }
+}
+
+/** A QoS 1 message on its way through the application. */
+class Handed {
+  message: Message | undefined;
+  done = false;
+  readonly #channel: Channel;
+  readonly #id: string;
+  readonly #options: DeliveryOptions;
+  #takers = 0;
+  #taken = false;
+  #failed = false;
+
+  constructor(channel: Channel, id: string, options: DeliveryOptions) {
+    this.#channel = channel;
+    this.#id = id;
+    this.#options = options;
+  }
+
+  expectTakers(count: number): void {
+    this.#takers = count;
+  }
+
+  taken(): void {
+    this.#taken = true;
+    this.#left();
+  }
+
+  failed(): void {
+    this.#failed = true;
+    this.#left();
+  }
+
+  /** A taker has left. Whether it was the last, and nobody has taken the message. */
+  leftByLast(): boolean {
+    if (this.#takers === 1 && !this.#taken && !this.#failed && !this.done) {
+      this.#takers = 0;
+      return true;
+    }
+    this.#left();
+    return false;
+  }
+
+  acknowledge(): void {
+    if (this.done) return;
+    this.done = true;
+    this.#channel.held.delete(this.#id);
+    this.#options.acknowledge(this.#id);
+  }
+
+  /** Nobody took it: when it comes again, it is handed over again. */
+  forget(): void {
+    this.done = true;
+    this.#channel.held.delete(this.#id);
+    this.#channel.seen.delete(this.#id);
+  }
+
+  #left(): void {
+    if (--this.#takers > 0 || this.done) return;
+    if (this.#failed) this.forget();
+    else if (!this.#options.manual) this.acknowledge();
+  }
+}
+
+/**
+ * The messages of one channel, for `for await`.
+ *
+ * Asking for the next message acknowledges the one before. Unread, QoS 1 messages stay
+ * unacknowledged, so that the server holds back the rest; of QoS 0 the oldest are dropped above a limit.
+ * Leaving the loop does not acknowledge the message it was left with: call its `ack()` for that.
+ */
+export class MessageStream implements AsyncIterableIterator<Message> {
+  readonly #leave: (given: Handed[]) => void;
+  readonly #backlog: Backlog;
+  readonly #readers = new Fifo<Reader>();
+  #given: Handed[] = [];
+  #dropped = 0;
+  #ended = false;
+  #error: Error | undefined;
+
+  /** @internal */
+  constructor(options: DeliveryOptions, leave: (given: Handed[]) => void) {
+    this.#leave = leave;
+    this.#backlog = new Backlog(options.limit, () => {
+      this.#dropped++;
+      options.dropped();
+    });
+  }
+
+  /** QoS 0 messages that were dropped here because nobody read them. */
+  get dropped(): number {
+    return this.#dropped;
+  }
+
+  /** @internal */
+  offer(message: Message, handed: Handed | undefined): void {
+    const reader = this.#readers.shift();
+    if (reader) {
+      if (handed) this.#given.push(handed);
+      reader.resolve({ done: false, value: message });
+      return;
+    }
+    this.#backlog.push(message, handed);
+  }
+
+  next(): Promise<IteratorResult<Message, undefined>> {
+    const before = this.#given;
+    this.#given = [];
+    for (const handed of before) handed.taken();
+    const next = this.#backlog.shift();
+    if (next) {
+      if (next.handed) this.#given.push(next.handed);
+      return Promise.resolve({ done: false, value: next.message });
+    }
+    if (this.#ended) return this.#error ? Promise.reject(this.#error) : Promise.resolve(DONE);
+    return new Promise((resolve, reject) => this.#readers.push({ resolve, reject }));
+  }
+
+  /** The reader has left: what it did not take waits for the next one. */
+  return(): Promise<IteratorResult<Message, undefined>> {
+    this.end();
+    const left = [...this.#given, ...this.#backlog.clear()];
+    this.#given = [];
+    this.#leave(left);
+    return Promise.resolve(DONE);
+  }
+
+  /** @internal */
+  end(error?: Error): void {
+    if (this.#ended) return;
+    this.#ended = true;
+    this.#error = error;
+    for (const reader of this.#readers.clear()) {
+      if (error) reader.reject(error);
+      else reader.resolve(DONE);
+    }
+  }
+
+  [Symbol.asyncIterator](): this {
+    return this;
+  }
+}
+
+interface Reader {
+  resolve(result: IteratorResult<Message, undefined>): void;
+  reject(error: Error): void;
+}
+
+const DONE: IteratorResult<Message, undefined> = { done: true, value: undefined };
+
+function isThenable(value: unknown): value is PromiseLike<unknown> {
+  return typeof value === 'object' && value !== null && typeof (value as { then?: unknown }).then === 'function';
+}

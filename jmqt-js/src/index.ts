@@ -1,0 +1,39 @@
+/** JMQT for browsers and Node. `Client` is where to begin. */
+export { Client } from './client.js';
+export type {
+  ClientEvents,
+  ClientOptions,
+  ClientState,
+  ConnectedEvent,
+  Counters,
+  DisconnectEvent,
+  PubOptions,
+  ReconnectingEvent,
+  RefreshContext,
+  SubOptions,
+  Subscription,
+} from './client.js';
+export type { MessageStream, PushListener } from './delivery.js';
+export {
+  AbortedError,
+  ClosedError,
+  ConnectionLostError,
+  JmqtError,
+  NetworkError,
+  QueueFullError,
+  RefusedError,
+  Status,
+  TimeoutError,
+  UsageError,
+  WrongServerError,
+  describeStatus,
+} from './errors.js';
+export type { ErrorCode } from './errors.js';
+export type { CallOptions } from './limit.js';
+export type { Message } from './message.js';
+export type { QueueFull } from './outbox.js';
+export { RawJson } from './packet.js';
+export type { Qos } from './packet.js';
+export type { ReconnectOptions } from './reconnect.js';
+export type { Credentials } from './session.js';
+export type { WebSocketConstructor, WebSocketLike } from './websocket.js';

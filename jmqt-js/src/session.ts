@@ -1,0 +1,260 @@
+/**
+ * One connection and the session on it, from opening it to its end (§5). Never used again afterwards.
+ *
+ * Matches answers with questions, keeps the session alive, hands on pushes and `pubAck`s. Not here:
+ * reconnecting (`client`), what is published (`outbox`), who takes pushes (`delivery`).
+ */
+import { ConnectionLostError, RefusedError, Status, WrongServerError } from './errors.js';
+import type { JmqtError } from './errors.js';
+import { Fifo } from './fifo.js';
+import { Heartbeat } from './heartbeat.js';
+import { Inbox } from './inbox.js';
+import { BadPacket, DISCONN, HEARTBEAT, decode, encodeAuth, encodeConn, encodePushAck, encodeSub, encodeUnsub } from './packet.js';
+import type { ServerPacket } from './packet.js';
+import { openTransport } from './transport.js';
+import type { Transport, TransportOptions } from './transport.js';
+
+/** What the server gave, and what a `conn` needs. */
+export interface Credentials {
+  token: string;
+  clientId: string;
+}
+
+export interface SessionEvents {
+  push(push: Extract<ServerPacket, { type: 'push' }>, packet: string): void;
+  pubAck(ack: Extract<ServerPacket, { type: 'pubAck' }>, packet: string): void;
+  writable(): void;
+  /** A QoS 0 push was dropped because the application is too slow. */
+  dropped(): void;
+  ended(error: JmqtError): void;
+}
+
+/** How long the far end may take to close. */
+const LINGER_MS = 2_000;
+
+/** A question that waits for its answer. */
+interface Question<T> {
+  channel?: string;
+  resolve(answer: T): void;
+  reject(error: Error): void;
+}
+
+export class Session {
+  /** Fulfilled when the far end can be spoken to, rejected if that never happens. */
+  readonly opened: Promise<void>;
+
+  readonly #url: string;
+  readonly #events: SessionEvents;
+  readonly #transport: Transport;
+  readonly #inbox: Inbox;
+  readonly #auths = new Fifo<Question<Credentials>>();
+  readonly #conns = new Fifo<Question<number>>();
+  readonly #subs = new Fifo<Question<void>>();
+  readonly #unsubs = new Fifo<Question<void>>();
+  #open: Question<void> | undefined;
+  #heartbeat: Heartbeat | undefined;
+  #understood = false;
+  #leaving = false;
+  #closed: (() => void) | undefined;
+  #error: JmqtError | undefined;
+
+  constructor(options: TransportOptions, events: SessionEvents) {
+    this.#url = options.url;
+    this.#events = events;
+    this.#inbox = new Inbox({
+      handle: (text) => this.#handle(text),
+      full: () => this.#transport.pause(),
+      emptied: () => this.#transport.resume(),
+      mayDrop: (text) => this.#mayDrop(text),
+    });
+    this.opened = new Promise((resolve, reject) => {
+      this.#open = { resolve, reject };
+    });
+    this.opened.catch(() => {}); // not everybody waits for it
+    this.#transport = openTransport(options, {
+      opened: () => this.#open?.resolve(),
+      received: (text) => {
+        this.#heartbeat?.heard();
+        this.#inbox.add(text);
+      },
+      writable: () => this.#events.writable(),
+      // What arrived before the end is handled before the end.
+      closed: (error) => this.#inbox.end(() => this.#ended(error)),
+    });
+  }
+
+  /** Whether anything was received that makes sense. */
+  get understood(): boolean {
+    return this.#understood;
+  }
+
+  get alive(): boolean {
+    return this.#error === undefined;
+  }
+
+  auth(data: unknown): Promise<Credentials> {
+    return this.#ask(this.#auths, encodeAuth(data));
+  }
+
+  /** The answer is `ts`, in seconds. */
+  async conn(credentials: Credentials, window: number): Promise<number> {
+    const text = encodeConn(credentials.token, credentials.clientId, window);
+    return this.#ask(this.#conns, text);
+  }
+
+  sub(channel: string, persistent: boolean): Promise<void> {
+    return this.#ask(this.#subs, encodeSub(channel, persistent), channel);
+  }
+
+  unsub(channel: string): Promise<void> {
+    return this.#ask(this.#unsubs, encodeUnsub(channel), channel);
+  }
+
+  send(text: string): void {
+    if (!this.#error) this.#transport.send(text);
+  }
+
+  hasRoom(): boolean {
+    return this.#transport.hasRoom();
+  }
+
+  acknowledge(id: string): void {
+    this.send(encodePushAck(id));
+  }
+
+  /** Says goodbye (§7.o). The server answers what it has, and closes. */
+  leave(): void {
+    this.#leaving = true;
+    this.send(DISCONN);
+  }
+
+  /** Sends what is queued, and closes. Done when it is closed, or after a bounded wait for that. */
+  close(): Promise<void> {
+    this.#leaving = true;
+    this.#heartbeat?.stop();
+    if (this.#error) return Promise.resolve();
+    return new Promise((resolve) => {
+      const timer = setTimeout(() => this.destroy(new ConnectionLostError(`${this.#url} did not close`)), LINGER_MS);
+      this.#closed = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+      this.#transport.end();
+    });
+  }
+
+  /** Ends at once, for this reason. */
+  destroy(error: JmqtError): void {
+    this.#transport.destroy();
+    this.#inbox.close();
+    this.#ended(error);
+  }
+
+  #ask<T>(line: Fifo<Question<T>>, text: string, channel?: string): Promise<T> {
+    if (this.#error) return Promise.reject(this.#error);
+    this.#transport.send(text);
+    return new Promise((resolve, reject) => {
+      line.push({ ...(channel === undefined ? {} : { channel }), resolve, reject });
+    });
+  }
+
+  /** `true` where the application shall run before the next packet. */
+  #handle(text: string): boolean {
+    if (this.#error) return false;
+    let packet: ServerPacket;
+    try {
+      packet = decode(text);
+    } catch (error) {
+      if (!(error instanceof BadPacket)) throw error;
+      // The first word decides who is there; later ones may be of a newer protocol, and are ignored.
+      if (!this.#understood) {
+        const start = JSON.stringify(text.slice(0, 40));
+        const problem = `${this.#url} is not a JMQT server: ${error.message}, beginning with ${start}`;
+        this.destroy(new WrongServerError(problem));
+      }
+      return false;
+    }
+    this.#understood = true;
+    switch (packet.type) {
+      case 'push':
+        if (!this.#leaving) this.#events.push(packet, text);
+        return false;
+      case 'pubAck':
+        this.#events.pubAck(packet, text);
+        return false;
+      case 'hbAck':
+        return false;
+      case 'subAck':
+        answer(this.#subs, 'sub', packet.status, packet.channel);
+        return true; // who has subscribed can get ready for the retained message, which is next
+      case 'unsubAck':
+        answer(this.#unsubs, 'unsub', packet.status, packet.channel);
+        return true;
+      case 'authAck': {
+        const question = this.#auths.shift();
+        if (packet.status === Status.OK) question?.resolve({ token: packet.token, clientId: packet.clientId });
+        else question?.reject(new RefusedError('auth', packet.status, undefined, packet.message));
+        return true;
+      }
+      case 'connAck': {
+        const question = this.#conns.shift();
+        if (packet.status !== Status.OK) {
+          question?.reject(new RefusedError('conn', packet.status));
+        } else {
+          this.#keepAlive(packet.timeoutSeconds);
+          question?.resolve(packet.timeoutSeconds);
+        }
+        return true;
+      }
+    }
+  }
+
+  #keepAlive(timeoutSeconds: number): void {
+    this.#heartbeat?.stop();
+    this.#heartbeat = new Heartbeat(timeoutSeconds, {
+      beat: () => this.send(HEARTBEAT),
+      silent: (milliseconds) => {
+        const seconds = (milliseconds / 1000).toFixed(1);
+        this.destroy(new ConnectionLostError(`${this.#url} has said nothing for ${seconds} seconds`));
+      },
+    });
+  }
+
+  #mayDrop(text: string): boolean {
+    try {
+      const packet = decode(text);
+      if (packet.type !== 'push' || packet.qos === 1) return false;
+      this.#events.dropped();
+    } catch {
+      // not a packet: nobody misses it
+    }
+    return true;
+  }
+
+  #ended(error: JmqtError): void {
+    if (this.#error) return;
+    this.#error = error;
+    this.#heartbeat?.stop();
+    this.#open?.reject(error);
+    for (const line of [this.#auths, this.#conns, this.#subs, this.#unsubs]) {
+      for (const question of line.clear()) question.reject(error);
+    }
+    this.#events.ended(error);
+    this.#closed?.();
+  }
+}
+
+/** Answers come in the order of the questions; the channel tells which, where an answer is missing. */
+function answer(line: Fifo<Question<void>>, request: string, status: number, channel: string | undefined): void {
+  let question = line.at(0);
+  if (channel !== undefined && question?.channel !== channel) {
+    question = undefined;
+    for (let i = 0; i < line.length && !question; i++) {
+      if (line.at(i)?.channel === channel) question = line.at(i);
+    }
+  }
+  if (!question) return;
+  line.remove(question);
+  if (status === Status.OK) question.resolve();
+  else question.reject(new RefusedError(request, status, question.channel));
+}

@@ -1,0 +1,117 @@
+/** One packet per text message over the platform's own WebSocket (§3). */
+import { ConnectionLostError, NetworkError, UsageError, WrongServerError } from './errors.js';
+import { HIGH_WATER_BYTES } from './transport.js';
+import type { Transport, TransportEvents } from './transport.js';
+
+/** What is needed of a WebSocket: that of browsers, of Node 22, and of the package `ws`. */
+export interface WebSocketLike {
+  readonly bufferedAmount: number;
+  onopen: ((event: never) => void) | null;
+  onmessage: ((event: never) => void) | null;
+  onclose: ((event: never) => void) | null;
+  onerror: ((event: never) => void) | null;
+  send(text: string): void;
+  close(): void;
+}
+
+export type WebSocketConstructor = new (url: string) => WebSocketLike;
+
+/** A browser does not say when there is room again, so it is asked this often. */
+const ROOM_POLL_MS = 10;
+
+export class WebSocketTransport implements Transport {
+  readonly #socket: WebSocketLike;
+  readonly #url: string;
+  #events: TransportEvents | undefined;
+  #opened = false;
+  #failure: string | undefined;
+  #poll: ReturnType<typeof setInterval> | undefined;
+
+  constructor(url: string, given: WebSocketConstructor | undefined, events: TransportEvents) {
+    const constructor = given ?? (globalThis as { WebSocket?: WebSocketConstructor }).WebSocket;
+    if (!constructor) {
+      throw new UsageError(
+        'this platform has no WebSocket (Node has one from version 22 on): pass one in the option `WebSocket`, ' +
+          'such as the package ws exports, or connect to the TCP port with a jmqt:// URL',
+      );
+    }
+    this.#url = url;
+    this.#events = events;
+    try {
+      this.#socket = new constructor(url);
+    } catch (cause) {
+      // A page from https:// that opens ws://, for one.
+      throw new UsageError(`the WebSocket ${url} is not possible here: ${(cause as Error).message}`);
+    }
+    this.#socket.onopen = () => {
+      this.#opened = true;
+      this.#events?.opened();
+    };
+    this.#socket.onmessage = (event: { data: unknown }) => {
+      if (typeof event.data === 'string') this.#events?.received(event.data);
+    };
+    this.#socket.onerror = (event: { message?: string }) => {
+      this.#failure = event.message; // `ws` says something here, browsers do not
+    };
+    this.#socket.onclose = (event: { code?: number; reason?: string }) => this.#closed(event);
+  }
+
+  send(text: string): void {
+    if (this.#events) this.#socket.send(text);
+  }
+
+  hasRoom(): boolean {
+    if (this.#socket.bufferedAmount <= HIGH_WATER_BYTES) return true;
+    this.#poll ??= setInterval(() => {
+      if (this.#socket.bufferedAmount > HIGH_WATER_BYTES) return;
+      this.#stopPolling();
+      this.#events?.writable();
+    }, ROOM_POLL_MS);
+    return false;
+  }
+
+  // A WebSocket cannot be paused.
+  pause(): void {}
+  resume(): void {}
+
+  end(): void {
+    this.#socket.close();
+  }
+
+  destroy(): void {
+    this.#events = undefined;
+    this.#stopPolling();
+    this.#socket.close();
+    // The closing handshake with a dead peer can take minutes; `ws` can do without it.
+    (this.#socket as { terminate?: () => void }).terminate?.();
+  }
+
+  #stopPolling(): void {
+    clearInterval(this.#poll);
+    this.#poll = undefined;
+  }
+
+  #closed(event: { code?: number; reason?: string }): void {
+    const events = this.#events;
+    this.#events = undefined;
+    this.#stopPolling();
+    if (!events) return;
+    const said = this.#failure ? ` (${this.#failure})` : '';
+    if (this.#opened) {
+      const code = event.code === undefined ? '' : ` with code ${event.code}`;
+      events.closed(new ConnectionLostError(`the connection to ${this.#url} was closed${code}${said}`));
+      return;
+    }
+    // Refusals over HTTP and broken TLS look alike to a page: `ws` alone tells.
+    const kind = /server response|upgrade|ssl|tls|wrong version|parse error|socket hang up/i.test(said)
+      ? WrongServerError
+      : NetworkError;
+    events.closed(
+      new kind(
+        `no WebSocket could be opened to ${this.#url}${said}: check that a JMQT server runs there, that the port is ` +
+          'its WebSocket port (usually 8012, with TLS 8013; 8010 and 8011 are TCP), and that ws:// is used ' +
+          'without TLS, wss:// with it',
+      ),
+    );
+  }
+}

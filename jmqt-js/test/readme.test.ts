@@ -1,0 +1,56 @@
+/** The examples of the README do what it says. */
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { readFileSync } from 'node:fs';
+import { test } from 'node:test';
+
+import { skip, startServer } from './support.js';
+
+const root = new URL('../', import.meta.url);
+const readme = readFileSync(new URL('README.md', root), 'utf8');
+
+/** Example number `index` in this language, with the server's real ports. */
+function example(language: string, index: number, ports: Record<number, number>): string {
+  const found = [...readme.matchAll(new RegExp(`\`\`\`${language}\n(.*?)\`\`\``, 'gs'))][index]?.[1];
+  assert.ok(found, `no example ${index} in ${language}`);
+  return found.replaceAll('localhost', '127.0.0.1').replace(/\b801[02]\b/g, (port) => String(ports[Number(port)]));
+}
+
+/** Runs it as a module, until it has printed `last` or ended. */
+async function run(source: string, last?: string): Promise<string> {
+  const child = spawn(process.execPath, ['--input-type=module', '-e', source], { cwd: root, stdio: ['ignore', 'pipe', 'pipe'] });
+  let output = '';
+  for (const stream of [child.stdout, child.stderr]) {
+    stream.on('data', (chunk: Buffer) => {
+      output += chunk.toString();
+      if (last !== undefined && output.includes(last)) child.kill();
+    });
+  }
+  await once(child, 'close');
+  return output;
+}
+
+const PAGE_WEBSOCKET = `import { WebSocket } from 'ws'; globalThis.WebSocket ??= WebSocket;\n`;
+
+test('the example for Node', { skip }, async (t) => {
+  const server = await startServer(t);
+  const output = await run(example('js', 0, { 8010: server.tcpPort }));
+  assert.match(output, /^alice first\nalice second\n\{\s+channels: \{.*news: 'temp'/s);
+});
+
+test('the example for pages', { skip }, async (t) => {
+  const server = await startServer(t);
+  const page = example('html', 0, { 8012: server.wsPort });
+  const source = page.replace(/<.*?script.*?>/g, '').replace('./jmqt.js', './browser/jmqt.js');
+  const output = await run(PAGE_WEBSOCKET + source, 'update');
+  assert.match(output, /connected/);
+});
+
+test('the example for the first client', { skip }, async (t) => {
+  const server = await startServer(t);
+  const page = example('html', 1, { 8012: server.wsPort });
+  const source = page.replace(/<.*?script.*?>/g, '');
+  const output = await run(`${PAGE_WEBSOCKET} await import('./browser/jmqt-compat.js');\n${source}`, 'published 1');
+  assert.match(output, /subscribed 1 news\n.*published 1/s);
+});

@@ -1,0 +1,100 @@
+/** Connecting to what is no JMQT server, or not in this way: the error says what to check. */
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { createServer } from 'node:http';
+import * as net from 'node:net';
+import { test } from 'node:test';
+import type { TestContext } from 'node:test';
+
+import { Client } from '../dist/index.js';
+import { WebSocketOfWs, makeClient, skip, startServer } from './support.js';
+
+async function listening(t: TestContext, server: net.Server): Promise<number> {
+  t.after(() => server.close());
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  return (server.address() as net.AddressInfo).port;
+}
+
+/** Says this to whoever connects, and hangs up. */
+function saying(bytes: string): net.Server {
+  return net.createServer((socket) => {
+    socket.on('error', () => {});
+    socket.on('data', () => {});
+    socket.end(Buffer.from(bytes, 'latin1'));
+  });
+}
+
+const auth = (t: TestContext, url: string, options = {}): Promise<unknown> =>
+  makeClient(t, url, { timeout: 10_000, ...options }).auth({ client_name: 'bob' });
+
+test('an HTTP server without an upgrade', async (t) => {
+  const port = await listening(t, createServer((_, response) => response.end('hello')));
+  await assert.rejects(auth(t, `ws://127.0.0.1:${port}`), {
+    name: 'WrongServerError',
+    code: 'WRONG_SERVER',
+    status: 9,
+    message: /200.*check that a JMQT server runs there.*WebSocket port \(usually 8012/,
+  });
+  await assert.rejects(auth(t, `jmqt://127.0.0.1:${port}`), {
+    name: 'WrongServerError',
+    message: /speaks HTTP.*use ws:\/\//,
+  });
+});
+
+test('a TLS port spoken to in plain', async (t) => {
+  const port = await listening(t, saying('\x15\x03\x03\x00\x02\x02\x46'));
+  await assert.rejects(auth(t, `jmqt://127.0.0.1:${port}`), { name: 'WrongServerError', message: /use jmqts:\/\// });
+  await assert.rejects(auth(t, `ws://127.0.0.1:${port}`), { name: 'WrongServerError', message: /wss:\/\/ with it/ });
+});
+
+test('a plain port spoken to with TLS', async (t) => {
+  const port = await listening(t, saying('{"hbAck":{}}\0'));
+  await assert.rejects(auth(t, `jmqts://127.0.0.1:${port}`), {
+    name: 'WrongServerError',
+    message: /check that this is the TLS port \(usually 8011\)/,
+  });
+  await assert.rejects(auth(t, `wss://127.0.0.1:${port}`), { name: 'WrongServerError', message: /ws:\/\/ is used without TLS/ });
+});
+
+test('something else altogether', async (t) => {
+  const port = await listening(t, saying('220 mail ready\r\n'));
+  await assert.rejects(auth(t, `jmqt://127.0.0.1:${port}`), {
+    name: 'WrongServerError',
+    message: /not a JMQT server: what it says begins with "220 mail ready/,
+  });
+  const json = await listening(t, saying('{"hello":{}}\0'));
+  await assert.rejects(auth(t, `jmqt://127.0.0.1:${json}`), { name: 'WrongServerError', message: /no server sends "hello"/ });
+});
+
+test('the ports of a JMQT server taken for each other', { skip }, async (t) => {
+  const server = await startServer(t);
+  await assert.rejects(auth(t, `jmqt://127.0.0.1:${server.wsPort}`), {
+    status: 9,
+    message: /8012/,
+  });
+  // The TCP port waits for the end of what it takes for a packet.
+  await assert.rejects(auth(t, `ws://127.0.0.1:${server.tcpPort}`, { timeout: 300 }), {
+    name: 'TimeoutError',
+    message: /check that this is the port of a JMQT server/,
+  });
+});
+
+test('nobody there', async (t) => {
+  const port = await listening(t, net.createServer());
+  const gone = net.createServer();
+  gone.listen(0, '127.0.0.1');
+  await once(gone, 'listening');
+  const free = (gone.address() as net.AddressInfo).port;
+  gone.close();
+  await once(gone, 'close');
+  assert.notEqual(port, free);
+  await assert.rejects(auth(t, `jmqt://127.0.0.1:${free}`), { name: 'NetworkError', message: /ECONNREFUSED/ });
+  await assert.rejects(auth(t, `ws://127.0.0.1:${free}`), { name: 'NetworkError', message: /ECONNREFUSED/ });
+});
+
+test('no WebSocket on this platform', { skip: 'WebSocket' in globalThis && 'this Node has one' }, async () => {
+  const client = new Client({ url: 'ws://127.0.0.1:1' });
+  await assert.rejects(client.auth(1), { name: 'UsageError', message: /pass one in the option `WebSocket`.*jmqt:\/\// });
+  assert.ok(WebSocketOfWs);
+});
