@@ -3,9 +3,11 @@
 //! One process, one thread, one epoll: it starts each server in a temporary folder, connects all clients
 //! itself, and never parses what a fixed place in the packet can tell. Ends with 0 if everything was
 //! measured, whether targets were met or not (machines are shared), and with 1 on an error or when a
-//! delivery was lost, duplicated or reordered. See README.md for what the rows mean.
+//! delivery was lost, duplicated or reordered. `bench lb` measures the load balancer instead ([`balancer`]).
+//! See README.md for what the rows mean.
 
 mod account;
+mod balancer;
 mod connection;
 mod dialect;
 mod histogram;
@@ -30,7 +32,7 @@ use clap::Parser;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use rustix::thread::set_current_timer_slack;
 
-use options::Options;
+use options::{Options, Other};
 use server::{Kind, Places, install};
 use suite::row::Row;
 use suite::{contest, report, rows};
@@ -46,6 +48,17 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<ExitCode> {
+    match &options.other {
+        None => run_suite(options),
+        Some(Other::Lb(options)) => balancer::run(options).map(|()| ExitCode::SUCCESS),
+        Some(Other::LbBackend { echo, sink }) => {
+            let ports = balancer::backend::Ports { echo: *echo, sink: *sink };
+            balancer::backend::serve(ports).map(|()| ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn run_suite(options: &Options) -> Result<ExitCode> {
     let mut rows = rows::all();
     if options.list {
         for row in &rows {

@@ -1,19 +1,24 @@
 //! The command line.
 
 use std::env;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 
+use crate::balancer::BalancerOptions;
 use crate::server::Kind;
 use crate::suite::contest::Effort;
 use crate::workload::Times;
 
 /// Measures hello_server beside Redis, NATS and Mosquitto, on this machine, over loopback.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(version, args_conflicts_with_subcommands = true)]
 pub(crate) struct Options {
+    #[command(subcommand)]
+    pub(crate) other: Option<Other>,
+
     /// Runs only this row (may be given several times; see --list)
     #[arg(long, value_name = "NAME")]
     pub(crate) only: Vec<String>,
@@ -53,6 +58,21 @@ pub(crate) struct Options {
     /// Where servers keep their files while they run: a disk, if QoS 1 is to mean something
     #[arg(long, value_name = "FOLDER", default_value_os_t = env::temp_dir())]
     pub(crate) scratch: PathBuf,
+}
+
+/// What there is beside the server's suite.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Other {
+    /// Measures jmqt-lb beside HAProxy and no balancer at all
+    Lb(BalancerOptions),
+    /// The backend for that
+    #[command(hide = true)]
+    LbBackend {
+        /// The address of the port that sends everything back
+        echo: SocketAddr,
+        /// The address of the port that throws everything away
+        sink: SocketAddr,
+    },
 }
 
 impl Options {

@@ -42,13 +42,19 @@ pub(crate) fn program(kind: Kind) -> Result<PathBuf> {
 
 /// Installs the peer unless it is there, and answers its version in its own words.
 pub(crate) fn ensure(kind: Kind) -> Result<String> {
-    let package = package(kind).context("not a peer")?;
-    if find(package.program).is_none() {
-        eprintln!("installing {}", package.package);
+    let Package { program, package, version } = package(kind).context("not a peer")?;
+    ensure_program(program, package, version)
+}
+
+/// The same for any program, its Debian package, and what prints its version.
+pub(crate) fn ensure_program(program: &str, package: &str, version: &str) -> Result<String> {
+    if find(program).is_none() {
+        eprintln!("installing {package}");
         apt_get(&["update"])?;
-        apt_get(&["install", "-y", "--no-install-recommends", package.package])?;
+        apt_get(&["install", "-y", "--no-install-recommends", package])?;
     }
-    let output = Command::new(program(kind)?).arg(package.version).output()?;
+    let program = find(program).with_context(|| format!("{program} is not installed"))?;
+    let output = Command::new(program).arg(version).output()?;
     let text = String::from_utf8_lossy(&output.stdout);
     let line = text.lines().next().unwrap_or_default();
     let version = line.split(" sha=").next().unwrap_or_default(); // Redis adds its build

@@ -1,0 +1,272 @@
+//! The set of backends of one mapping: who is in it, who is fit, who has how many connections.
+//!
+//! A [`Backend`] is one address; a name with several addresses is several backends. Reloads and lookups
+//! replace the members, and what is known of those that stay is kept. Not here: the choice itself
+//! (`balance`), what fitness is made of (`health`), who asks and checks (`connection`, `checker`).
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use crate::balance::{self, Candidate};
+use crate::config::Rules;
+use crate::health::{Change, Health};
+
+/// One address that connections can go to.
+#[derive(Debug)]
+pub(crate) struct Backend {
+    /// `host:port` as it stands in the file.
+    pub(crate) name: String,
+    pub(crate) address: SocketAddr,
+    pub(crate) active: AtomicUsize,
+    /// Failed connections in a row.
+    failures: AtomicU32,
+    pub(crate) counters: BackendCounters,
+}
+
+/// What happened since the backend was first seen.
+#[derive(Debug, Default)]
+pub(crate) struct BackendCounters {
+    pub(crate) connections: AtomicU64,
+    pub(crate) failures: AtomicU64,
+    pub(crate) ejections: AtomicU64,
+    pub(crate) bytes_to: Bytes,
+    pub(crate) bytes_from: Bytes,
+}
+
+/// A count that threads add to for every message, each in a cache line of its own.
+#[derive(Debug, Default)]
+pub(crate) struct Bytes([Shard; SHARDS]);
+
+/// More threads than this share.
+const SHARDS: usize = 8;
+
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Shard(AtomicU64);
+
+impl Bytes {
+    pub(crate) fn add(&self, bytes: u64) {
+        static THREADS: AtomicUsize = AtomicUsize::new(0);
+        thread_local! {
+            static SHARD: usize = THREADS.fetch_add(1, Ordering::Relaxed) % SHARDS;
+        }
+        self.0[SHARD.with(|shard| *shard)].0.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn sum(&self) -> u64 {
+        self.0.iter().map(|shard| shard.0.load(Ordering::Relaxed)).sum()
+    }
+}
+
+impl Backend {
+    /// It served somebody: failures before that do not count any more.
+    pub(crate) fn worked(&self) {
+        if self.failures.load(Ordering::Relaxed) != 0 {
+            self.failures.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+/// What a backend is to be, as the file and the last lookup say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    pub(crate) name: String,
+    pub(crate) address: SocketAddr,
+    pub(crate) weight: u32,
+}
+
+/// The backends of one mapping.
+#[derive(Debug)]
+pub(crate) struct Set {
+    /// The listener's address, for the log.
+    mapping: String,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    members: Vec<Member>,
+    rotation: usize,
+}
+
+#[derive(Debug)]
+struct Member {
+    backend: Arc<Backend>,
+    weight: u32,
+    turn: i64,
+    health: Health,
+}
+
+/// A connection's place at a backend; given back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    pub(crate) backend: Arc<Backend>,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.backend.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A member as the status page shows it.
+pub(crate) struct View {
+    pub(crate) backend: Arc<Backend>,
+    pub(crate) weight: u32,
+    pub(crate) is_up: bool,
+    pub(crate) is_ejected: bool,
+}
+
+impl Set {
+    pub(crate) fn new(mapping: String) -> Self {
+        Self { mapping, inner: Mutex::default() }
+    }
+
+    /// Nothing that is done under the lock panics half way, so what a panic left is sound.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes these the members. Those that were there keep their state and counters.
+    pub(crate) fn replace(&self, wanted: &[Wanted]) {
+        let mut inner = self.lock();
+        let mut old = std::mem::take(&mut inner.members);
+        inner.members = wanted.iter().map(|wanted| self.member(wanted, &mut old)).collect();
+        for member in old {
+            info!("Backend removed mapping={} backend={}", self.mapping, label(&member.backend));
+        }
+    }
+
+    fn member(&self, wanted: &Wanted, old: &mut Vec<Member>) -> Member {
+        let is_same =
+            |member: &Member| member.backend.address == wanted.address && member.backend.name == wanted.name;
+        if let Some(index) = old.iter().position(is_same) {
+            return Member { weight: wanted.weight, ..old.swap_remove(index) };
+        }
+        let backend = Arc::new(Backend {
+            name: wanted.name.clone(),
+            address: wanted.address,
+            active: AtomicUsize::new(0),
+            failures: AtomicU32::new(0),
+            counters: BackendCounters::default(),
+        });
+        info!("Backend added mapping={} backend={}", self.mapping, label(&backend));
+        Member { backend, weight: wanted.weight, turn: 0, health: Health::new() }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lock().members.is_empty()
+    }
+
+    /// Chooses a backend that is not among `tried`, and counts the connection as its own.
+    ///
+    /// If none is fit, all are taken for fit: an unlikely success is better than a certain refusal. So are,
+    /// for one who has tried the fit ones in vain, the others.
+    pub(crate) fn choose(&self, rules: &Rules, client: IpAddr, tried: &[SocketAddr]) -> Option<Lease> {
+        let now = Instant::now();
+        let mut inner = self.lock();
+        let Inner { members, rotation } = &mut *inner;
+        for member in members.iter_mut().filter_map(|member| member.health.returns(now).then_some(&*member)) {
+            info!(
+                "Backend gets connections again mapping={} backend={}",
+                self.mapping,
+                label(&member.backend)
+            );
+        }
+        let is_untried = |member: &Member| !tried.contains(&member.backend.address);
+        let any_fit = members.iter().any(|member| is_untried(member) && member.health.is_fit(now));
+        let may = |member: &Member| is_untried(member) && (!any_fit || member.health.is_fit(now));
+        let (indexes, mut candidates): (Vec<_>, Vec<_>) = members
+            .iter_mut()
+            .enumerate()
+            .filter(|(_, member)| may(member))
+            .map(|(index, member)| (index, member.candidate()))
+            .unzip();
+        let chosen = balance::choose(rules.balance, &mut candidates, client, rotation)?;
+        let backend = Arc::clone(&members[indexes[chosen]].backend);
+        backend.active.fetch_add(1, Ordering::Relaxed);
+        backend.counters.connections.fetch_add(1, Ordering::Relaxed);
+        Some(Lease { backend })
+    }
+
+    /// Enters that a connection to this backend failed, and ejects it if that was once too often and
+    /// another one is fit.
+    pub(crate) fn failed(&self, backend: &Arc<Backend>, rules: &Rules) {
+        backend.counters.failures.fetch_add(1, Ordering::Relaxed);
+        let failures = backend.failures.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        if rules.eject_after == 0 || failures < rules.eject_after {
+            return;
+        }
+        let now = Instant::now();
+        let mut inner = self.lock();
+        let is_it = |member: &Member| Arc::ptr_eq(&member.backend, backend);
+        if !inner.members.iter().any(|member| !is_it(member) && member.health.is_fit(now)) {
+            return;
+        }
+        let it = inner.members.iter_mut().find(|member| is_it(member));
+        let Some(member) = it.filter(|member| !member.health.is_ejected(now)) else { return };
+        member.health.eject(now + rules.eject_time);
+        backend.counters.ejections.fetch_add(1, Ordering::Relaxed);
+        warn!(
+            "Backend gets no connections for {} s: it failed {failures} times in a row mapping={} backend={}",
+            rules.eject_time.as_secs_f64(),
+            self.mapping,
+            label(backend),
+        );
+    }
+
+    /// Enters the result of a health check.
+    pub(crate) fn checked(&self, backend: &Arc<Backend>, result: Result<(), String>, rules: &Rules) {
+        let mut inner = self.lock();
+        let it = inner.members.iter_mut().find(|member| Arc::ptr_eq(&member.backend, backend));
+        let Some(member) = it else { return };
+        match (member.health.checked(result.is_ok(), rules), result) {
+            (Some(Change::Down), Err(reason)) => {
+                warn!("Backend is down mapping={} backend={} reason={reason:?}", self.mapping, label(backend))
+            }
+            (Some(_), _) => info!("Backend is up mapping={} backend={}", self.mapping, label(backend)),
+            (None, _) => {}
+        }
+    }
+
+    /// Takes all for up: there are no more checks.
+    pub(crate) fn unchecked(&self) {
+        self.lock().members.iter_mut().for_each(|member| member.health.unchecked());
+    }
+
+    pub(crate) fn backends(&self) -> Vec<Arc<Backend>> {
+        self.lock().members.iter().map(|member| Arc::clone(&member.backend)).collect()
+    }
+
+    pub(crate) fn views(&self) -> Vec<View> {
+        let now = Instant::now();
+        let view = |member: &Member| View {
+            backend: Arc::clone(&member.backend),
+            weight: member.weight,
+            is_up: member.health.is_up(),
+            is_ejected: member.health.is_ejected(now),
+        };
+        self.lock().members.iter().map(view).collect()
+    }
+}
+
+impl Member {
+    fn candidate(&mut self) -> Candidate<'_> {
+        Candidate {
+            address: self.backend.address,
+            weight: self.weight,
+            active: self.backend.active.load(Ordering::Relaxed),
+            turn: &mut self.turn,
+        }
+    }
+}
+
+/// The name, and the address if that says more.
+pub(crate) fn label(backend: &Backend) -> String {
+    let address = backend.address.to_string();
+    if backend.name == address { address } else { format!("{}({address})", backend.name) }
+}

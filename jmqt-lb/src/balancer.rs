@@ -1,0 +1,299 @@
+//! All mappings: start, reload, drain.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::process::{Resource, getrlimit, setrlimit};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{Instant, timeout_at};
+use tracing::{info, warn};
+
+use crate::config::{Config, MappingConfig, Options};
+use crate::gate::Gate;
+use crate::mapping::Mapping;
+use crate::resolver::{self, Resolver};
+use crate::status::StatusPage;
+use crate::worker::Workers;
+use crate::{accept, checker};
+
+/// How long the accept loops have to take in what the kernel holds, when listeners are closed.
+const LAST_ACCEPTS: Duration = Duration::from_secs(2);
+/// Descriptors that are not connections: listeners, checks, the status page, epoll.
+const OTHER_FILES: u64 = 256;
+
+/// Why the balancer cannot start, or not go on with another file.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    /// The address is taken, is not this machine's, or may not be used.
+    #[error("cannot listen on {address}: {source}")]
+    Listen { address: SocketAddr, source: io::Error },
+    /// Names have no addresses, and `pre_resolve_workers` asks for some.
+    #[error("{0}")]
+    Unresolved(String),
+    /// The system has no thread or no descriptor left.
+    #[error("cannot start the forwarding threads: {0}")]
+    Threads(io::Error),
+}
+
+/// What all mappings have in common.
+pub(crate) struct Shared {
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) workers: Workers,
+    pub(crate) buffer_size: Arc<AtomicUsize>,
+    pub(crate) counters: Counters,
+    is_draining: AtomicBool,
+    options: Mutex<Arc<Options>>,
+    /// For the status page, in the order of the file.
+    mappings: Mutex<Vec<Arc<Mapping>>>,
+}
+
+/// What happened since the start.
+#[derive(Default)]
+pub(crate) struct Counters {
+    pub(crate) reloads: AtomicU64,
+    pub(crate) failed_reloads: AtomicU64,
+}
+
+impl Shared {
+    pub(crate) fn options(&self) -> Arc<Options> {
+        Arc::clone(&self.options.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn mappings(&self) -> Vec<Arc<Mapping>> {
+        self.mappings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.is_draining.load(Ordering::Relaxed)
+    }
+}
+
+/// A running balancer.
+pub(crate) struct Balancer {
+    shared: Arc<Shared>,
+    /// By the address in the file.
+    running: HashMap<SocketAddr, Running>,
+    status: Option<StatusPage>,
+}
+
+/// The tasks of one mapping. Those of `tasks` end when it is dropped.
+struct Running {
+    mapping: Arc<Mapping>,
+    stop: oneshot::Sender<()>,
+    accepting: JoinHandle<()>,
+    _tasks: JoinSet<()>,
+}
+
+/// All that may fail before a configuration is taken over.
+struct Prepared {
+    config: Config,
+    /// For mappings that are not there yet.
+    listeners: HashMap<SocketAddr, std::net::TcpListener>,
+    status: Option<std::net::TcpListener>,
+}
+
+impl Balancer {
+    /// Listens, and starts all tasks and threads.
+    ///
+    /// # Errors
+    /// [`StartError`] names what is in the way. Nothing runs then.
+    pub(crate) async fn start(config: Config) -> Result<Self, StartError> {
+        let prepared = prepare(config, &HashMap::new(), None).await?;
+        let options = prepared.config.options.clone();
+        let workers = Workers::start(options.threads).map_err(StartError::Threads)?;
+        let mut balancer = Self {
+            shared: Arc::new(Shared {
+                gate: Gate::new(options.max_connections),
+                workers,
+                buffer_size: Arc::new(AtomicUsize::new(options.buffer_size)),
+                counters: Counters::default(),
+                is_draining: AtomicBool::new(false),
+                options: Mutex::new(Arc::new(options)),
+                mappings: Mutex::default(),
+            }),
+            running: HashMap::new(),
+            status: None,
+        };
+        balancer.apply(prepared)?;
+        Ok(balancer)
+    }
+
+    /// Goes on with another configuration, without touching a connection that is there.
+    ///
+    /// # Errors
+    /// [`StartError`] names what is in the way. Everything goes on as before then.
+    ///
+    /// # Cancel safety
+    /// Dropped before it is done, it has changed nothing.
+    pub(crate) async fn reload(&mut self, config: Config) -> Result<(), StartError> {
+        let status = self.status.as_ref().map(StatusPage::configured);
+        let prepared = prepare(config, &self.running, status).await?;
+        self.apply(prepared)
+    }
+
+    fn apply(&mut self, prepared: Prepared) -> Result<(), StartError> {
+        let Prepared { config, mut listeners, status } = prepared;
+        let Config { options, mappings } = config;
+        let registered = mappings
+            .iter()
+            .filter_map(|mapping| listeners.remove_entry(&mapping.listen))
+            .map(|(address, listener)| register(address, listener).map(|listener| (address, listener)))
+            .collect::<Result<HashMap<_, _>, _>>()?;
+        let status = match (options.status_address, status) {
+            (Some(address), Some(listener)) => {
+                let page = StatusPage::start(address, listener, Arc::clone(&self.shared));
+                Some(page.map_err(|source| StartError::Listen { address, source })?)
+            }
+            _ => None,
+        };
+        // From here on nothing fails.
+        if status.is_some() || options.status_address.is_none() {
+            self.status = status;
+        }
+        self.set_options(options);
+        self.set_mappings(mappings, registered);
+        Ok(())
+    }
+
+    fn set_options(&self, options: Options) {
+        let shared = &self.shared;
+        shared.gate.set_limit(connection_limit(options.max_connections));
+        shared.buffer_size.store(options.buffer_size, Ordering::Relaxed);
+        let old = shared.options();
+        for (key, differs) in [("threads", old.threads != options.threads), ("log_…", old.log != options.log)]
+        {
+            if differs {
+                warn!("{key} takes effect at the next start");
+            }
+        }
+        *shared.options.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(options);
+    }
+
+    fn set_mappings(
+        &mut self,
+        mappings: Vec<MappingConfig>,
+        mut listeners: HashMap<SocketAddr, (SocketAddr, TcpListener)>,
+    ) {
+        let mut old = std::mem::take(&mut self.running);
+        let mut order = Vec::new();
+        for config in mappings {
+            let key = config.listen;
+            let running = match (old.remove(&key), listeners.remove(&key)) {
+                (Some(running), _) => {
+                    running.mapping.reconfigure(config);
+                    running
+                }
+                (None, Some((address, listener))) => self.run(config, address, listener),
+                (None, None) => continue, // prepare() saw to it that there is one
+            };
+            order.push(Arc::clone(&running.mapping));
+            self.running.insert(key, running);
+        }
+        for running in old.into_values() {
+            info!("No longer listening on {}", running.mapping.name);
+            let _ = running.stop.send(()); // it ends by itself, and soon
+        }
+        *self.shared.mappings.lock().unwrap_or_else(PoisonError::into_inner) = order;
+    }
+
+    fn run(&self, config: MappingConfig, address: SocketAddr, listener: TcpListener) -> Running {
+        let mapping = Mapping::new(address, config);
+        let (stop, stopped) = oneshot::channel();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(resolver::run(Arc::clone(&mapping), Arc::clone(&self.shared)));
+        tasks.spawn(checker::run(Arc::clone(&mapping)));
+        let shared = Arc::clone(&self.shared);
+        let accepting = tokio::spawn(accept::accept(listener, Arc::clone(&mapping), shared, stopped));
+        info!(target: crate::MAIN, "Listening on {}", mapping.name);
+        Running { mapping, stop, accepting, _tasks: tasks }
+    }
+
+    /// Stops listening. Connections go on; [`Balancer::is_empty`] waits for them.
+    pub(crate) async fn stop_listening(&mut self) {
+        self.shared.is_draining.store(true, Ordering::Relaxed);
+        let deadline = Instant::now() + LAST_ACCEPTS;
+        let mut ending = Vec::new();
+        for running in std::mem::take(&mut self.running).into_values() {
+            let _ = running.stop.send(()); // it may have ended by itself
+            ending.push(running.accepting);
+        }
+        for accepting in ending {
+            let _ = timeout_at(deadline, accepting).await;
+        }
+    }
+
+    /// Waits until no connection is left.
+    pub(crate) async fn is_empty(&self) {
+        self.shared.gate.is_empty().await;
+    }
+
+    pub(crate) fn connections(&self) -> usize {
+        self.shared.gate.inside()
+    }
+
+    pub(crate) fn drain_limit(&self) -> Duration {
+        self.shared.options().drain
+    }
+
+    pub(crate) fn reload_failed(&self) {
+        self.shared.counters.failed_reloads.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn reloaded(&self) {
+        self.shared.counters.reloads.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Binds what is not bound yet, and looks names up if that is asked for.
+async fn prepare(
+    config: Config,
+    running: &HashMap<SocketAddr, Running>,
+    status: Option<SocketAddr>,
+) -> Result<Prepared, StartError> {
+    let listen = |address| accept::listen(address).map_err(|source| StartError::Listen { address, source });
+    let mut listeners = HashMap::new();
+    for mapping in config.mappings.iter().filter(|mapping| !running.contains_key(&mapping.listen)) {
+        listeners.insert(mapping.listen, listen(mapping.listen)?);
+    }
+    let wanted = config.options.status_address.filter(|address| status != Some(*address));
+    let status = wanted.map(listen).transpose()?;
+    if config.options.pre_resolve {
+        for mapping in &config.mappings {
+            let mut resolver = Resolver::default();
+            resolver.look_up(mapping).await;
+            if resolver.wanted(mapping).is_empty() {
+                return Err(StartError::Unresolved(resolver::nothing_resolved(mapping)));
+            }
+        }
+    }
+    Ok(Prepared { config, listeners, status })
+}
+
+fn register(
+    address: SocketAddr,
+    listener: std::net::TcpListener,
+) -> Result<(SocketAddr, TcpListener), StartError> {
+    let register = || Ok((listener.local_addr()?, TcpListener::from_std(listener)?));
+    register().map_err(|source| StartError::Listen { address, source })
+}
+
+/// `max_connections`, or as many as this process may have descriptors for: two each. Without this a
+/// balancer at its limit of files would accept clients that it cannot connect to a backend.
+fn connection_limit(max_connections: usize) -> usize {
+    let mut files = getrlimit(Resource::Nofile);
+    files.current = files.maximum;
+    // Refused, the limit stays where it was.
+    let _ = setrlimit(Resource::Nofile, files);
+    let Some(files) = getrlimit(Resource::Nofile).current else { return max_connections };
+    let room = usize::try_from(files.saturating_sub(OTHER_FILES) / 2).unwrap_or(usize::MAX).max(1);
+    if room < max_connections {
+        warn!("{room} connections at most, not {max_connections}: the limit of open files is {files}");
+    }
+    room.min(max_connections)
+}

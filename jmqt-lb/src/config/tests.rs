@@ -1,0 +1,111 @@
+use std::path::PathBuf;
+
+use super::*;
+
+fn problems(text: &str) -> Vec<String> {
+    let path = PathBuf::from("lb.conf");
+    match Config::parse(text) {
+        Ok(config) => panic!("{config:?}"),
+        Err(problems) => {
+            ConfigError::Wrong { path, problems }.to_string().lines().map(str::to_owned).collect()
+        }
+    }
+}
+
+fn parse(text: &str) -> Config {
+    Config::parse(text).unwrap()
+}
+
+const SHIPPED: &str = include_str!("../../../load_balancer.conf");
+const GUIDE: &str = include_str!("../../../docs/load-balancer.md");
+
+#[test]
+fn the_shipped_file_says_what_holds_without_it() {
+    let shipped = parse(SHIPPED);
+    let line = "[mappings]\n8010 = 127.0.0.1:9010, 127.0.0.1:9020\n";
+    let mut bare = parse(line);
+    assert_eq!(bare.options.status_address, None); // a listener that no file mentions does not exist
+    bare.options.status_address = shipped.options.status_address;
+    assert_eq!(shipped.options, bare.options);
+    assert_eq!(shipped.mappings[0].rules, bare.mappings[0].rules);
+}
+
+#[test]
+fn every_key_is_in_the_shipped_file_and_in_the_guide() {
+    for key in OPTION_KEYS.iter().chain(&RULE_KEYS) {
+        assert!(SHIPPED.lines().any(|line| line.starts_with(&format!("{key} ="))), "{key}");
+        assert!(GUIDE.contains(&format!("| `{key}` |")), "{key}");
+    }
+}
+
+#[test]
+fn a_file_of_the_original_is_understood() {
+    let config = parse(
+        "[options]\nbuffer_size=4096\npre_resolve_workers=1\n\n\
+         [mappings]\n8010=10.0.0.1:8010,10.0.0.2:8010\nlocalhost:1=a:1\n"
+            .replace("localhost:1=a:1\n", "127.0.0.1:8012=ws.example:8012\n")
+            .as_str(),
+    );
+    assert_eq!(config.options.buffer_size, 4096);
+    assert!(config.options.pre_resolve);
+    let [first, second] = config.mappings.as_slice() else { panic!("{config:?}") };
+    assert_eq!(first.listen.to_string(), "0.0.0.0:8010");
+    assert_eq!(first.backends.len(), 2);
+    assert_eq!(second.listen.to_string(), "127.0.0.1:8012");
+    assert_eq!(second.backends[0].name.to_string(), "ws.example:8012");
+}
+
+#[test]
+fn mappings_take_ipv6_weights_comments_and_rules_of_their_own() {
+    let config = parse(
+        "; a comment\n[options]\nretries = 1 # another\n[mappings]\n\
+         [::]:8010 = [::1]:9000 weight=3, db-1.local:9000 ; and another\n8012 = a:1\n\
+         [mapping [::]:8010]\nproxy_protocol = v2\nbalance = Source_Hash\nmax_connections = 7\n",
+    );
+    let first = &config.mappings[0];
+    assert_eq!(first.listen.to_string(), "[::]:8010");
+    assert_eq!(first.backends[0].weight, 3);
+    assert_eq!(first.backends[0].name.to_string(), "[::1]:9000");
+    assert_eq!((first.rules.balance, first.rules.retries), (Balance::SourceHash, 1));
+    assert_eq!((first.rules.proxy_protocol, first.max_connections), (ProxyProtocol::V2, Some(7)));
+    let second = &config.mappings[1];
+    assert_eq!((second.rules.proxy_protocol, second.max_connections), (ProxyProtocol::Off, None));
+}
+
+#[test]
+fn all_problems_are_told_at_once_with_file_line_key_and_expectation() {
+    let found = problems(
+        "early = 1\n[options]\nbufer_size = 1\nbuffer_size = 12k\nretries = 101\nbalance = best\n\
+         idle_timeout_seconds = 1e3\nthreads = 1\nthreads = 2\nnonsense\n[mappings]\n\
+         80100 = a:1\n8010 = a, b:0, c:1 weight=0, d:1, d:1\n8010 = 1.2.3:4\n0.0.0.0:8010 = e:1\n\
+         [mapping 9]\nretries = 1\n[mapping 8010]\nbuffer_size = 4096\n[other]\nx = y\n[options]\n",
+    );
+    let expected = [
+        "lb.conf, line 1 (early): it stands before the first section; expected [options] or [mappings] above it",
+        "lb.conf, line 3 (bufer_size): there is no such key here; did you mean buffer_size?",
+        r#"lb.conf, line 4 (buffer_size): found "12k", expected a number of bytes, 1024 to 16777216"#,
+        r#"lb.conf, line 5 (retries): found "101", expected a number of backends, 0 to 100"#,
+        r#"lb.conf, line 6 (balance): found "best", expected one of least_connections, round_robin, source_hash"#,
+        r#"lb.conf, line 7 (idle_timeout_seconds): found "1e3", expected a number of seconds, 0.05 to 86400"#,
+        "lb.conf, line 9 (threads): this key stands there twice",
+        "lb.conf, line 10 (nonsense): expected `key = value` or `[section]`",
+        "lb.conf, line 12 (80100): expected [addr:]port to listen on, such as 8010, 127.0.0.1:8010 or [::]:8010",
+        r#"lb.conf, line 13 (8010): found "a", expected a backend host:port, optionally with weight=1 to weight=1000 after it; backends are separated by commas"#,
+        r#"lb.conf, line 13 (8010): found "b:0", expected a backend host:port, optionally with weight=1 to weight=1000 after it; backends are separated by commas"#,
+        r#"lb.conf, line 13 (8010): found "c:1 weight=0", expected a backend host:port, optionally with weight=1 to weight=1000 after it; backends are separated by commas"#,
+        "lb.conf, line 13 (8010): the backend d:1 stands there twice",
+        "lb.conf, line 14 (8010): this key stands there twice",
+        "lb.conf, line 15 (0.0.0.0:8010): this address is mapped twice",
+        "lb.conf, line 16 ([mapping]): there is no line for 9 in [mappings]",
+        "lb.conf, line 19 (buffer_size): there is no such key here",
+        "lb.conf, line 20 ([other]): there is no such section; expected [options], [mappings] or [mapping ADDRESS]",
+        "lb.conf, line 22 ([options]): this section stands there twice",
+    ];
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn a_file_without_mappings_has_nothing_to_do() {
+    let found = problems("[options]\nretries = 1\n");
+    assert!(found[0].starts_with("lb.conf ([mappings]): there is nothing to listen on"), "{found:?}");
+}

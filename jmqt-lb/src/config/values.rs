@@ -1,0 +1,168 @@
+//! Single values: how each kind is read, and what is said to be expected where it cannot be.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A kind of value.
+pub(super) trait Value<T> {
+    fn parse(&self, text: &str) -> Option<T>;
+    /// Follows "expected".
+    fn expected(&self) -> String;
+}
+
+/// A whole number of something.
+pub(super) struct Number<T>(pub(super) &'static str, pub(super) RangeInclusive<T>);
+
+impl<T: std::str::FromStr + PartialOrd + fmt::Display> Value<T> for Number<T> {
+    fn parse(&self, text: &str) -> Option<T> {
+        text.parse().ok().filter(|number| self.1.contains(number))
+    }
+
+    fn expected(&self) -> String {
+        format!("a number of {}, {} to {}", self.0, self.1.start(), self.1.end())
+    }
+}
+
+/// A time in seconds, with decimals or without.
+pub(super) struct Seconds(pub(super) RangeInclusive<f64>);
+
+impl Value<Duration> for Seconds {
+    fn parse(&self, text: &str) -> Option<Duration> {
+        let is_plain = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
+        let seconds = text.parse::<f64>().ok().filter(|seconds| is_plain && self.0.contains(seconds))?;
+        Duration::try_from_secs_f64(seconds).ok()
+    }
+
+    fn expected(&self) -> String {
+        format!("a number of seconds, {} to {}", self.0.start(), self.0.end())
+    }
+}
+
+/// Yes or no.
+pub(super) struct Switch;
+
+impl Value<bool> for Switch {
+    fn parse(&self, text: &str) -> Option<bool> {
+        match text.to_ascii_lowercase().as_str() {
+            "1" | "true" | "on" | "yes" => Some(true),
+            "0" | "false" | "off" | "no" => Some(false),
+            _ => None,
+        }
+    }
+
+    fn expected(&self) -> String {
+        "1 or 0 (or true, false, on, off, yes, no)".to_owned()
+    }
+}
+
+/// One of some words, in capitals or not.
+pub(super) struct Choice<T: 'static>(pub(super) &'static [(&'static str, T)]);
+
+impl<T: Copy> Value<T> for Choice<T> {
+    fn parse(&self, text: &str) -> Option<T> {
+        let found = self.0.iter().find(|(word, _)| word.eq_ignore_ascii_case(text))?;
+        Some(found.1)
+    }
+
+    fn expected(&self) -> String {
+        let words: Vec<_> = self.0.iter().map(|(word, _)| *word).collect();
+        format!("one of {}", words.join(", "))
+    }
+}
+
+/// `[addr:]port`, or empty for none.
+pub(super) struct OptionalAddress;
+
+impl Value<Option<SocketAddr>> for OptionalAddress {
+    fn parse(&self, text: &str) -> Option<Option<SocketAddr>> {
+        if text.is_empty() { Some(None) } else { address(text).map(Some) }
+    }
+
+    fn expected(&self) -> String {
+        "[addr:]port, such as 127.0.0.1:8019, or nothing".to_owned()
+    }
+}
+
+/// A path, or empty for none.
+pub(super) struct OptionalPath;
+
+impl Value<Option<PathBuf>> for OptionalPath {
+    fn parse(&self, text: &str) -> Option<Option<PathBuf>> {
+        Some(Some(PathBuf::from(text)).filter(|_| !text.is_empty()))
+    }
+
+    fn expected(&self) -> String {
+        "the path of a file, or nothing".to_owned()
+    }
+}
+
+/// `port`, `addr:port` or `[addr]:port`. A port alone is that port on every IPv4 address.
+pub(super) fn address(text: &str) -> Option<SocketAddr> {
+    if text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Some(SocketAddr::from((Ipv4Addr::UNSPECIFIED, text.parse().ok()?)));
+    }
+    text.parse().ok()
+}
+
+/// The host of a backend.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Host {
+    Address(IpAddr),
+    /// Looked up now and then, and may have several addresses.
+    Name(String),
+}
+
+/// `host:port` as it stands in the file.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct BackendName {
+    pub(crate) host: Host,
+    pub(crate) port: u16,
+}
+
+impl BackendName {
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let (host, port) = text.rsplit_once(':')?;
+        let port = port.parse().ok().filter(|port| *port != 0)?;
+        let host = match host.strip_prefix('[') {
+            Some(rest) => Host::Address(rest.strip_suffix(']')?.parse::<Ipv6Addr>().ok()?.into()),
+            None => match host.parse::<Ipv4Addr>() {
+                Ok(address) => Host::Address(address.into()),
+                Err(_) => Host::Name(is_name(host).then(|| host.to_ascii_lowercase())?),
+            },
+        };
+        Some(Self { host, port })
+    }
+}
+
+impl fmt::Display for BackendName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.host {
+            Host::Address(address) => SocketAddr::from((*address, self.port)).fmt(f),
+            Host::Name(name) => write!(f, "{name}:{}", self.port),
+        }
+    }
+}
+
+/// Whether it can be the name of a host; digits and dots alone would be a mistyped address.
+fn is_name(text: &str) -> bool {
+    (1..=253).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'))
+        && text.bytes().any(|byte| byte.is_ascii_alphabetic())
+}
+
+/// How many letters must be changed, added or taken away to make one word of the other.
+pub(super) fn distance(left: &str, right: &str) -> usize {
+    let right: Vec<char> = right.chars().collect();
+    let mut row: Vec<usize> = (0..=right.len()).collect();
+    for (index, a) in left.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], index + 1);
+        for (column, b) in right.iter().enumerate() {
+            let best = (diagonal + usize::from(a != *b)).min(row[column] + 1).min(row[column + 1] + 1);
+            diagonal = std::mem::replace(&mut row[column + 1], best);
+        }
+    }
+    row[right.len()]
+}

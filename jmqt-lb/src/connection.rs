@@ -1,0 +1,126 @@
+//! One client connection, from its arrival to its end: backends are tried until one takes it.
+
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+use tracing::{debug, warn};
+
+use crate::backends::{Lease, label};
+use crate::config::{MappingConfig, ProxyProtocol};
+use crate::forward::{End, Flow, forward};
+use crate::mapping::Mapping;
+use crate::proxy;
+use crate::worker::Job;
+
+/// Serves the connection until it ends.
+pub(crate) async fn serve(job: Job) {
+    let Job { stream, client: peer, mapping, buffer_size, places: _places } = job;
+    let config = mapping.config();
+    let buffer_size = buffer_size.load(Ordering::Relaxed);
+    let mapping = mapping.as_ref();
+    let mut client =
+        match TcpStream::from_std(stream).and_then(|stream| stream.set_nodelay(true).map(|()| stream)) {
+            Ok(client) => client,
+            Err(error) => return debug!(mapping = %mapping.name, client = %peer, %error, "Client gone"),
+        };
+    let mut tried = Vec::new();
+    let mut up = Flow::default();
+    loop {
+        // Boxed, as it needs much more room than what comes after, and for a short time.
+        let reached = Box::pin(reach(mapping, &config, &client, peer, &mut tried)).await;
+        let Some((mut stream, lease)) = reached else {
+            mapping.counters.refused.fetch_add(1, Ordering::Relaxed);
+            return debug!(mapping = %mapping.name, client = %peer, "No backend takes it");
+        };
+        let idle_timeout = config.rules.idle_timeout;
+        let end = forward(&mut client, &mut stream, &mut up, &lease.backend, buffer_size, idle_timeout).await;
+        let backend = &lease.backend;
+        match &end {
+            End::Closed | End::Lost(_) => {}
+            End::Idle => {
+                mapping.counters.idle.fetch_add(1, Ordering::Relaxed);
+            }
+            End::Unused(_) => mapping.set.failed(backend, &config.rules),
+        }
+        debug!(mapping = %mapping.name, client = %peer, backend = %label(backend), reason = %end, "Ended");
+        if !matches!(end, End::Unused(_)) || up.is_pointless(&client) {
+            return;
+        }
+        tried.push(backend.address);
+    }
+}
+
+/// Connects to one backend after the other until one takes the connection; `None` if none does, or as
+/// many were tried as may be. Takes at most that many times the connect timeout, and once more if names
+/// have yet to be looked up.
+async fn reach(
+    mapping: &Mapping,
+    config: &MappingConfig,
+    client: &TcpStream,
+    peer: SocketAddr,
+    tried: &mut Vec<SocketAddr>,
+) -> Option<(TcpStream, Lease)> {
+    let rules = &config.rules;
+    let header = match rules.proxy_protocol {
+        ProxyProtocol::Off => Vec::new(),
+        ProxyProtocol::V2 => proxy::header(peer, client.local_addr().ok()?),
+    };
+    let address = proxy::canonical(peer).ip();
+    wait_for_backends(mapping, config).await;
+    while tried.len() <= rules.retries {
+        let lease = mapping.set.choose(rules, address, tried)?;
+        if !tried.is_empty() {
+            mapping.counters.retries.fetch_add(1, Ordering::Relaxed);
+        }
+        let backend = &lease.backend;
+        let attempt = timeout(rules.connect_timeout, connect(backend.address, &header)).await;
+        let error = match attempt {
+            Ok(Ok(stream)) => return Some((stream, lease)),
+            Ok(Err(error)) => error,
+            Err(_) => io::Error::new(ErrorKind::TimedOut, "no answer within the connect timeout"),
+        };
+        if is_ours(&error) {
+            if mapping.may_warn() {
+                warn!(mapping = %mapping.name, %error, "The system has no room for a connection");
+            }
+            return None;
+        }
+        debug!(mapping = %mapping.name, client = %peer, backend = %label(backend), %error, "Not reached");
+        mapping.set.failed(backend, rules);
+        tried.push(backend.address);
+    }
+    None
+}
+
+/// Waits until there is a backend, if names have not been looked up yet.
+async fn wait_for_backends(mapping: &Mapping, config: &MappingConfig) {
+    let deadline = Instant::now() + config.rules.connect_timeout;
+    loop {
+        let resolved = mapping.resolved.notified();
+        tokio::pin!(resolved);
+        resolved.as_mut().enable();
+        if !mapping.set.is_empty() || tokio::time::timeout_at(deadline, resolved).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn connect(address: SocketAddr, header: &[u8]) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    // The buffer of a fresh socket has room for it.
+    if !header.is_empty() && stream.try_write(header)? != header.len() {
+        return Err(io::Error::new(ErrorKind::WriteZero, "the PROXY header was not taken"));
+    }
+    Ok(stream)
+}
+
+/// Whether it is this machine that ran out of something, so that the backend is not to blame.
+fn is_ours(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let ours = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL];
+    ours.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}

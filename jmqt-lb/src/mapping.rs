@@ -1,0 +1,99 @@
+//! One mapping: an address that is listened on, and the backends behind it.
+
+use std::net::SocketAddr;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use crate::backends::Set;
+use crate::config::MappingConfig;
+use crate::gate::Gate;
+
+const WARNING_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What accept loop, connections, checker, resolver and status page share of one mapping.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    /// The address that is listened on, with the port that it got.
+    pub(crate) name: String,
+    pub(crate) set: Set,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) counters: MappingCounters,
+    /// Told when the configuration was replaced.
+    pub(crate) reconfigured: Notify,
+    /// Told when names were looked up.
+    pub(crate) resolved: Notify,
+    config: Mutex<Arc<MappingConfig>>,
+    last_warning: Mutex<Option<Instant>>,
+}
+
+/// What happened since the mapping was made.
+#[derive(Debug, Default)]
+pub(crate) struct MappingCounters {
+    pub(crate) accepted: AtomicU64,
+    /// Tries of a further backend.
+    pub(crate) retries: AtomicU64,
+    /// Connections for which there was no backend.
+    pub(crate) refused: AtomicU64,
+    pub(crate) idle: AtomicU64,
+}
+
+impl Mapping {
+    pub(crate) fn new(address: SocketAddr, config: MappingConfig) -> Arc<Self> {
+        Arc::new(Self {
+            name: name(address),
+            set: Set::new(name(address)),
+            gate: Gate::new(config.max_connections.unwrap_or(usize::MAX)),
+            counters: MappingCounters::default(),
+            reconfigured: Notify::new(),
+            resolved: Notify::new(),
+            config: Mutex::new(Arc::new(config)),
+            last_warning: Mutex::new(None),
+        })
+    }
+
+    pub(crate) fn config(&self) -> Arc<MappingConfig> {
+        Arc::clone(&self.config.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Goes on with another configuration; connections keep the one they began with.
+    pub(crate) fn reconfigure(&self, config: MappingConfig) {
+        self.gate.set_limit(config.max_connections.unwrap_or(usize::MAX));
+        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
+        self.reconfigured.notify_waiters();
+    }
+
+    /// Whether it is time again to warn of something that may happen to every connection.
+    pub(crate) fn may_warn(&self) -> bool {
+        let mut last = self.last_warning.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_time = last.is_none_or(|last| last.elapsed() >= WARNING_INTERVAL);
+        if is_time {
+            *last = Some(Instant::now());
+        }
+        is_time
+    }
+}
+
+/// As in the file: a port alone is that port on every IPv4 address.
+pub(crate) fn name(address: SocketAddr) -> String {
+    if address.is_ipv4() && address.ip().is_unspecified() {
+        address.port().to_string()
+    } else {
+        address.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mapping_is_named_as_in_the_file() {
+        let name = |address: &str| name(address.parse().unwrap());
+        assert_eq!(name("0.0.0.0:8010"), "8010");
+        assert_eq!(name("127.0.0.1:8010"), "127.0.0.1:8010");
+        assert_eq!(name("[::]:8010"), "[::]:8010");
+    }
+}

@@ -1,0 +1,166 @@
+//! Names of backends to addresses, again and again.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::lookup_host;
+use tokio::time::{sleep, timeout};
+use tracing::warn;
+
+use crate::backends::Wanted;
+use crate::balancer::Shared;
+use crate::config::{BackendConfig, BackendName, Host, MappingConfig};
+use crate::mapping::{self, Mapping};
+
+/// How long one lookup may take.
+const LOOKUP_LIMIT: Duration = Duration::from_secs(10);
+
+/// What names led to when they were last looked up.
+#[derive(Default)]
+pub(crate) struct Resolver {
+    known: HashMap<BackendName, Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    addresses: Vec<SocketAddr>,
+    is_failing: bool,
+}
+
+impl Resolver {
+    /// The backends that this configuration asks for, by address, as far as is known.
+    pub(crate) fn wanted(&self, config: &MappingConfig) -> Vec<Wanted> {
+        let mut wanted: Vec<Wanted> = Vec::new();
+        for BackendConfig { name, weight } in &config.backends {
+            for address in self.addresses(name) {
+                // Two names may lead to one place, which counts once.
+                if !wanted.iter().any(|other| other.address == address) {
+                    wanted.push(Wanted { name: name.to_string(), address, weight: *weight });
+                }
+            }
+        }
+        wanted
+    }
+
+    fn addresses(&self, name: &BackendName) -> Vec<SocketAddr> {
+        match &name.host {
+            Host::Address(address) => vec![SocketAddr::new(*address, name.port)],
+            Host::Name(_) => self.known.get(name).map(|known| known.addresses.clone()).unwrap_or_default(),
+        }
+    }
+
+    /// Looks all names up. One that cannot be looked up keeps the addresses it had; an operator hears of it
+    /// once.
+    pub(crate) async fn look_up(&mut self, config: &MappingConfig) {
+        self.known.retain(|name, _| config.backends.iter().any(|backend| backend.name == *name));
+        for BackendConfig { name, .. } in &config.backends {
+            if let Host::Name(host) = &name.host {
+                let found = look_up(host, name.port).await;
+                self.known.entry(name.clone()).or_default().enter(name, found);
+            }
+        }
+    }
+}
+
+impl Known {
+    fn enter(&mut self, name: &BackendName, found: io::Result<Vec<SocketAddr>>) {
+        match found {
+            Ok(addresses) => *self = Self { addresses, is_failing: false },
+            Err(error) => {
+                if !std::mem::replace(&mut self.is_failing, true) {
+                    let kept = self.addresses.len();
+                    warn!(%name, %error, "Cannot look up a backend; it keeps {kept} addresses");
+                }
+            }
+        }
+    }
+}
+
+async fn look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    let no_answer = |_| io::Error::new(io::ErrorKind::TimedOut, "no answer");
+    let found = timeout(LOOKUP_LIMIT, lookup_host((host, port))).await.map_err(no_answer)??;
+    let mut addresses: Vec<_> = found.collect();
+    addresses.sort_unstable(); // name servers turn the order round
+    addresses.dedup();
+    Ok(addresses)
+}
+
+/// Looks names up until it is aborted.
+pub(crate) async fn run(mapping: Arc<Mapping>, shared: Arc<Shared>) {
+    let mut resolver = Resolver::default();
+    loop {
+        let config = mapping.config();
+        // What is known need not wait for what has to be looked up.
+        let known = resolver.wanted(&config);
+        if !known.is_empty() {
+            enter(&mapping, &known);
+        }
+        resolver.look_up(&config).await;
+        if !Arc::ptr_eq(&config, &mapping.config()) {
+            continue; // replaced meanwhile
+        }
+        enter(&mapping, &resolver.wanted(&config));
+        let interval = shared.options().resolve_interval;
+        tokio::select! {
+            () = sleep(interval) => {}
+            () = mapping.reconfigured.notified() => {}
+        }
+    }
+}
+
+fn enter(mapping: &Mapping, wanted: &[Wanted]) {
+    mapping.set.replace(wanted);
+    mapping.resolved.notify_waiters();
+}
+
+/// Why a mapping cannot begin.
+pub(crate) fn nothing_resolved(config: &MappingConfig) -> String {
+    let names: Vec<_> = config.backends.iter().map(|backend| backend.name.to_string()).collect();
+    format!("no backend of {} has an address: {}", mapping::name(config.listen), names.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    fn config(backends: &str) -> MappingConfig {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), format!("[mappings]\n8010 = {backends}\n")).unwrap();
+        Config::load(file.path()).unwrap().mappings.remove(0)
+    }
+
+    fn addresses(resolver: &Resolver, config: &MappingConfig) -> Vec<String> {
+        resolver.wanted(config).iter().map(|wanted| wanted.address.to_string()).collect()
+    }
+
+    #[test]
+    fn a_name_is_as_many_backends_as_it_has_addresses_and_follows_them() {
+        let config = config("db:1 weight=3, 10.0.0.9:1");
+        let name = &config.backends[0].name;
+        let mut resolver = Resolver::default();
+        assert_eq!(addresses(&resolver, &config), ["10.0.0.9:1"]);
+        let found =
+            |ends: &[u8]| Ok(ends.iter().map(|end| SocketAddr::from(([10, 0, 0, *end], 1))).collect());
+        let mut enter = |found| resolver.known.entry(name.clone()).or_default().enter(name, found);
+        enter(found(&[1, 2]));
+        enter(found(&[2, 9])); // one of them stands in the file already
+        let wanted = resolver.wanted(&config);
+        assert_eq!(wanted.iter().map(|wanted| wanted.weight).collect::<Vec<_>>(), [3, 3]);
+        assert_eq!(addresses(&resolver, &config), ["10.0.0.2:1", "10.0.0.9:1"]);
+    }
+
+    #[test]
+    fn a_lookup_that_fails_changes_nothing() {
+        let config = config("db:1");
+        let name = &config.backends[0].name;
+        let mut resolver = Resolver::default();
+        let mut enter = |found| resolver.known.entry(name.clone()).or_default().enter(name, found);
+        enter(Ok(vec![SocketAddr::from(([10, 0, 0, 1], 1))]));
+        enter(Err(io::ErrorKind::TimedOut.into()));
+        assert_eq!(addresses(&resolver, &config), ["10.0.0.1:1"]);
+    }
+}

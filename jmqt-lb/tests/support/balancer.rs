@@ -1,0 +1,182 @@
+//! The process: started, watched, signalled, killed.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use tempfile::TempDir;
+
+use super::network::{connect, until};
+use super::{Client, DEADLINE};
+
+/// A running balancer; killed when it is dropped.
+pub struct Balancer {
+    child: Child,
+    folder: TempDir,
+    log: Arc<Mutex<Vec<String>>>,
+    /// What the mappings listen on, in the order of the file.
+    pub mappings: Vec<SocketAddr>,
+    pub status: SocketAddr,
+}
+
+pub fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_jmqt-lb"));
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// The text of a file: without health checks, with a status page and all log lines, unless `options` say
+/// otherwise. `mappings` may go on with sections of single mappings.
+pub fn configuration(mappings: &str, options: &str) -> String {
+    let mut text = format!("[options]\n{options}\n");
+    for (key, value) in
+        [("health_check_seconds", "0"), ("status_address", "127.0.0.1:0"), ("log_mode", "DBG")]
+    {
+        if !options.contains(key) {
+            text.push_str(&format!("{key} = {value}\n"));
+        }
+    }
+    text + "[mappings]\n" + mappings + "\n"
+}
+
+impl Balancer {
+    /// Starts one and waits until it listens.
+    pub fn start(mappings: &str, options: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("load_balancer.conf");
+        std::fs::write(&file, configuration(mappings, options)).unwrap();
+        let mut child = command(&["--config", file.to_str().unwrap()]).spawn().unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let log = Arc::new(Mutex::new(Vec::new()));
+        // Reads on until the process ends, so that its log never fills the pipe.
+        std::thread::spawn({
+            let log = Arc::clone(&log);
+            move || stderr.lines().map_while(Result::ok).for_each(|line| log.lock().unwrap().push(line))
+        });
+        let nowhere = SocketAddr::from(([0; 4], 0));
+        let mut balancer = Self { child, folder, log, mappings: Vec::new(), status: nowhere };
+        let line = balancer.logged("Status page on http://");
+        let address = line.rsplit_once("//").unwrap().1;
+        balancer.status = address.trim_end_matches('/').parse().unwrap();
+        let count = mappings.lines().take_while(|line| !line.starts_with("[mapping ")).count();
+        balancer.mappings = until(|| {
+            let found: Vec<_> = balancer.lines("Listening on ");
+            (found.len() == count).then(|| found.iter().map(|line| last_word(line)).collect())
+        });
+        balancer
+    }
+
+    /// Writes another file, without reloading it.
+    pub fn rewrite(&self, mappings: &str, options: &str) {
+        let file = self.folder.path().join("load_balancer.conf");
+        std::fs::write(file, configuration(mappings, options)).unwrap();
+    }
+
+    /// Has another file taken over.
+    pub fn reload(&self, mappings: &str, options: &str) {
+        let before = self.lines("Reloaded ").len();
+        self.rewrite(mappings, options);
+        self.signal("HUP");
+        until(|| (self.lines("Reloaded ").len() > before).then_some(()));
+    }
+
+    /// Has another file refused.
+    pub fn fail_to_reload(&self, mappings: &str, options: &str) {
+        let before = self.lines("Not reloaded").len();
+        self.rewrite(mappings, options);
+        self.signal("HUP");
+        until(|| (self.lines("Not reloaded").len() > before).then_some(()));
+    }
+
+    /// All lines so far that contain this.
+    pub fn lines(&self, wanted: &str) -> Vec<String> {
+        self.log.lock().unwrap().iter().filter(|line| line.contains(wanted)).cloned().collect()
+    }
+
+    /// Waits for a line that contains this.
+    pub fn logged(&self, wanted: &str) -> String {
+        until(|| self.lines(wanted).into_iter().next())
+    }
+
+    /// What a mapping that was added later listens on.
+    pub fn last_mapping(&self) -> SocketAddr {
+        last_word(self.lines("Listening on ").last().unwrap())
+    }
+
+    pub fn connect(&self) -> Client {
+        connect(None, self.mappings[0])
+    }
+
+    pub fn connect_to(&self, mapping: SocketAddr) -> Client {
+        connect(None, mapping)
+    }
+
+    pub fn connect_from(&self, client: IpAddr) -> Client {
+        connect(Some(client), self.mappings[0])
+    }
+
+    /// Sends a signal by name (`HUP`, `TERM`, `INT`).
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status();
+        assert!(status.unwrap().success());
+    }
+
+    /// Waits for the end, and returns the exit code.
+    pub fn exit_code(&mut self) -> Option<i32> {
+        until(|| self.child.try_wait().unwrap()).code()
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Resident memory in bytes.
+    pub fn resident(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    }
+
+    /// Asks the status page; the head and the body of its answer.
+    pub fn http(&self, request: &str) -> (String, String) {
+        let mut stream = TcpStream::connect(self.status).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream.write_all(format!("{request} HTTP/1.1\r\nHost: lb\r\n\r\n").as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head.to_owned(), body.to_owned())
+    }
+
+    /// The sum of a metric over all mappings, or backends, whose labels contain `label`.
+    pub fn metric(&self, name: &str, label: &str) -> u64 {
+        let (_, body) = self.http("GET /metrics");
+        let values = body.lines().filter_map(|line| {
+            let (key, value) = line.rsplit_once(' ')?;
+            let (found, labels) = key.split_once('{').unwrap_or((key, ""));
+            (found == name && labels.contains(label)).then(|| value.parse::<u64>().unwrap())
+        });
+        values.sum()
+    }
+
+    pub fn until_metric(&self, name: &str, label: &str, wanted: u64) {
+        until(|| (self.metric(name, label) == wanted).then_some(()));
+    }
+}
+
+fn last_word(line: &str) -> SocketAddr {
+    line.rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+impl Drop for Balancer {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("its log:\n{}", self.log.lock().unwrap().join("\n"));
+        }
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
