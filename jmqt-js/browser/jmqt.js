@@ -1244,16 +1244,235 @@ var WebSocketTransport = class {
     this.#stopPolling();
     if (!events)
       return;
-    const said = this.#failure ? ` (${this.#failure})` : "";
-    if (this.#opened) {
-      const code = event.code === void 0 ? "" : ` with code ${event.code}`;
-      events.closed(new ConnectionLostError(`the connection to ${this.#url} was closed${code}${said}`));
-      return;
-    }
-    const kind = /server response|upgrade|ssl|tls|wrong version|parse error|socket hang up/i.test(said) ? WrongServerError : NetworkError;
-    events.closed(new kind(`no WebSocket could be opened to ${this.#url}${said}: check that a JMQT server runs there, that the port is its WebSocket port (usually 8012, with TLS 8013; 8010 and 8011 are TCP), and that ws:// is used without TLS, wss:// with it`));
+    events.closed(closedError(this.#url, this.#opened, event.code, this.#failure ? ` (${this.#failure})` : ""));
   }
 };
+function closedError(url, opened, code, said) {
+  if (opened) {
+    const ending = code === void 0 ? "" : ` with code ${code}`;
+    return new ConnectionLostError(`the connection to ${url} was closed${ending}${said}`);
+  }
+  const kind = /server response|upgrade|ssl|tls|wrong version|parse error|socket hang up/i.test(said) ? WrongServerError : NetworkError;
+  return new kind(`no WebSocket could be opened to ${url}${said}: check that a JMQT server runs there, that the port is its WebSocket port (usually 8012, with TLS 8013; 8010 and 8011 are TCP), and that ws:// is used without TLS, wss:// with it`);
+}
+
+// dist/worker.js
+init_errors();
+var WORKER_LIMIT = 65536;
+var WorkerTransport = class {
+  #url;
+  #events;
+  #worker;
+  /** Instead of a worker that could not be made. */
+  #direct;
+  #ready = false;
+  #opened = false;
+  #paused = false;
+  /** A batch was received, and the next one has not been asked for. */
+  #owed = false;
+  #outgoing = [];
+  /** Characters given to the worker and not known to have left. */
+  #unsent = 0;
+  #unsentLengths = [];
+  #wanted = false;
+  constructor(url, events) {
+    this.#url = url;
+    this.#events = events;
+    try {
+      const source = URL.createObjectURL(new Blob([`(${inWorker.toString()})()`], { type: "text/javascript" }));
+      this.#worker = new Worker(source);
+      this.#worker.onmessage = ({ data }) => this.#heard(data, source);
+      this.#worker.onerror = (event) => {
+        event.preventDefault?.();
+        URL.revokeObjectURL(source);
+        if (this.#ready)
+          this.#failed(event.message);
+        else
+          this.#fallBack();
+      };
+      this.#order({ open: url, highWater: HIGH_WATER_BYTES, limit: WORKER_LIMIT });
+    } catch {
+      this.#fallBack();
+    }
+  }
+  send(text) {
+    if (this.#direct)
+      return this.#direct.send(text);
+    if (!this.#events)
+      return;
+    if (this.#outgoing.length === 0)
+      queueMicrotask(() => this.#flush());
+    this.#outgoing.push(text);
+    this.#unsent += text.length;
+  }
+  hasRoom() {
+    if (this.#direct)
+      return this.#direct.hasRoom();
+    this.#wanted = this.#unsent > HIGH_WATER_BYTES;
+    return !this.#wanted;
+  }
+  pause() {
+    this.#paused = true;
+  }
+  resume() {
+    this.#paused = false;
+    this.#askForMore();
+  }
+  end() {
+    if (this.#direct)
+      return this.#direct.end();
+    this.#flush();
+    this.#order({ close: true });
+  }
+  destroy() {
+    this.#events = void 0;
+    this.#direct?.destroy();
+    this.#worker?.terminate();
+    this.#worker = void 0;
+  }
+  #order(order) {
+    this.#worker?.postMessage(order);
+  }
+  #flush() {
+    if (this.#outgoing.length === 0)
+      return;
+    this.#unsentLengths.push(this.#outgoing.reduce((sum, text) => sum + text.length, 0));
+    this.#order({ send: this.#outgoing });
+    this.#outgoing = [];
+  }
+  #heard(report, source) {
+    const events = this.#events;
+    if (!events)
+      return;
+    if ("ready" in report) {
+      this.#ready = true;
+      URL.revokeObjectURL(source);
+    } else if ("opened" in report) {
+      this.#opened = true;
+      events.opened();
+    } else if ("texts" in report) {
+      this.#owed = true;
+      if (report.dropped > 0)
+        events.dropped(report.dropped);
+      for (const text of report.texts)
+        events.received(text);
+      if (!this.#paused)
+        this.#askForMore();
+    } else if ("sent" in report) {
+      for (let batches = report.sent; batches > 0; batches--)
+        this.#unsent -= this.#unsentLengths.shift() ?? 0;
+      if (this.#wanted && this.#unsent <= HIGH_WATER_BYTES) {
+        this.#wanted = false;
+        events.writable();
+      }
+    } else if ("closed" in report) {
+      this.destroy();
+      events.closed(closedError(this.#url, this.#opened, report.closed.code, ""));
+    } else {
+      this.destroy();
+      events.closed(new UsageError(`the WebSocket ${this.#url} is not possible here: ${report.impossible}`));
+    }
+  }
+  #askForMore() {
+    if (!this.#owed)
+      return;
+    this.#owed = false;
+    this.#order({ more: true });
+  }
+  #failed(message) {
+    const events = this.#events;
+    this.destroy();
+    events?.closed(new ConnectionLostError(`the worker with the connection to ${this.#url} failed: ${message}`));
+  }
+  /** Nothing has been sent yet: that waits for `opened`. */
+  #fallBack() {
+    this.#worker?.terminate();
+    this.#worker = void 0;
+    if (!this.#events || this.#direct)
+      return;
+    this.#direct = new WebSocketTransport(this.#url, void 0, this.#events);
+  }
+};
+function hasWorkers() {
+  return typeof Worker === "function" && typeof Blob === "function" && typeof URL.createObjectURL === "function";
+}
+function inWorker() {
+  const ROOM_POLL_MS2 = 10;
+  const scope = globalThis;
+  let socket;
+  let highWater = 0;
+  let limit = 0;
+  let batch = [];
+  let dropped = 0;
+  let mayPost = true;
+  let unreported = 0;
+  let polling;
+  const post = () => {
+    if (!mayPost || batch.length === 0)
+      return;
+    mayPost = false;
+    scope.postMessage({ texts: batch, dropped });
+    batch = [];
+    dropped = 0;
+  };
+  const mayDrop = (text) => {
+    try {
+      const { push } = JSON.parse(text);
+      return push !== void 0 && (push.q === void 0 || Number(push.q) === 0);
+    } catch {
+      return true;
+    }
+  };
+  const tellOfRoom = () => {
+    if (unreported === 0 || !socket || socket.bufferedAmount > highWater)
+      return;
+    scope.postMessage({ sent: unreported });
+    unreported = 0;
+    clearInterval(polling);
+    polling = void 0;
+  };
+  scope.onmessage = ({ data: order }) => {
+    if ("open" in order) {
+      ({ highWater, limit } = order);
+      try {
+        socket = new WebSocket(order.open);
+      } catch (error) {
+        scope.postMessage({ impossible: error.message });
+        return;
+      }
+      socket.onopen = () => scope.postMessage({ opened: true });
+      socket.onmessage = ({ data }) => {
+        if (typeof data !== "string")
+          return;
+        if (batch.length >= limit && mayDrop(data)) {
+          dropped++;
+          return;
+        }
+        batch.push(data);
+        post();
+      };
+      socket.onclose = ({ code, reason }) => {
+        clearInterval(polling);
+        mayPost = true;
+        post();
+        scope.postMessage({ closed: { code, reason } });
+      };
+    } else if ("send" in order) {
+      for (const text of order.send)
+        socket?.send(text);
+      unreported++;
+      tellOfRoom();
+      if (unreported > 0)
+        polling ??= setInterval(tellOfRoom, ROOM_POLL_MS2);
+    } else if ("more" in order) {
+      mayPost = true;
+      post();
+    } else {
+      socket?.close();
+    }
+  };
+  scope.postMessage({ ready: true });
+}
 
 // dist/transport.js
 var HIGH_WATER_BYTES = 1 << 20;
@@ -1262,6 +1481,8 @@ function openTransport(options, events) {
   switch (url.protocol) {
     case "ws:":
     case "wss:":
+      if (options.worker && !options.WebSocket && hasWorkers())
+        return new WorkerTransport(url.href, events);
       return new WebSocketTransport(url.href, options.WebSocket, events);
     default:
       return new LateTransport(Promise.resolve().then(() => (init_socket_browser(), socket_browser_exports)).then(({ openSocket: openSocket2 }) => openSocket2(url, options, events)), events);
@@ -1354,6 +1575,10 @@ var Session = class {
       received: (text) => {
         this.#heartbeat?.heard();
         this.#inbox.add(text);
+      },
+      dropped: (count) => {
+        for (let index = 0; index < count; index++)
+          this.#events.dropped();
       },
       writable: () => this.#events.writable(),
       // What arrived before the end is handled before the end.
@@ -1956,6 +2181,7 @@ var Client = class {
       const session2 = new Session({
         url: this.#options.url,
         WebSocket: this.#options.WebSocket,
+        worker: this.#options.worker,
         tls: this.#options.tls,
         maxIncomingBytes: this.#maxPacketBytes * 4
       }, {

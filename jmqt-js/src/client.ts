@@ -55,6 +55,12 @@ export interface ClientOptions {
   timeout?: number;
   /** A larger publish is refused here, because the server would close the connection. Default 4 MiB. */
   maxPacketBytes?: number;
+  /**
+   * In a page: open the WebSocket in a worker, so that many messages a second do not hold up frames. Needs
+   * `worker-src blob:` where the page has a `Content-Security-Policy`; without it the page opens the
+   * WebSocket itself. Default false.
+   */
+  worker?: boolean;
   /** The constructor to use instead of the platform's `WebSocket`. */
   WebSocket?: WebSocketConstructor;
   /** For `jmqts://`: options of Node's `tls.connect`, such as `ca`. */
@@ -491,6 +497,7 @@ export class Client {
         {
           url: this.#options.url,
           WebSocket: this.#options.WebSocket,
+          worker: this.#options.worker,
           tls: this.#options.tls,
           maxIncomingBytes: this.#maxPacketBytes * 4,
         },

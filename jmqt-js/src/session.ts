@@ -77,6 +77,9 @@ export class Session {
         this.#heartbeat?.heard();
         this.#inbox.add(text);
       },
+      dropped: (count) => {
+        for (let index = 0; index < count; index++) this.#events.dropped();
+      },
       writable: () => this.#events.writable(),
       // What arrived before the end is handled before the end.
       closed: (error) => this.#inbox.end(() => this.#ended(error)),

@@ -7,6 +7,7 @@ import { UsageError } from './errors.js';
 import type { JmqtError } from './errors.js';
 import { WebSocketTransport } from './websocket.js';
 import type { WebSocketConstructor } from './websocket.js';
+import { WorkerTransport, hasWorkers } from './worker.js';
 
 /** What a transport tells its owner. After `closed` nothing more is said. */
 export interface TransportEvents {
@@ -14,6 +15,8 @@ export interface TransportEvents {
   opened(): void;
   /** One packet has arrived. */
   received(text: string): void;
+  /** So many QoS 0 pushes were dropped, because they came faster than they were taken. */
+  dropped(count: number): void;
   /** There was no room to write, and now there is. */
   writable(): void;
   /** The connection has ended, or was never made. */
@@ -41,6 +44,8 @@ export const HIGH_WATER_BYTES = 1 << 20;
 export interface TransportOptions {
   url: string;
   WebSocket?: WebSocketConstructor | undefined;
+  /** Open a page's WebSocket in a worker. */
+  worker?: boolean | undefined;
   tls?: Record<string, unknown> | undefined;
   maxIncomingBytes: number;
 }
@@ -51,6 +56,7 @@ export function openTransport(options: TransportOptions, events: TransportEvents
   switch (url.protocol) {
     case 'ws:':
     case 'wss:':
+      if (options.worker && !options.WebSocket && hasWorkers()) return new WorkerTransport(url.href, events);
       return new WebSocketTransport(url.href, options.WebSocket, events);
     default:
       return new LateTransport(import('./socket.js').then(({ openSocket }) => openSocket(url, options, events)), events);

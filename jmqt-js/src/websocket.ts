@@ -1,5 +1,6 @@
 /** One packet per text message over the platform's own WebSocket (§3). */
 import { ConnectionLostError, NetworkError, UsageError, WrongServerError } from './errors.js';
+import type { JmqtError } from './errors.js';
 import { HIGH_WATER_BYTES } from './transport.js';
 import type { Transport, TransportEvents } from './transport.js';
 
@@ -96,22 +97,23 @@ export class WebSocketTransport implements Transport {
     this.#events = undefined;
     this.#stopPolling();
     if (!events) return;
-    const said = this.#failure ? ` (${this.#failure})` : '';
-    if (this.#opened) {
-      const code = event.code === undefined ? '' : ` with code ${event.code}`;
-      events.closed(new ConnectionLostError(`the connection to ${this.#url} was closed${code}${said}`));
-      return;
-    }
-    // Refusals over HTTP and broken TLS look alike to a page: `ws` alone tells.
-    const kind = /server response|upgrade|ssl|tls|wrong version|parse error|socket hang up/i.test(said)
-      ? WrongServerError
-      : NetworkError;
-    events.closed(
-      new kind(
-        `no WebSocket could be opened to ${this.#url}${said}: check that a JMQT server runs there, that the port is ` +
-          'its WebSocket port (usually 8012, with TLS 8013; 8010 and 8011 are TCP), and that ws:// is used ' +
-          'without TLS, wss:// with it',
-      ),
-    );
+    events.closed(closedError(this.#url, this.#opened, event.code, this.#failure ? ` (${this.#failure})` : ''));
   }
+}
+
+/** Why a WebSocket has ended, or was never open. */
+export function closedError(url: string, opened: boolean, code: number | undefined, said: string): JmqtError {
+  if (opened) {
+    const ending = code === undefined ? '' : ` with code ${code}`;
+    return new ConnectionLostError(`the connection to ${url} was closed${ending}${said}`);
+  }
+  // Refusals over HTTP and broken TLS look alike to a page: `ws` alone tells.
+  const kind = /server response|upgrade|ssl|tls|wrong version|parse error|socket hang up/i.test(said)
+    ? WrongServerError
+    : NetworkError;
+  return new kind(
+    `no WebSocket could be opened to ${url}${said}: check that a JMQT server runs there, that the port is ` +
+      'its WebSocket port (usually 8012, with TLS 8013; 8010 and 8011 are TCP), and that ws:// is used ' +
+      'without TLS, wss:// with it',
+  );
 }
