@@ -7,6 +7,7 @@
 //!
 //! Not here: who is connected, what is in flight, what a packet looks like.
 
+mod cluster;
 mod commit;
 mod sqlite;
 
@@ -16,6 +17,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use jmqt_protocol::{ChannelName, ClientId};
 
+pub use cluster::{ClusterStore, Entered, SharedSession};
 pub(crate) use commit::{CommitQueue, NotCommitted, Settled, SettledBatches};
 pub use sqlite::{SqliteOptions, SqliteStore, Synchronous};
 
