@@ -9,7 +9,12 @@
 
 mod cluster;
 mod commit;
+mod cursor;
+mod limits;
+mod names;
+mod plan;
 mod sqlite;
+mod time;
 
 use std::time::{Duration, SystemTime};
 
