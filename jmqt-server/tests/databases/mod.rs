@@ -2,6 +2,11 @@
 //! `mysql://root@127.0.0.1:3306` or the like: see `scripts/with-databases`. Without it, the tests that
 //! need one are left out, and say so.
 
+#![allow(dead_code, reason = "not every test file needs all of it")]
+
+pub(crate) mod proxy;
+pub(crate) mod server;
+
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use jmqt_server::store::{MySqlOptions, MySqlTls};
@@ -18,16 +23,20 @@ pub(crate) struct MySql {
 impl MySql {
     /// A database that does not exist yet; `None`, with a message, if there is no server.
     pub(crate) fn new(is_shared: bool) -> Option<Self> {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
         let Ok(url) = std::env::var("JMQT_TEST_MYSQL") else {
             eprintln!("left out: it needs a database (JMQT_TEST_MYSQL); scripts/with-databases starts one");
             return None;
         };
-        let server = url.parse().expect("JMQT_TEST_MYSQL is a mysql:// address");
+        Some(Self::on(url.parse().expect("JMQT_TEST_MYSQL is a mysql:// address"), is_shared))
+    }
+
+    /// A database of another server that does not exist yet.
+    pub(crate) fn on(server: MySqlConnectOptions, is_shared: bool) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let random = getrandom::u32().unwrap();
         let name = format!("jmqt_test_{}_{random:08x}_{count}", std::process::id());
-        Some(Self { server, name, is_shared })
+        Self { server, name, is_shared }
     }
 
     /// Makes the database, if that has not been done.
@@ -52,8 +61,12 @@ impl MySql {
         }
     }
 
+    /// Where the server listens.
+    pub(crate) fn address(&self) -> String {
+        format!("{}:{}", self.server.get_host(), self.server.get_port())
+    }
+
     /// A connection of the test's own to it.
-    #[allow(dead_code, reason = "not every test file needs it")]
     pub(crate) async fn connect(&self) -> MySqlConnection {
         self.server.clone().database(&self.name).connect().await.unwrap()
     }

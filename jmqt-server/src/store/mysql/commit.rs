@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use jmqt_protocol::{ChannelName, ClientId};
 use sqlx::mysql::{MySqlArguments, MySqlConnection};
@@ -331,9 +331,9 @@ impl MySqlStore {
     /// has come to the end of it.
     async fn has_happened(&self, committer: &Committer) -> Result<bool, StoreError> {
         tracing::warn!("a COMMIT was not answered: looking for what became of it");
-        let until = Instant::now() + COMMIT_LIMIT;
+        let until = tokio::time::Instant::now() + COMMIT_LIMIT;
         let mut pause = Duration::from_millis(20);
-        while Instant::now() < until {
+        while tokio::time::Instant::now() < until {
             match limited(self.last_batch(committer)).await {
                 Ok(batch) => return Ok(batch == Some(committer.batch)),
                 Err(error) => tracing::debug!(%error, "what became of a COMMIT is still unknown"),

@@ -1,0 +1,656 @@
+//! What only a store in MySQL or MariaDB promises: several nodes on one database, and what becomes of it all
+//! when connections and servers are lost. What every store promises is in `store_contract.rs`.
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
+
+mod databases;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use jmqt_protocol::{ChannelName, ClientId};
+use jmqt_server::store::{
+    Append, ChannelKey, ClusterStore, Cursor, CursorUpdate, Entered, MySqlOptions, MySqlStore, MySqlTls,
+    Operation, Outcome, Seq, SessionRow, SharedSession, Store, StoreError, StoredSubscription,
+};
+use sqlx::{AssertSqlSafe, Executor as _, Row as _};
+
+use databases::MySql;
+use databases::proxy::{Cut, Proxy};
+use databases::server::MariaDb;
+
+fn channel(name: &str) -> ChannelName {
+    ChannelName::parse(name).unwrap()
+}
+
+fn client(id: &str) -> ClientId {
+    ClientId::parse(id).unwrap()
+}
+
+fn append(to: &str, data: &str) -> Operation {
+    let data = Bytes::copy_from_slice(data.as_bytes());
+    Operation::Append(Append { channel: channel(to), sender: None, data, log: true, retain: false })
+}
+
+fn retain(to: &str, data: &str) -> Operation {
+    let data = Bytes::copy_from_slice(data.as_bytes());
+    Operation::Append(Append { channel: channel(to), sender: None, data, log: false, retain: true })
+}
+
+fn subscribe(who: &str, to: &str) -> Operation {
+    Operation::Subscribe { client: client(who), channel: channel(to) }
+}
+
+fn unsubscribe(who: &str, from: &str) -> Operation {
+    Operation::Unsubscribe { client: client(who), channel: channel(from) }
+}
+
+async fn one(store: &MySqlStore, operation: Operation) -> Outcome {
+    store.commit(&[operation]).await.unwrap().remove(0)
+}
+
+async fn subscribed(store: &MySqlStore, who: &str, to: &str) -> StoredSubscription {
+    match one(store, subscribe(who, to)).await {
+        Outcome::Subscribed { subscription, .. } => subscription,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn log(store: &MySqlStore, key: ChannelKey) -> Vec<(u64, String)> {
+    let log = store.read_log(key, Seq(0), usize::MAX, usize::MAX).await.unwrap();
+    log.into_iter().map(|it| (it.seq.0, String::from_utf8(it.data.to_vec()).unwrap())).collect()
+}
+
+async fn open(database: &MySql) -> Arc<MySqlStore> {
+    database.make().await;
+    Arc::new(MySqlStore::open(database.options()).await.unwrap())
+}
+
+fn session(who: &str, generation: u64, node: &str) -> SessionRow {
+    SessionRow {
+        client: client(who),
+        generation,
+        node: node.to_owned(),
+        protocol: "SOCKET".to_owned(),
+        address: "127.0.0.1:4711".to_owned(),
+        since: SystemTime::UNIX_EPOCH + Duration::from_millis(1_000 + generation),
+    }
+}
+
+async fn enter(store: &MySqlStore, who: &str, node: &str) -> Entered {
+    store.enter_sessions(&[session(who, 0, node)]).await.unwrap().remove(0)
+}
+
+fn soon() -> SystemTime {
+    SystemTime::now() + Duration::from_secs(3600)
+}
+
+/// Ends all connections of the others to a database.
+async fn kill_connections(database: &MySql) -> usize {
+    let mut connection = database.connect().await;
+    let sql = "SELECT CAST(id AS SIGNED) FROM information_schema.processlist \
+        WHERE db = DATABASE() AND id <> CONNECTION_ID()";
+    let ids = connection.fetch_all(sql).await.unwrap();
+    for row in &ids {
+        let id: i64 = row.get(0);
+        let _ = connection.execute(AssertSqlSafe(format!("KILL {id}"))).await;
+    }
+    ids.len()
+}
+
+// ---- who may open a database ----
+
+#[tokio::test]
+async fn a_store_that_is_not_shared_keeps_everybody_else_out() {
+    let Some(alone) = MySql::new(false) else { return };
+    let store = open(&alone).await;
+    for shared in [false, true] {
+        let error = MySqlStore::open(MySqlOptions { shared, ..alone.options() }).await.unwrap_err();
+        assert!(matches!(error, StoreError::InUse { .. }), "{error}");
+        assert!(error.to_string().contains(&alone.name), "{error}");
+    }
+    store.close().await;
+    let shared = || MySqlOptions { shared: true, ..alone.options() };
+    let (one, two) = (MySqlStore::open(shared()).await.unwrap(), MySqlStore::open(shared()).await.unwrap());
+    one.close().await;
+    let error = MySqlStore::open(alone.options()).await.unwrap_err();
+    assert!(matches!(error, StoreError::InUse { .. }), "{error}");
+    two.close().await;
+    MySqlStore::open(alone.options()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_that_open_a_new_database_at_once_do_no_harm() {
+    let Some(database) = MySql::new(true) else { return };
+    database.make().await;
+    let opening: Vec<_> = (0..6).map(|_| tokio::spawn(MySqlStore::open(database.options()))).collect();
+    let mut epochs = BTreeSet::new();
+    for opening in opening {
+        let store = opening.await.unwrap().unwrap();
+        subscribed(&store, "bob", "news").await;
+        epochs.insert(store.epoch().0);
+    }
+    assert_eq!(epochs.len(), 1);
+}
+
+#[tokio::test]
+async fn what_cannot_be_opened_says_why() {
+    let Some(database) = MySql::new(false) else { return };
+    let error = MySqlStore::open(database.options()).await.unwrap_err().to_string();
+    assert!(error.contains(&format!("CREATE DATABASE `{}`", database.name)), "{error}");
+    assert!(error.contains("GRANT"), "{error}");
+    database.make().await;
+
+    let options = MySqlOptions { password: "wrong".to_owned(), ..database.options() };
+    let error = MySqlStore::open(options).await.unwrap_err();
+    assert!(matches!(error, StoreError::Open { .. }), "{error}");
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let options = MySqlOptions { port: nobody, ..database.options() };
+    let error = MySqlStore::open(options).await.unwrap_err().to_string();
+    assert!(error.contains(&format!("127.0.0.1:{nobody}")), "{error}");
+    let tls = MySqlTls::Required; // which the server of the tests has not
+    let error = MySqlStore::open(MySqlOptions { tls, ..database.options() }).await.err();
+    assert!(error.is_none_or(|error| matches!(error, StoreError::Open { .. })));
+}
+
+#[tokio::test]
+async fn a_database_of_a_newer_version_is_left_alone() {
+    let Some(database) = MySql::new(false) else { return };
+    open(&database).await.close().await;
+    let future = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+        VALUES (99, 'future', TRUE, '', 0)";
+    database.connect().await.execute(future).await.unwrap();
+    let error = MySqlStore::open(database.options()).await.unwrap_err().to_string();
+    assert!(error.contains("newer version") && error.contains("schema 99"), "{error}");
+}
+
+#[tokio::test]
+async fn a_migration_that_was_interrupted_is_finished_by_the_next_start() {
+    let Some(database) = MySql::new(false) else { return };
+    let store = open(&database).await;
+    let epoch = store.epoch();
+    store.close().await;
+    let mut connection = database.connect().await;
+    connection.execute("UPDATE _sqlx_migrations SET success = FALSE").await.unwrap();
+    connection.execute("DROP TABLE batches").await.unwrap();
+    let store = open(&database).await;
+    subscribed(&store, "bob", "news").await;
+    assert_eq!(store.epoch(), epoch);
+}
+
+#[tokio::test]
+async fn a_password_is_not_shown() {
+    let options = MySqlOptions {
+        host: "localhost".to_owned(),
+        port: 3306,
+        database: "jmqt".to_owned(),
+        user: "jmqt".to_owned(),
+        password: "swordfish".to_owned(),
+        tls: MySqlTls::Preferred,
+        pool_size: 8,
+        largest_payload: 1,
+        shared: false,
+    };
+    let shown = format!("{options:?}");
+    assert!(shown.contains("jmqt") && !shown.contains("swordfish"), "{shown}");
+}
+
+// ---- payloads and names ----
+
+#[tokio::test]
+async fn payloads_are_as_large_as_the_servers_packets_allow() {
+    let Some(database) = MySql::new(false) else { return };
+    database.make().await;
+    let mut connection = database.connect().await;
+    let row = connection.fetch_one("SELECT CAST(@@max_allowed_packet AS SIGNED)").await.unwrap();
+    let largest = usize::try_from(row.get::<i64, _>(0)).unwrap();
+    let options = |largest_payload| MySqlOptions { largest_payload, ..database.options() };
+    let error = MySqlStore::open(options(largest)).await.unwrap_err().to_string();
+    assert!(error.contains("max_allowed_packet"), "{error}");
+
+    let bytes = (16 << 20).min(largest - (64 << 10));
+    let store = MySqlStore::open(options(bytes)).await.unwrap();
+    let key = subscribed(&store, "bob", "news").await.key;
+    let large = "x".repeat(bytes);
+    let batch = [append("news", "1"), append("news", &large), retain("news", &large), append("news", "2")];
+    store.commit(&batch).await.unwrap();
+    let read = store.read_log(key, Seq(0), 100, 2).await.unwrap();
+    assert_eq!(read.iter().map(|it| it.data.len()).collect::<Vec<_>>(), [1, bytes]);
+    assert!(read[1].data == large.as_bytes());
+    let kept = one(&store, Operation::ReadRetained { channel: channel("news") }).await;
+    assert!(matches!(kept, Outcome::Retained(Some(kept)) if kept.data == large.as_bytes()));
+}
+
+#[tokio::test]
+async fn names_of_clients_compare_byte_for_byte() {
+    let Some(database) = MySql::new(false) else { return };
+    let store = open(&database).await;
+    let names = ["bob", "bob ", "bob  ", "BOB", "bób", "b", "bob\t", "bo\0b"];
+    for name in names {
+        subscribed(&store, name, name.trim_start()).await;
+        store.sessions_opened(&[session(name, 1, "a")]).await.unwrap();
+    }
+    for name in names {
+        assert_eq!(store.subscriptions(&client(name)).await.unwrap().len(), 1, "{name:?}");
+        let sessions = store.sessions_of(&client(name)).await.unwrap();
+        assert_eq!(sessions.iter().map(|it| it.row.clone()).collect::<Vec<_>>(), [session(name, 1, "a")]);
+    }
+    store.sessions_closed(&[(client("bob"), 1)], "a").await.unwrap();
+    assert_eq!(store.sessions_of(&client("bob ")).await.unwrap().len(), 1);
+    let expired = store.expire(soon(), &mut |_| true).await.unwrap();
+    assert_eq!(expired.iter().map(|it| it.client.as_str()).collect::<Vec<_>>(), ["bob"]);
+}
+
+// ---- one log, several nodes ----
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn several_nodes_number_the_messages_of_a_channel_without_gaps() {
+    const CHANNELS: [&str; 4] = ["a", "b", "c", "d"];
+    let Some(database) = MySql::new(true) else { return };
+    let nodes = [open(&database).await, open(&database).await, open(&database).await];
+    let mut keys = Vec::new();
+    for name in CHANNELS {
+        keys.push(subscribed(&nodes[0], "bob", name).await.key);
+    }
+    let work = |node: usize, store: Arc<MySqlStore>| async move {
+        let mut last = [0; 4];
+        for round in 0..100 {
+            // Each node takes the channels in an order of its own.
+            let order = (0..4).map(|i| if node == 0 { i } else { (3 - i + node) % 4 });
+            let order: Vec<usize> = order.flat_map(|i| [i, i, i]).collect();
+            let batch: Vec<_> =
+                order.iter().map(|&i| append(CHANNELS[i], &format!("{node} {round}"))).collect();
+            let outcomes = store.commit(&batch).await.unwrap();
+            for (i, outcome) in order.into_iter().zip(outcomes) {
+                let Outcome::Appended(Some((_, seq))) = outcome else { panic!("{outcome:?}") };
+                assert!(seq.0 > last[i], "a channel's messages went back");
+                last[i] = seq.0;
+            }
+        }
+    };
+    let work: Vec<_> =
+        nodes.iter().enumerate().map(|(i, store)| tokio::spawn(work(i, Arc::clone(store)))).collect();
+    let beside = |store: Arc<MySqlStore>, keys: Vec<ChannelKey>| async move {
+        for i in 0..40 {
+            let who = format!("client {i}");
+            for name in CHANNELS {
+                one(&store, subscribe(&who, name)).await;
+            }
+            let cursor = Cursor { acked: Seq(1), beyond: Vec::new() };
+            let update =
+                |key: &ChannelKey| CursorUpdate { client: client("bob"), key: *key, cursor: cursor.clone() };
+            store.save_cursors(&keys.iter().map(update).collect::<Vec<_>>()).await.unwrap();
+            store.limit_pending(100_000).await.unwrap();
+            for name in CHANNELS.iter().rev() {
+                one(&store, unsubscribe(&who, name)).await;
+            }
+        }
+    };
+    let beside = tokio::spawn(beside(open(&database).await, keys.clone()));
+    for task in work {
+        task.await.unwrap();
+    }
+    beside.await.unwrap();
+    for key in &keys {
+        let log = log(&nodes[1], *key).await;
+        assert_eq!(log.iter().map(|it| it.0).collect::<Vec<_>>(), (1..=900).collect::<Vec<_>>());
+    }
+    let last = nodes[2].last_seqs(&[keys[1], ChannelKey(4711), keys[0]]).await.unwrap();
+    assert_eq!(last, [(keys[0], Seq(900)), (keys[1], Seq(900))]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_channel_is_not_forgotten_under_a_subscriber() {
+    let Some(database) = MySql::new(true) else { return };
+    let (a, b) = (open(&database).await, open(&database).await);
+    let trimming = {
+        let store = open(&database).await;
+        tokio::spawn(async move {
+            for key in 1..400 {
+                store.trim(&[ChannelKey(key), ChannelKey(key / 2), ChannelKey(key / 4)]).await.unwrap();
+            }
+        })
+    };
+    let come_and_go = |store: Arc<MySqlStore>, who: &'static str| async move {
+        for _ in 0..100 {
+            let subscription = subscribed(&store, who, "news").await;
+            let outcome = one(&store, append("news", who)).await;
+            let Outcome::Appended(Some((key, seq))) = outcome else { panic!("{outcome:?}") };
+            assert_eq!(key, subscription.key, "a subscribed channel has changed its key");
+            assert!(seq > subscription.last);
+            assert_eq!(store.read_log(key, Seq(seq.0 - 1), 1, 1).await.unwrap().len(), 1);
+            assert_eq!(one(&store, unsubscribe(who, "news")).await, Outcome::Unsubscribed(true));
+            store.trim(&[key]).await.unwrap();
+        }
+    };
+    let (alice, bob) = (tokio::spawn(come_and_go(a, "alice")), tokio::spawn(come_and_go(b, "bob")));
+    for task in [alice, bob, trimming] {
+        task.await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_with_subscriptions_is_known_whatever_node_they_came_from() {
+    let Some(database) = MySql::new(true) else { return };
+    let (a, b) = (open(&database).await, open(&database).await);
+    for round in 0..50 {
+        subscribed(&a, "bob", "a").await;
+        let batch = [subscribe("bob", "b")];
+        let (gone, come) = tokio::join!(one(&a, unsubscribe("bob", "a")), b.commit(&batch));
+        assert_eq!((gone, come.unwrap().len()), (Outcome::Unsubscribed(true), 1));
+        let expired = a.expire(soon(), &mut |_| true).await.unwrap();
+        assert_eq!(expired.len(), 1, "round {round}"); // or else it would never expire
+    }
+}
+
+#[tokio::test]
+async fn what_one_node_retains_the_others_see() {
+    let Some(database) = MySql::new(true) else { return };
+    let (a, b) = (open(&database).await, open(&database).await);
+    one(&a, retain("news", "1")).await;
+    assert!(b.may_have_retained(&channel("news")));
+    let kept = one(&b, Operation::ReadRetained { channel: channel("news") }).await;
+    assert!(matches!(kept, Outcome::Retained(Some(kept)) if kept.data == "1"));
+    one(&b, Operation::ClearRetained { channel: channel("news") }).await;
+    assert_eq!(one(&a, Operation::ReadRetained { channel: channel("news") }).await, Outcome::Retained(None));
+}
+
+#[tokio::test]
+async fn a_batch_that_fails_does_nothing_at_all() {
+    let Some(database) = MySql::new(false) else { return };
+    let store = open(&database).await;
+    let trigger = "CREATE TRIGGER fails BEFORE INSERT ON messages FOR EACH ROW \
+        IF NEW.data = 'bad' THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'bad'; END IF";
+    database.connect().await.execute(trigger).await.unwrap();
+    let key = subscribed(&store, "bob", "news").await.key;
+    let batch = [
+        append("news", "1"),
+        subscribe("carol", "other"),
+        retain("news", "kept"),
+        append("news", "bad"),
+        unsubscribe("bob", "news"),
+    ];
+    for _ in 0..3 {
+        let error = store.commit(&batch).await.unwrap_err();
+        assert!(matches!(error, StoreError::Database(_)), "{error}");
+    }
+    assert!(log(&store, key).await.is_empty());
+    assert_eq!(store.subscriptions(&client("carol")).await.unwrap(), []);
+    let kept = one(&store, Operation::ReadRetained { channel: channel("news") }).await;
+    assert_eq!(kept, Outcome::Retained(None));
+    let appended = one(&store, append("news", "good")).await;
+    assert_eq!(appended, Outcome::Appended(Some((key, Seq(1)))));
+}
+
+#[tokio::test]
+async fn a_row_that_this_program_never_wrote_is_an_error() {
+    let Some(database) = MySql::new(false) else { return };
+    let store = open(&database).await;
+    subscribed(&store, "bob", "news").await;
+    for sql in [
+        "UPDATE subscriptions SET acked_beyond = x'02'",
+        "UPDATE subscriptions SET acked_beyond = CONCAT(x'01', REPEAT(x'00', 127))",
+        "UPDATE subscriptions SET acked_beyond = '', acked_seq = -1",
+        "UPDATE channels SET name = ' news '",
+        "UPDATE channels SET name = x'ff'",
+    ] {
+        database.connect().await.execute(sql).await.unwrap();
+        let error = store.subscriptions(&client("bob")).await.unwrap_err();
+        assert!(matches!(error, StoreError::Corrupt { .. }), "{sql}: {error}");
+    }
+}
+
+// ---- lost connections ----
+
+#[tokio::test]
+async fn a_commit_that_was_not_answered_is_looked_up() {
+    let Some(database) = MySql::new(true) else { return };
+    for shared in [true, false] {
+        database.make().await;
+        let proxy = Proxy::start(database.address()).await;
+        let (port, tls) = (proxy.address.port(), MySqlTls::Disabled);
+        let options = MySqlOptions { port, tls, shared, ..database.options() };
+        let store = MySqlStore::open(options).await.unwrap();
+        let name = format!("news {shared}");
+        let key = subscribed(&store, "bob", &name).await.key;
+        let mut messages = Vec::new();
+        for (round, cut) in
+            [Cut::Before, Cut::After, Cut::Not, Cut::After, Cut::Before].into_iter().enumerate()
+        {
+            let round = round as u64 + 1;
+            proxy.cut(cut);
+            let appended = one(&store, append(&name, &round.to_string())).await;
+            assert_eq!(appended, Outcome::Appended(Some((key, Seq(round)))), "{cut:?}");
+            messages.push((round, round.to_string()));
+            assert_eq!(log(&store, key).await, messages, "{cut:?}"); // each once
+        }
+        assert_eq!(proxy.cuts(), 4);
+        proxy.cut(Cut::After);
+        let entered = enter(&store, "bob", "a").await;
+        assert_eq!(proxy.cuts(), 5);
+        assert_eq!(entered.older, []);
+        let sessions = store.sessions_of(&client("bob")).await.unwrap();
+        assert_eq!(sessions.len(), 1);
+        assert_eq!(sessions[0].row.generation, entered.generation);
+        store.sessions_closed(&[(client("bob"), entered.generation)], "a").await.unwrap();
+        store.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_commit_whose_fate_cannot_be_found_out_is_a_time_out() {
+    let Some(database) = MySql::new(true) else { return };
+    database.make().await;
+    let proxy = Proxy::start(database.address()).await;
+    let (port, tls) = (proxy.address.port(), MySqlTls::Disabled);
+    let store = MySqlStore::open(MySqlOptions { port, tls, ..database.options() }).await.unwrap();
+    subscribed(&store, "bob", "news").await;
+    proxy.cut(Cut::After);
+    proxy.stop();
+    let batch = [append("news", "1")];
+    let committing = store.commit(&batch);
+    tokio::pin!(committing);
+    while proxy.cuts() == 0 {
+        tokio::select! {
+            biased;
+            result = &mut committing => panic!("{result:?}"),
+            () = tokio::task::yield_now() => {}
+        }
+    }
+    tokio::time::pause(); // 30 seconds pass as fast as nothing happens
+    let error = committing.await.unwrap_err();
+    assert!(matches!(error, StoreError::TimedOut(_)), "{error}");
+}
+
+#[tokio::test]
+async fn connections_that_were_ended_are_made_anew() {
+    for shared in [false, true] {
+        let Some(database) = MySql::new(shared) else { return };
+        let store = open(&database).await;
+        let key = subscribed(&store, "bob", "news").await.key;
+        for round in 1..=3 {
+            assert!(kill_connections(&database).await > 0);
+            let appended = one(&store, append("news", "1")).await;
+            assert_eq!(appended, Outcome::Appended(Some((key, Seq(round)))));
+            kill_connections(&database).await;
+            assert_eq!(log(&store, key).await.len() as u64, round);
+            kill_connections(&database).await;
+            store.trim(&[]).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_lost_its_database_to_another_does_not_write() {
+    let Some(database) = MySql::new(false) else { return };
+    let first = open(&database).await;
+    subscribed(&first, "bob", "news").await;
+    kill_connections(&database).await;
+    let second = MySqlStore::open(database.options()).await.unwrap();
+    let error = first.commit(&[append("news", "1")]).await.unwrap_err();
+    assert!(matches!(error, StoreError::InUse { .. }), "{error}");
+    second.close().await;
+    one(&first, append("news", "1")).await; // nobody has it now
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_was_restarted_is_used_again() {
+    let Some(mut server) = MariaDb::start().await else { return };
+    let database = MySql::on(server.options(), false);
+    let store = open(&database).await;
+    let key = subscribed(&store, "bob", "news").await.key;
+    one(&store, append("news", "1")).await;
+    server.kill();
+    let start = Instant::now();
+    assert!(store.commit(&[append("news", "2")]).await.is_err());
+    assert!(store.subscriptions(&client("bob")).await.is_err());
+    assert!(start.elapsed() < Duration::from_secs(5), "errors are quick");
+    server.restart().await;
+    let appended = one(&store, append("news", "2")).await;
+    assert_eq!(appended, Outcome::Appended(Some((key, Seq(2)))));
+    assert_eq!(store.subscriptions(&client("bob")).await.unwrap()[0].last, Seq(2));
+    server.restart().await; // while connections were idle
+    assert_eq!(log(&store, key).await.len(), 2);
+    one(&store, append("news", "3")).await;
+    drop((store, database));
+}
+
+// ---- sessions ----
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_sessions_of_one_client_the_newer_is_told_of_the_older() {
+    let Some(database) = MySql::new(true) else { return };
+    let (a, b) = (open(&database).await, open(&database).await);
+    for round in 0..50 {
+        let who = format!("client {round}");
+        let (at_a, at_b) = tokio::join!(enter(&a, &who, "a"), enter(&b, &who, "b"));
+        let (older, newer, node) =
+            if at_a.generation < at_b.generation { (at_a, at_b, "a") } else { (at_b, at_a, "b") };
+        assert_eq!(older.older, []);
+        assert_eq!(newer.older.len(), 1, "{round}");
+        let told = &newer.older[0];
+        assert_eq!((told.row.generation, &*told.row.node), (older.generation, node));
+        assert_eq!(told.claimed_by, None);
+    }
+}
+
+#[tokio::test]
+async fn sessions_are_entered_many_at_a_time() {
+    let Some(database) = MySql::new(true) else { return };
+    let store = open(&database).await;
+    assert_eq!(store.enter_sessions(&[]).await.unwrap(), []);
+    let first = enter(&store, "client 7", "a").await;
+    let sessions: Vec<_> = (0..300).rev().map(|i| session(&format!("client {i}"), 0, "b")).collect();
+    let entered = store.enter_sessions(&sessions).await.unwrap();
+    let generations: BTreeSet<_> = entered.iter().map(|it| it.generation).collect();
+    assert_eq!(generations.len(), 300);
+    assert!(generations.first() > Some(&first.generation));
+    for (session, entered) in sessions.iter().zip(&entered) {
+        let expected = usize::from(session.client == client("client 7"));
+        assert_eq!(entered.older.len(), expected);
+        let of_client = store.sessions_of(&session.client).await.unwrap();
+        assert_eq!(of_client[expected].row, SessionRow { generation: entered.generation, ..session.clone() });
+    }
+    // Also above those of a node that was alone before.
+    store.sessions_opened(&[session("dora", 5_000, "alone")]).await.unwrap();
+    store.close().await;
+    let store = open(&database).await;
+    assert!(enter(&store, "dora", "a").await.generation > 5_000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_close_notifier_is_claimed_by_one_node() {
+    let Some(database) = MySql::new(true) else { return };
+    let (a, b) = (open(&database).await, open(&database).await);
+    for round in 0..30 {
+        let who = format!("client {round}");
+        enter(&a, &who, "a").await;
+        let sessions = a.sessions_of(&client(&who)).await.unwrap();
+        let gone = SharedSession { row: session(&who, 4711, "a"), claimed_by: None };
+        let asked = [gone, sessions[0].clone()];
+        let claims = tokio::join!(a.claim_sessions(&asked, "a"), b.claim_sessions(&asked, "b"));
+        let (at_a, at_b) = (claims.0.unwrap(), claims.1.unwrap());
+        assert!(!at_a[0] && !at_b[0]); // there is no such session
+        assert!(at_a[1] != at_b[1], "one of them, and only one");
+        let winner = if at_a[1] { "a" } else { "b" };
+        let claimed = a.sessions_of(&client(&who)).await.unwrap().remove(0);
+        assert_eq!(claimed.claimed_by.as_deref(), Some(winner));
+        let called_off = a.called_off("a").await.unwrap();
+        assert_eq!(called_off.contains(&(client(&who), claimed.row.generation)), winner == "b");
+        assert_eq!(a.claim_sessions(&sessions, "c").await.unwrap(), [false]); // not as it was
+        assert_eq!(a.claim_sessions(&[claimed], "c").await.unwrap(), [true]);
+    }
+}
+
+#[tokio::test]
+async fn sessions_are_called_off_for_the_node_that_serves_them() {
+    let Some(database) = MySql::new(true) else { return };
+    let (a, b) = (open(&database).await, open(&database).await);
+    let (bob, carol) = (enter(&a, "bob", "a").await.generation, enter(&a, "carol", "a").await.generation);
+    assert_eq!(a.called_off("a").await.unwrap(), []);
+    b.call_off(&[session("bob", bob, "a"), session("bob", 4711, "a")]).await.unwrap();
+    assert_eq!(a.called_off("a").await.unwrap(), [(client("bob"), bob)]);
+    assert_eq!(a.called_off("b").await.unwrap(), []);
+    let of_carol = a.sessions_of(&client("carol")).await.unwrap();
+    assert_eq!(a.claim_sessions(&of_carol, "a").await.unwrap(), [true]); // its own: it knows
+    assert_eq!(a.called_off("a").await.unwrap(), [(client("bob"), bob)]);
+    a.sessions_closed(&[(client("bob"), bob), (client("carol"), carol)], "a").await.unwrap();
+    assert_eq!(a.called_off("a").await.unwrap(), []);
+    assert_eq!(a.nodes().await.unwrap(), [""; 0]);
+}
+
+#[tokio::test]
+async fn the_sessions_of_a_dead_node_are_claimed_in_portions() {
+    let Some(database) = MySql::new(true) else { return };
+    let store = open(&database).await;
+    for i in 0..5 {
+        enter(&store, &format!("client {i}"), "dead").await;
+    }
+    enter(&store, "alice", "other").await;
+    enter(&store, "bob", "other").await;
+    let of = async |who: &str| store.sessions_of(&client(who)).await.unwrap().remove(0);
+    // One of its own is another's already; and it had begun to see to one of another.
+    assert_eq!(store.claim_sessions(&[of("client 2").await], "third").await.unwrap(), [true]);
+    assert_eq!(store.claim_sessions(&[of("bob").await], "dead").await.unwrap(), [true]);
+    assert_eq!(store.nodes().await.unwrap(), ["dead", "other", "third"]);
+
+    let names = |claimed: &[SharedSession]| -> Vec<String> {
+        assert!(claimed.iter().all(|it| it.claimed_by.as_deref() == Some("me")));
+        claimed.iter().map(|it| it.row.client.to_string()).collect()
+    };
+    let claimed = store.claim_sessions_of("dead", "me", 3).await.unwrap();
+    assert_eq!(names(&claimed), ["client 0", "client 1", "client 3"]); // the oldest first
+    let claimed = store.claim_sessions_of("dead", "me", 3).await.unwrap();
+    assert_eq!(names(&claimed), ["client 4", "bob"]);
+    assert_eq!(store.claim_sessions_of("dead", "me", 3).await.unwrap(), []);
+    assert_eq!(of("client 2").await.claimed_by.as_deref(), Some("third"));
+    assert_eq!(of("alice").await.claimed_by, None);
+    store.orphan_closed(&claimed[1].row).await.unwrap();
+    assert_eq!(store.sessions_of(&client("bob")).await.unwrap(), []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_enters_is_not_expired_or_finds_nothing_left() {
+    let Some(database) = MySql::new(true) else { return };
+    let (a, b) = (open(&database).await, open(&database).await);
+    let (mut expired_first, mut entered_first) = (0, 0);
+    for round in 0..60 {
+        let who = format!("client {round}");
+        subscribed(&a, &who, "news").await;
+        let (at_a, store) = (Arc::clone(&a), Arc::clone(&b));
+        let name = who.clone();
+        let expiring = tokio::spawn(async move { store.expire(soon(), &mut |_| true).await.unwrap() });
+        let entering = tokio::spawn(async move {
+            enter(&at_a, &name, "a").await;
+            at_a.subscriptions(&client(&name)).await.unwrap().len()
+        });
+        let (expired, found) = (expiring.await.unwrap(), entering.await.unwrap());
+        // Either way what was found when it had entered is what is there.
+        let is_expired = expired.iter().any(|it| it.client == client(&who));
+        assert_eq!(found, usize::from(!is_expired), "round {round}");
+        *(if is_expired { &mut expired_first } else { &mut entered_first }) += 1;
+        assert_eq!(a.expire(soon(), &mut |_| true).await.unwrap(), []); // it is here
+    }
+    println!("expired first: {expired_first}, entered first: {entered_first}");
+}
