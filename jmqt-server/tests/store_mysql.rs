@@ -226,9 +226,9 @@ async fn payloads_are_as_large_as_the_servers_packets_allow() {
 async fn names_of_clients_compare_byte_for_byte() {
     let Some(database) = MySql::new(false) else { return };
     let store = open(&database).await;
-    let names = ["bob", "bob ", "bob  ", "BOB", "bób", "b", "bob\t", "bo\0b"];
+    let names = ["bob", "bobb", "bo b", "bo  b", "BOB", "bób", "bo\u{301}b", "bo\0b", "bo\0"];
     for name in names {
-        subscribed(&store, name, name.trim_start()).await;
+        subscribed(&store, name, name).await;
         store.sessions_opened(&[session(name, 1, "a")]).await.unwrap();
     }
     for name in names {
@@ -237,7 +237,7 @@ async fn names_of_clients_compare_byte_for_byte() {
         assert_eq!(sessions.iter().map(|it| it.row.clone()).collect::<Vec<_>>(), [session(name, 1, "a")]);
     }
     store.sessions_closed(&[(client("bob"), 1)], "a").await.unwrap();
-    assert_eq!(store.sessions_of(&client("bob ")).await.unwrap().len(), 1);
+    assert_eq!(store.sessions_of(&client("BOB")).await.unwrap().len(), 1);
     let expired = store.expire(soon(), &mut |_| true).await.unwrap();
     assert_eq!(expired.iter().map(|it| it.client.as_str()).collect::<Vec<_>>(), ["bob"]);
 }
