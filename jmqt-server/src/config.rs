@@ -6,6 +6,7 @@
 
 mod error;
 mod keys;
+mod redis;
 mod settings;
 
 use std::ffi::OsString;
@@ -13,6 +14,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use crate::bus::{RedisMode, RedisOptions};
 pub use error::{ConfigError, Origin};
 pub use jmqt_log::{LogConfig, LogMode};
 use settings::{Settings, SourceText};
@@ -75,6 +77,9 @@ pub struct Config {
     /// How long a stopping server goes on flushing what is queued. Up to an hour, default
     /// 5 seconds.
     pub drain: Duration,
+    /// How the server reaches the other nodes of its cluster; `None`, the default, for a server that is
+    /// alone. A cluster needs a database that all nodes share.
+    pub redis: Option<RedisOptions>,
     /// What is logged, and where to.
     pub log: LogConfig,
     /// Environment variables that begin with `JMQT_`, are no keys, and resemble none: the
@@ -190,6 +195,7 @@ impl Config {
             )?)
             .filter(|limit| *limit > 0),
             drain: settings.seconds("DRAIN_SECONDS", 5, 0..=3600)?,
+            redis: redis::redis(&settings)?,
             log: log(&settings)?,
             unknown_variables: Vec::new(),
         };
@@ -301,26 +307,16 @@ fn log(settings: &Settings) -> Result<LogConfig, ConfigError> {
 /// This version is one node. Its keys for several are known and typed, so that a file that has them
 /// is understood, but what they ask for is refused rather than left undone.
 fn refuse_cluster(settings: &Settings) -> Result<(), ConfigError> {
-    for key in
-        ["MYSQL_HOST", "MYSQL_DB", "MYSQL_USER", "MYSQL_PSWD", "REDIS_HOST", "REDIS_PASSWORD", "REDIS_PREFIX"]
-    {
+    for key in ["MYSQL_HOST", "MYSQL_DB", "MYSQL_USER", "MYSQL_PSWD"] {
         settings.text(key, "")?;
     }
     settings.integer("MYSQL_PORT", 3306, 1..=65_535)?;
-    settings.integer("REDIS_PORT", 6379, 1..=65_535)?;
-    settings.integer("REDIS_DB_INDEX", 0, 0..=65_535)?;
     let unsupported =
         |key, reason| Err(ConfigError::Unsupported { origin: settings.origin(key), key, reason });
     if settings.switch("ENABLE_MYSQL", false)? {
         return unsupported(
             "ENABLE_MYSQL",
             "MySQL is not available in this version, which keeps its data in SQLite",
-        );
-    }
-    if settings.switch("ENABLE_REDIS", false)? {
-        return unsupported(
-            "ENABLE_REDIS",
-            "Redis is not available in this version, which runs as a single node",
         );
     }
     if !settings.is_empty_list("TRUSTED_PROXIES")? {

@@ -54,6 +54,9 @@ counters! {
     subscriptions_expired,
     /// Requests answered SERVER_ERROR because a validator failed, panicked or took too long.
     validator_failures,
+    /// Batches of pushes that did not reach other nodes, because the link to them was down or too slow. QoS 1
+    /// pushes of persistent subscriptions are found in the store all the same.
+    bus_dropped,
     /// Store operations that failed.
     store_failures,
 }

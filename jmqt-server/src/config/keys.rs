@@ -1,7 +1,7 @@
 //! The names of all keys, and which of them hold secrets.
 
 /// Every key there is, in the order of `server.conf` and `docs/configuration.md`.
-pub(super) const KEYS: [&str; 36] = [
+pub(super) const KEYS: [&str; 42] = [
     "BIND_ADDRESS",
     "SOCKET_PORT",
     "WEBSOCKET_PORT",
@@ -35,7 +35,13 @@ pub(super) const KEYS: [&str; 36] = [
     "REDIS_HOST",
     "REDIS_PORT",
     "REDIS_DB_INDEX",
+    "REDIS_USER",
     "REDIS_PASSWORD",
+    "REDIS_ENABLE_SSL",
+    "REDIS_SSL_CA_PATH",
+    "REDIS_MODE",
+    "REDIS_NODES",
+    "REDIS_MASTER",
     "REDIS_PREFIX",
     "TRUSTED_PROXIES",
 ];

@@ -359,7 +359,8 @@ fn what_several_nodes_need_is_known_but_refused() {
     );
     refused(
         from_variables([("JMQT_ENABLE_REDIS", "true")]),
-        "environment variable JMQT_ENABLE_REDIS: Redis is not available in this version, which runs as a single node",
+        "environment variable JMQT_ENABLE_REDIS is true; ENABLE_MYSQL must be so too: the nodes of a \
+         cluster share a database",
     );
     for proxies in ["'10.0.0.1'", "['10.0.0.1']"] {
         refused(
