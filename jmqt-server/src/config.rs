@@ -6,6 +6,7 @@
 
 mod error;
 mod keys;
+mod network;
 mod settings;
 
 use std::ffi::OsString;
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 pub use error::{ConfigError, Origin};
 pub use jmqt_log::{LogConfig, LogMode};
+pub use network::{InvalidNetwork, Network};
 use settings::{Settings, SourceText};
 
 use crate::store::Synchronous;
@@ -75,6 +77,9 @@ pub struct Config {
     /// How long a stopping server goes on flushing what is queued. Up to an hour, default
     /// 5 seconds.
     pub drain: Duration,
+    /// Networks of load balancers. A connection from one of them must begin with a PROXY protocol header,
+    /// version 1 or 2, and comes from the client that this names. Default empty.
+    pub trusted_proxies: Vec<Network>,
     /// What is logged, and where to.
     pub log: LogConfig,
     /// Environment variables that begin with `JMQT_`, are no keys, and resemble none: the
@@ -190,6 +195,8 @@ impl Config {
             )?)
             .filter(|limit| *limit > 0),
             drain: settings.seconds("DRAIN_SECONDS", 5, 0..=3600)?,
+            trusted_proxies: settings
+                .list("TRUSTED_PROXIES", "addresses and networks, such as \"10.0.0.0/8, 127.0.0.1, ::1\"")?,
             log: log(&settings)?,
             unknown_variables: Vec::new(),
         };
@@ -321,12 +328,6 @@ fn refuse_cluster(settings: &Settings) -> Result<(), ConfigError> {
         return unsupported(
             "ENABLE_REDIS",
             "Redis is not available in this version, which runs as a single node",
-        );
-    }
-    if !settings.is_empty_list("TRUSTED_PROXIES")? {
-        return unsupported(
-            "TRUSTED_PROXIES",
-            "the PROXY protocol is not available in this version: leave it empty",
         );
     }
     Ok(())

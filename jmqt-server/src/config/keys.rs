@@ -10,6 +10,7 @@ pub(super) const KEYS: [&str; 36] = [
     "SSL_KEY_PATH",
     "SSL_SOCKET_PORT",
     "SSL_WEBSOCKET_PORT",
+    "TRUSTED_PROXIES",
     "TIMEOUT_SECONDS",
     "MAX_CONNECTIONS",
     "MAX_PACKET_BYTES",
@@ -37,7 +38,6 @@ pub(super) const KEYS: [&str; 36] = [
     "REDIS_DB_INDEX",
     "REDIS_PASSWORD",
     "REDIS_PREFIX",
-    "TRUSTED_PROXIES",
 ];
 
 /// Keys whose values are never shown.
