@@ -77,6 +77,11 @@ pub struct Config {
     /// How long a stopping server goes on flushing what is queued. Up to an hour, default
     /// 5 seconds.
     pub drain: Duration,
+    /// Whether a stopping server closes its sessions one by one, in even steps over `drain`, so that
+    /// their clients do not come to other nodes all at once. Each is served until its turn, and then has
+    /// `drain` to take what is queued for it. For a node of several: a server that is alone has nowhere
+    /// to send its clients, and stops at once. No key sets it. Default `false`.
+    pub spread_drain: bool,
     /// Networks of load balancers. A connection from one of them must begin with a PROXY protocol header,
     /// version 1 or 2, and comes from the client that this names. Default empty.
     pub trusted_proxies: Vec<Network>,
@@ -195,6 +200,7 @@ impl Config {
             )?)
             .filter(|limit| *limit > 0),
             drain: settings.seconds("DRAIN_SECONDS", 5, 0..=3600)?,
+            spread_drain: false,
             trusted_proxies: settings
                 .list("TRUSTED_PROXIES", "addresses and networks, such as \"10.0.0.0/8, 127.0.0.1, ::1\"")?,
             log: log(&settings)?,

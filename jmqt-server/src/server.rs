@@ -1,6 +1,7 @@
 //! A running server: start order, stop order.
 
 mod builder;
+mod drain;
 mod orphans;
 mod shared;
 mod signals;
@@ -46,6 +47,8 @@ pub struct Server {
     deliverer: JoinHandle<()>,
     store: Arc<dyn Store>,
     signals: Option<Signals>,
+    /// Over what time sessions are closed one by one; zero: all at once.
+    spread: Duration,
 }
 
 impl Server {
@@ -97,6 +100,7 @@ impl Server {
             shared,
             store,
             signals: None,
+            spread: if config.spread_drain { config.drain } else { Duration::ZERO },
         };
         let notify = orphans.notify(
             Arc::clone(&server.shared),
@@ -154,6 +158,9 @@ impl Server {
 
     /// Stops in order: no new connections; every session writes what is queued, within DRAIN_SECONDS,
     /// and its notifiers run; what the store still has to be told is written; the store is closed.
+    ///
+    /// With [`Config::spread_drain`] sessions are closed one by one over DRAIN_SECONDS, and each is served
+    /// until its turn comes; if all have ended before, so does the wait.
     pub async fn shutdown(self) {
         let Self {
             shared,
@@ -164,14 +171,21 @@ impl Server {
             committer,
             deliverer,
             store,
+            spread,
             ..
         } = self;
         stop_listening.cancel();
         listeners.close();
         listeners.wait().await;
         shared.closing.cancel();
-        shared.close_all(CloseReason::Shutdown);
         shared.tasks.close();
+        if !spread.is_zero() {
+            tokio::select! {
+                () = shared.drain_sessions(spread) => {}
+                () = shared.tasks.wait() => {} // nobody is left
+            }
+        }
+        shared.close_all(CloseReason::Shutdown);
         let sessions = shared.limits.drain + shared.limits.validator_timeout + STOP_TIMEOUT;
         if tokio::time::timeout(sessions, shared.tasks.wait()).await.is_err() {
             tracing::warn!(target: "jmqt::server", "some connections did not end in time");

@@ -23,7 +23,7 @@ pub(crate) struct Shared {
     trusted_proxies: Box<[Network]>,
     /// Every task that serves a connection.
     pub(crate) tasks: TaskTracker,
-    /// Connections are to be closed.
+    /// The server is stopping: what is no session yet does not become one.
     pub(crate) closing: CancellationToken,
     open: Mutex<OpenConnections>,
 }
@@ -105,9 +105,13 @@ impl Shared {
         Some(ConnectionPermit { shared: Arc::clone(self), number })
     }
 
+    /// Of all connections, with a session or without.
+    pub(super) fn outboxes(&self) -> Vec<Arc<Outbox>> {
+        self.open().by_number.values().flatten().filter_map(Weak::upgrade).collect()
+    }
+
     pub(super) fn close_all(&self, reason: CloseReason) {
-        let outboxes: Vec<_> = self.open().by_number.values().flatten().filter_map(Weak::upgrade).collect();
-        for outbox in outboxes {
+        for outbox in self.outboxes() {
             outbox.close(reason);
         }
     }
