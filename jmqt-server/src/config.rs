@@ -6,6 +6,7 @@
 
 mod error;
 mod keys;
+mod network;
 mod redis;
 mod settings;
 
@@ -17,6 +18,7 @@ use std::time::Duration;
 pub use crate::bus::{RedisMode, RedisOptions};
 pub use error::{ConfigError, Origin};
 pub use jmqt_log::{LogConfig, LogMode};
+pub use network::{InvalidNetwork, Network};
 use settings::{Settings, SourceText};
 
 use crate::store::Synchronous;
@@ -80,6 +82,14 @@ pub struct Config {
     /// How the server reaches the other nodes of its cluster; `None`, the default, for a server that is
     /// alone. A cluster needs a database that all nodes share.
     pub redis: Option<RedisOptions>,
+    /// Whether a stopping server closes its sessions one by one, in even steps over `drain`, so that
+    /// their clients do not come to other nodes all at once. Each is served until its turn, and then has
+    /// `drain` to take what is queued for it. For a node of several: a server that is alone has nowhere
+    /// to send its clients, and stops at once. ENABLE_REDIS sets it. Default `false`.
+    pub spread_drain: bool,
+    /// Networks of load balancers. A connection from one of them must begin with a PROXY protocol header,
+    /// version 1 or 2, and comes from the client that this names. Default empty.
+    pub trusted_proxies: Vec<Network>,
     /// What is logged, and where to.
     pub log: LogConfig,
     /// Environment variables that begin with `JMQT_`, are no keys, and resemble none: the
@@ -165,6 +175,7 @@ impl Config {
 
     fn check(settings: Settings) -> Result<Self, ConfigError> {
         refuse_cluster(&settings)?;
+        let redis = redis::redis(&settings)?;
         let max_packet_bytes = settings.size("MAX_PACKET_BYTES", 4 << 20, 1024..=LARGEST_PACKET)?;
         let config = Self {
             bind_address: bind_address(&settings)?,
@@ -195,7 +206,10 @@ impl Config {
             )?)
             .filter(|limit| *limit > 0),
             drain: settings.seconds("DRAIN_SECONDS", 5, 0..=3600)?,
-            redis: redis::redis(&settings)?,
+            spread_drain: redis.is_some(),
+            redis,
+            trusted_proxies: settings
+                .list("TRUSTED_PROXIES", "addresses and networks, such as \"10.0.0.0/8, 127.0.0.1, ::1\"")?,
             log: log(&settings)?,
             unknown_variables: Vec::new(),
         };
@@ -317,12 +331,6 @@ fn refuse_cluster(settings: &Settings) -> Result<(), ConfigError> {
         return unsupported(
             "ENABLE_MYSQL",
             "MySQL is not available in this version, which keeps its data in SQLite",
-        );
-    }
-    if !settings.is_empty_list("TRUSTED_PROXIES")? {
-        return unsupported(
-            "TRUSTED_PROXIES",
-            "the PROXY protocol is not available in this version: leave it empty",
         );
     }
     Ok(())

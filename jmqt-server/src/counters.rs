@@ -30,6 +30,9 @@ counters! {
     connections_accepted,
     /// Connections turned away because MAX_CONNECTIONS were open.
     connections_refused,
+    /// Connections from TRUSTED_PROXIES closed because they did not begin with a PROXY protocol header. Those
+    /// that ended before their first byte, as simple health checks do, are not counted.
+    proxy_headers_refused,
     /// Connections that have ended, with a session or without.
     connections_closed,
     /// Sessions opened by a `conn`.

@@ -1,6 +1,7 @@
 //! A running server: start order, stop order.
 
 mod builder;
+mod drain;
 mod membership;
 mod orphans;
 mod shared;
@@ -65,6 +66,8 @@ pub struct Server {
     membership: Option<Membership>,
     store: Arc<dyn Store>,
     signals: Option<Signals>,
+    /// Over what time sessions are closed one by one; zero: all at once.
+    spread: Duration,
 }
 
 impl Server {
@@ -141,6 +144,7 @@ impl Server {
             shared,
             store,
             signals: None,
+            spread: if config.spread_drain { config.drain } else { Duration::ZERO },
         };
         if let Some(orphans) = orphans {
             let (shared, store) = (Arc::clone(&server.shared), Arc::clone(&server.store));
@@ -196,6 +200,9 @@ impl Server {
 
     /// Stops in order: no new connections; every session writes what is queued, within DRAIN_SECONDS,
     /// and its notifiers run; what the store still has to be told is written; the store is closed.
+    ///
+    /// With [`Config::spread_drain`] sessions are closed one by one over DRAIN_SECONDS, and each is served
+    /// until its turn comes; if all have ended before, so does the wait.
     pub async fn shutdown(self) {
         let Self {
             shared,
@@ -207,14 +214,21 @@ impl Server {
             deliverer,
             membership,
             store,
+            spread,
             ..
         } = self;
         stop_listening.cancel();
         listeners.close();
         listeners.wait().await;
         shared.closing.cancel();
-        shared.close_all(CloseReason::Shutdown);
         shared.tasks.close();
+        if !spread.is_zero() {
+            tokio::select! {
+                () = shared.drain_sessions(spread) => {}
+                () = shared.tasks.wait() => {} // nobody is left
+            }
+        }
+        shared.close_all(CloseReason::Shutdown);
         let sessions = shared.limits.drain + shared.limits.validator_timeout + STOP_TIMEOUT;
         if tokio::time::timeout(sessions, shared.tasks.wait()).await.is_err() {
             tracing::warn!(target: "jmqt::server", "some connections did not end in time");

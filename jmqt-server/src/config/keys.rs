@@ -10,6 +10,7 @@ pub(super) const KEYS: [&str; 42] = [
     "SSL_KEY_PATH",
     "SSL_SOCKET_PORT",
     "SSL_WEBSOCKET_PORT",
+    "TRUSTED_PROXIES",
     "TIMEOUT_SECONDS",
     "MAX_CONNECTIONS",
     "MAX_PACKET_BYTES",
@@ -43,7 +44,6 @@ pub(super) const KEYS: [&str; 42] = [
     "REDIS_NODES",
     "REDIS_MASTER",
     "REDIS_PREFIX",
-    "TRUSTED_PROXIES",
 ];
 
 /// Keys whose values are never shown.

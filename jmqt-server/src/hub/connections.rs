@@ -208,6 +208,13 @@ impl Connections {
         sessions.map(|(client, session)| (client.clone(), session.clone())).collect()
     }
 
+    /// Of all sessions that are not about to be closed.
+    pub(crate) fn outboxes(&self) -> Vec<Arc<Outbox>> {
+        let slots = self.lock();
+        let outboxes = slots.values().filter_map(|slot| Some(&slot.session.as_ref()?.outbox));
+        outboxes.filter(|outbox| outbox.closed().is_none()).cloned().collect()
+    }
+
     /// Everybody who is connected.
     pub(crate) fn all(&self) -> Vec<(ClientId, ConnectionInfo)> {
         let slots = self.lock();

@@ -69,7 +69,7 @@ impl LoggedPushes {
     pub(crate) fn places(&self) -> Option<(ChannelKey, u64, u64)> {
         let mut places = self.messages.iter().filter_map(|message| message.id.place());
         let (key, Seq(first)) = places.next()?;
-        Some((key, first, places.last().map_or(first, |(_, Seq(last))| last)))
+        Some((key, first, places.next_back().map_or(first, |(_, Seq(last))| last)))
     }
 
     /// The last message that is in the log.

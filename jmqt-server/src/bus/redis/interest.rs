@@ -195,7 +195,7 @@ mod tests {
         interest.join(&news);
         interest.join(&news);
         let orders = interest.orders();
-        assert_eq!(orders.subscribe, [news.clone()]);
+        assert_eq!(orders.subscribe, std::slice::from_ref(&news));
         interest.confirm(&orders.subscribe);
         interest.leave(&news);
         assert!(interest.orders().unsubscribe.is_empty(), "somebody is still there");
