@@ -2,6 +2,8 @@
 //! the modules at the end run all of them on one kind of database and add what only that kind has.
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
+mod databases;
+
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -1055,16 +1057,98 @@ async fn compare(store: &dyn Store, model: &Model) {
     }
 }
 
-/// Runs each promise on `$database`, as a test of its own.
+/// Runs promises on `$database`, each as a test of its own: those named, or all that hold for every store. A
+/// database that is not there (`None`) leaves them out.
 macro_rules! contract {
+    ($database:expr) => {
+        contract! { $database;
+            a_message_is_logged_only_while_somebody_is_persistently_subscribed,
+            messages_are_numbered_without_gaps_in_the_order_of_the_batch,
+            a_batch_of_any_size_is_carried_out_whole,
+            an_empty_batch_is_nothing,
+            payloads_and_senders_are_kept_byte_for_byte,
+            names_compare_byte_for_byte,
+            a_log_is_read_in_order_and_within_its_limits,
+            a_subscription_starts_after_the_last_message_logged,
+            subscribing_again_changes_nothing,
+            unsubscribing_forgets_the_cursor,
+            unsubscribing_what_is_not_subscribed_does_nothing,
+            subscriptions_are_told_in_the_order_of_their_keys,
+            operations_of_one_batch_see_those_before_them,
+            a_subscription_that_came_and_went_in_one_batch_leaves_nothing,
+            the_latest_retained_message_is_kept,
+            retained_messages_follow_the_order_of_the_batch,
+            a_message_can_be_logged_and_retained,
+            a_cursor_is_kept_with_its_map,
+            a_cursor_never_moves_backwards,
+            saving_a_cursor_never_makes_a_subscription,
+            many_cursors_are_saved_at_once,
+            trimming_deletes_what_lies_behind_every_cursor,
+            trimming_deletes_long_logs_of_many_channels,
+            the_log_goes_with_the_last_subscription,
+            what_a_subscription_leaves_is_trimmed_without_being_named,
+            a_forgotten_channel_comes_back_under_another_key,
+            a_channel_with_a_retained_message_or_a_subscription_stays,
+            what_was_committed_is_there_after_reopening,
+            every_database_has_an_epoch_of_its_own,
+            a_closed_store_says_so,
+            sessions_of_a_dead_process_are_claimed_by_the_next,
+            many_sessions_are_remembered_and_forgotten_at_once,
+            clients_that_do_not_come_back_lose_their_subscriptions,
+            a_client_that_is_not_away_is_spared,
+            a_client_counts_as_seen_when_its_session_ends,
+            many_clients_expire_at_once,
+            the_oldest_pending_messages_of_a_client_go_first,
+            acknowledged_messages_do_not_count_as_pending,
+            long_backlogs_are_cut_to_the_limit,
+            everything_may_happen_at_the_same_time,
+            a_call_that_is_given_up_leaves_the_store_in_order,
+            random_batches_do_what_a_simple_model_does,
+        }
+    };
     ($database:expr; $($promise:ident),* $(,)?) => {
         $(
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $promise() {
-                super::$promise(&$database).await;
+                if let Some(database) = $database {
+                    crate::$promise(&database).await;
+                }
             }
         )*
     };
+}
+
+/// On the server that the environment names: see `scripts/with-databases`.
+mod mysql {
+    use jmqt_server::store::MySqlStore;
+
+    use super::*;
+    use crate::databases::MySql;
+
+    #[async_trait]
+    impl Database for MySql {
+        async fn open(&self) -> Arc<dyn Store> {
+            self.make().await;
+            Arc::new(MySqlStore::open(self.options()).await.unwrap())
+        }
+
+        fn another(&self) -> Box<dyn Database> {
+            Box::new(MySql::new(self.is_shared).unwrap())
+        }
+    }
+
+    mod alone {
+        use crate::databases::MySql;
+
+        contract! { MySql::new(false) }
+        contract! { MySql::new(false); may_have_retained_is_never_wrongly_false }
+    }
+
+    mod shared {
+        use crate::databases::MySql;
+
+        contract! { MySql::new(true) }
+    }
 }
 
 mod sqlite {
@@ -1115,51 +1199,8 @@ mod sqlite {
         SqliteStore::open(SqliteOptions { path: path.to_owned(), synchronous }).await
     }
 
-    contract! { Sqlite::new();
-        a_message_is_logged_only_while_somebody_is_persistently_subscribed,
-        messages_are_numbered_without_gaps_in_the_order_of_the_batch,
-        a_batch_of_any_size_is_carried_out_whole,
-        an_empty_batch_is_nothing,
-        payloads_and_senders_are_kept_byte_for_byte,
-        names_compare_byte_for_byte,
-        a_log_is_read_in_order_and_within_its_limits,
-        a_subscription_starts_after_the_last_message_logged,
-        subscribing_again_changes_nothing,
-        unsubscribing_forgets_the_cursor,
-        unsubscribing_what_is_not_subscribed_does_nothing,
-        subscriptions_are_told_in_the_order_of_their_keys,
-        operations_of_one_batch_see_those_before_them,
-        a_subscription_that_came_and_went_in_one_batch_leaves_nothing,
-        the_latest_retained_message_is_kept,
-        retained_messages_follow_the_order_of_the_batch,
-        a_message_can_be_logged_and_retained,
-        may_have_retained_is_never_wrongly_false,
-        a_cursor_is_kept_with_its_map,
-        a_cursor_never_moves_backwards,
-        saving_a_cursor_never_makes_a_subscription,
-        many_cursors_are_saved_at_once,
-        trimming_deletes_what_lies_behind_every_cursor,
-        trimming_deletes_long_logs_of_many_channels,
-        the_log_goes_with_the_last_subscription,
-        what_a_subscription_leaves_is_trimmed_without_being_named,
-        a_forgotten_channel_comes_back_under_another_key,
-        a_channel_with_a_retained_message_or_a_subscription_stays,
-        what_was_committed_is_there_after_reopening,
-        every_database_has_an_epoch_of_its_own,
-        a_closed_store_says_so,
-        sessions_of_a_dead_process_are_claimed_by_the_next,
-        many_sessions_are_remembered_and_forgotten_at_once,
-        clients_that_do_not_come_back_lose_their_subscriptions,
-        a_client_that_is_not_away_is_spared,
-        a_client_counts_as_seen_when_its_session_ends,
-        many_clients_expire_at_once,
-        the_oldest_pending_messages_of_a_client_go_first,
-        acknowledged_messages_do_not_count_as_pending,
-        long_backlogs_are_cut_to_the_limit,
-        everything_may_happen_at_the_same_time,
-        a_call_that_is_given_up_leaves_the_store_in_order,
-        random_batches_do_what_a_simple_model_does,
-    }
+    contract! { Some(Sqlite::new()) }
+    contract! { Some(Sqlite::new()); may_have_retained_is_never_wrongly_false }
 
     #[tokio::test]
     async fn a_batch_that_fails_does_nothing_at_all() {

@@ -9,7 +9,13 @@
 
 mod cluster;
 mod commit;
+mod cursor;
+mod limits;
+mod mysql;
+mod names;
+mod plan;
 mod sqlite;
+mod time;
 
 use std::time::{Duration, SystemTime};
 
@@ -19,6 +25,7 @@ use jmqt_protocol::{ChannelName, ClientId};
 
 pub use cluster::{ClusterStore, Entered, SharedSession};
 pub(crate) use commit::{CommitQueue, NotCommitted, Settled, SettledBatches};
+pub use mysql::{MySqlOptions, MySqlStore, MySqlTls};
 pub use sqlite::{SqliteOptions, SqliteStore, Synchronous};
 
 /// Names a channel's row. Never given out twice, not even after the channel was forgotten.
@@ -235,6 +242,10 @@ pub enum StoreError {
     /// No answer in time.
     #[error("the database did not answer within {0:?}")]
     TimedOut(Duration),
+    /// The connection was lost while the database was to commit: it has happened, or it has not. Only from
+    /// methods that may be repeated.
+    #[error("the database was lost before it answered: {0}")]
+    Unanswered(#[source] sqlx::Error),
     /// The store has been closed.
     #[error("the store is closed")]
     Closed,

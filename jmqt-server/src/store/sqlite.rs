@@ -8,10 +8,8 @@ mod commit;
 mod cursors;
 mod expiry;
 mod log;
-mod names;
 mod open;
 mod pending;
-mod plan;
 mod rows;
 mod sessions;
 mod writer;
@@ -27,8 +25,9 @@ use sqlx::pool::PoolConnection;
 use sqlx::{Connection as _, Sqlite, SqlitePool};
 use tokio::sync::{Mutex, MutexGuard};
 
-use self::names::NameSet;
-use self::writer::{Writer, limited};
+use self::writer::Writer;
+use super::limits::{TIME_LIMIT, limited};
+use super::names::NameSet;
 use super::{
     ChannelKey, CursorUpdate, Dropped, Epoch, Expired, IsAway, LoggedMessage, Operation, Outcome, Seq,
     SessionRow, Store, StoreError, StoredSubscription,
@@ -102,7 +101,7 @@ impl SqliteStore {
     async fn reader(&self) -> Result<PoolConnection<Sqlite>, StoreError> {
         self.readers.acquire().await.map_err(|error| match error {
             sqlx::Error::PoolClosed => StoreError::Closed,
-            sqlx::Error::PoolTimedOut => StoreError::TimedOut(writer::TIME_LIMIT),
+            sqlx::Error::PoolTimedOut => StoreError::TimedOut(TIME_LIMIT),
             error => StoreError::Database(error),
         })
     }

@@ -8,10 +8,11 @@ use sqlx::Arguments as _;
 use sqlx::error::BoxDynError;
 use sqlx::sqlite::{SqliteArguments, SqliteConnection};
 
-use super::plan::Plan;
 use super::rows::{self, MultiRow};
-use super::writer::limited;
 use super::{SqliteStore, cursors};
+use crate::store::limits::limited;
+use crate::store::plan::Plan;
+use crate::store::time::millis;
 use crate::store::{ChannelKey, Operation, Outcome, Retained, StoreError};
 
 static CHANNELS: LazyLock<MultiRow> = LazyLock::new(|| {
@@ -209,7 +210,7 @@ async fn write_channels(connection: &mut SqliteConnection, plan: &Plan<'_>) -> R
 }
 
 async fn write_messages(connection: &mut SqliteConnection, plan: &Plan<'_>) -> Result<(), StoreError> {
-    let now = rows::millis(SystemTime::now());
+    let now = millis(SystemTime::now());
     let log = LOG.execute(connection, plan.messages(), |values, message| {
         values.add(message.key.0)?;
         rows::add_seq(values, message.seq)?;
@@ -233,7 +234,7 @@ async fn write_subscriptions(
         rows::add_seq(values, cursor.acked)
     });
     subscribe.await?;
-    let now = rows::millis(SystemTime::now());
+    let now = millis(SystemTime::now());
     let add = ADD_CLIENTS.execute(connection, &new, |values, (_, client, _)| {
         values.add(client.as_str())?;
         values.add(now)

@@ -10,7 +10,9 @@ use sqlx::sqlite::SqliteConnection;
 
 use super::SqliteStore;
 use super::rows::{self, MultiRow};
-use super::writer::{TIME_LIMIT, Writer, limited};
+use super::writer::Writer;
+use crate::store::limits::{TIME_LIMIT, limited};
+use crate::store::time::millis;
 use crate::store::{ChannelKey, Expired, IsAway, StoreError};
 
 /// How many clients go in one transaction: a commit waits no longer than for these.
@@ -56,7 +58,7 @@ impl SqliteStore {
         let until = Instant::now() + TIME_LIMIT;
         let mut expired = Vec::new();
         while Instant::now() < until {
-            let leaving = match self.expire_some(rows::millis(before), is_away).await {
+            let leaving = match self.expire_some(millis(before), is_away).await {
                 Err(error) if expired.is_empty() => return Err(error),
                 Err(_) => break,
                 Ok(leaving) if leaving.clients.is_empty() => break,

@@ -12,8 +12,9 @@ use sqlx::sqlite::SqliteConnection;
 
 use super::commit::forget_channels;
 use super::rows::{self, MultiRow};
-use super::writer::{TIME_LIMIT, Writer, limited};
+use super::writer::Writer;
 use super::{SqliteStore, cursors};
+use crate::store::limits::{TIME_LIMIT, limited};
 use crate::store::{ChannelKey, LoggedMessage, Seq, StoreError, StoredSubscription};
 
 /// How many messages the first statement of a turn deletes. They may be large, so it begins with few.

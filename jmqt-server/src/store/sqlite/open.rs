@@ -12,9 +12,10 @@ use sqlx::sqlite::{
 use sqlx::{ConnectOptions as _, SqlSafeStr as _, SqlitePool};
 use tokio::sync::Mutex;
 
-use super::names::NameSet;
-use super::writer::{TIME_LIMIT, Writer};
+use super::writer::Writer;
 use super::{SqliteOptions, SqliteStore, Synchronous};
+use crate::store::limits::TIME_LIMIT;
+use crate::store::names::NameSet;
 use crate::store::{ChannelKey, Epoch, StoreError};
 
 /// The steps from nothing to the schema of this version, in order. A step that was released never changes.

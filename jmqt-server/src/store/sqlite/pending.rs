@@ -9,9 +9,11 @@ use sqlx::Row as _;
 use sqlx::sqlite::SqliteConnection;
 
 use super::SqliteStore;
-use super::cursors::{self, CursorRow};
+use super::cursors;
 use super::rows;
-use super::writer::{TIME_LIMIT, Writer, limited};
+use super::writer::Writer;
+use crate::store::cursor::{self, CursorRow};
+use crate::store::limits::{TIME_LIMIT, limited};
 use crate::store::{ChannelKey, Dropped, Seq, StoreError, StoredSubscription};
 
 /// How many messages of a log are looked at in one statement.
@@ -78,7 +80,7 @@ impl SqliteStore {
 fn pending(subscription: &StoredSubscription) -> u64 {
     let cursor = &subscription.cursor;
     let behind = subscription.last.0.saturating_sub(cursor.acked.0);
-    behind.saturating_sub(cursors::acked_beyond(cursor))
+    behind.saturating_sub(cursor::acked_beyond(cursor))
 }
 
 /// The logs that hold the `excess` oldest messages, and up to where. Logs are merged by the time of
@@ -103,7 +105,7 @@ async fn oldest<'s>(
             continue;
         };
         log.up_to = seq;
-        excess -= u64::from(!cursors::is_acked(&log.subscription.cursor, seq));
+        excess -= u64::from(!cursor::is_acked(&log.subscription.cursor, seq));
         if let Some(logged_at) = next_logged_at(connection, log).await? {
             turns.push(Reverse((logged_at, index)));
         }
@@ -146,8 +148,8 @@ async fn raise(writer: &mut Writer, client: &ClientId, logs: &[Log<'_>]) -> Resu
         let Some(by) = log.up_to.0.checked_sub(cursor.acked.0).filter(|&by| by > 0) else {
             continue;
         };
-        let messages = by - cursors::acked_within(&cursor, by);
-        cursors::advance(&mut cursor, by);
+        let messages = by - cursor::acked_within(&cursor, by);
+        cursor::advance(&mut cursor, by);
         let (client, channel) = (client.clone(), log.subscription.channel.clone());
         dropped.push(Dropped { client, channel, key, up_to: cursor.acked, messages });
         raised.push((key, cursor));

@@ -3,7 +3,7 @@
 //! Every statement costs a trip to the connection's thread, so rows go in few large statements; their
 //! shapes are fixed, so that each stays prepared.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use jmqt_protocol::{ChannelName, ClientId};
@@ -11,6 +11,7 @@ use sqlx::error::BoxDynError;
 use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
 use sqlx::{Arguments as _, AssertSqlSafe, Row as _, SqlSafeStr as _, SqlStr};
 
+use crate::store::time::from_millis;
 use crate::store::{ChannelKey, Seq, StoreError};
 
 /// How many rows a statement can take, smallest first.
@@ -145,24 +146,9 @@ pub(super) fn data(row: &SqliteRow, column: usize) -> Result<Bytes, StoreError> 
     Ok(Bytes::from(row.try_get::<Vec<u8>, _>(column)?))
 }
 
-/// A time as the database keeps it: milliseconds since 1970, before that negative.
-pub(super) fn millis(time: SystemTime) -> i64 {
-    let signed = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
-    match time.duration_since(SystemTime::UNIX_EPOCH) {
-        Ok(since) => signed(since),
-        Err(before) => -signed(before.duration()),
-    }
-}
-
 /// Reads a time.
 pub(super) fn time(row: &SqliteRow, column: usize) -> Result<SystemTime, StoreError> {
-    let millis: i64 = row.try_get(column)?;
-    let span = Duration::from_millis(millis.unsigned_abs());
-    let time = match millis {
-        0.. => SystemTime::UNIX_EPOCH.checked_add(span),
-        _ => SystemTime::UNIX_EPOCH.checked_sub(span),
-    };
-    time.ok_or(StoreError::Corrupt { what: "time" })
+    from_millis(row.try_get(column)?).ok_or(StoreError::Corrupt { what: "time" })
 }
 
 #[cfg(test)]
@@ -217,12 +203,5 @@ mod tests {
             let found = find.fetch(&mut connection, &rows, |values, row| values.add(*row)).await;
             assert_eq!(found.unwrap().len(), many as usize);
         }
-    }
-
-    #[test]
-    fn times_are_kept_in_milliseconds_on_either_side_of_1970() {
-        let span = Duration::from_millis(1234);
-        assert_eq!(millis(SystemTime::UNIX_EPOCH + span), 1234);
-        assert_eq!(millis(SystemTime::UNIX_EPOCH - span), -1234);
     }
 }

@@ -9,7 +9,8 @@ use sqlx::{Arguments as _, Row as _};
 
 use super::SqliteStore;
 use super::rows::{self, MultiRow};
-use super::writer::limited;
+use crate::store::limits::limited;
+use crate::store::time::millis;
 use crate::store::{SessionRow, StoreError};
 
 /// How many sessions one transaction writes: a commit waits no longer than for these.
@@ -59,7 +60,7 @@ impl SqliteStore {
                     values.add(session.node.as_str())?;
                     values.add(session.protocol.as_str())?;
                     values.add(session.address.as_str())?;
-                    values.add(rows::millis(session.since))
+                    values.add(millis(session.since))
                 });
                 add.await
             })
@@ -75,7 +76,7 @@ impl SqliteStore {
         sessions: &[(ClientId, u64)],
         node: &str,
     ) -> Result<(), StoreError> {
-        let now = rows::millis(SystemTime::now());
+        let now = millis(SystemTime::now());
         for chunk in sessions.chunks(SESSIONS_AT_A_TIME) {
             let mut writer = self.writer().await?;
             let clients = chunk.iter().map(|(client, _)| client.as_str());

@@ -1,26 +1,12 @@
 //! The one connection that writes, and its way back to a clean state after anything.
 
 use std::collections::BTreeSet;
-use std::future::Future;
-use std::time::Duration;
 
 use sqlx::ConnectOptions as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 
+use crate::store::limits::{COMMIT_LIMIT, limited};
 use crate::store::{ChannelKey, StoreError};
-
-/// The longest wait for the database in one step of a method.
-pub(super) const TIME_LIMIT: Duration = Duration::from_secs(10);
-
-/// The longest wait for a COMMIT. It is longer than other waits, because a COMMIT that was given up
-/// may have happened all the same.
-const COMMIT_LIMIT: Duration = Duration::from_secs(30);
-
-/// Waits for `work`, but not longer than [`TIME_LIMIT`].
-pub(super) async fn limited<T>(work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-    let done = tokio::time::timeout(TIME_LIMIT, work).await;
-    done.unwrap_or(Err(StoreError::TimedOut(TIME_LIMIT)))
-}
 
 /// The connection that writes. Whoever holds it (it is behind a mutex) is the only one who changes
 /// the database, so what was read through it stays true until it is let go.

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use jmqt_protocol::{ChannelName, ClientId};
 
-use crate::store::{Append, ChannelKey, Cursor, Operation, Outcome, Retained, Seq, StoredSubscription};
+use super::{Append, ChannelKey, Cursor, Operation, Outcome, Retained, Seq, StoredSubscription};
 
 type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
 

@@ -1,0 +1,244 @@
+//! What several nodes agree on: who serves which client, and who tells of the end of a session.
+//!
+//! Whoever enters a session has the counter of generations locked until it is committed, so those who
+//! enter take turns, and the later one sees the session of the earlier.
+
+use std::sync::LazyLock;
+
+use async_trait::async_trait;
+use jmqt_protocol::ClientId;
+use sqlx::Executor as _;
+use sqlx::mysql::MySqlConnection;
+
+use super::MySqlStore;
+use super::connection::retried;
+use super::rows::{self, MultiRow};
+use super::sessions::{self, columns, session};
+use crate::store::limits::limited;
+use crate::store::{ChannelKey, ClusterStore, Entered, Seq, SessionRow, SharedSession, StoreError};
+
+static OF_CLIENTS: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::table(
+        &["BINARY"],
+        concat!(
+            "SELECT ",
+            columns!(),
+            " FROM ({rows}) AS v STRAIGHT_JOIN sessions AS s ON s.client_id = v.a"
+        ),
+    )
+});
+static CALL_OFF: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::table(
+        &["BINARY", "SIGNED", "BINARY"],
+        "UPDATE ({rows}) AS v STRAIGHT_JOIN sessions AS s \
+         ON s.client_id = v.a AND s.generation = v.b AND s.node_id = v.c SET s.called_off = TRUE",
+    )
+});
+static LAST_SEQS: LazyLock<MultiRow> =
+    LazyLock::new(|| MultiRow::list("SELECT id, last_seq FROM channels WHERE id IN ({rows})"));
+
+#[async_trait]
+impl ClusterStore for MySqlStore {
+    async fn enter_sessions(&self, sessions: &[SessionRow]) -> Result<Vec<Entered>, StoreError> {
+        self.check_open()?;
+        if sessions.is_empty() {
+            return Ok(Vec::new());
+        }
+        retried(|| self.enter(sessions)).await
+    }
+
+    async fn sessions_of(&self, client: &ClientId) -> Result<Vec<SharedSession>, StoreError> {
+        let mut found = self
+            .read_sessions(
+                concat!("SELECT ", columns!(), " FROM sessions AS s WHERE s.client_id = ?"),
+                &[client.as_str()],
+                None,
+            )
+            .await?;
+        found.sort_by_key(|session| (session.row.generation, session.row.since));
+        Ok(found)
+    }
+
+    async fn call_off(&self, sessions: &[SessionRow]) -> Result<(), StoreError> {
+        let mut sorted: Vec<_> = sessions.iter().collect();
+        sorted.sort_unstable_by_key(|session| sessions::name(session));
+        retried(|| async {
+            let mut lease = self.connections.lease().await?;
+            let called_off = limited(async {
+                let add = |values: &mut _, it: &&SessionRow| sessions::add_session(values, it);
+                CALL_OFF.execute(lease.begin().await?, &sorted, add).await?;
+                Ok(())
+            });
+            let called_off = called_off.await;
+            lease.finish(called_off).await
+        })
+        .await
+    }
+
+    async fn called_off(&self, node: &str) -> Result<Vec<(ClientId, u64)>, StoreError> {
+        let sql = concat!(
+            "SELECT ",
+            columns!(),
+            " FROM sessions AS s WHERE s.node_id = ? \
+             AND (s.called_off OR (s.close_claimed_by IS NOT NULL AND s.close_claimed_by <> ?))"
+        );
+        let found = self.read_sessions(sql, &[node, node], None).await?;
+        Ok(found.into_iter().map(|session| (session.row.client, session.row.generation)).collect())
+    }
+
+    async fn claim_sessions(&self, sessions: &[SharedSession], by: &str) -> Result<Vec<bool>, StoreError> {
+        self.check_open()?;
+        self.claim(sessions, by).await
+    }
+
+    async fn nodes(&self) -> Result<Vec<String>, StoreError> {
+        let sql = "SELECT node_id FROM sessions UNION DISTINCT \
+            SELECT close_claimed_by FROM sessions WHERE close_claimed_by IS NOT NULL ORDER BY 1";
+        let found = retried(|| async {
+            let mut lease = self.connections.lease().await?;
+            let found = limited(async { Ok(sqlx::query(sql).fetch_all(lease.connection()?).await?) }).await;
+            lease.done(found)
+        });
+        found.await?.iter().map(|row| Ok(rows::text(row, 0)?.to_owned())).collect()
+    }
+
+    async fn claim_sessions_of(
+        &self,
+        of: &str,
+        by: &str,
+        limit: usize,
+    ) -> Result<Vec<SharedSession>, StoreError> {
+        let served = concat!(
+            "SELECT ",
+            columns!(),
+            " FROM sessions AS s WHERE s.node_id = ? AND s.close_claimed_by IS NULL \
+             ORDER BY s.generation, s.since LIMIT ?"
+        );
+        let claimed = concat!(
+            "SELECT ",
+            columns!(),
+            " FROM sessions AS s WHERE s.close_claimed_by = ? ORDER BY s.generation, s.since LIMIT ?"
+        );
+        let mut found = self.read_sessions(served, &[of], Some(limit)).await?;
+        found.extend(self.read_sessions(claimed, &[of], Some(limit)).await?);
+        found.sort_by_key(|session| (session.row.generation, session.row.since));
+        found.truncate(limit);
+        let mine = self.claim(&found, by).await?;
+        let claimed = found.into_iter().zip(mine).filter(|(_, mine)| *mine);
+        Ok(claimed.map(|(it, _)| SharedSession { claimed_by: Some(by.to_owned()), ..it }).collect())
+    }
+
+    async fn last_seqs(&self, channels: &[ChannelKey]) -> Result<Vec<(ChannelKey, Seq)>, StoreError> {
+        let found = retried(|| async {
+            let mut lease = self.connections.lease().await?;
+            let found =
+                limited(async { LAST_SEQS.fetch(lease.connection()?, channels, rows::add_key).await });
+            let found = found.await;
+            lease.done(found)
+        });
+        let last = |row| Ok((rows::key(row, 0)?, rows::seq(row, 1)?));
+        let mut found: Vec<_> = found.await?.iter().map(last).collect::<Result<_, StoreError>>()?;
+        found.sort_unstable();
+        found.dedup();
+        Ok(found)
+    }
+}
+
+impl MySqlStore {
+    async fn enter(&self, sessions: &[SessionRow]) -> Result<Vec<Entered>, StoreError> {
+        let mut lease = self.connections.lease().await?;
+        let entered = limited(async { enter(lease.begin().await?, sessions).await }).await;
+        let expected = entered.as_ref().ok().cloned();
+        let error = match (lease.finish(entered).await, &expected) {
+            (Err(error @ (StoreError::Unanswered(_) | StoreError::TimedOut(_))), Some(_)) => error,
+            (result, _) => return result,
+        };
+        // The COMMIT was not answered. Nobody else gets the counter before it is over, or undone.
+        let expected = expected.unwrap_or_default();
+        match self.has_entered(&sessions[0], expected[0].generation).await {
+            Ok(true) => Ok(expected),
+            Ok(false) => Err(match error {
+                StoreError::Unanswered(error) => StoreError::Database(error),
+                error => error,
+            }),
+            Err(_) => Err(error),
+        }
+    }
+
+    async fn has_entered(&self, session: &SessionRow, generation: u64) -> Result<bool, StoreError> {
+        let sql = "SELECT 1 FROM sessions WHERE client_id = ? AND generation = ? AND node_id = ?";
+        retried(|| async {
+            let mut lease = self.connections.lease().await?;
+            let found = limited(async {
+                let connection = lease.begin().await?;
+                lock_generations(connection).await?;
+                let query = sqlx::query(sql).bind(session.client.as_str().as_bytes());
+                let query = query.bind(generation.cast_signed()).bind(session.node.as_bytes());
+                Ok(query.fetch_optional(connection).await?.is_some())
+            });
+            let found = found.await;
+            lease.finish(found).await
+        })
+        .await
+    }
+
+    async fn read_sessions(
+        &self,
+        sql: &'static str,
+        names: &[&str],
+        limit: Option<usize>,
+    ) -> Result<Vec<SharedSession>, StoreError> {
+        let found = retried(|| async {
+            let mut lease = self.connections.lease().await?;
+            let found = limited(async {
+                let mut query = sqlx::query(sql);
+                for name in names {
+                    query = query.bind(name.as_bytes());
+                }
+                if let Some(limit) = limit {
+                    query = query.bind(i64::try_from(limit).unwrap_or(i64::MAX));
+                }
+                Ok(query.fetch_all(lease.connection()?).await?)
+            });
+            let found = found.await;
+            lease.done(found)
+        });
+        found.await?.iter().map(session).collect()
+    }
+}
+
+/// Keeps everybody else from entering sessions until the transaction ends.
+pub(super) async fn lock_generations(connection: &mut MySqlConnection) -> Result<(), StoreError> {
+    connection.fetch_one("SELECT value FROM meta WHERE name = 'generation' FOR UPDATE").await?;
+    Ok(())
+}
+
+async fn enter(
+    connection: &mut MySqlConnection,
+    sessions: &[SessionRow],
+) -> Result<Vec<Entered>, StoreError> {
+    let raise = "UPDATE meta SET value = value + ? WHERE name = 'generation'";
+    sqlx::query(raise).bind(sessions.len() as i64).execute(&mut *connection).await?;
+    let sql = "SELECT value FROM meta WHERE name = 'generation'";
+    let row = sqlx::query(sql).fetch_one(&mut *connection).await?;
+    let first = rows::count(&row, 0)? + 1 - sessions.len() as u64;
+
+    let clients: Vec<_> = sessions.iter().map(|session| &session.client).collect();
+    let add_client = |values: &mut _, client: &&ClientId| rows::add_name(values, client.as_str());
+    let found = OF_CLIENTS.fetch(connection, &clients, add_client).await?;
+    let mut older: Vec<_> = found.iter().map(session).collect::<Result<_, _>>()?;
+    older.sort_by(|a, b| sessions::name(&a.row).cmp(&sessions::name(&b.row)));
+    older.dedup_by(|a, b| sessions::name(&a.row) == sessions::name(&b.row));
+
+    let new: Vec<_> =
+        (first..).zip(sessions).map(|(generation, it)| SessionRow { generation, ..it.clone() }).collect();
+    let mut sorted: Vec<_> = new.iter().collect();
+    sorted.sort_unstable_by_key(|session| sessions::name(session));
+    sessions::add(connection, &sorted).await?;
+    let entered = |session: &SessionRow| {
+        let from = older.partition_point(|it| it.row.client < session.client);
+        let of_client = older[from..].iter().take_while(|it| it.row.client == session.client);
+        Entered { generation: session.generation, older: of_client.cloned().collect() }
+    };
+    Ok(new.iter().map(entered).collect())
+}

@@ -1,0 +1,553 @@
+//! One batch: lock its channels, load what it needs, carry it out in memory, write what is different.
+//!
+//! Several nodes do this at the same time. Whoever has locked a channel's row is the only one who gives
+//! out its next numbers, so these have no gaps and rise in the order of the commits.
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+use std::time::{Duration, Instant, SystemTime};
+
+use jmqt_protocol::{ChannelName, ClientId};
+use sqlx::mysql::{MySqlArguments, MySqlConnection};
+use sqlx::{Arguments as _, AssertSqlSafe, Executor as _};
+
+use super::connection::{Attempts, Connected, begin, commit, hang_up, is_usable, rollback};
+use super::presence::{KEPT_FOR, Locks};
+use super::rows::{self, MultiRow};
+use super::{MySqlStore, cursors};
+use crate::store::limits::{COMMIT_LIMIT, limited};
+use crate::store::plan::{Logged, Plan};
+use crate::store::time::millis;
+use crate::store::{ChannelKey, Operation, Outcome, Retained, StoreError};
+
+/// How many names of channels are remembered with their keys.
+const REMEMBERED_KEYS: usize = 100_000;
+
+/// How often channels are looked up again, because others forgot them meanwhile.
+const LOOKUPS: usize = 8;
+
+/// What a row has in a packet beside its payload.
+const BESIDE_PAYLOAD: usize = 512;
+
+static KEYS: LazyLock<MultiRow> =
+    LazyLock::new(|| MultiRow::list("SELECT name, id FROM channels WHERE name IN ({rows})"));
+/// In the order of their names, so that two who make the same channels do not wait for each other.
+static MAKE_CHANNELS: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::new(
+        "(?, 0, 0)",
+        ",",
+        "INSERT IGNORE INTO channels (name, last_seq, persistent_count) VALUES {rows}",
+    )
+});
+/// The hint keeps small tables from being read, and locked, as a whole.
+static CHANNELS: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::list(
+        "SELECT name, id, last_seq, persistent_count FROM channels FORCE INDEX (PRIMARY) \
+         WHERE id IN ({rows}) ORDER BY id FOR UPDATE",
+    )
+});
+static RETAINED: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::list("SELECT channel_id, sender, data FROM retained WHERE channel_id IN ({rows})")
+});
+
+static CHANGE_CHANNELS: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::table(
+        &["SIGNED", "SIGNED", "SIGNED"],
+        "UPDATE ({rows}) AS v STRAIGHT_JOIN channels AS c ON c.id = v.a \
+         SET c.last_seq = v.b, c.persistent_count = v.c",
+    )
+});
+static LOG: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::insert(
+        "(?,?,?,?,?)",
+        "INSERT INTO messages (channel_id, seq, created_at, sender, data) VALUES {rows}",
+    )
+});
+static SUBSCRIBE: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::new(
+        "(?,?,?,'')",
+        ",",
+        "INSERT INTO subscriptions (channel_id, client_id, acked_seq, acked_beyond) VALUES {rows} \
+         ON DUPLICATE KEY UPDATE acked_seq = VALUES(acked_seq), acked_beyond = ''",
+    )
+});
+static UNSUBSCRIBE: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::table(
+        &["SIGNED", "BINARY"],
+        "DELETE s FROM ({rows}) AS v STRAIGHT_JOIN subscriptions AS s \
+         ON s.channel_id = v.a AND s.client_id = v.b",
+    )
+});
+static RETAIN: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::insert(
+        "(?,?,?)",
+        "INSERT INTO retained (channel_id, sender, data) VALUES {rows} \
+         ON DUPLICATE KEY UPDATE sender = VALUES(sender), data = VALUES(data)",
+    )
+});
+static CLEAR: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::table(
+        &["SIGNED"],
+        "DELETE r FROM ({rows}) AS v STRAIGHT_JOIN retained AS r ON r.channel_id = v.a",
+    )
+});
+/// Locks the clients, and makes those that are missing.
+static LOCK_CLIENTS: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::new(
+        "(?,?)",
+        ",",
+        "INSERT INTO clients (client_id, last_seen) VALUES {rows} \
+         ON DUPLICATE KEY UPDATE last_seen = clients.last_seen",
+    )
+});
+static FORGET_CLIENTS: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::table(
+        &["BINARY"],
+        "DELETE c FROM ({rows}) AS v STRAIGHT_JOIN clients AS c ON c.client_id = v.a \
+         WHERE NOT EXISTS (SELECT 1 FROM subscriptions AS s WHERE s.client_id = c.client_id)",
+    )
+});
+
+/// What commits batches.
+#[derive(Debug)]
+pub(super) struct Committer {
+    /// None after an error, or while somebody uses it.
+    connected: Option<Connected>,
+    /// The last one the server knew, in case it still holds locks.
+    last_id: u64,
+    node: i64,
+    batch: i64,
+    /// The locks of the database, if it is this store's alone.
+    alone: Option<Locks>,
+    keys: HashMap<ChannelName, ChannelKey, foldhash::fast::RandomState>,
+}
+
+/// A batch that has been carried out in a transaction that is still open.
+struct Prepared<'b> {
+    plan: Plan<'b>,
+    outcomes: Vec<Outcome>,
+    is_changed: bool,
+}
+
+impl Committer {
+    /// For a database that others use too.
+    pub(super) fn shared(connected: Connected, node: i64) -> Self {
+        Self::new(connected, node, None)
+    }
+
+    /// For a database that nobody else may use; the connection holds the lock.
+    pub(super) fn alone(connected: Connected, node: i64, locks: Locks) -> Self {
+        Self::new(connected, node, Some(locks))
+    }
+
+    fn new(connected: Connected, node: i64, alone: Option<Locks>) -> Self {
+        let (last_id, connected) = (connected.id, Some(connected));
+        Self { connected, last_id, node, batch: 0, alone, keys: HashMap::default() }
+    }
+
+    pub(super) async fn close(&mut self) {
+        if let Some(connected) = self.connected.take() {
+            hang_up(connected.connection).await;
+        }
+    }
+
+    fn remember(&mut self, name: &ChannelName, key: ChannelKey) {
+        if self.keys.len() >= REMEMBERED_KEYS {
+            self.keys.clear();
+        }
+        self.keys.insert(name.clone(), key);
+    }
+}
+
+impl MySqlStore {
+    /// See [`Store::commit`](crate::store::Store::commit).
+    pub(super) async fn commit_batch(&self, batch: &[Operation]) -> Result<Vec<Outcome>, StoreError> {
+        let mut plan = self.plan(batch);
+        if plan.channels().is_empty() {
+            return Ok(plan.carry_out(batch, &mut 0));
+        }
+        let mut committer = limited(async { Ok(self.committer.lock().await) }).await?;
+        let mut attempts = Attempts::new();
+        loop {
+            self.check_open()?;
+            match self.try_commit(&mut committer, batch).await {
+                Err(error) if attempts.another(&error).await => {}
+                result => return result,
+            }
+        }
+    }
+
+    fn plan<'b>(&self, batch: &'b [Operation]) -> Plan<'b> {
+        Plan::new(batch, |name| crate::store::Store::may_have_retained(self, name))
+    }
+
+    async fn try_commit(
+        &self,
+        committer: &mut Committer,
+        batch: &[Operation],
+    ) -> Result<Vec<Outcome>, StoreError> {
+        // Taken out: if this future is dropped, so is the connection, and the server undoes what it did.
+        let mut connected = match committer.connected.take() {
+            Some(connected) => connected,
+            None => self.connect_again(committer).await?,
+        };
+        let prepared = limited(self.prepare(&mut connected, committer, batch)).await;
+        let connection = &mut connected.connection;
+        let prepared = match prepared {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                if is_usable(&error) && limited(rollback(connection)).await.is_ok() {
+                    committer.connected = Some(connected);
+                }
+                return Err(error);
+            }
+        };
+        if !prepared.is_changed {
+            limited(rollback(connection)).await?;
+        } else if let Err(error) = commit(connection).await {
+            drop(connected);
+            return match self.has_happened(committer).await? {
+                true => Ok(self.committed(prepared)),
+                false => Err(not_committed(error)),
+            };
+        }
+        committer.connected = Some(connected);
+        Ok(self.committed(prepared))
+    }
+
+    /// Notes what a commit means for what is kept in memory.
+    fn committed(&self, prepared: Prepared<'_>) -> Vec<Outcome> {
+        if let Some(retained) = &self.retained {
+            for (_, channel) in prepared.plan.cleared() {
+                retained.remove(channel.as_str());
+            }
+        }
+        self.to_trim.extend(prepared.plan.left());
+        prepared.outcomes
+    }
+
+    async fn prepare<'b>(
+        &self,
+        connected: &mut Connected,
+        committer: &mut Committer,
+        batch: &'b [Operation],
+    ) -> Result<Prepared<'b>, StoreError> {
+        let mut plan = self.plan(batch);
+        self.lock_channels(&mut connected.connection, committer, &mut plan, batch).await?;
+        load(&mut connected.connection, &mut plan, batch).await?;
+        let mut none = i64::MAX;
+        let outcomes = plan.carry_out(batch, &mut none);
+        if !plan.made().is_empty() {
+            return Err(StoreError::Corrupt { what: "channel" }); // `lock_channels` has made what is needed
+        }
+        let is_changed = !plan.is_unchanged();
+        if is_changed {
+            if let Some(retained) = &self.retained {
+                plan.retained().iter().for_each(|(_, channel, _)| retained.insert(channel.as_str()));
+            }
+            write(connected, &plan).await?;
+            committer.batch += 1;
+            note_batch(&mut connected.connection, committer.node, committer.batch).await?;
+        }
+        Ok(Prepared { plan, outcomes, is_changed })
+    }
+
+    /// Begins a transaction with the batch's channels locked and in the plan. Those that need a row and
+    /// have none get one, in a transaction of its own: what waits for a row is not to hold others.
+    async fn lock_channels<'b>(
+        &self,
+        connection: &mut MySqlConnection,
+        committer: &mut Committer,
+        plan: &mut Plan<'b>,
+        batch: &'b [Operation],
+    ) -> Result<(), StoreError> {
+        for _ in 0..LOOKUPS {
+            let keys = self.find_keys(connection, committer, plan, batch).await?;
+            begin(connection).await?;
+            let mut locked = 0;
+            for row in CHANNELS.fetch(connection, &keys, rows::add_key).await? {
+                let (name, key) = (rows::channel(&row, 0)?, rows::key(&row, 1)?);
+                if committer.keys.get(&name) == Some(&key) {
+                    plan.put_channel(&name, key, rows::seq(&row, 2)?, rows::count(&row, 3)?);
+                    locked += 1;
+                }
+            }
+            if locked == keys.len() {
+                return Ok(());
+            }
+            rollback(connection).await?;
+            for channel in plan.channels() {
+                committer.keys.remove(channel.name);
+            }
+            *plan = self.plan(batch);
+        }
+        Err(StoreError::Corrupt { what: "channel" })
+    }
+
+    /// The keys of the batch's channels, sorted, as far as they exist or have to.
+    async fn find_keys(
+        &self,
+        connection: &mut MySqlConnection,
+        committer: &mut Committer,
+        plan: &Plan<'_>,
+        batch: &[Operation],
+    ) -> Result<Vec<ChannelKey>, StoreError> {
+        let names = plan.channels().iter().map(|channel| channel.name);
+        let mut unknown: Vec<_> = names.filter(|name| !committer.keys.contains_key(*name)).collect();
+        unknown.sort_unstable();
+        look_up(connection, committer, &unknown).await?;
+        let mut missing: Vec<_> = batch.iter().filter_map(Operation::channel_to_make).collect();
+        missing.retain(|name| !committer.keys.contains_key(*name));
+        if !missing.is_empty() {
+            missing.sort_unstable();
+            missing.dedup();
+            MAKE_CHANNELS.execute(connection, &missing, add_channel).await?;
+            look_up(connection, committer, &missing).await?;
+            // If the batch fails, they are not needed after all.
+            self.to_trim.extend(missing.iter().filter_map(|name| committer.keys.get(*name).copied()));
+        }
+        let keys = plan.channels().iter().filter_map(|channel| committer.keys.get(channel.name).copied());
+        let mut keys: Vec<_> = keys.collect();
+        keys.sort_unstable();
+        Ok(keys)
+    }
+
+    /// A new connection in place of one that was lost. Where the database is this store's alone, it has to
+    /// get the lock again first.
+    async fn connect_again(&self, committer: &mut Committer) -> Result<Connected, StoreError> {
+        let Some(locks) = &committer.alone else {
+            let connected = self.connections.connector().connect().await?;
+            committer.last_id = connected.id;
+            return Ok(connected);
+        };
+        let mut connected = self.connections.connector().connect_for(KEPT_FOR).await?;
+        let last_id = committer.last_id;
+        limited(get_lock_back(&mut connected.connection, locks, last_id)).await?;
+        committer.last_id = connected.id;
+        Ok(connected)
+    }
+
+    /// Whether the last batch was committed, although the COMMIT was not answered. Waits until the server
+    /// has come to the end of it.
+    async fn has_happened(&self, committer: &Committer) -> Result<bool, StoreError> {
+        tracing::warn!("a COMMIT was not answered: looking for what became of it");
+        let until = Instant::now() + COMMIT_LIMIT;
+        let mut pause = Duration::from_millis(20);
+        while Instant::now() < until {
+            match limited(self.last_batch(committer)).await {
+                Ok(batch) => return Ok(batch == Some(committer.batch)),
+                Err(error) => tracing::debug!(%error, "what became of a COMMIT is still unknown"),
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(1));
+        }
+        Err(StoreError::TimedOut(COMMIT_LIMIT))
+    }
+
+    async fn last_batch(&self, committer: &Committer) -> Result<Option<i64>, StoreError> {
+        let mut connected = self.connections.connector().connect().await?;
+        let connection = &mut connected.connection;
+        begin(connection).await?;
+        let sql = "SELECT batch FROM batches WHERE node = ? FOR UPDATE";
+        let found = sqlx::query_scalar(sql).bind(committer.node).fetch_optional(&mut *connection).await;
+        let found = found.map_err(StoreError::Database);
+        if matches!(found, Err(ref error) if super::connection::number(error) == Some(1205)) {
+            // The server has not noticed that nobody is there any more.
+            kill(connection, committer.last_id).await;
+        }
+        rollback(connection).await?;
+        hang_up(connected.connection).await;
+        found
+    }
+}
+
+impl Operation {
+    /// The channel that has to have a row for this.
+    fn channel_to_make(&self) -> Option<&ChannelName> {
+        match self {
+            Self::Append(append) if append.retain => Some(&append.channel),
+            Self::Subscribe { channel, .. } => Some(channel),
+            _ => None,
+        }
+    }
+}
+
+/// It is known now, so it is no time-out: that would mean that nobody knows.
+fn not_committed(error: StoreError) -> StoreError {
+    match error {
+        StoreError::TimedOut(_) => {
+            StoreError::Database(std::io::Error::from(std::io::ErrorKind::TimedOut).into())
+        }
+        error => error,
+    }
+}
+
+/// Takes the database for this connection alone again, also from the ghost of the last one.
+async fn get_lock_back(
+    connection: &mut MySqlConnection,
+    locks: &Locks,
+    last_id: u64,
+) -> Result<(), StoreError> {
+    for _ in 0..50 {
+        if locks.take_all(connection).await? {
+            return Ok(());
+        }
+        if locks.owner(connection).await?.is_some_and(|owner| owner != last_id) {
+            break;
+        }
+        kill(connection, last_id).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Err(StoreError::InUse { path: "the database".to_owned() })
+}
+
+/// Ends another connection of ours, if it is still there.
+async fn kill(connection: &mut MySqlConnection, id: u64) {
+    let killed = connection.execute(AssertSqlSafe(format!("KILL {id}"))).await;
+    if let Err(error) = killed {
+        tracing::debug!(%error, id, "a lost connection could not be ended");
+    }
+}
+
+async fn look_up(
+    connection: &mut MySqlConnection,
+    committer: &mut Committer,
+    names: &[&ChannelName],
+) -> Result<(), StoreError> {
+    for row in KEYS.fetch(connection, names, add_channel).await? {
+        committer.remember(&rows::channel(&row, 0)?, rows::key(&row, 1)?);
+    }
+    Ok(())
+}
+
+fn add_channel(values: &mut MySqlArguments, name: &&ChannelName) -> Result<(), sqlx::error::BoxDynError> {
+    rows::add_name(values, name.as_str())
+}
+
+/// Puts into `plan` the rows it needs beside the channels.
+async fn load<'b>(
+    connection: &mut MySqlConnection,
+    plan: &mut Plan<'b>,
+    batch: &'b [Operation],
+) -> Result<(), StoreError> {
+    let pairs = plan.subscriptions_to_load(batch);
+    for (key, client, cursor) in cursors::lock(connection, &pairs).await? {
+        if let Ok(index) = pairs.binary_search(&(key, &client)) {
+            plan.put_subscription(key, pairs[index].1, cursor);
+        }
+    }
+    let keys = plan.retained_to_load(batch);
+    for row in RETAINED.fetch(connection, &keys, rows::add_key).await? {
+        let (sender, data) = (rows::sender(&row, 1)?, rows::data(&row, 2)?);
+        plan.put_retained(rows::key(&row, 0)?, Retained { sender, data });
+    }
+    Ok(())
+}
+
+/// Writes what is different.
+async fn write(connected: &mut Connected, plan: &Plan<'_>) -> Result<(), StoreError> {
+    write_messages(connected, plan.messages()).await?;
+    let changed = plan.changed();
+    let change = CHANGE_CHANNELS.execute(&mut connected.connection, &changed, |values, channel| {
+        values.add(channel.key.map(|key| key.0))?;
+        rows::add_seq(values, channel.last)?;
+        values.add(i64::try_from(channel.persistent)?)
+    });
+    change.await?;
+    write_subscriptions(&mut connected.connection, plan).await?;
+    write_retained(connected, plan).await
+}
+
+async fn write_messages(connected: &mut Connected, mut messages: &[Logged<'_>]) -> Result<(), StoreError> {
+    let now = millis(SystemTime::now());
+    while !messages.is_empty() {
+        let bytes = messages.iter().map(|message| message.append.data.len());
+        let (some, others) = messages.split_at(fitting(connected.max_packet, bytes));
+        let log = LOG.execute(&mut connected.connection, some, |values, message| {
+            rows::add_key(values, &message.key)?;
+            rows::add_seq(values, message.seq)?;
+            values.add(now)?;
+            rows::add_sender(values, message.append.sender.as_ref())?;
+            values.add(&message.append.data[..])
+        });
+        log.await?;
+        messages = others;
+    }
+    Ok(())
+}
+
+async fn write_subscriptions(connection: &mut MySqlConnection, plan: &Plan<'_>) -> Result<(), StoreError> {
+    let (mut gone, mut new) = (plan.unsubscribed(), plan.subscribed());
+    if gone.is_empty() && new.is_empty() {
+        return Ok(());
+    }
+    gone.sort_unstable();
+    new.sort_unstable_by_key(|&(key, client, _)| (key, client));
+    let unsubscribe = UNSUBSCRIBE.execute(connection, &gone, |values, (key, client)| {
+        rows::add_key(values, key)?;
+        rows::add_name(values, client.as_str())
+    });
+    unsubscribe.await?;
+    let subscribe = SUBSCRIBE.execute(connection, &new, |values, (key, client, cursor)| {
+        rows::add_key(values, key)?;
+        rows::add_name(values, client.as_str())?;
+        rows::add_seq(values, cursor.acked)
+    });
+    subscribe.await?;
+
+    // All of them are locked before any is looked at: another node may be adding what is counted here.
+    let mut gone: Vec<&ClientId> = gone.iter().map(|&(_, client)| client).collect();
+    let mut clients: Vec<&ClientId> = new.iter().map(|&(_, client, _)| client).collect();
+    clients.extend(&gone);
+    for list in [&mut gone, &mut clients] {
+        list.sort_unstable();
+        list.dedup();
+    }
+    let now = millis(SystemTime::now());
+    let lock = LOCK_CLIENTS.execute(connection, &clients, |values, client| {
+        rows::add_name(values, client.as_str())?;
+        values.add(now)
+    });
+    lock.await?;
+    FORGET_CLIENTS
+        .execute(connection, &gone, |values, client| rows::add_name(values, client.as_str()))
+        .await?;
+    Ok(())
+}
+
+async fn write_retained(connected: &mut Connected, plan: &Plan<'_>) -> Result<(), StoreError> {
+    let (all, cleared) = (plan.retained(), plan.cleared());
+    let mut retained = &all[..];
+    while !retained.is_empty() {
+        let bytes = retained.iter().map(|(_, _, retained)| retained.data.len());
+        let (some, others) = retained.split_at(fitting(connected.max_packet, bytes));
+        let retain = RETAIN.execute(&mut connected.connection, some, |values, (key, _, retained)| {
+            rows::add_key(values, key)?;
+            rows::add_sender(values, retained.sender.as_ref())?;
+            values.add(&retained.data[..])
+        });
+        retain.await?;
+        retained = others;
+    }
+    CLEAR.execute(&mut connected.connection, &cleared, |values, (key, _)| rows::add_key(values, key)).await?;
+    Ok(())
+}
+
+/// How many payloads go into one packet: one at least.
+fn fitting(max_packet: usize, payloads: impl Iterator<Item = usize>) -> usize {
+    let mut bytes = 16 << 10; // the statement itself is known to the server
+    let fits = payloads.take_while(|payload| {
+        bytes += payload + BESIDE_PAYLOAD;
+        bytes <= max_packet
+    });
+    fits.count().max(1)
+}
+
+/// Leaves word of this batch, in its own transaction.
+async fn note_batch(connection: &mut MySqlConnection, node: i64, batch: i64) -> Result<(), StoreError> {
+    let sql = "INSERT INTO batches (node, batch, committed_at) VALUES (?, ?, ?) \
+        ON DUPLICATE KEY UPDATE batch = VALUES(batch), committed_at = VALUES(committed_at)";
+    let now = millis(SystemTime::now());
+    sqlx::query(sql).bind(node).bind(batch).bind(now).execute(connection).await?;
+    Ok(())
+}

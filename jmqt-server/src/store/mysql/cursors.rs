@@ -1,0 +1,92 @@
+//! Reading and writing cursors.
+
+use std::sync::LazyLock;
+
+use jmqt_protocol::ClientId;
+use sqlx::Arguments as _;
+use sqlx::Row as _;
+use sqlx::mysql::{MySqlConnection, MySqlRow};
+
+use super::MySqlStore;
+use super::connection::retried;
+use super::rows::{self, MultiRow};
+use crate::store::cursor::{self, CursorRow};
+use crate::store::limits::limited;
+use crate::store::{ChannelKey, Cursor, CursorUpdate, StoreError};
+
+/// How many cursors one transaction writes: what it locks is not locked for long.
+const CURSORS_AT_A_TIME: usize = 1024;
+
+static CURSORS: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::table(
+        &["SIGNED", "BINARY"],
+        "SELECT s.channel_id, s.client_id, s.acked_seq, s.acked_beyond \
+         FROM ({rows}) AS v STRAIGHT_JOIN subscriptions AS s \
+         ON s.channel_id = v.a AND s.client_id = v.b FOR UPDATE",
+    )
+});
+
+/// Writes greater rows only: see [`CursorRow`].
+static UPDATE_CURSORS: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::table(
+        &["SIGNED", "BINARY", "SIGNED", "BINARY"],
+        "UPDATE ({rows}) AS v STRAIGHT_JOIN subscriptions AS s \
+         ON s.channel_id = v.a AND s.client_id = v.b \
+         SET s.acked_seq = v.c, s.acked_beyond = v.d \
+         WHERE s.acked_seq < v.c OR (s.acked_seq = v.c AND s.acked_beyond < v.d)",
+    )
+});
+
+impl MySqlStore {
+    /// See [`Store::save_cursors`](crate::store::Store::save_cursors). After an error some of the
+    /// cursors may have been written.
+    pub(super) async fn write_cursors(&self, updates: &[CursorUpdate]) -> Result<(), StoreError> {
+        let mut newest = cursor::newest(updates);
+        newest.sort_unstable();
+        for chunk in newest.chunks(CURSORS_AT_A_TIME) {
+            retried(|| self.write_some_cursors(chunk)).await?;
+        }
+        Ok(())
+    }
+
+    async fn write_some_cursors(&self, cursors: &[(ChannelKey, &str, CursorRow)]) -> Result<(), StoreError> {
+        let mut lease = self.connections.lease().await?;
+        let written = limited(async { update(lease.begin().await?, cursors).await }).await;
+        lease.finish(written).await
+    }
+}
+
+/// Writes those that move on. They must be sorted, so that everybody locks them in the same order.
+pub(super) async fn update(
+    connection: &mut MySqlConnection,
+    cursors: &[(ChannelKey, &str, CursorRow)],
+) -> Result<(), StoreError> {
+    let update = UPDATE_CURSORS.execute(connection, cursors, |values, (key, client, cursor)| {
+        rows::add_key(values, key)?;
+        rows::add_name(values, client)?;
+        rows::add_seq(values, cursor.acked)?;
+        values.add(cursor.beyond.as_slice())
+    });
+    update.await?;
+    Ok(())
+}
+
+/// Locks and reads the cursors of these subscriptions, as far as they exist. They must be sorted.
+pub(super) async fn lock(
+    connection: &mut MySqlConnection,
+    subscriptions: &[(ChannelKey, &ClientId)],
+) -> Result<Vec<(ChannelKey, ClientId, Cursor)>, StoreError> {
+    let found = CURSORS.fetch(connection, subscriptions, |values, (key, client)| {
+        rows::add_key(values, key)?;
+        rows::add_name(values, client.as_str())
+    });
+    let cursor = |row| Ok((rows::key(row, 0)?, rows::client(row, 1)?, read(row, 2)?));
+    let mut found: Vec<_> = found.await?.iter().map(cursor).collect::<Result<_, StoreError>>()?;
+    found.dedup_by(|a, b| (a.0, &a.1) == (b.0, &b.1)); // those that were repeated come one after another
+    Ok(found)
+}
+
+/// Reads a cursor from two columns that follow each other.
+pub(super) fn read(row: &MySqlRow, column: usize) -> Result<Cursor, StoreError> {
+    cursor::parse(rows::seq(row, column)?, row.try_get(column + 1)?)
+}

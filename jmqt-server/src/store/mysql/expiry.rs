@@ -1,0 +1,213 @@
+//! Clients that did not come back in time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::LazyLock;
+use std::time::{Instant, SystemTime};
+
+use jmqt_protocol::ClientId;
+use sqlx::Arguments as _;
+use sqlx::mysql::MySqlConnection;
+
+use super::MySqlStore;
+use super::cluster::lock_generations;
+use super::connection::retried;
+use super::rows::{self, MultiRow};
+use crate::store::limits::{TIME_LIMIT, limited};
+use crate::store::time::millis;
+use crate::store::{ChannelKey, Expired, IsAway, StoreError};
+
+/// How many clients go in one transaction: what it locks is not locked for long.
+const CLIENTS_AT_A_TIME: usize = 16;
+
+static SUBSCRIPTIONS: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::list(
+        "SELECT client_id, channel_id FROM subscriptions FORCE INDEX (subscriptions_by_client) \
+         WHERE client_id IN ({rows})",
+    )
+});
+static LOCK_CHANNELS: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::list(
+        "SELECT id FROM channels FORCE INDEX (PRIMARY) WHERE id IN ({rows}) ORDER BY id FOR UPDATE",
+    )
+});
+static LOCK_CLIENTS: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::table(
+        &["BINARY"],
+        "SELECT c.client_id, c.last_seen FROM ({rows}) AS v \
+         STRAIGHT_JOIN clients AS c ON c.client_id = v.a FOR UPDATE",
+    )
+});
+static WITH_SESSIONS: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::list("SELECT client_id FROM sessions FORCE INDEX (PRIMARY) WHERE client_id IN ({rows})")
+});
+static LEAVE_CHANNELS: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::table(
+        &["SIGNED", "SIGNED"],
+        "UPDATE ({rows}) AS v STRAIGHT_JOIN channels AS c ON c.id = v.a \
+         SET c.persistent_count = GREATEST(0, c.persistent_count - v.b)",
+    )
+});
+static FORGET_SUBSCRIPTIONS: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::table(
+        &["SIGNED", "BINARY"],
+        "DELETE s FROM ({rows}) AS v STRAIGHT_JOIN subscriptions AS s \
+         ON s.channel_id = v.a AND s.client_id = v.b",
+    )
+});
+static FORGET_CLIENTS: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::table(
+        &["BINARY"],
+        "DELETE c FROM ({rows}) AS v STRAIGHT_JOIN clients AS c ON c.client_id = v.a",
+    )
+});
+
+/// Clients that go, with the channels they leave.
+type Leaving = BTreeMap<ClientId, BTreeSet<ChannelKey>>;
+
+/// Where the search for clients has come to.
+struct Place {
+    last_seen: i64,
+    client: Vec<u8>,
+}
+
+impl MySqlStore {
+    /// See [`Store::expire`](crate::store::Store::expire). Clients go a few at a time: an error after
+    /// some have gone ends it early and is not reported, so that theirs is; the next call meets it
+    /// again.
+    pub(super) async fn expire_clients(
+        &self,
+        before: SystemTime,
+        is_away: &mut IsAway<'_>,
+    ) -> Result<Vec<Expired>, StoreError> {
+        self.check_open()?;
+        let until = Instant::now() + TIME_LIMIT;
+        let before = millis(before);
+        let mut place = Place { last_seen: i64::MIN, client: Vec::new() };
+        let mut expired = Vec::new();
+        while Instant::now() < until {
+            let some = match retried(|| self.silent_clients(before, &place)).await {
+                Err(error) if expired.is_empty() => return Err(error),
+                Err(_) => break,
+                Ok(some) => some,
+            };
+            let Some((last, last_seen)) = some.last() else { break };
+            place = Place { last_seen: *last_seen, client: last.as_str().as_bytes().to_vec() };
+            // Each is asked about once, however often the transaction has to be repeated.
+            let mut away: Vec<_> = some.into_iter().map(|(client, _)| client).collect();
+            away.retain(|client| is_away(client));
+            away.sort_unstable();
+            if away.is_empty() {
+                continue;
+            }
+            match self.expire_some(&away, before).await {
+                Err(error) if expired.is_empty() => return Err(error),
+                Err(_) => break,
+                Ok(some) => expired.extend(some),
+            }
+        }
+        Ok(expired)
+    }
+
+    /// The next clients that have no session, with the times they were seen.
+    async fn silent_clients(&self, before: i64, place: &Place) -> Result<Vec<(ClientId, i64)>, StoreError> {
+        let sql = "SELECT c.client_id, c.last_seen FROM clients AS c \
+            WHERE c.last_seen < ? AND c.last_seen >= ? AND (c.last_seen > ? OR c.client_id > ?) \
+            AND NOT EXISTS (SELECT 1 FROM sessions AS s WHERE s.client_id = c.client_id) \
+            ORDER BY c.last_seen, c.client_id LIMIT ?";
+        let mut lease = self.connections.lease().await?;
+        let found = limited(async {
+            let query = sqlx::query(sql).bind(before).bind(place.last_seen).bind(place.last_seen);
+            let query = query.bind(&place.client[..]).bind(CLIENTS_AT_A_TIME as i64);
+            Ok(query.fetch_all(lease.connection()?).await?)
+        });
+        let found = found.await;
+        let found = lease.done(found)?;
+        found.iter().map(|row| Ok((rows::client(row, 0)?, sqlx::Row::try_get(row, 1)?))).collect()
+    }
+
+    async fn expire_some(&self, away: &[ClientId], before: i64) -> Result<Vec<Expired>, StoreError> {
+        let leaving = retried(|| async {
+            let mut lease = self.connections.lease().await?;
+            let leaving = limited(async { expire(lease.begin().await?, away, before).await }).await;
+            lease.finish(leaving).await
+        });
+        let leaving = leaving.await?;
+        self.to_trim.extend(leaving.values().flatten().copied());
+        let expired =
+            |(client, channels): (_, BTreeSet<_>)| Expired { client, subscriptions: channels.len() as u64 };
+        Ok(leaving.into_iter().map(expired).collect())
+    }
+}
+
+/// Removes those of the clients that are still as they were, once nothing can change that any more. Whoever
+/// enters a session from here on will find that the client has no subscriptions.
+async fn expire(
+    connection: &mut MySqlConnection,
+    away: &[ClientId],
+    before: i64,
+) -> Result<Leaving, StoreError> {
+    lock_generations(connection).await?;
+    let channels: BTreeSet<_> = subscriptions(connection, away).await?.into_values().flatten().collect();
+    let channels: Vec<_> = channels.into_iter().collect();
+    LOCK_CHANNELS.fetch(connection, &channels, rows::add_key).await?;
+    let mut silent = BTreeSet::new();
+    for row in LOCK_CLIENTS.fetch(connection, away, add_client).await? {
+        if sqlx::Row::try_get::<i64, _>(&row, 1)? < before {
+            silent.insert(rows::client(&row, 0)?);
+        }
+    }
+    for row in WITH_SESSIONS.fetch(connection, away, add_client).await? {
+        silent.remove(&rows::client(&row, 0)?);
+    }
+    let mut leaving = subscriptions(connection, away).await?;
+    // One with a subscription that came meanwhile is not as silent as it seemed.
+    let is_locked = |key: &ChannelKey| channels.binary_search(key).is_ok();
+    silent.retain(|client| leaving.get(client).is_none_or(|channels| channels.iter().all(is_locked)));
+    leaving.retain(|client, _| silent.contains(client));
+    for client in silent {
+        leaving.entry(client).or_default();
+    }
+    remove(connection, &leaving).await?;
+    Ok(leaving)
+}
+
+async fn subscriptions(connection: &mut MySqlConnection, of: &[ClientId]) -> Result<Leaving, StoreError> {
+    let mut found = Leaving::new();
+    for row in SUBSCRIPTIONS.fetch(connection, of, add_client).await? {
+        found.entry(rows::client(&row, 0)?).or_default().insert(rows::key(&row, 1)?);
+    }
+    Ok(found)
+}
+
+async fn remove(connection: &mut MySqlConnection, leaving: &Leaving) -> Result<(), StoreError> {
+    let mut counts: BTreeMap<ChannelKey, i64> = BTreeMap::new();
+    let mut pairs = Vec::new();
+    for (client, channels) in leaving {
+        for key in channels {
+            *counts.entry(*key).or_default() += 1;
+            pairs.push((*key, client));
+        }
+    }
+    pairs.sort_unstable();
+    let counts: Vec<_> = counts.into_iter().collect();
+    let leave = LEAVE_CHANNELS.execute(connection, &counts, |values, (key, clients)| {
+        rows::add_key(values, key)?;
+        values.add(*clients)
+    });
+    leave.await?;
+    let forget = FORGET_SUBSCRIPTIONS.execute(connection, &pairs, |values, (key, client)| {
+        rows::add_key(values, key)?;
+        rows::add_name(values, client.as_str())
+    });
+    forget.await?;
+    let clients: Vec<_> = leaving.keys().cloned().collect();
+    FORGET_CLIENTS.execute(connection, &clients, add_client).await?;
+    Ok(())
+}
+
+fn add_client(
+    values: &mut sqlx::mysql::MySqlArguments,
+    client: &ClientId,
+) -> Result<(), sqlx::error::BoxDynError> {
+    rows::add_name(values, client.as_str())
+}

@@ -1,0 +1,241 @@
+//! From options to a store: connections, locks, schema, and what is kept in memory.
+
+use std::sync::atomic::AtomicBool;
+use std::time::SystemTime;
+
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
+use sqlx::mysql::MySqlConnection;
+use sqlx::{Executor as _, SqlSafeStr as _};
+use tokio::sync::Mutex;
+
+use super::commit::Committer;
+use super::connection::{Connected, Connections, Connector, number};
+use super::presence::{KEPT_FOR, Locks, Presence};
+use super::trim::ToTrim;
+use super::{MySqlOptions, MySqlStore};
+use crate::store::limits::{COMMIT_LIMIT, limited};
+use crate::store::names::NameSet;
+use crate::store::time::millis;
+use crate::store::{Epoch, StoreError};
+
+/// The steps from nothing to the schema of this version, in order. A step that was released never changes.
+/// Each can be run again after it was interrupted.
+const MIGRATIONS: [(i64, &str, &str); 1] = [(1, "tables", include_str!("../migrations/0001_mysql.sql"))];
+
+/// What a packet has beside the payload: names, numbers, and the statement around them.
+const BESIDE_PAYLOAD: usize = 64 << 10;
+
+/// Packets that hold names and cursors only are no larger than this.
+const SMALLEST_PACKET: usize = 1 << 20;
+
+pub(super) async fn open(options: MySqlOptions) -> Result<MySqlStore, StoreError> {
+    let opened = tokio::time::timeout(COMMIT_LIMIT, open_in_time(&options)).await;
+    opened.unwrap_or(Err(StoreError::TimedOut(COMMIT_LIMIT)))
+}
+
+async fn open_in_time(options: &MySqlOptions) -> Result<MySqlStore, StoreError> {
+    let connector = Connector::new(options);
+    let connected = connector.connect_for(KEPT_FOR).await;
+    let mut connected = connected.map_err(|error| cannot_connect(options, error))?;
+    check_server(options, &mut connected).await?;
+
+    let connection = &mut connected.connection;
+    let locks = Locks::of_database(connection).await?;
+    limited(locks.wait_at_door(connection)).await?;
+    let presence = enter(options, &connector, &locks, connection).await?;
+    migrate(options, connection).await?;
+    let epoch = set_up_meta(connection).await?;
+    let node = add_node(connection).await?;
+    let retained = match options.shared {
+        true => None,
+        false => Some(retained(connection).await?),
+    };
+    locks.pass(connection).await?;
+
+    let committer = match options.shared {
+        // One that the server does not keep for long: what it has locked is in the way of others.
+        true => Committer::shared(connector.connect().await?, node),
+        false => Committer::alone(connected, node, locks),
+    };
+    Ok(MySqlStore {
+        epoch,
+        connections: Connections::new(connector, options.pool_size.saturating_sub(2).max(1)),
+        committer: Mutex::new(committer),
+        presence: Mutex::new(presence),
+        retained,
+        to_trim: ToTrim::default(),
+        closed: AtomicBool::new(false),
+    })
+}
+
+fn place(options: &MySqlOptions) -> String {
+    format!("the database {} on {}:{}", options.database, options.host, options.port)
+}
+
+fn cannot_open(
+    options: &MySqlOptions,
+    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> StoreError {
+    StoreError::Open { path: place(options), source: source.into() }
+}
+
+/// Says what to do about it, where that is known.
+fn cannot_connect(options: &MySqlOptions, error: StoreError) -> StoreError {
+    let (database, user) = (&options.database, &options.user);
+    let advice = match (number(&error), &error) {
+        (Some(1049), _) => format!(
+            "; make it with: CREATE DATABASE `{database}` CHARACTER SET utf8mb4; \
+             GRANT ALTER, CREATE, DELETE, DROP, INDEX, INSERT, SELECT, UPDATE ON `{database}`.* TO '{user}'@'%'"
+        ),
+        (Some(1044 | 1142), _) => format!(
+            "; allow it with: GRANT ALTER, CREATE, DELETE, DROP, INDEX, INSERT, SELECT, UPDATE \
+             ON `{database}`.* TO '{user}'@'%'"
+        ),
+        (_, StoreError::Database(sqlx::Error::Configuration(_))) => {
+            "; MySQL takes this user's password over an encrypted connection only".to_owned()
+        }
+        _ => String::new(),
+    };
+    cannot_open(options, format!("{error}{advice}"))
+}
+
+/// Whether the server can do what is needed.
+async fn check_server(options: &MySqlOptions, connected: &mut Connected) -> Result<(), StoreError> {
+    let needed = (options.largest_payload + BESIDE_PAYLOAD).max(SMALLEST_PACKET);
+    if connected.max_packet < needed {
+        let reason = format!(
+            "the server takes packets of up to {} bytes, and MAX_PACKET_BYTES needs {needed}: \
+             raise its variable max_allowed_packet, or lower MAX_PACKET_BYTES",
+            connected.max_packet
+        );
+        return Err(cannot_open(options, reason));
+    }
+    let sql = "SELECT CAST(VERSION() AS BINARY), CAST(@@innodb_flush_log_at_trx_commit AS SIGNED)";
+    let (version, flush): (Vec<u8>, i64) = sqlx::query_as(sql).fetch_one(&mut connected.connection).await?;
+    let version = String::from_utf8_lossy(&version);
+    if !is_new_enough(&version) {
+        let reason = format!("the server is {version}; needed is MySQL 8.0 or MariaDB 10.6, or later");
+        return Err(cannot_open(options, reason));
+    }
+    if flush != 1 {
+        tracing::warn!(
+            innodb_flush_log_at_trx_commit = flush,
+            "the database does not write every commit to disk: a power failure may undo the last ones"
+        );
+    }
+    Ok(())
+}
+
+fn is_new_enough(version: &str) -> bool {
+    let mut numbers = version.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse().unwrap_or(0));
+    let (major, minor): (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    let needed = if version.to_ascii_lowercase().contains("mariadb") { (10, 6) } else { (8, 0) };
+    (major, minor) >= needed
+}
+
+/// Comes in, if those who have the database open allow it.
+async fn enter(
+    options: &MySqlOptions,
+    connector: &Connector,
+    locks: &Locks,
+    connection: &mut MySqlConnection,
+) -> Result<Presence, StoreError> {
+    let in_use = || StoreError::InUse { path: place(options) };
+    if options.shared {
+        if !locks.is_nobodys(connection).await? {
+            return Err(in_use());
+        }
+        return Presence::take_seat(connector, locks).await;
+    }
+    if locks.is_shared(connection).await? || !locks.take_all(connection).await? {
+        return Err(in_use());
+    }
+    Ok(Presence::default())
+}
+
+/// Runs the steps that are missing. Nobody else does at the same time: the caller is at the door. (The lock
+/// that `Migrator` knows waits for ever, which MariaDB does not do.)
+async fn migrate(options: &MySqlOptions, connection: &mut MySqlConnection) -> Result<(), StoreError> {
+    let step = |(version, name, sql): (i64, &'static str, &'static str)| {
+        Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+    };
+    let newest = MIGRATIONS[MIGRATIONS.len() - 1].0;
+    let mut migrator = Migrator::with_migrations(MIGRATIONS.map(step).into());
+    migrator.set_locking(false);
+    forget_interrupted(connection, newest).await?;
+    match migrator.run_direct(None, connection, false).await {
+        Err(MigrateError::VersionMissing(version) | MigrateError::Dirty(version)) => {
+            let reason = format!(
+                "it was written by a newer version of this program \
+                 (schema {version}; this one knows schemas up to {newest})"
+            );
+            Err(cannot_open(options, reason))
+        }
+        result => Ok(result?),
+    }
+}
+
+/// MySQL cannot undo half a step, so a step that was interrupted is run again.
+async fn forget_interrupted(connection: &mut MySqlConnection, newest: i64) -> Result<(), StoreError> {
+    let sql = "DELETE FROM _sqlx_migrations WHERE success = FALSE AND version <= ?";
+    match sqlx::query(sql).bind(newest).execute(connection).await {
+        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42S02") => Ok(()), // no such table
+        result => Ok(result.map(drop)?),
+    }
+}
+
+/// Reads the epoch; makes it, and the counter of generations, if the database is new.
+async fn set_up_meta(connection: &mut MySqlConnection) -> Result<Epoch, StoreError> {
+    sqlx::query("INSERT IGNORE INTO meta (name, value) VALUES ('epoch', ?), ('generation', 0)")
+        .bind(i64::from(random(getrandom::u32())?))
+        .execute(&mut *connection)
+        .await?;
+    // Sessions of a node that was alone got their generations from that node.
+    let raise = "UPDATE meta SET value = GREATEST(value, \
+        (SELECT COALESCE(MAX(generation), 0) FROM sessions)) WHERE name = 'generation'";
+    connection.execute(raise).await?;
+    let epoch: i64 =
+        sqlx::query_scalar("SELECT value FROM meta WHERE name = 'epoch'").fetch_one(connection).await?;
+    Ok(Epoch(u32::try_from(epoch).map_err(|_| StoreError::Corrupt { what: "epoch" })?))
+}
+
+/// Makes up a number for this store, and its row.
+async fn add_node(connection: &mut MySqlConnection) -> Result<i64, StoreError> {
+    let node = random(getrandom::u64())?.cast_signed();
+    sqlx::query("INSERT INTO batches (node, batch, committed_at) VALUES (?, 0, ?)")
+        .bind(node)
+        .bind(millis(SystemTime::now()))
+        .execute(connection)
+        .await?;
+    Ok(node)
+}
+
+fn random<T>(number: Result<T, getrandom::Error>) -> Result<T, StoreError> {
+    number.map_err(|error| StoreError::Open {
+        path: "the system's random numbers".to_owned(),
+        source: error.into(),
+    })
+}
+
+async fn retained(connection: &mut MySqlConnection) -> Result<NameSet, StoreError> {
+    let set = NameSet::default();
+    let sql = "SELECT c.name FROM retained AS r JOIN channels AS c ON c.id = r.channel_id";
+    let names: Vec<Vec<u8>> = sqlx::query_scalar(sql).fetch_all(connection).await?;
+    names.iter().for_each(|name| set.insert(&String::from_utf8_lossy(name)));
+    Ok(set)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_servers_are_told_from_new_ones() {
+        for version in ["8.0.36", "8.4.0", "9.1.0-log", "10.6.16-MariaDB", "11.4.2-MariaDB-ubu2404"] {
+            assert!(is_new_enough(version), "{version}");
+        }
+        for version in ["5.7.44", "10.5.23-MariaDB", "5.5.5-10.3.1-MariaDB", ""] {
+            assert!(!is_new_enough(version), "{version}");
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! Who has a database open, as the server's named locks tell it.
+//!
+//! A store that wants the database for itself holds the lock `only`, on the connection that commits. A shared
+//! one holds one of the locks `seat 0` to `seat 63`, on a connection that does nothing else. Who opens a
+//! database looks at both, while it holds the lock `door`.
+
+use std::time::{Duration, Instant};
+
+use sqlx::AssertSqlSafe;
+use sqlx::mysql::MySqlConnection;
+
+use super::connection::{Connected, Connector, hang_up};
+use crate::store::StoreError;
+
+/// How many shared stores can be seen.
+const SEATS: usize = 64;
+
+/// How long the server keeps a connection that holds a lock and says nothing.
+pub(super) const KEPT_FOR: Duration = Duration::from_secs(365 * 86_400);
+
+/// How long a database that is in use may still become free: the server needs a moment to see that a
+/// process has died.
+const FREE_WITHIN_SECONDS: i64 = 2;
+
+/// How long somebody else may be at the door.
+const DOOR_SECONDS: i64 = 8;
+
+/// The locks of one database, by the names the server knows them by.
+#[derive(Debug, Clone)]
+pub(super) struct Locks {
+    prefix: String,
+}
+
+impl Locks {
+    /// Names of locks are the server's, not the database's, and short.
+    pub(super) async fn of_database(connection: &mut MySqlConnection) -> Result<Self, StoreError> {
+        let sql = "SELECT CAST(SHA1(DATABASE()) AS BINARY)";
+        let hash: Vec<u8> = sqlx::query_scalar(sql).fetch_one(connection).await?;
+        Ok(Self { prefix: format!("jmqt {}", String::from_utf8_lossy(&hash)) })
+    }
+
+    fn door(&self) -> String {
+        format!("{} door", self.prefix)
+    }
+
+    fn only(&self) -> String {
+        format!("{} only", self.prefix)
+    }
+
+    fn seat(&self, number: usize) -> String {
+        format!("{} seat {number}", self.prefix)
+    }
+
+    /// Keeps everybody else at the door, until [`pass`](Self::pass) or the end of the connection.
+    pub(super) async fn wait_at_door(&self, connection: &mut MySqlConnection) -> Result<(), StoreError> {
+        if lock(connection, &self.door(), DOOR_SECONDS).await? {
+            return Ok(());
+        }
+        Err(StoreError::TimedOut(Duration::from_secs(DOOR_SECONDS.unsigned_abs())))
+    }
+
+    /// Lets the next one come to the door.
+    pub(super) async fn pass(&self, connection: &mut MySqlConnection) -> Result<(), StoreError> {
+        sqlx::query("DO RELEASE_LOCK(?)").bind(self.door()).execute(connection).await?;
+        Ok(())
+    }
+
+    /// Takes the database for this connection alone; `false` if somebody else has.
+    pub(super) async fn take_all(&self, connection: &mut MySqlConnection) -> Result<bool, StoreError> {
+        lock(connection, &self.only(), FREE_WITHIN_SECONDS).await
+    }
+
+    /// Whether nobody has the database for itself alone. Only to be asked at the door: nobody may come to
+    /// have it meanwhile.
+    pub(super) async fn is_nobodys(&self, connection: &mut MySqlConnection) -> Result<bool, StoreError> {
+        let is_free = self.take_all(connection).await?;
+        if is_free {
+            sqlx::query("DO RELEASE_LOCK(?)").bind(self.only()).execute(connection).await?;
+        }
+        Ok(is_free)
+    }
+
+    /// The connection that has the database for itself alone.
+    pub(super) async fn owner(&self, connection: &mut MySqlConnection) -> Result<Option<u64>, StoreError> {
+        let sql = "SELECT CAST(IS_USED_LOCK(?) AS UNSIGNED)";
+        Ok(sqlx::query_scalar(sql).bind(self.only()).fetch_one(connection).await?)
+    }
+
+    /// Whether any shared store is seen, and goes on being seen.
+    pub(super) async fn is_shared(&self, connection: &mut MySqlConnection) -> Result<bool, StoreError> {
+        let until = Instant::now() + Duration::from_secs(FREE_WITHIN_SECONDS.unsigned_abs());
+        while self.is_seat_taken(connection).await? {
+            if Instant::now() > until {
+                return Ok(true);
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(false)
+    }
+
+    async fn is_seat_taken(&self, connection: &mut MySqlConnection) -> Result<bool, StoreError> {
+        let seats: Vec<_> =
+            (0..SEATS).map(|number| format!("IS_USED_LOCK('{}')", self.seat(number))).collect();
+        let sql = format!("SELECT CAST(COALESCE({}) AS UNSIGNED)", seats.join(", "));
+        let taken: Option<u64> = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(connection).await?;
+        Ok(taken.is_some())
+    }
+}
+
+async fn lock(connection: &mut MySqlConnection, name: &str, seconds: i64) -> Result<bool, StoreError> {
+    let sql = "SELECT CAST(GET_LOCK(?, ?) AS SIGNED)";
+    let locked: Option<i64> = sqlx::query_scalar(sql).bind(name).bind(seconds).fetch_one(connection).await?;
+    Ok(locked == Some(1))
+}
+
+/// The seat of a shared store.
+#[derive(Debug, Default)]
+pub(super) struct Presence {
+    connection: Option<Connected>,
+}
+
+impl Presence {
+    /// Takes a seat, if one is free.
+    pub(super) async fn take_seat(connector: &Connector, locks: &Locks) -> Result<Self, StoreError> {
+        let mut connected = connector.connect_for(KEPT_FOR).await?;
+        for number in 0..SEATS {
+            if lock(&mut connected.connection, &locks.seat(number), 0).await? {
+                return Ok(Self { connection: Some(connected) });
+            }
+        }
+        tracing::warn!("{SEATS} others share the database: this node is not seen by one that wants it alone");
+        hang_up(connected.connection).await;
+        Ok(Self::default())
+    }
+
+    pub(super) async fn leave(&mut self) {
+        if let Some(connected) = self.connection.take() {
+            hang_up(connected.connection).await;
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! What nobody has to read any more.
+
+use std::collections::BTreeSet;
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use sqlx::Row as _;
+use sqlx::mysql::MySqlConnection;
+
+use super::MySqlStore;
+use super::connection::retried;
+use super::rows::{self, MultiRow};
+use crate::store::limits::{TIME_LIMIT, limited};
+use crate::store::time::millis;
+use crate::store::{ChannelKey, Seq, StoreError};
+
+/// How many messages the first statement of a turn deletes. They may be large, so it begins with few.
+const FEWEST_AT_A_TIME: u64 = 32;
+
+/// How many messages one statement deletes at most.
+const MOST_AT_A_TIME: u64 = 2048;
+
+/// How long one transaction goes on deleting.
+const DELETING_TURN: Duration = Duration::from_millis(50);
+
+/// How many channels are looked at in one turn.
+const CHANNELS_AT_A_TIME: usize = 64;
+
+/// How many channels are looked through at a time for what others have left behind.
+const SEARCHED: i64 = 1024;
+
+/// How long after one search the next one begins.
+const SEARCH_EVERY: Duration = Duration::from_secs(600);
+
+/// Rows of stores that have not committed for so long are deleted: a week.
+const NODE_GONE_MILLIS: i64 = 7 * 86_400_000;
+
+/// Where a log begins, how far every cursor is, and whether the channel may be forgotten.
+static LOGS: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::list(
+        "SELECT id, (SELECT MIN(seq) FROM messages AS m WHERE m.channel_id = c.id), \
+         COALESCE((SELECT MIN(acked_seq) FROM subscriptions AS s WHERE s.channel_id = c.id), last_seq), \
+         CAST(persistent_count = 0 AND NOT EXISTS (SELECT 1 FROM retained AS r WHERE r.channel_id = c.id) \
+         AS SIGNED) FROM channels AS c WHERE id IN ({rows})",
+    )
+});
+/// The hint keeps small tables from being read, and locked, as a whole.
+static DELETE: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::new(
+        "(channel_id = ? AND seq BETWEEN ? AND ?)",
+        " OR ",
+        "DELETE m FROM messages AS m FORCE INDEX (PRIMARY) WHERE {rows}",
+    )
+});
+static LOCK_CHANNELS: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::list(
+        "SELECT id FROM channels FORCE INDEX (PRIMARY) WHERE id IN ({rows}) ORDER BY id FOR UPDATE",
+    )
+});
+/// Deletes those of the channels that have nothing left.
+static FORGET_CHANNELS: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::table(
+        &["SIGNED"],
+        "DELETE c FROM ({rows}) AS v STRAIGHT_JOIN channels AS c ON c.id = v.a \
+         WHERE c.persistent_count = 0 \
+         AND NOT EXISTS (SELECT 1 FROM messages AS m WHERE m.channel_id = c.id) \
+         AND NOT EXISTS (SELECT 1 FROM retained AS r WHERE r.channel_id = c.id)",
+    )
+});
+
+/// Channels where something may be left to be trimmed.
+#[derive(Debug, Default)]
+pub(super) struct ToTrim {
+    channels: Mutex<BTreeSet<ChannelKey>>,
+    search: Mutex<Search>,
+    /// One at a time: deleting the same twice helps nobody.
+    turn: tokio::sync::Mutex<()>,
+}
+
+/// A look through all channels, some at a time.
+#[derive(Debug, Default)]
+struct Search {
+    after: i64,
+    done: Option<Instant>,
+}
+
+impl ToTrim {
+    pub(super) fn extend(&self, channels: impl IntoIterator<Item = ChannelKey>) {
+        self.lock().extend(channels);
+    }
+
+    fn some(&self) -> Vec<ChannelKey> {
+        self.lock().iter().copied().take(CHANNELS_AT_A_TIME).collect()
+    }
+
+    fn remove(&self, channels: &[ChannelKey]) {
+        let mut all = self.lock();
+        for key in channels {
+            all.remove(key);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<ChannelKey>> {
+        self.channels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn search(&self) -> MutexGuard<'_, Search> {
+        self.search.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Messages of one channel that can go.
+#[derive(Clone, Copy)]
+struct Behind {
+    key: ChannelKey,
+    first: u64,
+    up_to: u64,
+}
+
+/// What one turn did.
+struct Turn {
+    deleted: u64,
+    /// Channels that need no more turns.
+    done: Vec<ChannelKey>,
+    /// Those of them that have nothing left, as it seems.
+    empty: Vec<ChannelKey>,
+}
+
+impl MySqlStore {
+    /// See [`Store::trim`](crate::store::Store::trim). Also trims what subscriptions that ended have
+    /// left behind. Stops when its time is up; the next call goes on.
+    pub(super) async fn trim_channels(&self, channels: &[ChannelKey]) -> Result<u64, StoreError> {
+        self.check_open()?;
+        let until = Instant::now() + TIME_LIMIT;
+        let _turn = limited(async { Ok(self.to_trim.turn.lock().await) }).await?;
+        self.to_trim.extend(channels.iter().copied());
+        self.search_some().await?;
+        let mut deleted = 0;
+        while Instant::now() < until {
+            let keys = self.to_trim.some();
+            if keys.is_empty() {
+                break;
+            }
+            // Taken off the list first, so that what comes onto it meanwhile stays.
+            self.to_trim.remove(&keys);
+            match self.trim_turn(&keys).await {
+                Ok(messages) => deleted += messages,
+                Err(error) => {
+                    self.to_trim.extend(keys);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(deleted)
+    }
+
+    async fn trim_turn(&self, keys: &[ChannelKey]) -> Result<u64, StoreError> {
+        let turn = retried(|| self.delete_turn(keys)).await?;
+        self.to_trim.extend(keys.iter().copied().filter(|key| !turn.done.contains(key)));
+        if !turn.empty.is_empty() {
+            retried(|| self.forget_channels(&turn.empty)).await?;
+        }
+        Ok(turn.deleted)
+    }
+
+    async fn delete_turn(&self, keys: &[ChannelKey]) -> Result<Turn, StoreError> {
+        let mut lease = self.connections.lease().await?;
+        let turn = limited(async { delete_turn(lease.begin().await?, keys).await }).await;
+        lease.finish(turn).await
+    }
+
+    /// Deletes those of the channels that have no subscription, message or retained message left. They are
+    /// locked before that is looked at for good: whoever is about to use one has it locked, or will
+    /// find that it is gone.
+    async fn forget_channels(&self, keys: &[ChannelKey]) -> Result<(), StoreError> {
+        let mut lease = self.connections.lease().await?;
+        let forgotten = limited(async {
+            let connection = lease.begin().await?;
+            LOCK_CHANNELS.fetch(connection, keys, rows::add_key).await?;
+            FORGET_CHANNELS.execute(connection, keys, rows::add_key).await?;
+            Ok(())
+        });
+        let forgotten = forgotten.await;
+        lease.finish(forgotten).await
+    }
+
+    /// Looks through some channels for what this store does not know of: left behind by itself before it was
+    /// opened, or by another that is gone.
+    async fn search_some(&self) -> Result<(), StoreError> {
+        let after = {
+            let search = self.to_trim.search();
+            if search.done.is_some_and(|done| done.elapsed() < SEARCH_EVERY) {
+                return Ok(());
+            }
+            search.after
+        };
+        let (found, last) = retried(|| self.search(after)).await?;
+        self.to_trim.extend(found);
+        let mut search = self.to_trim.search();
+        (search.after, search.done) = match last {
+            Some(last) => (last, None),
+            None => (0, Some(Instant::now())),
+        };
+        Ok(())
+    }
+
+    async fn search(&self, after: i64) -> Result<(Vec<ChannelKey>, Option<i64>), StoreError> {
+        let mut lease = self.connections.lease().await?;
+        let found = limited(async { search(lease.connection()?, after).await }).await;
+        lease.done(found)
+    }
+}
+
+async fn search(
+    connection: &mut MySqlConnection,
+    after: i64,
+) -> Result<(Vec<ChannelKey>, Option<i64>), StoreError> {
+    if after == 0 {
+        let gone = millis(SystemTime::now()).saturating_sub(NODE_GONE_MILLIS);
+        let forget = "DELETE FROM batches WHERE committed_at < ?";
+        sqlx::query(forget).bind(gone).execute(&mut *connection).await?;
+    }
+    let sql = "SELECT id, CAST(\
+        EXISTS (SELECT 1 FROM messages AS m WHERE m.channel_id = c.id AND m.seq <= COALESCE( \
+            (SELECT MIN(acked_seq) FROM subscriptions AS s WHERE s.channel_id = c.id), c.last_seq)) \
+        OR (persistent_count = 0 AND NOT EXISTS (SELECT 1 FROM retained AS r WHERE r.channel_id = c.id)) \
+        AS SIGNED) FROM channels AS c WHERE id > ? ORDER BY id LIMIT ?";
+    let rows = sqlx::query(sql).bind(after).bind(SEARCHED).fetch_all(connection).await?;
+    let mut found = Vec::new();
+    for row in &rows {
+        if row.try_get::<i64, _>(1)? != 0 {
+            found.push(rows::key(row, 0)?);
+        }
+    }
+    let last = rows.last().map(|row| rows::key(row, 0)).transpose()?;
+    Ok((found, last.map(|key| key.0)))
+}
+
+/// Trims some of the channels.
+async fn delete_turn(connection: &mut MySqlConnection, keys: &[ChannelKey]) -> Result<Turn, StoreError> {
+    let (mut logs, empty) = behind_every_cursor(connection, keys).await?;
+    let end_of_turn = Instant::now() + DELETING_TURN;
+    let (mut deleted, mut at_a_time) = (0, FEWEST_AT_A_TIME);
+    while !logs.is_empty() && (deleted == 0 || Instant::now() < end_of_turn) {
+        deleted += delete_some(connection, &mut logs, at_a_time).await?;
+        at_a_time = MOST_AT_A_TIME.min(at_a_time * 2);
+    }
+    let is_done = |key: &ChannelKey| logs.iter().all(|log| log.key != *key);
+    let done: Vec<_> = keys.iter().copied().filter(is_done).collect();
+    let empty = empty.into_iter().filter(is_done).collect();
+    Ok(Turn { deleted, done, empty })
+}
+
+/// The channels that have messages behind every cursor; and those that will have nothing left without them.
+async fn behind_every_cursor(
+    connection: &mut MySqlConnection,
+    keys: &[ChannelKey],
+) -> Result<(Vec<Behind>, Vec<ChannelKey>), StoreError> {
+    let (mut logs, mut empty) = (Vec::new(), BTreeSet::new());
+    let mut seen = BTreeSet::new();
+    for row in LOGS.fetch(connection, keys, rows::add_key).await? {
+        let key = rows::key(&row, 0)?;
+        if !seen.insert(key) {
+            continue;
+        }
+        let first: Option<i64> = row.try_get(1)?;
+        let first = first.and_then(|first| u64::try_from(first).ok()).unwrap_or(u64::MAX);
+        let log = Behind { key, first, up_to: rows::count(&row, 2)? };
+        if log.first <= log.up_to {
+            logs.push(log);
+        }
+        if row.try_get::<i64, _>(3)? != 0 {
+            empty.insert(key);
+        }
+    }
+    logs.sort_unstable_by_key(|log| log.key);
+    Ok((logs, empty.into_iter().collect()))
+}
+
+/// Deletes about so many messages from the beginnings of `logs`, and takes out those that are done.
+async fn delete_some(
+    connection: &mut MySqlConnection,
+    logs: &mut Vec<Behind>,
+    messages: u64,
+) -> Result<u64, StoreError> {
+    let of_each = (messages / logs.len() as u64).max(1);
+    let delete = DELETE.execute(connection, logs, |values, log| {
+        rows::add_key(values, &log.key)?;
+        rows::add_seq(values, Seq(log.first))?;
+        rows::add_seq(values, Seq(log.up_to.min(log.first + of_each - 1)))
+    });
+    let deleted = delete.await?;
+    for log in logs.iter_mut() {
+        log.first += of_each;
+    }
+    logs.retain(|log| log.first <= log.up_to);
+    Ok(deleted)
+}
