@@ -6,6 +6,8 @@
 
 mod error;
 mod keys;
+mod network;
+mod redis;
 mod settings;
 
 use std::ffi::OsString;
@@ -13,8 +15,10 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use crate::bus::{RedisMode, RedisOptions};
 pub use error::{ConfigError, Origin};
 pub use jmqt_log::{LogConfig, LogMode};
+pub use network::{InvalidNetwork, Network};
 use settings::{Settings, SourceText};
 
 use crate::store::Synchronous;
@@ -75,6 +79,17 @@ pub struct Config {
     /// How long a stopping server goes on flushing what is queued. Up to an hour, default
     /// 5 seconds.
     pub drain: Duration,
+    /// How the server reaches the other nodes of its cluster; `None`, the default, for a server that is
+    /// alone. A cluster needs a database that all nodes share.
+    pub redis: Option<RedisOptions>,
+    /// Whether a stopping server closes its sessions one by one, in even steps over `drain`, so that
+    /// their clients do not come to other nodes all at once. Each is served until its turn, and then has
+    /// `drain` to take what is queued for it. For a node of several: a server that is alone has nowhere
+    /// to send its clients, and stops at once. ENABLE_REDIS sets it. Default `false`.
+    pub spread_drain: bool,
+    /// Networks of load balancers. A connection from one of them must begin with a PROXY protocol header,
+    /// version 1 or 2, and comes from the client that this names. Default empty.
+    pub trusted_proxies: Vec<Network>,
     /// What is logged, and where to.
     pub log: LogConfig,
     /// Environment variables that begin with `JMQT_`, are no keys, and resemble none: the
@@ -160,6 +175,7 @@ impl Config {
 
     fn check(settings: Settings) -> Result<Self, ConfigError> {
         refuse_cluster(&settings)?;
+        let redis = redis::redis(&settings)?;
         let max_packet_bytes = settings.size("MAX_PACKET_BYTES", 4 << 20, 1024..=LARGEST_PACKET)?;
         let config = Self {
             bind_address: bind_address(&settings)?,
@@ -190,6 +206,10 @@ impl Config {
             )?)
             .filter(|limit| *limit > 0),
             drain: settings.seconds("DRAIN_SECONDS", 5, 0..=3600)?,
+            spread_drain: redis.is_some(),
+            redis,
+            trusted_proxies: settings
+                .list("TRUSTED_PROXIES", "addresses and networks, such as \"10.0.0.0/8, 127.0.0.1, ::1\"")?,
             log: log(&settings)?,
             unknown_variables: Vec::new(),
         };
@@ -301,32 +321,16 @@ fn log(settings: &Settings) -> Result<LogConfig, ConfigError> {
 /// This version is one node. Its keys for several are known and typed, so that a file that has them
 /// is understood, but what they ask for is refused rather than left undone.
 fn refuse_cluster(settings: &Settings) -> Result<(), ConfigError> {
-    for key in
-        ["MYSQL_HOST", "MYSQL_DB", "MYSQL_USER", "MYSQL_PSWD", "REDIS_HOST", "REDIS_PASSWORD", "REDIS_PREFIX"]
-    {
+    for key in ["MYSQL_HOST", "MYSQL_DB", "MYSQL_USER", "MYSQL_PSWD"] {
         settings.text(key, "")?;
     }
     settings.integer("MYSQL_PORT", 3306, 1..=65_535)?;
-    settings.integer("REDIS_PORT", 6379, 1..=65_535)?;
-    settings.integer("REDIS_DB_INDEX", 0, 0..=65_535)?;
     let unsupported =
         |key, reason| Err(ConfigError::Unsupported { origin: settings.origin(key), key, reason });
     if settings.switch("ENABLE_MYSQL", false)? {
         return unsupported(
             "ENABLE_MYSQL",
             "MySQL is not available in this version, which keeps its data in SQLite",
-        );
-    }
-    if settings.switch("ENABLE_REDIS", false)? {
-        return unsupported(
-            "ENABLE_REDIS",
-            "Redis is not available in this version, which runs as a single node",
-        );
-    }
-    if !settings.is_empty_list("TRUSTED_PROXIES")? {
-        return unsupported(
-            "TRUSTED_PROXIES",
-            "the PROXY protocol is not available in this version: leave it empty",
         );
     }
     Ok(())

@@ -30,6 +30,9 @@ counters! {
     connections_accepted,
     /// Connections turned away because MAX_CONNECTIONS were open.
     connections_refused,
+    /// Connections from TRUSTED_PROXIES closed because they did not begin with a PROXY protocol header. Those
+    /// that ended before their first byte, as simple health checks do, are not counted.
+    proxy_headers_refused,
     /// Connections that have ended, with a session or without.
     connections_closed,
     /// Sessions opened by a `conn`.
@@ -54,6 +57,9 @@ counters! {
     subscriptions_expired,
     /// Requests answered SERVER_ERROR because a validator failed, panicked or took too long.
     validator_failures,
+    /// Batches of pushes that did not reach other nodes, because the link to them was down or too slow. QoS 1
+    /// pushes of persistent subscriptions are found in the store all the same.
+    bus_dropped,
     /// Store operations that failed.
     store_failures,
 }

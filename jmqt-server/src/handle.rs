@@ -90,7 +90,7 @@ impl From<HubError> for HandleError {
     fn from(error: HubError) -> Self {
         match error {
             HubError::Store => Self::Store,
-            HubError::SessionEnded => Self::NotConnected,
+            HubError::SessionEnded | HubError::Superseded => Self::NotConnected,
         }
     }
 }
@@ -180,22 +180,27 @@ impl ServerHandle {
     #[must_use]
     pub fn is_connected(&self, client: &ClientId) -> bool {
         self.hub.connections.outbox(client.as_str()).is_some()
+            || self.hub.cluster.as_ref().is_some_and(|cluster| cluster.is_elsewhere(client))
     }
 
     /// Everybody who has a session now, in no particular order.
     #[must_use]
     pub fn connections(&self) -> Vec<(ClientId, ConnectionInfo)> {
-        self.hub.connections.all()
+        let mut all = self.hub.connections.all();
+        if let Some(cluster) = &self.hub.cluster {
+            all.extend(cluster.elsewhere());
+        }
+        all
     }
 
     /// Closes a client's connection with [`CloseReason::ByApplication`]; `false` if it has none.
     #[allow(clippy::must_use_candidate, reason = "it is called for what it does")]
     pub fn disconnect(&self, client: &ClientId) -> bool {
-        let outbox = self.hub.connections.outbox(client.as_str());
-        if let Some(outbox) = &outbox {
+        if let Some(outbox) = self.hub.connections.outbox(client.as_str()) {
             outbox.close(CloseReason::ByApplication);
+            return true;
         }
-        outbox.is_some()
+        self.hub.cluster.as_ref().is_some_and(|cluster| cluster.disconnect(client))
     }
 
     /// Forgets a channel's retained message; `false` if there was none.

@@ -1,6 +1,8 @@
 //! A running server: start order, stop order.
 
 mod builder;
+mod drain;
+mod membership;
 mod orphans;
 mod shared;
 mod signals;
@@ -14,21 +16,37 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::bus::LocalBus;
-use crate::config::Config;
+use crate::bus::{Bus, LocalBus, NodeId, RedisBus};
+use crate::config::{Config, RedisOptions};
 use crate::counters::Counters;
 use crate::handle::ServerHandle;
-use crate::hub::{Deliverer, Hub, Janitor, JanitorLimits};
+use crate::hub::{Cluster, Deliverer, Hub, Janitor, JanitorLimits};
 use crate::listener::{Listener, log_for};
 use crate::session::{IdSpace, OutboxContext};
-use crate::store::{CommitQueue, Store};
+use crate::store::{ClusterStore, CommitQueue, Store};
 use crate::validators::{CloseReason, Protocol, Validators};
 
+use membership::Membership;
 use orphans::Orphans;
 use signals::Signals;
 
 pub use builder::{ServerBuilder, StartError};
 pub(crate) use shared::{ConnectionPermit, Shared};
+
+/// Where a server keeps its data, and how it reaches other nodes.
+enum Backend {
+    Alone(Arc<dyn Store>),
+    Cluster(Arc<dyn ClusterStore>, RedisOptions),
+}
+
+impl Backend {
+    fn store(&self) -> Arc<dyn Store> {
+        match self {
+            Self::Alone(store) => Arc::clone(store),
+            Self::Cluster(store, _) => Arc::clone(store) as Arc<dyn Store>,
+        }
+    }
+}
 
 /// How long the rooms behind the sessions may take to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
@@ -44,8 +62,12 @@ pub struct Server {
     janitor: JoinHandle<()>,
     committer: JoinHandle<()>,
     deliverer: JoinHandle<()>,
+    /// What makes it a node of a cluster.
+    membership: Option<Membership>,
     store: Arc<dyn Store>,
     signals: Option<Signals>,
+    /// Over what time sessions are closed one by one; zero: all at once.
+    spread: Duration,
 }
 
 impl Server {
@@ -57,53 +79,77 @@ impl Server {
     async fn start(
         config: &Config,
         validators: Validators,
-        store: Arc<dyn Store>,
+        backend: Backend,
         listeners: Vec<Listener>,
     ) -> Result<Self, StartError> {
         let process = random()?;
+        let node = NodeId(u64::from(process) << 32 | u64::from(random()?));
         let counters = Arc::new(Counters::default());
+        let store = backend.store();
         let context = Arc::new(OutboxContext {
             queue_bytes: config.outbound_queue_bytes,
             counters: Arc::clone(&counters),
             ids: IdSpace::new(store.epoch(), process),
             moved_cursors: Mutex::default(),
         });
-        let (queue, committer, batches) = CommitQueue::new(Arc::clone(&store), counters);
+        let (queue, committer, batches) = CommitQueue::new(Arc::clone(&store), Arc::clone(&counters));
         let limits = JanitorLimits {
             session_expiry: config.session_expiry,
             max_pending: config.max_pending_per_client,
         };
-        let node = format!("{process:08x}{:08x}", random()?);
-        let janitor = Arc::new(Janitor::new(Arc::clone(&store), node, limits));
-        let hub = Hub::new(context, Arc::clone(&store), Arc::new(LocalBus), queue, Arc::clone(&janitor));
+        let janitor = Arc::new(Janitor::new(Arc::clone(&store), node.to_string(), limits));
+        let (bus, cluster, joining) = match backend {
+            Backend::Alone(_) => (Arc::new(LocalBus) as Arc<dyn Bus>, None, None),
+            Backend::Cluster(store, redis) => {
+                let (bus, events) = RedisBus::new(node, redis, counters);
+                let bus: Arc<dyn Bus> = Arc::new(bus);
+                let (cluster, tasks) = Cluster::new(node, Arc::clone(&bus), store);
+                let cluster = Arc::new(cluster);
+                (bus, Some(Arc::clone(&cluster)), Some((cluster, events, tasks)))
+            }
+        };
+        let hub =
+            Hub::new(context, Arc::clone(&store), Arc::clone(&bus), queue, Arc::clone(&janitor), cluster);
         let hub = Arc::new(hub);
         let handle = ServerHandle::new(Arc::clone(&hub));
         let shared = Arc::new(Shared::new(config, validators, Arc::clone(&hub), handle));
-        let orphans = Orphans::claim(&shared, &*store).await?;
+        // In a cluster it takes a while to know who is dead.
+        let orphans = match joining {
+            Some(_) => None,
+            None => Some(Orphans::claim(&shared, &*store).await?),
+        };
         // Nothing fails from here on, so nothing is left running by a start that does.
         let stop_janitor = CancellationToken::new();
         let run_janitor = {
             let (hub, stop) = (Arc::clone(&hub), stop_janitor.clone());
             async move { janitor.run(hub, stop).await }
         };
+        let stop_listening = CancellationToken::new();
+        let (membership, arrivals) = match joining {
+            Some((cluster, events, tasks)) => {
+                let (membership, arrivals) = Membership::start(&shared, bus, cluster, events, tasks).await;
+                (Some(membership), Some(arrivals))
+            }
+            None => (None, None),
+        };
         let mut server = Self {
             addresses: Vec::new(),
-            stop_listening: CancellationToken::new(),
+            stop_listening,
             stop_janitor,
             listeners: TaskTracker::new(),
             janitor: tokio::spawn(run_janitor),
             committer: tokio::spawn(committer.run()),
-            deliverer: tokio::spawn(Deliverer::new(hub, batches).run()),
+            deliverer: tokio::spawn(Deliverer::new(hub, batches, arrivals).run()),
+            membership,
             shared,
             store,
             signals: None,
+            spread: if config.spread_drain { config.drain } else { Duration::ZERO },
         };
-        let notify = orphans.notify(
-            Arc::clone(&server.shared),
-            Arc::clone(&server.store),
-            server.stop_listening.clone(),
-        );
-        server.shared.tasks.spawn(notify);
+        if let Some(orphans) = orphans {
+            let (shared, store) = (Arc::clone(&server.shared), Arc::clone(&server.store));
+            server.shared.tasks.spawn(orphans.notify(shared, store, server.stop_listening.clone()));
+        }
         server.listen(listeners);
         Ok(server)
     }
@@ -154,6 +200,9 @@ impl Server {
 
     /// Stops in order: no new connections; every session writes what is queued, within DRAIN_SECONDS,
     /// and its notifiers run; what the store still has to be told is written; the store is closed.
+    ///
+    /// With [`Config::spread_drain`] sessions are closed one by one over DRAIN_SECONDS, and each is served
+    /// until its turn comes; if all have ended before, so does the wait.
     pub async fn shutdown(self) {
         let Self {
             shared,
@@ -163,15 +212,23 @@ impl Server {
             janitor,
             committer,
             deliverer,
+            membership,
             store,
+            spread,
             ..
         } = self;
         stop_listening.cancel();
         listeners.close();
         listeners.wait().await;
         shared.closing.cancel();
-        shared.close_all(CloseReason::Shutdown);
         shared.tasks.close();
+        if !spread.is_zero() {
+            tokio::select! {
+                () = shared.drain_sessions(spread) => {}
+                () = shared.tasks.wait() => {} // nobody is left
+            }
+        }
+        shared.close_all(CloseReason::Shutdown);
         let sessions = shared.limits.drain + shared.limits.validator_timeout + STOP_TIMEOUT;
         if tokio::time::timeout(sessions, shared.tasks.wait()).await.is_err() {
             tracing::warn!(target: "jmqt::server", "some connections did not end in time");
@@ -183,6 +240,9 @@ impl Server {
             shared.hub.close_queue();
             join(committer).await;
             join(deliverer).await;
+            if let Some(membership) = membership {
+                membership.end().await;
+            }
             store.close().await;
         };
         if tokio::time::timeout(STOP_TIMEOUT, rooms).await.is_err() {

@@ -2,8 +2,9 @@
 
 use async_trait::async_trait;
 use jmqt_protocol::{ChannelName, ClientId};
+use tokio_util::sync::CancellationToken;
 
-use super::Bus;
+use super::{Bus, Control, NodeId, Qos1Pushes};
 
 /// There are no other nodes.
 #[derive(Debug, Clone, Copy, Default)]
@@ -11,11 +12,35 @@ pub(crate) struct LocalBus;
 
 #[async_trait]
 impl Bus for LocalBus {
-    async fn join(&self, _: &ChannelName) {}
+    fn join(&self, _: &ChannelName) {}
+
+    async fn joined(&self, _: &ChannelName) {}
 
     fn leave(&self, _: &ChannelName) {}
 
-    fn publish(&self, _: &ChannelName, _: Option<&ClientId>, _: &[u8]) {}
+    fn is_up(&self) -> bool {
+        false
+    }
 
-    async fn take_over(&self, _: &ClientId) {}
+    async fn up(&self) {
+        std::future::pending().await
+    }
+
+    fn publish_qos0(&self, _: &ChannelName, _: Option<&ClientId>, _: &[u8]) {}
+
+    fn send_qos0(&self, _: NodeId, _: &ChannelName, _: Option<&ClientId>, _: &[u8]) {}
+
+    fn publish_qos1(&self, _: &Qos1Pushes) {}
+
+    fn send_qos1(&self, _: NodeId, _: &Qos1Pushes) {}
+
+    fn send(&self, _: NodeId, _: &Control) {}
+
+    fn broadcast(&self, _: &Control) {}
+
+    fn reset(&self) {}
+
+    async fn run(&self, stop: CancellationToken) {
+        stop.cancelled().await;
+    }
 }

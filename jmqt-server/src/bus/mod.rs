@@ -1,28 +1,82 @@
-//! Between the nodes of a cluster: who needs what, and what was published elsewhere.
+//! Between the nodes of a cluster: what was published elsewhere, and what nodes tell each other.
 //!
-//! A server alone has [`LocalBus`], which has nobody to talk to. The hub calls the bus at the
-//! points where other nodes matter, so that a bus to other nodes changes nothing else.
+//! A bus carries messages at most once, in order for as long as the link to it stands. It is never the
+//! only place where something is: what it loses is found again in the store, or by asking. It hands what
+//! it receives over by a channel, and knows neither the hub nor the store.
+//!
+//! A server alone has [`LocalBus`], which has nobody to talk to.
 
 mod local;
+mod message;
+mod redis;
 
 use async_trait::async_trait;
 use jmqt_protocol::{ChannelName, ClientId};
+use tokio_util::sync::CancellationToken;
 
 pub(crate) use local::LocalBus;
+pub(crate) use message::{
+    Answer, Body, BusMessage, Control, NodeId, Place, Presence, Qos0Pushes, Qos1Push, Qos1Pushes, Request,
+};
+pub(crate) use redis::{BusEvents, RedisBus};
+pub use redis::{RedisMode, RedisOptions};
+
+/// What comes from a bus.
+#[derive(Debug)]
+pub(crate) enum BusEvent {
+    /// The link stands, and this node gets what it has joined. What was said before may be lost.
+    Up,
+    /// The link is gone; the bus is trying to get it back.
+    Down,
+    /// Something a node has said: another one, or this one.
+    Message(BusMessage),
+    /// Something was sent to a node that is not listening.
+    NobodyThere(NodeId),
+}
 
 /// The link to the other nodes.
+///
+/// Nothing here waits for other nodes, and nothing fails: what finds no link or no room is dropped and
+/// counted (pushes), or ends the link so that everybody asks anew (control messages).
 #[async_trait]
 pub(crate) trait Bus: Send + Sync + 'static {
-    /// This node has a subscriber of `channel`: returns when messages published elsewhere reach it.
-    async fn join(&self, channel: &ChannelName);
+    /// This node has one more subscriber of `channel`.
+    fn join(&self, channel: &ChannelName);
 
-    /// This node has no subscriber of `channel` any more.
+    /// Returns when what is published elsewhere in a channel that was joined reaches this node, or when
+    /// there is no link.
+    async fn joined(&self, channel: &ChannelName);
+
+    /// This node has one subscriber of `channel` less.
     fn leave(&self, channel: &ChannelName);
 
-    /// Hands QoS 0 pushes of one channel, in NUL framing, over to the nodes that joined it, without
-    /// waiting: what finds no room is dropped and counted by the bus.
-    fn publish(&self, channel: &ChannelName, sender: Option<&ClientId>, pushes: &[u8]);
+    /// Whether the link stands.
+    fn is_up(&self) -> bool;
 
-    /// Ends the session of `client` on whatever other node; returns when it has ended there.
-    async fn take_over(&self, client: &ClientId);
+    /// Waits until the link stands.
+    async fn up(&self);
+
+    /// Hands QoS 0 pushes, in NUL framing, over to the nodes that joined their channel.
+    fn publish_qos0(&self, channel: &ChannelName, sender: Option<&ClientId>, pushes: &[u8]);
+
+    /// The same to one node, for a client that is connected there.
+    fn send_qos0(&self, to: NodeId, channel: &ChannelName, sender: Option<&ClientId>, pushes: &[u8]);
+
+    /// Hands QoS 1 pushes over to the nodes that joined their channel.
+    fn publish_qos1(&self, pushes: &Qos1Pushes);
+
+    /// The same to one node, for a client that is connected there.
+    fn send_qos1(&self, to: NodeId, pushes: &Qos1Pushes);
+
+    /// Says something to one node.
+    fn send(&self, to: NodeId, control: &Control);
+
+    /// Says something to all nodes, this one included.
+    fn broadcast(&self, control: &Control);
+
+    /// Gives the link up and makes a new one: it seems to be dead.
+    fn reset(&self);
+
+    /// Keeps the link up until it is told to stop; what was said before that has been sent then.
+    async fn run(&self, stop: CancellationToken);
 }

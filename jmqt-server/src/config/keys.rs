@@ -1,7 +1,7 @@
 //! The names of all keys, and which of them hold secrets.
 
 /// Every key there is, in the order of `server.conf` and `docs/configuration.md`.
-pub(super) const KEYS: [&str; 36] = [
+pub(super) const KEYS: [&str; 42] = [
     "BIND_ADDRESS",
     "SOCKET_PORT",
     "WEBSOCKET_PORT",
@@ -10,6 +10,7 @@ pub(super) const KEYS: [&str; 36] = [
     "SSL_KEY_PATH",
     "SSL_SOCKET_PORT",
     "SSL_WEBSOCKET_PORT",
+    "TRUSTED_PROXIES",
     "TIMEOUT_SECONDS",
     "MAX_CONNECTIONS",
     "MAX_PACKET_BYTES",
@@ -35,9 +36,14 @@ pub(super) const KEYS: [&str; 36] = [
     "REDIS_HOST",
     "REDIS_PORT",
     "REDIS_DB_INDEX",
+    "REDIS_USER",
     "REDIS_PASSWORD",
+    "REDIS_ENABLE_SSL",
+    "REDIS_SSL_CA_PATH",
+    "REDIS_MODE",
+    "REDIS_NODES",
+    "REDIS_MASTER",
     "REDIS_PREFIX",
-    "TRUSTED_PROXIES",
 ];
 
 /// Keys whose values are never shown.

@@ -7,6 +7,7 @@
 use std::ffi::OsString;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 use config::{FileFormat, Map, Source, Value, ValueKind};
@@ -231,14 +232,22 @@ impl Settings {
             })
     }
 
-    /// Whether a list, or text with commas between its items, has no item.
-    pub(super) fn is_empty_list(&self, key: &'static str) -> Result<bool, ConfigError> {
-        match self.values.get(key).map(|value| &value.kind) {
-            None => Ok(true),
-            Some(ValueKind::String(text)) => Ok(text.trim().is_empty()),
-            Some(ValueKind::Array(items)) => Ok(items.is_empty()),
-            Some(_) => Err(self.bad_value(key, "a list of addresses")),
-        }
+    /// A list of texts, or one text with commas between its items; empty if it is left out. `expected`
+    /// says what the items are.
+    pub(super) fn list<T: FromStr>(&self, key: &'static str, expected: &str) -> Result<Vec<T>, ConfigError> {
+        let items: Option<Vec<&str>> = match self.values.get(key).map(|value| &value.kind) {
+            None => return Ok(Vec::new()),
+            Some(ValueKind::String(text)) if text.trim().is_empty() => return Ok(Vec::new()),
+            Some(ValueKind::String(text)) => Some(text.split(',').collect()),
+            Some(ValueKind::Array(items)) => items.iter().map(text_of).collect(),
+            Some(_) => None,
+        };
+        let items = items.ok_or_else(|| self.bad_value(key, expected))?;
+        let parsed = items.into_iter().map(|item| {
+            let wrong = || self.bad_value(key, format!("{expected}, which {} is not", quoted(item.trim())));
+            item.trim().parse().map_err(|_| wrong())
+        });
+        parsed.collect()
     }
 
     /// The error for a value that is not what it should be.
@@ -268,20 +277,32 @@ impl Settings {
 
     /// The value as it may be shown.
     fn shown(&self, key: &str) -> String {
-        const LONGEST: usize = 60;
         let Some(value) = self.values.get(key) else {
             return "absent".to_owned();
         };
         match &value.kind {
             _ if SECRETS.contains(&key) => "(hidden)".to_owned(),
-            ValueKind::String(text) if text.chars().count() > LONGEST => {
-                format!("{:?}...", text.chars().take(LONGEST).collect::<String>())
-            }
-            ValueKind::String(text) => format!("{text:?}"),
+            ValueKind::String(text) => quoted(text),
             ValueKind::Array(_) => "a list".to_owned(),
             ValueKind::Table(_) => "a table".to_owned(),
             _ => value.to_string(),
         }
+    }
+}
+
+/// Text as it may be shown, cut off if it is long.
+fn quoted(text: &str) -> String {
+    const LONGEST: usize = 60;
+    if text.chars().count() > LONGEST {
+        return format!("{:?}...", text.chars().take(LONGEST).collect::<String>());
+    }
+    format!("{text:?}")
+}
+
+fn text_of(value: &Value) -> Option<&str> {
+    match &value.kind {
+        ValueKind::String(text) => Some(text),
+        _ => None,
     }
 }
 

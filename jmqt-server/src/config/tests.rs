@@ -359,14 +359,54 @@ fn what_several_nodes_need_is_known_but_refused() {
     );
     refused(
         from_variables([("JMQT_ENABLE_REDIS", "true")]),
-        "environment variable JMQT_ENABLE_REDIS: Redis is not available in this version, which runs as a single node",
+        "environment variable JMQT_ENABLE_REDIS is true; ENABLE_MYSQL must be so too: the nodes of a \
+         cluster share a database",
     );
-    for proxies in ["'10.0.0.1'", "['10.0.0.1']"] {
+}
+
+#[test]
+fn trusted_proxies_are_a_list_or_text_with_commas() {
+    let of = |value: &str| {
+        let networks = from_lines(&format!("TRUSTED_PROXIES = {value}")).unwrap().trusted_proxies;
+        networks.iter().map(Network::to_string).collect::<Vec<_>>()
+    };
+    let all = ["10.0.0.0/8", "127.0.0.1/32", "::1/128"];
+    assert_eq!(of("'10.0.0.0/8, 127.0.0.1, ::1'"), all);
+    assert_eq!(of("['10.0.0.0/8', \"127.0.0.1\", ' ::1 ']"), all);
+    assert_eq!(of("' 10.1.2.3/8 '"), ["10.0.0.0/8"]);
+    for empty in ["''", "' '", "[]"] {
+        assert_eq!(of(empty), [""; 0], "{empty}");
+    }
+    let config = from_variables([("JMQT_TRUSTED_PROXIES", "10.0.0.0/8,::1")]).unwrap();
+    assert_eq!(config.trusted_proxies, ["10.0.0.0/8", "::1"].map(|network| network.parse().unwrap()));
+}
+
+#[test]
+fn what_is_no_trusted_proxy_is_named() {
+    const EXPECTED: &str = "expected addresses and networks, such as \"10.0.0.0/8, 127.0.0.1, ::1\"";
+    for (value, shown, wrong) in [
+        ("'10.0.0.0/8, lb.example'", "\"10.0.0.0/8, lb.example\"", "\"lb.example\""),
+        ("'10.0.0.0/33'", "\"10.0.0.0/33\"", "\"10.0.0.0/33\""),
+        ("'10.0.0.1,'", "\"10.0.0.1,\"", "\"\""),
+        ("['10.0.0.1', '::1/129']", "a list", "\"::1/129\""),
+    ] {
         refused(
-            from_lines(&format!("TRUSTED_PROXIES = {proxies}")),
-            "configuration text: TRUSTED_PROXIES: the PROXY protocol is not available in this version: leave it empty",
+            from_lines(&format!("TRUSTED_PROXIES = {value}")),
+            &format!("configuration text: TRUSTED_PROXIES is {shown}; {EXPECTED}, which {wrong} is not"),
         );
     }
+    for (value, shown) in [("7", "7"), ("true", "true"), ("[7]", "a list")] {
+        refused(
+            from_lines(&format!("TRUSTED_PROXIES = {value}")),
+            &format!("configuration text: TRUSTED_PROXIES is {shown}; {EXPECTED}"),
+        );
+    }
+    refused(
+        from_variables([("JMQT_TRUSTED_PROXIES", "everybody")]),
+        &format!(
+            "environment variable JMQT_TRUSTED_PROXIES is \"everybody\"; {EXPECTED}, which \"everybody\" is not"
+        ),
+    );
 }
 
 #[test]

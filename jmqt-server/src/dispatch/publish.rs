@@ -89,7 +89,14 @@ impl Core {
     /// A message for one client (2.11, 2.21). It is never retained (2.12).
     async fn publish_to_peer(&mut self, client: &ClientId, channel: ChannelName, publish: &Pub<'_>) -> Flow {
         let to_itself = channel.as_str().strip_prefix('#') == Some(client.as_str());
-        let present = !to_itself && self.shared.hub.takes_point_to_point(&channel);
+        let hub = Arc::clone(&self.shared.hub);
+        let present = match to_itself {
+            true => false,
+            false => match self.wait(hub.takes_point_to_point(&channel)).await {
+                Ok(present) => present,
+                Err(reason) => return Flow::Break(reason),
+            },
+        };
         match (publish.qos, present) {
             (Qos::AtMostOnce, true) => {
                 self.gather(&channel, publish.data.unwrap_or(Payload::NULL)).await;

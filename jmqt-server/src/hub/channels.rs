@@ -65,8 +65,8 @@ impl Channels {
         &self.shards[(hash >> 48) as usize % SHARDS]
     }
 
-    /// Adds a member; `true` if it is the channel's first.
-    pub(crate) fn add(&self, subscription: &Arc<Subscription>) -> bool {
+    /// Adds a member.
+    pub(crate) fn add(&self, subscription: &Arc<Subscription>) {
         let shard = self.shard(subscription.channel.as_str());
         let mut shard = shard.write().unwrap_or_else(PoisonError::into_inner);
         let channel = shard.entry(subscription.channel.clone()).or_default();
@@ -74,10 +74,9 @@ impl Channels {
         subscription.slot.store(members.list.len(), Ordering::Relaxed);
         members.list.push(Arc::clone(subscription));
         members.snapshot = None;
-        members.list.len() == 1
     }
 
-    /// Removes a member; `true` if it was the channel's last.
+    /// Removes a member; `false` if it was none.
     pub(crate) fn remove(&self, subscription: &Arc<Subscription>) -> bool {
         let shard = self.shard(subscription.channel.as_str());
         let mut shard = shard.write().unwrap_or_else(PoisonError::into_inner);
@@ -99,7 +98,7 @@ impl Channels {
             self.keep_tail(channel, None);
             shard.remove(subscription.channel.as_str());
         }
-        empty
+        true
     }
 
     /// The channel, if anybody here is subscribed to it.
@@ -150,7 +149,7 @@ impl Channel {
         let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
         let place = |message: Option<&crate::session::LoggedPush>| match message?.id {
             PushId::Logged(_, Seq(seq)) => Some(seq),
-            PushId::Memory(_) => None,
+            PushId::Memory { .. } => None,
         };
         let holds = |run: &&Arc<LoggedPushes>| {
             place(run.messages.first()).is_some_and(|first| first <= seq)

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jmqt_protocol::ClientId;
 use tokio::sync::{Notify, OwnedMutexGuard};
+use tokio_util::sync::CancellationToken;
 
 use crate::session::Outbox;
 use crate::validators::{CloseReason, ConnectionInfo};
@@ -18,9 +19,11 @@ pub(crate) struct Connections {
 #[derive(Default)]
 struct Slot {
     session: Option<Registered>,
+    /// The generation of a session that is about to begin, and the way to call it off.
+    opening: Option<(u64, CancellationToken)>,
     /// Those who want to be the client's session queue here, first come first served.
     claims: Option<Arc<tokio::sync::Mutex<()>>>,
-    /// Told when the session has ended, close notifier included.
+    /// Told when the session has ended, close notifier included, or is not going to begin.
     ended: Option<Arc<Notify>>,
 }
 
@@ -29,6 +32,46 @@ struct Slot {
 pub(crate) struct Registered {
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) info: ConnectionInfo,
+    pub(crate) generation: u64,
+}
+
+/// A session that is about to begin, until this is dropped.
+pub(crate) struct Opening {
+    connections: Arc<Connections>,
+    client: ClientId,
+    called_off: CancellationToken,
+}
+
+impl Opening {
+    /// Waits until a newer session of the client is about to begin elsewhere.
+    pub(crate) async fn called_off(&self) {
+        self.called_off.cancelled().await;
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        let mut slots = self.connections.lock();
+        let Some(slot) = slots.get_mut(&self.client) else { return };
+        slot.opening = None;
+        if slot.session.is_none()
+            && let Some(ended) = slot.ended.take()
+        {
+            ended.notify_waiters();
+        }
+        forget_if_unused(&mut slots, &self.client);
+    }
+}
+
+/// See [`Connections::find`].
+pub(crate) enum Found {
+    Session(Registered),
+    /// It is about to begin; it can be called off.
+    Opening(CancellationToken),
+    /// There is no such session, but there may be one at any moment.
+    Unknown,
+    /// The client has nothing here.
+    Nothing,
 }
 
 /// The right to be the next session of a client. Later claims wait until it is dropped.
@@ -94,6 +137,44 @@ impl Connections {
         (!is_here).then_some(claim)
     }
 
+    /// A session with this generation is about to begin.
+    pub(crate) fn open(self: &Arc<Self>, claim: &Claim, generation: u64) -> Opening {
+        let (client, called_off) = (claim.slot.client.clone(), CancellationToken::new());
+        self.lock().entry(client.clone()).or_default().opening = Some((generation, called_off.clone()));
+        Opening { connections: Arc::clone(self), client, called_off }
+    }
+
+    /// Ends a client's session here, or one that is about to begin, if its generation is lower than
+    /// `below`, and waits until that is over.
+    pub(crate) async fn end_below(&self, client: &ClientId, below: u64) {
+        loop {
+            let ended = {
+                let mut slots = self.lock();
+                let Some(slot) = slots.get_mut(client) else { return };
+                match (&slot.session, &slot.opening) {
+                    (Some(session), _) if session.generation < below => {
+                        session.outbox.close(CloseReason::Takeover);
+                    }
+                    (None, Some((generation, called_off))) if *generation < below => called_off.cancel(),
+                    _ => return,
+                }
+                Arc::clone(slot.ended.get_or_insert_default()).notified_owned()
+            };
+            ended.await;
+        }
+    }
+
+    /// What there is of one session here.
+    pub(crate) fn find(&self, client: &ClientId, generation: u64) -> Found {
+        let slots = self.lock();
+        let Some(slot) = slots.get(client) else { return Found::Nothing };
+        match (&slot.session, &slot.opening) {
+            (Some(session), _) if session.generation == generation => Found::Session(session.clone()),
+            (_, Some((opening, called_off))) if *opening == generation => Found::Opening(called_off.clone()),
+            _ => Found::Unknown,
+        }
+    }
+
     /// Makes `outbox` the session of the claim's client.
     pub(crate) fn register(&self, claim: &Claim, session: Registered) {
         self.lock().entry(claim.slot.client.clone()).or_default().session = Some(session);
@@ -120,6 +201,20 @@ impl Connections {
         session.outbox.closed().is_none().then_some(session)
     }
 
+    /// Every session, those about to be closed included.
+    pub(crate) fn sessions(&self) -> Vec<(ClientId, Registered)> {
+        let slots = self.lock();
+        let sessions = slots.iter().filter_map(|(client, slot)| Some((client, slot.session.as_ref()?)));
+        sessions.map(|(client, session)| (client.clone(), session.clone())).collect()
+    }
+
+    /// Of all sessions that are not about to be closed.
+    pub(crate) fn outboxes(&self) -> Vec<Arc<Outbox>> {
+        let slots = self.lock();
+        let outboxes = slots.values().filter_map(|slot| Some(&slot.session.as_ref()?.outbox));
+        outboxes.filter(|outbox| outbox.closed().is_none()).cloned().collect()
+    }
+
     /// Everybody who is connected.
     pub(crate) fn all(&self) -> Vec<(ClientId, ConnectionInfo)> {
         let slots = self.lock();
@@ -133,7 +228,7 @@ fn forget_if_unused(slots: &mut HashMap<ClientId, Slot, foldhash::fast::RandomSt
     if let Some(slot) = slots.get_mut(client) {
         // Claims are taken from the slot under the lock, so a count of one stays one here.
         slot.claims.take_if(|claims| Arc::strong_count(claims) == 1);
-        if slot.session.is_none() && slot.claims.is_none() {
+        if slot.session.is_none() && slot.opening.is_none() && slot.claims.is_none() {
             slots.remove(client);
         }
     }

@@ -7,12 +7,17 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use jmqt_protocol::{ChannelName, Packet, PubAck, PushFrame, StatusCode};
+use jmqt_protocol::{ChannelKind, ChannelName, Packet, PubAck, PushFrame, StatusCode};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
 
-use super::publish::payload;
-use super::{DirtyOutboxes, Hub, PushesBuilder, Tag};
+use super::cluster::Reorder;
+use super::publish::{payload, peer};
+use super::{Arrival, DirtyOutboxes, Hub, Pushes, PushesBuilder, Tag};
+use crate::bus::{Place, Qos1Push, Qos1Pushes};
 use crate::session::{LoggedPush, LoggedPushes, PushId, Source};
-use crate::store::{Append, NotCommitted, Operation, Outcome, Settled, SettledBatches};
+use crate::store::{Append, ChannelKey, NotCommitted, Operation, Outcome, Seq, Settled, SettledBatches};
+use crate::transport::Framing;
 
 /// After so many sessions a fan-out lets other tasks run.
 const SESSIONS_PER_TURN: usize = 256;
@@ -21,6 +26,12 @@ const SESSIONS_PER_TURN: usize = 256;
 pub(crate) struct Deliverer {
     hub: Arc<Hub>,
     batches: SettledBatches<Tag>,
+    /// What other nodes have appended.
+    arrivals: Option<mpsc::Receiver<Arrival>>,
+    /// Puts what several nodes have appended in order.
+    reorder: Reorder<Run>,
+    /// What is to be offered next.
+    ready: Vec<Run>,
 }
 
 /// The messages of one channel in one batch.
@@ -29,17 +40,58 @@ struct Group {
     messages: Vec<(Append, PushId)>,
 }
 
+/// The same, encoded.
+struct Run {
+    channel: ChannelName,
+    logged: Arc<LoggedPushes>,
+}
+
 impl Deliverer {
-    pub(crate) fn new(hub: Arc<Hub>, batches: SettledBatches<Tag>) -> Self {
-        Self { hub, batches }
+    pub(crate) fn new(
+        hub: Arc<Hub>,
+        batches: SettledBatches<Tag>,
+        arrivals: Option<mpsc::Receiver<Arrival>>,
+    ) -> Self {
+        Self { hub, batches, arrivals, reorder: Reorder::default(), ready: Vec::new() }
     }
 
     /// Delivers until the committer has gone and nothing is left.
     pub(crate) async fn run(mut self) {
         let mut dirty = DirtyOutboxes::default();
-        while let Some(batch) = self.batches.recv().await {
-            for group in self.settle(batch, &mut dirty) {
-                self.deliver(group, &mut dirty).await;
+        loop {
+            let deadline = self.reorder.deadline();
+            let gap = async {
+                match deadline {
+                    Some(deadline) => tokio::time::sleep_until(deadline).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let arrival = async {
+                match &mut self.arrivals {
+                    Some(arrivals) => arrivals.recv().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                batch = self.batches.recv() => {
+                    let Some(batch) = batch else { return };
+                    for group in self.settle(batch, &mut dirty) {
+                        self.deliver(group, &mut dirty).await;
+                    }
+                }
+                arrival = arrival => match arrival {
+                    Some(Arrival::Pushes(pushes)) => self.deliver_arrived(pushes, &mut dirty).await,
+                    Some(Arrival::Tails(tails)) => {
+                        for (channel, key, seq) in tails {
+                            self.hub.note_tail(&channel, key, seq);
+                        }
+                    }
+                    None => self.arrivals = None,
+                },
+                () = gap => {
+                    self.reorder.expired(Instant::now(), &mut self.ready);
+                    self.offer_ready(&mut dirty).await;
+                }
             }
             dirty.flush();
         }
@@ -56,7 +108,9 @@ impl Deliverer {
             {
                 let id = match *place {
                     Some((key, seq)) => PushId::Logged(key, seq),
-                    None => PushId::Memory(self.hub.memory_ids.fetch_add(1, Ordering::Relaxed)),
+                    None => {
+                        self.hub.context.ids.in_memory(self.hub.memory_ids.fetch_add(1, Ordering::Relaxed))
+                    }
                 };
                 let group = *by_channel.entry(append.channel.clone()).or_insert_with(|| {
                     groups.push(Group { channel: append.channel.clone(), messages: Vec::new() });
@@ -87,13 +141,61 @@ impl Deliverer {
         }
     }
 
-    async fn deliver(&self, group: Group, dirty: &mut DirtyOutboxes) {
-        let Some(members) = self.hub.members(&group.channel) else { return };
+    async fn deliver(&mut self, group: Group, dirty: &mut DirtyOutboxes) {
+        if self.hub.cluster.is_none() && self.hub.members(&group.channel).is_none() {
+            return; // nobody is there to be sent anything
+        }
         let logged = Arc::new(self.encode(&group));
+        self.tell_others(&group.channel, &logged);
+        self.put(Run { channel: group.channel, logged }, dirty).await;
+    }
+
+    /// Hands what this node has appended over to the others.
+    fn tell_others(&self, channel: &ChannelName, logged: &LoggedPushes) {
+        let Some(cluster) = &self.hub.cluster else { return };
+        if let Some((key, seq)) = logged.last_logged() {
+            cluster.appended(channel, key.0, seq.0);
+        }
+        let pushes = to_bus(channel, logged);
+        if channel.kind() != ChannelKind::PeerToPeer {
+            self.hub.bus.publish_qos1(&pushes);
+        } else if let Some(node) = cluster.node_of(peer(channel)) {
+            self.hub.bus.send_qos1(node, &pushes);
+        }
+    }
+
+    async fn deliver_arrived(&mut self, pushes: Qos1Pushes, dirty: &mut DirtyOutboxes) {
+        let (channel, logged) = from_bus(pushes);
+        if self.hub.members(&channel).is_some() {
+            self.put(Run { channel, logged: Arc::new(logged) }, dirty).await;
+        }
+    }
+
+    /// Offers a run to its subscribers, once what is before it in the log has come.
+    async fn put(&mut self, run: Run, dirty: &mut DirtyOutboxes) {
+        match run.logged.places().filter(|_| self.hub.cluster.is_some()) {
+            None => self.ready.push(run),
+            Some((key, first, last)) => {
+                let now = Instant::now();
+                self.reorder.put(key, (first, last), run, now, &mut self.ready);
+            }
+        }
+        self.offer_ready(dirty).await;
+    }
+
+    async fn offer_ready(&mut self, dirty: &mut DirtyOutboxes) {
+        for run in std::mem::take(&mut self.ready) {
+            self.offer(&run, dirty).await;
+        }
+    }
+
+    async fn offer(&self, run: &Run, dirty: &mut DirtyOutboxes) {
+        let Some(members) = self.hub.members(&run.channel) else { return };
+        let logged = &run.logged;
         let mut somebody_is_behind = false;
         for turn in members.chunks(SESSIONS_PER_TURN) {
             for subscription in turn {
-                let offered = subscription.outbox.offer(subscription, &logged, Source::Live);
+                let offered = subscription.outbox.offer(subscription, logged, Source::Live);
                 if offered.flush {
                     dirty.add(&subscription.outbox);
                 }
@@ -104,8 +206,8 @@ impl Deliverer {
                 tokio::task::yield_now().await;
             }
         }
-        if let Some(channel) = self.hub.channels.get(group.channel.as_str()) {
-            self.hub.channels.keep_tail(&channel, somebody_is_behind.then_some(logged));
+        if let Some(channel) = self.hub.channels.get(run.channel.as_str()) {
+            self.hub.channels.keep_tail(&channel, somebody_is_behind.then(|| Arc::clone(logged)));
         }
         if somebody_is_behind {
             for subscription in members.iter() {
@@ -132,4 +234,30 @@ impl Deliverer {
         }
         LoggedPushes { pushes: pushes.finish(), messages }
     }
+}
+
+/// Pushes in the form that other nodes get them.
+fn to_bus(channel: &ChannelName, logged: &LoggedPushes) -> Qos1Pushes {
+    let framed = logged.pushes.framed(Framing::Nul);
+    let messages = logged.messages.iter().zip(&framed.ends).map(|(message, end)| {
+        let place = match message.id {
+            PushId::Logged(ChannelKey(key), Seq(seq)) => Place::Log { key, seq },
+            PushId::Memory { process, number } => Place::Memory { process, number },
+        };
+        Qos1Push { place, sender: message.sender.clone(), end: *end }
+    });
+    Qos1Pushes { channel: channel.clone(), messages: messages.collect(), pushes: framed.bytes.clone() }
+}
+
+fn from_bus(pushes: Qos1Pushes) -> (ChannelName, LoggedPushes) {
+    let ends = pushes.messages.iter().map(|message| message.end).collect();
+    let messages = pushes.messages.into_iter().map(|message| {
+        let id = match message.place {
+            Place::Log { key, seq } => PushId::Logged(ChannelKey(key), Seq(seq)),
+            Place::Memory { process, number } => PushId::Memory { process, number },
+        };
+        LoggedPush { id, sender: message.sender }
+    });
+    let messages = messages.collect();
+    (pushes.channel, LoggedPushes { pushes: Pushes::from_parts(pushes.pushes, ends), messages })
 }

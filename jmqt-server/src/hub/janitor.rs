@@ -81,9 +81,13 @@ impl Janitor {
         self.chores.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What tells a session of this process from all before it, in a server that is alone.
+    pub(crate) fn next_generation(&self) -> u64 {
+        self.generations.fetch_add(1, Ordering::Relaxed)
+    }
+
     /// A session has begun. Its row is written within a second, and not waited for.
-    pub(crate) fn session_opened(&self, client: &ClientId, info: ConnectionInfo) -> u64 {
-        let generation = self.generations.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn session_opened(&self, client: &ClientId, generation: u64, info: ConnectionInfo) {
         let row = SessionRow {
             client: client.clone(),
             generation,
@@ -93,7 +97,12 @@ impl Janitor {
             since: SystemTime::now(),
         };
         self.chores().opened.insert(generation, row);
-        generation
+    }
+
+    /// A session that was entered has not begun, or its row has outlived it: there is nobody to notify.
+    pub(crate) fn forget_session(&self, client: &ClientId, generation: u64) {
+        self.chores().closed.push((client.clone(), generation));
+        self.urgent.notify_one();
     }
 
     /// A session's close notifier has run: forgotten at once, so that a crash does not repeat it.
@@ -230,7 +239,7 @@ impl Janitor {
     }
 
     async fn sweep(&self, hub: &Arc<Hub>) {
-        let Some(limit) = self.limits.max_pending else { return };
+        let Some(limit) = self.limits.max_pending.filter(|_| hub.is_first()) else { return };
         match self.store.limit_pending(limit).await {
             Ok(dropped) => {
                 for dropped in dropped {
@@ -251,7 +260,7 @@ impl Janitor {
     }
 
     async fn expire(&self, hub: &Hub) {
-        let Some(expiry) = self.limits.session_expiry else { return };
+        let Some(expiry) = self.limits.session_expiry.filter(|_| hub.is_first()) else { return };
         let Some(before) = SystemTime::now().checked_sub(expiry) else { return };
         // Held until they are gone: a client that comes back meanwhile waits, and then has nothing left.
         let mut held = Vec::new();

@@ -5,6 +5,7 @@
 //! stays in the log (QoS 1) or is dropped and counted (QoS 0).
 
 mod channels;
+mod cluster;
 mod connections;
 mod deliver;
 mod janitor;
@@ -28,6 +29,7 @@ use crate::session::{Outbox, OutboxContext};
 use crate::store::{CommitQueue, NotCommitted, Operation, Outcome, Store, StoreError};
 
 pub(crate) use channels::Channels;
+pub(crate) use cluster::{Arrival, Cluster, ClusterTasks, Location, Orphan, connection_info};
 pub(crate) use connections::{Claim, Connections};
 pub(crate) use deliver::Deliverer;
 pub(crate) use janitor::{Janitor, JanitorLimits};
@@ -49,6 +51,8 @@ pub(crate) struct Hub {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) bus: Arc<dyn Bus>,
     pub(crate) janitor: Arc<Janitor>,
+    /// `None` for a server that is alone.
+    pub(crate) cluster: Option<Arc<Cluster>>,
     queue: CommitQueue<Tag>,
     changes: [tokio::sync::Mutex<()>; CHANGE_LOCKS],
     hasher: foldhash::fast::RandomState,
@@ -74,6 +78,8 @@ pub(crate) enum HubError {
     Store,
     #[error("the session has ended")]
     SessionEnded,
+    #[error("the client is connecting to another node")]
+    Superseded,
 }
 
 impl From<NotCommitted> for HubError {
@@ -89,6 +95,7 @@ impl Hub {
         bus: Arc<dyn Bus>,
         queue: CommitQueue<Tag>,
         janitor: Arc<Janitor>,
+        cluster: Option<Arc<Cluster>>,
     ) -> Self {
         Self {
             connections: Arc::default(),
@@ -98,6 +105,7 @@ impl Hub {
             store,
             bus,
             janitor,
+            cluster,
             queue,
             changes: std::array::from_fn(|_| tokio::sync::Mutex::default()),
             hasher: foldhash::fast::RandomState::default(),
@@ -121,6 +129,11 @@ impl Hub {
                 Err(HubError::Store)
             }
         }
+    }
+
+    /// Whether it is for this node to do what one node does for all.
+    fn is_first(&self) -> bool {
+        self.cluster.as_ref().is_none_or(|cluster| cluster.is_first())
     }
 
     /// Nothing more is taken for the store; what was taken is carried out.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use jmqt_protocol::{ChannelKind, ChannelName, ClientId, Payload, PushFrame, Qos, Retain, StatusCode};
 
 use super::channels::Members;
-use super::{Hub, HubError, Pushes, PushesBuilder, Tag};
+use super::{Cluster, Hub, HubError, Location, Pushes, PushesBuilder, Tag};
 use crate::session::{Flush, Outbox, Stage};
 use crate::store::{Append, Operation};
 use crate::transport::Framing;
@@ -48,9 +48,14 @@ impl DirtyOutboxes {
 impl Hub {
     /// Whether anybody on this or another node may want messages of this channel.
     pub(crate) fn has_subscribers(&self, channel: &ChannelName) -> bool {
-        match channel.kind() {
-            ChannelKind::PeerToPeer => self.members(channel).is_some(),
-            _ => self.channels.get(channel.as_str()).is_some(),
+        match (channel.kind(), &self.cluster) {
+            (ChannelKind::PeerToPeer, cluster) => {
+                let elsewhere = |cluster: &Arc<Cluster>| cluster.node_of(peer(channel)).is_some();
+                self.members(channel).is_some() || cluster.as_ref().is_some_and(elsewhere)
+            }
+            // Who is subscribed elsewhere is for Redis to know.
+            (_, Some(_)) => true,
+            (_, None) => self.channels.get(channel.as_str()).is_some(),
         }
     }
 
@@ -64,9 +69,30 @@ impl Hub {
         Some([subscription].into())
     }
 
-    /// Delivers QoS 0 pushes of one channel and one publisher. With [`Flush::Later`] the outboxes that
-    /// got something are added to `dirty`.
+    /// Delivers QoS 0 pushes of one channel and one publisher, on whatever node. With [`Flush::Later`]
+    /// the outboxes that got something are added to `dirty`.
     pub(crate) async fn push(
+        &self,
+        channel: &ChannelName,
+        sender: Option<&ClientId>,
+        pushes: &Pushes,
+        flush: Flush,
+        dirty: &mut DirtyOutboxes,
+    ) {
+        if let Some(cluster) = &self.cluster {
+            let bytes = &pushes.framed(Framing::Nul).bytes;
+            if channel.kind() != ChannelKind::PeerToPeer {
+                self.bus.publish_qos0(channel, sender, bytes);
+            } else if let Some(node) = cluster.node_of(peer(channel)) {
+                self.bus.send_qos0(node, channel, sender, bytes);
+                return;
+            }
+        }
+        self.push_here(channel, sender, pushes, flush, dirty).await;
+    }
+
+    /// The same to the subscribers on this node.
+    pub(super) async fn push_here(
         &self,
         channel: &ChannelName,
         sender: Option<&ClientId>,
@@ -89,7 +115,6 @@ impl Hub {
                 tokio::task::yield_now().await;
             }
         }
-        self.bus.publish(channel, sender, &pushes.framed(Framing::Nul).bytes);
     }
 
     /// A client's QoS 1 publish takes its place in the order; the `pubAck` follows when it is settled.
@@ -156,9 +181,12 @@ impl Hub {
         Ok(())
     }
 
-    /// Whether a client is connected and takes point-to-point messages.
-    pub(crate) fn takes_point_to_point(&self, channel: &ChannelName) -> bool {
-        self.members(channel).is_some_and(|members| members[0].stage() != Stage::Ended)
+    /// Whether a client is connected, to any node, and takes point-to-point messages.
+    pub(crate) async fn takes_point_to_point(&self, channel: &ChannelName) -> bool {
+        if self.members(channel).is_some_and(|members| members[0].stage() != Stage::Ended) {
+            return true;
+        }
+        self.cluster.is_some() && matches!(self.locate(peer(channel)).await, Location::On(_))
     }
 }
 
@@ -176,6 +204,11 @@ impl Message {
     pub(super) fn payload(&self) -> Payload<'_> {
         payload(&self.data)
     }
+}
+
+/// The client whose point-to-point channel it is.
+pub(super) fn peer(channel: &ChannelName) -> &str {
+    channel.as_str().strip_prefix('#').unwrap_or_default()
 }
 
 /// What came in as a payload, or out of the store, is one.

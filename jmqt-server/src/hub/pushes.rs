@@ -32,6 +32,17 @@ impl Framed {
 }
 
 impl Pushes {
+    /// Pushes that another node has encoded, each with its NUL behind it.
+    pub(crate) fn from_nul(bytes: Bytes) -> Self {
+        let ends = memchr::memchr_iter(NUL, &bytes).map(|at| place(at + 1)).collect();
+        Self::from_parts(bytes, ends)
+    }
+
+    /// The same, where the places after each message are known.
+    pub(crate) fn from_parts(bytes: Bytes, ends: Box<[u32]>) -> Self {
+        Self { nul: Framed { bytes, ends }, websocket: OnceLock::new() }
+    }
+
     pub(crate) fn framed(&self, framing: Framing) -> &Framed {
         match framing {
             Framing::Nul => &self.nul,

@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::try_join_all;
 use jmqt_protocol::{ChannelName, ClientId, Persistence};
 
 use super::connections::{Claim, Connections, Registered};
 use super::{Hub, HubError, Message};
 use crate::session::{LogState, Outbox, Stage};
-use crate::validators::ConnectionInfo;
+use crate::validators::{CloseReason, ConnectionInfo};
 
 /// How long a `conn` waits for the client's older session to end.
 const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -69,11 +70,30 @@ impl Hub {
             tracing::error!(target: "jmqt::session", client = %new.client, "the older session did not end in time");
             return Err(HubError::SessionEnded);
         };
-        self.bus.take_over(new.client).await;
+        let mut entered = match &self.cluster {
+            Some(cluster) => {
+                let janitor = &self.janitor;
+                let begun =
+                    cluster.begin_session(&self.connections, janitor, &claim, new.client, new.info).await;
+                if matches!(begun, Err(HubError::Superseded)) {
+                    new.outbox.close(CloseReason::Takeover); // the newer one wins (2.4)
+                }
+                Some(begun?)
+            }
+            None => None,
+        };
+        let generation = match &entered {
+            Some(session) => session.generation,
+            None => self.janitor.next_generation(),
+        };
         new.outbox.set_window(new.window, new.careful);
-        let registered = Registered { outbox: Arc::clone(new.outbox), info: new.info };
+        let registered = Registered { outbox: Arc::clone(new.outbox), info: new.info, generation };
         self.connections.register(&claim, registered);
         let mut unfinished = Unfinished(Some((&self.connections, new.client)));
+        if let (Some(cluster), Some(session)) = (&self.cluster, &mut entered) {
+            session.registered();
+            cluster.announce(new.client, generation, new.info).await;
+        }
         let retained = match self.restore_and_carry_out(&new).await {
             Ok(retained) => retained,
             Err(error) => {
@@ -82,7 +102,10 @@ impl Hub {
             }
         };
         unfinished.0 = None;
-        let generation = self.janitor.session_opened(new.client, new.info);
+        match entered {
+            Some(session) => drop(session.keep()),
+            None => self.janitor.session_opened(new.client, generation, new.info),
+        }
         self.counters.sessions_opened.increment();
         Ok(OpenedSession { generation, retained, _claim: claim })
     }
@@ -114,10 +137,13 @@ impl Hub {
     async fn restore(&self, new: &NewSession<'_>) -> Result<Vec<(ChannelName, Bytes)>, HubError> {
         let _turn = self.change_of(new.client).await;
         let mut retained = Vec::new();
-        for stored in self.stored_subscriptions(new.client).await? {
+        let stored = self.stored_subscriptions(new.client).await?;
+        // All at once: each waits until it is heard of by other nodes.
+        let inserted = stored.iter().map(|stored| {
             let log = LogState::Attaching { seen: 0 };
-            self.insert(new.outbox, new.client, &stored.channel, Stage::Live, log).await?;
-        }
+            self.insert(new.outbox, new.client, &stored.channel, Stage::Live, log)
+        });
+        try_join_all(inserted).await?;
         // Read again now that nothing can pass unseen: what is logged from here on is offered.
         for stored in self.stored_subscriptions(new.client).await? {
             if let Some(subscription) = new.outbox.subscription(stored.channel.as_str()) {
@@ -178,9 +204,21 @@ impl Hub {
         persistent
     }
 
-    /// The session is over, close notifier included: the next `conn` of this client may go on.
-    pub(crate) async fn close_session(&self, client: &ClientId, generation: u64, is_known: bool) {
-        self.janitor.session_closed(client, generation, is_known).await;
+    /// The session is over, close notifier included, unless that was another node's to run: the next
+    /// `conn` of this client may go on.
+    pub(crate) async fn close_session(
+        &self,
+        client: &ClientId,
+        generation: u64,
+        is_known: bool,
+        was_notified: bool,
+    ) {
+        if was_notified {
+            self.janitor.session_closed(client, generation, is_known || self.cluster.is_some()).await;
+        }
+        if let Some(cluster) = &self.cluster {
+            cluster.session_closed(client, generation);
+        }
         self.connections.unregister(client);
         self.counters.sessions_closed.increment();
     }

@@ -85,8 +85,11 @@ impl Hub {
         if !outbox.insert_subscription(&subscription) {
             return Err(HubError::SessionEnded);
         }
-        if channel.kind() != ChannelKind::PeerToPeer && self.channels.add(&subscription) {
-            self.bus.join(channel).await;
+        if channel.kind() != ChannelKind::PeerToPeer {
+            // In this order: whoever takes it out of the channel leaves, so it must have joined.
+            self.bus.join(channel);
+            self.channels.add(&subscription);
+            self.bus.joined(channel).await;
         }
         if subscription.stage() == Stage::Ended {
             // The session ended in between and did not find it in the channel's list yet.
@@ -149,9 +152,9 @@ impl Hub {
         Ok(true)
     }
 
-    /// Subscribes a client on the server's own account, connected or not. An existing subscription
-    /// changes its flag (2.20). The retained message is sent as for `sub`.
-    pub(crate) async fn force_subscribe(
+    /// Subscribes a client on the server's own account, connected to this node or to none. An existing
+    /// subscription changes its flag (2.20). The retained message is sent as for `sub`.
+    pub(super) async fn force_subscribe_here(
         self: &Arc<Self>,
         client: &ClientId,
         channel: &ChannelName,
@@ -195,8 +198,8 @@ impl Hub {
         self.subscribe_in_turn(outbox, client, channel, persistence, Stage::Live).await
     }
 
-    /// Ends a client's subscription on the server's own account, connected or not.
-    pub(crate) async fn force_unsubscribe(
+    /// Ends a client's subscription on the server's own account, connected to this node or to none.
+    pub(super) async fn force_unsubscribe_here(
         self: &Arc<Self>,
         client: &ClientId,
         channel: &ChannelName,
@@ -211,8 +214,8 @@ impl Hub {
         Ok(existed)
     }
 
-    /// A client's subscriptions: all of a connected one, the persistent ones of any other.
-    pub(crate) async fn subscriptions_of(
+    /// A client's subscriptions: all of one connected here, the persistent ones of any other.
+    pub(super) async fn subscriptions_here(
         &self,
         client: &ClientId,
     ) -> Result<Vec<(ChannelName, Persistence)>, HubError> {

@@ -1,6 +1,7 @@
 //! Sockets that accept connections: one loop for each listener, and what happens to a socket until it
 //! is a session.
 
+mod proxy;
 mod tls;
 
 use std::io;
@@ -9,12 +10,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::server::{ConnectionPermit, Shared};
 use crate::session::{Accepted, Session};
 use crate::validators::{ConnectionInfo, Protocol};
+
+use proxy::HeaderError;
 
 pub use tls::TlsError;
 pub(crate) use tls::{TlsAcceptor, load as load_tls};
@@ -96,53 +99,92 @@ impl Listener {
         // Small answers must not wait for the acknowledgement of earlier ones. It fails only on a
         // socket that is gone already.
         drop(stream.set_nodelay(true));
-        let info = ConnectionInfo { remote, protocol: self.protocol };
-        let shared = Arc::clone(shared);
-        match &self.tls {
-            None => {
-                let accepted = Accepted::Plain(stream);
-                let session = Session::new(Arc::clone(&shared), info, accepted, Instant::now());
-                run_session(&shared, session, permit);
-            }
-            Some(tls) => {
-                let handshake = handshake(Arc::clone(&shared), tls.clone(), stream, info, permit);
-                shared.tasks.spawn(handshake);
-            }
+        let newcomer = Newcomer {
+            shared: Arc::clone(shared),
+            info: ConnectionInfo { remote, protocol: self.protocol },
+            permit,
+            accepted_at: Instant::now(),
+        };
+        let is_proxy = shared.is_trusted_proxy(remote.ip());
+        if is_proxy || self.tls.is_some() {
+            shared.tasks.spawn(newcomer.agree(stream, is_proxy, self.tls.clone()));
+        } else {
+            newcomer.begin_session(Accepted::Plain(stream));
         }
     }
 }
 
-/// TLS first, within the time a first packet may take (2.15).
-async fn handshake(
+/// A connection that is no session yet.
+struct Newcomer {
     shared: Arc<Shared>,
-    tls: TlsAcceptor,
-    stream: TcpStream,
     info: ConnectionInfo,
     permit: ConnectionPermit,
-) {
-    let accepted_at = Instant::now();
-    let limit = shared.limits.idle.timeout;
-    let handshake = tokio::time::timeout(limit, Box::pin(tls.accept(stream)));
-    let result = tokio::select! {
-        result = handshake => result,
-        () = shared.closing.cancelled() => return,
-    };
-    match result {
-        Ok(Ok(stream)) => {
-            let session =
-                Session::new(Arc::clone(&shared), info, Accepted::Tls(Box::new(stream)), accepted_at);
-            run_session(&shared, session, permit);
-        }
-        Ok(Err(error)) => {
-            tracing::debug!(target: "jmqt::tls", remote = %info.remote, %error, "the TLS handshake failed");
-        }
-        Err(_) => {
-            tracing::debug!(target: "jmqt::tls", remote = %info.remote, "the TLS handshake took too long");
-        }
-    }
+    accepted_at: Instant,
 }
 
-fn run_session(shared: &Arc<Shared>, session: Session, permit: ConnectionPermit) {
-    let permit = permit.occupy(session.outbox());
-    shared.tasks.spawn(session.run(permit));
+impl Newcomer {
+    /// What comes before everything else, within the time a first packet may take (2.15): the header of a
+    /// proxy, then TLS.
+    async fn agree(mut self, stream: TcpStream, is_proxy: bool, tls: Option<TlsAcceptor>) {
+        let closing = self.shared.closing.clone();
+        let agreed = async {
+            if is_proxy && !self.read_proxy_header(&stream).await {
+                return None;
+            }
+            match tls {
+                None => Some(Accepted::Plain(stream)),
+                Some(tls) => self.shake_hands(&tls, stream).await,
+            }
+        };
+        let accepted = tokio::select! {
+            accepted = Box::pin(agreed) => accepted,
+            () = closing.cancelled() => return,
+        };
+        if let Some(accepted) = accepted {
+            self.begin_session(accepted);
+        }
+    }
+
+    fn deadline(&self) -> Instant {
+        self.accepted_at + self.shared.limits.idle.timeout
+    }
+
+    /// Learns from the header who the client is. `false`: there was none that could be used.
+    async fn read_proxy_header(&mut self, stream: &TcpStream) -> bool {
+        let read = timeout_at(self.deadline(), proxy::read_header(stream)).await;
+        let error = match read.unwrap_or(Err(HeaderError::TooLate)) {
+            Ok(client) => {
+                self.info.remote = client.unwrap_or(self.info.remote);
+                return true;
+            }
+            Err(error) => error,
+        };
+        if !matches!(error, HeaderError::NothingSent) {
+            self.shared.hub.counters.proxy_headers_refused.increment();
+        }
+        let proxy = self.info.remote;
+        log_for!(self.info.protocol, debug, %proxy, %error, "refused: expected a PROXY protocol header, as TRUSTED_PROXIES has its address");
+        false
+    }
+
+    async fn shake_hands(&self, tls: &TlsAcceptor, stream: TcpStream) -> Option<Accepted> {
+        let remote = self.info.remote;
+        match timeout_at(self.deadline(), tls.accept(stream)).await {
+            Ok(Ok(stream)) => return Some(Accepted::Tls(Box::new(stream))),
+            Ok(Err(error)) => {
+                tracing::debug!(target: "jmqt::tls", %remote, %error, "the TLS handshake failed");
+            }
+            Err(_) => {
+                tracing::debug!(target: "jmqt::tls", %remote, "the TLS handshake took too long");
+            }
+        }
+        None
+    }
+
+    fn begin_session(self, accepted: Accepted) {
+        let Self { shared, info, permit, accepted_at } = self;
+        let session = Session::new(Arc::clone(&shared), info, accepted, accepted_at);
+        let permit = permit.occupy(session.outbox());
+        shared.tasks.spawn(session.run(permit));
+    }
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use tokio_rustls::TlsAcceptor;
 
-use super::Server;
 use super::signals::Signals;
+use super::{Backend, Server};
 use crate::config::Config;
 use crate::listener::{Listener, TlsError, load_tls};
 use crate::store::{SqliteOptions, SqliteStore, Store, StoreError};
@@ -187,7 +187,8 @@ impl ServerBuilder {
                 return Err(error);
             }
         };
-        let mut server = match Server::start(&config, validators, Arc::clone(&store), listeners).await {
+        let backend = Backend::Alone(Arc::clone(&store));
+        let mut server = match Server::start(&config, validators, backend, listeners).await {
             Ok(server) => server,
             Err(error) => {
                 store.close().await;

@@ -12,12 +12,12 @@ use jmqt_protocol::ClientId;
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
-use crate::hub::Claim;
+use crate::hub::{Claim, connection_info};
 use crate::store::{SessionRow, Store, StoreError};
 use crate::validators::{CloseNotice, CloseReason, ConnectionInfo, Protocol};
 
 /// So many notifiers run at a time.
-const AT_A_TIME: usize = 64;
+pub(super) const AT_A_TIME: usize = 64;
 
 /// Claimed, not yet notified. Those of one client are in order, the oldest first.
 pub(super) struct Orphans(Vec<(Claim, Vec<SessionRow>)>);
@@ -56,9 +56,10 @@ impl Orphans {
     }
 }
 
-async fn notify(shared: &Arc<Shared>, store: &dyn Store, session: &SessionRow) {
+/// Runs the close notifier of one session, and takes it out of the store.
+pub(super) async fn notify(shared: &Arc<Shared>, store: &dyn Store, session: &SessionRow) {
     let client = &session.client;
-    let info = connection_info(session).unwrap_or_else(|| {
+    let info = connection_info(&session.protocol, &session.address).unwrap_or_else(|| {
         tracing::warn!(target: "jmqt::session", %client, "the store does not tell where this session came from");
         ConnectionInfo { remote: SocketAddr::from(([0, 0, 0, 0], 0)), protocol: Protocol::Socket }
     });
@@ -67,9 +68,4 @@ async fn notify(shared: &Arc<Shared>, store: &dyn Store, session: &SessionRow) {
     if let Err(error) = store.orphan_closed(session).await {
         tracing::error!(target: "jmqt::session", %client, %error, "the next start will end this session again");
     }
-}
-
-fn connection_info(session: &SessionRow) -> Option<ConnectionInfo> {
-    let remote = session.address.parse().ok()?;
-    Some(ConnectionInfo { remote, protocol: Protocol::from_name(&session.protocol)? })
 }

@@ -1,13 +1,14 @@
 //! What every connection of a server shares, and the list of all connections.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::Config;
+use crate::config::{Config, Network};
 use crate::handle::ServerHandle;
 use crate::hub::Hub;
 use crate::session::{IdleLimits, Outbox};
@@ -19,9 +20,10 @@ pub(crate) struct Shared {
     pub(crate) hub: Arc<Hub>,
     pub(crate) handle: ServerHandle,
     pub(crate) limits: Limits,
+    trusted_proxies: Box<[Network]>,
     /// Every task that serves a connection.
     pub(crate) tasks: TaskTracker,
-    /// Connections are to be closed.
+    /// The server is stopping: what is no session yet does not become one.
     pub(crate) closing: CancellationToken,
     open: Mutex<OpenConnections>,
 }
@@ -58,7 +60,7 @@ impl Limits {
 #[derive(Default)]
 struct OpenConnections {
     next: u64,
-    /// `None` until the connection has an outbox (while TLS is agreed upon).
+    /// `None` until the connection has an outbox (while its PROXY header is read and TLS agreed upon).
     by_number: HashMap<u64, Option<Weak<Outbox>>, foldhash::fast::RandomState>,
 }
 
@@ -75,6 +77,7 @@ impl Shared {
             hub,
             handle,
             limits: Limits::new(config),
+            trusted_proxies: config.trusted_proxies.as_slice().into(),
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
             open: Mutex::default(),
@@ -83,6 +86,11 @@ impl Shared {
 
     fn open(&self) -> std::sync::MutexGuard<'_, OpenConnections> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether what this peer says about the client is believed.
+    pub(crate) fn is_trusted_proxy(&self, peer: IpAddr) -> bool {
+        self.trusted_proxies.iter().any(|network| network.contains(peer))
     }
 
     /// Lets one more connection in, unless MAX_CONNECTIONS are open.
@@ -97,9 +105,13 @@ impl Shared {
         Some(ConnectionPermit { shared: Arc::clone(self), number })
     }
 
+    /// Of all connections, with a session or without.
+    pub(super) fn outboxes(&self) -> Vec<Arc<Outbox>> {
+        self.open().by_number.values().flatten().filter_map(Weak::upgrade).collect()
+    }
+
     pub(super) fn close_all(&self, reason: CloseReason) {
-        let outboxes: Vec<_> = self.open().by_number.values().flatten().filter_map(Weak::upgrade).collect();
-        for outbox in outboxes {
+        for outbox in self.outboxes() {
             outbox.close(reason);
         }
     }

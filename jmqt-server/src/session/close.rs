@@ -41,9 +41,12 @@ impl Session {
         // A `conn` may have been given up half way, so the tables are cleared in any case.
         let is_known = shared.hub.close_tables(&outbox).await;
         let Some(Member { client, generation }) = member else { return };
-        let notice = CloseNotice::new(info, &client, reason, &shared.handle);
-        shared.notify_close(&notice).await;
-        shared.hub.close_session(&client, generation, is_known).await;
+        let is_ours = shared.hub.claim_close(&client, generation, info).await;
+        if is_ours {
+            let notice = CloseNotice::new(info, &client, reason, &shared.handle);
+            shared.notify_close(&notice).await;
+        }
+        shared.hub.close_session(&client, generation, is_known, is_ours).await;
     }
 }
 

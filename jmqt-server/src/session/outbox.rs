@@ -64,6 +64,20 @@ pub(crate) struct LoggedPushes {
     pub(crate) messages: Vec<LoggedPush>,
 }
 
+impl LoggedPushes {
+    /// The channel's key and the first and last place in its log; `None` if nothing of it is logged.
+    pub(crate) fn places(&self) -> Option<(ChannelKey, u64, u64)> {
+        let mut places = self.messages.iter().filter_map(|message| message.id.place());
+        let (key, Seq(first)) = places.next()?;
+        Some((key, first, places.next_back().map_or(first, |(_, Seq(last))| last)))
+    }
+
+    /// The last message that is in the log.
+    pub(crate) fn last_logged(&self) -> Option<(ChannelKey, Seq)> {
+        self.messages.iter().rev().find_map(|message| message.id.place())
+    }
+}
+
 /// What the windows need to know of each of them.
 #[derive(Debug, Clone)]
 pub(crate) struct LoggedPush {
@@ -638,7 +652,7 @@ impl Outbox {
         if let Source::Log { through } = source
             && logged.messages.last().is_none_or(|last| match last.id {
                 PushId::Logged(_, Seq(last)) => position.next > last,
-                PushId::Memory(_) => true,
+                PushId::Memory { .. } => true,
             })
             && position.next <= through
             && through <= position.acked.horizon()
@@ -661,7 +675,7 @@ impl Outbox {
                 // It may have been pushed before the subscription became persistent (2.20).
                 moved || window.acknowledge_temporary(id)
             }
-            PushId::Memory(_) => window.acknowledge_temporary(id),
+            PushId::Memory { .. } => window.acknowledge_temporary(id),
         };
         if counted {
             self.pump(&mut state);
@@ -685,6 +699,24 @@ impl Outbox {
             state.queue.push(bytes);
         }
         state.window = Some(window);
+    }
+
+    /// The log has messages up to `seq`, which may not have been offered. `true` if the client is behind.
+    pub(crate) fn note_seen(&self, subscription: &Arc<Subscription>, key: ChannelKey, seq: Seq) -> bool {
+        let mut state = self.lock();
+        let mut log = subscription.log();
+        match &mut *log {
+            LogState::Attached(position) if position.key == key => {
+                position.seen = position.seen.max(seq.0);
+                list_if_behind(state.window(), subscription, position);
+                position.is_behind()
+            }
+            LogState::Attaching { seen } => {
+                *seen = (*seen).max(seq.0);
+                false
+            }
+            _ => false,
+        }
     }
 
     // ---- what is read from the log -------------------------------------------------------------

@@ -9,8 +9,22 @@ use crate::store::{ChannelKey, Epoch, Seq};
 pub(crate) enum PushId {
     /// A logged message: a redelivery carries the same id, and no other message ever will.
     Logged(ChannelKey, Seq),
-    /// A message that was never stored, counted since the process started.
-    Memory(u64),
+    /// A message that was never stored: the number that process gave it.
+    Memory {
+        /// Made at random when the process started.
+        process: u32,
+        number: u64,
+    },
+}
+
+impl PushId {
+    /// Where the message is in a log, if it is.
+    pub(crate) fn place(self) -> Option<(ChannelKey, Seq)> {
+        match self {
+            Self::Logged(key, seq) => Some((key, seq)),
+            Self::Memory { .. } => None,
+        }
+    }
 }
 
 /// What makes ids of different databases and processes different.
@@ -31,18 +45,23 @@ impl IdSpace {
         out.clear();
         let written = match id {
             PushId::Logged(key, seq) => write!(out, "{:x}-{:x}-{:x}", self.epoch.0, key.0, seq.0),
-            PushId::Memory(number) => write!(out, "m{:x}-{number:x}", self.process),
+            PushId::Memory { process, number } => write!(out, "m{process:x}-{number:x}"),
         };
         debug_assert!(written.is_ok(), "writing to a string does not fail");
     }
 
-    /// Reads an id of this database and process; `None` for any other text.
+    /// The id of a message that is never stored.
+    pub(crate) fn in_memory(self, number: u64) -> PushId {
+        PushId::Memory { process: self.process, number }
+    }
+
+    /// Reads an id of this database, or of a message in some process's memory; `None` for any other text.
     pub(crate) fn parse(self, text: &str) -> Option<PushId> {
         let hex = |digits: &str| u64::from_str_radix(digits, 16).ok();
         if let Some(memory) = text.strip_prefix('m') {
             let (process, number) = memory.split_once('-')?;
-            let id = PushId::Memory(hex(number)?);
-            return (hex(process)? == u64::from(self.process)).then_some(id);
+            let process = u32::try_from(hex(process)?).ok()?;
+            return Some(PushId::Memory { process, number: hex(number)? });
         }
         let (epoch, place) = text.split_once('-')?;
         let (key, seq) = place.split_once('-')?;
@@ -59,11 +78,16 @@ mod tests {
     fn ids_are_read_back_and_foreign_ones_are_not() {
         let ids = IdSpace::new(Epoch(0xbeef), 7);
         let mut text = String::new();
-        for id in [PushId::Logged(ChannelKey(12), Seq(3456)), PushId::Memory(99)] {
+        for id in [PushId::Logged(ChannelKey(12), Seq(3456)), ids.in_memory(99)] {
             ids.write(id, &mut text);
             assert_eq!(ids.parse(&text), Some(id));
-            assert_eq!(IdSpace::new(Epoch(1), 8).parse(&text), None);
         }
+        assert_ne!(
+            IdSpace::new(Epoch(0xbeef), 8).parse(&text),
+            Some(IdSpace::new(Epoch(0xbeef), 8).in_memory(99))
+        );
+        ids.write(PushId::Logged(ChannelKey(12), Seq(3456)), &mut text);
+        assert_eq!(IdSpace::new(Epoch(1), 7).parse(&text), None);
         for foreign in ["", "7", "m7", "beef-1", "beef-x-1", "beef--1", "-", "beef-ffffffffffffffff-1"] {
             assert_eq!(ids.parse(foreign), None, "{foreign}");
         }

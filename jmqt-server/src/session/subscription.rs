@@ -117,6 +117,14 @@ impl Subscription {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The channel's key in the store, once a persistent subscription knows it.
+    pub(crate) fn key(&self) -> Option<ChannelKey> {
+        match &*self.log() {
+            LogState::Attached(position) => Some(position.key),
+            _ => None,
+        }
+    }
+
     pub(crate) fn persistence(&self) -> Persistence {
         match &*self.log() {
             LogState::Temporary => Persistence::Temporary,

@@ -101,7 +101,8 @@ impl fmt::Display for Protocol {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConnectionInfo {
-    /// The address of the other end.
+    /// The client's address: that of the other end, or, behind one of TRUSTED_PROXIES, the one that the
+    /// PROXY protocol header names.
     pub remote: SocketAddr,
     /// Which of the four listeners it came to.
     pub protocol: Protocol,

@@ -196,6 +196,19 @@ impl Client {
         }
     }
 
+    /// Sends one packet; the server may have closed the connection.
+    pub async fn send_until_refused(&mut self, text: &str) {
+        let mut bytes = Vec::new();
+        if self.is_websocket() {
+            websocket_frame(true, 1, text.as_bytes(), &mut bytes);
+        } else {
+            bytes.extend_from_slice(text.as_bytes());
+            bytes.push(0);
+        }
+        self.note(">", text);
+        self.send_bytes_until_refused(&bytes).await;
+    }
+
     /// Sends as much as the server takes; it may close the connection meanwhile.
     pub async fn send_bytes_until_refused(&mut self, bytes: &[u8]) {
         // Refused is what the caller expects; whether it was is what it looks at next.

@@ -121,6 +121,11 @@ impl TestServer {
     /// A connection on which TLS and WebSocket are agreed, and nothing else.
     pub async fn open(&self, protocol: Protocol) -> Client {
         let stream = self.open_tcp(protocol).await;
+        self.agree(protocol, stream).await
+    }
+
+    /// Agrees on TLS and WebSocket on a connection to this listener.
+    pub async fn agree(&self, protocol: Protocol, stream: TcpStream) -> Client {
         let mut client = match protocol {
             Protocol::Socket | Protocol::WebSocket => Client::new(protocol, stream),
             Protocol::SslSocket | Protocol::SslWebSocket => {

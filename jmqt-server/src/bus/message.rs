@@ -1,0 +1,445 @@
+//! What nodes tell each other, and how it is written.
+//!
+//! Pushes travel as they will be written to plain sockets, behind a short binary header, so that a node
+//! that receives them only cuts them up. Everything else is rare, and JSON.
+//!
+//! Nodes of one cluster must run versions that understand each other: the first byte is a version.
+
+use bytes::{Buf, BufMut, Bytes};
+use jmqt_protocol::{ChannelName, ClientId};
+use serde::{Deserialize, Serialize};
+
+/// The first byte of everything.
+const VERSION: u8 = 1;
+const QOS0: u8 = 0;
+const QOS1: u8 = 1;
+const CONTROL: u8 = 2;
+const NOBODY: u16 = u16::MAX;
+
+/// Which process: made at random when it starts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct NodeId(pub(crate) u64);
+
+impl std::fmt::Display for NodeId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl NodeId {
+    /// Reads what `Display` has written.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        u64::from_str_radix(text, 16).ok().filter(|_| text.len() == 16).map(Self)
+    }
+}
+
+/// Something from another node, or from this one: a bus hands back what it is given.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct BusMessage {
+    pub(crate) from: NodeId,
+    pub(crate) body: Body,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Body {
+    Qos0(Qos0Pushes),
+    Qos1(Qos1Pushes),
+    Control(Control),
+}
+
+/// QoS 0 pushes of one channel and publisher, in NUL framing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Qos0Pushes {
+    pub(crate) channel: ChannelName,
+    pub(crate) sender: Option<ClientId>,
+    pub(crate) pushes: Bytes,
+}
+
+/// QoS 1 pushes of one channel, in the order of its log, in NUL framing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Qos1Pushes {
+    pub(crate) channel: ChannelName,
+    pub(crate) messages: Vec<Qos1Push>,
+    pub(crate) pushes: Bytes,
+}
+
+/// What is known of each of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Qos1Push {
+    pub(crate) place: Place,
+    pub(crate) sender: Option<ClientId>,
+    /// Where it ends in the bytes.
+    pub(crate) end: u32,
+}
+
+/// Where a QoS 1 message is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    Log {
+        key: i64,
+        seq: u64,
+    },
+    /// Only in memory: the number that process `process` gave it.
+    Memory {
+        process: u32,
+        number: u64,
+    },
+}
+
+/// A client's session, as other nodes know it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Presence {
+    pub(crate) client: String,
+    pub(crate) generation: u64,
+    pub(crate) protocol: String,
+    pub(crate) address: String,
+}
+
+/// What is said to all nodes, or to one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Control {
+    /// This node is there. Said every second.
+    Beat,
+    /// This node ends: nobody has to wait until it is missed.
+    Leaving,
+    /// Whoever hears this tells the sender about its sessions.
+    WantSessions,
+    /// The sessions of this node, in several messages: what was known before the first of them and is
+    /// in none of them is over.
+    Sessions {
+        list: u64,
+        sessions: Vec<Presence>,
+        last: bool,
+    },
+    /// A session begins.
+    Opened(Presence),
+    /// A session has ended.
+    Closed {
+        client: String,
+        generation: u64,
+    },
+    /// Nothing but its coming back to the sender matters.
+    Fence(u64),
+    /// The last messages of channels that this node has lately appended to.
+    Tails(Vec<(String, i64, u64)>),
+    /// Asks one node for something; `number` comes back in the [`Answer`](Self::Answer).
+    Ask {
+        number: u64,
+        request: Request,
+    },
+    Answer {
+        number: u64,
+        answer: Answer,
+    },
+    /// Closes a client's connection, on the application's behalf.
+    Disconnect {
+        client: String,
+    },
+}
+
+/// What one node asks another to do for a client that is connected there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Request {
+    /// Ends the sessions of a client that are older than a generation, close notifiers included.
+    EndSessions {
+        client: String,
+        below: u64,
+    },
+    Subscribe {
+        client: String,
+        channel: String,
+        persistent: bool,
+    },
+    Unsubscribe {
+        client: String,
+        channel: String,
+    },
+    Subscriptions {
+        client: String,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Answer {
+    Done,
+    /// Whether there was something.
+    Existed(bool),
+    /// Channels, and whether persistently.
+    Subscriptions(Vec<(String, bool)>),
+    /// The client is not connected there.
+    NotHere,
+    /// The store failed.
+    Failed,
+}
+
+/// What was received is nothing that a node of this version writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a message of this version: {0}")]
+pub(crate) struct NotAMessage(&'static str);
+
+fn header(from: NodeId, kind: u8, room: usize) -> Vec<u8> {
+    let mut out = Vec::with_capacity(10 + room);
+    out.put_u8(VERSION);
+    out.put_u8(kind);
+    out.put_u64(from.0);
+    out
+}
+
+/// Whether it is pushes: what may be dropped when there is no room.
+pub(crate) fn is_pushes(payload: &[u8]) -> bool {
+    payload.get(1).is_some_and(|kind| *kind != CONTROL)
+}
+
+/// Whether `node` has written it.
+pub(crate) fn is_from(payload: &[u8], node: NodeId) -> bool {
+    payload.get(2..10).is_some_and(|from| from == node.0.to_be_bytes())
+}
+
+/// QoS 0 pushes. Returns what was written, and how much of it is the header: more pushes of the same
+/// channel and publisher may be appended to it.
+pub(crate) fn encode_qos0(
+    from: NodeId,
+    channel: &ChannelName,
+    sender: Option<&ClientId>,
+    pushes: &[u8],
+) -> (Vec<u8>, usize) {
+    let mut out = header(from, QOS0, 300 + pushes.len());
+    put_text(&mut out, channel.as_str());
+    put_sender(&mut out, sender);
+    let header = out.len();
+    out.extend_from_slice(pushes);
+    (out, header)
+}
+
+pub(crate) fn encode_qos1(from: NodeId, pushes: &Qos1Pushes) -> Vec<u8> {
+    let mut out = header(from, QOS1, 100 + 64 * pushes.messages.len() + pushes.pushes.len());
+    put_text(&mut out, pushes.channel.as_str());
+    out.put_u32(u32::try_from(pushes.messages.len()).unwrap_or(u32::MAX));
+    for message in &pushes.messages {
+        match message.place {
+            Place::Log { key, seq } => {
+                out.put_u8(0);
+                out.put_i64(key);
+                out.put_u64(seq);
+            }
+            Place::Memory { process, number } => {
+                out.put_u8(1);
+                out.put_u32(process);
+                out.put_u64(number);
+            }
+        }
+        put_sender(&mut out, message.sender.as_ref());
+        out.put_u32(message.end);
+    }
+    out.extend_from_slice(&pushes.pushes);
+    out
+}
+
+pub(crate) fn encode_control(from: NodeId, control: &Control) -> Vec<u8> {
+    let mut out = header(from, CONTROL, 100);
+    // Strings and numbers always make JSON.
+    drop(serde_json::to_writer(&mut out, control));
+    out
+}
+
+fn put_text(out: &mut Vec<u8>, text: &str) {
+    // Names are 512 bytes at most.
+    out.put_u16(u16::try_from(text.len()).unwrap_or(NOBODY - 1));
+    out.extend_from_slice(text.as_bytes());
+}
+
+fn put_sender(out: &mut Vec<u8>, sender: Option<&ClientId>) {
+    match sender {
+        Some(sender) => put_text(out, sender.as_str()),
+        None => out.put_u16(NOBODY),
+    }
+}
+
+impl BusMessage {
+    pub(crate) fn decode(mut payload: Bytes) -> Result<Self, NotAMessage> {
+        if number(payload.try_get_u8())? != VERSION {
+            return Err(NotAMessage("another version"));
+        }
+        let kind = number(payload.try_get_u8())?;
+        let from = NodeId(number(payload.try_get_u64())?);
+        let body = match kind {
+            QOS0 => Body::Qos0(decode_qos0(payload)?),
+            QOS1 => Body::Qos1(decode_qos1(payload)?),
+            CONTROL => Body::Control(
+                serde_json::from_slice(&payload).map_err(|_| NotAMessage("unknown control message"))?,
+            ),
+            _ => return Err(NotAMessage("unknown kind")),
+        };
+        Ok(Self { from, body })
+    }
+}
+
+fn decode_qos0(mut payload: Bytes) -> Result<Qos0Pushes, NotAMessage> {
+    let channel = take_channel(&mut payload)?;
+    let sender = take_sender(&mut payload)?;
+    Ok(Qos0Pushes { channel, sender, pushes: payload })
+}
+
+fn decode_qos1(mut payload: Bytes) -> Result<Qos1Pushes, NotAMessage> {
+    let channel = take_channel(&mut payload)?;
+    let count = number(payload.try_get_u32())? as usize;
+    // Each takes 15 bytes at least: a count that cannot be true reserves nothing.
+    let mut messages = Vec::with_capacity(count.min(payload.len() / 15));
+    for _ in 0..count {
+        let place = match number(payload.try_get_u8())? {
+            0 => Place::Log { key: number(payload.try_get_i64())?, seq: number(payload.try_get_u64())? },
+            1 => Place::Memory {
+                process: number(payload.try_get_u32())?,
+                number: number(payload.try_get_u64())?,
+            },
+            _ => return Err(NotAMessage("unknown place")),
+        };
+        let sender = take_sender(&mut payload)?;
+        messages.push(Qos1Push { place, sender, end: number(payload.try_get_u32())? });
+    }
+    let ends_rise = messages.windows(2).all(|pair| pair[0].end < pair[1].end);
+    let covers_all = messages.last().is_none_or(|last| last.end as usize == payload.len());
+    if !ends_rise || !covers_all {
+        return Err(NotAMessage("its parts do not fit together"));
+    }
+    Ok(Qos1Pushes { channel, messages, pushes: payload })
+}
+
+fn number<T>(taken: Result<T, bytes::TryGetError>) -> Result<T, NotAMessage> {
+    taken.map_err(|_| NotAMessage("cut short"))
+}
+
+fn take_text(payload: &mut Bytes, length: u16) -> Result<Bytes, NotAMessage> {
+    if payload.len() < usize::from(length) {
+        return Err(NotAMessage("cut short"));
+    }
+    Ok(payload.split_to(length.into()))
+}
+
+fn take_channel(payload: &mut Bytes) -> Result<ChannelName, NotAMessage> {
+    let length = number(payload.try_get_u16())?;
+    let text = take_text(payload, length)?;
+    let name = std::str::from_utf8(&text).ok().and_then(|text| ChannelName::parse(text).ok());
+    name.ok_or(NotAMessage("not a channel name"))
+}
+
+fn take_sender(payload: &mut Bytes) -> Result<Option<ClientId>, NotAMessage> {
+    let length = number(payload.try_get_u16())?;
+    if length == NOBODY {
+        return Ok(None);
+    }
+    let text = take_text(payload, length)?;
+    let client = std::str::from_utf8(&text).ok().and_then(|text| ClientId::parse(text).ok());
+    client.map(Some).ok_or(NotAMessage("not a client id"))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const HERE: NodeId = NodeId(0xfeed_0000_0000_0001);
+
+    fn channel(name: &str) -> ChannelName {
+        ChannelName::parse(name).unwrap()
+    }
+
+    fn read(payload: Vec<u8>) -> Body {
+        let message = BusMessage::decode(payload.into()).unwrap();
+        assert_eq!(message.from, HERE);
+        message.body
+    }
+
+    #[test]
+    fn a_node_is_known_by_its_name_again() {
+        for node in [HERE, NodeId(0), NodeId(u64::MAX)] {
+            assert_eq!(NodeId::parse(&node.to_string()), Some(node));
+        }
+        assert_eq!(NodeId::parse("fe"), None);
+        assert_eq!(NodeId::parse("another node"), None);
+    }
+
+    #[test]
+    fn qos_0_pushes_come_out_as_they_went_in_and_more_may_be_appended() {
+        let sender = ClientId::parse("alice").unwrap();
+        for sender in [Some(sender), None] {
+            let (mut payload, header) = encode_qos0(HERE, &channel("news"), sender.as_ref(), b"{1}\0");
+            assert_eq!(&payload[header..], b"{1}\0");
+            assert!(is_pushes(&payload));
+            payload.extend_from_slice(b"{2}\0");
+            let pushes = Bytes::from_static(b"{1}\0{2}\0");
+            let expected = Qos0Pushes { channel: channel("news"), sender, pushes };
+            assert_eq!(read(payload), Body::Qos0(expected));
+        }
+    }
+
+    fn qos1() -> Qos1Pushes {
+        let push = |place, sender: Option<&str>, end| {
+            let sender = sender.map(|sender| ClientId::parse(sender).unwrap());
+            Qos1Push { place, sender, end }
+        };
+        Qos1Pushes {
+            channel: channel("#bob"),
+            messages: vec![
+                push(Place::Log { key: 7, seq: u64::MAX }, Some("alice"), 4),
+                push(Place::Memory { process: 3, number: 9 }, None, 9),
+            ],
+            pushes: Bytes::from_static(b"{1}\0{22}\0"),
+        }
+    }
+
+    #[test]
+    fn qos_1_pushes_come_out_as_they_went_in() {
+        let payload = encode_qos1(HERE, &qos1());
+        assert!(is_pushes(&payload));
+        assert_eq!(read(payload), Body::Qos1(qos1()));
+    }
+
+    #[test]
+    fn what_is_cut_short_or_does_not_fit_is_refused() {
+        let whole = encode_qos1(HERE, &qos1());
+        for length in 0..whole.len() {
+            let cut = Bytes::copy_from_slice(&whole[..length]);
+            assert!(BusMessage::decode(cut).is_err(), "{length} bytes");
+        }
+        let mut other_version = whole.clone();
+        other_version[0] = 9;
+        assert!(BusMessage::decode(other_version.into()).is_err());
+    }
+
+    #[test]
+    fn control_messages_come_out_as_they_went_in() {
+        let presence = Presence {
+            client: "böb \"the\" builder".to_owned(),
+            generation: u64::MAX,
+            protocol: "SOCKET".to_owned(),
+            address: "[::1]:9".to_owned(),
+        };
+        let request =
+            Request::Subscribe { client: "bob".to_owned(), channel: "news".to_owned(), persistent: true };
+        let controls = [
+            Control::Beat,
+            Control::Opened(presence.clone()),
+            Control::Sessions { list: 4, sessions: vec![presence], last: false },
+            Control::Ask { number: 1, request },
+            Control::Answer { number: 1, answer: Answer::Subscriptions(vec![("news".to_owned(), true)]) },
+            Control::Tails(vec![("news".to_owned(), -1, u64::MAX)]),
+        ];
+        for control in controls {
+            let payload = encode_control(HERE, &control);
+            assert!(!is_pushes(&payload));
+            assert_eq!(read(payload), Body::Control(control));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_do_any_harm(bytes in proptest::collection::vec(any::<u8>(), 0..200), kind in 0u8..4) {
+            drop(BusMessage::decode(Bytes::from(bytes.clone())));
+            let mut payload = header(HERE, kind, 0);
+            payload.extend(bytes);
+            drop(BusMessage::decode(payload.into()));
+        }
+    }
+}

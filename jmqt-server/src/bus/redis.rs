@@ -1,0 +1,428 @@
+//! The bus over Redis: publish/subscribe of one server, of one behind Sentinels, or of a cluster.
+//!
+//! One connection carries everything. A node subscribes to a Redis channel for each JMQT channel that its
+//! sessions need, to one of its own, and to one that all nodes have. Nothing is kept in Redis: whatever it
+//! forgets, the nodes tell each other again when the link is back.
+
+mod interest;
+mod link;
+mod outgoing;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use jmqt_protocol::{ChannelName, ClientId};
+use tokio::sync::{Notify, mpsc};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use self::interest::Interest;
+use self::link::{Link, Received};
+use self::outgoing::{Outgoing, Target};
+use super::message::{self, BusMessage};
+use super::{Bus, BusEvent, Control, NodeId, Qos1Pushes};
+use crate::counters::Counters;
+
+/// How long making a connection may take, and how long an answer.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+/// Between two attempts to connect: at first and at most.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// How long a subscription waits for its confirmation before it goes on without.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long what was said last may take to leave when the bus stops.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// So much may have been received and not yet been looked at.
+const INBOX_MESSAGES: usize = 65_536;
+const INBOX_BYTES: usize = 64 << 20;
+
+/// Where Redis is, and how it is reached.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct RedisOptions {
+    /// One server, Sentinels, or a cluster.
+    pub mode: RedisMode,
+    /// The database's number; 0 on a cluster. Publish/subscribe does not look at it.
+    pub db_index: i64,
+    /// An ACL user; `None` for the default one.
+    pub user: Option<String>,
+    /// Its password.
+    pub password: Option<String>,
+    /// Whether the connection is encrypted.
+    pub tls: bool,
+    /// The certificate authority to trust instead of the system's, PEM.
+    pub ca_path: Option<PathBuf>,
+    /// What the names of all Redis channels begin with.
+    pub prefix: String,
+}
+
+/// How a Redis service is made up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RedisMode {
+    /// One server.
+    Standalone {
+        /// Its name or address.
+        host: String,
+        /// Its port.
+        port: u16,
+    },
+    /// A server that Sentinels know.
+    Sentinel {
+        /// The Sentinels.
+        nodes: Vec<(String, u16)>,
+        /// The name they know it by.
+        master: String,
+    },
+    /// A Redis Cluster; pushes then go through sharded publish/subscribe, which takes Redis 7.
+    Cluster {
+        /// Some of its nodes.
+        nodes: Vec<(String, u16)>,
+    },
+}
+
+impl RedisOptions {
+    /// One server without a password.
+    #[must_use]
+    pub fn standalone(host: impl Into<String>, port: u16) -> Self {
+        Self {
+            mode: RedisMode::Standalone { host: host.into(), port },
+            db_index: 0,
+            user: None,
+            password: None,
+            tls: false,
+            ca_path: None,
+            prefix: "jmqt:".to_owned(),
+        }
+    }
+}
+
+impl std::fmt::Debug for RedisOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RedisOptions")
+            .field("mode", &self.mode)
+            .field("db_index", &self.db_index)
+            .field("user", &self.user)
+            .field("tls", &self.tls)
+            .field("ca_path", &self.ca_path)
+            .field("prefix", &self.prefix)
+            .finish_non_exhaustive() // the password stays here
+    }
+}
+
+/// See the module.
+pub(crate) struct RedisBus {
+    node: NodeId,
+    options: RedisOptions,
+    interest: Interest,
+    outgoing: Outgoing,
+    inbox: Arc<Inbox>,
+    up: AtomicBool,
+    came_up: Notify,
+    /// Told to give up the present link.
+    reset: Notify,
+    counters: Arc<Counters>,
+}
+
+/// What was received and not yet looked at.
+struct Inbox {
+    node: NodeId,
+    events: mpsc::Sender<(BusEvent, usize)>,
+    bytes: Arc<AtomicUsize>,
+    counters: Arc<Counters>,
+}
+
+/// Where what was received comes out.
+pub(crate) struct BusEvents {
+    events: mpsc::Receiver<(BusEvent, usize)>,
+    bytes: Arc<AtomicUsize>,
+}
+
+impl BusEvents {
+    /// What comes next; `None` when the bus is gone.
+    ///
+    /// # Cancel safety
+    /// Dropped before it is ready, nothing is lost.
+    pub(crate) async fn next(&mut self) -> Option<BusEvent> {
+        let (event, size) = self.events.recv().await?;
+        self.bytes.fetch_sub(size, Ordering::Relaxed);
+        Some(event)
+    }
+
+    /// What has come already; `None` if there is nothing at the moment.
+    pub(crate) fn next_at_once(&mut self) -> Option<BusEvent> {
+        let (event, size) = self.events.try_recv().ok()?;
+        self.bytes.fetch_sub(size, Ordering::Relaxed);
+        Some(event)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.events.is_empty()
+    }
+}
+
+impl Inbox {
+    /// Takes what the connection has received, without waiting. `false`: what may not be lost is lost, so
+    /// the link must not go on.
+    fn take(&self, payload: Vec<u8>) -> bool {
+        let (size, is_pushes) = (payload.len(), message::is_pushes(&payload));
+        if is_pushes && message::is_from(&payload, self.node) {
+            return true; // its own sessions have them already
+        }
+        let message = match BusMessage::decode(Bytes::from(payload)) {
+            Ok(message) => message,
+            Err(error) => {
+                tracing::warn!(target: "jmqt::bus", %error, "another program uses the same REDIS_PREFIX, or another version");
+                return true;
+            }
+        };
+        let has_room = self.bytes.fetch_add(size, Ordering::Relaxed) < INBOX_BYTES || !is_pushes;
+        if has_room && self.events.try_send((BusEvent::Message(message), size)).is_ok() {
+            return true;
+        }
+        self.bytes.fetch_sub(size, Ordering::Relaxed);
+        if is_pushes {
+            self.counters.bus_dropped.increment();
+        }
+        is_pushes
+    }
+}
+
+/// Why a link ended.
+enum End {
+    Stop,
+    Lost(&'static str),
+}
+
+impl RedisBus {
+    pub(crate) fn new(node: NodeId, options: RedisOptions, counters: Arc<Counters>) -> (Self, BusEvents) {
+        let (events, received) = mpsc::channel(INBOX_MESSAGES);
+        let bytes = Arc::new(AtomicUsize::new(0));
+        let inbox = Inbox { node, events, bytes: Arc::clone(&bytes), counters: Arc::clone(&counters) };
+        let bus = Self {
+            node,
+            interest: Interest::default(),
+            outgoing: Outgoing::new(),
+            inbox: Arc::new(inbox),
+            up: AtomicBool::new(false),
+            came_up: Notify::new(),
+            reset: Notify::new(),
+            counters,
+            options,
+        };
+        (bus, BusEvents { events: received, bytes })
+    }
+
+    fn channel(&self, name: &str) -> String {
+        format!("{}c:{name}", self.options.prefix)
+    }
+
+    fn own_channel(&self, node: NodeId) -> String {
+        format!("{}n:{node}", self.options.prefix)
+    }
+
+    fn everybodys_channel(&self) -> String {
+        format!("{}all", self.options.prefix)
+    }
+
+    fn target_name(&self, target: &Target) -> String {
+        match target {
+            Target::Channel(name) => self.channel(name.as_str()),
+            Target::Node(node) => self.own_channel(*node),
+            Target::All => self.everybodys_channel(),
+        }
+    }
+
+    fn put_pushes(&self, target: Target, payload: Vec<u8>, header: usize) {
+        if !self.is_up() || !self.outgoing.put(target, payload, header) {
+            self.counters.bus_dropped.increment();
+        }
+    }
+
+    fn put_control(&self, target: Target, control: &Control) {
+        // While there is no link nobody hears it; when there is one again, everything is told anew.
+        if self.is_up() && !self.outgoing.put(target, message::encode_control(self.node, control), 0) {
+            self.reset();
+        }
+    }
+
+    /// Serves one link for as long as it stands.
+    async fn serve(&self, stop: &CancellationToken) -> End {
+        let (received, mut lost) = Received::new(Arc::clone(&self.inbox));
+        let connected = tokio::select! {
+            () = stop.cancelled() => return End::Stop,
+            connected = timeout(CONNECT_TIMEOUT, Link::connect(&self.options, received)) => connected,
+        };
+        let link = match connected {
+            Ok(Ok(link)) => link,
+            Ok(Err(error)) => {
+                tracing::warn!(target: "jmqt::bus", error = %link::explain(&error), "Redis cannot be reached");
+                return End::Lost("not connected");
+            }
+            Err(_) => {
+                tracing::warn!(target: "jmqt::bus", "Redis cannot be reached: no answer within {CONNECT_TIMEOUT:?}");
+                return End::Lost("not connected");
+            }
+        };
+        let end = tokio::select! {
+            end = self.use_link(&link, stop) => end,
+            () = lost.wait() => End::Lost("the connection ended"),
+            () = self.reset.notified() => End::Lost("it does not answer"),
+        };
+        if self.up.swap(false, Ordering::AcqRel) {
+            if let End::Lost(reason) = end {
+                tracing::warn!(target: "jmqt::bus", reason, "the link to Redis is lost");
+            }
+            self.counters.bus_dropped.add(self.outgoing.clear());
+            // Waits for room: this one must not be lost, and room is made all the time.
+            drop(self.inbox.events.send((BusEvent::Down, 0)).await);
+        }
+        self.interest.link_lost();
+        end
+    }
+
+    async fn use_link(&self, link: &Link, stop: &CancellationToken) -> End {
+        let own = vec![self.own_channel(self.node), self.everybodys_channel()];
+        if let Err(error) = link.subscribe(own).await {
+            return self.failed(&error);
+        }
+        if let Err(error) = self.interest.subscribe_all(link, |name| self.channel(name)).await {
+            return self.failed(&error);
+        }
+        self.up.store(true, Ordering::Release);
+        self.came_up.notify_waiters();
+        self.interest.link_is_up();
+        tracing::info!(target: "jmqt::bus", node = %self.node, "the link to Redis stands");
+        drop(self.inbox.events.send((BusEvent::Up, 0)).await);
+        let result = tokio::select! {
+            result = self.interest.keep(link, |name| self.channel(name)) => result,
+            result = self.send_all(link) => result,
+            () = stop.cancelled() => {
+                let sent = timeout(LAST_WORDS, self.send_waiting(link)).await;
+                drop(sent);
+                return End::Stop;
+            }
+        };
+        match result {
+            Ok(()) => End::Lost("it was closed"),
+            Err(error) => self.failed(&error),
+        }
+    }
+
+    fn failed(&self, error: &redis::RedisError) -> End {
+        tracing::warn!(target: "jmqt::bus", error = %link::explain(error), "Redis failed");
+        End::Lost("it failed")
+    }
+
+    async fn send_all(&self, link: &Link) -> redis::RedisResult<()> {
+        loop {
+            self.outgoing.ready().await;
+            self.send_waiting(link).await?;
+        }
+    }
+
+    async fn send_waiting(&self, link: &Link) -> redis::RedisResult<()> {
+        loop {
+            let batch = self.outgoing.take();
+            if batch.is_empty() {
+                return Ok(());
+            }
+            let to_nodes: Vec<_> = batch.iter().map(|(target, _)| target.node()).collect();
+            let named = batch.into_iter().map(|(target, payload)| (self.target_name(&target), payload));
+            let listeners = link.publish(named.collect()).await?;
+            for (node, listeners) in to_nodes.into_iter().zip(listeners) {
+                if let Some(node) = node.filter(|_| listeners == 0) {
+                    // It saves waiting; if there is no room for it, there is a wait.
+                    drop(self.inbox.events.try_send((BusEvent::NobodyThere(node), 0)));
+                }
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Bus for RedisBus {
+    fn join(&self, channel: &ChannelName) {
+        self.interest.join(channel);
+    }
+
+    async fn joined(&self, channel: &ChannelName) {
+        let joined = self.interest.joined(channel, || self.is_up());
+        drop(timeout(JOIN_TIMEOUT, joined).await);
+    }
+
+    fn leave(&self, channel: &ChannelName) {
+        self.interest.leave(channel);
+    }
+
+    fn is_up(&self) -> bool {
+        self.up.load(Ordering::Acquire)
+    }
+
+    async fn up(&self) {
+        loop {
+            // It hears of everything from here on, polled or not.
+            let came_up = self.came_up.notified();
+            if self.is_up() {
+                return;
+            }
+            came_up.await;
+        }
+    }
+
+    fn publish_qos0(&self, channel: &ChannelName, sender: Option<&ClientId>, pushes: &[u8]) {
+        let (payload, header) = message::encode_qos0(self.node, channel, sender, pushes);
+        self.put_pushes(Target::Channel(channel.clone()), payload, header);
+    }
+
+    fn send_qos0(&self, to: NodeId, channel: &ChannelName, sender: Option<&ClientId>, pushes: &[u8]) {
+        let (payload, header) = message::encode_qos0(self.node, channel, sender, pushes);
+        self.put_pushes(Target::Node(to), payload, header);
+    }
+
+    fn publish_qos1(&self, pushes: &Qos1Pushes) {
+        let payload = message::encode_qos1(self.node, pushes);
+        self.put_pushes(Target::Channel(pushes.channel.clone()), payload, 0);
+    }
+
+    fn send_qos1(&self, to: NodeId, pushes: &Qos1Pushes) {
+        self.put_pushes(Target::Node(to), message::encode_qos1(self.node, pushes), 0);
+    }
+
+    fn send(&self, to: NodeId, control: &Control) {
+        self.put_control(Target::Node(to), control);
+    }
+
+    fn broadcast(&self, control: &Control) {
+        self.put_control(Target::All, control);
+    }
+
+    fn reset(&self) {
+        self.reset.notify_one();
+    }
+
+    async fn run(&self, stop: CancellationToken) {
+        let mut pause = FIRST_PAUSE;
+        loop {
+            let before = tokio::time::Instant::now();
+            match self.serve(&stop).await {
+                End::Stop => return,
+                End::Lost(_) if before.elapsed() > LONGEST_PAUSE => pause = FIRST_PAUSE,
+                End::Lost(_) => pause = (pause * 2).min(LONGEST_PAUSE),
+            }
+            // Full jitter: nodes that lost Redis together do not come back together.
+            let part = f64::from(getrandom::u32().unwrap_or(u32::MAX)) / f64::from(u32::MAX);
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(pause.mul_f64(part.max(0.1))) => {}
+            }
+        }
+    }
+}

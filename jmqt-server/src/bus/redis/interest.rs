@@ -1,0 +1,249 @@
+//! Which channels this node needs, and what Redis has been told of it.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use jmqt_protocol::ChannelName;
+use redis::RedisResult;
+use tokio::sync::Notify;
+
+use super::link::Link;
+
+/// One command names so many channels.
+const CHANNELS_AT_A_TIME: usize = 512;
+
+#[derive(Default)]
+struct Entry {
+    /// How many subscriptions of this node need it.
+    members: usize,
+    /// Redis has confirmed it.
+    subscribed: bool,
+}
+
+#[derive(Default)]
+struct Channels {
+    entries: HashMap<ChannelName, Entry, foldhash::fast::RandomState>,
+    /// Those of which Redis may have to be told something.
+    changed: Vec<ChannelName>,
+}
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Interest {
+    channels: Mutex<Channels>,
+    changed: Notify,
+    confirmed: Notify,
+}
+
+/// What Redis has to be told next.
+#[derive(Default)]
+struct Orders {
+    subscribe: Vec<ChannelName>,
+    unsubscribe: Vec<ChannelName>,
+}
+
+impl Interest {
+    fn lock(&self) -> MutexGuard<'_, Channels> {
+        self.channels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One member more.
+    pub(super) fn join(&self, channel: &ChannelName) {
+        let mut channels = self.lock();
+        let Channels { entries, changed } = &mut *channels;
+        let entry = entries.entry(channel.clone()).or_default();
+        entry.members += 1;
+        if entry.members == 1 {
+            changed.push(channel.clone());
+            self.changed.notify_one();
+        }
+    }
+
+    /// Returns at once if there is no link, or else when Redis has confirmed.
+    pub(super) async fn joined(&self, channel: &ChannelName, is_up: impl Fn() -> bool) {
+        loop {
+            // It hears of everything from here on, polled or not.
+            let confirmed = self.confirmed.notified();
+            if !is_up() || self.lock().entries.get(channel).is_none_or(|entry| entry.subscribed) {
+                return;
+            }
+            confirmed.await;
+        }
+    }
+
+    /// One member less.
+    pub(super) fn leave(&self, channel: &ChannelName) {
+        let mut channels = self.lock();
+        let Channels { entries, changed } = &mut *channels;
+        let Some(entry) = entries.get_mut(channel) else { return };
+        entry.members = entry.members.saturating_sub(1);
+        if entry.members == 0 {
+            changed.push(channel.clone());
+            self.changed.notify_one();
+        }
+    }
+
+    /// The link is gone: nothing is subscribed any more, and nobody waits for it.
+    pub(super) fn link_lost(&self) {
+        let mut channels = self.lock();
+        channels.entries.retain(|_, entry| {
+            entry.subscribed = false;
+            entry.members > 0
+        });
+        channels.changed.clear();
+        drop(channels);
+        self.confirmed.notify_waiters();
+    }
+
+    pub(super) fn link_is_up(&self) {
+        self.confirmed.notify_waiters();
+    }
+
+    /// Tells a new link all there is.
+    pub(super) async fn subscribe_all(&self, link: &Link, name: impl Fn(&str) -> String) -> RedisResult<()> {
+        {
+            let mut channels = self.lock();
+            let Channels { entries, changed } = &mut *channels;
+            changed.clear();
+            changed.extend(entries.keys().cloned());
+        }
+        self.tell(link, &name).await
+    }
+
+    /// Tells the link of every change, for as long as it stands.
+    pub(super) async fn keep(&self, link: &Link, name: impl Fn(&str) -> String) -> RedisResult<()> {
+        loop {
+            self.tell(link, &name).await?;
+            self.changed.notified().await;
+        }
+    }
+
+    async fn tell(&self, link: &Link, name: &impl Fn(&str) -> String) -> RedisResult<()> {
+        loop {
+            let orders = self.orders();
+            if orders.subscribe.is_empty() && orders.unsubscribe.is_empty() {
+                return Ok(());
+            }
+            let names = |channels: &[ChannelName]| channels.iter().map(|it| name(it.as_str())).collect();
+            for some in orders.unsubscribe.chunks(CHANNELS_AT_A_TIME) {
+                link.unsubscribe(names(some)).await?;
+            }
+            for some in orders.subscribe.chunks(CHANNELS_AT_A_TIME) {
+                link.subscribe(names(some)).await?;
+                self.confirm(some);
+            }
+        }
+    }
+
+    /// Takes what has changed. What is going to be unsubscribed counts as such from here on, so that a
+    /// member that comes meanwhile subscribes anew.
+    fn orders(&self) -> Orders {
+        let mut channels = self.lock();
+        let mut orders = Orders::default();
+        let Channels { entries, changed } = &mut *channels;
+        changed.sort_unstable();
+        changed.dedup();
+        for channel in changed.drain(..) {
+            let Some(entry) = entries.get(&channel) else { continue };
+            match (entry.members > 0, entry.subscribed) {
+                (true, false) => orders.subscribe.push(channel),
+                (false, true) => {
+                    entries.remove(&channel);
+                    orders.unsubscribe.push(channel);
+                }
+                (false, false) => drop(entries.remove(&channel)),
+                (true, true) => {}
+            }
+        }
+        orders
+    }
+
+    fn confirm(&self, subscribed: &[ChannelName]) {
+        let mut channels = self.lock();
+        let Channels { entries, changed } = &mut *channels;
+        for channel in subscribed {
+            // Every member may have left meanwhile: then the entry is there still, or is gone and Redis
+            // has to be told.
+            let entry = entries.entry(channel.clone()).or_default();
+            entry.subscribed = true;
+            if entry.members == 0 {
+                changed.push(channel.clone());
+            }
+        }
+        drop(channels);
+        self.confirmed.notify_waiters();
+    }
+
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        self.lock().entries.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn channel(name: &str) -> ChannelName {
+        ChannelName::parse(name).unwrap()
+    }
+
+    #[test]
+    fn redis_is_told_of_first_members_and_of_last_ones() {
+        let interest = Interest::default();
+        let news = channel("news");
+        interest.join(&news);
+        interest.join(&news);
+        let orders = interest.orders();
+        assert_eq!(orders.subscribe, std::slice::from_ref(&news));
+        interest.confirm(&orders.subscribe);
+        interest.leave(&news);
+        assert!(interest.orders().unsubscribe.is_empty(), "somebody is still there");
+        interest.leave(&news);
+        assert_eq!(interest.orders().unsubscribe, [news]);
+        assert_eq!(interest.len(), 0);
+    }
+
+    #[test]
+    fn who_comes_while_it_is_unsubscribed_subscribes_anew() {
+        let interest = Interest::default();
+        let news = channel("news");
+        interest.join(&news);
+        interest.confirm(&interest.orders().subscribe);
+        interest.leave(&news);
+        assert_eq!(interest.orders().unsubscribe.len(), 1);
+        interest.join(&news);
+        assert_eq!(interest.orders().subscribe, [news]);
+    }
+
+    #[test]
+    fn who_leaves_while_it_is_subscribed_is_unsubscribed_after_that() {
+        let interest = Interest::default();
+        let news = channel("news");
+        interest.join(&news);
+        let orders = interest.orders();
+        interest.leave(&news);
+        assert!(interest.orders().unsubscribe.is_empty());
+        interest.confirm(&orders.subscribe);
+        assert_eq!(interest.orders().unsubscribe, [news]);
+        assert_eq!(interest.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_for_a_link_that_is_gone() {
+        let interest = Interest::default();
+        let news = channel("news");
+        interest.join(&news);
+        let mut joining = Box::pin(interest.joined(&news, || true));
+        assert!(futures_util::poll!(&mut joining).is_pending());
+        interest.confirm(&interest.orders().subscribe);
+        joining.await;
+        let (up, other) = (std::cell::Cell::new(true), channel("other"));
+        interest.join(&other);
+        let mut joining = Box::pin(interest.joined(&other, || up.get()));
+        assert!(futures_util::poll!(&mut joining).is_pending());
+        up.set(false);
+        interest.link_lost();
+        joining.await;
+    }
+}

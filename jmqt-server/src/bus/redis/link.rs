@@ -1,0 +1,241 @@
+//! One connection to Redis, whatever kind of Redis it is.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures_util::future::try_join_all;
+use redis::aio::MultiplexedConnection;
+use redis::cluster::ClusterClientBuilder;
+use redis::cluster_async::ClusterConnection;
+use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion,
+    PushInfo, PushKind, RedisConnectionInfo, RedisError, RedisResult, TlsCertificates, TlsMode, Value,
+};
+use tokio::sync::Notify;
+
+use super::{ANSWER_TIMEOUT, CONNECT_TIMEOUT, Inbox, RedisMode, RedisOptions};
+
+/// So many messages may be on their way to a connection that is slow to take them.
+const CONNECTION_QUEUE: usize = 64;
+
+/// A connection.
+pub(super) enum Link {
+    One(MultiplexedConnection),
+    Cluster(ClusterConnection),
+}
+
+/// Takes what a connection receives.
+pub(super) struct Received {
+    inbox: Arc<Inbox>,
+    lost: Arc<LostSignal>,
+}
+
+#[derive(Default)]
+struct LostSignal {
+    is_lost: AtomicBool,
+    changed: Notify,
+}
+
+/// Tells when a connection is of no use any more.
+pub(super) struct Lost(Arc<LostSignal>);
+
+impl Lost {
+    pub(super) async fn wait(&mut self) {
+        while !self.0.is_lost.load(Ordering::Acquire) {
+            self.0.changed.notified().await;
+        }
+    }
+}
+
+impl Received {
+    pub(super) fn new(inbox: Arc<Inbox>) -> (Self, Lost) {
+        let lost = Arc::new(LostSignal::default());
+        (Self { inbox, lost: Arc::clone(&lost) }, Lost(lost))
+    }
+
+    fn take(&self, info: PushInfo) {
+        match info.kind {
+            PushKind::Message | PushKind::SMessage => {
+                if let Some(Value::BulkString(payload)) = info.data.into_iter().nth(1)
+                    && !self.inbox.take(payload)
+                {
+                    self.lose();
+                }
+            }
+            // A cluster connection mends itself, but what it was told meanwhile is gone all the same.
+            PushKind::Disconnection => self.lose(),
+            _ => {}
+        }
+    }
+
+    fn lose(&self) {
+        self.lost.is_lost.store(true, Ordering::Release);
+        self.lost.changed.notify_one();
+    }
+}
+
+impl Link {
+    pub(super) async fn connect(options: &RedisOptions, received: Received) -> RedisResult<Self> {
+        let sender = move |info: PushInfo| -> Result<(), redis::aio::SendError> {
+            received.take(info);
+            Ok(())
+        };
+        let certificates = certificates(options)?;
+        match &options.mode {
+            RedisMode::Standalone { host, port } => {
+                let info = connection_info(options, host, *port)?;
+                let client = match certificates {
+                    Some(certificates) => Client::build_with_tls(info, certificates)?,
+                    None => Client::open(info)?,
+                };
+                let config = connection_config().set_push_sender(sender);
+                Ok(Self::One(client.get_multiplexed_async_connection_with_config(&config).await?))
+            }
+            RedisMode::Sentinel { nodes, master } => {
+                let mut client = sentinel(options, nodes, master, certificates)?;
+                let config = connection_config().set_push_sender(sender);
+                Ok(Self::One(client.get_async_connection_with_config(&config).await?))
+            }
+            RedisMode::Cluster { nodes } => {
+                let infos: RedisResult<Vec<_>> =
+                    nodes.iter().map(|(host, port)| connection_info(options, host, *port)).collect();
+                let mut builder = ClusterClientBuilder::new(infos?)
+                    .use_protocol(ProtocolVersion::RESP3)
+                    .connection_timeout(CONNECT_TIMEOUT)
+                    .response_timeout(ANSWER_TIMEOUT)
+                    .push_sender(sender);
+                if let Some(certificates) = certificates {
+                    builder = builder.certs(certificates);
+                }
+                Ok(Self::Cluster(builder.build()?.get_async_connection().await?))
+            }
+        }
+    }
+
+    /// Subscribes; returns when Redis has confirmed all of them.
+    pub(super) async fn subscribe(&self, names: Vec<String>) -> RedisResult<()> {
+        match self {
+            Self::One(connection) => connection.clone().subscribe(names).await,
+            // Names of one command would have to live on one shard.
+            Self::Cluster(connection) => {
+                let each = names.into_iter().map(|name| {
+                    let mut connection = connection.clone();
+                    async move { connection.ssubscribe(name).await }
+                });
+                try_join_all(each).await.map(drop)
+            }
+        }
+    }
+
+    pub(super) async fn unsubscribe(&self, names: Vec<String>) -> RedisResult<()> {
+        match self {
+            Self::One(connection) => connection.clone().unsubscribe(names).await,
+            Self::Cluster(connection) => {
+                let each = names.into_iter().map(|name| {
+                    let mut connection = connection.clone();
+                    async move { connection.sunsubscribe(name).await }
+                });
+                try_join_all(each).await.map(drop)
+            }
+        }
+    }
+
+    /// Publishes messages in order. Returns how many listened to each (on a cluster, on its shard).
+    pub(super) async fn publish(&self, messages: Vec<(String, Vec<u8>)>) -> RedisResult<Vec<u64>> {
+        match self {
+            Self::One(connection) => {
+                let mut pipeline = redis::Pipeline::with_capacity(messages.len());
+                for (name, payload) in &messages {
+                    pipeline.cmd("PUBLISH").arg(name).arg(payload.as_slice());
+                }
+                pipeline.query_async(&mut connection.clone()).await
+            }
+            Self::Cluster(connection) => {
+                let each =
+                    messages.into_iter().map(|(name, payload)| {
+                        let mut connection = connection.clone();
+                        async move {
+                            redis::cmd("SPUBLISH").arg(name).arg(payload).query_async(&mut connection).await
+                        }
+                    });
+                try_join_all(each).await
+            }
+        }
+    }
+}
+
+/// What went wrong, with what the server said of it.
+pub(super) fn explain(error: &RedisError) -> String {
+    let hint = match error.code() {
+        Some("NOAUTH" | "WRONGPASS") => " (see REDIS_USER and REDIS_PASSWORD)",
+        Some("NOPERM") => {
+            " (REDIS_USER needs +publish, +subscribe and channels that begin with REDIS_PREFIX)"
+        }
+        _ => "",
+    };
+    format!("{error}{hint}")
+}
+
+fn connection_config() -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(CONNECT_TIMEOUT))
+        .set_response_timeout(Some(ANSWER_TIMEOUT))
+        .set_pipeline_buffer_size(CONNECTION_QUEUE)
+}
+
+fn redis_info(options: &RedisOptions) -> RedisConnectionInfo {
+    let mut info =
+        RedisConnectionInfo::default().set_db(options.db_index).set_protocol(ProtocolVersion::RESP3);
+    if let Some(user) = &options.user {
+        info = info.set_username(user);
+    }
+    if let Some(password) = &options.password {
+        info = info.set_password(password);
+    }
+    info
+}
+
+fn address(options: &RedisOptions, host: &str, port: u16) -> ConnectionAddr {
+    match options.tls {
+        true => ConnectionAddr::TcpTls { host: host.to_owned(), port, insecure: false, tls_params: None },
+        false => ConnectionAddr::Tcp(host.to_owned(), port),
+    }
+}
+
+fn connection_info(options: &RedisOptions, host: &str, port: u16) -> RedisResult<ConnectionInfo> {
+    let info = address(options, host, port).into_connection_info()?;
+    Ok(info.set_redis_settings(redis_info(options)))
+}
+
+fn certificates(options: &RedisOptions) -> RedisResult<Option<TlsCertificates>> {
+    if !options.tls {
+        return Ok(None);
+    }
+    let root_cert = options.ca_path.as_ref().map(std::fs::read).transpose()?;
+    Ok(Some(TlsCertificates { client_tls: None, root_cert }))
+}
+
+fn sentinel(
+    options: &RedisOptions,
+    nodes: &[(String, u16)],
+    master: &str,
+    certificates: Option<TlsCertificates>,
+) -> RedisResult<redis::sentinel::SentinelClient> {
+    // Sentinels are asked in plain text: they rarely have certificates of their own.
+    let sentinels = nodes.iter().map(|(host, port)| ConnectionAddr::Tcp(host.clone(), *port));
+    let mut builder = SentinelClientBuilder::new(sentinels, master, SentinelServerType::Master)?
+        .set_client_to_redis_protocol(ProtocolVersion::RESP3)
+        .set_client_to_redis_db(options.db_index);
+    if let Some(user) = &options.user {
+        builder = builder.set_client_to_redis_username(user);
+    }
+    if let Some(password) = &options.password {
+        builder = builder.set_client_to_redis_password(password);
+    }
+    if let Some(certificates) = certificates {
+        builder = builder.set_client_to_redis_tls_mode(TlsMode::Secure);
+        builder = builder.set_client_to_redis_certificates(certificates);
+    }
+    builder.build()
+}

@@ -1,0 +1,175 @@
+//! What waits to be published.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use jmqt_protocol::ChannelName;
+use tokio::sync::Notify;
+
+use crate::bus::NodeId;
+
+/// So much may wait. Control messages may use twice as much.
+const WAITING_BYTES: usize = 64 << 20;
+/// One payload takes on more pushes up to this.
+const JOINED_BYTES: usize = 64 << 10;
+/// One pipeline has so many messages, or about so many bytes.
+const BATCH_MESSAGES: usize = 512;
+const BATCH_BYTES: usize = 1 << 20;
+/// What a message costs beside its payload.
+const OVERHEAD: usize = 128;
+
+/// Who is to get a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Target {
+    /// The nodes that joined the channel.
+    Channel(ChannelName),
+    Node(NodeId),
+    All,
+}
+
+impl Target {
+    /// The one node that is meant.
+    pub(super) fn node(&self) -> Option<NodeId> {
+        match self {
+            Self::Node(node) => Some(*node),
+            _ => None,
+        }
+    }
+}
+
+struct Waiting {
+    target: Target,
+    payload: Vec<u8>,
+    /// How much of it is a header that more pushes may share; 0 if nothing can be added.
+    header: usize,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Waiting>,
+    bytes: usize,
+}
+
+/// A queue with a bound, in the order of what was put in.
+pub(super) struct Outgoing {
+    queue: Mutex<Queue>,
+    ready: Notify,
+}
+
+impl Outgoing {
+    pub(super) fn new() -> Self {
+        Self { queue: Mutex::default(), ready: Notify::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts a message at the end, or joins its pushes to the last one if that has the same header; `false`
+    /// if there is no room.
+    pub(super) fn put(&self, target: Target, payload: Vec<u8>, header: usize) -> bool {
+        let mut queue = self.lock();
+        let is_control = !crate::bus::message::is_pushes(&payload);
+        let limit = if is_control { 2 * WAITING_BYTES } else { WAITING_BYTES };
+        if queue.bytes > 0 && queue.bytes + payload.len() > limit {
+            return false;
+        }
+        if let Some(last) = queue.waiting.back_mut()
+            && header > 0
+            && last.header == header
+            && last.payload.len() + payload.len() <= JOINED_BYTES
+            && last.target == target
+            && last.payload[..header] == payload[..header]
+        {
+            last.payload.extend_from_slice(&payload[header..]);
+            queue.bytes += payload.len() - header;
+            return true;
+        }
+        queue.bytes += payload.len() + OVERHEAD;
+        queue.waiting.push_back(Waiting { target, payload, header });
+        if queue.waiting.len() == 1 {
+            self.ready.notify_one();
+        }
+        true
+    }
+
+    /// Waits until there is something.
+    pub(super) async fn ready(&self) {
+        while self.lock().waiting.is_empty() {
+            self.ready.notified().await;
+        }
+    }
+
+    /// Takes some of it, in order.
+    pub(super) fn take(&self) -> Vec<(Target, Vec<u8>)> {
+        let mut queue = self.lock();
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        while batch.len() < BATCH_MESSAGES
+            && bytes < BATCH_BYTES
+            && let Some(next) = queue.waiting.pop_front()
+        {
+            bytes += next.payload.len();
+            queue.bytes -= next.payload.len() + OVERHEAD;
+            batch.push((next.target, next.payload));
+        }
+        batch
+    }
+
+    /// Throws everything away; returns how many payloads of pushes that were.
+    pub(super) fn clear(&self) -> u64 {
+        let mut queue = self.lock();
+        let pushes = queue.waiting.iter().filter(|it| crate::bus::message::is_pushes(&it.payload)).count();
+        *queue = Queue::default();
+        pushes as u64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bus::message::{encode_control, encode_qos0};
+    use crate::bus::{Body, BusMessage, Control};
+
+    fn pushes(channel: &str, pushes: &[u8]) -> (Target, Vec<u8>, usize) {
+        let channel = ChannelName::parse(channel).unwrap();
+        let (payload, header) = encode_qos0(NodeId(1), &channel, None, pushes);
+        (Target::Channel(channel), payload, header)
+    }
+
+    fn put(outgoing: &Outgoing, (target, payload, header): (Target, Vec<u8>, usize)) -> bool {
+        outgoing.put(target, payload, header)
+    }
+
+    #[test]
+    fn consecutive_pushes_of_one_channel_and_publisher_share_a_payload() {
+        let outgoing = Outgoing::new();
+        for (channel, bytes) in [("a", b"1\0"), ("a", b"2\0"), ("b", b"3\0"), ("a", b"4\0")] {
+            assert!(put(&outgoing, pushes(channel, bytes)));
+        }
+        let beat = encode_control(NodeId(1), &Control::Beat);
+        assert!(outgoing.put(Target::All, beat.clone(), 0) && outgoing.put(Target::All, beat, 0));
+        let sent: Vec<_> = outgoing.take().into_iter().map(|(_, payload)| payload).collect();
+        let pushes = |payload: &Vec<u8>| match BusMessage::decode(payload.clone().into()).unwrap().body {
+            Body::Qos0(pushes) => pushes.pushes.to_vec(),
+            _ => b"beat".to_vec(),
+        };
+        let sent: Vec<_> = sent.iter().map(pushes).collect();
+        assert_eq!(sent, [&b"1\x002\0"[..], b"3\0", b"4\0", b"beat", b"beat"]);
+        assert!(outgoing.take().is_empty());
+        assert_eq!(outgoing.lock().bytes, 0);
+    }
+
+    #[test]
+    fn the_queue_is_bounded_and_control_messages_have_room_beyond() {
+        let outgoing = Outgoing::new();
+        let large = vec![b'1'; 1 << 20];
+        let mut taken = 0;
+        while put(&outgoing, pushes("a", &large)) {
+            taken += 1;
+        }
+        assert_eq!(taken, 63); // each has a header too
+        assert!(outgoing.put(Target::All, encode_control(NodeId(1), &Control::Beat), 0));
+        assert_eq!(outgoing.clear(), 63);
+        assert!(put(&outgoing, pushes("a", &large)));
+    }
+}

@@ -1,0 +1,310 @@
+//! Which nodes there are, and who is connected to the others.
+//!
+//! Every node tells the others of its sessions, and says every second that it is there. What is known here
+//! may be a moment old; the store decides where that matters.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jmqt_protocol::ClientId;
+use tokio::time::Instant;
+
+use crate::bus::{NodeId, Presence};
+use crate::validators::{ConnectionInfo, Protocol};
+
+/// A node that was not heard for so long is dead, if it could have been heard all the time.
+pub(super) const LEASE: Duration = Duration::from_secs(5);
+/// A node that was not heard for so long may be dead.
+const OVERDUE: Duration = Duration::from_millis(2500);
+/// A node that owes its list of sessions is asked for it this often.
+const ASK_EVERY: Duration = Duration::from_secs(1);
+
+/// A session on another node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Elsewhere {
+    pub(super) node: NodeId,
+    pub(super) generation: u64,
+    pub(super) info: ConnectionInfo,
+    /// The list of its node that named it last.
+    list: u64,
+}
+
+#[derive(Debug)]
+struct Node {
+    heard: Instant,
+    is_dead: bool,
+    /// Something was sent to it, and it was not listening.
+    is_missing: bool,
+    /// Its list has been received, and nothing was lost since.
+    is_synced: bool,
+    asked: Option<Instant>,
+    /// The list that is being received, or was last.
+    list: u64,
+}
+
+impl Node {
+    fn new(now: Instant) -> Self {
+        Self { heard: now, is_dead: false, is_missing: false, is_synced: false, asked: None, list: 0 }
+    }
+}
+
+#[derive(Default)]
+struct Inner {
+    nodes: HashMap<NodeId, Node>,
+    clients: HashMap<ClientId, Elsewhere, foldhash::fast::RandomState>,
+    link_since: Option<Instant>,
+}
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Directory(Mutex<Inner>);
+
+impl Directory {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The link stands again: everybody has the whole lease to be heard, and owes its list.
+    pub(super) fn link_up(&self, now: Instant) {
+        let mut inner = self.lock();
+        inner.link_since = Some(now);
+        for node in inner.nodes.values_mut() {
+            (node.heard, node.is_synced, node.asked) = (now, false, None);
+        }
+    }
+
+    /// Nobody can be heard.
+    pub(super) fn link_down(&self) {
+        self.lock().link_since = None;
+    }
+
+    /// A node is there. `true`: it is to be asked for its sessions.
+    pub(super) fn heard(&self, node: NodeId, now: Instant) -> bool {
+        let mut inner = self.lock();
+        let node = inner.nodes.entry(node).or_insert_with(|| Node::new(now));
+        if std::mem::replace(&mut node.is_dead, false) {
+            node.is_synced = false;
+        }
+        (node.heard, node.is_missing) = (now, false);
+        let owes = !node.is_synced && node.asked.is_none_or(|asked| now - asked >= ASK_EVERY);
+        if owes {
+            node.asked = Some(now);
+        }
+        owes
+    }
+
+    /// A node that only the store has named so far: it has the whole lease from now on.
+    pub(super) fn named(&self, node: NodeId, now: Instant) {
+        self.lock().nodes.entry(node).or_insert_with(|| Node::new(now));
+    }
+
+    /// A node says that it ends.
+    pub(super) fn left(&self, node: NodeId) {
+        let mut inner = self.lock();
+        inner.nodes.remove(&node);
+        inner.clients.retain(|_, session| session.node != node);
+    }
+
+    /// Nodes that have died by now; each is told once.
+    pub(super) fn newly_dead(&self, now: Instant) -> Vec<NodeId> {
+        let mut inner = self.lock();
+        // Whoever could not hear cannot judge.
+        if inner.link_since.is_none_or(|since| now - since < LEASE) {
+            return Vec::new();
+        }
+        let overdue = inner.nodes.iter_mut().filter(|(_, node)| !node.is_dead && now - node.heard >= LEASE);
+        let dead: Vec<_> = overdue
+            .map(|(id, node)| {
+                node.is_dead = true;
+                *id
+            })
+            .collect();
+        if !dead.is_empty() {
+            inner.clients.retain(|_, session| !dead.contains(&session.node));
+        }
+        dead
+    }
+
+    /// Those that are dead.
+    pub(super) fn dead(&self) -> Vec<NodeId> {
+        self.lock().nodes.iter().filter(|(_, node)| node.is_dead).map(|(id, _)| *id).collect()
+    }
+
+    pub(super) fn is_dead(&self, node: NodeId) -> bool {
+        self.lock().nodes.get(&node).is_some_and(|node| node.is_dead)
+    }
+
+    /// A node does not listen at this moment: it is not known to be here until it is heard again.
+    pub(super) fn not_listening(&self, node: NodeId) {
+        if let Some(node) = self.lock().nodes.get_mut(&node) {
+            node.is_missing = true;
+        }
+    }
+
+    /// Whether a node was heard lately.
+    pub(super) fn is_here(&self, node: NodeId, now: Instant) -> bool {
+        let inner = self.lock();
+        inner.link_since.is_some()
+            && inner
+                .nodes
+                .get(&node)
+                .is_some_and(|node| !node.is_dead && !node.is_missing && now - node.heard < OVERDUE)
+    }
+
+    /// Nothing of a dead node is left.
+    pub(super) fn forget(&self, node: NodeId) {
+        self.lock().nodes.remove(&node);
+    }
+
+    /// Whether no node that is there has a lower number than `own`.
+    pub(super) fn is_first(&self, own: NodeId) -> bool {
+        !self.lock().nodes.iter().any(|(id, node)| *id < own && !node.is_dead)
+    }
+
+    pub(super) fn opened(&self, node: NodeId, presence: &Presence) {
+        let mut inner = self.lock();
+        let list = inner.nodes.get(&node).map_or(0, |node| node.list);
+        inner.put(node, presence, list);
+    }
+
+    pub(super) fn closed(&self, node: NodeId, client: &str, generation: u64) {
+        let mut inner = self.lock();
+        let is_it = |session: &Elsewhere| session.node == node && session.generation == generation;
+        if inner.clients.get(client).is_some_and(is_it) {
+            inner.clients.remove(client);
+        }
+    }
+
+    /// A part of a node's list of sessions.
+    pub(super) fn listed(&self, node: NodeId, list: u64, sessions: &[Presence], is_last: bool) {
+        let mut inner = self.lock();
+        if let Some(node) = inner.nodes.get_mut(&node) {
+            node.list = list;
+            node.is_synced |= is_last;
+        }
+        for presence in sessions {
+            inner.put(node, presence, list);
+        }
+        if is_last {
+            inner.clients.retain(|_, session| session.node != node || session.list >= list);
+        }
+    }
+
+    /// Where a client is, if it is on another node.
+    pub(super) fn find(&self, client: &str) -> Option<Elsewhere> {
+        self.lock().clients.get(client).copied()
+    }
+
+    /// Everybody who is on another node.
+    pub(super) fn all(&self) -> Vec<(ClientId, ConnectionInfo)> {
+        self.lock().clients.iter().map(|(client, session)| (client.clone(), session.info)).collect()
+    }
+}
+
+impl Inner {
+    fn put(&mut self, node: NodeId, presence: &Presence, list: u64) {
+        let Ok(client) = ClientId::parse(&presence.client) else { return };
+        let Some(info) = connection_info(&presence.protocol, &presence.address) else { return };
+        let generation = presence.generation;
+        let session = Elsewhere { node, generation, info, list };
+        let place = self.clients.entry(client).or_insert(session);
+        if place.generation <= generation {
+            *place = session;
+        }
+    }
+}
+
+/// Where a connection came from, as stores and nodes write it.
+pub(crate) fn connection_info(protocol: &str, address: &str) -> Option<ConnectionInfo> {
+    Some(ConnectionInfo { remote: address.parse().ok()?, protocol: Protocol::from_name(protocol)? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: NodeId = NodeId(1);
+    const B: NodeId = NodeId(2);
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn presence(client: &str, generation: u64) -> Presence {
+        Presence {
+            client: client.to_owned(),
+            generation,
+            protocol: "SOCKET".to_owned(),
+            address: "127.0.0.1:1".to_owned(),
+        }
+    }
+
+    fn node_of(directory: &Directory, client: &str) -> Option<NodeId> {
+        directory.find(client).map(|session| session.node)
+    }
+
+    #[test] // protocol.md 2.4: the newer session counts, in whatever order one hears of the two
+    fn the_session_with_the_higher_generation_counts() {
+        let directory = Directory::default();
+        directory.opened(B, &presence("bob", 8));
+        directory.opened(A, &presence("bob", 7));
+        assert_eq!(node_of(&directory, "bob"), Some(B));
+        directory.closed(A, "bob", 7);
+        assert_eq!(node_of(&directory, "bob"), Some(B));
+        directory.closed(B, "bob", 8);
+        assert_eq!(node_of(&directory, "bob"), None);
+    }
+
+    #[test]
+    fn a_list_replaces_what_was_known_of_its_node() {
+        let directory = Directory::default();
+        let now = Instant::now();
+        assert!(directory.heard(A, now), "it owes its list");
+        assert!(!directory.heard(A, now), "it has just been asked");
+        directory.opened(A, &presence("gone", 1));
+        directory.opened(B, &presence("bob", 2));
+        directory.listed(A, 1, &[presence("alice", 3)], false);
+        directory.opened(A, &presence("carol", 4)); // begins while the list is on its way
+        directory.listed(A, 1, &[], true);
+        let mut all: Vec<_> = directory.all().into_iter().map(|(client, _)| client.to_string()).collect();
+        all.sort();
+        assert_eq!(all, ["alice", "bob", "carol"]);
+        assert!(!directory.heard(A, now + SECOND), "it owes nothing");
+    }
+
+    #[test]
+    fn a_node_is_dead_when_it_was_not_heard_for_the_lease_by_one_who_could_hear() {
+        let directory = Directory::default();
+        let start = Instant::now();
+        directory.link_up(start);
+        directory.heard(A, start);
+        directory.opened(A, &presence("alice", 1));
+        assert!(directory.is_here(A, start + SECOND));
+        assert!(!directory.is_here(A, start + OVERDUE));
+        assert!(directory.newly_dead(start + LEASE - SECOND).is_empty());
+
+        directory.link_down();
+        assert!(directory.newly_dead(start + LEASE * 2).is_empty(), "nobody could have been heard");
+        let again = start + LEASE * 3;
+        directory.link_up(again);
+        assert!(directory.newly_dead(again + LEASE - SECOND).is_empty(), "its time began anew");
+        assert_eq!(node_of(&directory, "alice"), Some(A));
+
+        assert_eq!(directory.newly_dead(again + LEASE), [A]);
+        assert!(directory.newly_dead(again + LEASE).is_empty(), "told once");
+        assert!(directory.is_dead(A) && node_of(&directory, "alice").is_none());
+
+        assert!(directory.heard(A, again + LEASE * 2), "it is back, and owes its list");
+        assert!(!directory.is_dead(A));
+    }
+
+    #[test]
+    fn the_first_node_is_the_lowest_one_that_is_not_dead() {
+        let directory = Directory::default();
+        let start = Instant::now();
+        directory.link_up(start);
+        assert!(directory.is_first(B));
+        directory.heard(A, start);
+        assert!(!directory.is_first(B));
+        directory.newly_dead(start + LEASE);
+        assert!(directory.is_first(B));
+    }
+}

@@ -1,0 +1,157 @@
+//! Puts QoS 1 pushes that several nodes have appended to one log back into its order.
+//!
+//! Which way a message takes does not matter for what is delivered: a subscription that misses something
+//! reads the log. But reading costs, and what is missing is mostly a moment behind. So it is waited for.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::store::ChannelKey;
+
+/// How long a gap is waited for.
+const PATIENCE: Duration = Duration::from_millis(20);
+/// So many channels are remembered at least before they are forgotten.
+const CHANNELS: usize = 16_384;
+
+struct Channel<T> {
+    /// What is to come next.
+    next: u64,
+    waiting: BTreeMap<u64, (u64, T)>,
+    since: Instant,
+}
+
+/// What has come too early, channel by channel.
+pub(crate) struct Reorder<T> {
+    channels: HashMap<ChannelKey, Channel<T>, foldhash::fast::RandomState>,
+    waiting: usize,
+    prune_at: usize,
+}
+
+impl<T> Default for Reorder<T> {
+    fn default() -> Self {
+        Self { channels: HashMap::default(), waiting: 0, prune_at: CHANNELS }
+    }
+}
+
+impl<T> Reorder<T> {
+    /// Takes the messages `first` to `last` of a log, and puts into `ready` what is to be delivered now.
+    pub(crate) fn put(
+        &mut self,
+        key: ChannelKey,
+        (first, last): (u64, u64),
+        item: T,
+        now: Instant,
+        ready: &mut Vec<T>,
+    ) {
+        self.prune();
+        let channel = self.channels.entry(key).or_insert_with(|| Channel {
+            next: first,
+            waiting: BTreeMap::new(),
+            since: now,
+        });
+        if first > channel.next {
+            if channel.waiting.is_empty() {
+                channel.since = now;
+            }
+            // Two with the same beginning do not happen; if they do, none may be lost.
+            if let Some((_, (_, other))) = channel.waiting.insert(first, (last, item)).map(|it| (first, it)) {
+                ready.push(other);
+            } else {
+                self.waiting += 1;
+            }
+            return;
+        }
+        channel.next = channel.next.max(last + 1);
+        ready.push(item);
+        while let Some(entry) = channel.waiting.first_entry()
+            && *entry.key() <= channel.next
+        {
+            let (last, item) = entry.remove();
+            self.waiting -= 1;
+            channel.next = channel.next.max(last + 1);
+            ready.push(item);
+        }
+        channel.since = now;
+    }
+
+    /// When the next gap has been waited for long enough.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        if self.waiting == 0 {
+            return None;
+        }
+        let waiting = self.channels.values().filter(|channel| !channel.waiting.is_empty());
+        waiting.map(|channel| channel.since + PATIENCE).min()
+    }
+
+    /// Gives up the gaps that have been waited for long enough.
+    pub(crate) fn expired(&mut self, now: Instant, ready: &mut Vec<T>) {
+        for channel in self.channels.values_mut() {
+            if channel.waiting.is_empty() || channel.since + PATIENCE > now {
+                continue;
+            }
+            self.waiting -= channel.waiting.len();
+            for (_, (last, item)) in std::mem::take(&mut channel.waiting) {
+                channel.next = channel.next.max(last + 1);
+                ready.push(item);
+            }
+        }
+    }
+
+    /// Forgets the channels where nothing waits, when there are many: the next message of each begins anew.
+    fn prune(&mut self) {
+        if self.channels.len() < self.prune_at {
+            return;
+        }
+        self.channels.retain(|_, channel| !channel.waiting.is_empty());
+        self.prune_at = (self.channels.len() * 2).max(CHANNELS);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: ChannelKey = ChannelKey(1);
+
+    #[test]
+    fn what_comes_too_early_waits_for_what_is_before_it() {
+        let (mut reorder, mut ready, now) = (Reorder::default(), Vec::new(), Instant::now());
+        for (first, last, item) in [(5, 6, "b"), (9, 9, "d"), (10, 12, "e"), (7, 8, "c"), (1, 4, "a")] {
+            reorder.put(KEY, (first, last), item, now, &mut ready);
+        }
+        assert_eq!(ready, ["b", "c", "d", "e", "a"]); // the first to come sets the beginning
+        assert_eq!(reorder.deadline(), None);
+    }
+
+    #[test]
+    fn a_gap_is_not_waited_for_longer_than_it_takes() {
+        let (mut reorder, mut ready, now) = (Reorder::default(), Vec::new(), Instant::now());
+        reorder.put(KEY, (1, 1), 1, now, &mut ready);
+        reorder.put(KEY, (5, 5), 5, now, &mut ready);
+        reorder.put(KEY, (3, 3), 3, now, &mut ready);
+        let deadline = reorder.deadline().unwrap();
+        assert_eq!(deadline, now + PATIENCE);
+        reorder.expired(deadline - Duration::from_millis(1), &mut ready);
+        assert_eq!(ready, [1]);
+        reorder.expired(deadline, &mut ready);
+        assert_eq!(ready, [1, 3, 5]);
+        reorder.put(KEY, (6, 6), 6, now, &mut ready);
+        reorder.put(KEY, (4, 4), 4, now, &mut ready); // late, but not lost
+        assert_eq!(ready, [1, 3, 5, 6, 4]);
+    }
+
+    #[test]
+    fn channels_are_not_remembered_for_ever() {
+        let (mut reorder, mut ready, now) = (Reorder::default(), Vec::new(), Instant::now());
+        for key in 0..CHANNELS as i64 {
+            reorder.put(ChannelKey(key), (1, 1), (), now, &mut ready);
+        }
+        reorder.put(KEY, (3, 3), (), now, &mut ready);
+        assert_eq!(reorder.channels.len(), 1);
+        reorder.put(KEY, (5, 5), (), now, &mut ready);
+        reorder.put(KEY, (4, 4), (), now, &mut ready);
+        assert_eq!((ready.len(), reorder.waiting), (CHANNELS + 3, 0));
+    }
+}

@@ -1,0 +1,202 @@
+//! What one node asks another to do, for a client that is connected there (§9.e, protocol.md 2.4, 2.20).
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use jmqt_protocol::{ChannelName, ClientId, Persistence};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::{Cluster, Location};
+use crate::bus::{Answer, Control, NodeId, Request};
+use crate::hub::{Hub, HubError};
+
+/// How long another node may take over the subscriptions of a client of its own.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(25);
+/// How often a client that moves from node to node is followed.
+const MOVES: usize = 4;
+
+impl Cluster {
+    /// Asks a node for something; `None` if there is no answer within the limit, or nobody there.
+    pub(super) async fn ask(&self, node: NodeId, request: Request, limit: Duration) -> Option<Answer> {
+        let number = self.number();
+        let (reply, answer) = oneshot::channel();
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).insert(number, (node, reply));
+        self.bus.send(node, &Control::Ask { number, request });
+        let answer = timeout(limit, answer).await;
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
+        answer.ok()?.ok()
+    }
+
+    pub(super) fn answered(&self, number: u64, answer: Answer) {
+        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
+        if let Some((_, reply)) = asked {
+            // Whoever asked may have given up.
+            let _ = reply.send(answer);
+        }
+    }
+
+    /// Nobody waits any longer for the answers of a node that is not there; `None`: of any.
+    pub(super) fn no_answers(&self, from: Option<NodeId>) {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.retain(|_, (node, _)| from.is_some_and(|from| *node != from));
+    }
+
+    /// Does what another node has asked for, in a task of its own.
+    pub(super) fn answer(self: &Arc<Self>, hub: &Arc<Hub>, from: NodeId, number: u64, request: Request) {
+        // With too many at it already the other node hears nothing, and asks again or gives up.
+        let Ok(turn) = Arc::clone(&self.answering).try_acquire_owned() else { return };
+        let (cluster, hub) = (Arc::clone(self), Arc::clone(hub));
+        self.tasks.spawn(async move {
+            let answer = hub.carry_out_request(request).await.unwrap_or(Answer::Failed);
+            cluster.bus.send(from, &Control::Answer { number, answer });
+            drop(turn);
+        });
+    }
+}
+
+/// What there is to do about a client's subscription, wherever the client is.
+#[derive(Debug, Clone, Copy)]
+enum Change {
+    Subscribe(Persistence),
+    Unsubscribe,
+}
+
+impl Change {
+    fn request(self, client: &ClientId, channel: &ChannelName) -> Request {
+        let (client, channel) = (client.as_str().to_owned(), channel.as_str().to_owned());
+        match self {
+            Self::Subscribe(persistence) => {
+                Request::Subscribe { client, channel, persistent: persistence == Persistence::Persistent }
+            }
+            Self::Unsubscribe => Request::Unsubscribe { client, channel },
+        }
+    }
+}
+
+impl Hub {
+    async fn carry_out_request(self: &Arc<Self>, request: Request) -> Result<Answer, HubError> {
+        let client = match &request {
+            Request::EndSessions { client, .. }
+            | Request::Subscribe { client, .. }
+            | Request::Unsubscribe { client, .. }
+            | Request::Subscriptions { client } => {
+                ClientId::parse(client).map_err(|_| HubError::SessionEnded)?
+            }
+        };
+        if let Request::EndSessions { below, .. } = request {
+            self.connections.end_below(&client, below).await;
+            return Ok(Answer::Done);
+        }
+        if self.connections.outbox(client.as_str()).is_none() {
+            return Ok(Answer::NotHere);
+        }
+        match request {
+            Request::Subscribe { channel, persistent, .. } => {
+                let channel = ChannelName::parse(&channel).map_err(|_| HubError::SessionEnded)?;
+                let persistence = if persistent { Persistence::Persistent } else { Persistence::Temporary };
+                self.force_subscribe_here(&client, &channel, persistence).await?;
+                Ok(Answer::Done)
+            }
+            Request::Unsubscribe { channel, .. } => {
+                let channel = ChannelName::parse(&channel).map_err(|_| HubError::SessionEnded)?;
+                Ok(Answer::Existed(self.force_unsubscribe_here(&client, &channel).await?))
+            }
+            _ => {
+                let list = self.subscriptions_here(&client).await?;
+                let list = list.into_iter().map(|(channel, persistence)| {
+                    (channel.as_str().to_owned(), persistence == Persistence::Persistent)
+                });
+                Ok(Answer::Subscriptions(list.collect()))
+            }
+        }
+    }
+
+    /// Subscribes a client on the server's own account, connected to any node or to none. An existing
+    /// subscription changes its flag (2.20). The retained message is sent as for `sub`.
+    pub(crate) async fn force_subscribe(
+        self: &Arc<Self>,
+        client: &ClientId,
+        channel: &ChannelName,
+        persistence: Persistence,
+    ) -> Result<(), HubError> {
+        self.change_anywhere(client, channel, Change::Subscribe(persistence)).await.map(drop)
+    }
+
+    /// Ends a client's subscription on the server's own account, connected to any node or to none.
+    pub(crate) async fn force_unsubscribe(
+        self: &Arc<Self>,
+        client: &ClientId,
+        channel: &ChannelName,
+    ) -> Result<bool, HubError> {
+        self.change_anywhere(client, channel, Change::Unsubscribe).await
+    }
+
+    async fn change_anywhere(
+        self: &Arc<Self>,
+        client: &ClientId,
+        channel: &ChannelName,
+        change: Change,
+    ) -> Result<bool, HubError> {
+        let mut existed = false;
+        for _ in 0..MOVES {
+            match (self.locate(client.as_str()).await, &self.cluster) {
+                (Location::On(node), Some(cluster)) => {
+                    match cluster.ask(node, change.request(client, channel), ANSWER_TIMEOUT).await {
+                        Some(Answer::Done) => return Ok(true),
+                        Some(Answer::Existed(there)) => return Ok(existed | there),
+                        Some(Answer::NotHere) => {}
+                        Some(_) => return Err(HubError::Store),
+                        None => return Err(HubError::SessionEnded),
+                    }
+                }
+                (location, cluster) => {
+                    existed |= self.change_here(client, channel, change).await?;
+                    // A client that has come meanwhile to another node may have read what was there before.
+                    let may_have_come = location == Location::Away && cluster.is_some();
+                    if !may_have_come || self.locate(client.as_str()).await == Location::Away {
+                        return Ok(existed);
+                    }
+                }
+            }
+        }
+        Err(HubError::SessionEnded)
+    }
+
+    async fn change_here(
+        self: &Arc<Self>,
+        client: &ClientId,
+        channel: &ChannelName,
+        change: Change,
+    ) -> Result<bool, HubError> {
+        match change {
+            Change::Subscribe(persistence) => {
+                self.force_subscribe_here(client, channel, persistence).await?;
+                Ok(true)
+            }
+            Change::Unsubscribe => self.force_unsubscribe_here(client, channel).await,
+        }
+    }
+
+    /// A client's subscriptions: all of a connected one, the persistent ones of any other.
+    pub(crate) async fn subscriptions_of(
+        &self,
+        client: &ClientId,
+    ) -> Result<Vec<(ChannelName, Persistence)>, HubError> {
+        let (Location::On(node), Some(cluster)) = (self.locate(client.as_str()).await, &self.cluster) else {
+            return self.subscriptions_here(client).await;
+        };
+        let request = Request::Subscriptions { client: client.as_str().to_owned() };
+        match cluster.ask(node, request, ANSWER_TIMEOUT).await {
+            Some(Answer::Subscriptions(list)) => Ok(list.iter().filter_map(subscription).collect()),
+            Some(Answer::NotHere) => self.subscriptions_here(client).await,
+            Some(_) => Err(HubError::Store),
+            None => Err(HubError::SessionEnded),
+        }
+    }
+}
+
+fn subscription((channel, is_persistent): &(String, bool)) -> Option<(ChannelName, Persistence)> {
+    let persistence = if *is_persistent { Persistence::Persistent } else { Persistence::Temporary };
+    Some((ChannelName::parse(channel).ok()?, persistence))
+}

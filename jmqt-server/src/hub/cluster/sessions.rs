@@ -1,0 +1,254 @@
+//! A session begins on this node, and whatever other one the client had ends, wherever that was
+//! (protocol.md 2.2, 2.4, 2.16).
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use jmqt_protocol::ClientId;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::{Cluster, Orphan};
+use crate::bus::{Control, NodeId, Presence, Request};
+use crate::hub::connections::{Claim, Connections, Opening};
+use crate::hub::{Hub, HubError, Janitor};
+use crate::store::{Entered, SessionRow, SharedSession};
+use crate::validators::ConnectionInfo;
+
+/// A node is asked to end a session this often, as long as it shows that it is there.
+const ASK_EVERY: Duration = Duration::from_secs(1);
+/// How long a node that cannot be asked has to see in the store that its session was called off. It looks
+/// there every [`CALLED_OFF_EVERY`](super::watch::CALLED_OFF_EVERY).
+const CALLED_OFF_WAIT: Duration = Duration::from_millis(1500);
+/// How often one looks whether a session is gone that one cannot hear of.
+const LOOK_EVERY: Duration = Duration::from_millis(150);
+/// How long all of it may take.
+const END_TIMEOUT: Duration = Duration::from_secs(60);
+/// Between two attempts to claim a session while the store is away.
+const RETRY_EVERY: Duration = Duration::from_secs(1);
+
+/// A session that has been entered in the store. Dropped before it is [kept](Self::keep), it is taken out.
+pub(in crate::hub) struct ClusterSession {
+    cluster: Arc<Cluster>,
+    janitor: Arc<Janitor>,
+    client: ClientId,
+    pub(in crate::hub) generation: u64,
+    opening: Option<Opening>,
+    kept: bool,
+}
+
+impl ClusterSession {
+    /// The session has begun: its end is the session's own business now.
+    pub(in crate::hub) fn keep(mut self) -> u64 {
+        self.kept = true;
+        self.generation
+    }
+
+    /// Waits until a newer session of the client is about to begin elsewhere.
+    async fn called_off(&self) {
+        match &self.opening {
+            Some(opening) => opening.called_off().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// It is in the table of connections: others find it there from now on.
+    pub(in crate::hub) fn registered(&mut self) {
+        self.opening = None;
+    }
+}
+
+impl Drop for ClusterSession {
+    fn drop(&mut self) {
+        self.opening = None;
+        if !self.kept {
+            self.janitor.forget_session(&self.client, self.generation);
+            self.cluster.session_closed(&self.client, self.generation);
+        }
+    }
+}
+
+impl Cluster {
+    /// Enters a session, and ends the client's others, close notifiers included.
+    ///
+    /// # Errors
+    /// The store failed; the others did not end in time; or a newer session of the client is about to
+    /// begin elsewhere ([`HubError::Superseded`]).
+    pub(in crate::hub) async fn begin_session(
+        self: &Arc<Self>,
+        connections: &Arc<Connections>,
+        janitor: &Arc<Janitor>,
+        claim: &Claim,
+        client: &ClientId,
+        info: ConnectionInfo,
+    ) -> Result<ClusterSession, HubError> {
+        let row = self.row(client, 0, info);
+        let Entered { generation, older } = self.registrar.enter(row).await.map_err(|_| HubError::Store)?;
+        let session = ClusterSession {
+            cluster: Arc::clone(self),
+            janitor: Arc::clone(janitor),
+            client: client.clone(),
+            generation,
+            opening: Some(connections.open(claim, generation)),
+            kept: false,
+        };
+        let ended = tokio::time::timeout(END_TIMEOUT, self.end_older(janitor, client, generation, older));
+        let ended = tokio::select! {
+            ended = ended => ended,
+            () = session.called_off() => return Err(HubError::Superseded),
+        };
+        match ended {
+            Ok(Ok(())) => Ok(session),
+            Ok(Err(error)) => Err(error),
+            Err(_) => {
+                tracing::error!(target: "jmqt::session", %client, "the older session did not end in time");
+                Err(HubError::SessionEnded)
+            }
+        }
+    }
+
+    fn row(&self, client: &ClientId, generation: u64, info: ConnectionInfo) -> SessionRow {
+        SessionRow {
+            client: client.clone(),
+            generation,
+            node: self.name.clone(),
+            protocol: info.protocol.as_str().to_owned(),
+            address: info.remote.to_string(),
+            since: SystemTime::now(),
+        }
+    }
+
+    async fn end_older(
+        &self,
+        janitor: &Janitor,
+        client: &ClientId,
+        below: u64,
+        mut older: Vec<SharedSession>,
+    ) -> Result<(), HubError> {
+        let mut called_off = None;
+        loop {
+            // Sessions of this node have ended before this one was entered: their rows are late.
+            older.retain(|session| {
+                let is_own = session.row.node == self.name
+                    && session.claimed_by.as_ref().is_none_or(|by| *by == self.name);
+                if is_own {
+                    janitor.forget_session(client, session.row.generation);
+                }
+                !is_own
+            });
+            if older.is_empty() {
+                return Ok(());
+            }
+            let here =
+                |node: &Option<NodeId>| node.is_some_and(|node| self.directory.is_here(node, Instant::now()));
+            let mut nodes: Vec<_> = older.iter().map(acting_node).collect();
+            nodes.dedup();
+            let asking = nodes.iter().filter(|node| here(node)).flatten();
+            let request = Request::EndSessions { client: client.as_str().to_owned(), below };
+            let asked: Vec<_> = asking.map(|node| self.ask(*node, request.clone(), ASK_EVERY)).collect();
+            if asked.is_empty() {
+                if called_off.is_none() {
+                    called_off = Some(Instant::now());
+                    let rows: Vec<_> = older.iter().map(|session| session.row.clone()).collect();
+                    self.store.call_off(&rows).await.map_err(|error| self.failed(&error))?;
+                }
+                tokio::time::sleep(LOOK_EVERY).await;
+            } else {
+                futures_util::future::join_all(asked).await;
+            }
+            older = self.older_sessions(client, below).await?;
+            if !older.is_empty() && called_off.is_none() {
+                tokio::time::sleep(LOOK_EVERY / 3).await; // its row is on its way out, or its notifier runs
+            }
+            if called_off.is_some_and(|since| since.elapsed() >= CALLED_OFF_WAIT) {
+                self.end_abandoned(&older).await?;
+                older = self.older_sessions(client, below).await?;
+            }
+        }
+    }
+
+    async fn older_sessions(&self, client: &ClientId, below: u64) -> Result<Vec<SharedSession>, HubError> {
+        let sessions = self.store.sessions_of(client).await.map_err(|error| self.failed(&error))?;
+        Ok(sessions.into_iter().filter(|session| session.row.generation < below).collect())
+    }
+
+    /// Claims those that nobody ends, and has their close notifiers run. One whose notifier somebody was
+    /// running is left until that node is known to be dead.
+    async fn end_abandoned(&self, sessions: &[SharedSession]) -> Result<(), HubError> {
+        let now = Instant::now();
+        let is_abandoned = |session: &&SharedSession| {
+            let Some(node) = acting_node(session) else { return true };
+            match session.claimed_by {
+                None => !self.directory.is_here(node, now),
+                Some(_) => node != self.node && self.directory.is_dead(node),
+            }
+        };
+        for session in sessions.iter().filter(is_abandoned) {
+            let claim = self.registrar.claim(session.clone()).await.map_err(|_| HubError::Store)?;
+            if !claim {
+                continue;
+            }
+            let session = SharedSession { claimed_by: Some(self.name.clone()), ..session.clone() };
+            let (done, notified) = oneshot::channel();
+            if self.orphans.send(Orphan { session, done: Some(done) }).await.is_err() {
+                return Err(HubError::SessionEnded); // the server stops
+            }
+            drop(notified.await);
+        }
+        Ok(())
+    }
+
+    /// The session can be found from here on by whoever looks for its client. When this returns, whatever
+    /// others have done for the client while it was away is in the store.
+    pub(in crate::hub) async fn announce(&self, client: &ClientId, generation: u64, info: ConnectionInfo) {
+        self.bus.broadcast(&Control::Opened(presence(client, generation, info)));
+        self.fence().await;
+    }
+
+    /// The session is over, or has not begun.
+    pub(in crate::hub) fn session_closed(&self, client: &ClientId, generation: u64) {
+        self.bus.broadcast(&Control::Closed { client: client.as_str().to_owned(), generation });
+    }
+
+    /// Claims the close notifier of a session of this node that ends; `false` if another node has it,
+    /// which thought this one dead. Waits for a store that is away: until it is back nobody else can
+    /// know either.
+    pub(super) async fn claim_own(&self, client: &ClientId, generation: u64, info: ConnectionInfo) -> bool {
+        let session = SharedSession { row: self.row(client, generation, info), claimed_by: None };
+        loop {
+            match self.registrar.claim(session.clone()).await {
+                Ok(is_mine) => return is_mine,
+                Err(_) => tokio::time::sleep(RETRY_EVERY).await,
+            }
+        }
+    }
+
+    pub(super) fn failed(&self, error: &crate::store::StoreError) -> HubError {
+        tracing::error!(target: "jmqt::store", %error, "the store failed");
+        HubError::Store
+    }
+}
+
+/// The node that has to do something about a session.
+fn acting_node(session: &SharedSession) -> Option<NodeId> {
+    NodeId::parse(session.claimed_by.as_ref().unwrap_or(&session.row.node))
+}
+
+pub(super) fn presence(client: &ClientId, generation: u64, info: ConnectionInfo) -> Presence {
+    Presence {
+        client: client.as_str().to_owned(),
+        generation,
+        protocol: info.protocol.as_str().to_owned(),
+        address: info.remote.to_string(),
+    }
+}
+
+impl Hub {
+    /// Whether this node is the one to run the close notifier of its session (protocol.md 2.16).
+    pub(crate) async fn claim_close(&self, client: &ClientId, generation: u64, info: ConnectionInfo) -> bool {
+        match &self.cluster {
+            Some(cluster) => cluster.claim_own(client, generation, info).await,
+            None => true,
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! The tasks that make a server a node of a cluster, and their end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{StreamExt, stream};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::orphans::{AT_A_TIME, notify};
+use super::{Shared, join};
+use crate::bus::{Bus, BusEvents};
+use crate::hub::{Arrival, Cluster, ClusterTasks, Orphan};
+
+/// How long a start waits for the bus.
+const FIRST_LINK: Duration = Duration::from_secs(3);
+
+/// A node's part in its cluster, for as long as it has one.
+pub(super) struct Membership {
+    stop: CancellationToken,
+    stop_bus: CancellationToken,
+    cluster: JoinHandle<()>,
+    orphans: JoinHandle<()>,
+    registrar: JoinHandle<()>,
+    bus: JoinHandle<()>,
+}
+
+impl Membership {
+    /// Joins the cluster, and waits a moment for it: without Redis the server serves its own clients. Returns
+    /// also where what other nodes publish comes out.
+    pub(super) async fn start(
+        shared: &Arc<Shared>,
+        bus: Arc<dyn Bus>,
+        cluster: Arc<Cluster>,
+        events: BusEvents,
+        tasks: ClusterTasks,
+    ) -> (Self, mpsc::Receiver<Arrival>) {
+        let (stop, stop_bus) = (CancellationToken::new(), CancellationToken::new());
+        let run_bus = {
+            let (bus, stop) = (Arc::clone(&bus), stop_bus.clone());
+            async move { bus.run(stop).await }
+        };
+        let hub = Arc::clone(&shared.hub);
+        let membership = Self {
+            cluster: tokio::spawn(cluster.run(hub, events, stop.clone())),
+            orphans: tokio::spawn(notify_orphans(Arc::clone(shared), tasks.orphans, stop.clone())),
+            registrar: tokio::spawn(tasks.registrar.run()),
+            bus: tokio::spawn(run_bus),
+            stop,
+            stop_bus,
+        };
+        if timeout(FIRST_LINK, bus.up()).await.is_err() {
+            tracing::warn!(target: "jmqt::bus", "Redis cannot be reached yet: starting without other nodes");
+        }
+        (membership, tasks.arrivals)
+    }
+
+    /// Leaves the cluster: says so, and sends what was to be sent.
+    pub(super) async fn end(self) {
+        self.stop.cancel();
+        join(self.cluster).await;
+        join(self.orphans).await;
+        self.stop_bus.cancel();
+        join(self.bus).await;
+        // It serves sessions, and there is none any more.
+        self.registrar.abort();
+    }
+}
+
+/// Runs the close notifiers of sessions that dead nodes have left. Told to stop, it finishes those that are
+/// running; the others are claimed again when this node is missed.
+async fn notify_orphans(shared: Arc<Shared>, mut orphans: mpsc::Receiver<Orphan>, stop: CancellationToken) {
+    let received = stream::poll_fn(move |cx| orphans.poll_recv(cx)).take_until(stop.cancelled_owned());
+    let each = received.for_each_concurrent(AT_A_TIME, |orphan| {
+        let shared = &shared;
+        async move {
+            notify(shared, &*shared.hub.store, &orphan.session.row).await;
+            if let Some(done) = orphan.done {
+                let _ = done.send(()); // whoever waited may have given up
+            }
+        }
+    });
+    each.await;
+}
