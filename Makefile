@@ -19,13 +19,13 @@ run: ## Run the sample server (CONFIG=server.conf)
 test: lint test-rust test-js test-web ## Lint, then run every test: Rust, documentation examples, TypeScript, browser
 
 .PHONY: test-rust
-test-rust: ## Run the Rust tests and the documentation's examples
+test-rust: ## Run the Rust tests (with private databases) and the documentation's examples
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
 		echo "$(CARGO) nextest run --workspace $(CARGO_FLAGS)"; \
-		$(CARGO) nextest run --workspace $(CARGO_FLAGS); \
+		scripts/with-databases $(CARGO) nextest run --workspace $(CARGO_FLAGS); \
 	else \
 		echo "$(CARGO) test --workspace --all-targets $(CARGO_FLAGS)"; \
-		$(CARGO) test --workspace --all-targets $(CARGO_FLAGS); \
+		scripts/with-databases $(CARGO) test --workspace --all-targets $(CARGO_FLAGS); \
 	fi
 	$(CARGO) test --workspace --doc $(CARGO_FLAGS)
 

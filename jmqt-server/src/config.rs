@@ -6,6 +6,7 @@
 
 mod error;
 mod keys;
+mod mysql;
 mod network;
 mod redis;
 mod settings;
@@ -18,6 +19,7 @@ use std::time::Duration;
 pub use crate::bus::{RedisMode, RedisOptions};
 pub use error::{ConfigError, Origin};
 pub use jmqt_log::{LogConfig, LogMode};
+pub use mysql::MySqlConfig;
 pub use network::{InvalidNetwork, Network};
 use settings::{Settings, SourceText};
 
@@ -50,6 +52,9 @@ pub struct Config {
     pub sqlite_path: PathBuf,
     /// What a commit waits for. Default [`Synchronous::Full`].
     pub sqlite_synchronous: Synchronous,
+    /// The database that takes the place of the SQLite file; `None`, the default, for none. Without
+    /// `redis`, this server is the only one that uses it.
+    pub mysql: Option<MySqlConfig>,
     /// The largest packet of a client that has a session, in bytes (protocol.md 2.5). 1 KiB to
     /// 1 GiB, default 4 MiB.
     pub max_packet_bytes: usize,
@@ -174,7 +179,6 @@ impl Config {
     }
 
     fn check(settings: Settings) -> Result<Self, ConfigError> {
-        refuse_cluster(&settings)?;
         let redis = redis::redis(&settings)?;
         let max_packet_bytes = settings.size("MAX_PACKET_BYTES", 4 << 20, 1024..=LARGEST_PACKET)?;
         let config = Self {
@@ -189,6 +193,7 @@ impl Config {
                 Synchronous::Full,
                 &[("FULL", Synchronous::Full), ("NORMAL", Synchronous::Normal)],
             )?,
+            mysql: mysql::mysql(&settings)?,
             max_packet_bytes,
             max_preconn_packet_bytes: max_preconn_packet_bytes(&settings, max_packet_bytes)?,
             max_inflight: u32::try_from(settings.integer("MAX_INFLIGHT", 128, 1..=1024)?)
@@ -316,24 +321,6 @@ fn log(settings: &Settings) -> Result<LogConfig, ConfigError> {
     ];
     let path = settings.path("LOG_PATH", "")?;
     Ok(LogConfig::new(settings.choice("LOG_MODE", LogMode::Info, &modes)?, path))
-}
-
-/// This version is one node. Its keys for several are known and typed, so that a file that has them
-/// is understood, but what they ask for is refused rather than left undone.
-fn refuse_cluster(settings: &Settings) -> Result<(), ConfigError> {
-    for key in ["MYSQL_HOST", "MYSQL_DB", "MYSQL_USER", "MYSQL_PSWD"] {
-        settings.text(key, "")?;
-    }
-    settings.integer("MYSQL_PORT", 3306, 1..=65_535)?;
-    let unsupported =
-        |key, reason| Err(ConfigError::Unsupported { origin: settings.origin(key), key, reason });
-    if settings.switch("ENABLE_MYSQL", false)? {
-        return unsupported(
-            "ENABLE_MYSQL",
-            "MySQL is not available in this version, which keeps its data in SQLite",
-        );
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -62,7 +62,7 @@ mod transport;
 mod validators;
 
 pub use async_trait::async_trait;
-pub use config::{Config, ConfigError, LogConfig, LogMode, Network, SslConfig};
+pub use config::{Config, ConfigError, LogConfig, LogMode, MySqlConfig, Network, SslConfig};
 pub use counters::CountersSnapshot;
 pub use handle::{ConnHandle, HandleError, Publish, ServerHandle};
 /// The log of this process: see [`init`](logging::init).

@@ -107,16 +107,6 @@ pub enum ConfigError {
         /// What asks for it.
         because: &'static str,
     },
-    /// The setting is known, but not available in this version.
-    #[error("{}: {reason}", origin.locate(key))]
-    Unsupported {
-        /// Where it stands.
-        origin: Origin,
-        /// Which key.
-        key: &'static str,
-        /// What is not available.
-        reason: &'static str,
-    },
     /// No port is given, so nobody could connect.
     #[error(
         "there is nothing to listen on: give SOCKET_PORT or WEBSOCKET_PORT, \

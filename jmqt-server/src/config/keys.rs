@@ -1,7 +1,7 @@
 //! The names of all keys, and which of them hold secrets.
 
 /// Every key there is, in the order of `server.conf` and `docs/configuration.md`.
-pub(super) const KEYS: [&str; 42] = [
+pub(super) const KEYS: [&str; 45] = [
     "BIND_ADDRESS",
     "SOCKET_PORT",
     "WEBSOCKET_PORT",
@@ -32,6 +32,9 @@ pub(super) const KEYS: [&str; 42] = [
     "MYSQL_DB",
     "MYSQL_USER",
     "MYSQL_PSWD",
+    "MYSQL_SSL_MODE",
+    "MYSQL_SSL_CA_PATH",
+    "MYSQL_POOL_SIZE",
     "ENABLE_REDIS",
     "REDIS_HOST",
     "REDIS_PORT",

@@ -1,5 +1,6 @@
 use super::keys::KEYS;
 use super::*;
+use crate::store::MySqlTls;
 
 const SHIPPED: &str = include_str!("../../../server.conf");
 const MANUAL: &str = include_str!("../../../docs/configuration.md");
@@ -253,6 +254,7 @@ fn a_value_out_of_range_is_refused() {
         ("MAX_PENDING_PER_CLIENT", 0, 1_000_000_000_000),
         ("DRAIN_SECONDS", 0, 3600),
         ("MYSQL_PORT", 1, 65_535),
+        ("MYSQL_POOL_SIZE", 3, 1000),
         ("REDIS_PORT", 1, 65_535),
         ("REDIS_DB_INDEX", 0, 65_535),
     ] {
@@ -348,19 +350,41 @@ fn the_address_must_be_an_address() {
 }
 
 #[test]
-fn what_several_nodes_need_is_known_but_refused() {
+fn what_several_nodes_need_may_be_there_and_not_be_used() {
     let known = "MYSQL_HOST = 'db'\nMYSQL_PORT = 1\nMYSQL_DB = 'a'\nMYSQL_USER = 'b'\nMYSQL_PSWD = 'c'\n\
                  REDIS_HOST = 'r'\nREDIS_PORT = 2\nREDIS_DB_INDEX = 3\nREDIS_PASSWORD = 'd'\nREDIS_PREFIX = 'e'\n\
                  ENABLE_MYSQL = false\nENABLE_REDIS = 0\nTRUSTED_PROXIES = []";
-    assert!(from_lines(known).is_ok());
-    refused(
-        from_lines("ENABLE_MYSQL = true"),
-        "configuration text: ENABLE_MYSQL: MySQL is not available in this version, which keeps its data in SQLite",
-    );
+    let config = from_lines(known).unwrap();
+    assert!(config.mysql.is_none() && config.redis.is_none());
     refused(
         from_variables([("JMQT_ENABLE_REDIS", "true")]),
         "environment variable JMQT_ENABLE_REDIS is true; ENABLE_MYSQL must be so too: the nodes of a \
          cluster share a database",
+    );
+}
+
+#[test]
+fn mysql_takes_the_place_of_sqlite() {
+    let mysql = from_lines("ENABLE_MYSQL = true").unwrap().mysql.unwrap();
+    assert_eq!(
+        (&*mysql.host, mysql.port, &*mysql.database, &*mysql.user),
+        ("127.0.0.1", 3306, "jmqt", "jmqt")
+    );
+    assert_eq!((&*mysql.password, &mysql.tls, mysql.pool_size), ("", &MySqlTls::Preferred, 8));
+    let config = from_lines(
+        "ENABLE_MYSQL = true\nMYSQL_HOST = ' db.example '\nMYSQL_PORT = 3307\nMYSQL_DB = 'a'\n\
+         MYSQL_USER = 'b'\nMYSQL_PSWD = ' c '\nMYSQL_SSL_MODE = 'verify_identity'\n\
+         MYSQL_SSL_CA_PATH = '/ca.pem'\nMYSQL_POOL_SIZE = 3",
+    );
+    let mysql = config.unwrap().mysql.unwrap();
+    assert_eq!((&*mysql.host, mysql.port, &*mysql.database, &*mysql.user), ("db.example", 3307, "a", "b"));
+    assert_eq!((&*mysql.password, mysql.pool_size), (" c ", 3));
+    assert_eq!(mysql.tls, MySqlTls::VerifyIdentity { ca: Some("/ca.pem".into()) });
+    assert!(!format!("{mysql:?}").contains(" c "));
+    refused(
+        from_lines("MYSQL_SSL_MODE = 'SOME'"),
+        "configuration text: MYSQL_SSL_MODE is \"SOME\"; expected one of DISABLED, PREFERRED, REQUIRED, \
+         VERIFY_CA, VERIFY_IDENTITY",
     );
 }
 

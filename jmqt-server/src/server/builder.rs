@@ -10,7 +10,7 @@ use super::signals::Signals;
 use super::{Backend, Server};
 use crate::config::Config;
 use crate::listener::{Listener, TlsError, load_tls};
-use crate::store::{SqliteOptions, SqliteStore, Store, StoreError};
+use crate::store::{MySqlOptions, MySqlStore, SqliteOptions, SqliteStore, StoreError};
 use crate::validators::{
     AuthValidator, CloseNotifier, ConnValidator, ControlHandler, DisconnectNotifier, Protocol, PubValidator,
     SubValidator, UnsubValidator, Validators,
@@ -177,9 +177,8 @@ impl ServerBuilder {
             if self.catch_signals { Some(Signals::new().map_err(StartError::Signals)?) } else { None };
         let validators = self.validators()?;
         let tls = config.ssl.as_ref().map(load_tls).transpose()?;
-        let options =
-            SqliteOptions { path: config.sqlite_path.clone(), synchronous: config.sqlite_synchronous };
-        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(options).await?);
+        let backend = open_backend(&config).await?;
+        let store = backend.store();
         let listeners = match bind(&config, tls.as_ref()) {
             Ok(listeners) => listeners,
             Err(error) => {
@@ -187,7 +186,6 @@ impl ServerBuilder {
                 return Err(error);
             }
         };
-        let backend = Backend::Alone(Arc::clone(&store));
         let mut server = match Server::start(&config, validators, backend, listeners).await {
             Ok(server) => server,
             Err(error) => {
@@ -229,6 +227,31 @@ impl ServerBuilder {
             _ => Err(StartError::MissingValidators { missing }),
         }
     }
+}
+
+/// Opens the database that the configuration names.
+async fn open_backend(config: &Config) -> Result<Backend, StoreError> {
+    let Some(mysql) = &config.mysql else {
+        let options =
+            SqliteOptions { path: config.sqlite_path.clone(), synchronous: config.sqlite_synchronous };
+        return Ok(Backend::Alone(Arc::new(SqliteStore::open(options).await?)));
+    };
+    let store = MySqlStore::open(MySqlOptions {
+        host: mysql.host.clone(),
+        port: mysql.port,
+        database: mysql.database.clone(),
+        user: mysql.user.clone(),
+        password: mysql.password.clone(),
+        tls: mysql.tls.clone(),
+        pool_size: mysql.pool_size,
+        largest_payload: config.max_packet_bytes,
+        shared: config.redis.is_some(),
+    });
+    let store = Arc::new(store.await?);
+    Ok(match &config.redis {
+        Some(redis) => Backend::Cluster(store, redis.clone()),
+        None => Backend::Alone(store),
+    })
 }
 
 /// Binds the listeners that the configuration asks for.

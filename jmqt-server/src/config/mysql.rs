@@ -1,0 +1,105 @@
+//! The keys that say where MySQL is.
+
+use std::fmt;
+
+use super::error::ConfigError;
+use super::settings::Settings;
+use crate::store::MySqlTls;
+
+const DEFAULT_PORT: u16 = 3306;
+
+/// A database of MySQL 8.0 or later, or MariaDB 10.6 or later, in place of the SQLite file.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct MySqlConfig {
+    /// The server's name or address. Default `127.0.0.1`.
+    pub host: String,
+    /// Its port. Default 3306.
+    pub port: u16,
+    /// The database, which must exist. Default `jmqt`.
+    pub database: String,
+    /// Who connects. Default `jmqt`.
+    pub user: String,
+    /// Their password; empty, the default, for none.
+    pub password: String,
+    /// Whether connections are encrypted. Default [`MySqlTls::Preferred`].
+    pub tls: MySqlTls,
+    /// How many connections there may be. 3 to 1,000, default 8.
+    pub pool_size: u32,
+}
+
+impl Default for MySqlConfig {
+    fn default() -> Self {
+        Self {
+            host: "127.0.0.1".to_owned(),
+            port: DEFAULT_PORT,
+            database: "jmqt".to_owned(),
+            user: "jmqt".to_owned(),
+            password: String::new(),
+            tls: MySqlTls::default(),
+            pool_size: 8,
+        }
+    }
+}
+
+impl fmt::Debug for MySqlConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { host, port, database, user, password: _, tls, pool_size } = self;
+        f.debug_struct("MySqlConfig")
+            .field("host", host)
+            .field("port", port)
+            .field("database", database)
+            .field("user", user)
+            .field("password", &"(hidden)")
+            .field("tls", tls)
+            .field("pool_size", pool_size)
+            .finish()
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum SslMode {
+    Disabled,
+    Preferred,
+    Required,
+    VerifyCa,
+    VerifyIdentity,
+}
+
+/// All keys are read in any case: a wrong value is wrong also where it is not needed yet.
+pub(super) fn mysql(settings: &Settings) -> Result<Option<MySqlConfig>, ConfigError> {
+    let modes = [
+        ("DISABLED", SslMode::Disabled),
+        ("PREFERRED", SslMode::Preferred),
+        ("REQUIRED", SslMode::Required),
+        ("VERIFY_CA", SslMode::VerifyCa),
+        ("VERIFY_IDENTITY", SslMode::VerifyIdentity),
+    ];
+    let mode = settings.choice("MYSQL_SSL_MODE", SslMode::Preferred, &modes)?;
+    let ca = settings.path("MYSQL_SSL_CA_PATH", "")?;
+    let tls = match mode {
+        SslMode::Disabled => MySqlTls::Disabled,
+        SslMode::Preferred => MySqlTls::Preferred,
+        SslMode::Required => MySqlTls::Required,
+        SslMode::VerifyCa => MySqlTls::VerifyCa { ca },
+        SslMode::VerifyIdentity => MySqlTls::VerifyIdentity { ca },
+    };
+    let port = settings.integer("MYSQL_PORT", DEFAULT_PORT.into(), 1..=65_535)?;
+    let pool_size = settings.integer("MYSQL_POOL_SIZE", 8, 3..=1000)?;
+    let config = MySqlConfig {
+        host: name(settings, "MYSQL_HOST", "127.0.0.1")?,
+        port: u16::try_from(port).unwrap_or(DEFAULT_PORT),
+        database: name(settings, "MYSQL_DB", "jmqt")?,
+        user: name(settings, "MYSQL_USER", "jmqt")?,
+        password: settings.text("MYSQL_PSWD", "")?.to_owned(),
+        tls,
+        pool_size: u32::try_from(pool_size).unwrap_or(u32::MAX),
+    };
+    Ok(settings.switch("ENABLE_MYSQL", false)?.then_some(config))
+}
+
+/// A text that names something, so that an empty one is none.
+fn name(settings: &Settings, key: &'static str, default: &str) -> Result<String, ConfigError> {
+    let text = settings.text(key, default)?.trim();
+    Ok(if text.is_empty() { default } else { text }.to_owned())
+}
