@@ -447,6 +447,11 @@ impl Outbox {
         }
     }
 
+    /// Whether [`go_live`](Self::go_live) is still to come.
+    pub(crate) fn is_connecting(&self) -> bool {
+        self.lock().connecting
+    }
+
     /// The `connAck`, the first window and the retained messages are queued: live pushes follow (2.3).
     pub(crate) fn go_live(&self) {
         let mut state = self.lock();
