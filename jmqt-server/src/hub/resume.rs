@@ -39,7 +39,7 @@ impl Hub {
     /// Sends what there is room for: from memory at once, from the store in a task of its own. A session
     /// that has not gone live is left alone: nothing comes before its `connAck`, and it resumes then.
     pub(crate) fn resume(self: &Arc<Self>, outbox: &Arc<Outbox>) {
-        if outbox.is_connecting() || !outbox.wants_resume() || !outbox.begin_resume() {
+        if !outbox.wants_resume() || outbox.is_connecting() || !outbox.begin_resume() {
             return;
         }
         let mut progress = Progress::default();
