@@ -217,9 +217,6 @@ impl Hub {
         if was_notified {
             self.janitor.session_closed(client, generation, is_known || self.cluster.is_some()).await;
         }
-        if let Some(cluster) = &self.cluster {
-            cluster.session_closed(client, generation);
-        }
         self.connections.unregister(client);
         self.counters.sessions_closed.increment();
     }

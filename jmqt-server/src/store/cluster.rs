@@ -49,7 +49,8 @@ pub trait ClusterStore: Store {
     async fn called_off(&self, node: &str) -> Result<Vec<(ClientId, u64)>, StoreError>;
 
     /// Claims the close notifiers of sessions for the node `by`, and says of each whether it has them.
-    /// It has not if the row is gone, or is claimed by somebody else than `claimed_by` says. What is
+    /// It has not if the row is gone, or is claimed by somebody else than `claimed_by` says; what `by` has
+    /// claimed before is its own. What is
     /// claimed by another node than serves it counts as [called off](Self::called_off).
     async fn claim_sessions(&self, sessions: &[SharedSession], by: &str) -> Result<Vec<bool>, StoreError>;
 
@@ -57,7 +58,8 @@ pub trait ClusterStore: Store {
     async fn nodes(&self) -> Result<Vec<String>, StoreError>;
 
     /// Claims for the node `by` the sessions that the dead node `of` served and nobody else has claimed,
-    /// and those it had claimed: at most `limit`, the oldest first. Returns them with their new claims.
+    /// and those it had claimed: at most `limit`, the oldest first. Returns them with their new claims,
+    /// those that `by` had claimed before among them.
     async fn claim_sessions_of(
         &self,
         of: &str,

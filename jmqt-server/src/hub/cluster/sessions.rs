@@ -5,10 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use jmqt_protocol::ClientId;
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::{Cluster, Orphan};
+use super::Cluster;
 use crate::bus::{Control, NodeId, Presence, Request};
 use crate::hub::connections::{Claim, Connections, Opening};
 use crate::hub::{Hub, HubError, Janitor};
@@ -173,14 +172,15 @@ impl Cluster {
     }
 
     /// Claims those that nobody ends, and has their close notifiers run. One whose notifier somebody was
-    /// running is left until that node is known to be dead.
+    /// running is left until that node is known to be dead. One that this node has claimed without
+    /// knowing, because the store did not answer, is claimed once more.
     async fn end_abandoned(&self, sessions: &[SharedSession]) -> Result<(), HubError> {
         let now = Instant::now();
         let is_abandoned = |session: &&SharedSession| {
             let Some(node) = acting_node(session) else { return true };
             match session.claimed_by {
                 None => !self.directory.is_here(node, now),
-                Some(_) => node != self.node && self.directory.is_dead(node),
+                Some(_) => node == self.node || self.directory.is_dead(node),
             }
         };
         for session in sessions.iter().filter(is_abandoned) {
@@ -189,11 +189,10 @@ impl Cluster {
                 continue;
             }
             let session = SharedSession { claimed_by: Some(self.name.clone()), ..session.clone() };
-            let (done, notified) = oneshot::channel();
-            if self.orphans.send(Orphan { session, done: Some(done) }).await.is_err() {
-                return Err(HubError::SessionEnded); // the server stops
+            match self.notify_of(session).await {
+                Some(notified) => drop(notified.await),
+                None => tokio::time::sleep(LOOK_EVERY).await, // somebody else has it run
             }
-            drop(notified.await);
         }
         Ok(())
     }
@@ -247,7 +246,10 @@ impl Hub {
     /// Whether this node is the one to run the close notifier of its session (protocol.md 2.16).
     pub(crate) async fn claim_close(&self, client: &ClientId, generation: u64, info: ConnectionInfo) -> bool {
         match &self.cluster {
-            Some(cluster) => cluster.claim_own(client, generation, info).await,
+            Some(cluster) => {
+                cluster.session_closed(client, generation); // nothing reaches it any more
+                cluster.claim_own(client, generation, info).await
+            }
             None => true,
         }
     }

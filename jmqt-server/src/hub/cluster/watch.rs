@@ -6,12 +6,11 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use jmqt_protocol::ChannelName;
-use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::sessions::presence;
-use super::{Arrival, Cluster, Orphan};
+use super::{Arrival, Cluster};
 use crate::bus::{Body, BusEvent, BusEvents, BusMessage, Control, NodeId, Presence, Qos0Pushes};
 use crate::hub::connections::Found;
 use crate::hub::{DirtyOutboxes, Hub, Pushes};
@@ -304,11 +303,10 @@ impl Cluster {
             }
             let mut running = Vec::with_capacity(claimed.len());
             for session in claimed {
-                let (done, notified) = oneshot::channel();
-                if self.orphans.send(Orphan { session, done: Some(done) }).await.is_err() {
-                    return; // the server stops
-                }
-                running.push(notified);
+                running.extend(self.notify_of(session).await);
+            }
+            if running.is_empty() {
+                return; // they are being notified of, or the server stops
             }
             for notified in running {
                 drop(notified.await);

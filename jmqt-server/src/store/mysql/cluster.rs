@@ -111,15 +111,15 @@ impl ClusterStore for MySqlStore {
         let served = concat!(
             "SELECT ",
             columns!(),
-            " FROM sessions AS s WHERE s.node_id = ? AND s.close_claimed_by IS NULL \
-             ORDER BY s.generation, s.since LIMIT ?"
+            " FROM sessions AS s WHERE s.node_id = ? \
+             AND (s.close_claimed_by IS NULL OR s.close_claimed_by = ?) ORDER BY s.generation, s.since LIMIT ?"
         );
         let claimed = concat!(
             "SELECT ",
             columns!(),
             " FROM sessions AS s WHERE s.close_claimed_by = ? ORDER BY s.generation, s.since LIMIT ?"
         );
-        let mut found = self.read_sessions(served, &[of], Some(limit)).await?;
+        let mut found = self.read_sessions(served, &[of, by], Some(limit)).await?;
         found.extend(self.read_sessions(claimed, &[of], Some(limit)).await?);
         found.sort_by_key(|session| (session.row.generation, session.row.since));
         found.truncate(limit);

@@ -203,7 +203,8 @@ async fn claim(
     let found: Vec<_> = found.iter().map(session).collect::<Result<_, _>>()?;
     let is_as_told = |it: &&SharedSession| {
         let row = found.binary_search_by(|row| name(&row.row).cmp(&name(&it.row)));
-        row.is_ok_and(|row| found[row].claimed_by == it.claimed_by)
+        let claimed_by = row.ok().map(|row| &found[row].claimed_by);
+        claimed_by.is_some_and(|now| *now == it.claimed_by || now.as_deref() == Some(by))
     };
     let mine: Vec<_> = sorted.into_iter().filter(is_as_told).collect();
     let claim = CLAIM.execute(connection, &mine, |values, it| {
