@@ -3,6 +3,7 @@
 //! need one are left out, and say so.
 
 #![allow(dead_code, reason = "not every test file needs all of it")]
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
 pub(crate) mod proxy;
 pub(crate) mod server;
