@@ -389,6 +389,34 @@ fn mysql_takes_the_place_of_sqlite() {
 }
 
 #[test]
+fn sentinels_and_redis_clusters_are_named_by_their_nodes() {
+    let with = |lines: &str| from_lines(&format!("ENABLE_MYSQL = 1\nENABLE_REDIS = 1\n{lines}"));
+    let mode = |lines: &str| with(lines).unwrap().redis.unwrap().mode;
+    let nodes = vec![("a".to_owned(), 1), ("::1".to_owned(), 2)];
+    let expected = RedisMode::Sentinel { nodes: nodes.clone(), master: "main".to_owned() };
+    let sentinel = "REDIS_MODE = 'sentinel'\nREDIS_NODES = 'a:1, [::1]:2'\nREDIS_MASTER = 'main'";
+    assert_eq!(mode(sentinel), expected);
+    let cluster = "REDIS_MODE = 'CLUSTER'\nREDIS_NODES = 'a:1,[::1]:2'";
+    assert_eq!(mode(cluster), RedisMode::Cluster { nodes });
+    refused(
+        with("REDIS_MODE = 'CLUSTER'"),
+        "REDIS_NODES has no value, and REDIS_MODE is SENTINEL or CLUSTER",
+    );
+    refused(
+        with("REDIS_MODE = 'CLUSTER'\nREDIS_NODES = 'a'"),
+        "configuration text: REDIS_NODES is \"a\"; expected host:port, with commas between several",
+    );
+    refused(
+        with("REDIS_MODE = 'CLUSTER'\nREDIS_NODES = 'a:1'\nREDIS_DB_INDEX = 1"),
+        "configuration text: REDIS_DB_INDEX is 1; a Redis Cluster has database 0 only",
+    );
+    refused(
+        from_lines("REDIS_PREFIX = 'a b'"),
+        "configuration text: REDIS_PREFIX is \"a b\"; expected at most 64 bytes without white space",
+    );
+}
+
+#[test]
 fn trusted_proxies_are_a_list_or_text_with_commas() {
     let of = |value: &str| {
         let networks = from_lines(&format!("TRUSTED_PROXIES = {value}")).unwrap().trusted_proxies;

@@ -26,6 +26,9 @@ pub enum StartError {
         /// Their traits.
         missing: Vec<&'static str>,
     },
+    /// `Config::redis` is set, and `Config::mysql` is not.
+    #[error("a node of a cluster needs the database that its nodes share: MySQL or MariaDB")]
+    ClusterWithoutDatabase,
     /// The store cannot be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -230,8 +233,11 @@ impl ServerBuilder {
 }
 
 /// Opens the database that the configuration names.
-async fn open_backend(config: &Config) -> Result<Backend, StoreError> {
+async fn open_backend(config: &Config) -> Result<Backend, StartError> {
     let Some(mysql) = &config.mysql else {
+        if config.redis.is_some() {
+            return Err(StartError::ClusterWithoutDatabase);
+        }
         let options =
             SqliteOptions { path: config.sqlite_path.clone(), synchronous: config.sqlite_synchronous };
         return Ok(Backend::Alone(Arc::new(SqliteStore::open(options).await?)));
