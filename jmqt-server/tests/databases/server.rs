@@ -25,7 +25,7 @@ impl MariaDb {
     pub(crate) async fn start_with(arguments: Vec<String>) -> Option<Self> {
         let is_there = Command::new("mariadbd").arg("--version").output().is_ok();
         if std::env::var_os("JMQT_TEST_MYSQL").is_none() || !is_there {
-            eprintln!("left out: it needs mariadbd; scripts/with-databases has it installed");
+            super::left_out("it needs mariadbd; scripts/with-databases has it installed");
             return None;
         }
         let folder = TempDir::new().unwrap();
