@@ -196,6 +196,55 @@ async fn a_password_is_not_shown() {
     assert!(shown.contains("jmqt") && !shown.contains("swordfish"), "{shown}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_are_encrypted_as_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let other = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let file = |name: &str, text: String| {
+        std::fs::write(folder.path().join(name), text).unwrap();
+        folder.path().join(name)
+    };
+    let (ca, other_ca) = (file("cert.pem", made.cert.pem()), file("other.pem", other.cert.pem()));
+    let key = file("key.pem", made.signing_key.serialize_pem());
+    let arguments = [format!("--ssl-cert={}", ca.display()), format!("--ssl-key={}", key.display())];
+    let Some(server) = MariaDb::start_with(arguments.to_vec()).await else { return };
+    let database = MySql::on(server.options(), false);
+    database.make().await;
+    let mut connection = database.connect().await;
+    connection.execute("CREATE USER tls REQUIRE SSL").await.unwrap();
+    connection.execute("GRANT ALL ON *.* TO tls").await.unwrap();
+
+    let options = |host: &str, tls| {
+        let (host, user) = (host.to_owned(), "tls".to_owned());
+        MySqlOptions { host, user, tls, ..database.options() }
+    };
+    let (good, bad) = (|| Some(ca.clone()), || Some(other_ca.clone()));
+    for tls in [
+        MySqlTls::Preferred,
+        MySqlTls::Required,
+        MySqlTls::VerifyCa { ca: good() },
+        MySqlTls::VerifyIdentity { ca: good() },
+    ] {
+        let store = MySqlStore::open(options("127.0.0.1", tls)).await.unwrap();
+        subscribed(&store, "bob", "news").await;
+        store.close().await;
+    }
+    // The certificate is that of the address.
+    MySqlStore::open(options("localhost", MySqlTls::VerifyCa { ca: good() })).await.unwrap().close().await;
+    for (host, tls) in [
+        ("127.0.0.1", MySqlTls::Disabled),
+        ("127.0.0.1", MySqlTls::VerifyCa { ca: bad() }),
+        ("127.0.0.1", MySqlTls::VerifyCa { ca: None }),
+        ("127.0.0.1", MySqlTls::VerifyIdentity { ca: bad() }),
+        ("localhost", MySqlTls::VerifyIdentity { ca: good() }),
+    ] {
+        let error = MySqlStore::open(options(host, tls.clone())).await.unwrap_err();
+        assert!(matches!(error, StoreError::Open { .. }), "{tls:?}: {error}");
+    }
+    drop((connection, database));
+}
+
 // ---- payloads and names ----
 
 #[tokio::test]

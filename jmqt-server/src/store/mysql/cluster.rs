@@ -76,13 +76,9 @@ impl ClusterStore for MySqlStore {
     }
 
     async fn called_off(&self, node: &str) -> Result<Vec<(ClientId, u64)>, StoreError> {
-        let sql = concat!(
-            "SELECT ",
-            columns!(),
-            " FROM sessions AS s WHERE s.node_id = ? \
-             AND (s.called_off OR (s.close_claimed_by IS NOT NULL AND s.close_claimed_by <> ?))"
-        );
-        let found = self.read_sessions(sql, &[node, node], None).await?;
+        let sql =
+            concat!("SELECT ", columns!(), " FROM sessions AS s WHERE s.node_id = ? AND s.called_off = TRUE");
+        let found = self.read_sessions(sql, &[node], None).await?;
         Ok(found.into_iter().map(|session| (session.row.client, session.row.generation)).collect())
     }
 
@@ -92,8 +88,8 @@ impl ClusterStore for MySqlStore {
     }
 
     async fn nodes(&self) -> Result<Vec<String>, StoreError> {
-        let sql = "SELECT node_id FROM sessions UNION DISTINCT \
-            SELECT close_claimed_by FROM sessions WHERE close_claimed_by IS NOT NULL ORDER BY 1";
+        let sql = "SELECT DISTINCT node_id FROM sessions UNION DISTINCT \
+            SELECT DISTINCT close_claimed_by FROM sessions WHERE close_claimed_by IS NOT NULL ORDER BY 1";
         let found = retried(|| async {
             let mut lease = self.connections.lease().await?;
             let found = limited(async { Ok(sqlx::query(sql).fetch_all(lease.connection()?).await?) }).await;

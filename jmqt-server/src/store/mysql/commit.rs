@@ -398,7 +398,7 @@ async fn get_lock_back(
         kill(connection, last_id).await;
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    Err(StoreError::InUse { path: "the database".to_owned() })
+    Err(locks.in_use())
 }
 
 /// Ends another connection of ours, if it is still there.

@@ -65,7 +65,8 @@ static CLAIM: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::table(
         &["BINARY", "SIGNED", "BINARY", "BINARY"],
         "UPDATE ({rows}) AS v STRAIGHT_JOIN sessions AS s \
-         ON s.client_id = v.a AND s.generation = v.b AND s.node_id = v.c SET s.close_claimed_by = v.d",
+         ON s.client_id = v.a AND s.generation = v.b AND s.node_id = v.c \
+         SET s.close_claimed_by = v.d, s.called_off = s.called_off OR s.node_id <> v.d",
     )
 });
 
