@@ -12,12 +12,12 @@ mod sessions;
 mod watch;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jmqt_protocol::{ChannelName, ClientId};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
@@ -90,6 +90,10 @@ pub(crate) struct Cluster {
     notifying: Arc<Mutex<HashSet<(ClientId, u64)>>>,
     /// The last message that this node has appended to each channel since it told the others.
     tails: Mutex<HashMap<ChannelName, (i64, u64)>>,
+    /// The others thought this node dead: it ends its sessions.
+    condemned: AtomicBool,
+    /// A node has died.
+    died: Notify,
     tasks: TaskTracker,
 }
 
@@ -129,6 +133,8 @@ impl Cluster {
             orphans,
             notifying: Arc::default(),
             tails: Mutex::default(),
+            condemned: AtomicBool::new(false),
+            died: Notify::new(),
             tasks: TaskTracker::new(),
         };
         (cluster, ClusterTasks { registrar: registrar_task, arrivals: arrived, orphans: orphaned })

@@ -60,6 +60,14 @@ CREATE TABLE IF NOT EXISTS sessions (
     KEY sessions_by_claim (close_claimed_by)
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC DEFAULT CHARACTER SET utf8mb4;
 
+-- Nodes that have sessions, or had some.
+CREATE TABLE IF NOT EXISTS nodes (
+    node_id VARBINARY(64) NOT NULL,
+    beat BIGINT NOT NULL,  -- rises as long as the node is there
+    condemned_at BIGINT,   -- milliseconds since 1970: it did not rise, and others have claimed its sessions
+    PRIMARY KEY (node_id)
+) ENGINE = InnoDB ROW_FORMAT = DYNAMIC DEFAULT CHARACTER SET utf8mb4;
+
 -- One row for each open store: its last batch, to find out about a COMMIT that was not answered.
 CREATE TABLE IF NOT EXISTS batches (
     node BIGINT NOT NULL,
