@@ -297,7 +297,9 @@ fn decode_qos1(mut payload: Bytes) -> Result<Qos1Pushes, NotAMessage> {
         let sender = take_sender(&mut payload)?;
         messages.push(Qos1Push { place, sender, end: number(payload.try_get_u32())? });
     }
-    let ends_rise = messages.windows(2).all(|pair| pair[0].end < pair[1].end);
+    // Each has its NUL at least.
+    let ends_rise = messages.windows(2).all(|pair| pair[0].end < pair[1].end)
+        && messages.first().is_none_or(|first| first.end > 0);
     let covers_all = messages.last().is_none_or(|last| last.end as usize == payload.len());
     if !ends_rise || !covers_all {
         return Err(NotAMessage("its parts do not fit together"));

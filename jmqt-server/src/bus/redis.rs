@@ -11,15 +11,15 @@ mod outgoing;
 mod tests;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use jmqt_protocol::{ChannelName, ClientId};
 use tokio::sync::{Notify, mpsc};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::interest::Interest;
@@ -35,11 +35,14 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 /// Between two attempts to connect: at first and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// As long as Redis cannot be reached, the log says so this often.
+const TOLD_EVERY: Duration = Duration::from_secs(60);
 /// How long a subscription waits for its confirmation before it goes on without.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long what was said last may take to leave when the bus stops.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// So much may have been received and not yet been looked at.
+const INBOX_CONTROLS: usize = 65_536;
 const INBOX_MESSAGES: usize = 65_536;
 const INBOX_BYTES: usize = 64 << 20;
 
@@ -126,45 +129,58 @@ pub(crate) struct RedisBus {
     inbox: Arc<Inbox>,
     up: AtomicBool,
     came_up: Notify,
-    /// Told to give up the present link.
-    reset: Notify,
+    /// Cancelled to give up the present link.
+    present: Mutex<CancellationToken>,
     counters: Arc<Counters>,
 }
 
 /// What was received and not yet looked at.
 struct Inbox {
     node: NodeId,
-    events: mpsc::Sender<(BusEvent, usize)>,
+    /// What nodes tell each other does not wait behind pushes.
+    controls: mpsc::Sender<BusEvent>,
+    pushes: mpsc::Sender<(BusEvent, usize)>,
     bytes: Arc<AtomicUsize>,
     counters: Arc<Counters>,
 }
 
 /// Where what was received comes out.
 pub(crate) struct BusEvents {
-    events: mpsc::Receiver<(BusEvent, usize)>,
+    controls: mpsc::Receiver<BusEvent>,
+    pushes: mpsc::Receiver<(BusEvent, usize)>,
     bytes: Arc<AtomicUsize>,
 }
 
 impl BusEvents {
-    /// What comes next; `None` when the bus is gone.
+    /// What comes next, control messages first; `None` when the bus is gone.
     ///
     /// # Cancel safety
     /// Dropped before it is ready, nothing is lost.
     pub(crate) async fn next(&mut self) -> Option<BusEvent> {
-        let (event, size) = self.events.recv().await?;
-        self.bytes.fetch_sub(size, Ordering::Relaxed);
-        Some(event)
+        tokio::select! {
+            biased;
+            Some(event) = self.controls.recv() => Some(event),
+            Some(pushes) = self.pushes.recv() => Some(self.taken(pushes)),
+            else => None,
+        }
     }
 
     /// What has come already; `None` if there is nothing at the moment.
     pub(crate) fn next_at_once(&mut self) -> Option<BusEvent> {
-        let (event, size) = self.events.try_recv().ok()?;
+        if let Ok(event) = self.controls.try_recv() {
+            return Some(event);
+        }
+        let pushes = self.pushes.try_recv().ok()?;
+        Some(self.taken(pushes))
+    }
+
+    fn taken(&self, (event, size): (BusEvent, usize)) -> BusEvent {
         self.bytes.fetch_sub(size, Ordering::Relaxed);
-        Some(event)
+        event
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.events.is_empty()
+        self.controls.is_empty() && self.pushes.is_empty()
     }
 }
 
@@ -183,29 +199,32 @@ impl Inbox {
                 return true;
             }
         };
-        let has_room = self.bytes.fetch_add(size, Ordering::Relaxed) < INBOX_BYTES || !is_pushes;
-        if has_room && self.events.try_send((BusEvent::Message(message), size)).is_ok() {
-            return true;
+        if !is_pushes {
+            return self.controls.try_send(BusEvent::Message(message)).is_ok();
         }
-        self.bytes.fetch_sub(size, Ordering::Relaxed);
-        if is_pushes {
+        let has_room = self.bytes.fetch_add(size, Ordering::Relaxed) < INBOX_BYTES;
+        if !has_room || self.pushes.try_send((BusEvent::Message(message), size)).is_err() {
+            self.bytes.fetch_sub(size, Ordering::Relaxed);
             self.counters.bus_dropped.increment();
         }
-        is_pushes
+        true
     }
 }
 
 /// Why a link ended.
 enum End {
     Stop,
+    NotConnected(String),
     Lost(&'static str),
 }
 
 impl RedisBus {
     pub(crate) fn new(node: NodeId, options: RedisOptions, counters: Arc<Counters>) -> (Self, BusEvents) {
-        let (events, received) = mpsc::channel(INBOX_MESSAGES);
+        let (controls, received_controls) = mpsc::channel(INBOX_CONTROLS);
+        let (pushes, received_pushes) = mpsc::channel(INBOX_MESSAGES);
         let bytes = Arc::new(AtomicUsize::new(0));
-        let inbox = Inbox { node, events, bytes: Arc::clone(&bytes), counters: Arc::clone(&counters) };
+        let counted = Arc::clone(&counters);
+        let inbox = Inbox { node, controls, pushes, bytes: Arc::clone(&bytes), counters: counted };
         let bus = Self {
             node,
             interest: Interest::default(),
@@ -213,11 +232,11 @@ impl RedisBus {
             inbox: Arc::new(inbox),
             up: AtomicBool::new(false),
             came_up: Notify::new(),
-            reset: Notify::new(),
+            present: Mutex::default(),
             counters,
             options,
         };
-        (bus, BusEvents { events: received, bytes })
+        (bus, BusEvents { controls: received_controls, pushes: received_pushes, bytes })
     }
 
     fn channel(&self, name: &str) -> String {
@@ -256,25 +275,21 @@ impl RedisBus {
     /// Serves one link for as long as it stands.
     async fn serve(&self, stop: &CancellationToken) -> End {
         let (received, mut lost) = Received::new(Arc::clone(&self.inbox));
+        let reset = CancellationToken::new();
+        *self.present.lock().unwrap_or_else(PoisonError::into_inner) = reset.clone();
         let connected = tokio::select! {
             () = stop.cancelled() => return End::Stop,
             connected = timeout(CONNECT_TIMEOUT, Link::connect(&self.options, received)) => connected,
         };
         let link = match connected {
             Ok(Ok(link)) => link,
-            Ok(Err(error)) => {
-                tracing::warn!(target: "jmqt::bus", error = %link::explain(&error), "Redis cannot be reached");
-                return End::Lost("not connected");
-            }
-            Err(_) => {
-                tracing::warn!(target: "jmqt::bus", "Redis cannot be reached: no answer within {CONNECT_TIMEOUT:?}");
-                return End::Lost("not connected");
-            }
+            Ok(Err(error)) => return End::NotConnected(link::explain(&error)),
+            Err(_) => return End::NotConnected(format!("no answer within {CONNECT_TIMEOUT:?}")),
         };
         let end = tokio::select! {
             end = self.use_link(&link, stop) => end,
             () = lost.wait() => End::Lost("the connection ended"),
-            () = self.reset.notified() => End::Lost("it does not answer"),
+            () = reset.cancelled() => End::Lost("it does not answer"),
         };
         if self.up.swap(false, Ordering::AcqRel) {
             if let End::Lost(reason) = end {
@@ -282,7 +297,7 @@ impl RedisBus {
             }
             self.counters.bus_dropped.add(self.outgoing.clear());
             // Waits for room: this one must not be lost, and room is made all the time.
-            drop(self.inbox.events.send((BusEvent::Down, 0)).await);
+            drop(self.inbox.controls.send(BusEvent::Down).await);
         }
         self.interest.link_lost();
         end
@@ -300,7 +315,7 @@ impl RedisBus {
         self.came_up.notify_waiters();
         self.interest.link_is_up();
         tracing::info!(target: "jmqt::bus", node = %self.node, "the link to Redis stands");
-        drop(self.inbox.events.send((BusEvent::Up, 0)).await);
+        drop(self.inbox.controls.send(BusEvent::Up).await);
         let result = tokio::select! {
             result = self.interest.keep(link, |name| self.channel(name)) => result,
             result = self.send_all(link) => result,
@@ -340,7 +355,7 @@ impl RedisBus {
             for (node, listeners) in to_nodes.into_iter().zip(listeners) {
                 if let Some(node) = node.filter(|_| listeners == 0) {
                     // It saves waiting; if there is no room for it, there is a wait.
-                    drop(self.inbox.events.try_send((BusEvent::NobodyThere(node), 0)));
+                    drop(self.inbox.controls.try_send(BusEvent::NobodyThere(node)));
                 }
             }
         }
@@ -405,17 +420,25 @@ impl Bus for RedisBus {
     }
 
     fn reset(&self) {
-        self.reset.notify_one();
+        self.present.lock().unwrap_or_else(PoisonError::into_inner).cancel();
     }
 
     async fn run(&self, stop: CancellationToken) {
         let mut pause = FIRST_PAUSE;
+        let mut told: Option<Instant> = None;
         loop {
-            let before = tokio::time::Instant::now();
+            let before = Instant::now();
             match self.serve(&stop).await {
                 End::Stop => return,
-                End::Lost(_) if before.elapsed() > LONGEST_PAUSE => pause = FIRST_PAUSE,
-                End::Lost(_) => pause = (pause * 2).min(LONGEST_PAUSE),
+                End::NotConnected(error) => {
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                    if told.is_none_or(|told| told.elapsed() > TOLD_EVERY) {
+                        tracing::warn!(target: "jmqt::bus", %error, "Redis cannot be reached");
+                        told = Some(before);
+                    }
+                }
+                End::Lost(_) if before.elapsed() > LONGEST_PAUSE => (pause, told) = (FIRST_PAUSE, None),
+                End::Lost(_) => (pause, told) = ((pause * 2).min(LONGEST_PAUSE), None),
             }
             // Full jitter: nodes that lost Redis together do not come back together.
             let part = f64::from(getrandom::u32().unwrap_or(u32::MAX)) / f64::from(u32::MAX);

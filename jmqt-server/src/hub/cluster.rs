@@ -13,11 +13,11 @@ mod watch;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jmqt_protocol::{ChannelName, ClientId};
-use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
@@ -35,8 +35,9 @@ pub(super) use reorder::Reorder;
 
 /// How long the bus may take to bring back what was said to everybody.
 const FENCE_TIMEOUT: Duration = Duration::from_secs(2);
-/// So many QoS 1 payloads from other nodes may wait to be delivered.
+/// So many QoS 1 payloads from other nodes may wait to be delivered, and so much of them.
 const ARRIVALS: usize = 4096;
+const ARRIVALS_KIB: u32 = 64 * 1024;
 /// So many sessions of other nodes may wait for their close notifiers.
 const ORPHANS: usize = 256;
 /// So many requests of other nodes are worked on at a time.
@@ -45,7 +46,7 @@ const ANSWERING: usize = 256;
 /// What other nodes have to be delivered, in order.
 #[derive(Debug)]
 pub(crate) enum Arrival {
-    Pushes(Qos1Pushes),
+    Pushes(Qos1Pushes, OwnedSemaphorePermit),
     /// Channel, its key in the store, and the last message that is in its log.
     Tails(Vec<(String, i64, u64)>),
 }
@@ -81,15 +82,18 @@ pub(crate) struct Cluster {
     directory: Directory,
     registrar: Registrar,
     numbers: AtomicU64,
-    fences: Mutex<HashMap<u64, oneshot::Sender<()>>>,
+    fences: Mutex<Fences>,
     asked: Mutex<HashMap<u64, (NodeId, oneshot::Sender<Answer>)>>,
     answering: Arc<Semaphore>,
     arrivals: mpsc::Sender<Arrival>,
+    arrivals_room: Arc<Semaphore>,
     orphans: mpsc::Sender<Orphan>,
     /// The sessions whose close notifiers this node is running, or going to run, for others.
     notifying: Arc<Mutex<HashSet<(ClientId, u64)>>>,
-    /// The last message that this node has appended to each channel since it told the others.
+    /// The last message that this node has appended to each channel, until the others have been told.
     tails: Mutex<HashMap<ChannelName, (i64, u64)>>,
+    /// Something may have been missed: logs are to be compared with the store.
+    compare: Notify,
     /// The others thought this node dead: it ends its sessions.
     condemned: AtomicBool,
     /// A node has died.
@@ -102,6 +106,14 @@ pub(crate) struct ClusterTasks {
     pub(crate) registrar: RegistrarTask,
     pub(crate) arrivals: mpsc::Receiver<Arrival>,
     pub(crate) orphans: mpsc::Receiver<Orphan>,
+}
+
+/// Those who wait for a [fence](Cluster::fence).
+#[derive(Default)]
+struct Fences {
+    on_its_way: Option<(u64, Vec<oneshot::Sender<()>>)>,
+    /// For those who came too late for that one.
+    next: Vec<oneshot::Sender<()>>,
 }
 
 /// Where a client is.
@@ -130,9 +142,11 @@ impl Cluster {
             asked: Mutex::default(),
             answering: Arc::new(Semaphore::new(ANSWERING)),
             arrivals,
+            arrivals_room: Arc::new(Semaphore::new(ARRIVALS_KIB as usize)),
             orphans,
             notifying: Arc::default(),
             tails: Mutex::default(),
+            compare: Notify::new(),
             condemned: AtomicBool::new(false),
             died: Notify::new(),
             tasks: TaskTracker::new(),
@@ -144,19 +158,43 @@ impl Cluster {
         self.numbers.fetch_add(1, Ordering::Relaxed)
     }
 
+    fn fences(&self) -> MutexGuard<'_, Fences> {
+        self.fences.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Waits until everything that was said to all nodes before has reached them, or Redis; `false` if the
-    /// bus is away. What they have said before that is known here then.
+    /// bus is away. What they have said before that is known here then. There is one on its way at a time,
+    /// however many wait.
     async fn fence(&self) -> bool {
         if !self.bus.is_up() {
             return false;
         }
-        let number = self.number();
         let (reached, back) = oneshot::channel();
-        self.fences.lock().unwrap_or_else(PoisonError::into_inner).insert(number, reached);
+        {
+            let mut fences = self.fences();
+            fences.next.push(reached);
+            if fences.on_its_way.is_none() {
+                self.send_fence(&mut fences);
+            }
+        }
+        matches!(timeout(FENCE_TIMEOUT, back).await, Ok(Ok(())))
+    }
+
+    fn send_fence(&self, fences: &mut Fences) {
+        let number = self.number();
+        fences.on_its_way = Some((number, std::mem::take(&mut fences.next)));
         self.bus.broadcast(&Control::Fence(number));
-        let came_back = matches!(timeout(FENCE_TIMEOUT, back).await, Ok(Ok(())));
-        self.fences.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
-        came_back
+    }
+
+    fn fence_came_back(&self, number: u64) {
+        let mut fences = self.fences();
+        let Some((_, reached)) = fences.on_its_way.take_if(|(of, _)| *of == number) else { return };
+        for reached in reached {
+            let _ = reached.send(()); // whoever waited may have given up
+        }
+        if !fences.next.is_empty() {
+            self.send_fence(&mut fences);
+        }
     }
 
     /// Has the close notifier of a session run, which this node has claimed. `None`: it is being run, or
@@ -207,10 +245,20 @@ impl Cluster {
         }
     }
 
-    fn take_tails(&self) -> Vec<(String, i64, u64)> {
+    /// What the others have not been told yet.
+    fn tails(&self) -> Vec<(String, i64, u64)> {
+        let tails = self.tails.lock().unwrap_or_else(PoisonError::into_inner);
+        tails.iter().map(|(channel, (key, seq))| (channel.as_str().to_owned(), *key, *seq)).collect()
+    }
+
+    /// The others have been told: the message has come back.
+    fn told_tails(&self, told: &[(String, i64, u64)]) {
         let mut tails = self.tails.lock().unwrap_or_else(PoisonError::into_inner);
-        let taken = std::mem::take(&mut *tails);
-        taken.into_iter().map(|(channel, (key, seq))| (channel.as_str().to_owned(), key, seq)).collect()
+        for (channel, key, seq) in told {
+            if tails.get(channel.as_str()) == Some(&(*key, *seq)) {
+                tails.remove(channel.as_str());
+            }
+        }
     }
 }
 

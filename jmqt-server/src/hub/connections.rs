@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jmqt_protocol::ClientId;
+use tokio::sync::futures::OwnedNotified;
 use tokio::sync::{Notify, OwnedMutexGuard};
 use tokio_util::sync::CancellationToken;
 
@@ -46,6 +47,10 @@ impl Opening {
     /// Waits until a newer session of the client is about to begin elsewhere.
     pub(crate) async fn called_off(&self) {
         self.called_off.cancelled().await;
+    }
+
+    pub(crate) fn is_called_off(&self) -> bool {
+        self.called_off.is_cancelled()
     }
 }
 
@@ -147,21 +152,40 @@ impl Connections {
     /// Ends a client's session here, or one that is about to begin, if its generation is lower than
     /// `below`, and waits until that is over.
     pub(crate) async fn end_below(&self, client: &ClientId, below: u64) {
-        loop {
-            let ended = {
-                let mut slots = self.lock();
-                let Some(slot) = slots.get_mut(client) else { return };
-                match (&slot.session, &slot.opening) {
-                    (Some(session), _) if session.generation < below => {
-                        session.outbox.close(CloseReason::Takeover);
-                    }
-                    (None, Some((generation, called_off))) if *generation < below => called_off.cancel(),
-                    _ => return,
-                }
-                Arc::clone(slot.ended.get_or_insert_default()).notified_owned()
-            };
+        while let Some(ended) = self.begin_to_end_below(client, below) {
             ended.await;
         }
+    }
+
+    /// The same without waiting; `None` if there is nothing to end, or else what tells that it may be over.
+    pub(crate) fn begin_to_end_below(&self, client: &ClientId, below: u64) -> Option<OwnedNotified> {
+        let mut slots = self.lock();
+        let slot = slots.get_mut(client)?;
+        match (&slot.session, &slot.opening) {
+            (Some(session), _) if session.generation < below => {
+                session.outbox.close(CloseReason::Takeover);
+            }
+            (None, Some((generation, called_off))) if *generation < below => called_off.cancel(),
+            _ => return None,
+        }
+        // `notify_waiters` reaches every `Notified` made before it was called, polled or not.
+        Some(Arc::clone(slot.ended.get_or_insert_default()).notified_owned())
+    }
+
+    /// Ends all sessions, and calls off those that are about to begin; `true` if there is none any more.
+    pub(crate) fn end_all(&self, reason: CloseReason) -> bool {
+        let slots = self.lock();
+        let mut is_over = true;
+        for slot in slots.values() {
+            if let Some(session) = &slot.session {
+                session.outbox.close(reason);
+            }
+            if let Some((_, called_off)) = &slot.opening {
+                called_off.cancel();
+            }
+            is_over &= slot.session.is_none() && slot.opening.is_none();
+        }
+        is_over
     }
 
     /// What there is of one session here.

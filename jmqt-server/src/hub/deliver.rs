@@ -80,7 +80,7 @@ impl Deliverer {
                     }
                 }
                 arrival = arrival => match arrival {
-                    Some(Arrival::Pushes(pushes)) => self.deliver_arrived(pushes, &mut dirty).await,
+                    Some(Arrival::Pushes(pushes, _room)) => self.deliver_arrived(pushes, &mut dirty).await,
                     Some(Arrival::Tails(tails)) => {
                         for (channel, key, seq) in tails {
                             self.hub.note_tail(&channel, key, seq);
@@ -159,7 +159,9 @@ impl Deliverer {
         let pushes = to_bus(channel, logged);
         if channel.kind() != ChannelKind::PeerToPeer {
             self.hub.bus.publish_qos1(&pushes);
-        } else if let Some(node) = cluster.node_of(peer(channel)) {
+        } else if self.hub.members(channel).is_none()
+            && let Some(node) = cluster.node_of(peer(channel))
+        {
             self.hub.bus.send_qos1(node, &pushes);
         }
     }

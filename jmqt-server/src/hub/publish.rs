@@ -83,7 +83,9 @@ impl Hub {
             let bytes = &pushes.framed(Framing::Nul).bytes;
             if channel.kind() != ChannelKind::PeerToPeer {
                 self.bus.publish_qos0(channel, sender, bytes);
-            } else if let Some(node) = cluster.node_of(peer(channel)) {
+            } else if self.members(channel).is_none()
+                && let Some(node) = cluster.node_of(peer(channel))
+            {
                 self.bus.send_qos0(node, channel, sender, bytes);
                 return;
             }

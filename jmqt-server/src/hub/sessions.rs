@@ -91,7 +91,9 @@ impl Hub {
         self.connections.register(&claim, registered);
         let mut unfinished = Unfinished(Some((&self.connections, new.client)));
         if let (Some(cluster), Some(session)) = (&self.cluster, &mut entered) {
-            session.registered();
+            if !session.registered() {
+                new.outbox.close(CloseReason::Takeover);
+            }
             cluster.announce(new.client, generation, new.info).await;
         }
         let retained = match self.restore_and_carry_out(&new).await {

@@ -44,8 +44,13 @@ impl Membership {
         };
         let hub = Arc::clone(&shared.hub);
         let membership = Self {
+            orphans: tokio::spawn(notify_orphans(
+                Arc::clone(shared),
+                Arc::clone(&cluster),
+                tasks.orphans,
+                stop.clone(),
+            )),
             cluster: tokio::spawn(cluster.run(hub, events, stop.clone())),
-            orphans: tokio::spawn(notify_orphans(Arc::clone(shared), tasks.orphans, stop.clone())),
             registrar: tokio::spawn(tasks.registrar.run()),
             bus: tokio::spawn(run_bus),
             stop,
@@ -71,11 +76,20 @@ impl Membership {
 
 /// Runs the close notifiers of sessions that dead nodes have left. Told to stop, it finishes those that are
 /// running; the others are claimed again when this node is missed.
-async fn notify_orphans(shared: Arc<Shared>, mut orphans: mpsc::Receiver<Orphan>, stop: CancellationToken) {
+async fn notify_orphans(
+    shared: Arc<Shared>,
+    cluster: Arc<Cluster>,
+    mut orphans: mpsc::Receiver<Orphan>,
+    stop: CancellationToken,
+) {
     let received = stream::poll_fn(move |cx| orphans.poll_recv(cx)).take_until(stop.cancelled_owned());
     let each = received.for_each_concurrent(AT_A_TIME, |orphan| {
-        let shared = &shared;
+        let (shared, cluster) = (&shared, &cluster);
         async move {
+            // It may have been notified of since it was claimed.
+            if !cluster.is_claimed(&orphan.session).await {
+                return;
+            }
             notify(shared, &*shared.hub.store, &orphan.session.row).await;
             drop(orphan.mark);
             let _ = orphan.done.send(()); // whoever waited may have given up

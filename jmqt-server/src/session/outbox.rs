@@ -612,14 +612,14 @@ impl Outbox {
             if seq < position.next {
                 continue;
             }
-            if seq > position.acked.horizon() {
-                break;
-            }
             if seq > position.next {
                 if !matches!(source, Source::Log { .. }) {
                     break; // something is missing: the log has it
                 }
                 position.pass_over(seq - 1);
+            }
+            if seq > position.next || seq > position.acked.horizon() {
+                break;
             }
             if message.sender.as_ref() == Some(&subscription.client) {
                 position.pass_over(seq); // for its cursor, one's own message is acknowledged (2.11)
@@ -662,7 +662,6 @@ impl Outbox {
                 PushId::Memory { .. } => true,
             })
             && position.next <= through
-            && through <= position.acked.horizon()
         {
             position.pass_over(through); // the log has nothing else up to there
         }
@@ -837,10 +836,10 @@ impl Outbox {
 }
 
 impl LogPosition {
-    /// Nothing from `next` up to `seq`, which is within the horizon, is to be pushed: it is the
-    /// client's own, or gone.
+    /// Nothing from `next` up to `seq` is to be pushed: it is the client's own, or gone. Goes no further
+    /// than the horizon; the rest is for when that has moved.
     fn pass_over(&mut self, seq: u64) {
-        while self.next <= seq {
+        while self.next <= seq && self.next <= self.acked.horizon() {
             self.acked.insert(self.next);
             self.next += 1;
         }

@@ -46,11 +46,19 @@ struct Waiting {
 
 #[derive(Default)]
 struct Queue {
+    /// What nodes tell each other does not wait behind pushes: a node under load is not a dead one.
+    control: VecDeque<(Target, Vec<u8>)>,
     waiting: VecDeque<Waiting>,
     bytes: usize,
 }
 
-/// A queue with a bound, in the order of what was put in.
+impl Queue {
+    fn is_empty(&self) -> bool {
+        self.control.is_empty() && self.waiting.is_empty()
+    }
+}
+
+/// Two queues with a bound, control messages and pushes, each in the order of what was put in.
 pub(super) struct Outgoing {
     queue: Mutex<Queue>,
     ready: Notify,
@@ -86,8 +94,12 @@ impl Outgoing {
             return true;
         }
         queue.bytes += payload.len() + OVERHEAD;
-        queue.waiting.push_back(Waiting { target, payload, header });
-        if queue.waiting.len() == 1 {
+        if is_control {
+            queue.control.push_back((target, payload));
+        } else {
+            queue.waiting.push_back(Waiting { target, payload, header });
+        }
+        if queue.control.len() + queue.waiting.len() == 1 {
             self.ready.notify_one();
         }
         true
@@ -95,15 +107,22 @@ impl Outgoing {
 
     /// Waits until there is something.
     pub(super) async fn ready(&self) {
-        while self.lock().waiting.is_empty() {
+        while self.lock().is_empty() {
             self.ready.notified().await;
         }
     }
 
-    /// Takes some of it, in order.
+    /// Takes some of it, control messages first.
     pub(super) fn take(&self) -> Vec<(Target, Vec<u8>)> {
         let mut queue = self.lock();
         let (mut batch, mut bytes) = (Vec::new(), 0);
+        while batch.len() < BATCH_MESSAGES
+            && let Some((target, payload)) = queue.control.pop_front()
+        {
+            bytes += payload.len();
+            queue.bytes -= payload.len() + OVERHEAD;
+            batch.push((target, payload));
+        }
         while batch.len() < BATCH_MESSAGES
             && bytes < BATCH_BYTES
             && let Some(next) = queue.waiting.pop_front()
@@ -118,7 +137,7 @@ impl Outgoing {
     /// Throws everything away; returns how many payloads of pushes that were.
     pub(super) fn clear(&self) -> u64 {
         let mut queue = self.lock();
-        let pushes = queue.waiting.iter().filter(|it| crate::bus::message::is_pushes(&it.payload)).count();
+        let pushes = queue.waiting.len();
         *queue = Queue::default();
         pushes as u64
     }
@@ -141,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn consecutive_pushes_of_one_channel_and_publisher_share_a_payload() {
+    fn consecutive_pushes_of_one_channel_and_publisher_share_a_payload_behind_control_messages() {
         let outgoing = Outgoing::new();
         for (channel, bytes) in [("a", b"1\0"), ("a", b"2\0"), ("b", b"3\0"), ("a", b"4\0")] {
             assert!(put(&outgoing, pushes(channel, bytes)));
@@ -154,7 +173,7 @@ mod tests {
             _ => b"beat".to_vec(),
         };
         let sent: Vec<_> = sent.iter().map(pushes).collect();
-        assert_eq!(sent, [&b"1\x002\0"[..], b"3\0", b"4\0", b"beat", b"beat"]);
+        assert_eq!(sent, [b"beat", b"beat", &b"1\x002\0"[..], b"3\0", b"4\0"]);
         assert!(outgoing.take().is_empty());
         assert_eq!(outgoing.lock().bytes, 0);
     }

@@ -122,8 +122,8 @@ async fn a_node_hears_what_is_said_to_it_and_to_all_and_hears_itself() {
         pushes: Bytes::from_static(b"1\0"),
     };
     a.bus.send_qos1(NodeId(2), &pushes);
-    a.bus.broadcast(&Control::Beat);
     assert_eq!(b.hear().await, (NodeId(1), Body::Qos1(pushes)));
+    a.bus.broadcast(&Control::Beat);
     assert_eq!(b.hear().await, (NodeId(1), Body::Control(Control::Beat)));
     assert_eq!(a.hear().await, (NodeId(1), Body::Control(Control::Beat)));
     a.bus.send(NodeId(77), &Control::Beat);

@@ -4,7 +4,7 @@
 //! the store. It is dead when it does neither. What is known here may be a moment old; the store decides
 //! where that matters.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -48,6 +48,8 @@ struct Node {
     asked: Option<Instant>,
     /// The list that is being received, or was last.
     list: u64,
+    /// Sessions that have ended since that began: it may name them still.
+    closed: HashSet<(ClientId, u64)>,
 }
 
 impl Node {
@@ -61,6 +63,7 @@ impl Node {
             is_synced: false,
             asked: None,
             list: 0,
+            closed: HashSet::new(),
         }
     }
 }
@@ -114,7 +117,9 @@ impl Directory {
     pub(super) fn beats(&self, beats: &[(NodeId, u64)], now: Instant) -> Vec<NodeId> {
         let mut inner = self.lock();
         let was_blind = inner.read.replace(now).is_none_or(|read| now - read > BLIND_AFTER);
-        inner.nodes.retain(|id, node| beats.iter().any(|(of, _)| of == id) || now - node.heard < LEASE);
+        let Inner { nodes, clients, .. } = &mut *inner;
+        nodes.retain(|id, node| beats.iter().any(|(of, _)| of == id) || now - node.heard < LEASE);
+        clients.retain(|_, session| nodes.contains_key(&session.node));
         for (id, beat) in beats {
             let node = inner.nodes.entry(*id).or_insert_with(|| Node::new(now));
             if node.beat != *beat {
@@ -194,6 +199,11 @@ impl Directory {
 
     pub(super) fn closed(&self, node: NodeId, client: &str, generation: u64) {
         let mut inner = self.lock();
+        if let Some(node) = inner.nodes.get_mut(&node).filter(|node| !node.is_synced)
+            && let Ok(client) = ClientId::parse(client)
+        {
+            node.closed.insert((client, generation));
+        }
         let is_it = |session: &Elsewhere| session.node == node && session.generation == generation;
         if inner.clients.get(client).is_some_and(is_it) {
             inner.clients.remove(client);
@@ -203,12 +213,22 @@ impl Directory {
     /// A part of a node's list of sessions.
     pub(super) fn listed(&self, node: NodeId, list: u64, sessions: &[Presence], is_last: bool) {
         let mut inner = self.lock();
+        let mut closed = HashSet::new();
         if let Some(node) = inner.nodes.get_mut(&node) {
-            node.list = list;
-            node.is_synced |= is_last;
+            if node.list != list {
+                node.closed.clear();
+            }
+            (node.list, node.is_synced) = (list, is_last);
+            closed = std::mem::take(&mut node.closed);
         }
         for presence in sessions {
-            inner.put(node, presence, list);
+            let key = ClientId::parse(&presence.client).ok().map(|client| (client, presence.generation));
+            if key.is_none_or(|key| !closed.contains(&key)) {
+                inner.put(node, presence, list);
+            }
+        }
+        if let Some(node) = inner.nodes.get_mut(&node).filter(|_| !is_last) {
+            node.closed = closed;
         }
         if is_last {
             inner.clients.retain(|_, session| session.node != node || session.list >= list);
@@ -275,6 +295,17 @@ mod tests {
         assert_eq!(node_of(&directory, "bob"), Some(B));
         directory.closed(B, "bob", 8);
         assert_eq!(node_of(&directory, "bob"), None);
+    }
+
+    #[test]
+    fn a_session_that_ends_while_its_list_is_on_its_way_stays_ended() {
+        let directory = Directory::default();
+        directory.heard(A, Instant::now());
+        directory.listed(A, 1, &[], false);
+        directory.closed(A, "alice", 3);
+        directory.listed(A, 1, &[presence("alice", 3), presence("bob", 4)], false);
+        directory.listed(A, 1, &[], true);
+        assert_eq!((node_of(&directory, "alice"), node_of(&directory, "bob")), (None, Some(A)));
     }
 
     #[test]

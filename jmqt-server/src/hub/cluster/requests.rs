@@ -13,6 +13,8 @@ use crate::hub::{Hub, HubError};
 
 /// How long another node may take over the subscriptions of a client of its own.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(25);
+/// How long one request waits for a session to end.
+const END_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often a client that moves from node to node is followed.
 const MOVES: usize = 4;
 
@@ -44,6 +46,12 @@ impl Cluster {
 
     /// Does what another node has asked for, in a task of its own.
     pub(super) fn answer(self: &Arc<Self>, hub: &Arc<Hub>, from: NodeId, number: u64, request: Request) {
+        if let Request::EndSessions { client, below } = &request
+            && let Ok(client) = ClientId::parse(client)
+        {
+            // It ends also if there is nobody to wait for it.
+            drop(hub.connections.begin_to_end_below(&client, *below));
+        }
         // With too many at it already the other node hears nothing, and asks again or gives up.
         let Ok(turn) = Arc::clone(&self.answering).try_acquire_owned() else { return };
         let (cluster, hub) = (Arc::clone(self), Arc::clone(hub));
@@ -85,8 +93,10 @@ impl Hub {
             }
         };
         if let Request::EndSessions { below, .. } = request {
-            self.connections.end_below(&client, below).await;
-            return Ok(Answer::Done);
+            let ended = self.connections.end_below(&client, below);
+            // The other node asks again as long as it has to.
+            let is_over = timeout(END_TIMEOUT, ended).await.is_ok();
+            return Ok(if is_over { Answer::Done } else { Answer::NotHere });
         }
         if self.connections.outbox(client.as_str()).is_none() {
             return Ok(Answer::NotHere);
@@ -145,9 +155,13 @@ impl Hub {
                     match cluster.ask(node, change.request(client, channel), ANSWER_TIMEOUT).await {
                         Some(Answer::Done) => return Ok(true),
                         Some(Answer::Existed(there)) => return Ok(existed | there),
-                        Some(Answer::NotHere) => {}
+                        // It is leaving, or has left: what is persistent is for the store.
+                        Some(Answer::NotHere) => existed |= self.change_here(client, channel, change).await?,
                         Some(_) => return Err(HubError::Store),
                         None => return Err(HubError::SessionEnded),
+                    }
+                    if self.locate(client.as_str()).await == Location::On(node) {
+                        return Ok(existed);
                     }
                 }
                 (location, cluster) => {

@@ -49,9 +49,10 @@ impl ClusterSession {
         }
     }
 
-    /// It is in the table of connections: others find it there from now on.
-    pub(in crate::hub) fn registered(&mut self) {
-        self.opening = None;
+    /// It is in the table of connections: others find it there from now on. `false`: it was called off
+    /// before.
+    pub(in crate::hub) fn registered(&mut self) -> bool {
+        self.opening.take().is_none_or(|opening| !opening.is_called_off())
     }
 }
 
@@ -92,6 +93,9 @@ impl Cluster {
             opening: Some(connections.open(claim, generation)),
             kept: false,
         };
+        if self.condemned.load(Ordering::Acquire) {
+            return Err(HubError::Store); // whoever looked for what is to be ended may not have seen it
+        }
         let ended = tokio::time::timeout(END_TIMEOUT, self.end_older(janitor, client, generation, older));
         let ended = tokio::select! {
             ended = ended => ended,
@@ -187,6 +191,12 @@ impl Cluster {
                 Err(_) => tokio::time::sleep(RETRY_EVERY).await,
             }
         }
+    }
+
+    /// Whether a session that this node has claimed still waits for its close notifier. While the store does
+    /// not tell, it does not: it will be claimed again.
+    pub(crate) async fn is_claimed(&self, session: &SharedSession) -> bool {
+        self.registrar.claim(session.clone()).await.unwrap_or(false)
     }
 
     pub(super) fn failed(&self, error: &crate::store::StoreError) -> HubError {

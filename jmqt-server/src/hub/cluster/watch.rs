@@ -2,21 +2,22 @@
 //! and takes over what the dead have left.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use jmqt_protocol::ChannelName;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::sessions::presence;
-use super::{Arrival, Cluster};
-use crate::bus::{Body, BusEvent, BusEvents, BusMessage, Control, NodeId, Presence, Qos0Pushes};
+use super::{ARRIVALS_KIB, Arrival, Cluster, Fences};
+use crate::bus::{Body, BusEvent, BusEvents, BusMessage, Control, NodeId, Presence, Qos0Pushes, Qos1Pushes};
 use crate::hub::connections::Found;
 use crate::hub::{DirtyOutboxes, Hub, Pushes};
 use crate::session::{Flush, Subscription};
-use crate::store::{ChannelKey, NodeBeat, SharedSession};
+use crate::store::{ChannelKey, NodeBeat, SharedSession, StoreError};
 use crate::validators::CloseReason;
 
 /// A node shows that it is there this often.
@@ -35,6 +36,8 @@ const INHERIT_AT_A_TIME: usize = 64;
 const LISTED_AT_A_TIME: usize = 500;
 /// The store is asked for the last messages of so many channels at a time.
 const COMPARED_AT_A_TIME: usize = 500;
+/// Between two looks at all logs.
+const COMPARE_AGAIN_AFTER: Duration = Duration::from_secs(2);
 /// So much is handled before the sockets are written to.
 const EVENTS_AT_A_TIME: usize = 64;
 
@@ -45,16 +48,29 @@ struct Echo {
 }
 
 impl Cluster {
-    /// Serves the cluster until it is told to stop.
+    /// Serves the cluster until it is told to stop. Each part is a task of its own: none waits for another,
+    /// least of all the signs of life.
     pub(crate) async fn run(self: Arc<Self>, hub: Arc<Hub>, mut events: BusEvents, stop: CancellationToken) {
-        let watching = async {
-            tokio::join!(self.watch_called_off(&hub), self.watch_nodes(&hub), self.inherit());
-        };
+        let mut parts = JoinSet::new();
+        let part = || (Arc::clone(&self), Arc::clone(&hub));
+        let (cluster, of) = part();
+        parts.spawn(async move { cluster.listen(&of, &mut events).await });
+        let (cluster, of) = part();
+        parts.spawn(async move { cluster.watch_nodes(&of).await });
+        let (cluster, of) = part();
+        parts.spawn(async move { cluster.watch_called_off(&of).await });
+        let (cluster, of) = part();
+        parts.spawn(async move { cluster.watch_logs(&of).await });
+        let (cluster, _) = part();
+        parts.spawn(async move { cluster.inherit().await });
         tokio::select! {
             () = stop.cancelled() => {}
-            () = self.listen(&hub, &mut events) => {}
-            () = watching => {}
+            Some(ended) = parts.join_next() => {
+                tracing::error!(target: "jmqt::bus", ?ended, "a part of the cluster has failed: restart this server");
+                stop.cancelled().await;
+            }
         }
+        parts.shutdown().await;
         self.tasks.close();
         if let Err(error) = self.store.leave(&self.name).await {
             self.failed(&error); // the others will miss this node, and find that nothing is left of it
@@ -95,8 +111,7 @@ impl Cluster {
             return;
         }
         self.bus.broadcast(&Control::Beat);
-        let tails = self.take_tails();
-        for some in tails.chunks(LISTED_AT_A_TIME) {
+        for some in self.tails().chunks(LISTED_AT_A_TIME) {
             self.bus.broadcast(&Control::Tails(some.to_vec()));
         }
     }
@@ -114,7 +129,7 @@ impl Cluster {
             BusEvent::Down => {
                 self.directory.link_down();
                 self.no_answers(None);
-                self.fences.lock().unwrap_or_else(PoisonError::into_inner).clear();
+                *self.fences() = Fences::default();
             }
             BusEvent::NobodyThere(node) => {
                 self.directory.not_listening(node);
@@ -125,16 +140,29 @@ impl Cluster {
                     let flush = if is_alone { Flush::Now } else { Flush::Later };
                     hub.push_from_elsewhere(&pushes, flush, dirty).await;
                 }
-                Body::Qos1(pushes) => self.arrived(hub, Arrival::Pushes(pushes)),
+                Body::Qos1(pushes) => self.arrived_pushes(hub, pushes),
                 Body::Control(control) if from == self.node => self.heard_itself(control, echo),
                 Body::Control(control) => self.heard(hub, from, control),
             },
         }
     }
 
+    fn arrived_pushes(&self, hub: &Hub, pushes: Qos1Pushes) {
+        let kib = u32::try_from(1 + pushes.pushes.len() / 1024).unwrap_or(u32::MAX);
+        match Arc::clone(&self.arrivals_room).try_acquire_many_owned(kib.min(ARRIVALS_KIB)) {
+            Ok(room) => self.arrived(hub, Arrival::Pushes(pushes, room)),
+            Err(_) => self.missed(hub),
+        }
+    }
+
+    fn missed(&self, hub: &Hub) {
+        hub.counters.bus_dropped.increment();
+        self.compare.notify_one(); // who misses something finds it in the log
+    }
+
     fn arrived(&self, hub: &Hub, arrival: Arrival) {
         if self.arrivals.try_send(arrival).is_err() {
-            hub.counters.bus_dropped.increment(); // who misses something finds it in the log
+            self.missed(hub);
         }
     }
 
@@ -144,20 +172,15 @@ impl Cluster {
         self.bus.broadcast(&Control::Beat);
         self.bus.broadcast(&Control::WantSessions);
         self.tell_sessions(hub, None);
-        let (cluster, hub) = (Arc::clone(self), Arc::clone(hub));
-        self.tasks.spawn(async move { cluster.compare_with_store(&hub).await });
+        self.compare.notify_one();
     }
 
     /// What comes back: one's own words, in the order they were said in among those of the others.
     fn heard_itself(&self, control: Control, echo: &mut Echo) {
         match control {
             Control::Beat => echo.last = Instant::now(),
-            Control::Fence(number) => {
-                let fence = self.fences.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
-                if let Some(fence) = fence {
-                    let _ = fence.send(()); // whoever waited may have given up
-                }
-            }
+            Control::Fence(number) => self.fence_came_back(number),
+            Control::Tails(tails) => self.told_tails(&tails),
             _ => {}
         }
     }
@@ -193,12 +216,6 @@ impl Cluster {
     /// Tells one node, or all, of this one's sessions.
     fn tell_sessions(&self, hub: &Hub, to: Option<NodeId>) {
         let list = self.number();
-        let sessions: Vec<Presence> = hub
-            .connections
-            .sessions()
-            .iter()
-            .map(|(client, session)| presence(client, session.generation, session.info))
-            .collect();
         let say = |sessions: &[Presence], last| {
             let control = Control::Sessions { list, sessions: sessions.to_vec(), last };
             match to {
@@ -206,14 +223,37 @@ impl Cluster {
                 None => self.bus.broadcast(&control),
             }
         };
+        // What begins or ends while the list is put together is told behind this, and counts.
+        say(&[], false);
+        let sessions: Vec<Presence> = hub
+            .connections
+            .sessions()
+            .iter()
+            .filter(|(_, session)| session.outbox.closed().is_none())
+            .map(|(client, session)| presence(client, session.generation, session.info))
+            .collect();
         for some in sessions.chunks(LISTED_AT_A_TIME) {
             say(some, false);
         }
         say(&[], true);
     }
 
-    /// The bus was away: looks in the store for what was missed.
-    async fn compare_with_store(&self, hub: &Arc<Hub>) {
+    /// Looks in the store for what was missed while the bus was away, or too fast. Once more a little later:
+    /// some sessions were just being opened, and did not know yet where they stand.
+    async fn watch_logs(&self, hub: &Arc<Hub>) {
+        loop {
+            self.compare.notified().await;
+            for pause in [Duration::ZERO, COMPARE_AGAIN_AFTER] {
+                tokio::time::sleep(pause).await;
+                while let Err(error) = self.compare_with_store(hub).await {
+                    self.failed(&error);
+                    tokio::time::sleep(COMPARE_AGAIN_AFTER).await;
+                }
+            }
+        }
+    }
+
+    async fn compare_with_store(&self, hub: &Arc<Hub>) -> Result<(), StoreError> {
         let mut by_key: HashMap<ChannelKey, Vec<Arc<Subscription>>> = HashMap::new();
         for (_, session) in hub.connections.sessions() {
             for subscription in session.outbox.subscriptions() {
@@ -224,14 +264,7 @@ impl Cluster {
         }
         let keys: Vec<ChannelKey> = by_key.keys().copied().collect();
         for some in keys.chunks(COMPARED_AT_A_TIME) {
-            let last = match self.store.last_seqs(some).await {
-                Ok(last) => last,
-                Err(error) => {
-                    self.failed(&error);
-                    return; // the next message of each channel shows what is missing
-                }
-            };
-            for (key, seq) in last {
+            for (key, seq) in self.store.last_seqs(some).await? {
                 for subscription in by_key.get(&key).into_iter().flatten() {
                     if subscription.outbox.note_seen(subscription, key, seq) {
                         hub.resume(&subscription.outbox);
@@ -239,6 +272,7 @@ impl Cluster {
                 }
             }
         }
+        Ok(())
     }
 
     /// Ends the sessions that others have called off in the store: while the bus is away, and after this
@@ -308,12 +342,8 @@ impl Cluster {
         );
         self.condemned.store(true, Ordering::Release);
         loop {
-            let sessions = hub.connections.sessions();
-            if sessions.is_empty() {
+            if hub.connections.end_all(CloseReason::Takeover) {
                 break;
-            }
-            for (_, session) in sessions {
-                session.outbox.close(CloseReason::Takeover);
             }
             tokio::time::sleep(ENDING_EVERY).await;
         }

@@ -274,9 +274,9 @@ async fn beat(connection: &mut MySqlConnection, node: &str) -> Result<Vec<(NodeB
     sqlx::query(beat).bind(node.as_bytes()).execute(&mut *connection).await?;
     let all = "SELECT node_id, beat, condemned_at IS NOT NULL AND node_id = ? FROM nodes \
             WHERE condemned_at IS NULL OR node_id = ? \
-        UNION ALL SELECT s.node_id, 0, FALSE FROM (SELECT DISTINCT node_id FROM sessions) AS s \
+        UNION SELECT s.node_id, 0, FALSE FROM (SELECT DISTINCT node_id FROM sessions) AS s \
             WHERE NOT EXISTS (SELECT 1 FROM nodes AS n WHERE n.node_id = s.node_id AND n.condemned_at IS NULL) \
-        UNION ALL SELECT s.node_id, 0, FALSE FROM \
+        UNION SELECT s.node_id, 0, FALSE FROM \
             (SELECT DISTINCT close_claimed_by AS node_id FROM sessions) AS s WHERE s.node_id IS NOT NULL \
             AND NOT EXISTS (SELECT 1 FROM nodes AS n WHERE n.node_id = s.node_id AND n.condemned_at IS NULL)";
     let found = sqlx::query(all).bind(node.as_bytes()).bind(node.as_bytes()).fetch_all(connection).await?;

@@ -227,7 +227,9 @@ impl Lease<'_> {
         result: Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         match &result {
-            Err(error) if is_lost(error) || matches!(error, StoreError::Unanswered(_)) => {
+            Err(error)
+                if is_lost(error) || matches!(error, StoreError::Unanswered(_) | StoreError::TimedOut(_)) =>
+            {
                 self.connections.forget_idle();
             }
             Err(error) if !is_usable(error) => {}
@@ -274,8 +276,9 @@ pub(super) fn number(error: &StoreError) -> Option<u16> {
 pub(super) fn is_lost(error: &StoreError) -> bool {
     match error {
         StoreError::Database(sqlx::Error::Database(_)) => {
-            // shutting down; killed (MySQL, MariaDB); too idle
-            matches!(number(error), Some(1053 | 1927 | 3169 | 4031))
+            // shutting down; killed (MySQL, MariaDB); too idle; read-only, as a server is that was the
+            // primary one: another may answer under its name by now
+            matches!(number(error), Some(1053 | 1927 | 3169 | 4031 | 1290 | 1792 | 1836))
         }
         StoreError::Database(error) => {
             matches!(error, sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_))
