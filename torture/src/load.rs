@@ -182,11 +182,11 @@ impl Load {
     /// Waits until every publisher has had so many more acknowledgements.
     pub async fn progress(&self, messages: usize) {
         let (publishers, _) = self.journal().clients();
-        for number in 0..publishers {
-            let acked = || self.journal().publisher(number).acked;
-            let wanted = acked() + messages;
+        let acked = |number| self.journal().publisher(number).acked;
+        let wanted: Vec<_> = (0..publishers).map(|number| acked(number) + messages).collect();
+        for (number, wanted) in (0..).zip(wanted) {
             crate::until(format_args!("{messages} more acknowledgements for p{number}"), || {
-                (acked() >= wanted).then_some(())
+                (acked(number) >= wanted).then_some(())
             })
             .await;
         }
