@@ -3,12 +3,21 @@
 #![allow(clippy::unwrap_used)] // a helper that fails is a test that fails
 
 use serde_json::json;
-use torture::{Client, Cluster, Load, LoadOptions, until};
+use torture::{Client, Cluster, Load, LoadOptions, until, within};
 
 /// Publishes with QoS 1 and takes the answer.
 async fn publish(client: &mut Client, channel: &str, data: &str, retained: u8) {
     let text = format!(r#"{{"pub":{{"cn":"{channel}","dt":{data},"q":1,"rt":{retained},"id":"1"}}}}"#);
     client.ask(&text, r#"{"pubAck":{"st":1,"id":"1"}}"#).await;
+}
+
+/// Waits until a client is known to be away where `by` is connected. Other nodes hear of it a moment later.
+async fn away(by: &mut Client, client: &str) {
+    let asked = format!(r#"{{"client":"{client}"}}"#);
+    within(format_args!("the end of {client}"), async {
+        while by.control("$is_connected", &asked).await != json!(false) {}
+    })
+    .await;
 }
 
 /// A QoS 1 push from alice on channel `news`.
@@ -63,6 +72,7 @@ async fn p2p_messages_find_their_client_on_the_other_node() {
     alice.ask(r##"{"pub":{"cn":"#bob","dt":2,"q":1,"id":"a"}}"##, r#"{"pubAck":{"st":1,"id":"a"}}"#).await;
     bob.take(r##"{"push":{"cn":"#bob","dt":2,"cl":"alice","q":1,"id":"*"}}"##).await;
     bob.leave().await;
+    away(&mut alice, "bob").await;
     alice.ask(r##"{"pub":{"cn":"#bob","dt":3,"q":1,"id":"b"}}"##, r#"{"pubAck":{"st":8,"id":"b"}}"#).await;
     alice.ask(r##"{"pub":{"cn":"#nobody","dt":3,"q":1,"id":"c"}}"##, r#"{"pubAck":{"st":8,"id":"c"}}"#).await;
 
@@ -79,6 +89,7 @@ async fn a_persistent_p2p_subscription_keeps_what_comes_from_the_other_node() {
     let kept = alice.control("$force_sub", r##"{"client":"bob","channel":"#bob","persistent":true}"##).await;
     assert_eq!(kept, json!(true));
     bob.leave().await;
+    away(&mut alice, "bob").await;
     alice.ask(r##"{"pub":{"cn":"#bob","dt":1,"q":1,"id":"a"}}"##, r#"{"pubAck":{"st":8,"id":"a"}}"#).await;
     let mut bob = cluster.connect(1, "bob").await;
     bob.take(r##"{"push":{"cn":"#bob","dt":1,"cl":"alice","q":1,"id":"*"}}"##).await;
