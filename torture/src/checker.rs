@@ -218,3 +218,135 @@ fn check_successions(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::Sent;
+
+    /// One publisher and one subscriber, and two messages of one channel that are acknowledged.
+    fn journal() -> Journal {
+        let journal = Journal::new(1, 1);
+        let acked = Sent { channel: 0, attempts: 1, refusals: 0, is_acked: true };
+        journal.publisher(0).messages = vec![acked, acked];
+        journal
+    }
+
+    fn address(port: u16) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], port))
+    }
+
+    fn session(journal: &Journal, port: u16, opened: u64, ended: u64) {
+        let number = journal.conn_sent("s0", address(port));
+        let mut sessions = journal.sessions();
+        (sessions[number].opened, sessions[number].ended) = (Some(opened), Some(ended));
+    }
+
+    fn notice(at: u64, port: u16, event: Event) -> Notice {
+        let (node, client, remote) = ("n0".to_owned(), "s0".to_owned(), Some(address(port)));
+        Notice { at, node, start: 1, event, client, remote }
+    }
+
+    fn closed(at: u64, port: u16) -> Notice {
+        notice(at, port, Event::Closed("Takeover".to_owned()))
+    }
+
+    fn problems(journal: &Journal, notices: &[Notice]) -> Vec<String> {
+        check(journal, notices, |_| false).problems
+    }
+
+    /// There is one problem, and this is in it.
+    fn expect_problem(problems: &[String], wanted: &str) {
+        assert!(problems.len() == 1 && problems[0].contains(wanted), "{problems:?}");
+    }
+
+    #[test]
+    fn all_is_well_with_messages_in_order_and_redeliveries_under_their_ids() {
+        let journal = journal();
+        journal.received(0, (0, 0), "a");
+        journal.connected_again(0);
+        journal.received(0, (0, 0), "a");
+        journal.received(0, (0, 1), "b");
+        assert_eq!(problems(&journal, &[]), [""; 0]);
+        assert_eq!(check(&journal, &[], |_| false).repeats, 1);
+    }
+
+    #[test] // protocol.md 2.13
+    fn an_acknowledged_message_that_is_missing_is_found() {
+        let journal = journal();
+        journal.received(0, (0, 0), "a");
+        expect_problem(&problems(&journal, &[]), "misses 1 acknowledged messages: [(0, 1)]");
+        journal.publisher(0).messages[1].is_acked = false;
+        assert_eq!(problems(&journal, &[]), [""; 0]);
+    }
+
+    #[test] // protocol.md 2.10
+    fn messages_out_of_order_are_found_unless_they_were_refused() {
+        let journal = journal();
+        journal.received(0, (0, 1), "b");
+        journal.received(0, (0, 0), "a");
+        expect_problem(&problems(&journal, &[]), "received p0's 0 after 1");
+        journal.publisher(0).messages[0].refusals = 1;
+        assert_eq!(problems(&journal, &[]), [""; 0]);
+    }
+
+    #[test] // protocol.md 2.13, 2.14
+    fn ids_that_are_wrong_are_found() {
+        let two_ids = journal();
+        two_ids.received(0, (0, 0), "a");
+        two_ids.received(0, (0, 0), "c");
+        two_ids.received(0, (0, 1), "b");
+        expect_problem(&problems(&two_ids, &[]), "under 2 ids, published 1 times");
+        two_ids.publisher(0).messages[0].attempts = 2;
+        assert_eq!(problems(&two_ids, &[]), [""; 0]);
+
+        let one_id = journal();
+        one_id.received(0, (0, 0), "a");
+        one_id.connected_again(0);
+        one_id.received(0, (0, 1), "a");
+        expect_problem(&problems(&one_id, &[]), "two messages under one push id");
+
+        let repeated = journal();
+        repeated.received(0, (0, 0), "a");
+        repeated.received(0, (0, 0), "a");
+        repeated.received(0, (0, 1), "b");
+        expect_problem(&problems(&repeated, &[]), "twice in one connection");
+    }
+
+    /// No messages: what is to be found is about sessions.
+    fn quiet() -> Journal {
+        Journal::new(1, 1)
+    }
+
+    #[test] // protocol.md 2.16
+    fn every_session_is_told_of_once() {
+        let journal = quiet();
+        session(&journal, 1, 10, 20);
+        assert_eq!(problems(&journal, &[closed(21, 1)]), [""; 0]);
+        expect_problem(&problems(&journal, &[]), "had no close notice");
+        let twice = [closed(21, 1), closed(22, 1)];
+        expect_problem(&problems(&journal, &twice), "told of too often");
+        let report = check(&journal, &twice, |_| true);
+        assert_eq!((report.problems.len(), report.told_twice), (0, 1), "its node was killed");
+        expect_problem(&problems(&journal, &[closed(21, 1), closed(22, 2)]), "a connection that nobody had");
+
+        // A `conn` that was not answered may have been a session or not.
+        journal.conn_sent("s0", address(3));
+        assert_eq!(problems(&journal, &[closed(21, 1)]), [""; 0]);
+        assert_eq!(problems(&journal, &[closed(21, 1), closed(23, 3)]), [""; 0]);
+    }
+
+    #[test] // protocol.md 2.2, 2.4
+    fn a_session_begins_when_the_one_before_is_over() {
+        let journal = quiet();
+        session(&journal, 1, 10, 20);
+        session(&journal, 2, 30, 40);
+        assert_eq!(problems(&journal, &[closed(25, 1), closed(45, 2)]), [""; 0]);
+        expect_problem(&problems(&journal, &[closed(35, 1), closed(45, 2)]), "5 µs after its next session");
+
+        let overlapping = quiet();
+        session(&overlapping, 1, 10, OVERLAP + 31);
+        session(&overlapping, 2, 30, 40);
+        expect_problem(&problems(&overlapping, &[closed(25, 1), closed(45, 2)]), "beside a newer");
+    }
+}

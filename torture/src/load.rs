@@ -185,7 +185,7 @@ impl Load {
         let acked = |number| self.journal().publisher(number).acked;
         let wanted: Vec<_> = (0..publishers).map(|number| acked(number) + messages).collect();
         for (number, wanted) in (0..).zip(wanted) {
-            crate::until(format_args!("{messages} more acknowledgements for p{number}"), || {
+            crate::until(format!("{messages} more acknowledgements for p{number}"), || {
                 (acked(number) >= wanted).then_some(())
             })
             .await;

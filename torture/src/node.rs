@@ -98,7 +98,7 @@ impl Node {
     pub async fn started(&mut self) {
         let (name, start) = (self.name.clone(), self.start);
         let path = self.notices_path();
-        until(format_args!("the start of {name}"), || {
+        until(format!("the start of {name}"), || {
             if let Some(status) = self.process.as_mut().and_then(Process::ended) {
                 panic!("{name} ended with {status}; its log ends with:\n{}", tail(&self.log_path()));
             }
