@@ -25,6 +25,7 @@ pub mod proxy;
 mod publisher;
 pub mod random;
 pub mod redis_server;
+mod rival;
 mod subscriber;
 
 use std::fmt::Display;

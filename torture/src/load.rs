@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use crate::checker::{Report, check};
 use crate::connection::Connection;
 use crate::journal::Journal;
-use crate::{Client, Cluster, DEADLINE, Random, publisher, subscriber, within};
+use crate::{Client, Cluster, DEADLINE, Random, publisher, rival, subscriber, within};
 
 /// Where clients connect to.
 #[derive(Debug, Clone, Copy)]
@@ -39,6 +39,8 @@ pub struct LoadOptions {
     pub pace: Duration,
     /// Subscribers drop their connection after twice this at most, and connect anew.
     pub churn: Option<Duration>,
+    /// So many clients, `r0` and so on, come from two sides again and again, each of which ends the other.
+    pub rivals: u32,
     /// What the clients choose by.
     pub seed: u64,
 }
@@ -52,6 +54,7 @@ impl Default for LoadOptions {
             window: 16,
             pace: Duration::from_millis(10),
             churn: None,
+            rivals: 0,
             seed: 1,
         }
     }
@@ -122,7 +125,10 @@ impl Shared {
         let late = |_| io::Error::from(io::ErrorKind::TimedOut);
         let mut connection = timeout(ANSWER_TIMEOUT, Connection::open(target)).await.map_err(late)??;
         connection.send_text(&format!(r#"{{"auth":{{"dt":"{client}"}}}}"#)).await?;
-        timeout(ANSWER_TIMEOUT, connection.next()).await.map_err(late)?.ok_or(io::ErrorKind::UnexpectedEof)?;
+        timeout(ANSWER_TIMEOUT, connection.next())
+            .await
+            .map_err(late)?
+            .ok_or(io::ErrorKind::UnexpectedEof)?;
         let number = self.journal.conn_sent(client, connection.local);
         let mut session = Session { connection, shared: Arc::clone(self), number };
         let conn = Conn { token: "token".into(), client: client.into(), window: Some(128) };
@@ -150,6 +156,7 @@ pub struct Load {
     phase: watch::Sender<Phase>,
     publishers: Vec<JoinHandle<()>>,
     subscribers: Vec<JoinHandle<()>>,
+    rivals: Vec<JoinHandle<()>>,
 }
 
 impl Load {
@@ -168,7 +175,10 @@ impl Load {
         let publishers = (0..shared.options.publishers)
             .map(|number| tokio::spawn(publisher::run(Arc::clone(&shared), number)))
             .collect();
-        let load = Self { shared, phase, publishers, subscribers };
+        let rivals = (0..shared.options.rivals * 2)
+            .map(|number| tokio::spawn(rival::run(Arc::clone(&shared), number)))
+            .collect();
+        let load = Self { shared, phase, publishers, subscribers, rivals };
         load.progress(20).await;
         load
     }
@@ -196,7 +206,7 @@ impl Load {
     ///
     /// Whatever part of the cluster was down must be up again.
     pub async fn finish(self, cluster: &Cluster) -> Report {
-        let Self { shared, phase, publishers, subscribers } = self;
+        let Self { shared, phase, publishers, subscribers, rivals } = self;
         let journal = &shared.journal;
         phase.send_replace(Phase::Finishing);
         let all = async {
@@ -219,12 +229,12 @@ impl Load {
         let _ = timeout(DEADLINE, everything).await;
         phase.send_replace(Phase::Leaving);
         let all = async {
-            for subscriber in subscribers {
-                subscriber.await.unwrap();
+            for client in subscribers.into_iter().chain(rivals) {
+                client.await.unwrap();
             }
         };
         if timeout(DEADLINE, all).await.is_err() {
-            journal.problem("subscribers could not leave".to_owned());
+            journal.problem("subscribers and rivals could not leave".to_owned());
         }
         for left in left_behind(cluster, journal).await {
             journal.problem(left);

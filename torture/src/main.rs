@@ -72,8 +72,18 @@ impl Fault {
         }
     }
 
-    /// Does it, and undoes it.
-    async fn happen(self, cluster: &mut Cluster) {
+    /// Whether a node can be started while it lasts.
+    const fn lets_nodes_start(self) -> bool {
+        !matches!(self, Self::KillMariaDb(_))
+    }
+
+    /// Whether it is over as soon as it has happened.
+    const fn is_brief(self) -> bool {
+        matches!(self, Self::KillNode(_) | Self::RestartNode(_) | Self::RestartAll)
+    }
+
+    /// Does it; those that last are undone by [`end`](Self::end).
+    async fn begin(self, cluster: &mut Cluster) {
         match self {
             Self::KillNode(node) => {
                 cluster.nodes[node].kill();
@@ -83,38 +93,56 @@ impl Fault {
                 cluster.nodes[node].stop().await;
                 cluster.nodes[node].restart().await;
             }
-            Self::PauseNode(node, time) => {
-                cluster.nodes[node].pause();
-                tokio::time::sleep(time).await;
-                cluster.nodes[node].resume();
-            }
-            Self::CutNode(node, time) => {
-                cluster.nodes[node].redis.cut();
-                tokio::time::sleep(time).await;
-                cluster.nodes[node].redis.mend();
-            }
-            Self::KillRedis(time) => {
-                cluster.redis.kill();
-                tokio::time::sleep(time).await;
-                cluster.redis.launch().await;
-            }
-            Self::PauseRedis(time) => {
-                cluster.redis.pause();
-                tokio::time::sleep(time).await;
-                cluster.redis.resume();
-            }
-            Self::KillMariaDb(time) => {
-                cluster.mariadb.kill();
-                tokio::time::sleep(time).await;
-                cluster.mariadb.launch().await;
-            }
             Self::RestartAll => {
                 for node in &mut cluster.nodes {
                     node.stop().await;
                     node.restart().await;
                 }
             }
+            Self::PauseNode(node, _) => cluster.nodes[node].pause(),
+            Self::CutNode(node, _) => cluster.nodes[node].redis.cut(),
+            Self::KillRedis(_) => cluster.redis.kill(),
+            Self::PauseRedis(_) => cluster.redis.pause(),
+            Self::KillMariaDb(_) => cluster.mariadb.kill(),
         }
+    }
+
+    /// Waits as long as it lasts, and undoes it.
+    async fn end(self, cluster: &mut Cluster) {
+        match self {
+            Self::KillNode(_) | Self::RestartNode(_) | Self::RestartAll => {}
+            Self::PauseNode(node, time) => {
+                tokio::time::sleep(time).await;
+                cluster.nodes[node].resume();
+            }
+            Self::CutNode(node, time) => {
+                tokio::time::sleep(time).await;
+                cluster.nodes[node].redis.mend();
+            }
+            Self::KillRedis(time) => {
+                tokio::time::sleep(time).await;
+                cluster.redis.launch().await;
+            }
+            Self::PauseRedis(time) => {
+                tokio::time::sleep(time).await;
+                cluster.redis.resume();
+            }
+            Self::KillMariaDb(time) => {
+                tokio::time::sleep(time).await;
+                cluster.mariadb.launch().await;
+            }
+        }
+    }
+
+    /// What may happen while this lasts; `None` for nothing.
+    fn choose_beside(self, random: &mut Random, nodes: usize) -> Option<Self> {
+        let other = Self::choose(random, nodes);
+        let fits = !self.is_brief()
+            && other.is_brief()
+            && self.lets_nodes_start()
+            && !matches!((self, other), (Self::PauseNode(..), Self::RestartAll))
+            && !matches!((self, other), (Self::PauseNode(a, _), Self::RestartNode(b)) if a == b);
+        fits.then_some(other)
     }
 }
 
@@ -133,6 +161,7 @@ async fn run(minutes: u64, seed: u64) -> ExitCode {
         subscribers: 4,
         channels: 5,
         churn: Some(Duration::from_secs(5)),
+        rivals: 2,
         seed,
         ..LoadOptions::default()
     };
@@ -140,11 +169,20 @@ async fn run(minutes: u64, seed: u64) -> ExitCode {
     let mut random = Random::new(seed);
     while start.elapsed() < Duration::from_secs(60 * minutes) {
         let fault = Fault::choose(&mut random, cluster.nodes.len());
+        let beside = fault.choose_beside(&mut random, cluster.nodes.len());
         let seconds = start.elapsed().as_secs_f32();
-        print!("{seconds:6.1} s  {:7} acknowledged  {fault} ... ", load.journal().acked());
+        print!("{seconds:6.1} s  {:7} acknowledged  {fault}", load.journal().acked());
+        if let Some(beside) = beside {
+            print!(", and meanwhile {beside}");
+        }
+        print!(" ... ");
         // Who does not see this line does not miss the result.
         let _ = std::io::stdout().flush();
-        fault.happen(&mut cluster).await;
+        fault.begin(&mut cluster).await;
+        if let Some(beside) = beside {
+            beside.begin(&mut cluster).await;
+        }
+        fault.end(&mut cluster).await;
         load.progress(PROGRESS).await;
         println!("{:.1} s", start.elapsed().as_secs_f32() - seconds);
         if !load.journal().problems().is_empty() {

@@ -137,7 +137,12 @@ impl Node {
         let process = self.process.take().expect("the node is running");
         process.terminate();
         let status = process.wait().await;
-        assert!(status.success(), "{} ended with {status}; its log ends with:\n{}", self.name, self.log_tail());
+        assert!(
+            status.success(),
+            "{} ended with {status}; its log ends with:\n{}",
+            self.name,
+            self.log_tail()
+        );
     }
 
     /// SIGSTOP.

@@ -140,7 +140,9 @@ impl Publisher {
         self.waiting_since = Instant::now();
         if n.is_none() || n != expected {
             let number = self.number;
-            self.shared.journal.problem(format!("p{number} waits for the pubAck of {expected:?}, got {text}"));
+            self.shared
+                .journal
+                .problem(format!("p{number} waits for the pubAck of {expected:?}, got {text}"));
             return None;
         }
         let n = n?;

@@ -50,7 +50,10 @@ impl RedisServer {
     async fn try_launch(&mut self) -> bool {
         let mut command = Command::new("redis-server");
         command.args(["--bind", "127.0.0.1", "--port", &self.port.to_string()]);
-        command.args(["--save", "", "--appendonly", "no", "--daemonize", "no"]).arg("--dir").arg(&self.folder);
+        command
+            .args(["--save", "", "--appendonly", "no", "--daemonize", "no"])
+            .arg("--dir")
+            .arg(&self.folder);
         let mut process = Process::start(&mut command, &self.log());
         let answers = within("Redis's first answer", async {
             loop {

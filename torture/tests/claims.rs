@@ -30,13 +30,15 @@ async fn of_two_sessions_of_one_client_at_the_same_moment_one_survives() {
             (true, false) => &mut a,
             (false, true) => &mut b,
             // Both were there for a moment: one of them is ended by the other.
-            _ => within("the end of one of the two", async {
-                tokio::select! {
-                    end = a.connection.next() => { assert_eq!(end, None); &mut b }
-                    end = b.connection.next() => { assert_eq!(end, None); &mut a }
-                }
-            })
-            .await,
+            _ => {
+                within("the end of one of the two", async {
+                    tokio::select! {
+                        end = a.connection.next() => { assert_eq!(end, None); &mut b }
+                        end = b.connection.next() => { assert_eq!(end, None); &mut a }
+                    }
+                })
+                .await
+            }
         };
         survivor.heartbeat().await;
     }
@@ -55,9 +57,6 @@ async fn of_two_sessions_of_one_client_at_the_same_moment_one_survives() {
     let mut closes = closes;
     closes.sort_unstable();
     assert_eq!(closes, opened, "each session was told of once");
-    within("an empty store", async {
-        while !cluster.mariadb.sessions().await.is_empty() {}
-    })
-    .await;
+    within("an empty store", async { while !cluster.mariadb.sessions().await.is_empty() {} }).await;
     eprintln!("{} sessions in {ROUNDS} rounds", opened.len());
 }

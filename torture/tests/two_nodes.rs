@@ -99,9 +99,8 @@ async fn a_persistent_p2p_subscription_keeps_what_comes_from_the_other_node() {
 async fn a_retained_message_is_the_same_on_both_nodes() {
     let Some(cluster) = Cluster::of(2).await else { return };
     let (mut alice, mut bob) = (cluster.connect(0, "alice").await, cluster.connect(1, "bob").await);
-    let retained = |data: u8, by: &str| {
-        format!(r#"{{"push":{{"cn":"news","dt":{data},"cl":"{by}","rt":1}}}}"#)
-    };
+    let retained =
+        |data: u8, by: &str| format!(r#"{{"push":{{"cn":"news","dt":{data},"cl":"{by}","rt":1}}}}"#);
     publish(&mut alice, "news", "1", 1).await;
     bob.subscribe("news", true).await;
     bob.take(&retained(1, "alice")).await;
@@ -149,10 +148,8 @@ async fn the_application_reaches_a_client_of_the_other_node() {
     let (mut admin, mut bob) = (cluster.connect(0, "admin").await, cluster.connect(1, "bob").await);
     assert_eq!(admin.control("$is_connected", r#"{"client":"bob"}"#).await, json!(true));
     assert_eq!(admin.control("$is_connected", r#"{"client":"nobody"}"#).await, json!(false));
-    let everybody = json!([
-        ["admin", admin.connection.local.to_string()],
-        ["bob", bob.connection.local.to_string()],
-    ]);
+    let everybody =
+        json!([["admin", admin.connection.local.to_string()], ["bob", bob.connection.local.to_string()],]);
     assert_eq!(admin.control("$connections", "{}").await, everybody);
     assert_eq!(bob.control("$connections", "{}").await, everybody);
 

@@ -20,8 +20,8 @@ use jmqt_server::{
 use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
-use torture::notices::NoticeFile;
 use torture::Event;
+use torture::notices::NoticeFile;
 
 /// What the close notifier of a client called `slow…` takes.
 const SLOW: Duration = Duration::from_millis(300);
