@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use torture::{Client, Cluster, Event, Load, LoadOptions, Options, until};
+use torture::{Client, Cluster, Event, Load, LoadOptions, Options, until, within};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -55,6 +55,34 @@ async fn the_sessions_of_a_killed_node_are_told_of_by_another() {
             assert_eq!(notice.remote, Some(client.connection.local));
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")] // protocol.md 2.16
+async fn mariadb_is_away_when_inherited_sessions_have_been_told_of() {
+    let Some(mut cluster) = Cluster::of(2).await else { return };
+    let mut clients = vec![cluster.connect(0, "bob").await];
+    for number in 0..10 {
+        clients.push(cluster.connect(0, &format!("slow{number}")).await); // their close notifiers take a while
+    }
+    cluster.nodes[0].kill();
+    until("bob's close notice", || (cluster.closes_of("bob") == ["ServerDied"]).then_some(())).await;
+    cluster.mariadb.kill();
+    for client in &clients {
+        until("a close notice", || (cluster.closes_of(&client.name) == ["ServerDied"]).then_some(())).await;
+    }
+    cluster.mariadb.launch().await;
+    for client in &clients {
+        Client::connect(cluster.target(1), &client.name).await.leave().await;
+    }
+    for client in &clients {
+        let both = ["ServerDied", "Disconnected"];
+        until("the close notices", || (cluster.closes_of(&client.name).len() >= 2).then_some(())).await;
+        assert_eq!(cluster.closes_of(&client.name), both, "told of once");
+    }
+    within("an empty store", async {
+        while !cluster.mariadb.sessions().await.is_empty() {}
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
