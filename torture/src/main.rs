@@ -20,7 +20,7 @@ use torture::{Cluster, Load, LoadOptions, Options, Random};
 #[command(version, about)]
 struct Arguments {
     /// How long the load and the faults go on.
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=600))]
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=60))]
     minutes: u64,
     /// What faults and clients choose by; without it, something new.
     #[arg(long)]

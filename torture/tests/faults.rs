@@ -8,16 +8,17 @@ use torture::{Client, Cluster, Event, Load, LoadOptions, Options, until, within}
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A cluster of three with a load; `None` if it cannot be started here.
-async fn under_load(options: LoadOptions) -> Option<(Cluster, Load)> {
+/// A cluster of three with a load; `None` if it cannot be started here. With churn, subscribers come and go.
+async fn under_load(churn: Option<Duration>) -> Option<(Cluster, Load)> {
     let cluster = Cluster::of(3).await?;
+    let options = LoadOptions { churn, rivals: 1, ..LoadOptions::default() };
     let load = Load::start(cluster.targets(), options).await;
     Some((cluster, load))
 }
 
 #[tokio::test(flavor = "multi_thread")] // protocol.md 2.13, 2.16
 async fn a_node_is_killed() {
-    let Some((mut cluster, load)) = under_load(LoadOptions::default()).await else { return };
+    let Some((mut cluster, load)) = under_load(None).await else { return };
     for node in [1, 0] {
         cluster.nodes[node].kill();
         load.progress(50).await;
@@ -79,18 +80,12 @@ async fn mariadb_is_away_when_inherited_sessions_have_been_told_of() {
         until("the close notices", || (cluster.closes_of(&client.name).len() >= 2).then_some(())).await;
         assert_eq!(cluster.closes_of(&client.name), both, "told of once");
     }
-    within("an empty store", async {
-        while !cluster.mariadb.sessions().await.is_empty() {}
-    })
-    .await;
+    within("an empty store", async { while !cluster.mariadb.sessions().await.is_empty() {} }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_is_killed() {
-    let churn = Some(3 * SECOND);
-    let Some((mut cluster, load)) = under_load(LoadOptions { churn, ..LoadOptions::default() }).await else {
-        return;
-    };
+    let Some((mut cluster, load)) = under_load(Some(3 * SECOND)).await else { return };
     cluster.redis.kill();
     load.progress(100).await; // each node serves its own
     cluster.redis.launch().await;
@@ -100,10 +95,7 @@ async fn redis_is_killed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_stands_still_for_ten_seconds() {
-    let churn = Some(3 * SECOND);
-    let Some((cluster, load)) = under_load(LoadOptions { churn, ..LoadOptions::default() }).await else {
-        return;
-    };
+    let Some((cluster, load)) = under_load(Some(3 * SECOND)).await else { return };
     cluster.redis.pause();
     tokio::time::sleep(10 * SECOND).await; // this is the fault
     cluster.redis.resume();
@@ -113,21 +105,18 @@ async fn redis_stands_still_for_ten_seconds() {
 
 #[tokio::test(flavor = "multi_thread")] // protocol.md 2.13
 async fn mariadb_is_killed() {
-    let churn = Some(3 * SECOND);
-    let Some((mut cluster, load)) = under_load(LoadOptions { churn, ..LoadOptions::default() }).await else {
-        return;
-    };
-    for _ in 0..2 {
+    let Some((mut cluster, load)) = under_load(Some(3 * SECOND)).await else { return };
+    for _ in 0..3 {
         cluster.mariadb.kill();
         cluster.mariadb.launch().await;
-        load.progress(50).await;
+        load.progress(100).await;
     }
     load.finish(&cluster).await.expect_no_problems();
 }
 
 #[tokio::test(flavor = "multi_thread")] // protocol.md 2.4, 2.16
 async fn a_node_is_cut_off_from_redis() {
-    let Some((cluster, load)) = under_load(LoadOptions::default()).await else { return };
+    let Some((cluster, load)) = under_load(None).await else { return };
     let mut clients = Vec::new();
     for number in 0..5 {
         clients.push(cluster.connect(0, &format!("bob{number}")).await);
@@ -155,7 +144,8 @@ async fn a_node_is_cut_off_from_redis() {
 #[tokio::test(flavor = "multi_thread")]
 async fn three_nodes_behind_a_balancer_are_restarted_one_after_another() {
     let Some(mut cluster) = Cluster::start(Options { nodes: 3, balancer: true }).await else { return };
-    let load = Load::start(vec![cluster.front()], LoadOptions::default()).await;
+    let options = LoadOptions { rivals: 1, ..LoadOptions::default() };
+    let load = Load::start(vec![cluster.front()], options).await;
     for node in 0..3 {
         cluster.nodes[node].stop().await;
         load.progress(20).await;
@@ -167,7 +157,7 @@ async fn three_nodes_behind_a_balancer_are_restarted_one_after_another() {
 
 #[tokio::test(flavor = "multi_thread")] // design: who was thought dead closes what it serves
 async fn a_node_stands_still_until_it_is_thought_dead() {
-    let Some((cluster, load)) = under_load(LoadOptions::default()).await else { return };
+    let Some((cluster, load)) = under_load(None).await else { return };
     let mut bob = cluster.connect(0, "bob").await;
     cluster.nodes[0].pause();
     until("the close notice", || (cluster.closes_of("bob") == ["ServerDied"]).then_some(())).await;
