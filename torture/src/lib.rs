@@ -3,7 +3,7 @@
 //! [`Cluster`] starts nodes, a MariaDB, a Redis and a balancer, all private, on 127.0.0.1 and in a temporary
 //! folder; each can be killed, stopped and started again. [`Load`] keeps publishers and persistent
 //! subscribers busy meanwhile, on connections of their own making: what is checked is what a client
-//! library would hide. [`check`](checker::check) says what of protocol.md did not hold.
+//! library would hide. [`check()`] says what of protocol.md did not hold.
 //!
 //! The tests of this crate do one fault each; the program `torture` does them one after another.
 
