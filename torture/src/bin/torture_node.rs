@@ -37,7 +37,7 @@ struct Arguments {
     /// What the node calls itself there.
     #[arg(long)]
     name: String,
-    /// The how manieth start of this node it is.
+    /// Which start of this node it is, from 1 on.
     #[arg(long)]
     start: u32,
 }
