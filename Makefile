@@ -4,6 +4,8 @@ CARGO ?= cargo
 CARGO_FLAGS ?=
 CONFIG ?= server.conf
 ARGS ?=
+MINUTES ?= 2
+SEED ?=
 
 .DEFAULT_GOAL := help
 
@@ -28,6 +30,11 @@ test-rust: ## Run the Rust tests (with private databases) and the documentation'
 		scripts/with-databases $(CARGO) test --workspace --all-targets $(CARGO_FLAGS); \
 	fi
 	$(CARGO) test --workspace --doc $(CARGO_FLAGS)
+
+.PHONY: torture
+torture: ## Do faults to a cluster under load and check what its clients saw (MINUTES=2, SEED=)
+	$(CARGO) build --release $(CARGO_FLAGS) -p torture -p jmqt-lb
+	$(CARGO) run --release $(CARGO_FLAGS) -p torture -- --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 .PHONY: test-js
 test-js: ## Test the TypeScript client against the sample server (npm fetches what it needs)

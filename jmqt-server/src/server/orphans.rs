@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
 use jmqt_protocol::ClientId;
@@ -18,6 +19,9 @@ use crate::validators::{CloseNotice, CloseReason, ConnectionInfo, Protocol};
 
 /// So many notifiers run at a time.
 pub(super) const AT_A_TIME: usize = 64;
+
+/// Between two attempts to take a session that has been told of out of a store that is away.
+const RETRY_EVERY: Duration = Duration::from_secs(1);
 
 /// Claimed, not yet notified. Those of one client are in order, the oldest first.
 pub(super) struct Orphans(Vec<(Claim, Vec<SessionRow>)>);
@@ -65,7 +69,19 @@ pub(super) async fn notify(shared: &Arc<Shared>, store: &dyn Store, session: &Se
     });
     let notice = CloseNotice::new(info, client, CloseReason::ServerDied, &shared.handle);
     shared.notify_close(&notice).await;
-    if let Err(error) = store.orphan_closed(session).await {
-        tracing::error!(target: "jmqt::session", %client, %error, "the next start will end this session again");
+    // It has been told of, which must not happen again: a store that is away is waited for.
+    let mut is_first = true;
+    while let Err(error) = store.orphan_closed(session).await {
+        if shared.closing.is_cancelled() {
+            tracing::error!(target: "jmqt::session", %client, %error, "the next start will end this session again");
+            return;
+        }
+        if std::mem::take(&mut is_first) {
+            tracing::warn!(target: "jmqt::session", %client, %error, "a session that has ended cannot be forgotten yet");
+        }
+        tokio::select! {
+            () = shared.closing.cancelled() => {} // once more, then no more
+            () = tokio::time::sleep(RETRY_EVERY) => {}
+        }
     }
 }

@@ -180,11 +180,21 @@ impl Cluster {
         self.bus.broadcast(&Control::Closed { client: client.as_str().to_owned(), generation });
     }
 
-    /// Claims the close notifier of a session of this node that ends; `false` if another node has it,
-    /// which thought this one dead. Waits for a store that is away: until it is back nobody else can
-    /// know either.
+    /// Claims the close notifier of a session of this node that ends, which may have been done before;
+    /// `false` if another node has it, which thought this one dead. Waits for a store that is away: until it
+    /// is back nobody else can know either.
     pub(super) async fn claim_own(&self, client: &ClientId, generation: u64, info: ConnectionInfo) -> bool {
-        let session = SharedSession { row: self.row(client, generation, info), claimed_by: None };
+        let row = self.row(client, generation, info);
+        for claimed_by in [None, Some(self.name.clone())] {
+            let session = SharedSession { row: row.clone(), claimed_by };
+            if self.claim_when_store_is_there(session).await {
+                return true;
+            }
+        }
+        false
+    }
+
+    async fn claim_when_store_is_there(&self, session: SharedSession) -> bool {
         loop {
             match self.registrar.claim(session.clone()).await {
                 Ok(is_mine) => return is_mine,

@@ -1,0 +1,211 @@
+//! What the clients of a load note while they run.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::SocketAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::notices::now;
+
+/// A message: its publisher's number, and its own, from 0 on.
+pub type Message = (u32, u32);
+
+/// What became of one message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Sent {
+    /// The channel's number.
+    pub channel: u32,
+    /// How often it was published.
+    pub attempts: u32,
+    /// How often the answer was another status than 1.
+    pub refusals: u32,
+    /// Status 1 was received.
+    pub is_acked: bool,
+}
+
+/// The messages of one publisher, by number.
+#[derive(Debug, Clone, Default)]
+pub struct PublisherLog {
+    /// Its client id.
+    pub name: String,
+    /// What it has published.
+    pub messages: Vec<Sent>,
+    /// How many were acknowledged.
+    pub acked: usize,
+}
+
+/// What one subscriber has received.
+#[derive(Debug, Clone, Default)]
+pub struct SubscriberLog {
+    /// Its client id.
+    pub name: String,
+    /// Messages in the order of their first receipt.
+    pub firsts: Vec<Message>,
+    /// The push ids that each message came under, as hashes.
+    pub ids: HashMap<Message, Vec<u64>>,
+    /// Receipts that were not the first of their message.
+    pub repeats: usize,
+    message_of_id: HashMap<u64, Message>,
+    /// The ids of this connection.
+    in_connection: HashSet<u64>,
+}
+
+/// One `conn`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionLog {
+    /// Whose.
+    pub client: String,
+    /// The client's end of the connection.
+    pub local: SocketAddr,
+    /// When the `connAck` came, if it did, in microseconds of the system's clock.
+    pub opened: Option<u64>,
+    /// When the connection ended.
+    pub ended: Option<u64>,
+}
+
+/// Everything.
+#[derive(Debug)]
+pub struct Journal {
+    publishers: Vec<Mutex<PublisherLog>>,
+    subscribers: Vec<Mutex<SubscriberLog>>,
+    sessions: Mutex<Vec<SessionLog>>,
+    problems: Mutex<Vec<String>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What is wrong a thousand times is not told a thousand times.
+const PROBLEMS: usize = 200;
+
+impl Journal {
+    /// For so many publishers, `p0` and so on, and subscribers, `s0` and so on.
+    #[must_use]
+    pub fn new(publishers: u32, subscribers: u32) -> Self {
+        let publisher = |number| {
+            let name = format!("p{number}");
+            Mutex::new(PublisherLog { name, ..PublisherLog::default() })
+        };
+        let subscriber = |number| {
+            let name = format!("s{number}");
+            Mutex::new(SubscriberLog { name, ..SubscriberLog::default() })
+        };
+        Self {
+            publishers: (0..publishers).map(publisher).collect(),
+            subscribers: (0..subscribers).map(subscriber).collect(),
+            sessions: Mutex::default(),
+            problems: Mutex::default(),
+        }
+    }
+
+    /// A publisher's notes.
+    pub fn publisher(&self, number: u32) -> MutexGuard<'_, PublisherLog> {
+        lock(&self.publishers[number as usize])
+    }
+
+    /// A subscriber's notes.
+    pub fn subscriber(&self, number: u32) -> MutexGuard<'_, SubscriberLog> {
+        lock(&self.subscribers[number as usize])
+    }
+
+    /// How many publishers and subscribers there are.
+    #[must_use]
+    pub fn clients(&self) -> (u32, u32) {
+        let count = |length: usize| u32::try_from(length).unwrap();
+        (count(self.publishers.len()), count(self.subscribers.len()))
+    }
+
+    /// All sessions so far.
+    pub fn sessions(&self) -> MutexGuard<'_, Vec<SessionLog>> {
+        lock(&self.sessions)
+    }
+
+    /// Notes what should not have happened.
+    pub fn problem(&self, problem: String) {
+        let mut problems = lock(&self.problems);
+        if problems.len() < PROBLEMS {
+            problems.push(problem);
+        }
+    }
+
+    /// What should not have happened, so far.
+    #[must_use]
+    pub fn problems(&self) -> Vec<String> {
+        lock(&self.problems).clone()
+    }
+
+    /// A `conn` is about to be sent; returns its number.
+    pub fn conn_sent(&self, client: &str, local: SocketAddr) -> usize {
+        let mut sessions = self.sessions();
+        sessions.push(SessionLog { client: client.to_owned(), local, opened: None, ended: None });
+        sessions.len() - 1
+    }
+
+    /// Its `connAck` came, with status 1.
+    pub fn session_opened(&self, number: usize) {
+        self.sessions()[number].opened = Some(now());
+    }
+
+    /// Its connection has ended.
+    pub fn session_ended(&self, number: usize) {
+        self.sessions()[number].ended.get_or_insert_with(now);
+    }
+
+    /// A push was received.
+    pub fn received(&self, subscriber: u32, message: Message, id: &str) {
+        let mut hasher = DefaultHasher::new();
+        id.hash(&mut hasher);
+        let id = hasher.finish();
+        let mut log = self.subscriber(subscriber);
+        let name = log.name.clone();
+        if !log.in_connection.insert(id) {
+            self.problem(format!("{name} received a push id of {message:?} twice in one connection"));
+        }
+        if *log.message_of_id.entry(id).or_insert(message) != message {
+            self.problem(format!("{name} received two messages under one push id, one of them {message:?}"));
+        }
+        let ids = log.ids.entry(message).or_default();
+        let is_first = ids.is_empty();
+        if !ids.contains(&id) {
+            ids.push(id);
+        }
+        if is_first {
+            log.firsts.push(message);
+        } else {
+            log.repeats += 1;
+        }
+    }
+
+    /// A subscriber has a new connection.
+    pub fn connected_again(&self, subscriber: u32) {
+        self.subscriber(subscriber).in_connection.clear();
+    }
+
+    /// How many messages were acknowledged to their publishers.
+    #[must_use]
+    pub fn acked(&self) -> usize {
+        self.publishers.iter().map(|log| lock(log).acked).sum()
+    }
+
+    /// How many messages the subscribers have received, each counted once.
+    #[must_use]
+    pub fn received_once(&self) -> usize {
+        self.subscribers.iter().map(|log| lock(log).firsts.len()).sum()
+    }
+
+    /// The acknowledged messages that a subscriber has not received.
+    #[must_use]
+    pub fn missing(&self, subscriber: u32) -> Vec<Message> {
+        let log = self.subscriber(subscriber);
+        let mut missing = Vec::new();
+        for (publisher, sent) in (0..).zip(&self.publishers) {
+            for (number, sent) in (0..).zip(&lock(sent).messages) {
+                if sent.is_acked && !log.ids.contains_key(&(publisher, number)) {
+                    missing.push((publisher, number));
+                }
+            }
+        }
+        missing
+    }
+}

@@ -1,0 +1,292 @@
+//! Publishers and persistent subscribers that keep a cluster busy, and go on whatever happens to it.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jmqt_protocol::{Conn, Packet, decode};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::checker::{Report, check};
+use crate::connection::Connection;
+use crate::journal::Journal;
+use crate::{Client, Cluster, DEADLINE, Random, publisher, rival, subscriber, within};
+
+/// Where clients connect to.
+#[derive(Debug, Clone, Copy)]
+pub struct Target {
+    /// The address.
+    pub address: SocketAddr,
+    /// Whether the client says itself where it comes from, as the balancer would.
+    pub says_header: bool,
+}
+
+/// How much there is to do.
+#[derive(Debug, Clone)]
+pub struct LoadOptions {
+    /// Publishers; each publishes to all channels in turn.
+    pub publishers: u32,
+    /// Persistent subscribers, each of all channels.
+    pub subscribers: u32,
+    /// Channels, `c0` and so on.
+    pub channels: u32,
+    /// How many publishes of one publisher may be unacknowledged.
+    pub window: usize,
+    /// How long a publisher waits between two messages.
+    pub pace: Duration,
+    /// Subscribers drop their connection after twice this at most, and connect anew.
+    pub churn: Option<Duration>,
+    /// So many clients, `r0` and so on, come from two sides again and again, each of which ends the other.
+    pub rivals: u32,
+    /// What the clients choose by.
+    pub seed: u64,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self {
+            publishers: 3,
+            subscribers: 3,
+            channels: 4,
+            window: 16,
+            pace: Duration::from_millis(10),
+            churn: None,
+            rivals: 0,
+            seed: 1,
+        }
+    }
+}
+
+/// What clients are to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    Busy,
+    /// Publishers publish what has not been acknowledged, nothing new, and leave.
+    Finishing,
+    /// Everybody leaves.
+    Leaving,
+}
+
+/// What the clients share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) journal: Journal,
+    pub(crate) options: LoadOptions,
+    targets: Vec<Target>,
+    pub(crate) phase: watch::Receiver<Phase>,
+}
+
+/// How long a client waits before it tries again.
+pub(crate) const RETRY_EVERY: Duration = Duration::from_millis(50);
+/// How long it waits for the TCP connection, and for each answer before there is a session.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long the end of a connection may take once the client has said that it leaves.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(15);
+/// Often enough for TIMEOUT_SECONDS = 30.
+pub(crate) const HEARTBEAT_EVERY: Duration = Duration::from_secs(8);
+
+/// A session; its end is noted when it is dropped.
+pub(crate) struct Session {
+    pub(crate) connection: Connection,
+    shared: Arc<Shared>,
+    number: usize,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.shared.journal.session_ended(self.number);
+    }
+}
+
+impl Session {
+    /// Says that the client leaves, and waits for the end; `false` if that does not come.
+    pub(crate) async fn leave(mut self) -> bool {
+        let _ = self.connection.send(&Packet::Disconn).await;
+        timeout(LEAVE_TIMEOUT, async { while self.connection.next().await.is_some() {} }).await.is_ok()
+    }
+}
+
+impl Shared {
+    /// A session, at whatever target takes the client; tries until there is one.
+    pub(crate) async fn connect(self: &Arc<Self>, client: &str, random: &mut Random) -> Session {
+        loop {
+            let target = *random.choose(&self.targets);
+            match self.try_connect(client, target).await {
+                Ok(session) => return session,
+                Err(_) => tokio::time::sleep(RETRY_EVERY).await,
+            }
+        }
+    }
+
+    async fn try_connect(self: &Arc<Self>, client: &str, target: Target) -> io::Result<Session> {
+        let late = |_| io::Error::from(io::ErrorKind::TimedOut);
+        let mut connection = timeout(ANSWER_TIMEOUT, Connection::open(target)).await.map_err(late)??;
+        connection.send_text(&format!(r#"{{"auth":{{"dt":"{client}"}}}}"#)).await?;
+        timeout(ANSWER_TIMEOUT, connection.next())
+            .await
+            .map_err(late)?
+            .ok_or(io::ErrorKind::UnexpectedEof)?;
+        let number = self.journal.conn_sent(client, connection.local);
+        let mut session = Session { connection, shared: Arc::clone(self), number };
+        let conn = Conn { token: "token".into(), client: client.into(), window: Some(128) };
+        session.connection.send(&Packet::Conn(conn)).await?;
+        let answer = timeout(ANSWER_TIMEOUT, session.connection.next()).await.map_err(late)?;
+        let answer = answer.ok_or(io::ErrorKind::UnexpectedEof)?;
+        match decode(&answer) {
+            Ok(Packet::ConnAck(ack)) if ack.status.is_ok() => {
+                self.journal.session_opened(number);
+                Ok(session)
+            }
+            Ok(Packet::ConnAck(_)) => Err(io::ErrorKind::ConnectionRefused.into()),
+            _ => {
+                self.journal.problem(format!("{client} was answered {answer} to its conn"));
+                Err(io::ErrorKind::InvalidData.into())
+            }
+        }
+    }
+}
+
+/// A load that runs.
+#[derive(Debug)]
+pub struct Load {
+    shared: Arc<Shared>,
+    phase: watch::Sender<Phase>,
+    publishers: Vec<JoinHandle<()>>,
+    subscribers: Vec<JoinHandle<()>>,
+    rivals: Vec<JoinHandle<()>>,
+}
+
+impl Load {
+    /// Connects everybody, and returns when all are subscribed and every publisher is at it.
+    pub async fn start(targets: Vec<Target>, options: LoadOptions) -> Self {
+        let (phase, receiver) = watch::channel(Phase::Busy);
+        let journal = Journal::new(options.publishers, options.subscribers);
+        let shared = Arc::new(Shared { journal, options, targets, phase: receiver });
+        let (ready, mut subscribed) = tokio::sync::mpsc::channel(shared.options.subscribers as usize);
+        let subscribers = (0..shared.options.subscribers)
+            .map(|number| tokio::spawn(subscriber::run(Arc::clone(&shared), number, ready.clone())))
+            .collect();
+        for _ in 0..shared.options.subscribers {
+            within("the subscriptions", subscribed.recv()).await;
+        }
+        let publishers = (0..shared.options.publishers)
+            .map(|number| tokio::spawn(publisher::run(Arc::clone(&shared), number)))
+            .collect();
+        let rivals = (0..shared.options.rivals * 2)
+            .map(|number| tokio::spawn(rival::run(Arc::clone(&shared), number)))
+            .collect();
+        let load = Self { shared, phase, publishers, subscribers, rivals };
+        load.progress(20).await;
+        load
+    }
+
+    /// What was noted so far.
+    #[must_use]
+    pub fn journal(&self) -> &Journal {
+        &self.shared.journal
+    }
+
+    /// Waits until every publisher has had so many more acknowledgements.
+    pub async fn progress(&self, messages: usize) {
+        let (publishers, _) = self.journal().clients();
+        let acked = |number| self.journal().publisher(number).acked;
+        let wanted: Vec<_> = (0..publishers).map(|number| acked(number) + messages).collect();
+        for (number, wanted) in (0..).zip(wanted) {
+            crate::until(format!("{messages} more acknowledgements for p{number}"), || {
+                (acked(number) >= wanted).then_some(())
+            })
+            .await;
+        }
+    }
+
+    /// Has everybody finish, waits until all is quiet, and checks.
+    ///
+    /// Whatever part of the cluster was down must be up again.
+    pub async fn finish(self, cluster: &Cluster) -> Report {
+        let Self { shared, phase, publishers, subscribers, rivals } = self;
+        let journal = &shared.journal;
+        phase.send_replace(Phase::Finishing);
+        let all = async {
+            for publisher in publishers {
+                publisher.await.unwrap();
+            }
+        };
+        if timeout(DEADLINE, all).await.is_err() {
+            journal.problem("publishers did not get their acknowledgements".to_owned());
+        }
+        let (_, count) = journal.clients();
+        let everything = async {
+            for number in 0..count {
+                while !journal.missing(number).is_empty() {
+                    tokio::time::sleep(RETRY_EVERY).await;
+                }
+            }
+        };
+        // Who has not got everything by then is told of by the checker.
+        let _ = timeout(DEADLINE, everything).await;
+        phase.send_replace(Phase::Leaving);
+        let all = async {
+            for client in subscribers.into_iter().chain(rivals) {
+                client.await.unwrap();
+            }
+        };
+        if timeout(DEADLINE, all).await.is_err() {
+            journal.problem("subscribers and rivals could not leave".to_owned());
+        }
+        for left in left_behind(cluster, journal).await {
+            journal.problem(left);
+        }
+        check(journal, &cluster.notices(), |notice| cluster.is_of_killed(notice))
+    }
+}
+
+/// How long it may take until nothing is left of clients that have gone: a dead node's sessions are inherited
+/// after its lease, and Redis notices closed connections in its own time.
+const QUIET_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// What is left in the cluster though everybody has gone, if it does not go by itself.
+async fn left_behind(cluster: &Cluster, journal: &Journal) -> Vec<String> {
+    let mut left = Vec::new();
+    let quiet = async {
+        loop {
+            left = look_for_leftovers(cluster, journal).await;
+            if left.is_empty() {
+                return;
+            }
+            tokio::time::sleep(RETRY_EVERY).await;
+        }
+    };
+    let _ = timeout(QUIET_TIMEOUT, quiet).await;
+    left
+}
+
+async fn look_for_leftovers(cluster: &Cluster, journal: &Journal) -> Vec<String> {
+    let mut left = Vec::new();
+    let sessions = cluster.mariadb.sessions().await;
+    if !sessions.is_empty() {
+        left.push(format!("the store has sessions though everybody has gone: {sessions:?}"));
+    }
+    let running = cluster.nodes.iter().filter(|node| node.is_running()).count();
+    let channels = cluster.channels().await;
+    // One for each, and one for all.
+    if channels.len() != running + 1 {
+        left.push(format!("{running} nodes have these channels in Redis: {channels:?}"));
+    }
+    let opened = journal.sessions().iter().filter(|session| session.opened.is_some()).count();
+    if left.is_empty() && opened > 0 {
+        for (number, node) in cluster.nodes.iter().enumerate().filter(|(_, node)| node.is_running()) {
+            let mut probe = Client::connect(cluster.target(number), "probe").await;
+            let counters = probe.control("$counters", "{}").await;
+            probe.leave().await;
+            let count = |name: &str| counters[name].as_i64().unwrap();
+            let open = count("sessions_opened") - count("sessions_closed") - 1;
+            if open != 0 {
+                left.push(format!("{} counts {open} sessions that nobody has: {counters}", node.name));
+            }
+        }
+    }
+    left
+}

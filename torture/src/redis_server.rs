@@ -1,0 +1,105 @@
+//! A Redis of one's own.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use crate::mariadb::tail;
+use crate::process::{Process, free_port, is_installed};
+use crate::within;
+
+const RETRY_EVERY: Duration = Duration::from_millis(20);
+
+/// A server that keeps nothing on disk.
+#[derive(Debug)]
+pub struct RedisServer {
+    /// Where it listens, on 127.0.0.1.
+    pub port: u16,
+    folder: PathBuf,
+    process: Option<Process>,
+}
+
+impl RedisServer {
+    /// Whether it can be started here.
+    #[must_use]
+    pub fn is_installed() -> bool {
+        is_installed("redis-server")
+    }
+
+    /// Starts one with its log in this folder.
+    pub async fn start(folder: &Path) -> Self {
+        let mut server = Self { port: 0, folder: folder.to_owned(), process: None };
+        for _ in 0..3 {
+            server.port = free_port();
+            if server.try_launch().await {
+                return server;
+            }
+        }
+        panic!("Redis does not start; its log ends with:\n{}", tail(&server.log()));
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder.join("redis.log")
+    }
+
+    /// Starts it again on the same port, and waits until it answers.
+    pub async fn launch(&mut self) {
+        assert!(self.try_launch().await, "Redis does not start; its log ends with:\n{}", tail(&self.log()));
+    }
+
+    async fn try_launch(&mut self) -> bool {
+        let mut command = Command::new("redis-server");
+        command.args(["--bind", "127.0.0.1", "--port", &self.port.to_string()]);
+        command
+            .args(["--save", "", "--appendonly", "no", "--daemonize", "no"])
+            .arg("--dir")
+            .arg(&self.folder);
+        let mut process = Process::start(&mut command, &self.log());
+        let answers = within("Redis's first answer", async {
+            loop {
+                if let Ok(mut connection) = self.client().get_multiplexed_async_connection().await
+                    && redis::cmd("PING").query_async::<String>(&mut connection).await.is_ok()
+                {
+                    return true;
+                }
+                if process.ended().is_some() {
+                    return false;
+                }
+                tokio::time::sleep(RETRY_EVERY).await;
+            }
+        })
+        .await;
+        self.process = answers.then_some(process);
+        answers
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        self.process.take().expect("Redis is running").kill();
+    }
+
+    /// SIGSTOP: connections stay, nothing moves.
+    pub fn pause(&self) {
+        self.process.as_ref().expect("Redis is running").pause();
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self) {
+        self.process.as_ref().expect("Redis is running").resume();
+    }
+
+    fn client(&self) -> redis::Client {
+        redis::Client::open(("127.0.0.1", self.port)).unwrap()
+    }
+
+    /// The channels that somebody is subscribed to whose names begin so.
+    pub async fn channels(&self, prefix: &str) -> Vec<String> {
+        let asked = async {
+            let mut connection = self.client().get_multiplexed_async_connection().await?;
+            let pattern = format!("{prefix}*");
+            redis::cmd("PUBSUB").arg("CHANNELS").arg(pattern).query_async(&mut connection).await
+        };
+        let asked: redis::RedisResult<Vec<String>> = within("Redis's channels", asked).await;
+        asked.unwrap()
+    }
+}

@@ -1,0 +1,169 @@
+//! One fault at a time, under load. The checker says afterwards what did not hold.
+
+#![allow(clippy::unwrap_used)] // a helper that fails is a test that fails
+
+use std::time::{Duration, Instant};
+
+use torture::{Client, Cluster, Event, Load, LoadOptions, Options, until, within};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A cluster of three with a load; `None` if it cannot be started here. With churn, subscribers come and go.
+async fn under_load(churn: Option<Duration>) -> Option<(Cluster, Load)> {
+    let cluster = Cluster::of(3).await?;
+    let options = LoadOptions { churn, rivals: 1, ..LoadOptions::default() };
+    let load = Load::start(cluster.targets(), options).await;
+    Some((cluster, load))
+}
+
+#[tokio::test(flavor = "multi_thread")] // protocol.md 2.13, 2.16
+async fn a_node_is_killed() {
+    let Some((mut cluster, load)) = under_load(None).await else { return };
+    for node in [1, 0] {
+        cluster.nodes[node].kill();
+        load.progress(50).await;
+        cluster.nodes[node].restart().await;
+        load.progress(50).await;
+    }
+    load.finish(&cluster).await.expect_no_problems();
+}
+
+#[tokio::test(flavor = "multi_thread")] // protocol.md 2.16
+async fn the_sessions_of_a_killed_node_are_told_of_by_another() {
+    let Some(mut cluster) = Cluster::of(2).await else { return };
+    let mut clients = Vec::new();
+    for number in 0..20 {
+        clients.push(cluster.connect(0, &format!("bob{number}")).await);
+    }
+    let mut back = cluster.connect(0, "carol").await;
+    let killed = Instant::now();
+    cluster.nodes[0].kill();
+    back.expect_end().await;
+    // Whoever comes back at once waits for the notifier of its old session.
+    let back = cluster.connect(1, "carol").await;
+    assert_eq!(cluster.closes_of("carol"), ["ServerDied"]);
+    back.leave().await;
+    for client in &clients {
+        until("a close notice", || (cluster.closes_of(&client.name) == ["ServerDied"]).then_some(())).await;
+    }
+    let took = killed.elapsed();
+    assert!(took < 10 * SECOND, "{took:?}");
+    // By whom, from where.
+    for notice in cluster.nodes[1].notices() {
+        if let (Event::Closed(_), Some(client)) =
+            (&notice.event, clients.iter().find(|client| client.name == notice.client))
+        {
+            assert_eq!(notice.remote, Some(client.connection.local));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")] // protocol.md 2.16
+async fn mariadb_is_away_when_inherited_sessions_have_been_told_of() {
+    let Some(mut cluster) = Cluster::of(2).await else { return };
+    let mut clients = vec![cluster.connect(0, "bob").await];
+    for number in 0..10 {
+        clients.push(cluster.connect(0, &format!("slow{number}")).await); // their close notifiers take a while
+    }
+    cluster.nodes[0].kill();
+    until("bob's close notice", || (cluster.closes_of("bob") == ["ServerDied"]).then_some(())).await;
+    cluster.mariadb.kill();
+    for client in &clients {
+        until("a close notice", || (cluster.closes_of(&client.name) == ["ServerDied"]).then_some(())).await;
+    }
+    cluster.mariadb.launch().await;
+    for client in &clients {
+        Client::connect(cluster.target(1), &client.name).await.leave().await;
+    }
+    for client in &clients {
+        let both = ["ServerDied", "Disconnected"];
+        until("the close notices", || (cluster.closes_of(&client.name).len() >= 2).then_some(())).await;
+        assert_eq!(cluster.closes_of(&client.name), both, "told of once");
+    }
+    within("an empty store", async { while !cluster.mariadb.sessions().await.is_empty() {} }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_is_killed() {
+    let Some((mut cluster, load)) = under_load(Some(3 * SECOND)).await else { return };
+    cluster.redis.kill();
+    load.progress(100).await; // each node serves its own
+    cluster.redis.launch().await;
+    load.progress(100).await;
+    load.finish(&cluster).await.expect_no_problems();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_stands_still_for_ten_seconds() {
+    let Some((cluster, load)) = under_load(Some(3 * SECOND)).await else { return };
+    cluster.redis.pause();
+    tokio::time::sleep(10 * SECOND).await; // this is the fault
+    cluster.redis.resume();
+    load.progress(100).await;
+    load.finish(&cluster).await.expect_no_problems();
+}
+
+#[tokio::test(flavor = "multi_thread")] // protocol.md 2.13
+async fn mariadb_is_killed() {
+    let Some((mut cluster, load)) = under_load(Some(3 * SECOND)).await else { return };
+    for _ in 0..3 {
+        cluster.mariadb.kill();
+        cluster.mariadb.launch().await;
+        load.progress(100).await;
+    }
+    load.finish(&cluster).await.expect_no_problems();
+}
+
+#[tokio::test(flavor = "multi_thread")] // protocol.md 2.4, 2.16
+async fn a_node_is_cut_off_from_redis() {
+    let Some((cluster, load)) = under_load(None).await else { return };
+    let mut clients = Vec::new();
+    for number in 0..5 {
+        clients.push(cluster.connect(0, &format!("bob{number}")).await);
+    }
+    cluster.nodes[0].redis.cut();
+    load.progress(50).await;
+    for old in &mut clients {
+        old.heartbeat().await;
+        let asked = Instant::now();
+        let new = Client::connect(cluster.target(1), &old.name).await;
+        let took = asked.elapsed();
+        assert!(took < 3 * SECOND, "{took:?}");
+        assert_eq!(cluster.closes_of(&old.name), ["Takeover"], "once, and before the connAck");
+        old.expect_end().await;
+        new.leave().await;
+    }
+    cluster.nodes[0].redis.mend();
+    load.progress(100).await;
+    load.finish(&cluster).await.expect_no_problems();
+    for client in &clients {
+        assert_eq!(cluster.closes_of(&client.name), ["Takeover", "Disconnected"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_nodes_behind_a_balancer_are_restarted_one_after_another() {
+    let Some(mut cluster) = Cluster::start(Options { nodes: 3, balancer: true }).await else { return };
+    let options = LoadOptions { rivals: 1, ..LoadOptions::default() };
+    let load = Load::start(vec![cluster.front()], options).await;
+    for node in 0..3 {
+        cluster.nodes[node].stop().await;
+        load.progress(20).await;
+        cluster.nodes[node].restart().await;
+        load.progress(20).await;
+    }
+    load.finish(&cluster).await.expect_no_problems();
+}
+
+#[tokio::test(flavor = "multi_thread")] // design: who was thought dead closes what it serves
+async fn a_node_stands_still_until_it_is_thought_dead() {
+    let Some((cluster, load)) = under_load(None).await else { return };
+    let mut bob = cluster.connect(0, "bob").await;
+    cluster.nodes[0].pause();
+    until("the close notice", || (cluster.closes_of("bob") == ["ServerDied"]).then_some(())).await;
+    cluster.nodes[0].resume();
+    bob.expect_end().await;
+    load.progress(50).await;
+    load.finish(&cluster).await.expect_no_problems();
+    assert_eq!(cluster.closes_of("bob"), ["ServerDied"]);
+}
