@@ -80,7 +80,12 @@ fn run_suite(options: &Options) -> Result<ExitCode> {
         bail!("{} is not there: build it, or name it with --server", places.hello_server.display());
     }
     let peers = options.peers.iter().filter(|&&kind| kind != Kind::Jmqt);
-    let versions = peers.map(|&kind| install::ensure(kind)).collect::<Result<Vec<_>>>()?;
+    let mut versions = peers.map(|&kind| install::ensure(kind)).collect::<Result<Vec<_>>>()?;
+    let is_cluster = |row: &Row| row.contestants.iter().any(|contestant| contestant.kind == Kind::Cluster);
+    if rows.iter().any(is_cluster) {
+        install::ensure(Kind::Redis)?;
+        versions.push(install::ensure_program("mariadbd", "mariadb-server", "--version")?);
+    }
     prepare_process()?;
 
     let mut outcomes = Vec::new();
@@ -102,7 +107,7 @@ fn choose_contestants(row: &mut Row, options: &Options) {
         row.targets.clear(); // nobody is judged
     }
     row.contestants.retain(|contestant| match contestant.kind {
-        Kind::Jmqt => !options.peers_only,
+        Kind::Jmqt | Kind::Cluster => !options.peers_only,
         peer => options.peers.contains(&peer),
     });
 }

@@ -60,6 +60,15 @@ impl Shape {
         }
     }
 
+    /// Which of the nodes a subscriber is connected to; all publishers are on the first. Those of one
+    /// channel are spread over all nodes; the other half of a pair is on the last.
+    pub(crate) fn node_of_subscriber(self, subscriber: u32, nodes: usize) -> usize {
+        match self {
+            Self::FanOut { .. } => subscriber as usize % nodes,
+            Self::Pairs { .. } | Self::Channels { .. } => nodes - 1,
+        }
+    }
+
     /// To how many subscribers each message goes.
     pub(crate) fn copies(self) -> u32 {
         match self {

@@ -28,6 +28,8 @@ pub(crate) struct Member {
     pub(crate) name: String,
     pub(crate) streams: Range<u32>,
     pub(crate) dialect: Box<dyn Dialect>,
+    /// Which of the endpoints it connects to.
+    pub(crate) endpoint: usize,
 }
 
 /// Where and how members connect.
@@ -63,7 +65,12 @@ impl Swarm {
 
     /// Connects, authenticates and subscribes all members, `parallel` of them at a time, and returns when
     /// the server has confirmed every subscription. Connections keep the members' order.
-    pub(crate) fn join(&mut self, endpoint: &Endpoint, members: Vec<Member>, parallel: usize) -> Result<()> {
+    pub(crate) fn join(
+        &mut self,
+        endpoints: &[Endpoint],
+        members: Vec<Member>,
+        parallel: usize,
+    ) -> Result<()> {
         let first = self.connections.len();
         let total = members.len();
         let mut waiting = members.into_iter();
@@ -75,7 +82,7 @@ impl Swarm {
             while streams.len() - joined < parallel
                 && let Some(member) = waiting.next()
             {
-                let index = self.connect(endpoint, member.dialect)?;
+                let index = self.connect(&endpoints[member.endpoint], member.dialect)?;
                 let connection = &mut self.connections[index];
                 connection.dialect.open(&member.name, &mut connection.outgoing);
                 self.flush(index)?;

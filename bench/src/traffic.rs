@@ -58,14 +58,16 @@ impl Traffic {
             name: format!("s{number:06}"),
             streams: shape.streams_of(number),
             dialect: server.dialect(plan.qos, plan.persistence),
+            endpoint: shape.node_of_subscriber(number, server.endpoints.len()),
         });
         let publishers = (0..shape.publishers()).map(|number| Member {
             name: format!("p{number:06}"),
             streams: 0..0,
             dialect: server.dialect(plan.qos, Persistence::Temporary),
+            endpoint: 0,
         });
         let members = subscribers.chain(publishers).collect();
-        swarm.join(&server.endpoint, members, PARALLEL_JOINS)?;
+        swarm.join(&server.endpoints, members, PARALLEL_JOINS)?;
 
         let streams = shape.publishers() * shape.streams_each();
         Ok(Self {

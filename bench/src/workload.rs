@@ -111,10 +111,10 @@ fn traffic(server: &Server, plan: Plan, times: Times) -> Result<Figures> {
 
 fn idle(server: &Server, connections: u32) -> Result<Figures> {
     let mut swarm = Swarm::new()?;
-    swarm.join(&server.endpoint, idlers(server, 0, FIRST_CONNECTIONS), PARALLEL)?;
+    swarm.join(&server.endpoints, idlers(server, 0, FIRST_CONNECTIONS), PARALLEL)?;
     let before = settled_memory(server)?;
     let more = idlers(server, FIRST_CONNECTIONS, connections);
-    swarm.join(&server.endpoint, more, PARALLEL)?;
+    swarm.join(&server.endpoints, more, PARALLEL)?;
     let grown = settled_memory(server)?.saturating_sub(before);
     Ok(Figures {
         values: vec![(Metric::Bytes, grown as f64 / f64::from(connections))],
@@ -140,11 +140,11 @@ fn settled_memory(server: &Server) -> Result<u64> {
 
 fn connect(server: &Server, connections: u32) -> Result<Figures> {
     let mut swarm = Swarm::new()?;
-    swarm.join(&server.endpoint, idlers(server, 0, FIRST_CONNECTIONS), PARALLEL)?;
+    swarm.join(&server.endpoints, idlers(server, 0, FIRST_CONNECTIONS), PARALLEL)?;
     let members = idlers(server, FIRST_CONNECTIONS, connections);
     let (server_before, own_before) = (server.usage()?, usage::of_this_process()?);
     let start = Instant::now();
-    swarm.join(&server.endpoint, members, PARALLEL)?;
+    swarm.join(&server.endpoints, members, PARALLEL)?;
     let seconds = start.elapsed().as_secs_f64();
     let (server_after, own_after) = (server.usage()?, usage::of_this_process()?);
     let count = f64::from(connections);
@@ -164,6 +164,7 @@ fn idlers(server: &Server, first: u32, count: u32) -> Vec<Member> {
         name: format!("i{number:06}"),
         streams: number..number + 1,
         dialect: server.dialect(Qos::AtMostOnce, Persistence::Temporary),
+        endpoint: 0,
     };
     (first..first + count).map(idler).collect()
 }

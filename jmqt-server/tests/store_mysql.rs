@@ -196,6 +196,55 @@ async fn a_password_is_not_shown() {
     assert!(shown.contains("jmqt") && !shown.contains("swordfish"), "{shown}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_are_encrypted_as_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let other = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let file = |name: &str, text: String| {
+        std::fs::write(folder.path().join(name), text).unwrap();
+        folder.path().join(name)
+    };
+    let (ca, other_ca) = (file("cert.pem", made.cert.pem()), file("other.pem", other.cert.pem()));
+    let key = file("key.pem", made.signing_key.serialize_pem());
+    let arguments = [format!("--ssl-cert={}", ca.display()), format!("--ssl-key={}", key.display())];
+    let Some(server) = MariaDb::start_with(arguments.to_vec()).await else { return };
+    let database = MySql::on(server.options(), false);
+    database.make().await;
+    let mut connection = database.connect().await;
+    connection.execute("CREATE USER tls REQUIRE SSL").await.unwrap();
+    connection.execute("GRANT ALL ON *.* TO tls").await.unwrap();
+
+    let options = |host: &str, tls| {
+        let (host, user) = (host.to_owned(), "tls".to_owned());
+        MySqlOptions { host, user, tls, ..database.options() }
+    };
+    let (good, bad) = (|| Some(ca.clone()), || Some(other_ca.clone()));
+    for tls in [
+        MySqlTls::Preferred,
+        MySqlTls::Required,
+        MySqlTls::VerifyCa { ca: good() },
+        MySqlTls::VerifyIdentity { ca: good() },
+    ] {
+        let store = MySqlStore::open(options("127.0.0.1", tls)).await.unwrap();
+        subscribed(&store, "bob", "news").await;
+        store.close().await;
+    }
+    // The certificate is that of the address.
+    MySqlStore::open(options("localhost", MySqlTls::VerifyCa { ca: good() })).await.unwrap().close().await;
+    for (host, tls) in [
+        ("127.0.0.1", MySqlTls::Disabled),
+        ("127.0.0.1", MySqlTls::VerifyCa { ca: bad() }),
+        ("127.0.0.1", MySqlTls::VerifyCa { ca: None }),
+        ("127.0.0.1", MySqlTls::VerifyIdentity { ca: bad() }),
+        ("localhost", MySqlTls::VerifyIdentity { ca: good() }),
+    ] {
+        let error = MySqlStore::open(options(host, tls.clone())).await.unwrap_err();
+        assert!(matches!(error, StoreError::Open { .. }), "{tls:?}: {error}");
+    }
+    drop((connection, database));
+}
+
 // ---- payloads and names ----
 
 #[tokio::test]
@@ -577,7 +626,8 @@ async fn a_close_notifier_is_claimed_by_one_node() {
         let claimed = a.sessions_of(&client(&who)).await.unwrap().remove(0);
         assert_eq!(claimed.claimed_by.as_deref(), Some(winner));
         let called_off = a.called_off("a").await.unwrap();
-        assert_eq!(called_off.contains(&(client(&who), claimed.row.generation)), winner == "b");
+        assert_eq!(called_off.contains(&claimed), winner == "b");
+        assert_eq!(a.claim_sessions(&sessions, winner).await.unwrap(), [true], "it is its own");
         assert_eq!(a.claim_sessions(&sessions, "c").await.unwrap(), [false]); // not as it was
         assert_eq!(a.claim_sessions(&[claimed], "c").await.unwrap(), [true]);
     }
@@ -589,15 +639,66 @@ async fn sessions_are_called_off_for_the_node_that_serves_them() {
     let (a, b) = (open(&database).await, open(&database).await);
     let (bob, carol) = (enter(&a, "bob", "a").await.generation, enter(&a, "carol", "a").await.generation);
     assert_eq!(a.called_off("a").await.unwrap(), []);
+    let called_off = async |node: &str| {
+        let sessions = a.called_off(node).await.unwrap();
+        sessions.into_iter().map(|it| (it.row.client, it.row.generation)).collect::<Vec<_>>()
+    };
     b.call_off(&[session("bob", bob, "a"), session("bob", 4711, "a")]).await.unwrap();
-    assert_eq!(a.called_off("a").await.unwrap(), [(client("bob"), bob)]);
-    assert_eq!(a.called_off("b").await.unwrap(), []);
+    assert_eq!(called_off("a").await, [(client("bob"), bob)]);
+    assert_eq!(called_off("b").await, []);
     let of_carol = a.sessions_of(&client("carol")).await.unwrap();
     assert_eq!(a.claim_sessions(&of_carol, "a").await.unwrap(), [true]); // its own: it knows
-    assert_eq!(a.called_off("a").await.unwrap(), [(client("bob"), bob)]);
+    assert_eq!(called_off("a").await, [(client("bob"), bob)]);
     a.sessions_closed(&[(client("bob"), bob), (client("carol"), carol)], "a").await.unwrap();
-    assert_eq!(a.called_off("a").await.unwrap(), []);
-    assert_eq!(a.nodes().await.unwrap(), [""; 0]);
+    assert_eq!(called_off("a").await, []);
+}
+
+/// The nodes that `by` sees when it beats, with their beats, by name.
+async fn beats(store: &MySqlStore, by: &str) -> Option<Vec<(String, u64)>> {
+    let beats = store.beat(by).await.unwrap()?;
+    let mut beats: Vec<_> = beats.into_iter().map(|it| (it.node, it.beat)).collect();
+    beats.sort();
+    Some(beats)
+}
+
+fn named<const N: usize>(beats: [(&str, u64); N]) -> Option<Vec<(String, u64)>> {
+    Some(beats.map(|(node, beat)| (node.to_owned(), beat)).to_vec())
+}
+
+#[tokio::test]
+async fn nodes_see_each_other_beat() {
+    let Some(database) = MySql::new(true) else { return };
+    let (a, b) = (open(&database).await, open(&database).await);
+    assert_eq!(beats(&a, "a").await, named([("a", 1)]));
+    assert_eq!(beats(&b, "b").await, named([("a", 1), ("b", 1)]));
+    assert_eq!(beats(&a, "a").await, named([("a", 2), ("b", 1)]));
+    // One that has sessions, and has never beaten, is named too.
+    enter(&a, "alice", "c").await;
+    assert_eq!(beats(&a, "a").await, named([("a", 3), ("b", 1), ("c", 0)]));
+    b.leave("b").await.unwrap();
+    assert_eq!(beats(&a, "a").await, named([("a", 4), ("c", 0)]));
+}
+
+#[tokio::test]
+async fn a_node_that_was_thought_dead_learns_of_it_and_comes_back() {
+    let Some(database) = MySql::new(true) else { return };
+    let (a, b) = (open(&database).await, open(&database).await);
+    assert_eq!(beats(&a, "a").await, named([("a", 1)]));
+    enter(&a, "alice", "a").await;
+    let claimed = b.claim_sessions_of("a", "b", 10).await.unwrap();
+    assert_eq!(claimed.len(), 1);
+    assert_eq!(beats(&b, "b").await, named([("a", 0), ("b", 1)]), "there is still something of it");
+    assert_eq!(b.claimed("b").await.unwrap(), claimed);
+    b.orphan_closed(&claimed[0].row).await.unwrap();
+    assert_eq!(b.claimed("b").await.unwrap(), []);
+    assert_eq!(beats(&b, "b").await, named([("b", 2)]));
+    for _ in 0..2 {
+        assert_eq!(beats(&a, "a").await, None);
+    }
+    a.leave("a").await.unwrap(); // it stays condemned
+    assert_eq!(beats(&a, "a").await, None);
+    a.readmit("a").await.unwrap();
+    assert_eq!(beats(&a, "a").await, named([("a", 2), ("b", 2)]));
 }
 
 #[tokio::test]
@@ -613,7 +714,7 @@ async fn the_sessions_of_a_dead_node_are_claimed_in_portions() {
     // One of its own is another's already; and it had begun to see to one of another.
     assert_eq!(store.claim_sessions(&[of("client 2").await], "third").await.unwrap(), [true]);
     assert_eq!(store.claim_sessions(&[of("bob").await], "dead").await.unwrap(), [true]);
-    assert_eq!(store.nodes().await.unwrap(), ["dead", "other", "third"]);
+    assert_eq!(beats(&store, "me").await, named([("dead", 0), ("me", 1), ("other", 0), ("third", 0)]));
 
     let names = |claimed: &[SharedSession]| -> Vec<String> {
         assert!(claimed.iter().all(|it| it.claimed_by.as_deref() == Some("me")));

@@ -50,11 +50,16 @@ async fn measure(what: &str, store: Arc<dyn Store>, payload: usize) {
         commits += 1;
     }
     let rate = (commits * BATCH) as f64 / start.elapsed().as_secs_f64();
+    let before = Instant::now();
+    for one in batch.iter().take(200) {
+        store.commit(std::slice::from_ref(one)).await.unwrap();
+    }
+    let lone = before.elapsed() / 200;
     is_over.store(true, Ordering::Relaxed);
     let trimmed = acknowledging.await.unwrap();
     println!(
         "{what}, {payload} bytes: {rate:.0} messages/s in {commits} commits, the slowest {slowest:?}; \
-         {trimmed} deleted beside"
+         one alone {lone:?}; {trimmed} deleted beside"
     );
     store.close().await;
 }

@@ -17,7 +17,7 @@ struct Package {
 
 fn package(kind: Kind) -> Option<Package> {
     let (program, package, version) = match kind {
-        Kind::Jmqt => return None,
+        Kind::Jmqt | Kind::Cluster => return None,
         Kind::Redis => ("redis-server", "redis-server", "--version"),
         Kind::Nats => ("nats-server", "nats-server", "--version"),
         Kind::Mosquitto => ("mosquitto", "mosquitto", "-h"),

@@ -1,5 +1,6 @@
 //! The servers under load: how each is started, reached, and spoken to.
 
+pub(crate) mod cluster;
 pub(crate) mod hello;
 pub(crate) mod install;
 pub(crate) mod peers;
@@ -18,6 +19,7 @@ use crate::dialect::nats::Nats;
 use crate::dialect::redis::Redis;
 use crate::dialect::{Dialect, Persistence, Qos};
 use crate::swarm::Endpoint;
+use cluster::Cluster;
 use process::Process;
 use usage::Usage;
 
@@ -26,6 +28,9 @@ use usage::Usage;
 pub(crate) enum Kind {
     /// The server under test.
     Jmqt,
+    /// Two of it, as the nodes of a cluster.
+    #[value(skip)]
+    Cluster,
     Redis,
     Nats,
     Mosquitto,
@@ -43,8 +48,14 @@ pub(crate) enum Listener {
 pub(crate) struct Server {
     kind: Kind,
     listener: Listener,
-    pub(crate) endpoint: Endpoint,
-    process: Process,
+    /// One, or that of each node.
+    pub(crate) endpoints: Vec<Endpoint>,
+    processes: Processes,
+}
+
+enum Processes {
+    One(Process),
+    Cluster(Cluster),
 }
 
 /// Where the server under test is found, and where servers keep their files.
@@ -58,10 +69,15 @@ impl Server {
     pub(crate) fn start(places: &Places, kind: Kind, listener: Listener) -> Result<Self> {
         let (process, endpoint) = match (kind, listener) {
             (Kind::Jmqt, _) => hello::start(places, listener)?,
+            (Kind::Cluster, Listener::Socket) => {
+                let (cluster, endpoints) = Cluster::start(places)?;
+                let processes = Processes::Cluster(cluster);
+                return Ok(Self { kind, listener, endpoints: endpoints.into(), processes });
+            }
             (_, Listener::Socket) => peers::start(places, kind)?,
             _ => bail!("{kind} is measured over plain sockets only"),
         };
-        Ok(Self { kind, listener, endpoint, process })
+        Ok(Self { kind, listener, endpoints: vec![endpoint], processes: Processes::One(process) })
     }
 
     /// A fresh client of this server's protocol.
@@ -71,7 +87,7 @@ impl Server {
             Listener::Socket | Listener::TlsSocket => Framing::Nul,
         };
         match self.kind {
-            Kind::Jmqt => Box::new(Jmqt::new(framing, qos, persistence)),
+            Kind::Jmqt | Kind::Cluster => Box::new(Jmqt::new(framing, qos, persistence)),
             Kind::Redis => Box::new(Redis::default()),
             Kind::Nats => Box::new(Nats::default()),
             Kind::Mosquitto => Box::new(Mqtt::new(qos, persistence)),
@@ -80,7 +96,11 @@ impl Server {
 
     /// The same error, with what the server printed last.
     pub(crate) fn explain(&self, error: Error) -> Error {
-        match self.process.last_words() {
+        let last_words = match &self.processes {
+            Processes::One(process) => process.last_words(),
+            Processes::Cluster(cluster) => cluster.last_words(),
+        };
+        match last_words {
             said if said.is_empty() => error,
             said => anyhow!("{error:#}; the server said: {said}"),
         }
@@ -88,7 +108,10 @@ impl Server {
 
     /// CPU time and memory used so far.
     pub(crate) fn usage(&self) -> Result<Usage> {
-        self.process.usage()
+        match &self.processes {
+            Processes::One(process) => process.usage(),
+            Processes::Cluster(cluster) => cluster.usage(),
+        }
     }
 }
 
@@ -96,6 +119,7 @@ impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Jmqt => "JMQT",
+            Self::Cluster => "two nodes",
             Self::Redis => "Redis",
             Self::Nats => "NATS",
             Self::Mosquitto => "Mosquitto",

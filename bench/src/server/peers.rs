@@ -39,6 +39,6 @@ pub(crate) fn configuration(kind: Kind, port: u16) -> Result<String> {
             "listener {port} 127.0.0.1\nallow_anonymous true\nuser root\nset_tcp_nodelay true\n\
              max_inflight_messages 0\nmax_queued_messages 0\n"
         ),
-        Kind::Jmqt => bail!("not a peer"),
+        Kind::Jmqt | Kind::Cluster => bail!("not a peer"),
     })
 }

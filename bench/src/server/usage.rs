@@ -36,6 +36,13 @@ impl Usage {
         Ok(Self { threads, resident_bytes: resident * 1024 })
     }
 
+    /// The same, with what another process has used.
+    pub(crate) fn with(mut self, other: Self) -> Self {
+        self.threads.extend(other.threads); // threads have numbers of their own in the whole system
+        self.resident_bytes += other.resident_bytes;
+        self
+    }
+
     /// CPU time of all threads between two readings. What a thread used that ended in between is not seen:
     /// none of these servers lets working threads end under load.
     pub(crate) fn cpu_between(before: &Self, after: &Self) -> Duration {

@@ -66,6 +66,18 @@ impl Row {
         Self::new(name, title, contestants, vec![target])
     }
 
+    /// Two nodes of ours, against one under the same load.
+    pub(crate) fn across_nodes(
+        name: &'static str,
+        title: &'static str,
+        plan: Plan,
+        targets: Vec<Target>,
+    ) -> Self {
+        let workload = Workload::Traffic(plan);
+        let contestants = vec![peer(Kind::Cluster, workload), ours("one node", Listener::Socket, workload)];
+        Self::new(name, title, contestants, targets)
+    }
+
     /// Ours under one load, against ours under another.
     pub(crate) fn against_itself(
         name: &'static str,

@@ -8,7 +8,10 @@ use crate::workload::{Metric, Workload};
 
 /// All rows, in the order of the report.
 pub(crate) fn all() -> Vec<Row> {
-    [messages(), acknowledged(), connections(), over_websocket(), scale()].into_iter().flatten().collect()
+    [messages(), acknowledged(), connections(), over_websocket(), scale(), across_nodes()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 fn fan_out(subscribers: u32) -> Plan {
@@ -135,6 +138,33 @@ fn scale() -> Vec<Row> {
             "100,000 channels, 1,000 connections",
             ["100,000", "Redis 100,000"],
             [channels(100), channels(1)],
+        ),
+    ]
+}
+
+/// Subscribers on both nodes, or on the one where publishers are not.
+fn across_nodes() -> Vec<Row> {
+    let cpu = |limit| Target::at_most(Metric::Cpu, Against::Ratio("one node"), limit);
+    let paced = Plan::paced(Shape::Pairs { pairs: 10 }, Pace::PerSecond(1_000.0));
+    vec![
+        Row::across_nodes(
+            "nodes-fanout",
+            "two nodes: 1 publisher → 2 × 500 subscribers",
+            fan_out(1_000),
+            vec![cpu(1.5)],
+        ),
+        Row::across_nodes("nodes-pairs", "two nodes: 50 pairs, pipelined", pairs(), vec![cpu(3.0)]),
+        Row::across_nodes(
+            "nodes-paced",
+            "two nodes: paced 1,000/s over 10 pairs",
+            paced,
+            vec![Target::at_most(Metric::P50, Against::Difference("one node"), 300.0)],
+        ),
+        Row::across_nodes(
+            "nodes-qos1",
+            "two nodes: QoS 1, 50 pairs, window 100 (MariaDB, fsynced)",
+            qos_1(100),
+            vec![Target::at_least(Metric::Rate, Against::Nothing, 20_000.0)],
         ),
     ]
 }

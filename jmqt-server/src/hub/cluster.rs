@@ -11,13 +11,13 @@ mod requests;
 mod sessions;
 mod watch;
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jmqt_protocol::{ChannelName, ClientId};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
@@ -54,7 +54,21 @@ pub(crate) enum Arrival {
 pub(crate) struct Orphan {
     pub(crate) session: SharedSession,
     /// Told when it has been.
-    pub(crate) done: Option<oneshot::Sender<()>>,
+    pub(crate) done: oneshot::Sender<()>,
+    /// To be kept until then.
+    pub(crate) mark: OrphanMark,
+}
+
+/// As long as it is there, its session is not given to the notifier once more.
+pub(crate) struct OrphanMark {
+    notifying: Arc<Mutex<HashSet<(ClientId, u64)>>>,
+    session: (ClientId, u64),
+}
+
+impl Drop for OrphanMark {
+    fn drop(&mut self) {
+        self.notifying.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.session);
+    }
 }
 
 /// A node's view of its cluster.
@@ -72,8 +86,14 @@ pub(crate) struct Cluster {
     answering: Arc<Semaphore>,
     arrivals: mpsc::Sender<Arrival>,
     orphans: mpsc::Sender<Orphan>,
+    /// The sessions whose close notifiers this node is running, or going to run, for others.
+    notifying: Arc<Mutex<HashSet<(ClientId, u64)>>>,
     /// The last message that this node has appended to each channel since it told the others.
     tails: Mutex<HashMap<ChannelName, (i64, u64)>>,
+    /// The others thought this node dead: it ends its sessions.
+    condemned: AtomicBool,
+    /// A node has died.
+    died: Notify,
     tasks: TaskTracker,
 }
 
@@ -111,7 +131,10 @@ impl Cluster {
             answering: Arc::new(Semaphore::new(ANSWERING)),
             arrivals,
             orphans,
+            notifying: Arc::default(),
             tails: Mutex::default(),
+            condemned: AtomicBool::new(false),
+            died: Notify::new(),
             tasks: TaskTracker::new(),
         };
         (cluster, ClusterTasks { registrar: registrar_task, arrivals: arrived, orphans: orphaned })
@@ -134,6 +157,19 @@ impl Cluster {
         let came_back = matches!(timeout(FENCE_TIMEOUT, back).await, Ok(Ok(())));
         self.fences.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
         came_back
+    }
+
+    /// Has the close notifier of a session run, which this node has claimed. `None`: it is being run, or
+    /// the server stops.
+    async fn notify_of(&self, session: SharedSession) -> Option<oneshot::Receiver<()>> {
+        let key = (session.row.client.clone(), session.row.generation);
+        if !self.notifying.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone()) {
+            return None;
+        }
+        let mark = OrphanMark { notifying: Arc::clone(&self.notifying), session: key };
+        let (done, notified) = oneshot::channel();
+        self.orphans.send(Orphan { session, done, mark }).await.ok()?;
+        Some(notified)
     }
 
     /// Where another node has this client, as far as is known at once.

@@ -1,6 +1,7 @@
 //! Sending a client what is in the log for it: after a reconnect, and whenever its window was full
 //! (§9.a, protocol.md 2.3, 2.14).
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,24 +19,32 @@ const RETRY_AFTER: Duration = Duration::from_millis(250);
 
 /// Tells apart a resume that goes on from one that goes round in circles.
 #[derive(Default)]
-struct Progress(Option<(ChannelKey, u64)>);
+struct Progress {
+    /// Where each channel stood at its last turn.
+    places: HashMap<ChannelKey, u64>,
+    /// How many turns in a row have found a channel where it stood before.
+    in_vain: usize,
+}
 
 impl Progress {
-    fn is_stuck(&mut self, missing: &Missing) -> bool {
-        let place = Some((missing.key, missing.after));
-        std::mem::replace(&mut self.0, place) == place
+    /// A channel has its turn. `true`: no channel has come any further since its last one.
+    fn is_stuck(&mut self, key: ChannelKey, after: u64) -> bool {
+        let stands_still = self.places.insert(key, after) == Some(after);
+        self.in_vain = if stands_still { self.in_vain + 1 } else { 0 };
+        stands_still && self.in_vain >= self.places.len()
     }
 }
 
 impl Hub {
-    /// Sends what there is room for: from memory at once, from the store in a task of its own.
+    /// Sends what there is room for: from memory at once, from the store in a task of its own. A session
+    /// that has not gone live is left alone: nothing comes before its `connAck`, and it resumes then.
     pub(crate) fn resume(self: &Arc<Self>, outbox: &Arc<Outbox>) {
-        if !outbox.wants_resume() || !outbox.begin_resume() {
+        if !outbox.wants_resume() || outbox.is_connecting() || !outbox.begin_resume() {
             return;
         }
         let mut progress = Progress::default();
         while let Some(missing) = outbox.next_missing() {
-            if progress.is_stuck(&missing) {
+            if progress.is_stuck(missing.key, missing.after) {
                 outbox.end_resume();
                 break;
             }
@@ -64,7 +73,7 @@ impl Hub {
     async fn resume_begun(&self, outbox: &Arc<Outbox>) {
         let mut progress = Progress::default();
         while let Some(missing) = outbox.next_missing() {
-            if progress.is_stuck(&missing) {
+            if progress.is_stuck(missing.key, missing.after) {
                 outbox.end_resume();
                 return;
             }
@@ -79,7 +88,7 @@ impl Hub {
         let Some(run) = channel.and_then(|channel| channel.tail_with(missing.after + 1)) else {
             return false;
         };
-        missing.subscription.outbox.offer(&missing.subscription, &run, Source::Live);
+        missing.subscription.outbox.offer(&missing.subscription, &run, Source::Memory);
         true
     }
 
@@ -124,5 +133,30 @@ impl Hub {
             list.push(LoggedPush { id, sender: message.sender.clone() });
         }
         LoggedPushes { pushes: pushes.finish(), messages: list }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: ChannelKey = ChannelKey(1);
+    const B: ChannelKey = ChannelKey(2);
+
+    #[test]
+    fn channels_that_take_turns_and_stand_still_are_stuck() {
+        let mut progress = Progress::default();
+        for (key, after, is_stuck) in [(A, 5, false), (B, 7, false), (A, 5, false), (B, 7, true)] {
+            assert_eq!(progress.is_stuck(key, after), is_stuck);
+        }
+    }
+
+    #[test]
+    fn as_long_as_one_channel_gets_on_nothing_is_stuck() {
+        let mut progress = Progress::default();
+        for after in 0..10 {
+            assert!(!progress.is_stuck(A, 5) && !progress.is_stuck(B, after));
+        }
+        assert!(!progress.is_stuck(A, 5) && progress.is_stuck(A, 5), "only A is left");
     }
 }

@@ -112,12 +112,13 @@ impl Hub {
 
     /// What follows the `connAck`: the first window of pending pushes, the retained messages, then
     /// whatever was held back (2.3).
-    pub(crate) async fn start_pushing(&self, outbox: &Arc<Outbox>, opened: OpenedSession) {
+    pub(crate) async fn start_pushing(self: &Arc<Self>, outbox: &Arc<Outbox>, opened: OpenedSession) {
         self.resume_first(outbox).await;
         for (_, bytes) in opened.retained {
             outbox.append(bytes);
         }
         outbox.go_live();
+        self.resume(outbox); // what has been logged since the first window
     }
 
     async fn restore_and_carry_out(
@@ -215,9 +216,6 @@ impl Hub {
     ) {
         if was_notified {
             self.janitor.session_closed(client, generation, is_known || self.cluster.is_some()).await;
-        }
-        if let Some(cluster) = &self.cluster {
-            cluster.session_closed(client, generation);
         }
         self.connections.unregister(client);
         self.counters.sessions_closed.increment();

@@ -77,9 +77,8 @@ async fn notify_orphans(shared: Arc<Shared>, mut orphans: mpsc::Receiver<Orphan>
         let shared = &shared;
         async move {
             notify(shared, &*shared.hub.store, &orphan.session.row).await;
-            if let Some(done) = orphan.done {
-                let _ = done.send(()); // whoever waited may have given up
-            }
+            drop(orphan.mark);
+            let _ = orphan.done.send(()); // whoever waited may have given up
         }
     });
     each.await;

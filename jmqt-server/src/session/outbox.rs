@@ -49,8 +49,10 @@ pub(crate) struct OutboxContext {
 /// Where the pushes of an [`Outbox::offer`] come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Source {
-    /// They have just been committed.
+    /// They have just been committed. Before the session [goes live](Outbox::go_live) they wait.
     Live,
+    /// They were committed a moment ago, and a resume has asked for them.
+    Memory,
     /// They were read from the log, which holds nothing else up to this place: gaps are final.
     Log {
         /// The last place this read has covered.
@@ -447,6 +449,11 @@ impl Outbox {
         }
     }
 
+    /// Whether [`go_live`](Self::go_live) is still to come.
+    pub(crate) fn is_connecting(&self) -> bool {
+        self.lock().connecting
+    }
+
     /// The `connAck`, the first window and the retained messages are queued: live pushes follow (2.3).
     pub(crate) fn go_live(&self) {
         let mut state = self.lock();
@@ -609,7 +616,7 @@ impl Outbox {
                 break;
             }
             if seq > position.next {
-                if source == Source::Live {
+                if !matches!(source, Source::Log { .. }) {
                     break; // something is missing: the log has it
                 }
                 position.pass_over(seq - 1);

@@ -27,6 +27,15 @@ pub struct Entered {
     pub older: Vec<SharedSession>,
 }
 
+/// A node, as the others see it in the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeBeat {
+    /// Its id.
+    pub node: String,
+    /// Rises as long as it is there.
+    pub beat: u64,
+}
+
 /// A [`Store`] that several nodes use at the same time.
 ///
 /// As for [`Store`], `Ok` from a method that writes means committed, and `Err` that nothing of it has
@@ -46,18 +55,30 @@ pub trait ClusterStore: Store {
     async fn call_off(&self, sessions: &[SessionRow]) -> Result<(), StoreError>;
 
     /// The sessions of `node` that others have called off or claimed.
-    async fn called_off(&self, node: &str) -> Result<Vec<(ClientId, u64)>, StoreError>;
+    async fn called_off(&self, node: &str) -> Result<Vec<SharedSession>, StoreError>;
 
     /// Claims the close notifiers of sessions for the node `by`, and says of each whether it has them.
-    /// It has not if the row is gone, or is claimed by somebody else than `claimed_by` says. What is
+    /// It has not if the row is gone, or is claimed by somebody else than `claimed_by` says; what `by` has
+    /// claimed before is its own. What is
     /// claimed by another node than serves it counts as [called off](Self::called_off).
     async fn claim_sessions(&self, sessions: &[SharedSession], by: &str) -> Result<Vec<bool>, StoreError>;
 
-    /// The nodes that sessions' rows name, as serving them or as having claimed them.
-    async fn nodes(&self) -> Result<Vec<String>, StoreError>;
+    /// Shows that `node` is there, and tells of all nodes that are not condemned: also of those that only
+    /// sessions' rows name, with beat 0. `None`: `node` is condemned itself, and has not beaten.
+    async fn beat(&self, node: &str) -> Result<Option<Vec<NodeBeat>>, StoreError>;
 
-    /// Claims for the node `by` the sessions that the dead node `of` served and nobody else has claimed,
-    /// and those it had claimed: at most `limit`, the oldest first. Returns them with their new claims.
+    /// Lets a node that was condemned be one again, when it has ended all its sessions.
+    async fn readmit(&self, node: &str) -> Result<(), StoreError>;
+
+    /// Forgets a node that ends and has no session any more, and those that were condemned long ago.
+    async fn leave(&self, node: &str) -> Result<(), StoreError>;
+
+    /// The sessions of other nodes that `by` has claimed, the oldest first.
+    async fn claimed(&self, by: &str) -> Result<Vec<SharedSession>, StoreError>;
+
+    /// Condemns the node `of`, which is dead, and claims for the node `by` the sessions that it served and
+    /// nobody has claimed, and those it had claimed: at most `limit`, the oldest first. Returns them with
+    /// their new claims.
     async fn claim_sessions_of(
         &self,
         of: &str,

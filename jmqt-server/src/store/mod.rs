@@ -23,7 +23,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use jmqt_protocol::{ChannelName, ClientId};
 
-pub use cluster::{ClusterStore, Entered, SharedSession};
+pub use cluster::{ClusterStore, Entered, NodeBeat, SharedSession};
 pub(crate) use commit::{CommitQueue, NotCommitted, Settled, SettledBatches};
 pub use mysql::{MySqlOptions, MySqlStore, MySqlTls};
 pub use sqlite::{SqliteOptions, SqliteStore, Synchronous};

@@ -3,15 +3,24 @@
 //! need one are left out, and say so.
 
 #![allow(dead_code, reason = "not every test file needs all of it")]
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
 pub(crate) mod proxy;
 pub(crate) mod server;
 
+use std::io::Write as _;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use jmqt_server::store::{MySqlOptions, MySqlTls};
 use sqlx::mysql::{MySqlConnectOptions, MySqlConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Executor as _};
+
+/// Says that the test that is running was left out. Straight to stderr: what `eprintln!` says in a test that
+/// passes is not shown.
+pub(crate) fn left_out(why: &str) {
+    let thread = std::thread::current();
+    let _ = writeln!(std::io::stderr(), "left out: {}: {why}", thread.name().unwrap_or("a test"));
+}
 
 /// A database of its own, which is dropped with this.
 pub(crate) struct MySql {
@@ -24,7 +33,7 @@ impl MySql {
     /// A database that does not exist yet; `None`, with a message, if there is no server.
     pub(crate) fn new(is_shared: bool) -> Option<Self> {
         let Ok(url) = std::env::var("JMQT_TEST_MYSQL") else {
-            eprintln!("left out: it needs a database (JMQT_TEST_MYSQL); scripts/with-databases starts one");
+            left_out("it needs a database (JMQT_TEST_MYSQL); scripts/with-databases starts one");
             return None;
         };
         Some(Self::on(url.parse().expect("JMQT_TEST_MYSQL is a mysql:// address"), is_shared))

@@ -12,14 +12,20 @@ pub(crate) struct MariaDb {
     folder: TempDir,
     port: u16,
     running: Option<Child>,
+    arguments: Vec<String>,
 }
 
 impl MariaDb {
     /// Starts one; `None`, with a message, where there is no `mariadbd`, or databases are not to be tested.
     pub(crate) async fn start() -> Option<Self> {
+        Self::start_with(Vec::new()).await
+    }
+
+    /// The same, with more arguments.
+    pub(crate) async fn start_with(arguments: Vec<String>) -> Option<Self> {
         let is_there = Command::new("mariadbd").arg("--version").output().is_ok();
         if std::env::var_os("JMQT_TEST_MYSQL").is_none() || !is_there {
-            eprintln!("left out: it needs mariadbd; scripts/with-databases has it installed");
+            super::left_out("it needs mariadbd; scripts/with-databases has it installed");
             return None;
         }
         let folder = TempDir::new().unwrap();
@@ -32,7 +38,7 @@ impl MariaDb {
         }
         assert!(install.status().unwrap().success());
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut server = Self { folder, port, running: None };
+        let mut server = Self { folder, port, running: None, arguments };
         server.restart().await;
         Some(server)
     }
@@ -62,6 +68,7 @@ impl MariaDb {
         command.arg(format!("--socket={}", folder.join("socket").display()));
         command.arg(format!("--pid-file={}", folder.join("pid").display()));
         command.args(["--bind-address=127.0.0.1", &format!("--port={}", self.port), "--skip-name-resolve"]);
+        command.args(&self.arguments);
         command.stdout(Stdio::null()).stderr(Stdio::null());
         self.running = Some(command.spawn().unwrap());
         let until = Instant::now() + Duration::from_secs(60);

@@ -1,8 +1,13 @@
 //! The bus on a real Redis, which `JMQT_TEST_REDIS` names (`scripts/with-databases` starts one). Each test
-//! uses a prefix of its own.
+//! uses a prefix of its own. Those that need a Redis of another kind start one.
 
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
+
+use tempfile::TempDir;
 
 use super::*;
 use crate::bus::{Body, Place, Qos1Push};
@@ -197,4 +202,174 @@ async fn without_redis_nobody_waits_and_what_is_lost_is_counted() {
     assert_eq!(bus.counters.snapshot().bus_dropped, 1);
     stop.cancel();
     timeout(DEADLINE, running).await.unwrap().unwrap();
+}
+
+/// A Redis of its own kind. It stops, and its folder goes, when this is dropped.
+struct OwnRedis {
+    children: Vec<Child>,
+    folder: TempDir,
+}
+
+impl Drop for OwnRedis {
+    fn drop(&mut self) {
+        for child in &mut self.children {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+impl OwnRedis {
+    /// `None`, said aloud, where the tests are to do without Redis.
+    fn new(test: &str) -> Option<Self> {
+        options(test)?;
+        Some(Self { children: Vec::new(), folder: tempfile::tempdir().unwrap() })
+    }
+
+    fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Starts a server, and waits until `port` takes connections.
+    async fn start(&mut self, port: u16, arguments: &[String]) {
+        let child = Command::new("redis-server")
+            .args(arguments)
+            .current_dir(self.folder())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        self.children.push(child);
+        let listening = async {
+            while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(10)).await; // there is no event to wait for
+            }
+        };
+        timeout(DEADLINE, listening).await.expect("redis-server listens");
+    }
+}
+
+/// Below the range that connections get their ports from, and so that a cluster's second port fits.
+fn free_port() -> u16 {
+    let taken = |port: &u16| {
+        let is_free = |port: u16| TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], port))).is_ok();
+        !(is_free(*port) && is_free(*port + 10_000))
+    };
+    let random = || 10_000 + u16::try_from(getrandom::u32().unwrap() % 10_000).unwrap();
+    std::iter::repeat_with(random).find(|port| !taken(port)).unwrap()
+}
+
+fn words(text: &str) -> Vec<String> {
+    text.split(' ').map(str::to_owned).collect()
+}
+
+/// Two nodes that hear of each other's pushes.
+async fn two_nodes_talk(options: &RedisOptions) {
+    let (a, mut b) = (Node::start(1, options).await, Node::start(2, options).await);
+    let names: Vec<_> = (0..20).map(|number| channel(&format!("c{number}"))).collect();
+    for name in &names {
+        b.join(name).await;
+    }
+    for name in &names {
+        a.bus.publish_qos0(name, None, b"1\0");
+    }
+    let mut heard = Vec::new();
+    for _ in &names {
+        let (_, Body::Qos0(pushes)) = b.hear().await else { panic!("not pushes") };
+        heard.push(pushes.channel);
+    }
+    heard.sort();
+    let mut expected = names.clone();
+    expected.sort();
+    assert_eq!(heard, expected);
+    for name in &names {
+        b.bus.leave(name);
+    }
+    a.bus.send(NodeId(2), &Control::Beat);
+    assert_eq!(b.hear().await, (NodeId(1), Body::Control(Control::Beat)));
+    a.end().await;
+    b.end().await;
+}
+
+#[tokio::test]
+async fn a_redis_cluster_carries_it_in_sharded_channels() {
+    let Some(mut redis) = OwnRedis::new("a_redis_cluster_carries_it_in_sharded_channels") else { return };
+    let port = free_port();
+    redis.start(port, &words(&format!("--port {port} --bind 127.0.0.1 --cluster-enabled yes"))).await;
+    let client = redis::Client::open(("127.0.0.1", port)).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let slots = redis::cmd("CLUSTER").arg("ADDSLOTSRANGE").arg(0).arg(16_383).to_owned();
+    slots.query_async::<()>(&mut connection).await.unwrap();
+    let ready = async {
+        loop {
+            let info: String = redis::cmd("CLUSTER").arg("INFO").query_async(&mut connection).await.unwrap();
+            if info.contains("cluster_state:ok") {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await; // there is no event to wait for
+        }
+    };
+    timeout(DEADLINE, ready).await.expect("the cluster gets ready");
+    let mode = RedisMode::Cluster { nodes: vec![("127.0.0.1".to_owned(), port)] };
+    two_nodes_talk(&RedisOptions { mode, ..RedisOptions::standalone("", 0) }).await;
+}
+
+#[tokio::test]
+async fn sentinels_tell_where_redis_is() {
+    let Some(mut redis) = OwnRedis::new("sentinels_tell_where_redis_is") else { return };
+    let (port, sentinel) = (free_port(), free_port());
+    redis.start(port, &words(&format!("--port {port} --bind 127.0.0.1"))).await;
+    let file = redis.folder().join("sentinel.conf");
+    let conf = format!(
+        "port {sentinel}\nbind 127.0.0.1\nsentinel monitor main 127.0.0.1 {port} 1\nsentinel resolve-hostnames no\n"
+    );
+    std::fs::write(&file, conf).unwrap();
+    redis.start(sentinel, &[file.display().to_string(), "--sentinel".to_owned()]).await;
+    let nodes = vec![("127.0.0.1".to_owned(), sentinel)];
+    let mode = RedisMode::Sentinel { nodes, master: "main".to_owned() };
+    two_nodes_talk(&RedisOptions { mode, ..RedisOptions::standalone("", 0) }).await;
+}
+
+#[tokio::test]
+async fn a_user_with_few_rights_is_enough_and_a_wrong_password_is_told_of() {
+    let Some(mut redis) = OwnRedis::new("a_user_with_few_rights_is_enough_and_a_wrong_password_is_told_of")
+    else {
+        return;
+    };
+    let port = free_port();
+    let user = "user jmqt on >secret resetchannels &jmqt:* +@connection +publish +subscribe +unsubscribe";
+    let file = redis.folder().join("redis.conf");
+    let conf = format!("port {port}\nbind 127.0.0.1\nuser default off\n{user}\n");
+    std::fs::write(&file, conf).unwrap();
+    redis.start(port, &[file.display().to_string()]).await;
+    let mut options = RedisOptions::standalone("127.0.0.1", port);
+    options.user = Some("jmqt".to_owned());
+    options.password = Some("wrong".to_owned());
+    let (received, _lost) =
+        Received::new(Arc::clone(&RedisBus::new(NodeId(1), options.clone(), Arc::default()).0.inbox));
+    let error = Link::connect(&options, received).await.err().expect("the password is wrong");
+    let told = link::explain(&error);
+    assert!(told.contains("REDIS_PASSWORD") && !told.contains("wrong\""), "{told}");
+    options.password = Some("secret".to_owned());
+    two_nodes_talk(&options).await;
+}
+
+#[tokio::test]
+async fn the_connection_may_be_encrypted() {
+    let Some(mut redis) = OwnRedis::new("the_connection_may_be_encrypted") else { return };
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let (certificate, key) = (redis.folder().join("cert.pem"), redis.folder().join("key.pem"));
+    std::fs::write(&certificate, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let port = free_port();
+    let arguments = format!(
+        "--port 0 --tls-port {port} --bind 127.0.0.1 --tls-auth-clients no --tls-cert-file {} --tls-key-file {}",
+        certificate.display(),
+        key.display()
+    );
+    redis.start(port, &words(&arguments)).await;
+    let mut options = RedisOptions::standalone("localhost", port);
+    options.tls = true;
+    options.ca_path = Some(certificate);
+    two_nodes_talk(&options).await;
 }

@@ -1,7 +1,8 @@
 //! Which nodes there are, and who is connected to the others.
 //!
-//! Every node tells the others of its sessions, and says every second that it is there. What is known here
-//! may be a moment old; the store decides where that matters.
+//! Every node tells the others of its sessions, and shows every second that it is there: on the bus, and in
+//! the store. It is dead when it does neither. What is known here may be a moment old; the store decides
+//! where that matters.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,10 +14,12 @@ use tokio::time::Instant;
 use crate::bus::{NodeId, Presence};
 use crate::validators::{ConnectionInfo, Protocol};
 
-/// A node that was not heard for so long is dead, if it could have been heard all the time.
-pub(super) const LEASE: Duration = Duration::from_secs(5);
-/// A node that was not heard for so long may be dead.
+/// A node that showed nothing for so long is dead, if it could have been noticed all the time.
+const LEASE: Duration = Duration::from_secs(5);
+/// A node that showed nothing for so long may be dead; it is, if Redis knows that it does not listen.
 const OVERDUE: Duration = Duration::from_millis(2500);
+/// Who looks into the store less often than this has not looked all the time.
+const BLIND_AFTER: Duration = Duration::from_millis(2500);
 /// A node that owes its list of sessions is asked for it this often.
 const ASK_EVERY: Duration = Duration::from_secs(1);
 
@@ -32,7 +35,11 @@ pub(super) struct Elsewhere {
 
 #[derive(Debug)]
 struct Node {
+    /// When it was last heard on the bus.
     heard: Instant,
+    /// Its beat in the store, and when that was seen to rise.
+    beat: u64,
+    rose: Instant,
     is_dead: bool,
     /// Something was sent to it, and it was not listening.
     is_missing: bool,
@@ -45,7 +52,16 @@ struct Node {
 
 impl Node {
     fn new(now: Instant) -> Self {
-        Self { heard: now, is_dead: false, is_missing: false, is_synced: false, asked: None, list: 0 }
+        Self {
+            heard: now,
+            beat: 0,
+            rose: now,
+            is_dead: false,
+            is_missing: false,
+            is_synced: false,
+            asked: None,
+            list: 0,
+        }
     }
 }
 
@@ -54,6 +70,8 @@ struct Inner {
     nodes: HashMap<NodeId, Node>,
     clients: HashMap<ClientId, Elsewhere, foldhash::fast::RandomState>,
     link_since: Option<Instant>,
+    /// When the store was last read.
+    read: Option<Instant>,
 }
 
 /// See the module.
@@ -83,9 +101,6 @@ impl Directory {
     pub(super) fn heard(&self, node: NodeId, now: Instant) -> bool {
         let mut inner = self.lock();
         let node = inner.nodes.entry(node).or_insert_with(|| Node::new(now));
-        if std::mem::replace(&mut node.is_dead, false) {
-            node.is_synced = false;
-        }
         (node.heard, node.is_missing) = (now, false);
         let owes = !node.is_synced && node.asked.is_none_or(|asked| now - asked >= ASK_EVERY);
         if owes {
@@ -94,27 +109,34 @@ impl Directory {
         owes
     }
 
-    /// A node that only the store has named so far: it has the whole lease from now on.
-    pub(super) fn named(&self, node: NodeId, now: Instant) {
-        self.lock().nodes.entry(node).or_insert_with(|| Node::new(now));
-    }
-
-    /// A node says that it ends.
-    pub(super) fn left(&self, node: NodeId) {
+    /// The store has been read: these are the nodes that are not condemned, with their beats. Returns those
+    /// that have died by now; each is told once.
+    pub(super) fn beats(&self, beats: &[(NodeId, u64)], now: Instant) -> Vec<NodeId> {
         let mut inner = self.lock();
-        inner.nodes.remove(&node);
-        inner.clients.retain(|_, session| session.node != node);
-    }
-
-    /// Nodes that have died by now; each is told once.
-    pub(super) fn newly_dead(&self, now: Instant) -> Vec<NodeId> {
-        let mut inner = self.lock();
-        // Whoever could not hear cannot judge.
-        if inner.link_since.is_none_or(|since| now - since < LEASE) {
-            return Vec::new();
+        let was_blind = inner.read.replace(now).is_none_or(|read| now - read > BLIND_AFTER);
+        inner.nodes.retain(|id, node| beats.iter().any(|(of, _)| of == id) || now - node.heard < LEASE);
+        for (id, beat) in beats {
+            let node = inner.nodes.entry(*id).or_insert_with(|| Node::new(now));
+            if node.beat != *beat {
+                (node.beat, node.rose) = (*beat, now);
+                if std::mem::replace(&mut node.is_dead, false) {
+                    node.is_synced = false;
+                }
+            }
         }
-        let overdue = inner.nodes.iter_mut().filter(|(_, node)| !node.is_dead && now - node.heard >= LEASE);
-        let dead: Vec<_> = overdue
+        if was_blind {
+            // Whoever could not see cannot judge: everybody has the whole lease again.
+            inner.nodes.values_mut().for_each(|node| node.rose = now);
+        }
+        let hears = inner.link_since.is_some_and(|since| now - since >= LEASE);
+        let named = |id: &NodeId| beats.iter().any(|(of, _)| of == id);
+        let died = |(id, node): &(&NodeId, &mut Node)| {
+            let is_silent = !hears || now - node.heard >= LEASE;
+            let lease = if node.is_missing { OVERDUE } else { LEASE };
+            named(id) && !node.is_dead && now - node.rose >= lease && (is_silent || node.is_missing)
+        };
+        let dying = inner.nodes.iter_mut().filter(died);
+        let dead: Vec<_> = dying
             .map(|(id, node)| {
                 node.is_dead = true;
                 *id
@@ -124,6 +146,13 @@ impl Directory {
             inner.clients.retain(|_, session| !dead.contains(&session.node));
         }
         dead
+    }
+
+    /// A node says that it ends.
+    pub(super) fn left(&self, node: NodeId) {
+        let mut inner = self.lock();
+        inner.nodes.remove(&node);
+        inner.clients.retain(|_, session| session.node != node);
     }
 
     /// Those that are dead.
@@ -150,11 +179,6 @@ impl Directory {
                 .nodes
                 .get(&node)
                 .is_some_and(|node| !node.is_dead && !node.is_missing && now - node.heard < OVERDUE)
-    }
-
-    /// Nothing of a dead node is left.
-    pub(super) fn forget(&self, node: NodeId) {
-        self.lock().nodes.remove(&node);
     }
 
     /// Whether no node that is there has a lower number than `own`.
@@ -270,41 +294,100 @@ mod tests {
         assert!(!directory.heard(A, now + SECOND), "it owes nothing");
     }
 
-    #[test]
-    fn a_node_is_dead_when_it_was_not_heard_for_the_lease_by_one_who_could_hear() {
+    /// A directory that has looked into the store every second since `start`, when `A` was there.
+    fn with_a(start: Instant) -> Directory {
         let directory = Directory::default();
-        let start = Instant::now();
         directory.link_up(start);
         directory.heard(A, start);
         directory.opened(A, &presence("alice", 1));
-        assert!(directory.is_here(A, start + SECOND));
-        assert!(!directory.is_here(A, start + OVERDUE));
-        assert!(directory.newly_dead(start + LEASE - SECOND).is_empty());
+        directory.beats(&[(A, 1)], start);
+        directory
+    }
 
-        directory.link_down();
-        assert!(directory.newly_dead(start + LEASE * 2).is_empty(), "nobody could have been heard");
-        let again = start + LEASE * 3;
-        directory.link_up(again);
-        assert!(directory.newly_dead(again + LEASE - SECOND).is_empty(), "its time began anew");
-        assert_eq!(node_of(&directory, "alice"), Some(A));
+    /// Looks every second, for so many seconds from `start`; returns when `A` was found dead.
+    fn look(
+        directory: &Directory,
+        start: Instant,
+        seconds: std::ops::RangeInclusive<u32>,
+        beat: u64,
+    ) -> Option<u32> {
+        let mut dead = None;
+        for second in seconds {
+            if directory.beats(&[(A, beat)], start + SECOND * second) == [A] {
+                dead.get_or_insert(second);
+            }
+        }
+        dead
+    }
 
-        assert_eq!(directory.newly_dead(again + LEASE), [A]);
-        assert!(directory.newly_dead(again + LEASE).is_empty(), "told once");
+    #[test]
+    fn a_node_that_shows_nothing_for_the_lease_is_dead() {
+        let start = Instant::now();
+        let directory = with_a(start);
+        assert_eq!(look(&directory, start, 1..=20, 1), Some(5));
         assert!(directory.is_dead(A) && node_of(&directory, "alice").is_none());
+        let back = start + SECOND * 21;
+        assert!(directory.beats(&[(A, 2)], back).is_empty());
+        assert!(!directory.is_dead(A) && directory.heard(A, back), "it is back, and owes its list");
+    }
 
-        assert!(directory.heard(A, again + LEASE * 2), "it is back, and owes its list");
-        assert!(!directory.is_dead(A));
+    #[test]
+    fn one_that_redis_knows_not_to_listen_is_dead_sooner() {
+        let start = Instant::now();
+        let directory = with_a(start);
+        directory.not_listening(A);
+        assert_eq!(look(&directory, start, 1..=20, 1), Some(3));
+    }
+
+    #[test]
+    fn a_node_that_is_heard_or_beats_in_the_store_is_not_dead() {
+        let start = Instant::now();
+        let (heard, beats) = (with_a(start), with_a(start));
+        beats.not_listening(A);
+        for second in 1..20 {
+            let now = start + SECOND * second;
+            heard.heard(A, now);
+            assert_eq!(heard.beats(&[(A, 1)], now), [], "the database is away for that one");
+            assert_eq!(beats.beats(&[(A, second.into())], now), [], "Redis is away for that one");
+        }
+        assert_eq!(node_of(&beats, "alice"), Some(A));
+    }
+
+    #[test]
+    fn who_could_not_look_does_not_judge() {
+        let start = Instant::now();
+        let directory = with_a(start);
+        let later = start + SECOND * 30; // it stood still itself
+        assert_eq!(directory.beats(&[(A, 1)], later), []);
+        assert_eq!(look(&directory, later, 1..=20, 1), Some(5));
+    }
+
+    #[test]
+    fn without_redis_the_store_alone_decides() {
+        let start = Instant::now();
+        let directory = with_a(start);
+        directory.link_down();
+        assert!(!directory.is_here(A, start + SECOND));
+        assert_eq!(look(&directory, start, 1..=20, 1), Some(5));
+    }
+
+    #[test]
+    fn a_node_that_has_left_is_not_missed() {
+        let start = Instant::now();
+        let directory = with_a(start);
+        directory.left(A);
+        for second in 1..20 {
+            assert_eq!(directory.beats(&[], start + SECOND * second), []);
+        }
+        assert!(directory.lock().nodes.is_empty());
     }
 
     #[test]
     fn the_first_node_is_the_lowest_one_that_is_not_dead() {
-        let directory = Directory::default();
         let start = Instant::now();
-        directory.link_up(start);
-        assert!(directory.is_first(B));
-        directory.heard(A, start);
-        assert!(!directory.is_first(B));
-        directory.newly_dead(start + LEASE);
+        let directory = with_a(start);
+        assert!(!directory.is_first(B) && directory.is_first(NodeId(0)));
+        look(&directory, start, 1..=6, 1);
         assert!(directory.is_first(B));
     }
 }

@@ -2,13 +2,13 @@
 //! (protocol.md 2.2, 2.4, 2.16).
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use jmqt_protocol::ClientId;
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::{Cluster, Orphan};
+use super::Cluster;
 use crate::bus::{Control, NodeId, Presence, Request};
 use crate::hub::connections::{Claim, Connections, Opening};
 use crate::hub::{Hub, HubError, Janitor};
@@ -17,11 +17,8 @@ use crate::validators::ConnectionInfo;
 
 /// A node is asked to end a session this often, as long as it shows that it is there.
 const ASK_EVERY: Duration = Duration::from_secs(1);
-/// How long a node that cannot be asked has to see in the store that its session was called off. It looks
-/// there every [`CALLED_OFF_EVERY`](super::watch::CALLED_OFF_EVERY).
-const CALLED_OFF_WAIT: Duration = Duration::from_millis(1500);
 /// How often one looks whether a session is gone that one cannot hear of.
-const LOOK_EVERY: Duration = Duration::from_millis(150);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long all of it may take.
 const END_TIMEOUT: Duration = Duration::from_secs(60);
 /// Between two attempts to claim a session while the store is away.
@@ -82,6 +79,9 @@ impl Cluster {
         client: &ClientId,
         info: ConnectionInfo,
     ) -> Result<ClusterSession, HubError> {
+        if self.condemned.load(Ordering::Acquire) {
+            return Err(HubError::Store); // in a moment it is a node again
+        }
         let row = self.row(client, 0, info);
         let Entered { generation, older } = self.registrar.enter(row).await.map_err(|_| HubError::Store)?;
         let session = ClusterSession {
@@ -125,7 +125,7 @@ impl Cluster {
         below: u64,
         mut older: Vec<SharedSession>,
     ) -> Result<(), HubError> {
-        let mut called_off = None;
+        let mut is_called_off = false;
         loop {
             // Sessions of this node have ended before this one was entered: their rows are late.
             older.retain(|session| {
@@ -139,63 +139,29 @@ impl Cluster {
             if older.is_empty() {
                 return Ok(());
             }
-            let here =
-                |node: &Option<NodeId>| node.is_some_and(|node| self.directory.is_here(node, Instant::now()));
-            let mut nodes: Vec<_> = older.iter().map(acting_node).collect();
+            let mut nodes: Vec<_> = older.iter().filter_map(acting_node).collect();
             nodes.dedup();
-            let asking = nodes.iter().filter(|node| here(node)).flatten();
+            let now = Instant::now();
+            let listening = nodes.into_iter().filter(|node| self.directory.is_here(*node, now));
             let request = Request::EndSessions { client: client.as_str().to_owned(), below };
-            let asked: Vec<_> = asking.map(|node| self.ask(*node, request.clone(), ASK_EVERY)).collect();
-            if asked.is_empty() {
-                if called_off.is_none() {
-                    called_off = Some(Instant::now());
-                    let rows: Vec<_> = older.iter().map(|session| session.row.clone()).collect();
-                    self.store.call_off(&rows).await.map_err(|error| self.failed(&error))?;
-                }
-                tokio::time::sleep(LOOK_EVERY).await;
-            } else {
-                futures_util::future::join_all(asked).await;
-            }
+            let asked: Vec<_> = listening.map(|node| self.ask(node, request.clone(), ASK_EVERY)).collect();
+            futures_util::future::join_all(asked).await;
             older = self.older_sessions(client, below).await?;
-            if !older.is_empty() && called_off.is_none() {
-                tokio::time::sleep(LOOK_EVERY / 3).await; // its row is on its way out, or its notifier runs
+            if older.is_empty() {
+                return Ok(());
             }
-            if called_off.is_some_and(|since| since.elapsed() >= CALLED_OFF_WAIT) {
-                self.end_abandoned(&older).await?;
-                older = self.older_sessions(client, below).await?;
+            // Who did not answer looks in the store, or is dead, and then it is inherited from.
+            if !std::mem::replace(&mut is_called_off, true) {
+                let rows: Vec<_> = older.iter().map(|session| session.row.clone()).collect();
+                self.store.call_off(&rows).await.map_err(|error| self.failed(&error))?;
             }
+            tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 
     async fn older_sessions(&self, client: &ClientId, below: u64) -> Result<Vec<SharedSession>, HubError> {
         let sessions = self.store.sessions_of(client).await.map_err(|error| self.failed(&error))?;
         Ok(sessions.into_iter().filter(|session| session.row.generation < below).collect())
-    }
-
-    /// Claims those that nobody ends, and has their close notifiers run. One whose notifier somebody was
-    /// running is left until that node is known to be dead.
-    async fn end_abandoned(&self, sessions: &[SharedSession]) -> Result<(), HubError> {
-        let now = Instant::now();
-        let is_abandoned = |session: &&SharedSession| {
-            let Some(node) = acting_node(session) else { return true };
-            match session.claimed_by {
-                None => !self.directory.is_here(node, now),
-                Some(_) => node != self.node && self.directory.is_dead(node),
-            }
-        };
-        for session in sessions.iter().filter(is_abandoned) {
-            let claim = self.registrar.claim(session.clone()).await.map_err(|_| HubError::Store)?;
-            if !claim {
-                continue;
-            }
-            let session = SharedSession { claimed_by: Some(self.name.clone()), ..session.clone() };
-            let (done, notified) = oneshot::channel();
-            if self.orphans.send(Orphan { session, done: Some(done) }).await.is_err() {
-                return Err(HubError::SessionEnded); // the server stops
-            }
-            drop(notified.await);
-        }
-        Ok(())
     }
 
     /// The session can be found from here on by whoever looks for its client. When this returns, whatever
@@ -247,7 +213,10 @@ impl Hub {
     /// Whether this node is the one to run the close notifier of its session (protocol.md 2.16).
     pub(crate) async fn claim_close(&self, client: &ClientId, generation: u64, info: ConnectionInfo) -> bool {
         match &self.cluster {
-            Some(cluster) => cluster.claim_own(client, generation, info).await,
+            Some(cluster) => {
+                cluster.session_closed(client, generation); // nothing reaches it any more
+                cluster.claim_own(client, generation, info).await
+            }
             None => true,
         }
     }

@@ -2,21 +2,21 @@
 //! and takes over what the dead have left.
 
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use jmqt_protocol::ChannelName;
-use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::sessions::presence;
-use super::{Arrival, Cluster, Orphan};
+use super::{Arrival, Cluster};
 use crate::bus::{Body, BusEvent, BusEvents, BusMessage, Control, NodeId, Presence, Qos0Pushes};
 use crate::hub::connections::Found;
 use crate::hub::{DirtyOutboxes, Hub, Pushes};
 use crate::session::{Flush, Subscription};
-use crate::store::ChannelKey;
+use crate::store::{ChannelKey, NodeBeat, SharedSession};
 use crate::validators::CloseReason;
 
 /// A node shows that it is there this often.
@@ -25,7 +25,9 @@ const BEAT_EVERY: Duration = Duration::from_secs(1);
 const DEAF_AFTER: Duration = Duration::from_secs(3);
 /// Sessions that others have called off in the store are looked for this often.
 pub(super) const CALLED_OFF_EVERY: Duration = Duration::from_millis(500);
-/// Nodes that only the store knows, and sessions of dead ones, are looked for this often.
+/// A node that ends its sessions because it was condemned looks this often whether they have ended.
+const ENDING_EVERY: Duration = Duration::from_millis(100);
+/// Sessions that the dead have left are looked for this often, and when a node dies.
 const INHERIT_EVERY: Duration = Duration::from_secs(2);
 /// Of the sessions that a dead node has left, so many are claimed at a time: others take some too.
 const INHERIT_AT_A_TIME: usize = 64;
@@ -46,7 +48,7 @@ impl Cluster {
     /// Serves the cluster until it is told to stop.
     pub(crate) async fn run(self: Arc<Self>, hub: Arc<Hub>, mut events: BusEvents, stop: CancellationToken) {
         let watching = async {
-            tokio::join!(self.watch_called_off(&hub), self.inherit());
+            tokio::join!(self.watch_called_off(&hub), self.watch_nodes(&hub), self.inherit());
         };
         tokio::select! {
             () = stop.cancelled() => {}
@@ -54,6 +56,9 @@ impl Cluster {
             () = watching => {}
         }
         self.tasks.close();
+        if let Err(error) = self.store.leave(&self.name).await {
+            self.failed(&error); // the others will miss this node, and find that nothing is left of it
+        }
         self.bus.broadcast(&Control::Leaving);
     }
 
@@ -146,14 +151,7 @@ impl Cluster {
     /// What comes back: one's own words, in the order they were said in among those of the others.
     fn heard_itself(&self, control: Control, echo: &mut Echo) {
         match control {
-            Control::Beat => {
-                echo.last = Instant::now();
-                // Whatever the others said before this has been heard.
-                for node in self.directory.newly_dead(echo.last) {
-                    tracing::warn!(target: "jmqt::bus", %node, "a node is silent: its sessions are taken over");
-                    self.no_answers(Some(node));
-                }
-            }
+            Control::Beat => echo.last = Instant::now(),
             Control::Fence(number) => {
                 let fence = self.fences.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
                 if let Some(fence) = fence {
@@ -252,7 +250,8 @@ impl Cluster {
             tick.tick().await;
             // An error has been logged by those who need an answer.
             let Ok(called_off) = self.store.called_off(&self.name).await else { continue };
-            for (client, generation) in called_off {
+            for SharedSession { row, claimed_by } in called_off {
+                let (client, generation) = (row.client, row.generation);
                 match hub.connections.find(&client, generation) {
                     Found::Session(session) => {
                         // Claimed first, so that whoever waits for it sees that it is being ended.
@@ -261,11 +260,69 @@ impl Cluster {
                         session.outbox.close(CloseReason::Takeover);
                     }
                     Found::Opening(opening) => opening.cancel(),
-                    Found::Nothing => hub.janitor.forget_session(&client, generation),
-                    Found::Unknown => {}
+                    // Its row has outlived it, unless another node is running its notifier.
+                    Found::Nothing if claimed_by.is_none_or(|by| by == self.name) => {
+                        hub.janitor.forget_session(&client, generation);
+                    }
+                    Found::Nothing | Found::Unknown => {}
                 }
             }
         }
+    }
+
+    /// Shows in the store that this node is there, sees there who is not, and claims what the dead have
+    /// left.
+    async fn watch_nodes(&self, hub: &Hub) {
+        let mut tick = tokio::time::interval(BEAT_EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            match self.store.beat(&self.name).await {
+                Ok(Some(beats)) => self.saw(&beats),
+                Ok(None) => self.end_as_condemned(hub).await,
+                Err(error) => {
+                    // Those who need an answer log it too; this one tells of it when nobody does.
+                    tracing::debug!(target: "jmqt::store", %error, "the nodes cannot be looked for");
+                }
+            }
+        }
+    }
+
+    fn saw(&self, beats: &[NodeBeat]) {
+        let others = beats.iter().filter_map(|it| Some((NodeId::parse(&it.node)?, it.beat)));
+        let others: Vec<_> = others.filter(|(node, _)| *node != self.node).collect();
+        for node in self.directory.beats(&others, Instant::now()) {
+            tracing::warn!(target: "jmqt::bus", %node, "a node is silent: its sessions are taken over");
+            self.no_answers(Some(node));
+            self.died.notify_one();
+        }
+    }
+
+    /// The others thought this node dead, and have told of the end of its sessions, or are about to. So
+    /// they end, and then it is a node again.
+    async fn end_as_condemned(&self, hub: &Hub) {
+        tracing::error!(
+            target: "jmqt::bus",
+            "this node stood still, or could reach neither Redis nor the database, and the others have taken \
+             its sessions over: ending them"
+        );
+        self.condemned.store(true, Ordering::Release);
+        loop {
+            let sessions = hub.connections.sessions();
+            if sessions.is_empty() {
+                break;
+            }
+            for (_, session) in sessions {
+                session.outbox.close(CloseReason::Takeover);
+            }
+            tokio::time::sleep(ENDING_EVERY).await;
+        }
+        while let Err(error) = self.store.readmit(&self.name).await {
+            self.failed(&error);
+            tokio::time::sleep(BEAT_EVERY).await;
+        }
+        self.condemned.store(false, Ordering::Release);
+        tracing::info!(target: "jmqt::bus", "this node serves clients again");
     }
 
     /// Claims the sessions that dead nodes have left, and has their close notifiers run.
@@ -273,18 +330,16 @@ impl Cluster {
         let mut tick = tokio::time::interval(INHERIT_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            tick.tick().await;
-            let Ok(named) = self.store.nodes().await else { continue };
-            let named: Vec<NodeId> = named.iter().filter_map(|name| NodeId::parse(name)).collect();
-            for node in named.iter().filter(|node| **node != self.node) {
-                self.directory.named(*node, Instant::now());
+            tokio::select! {
+                _ = tick.tick() => {}
+                () = self.died.notified() => {}
             }
             for node in self.directory.dead() {
-                if named.contains(&node) {
-                    self.inherit_from(node).await;
-                } else {
-                    self.directory.forget(node);
-                }
+                self.inherit_from(node).await;
+            }
+            // What was claimed without an answer of the store, and may have been claimed all the same.
+            for session in self.store.claimed(&self.name).await.unwrap_or_default() {
+                drop(self.notify_of(session).await);
             }
         }
     }
@@ -304,11 +359,10 @@ impl Cluster {
             }
             let mut running = Vec::with_capacity(claimed.len());
             for session in claimed {
-                let (done, notified) = oneshot::channel();
-                if self.orphans.send(Orphan { session, done: Some(done) }).await.is_err() {
-                    return; // the server stops
-                }
-                running.push(notified);
+                running.extend(self.notify_of(session).await);
+            }
+            if running.is_empty() {
+                return; // they are being notified of, or the server stops
             }
             for notified in running {
                 drop(notified.await);

@@ -54,10 +54,18 @@ CREATE TABLE IF NOT EXISTS sessions (
     address VARBINARY(128) NOT NULL,
     since BIGINT NOT NULL,          -- milliseconds since 1970
     close_claimed_by VARBINARY(64), -- the node that runs the close notifier
-    called_off BOOLEAN NOT NULL DEFAULT FALSE,
+    called_off BOOLEAN NOT NULL DEFAULT FALSE, -- or claimed by another node than serves it
     PRIMARY KEY (client_id, generation, node_id),
-    KEY sessions_by_node (node_id),
+    KEY sessions_by_node (node_id, called_off),
     KEY sessions_by_claim (close_claimed_by)
+) ENGINE = InnoDB ROW_FORMAT = DYNAMIC DEFAULT CHARACTER SET utf8mb4;
+
+-- Nodes that have sessions, or had some.
+CREATE TABLE IF NOT EXISTS nodes (
+    node_id VARBINARY(64) NOT NULL,
+    beat BIGINT NOT NULL,  -- rises as long as the node is there
+    condemned_at BIGINT,   -- milliseconds since 1970: it did not rise, and others have claimed its sessions
+    PRIMARY KEY (node_id)
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC DEFAULT CHARACTER SET utf8mb4;
 
 -- One row for each open store: its last batch, to find out about a COMMIT that was not answered.

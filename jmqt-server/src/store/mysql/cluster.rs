@@ -4,18 +4,23 @@
 //! enter take turns, and the later one sees the session of the earlier.
 
 use std::sync::LazyLock;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use jmqt_protocol::ClientId;
 use sqlx::Executor as _;
-use sqlx::mysql::MySqlConnection;
+use sqlx::mysql::{MySqlConnection, MySqlRow};
 
 use super::MySqlStore;
 use super::connection::retried;
 use super::rows::{self, MultiRow};
 use super::sessions::{self, columns, session};
 use crate::store::limits::limited;
-use crate::store::{ChannelKey, ClusterStore, Entered, Seq, SessionRow, SharedSession, StoreError};
+use crate::store::time::millis;
+use crate::store::{ChannelKey, ClusterStore, Entered, NodeBeat, Seq, SessionRow, SharedSession, StoreError};
+
+/// A node that was condemned so long ago does not come back.
+const CONDEMNED_LONG_AGO: Duration = Duration::from_secs(24 * 3600);
 
 static OF_CLIENTS: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::table(
@@ -75,15 +80,10 @@ impl ClusterStore for MySqlStore {
         .await
     }
 
-    async fn called_off(&self, node: &str) -> Result<Vec<(ClientId, u64)>, StoreError> {
-        let sql = concat!(
-            "SELECT ",
-            columns!(),
-            " FROM sessions AS s WHERE s.node_id = ? \
-             AND (s.called_off OR (s.close_claimed_by IS NOT NULL AND s.close_claimed_by <> ?))"
-        );
-        let found = self.read_sessions(sql, &[node, node], None).await?;
-        Ok(found.into_iter().map(|session| (session.row.client, session.row.generation)).collect())
+    async fn called_off(&self, node: &str) -> Result<Vec<SharedSession>, StoreError> {
+        let sql =
+            concat!("SELECT ", columns!(), " FROM sessions AS s WHERE s.node_id = ? AND s.called_off = TRUE");
+        self.read_sessions(sql, &[node], None).await
     }
 
     async fn claim_sessions(&self, sessions: &[SharedSession], by: &str) -> Result<Vec<bool>, StoreError> {
@@ -91,15 +91,47 @@ impl ClusterStore for MySqlStore {
         self.claim(sessions, by).await
     }
 
-    async fn nodes(&self) -> Result<Vec<String>, StoreError> {
-        let sql = "SELECT node_id FROM sessions UNION DISTINCT \
-            SELECT close_claimed_by FROM sessions WHERE close_claimed_by IS NOT NULL ORDER BY 1";
-        let found = retried(|| async {
+    async fn beat(&self, node: &str) -> Result<Option<Vec<NodeBeat>>, StoreError> {
+        self.check_open()?;
+        let beats = retried(|| async {
             let mut lease = self.connections.lease().await?;
-            let found = limited(async { Ok(sqlx::query(sql).fetch_all(lease.connection()?).await?) }).await;
-            lease.done(found)
+            let beats = limited(async { beat(lease.connection()?, node).await }).await;
+            lease.done(beats)
         });
-        found.await?.iter().map(|row| Ok(rows::text(row, 0)?.to_owned())).collect()
+        let beats = beats.await?;
+        let is_condemned = beats.iter().any(|(it, is_condemned)| *is_condemned && it.node == node);
+        Ok((!is_condemned).then(|| beats.into_iter().map(|(it, _)| it).collect()))
+    }
+
+    async fn readmit(&self, node: &str) -> Result<(), StoreError> {
+        let sql = "UPDATE nodes SET condemned_at = NULL WHERE node_id = ?";
+        self.write_node(sql, node).await
+    }
+
+    async fn leave(&self, node: &str) -> Result<(), StoreError> {
+        self.write_node("DELETE FROM nodes WHERE node_id = ? AND condemned_at IS NULL", node).await?;
+        let long_ago = millis(SystemTime::now() - CONDEMNED_LONG_AGO);
+        let sql =
+            "DELETE FROM nodes WHERE condemned_at < ? AND node_id NOT IN (SELECT node_id FROM sessions)";
+        retried(|| async {
+            let mut lease = self.connections.lease().await?;
+            let done = limited(async {
+                sqlx::query(sql).bind(long_ago).execute(lease.connection()?).await?;
+                Ok(())
+            });
+            let done = done.await;
+            lease.done(done)
+        })
+        .await
+    }
+
+    async fn claimed(&self, by: &str) -> Result<Vec<SharedSession>, StoreError> {
+        let sql = concat!(
+            "SELECT ",
+            columns!(),
+            " FROM sessions AS s WHERE s.close_claimed_by = ? AND s.node_id <> ? ORDER BY s.generation, s.since"
+        );
+        self.read_sessions(sql, &[by, by], None).await
     }
 
     async fn claim_sessions_of(
@@ -119,6 +151,20 @@ impl ClusterStore for MySqlStore {
             columns!(),
             " FROM sessions AS s WHERE s.close_claimed_by = ? ORDER BY s.generation, s.since LIMIT ?"
         );
+        let condemn = "INSERT INTO nodes (node_id, beat, condemned_at) VALUES (?, 0, ?) \
+            ON DUPLICATE KEY UPDATE condemned_at = COALESCE(condemned_at, VALUES(condemned_at))";
+        // Before anything is claimed: it may be alive after all, and must not miss that.
+        retried(|| async {
+            let mut lease = self.connections.lease().await?;
+            let condemned = limited(async {
+                let query = sqlx::query(condemn).bind(of.as_bytes()).bind(millis(SystemTime::now()));
+                query.execute(lease.connection()?).await?;
+                Ok(())
+            });
+            let condemned = condemned.await;
+            lease.done(condemned)
+        })
+        .await?;
         let mut found = self.read_sessions(served, &[of], Some(limit)).await?;
         found.extend(self.read_sessions(claimed, &[of], Some(limit)).await?);
         found.sort_by_key(|session| (session.row.generation, session.row.since));
@@ -165,6 +211,19 @@ impl MySqlStore {
         }
     }
 
+    async fn write_node(&self, sql: &'static str, node: &str) -> Result<(), StoreError> {
+        retried(|| async {
+            let mut lease = self.connections.lease().await?;
+            let written = limited(async {
+                sqlx::query(sql).bind(node.as_bytes()).execute(lease.connection()?).await?;
+                Ok(())
+            });
+            let written = written.await;
+            lease.done(written)
+        })
+        .await
+    }
+
     async fn has_entered(&self, session: &SessionRow, generation: u64) -> Result<bool, StoreError> {
         let sql = "SELECT 1 FROM sessions WHERE client_id = ? AND generation = ? AND node_id = ?";
         retried(|| async {
@@ -205,6 +264,27 @@ impl MySqlStore {
         });
         found.await?.iter().map(session).collect()
     }
+}
+
+/// Beats for `node`, unless it is condemned, and reads the beats of all, with whether each is condemned:
+/// only `node` itself can be among those.
+async fn beat(connection: &mut MySqlConnection, node: &str) -> Result<Vec<(NodeBeat, bool)>, StoreError> {
+    let beat = "INSERT INTO nodes (node_id, beat) VALUES (?, 1) \
+        ON DUPLICATE KEY UPDATE beat = IF(condemned_at IS NULL, beat + 1, beat)";
+    sqlx::query(beat).bind(node.as_bytes()).execute(&mut *connection).await?;
+    let all = "SELECT node_id, beat, condemned_at IS NOT NULL AND node_id = ? FROM nodes \
+            WHERE condemned_at IS NULL OR node_id = ? \
+        UNION ALL SELECT s.node_id, 0, FALSE FROM (SELECT DISTINCT node_id FROM sessions) AS s \
+            WHERE NOT EXISTS (SELECT 1 FROM nodes AS n WHERE n.node_id = s.node_id AND n.condemned_at IS NULL) \
+        UNION ALL SELECT s.node_id, 0, FALSE FROM \
+            (SELECT DISTINCT close_claimed_by AS node_id FROM sessions) AS s WHERE s.node_id IS NOT NULL \
+            AND NOT EXISTS (SELECT 1 FROM nodes AS n WHERE n.node_id = s.node_id AND n.condemned_at IS NULL)";
+    let found = sqlx::query(all).bind(node.as_bytes()).bind(node.as_bytes()).fetch_all(connection).await?;
+    let read = |row: &MySqlRow| {
+        let node = rows::text(row, 0)?.to_owned();
+        Ok((NodeBeat { node, beat: rows::count(row, 1)? }, rows::count(row, 2)? != 0))
+    };
+    found.iter().map(read).collect()
 }
 
 /// Keeps everybody else from entering sessions until the transaction ends.

@@ -24,7 +24,7 @@ use crate::store::{ChannelKey, Operation, Outcome, Retained, StoreError};
 const REMEMBERED_KEYS: usize = 100_000;
 
 /// How often channels are looked up again, because others forgot them meanwhile.
-const LOOKUPS: usize = 8;
+const LOOKUPS: usize = 32;
 
 /// What a row has in a packet beside its payload.
 const BESIDE_PAYLOAD: usize = 512;
@@ -151,11 +151,12 @@ impl Committer {
         }
     }
 
-    fn remember(&mut self, name: &ChannelName, key: ChannelKey) {
+    /// Forgets names where they have become too many. Never while a batch needs them: one that is not
+    /// remembered by then has no row.
+    fn limit_keys(&mut self) {
         if self.keys.len() >= REMEMBERED_KEYS {
             self.keys.clear();
         }
-        self.keys.insert(name.clone(), key);
     }
 }
 
@@ -235,8 +236,7 @@ impl MySqlStore {
         let mut plan = self.plan(batch);
         self.lock_channels(&mut connected.connection, committer, &mut plan, batch).await?;
         load(&mut connected.connection, &mut plan, batch).await?;
-        let mut none = i64::MAX;
-        let outcomes = plan.carry_out(batch, &mut none);
+        let outcomes = plan.carry_out(batch, &mut 0);
         if !plan.made().is_empty() {
             return Err(StoreError::Corrupt { what: "channel" }); // `lock_channels` has made what is needed
         }
@@ -262,7 +262,9 @@ impl MySqlStore {
         batch: &'b [Operation],
     ) -> Result<(), StoreError> {
         for _ in 0..LOOKUPS {
-            let keys = self.find_keys(connection, committer, plan, batch).await?;
+            let Some(keys) = self.find_keys(connection, committer, plan, batch).await? else {
+                continue;
+            };
             begin(connection).await?;
             let mut locked = 0;
             for row in CHANNELS.fetch(connection, &keys, rows::add_key).await? {
@@ -284,14 +286,16 @@ impl MySqlStore {
         Err(StoreError::Corrupt { what: "channel" })
     }
 
-    /// The keys of the batch's channels, sorted, as far as they exist or have to.
+    /// The keys of the batch's channels, sorted, as far as they exist or have to. `None` if one that was made
+    /// has been forgotten at once: another node saw it with nothing in it.
     async fn find_keys(
         &self,
         connection: &mut MySqlConnection,
         committer: &mut Committer,
         plan: &Plan<'_>,
         batch: &[Operation],
-    ) -> Result<Vec<ChannelKey>, StoreError> {
+    ) -> Result<Option<Vec<ChannelKey>>, StoreError> {
+        committer.limit_keys();
         let names = plan.channels().iter().map(|channel| channel.name);
         let mut unknown: Vec<_> = names.filter(|name| !committer.keys.contains_key(*name)).collect();
         unknown.sort_unstable();
@@ -305,11 +309,14 @@ impl MySqlStore {
             look_up(connection, committer, &missing).await?;
             // If the batch fails, they are not needed after all.
             self.to_trim.extend(missing.iter().filter_map(|name| committer.keys.get(*name).copied()));
+            if missing.iter().any(|name| !committer.keys.contains_key(*name)) {
+                return Ok(None);
+            }
         }
         let keys = plan.channels().iter().filter_map(|channel| committer.keys.get(channel.name).copied());
         let mut keys: Vec<_> = keys.collect();
         keys.sort_unstable();
-        Ok(keys)
+        Ok(Some(keys))
     }
 
     /// A new connection in place of one that was lost. Where the database is this store's alone, it has to
@@ -398,7 +405,7 @@ async fn get_lock_back(
         kill(connection, last_id).await;
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    Err(StoreError::InUse { path: "the database".to_owned() })
+    Err(locks.in_use())
 }
 
 /// Ends another connection of ours, if it is still there.
@@ -415,7 +422,7 @@ async fn look_up(
     names: &[&ChannelName],
 ) -> Result<(), StoreError> {
     for row in KEYS.fetch(connection, names, add_channel).await? {
-        committer.remember(&rows::channel(&row, 0)?, rows::key(&row, 1)?);
+        committer.keys.insert(rows::channel(&row, 0)?, rows::key(&row, 1)?);
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! Reading and writing cursors.
 
+use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use jmqt_protocol::ClientId;
@@ -26,14 +27,13 @@ static CURSORS: LazyLock<MultiRow> = LazyLock::new(|| {
     )
 });
 
-/// Writes greater rows only: see [`CursorRow`].
+/// Of rows that are locked, so none is made.
 static UPDATE_CURSORS: LazyLock<MultiRow> = LazyLock::new(|| {
-    MultiRow::table(
-        &["SIGNED", "BINARY", "SIGNED", "BINARY"],
-        "UPDATE ({rows}) AS v STRAIGHT_JOIN subscriptions AS s \
-         ON s.channel_id = v.a AND s.client_id = v.b \
-         SET s.acked_seq = v.c, s.acked_beyond = v.d \
-         WHERE s.acked_seq < v.c OR (s.acked_seq = v.c AND s.acked_beyond < v.d)",
+    MultiRow::new(
+        "(?,?,?,?)",
+        ",",
+        "INSERT INTO subscriptions (channel_id, client_id, acked_seq, acked_beyond) VALUES {rows} \
+         ON DUPLICATE KEY UPDATE acked_seq = VALUES(acked_seq), acked_beyond = VALUES(acked_beyond)",
     )
 });
 
@@ -51,12 +51,28 @@ impl MySqlStore {
 
     async fn write_some_cursors(&self, cursors: &[(ChannelKey, &str, CursorRow)]) -> Result<(), StoreError> {
         let mut lease = self.connections.lease().await?;
-        let written = limited(async { update(lease.begin().await?, cursors).await }).await;
+        let written = limited(async { raise(lease.begin().await?, cursors).await }).await;
         lease.finish(written).await
     }
 }
 
 /// Writes those that move on. They must be sorted, so that everybody locks them in the same order.
+async fn raise(
+    connection: &mut MySqlConnection,
+    cursors: &[(ChannelKey, &str, CursorRow)],
+) -> Result<(), StoreError> {
+    let found = lock_named(connection, cursors.iter().map(|&(key, client, _)| (key, client))).await?;
+    let before: HashMap<_, _> =
+        found.into_iter().map(|(key, client, cursor)| ((key, client), CursorRow::from(cursor))).collect();
+    let moves_on = |(key, client, cursor): &&(ChannelKey, &str, CursorRow)| {
+        let client = ClientId::parse(client).ok();
+        client.and_then(|client| before.get(&(*key, client))).is_some_and(|before| before < cursor)
+    };
+    let raised: Vec<_> = cursors.iter().filter(moves_on).cloned().collect();
+    update(connection, &raised).await
+}
+
+/// Writes cursors whose rows are [locked](lock).
 pub(super) async fn update(
     connection: &mut MySqlConnection,
     cursors: &[(ChannelKey, &str, CursorRow)],
@@ -76,9 +92,17 @@ pub(super) async fn lock(
     connection: &mut MySqlConnection,
     subscriptions: &[(ChannelKey, &ClientId)],
 ) -> Result<Vec<(ChannelKey, ClientId, Cursor)>, StoreError> {
-    let found = CURSORS.fetch(connection, subscriptions, |values, (key, client)| {
+    lock_named(connection, subscriptions.iter().map(|(key, client)| (*key, client.as_str()))).await
+}
+
+async fn lock_named(
+    connection: &mut MySqlConnection,
+    subscriptions: impl Iterator<Item = (ChannelKey, &str)>,
+) -> Result<Vec<(ChannelKey, ClientId, Cursor)>, StoreError> {
+    let subscriptions: Vec<_> = subscriptions.collect();
+    let found = CURSORS.fetch(connection, &subscriptions, |values, (key, client)| {
         rows::add_key(values, key)?;
-        rows::add_name(values, client.as_str())
+        rows::add_name(values, client)
     });
     let cursor = |row| Ok((rows::key(row, 0)?, rows::client(row, 1)?, read(row, 2)?));
     let mut found: Vec<_> = found.await?.iter().map(cursor).collect::<Result<_, StoreError>>()?;

@@ -5,8 +5,8 @@ use std::sync::LazyLock;
 use std::time::{Instant, SystemTime};
 
 use jmqt_protocol::ClientId;
-use sqlx::Arguments as _;
 use sqlx::mysql::MySqlConnection;
+use sqlx::{Arguments as _, Row as _};
 
 use super::MySqlStore;
 use super::cluster::lock_generations;
@@ -15,6 +15,9 @@ use super::rows::{self, MultiRow};
 use crate::store::limits::{TIME_LIMIT, limited};
 use crate::store::time::millis;
 use crate::store::{ChannelKey, Expired, IsAway, StoreError};
+
+/// How many clients are looked at in one step.
+const LOOKED_AT: usize = 256;
 
 /// How many clients go in one transaction: what it locks is not locked for long.
 const CLIENTS_AT_A_TIME: usize = 16;
@@ -85,44 +88,42 @@ impl MySqlStore {
         let mut place = Place { last_seen: i64::MIN, client: Vec::new() };
         let mut expired = Vec::new();
         while Instant::now() < until {
-            let some = match retried(|| self.silent_clients(before, &place)).await {
+            let silent = match retried(|| self.silent_clients(before, &place)).await {
                 Err(error) if expired.is_empty() => return Err(error),
                 Err(_) => break,
-                Ok(some) => some,
+                Ok(None) => break,
+                Ok(Some((silent, next))) => {
+                    place = next;
+                    silent
+                }
             };
-            let Some((last, last_seen)) = some.last() else { break };
-            place = Place { last_seen: *last_seen, client: last.as_str().as_bytes().to_vec() };
-            // Each is asked about once, however often the transaction has to be repeated.
-            let mut away: Vec<_> = some.into_iter().map(|(client, _)| client).collect();
-            away.retain(|client| is_away(client));
-            away.sort_unstable();
-            if away.is_empty() {
-                continue;
-            }
-            match self.expire_some(&away, before).await {
-                Err(error) if expired.is_empty() => return Err(error),
-                Err(_) => break,
-                Ok(some) => expired.extend(some),
+            for some in silent.chunks(CLIENTS_AT_A_TIME) {
+                // Each is asked about once, however often the transaction has to be repeated.
+                let mut away: Vec<_> = some.iter().filter(|client| is_away(client)).cloned().collect();
+                away.sort_unstable();
+                if away.is_empty() {
+                    continue;
+                }
+                match self.expire_some(&away, before).await {
+                    Err(error) if expired.is_empty() => return Err(error),
+                    Err(_) => return Ok(expired),
+                    Ok(some) => expired.extend(some),
+                }
             }
         }
         Ok(expired)
     }
 
-    /// The next clients that have no session, with the times they were seen.
-    async fn silent_clients(&self, before: i64, place: &Place) -> Result<Vec<(ClientId, i64)>, StoreError> {
-        let sql = "SELECT c.client_id, c.last_seen FROM clients AS c \
-            WHERE c.last_seen < ? AND c.last_seen >= ? AND (c.last_seen > ? OR c.client_id > ?) \
-            AND NOT EXISTS (SELECT 1 FROM sessions AS s WHERE s.client_id = c.client_id) \
-            ORDER BY c.last_seen, c.client_id LIMIT ?";
+    /// Of the next clients those that have no session, and the place behind them all; `None` if there are no
+    /// more.
+    async fn silent_clients(
+        &self,
+        before: i64,
+        place: &Place,
+    ) -> Result<Option<(Vec<ClientId>, Place)>, StoreError> {
         let mut lease = self.connections.lease().await?;
-        let found = limited(async {
-            let query = sqlx::query(sql).bind(before).bind(place.last_seen).bind(place.last_seen);
-            let query = query.bind(&place.client[..]).bind(CLIENTS_AT_A_TIME as i64);
-            Ok(query.fetch_all(lease.connection()?).await?)
-        });
-        let found = found.await;
-        let found = lease.done(found)?;
-        found.iter().map(|row| Ok((rows::client(row, 0)?, sqlx::Row::try_get(row, 1)?))).collect()
+        let found = limited(async { silent_clients(lease.connection()?, before, place).await }).await;
+        lease.done(found)
     }
 
     async fn expire_some(&self, away: &[ClientId], before: i64) -> Result<Vec<Expired>, StoreError> {
@@ -139,6 +140,28 @@ impl MySqlStore {
     }
 }
 
+async fn silent_clients(
+    connection: &mut MySqlConnection,
+    before: i64,
+    place: &Place,
+) -> Result<Option<(Vec<ClientId>, Place)>, StoreError> {
+    let sql = "SELECT client_id, last_seen FROM clients \
+        WHERE last_seen < ? AND last_seen >= ? AND (last_seen > ? OR client_id > ?) \
+        ORDER BY last_seen, client_id LIMIT ?";
+    let query = sqlx::query(sql).bind(before).bind(place.last_seen).bind(place.last_seen);
+    let query = query.bind(&place.client[..]).bind(LOOKED_AT as i64);
+    let found = query.fetch_all(&mut *connection).await?;
+    let Some(last) = found.last() else { return Ok(None) };
+    let place = Place { client: last.try_get(0)?, last_seen: last.try_get(1)? };
+    let mut clients: Vec<_> = found.iter().map(|row| rows::client(row, 0)).collect::<Result<_, _>>()?;
+    let mut present = BTreeSet::new();
+    for row in WITH_SESSIONS.fetch(connection, &clients, add_client).await? {
+        present.insert(rows::client(&row, 0)?);
+    }
+    clients.retain(|client| !present.contains(client));
+    Ok(Some((clients, place)))
+}
+
 /// Removes those of the clients that are still as they were, once nothing can change that any more. Whoever
 /// enters a session from here on will find that the client has no subscriptions.
 async fn expire(
@@ -152,7 +175,7 @@ async fn expire(
     LOCK_CHANNELS.fetch(connection, &channels, rows::add_key).await?;
     let mut silent = BTreeSet::new();
     for row in LOCK_CLIENTS.fetch(connection, away, add_client).await? {
-        if sqlx::Row::try_get::<i64, _>(&row, 1)? < before {
+        if row.try_get::<i64, _>(1)? < before {
             silent.insert(rows::client(&row, 0)?);
         }
     }

@@ -40,7 +40,7 @@ async fn open_in_time(options: &MySqlOptions) -> Result<MySqlStore, StoreError> 
     check_server(options, &mut connected).await?;
 
     let connection = &mut connected.connection;
-    let locks = Locks::of_database(connection).await?;
+    let locks = Locks::of_database(connection, place(options)).await?;
     limited(locks.wait_at_door(connection)).await?;
     let presence = enter(options, &connector, &locks, connection).await?;
     migrate(options, connection).await?;
@@ -140,15 +140,14 @@ async fn enter(
     locks: &Locks,
     connection: &mut MySqlConnection,
 ) -> Result<Presence, StoreError> {
-    let in_use = || StoreError::InUse { path: place(options) };
     if options.shared {
         if !locks.is_nobodys(connection).await? {
-            return Err(in_use());
+            return Err(locks.in_use());
         }
         return Presence::take_seat(connector, locks).await;
     }
     if locks.is_shared(connection).await? || !locks.take_all(connection).await? {
-        return Err(in_use());
+        return Err(locks.in_use());
     }
     Ok(Presence::default())
 }

@@ -29,14 +29,24 @@ const DOOR_SECONDS: i64 = 8;
 #[derive(Debug, Clone)]
 pub(super) struct Locks {
     prefix: String,
+    /// The database, for people.
+    place: String,
 }
 
 impl Locks {
     /// Names of locks are the server's, not the database's, and short.
-    pub(super) async fn of_database(connection: &mut MySqlConnection) -> Result<Self, StoreError> {
+    pub(super) async fn of_database(
+        connection: &mut MySqlConnection,
+        place: String,
+    ) -> Result<Self, StoreError> {
         let sql = "SELECT CAST(SHA1(DATABASE()) AS BINARY)";
         let hash: Vec<u8> = sqlx::query_scalar(sql).fetch_one(connection).await?;
-        Ok(Self { prefix: format!("jmqt {}", String::from_utf8_lossy(&hash)) })
+        Ok(Self { prefix: format!("jmqt {}", String::from_utf8_lossy(&hash)), place })
+    }
+
+    /// The error for a database that somebody else has.
+    pub(super) fn in_use(&self) -> StoreError {
+        StoreError::InUse { path: self.place.clone() }
     }
 
     fn door(&self) -> String {

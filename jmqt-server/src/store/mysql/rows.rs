@@ -17,6 +17,9 @@ use crate::store::{ChannelKey, Seq, StoreError};
 /// How many rows a statement can take, smallest first, where a row may come twice.
 const REPEATING: [usize; 4] = [1, 8, 64, 256];
 
+/// The same where each row is a SELECT of its own.
+const TABLES: [usize; 3] = [1, 8, 64];
+
 /// The same where every row has to come once: any number is a sum of few of these.
 const EXACT: [usize; 9] = [1, 2, 4, 8, 16, 32, 64, 128, 256];
 
@@ -43,7 +46,8 @@ impl MultiRow {
     pub(super) fn table(types: &[&str], sql: &str) -> Self {
         let column = |(name, kind): (char, &&str)| format!("CAST(? AS {kind}) AS {name}");
         let columns: Vec<_> = ('a'..).zip(types).map(column).collect();
-        Self::new(&format!("SELECT {}", columns.join(", ")), " UNION ALL ", sql)
+        let row = format!("SELECT {}", columns.join(", "));
+        Self { shapes: shapes(&TABLES, &row, " UNION ALL ", sql), repeats: true }
     }
 
     /// An INSERT that takes each row once.

@@ -65,7 +65,8 @@ static CLAIM: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::table(
         &["BINARY", "SIGNED", "BINARY", "BINARY"],
         "UPDATE ({rows}) AS v STRAIGHT_JOIN sessions AS s \
-         ON s.client_id = v.a AND s.generation = v.b AND s.node_id = v.c SET s.close_claimed_by = v.d",
+         ON s.client_id = v.a AND s.generation = v.b AND s.node_id = v.c \
+         SET s.close_claimed_by = v.d, s.called_off = s.called_off OR s.node_id <> v.d",
     )
 });
 
@@ -203,7 +204,8 @@ async fn claim(
     let found: Vec<_> = found.iter().map(session).collect::<Result<_, _>>()?;
     let is_as_told = |it: &&SharedSession| {
         let row = found.binary_search_by(|row| name(&row.row).cmp(&name(&it.row)));
-        row.is_ok_and(|row| found[row].claimed_by == it.claimed_by)
+        let claimed_by = row.ok().map(|row| &found[row].claimed_by);
+        claimed_by.is_some_and(|now| *now == it.claimed_by || now.as_deref() == Some(by))
     };
     let mine: Vec<_> = sorted.into_iter().filter(is_as_told).collect();
     let claim = CLAIM.execute(connection, &mine, |values, it| {

@@ -1,0 +1,121 @@
+//! Two `hello_server`s as the nodes of a cluster, with the MariaDB and the Redis between them.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::peers::configuration;
+use super::process::{Process, free_addresses};
+use super::usage::Usage;
+use super::{Kind, Places, install};
+use crate::swarm::Endpoint;
+
+const DATABASE: &str = "jmqt";
+/// How long a new database may take to let somebody in.
+const OPEN_LIMIT: Duration = Duration::from_secs(15);
+
+/// Runs until it is dropped: nodes first.
+pub(crate) struct Cluster {
+    nodes: [Process; 2],
+    redis: Process,
+    _mariadb: Process,
+}
+
+impl Cluster {
+    /// Starts everything; the endpoints are those of the nodes.
+    pub(crate) fn start(places: &Places) -> Result<(Self, [Endpoint; 2])> {
+        let (mariadb, database) = start_mariadb(&places.scratch)?;
+        let (redis, bus) = start_redis(&places.scratch)?;
+        let (first, first_address) = start_node(places, database, bus)?;
+        let (second, second_address) = start_node(places, database, bus)?;
+        let cluster = Self { nodes: [first, second], redis, _mariadb: mariadb };
+        Ok((cluster, [first_address, second_address].map(|address| Endpoint { address, tls: None })))
+    }
+
+    /// What the nodes and Redis have used: all that a delivery passes, but for the database.
+    pub(crate) fn usage(&self) -> Result<Usage> {
+        let [first, second] = &self.nodes;
+        Ok(first.usage()?.with(second.usage()?).with(self.redis.usage()?))
+    }
+
+    /// The end of what the nodes printed.
+    pub(crate) fn last_words(&self) -> String {
+        self.nodes.each_ref().map(Process::last_words).join("\n")
+    }
+}
+
+fn start_redis(scratch: &Path) -> Result<(Process, SocketAddr)> {
+    let folder = tempfile::tempdir_in(scratch)?;
+    let [address] = free_addresses()?;
+    let config = folder.path().join("redis.conf");
+    fs::write(&config, configuration(Kind::Redis, address.port())?)?;
+    let mut command = Command::new(install::program(Kind::Redis)?);
+    command.arg(&config);
+    Ok((Process::start(&command, folder, address)?, address))
+}
+
+/// Every commit is on disk, as it is for the single node it is measured beside.
+fn start_mariadb(scratch: &Path) -> Result<(Process, SocketAddr)> {
+    let folder = tempfile::tempdir_in(scratch)?;
+    let [address] = free_addresses()?;
+    let data = folder.path().join("data");
+    let install_db = install::find("mariadb-install-db").context("mariadb-server is not installed")?;
+    let made = Command::new(install_db)
+        .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"])
+        .arg(format!("--datadir={}", data.display()))
+        .output()?;
+    if !made.status.success() {
+        bail!("mariadb-install-db: {}", String::from_utf8_lossy(&made.stderr));
+    }
+    let mut command = Command::new(install::find("mariadbd").context("mariadb-server is not installed")?);
+    command
+        .args(["--no-defaults", "--user=root", "--bind-address=127.0.0.1"])
+        .args(["--innodb-flush-log-at-trx-commit=1", "--max-allowed-packet=64M"])
+        .arg(format!("--port={}", address.port()))
+        .arg(format!("--datadir={}", data.display()))
+        .arg(format!("--socket={}", folder.path().join("socket").display()));
+    let process = Process::start(&command, folder, address)?;
+    let start = Instant::now();
+    while !make_database(address)? {
+        if start.elapsed() > OPEN_LIMIT {
+            bail!("MariaDB lets nobody in:\n{}", process.last_words());
+        }
+        sleep(Duration::from_millis(50));
+    }
+    Ok((process, address))
+}
+
+fn make_database(address: SocketAddr) -> Result<bool> {
+    let client = install::find("mariadb").context("mariadb-client is not installed")?;
+    let output = Command::new(client)
+        .args(["--no-defaults", "--user=root", "--host=127.0.0.1"])
+        .arg(format!("--port={}", address.port()))
+        .args(["--execute", &format!("CREATE DATABASE {DATABASE}")])
+        .output()?;
+    Ok(output.status.success())
+}
+
+fn start_node(places: &Places, database: SocketAddr, bus: SocketAddr) -> Result<(Process, SocketAddr)> {
+    let folder = tempfile::tempdir_in(&places.scratch)?;
+    let [address] = free_addresses()?;
+    let config = folder.path().join("server.conf");
+    fs::write(&config, "")?;
+    let mut command = Command::new(&places.hello_server);
+    command
+        .arg("--config")
+        .arg(&config)
+        .env("JMQT_SOCKET_PORT", address.port().to_string())
+        .env("JMQT_ENABLE_MYSQL", "true")
+        .env("JMQT_MYSQL_PORT", database.port().to_string())
+        .env("JMQT_MYSQL_DB", DATABASE)
+        .env("JMQT_MYSQL_USER", "root")
+        .env("JMQT_ENABLE_REDIS", "true")
+        .env("JMQT_REDIS_PORT", bus.port().to_string())
+        .env("JMQT_LOG_MODE", "WRN");
+    Ok((Process::start(&command, folder, address)?, address))
+}

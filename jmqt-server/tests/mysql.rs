@@ -1,0 +1,45 @@
+//! A server that keeps its data in MySQL: that the store does what it should is in `store_contract.rs`.
+
+mod databases;
+mod support;
+
+use databases::MySql;
+use jmqt_server::{Config, MySqlConfig, Server, StartError};
+use support::{TestApp, TestServer};
+
+fn in_mysql(config: &mut Config, database: &MySql) {
+    let options = database.options();
+    let mut mysql = MySqlConfig::default();
+    (mysql.host, mysql.port) = (options.host, options.port);
+    (mysql.database, mysql.user) = (options.database, options.user);
+    config.mysql = Some(mysql);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)] // §9.a, §9.b, §9.c
+async fn what_is_not_acknowledged_comes_again_after_a_restart() {
+    let Some(database) = MySql::new(false) else { return };
+    database.make().await;
+    let mut server = TestServer::configured(|config| in_mysql(config, &database)).await;
+    let (mut alice, mut bob) = (server.connect("alice").await, server.connect("bob").await);
+    bob.send(r#"{"sub":{"cn":"news","pr":1}}"#).await;
+    bob.expect(r#"{"subAck":{"st":1,"cn":"news"}}"#).await;
+    alice.send(r#"{"pub":{"cn":"news","dt":1.50,"q":1,"rt":1,"id":"7"}}"#).await;
+    alice.expect(r#"{"pubAck":{"st":1,"id":"7"}}"#).await;
+    assert_eq!(bob.next_push().await.data(), "1.50"); // read, not acknowledged
+    for _ in 0..2 {
+        server.restart().await;
+        let mut bob = server.connect("bob").await;
+        assert_eq!(bob.next_push().await.data(), "1.50");
+    }
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_database_that_is_missing_stops_the_start() {
+    let Some(database) = MySql::new(false) else { return };
+    let mut config = Config::default();
+    in_mysql(&mut config, &database);
+    let error = Server::builder(config).app(TestApp::new()).start().await.err().unwrap();
+    assert!(matches!(error, StartError::Store(_)));
+    assert!(error.to_string().contains("CREATE DATABASE"), "{error}");
+}
