@@ -11,14 +11,14 @@ SEED ?=
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: run
 run: ## Run the sample server (CONFIG=server.conf)
 	$(CARGO) run --release $(CARGO_FLAGS) -p sample_server -- --config $(CONFIG)
 
 .PHONY: test
-test: lint test-rust test-js test-web ## Lint, then run every test: Rust, documentation examples, TypeScript, browser
+test: lint test-rust test-cluster test-js test-web ## Lint, then run every test: Rust, documentation examples, cluster, TypeScript, browser
 
 .PHONY: test-rust
 test-rust: ## Run the Rust tests (with private databases) and the documentation's examples
@@ -35,6 +35,10 @@ test-rust: ## Run the Rust tests (with private databases) and the documentation'
 torture: ## Do faults to a cluster under load and check what its clients saw (MINUTES=2, SEED=)
 	$(CARGO) build --release $(CARGO_FLAGS) -p torture -p jmqt-lb
 	$(CARGO) run --release $(CARGO_FLAGS) -p torture -- --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
+.PHONY: test-cluster
+test-cluster: ## Kill and stop nodes of a cluster while messages flow (examples/cluster)
+	CARGO="$(CARGO)" CARGO_FLAGS="$(CARGO_FLAGS)" examples/cluster/run --demo
 
 .PHONY: test-js
 test-js: ## Test the TypeScript client against the sample server (npm fetches what it needs)
