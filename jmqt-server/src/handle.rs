@@ -89,7 +89,7 @@ pub enum HandleError {
 impl From<HubError> for HandleError {
     fn from(error: HubError) -> Self {
         match error {
-            HubError::Store => Self::Store,
+            HubError::Store | HubError::Unknown => Self::Store,
             HubError::SessionEnded | HubError::Superseded => Self::NotConnected,
         }
     }

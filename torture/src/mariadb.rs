@@ -93,6 +93,16 @@ impl MariaDb {
         self.process.take().expect("MariaDB is running").kill();
     }
 
+    /// It stands still.
+    pub fn pause(&self) {
+        self.process.as_ref().expect("MariaDB is running").pause();
+    }
+
+    /// It goes on.
+    pub fn resume(&self) {
+        self.process.as_ref().expect("MariaDB is running").resume();
+    }
+
     fn options(&self) -> MySqlConnectOptions {
         MySqlConnectOptions::new()
             .host("127.0.0.1")

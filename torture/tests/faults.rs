@@ -58,6 +58,29 @@ async fn the_sessions_of_a_killed_node_are_told_of_by_another() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")] // protocol.md 2.13
+async fn who_cannot_be_told_what_became_of_its_subscription_starts_anew() {
+    let Some(cluster) = Cluster::of(1).await else { return };
+    let (mut alice, mut bob) = (cluster.connect(0, "alice").await, cluster.connect(0, "bob").await);
+    bob.subscribe("for bob", true).await;
+    cluster.mariadb.pause();
+    alice.send(r#"{"sub":{"cn":"for alice","pr":1}}"#).await;
+    bob.send(r#"{"unsub":{"cn":"for bob"}}"#).await;
+    for client in [&mut alice, &mut bob] {
+        while client.next().await.is_some() {} // it may be answered 5 first
+    }
+    cluster.mariadb.resume();
+    // Whatever the store did in the end, the next session knows it.
+    let mut carol = cluster.connect(0, "carol").await;
+    for name in ["alice", "bob"] {
+        let mut client = cluster.connect(0, name).await;
+        client.subscribe(&format!("for {name}"), true).await;
+        carol.send(&format!(r#"{{"pub":{{"cn":"for {name}","dt":7,"q":1,"id":"c"}}}}"#)).await;
+        carol.expect(r#"{"pubAck":{"st":1,"id":"c"}}"#).await;
+        client.take(&format!(r#"{{"push":{{"cn":"for {name}","dt":7,"cl":"carol","q":1,"id":"*"}}}}"#)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")] // protocol.md 2.16
 async fn mariadb_is_away_when_inherited_sessions_have_been_told_of() {
     let Some(mut cluster) = Cluster::of(2).await else { return };

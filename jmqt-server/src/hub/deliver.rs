@@ -133,7 +133,7 @@ impl Deliverer {
                 }
             }
             Tag::Reply(reply) => {
-                let outcome = result.and_then(|outcome| outcome.ok_or(NotCommitted));
+                let outcome = result.and_then(|outcome| outcome.ok_or(NotCommitted::Failed));
                 // Whoever waited may have given up.
                 drop(reply.send(outcome));
             }

@@ -76,6 +76,9 @@ pub(crate) enum Tag {
 pub(crate) enum HubError {
     #[error("the store failed")]
     Store,
+    /// It may have happened all the same.
+    #[error("the store has not told what became of it")]
+    Unknown,
     #[error("the session has ended")]
     SessionEnded,
     #[error("the client is connecting to another node")]
@@ -83,8 +86,11 @@ pub(crate) enum HubError {
 }
 
 impl From<NotCommitted> for HubError {
-    fn from(_: NotCommitted) -> Self {
-        Self::Store
+    fn from(error: NotCommitted) -> Self {
+        match error {
+            NotCommitted::Failed => Self::Store,
+            NotCommitted::Unknown => Self::Unknown,
+        }
     }
 }
 
@@ -126,7 +132,7 @@ impl Hub {
             Ok(settled) => settled,
             Err(_) => {
                 self.store_failed(&StoreError::TimedOut(STORE_TIMEOUT));
-                Err(HubError::Store)
+                Err(HubError::Unknown)
             }
         }
     }

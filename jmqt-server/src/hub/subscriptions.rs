@@ -11,6 +11,7 @@ use super::publish::payload;
 use super::{CHANGE_LOCKS, Hub, HubError, PushesBuilder};
 use crate::session::{LogState, Outbox, Stage, Subscription};
 use crate::store::{Operation, Outcome, Retained, StoredSubscription};
+use crate::validators::CloseReason;
 
 /// A subscription that counts, whose pushes wait for [`Outbox::open`].
 pub(crate) struct Subscribed {
@@ -66,7 +67,10 @@ impl Hub {
             Ok(retained) => Ok(Subscribed { subscription, retained }),
             Err(error) => {
                 self.remove(outbox, channel);
-                Err(error)
+                Err(match persistence {
+                    Persistence::Persistent => unclear(outbox, error),
+                    Persistence::Temporary => error,
+                })
             }
         }
     }
@@ -146,7 +150,8 @@ impl Hub {
     ) -> Result<bool, HubError> {
         let Some(subscription) = outbox.subscription(channel.as_str()) else { return Ok(false) };
         if subscription.persistence() == Persistence::Persistent {
-            self.unsubscribe_in_store(client, channel).await?;
+            let unsubscribed = self.unsubscribe_in_store(client, channel).await;
+            unsubscribed.map_err(|error| unclear(outbox, error))?;
         }
         self.remove(outbox, channel);
         Ok(true)
@@ -186,9 +191,12 @@ impl Hub {
             && subscription.persistence() != persistence
         {
             let retained = match persistence {
-                Persistence::Persistent => self.attach(&subscription).await?,
+                Persistence::Persistent => {
+                    self.attach(&subscription).await.map_err(|error| unclear(outbox, error))?
+                }
                 Persistence::Temporary => {
-                    self.unsubscribe_in_store(client, channel).await?;
+                    let unsubscribed = self.unsubscribe_in_store(client, channel).await;
+                    unsubscribed.map_err(|error| unclear(outbox, error))?;
                     outbox.detach(&subscription);
                     self.retained_push(outbox, channel).await?
                 }
@@ -274,6 +282,15 @@ impl Hub {
             _ => Err(HubError::Store),
         }
     }
+}
+
+/// A session whose subscriptions may or may not have changed in the store must not go on with what it
+/// believes: it ends, and the next one reads them.
+fn unclear(outbox: &Outbox, error: HubError) -> HubError {
+    if matches!(error, HubError::Unknown) {
+        outbox.close(CloseReason::StoreUnclear);
+    }
+    error
 }
 
 fn frame_retained(outbox: &Outbox, channel: &ChannelName, retained: &Retained) -> Bytes {

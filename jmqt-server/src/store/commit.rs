@@ -39,8 +39,13 @@ pub(crate) struct Settled<T> {
 
 /// The store could not do it; the reason has been logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the store failed")]
-pub(crate) struct NotCommitted;
+pub(crate) enum NotCommitted {
+    #[error("the store failed")]
+    Failed,
+    /// It may have happened all the same.
+    #[error("the store has not told what became of it")]
+    Unknown,
+}
 
 struct Entry<T> {
     operation: Option<Operation>,
@@ -181,7 +186,7 @@ impl<T> Committer<T> {
                 continue;
             }
             if failures_left == 0 {
-                results.extend(range.map(|_| Err(NotCommitted)));
+                results.extend(range.map(|_| Err(NotCommitted::Failed)));
                 continue;
             }
             match self.store.commit(&operations[range.clone()]).await {
@@ -190,8 +195,10 @@ impl<T> Committer<T> {
                     failures_left -= 1;
                     self.report(&error, range.len());
                     // After a time-out nobody knows: trying again could store a message twice.
-                    if range.len() == 1 || matches!(error, StoreError::TimedOut(_)) {
-                        results.extend(range.map(|_| Err(NotCommitted)));
+                    if matches!(error, StoreError::TimedOut(_)) {
+                        results.extend(range.map(|_| Err(NotCommitted::Unknown)));
+                    } else if range.len() == 1 {
+                        results.push(Err(NotCommitted::Failed));
                     } else {
                         let middle = range.start + range.len() / 2;
                         to_do.push(middle..range.end);

@@ -28,6 +28,9 @@ pub enum CloseReason {
     NoAcknowledgements,
     /// More QoS 1 messages waited for it in memory than its outbound queue may hold (protocol.md 2.14).
     QueueOverflow,
+    /// The store has not told whether a change to its persistent subscriptions was made: the next session
+    /// finds out.
+    StoreUnclear,
     /// Sixteen bad packets in a row (protocol.md 2.5).
     BadPackets,
     /// A packet larger than MAX_PACKET_BYTES (protocol.md 2.5).
@@ -53,6 +56,7 @@ impl fmt::Display for CloseReason {
             Self::SlowConsumer => "the client did not read",
             Self::NoAcknowledgements => "the client did not acknowledge",
             Self::QueueOverflow => "too much was waiting for the client",
+            Self::StoreUnclear => "the store has not told whether a subscription was changed",
             Self::BadPackets => "too many bad packets in a row",
             Self::PacketTooLarge => "a packet was too large",
             Self::ProtocolViolation => "the client broke the transport's rules",
