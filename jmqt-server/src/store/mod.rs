@@ -7,6 +7,7 @@
 //!
 //! Not here: who is connected, what is in flight, what a packet looks like.
 
+mod backlog;
 mod cluster;
 mod commit;
 mod cursor;

@@ -1,7 +1,5 @@
 //! Clients for whom too many messages wait.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
 use std::time::Instant;
 
 use jmqt_protocol::ClientId;
@@ -12,21 +10,12 @@ use super::SqliteStore;
 use super::cursors;
 use super::rows;
 use super::writer::Writer;
-use crate::store::cursor::{self, CursorRow};
+use crate::store::backlog::{self, Backlog, LogTimes};
 use crate::store::limits::{TIME_LIMIT, limited};
-use crate::store::{ChannelKey, Dropped, Seq, StoreError, StoredSubscription};
+use crate::store::{ChannelKey, Dropped, Seq, StoreError};
 
 /// How many messages of a log are looked at in one statement.
 const LOOKED_AT: i64 = 256;
-
-/// One of a client's logs, read from its cursor on.
-struct Log<'s> {
-    subscription: &'s StoredSubscription,
-    /// Messages up to here are given up.
-    up_to: Seq,
-    /// What comes next, with the time it was logged.
-    next: VecDeque<(Seq, i64)>,
-}
 
 impl SqliteStore {
     /// See [`Store::limit_pending`](crate::store::Store::limit_pending). Clients are dealt with one
@@ -60,13 +49,12 @@ impl SqliteStore {
 
     async fn drop_pending_of(&self, client: &ClientId, limit: u64) -> Result<Vec<Dropped>, StoreError> {
         let subscriptions = self.read_subscriptions(client).await?;
-        let pending: u64 = subscriptions.iter().map(pending).sum();
-        let Some(excess) = pending.checked_sub(limit).filter(|&excess| excess > 0) else {
+        let Some(excess) = backlog::excess(&subscriptions, limit) else {
             return Ok(Vec::new());
         };
         let oldest = limited(async {
             let mut reader = self.reader().await?;
-            oldest(&mut reader, &subscriptions, excess).await
+            backlog::oldest(&mut *reader, &subscriptions, excess).await
         });
         let oldest = oldest.await?;
         let mut writer = self.writer().await?;
@@ -77,85 +65,26 @@ impl SqliteStore {
     }
 }
 
-fn pending(subscription: &StoredSubscription) -> u64 {
-    let cursor = &subscription.cursor;
-    let behind = subscription.last.0.saturating_sub(cursor.acked.0);
-    behind.saturating_sub(cursor::acked_beyond(cursor))
-}
-
-/// The logs that hold the `excess` oldest messages, and up to where. Logs are merged by the time of
-/// their next message, so that only as many are read as have to go.
-async fn oldest<'s>(
-    connection: &mut SqliteConnection,
-    subscriptions: &'s [StoredSubscription],
-    mut excess: u64,
-) -> Result<Vec<Log<'s>>, StoreError> {
-    let mut logs = Vec::new();
-    let mut turns = BinaryHeap::new();
-    for subscription in subscriptions {
-        let mut log = Log { subscription, up_to: subscription.cursor.acked, next: VecDeque::new() };
-        if let Some(logged_at) = next_logged_at(connection, &mut log).await? {
-            turns.push(Reverse((logged_at, logs.len())));
-            logs.push(log);
-        }
-    }
-    while let Some(Reverse((_, index))) = turns.pop().filter(|_| excess > 0) {
-        let log = &mut logs[index];
-        let Some((seq, _)) = log.next.pop_front() else {
-            continue;
-        };
-        log.up_to = seq;
-        excess -= u64::from(!cursor::is_acked(&log.subscription.cursor, seq));
-        if let Some(logged_at) = next_logged_at(connection, log).await? {
-            turns.push(Reverse((logged_at, index)));
-        }
-    }
-    logs.retain(|log| log.up_to > log.subscription.cursor.acked);
-    Ok(logs)
-}
-
-/// When the log's next message was logged; `None` at its end.
-async fn next_logged_at(
-    connection: &mut SqliteConnection,
-    log: &mut Log<'_>,
-) -> Result<Option<i64>, StoreError> {
-    if log.next.is_empty() && log.up_to < log.subscription.last {
+impl LogTimes for SqliteConnection {
+    async fn times(&mut self, key: ChannelKey, after: Seq) -> Result<Vec<(Seq, i64)>, StoreError> {
         let sql = "SELECT seq, created_at FROM messages \
             WHERE channel_id = ? AND seq > ? ORDER BY seq LIMIT ?";
-        let found = sqlx::query(sql)
-            .bind(log.subscription.key.0)
-            .bind(log.up_to.0.cast_signed())
-            .bind(LOOKED_AT)
-            .fetch_all(connection)
-            .await?;
-        for row in &found {
-            log.next.push_back((rows::seq(row, 0)?, row.try_get(1)?));
-        }
+        let query = sqlx::query(sql).bind(key.0).bind(after.0.cast_signed()).bind(LOOKED_AT);
+        let found = query.fetch_all(self).await?;
+        found.iter().map(|row| Ok((rows::seq(row, 0)?, row.try_get(1)?))).collect()
     }
-    Ok(log.next.front().map(|&(_, logged_at)| logged_at))
 }
 
 /// Moves the cursors on, from where they are by now.
-async fn raise(writer: &mut Writer, client: &ClientId, logs: &[Log<'_>]) -> Result<Vec<Dropped>, StoreError> {
-    let pairs: Vec<_> = logs.iter().map(|log| (log.subscription.key, client)).collect();
+async fn raise(
+    writer: &mut Writer,
+    client: &ClientId,
+    backlogs: &[Backlog<'_>],
+) -> Result<Vec<Dropped>, StoreError> {
+    let pairs: Vec<_> = backlogs.iter().map(|backlog| (backlog.key(), client)).collect();
     let found = cursors::fetch(writer.connection()?, &pairs).await?;
-    let mut dropped = Vec::new();
-    let mut raised = Vec::new();
-    for (key, _, mut cursor) in found {
-        let Some(log) = logs.iter().find(|log| log.subscription.key == key) else {
-            continue;
-        };
-        let Some(by) = log.up_to.0.checked_sub(cursor.acked.0).filter(|&by| by > 0) else {
-            continue;
-        };
-        let messages = by - cursor::acked_within(&cursor, by);
-        cursor::advance(&mut cursor, by);
-        let (client, channel) = (client.clone(), log.subscription.channel.clone());
-        dropped.push(Dropped { client, channel, key, up_to: cursor.acked, messages });
-        raised.push((key, cursor));
-    }
-    let raised: Vec<(ChannelKey, &str, CursorRow)> =
-        raised.into_iter().map(|(key, cursor)| (key, client.as_str(), cursor.into())).collect();
+    let cursors = found.into_iter().map(|(key, _, cursor)| (key, cursor)).collect();
+    let (dropped, raised) = backlog::pass_over(backlogs, client, cursors);
     if !raised.is_empty() {
         writer.begin().await?;
         cursors::update(writer.connection()?, &raised).await?;
