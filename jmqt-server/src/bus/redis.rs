@@ -6,11 +6,11 @@
 
 mod interest;
 mod link;
+mod options;
 mod outgoing;
 #[cfg(test)]
 mod tests;
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -29,6 +29,8 @@ use super::message::{self, BusMessage};
 use super::{Bus, BusEvent, Control, NodeId, Qos1Pushes};
 use crate::counters::Counters;
 
+pub use self::options::{RedisMode, RedisOptions};
+
 /// How long making a connection may take, and how long an answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
@@ -45,80 +47,6 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 const INBOX_CONTROLS: usize = 65_536;
 const INBOX_MESSAGES: usize = 65_536;
 const INBOX_BYTES: usize = 64 << 20;
-
-/// Where Redis is, and how it is reached.
-#[derive(Clone)]
-#[non_exhaustive]
-pub struct RedisOptions {
-    /// One server, Sentinels, or a cluster.
-    pub mode: RedisMode,
-    /// The database's number; 0 on a cluster. Publish/subscribe does not look at it.
-    pub db_index: i64,
-    /// An ACL user; `None` for the default one.
-    pub user: Option<String>,
-    /// Its password.
-    pub password: Option<String>,
-    /// Whether the connection is encrypted.
-    pub tls: bool,
-    /// The certificate authority to trust instead of the system's, PEM.
-    pub ca_path: Option<PathBuf>,
-    /// What the names of all Redis channels begin with.
-    pub prefix: String,
-}
-
-/// How a Redis service is made up.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum RedisMode {
-    /// One server.
-    Standalone {
-        /// Its name or address.
-        host: String,
-        /// Its port.
-        port: u16,
-    },
-    /// A server that Sentinels know.
-    Sentinel {
-        /// The Sentinels.
-        nodes: Vec<(String, u16)>,
-        /// The name they know it by.
-        master: String,
-    },
-    /// A Redis Cluster; pushes then go through sharded publish/subscribe, which takes Redis 7.
-    Cluster {
-        /// Some of its nodes.
-        nodes: Vec<(String, u16)>,
-    },
-}
-
-impl RedisOptions {
-    /// One server without a password.
-    #[must_use]
-    pub fn standalone(host: impl Into<String>, port: u16) -> Self {
-        Self {
-            mode: RedisMode::Standalone { host: host.into(), port },
-            db_index: 0,
-            user: None,
-            password: None,
-            tls: false,
-            ca_path: None,
-            prefix: "jmqt:".to_owned(),
-        }
-    }
-}
-
-impl std::fmt::Debug for RedisOptions {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RedisOptions")
-            .field("mode", &self.mode)
-            .field("db_index", &self.db_index)
-            .field("user", &self.user)
-            .field("tls", &self.tls)
-            .field("ca_path", &self.ca_path)
-            .field("prefix", &self.prefix)
-            .finish_non_exhaustive() // the password stays here
-    }
-}
 
 /// See the module.
 pub(crate) struct RedisBus {

@@ -5,6 +5,7 @@
 //! lose anything. So everything that came by the bus alone is looked up again when it was away.
 
 mod directory;
+mod listen;
 mod registrar;
 mod reorder;
 mod requests;
@@ -18,11 +19,13 @@ use std::time::Duration;
 
 use jmqt_protocol::{ChannelName, ClientId};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Hub;
-use crate::bus::{Answer, Bus, Control, NodeId, Qos1Pushes};
+use crate::bus::{Answer, Bus, BusEvents, Control, NodeId, Qos1Pushes};
 use crate::store::{ClusterStore, SharedSession};
 use crate::validators::ConnectionInfo;
 
@@ -33,6 +36,8 @@ pub(crate) use directory::connection_info;
 pub(crate) use registrar::RegistrarTask;
 pub(super) use reorder::Reorder;
 
+/// A node shows that it is there this often, on the bus and in the store.
+const BEAT_EVERY: Duration = Duration::from_secs(1);
 /// How long the bus may take to bring back what was said to everybody.
 const FENCE_TIMEOUT: Duration = Duration::from_secs(2);
 /// So many QoS 1 payloads from other nodes may wait to be delivered, and so much of them.
@@ -152,6 +157,36 @@ impl Cluster {
             tasks: TaskTracker::new(),
         };
         (cluster, ClusterTasks { registrar: registrar_task, arrivals: arrived, orphans: orphaned })
+    }
+
+    /// Serves the cluster until it is told to stop. Each part is a task of its own: none waits for another,
+    /// least of all the signs of life.
+    pub(crate) async fn run(self: Arc<Self>, hub: Arc<Hub>, mut events: BusEvents, stop: CancellationToken) {
+        let mut parts = JoinSet::new();
+        let part = || (Arc::clone(&self), Arc::clone(&hub));
+        let (cluster, of) = part();
+        parts.spawn(async move { cluster.listen(&of, &mut events).await });
+        let (cluster, of) = part();
+        parts.spawn(async move { cluster.watch_nodes(&of).await });
+        let (cluster, of) = part();
+        parts.spawn(async move { cluster.watch_called_off(&of).await });
+        let (cluster, of) = part();
+        parts.spawn(async move { cluster.watch_logs(&of).await });
+        let (cluster, _) = part();
+        parts.spawn(async move { cluster.inherit().await });
+        tokio::select! {
+            () = stop.cancelled() => {}
+            Some(ended) = parts.join_next() => {
+                tracing::error!(target: "jmqt::bus", ?ended, "a part of the cluster has failed: restart this server");
+                stop.cancelled().await;
+            }
+        }
+        parts.shutdown().await;
+        self.tasks.close();
+        if let Err(error) = self.store.leave(&self.name).await {
+            self.failed(&error); // the others will miss this node, and find that nothing is left of it
+        }
+        self.bus.broadcast(&Control::Leaving);
     }
 
     fn number(&self) -> u64 {

@@ -1,246 +1,38 @@
-//! What a node does as long as it runs: it hears the others, shows that it is there, notices who is not,
-//! and takes over what the dead have left.
+//! What a node looks for as long as it runs: what it has missed, sessions that others have called off, who is
+//! dead, and what the dead have left.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use jmqt_protocol::ChannelName;
-use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
-use tokio_util::sync::CancellationToken;
 
-use super::sessions::presence;
-use super::{ARRIVALS_KIB, Arrival, Cluster, Fences};
-use crate::bus::{Body, BusEvent, BusEvents, BusMessage, Control, NodeId, Presence, Qos0Pushes, Qos1Pushes};
+use super::{BEAT_EVERY, Cluster};
+use crate::bus::NodeId;
+use crate::hub::Hub;
 use crate::hub::connections::Found;
-use crate::hub::{DirtyOutboxes, Hub, Pushes};
-use crate::session::{Flush, Subscription};
+use crate::session::Subscription;
 use crate::store::{ChannelKey, NodeBeat, SharedSession, StoreError};
 use crate::validators::CloseReason;
 
-/// A node shows that it is there this often.
-const BEAT_EVERY: Duration = Duration::from_secs(1);
-/// A link that brought no beat back for so long is dead.
-const DEAF_AFTER: Duration = Duration::from_secs(3);
 /// Sessions that others have called off in the store are looked for this often.
-pub(super) const CALLED_OFF_EVERY: Duration = Duration::from_millis(500);
+const CALLED_OFF_EVERY: Duration = Duration::from_millis(500);
 /// A node that ends its sessions because it was condemned looks this often whether they have ended.
 const ENDING_EVERY: Duration = Duration::from_millis(100);
 /// Sessions that the dead have left are looked for this often, and when a node dies.
 const INHERIT_EVERY: Duration = Duration::from_secs(2);
 /// Of the sessions that a dead node has left, so many are claimed at a time: others take some too.
 const INHERIT_AT_A_TIME: usize = 64;
-/// One message lists so many sessions, or the last messages of so many channels.
-const LISTED_AT_A_TIME: usize = 500;
 /// The store is asked for the last messages of so many channels at a time.
 const COMPARED_AT_A_TIME: usize = 500;
 /// Between two looks at all logs.
 const COMPARE_AGAIN_AFTER: Duration = Duration::from_secs(2);
-/// So much is handled before the sockets are written to.
-const EVENTS_AT_A_TIME: usize = 64;
-
-/// How far one's own voice can be heard.
-struct Echo {
-    /// When the link came up, or brought the last beat back.
-    last: Instant,
-}
 
 impl Cluster {
-    /// Serves the cluster until it is told to stop. Each part is a task of its own: none waits for another,
-    /// least of all the signs of life.
-    pub(crate) async fn run(self: Arc<Self>, hub: Arc<Hub>, mut events: BusEvents, stop: CancellationToken) {
-        let mut parts = JoinSet::new();
-        let part = || (Arc::clone(&self), Arc::clone(&hub));
-        let (cluster, of) = part();
-        parts.spawn(async move { cluster.listen(&of, &mut events).await });
-        let (cluster, of) = part();
-        parts.spawn(async move { cluster.watch_nodes(&of).await });
-        let (cluster, of) = part();
-        parts.spawn(async move { cluster.watch_called_off(&of).await });
-        let (cluster, of) = part();
-        parts.spawn(async move { cluster.watch_logs(&of).await });
-        let (cluster, _) = part();
-        parts.spawn(async move { cluster.inherit().await });
-        tokio::select! {
-            () = stop.cancelled() => {}
-            Some(ended) = parts.join_next() => {
-                tracing::error!(target: "jmqt::bus", ?ended, "a part of the cluster has failed: restart this server");
-                stop.cancelled().await;
-            }
-        }
-        parts.shutdown().await;
-        self.tasks.close();
-        if let Err(error) = self.store.leave(&self.name).await {
-            self.failed(&error); // the others will miss this node, and find that nothing is left of it
-        }
-        self.bus.broadcast(&Control::Leaving);
-    }
-
-    async fn listen(self: &Arc<Self>, hub: &Arc<Hub>, events: &mut BusEvents) {
-        let mut beat = tokio::time::interval(BEAT_EVERY);
-        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut echo = Echo { last: Instant::now() };
-        let mut dirty = DirtyOutboxes::default();
-        loop {
-            tokio::select! {
-                biased; // one's own beat is due also while others talk without a pause
-                _ = beat.tick() => self.beat(&echo),
-                event = events.next() => {
-                    let Some(event) = event else { return };
-                    self.handle(hub, event, events.is_empty(), &mut echo, &mut dirty).await;
-                    // What has come meanwhile is handled before anything is written.
-                    for _ in 1..EVENTS_AT_A_TIME {
-                        let Some(event) = events.next_at_once() else { break };
-                        self.handle(hub, event, false, &mut echo, &mut dirty).await;
-                    }
-                    dirty.flush();
-                }
-            }
-        }
-    }
-
-    fn beat(&self, echo: &Echo) {
-        if !self.bus.is_up() {
-            return;
-        }
-        if echo.last.elapsed() > DEAF_AFTER {
-            tracing::warn!(target: "jmqt::bus", "nothing comes back from Redis: connecting anew");
-            self.bus.reset();
-            return;
-        }
-        self.bus.broadcast(&Control::Beat);
-        for some in self.tails().chunks(LISTED_AT_A_TIME) {
-            self.bus.broadcast(&Control::Tails(some.to_vec()));
-        }
-    }
-
-    async fn handle(
-        self: &Arc<Self>,
-        hub: &Arc<Hub>,
-        event: BusEvent,
-        is_alone: bool,
-        echo: &mut Echo,
-        dirty: &mut DirtyOutboxes,
-    ) {
-        match event {
-            BusEvent::Up => self.link_up(hub, echo),
-            BusEvent::Down => {
-                self.directory.link_down();
-                self.no_answers(None);
-                *self.fences() = Fences::default();
-            }
-            BusEvent::NobodyThere(node) => {
-                self.directory.not_listening(node);
-                self.no_answers(Some(node));
-            }
-            BusEvent::Message(BusMessage { from, body }) => match body {
-                Body::Qos0(pushes) => {
-                    let flush = if is_alone { Flush::Now } else { Flush::Later };
-                    hub.push_from_elsewhere(&pushes, flush, dirty).await;
-                }
-                Body::Qos1(pushes) => self.arrived_pushes(hub, pushes),
-                Body::Control(control) if from == self.node => self.heard_itself(control, echo),
-                Body::Control(control) => self.heard(hub, from, control),
-            },
-        }
-    }
-
-    fn arrived_pushes(&self, hub: &Hub, pushes: Qos1Pushes) {
-        let kib = u32::try_from(1 + pushes.pushes.len() / 1024).unwrap_or(u32::MAX);
-        match Arc::clone(&self.arrivals_room).try_acquire_many_owned(kib.min(ARRIVALS_KIB)) {
-            Ok(room) => self.arrived(hub, Arrival::Pushes(pushes, room)),
-            Err(_) => self.missed(hub),
-        }
-    }
-
-    fn missed(&self, hub: &Hub) {
-        hub.counters.bus_dropped.increment();
-        self.compare.notify_one(); // who misses something finds it in the log
-    }
-
-    fn arrived(&self, hub: &Hub, arrival: Arrival) {
-        if self.arrivals.try_send(arrival).is_err() {
-            self.missed(hub);
-        }
-    }
-
-    fn link_up(self: &Arc<Self>, hub: &Arc<Hub>, echo: &mut Echo) {
-        echo.last = Instant::now();
-        self.directory.link_up(echo.last);
-        self.bus.broadcast(&Control::Beat);
-        self.bus.broadcast(&Control::WantSessions);
-        self.tell_sessions(hub, None);
-        self.compare.notify_one();
-    }
-
-    /// What comes back: one's own words, in the order they were said in among those of the others.
-    fn heard_itself(&self, control: Control, echo: &mut Echo) {
-        match control {
-            Control::Beat => echo.last = Instant::now(),
-            Control::Fence(number) => self.fence_came_back(number),
-            Control::Tails(tails) => self.told_tails(&tails),
-            _ => {}
-        }
-    }
-
-    fn heard(self: &Arc<Self>, hub: &Arc<Hub>, from: NodeId, control: Control) {
-        if matches!(control, Control::Leaving) {
-            self.directory.left(from);
-            self.no_answers(Some(from));
-            return;
-        }
-        if self.directory.heard(from, Instant::now()) {
-            self.bus.send(from, &Control::WantSessions);
-        }
-        match control {
-            Control::WantSessions => self.tell_sessions(hub, Some(from)),
-            Control::Sessions { list, sessions, last } => {
-                self.directory.listed(from, list, &sessions, last);
-            }
-            Control::Opened(presence) => self.directory.opened(from, &presence),
-            Control::Closed { client, generation } => self.directory.closed(from, &client, generation),
-            Control::Tails(tails) => self.arrived(hub, Arrival::Tails(tails)),
-            Control::Ask { number, request } => self.answer(hub, from, number, request),
-            Control::Answer { number, answer } => self.answered(number, answer),
-            Control::Disconnect { client } => {
-                if let Some(outbox) = hub.connections.outbox(&client) {
-                    outbox.close(CloseReason::ByApplication);
-                }
-            }
-            Control::Beat | Control::Fence(_) | Control::Leaving => {}
-        }
-    }
-
-    /// Tells one node, or all, of this one's sessions.
-    fn tell_sessions(&self, hub: &Hub, to: Option<NodeId>) {
-        let list = self.number();
-        let say = |sessions: &[Presence], last| {
-            let control = Control::Sessions { list, sessions: sessions.to_vec(), last };
-            match to {
-                Some(node) => self.bus.send(node, &control),
-                None => self.bus.broadcast(&control),
-            }
-        };
-        // What begins or ends while the list is put together is told behind this, and counts.
-        say(&[], false);
-        let sessions: Vec<Presence> = hub
-            .connections
-            .sessions()
-            .iter()
-            .filter(|(_, session)| session.outbox.closed().is_none())
-            .map(|(client, session)| presence(client, session.generation, session.info))
-            .collect();
-        for some in sessions.chunks(LISTED_AT_A_TIME) {
-            say(some, false);
-        }
-        say(&[], true);
-    }
-
     /// Looks in the store for what was missed while the bus was away, or too fast. Once more a little later:
     /// some sessions were just being opened, and did not know yet where they stand.
-    async fn watch_logs(&self, hub: &Arc<Hub>) {
+    pub(super) async fn watch_logs(&self, hub: &Arc<Hub>) {
         loop {
             self.compare.notified().await;
             for pause in [Duration::ZERO, COMPARE_AGAIN_AFTER] {
@@ -277,7 +69,7 @@ impl Cluster {
 
     /// Ends the sessions that others have called off in the store: while the bus is away, and after this
     /// node was thought dead.
-    async fn watch_called_off(&self, hub: &Arc<Hub>) {
+    pub(super) async fn watch_called_off(&self, hub: &Arc<Hub>) {
         let mut tick = tokio::time::interval(CALLED_OFF_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -306,7 +98,7 @@ impl Cluster {
 
     /// Shows in the store that this node is there, sees there who is not, and claims what the dead have
     /// left.
-    async fn watch_nodes(&self, hub: &Hub) {
+    pub(super) async fn watch_nodes(&self, hub: &Hub) {
         let mut tick = tokio::time::interval(BEAT_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -356,7 +148,7 @@ impl Cluster {
     }
 
     /// Claims the sessions that dead nodes have left, and has their close notifiers run.
-    async fn inherit(&self) {
+    pub(super) async fn inherit(&self) {
         let mut tick = tokio::time::interval(INHERIT_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -396,26 +188,6 @@ impl Cluster {
             }
             for notified in running {
                 drop(notified.await);
-            }
-        }
-    }
-}
-
-impl Hub {
-    /// Delivers QoS 0 pushes that were published on another node.
-    async fn push_from_elsewhere(&self, pushes: &Qos0Pushes, flush: Flush, dirty: &mut DirtyOutboxes) {
-        let encoded = Pushes::from_nul(pushes.pushes.clone());
-        self.push_here(&pushes.channel, pushes.sender.as_ref(), &encoded, flush, dirty).await;
-    }
-
-    /// The log of a channel has messages that may not have been heard of.
-    pub(in crate::hub) fn note_tail(self: &Arc<Self>, channel: &str, key: i64, seq: u64) {
-        let Ok(channel) = ChannelName::parse(channel) else { return };
-        let Some(members) = self.members(&channel) else { return };
-        for subscription in members.iter() {
-            let outbox = &subscription.outbox;
-            if outbox.note_seen(subscription, ChannelKey(key), crate::store::Seq(seq)) {
-                self.resume(outbox);
             }
         }
     }

@@ -1,0 +1,211 @@
+//! What a node hears from the others, and says to them: sessions that begin and end, pushes, requests, and
+//! that it is there.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jmqt_protocol::ChannelName;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::sessions::presence;
+use super::{ARRIVALS_KIB, Arrival, BEAT_EVERY, Cluster, Fences};
+use crate::bus::{Body, BusEvent, BusEvents, BusMessage, Control, NodeId, Presence, Qos0Pushes, Qos1Pushes};
+use crate::hub::{DirtyOutboxes, Hub, Pushes};
+use crate::session::Flush;
+use crate::store::ChannelKey;
+use crate::validators::CloseReason;
+
+/// A link that brought no beat back for so long is dead.
+const DEAF_AFTER: Duration = Duration::from_secs(3);
+/// One message lists so many sessions, or the last messages of so many channels.
+const LISTED_AT_A_TIME: usize = 500;
+/// So much is handled before the sockets are written to.
+const EVENTS_AT_A_TIME: usize = 64;
+
+/// How far one's own voice can be heard.
+struct Echo {
+    /// When the link came up, or brought the last beat back.
+    last: Instant,
+}
+impl Cluster {
+    /// Hears and speaks as long as the bus is there.
+    pub(super) async fn listen(self: &Arc<Self>, hub: &Arc<Hub>, events: &mut BusEvents) {
+        let mut beat = tokio::time::interval(BEAT_EVERY);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut echo = Echo { last: Instant::now() };
+        let mut dirty = DirtyOutboxes::default();
+        loop {
+            tokio::select! {
+                biased; // one's own beat is due also while others talk without a pause
+                _ = beat.tick() => self.beat(&echo),
+                event = events.next() => {
+                    let Some(event) = event else { return };
+                    self.handle(hub, event, events.is_empty(), &mut echo, &mut dirty).await;
+                    // What has come meanwhile is handled before anything is written.
+                    for _ in 1..EVENTS_AT_A_TIME {
+                        let Some(event) = events.next_at_once() else { break };
+                        self.handle(hub, event, false, &mut echo, &mut dirty).await;
+                    }
+                    dirty.flush();
+                }
+            }
+        }
+    }
+
+    fn beat(&self, echo: &Echo) {
+        if !self.bus.is_up() {
+            return;
+        }
+        if echo.last.elapsed() > DEAF_AFTER {
+            tracing::warn!(target: "jmqt::bus", "nothing comes back from Redis: connecting anew");
+            self.bus.reset();
+            return;
+        }
+        self.bus.broadcast(&Control::Beat);
+        for some in self.tails().chunks(LISTED_AT_A_TIME) {
+            self.bus.broadcast(&Control::Tails(some.to_vec()));
+        }
+    }
+
+    async fn handle(
+        self: &Arc<Self>,
+        hub: &Arc<Hub>,
+        event: BusEvent,
+        is_alone: bool,
+        echo: &mut Echo,
+        dirty: &mut DirtyOutboxes,
+    ) {
+        match event {
+            BusEvent::Up => self.link_up(hub, echo),
+            BusEvent::Down => {
+                self.directory.link_down();
+                self.no_answers(None);
+                *self.fences() = Fences::default();
+            }
+            BusEvent::NobodyThere(node) => {
+                self.directory.not_listening(node);
+                self.no_answers(Some(node));
+            }
+            BusEvent::Message(BusMessage { from, body }) => match body {
+                Body::Qos0(pushes) => {
+                    let flush = if is_alone { Flush::Now } else { Flush::Later };
+                    hub.push_from_elsewhere(&pushes, flush, dirty).await;
+                }
+                Body::Qos1(pushes) => self.arrived_pushes(hub, pushes),
+                Body::Control(control) if from == self.node => self.heard_itself(control, echo),
+                Body::Control(control) => self.heard(hub, from, control),
+            },
+        }
+    }
+
+    fn arrived_pushes(&self, hub: &Hub, pushes: Qos1Pushes) {
+        let kib = u32::try_from(1 + pushes.pushes.len() / 1024).unwrap_or(u32::MAX);
+        match Arc::clone(&self.arrivals_room).try_acquire_many_owned(kib.min(ARRIVALS_KIB)) {
+            Ok(room) => self.arrived(hub, Arrival::Pushes(pushes, room)),
+            Err(_) => self.missed(hub),
+        }
+    }
+
+    fn missed(&self, hub: &Hub) {
+        hub.counters.bus_dropped.increment();
+        self.compare.notify_one(); // who misses something finds it in the log
+    }
+
+    fn arrived(&self, hub: &Hub, arrival: Arrival) {
+        if self.arrivals.try_send(arrival).is_err() {
+            self.missed(hub);
+        }
+    }
+
+    fn link_up(self: &Arc<Self>, hub: &Arc<Hub>, echo: &mut Echo) {
+        echo.last = Instant::now();
+        self.directory.link_up(echo.last);
+        self.bus.broadcast(&Control::Beat);
+        self.bus.broadcast(&Control::WantSessions);
+        self.tell_sessions(hub, None);
+        self.compare.notify_one();
+    }
+
+    /// What comes back: one's own words, in the order they were said in among those of the others.
+    fn heard_itself(&self, control: Control, echo: &mut Echo) {
+        match control {
+            Control::Beat => echo.last = Instant::now(),
+            Control::Fence(number) => self.fence_came_back(number),
+            Control::Tails(tails) => self.told_tails(&tails),
+            _ => {}
+        }
+    }
+
+    fn heard(self: &Arc<Self>, hub: &Arc<Hub>, from: NodeId, control: Control) {
+        if matches!(control, Control::Leaving) {
+            self.directory.left(from);
+            self.no_answers(Some(from));
+            return;
+        }
+        if self.directory.heard(from, Instant::now()) {
+            self.bus.send(from, &Control::WantSessions);
+        }
+        match control {
+            Control::WantSessions => self.tell_sessions(hub, Some(from)),
+            Control::Sessions { list, sessions, last } => {
+                self.directory.listed(from, list, &sessions, last);
+            }
+            Control::Opened(presence) => self.directory.opened(from, &presence),
+            Control::Closed { client, generation } => self.directory.closed(from, &client, generation),
+            Control::Tails(tails) => self.arrived(hub, Arrival::Tails(tails)),
+            Control::Ask { number, request } => self.answer(hub, from, number, request),
+            Control::Answer { number, answer } => self.answered(number, answer),
+            Control::Disconnect { client } => {
+                if let Some(outbox) = hub.connections.outbox(&client) {
+                    outbox.close(CloseReason::ByApplication);
+                }
+            }
+            Control::Beat | Control::Fence(_) | Control::Leaving => {}
+        }
+    }
+
+    /// Tells one node, or all, of this one's sessions.
+    fn tell_sessions(&self, hub: &Hub, to: Option<NodeId>) {
+        let list = self.number();
+        let say = |sessions: &[Presence], last| {
+            let control = Control::Sessions { list, sessions: sessions.to_vec(), last };
+            match to {
+                Some(node) => self.bus.send(node, &control),
+                None => self.bus.broadcast(&control),
+            }
+        };
+        // What begins or ends while the list is put together is told behind this, and counts.
+        say(&[], false);
+        let sessions: Vec<Presence> = hub
+            .connections
+            .sessions()
+            .iter()
+            .filter(|(_, session)| session.outbox.closed().is_none())
+            .map(|(client, session)| presence(client, session.generation, session.info))
+            .collect();
+        for some in sessions.chunks(LISTED_AT_A_TIME) {
+            say(some, false);
+        }
+        say(&[], true);
+    }
+}
+
+impl Hub {
+    /// Delivers QoS 0 pushes that were published on another node.
+    async fn push_from_elsewhere(&self, pushes: &Qos0Pushes, flush: Flush, dirty: &mut DirtyOutboxes) {
+        let encoded = Pushes::from_nul(pushes.pushes.clone());
+        self.push_here(&pushes.channel, pushes.sender.as_ref(), &encoded, flush, dirty).await;
+    }
+
+    /// The log of a channel has messages that may not have been heard of.
+    pub(in crate::hub) fn note_tail(self: &Arc<Self>, channel: &str, key: i64, seq: u64) {
+        let Ok(channel) = ChannelName::parse(channel) else { return };
+        let Some(members) = self.members(&channel) else { return };
+        for subscription in members.iter() {
+            let outbox = &subscription.outbox;
+            if outbox.note_seen(subscription, ChannelKey(key), crate::store::Seq(seq)) {
+                self.resume(outbox);
+            }
+        }
+    }
+}
