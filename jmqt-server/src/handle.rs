@@ -176,14 +176,15 @@ impl ServerHandle {
         Ok(self.hub.publish(publish.into_message()?).await?)
     }
 
-    /// Whether the client has a session now.
+    /// Whether the client has a session now, on whatever node; of other nodes what was true a moment ago.
     #[must_use]
     pub fn is_connected(&self, client: &ClientId) -> bool {
         self.hub.connections.outbox(client.as_str()).is_some()
             || self.hub.cluster.as_ref().is_some_and(|cluster| cluster.is_elsewhere(client))
     }
 
-    /// Everybody who has a session now, in no particular order.
+    /// Everybody who has a session now, on whatever node, in no particular order; of other nodes what was
+    /// true a moment ago.
     #[must_use]
     pub fn connections(&self) -> Vec<(ClientId, ConnectionInfo)> {
         let mut all = self.hub.connections.all();
@@ -193,7 +194,8 @@ impl ServerHandle {
         all
     }
 
-    /// Closes a client's connection with [`CloseReason::ByApplication`]; `false` if it has none.
+    /// Closes a client's connection with [`CloseReason::ByApplication`], on whatever node; `false` if it has
+    /// none. Another node does it a moment later.
     #[allow(clippy::must_use_candidate, reason = "it is called for what it does")]
     pub fn disconnect(&self, client: &ClientId) -> bool {
         if let Some(outbox) = self.hub.connections.outbox(client.as_str()) {

@@ -5,7 +5,8 @@
 //! The application decides, in eight async traits: [`AuthValidator`], [`ConnValidator`],
 //! [`SubValidator`], [`PubValidator`], [`UnsubValidator`], [`ControlHandler`], [`DisconnectNotifier`] and
 //! [`CloseNotifier`]. Everything else is the server's: sessions, order, redelivery, limits, a store in
-//! SQLite or MySQL. A `pubAck` with status 1 means that the message is on disk for every persistent subscriber.
+//! SQLite or MySQL, and, with Redis between them, several nodes that serve clients together. A `pubAck` with
+//! status 1 means that the message is on disk for every persistent subscriber.
 //!
 //! A complete server:
 //!
