@@ -20,7 +20,7 @@ use std::time::Duration;
 use jmqt_protocol::{ChannelName, ClientId};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -116,7 +116,8 @@ pub(crate) struct ClusterTasks {
 /// Those who wait for a [fence](Cluster::fence).
 #[derive(Default)]
 struct Fences {
-    on_its_way: Option<(u64, Vec<oneshot::Sender<()>>)>,
+    /// Its number, since when, and for whom.
+    on_its_way: Option<(u64, Instant, Vec<oneshot::Sender<()>>)>,
     /// For those who came too late for that one.
     next: Vec<oneshot::Sender<()>>,
 }
@@ -208,7 +209,10 @@ impl Cluster {
         {
             let mut fences = self.fences();
             fences.next.push(reached);
-            if fences.on_its_way.is_none() {
+            // One that was lost, between the end of a link and the news of it, must not hold up the rest.
+            let is_under_way =
+                fences.on_its_way.as_ref().is_some_and(|(_, since, _)| since.elapsed() < FENCE_TIMEOUT);
+            if !is_under_way {
                 self.send_fence(&mut fences);
             }
         }
@@ -217,13 +221,13 @@ impl Cluster {
 
     fn send_fence(&self, fences: &mut Fences) {
         let number = self.number();
-        fences.on_its_way = Some((number, std::mem::take(&mut fences.next)));
+        fences.on_its_way = Some((number, Instant::now(), std::mem::take(&mut fences.next)));
         self.bus.broadcast(&Control::Fence(number));
     }
 
     fn fence_came_back(&self, number: u64) {
         let mut fences = self.fences();
-        let Some((_, reached)) = fences.on_its_way.take_if(|(of, _)| *of == number) else { return };
+        let Some((_, _, reached)) = fences.on_its_way.take_if(|(of, ..)| *of == number) else { return };
         for reached in reached {
             let _ = reached.send(()); // whoever waited may have given up
         }

@@ -71,26 +71,28 @@ impl Hub {
 
     /// Delivers QoS 0 pushes of one channel and one publisher, on whatever node. With [`Flush::Later`]
     /// the outboxes that got something are added to `dirty`.
-    pub(crate) async fn push(
+    ///
+    /// Not an `async fn`, which would be one future around another for every push.
+    pub(crate) fn push<'a>(
         &self,
         channel: &ChannelName,
-        sender: Option<&ClientId>,
-        pushes: &Pushes,
+        sender: Option<&'a ClientId>,
+        pushes: &'a Pushes,
         flush: Flush,
-        dirty: &mut DirtyOutboxes,
-    ) {
+        dirty: &'a mut DirtyOutboxes,
+    ) -> impl Future<Output = ()> + Send + use<'a> {
+        let members = self.members(channel);
         if let Some(cluster) = &self.cluster {
             let bytes = &pushes.framed(Framing::Nul).bytes;
             if channel.kind() != ChannelKind::PeerToPeer {
                 self.bus.publish_qos0(channel, sender, bytes);
-            } else if self.members(channel).is_none()
+            } else if members.is_none()
                 && let Some(node) = cluster.node_of(peer(channel))
             {
                 self.bus.send_qos0(node, channel, sender, bytes);
-                return;
             }
         }
-        self.push_here(channel, sender, pushes, flush, dirty).await;
+        push_to(members, sender, pushes, flush, dirty)
     }
 
     /// The same to the subscribers on this node.
@@ -102,21 +104,7 @@ impl Hub {
         flush: Flush,
         dirty: &mut DirtyOutboxes,
     ) {
-        let Some(members) = self.members(channel) else { return };
-        for turn in members.chunks(SESSIONS_PER_TURN) {
-            for subscription in turn {
-                if Some(&subscription.client) == sender {
-                    continue; // nobody receives their own message (2.11)
-                }
-                if subscription.outbox.push(subscription, pushes, flush) {
-                    dirty.add(&subscription.outbox);
-                }
-            }
-            if turn.len() == SESSIONS_PER_TURN {
-                dirty.flush();
-                tokio::task::yield_now().await;
-            }
-        }
+        push_to(self.members(channel), sender, pushes, flush, dirty).await;
     }
 
     /// A client's QoS 1 publish takes its place in the order; the `pubAck` follows when it is settled.
@@ -205,6 +193,30 @@ impl Message {
 
     pub(super) fn payload(&self) -> Payload<'_> {
         payload(&self.data)
+    }
+}
+
+async fn push_to(
+    members: Option<Members>,
+    sender: Option<&ClientId>,
+    pushes: &Pushes,
+    flush: Flush,
+    dirty: &mut DirtyOutboxes,
+) {
+    let Some(members) = members else { return };
+    for turn in members.chunks(SESSIONS_PER_TURN) {
+        for subscription in turn {
+            if Some(&subscription.client) == sender {
+                continue; // nobody receives their own message (2.11)
+            }
+            if subscription.outbox.push(subscription, pushes, flush) {
+                dirty.add(&subscription.outbox);
+            }
+        }
+        if turn.len() == SESSIONS_PER_TURN {
+            dirty.flush();
+            tokio::task::yield_now().await;
+        }
     }
 }
 
