@@ -1,6 +1,6 @@
 /** The page in a real browser, with the real server behind it, and other clients beside it. */
 import assert from 'node:assert/strict';
-import { mkdtempSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
@@ -376,9 +376,13 @@ test('light and dark follow the system until one is chosen, which is remembered'
   assert.ok(await page.getByRole('radio', { name: 'Dark' }).isChecked());
 });
 
+// JMQT_WEB_PICTURES=FOLDER keeps them there.
 test('pictures, for people to look at', async (t) => {
   const server = await Server.start(t);
-  const folder = mkdtempSync(join(tmpdir(), 'jmqt-web-pictures-'));
+  const kept = process.env.JMQT_WEB_PICTURES;
+  const folder = kept || mkdtempSync(join(tmpdir(), 'jmqt-web-pictures-'));
+  if (kept) mkdirSync(kept, { recursive: true });
+  else t.after(() => rmSync(folder, { recursive: true }));
   for (const colorScheme of ['light', 'dark']) {
     for (const [device, viewport] of [['desktop', undefined], ['phone', PHONE]]) {
       const page = await open(t, browser, server, { colorScheme, ...(viewport ? { viewport } : {}) });
@@ -412,5 +416,5 @@ test('pictures, for people to look at', async (t) => {
       await page.context().close();
     }
   }
-  t.diagnostic(`pictures are in ${folder}`);
+  if (kept) t.diagnostic(`pictures are in ${kept}`);
 });

@@ -34,12 +34,12 @@ pub(super) struct Locks {
 }
 
 impl Locks {
-    /// Names of locks are the server's, not the database's, and short.
+    /// Names of locks are the server's, not the database's, and at most 64 characters long.
     pub(super) async fn of_database(
         connection: &mut MySqlConnection,
         place: String,
     ) -> Result<Self, StoreError> {
-        let sql = "SELECT CAST(SHA1(DATABASE()) AS BINARY)";
+        let sql = "SELECT CAST(LEFT(SHA2(DATABASE(), 256), 40) AS BINARY)";
         let hash: Vec<u8> = sqlx::query_scalar(sql).fetch_one(connection).await?;
         Ok(Self { prefix: format!("jmqt {}", String::from_utf8_lossy(&hash)), place })
     }
