@@ -74,12 +74,11 @@ pub(crate) async fn accept(
     }
     let Ok(listener) = listener.into_std() else { return };
     for _ in 0..BACKLOG {
-        match listener.accept() {
-            Ok((stream, client)) if !shared.gate.is_full() => {
-                hand_over(stream, client, &mapping, &shared).await
-            }
-            _ => break,
+        if shared.gate.is_full() || mapping.gate.is_full() {
+            return;
         }
+        let Ok((stream, client)) = listener.accept() else { return };
+        hand_over(stream, client, &mapping, &shared).await;
     }
 }
 

@@ -21,7 +21,8 @@ pub(crate) struct Backend {
     /// `host:port` as it stands in the file.
     pub(crate) name: String,
     pub(crate) address: SocketAddr,
-    pub(crate) active: AtomicUsize,
+    /// Connections now; of the address, whatever names it has had.
+    active: Arc<AtomicUsize>,
     /// Failed connections in a row.
     failures: AtomicU32,
     pub(crate) counters: BackendCounters,
@@ -63,6 +64,11 @@ impl Bytes {
 }
 
 impl Backend {
+    /// Connections now.
+    pub(crate) fn active(&self) -> usize {
+        self.active.load(Ordering::Relaxed)
+    }
+
     /// It served somebody: failures before that do not count any more.
     pub(crate) fn worked(&self) {
         if self.failures.load(Ordering::Relaxed) != 0 {
@@ -90,6 +96,9 @@ pub(crate) struct Set {
 #[derive(Debug, Default)]
 struct Inner {
     members: Vec<Member>,
+    /// Members no more, but not without connections either: they are shown until these have ended, and
+    /// their counts go on if they come back.
+    former: Vec<Arc<Backend>>,
     rotation: usize,
 }
 
@@ -113,9 +122,14 @@ impl Drop for Lease {
     }
 }
 
-/// A member as the status page shows it.
+/// A backend as the status page shows it.
 pub(crate) struct View {
     pub(crate) backend: Arc<Backend>,
+    /// `None` if it is no member any more, and serves the connections that it has.
+    pub(crate) member: Option<MemberView>,
+}
+
+pub(crate) struct MemberView {
     pub(crate) weight: u32,
     pub(crate) is_up: bool,
     pub(crate) is_ejected: bool,
@@ -135,25 +149,36 @@ impl Set {
     pub(crate) fn replace(&self, wanted: &[Wanted]) {
         let mut inner = self.lock();
         let mut old = std::mem::take(&mut inner.members);
-        inner.members = wanted.iter().map(|wanted| self.member(wanted, &mut old)).collect();
+        let mut former = std::mem::take(&mut inner.former);
+        inner.members = wanted.iter().map(|wanted| self.member(wanted, &mut old, &mut former)).collect();
         for member in old {
             info!("Backend removed mapping={} backend={}", self.mapping, label(&member.backend));
+            former.push(member.backend);
         }
+        // Under another name it is a member still, and that one has the connections.
+        former
+            .retain(|gone| gone.active() > 0 && !wanted.iter().any(|wanted| wanted.address == gone.address));
+        inner.former = former;
     }
 
-    fn member(&self, wanted: &Wanted, old: &mut Vec<Member>) -> Member {
-        let is_same =
-            |member: &Member| member.backend.address == wanted.address && member.backend.name == wanted.name;
-        if let Some(index) = old.iter().position(is_same) {
+    fn member(&self, wanted: &Wanted, old: &mut Vec<Member>, former: &mut Vec<Arc<Backend>>) -> Member {
+        let is_same = |backend: &Backend| backend.address == wanted.address && backend.name == wanted.name;
+        if let Some(index) = old.iter().position(|member| is_same(&member.backend)) {
             return Member { weight: wanted.weight, ..old.swap_remove(index) };
         }
-        let backend = Arc::new(Backend {
-            name: wanted.name.clone(),
-            address: wanted.address,
-            active: AtomicUsize::new(0),
-            failures: AtomicU32::new(0),
-            counters: BackendCounters::default(),
-        });
+        let backend = if let Some(index) = former.iter().position(|backend| is_same(backend)) {
+            former.swap_remove(index)
+        } else {
+            let mut others = old.iter().map(|member| &member.backend).chain(&*former);
+            let under_another_name = others.find(|backend| backend.address == wanted.address);
+            Arc::new(Backend {
+                name: wanted.name.clone(),
+                address: wanted.address,
+                active: under_another_name.map(|backend| Arc::clone(&backend.active)).unwrap_or_default(),
+                failures: AtomicU32::new(0),
+                counters: BackendCounters::default(),
+            })
+        };
         info!("Backend added mapping={} backend={}", self.mapping, label(&backend));
         Member { backend, weight: wanted.weight, turn: 0, health: Health::new() }
     }
@@ -169,7 +194,7 @@ impl Set {
     pub(crate) fn choose(&self, rules: &Rules, client: IpAddr, tried: &[SocketAddr]) -> Option<Lease> {
         let now = Instant::now();
         let mut inner = self.lock();
-        let Inner { members, rotation } = &mut *inner;
+        let Inner { members, rotation, .. } = &mut *inner;
         for member in members.iter_mut().filter_map(|member| member.health.returns(now).then_some(&*member)) {
             info!(
                 "Backend gets connections again mapping={} backend={}",
@@ -246,11 +271,16 @@ impl Set {
         let now = Instant::now();
         let view = |member: &Member| View {
             backend: Arc::clone(&member.backend),
-            weight: member.weight,
-            is_up: member.health.is_up(),
-            is_ejected: member.health.is_ejected(now),
+            member: Some(MemberView {
+                weight: member.weight,
+                is_up: member.health.is_up(),
+                is_ejected: member.health.is_ejected(now),
+            }),
         };
-        self.lock().members.iter().map(view).collect()
+        let mut inner = self.lock();
+        inner.former.retain(|backend| backend.active() > 0);
+        let former = inner.former.iter().map(|backend| View { backend: Arc::clone(backend), member: None });
+        inner.members.iter().map(view).chain(former).collect()
     }
 }
 
@@ -259,7 +289,7 @@ impl Member {
         Candidate {
             address: self.backend.address,
             weight: self.weight,
-            active: self.backend.active.load(Ordering::Relaxed),
+            active: self.backend.active(),
             turn: &mut self.turn,
         }
     }

@@ -96,6 +96,8 @@ struct Prepared {
     /// For mappings that are not there yet.
     listeners: HashMap<SocketAddr, std::net::TcpListener>,
     status: Option<std::net::TcpListener>,
+    /// By the address in the file.
+    found: HashMap<SocketAddr, Resolver>,
 }
 
 impl Balancer {
@@ -138,7 +140,7 @@ impl Balancer {
     }
 
     fn apply(&mut self, prepared: Prepared) -> Result<(), StartError> {
-        let Prepared { config, mut listeners, status } = prepared;
+        let Prepared { config, mut listeners, status, found } = prepared;
         let Config { options, mappings } = config;
         let registered = mappings
             .iter()
@@ -157,7 +159,7 @@ impl Balancer {
             self.status = status;
         }
         self.set_options(options);
-        self.set_mappings(mappings, registered);
+        self.set_mappings(mappings, registered, found);
         Ok(())
     }
 
@@ -179,17 +181,19 @@ impl Balancer {
         &mut self,
         mappings: Vec<MappingConfig>,
         mut listeners: HashMap<SocketAddr, (SocketAddr, TcpListener)>,
+        mut found: HashMap<SocketAddr, Resolver>,
     ) {
         let mut old = std::mem::take(&mut self.running);
         let mut order = Vec::new();
         for config in mappings {
             let key = config.listen;
+            let found = found.remove(&key).unwrap_or_default();
             let running = match (old.remove(&key), listeners.remove(&key)) {
                 (Some(running), _) => {
-                    running.mapping.reconfigure(config);
+                    running.mapping.reconfigure(config, found);
                     running
                 }
-                (None, Some((address, listener))) => self.run(config, address, listener),
+                (None, Some((address, listener))) => self.run(Mapping::new(address, config, found), listener),
                 (None, None) => continue, // prepare() saw to it that there is one
             };
             order.push(Arc::clone(&running.mapping));
@@ -202,8 +206,7 @@ impl Balancer {
         *self.shared.mappings.lock().unwrap_or_else(PoisonError::into_inner) = order;
     }
 
-    fn run(&self, config: MappingConfig, address: SocketAddr, listener: TcpListener) -> Running {
-        let mapping = Mapping::new(address, config);
+    fn run(&self, mapping: Arc<Mapping>, listener: TcpListener) -> Running {
         let (stop, stopped) = oneshot::channel();
         let mut tasks = JoinSet::new();
         tasks.spawn(resolver::run(Arc::clone(&mapping), Arc::clone(&self.shared)));
@@ -263,16 +266,18 @@ async fn prepare(
     }
     let wanted = config.options.status_address.filter(|address| status != Some(*address));
     let status = wanted.map(listen).transpose()?;
+    let mut found = HashMap::new();
     if config.options.pre_resolve {
         for mapping in &config.mappings {
             let mut resolver = Resolver::default();
-            resolver.look_up(mapping).await;
+            resolver.look_up(mapping, |_| ()).await;
             if resolver.wanted(mapping).is_empty() {
                 return Err(StartError::Unresolved(resolver::nothing_resolved(mapping)));
             }
+            found.insert(mapping.listen, resolver);
         }
     }
-    Ok(Prepared { config, listeners, status })
+    Ok(Prepared { config, listeners, status, found })
 }
 
 fn register(

@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::config::{ProxyProtocol, Rules};
+use crate::connection::Fault;
 use crate::mapping::Mapping;
 use crate::proxy;
 
@@ -44,7 +45,9 @@ async fn round(mapping: &Arc<Mapping>, rules: &Rules) {
         });
     }
     while let Some(done) = checks.join_next().await {
-        if let Ok((backend, result)) = done {
+        let Ok((backend, result)) = done else { continue };
+        // A machine that has no file for a check knows nothing of the backend.
+        if !result.as_ref().is_err_and(|error| Fault::of(error) == Fault::Machine) {
             mapping.set.checked(&backend, result.map_err(|error| error.to_string()), rules);
         }
     }

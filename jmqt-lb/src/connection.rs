@@ -82,14 +82,24 @@ async fn reach(
             Ok(Err(error)) => error,
             Err(_) => io::Error::new(ErrorKind::TimedOut, "no answer within the connect timeout"),
         };
-        if is_ours(&error) {
-            if mapping.may_warn() {
-                warn!(mapping = %mapping.name, %error, "The system has no room for a connection");
+        match Fault::of(&error) {
+            Fault::Backend => {
+                debug!(mapping = %mapping.name, client = %peer, backend = %label(backend), %error, "Not reached");
+                mapping.set.failed(backend, rules);
             }
-            return None;
+            Fault::Way => {
+                if mapping.may_warn() {
+                    let backend = label(backend);
+                    warn!(mapping = %mapping.name, %backend, %error, "This machine has no address or port for it");
+                }
+            }
+            Fault::Machine => {
+                if mapping.may_warn() {
+                    warn!(mapping = %mapping.name, %error, "The system has no room for a connection");
+                }
+                return None;
+            }
         }
-        debug!(mapping = %mapping.name, client = %peer, backend = %label(backend), %error, "Not reached");
-        mapping.set.failed(backend, rules);
         tried.push(backend.address);
     }
     None
@@ -118,9 +128,38 @@ async fn connect(address: SocketAddr, header: &[u8]) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Whether it is this machine that ran out of something, so that the backend is not to blame.
-fn is_ours(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    let ours = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL];
-    ours.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+/// What is to blame for a connection to a backend that did not come about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    Backend,
+    /// This machine has no address of the backend's family, or no port left for connections to that
+    /// address. It may have for another backend.
+    Way,
+    /// This machine ran out of something that connections to every backend need.
+    Machine,
+}
+
+impl Fault {
+    pub(crate) fn of(error: &io::Error) -> Self {
+        use rustix::io::Errno;
+        match error.raw_os_error().map(Errno::from_raw_os_error) {
+            Some(Errno::ADDRNOTAVAIL) => Self::Way,
+            Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => Self::Machine,
+            _ => Self::Backend,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backend_is_not_blamed_for_what_this_machine_lacks() {
+        let of = |number| Fault::of(&io::Error::from_raw_os_error(number));
+        assert_eq!(of(24), Fault::Machine); // EMFILE
+        assert_eq!(of(99), Fault::Way); // EADDRNOTAVAIL
+        assert_eq!(of(111), Fault::Backend); // ECONNREFUSED
+        assert_eq!(Fault::of(&ErrorKind::TimedOut.into()), Fault::Backend);
+    }
 }

@@ -26,6 +26,9 @@ const ROUNDS: usize = 4;
 /// Later it has its reasons: a client that says nothing, for example, which must neither be carried from
 /// one backend to the next nor have them ejected.
 const EARLY: Duration = Duration::from_secs(1);
+/// How long a client may be silent after its backend has said all it had to say. Most end at once; one that
+/// is gone never does.
+const HALF_CLOSED: Duration = Duration::from_secs(30);
 
 thread_local! {
     /// Lent to whoever reads; nothing is in it between two polls.
@@ -171,6 +174,8 @@ struct Pipe<'c> {
     idle_timeout: Duration,
     last_moved: Instant,
     has_worked: bool,
+    /// Whether the client has been told of the backend's end.
+    is_half_closed: bool,
 }
 
 /// Forwards until it ends. `up` holds what a client has said to backends that did not take it: a fresh
@@ -196,6 +201,7 @@ pub(crate) async fn forward(
         idle_timeout,
         last_moved: Instant::now(),
         has_worked: false,
+        is_half_closed: false,
     };
     let mut clock = pin!(sleep(idle_timeout));
     let mut is_clock_set = false;
@@ -204,9 +210,9 @@ pub(crate) async fn forward(
         if let Poll::Ready(end) = pipe.poll(cx) {
             return Poll::Ready(end);
         }
-        // A clock that knows this task and has not gone off need not be asked.
+        // A clock that knows this task and has not gone off need not be asked, unless there is less time now.
         let has_moved = pipe.last_moved > last_moved;
-        if is_clock_set && has_moved && pipe.last_moved < clock.deadline() {
+        if is_clock_set && has_moved && !pipe.is_half_closed && pipe.last_moved < clock.deadline() {
             return Poll::Pending;
         }
         is_clock_set = true;
@@ -237,6 +243,10 @@ impl Pipe<'_> {
             (down, up)
         });
         self.count(sent, received);
+        if self.down.state == State::Ended && !std::mem::replace(&mut self.is_half_closed, true) {
+            self.last_moved = Instant::now();
+            self.idle_timeout = self.idle_timeout.min(HALF_CLOSED);
+        }
         match (down, up) {
             (Poll::Ready(Err(Fault::Sender(error))), _) | (_, Poll::Ready(Err(Fault::Receiver(error))))
                 if is_early && self.is_unused() =>
@@ -276,8 +286,11 @@ impl Pipe<'_> {
     /// The clock is not set back for every byte: it is looked at again when it goes off.
     fn poll_idle(&self, cx: &mut Context<'_>, mut clock: Pin<&mut Sleep>) -> Poll<End> {
         loop {
-            ready!(clock.as_mut().poll(cx));
             let deadline = self.last_moved + self.idle_timeout;
+            if deadline < clock.deadline() {
+                clock.as_mut().reset(deadline);
+            }
+            ready!(clock.as_mut().poll(cx));
             if deadline <= Instant::now() {
                 return Poll::Ready(End::Idle);
             }
@@ -298,4 +311,45 @@ fn gone(stream: &TcpStream) -> Option<io::Error> {
 
 fn early_end() -> io::Error {
     io::Error::new(ErrorKind::UnexpectedEof, "closed before the first byte")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::backends::{Set, Wanted};
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (near, listener.accept().await.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn a_client_that_stays_silent_after_its_backend_has_ended_is_not_kept_long() {
+        let (mut user, mut client) = pair().await;
+        let (mut stream, mut server) = pair().await;
+        let address = stream.peer_addr().unwrap();
+        let set = Set::new("8010".to_owned());
+        set.replace(&[Wanted { name: address.to_string(), address, weight: 1 }]);
+        let backend = set.backends().remove(0);
+        let (mut up, idle_timeout) = (Flow::default(), Duration::from_secs(600));
+        let forwarding = forward(&mut client, &mut stream, &mut up, &backend, 1024, idle_timeout);
+        let ending = async {
+            user.write_all(b"hello").await.unwrap();
+            server.read_exact(&mut [0; 5]).await.unwrap();
+            drop(server);
+            assert_eq!(user.read(&mut [0]).await.unwrap(), 0);
+            tokio::time::pause(); // from here on, nothing happens but time
+            Instant::now()
+        };
+        let (end, told) = tokio::join!(forwarding, ending);
+        assert!(matches!(end, End::Idle), "{end}");
+        let kept = told.elapsed();
+        assert!(kept > HALF_CLOSED / 2 && kept <= HALF_CLOSED + Duration::from_secs(1), "{kept:?}");
+    }
 }

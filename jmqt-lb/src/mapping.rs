@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use crate::backends::Set;
 use crate::config::MappingConfig;
 use crate::gate::Gate;
+use crate::resolver::Resolver;
 
 const WARNING_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -25,8 +26,15 @@ pub(crate) struct Mapping {
     pub(crate) reconfigured: Notify,
     /// Told when names were looked up.
     pub(crate) resolved: Notify,
-    config: Mutex<Arc<MappingConfig>>,
+    configured: Mutex<Configured>,
     last_warning: Mutex<Option<Instant>>,
+}
+
+#[derive(Debug)]
+struct Configured {
+    config: Arc<MappingConfig>,
+    /// What was looked up to see whether this configuration can be used, until the resolver takes it over.
+    found: Resolver,
 }
 
 /// What happened since the mapping was made.
@@ -41,7 +49,8 @@ pub(crate) struct MappingCounters {
 }
 
 impl Mapping {
-    pub(crate) fn new(address: SocketAddr, config: MappingConfig) -> Arc<Self> {
+    /// With a configuration, and what is known of its names already.
+    pub(crate) fn new(address: SocketAddr, config: MappingConfig, found: Resolver) -> Arc<Self> {
         Arc::new(Self {
             name: name(address),
             set: Set::new(name(address)),
@@ -49,20 +58,30 @@ impl Mapping {
             counters: MappingCounters::default(),
             reconfigured: Notify::new(),
             resolved: Notify::new(),
-            config: Mutex::new(Arc::new(config)),
+            configured: Mutex::new(Configured { config: Arc::new(config), found }),
             last_warning: Mutex::new(None),
         })
     }
 
     pub(crate) fn config(&self) -> Arc<MappingConfig> {
-        Arc::clone(&self.config.lock().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.configured().config)
+    }
+
+    /// The configuration, and what was found out for it that nobody has taken over yet.
+    pub(crate) fn take_over(&self) -> (Arc<MappingConfig>, Resolver) {
+        let mut configured = self.configured();
+        (Arc::clone(&configured.config), std::mem::take(&mut configured.found))
     }
 
     /// Goes on with another configuration; connections keep the one they began with.
-    pub(crate) fn reconfigure(&self, config: MappingConfig) {
+    pub(crate) fn reconfigure(&self, config: MappingConfig, found: Resolver) {
         self.gate.set_limit(config.max_connections.unwrap_or(usize::MAX));
-        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
+        *self.configured() = Configured { config: Arc::new(config), found };
         self.reconfigured.notify_waiters();
+    }
+
+    fn configured(&self) -> MutexGuard<'_, Configured> {
+        self.configured.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether it is time again to warn of something that may happen to every connection.

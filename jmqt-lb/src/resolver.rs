@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::lookup_host;
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::warn;
 
@@ -17,14 +18,16 @@ use crate::mapping::{self, Mapping};
 
 /// How long one lookup may take.
 const LOOKUP_LIMIT: Duration = Duration::from_secs(10);
+/// When a name without an address is looked up again.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What names led to when they were last looked up.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Resolver {
     known: HashMap<BackendName, Known>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Known {
     addresses: Vec<SocketAddr>,
     is_failing: bool,
@@ -52,14 +55,38 @@ impl Resolver {
         }
     }
 
-    /// Looks all names up. One that cannot be looked up keeps the addresses it had; an operator hears of it
-    /// once.
-    pub(crate) async fn look_up(&mut self, config: &MappingConfig) {
+    /// Looks all names up, at the same time, and tells `found` after each. One that cannot be looked up
+    /// keeps the addresses it had; an operator hears of it once.
+    pub(crate) async fn look_up(&mut self, config: &MappingConfig, mut found: impl FnMut(&Self)) {
         self.known.retain(|name, _| config.backends.iter().any(|backend| backend.name == *name));
+        let mut lookups = JoinSet::new();
         for BackendConfig { name, .. } in &config.backends {
-            if let Host::Name(host) = &name.host {
-                let found = look_up(host, name.port).await;
-                self.known.entry(name.clone()).or_default().enter(name, found);
+            if let Host::Name(host) = name.host.clone() {
+                let name = name.clone();
+                lookups.spawn(async move {
+                    let addresses = look_up(&host, name.port).await;
+                    (name, addresses)
+                });
+            }
+        }
+        while let Some(done) = lookups.join_next().await {
+            if let Ok((name, addresses)) = done {
+                self.known.entry(name.clone()).or_default().enter(&name, addresses);
+                found(self);
+            }
+        }
+    }
+
+    /// Whether nothing is known of a name that this configuration asks for.
+    fn is_missing_one(&self, config: &MappingConfig) -> bool {
+        config.backends.iter().any(|BackendConfig { name, .. }| self.addresses(name).is_empty())
+    }
+
+    /// Takes over what another one has found out since.
+    fn learn(&mut self, other: Self) {
+        for (name, known) in other.known {
+            if !known.is_failing || !self.known.contains_key(&name) {
+                self.known.insert(name, known);
             }
         }
     }
@@ -92,18 +119,18 @@ async fn look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
 pub(crate) async fn run(mapping: Arc<Mapping>, shared: Arc<Shared>) {
     let mut resolver = Resolver::default();
     loop {
-        let config = mapping.config();
+        let (config, found_before) = mapping.take_over();
+        resolver.learn(found_before);
         // What is known need not wait for what has to be looked up.
-        let known = resolver.wanted(&config);
-        if !known.is_empty() {
-            enter(&mapping, &known);
-        }
-        resolver.look_up(&config).await;
+        enter(&mapping, &config, &resolver);
+        resolver.look_up(&config, |resolver| enter(&mapping, &config, resolver)).await;
         if !Arc::ptr_eq(&config, &mapping.config()) {
             continue; // replaced meanwhile
         }
-        enter(&mapping, &resolver.wanted(&config));
-        let interval = shared.options().resolve_interval;
+        let mut interval = shared.options().resolve_interval;
+        if resolver.is_missing_one(&config) {
+            interval = interval.min(RETRY_INTERVAL);
+        }
         tokio::select! {
             () = sleep(interval) => {}
             () = mapping.reconfigured.notified() => {}
@@ -111,9 +138,13 @@ pub(crate) async fn run(mapping: Arc<Mapping>, shared: Arc<Shared>) {
     }
 }
 
-fn enter(mapping: &Mapping, wanted: &[Wanted]) {
-    mapping.set.replace(wanted);
-    mapping.resolved.notify_waiters();
+/// Makes what is known the backends. Having none is never better than having the old ones.
+fn enter(mapping: &Mapping, config: &Arc<MappingConfig>, resolver: &Resolver) {
+    let wanted = resolver.wanted(config);
+    if !wanted.is_empty() && Arc::ptr_eq(config, &mapping.config()) {
+        mapping.set.replace(&wanted);
+        mapping.resolved.notify_waiters();
+    }
 }
 
 /// Why a mapping cannot begin.

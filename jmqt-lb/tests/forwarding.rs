@@ -237,3 +237,25 @@ fn without_pre_resolution_a_name_that_leads_nowhere_refuses_clients_but_not_the_
     assert!(is_closed(&balancer.connect()));
     until(|| (balancer.metric("jmqt_lb_mapping_refused_total", "") == 1).then_some(()));
 }
+
+#[test]
+fn names_that_lead_nowhere_do_not_take_the_place_of_backends_that_serve() {
+    let backend = Backend::start();
+    let options = "pre_resolve_workers = 0";
+    let balancer = Balancer::start(&format!("127.0.0.1:0 = {}", backend.address), options);
+    exchange(&balancer.connect(), &backend.accept());
+    balancer.reload("127.0.0.1:0 = no-such-host.invalid:9000", options);
+    balancer.logged("Cannot look up a backend");
+    exchange(&balancer.connect(), &backend.accept());
+    // With a look before the start, such a file is not taken over at all.
+    balancer.fail_to_reload("127.0.0.1:0 = no-such-host.invalid:9001", "");
+    exchange(&balancer.connect(), &backend.accept());
+}
+
+#[test]
+fn a_backend_without_an_answer_from_the_name_server_does_not_hold_up_the_others() {
+    let backend = Backend::start();
+    let mappings = format!("127.0.0.1:0 = no-such-host.invalid:9000, localhost:{}", backend.address.port());
+    let balancer = Balancer::start(&mappings, "");
+    exchange(&balancer.connect(), &backend.accept());
+}

@@ -44,6 +44,37 @@ fn a_reload_adds_and_removes_backends_under_a_connection_that_stays() {
 }
 
 #[test]
+fn a_removed_backend_is_shown_until_its_connections_have_ended_and_keeps_their_count() {
+    let (old, new) = (Backend::start(), Backend::start());
+    let balancer = Balancer::start(&mapping(&old), "");
+    let clients: Vec<_> = (0..3).map(|_| (balancer.connect(), old.accept())).collect();
+    let of_old = format!("address=\"{}\"", old.address);
+    let shown = || balancer.http("GET /").1.lines().any(|line| line.trim_start().starts_with("removed "));
+
+    balancer.reload(&mapping(&new), "");
+    until(|| shown().then_some(()));
+    assert_eq!(balancer.metric("jmqt_lb_backend_connections", &of_old), 3);
+    assert!(!balancer.http("GET /metrics").1.contains(&format!("backend_up{{mapping=\"{of_old}")));
+    assert_eq!(balancer.http("GET /healthz").1, "ok\n");
+
+    // It comes back, under another name too, with the connections that it has: the others come first.
+    let port = old.address.port();
+    for name in [old.address.to_string(), format!("localhost:{port}")] {
+        balancer.reload(&format!("127.0.0.1:0 = {}, {name}", new.address), "");
+        until(|| (!shown()).then_some(()));
+        assert_eq!(balancer.metric("jmqt_lb_backend_connections", &of_old), 3, "{name}");
+    }
+    let others: Vec<_> = (0..3).map(|_| (balancer.connect(), new.accept())).collect();
+
+    balancer.reload(&mapping(&new), "");
+    until(|| shown().then_some(()));
+    drop(clients);
+    until(|| (!shown()).then_some(()));
+    assert_eq!(balancer.metric("jmqt_lb_backend_connections", ""), 3);
+    drop(others);
+}
+
+#[test]
 fn a_reload_adds_and_removes_mappings_under_a_connection_that_stays() {
     let (one, two) = (Backend::start(), Backend::start());
     let balancer = Balancer::start(&mapping(&one), "");

@@ -23,10 +23,11 @@ fn read(counter: &AtomicU64) -> u64 {
 }
 
 fn state(view: &View) -> &'static str {
-    match (view.is_up, view.is_ejected) {
-        (true, false) => "up",
-        (true, true) => "ejected",
-        (false, _) => "down",
+    match &view.member {
+        None => "removed",
+        Some(member) if !member.is_up => "down",
+        Some(member) if member.is_ejected => "ejected",
+        Some(_) => "up",
     }
 }
 
@@ -84,8 +85,8 @@ fn write_overview(text: &mut String, shared: &Shared) -> fmt::Result {
                 text,
                 "  {:<8} {:>6} {:>7} {:>9} {:>8} {:>9} {:>15} {:>15}  {}",
                 state(&view),
-                view.weight,
-                view.backend.active.load(Ordering::Relaxed),
+                view.member.as_ref().map_or(0, |member| member.weight),
+                view.backend.active(),
                 read(&counters.connections),
                 read(&counters.failures),
                 read(&counters.ejections),
@@ -159,28 +160,38 @@ impl Metrics {
     }
 
     fn backends(&mut self, snapshots: &[Snapshot]) {
-        let mut family = |name: &str, kind: &str, help: &str, value: fn(&View) -> u64| {
+        let mut family = |name: &str, kind: &str, help: &str, value: fn(&View) -> Option<u64>| {
             let values = snapshots.iter().flat_map(|Snapshot { mapping, backends }| {
-                backends.iter().map(move |view| (labels(mapping, view), value(view)))
+                let values = backends.iter().filter_map(move |view| Some((view, value(view)?)));
+                values.map(|(view, value)| (labels(mapping, view), value))
             });
             self.family(&format!("backend_{name}"), kind, help, values);
         };
-        family("up", "gauge", "1 if it gets connections.", |view| (state(view) == "up").into());
-        family("ejected", "gauge", "1 while ejected after failures.", |view| view.is_ejected.into());
-        family("weight", "gauge", "Its weight.", |view| view.weight.into());
-        family("connections", "gauge", "Connections now.", |view| {
-            view.backend.active.load(Ordering::Relaxed) as u64
+        // Nobody need be woken for one that was removed: it has no fitness, only connections.
+        family("up", "gauge", "1 if it gets connections.", |view| {
+            view.member.as_ref().map(|_| (state(view) == "up").into())
         });
+        family("ejected", "gauge", "1 while ejected after failures.", |view| {
+            view.member.as_ref().map(|member| member.is_ejected.into())
+        });
+        family("weight", "gauge", "Its weight.", |view| {
+            view.member.as_ref().map(|member| member.weight.into())
+        });
+        family("connections", "gauge", "Connections now.", |view| Some(view.backend.active() as u64));
         family("connections_total", "counter", "Connections tried.", |view| {
-            read(&view.backend.counters.connections)
+            Some(read(&view.backend.counters.connections))
         });
         family("failures_total", "counter", "Connections failed.", |view| {
-            read(&view.backend.counters.failures)
+            Some(read(&view.backend.counters.failures))
         });
-        family("ejections_total", "counter", "Ejections.", |view| read(&view.backend.counters.ejections));
-        family("bytes_to_total", "counter", "Bytes sent to it.", |view| view.backend.counters.bytes_to.sum());
+        family("ejections_total", "counter", "Ejections.", |view| {
+            Some(read(&view.backend.counters.ejections))
+        });
+        family("bytes_to_total", "counter", "Bytes sent to it.", |view| {
+            Some(view.backend.counters.bytes_to.sum())
+        });
         family("bytes_from_total", "counter", "Bytes received from it.", |view| {
-            view.backend.counters.bytes_from.sum()
+            Some(view.backend.counters.bytes_from.sum())
         });
     }
 }
