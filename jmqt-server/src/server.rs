@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::bus::{Bus, LocalBus, NodeId, RedisBus};
+use crate::bus::{Bus, LocalBus, NodeId, RedisBus, Speaker};
 use crate::config::{Config, RedisOptions};
 use crate::counters::Counters;
 use crate::handle::ServerHandle;
@@ -101,7 +101,8 @@ impl Server {
         let (bus, cluster, joining) = match backend {
             Backend::Alone(_) => (Arc::new(LocalBus) as Arc<dyn Bus>, None, None),
             Backend::Cluster(store, redis) => {
-                let (bus, events) = RedisBus::new(node, redis, counters);
+                let speaker = Speaker { node, epoch: context.ids.epoch() };
+                let (bus, events) = RedisBus::new(speaker, redis, counters);
                 let bus: Arc<dyn Bus> = Arc::new(bus);
                 let (cluster, tasks) = Cluster::new(node, Arc::clone(&bus), store);
                 let cluster = Arc::new(cluster);

@@ -3,9 +3,14 @@
 mod databases;
 mod support;
 
+use std::pin::pin;
+use std::time::Duration;
+
 use databases::MySql;
 use jmqt_server::{Config, MySqlConfig, Server, StartError};
+use sqlx::{Connection as _, Executor as _};
 use support::{TestApp, TestServer};
+use tokio::time::{sleep, timeout};
 
 fn in_mysql(config: &mut Config, database: &MySql) {
     let options = database.options();
@@ -31,6 +36,41 @@ async fn what_is_not_acknowledged_comes_again_after_a_restart() {
         let mut bob = server.connect("bob").await;
         assert_eq!(bob.next_push().await.data(), "1.50");
     }
+    server.shutdown().await;
+}
+
+#[tokio::test] // protocol.md 2.4, 2.13
+async fn a_newer_session_finds_what_the_older_one_has_asked_of_the_store() {
+    let Some(database) = MySql::new(false) else { return };
+    database.make().await;
+    let mut server = TestServer::configured(|config| in_mysql(config, &database)).await;
+    let (mut alice, mut bob) = (server.connect("alice").await, server.connect("bob").await);
+    bob.sub_persistent("news").await;
+
+    // Somebody else has the channel's row, so that the store cannot carry the `unsub` out yet.
+    let (mut holder, mut watcher) = (database.connect().await, database.connect().await);
+    let mut held = holder.begin().await.unwrap();
+    held.execute("SELECT * FROM channels WHERE name = 'news' FOR UPDATE").await.unwrap();
+    bob.send(r#"{"unsub":{"cn":"news"}}"#).await;
+    let waiting = "SELECT COUNT(*) FROM information_schema.innodb_trx \
+        JOIN information_schema.processlist ON id = trx_mysql_thread_id \
+        WHERE trx_state = 'LOCK WAIT' AND db = DATABASE()";
+    while sqlx::query_scalar::<_, i64>(waiting).fetch_one(&mut watcher).await.unwrap() == 0 {
+        sleep(Duration::from_millis(10)).await;
+    }
+    let mut bob = {
+        let mut connecting = pin!(server.connect("bob"));
+        let early = timeout(Duration::from_millis(100), &mut connecting).await;
+        assert!(early.is_err(), "a session begins before the store has done with the older one");
+        held.rollback().await.unwrap();
+        connecting.await
+    };
+
+    bob.sub_persistent("news").await;
+    let bob = server.reconnect(bob).await;
+    alice.pub1("news", "1").await;
+    let mut bob = server.reconnect(bob).await;
+    assert_eq!(bob.next_push().await.data(), "1");
     server.shutdown().await;
 }
 

@@ -34,6 +34,8 @@ impl Bus for LocalBus {
 
     fn send_qos1(&self, _: NodeId, _: &Qos1Pushes) {}
 
+    async fn sent(&self) {}
+
     fn send(&self, _: NodeId, _: &Control) {}
 
     fn broadcast(&self, _: &Control) {}

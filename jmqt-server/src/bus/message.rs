@@ -9,8 +9,10 @@ use bytes::{Buf, BufMut, Bytes};
 use jmqt_protocol::{ChannelName, ClientId};
 use serde::{Deserialize, Serialize};
 
+use crate::store::Epoch;
+
 /// The first byte of everything.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const QOS0: u8 = 0;
 const QOS1: u8 = 1;
 const CONTROL: u8 = 2;
@@ -31,6 +33,14 @@ impl NodeId {
     pub(crate) fn parse(text: &str) -> Option<Self> {
         u64::from_str_radix(text, 16).ok().filter(|_| text.len() == 16).map(Self)
     }
+}
+
+/// Who speaks: a node, and the database that it has in common with those of its cluster. What it says of
+/// places in logs means nothing to others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Speaker {
+    pub(crate) node: NodeId,
+    pub(crate) epoch: Epoch,
 }
 
 /// Something from another node, or from this one: a bus hands back what it is given.
@@ -172,16 +182,17 @@ pub(crate) enum Answer {
     Failed,
 }
 
-/// What was received is nothing that a node of this version writes.
+/// What was received is nothing that a node of this cluster and version writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not a message of this version: {0}")]
+#[error("{0}")]
 pub(crate) struct NotAMessage(&'static str);
 
-fn header(from: NodeId, kind: u8, room: usize) -> Vec<u8> {
-    let mut out = Vec::with_capacity(10 + room);
+fn header(from: Speaker, kind: u8, room: usize) -> Vec<u8> {
+    let mut out = Vec::with_capacity(14 + room);
     out.put_u8(VERSION);
     out.put_u8(kind);
-    out.put_u64(from.0);
+    out.put_u64(from.node.0);
+    out.put_u32(from.epoch.0);
     out
 }
 
@@ -198,7 +209,7 @@ pub(crate) fn is_from(payload: &[u8], node: NodeId) -> bool {
 /// QoS 0 pushes. Returns what was written, and how much of it is the header: more pushes of the same
 /// channel and publisher may be appended to it.
 pub(crate) fn encode_qos0(
-    from: NodeId,
+    from: Speaker,
     channel: &ChannelName,
     sender: Option<&ClientId>,
     pushes: &[u8],
@@ -211,7 +222,7 @@ pub(crate) fn encode_qos0(
     (out, header)
 }
 
-pub(crate) fn encode_qos1(from: NodeId, pushes: &Qos1Pushes) -> Vec<u8> {
+pub(crate) fn encode_qos1(from: Speaker, pushes: &Qos1Pushes) -> Vec<u8> {
     let mut out = header(from, QOS1, 100 + 64 * pushes.messages.len() + pushes.pushes.len());
     put_text(&mut out, pushes.channel.as_str());
     out.put_u32(u32::try_from(pushes.messages.len()).unwrap_or(u32::MAX));
@@ -235,7 +246,7 @@ pub(crate) fn encode_qos1(from: NodeId, pushes: &Qos1Pushes) -> Vec<u8> {
     out
 }
 
-pub(crate) fn encode_control(from: NodeId, control: &Control) -> Vec<u8> {
+pub(crate) fn encode_control(from: Speaker, control: &Control) -> Vec<u8> {
     let mut out = header(from, CONTROL, 100);
     // Strings and numbers always make JSON.
     drop(serde_json::to_writer(&mut out, control));
@@ -256,22 +267,37 @@ fn put_sender(out: &mut Vec<u8>, sender: Option<&ClientId>) {
 }
 
 impl BusMessage {
-    pub(crate) fn decode(mut payload: Bytes) -> Result<Self, NotAMessage> {
+    /// Reads what a node with this database has written.
+    pub(crate) fn decode(mut payload: Bytes, epoch: Epoch) -> Result<Self, NotAMessage> {
         if number(payload.try_get_u8())? != VERSION {
-            return Err(NotAMessage("another version"));
+            return Err(NotAMessage("it is not of this version"));
         }
         let kind = number(payload.try_get_u8())?;
         let from = NodeId(number(payload.try_get_u64())?);
+        if number(payload.try_get_u32())? != epoch.0 {
+            return Err(NotAMessage("it is from a node that has another database"));
+        }
         let body = match kind {
             QOS0 => Body::Qos0(decode_qos0(payload)?),
             QOS1 => Body::Qos1(decode_qos1(payload)?),
-            CONTROL => Body::Control(
-                serde_json::from_slice(&payload).map_err(|_| NotAMessage("unknown control message"))?,
-            ),
+            CONTROL => Body::Control(decode_control(&payload)?),
             _ => return Err(NotAMessage("unknown kind")),
         };
         Ok(Self { from, body })
     }
+}
+
+fn decode_control(payload: &[u8]) -> Result<Control, NotAMessage> {
+    let control = serde_json::from_slice(payload).map_err(|_| NotAMessage("unknown control message"))?;
+    if let Control::Tails(tails) = &control {
+        tails.iter().try_for_each(|(.., seq)| check_seq(*seq))?;
+    }
+    Ok(control)
+}
+
+/// No log is longer than this, and counting on from there is safe.
+fn check_seq(seq: u64) -> Result<(), NotAMessage> {
+    i64::try_from(seq).map(drop).map_err(|_| NotAMessage("it is of a place that no log has"))
 }
 
 fn decode_qos0(mut payload: Bytes) -> Result<Qos0Pushes, NotAMessage> {
@@ -295,6 +321,9 @@ fn decode_qos1(mut payload: Bytes) -> Result<Qos1Pushes, NotAMessage> {
             _ => return Err(NotAMessage("unknown place")),
         };
         let sender = take_sender(&mut payload)?;
+        if let Place::Log { seq, .. } = place {
+            check_seq(seq)?;
+        }
         messages.push(Qos1Push { place, sender, end: number(payload.try_get_u32())? });
     }
     // Each has its NUL at least.
@@ -341,21 +370,22 @@ mod tests {
 
     use super::*;
 
-    const HERE: NodeId = NodeId(0xfeed_0000_0000_0001);
+    const EPOCH: Epoch = Epoch(0xabcd_0001);
+    const HERE: Speaker = Speaker { node: NodeId(0xfeed_0000_0000_0001), epoch: EPOCH };
 
     fn channel(name: &str) -> ChannelName {
         ChannelName::parse(name).unwrap()
     }
 
     fn read(payload: Vec<u8>) -> Body {
-        let message = BusMessage::decode(payload.into()).unwrap();
-        assert_eq!(message.from, HERE);
+        let message = BusMessage::decode(payload.into(), EPOCH).unwrap();
+        assert_eq!(message.from, HERE.node);
         message.body
     }
 
     #[test]
     fn a_node_is_known_by_its_name_again() {
-        for node in [HERE, NodeId(0), NodeId(u64::MAX)] {
+        for node in [HERE.node, NodeId(0), NodeId(u64::MAX)] {
             assert_eq!(NodeId::parse(&node.to_string()), Some(node));
         }
         assert_eq!(NodeId::parse("fe"), None);
@@ -384,7 +414,7 @@ mod tests {
         Qos1Pushes {
             channel: channel("#bob"),
             messages: vec![
-                push(Place::Log { key: 7, seq: u64::MAX }, Some("alice"), 4),
+                push(Place::Log { key: 7, seq: i64::MAX as u64 }, Some("alice"), 4),
                 push(Place::Memory { process: 3, number: 9 }, None, 9),
             ],
             pushes: Bytes::from_static(b"{1}\0{22}\0"),
@@ -403,11 +433,26 @@ mod tests {
         let whole = encode_qos1(HERE, &qos1());
         for length in 0..whole.len() {
             let cut = Bytes::copy_from_slice(&whole[..length]);
-            assert!(BusMessage::decode(cut).is_err(), "{length} bytes");
+            assert!(BusMessage::decode(cut, EPOCH).is_err(), "{length} bytes");
         }
         let mut other_version = whole.clone();
         other_version[0] = 9;
-        assert!(BusMessage::decode(other_version.into()).is_err());
+        assert!(BusMessage::decode(other_version.into(), EPOCH).is_err());
+    }
+
+    #[test]
+    fn what_nodes_with_another_database_say_is_refused() {
+        let payload = encode_control(HERE, &Control::Beat);
+        assert!(BusMessage::decode(payload.into(), Epoch(EPOCH.0 + 1)).is_err());
+    }
+
+    #[test]
+    fn places_that_no_log_has_are_refused() {
+        let mut pushes = qos1();
+        pushes.messages[0].place = Place::Log { key: 7, seq: u64::MAX };
+        assert!(BusMessage::decode(encode_qos1(HERE, &pushes).into(), EPOCH).is_err());
+        let tails = encode_control(HERE, &Control::Tails(vec![("news".to_owned(), 7, u64::MAX)]));
+        assert!(BusMessage::decode(tails.into(), EPOCH).is_err());
     }
 
     #[test]
@@ -426,7 +471,7 @@ mod tests {
             Control::Sessions { list: 4, sessions: vec![presence], last: false },
             Control::Ask { number: 1, request },
             Control::Answer { number: 1, answer: Answer::Subscriptions(vec![("news".to_owned(), true)]) },
-            Control::Tails(vec![("news".to_owned(), -1, u64::MAX)]),
+            Control::Tails(vec![("news".to_owned(), -1, i64::MAX as u64)]),
         ];
         for control in controls {
             let payload = encode_control(HERE, &control);
@@ -438,10 +483,10 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_do_any_harm(bytes in proptest::collection::vec(any::<u8>(), 0..200), kind in 0u8..4) {
-            drop(BusMessage::decode(Bytes::from(bytes.clone())));
+            drop(BusMessage::decode(Bytes::from(bytes.clone()), EPOCH));
             let mut payload = header(HERE, kind, 0);
             payload.extend(bytes);
-            drop(BusMessage::decode(payload.into()));
+            drop(BusMessage::decode(payload.into(), EPOCH));
         }
     }
 }

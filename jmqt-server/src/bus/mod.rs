@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use local::LocalBus;
 pub(crate) use message::{
     Answer, Body, BusMessage, Control, NodeId, Place, Presence, Qos0Pushes, Qos1Push, Qos1Pushes, Request,
+    Speaker,
 };
 pub(crate) use redis::{BusEvents, RedisBus};
 pub use redis::{RedisMode, RedisOptions};
@@ -67,6 +68,9 @@ pub(crate) trait Bus: Send + Sync + 'static {
 
     /// The same to one node, for a client that is connected there.
     fn send_qos1(&self, to: NodeId, pushes: &Qos1Pushes);
+
+    /// Waits until the pushes that were handed over before have left this node, or the link has ended.
+    async fn sent(&self);
 
     /// Says something to one node.
     fn send(&self, to: NodeId, control: &Control);

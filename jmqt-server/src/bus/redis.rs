@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use self::interest::Interest;
 use self::link::{Link, Received};
 use self::outgoing::{Outgoing, Target};
-use super::message::{self, BusMessage};
+use super::message::{self, BusMessage, Speaker};
 use super::{Bus, BusEvent, Control, NodeId, Qos1Pushes};
 use crate::counters::Counters;
 
@@ -50,7 +50,7 @@ const INBOX_BYTES: usize = 64 << 20;
 
 /// See the module.
 pub(crate) struct RedisBus {
-    node: NodeId,
+    speaker: Speaker,
     options: RedisOptions,
     interest: Interest,
     outgoing: Outgoing,
@@ -64,7 +64,7 @@ pub(crate) struct RedisBus {
 
 /// What was received and not yet looked at.
 struct Inbox {
-    node: NodeId,
+    speaker: Speaker,
     /// What nodes tell each other does not wait behind pushes.
     controls: mpsc::Sender<BusEvent>,
     pushes: mpsc::Sender<(BusEvent, usize)>,
@@ -117,13 +117,13 @@ impl Inbox {
     /// the link must not go on.
     fn take(&self, payload: Vec<u8>) -> bool {
         let (size, is_pushes) = (payload.len(), message::is_pushes(&payload));
-        if is_pushes && message::is_from(&payload, self.node) {
+        if is_pushes && message::is_from(&payload, self.speaker.node) {
             return true; // its own sessions have them already
         }
-        let message = match BusMessage::decode(Bytes::from(payload)) {
+        let message = match BusMessage::decode(Bytes::from(payload), self.speaker.epoch) {
             Ok(message) => message,
             Err(error) => {
-                tracing::warn!(target: "jmqt::bus", %error, "another program uses the same REDIS_PREFIX, or another version");
+                tracing::warn!(target: "jmqt::bus", %error, "another cluster or program uses the same REDIS_PREFIX, or another version");
                 return true;
             }
         };
@@ -147,14 +147,14 @@ enum End {
 }
 
 impl RedisBus {
-    pub(crate) fn new(node: NodeId, options: RedisOptions, counters: Arc<Counters>) -> (Self, BusEvents) {
+    pub(crate) fn new(speaker: Speaker, options: RedisOptions, counters: Arc<Counters>) -> (Self, BusEvents) {
         let (controls, received_controls) = mpsc::channel(INBOX_CONTROLS);
         let (pushes, received_pushes) = mpsc::channel(INBOX_MESSAGES);
         let bytes = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&counters);
-        let inbox = Inbox { node, controls, pushes, bytes: Arc::clone(&bytes), counters: counted };
+        let inbox = Inbox { speaker, controls, pushes, bytes: Arc::clone(&bytes), counters: counted };
         let bus = Self {
-            node,
+            speaker,
             interest: Interest::default(),
             outgoing: Outgoing::new(),
             inbox: Arc::new(inbox),
@@ -195,7 +195,7 @@ impl RedisBus {
 
     fn put_control(&self, target: Target, control: &Control) {
         // While there is no link nobody hears it; when there is one again, everything is told anew.
-        if self.is_up() && !self.outgoing.put(target, message::encode_control(self.node, control), 0) {
+        if self.is_up() && !self.outgoing.put(target, message::encode_control(self.speaker, control), 0) {
             self.reset();
         }
     }
@@ -232,7 +232,7 @@ impl RedisBus {
     }
 
     async fn use_link(&self, link: &Link, stop: &CancellationToken) -> End {
-        let own = vec![self.own_channel(self.node), self.everybodys_channel()];
+        let own = vec![self.own_channel(self.speaker.node), self.everybodys_channel()];
         if let Err(error) = link.subscribe(own).await {
             return self.failed(&error);
         }
@@ -242,7 +242,7 @@ impl RedisBus {
         self.up.store(true, Ordering::Release);
         self.came_up.notify_waiters();
         self.interest.link_is_up();
-        tracing::info!(target: "jmqt::bus", node = %self.node, "the link to Redis stands");
+        tracing::info!(target: "jmqt::bus", node = %self.speaker.node, "the link to Redis stands");
         drop(self.inbox.controls.send(BusEvent::Up).await);
         let result = tokio::select! {
             result = self.interest.keep(link, |name| self.channel(name)) => result,
@@ -280,6 +280,7 @@ impl RedisBus {
             let to_nodes: Vec<_> = batch.iter().map(|(target, _)| target.node()).collect();
             let named = batch.into_iter().map(|(target, payload)| (self.target_name(&target), payload));
             let listeners = link.publish(named.collect()).await?;
+            self.outgoing.taken_was_sent();
             for (node, listeners) in to_nodes.into_iter().zip(listeners) {
                 if let Some(node) = node.filter(|_| listeners == 0) {
                     // It saves waiting; if there is no room for it, there is a wait.
@@ -321,22 +322,26 @@ impl Bus for RedisBus {
     }
 
     fn publish_qos0(&self, channel: &ChannelName, sender: Option<&ClientId>, pushes: &[u8]) {
-        let (payload, header) = message::encode_qos0(self.node, channel, sender, pushes);
+        let (payload, header) = message::encode_qos0(self.speaker, channel, sender, pushes);
         self.put_pushes(Target::Channel(channel.clone()), payload, header);
     }
 
     fn send_qos0(&self, to: NodeId, channel: &ChannelName, sender: Option<&ClientId>, pushes: &[u8]) {
-        let (payload, header) = message::encode_qos0(self.node, channel, sender, pushes);
+        let (payload, header) = message::encode_qos0(self.speaker, channel, sender, pushes);
         self.put_pushes(Target::Node(to), payload, header);
     }
 
     fn publish_qos1(&self, pushes: &Qos1Pushes) {
-        let payload = message::encode_qos1(self.node, pushes);
+        let payload = message::encode_qos1(self.speaker, pushes);
         self.put_pushes(Target::Channel(pushes.channel.clone()), payload, 0);
     }
 
     fn send_qos1(&self, to: NodeId, pushes: &Qos1Pushes) {
-        self.put_pushes(Target::Node(to), message::encode_qos1(self.node, pushes), 0);
+        self.put_pushes(Target::Node(to), message::encode_qos1(self.speaker, pushes), 0);
+    }
+
+    async fn sent(&self) {
+        self.outgoing.sent().await;
     }
 
     fn send(&self, to: NodeId, control: &Control) {

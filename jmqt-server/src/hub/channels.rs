@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use jmqt_protocol::ChannelName;
 
 use crate::session::{LoggedPushes, PushId, Subscription};
-use crate::store::Seq;
+use crate::store::{ChannelKey, Seq};
 
 const SHARDS: usize = 16;
 /// A channel keeps so many bytes of recent pushes for subscribers that are a little behind,
@@ -144,17 +144,31 @@ impl Channel {
         snapshot
     }
 
-    /// The kept run that has message `seq`.
-    pub(crate) fn tail_with(&self, seq: u64) -> Option<Arc<LoggedPushes>> {
+    /// The kept run that has this message of a log. (One that has messages before it and behind it need not:
+    /// the messages of a batch that had to be halved may have others between them.)
+    pub(crate) fn tail_with(&self, key: ChannelKey, seq: Seq) -> Option<Arc<LoggedPushes>> {
         let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
-        let place = |message: Option<&crate::session::LoggedPush>| match message?.id {
-            PushId::Logged(_, Seq(seq)) => Some(seq),
-            PushId::Memory { .. } => None,
-        };
-        let holds = |run: &&Arc<LoggedPushes>| {
-            place(run.messages.first()).is_some_and(|first| first <= seq)
-                && place(run.messages.last()).is_some_and(|last| seq <= last)
-        };
+        let wanted = PushId::Logged(key, seq);
+        let holds = |run: &&Arc<LoggedPushes>| run.messages.iter().any(|message| message.id == wanted);
         tail.runs.iter().rev().find(holds).cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::PushesBuilder;
+    use crate::session::LoggedPush;
+
+    #[test]
+    fn a_kept_run_is_found_by_the_messages_that_it_has() {
+        let (key, channels, channel) = (ChannelKey(7), Channels::default(), Channel::default());
+        let message = |seq| LoggedPush { id: PushId::Logged(key, Seq(seq)), sender: None };
+        let messages = vec![message(5), message(8)]; // what is between them went another way
+        let run = LoggedPushes { pushes: PushesBuilder::default().finish(), messages };
+        channels.keep_tail(&channel, Some(Arc::new(run)));
+        let found = [4, 5, 6, 7, 8, 9].map(|seq| channel.tail_with(key, Seq(seq)).is_some());
+        assert_eq!(found, [false, true, false, false, true, false]);
+        assert!(channel.tail_with(ChannelKey(8), Seq(5)).is_none(), "the channel was made anew");
     }
 }

@@ -137,6 +137,17 @@ impl Hub {
         }
     }
 
+    /// Carries out a change of a client's subscriptions. If the caller goes away meanwhile, the session
+    /// waits for it [before it ends](Self::settle_session).
+    async fn commit_change(&self, outbox: &Outbox, operation: Operation) -> Result<Outcome, HubError> {
+        outbox.change_submitted();
+        let outcome = self.commit(operation).await;
+        if !matches!(outcome, Err(HubError::Unknown)) {
+            outbox.change_settled();
+        }
+        outcome
+    }
+
     /// Whether it is for this node to do what one node does for all.
     fn is_first(&self) -> bool {
         self.cluster.as_ref().is_none_or(|cluster| cluster.is_first())

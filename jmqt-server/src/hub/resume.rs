@@ -85,7 +85,8 @@ impl Hub {
 
     fn offer_from_memory(&self, missing: &Missing) -> bool {
         let channel = self.channels.get(missing.subscription.channel.as_str());
-        let Some(run) = channel.and_then(|channel| channel.tail_with(missing.after + 1)) else {
+        let Some(run) = channel.and_then(|channel| channel.tail_with(missing.key, Seq(missing.after + 1)))
+        else {
             return false;
         };
         missing.subscription.outbox.offer(&missing.subscription, &run, Source::Memory);
@@ -112,7 +113,11 @@ impl Hub {
             _ => missing.seen,
         };
         let logged = self.encode_read(&missing.subscription.channel, missing.key, messages);
-        missing.subscription.outbox.offer(&missing.subscription, &logged, Source::Log { through });
+        missing.subscription.outbox.offer(
+            &missing.subscription,
+            &logged,
+            Source::Log { key: missing.key, through },
+        );
     }
 
     fn encode_read(

@@ -6,14 +6,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::try_join_all;
 use jmqt_protocol::{ChannelName, ClientId, Persistence};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use super::connections::{Claim, Connections, Registered};
-use super::{Hub, HubError, Message};
+use super::{Hub, HubError, Message, STORE_TIMEOUT, Tag};
 use crate::session::{LogState, Outbox, Stage};
 use crate::validators::{CloseReason, ConnectionInfo};
 
 /// How long a `conn` waits for the client's older session to end.
 const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long the end of a session waits for its last pushes to leave for other nodes.
+const SENT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What a connection validator did through the handle of its request (2.2).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,7 +69,7 @@ impl Hub {
         self: &Arc<Self>,
         new: NewSession<'_>,
     ) -> Result<OpenedSession, HubError> {
-        let claim = tokio::time::timeout(TAKEOVER_TIMEOUT, self.connections.claim(new.client)).await;
+        let claim = timeout(TAKEOVER_TIMEOUT, self.connections.claim(new.client)).await;
         let Ok(claim) = claim else {
             tracing::error!(target: "jmqt::session", client = %new.client, "the older session did not end in time");
             return Err(HubError::SessionEnded);
@@ -143,7 +147,7 @@ impl Hub {
         let stored = self.stored_subscriptions(new.client).await?;
         // All at once: each waits until it is heard of by other nodes.
         let inserted = stored.iter().map(|stored| {
-            let log = LogState::Attaching { seen: 0 };
+            let log = LogState::Attaching { seen: None };
             self.insert(new.outbox, new.client, &stored.channel, Stage::Live, log)
         });
         try_join_all(inserted).await?;
@@ -192,11 +196,11 @@ impl Hub {
     }
 
     /// Ends a session in the tables: nothing is pushed to it any more, its cursors are on disk.
-    /// Returns whether it had persistent subscriptions.
+    /// Returns whether it had persistent subscriptions, or may come to have had.
     pub(crate) async fn close_tables(&self, outbox: &Arc<Outbox>) -> bool {
         let cursors = outbox.take_moved_cursors();
         let subscriptions = outbox.remove_all_subscriptions();
-        let mut persistent = false;
+        let mut persistent = outbox.is_changing();
         for subscription in &subscriptions {
             persistent |= subscription.persistence() == Persistence::Persistent;
             self.leave(subscription);
@@ -205,6 +209,25 @@ impl Hub {
             self.janitor.save_cursors(cursors).await;
         }
         persistent
+    }
+
+    /// Waits until what a session has asked for is done: a session of the same client that began before,
+    /// here or on another node, could be overtaken by it (2.10), or find its subscriptions otherwise than
+    /// they are going to be.
+    pub(crate) async fn settle_session(&self, outbox: &Outbox) {
+        if outbox.is_with_store() {
+            // What is behind it in the queue is answered when it has been carried out.
+            let (reply, carried_out) = oneshot::channel();
+            let settled = async {
+                if self.queue.submit(None, Tag::Reply(reply)).await.is_ok() {
+                    drop(carried_out.await);
+                }
+            };
+            drop(timeout(STORE_TIMEOUT, settled).await);
+        }
+        if self.cluster.is_some() {
+            drop(timeout(SENT_TIMEOUT, self.bus.sent()).await);
+        }
     }
 
     /// The session is over, close notifier included, unless that was another node's to run: the next

@@ -10,7 +10,7 @@ use tokio::sync::MutexGuard;
 use super::publish::payload;
 use super::{CHANGE_LOCKS, Hub, HubError, PushesBuilder};
 use crate::session::{LogState, Outbox, Stage, Subscription};
-use crate::store::{Operation, Outcome, Retained, StoredSubscription};
+use crate::store::{Operation, Outcome, Retained};
 use crate::validators::CloseReason;
 
 /// A subscription that counts, whose pushes wait for [`Outbox::open`].
@@ -56,7 +56,7 @@ impl Hub {
         }
         let log = match persistence {
             Persistence::Temporary => LogState::Temporary,
-            Persistence::Persistent => LogState::Attaching { seen: 0 },
+            Persistence::Persistent => LogState::Attaching { seen: None },
         };
         let subscription = self.insert(outbox, client, channel, stage, log).await?;
         let made = match persistence {
@@ -105,26 +105,26 @@ impl Hub {
 
     /// Makes an entered subscription persistent, and returns the retained message.
     async fn attach(&self, subscription: &Arc<Subscription>) -> Result<Option<Bytes>, HubError> {
-        let (stored, retained) = self.subscribe_in_store(&subscription.client, &subscription.channel).await?;
+        let Subscription { client, channel, outbox, .. } = &**subscription;
+        let operation = Operation::Subscribe { client: client.clone(), channel: channel.clone() };
+        let Outcome::Subscribed { subscription: stored, retained } =
+            self.commit_change(outbox, operation).await?
+        else {
+            return Err(HubError::Store);
+        };
         subscription.outbox.attach(subscription, &stored);
         Ok(retained.map(|retained| frame_retained(&subscription.outbox, &subscription.channel, &retained)))
     }
 
-    async fn subscribe_in_store(
+    /// Ends a persistent subscription in the store; `false` if there was none.
+    async fn unsubscribe_in_store(
         &self,
+        outbox: &Outbox,
         client: &ClientId,
         channel: &ChannelName,
-    ) -> Result<(StoredSubscription, Option<Retained>), HubError> {
-        let operation = Operation::Subscribe { client: client.clone(), channel: channel.clone() };
-        match self.commit(operation).await? {
-            Outcome::Subscribed { subscription, retained } => Ok((subscription, retained)),
-            _ => Err(HubError::Store),
-        }
-    }
-
-    async fn unsubscribe_in_store(&self, client: &ClientId, channel: &ChannelName) -> Result<bool, HubError> {
+    ) -> Result<bool, HubError> {
         let operation = Operation::Unsubscribe { client: client.clone(), channel: channel.clone() };
-        match self.commit(operation).await? {
+        match self.commit_change(outbox, operation).await? {
             Outcome::Unsubscribed(existed) => Ok(existed),
             _ => Err(HubError::Store),
         }
@@ -150,7 +150,7 @@ impl Hub {
     ) -> Result<bool, HubError> {
         let Some(subscription) = outbox.subscription(channel.as_str()) else { return Ok(false) };
         if subscription.persistence() == Persistence::Persistent {
-            let unsubscribed = self.unsubscribe_in_store(client, channel).await;
+            let unsubscribed = self.unsubscribe_in_store(outbox, client, channel).await;
             unsubscribed.map_err(|error| unclear(outbox, error))?;
         }
         self.remove(outbox, channel);
@@ -170,7 +170,8 @@ impl Hub {
             if persistence == Persistence::Temporary {
                 return Err(HubError::SessionEnded);
             }
-            self.subscribe_in_store(client, channel).await?;
+            let operation = Operation::Subscribe { client: client.clone(), channel: channel.clone() };
+            self.commit(operation).await?;
             return Ok(());
         };
         let subscribed = self.force_in_turn(&outbox, client, channel, persistence).await?;
@@ -195,7 +196,7 @@ impl Hub {
                     self.attach(&subscription).await.map_err(|error| unclear(outbox, error))?
                 }
                 Persistence::Temporary => {
-                    let unsubscribed = self.unsubscribe_in_store(client, channel).await;
+                    let unsubscribed = self.unsubscribe_in_store(outbox, client, channel).await;
                     unsubscribed.map_err(|error| unclear(outbox, error))?;
                     outbox.detach(&subscription);
                     self.retained_push(outbox, channel).await?
@@ -214,7 +215,11 @@ impl Hub {
     ) -> Result<bool, HubError> {
         let _turn = self.change_of(client).await;
         let Some(outbox) = self.connections.outbox(client.as_str()) else {
-            return self.unsubscribe_in_store(client, channel).await;
+            let operation = Operation::Unsubscribe { client: client.clone(), channel: channel.clone() };
+            return match self.commit(operation).await? {
+                Outcome::Unsubscribed(existed) => Ok(existed),
+                _ => Err(HubError::Store),
+            };
         };
         let existed = self.unsubscribe_in_turn(&outbox, client, channel).await?;
         self.resume(&outbox); // its part of the window is free for others (2.14)

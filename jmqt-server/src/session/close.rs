@@ -40,6 +40,7 @@ impl Session {
         outbox.release_socket();
         // A `conn` may have been given up half way, so the tables are cleared in any case.
         let is_known = shared.hub.close_tables(&outbox).await;
+        shared.hub.settle_session(&outbox).await;
         let Some(Member { client, generation }) = member else { return };
         let is_ours = shared.hub.claim_close(&client, generation, info).await;
         if is_ours {

@@ -53,11 +53,24 @@ pub(crate) enum Source {
     Live,
     /// They were committed a moment ago, and a resume has asked for them.
     Memory,
-    /// They were read from the log, which holds nothing else up to this place: gaps are final.
+    /// They were read from this log, which holds nothing else up to this place: gaps are final.
     Log {
+        key: ChannelKey,
         /// The last place this read has covered.
         through: u64,
     },
+}
+
+impl Source {
+    /// The log they come from; `None` if they are in none.
+    fn log(self, logged: &LoggedPushes) -> Option<ChannelKey> {
+        match self {
+            Self::Log { key, .. } => Some(key),
+            Self::Live | Self::Memory => {
+                logged.messages.iter().find_map(|message| message.id.place()).map(|(key, _)| key)
+            }
+        }
+    }
 }
 
 /// QoS 1 pushes of one channel, in log order.
@@ -165,6 +178,8 @@ struct State {
     cursors_listed: bool,
     /// QoS 1 publishes of this session that the store has not settled.
     unsettled: usize,
+    /// A change of its subscriptions is with the store.
+    changing: bool,
     leaving: bool,
 }
 
@@ -326,6 +341,27 @@ impl Outbox {
         self.lock().unsettled > 0
     }
 
+    /// A change of this session's subscriptions goes to the store. They take turns.
+    pub(crate) fn change_submitted(&self) {
+        self.lock().changing = true;
+    }
+
+    /// The store has settled it.
+    pub(crate) fn change_settled(&self) {
+        self.lock().changing = false;
+    }
+
+    /// Whether a change of its subscriptions is with the store.
+    pub(crate) fn is_changing(&self) -> bool {
+        self.lock().changing
+    }
+
+    /// Whether the store may still have something to do for this session.
+    pub(crate) fn is_with_store(&self) -> bool {
+        let state = self.lock();
+        state.unsettled > 0 || state.changing
+    }
+
     /// Appends the `pubAck` of a publish that is settled; flushed later. `true` if the caller is the
     /// one to flush.
     pub(crate) fn settle(&self, ack: &Packet<'_>) -> bool {
@@ -396,11 +432,15 @@ impl Outbox {
         let mut log = subscription.log();
         let seen = match *log {
             LogState::Attaching { seen } => seen,
-            LogState::Temporary => 0,
+            LogState::Temporary => None,
             LogState::Attached(_) => return,
         };
         let mut position = LogPosition::new(stored);
-        position.seen = position.seen.max(seen);
+        if let Some((key, Seq(seq))) = seen
+            && key == position.key
+        {
+            position.seen = position.seen.max(seq);
+        }
         let window = state.window();
         window.by_key.insert(position.key, Arc::clone(subscription));
         list_if_behind(window, subscription, &mut position);
@@ -556,8 +596,13 @@ impl Outbox {
                 (false, false)
             }
             LogState::Attaching { seen } => {
-                *seen = (*seen).max(last_seq(logged));
+                // Keys are never given twice, so the greatest is of the log that is there now.
+                *seen = (*seen).max(logged.last_logged());
                 (false, true)
+            }
+            // They may be of a log that has been forgotten, the channel and the subscription made anew.
+            LogState::Attached(position) if source.log(logged).is_some_and(|log| log != position.key) => {
+                (false, false)
             }
             LogState::Attached(position) => {
                 self.offer_logged(&mut state, subscription, position, logged, source);
@@ -604,7 +649,7 @@ impl Outbox {
     ) {
         let framed = logged.pushes.framed(self.framing);
         let flowing = source != Source::Live || !state.connecting;
-        position.seen = position.seen.max(last_seq(logged));
+        position.seen = position.seen.max(logged.last_logged().map_or(0, |(_, Seq(seq))| seq));
         let mut run = 0..0; // messages to be appended in one piece
         let mut sent = 0;
         for (index, message) in logged.messages.iter().enumerate() {
@@ -656,7 +701,7 @@ impl Outbox {
         }
         append_run(&mut state.queue, framed, run);
         self.context.counters.pushes_sent.add(sent);
-        if let Source::Log { through } = source
+        if let Source::Log { through, .. } = source
             && logged.messages.last().is_none_or(|last| match last.id {
                 PushId::Logged(_, Seq(last)) => position.next > last,
                 PushId::Memory { .. } => true,
@@ -718,7 +763,7 @@ impl Outbox {
                 position.is_behind()
             }
             LogState::Attaching { seen } => {
-                *seen = (*seen).max(seq.0);
+                *seen = (*seen).max(Some((key, seq)));
                 false
             }
             _ => false,
@@ -839,6 +884,10 @@ impl LogPosition {
     /// Nothing from `next` up to `seq` is to be pushed: it is the client's own, or gone. Goes no further
     /// than the horizon; the rest is for when that has moved.
     fn pass_over(&mut self, seq: u64) {
+        if self.next <= seq && self.next == self.acked.up_to() + 1 {
+            self.acked.skip_to(seq); // the horizon goes with it
+            self.next = seq + 1;
+        }
         while self.next <= seq && self.next <= self.acked.horizon() {
             self.acked.insert(self.next);
             self.next += 1;
@@ -878,13 +927,6 @@ fn append_run(queue: &mut SendQueue, framed: &crate::hub::Framed, run: std::ops:
     }
 }
 
-fn last_seq(logged: &LoggedPushes) -> u64 {
-    match logged.messages.last() {
-        Some(LoggedPush { id: PushId::Logged(_, Seq(seq)), .. }) => *seq,
-        _ => 0,
-    }
-}
-
 /// How many of the messages fit behind `waiting` bytes. An empty queue takes one of any size.
 fn fitting(ends: &[u32], waiting: usize, limit: usize) -> usize {
     match ends.last() {
@@ -917,4 +959,30 @@ fn write_queue(state: &mut State) -> io::Result<()> {
         *written += taken as u64;
         Ok(taken)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{CURSOR_WINDOW, Cursor};
+
+    fn position(acked: u64) -> LogPosition {
+        let cursor = Cursor { acked: Seq(acked), beyond: Vec::new() };
+        let channel = ChannelName::parse("news").unwrap();
+        LogPosition::new(&StoredSubscription { channel, key: ChannelKey(1), cursor, last: Seq(acked) })
+    }
+
+    #[test] // protocol.md 2.14
+    fn what_is_gone_is_passed_over_as_far_as_can_be_remembered() {
+        let mut position = position(10);
+        position.pass_over(1 << 40); // at once, however much it is
+        assert_eq!((position.next, position.acked.up_to()), ((1 << 40) + 1, 1 << 40));
+        let sent = position.next;
+        position.next += 1; // one is with the client
+        position.pass_over(sent + 2 * CURSOR_WINDOW);
+        assert_eq!((position.next, position.acked.up_to()), (sent + CURSOR_WINDOW, sent - 1));
+        assert!(position.acked.insert(sent));
+        position.pass_over(sent + 2 * CURSOR_WINDOW);
+        assert_eq!(position.acked.up_to(), sent + 2 * CURSOR_WINDOW);
+    }
 }

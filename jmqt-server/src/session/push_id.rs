@@ -40,6 +40,11 @@ impl IdSpace {
         Self { epoch, process }
     }
 
+    /// Names the database.
+    pub(crate) fn epoch(self) -> Epoch {
+        self.epoch
+    }
+
     /// Writes the id as text; `out` is cleared first.
     pub(crate) fn write(self, id: PushId, out: &mut String) {
         out.clear();

@@ -7,7 +7,7 @@ use jmqt_protocol::{ChannelName, ClientId, Persistence};
 
 use super::Outbox;
 use super::cursor::Acked;
-use crate::store::{ChannelKey, StoredSubscription};
+use crate::store::{ChannelKey, Seq, StoredSubscription};
 
 /// A subscription of a connected client.
 pub(crate) struct Subscription {
@@ -39,8 +39,8 @@ pub(crate) enum LogState {
     /// It is temporary: it has nothing to do with the log.
     Temporary,
     /// It is persistent, and the store has not yet said where it starts. `seen` is the last message
-    /// that was offered meanwhile.
-    Attaching { seen: u64 },
+    /// that was heard of meanwhile, and of which log: the channel may have been forgotten and made anew.
+    Attaching { seen: Option<(ChannelKey, Seq)> },
     /// It is persistent.
     Attached(Box<LogPosition>),
 }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jmqt_protocol::ChannelName;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::bus::NodeId;
 
@@ -50,6 +50,9 @@ struct Queue {
     control: VecDeque<(Target, Vec<u8>)>,
     waiting: VecDeque<Waiting>,
     bytes: usize,
+    /// How many payloads of pushes have been put in, and taken out, since the start.
+    put: u64,
+    taken: u64,
 }
 
 impl Queue {
@@ -62,11 +65,13 @@ impl Queue {
 pub(super) struct Outgoing {
     queue: Mutex<Queue>,
     ready: Notify,
+    /// How many payloads of pushes Redis has had, or never will.
+    sent: watch::Sender<u64>,
 }
 
 impl Outgoing {
     pub(super) fn new() -> Self {
-        Self { queue: Mutex::default(), ready: Notify::new() }
+        Self { queue: Mutex::default(), ready: Notify::new(), sent: watch::Sender::new(0) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
@@ -97,6 +102,7 @@ impl Outgoing {
         if is_control {
             queue.control.push_back((target, payload));
         } else {
+            queue.put += 1;
             queue.waiting.push_back(Waiting { target, payload, header });
         }
         if queue.control.len() + queue.waiting.len() == 1 {
@@ -129,16 +135,31 @@ impl Outgoing {
         {
             bytes += next.payload.len();
             queue.bytes -= next.payload.len() + OVERHEAD;
+            queue.taken += 1;
             batch.push((next.target, next.payload));
         }
         batch
     }
 
+    /// Redis has all that was taken.
+    pub(super) fn taken_was_sent(&self) {
+        let taken = self.lock().taken;
+        self.sent.send_replace(taken);
+    }
+
+    /// Waits until the pushes that were put in before have been sent, or given up.
+    pub(super) async fn sent(&self) {
+        let put = self.lock().put;
+        // The sender is here, so it does not end.
+        drop(self.sent.subscribe().wait_for(|sent| *sent >= put).await);
+    }
+
     /// Throws everything away; returns how many payloads of pushes that were.
     pub(super) fn clear(&self) -> u64 {
         let mut queue = self.lock();
-        let pushes = queue.waiting.len();
-        *queue = Queue::default();
+        let (pushes, put) = (queue.waiting.len(), queue.put);
+        *queue = Queue { put, taken: put, ..Queue::default() };
+        self.sent.send_replace(put);
         pushes as u64
     }
 }
@@ -147,11 +168,14 @@ impl Outgoing {
 mod tests {
     use super::*;
     use crate::bus::message::{encode_control, encode_qos0};
-    use crate::bus::{Body, BusMessage, Control};
+    use crate::bus::{Body, BusMessage, Control, Speaker};
+    use crate::store::Epoch;
+
+    const SPEAKER: Speaker = Speaker { node: NodeId(1), epoch: Epoch(1) };
 
     fn pushes(channel: &str, pushes: &[u8]) -> (Target, Vec<u8>, usize) {
         let channel = ChannelName::parse(channel).unwrap();
-        let (payload, header) = encode_qos0(NodeId(1), &channel, None, pushes);
+        let (payload, header) = encode_qos0(SPEAKER, &channel, None, pushes);
         (Target::Channel(channel), payload, header)
     }
 
@@ -165,13 +189,15 @@ mod tests {
         for (channel, bytes) in [("a", b"1\0"), ("a", b"2\0"), ("b", b"3\0"), ("a", b"4\0")] {
             assert!(put(&outgoing, pushes(channel, bytes)));
         }
-        let beat = encode_control(NodeId(1), &Control::Beat);
+        let beat = encode_control(SPEAKER, &Control::Beat);
         assert!(outgoing.put(Target::All, beat.clone(), 0) && outgoing.put(Target::All, beat, 0));
         let sent: Vec<_> = outgoing.take().into_iter().map(|(_, payload)| payload).collect();
-        let pushes = |payload: &Vec<u8>| match BusMessage::decode(payload.clone().into()).unwrap().body {
-            Body::Qos0(pushes) => pushes.pushes.to_vec(),
-            _ => b"beat".to_vec(),
-        };
+        let pushes =
+            |payload: &Vec<u8>| match BusMessage::decode(payload.clone().into(), SPEAKER.epoch).unwrap().body
+            {
+                Body::Qos0(pushes) => pushes.pushes.to_vec(),
+                _ => b"beat".to_vec(),
+            };
         let sent: Vec<_> = sent.iter().map(pushes).collect();
         assert_eq!(sent, [b"beat", b"beat", &b"1\x002\0"[..], b"3\0", b"4\0"]);
         assert!(outgoing.take().is_empty());
@@ -187,7 +213,7 @@ mod tests {
             taken += 1;
         }
         assert_eq!(taken, 63); // each has a header too
-        assert!(outgoing.put(Target::All, encode_control(NodeId(1), &Control::Beat), 0));
+        assert!(outgoing.put(Target::All, encode_control(SPEAKER, &Control::Beat), 0));
         assert_eq!(outgoing.clear(), 63);
         assert!(put(&outgoing, pushes("a", &large)));
     }

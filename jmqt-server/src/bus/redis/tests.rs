@@ -11,8 +11,13 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::bus::{Body, Place, Qos1Push};
+use crate::store::Epoch;
 
 const DEADLINE: Duration = Duration::from_secs(10);
+
+fn speaker(node: u64) -> Speaker {
+    Speaker { node: NodeId(node), epoch: Epoch(7) }
+}
 
 /// Options for the Redis of the tests; `None`, said aloud, if there is none.
 fn options(test: &str) -> Option<RedisOptions> {
@@ -35,7 +40,7 @@ struct Node {
 
 impl Node {
     async fn start(number: u64, options: &RedisOptions) -> Self {
-        let (bus, events) = RedisBus::new(NodeId(number), options.clone(), Arc::default());
+        let (bus, events) = RedisBus::new(speaker(number), options.clone(), Arc::default());
         let (bus, stop) = (Arc::new(bus), CancellationToken::new());
         let running = {
             let (bus, stop) = (Arc::clone(&bus), stop.clone());
@@ -190,7 +195,7 @@ async fn a_link_that_is_reset_comes_back_with_everything_that_was_joined() {
 #[tokio::test]
 async fn without_redis_nobody_waits_and_what_is_lost_is_counted() {
     let options = RedisOptions::standalone("127.0.0.1", 1); // nobody listens there
-    let (bus, _events) = RedisBus::new(NodeId(1), options, Arc::default());
+    let (bus, _events) = RedisBus::new(speaker(1), options, Arc::default());
     let (bus, stop) = (Arc::new(bus), CancellationToken::new());
     let running = {
         let (bus, stop) = (Arc::clone(&bus), stop.clone());
@@ -346,7 +351,7 @@ async fn a_user_with_few_rights_is_enough_and_a_wrong_password_is_told_of() {
     options.user = Some("jmqt".to_owned());
     options.password = Some("wrong".to_owned());
     let (received, _lost) =
-        Received::new(Arc::clone(&RedisBus::new(NodeId(1), options.clone(), Arc::default()).0.inbox));
+        Received::new(Arc::clone(&RedisBus::new(speaker(1), options.clone(), Arc::default()).0.inbox));
     let error = Link::connect(&options, received).await.err().expect("the password is wrong");
     let told = link::explain(&error);
     assert!(told.contains("REDIS_PASSWORD") && !told.contains("wrong\""), "{told}");
