@@ -164,6 +164,30 @@ async fn a_node_is_cut_off_from_redis() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")] // protocol.md 2.13
+async fn what_a_node_accepted_without_redis_is_delivered_when_it_is_gone() {
+    let Some(mut cluster) = Cluster::of(2).await else { return };
+    let mut bob = cluster.connect(1, "bob").await;
+    bob.subscribe("news", true).await;
+    for (data, is_killed) in [(1, true), (2, false)] {
+        let mut alice = cluster.connect(0, "alice").await;
+        cluster.nodes[0].redis.cut();
+        // What is left: everybody's channel, that of bob's node, and bob's.
+        within("the end of the link", async { while cluster.channels().await.len() > 3 {} }).await;
+        let publish = format!(r#"{{"pub":{{"cn":"news","dt":{data},"q":1,"id":"a"}}}}"#);
+        alice.ask(&publish, r#"{"pubAck":{"st":1,"id":"a"}}"#).await;
+        if is_killed {
+            cluster.nodes[0].kill();
+        } else {
+            cluster.nodes[0].stop().await;
+        }
+        let push = format!(r#"{{"push":{{"cn":"news","dt":{data},"cl":"alice","q":1,"id":"*"}}}}"#);
+        bob.take(&push).await;
+        cluster.nodes[0].redis.mend();
+        cluster.nodes[0].restart().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn three_nodes_behind_a_balancer_are_restarted_one_after_another() {
     let Some(mut cluster) = Cluster::start(Options { nodes: 3, balancer: true }).await else { return };

@@ -140,11 +140,13 @@ impl Cluster {
         if matches!(control, Control::Leaving) {
             self.directory.left(from);
             self.no_answers(Some(from));
+            self.compare_if_missed();
             return;
         }
         if self.directory.heard(from, Instant::now()) {
             self.bus.send(from, &Control::WantSessions);
         }
+        self.compare_if_missed();
         match control {
             Control::WantSessions => self.tell_sessions(hub, Some(from)),
             Control::Sessions { list, sessions, last } => {
