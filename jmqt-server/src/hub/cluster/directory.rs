@@ -15,7 +15,7 @@ use crate::bus::{NodeId, Presence};
 use crate::validators::{ConnectionInfo, Protocol};
 
 /// A node that showed nothing for so long is dead, if it could have been noticed all the time.
-const LEASE: Duration = Duration::from_secs(5);
+pub(super) const LEASE: Duration = Duration::from_secs(5);
 /// A node that showed nothing for so long may be dead; it is, if Redis knows that it does not listen.
 const OVERDUE: Duration = Duration::from_millis(2500);
 /// Who looks into the store less often than this has not looked all the time.

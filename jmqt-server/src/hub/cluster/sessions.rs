@@ -9,6 +9,7 @@ use jmqt_protocol::ClientId;
 use tokio::time::Instant;
 
 use super::Cluster;
+use super::directory::LEASE;
 use crate::bus::{Control, NodeId, Presence, Request};
 use crate::hub::connections::{Claim, Connections, Opening};
 use crate::hub::{Hub, HubError, Janitor};
@@ -129,7 +130,7 @@ impl Cluster {
         below: u64,
         mut older: Vec<SharedSession>,
     ) -> Result<(), HubError> {
-        let mut is_called_off = false;
+        let mut called_off: Option<Instant> = None;
         loop {
             // Sessions of this node have ended before this one was entered: their rows are late.
             older.retain(|session| {
@@ -155,11 +156,34 @@ impl Cluster {
                 return Ok(());
             }
             // Who did not answer looks in the store, or is dead, and then it is inherited from.
-            if !std::mem::replace(&mut is_called_off, true) {
-                let rows: Vec<_> = older.iter().map(|session| session.row.clone()).collect();
-                self.store.call_off(&rows).await.map_err(|error| self.failed(&error))?;
+            match called_off {
+                None => {
+                    let rows: Vec<_> = older.iter().map(|session| session.row.clone()).collect();
+                    self.store.call_off(&rows).await.map_err(|error| self.failed(&error))?;
+                    called_off = Some(Instant::now());
+                }
+                Some(since) if since.elapsed() >= LEASE => self.take_over(&older).await,
+                Some(_) => {}
             }
             tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Claims sessions that were called off and that their nodes, which are there, have not claimed: those
+    /// cannot reach the store, and whatever they know of the end of a session they can tell nobody. When
+    /// the store is there for them again, they find the claim.
+    async fn take_over(&self, sessions: &[SharedSession]) {
+        for session in sessions.iter().filter(|session| session.claimed_by.is_none()) {
+            if self.registrar.claim(session.clone()).await != Ok(true) {
+                continue; // it is on its way after all, or will be tried again
+            }
+            let row = &session.row;
+            tracing::warn!(
+                target: "jmqt::session", client = %row.client, node = %row.node,
+                "a node did not end a session, so it seems to have lost the database: it is taken over"
+            );
+            let claimed = SharedSession { row: row.clone(), claimed_by: Some(self.name.clone()) };
+            drop(self.notify_of(claimed).await); // its row goes when that is done
         }
     }
 
