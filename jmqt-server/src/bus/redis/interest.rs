@@ -25,6 +25,8 @@ struct Channels {
     entries: HashMap<ChannelName, Entry, foldhash::fast::RandomState>,
     /// Those of which Redis may have to be told something.
     changed: Vec<ChannelName>,
+    /// Those that Redis is being asked to unsubscribe, and has not confirmed; and how often.
+    leaving: HashMap<ChannelName, usize, foldhash::fast::RandomState>,
 }
 
 /// See the module.
@@ -50,7 +52,7 @@ impl Interest {
     /// One member more.
     pub(super) fn join(&self, channel: &ChannelName) {
         let mut channels = self.lock();
-        let Channels { entries, changed } = &mut *channels;
+        let Channels { entries, changed, .. } = &mut *channels;
         let entry = entries.entry(channel.clone()).or_default();
         entry.members += 1;
         if entry.members == 1 {
@@ -74,13 +76,29 @@ impl Interest {
     /// One member less.
     pub(super) fn leave(&self, channel: &ChannelName) {
         let mut channels = self.lock();
-        let Channels { entries, changed } = &mut *channels;
+        let Channels { entries, changed, .. } = &mut *channels;
         let Some(entry) = entries.get_mut(channel) else { return };
         entry.members = entry.members.saturating_sub(1);
-        if entry.members == 0 {
-            changed.push(channel.clone());
-            self.changed.notify_one();
+        if entry.members > 0 {
+            return;
         }
+        changed.push(channel.clone());
+        self.changed.notify_one();
+    }
+
+    /// Redis has unsubscribed this node from a channel; `false` if it was not asked to, and somebody needs
+    /// the channel.
+    pub(super) fn unsubscribed(&self, channel: &str) -> bool {
+        let mut channels = self.lock();
+        let Channels { entries, leaving, .. } = &mut *channels;
+        if let Some(asked) = leaving.get_mut(channel) {
+            *asked -= 1;
+            if *asked == 0 {
+                leaving.remove(channel);
+            }
+            return true;
+        }
+        entries.get(channel).is_none_or(|entry| entry.members == 0)
     }
 
     /// The link is gone: nothing is subscribed any more, and nobody waits for it.
@@ -91,6 +109,7 @@ impl Interest {
             entry.members > 0
         });
         channels.changed.clear();
+        channels.leaving.clear();
         drop(channels);
         self.confirmed.notify_waiters();
     }
@@ -101,13 +120,15 @@ impl Interest {
 
     /// Tells a new link all there is.
     pub(super) async fn subscribe_all(&self, link: &Link, name: impl Fn(&str) -> String) -> RedisResult<()> {
-        {
-            let mut channels = self.lock();
-            let Channels { entries, changed } = &mut *channels;
-            changed.clear();
-            changed.extend(entries.keys().cloned());
-        }
+        self.link_begins();
         self.tell(link, &name).await
+    }
+
+    fn link_begins(&self) {
+        let mut channels = self.lock();
+        let Channels { entries, changed, .. } = &mut *channels;
+        changed.clear();
+        changed.extend(entries.keys().cloned());
     }
 
     /// Tells the link of every change, for as long as it stands.
@@ -140,7 +161,7 @@ impl Interest {
     fn orders(&self) -> Orders {
         let mut channels = self.lock();
         let mut orders = Orders::default();
-        let Channels { entries, changed } = &mut *channels;
+        let Channels { entries, changed, leaving, .. } = &mut *channels;
         changed.sort_unstable();
         changed.dedup();
         for channel in changed.drain(..) {
@@ -149,6 +170,7 @@ impl Interest {
                 (true, false) => orders.subscribe.push(channel),
                 (false, true) => {
                     entries.remove(&channel);
+                    *leaving.entry(channel.clone()).or_default() += 1;
                     orders.unsubscribe.push(channel);
                 }
                 (false, false) => drop(entries.remove(&channel)),
@@ -160,7 +182,7 @@ impl Interest {
 
     fn confirm(&self, subscribed: &[ChannelName]) {
         let mut channels = self.lock();
-        let Channels { entries, changed } = &mut *channels;
+        let Channels { entries, changed, .. } = &mut *channels;
         for channel in subscribed {
             // Every member may have left meanwhile: then the entry is there still, or is gone and Redis
             // has to be told.
@@ -245,5 +267,21 @@ mod tests {
         up.set(false);
         interest.link_lost();
         joining.await;
+    }
+
+    #[test]
+    fn a_subscription_that_ends_unasked_is_a_loss_to_whoever_needs_it() {
+        let interest = Interest::default();
+        let news = channel("news");
+        interest.join(&news);
+        interest.confirm(&interest.orders().subscribe);
+        assert!(!interest.unsubscribed("news"));
+        assert!(interest.unsubscribed("other"), "nobody needs it");
+        interest.leave(&news);
+        assert_eq!(interest.orders().unsubscribe, std::slice::from_ref(&news));
+        interest.join(&news);
+        interest.confirm(&interest.orders().subscribe);
+        assert!(interest.unsubscribed("news"), "asked before somebody came again");
+        assert!(!interest.unsubscribed("news"));
     }
 }
