@@ -27,6 +27,9 @@ struct Channels {
     changed: Vec<ChannelName>,
     /// Those that Redis is being asked to unsubscribe, and has not confirmed; and how often.
     leaving: HashMap<ChannelName, usize, foldhash::fast::RandomState>,
+    /// There is a link, which is told of every change. Without one there is nothing to keep for it: a new
+    /// one is told all there is.
+    is_linked: bool,
 }
 
 /// See the module.
@@ -52,10 +55,10 @@ impl Interest {
     /// One member more.
     pub(super) fn join(&self, channel: &ChannelName) {
         let mut channels = self.lock();
-        let Channels { entries, changed, .. } = &mut *channels;
+        let Channels { entries, changed, is_linked, .. } = &mut *channels;
         let entry = entries.entry(channel.clone()).or_default();
         entry.members += 1;
-        if entry.members == 1 {
+        if entry.members == 1 && *is_linked {
             changed.push(channel.clone());
             self.changed.notify_one();
         }
@@ -76,14 +79,18 @@ impl Interest {
     /// One member less.
     pub(super) fn leave(&self, channel: &ChannelName) {
         let mut channels = self.lock();
-        let Channels { entries, changed, .. } = &mut *channels;
+        let Channels { entries, changed, is_linked, .. } = &mut *channels;
         let Some(entry) = entries.get_mut(channel) else { return };
         entry.members = entry.members.saturating_sub(1);
         if entry.members > 0 {
             return;
         }
-        changed.push(channel.clone());
-        self.changed.notify_one();
+        if *is_linked {
+            changed.push(channel.clone());
+            self.changed.notify_one();
+        } else {
+            entries.remove(channel);
+        }
     }
 
     /// Redis has unsubscribed this node from a channel; `false` if it was not asked to, and somebody needs
@@ -110,6 +117,7 @@ impl Interest {
         });
         channels.changed.clear();
         channels.leaving.clear();
+        channels.is_linked = false;
         drop(channels);
         self.confirmed.notify_waiters();
     }
@@ -126,7 +134,8 @@ impl Interest {
 
     fn link_begins(&self) {
         let mut channels = self.lock();
-        let Channels { entries, changed, .. } = &mut *channels;
+        let Channels { entries, changed, is_linked, .. } = &mut *channels;
+        *is_linked = true;
         changed.clear();
         changed.extend(entries.keys().cloned());
     }
@@ -200,6 +209,14 @@ impl Interest {
     fn len(&self) -> usize {
         self.lock().entries.len()
     }
+
+    /// With a link that is told of nothing yet.
+    #[cfg(test)]
+    fn linked() -> Self {
+        let interest = Self::default();
+        interest.link_begins();
+        interest
+    }
 }
 
 #[cfg(test)]
@@ -212,7 +229,7 @@ mod tests {
 
     #[test]
     fn redis_is_told_of_first_members_and_of_last_ones() {
-        let interest = Interest::default();
+        let interest = Interest::linked();
         let news = channel("news");
         interest.join(&news);
         interest.join(&news);
@@ -228,7 +245,7 @@ mod tests {
 
     #[test]
     fn who_comes_while_it_is_unsubscribed_subscribes_anew() {
-        let interest = Interest::default();
+        let interest = Interest::linked();
         let news = channel("news");
         interest.join(&news);
         interest.confirm(&interest.orders().subscribe);
@@ -240,7 +257,7 @@ mod tests {
 
     #[test]
     fn who_leaves_while_it_is_subscribed_is_unsubscribed_after_that() {
-        let interest = Interest::default();
+        let interest = Interest::linked();
         let news = channel("news");
         interest.join(&news);
         let orders = interest.orders();
@@ -253,7 +270,7 @@ mod tests {
 
     #[tokio::test]
     async fn nobody_waits_for_a_link_that_is_gone() {
-        let interest = Interest::default();
+        let interest = Interest::linked();
         let news = channel("news");
         interest.join(&news);
         let mut joining = Box::pin(interest.joined(&news, || true));
@@ -270,8 +287,25 @@ mod tests {
     }
 
     #[test]
-    fn a_subscription_that_ends_unasked_is_a_loss_to_whoever_needs_it() {
+    fn while_there_is_no_link_nothing_is_kept_of_what_comes_and_goes() {
         let interest = Interest::default();
+        let (news, other) = (channel("news"), channel("other"));
+        interest.join(&other);
+        for _ in 0..1000 {
+            interest.join(&news);
+            interest.leave(&news);
+        }
+        assert_eq!((interest.len(), interest.lock().changed.len()), (1, 0));
+        interest.link_begins();
+        assert_eq!(interest.orders().subscribe, std::slice::from_ref(&other));
+        interest.link_lost();
+        interest.leave(&other);
+        assert_eq!((interest.len(), interest.lock().changed.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_subscription_that_ends_unasked_is_a_loss_to_whoever_needs_it() {
+        let interest = Interest::linked();
         let news = channel("news");
         interest.join(&news);
         interest.confirm(&interest.orders().subscribe);
