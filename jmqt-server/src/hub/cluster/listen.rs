@@ -79,12 +79,12 @@ impl Cluster {
             BusEvent::Up => self.link_up(hub, echo),
             BusEvent::Down => {
                 self.directory.link_down();
-                self.no_answers(None);
+                self.asked.give_up(None);
                 *self.fences() = Fences::default();
             }
             BusEvent::NobodyThere(node) => {
                 self.directory.not_listening(node);
-                self.no_answers(Some(node));
+                self.asked.give_up(Some(node));
             }
             BusEvent::Message(BusMessage { from, body }) => match body {
                 Body::Qos0(pushes) => {
@@ -139,7 +139,7 @@ impl Cluster {
     fn heard(self: &Arc<Self>, hub: &Arc<Hub>, from: NodeId, control: Control) {
         if matches!(control, Control::Leaving) {
             self.directory.left(from);
-            self.no_answers(Some(from));
+            self.asked.give_up(Some(from));
             self.compare_if_missed();
             return;
         }
@@ -156,7 +156,7 @@ impl Cluster {
             Control::Closed { client, generation } => self.directory.closed(from, &client, generation),
             Control::Tails(tails) => self.arrived(hub, Arrival::Tails(tails)),
             Control::Ask { number, request } => self.answer(hub, from, number, request),
-            Control::Answer { number, answer } => self.answered(number, answer),
+            Control::Answer { number, answer } => self.asked.answered(number, answer),
             Control::Disconnect { client } => {
                 if let Some(outbox) = hub.connections.outbox(&client) {
                     outbox.close(CloseReason::ByApplication);

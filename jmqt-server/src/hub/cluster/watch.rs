@@ -120,7 +120,7 @@ impl Cluster {
         let others: Vec<_> = others.filter(|(node, _)| *node != self.node).collect();
         for node in self.directory.beats(&others, Instant::now()) {
             tracing::warn!(target: "jmqt::bus", %node, "a node is silent: its sessions are taken over");
-            self.no_answers(Some(node));
+            self.asked.give_up(Some(node));
             self.died.notify_one();
         }
         self.compare_if_missed();
