@@ -221,6 +221,23 @@ async fn a_node_is_cut_off_from_the_database() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")] // protocol.md 2.4, 2.16
+async fn a_node_loses_the_database_while_a_close_notifier_runs() {
+    let Some(cluster) = Cluster::of(2).await else { return };
+    let mut old = cluster.connect(0, "slow").await; // her close notifier takes a while
+    let moving = tokio::spawn(Client::connect(cluster.target(1), "slow"));
+    let is_claimed = |row: &String| !row.ends_with(" nobody");
+    within("the claim", async { while !cluster.mariadb.sessions().await.iter().any(is_claimed) {} }).await;
+    old.expect_end().await;
+    cluster.nodes[0].mysql.cut();
+    let new = moving.await.unwrap();
+    assert_eq!(cluster.closes_of("slow"), ["Takeover"], "once, and before the connAck");
+    cluster.nodes[0].mysql.mend();
+    new.leave().await;
+    within("an empty store", async { while !cluster.mariadb.sessions().await.is_empty() {} }).await;
+    assert_eq!(cluster.closes_of("slow"), ["Takeover", "Disconnected"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn three_nodes_behind_a_balancer_are_restarted_one_after_another() {
     let Some(mut cluster) = Cluster::start(Options { nodes: 3, balancer: true }).await else { return };
