@@ -1,4 +1,4 @@
-//! A node: its process, the wire to Redis, and the file its application writes.
+//! A node: its process, the wires to Redis and to the database, and the file its application writes.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -29,6 +29,8 @@ pub struct Node {
     pub address: SocketAddr,
     /// Its way to Redis.
     pub redis: Proxy,
+    /// Its way to the database.
+    pub mysql: Proxy,
     folder: PathBuf,
     process: Option<Process>,
     start: u32,
@@ -38,18 +40,21 @@ pub struct Node {
 
 impl Node {
     pub(crate) async fn new(name: &str, around: &Surroundings<'_>) -> Self {
-        let redis = Proxy::to(SocketAddr::from(([127, 0, 0, 1], around.redis.port))).await;
+        let here = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        let redis = Proxy::to(here(around.redis.port)).await;
+        let mysql = Proxy::to(here(around.mariadb.port)).await;
         let mut node = Self {
             name: name.to_owned(),
-            address: SocketAddr::from(([127, 0, 0, 1], free_port())),
+            address: here(free_port()),
             redis,
+            mysql,
             folder: around.folder.to_owned(),
             process: None,
             start: 0,
             killed: Vec::new(),
         };
         let mut text = String::new();
-        let (redis, mysql) = (node.redis.address.port(), around.mariadb.port);
+        let (redis, mysql) = (node.redis.address.port(), node.mysql.address.port());
         let prefix = around.prefix;
         write!(
             text,

@@ -164,6 +164,80 @@ async fn a_node_is_cut_off_from_redis() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")] // protocol.md 2.13
+async fn what_a_node_accepted_without_redis_is_delivered_when_it_is_gone() {
+    let Some(mut cluster) = Cluster::of(2).await else { return };
+    let mut bob = cluster.connect(1, "bob").await;
+    bob.subscribe("news", true).await;
+    for (data, is_killed) in [(1, true), (2, false)] {
+        let mut alice = cluster.connect(0, "alice").await;
+        cluster.nodes[0].redis.cut();
+        // What is left: everybody's channel, that of bob's node, and bob's.
+        within("the end of the link", async { while cluster.channels().await.len() > 3 {} }).await;
+        let publish = format!(r#"{{"pub":{{"cn":"news","dt":{data},"q":1,"id":"a"}}}}"#);
+        alice.ask(&publish, r#"{"pubAck":{"st":1,"id":"a"}}"#).await;
+        if is_killed {
+            cluster.nodes[0].kill();
+        } else {
+            cluster.nodes[0].stop().await;
+        }
+        let push = format!(r#"{{"push":{{"cn":"news","dt":{data},"cl":"alice","q":1,"id":"*"}}}}"#);
+        bob.take(&push).await;
+        cluster.nodes[0].redis.mend();
+        cluster.nodes[0].restart().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")] // protocol.md 2.4, 2.16
+async fn a_node_is_cut_off_from_the_database() {
+    let Some(cluster) = Cluster::of(2).await else { return };
+    let (mut old, gone) = (cluster.connect(0, "bob").await, cluster.connect(0, "carol").await);
+    cluster.nodes[0].mysql.cut();
+    gone.leave().await; // and her close notifier waits for the database
+    old.heartbeat().await;
+    let (new, back) = tokio::join!(cluster.connect(1, "bob"), cluster.connect(1, "carol"));
+    for name in ["bob", "carol"] {
+        assert_eq!(cluster.closes_of(name), ["ServerDied"], "once, and before the connAck");
+    }
+    old.expect_end().await;
+    cluster.nodes[0].mysql.mend();
+    new.leave().await;
+    back.leave().await;
+    within("an empty store", async { while !cluster.mariadb.sessions().await.is_empty() {} }).await;
+    for name in ["bob", "carol"] {
+        let served = async {
+            loop {
+                let mut client = Client::authenticate(cluster.target(0), name).await;
+                client.send_conn().await; // answered 5 as long as the database is away
+                if client.next().await.is_some_and(|answer| answer.contains(r#""st":1"#)) {
+                    return client;
+                }
+            }
+        };
+        within(format_args!("a session of {name}"), served).await.leave().await;
+        let closes = ["ServerDied", "Disconnected", "Disconnected"];
+        until("the close notice", || (cluster.closes_of(name).len() >= 3).then_some(())).await;
+        assert_eq!(cluster.closes_of(name), closes);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")] // protocol.md 2.4, 2.16
+async fn a_node_loses_the_database_while_a_close_notifier_runs() {
+    let Some(cluster) = Cluster::of(2).await else { return };
+    let mut old = cluster.connect(0, "slow").await; // her close notifier takes a while
+    let moving = tokio::spawn(Client::connect(cluster.target(1), "slow"));
+    let is_claimed = |row: &String| !row.ends_with(" nobody");
+    within("the claim", async { while !cluster.mariadb.sessions().await.iter().any(is_claimed) {} }).await;
+    old.expect_end().await;
+    cluster.nodes[0].mysql.cut();
+    let new = moving.await.unwrap();
+    assert_eq!(cluster.closes_of("slow"), ["Takeover"], "once, and before the connAck");
+    cluster.nodes[0].mysql.mend();
+    new.leave().await;
+    within("an empty store", async { while !cluster.mariadb.sessions().await.is_empty() {} }).await;
+    assert_eq!(cluster.closes_of("slow"), ["Takeover", "Disconnected"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn three_nodes_behind_a_balancer_are_restarted_one_after_another() {
     let Some(mut cluster) = Cluster::start(Options { nodes: 3, balancer: true }).await else { return };

@@ -180,6 +180,8 @@ pub(crate) enum Answer {
     NotHere,
     /// The store failed.
     Failed,
+    /// There is too much to do: ask again.
+    Busy,
 }
 
 /// What was received is nothing that a node of this cluster and version writes.

@@ -6,6 +6,7 @@
 
 mod interest;
 mod link;
+mod names;
 mod options;
 mod outgoing;
 #[cfg(test)]
@@ -23,7 +24,8 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::interest::Interest;
-use self::link::{Link, Received};
+use self::link::{Link, Lost, Received};
+use self::names::Names;
 use self::outgoing::{Outgoing, Target};
 use super::message::{self, BusMessage, Speaker};
 use super::{Bus, BusEvent, Control, NodeId, Qos1Pushes};
@@ -52,7 +54,8 @@ const INBOX_BYTES: usize = 64 << 20;
 pub(crate) struct RedisBus {
     speaker: Speaker,
     options: RedisOptions,
-    interest: Interest,
+    names: Arc<Names>,
+    interest: Arc<Interest>,
     outgoing: Outgoing,
     inbox: Arc<Inbox>,
     up: AtomicBool,
@@ -155,7 +158,8 @@ impl RedisBus {
         let inbox = Inbox { speaker, controls, pushes, bytes: Arc::clone(&bytes), counters: counted };
         let bus = Self {
             speaker,
-            interest: Interest::default(),
+            names: Arc::new(Names::new(&options)),
+            interest: Arc::default(),
             outgoing: Outgoing::new(),
             inbox: Arc::new(inbox),
             up: AtomicBool::new(false),
@@ -165,26 +169,6 @@ impl RedisBus {
             options,
         };
         (bus, BusEvents { controls: received_controls, pushes: received_pushes, bytes })
-    }
-
-    fn channel(&self, name: &str) -> String {
-        format!("{}c:{name}", self.options.prefix)
-    }
-
-    fn own_channel(&self, node: NodeId) -> String {
-        format!("{}n:{node}", self.options.prefix)
-    }
-
-    fn everybodys_channel(&self) -> String {
-        format!("{}all", self.options.prefix)
-    }
-
-    fn target_name(&self, target: &Target) -> String {
-        match target {
-            Target::Channel(name) => self.channel(name.as_str()),
-            Target::Node(node) => self.own_channel(*node),
-            Target::All => self.everybodys_channel(),
-        }
     }
 
     fn put_pushes(&self, target: Target, payload: Vec<u8>, header: usize) {
@@ -200,9 +184,13 @@ impl RedisBus {
         }
     }
 
+    fn received(&self) -> (Received, Lost) {
+        Received::new(Arc::clone(&self.inbox), Arc::clone(&self.names), Arc::clone(&self.interest))
+    }
+
     /// Serves one link for as long as it stands.
     async fn serve(&self, stop: &CancellationToken) -> End {
-        let (received, mut lost) = Received::new(Arc::clone(&self.inbox));
+        let (received, mut lost) = self.received();
         let reset = CancellationToken::new();
         *self.present.lock().unwrap_or_else(PoisonError::into_inner) = reset.clone();
         let connected = tokio::select! {
@@ -232,11 +220,11 @@ impl RedisBus {
     }
 
     async fn use_link(&self, link: &Link, stop: &CancellationToken) -> End {
-        let own = vec![self.own_channel(self.speaker.node), self.everybodys_channel()];
+        let own = vec![self.names.node(self.speaker.node), self.names.everybody()];
         if let Err(error) = link.subscribe(own).await {
             return self.failed(&error);
         }
-        if let Err(error) = self.interest.subscribe_all(link, |name| self.channel(name)).await {
+        if let Err(error) = self.interest.subscribe_all(link, |name| self.names.channel(name)).await {
             return self.failed(&error);
         }
         self.up.store(true, Ordering::Release);
@@ -245,7 +233,7 @@ impl RedisBus {
         tracing::info!(target: "jmqt::bus", node = %self.speaker.node, "the link to Redis stands");
         drop(self.inbox.controls.send(BusEvent::Up).await);
         let result = tokio::select! {
-            result = self.interest.keep(link, |name| self.channel(name)) => result,
+            result = self.interest.keep(link, |name| self.names.channel(name)) => result,
             result = self.send_all(link) => result,
             () = stop.cancelled() => {
                 let sent = timeout(LAST_WORDS, self.send_waiting(link)).await;
@@ -278,7 +266,7 @@ impl RedisBus {
                 return Ok(());
             }
             let to_nodes: Vec<_> = batch.iter().map(|(target, _)| target.node()).collect();
-            let named = batch.into_iter().map(|(target, payload)| (self.target_name(&target), payload));
+            let named = batch.into_iter().map(|(target, payload)| (self.names.target(&target), payload));
             let listeners = link.publish(named.collect()).await?;
             self.outgoing.taken_was_sent();
             for (node, listeners) in to_nodes.into_iter().zip(listeners) {

@@ -4,6 +4,7 @@
 //! The store decides (who has a session, who tells of its end, what is in a log); the bus is quick and may
 //! lose anything. So everything that came by the bus alone is looked up again when it was away.
 
+mod asked;
 mod directory;
 mod listen;
 mod registrar;
@@ -25,10 +26,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Hub;
-use crate::bus::{Answer, Bus, BusEvents, Control, NodeId, Qos1Pushes};
+use crate::bus::{Bus, BusEvents, Control, NodeId, Qos1Pushes};
 use crate::store::{ClusterStore, SharedSession};
 use crate::validators::ConnectionInfo;
 
+use asked::Asked;
 use directory::Directory;
 use registrar::Registrar;
 
@@ -88,7 +90,7 @@ pub(crate) struct Cluster {
     registrar: Registrar,
     numbers: AtomicU64,
     fences: Mutex<Fences>,
-    asked: Mutex<HashMap<u64, (NodeId, oneshot::Sender<Answer>)>>,
+    asked: Asked,
     answering: Arc<Semaphore>,
     arrivals: mpsc::Sender<Arrival>,
     arrivals_room: Arc<Semaphore>,
@@ -145,7 +147,7 @@ impl Cluster {
             registrar,
             numbers: AtomicU64::new(1),
             fences: Mutex::default(),
-            asked: Mutex::default(),
+            asked: Asked::default(),
             answering: Arc::new(Semaphore::new(ANSWERING)),
             arrivals,
             arrivals_room: Arc::new(Semaphore::new(ARRIVALS_KIB as usize)),

@@ -1,7 +1,7 @@
 //! A node that lets everybody do everything, and writes down what it is told.
 //!
 //! A client is who its auth data says it is: `{"auth":{"dt":"alice"}}`. Control channels offer the server's
-//! own side (§9.e): `$force_sub`, `$force_unsub`, `$force_pub`, `$disconnect`, `$subscriptions`,
+//! own side (§9.e): `$force_sub`, `$force_subs` (many at once), `$force_unsub`, `$force_pub`, `$disconnect`, `$subscriptions`,
 //! `$is_connected`, `$connections`, `$counters`. The close notifier of a client whose id begins with `slow`
 //! takes a while.
 
@@ -20,6 +20,7 @@ use jmqt_server::{
 use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
+use tokio::task::JoinSet;
 use torture::Event;
 use torture::notices::NoticeFile;
 
@@ -88,6 +89,8 @@ struct Given<'a> {
     persistent: bool,
     #[serde(default)]
     qos: u8,
+    #[serde(default)]
+    count: usize,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
 }
@@ -114,6 +117,18 @@ impl ControlHandler for App {
                     if given.persistent { Persistence::Persistent } else { Persistence::Temporary };
                 server.force_sub(&given.client()?, &given.channel()?, persistence).await?;
                 json!(true)
+            }
+            "$force_subs" => {
+                let mut all = JoinSet::new();
+                for number in 0..given.count {
+                    let (server, client) = (server.clone(), given.client()?);
+                    let channel = ChannelName::parse(&format!("{}{number}", given.channel()?))?;
+                    all.spawn(
+                        async move { server.force_sub(&client, &channel, Persistence::Temporary).await },
+                    );
+                }
+                let done = all.join_all().await;
+                json!(done.iter().filter(|done| done.is_ok()).count())
             }
             "$force_unsub" => json!(server.force_unsub(&given.client()?, &given.channel()?).await?),
             "$force_pub" => {

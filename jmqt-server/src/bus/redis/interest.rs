@@ -25,6 +25,11 @@ struct Channels {
     entries: HashMap<ChannelName, Entry, foldhash::fast::RandomState>,
     /// Those of which Redis may have to be told something.
     changed: Vec<ChannelName>,
+    /// Those that Redis is being asked to unsubscribe, and has not confirmed; and how often.
+    leaving: HashMap<ChannelName, usize, foldhash::fast::RandomState>,
+    /// There is a link, which is told of every change. Without one there is nothing to keep for it: a new
+    /// one is told all there is.
+    is_linked: bool,
 }
 
 /// See the module.
@@ -50,10 +55,10 @@ impl Interest {
     /// One member more.
     pub(super) fn join(&self, channel: &ChannelName) {
         let mut channels = self.lock();
-        let Channels { entries, changed } = &mut *channels;
+        let Channels { entries, changed, is_linked, .. } = &mut *channels;
         let entry = entries.entry(channel.clone()).or_default();
         entry.members += 1;
-        if entry.members == 1 {
+        if entry.members == 1 && *is_linked {
             changed.push(channel.clone());
             self.changed.notify_one();
         }
@@ -74,13 +79,33 @@ impl Interest {
     /// One member less.
     pub(super) fn leave(&self, channel: &ChannelName) {
         let mut channels = self.lock();
-        let Channels { entries, changed } = &mut *channels;
+        let Channels { entries, changed, is_linked, .. } = &mut *channels;
         let Some(entry) = entries.get_mut(channel) else { return };
         entry.members = entry.members.saturating_sub(1);
-        if entry.members == 0 {
+        if entry.members > 0 {
+            return;
+        }
+        if *is_linked {
             changed.push(channel.clone());
             self.changed.notify_one();
+        } else {
+            entries.remove(channel);
         }
+    }
+
+    /// Redis has unsubscribed this node from a channel; `false` if it was not asked to, and somebody needs
+    /// the channel.
+    pub(super) fn unsubscribed(&self, channel: &str) -> bool {
+        let mut channels = self.lock();
+        let Channels { entries, leaving, .. } = &mut *channels;
+        if let Some(asked) = leaving.get_mut(channel) {
+            *asked -= 1;
+            if *asked == 0 {
+                leaving.remove(channel);
+            }
+            return true;
+        }
+        entries.get(channel).is_none_or(|entry| entry.members == 0)
     }
 
     /// The link is gone: nothing is subscribed any more, and nobody waits for it.
@@ -91,6 +116,8 @@ impl Interest {
             entry.members > 0
         });
         channels.changed.clear();
+        channels.leaving.clear();
+        channels.is_linked = false;
         drop(channels);
         self.confirmed.notify_waiters();
     }
@@ -101,13 +128,16 @@ impl Interest {
 
     /// Tells a new link all there is.
     pub(super) async fn subscribe_all(&self, link: &Link, name: impl Fn(&str) -> String) -> RedisResult<()> {
-        {
-            let mut channels = self.lock();
-            let Channels { entries, changed } = &mut *channels;
-            changed.clear();
-            changed.extend(entries.keys().cloned());
-        }
+        self.link_begins();
         self.tell(link, &name).await
+    }
+
+    fn link_begins(&self) {
+        let mut channels = self.lock();
+        let Channels { entries, changed, is_linked, .. } = &mut *channels;
+        *is_linked = true;
+        changed.clear();
+        changed.extend(entries.keys().cloned());
     }
 
     /// Tells the link of every change, for as long as it stands.
@@ -140,7 +170,7 @@ impl Interest {
     fn orders(&self) -> Orders {
         let mut channels = self.lock();
         let mut orders = Orders::default();
-        let Channels { entries, changed } = &mut *channels;
+        let Channels { entries, changed, leaving, .. } = &mut *channels;
         changed.sort_unstable();
         changed.dedup();
         for channel in changed.drain(..) {
@@ -149,6 +179,7 @@ impl Interest {
                 (true, false) => orders.subscribe.push(channel),
                 (false, true) => {
                     entries.remove(&channel);
+                    *leaving.entry(channel.clone()).or_default() += 1;
                     orders.unsubscribe.push(channel);
                 }
                 (false, false) => drop(entries.remove(&channel)),
@@ -160,7 +191,7 @@ impl Interest {
 
     fn confirm(&self, subscribed: &[ChannelName]) {
         let mut channels = self.lock();
-        let Channels { entries, changed } = &mut *channels;
+        let Channels { entries, changed, .. } = &mut *channels;
         for channel in subscribed {
             // Every member may have left meanwhile: then the entry is there still, or is gone and Redis
             // has to be told.
@@ -178,6 +209,14 @@ impl Interest {
     fn len(&self) -> usize {
         self.lock().entries.len()
     }
+
+    /// With a link that is told of nothing yet.
+    #[cfg(test)]
+    fn linked() -> Self {
+        let interest = Self::default();
+        interest.link_begins();
+        interest
+    }
 }
 
 #[cfg(test)]
@@ -190,7 +229,7 @@ mod tests {
 
     #[test]
     fn redis_is_told_of_first_members_and_of_last_ones() {
-        let interest = Interest::default();
+        let interest = Interest::linked();
         let news = channel("news");
         interest.join(&news);
         interest.join(&news);
@@ -206,7 +245,7 @@ mod tests {
 
     #[test]
     fn who_comes_while_it_is_unsubscribed_subscribes_anew() {
-        let interest = Interest::default();
+        let interest = Interest::linked();
         let news = channel("news");
         interest.join(&news);
         interest.confirm(&interest.orders().subscribe);
@@ -218,7 +257,7 @@ mod tests {
 
     #[test]
     fn who_leaves_while_it_is_subscribed_is_unsubscribed_after_that() {
-        let interest = Interest::default();
+        let interest = Interest::linked();
         let news = channel("news");
         interest.join(&news);
         let orders = interest.orders();
@@ -231,7 +270,7 @@ mod tests {
 
     #[tokio::test]
     async fn nobody_waits_for_a_link_that_is_gone() {
-        let interest = Interest::default();
+        let interest = Interest::linked();
         let news = channel("news");
         interest.join(&news);
         let mut joining = Box::pin(interest.joined(&news, || true));
@@ -245,5 +284,38 @@ mod tests {
         up.set(false);
         interest.link_lost();
         joining.await;
+    }
+
+    #[test]
+    fn while_there_is_no_link_nothing_is_kept_of_what_comes_and_goes() {
+        let interest = Interest::default();
+        let (news, other) = (channel("news"), channel("other"));
+        interest.join(&other);
+        for _ in 0..1000 {
+            interest.join(&news);
+            interest.leave(&news);
+        }
+        assert_eq!((interest.len(), interest.lock().changed.len()), (1, 0));
+        interest.link_begins();
+        assert_eq!(interest.orders().subscribe, std::slice::from_ref(&other));
+        interest.link_lost();
+        interest.leave(&other);
+        assert_eq!((interest.len(), interest.lock().changed.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_subscription_that_ends_unasked_is_a_loss_to_whoever_needs_it() {
+        let interest = Interest::linked();
+        let news = channel("news");
+        interest.join(&news);
+        interest.confirm(&interest.orders().subscribe);
+        assert!(!interest.unsubscribed("news"));
+        assert!(interest.unsubscribed("other"), "nobody needs it");
+        interest.leave(&news);
+        assert_eq!(interest.orders().unsubscribe, std::slice::from_ref(&news));
+        interest.join(&news);
+        interest.confirm(&interest.orders().subscribe);
+        assert!(interest.unsubscribed("news"), "asked before somebody came again");
+        assert!(!interest.unsubscribed("news"));
     }
 }

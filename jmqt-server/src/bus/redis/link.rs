@@ -14,6 +14,8 @@ use redis::{
 };
 use tokio::sync::Notify;
 
+use super::interest::Interest;
+use super::names::Names;
 use super::{ANSWER_TIMEOUT, CONNECT_TIMEOUT, Inbox, RedisMode, RedisOptions};
 
 /// So many messages may be on their way to a connection that is slow to take them.
@@ -28,6 +30,8 @@ pub(super) enum Link {
 /// Takes what a connection receives.
 pub(super) struct Received {
     inbox: Arc<Inbox>,
+    names: Arc<Names>,
+    interest: Arc<Interest>,
     lost: Arc<LostSignal>,
 }
 
@@ -49,9 +53,9 @@ impl Lost {
 }
 
 impl Received {
-    pub(super) fn new(inbox: Arc<Inbox>) -> (Self, Lost) {
+    pub(super) fn new(inbox: Arc<Inbox>, names: Arc<Names>, interest: Arc<Interest>) -> (Self, Lost) {
         let lost = Arc::new(LostSignal::default());
-        (Self { inbox, lost: Arc::clone(&lost) }, Lost(lost))
+        (Self { inbox, names, interest, lost: Arc::clone(&lost) }, Lost(lost))
     }
 
     fn take(&self, info: PushInfo) {
@@ -65,7 +69,23 @@ impl Received {
             }
             // A cluster connection mends itself, but what it was told meanwhile is gone all the same.
             PushKind::Disconnection => self.lose(),
+            PushKind::Unsubscribe | PushKind::SUnsubscribe => {
+                if let Some(Value::BulkString(name)) = info.data.first()
+                    && !self.was_to_be_unsubscribed(name)
+                {
+                    self.lose();
+                }
+            }
             _ => {}
+        }
+    }
+
+    /// Whether the end of a subscription is no loss. A cluster ends one unasked when its channel moves to
+    /// another shard.
+    fn was_to_be_unsubscribed(&self, name: &[u8]) -> bool {
+        match std::str::from_utf8(name).ok().and_then(|name| self.names.channel_of(name)) {
+            Some(channel) => self.interest.unsubscribed(channel),
+            None => false, // this node's own channel, or everybody's, which nobody asks to end
         }
     }
 

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use redis::aio::MultiplexedConnection;
 use tempfile::TempDir;
 
 use super::*;
@@ -296,27 +297,67 @@ async fn two_nodes_talk(options: &RedisOptions) {
     b.end().await;
 }
 
-#[tokio::test]
-async fn a_redis_cluster_carries_it_in_sharded_channels() {
-    let Some(mut redis) = OwnRedis::new("a_redis_cluster_carries_it_in_sharded_channels") else { return };
+/// A cluster of one server, and a connection to it.
+async fn one_shard(redis: &mut OwnRedis) -> (RedisOptions, MultiplexedConnection) {
     let port = free_port();
     redis.start(port, &words(&format!("--port {port} --bind 127.0.0.1 --cluster-enabled yes"))).await;
     let client = redis::Client::open(("127.0.0.1", port)).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
-    let slots = redis::cmd("CLUSTER").arg("ADDSLOTSRANGE").arg(0).arg(16_383).to_owned();
-    slots.query_async::<()>(&mut connection).await.unwrap();
+    cluster::<()>(&mut connection, "ADDSLOTSRANGE 0 16383").await;
+    ready(&mut connection).await;
+    let mode = RedisMode::Cluster { nodes: vec![("127.0.0.1".to_owned(), port)] };
+    (RedisOptions { mode, ..RedisOptions::standalone("", 0) }, connection)
+}
+
+async fn cluster<T: redis::FromRedisValue>(connection: &mut MultiplexedConnection, arguments: &str) -> T {
+    redis::cmd("CLUSTER").arg(words(arguments)).query_async(connection).await.unwrap()
+}
+
+async fn ready(connection: &mut MultiplexedConnection) {
     let ready = async {
-        loop {
-            let info: String = redis::cmd("CLUSTER").arg("INFO").query_async(&mut connection).await.unwrap();
-            if info.contains("cluster_state:ok") {
-                return;
-            }
+        while !cluster::<String>(connection, "INFO").await.contains("cluster_state:ok") {
             tokio::time::sleep(Duration::from_millis(20)).await; // there is no event to wait for
         }
     };
     timeout(DEADLINE, ready).await.expect("the cluster gets ready");
-    let mode = RedisMode::Cluster { nodes: vec![("127.0.0.1".to_owned(), port)] };
-    two_nodes_talk(&RedisOptions { mode, ..RedisOptions::standalone("", 0) }).await;
+}
+
+#[tokio::test]
+async fn a_redis_cluster_carries_it_in_sharded_channels() {
+    let Some(mut redis) = OwnRedis::new("a_redis_cluster_carries_it_in_sharded_channels") else { return };
+    let (options, _) = one_shard(&mut redis).await;
+    two_nodes_talk(&options).await;
+}
+
+#[tokio::test]
+async fn a_channel_that_a_redis_cluster_moves_away_is_subscribed_again() {
+    let Some(mut redis) = OwnRedis::new("a_channel_that_a_redis_cluster_moves_away_is_subscribed_again")
+    else {
+        return;
+    };
+    let (options, mut connection) = one_shard(&mut redis).await;
+    let names = Names::new(&options);
+    let mut nodes = [Node::start(2, &options).await, Node::start(1, &options).await];
+    let news = channel("news");
+    nodes[0].join(&news).await;
+    for (moved, how_many_lose_it) in [(names.channel("news"), 1), (names.everybody(), 2)] {
+        let slot: u16 = cluster(&mut connection, &format!("KEYSLOT {moved}")).await;
+        cluster::<()>(&mut connection, &format!("DELSLOTS {slot}")).await;
+        for node in &mut nodes[..how_many_lose_it] {
+            while !matches!(node.next().await, BusEvent::Down) {}
+        }
+        cluster::<()>(&mut connection, &format!("ADDSLOTS {slot}")).await;
+        ready(&mut connection).await;
+        for node in &mut nodes[..how_many_lose_it] {
+            while !matches!(node.next().await, BusEvent::Up) {}
+        }
+        nodes[1].bus.publish_qos0(&news, None, b"1\0");
+        let (_, Body::Qos0(pushes)) = nodes[0].hear().await else { panic!("not pushes") };
+        assert_eq!(pushes.channel, news);
+    }
+    for node in nodes {
+        node.end().await;
+    }
 }
 
 #[tokio::test]
@@ -350,8 +391,7 @@ async fn a_user_with_few_rights_is_enough_and_a_wrong_password_is_told_of() {
     let mut options = RedisOptions::standalone("127.0.0.1", port);
     options.user = Some("jmqt".to_owned());
     options.password = Some("wrong".to_owned());
-    let (received, _lost) =
-        Received::new(Arc::clone(&RedisBus::new(speaker(1), options.clone(), Arc::default()).0.inbox));
+    let (received, _lost) = RedisBus::new(speaker(1), options.clone(), Arc::default()).0.received();
     let error = Link::connect(&options, received).await.err().expect("the password is wrong");
     let told = link::explain(&error);
     assert!(told.contains("REDIS_PASSWORD") && !told.contains("wrong\""), "{told}");

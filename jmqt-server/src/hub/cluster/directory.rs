@@ -15,7 +15,7 @@ use crate::bus::{NodeId, Presence};
 use crate::validators::{ConnectionInfo, Protocol};
 
 /// A node that showed nothing for so long is dead, if it could have been noticed all the time.
-const LEASE: Duration = Duration::from_secs(5);
+pub(super) const LEASE: Duration = Duration::from_secs(5);
 /// A node that showed nothing for so long may be dead; it is, if Redis knows that it does not listen.
 const OVERDUE: Duration = Duration::from_millis(2500);
 /// Who looks into the store less often than this has not looked all the time.
@@ -75,6 +75,8 @@ struct Inner {
     link_since: Option<Instant>,
     /// When the store was last read.
     read: Option<Instant>,
+    /// A node is gone, or was silent: what it said last may not have reached this one.
+    may_have_missed: bool,
 }
 
 /// See the module.
@@ -103,7 +105,9 @@ impl Directory {
     /// A node is there. `true`: it is to be asked for its sessions.
     pub(super) fn heard(&self, node: NodeId, now: Instant) -> bool {
         let mut inner = self.lock();
-        let node = inner.nodes.entry(node).or_insert_with(|| Node::new(now));
+        let Inner { nodes, may_have_missed, .. } = &mut *inner;
+        let node = nodes.entry(node).or_insert_with(|| Node::new(now));
+        *may_have_missed |= now - node.heard >= OVERDUE;
         (node.heard, node.is_missing) = (now, false);
         let owes = !node.is_synced && node.asked.is_none_or(|asked| now - asked >= ASK_EVERY);
         if owes {
@@ -117,8 +121,10 @@ impl Directory {
     pub(super) fn beats(&self, beats: &[(NodeId, u64)], now: Instant) -> Vec<NodeId> {
         let mut inner = self.lock();
         let was_blind = inner.read.replace(now).is_none_or(|read| now - read > BLIND_AFTER);
-        let Inner { nodes, clients, .. } = &mut *inner;
+        let Inner { nodes, clients, may_have_missed, .. } = &mut *inner;
+        let known = nodes.len();
         nodes.retain(|id, node| beats.iter().any(|(of, _)| of == id) || now - node.heard < LEASE);
+        *may_have_missed |= nodes.len() < known;
         clients.retain(|_, session| nodes.contains_key(&session.node));
         for (id, beat) in beats {
             let node = inner.nodes.entry(*id).or_insert_with(|| Node::new(now));
@@ -148,6 +154,7 @@ impl Directory {
             })
             .collect();
         if !dead.is_empty() {
+            inner.may_have_missed = true;
             inner.clients.retain(|_, session| !dead.contains(&session.node));
         }
         dead
@@ -158,6 +165,12 @@ impl Directory {
         let mut inner = self.lock();
         inner.nodes.remove(&node);
         inner.clients.retain(|_, session| session.node != node);
+        inner.may_have_missed = true;
+    }
+
+    /// Whether something a node said may not have reached this one; tells of it once.
+    pub(super) fn may_have_missed(&self) -> bool {
+        std::mem::take(&mut self.lock().may_have_missed)
     }
 
     /// Those that are dead.
@@ -357,6 +370,7 @@ mod tests {
         let directory = with_a(start);
         assert_eq!(look(&directory, start, 1..=20, 1), Some(5));
         assert!(directory.is_dead(A) && node_of(&directory, "alice").is_none());
+        assert!(directory.may_have_missed());
         let back = start + SECOND * 21;
         assert!(directory.beats(&[(A, 2)], back).is_empty());
         assert!(!directory.is_dead(A) && directory.heard(A, back), "it is back, and owes its list");
@@ -407,10 +421,33 @@ mod tests {
         let start = Instant::now();
         let directory = with_a(start);
         directory.left(A);
+        assert!(directory.may_have_missed() && !directory.may_have_missed(), "its last words may be lost");
         for second in 1..20 {
             assert_eq!(directory.beats(&[], start + SECOND * second), []);
         }
-        assert!(directory.lock().nodes.is_empty());
+        assert!(directory.lock().nodes.is_empty() && !directory.may_have_missed());
+    }
+
+    #[test]
+    fn what_a_node_said_while_it_was_not_heard_may_be_missed() {
+        let start = Instant::now();
+        let directory = with_a(start);
+        for second in 1..=8 {
+            directory.beats(&[(A, second.into())], start + SECOND * second);
+            if second <= 3 {
+                directory.heard(A, start + SECOND * second);
+            }
+        }
+        assert!(!directory.is_dead(A) && !directory.may_have_missed());
+        directory.heard(A, start + SECOND * 8);
+        assert!(directory.may_have_missed(), "it is heard again");
+        // It has ended where its last words were not heard.
+        for second in 9..=12 {
+            directory.beats(&[], start + SECOND * second);
+            assert!(!directory.may_have_missed());
+        }
+        directory.beats(&[], start + SECOND * 13);
+        assert!(directory.may_have_missed());
     }
 
     #[test]

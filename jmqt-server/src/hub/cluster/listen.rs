@@ -24,15 +24,16 @@ const EVENTS_AT_A_TIME: usize = 64;
 
 /// How far one's own voice can be heard.
 struct Echo {
-    /// When the link came up, or brought the last beat back.
-    last: Instant,
+    /// When the link came up, or brought the last beat back; `None` before this node has heard of the link.
+    last: Option<Instant>,
 }
+
 impl Cluster {
     /// Hears and speaks as long as the bus is there.
     pub(super) async fn listen(self: &Arc<Self>, hub: &Arc<Hub>, events: &mut BusEvents) {
         let mut beat = tokio::time::interval(BEAT_EVERY);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut echo = Echo { last: Instant::now() };
+        let mut echo = Echo { last: None };
         let mut dirty = DirtyOutboxes::default();
         loop {
             tokio::select! {
@@ -56,7 +57,7 @@ impl Cluster {
         if !self.bus.is_up() {
             return;
         }
-        if echo.last.elapsed() > DEAF_AFTER {
+        if echo.last.is_some_and(|last| last.elapsed() > DEAF_AFTER) {
             tracing::warn!(target: "jmqt::bus", "nothing comes back from Redis: connecting anew");
             self.bus.reset();
             return;
@@ -78,13 +79,14 @@ impl Cluster {
         match event {
             BusEvent::Up => self.link_up(hub, echo),
             BusEvent::Down => {
+                echo.last = None;
                 self.directory.link_down();
-                self.no_answers(None);
+                self.asked.give_up(None);
                 *self.fences() = Fences::default();
             }
             BusEvent::NobodyThere(node) => {
                 self.directory.not_listening(node);
-                self.no_answers(Some(node));
+                self.asked.give_up(Some(node));
             }
             BusEvent::Message(BusMessage { from, body }) => match body {
                 Body::Qos0(pushes) => {
@@ -118,8 +120,9 @@ impl Cluster {
     }
 
     fn link_up(self: &Arc<Self>, hub: &Arc<Hub>, echo: &mut Echo) {
-        echo.last = Instant::now();
-        self.directory.link_up(echo.last);
+        let now = Instant::now();
+        echo.last = Some(now);
+        self.directory.link_up(now);
         self.bus.broadcast(&Control::Beat);
         self.bus.broadcast(&Control::WantSessions);
         self.tell_sessions(hub, None);
@@ -129,7 +132,7 @@ impl Cluster {
     /// What comes back: one's own words, in the order they were said in among those of the others.
     fn heard_itself(&self, control: Control, echo: &mut Echo) {
         match control {
-            Control::Beat => echo.last = Instant::now(),
+            Control::Beat => echo.last = Some(Instant::now()),
             Control::Fence(number) => self.fence_came_back(number),
             Control::Tails(tails) => self.told_tails(&tails),
             _ => {}
@@ -139,12 +142,14 @@ impl Cluster {
     fn heard(self: &Arc<Self>, hub: &Arc<Hub>, from: NodeId, control: Control) {
         if matches!(control, Control::Leaving) {
             self.directory.left(from);
-            self.no_answers(Some(from));
+            self.asked.give_up(Some(from));
+            self.compare_if_missed();
             return;
         }
         if self.directory.heard(from, Instant::now()) {
             self.bus.send(from, &Control::WantSessions);
         }
+        self.compare_if_missed();
         match control {
             Control::WantSessions => self.tell_sessions(hub, Some(from)),
             Control::Sessions { list, sessions, last } => {
@@ -154,7 +159,7 @@ impl Cluster {
             Control::Closed { client, generation } => self.directory.closed(from, &client, generation),
             Control::Tails(tails) => self.arrived(hub, Arrival::Tails(tails)),
             Control::Ask { number, request } => self.answer(hub, from, number, request),
-            Control::Answer { number, answer } => self.answered(number, answer),
+            Control::Answer { number, answer } => self.asked.answered(number, answer),
             Control::Disconnect { client } => {
                 if let Some(outbox) = hub.connections.outbox(&client) {
                     outbox.close(CloseReason::ByApplication);

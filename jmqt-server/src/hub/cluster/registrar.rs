@@ -1,9 +1,10 @@
 //! Sessions on their way into the store and out of it, gathered so that many cost few transactions.
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{mpsc, oneshot};
+use jmqt_protocol::ClientId;
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::store::{ClusterStore, Entered, SessionRow, SharedSession, StoreError};
 
@@ -14,8 +15,21 @@ const AT_A_TIME: usize = 512;
 
 /// One thing to do.
 enum Job {
-    Enter(SessionRow, oneshot::Sender<Entered>),
+    Enter(SessionRow, oneshot::Sender<Delivery>),
     Claim(SharedSession, oneshot::Sender<bool>),
+}
+
+/// What was entered, on its way to whoever asked for it. Dropped on that way, it is to be taken out again.
+struct Delivery {
+    content: Option<(ClientId, Entered)>,
+    unwanted: Arc<Unwanted>,
+}
+
+/// Sessions that were entered for somebody who has given up.
+#[derive(Default)]
+struct Unwanted {
+    sessions: Mutex<Vec<(ClientId, u64)>>,
+    added: Notify,
 }
 
 /// The entrance.
@@ -28,6 +42,7 @@ pub(crate) struct RegistrarTask {
     jobs: mpsc::Receiver<Job>,
     store: Arc<dyn ClusterStore>,
     node: String,
+    unwanted: Arc<Unwanted>,
 }
 
 /// The store failed, which has been logged.
@@ -37,7 +52,7 @@ pub(super) struct NotRegistered;
 impl Registrar {
     pub(super) fn new(store: Arc<dyn ClusterStore>, node: String) -> (Self, RegistrarTask) {
         let (jobs, receiver) = mpsc::channel(WAITING);
-        (Self { jobs }, RegistrarTask { jobs: receiver, store, node })
+        (Self { jobs }, RegistrarTask { jobs: receiver, store, node, unwanted: Arc::default() })
     }
 
     /// Enters a session that is about to begin.
@@ -47,7 +62,7 @@ impl Registrar {
     pub(super) async fn enter(&self, row: SessionRow) -> Result<Entered, NotRegistered> {
         let (reply, answer) = oneshot::channel();
         self.jobs.send(Job::Enter(row, reply)).await.map_err(|_| NotRegistered)?;
-        answer.await.map_err(|_| NotRegistered)
+        answer.await.ok().and_then(Delivery::accept).ok_or(NotRegistered)
     }
 
     /// Claims the close notifier of a session for this node; `true` if it is this node's.
@@ -58,11 +73,36 @@ impl Registrar {
     }
 }
 
+impl Delivery {
+    fn accept(mut self) -> Option<Entered> {
+        self.content.take().map(|(_, entered)| entered)
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        if let Some((client, entered)) = self.content.take() {
+            self.unwanted.sessions().push((client, entered.generation));
+            self.unwanted.added.notify_one();
+        }
+    }
+}
+
+impl Unwanted {
+    fn sessions(&self) -> MutexGuard<'_, Vec<(ClientId, u64)>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl RegistrarTask {
     /// Works until every [`Registrar`] is gone.
     pub(crate) async fn run(mut self) {
         let mut jobs = Vec::new();
-        while self.jobs.recv_many(&mut jobs, AT_A_TIME).await > 0 {
+        loop {
+            tokio::select! {
+                received = self.jobs.recv_many(&mut jobs, AT_A_TIME) => if received == 0 { return },
+                () = self.unwanted.added.notified() => {}
+            }
             let (mut enters, mut claims) = (Vec::new(), Vec::new());
             for job in jobs.drain(..) {
                 match job {
@@ -74,6 +114,18 @@ impl RegistrarTask {
             while !enters.is_empty() {
                 enters = self.enter(enters).await;
             }
+            self.take_out_unwanted().await;
+        }
+    }
+
+    async fn take_out_unwanted(&self) {
+        let unwanted = std::mem::take(&mut *self.unwanted.sessions());
+        if unwanted.is_empty() {
+            return;
+        }
+        if let Err(error) = self.store.sessions_closed(&unwanted, &self.node).await {
+            failed("sessions that were given up could not be taken out", &error);
+            self.unwanted.sessions().extend(unwanted); // for the next time there is something to do
         }
     }
 
@@ -96,8 +148,8 @@ impl RegistrarTask {
     /// Enters the sessions; returns those that have to wait, because a client comes once in a call.
     async fn enter(
         &self,
-        jobs: Vec<(SessionRow, oneshot::Sender<Entered>)>,
-    ) -> Vec<(SessionRow, oneshot::Sender<Entered>)> {
+        jobs: Vec<(SessionRow, oneshot::Sender<Delivery>)>,
+    ) -> Vec<(SessionRow, oneshot::Sender<Delivery>)> {
         let mut clients = HashSet::new();
         // Whoever has given up need not be entered.
         let wanted = jobs.into_iter().filter(|(_, reply)| !reply.is_closed());
@@ -108,16 +160,10 @@ impl RegistrarTask {
         }
         match self.store.enter_sessions(&rows).await {
             Ok(entered) => {
-                let mut unwanted = Vec::new();
                 for ((row, reply), entered) in rows.into_iter().zip(replies).zip(entered) {
-                    if let Err(entered) = reply.send(entered) {
-                        unwanted.push((row.client, entered.generation));
-                    }
-                }
-                if !unwanted.is_empty()
-                    && let Err(error) = self.store.sessions_closed(&unwanted, &self.node).await
-                {
-                    failed("sessions that were given up could not be taken out", &error);
+                    let unwanted = Arc::clone(&self.unwanted);
+                    // Whoever has given up drops it, now or later.
+                    drop(reply.send(Delivery { content: Some((row.client, entered)), unwanted }));
                 }
             }
             Err(error) => failed("sessions could not be entered", &error),
@@ -128,4 +174,32 @@ impl RegistrarTask {
 
 fn failed(what: &str, error: &StoreError) {
     tracing::error!(target: "jmqt::session", %error, "{what}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn delivery(unwanted: &Arc<Unwanted>, generation: u64) -> Delivery {
+        let entered = Entered { generation, older: Vec::new() };
+        let content = Some((ClientId::parse("alice").unwrap(), entered));
+        Delivery { content, unwanted: Arc::clone(unwanted) }
+    }
+
+    #[tokio::test]
+    async fn what_was_entered_for_nobody_is_taken_out_again_whenever_they_gave_up() {
+        let unwanted = Arc::new(Unwanted::default());
+        let (reply, answer) = oneshot::channel();
+        drop(reply.send(delivery(&unwanted, 1)));
+        assert!(answer.await.unwrap().accept().is_some_and(|entered| entered.generation == 1));
+        let (reply, answer) = oneshot::channel();
+        drop(answer);
+        drop(reply.send(delivery(&unwanted, 2)));
+        let (reply, answer) = oneshot::channel();
+        drop(reply.send(delivery(&unwanted, 3)));
+        drop(answer); // it had been answered, and did not look
+        unwanted.added.notified().await;
+        let left: Vec<_> = unwanted.sessions().iter().map(|(_, generation)| *generation).collect();
+        assert_eq!(left, [2, 3]);
+    }
 }

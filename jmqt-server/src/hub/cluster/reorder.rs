@@ -3,7 +3,7 @@
 //! Which way a message takes does not matter for what is delivered: a subscription that misses something
 //! reads the log. But reading costs, and what is missing is mostly a moment behind. So it is waited for.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -25,13 +25,14 @@ struct Channel<T> {
 /// What has come too early, channel by channel.
 pub(crate) struct Reorder<T> {
     channels: HashMap<ChannelKey, Channel<T>, foldhash::fast::RandomState>,
-    waiting: usize,
+    /// Those where something waits.
+    waiting: HashSet<ChannelKey, foldhash::fast::RandomState>,
     prune_at: usize,
 }
 
 impl<T> Default for Reorder<T> {
     fn default() -> Self {
-        Self { channels: HashMap::default(), waiting: 0, prune_at: CHANNELS }
+        Self { channels: HashMap::default(), waiting: HashSet::default(), prune_at: CHANNELS }
     }
 }
 
@@ -58,9 +59,8 @@ impl<T> Reorder<T> {
             // Two with the same beginning do not happen; if they do, none may be lost.
             if let Some((_, (_, other))) = channel.waiting.insert(first, (last, item)).map(|it| (first, it)) {
                 ready.push(other);
-            } else {
-                self.waiting += 1;
             }
+            self.waiting.insert(key);
             return;
         }
         channel.next = channel.next.max(last + 1);
@@ -69,34 +69,35 @@ impl<T> Reorder<T> {
             && *entry.key() <= channel.next
         {
             let (last, item) = entry.remove();
-            self.waiting -= 1;
             channel.next = channel.next.max(last + 1);
             ready.push(item);
         }
         channel.since = now;
+        if channel.waiting.is_empty() {
+            self.waiting.remove(&key);
+        }
     }
 
     /// When the next gap has been waited for long enough.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        if self.waiting == 0 {
-            return None;
-        }
-        let waiting = self.channels.values().filter(|channel| !channel.waiting.is_empty());
+        let waiting = self.waiting.iter().filter_map(|key| self.channels.get(key));
         waiting.map(|channel| channel.since + PATIENCE).min()
     }
 
     /// Gives up the gaps that have been waited for long enough.
     pub(crate) fn expired(&mut self, now: Instant, ready: &mut Vec<T>) {
-        for channel in self.channels.values_mut() {
-            if channel.waiting.is_empty() || channel.since + PATIENCE > now {
-                continue;
+        let Self { channels, waiting, .. } = self;
+        waiting.retain(|key| {
+            let Some(channel) = channels.get_mut(key) else { return false };
+            if channel.since + PATIENCE > now {
+                return true;
             }
-            self.waiting -= channel.waiting.len();
             for (_, (last, item)) in std::mem::take(&mut channel.waiting) {
                 channel.next = channel.next.max(last + 1);
                 ready.push(item);
             }
-        }
+            false
+        });
     }
 
     /// Forgets the channels where nothing waits, when there are many: the next message of each begins anew.
@@ -152,6 +153,6 @@ mod tests {
         assert_eq!(reorder.channels.len(), 1);
         reorder.put(KEY, (5, 5), (), now, &mut ready);
         reorder.put(KEY, (4, 4), (), now, &mut ready);
-        assert_eq!((ready.len(), reorder.waiting), (CHANNELS + 3, 0));
+        assert_eq!((ready.len(), reorder.waiting.len()), (CHANNELS + 3, 0));
     }
 }

@@ -1,10 +1,9 @@
 //! What one node asks another to do, for a client that is connected there (§9.e, protocol.md 2.4, 2.20).
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use jmqt_protocol::{ChannelName, ClientId, Persistence};
-use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::{Cluster, Location};
@@ -13,6 +12,8 @@ use crate::hub::{Hub, HubError};
 
 /// How long another node may take over the subscriptions of a client of its own.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(25);
+/// A node that has too much to do is asked again after this.
+const BUSY_PAUSE: Duration = Duration::from_millis(50);
 /// How long one request waits for a session to end.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often a client that moves from node to node is followed.
@@ -22,26 +23,27 @@ impl Cluster {
     /// Asks a node for something; `None` if there is no answer within the limit, or nobody there.
     pub(super) async fn ask(&self, node: NodeId, request: Request, limit: Duration) -> Option<Answer> {
         let number = self.number();
-        let (reply, answer) = oneshot::channel();
-        self.asked.lock().unwrap_or_else(PoisonError::into_inner).insert(number, (node, reply));
-        self.bus.send(node, &Control::Ask { number, request });
-        let answer = timeout(limit, answer).await;
-        self.asked.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
-        answer.ok()?.ok()
-    }
-
-    pub(super) fn answered(&self, number: u64, answer: Answer) {
-        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
-        if let Some((_, reply)) = asked {
-            // Whoever asked may have given up.
-            let _ = reply.send(answer);
+        let answer = self.asked.expect(number, node);
+        // A link that is lost from here on is told of behind this, and ends the waiting.
+        if !self.bus.is_up() {
+            return None;
         }
+        self.bus.send(node, &Control::Ask { number, request });
+        timeout(limit, answer).await.ok()?
     }
 
-    /// Nobody waits any longer for the answers of a node that is not there; `None`: of any.
-    pub(super) fn no_answers(&self, from: Option<NodeId>) {
-        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        asked.retain(|_, (node, _)| from.is_some_and(|from| *node != from));
+    /// The same for what takes its time: not too much at once, and again where there was too much to do.
+    async fn ask_in_turn(&self, node: NodeId, request: Request) -> Option<Answer> {
+        let asking = async {
+            let _turn = self.asked.turn(node).await?;
+            loop {
+                match self.ask(node, request.clone(), ANSWER_TIMEOUT).await? {
+                    Answer::Busy => tokio::time::sleep(BUSY_PAUSE).await,
+                    answer => return Some(answer),
+                }
+            }
+        };
+        timeout(ANSWER_TIMEOUT, asking).await.ok()?
     }
 
     /// Does what another node has asked for, in a task of its own.
@@ -52,8 +54,13 @@ impl Cluster {
             // It ends also if there is nobody to wait for it.
             drop(hub.connections.begin_to_end_below(&client, *below));
         }
-        // With too many at it already the other node hears nothing, and asks again or gives up.
-        let Ok(turn) = Arc::clone(&self.answering).try_acquire_owned() else { return };
+        let Ok(turn) = Arc::clone(&self.answering).try_acquire_owned() else {
+            // Whoever waits for the end of a session looks in the store as well, and asks again.
+            if !matches!(request, Request::EndSessions { .. }) {
+                self.bus.send(from, &Control::Answer { number, answer: Answer::Busy });
+            }
+            return;
+        };
         let (cluster, hub) = (Arc::clone(self), Arc::clone(hub));
         self.tasks.spawn(async move {
             let answer = hub.carry_out_request(request).await.unwrap_or(Answer::Failed);
@@ -152,7 +159,7 @@ impl Hub {
         for _ in 0..MOVES {
             match (self.locate(client.as_str()).await, &self.cluster) {
                 (Location::On(node), Some(cluster)) => {
-                    match cluster.ask(node, change.request(client, channel), ANSWER_TIMEOUT).await {
+                    match cluster.ask_in_turn(node, change.request(client, channel)).await {
                         Some(Answer::Done) => return Ok(true),
                         Some(Answer::Existed(there)) => return Ok(existed | there),
                         // It is leaving, or has left: what is persistent is for the store.
@@ -201,7 +208,7 @@ impl Hub {
             return self.subscriptions_here(client).await;
         };
         let request = Request::Subscriptions { client: client.as_str().to_owned() };
-        match cluster.ask(node, request, ANSWER_TIMEOUT).await {
+        match cluster.ask_in_turn(node, request).await {
             Some(Answer::Subscriptions(list)) => Ok(list.iter().filter_map(subscription).collect()),
             Some(Answer::NotHere) => self.subscriptions_here(client).await,
             Some(_) => Err(HubError::Store),

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
+use futures_util::future::join_all;
 use jmqt_protocol::ClientId;
 use tokio::time::Instant;
 
 use super::Cluster;
-use crate::bus::{Control, NodeId, Presence, Request};
+use super::directory::LEASE;
+use crate::bus::{Answer, Control, NodeId, Presence, Request};
 use crate::hub::connections::{Claim, Connections, Opening};
 use crate::hub::{Hub, HubError, Janitor};
 use crate::store::{Entered, SessionRow, SharedSession};
@@ -129,7 +131,7 @@ impl Cluster {
         below: u64,
         mut older: Vec<SharedSession>,
     ) -> Result<(), HubError> {
-        let mut is_called_off = false;
+        let mut called_off: Option<Instant> = None;
         loop {
             // Sessions of this node have ended before this one was entered: their rows are late.
             older.retain(|session| {
@@ -148,18 +150,57 @@ impl Cluster {
             let now = Instant::now();
             let listening = nodes.into_iter().filter(|node| self.directory.is_here(*node, now));
             let request = Request::EndSessions { client: client.as_str().to_owned(), below };
-            let asked: Vec<_> = listening.map(|node| self.ask(node, request.clone(), ASK_EVERY)).collect();
-            futures_util::future::join_all(asked).await;
+            let asked = listening.map(|node| {
+                let asked = self.ask(node, request.clone(), ASK_EVERY);
+                async move { (asked.await == Some(Answer::Done)).then(|| node.to_string()) }
+            });
+            let done: Vec<_> = join_all(asked).await.into_iter().flatten().collect();
             older = self.older_sessions(client, below).await?;
             if older.is_empty() {
                 return Ok(());
             }
             // Who did not answer looks in the store, or is dead, and then it is inherited from.
-            if !std::mem::replace(&mut is_called_off, true) {
-                let rows: Vec<_> = older.iter().map(|session| session.row.clone()).collect();
-                self.store.call_off(&rows).await.map_err(|error| self.failed(&error))?;
+            match called_off {
+                None => {
+                    let rows: Vec<_> = older.iter().map(|session| session.row.clone()).collect();
+                    self.store.call_off(&rows).await.map_err(|error| self.failed(&error))?;
+                    called_off = Some(Instant::now());
+                }
+                Some(since) if since.elapsed() >= LEASE => self.take_over(&older, &done).await,
+                Some(_) => {}
             }
             tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Does what the nodes of sessions that were called off should have done long ago: those are there, but
+    /// cannot reach the store. `done` has the nodes that say they have nothing of these sessions any more.
+    async fn take_over(&self, sessions: &[SharedSession], done: &[String]) {
+        for session in sessions {
+            let row = &session.row;
+            match &session.claimed_by {
+                // Whatever its node knows of its end it can tell nobody. When the store is there for it
+                // again, it finds the claim.
+                None => {
+                    if self.registrar.claim(session.clone()).await != Ok(true) {
+                        continue; // it is on its way after all, or will be tried again
+                    }
+                    tracing::warn!(
+                        target: "jmqt::session", client = %row.client, node = %row.node,
+                        "a node did not end a session, so it seems to have lost the database: taking it over"
+                    );
+                    let claimed = SharedSession { row: row.clone(), claimed_by: Some(self.name.clone()) };
+                    drop(self.notify_of(claimed).await); // its row goes when that is done
+                }
+                // Its close notifier has run; only the row is left.
+                Some(by) if *by == row.node && done.contains(by) => {
+                    let closed = [(row.client.clone(), row.generation)];
+                    if let Err(error) = self.store.sessions_closed(&closed, by).await {
+                        self.failed(&error);
+                    }
+                }
+                Some(_) => {}
+            }
         }
     }
 

@@ -30,8 +30,9 @@ const COMPARED_AT_A_TIME: usize = 500;
 const COMPARE_AGAIN_AFTER: Duration = Duration::from_secs(2);
 
 impl Cluster {
-    /// Looks in the store for what was missed while the bus was away, or too fast. Once more a little later:
-    /// some sessions were just being opened, and did not know yet where they stand.
+    /// Looks in the store for what was missed while the bus was away, or too fast, or said by a node that was
+    /// not heard. Once more a little later: some sessions were just being opened, and did not know yet where
+    /// they stand. However often there is a reason to look, it is done twice in that time.
     pub(super) async fn watch_logs(&self, hub: &Arc<Hub>) {
         loop {
             self.compare.notified().await;
@@ -119,8 +120,16 @@ impl Cluster {
         let others: Vec<_> = others.filter(|(node, _)| *node != self.node).collect();
         for node in self.directory.beats(&others, Instant::now()) {
             tracing::warn!(target: "jmqt::bus", %node, "a node is silent: its sessions are taken over");
-            self.no_answers(Some(node));
+            self.asked.give_up(Some(node));
             self.died.notify_one();
+        }
+        self.compare_if_missed();
+    }
+
+    /// A node that ended may have taken with it the news of what it appended last.
+    pub(super) fn compare_if_missed(&self) {
+        if self.directory.may_have_missed() {
+            self.compare.notify_one();
         }
     }
 

@@ -1,0 +1,125 @@
+//! What this node has asked others, and waits to be answered.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use crate::bus::{Answer, NodeId};
+
+/// So many requests may be on their way to one node; the others wait for their turn. It is less than what a
+/// node works on at a time, so that several can ask it.
+const AT_A_TIME: usize = 64;
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Asked {
+    /// By their numbers: who is to answer, and to whom.
+    waiting: Mutex<HashMap<u64, (NodeId, oneshot::Sender<Answer>)>>,
+    turns: Mutex<HashMap<NodeId, Arc<Semaphore>>>,
+}
+
+/// An answer on its way; nobody waits for it any longer when this is dropped.
+pub(super) struct Expected<'a> {
+    asked: &'a Asked,
+    number: u64,
+    answer: oneshot::Receiver<Answer>,
+}
+
+impl Asked {
+    fn waiting(&self) -> MutexGuard<'_, HashMap<u64, (NodeId, oneshot::Sender<Answer>)>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A node is about to be asked.
+    pub(super) fn expect(&self, number: u64, from: NodeId) -> Expected<'_> {
+        let (reply, answer) = oneshot::channel();
+        self.waiting().insert(number, (from, reply));
+        Expected { asked: self, number, answer }
+    }
+
+    pub(super) fn answered(&self, number: u64, answer: Answer) {
+        let waiting = self.waiting().remove(&number);
+        if let Some((_, reply)) = waiting {
+            // Whoever asked may have given up.
+            let _ = reply.send(answer);
+        }
+    }
+
+    /// Nobody waits any longer for the answers of a node that is not there; `None`: of any.
+    pub(super) fn give_up(&self, from: Option<NodeId>) {
+        self.waiting().retain(|_, (node, _)| from.is_some_and(|from| *node != from));
+    }
+
+    /// Waits until a node may be asked for one thing more.
+    pub(super) async fn turn(&self, node: NodeId) -> Option<OwnedSemaphorePermit> {
+        let turns = {
+            let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+            // Nodes come and go; whoever waits or has a turn holds on to its own.
+            turns.retain(|id, turns| *id == node || Arc::strong_count(turns) > 1);
+            Arc::clone(turns.entry(node).or_insert_with(|| Arc::new(Semaphore::new(AT_A_TIME))))
+        };
+        turns.acquire_owned().await.ok()
+    }
+}
+
+impl Future for Expected<'_> {
+    /// `None`: there will be none.
+    type Output = Option<Answer>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.answer).poll(cx).map(Result::ok)
+    }
+}
+
+impl Drop for Expected<'_> {
+    fn drop(&mut self) {
+        self.asked.waiting().remove(&self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    const A: NodeId = NodeId(1);
+    const B: NodeId = NodeId(2);
+
+    #[test]
+    fn an_answer_reaches_who_waits_for_it_and_nobody_waits_for_the_dead() {
+        let asked = Asked::default();
+        let (first, second, third) = (asked.expect(1, A), asked.expect(2, B), asked.expect(3, A));
+        asked.answered(3, Answer::Done);
+        assert_eq!(third.now_or_never(), Some(Some(Answer::Done)));
+        asked.give_up(Some(A));
+        assert_eq!(first.now_or_never(), Some(None));
+        asked.give_up(None);
+        assert_eq!(second.now_or_never(), Some(None));
+    }
+
+    #[test]
+    fn nothing_is_kept_of_who_does_not_wait() {
+        let asked = Asked::default();
+        drop(asked.expect(1, A));
+        assert!(asked.waiting().is_empty());
+        asked.answered(1, Answer::Done);
+    }
+
+    #[test]
+    fn a_node_is_asked_for_so_much_at_a_time_and_others_beside_it() {
+        let asked = Asked::default();
+        let mut turns: Vec<_> = (0..AT_A_TIME).map(|_| asked.turn(A).now_or_never()).collect();
+        assert!(turns.iter().all(Option::is_some));
+        assert!(asked.turn(A).now_or_never().is_none());
+        assert!(asked.turn(B).now_or_never().is_some());
+        turns.pop();
+        assert!(asked.turn(A).now_or_never().is_some());
+        drop(turns);
+        assert!(asked.turn(B).now_or_never().is_some());
+        assert_eq!(asked.turns.lock().unwrap().len(), 1);
+    }
+}
