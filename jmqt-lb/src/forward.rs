@@ -236,7 +236,7 @@ impl Pipe<'_> {
             }
             let buffer = &mut buffer[..self.buffer_size];
             let down = self.down.poll(cx, (&mut *self.stream, &mut *self.client), buffer, &mut received);
-            if is_early && down.is_ready() {
+            if is_early && matches!(down, Poll::Ready(Err(_))) {
                 return (down, Poll::Pending); // nothing may be read for this backend
             }
             let up = self.up.poll(cx, (&mut *self.client, &mut *self.stream), buffer, &mut sent);

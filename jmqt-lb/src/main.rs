@@ -30,7 +30,7 @@ use tokio::time::sleep;
 use tracing::{error, info, warn};
 
 use balancer::Balancer;
-use config::Config;
+use config::{Config, ConfigError};
 use signals::{Request, Signals};
 
 /// What log lines of the program as a whole come from: the last part stands in them.
@@ -63,7 +63,9 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("jmqt-lb: {error}");
-            ExitCode::FAILURE
+            // As after wrong arguments: starting it again will not help.
+            let is_the_file = arguments.check.is_none() && error.is::<ConfigError>();
+            if is_the_file { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }

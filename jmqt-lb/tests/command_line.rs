@@ -59,9 +59,9 @@ fn the_shipped_file_is_fine() {
 }
 
 #[test]
-fn what_is_in_the_way_is_named_and_ends_with_1() {
+fn what_is_in_the_way_is_named_and_ends_with_1_or_2_if_it_is_the_file() {
     let (code, _, stderr) = run(&["--config", "no/such/file.conf"]);
-    assert_eq!(code, Some(1));
+    assert_eq!(code, Some(2));
     assert!(stderr.starts_with("jmqt-lb: cannot read no/such/file.conf: "), "{stderr}");
 
     let folder = tempdir().unwrap();
@@ -85,7 +85,7 @@ fn without_arguments_the_file_in_the_folder_is_read() {
     let folder = tempdir().unwrap();
     fs::write(folder.path().join("load_balancer.conf"), "[mappings]\nport = a:1\n").unwrap();
     let output = command(&[]).current_dir(folder.path()).output().unwrap();
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(2));
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(
         stderr.starts_with("jmqt-lb: load_balancer.conf, line 2 (port): expected [addr:]port"),

@@ -77,6 +77,25 @@ fn what_a_backend_said_before_it_closed_arrives_though_the_client_goes_on_talkin
 }
 
 #[test]
+fn what_both_sides_have_ended_is_over_also_when_the_backend_was_quick() {
+    let (balancer, backend) = start();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..20 {
+                write(&backend.accept(), b"bye"); // and its end, perhaps before a byte is forwarded
+            }
+        });
+        for _ in 0..20 {
+            let client = balancer.connect();
+            assert_eq!(read(&client, 3), b"bye");
+            assert!(is_closed(&client));
+        }
+    });
+    balancer.until_metric("jmqt_lb_connections", "", 0);
+    assert_eq!(balancer.metric("jmqt_lb_mapping_idle_total", ""), 0);
+}
+
+#[test]
 fn a_client_that_vanishes_takes_its_connection_to_the_backend_with_it() {
     let (balancer, backend) = start();
     let client = balancer.connect();

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use jmqt_server::{BoxError, Config, Protocol, Server, logging};
+use jmqt_server::{BoxError, Config, ConfigError, Protocol, Server, logging};
 
 use crate::app::SampleApp;
 use crate::token::{SECRET_VARIABLE, Secret, TOKEN_LIFETIME, Tokens};
@@ -105,7 +105,8 @@ async fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("sample_server: {error}");
-            ExitCode::FAILURE
+            // As after wrong arguments: starting it again will not help.
+            if error.is::<ConfigError>() { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
     }
 }

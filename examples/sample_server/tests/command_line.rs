@@ -46,7 +46,7 @@ fn wrong_usage_ends_with_2() {
 fn a_file_that_was_named_must_exist() {
     let folder = tempdir().unwrap();
     let output = run(folder.path(), &[], &["--config", "mine.conf"]);
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).starts_with("sample_server: cannot read mine.conf: "), "{}", stderr(&output));
 }
 
@@ -68,7 +68,7 @@ fn without_arguments_server_conf_is_read_if_it_is_there() {
 
     fs::write(folder.path().join("server.conf"), "SOKET_PORT = 8010\n").unwrap();
     let output = run(folder.path(), &[], &[]);
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("server.conf: SOKET_PORT: there is no such key"), "{}", stderr(&output));
 }
 

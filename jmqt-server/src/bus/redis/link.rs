@@ -190,7 +190,8 @@ pub(super) fn explain(error: &RedisError) -> String {
     let hint = match error.code() {
         Some("NOAUTH" | "WRONGPASS") => " (see REDIS_USER and REDIS_PASSWORD)",
         Some("NOPERM") => {
-            " (REDIS_USER needs +@connection +publish +subscribe +unsubscribe, and the channels that begin with REDIS_PREFIX)"
+            " (REDIS_USER needs +publish +subscribe +unsubscribe, and the channels that begin with REDIS_PREFIX; \
+             with Sentinel +role too, with a REDIS_DB_INDEX +select)"
         }
         _ => "",
     };
