@@ -4,6 +4,8 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+use tokio::task::JoinSet;
 use torture::{Client, Cluster, Event, Load, LoadOptions, Options, until, within};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -236,6 +238,27 @@ async fn a_node_loses_the_database_while_a_close_notifier_runs() {
     new.leave().await;
     within("an empty store", async { while !cluster.mariadb.sessions().await.is_empty() {} }).await;
     assert_eq!(cluster.closes_of("slow"), ["Takeover", "Disconnected"]);
+}
+
+#[tokio::test(flavor = "multi_thread")] // §9.e
+async fn a_thousand_requests_at_once_are_carried_out_by_a_node_that_is_held_up() {
+    let Some(cluster) = Cluster::of(6).await else { return };
+    let (mut admins, mut clients) = (Vec::new(), Vec::new());
+    for number in 0..20 {
+        admins.push(cluster.connect(number % 5, &format!("admin{number}")).await);
+        clients.push(cluster.connect(5, &format!("bob{number}")).await);
+    }
+    let mut asked = JoinSet::new();
+    cluster.mariadb.pause();
+    for (mut admin, client) in admins.into_iter().zip(&clients) {
+        let subs = format!(r#"{{"client":"{}","channel":"c","count":50}}"#, client.name);
+        asked.spawn(async move { admin.control("$force_subs", &subs).await });
+    }
+    tokio::time::sleep(SECOND).await; // this is the fault
+    cluster.mariadb.resume();
+    for done in asked.join_all().await {
+        assert_eq!(done, json!(50));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
