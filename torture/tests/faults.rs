@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tokio::task::JoinSet;
-use torture::{Client, Cluster, Event, Load, LoadOptions, Options, until, within};
+use torture::{Client, Cluster, Event, Load, LoadOptions, Notice, Options, until, within};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -228,8 +228,8 @@ async fn a_node_loses_the_database_while_a_close_notifier_runs() {
     let Some(cluster) = Cluster::of(2).await else { return };
     let mut old = cluster.connect(0, "slow").await; // her close notifier takes a while
     let moving = tokio::spawn(Client::connect(cluster.target(1), "slow"));
-    let is_claimed = |row: &String| !row.ends_with(" nobody");
-    within("the claim", async { while !cluster.mariadb.sessions().await.iter().any(is_claimed) {} }).await;
+    let is_closing = |notice: &Notice| notice.event == Event::Closing;
+    until("the close notifier", || cluster.notices().iter().any(is_closing).then_some(())).await;
     old.expect_end().await;
     cluster.nodes[0].mysql.cut();
     let new = moving.await.unwrap();
