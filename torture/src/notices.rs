@@ -17,6 +17,8 @@ pub enum Event {
     Accepted,
     /// `disconn`.
     Disconnected,
+    /// The close notifier of a client for which that takes a while has begun.
+    Closing,
     /// The close notifier ran, for this reason.
     Closed(String),
 }

@@ -4,7 +4,9 @@
 
 use std::time::{Duration, Instant};
 
-use torture::{Client, Cluster, Event, Load, LoadOptions, Options, until, within};
+use serde_json::json;
+use tokio::task::JoinSet;
+use torture::{Client, Cluster, Event, Load, LoadOptions, Notice, Options, until, within};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -226,8 +228,8 @@ async fn a_node_loses_the_database_while_a_close_notifier_runs() {
     let Some(cluster) = Cluster::of(2).await else { return };
     let mut old = cluster.connect(0, "slow").await; // her close notifier takes a while
     let moving = tokio::spawn(Client::connect(cluster.target(1), "slow"));
-    let is_claimed = |row: &String| !row.ends_with(" nobody");
-    within("the claim", async { while !cluster.mariadb.sessions().await.iter().any(is_claimed) {} }).await;
+    let is_closing = |notice: &Notice| notice.event == Event::Closing;
+    until("the close notifier", || cluster.notices().iter().any(is_closing).then_some(())).await;
     old.expect_end().await;
     cluster.nodes[0].mysql.cut();
     let new = moving.await.unwrap();
@@ -236,6 +238,27 @@ async fn a_node_loses_the_database_while_a_close_notifier_runs() {
     new.leave().await;
     within("an empty store", async { while !cluster.mariadb.sessions().await.is_empty() {} }).await;
     assert_eq!(cluster.closes_of("slow"), ["Takeover", "Disconnected"]);
+}
+
+#[tokio::test(flavor = "multi_thread")] // §9.e
+async fn a_thousand_requests_at_once_are_carried_out_by_a_node_that_is_held_up() {
+    let Some(cluster) = Cluster::of(6).await else { return };
+    let (mut admins, mut clients) = (Vec::new(), Vec::new());
+    for number in 0..20 {
+        admins.push(cluster.connect(number % 5, &format!("admin{number}")).await);
+        clients.push(cluster.connect(5, &format!("bob{number}")).await);
+    }
+    let mut asked = JoinSet::new();
+    cluster.mariadb.pause();
+    for (mut admin, client) in admins.into_iter().zip(&clients) {
+        let subs = format!(r#"{{"client":"{}","channel":"c","count":50}}"#, client.name);
+        asked.spawn(async move { admin.control("$force_subs", &subs).await });
+    }
+    tokio::time::sleep(SECOND).await; // this is the fault
+    cluster.mariadb.resume();
+    for done in asked.join_all().await {
+        assert_eq!(done, json!(50));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

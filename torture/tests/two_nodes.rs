@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used)] // a helper that fails is a test that fails
 
 use serde_json::json;
-use tokio::task::JoinSet;
 use torture::{Client, Cluster, Load, LoadOptions, until, within};
 
 /// Publishes with QoS 1 and takes the answer.
@@ -175,24 +174,6 @@ async fn the_application_reaches_a_client_of_the_other_node() {
     until("the close notice", || (cluster.closes_of("bob") == ["ByApplication"]).then_some(())).await;
     let mut bob = cluster.connect(1, "bob").await;
     bob.heartbeat().await;
-}
-
-#[tokio::test(flavor = "multi_thread")] // §9.e
-async fn a_thousand_requests_at_once_for_clients_of_the_other_node_are_carried_out() {
-    let Some(cluster) = Cluster::of(2).await else { return };
-    let (mut admins, mut clients) = (Vec::new(), Vec::new());
-    for number in 0..20 {
-        admins.push(cluster.connect(0, &format!("admin{number}")).await);
-        clients.push(cluster.connect(1, &format!("bob{number}")).await);
-    }
-    let mut asked = JoinSet::new();
-    for (mut admin, client) in admins.into_iter().zip(&clients) {
-        let subs = format!(r#"{{"client":"{}","channel":"c","count":50}}"#, client.name);
-        asked.spawn(async move { admin.control("$force_subs", &subs).await });
-    }
-    for done in asked.join_all().await {
-        assert_eq!(done, json!(50));
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")] // protocol.md 2.2, 2.4

@@ -73,6 +73,7 @@ impl DisconnectNotifier for App {
 impl CloseNotifier for App {
     async fn on_close(&self, notice: &CloseNotice<'_>) -> Result<(), BoxError> {
         if notice.client.as_str().starts_with("slow") {
+            self.0.write(Event::Closing, notice.client.as_str(), Some(notice.connection.remote))?;
             tokio::time::sleep(SLOW).await;
         }
         let event = Event::Closed(format!("{:?}", notice.reason));
