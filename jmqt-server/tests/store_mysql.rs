@@ -12,7 +12,7 @@ use bytes::Bytes;
 use jmqt_protocol::{ChannelName, ClientId};
 use jmqt_server::store::{
     Append, ChannelKey, ClusterStore, Cursor, CursorUpdate, Entered, MySqlOptions, MySqlStore, MySqlTls,
-    Operation, Outcome, Seq, SessionRow, SharedSession, Store, StoreError, StoredSubscription,
+    NodeBeat, Operation, Outcome, Seq, SessionRow, SharedSession, Store, StoreError, StoredSubscription,
 };
 use sqlx::{AssertSqlSafe, Executor as _, Row as _};
 
@@ -679,15 +679,19 @@ async fn nodes_see_each_other_beat() {
     assert_eq!(beats(&a, "a").await, named([("a", 4), ("c", 0)]));
 }
 
+fn seen(node: &str, beat: u64) -> NodeBeat {
+    NodeBeat { node: node.to_owned(), beat }
+}
+
 #[tokio::test]
 async fn a_node_that_was_thought_dead_learns_of_it_and_comes_back() {
     let Some(database) = MySql::new(true) else { return };
     let (a, b) = (open(&database).await, open(&database).await);
     assert_eq!(beats(&a, "a").await, named([("a", 1)]));
     enter(&a, "alice", "a").await;
-    let claimed = b.claim_sessions_of("a", "b", 10).await.unwrap();
+    let claimed = b.claim_sessions_of(&seen("a", 1), "b", 10).await.unwrap();
     assert_eq!(claimed.len(), 1);
-    assert_eq!(beats(&b, "b").await, named([("a", 0), ("b", 1)]), "there is still something of it");
+    assert_eq!(beats(&b, "b").await, named([("a", 1), ("b", 1)]), "there is still something of it");
     assert_eq!(b.claimed("b").await.unwrap(), claimed);
     b.orphan_closed(&claimed[0].row).await.unwrap();
     assert_eq!(b.claimed("b").await.unwrap(), []);
@@ -699,6 +703,65 @@ async fn a_node_that_was_thought_dead_learns_of_it_and_comes_back() {
     assert_eq!(beats(&a, "a").await, None);
     a.readmit("a").await.unwrap();
     assert_eq!(beats(&a, "a").await, named([("a", 2), ("b", 2)]));
+}
+
+#[tokio::test]
+async fn a_node_is_condemned_for_what_was_seen_of_it_and_for_nothing_older() {
+    let Some(database) = MySql::new(true) else { return };
+    let (a, b) = (open(&database).await, open(&database).await);
+    for beat in 1..=3 {
+        assert_eq!(beats(&a, "a").await, named([("a", beat)]));
+    }
+    enter(&a, "alice", "a").await;
+    assert_eq!(b.claim_sessions_of(&seen("a", 2), "b", 10).await.unwrap(), [], "it has beaten since");
+    assert_eq!(beats(&a, "a").await, named([("a", 4)]));
+    assert_eq!(b.claim_sessions_of(&seen("a", 4), "b", 10).await.unwrap().len(), 1);
+    assert_eq!(beats(&a, "a").await, None);
+
+    // It is back, and has new sessions, before the others have seen that.
+    a.sessions_closed(&[(client("alice"), 1)], "a").await.unwrap();
+    a.readmit("a").await.unwrap();
+    assert_eq!(beats(&a, "a").await, named([("a", 5)]));
+    enter(&a, "alice", "a").await;
+    assert_eq!(b.claim_sessions_of(&seen("a", 4), "b", 10).await.unwrap(), []);
+    assert_eq!(beats(&a, "a").await, named([("a", 6)]));
+    // A server that took the place of another may have missed the last beats that were seen.
+    assert_eq!(b.claim_sessions_of(&seen("a", 8), "b", 10).await.unwrap().len(), 1);
+    // One that has entered a session and was never seen to beat has done so now.
+    enter(&a, "carol", "c").await;
+    assert_eq!(beats(&a, "c").await, named([("a", 6), ("b", 0), ("c", 1)]));
+    assert_eq!(b.claim_sessions_of(&seen("c", 0), "b", 10).await.unwrap(), []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_sessions_of_a_dead_node_are_claimed_at_one_go() {
+    const SESSIONS: usize = 300;
+    const AT_A_TIME: usize = 64;
+    let Some(database) = MySql::new(true) else { return };
+    let (b, c) = (open(&database).await, open(&database).await);
+    for _ in 0..57 {
+        b.beat("a").await.unwrap();
+    }
+    let sessions: Vec<_> = (0..SESSIONS).map(|i| session(&format!("client {i}"), 0, "a")).collect();
+    b.enter_sessions(&sessions).await.unwrap();
+    let claim = |store: Arc<MySqlStore>, by: &'static str| async move {
+        let mut all = Vec::new();
+        loop {
+            let claimed = store.claim_sessions_of(&seen("a", 57), by, AT_A_TIME).await.unwrap();
+            if claimed.is_empty() {
+                return all;
+            }
+            let of_a = store.beat(by).await.unwrap().unwrap().into_iter().find(|it| it.node == "a");
+            assert_eq!(of_a, Some(seen("a", 57)), "it has not moved");
+            all.extend(claimed.into_iter().map(|it| it.row.client));
+        }
+    };
+    // Both get something new with every call, until there is nothing left.
+    let (of_b, of_c) = (tokio::spawn(claim(b, "b")), tokio::spawn(claim(c, "c")));
+    let (of_b, of_c) = (of_b.await.unwrap(), of_c.await.unwrap());
+    assert_eq!(of_b.len() + of_c.len(), SESSIONS);
+    let all: BTreeSet<_> = of_b.into_iter().chain(of_c).collect();
+    assert_eq!(all.len(), SESSIONS);
 }
 
 #[tokio::test]
@@ -720,11 +783,11 @@ async fn the_sessions_of_a_dead_node_are_claimed_in_portions() {
         assert!(claimed.iter().all(|it| it.claimed_by.as_deref() == Some("me")));
         claimed.iter().map(|it| it.row.client.to_string()).collect()
     };
-    let claimed = store.claim_sessions_of("dead", "me", 3).await.unwrap();
+    let claimed = store.claim_sessions_of(&seen("dead", 0), "me", 3).await.unwrap();
     assert_eq!(names(&claimed), ["client 0", "client 1", "client 3"]); // the oldest first
-    let claimed = store.claim_sessions_of("dead", "me", 3).await.unwrap();
+    let claimed = store.claim_sessions_of(&seen("dead", 0), "me", 3).await.unwrap();
     assert_eq!(names(&claimed), ["client 4", "bob"]);
-    assert_eq!(store.claim_sessions_of("dead", "me", 3).await.unwrap(), []);
+    assert_eq!(store.claim_sessions_of(&seen("dead", 0), "me", 3).await.unwrap(), []);
     assert_eq!(of("client 2").await.claimed_by.as_deref(), Some("third"));
     assert_eq!(of("alice").await.claimed_by, None);
     store.orphan_closed(&claimed[1].row).await.unwrap();
