@@ -14,7 +14,7 @@ use jmqt_server::store::{
     Append, ChannelKey, ClusterStore, Cursor, CursorUpdate, Entered, MySqlOptions, MySqlStore, MySqlTls,
     NodeBeat, Operation, Outcome, Seq, SessionRow, SharedSession, Store, StoreError, StoredSubscription,
 };
-use sqlx::{AssertSqlSafe, Executor as _, Row as _};
+use sqlx::{Executor as _, Row as _};
 
 use databases::MySql;
 use databases::proxy::{Cut, Proxy};
@@ -84,19 +84,6 @@ async fn enter(store: &MySqlStore, who: &str, node: &str) -> Entered {
 
 fn soon() -> SystemTime {
     SystemTime::now() + Duration::from_secs(3600)
-}
-
-/// Ends all connections of the others to a database.
-async fn kill_connections(database: &MySql) -> usize {
-    let mut connection = database.connect().await;
-    let sql = "SELECT CAST(id AS SIGNED) FROM information_schema.processlist \
-        WHERE db = DATABASE() AND id <> CONNECTION_ID()";
-    let ids = connection.fetch_all(sql).await.unwrap();
-    for row in &ids {
-        let id: i64 = row.get(0);
-        let _ = connection.execute(AssertSqlSafe(format!("KILL {id}"))).await;
-    }
-    ids.len()
 }
 
 // ---- who may open a database ----
@@ -454,13 +441,12 @@ async fn a_row_that_this_program_never_wrote_is_an_error() {
 
 #[tokio::test]
 async fn a_commit_that_was_not_answered_is_looked_up() {
-    let Some(database) = MySql::new(true) else { return };
+    let Some(mut database) = MySql::new(true) else { return };
     for shared in [true, false] {
         database.make().await;
         let proxy = Proxy::start(database.address()).await;
-        let (port, tls) = (proxy.address.port(), MySqlTls::Disabled);
-        let options = MySqlOptions { port, tls, shared, ..database.options() };
-        let store = MySqlStore::open(options).await.unwrap();
+        database.is_shared = shared;
+        let store = open_behind(&proxy, &database).await;
         let name = format!("news {shared}");
         let key = subscribed(&store, "bob", &name).await.key;
         let mut messages = Vec::new();
@@ -487,13 +473,50 @@ async fn a_commit_that_was_not_answered_is_looked_up() {
     }
 }
 
+/// A store on the way to whose database there is a proxy.
+async fn open_behind(proxy: &Proxy, database: &MySql) -> MySqlStore {
+    let (port, tls) = (proxy.address.port(), MySqlTls::Disabled);
+    MySqlStore::open(MySqlOptions { port, tls, ..database.options() }).await.unwrap()
+}
+
 #[tokio::test]
-async fn a_commit_whose_fate_cannot_be_found_out_is_a_time_out() {
+async fn what_a_database_that_does_not_answer_was_asked_has_not_happened() {
+    for shared in [true, false] {
+        let Some(database) = MySql::new(shared) else { return };
+        database.make().await;
+        let proxy = Proxy::start(database.address()).await;
+        let store = open_behind(&proxy, &database).await;
+        let key = subscribed(&store, "bob", "news").await.key;
+        assert_eq!(store.subscriptions(&client("bob")).await.unwrap().len(), 1);
+        proxy.swallow();
+        tokio::time::pause(); // nothing comes any more, so the time limits come at once
+        let batch = [append("news", "1"), unsubscribe("bob", "news")];
+        let error = store.commit(&batch).await.unwrap_err();
+        assert!(matches!(error, StoreError::TimedOut(_)), "{error}");
+        for _ in 0..2 {
+            let start = tokio::time::Instant::now();
+            let error = store.commit(&batch).await.unwrap_err();
+            assert!(matches!(error, StoreError::Unreachable(_)), "{error}");
+            assert!(start.elapsed() < Duration::from_secs(4), "one that is away is called once");
+        }
+        let error = store.subscriptions(&client("bob")).await.unwrap_err();
+        assert!(matches!(error, StoreError::TimedOut(_)), "{error}");
+        let error = store.subscriptions(&client("bob")).await.unwrap_err();
+        assert!(matches!(error, StoreError::Unreachable(_)), "{error}");
+        tokio::time::resume();
+        drop((store, proxy));
+        let store = open(&database).await;
+        assert!(log(&store, key).await.is_empty());
+        assert_eq!(store.subscriptions(&client("bob")).await.unwrap().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_commit_whose_fate_cannot_be_found_out_says_so() {
     let Some(database) = MySql::new(true) else { return };
     database.make().await;
     let proxy = Proxy::start(database.address()).await;
-    let (port, tls) = (proxy.address.port(), MySqlTls::Disabled);
-    let store = MySqlStore::open(MySqlOptions { port, tls, ..database.options() }).await.unwrap();
+    let store = open_behind(&proxy, &database).await;
     subscribed(&store, "bob", "news").await;
     proxy.cut(Cut::After);
     proxy.stop();
@@ -509,7 +532,7 @@ async fn a_commit_whose_fate_cannot_be_found_out_is_a_time_out() {
     }
     tokio::time::pause(); // 30 seconds pass as fast as nothing happens
     let error = committing.await.unwrap_err();
-    assert!(matches!(error, StoreError::TimedOut(_)), "{error}");
+    assert!(matches!(error, StoreError::Unanswered(_)), "{error}");
 }
 
 #[tokio::test]
@@ -519,12 +542,12 @@ async fn connections_that_were_ended_are_made_anew() {
         let store = open(&database).await;
         let key = subscribed(&store, "bob", "news").await.key;
         for round in 1..=3 {
-            assert!(kill_connections(&database).await > 0);
+            assert!(database.end_connections().await > 0);
             let appended = one(&store, append("news", "1")).await;
             assert_eq!(appended, Outcome::Appended(Some((key, Seq(round)))));
-            kill_connections(&database).await;
+            database.end_connections().await;
             assert_eq!(log(&store, key).await.len() as u64, round);
-            kill_connections(&database).await;
+            database.end_connections().await;
             store.trim(&[]).await.unwrap();
         }
     }
@@ -535,7 +558,7 @@ async fn a_store_that_lost_its_database_to_another_does_not_write() {
     let Some(database) = MySql::new(false) else { return };
     let first = open(&database).await;
     subscribed(&first, "bob", "news").await;
-    kill_connections(&database).await;
+    database.end_connections().await;
     let second = MySqlStore::open(database.options()).await.unwrap();
     let error = first.commit(&[append("news", "1")]).await.unwrap_err();
     assert!(matches!(error, StoreError::InUse { .. }), "{error}");

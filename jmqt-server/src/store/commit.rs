@@ -176,7 +176,8 @@ impl<T> Committer<T> {
     }
 
     /// Commits, and where that fails goes on with the halves, always in order: one bad operation must
-    /// not fail its neighbours, and a full disk must not be asked a thousand times.
+    /// not fail its neighbours, and a full disk must not be asked a thousand times. A database that is away
+    /// is not asked twice.
     async fn commit(&self, operations: &[Operation]) -> Vec<Result<Outcome, NotCommitted>> {
         let mut results = Vec::with_capacity(operations.len());
         let mut failures_left = FAILURES_PER_BATCH;
@@ -194,9 +195,13 @@ impl<T> Committer<T> {
                 Err(error) => {
                     failures_left -= 1;
                     self.report(&error, range.len());
-                    // After a time-out nobody knows: trying again could store a message twice.
-                    if matches!(error, StoreError::TimedOut(_)) {
+                    if matches!(error, StoreError::Unanswered(_)) {
+                        // Trying again could store a message twice.
                         results.extend(range.map(|_| Err(NotCommitted::Unknown)));
+                    } else if error.is_of_database() {
+                        // Each further try would hold up the queue for as long again.
+                        failures_left = 0;
+                        results.extend(range.map(|_| Err(NotCommitted::Failed)));
                     } else if range.len() == 1 {
                         results.push(Err(NotCommitted::Failed));
                     } else {

@@ -240,23 +240,33 @@ pub enum StoreError {
         /// Which value.
         what: &'static str,
     },
+    /// There is no connection to the database, and none could be made.
+    #[error("no connection to the database: {0}")]
+    Unreachable(#[source] sqlx::Error),
     /// No answer in time.
     #[error("the database did not answer within {0:?}")]
     TimedOut(Duration),
-    /// The connection was lost while the database was to commit: it has happened, or it has not. Only from
-    /// methods that may be repeated.
-    #[error("the database was lost before it answered: {0}")]
+    /// The database was told to commit, and it is not known what became of that: it has happened, or it
+    /// has not.
+    #[error("the database has not told whether it has committed: {0}")]
     Unanswered(#[source] sqlx::Error),
     /// The store has been closed.
     #[error("the store is closed")]
     Closed,
 }
 
+impl StoreError {
+    /// Whether the reason lies with the database and not with what it was asked: less would fail too.
+    fn is_of_database(&self) -> bool {
+        matches!(self, Self::Unreachable(_) | Self::TimedOut(_) | Self::InUse { .. } | Self::Closed)
+    }
+}
+
 /// Where channel logs, cursors, retained messages and sessions are kept.
 ///
 /// `Ok` from a method that writes means: committed, and on disk as far as the database was told to
 /// care (SQLite: `synchronous=FULL`). `Err` means nothing of it happened, with two exceptions: after
-/// [`StoreError::TimedOut`] from [`commit`](Self::commit) nobody knows, so it must not be tried again;
+/// [`StoreError::Unanswered`] nobody knows, so [`commit`](Self::commit) must not be tried again then;
 /// and the methods that tidy (`save_cursors`, `trim`, `sessions_*`, `expire`, `limit_pending`) work in
 /// several transactions, may have done a part, and can simply be repeated.
 ///

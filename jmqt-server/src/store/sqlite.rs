@@ -61,7 +61,7 @@ pub enum Synchronous {
 /// them may simply be called again.
 ///
 /// No call waits for the database longer than about 10 seconds a step, 30 for a COMMIT. If a COMMIT
-/// fails with [`StoreError::TimedOut`], it is not known whether it has happened.
+/// fails with [`StoreError::Unanswered`], it is not known whether it has happened.
 #[derive(Debug)]
 pub struct SqliteStore {
     epoch: Epoch,

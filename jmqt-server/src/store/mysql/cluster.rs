@@ -170,18 +170,15 @@ impl MySqlStore {
         let entered = limited(async { enter(lease.begin().await?, sessions).await }).await;
         let expected = entered.as_ref().ok().cloned();
         let error = match (lease.finish(entered).await, &expected) {
-            (Err(error @ (StoreError::Unanswered(_) | StoreError::TimedOut(_))), Some(_)) => error,
+            (Err(StoreError::Unanswered(error)), Some(_)) => error,
             (result, _) => return result,
         };
         // The COMMIT was not answered. Nobody else gets the counter before it is over, or undone.
         let expected = expected.unwrap_or_default();
         match self.has_entered(&sessions[0], expected[0].generation).await {
             Ok(true) => Ok(expected),
-            Ok(false) => Err(match error {
-                StoreError::Unanswered(error) => StoreError::Database(error),
-                error => error,
-            }),
-            Err(_) => Err(error),
+            Ok(false) => Err(StoreError::Database(error)),
+            Err(_) => Err(StoreError::Unanswered(error)),
         }
     }
 

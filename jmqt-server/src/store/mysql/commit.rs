@@ -11,7 +11,7 @@ use jmqt_protocol::{ChannelName, ClientId};
 use sqlx::mysql::{MySqlArguments, MySqlConnection};
 use sqlx::{Arguments as _, AssertSqlSafe, Executor as _};
 
-use super::connection::{Attempts, Connected, begin, commit, hang_up, is_usable, rollback};
+use super::connection::{Attempts, Connected, begin, commit, hang_up, is_usable, rollback, unanswered};
 use super::presence::{KEPT_FOR, Locks};
 use super::rows::{self, MultiRow};
 use super::{MySqlStore, cursors};
@@ -207,9 +207,10 @@ impl MySqlStore {
             limited(rollback(connection)).await?;
         } else if let Err(error) = commit(connection).await {
             drop(connected);
-            return match self.has_happened(committer).await? {
-                true => Ok(self.committed(prepared)),
-                false => Err(not_committed(error)),
+            return match self.has_happened(committer).await {
+                Some(true) => Ok(self.committed(prepared)),
+                Some(false) => Err(error),
+                None => Err(unanswered(error)),
             };
         }
         committer.connected = Some(connected);
@@ -334,21 +335,21 @@ impl MySqlStore {
         Ok(connected)
     }
 
-    /// Whether the last batch was committed, although the COMMIT was not answered. Waits until the server
-    /// has come to the end of it.
-    async fn has_happened(&self, committer: &Committer) -> Result<bool, StoreError> {
+    /// Whether the last batch was committed, although the COMMIT was not answered; `None` if that cannot be
+    /// found out. Waits until the server has come to the end of it.
+    async fn has_happened(&self, committer: &Committer) -> Option<bool> {
         tracing::warn!("a COMMIT was not answered: looking for what became of it");
         let until = tokio::time::Instant::now() + COMMIT_LIMIT;
         let mut pause = Duration::from_millis(20);
         while tokio::time::Instant::now() < until {
             match limited(self.last_batch(committer)).await {
-                Ok(batch) => return Ok(batch == Some(committer.batch)),
+                Ok(batch) => return Some(batch == Some(committer.batch)),
                 Err(error) => tracing::debug!(%error, "what became of a COMMIT is still unknown"),
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(1));
         }
-        Err(StoreError::TimedOut(COMMIT_LIMIT))
+        None
     }
 
     async fn last_batch(&self, committer: &Committer) -> Result<Option<i64>, StoreError> {
@@ -376,16 +377,6 @@ impl Operation {
             Self::Subscribe { channel, .. } => Some(channel),
             _ => None,
         }
-    }
-}
-
-/// It is known now, so it is no time-out: that would mean that nobody knows.
-fn not_committed(error: StoreError) -> StoreError {
-    match error {
-        StoreError::TimedOut(_) => {
-            StoreError::Database(std::io::Error::from(std::io::ErrorKind::TimedOut).into())
-        }
-        error => error,
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
+use std::io::ErrorKind;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{MySqlOptions, MySqlTls};
 use crate::store::StoreError;
-use crate::store::limits::{COMMIT_LIMIT, TIME_LIMIT, limited};
+use crate::store::limits::{COMMIT_LIMIT, TIME_LIMIT, limited, no_answer};
 
 /// The longest wait for a connection to be made.
 pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(3);
@@ -99,10 +100,8 @@ impl Connector {
             let max_packet = usize::try_from(row.try_get::<u64, _>(1)?).unwrap_or(usize::MAX);
             Ok(Connected { id: row.try_get(0)?, max_packet, connection })
         };
-        match tokio::time::timeout(CONNECT_LIMIT, connecting).await {
-            Ok(connected) => connected.map_err(StoreError::Database),
-            Err(_) => Err(StoreError::TimedOut(CONNECT_LIMIT)),
-        }
+        let connected = tokio::time::timeout(CONNECT_LIMIT, connecting).await;
+        connected.unwrap_or_else(|_| Err(no_answer())).map_err(StoreError::Unreachable)
     }
 }
 
@@ -200,8 +199,7 @@ impl Lease<'_> {
             Ok(value) => match commit(&mut connection).await {
                 Ok(()) => Ok(value),
                 Err(error) if is_conflict(&error) => Err(error), // a cluster of servers says so here
-                Err(StoreError::Database(error)) => Err(StoreError::Unanswered(error)),
-                Err(error) => Err(error),
+                Err(error) => Err(unanswered(error)),
             },
             Err(error) if !is_usable(&error) => Err(error),
             Err(error) => match limited(rollback(&mut connection)).await {
@@ -253,7 +251,15 @@ pub(super) async fn rollback(connection: &mut MySqlConnection) -> Result<(), Sto
 pub(super) async fn commit(connection: &mut MySqlConnection) -> Result<(), StoreError> {
     match tokio::time::timeout(COMMIT_LIMIT, connection.execute("COMMIT")).await {
         Ok(done) => Ok(done.map(drop)?),
-        Err(_) => Err(StoreError::TimedOut(COMMIT_LIMIT)),
+        Err(_) => Err(no_answer().into()),
+    }
+}
+
+/// The error of a COMMIT of which it will not be found out whether it has happened.
+pub(super) fn unanswered(error: StoreError) -> StoreError {
+    match error {
+        StoreError::Database(error) => StoreError::Unanswered(error),
+        error => error,
     }
 }
 
@@ -265,7 +271,8 @@ pub(super) async fn hang_up(connection: MySqlConnection) {
 /// The server's number for an error.
 pub(super) fn number(error: &StoreError) -> Option<u16> {
     match error {
-        StoreError::Database(sqlx::Error::Database(error)) => {
+        StoreError::Database(sqlx::Error::Database(error))
+        | StoreError::Unreachable(sqlx::Error::Database(error)) => {
             error.try_downcast_ref::<MySqlDatabaseError>().map(MySqlDatabaseError::number)
         }
         _ => None,
@@ -275,16 +282,22 @@ pub(super) fn number(error: &StoreError) -> Option<u16> {
 /// Whether the connection is gone, or was never made.
 pub(super) fn is_lost(error: &StoreError) -> bool {
     match error {
-        StoreError::Database(sqlx::Error::Database(_)) => {
+        StoreError::Database(sqlx::Error::Database(_))
+        | StoreError::Unreachable(sqlx::Error::Database(_)) => {
             // shutting down; killed (MySQL, MariaDB); too idle; read-only, as a server is that was the
             // primary one: another may answer under its name by now
             matches!(number(error), Some(1053 | 1927 | 3169 | 4031 | 1290 | 1792 | 1836))
         }
-        StoreError::Database(error) => {
+        StoreError::Database(error) | StoreError::Unreachable(error) => {
             matches!(error, sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_))
         }
         _ => false,
     }
+}
+
+/// Whether whoever was called did not answer: that has taken long enough.
+fn is_silent(error: &StoreError) -> bool {
+    matches!(error, StoreError::Unreachable(sqlx::Error::Io(error)) if error.kind() == ErrorKind::TimedOut)
 }
 
 /// Whether the server has answered with the error, so that the connection may be used on.
@@ -318,7 +331,7 @@ impl Attempts {
     pub(super) async fn another(&mut self, error: &StoreError) -> bool {
         let (count, most) = if is_conflict(error) {
             (&mut self.conflicts, CONFLICTS)
-        } else if is_lost(error) {
+        } else if is_lost(error) && !is_silent(error) {
             (&mut self.lost, LOST)
         } else {
             return false;
