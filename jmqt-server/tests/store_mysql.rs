@@ -511,6 +511,63 @@ async fn what_a_database_that_does_not_answer_was_asked_has_not_happened() {
     }
 }
 
+/// Waits until a proxy has cut a connection, which `work` leads to.
+async fn until_cut(proxy: &Proxy, work: &mut (impl Future<Output: std::fmt::Debug> + Unpin)) {
+    while proxy.cuts() == 0 {
+        tokio::select! {
+            biased;
+            result = &mut *work => panic!("{result:?}"),
+            () = tokio::task::yield_now() => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_vanished_node_has_locked_the_others_get_in_time() {
+    let Some(database) = MySql::new(true) else { return };
+    database.make().await;
+    let proxy = Proxy::start(database.address()).await;
+    let (vanishing, other) = (open_behind(&proxy, &database).await, open(&database).await);
+    let key = subscribed(&vanishing, "bob", "news").await.key;
+    proxy.cut(Cut::Silent);
+    let batch = [append("news", "1")];
+    let mut committing = vanishing.commit(&batch);
+    until_cut(&proxy, &mut committing).await;
+    assert_eq!(one(&other, append("news", "2")).await, Outcome::Appended(Some((key, Seq(1)))));
+    assert_eq!(log(&other, key).await, [(1, "2".to_owned())]);
+}
+
+#[tokio::test]
+async fn what_somebody_keeps_locked_fails_as_that() {
+    let Some(database) = MySql::new(true) else { return };
+    let store = open(&database).await;
+    let key = subscribed(&store, "bob", "news").await.key;
+    let mut connection = database.connect().await;
+    connection.execute("START TRANSACTION").await.unwrap();
+    connection.execute("SELECT id FROM channels FOR UPDATE").await.unwrap();
+    let error = store.commit(&[append("news", "1")]).await.unwrap_err();
+    assert!(matches!(error, StoreError::Locked), "{error}");
+    connection.execute("ROLLBACK").await.unwrap();
+    assert_eq!(one(&store, append("news", "2")).await, Outcome::Appended(Some((key, Seq(1)))));
+}
+
+#[tokio::test]
+async fn a_store_on_which_the_server_has_hung_up_goes_on() {
+    let Some(database) = MySql::new(true) else { return };
+    let store = open(&database).await;
+    let key = subscribed(&store, "bob", "news").await.key;
+    assert!(log(&store, key).await.is_empty());
+    let mut connection = database.connect().await;
+    let sql = "SELECT CAST(COUNT(*) AS SIGNED) FROM information_schema.processlist \
+        WHERE db = DATABASE() AND id <> CONNECTION_ID()";
+    // All but the one that shows others that the store is there.
+    while connection.fetch_one(sql).await.unwrap().get::<i64, _>(0) != 1 {
+        tokio::time::sleep(Duration::from_millis(50)).await; // asked again and again
+    }
+    assert_eq!(one(&store, append("news", "1")).await, Outcome::Appended(Some((key, Seq(1)))));
+    assert_eq!(log(&store, key).await, [(1, "1".to_owned())]);
+}
+
 #[tokio::test]
 async fn a_commit_whose_fate_cannot_be_found_out_says_so() {
     let Some(database) = MySql::new(true) else { return };
@@ -521,15 +578,8 @@ async fn a_commit_whose_fate_cannot_be_found_out_says_so() {
     proxy.cut(Cut::After);
     proxy.stop();
     let batch = [append("news", "1")];
-    let committing = store.commit(&batch);
-    tokio::pin!(committing);
-    while proxy.cuts() == 0 {
-        tokio::select! {
-            biased;
-            result = &mut committing => panic!("{result:?}"),
-            () = tokio::task::yield_now() => {}
-        }
-    }
+    let mut committing = store.commit(&batch);
+    until_cut(&proxy, &mut committing).await;
     tokio::time::pause(); // 30 seconds pass as fast as nothing happens
     let error = committing.await.unwrap_err();
     assert!(matches!(error, StoreError::Unanswered(_)), "{error}");

@@ -246,6 +246,9 @@ pub enum StoreError {
     /// No answer in time.
     #[error("the database did not answer within {0:?}")]
     TimedOut(Duration),
+    /// Somebody else kept locked what was needed, for longer than any node may.
+    #[error("somebody else has locked a part of the database for too long")]
+    Locked,
     /// The database was told to commit, and it is not known what became of that: it has happened, or it
     /// has not.
     #[error("the database has not told whether it has committed: {0}")]
@@ -256,9 +259,18 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Whether the reason lies with the database and not with what it was asked: less would fail too.
+    /// Whether the reason lies with the database, or with others who use it, and not with what it was asked.
     fn is_of_database(&self) -> bool {
-        matches!(self, Self::Unreachable(_) | Self::TimedOut(_) | Self::InUse { .. } | Self::Closed)
+        match self {
+            Self::Unreachable(_) | Self::TimedOut(_) | Self::Locked | Self::InUse { .. } | Self::Closed => {
+                true
+            }
+            Self::Database(_)
+            | Self::Open { .. }
+            | Self::Migrate(_)
+            | Self::Corrupt { .. }
+            | Self::Unanswered(_) => false,
+        }
     }
 }
 

@@ -18,6 +18,8 @@ pub(crate) enum Cut {
     Before = 1,
     /// It reaches the server, and its answer does not come back.
     After = 2,
+    /// Neither it nor anything after it reaches the server, and nobody is told.
+    Silent = 3,
 }
 
 pub(crate) struct Proxy {
@@ -130,6 +132,11 @@ async fn forward(client: TcpStream, server: TcpStream, state: Arc<State>) {
         // One packet of its own: 3 bytes of length, a number, COM_QUERY, the text.
         if cut != Cut::Not as u8 && sent.ends_with(b"\x03COMMIT") {
             state.cut.store(Cut::Not as u8, Ordering::SeqCst);
+            if cut == Cut::Silent as u8 {
+                state.flow.send_replace(Flow::Silent);
+                state.cuts.fetch_add(1, Ordering::SeqCst);
+                continue;
+            }
             back.abort(); // and with it goes the way back to the client
             let _ = back.await;
             if cut == Cut::After as u8 {

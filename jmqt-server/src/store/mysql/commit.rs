@@ -5,13 +5,15 @@
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use jmqt_protocol::{ChannelName, ClientId};
 use sqlx::mysql::{MySqlArguments, MySqlConnection};
 use sqlx::{Arguments as _, AssertSqlSafe, Executor as _};
 
-use super::connection::{Attempts, Connected, begin, commit, hang_up, is_usable, rollback, unanswered};
+use super::connection::{
+    Attempts, Connected, IDLE_LIMIT, LOCKED, begin, commit, hang_up, is_usable, number, rollback, unanswered,
+};
 use super::presence::{KEPT_FOR, Locks};
 use super::rows::{self, MultiRow};
 use super::{MySqlStore, cursors};
@@ -113,6 +115,8 @@ static FORGET_CLIENTS: LazyLock<MultiRow> = LazyLock::new(|| {
 pub(super) struct Committer {
     /// None after an error, or while somebody uses it.
     connected: Option<Connected>,
+    /// When that was used last.
+    used: Instant,
     /// The last one the server knew, in case it still holds locks.
     last_id: u64,
     node: i64,
@@ -142,7 +146,18 @@ impl Committer {
 
     fn new(connected: Connected, node: i64, alone: Option<Locks>) -> Self {
         let (last_id, connected) = (connected.id, Some(connected));
-        Self { connected, last_id, node, batch: 0, alone, keys: HashMap::default() }
+        Self { connected, used: Instant::now(), last_id, node, batch: 0, alone, keys: HashMap::default() }
+    }
+
+    /// The connection, unless the server is about to hang up on it.
+    fn take(&mut self) -> Option<Connected> {
+        let is_kept = self.alone.is_some() || self.used.elapsed() < IDLE_LIMIT;
+        self.connected.take().filter(|_| is_kept)
+    }
+
+    /// Puts it back when it is known to be in order.
+    fn put(&mut self, connected: Connected) {
+        (self.connected, self.used) = (Some(connected), Instant::now());
     }
 
     pub(super) async fn close(&mut self) {
@@ -173,6 +188,7 @@ impl MySqlStore {
             self.check_open()?;
             match self.try_commit(&mut committer, batch).await {
                 Err(error) if attempts.another(&error).await => {}
+                Err(StoreError::Database(error)) => return Err(locked(error)),
                 result => return result,
             }
         }
@@ -188,7 +204,7 @@ impl MySqlStore {
         batch: &[Operation],
     ) -> Result<Vec<Outcome>, StoreError> {
         // Taken out: if this future is dropped, so is the connection, and the server undoes what it did.
-        let mut connected = match committer.connected.take() {
+        let mut connected = match committer.take() {
             Some(connected) => connected,
             None => self.connect_again(committer).await?,
         };
@@ -198,7 +214,7 @@ impl MySqlStore {
             Ok(prepared) => prepared,
             Err(error) => {
                 if is_usable(&error) && limited(rollback(connection)).await.is_ok() {
-                    committer.connected = Some(connected);
+                    committer.put(connected);
                 }
                 return Err(error);
             }
@@ -213,7 +229,7 @@ impl MySqlStore {
                 None => Err(unanswered(error)),
             };
         }
-        committer.connected = Some(connected);
+        committer.put(connected);
         Ok(self.committed(prepared))
     }
 
@@ -359,7 +375,7 @@ impl MySqlStore {
         let sql = "SELECT batch FROM batches WHERE node = ? FOR UPDATE";
         let found = sqlx::query_scalar(sql).bind(committer.node).fetch_optional(&mut *connection).await;
         let found = found.map_err(StoreError::Database);
-        if matches!(found, Err(ref error) if super::connection::number(error) == Some(1205)) {
+        if matches!(found, Err(ref error) if number(error) == Some(LOCKED)) {
             // The server has not noticed that nobody is there any more.
             kill(connection, committer.last_id).await;
         }
@@ -377,6 +393,15 @@ impl Operation {
             Self::Subscribe { channel, .. } => Some(channel),
             _ => None,
         }
+    }
+}
+
+/// Tells what others have kept locked from what is wrong with the batch.
+fn locked(error: sqlx::Error) -> StoreError {
+    let error = StoreError::Database(error);
+    match number(&error) {
+        Some(LOCKED) => StoreError::Locked,
+        _ => error,
     }
 }
 
