@@ -317,7 +317,7 @@ async fn several_nodes_number_the_messages_of_a_channel_without_gaps() {
             let update =
                 |key: &ChannelKey| CursorUpdate { client: client("bob"), key: *key, cursor: cursor.clone() };
             store.save_cursors(&keys.iter().map(update).collect::<Vec<_>>()).await.unwrap();
-            store.limit_pending(100_000).await.unwrap();
+            store.limit_pending(100_000, None).await.unwrap();
             for name in CHANNELS.iter().rev() {
                 one(&store, unsubscribe(&who, name)).await;
             }

@@ -256,8 +256,8 @@ mod tests {
 
     use super::*;
     use crate::store::{
-        ChannelKey, CursorUpdate, Dropped, Epoch, Expired, IsAway, LoggedMessage, Seq, SessionRow,
-        StoredSubscription,
+        ChannelKey, CursorUpdate, Epoch, Expired, IsAway, LoggedMessage, Seq, SessionRow, StoredSubscription,
+        Swept,
     };
 
     /// What a batch that is refused fails with.
@@ -333,8 +333,8 @@ mod tests {
             Ok(Vec::new())
         }
 
-        async fn limit_pending(&self, _: u64) -> Result<Vec<Dropped>, StoreError> {
-            Ok(Vec::new())
+        async fn limit_pending(&self, _: u64, _: Option<&ClientId>) -> Result<Swept, StoreError> {
+            Ok(Swept::default())
         }
 
         async fn close(&self) {}

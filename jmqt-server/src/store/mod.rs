@@ -197,6 +197,15 @@ pub struct Dropped {
     pub messages: u64,
 }
 
+/// What one call of [`Store::limit_pending`] has done.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Swept {
+    /// What was given up.
+    pub dropped: Vec<Dropped>,
+    /// The last client that was looked at, for the next call to go on behind; `None` if it was the last one.
+    pub more_after: Option<ClientId>,
+}
+
 /// A client that did not come back in time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expired {
@@ -343,8 +352,9 @@ pub trait Store: Send + Sync + 'static {
     /// returns.
     async fn expire(&self, before: SystemTime, is_away: &mut IsAway<'_>) -> Result<Vec<Expired>, StoreError>;
 
-    /// Gives up the oldest pending messages of every client that has more than `limit` of them.
-    async fn limit_pending(&self, limit: u64) -> Result<Vec<Dropped>, StoreError>;
+    /// Gives up the oldest pending messages of clients that have more than `limit` of them. A call looks at
+    /// the next few clients by their ids, those behind `after` or the first ones.
+    async fn limit_pending(&self, limit: u64, after: Option<&ClientId>) -> Result<Swept, StoreError>;
 
     /// Finishes what is running and closes the database. Later calls fail with [`StoreError::Closed`].
     async fn close(&self);
