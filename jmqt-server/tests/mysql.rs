@@ -7,6 +7,8 @@ use std::pin::pin;
 use std::time::Duration;
 
 use databases::MySql;
+use databases::proxy::Proxy;
+use jmqt_server::store::MySqlTls;
 use jmqt_server::{Config, MySqlConfig, Server, StartError};
 use sqlx::{Connection as _, Executor as _};
 use support::{TestApp, TestServer};
@@ -72,6 +74,38 @@ async fn a_newer_session_finds_what_the_older_one_has_asked_of_the_store() {
     let mut bob = server.reconnect(bob).await;
     assert_eq!(bob.next_push().await.data(), "1");
     server.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)] // protocol.md 2.13, 2.16
+async fn what_a_database_that_is_away_was_not_asked_is_answered_as_failed() {
+    const PUBLISHES: usize = 200;
+    let Some(database) = MySql::new(false) else { return };
+    database.make().await;
+    let proxy = Proxy::start(database.address()).await;
+    let server = TestServer::configured(|config| {
+        in_mysql(config, &database);
+        if let Some(mysql) = &mut config.mysql {
+            (mysql.port, mysql.tls) = (proxy.address.port(), MySqlTls::Disabled);
+        }
+    });
+    let server = server.await;
+    let (mut alice, mut bob) = (server.connect("alice").await, server.connect("bob").await);
+    bob.sub_persistent("news").await;
+    proxy.part();
+    bob.send(r#"{"sub":{"cn":"other","pr":1}}"#).await;
+    bob.send(r#"{"unsub":{"cn":"news"}}"#).await;
+    // A batch of many takes no longer to fail than one of them.
+    for id in 0..PUBLISHES {
+        alice.send(&format!(r#"{{"pub":{{"cn":"news","dt":1,"q":1,"id":"{id}"}}}}"#)).await;
+    }
+    for id in 0..PUBLISHES {
+        alice.expect(&format!(r#"{{"pubAck":{{"st":5,"id":"{id}"}}}}"#)).await;
+    }
+    bob.expect(r#"{"subAck":{"st":5,"cn":"other"}}"#).await;
+    bob.expect(r#"{"unsubAck":{"st":5,"cn":"news"}}"#).await;
+    // The sessions go on, with what needs no database.
+    alice.send(r#"{"pub":{"cn":"news","dt":2}}"#).await;
+    assert_eq!(bob.next_push().await.data(), "2");
 }
 
 #[tokio::test]

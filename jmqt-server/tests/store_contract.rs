@@ -14,7 +14,7 @@ use futures_util::FutureExt as _;
 use jmqt_protocol::{ChannelName, ClientId};
 use jmqt_server::store::{
     Append, CURSOR_WINDOW, ChannelKey, Cursor, CursorUpdate, Dropped, Expired, LoggedMessage, Operation,
-    Outcome, Retained, Seq, SessionRow, Store, StoreError, StoredSubscription,
+    Outcome, Retained, Seq, SessionRow, Store, StoreError, StoredSubscription, Swept,
 };
 
 /// One database, which a store can be opened on again and again.
@@ -122,6 +122,19 @@ async fn cursor_of(store: &dyn Store, who: &str, key: ChannelKey) -> Cursor {
 async fn append_many(store: &dyn Store, to: &str, messages: usize) {
     let batch: Vec<_> = (0..messages).map(|i| append(to, &i.to_string())).collect();
     assert!(seqs(&store.commit(&batch).await.unwrap()).iter().all(Option::is_some));
+}
+
+/// Goes through all clients once.
+async fn limit_pending(store: &dyn Store, limit: u64) -> Vec<Dropped> {
+    let (mut dropped, mut after) = (Vec::new(), None);
+    loop {
+        let swept = store.limit_pending(limit, after.as_ref()).await.unwrap();
+        dropped.extend(swept.dropped);
+        after = swept.more_after;
+        if after.is_none() {
+            return dropped;
+        }
+    }
 }
 
 fn long_ago() -> SystemTime {
@@ -657,7 +670,7 @@ async fn a_closed_store_says_so(on: &dyn Database) {
     closed(store.sessions_opened(&[session("bob", 1, "a", 0)]).await.unwrap_err());
     closed(store.claim_orphans("b").await.unwrap_err());
     closed(store.expire(soon(), &mut |_| true).await.unwrap_err());
-    closed(store.limit_pending(1).await.unwrap_err());
+    closed(store.limit_pending(1, None).await.unwrap_err());
 }
 
 // ---- sessions ----
@@ -783,8 +796,8 @@ async fn the_oldest_pending_messages_of_a_client_go_first(on: &dyn Database) {
         append_many(&*store, to, messages).await;
         tokio::time::sleep(Duration::from_millis(20)).await; // times are kept in milliseconds
     }
-    assert_eq!(store.limit_pending(10).await.unwrap(), []);
-    let mut dropped = store.limit_pending(6).await.unwrap();
+    assert_eq!(limit_pending(&*store, 10).await, []);
+    let mut dropped = limit_pending(&*store, 6).await;
     dropped.sort_by_key(|it| it.key);
     let drop = |name, key, up_to, messages| {
         let (client, channel) = (client("bob"), channel(name));
@@ -794,8 +807,8 @@ async fn the_oldest_pending_messages_of_a_client_go_first(on: &dyn Database) {
     assert_eq!(cursor_of(&*store, "bob", a).await, cursor(3, &[]));
     assert_eq!(cursor_of(&*store, "bob", b).await, cursor(1, &[]));
     assert_eq!(cursor_of(&*store, "carol", c).await, cursor(0, &[]));
-    assert_eq!(store.limit_pending(6).await.unwrap(), []);
-    let mut dropped = store.limit_pending(2).await.unwrap();
+    assert_eq!(limit_pending(&*store, 6).await, []);
+    let mut dropped = limit_pending(&*store, 2).await;
     dropped.sort_by_key(|it| (it.client.clone(), it.key));
     assert_eq!(dropped[..2], [drop("a", a, 4, 1), drop("b", b, 4, 3)]);
     assert_eq!(dropped[2].client, client("carol"));
@@ -807,14 +820,14 @@ async fn acknowledged_messages_do_not_count_as_pending(on: &dyn Database) {
     let key = subscribed(&*store, "bob", "news").await.key;
     append_many(&*store, "news", 10).await;
     save(&*store, "bob", key, cursor(1, &[3, 4, 9])).await;
-    assert_eq!(store.limit_pending(6).await.unwrap(), []); // 2, 5, 6, 7, 8, 10
-    let dropped = store.limit_pending(4).await.unwrap();
+    assert_eq!(limit_pending(&*store, 6).await, []); // 2, 5, 6, 7, 8, 10
+    let dropped = limit_pending(&*store, 4).await;
     assert_eq!((dropped[0].up_to, dropped[0].messages), (Seq(5), 2));
     assert_eq!(cursor_of(&*store, "bob", key).await, cursor(5, &[9]));
-    let dropped = store.limit_pending(1).await.unwrap();
+    let dropped = limit_pending(&*store, 1).await;
     assert_eq!((dropped[0].up_to, dropped[0].messages), (Seq(9), 3));
     assert_eq!(cursor_of(&*store, "bob", key).await, cursor(9, &[]));
-    let dropped = store.limit_pending(0).await.unwrap();
+    let dropped = limit_pending(&*store, 0).await;
     assert_eq!((dropped[0].up_to, dropped[0].messages), (Seq(10), 1));
     assert_eq!(store.trim(&[]).await.unwrap(), 10);
 }
@@ -828,10 +841,52 @@ async fn long_backlogs_are_cut_to_the_limit(on: &dyn Database) {
         let batch: Vec<_> = (0..500).map(|i| append(&names[i * i % 20], "1")).collect();
         store.commit(&batch).await.unwrap();
     }
-    let dropped = store.limit_pending(1234).await.unwrap();
+    let dropped = limit_pending(&*store, 1234).await;
     assert_eq!(dropped.iter().map(|it| it.messages).sum::<u64>(), 5000 - 1234);
     let left = store.subscriptions(&client("bob")).await.unwrap();
     assert_eq!(left.iter().map(|it| it.last.0 - it.cursor.acked.0).sum::<u64>(), 1234);
+}
+
+async fn many_clients_are_looked_at_a_few_at_a_time(on: &dyn Database) {
+    const CLIENTS: u64 = 1000;
+    const LIMIT: u64 = 2;
+    let store = on.open().await;
+    let names: Vec<_> = (0..CLIENTS).map(|i| format!("client {i:04}")).collect();
+    let batch: Vec<_> = names.iter().map(|name| subscribe(name, "news")).collect();
+    store.commit(&batch).await.unwrap();
+    append_many(&*store, "news", 5).await;
+    // Of eight clients one has all of them to acknowledge, the others two or less.
+    let key = store.subscriptions(&client("client 0000")).await.unwrap()[0].key;
+    let update = |(i, name): (u64, &String)| {
+        let cursor = cursor(3 + i % 3, &[]);
+        (i % 8 != 0).then(|| CursorUpdate { client: client(name), key, cursor })
+    };
+    let updates: Vec<_> = (0..).zip(&names).filter_map(update).collect();
+    store.save_cursors(&updates).await.unwrap();
+
+    let (mut after, mut calls, mut dropped) = (None, 0, Vec::new());
+    loop {
+        let swept = store.limit_pending(LIMIT, after.as_ref()).await.unwrap();
+        let up_to = swept.more_after.as_ref();
+        for one in &swept.dropped {
+            assert!(after.as_ref() < Some(&one.client) && up_to.is_none_or(|up_to| one.client <= *up_to));
+        }
+        assert!(swept.dropped.len() <= 256 / 8, "a call looks at a few clients only");
+        calls += 1;
+        dropped.extend(swept.dropped);
+        after = swept.more_after;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(calls, 4);
+    let expected: Vec<_> = names.iter().step_by(8).map(|name| (client(name), Seq(3), 3)).collect();
+    let dropped: Vec<_> = dropped.into_iter().map(|it| (it.client, it.up_to, it.messages)).collect();
+    assert_eq!(dropped, expected);
+    assert_eq!(limit_pending(&*store, LIMIT).await, []);
+    // The last one may be gone by the next call.
+    let end = client("client 9");
+    assert_eq!(store.limit_pending(0, Some(&end)).await.unwrap(), Swept::default());
 }
 
 // ---- several at a time ----
@@ -848,7 +903,7 @@ async fn everything_may_happen_at_the_same_time(on: &dyn Database) {
                     1 => drop(store.trim(&[key]).await.unwrap()),
                     2 => drop(store.expire(long_ago(), &mut |_| true).await.unwrap()),
                     3 => store.sessions_opened(&[session("bob", i, "a", i)]).await.unwrap(),
-                    4 => drop(store.limit_pending(10_000).await.unwrap()),
+                    4 => drop(store.limit_pending(10_000, None).await.unwrap()),
                     _ => {
                         let read = store.subscriptions(&client("bob")).await.unwrap();
                         let log = store.read_log(key, read[0].cursor.acked, 9999, 99999);
@@ -1107,6 +1162,7 @@ macro_rules! contract {
             the_oldest_pending_messages_of_a_client_go_first,
             acknowledged_messages_do_not_count_as_pending,
             long_backlogs_are_cut_to_the_limit,
+            many_clients_are_looked_at_a_few_at_a_time,
             everything_may_happen_at_the_same_time,
             a_call_that_is_given_up_leaves_the_store_in_order,
             random_batches_do_what_a_simple_model_does,

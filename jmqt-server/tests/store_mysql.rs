@@ -12,9 +12,9 @@ use bytes::Bytes;
 use jmqt_protocol::{ChannelName, ClientId};
 use jmqt_server::store::{
     Append, ChannelKey, ClusterStore, Cursor, CursorUpdate, Entered, MySqlOptions, MySqlStore, MySqlTls,
-    Operation, Outcome, Seq, SessionRow, SharedSession, Store, StoreError, StoredSubscription,
+    NodeBeat, Operation, Outcome, Seq, SessionRow, SharedSession, Store, StoreError, StoredSubscription,
 };
-use sqlx::{AssertSqlSafe, Executor as _, Row as _};
+use sqlx::{Executor as _, Row as _};
 
 use databases::MySql;
 use databases::proxy::{Cut, Proxy};
@@ -84,19 +84,6 @@ async fn enter(store: &MySqlStore, who: &str, node: &str) -> Entered {
 
 fn soon() -> SystemTime {
     SystemTime::now() + Duration::from_secs(3600)
-}
-
-/// Ends all connections of the others to a database.
-async fn kill_connections(database: &MySql) -> usize {
-    let mut connection = database.connect().await;
-    let sql = "SELECT CAST(id AS SIGNED) FROM information_schema.processlist \
-        WHERE db = DATABASE() AND id <> CONNECTION_ID()";
-    let ids = connection.fetch_all(sql).await.unwrap();
-    for row in &ids {
-        let id: i64 = row.get(0);
-        let _ = connection.execute(AssertSqlSafe(format!("KILL {id}"))).await;
-    }
-    ids.len()
 }
 
 // ---- who may open a database ----
@@ -330,7 +317,7 @@ async fn several_nodes_number_the_messages_of_a_channel_without_gaps() {
             let update =
                 |key: &ChannelKey| CursorUpdate { client: client("bob"), key: *key, cursor: cursor.clone() };
             store.save_cursors(&keys.iter().map(update).collect::<Vec<_>>()).await.unwrap();
-            store.limit_pending(100_000).await.unwrap();
+            store.limit_pending(100_000, None).await.unwrap();
             for name in CHANNELS.iter().rev() {
                 one(&store, unsubscribe(&who, name)).await;
             }
@@ -454,13 +441,12 @@ async fn a_row_that_this_program_never_wrote_is_an_error() {
 
 #[tokio::test]
 async fn a_commit_that_was_not_answered_is_looked_up() {
-    let Some(database) = MySql::new(true) else { return };
+    let Some(mut database) = MySql::new(true) else { return };
     for shared in [true, false] {
         database.make().await;
         let proxy = Proxy::start(database.address()).await;
-        let (port, tls) = (proxy.address.port(), MySqlTls::Disabled);
-        let options = MySqlOptions { port, tls, shared, ..database.options() };
-        let store = MySqlStore::open(options).await.unwrap();
+        database.is_shared = shared;
+        let store = open_behind(&proxy, &database).await;
         let name = format!("news {shared}");
         let key = subscribed(&store, "bob", &name).await.key;
         let mut messages = Vec::new();
@@ -487,29 +473,116 @@ async fn a_commit_that_was_not_answered_is_looked_up() {
     }
 }
 
+/// A store on the way to whose database there is a proxy.
+async fn open_behind(proxy: &Proxy, database: &MySql) -> MySqlStore {
+    let (port, tls) = (proxy.address.port(), MySqlTls::Disabled);
+    MySqlStore::open(MySqlOptions { port, tls, ..database.options() }).await.unwrap()
+}
+
 #[tokio::test]
-async fn a_commit_whose_fate_cannot_be_found_out_is_a_time_out() {
+async fn what_a_database_that_does_not_answer_was_asked_has_not_happened() {
+    for shared in [true, false] {
+        let Some(database) = MySql::new(shared) else { return };
+        database.make().await;
+        let proxy = Proxy::start(database.address()).await;
+        let store = open_behind(&proxy, &database).await;
+        let key = subscribed(&store, "bob", "news").await.key;
+        assert_eq!(store.subscriptions(&client("bob")).await.unwrap().len(), 1);
+        proxy.swallow();
+        tokio::time::pause(); // nothing comes any more, so the time limits come at once
+        let batch = [append("news", "1"), unsubscribe("bob", "news")];
+        let error = store.commit(&batch).await.unwrap_err();
+        assert!(matches!(error, StoreError::TimedOut(_)), "{error}");
+        for _ in 0..2 {
+            let start = tokio::time::Instant::now();
+            let error = store.commit(&batch).await.unwrap_err();
+            assert!(matches!(error, StoreError::Unreachable(_)), "{error}");
+            assert!(start.elapsed() < Duration::from_secs(4), "one that is away is called once");
+        }
+        let error = store.subscriptions(&client("bob")).await.unwrap_err();
+        assert!(matches!(error, StoreError::TimedOut(_)), "{error}");
+        let error = store.subscriptions(&client("bob")).await.unwrap_err();
+        assert!(matches!(error, StoreError::Unreachable(_)), "{error}");
+        tokio::time::resume();
+        drop((store, proxy));
+        let store = open(&database).await;
+        assert!(log(&store, key).await.is_empty());
+        assert_eq!(store.subscriptions(&client("bob")).await.unwrap().len(), 1);
+    }
+}
+
+/// Waits until a proxy has cut a connection, which `work` leads to.
+async fn until_cut(proxy: &Proxy, work: &mut (impl Future<Output: std::fmt::Debug> + Unpin)) {
+    while proxy.cuts() == 0 {
+        tokio::select! {
+            biased;
+            result = &mut *work => panic!("{result:?}"),
+            () = tokio::task::yield_now() => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_vanished_node_has_locked_the_others_get_in_time() {
     let Some(database) = MySql::new(true) else { return };
     database.make().await;
     let proxy = Proxy::start(database.address()).await;
-    let (port, tls) = (proxy.address.port(), MySqlTls::Disabled);
-    let store = MySqlStore::open(MySqlOptions { port, tls, ..database.options() }).await.unwrap();
+    let (vanishing, other) = (open_behind(&proxy, &database).await, open(&database).await);
+    let key = subscribed(&vanishing, "bob", "news").await.key;
+    proxy.cut(Cut::Silent);
+    let batch = [append("news", "1")];
+    let mut committing = vanishing.commit(&batch);
+    until_cut(&proxy, &mut committing).await;
+    assert_eq!(one(&other, append("news", "2")).await, Outcome::Appended(Some((key, Seq(1)))));
+    assert_eq!(log(&other, key).await, [(1, "2".to_owned())]);
+}
+
+#[tokio::test]
+async fn what_somebody_keeps_locked_fails_as_that() {
+    let Some(database) = MySql::new(true) else { return };
+    let store = open(&database).await;
+    let key = subscribed(&store, "bob", "news").await.key;
+    let mut connection = database.connect().await;
+    connection.execute("START TRANSACTION").await.unwrap();
+    connection.execute("SELECT id FROM channels FOR UPDATE").await.unwrap();
+    let error = store.commit(&[append("news", "1")]).await.unwrap_err();
+    assert!(matches!(error, StoreError::Locked), "{error}");
+    connection.execute("ROLLBACK").await.unwrap();
+    assert_eq!(one(&store, append("news", "2")).await, Outcome::Appended(Some((key, Seq(1)))));
+}
+
+#[tokio::test]
+async fn a_store_on_which_the_server_has_hung_up_goes_on() {
+    let Some(database) = MySql::new(true) else { return };
+    let store = open(&database).await;
+    let key = subscribed(&store, "bob", "news").await.key;
+    assert!(log(&store, key).await.is_empty());
+    let mut connection = database.connect().await;
+    let sql = "SELECT CAST(COUNT(*) AS SIGNED) FROM information_schema.processlist \
+        WHERE db = DATABASE() AND id <> CONNECTION_ID()";
+    // All but the one that shows others that the store is there.
+    while connection.fetch_one(sql).await.unwrap().get::<i64, _>(0) != 1 {
+        tokio::time::sleep(Duration::from_millis(50)).await; // asked again and again
+    }
+    assert_eq!(one(&store, append("news", "1")).await, Outcome::Appended(Some((key, Seq(1)))));
+    assert_eq!(log(&store, key).await, [(1, "1".to_owned())]);
+}
+
+#[tokio::test]
+async fn a_commit_whose_fate_cannot_be_found_out_says_so() {
+    let Some(database) = MySql::new(true) else { return };
+    database.make().await;
+    let proxy = Proxy::start(database.address()).await;
+    let store = open_behind(&proxy, &database).await;
     subscribed(&store, "bob", "news").await;
     proxy.cut(Cut::After);
     proxy.stop();
     let batch = [append("news", "1")];
-    let committing = store.commit(&batch);
-    tokio::pin!(committing);
-    while proxy.cuts() == 0 {
-        tokio::select! {
-            biased;
-            result = &mut committing => panic!("{result:?}"),
-            () = tokio::task::yield_now() => {}
-        }
-    }
+    let mut committing = store.commit(&batch);
+    until_cut(&proxy, &mut committing).await;
     tokio::time::pause(); // 30 seconds pass as fast as nothing happens
     let error = committing.await.unwrap_err();
-    assert!(matches!(error, StoreError::TimedOut(_)), "{error}");
+    assert!(matches!(error, StoreError::Unanswered(_)), "{error}");
 }
 
 #[tokio::test]
@@ -519,12 +592,12 @@ async fn connections_that_were_ended_are_made_anew() {
         let store = open(&database).await;
         let key = subscribed(&store, "bob", "news").await.key;
         for round in 1..=3 {
-            assert!(kill_connections(&database).await > 0);
+            assert!(database.end_connections().await > 0);
             let appended = one(&store, append("news", "1")).await;
             assert_eq!(appended, Outcome::Appended(Some((key, Seq(round)))));
-            kill_connections(&database).await;
+            database.end_connections().await;
             assert_eq!(log(&store, key).await.len() as u64, round);
-            kill_connections(&database).await;
+            database.end_connections().await;
             store.trim(&[]).await.unwrap();
         }
     }
@@ -535,7 +608,7 @@ async fn a_store_that_lost_its_database_to_another_does_not_write() {
     let Some(database) = MySql::new(false) else { return };
     let first = open(&database).await;
     subscribed(&first, "bob", "news").await;
-    kill_connections(&database).await;
+    database.end_connections().await;
     let second = MySqlStore::open(database.options()).await.unwrap();
     let error = first.commit(&[append("news", "1")]).await.unwrap_err();
     assert!(matches!(error, StoreError::InUse { .. }), "{error}");
@@ -679,15 +752,19 @@ async fn nodes_see_each_other_beat() {
     assert_eq!(beats(&a, "a").await, named([("a", 4), ("c", 0)]));
 }
 
+fn seen(node: &str, beat: u64) -> NodeBeat {
+    NodeBeat { node: node.to_owned(), beat }
+}
+
 #[tokio::test]
 async fn a_node_that_was_thought_dead_learns_of_it_and_comes_back() {
     let Some(database) = MySql::new(true) else { return };
     let (a, b) = (open(&database).await, open(&database).await);
     assert_eq!(beats(&a, "a").await, named([("a", 1)]));
     enter(&a, "alice", "a").await;
-    let claimed = b.claim_sessions_of("a", "b", 10).await.unwrap();
+    let claimed = b.claim_sessions_of(&seen("a", 1), "b", 10).await.unwrap();
     assert_eq!(claimed.len(), 1);
-    assert_eq!(beats(&b, "b").await, named([("a", 0), ("b", 1)]), "there is still something of it");
+    assert_eq!(beats(&b, "b").await, named([("a", 1), ("b", 1)]), "there is still something of it");
     assert_eq!(b.claimed("b").await.unwrap(), claimed);
     b.orphan_closed(&claimed[0].row).await.unwrap();
     assert_eq!(b.claimed("b").await.unwrap(), []);
@@ -699,6 +776,65 @@ async fn a_node_that_was_thought_dead_learns_of_it_and_comes_back() {
     assert_eq!(beats(&a, "a").await, None);
     a.readmit("a").await.unwrap();
     assert_eq!(beats(&a, "a").await, named([("a", 2), ("b", 2)]));
+}
+
+#[tokio::test]
+async fn a_node_is_condemned_for_what_was_seen_of_it_and_for_nothing_older() {
+    let Some(database) = MySql::new(true) else { return };
+    let (a, b) = (open(&database).await, open(&database).await);
+    for beat in 1..=3 {
+        assert_eq!(beats(&a, "a").await, named([("a", beat)]));
+    }
+    enter(&a, "alice", "a").await;
+    assert_eq!(b.claim_sessions_of(&seen("a", 2), "b", 10).await.unwrap(), [], "it has beaten since");
+    assert_eq!(beats(&a, "a").await, named([("a", 4)]));
+    assert_eq!(b.claim_sessions_of(&seen("a", 4), "b", 10).await.unwrap().len(), 1);
+    assert_eq!(beats(&a, "a").await, None);
+
+    // It is back, and has new sessions, before the others have seen that.
+    a.sessions_closed(&[(client("alice"), 1)], "a").await.unwrap();
+    a.readmit("a").await.unwrap();
+    assert_eq!(beats(&a, "a").await, named([("a", 5)]));
+    enter(&a, "alice", "a").await;
+    assert_eq!(b.claim_sessions_of(&seen("a", 4), "b", 10).await.unwrap(), []);
+    assert_eq!(beats(&a, "a").await, named([("a", 6)]));
+    // A server that took the place of another may have missed the last beats that were seen.
+    assert_eq!(b.claim_sessions_of(&seen("a", 8), "b", 10).await.unwrap().len(), 1);
+    // One that has entered a session and was never seen to beat has done so now.
+    enter(&a, "carol", "c").await;
+    assert_eq!(beats(&a, "c").await, named([("a", 6), ("b", 0), ("c", 1)]));
+    assert_eq!(b.claim_sessions_of(&seen("c", 0), "b", 10).await.unwrap(), []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_sessions_of_a_dead_node_are_claimed_at_one_go() {
+    const SESSIONS: usize = 300;
+    const AT_A_TIME: usize = 64;
+    let Some(database) = MySql::new(true) else { return };
+    let (b, c) = (open(&database).await, open(&database).await);
+    for _ in 0..57 {
+        b.beat("a").await.unwrap();
+    }
+    let sessions: Vec<_> = (0..SESSIONS).map(|i| session(&format!("client {i}"), 0, "a")).collect();
+    b.enter_sessions(&sessions).await.unwrap();
+    let claim = |store: Arc<MySqlStore>, by: &'static str| async move {
+        let mut all = Vec::new();
+        loop {
+            let claimed = store.claim_sessions_of(&seen("a", 57), by, AT_A_TIME).await.unwrap();
+            if claimed.is_empty() {
+                return all;
+            }
+            let of_a = store.beat(by).await.unwrap().unwrap().into_iter().find(|it| it.node == "a");
+            assert_eq!(of_a, Some(seen("a", 57)), "it has not moved");
+            all.extend(claimed.into_iter().map(|it| it.row.client));
+        }
+    };
+    // Both get something new with every call, until there is nothing left.
+    let (of_b, of_c) = (tokio::spawn(claim(b, "b")), tokio::spawn(claim(c, "c")));
+    let (of_b, of_c) = (of_b.await.unwrap(), of_c.await.unwrap());
+    assert_eq!(of_b.len() + of_c.len(), SESSIONS);
+    let all: BTreeSet<_> = of_b.into_iter().chain(of_c).collect();
+    assert_eq!(all.len(), SESSIONS);
 }
 
 #[tokio::test]
@@ -720,11 +856,11 @@ async fn the_sessions_of_a_dead_node_are_claimed_in_portions() {
         assert!(claimed.iter().all(|it| it.claimed_by.as_deref() == Some("me")));
         claimed.iter().map(|it| it.row.client.to_string()).collect()
     };
-    let claimed = store.claim_sessions_of("dead", "me", 3).await.unwrap();
+    let claimed = store.claim_sessions_of(&seen("dead", 0), "me", 3).await.unwrap();
     assert_eq!(names(&claimed), ["client 0", "client 1", "client 3"]); // the oldest first
-    let claimed = store.claim_sessions_of("dead", "me", 3).await.unwrap();
+    let claimed = store.claim_sessions_of(&seen("dead", 0), "me", 3).await.unwrap();
     assert_eq!(names(&claimed), ["client 4", "bob"]);
-    assert_eq!(store.claim_sessions_of("dead", "me", 3).await.unwrap(), []);
+    assert_eq!(store.claim_sessions_of(&seen("dead", 0), "me", 3).await.unwrap(), []);
     assert_eq!(of("client 2").await.claimed_by.as_deref(), Some("third"));
     assert_eq!(of("alice").await.claimed_by, None);
     store.orphan_closed(&claimed[1].row).await.unwrap();

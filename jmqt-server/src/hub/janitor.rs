@@ -15,15 +15,17 @@ use tokio_util::sync::CancellationToken;
 
 use super::Hub;
 use crate::session::OutboxContext;
-use crate::store::{ChannelKey, CursorUpdate, SessionRow, Store, StoreError};
+use crate::store::{ChannelKey, CursorUpdate, Dropped, SessionRow, Store, StoreError, Swept};
 use crate::validators::ConnectionInfo;
 
 /// Cursors that moved and sessions that began are written this often (2.13: within a second).
 const FLUSH_EVERY: Duration = Duration::from_millis(300);
 /// Logs are trimmed this often.
 const TRIM_EVERY: Duration = Duration::from_secs(1);
-/// Pending messages are counted this often.
+/// Pending messages are counted this often,
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
+/// for so long, or until they have been counted for all clients; the next time goes on from there.
+const SWEEP_FOR: Duration = Duration::from_millis(500);
 /// Clients that did not return are looked for this often, and sooner where they may not be away that long.
 const EXPIRE_EVERY: Duration = Duration::from_secs(30);
 /// But no more often than this.
@@ -164,11 +166,12 @@ impl Janitor {
         let expire_every = self.limits.session_expiry.unwrap_or(EXPIRE_EVERY);
         let expire_every = expire_every.clamp(EXPIRE_AT_MOST_EVERY, EXPIRE_EVERY);
         let mut expire = tokio::time::interval_at(start + expire_every, expire_every);
+        let mut swept_up_to = None;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 _ = trim.tick() => self.trim().await,
-                _ = sweep.tick() => self.sweep(hub).await,
+                _ = sweep.tick() => swept_up_to = self.sweep(hub, swept_up_to).await,
                 _ = expire.tick() => self.expire(hub).await,
             }
         }
@@ -238,24 +241,36 @@ impl Janitor {
         }
     }
 
-    async fn sweep(&self, hub: &Arc<Hub>) {
-        let Some(limit) = self.limits.max_pending.filter(|_| hub.is_first()) else { return };
-        match self.store.limit_pending(limit).await {
-            Ok(dropped) => {
-                for dropped in dropped {
-                    tracing::warn!(
-                        target: "jmqt::store", client = %dropped.client, channel = %dropped.channel,
-                        messages = dropped.messages, "pending messages were given up: more than MAX_PENDING_PER_CLIENT"
-                    );
-                    hub.counters.pending_dropped.add(dropped.messages);
-                    self.chores().to_trim.insert(dropped.key);
-                    if let Some(outbox) = hub.connections.outbox(dropped.client.as_str()) {
-                        outbox.give_up(dropped.key, dropped.up_to);
-                        hub.resume(&outbox);
-                    }
+    /// Returns the client behind whom to go on, if there are more. An error begins the round anew.
+    async fn sweep(&self, hub: &Arc<Hub>, mut after: Option<ClientId>) -> Option<ClientId> {
+        let limit = self.limits.max_pending.filter(|_| hub.is_first())?;
+        let until = Instant::now() + SWEEP_FOR;
+        loop {
+            let Swept { dropped, more_after } = match self.store.limit_pending(limit, after.as_ref()).await {
+                Ok(swept) => swept,
+                Err(error) => {
+                    self.failed("pending messages could not be counted", &error);
+                    return None;
                 }
+            };
+            dropped.into_iter().for_each(|dropped| self.gave_up(hub, &dropped));
+            after = more_after;
+            if after.is_none() || Instant::now() > until {
+                return after;
             }
-            Err(error) => self.failed("pending messages could not be counted", &error),
+        }
+    }
+
+    fn gave_up(&self, hub: &Arc<Hub>, dropped: &Dropped) {
+        tracing::warn!(
+            target: "jmqt::store", client = %dropped.client, channel = %dropped.channel,
+            messages = dropped.messages, "pending messages were given up: more than MAX_PENDING_PER_CLIENT"
+        );
+        hub.counters.pending_dropped.add(dropped.messages);
+        self.chores().to_trim.insert(dropped.key);
+        if let Some(outbox) = hub.connections.outbox(dropped.client.as_str()) {
+            outbox.give_up(dropped.key, dropped.up_to);
+            hub.resume(&outbox);
         }
     }
 

@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use jmqt_protocol::StatusCode;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::bus::Bus;
@@ -124,17 +125,16 @@ impl Hub {
     async fn commit(&self, operation: Operation) -> Result<Outcome, HubError> {
         let (reply, answer) = oneshot::channel();
         let submitted = self.queue.submit(Some(operation), Tag::Reply(reply));
-        let settled = async {
-            submitted.await.map_err(|_| HubError::Store)?;
-            Ok(answer.await.map_err(|_| HubError::Store)??)
+        let until = Instant::now() + STORE_TIMEOUT;
+        let too_late = || self.store_failed(&StoreError::TimedOut(STORE_TIMEOUT));
+        // What found no place in the queue will not happen; of the rest it is not known.
+        let submitted = tokio::time::timeout_at(until, submitted).await.map_err(|_| too_late())?;
+        submitted.map_err(|_| HubError::Store)?;
+        let Ok(answer) = tokio::time::timeout_at(until, answer).await else {
+            too_late();
+            return Err(HubError::Unknown);
         };
-        match tokio::time::timeout(STORE_TIMEOUT, settled).await {
-            Ok(settled) => settled,
-            Err(_) => {
-                self.store_failed(&StoreError::TimedOut(STORE_TIMEOUT));
-                Err(HubError::Unknown)
-            }
-        }
+        Ok(answer.map_err(|_| HubError::Store)??)
     }
 
     /// Carries out a change of a client's subscriptions. If the caller goes away meanwhile, the session

@@ -32,7 +32,7 @@ pub struct Entered {
 pub struct NodeBeat {
     /// Its id.
     pub node: String,
-    /// Rises as long as it is there.
+    /// Rises as long as it is there, and at no other time.
     pub beat: u64,
 }
 
@@ -63,8 +63,9 @@ pub trait ClusterStore: Store {
     /// claimed by another node than serves it counts as [called off](Self::called_off).
     async fn claim_sessions(&self, sessions: &[SharedSession], by: &str) -> Result<Vec<bool>, StoreError>;
 
-    /// Shows that `node` is there, and tells of all nodes that are not condemned: also of those that only
-    /// sessions' rows name, with beat 0. `None`: `node` is condemned itself, and has not beaten.
+    /// Shows that `node` is there, and tells of all nodes that are not condemned, or that sessions' rows
+    /// name. Those that were condemned have the beat they had then, and those that nothing but such rows
+    /// know of have 0. `None`: `node` is condemned itself, and has not beaten.
     async fn beat(&self, node: &str) -> Result<Option<Vec<NodeBeat>>, StoreError>;
 
     /// Lets a node that was condemned be one again, when it has ended all its sessions.
@@ -77,11 +78,12 @@ pub trait ClusterStore: Store {
     async fn claimed(&self, by: &str) -> Result<Vec<SharedSession>, StoreError>;
 
     /// Condemns the node `of`, which is dead, and claims for the node `by` the sessions that it served and
-    /// nobody has claimed, and those it had claimed: at most `limit`, the oldest first. Returns them with
-    /// their new claims.
+    /// nobody has claimed, and those it had claimed: at most `limit`. Returns them with their new claims, the
+    /// oldest first. If the node's beat has risen above the one that is given it lives: it is not condemned
+    /// for that, and unless somebody else has condemned it, nothing is claimed.
     async fn claim_sessions_of(
         &self,
-        of: &str,
+        of: &NodeBeat,
         by: &str,
         limit: usize,
     ) -> Result<Vec<SharedSession>, StoreError>;

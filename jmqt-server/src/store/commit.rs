@@ -176,7 +176,8 @@ impl<T> Committer<T> {
     }
 
     /// Commits, and where that fails goes on with the halves, always in order: one bad operation must
-    /// not fail its neighbours, and a full disk must not be asked a thousand times.
+    /// not fail its neighbours, and a full disk must not be asked a thousand times. A database that is away
+    /// is not asked twice.
     async fn commit(&self, operations: &[Operation]) -> Vec<Result<Outcome, NotCommitted>> {
         let mut results = Vec::with_capacity(operations.len());
         let mut failures_left = FAILURES_PER_BATCH;
@@ -194,9 +195,15 @@ impl<T> Committer<T> {
                 Err(error) => {
                     failures_left -= 1;
                     self.report(&error, range.len());
-                    // After a time-out nobody knows: trying again could store a message twice.
-                    if matches!(error, StoreError::TimedOut(_)) {
+                    if matches!(error, StoreError::Unanswered(_)) {
+                        // Trying again could store a message twice.
                         results.extend(range.map(|_| Err(NotCommitted::Unknown)));
+                    } else if error.is_of_database() {
+                        // Each further try would hold up the queue for as long again. What was locked has
+                        // been waited for: its owner is no node that has vanished, but somebody who may
+                        // have it for hours.
+                        failures_left = 0;
+                        results.extend(range.map(|_| Err(NotCommitted::Failed)));
                     } else if range.len() == 1 {
                         results.push(Err(NotCommitted::Failed));
                     } else {
@@ -236,5 +243,149 @@ impl Operation {
 
     fn writes_retained(&self) -> bool {
         matches!(self, Self::Append(Append { retain: true, .. }) | Self::ClearRetained { .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::time::{Duration, SystemTime};
+
+    use async_trait::async_trait;
+    use jmqt_protocol::{ChannelName, ClientId};
+
+    use super::*;
+    use crate::store::{
+        ChannelKey, CursorUpdate, Epoch, Expired, IsAway, LoggedMessage, Seq, SessionRow, StoredSubscription,
+        Swept,
+    };
+
+    /// What a batch that is refused fails with.
+    type Reason = fn() -> StoreError;
+
+    /// Refuses batches with a message `bad` in them, and remembers how long each batch was.
+    struct Refusing {
+        reason: Reason,
+        asked: Mutex<Vec<usize>>,
+    }
+
+    fn is_bad(operation: &Operation) -> bool {
+        matches!(operation, Operation::Append(append) if append.data == "bad")
+    }
+
+    #[async_trait]
+    impl Store for Refusing {
+        fn epoch(&self) -> Epoch {
+            Epoch(0)
+        }
+
+        async fn commit(&self, batch: &[Operation]) -> Result<Vec<Outcome>, StoreError> {
+            self.asked.lock().unwrap().push(batch.len());
+            match batch.iter().any(is_bad) {
+                true => Err((self.reason)()),
+                false => Ok(batch.iter().map(|_| Outcome::Appended(None)).collect()),
+            }
+        }
+
+        async fn subscriptions(&self, _: &ClientId) -> Result<Vec<StoredSubscription>, StoreError> {
+            Ok(Vec::new())
+        }
+
+        fn may_have_retained(&self, _: &ChannelName) -> bool {
+            false
+        }
+
+        async fn read_log(
+            &self,
+            _: ChannelKey,
+            _: Seq,
+            _: usize,
+            _: usize,
+        ) -> Result<Vec<LoggedMessage>, StoreError> {
+            Ok(Vec::new())
+        }
+
+        async fn save_cursors(&self, _: &[CursorUpdate]) -> Result<(), StoreError> {
+            Ok(())
+        }
+
+        async fn trim(&self, _: &[ChannelKey]) -> Result<u64, StoreError> {
+            Ok(0)
+        }
+
+        async fn sessions_opened(&self, _: &[SessionRow]) -> Result<(), StoreError> {
+            Ok(())
+        }
+
+        async fn sessions_closed(&self, _: &[(ClientId, u64)], _: &str) -> Result<(), StoreError> {
+            Ok(())
+        }
+
+        async fn claim_orphans(&self, _: &str) -> Result<Vec<SessionRow>, StoreError> {
+            Ok(Vec::new())
+        }
+
+        async fn orphan_closed(&self, _: &SessionRow) -> Result<(), StoreError> {
+            Ok(())
+        }
+
+        async fn expire(&self, _: SystemTime, _: &mut IsAway<'_>) -> Result<Vec<Expired>, StoreError> {
+            Ok(Vec::new())
+        }
+
+        async fn limit_pending(&self, _: u64, _: Option<&ClientId>) -> Result<Swept, StoreError> {
+            Ok(Swept::default())
+        }
+
+        async fn close(&self) {}
+    }
+
+    /// What comes of 64 messages in one batch, of which the eighth is bad, and how long the batches were that
+    /// the store was asked to commit.
+    async fn commit_with(reason: Reason) -> (Vec<Result<(), NotCommitted>>, Vec<usize>) {
+        let store = Arc::new(Refusing { reason, asked: Mutex::default() });
+        let (queue, committer, mut batches) = CommitQueue::new(Arc::clone(&store) as _, Arc::default());
+        for number in 0..64 {
+            let channel = ChannelName::parse("news").unwrap();
+            let data = if number == 7 { "bad" } else { "good" }.into();
+            let append = Append { channel, sender: None, data, log: true, retain: false };
+            queue.submit(Some(Operation::Append(append)), ()).await.unwrap();
+        }
+        queue.close();
+        committer.run().await;
+        let settled = batches.recv().await.unwrap();
+        let asked = store.asked.lock().unwrap().clone();
+        (settled.into_iter().map(|settled| settled.result.map(drop)).collect(), asked)
+    }
+
+    #[tokio::test]
+    async fn a_bad_operation_fails_alone() {
+        let (results, asked) = commit_with(|| StoreError::Corrupt { what: "message" }).await;
+        let failed: Vec<_> = (0..64).filter(|&i| results[i] == Err(NotCommitted::Failed)).collect();
+        assert_eq!(failed, [7]);
+        assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 63);
+        assert_eq!(asked, [64, 32, 16, 8, 4, 4, 2, 2, 1, 1, 8, 16, 32]);
+    }
+
+    #[tokio::test]
+    async fn a_batch_fails_as_a_whole_where_less_would_take_as_long() {
+        let reasons: [Reason; 4] = [
+            || StoreError::Unreachable(sqlx::Error::PoolClosed),
+            || StoreError::TimedOut(Duration::from_secs(10)),
+            || StoreError::Locked,
+            || StoreError::InUse { path: String::new() },
+        ];
+        for reason in reasons {
+            let (results, asked) = commit_with(reason).await;
+            assert_eq!(results, [Err(NotCommitted::Failed); 64], "{}", reason());
+            assert_eq!(asked, [64], "{}", reason());
+        }
+    }
+
+    #[tokio::test]
+    async fn what_may_have_been_committed_is_not_tried_again() {
+        let (results, asked) = commit_with(|| StoreError::Unanswered(sqlx::Error::PoolClosed)).await;
+        assert_eq!(results, [Err(NotCommitted::Unknown); 64]);
+        assert_eq!(asked, [64]);
     }
 }

@@ -12,6 +12,11 @@ pub(super) const TIME_LIMIT: Duration = Duration::from_secs(10);
 /// may have happened all the same.
 pub(super) const COMMIT_LIMIT: Duration = Duration::from_secs(30);
 
+/// The error for an answer of the network that did not come.
+pub(super) fn no_answer() -> sqlx::Error {
+    std::io::Error::from(std::io::ErrorKind::TimedOut).into()
+}
+
 /// Waits for `work`, but not longer than [`TIME_LIMIT`].
 pub(super) async fn limited<T>(work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
     let done = tokio::time::timeout(TIME_LIMIT, work).await;

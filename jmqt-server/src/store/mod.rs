@@ -197,6 +197,15 @@ pub struct Dropped {
     pub messages: u64,
 }
 
+/// What one call of [`Store::limit_pending`] has done.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Swept {
+    /// What was given up.
+    pub dropped: Vec<Dropped>,
+    /// The last client that was looked at, for the next call to go on behind; `None` if it was the last one.
+    pub more_after: Option<ClientId>,
+}
+
 /// A client that did not come back in time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expired {
@@ -240,23 +249,45 @@ pub enum StoreError {
         /// Which value.
         what: &'static str,
     },
+    /// There is no connection to the database, and none could be made.
+    #[error("no connection to the database: {0}")]
+    Unreachable(#[source] sqlx::Error),
     /// No answer in time.
     #[error("the database did not answer within {0:?}")]
     TimedOut(Duration),
-    /// The connection was lost while the database was to commit: it has happened, or it has not. Only from
-    /// methods that may be repeated.
-    #[error("the database was lost before it answered: {0}")]
+    /// Somebody else kept locked what was needed, for longer than any node may.
+    #[error("somebody else has locked a part of the database for too long")]
+    Locked,
+    /// The database was told to commit, and it is not known what became of that: it has happened, or it
+    /// has not.
+    #[error("the database has not told whether it has committed: {0}")]
     Unanswered(#[source] sqlx::Error),
     /// The store has been closed.
     #[error("the store is closed")]
     Closed,
 }
 
+impl StoreError {
+    /// Whether the reason lies with the database, or with others who use it, and not with what it was asked.
+    fn is_of_database(&self) -> bool {
+        match self {
+            Self::Unreachable(_) | Self::TimedOut(_) | Self::Locked | Self::InUse { .. } | Self::Closed => {
+                true
+            }
+            Self::Database(_)
+            | Self::Open { .. }
+            | Self::Migrate(_)
+            | Self::Corrupt { .. }
+            | Self::Unanswered(_) => false,
+        }
+    }
+}
+
 /// Where channel logs, cursors, retained messages and sessions are kept.
 ///
 /// `Ok` from a method that writes means: committed, and on disk as far as the database was told to
 /// care (SQLite: `synchronous=FULL`). `Err` means nothing of it happened, with two exceptions: after
-/// [`StoreError::TimedOut`] from [`commit`](Self::commit) nobody knows, so it must not be tried again;
+/// [`StoreError::Unanswered`] nobody knows, so [`commit`](Self::commit) must not be tried again then;
 /// and the methods that tidy (`save_cursors`, `trim`, `sessions_*`, `expire`, `limit_pending`) work in
 /// several transactions, may have done a part, and can simply be repeated.
 ///
@@ -321,8 +352,9 @@ pub trait Store: Send + Sync + 'static {
     /// returns.
     async fn expire(&self, before: SystemTime, is_away: &mut IsAway<'_>) -> Result<Vec<Expired>, StoreError>;
 
-    /// Gives up the oldest pending messages of every client that has more than `limit` of them.
-    async fn limit_pending(&self, limit: u64) -> Result<Vec<Dropped>, StoreError>;
+    /// Gives up the oldest pending messages of clients that have more than `limit` of them. A call looks at
+    /// the next few clients by their ids, those behind `after` or the first ones.
+    async fn limit_pending(&self, limit: u64, after: Option<&ClientId>) -> Result<Swept, StoreError>;
 
     /// Finishes what is running and closes the database. Later calls fail with [`StoreError::Closed`].
     async fn close(&self);

@@ -35,8 +35,8 @@ use self::trim::ToTrim;
 use super::limits::limited;
 use super::names::NameSet;
 use super::{
-    ChannelKey, CursorUpdate, Dropped, Epoch, Expired, IsAway, LoggedMessage, Operation, Outcome, Seq,
-    SessionRow, Store, StoreError, StoredSubscription,
+    ChannelKey, CursorUpdate, Epoch, Expired, IsAway, LoggedMessage, Operation, Outcome, Seq, SessionRow,
+    Store, StoreError, StoredSubscription, Swept,
 };
 
 /// Where the database is, who uses it, and how.
@@ -206,8 +206,8 @@ impl Store for MySqlStore {
         self.expire_clients(before, is_away).await
     }
 
-    async fn limit_pending(&self, limit: u64) -> Result<Vec<Dropped>, StoreError> {
-        self.drop_pending(limit).await
+    async fn limit_pending(&self, limit: u64, after: Option<&ClientId>) -> Result<Swept, StoreError> {
+        self.drop_pending(limit, after).await
     }
 
     async fn close(&self) {

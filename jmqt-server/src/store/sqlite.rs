@@ -29,8 +29,8 @@ use self::writer::Writer;
 use super::limits::{TIME_LIMIT, limited};
 use super::names::NameSet;
 use super::{
-    ChannelKey, CursorUpdate, Dropped, Epoch, Expired, IsAway, LoggedMessage, Operation, Outcome, Seq,
-    SessionRow, Store, StoreError, StoredSubscription,
+    ChannelKey, CursorUpdate, Epoch, Expired, IsAway, LoggedMessage, Operation, Outcome, Seq, SessionRow,
+    Store, StoreError, StoredSubscription, Swept,
 };
 
 /// Where the database is and how careful it is.
@@ -61,7 +61,7 @@ pub enum Synchronous {
 /// them may simply be called again.
 ///
 /// No call waits for the database longer than about 10 seconds a step, 30 for a COMMIT. If a COMMIT
-/// fails with [`StoreError::TimedOut`], it is not known whether it has happened.
+/// fails with [`StoreError::Unanswered`], it is not known whether it has happened.
 #[derive(Debug)]
 pub struct SqliteStore {
     epoch: Epoch,
@@ -164,8 +164,8 @@ impl Store for SqliteStore {
         self.expire_clients(before, is_away).await
     }
 
-    async fn limit_pending(&self, limit: u64) -> Result<Vec<Dropped>, StoreError> {
-        self.drop_pending(limit).await
+    async fn limit_pending(&self, limit: u64, after: Option<&ClientId>) -> Result<Swept, StoreError> {
+        self.drop_pending(limit, after).await
     }
 
     async fn close(&self) {

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use jmqt_server::store::{MySqlOptions, MySqlTls};
 use sqlx::mysql::{MySqlConnectOptions, MySqlConnection};
-use sqlx::{AssertSqlSafe, ConnectOptions as _, Executor as _};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Executor as _, Row as _};
 
 /// Says that the test that is running was left out. Straight to stderr: what `eprintln!` says in a test that
 /// passes is not shown.
@@ -73,6 +73,19 @@ impl MySql {
     /// Where the server listens.
     pub(crate) fn address(&self) -> String {
         format!("{}:{}", self.server.get_host(), self.server.get_port())
+    }
+
+    /// Ends all connections of the others to it, and says how many there were.
+    pub(crate) async fn end_connections(&self) -> usize {
+        let mut connection = self.connect().await;
+        let sql = "SELECT CAST(id AS SIGNED) FROM information_schema.processlist \
+            WHERE db = DATABASE() AND id <> CONNECTION_ID()";
+        let ids = connection.fetch_all(sql).await.unwrap();
+        for row in &ids {
+            let id: i64 = row.get(0);
+            let _ = connection.execute(AssertSqlSafe(format!("KILL {id}"))).await;
+        }
+        ids.len()
     }
 
     /// A connection of the test's own to it.

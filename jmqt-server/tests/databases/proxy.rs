@@ -1,4 +1,4 @@
-//! A TCP proxy in front of a database, which cuts a connection at its COMMIT.
+//! A TCP proxy in front of a database, which cuts a connection at its COMMIT, or lets nothing through.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
 /// What happens to the next COMMIT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +18,8 @@ pub(crate) enum Cut {
     Before = 1,
     /// It reaches the server, and its answer does not come back.
     After = 2,
+    /// Neither it nor anything after it reaches the server, and nobody is told.
+    Silent = 3,
 }
 
 pub(crate) struct Proxy {
@@ -25,16 +28,29 @@ pub(crate) struct Proxy {
     accepting: tokio::task::JoinHandle<()>,
 }
 
+/// What goes through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flow {
+    /// Everything.
+    On,
+    /// Nothing, and nobody is told.
+    Silent,
+    /// Nothing: those that were connected have been hung up on, and those that connect hear nothing.
+    Parted,
+}
+
 struct State {
     cut: AtomicU8,
     cuts: AtomicU32,
+    flow: watch::Sender<Flow>,
 }
 
 impl Proxy {
     pub(crate) async fn start(server: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let state = Arc::new(State { cut: AtomicU8::new(0), cuts: AtomicU32::new(0) });
+        let (cut, cuts) = (AtomicU8::new(0), AtomicU32::new(0));
+        let state = Arc::new(State { cut, cuts, flow: watch::Sender::new(Flow::On) });
         let shared = Arc::clone(&state);
         let accepting = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
@@ -55,6 +71,16 @@ impl Proxy {
         self.state.cuts.load(Ordering::SeqCst)
     }
 
+    /// From now on nothing is passed on, neither way, and nobody is told: as if the network were gone.
+    pub(crate) fn swallow(&self) {
+        self.state.flow.send_replace(Flow::Silent);
+    }
+
+    /// Hangs up on everybody, and passes nothing on for those that connect from now on.
+    pub(crate) fn part(&self) {
+        self.state.flow.send_replace(Flow::Parted);
+    }
+
     /// Takes no more connections.
     pub(crate) fn stop(&self) {
         self.accepting.abort();
@@ -67,17 +93,50 @@ impl Drop for Proxy {
     }
 }
 
+async fn until(flow: &mut watch::Receiver<Flow>, is_so: impl Fn(Flow) -> bool) {
+    let _ = flow.wait_for(|flow| is_so(*flow)).await;
+}
+
 async fn forward(client: TcpStream, server: TcpStream, state: Arc<State>) {
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
-    let back = tokio::spawn(async move { copy(&mut from_server, &mut to_client).await });
+    let mut flow = state.flow.subscribe();
+    let was_parted = *flow.borrow() == Flow::Parted;
+    let mut flow_back = flow.clone();
+    let back = tokio::spawn(async move {
+        let is_over = tokio::select! {
+            biased;
+            () = until(&mut flow_back, |flow| flow != Flow::On) => false,
+            _ = copy(&mut from_server, &mut to_client) => true,
+        };
+        if !is_over {
+            std::future::pending::<()>().await; // nobody is told
+        }
+    });
     let mut buffer = vec![0; 1 << 16];
-    while let Ok(length @ 1..) = from_client.read(&mut buffer).await {
+    loop {
+        let read = tokio::select! {
+            biased;
+            () = until(&mut flow, |flow| flow == Flow::Parted), if !was_parted => {
+                back.abort();
+                return;
+            }
+            read = from_client.read(&mut buffer) => read,
+        };
+        let Ok(length @ 1..) = read else { break };
+        if *state.flow.borrow() != Flow::On {
+            continue;
+        }
         let sent = &buffer[..length];
         let cut = state.cut.load(Ordering::SeqCst);
         // One packet of its own: 3 bytes of length, a number, COM_QUERY, the text.
         if cut != Cut::Not as u8 && sent.ends_with(b"\x03COMMIT") {
             state.cut.store(Cut::Not as u8, Ordering::SeqCst);
+            if cut == Cut::Silent as u8 {
+                state.flow.send_replace(Flow::Silent);
+                state.cuts.fetch_add(1, Ordering::SeqCst);
+                continue;
+            }
             back.abort(); // and with it goes the way back to the client
             let _ = back.await;
             if cut == Cut::After as u8 {
@@ -91,4 +150,7 @@ async fn forward(client: TcpStream, server: TcpStream, state: Arc<State>) {
         }
     }
     let _ = to_server.shutdown().await;
+    if *state.flow.borrow() != Flow::On {
+        back.abort();
+    }
 }

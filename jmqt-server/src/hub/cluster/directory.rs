@@ -116,8 +116,8 @@ impl Directory {
         owes
     }
 
-    /// The store has been read: these are the nodes that are not condemned, with their beats. Returns those
-    /// that have died by now; each is told once.
+    /// The store has been read: these are the nodes that it knows of, with their beats. Only a beat that has
+    /// risen is news. Returns those that have died by now; each is told once.
     pub(super) fn beats(&self, beats: &[(NodeId, u64)], now: Instant) -> Vec<NodeId> {
         let mut inner = self.lock();
         let was_blind = inner.read.replace(now).is_none_or(|read| now - read > BLIND_AFTER);
@@ -128,7 +128,7 @@ impl Directory {
         clients.retain(|_, session| nodes.contains_key(&session.node));
         for (id, beat) in beats {
             let node = inner.nodes.entry(*id).or_insert_with(|| Node::new(now));
-            if node.beat != *beat {
+            if node.beat < *beat {
                 (node.beat, node.rose) = (*beat, now);
                 if std::mem::replace(&mut node.is_dead, false) {
                     node.is_synced = false;
@@ -173,9 +173,11 @@ impl Directory {
         std::mem::take(&mut self.lock().may_have_missed)
     }
 
-    /// Those that are dead.
-    pub(super) fn dead(&self) -> Vec<NodeId> {
-        self.lock().nodes.iter().filter(|(_, node)| node.is_dead).map(|(id, _)| *id).collect()
+    /// Those that are dead, with the last beats that were seen of them.
+    pub(super) fn dead(&self) -> Vec<(NodeId, u64)> {
+        let inner = self.lock();
+        let dead = inner.nodes.iter().filter(|(_, node)| node.is_dead);
+        dead.map(|(id, node)| (*id, node.beat)).collect()
     }
 
     pub(super) fn is_dead(&self, node: NodeId) -> bool {
@@ -374,6 +376,18 @@ mod tests {
         let back = start + SECOND * 21;
         assert!(directory.beats(&[(A, 2)], back).is_empty());
         assert!(!directory.is_dead(A) && directory.heard(A, back), "it is back, and owes its list");
+    }
+
+    #[test]
+    fn a_dead_node_of_which_the_store_tells_nothing_new_stays_dead() {
+        let start = Instant::now();
+        let directory = with_a(start);
+        assert_eq!(look(&directory, start, 1..=6, 1), Some(5));
+        for (second, beat) in (7..).zip([1, 1, 0, 1]) {
+            assert!(directory.beats(&[(A, beat)], start + SECOND * second).is_empty());
+            assert!(directory.is_dead(A), "{beat}");
+        }
+        assert_eq!(directory.dead(), [(A, 1)]);
     }
 
     #[test]

@@ -165,8 +165,8 @@ impl Cluster {
                 _ = tick.tick() => {}
                 () = self.died.notified() => {}
             }
-            for node in self.directory.dead() {
-                self.inherit_from(node).await;
+            for (node, beat) in self.directory.dead() {
+                self.inherit_from(node, beat).await;
             }
             // What was claimed without an answer of the store, and may have been claimed all the same.
             for session in self.store.claimed(&self.name).await.unwrap_or_default() {
@@ -175,8 +175,9 @@ impl Cluster {
         }
     }
 
-    async fn inherit_from(&self, node: NodeId) {
-        let of = node.to_string();
+    /// Does so for one that was found dead with this beat.
+    async fn inherit_from(&self, node: NodeId, beat: u64) {
+        let of = NodeBeat { node: node.to_string(), beat };
         while self.directory.is_dead(node) {
             let claimed = match self.store.claim_sessions_of(&of, &self.name, INHERIT_AT_A_TIME).await {
                 Ok(claimed) => claimed,

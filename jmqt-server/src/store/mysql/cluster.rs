@@ -57,7 +57,6 @@ impl ClusterStore for MySqlStore {
             .read_sessions(
                 concat!("SELECT ", columns!(), " FROM sessions AS s WHERE s.client_id = ?"),
                 &[client.as_str()],
-                None,
             )
             .await?;
         found.sort_by_key(|session| (session.row.generation, session.row.since));
@@ -83,7 +82,7 @@ impl ClusterStore for MySqlStore {
     async fn called_off(&self, node: &str) -> Result<Vec<SharedSession>, StoreError> {
         let sql =
             concat!("SELECT ", columns!(), " FROM sessions AS s WHERE s.node_id = ? AND s.called_off = TRUE");
-        self.read_sessions(sql, &[node], None).await
+        self.read_sessions(sql, &[node]).await
     }
 
     async fn claim_sessions(&self, sessions: &[SharedSession], by: &str) -> Result<Vec<bool>, StoreError> {
@@ -131,49 +130,24 @@ impl ClusterStore for MySqlStore {
             columns!(),
             " FROM sessions AS s WHERE s.close_claimed_by = ? AND s.node_id <> ? ORDER BY s.generation, s.since"
         );
-        self.read_sessions(sql, &[by, by], None).await
+        self.read_sessions(sql, &[by, by]).await
     }
 
     async fn claim_sessions_of(
         &self,
-        of: &str,
+        of: &NodeBeat,
         by: &str,
         limit: usize,
     ) -> Result<Vec<SharedSession>, StoreError> {
-        let served = concat!(
-            "SELECT ",
-            columns!(),
-            " FROM sessions AS s WHERE s.node_id = ? AND s.close_claimed_by IS NULL \
-             ORDER BY s.generation, s.since LIMIT ?"
-        );
-        let claimed = concat!(
-            "SELECT ",
-            columns!(),
-            " FROM sessions AS s WHERE s.close_claimed_by = ? ORDER BY s.generation, s.since LIMIT ?"
-        );
-        let condemn = "INSERT INTO nodes (node_id, beat, condemned_at) VALUES (?, 0, ?) \
-            ON DUPLICATE KEY UPDATE condemned_at = COALESCE(condemned_at, VALUES(condemned_at))";
-        // Before anything is claimed: it may be alive after all, and must not miss that.
+        self.check_open()?;
         retried(|| async {
             let mut lease = self.connections.lease().await?;
-            let condemned = limited(async {
-                let query = sqlx::query(condemn).bind(of.as_bytes()).bind(millis(SystemTime::now()));
-                query.execute(lease.connection()?).await?;
-                Ok(())
-            });
-            let condemned = condemned.await;
-            lease.done(condemned)
+            let claimed = limited(async { claim_sessions_of(lease.begin().await?, of, by, limit).await });
+            let claimed = claimed.await;
+            lease.finish(claimed).await
         })
-        .await?;
-        let mut found = self.read_sessions(served, &[of], Some(limit)).await?;
-        found.extend(self.read_sessions(claimed, &[of], Some(limit)).await?);
-        found.sort_by_key(|session| (session.row.generation, session.row.since));
-        found.truncate(limit);
-        let mine = self.claim(&found, by).await?;
-        let claimed = found.into_iter().zip(mine).filter(|(_, mine)| *mine);
-        Ok(claimed.map(|(it, _)| SharedSession { claimed_by: Some(by.to_owned()), ..it }).collect())
+        .await
     }
-
     async fn last_seqs(&self, channels: &[ChannelKey]) -> Result<Vec<(ChannelKey, Seq)>, StoreError> {
         let found = retried(|| async {
             let mut lease = self.connections.lease().await?;
@@ -196,18 +170,15 @@ impl MySqlStore {
         let entered = limited(async { enter(lease.begin().await?, sessions).await }).await;
         let expected = entered.as_ref().ok().cloned();
         let error = match (lease.finish(entered).await, &expected) {
-            (Err(error @ (StoreError::Unanswered(_) | StoreError::TimedOut(_))), Some(_)) => error,
+            (Err(StoreError::Unanswered(error)), Some(_)) => error,
             (result, _) => return result,
         };
         // The COMMIT was not answered. Nobody else gets the counter before it is over, or undone.
         let expected = expected.unwrap_or_default();
         match self.has_entered(&sessions[0], expected[0].generation).await {
             Ok(true) => Ok(expected),
-            Ok(false) => Err(match error {
-                StoreError::Unanswered(error) => StoreError::Database(error),
-                error => error,
-            }),
-            Err(_) => Err(error),
+            Ok(false) => Err(StoreError::Database(error)),
+            Err(_) => Err(StoreError::Unanswered(error)),
         }
     }
 
@@ -245,25 +216,31 @@ impl MySqlStore {
         &self,
         sql: &'static str,
         names: &[&str],
-        limit: Option<usize>,
     ) -> Result<Vec<SharedSession>, StoreError> {
         let found = retried(|| async {
             let mut lease = self.connections.lease().await?;
-            let found = limited(async {
-                let mut query = sqlx::query(sql);
-                for name in names {
-                    query = query.bind(name.as_bytes());
-                }
-                if let Some(limit) = limit {
-                    query = query.bind(i64::try_from(limit).unwrap_or(i64::MAX));
-                }
-                Ok(query.fetch_all(lease.connection()?).await?)
-            });
+            let found = limited(async { fetch_sessions(lease.connection()?, sql, names, None).await });
             let found = found.await;
             lease.done(found)
         });
-        found.await?.iter().map(session).collect()
+        found.await
     }
+}
+
+async fn fetch_sessions(
+    connection: &mut MySqlConnection,
+    sql: &'static str,
+    names: &[&str],
+    limit: Option<usize>,
+) -> Result<Vec<SharedSession>, StoreError> {
+    let mut query = sqlx::query(sql);
+    for name in names {
+        query = query.bind(name.as_bytes());
+    }
+    if let Some(limit) = limit {
+        query = query.bind(i64::try_from(limit).unwrap_or(i64::MAX));
+    }
+    query.fetch_all(connection).await?.iter().map(session).collect()
 }
 
 /// Beats for `node`, unless it is condemned, and reads the beats of all, with whether each is condemned:
@@ -272,19 +249,71 @@ async fn beat(connection: &mut MySqlConnection, node: &str) -> Result<Vec<(NodeB
     let beat = "INSERT INTO nodes (node_id, beat) VALUES (?, 1) \
         ON DUPLICATE KEY UPDATE beat = IF(condemned_at IS NULL, beat + 1, beat)";
     sqlx::query(beat).bind(node.as_bytes()).execute(&mut *connection).await?;
-    let all = "SELECT node_id, beat, condemned_at IS NOT NULL AND node_id = ? FROM nodes \
-            WHERE condemned_at IS NULL OR node_id = ? \
+    // What has been condemned keeps its beat: any other would look like a sign of life.
+    let all = "SELECT n.node_id, n.beat, n.condemned_at IS NOT NULL AND n.node_id = ? FROM nodes AS n \
+            WHERE n.condemned_at IS NULL OR n.node_id = ? \
+            OR EXISTS (SELECT 1 FROM sessions AS s WHERE s.node_id = n.node_id) \
+            OR EXISTS (SELECT 1 FROM sessions AS s WHERE s.close_claimed_by = n.node_id) \
         UNION SELECT s.node_id, 0, FALSE FROM (SELECT DISTINCT node_id FROM sessions) AS s \
-            WHERE NOT EXISTS (SELECT 1 FROM nodes AS n WHERE n.node_id = s.node_id AND n.condemned_at IS NULL) \
+            WHERE NOT EXISTS (SELECT 1 FROM nodes AS n WHERE n.node_id = s.node_id) \
         UNION SELECT s.node_id, 0, FALSE FROM \
             (SELECT DISTINCT close_claimed_by AS node_id FROM sessions) AS s WHERE s.node_id IS NOT NULL \
-            AND NOT EXISTS (SELECT 1 FROM nodes AS n WHERE n.node_id = s.node_id AND n.condemned_at IS NULL)";
+            AND NOT EXISTS (SELECT 1 FROM nodes AS n WHERE n.node_id = s.node_id)";
     let found = sqlx::query(all).bind(node.as_bytes()).bind(node.as_bytes()).fetch_all(connection).await?;
     let read = |row: &MySqlRow| {
         let node = rows::text(row, 0)?.to_owned();
         Ok((NodeBeat { node, beat: rows::count(row, 1)? }, rows::count(row, 2)? != 0))
     };
     found.iter().map(read).collect()
+}
+
+/// See [`ClusterStore::claim_sessions_of`]. In one transaction, so that the node is condemned before anybody
+/// can see the claims, and is not readmitted between the look at its row and them.
+async fn claim_sessions_of(
+    connection: &mut MySqlConnection,
+    of: &NodeBeat,
+    by: &str,
+    limit: usize,
+) -> Result<Vec<SharedSession>, StoreError> {
+    // A claim by another moves a session to the end of this index, so the first ones are not claimed.
+    let served = concat!(
+        "SELECT ",
+        columns!(),
+        " FROM sessions AS s FORCE INDEX (sessions_by_node) \
+         WHERE s.node_id = ? AND s.close_claimed_by IS NULL LIMIT ?"
+    );
+    let claimed = concat!(
+        "SELECT ",
+        columns!(),
+        " FROM sessions AS s FORCE INDEX (sessions_by_claim) WHERE s.close_claimed_by = ? LIMIT ?"
+    );
+    if !condemn(connection, of).await? {
+        return Ok(Vec::new());
+    }
+    let mut found = fetch_sessions(connection, served, &[&of.node], Some(limit)).await?;
+    let room = limit - found.len();
+    found.extend(fetch_sessions(connection, claimed, &[&of.node], Some(room)).await?);
+    found.sort_by_key(|session| (session.row.generation, session.row.since));
+    let mine = sessions::claim(connection, &found, by).await?;
+    let claimed = found.into_iter().zip(mine).filter(|(_, mine)| *mine);
+    Ok(claimed.map(|(it, _)| SharedSession { claimed_by: Some(by.to_owned()), ..it }).collect())
+}
+
+/// Condemns a node that shows no more than was seen of it, and says whether it is condemned now. It stays so
+/// until the transaction ends.
+async fn condemn(connection: &mut MySqlConnection, seen: &NodeBeat) -> Result<bool, StoreError> {
+    // It may never have beaten. Locked for writing at once: two who do this must not end in a deadlock.
+    let add = "INSERT INTO nodes (node_id, beat) VALUES (?, ?) ON DUPLICATE KEY UPDATE beat = nodes.beat";
+    let query = sqlx::query(add).bind(seen.node.as_bytes()).bind(seen.beat.cast_signed());
+    query.execute(&mut *connection).await?;
+    // Less than was seen is what a server has that took another's place and missed the last of it.
+    let condemn = "UPDATE nodes SET condemned_at = COALESCE(condemned_at, ?) \
+        WHERE node_id = ? AND (condemned_at IS NOT NULL OR beat <= ?)";
+    let query = sqlx::query(condemn).bind(millis(SystemTime::now())).bind(seen.node.as_bytes());
+    query.bind(seen.beat.cast_signed()).execute(&mut *connection).await?;
+    let sql = "SELECT condemned_at IS NOT NULL FROM nodes WHERE node_id = ?";
+    let found = sqlx::query(sql).bind(seen.node.as_bytes()).fetch_optional(connection).await?;
+    found.map_or(Ok(false), |row| Ok(rows::count(&row, 0)? != 0))
 }
 
 /// Keeps everybody else from entering sessions until the transaction ends.

@@ -5,13 +5,15 @@
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use jmqt_protocol::{ChannelName, ClientId};
 use sqlx::mysql::{MySqlArguments, MySqlConnection};
 use sqlx::{Arguments as _, AssertSqlSafe, Executor as _};
 
-use super::connection::{Attempts, Connected, begin, commit, hang_up, is_usable, rollback};
+use super::connection::{
+    Attempts, Connected, IDLE_LIMIT, LOCKED, begin, commit, hang_up, is_usable, number, rollback, unanswered,
+};
 use super::presence::{KEPT_FOR, Locks};
 use super::rows::{self, MultiRow};
 use super::{MySqlStore, cursors};
@@ -113,6 +115,8 @@ static FORGET_CLIENTS: LazyLock<MultiRow> = LazyLock::new(|| {
 pub(super) struct Committer {
     /// None after an error, or while somebody uses it.
     connected: Option<Connected>,
+    /// When that was used last.
+    used: Instant,
     /// The last one the server knew, in case it still holds locks.
     last_id: u64,
     node: i64,
@@ -142,7 +146,18 @@ impl Committer {
 
     fn new(connected: Connected, node: i64, alone: Option<Locks>) -> Self {
         let (last_id, connected) = (connected.id, Some(connected));
-        Self { connected, last_id, node, batch: 0, alone, keys: HashMap::default() }
+        Self { connected, used: Instant::now(), last_id, node, batch: 0, alone, keys: HashMap::default() }
+    }
+
+    /// The connection, unless the server is about to hang up on it.
+    fn take(&mut self) -> Option<Connected> {
+        let is_kept = self.alone.is_some() || self.used.elapsed() < IDLE_LIMIT;
+        self.connected.take().filter(|_| is_kept)
+    }
+
+    /// Puts it back when it is known to be in order.
+    fn put(&mut self, connected: Connected) {
+        (self.connected, self.used) = (Some(connected), Instant::now());
     }
 
     pub(super) async fn close(&mut self) {
@@ -173,6 +188,7 @@ impl MySqlStore {
             self.check_open()?;
             match self.try_commit(&mut committer, batch).await {
                 Err(error) if attempts.another(&error).await => {}
+                Err(StoreError::Database(error)) => return Err(locked(error)),
                 result => return result,
             }
         }
@@ -188,7 +204,7 @@ impl MySqlStore {
         batch: &[Operation],
     ) -> Result<Vec<Outcome>, StoreError> {
         // Taken out: if this future is dropped, so is the connection, and the server undoes what it did.
-        let mut connected = match committer.connected.take() {
+        let mut connected = match committer.take() {
             Some(connected) => connected,
             None => self.connect_again(committer).await?,
         };
@@ -198,7 +214,7 @@ impl MySqlStore {
             Ok(prepared) => prepared,
             Err(error) => {
                 if is_usable(&error) && limited(rollback(connection)).await.is_ok() {
-                    committer.connected = Some(connected);
+                    committer.put(connected);
                 }
                 return Err(error);
             }
@@ -207,12 +223,13 @@ impl MySqlStore {
             limited(rollback(connection)).await?;
         } else if let Err(error) = commit(connection).await {
             drop(connected);
-            return match self.has_happened(committer).await? {
-                true => Ok(self.committed(prepared)),
-                false => Err(not_committed(error)),
+            return match self.has_happened(committer).await {
+                Some(true) => Ok(self.committed(prepared)),
+                Some(false) => Err(error),
+                None => Err(unanswered(error)),
             };
         }
-        committer.connected = Some(connected);
+        committer.put(connected);
         Ok(self.committed(prepared))
     }
 
@@ -334,21 +351,21 @@ impl MySqlStore {
         Ok(connected)
     }
 
-    /// Whether the last batch was committed, although the COMMIT was not answered. Waits until the server
-    /// has come to the end of it.
-    async fn has_happened(&self, committer: &Committer) -> Result<bool, StoreError> {
+    /// Whether the last batch was committed, although the COMMIT was not answered; `None` if that cannot be
+    /// found out. Waits until the server has come to the end of it.
+    async fn has_happened(&self, committer: &Committer) -> Option<bool> {
         tracing::warn!("a COMMIT was not answered: looking for what became of it");
         let until = tokio::time::Instant::now() + COMMIT_LIMIT;
         let mut pause = Duration::from_millis(20);
         while tokio::time::Instant::now() < until {
             match limited(self.last_batch(committer)).await {
-                Ok(batch) => return Ok(batch == Some(committer.batch)),
+                Ok(batch) => return Some(batch == Some(committer.batch)),
                 Err(error) => tracing::debug!(%error, "what became of a COMMIT is still unknown"),
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(1));
         }
-        Err(StoreError::TimedOut(COMMIT_LIMIT))
+        None
     }
 
     async fn last_batch(&self, committer: &Committer) -> Result<Option<i64>, StoreError> {
@@ -358,7 +375,7 @@ impl MySqlStore {
         let sql = "SELECT batch FROM batches WHERE node = ? FOR UPDATE";
         let found = sqlx::query_scalar(sql).bind(committer.node).fetch_optional(&mut *connection).await;
         let found = found.map_err(StoreError::Database);
-        if matches!(found, Err(ref error) if super::connection::number(error) == Some(1205)) {
+        if matches!(found, Err(ref error) if number(error) == Some(LOCKED)) {
             // The server has not noticed that nobody is there any more.
             kill(connection, committer.last_id).await;
         }
@@ -379,13 +396,12 @@ impl Operation {
     }
 }
 
-/// It is known now, so it is no time-out: that would mean that nobody knows.
-fn not_committed(error: StoreError) -> StoreError {
-    match error {
-        StoreError::TimedOut(_) => {
-            StoreError::Database(std::io::Error::from(std::io::ErrorKind::TimedOut).into())
-        }
-        error => error,
+/// Tells what others have kept locked from what is wrong with the batch.
+fn locked(error: sqlx::Error) -> StoreError {
+    let error = StoreError::Database(error);
+    match number(&error) {
+        Some(LOCKED) => StoreError::Locked,
+        _ => error,
     }
 }
 

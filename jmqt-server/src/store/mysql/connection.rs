@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::future::Future;
+use std::io::ErrorKind;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,21 +16,28 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{MySqlOptions, MySqlTls};
 use crate::store::StoreError;
-use crate::store::limits::{COMMIT_LIMIT, TIME_LIMIT, limited};
+use crate::store::limits::{COMMIT_LIMIT, TIME_LIMIT, limited, no_answer};
 
 /// The longest wait for a connection to be made.
 pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 
-/// The server hangs up on a connection that asks nothing for so long, and undoes its transaction: that
-/// of a machine that has vanished must not block the others for hours.
-const SERVER_WAITS: Duration = Duration::from_secs(60);
+/// The server hangs up on a connection that asks nothing for so long, and undoes its transaction. What a
+/// node has locked that stands still or has vanished is in the way of the others: this is less than the time
+/// they wait for it ([`TIME_LIMIT`]), so that they only lose time.
+const SERVER_WAITS: Duration = Duration::from_secs(8);
+
+/// MariaDB can be told to wait less in a transaction.
+const SERVER_WAITS_IN_TRANSACTION: Duration = Duration::from_secs(5);
 
 /// A connection that nobody has used for so long is not used again: the server is about to hang up.
-const IDLE_LIMIT: Duration = Duration::from_secs(40);
+pub(super) const IDLE_LIMIT: Duration = Duration::from_secs(5);
 
 /// How often work is repeated after a deadlock or the like, and after a lost connection.
 const CONFLICTS: u32 = 12;
 const LOST: u32 = 2;
+
+/// The server's number for a lock that was not to be had in time.
+pub(super) const LOCKED: u16 = 1205;
 
 /// How many prepared statements a connection keeps.
 const STATEMENTS: usize = 256;
@@ -80,16 +88,25 @@ impl Connector {
 
     /// A connection whose transaction does not outlive a vanished machine.
     pub(super) async fn connect(&self) -> Result<Connected, StoreError> {
-        self.connect_for(SERVER_WAITS).await
+        let settings = format!(
+            "wait_timeout = {wait}, net_read_timeout = {wait}, net_write_timeout = {wait} \
+             /*M!100300 , idle_transaction_timeout = {} */", // which MySQL takes for a comment
+            SERVER_WAITS_IN_TRANSACTION.as_secs(),
+            wait = SERVER_WAITS.as_secs(),
+        );
+        self.connect_with(&settings).await
     }
 
     /// A connection that the server keeps for so long without hearing from it.
     pub(super) async fn connect_for(&self, server_waits: Duration) -> Result<Connected, StoreError> {
+        self.connect_with(&format!("wait_timeout = {}", server_waits.as_secs())).await
+    }
+
+    async fn connect_with(&self, settings: &str) -> Result<Connected, StoreError> {
         let settings = format!(
             "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED; \
              SET SESSION autocommit = 1, sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', \
-             innodb_lock_wait_timeout = 5, lock_wait_timeout = 8, wait_timeout = {}",
-            server_waits.as_secs()
+             innodb_lock_wait_timeout = 5, lock_wait_timeout = 8, {settings}"
         );
         let connecting = async {
             let mut connection = self.options.connect().await?;
@@ -99,10 +116,8 @@ impl Connector {
             let max_packet = usize::try_from(row.try_get::<u64, _>(1)?).unwrap_or(usize::MAX);
             Ok(Connected { id: row.try_get(0)?, max_packet, connection })
         };
-        match tokio::time::timeout(CONNECT_LIMIT, connecting).await {
-            Ok(connected) => connected.map_err(StoreError::Database),
-            Err(_) => Err(StoreError::TimedOut(CONNECT_LIMIT)),
-        }
+        let connected = tokio::time::timeout(CONNECT_LIMIT, connecting).await;
+        connected.unwrap_or_else(|_| Err(no_answer())).map_err(StoreError::Unreachable)
     }
 }
 
@@ -200,8 +215,7 @@ impl Lease<'_> {
             Ok(value) => match commit(&mut connection).await {
                 Ok(()) => Ok(value),
                 Err(error) if is_conflict(&error) => Err(error), // a cluster of servers says so here
-                Err(StoreError::Database(error)) => Err(StoreError::Unanswered(error)),
-                Err(error) => Err(error),
+                Err(error) => Err(unanswered(error)),
             },
             Err(error) if !is_usable(&error) => Err(error),
             Err(error) => match limited(rollback(&mut connection)).await {
@@ -253,7 +267,15 @@ pub(super) async fn rollback(connection: &mut MySqlConnection) -> Result<(), Sto
 pub(super) async fn commit(connection: &mut MySqlConnection) -> Result<(), StoreError> {
     match tokio::time::timeout(COMMIT_LIMIT, connection.execute("COMMIT")).await {
         Ok(done) => Ok(done.map(drop)?),
-        Err(_) => Err(StoreError::TimedOut(COMMIT_LIMIT)),
+        Err(_) => Err(no_answer().into()),
+    }
+}
+
+/// The error of a COMMIT of which it will not be found out whether it has happened.
+pub(super) fn unanswered(error: StoreError) -> StoreError {
+    match error {
+        StoreError::Database(error) => StoreError::Unanswered(error),
+        error => error,
     }
 }
 
@@ -265,7 +287,8 @@ pub(super) async fn hang_up(connection: MySqlConnection) {
 /// The server's number for an error.
 pub(super) fn number(error: &StoreError) -> Option<u16> {
     match error {
-        StoreError::Database(sqlx::Error::Database(error)) => {
+        StoreError::Database(sqlx::Error::Database(error))
+        | StoreError::Unreachable(sqlx::Error::Database(error)) => {
             error.try_downcast_ref::<MySqlDatabaseError>().map(MySqlDatabaseError::number)
         }
         _ => None,
@@ -275,16 +298,22 @@ pub(super) fn number(error: &StoreError) -> Option<u16> {
 /// Whether the connection is gone, or was never made.
 pub(super) fn is_lost(error: &StoreError) -> bool {
     match error {
-        StoreError::Database(sqlx::Error::Database(_)) => {
+        StoreError::Database(sqlx::Error::Database(_))
+        | StoreError::Unreachable(sqlx::Error::Database(_)) => {
             // shutting down; killed (MySQL, MariaDB); too idle; read-only, as a server is that was the
             // primary one: another may answer under its name by now
             matches!(number(error), Some(1053 | 1927 | 3169 | 4031 | 1290 | 1792 | 1836))
         }
-        StoreError::Database(error) => {
+        StoreError::Database(error) | StoreError::Unreachable(error) => {
             matches!(error, sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_))
         }
         _ => false,
     }
+}
+
+/// Whether whoever was called did not answer: that has taken long enough.
+fn is_silent(error: &StoreError) -> bool {
+    matches!(error, StoreError::Unreachable(sqlx::Error::Io(error)) if error.kind() == ErrorKind::TimedOut)
 }
 
 /// Whether the server has answered with the error, so that the connection may be used on.
@@ -298,7 +327,7 @@ pub(super) fn is_usable(error: &StoreError) -> bool {
 
 /// Whether others were in the way: a deadlock, or a row that stayed locked for too long.
 fn is_conflict(error: &StoreError) -> bool {
-    matches!(number(error), Some(1205 | 1213))
+    matches!(number(error), Some(LOCKED | 1213))
 }
 
 /// Decides whether work is to be tried again. To be asked only about work that has not been done.
@@ -318,7 +347,7 @@ impl Attempts {
     pub(super) async fn another(&mut self, error: &StoreError) -> bool {
         let (count, most) = if is_conflict(error) {
             (&mut self.conflicts, CONFLICTS)
-        } else if is_lost(error) {
+        } else if is_lost(error) && !is_silent(error) {
             (&mut self.lost, LOST)
         } else {
             return false;

@@ -91,7 +91,7 @@ fn cannot_connect(options: &MySqlOptions, error: StoreError) -> StoreError {
             "; allow it with: GRANT ALTER, CREATE, DELETE, DROP, INDEX, INSERT, SELECT, UPDATE \
              ON `{database}`.* TO '{user}'@'%'"
         ),
-        (_, StoreError::Database(sqlx::Error::Configuration(_))) => {
+        (_, StoreError::Unreachable(sqlx::Error::Configuration(_))) => {
             "; MySQL takes this user's password over an encrypted connection only".to_owned()
         }
         _ => String::new(),

@@ -12,7 +12,13 @@ use super::cursors;
 use super::rows;
 use crate::store::backlog::{self, Backlog, LogTimes};
 use crate::store::limits::{TIME_LIMIT, limited};
-use crate::store::{ChannelKey, Dropped, Seq, StoreError};
+use crate::store::{ChannelKey, Dropped, Seq, StoreError, Swept};
+
+/// How many clients are looked at in one call.
+const CLIENTS_AT_A_TIME: i64 = 256;
+
+/// Sorts behind every client's id: a text has no such byte.
+const BEHIND_ALL: &[u8] = b"\xff";
 
 /// How many messages of a log are looked at in one statement.
 const LOOKED_AT: i64 = 256;
@@ -21,32 +27,39 @@ impl MySqlStore {
     /// See [`Store::limit_pending`](crate::store::Store::limit_pending). Clients are dealt with one
     /// after another: an error after some ends it early and is not reported, so that what was dropped
     /// is; the next call meets it again.
-    pub(super) async fn drop_pending(&self, limit: u64) -> Result<Vec<Dropped>, StoreError> {
+    pub(super) async fn drop_pending(
+        &self,
+        limit: u64,
+        after: Option<&ClientId>,
+    ) -> Result<Swept, StoreError> {
         self.check_open()?;
         let until = Instant::now() + TIME_LIMIT;
-        let mut dropped = Vec::new();
-        for client in retried(|| self.clients_behind(limit)).await? {
+        let (behind, last) = retried(|| self.clients_behind(limit, after)).await?;
+        let mut swept = Swept { dropped: Vec::new(), more_after: after.cloned() };
+        for client in behind {
             if Instant::now() > until {
-                break;
+                return Ok(swept);
             }
             match self.drop_pending_of(&client, limit).await {
-                Err(error) if dropped.is_empty() => return Err(error),
-                Err(_) => break,
-                Ok(of_client) => dropped.extend(of_client),
+                Err(error) if swept.dropped.is_empty() => return Err(error),
+                Err(_) => return Ok(swept),
+                Ok(of_client) => swept.dropped.extend(of_client),
             }
+            swept.more_after = Some(client);
         }
-        Ok(dropped)
+        Ok(Swept { more_after: last, ..swept })
     }
 
-    /// Clients that may have more than `limit` messages to acknowledge.
-    async fn clients_behind(&self, limit: u64) -> Result<Vec<ClientId>, StoreError> {
-        let sql = "SELECT s.client_id FROM subscriptions AS s JOIN channels AS c ON c.id = s.channel_id \
-            GROUP BY s.client_id HAVING CAST(SUM(c.last_seq - s.acked_seq) AS SIGNED) > ?";
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    /// Of the next clients those that may have more than `limit` messages to acknowledge, in order, and the
+    /// last one that was looked at, unless it was the last of all.
+    async fn clients_behind(
+        &self,
+        limit: u64,
+        after: Option<&ClientId>,
+    ) -> Result<(Vec<ClientId>, Option<ClientId>), StoreError> {
         let mut lease = self.connections.lease().await?;
-        let found =
-            limited(async { Ok(sqlx::query(sql).bind(limit).fetch_all(lease.connection()?).await?) }).await;
-        lease.done(found)?.iter().map(|row| rows::client(row, 0)).collect()
+        let found = limited(async { clients_behind(lease.connection()?, limit, after).await }).await;
+        lease.done(found)
     }
 
     async fn drop_pending_of(&self, client: &ClientId, limit: u64) -> Result<Vec<Dropped>, StoreError> {
@@ -70,6 +83,25 @@ impl MySqlStore {
         self.to_trim.extend(dropped.iter().map(|dropped| dropped.key));
         Ok(dropped)
     }
+}
+
+async fn clients_behind(
+    connection: &mut MySqlConnection,
+    limit: u64,
+    after: Option<&ClientId>,
+) -> Result<(Vec<ClientId>, Option<ClientId>), StoreError> {
+    let after = after.map_or("", ClientId::as_str).as_bytes();
+    let sql = "SELECT client_id FROM clients WHERE client_id > ? ORDER BY client_id LIMIT 1 OFFSET ?";
+    let query = sqlx::query(sql).bind(after).bind(CLIENTS_AT_A_TIME - 1);
+    let last = query.fetch_optional(&mut *connection).await?;
+    let last = last.map(|row| rows::client(&row, 0)).transpose()?;
+    let sql = "SELECT s.client_id FROM subscriptions AS s FORCE INDEX (subscriptions_by_client) \
+        STRAIGHT_JOIN channels AS c ON c.id = s.channel_id WHERE s.client_id > ? AND s.client_id <= ? \
+        GROUP BY s.client_id HAVING CAST(SUM(c.last_seq - s.acked_seq) AS SIGNED) > ? ORDER BY s.client_id";
+    let up_to = last.as_ref().map_or(BEHIND_ALL, |client| client.as_str().as_bytes());
+    let query = sqlx::query(sql).bind(after).bind(up_to).bind(i64::try_from(limit).unwrap_or(i64::MAX));
+    let behind = query.fetch_all(connection).await?;
+    Ok((behind.iter().map(|row| rows::client(row, 0)).collect::<Result<_, _>>()?, last))
 }
 
 impl LogTimes for MySqlConnection {

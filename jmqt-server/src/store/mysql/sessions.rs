@@ -135,7 +135,7 @@ impl MySqlStore {
         Ok(claimed)
     }
 
-    /// Claims those of the sessions that are still claimed as they say, and says which.
+    /// See [`claim`].
     pub(super) async fn claim(&self, sessions: &[SharedSession], by: &str) -> Result<Vec<bool>, StoreError> {
         retried(|| async {
             let mut lease = self.connections.lease().await?;
@@ -193,7 +193,8 @@ async fn remove(
     Ok(())
 }
 
-async fn claim(
+/// Claims those of the sessions that are still claimed as they say, and says which.
+pub(super) async fn claim(
     connection: &mut MySqlConnection,
     sessions: &[SharedSession],
     by: &str,

@@ -12,7 +12,13 @@ use super::rows;
 use super::writer::Writer;
 use crate::store::backlog::{self, Backlog, LogTimes};
 use crate::store::limits::{TIME_LIMIT, limited};
-use crate::store::{ChannelKey, Dropped, Seq, StoreError};
+use crate::store::{ChannelKey, Dropped, Seq, StoreError, Swept};
+
+/// How many clients are looked at in one call.
+const CLIENTS_AT_A_TIME: i64 = 256;
+
+/// Sorts behind every client's id: what is no text comes last.
+const BEHIND_ALL: &[u8] = b"\xff";
 
 /// How many messages of a log are looked at in one statement.
 const LOOKED_AT: i64 = 256;
@@ -21,30 +27,37 @@ impl SqliteStore {
     /// See [`Store::limit_pending`](crate::store::Store::limit_pending). Clients are dealt with one
     /// after another: an error after some ends it early and is not reported, so that what was dropped
     /// is; the next call meets it again.
-    pub(super) async fn drop_pending(&self, limit: u64) -> Result<Vec<Dropped>, StoreError> {
+    pub(super) async fn drop_pending(
+        &self,
+        limit: u64,
+        after: Option<&ClientId>,
+    ) -> Result<Swept, StoreError> {
         let until = Instant::now() + TIME_LIMIT;
-        let mut dropped = Vec::new();
-        for client in limited(self.clients_behind(limit)).await? {
+        let (behind, last) = limited(self.clients_behind(limit, after)).await?;
+        let mut swept = Swept { dropped: Vec::new(), more_after: after.cloned() };
+        for client in behind {
             if Instant::now() > until {
-                break;
+                return Ok(swept);
             }
             match self.drop_pending_of(&client, limit).await {
-                Err(error) if dropped.is_empty() => return Err(error),
-                Err(_) => break,
-                Ok(of_client) => dropped.extend(of_client),
+                Err(error) if swept.dropped.is_empty() => return Err(error),
+                Err(_) => return Ok(swept),
+                Ok(of_client) => swept.dropped.extend(of_client),
             }
+            swept.more_after = Some(client);
         }
-        Ok(dropped)
+        Ok(Swept { more_after: last, ..swept })
     }
 
-    /// Clients that may have more than `limit` messages to acknowledge.
-    async fn clients_behind(&self, limit: u64) -> Result<Vec<ClientId>, StoreError> {
-        let sql = "SELECT s.client_id FROM subscriptions AS s JOIN channels AS c ON c.id = s.channel_id \
-            GROUP BY s.client_id HAVING SUM(c.last_seq - s.acked_seq) > ?";
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    /// Of the next clients those that may have more than `limit` messages to acknowledge, in order, and the
+    /// last one that was looked at, unless it was the last of all.
+    async fn clients_behind(
+        &self,
+        limit: u64,
+        after: Option<&ClientId>,
+    ) -> Result<(Vec<ClientId>, Option<ClientId>), StoreError> {
         let mut reader = self.reader().await?;
-        let found = sqlx::query(sql).bind(limit).fetch_all(&mut *reader).await?;
-        found.iter().map(|row| rows::client(row, 0)).collect()
+        clients_behind(&mut reader, limit, after).await
     }
 
     async fn drop_pending_of(&self, client: &ClientId, limit: u64) -> Result<Vec<Dropped>, StoreError> {
@@ -63,6 +76,30 @@ impl SqliteStore {
         writer.to_trim.extend(dropped.iter().map(|dropped| dropped.key));
         Ok(dropped)
     }
+}
+
+async fn clients_behind(
+    connection: &mut SqliteConnection,
+    limit: u64,
+    after: Option<&ClientId>,
+) -> Result<(Vec<ClientId>, Option<ClientId>), StoreError> {
+    let after = after.map_or("", ClientId::as_str);
+    let sql = "SELECT client_id FROM clients WHERE client_id > ? ORDER BY client_id LIMIT 1 OFFSET ?";
+    let query = sqlx::query(sql).bind(after).bind(CLIENTS_AT_A_TIME - 1);
+    let last = query.fetch_optional(&mut *connection).await?;
+    let last = last.map(|row| rows::client(&row, 0)).transpose()?;
+    // Without the hint the rows might be read in the order of their channels, all of them.
+    let sql = "SELECT s.client_id FROM subscriptions AS s INDEXED BY subscriptions_by_client \
+        CROSS JOIN channels AS c ON c.id = s.channel_id WHERE s.client_id > ? AND s.client_id <= ? \
+        GROUP BY s.client_id HAVING SUM(c.last_seq - s.acked_seq) > ? ORDER BY s.client_id";
+    let query = sqlx::query(sql).bind(after);
+    let query = match &last {
+        Some(client) => query.bind(client.as_str()),
+        None => query.bind(BEHIND_ALL),
+    };
+    let query = query.bind(i64::try_from(limit).unwrap_or(i64::MAX));
+    let behind = query.fetch_all(connection).await?;
+    Ok((behind.iter().map(|row| rows::client(row, 0)).collect::<Result<_, _>>()?, last))
 }
 
 impl LogTimes for SqliteConnection {

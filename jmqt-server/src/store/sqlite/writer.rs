@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use sqlx::ConnectOptions as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 
-use crate::store::limits::{COMMIT_LIMIT, limited};
+use crate::store::limits::{COMMIT_LIMIT, limited, no_answer};
 use crate::store::{ChannelKey, StoreError};
 
 /// The connection that writes. Whoever holds it (it is behind a mutex) is the only one who changes
@@ -48,7 +48,7 @@ impl Writer {
     ///
     /// # Errors
     /// That of `result`, or that of the COMMIT. Nothing has happened then, except that after
-    /// [`StoreError::TimedOut`] with 30 seconds it is not known whether it has.
+    /// [`StoreError::Unanswered`] it is not known whether it has.
     pub(super) async fn finish<T>(&mut self, result: Result<T, StoreError>) -> Result<T, StoreError> {
         if !self.dirty {
             return result;
@@ -56,7 +56,7 @@ impl Writer {
         let result = match result {
             Ok(value) => {
                 let commit = tokio::time::timeout(COMMIT_LIMIT, self.execute("COMMIT")).await;
-                commit.map_err(|_| StoreError::TimedOut(COMMIT_LIMIT))?.map(|()| value)
+                commit.map_err(|_| StoreError::Unanswered(no_answer()))?.map(|()| value)
             }
             Err(error) => Err(error),
         };
