@@ -4,12 +4,12 @@ mod databases;
 mod support;
 
 use std::pin::pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use databases::MySql;
-use databases::proxy::Proxy;
+use databases::proxy::{Cut, Proxy};
 use jmqt_server::store::MySqlTls;
-use jmqt_server::{Config, MySqlConfig, Server, StartError};
+use jmqt_server::{CloseReason, Config, MySqlConfig, Server, StartError};
 use sqlx::{Connection as _, Executor as _};
 use support::{TestApp, TestServer};
 use tokio::time::{sleep, timeout};
@@ -20,6 +20,14 @@ fn in_mysql(config: &mut Config, database: &MySql) {
     (mysql.host, mysql.port) = (options.host, options.port);
     (mysql.database, mysql.user) = (options.database, options.user);
     config.mysql = Some(mysql);
+}
+
+/// The same, with a proxy on the way.
+fn in_mysql_behind(proxy: &Proxy, config: &mut Config, database: &MySql) {
+    in_mysql(config, database);
+    if let Some(mysql) = &mut config.mysql {
+        (mysql.port, mysql.tls) = (proxy.address.port(), MySqlTls::Disabled);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)] // §9.a, §9.b, §9.c
@@ -82,13 +90,7 @@ async fn what_a_database_that_is_away_was_not_asked_is_answered_as_failed() {
     let Some(database) = MySql::new(false) else { return };
     database.make().await;
     let proxy = Proxy::start(database.address()).await;
-    let server = TestServer::configured(|config| {
-        in_mysql(config, &database);
-        if let Some(mysql) = &mut config.mysql {
-            (mysql.port, mysql.tls) = (proxy.address.port(), MySqlTls::Disabled);
-        }
-    });
-    let server = server.await;
+    let server = TestServer::configured(|config| in_mysql_behind(&proxy, config, &database)).await;
     let (mut alice, mut bob) = (server.connect("alice").await, server.connect("bob").await);
     bob.sub_persistent("news").await;
     proxy.part();
@@ -106,6 +108,27 @@ async fn what_a_database_that_is_away_was_not_asked_is_answered_as_failed() {
     // The sessions go on, with what needs no database.
     alice.send(r#"{"pub":{"cn":"news","dt":2}}"#).await;
     assert_eq!(bob.next_push().await.data(), "2");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)] // protocol.md 2.13, 2.16
+async fn who_cannot_be_told_what_became_of_its_subscription_is_closed() {
+    let Some(database) = MySql::new(false) else { return };
+    database.make().await;
+    let proxy = Proxy::start(database.address()).await;
+    let server = TestServer::configured(|config| in_mysql_behind(&proxy, config, &database)).await;
+    let mut alice = server.connect("alice").await;
+    proxy.cut_behind("for alice", Cut::Silent);
+    alice.send(r#"{"sub":{"cn":"for alice","pr":1}}"#).await;
+    // This takes 20 seconds.
+    let until = Instant::now() + Duration::from_secs(60);
+    while server.counters().connections_closed == 0 {
+        assert!(Instant::now() < until, "it has not been closed");
+        tokio::time::sleep(Duration::from_millis(50)).await; // asked again and again
+    }
+    assert_eq!(proxy.cuts(), 1);
+    alice.expect(r#"{"subAck":{"st":5,"cn":"for alice"}}"#).await;
+    alice.closed().await;
+    server.app.expect_close("alice", CloseReason::StoreUnclear).await;
 }
 
 #[tokio::test]

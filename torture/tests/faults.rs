@@ -60,27 +60,49 @@ async fn the_sessions_of_a_killed_node_are_told_of_by_another() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")] // protocol.md 2.16
+async fn many_sessions_of_a_killed_node_are_told_of_as_soon_as_a_few() {
+    const SESSIONS: usize = 300;
+    let Some(mut cluster) = Cluster::of(2).await else { return };
+    let mut clients = Vec::new();
+    for number in 0..SESSIONS {
+        clients.push(cluster.connect(0, &format!("bob{number}")).await);
+    }
+    let killed = Instant::now();
+    cluster.nodes[0].kill();
+    until("the close notices", || {
+        let died = cluster.nodes[1].notices();
+        let died = died.iter().filter(|notice| matches!(&notice.event, Event::Closed(_)));
+        (died.count() >= SESSIONS).then_some(())
+    })
+    .await;
+    let took = killed.elapsed();
+    assert!(took < 10 * SECOND, "{took:?}");
+    for client in &clients {
+        assert_eq!(cluster.closes_of(&client.name), ["ServerDied"]);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")] // protocol.md 2.13
-async fn who_cannot_be_told_what_became_of_its_subscription_starts_anew() {
+async fn a_database_that_stands_still_has_not_done_what_was_answered_with_5() {
     let Some(cluster) = Cluster::of(1).await else { return };
     let (mut alice, mut bob) = (cluster.connect(0, "alice").await, cluster.connect(0, "bob").await);
     bob.subscribe("for bob", true).await;
     cluster.mariadb.pause();
     alice.send(r#"{"sub":{"cn":"for alice","pr":1}}"#).await;
     bob.send(r#"{"unsub":{"cn":"for bob"}}"#).await;
-    for client in [&mut alice, &mut bob] {
-        while client.next().await.is_some() {} // it may be answered 5 first
-    }
+    alice.expect(r#"{"subAck":{"st":5,"cn":"for alice"}}"#).await;
+    bob.expect(r#"{"unsubAck":{"st":5,"cn":"for bob"}}"#).await;
     cluster.mariadb.resume();
-    // Whatever the store did in the end, the next session knows it.
     let mut carol = cluster.connect(0, "carol").await;
     for name in ["alice", "bob"] {
-        let mut client = cluster.connect(0, name).await;
-        client.subscribe(&format!("for {name}"), true).await;
         carol.send(&format!(r#"{{"pub":{{"cn":"for {name}","dt":7,"q":1,"id":"c"}}}}"#)).await;
         carol.expect(r#"{"pubAck":{"st":1,"id":"c"}}"#).await;
-        client.take(&format!(r#"{{"push":{{"cn":"for {name}","dt":7,"cl":"carol","q":1,"id":"*"}}}}"#)).await;
     }
+    // Bob is subscribed as before, and alice can be.
+    bob.take(r#"{"push":{"cn":"for bob","dt":7,"cl":"carol","q":1,"id":"*"}}"#).await;
+    alice.subscribe("for alice", true).await;
+    alice.heartbeat().await;
 }
 
 #[tokio::test(flavor = "multi_thread")] // protocol.md 2.16

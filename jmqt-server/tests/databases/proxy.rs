@@ -1,8 +1,8 @@
 //! A TCP proxy in front of a database, which cuts a connection at its COMMIT, or lets nothing through.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy};
 use tokio::net::{TcpListener, TcpStream};
@@ -42,6 +42,8 @@ enum Flow {
 struct State {
     cut: AtomicU8,
     cuts: AtomicU32,
+    /// Only connections that have sent this are cut.
+    marked_by: Mutex<Vec<u8>>,
     flow: watch::Sender<Flow>,
 }
 
@@ -50,7 +52,8 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (cut, cuts) = (AtomicU8::new(0), AtomicU32::new(0));
-        let state = Arc::new(State { cut, cuts, flow: watch::Sender::new(Flow::On) });
+        let (marked_by, flow) = (Mutex::default(), watch::Sender::new(Flow::On));
+        let state = Arc::new(State { cut, cuts, marked_by, flow });
         let shared = Arc::clone(&state);
         let accepting = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
@@ -64,6 +67,12 @@ impl Proxy {
     /// Says what happens to the next COMMIT.
     pub(crate) fn cut(&self, cut: Cut) {
         self.state.cut.store(cut as u8, Ordering::SeqCst);
+    }
+
+    /// Says what happens to the next COMMIT on a connection that has sent this text before.
+    pub(crate) fn cut_behind(&self, text: &str, cut: Cut) {
+        *self.state.marked_by.lock().unwrap() = text.into();
+        self.cut(cut);
     }
 
     /// How many connections have been cut.
@@ -93,6 +102,10 @@ impl Drop for Proxy {
     }
 }
 
+fn contains(sent: &[u8], text: &[u8]) -> bool {
+    text.is_empty() || sent.windows(text.len()).any(|some| some == text)
+}
+
 async fn until(flow: &mut watch::Receiver<Flow>, is_so: impl Fn(Flow) -> bool) {
     let _ = flow.wait_for(|flow| is_so(*flow)).await;
 }
@@ -114,6 +127,7 @@ async fn forward(client: TcpStream, server: TcpStream, state: Arc<State>) {
         }
     });
     let mut buffer = vec![0; 1 << 16];
+    let mut is_marked = false;
     loop {
         let read = tokio::select! {
             biased;
@@ -128,7 +142,8 @@ async fn forward(client: TcpStream, server: TcpStream, state: Arc<State>) {
             continue;
         }
         let sent = &buffer[..length];
-        let cut = state.cut.load(Ordering::SeqCst);
+        is_marked |= contains(sent, &state.marked_by.lock().unwrap());
+        let cut = if is_marked { state.cut.load(Ordering::SeqCst) } else { Cut::Not as u8 };
         // One packet of its own: 3 bytes of length, a number, COM_QUERY, the text.
         if cut != Cut::Not as u8 && sent.ends_with(b"\x03COMMIT") {
             state.cut.store(Cut::Not as u8, Ordering::SeqCst);
