@@ -123,7 +123,7 @@ async fn who_cannot_be_told_what_became_of_its_subscription_is_closed() {
     let until = Instant::now() + Duration::from_secs(60);
     while server.counters().connections_closed == 0 {
         assert!(Instant::now() < until, "it has not been closed");
-        tokio::time::sleep(Duration::from_millis(50)).await; // asked again and again
+        sleep(Duration::from_millis(50)).await; // asked again and again
     }
     assert_eq!(proxy.cuts(), 1);
     alice.expect(r#"{"subAck":{"st":5,"cn":"for alice"}}"#).await;
