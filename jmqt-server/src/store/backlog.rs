@@ -3,11 +3,59 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
+use std::time::Instant;
 
 use jmqt_protocol::ClientId;
 
 use super::cursor::{self, CursorRow};
-use super::{ChannelKey, Cursor, Dropped, Seq, StoreError, StoredSubscription};
+use super::limits::TIME_LIMIT;
+use super::{ChannelKey, Cursor, Dropped, Seq, StoreError, StoredSubscription, Swept};
+
+/// How many clients are looked at in one call of [`sweep`].
+pub(super) const CLIENTS_AT_A_TIME: i64 = 256;
+
+/// A store whose clients can be looked through for messages that wait.
+pub(super) trait Sweep {
+    /// Of the next [`CLIENTS_AT_A_TIME`] clients behind `after` those that may have more than `limit`
+    /// messages to acknowledge, in order, and the last one that was looked at, unless it was the last of all.
+    fn clients_behind(
+        &self,
+        limit: u64,
+        after: Option<&ClientId>,
+    ) -> impl Future<Output = Result<(Vec<ClientId>, Option<ClientId>), StoreError>> + Send;
+
+    /// Gives up a client's oldest messages until it has `limit` left.
+    fn drop_pending_of(
+        &self,
+        client: &ClientId,
+        limit: u64,
+    ) -> impl Future<Output = Result<Vec<Dropped>, StoreError>> + Send;
+}
+
+/// See [`Store::limit_pending`](super::Store::limit_pending). Clients are dealt with one after another: an
+/// error after some ends it early and is not reported, so that what was dropped is; the next call meets it
+/// again.
+pub(super) async fn sweep(
+    store: &(impl Sweep + Sync),
+    limit: u64,
+    after: Option<&ClientId>,
+) -> Result<Swept, StoreError> {
+    let until = Instant::now() + TIME_LIMIT;
+    let (behind, last) = store.clients_behind(limit, after).await?;
+    let mut swept = Swept { dropped: Vec::new(), more_after: after.cloned() };
+    for client in behind {
+        if Instant::now() > until {
+            return Ok(swept);
+        }
+        match store.drop_pending_of(&client, limit).await {
+            Err(error) if swept.dropped.is_empty() => return Err(error),
+            Err(_) => return Ok(swept),
+            Ok(of_client) => swept.dropped.extend(of_client),
+        }
+        swept.more_after = Some(client);
+    }
+    Ok(Swept { more_after: last, ..swept })
+}
 
 /// Tells when messages were logged.
 pub(super) trait LogTimes {

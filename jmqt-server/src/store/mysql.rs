@@ -32,6 +32,7 @@ use self::commit::Committer;
 use self::connection::Connections;
 use self::presence::Presence;
 use self::trim::ToTrim;
+use super::backlog;
 use super::limits::limited;
 use super::names::NameSet;
 use super::{
@@ -207,7 +208,8 @@ impl Store for MySqlStore {
     }
 
     async fn limit_pending(&self, limit: u64, after: Option<&ClientId>) -> Result<Swept, StoreError> {
-        self.drop_pending(limit, after).await
+        self.check_open()?;
+        backlog::sweep(self, limit, after).await
     }
 
     async fn close(&self) {

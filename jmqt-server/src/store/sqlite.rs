@@ -26,6 +26,7 @@ use sqlx::{Connection as _, Sqlite, SqlitePool};
 use tokio::sync::{Mutex, MutexGuard};
 
 use self::writer::Writer;
+use super::backlog;
 use super::limits::{TIME_LIMIT, limited};
 use super::names::NameSet;
 use super::{
@@ -165,7 +166,7 @@ impl Store for SqliteStore {
     }
 
     async fn limit_pending(&self, limit: u64, after: Option<&ClientId>) -> Result<Swept, StoreError> {
-        self.drop_pending(limit, after).await
+        backlog::sweep(self, limit, after).await
     }
 
     async fn close(&self) {

@@ -1,7 +1,5 @@
 //! Clients for whom too many messages wait.
 
-use std::time::Instant;
-
 use jmqt_protocol::ClientId;
 use sqlx::Row as _;
 use sqlx::mysql::MySqlConnection;
@@ -10,12 +8,9 @@ use super::MySqlStore;
 use super::connection::retried;
 use super::cursors;
 use super::rows;
-use crate::store::backlog::{self, Backlog, LogTimes};
-use crate::store::limits::{TIME_LIMIT, limited};
-use crate::store::{ChannelKey, Dropped, Seq, StoreError, Swept};
-
-/// How many clients are looked at in one call.
-const CLIENTS_AT_A_TIME: i64 = 256;
+use crate::store::backlog::{self, Backlog, CLIENTS_AT_A_TIME, LogTimes, Sweep};
+use crate::store::limits::limited;
+use crate::store::{ChannelKey, Dropped, Seq, StoreError};
 
 /// Sorts behind every client's id: a text has no such byte.
 const BEHIND_ALL: &[u8] = b"\xff";
@@ -23,43 +18,18 @@ const BEHIND_ALL: &[u8] = b"\xff";
 /// How many messages of a log are looked at in one statement.
 const LOOKED_AT: i64 = 256;
 
-impl MySqlStore {
-    /// See [`Store::limit_pending`](crate::store::Store::limit_pending). Clients are dealt with one
-    /// after another: an error after some ends it early and is not reported, so that what was dropped
-    /// is; the next call meets it again.
-    pub(super) async fn drop_pending(
-        &self,
-        limit: u64,
-        after: Option<&ClientId>,
-    ) -> Result<Swept, StoreError> {
-        self.check_open()?;
-        let until = Instant::now() + TIME_LIMIT;
-        let (behind, last) = retried(|| self.clients_behind(limit, after)).await?;
-        let mut swept = Swept { dropped: Vec::new(), more_after: after.cloned() };
-        for client in behind {
-            if Instant::now() > until {
-                return Ok(swept);
-            }
-            match self.drop_pending_of(&client, limit).await {
-                Err(error) if swept.dropped.is_empty() => return Err(error),
-                Err(_) => return Ok(swept),
-                Ok(of_client) => swept.dropped.extend(of_client),
-            }
-            swept.more_after = Some(client);
-        }
-        Ok(Swept { more_after: last, ..swept })
-    }
-
-    /// Of the next clients those that may have more than `limit` messages to acknowledge, in order, and the
-    /// last one that was looked at, unless it was the last of all.
+impl Sweep for MySqlStore {
     async fn clients_behind(
         &self,
         limit: u64,
         after: Option<&ClientId>,
     ) -> Result<(Vec<ClientId>, Option<ClientId>), StoreError> {
-        let mut lease = self.connections.lease().await?;
-        let found = limited(async { clients_behind(lease.connection()?, limit, after).await }).await;
-        lease.done(found)
+        let found = retried(|| async {
+            let mut lease = self.connections.lease().await?;
+            let found = limited(async { clients_behind(lease.connection()?, limit, after).await }).await;
+            lease.done(found)
+        });
+        found.await
     }
 
     async fn drop_pending_of(&self, client: &ClientId, limit: u64) -> Result<Vec<Dropped>, StoreError> {
