@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
+use mio::net::TcpStream;
 use socket2::{Domain, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -15,8 +16,9 @@ use tokio::time::sleep;
 use tracing::{debug, warn};
 
 use crate::balancer::Shared;
+use crate::connection::{self, Connection};
+use crate::forward::Flow;
 use crate::mapping::Mapping;
-use crate::worker::Job;
 
 /// Connections that may wait in the kernel.
 const BACKLOG: i32 = 4096;
@@ -56,7 +58,7 @@ pub(crate) async fn accept(
         let error = match accepted {
             Ok((stream, client)) => {
                 is_failing = false;
-                hand_over(stream, client, &mapping, &shared).await;
+                hand_over(stream, client, &mapping, &shared);
                 continue;
             }
             Err(error) => error,
@@ -78,7 +80,7 @@ pub(crate) async fn accept(
             return;
         }
         let Ok((stream, client)) = listener.accept() else { return };
-        hand_over(stream, client, &mapping, &shared).await;
+        hand_over(stream, client, &mapping, &shared);
     }
 }
 
@@ -99,23 +101,26 @@ async fn next(
             listener.poll_accept(cx).map(Some)
         });
         if let Some(accepted) = accepted.await {
-            // It goes to a thread that has a runtime of its own.
+            // It goes to a thread that has an epoll of its own.
             return accepted.and_then(|(stream, client)| Ok((stream.into_std()?, client)));
         }
     }
 }
 
-async fn hand_over(stream: std::net::TcpStream, client: SocketAddr, mapping: &Arc<Mapping>, shared: &Shared) {
-    if let Err(error) = stream.set_nonblocking(true) {
-        return debug!(%client, %error, "Client gone");
+/// Has a backend found for it, beside everything else.
+fn hand_over(stream: std::net::TcpStream, peer: SocketAddr, mapping: &Arc<Mapping>, shared: &Shared) {
+    if let Err(error) = stream.set_nonblocking(true).and_then(|()| stream.set_nodelay(true)) {
+        return debug!(mapping = %mapping.name, client = %peer, %error, "Client gone");
     }
     mapping.counters.accepted.fetch_add(1, Ordering::Relaxed);
-    let job = Job {
-        stream,
-        client,
+    let connection = Connection {
+        peer,
         mapping: Arc::clone(mapping),
-        buffer_size: Arc::clone(&shared.buffer_size),
-        places: [shared.gate.enter(), mapping.gate.enter()],
+        config: mapping.config(),
+        buffer_size: shared.buffer_size.load(Ordering::Relaxed),
+        tried: Vec::new(),
+        ways: Arc::clone(&shared.workers.ways),
+        _places: [shared.gate.enter(), mapping.gate.enter()],
     };
-    shared.workers.take(job).await;
+    tokio::spawn(connection::serve(connection, TcpStream::from_std(stream), Flow::default()));
 }

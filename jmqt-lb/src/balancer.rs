@@ -45,7 +45,7 @@ pub(crate) enum StartError {
 pub(crate) struct Shared {
     pub(crate) gate: Arc<Gate>,
     pub(crate) workers: Workers,
-    pub(crate) buffer_size: Arc<AtomicUsize>,
+    pub(crate) buffer_size: AtomicUsize,
     pub(crate) counters: Counters,
     is_draining: AtomicBool,
     options: Mutex<Arc<Options>>,
@@ -113,7 +113,7 @@ impl Balancer {
             shared: Arc::new(Shared {
                 gate: Gate::new(options.max_connections),
                 workers,
-                buffer_size: Arc::new(AtomicUsize::new(options.buffer_size)),
+                buffer_size: AtomicUsize::new(options.buffer_size),
                 counters: Counters::default(),
                 is_draining: AtomicBool::new(false),
                 options: Mutex::new(Arc::new(options)),

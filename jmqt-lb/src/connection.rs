@@ -2,107 +2,112 @@
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use tokio::net::TcpStream;
+use mio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tracing::{debug, warn};
 
-use crate::backends::{Lease, label};
+use crate::backends::{Backend, Lease, label};
 use crate::config::{MappingConfig, ProxyProtocol};
-use crate::forward::{End, Flow, forward};
+use crate::forward::{End, Flow, Pipe};
+use crate::gate::Place;
 use crate::mapping::Mapping;
 use crate::proxy;
-use crate::worker::Job;
+use crate::worker::{self, Way};
 
-/// Serves the connection until it ends.
-pub(crate) async fn serve(job: Job) {
-    let Job { stream, client: peer, mapping, buffer_size, places: _places } = job;
-    let config = mapping.config();
-    let buffer_size = buffer_size.load(Ordering::Relaxed);
-    let mapping = mapping.as_ref();
-    let mut client =
-        match TcpStream::from_std(stream).and_then(|stream| stream.set_nodelay(true).map(|()| stream)) {
-            Ok(client) => client,
-            Err(error) => return debug!(mapping = %mapping.name, client = %peer, %error, "Client gone"),
-        };
-    let mut tried = Vec::new();
-    let mut up = Flow::default();
-    loop {
-        // Boxed, as it needs much more room than what comes after, and for a short time.
-        let reached = Box::pin(reach(mapping, &config, &client, peer, &mut tried)).await;
-        let Some((mut stream, lease)) = reached else {
-            mapping.counters.refused.fetch_add(1, Ordering::Relaxed);
-            return debug!(mapping = %mapping.name, client = %peer, "No backend takes it");
-        };
-        let idle_timeout = config.rules.idle_timeout;
-        let end = forward(&mut client, &mut stream, &mut up, &lease.backend, buffer_size, idle_timeout).await;
-        let backend = &lease.backend;
-        match &end {
+/// A client: who it is, and where it may go.
+pub(crate) struct Connection {
+    pub(crate) peer: SocketAddr,
+    pub(crate) mapping: Arc<Mapping>,
+    /// It keeps the one that it began with.
+    pub(crate) config: Arc<MappingConfig>,
+    pub(crate) buffer_size: usize,
+    /// Backends that did not take it.
+    pub(crate) tried: Vec<SocketAddr>,
+    pub(crate) ways: Arc<[Way]>,
+    /// In all gates it counts for.
+    pub(crate) _places: [Place; 2],
+}
+
+/// Finds a backend that takes the connection, and has it forwarded there. `up` is what the client has said
+/// to those that did not.
+pub(crate) async fn serve(mut connection: Connection, client: TcpStream, up: Flow) {
+    // Boxed, as it needs much more room than the rest.
+    let Some((stream, lease)) = Box::pin(connection.reach(&client)).await else {
+        let mapping = &connection.mapping;
+        mapping.counters.refused.fetch_add(1, Ordering::Relaxed);
+        return debug!(mapping = %mapping.name, client = %connection.peer, "No backend takes it");
+    };
+    let ways = Arc::clone(&connection.ways);
+    worker::forward(&ways, Pipe::new(connection, (client, up), (stream, lease)));
+}
+
+impl Connection {
+    /// Enters how it went with a backend.
+    pub(crate) fn ended(&self, backend: &Arc<Backend>, end: &End) {
+        let mapping = &self.mapping;
+        match end {
             End::Closed | End::Lost(_) => {}
             End::Idle => {
                 mapping.counters.idle.fetch_add(1, Ordering::Relaxed);
             }
-            End::Unused(_) => mapping.set.failed(backend, &config.rules),
+            End::Unused(_) => mapping.set.failed(backend, &self.config.rules),
         }
-        debug!(mapping = %mapping.name, client = %peer, backend = %label(backend), reason = %end, "Ended");
-        if !matches!(end, End::Unused(_)) || up.is_pointless(&client) {
-            return;
-        }
-        tried.push(backend.address);
+        debug!(mapping = %mapping.name, client = %self.peer, backend = %label(backend), reason = %end, "Ended");
     }
-}
 
-/// Connects to one backend after the other until one takes the connection; `None` if none does, or as
-/// many were tried as may be. Takes at most that many times the connect timeout, and once more if names
-/// have yet to be looked up.
-async fn reach(
-    mapping: &Mapping,
-    config: &MappingConfig,
-    client: &TcpStream,
-    peer: SocketAddr,
-    tried: &mut Vec<SocketAddr>,
-) -> Option<(TcpStream, Lease)> {
-    let rules = &config.rules;
-    let header = match rules.proxy_protocol {
-        ProxyProtocol::Off => Vec::new(),
-        ProxyProtocol::V2 => proxy::header(peer, client.local_addr().ok()?),
-    };
-    let address = proxy::canonical(peer).ip();
-    wait_for_backends(mapping, config).await;
-    while tried.len() <= rules.retries {
-        let lease = mapping.set.choose(rules, address, tried)?;
-        if !tried.is_empty() {
-            mapping.counters.retries.fetch_add(1, Ordering::Relaxed);
-        }
-        let backend = &lease.backend;
-        let attempt = timeout(rules.connect_timeout, connect(backend.address, &header)).await;
-        let error = match attempt {
-            Ok(Ok(stream)) => return Some((stream, lease)),
-            Ok(Err(error)) => error,
-            Err(_) => io::Error::new(ErrorKind::TimedOut, "no answer within the connect timeout"),
-        };
-        match Fault::of(&error) {
-            Fault::Backend => {
-                debug!(mapping = %mapping.name, client = %peer, backend = %label(backend), %error, "Not reached");
-                mapping.set.failed(backend, rules);
-            }
-            Fault::Way => {
-                if mapping.may_warn() {
-                    let backend = label(backend);
-                    warn!(mapping = %mapping.name, %backend, %error, "This machine has no address or port for it");
-                }
-            }
-            Fault::Machine => {
-                if mapping.may_warn() {
-                    warn!(mapping = %mapping.name, %error, "The system has no room for a connection");
-                }
-                return None;
-            }
-        }
-        tried.push(backend.address);
+    pub(crate) fn has_tried(&mut self, backend: &Backend) {
+        self.tried.push(backend.address);
     }
-    None
+
+    /// Connects to one backend after the other until one takes the connection; `None` if none does, or as
+    /// many were tried as may be. Takes at most that many times the connect timeout, and once more if names
+    /// have yet to be looked up.
+    async fn reach(&mut self, client: &TcpStream) -> Option<(TcpStream, Lease)> {
+        let Self { mapping, config, tried, peer, .. } = self;
+        let rules = &config.rules;
+        let header = match rules.proxy_protocol {
+            ProxyProtocol::Off => Vec::new(),
+            ProxyProtocol::V2 => proxy::header(*peer, client.local_addr().ok()?),
+        };
+        let address = proxy::canonical(*peer).ip();
+        wait_for_backends(mapping, config).await;
+        while tried.len() <= rules.retries {
+            let lease = mapping.set.choose(rules, address, tried)?;
+            if !tried.is_empty() {
+                mapping.counters.retries.fetch_add(1, Ordering::Relaxed);
+            }
+            let backend = &lease.backend;
+            let attempt = timeout(rules.connect_timeout, connect(backend.address, &header)).await;
+            let error = match attempt {
+                Ok(Ok(stream)) => return Some((stream, lease)),
+                Ok(Err(error)) => error,
+                Err(_) => io::Error::new(ErrorKind::TimedOut, "no answer within the connect timeout"),
+            };
+            match Fault::of(&error) {
+                Fault::Backend => {
+                    debug!(mapping = %mapping.name, client = %peer, backend = %label(backend), %error, "Not reached");
+                    mapping.set.failed(backend, rules);
+                }
+                Fault::Way => {
+                    if mapping.may_warn() {
+                        let backend = label(backend);
+                        warn!(mapping = %mapping.name, %backend, %error, "This machine has no address or port for it");
+                    }
+                }
+                Fault::Machine => {
+                    if mapping.may_warn() {
+                        warn!(mapping = %mapping.name, %error, "The system has no room for a connection");
+                    }
+                    return None;
+                }
+            }
+            tried.push(backend.address);
+        }
+        None
+    }
 }
 
 /// Waits until there is a backend, if names have not been looked up yet.
@@ -119,13 +124,13 @@ async fn wait_for_backends(mapping: &Mapping, config: &MappingConfig) {
 }
 
 async fn connect(address: SocketAddr, header: &[u8]) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(address).await?;
+    let stream = tokio::net::TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     // The buffer of a fresh socket has room for it.
     if !header.is_empty() && stream.try_write(header)? != header.len() {
         return Err(io::Error::new(ErrorKind::WriteZero, "the PROXY header was not taken"));
     }
-    Ok(stream)
+    Ok(TcpStream::from_std(stream.into_std()?))
 }
 
 /// What is to blame for a connection to a backend that did not come about.

@@ -1,24 +1,22 @@
 //! Bytes both ways between a client and a backend.
 //!
-//! One task waits for either side. It borrows the thread's buffer for a read and writes on at once; only
-//! what could not be written is kept, in a buffer of the connection, and the sender is not read from until
-//! that is gone. So an idle connection holds no buffer, and a slow receiver one of `buffer_size` at most.
-//! The end of one direction is passed on as a half-close, and the other one goes on.
+//! Nothing here waits: a [`Pipe`] is told what the system says of its two sockets, and moves what can be
+//! moved. It borrows the thread's buffer for a read and writes on at once; only what could not be written
+//! is kept, in a buffer of the connection, and the sender is not read from until that is gone. So an idle
+//! connection holds no buffer, and a slow receiver one of `buffer_size` at most. The end of one direction
+//! is passed on as a half-close, and the other one goes on.
 
-use std::cell::RefCell;
-use std::future::poll_fn;
-use std::io::{self, ErrorKind};
-use std::mem::MaybeUninit;
-use std::pin::{Pin, pin};
-use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::net::Shutdown;
+use std::task::{Poll, ready};
+use std::time::{Duration, Instant};
 
-use socket2::SockRef;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep, sleep};
+use mio::event::Event;
+use mio::net::TcpStream;
+use mio::{Interest, Registry, Token};
 
-use crate::backends::Backend;
+use crate::backends::Lease;
+use crate::connection::Connection;
 
 /// Reads of one direction before others of the thread get their turn.
 const ROUNDS: usize = 4;
@@ -29,11 +27,6 @@ const EARLY: Duration = Duration::from_secs(1);
 /// How long a client may be silent after its backend has said all it had to say. Most end at once; one that
 /// is gone never does.
 const HALF_CLOSED: Duration = Duration::from_secs(30);
-
-thread_local! {
-    /// Lent to whoever reads; nothing is in it between two polls.
-    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
 
 /// How it ended.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +40,72 @@ pub(crate) enum End {
     Unused(io::Error),
     #[error("nothing moved for the whole idle timeout")]
     Idle,
+}
+
+/// What a pipe has done with its turn.
+#[derive(Debug)]
+pub(crate) enum Turn {
+    /// It waits for its sockets.
+    Done,
+    /// It has more to do, and others come first.
+    HasMore,
+    Ended(End),
+}
+
+/// A socket, and what the system has said of it since it last had nothing to give or took nothing.
+#[derive(Debug)]
+struct Side {
+    socket: TcpStream,
+    is_readable: bool,
+    is_writable: bool,
+    /// Nothing will be announced any more: what can be read stays so until it has been.
+    has_ended: bool,
+}
+
+impl Side {
+    fn new(socket: TcpStream) -> Self {
+        Self { socket, is_readable: false, is_writable: false, has_ended: false }
+    }
+
+    fn note(&mut self, event: &Event) {
+        let has_failed = event.is_error();
+        self.has_ended |= event.is_read_closed() || has_failed;
+        self.is_readable |= event.is_readable() || self.has_ended;
+        self.is_writable |= event.is_writable() || event.is_write_closed() || has_failed;
+    }
+
+    /// Pending until the system announces more.
+    fn read(&mut self, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        while self.is_readable {
+            match self.socket.read(buffer) {
+                // With room left there was no more, and what comes later is announced.
+                Ok(count) => {
+                    self.is_readable = count == buffer.len() || self.has_ended;
+                    return Poll::Ready(Ok(count));
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.is_readable = false,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        Poll::Pending
+    }
+
+    /// The same.
+    fn write(&mut self, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        while self.is_writable {
+            match self.socket.write(bytes) {
+                Ok(count) => {
+                    self.is_writable = count == bytes.len();
+                    return Poll::Ready(Ok(count));
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.is_writable = false,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        Poll::Pending
+    }
 }
 
 /// One direction.
@@ -91,16 +150,16 @@ impl Flow {
 
     /// Moves what can be moved, and answers when this direction has ended. A receiver that takes no more
     /// ends the direction without an error, so that what it said last still arrives.
-    fn poll(
+    fn turn(
         &mut self,
-        cx: &mut Context<'_>,
-        (from, to): (&mut TcpStream, &mut TcpStream),
+        (from, to): (&mut Side, &mut Side),
         buffer: &mut [u8],
         moved: &mut u64,
+        has_more: &mut bool,
     ) -> Poll<Result<(), Fault>> {
         for _ in 0..ROUNDS {
             if !self.waiting.is_empty() {
-                match ready!(Pin::new(&mut *to).poll_write(cx, &self.waiting[self.written..])) {
+                match ready!(to.write(&self.waiting[self.written..])) {
                     Ok(count) => self.wrote_waiting(count, moved),
                     // Another one may still get these bytes.
                     Err(error) if self.is_untouched() => return Poll::Ready(Err(Fault::Receiver(error))),
@@ -109,32 +168,28 @@ impl Flow {
                 continue;
             }
             match self.state {
-                State::Open => {
-                    let mut read = ReadBuf::new(buffer);
-                    ready!(Pin::new(&mut *from).poll_read(cx, &mut read)).map_err(Fault::Sender)?;
-                    match read.filled() {
-                        [] if self.must_begin && !self.has_moved => {
-                            return Poll::Ready(Err(Fault::Sender(early_end())));
-                        }
-                        [] => self.state = State::Ending,
-                        bytes => self.pass_on(cx, to, bytes, moved),
+                State::Open => match ready!(from.read(buffer)).map_err(Fault::Sender)? {
+                    0 if self.must_begin && !self.has_moved => {
+                        return Poll::Ready(Err(Fault::Sender(early_end())));
                     }
-                }
+                    0 => self.state = State::Ending,
+                    count => self.pass_on(to, &buffer[..count], moved),
+                },
                 State::Ending => {
                     // If it cannot be told, it is gone.
-                    let _ = ready!(Pin::new(&mut *to).poll_shutdown(cx));
+                    let _ = to.socket.shutdown(Shutdown::Write);
                     self.end();
                 }
                 State::Ended => return Poll::Ready(Ok(())),
             }
         }
-        cx.waker().wake_by_ref();
+        *has_more = true;
         Poll::Pending
     }
 
     /// Writes what was just read, and keeps what is not taken.
-    fn pass_on(&mut self, cx: &mut Context<'_>, to: &mut TcpStream, bytes: &[u8], moved: &mut u64) {
-        match Pin::new(to).poll_write(cx, bytes) {
+    fn pass_on(&mut self, to: &mut Side, bytes: &[u8], moved: &mut u64) {
+        match to.write(bytes) {
             Poll::Ready(Ok(count)) => {
                 self.moved(count, moved);
                 self.waiting.extend_from_slice(&bytes[count..]);
@@ -164,13 +219,13 @@ impl Flow {
 }
 
 /// A client and a backend, joined.
-struct Pipe<'c> {
-    client: &'c mut TcpStream,
-    stream: &'c mut TcpStream,
-    up: &'c mut Flow,
+pub(crate) struct Pipe {
+    pub(crate) connection: Connection,
+    pub(crate) lease: Lease,
+    client: Side,
+    stream: Side,
+    up: Flow,
     down: Flow,
-    backend: &'c Backend,
-    buffer_size: usize,
     idle_timeout: Duration,
     last_moved: Instant,
     has_worked: bool,
@@ -178,87 +233,102 @@ struct Pipe<'c> {
     is_half_closed: bool,
 }
 
-/// Forwards until it ends. `up` holds what a client has said to backends that did not take it: a fresh
-/// one at first, and the same one again for the next backend after [`End::Unused`].
-///
-/// # Cancel safety
-/// Not meant to be resumed: what was read and not written is lost with the connection.
-pub(crate) async fn forward(
-    client: &mut TcpStream,
-    stream: &mut TcpStream,
-    up: &mut Flow,
-    backend: &Backend,
-    buffer_size: usize,
-    idle_timeout: Duration,
-) -> End {
-    let mut pipe = Pipe {
-        client,
-        stream,
-        up,
-        down: Flow::default(),
-        backend,
-        buffer_size,
-        idle_timeout,
-        last_moved: Instant::now(),
-        has_worked: false,
-        is_half_closed: false,
-    };
-    let mut clock = pin!(sleep(idle_timeout));
-    let mut is_clock_set = false;
-    poll_fn(|cx| {
-        let last_moved = pipe.last_moved;
-        if let Poll::Ready(end) = pipe.poll(cx) {
-            return Poll::Ready(end);
+impl Pipe {
+    /// `up` holds what the client has said to backends that did not take it: a fresh one at first, and the
+    /// same one again for the next backend after [`End::Unused`].
+    pub(crate) fn new(
+        connection: Connection,
+        (client, up): (TcpStream, Flow),
+        (stream, lease): (TcpStream, Lease),
+    ) -> Self {
+        Self {
+            idle_timeout: connection.config.rules.idle_timeout,
+            connection,
+            lease,
+            client: Side::new(client),
+            stream: Side::new(stream),
+            up,
+            down: Flow::default(),
+            last_moved: Instant::now(),
+            has_worked: false,
+            is_half_closed: false,
         }
-        // A clock that knows this task and has not gone off need not be asked, unless there is less time now.
-        let has_moved = pipe.last_moved > last_moved;
-        if is_clock_set && has_moved && !pipe.is_half_closed && pipe.last_moved < clock.deadline() {
-            return Poll::Pending;
-        }
-        is_clock_set = true;
-        pipe.poll_idle(cx, clock.as_mut())
-    })
-    .await
-}
+    }
 
-impl Pipe<'_> {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        let is_early = self.is_unused() && self.last_moved.elapsed() < EARLY;
-        // Readiness may be old news: ask the socket itself before the first byte goes there.
-        if is_early && let Some(error) = gone(self.stream) {
-            return Poll::Ready(End::Unused(error));
+    /// Has the system announce what becomes of its sockets; under which tokens, [`Pipe::note`] says.
+    ///
+    /// # Errors
+    /// The system has no room for it.
+    pub(crate) fn register(&mut self, registry: &Registry, tokens: [Token; 2]) -> io::Result<()> {
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        registry.register(&mut self.client.socket, tokens[0], interest)?;
+        registry.register(&mut self.stream.socket, tokens[1], interest)
+    }
+
+    /// Remembers what the system says of a socket: the backend's, or else the client's.
+    pub(crate) fn note(&mut self, of_backend: bool, event: &Event) {
+        if of_backend { self.stream.note(event) } else { self.client.note(event) }
+    }
+
+    /// Has the next turn ask the sockets themselves.
+    pub(crate) fn expect_news(&mut self) {
+        for side in [&mut self.client, &mut self.stream] {
+            (side.is_readable, side.is_writable) = (true, true);
+        }
+    }
+
+    /// What is left for another backend: the client, and what it has said.
+    pub(crate) fn into_client(mut self, registry: &Registry) -> (Connection, TcpStream, Flow) {
+        // It is about to be registered elsewhere, which fails if this has.
+        let _ = registry.deregister(&mut self.client.socket);
+        (self.connection, self.client.socket, self.up)
+    }
+
+    /// When nothing will have moved for the whole idle timeout.
+    pub(crate) fn is_idle_at(&self) -> Instant {
+        self.last_moved + self.idle_timeout
+    }
+
+    /// Moves what can be moved.
+    pub(crate) fn turn(&mut self, buffer: &mut Vec<u8>, now: Instant) -> Turn {
+        let is_early = self.is_unused() && now.saturating_duration_since(self.last_moved) < EARLY;
+        // What was announced may be old news: ask the socket itself before the first byte goes there.
+        if is_early && let Some(error) = gone(&self.stream.socket) {
+            return Turn::Ended(End::Unused(error));
         }
         self.down.must_begin = is_early;
-        let (mut sent, mut received) = (0, 0);
-        let (down, up) = BUFFER.with_borrow_mut(|buffer| {
-            if buffer.len() < self.buffer_size {
-                buffer.resize(self.buffer_size, 0);
-            }
-            let buffer = &mut buffer[..self.buffer_size];
-            let down = self.down.poll(cx, (&mut *self.stream, &mut *self.client), buffer, &mut received);
-            if is_early && matches!(down, Poll::Ready(Err(_))) {
-                return (down, Poll::Pending); // nothing may be read for this backend
-            }
-            let up = self.up.poll(cx, (&mut *self.client, &mut *self.stream), buffer, &mut sent);
-            (down, up)
-        });
-        self.count(sent, received);
+        let buffer_size = self.connection.buffer_size;
+        if buffer.len() < buffer_size {
+            buffer.resize(buffer_size, 0);
+        }
+        let buffer = &mut buffer[..buffer_size];
+        let (mut sent, mut received, mut has_more) = (0, 0, false);
+        let way = (&mut self.stream, &mut self.client);
+        let down = self.down.turn(way, buffer, &mut received, &mut has_more);
+        let up = if is_early && matches!(down, Poll::Ready(Err(_))) {
+            Poll::Pending // nothing may be read for this backend
+        } else {
+            let way = (&mut self.client, &mut self.stream);
+            self.up.turn(way, buffer, &mut sent, &mut has_more)
+        };
+        self.count(sent, received, now);
         if self.down.state == State::Ended && !std::mem::replace(&mut self.is_half_closed, true) {
-            self.last_moved = Instant::now();
+            self.last_moved = now;
             self.idle_timeout = self.idle_timeout.min(HALF_CLOSED);
         }
         match (down, up) {
             (Poll::Ready(Err(Fault::Sender(error))), _) | (_, Poll::Ready(Err(Fault::Receiver(error))))
                 if is_early && self.is_unused() =>
             {
-                Poll::Ready(End::Unused(error))
+                Turn::Ended(End::Unused(error))
             }
             (Poll::Ready(Err(Fault::Sender(error) | Fault::Receiver(error))), _)
             | (_, Poll::Ready(Err(Fault::Sender(error) | Fault::Receiver(error)))) => {
-                Poll::Ready(End::Lost(error))
+                Turn::Ended(End::Lost(error))
             }
-            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Poll::Ready(End::Closed),
-            _ => Poll::Pending,
+            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Turn::Ended(End::Closed),
+            _ if has_more => Turn::HasMore,
+            _ => Turn::Done,
         }
     }
 
@@ -266,42 +336,28 @@ impl Pipe<'_> {
         self.up.is_untouched() && self.down.is_untouched()
     }
 
-    fn count(&mut self, sent: u64, received: u64) {
+    fn count(&mut self, sent: u64, received: u64, now: Instant) {
         if sent == 0 && received == 0 {
             return;
         }
-        self.last_moved = Instant::now();
+        self.last_moved = now;
+        let backend = &self.lease.backend;
         if sent > 0 {
-            self.backend.counters.bytes_to.add(sent);
+            backend.counters.bytes_to.add(sent);
         }
         if received > 0 {
-            self.backend.counters.bytes_from.add(received);
+            backend.counters.bytes_from.add(received);
             // Once: what a connection does later says nothing of those that fail meanwhile.
             if !std::mem::replace(&mut self.has_worked, true) {
-                self.backend.worked();
+                backend.worked();
             }
-        }
-    }
-
-    /// The clock is not set back for every byte: it is looked at again when it goes off.
-    fn poll_idle(&self, cx: &mut Context<'_>, mut clock: Pin<&mut Sleep>) -> Poll<End> {
-        loop {
-            let deadline = self.last_moved + self.idle_timeout;
-            if deadline < clock.deadline() {
-                clock.as_mut().reset(deadline);
-            }
-            ready!(clock.as_mut().poll(cx));
-            if deadline <= Instant::now() {
-                return Poll::Ready(End::Idle);
-            }
-            clock.as_mut().reset(deadline);
         }
     }
 }
 
 /// Why nothing can be expected from this socket any more, if that is so.
-fn gone(stream: &TcpStream) -> Option<io::Error> {
-    match SockRef::from(stream).peek(&mut [MaybeUninit::uninit()]) {
+fn gone(socket: &TcpStream) -> Option<io::Error> {
+    match socket.peek(&mut [0]) {
         Ok(0) => Some(early_end()),
         Ok(_) => None,
         Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => None,
@@ -312,44 +368,166 @@ fn gone(stream: &TcpStream) -> Option<io::Error> {
 fn early_end() -> io::Error {
     io::Error::new(ErrorKind::UnexpectedEof, "closed before the first byte")
 }
-
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use std::io::{Read, Write};
+    use std::net;
+    use std::sync::Arc;
 
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
+    use mio::{Events, Poll};
 
     use super::*;
     use crate::backends::{Set, Wanted};
+    use crate::config::Config;
+    use crate::gate::Gate;
+    use crate::mapping::Mapping;
+    use crate::resolver::Resolver;
 
-    async fn pair() -> (TcpStream, TcpStream) {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        (near, listener.accept().await.unwrap().0)
+    const BUFFER_SIZE: usize = 1024;
+    const DEADLINE: Duration = Duration::from_secs(30);
+
+    fn pair() -> (net::TcpStream, net::TcpStream) {
+        let listener = net::TcpListener::bind((net::Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let far = net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (far, listener.accept().unwrap().0)
     }
 
-    #[tokio::test]
-    async fn a_client_that_stays_silent_after_its_backend_has_ended_is_not_kept_long() {
-        let (mut user, mut client) = pair().await;
-        let (mut stream, mut server) = pair().await;
-        let address = stream.peer_addr().unwrap();
-        let set = Set::new("8010".to_owned());
-        set.replace(&[Wanted { name: address.to_string(), address, weight: 1 }]);
-        let backend = set.backends().remove(0);
-        let (mut up, idle_timeout) = (Flow::default(), Duration::from_secs(600));
-        let forwarding = forward(&mut client, &mut stream, &mut up, &backend, 1024, idle_timeout);
-        let ending = async {
-            user.write_all(b"hello").await.unwrap();
-            server.read_exact(&mut [0; 5]).await.unwrap();
-            drop(server);
-            assert_eq!(user.read(&mut [0]).await.unwrap(), 0);
-            tokio::time::pause(); // from here on, nothing happens but time
-            Instant::now()
-        };
-        let (end, told) = tokio::join!(forwarding, ending);
-        assert!(matches!(end, End::Idle), "{end}");
-        let kept = told.elapsed();
-        assert!(kept > HALF_CLOSED / 2 && kept <= HALF_CLOSED + Duration::from_secs(1), "{kept:?}");
+    /// A pipe whose far ends and whose time are the test's.
+    struct Bench {
+        pipe: Pipe,
+        poll: Poll,
+        events: Events,
+        now: Instant,
+    }
+
+    impl Bench {
+        /// It, the client and the backend.
+        fn new() -> (Self, net::TcpStream, net::TcpStream) {
+            let ((user, client), (server, stream)) = (pair(), pair());
+            let (peer, address) = (user.local_addr().unwrap(), server.local_addr().unwrap());
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(&file, format!("[mappings]\n127.0.0.1:0 = {address}\n")).unwrap();
+            let config = Config::load(file.path()).unwrap().mappings.remove(0);
+            let mapping = Mapping::new(config.listen, config.clone(), Resolver::default());
+            let set = Set::new(mapping.name.clone());
+            set.replace(&[Wanted { name: address.to_string(), address, weight: 1 }]);
+            let lease = set.choose(&config.rules, peer.ip(), &[]).unwrap();
+            let gate = Gate::new(usize::MAX);
+            let connection = Connection {
+                peer,
+                mapping,
+                config: Arc::new(config),
+                buffer_size: BUFFER_SIZE,
+                tried: Vec::new(),
+                ways: Arc::new([]),
+                _places: [gate.enter(), gate.enter()],
+            };
+            for socket in [&client, &stream] {
+                socket.set_nonblocking(true).unwrap();
+            }
+            let [client, stream] = [client, stream].map(TcpStream::from_std);
+            let mut pipe = Pipe::new(connection, (client, Flow::default()), (stream, lease));
+            let poll = Poll::new().unwrap();
+            pipe.register(poll.registry(), [Token(0), Token(1)]).unwrap();
+            let now = Instant::now();
+            (Self { pipe, poll, events: Events::with_capacity(8), now }, user, server)
+        }
+
+        /// Waits until the system has news of a socket.
+        fn wait_for(&mut self, token: Token) {
+            let mut is_there = false;
+            while !is_there {
+                self.poll.poll(&mut self.events, Some(DEADLINE)).unwrap();
+                assert!(!self.events.is_empty(), "no news of {token:?}");
+                for event in &self.events {
+                    is_there |= event.token() == token;
+                    self.pipe.note(event.token() == Token(1), event);
+                }
+            }
+        }
+
+        fn turn(&mut self) -> Turn {
+            self.pipe.turn(&mut Vec::new(), self.now)
+        }
+
+        /// Forwards until this end has received the other one's; what came before that.
+        fn read_to_end(&mut self, from: &mut net::TcpStream) -> (Vec<u8>, Turn) {
+            from.set_nonblocking(true).unwrap();
+            let (start, mut bytes) = (Instant::now(), Vec::new());
+            loop {
+                self.poll.poll(&mut self.events, Some(Duration::from_millis(1))).unwrap();
+                for event in &self.events {
+                    self.pipe.note(event.token() == Token(1), event);
+                }
+                let turn = self.turn();
+                if from.read_to_end(&mut bytes).is_ok() {
+                    return (bytes, turn);
+                }
+                assert!(start.elapsed() < DEADLINE, "only {bytes:?}, and no end");
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_said_together_with_the_end_arrives_before_it() {
+        let (mut bench, mut user, mut server) = Bench::new();
+        user.write_all(b"goodbye").unwrap();
+        user.shutdown(Shutdown::Write).unwrap();
+        let (said, turn) = bench.read_to_end(&mut server);
+        assert_eq!(said, b"goodbye");
+        assert!(matches!(turn, Turn::Done));
+        server.write_all(b"you too").unwrap();
+        drop(server);
+        let (said, turn) = bench.read_to_end(&mut user);
+        assert_eq!(said, b"you too");
+        assert!(matches!(turn, Turn::Ended(End::Closed)));
+    }
+
+    #[test]
+    fn who_sends_much_lets_others_have_their_turn() {
+        let (mut bench, mut user, mut server) = Bench::new();
+        let much: Vec<u8> = (0..10 * BUFFER_SIZE).map(|number| number as u8).collect();
+        user.write_all(&much).unwrap();
+        bench.wait_for(Token(0));
+        assert!(matches!(bench.turn(), Turn::HasMore));
+        while matches!(bench.turn(), Turn::HasMore) {}
+        let mut bytes = vec![0; much.len()];
+        server.read_exact(&mut bytes).unwrap();
+        assert_eq!(bytes, much);
+    }
+
+    #[test]
+    fn a_backend_that_ends_unused_gives_the_client_back() {
+        let (mut bench, mut user, server) = Bench::new();
+        user.write_all(b"hello").unwrap();
+        drop(server);
+        bench.wait_for(Token(1));
+        assert!(matches!(bench.turn(), Turn::Ended(End::Unused(_))));
+        let (_, mut client, up) = bench.pipe.into_client(bench.poll.registry());
+        assert!(!up.is_pointless(&client));
+        let mut bytes = [0; 5];
+        client.read_exact(&mut bytes).unwrap();
+        assert_eq!(&bytes, b"hello");
+    }
+
+    #[test]
+    fn a_client_that_stays_silent_after_its_backend_has_ended_is_not_kept_long() {
+        let (mut bench, mut user, mut server) = Bench::new();
+        user.write_all(b"hello").unwrap();
+        bench.wait_for(Token(0));
+        assert!(matches!(bench.turn(), Turn::Done));
+        server.read_exact(&mut [0; 5]).unwrap();
+        let idle_timeout = bench.pipe.idle_timeout;
+        assert_eq!(bench.pipe.is_idle_at(), bench.now + idle_timeout);
+        drop(server);
+        bench.wait_for(Token(1));
+        bench.now += idle_timeout / 2;
+        assert!(matches!(bench.turn(), Turn::Done));
+        assert_eq!(user.read(&mut [0]).unwrap(), 0);
+        assert_eq!(bench.pipe.is_idle_at(), bench.now + HALF_CLOSED);
+        // Another look does not give it more time.
+        bench.now += HALF_CLOSED / 2;
+        assert!(matches!(bench.turn(), Turn::Done));
+        assert_eq!(bench.pipe.is_idle_at(), bench.now + HALF_CLOSED / 2);
     }
 }

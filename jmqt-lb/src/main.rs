@@ -1,8 +1,8 @@
 //! `jmqt-lb`: a TCP load balancer. It knows nothing of JMQT.
 //!
 //! Here: arguments, start, signals, end. [`balancer`] holds it all together; a connection goes from
-//! [`accept`] to a thread of [`worker`], where [`connection`] finds it a backend and [`forward`] moves
-//! the bytes. [`backends`] knows who there is, [`health`] who is fit, [`balance`] chooses.
+//! [`accept`] to [`connection`], which finds it a backend, and on to a thread of [`worker`], where
+//! [`forward`] moves the bytes. [`backends`] knows who there is, [`health`] who is fit, [`balance`] chooses.
 
 mod accept;
 mod backends;
@@ -79,7 +79,7 @@ fn check(file: &Path) -> Result<(), Box<dyn Error>> {
 fn run(file: &Path) -> Result<(), Box<dyn Error>> {
     let config = Config::load(file)?;
     let _log = jmqt_log::init("JMQTLoadBalancer", &config.options.log)?;
-    // Accepting, checks, lookups and the status page: connections have threads of their own.
+    // Accepting, finding backends, checks, lookups and the status page: what is forwarded has threads of its own.
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(8).build()?;
     let result = runtime.block_on(serve(file, config));
