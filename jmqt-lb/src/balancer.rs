@@ -24,8 +24,9 @@ use crate::{accept, checker};
 
 /// How long the accept loops have to take in what the kernel holds, when listeners are closed.
 const LAST_ACCEPTS: Duration = Duration::from_secs(2);
-/// Descriptors that are not connections: listeners, checks, the status page, epoll.
-const OTHER_FILES: u64 = 256;
+/// Descriptors that are not connections: listeners, checks, the status page; and those of a thread.
+const OTHER_FILES: usize = 256;
+const FILES_OF_A_THREAD: usize = 2;
 
 /// Why the balancer cannot start, or not go on with another file.
 #[derive(Debug, thiserror::Error)]
@@ -165,7 +166,7 @@ impl Balancer {
 
     fn set_options(&self, options: Options) {
         let shared = &self.shared;
-        shared.gate.set_limit(connection_limit(options.max_connections));
+        shared.gate.set_limit(connection_limit(options.max_connections, shared.workers.count()));
         shared.buffer_size.store(options.buffer_size, Ordering::Relaxed);
         let old = shared.options();
         for (key, differs) in [("threads", old.threads != options.threads), ("log_…", old.log != options.log)]
@@ -290,13 +291,14 @@ fn register(
 
 /// `max_connections`, or as many as this process may have descriptors for: two each. Without this a
 /// balancer at its limit of files would accept clients that it cannot connect to a backend.
-fn connection_limit(max_connections: usize) -> usize {
+fn connection_limit(max_connections: usize, threads: usize) -> usize {
     let mut files = getrlimit(Resource::Nofile);
     files.current = files.maximum;
     // Refused, the limit stays where it was.
     let _ = setrlimit(Resource::Nofile, files);
     let Some(files) = getrlimit(Resource::Nofile).current else { return max_connections };
-    let room = usize::try_from(files.saturating_sub(OTHER_FILES) / 2).unwrap_or(usize::MAX).max(1);
+    let others = OTHER_FILES + FILES_OF_A_THREAD * threads;
+    let room = (usize::try_from(files).unwrap_or(usize::MAX).saturating_sub(others) / 2).max(1);
     if room < max_connections {
         warn!("{room} connections at most, not {max_connections}: the limit of open files is {files}");
     }

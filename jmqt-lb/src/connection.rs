@@ -36,15 +36,25 @@ pub(crate) struct Connection {
 pub(crate) async fn serve(mut connection: Connection, client: TcpStream, up: Flow) {
     // Boxed, as it needs much more room than the rest.
     let Some((stream, lease)) = Box::pin(connection.reach(&client)).await else {
-        let mapping = &connection.mapping;
-        mapping.counters.refused.fetch_add(1, Ordering::Relaxed);
-        return debug!(mapping = %mapping.name, client = %connection.peer, "No backend takes it");
+        return connection.is_refused();
     };
     let ways = Arc::clone(&connection.ways);
     worker::forward(&ways, Pipe::new(connection, (client, up), (stream, lease)));
 }
 
 impl Connection {
+    fn is_refused(&self) {
+        let mapping = &self.mapping;
+        mapping.counters.refused.fetch_add(1, Ordering::Relaxed);
+        debug!(mapping = %mapping.name, client = %self.peer, "No backend takes it");
+    }
+
+    /// Enters that this machine cannot forward it.
+    pub(crate) fn has_no_room(&self, error: &io::Error) {
+        self.mapping.warn_of_no_room(error);
+        self.is_refused();
+    }
+
     /// Enters how it went with a backend.
     pub(crate) fn ended(&self, backend: &Arc<Backend>, end: &End) {
         let mapping = &self.mapping;
@@ -98,9 +108,7 @@ impl Connection {
                     }
                 }
                 Fault::Machine => {
-                    if mapping.may_warn() {
-                        warn!(mapping = %mapping.name, %error, "The system has no room for a connection");
-                    }
+                    mapping.warn_of_no_room(&error);
                     return None;
                 }
             }
@@ -149,7 +157,7 @@ impl Fault {
         use rustix::io::Errno;
         match error.raw_os_error().map(Errno::from_raw_os_error) {
             Some(Errno::ADDRNOTAVAIL) => Self::Way,
-            Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => Self::Machine,
+            Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::NOSPC) => Self::Machine,
             _ => Self::Backend,
         }
     }
@@ -163,6 +171,7 @@ mod tests {
     fn a_backend_is_not_blamed_for_what_this_machine_lacks() {
         let of = |number| Fault::of(&io::Error::from_raw_os_error(number));
         assert_eq!(of(24), Fault::Machine); // EMFILE
+        assert_eq!(of(28), Fault::Machine); // ENOSPC: no more sockets may be watched
         assert_eq!(of(99), Fault::Way); // EADDRNOTAVAIL
         assert_eq!(of(111), Fault::Backend); // ECONNREFUSED
         assert_eq!(Fault::of(&ErrorKind::TimedOut.into()), Fault::Backend);

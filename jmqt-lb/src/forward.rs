@@ -60,18 +60,23 @@ struct Side {
     is_writable: bool,
     /// Nothing will be announced any more: what can be read stays so until it has been.
     has_ended: bool,
+    has_failed: bool,
 }
 
 impl Side {
     fn new(socket: TcpStream) -> Self {
-        Self { socket, is_readable: false, is_writable: false, has_ended: false }
+        Self { socket, is_readable: false, is_writable: false, has_ended: false, has_failed: false }
     }
 
     fn note(&mut self, event: &Event) {
-        let has_failed = event.is_error();
-        self.has_ended |= event.is_read_closed() || has_failed;
+        self.has_failed |= event.is_error();
+        self.has_ended |= event.is_read_closed() || self.has_failed;
         self.is_readable |= event.is_readable() || self.has_ended;
-        self.is_writable |= event.is_writable() || event.is_write_closed() || has_failed;
+        self.is_writable |= event.is_writable() || event.is_write_closed() || self.has_failed;
+    }
+
+    fn error(&self) -> io::Error {
+        self.socket.take_error().ok().flatten().unwrap_or_else(|| ErrorKind::ConnectionReset.into())
     }
 
     /// Pending until the system announces more.
@@ -220,8 +225,6 @@ impl Flow {
 
 /// A client and a backend, joined.
 pub(crate) struct Pipe {
-    pub(crate) connection: Connection,
-    pub(crate) lease: Lease,
     client: Side,
     stream: Side,
     up: Flow,
@@ -231,6 +234,9 @@ pub(crate) struct Pipe {
     has_worked: bool,
     /// Whether the client has been told of the backend's end.
     is_half_closed: bool,
+    pub(crate) lease: Lease,
+    /// Last: with it goes the connection's place, when its sockets are closed.
+    pub(crate) connection: Connection,
 }
 
 impl Pipe {
@@ -242,16 +248,16 @@ impl Pipe {
         (stream, lease): (TcpStream, Lease),
     ) -> Self {
         Self {
-            idle_timeout: connection.config.rules.idle_timeout,
-            connection,
-            lease,
             client: Side::new(client),
             stream: Side::new(stream),
             up,
             down: Flow::default(),
+            idle_timeout: connection.config.rules.idle_timeout,
             last_moved: Instant::now(),
             has_worked: false,
             is_half_closed: false,
+            lease,
+            connection,
         }
     }
 
@@ -279,7 +285,8 @@ impl Pipe {
 
     /// What is left for another backend: the client, and what it has said.
     pub(crate) fn into_client(mut self, registry: &Registry) -> (Connection, TcpStream, Flow) {
-        // It is about to be registered elsewhere, which fails if this has.
+        // Should it fail, there may be news of it here that nobody is there for, or a newer entry takes as
+        // a hint to look at its own sockets.
         let _ = registry.deregister(&mut self.client.socket);
         (self.connection, self.client.socket, self.up)
     }
@@ -327,6 +334,13 @@ impl Pipe {
                 Turn::Ended(End::Lost(error))
             }
             (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => Turn::Ended(End::Closed),
+            // Nobody reads what it has, and nothing can be written to it.
+            _ if self.up.state == State::Ended && self.client.has_failed => {
+                Turn::Ended(End::Lost(self.client.error()))
+            }
+            _ if self.down.state == State::Ended && self.stream.has_failed => {
+                Turn::Ended(End::Lost(self.stream.error()))
+            }
             _ if has_more => Turn::HasMore,
             _ => Turn::Done,
         }
@@ -368,6 +382,7 @@ fn gone(socket: &TcpStream) -> Option<io::Error> {
 fn early_end() -> io::Error {
     io::Error::new(ErrorKind::UnexpectedEof, "closed before the first byte")
 }
+
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
@@ -375,6 +390,7 @@ mod tests {
     use std::sync::Arc;
 
     use mio::{Events, Poll};
+    use socket2::SockRef;
 
     use super::*;
     use crate::backends::{Set, Wanted};
@@ -508,6 +524,18 @@ mod tests {
         let mut bytes = [0; 5];
         client.read_exact(&mut bytes).unwrap();
         assert_eq!(&bytes, b"hello");
+    }
+
+    #[test]
+    fn a_client_that_goes_away_after_its_end_is_not_kept() {
+        let (mut bench, user, mut server) = Bench::new();
+        user.shutdown(Shutdown::Write).unwrap();
+        let (_, turn) = bench.read_to_end(&mut server);
+        assert!(matches!(turn, Turn::Done));
+        SockRef::from(&user).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(user);
+        bench.wait_for(Token(0));
+        assert!(matches!(bench.turn(), Turn::Ended(End::Lost(_))));
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! One mapping: an address that is listened on, and the backends behind it.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
+use tracing::warn;
 
 use crate::backends::Set;
 use crate::config::MappingConfig;
@@ -82,6 +84,13 @@ impl Mapping {
 
     fn configured(&self) -> MutexGuard<'_, Configured> {
         self.configured.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Warns, now and then, that the system cannot take a connection.
+    pub(crate) fn warn_of_no_room(&self, error: &io::Error) {
+        if self.may_warn() {
+            warn!(mapping = %self.name, %error, "The system has no room for a connection");
+        }
     }
 
     /// Whether it is time again to warn of something that may happen to every connection.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, ErrorKind};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -11,7 +12,6 @@ use std::time::{Duration, Instant};
 use mio::{Events, Poll, Token, Waker};
 use slab::Slab;
 use tokio::runtime::Handle;
-use tracing::error;
 
 use crate::connection;
 use crate::forward::{End, Pipe, Turn};
@@ -51,9 +51,13 @@ impl Workers {
             0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             threads => threads,
         };
-        let started = (0..threads).map(start).collect::<io::Result<Vec<_>>>()?;
-        let (ways, threads): (Vec<_>, _) = started.into_iter().unzip();
-        Ok(Self { ways: ways.into(), threads })
+        let mut failure = None;
+        let started =
+            (0..threads).map_while(|number| start(number).map_err(|error| failure = Some(error)).ok());
+        let (ways, threads): (Vec<_>, _) = started.unzip();
+        let workers = Self { ways: ways.into(), threads };
+        // Dropped, it ends those that have started.
+        failure.map_or(Ok(workers), Err)
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -99,8 +103,11 @@ fn start(number: usize) -> io::Result<(Way, JoinHandle<()>)> {
     };
     let thread = std::thread::Builder::new().name(format!("forward-{number}"));
     let thread = thread.spawn(move || {
-        if let Err(error) = worker.run() {
-            error!(%error, "A forwarding thread has ended, and its connections with it");
+        let outcome = catch_unwind(AssertUnwindSafe(|| worker.run()));
+        // Its connections are gone, and as it has the fewest now, all that come would go to it.
+        if !matches!(outcome, Ok(Ok(()))) {
+            eprintln!("jmqt-lb: a forwarding thread has failed: {outcome:?}");
+            std::process::abort();
         }
     })?;
     Ok((Way { arrivals: sender, waker, live: Gate::new(usize::MAX), is_stopping }, thread))
@@ -134,13 +141,12 @@ impl Worker {
     /// Forwards until it is told to stop.
     fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(EVENTS);
-        let mut now = Instant::now();
         while !self.is_stopping.load(Ordering::Acquire) {
-            match self.poll.poll(&mut events, self.time_to_wait(now)) {
+            match self.poll.poll(&mut events, self.time_to_wait()) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 asked => asked?,
             }
-            now = Instant::now();
+            let now = Instant::now();
             let again = std::mem::take(&mut self.again);
             let mut is_woken = false;
             for event in &events {
@@ -170,18 +176,18 @@ impl Worker {
     }
 
     /// `None` for as long as nothing happens.
-    fn time_to_wait(&self, now: Instant) -> Option<Duration> {
+    fn time_to_wait(&self) -> Option<Duration> {
         if !self.again.is_empty() {
             return Some(Duration::ZERO);
         }
-        self.alarms.first().map(|(alarm, _)| alarm.saturating_duration_since(now))
+        self.alarms.first().map(|(alarm, _)| alarm.saturating_duration_since(Instant::now()))
     }
 
     fn take(&mut self, (mut pipe, place): Arrival, now: Instant) {
         let slot = self.entries.vacant_entry();
         let key = slot.key();
         if let Err(error) = pipe.register(self.poll.registry(), [Token(2 * key), Token(2 * key + 1)]) {
-            return pipe.connection.ended(&pipe.lease.backend, &End::Lost(error));
+            return pipe.connection.has_no_room(&error);
         }
         let alarm = pipe.is_idle_at().max(now);
         self.alarms.insert((alarm, key));
@@ -229,6 +235,9 @@ impl Worker {
     fn end(&mut self, key: usize, end: &End) {
         let entry = self.entries.remove(key);
         self.alarms.remove(&(entry.alarm, key));
+        if entry.is_in_again {
+            self.again.retain(|again| *again != key);
+        }
         let backend = Arc::clone(&entry.pipe.lease.backend);
         entry.pipe.connection.ended(&backend, end);
         if matches!(end, End::Unused(_)) {
