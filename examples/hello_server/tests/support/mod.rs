@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 pub use bystanders::Bystanders;
 pub use client::{Client, field, frame};
-pub use process::{Process, command};
+pub use process::{Process, command, run};
 
 /// How long anything that is waited for may take. Generous: it only ends tests that have failed.
 pub const DEADLINE: Duration = Duration::from_secs(30);
