@@ -29,6 +29,8 @@ pub fn is_closed(stream: &mut impl Read) -> bool {
         match stream.read(&mut chunk) {
             Ok(0) => return true,
             Ok(_) => {}
+            // A process that was stopped meanwhile goes on reading.
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => return error.kind() != ErrorKind::WouldBlock,
         }
     }
