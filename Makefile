@@ -7,6 +7,12 @@ ARGS ?=
 MINUTES ?= 2
 SEED ?=
 
+# So many seconds a test suite may take: a part of it that hangs fails. macOS has no `timeout`. At a terminal Ctrl-C must
+# reach the tests; elsewhere it can end them with all that they have started.
+TIMEOUT = $(shell command -v timeout >/dev/null && echo timeout -k 60 $$({ : </dev/tty; } 2>/dev/null && echo --foreground))
+limited = $(if $(TIMEOUT),$(TIMEOUT) $(1))
+RUST_TESTS = $(shell $(CARGO) nextest --version >/dev/null 2>&1 && echo nextest run --workspace || echo test --workspace --all-targets)
+
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -22,14 +28,9 @@ test: lint test-rust test-cluster test-js test-web ## Lint, then run every test:
 
 .PHONY: test-rust
 test-rust: ## Run the Rust tests (with private databases) and the documentation's examples
-	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
-		echo "$(CARGO) nextest run --workspace $(CARGO_FLAGS)"; \
-		scripts/with-databases $(CARGO) nextest run --workspace $(CARGO_FLAGS); \
-	else \
-		echo "$(CARGO) test --workspace --all-targets $(CARGO_FLAGS)"; \
-		scripts/with-databases $(CARGO) test --workspace --all-targets $(CARGO_FLAGS); \
-	fi
-	$(CARGO) test --workspace --doc $(CARGO_FLAGS)
+	$(CARGO) $(RUST_TESTS) --no-run $(CARGO_FLAGS)
+	exec $(call limited,2400) scripts/with-databases $(CARGO) $(RUST_TESTS) $(CARGO_FLAGS) </dev/null
+	exec $(call limited,1200) $(CARGO) test --workspace --doc $(CARGO_FLAGS) </dev/null
 
 .PHONY: torture
 torture: ## Do faults to a cluster under load and check what its clients saw (MINUTES=2, SEED=)
@@ -38,17 +39,19 @@ torture: ## Do faults to a cluster under load and check what its clients saw (MI
 
 .PHONY: test-cluster
 test-cluster: ## Kill and stop nodes of a cluster while messages flow (examples/cluster)
-	CARGO="$(CARGO)" CARGO_FLAGS="$(CARGO_FLAGS)" examples/cluster/run --demo
+	export CARGO="$(CARGO)" CARGO_FLAGS="$(CARGO_FLAGS)"; exec $(call limited,1200) examples/cluster/run --demo </dev/null
 
 .PHONY: test-js
 test-js: ## Test the TypeScript client against the sample server (npm fetches what it needs)
 	$(CARGO) build $(CARGO_FLAGS) -p sample_server
-	cd jmqt-js && npm ci --no-audit --no-fund && npm test
+	cd jmqt-js && exec $(call limited,600) npm ci --no-audit --no-fund </dev/null
+	cd jmqt-js && exec $(call limited,1200) npm test </dev/null
 
 .PHONY: test-web
 test-web: ## Test the web page in Chromium (npm and apt-get fetch what it needs)
 	$(CARGO) build $(CARGO_FLAGS) -p sample_server -p jmqt-client
-	cd examples/web/test && npm ci --no-audit --no-fund && npm test
+	cd examples/web/test && exec $(call limited,600) npm ci --no-audit --no-fund </dev/null
+	cd examples/web/test && exec $(call limited,1200) npm test </dev/null
 
 .PHONY: lint
 lint: ## Check format, clippy, documentation and (with cargo-deny) dependencies

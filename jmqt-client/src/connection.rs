@@ -9,6 +9,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use crate::connect::Session;
 use crate::event::Event;
+use crate::heartbeat::Heartbeat;
 use crate::inbox::Inbox;
 use crate::recent::Seen;
 use crate::routes::Change;
@@ -27,9 +28,7 @@ pub(crate) async fn serve(session: Session, shared: &Arc<Shared>) -> DisconnectR
     let mut connection = Connection {
         link,
         timeout,
-        heard: Instant::now(),
-        sent: Instant::now(),
-        asked: false,
+        heartbeat: Heartbeat::new(timeout),
         resume_by: Some(Instant::now() + shared.config.request_timeout),
         leave_by: None,
         is_leaving: false,
@@ -46,10 +45,7 @@ struct Connection {
     client: State,
     /// `ts`.
     timeout: Duration,
-    heard: Instant,
-    sent: Instant,
-    /// A heartbeat is under way.
-    asked: bool,
+    heartbeat: Heartbeat,
     /// Until when the subscriptions have to be acknowledged; `None` once they are.
     resume_by: Option<Instant>,
     /// Until when a closing client waits; set when it starts to close.
@@ -88,8 +84,7 @@ impl Connection {
     }
 
     async fn talk(&mut self) -> DisconnectReason {
-        // A twelfth of the time the server allows is exact enough for heartbeats.
-        let mut tick = interval((self.timeout / 12).max(Duration::from_millis(20)));
+        let mut tick = interval(self.heartbeat.interval());
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let shared = Arc::clone(&self.shared);
         loop {
@@ -117,8 +112,7 @@ impl Connection {
             };
             match turn {
                 Ok(Turn::Read(read)) => {
-                    self.heard = Instant::now();
-                    self.asked = false;
+                    self.heartbeat.heard();
                     if let Err(reason) = self.receive(&read, 0) {
                         return reason;
                     }
@@ -173,7 +167,7 @@ impl Connection {
         let answers = self.link.take_answers();
         self.link.send_framed(&answers);
         if length > 0 {
-            self.sent = Instant::now();
+            self.heartbeat.sent();
             self.shared.tell_of_room();
         } else if answers.is_empty() {
             self.link.release();
@@ -196,16 +190,7 @@ impl Connection {
         if self.resume_by.is_some_and(|by| by <= Instant::now()) {
             return Err(DisconnectReason::NotResumed(self.shared.config.request_timeout));
         }
-        let silence = self.heard.elapsed();
-        if silence >= self.allowed_silence() {
-            return Err(DisconnectReason::Silent(silence));
-        }
-        // An unanswered heartbeat is proof of nothing yet, but the server has heard from us.
-        let third = self.timeout / 3;
-        let is_due = silence >= third && !self.asked || self.sent.elapsed() >= third;
-        if is_due {
-            self.asked = true;
-            self.sent = Instant::now();
+        if self.heartbeat.look(self.allowed_silence()).map_err(DisconnectReason::Silent)? {
             self.shared.outbound().send(&Packet::Hb);
         }
         Ok(())

@@ -60,6 +60,7 @@ mod diagnose;
 mod endpoint;
 mod error;
 mod event;
+mod heartbeat;
 mod inbox;
 mod message;
 mod outbound;

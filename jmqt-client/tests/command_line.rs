@@ -10,7 +10,7 @@ use jmqt_client::{Publish, StatusCode};
 use jmqt_server::Protocol;
 use support::*;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 
 fn jmqt(server: &TestServer, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_jmqt"));
@@ -21,6 +21,10 @@ fn jmqt(server: &TestServer, arguments: &[&str]) -> Command {
 
 async fn run(server: &TestServer, arguments: &[&str]) -> Output {
     within("the end of jmqt", jmqt(server, arguments).output()).await.unwrap()
+}
+
+async fn ended(child: Child) -> Output {
+    within("the end of jmqt", child.wait_with_output()).await.unwrap()
 }
 
 /// Waits until the server has this subscription.
@@ -60,7 +64,7 @@ async fn sub_prints_what_pub_publishes() {
     let mut lines = jmqt(&server, &["pub", "-l", "news", "--name", "w", "--json"]);
     let mut child = lines.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(b"3\n{\"four\":4}\n").await.unwrap();
-    assert_eq!(said(&child.wait_with_output().await.unwrap()).1, "{\"published\":2}\n");
+    assert_eq!(said(&ended(child).await).1, "{\"published\":2}\n");
     let mut printed = BufReader::new(sub.stdout.take().unwrap()).lines();
     for expected in [
         r#"news from "w" (QOS 0, RETAIN 0): 1.50"#,
@@ -168,7 +172,7 @@ async fn a_reader_that_has_had_enough_is_no_error() {
     drop(sub.stdout.take());
     let bob = connect(&server, "bob").await;
     bob.publish(&Publish::raw(channel("news"), "1").unwrap()).await.unwrap();
-    let ended = within("the end of jmqt sub", sub.wait_with_output()).await.unwrap();
+    let ended = ended(sub).await;
     assert_eq!((ended.status.code(), ended.stderr.as_slice()), (Some(0), &b""[..]));
 }
 
@@ -192,7 +196,7 @@ async fn a_persistent_subscription_brings_what_was_missed() {
     subscribed(&server, "reader", "news").await;
     let message = |data: i32| Publish::json(channel("news"), &data).unwrap().at_least_once();
     bob.publish(&message(1)).await.unwrap();
-    assert_eq!(said(&first.wait_with_output().await.unwrap()).1, "1\n");
+    assert_eq!(said(&ended(first).await).1, "1\n");
     bob.publish(&message(2)).await.unwrap();
     assert_eq!(said(&run(&server, &sub).await).1, "2\n");
 }

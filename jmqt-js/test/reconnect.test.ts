@@ -247,12 +247,10 @@ test('a server that falls silent is noticed within ts (§7.e)', async (t) => {
   const end = await server.accept();
   await end.acceptConn(1);
   await connected;
-  const began = performance.now();
   await end.expect('hb');
   const { error } = await next(client, 'disconnect');
-  const elapsed = performance.now() - began;
-  assert.match(error.message, /has said nothing for 0\.\d seconds/);
-  assert.ok(elapsed < 1_000, `${elapsed} ms`);
+  // Three quarters of ts. A timer that is later than half a quarter is forgiven: a longer silence is never said.
+  assert.match(error.message, /has said nothing for (0\.[789]|1\.[01]) seconds/);
 });
 
 test('a stalled connection to the real server is noticed within ts, and replaced', { skip }, async (t) => {
@@ -261,11 +259,9 @@ test('a stalled connection to the real server is noticed within ts, and replaced
   const bob = await enter(t, `ws://127.0.0.1:${proxy.port}`, 'bob');
   const lost = next(bob, 'disconnect');
   const back = next(bob, 'connected');
-  const began = performance.now();
   proxy.stall();
-  await lost;
-  const elapsed = performance.now() - began;
-  assert.ok(elapsed < 5_000, `${elapsed} ms`);
+  const { error } = await lost;
+  assert.match(error.message, /has said nothing for (3\.[6-9]|4\.\d|5\.[0-5]) seconds/);
   proxy.resume();
   await back;
 });

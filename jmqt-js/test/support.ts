@@ -21,6 +21,9 @@ import { WebSocket } from 'ws';
 import { Client } from '../dist/index.js';
 import type { ClientEvents, ClientOptions, Message, WebSocketConstructor } from '../dist/index.js';
 
+// A file that takes too long is ended by SIGTERM: no `t.after` runs then, but what waits for `exit`.
+process.once('SIGTERM', () => process.exit(143));
+
 export const WebSocketOfWs = WebSocket as unknown as WebSocketConstructor;
 
 /** The program, or the reason to leave out the tests that need it. */
@@ -50,9 +53,14 @@ export class SampleServer {
   #child: ChildProcess | undefined;
   /** By the names in the log: tcp, ws, tls, wss. 0 at first, then what the system gave. */
   readonly #ports = new Map<string, number>();
+  readonly #vanish = (): void => {
+    this.#child?.kill('SIGKILL');
+    rmSync(this.#folder, { recursive: true, force: true, maxRetries: 10 });
+  };
 
   constructor(settings: ServerSettings) {
     this.#settings = settings;
+    process.once('exit', this.#vanish);
   }
 
   get tcp(): string {
@@ -120,13 +128,14 @@ export class SampleServer {
   async kill(signal: NodeJS.Signals = 'SIGKILL'): Promise<void> {
     const child = this.#child;
     this.#child = undefined;
-    if (!child || child.exitCode !== null) return;
+    if (!child || child.exitCode !== null || child.signalCode !== null) return;
     child.kill(signal);
     await once(child, 'exit');
   }
 
   async remove(): Promise<void> {
     await this.kill();
+    process.off('exit', this.#vanish);
     rmSync(this.#folder, { recursive: true });
   }
 }
@@ -239,8 +248,11 @@ export class Proxy {
           // The part that is within the budget still gets there.
           if (left <= 0) to.end(() => this.#cut(pair));
         });
-        from.on('error', () => this.#cut(pair));
-        from.on('close', () => this.#cut(pair));
+        const ended = (): void => {
+          if (!this.#stalled) this.#cut(pair);
+        };
+        from.on('error', ended);
+        from.on('close', ended);
       };
       carry(near, far);
       carry(far, near);
@@ -267,6 +279,7 @@ export class Proxy {
 
   resume(): void {
     this.#stalled = false;
+    for (const pair of [...this.#pairs]) if (pair.some((socket) => socket.destroyed)) this.#cut(pair);
   }
 
   close(): void {

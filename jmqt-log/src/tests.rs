@@ -182,7 +182,13 @@ fn an_outlet_that_takes_nothing_holds_nobody_up_and_what_was_lost_is_told() {
         let lost = log_guard.lost_lines();
         assert!(lost >= 980, "{lost}");
         drop(stuck);
+        let start = std::time::Instant::now();
         while captured.lines().is_empty() || !captured.text().contains("lines lost") {
+            assert!(
+                start.elapsed() < Duration::from_secs(60),
+                "nothing of the lost lines:\n{}",
+                captured.text()
+            );
             std::thread::sleep(Duration::from_millis(5));
             tracing::info!("later");
         }

@@ -68,9 +68,14 @@ mod tests {
     fn busy_loop_is_seen_in_full() {
         let before = of_this_process().unwrap();
         let start = Instant::now();
-        while start.elapsed() < Duration::from_millis(30) {}
-        let after = of_this_process().unwrap();
-        assert!(Usage::cpu_between(&before, &after) >= Duration::from_millis(5));
-        assert!(after.resident_bytes > 100_000);
+        // How much of the time it has a CPU is the machine's business.
+        loop {
+            let after = of_this_process().unwrap();
+            if Usage::cpu_between(&before, &after) >= Duration::from_millis(5) {
+                assert!(after.resident_bytes > 100_000);
+                return;
+            }
+            assert!(start.elapsed() < Duration::from_secs(60), "CPU time is not counted");
+        }
     }
 }

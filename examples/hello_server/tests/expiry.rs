@@ -21,7 +21,7 @@ fn expect_nothing(client: &mut Client) {
 fn a_client_that_is_away_too_long_loses_its_subscription_and_one_that_is_back_in_time_does_not() {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("jmqt.db");
-    let mut process = Process::start(&store, &[("JMQT_SESSION_EXPIRY_SECONDS", "3")]);
+    let mut process = Process::start(&store, &[("JMQT_SESSION_EXPIRY_SECONDS", "10")]);
     let mut alice = process.connect("alice");
     for name in ["bob", "carol"] {
         process.connect(name).sub("news", 1); // and away

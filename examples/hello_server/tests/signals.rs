@@ -5,15 +5,12 @@
 
 mod support;
 
-use std::process::Output;
-
 use support::{Process, command};
 
 fn run(settings: &[(&str, &str)], arguments: &[&str]) -> (Option<i32>, String) {
     let folder = tempfile::tempdir().unwrap();
-    let Output { status, stderr, .. } =
-        command(&folder.path().join("jmqt.db"), settings).args(arguments).output().unwrap();
-    (status.code(), String::from_utf8(stderr).unwrap())
+    let (status, said) = support::run(command(&folder.path().join("jmqt.db"), settings).args(arguments));
+    (status.code(), said)
 }
 
 #[test]
@@ -56,8 +53,7 @@ fn a_second_process_on_the_same_store_says_so_and_ends() {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("jmqt.db");
     let _first = Process::start(&store, &[]);
-    let output = command(&store, &[]).output().unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{said}");
+    let (status, said) = support::run(&mut command(&store, &[]));
+    assert_eq!(status.code(), Some(1), "{said}");
     assert!(said.contains("in use"), "{said}");
 }

@@ -3,9 +3,9 @@
 
 use std::io::{BufRead as _, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jmqt_client::{ChannelName, Client, Config, Persistence, Publish};
 
@@ -26,14 +26,29 @@ impl Process {
 
     /// Waits for a line with this in it, and returns what follows.
     fn logged(&self, text: &str) -> String {
+        let start = Instant::now();
         let mut said = String::new();
         loop {
-            let Ok(line) = self.log.recv_timeout(DEADLINE) else { panic!("no {text} in the log:\n{said}") };
+            let Ok(line) = self.log.recv_timeout(DEADLINE.saturating_sub(start.elapsed())) else {
+                panic!("no {text} in the log:\n{said}")
+            };
             if let Some((_, rest)) = line.split_once(text) {
                 return rest.to_owned();
             }
             said.push_str(&line);
             said.push('\n');
+        }
+    }
+
+    /// Waits for the end.
+    fn ended(&mut self) -> ExitStatus {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(start.elapsed() < DEADLINE, "it has not ended");
+            std::thread::sleep(Duration::from_millis(10));
         }
     }
 }
@@ -70,6 +85,7 @@ fn sample_server() -> PathBuf {
 
 fn server(folder: &Path, port: u16) -> (Process, u16) {
     let mut command = Command::new(sample_server());
+    command.args(["--web-port", "0"]);
     command.current_dir(folder).env("JMQT_BIND_ADDRESS", "127.0.0.1").env("JMQT_WEBSOCKET_PORT", "0");
     command.env("JMQT_SOCKET_PORT", port.to_string()).env("JMQT_SQLITE_PATH", folder.join("jmqt.db"));
     let process = Process::start(&mut command);
@@ -100,9 +116,10 @@ async fn it_publishes_the_time_logs_pushes_and_leaves_with_disconn() {
     web.publish(&Publish::json(mychannel, "hello").unwrap().at_least_once()).await.unwrap();
     assert_eq!(sample.logged("Data on 'mychannel' from webclient : "), r#""hello" (QOS 1, RETAIN 0)"#);
 
-    let pid = sample.child.id().to_string();
-    assert!(Command::new("kill").args(["-s", "INT", &pid]).status().unwrap().success());
-    assert!(sample.child.wait().unwrap().success());
+    // Every shell can, where there is no such program.
+    let kill = format!("kill -s INT {}", sample.child.id());
+    assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+    assert!(sample.ended().success());
     assert!(server.logged("leaves on purpose").contains("client=pyclient1"));
 }
 
@@ -125,8 +142,8 @@ fn a_wrong_setting_stops_the_start_with_exit_code_1() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("client.conf"), "REMOTE_PORTS = 1\n").unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_sample_client"));
-    let output = command.current_dir(folder.path()).output().unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    let said = String::from_utf8(output.stderr).unwrap();
+    let mut process = Process::start(command.current_dir(folder.path()));
+    assert_eq!(process.ended().code(), Some(1));
+    let said = process.log.recv_timeout(DEADLINE).unwrap();
     assert!(said.starts_with("sample_client: client.conf: REMOTE_PORTS: there is no such key"), "{said}");
 }

@@ -8,11 +8,8 @@ import { chromiumPath } from './support.mjs';
 const run = (program, ...words) => execFileSync(program, words, { stdio: 'inherit' });
 
 if (!existsSync(chromiumPath)) {
-  const asRoot = process.getuid?.() === 0 ? [] : ['sudo'];
-  const apt = (...words) => run(...asRoot, 'apt-get', ...words);
   console.log(`There is no ${chromiumPath}: installing it`);
-  apt('update', '-q');
-  apt('install', '-q', '-y', '--no-install-recommends', 'chromium');
+  run(fileURLToPath(new URL('../../../scripts/install-package', import.meta.url)), 'chromium');
 }
 
 const jmqtJs = fileURLToPath(new URL('../../../jmqt-js/', import.meta.url));

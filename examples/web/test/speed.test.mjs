@@ -17,7 +17,7 @@ import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 
-import { Server, browse, chromiumPath, connect, open, see, subscribe } from './support.mjs';
+import { Server, browse, chromiumPath, connect, endWithThisProcess, open, see, subscribe } from './support.mjs';
 
 const LIMIT_MS = 50;
 const ROUNDS = 3;
@@ -290,8 +290,10 @@ async function measureAlone(script, url, count) {
   // One with a page that nobody drives stays open only with a port for those who might.
   const chromium = spawn(chromiumPath, [...flags, '--remote-debugging-port=0', `--user-data-dir=${profile}`, page], { stdio: 'ignore', detached: true });
   const ended = once(chromium, 'exit');
+  const kill = () => process.kill(-chromium.pid, 'SIGKILL'); // with the processes it has started
+  endWithThisProcess(chromium, kill);
   const close = async () => {
-    process.kill(-chromium.pid, 'SIGKILL'); // with the processes it has started
+    kill();
     await ended;
     host.closeAllConnections();
     host.close();

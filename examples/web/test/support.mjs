@@ -27,12 +27,29 @@ function program(name, crate, variable) {
   return found;
 }
 
+// A file that takes too long is ended by SIGTERM, on which Playwright closes the browser, but does not exit.
+process.once('SIGTERM', () => setTimeout(() => process.exit(143), 30_000).unref());
+
+/** Kills the child at the end of this process, however it comes. */
+export function endWithThisProcess(child, kill = () => child.kill('SIGKILL')) {
+  process.once('exit', kill);
+  child.once('exit', () => process.off('exit', kill));
+}
+
 /** The sample server with a store of its own. It can be killed, and started again on the same ports. */
 export class Server {
   #folder = mkdtempSync(join(tmpdir(), 'jmqt-web-'));
   #child;
   #ended;
   ports = { tcp: 0, ws: 0, http: 0 };
+  #vanish = () => {
+    this.#child?.kill('SIGKILL');
+    rmSync(this.#folder, { recursive: true, force: true, maxRetries: 10 });
+  };
+
+  constructor() {
+    process.once('exit', this.#vanish);
+  }
 
   static async start(t) {
     const server = new Server();
@@ -87,6 +104,7 @@ export class Server {
 
   async close() {
     await this.kill();
+    process.off('exit', this.#vanish);
     rmSync(this.#folder, { recursive: true });
   }
 }
@@ -95,6 +113,7 @@ export class Server {
 export function rustClient(t, server, name, words) {
   const options = ['--url', server.tcp, '--name', name, '-v'];
   const child = spawn(program('jmqt', 'jmqt-client', 'JMQT'), [...words, ...options], { env: {} });
+  endWithThisProcess(child);
   t.after(() => child.kill('SIGKILL'));
   const [printed, told] = [[], []];
   child.stdout.setEncoding('utf8').on('data', (text) => printed.push(text));
@@ -114,6 +133,7 @@ export async function browse(t) {
   const browser = await chromium.launch({
     executablePath: chromiumPath,
     headless: true,
+    timeout: 60_000,
     args: ['--no-sandbox', '--disable-gpu', '--disable-background-networking'],
   });
   t.after(() => browser.close());
@@ -135,6 +155,8 @@ export async function open(t, browser, server, options = {}) {
     if (message.type() === 'error' && !/WebSocket connection|ERR_CONNECTION/.test(message.text())) complaints.push(message.text());
   });
   t.after(() => assert.deepEqual(complaints, []));
+  // It would go on trying to reach a server that ends with its test.
+  t.after(() => context.close());
   await page.goto(server.page);
   await page.locator('body[data-ready]').waitFor();
   return page;

@@ -114,6 +114,8 @@ impl<S: Read + Write> Client<S> {
                 self.received.extend_from_slice(&chunk[..length]);
                 true
             }
+            // A process that was stopped meanwhile goes on reading.
+            Err(error) if error.kind() == ErrorKind::Interrupted => true,
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 panic!("nothing came within {DEADLINE:?}")
             }

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 pub use bystanders::Bystanders;
 pub use client::{Client, field, frame};
-pub use process::{Process, command};
+pub use process::{Process, command, run};
 
 /// How long anything that is waited for may take. Generous: it only ends tests that have failed.
 pub const DEADLINE: Duration = Duration::from_secs(30);
@@ -29,6 +29,8 @@ pub fn is_closed(stream: &mut impl Read) -> bool {
         match stream.read(&mut chunk) {
             Ok(0) => return true,
             Ok(_) => {}
+            // A process that was stopped meanwhile goes on reading.
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => return error.kind() != ErrorKind::WouldBlock,
         }
     }

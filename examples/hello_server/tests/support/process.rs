@@ -1,11 +1,11 @@
 //! The process: started, watched, signalled, killed.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Client, DEADLINE};
 
@@ -34,6 +34,34 @@ pub fn command(store: &Path, settings: &[(&str, &str)]) -> Command {
         command.env(key, value);
     }
     command
+}
+
+/// Runs a command until it ends by itself: how, and what it says.
+pub fn run(command: &mut Command) -> (ExitStatus, String) {
+    let mut child = command.spawn().unwrap();
+    let mut stderr = child.stderr.take().unwrap();
+    let reading = std::thread::spawn(move || {
+        let mut said = Vec::new();
+        stderr.read_to_end(&mut said).unwrap();
+        String::from_utf8(said).unwrap()
+    });
+    let status = ended(&mut child);
+    (status, reading.join().unwrap())
+}
+
+/// Waits for the end of a process, which is killed if it does not come.
+fn ended(child: &mut Child) -> ExitStatus {
+    let start = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        if start.elapsed() >= DEADLINE {
+            child.kill().unwrap();
+            panic!("it has not ended within {DEADLINE:?}");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 impl Process {
@@ -89,13 +117,14 @@ impl Process {
 
     /// Sends a signal by name (`TERM`, `INT`).
     pub fn signal(&self, name: &str) {
-        let status = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status();
-        assert!(status.unwrap().success());
+        // Every shell can, where there is no such program.
+        let kill = format!("kill -s {name} {}", self.child.id());
+        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
     }
 
     /// Waits for the end, and returns the exit code.
     pub fn exit_code(&mut self) -> Option<i32> {
-        self.child.wait().unwrap().code()
+        ended(&mut self.child).code()
     }
 
     /// Resident memory in bytes.

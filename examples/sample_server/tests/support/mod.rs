@@ -15,7 +15,7 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -39,7 +39,34 @@ pub fn program(folder: &Path, environment: &[(&str, &str)]) -> Command {
 
 /// Runs the program with these arguments until it ends by itself.
 pub fn run(folder: &Path, environment: &[(&str, &str)], arguments: &[&str]) -> Output {
-    program(folder, environment).args(arguments).output().unwrap()
+    let mut command = program(folder, environment);
+    let mut child = command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let (stdout, stderr) = (read_all(child.stdout.take().unwrap()), read_all(child.stderr.take().unwrap()));
+    let status = end_of(&mut child);
+    Output { status, stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() }
+}
+
+fn read_all(mut from: impl Read + Send + 'static) -> thread::JoinHandle<Vec<u8>> {
+    thread::spawn(move || {
+        let mut read = Vec::new();
+        from.read_to_end(&mut read).unwrap();
+        read
+    })
+}
+
+/// Waits for the end of a process, which is killed if it does not come.
+fn end_of(child: &mut Child) -> ExitStatus {
+    let start = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        if start.elapsed() >= DEADLINE {
+            child.kill().unwrap();
+            panic!("it has not ended within {DEADLINE:?}");
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// What the log says.
@@ -158,7 +185,7 @@ impl Server {
 
     fn ended(&mut self) -> ExitStatus {
         self.log.wait("end", |read| read.ended.then_some(()));
-        self.child.wait().unwrap()
+        end_of(&mut self.child)
     }
 }
 
