@@ -56,6 +56,28 @@ async fn a_silent_session_is_closed_on_every_listener() {
     }
 }
 
+/// A server whose thread did nothing for a while: what its clients sent, and the timers, come up together, and one
+/// socket at a time is looked at.
+#[test] // protocol.md 2.15
+fn a_server_that_stood_still_hears_its_clients_before_it_gives_them_up() {
+    const CLIENTS: usize = 4;
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_all().max_io_events_per_tick(1).build().unwrap().block_on(async {
+        let server = with_timeout(3000).await;
+        let mut clients = Vec::new();
+        for number in 0..CLIENTS {
+            clients.push(server.connect(&format!("c{number}")).await);
+        }
+        for client in &mut clients {
+            client.send(r#"{"hb":{}}"#).await;
+        }
+        std::thread::sleep(Duration::from_millis(3500));
+        for client in &mut clients {
+            client.expect(r#"{"hbAck":{}}"#).await;
+        }
+    });
+}
+
 #[tokio::test] // protocol.md 2.1: five times at most
 async fn auths_do_not_keep_a_connection_without_session_alive() {
     let server = with_timeout(200).await;
