@@ -125,9 +125,7 @@ fn a_backend_that_does_not_answer_in_time_is_passed_over() {
 
 #[test]
 fn a_backend_that_keeps_failing_is_ejected_and_comes_back() {
-    let (flaky, steady) = (Backend::start(), Backend::start());
-    let flaky_at = flaky.address;
-    drop(flaky);
+    let (flaky_at, steady) = (Backend::nowhere(), Backend::start());
     let mappings = format!("127.0.0.1:0 = {flaky_at} weight=1000, {}", steady.address);
     let balancer = Balancer::start(&mappings, "eject_after = 2\neject_seconds = 1");
     let label = format!("address=\"{flaky_at}\"");
@@ -181,7 +179,7 @@ fn the_last_fit_backend_is_never_ejected() {
 
 #[test]
 fn checks_take_backends_down_and_bring_them_up_again() {
-    let (one, two) = (Backend::start(), Backend::start());
+    let (one, two) = (Backend::at(Backend::nowhere()), Backend::start());
     let (at, label) = (one.address, format!("address=\"{}\"", one.address));
     let options = "health_check_seconds = 0.05\nhealthy_after = 2\nunhealthy_after = 2\neject_after = 0";
     let balancer = Balancer::start(&mapping(&[&one, &two]), options);

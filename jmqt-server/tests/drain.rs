@@ -75,13 +75,18 @@ async fn sessions_are_closed_in_even_steps_and_served_until_then() {
     assert_eq!(server.app.notice().await, Notice::Disconnect("reader".to_owned()));
     server.app.expect_close("reader", CloseReason::Disconnected).await;
 
-    let clients = clients(&server, SESSIONS).await;
+    let mut clients = clients(&server, SESSIONS).await;
+    let (mut acknowledged, mut ends) = (HashSet::new(), Vec::new());
+    for client in &mut clients {
+        let data = format!(r#""{} first""#, client.name());
+        client.pub1("news", &data).await;
+        acknowledged.insert(data);
+    }
     let publishing: Vec<_> =
         clients.into_iter().map(|client| tokio::spawn(publish_until_closed(client))).collect();
     let start = Instant::now();
     server.shutdown().await;
     assert!(start.elapsed() >= Duration::from_millis(1900), "{:?}", start.elapsed());
-    let (mut acknowledged, mut ends) = (HashSet::new(), Vec::new());
     for client in publishing {
         let (data, end) = within("the end of a client", client).await.unwrap();
         acknowledged.extend(data);

@@ -205,7 +205,7 @@ async fn a_client_that_only_asks_is_held_back_and_given_up() {
 
 #[tokio::test] // protocol.md 2.14: for persistent subscriptions the rest waits in the store
 async fn qos_1_survives_the_close_of_a_slow_consumer() {
-    let server = with_small_queues(Duration::from_millis(300)).await;
+    let mut server = with_small_queues(Duration::from_millis(300)).await;
     let mut alice = server.connect("alice").await;
     let mut slow = server.connect_with_window("slow", 1000).await;
     slow.sub_persistent("news").await;
@@ -214,6 +214,7 @@ async fn qos_1_survives_the_close_of_a_slow_consumer() {
     }
     server.app.expect_close("slow", CloseReason::SlowConsumer).await;
     drop(slow);
+    server.restart_with(|config| config.slow_consumer = Duration::from_secs(60)).await; // from here on in its own time
     let mut slow = server.websocket("slow").await;
     for number in 0..400 {
         let push = slow.next_push().await;

@@ -68,9 +68,9 @@ async fn a_connection_without_a_session_is_not_notified() {
 async fn a_silent_client_is_closed_and_one_that_sends_heartbeats_is_not() {
     let server =
         TestServer::configured(|config| config.timeout = std::time::Duration::from_millis(400)).await;
-    let mut alice = server.connect("alice").await;
-    let _silent = server.connect("bob").await;
     let mut never_conn = server.open(Protocol::WebSocket).await;
+    let _silent = server.connect("bob").await;
+    let mut alice = server.connect("alice").await;
     for _ in 0..12 {
         alice.expect_nothing_before_hb().await;
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;

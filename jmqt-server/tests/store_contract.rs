@@ -1331,7 +1331,9 @@ mod sqlite {
         let folder = TempDir::new().unwrap();
         let not_a_database = folder.path().join("text.db");
         std::fs::write(&not_a_database, "no database at all".repeat(1000)).unwrap();
-        for path in [not_a_database, folder.path().to_owned(), "/dev/null/jmqt.db".into()] {
+        let a_folder = folder.path().join("folder.db");
+        std::fs::create_dir(&a_folder).unwrap();
+        for path in [not_a_database, a_folder, "/dev/null/jmqt.db".into()] {
             let error = open(&path).await.err().unwrap();
             assert!(matches!(error, StoreError::Open { .. }), "{error}");
             assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");

@@ -67,9 +67,13 @@ impl Cluster {
         let mut nodes = Vec::new();
         for number in 0..options.nodes {
             nodes.push(Node::new(&format!("n{number}"), &around).await);
+            if number == 0 {
+                // It makes the tables, for which many at once would have to wait too long on a slow disk.
+                nodes[0].started().await;
+            }
         }
         cluster.nodes = nodes;
-        for node in &mut cluster.nodes {
+        for node in cluster.nodes.iter_mut().skip(1) {
             node.started().await;
         }
         if options.balancer {

@@ -44,7 +44,7 @@ pub use redis_server::RedisServer;
 pub const DEADLINE: Duration = Duration::from_secs(40);
 
 /// How often one looks at what cannot be waited for in another way.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
+pub const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// Waits for something that must happen.
 ///

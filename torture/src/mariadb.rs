@@ -8,7 +8,7 @@ use sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlSslMode};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, Row as _};
 
 use crate::process::{Process, free_port, is_installed, programs_folder};
-use crate::within;
+use crate::{LOOK_EVERY, within};
 
 /// The database of the nodes.
 pub const DATABASE: &str = "jmqt";
@@ -69,7 +69,7 @@ impl MariaDb {
             .args(["--bind-address=127.0.0.1", "--skip-name-resolve", "--performance-schema=OFF"])
             .args(["--innodb-flush-log-at-trx-commit=1", "--innodb-buffer-pool-size=64M"])
             .args(["--max-allowed-packet=64M", "--max-connections=200", "--aria-pagecache-buffer-size=8M"]);
-        let mut process = Process::start(&mut command, &self.log());
+        let mut process = Process::start(&command, &self.log());
         let answers = within("MariaDB's first answer", async {
             loop {
                 let asked = tokio::time::timeout(ATTEMPT, self.options().connect()).await;
@@ -123,6 +123,16 @@ impl MariaDb {
                    COALESCE(close_claimed_by, 'nobody')) USING utf8mb4) FROM sessions";
         let rows = connection.fetch_all(sql).await.unwrap();
         rows.iter().map(|row| row.get::<String, _>(0)).collect()
+    }
+
+    /// Waits until all sessions have been closed.
+    pub async fn without_sessions(&self) {
+        within("an empty store", async {
+            while !self.sessions().await.is_empty() {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        })
+        .await;
     }
 }
 

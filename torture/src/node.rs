@@ -96,7 +96,7 @@ impl Node {
         let mut command = Command::new(program("torture_node", "torture"));
         command.arg("--config").arg(self.config_path()).arg("--notices").arg(self.notices_path());
         command.args(["--name", &self.name, "--start", &self.start.to_string()]);
-        self.process = Some(Process::start(&mut command, &self.log_path()));
+        self.process = Some(Process::start(&command, &self.log_path()));
     }
 
     /// Waits until it serves clients.

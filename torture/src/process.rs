@@ -1,9 +1,11 @@
 //! A child process: started, signalled, killed, and gone with its owner.
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Mutex;
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -19,8 +21,9 @@ pub struct Process {
 impl Process {
     /// Starts it with its output at the end of a file.
     #[must_use]
-    pub fn start(command: &mut Command, log: &Path) -> Self {
+    pub fn start(command: &Command, log: &Path) -> Self {
         let log = append_to(log);
+        let mut command = tied_to_us(command);
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         let child = command.spawn().unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
         Self { child }
@@ -73,18 +76,34 @@ impl Drop for Process {
     }
 }
 
+/// The same command, set to die with the thread that starts it, also when this process is killed: through `setpriv`,
+/// which keeps the process id, where there is one.
+fn tied_to_us(command: &Command) -> Command {
+    let mut tied = if is_installed("setpriv") {
+        let mut tied = Command::new("setpriv");
+        tied.args(["--pdeathsig", "KILL"]).arg(command.get_program());
+        tied
+    } else {
+        Command::new(command.get_program())
+    };
+    tied.args(command.get_args());
+    tied
+}
+
 fn append_to(path: &Path) -> File {
     OpenOptions::new().create(true).append(true).open(path).unwrap()
 }
 
 /// A port that nobody listens on, below those that the system gives to outgoing connections, so that it
-/// can be used again and again.
+/// can be used again and again. Another one each time.
 #[must_use]
 pub fn free_port() -> u16 {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let mut given = GIVEN.lock().unwrap();
     let mut random = Random::new(Random::seed());
     (0..1000)
         .map(|_| 16_000 + u16::try_from(random.below(16_000)).unwrap())
-        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok() && given.insert(*port))
         .expect("no free port was found")
 }
 

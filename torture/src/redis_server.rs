@@ -4,9 +4,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use redis::AsyncConnectionConfig;
+use redis::aio::MultiplexedConnection;
+
 use crate::mariadb::tail;
 use crate::process::{Process, free_port, is_installed};
-use crate::within;
+use crate::{DEADLINE, within};
 
 const RETRY_EVERY: Duration = Duration::from_millis(20);
 
@@ -54,10 +57,10 @@ impl RedisServer {
             .args(["--save", "", "--appendonly", "no", "--daemonize", "no"])
             .arg("--dir")
             .arg(&self.folder);
-        let mut process = Process::start(&mut command, &self.log());
+        let mut process = Process::start(&command, &self.log());
         let answers = within("Redis's first answer", async {
             loop {
-                if let Ok(mut connection) = self.client().get_multiplexed_async_connection().await
+                if let Ok(mut connection) = self.connect().await
                     && redis::cmd("PING").query_async::<String>(&mut connection).await.is_ok()
                 {
                     return true;
@@ -88,14 +91,18 @@ impl RedisServer {
         self.process.as_ref().expect("Redis is running").resume();
     }
 
-    fn client(&self) -> redis::Client {
-        redis::Client::open(("127.0.0.1", self.port)).unwrap()
+    async fn connect(&self) -> redis::RedisResult<MultiplexedConnection> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(DEADLINE))
+            .set_response_timeout(Some(DEADLINE));
+        let client = redis::Client::open(("127.0.0.1", self.port))?;
+        client.get_multiplexed_async_connection_with_config(&config).await
     }
 
     /// The channels that somebody is subscribed to whose names begin so.
     pub async fn channels(&self, prefix: &str) -> Vec<String> {
         let asked = async {
-            let mut connection = self.client().get_multiplexed_async_connection().await?;
+            let mut connection = self.connect().await?;
             let pattern = format!("{prefix}*");
             redis::cmd("PUBSUB").arg("CHANNELS").arg(pattern).query_async(&mut connection).await
         };

@@ -57,6 +57,6 @@ async fn of_two_sessions_of_one_client_at_the_same_moment_one_survives() {
     let mut closes = closes;
     closes.sort_unstable();
     assert_eq!(closes, opened, "each session was told of once");
-    within("an empty store", async { while !cluster.mariadb.sessions().await.is_empty() {} }).await;
+    cluster.mariadb.without_sessions().await;
     eprintln!("{} sessions in {ROUNDS} rounds", opened.len());
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tokio::task::JoinSet;
-use torture::{Client, Cluster, Event, Load, LoadOptions, Notice, Options, until, within};
+use torture::{Client, Cluster, Event, LOOK_EVERY, Load, LoadOptions, Notice, Options, until, within};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -49,7 +49,7 @@ async fn the_sessions_of_a_killed_node_are_told_of_by_another() {
         until("a close notice", || (cluster.closes_of(&client.name) == ["ServerDied"]).then_some(())).await;
     }
     let took = killed.elapsed();
-    assert!(took < 10 * SECOND, "{took:?}");
+    assert!(took < 30 * SECOND, "{took:?}");
     // By whom, from where.
     for notice in cluster.nodes[1].notices() {
         if let (Event::Closed(_), Some(client)) =
@@ -68,16 +68,17 @@ async fn many_sessions_of_a_killed_node_are_told_of_as_soon_as_a_few() {
     for number in 0..SESSIONS {
         clients.push(cluster.connect(0, &format!("bob{number}")).await);
     }
-    let killed = Instant::now();
     cluster.nodes[0].kill();
-    until("the close notices", || {
-        let died = cluster.nodes[1].notices();
-        let died = died.iter().filter(|notice| matches!(&notice.event, Event::Closed(_)));
-        (died.count() >= SESSIONS).then_some(())
+    let told_at = until("the close notices", || {
+        let died = cluster.nodes[1].notices().into_iter();
+        let died = died.filter(|notice| matches!(notice.event, Event::Closed(_)));
+        let at: Vec<_> = died.map(|notice| notice.at).collect();
+        (at.len() >= SESSIONS).then_some(at)
     })
     .await;
-    let took = killed.elapsed();
-    assert!(took < 10 * SECOND, "{took:?}");
+    let took = told_at.iter().max().unwrap() - told_at.iter().min().unwrap();
+    let took = Duration::from_micros(took);
+    assert!(took < 8 * SECOND, "{took:?} from the first to the last");
     for client in &clients {
         assert_eq!(cluster.closes_of(&client.name), ["ServerDied"]);
     }
@@ -114,6 +115,12 @@ async fn mariadb_is_away_when_inherited_sessions_have_been_told_of() {
     }
     cluster.nodes[0].kill();
     until("bob's close notice", || (cluster.closes_of("bob") == ["ServerDied"]).then_some(())).await;
+    // They may have been claimed one after the other; those that are not yet would wait for the database.
+    until("all close notifiers", || {
+        let closing = cluster.nodes[1].notices().into_iter().filter(|notice| notice.event == Event::Closing);
+        (closing.count() >= 10).then_some(())
+    })
+    .await;
     cluster.mariadb.kill();
     for client in &clients {
         until("a close notice", || (cluster.closes_of(&client.name) == ["ServerDied"]).then_some(())).await;
@@ -127,7 +134,7 @@ async fn mariadb_is_away_when_inherited_sessions_have_been_told_of() {
         until("the close notices", || (cluster.closes_of(&client.name).len() >= 2).then_some(())).await;
         assert_eq!(cluster.closes_of(&client.name), both, "told of once");
     }
-    within("an empty store", async { while !cluster.mariadb.sessions().await.is_empty() {} }).await;
+    cluster.mariadb.without_sessions().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -175,7 +182,7 @@ async fn a_node_is_cut_off_from_redis() {
         let asked = Instant::now();
         let new = Client::connect(cluster.target(1), &old.name).await;
         let took = asked.elapsed();
-        assert!(took < 3 * SECOND, "{took:?}");
+        assert!(took < 20 * SECOND, "{took:?}");
         assert_eq!(cluster.closes_of(&old.name), ["Takeover"], "once, and before the connAck");
         old.expect_end().await;
         new.leave().await;
@@ -197,7 +204,12 @@ async fn what_a_node_accepted_without_redis_is_delivered_when_it_is_gone() {
         let mut alice = cluster.connect(0, "alice").await;
         cluster.nodes[0].redis.cut();
         // What is left: everybody's channel, that of bob's node, and bob's.
-        within("the end of the link", async { while cluster.channels().await.len() > 3 {} }).await;
+        let unlinked = async {
+            while cluster.channels().await.len() > 3 {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        within("the end of the link", unlinked).await;
         let publish = format!(r#"{{"pub":{{"cn":"news","dt":{data},"q":1,"id":"a"}}}}"#);
         alice.ask(&publish, r#"{"pubAck":{"st":1,"id":"a"}}"#).await;
         if is_killed {
@@ -227,7 +239,7 @@ async fn a_node_is_cut_off_from_the_database() {
     cluster.nodes[0].mysql.mend();
     new.leave().await;
     back.leave().await;
-    within("an empty store", async { while !cluster.mariadb.sessions().await.is_empty() {} }).await;
+    cluster.mariadb.without_sessions().await;
     for name in ["bob", "carol"] {
         let served = async {
             loop {
@@ -236,6 +248,7 @@ async fn a_node_is_cut_off_from_the_database() {
                 if client.next().await.is_some_and(|answer| answer.contains(r#""st":1"#)) {
                     return client;
                 }
+                tokio::time::sleep(LOOK_EVERY).await;
             }
         };
         within(format_args!("a session of {name}"), served).await.leave().await;
@@ -258,7 +271,7 @@ async fn a_node_loses_the_database_while_a_close_notifier_runs() {
     assert_eq!(cluster.closes_of("slow"), ["Takeover"], "once, and before the connAck");
     cluster.nodes[0].mysql.mend();
     new.leave().await;
-    within("an empty store", async { while !cluster.mariadb.sessions().await.is_empty() {} }).await;
+    cluster.mariadb.without_sessions().await;
     assert_eq!(cluster.closes_of("slow"), ["Takeover", "Disconnected"]);
 }
 

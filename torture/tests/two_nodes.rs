@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)] // a helper that fails is a test that fails
 
 use serde_json::json;
-use torture::{Client, Cluster, Load, LoadOptions, until, within};
+use torture::{Client, Cluster, LOOK_EVERY, Load, LoadOptions, until, within};
 
 /// Publishes with QoS 1 and takes the answer.
 async fn publish(client: &mut Client, channel: &str, data: &str, retained: u8) {
@@ -11,13 +11,19 @@ async fn publish(client: &mut Client, channel: &str, data: &str, retained: u8) {
     client.ask(&text, r#"{"pubAck":{"st":1,"id":"1"}}"#).await;
 }
 
-/// Waits until a client is known to be away where `by` is connected. Other nodes hear of it a moment later.
-async fn away(by: &mut Client, client: &str) {
-    let asked = format!(r#"{{"client":"{client}"}}"#);
-    within(format_args!("the end of {client}"), async {
-        while by.control("$is_connected", &asked).await != json!(false) {}
+/// Asks a control channel until it answers this. Other nodes hear of sessions a moment later.
+async fn ask_until(by: &mut Client, channel: &str, data: &str, wanted: serde_json::Value) {
+    within(format_args!("{wanted} from {channel} {data}"), async {
+        while by.control(channel, data).await != wanted {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     })
     .await;
+}
+
+/// Waits until a client is known to be away where `by` is connected.
+async fn away(by: &mut Client, client: &str) {
+    ask_until(by, "$is_connected", &format!(r#"{{"client":"{client}"}}"#), json!(false)).await;
 }
 
 /// A QoS 1 push from alice on channel `news`.
@@ -147,12 +153,12 @@ async fn a_persistent_subscription_goes_on_at_the_other_node() {
 async fn the_application_reaches_a_client_of_the_other_node() {
     let Some(cluster) = Cluster::of(2).await else { return };
     let (mut admin, mut bob) = (cluster.connect(0, "admin").await, cluster.connect(1, "bob").await);
-    assert_eq!(admin.control("$is_connected", r#"{"client":"bob"}"#).await, json!(true));
+    ask_until(&mut admin, "$is_connected", r#"{"client":"bob"}"#, json!(true)).await;
     assert_eq!(admin.control("$is_connected", r#"{"client":"nobody"}"#).await, json!(false));
     let everybody =
         json!([["admin", admin.connection.local.to_string()], ["bob", bob.connection.local.to_string()],]);
-    assert_eq!(admin.control("$connections", "{}").await, everybody);
-    assert_eq!(bob.control("$connections", "{}").await, everybody);
+    ask_until(&mut admin, "$connections", "{}", everybody.clone()).await;
+    ask_until(&mut bob, "$connections", "{}", everybody).await;
 
     let news = r#"{"client":"bob","channel":"news","persistent":true}"#;
     assert_eq!(admin.control("$force_sub", news).await, json!(true));

@@ -11,7 +11,7 @@ mod network;
 use std::time::Duration;
 
 pub use balancer::{Balancer, command, configuration};
-pub use network::{Backend, Client, exchange, is_closed, next_of, read, until, write};
+pub use network::{Backend, Client, exchange, is_closed, next_of, read, try_exchange, until, write};
 
 /// How long anything that is waited for may take. Generous: it only ends tests that have failed.
 pub const DEADLINE: Duration = Duration::from_secs(30);

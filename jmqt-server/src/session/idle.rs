@@ -10,6 +10,9 @@ use crate::validators::CloseReason;
 
 /// How many answered `auth` packets restart the wait before `conn`.
 const AUTH_RESTARTS: u8 = 5;
+/// A connection whose time is up is looked at once more, after this part of its time: when this process stood
+/// still, timers go off before what clients did meanwhile is seen.
+const LAST_LOOK: u32 = 64;
 /// A connection that took fewer bytes than this in SLOW_CONSUMER_SECONDS is closed.
 const SLOW_CONSUMER_BYTES: u64 = 1024;
 
@@ -34,6 +37,8 @@ pub(super) struct IdleClock {
     packet_since: Option<Instant>,
     /// When the outbox was seen blocked, and how many bytes had been taken then.
     blocked: Option<(Instant, u64)>,
+    /// The deadline that had passed when the timer went off last.
+    overdue: Option<Instant>,
     timer: Pin<Box<Sleep>>,
 }
 
@@ -54,6 +59,7 @@ impl IdleClock {
             auth_restarts: 0,
             packet_since: None,
             blocked: None,
+            overdue: None,
             timer: Box::pin(tokio::time::sleep_until(accepted + limits.timeout)),
         }
     }
@@ -101,10 +107,17 @@ impl IdleClock {
                 return Poll::Pending;
             }
             let (deadline, reason) = self.next_deadline(&observe());
-            if deadline <= Instant::now() {
+            let now = Instant::now();
+            let next = if now < deadline {
+                deadline
+            } else if self.overdue.replace(deadline) == Some(deadline) {
                 return Poll::Ready(reason);
-            }
-            self.timer.as_mut().reset(deadline);
+            } else if reason == CloseReason::SlowConsumer {
+                now + self.limits.slow_consumer / LAST_LOOK
+            } else {
+                now + self.limits.timeout / LAST_LOOK
+            };
+            self.timer.as_mut().reset(next);
         }
     }
 
@@ -202,6 +215,19 @@ mod tests {
         }
         clock.received(Instant::now(), true);
         assert_eq!(expires(&mut clock, nothing).await, (CloseReason::IdleTimeout, 40));
+    }
+
+    #[tokio::test(start_paused = true)] // protocol.md 2.15
+    async fn what_was_sent_in_time_counts_although_it_is_read_after_the_timer() {
+        let mut clock = IdleClock::new(LIMITS, Instant::now());
+        clock.session_begun(Instant::now());
+        for _ in 0..3 {
+            tokio::time::advance(Duration::from_secs(90)).await; // nothing runs meanwhile
+            let looked = std::future::poll_fn(|cx| Poll::Ready(clock.poll(cx, nothing))).await;
+            assert!(looked.is_pending());
+            clock.received(Instant::now(), false);
+        }
+        assert_eq!(expires(&mut clock, nothing).await, (CloseReason::IdleTimeout, 60));
     }
 
     #[tokio::test(start_paused = true)] // protocol.md 2.15

@@ -101,6 +101,8 @@ impl Drop for MySql {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
                 let mut connection = server.connect().await?;
+                // A test that panicked may have left a transaction, whose locks would be waited for a day.
+                connection.execute("SET SESSION lock_wait_timeout = 20").await?;
                 connection.execute(AssertSqlSafe(format!("DROP DATABASE IF EXISTS `{name}`"))).await?;
                 Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
             })

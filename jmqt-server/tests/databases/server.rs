@@ -7,6 +7,10 @@ use std::time::{Duration, Instant};
 use sqlx::ConnectOptions as _;
 use sqlx::mysql::MySqlConnectOptions;
 use tempfile::TempDir;
+use tokio::time::timeout;
+
+/// How long one attempt to connect may take.
+const ATTEMPT: Duration = Duration::from_secs(5);
 
 pub(crate) struct MariaDb {
     folder: TempDir,
@@ -37,10 +41,14 @@ impl MariaDb {
             install.arg("--user=root");
         }
         assert!(install.status().unwrap().success());
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut server = Self { folder, port, running: None, arguments };
-        server.restart().await;
-        Some(server)
+        let mut server = Self { folder, port: 0, running: None, arguments };
+        for _ in 0..3 {
+            server.port = free_port();
+            if server.try_restart().await {
+                return Some(server);
+            }
+        }
+        panic!("mariadbd does not start");
     }
 
     pub(crate) fn options(&self) -> MySqlConnectOptions {
@@ -57,6 +65,11 @@ impl MariaDb {
 
     /// Starts it again, and waits until it answers.
     pub(crate) async fn restart(&mut self) {
+        assert!(self.try_restart().await, "mariadbd does not start");
+    }
+
+    /// `false`: it has ended, perhaps because somebody else listens on its port.
+    async fn try_restart(&mut self) -> bool {
         self.kill();
         let folder = self.folder.path();
         let mut command = Command::new("mariadbd");
@@ -72,7 +85,15 @@ impl MariaDb {
         command.stdout(Stdio::null()).stderr(Stdio::null());
         self.running = Some(command.spawn().unwrap());
         let until = Instant::now() + Duration::from_secs(60);
-        while self.options().connect().await.is_err() {
+        loop {
+            let answers = matches!(timeout(ATTEMPT, self.options().connect()).await, Ok(Ok(_)));
+            let running = self.running.as_mut().expect("it was started");
+            if running.try_wait().unwrap().is_some() {
+                return false;
+            }
+            if answers {
+                return true;
+            }
             assert!(Instant::now() < until, "mariadbd does not answer");
             tokio::time::sleep(Duration::from_millis(50)).await; // asked again and again
         }
@@ -83,6 +104,13 @@ impl Drop for MariaDb {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Below the range that connections get their ports from: nobody takes it while the server is away.
+fn free_port() -> u16 {
+    let random = || 20_000 + u16::try_from(getrandom::u32().unwrap() % 12_000).unwrap();
+    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    std::iter::repeat_with(random).take(1000).find(is_free).expect("no free port was found")
 }
 
 fn is_root(folder: &TempDir) -> bool {

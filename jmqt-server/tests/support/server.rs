@@ -66,7 +66,13 @@ impl TestServer {
 
     /// Stops in order, and starts again on the same store.
     pub async fn restart(&mut self) {
+        self.restart_with(|_| {}).await;
+    }
+
+    /// The same, with a changed configuration.
+    pub async fn restart_with(&mut self, change: impl FnOnce(&mut Config)) {
         self.shutdown().await;
+        change(&mut self.config);
         self.start_again().await;
     }
 

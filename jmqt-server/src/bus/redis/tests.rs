@@ -82,11 +82,19 @@ fn channel(name: &str) -> ChannelName {
     ChannelName::parse(name).unwrap()
 }
 
+/// A connection that is as patient as the tests are.
+async fn ask_redis(host: &str, port: u16) -> MultiplexedConnection {
+    let config = redis::AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(DEADLINE))
+        .set_response_timeout(Some(DEADLINE));
+    let client = redis::Client::open((host, port)).unwrap();
+    client.get_multiplexed_async_connection_with_config(&config).await.unwrap()
+}
+
 /// How many connections are subscribed to a channel of these options' prefix.
 async fn channels_in_redis(options: &RedisOptions) -> Vec<String> {
     let RedisMode::Standalone { host, port } = &options.mode else { return Vec::new() };
-    let client = redis::Client::open((host.as_str(), *port)).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut connection = ask_redis(host, *port).await;
     let pattern = format!("{}*", options.prefix);
     redis::cmd("PUBSUB").arg("CHANNELS").arg(pattern).query_async(&mut connection).await.unwrap()
 }
@@ -165,7 +173,7 @@ async fn joining_and_leaving_over_and_over_leaves_nothing_behind() {
     // The server closes the connection a moment later.
     let gone = async {
         while !channels_in_redis(&options).await.is_empty() {
-            tokio::task::yield_now().await;
+            tokio::time::sleep(Duration::from_millis(20)).await; // there is no event to wait for
         }
     };
     timeout(DEADLINE, gone).await.expect("nothing is left in Redis");
@@ -301,8 +309,7 @@ async fn two_nodes_talk(options: &RedisOptions) {
 async fn one_shard(redis: &mut OwnRedis) -> (RedisOptions, MultiplexedConnection) {
     let port = free_port();
     redis.start(port, &words(&format!("--port {port} --bind 127.0.0.1 --cluster-enabled yes"))).await;
-    let client = redis::Client::open(("127.0.0.1", port)).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut connection = ask_redis("127.0.0.1", port).await;
     cluster::<()>(&mut connection, "ADDSLOTSRANGE 0 16383").await;
     ready(&mut connection).await;
     let mode = RedisMode::Cluster { nodes: vec![("127.0.0.1".to_owned(), port)] };

@@ -26,6 +26,24 @@ const EVENTS_AT_A_TIME: usize = 64;
 struct Echo {
     /// When the link came up, or brought the last beat back; `None` before this node has heard of the link.
     last: Option<Instant>,
+    /// When this node beat last, or would have if the link had been up.
+    beaten: Instant,
+}
+
+impl Echo {
+    fn new(now: Instant) -> Self {
+        Self { last: None, beaten: now }
+    }
+
+    /// Whether the link is dead; asked at every beat.
+    fn is_missed(&mut self, now: Instant) -> bool {
+        let since_beat = now - std::mem::replace(&mut self.beaten, now);
+        if since_beat > BEAT_EVERY * 2 {
+            // This node stood still itself, and has not listened: the echo gets its whole time again.
+            self.last = self.last.map(|_| now);
+        }
+        self.last.is_some_and(|last| now - last > DEAF_AFTER)
+    }
 }
 
 impl Cluster {
@@ -33,12 +51,12 @@ impl Cluster {
     pub(super) async fn listen(self: &Arc<Self>, hub: &Arc<Hub>, events: &mut BusEvents) {
         let mut beat = tokio::time::interval(BEAT_EVERY);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut echo = Echo { last: None };
+        let mut echo = Echo::new(Instant::now());
         let mut dirty = DirtyOutboxes::default();
         loop {
             tokio::select! {
                 biased; // one's own beat is due also while others talk without a pause
-                _ = beat.tick() => self.beat(&echo),
+                _ = beat.tick() => self.beat(&mut echo),
                 event = events.next() => {
                     let Some(event) = event else { return };
                     self.handle(hub, event, events.is_empty(), &mut echo, &mut dirty).await;
@@ -53,11 +71,12 @@ impl Cluster {
         }
     }
 
-    fn beat(&self, echo: &Echo) {
+    fn beat(&self, echo: &mut Echo) {
+        let is_missed = echo.is_missed(Instant::now());
         if !self.bus.is_up() {
             return;
         }
-        if echo.last.is_some_and(|last| last.elapsed() > DEAF_AFTER) {
+        if is_missed {
             tracing::warn!(target: "jmqt::bus", "nothing comes back from Redis: connecting anew");
             self.bus.reset();
             return;
@@ -212,5 +231,35 @@ impl Hub {
                 self.resume(outbox);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_link_that_brings_nothing_back_is_dead_after_three_seconds() {
+        let start = Instant::now();
+        let mut echo = Echo::new(start);
+        assert!(!echo.is_missed(start));
+        echo.last = Some(start);
+        for second in 1..=3 {
+            assert!(!echo.is_missed(start + SECOND * second));
+        }
+        assert!(echo.is_missed(start + SECOND * 4));
+    }
+
+    #[test]
+    fn a_node_that_stood_still_waits_for_the_echo_anew() {
+        let start = Instant::now();
+        let mut echo = Echo::new(start);
+        echo.last = Some(start);
+        for second in [30, 31, 32, 33] {
+            assert!(!echo.is_missed(start + SECOND * second), "{second}");
+        }
+        assert!(echo.is_missed(start + SECOND * 34));
     }
 }
