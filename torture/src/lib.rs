@@ -23,6 +23,7 @@ pub mod notices;
 pub mod process;
 pub mod proxy;
 mod publisher;
+pub mod pulse;
 pub mod random;
 pub mod redis_server;
 mod rival;
@@ -37,6 +38,7 @@ pub use cluster::{Cluster, Options};
 pub use load::{Load, LoadOptions, Target};
 pub use notices::{Event, Notice};
 pub use proxy::Proxy;
+pub use pulse::Pulse;
 pub use random::Random;
 pub use redis_server::RedisServer;
 
