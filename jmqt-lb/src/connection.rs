@@ -36,23 +36,24 @@ pub(crate) struct Connection {
 pub(crate) async fn serve(mut connection: Connection, client: TcpStream, up: Flow) {
     // Boxed, as it needs much more room than the rest.
     let Some((stream, lease)) = Box::pin(connection.reach(&client)).await else {
-        return connection.is_refused();
+        return connection.refused();
     };
     let ways = Arc::clone(&connection.ways);
     worker::forward(&ways, Pipe::new(connection, (client, up), (stream, lease)));
 }
 
 impl Connection {
-    fn is_refused(&self) {
+    /// Enters that nobody serves it.
+    fn refused(&self) {
         let mapping = &self.mapping;
         mapping.counters.refused.fetch_add(1, Ordering::Relaxed);
         debug!(mapping = %mapping.name, client = %self.peer, "No backend takes it");
     }
 
     /// Enters that this machine cannot forward it.
-    pub(crate) fn has_no_room(&self, error: &io::Error) {
+    pub(crate) fn found_no_room(&self, error: &io::Error) {
         self.mapping.warn_of_no_room(error);
-        self.is_refused();
+        self.refused();
     }
 
     /// Enters how it went with a backend.
@@ -66,10 +67,6 @@ impl Connection {
             End::Unused(_) => mapping.set.failed(backend, &self.config.rules),
         }
         debug!(mapping = %mapping.name, client = %self.peer, backend = %label(backend), reason = %end, "Ended");
-    }
-
-    pub(crate) fn has_tried(&mut self, backend: &Backend) {
-        self.tried.push(backend.address);
     }
 
     /// Connects to one backend after the other until one takes the connection; `None` if none does, or as

@@ -187,7 +187,7 @@ impl Worker {
         let slot = self.entries.vacant_entry();
         let key = slot.key();
         if let Err(error) = pipe.register(self.poll.registry(), [Token(2 * key), Token(2 * key + 1)]) {
-            return pipe.connection.has_no_room(&error);
+            return pipe.connection.found_no_room(&error);
         }
         let alarm = pipe.is_idle_at().max(now);
         self.alarms.insert((alarm, key));
@@ -243,7 +243,7 @@ impl Worker {
         if matches!(end, End::Unused(_)) {
             let (mut connection, client, up) = entry.pipe.into_client(self.poll.registry());
             if !up.is_pointless(&client) {
-                connection.has_tried(&backend);
+                connection.tried.push(backend.address);
                 self.runtime.spawn(connection::serve(connection, client, up));
             }
         }
