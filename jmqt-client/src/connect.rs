@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use jmqt_protocol::{Auth, AuthOutcome, AuthToken, ClientId, Conn, NUL, Packet, Payload, StatusCode, decode};
+use jmqt_protocol::{
+    Auth, AuthOutcome, AuthToken, ClientId, Conn, Disconn, NUL, Packet, Payload, StatusCode, decode,
+};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -36,7 +38,7 @@ impl Session {
     /// Ends a session on which nothing was done: `disconn`, and the end of the connection.
     pub(crate) async fn leave(&mut self) {
         const LAST_WORDS: Duration = Duration::from_secs(1);
-        Packet::Disconn.encode(self.link.portion());
+        Packet::Disconn(Disconn::LEAVING).encode(self.link.portion());
         self.link.portion().push(NUL);
         self.link.send();
         let goodbye = self.link.close_frame();
@@ -207,6 +209,7 @@ impl Opening<'_, '_> {
             token: token.reveal().into(),
             client: client.as_str().into(),
             window: Some(self.config.window),
+            publisher: None,
         });
         match self.limited(Step::Conn, NO_ANSWER, talk.ask(&packet, Step::Conn)).await? {
             Answer::Connected { status, timeout_seconds } => Ok((status, timeout_seconds)),

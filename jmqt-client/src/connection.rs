@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use jmqt_protocol::{Packet, PacketType, Qos, decode};
+use jmqt_protocol::{Disconn, Packet, PacketType, Qos, decode};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use crate::connect::Session;
@@ -158,7 +158,7 @@ impl Connection {
             && outbound.is_acknowledged()
             && outbound.is_handed_over()
         {
-            outbound.send(&Packet::Disconn);
+            outbound.send(&Packet::Disconn(Disconn::LEAVING));
             outbound.take(self.link.portion());
             self.is_leaving = true;
         }
@@ -182,7 +182,7 @@ impl Connection {
         }
         self.is_leaving = true;
         self.leave_by = Some(Instant::now() + self.shared.config.close_timeout / 2);
-        self.shared.outbound().send(&Packet::Disconn);
+        self.shared.outbound().send(&Packet::Disconn(Disconn::LEAVING));
         Ok(())
     }
 

@@ -4,11 +4,11 @@ use std::borrow::Cow;
 
 use crate::lexer::{Lexer, NotJson, Raw};
 use crate::packet::{
-    Auth, AuthAck, AuthOutcome, Conn, ConnAck, Packet, PacketType, Persistence, Pub, PubAck, Push, PushAck,
-    Qos, Retain, Sub, SubAck, Unsub, UnsubAck,
+    Auth, AuthAck, AuthOutcome, Conn, ConnAck, Disconn, Packet, PacketType, Persistence, Pub, PubAck, Push,
+    PushAck, Qos, Retain, Sub, SubAck, Unsub, UnsubAck,
 };
 use crate::payload::MAX_DEPTH;
-use crate::{Payload, StatusCode};
+use crate::{DisconnectCode, Payload, StatusCode};
 
 /// Why a text is not a packet.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -88,7 +88,7 @@ pub fn decode(text: &str) -> Result<Packet<'_>, DecodeError> {
     fields.packet(kind).map_err(|problem| DecodeError::BadField { kind, problem, echo: fields.echo() })
 }
 
-/// The twelve fields, in an order of our own.
+/// The thirteen fields, in an order of our own.
 #[derive(Clone, Copy)]
 enum Field {
     Data,
@@ -103,9 +103,10 @@ enum Field {
     Retain,
     Qos,
     Window,
+    Publisher,
 }
 
-const FIELDS: usize = 12;
+const FIELDS: usize = 13;
 
 impl Field {
     fn from_key(key: &str) -> Option<Self> {
@@ -129,6 +130,7 @@ impl Field {
             b"ts" => Self::Timeout,
             b"mg" => Self::Message,
             b"wn" => Self::Window,
+            b"pi" => Self::Publisher,
             _ => return None,
         })
     }
@@ -147,6 +149,7 @@ impl Field {
             Self::Retain => "rt",
             Self::Qos => "q",
             Self::Window => "wn",
+            Self::Publisher => "pi",
         }
     }
 
@@ -158,14 +161,16 @@ impl Field {
 /// What a packet of this type has; everything else in it is ignored (2.6).
 const fn fields_of(kind: PacketType) -> u16 {
     use Field::{
-        Channel, Client, Data, Id, Message, Persistent, Qos, Retain, Status, Timeout, Token, Window,
+        Channel, Client, Data, Id, Message, Persistent, Publisher, Qos, Retain, Status, Timeout, Token,
+        Window,
     };
     match kind {
         PacketType::Auth => Data.bit(),
         PacketType::AuthAck => Status.bit() | Token.bit() | Client.bit() | Message.bit(),
-        PacketType::Conn => Token.bit() | Client.bit() | Window.bit(),
-        PacketType::ConnAck => Status.bit() | Timeout.bit(),
-        PacketType::Hb | PacketType::HbAck | PacketType::Disconn => 0,
+        PacketType::Conn => Token.bit() | Client.bit() | Window.bit() | Publisher.bit(),
+        PacketType::ConnAck => Status.bit() | Timeout.bit() | Publisher.bit(),
+        PacketType::Hb | PacketType::HbAck => 0,
+        PacketType::Disconn => Status.bit() | Message.bit() | Timeout.bit(),
         PacketType::Sub => Channel.bit() | Persistent.bit(),
         PacketType::SubAck | PacketType::UnsubAck => Status.bit() | Channel.bit(),
         PacketType::Unsub => Channel.bit(),
@@ -212,7 +217,9 @@ impl<'a> Fields<'a> {
     }
 
     fn packet(&self, kind: PacketType) -> Result<Packet<'a>, Problem> {
-        use Field::{Channel, Client, Data, Id, Message, Persistent, Retain as Retained, Timeout, Token};
+        use Field::{
+            Channel, Client, Data, Id, Message, Persistent, Publisher, Retain as Retained, Timeout, Token,
+        };
         self.refuse_repeats(kind)?;
         Ok(match kind {
             PacketType::Auth => Packet::Auth(Auth { data: required(Data, self.payload()?)? }),
@@ -232,10 +239,12 @@ impl<'a> Fields<'a> {
                 token: required(Token, self.string(Token)?)?,
                 client: required(Client, self.string(Client)?)?,
                 window: self.window()?,
+                publisher: self.string(Publisher)?,
             }),
             PacketType::ConnAck => Packet::ConnAck(ConnAck {
                 status: self.required_status()?,
                 timeout_seconds: self.integer(Timeout)?,
+                remembers_publishes: self.flag(Publisher)?,
             }),
             PacketType::Hb => Packet::Hb,
             PacketType::HbAck => Packet::HbAck,
@@ -283,7 +292,11 @@ impl<'a> Fields<'a> {
             PacketType::PushAck => {
                 Packet::PushAck(PushAck { id: required(Id, self.id()?)?, status: self.status()? })
             }
-            PacketType::Disconn => Packet::Disconn,
+            PacketType::Disconn => Packet::Disconn(Disconn {
+                code: self.integer(Field::Status)?.map(DisconnectCode::new),
+                message: self.string(Message)?,
+                retry_after_seconds: self.integer(Timeout)?,
+            }),
         })
     }
 
@@ -292,7 +305,7 @@ impl<'a> Fields<'a> {
         if repeated == 0 {
             return Ok(());
         }
-        let keys = ["dt", "st", "ts", "at", "cn", "pr", "mg", "id", "cl", "rt", "q", "wn"];
+        let keys = ["dt", "st", "ts", "at", "cn", "pr", "mg", "id", "cl", "rt", "q", "wn", "pi"];
         Err(format!("field `{}` stands there twice", keys[repeated.trailing_zeros() as usize]))
     }
 

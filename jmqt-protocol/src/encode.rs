@@ -26,14 +26,16 @@ impl Packet<'_> {
                 if let Some(window) = conn.window {
                     object.number("wn", i64::from(window));
                 }
+                object.optional_string("pi", conn.publisher.as_deref());
             }
             Self::ConnAck(ack) => {
                 object.status(ack.status);
                 if let Some(seconds) = ack.timeout_seconds {
                     object.number("ts", i64::from(seconds));
                 }
+                object.flag("pi", ack.remembers_publishes);
             }
-            Self::Hb | Self::HbAck | Self::Disconn => {}
+            Self::Hb | Self::HbAck => {}
             Self::Sub(sub) => {
                 object.string("cn", &sub.channel);
                 object.flag("pr", sub.persistence == Persistence::Persistent);
@@ -71,6 +73,15 @@ impl Packet<'_> {
                 object.string("id", &ack.id);
                 if let Some(status) = ack.status {
                     object.status(status);
+                }
+            }
+            Self::Disconn(disconn) => {
+                if let Some(code) = disconn.code {
+                    object.number("st", i64::from(code.code()));
+                }
+                object.optional_string("mg", disconn.message.as_deref());
+                if let Some(seconds) = disconn.retry_after_seconds {
+                    object.number("ts", i64::from(seconds));
                 }
             }
         }

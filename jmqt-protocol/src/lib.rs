@@ -19,6 +19,7 @@
 //! ```
 
 mod decode;
+mod disconnect;
 mod encode;
 mod frame;
 mod lexer;
@@ -28,6 +29,7 @@ mod payload;
 mod status;
 
 pub use decode::{DecodeError, Echo, decode};
+pub use disconnect::DisconnectCode;
 pub use encode::{PushFrame, escape_into};
 pub use frame::{NUL, NulDecoder, PacketTooLarge};
 pub use names::{
@@ -35,8 +37,8 @@ pub use names::{
     MAX_CLIENT_ID_BYTES,
 };
 pub use packet::{
-    Auth, AuthAck, AuthOutcome, Conn, ConnAck, Packet, PacketType, Persistence, Pub, PubAck, Push, PushAck,
-    Qos, Retain, Sub, SubAck, Unsub, UnsubAck,
+    Auth, AuthAck, AuthOutcome, Conn, ConnAck, Disconn, Packet, PacketType, Persistence, Pub, PubAck, Push,
+    PushAck, Qos, Retain, Sub, SubAck, Unsub, UnsubAck,
 };
 pub use payload::{InvalidPayload, MAX_DEPTH, Payload};
 pub use status::StatusCode;

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use crate::{Payload, StatusCode};
+use crate::{DisconnectCode, Payload, StatusCode};
 
 /// Whether a message is stored and acknowledged (§9.a).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -131,8 +131,7 @@ pub enum Packet<'a> {
     PubAck(PubAck<'a>),
     Push(Push<'a>),
     PushAck(PushAck<'a>),
-    /// Client: leaving on purpose (§9.f).
-    Disconn,
+    Disconn(Disconn<'a>),
 }
 
 impl Packet<'_> {
@@ -154,7 +153,7 @@ impl Packet<'_> {
             Self::PubAck(_) => PacketType::PubAck,
             Self::Push(_) => PacketType::Push,
             Self::PushAck(_) => PacketType::PushAck,
-            Self::Disconn => PacketType::Disconn,
+            Self::Disconn(_) => PacketType::Disconn,
         }
     }
 }
@@ -201,6 +200,8 @@ pub struct Conn<'a> {
     pub client: Cow<'a, str>,
     /// `wn`: how many unacknowledged QoS 1 pushes the client takes at a time (protocol.md 2.9).
     pub window: Option<u32>,
+    /// `pi`: which publisher this is, so that a publish that is sent twice is stored once (protocol.md 2.23).
+    pub publisher: Option<Cow<'a, str>>,
 }
 
 /// Server: the outcome of a `conn` (§7.d).
@@ -210,6 +211,8 @@ pub struct ConnAck {
     pub status: StatusCode,
     /// `ts`, seconds, if `st` is 1: the server closes a connection idle for longer.
     pub timeout_seconds: Option<u32>,
+    /// `pi`: the server stores what this publisher sends twice once (protocol.md 2.23).
+    pub remembers_publishes: bool,
 }
 
 /// Client: subscribe (§7.g).
@@ -296,4 +299,20 @@ pub struct PushAck<'a> {
     pub id: Cow<'a, str>,
     /// `st`; the original clients send none.
     pub status: Option<StatusCode>,
+}
+
+/// Client: leaving on purpose (§7.o, §9.f). Server: why it closes the connection (protocol.md 2.22).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Disconn<'a> {
+    /// `st`; a client sends none.
+    pub code: Option<DisconnectCode>,
+    /// `mg`: the reason for people to read; a client sends none.
+    pub message: Option<Cow<'a, str>>,
+    /// `ts`: seconds to wait before reconnecting; absent where the client decides.
+    pub retry_after_seconds: Option<u32>,
+}
+
+impl Disconn<'_> {
+    /// What a client sends.
+    pub const LEAVING: Self = Self { code: None, message: None, retry_after_seconds: None };
 }

@@ -5,9 +5,9 @@
 use std::collections::BTreeMap;
 
 use jmqt_protocol::{
-    Auth, AuthAck, AuthOutcome, ChannelName, ClientId, Conn, ConnAck, DecodeError, NulDecoder, Packet,
-    PacketTooLarge, PacketType, Payload, Persistence, Pub, PubAck, Push, PushAck, Qos, Retain, StatusCode,
-    Sub, SubAck, Unsub, UnsubAck, decode,
+    Auth, AuthAck, AuthOutcome, ChannelName, ClientId, Conn, ConnAck, DecodeError, Disconn, DisconnectCode,
+    NulDecoder, Packet, PacketTooLarge, PacketType, Payload, Persistence, Pub, PubAck, Push, PushAck, Qos,
+    Retain, StatusCode, Sub, SubAck, Unsub, UnsubAck, decode,
 };
 use proptest::collection::vec;
 use proptest::option;
@@ -62,8 +62,11 @@ fn any_acknowledgement() -> impl Strategy<Value = Packet<'static>> {
         .prop_map(|(status, message)| AuthOutcome::Refused { status, message: message.into() });
     prop_oneof![
         prop_oneof![granted, refused].prop_map(|outcome| Packet::AuthAck(AuthAck { outcome })),
-        (any_status(), option::of(any::<u32>()))
-            .prop_map(|(status, timeout_seconds)| { Packet::ConnAck(ConnAck { status, timeout_seconds }) }),
+        (any_status(), option::of(any::<u32>()), any::<bool>()).prop_map(
+            |(status, timeout_seconds, remembers_publishes)| {
+                Packet::ConnAck(ConnAck { status, timeout_seconds, remembers_publishes })
+            }
+        ),
         Just(Packet::HbAck),
         (any_status(), option::of(any_text())).prop_map(|(status, channel)| Packet::SubAck(SubAck {
             status,
@@ -83,11 +86,19 @@ fn any_acknowledgement() -> impl Strategy<Value = Packet<'static>> {
 fn any_request() -> impl Strategy<Value = Packet<'static>> {
     prop_oneof![
         any_payload().prop_map(|data| Packet::Auth(Auth { data })),
-        (any_text(), any_text(), option::of(1..=u32::MAX)).prop_map(|(token, client, window)| {
-            Packet::Conn(Conn { token: token.into(), client: client.into(), window })
-        }),
+        (any_text(), any_text(), option::of(1..=u32::MAX), option::of(any_text())).prop_map(
+            |(token, client, window, publisher)| {
+                let publisher = publisher.map(Into::into);
+                Packet::Conn(Conn { token: token.into(), client: client.into(), window, publisher })
+            }
+        ),
         Just(Packet::Hb),
-        Just(Packet::Disconn),
+        (option::of(any::<u16>()), option::of(any_text()), option::of(any::<u32>())).prop_map(
+            |(code, message, retry_after_seconds)| {
+                let (code, message) = (code.map(DisconnectCode::new), message.map(Into::into));
+                Packet::Disconn(Disconn { code, message, retry_after_seconds })
+            }
+        ),
         (any_text(), any::<bool>()).prop_map(|(channel, persistent)| {
             let persistence = if persistent { Persistence::Persistent } else { Persistence::Temporary };
             Packet::Sub(Sub { channel: channel.into(), persistence })

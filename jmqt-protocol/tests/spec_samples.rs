@@ -4,8 +4,9 @@
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
 use jmqt_protocol::{
-    Auth, AuthAck, AuthOutcome, Conn, ConnAck, DecodeError, Echo, Packet, PacketType, Payload, Persistence,
-    Pub, PubAck, Push, PushAck, PushFrame, Qos, Retain, StatusCode, Sub, SubAck, Unsub, UnsubAck, decode,
+    Auth, AuthAck, AuthOutcome, Conn, ConnAck, DecodeError, Disconn, DisconnectCode, Echo, Packet,
+    PacketType, Payload, Persistence, Pub, PubAck, Push, PushAck, PushFrame, Qos, Retain, StatusCode, Sub,
+    SubAck, Unsub, UnsubAck, decode,
 };
 
 /// The text is read as this packet, and the packet is written as this text.
@@ -71,7 +72,9 @@ fn auth_ack_brings_a_token_and_a_client_id_or_a_reason() {
 
 #[test] // §7.c
 fn conn_brings_token_and_client_id_back() {
-    let conn = |window| Packet::Conn(Conn { token: "eyJ.x.y".into(), client: "alice".into(), window });
+    let conn = |window| {
+        Packet::Conn(Conn { token: "eyJ.x.y".into(), client: "alice".into(), window, publisher: None })
+    };
     both_ways(r#"{"conn":{"at":"eyJ.x.y","cl":"alice"}}"#, &conn(None));
     assert_eq!(bad_field(r#"{"conn":{"at":"t"}}"#).1, "field `cl` is missing");
     assert_eq!(bad_field(r#"{"conn":{"cl":"alice"}}"#).1, "field `at` is missing");
@@ -79,7 +82,7 @@ fn conn_brings_token_and_client_id_back() {
 
 #[test] // protocol.md 2.9
 fn conn_may_announce_a_window() {
-    let conn = |window| Packet::Conn(Conn { token: "t".into(), client: "c".into(), window });
+    let conn = |window| Packet::Conn(Conn { token: "t".into(), client: "c".into(), window, publisher: None });
     both_ways(r#"{"conn":{"at":"t","cl":"c","wn":1}}"#, &conn(Some(1)));
     both_ways(r#"{"conn":{"at":"t","cl":"c","wn":4294967295}}"#, &conn(Some(u32::MAX)));
     read_as(r#"{"conn":{"at":"t","cl":"c","wn":5000000000}}"#, &conn(Some(u32::MAX)));
@@ -91,15 +94,51 @@ fn conn_may_announce_a_window() {
     }
 }
 
+#[test] // protocol.md 2.23
+fn conn_may_name_the_publisher_and_conn_ack_confirms_it() {
+    let (token, client, publisher) = ("t".into(), "c".into(), Some("p7".into()));
+    both_ways(
+        r#"{"conn":{"at":"t","cl":"c","pi":"p7"}}"#,
+        &Packet::Conn(Conn { token, client, window: None, publisher }),
+    );
+    let (status, timeout_seconds) = (StatusCode::OK, Some(60));
+    both_ways(
+        r#"{"connAck":{"st":1,"ts":60,"pi":1}}"#,
+        &Packet::ConnAck(ConnAck { status, timeout_seconds, remembers_publishes: true }),
+    );
+    assert_eq!(bad_field(r#"{"conn":{"at":"t","cl":"c","pi":7}}"#).1, "field `pi` must be a string");
+}
+
+#[test] // protocol.md 2.22
+fn disconn_from_the_server_says_why_and_when_to_come_back() {
+    let disconn = |code, message, retry_after_seconds| {
+        Packet::Disconn(Disconn { code: Some(code), message, retry_after_seconds })
+    };
+    both_ways(
+        r#"{"disconn":{"st":4000,"mg":"the server is stopping","ts":5}}"#,
+        &disconn(DisconnectCode::SHUTDOWN, Some("the server is stopping".into()), Some(5)),
+    );
+    both_ways(r#"{"disconn":{"st":4500}}"#, &disconn(DisconnectCode::TAKEOVER, None, None));
+    assert_eq!(bad_field(r#"{"disconn":{"st":"x"}}"#).1, "field `st` must be an integer");
+}
+
 #[test] // §7.d
 fn conn_ack_tells_the_timeout_of_an_open_session() {
     both_ways(
         r#"{"connAck":{"st":1,"ts":60}}"#,
-        &Packet::ConnAck(ConnAck { status: StatusCode::OK, timeout_seconds: Some(60) }),
+        &Packet::ConnAck(ConnAck {
+            status: StatusCode::OK,
+            timeout_seconds: Some(60),
+            remembers_publishes: false,
+        }),
     );
     both_ways(
         r#"{"connAck":{"st":6}}"#,
-        &Packet::ConnAck(ConnAck { status: StatusCode::INVALID_TOKEN, timeout_seconds: None }),
+        &Packet::ConnAck(ConnAck {
+            status: StatusCode::INVALID_TOKEN,
+            timeout_seconds: None,
+            remembers_publishes: false,
+        }),
     );
 }
 
@@ -107,7 +146,7 @@ fn conn_ack_tells_the_timeout_of_an_open_session() {
 fn packets_without_fields_have_an_empty_object() {
     both_ways(r#"{"hb":{}}"#, &Packet::Hb);
     both_ways(r#"{"hbAck":{}}"#, &Packet::HbAck);
-    both_ways(r#"{"disconn":{}}"#, &Packet::Disconn);
+    both_ways(r#"{"disconn":{}}"#, &Packet::Disconn(Disconn::LEAVING));
     for kind in ["hb", "hbAck", "disconn"] {
         for wrong in ["null", "1", "[]", "\"\"", "true"] {
             let (_, problem, _) = bad_field(&format!(r#"{{"{kind}":{wrong}}}"#));
@@ -296,11 +335,22 @@ fn every_status_code_survives_the_way() {
     for (code, name) in codes {
         assert_eq!(StatusCode::new(code).name(), Some(name));
         let text = format!(r#"{{"connAck":{{"st":{code}}}}}"#);
-        both_ways(&text, &Packet::ConnAck(ConnAck { status: StatusCode::new(code), timeout_seconds: None }));
+        both_ways(
+            &text,
+            &Packet::ConnAck(ConnAck {
+                status: StatusCode::new(code),
+                timeout_seconds: None,
+                remembers_publishes: false,
+            }),
+        );
     }
     both_ways(
         r#"{"connAck":{"st":299}}"#,
-        &Packet::ConnAck(ConnAck { status: StatusCode::new(299), timeout_seconds: None }),
+        &Packet::ConnAck(ConnAck {
+            status: StatusCode::new(299),
+            timeout_seconds: None,
+            remembers_publishes: false,
+        }),
     );
     for wrong in ["1.0", "\"1\"", "true", "99999999999", "{}"] {
         let (_, problem, _) = bad_field(&format!(r#"{{"connAck":{{"st":{wrong}}}}}"#));

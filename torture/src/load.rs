@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jmqt_protocol::{Conn, Packet, decode};
+use jmqt_protocol::{Conn, Disconn, Packet, decode};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -104,7 +104,7 @@ impl Drop for Session {
 impl Session {
     /// Says that the client leaves, and waits for the end; `false` if that does not come.
     pub(crate) async fn leave(mut self) -> bool {
-        let _ = self.connection.send(&Packet::Disconn).await;
+        let _ = self.connection.send(&Packet::Disconn(Disconn::LEAVING)).await;
         timeout(LEAVE_TIMEOUT, async { while self.connection.next().await.is_some() {} }).await.is_ok()
     }
 }
@@ -131,7 +131,7 @@ impl Shared {
             .ok_or(io::ErrorKind::UnexpectedEof)?;
         let number = self.journal.conn_sent(client, connection.local);
         let mut session = Session { connection, shared: Arc::clone(self), number };
-        let conn = Conn { token: "token".into(), client: client.into(), window: Some(128) };
+        let conn = Conn { token: "token".into(), client: client.into(), window: Some(128), publisher: None };
         session.connection.send(&Packet::Conn(conn)).await?;
         let answer = timeout(ANSWER_TIMEOUT, session.connection.next()).await.map_err(late)?;
         let answer = answer.ok_or(io::ErrorKind::UnexpectedEof)?;

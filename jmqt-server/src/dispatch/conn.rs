@@ -96,10 +96,14 @@ impl Core {
 
     fn accept_conn(&mut self) {
         let timeout_seconds = Some(self.shared.limits.timeout_seconds);
-        self.answer(&Packet::ConnAck(ConnAck { status: StatusCode::OK, timeout_seconds }));
+        self.answer(&Packet::ConnAck(ConnAck {
+            status: StatusCode::OK,
+            timeout_seconds,
+            remembers_publishes: false,
+        }));
     }
 
     fn refuse_conn(&mut self, status: StatusCode) {
-        self.answer(&Packet::ConnAck(ConnAck { status, timeout_seconds: None }));
+        self.answer(&Packet::ConnAck(ConnAck { status, timeout_seconds: None, remembers_publishes: false }));
     }
 }

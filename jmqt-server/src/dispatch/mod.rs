@@ -75,7 +75,7 @@ impl Core {
                 self.handle_conn_again(&member.client, &conn);
                 CONTINUE
             }
-            Packet::Disconn => self.handle_disconn(&member.client).await,
+            Packet::Disconn(_) => self.handle_disconn(&member.client).await,
             _ => return self.bad_packet(&format_args!("a client does not send {kind}")),
         };
         self.good_packet();
@@ -109,7 +109,9 @@ impl Core {
                 let outcome = AuthOutcome::Refused { status, message: problem.into() };
                 Packet::AuthAck(AuthAck { outcome })
             }
-            PacketType::Conn => Packet::ConnAck(ConnAck { status, timeout_seconds: None }),
+            PacketType::Conn => {
+                Packet::ConnAck(ConnAck { status, timeout_seconds: None, remembers_publishes: false })
+            }
             PacketType::Sub => Packet::SubAck(SubAck { status, channel }),
             PacketType::Unsub => Packet::UnsubAck(UnsubAck { status, channel }),
             // A QoS 0 publish is answered only if it has an id.
