@@ -56,6 +56,7 @@ mod dispatch;
 mod handle;
 mod hub;
 mod listener;
+mod log_limit;
 mod server;
 mod session;
 pub mod store;

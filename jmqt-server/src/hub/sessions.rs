@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use super::connections::{Claim, Connections, Registered};
 use super::{Hub, HubError, Message, STORE_TIMEOUT, Tag};
+use crate::log_limit::log_limited;
 use crate::session::{LogState, Outbox, Stage};
 use crate::validators::{CloseReason, ConnectionInfo};
 
@@ -71,7 +72,7 @@ impl Hub {
     ) -> Result<OpenedSession, HubError> {
         let claim = timeout(TAKEOVER_TIMEOUT, self.connections.claim(new.client)).await;
         let Ok(claim) = claim else {
-            tracing::error!(target: "jmqt::session", client = %new.client, "the older session did not end in time");
+            log_limited!(error, target: "jmqt::session", client = %new.client, "the older session did not end in time");
             return Err(HubError::SessionEnded);
         };
         let mut entered = match &self.cluster {

@@ -1,0 +1,69 @@
+//! Log lines that a client can provoke: at most one a minute of each kind, with a count of those left out.
+//!
+//! [`log_limited!`](log_limited) is for the usual line; a [`LogLimit`] of one's own is for a line whose target is
+//! chosen at run time. Neither replaces a counter: a line tells an operator where to look, a counter how often.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How far apart two lines of one kind are at least.
+const INTERVAL: Duration = Duration::from_secs(60);
+
+/// Decides which events of one kind are logged. Made in a `static`, one for each kind.
+pub(crate) struct LogLimit(Mutex<State>);
+
+struct State {
+    last: Option<Instant>,
+    left_out: u64,
+}
+
+impl LogLimit {
+    pub(crate) const fn new() -> Self {
+        Self(Mutex::new(State { last: None, left_out: 0 }))
+    }
+
+    /// `Some` if this event is to be logged, with the number of events since the last line that were not:
+    /// `Some(None)` if there were none, so that the field is absent from the line.
+    pub(crate) fn permit(&self) -> Option<Option<u64>> {
+        self.permit_at(Instant::now())
+    }
+
+    fn permit_at(&self, now: Instant) -> Option<Option<u64>> {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.last.is_some_and(|last| now.saturating_duration_since(last) < INTERVAL) {
+            state.left_out += 1;
+            return None;
+        }
+        state.last = Some(now);
+        Some(Some(std::mem::take(&mut state.left_out)).filter(|left_out| *left_out > 0))
+    }
+}
+
+/// Logs at most once a minute at this place of the code, with the field `left_out` for the events in between:
+/// `log_limited!(warn, target: "jmqt::session", client = name, "too many subscriptions")`.
+macro_rules! log_limited {
+    ($level:ident, target: $target:expr, $($event:tt)+) => {{
+        static LIMIT: $crate::log_limit::LogLimit = $crate::log_limit::LogLimit::new();
+        if let Some(left_out) = LIMIT.permit() {
+            tracing::$level!(target: $target, left_out, $($event)+);
+        }
+    }};
+}
+pub(crate) use log_limited;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_line_a_minute_tells_how_many_were_left_out() {
+        let (limit, start) = (LogLimit::new(), Instant::now());
+        let at = |seconds| limit.permit_at(start + Duration::from_secs(seconds));
+        assert_eq!(at(0), Some(None), "the first is logged at once");
+        assert_eq!((at(1), at(59)), (None, None));
+        assert_eq!(at(60), Some(Some(2)));
+        assert_eq!(at(61), None);
+        assert_eq!(at(200), Some(Some(1)));
+        assert_eq!(at(300), Some(None));
+    }
+}
