@@ -19,7 +19,7 @@
 //! impl AuthValidator for Believe {
 //!     async fn validate_auth(&self, request: &AuthRequest<'_>) -> Result<AuthVerdict, BoxError> {
 //!         let client = ClientId::parse(request.data.as_str().trim_matches('"'))?; // {"auth":{"dt":"alice"}}
-//!         Ok(AuthVerdict::Grant { client, token: AuthToken::new("secret") })
+//!         Ok(AuthVerdict::grant(client, AuthToken::new("secret")))
 //!     }
 //! }
 //!
@@ -76,8 +76,8 @@ pub use jmqt_protocol::{
 pub use listener::TlsError;
 pub use server::{Server, ServerBuilder, StartError};
 pub use validators::{
-    AllowAll, AuthRequest, AuthValidator, AuthVerdict, BoxError, CloseNotice, CloseNotifier, CloseReason,
-    ConnRequest, ConnValidator, ConnVerdict, ConnectionInfo, ControlHandler, ControlReply, ControlRequest,
-    DenyAll, DisconnectNotice, DisconnectNotifier, Protocol, PubRequest, PubValidator, Silent, SubRequest,
-    SubValidator, UnsubRequest, UnsubValidator, Verdict,
+    Acceptance, AllowAll, AuthRequest, AuthValidator, AuthVerdict, BoxError, CloseNotice, CloseNotifier,
+    CloseReason, ConnRequest, ConnValidator, ConnVerdict, ConnectionInfo, ControlHandler, ControlReply,
+    ControlRequest, DenyAll, DisconnectNotice, DisconnectNotifier, Grant, Protocol, PubRequest, PubValidator,
+    Silent, SubRequest, SubValidator, UnsubRequest, UnsubValidator, Verdict,
 };

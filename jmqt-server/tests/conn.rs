@@ -16,7 +16,7 @@ async fn what_the_validator_did_through_its_handle_follows_the_conn_ack() {
         request.server.force_pub(Publish::raw(channel("update"), "\"hello\"")?)?;
         request.server.force_sub(&channel("gone"), Persistence::Temporary)?;
         request.server.force_unsub(&channel("gone"))?;
-        Ok(ConnVerdict::Accept { subscriptions: vec![(channel("made"), Persistence::Temporary)] })
+        Ok(ConnVerdict::accept().subscribe(channel("made"), Persistence::Temporary))
     });
     let mut alice = server.open(Protocol::Socket).await;
     alice.conn_as("alice", "").await; // the connAck comes first

@@ -94,12 +94,9 @@ async fn the_server_wide_handle_acts_at_once_whatever_becomes_of_the_conn() {
 async fn the_verdict_may_bring_subscriptions() {
     let server = TestServer::start().await;
     server.app.on_conn(|_| {
-        Ok(ConnVerdict::Accept {
-            subscriptions: vec![
-                (channel("kept"), Persistence::Persistent),
-                (channel("lent"), Persistence::Temporary),
-            ],
-        })
+        Ok(ConnVerdict::accept()
+            .subscribe(channel("kept"), Persistence::Persistent)
+            .subscribe(channel("lent"), Persistence::Temporary))
     });
     let _alice = server.connect("alice").await;
     let subscriptions = server.handle().subscriptions(&client_id("alice")).await;
@@ -111,6 +108,25 @@ async fn the_verdict_may_bring_subscriptions() {
             (channel("lent"), Persistence::Temporary),
         ]
     );
+}
+
+#[tokio::test] // protocol.md 2.20: another client's messages are for that client alone
+async fn a_verdict_that_subscribes_to_a_channel_of_another_client_is_a_mistake() {
+    let server = TestServer::start().await;
+    for (wrong, mistakes) in [("#bob", 1), ("$control", 2)] {
+        server.app.on_conn(move |request| {
+            request.server.force_sub(&channel("inbox"), Persistence::Persistent)?;
+            Ok(ConnVerdict::accept()
+                .subscribe(channel("#alice"), Persistence::Persistent)
+                .subscribe(channel(wrong), Persistence::Persistent))
+        });
+        let mut alice = server.open(Protocol::Socket).await;
+        alice.send(r#"{"conn":{"at":"x","cl":"alice"}}"#).await;
+        alice.expect(r#"{"connAck":{"st":5}}"#).await;
+        let subscriptions = server.handle().subscriptions(&client_id("alice")).await;
+        assert_eq!(subscriptions.unwrap(), [], "nothing is made of it: {wrong}");
+        assert_eq!(server.counters().validator_failures, mistakes);
+    }
 }
 
 #[tokio::test] // protocol.md 2.2

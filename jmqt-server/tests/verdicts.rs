@@ -30,6 +30,7 @@ async fn a_refusal_with_status_ok_is_a_server_error() {
     let mut bob = server.open(Protocol::Socket).await;
     bob.send(r#"{"conn":{"at":"token-bob","cl":"bob"}}"#).await;
     bob.expect(r#"{"connAck":{"st":5}}"#).await;
+    assert_eq!(server.counters().validator_failures, 5);
 }
 
 #[tokio::test] // §7.b, §7.d, §7.h, §7.j, §7.l: any status of the application's arrives

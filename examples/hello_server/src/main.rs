@@ -36,7 +36,7 @@ impl AuthValidator for Believe {
             return Ok(AuthVerdict::refuse(StatusCode::INVALID_PACKET, "client_name is missing"));
         };
         Ok(match ClientId::parse(&data.client_name) {
-            Ok(client) => AuthVerdict::Grant { client, token: AuthToken::new("hello") },
+            Ok(client) => AuthVerdict::grant(client, AuthToken::new("hello")),
             Err(error) => AuthVerdict::refuse(StatusCode::INVALID_PACKET, error.to_string()),
         })
     }

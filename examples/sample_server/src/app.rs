@@ -75,7 +75,10 @@ impl AuthValidator for SampleApp {
             return Ok(AuthVerdict::refuse(StatusCode::INVALID_PACKET, message));
         };
         Ok(match ClientId::parse(&data.client_name) {
-            Ok(client) => AuthVerdict::Grant { token: self.tokens.issue(&client)?, client },
+            Ok(client) => {
+                let token = self.tokens.issue(&client)?;
+                AuthVerdict::grant(client, token)
+            }
             Err(error) => {
                 let message = format!("client_name cannot be used: {error}");
                 AuthVerdict::refuse(StatusCode::INVALID_PACKET, message)

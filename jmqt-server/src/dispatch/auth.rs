@@ -11,23 +11,36 @@ use crate::validators::{AuthRequest, AuthVerdict};
 impl Core {
     pub(super) async fn handle_auth(&mut self, auth: Auth<'_>) -> Flow {
         let shared = Arc::clone(&self.shared);
-        let request = AuthRequest::new(self.info, auth.data, &shared.handle);
+        let attached = self.attached.clone().filter(|_| self.member.is_some());
+        let session = attached.as_ref().map(|attached| attached.data()).into();
+        let request = AuthRequest::new(self.info, auth.data, &shared.handle, session);
         let question = shared.validators.auth.validate_auth(&request);
         let verdict = match self.ask("auth validator", question).await {
             Ok(verdict) => verdict,
             Err(reason) => return Flow::Break(reason),
         };
         let outcome = match &verdict {
-            Some(AuthVerdict::Grant { client, token }) => {
-                AuthOutcome::Granted { token: token.reveal().into(), client: client.as_str().into() }
+            Some(AuthVerdict::Grant(grant)) => {
+                if let Some(data) = &grant.session {
+                    self.attach(&grant.client, data);
+                }
+                AuthOutcome::Granted {
+                    token: grant.token.reveal().into(),
+                    client: grant.client.as_str().into(),
+                }
             }
             Some(AuthVerdict::Refuse { status, message }) if !status.is_ok() => {
                 AuthOutcome::Refused { status: *status, message: message.into() }
             }
-            _ => AuthOutcome::Refused {
-                status: StatusCode::SERVER_ERROR,
-                message: "the server could not answer this request".into(),
-            },
+            verdict => {
+                if verdict.is_some() {
+                    self.validator_mistake("auth validator", &"it refused with status OK");
+                }
+                AuthOutcome::Refused {
+                    status: StatusCode::SERVER_ERROR,
+                    message: "the server could not answer this request".into(),
+                }
+            }
         };
         self.answer(&Packet::AuthAck(AuthAck { outcome }));
         self.auth_answered();

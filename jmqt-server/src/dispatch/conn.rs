@@ -8,7 +8,7 @@ use super::CONTINUE;
 use crate::handle::ConnHandle;
 use crate::hub::{HubError, NewSession, Recorded};
 use crate::session::{Core, Flow, Member};
-use crate::validators::{CloseReason, ConnRequest, ConnVerdict};
+use crate::validators::{Attached, CloseReason, ConnRequest, ConnVerdict};
 
 impl Core {
     pub(super) async fn handle_conn(&mut self, conn: Conn<'_>) -> Flow {
@@ -16,15 +16,15 @@ impl Core {
             self.refuse_conn(StatusCode::INVALID_PACKET);
             return CONTINUE;
         };
-        let recorded = match self.ask_conn(&client, &conn).await {
-            Ok(Ok(recorded)) => recorded,
+        let (recorded, attached) = match self.ask_conn(&client, &conn).await {
+            Ok(Ok(accepted)) => accepted,
             Ok(Err(status)) => {
                 self.refuse_conn(status);
                 return CONTINUE;
             }
             Err(reason) => return Flow::Break(reason),
         };
-        match self.open_session(client, conn.window, recorded).await {
+        match self.open_session(client, conn.window, recorded, attached).await {
             Ok(Ok(())) => CONTINUE,
             Ok(Err(error)) => {
                 tracing::debug!(target: "jmqt::session", remote = %self.info.remote, %error, "conn failed");
@@ -35,25 +35,36 @@ impl Core {
         }
     }
 
-    /// What the application has recorded for the session, or why there is to be none.
+    /// What the application has recorded for the session and attached to it, or why there is to be none.
     async fn ask_conn(
         &mut self,
         client: &ClientId,
         conn: &Conn<'_>,
-    ) -> Result<Result<Vec<Recorded>, StatusCode>, CloseReason> {
+    ) -> Result<Result<(Vec<Recorded>, Option<Arc<Attached>>), StatusCode>, CloseReason> {
         let shared = Arc::clone(&self.shared);
         let handle = ConnHandle::new(client.clone(), shared.handle.clone());
-        let request = ConnRequest::new(self.info, client, &conn.token, &handle);
+        // What `auth` attached for another client is not for this one.
+        let attached = self.attached.clone().filter(|attached| attached.is_for(client));
+        let session = attached.as_ref().map(|attached| attached.data()).into();
+        let request = ConnRequest::new(self.info, client, &conn.token, &handle, session);
         let question = shared.validators.conn.validate_conn(&request);
         Ok(match self.ask("conn validator", question).await? {
-            Some(ConnVerdict::Accept { subscriptions }) => {
-                let mut recorded = handle.into_recorded();
-                let made = subscriptions.into_iter();
-                recorded.extend(made.map(|(channel, persistence)| Recorded::Subscribe(channel, persistence)));
-                Ok(recorded)
+            Some(ConnVerdict::Accept(acceptance)) => {
+                for (channel, persistence) in acceptance.subscriptions {
+                    if let Err(error) = handle.force_sub(&channel, persistence) {
+                        self.validator_mistake("conn validator", &error);
+                        return Ok(Err(StatusCode::SERVER_ERROR));
+                    }
+                }
+                let own = acceptance.session.map(|data| Arc::new(Attached::new(client.clone(), data)));
+                Ok((handle.into_recorded(), own.or(attached)))
             }
             Some(ConnVerdict::Refuse(status)) if !status.is_ok() => Err(status),
-            _ => Err(StatusCode::SERVER_ERROR),
+            Some(_) => {
+                self.validator_mistake("conn validator", &"it refused with status OK");
+                Err(StatusCode::SERVER_ERROR)
+            }
+            None => Err(StatusCode::SERVER_ERROR),
         })
     }
 
@@ -62,6 +73,7 @@ impl Core {
         client: ClientId,
         window: Option<u32>,
         recorded: Vec<Recorded>,
+        attached: Option<Arc<Attached>>,
     ) -> Result<Result<(), HubError>, CloseReason> {
         let shared = Arc::clone(&self.shared);
         let outbox = Arc::clone(&self.outbox);
@@ -80,6 +92,7 @@ impl Core {
         };
         tracing::debug!(target: "jmqt::session", client = %client, remote = %self.info.remote, "connected");
         self.session_begun(Member { client, generation: opened.generation });
+        self.attached = attached;
         self.accept_conn();
         self.wait(shared.hub.start_pushing(&outbox, opened)).await?;
         Ok(Ok(()))

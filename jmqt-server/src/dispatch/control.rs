@@ -23,7 +23,9 @@ impl Core {
             return CONTINUE;
         }
         let shared = Arc::clone(&self.shared);
-        let request = ControlRequest::new(self.info, client, channel, publish.data, &shared.handle);
+        let attached = self.attached.clone();
+        let session = attached.as_ref().map(|attached| attached.data()).into();
+        let request = ControlRequest::new(self.info, client, channel, publish.data, &shared.handle, session);
         let question = shared.validators.control.handle_control(&request);
         let reply = match self.ask("control handler", question).await {
             Ok(reply) => reply.unwrap_or(ControlReply::status(StatusCode::SERVER_ERROR)),

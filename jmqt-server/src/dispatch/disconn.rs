@@ -10,7 +10,9 @@ use crate::validators::{CloseReason, DisconnectNotice};
 impl Core {
     pub(super) async fn handle_disconn(&mut self, client: &ClientId) -> Flow {
         let shared = Arc::clone(&self.shared);
-        let notice = DisconnectNotice::new(self.info, client, &shared.handle);
+        let attached = self.attached.clone();
+        let session = attached.as_ref().map(|attached| attached.data()).into();
+        let notice = DisconnectNotice::new(self.info, client, &shared.handle, session);
         let question = shared.validators.disconnect.on_disconnect(&notice);
         // A notifier that failed has been logged; the session ends all the same.
         match self.ask("disconnect notifier", question).await {

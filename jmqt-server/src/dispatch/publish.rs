@@ -10,7 +10,6 @@ use jmqt_protocol::{
 };
 
 use super::CONTINUE;
-use super::sub::status_of;
 use crate::hub::Message;
 use crate::session::{Core, Flow};
 use crate::validators::{PubRequest, poll_at_once};
@@ -32,6 +31,7 @@ impl Core {
             return self.refuse_pub(publish, StatusCode::INVALID_PACKET).await;
         }
         let shared = Arc::clone(&self.shared);
+        let attached = self.attached.clone();
         let request = PubRequest {
             connection: self.info,
             client,
@@ -40,6 +40,7 @@ impl Core {
             qos: publish.qos,
             retain: publish.retain,
             server: &shared.handle,
+            session: attached.as_ref().map(|attached| attached.data()).into(),
         };
         // Not by way of `ask`: for a validator that answers at once, no future is made but its own.
         let asked = {
@@ -52,7 +53,8 @@ impl Core {
                 },
             }
         };
-        let status = status_of(self.answered("pub validator", asked));
+        let verdict = self.answered("pub validator", asked);
+        let status = self.status_of("pub validator", verdict);
         if !status.is_ok() {
             return self.refuse_pub(publish, status).await;
         }

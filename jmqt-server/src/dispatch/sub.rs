@@ -16,10 +16,12 @@ impl Core {
             return CONTINUE;
         };
         let shared = Arc::clone(&self.shared);
-        let request = SubRequest::new(self.info, client, &channel, sub.persistence, &shared.handle);
+        let attached = self.attached.clone();
+        let session = attached.as_ref().map(|attached| attached.data()).into();
+        let request = SubRequest::new(self.info, client, &channel, sub.persistence, &shared.handle, session);
         let question = shared.validators.sub.validate_sub(&request);
         let status = match self.ask("sub validator", question).await {
-            Ok(verdict) => status_of(verdict),
+            Ok(verdict) => self.status_of("sub validator", verdict),
             Err(reason) => return Flow::Break(reason),
         };
         if !status.is_ok() {
@@ -38,20 +40,24 @@ impl Core {
         }
         CONTINUE
     }
+
+    /// What a verdict means for the acknowledgement.
+    pub(super) fn status_of(&mut self, what: &'static str, verdict: Option<Verdict>) -> StatusCode {
+        match verdict {
+            Some(Verdict::Allow) => StatusCode::OK,
+            Some(Verdict::Refuse(status)) if !status.is_ok() => status,
+            Some(Verdict::Refuse(_)) => {
+                self.validator_mistake(what, &"it refused with status OK");
+                StatusCode::SERVER_ERROR
+            }
+            None => StatusCode::SERVER_ERROR,
+        }
+    }
 }
 
 /// The name, if a client may subscribe to it and unsubscribe from it (2.8).
 pub(super) fn plain_channel(raw: &str) -> Option<ChannelName> {
     ChannelName::parse(raw).ok().filter(|channel| channel.kind() == ChannelKind::Plain)
-}
-
-/// What a verdict means for the acknowledgement.
-pub(super) fn status_of(verdict: Option<Verdict>) -> StatusCode {
-    match verdict {
-        Some(Verdict::Allow) => StatusCode::OK,
-        Some(Verdict::Refuse(status)) if !status.is_ok() => status,
-        _ => StatusCode::SERVER_ERROR,
-    }
 }
 
 fn sub_ack(status: StatusCode, channel: &str) -> Packet<'_> {

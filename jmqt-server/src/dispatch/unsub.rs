@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jmqt_protocol::{ClientId, Packet, StatusCode, Unsub, UnsubAck};
 
 use super::CONTINUE;
-use super::sub::{plain_channel, status_of};
+use super::sub::plain_channel;
 use crate::session::{Core, Flow};
 use crate::validators::UnsubRequest;
 
@@ -17,10 +17,12 @@ impl Core {
             return CONTINUE;
         };
         let shared = Arc::clone(&self.shared);
-        let request = UnsubRequest::new(self.info, client, &channel, &shared.handle);
+        let attached = self.attached.clone();
+        let session = attached.as_ref().map(|attached| attached.data()).into();
+        let request = UnsubRequest::new(self.info, client, &channel, &shared.handle, session);
         let question = shared.validators.unsub.validate_unsub(&request);
         let mut status = match self.ask("unsub validator", question).await {
-            Ok(verdict) => status_of(verdict),
+            Ok(verdict) => self.status_of("unsub validator", verdict),
             Err(reason) => return Flow::Break(reason),
         };
         if status.is_ok() {

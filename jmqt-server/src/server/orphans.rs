@@ -67,7 +67,7 @@ pub(super) async fn notify(shared: &Arc<Shared>, store: &dyn Store, session: &Se
         tracing::warn!(target: "jmqt::session", %client, "the store does not tell where this session came from");
         ConnectionInfo { remote: SocketAddr::from(([0, 0, 0, 0], 0)), protocol: Protocol::Socket }
     });
-    let notice = CloseNotice::new(info, client, CloseReason::ServerDied, &shared.handle);
+    let notice = CloseNotice::new(info, client, CloseReason::ServerDied, &shared.handle, None.into());
     shared.notify_close(&notice).await;
     // It has been told of, which must not happen again: a store that is away is waited for.
     let mut is_first = true;

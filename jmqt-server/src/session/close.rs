@@ -35,7 +35,7 @@ impl Session {
         }
         self.core.send_last_bytes(reason).await;
         let Self { core, .. } = self;
-        let Core { shared, info, outbox, member, io, .. } = core;
+        let Core { shared, info, outbox, member, attached, io, .. } = core;
         drop(io);
         outbox.release_socket();
         // A `conn` may have been given up half way, so the tables are cleared in any case.
@@ -44,7 +44,8 @@ impl Session {
         let Some(Member { client, generation }) = member else { return };
         let is_ours = shared.hub.claim_close(&client, generation, info).await;
         if is_ours {
-            let notice = CloseNotice::new(info, &client, reason, &shared.handle);
+            let session = attached.as_ref().map(|attached| attached.data()).into();
+            let notice = CloseNotice::new(info, &client, reason, &shared.handle, session);
             shared.notify_close(&notice).await;
         }
         shared.hub.close_session(&client, generation, is_known, is_ours).await;

@@ -32,7 +32,9 @@ use tokio_rustls::server::TlsStream;
 
 use crate::server::{ConnectionPermit, Shared};
 use crate::transport::{Decoder, Framing};
-use crate::validators::{Asked, CloseReason, ConnectionInfo, Question, poll_at_once, poll_guarded};
+use crate::validators::{
+    Asked, Attached, CloseReason, ConnectionInfo, Question, SessionData, poll_at_once, poll_guarded,
+};
 
 use batch::Batch;
 use buffer::{ReadBuffer, ReadSize};
@@ -66,6 +68,8 @@ pub(crate) struct Core {
     pub(crate) outbox: Arc<Outbox>,
     /// Present once `conn` was accepted.
     pub(crate) member: Option<Member>,
+    /// What the application has attached; with a session, to that session.
+    pub(crate) attached: Option<Arc<Attached>>,
     pub(crate) batch: Batch,
     io: Io,
     clock: IdleClock,
@@ -118,6 +122,7 @@ impl Session {
                 info,
                 outbox,
                 member: None,
+                attached: None,
                 batch: Batch::default(),
                 io,
                 read_size: ReadSize::default(),
@@ -323,6 +328,19 @@ impl Core {
         }
         self.shared.hub.counters.validator_failures.increment();
         asked.logged(what, self.name())
+    }
+
+    /// A validator answered, but with something that it must not answer. Logged and counted as a failure.
+    pub(crate) fn validator_mistake(&self, what: &'static str, mistake: &dyn std::fmt::Display) {
+        self.shared.hub.counters.validator_failures.increment();
+        tracing::error!(target: "jmqt::app", client = self.name(), %mistake, "{what} made a mistake");
+    }
+
+    /// Attaches session data for a client. Within a session, only for the client of that session.
+    pub(crate) fn attach(&mut self, client: &ClientId, data: &SessionData) {
+        if self.member.as_ref().is_none_or(|member| member.client == *client) {
+            self.attached = Some(Arc::new(Attached::new(client.clone(), Arc::clone(data))));
+        }
     }
 
     /// Appends a packet to the outbox; it is written at the end of the batch.

@@ -1,8 +1,12 @@
 //! `auth`: who are you? (§7.a, §10)
 
+use std::any::Any;
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use jmqt_protocol::{AuthToken, ClientId, Payload, StatusCode};
 
+use super::attached::{SessionData, SessionRef, session_getters};
 use super::{BoxError, ConnectionInfo};
 use crate::ServerHandle;
 
@@ -16,24 +20,28 @@ pub struct AuthRequest<'a> {
     pub data: Payload<'a>,
     /// The server's own side.
     pub server: &'a ServerHandle,
+    pub(crate) session: SessionRef<'a>,
 }
 
+session_getters!(AuthRequest);
+
 impl<'a> AuthRequest<'a> {
-    pub(crate) fn new(connection: ConnectionInfo, data: Payload<'a>, server: &'a ServerHandle) -> Self {
-        Self { connection, data, server }
+    pub(crate) fn new(
+        connection: ConnectionInfo,
+        data: Payload<'a>,
+        server: &'a ServerHandle,
+        session: SessionRef<'a>,
+    ) -> Self {
+        Self { connection, data, server, session }
     }
 }
 
 /// The answer to an [`AuthRequest`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
+#[non_exhaustive]
 pub enum AuthVerdict {
-    /// `authAck` with status 1, the token and the client id to connect with.
-    Grant {
-        /// `cl`.
-        client: ClientId,
-        /// `at`.
-        token: AuthToken,
-    },
+    /// `authAck` with status 1; made by [`grant`](Self::grant).
+    Grant(Grant),
     /// `authAck` with another status and the reason.
     Refuse {
         /// `st`. `StatusCode::OK` here is a mistake of the application, answered as SERVER_ERROR.
@@ -43,7 +51,42 @@ pub enum AuthVerdict {
     },
 }
 
+/// What a client is granted; made by [`AuthVerdict::grant`].
+#[derive(Debug, Clone)]
+pub struct Grant {
+    pub(crate) client: ClientId,
+    pub(crate) token: AuthToken,
+    pub(crate) session: Option<SessionData>,
+}
+
 impl AuthVerdict {
+    /// Grants this token for this client id, the two that the client connects with.
+    #[must_use]
+    pub const fn grant(client: ClientId, token: AuthToken) -> Self {
+        Self::Grant(Grant { client, token, session: None })
+    }
+
+    /// Attaches data for the session that this client opens on the same connection: its `conn` request sees
+    /// it ([`ConnRequest::session`](crate::ConnRequest::session)), and so does everything after that unless
+    /// [`ConnVerdict::attach`](crate::ConnVerdict::attach) replaces it. Within a session of this client it
+    /// replaces the data of that session. A refusal attaches nothing.
+    #[must_use]
+    pub fn attach<T: Any + Send + Sync>(mut self, data: Arc<T>) -> Self {
+        if let Self::Grant(grant) = &mut self {
+            grant.session = Some(data);
+        }
+        self
+    }
+
+    /// The client id and the token, if they are granted.
+    #[must_use]
+    pub const fn granted(&self) -> Option<(&ClientId, &AuthToken)> {
+        match self {
+            Self::Grant(Grant { client, token, .. }) => Some((client, token)),
+            Self::Refuse { .. } => None,
+        }
+    }
+
     /// Refuses with a status and a reason.
     #[must_use]
     pub fn refuse(status: StatusCode, message: impl Into<String>) -> Self {

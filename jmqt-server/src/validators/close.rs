@@ -5,6 +5,7 @@ use std::fmt;
 use async_trait::async_trait;
 use jmqt_protocol::ClientId;
 
+use super::attached::{SessionRef, session_getters};
 use super::{BoxError, ConnectionInfo};
 use crate::ServerHandle;
 
@@ -79,7 +80,10 @@ pub struct CloseNotice<'a> {
     pub reason: CloseReason,
     /// The server's own side.
     pub server: &'a ServerHandle,
+    pub(crate) session: SessionRef<'a>,
 }
+
+session_getters!(CloseNotice);
 
 impl<'a> CloseNotice<'a> {
     pub(crate) fn new(
@@ -87,8 +91,9 @@ impl<'a> CloseNotice<'a> {
         client: &'a ClientId,
         reason: CloseReason,
         server: &'a ServerHandle,
+        session: SessionRef<'a>,
     ) -> Self {
-        Self { connection, client, reason, server }
+        Self { connection, client, reason, server, session }
     }
 }
 

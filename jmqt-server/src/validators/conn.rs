@@ -1,8 +1,12 @@
 //! `conn`: may this client open a session? (§7.c, §10, protocol.md 2.2)
 
+use std::any::Any;
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use jmqt_protocol::{ChannelName, ClientId, Persistence, StatusCode};
 
+use super::attached::{SessionData, SessionRef, session_getters};
 use super::{BoxError, ConnectionInfo};
 use crate::handle::ConnHandle;
 
@@ -19,7 +23,10 @@ pub struct ConnRequest<'a> {
     /// What is done through this handle happens once the connection is accepted, and not at all if
     /// it is refused (protocol.md 2.2).
     pub server: &'a ConnHandle,
+    pub(crate) session: SessionRef<'a>,
 }
+
+session_getters!(ConnRequest);
 
 impl<'a> ConnRequest<'a> {
     pub(crate) fn new(
@@ -27,28 +34,75 @@ impl<'a> ConnRequest<'a> {
         client: &'a ClientId,
         token: &'a str,
         server: &'a ConnHandle,
+        session: SessionRef<'a>,
     ) -> Self {
-        Self { connection, client, token, server }
+        Self { connection, client, token, server, session }
     }
 }
 
 /// The answer to a [`ConnRequest`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
+#[non_exhaustive]
 pub enum ConnVerdict {
-    /// The session begins, with these subscriptions made for it (after what the handle recorded).
-    Accept {
-        /// Channels to subscribe the client to.
-        subscriptions: Vec<(ChannelName, Persistence)>,
-    },
-    /// `connAck` with this status; the connection stays, without a session.
+    /// The session begins; made by [`accept`](Self::accept).
+    Accept(Acceptance),
+    /// `connAck` with this status; the connection stays, without a session. `StatusCode::OK` here is a
+    /// mistake of the application, answered as SERVER_ERROR.
     Refuse(StatusCode),
 }
 
+/// How a session begins; made by [`ConnVerdict::accept`].
+#[derive(Debug, Clone, Default)]
+pub struct Acceptance {
+    pub(crate) subscriptions: Vec<(ChannelName, Persistence)>,
+    pub(crate) session: Option<SessionData>,
+}
+
 impl ConnVerdict {
-    /// Accepts without making subscriptions.
+    /// Accepts the connection.
     #[must_use]
     pub const fn accept() -> Self {
-        Self::Accept { subscriptions: Vec::new() }
+        Self::Accept(Acceptance { subscriptions: Vec::new(), session: None })
+    }
+
+    /// Subscribes the client, after what was recorded through [`ConnRequest::server`]. A control channel or
+    /// another client's `#` channel is a mistake of the application: it is logged, and the `conn` is
+    /// answered SERVER_ERROR. A refusal subscribes to nothing.
+    #[must_use]
+    pub fn subscribe(mut self, channel: ChannelName, persistence: Persistence) -> Self {
+        if let Self::Accept(acceptance) = &mut self {
+            acceptance.subscriptions.push((channel, persistence));
+        }
+        self
+    }
+
+    /// Attaches data to the session: every later request and notice of it has it, by
+    /// [`SubRequest::session`](crate::SubRequest::session) and its like. It takes the place of what
+    /// [`AuthVerdict::attach`](crate::AuthVerdict::attach) attached. A refusal attaches nothing.
+    ///
+    /// The data is dropped with the session. The close notifier of a session whose server process died is
+    /// called without it.
+    #[must_use]
+    pub fn attach<T: Any + Send + Sync>(mut self, data: Arc<T>) -> Self {
+        if let Self::Accept(acceptance) = &mut self {
+            acceptance.session = Some(data);
+        }
+        self
+    }
+
+    /// Whether the session begins.
+    #[must_use]
+    pub const fn is_accepted(&self) -> bool {
+        matches!(self, Self::Accept(_))
+    }
+
+    /// The subscriptions that [`subscribe`](Self::subscribe) makes.
+    #[must_use]
+    pub fn subscriptions(&self) -> &[(ChannelName, Persistence)] {
+        match self {
+            Self::Accept(acceptance) => &acceptance.subscriptions,
+            Self::Refuse(_) => &[],
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use jmqt_protocol::{ChannelName, ClientId, InvalidPayload, Payload, StatusCode};
 
+use super::attached::{SessionRef, session_getters};
 use super::{BoxError, ConnectionInfo};
 use crate::ServerHandle;
 
@@ -20,7 +21,10 @@ pub struct ControlRequest<'a> {
     pub data: Option<Payload<'a>>,
     /// The server's own side.
     pub server: &'a ServerHandle,
+    pub(crate) session: SessionRef<'a>,
 }
+
+session_getters!(ControlRequest);
 
 impl<'a> ControlRequest<'a> {
     pub(crate) fn new(
@@ -29,8 +33,9 @@ impl<'a> ControlRequest<'a> {
         channel: &'a ChannelName,
         data: Option<Payload<'a>>,
         server: &'a ServerHandle,
+        session: SessionRef<'a>,
     ) -> Self {
-        Self { connection, client, channel, data, server }
+        Self { connection, client, channel, data, server, session }
     }
 }
 

@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use jmqt_protocol::ClientId;
 
+use super::attached::{SessionRef, session_getters};
 use super::{BoxError, ConnectionInfo};
 use crate::ServerHandle;
 
@@ -16,11 +17,19 @@ pub struct DisconnectNotice<'a> {
     pub client: &'a ClientId,
     /// The server's own side.
     pub server: &'a ServerHandle,
+    pub(crate) session: SessionRef<'a>,
 }
 
+session_getters!(DisconnectNotice);
+
 impl<'a> DisconnectNotice<'a> {
-    pub(crate) fn new(connection: ConnectionInfo, client: &'a ClientId, server: &'a ServerHandle) -> Self {
-        Self { connection, client, server }
+    pub(crate) fn new(
+        connection: ConnectionInfo,
+        client: &'a ClientId,
+        server: &'a ServerHandle,
+        session: SessionRef<'a>,
+    ) -> Self {
+        Self { connection, client, server, session }
     }
 }
 

@@ -4,7 +4,9 @@
 //! [`Silent`] are ready to plug. Whatever a validator does (fails, panics, takes too long), it costs
 //! that one request a SERVER_ERROR and nothing else (protocol.md 2.17).
 
+mod arc;
 mod ask;
+mod attached;
 mod auth;
 mod close;
 mod conn;
@@ -22,9 +24,10 @@ use std::sync::Arc;
 use jmqt_protocol::StatusCode;
 
 pub(crate) use ask::{Asked, Question, poll_at_once, poll_guarded};
-pub use auth::{AuthRequest, AuthValidator, AuthVerdict};
+pub(crate) use attached::{Attached, SessionData};
+pub use auth::{AuthRequest, AuthValidator, AuthVerdict, Grant};
 pub use close::{CloseNotice, CloseNotifier, CloseReason};
-pub use conn::{ConnRequest, ConnValidator, ConnVerdict};
+pub use conn::{Acceptance, ConnRequest, ConnValidator, ConnVerdict};
 pub use control::{ControlHandler, ControlReply, ControlRequest};
 pub use disconnect::{DisconnectNotice, DisconnectNotifier};
 pub use publish::{PubRequest, PubValidator};

@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use jmqt_protocol::{ChannelName, ClientId, Payload, Qos, Retain};
 
+use super::attached::{SessionRef, session_getters};
 use super::{BoxError, ConnectionInfo, Verdict};
 use crate::ServerHandle;
 
@@ -24,7 +25,10 @@ pub struct PubRequest<'a> {
     pub retain: Retain,
     /// The server's own side.
     pub server: &'a ServerHandle,
+    pub(crate) session: SessionRef<'a>,
 }
+
+session_getters!(PubRequest);
 
 /// Decides whether a client may publish a message (§7.k, §7.l).
 ///

@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use jmqt_protocol::{ChannelName, ClientId, Persistence};
 
+use super::attached::{SessionRef, session_getters};
 use super::{BoxError, ConnectionInfo, Verdict};
 use crate::ServerHandle;
 
@@ -20,7 +21,10 @@ pub struct SubRequest<'a> {
     pub persistence: Persistence,
     /// The server's own side.
     pub server: &'a ServerHandle,
+    pub(crate) session: SessionRef<'a>,
 }
+
+session_getters!(SubRequest);
 
 impl<'a> SubRequest<'a> {
     pub(crate) fn new(
@@ -29,8 +33,9 @@ impl<'a> SubRequest<'a> {
         channel: &'a ChannelName,
         persistence: Persistence,
         server: &'a ServerHandle,
+        session: SessionRef<'a>,
     ) -> Self {
-        Self { connection, client, channel, persistence, server }
+        Self { connection, client, channel, persistence, server, session }
     }
 }
 

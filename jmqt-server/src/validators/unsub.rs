@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use jmqt_protocol::{ChannelName, ClientId};
 
+use super::attached::{SessionRef, session_getters};
 use super::{BoxError, ConnectionInfo, Verdict};
 use crate::ServerHandle;
 
@@ -18,7 +19,10 @@ pub struct UnsubRequest<'a> {
     pub channel: &'a ChannelName,
     /// The server's own side.
     pub server: &'a ServerHandle,
+    pub(crate) session: SessionRef<'a>,
 }
+
+session_getters!(UnsubRequest);
 
 impl<'a> UnsubRequest<'a> {
     pub(crate) fn new(
@@ -26,8 +30,9 @@ impl<'a> UnsubRequest<'a> {
         client: &'a ClientId,
         channel: &'a ChannelName,
         server: &'a ServerHandle,
+        session: SessionRef<'a>,
     ) -> Self {
-        Self { connection, client, channel, server }
+        Self { connection, client, channel, server, session }
     }
 }
 

@@ -221,10 +221,7 @@ impl AuthValidator for TestApp {
         let Some(name) = data["client_name"].as_str() else {
             return Ok(AuthVerdict::refuse(StatusCode::NOT_ALLOWED, "client_name is missing"));
         };
-        Ok(AuthVerdict::Grant {
-            client: ClientId::parse(name)?,
-            token: AuthToken::new(format!("token-{name}")),
-        })
+        Ok(AuthVerdict::grant(ClientId::parse(name)?, AuthToken::new(format!("token-{name}"))))
     }
 }
 

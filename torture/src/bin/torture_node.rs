@@ -50,7 +50,7 @@ struct App(Arc<NoticeFile>);
 impl AuthValidator for App {
     async fn validate_auth(&self, request: &AuthRequest<'_>) -> Result<AuthVerdict, BoxError> {
         let name: String = serde_json::from_str(request.data.as_str())?;
-        Ok(AuthVerdict::Grant { client: ClientId::parse(&name)?, token: AuthToken::new("token") })
+        Ok(AuthVerdict::grant(ClientId::parse(&name)?, AuthToken::new("token")))
     }
 }
 

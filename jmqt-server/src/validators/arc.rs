@@ -1,0 +1,44 @@
+//! An `Arc` of a validator is that validator: an application that is used elsewhere too is plugged as a
+//! clone of its `Arc`.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use super::{
+    AuthRequest, AuthValidator, AuthVerdict, BoxError, CloseNotice, CloseNotifier, ConnRequest,
+    ConnValidator, ConnVerdict, ControlHandler, ControlReply, ControlRequest, DisconnectNotice,
+    DisconnectNotifier, PubRequest, PubValidator, SubRequest, SubValidator, UnsubRequest, UnsubValidator,
+    Verdict,
+};
+
+/// Hands the question on. Written out as `async_trait` would, because with `async_trait` each question would be
+/// one boxed future around another.
+macro_rules! forward {
+    ($($of:ident::$method:ident($request:ident) -> $answer:ty;)+) => {$(
+        impl<T: $of + ?Sized> $of for Arc<T> {
+            fn $method<'life0, 'life1, 'life2, 'async_trait>(
+                &'life0 self,
+                request: &'life1 $request<'life2>,
+            ) -> Pin<Box<dyn Future<Output = Result<$answer, BoxError>> + Send + 'async_trait>>
+            where
+                'life0: 'async_trait,
+                'life1: 'async_trait,
+                'life2: 'async_trait,
+                Self: 'async_trait,
+            {
+                (**self).$method(request)
+            }
+        }
+    )+};
+}
+
+forward! {
+    AuthValidator::validate_auth(AuthRequest) -> AuthVerdict;
+    ConnValidator::validate_conn(ConnRequest) -> ConnVerdict;
+    SubValidator::validate_sub(SubRequest) -> Verdict;
+    PubValidator::validate_pub(PubRequest) -> Verdict;
+    UnsubValidator::validate_unsub(UnsubRequest) -> Verdict;
+    ControlHandler::handle_control(ControlRequest) -> ControlReply;
+    DisconnectNotifier::on_disconnect(DisconnectNotice) -> ();
+    CloseNotifier::on_close(CloseNotice) -> ();
+}

@@ -1,0 +1,79 @@
+//! Session data: what an application attaches to a session in `auth` or `conn`, and finds in every later
+//! request and notice of that session.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+
+use jmqt_protocol::ClientId;
+
+/// A value of the application, of whatever type.
+pub(crate) type SessionData = Arc<dyn Any + Send + Sync>;
+
+/// What a connection carries for its application.
+#[derive(Clone)]
+pub(crate) struct Attached {
+    client: ClientId,
+    data: SessionData,
+}
+
+impl fmt::Debug for Attached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Attached(..)")
+    }
+}
+
+impl Attached {
+    pub(crate) fn new(client: ClientId, data: SessionData) -> Self {
+        Self { client, data }
+    }
+
+    pub(crate) fn data(&self) -> &SessionData {
+        &self.data
+    }
+
+    /// Whether it was attached for this client: what `auth` said of one client must not be believed of
+    /// another one that connects afterwards.
+    pub(crate) fn is_for(&self, client: &ClientId) -> bool {
+        self.client == *client
+    }
+}
+
+/// Session data in a request: a reference, or nothing.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct SessionRef<'a>(pub(crate) Option<&'a SessionData>);
+
+impl fmt::Debug for SessionRef<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "attached" } else { "none" })
+    }
+}
+
+impl<'a> From<Option<&'a SessionData>> for SessionRef<'a> {
+    fn from(data: Option<&'a SessionData>) -> Self {
+        Self(data)
+    }
+}
+
+/// Gives a request or notice with a field `session` its typed getters.
+macro_rules! session_getters {
+    ($($of:ident),+) => {$(
+        impl<'a> $of<'a> {
+            /// The session data of this type; `None` if none was attached, or one of another type.
+            ///
+            /// Data is attached by [`AuthVerdict::attach`](crate::AuthVerdict::attach) or
+            /// [`ConnVerdict::attach`](crate::ConnVerdict::attach).
+            #[must_use]
+            pub fn session<T: std::any::Any + Send + Sync>(&self) -> Option<&'a T> {
+                self.session.0?.downcast_ref()
+            }
+
+            /// The same, to be kept for longer than the request.
+            #[must_use]
+            pub fn session_arc<T: std::any::Any + Send + Sync>(&self) -> Option<std::sync::Arc<T>> {
+                std::sync::Arc::clone(self.session.0?).downcast().ok()
+            }
+        }
+    )+};
+}
+pub(crate) use session_getters;
