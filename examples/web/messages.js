@@ -46,7 +46,7 @@ export class Messages {
       this.#filtered = chosen !== undefined;
       this.#feed.filter = chosen;
       this.#list.following = true;
-      this.#draw();
+      this.#drawNow(); // a key pressed before the next frame goes through the new list
     };
     byId('filter-channel').addEventListener('input', filter);
     byId('filter-text').addEventListener('input', filter);

@@ -36,6 +36,8 @@ export class Subscriptions {
     const field = byId('channel');
     const channel = field.value.trim();
     const persistent = byId('persistent').checked;
+    // The next name may have been typed by the time the server answers.
+    const unchanged = () => field.value.trim() === channel;
     this.#problem('');
     if (channel === '') {
       byId('subscribe-error').textContent = 'Which channel?';
@@ -51,10 +53,10 @@ export class Subscriptions {
       await client.sub(channel, { persistent });
       log(`Subscribed to ${channel}${persistent ? ', persistently' : ''}`, 'good');
       announce(`Subscribed to ${channel}`);
-      field.value = '';
+      if (unchanged()) field.value = '';
     } catch (error) {
       this.#problem(explain(`Subscribing to ${channel}`, error));
-      field.select();
+      if (unchanged()) field.select();
       return;
     }
     const channels = await this.#refresh();

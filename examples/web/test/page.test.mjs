@@ -250,6 +250,7 @@ test('the list pauses, filters, is gone through, and follows the end', async (t)
   await see(page, '#no-messages', 'No message is like that.');
   await page.locator('#filter-text').fill('');
   await page.locator('#filter-channel').fill('');
+  await see(page, '#message-count', /^20\d$/);
 
   await page.locator('#list').focus();
   await page.keyboard.press('Home');
@@ -273,6 +274,56 @@ test('the list pauses, filters, is gone through, and follows the end', async (t)
   await received(page, 'news', 'bob', '"unseen"').waitFor();
   await page.locator('#clear').click();
   await see(page, '#no-messages', 'No messages yet');
+});
+
+test('a name typed while the server answers the one before stays in the field', async (t) => {
+  const server = await Server.start(t);
+  const page = await open(t, browser, server, {}, async (opened) => {
+    await opened.routeWebSocket(/^ws:/, (near) => {
+      const far = near.connectToServer();
+      let held = [];
+      far.onMessage((packet) => {
+        if (held && String(packet).includes('"subAck"')) held.push(packet);
+        else near.send(packet);
+      });
+      opened.answer = () => {
+        for (const packet of held) near.send(packet);
+        held = undefined;
+      };
+    });
+  });
+  await connect(page, 'alice');
+  await subscribe(page, 'first');
+  await page.locator('#channel').fill('second');
+  page.answer();
+  await see(page, '#activity', 'Subscribed to first');
+  await see(page, '#subscriptions', 'first');
+  assert.equal(await page.locator('#channel').inputValue(), 'second');
+  await page.keyboard.press('Enter');
+  await see(page, '#subscriptions', 'second');
+  assert.equal(await page.locator('#channel').inputValue(), '');
+});
+
+test('a key pressed right after the filter has changed goes through the new list', async (t) => {
+  const server = await Server.start(t);
+  const [page, bob] = [await open(t, browser, server), await enter(t, server, 'bob')];
+  await connect(page, 'alice');
+  for (const channel of ['news', 'weather']) {
+    await subscribe(page, channel);
+    await see(page, '#subscriptions', channel);
+  }
+  for (const channel of ['news', 'weather']) {
+    await bob.pub(channel, { of: channel });
+    await received(page, channel, 'bob', `{"of":"${channel}"}`).waitFor();
+  }
+  // All in one turn of the page: no frame is drawn in between.
+  await page.evaluate(() => {
+    const filter = document.getElementById('filter-channel');
+    filter.value = 'weather';
+    filter.dispatchEvent(new Event('input'));
+    document.getElementById('list').dispatchEvent(new KeyboardEvent('keydown', { key: 'Home' }));
+  });
+  await see(page, '#detail-data', '"of": "weather"');
 });
 
 test('everything works without a mouse', async (t) => {
@@ -391,7 +442,8 @@ test('pictures, for people to look at', async (t) => {
         if (viewport) await page.locator('.tabs').getByRole('button', { name }).click();
       };
       await picture('1-start');
-      await connect(page, 'alice');
+      // A name of its own: what an earlier page subscribed to persistently would be there from the start.
+      await connect(page, `alice-${device}-${colorScheme}`);
       const bob = await enter(t, server, 'bob');
       await subscribe(page, 'sensors/kitchen', true);
       await see(page, '#subscriptions', 'kitchen');

@@ -143,8 +143,8 @@ export async function browse(t) {
 export const DESKTOP = { width: 1280, height: 800 };
 export const PHONE = { width: 390, height: 844 };
 
-/** A page of its own, with its own memory. What it complains about fails the test. */
-export async function open(t, browser, server, options = {}) {
+/** A page of its own, with its own memory. What it complains about fails the test. `prepare(page)` comes before it loads. */
+export async function open(t, browser, server, options = {}, prepare = undefined) {
   const context = await browser.newContext({ viewport: DESKTOP, ...options });
   const page = await context.newPage();
   page.setDefaultTimeout(20_000);
@@ -157,6 +157,7 @@ export async function open(t, browser, server, options = {}) {
   t.after(() => assert.deepEqual(complaints, []));
   // It would go on trying to reach a server that ends with its test.
   t.after(() => context.close());
+  await prepare?.(page);
   await page.goto(server.page);
   await page.locator('body[data-ready]').waitFor();
   return page;
