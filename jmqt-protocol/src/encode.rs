@@ -146,6 +146,15 @@ impl PushFrame {
         out.extend_from_slice(br#","rt":1}}"#);
     }
 
+    /// What is before and behind the payload of the channel's retained message, for a caller that shares
+    /// the payload instead of copying it.
+    #[must_use]
+    pub fn around_retained(&self) -> (&[u8], Vec<u8>) {
+        let mut tail = self.client.clone();
+        tail.extend_from_slice(br#","rt":1}}"#);
+        (&self.head, tail)
+    }
+
     /// How many bytes a push takes beside its payload and id.
     #[must_use]
     pub fn overhead(&self) -> usize {

@@ -7,8 +7,8 @@ mod support;
 
 use std::time::Duration;
 
-use jmqt_server::{CloseReason, Protocol};
-use support::{Client, TestServer};
+use jmqt_server::{CloseReason, ControlReply, Protocol, StatusCode};
+use support::{Asked, Client, TestServer};
 
 /// A heartbeat of exactly so many bytes.
 fn heartbeat(length: usize) -> String {
@@ -200,6 +200,109 @@ async fn a_client_that_only_asks_is_held_back_and_given_up() {
     tokio::select! {
         () = asking => {}
         () = server.app.expect_close("alice", CloseReason::SlowConsumer) => {}
+    }
+}
+
+/// Waits until the application is asked nothing more of this kind, and returns how often it was asked.
+async fn asked_until_it_stops(server: &TestServer, asked: Asked) -> usize {
+    let (mut times, mut quiet) = (0, 0);
+    while quiet < 20 {
+        server.settle().await; // what is on its way through the store has had its turn
+        let more = server.app.times_asked(asked).await;
+        quiet = if more == 0 { quiet + 1 } else { 0 };
+        times += more;
+    }
+    times
+}
+
+#[tokio::test] // protocol.md 2.10: pipelined requests are handled when there is room for their answers
+async fn requests_wait_while_the_answers_to_earlier_ones_are_not_read() {
+    const REQUESTS: usize = 500; // 30 MB of answers: more than the kernel keeps
+    let server = with_small_queues(Duration::from_secs(60)).await;
+    let mut alice = server.connect("alice").await;
+    let large = data(0, 60_000);
+    alice.send(&format!(r#"{{"pub":{{"cn":"news","dt":{large},"rt":1}}}}"#)).await;
+    server.app.on_control(move |_| {
+        let reply = ControlReply::with_json(StatusCode::OK, &large);
+        async { Ok(reply?) }
+    });
+    for protocol in Protocol::ALL {
+        let mut bob = server.connect_over(protocol, "bob").await;
+        for (asked, request, answers) in [
+            (
+                Asked::Control,
+                r#"{"pub":{"cn":"$big","id":"1"}}"#,
+                &[r#"{"pubAck":{"st":1,"id":"1","dt":"#][..],
+            ),
+            (
+                Asked::Sub,
+                r#"{"sub":{"cn":"news"}}"#,
+                &[r#"{"subAck":{"st":1,"#, r#"{"push":{"cn":"news","dt":[0,"#],
+            ),
+        ] {
+            bob.send_all(&[request; REQUESTS]).await;
+            let handled = asked_until_it_stops(&server, asked).await;
+            assert!(handled < REQUESTS, "{protocol}: all of {request}");
+            for _ in 0..REQUESTS {
+                for answer in answers {
+                    let packet = bob.next().await;
+                    assert!(packet.starts_with(answer), "{protocol}: {} for {request}", &packet[..60]);
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test] // protocol.md 2.3: however many retained messages come with a session, all of them do
+async fn many_retained_messages_come_one_after_the_other() {
+    const CHANNELS: usize = 300; // 15 MB
+    let server = with_small_queues(Duration::from_secs(60)).await;
+    let mut alice = server.connect("alice").await;
+    let mut bob = server.connect("bob").await;
+    for number in 0..CHANNELS {
+        let (name, data) = (format!("room {number:03}"), data(number, 50_000));
+        alice.send(&format!(r#"{{"pub":{{"cn":"{name}","dt":{data},"rt":1}}}}"#)).await;
+        bob.sub_persistent(&name).await;
+        bob.next_push().await;
+    }
+    let mut bob = server.reconnect(bob).await;
+    alice.send(r#"{"pub":{"cn":"room 000","dt":"live"}}"#).await;
+    alice.expect_nothing_before_hb().await;
+    let mut rooms = std::collections::HashSet::new();
+    for _ in 0..CHANNELS {
+        let push = bob.next_push().await;
+        assert!(push.is_retained() && rooms.insert(push.channel().to_owned()), "{}", push.channel());
+    }
+    assert_eq!(bob.next_push().await.data(), r#""live""#); // not before them (2.3)
+    bob.expect_nothing_before_hb().await;
+}
+
+#[tokio::test] // protocol.md 2.14: the queue is what limits large pushes, whatever the window
+async fn large_qos_1_pushes_wait_for_room_in_the_queue() {
+    let server = with_small_queues(Duration::from_secs(60)).await;
+    let mut alice = server.connect("alice").await;
+    for protocol in Protocol::ALL {
+        let mut bob = server.connect_over(protocol, "bob").await;
+        bob.sub("news").await;
+        bob.sub("noise").await;
+        // Fills what the kernel and the queue have, and more is dropped.
+        for _ in 0..400 {
+            alice.send(&format!(r#"{{"pub":{{"cn":"noise","dt":{}}}}}"#, data(0, 60_000))).await;
+        }
+        alice.expect_nothing_before_hb().await;
+        for number in 0..2 {
+            alice.pub1("news", &data(number, 50_000)).await;
+        }
+        let mut next = 0;
+        while next < 2 {
+            let push = bob.next_push().await;
+            if push.channel() == "news" {
+                assert!(push.data() == data(next, 50_000));
+                next += 1;
+                bob.ack(&push).await;
+            }
+        }
+        bob.expect_nothing_before_hb().await;
     }
 }
 

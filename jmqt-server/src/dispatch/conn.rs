@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
-use jmqt_protocol::{ClientId, Conn, ConnAck, Packet, StatusCode};
+use jmqt_protocol::{ChannelName, ClientId, Conn, ConnAck, Packet, StatusCode};
 
 use super::CONTINUE;
 use crate::handle::ConnHandle;
-use crate::hub::{HubError, NewSession, Recorded};
-use crate::session::{Core, Flow, Member};
+use crate::hub::{HubError, NewSession, OpenedSession, Recorded};
+use crate::session::{Core, Flow, Member, Outbox};
 use crate::validators::{Attached, CloseReason, ConnRequest, ConnVerdict};
+
+/// After so many channels have been asked for their retained messages, others have a turn.
+const CHANNELS_PER_TURN: usize = 64;
 
 impl Core {
     pub(super) async fn handle_conn(&mut self, conn: Conn<'_>) -> Flow {
@@ -91,11 +94,39 @@ impl Core {
             Err(error) => return Ok(Err(error)),
         };
         tracing::debug!(target: "jmqt::session", client = %client, remote = %self.info.remote, "connected");
-        self.session_begun(Member { client, generation: opened.generation });
+        let OpenedSession { generation, retained, claim } = opened;
+        self.session_begun(Member { client, generation });
         self.attached = attached;
+        drop(claim);
         self.accept_conn();
-        self.wait(shared.hub.start_pushing(&outbox, opened)).await?;
+        self.start_pushing(&outbox, &retained).await?;
         Ok(Ok(()))
+    }
+
+    /// What follows the `connAck`: the first window of pending pushes, the retained messages, each when there
+    /// is room for it, then whatever was held back (2.3).
+    async fn start_pushing(
+        &mut self,
+        outbox: &Arc<Outbox>,
+        retained: &[ChannelName],
+    ) -> Result<(), CloseReason> {
+        let shared = Arc::clone(&self.shared);
+        self.wait(shared.hub.resume_first(outbox)).await?;
+        for (index, channel) in retained.iter().enumerate() {
+            if outbox.duties().full {
+                self.wait_for_room().await?;
+            } else if index % CHANNELS_PER_TURN == CHANNELS_PER_TURN - 1 {
+                self.let_others_run().await?;
+            }
+            match self.wait(shared.hub.retained_push(outbox, channel)).await? {
+                Ok(Some(push)) => outbox.append_retained(channel, push),
+                Ok(None) => {}
+                // It must not be left out (2.12), and the client has been told that it is connected.
+                Err(_) => return Err(CloseReason::StoreUnclear),
+            }
+        }
+        shared.hub.go_live(outbox);
+        Ok(())
     }
 
     /// A `conn` within a session: fine if it names the same client (2.4).

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jmqt_protocol::{ChannelName, ClientId, Packet, Payload, Pub, PubAck, StatusCode};
 
 use super::CONTINUE;
-use crate::session::{Core, Flow, Flush};
+use crate::session::{Core, Flow, Flush, cost};
 use crate::validators::{ControlReply, ControlRequest};
 
 impl Core {
@@ -17,6 +17,7 @@ impl Core {
         publish: &Pub<'_>,
     ) -> Flow {
         self.deliver_run(Flush::Later).await;
+        self.spend(cost::REQUEST);
         if publish.id.is_none() {
             let status = StatusCode::INVALID_PACKET;
             self.answer(&Packet::PubAck(PubAck { status, id: None, data: None }));

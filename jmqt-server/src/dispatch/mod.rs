@@ -20,7 +20,7 @@ use jmqt_protocol::{
     UnsubAck, decode,
 };
 
-use crate::session::{Core, Flow, Flush, Member};
+use crate::session::{Core, Flow, Flush, Member, cost};
 
 const CONTINUE: Flow = ControlFlow::Continue(());
 
@@ -54,6 +54,7 @@ impl Core {
     async fn handle_packet(&mut self, packet: Packet<'_>) -> Flow {
         // What was published before is delivered before.
         self.deliver_run(Flush::Later).await;
+        self.spend(cost::REQUEST);
         match self.member.clone() {
             Some(member) => self.handle_in_session(member, packet).await,
             None => self.handle_before_conn(packet).await,

@@ -31,10 +31,7 @@ impl Core {
         let outbox = Arc::clone(&self.outbox);
         let subscribing = shared.hub.subscribe(&outbox, client, &channel, sub.persistence);
         match self.wait(subscribing).await {
-            Ok(Ok(subscribed)) => {
-                let ack = sub_ack(StatusCode::OK, channel.as_str());
-                outbox.open(&subscribed.subscription, Some(&ack), subscribed.retained);
-            }
+            Ok(Ok(subscribed)) => self.open(subscribed, &sub_ack(StatusCode::OK, channel.as_str())),
             Ok(Err(_)) => self.answer(&sub_ack(StatusCode::SERVER_ERROR, channel.as_str())),
             Err(reason) => return Flow::Break(reason),
         }

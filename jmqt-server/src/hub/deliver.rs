@@ -32,6 +32,8 @@ pub(crate) struct Deliverer {
     reorder: Reorder<Run>,
     /// What is to be offered next.
     ready: Vec<Run>,
+    /// How many sessions have been offered something since others had a turn.
+    offered: usize,
 }
 
 /// The messages of one channel in one batch.
@@ -52,7 +54,7 @@ impl Deliverer {
         batches: SettledBatches<Tag>,
         arrivals: Option<mpsc::Receiver<Arrival>>,
     ) -> Self {
-        Self { hub, batches, arrivals, reorder: Reorder::default(), ready: Vec::new() }
+        Self { hub, batches, arrivals, reorder: Reorder::default(), ready: Vec::new(), offered: 0 }
     }
 
     /// Delivers until the committer has gone and nothing is left.
@@ -191,8 +193,9 @@ impl Deliverer {
         }
     }
 
-    async fn offer(&self, run: &Run, dirty: &mut DirtyOutboxes) {
+    async fn offer(&mut self, run: &Run, dirty: &mut DirtyOutboxes) {
         let Some(members) = self.hub.members(&run.channel) else { return };
+        self.offered += 1; // the channel itself takes about as long as a session
         let logged = &run.logged;
         let mut somebody_is_behind = false;
         for turn in members.chunks(SESSIONS_PER_TURN) {
@@ -203,7 +206,9 @@ impl Deliverer {
                 }
                 somebody_is_behind |= offered.behind;
             }
-            if turn.len() == SESSIONS_PER_TURN {
+            self.offered += turn.len();
+            if self.offered >= SESSIONS_PER_TURN {
+                self.offered = 0;
                 dirty.flush();
                 tokio::task::yield_now().await;
             }

@@ -35,8 +35,9 @@ pub(crate) use connections::{Claim, Connections};
 pub(crate) use deliver::Deliverer;
 pub(crate) use janitor::{Janitor, JanitorLimits};
 pub(crate) use publish::{DirtyOutboxes, Message};
-pub(crate) use pushes::{Framed, Pushes, PushesBuilder};
-pub(crate) use sessions::{NewSession, Recorded};
+pub(crate) use pushes::{Framed, Pushes, PushesBuilder, RetainedPush};
+pub(crate) use sessions::{NewSession, OpenedSession, Recorded};
+pub(crate) use subscriptions::Subscribed;
 
 /// No answer from the store takes longer than this, or the request is answered SERVER_ERROR.
 const STORE_TIMEOUT: Duration = Duration::from_secs(20);

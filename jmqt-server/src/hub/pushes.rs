@@ -1,11 +1,16 @@
 //! Consecutive pushes of one channel, encoded once for all its subscribers.
 
+use std::ops::Range;
 use std::sync::OnceLock;
 
 use bytes::Bytes;
 use jmqt_protocol::{NUL, Payload, PushFrame};
 
 use crate::transport::{Framing, websocket_header};
+
+/// A piece of less than one in so many of a buffer is copied rather than shared, if it has to wait: what a client
+/// keeps in memory is at most so many times what is counted.
+const SHARED_PART: usize = 4;
 
 /// Encoded pushes, and where each of them ends, so that they can be cut between messages.
 pub(crate) struct Pushes {
@@ -26,8 +31,19 @@ impl Framed {
         index.checked_sub(1).map_or(0, |before| self.ends[before] as usize)
     }
 
-    pub(crate) fn message(&self, index: usize) -> Bytes {
-        self.bytes.slice(self.start(index)..self.ends[index] as usize)
+    /// Consecutive messages, to be kept for a while: a part of the buffer, or a copy where that would keep
+    /// a much larger buffer alive.
+    pub(crate) fn messages(&self, messages: Range<usize>) -> Bytes {
+        let bytes = self.start(messages.start)..self.start(messages.end);
+        if bytes.len() * SHARED_PART < self.bytes.len() {
+            return Bytes::copy_from_slice(&self.bytes[bytes]);
+        }
+        self.bytes.slice(bytes)
+    }
+
+    #[cfg(test)]
+    fn message(&self, index: usize) -> Bytes {
+        self.messages(index..index + 1)
     }
 }
 
@@ -86,11 +102,6 @@ impl PushesBuilder {
         self.end_message();
     }
 
-    pub(crate) fn push_retained(&mut self, frame: &PushFrame, data: Payload<'_>) {
-        frame.write_retained(data, &mut self.text);
-        self.end_message();
-    }
-
     fn end_message(&mut self) {
         self.text.push(NUL);
         self.ends.push(place(self.text.len()));
@@ -106,6 +117,26 @@ impl PushesBuilder {
     }
 }
 
+/// A channel's retained message, framed for one client (§9.b). Its payload is shared with whoever read it.
+pub(crate) struct RetainedPush {
+    pub(crate) head: Vec<u8>,
+    pub(crate) data: Bytes,
+    pub(crate) tail: Vec<u8>,
+}
+
+impl RetainedPush {
+    pub(crate) fn new(frame: &PushFrame, data: Bytes, framing: Framing) -> Self {
+        let (before, mut tail) = frame.around_retained();
+        let mut head = Vec::with_capacity(before.len() + 10);
+        match framing {
+            Framing::WebSocket => websocket_header(before.len() + data.len() + tail.len(), &mut head),
+            Framing::Nul => tail.push(NUL),
+        }
+        head.extend_from_slice(before);
+        Self { head, data, tail }
+    }
+}
+
 /// A run of pushes is cut at 64 KiB, and a packet is far below 4 GiB.
 fn place(at: usize) -> u32 {
     u32::try_from(at).expect("a run of pushes is shorter than 4 GiB")
@@ -114,6 +145,41 @@ fn place(at: usize) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test] // what waits for one client must not keep what was for others alive
+    fn a_small_part_of_a_large_buffer_is_copied() {
+        let mut builder = PushesBuilder::default();
+        let frame = PushFrame::new("news", "alice");
+        let long = format!("\"{}\"", "x".repeat(1000));
+        for data in ["1", &long, &long] {
+            builder.push(&frame, Payload::parse(data).unwrap(), None);
+        }
+        let pushes = builder.finish();
+        let framed = pushes.framed(Framing::Nul);
+        let is_shared = |part: &Bytes| framed.bytes.as_ptr_range().contains(&part.as_ptr());
+        assert!(!is_shared(&framed.messages(0..1)));
+        assert!(is_shared(&framed.messages(1..2)) && is_shared(&framed.messages(0..3)));
+        assert_eq!(framed.messages(0..1), framed.bytes[..framed.start(1)]);
+    }
+
+    #[test] // §9.b
+    fn a_retained_push_is_framed_around_its_payload() {
+        let frame = PushFrame::new("news", "alice");
+        for (data, header) in [("1".to_owned(), 2), (format!("\"{}\"", "x".repeat(300)), 4)] {
+            let text = format!(r#"{{"push":{{"cn":"news","dt":{data},"cl":"alice","rt":1}}}}"#);
+            let joined = |framing| {
+                let RetainedPush { head, data, tail } =
+                    RetainedPush::new(&frame, data.clone().into(), framing);
+                [&head[..], &data, &tail].concat()
+            };
+            assert_eq!(joined(Framing::Nul), [text.as_bytes(), &[NUL]].concat());
+            let websocket = joined(Framing::WebSocket);
+            assert_eq!(&websocket[header..], text.as_bytes());
+            let mut expected = Vec::new();
+            Framing::WebSocket.frame(text.as_bytes(), &mut expected);
+            assert_eq!(websocket, expected);
+        }
+    }
 
     #[test] // §3: the same packets, framed for either transport
     fn both_framings_hold_the_same_messages() {

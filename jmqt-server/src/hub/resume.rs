@@ -64,7 +64,7 @@ impl Hub {
 
     /// The first window after `conn`, by the session's own task, because the `connAck` comes before it
     /// and the retained messages after it (2.3).
-    pub(super) async fn resume_first(&self, outbox: &Arc<Outbox>) {
+    pub(crate) async fn resume_first(&self, outbox: &Arc<Outbox>) {
         if outbox.wants_resume() && outbox.begin_resume() {
             self.resume_begun(outbox).await;
         }

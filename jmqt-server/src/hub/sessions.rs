@@ -1,12 +1,13 @@
 //! The beginning and the end of a session (protocol.md 2.2, 2.3, 2.16).
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::future::try_join_all;
 use jmqt_protocol::{ChannelName, ClientId, Persistence};
 use tokio::sync::oneshot;
+use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use super::connections::{Claim, Connections, Registered};
@@ -19,6 +20,9 @@ use crate::validators::{CloseReason, ConnectionInfo};
 const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the end of a session waits for its last pushes to leave for other nodes.
 const SENT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// After so many subscriptions, others have a turn.
+const SUBSCRIPTIONS_PER_TURN: usize = 256;
 
 /// What a connection validator did through the handle of its request (2.2).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,9 +45,10 @@ pub(crate) struct NewSession<'a> {
 /// A session that exists, and has been told nothing yet.
 pub(crate) struct OpenedSession {
     pub(crate) generation: u64,
-    retained: Vec<(ChannelName, Bytes)>,
+    /// The channels whose retained messages follow, as far as there are any.
+    pub(crate) retained: Vec<ChannelName>,
     /// The next `conn` of this client waits until the caller has noted the session.
-    _claim: Claim,
+    pub(crate) claim: Claim,
 }
 
 /// Takes a session out of the table again if its opening fails or is given up.
@@ -114,16 +119,11 @@ impl Hub {
             None => self.janitor.session_opened(new.client, generation, new.info),
         }
         self.counters.sessions_opened.increment();
-        Ok(OpenedSession { generation, retained, _claim: claim })
+        Ok(OpenedSession { generation, retained, claim })
     }
 
-    /// What follows the `connAck`: the first window of pending pushes, the retained messages, then
-    /// whatever was held back (2.3).
-    pub(crate) async fn start_pushing(self: &Arc<Self>, outbox: &Arc<Outbox>, opened: OpenedSession) {
-        self.resume_first(outbox).await;
-        for (_, bytes) in opened.retained {
-            outbox.append(bytes);
-        }
+    /// What was held back follows (2.3).
+    pub(crate) fn go_live(self: &Arc<Self>, outbox: &Arc<Outbox>) {
         outbox.go_live();
         self.resume(outbox); // what has been logged since the first window
     }
@@ -131,7 +131,7 @@ impl Hub {
     async fn restore_and_carry_out(
         self: &Arc<Self>,
         new: &NewSession<'_>,
-    ) -> Result<Vec<(ChannelName, Bytes)>, HubError> {
+    ) -> Result<Vec<ChannelName>, HubError> {
         let mut retained = self.restore(new).await?;
         self.carry_out(new, &mut retained).await?;
         let own = ChannelName::of_client(new.client);
@@ -141,27 +141,31 @@ impl Hub {
         Ok(retained)
     }
 
-    /// Enters the client's persistent subscriptions, and gathers their retained messages.
-    async fn restore(&self, new: &NewSession<'_>) -> Result<Vec<(ChannelName, Bytes)>, HubError> {
+    /// Enters the client's persistent subscriptions, and returns their channels.
+    async fn restore(&self, new: &NewSession<'_>) -> Result<Vec<ChannelName>, HubError> {
         let _turn = self.change_of(new.client).await;
-        let mut retained = Vec::new();
         let stored = self.stored_subscriptions(new.client).await?;
-        // All at once: each waits until it is heard of by other nodes.
-        let inserted = stored.iter().map(|stored| {
-            let log = LogState::Attaching { seen: None };
-            self.insert(new.outbox, new.client, &stored.channel, Stage::Live, log)
-        });
-        try_join_all(inserted).await?;
-        // Read again now that nothing can pass unseen: what is logged from here on is offered.
-        for stored in self.stored_subscriptions(new.client).await? {
-            if let Some(subscription) = new.outbox.subscription(stored.channel.as_str()) {
-                new.outbox.attach(&subscription, &stored);
-            }
-            if let Some(bytes) = self.retained_push(new.outbox, &stored.channel).await? {
-                retained.push((stored.channel, bytes));
-            }
+        // Many at once: each waits until it is heard of by other nodes.
+        for turn in stored.chunks(SUBSCRIPTIONS_PER_TURN) {
+            let inserted = turn.iter().map(|stored| {
+                let log = LogState::Attaching { seen: None };
+                self.insert(new.outbox, new.client, &stored.channel, Stage::Live, log)
+            });
+            try_join_all(inserted).await?;
+            yield_now().await;
         }
-        Ok(retained)
+        drop(stored);
+        // Read again now that nothing can pass unseen: what is logged from here on is offered.
+        let stored = self.stored_subscriptions(new.client).await?;
+        for turn in stored.chunks(SUBSCRIPTIONS_PER_TURN) {
+            for stored in turn {
+                if let Some(subscription) = new.outbox.subscription(stored.channel.as_str()) {
+                    new.outbox.attach(&subscription, stored);
+                }
+            }
+            yield_now().await;
+        }
+        Ok(stored.into_iter().map(|stored| stored.channel).collect())
     }
 
     async fn stored_subscriptions(
@@ -175,22 +179,28 @@ impl Hub {
     async fn carry_out(
         self: &Arc<Self>,
         new: &NewSession<'_>,
-        retained: &mut Vec<(ChannelName, Bytes)>,
+        retained: &mut Vec<ChannelName>,
     ) -> Result<(), HubError> {
-        for recorded in &new.recorded {
+        // A channel of a list that may be long is looked for in a set.
+        let mut listed: HashSet<ChannelName, foldhash::fast::RandomState> =
+            retained.iter().cloned().collect();
+        for (index, recorded) in new.recorded.iter().enumerate() {
             match recorded {
                 Recorded::Subscribe(channel, persistence) => {
                     let _turn = self.change_of(new.client).await;
-                    let subscribed =
-                        self.force_in_turn(new.outbox, new.client, channel, *persistence).await?;
-                    retained.retain(|(of, _)| of != channel);
-                    retained.extend(subscribed.retained.map(|bytes| (channel.clone(), bytes)));
+                    // The retained message is read when there is room for it.
+                    drop(self.force_in_turn(new.outbox, new.client, channel, *persistence).await?);
+                    if listed.insert(channel.clone()) {
+                        retained.push(channel.clone());
+                    }
                 }
                 Recorded::Unsubscribe(channel) => {
                     self.unsubscribe(new.outbox, new.client, channel).await?;
-                    retained.retain(|(of, _)| of != channel);
                 }
                 Recorded::Publish(message) => self.publish(message.clone()).await?,
+            }
+            if index % SUBSCRIPTIONS_PER_TURN == SUBSCRIPTIONS_PER_TURN - 1 {
+                yield_now().await;
             }
         }
         Ok(())
@@ -200,11 +210,14 @@ impl Hub {
     /// Returns whether it had persistent subscriptions, or may come to have had.
     pub(crate) async fn close_tables(&self, outbox: &Arc<Outbox>) -> bool {
         let cursors = outbox.take_moved_cursors();
-        let subscriptions = outbox.remove_all_subscriptions();
         let mut persistent = outbox.is_changing();
-        for subscription in &subscriptions {
-            persistent |= subscription.persistence() == Persistence::Persistent;
-            self.leave(subscription);
+        while let Some(subscriptions) = outbox.remove_subscriptions(SUBSCRIPTIONS_PER_TURN) {
+            for subscription in &subscriptions {
+                persistent |= subscription.persistence() == Persistence::Persistent;
+                self.leave(subscription);
+            }
+            drop(subscriptions);
+            yield_now().await;
         }
         if !cursors.is_empty() {
             self.janitor.save_cursors(cursors).await;

@@ -3,12 +3,10 @@
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use jmqt_protocol::{ChannelKind, ChannelName, ClientId, Persistence, PushFrame};
 use tokio::sync::MutexGuard;
 
-use super::publish::payload;
-use super::{CHANGE_LOCKS, Hub, HubError, PushesBuilder};
+use super::{CHANGE_LOCKS, Hub, HubError, RetainedPush};
 use crate::session::{LogState, Outbox, Stage, Subscription};
 use crate::store::{Operation, Outcome, Retained};
 use crate::validators::CloseReason;
@@ -16,8 +14,7 @@ use crate::validators::CloseReason;
 /// A subscription that counts, whose pushes wait for [`Outbox::open`].
 pub(crate) struct Subscribed {
     pub(crate) subscription: Arc<Subscription>,
-    /// The channel's retained message, framed for this client.
-    pub(crate) retained: Option<Bytes>,
+    pub(crate) retained: Option<RetainedPush>,
 }
 
 impl Hub {
@@ -104,7 +101,7 @@ impl Hub {
     }
 
     /// Makes an entered subscription persistent, and returns the retained message.
-    async fn attach(&self, subscription: &Arc<Subscription>) -> Result<Option<Bytes>, HubError> {
+    async fn attach(&self, subscription: &Arc<Subscription>) -> Result<Option<RetainedPush>, HubError> {
         let Subscription { client, channel, outbox, .. } = &**subscription;
         let operation = Operation::Subscribe { client: client.clone(), channel: channel.clone() };
         let Outcome::Subscribed { subscription: stored, retained } =
@@ -113,7 +110,7 @@ impl Hub {
             return Err(HubError::Store);
         };
         subscription.outbox.attach(subscription, &stored);
-        Ok(retained.map(|retained| frame_retained(&subscription.outbox, &subscription.channel, &retained)))
+        Ok(retained.map(|retained| frame_retained(&subscription.outbox, &subscription.channel, retained)))
     }
 
     /// Ends a persistent subscription in the store; `false` if there was none.
@@ -263,18 +260,18 @@ impl Hub {
     }
 
     /// The channel's retained message, framed for this client (§9.b).
-    pub(super) async fn retained_push(
+    pub(crate) async fn retained_push(
         &self,
         outbox: &Outbox,
         channel: &ChannelName,
-    ) -> Result<Option<Bytes>, HubError> {
+    ) -> Result<Option<RetainedPush>, HubError> {
         // One on its way to the store was published before, so it must be seen: then the read queues up.
         if !self.queue.has_retained() && !self.store.may_have_retained(channel) {
             return Ok(None);
         }
         match self.commit(Operation::ReadRetained { channel: channel.clone() }).await? {
             Outcome::Retained(retained) => {
-                Ok(retained.map(|retained| frame_retained(outbox, channel, &retained)))
+                Ok(retained.map(|retained| frame_retained(outbox, channel, retained)))
             }
             _ => Err(HubError::Store),
         }
@@ -298,9 +295,7 @@ fn unclear(outbox: &Outbox, error: HubError) -> HubError {
     error
 }
 
-fn frame_retained(outbox: &Outbox, channel: &ChannelName, retained: &Retained) -> Bytes {
+fn frame_retained(outbox: &Outbox, channel: &ChannelName, retained: Retained) -> RetainedPush {
     let sender = retained.sender.as_ref().map_or("", ClientId::as_str);
-    let mut builder = PushesBuilder::default();
-    builder.push_retained(&PushFrame::new(channel.as_str(), sender), payload(&retained.data));
-    builder.finish().framed(outbox.framing).bytes.clone()
+    RetainedPush::new(&PushFrame::new(channel.as_str(), sender), retained.data, outbox.framing)
 }

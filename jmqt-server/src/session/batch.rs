@@ -15,13 +15,28 @@ use crate::transport::{Decoder, TransportError};
 /// A run of pushes is delivered when it has grown to this.
 const RUN_BYTES: usize = 64 * 1024;
 
+/// About how long things take, so that the clock need not be looked at for each (in no unit: a QoS 0 publish
+/// that joins its run costs 1).
+pub(crate) mod cost {
+    /// Whatever comes in.
+    pub(crate) const PACKET: u32 = 1;
+    /// A run that is delivered.
+    pub(crate) const RUN: u32 = 8;
+    /// A request: to the application, to the store, about subscriptions.
+    pub(crate) const REQUEST: u32 = 64;
+    /// After so much the clock is looked at.
+    pub(crate) const LOOK: u32 = 64;
+}
+
 /// Gathered while a read is handled.
 #[derive(Default)]
 pub(crate) struct Batch {
     run: Option<Box<Run>>,
     dirty: DirtyOutboxes,
-    /// The session's own outbox has something to write.
-    pub(super) answered: bool,
+    /// What has been done since the clock was last looked at, in [costs](cost).
+    pub(super) spent: u32,
+    /// The session's own outbox is full: nothing more is handled until the client has taken some of it.
+    pub(super) full: bool,
 }
 
 /// Consecutive QoS 0 publishes to one channel.
@@ -90,6 +105,7 @@ impl Core {
         let hub = Arc::clone(&self.shared.hub);
         hub.counters.messages_published.add(run.published);
         let Some((_, pushes)) = run.pushes else { return };
+        self.batch.spent += cost::RUN;
         let sender = self.member.as_ref().map(|member| &member.client);
         hub.push(&run.channel, sender, &pushes.finish(), flush, &mut self.batch.dirty).await;
     }
@@ -102,7 +118,6 @@ impl Core {
             self.deliver_run(flush).await;
         }
         self.batch.dirty.flush();
-        self.batch.answered = false;
         self.outbox.flush();
     }
 

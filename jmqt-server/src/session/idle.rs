@@ -44,6 +44,8 @@ pub(super) struct IdleClock {
 
 /// What the clocks are checked against.
 pub(super) struct Observed {
+    /// The client is read from, so that its silence counts. It is not while its outbox is full.
+    pub(super) reading: bool,
     /// Bytes taken by the kernel so far, if something is waiting.
     pub(super) blocked_at: Option<u64>,
     /// Since when the in-flight window has been full.
@@ -141,18 +143,20 @@ impl IdleClock {
 
     fn next_deadline(&mut self, observed: &Observed) -> (Instant, CloseReason) {
         let timeout = self.limits.timeout;
-        let mut next = (self.since + timeout, CloseReason::IdleTimeout);
+        let since = if observed.reading { self.since } else { Instant::now() };
+        let mut next = (since + timeout, CloseReason::IdleTimeout);
         let mut sooner = |deadline: Instant, reason| {
             if deadline < next.0 {
                 next = (deadline, reason);
             }
         };
         if self.in_session
+            && observed.reading
             && let Some(since) = self.packet_since
         {
             sooner(since + timeout * 4, CloseReason::IdleTimeout);
         }
-        if let Some(since) = observed.window_full_since {
+        if let Some(since) = observed.window_full_since.filter(|_| observed.reading) {
             sooner(Instant::from_std(since) + timeout * 2, CloseReason::NoAcknowledgements);
         }
         match (observed.blocked_at, &mut self.blocked) {
@@ -184,7 +188,7 @@ mod tests {
     }
 
     fn nothing() -> Observed {
-        Observed { blocked_at: None, window_full_since: None }
+        Observed { reading: true, blocked_at: None, window_full_since: None }
     }
 
     #[tokio::test(start_paused = true)] // protocol.md 2.15
@@ -237,6 +241,23 @@ mod tests {
         tokio::time::advance(Duration::from_secs(20)).await;
         clock.stood_still(Duration::from_secs(20));
         assert_eq!(expires(&mut clock, nothing).await, (CloseReason::IdleTimeout, 60));
+    }
+
+    #[tokio::test(start_paused = true)] // protocol.md 2.15
+    async fn the_silence_of_a_client_that_is_not_read_from_does_not_count() {
+        let mut clock = IdleClock::new(LIMITS, Instant::now());
+        clock.session_begun(Instant::now());
+        clock.received(Instant::now(), true);
+        clock.watch_blocked(0);
+        let started = Instant::now();
+        // It takes a kilobyte in every slow-consumer period, for ten minutes.
+        let observe = || {
+            let taken = started.elapsed().as_secs().min(600) * 40;
+            Observed { reading: false, blocked_at: Some(taken), window_full_since: Some(started.into_std()) }
+        };
+        let (reason, after) = expires(&mut clock, observe).await;
+        assert_eq!(reason, CloseReason::SlowConsumer);
+        assert!(after >= 600, "{after}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -24,12 +24,14 @@ use std::ops::ControlFlow;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use jmqt_protocol::{ClientId, Packet};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 
+use crate::hub::Subscribed;
 use crate::server::{ConnectionPermit, Shared};
 use crate::transport::{Decoder, Framing};
 use crate::validators::{
@@ -41,6 +43,7 @@ use buffer::{ReadBuffer, ReadSize};
 use idle::{IdleClock, Observed};
 use io::Io;
 
+pub(crate) use batch::cost;
 pub(crate) use idle::IdleLimits;
 pub(crate) use outbox::{Flush, LoggedPush, LoggedPushes, Missing, Outbox, OutboxContext, Source};
 pub(crate) use push_id::{IdSpace, PushId};
@@ -48,6 +51,9 @@ pub(crate) use subscription::{LogState, Stage, Subscription};
 
 /// How many bad packets in a row end a connection (protocol.md 2.5).
 const BAD_PACKETS: u8 = 16;
+
+/// After so long a session that has more to do lets others run.
+const TURN: Duration = Duration::from_millis(1);
 
 /// `Break` ends the connection.
 pub(crate) type Flow = ControlFlow<CloseReason>;
@@ -75,6 +81,8 @@ pub(crate) struct Core {
     clock: IdleClock,
     read_size: ReadSize,
     bad_in_a_row: u8,
+    /// Since when it has not let anything else run.
+    turn_began: Option<Instant>,
 }
 
 /// Whose session it is.
@@ -127,6 +135,7 @@ impl Session {
                 io,
                 read_size: ReadSize::default(),
                 bad_in_a_row: 0,
+                turn_began: None,
             },
         }
     }
@@ -171,15 +180,29 @@ impl Session {
         let mut chunk = received;
         let now = Instant::now();
         core.clock.received(now, true);
+        if let Err(reason) = core.begin_turn(now).await {
+            return ControlFlow::Break(reason);
+        }
         loop {
             match decoder.next(&mut chunk) {
                 Ok(Some(text)) => {
                     core.clock.packet_completed();
+                    core.batch.spent += cost::PACKET;
                     let had_session = core.member.is_some();
                     let flow = core.handle_text(text).await;
                     if flow.is_break() {
                         core.end_batch().await;
                         return flow;
+                    }
+                    if core.batch.full
+                        && let Err(reason) = core.wait_for_room().await
+                    {
+                        return ControlFlow::Break(reason);
+                    }
+                    if core.batch.spent >= cost::LOOK
+                        && let Err(reason) = core.look_at_the_clock().await
+                    {
+                        return ControlFlow::Break(reason);
                     }
                     if !had_session && core.member.is_some() {
                         decoder.set_limit(core.shared.limits.packet_bytes);
@@ -211,7 +234,44 @@ impl Core {
         self.member.as_ref().map_or("", |member| member.client.as_str())
     }
 
+    /// Something was received at this moment: unless the session has just waited, its turn goes on.
+    async fn begin_turn(&mut self, now: Instant) -> Result<(), CloseReason> {
+        match self.turn_began {
+            Some(began) if now.duration_since(began) >= TURN => self.let_others_run().await,
+            Some(_) => Ok(()),
+            None => {
+                self.turn_began = Some(now);
+                Ok(())
+            }
+        }
+    }
+
+    async fn look_at_the_clock(&mut self) -> Result<(), CloseReason> {
+        self.batch.spent = 0;
+        self.begin_turn(Instant::now()).await
+    }
+
+    /// Writes what was gathered, and lets everything else run that is ready to.
+    pub(crate) async fn let_others_run(&mut self) -> Result<(), CloseReason> {
+        self.end_batch().await;
+        tokio::task::yield_now().await;
+        self.turn_began = Some(Instant::now());
+        poll_fn(|cx| match self.poll_duties(cx) {
+            Poll::Ready(Err(reason)) => Poll::Ready(Err(reason)),
+            _ => Poll::Ready(Ok(())),
+        })
+        .await
+    }
+
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        let event = self.poll_for_event(cx);
+        if event.is_pending() {
+            self.turn_began = None;
+        }
+        event
+    }
+
+    fn poll_for_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         let duties = match self.poll_duties(cx) {
             Poll::Ready(Err(reason)) => return Poll::Ready(Event::Ended(reason)),
             Poll::Ready(Ok(())) => return Poll::Ready(Event::Drained),
@@ -227,15 +287,21 @@ impl Core {
                 Err(error) => Event::Ended(self.lost(&error)),
             });
         }
+        self.poll_clock(cx, !duties.full).map(Event::Ended)
+    }
+
+    /// Whether the time is up. `reading`: what the client sends is read, so its silence counts.
+    fn poll_clock(&mut self, cx: &mut Context<'_>, reading: bool) -> Poll<CloseReason> {
         let outbox = &self.outbox;
         let observe = || {
             let (written, waiting) = outbox.progress();
             Observed {
+                reading,
                 blocked_at: (waiting > 0).then_some(written),
                 window_full_since: outbox.window_full_since(),
             }
         };
-        self.clock.poll(cx, observe).map(Event::Ended)
+        self.clock.poll(cx, observe)
     }
 
     /// What goes on whatever the session waits for: writing the rest, and seeing the end. `Ready(Ok)`:
@@ -283,6 +349,7 @@ impl Core {
             if let Poll::Ready(output) = future.as_mut().poll(cx) {
                 return Poll::Ready(Ok(output));
             }
+            self.turn_began = None;
             loop {
                 match self.poll_duties(cx) {
                     Poll::Ready(Err(reason)) => return Poll::Ready(Err(reason)),
@@ -345,8 +412,37 @@ impl Core {
 
     /// Appends a packet to the outbox; it is written at the end of the batch.
     pub(crate) fn answer(&mut self, packet: &Packet<'_>) {
-        self.outbox.answer(packet);
-        self.batch.answered = true;
+        self.batch.full |= self.outbox.answer(packet);
+    }
+
+    /// A subscription was made or asked for again: `subAck`, retained message, what was held.
+    pub(crate) fn open(&mut self, subscribed: Subscribed, answer: &Packet<'_>) {
+        let Subscribed { subscription, retained } = subscribed;
+        self.batch.full |= self.outbox.open(&subscription, Some(answer), retained);
+    }
+
+    /// Writes what was gathered, and waits until the client has taken so much that there is room for an answer.
+    ///
+    /// # Errors
+    /// The reason, if the connection is to be closed: it may be that the client takes nothing.
+    pub(crate) async fn wait_for_room(&mut self) -> Result<(), CloseReason> {
+        self.end_batch().await;
+        self.batch.full = false;
+        let since = Instant::now();
+        let room = poll_fn(|cx| {
+            match self.poll_duties(cx) {
+                Poll::Ready(Err(reason)) => return Poll::Ready(Err(reason)),
+                Poll::Ready(Ok(())) => return Poll::Ready(Ok(())),
+                Poll::Pending => {}
+            }
+            if !self.outbox.duties().full {
+                return Poll::Ready(Ok(()));
+            }
+            self.poll_clock(cx, false).map(Err)
+        });
+        let room = room.await;
+        self.clock.stood_still(since.elapsed());
+        room
     }
 
     /// Counts a bad packet; the sixteenth in a row ends the connection (2.5).
@@ -358,6 +454,11 @@ impl Core {
             return ControlFlow::Continue(());
         }
         ControlFlow::Break(CloseReason::BadPackets)
+    }
+
+    /// Something is done that takes longer than most packets do.
+    pub(crate) fn spend(&mut self, cost: u32) {
+        self.batch.spent += cost;
     }
 
     pub(crate) fn good_packet(&mut self) {

@@ -18,11 +18,11 @@ use jmqt_protocol::{ChannelName, ClientId, Packet};
 use tokio::net::TcpStream;
 
 use super::push_id::{IdSpace, PushId};
-use super::queue::{SLICES, SendQueue};
+use super::queue::{COPIED_BYTES, SLICES, SendQueue};
 use super::subscription::{LogPosition, LogState, Stage, Subscription};
 use super::window::Window;
 use crate::counters::Counters;
-use crate::hub::Pushes;
+use crate::hub::{Pushes, RetainedPush};
 use crate::store::{ChannelKey, CursorUpdate, Seq, StoredSubscription};
 use crate::transport::Framing;
 use crate::validators::CloseReason;
@@ -225,8 +225,9 @@ impl Outbox {
         self.waker.wake();
     }
 
-    /// Appends a packet of the session's own: an acknowledgement, mostly.
-    pub(crate) fn answer(&self, packet: &Packet<'_>) {
+    /// Appends a packet of the session's own: an acknowledgement, mostly. `true` if the queue is full now: the
+    /// session must handle nothing more until the client has taken some of it.
+    pub(crate) fn answer(&self, packet: &Packet<'_>) -> bool {
         let mut framed = Vec::new();
         match self.framing {
             Framing::Nul => {
@@ -239,7 +240,18 @@ impl Outbox {
                 self.framing.frame(&text, &mut framed);
             }
         }
-        self.lock().queue.push_copy(&framed);
+        let mut state = self.lock();
+        if framed.len() <= COPIED_BYTES {
+            state.queue.push_copy(&framed);
+        } else {
+            framed.shrink_to_fit();
+            state.queue.push(framed.into());
+        }
+        self.is_full(&state)
+    }
+
+    fn is_full(&self, state: &State) -> bool {
+        state.queue.len() >= self.context.queue_bytes
     }
 
     /// Appends bytes that are framed already.
@@ -263,8 +275,11 @@ impl Outbox {
             self.waker.wake();
             return;
         }
-        if let Err(error) = write_queue(state) {
-            self.write_failed(state, &error);
+        while !state.queue.is_empty() {
+            if let Err(error) = write_queue(state) {
+                return self.write_failed(state, &error);
+            }
+            self.pump(state); // what found the queue full
         }
     }
 
@@ -280,11 +295,7 @@ impl Outbox {
     /// What the session's task has to know before it waits.
     pub(crate) fn duties(&self) -> Duties {
         let state = self.lock();
-        Duties {
-            closed: state.closed,
-            blocked: state.blocked,
-            full: state.queue.len() >= self.context.queue_bytes,
-        }
+        Duties { closed: state.closed, blocked: state.blocked, full: self.is_full(&state) }
     }
 
     /// Lets go of the socket, which closes it: what is appended from now on goes nowhere.
@@ -298,7 +309,7 @@ impl Outbox {
     pub(crate) fn drain_plain(&self) -> io::Result<bool> {
         let mut state = self.lock();
         let result = write_queue(&mut state);
-        drained(&mut state, result)
+        self.drained(&mut state, result)
     }
 
     /// Lets the session's task write in its own way (TLS).
@@ -311,7 +322,19 @@ impl Outbox {
             Ok(count)
         });
         state.written += taken;
-        drained(&mut state, result)
+        self.drained(&mut state, result)
+    }
+
+    fn drained(&self, state: &mut State, result: io::Result<()>) -> io::Result<bool> {
+        match result {
+            Ok(()) => {
+                self.pump(state); // what found the queue full
+                state.blocked = !state.queue.is_empty();
+                Ok(!state.blocked)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Bytes taken by the kernel so far, and bytes waiting.
@@ -411,16 +434,21 @@ impl Outbox {
         self.pump(state);
     }
 
-    /// Ends all subscriptions and hands them over, to be taken from their channels.
-    pub(crate) fn remove_all_subscriptions(&self) -> Vec<Arc<Subscription>> {
+    /// Ends at most so many subscriptions and hands them over, to be taken from their channels; `None` when
+    /// there is none left. For the end of a session, or of one that did not come about.
+    pub(crate) fn remove_subscriptions(&self, limit: usize) -> Option<Vec<Arc<Subscription>>> {
         let mut state = self.lock();
-        let subscriptions: Vec<_> = state.subscriptions.drain().map(|(_, value)| value).collect();
-        for subscription in &subscriptions {
+        let removed = state.subscriptions.extract_if(|_, _| true).take(limit);
+        let removed: Vec<_> = removed.map(|(_, subscription)| subscription).collect();
+        for subscription in &removed {
             subscription.set_stage(Stage::Ended);
         }
+        (state.held, state.held_bytes) = (VecDeque::new(), 0);
         // It holds references back to the subscriptions, and they to this outbox.
-        state.window = None;
-        subscriptions
+        let window = state.window.take();
+        drop(state);
+        drop(window);
+        (!removed.is_empty()).then_some(removed)
     }
 
     /// The store has said where a persistent subscription stands.
@@ -467,25 +495,35 @@ impl Outbox {
         *log = LogState::Temporary;
     }
 
-    /// The subscription's `subAck` and retained message are queued, and what was held follows.
+    /// The subscription's `subAck` and retained message are queued, and what was held follows. `true` if the
+    /// queue is full now.
     pub(crate) fn open(
         &self,
         subscription: &Subscription,
         answer: Option<&Packet<'_>>,
-        retained: Option<Bytes>,
-    ) {
+        retained: Option<RetainedPush>,
+    ) -> bool {
         if let Some(answer) = answer {
             self.answer(answer);
         }
         let mut state = self.lock();
         if let Some(retained) = retained {
-            state.queue.push(retained);
+            append_retained(&mut state.queue, retained);
         }
         if subscription.stage() == Stage::Opening {
             subscription.set_stage(Stage::Live);
         }
         if !state.connecting {
             self.release_held(&mut state);
+        }
+        self.is_full(&state)
+    }
+
+    /// Queues a retained message of a subscription that there has been for a while, unless it has ended.
+    pub(crate) fn append_retained(&self, channel: &ChannelName, retained: RetainedPush) {
+        let mut state = self.lock();
+        if state.subscriptions.contains_key(channel) {
+            append_retained(&mut state.queue, retained);
         }
     }
 
@@ -521,7 +559,7 @@ impl Outbox {
             return false;
         }
         let holding = state.connecting || stage == Stage::Opening;
-        let waiting = if holding { state.held_bytes } else { state.queue.len() };
+        let waiting = state.queue.len() + state.held_bytes;
         let count = fitting(&framed.ends, waiting, self.context.queue_bytes);
         let dropped = framed.ends.len() - count;
         if dropped > 0 {
@@ -535,17 +573,17 @@ impl Outbox {
         let length = framed.start(count);
         if holding {
             state.held_bytes += length;
-            state.held.push_back(bytes.slice(..length));
+            state.held.push_back(framed.messages(0..count));
             return false;
         }
         if flush == Flush::Now && state.queue.is_empty() && !state.blocked && state.inline.is_some() {
             self.write_or_keep(&mut state, bytes, length);
             return false;
         }
-        if length <= 2048 {
+        if length <= COPIED_BYTES {
             state.queue.push_copy(&bytes[..length]);
         } else {
-            state.queue.push(bytes.slice(..length));
+            state.queue.push(framed.messages(0..count));
         }
         match flush {
             Flush::Now => {
@@ -626,8 +664,9 @@ impl Outbox {
             if message.sender.as_ref() == Some(&subscription.client) {
                 continue; // nobody receives their own message (2.11)
             }
-            let bytes = framed.message(index);
-            if may_flow && state.window().try_send_temporary(message.id, subscription) {
+            let bytes = framed.messages(index..index + 1);
+            let has_room = may_flow && !self.is_full(state);
+            if has_room && state.window().try_send_temporary(message.id, subscription) {
                 self.context.counters.pushes_sent.increment();
                 state.queue.push(bytes);
             } else if !state.window().wait(message.id, subscription, bytes, self.context.queue_bytes) {
@@ -739,17 +778,18 @@ impl Outbox {
         counted
     }
 
-    /// Lets temporary pushes that waited follow into the room there is.
+    /// Lets temporary pushes that waited follow into the room there is, in the window and in the queue.
     fn pump(&self, state: &mut State) {
+        let State { window: Some(window), queue, .. } = state else { return };
         if state.connecting || state.closed.is_some() {
             return;
         }
-        let Some(mut window) = state.window.take() else { return };
-        while let Some(bytes) = window.next_waiting() {
+        while queue.len() < self.context.queue_bytes
+            && let Some(bytes) = window.next_waiting()
+        {
             self.context.counters.pushes_sent.increment();
-            state.queue.push(bytes);
+            queue.push(bytes);
         }
-        state.window = Some(window);
     }
 
     /// The log has messages up to `seq`, which may not have been offered. `true` if the client is behind.
@@ -923,8 +963,14 @@ fn list_if_behind(window: &mut Window, subscription: &Arc<Subscription>, positio
 
 fn append_run(queue: &mut SendQueue, framed: &crate::hub::Framed, run: std::ops::Range<usize>) {
     if !run.is_empty() {
-        queue.push(framed.bytes.slice(framed.start(run.start)..framed.start(run.end)));
+        queue.push(framed.messages(run));
     }
+}
+
+fn append_retained(queue: &mut SendQueue, retained: RetainedPush) {
+    queue.push_copy(&retained.head);
+    queue.push(retained.data);
+    queue.push_copy(&retained.tail);
 }
 
 /// How many of the messages fit behind `waiting` bytes. An empty queue takes one of any size.
@@ -935,17 +981,6 @@ fn fitting(ends: &[u32], waiting: usize, limit: usize) -> usize {
             let fit = ends.partition_point(|&end| waiting + end as usize <= limit);
             fit.max(usize::from(waiting == 0 && !ends.is_empty()))
         }
-    }
-}
-
-fn drained(state: &mut State, result: io::Result<()>) -> io::Result<bool> {
-    match result {
-        Ok(()) => {
-            state.blocked = false;
-            Ok(true)
-        }
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(false),
-        Err(error) => Err(error),
     }
 }
 

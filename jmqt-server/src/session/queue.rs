@@ -6,7 +6,7 @@ use std::io::{self, IoSlice};
 use bytes::{Buf, Bytes};
 
 /// Up to this size a piece is copied behind the others; a larger one is shared between subscribers.
-const COPIED_BYTES: usize = 2048;
+pub(crate) const COPIED_BYTES: usize = 2048;
 /// A copied tail longer than this is closed, and a new one begun.
 const TAIL_BYTES: usize = 64 * 1024;
 /// How many pieces one call hands to the kernel.

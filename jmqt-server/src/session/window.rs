@@ -14,6 +14,9 @@ use crate::store::ChannelKey;
 /// How many bytes of redelivered pushes an original client on a socket gets at a time.
 const CAREFUL_REDELIVERY_BYTES: usize = 1000;
 
+/// What a push that waits takes beside its bytes.
+const WAITING_OVERHEAD: usize = 96;
+
 /// The QoS 1 side of one session. Made when the session needs it first.
 pub(crate) struct Window {
     /// How many pushes may be unacknowledged at a time.
@@ -144,7 +147,7 @@ impl Window {
         if !self.waiting.is_empty() && self.waiting_bytes + bytes.len() > limit {
             return false;
         }
-        self.waiting_bytes += bytes.len();
+        self.waiting_bytes += bytes.len() + WAITING_OVERHEAD;
         self.waiting.push_back(Waiting { id, subscription: Arc::clone(subscription), bytes });
         true
     }
@@ -155,7 +158,7 @@ impl Window {
             return None;
         }
         let waiting = self.waiting.pop_front()?;
-        self.waiting_bytes -= waiting.bytes.len();
+        self.waiting_bytes -= waiting.bytes.len() + WAITING_OVERHEAD;
         self.temporary.push_back((waiting.id, waiting.subscription));
         self.note_if_full();
         Some(waiting.bytes)
@@ -181,7 +184,7 @@ impl Window {
         self.waiting.retain(|waiting| {
             let keep = waiting.subscription.channel != *channel;
             if !keep {
-                *waiting_bytes -= waiting.bytes.len();
+                *waiting_bytes -= waiting.bytes.len() + WAITING_OVERHEAD;
             }
             keep
         });
