@@ -1,20 +1,23 @@
 //! The handle that applications hold.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use jmqt_protocol::{
-    AuthToken, ChannelKind, ChannelName, ClientId, Packet, Payload, Persistence, Pub, Qos, Retain, StatusCode,
+    AuthToken, ChannelKind, ChannelName, ClientId, Packet, Payload, Persistence, Pub, Qos, Retain,
 };
 use tokio::sync::oneshot;
 
 use crate::event::{Event, Events};
 use crate::inbox::Inbox;
+use crate::outbound::Phase;
+use crate::routes::Answer;
 use crate::shared::{Shared, State};
 use crate::stream::{Pushes, Subscription};
-use crate::{Config, ConnectError, DisconnectReason, Error, Publish, Push, Receipt, reconnect};
+use crate::{Config, ConnectError, DisconnectReason, Error, IntoChannel, Publish, Push, Receipt, reconnect};
 
-/// A client of one server. Clones are handles of the same client; when the last one is dropped it closes by itself.
+/// A client of one server, or of the nodes of one cluster. Clones are handles of the same client; when the last one is dropped it closes by itself.
 #[derive(Debug, Clone)]
 pub struct Client {
     handle: Arc<Handle>,
@@ -58,8 +61,22 @@ impl Client {
     /// Connects, and opens a session: `auth`, unless there is a token, then `conn` (§7.a to §7.d). From then on the
     /// client reconnects by itself, as its configuration says. A URL is a configuration too.
     ///
+    /// Of several servers each is tried once. A server that answers that it has failed (status 5), or that says to come
+    /// later, is tried again for as long as `connect_timeout`.
+    ///
+    /// ```no_run
+    /// use jmqt_client::{Client, Config};
+    ///
+    /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// let config = Config::url("jmqt://localhost:8010")?.auth(r#"{"client_name":"alice"}"#)?;
+    /// let client = Client::connect(config).await?;
+    /// println!("we are {}", client.connected().await?);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
-    /// [`ConnectError`] says which step of the first attempt failed, and the mend. There is then no client.
+    /// [`ConnectError`] says which step of the first attempt failed, and gives a hint. There is then no client.
     ///
     /// # Cancel safety
     /// Dropping the future closes the connection.
@@ -69,7 +86,7 @@ impl Client {
         ConnectError: From<C::Error>,
     {
         let (first, outcome) = oneshot::channel();
-        let client = Self::spawn(config.try_into()?, Some(first));
+        let client = Self::spawn(config.try_into()?, Some(first))?;
         outcome.await.unwrap_or(Err(ConnectError::Closed))?;
         // The session is open; that nothing had to be made again takes one more turn of the task.
         client.connected().await.map_err(|_| ConnectError::Closed)?;
@@ -91,15 +108,22 @@ impl Client {
     /// Starts to connect, and goes on trying until it works: publishes wait in the queue until then.
     ///
     /// Must be called within a tokio runtime.
-    #[must_use]
-    pub fn start(config: Config) -> Self {
-        Self::spawn(config, None)
+    ///
+    /// # Errors
+    /// [`ConnectError::Url`] and [`ConnectError::Config`]: a value is out of range.
+    pub fn start<C>(config: C) -> Result<Self, ConnectError>
+    where
+        C: TryInto<Config>,
+        ConnectError: From<C::Error>,
+    {
+        Self::spawn(config.try_into()?, None)
     }
 
-    fn spawn(config: Config, first: Option<oneshot::Sender<Result<(), ConnectError>>>) -> Self {
+    fn spawn(config: Config, first: reconnect::First) -> Result<Self, ConnectError> {
+        config.check()?;
         let shared = Arc::new(Shared::new(config));
         tokio::spawn(reconnect::run(Arc::clone(&shared), first));
-        Self { handle: Arc::new(Handle { shared }) }
+        Ok(Self { handle: Arc::new(Handle { shared }) })
     }
 
     fn shared(&self) -> &Arc<Shared> {
@@ -111,7 +135,7 @@ impl Client {
     /// Waits until there is a session, and says who we are in it.
     ///
     /// # Errors
-    /// [`Error::Timeout`] if there is none within `request_timeout`, [`Error::Closed`].
+    /// [`Error::Timeout`] if there is none within `request_timeout`, [`Error::Disconnected`], [`Error::Closed`].
     ///
     /// # Cancel safety
     /// Nothing is lost if the future is dropped.
@@ -137,9 +161,28 @@ impl Client {
         Events(self.shared().events())
     }
 
+    /// Wants a connection that works, now:
+    ///
+    /// - after the server has ended the connection for good ([`Event::Stopped`]), the client connects again;
+    /// - while it waits for the next attempt, it tries at once;
+    /// - while it is connected, it asks the server for a sign of life, and connects again if there is none within three
+    ///   seconds. An application calls it when it knows that the network has changed; that the machine was suspended
+    ///   the client notices by itself.
+    pub fn reconnect(&self) {
+        self.shared().reconnect.notify_one();
+    }
+
     /// Ends the client in order: sends what is queued and `disconn`, waits for the acknowledgements that are still
     /// due, then closes the socket (§9.f). At most `close_timeout`; what is then without an acknowledgement fails
     /// with [`Error::Closed`].
+    ///
+    /// ```no_run
+    /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// let client = jmqt_client::Client::connect("jmqt://localhost").await?;
+    /// client.close().await; // without it, the end of the program cuts off what is queued
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Cancel safety
     /// Dropping the future leaves the client closing.
@@ -150,17 +193,123 @@ impl Client {
         let _ = state.wait_for(|state| *state == State::Closed).await;
     }
 
+    /// Waits until the server has everything that was published before: QoS 1 is acknowledged, and the server has
+    /// answered a heartbeat that was sent behind the last QoS 0 message.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`] after `publish_timeout`, [`Error::Disconnected`], [`Error::Closed`]. That a QoS 1 message was
+    /// refused its [`Receipt`] tells.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost if the future is dropped.
+    pub async fn flush(&self) -> Result<(), Error> {
+        let (shared, limit) = (self.shared(), self.shared().config.publish_timeout);
+        let last = shared.outbound().last_id();
+        let flushed = async {
+            loop {
+                // QoS 0 leaves in one piece, and the heartbeat behind it.
+                let (session, beat) = shared
+                    .until(|| {
+                        let mut outbound = shared.outbound();
+                        if let Err(error) = outbound.check_open() {
+                            return Some(Err(error));
+                        }
+                        if outbound.phase() != Phase::Online {
+                            return None;
+                        }
+                        let sent = (outbound.session(), outbound.beat());
+                        shared.wake_for(outbound);
+                        Some(Ok(sent))
+                    })
+                    .await?;
+                let is_flushed = shared
+                    .until(|| {
+                        let outbound = shared.outbound();
+                        if let Err(error) = outbound.check_open() {
+                            return Some(Err(error));
+                        }
+                        if outbound.session() != session || outbound.phase() != Phase::Online {
+                            return Some(Ok(false)); // again on the next connection
+                        }
+                        let answered = outbound.beats_answered() >= beat;
+                        (answered && outbound.is_acknowledged_up_to(last)).then_some(Ok(true))
+                    })
+                    .await?;
+                if is_flushed {
+                    return Ok(());
+                }
+            }
+        };
+        let timeout = Error::Timeout { what: "the server's having everything", limit };
+        tokio::time::timeout(limit, flushed).await.unwrap_or(Err(timeout))
+    }
+
+    /// Ends the client when its work is done: temporary subscriptions end, what the streams hold is read to the end and
+    /// acknowledged, everything published is [flushed](Self::flush), then the client is [closed](Self::close). Messages
+    /// of persistent subscriptions that come meanwhile stay with the server.
+    ///
+    /// Each [`Subscription`](crate::Subscription) ends by itself when it has been read; they have `request_timeout` for it.
+    ///
+    /// # Errors
+    /// What went wrong first, as for [`unsub`](Self::unsub) and [`flush`](Self::flush); [`Error::Timeout`] if a stream
+    /// was not read to its end. The client is closed all the same.
+    ///
+    /// # Cancel safety
+    /// If the future is dropped the client is not closed.
+    pub async fn drain(&self) -> Result<(), Error> {
+        let outcome = self.drain_streams().await;
+        let outcome = match outcome {
+            Ok(()) => self.flush().await,
+            failed => failed,
+        };
+        self.close().await;
+        outcome
+    }
+
+    async fn drain_streams(&self) -> Result<(), Error> {
+        let shared = self.shared();
+        let (answers, inboxes) = {
+            let mut routes = shared.routes();
+            let mut outbound = shared.outbound();
+            outbound.check_open()?;
+            let drained = routes.drain(&mut outbound);
+            shared.wake_for(outbound);
+            drained
+        };
+        for answered in answers {
+            self.answer("unsub", answered).await?;
+        }
+        let read = async {
+            shared.until(|| inboxes.iter().all(|inbox| inbox.is_done()).then_some(())).await;
+            Ok(())
+        };
+        shared.within("the reading of the streams", read).await
+    }
+
     // ---- publishing --------------------------------------------------------------------------------
 
     /// Publishes a message (§7.k). QoS 0: returns when it is queued. QoS 1: when the server has acknowledged it.
     ///
     /// Messages leave in the order in which they are queued, each QoS for itself. While there is no session they
-    /// wait. A QoS 1 message that was sent before a connection broke is sent again on the next one: if only the
-    /// acknowledgement was lost, it arrives twice.
+    /// wait, as long as it takes. A QoS 1 message that was sent before a connection broke is sent again on the next one.
+    /// A server that follows protocol.md 2.23 recognises it if only the acknowledgement was lost; from any other it arrives
+    /// twice then.
+    ///
+    /// ```no_run
+    /// use jmqt_client::{Client, Publish};
+    ///
+    /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// let client = Client::connect("jmqt://localhost").await?;
+    /// client.publish(&Publish::json("weather", "rain")?).await?; // QoS 0: on its way
+    /// client.publish(&Publish::json("weather", "sun")?.at_least_once()).await?; // QoS 1: the server has it
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`Error::Refused`] with the server's status, [`Error::QueueFull`], [`Error::Dropped`], [`Error::Timeout`],
-    /// [`Error::PacketTooLarge`], [`Error::WrongChannel`] for a control channel, [`Error::Closed`].
+    /// [`Error::PacketTooLarge`], [`Error::WrongChannel`] for a control channel, [`Error::Disconnected`],
+    /// [`Error::Closed`].
     ///
     /// # Cancel safety
     /// A message that was queued is sent also if the future is dropped.
@@ -208,30 +357,46 @@ impl Client {
     /// unsubscribe first (§9.c).
     ///
     /// # Errors
-    /// [`Error::Refused`] with the server's status, [`Error::WrongChannel`], [`Error::Closed`]; [`Error::Timeout`]
-    /// if there is no answer within `request_timeout`, while the client goes on trying.
+    /// [`Error::Refused`] with the server's status, [`Error::InvalidChannel`], [`Error::WrongChannel`],
+    /// [`Error::AlreadySubscribed`] with the other persistence, [`Error::Disconnected`], [`Error::Closed`];
+    /// [`Error::Timeout`] if there is no answer within `request_timeout`, while the client goes on trying.
     ///
     /// # Cancel safety
     /// If the future is dropped the subscription may be made all the same.
-    pub async fn sub(&self, channel: &ChannelName, persistence: Persistence) -> Result<(), Error> {
-        self.sub_to(channel, persistence, None).await
+    pub async fn sub(&self, channel: impl IntoChannel, persistence: Persistence) -> Result<(), Error> {
+        self.sub_to(&channel.into_channel()?, persistence, None).await
     }
 
-    /// Subscribes to a channel, and hands back the stream of its pushes.
+    /// Subscribes to a channel, and hands back the stream of its pushes. A temporary subscription ends when the stream is
+    /// dropped.
+    ///
+    /// ```no_run
+    /// use jmqt_client::{Client, Persistence};
+    ///
+    /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// let client = Client::connect("jmqt://localhost").await?;
+    /// let mut news = client.subscribe("news", Persistence::Temporary).await?;
+    /// while let Some(push) = news.next().await { // acknowledges the push before
+    ///     println!("{} says {}", push.publisher(), push.data());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
-    /// As [`sub`](Self::sub).
+    /// As [`sub`](Self::sub); after [`Error::Timeout`] the client goes on trying for a persistent subscription only.
     ///
     /// # Cancel safety
-    /// As [`sub`](Self::sub).
+    /// If the future is dropped a temporary subscription ends; a persistent one may be made all the same.
     pub async fn subscribe(
         &self,
-        channel: &ChannelName,
+        channel: impl IntoChannel,
         persistence: Persistence,
     ) -> Result<Subscription, Error> {
+        let channel = channel.into_channel()?;
         let inbox = Arc::new(Inbox::new(self.shared().config.stream_bytes));
         let stream = Subscription::new(Arc::clone(self.shared()), Arc::clone(&inbox), channel.clone());
-        self.sub_to(channel, persistence, Some(inbox)).await?;
+        self.sub_to(&channel, persistence, Some(inbox)).await?;
         Ok(stream)
     }
 
@@ -246,10 +411,8 @@ impl Client {
         let answered = {
             let mut routes = shared.routes();
             let mut outbound = shared.outbound();
-            if outbound.is_closing() {
-                return Err(Error::Closed);
-            }
-            let answered = routes.subscribe(channel, persistence, inbox, &mut outbound);
+            outbound.check_open()?;
+            let answered = routes.subscribe(channel, persistence, inbox, &mut outbound)?;
             shared.wake_for(outbound);
             answered
         };
@@ -263,30 +426,26 @@ impl Client {
     ///
     /// # Cancel safety
     /// If the future is dropped the subscription may end all the same.
-    pub async fn unsub(&self, channel: &ChannelName) -> Result<(), Error> {
-        check_plain(channel, "unsub")?;
+    pub async fn unsub(&self, channel: impl IntoChannel) -> Result<(), Error> {
+        let channel = channel.into_channel()?;
+        check_plain(&channel, "unsub")?;
         let shared = self.shared();
         let answered = {
             let mut routes = shared.routes();
             let mut outbound = shared.outbound();
-            if outbound.is_closing() {
-                return Err(Error::Closed);
-            }
-            let answered = routes.unsubscribe(channel, &mut outbound);
+            outbound.check_open()?;
+            let answered = routes.unsubscribe(&channel, &mut outbound);
             shared.wake_for(outbound);
             answered
         };
         self.answer("unsub", answered).await
     }
 
-    async fn answer(
-        &self,
-        request: &'static str,
-        answered: oneshot::Receiver<StatusCode>,
-    ) -> Result<(), Error> {
+    async fn answer(&self, request: &'static str, answered: oneshot::Receiver<Answer>) -> Result<(), Error> {
         let what = if request == "sub" { "the answer to a sub" } else { "the answer to an unsub" };
-        let status = self.shared().within(what, async { answered.await.map_err(|_| Error::Closed) }).await?;
-        if status.is_ok() { Ok(()) } else { Err(Error::Refused { request, status }) }
+        let status =
+            self.shared().within(what, async { answered.await.unwrap_or(Err(Error::Closed)) }).await?;
+        if status.is_ok() { Ok(()) } else { Err(Error::Refused { request, status, reply: None }) }
     }
 
     /// The stream of pushes that have none of their own.
@@ -312,14 +471,30 @@ impl Client {
     /// Asks the server's application something, on a control channel (`$name`), and waits for its reply (§9.d).
     /// `data` is JSON text, or nothing.
     ///
+    /// ```no_run
+    /// use jmqt_client::{Client, Payload};
+    ///
+    /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// let client = Client::connect("jmqt://localhost").await?;
+    /// let reply = client.request("$add", Some(Payload::parse("[1,2]")?)).await?;
+    /// println!("{:?}", reply.data());
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
-    /// [`Error::Refused`] with the application's status; [`Error::ConnectionLost`] if the connection went while the
+    /// [`Error::Refused`] with the application's status, and its [reply](Error::reply); [`Error::ConnectionLost`] if the connection went while the
     /// request was under way; [`Error::Timeout`] if there is no session, or no reply, within `request_timeout`;
     /// [`Error::WrongChannel`], [`Error::PacketTooLarge`], [`Error::Closed`].
     ///
     /// # Cancel safety
     /// If the future is dropped the request may be carried out all the same.
-    pub async fn request(&self, channel: &ChannelName, data: Option<Payload<'_>>) -> Result<Reply, Error> {
+    pub async fn request(
+        &self,
+        channel: impl IntoChannel,
+        data: Option<Payload<'_>>,
+    ) -> Result<Reply, Error> {
+        let channel = channel.into_channel()?;
         if channel.kind() != ChannelKind::Control {
             let because = "control channels begin with `$`";
             return Err(Error::WrongChannel { request: "request", because });
@@ -344,19 +519,29 @@ impl Client {
             answered.await.unwrap_or(Err(Error::Closed))
         };
         let (status, data) = shared.within("the answer to a request", reply).await?;
-        if status.is_ok() { Ok(Reply { data }) } else { Err(Error::Refused { request: "request", status }) }
+        if status.is_ok() {
+            Ok(Reply { data })
+        } else {
+            Err(Error::Refused { request: "request", status, reply: data })
+        }
     }
 
     // ---- callbacks ---------------------------------------------------------------------------------
 
     /// Calls `callback` with every push that has no stream of its own; when it returns, a QoS 1 push is
     /// acknowledged. It runs on a task of its own, one push at a time, and must not block.
+    ///
+    /// If it panics, that is logged and told as [`Event::CallbackPanicked`], the push is not acknowledged, and the next one
+    /// is handed over.
     pub fn on_push(&self, mut callback: impl FnMut(Push) + Send + 'static) {
         let mut pushes = self.pushes();
+        let shared = Arc::clone(self.shared());
         // Ends with the client.
         tokio::spawn(async move {
             while let Some(push) = pushes.next().await {
-                callback(push);
+                if !call(&shared, "on_push", || callback(push)) {
+                    pushes.give_back();
+                }
             }
         });
     }
@@ -364,15 +549,26 @@ impl Client {
     /// Calls `callback` whenever a session ends, with the reason.
     pub fn on_disconnect(&self, mut callback: impl FnMut(DisconnectReason) + Send + 'static) {
         let mut events = self.events();
+        let shared = Arc::clone(self.shared());
         // Ends with the client.
         tokio::spawn(async move {
             while let Some(event) = events.next().await {
                 if let Event::Disconnected { reason } = event {
-                    callback(reason);
+                    call(&shared, "on_disconnect", || callback(reason));
                 }
             }
         });
     }
+}
+
+/// `false` if the callback panicked. What it works on is its own: nothing of ours can be left half done.
+fn call(shared: &Shared, name: &'static str, callback: impl FnOnce()) -> bool {
+    let is_done = catch_unwind(AssertUnwindSafe(callback)).is_ok();
+    if !is_done {
+        tracing::error!(callback = name, "A callback panicked; it is called again for what comes next");
+        shared.emit(Event::CallbackPanicked { callback: name });
+    }
+    is_done
 }
 
 /// Takes back that somebody waits for an answer.

@@ -2,14 +2,18 @@
 
 mod file;
 
+use std::error::Error;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use jmqt_protocol::{AuthToken, ClientId, InvalidPayload, Payload};
 
 pub use file::{ConfigError, Origin};
 
-use crate::{Endpoint, InvalidUrl};
+use crate::{ConnectError, Endpoint, InvalidUrl};
 
 /// A client's configuration; [`Config::default`] is the shipped `client.conf`.
 ///
@@ -23,13 +27,17 @@ use crate::{Endpoint, InvalidUrl};
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Config {
-    /// Where the server is. Default `jmqt://localhost:8010`.
-    pub endpoint: Endpoint,
+    /// Where the server is, or its nodes are: at least one. The client begins with one at random, and goes on to the next
+    /// whenever a connection fails or is lost. Default `jmqt://localhost:8010`.
+    pub endpoints: Vec<Endpoint>,
     /// What `auth` asks for a token with: any JSON, as the application behind the server wants it (§7.a).
     /// Without it, and without a token, `{}` is sent.
     pub auth_data: Option<Secret>,
     /// A token that is known already, and whose it is: `auth` is left out as long as it is accepted (§10).
     pub token: Option<(ClientId, AuthToken)>,
+    /// Where credentials come from for each new connection, instead of the two above
+    /// ([`Config::credentials`]).
+    pub(crate) source: Option<CredentialSource>,
     /// How TLS is done, where the endpoint asks for it.
     pub tls: TlsConfig,
     /// What happens when a connection is lost. Default [`Reconnect::default`].
@@ -49,8 +57,8 @@ pub struct Config {
     pub connect_timeout: Duration,
     /// How long a subscription or a control request waits for its answer, and for a connection. Default 30 seconds.
     pub request_timeout: Duration,
-    /// How long a QoS 1 publish waits for its acknowledgement, and any publish for room in the queue. Default
-    /// 5 minutes.
+    /// How long a QoS 1 publish that was sent waits for its acknowledgement on that connection, and any publish for room
+    /// in the queue. What waits for a connection waits for as long as there is none. Default 5 minutes.
     pub publish_timeout: Duration,
     /// How long [`Client::close`](crate::Client::close) goes on sending what is queued. Default 5 seconds.
     pub close_timeout: Duration,
@@ -89,6 +97,8 @@ impl std::fmt::Debug for Secret {
 pub struct TlsConfig {
     /// PEM file of the CAs to trust. Default: those that the operating system trusts.
     pub ca_path: Option<PathBuf>,
+    /// The CAs to trust, as the text of a PEM file, instead of `ca_path`.
+    pub ca_pem: Option<String>,
     /// PEM file of a client certificate, with those between it and its CA. Default: none is shown.
     pub cert_path: Option<PathBuf>,
     /// PEM file of the client certificate's private key.
@@ -142,6 +152,34 @@ pub enum WhenFull {
     Error,
 }
 
+/// What a client opens a session with.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Credentials {
+    /// `auth` asks for a token with this (§7.a).
+    Auth(Secret),
+    /// A token, and whose it is (§10).
+    Token(ClientId, AuthToken),
+}
+
+type Asked = Pin<Box<dyn Future<Output = Result<Credentials, Arc<dyn Error + Send + Sync>>> + Send>>;
+
+/// The application's function for credentials.
+#[derive(Clone)]
+pub(crate) struct CredentialSource(Arc<dyn Fn() -> Asked + Send + Sync>);
+
+impl CredentialSource {
+    pub(crate) fn ask(&self) -> Asked {
+        (self.0)()
+    }
+}
+
+impl std::fmt::Debug for CredentialSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("CredentialSource(..)")
+    }
+}
+
 /// The URL of a server, and the defaults.
 impl TryFrom<&str> for Config {
     type Error = InvalidUrl;
@@ -152,12 +190,51 @@ impl TryFrom<&str> for Config {
 }
 
 impl Config {
-    /// A configuration for the server at this URL.
+    /// A configuration for the server at this URL, or for the nodes at several, with commas in between.
+    ///
+    /// ```
+    /// use jmqt_client::Config;
+    ///
+    /// let config = Config::url("jmqts://a.example.com, jmqts://b.example.com")?;
+    /// assert_eq!(config.endpoints.len(), 2);
+    /// # Ok::<(), jmqt_client::InvalidUrl>(())
+    /// ```
     ///
     /// # Errors
     /// [`InvalidUrl`] says what is wrong with it.
     pub fn url(url: &str) -> Result<Self, InvalidUrl> {
-        Ok(Self { endpoint: url.parse()?, ..Self::default() })
+        Ok(Self { endpoints: Endpoint::list(url)?, ..Self::default() })
+    }
+
+    /// Asks this function for credentials before each connection, so that they can be fetched or refreshed. It has
+    /// `connect_timeout`; if it fails, the client tries again as after a lost connection.
+    ///
+    /// ```
+    /// use jmqt_client::{Config, Credentials, Secret};
+    ///
+    /// # async fn fetch() -> Result<String, std::io::Error> { Ok("{}".to_owned()) }
+    /// let config = Config::url("jmqt://localhost")?
+    ///     .credentials(|| async { Ok(Credentials::Auth(Secret::parse(&fetch().await?)?)) });
+    /// # Ok::<(), jmqt_client::InvalidUrl>(())
+    /// ```
+    #[must_use]
+    pub fn credentials<F>(mut self, ask: impl Fn() -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Result<Credentials, Box<dyn Error + Send + Sync>>> + Send + 'static,
+    {
+        let asked = move || {
+            let answer = ask();
+            Box::pin(async move { answer.await.map_err(Arc::from) }) as Asked
+        };
+        self.source = Some(CredentialSource(Arc::new(asked)));
+        self
+    }
+
+    /// Trusts the CAs in this PEM text instead of those of the operating system.
+    #[must_use]
+    pub fn tls_ca_pem(mut self, pem: impl Into<String>) -> Self {
+        self.tls.ca_pem = Some(pem.into());
+        self
     }
 
     /// Authenticates with this JSON (§7.a).
@@ -175,14 +252,47 @@ impl Config {
         self.token = Some((client, token));
         self
     }
+
+    /// Whether every value is in its range.
+    pub(crate) fn check(&self) -> Result<(), ConnectError> {
+        const BYTES: RangeInclusive<usize> = 1 << 10..=1 << 30;
+        let bad = |field, found: String, expected| Err(ConnectError::Config { field, found, expected });
+        if self.endpoints.is_empty() {
+            return bad("endpoints", "empty".to_owned(), "at least one server");
+        }
+        if !(1..=1024).contains(&self.window) {
+            return bad("window", self.window.to_string(), "1 to 1024");
+        }
+        for (field, bytes) in [
+            ("queue_bytes", self.queue_bytes),
+            ("stream_bytes", self.stream_bytes),
+            ("max_packet_bytes", self.max_packet_bytes),
+        ] {
+            if !BYTES.contains(&bytes) {
+                return bad(field, bytes.to_string(), "1024 (1 KiB) to 1073741824 (1 GiB)");
+            }
+        }
+        for (field, time) in [
+            ("connect_timeout", self.connect_timeout),
+            ("request_timeout", self.request_timeout),
+            ("publish_timeout", self.publish_timeout),
+            ("close_timeout", self.close_timeout),
+        ] {
+            if time.is_zero() {
+                return bad(field, "0".to_owned(), "a time longer than 0");
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
-            endpoint: Endpoint::new(crate::Protocol::Socket, "localhost"),
+            endpoints: vec![Endpoint::new(crate::Protocol::Socket, "localhost")],
             auth_data: None,
             token: None,
+            source: None,
             tls: TlsConfig::default(),
             reconnect: Reconnect::default(),
             queue_bytes: 8 << 20,
@@ -204,9 +314,10 @@ impl Default for Config {
 impl std::fmt::Debug for Config {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Config")
-            .field("endpoint", &self.endpoint.to_string())
+            .field("endpoints", &self.endpoints.iter().map(ToString::to_string).collect::<Vec<_>>())
             .field("auth_data", &self.auth_data)
             .field("token", &self.token)
+            .field("source", &self.source)
             .field("tls", &self.tls)
             .field("reconnect", &self.reconnect)
             .field("queue_bytes", &self.queue_bytes)

@@ -10,15 +10,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jmqt_protocol::{
-    Auth, AuthOutcome, AuthToken, ClientId, Conn, Disconn, NUL, Packet, Payload, StatusCode, decode,
+    Auth, AuthOutcome, AuthToken, ClientId, Conn, ConnAck, Disconn, NUL, Packet, Payload, StatusCode, decode,
 };
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use crate::config::Credentials;
 use crate::transport::{
     self, BadStream, Framing, Link, NulReader, Stream, TlsInfo, Turn, UpgradeError, WebSocketReader,
 };
-use crate::{Config, ConnectError, Endpoint, Step};
+use crate::{Config, ConnectError, Endpoint, Secret, ServerClose, Step};
 
 /// What a server that says nothing of it is taken to mean.
 const USUAL_TIMEOUT: Duration = Duration::from_secs(60);
@@ -30,6 +32,8 @@ pub(crate) struct Session {
     pub(crate) client: ClientId,
     /// `ts`: how long either side may be silent.
     pub(crate) timeout: Duration,
+    /// The server stores a publish that is sent twice once (protocol.md 2.23).
+    pub(crate) once: bool,
     /// What came behind the `connAck`, from the given place on.
     pub(crate) read: (Bytes, usize),
 }
@@ -62,17 +66,29 @@ pub(crate) enum Found {
 /// Hears of every step that is done, and how long it took.
 pub(crate) type Report<'r> = &'r mut (dyn FnMut(Step, Duration, Found) + Send);
 
+/// Where to, and as whom.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Target<'t> {
+    pub(crate) endpoint: &'t Endpoint,
+    /// `pi`, of a client that publishes (protocol.md 2.23).
+    pub(crate) publisher: Option<&'t str>,
+}
+
 /// Makes a connection and opens a session on it. `token` is used if there is one; what `auth` grants is put there.
 ///
 /// # Cancel safety
 /// The connection is closed with the future.
 pub(crate) async fn open(
     config: &Config,
+    target: Target<'_>,
     token: &mut Option<(ClientId, AuthToken)>,
     report: Report<'_>,
 ) -> Result<Session, ConnectError> {
+    let now = Instant::now();
+    let deadline = now + config.connect_timeout;
     let mut opening =
-        Opening { config, deadline: Instant::now() + config.connect_timeout, since: Instant::now(), report };
+        Opening { config, target, auth_data: config.auth_data.clone(), deadline, since: now, report };
+    opening.ask_for_credentials(token).await?;
     let stream = opening.stream().await?;
     let link = opening.frame(stream).await?;
     let mut talk = Talk { link, read: Bytes::new(), at: 0, heard: false };
@@ -84,34 +100,59 @@ pub(crate) async fn open(
         let Some((client, secret)) = token.clone() else {
             return Err(ConnectError::Protocol { step: Step::Auth, problem: "there is no token".to_owned() });
         };
-        let (status, timeout_seconds) = opening.conn(&mut talk, &client, &secret).await?;
-        if status.is_ok() {
-            let timeout = timeout_seconds
+        let ack = opening.conn(&mut talk, &client, &secret).await?;
+        if ack.status.is_ok() {
+            let timeout = ack
+                .timeout_seconds
                 .map_or(USUAL_TIMEOUT, |seconds| Duration::from_secs(u64::from(seconds.clamp(1, 86_400))));
             opening.done(Step::Conn, Found::Timeout(timeout));
-            return Ok(Session { link: talk.link, client, timeout, read: (talk.read, talk.at) });
+            let once = ack.remembers_publishes;
+            return Ok(Session { link: talk.link, client, timeout, once, read: (talk.read, talk.at) });
         }
         // A token grows old; a new one is asked for once (§10).
-        let is_stale = status == StatusCode::INVALID_TOKEN && config.auth_data.is_some() && !asked;
-        if config.auth_data.is_some() {
+        let is_stale = ack.status == StatusCode::INVALID_TOKEN && opening.auth_data.is_some() && !asked;
+        if opening.auth_data.is_some() {
             *token = None;
         }
         if !is_stale {
-            return Err(ConnectError::Refused { step: Step::Conn, status, message: String::new() });
+            let (step, status) = (Step::Conn, ack.status);
+            return Err(ConnectError::Refused { step, status, message: String::new() });
         }
         *token = Some(opening.auth(&mut talk).await?);
         asked = true;
     }
 }
 
-/// Asks for a token on a connection of its own (§7.a).
+/// Asks for a token on a connection of its own (§7.a), at the first server that gives one.
 ///
 /// # Cancel safety
 /// The connection is closed with the future.
 pub(crate) async fn authenticate(config: &Config) -> Result<(ClientId, AuthToken), ConnectError> {
+    config.check()?;
+    let mut failed = ConnectError::Closed;
+    for endpoint in &config.endpoints {
+        match authenticate_at(config, endpoint).await {
+            Err(error) => failed = error,
+            granted => return granted,
+        }
+    }
+    Err(failed)
+}
+
+async fn authenticate_at(
+    config: &Config,
+    endpoint: &Endpoint,
+) -> Result<(ClientId, AuthToken), ConnectError> {
     let now = Instant::now();
     let report: Report<'_> = &mut |_, _, _| {};
-    let mut opening = Opening { config, deadline: now + config.connect_timeout, since: now, report };
+    let (target, deadline) = (Target { endpoint, publisher: None }, now + config.connect_timeout);
+    let mut opening =
+        Opening { config, target, auth_data: config.auth_data.clone(), deadline, since: now, report };
+    let mut token = None;
+    opening.ask_for_credentials(&mut token).await?;
+    if let Some(token) = token {
+        return Ok(token);
+    }
     let stream = opening.stream().await?;
     let link = opening.frame(stream).await?;
     opening.auth(&mut Talk { link, read: Bytes::new(), at: 0, heard: false }).await
@@ -119,6 +160,8 @@ pub(crate) async fn authenticate(config: &Config) -> Result<(ClientId, AuthToken
 
 struct Opening<'c, 'r> {
     config: &'c Config,
+    target: Target<'c>,
+    auth_data: Option<Secret>,
     deadline: Instant,
     /// When the present step began.
     since: Instant,
@@ -135,23 +178,39 @@ impl Opening<'_, '_> {
     fn limited<T>(
         &self,
         step: Step,
-        mend: &'static str,
+        hint: &'static str,
         future: impl Future<Output = Result<T, ConnectError>>,
     ) -> impl Future<Output = Result<T, ConnectError>> {
         let (limit, done) = (self.config.connect_timeout, timeout_at(self.deadline, future));
         async move {
-            done.await.unwrap_or_else(|_| Err(ConnectError::Timeout { step, limit, mend: mend.to_owned() }))
+            done.await.unwrap_or_else(|_| Err(ConnectError::Timeout { step, limit, hint: hint.to_owned() }))
         }
+    }
+
+    /// Has the application's function say who we are, if there is one.
+    async fn ask_for_credentials(
+        &mut self,
+        token: &mut Option<(ClientId, AuthToken)>,
+    ) -> Result<(), ConnectError> {
+        let Some(source) = &self.config.source else { return Ok(()) };
+        let asked = async { source.ask().await.map_err(ConnectError::Credentials) };
+        let hint = "the function given to Config::credentials did not return";
+        match self.limited(Step::Auth, hint, asked).await? {
+            Credentials::Auth(data) => (self.auth_data, *token) = (Some(data), None),
+            Credentials::Token(client, secret) => (self.auth_data, *token) = (None, Some((client, secret))),
+        }
+        self.since = Instant::now();
+        Ok(())
     }
 
     /// Name, TCP and TLS.
     async fn stream(&mut self) -> Result<Stream, ConnectError> {
-        let endpoint = &self.config.endpoint;
+        let endpoint = self.target.endpoint;
         let addresses = self.limited(Step::Name, "check the name server", look_up(endpoint)).await?;
         self.done(Step::Name, Found::Addresses(addresses.clone()));
 
-        let mend = "check host and port, and the firewalls in between";
-        let (stream, address) = self.limited(Step::Tcp, mend, reach(&addresses)).await?;
+        let hint = "check host and port, and the firewalls in between";
+        let (stream, address) = self.limited(Step::Tcp, hint, reach(addresses)).await?;
         self.done(Step::Tcp, Found::Address(address));
 
         if !endpoint.protocol.is_tls() {
@@ -159,8 +218,8 @@ impl Opening<'_, '_> {
         }
         let connector = transport::connector(&self.config.tls)?;
         let name = transport::server_name(&self.config.tls, endpoint)?;
-        let mend = "the port may not speak TLS: for a plain one, use jmqt:// (8010) or ws:// (8012)";
-        let agreed = self.limited(Step::Tls, mend, transport::handshake(&connector, name, stream));
+        let hint = "the port may not speak TLS: for a plain one, use jmqt:// (8010) or ws:// (8012)";
+        let agreed = self.limited(Step::Tls, hint, transport::handshake(&connector, name, stream));
         let (stream, info) = agreed.await?;
         self.done(Step::Tls, Found::Tls(info));
         Ok(Stream::Tls(Box::new(stream)))
@@ -169,20 +228,20 @@ impl Opening<'_, '_> {
     /// NUL framing, or the WebSocket upgrade.
     async fn frame(&mut self, stream: Stream) -> Result<Link, ConnectError> {
         let limit = self.config.max_packet_bytes;
-        if !self.config.endpoint.protocol.is_websocket() {
+        if !self.target.endpoint.protocol.is_websocket() {
             return Ok(Link::new(stream, Framing::Nul(NulReader::new(limit))));
         }
-        let mend = "the port may be a plain JMQT socket: then use jmqt:// (8010) or jmqts:// (8011)";
+        let hint = "the port may be a plain JMQT socket: then use jmqt:// (8010) or jmqts:// (8011)";
         let reader =
-            WebSocketReader::new(&self.config.endpoint, limit).map_err(|error| explain_upgrade(&error))?;
+            WebSocketReader::new(self.target.endpoint, limit).map_err(|error| explain_upgrade(&error))?;
         let link = Link::new(stream, Framing::WebSocket(Box::new(reader)));
-        let link = self.limited(Step::WebSocket, mend, upgrade(link, mend)).await?;
+        let link = self.limited(Step::WebSocket, hint, upgrade(link, hint)).await?;
         self.done(Step::WebSocket, Found::WebSocket);
         Ok(link)
     }
 
     async fn auth(&mut self, talk: &mut Talk) -> Result<(ClientId, AuthToken), ConnectError> {
-        let data = self.config.auth_data.as_ref().map_or("{}", |data| data.reveal());
+        let data = self.auth_data.as_ref().map_or("{}", |data| data.reveal());
         let packet = Packet::Auth(Auth { data: Payload::trust(data) });
         let answer = self.limited(Step::Auth, NO_ANSWER, talk.ask(&packet, Step::Auth)).await?;
         let Answer::Granted { client, token } = answer else {
@@ -204,15 +263,15 @@ impl Opening<'_, '_> {
         talk: &mut Talk,
         client: &ClientId,
         token: &AuthToken,
-    ) -> Result<(StatusCode, Option<u32>), ConnectError> {
+    ) -> Result<ConnAck, ConnectError> {
         let packet = Packet::Conn(Conn {
             token: token.reveal().into(),
             client: client.as_str().into(),
             window: Some(self.config.window),
-            publisher: None,
+            publisher: self.target.publisher.map(Into::into),
         });
         match self.limited(Step::Conn, NO_ANSWER, talk.ask(&packet, Step::Conn)).await? {
-            Answer::Connected { status, timeout_seconds } => Ok((status, timeout_seconds)),
+            Answer::Connected(ack) => Ok(ack),
             _ => Err(unexpected(Step::Conn)),
         }
     }
@@ -232,28 +291,60 @@ async fn look_up(endpoint: &Endpoint) -> Result<Vec<SocketAddr>, ConnectError> {
     if addresses.is_empty() { Err(unknown(io::Error::other("it has none"))) } else { Ok(addresses) }
 }
 
-/// The first of the addresses that answers.
-async fn reach(addresses: &[SocketAddr]) -> Result<(TcpStream, SocketAddr), ConnectError> {
-    let mut failed = None;
-    for address in addresses {
-        match TcpStream::connect(address).await {
-            Ok(stream) => {
+/// How long an address has for its answer before the next one is tried beside it (RFC 8305).
+const NEXT_ADDRESS: Duration = Duration::from_millis(250);
+
+/// The first of the addresses that answers. They are tried in turn, the next as soon as one fails or is silent for a
+/// moment; IPv6 and IPv4 take turns.
+///
+/// # Cancel safety
+/// The attempts end with the future.
+async fn reach(addresses: Vec<SocketAddr>) -> Result<(TcpStream, SocketAddr), ConnectError> {
+    let mut next = take_turns(addresses).into_iter();
+    let mut attempts = JoinSet::new();
+    let mut failed = ConnectError::Protocol { step: Step::Tcp, problem: "there is no address".to_owned() };
+    loop {
+        let left = next.len();
+        if let Some(address) = next.next() {
+            attempts.spawn(async move { (TcpStream::connect(address).await, address) });
+        }
+        let outcome = tokio::select! {
+            outcome = attempts.join_next() => outcome,
+            () = sleep(NEXT_ADDRESS), if left > 1 => continue,
+        };
+        match outcome {
+            Some(Ok((Ok(stream), address))) => {
                 // Packets are written in portions already; waiting for more would only delay them.
-                stream.set_nodelay(true).map_err(|source| unreachable_address(*address, source))?;
-                return Ok((stream, *address));
+                stream.set_nodelay(true).map_err(|source| unreachable_address(address, source))?;
+                return Ok((stream, address));
             }
-            Err(source) => failed = Some(unreachable_address(*address, source)),
+            Some(Ok((Err(source), address))) => failed = unreachable_address(address, source),
+            Some(Err(_)) => {} // nobody aborts an attempt but we, by leaving
+            None => return Err(failed),
         }
     }
-    Err(failed
-        .unwrap_or(ConnectError::Protocol { step: Step::Tcp, problem: "there is no address".to_owned() }))
+}
+
+/// The families take turns, the one that the resolver prefers first.
+fn take_turns(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let first_is_ipv6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
+    let (preferred, other): (Vec<_>, Vec<_>) =
+        addresses.into_iter().partition(|address| address.is_ipv6() == first_is_ipv6);
+    let mut other = other.into_iter();
+    let mut turns = Vec::new();
+    for address in preferred {
+        turns.push(address);
+        turns.extend(other.next());
+    }
+    turns.extend(other);
+    turns
 }
 
 fn unreachable_address(address: SocketAddr, source: io::Error) -> ConnectError {
     ConnectError::Tcp { address: address.to_string(), source: Arc::new(source) }
 }
 
-async fn upgrade(mut link: Link, mend: &'static str) -> Result<Link, ConnectError> {
+async fn upgrade(mut link: Link, hint: &'static str) -> Result<Link, ConnectError> {
     loop {
         let request = link.take_answers();
         link.send_framed(&request);
@@ -272,13 +363,13 @@ async fn upgrade(mut link: Link, mend: &'static str) -> Result<Link, ConnectErro
                 return Err(ConnectError::Lost {
                     step: Step::WebSocket,
                     because: None,
-                    mend: mend.to_owned(),
+                    hint: hint.to_owned(),
                 });
             }
             Err(error) => {
                 let refused = transport::certificate_refused(&error);
                 let lost =
-                    |because| ConnectError::Lost { step: Step::WebSocket, because, mend: mend.to_owned() };
+                    |because| ConnectError::Lost { step: Step::WebSocket, because, hint: hint.to_owned() };
                 return Err(refused.unwrap_or_else(|| lost(Some(Arc::new(error)))));
             }
         }
@@ -289,12 +380,12 @@ fn explain_upgrade(error: &UpgradeError) -> ConnectError {
     match error {
         UpgradeError::Http(status) => ConnectError::WrongServer {
             found: format!("the server answered HTTP {status} instead of opening a WebSocket"),
-            mend: "check port and path: the JMQT server's WebSocket port is usually 8012 (8013 with TLS)"
+            hint: "check port and path: the JMQT server's WebSocket port is usually 8012 (8013 with TLS)"
                 .to_owned(),
         },
         UpgradeError::NotHttp(problem) => ConnectError::WrongServer {
             found: format!("what answers there does not open a WebSocket ({problem})"),
-            mend: "for a plain JMQT socket use jmqt:// (8010) or jmqts:// (8011)".to_owned(),
+            hint: "for a plain JMQT socket use jmqt:// (8010) or jmqts:// (8011)".to_owned(),
         },
     }
 }
@@ -307,14 +398,14 @@ fn is_tls(read: &[u8]) -> bool {
 fn speaks_tls() -> ConnectError {
     ConnectError::WrongServer {
         found: "the port speaks TLS, and was spoken to without".to_owned(),
-        mend: "use jmqts:// or wss:// (ENABLE_SSL = true)".to_owned(),
+        hint: "use jmqts:// or wss:// (ENABLE_SSL = true)".to_owned(),
     }
 }
 
 fn speaks_http() -> ConnectError {
     ConnectError::WrongServer {
         found: "what answers there is an HTTP server".to_owned(),
-        mend: "for the WebSocket port of a JMQT server use ws:// (8012) or wss:// (8013); its TCP port is usually 8010"
+        hint: "for the WebSocket port of a JMQT server use ws:// (8012) or wss:// (8013); its TCP port is usually 8010"
             .to_owned(),
     }
 }
@@ -322,7 +413,7 @@ fn speaks_http() -> ConnectError {
 enum Answer {
     Granted { client: String, token: String },
     Refused { status: StatusCode, message: String },
-    Connected { status: StatusCode, timeout_seconds: Option<u32> },
+    Connected(ConnAck),
 }
 
 /// Question and answer, before there is a session.
@@ -342,7 +433,7 @@ impl Talk {
             if let Some(answer) = self.answer(step)? {
                 return Ok(answer);
             }
-            let lost = |because| ConnectError::Lost { step, because, mend: NO_ANSWER.to_owned() };
+            let lost = |because| ConnectError::Lost { step, because, hint: NO_ANSWER.to_owned() };
             match self.link.turn().await {
                 Ok(Turn::Written) => {}
                 Ok(Turn::Read(read)) => {
@@ -362,8 +453,14 @@ impl Talk {
 
     /// The next answer in what has been read. Anything else has no place here, and is passed over.
     fn answer(&mut self, step: Step) -> Result<Option<Answer>, ConnectError> {
-        let broken = |error: &BadStream| ConnectError::Protocol { step, problem: error.to_string() };
-        while let Some(incoming) = self.link.next(&self.read, &mut self.at).map_err(|error| broken(&error))? {
+        let broken = |error| match error {
+            BadStream::Closed(Some((code, reason))) => {
+                ConnectError::ByServer { step, close: ServerClose::from_close_frame(code, reason) }
+            }
+            BadStream::Closed(None) => ConnectError::Lost { step, because: None, hint: NO_ANSWER.to_owned() },
+            error => ConnectError::Protocol { step, problem: error.to_string() },
+        };
+        while let Some(incoming) = self.link.next(&self.read, &mut self.at).map_err(broken)? {
             let Some(packet) = std::str::from_utf8(incoming.bytes).ok().and_then(|text| decode(text).ok())
             else {
                 continue;
@@ -379,9 +476,11 @@ impl Talk {
                         }
                     }));
                 }
-                Packet::ConnAck(ack) => {
-                    let (status, timeout_seconds) = (ack.status, ack.timeout_seconds);
-                    return Ok(Some(Answer::Connected { status, timeout_seconds }));
+                Packet::ConnAck(ack) => return Ok(Some(Answer::Connected(ack))),
+                Packet::Disconn(disconn) => {
+                    if let Some(close) = ServerClose::from_packet(&disconn) {
+                        return Err(ConnectError::ByServer { step, close });
+                    }
                 }
                 _ => {}
             }
@@ -399,4 +498,43 @@ fn recognise(read: &[u8]) -> Result<(), ConnectError> {
         return Err(speaks_tls());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn families_take_turns() {
+        let found = ["[::1]:1", "[::2]:1", "[::3]:1", "1.1.1.1:1"].map(address).to_vec();
+        let turns = ["[::1]:1", "1.1.1.1:1", "[::2]:1", "[::3]:1"].map(address).to_vec();
+        assert_eq!(take_turns(found), turns);
+    }
+
+    #[cfg(target_os = "linux")] // 127.0.0.0/8 is all ours, and a full queue makes an address silent
+    #[tokio::test]
+    async fn a_silent_address_does_not_keep_from_the_next() {
+        let silent = tokio::net::TcpSocket::new_v4().unwrap();
+        silent.bind(address("127.0.0.3:0")).unwrap();
+        let silent = silent.listen(1).unwrap();
+        let silent_address = silent.local_addr().unwrap();
+        let mut queued = Vec::new();
+        while let Ok(stream) = timeout(Duration::from_millis(300), TcpStream::connect(silent_address)).await {
+            queued.push(stream.unwrap());
+            assert!(queued.len() < 100, "the queue never fills");
+        }
+        let server = tokio::net::TcpListener::bind("127.0.0.4:0").await.unwrap();
+        let there = server.local_addr().unwrap();
+        let reached = timeout(Duration::from_secs(20), reach(vec![silent_address, there])).await;
+        assert_eq!(reached.unwrap().unwrap().1, there);
+        // One that refuses does not even cost the moment, and the last error is told.
+        let refuses = address("127.0.0.5:1");
+        assert_eq!(reach(vec![refuses, there]).await.unwrap().1, there);
+        let error = reach(vec![refuses]).await.unwrap_err().to_string();
+        assert!(error.contains("127.0.0.5:1"), "{error}");
+    }
 }

@@ -1,7 +1,7 @@
 //! One session on one connection, from `connAck` to its end: the only code that touches its socket.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use jmqt_protocol::{Disconn, Packet, PacketType, Qos, decode};
@@ -9,22 +9,26 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use crate::connect::Session;
 use crate::event::Event;
-use crate::heartbeat::Heartbeat;
+use crate::heartbeat::{Due, Heartbeat};
 use crate::inbox::Inbox;
 use crate::recent::Seen;
-use crate::routes::Change;
-use crate::shared::{Shared, State};
+use crate::routes::{Change, Taker};
+use crate::shared::{Shared, State, forget};
 use crate::transport::{BadStream, Incoming, Link, Turn};
-use crate::{DisconnectReason, Push};
+use crate::{DisconnectReason, Push, ServerClose};
 
 /// How long the end of a connection may take to be written.
 const LAST_WORDS: Duration = Duration::from_millis(250);
+/// A channel is stalled when this part of the window is pushes of it, and none was acknowledged for so long, or for half of
+/// the server's timeout if that is less.
+const STALLED_PART: usize = 8;
+const STALLED: Duration = Duration::from_secs(10);
 /// A batch whose pushes fill less than this part of the read they came in is copied out of it.
 const WORTH_KEEPING: usize = 4;
 
 /// Serves the session until one side ends it, and says why.
 pub(crate) async fn serve(session: Session, shared: &Arc<Shared>) -> DisconnectReason {
-    let Session { link, client, timeout, read } = session;
+    let Session { link, client, timeout, once: _, read } = session;
     let mut connection = Connection {
         link,
         timeout,
@@ -32,7 +36,8 @@ pub(crate) async fn serve(session: Session, shared: &Arc<Shared>) -> DisconnectR
         resume_by: Some(Instant::now() + shared.config.request_timeout),
         leave_by: None,
         is_leaving: false,
-        receiver: Receiver { shared: Arc::clone(shared), batch: Vec::new(), route: None, bad: 0 },
+        is_closed: false,
+        receiver: Receiver { shared: Arc::clone(shared), batch: Vec::new(), run: None, bad: 0 },
         shared: Arc::clone(shared),
         client: State::Online(client),
     };
@@ -52,6 +57,8 @@ struct Connection {
     leave_by: Option<Instant>,
     /// `disconn` has been sent.
     is_leaving: bool,
+    /// The WebSocket's close frame has been sent.
+    is_closed: bool,
     receiver: Receiver,
 }
 
@@ -64,7 +71,9 @@ impl Connection {
             routes.resume(&mut outbound);
         }
         self.shared.everything.begin_connection();
-        self.shared.forget_refetch().await;
+        // What was to be fetched comes with this connection, which works.
+        forget(&self.shared.refetch).await;
+        forget(&self.shared.reconnect).await;
         let reason = match self.receive(&read, at) {
             Ok(()) => self.talk().await,
             Err(reason) => reason,
@@ -76,11 +85,17 @@ impl Connection {
     /// Ends the WebSocket, TLS and the socket in order, as far as the other side still takes it.
     async fn say_goodbye(&mut self) {
         if self.link.is_written() {
-            let frame = self.link.close_frame();
-            self.link.send_framed(&frame);
+            self.close_websocket();
         }
         // A dead peer takes nothing, and is not waited for.
         let _ = timeout(LAST_WORDS, self.link.finish()).await;
+    }
+
+    fn close_websocket(&mut self) {
+        if !std::mem::replace(&mut self.is_closed, true) {
+            let frame = self.link.close_frame();
+            self.link.send_framed(&frame);
+        }
     }
 
     async fn talk(&mut self) -> DisconnectReason {
@@ -92,12 +107,24 @@ impl Connection {
             if let Err(reason) = self.fill() {
                 return reason;
             }
+            let probe_ends = self.heartbeat.probe_ends();
             let turn = tokio::select! {
                 biased; // the socket first: what comes must be read, whatever there is to send
                 turn = self.link.turn() => turn,
                 () = shared.wake.notified() => continue,
                 () = shared.refetch.notified() => return DisconnectReason::Overflow,
+                () = shared.reconnect.notified() => {
+                    self.probe();
+                    continue;
+                }
                 _ = tick.tick() => {
+                    self.tell_of_stalled_channels();
+                    if let Err(reason) = self.look_at_clock() {
+                        return reason;
+                    }
+                    continue;
+                }
+                () = sleep_until(probe_ends.unwrap_or_else(Instant::now)), if probe_ends.is_some() => {
                     if let Err(reason) = self.look_at_clock() {
                         return reason;
                     }
@@ -118,7 +145,7 @@ impl Connection {
                     }
                 }
                 Ok(Turn::Written) => {}
-                Ok(Turn::End) => return DisconnectReason::ByServer,
+                Ok(Turn::End) => return DisconnectReason::ByServer(None),
                 Err(error) => return DisconnectReason::Broken(Arc::new(error)),
             }
         }
@@ -136,6 +163,7 @@ impl Connection {
             self.shared.emit(Event::Connected { client: client.clone() });
         }
         self.shared.state.send_replace(self.client.clone());
+        self.shared.progress.notify_waiters();
     }
 
     /// Gives the socket what there is to send, if it is ready for more.
@@ -162,10 +190,17 @@ impl Connection {
             outbound.take(self.link.portion());
             self.is_leaving = true;
         }
+        let is_over = self.is_leaving && outbound.is_acknowledged() && outbound.is_handed_over();
         drop(outbound);
         let length = self.link.send();
         let answers = self.link.take_answers();
         self.link.send_framed(&answers);
+        if is_over && !self.is_closed {
+            // Nothing is due any more: the server may still close its side first, but need not.
+            self.close_websocket();
+            let last = Instant::now() + LAST_WORDS;
+            self.leave_by = Some(self.leave_by.map_or(last, |by| by.min(last)));
+        }
         if length > 0 {
             self.heartbeat.sent();
             self.shared.tell_of_room();
@@ -190,16 +225,41 @@ impl Connection {
         if self.resume_by.is_some_and(|by| by <= Instant::now()) {
             return Err(DisconnectReason::NotResumed(self.shared.config.request_timeout));
         }
-        if self.heartbeat.look(self.allowed_silence()).map_err(DisconnectReason::Silent)? {
-            self.shared.outbound().send(&Packet::Hb);
+        let busy = self.may_be_busy();
+        let allowed = if busy { self.timeout.max(self.shared.config.request_timeout) } else { self.timeout };
+        let due = self.heartbeat.look(allowed, busy, SystemTime::now()).map_err(DisconnectReason::Silent)?;
+        if due == Due::Beat {
+            self.shared.outbound().beat();
         }
         Ok(())
     }
 
     /// A server answers in order, so an application that thinks about a request holds up the `hbAck` behind it.
-    fn allowed_silence(&self) -> Duration {
-        let thinks = self.shared.routes().awaits_answer() || self.shared.outbound().awaits_answer();
-        if thinks { self.timeout.max(self.shared.config.request_timeout) } else { self.timeout }
+    fn may_be_busy(&self) -> bool {
+        self.shared.routes().awaits_answer() || self.shared.outbound().awaits_answer()
+    }
+
+    /// The application doubts that the connection works: something has to be heard soon.
+    fn probe(&mut self) {
+        if !self.may_be_busy() {
+            self.heartbeat.probe();
+            self.shared.outbound().beat();
+        }
+    }
+
+    /// A channel whose pushes nobody takes fills the window, and is named.
+    fn tell_of_stalled_channels(&mut self) {
+        let most = (self.shared.config.window as usize / STALLED_PART).max(1);
+        let limit = (self.timeout / 2).clamp(Duration::from_secs(1), STALLED);
+        let stalled = self.shared.routes().stalled(most, limit);
+        for (channel, unacknowledged) in stalled {
+            tracing::warn!(
+                channel = &*channel,
+                unacknowledged,
+                "The application acknowledges no pushes of a channel: is its stream read?"
+            );
+            self.shared.emit(Event::ChannelStalled { channel: channel.into(), unacknowledged });
+        }
     }
 
     /// Handles every packet in what was read, as one batch.
@@ -212,11 +272,15 @@ impl Connection {
                     }
                 }
                 Ok(None) => break Ok(()),
-                Err(BadStream::Closed(_)) => break Err(DisconnectReason::ByServer),
+                Err(BadStream::Closed(said)) => {
+                    let close = said.map(|(code, reason)| ServerClose::from_close_frame(code, reason));
+                    break Err(DisconnectReason::ByServer(close));
+                }
                 Err(error) => break Err(DisconnectReason::Protocol(error.to_string())),
             }
         };
         self.receiver.finish_batch(read.len());
+        self.shared.progress.notify_waiters();
         result
     }
 }
@@ -227,10 +291,17 @@ const MOST_BAD_PACKETS: u32 = 16;
 /// What becomes of the packets that come.
 struct Receiver {
     shared: Arc<Shared>,
-    /// Pushes for `route` that it has not been given yet.
+    /// The pushes of `run`.
     batch: Vec<Push>,
-    route: Option<(Box<str>, Arc<Inbox>)>,
+    run: Option<Run>,
     bad: u32,
+}
+
+/// Pushes of one channel, one after another.
+struct Run {
+    channel: Box<str>,
+    /// Who takes them; `None`: nobody.
+    inbox: Option<Arc<Inbox>>,
 }
 
 impl Receiver {
@@ -270,7 +341,12 @@ impl Receiver {
                 let channel = ack.channel.as_deref().unwrap_or_default();
                 self.shared.routes().unsub_answered(channel, ack.status);
             }
-            Packet::HbAck => {}
+            Packet::HbAck => self.shared.outbound().beat_answered(),
+            Packet::Disconn(disconn) => {
+                self.finish_run();
+                // Nothing follows it (protocol.md 2.22).
+                return Err(DisconnectReason::ByServer(ServerClose::from_packet(&disconn)));
+            }
             other => self.unexpected(other.packet_type()),
         }
         Ok(())
@@ -303,22 +379,34 @@ impl Receiver {
     }
 
     fn deliver(&mut self, push: Push) {
-        let is_same = self.route.as_ref().is_some_and(|(channel, _)| **channel == *push.channel());
+        let is_same = self.run.as_ref().is_some_and(|run| *run.channel == *push.channel());
         if !is_same {
             self.finish_run();
             let routes = self.shared.routes();
-            let inbox = routes.inbox(push.channel()).unwrap_or(&self.shared.everything);
-            self.route = Some((push.channel().into(), Arc::clone(inbox)));
+            let inbox = match routes.taker(push.channel()) {
+                Taker::Stream(inbox) => Some(Arc::clone(inbox)),
+                Taker::Everyone => Some(Arc::clone(&self.shared.everything)),
+                Taker::Nobody => None,
+            };
+            self.run = Some(Run { channel: push.channel().into(), inbox });
         }
         self.batch.push(push);
     }
 
     /// Hands over the pushes of one channel at once.
     fn finish_run(&mut self) {
-        let Some((_, inbox)) = self.route.take() else { return };
-        // A stream that was dropped just now leaves its pushes to the others.
-        let refused =
-            inbox.offer(&mut self.batch).unwrap_or_else(|| self.shared.leave_to_others(&mut self.batch));
+        let Some(run) = self.run.take() else { return };
+        let offered = match run.inbox {
+            Some(inbox) => inbox.offer(&mut self.batch),
+            None => None,
+        };
+        // The stream was dropped: if the subscription goes on, its pushes are for all.
+        let refused = offered.unwrap_or_else(|| {
+            if matches!(self.shared.routes().taker(&run.channel), Taker::Nobody) {
+                return std::mem::take(&mut self.batch);
+            }
+            self.shared.leave_to_others(&mut self.batch)
+        });
         if !refused.is_empty() {
             self.shared.forget(&refused);
         }

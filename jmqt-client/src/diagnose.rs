@@ -23,7 +23,7 @@ pub struct Finding {
 /// Goes every step to a session, with this configuration, and leaves again. `report` hears of each that is done.
 ///
 /// # Errors
-/// [`ConnectError`] says which step failed, and the mend.
+/// [`ConnectError`] says which step failed, and the hint.
 ///
 /// # Cancel safety
 /// Dropping the future closes the connection.
@@ -33,7 +33,9 @@ pub async fn diagnose(config: &Config, report: &mut (dyn FnMut(Finding) + Send))
         let (found, warning) = words(&found);
         report(Finding { step, took, found, warning });
     };
-    let mut session = connect::open(config, &mut token, &mut in_words).await?;
+    config.check()?;
+    let target = connect::Target { endpoint: &config.endpoints[0], publisher: None };
+    let mut session = connect::open(config, target, &mut token, &mut in_words).await?;
     session.leave().await;
     Ok(())
 }

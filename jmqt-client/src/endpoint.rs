@@ -104,6 +104,14 @@ impl Endpoint {
         Self { protocol, host: host.into(), port: protocol.default_port(), path: "/".to_owned() }
     }
 
+    /// The servers of one or more URLs with commas in between.
+    ///
+    /// # Errors
+    /// [`InvalidUrl`] says what is wrong with the first that is none.
+    pub fn list(urls: &str) -> Result<Vec<Self>, InvalidUrl> {
+        urls.split(',').map(str::parse).collect()
+    }
+
     /// Host and port, as a WebSocket's `Host` header and a resolver want them.
     #[must_use]
     pub fn authority(&self) -> String {
@@ -198,6 +206,16 @@ mod tests {
         assert_eq!(parsed("ws://localhost"), "ws://localhost:8012/");
         assert_eq!(parsed("wss://[::1]/x?y=1"), "wss://[::1]:8013/x?y=1");
         assert_eq!(parsed("jmqt://[::1]:9"), "jmqt://[::1]:9");
+    }
+
+    #[test]
+    fn several_servers_are_named_with_commas_in_between() {
+        let list = Endpoint::list("jmqt://a, wss://b/x").unwrap();
+        assert_eq!(
+            (list[0].to_string().as_str(), list[1].to_string().as_str()),
+            ("jmqt://a:8010", "wss://b:8013/x")
+        );
+        assert!(Endpoint::list("jmqt://a,").is_err());
     }
 
     #[test]

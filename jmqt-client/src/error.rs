@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jmqt_protocol::{InvalidChannel, StatusCode};
+use jmqt_protocol::{DisconnectCode, InvalidChannel, InvalidPayload, Persistence, StatusCode};
 
 /// Why a request to the server was not carried out.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -20,7 +20,22 @@ pub enum Error {
         request: &'static str,
         /// The status of the answer.
         status: StatusCode,
+        /// What the server's application sent with it, as JSON text ([`Error::reply`]).
+        reply: Option<Box<str>>,
     },
+    /// The channel is subscribed to with the other persistence. Unsubscribe first (§9.c).
+    #[error("the channel is already subscribed to as {}; unsubscribe before changing that", word(*.is))]
+    AlreadySubscribed {
+        /// What the subscription is.
+        is: Persistence,
+    },
+    /// The server ended the connection with a code that forbids reconnecting (protocol.md 2.22), for example because
+    /// the same client connected elsewhere. [`Client::reconnect`](crate::Client::reconnect) starts again.
+    #[error("not connected, and not reconnecting by itself: {0}")]
+    Disconnected(DisconnectReason),
+    /// The value cannot be written as JSON, or the text is not one JSON value.
+    #[error("the data is not JSON: {0}")]
+    InvalidData(String),
     /// The connection went while a control request was under way: it may have been carried out or not.
     #[error("the connection was lost while the request was under way: it may have been carried out or not")]
     ConnectionLost,
@@ -72,9 +87,38 @@ impl Error {
         match self {
             Self::Refused { status, .. } => *status,
             Self::InvalidChannel(_) | Self::WrongChannel { .. } => StatusCode::INVALID_CHANNEL,
-            Self::PacketTooLarge { .. } => StatusCode::INVALID_PACKET,
+            Self::PacketTooLarge { .. } | Self::InvalidData(_) => StatusCode::INVALID_PACKET,
+            Self::AlreadySubscribed { .. } => StatusCode::FAILED,
             _ => StatusCode::NETWORK_ERROR,
         }
+    }
+
+    /// What the server's application sent with a refusal, as JSON text: the reply of a control request (§9.d).
+    #[must_use]
+    pub fn reply(&self) -> Option<&str> {
+        match self {
+            Self::Refused { reply, .. } => reply.as_deref(),
+            _ => None,
+        }
+    }
+}
+
+impl From<serde_json::Error> for Error {
+    fn from(error: serde_json::Error) -> Self {
+        Self::InvalidData(error.to_string())
+    }
+}
+
+impl From<InvalidPayload> for Error {
+    fn from(error: InvalidPayload) -> Self {
+        Self::InvalidData(error.to_string())
+    }
+}
+
+const fn word(persistence: Persistence) -> &'static str {
+    match persistence {
+        Persistence::Temporary => "temporary",
+        Persistence::Persistent => "persistent",
     }
 }
 
@@ -146,40 +190,40 @@ pub enum ConnectError {
         problem: String,
     },
     /// The TLS handshake failed.
-    #[error("TLS: {problem}; {mend}")]
+    #[error("TLS: {problem}; {hint}")]
     Tls {
         /// What is wrong.
         problem: String,
         /// What to do about it.
-        mend: String,
+        hint: String,
     },
     /// Whatever answers there is no JMQT server of this protocol.
-    #[error("{found}; {mend}")]
+    #[error("{found}; {hint}")]
     WrongServer {
         /// What answered.
         found: String,
         /// What to do about it.
-        mend: String,
+        hint: String,
     },
     /// A step was not done in its time.
-    #[error("{step}: no answer within {limit:?}; {mend}")]
+    #[error("{step}: no answer within {limit:?}; {hint}")]
     Timeout {
         /// Which step.
         step: Step,
         /// How long was waited.
         limit: Duration,
         /// What to do about it.
-        mend: String,
+        hint: String,
     },
     /// The connection ended before there was a session.
-    #[error("{step}: the connection was closed{}; {mend}", what_the_system_said(because))]
+    #[error("{step}: the connection was closed{}; {hint}", what_the_system_said(because))]
     Lost {
         /// Which step.
         step: Step,
         /// What the system said, if anything.
         because: Option<Arc<io::Error>>,
         /// What to do about it.
-        mend: String,
+        hint: String,
     },
     /// The server answered `auth` or `conn` with another status than 1.
     #[error("{step}: the server answered {status}{}", said(message))]
@@ -190,6 +234,27 @@ pub enum ConnectError {
         status: StatusCode,
         /// What the server said beside it.
         message: String,
+    },
+    /// The server closed the connection before there was a session, and said why (protocol.md 2.22).
+    #[error("{step}: {close}")]
+    ByServer {
+        /// Which step.
+        step: Step,
+        /// What it said.
+        close: ServerClose,
+    },
+    /// The application's function for credentials failed ([`Config::credentials`](crate::Config::credentials)).
+    #[error("cannot get credentials: {0}")]
+    Credentials(Arc<dyn std::error::Error + Send + Sync>),
+    /// A value of the [`Config`](crate::Config) is out of range.
+    #[error("the configuration's `{field}` is {found}; expected {expected}")]
+    Config {
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        found: String,
+        /// What is allowed.
+        expected: &'static str,
     },
     /// The server said something that JMQT does not have at this point.
     #[error("{step}: {problem}")]
@@ -216,10 +281,28 @@ impl ConnectError {
     #[must_use]
     pub fn is_final(&self) -> bool {
         match self {
-            Self::Url(_) | Self::File { .. } | Self::Closed => true,
+            Self::Url(_) | Self::File { .. } | Self::Config { .. } | Self::Closed => true,
             // Any other status may be about the server's state. A token that is refused here was the only one.
             Self::Refused { step: Step::Conn, status, .. } => *status == StatusCode::INVALID_TOKEN,
             _ => false,
+        }
+    }
+
+    /// Whether the server failed in a way that may pass at once or on another node: status 5, SERVER_ERROR, or a code
+    /// that allows to reconnect.
+    pub(crate) fn may_pass(&self) -> bool {
+        match self {
+            Self::Refused { status, .. } => *status == StatusCode::SERVER_ERROR,
+            Self::ByServer { close, .. } => close.code.may_reconnect(),
+            _ => false,
+        }
+    }
+
+    /// What the server said when it closed the connection.
+    pub(crate) fn server_close(&self) -> Option<&ServerClose> {
+        match self {
+            Self::ByServer { close, .. } => Some(close),
+            _ => None,
         }
     }
 }
@@ -239,10 +322,9 @@ pub enum DisconnectReason {
     /// [`Client::close`](crate::Client::close), or the last handle was dropped.
     #[error("closed by this client")]
     ByClient,
-    /// The server closed the connection: it stops, or the same client connected elsewhere (protocol.md 2.4),
-    /// or it found fault with us.
-    #[error("closed by the server")]
-    ByServer,
+    /// The server closed the connection, and said why if it follows protocol.md 2.22.
+    #[error("{}", closed_by_server(.0.as_ref()))]
+    ByServer(Option<ServerClose>),
     /// The connection broke.
     #[error("the connection broke: {0}")]
     Broken(Arc<io::Error>),
@@ -259,4 +341,67 @@ pub enum DisconnectReason {
     /// now, and they are fetched.
     #[error("to fetch the pushes that there was no room for")]
     Overflow,
+}
+
+impl DisconnectReason {
+    /// What the server said when it closed the connection, if it did (protocol.md 2.22).
+    #[must_use]
+    pub const fn server_close(&self) -> Option<&ServerClose> {
+        match self {
+            Self::ByServer(Some(close)) => Some(close),
+            _ => None,
+        }
+    }
+
+    /// Whether the client reconnects by itself after this: not after [`Client::close`](crate::Client::close), and not
+    /// after a code from 4500 to 4999.
+    #[must_use]
+    pub fn may_reconnect(&self) -> bool {
+        match self {
+            Self::ByClient => false,
+            other => other.server_close().is_none_or(|close| close.code.may_reconnect()),
+        }
+    }
+}
+
+/// Why a server closed the connection, in its own words (protocol.md 2.22): from its `disconn` packet, or from the close
+/// code of a WebSocket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ServerClose {
+    /// The code, which also says whether the client may reconnect by itself.
+    pub code: DisconnectCode,
+    /// The reason for people to read; may be empty.
+    pub message: String,
+    /// How long the server asks to wait before reconnecting.
+    pub retry_after: Option<Duration>,
+}
+
+/// A server cannot make a client wait longer than this.
+const LONGEST_WAIT_SECONDS: u32 = 86_400;
+
+impl ServerClose {
+    /// `None`: the packet says nothing of a reason.
+    pub(crate) fn from_packet(packet: &jmqt_protocol::Disconn<'_>) -> Option<Self> {
+        let wait = packet.retry_after_seconds.map(|seconds| seconds.min(LONGEST_WAIT_SECONDS));
+        Some(Self {
+            code: packet.code?,
+            message: packet.message.as_deref().unwrap_or_default().to_owned(),
+            retry_after: wait.map(|seconds| Duration::from_secs(u64::from(seconds))),
+        })
+    }
+
+    pub(crate) const fn from_close_frame(code: u16, reason: String) -> Self {
+        Self { code: DisconnectCode::new(code), message: reason, retry_after: None }
+    }
+}
+
+impl fmt::Display for ServerClose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the server closed the connection with {}{}", self.code, said(&self.message))
+    }
+}
+
+fn closed_by_server(close: Option<&ServerClose>) -> String {
+    close.map_or_else(|| "closed by the server".to_owned(), ToString::to_string)
 }

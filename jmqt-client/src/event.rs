@@ -5,7 +5,7 @@ use std::time::Duration;
 use jmqt_protocol::{ChannelName, ClientId, StatusCode};
 use tokio::sync::broadcast;
 
-use crate::DisconnectReason;
+use crate::{ConnectError, DisconnectReason, ServerClose};
 
 /// How many events may wait for a reader that is behind; older ones are skipped.
 pub(crate) const EVENTS_KEPT: usize = 64;
@@ -30,6 +30,29 @@ pub enum Event {
         attempt: u32,
         /// When it comes.
         delay: Duration,
+        /// Why the last attempt failed; `None` right after [`Event::Disconnected`], which has the reason.
+        error: Option<ConnectError>,
+    },
+    /// The client does not reconnect by itself, because the server said not to (protocol.md 2.22): for example, a newer
+    /// connection of the same client took over. [`Client::reconnect`](crate::Client::reconnect) starts again.
+    Stopped {
+        /// What the server said.
+        close: ServerClose,
+    },
+    /// The application has QoS 1 pushes of this channel and has acknowledged none for a while, so the server sends no
+    /// more of it, and fewer of other channels: a stream that is not read, or a callback that does not return. Told once
+    /// until it acknowledges again.
+    ChannelStalled {
+        /// Which channel.
+        channel: String,
+        /// How many pushes are unacknowledged.
+        unacknowledged: usize,
+    },
+    /// A callback panicked. It is called again for the next push or event; a QoS 1 push that it panicked at is not
+    /// acknowledged, and comes again on the next connection.
+    CallbackPanicked {
+        /// Which one: `on_push` or `on_disconnect`.
+        callback: &'static str,
     },
     /// A subscription that was made again after a reconnect was refused. It is gone, and its stream ends.
     SubscriptionLost {

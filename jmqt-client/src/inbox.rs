@@ -28,6 +28,8 @@ struct State {
     /// A QoS 1 push was refused on this connection, so those after it must be too.
     overflowed: bool,
     ended: bool,
+    /// The reader has read everything, and knows that it was the end.
+    finished: bool,
     /// Nobody will read it.
     abandoned: bool,
     wakers: Vec<Waker>,
@@ -98,6 +100,7 @@ impl Inbox {
             return Taken::Some { refetch };
         }
         if state.ended {
+            state.finished = true;
             return Taken::End;
         }
         if !state.wakers.iter().any(|known| known.will_wake(waker)) {
@@ -111,6 +114,12 @@ impl Inbox {
         let mut state = self.lock();
         state.ended = true;
         state.wake();
+    }
+
+    /// Whether nobody has to read it any more.
+    pub(crate) fn is_done(&self) -> bool {
+        let state = self.lock();
+        state.finished || state.abandoned
     }
 
     /// A new connection brings what was refused on the last one.

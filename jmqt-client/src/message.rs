@@ -4,19 +4,57 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use jmqt_protocol::{ChannelKind, ChannelName, ClientId, InvalidPayload, Packet, Payload, Pub, Qos, Retain};
+use jmqt_protocol::{ChannelKind, ChannelName, ClientId, InvalidChannel, Packet, Payload, Pub, Qos, Retain};
 use tokio::sync::oneshot;
 
 use crate::Error;
 
+/// What names a channel: a [`ChannelName`], which has been checked, or text, which is checked now.
+pub trait IntoChannel {
+    /// The checked name.
+    ///
+    /// # Errors
+    /// [`InvalidChannel`] if it is not one (protocol.md 2.8).
+    fn into_channel(self) -> Result<ChannelName, InvalidChannel>;
+}
+
+impl IntoChannel for ChannelName {
+    fn into_channel(self) -> Result<ChannelName, InvalidChannel> {
+        Ok(self)
+    }
+}
+
+impl IntoChannel for &ChannelName {
+    fn into_channel(self) -> Result<ChannelName, InvalidChannel> {
+        Ok(self.clone())
+    }
+}
+
+impl IntoChannel for &str {
+    fn into_channel(self) -> Result<ChannelName, InvalidChannel> {
+        ChannelName::parse(self)
+    }
+}
+
+impl IntoChannel for &String {
+    fn into_channel(self) -> Result<ChannelName, InvalidChannel> {
+        ChannelName::parse(self)
+    }
+}
+
+impl IntoChannel for String {
+    fn into_channel(self) -> Result<ChannelName, InvalidChannel> {
+        ChannelName::parse(&self)
+    }
+}
+
 /// A message to publish: a channel, data, QoS and the retained flag.
 ///
 /// ```
-/// use jmqt_client::{ChannelName, Publish};
+/// use jmqt_client::Publish;
 ///
-/// let news = ChannelName::parse("news")?;
-/// let message = Publish::json(news, &["rain", "sun"])?.at_least_once().retained();
-/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// let message = Publish::json("news", &["rain", "sun"])?.at_least_once().retained();
+/// # Ok::<(), jmqt_client::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Publish {
@@ -30,19 +68,17 @@ impl Publish {
     /// A value, as JSON.
     ///
     /// # Errors
-    /// What `serde_json` says of a value that JSON cannot hold.
-    pub fn json(
-        channel: ChannelName,
-        data: &(impl serde::Serialize + ?Sized),
-    ) -> Result<Self, serde_json::Error> {
-        Ok(Self::trusted(channel, serde_json::to_string(data)?))
+    /// [`Error::InvalidChannel`]; [`Error::InvalidData`] for a value that JSON cannot hold.
+    pub fn json(channel: impl IntoChannel, data: &(impl serde::Serialize + ?Sized)) -> Result<Self, Error> {
+        Ok(Self::trusted(channel.into_channel()?, serde_json::to_string(data)?))
     }
 
     /// JSON text, which reaches the subscribers byte for byte (protocol.md 2.7).
     ///
     /// # Errors
-    /// [`InvalidPayload`] if it is not one JSON value, or nested deeper than 128.
-    pub fn raw(channel: ChannelName, data: impl Into<String>) -> Result<Self, InvalidPayload> {
+    /// [`Error::InvalidChannel`]; [`Error::InvalidData`] if it is not one JSON value, or nested deeper than 128.
+    pub fn raw(channel: impl IntoChannel, data: impl Into<String>) -> Result<Self, Error> {
+        let channel = channel.into_channel()?;
         let mut data = data.into();
         let value = Payload::parse(&data)?.as_str();
         if value.len() < data.len() {
@@ -54,11 +90,8 @@ impl Publish {
     /// A value for one client, on its point-to-point channel (§9.d).
     ///
     /// # Errors
-    /// What `serde_json` says of a value that JSON cannot hold.
-    pub fn to_client(
-        client: &ClientId,
-        data: &(impl serde::Serialize + ?Sized),
-    ) -> Result<Self, serde_json::Error> {
+    /// [`Error::InvalidData`] for a value that JSON cannot hold.
+    pub fn to_client(client: &ClientId, data: &(impl serde::Serialize + ?Sized)) -> Result<Self, Error> {
         Self::json(ChannelName::of_client(client), data)
     }
 
@@ -126,8 +159,8 @@ impl Publish {
 /// nothing: the message is sent all the same.
 ///
 /// # Errors
-/// [`Error::Refused`] with the server's status (8 CLIENT_OFFLINE is final), [`Error::Timeout`] if there
-/// was no acknowledgement within `publish_timeout`, [`Error::Dropped`] if the queue was full and this
+/// [`Error::Refused`] with the server's status (8 CLIENT_OFFLINE is final), [`Error::Timeout`] if it
+/// was sent and not acknowledged within `publish_timeout`, [`Error::Dropped`] if the queue was full and this
 /// was the oldest, [`Error::Closed`] if the client was closed first.
 #[derive(Debug)]
 #[must_use = "a receipt tells whether the server has the message"]

@@ -8,10 +8,10 @@
 //! Not here: locks and waiting (`shared`), framing (`transport`).
 
 use std::collections::{HashMap, VecDeque};
-use std::time::Instant;
 
 use jmqt_protocol::{NUL, Packet, PushAck, Qos, StatusCode};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::config::WhenFull;
 use crate::{Config, Error, Publish, Receipt};
@@ -22,6 +22,8 @@ const ONLINE_BYTES: usize = 1 << 20;
 const PORTION_BYTES: usize = 256 << 10;
 /// What a kept publish takes beside its text, roughly.
 const OVERHEAD: usize = 160;
+/// QoS 1 publishes that may be unacknowledged on a connection: what a server remembers of a publisher (protocol.md 2.23).
+const MOST_UNACKNOWLEDGED: usize = 10_000;
 /// What may wait on one connection beside publishes. The server has to stop reading for long to bring that about.
 const MOST_CONTROL_BYTES: usize = 4 << 20;
 
@@ -52,9 +54,8 @@ pub(crate) enum Offer {
 struct Unacknowledged {
     id: u64,
     text: Box<[u8]>,
-    since: Instant,
-    /// It has been handed to some connection.
-    tried: bool,
+    /// When it was handed to a connection last; `None`: it never was.
+    handed: Option<Instant>,
     done: oneshot::Sender<Result<(), Error>>,
 }
 
@@ -82,6 +83,13 @@ pub(crate) struct Outbound {
     control: Vec<u8>,
     requests: HashMap<u64, oneshot::Sender<Reply>>,
     last_id: u64,
+    /// Why nothing is taken: the server ended the connection for good, and the application has yet to say that it wants
+    /// another one.
+    parked: Option<Error>,
+    /// Heartbeats that were sent on this connection, and those that were answered.
+    beats: (u64, u64),
+    /// How many sessions there have been.
+    sessions: u64,
     dropped: u64,
     /// The connection's task has been told that there is something.
     told: bool,
@@ -100,6 +108,9 @@ impl Outbound {
             control: Vec::new(),
             requests: HashMap::new(),
             last_id: 0,
+            parked: None,
+            beats: (0, 0),
+            sessions: 0,
             dropped: 0,
             told: false,
             closing: false,
@@ -119,13 +130,22 @@ impl Outbound {
         !std::mem::replace(&mut self.told, true)
     }
 
+    /// Whether the client takes anything.
+    ///
+    /// # Errors
+    /// [`Error::Closed`], or the [`Error::Disconnected`] it was [parked](Self::park) with.
+    pub(crate) fn check_open(&self) -> Result<(), Error> {
+        if self.closing || self.phase == Phase::Closed {
+            return Err(Error::Closed);
+        }
+        self.parked.clone().map_or(Ok(()), Err)
+    }
+
     // ---- publishes -------------------------------------------------------------------------------
 
     /// Queues a message if there is room, or makes room if that is the policy.
     pub(crate) fn offer(&mut self, publish: &Publish, config: &Config) -> Result<Offer, Error> {
-        if self.closing || self.phase == Phase::Closed {
-            return Err(Error::Closed);
-        }
+        self.check_open()?;
         let limit = config.max_packet_bytes;
         if publish.data().len() > limit {
             return Err(Error::PacketTooLarge { limit });
@@ -164,7 +184,7 @@ impl Outbound {
         }
         text.push(NUL);
         let (done, receipt) = oneshot::channel();
-        let entry = Unacknowledged { id, text: text.into(), since: Instant::now(), tried: false, done };
+        let entry = Unacknowledged { id, text: text.into(), handed: None, done };
         self.unacknowledged_bytes += entry.cost();
         self.unacknowledged.push_back(entry);
         Ok(Receipt::new(receipt))
@@ -190,7 +210,7 @@ impl Outbound {
                 self.dropped += 1;
                 continue;
             }
-            let Some(at) = self.unacknowledged.iter().position(|entry| !entry.tried) else {
+            let Some(at) = self.unacknowledged.iter().position(|entry| entry.handed.is_none()) else {
                 return Err(Error::QueueFull { limit: config.queue_bytes });
             };
             self.drop_kept(at, Error::Dropped);
@@ -216,10 +236,12 @@ impl Outbound {
         Some(entry)
     }
 
-    /// Gives up the publishes that have waited too long.
+    /// Gives up the publishes that have waited too long for an acknowledgement on this connection. Those that wait for a
+    /// connection wait on.
     pub(crate) fn expire(&mut self, config: &Config) {
         let limit = config.publish_timeout;
-        while self.unacknowledged.front().is_some_and(|entry| entry.since.elapsed() >= limit) {
+        let is_late = |entry: &Unacknowledged| entry.handed.is_some_and(|handed| handed.elapsed() >= limit);
+        while self.handed > 0 && self.unacknowledged.front().is_some_and(is_late) {
             self.drop_kept(0, Error::Timeout { what: "the acknowledgement of a publish", limit });
         }
     }
@@ -246,6 +268,37 @@ impl Outbound {
         if self.has_session() {
             self.send(&Packet::PushAck(PushAck { id: id.into(), status: None }));
         }
+    }
+
+    /// Sends a heartbeat. Returns its number on this connection.
+    pub(crate) fn beat(&mut self) -> u64 {
+        self.send(&Packet::Hb);
+        self.beats.0 += 1;
+        self.beats.0
+    }
+
+    /// An `hbAck`: the server has handled everything before the heartbeat.
+    pub(crate) fn beat_answered(&mut self) {
+        self.beats.1 += 1;
+    }
+
+    pub(crate) const fn beats_answered(&self) -> u64 {
+        self.beats.1
+    }
+
+    /// Which session this is.
+    pub(crate) const fn session(&self) -> u64 {
+        self.sessions
+    }
+
+    /// The id of the last publish or request.
+    pub(crate) const fn last_id(&self) -> u64 {
+        self.last_id
+    }
+
+    /// Whether every QoS 1 publish up to this id is acknowledged, or given up.
+    pub(crate) fn is_acknowledged_up_to(&self, id: u64) -> bool {
+        self.unacknowledged.front().is_none_or(|entry| entry.id > id)
     }
 
     /// Sends a control request, whose packet `encode` makes with the id it is given.
@@ -289,6 +342,8 @@ impl Outbound {
         self.phase = Phase::Resuming;
         self.control.clear();
         self.handed = 0;
+        self.beats = (0, 0);
+        self.sessions += 1;
     }
 
     /// Subscriptions are as they should be: publishes may flow.
@@ -308,6 +363,23 @@ impl Outbound {
         }
     }
 
+    /// The server has ended the connection for good: whoever waits is told, and so is everybody who comes until
+    /// [`unpark`](Self::unpark). QoS 0 publishes that were queued stay: nobody could be told of them.
+    pub(crate) fn park(&mut self, error: &Error) {
+        if self.phase == Phase::Closed {
+            return;
+        }
+        self.end();
+        while !self.unacknowledged.is_empty() {
+            self.drop_kept(0, error.clone());
+        }
+        self.parked = Some(error.clone());
+    }
+
+    pub(crate) fn unpark(&mut self) {
+        self.parked = None;
+    }
+
     /// Appends the next portion to `out`; an empty `out` is exchanged for the queue, which copies nothing.
     pub(crate) fn take(&mut self, out: &mut Vec<u8>) {
         self.told = false;
@@ -320,15 +392,24 @@ impl Outbound {
                 self.queue = Vec::new();
                 self.head = 0;
             }
-            while out.len() < PORTION_BYTES
-                && let Some(next) = self.unacknowledged.get_mut(self.handed)
-            {
-                out.extend_from_slice(&next.text);
-                next.tried = true;
-                self.handed += 1;
+            if self.handed < self.unacknowledged.len() {
+                self.hand_over(out);
             }
         }
         out.append(&mut self.control);
+    }
+
+    /// QoS 1 publishes, in order: first those that an earlier connection had and that were not acknowledged.
+    fn hand_over(&mut self, out: &mut Vec<u8>) {
+        let now = Instant::now();
+        while out.len() < PORTION_BYTES
+            && self.handed < MOST_UNACKNOWLEDGED
+            && let Some(next) = self.unacknowledged.get_mut(self.handed)
+        {
+            out.extend_from_slice(&next.text);
+            next.handed = Some(now);
+            self.handed += 1;
+        }
     }
 
     /// A `pubAck`, of a publish or of a control request.
@@ -339,7 +420,8 @@ impl Outbound {
                 entry.finish(if status.is_ok() {
                     Ok(())
                 } else {
-                    Err(Error::Refused { request: "publish", status })
+                    let reply = data.map(Into::into);
+                    Err(Error::Refused { request: "publish", status, reply })
                 });
             }
             return true;

@@ -2,6 +2,9 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// How many ids are remembered for each channel.
 const REMEMBERED: usize = 4096;
@@ -24,6 +27,12 @@ pub(crate) struct Recent {
     hasher: RandomState,
     order: VecDeque<u64>,
     acknowledged: HashMap<u64, bool>,
+    /// How many of them are not acknowledged.
+    held: usize,
+    /// One has been acknowledged since the last [`look`](Self::look).
+    progressed: bool,
+    /// Since when too many have been held without any acknowledgement, and whether that was told.
+    stalled: Option<(Instant, bool)>,
 }
 
 impl Recent {
@@ -38,17 +47,24 @@ impl Recent {
         if self.order.len() == REMEMBERED
             && let Some(oldest) = self.order.pop_front()
         {
-            self.acknowledged.remove(&oldest);
+            let was_held = self.acknowledged.remove(&oldest) == Some(false);
+            self.held -= usize::from(was_held);
         }
         self.order.push_back(hash);
         self.acknowledged.insert(hash, false);
+        self.held += 1;
         Seen::New
     }
 
     /// Notes that the application has taken it; `false` if that was known.
     pub(crate) fn acknowledge(&mut self, id: &str) -> bool {
         match self.acknowledged.get_mut(&self.hasher.hash_one(id)) {
-            Some(acknowledged) => !std::mem::replace(acknowledged, true),
+            Some(acknowledged) => {
+                let is_first = !std::mem::replace(acknowledged, true);
+                self.held -= usize::from(is_first);
+                self.progressed |= is_first;
+                is_first
+            }
             // Forgotten in the meantime, so nobody can say: once too often does no harm.
             None => true,
         }
@@ -60,7 +76,25 @@ impl Recent {
         if self.acknowledged.get(&hash) == Some(&false) {
             self.acknowledged.remove(&hash);
             self.order.retain(|other| *other != hash);
+            self.held -= 1;
         }
+    }
+
+    /// Looks whether the application has acknowledged nothing for `limit` although it holds `most` pushes or more. Says
+    /// how many, once until that changes.
+    pub(crate) fn look(&mut self, most: usize, limit: Duration, now: Instant) -> Option<usize> {
+        if std::mem::take(&mut self.progressed) || self.held < most {
+            self.stalled = None;
+        }
+        if self.held < most {
+            return None;
+        }
+        let (since, told) = self.stalled.get_or_insert((now, false));
+        let is_news = !*told && now.duration_since(*since) >= limit;
+        if is_news {
+            *told = true;
+        }
+        is_news.then_some(self.held)
     }
 }
 
@@ -87,6 +121,25 @@ mod tests {
         recent.acknowledge("1");
         recent.forget("1");
         assert_eq!(recent.see("1"), Seen::Acknowledged);
+    }
+
+    #[test]
+    fn a_channel_whose_pushes_are_not_acknowledged_is_told_of_once() {
+        let limit = Duration::from_secs(10);
+        let start = Instant::now();
+        let mut recent = Recent::default();
+        for id in ["1", "2", "3"] {
+            recent.see(id);
+        }
+        assert_eq!(recent.look(4, limit, start), None);
+        assert_eq!(recent.look(3, limit, start), None);
+        assert_eq!(recent.look(3, limit, start + limit), Some(3));
+        assert_eq!(recent.look(3, limit, start + limit * 2), None);
+        // Whoever acknowledges is slow at most.
+        recent.acknowledge("1");
+        recent.see("4");
+        assert_eq!(recent.look(3, limit, start + limit * 3), None);
+        assert_eq!(recent.look(3, limit, start + limit * 4), Some(3));
     }
 
     #[test]

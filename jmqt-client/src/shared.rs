@@ -5,7 +5,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use jmqt_protocol::{AuthToken, ClientId};
 use tokio::sync::{Notify, broadcast, watch};
@@ -14,13 +14,15 @@ use crate::event::{EVENTS_KEPT, Event};
 use crate::inbox::Inbox;
 use crate::outbound::{Offer, Outbound, Phase};
 use crate::routes::Routes;
-use crate::{Config, Error, Publish, Push, Receipt};
+use crate::{Config, DisconnectReason, Error, Publish, Push, Receipt};
 
 /// How far the client is, for those who wait for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum State {
     Offline,
     Online(ClientId),
+    /// The server ended the connection for good.
+    Parked,
     Closed,
 }
 
@@ -39,6 +41,12 @@ pub(crate) struct Shared {
     pub(crate) refetch: Notify,
     /// The application wants the client to end.
     pub(crate) closing: Notify,
+    /// The application wants a connection that works, now.
+    pub(crate) reconnect: Notify,
+    /// Wakes whoever waits for acknowledgements, heartbeats or readers.
+    pub(crate) progress: Notify,
+    /// Which publisher this client is (`pi`, protocol.md 2.23).
+    pub(crate) publisher: Box<str>,
     pub(crate) state: watch::Sender<State>,
     events: Mutex<Option<broadcast::Sender<Event>>>,
     token: Mutex<Option<(ClientId, AuthToken)>>,
@@ -56,6 +64,9 @@ impl Shared {
             room: Notify::new(),
             refetch: Notify::new(),
             closing: Notify::new(),
+            reconnect: Notify::new(),
+            progress: Notify::new(),
+            publisher: random_name(),
             state: watch::Sender::new(State::Offline),
             events: Mutex::new(Some(broadcast::Sender::new(EVENTS_KEPT))),
             token: Mutex::new(config.token.clone()),
@@ -159,15 +170,6 @@ impl Shared {
         self.everything.offer(pushes).unwrap_or_default()
     }
 
-    /// What was to be fetched comes with the new connection.
-    pub(crate) async fn forget_refetch(&self) {
-        tokio::select! {
-            biased;
-            () = self.refetch.notified() => {}
-            () = std::future::ready(()) => {}
-        }
-    }
-
     // ---- events ------------------------------------------------------------------------------------
 
     pub(crate) fn emit(&self, event: Event) {
@@ -201,6 +203,37 @@ impl Shared {
         self.outbound().is_closing()
     }
 
+    /// The server ended the connection for good: everyone who waits is told.
+    pub(crate) fn park(&self, reason: DisconnectReason) {
+        let error = Error::Disconnected(reason);
+        {
+            let mut routes = self.routes();
+            self.outbound().park(&error);
+            routes.fail_requests(&error);
+        }
+        self.state.send_replace(State::Parked);
+        self.tell_of_room();
+        self.progress.notify_waiters();
+    }
+
+    pub(crate) fn unpark(&self) {
+        self.outbound().unpark();
+        self.state.send_replace(State::Offline);
+    }
+
+    /// Waits until a look says that it is done. It looks after every acknowledgement, and when a session or a stream ends.
+    pub(crate) async fn until<T>(&self, mut look: impl FnMut() -> Option<T>) -> T {
+        loop {
+            let progress = self.progress.notified();
+            tokio::pin!(progress);
+            progress.as_mut().enable(); // before the look, so that no news is missed
+            if let Some(done) = look() {
+                return done;
+            }
+            progress.await;
+        }
+    }
+
     /// The client has ended: everyone who waits is told.
     pub(crate) fn close(&self) {
         {
@@ -213,6 +246,7 @@ impl Shared {
         self.events.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.state.send_replace(State::Closed);
         self.tell_of_room();
+        self.progress.notify_waiters();
     }
 
     /// Waits until there is a session, within the time of a request.
@@ -223,6 +257,7 @@ impl Shared {
                 match &*state.borrow_and_update() {
                     State::Online(client) => return Ok(client.clone()),
                     State::Closed => return Err(Error::Closed),
+                    State::Parked => self.outbound().check_open()?,
                     State::Offline => {}
                 }
                 if state.changed().await.is_err() {
@@ -251,4 +286,26 @@ impl Shared {
     pub(crate) fn count_dropped_pushes(&self, dropped: u64) {
         self.dropped_pushes.fetch_add(dropped, Ordering::Relaxed);
     }
+}
+
+/// Takes back that somebody notified.
+pub(crate) async fn forget(notify: &Notify) {
+    tokio::select! {
+        biased;
+        () = notify.notified() => {}
+        () = std::future::ready(()) => {}
+    }
+}
+
+/// 128 random bits, as hexadecimal digits.
+fn random_name() -> Box<str> {
+    let mut bits = [0; 16];
+    if getrandom::fill(&mut bits).is_err() {
+        // Without randomness from the system: as different as an address and the time can make it.
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let place = std::ptr::from_ref(&bits).addr() as u64;
+        bits =
+            ((now.as_nanos() << 16) ^ u128::from(place ^ u64::from(std::process::id()) << 32)).to_be_bytes();
+    }
+    format!("{:032x}", u128::from_be_bytes(bits)).into()
 }

@@ -11,6 +11,7 @@ use jmqt_protocol::ChannelName;
 
 use crate::Push;
 use crate::inbox::{Inbox, Taken};
+use crate::routes::Left;
 use crate::shared::Shared;
 
 /// How many pushes are taken from an inbox under one lock.
@@ -63,7 +64,10 @@ impl Reader {
                     self.batch = VecDeque::new();
                     return Poll::Pending;
                 }
-                Taken::End => return Poll::Ready(None),
+                Taken::End => {
+                    self.shared.progress.notify_waiters();
+                    return Poll::Ready(None);
+                }
             }
         }
         let push = self.batch.pop_front();
@@ -77,11 +81,18 @@ impl Reader {
     }
 }
 
-impl Drop for Reader {
-    fn drop(&mut self) {
+impl Reader {
+    /// The application has not taken what it was given last: it comes again.
+    fn give_back(&mut self) {
         if let Some(given) = self.given.take() {
             self.shared.forget(&[given]);
         }
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.give_back();
         if self.refetch {
             self.shared.refetch.notify_one();
         }
@@ -130,8 +141,11 @@ macro_rules! stream {
 /// stay unacknowledged, and the server sends no more of them than the window. It ends when the channel is
 /// unsubscribed from, subscribed to anew, or lost, and when the client ends.
 ///
-/// Dropping it changes nothing at the server. What comes afterwards goes to [`Pushes`]; the last push, if the
-/// stream was not asked for another one, is not acknowledged and comes again on the next connection.
+/// Dropping it unsubscribes, if the subscription is temporary, and what it had not been asked for is gone with the
+/// subscription. [`detach`](Self::detach) keeps the subscription: what was not read, and what comes, goes to [`Pushes`]. So
+/// it is with a persistent subscription, also when its stream is dropped: it is meant to outlive the process, and ends by
+/// [`Client::unsub`](crate::Client::unsub). The last push, if the stream was not asked for another one, is not acknowledged
+/// and comes again on the next connection.
 #[derive(Debug)]
 #[must_use = "pushes wait in it to be read"]
 pub struct Subscription {
@@ -151,16 +165,36 @@ impl Subscription {
     }
 }
 
+impl Subscription {
+    /// Drops the stream and keeps the subscription. What was not read, and what comes, goes to [`Pushes`].
+    pub fn detach(mut self) {
+        self.leave(true);
+    }
+
+    /// From here on the channel has no stream.
+    fn leave(&mut self, keep: bool) {
+        let (shared, inbox) = (Arc::clone(&self.reader.shared), Arc::clone(&self.reader.inbox));
+        let left = {
+            let mut routes = shared.routes();
+            let mut outbound = shared.outbound();
+            let left = routes.leave(&self.channel, &inbox, keep, &mut outbound);
+            shared.wake_for(outbound);
+            left
+        };
+        shared.count_dropped_pushes(inbox.dropped());
+        let mut unread: Vec<_> = self.reader.batch.drain(..).collect();
+        unread.extend(inbox.abandon());
+        if left == Left::Kept {
+            unread = shared.leave_to_others(&mut unread);
+        }
+        shared.forget(&unread);
+        shared.progress.notify_waiters();
+    }
+}
+
 impl Drop for Subscription {
-    /// From here on the channel has no stream; what waits is for [`Pushes`].
     fn drop(&mut self) {
-        let reader = &mut self.reader;
-        reader.shared.routes().leave(self.channel.as_str(), &reader.inbox);
-        reader.shared.count_dropped_pushes(reader.inbox.dropped());
-        let mut left: Vec<_> = reader.batch.drain(..).collect();
-        left.extend(reader.inbox.abandon());
-        let refused = reader.shared.leave_to_others(&mut left);
-        reader.shared.forget(&refused);
+        self.leave(false);
     }
 }
 
@@ -180,6 +214,11 @@ impl Pushes {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         let inbox = Arc::clone(&shared.everything);
         Self { reader: Reader::new(shared, inbox) }
+    }
+
+    /// The last push has not been taken, and is not acknowledged.
+    pub(crate) fn give_back(&mut self) {
+        self.reader.give_back();
     }
 }
 

@@ -30,7 +30,7 @@ async fn through_cuts(scheme: &str, protocol: Protocol) {
     proxy.plan(cuts);
     let mut config = config(&proxy.url(scheme), "alice");
     config.reconnect = jmqt_client::Reconnect::every(Duration::from_millis(1));
-    let alice = Client::start(config);
+    let alice = Client::start(config).unwrap();
     let bob = connect(&server, "bob").await;
     let mut up = bob.subscribe(&channel("up"), Persistence::Persistent).await.unwrap();
     let mut down = alice.subscribe(&channel("down"), Persistence::Persistent).await.unwrap();

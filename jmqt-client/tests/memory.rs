@@ -23,7 +23,7 @@ async fn an_idle_client_takes_less_than_100_kib() {
         if number == 20 {
             before = resident(); // the first ones pay for what all share
         }
-        let client = Client::start(config(&server.url("jmqt"), "alice"));
+        let client = Client::start(config(&server.url("jmqt"), "alice")).unwrap();
         let script = server.session(60).await;
         client.connected().await.unwrap();
         all.push((client, script));

@@ -127,7 +127,7 @@ async fn unsubscribing_ends_the_stream() {
 async fn publishes_wait_for_a_connection() {
     let server = TestServer::start().await;
     let proxy = Proxy::start("127.0.0.1:1".parse().unwrap()).await;
-    let alice = Client::start(config(&proxy.url("jmqt"), "alice"));
+    let alice = Client::start(config(&proxy.url("jmqt"), "alice")).unwrap();
     let bob = connect(&server, "bob").await;
     let mut news = bob.subscribe(&channel("news"), Persistence::Temporary).await.unwrap();
     for number in 0..10 {
@@ -147,7 +147,7 @@ async fn a_full_queue_does_what_the_configuration_says() {
         let mut config = config("jmqt://127.0.0.1:1", "alice");
         (config.when_full, config.queue_bytes) = (when_full, 1024);
         config.publish_timeout = Duration::from_millis(50);
-        Client::start(config)
+        Client::start(config).unwrap()
     };
     let large = message("news", "x".repeat(400));
 
@@ -170,7 +170,129 @@ async fn a_full_queue_does_what_the_configuration_says() {
     drop(alice.queue(&large.clone().at_least_once()).await.unwrap());
     let last = alice.queue(&large.clone().at_least_once()).await.unwrap();
     assert!(matches!(within("an error", first).await, Err(Error::Dropped)));
-    assert!(matches!(within("an error", last).await, Err(Error::Timeout { .. })));
+    alice.close().await;
+    assert!(matches!(within("an error", last).await, Err(Error::Closed)));
+}
+
+#[tokio::test] // the time for the acknowledgement begins when the message is sent
+async fn a_publish_waits_for_a_connection_as_long_as_it_takes() {
+    let server = ScriptedServer::start().await;
+    let mut config = config(&server.url("jmqt"), "alice");
+    config.publish_timeout = Duration::from_millis(50);
+    let alice = Client::start(config).unwrap();
+    let mut script = server.accept().await;
+    let mut receipt = alice.queue(&message("news", 1).at_least_once()).await.unwrap();
+    // Longer than the limit, and measured on the same clock.
+    assert!(tokio::time::timeout(Duration::from_millis(500), &mut receipt).await.is_err());
+    script.expect(r#"{"auth":{"dt":{"client_name":"alice"}}}"#).await;
+    script.send(r#"{"authAck":{"st":1,"at":"t","cl":"alice"}}"#).await;
+    assert!(script.receive().await.unwrap().starts_with(r#"{"conn""#));
+    script.send(r#"{"connAck":{"st":1,"ts":60}}"#).await;
+    script.expect(r#"{"pub":{"cn":"news","dt":1,"q":1,"id":"1"}}"#).await;
+    assert!(matches!(within("an error", receipt).await, Err(Error::Timeout { .. })));
+}
+
+#[tokio::test] // protocol.md 2.23
+async fn publishes_are_numbered_upwards_and_no_more_than_10000_are_unacknowledged() {
+    let server = ScriptedServer::start().await;
+    let alice = Client::start(config(&server.url("jmqt"), "alice")).unwrap();
+    let mut script = server.session(60).await;
+    for number in 0..10_100 {
+        drop(alice.queue(&message("a", number).at_least_once()).await.unwrap());
+    }
+    let id = |packet: String| -> u64 {
+        packet.split(r#""id":""#).nth(1).unwrap().split('"').next().unwrap().parse().unwrap()
+    };
+    for expected in 1..=10_000 {
+        assert_eq!(id(script.receive().await.unwrap()), expected);
+    }
+    script.send(r#"{"pubAck":{"st":1,"id":"1"}}"#).await;
+    script.send(r#"{"pubAck":{"st":1,"id":"2"}}"#).await;
+    assert_eq!(id(script.receive().await.unwrap()), 10_001);
+    // On the next connection the same publisher sends the same ids, in order, before anything new.
+    let publisher = script.publisher.clone();
+    drop(script);
+    let mut script = server.session(60).await;
+    assert_eq!((&script.publisher, publisher.len()), (&publisher, 32));
+    for expected in 3..=10_002 {
+        assert_eq!(id(script.receive().await.unwrap()), expected);
+    }
+}
+
+#[tokio::test] // §9.d
+async fn a_refused_request_has_the_applications_reply() {
+    let server = ScriptedServer::start().await;
+    let alice = Client::start(config(&server.url("jmqt"), "alice")).unwrap();
+    let mut script = server.session(60).await;
+    let asking = tokio::spawn({
+        let alice = alice.clone();
+        async move { alice.request("$add", None).await.unwrap_err() }
+    });
+    script.expect(r#"{"pub":{"cn":"$add","id":"1"}}"#).await;
+    script.send(r#"{"pubAck":{"st":7,"id":"1","dt":{"because":[1.50]}}}"#).await;
+    let error = asking.await.unwrap();
+    assert_eq!((error.status(), error.reply()), (StatusCode::NOT_ALLOWED, Some(r#"{"because":[1.50]}"#)));
+}
+
+#[tokio::test] // everything before is with the server
+async fn flush_waits_for_qos_0_and_qos_1_also_over_a_reconnect() {
+    let server = ScriptedServer::start().await;
+    let alice = Client::start(config(&server.url("jmqt"), "alice")).unwrap();
+    let mut script = server.session(60).await;
+    alice.publish(&message("a", 0)).await.unwrap();
+    drop(alice.queue(&message("a", 1).at_least_once()).await.unwrap());
+    let mut flushing = tokio::spawn({
+        let alice = alice.clone();
+        async move { alice.flush().await }
+    });
+    let mut seen = Vec::new();
+    while !seen.iter().any(|packet| packet == r#"{"hb":{}}"#) {
+        seen.push(script.receive().await.unwrap());
+    }
+    assert!(seen.contains(&r#"{"pub":{"cn":"a","dt":0}}"#.to_owned()), "{seen:?}");
+    drop(script);
+    let mut script = server.session(60).await;
+    script.expect(r#"{"pub":{"cn":"a","dt":1,"q":1,"id":"1"}}"#).await;
+    script.expect(r#"{"hb":{}}"#).await;
+    script.send(r#"{"hbAck":{}}"#).await;
+    assert!(tokio::time::timeout(Duration::from_millis(50), &mut flushing).await.is_err());
+    script.send(r#"{"pubAck":{"st":1,"id":"1"}}"#).await;
+    within("the flush", flushing).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn drain_reads_the_streams_to_their_end_then_closes() {
+    let server = TestServer::start().await;
+    let (alice, bob) = (connect(&server, "alice").await, connect(&server, "bob").await);
+    let mut news = alice.subscribe("news", Persistence::Temporary).await.unwrap();
+    for number in 0..100 {
+        bob.publish(&message("news", number).at_least_once()).await.unwrap();
+    }
+    assert_eq!(next_data(&mut news).await, "0");
+    let draining = tokio::spawn({
+        let alice = alice.clone();
+        async move { alice.drain().await }
+    });
+    let mut read = 1;
+    while let Some(push) = within("a push", news.next()).await {
+        assert_eq!(push.json::<i32>().unwrap(), read);
+        read += 1;
+    }
+    assert!(read > 1);
+    within("the drain", draining).await.unwrap().unwrap();
+    assert!(matches!(alice.publish(&message("news", 1)).await, Err(Error::Closed)));
+}
+
+#[tokio::test]
+async fn a_configuration_out_of_range_is_refused_at_the_door() {
+    let mut wrong = config("jmqt://127.0.0.1:1", "alice");
+    wrong.window = 0;
+    let expected = "the configuration's `window` is 0; expected 1 to 1024";
+    assert_eq!(Client::connect(wrong.clone()).await.unwrap_err().to_string(), expected);
+    assert_eq!(Client::start(wrong).unwrap_err().to_string(), expected);
+    let mut wrong = config("jmqt://127.0.0.1:1", "alice");
+    wrong.endpoints.clear();
+    assert!(Client::start(wrong).unwrap_err().to_string().contains("at least one server"));
 }
 
 #[tokio::test]

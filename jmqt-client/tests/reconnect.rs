@@ -17,7 +17,7 @@ fn message(name: &str, data: impl serde::Serialize) -> Publish {
 #[tokio::test] // §9.c: temporary ones too, because the client makes them again
 async fn subscriptions_are_made_again_before_publishes_flow() {
     let server = ScriptedServer::start().await;
-    let alice = Client::start(config(&server.url("jmqt"), "alice"));
+    let alice = Client::start(config(&server.url("jmqt"), "alice")).unwrap();
     let mut script = server.session(60).await;
     let subscribing = tokio::spawn({
         let alice = alice.clone();
@@ -70,7 +70,7 @@ async fn a_corrupted_byte_never_stops_a_client() {
     });
     let mut config = config(&proxy.url("jmqt"), "alice");
     config.publish_timeout = Duration::from_secs(20);
-    let alice = Client::start(config);
+    let alice = Client::start(config).unwrap();
     for number in 0..2000 {
         // A corrupted acknowledgement may be lost, or look like a refusal: what is tested is that all goes on.
         drop(alice.queue(&message("a", number).at_least_once()).await.unwrap());

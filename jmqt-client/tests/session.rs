@@ -123,7 +123,7 @@ async fn a_stale_token_without_auth_data_is_the_end() {
     let refused = Client::connect(config.clone()).await.unwrap_err();
     assert_eq!(refused.to_string(), "conn: the server answered 6 INVALID_TOKEN");
     assert!(refused.is_final());
-    let mut events = Client::start(config).events();
+    let mut events = Client::start(config).unwrap().events();
     event(&mut events, |event| matches!(event, Event::Closed)).await;
 }
 
@@ -157,7 +157,8 @@ async fn a_url_alone_is_a_configuration() {
     let mut script = server.accept().await;
     script.expect(r#"{"auth":{"dt":{}}}"#).await;
     script.send(r#"{"authAck":{"st":1,"at":"t","cl":"alice"}}"#).await;
-    script.expect(r#"{"conn":{"at":"t","cl":"alice","wn":128}}"#).await;
+    let conn = script.receive().await.unwrap();
+    assert!(conn.starts_with(r#"{"conn":{"at":"t","cl":"alice","wn":128,"pi":""#), "{conn}");
     script.send(r#"{"connAck":{"st":1,"ts":60}}"#).await;
     within("a session", connecting).await.unwrap().unwrap();
     let refused = Client::connect("http://localhost").await.unwrap_err();
@@ -169,11 +170,12 @@ async fn the_window_is_announced() {
     let server = ScriptedServer::start().await;
     let mut config = config(&server.url("jmqt"), "alice");
     config.window = 7;
-    let _alice = Client::start(config);
+    let _alice = Client::start(config).unwrap();
     let mut script = server.accept().await;
     script.expect(r#"{"auth":{"dt":{"client_name":"alice"}}}"#).await;
     script.send(r#"{"authAck":{"st":1,"at":"t\"1","cl":"alice"}}"#).await;
-    script.expect(r#"{"conn":{"at":"t\"1","cl":"alice","wn":7}}"#).await;
+    let conn = script.receive().await.unwrap();
+    assert!(conn.starts_with(r#"{"conn":{"at":"t\"1","cl":"alice","wn":7,"pi":""#), "{conn}");
 }
 
 #[tokio::test] // the original client's style
@@ -202,7 +204,7 @@ async fn without_reconnect_the_end_of_the_session_is_the_end() {
     let alice = Client::connect(config).await.unwrap();
     let mut events = alice.events();
     assert!(server.handle().disconnect(&client_id("alice")));
-    assert_eq!(disconnected(&mut events).await, "closed by the server");
+    assert!(disconnected(&mut events).await.contains("closed"));
     event(&mut events, |event| matches!(event, Event::Closed)).await;
     let message = Publish::raw(channel("news"), "7").unwrap();
     assert!(matches!(alice.publish(&message).await, Err(Error::Closed)));
@@ -212,7 +214,7 @@ async fn without_reconnect_the_end_of_the_session_is_the_end() {
 #[tokio::test] // §7.e
 async fn heartbeats_keep_an_idle_session() {
     let server = ScriptedServer::start().await;
-    let alice = Client::start(config(&server.url("jmqt"), "alice"));
+    let alice = Client::start(config(&server.url("jmqt"), "alice")).unwrap();
     let mut script = server.session(3).await;
     for _ in 0..4 {
         script.expect(r#"{"hb":{}}"#).await;
@@ -224,7 +226,7 @@ async fn heartbeats_keep_an_idle_session() {
 #[tokio::test]
 async fn a_dead_server_is_noticed_within_its_timeout() {
     let server = ScriptedServer::start().await;
-    let alice = Client::start(config(&server.url("jmqt"), "alice"));
+    let alice = Client::start(config(&server.url("jmqt"), "alice")).unwrap();
     let mut events = alice.events();
     let _script = server.session(3).await;
     // A look at the clock that comes late is forgiven, so a longer silence is never said.

@@ -3,7 +3,7 @@
 
 mod support;
 
-use jmqt_client::{Client, Persistence, Publish};
+use jmqt_client::{Client, Error, Event, Persistence, Publish, Subscription};
 use support::*;
 
 fn message(name: &str, data: impl serde::Serialize) -> Publish {
@@ -20,7 +20,7 @@ const SUB_ACK: &str = r#"{"subAck":{"st":1,"cn":"news"}}"#;
 #[tokio::test] // §7.n
 async fn a_push_is_acknowledged_when_the_next_is_asked_for() {
     let server = ScriptedServer::start().await;
-    let alice = Client::start(config(&server.url("jmqt"), "alice"));
+    let alice = Client::start(config(&server.url("jmqt"), "alice")).unwrap();
     let mut script = server.session(60).await;
     let subscribing = tokio::spawn({
         let alice = alice.clone();
@@ -52,7 +52,7 @@ async fn a_push_is_acknowledged_when_the_next_is_asked_for() {
 #[tokio::test] // §7.n
 async fn acknowledging_by_hand_is_left_to_the_application() {
     let server = ScriptedServer::start().await;
-    let alice = Client::start(config(&server.url("jmqt"), "alice"));
+    let alice = Client::start(config(&server.url("jmqt"), "alice")).unwrap();
     let mut script = server.session(60).await;
     let mut pushes = alice.pushes().acknowledge_by_hand();
     script.send(PUSH_1).await;
@@ -69,7 +69,7 @@ async fn acknowledging_by_hand_is_left_to_the_application() {
 #[tokio::test] // protocol.md 2.6: what other servers send
 async fn a_lenient_server_is_understood() {
     let server = ScriptedServer::start().await;
-    let alice = Client::start(config(&server.url("jmqt"), "alice"));
+    let alice = Client::start(config(&server.url("jmqt"), "alice")).unwrap();
     let mut script = server.session(60).await;
     let mut pushes = alice.pushes();
     script.send(r#"{"nonsense":{}}"#).await;
@@ -93,7 +93,7 @@ async fn a_lenient_server_is_understood() {
 #[tokio::test] // protocol.md 2.5
 async fn a_server_that_only_sends_nonsense_is_left() {
     let server = ScriptedServer::start().await;
-    let alice = Client::start(config(&server.url("jmqt"), "alice"));
+    let alice = Client::start(config(&server.url("jmqt"), "alice")).unwrap();
     let mut events = alice.events();
     let mut script = server.session(60).await;
     for _ in 0..16 {
@@ -136,7 +136,7 @@ async fn qos_1_beyond_the_limit_is_fetched_when_the_stream_is_read() {
     let server = ScriptedServer::start().await;
     let mut config = config(&server.url("jmqt"), "alice");
     config.stream_bytes = 1024;
-    let alice = Client::start(config);
+    let alice = Client::start(config).unwrap();
     let mut pushes = alice.pushes();
     let mut script = server.session(60).await;
     let push =
@@ -171,7 +171,7 @@ async fn qos_1_beyond_the_limit_is_fetched_when_the_stream_is_read() {
 }
 
 #[tokio::test]
-async fn what_a_dropped_stream_has_not_read_goes_to_the_others() {
+async fn what_a_detached_stream_has_not_read_goes_to_the_others() {
     let server = TestServer::start().await;
     let (alice, bob) = (connect(&server, "alice").await, connect(&server, "bob").await);
     let mut news = alice.subscribe(&channel("news"), Persistence::Temporary).await.unwrap();
@@ -180,7 +180,132 @@ async fn what_a_dropped_stream_has_not_read_goes_to_the_others() {
     }
     assert_eq!(next_data(&mut news).await, "0");
     assert_eq!(next_data(&mut news).await, "1");
-    drop(news);
+    news.detach();
     let mut pushes = alice.pushes();
     assert_eq!(within("a push", pushes.next()).await.unwrap().data(), "2");
+}
+
+/// A client with a session, and a temporary subscription to `news`.
+async fn subscribed(server: &ScriptedServer, timeout_seconds: u32) -> (Client, Script, Subscription) {
+    let alice = Client::start(config(&server.url("jmqt"), "alice")).unwrap();
+    let mut script = server.session(timeout_seconds).await;
+    let subscribing = tokio::spawn({
+        let alice = alice.clone();
+        async move { alice.subscribe("news", Persistence::Temporary).await.unwrap() }
+    });
+    script.expect(r#"{"sub":{"cn":"news"}}"#).await;
+    script.send(SUB_ACK).await;
+    (alice, script, subscribing.await.unwrap())
+}
+
+#[tokio::test] // §7.i
+async fn a_dropped_stream_unsubscribes_and_what_comes_late_is_nobodys() {
+    let server = ScriptedServer::start().await;
+    let (alice, mut script, news) = subscribed(&server, 60).await;
+    drop(news);
+    script.expect(r#"{"unsub":{"cn":"news"}}"#).await;
+    script.send(PUSH_1).await; // it crossed the unsub
+    script.send(r#"{"push":{"cn":"other","dt":7,"cl":""}}"#).await;
+    assert_eq!(within("a push", alice.pushes().next()).await.unwrap().data(), "7");
+    script.send(r#"{"unsubAck":{"st":1,"cn":"news"}}"#).await;
+    let flushing = tokio::spawn({
+        let alice = alice.clone();
+        async move { alice.flush().await }
+    });
+    script.expect(r#"{"hb":{}}"#).await;
+    script.send(r#"{"hbAck":{}}"#).await;
+    flushing.await.unwrap().unwrap();
+    // It is not made again on the next connection, and nothing was acknowledged.
+    drop(script);
+    let mut script = server.session(60).await;
+    alice.publish(&message("a", 1)).await.unwrap();
+    script.expect(r#"{"pub":{"cn":"a","dt":1}}"#).await;
+}
+
+#[tokio::test] // §9.c: it is there to outlive even the process
+async fn a_dropped_stream_leaves_a_persistent_subscription() {
+    let server = TestServer::start().await;
+    let (alice, bob) = (connect(&server, "alice").await, connect(&server, "bob").await);
+    drop(alice.subscribe("news", Persistence::Persistent).await.unwrap());
+    alice.flush().await.unwrap();
+    bob.publish(&message("news", 1).at_least_once()).await.unwrap();
+    assert_eq!(within("a push", alice.pushes().next()).await.unwrap().data(), "1");
+}
+
+#[tokio::test] // a call that is given up leaves nothing behind
+async fn a_subscribe_that_is_given_up_unsubscribes() {
+    let server = ScriptedServer::start().await;
+    let alice = Client::start(config(&server.url("jmqt"), "alice")).unwrap();
+    let mut script = server.session(60).await;
+    alice.connected().await.unwrap();
+    let subscribing = tokio::spawn({
+        let alice = alice.clone();
+        async move { alice.subscribe("news", Persistence::Temporary).await }
+    });
+    script.expect(r#"{"sub":{"cn":"news"}}"#).await;
+    subscribing.abort();
+    script.expect(r#"{"unsub":{"cn":"news"}}"#).await;
+}
+
+#[tokio::test] // protocol.md 2.14
+async fn a_channel_that_is_not_read_is_named() {
+    let server = ScriptedServer::start().await;
+    let (alice, mut script, mut news) = subscribed(&server, 2).await;
+    let mut events = alice.events();
+    for number in 0..40 {
+        script.send(&format!(r#"{{"push":{{"cn":"news","dt":1,"cl":"","q":1,"id":"e-{number}"}}}}"#)).await;
+    }
+    let beating = tokio::spawn(async move {
+        while let Some(packet) = script.receive().await {
+            if packet == r#"{"hb":{}}"# {
+                script.send(r#"{"hbAck":{}}"#).await;
+            }
+        }
+    });
+    match event(&mut events, |event| matches!(event, Event::ChannelStalled { .. })).await {
+        Event::ChannelStalled { channel, unacknowledged } => {
+            assert_eq!((channel.as_str(), unacknowledged), ("news", 40));
+        }
+        other => panic!("{other:?}"),
+    }
+    next(&mut news).await;
+    beating.abort();
+}
+
+#[tokio::test] // §9.c
+async fn changing_the_persistence_is_an_error_and_unsubscribing_first_is_not() {
+    let server = TestServer::start().await;
+    let (alice, bob) = (connect(&server, "alice").await, connect(&server, "bob").await);
+    let news = alice.subscribe("news", Persistence::Temporary).await.unwrap();
+    let error = alice.subscribe("news", Persistence::Persistent).await.unwrap_err();
+    assert!(matches!(error, Error::AlreadySubscribed { is: Persistence::Temporary }), "{error}");
+    assert!(error.to_string().contains("temporary"), "{error}");
+    // At once, without waiting for the unsub.
+    let (unsub, again) = tokio::join!(alice.unsub("news"), alice.subscribe("news", Persistence::Persistent));
+    unsub.unwrap();
+    let again = again.unwrap();
+    drop(news);
+    let subscriptions = server.handle().subscriptions(&client_id("alice")).await.unwrap();
+    assert!(subscriptions.contains(&(channel("news"), Persistence::Persistent)), "{subscriptions:?}");
+    bob.publish(&message("news", 1).at_least_once()).await.unwrap();
+    let mut again = again;
+    assert_eq!(next_data(&mut again).await, "1");
+}
+
+#[tokio::test]
+async fn a_callback_that_panics_is_told_of_and_called_again() {
+    let server = ScriptedServer::start().await;
+    let alice = Client::start(config(&server.url("jmqt"), "alice")).unwrap();
+    let mut events = alice.events();
+    let mut script = server.session(60).await;
+    let (called, mut calls) = tokio::sync::mpsc::unbounded_channel();
+    alice.on_push(move |push| {
+        assert!(push.data() != "1", "a fault of the application");
+        called.send(push.data().to_owned()).unwrap();
+    });
+    script.send(PUSH_1).await;
+    script.send(PUSH_2).await;
+    assert_eq!(within("a call", calls.recv()).await.unwrap(), "2");
+    event(&mut events, |event| matches!(event, Event::CallbackPanicked { callback: "on_push" })).await;
+    script.expect(ACK_2).await; // and not 1
 }

@@ -159,3 +159,13 @@ async fn own_ca_and_server_name_make_tls_work_on_both_transports() {
         alice.close().await;
     }
 }
+
+#[tokio::test] // §11
+async fn the_authority_may_be_given_as_text() {
+    let server = TestServer::start().await;
+    let there = format!("jmqts://localhost:{}", server.address(Protocol::SslSocket).port());
+    let pem = std::fs::read_to_string(server.certificate_path()).unwrap();
+    Client::connect(config(&there, "alice").tls_ca_pem(pem)).await.unwrap().close().await;
+    let error = Client::connect(config(&there, "alice").tls_ca_pem("x")).await.unwrap_err().to_string();
+    assert!(error.contains("there is no certificate in it"), "{error}");
+}

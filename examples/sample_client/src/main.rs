@@ -50,7 +50,7 @@ async fn run(arguments: Arguments) -> Result<(), Box<dyn Error>> {
     config.auth_data = Some(Secret::parse(&auth_data.to_string())?);
     config.reconnect = Reconnect::every(RETRY);
 
-    let client = Client::start(config);
+    let client = Client::start(config)?;
     client.on_push(|push| log(&push));
     client.on_disconnect(|reason| tracing::warn!("Disconnected : {reason}"));
     let work = async {

@@ -298,7 +298,7 @@ impl Settings {
     }
 
     fn check(&self) -> Result<Config, ConfigError> {
-        let mut config = Config { endpoint: self.endpoint()?, ..Config::default() };
+        let mut config = Config { endpoints: self.endpoints()?, ..Config::default() };
         config.tls.ca_path = self.path("SSL_CA_PATH")?;
         config.tls.cert_path = self.path("SSL_CERT_PATH")?;
         config.tls.key_path = self.path("SSL_KEY_PATH")?;
@@ -326,21 +326,22 @@ impl Settings {
     }
 
     /// URL, or the original's host, port and switch.
-    fn endpoint(&self) -> Result<Endpoint, ConfigError> {
+    fn endpoints(&self) -> Result<Vec<Endpoint>, ConfigError> {
         let tls = self.switch("ENABLE_SSL", false)?;
         let usual = crate::Protocol::Socket.with_tls(tls);
         let port = self.integer("REMOTE_PORT", usual.default_port().into(), 1..=65_535)?;
         let host = self.text("REMOTE_HOST")?.unwrap_or("localhost");
         if let Some(url) = self.text("URL")? {
-            let endpoint: Endpoint =
-                url.parse().map_err(|error: InvalidUrl| self.bad("URL", error.to_string()))?;
-            // TLS that is asked for is never left out.
-            let protocol = endpoint.protocol.with_tls(tls || endpoint.protocol.is_tls());
-            return Ok(Endpoint { protocol, ..endpoint });
+            let mut endpoints = Endpoint::list(url).map_err(|error| self.bad("URL", error.to_string()))?;
+            for endpoint in &mut endpoints {
+                // TLS that is asked for is never left out.
+                endpoint.protocol = endpoint.protocol.with_tls(tls || endpoint.protocol.is_tls());
+            }
+            return Ok(endpoints);
         }
         let mut endpoint = Endpoint::new(usual, host);
         endpoint.port = u16::try_from(port).unwrap_or(endpoint.port);
-        Ok(endpoint)
+        Ok(vec![endpoint])
     }
 
     fn token(&self) -> Result<Option<(ClientId, AuthToken)>, ConfigError> {
@@ -443,15 +444,15 @@ mod tests {
     fn the_environment_wins() {
         let environment = [("JMQT_CLIENT_REMOTE_PORT", "9"), ("JMQT_REMOTE_PORT", "10"), ("HOME", "/")];
         let config = Config::from_text("REMOTE_PORT = 8", environment).unwrap();
-        assert_eq!(config.endpoint.to_string(), "jmqt://localhost:9");
+        assert_eq!(config.endpoints[0].to_string(), "jmqt://localhost:9");
     }
 
     #[test]
     fn enable_ssl_changes_protocol_and_port() {
         let config = Config::from_text("ENABLE_SSL = true", NOTHING).unwrap();
-        assert_eq!(config.endpoint.to_string(), "jmqts://localhost:8011");
+        assert_eq!(config.endpoints[0].to_string(), "jmqts://localhost:8011");
         let config = Config::from_text("ENABLE_SSL = true\nURL = 'ws://a:1/x'", NOTHING).unwrap();
-        assert_eq!(config.endpoint.to_string(), "wss://a:1/x");
+        assert_eq!(config.endpoints[0].to_string(), "wss://a:1/x");
     }
 
     #[test]

@@ -90,8 +90,9 @@ impl Incoming<'_> {
 pub(crate) enum BadStream {
     #[error("a packet is larger than {0} bytes")]
     TooLarge(usize),
-    #[error("the WebSocket was closed{0}")]
-    Closed(String),
+    #[error("the WebSocket was closed{}", .0.as_ref().map(|(code, _)| format!(" with code {code}")).unwrap_or_default())]
+    /// With this code and this reason, if any were given.
+    Closed(Option<(u16, String)>),
     #[error("{0}")]
     Violation(String),
 }

@@ -53,6 +53,24 @@ pub(crate) fn connector(tls: &TlsConfig) -> Result<TlsConnector, ConnectError> {
 
 fn roots(tls: &TlsConfig) -> Result<RootCertStore, ConnectError> {
     let mut roots = RootCertStore::empty();
+    if let Some(pem) = &tls.ca_pem {
+        let read = CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<Vec<_>, _>>();
+        let problem = match read {
+            Ok(chain) if chain.is_empty() => pem_problem(&pem::Error::NoItemsFound, "certificate"),
+            Ok(chain) => {
+                let added = chain.into_iter().try_for_each(|certificate| roots.add(certificate));
+                match added {
+                    Ok(()) => return Ok(roots),
+                    Err(error) => format!("a certificate in it cannot be used: {error}"),
+                }
+            }
+            Err(error) => pem_problem(&error, "certificate"),
+        };
+        return Err(ConnectError::Tls {
+            problem: format!("tls.ca_pem: {problem}"),
+            hint: "give the text of a PEM file with the CA's certificate".to_owned(),
+        });
+    }
     if let Some(path) = &tls.ca_path {
         for certificate in certificates("SSL_CA_PATH", path)? {
             roots.add(certificate).map_err(|error| {
@@ -67,7 +85,7 @@ fn roots(tls: &TlsConfig) -> Result<RootCertStore, ConnectError> {
     if roots.is_empty() {
         return Err(ConnectError::Tls {
             problem: "the operating system has no trusted certificate authorities".to_owned(),
-            mend: "install them (on many systems the package ca-certificates), or name your own CA in SSL_CA_PATH"
+            hint: "install them (on many systems the package ca-certificates), or name your own CA in SSL_CA_PATH"
                 .to_owned(),
         });
     }
@@ -98,7 +116,7 @@ fn file(key: &'static str, path: &Path, problem: String) -> ConnectError {
 }
 
 fn unusable(problem: String) -> ConnectError {
-    ConnectError::Tls { problem, mend: "check the TLS settings".to_owned() }
+    ConnectError::Tls { problem, hint: "check the TLS settings".to_owned() }
 }
 
 /// The name that the certificate has to be made for.
@@ -106,7 +124,7 @@ pub(crate) fn server_name(tls: &TlsConfig, endpoint: &Endpoint) -> Result<Server
     let name = tls.server_name.as_ref().unwrap_or(&endpoint.host);
     ServerName::try_from(name.clone()).map_err(|_| ConnectError::Tls {
         problem: format!("`{}` is neither a host name nor an IP address", name.escape_debug()),
-        mend: "give the name in the server's certificate as SSL_SERVER_NAME".to_owned(),
+        hint: "give the name in the server's certificate as SSL_SERVER_NAME".to_owned(),
     })
 }
 
@@ -129,7 +147,6 @@ pub(crate) async fn handshake(
     Ok((stream, info))
 }
 
-/// What is wrong, and the mend.
 /// The server did not like who we are. With TLS 1.3 it says so when the handshake is over for us.
 pub(crate) fn certificate_refused(error: &io::Error) -> Option<ConnectError> {
     let cause = error.get_ref()?.downcast_ref::<rustls::Error>()?;
@@ -146,8 +163,8 @@ pub(crate) fn certificate_refused(error: &io::Error) -> Option<ConnectError> {
         | AlertDescription::DecryptError => format!("the server did not accept our certificate ({alert:?})"),
         _ => return None,
     };
-    let mend = "give one that it trusts as SSL_CERT_PATH, and its key as SSL_KEY_PATH".to_owned();
-    Some(ConnectError::Tls { problem, mend })
+    let hint = "give one that it trusts as SSL_CERT_PATH, and its key as SSL_KEY_PATH".to_owned();
+    Some(ConnectError::Tls { problem, hint })
 }
 
 fn explain(error: io::Error, name: &str) -> ConnectError {
@@ -158,16 +175,16 @@ fn explain(error: io::Error, name: &str) -> ConnectError {
         return ConnectError::Lost {
             step: Step::Tls,
             because: Some(Arc::new(error)),
-            mend: "the port may not speak TLS: for a plain one, use jmqt:// (8010) or ws:// (8012)"
+            hint: "the port may not speak TLS: for a plain one, use jmqt:// (8010) or ws:// (8012)"
                 .to_owned(),
         };
     };
-    let (problem, mend) = match cause {
+    let (problem, hint) = match cause {
         rustls::Error::InvalidCertificate(problem) => certificate_problem(problem, name),
         rustls::Error::InvalidMessage(_) => {
             return ConnectError::WrongServer {
                 found: "what answers there does not speak TLS".to_owned(),
-                mend: "use jmqt:// (8010) or ws:// (8012) for a plain port, or the port of the TLS listener \
+                hint: "use jmqt:// (8010) or ws:// (8012) for a plain port, or the port of the TLS listener \
                        (8011, 8013)"
                     .to_owned(),
             };
@@ -178,7 +195,7 @@ fn explain(error: io::Error, name: &str) -> ConnectError {
         ),
         other => (other.to_string(), "check that the server speaks TLS 1.2 or 1.3".to_owned()),
     };
-    ConnectError::Tls { problem, mend }
+    ConnectError::Tls { problem, hint }
 }
 
 fn certificate_problem(problem: &CertificateError, name: &str) -> (String, String) {

@@ -121,8 +121,8 @@ impl WebSocketReader {
                 }
                 Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => {}
                 Ok(Message::Close(frame)) => {
-                    let said = frame.map(|frame| format!(" with code {}", u16::from(frame.code)));
-                    return Err(BadStream::Closed(said.unwrap_or_default()));
+                    let said = frame.map(|frame| (u16::from(frame.code), frame.reason.as_str().to_owned()));
+                    return Err(BadStream::Closed(said));
                 }
                 Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
                     socket.get_mut().reclaim();
@@ -135,7 +135,7 @@ impl WebSocketReader {
                     Error::ConnectionClosed
                     | Error::AlreadyClosed
                     | Error::Protocol(ProtocolError::ResetWithoutClosingHandshake),
-                ) => return Err(BadStream::Closed(String::new())),
+                ) => return Err(BadStream::Closed(None)),
                 Err(error) => return Err(BadStream::Violation(error.to_string())),
             }
         }

@@ -14,6 +14,8 @@ pub struct ScriptedServer {
 pub struct Script {
     stream: TcpStream,
     received: Vec<u8>,
+    /// The `pi` of its `conn` (protocol.md 2.23).
+    pub publisher: String,
 }
 
 impl ScriptedServer {
@@ -29,7 +31,7 @@ impl ScriptedServer {
     pub async fn accept(&self) -> Script {
         let (stream, _) = within("a connection", self.listener.accept()).await.unwrap();
         stream.set_nodelay(true).unwrap();
-        Script { stream, received: Vec::new() }
+        Script { stream, received: Vec::new(), publisher: String::new() }
     }
 
     /// The next connection, with a session whose `ts` is this.
@@ -41,6 +43,8 @@ impl ScriptedServer {
                     script.send(r#"{"authAck":{"st":1,"at":"t","cl":"alice"}}"#).await;
                 }
                 Some(packet) if packet.starts_with(r#"{"conn""#) => {
+                    let publisher = packet.split(r#""pi":""#).nth(1).and_then(|rest| rest.split('"').next());
+                    script.publisher = publisher.unwrap_or_default().to_owned();
                     script.send(&format!(r#"{{"connAck":{{"st":1,"ts":{timeout_seconds}}}}}"#)).await;
                     return script;
                 }
@@ -51,6 +55,11 @@ impl ScriptedServer {
 }
 
 impl Script {
+    /// The connection, for whoever does not speak in packets.
+    pub fn into_stream(self) -> TcpStream {
+        self.stream
+    }
+
     pub async fn send(&mut self, packet: &str) {
         self.send_raw(format!("{packet}\0").as_bytes()).await;
     }

@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::{Failure, Output};
 
 pub(crate) async fn run(config: Config, output: Output) -> Result<(), Failure> {
-    let endpoint = config.endpoint.to_string();
+    let endpoint = config.endpoints.first().map(ToString::to_string).unwrap_or_default();
     output.line(|| format!("The way to {endpoint}:"), || json!({ "url": endpoint.clone() }))?;
     let mut written = Ok(());
     let outcome = diagnose(&config, &mut |finding| {

@@ -14,7 +14,7 @@ use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
-use jmqt_client::{AuthToken, ChannelName, Client, ClientId, Config, Payload, Secret, logging};
+use jmqt_client::{AuthToken, ChannelName, Client, ClientId, Config, Endpoint, Payload, Secret, logging};
 
 use arguments::{Arguments, Command, ConnectionArguments, Shell};
 use failure::Failure;
@@ -129,7 +129,7 @@ fn complete(shell: Shell, command: &mut clap::Command) -> Result<(), Failure> {
 fn configure(arguments: &ConnectionArguments) -> Result<Config, Failure> {
     let mut config = Config::load(arguments.config.as_deref())?;
     if let Some(url) = &arguments.url {
-        config.endpoint = url.parse().map_err(Failure::usage)?;
+        config.endpoints = Endpoint::list(url).map_err(Failure::usage)?;
     }
     if let Some(json) = &arguments.auth {
         config.auth_data =
