@@ -8,20 +8,22 @@ use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
-use mio::net::TcpStream;
+use mio::net::{TcpListener, TcpStream};
 use socket2::{Domain, Socket, Type};
-use tokio::net::TcpListener;
 use tokio::sync::oneshot;
+use tokio::task::yield_now;
 use tokio::time::sleep;
 use tracing::{debug, warn};
 
 use crate::balancer::Shared;
-use crate::connection::{self, Connection};
-use crate::forward::Flow;
+use crate::connection::Connection;
 use crate::mapping::Mapping;
+use crate::worker;
 
-/// Connections that may wait in the kernel.
-const BACKLOG: i32 = 4096;
+/// Connections that may wait in the kernel, which has a limit of its own (`net.core.somaxconn`).
+const BACKLOG: i32 = 65_535;
+/// Connections that are accepted before other tasks of the thread get their turn.
+const AT_A_TIME: usize = 256;
 /// How long to wait after an error that the next try would only meet again, such as too many open files.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -38,12 +40,28 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
+/// A bound address, twice: tokio says when clients are there, and mio takes them, as they go to threads that have
+/// an epoll of their own.
+pub(crate) struct Listener {
+    waiting: tokio::net::TcpListener,
+    accepting: TcpListener,
+}
+
+impl Listener {
+    /// # Errors
+    /// The system has no room for it.
+    pub(crate) fn new(listener: std::net::TcpListener) -> io::Result<Self> {
+        let accepting = TcpListener::from_std(listener.try_clone()?);
+        Ok(Self { waiting: tokio::net::TcpListener::from_std(listener)?, accepting })
+    }
+}
+
 /// Accepts until `stop` is dropped or told; then accepts what the kernel has completed before, because
 /// closing the listener would reset it, and ends.
 ///
 /// At the limit of connections nothing is accepted: clients wait in the kernel for one that ends.
 pub(crate) async fn accept(
-    listener: TcpListener,
+    listener: Listener,
     mapping: Arc<Mapping>,
     shared: Arc<Shared>,
     mut stop: oneshot::Receiver<()>,
@@ -55,13 +73,9 @@ pub(crate) async fn accept(
             _ = &mut stop => break,
             accepted = next(&listener, &mapping, &shared) => accepted,
         };
-        let error = match accepted {
-            Ok((stream, client)) => {
-                is_failing = false;
-                hand_over(stream, client, &mapping, &shared);
-                continue;
-            }
-            Err(error) => error,
+        let Err(error) = accepted else {
+            is_failing = false;
+            continue;
         };
         if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) {
             continue; // of that one client only
@@ -74,42 +88,46 @@ pub(crate) async fn accept(
             () = sleep(PAUSE) => {}
         }
     }
-    let Ok(listener) = listener.into_std() else { return };
     for _ in 0..BACKLOG {
         if shared.gate.is_full() || mapping.gate.is_full() {
             return;
         }
-        let Ok((stream, client)) = listener.accept() else { return };
+        let Ok((stream, client)) = listener.accepting.accept() else { return };
         hand_over(stream, client, &mapping, &shared);
     }
 }
 
-/// Waits for a client and a place for it.
-async fn next(
-    listener: &TcpListener,
-    mapping: &Mapping,
-    shared: &Shared,
-) -> io::Result<(std::net::TcpStream, SocketAddr)> {
-    loop {
-        shared.gate.has_room().await;
-        mapping.gate.has_room().await;
-        let accepted = poll_fn(|cx| {
-            // By the time a client is there, those of other mappings may have taken the last place.
-            if shared.gate.is_full() || mapping.gate.is_full() {
-                return Poll::Ready(None);
-            }
-            listener.poll_accept(cx).map(Some)
-        });
-        if let Some(accepted) = accepted.await {
-            // It goes to a thread that has an epoll of its own.
-            return accepted.and_then(|(stream, client)| Ok((stream.into_std()?, client)));
+/// Waits for clients and a place for them, and takes those that are there.
+async fn next(listener: &Listener, mapping: &Arc<Mapping>, shared: &Shared) -> io::Result<()> {
+    shared.gate.has_room().await;
+    mapping.gate.has_room().await;
+    let first = poll_fn(|cx| {
+        // By the time a client is there, those of other mappings may have taken the last place.
+        if shared.gate.is_full() || mapping.gate.is_full() {
+            return Poll::Ready(None);
+        }
+        listener.waiting.poll_accept(cx).map(Some)
+    });
+    let Some(first) = first.await else { return Ok(()) };
+    let (stream, client) = first?;
+    hand_over(TcpStream::from_std(stream.into_std()?), client, mapping, shared);
+    for _ in 0..AT_A_TIME {
+        if shared.gate.is_full() || mapping.gate.is_full() {
+            return Ok(());
+        }
+        match listener.accepting.accept() {
+            Ok((stream, client)) => hand_over(stream, client, mapping, shared),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+            Err(error) => return Err(error),
         }
     }
+    yield_now().await;
+    Ok(())
 }
 
-/// Has a backend found for it, beside everything else.
-fn hand_over(stream: std::net::TcpStream, peer: SocketAddr, mapping: &Arc<Mapping>, shared: &Shared) {
-    if let Err(error) = stream.set_nonblocking(true).and_then(|()| stream.set_nodelay(true)) {
+/// Gives the client to a thread that finds it a backend.
+fn hand_over(stream: TcpStream, peer: SocketAddr, mapping: &Arc<Mapping>, shared: &Shared) {
+    if let Err(error) = stream.set_nodelay(true) {
         return debug!(mapping = %mapping.name, client = %peer, %error, "Client gone");
     }
     mapping.counters.accepted.fetch_add(1, Ordering::Relaxed);
@@ -119,8 +137,14 @@ fn hand_over(stream: std::net::TcpStream, peer: SocketAddr, mapping: &Arc<Mappin
         config: mapping.config(),
         buffer_size: shared.buffer_size.load(Ordering::Relaxed),
         tried: Vec::new(),
-        ways: Arc::clone(&shared.workers.ways),
         _places: [shared.gate.enter(), mapping.gate.enter()],
     };
-    tokio::spawn(connection::serve(connection, TcpStream::from_std(stream), Flow::default()));
+    if !mapping.set.is_empty() {
+        return worker::forward(&shared.workers.ways, connection, stream);
+    }
+    let ways = Arc::clone(&shared.workers.ways);
+    tokio::spawn(async move {
+        connection.wait_for_backends().await;
+        worker::forward(&ways, connection, stream);
+    });
 }

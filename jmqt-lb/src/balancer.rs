@@ -8,12 +8,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::process::{Resource, getrlimit, setrlimit};
-use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
 
+use crate::accept::Listener;
 use crate::config::{Config, MappingConfig, Options};
 use crate::gate::Gate;
 use crate::mapping::Mapping;
@@ -181,7 +181,7 @@ impl Balancer {
     fn set_mappings(
         &mut self,
         mappings: Vec<MappingConfig>,
-        mut listeners: HashMap<SocketAddr, (SocketAddr, TcpListener)>,
+        mut listeners: HashMap<SocketAddr, (SocketAddr, Listener)>,
         mut found: HashMap<SocketAddr, Resolver>,
     ) {
         let mut old = std::mem::take(&mut self.running);
@@ -207,7 +207,7 @@ impl Balancer {
         *self.shared.mappings.lock().unwrap_or_else(PoisonError::into_inner) = order;
     }
 
-    fn run(&self, mapping: Arc<Mapping>, listener: TcpListener) -> Running {
+    fn run(&self, mapping: Arc<Mapping>, listener: Listener) -> Running {
         let (stop, stopped) = oneshot::channel();
         let mut tasks = JoinSet::new();
         tasks.spawn(resolver::run(Arc::clone(&mapping), Arc::clone(&self.shared)));
@@ -284,8 +284,8 @@ async fn prepare(
 fn register(
     address: SocketAddr,
     listener: std::net::TcpListener,
-) -> Result<(SocketAddr, TcpListener), StartError> {
-    let register = || Ok((listener.local_addr()?, TcpListener::from_std(listener)?));
+) -> Result<(SocketAddr, Listener), StartError> {
+    let register = || Ok((listener.local_addr()?, Listener::new(listener)?));
     register().map_err(|source| StartError::Listen { address, source })
 }
 

@@ -1,21 +1,21 @@
-//! One client connection, from its arrival to its end: backends are tried until one takes it.
+//! One client connection, from its arrival to its end: who it is, and which backends it has tried.
 
-use std::io::{self, ErrorKind};
+use std::io;
 use std::net::SocketAddr;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use mio::net::TcpStream;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout_at};
 use tracing::{debug, warn};
 
 use crate::backends::{Backend, Lease, label};
 use crate::config::{MappingConfig, ProxyProtocol};
-use crate::forward::{End, Flow, Pipe};
+use crate::forward::End;
 use crate::gate::Place;
 use crate::mapping::Mapping;
 use crate::proxy;
-use crate::worker::{self, Way};
 
 /// A client: who it is, and where it may go.
 pub(crate) struct Connection {
@@ -26,25 +26,68 @@ pub(crate) struct Connection {
     pub(crate) buffer_size: usize,
     /// Backends that did not take it.
     pub(crate) tried: Vec<SocketAddr>,
-    pub(crate) ways: Arc<[Way]>,
     /// In all gates it counts for.
     pub(crate) _places: [Place; 2],
 }
 
-/// Finds a backend that takes the connection, and has it forwarded there. `up` is what the client has said
-/// to those that did not.
-pub(crate) async fn serve(mut connection: Connection, client: TcpStream, up: Flow) {
-    // Boxed, as it needs much more room than the rest.
-    let Some((stream, lease)) = Box::pin(connection.reach(&client)).await else {
-        return connection.refused();
-    };
-    let ways = Arc::clone(&connection.ways);
-    worker::forward(&ways, Pipe::new(connection, (client, up), (stream, lease)));
-}
-
 impl Connection {
+    /// Chooses backends, one after the other, until one can be told to connect; its socket is connecting then.
+    /// `None` if none can, or as many were tried as may be.
+    pub(crate) fn dial(&mut self) -> Option<(TcpStream, Lease)> {
+        let address = proxy::canonical(self.peer).ip();
+        while self.tried.len() <= self.config.rules.retries {
+            let mapping = &self.mapping;
+            let lease = mapping.set.choose(&self.config.rules, address, &self.tried)?;
+            if !self.tried.is_empty() {
+                mapping.counters.retries.fetch_add(1, Ordering::Relaxed);
+            }
+            let error = match connect(lease.backend.address) {
+                Ok(stream) => return Some((stream, lease)),
+                Err(error) => error,
+            };
+            if self.not_reached(&lease.backend, &error).is_break() {
+                return None;
+            }
+        }
+        None
+    }
+
+    /// Enters that a backend did not take it. `Break`: no other one will either.
+    pub(crate) fn not_reached(&mut self, backend: &Arc<Backend>, error: &io::Error) -> ControlFlow<()> {
+        let Self { mapping, config, peer, tried, .. } = self;
+        match Fault::of(error) {
+            Fault::Backend => {
+                debug!(mapping = %mapping.name, client = %peer, backend = %label(backend), %error, "Not reached");
+                mapping.set.failed(backend, &config.rules);
+            }
+            Fault::Way => {
+                if mapping.may_warn() {
+                    let backend = label(backend);
+                    warn!(mapping = %mapping.name, %backend, %error, "This machine has no address or port for it");
+                }
+            }
+            Fault::Machine => {
+                mapping.warn_of_no_room(error);
+                return ControlFlow::Break(());
+            }
+        }
+        tried.push(backend.address);
+        ControlFlow::Continue(())
+    }
+
+    /// What a backend is told about the client before its first byte; nothing, mostly.
+    ///
+    /// # Errors
+    /// The client has gone.
+    pub(crate) fn proxy_header(&self, client: &TcpStream) -> io::Result<Vec<u8>> {
+        match self.config.rules.proxy_protocol {
+            ProxyProtocol::Off => Ok(Vec::new()),
+            ProxyProtocol::V2 => Ok(proxy::header(self.peer, client.local_addr()?)),
+        }
+    }
+
     /// Enters that nobody serves it.
-    fn refused(&self) {
+    pub(crate) fn refused(&self) {
         let mapping = &self.mapping;
         mapping.counters.refused.fetch_add(1, Ordering::Relaxed);
         debug!(mapping = %mapping.name, client = %self.peer, "No backend takes it");
@@ -56,11 +99,11 @@ impl Connection {
         self.refused();
     }
 
-    /// Enters how it went with a backend.
+    /// Enters how it went with a backend that took it.
     pub(crate) fn ended(&self, backend: &Arc<Backend>, end: &End) {
         let mapping = &self.mapping;
         match end {
-            End::Closed | End::Lost(_) => {}
+            End::Closed | End::Lost(_) | End::Unreached(_) => {}
             End::Idle => {
                 mapping.counters.idle.fetch_add(1, Ordering::Relaxed);
             }
@@ -69,73 +112,25 @@ impl Connection {
         debug!(mapping = %mapping.name, client = %self.peer, backend = %label(backend), reason = %end, "Ended");
     }
 
-    /// Connects to one backend after the other until one takes the connection; `None` if none does, or as
-    /// many were tried as may be. Takes at most that many times the connect timeout, and once more if names
-    /// have yet to be looked up.
-    async fn reach(&mut self, client: &TcpStream) -> Option<(TcpStream, Lease)> {
-        let Self { mapping, config, tried, peer, .. } = self;
-        let rules = &config.rules;
-        let header = match rules.proxy_protocol {
-            ProxyProtocol::Off => Vec::new(),
-            ProxyProtocol::V2 => proxy::header(*peer, client.local_addr().ok()?),
-        };
-        let address = proxy::canonical(*peer).ip();
-        wait_for_backends(mapping, config).await;
-        while tried.len() <= rules.retries {
-            let lease = mapping.set.choose(rules, address, tried)?;
-            if !tried.is_empty() {
-                mapping.counters.retries.fetch_add(1, Ordering::Relaxed);
+    /// Waits until there is a backend, if names have not been looked up yet.
+    pub(crate) async fn wait_for_backends(&self) {
+        let deadline = Instant::now() + self.config.rules.connect_timeout;
+        loop {
+            let resolved = self.mapping.resolved.notified();
+            tokio::pin!(resolved);
+            resolved.as_mut().enable();
+            if !self.mapping.set.is_empty() || timeout_at(deadline, resolved).await.is_err() {
+                return;
             }
-            let backend = &lease.backend;
-            let attempt = timeout(rules.connect_timeout, connect(backend.address, &header)).await;
-            let error = match attempt {
-                Ok(Ok(stream)) => return Some((stream, lease)),
-                Ok(Err(error)) => error,
-                Err(_) => io::Error::new(ErrorKind::TimedOut, "no answer within the connect timeout"),
-            };
-            match Fault::of(&error) {
-                Fault::Backend => {
-                    debug!(mapping = %mapping.name, client = %peer, backend = %label(backend), %error, "Not reached");
-                    mapping.set.failed(backend, rules);
-                }
-                Fault::Way => {
-                    if mapping.may_warn() {
-                        let backend = label(backend);
-                        warn!(mapping = %mapping.name, %backend, %error, "This machine has no address or port for it");
-                    }
-                }
-                Fault::Machine => {
-                    mapping.warn_of_no_room(&error);
-                    return None;
-                }
-            }
-            tried.push(backend.address);
-        }
-        None
-    }
-}
-
-/// Waits until there is a backend, if names have not been looked up yet.
-async fn wait_for_backends(mapping: &Mapping, config: &MappingConfig) {
-    let deadline = Instant::now() + config.rules.connect_timeout;
-    loop {
-        let resolved = mapping.resolved.notified();
-        tokio::pin!(resolved);
-        resolved.as_mut().enable();
-        if !mapping.set.is_empty() || tokio::time::timeout_at(deadline, resolved).await.is_err() {
-            return;
         }
     }
 }
 
-async fn connect(address: SocketAddr, header: &[u8]) -> io::Result<TcpStream> {
-    let stream = tokio::net::TcpStream::connect(address).await?;
+/// A socket that is connecting.
+fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address)?;
     stream.set_nodelay(true)?;
-    // The buffer of a fresh socket has room for it.
-    if !header.is_empty() && stream.try_write(header)? != header.len() {
-        return Err(io::Error::new(ErrorKind::WriteZero, "the PROXY header was not taken"));
-    }
-    Ok(TcpStream::from_std(stream.into_std()?))
+    Ok(stream)
 }
 
 /// What is to blame for a connection to a backend that did not come about.
@@ -171,6 +166,6 @@ mod tests {
         assert_eq!(of(28), Fault::Machine); // ENOSPC: no more sockets may be watched
         assert_eq!(of(99), Fault::Way); // EADDRNOTAVAIL
         assert_eq!(of(111), Fault::Backend); // ECONNREFUSED
-        assert_eq!(Fault::of(&ErrorKind::TimedOut.into()), Fault::Backend);
+        assert_eq!(Fault::of(&io::ErrorKind::TimedOut.into()), Fault::Backend);
     }
 }

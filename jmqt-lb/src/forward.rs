@@ -31,6 +31,9 @@ const HALF_CLOSED: Duration = Duration::from_secs(30);
 /// How it ended.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum End {
+    /// Another backend may be tried.
+    #[error("the backend was not reached: {0}")]
+    Unreached(io::Error),
     #[error("both sides have said all they had to say")]
     Closed,
     #[error("a side was lost: {0}")]
@@ -73,6 +76,27 @@ impl Side {
         self.has_ended |= event.is_read_closed() || self.has_failed;
         self.is_readable |= event.is_readable() || self.has_ended;
         self.is_writable |= event.is_writable() || event.is_write_closed() || self.has_failed;
+    }
+
+    /// Whether a socket that was told to connect has done so. Pending until the system announces more.
+    ///
+    /// # Errors
+    /// Why it cannot.
+    fn connected(&mut self) -> Poll<io::Result<()>> {
+        if !self.is_writable {
+            return Poll::Pending;
+        }
+        if let Some(error) = self.socket.take_error()? {
+            return Poll::Ready(Err(error));
+        }
+        match self.socket.peer_addr() {
+            Ok(_) => Poll::Ready(Ok(())),
+            Err(error) if error.kind() == ErrorKind::NotConnected => {
+                self.is_writable = false;
+                Poll::Pending
+            }
+            Err(error) => Poll::Ready(Err(error)),
+        }
     }
 
     fn error(&self) -> io::Error {
@@ -231,6 +255,8 @@ pub(crate) struct Pipe {
     down: Flow,
     idle_timeout: Duration,
     last_moved: Instant,
+    /// Until when the backend has to take the connection; `None` once it has.
+    connect_by: Option<Instant>,
     has_worked: bool,
     /// Whether the client has been told of the backend's end.
     is_half_closed: bool,
@@ -240,25 +266,51 @@ pub(crate) struct Pipe {
 }
 
 impl Pipe {
-    /// `up` holds what the client has said to backends that did not take it: a fresh one at first, and the
-    /// same one again for the next backend after [`End::Unused`].
+    /// For a client, and a backend whose socket is connecting.
     pub(crate) fn new(
         connection: Connection,
-        (client, up): (TcpStream, Flow),
+        client: TcpStream,
         (stream, lease): (TcpStream, Lease),
+        now: Instant,
     ) -> Self {
+        let rules = &connection.config.rules;
         Self {
             client: Side::new(client),
             stream: Side::new(stream),
-            up,
+            up: Flow::default(),
             down: Flow::default(),
-            idle_timeout: connection.config.rules.idle_timeout,
-            last_moved: Instant::now(),
+            idle_timeout: rules.idle_timeout,
+            last_moved: now,
+            connect_by: Some(now + rules.connect_timeout),
             has_worked: false,
             is_half_closed: false,
             lease,
             connection,
         }
+    }
+
+    /// Goes on with another backend after [`End::Unreached`] or [`End::Unused`], with what the client has said.
+    ///
+    /// # Errors
+    /// The system has no room for it.
+    pub(crate) fn redirect(
+        &mut self,
+        (stream, lease): (TcpStream, Lease),
+        (registry, token): (&Registry, Token),
+        now: Instant,
+    ) -> io::Result<()> {
+        self.stream = Side::new(stream);
+        self.down = Flow::default();
+        self.connect_by = Some(now + self.connection.config.rules.connect_timeout);
+        self.lease = lease;
+        registry.register(&mut self.stream.socket, token, Interest::READABLE | Interest::WRITABLE)
+    }
+
+    /// The next backend for this client, whose socket is connecting then; `None` if nobody else takes it, or it
+    /// went away without having said anything.
+    pub(crate) fn next_backend(&mut self) -> Option<(TcpStream, Lease)> {
+        let is_pointless = self.up.is_pointless(&self.client.socket);
+        if is_pointless { None } else { self.connection.dial() }
     }
 
     /// Has the system announce what becomes of its sockets; under which tokens, [`Pipe::note`] says.
@@ -283,21 +335,43 @@ impl Pipe {
         }
     }
 
-    /// What is left for another backend: the client, and what it has said.
-    pub(crate) fn into_client(mut self, registry: &Registry) -> (Connection, TcpStream, Flow) {
-        // Should it fail, there may be news of it here that nobody is there for, or a newer entry takes as
-        // a hint to look at its own sockets.
-        let _ = registry.deregister(&mut self.client.socket);
-        (self.connection, self.client.socket, self.up)
+    /// When nothing will have moved for the whole idle timeout, or the backend will not have answered in time.
+    pub(crate) fn is_idle_at(&self) -> Instant {
+        self.connect_by.unwrap_or(self.last_moved + self.idle_timeout)
     }
 
-    /// When nothing will have moved for the whole idle timeout.
-    pub(crate) fn is_idle_at(&self) -> Instant {
-        self.last_moved + self.idle_timeout
+    /// How it ends when that time has come.
+    pub(crate) fn end_of_time(&self) -> End {
+        match self.connect_by {
+            Some(_) => End::Unreached(io::Error::new(
+                ErrorKind::TimedOut,
+                "no answer within the connect timeout",
+            )),
+            None => End::Idle,
+        }
+    }
+
+    /// Sees whether the backend has taken the connection, and tells it who the client is.
+    fn connect(&mut self, now: Instant) -> Poll<io::Result<()>> {
+        ready!(self.stream.connected())?;
+        let header = self.connection.proxy_header(&self.client.socket)?;
+        // The buffer of a fresh socket has room for it.
+        if !header.is_empty() && self.stream.socket.write(&header)? != header.len() {
+            return Poll::Ready(Err(io::Error::new(ErrorKind::WriteZero, "the PROXY header was not taken")));
+        }
+        (self.connect_by, self.last_moved) = (None, now);
+        Poll::Ready(Ok(()))
     }
 
     /// Moves what can be moved.
     pub(crate) fn turn(&mut self, buffer: &mut Vec<u8>, now: Instant) -> Turn {
+        if self.connect_by.is_some() {
+            match self.connect(now) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => return Turn::Ended(End::Unreached(error)),
+                Poll::Pending => return Turn::Done,
+            }
+        }
         let is_early = self.is_unused() && now.saturating_duration_since(self.last_moved) < EARLY;
         // What was announced may be old news: ask the socket itself before the first byte goes there.
         if is_early && let Some(error) = gone(&self.stream.socket) {
@@ -393,7 +467,7 @@ mod tests {
     use socket2::SockRef;
 
     use super::*;
-    use crate::backends::{Set, Wanted};
+    use crate::backends::Wanted;
     use crate::config::Config;
     use crate::gate::Gate;
     use crate::mapping::Mapping;
@@ -425,9 +499,8 @@ mod tests {
             std::fs::write(&file, format!("[mappings]\n127.0.0.1:0 = {address}\n")).unwrap();
             let config = Config::load(file.path()).unwrap().mappings.remove(0);
             let mapping = Mapping::new(config.listen, config.clone(), Resolver::default());
-            let set = Set::new(mapping.name.clone());
-            set.replace(&[Wanted { name: address.to_string(), address, weight: 1 }]);
-            let lease = set.choose(&config.rules, peer.ip(), &[]).unwrap();
+            mapping.set.replace(&[Wanted { name: address.to_string(), address, weight: 1 }]);
+            let lease = mapping.set.choose(&config.rules, peer.ip(), &[]).unwrap();
             let gate = Gate::new(usize::MAX);
             let connection = Connection {
                 peer,
@@ -435,18 +508,25 @@ mod tests {
                 config: Arc::new(config),
                 buffer_size: BUFFER_SIZE,
                 tried: Vec::new(),
-                ways: Arc::new([]),
                 _places: [gate.enter(), gate.enter()],
             };
             for socket in [&client, &stream] {
                 socket.set_nonblocking(true).unwrap();
             }
             let [client, stream] = [client, stream].map(TcpStream::from_std);
-            let mut pipe = Pipe::new(connection, (client, Flow::default()), (stream, lease));
+            let mut pipe = Pipe::new(connection, client, (stream, lease), Instant::now());
             let poll = Poll::new().unwrap();
             pipe.register(poll.registry(), [Token(0), Token(1)]).unwrap();
-            let now = Instant::now();
-            (Self { pipe, poll, events: Events::with_capacity(8), now }, user, server)
+            let mut bench = Self { pipe, poll, events: Events::with_capacity(8), now: Instant::now() };
+            bench.wait_for(Token(1));
+            assert!(matches!(bench.turn(), Turn::Done));
+            (bench, user, server)
+        }
+
+        /// Another connection for the same backend.
+        fn lease(&self) -> Lease {
+            let connection = &self.pipe.connection;
+            connection.mapping.set.choose(&connection.config.rules, connection.peer.ip(), &[]).unwrap()
         }
 
         /// Waits until the system has news of a socket.
@@ -513,16 +593,21 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_that_ends_unused_gives_the_client_back() {
+    fn what_was_said_to_a_backend_that_ends_unused_reaches_the_next_one() {
         let (mut bench, mut user, server) = Bench::new();
         user.write_all(b"hello").unwrap();
         drop(server);
         bench.wait_for(Token(1));
         assert!(matches!(bench.turn(), Turn::Ended(End::Unused(_))));
-        let (_, mut client, up) = bench.pipe.into_client(bench.poll.registry());
-        assert!(!up.is_pointless(&client));
+        let (mut server, stream) = pair();
+        stream.set_nonblocking(true).unwrap();
+        let lease = bench.lease();
+        let way = (bench.poll.registry(), Token(1));
+        bench.pipe.redirect((TcpStream::from_std(stream), lease), way, bench.now).unwrap();
+        bench.wait_for(Token(1));
+        assert!(matches!(bench.turn(), Turn::Done));
         let mut bytes = [0; 5];
-        client.read_exact(&mut bytes).unwrap();
+        server.read_exact(&mut bytes).unwrap();
         assert_eq!(&bytes, b"hello");
     }
 

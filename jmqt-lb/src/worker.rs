@@ -9,11 +9,11 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use mio::net::TcpStream;
 use mio::{Events, Poll, Token, Waker};
 use slab::Slab;
-use tokio::runtime::Handle;
 
-use crate::connection;
+use crate::connection::Connection;
 use crate::forward::{End, Pipe, Turn};
 use crate::gate::{Gate, Place};
 
@@ -34,15 +34,16 @@ pub(crate) struct Way {
     arrivals: mpsc::Sender<Arrival>,
     waker: Waker,
     live: Arc<Gate>,
+    /// The thread has been woken and has not looked at its arrivals since.
+    is_woken: Arc<AtomicBool>,
     is_stopping: Arc<AtomicBool>,
 }
 
-/// A connection that is to be forwarded, and its place on the thread.
-type Arrival = (Pipe, Place);
+/// A client that is to be forwarded, and its place on the thread.
+type Arrival = (Connection, TcpStream, Place);
 
 impl Workers {
-    /// Starts that many threads; 0 for one per processor. A client that needs another backend is looked
-    /// after by the runtime that this is called in.
+    /// Starts that many threads; 0 for one per processor.
     ///
     /// # Errors
     /// The system has no thread or no descriptor left.
@@ -78,27 +79,31 @@ impl Drop for Workers {
     }
 }
 
-/// Gives the connection to the thread with the fewest.
-pub(crate) fn forward(ways: &[Way], pipe: Pipe) {
+/// Gives the client to the thread with the fewest, which finds it a backend.
+pub(crate) fn forward(ways: &[Way], connection: Connection, client: TcpStream) {
     let Some(way) = ways.iter().min_by_key(|way| way.live.inside()) else { return };
     // Both fail only if the thread has ended, and then the connection is closed.
-    let _ = way.arrivals.send((pipe, way.live.enter()));
-    let _ = way.waker.wake();
+    let _ = way.arrivals.send((connection, client, way.live.enter()));
+    // One system call for all that arrive together.
+    if !way.is_woken.swap(true, Ordering::AcqRel) {
+        let _ = way.waker.wake();
+    }
 }
 
 fn start(number: usize) -> io::Result<(Way, JoinHandle<()>)> {
     let poll = Poll::new()?;
     let waker = Waker::new(poll.registry(), WAKER)?;
     let (sender, arrivals) = mpsc::channel();
-    let is_stopping = Arc::new(AtomicBool::new(false));
+    let [is_woken, is_stopping] = [(); 2].map(|()| Arc::new(AtomicBool::new(false)));
     let worker = Worker {
         poll,
         arrivals,
+        is_woken: Arc::clone(&is_woken),
         is_stopping: Arc::clone(&is_stopping),
-        runtime: Handle::current(),
         entries: Slab::new(),
         alarms: BTreeSet::new(),
         again: Vec::new(),
+        unserved: Vec::new(),
         buffer: Vec::new(),
     };
     let thread = std::thread::Builder::new().name(format!("forward-{number}"));
@@ -110,21 +115,23 @@ fn start(number: usize) -> io::Result<(Way, JoinHandle<()>)> {
             std::process::abort();
         }
     })?;
-    Ok((Way { arrivals: sender, waker, live: Gate::new(usize::MAX), is_stopping }, thread))
+    Ok((Way { arrivals: sender, waker, live: Gate::new(usize::MAX), is_woken, is_stopping }, thread))
 }
 
 /// What a thread works on.
 struct Worker {
     poll: Poll,
     arrivals: mpsc::Receiver<Arrival>,
+    is_woken: Arc<AtomicBool>,
     is_stopping: Arc<AtomicBool>,
-    runtime: Handle,
     /// The number of an entry gives it its tokens: twice that for the client, one more for the backend.
     entries: Slab<Box<Entry>>,
     /// When to look whether a connection is idle: one alarm each.
     alarms: BTreeSet<(Instant, usize)>,
     /// Who had more to do than one turn.
     again: Vec<usize>,
+    /// Whose backend did not take them: they get another one at the end of the round.
+    unserved: Vec<usize>,
     /// Lent to whoever reads; nothing is in it between two turns.
     buffer: Vec<u8>,
 }
@@ -134,6 +141,8 @@ struct Entry {
     /// Its alarm. What moves does not set it back: it is looked at when it goes off.
     alarm: Instant,
     is_in_again: bool,
+    /// It stands in `unserved`, and the socket of its backend means nothing.
+    is_unserved: bool,
     _place: Place,
 }
 
@@ -165,8 +174,12 @@ impl Worker {
                 }
             }
             self.end_idle(now);
-            // Last, so that no event of this round can be taken for one of an entry that is new.
+            // Last, so that no event of this round can be taken for one of a socket that is new.
+            for key in std::mem::take(&mut self.unserved) {
+                self.redirect(key, now);
+            }
             if is_woken {
+                self.is_woken.store(false, Ordering::Release);
                 while let Ok(arrival) = self.arrivals.try_recv() {
                     self.take(arrival, now);
                 }
@@ -183,19 +196,39 @@ impl Worker {
         self.alarms.first().map(|(alarm, _)| alarm.saturating_duration_since(Instant::now()))
     }
 
-    fn take(&mut self, (mut pipe, place): Arrival, now: Instant) {
+    fn take(&mut self, (mut connection, client, place): Arrival, now: Instant) {
+        let Some(backend) = connection.dial() else { return connection.refused() };
+        let mut pipe = Pipe::new(connection, client, backend, now);
         let slot = self.entries.vacant_entry();
         let key = slot.key();
         if let Err(error) = pipe.register(self.poll.registry(), [Token(2 * key), Token(2 * key + 1)]) {
             return pipe.connection.found_no_room(&error);
         }
-        let alarm = pipe.is_idle_at().max(now);
+        let alarm = pipe.is_idle_at();
         self.alarms.insert((alarm, key));
-        slot.insert(Box::new(Entry { pipe, alarm, is_in_again: false, _place: place }));
+        slot.insert(Box::new(Entry { pipe, alarm, is_in_again: false, is_unserved: false, _place: place }));
+    }
+
+    /// Has another backend take the client of an entry, or ends it.
+    fn redirect(&mut self, key: usize, now: Instant) {
+        let Some(entry) = self.entries.get_mut(key) else { return };
+        entry.is_unserved = false;
+        let Some(backend) = entry.pipe.next_backend() else {
+            entry.pipe.connection.refused();
+            return self.remove(key);
+        };
+        if let Err(error) = entry.pipe.redirect(backend, (self.poll.registry(), Token(2 * key + 1)), now) {
+            entry.pipe.connection.found_no_room(&error);
+            return self.remove(key);
+        }
+        self.set_alarm(key);
     }
 
     fn turn(&mut self, key: usize, now: Instant) {
         let Some(entry) = self.entries.get_mut(key) else { return };
+        if entry.is_unserved {
+            return;
+        }
         match entry.pipe.turn(&mut self.buffer, now) {
             Turn::Done => {}
             Turn::HasMore if std::mem::replace(&mut entry.is_in_again, true) => {}
@@ -217,15 +250,18 @@ impl Worker {
     fn end_idle(&mut self, now: Instant) {
         while let Some(&(alarm, key)) = self.alarms.first().filter(|(alarm, _)| *alarm <= now) {
             self.alarms.remove(&(alarm, key));
-            let is_idle =
-                |worker: &Self| worker.entries.get(key).is_some_and(|entry| entry.pipe.is_idle_at() <= now);
+            let is_idle = |worker: &Self| {
+                let entry = worker.entries.get(key);
+                entry.is_some_and(|entry| !entry.is_unserved && entry.pipe.is_idle_at() <= now)
+            };
             if is_idle(self) {
                 // If this machine stood still, there may be more news than were taken.
                 self.entries[key].pipe.expect_news();
                 self.turn(key, now);
             }
             if is_idle(self) {
-                self.end(key, &End::Idle);
+                let end = self.entries[key].pipe.end_of_time();
+                self.end(key, &end);
             } else {
                 self.set_alarm(key);
             }
@@ -233,19 +269,35 @@ impl Worker {
     }
 
     fn end(&mut self, key: usize, end: &End) {
+        let Some(entry) = self.entries.get_mut(key) else { return };
+        let pipe = &mut entry.pipe;
+        let backend = Arc::clone(&pipe.lease.backend);
+        let goes_on = match end {
+            End::Unreached(error) => pipe.connection.not_reached(&backend, error).is_continue(),
+            End::Unused(_) => {
+                pipe.connection.ended(&backend, end);
+                pipe.connection.tried.push(backend.address);
+                true
+            }
+            End::Closed | End::Lost(_) | End::Idle => {
+                pipe.connection.ended(&backend, end);
+                return self.remove(key);
+            }
+        };
+        if goes_on {
+            entry.is_unserved = true;
+            self.unserved.push(key);
+        } else {
+            pipe.connection.refused();
+            self.remove(key);
+        }
+    }
+
+    fn remove(&mut self, key: usize) {
         let entry = self.entries.remove(key);
         self.alarms.remove(&(entry.alarm, key));
         if entry.is_in_again {
             self.again.retain(|again| *again != key);
-        }
-        let backend = Arc::clone(&entry.pipe.lease.backend);
-        entry.pipe.connection.ended(&backend, end);
-        if matches!(end, End::Unused(_)) {
-            let (mut connection, client, up) = entry.pipe.into_client(self.poll.registry());
-            if !up.is_pointless(&client) {
-                connection.tried.push(backend.address);
-                self.runtime.spawn(connection::serve(connection, client, up));
-            }
         }
     }
 }

@@ -19,7 +19,7 @@ fn who_has_spoken_while_it_stood_still_is_not_idle() {
     let silent = balancer.connect();
     let _silent_server = backend.accept();
     let pairs: Vec<_> = (0..CONNECTIONS).map(|_| (balancer.connect(), backend.accept())).collect();
-    balancer.signal("STOP");
+    balancer.suspend();
     for (client, _) in &pairs {
         write(client, b"there");
     }

@@ -123,6 +123,17 @@ impl Balancer {
         assert!(status.unwrap().success());
     }
 
+    /// Stops all its threads, and waits until they stand: on a busy machine that takes a while.
+    pub fn suspend(&self) {
+        self.signal("STOP");
+        let threads = format!("/proc/{}/task", self.child.id());
+        let stands = |thread: std::fs::DirEntry| {
+            let state = std::fs::read_to_string(thread.path().join("stat")).unwrap();
+            state.rsplit_once(") ").unwrap().1.starts_with('T')
+        };
+        until(|| std::fs::read_dir(&threads).unwrap().all(|thread| stands(thread.unwrap())).then_some(()));
+    }
+
     /// Waits for the end, and returns the exit code.
     pub fn exit_code(&mut self) -> Option<i32> {
         until(|| self.child.try_wait().unwrap()).code()
