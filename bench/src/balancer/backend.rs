@@ -43,15 +43,17 @@ pub(crate) fn serve(ports: Ports) -> Result<()> {
         let ready: Vec<_> = watch.wait(Duration::from_secs(1))?.collect();
         for number in ready {
             if number == ECHO || number == SINK {
-                let Ok((stream, _)) = listeners[number].accept() else { continue };
-                stream.set_nonblocking(true)?;
-                stream.set_nodelay(true)?;
-                let place = free.pop().unwrap_or_else(|| {
-                    peers.push(None);
-                    peers.len() - 1
-                });
-                watch.add(&stream, place + 2, EventFlags::IN)?;
-                peers[place] = Some(Peer { stream, is_echoed: number == ECHO });
+                // All that are there: in a burst the backend is not to be what the balancers wait for.
+                while let Ok((stream, _)) = listeners[number].accept() {
+                    stream.set_nonblocking(true)?;
+                    stream.set_nodelay(true)?;
+                    let place = free.pop().unwrap_or_else(|| {
+                        peers.push(None);
+                        peers.len() - 1
+                    });
+                    watch.add(&stream, place + 2, EventFlags::IN)?;
+                    peers[place] = Some(Peer { stream, is_echoed: number == ECHO });
+                }
                 continue;
             }
             let place = number - 2;

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rustix::event::epoll::EventFlags;
+use rustix::io::Errno;
+use socket2::{Domain, Socket, Type};
 
 use super::contestant::Contestant;
 use super::watch::Watch;
@@ -30,6 +32,11 @@ pub(super) enum Load {
     Echo { connections: usize, window: usize },
     /// One message there and back at a time, the connections in turn: see [`latency`].
     Latency { connections: usize },
+    /// Come, say one message, hear it back and go, so many in all and so many at a time. CPU microseconds of the
+    /// balancer per connection.
+    Short { connections: usize, at_a_time: usize },
+    /// Come all at once and say one message. Milliseconds until all have heard it back.
+    Burst { connections: usize },
     /// Stay. Resident bytes of the balancer per connection.
     Idle { connections: usize },
 }
@@ -57,6 +64,17 @@ impl Load {
                 Ok(Some(cpu.as_secs_f64() * 1e6 / messages as f64))
             }
             Self::Latency { .. } => Ok(None), // of all at once
+            Self::Short { connections, at_a_time } => {
+                let come = || visits(contestant.ports.echo, connections, at_a_time);
+                come()?; // what is allocated once is nobody's
+                let before = contestant.usage()?;
+                come()?;
+                let (before, after) = before.zip(contestant.usage()?).context("there is no balancer")?;
+                Ok(Some(Usage::cpu_between(&before, &after).as_secs_f64() * 1e6 / connections as f64))
+            }
+            Self::Burst { connections } => {
+                Ok(Some(visits(contestant.ports.echo, connections, connections)?.as_secs_f64() * 1e3))
+            }
             Self::Idle { connections } => idle(contestant, connections).map(Some),
         }
     }
@@ -68,6 +86,8 @@ impl Load {
             Self::Bulk { .. } => format!("{figure:.3} CPU s/GB"),
             Self::Echo { .. } => format!("{figure:.2} µs CPU"),
             Self::Latency { .. } => format!("p50 {figure:.1} µs"),
+            Self::Short { .. } => format!("{figure:.1} µs CPU"),
+            Self::Burst { .. } => format!("{figure:.0} ms"),
             Self::Idle { .. } => format!("{figure:.0} B"),
         }
     }
@@ -203,6 +223,73 @@ fn round_trip(stream: &mut TcpStream) -> Result<()> {
     stream.write_all(&[0x5a; MESSAGE]).context("writing")?;
     stream.read_exact(&mut [0; MESSAGE]).context("reading")?;
     Ok(())
+}
+
+/// So many clients in all, and so many at a time, each of which connects, says one message, and goes when it has
+/// heard it back. How long that takes.
+fn visits(address: SocketAddr, count: usize, at_a_time: usize) -> Result<Duration> {
+    let mut watch = Watch::new()?;
+    let mut clients: Vec<Option<(TcpStream, usize)>> = Vec::new();
+    let (start, mut begun, mut done) = (Instant::now(), 0, 0);
+    let begin = |watch: &Watch, place: usize, clients: &mut Vec<Option<(TcpStream, usize)>>| -> Result<()> {
+        let stream = begin_connecting(address)?;
+        // What has not been said yet is said when there is room, which is when the connection is made.
+        watch.add(&stream, place, EventFlags::IN | EventFlags::OUT | EventFlags::ET)?;
+        clients[place] = Some((stream, 0));
+        Ok(())
+    };
+    clients.resize_with(at_a_time.min(count), || None);
+    while begun < clients.len() {
+        begin(&watch, begun, &mut clients)?;
+        begun += 1;
+    }
+    let mut buffer = [0; MESSAGE];
+    let mut last = Instant::now();
+    while done < count {
+        let ready: Vec<_> = watch.wait(Duration::from_millis(100))?.collect();
+        for place in ready {
+            let Some((stream, heard)) = &mut clients[place] else { continue };
+            if *heard == 0 {
+                match stream.write(&[0x5a; MESSAGE]) {
+                    Ok(_) => *heard = 1,
+                    Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected) => {
+                    }
+                    Err(error) => return Err(error).context("connecting"),
+                }
+            }
+            match stream.read(&mut buffer) {
+                Ok(0) => bail!("the balancer closed a connection"),
+                Ok(count) => *heard += count,
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::NotConnected) => {}
+                Err(error) => return Err(error).context("reading"),
+            }
+            if *heard > MESSAGE {
+                clients[place] = None;
+                (done, last) = (done + 1, Instant::now());
+                if begun < count {
+                    begin(&watch, place, &mut clients)?;
+                    begun += 1;
+                }
+            }
+        }
+        if last.elapsed() > PATIENCE {
+            bail!("{} of {count} clients were not served", count - done);
+        }
+    }
+    Ok(start.elapsed())
+}
+
+/// A socket that is connecting, or has connected.
+fn begin_connecting(address: SocketAddr) -> Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_nonblocking(true)?;
+    socket.set_tcp_nodelay(true)?;
+    match socket.connect(&address.into()) {
+        Err(error) if error.raw_os_error() != Some(Errno::INPROGRESS.raw_os_error()) => {
+            Err(error).context("connecting")
+        }
+        _ => Ok(socket.into()),
+    }
 }
 
 fn idle(contestant: &Contestant, connections: usize) -> Result<f64> {

@@ -28,7 +28,7 @@ use report::{Bound, Row};
 /// Measures jmqt-lb beside HAProxy and no balancer, on this machine, over loopback.
 #[derive(Debug, Args)]
 pub(crate) struct BalancerOptions {
-    /// Runs only this row: bulk, ping-pong, pipelined, latency or idle (may be given several times)
+    /// Runs only this row: bulk, ping-pong, pipelined, latency, short, burst or idle (may be given several times)
     #[arg(long, value_name = "NAME")]
     only: Vec<String>,
 
@@ -46,7 +46,7 @@ pub(crate) struct BalancerOptions {
 }
 
 /// All rows, and what each is judged by.
-const ROWS: [Row; 5] = [
+const ROWS: [Row; 7] = [
     Row {
         name: "bulk",
         title: "4 connections, bulk one way",
@@ -69,6 +69,18 @@ const ROWS: [Row; 5] = [
         name: "latency",
         title: "one message at a time, p50 less that without a balancer",
         load: Load::Latency { connections: 10 },
+        bound: Bound::RatioAtMost(1.0),
+    },
+    Row {
+        name: "short",
+        title: "connections for one message each, 50 at a time",
+        load: Load::Short { connections: 10_000, at_a_time: 50 },
+        bound: Bound::RatioAtMost(0.9),
+    },
+    Row {
+        name: "burst",
+        title: "8,000 connections at once, until all are answered",
+        load: Load::Burst { connections: 8000 },
         bound: Bound::RatioAtMost(1.0),
     },
     Row {
