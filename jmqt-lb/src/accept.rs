@@ -1,18 +1,22 @@
-//! Listeners, and the loops that accept from them.
+//! Listeners, and the thread that accepts from them.
+//!
+//! All listeners have one thread with an epoll of its own. It accepts whoever waits and gives each client to a
+//! forwarding thread, which finds it a backend; so a burst is taken in as fast as the system hands it out.
 
-use std::future::poll_fn;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
-use std::task::Poll;
-use std::time::Duration;
+use std::sync::{Arc, Weak, mpsc};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use mio::net::{TcpListener, TcpStream};
+use mio::{Events, Interest, Poll, Token, Waker};
+use slab::Slab;
 use socket2::{Domain, Socket, Type};
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
-use tokio::task::yield_now;
-use tokio::time::sleep;
 use tracing::{debug, warn};
 
 use crate::balancer::Shared;
@@ -22,10 +26,14 @@ use crate::worker;
 
 /// Connections that may wait in the kernel, which has a limit of its own (`net.core.somaxconn`).
 const BACKLOG: i32 = 65_535;
-/// Connections that are accepted before other tasks of the thread get their turn.
+/// Clients that are accepted from one listener before the others get their turn.
 const AT_A_TIME: usize = 256;
 /// How long to wait after an error that the next try would only meet again, such as too many open files.
 const PAUSE: Duration = Duration::from_millis(100);
+/// Events taken from the system at a time.
+const EVENTS: usize = 64;
+/// Listeners have the others.
+const WAKER: Token = Token(usize::MAX);
 
 /// Binds and listens.
 ///
@@ -40,93 +48,213 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
-/// A bound address, twice: tokio says when clients are there, and mio takes them, as they go to threads that have
-/// an epoll of their own.
-pub(crate) struct Listener {
-    waiting: tokio::net::TcpListener,
-    accepting: TcpListener,
+/// The thread that accepts. Dropping it ends it.
+pub(crate) struct Acceptor {
+    orders: Option<mpsc::Sender<Order>>,
+    waker: Arc<Waker>,
+    thread: Option<JoinHandle<()>>,
+}
+
+enum Order {
+    Listen(std::net::TcpListener, Arc<Mapping>),
+    /// What the kernel has completed is still accepted, because closing the listener would reset it.
+    Close(Arc<Mapping>, oneshot::Sender<()>),
+}
+
+impl Acceptor {
+    /// Starts the thread. `poll` is the one that `waker` was made for, which the gates of `shared` wake when there
+    /// is room again.
+    ///
+    /// # Errors
+    /// The system has no thread left.
+    pub(crate) fn start(poll: Poll, waker: Arc<Waker>, shared: &Arc<Shared>) -> io::Result<Self> {
+        let (sender, orders) = mpsc::channel();
+        let accepting = Accepting {
+            poll,
+            orders,
+            shared: Arc::downgrade(shared),
+            runtime: Handle::current(),
+            listeners: Slab::new(),
+        };
+        let thread = std::thread::Builder::new().name("accept".to_owned()).spawn(move || {
+            let outcome = catch_unwind(AssertUnwindSafe(|| accepting.run()));
+            // A balancer that accepts nobody would look sound from outside.
+            if !matches!(outcome, Ok(Ok(()))) {
+                eprintln!("jmqt-lb: the accepting thread has failed: {outcome:?}");
+                std::process::abort();
+            }
+        })?;
+        Ok(Self { orders: Some(sender), waker, thread: Some(thread) })
+    }
+
+    /// What the thread is woken by, and the poll that it is to wait on.
+    ///
+    /// # Errors
+    /// The system has no descriptor left.
+    pub(crate) fn prepare() -> io::Result<(Poll, Arc<Waker>)> {
+        let poll = Poll::new()?;
+        let waker = Waker::new(poll.registry(), WAKER)?;
+        Ok((poll, Arc::new(waker)))
+    }
+
+    /// Accepts clients of this mapping from now on.
+    pub(crate) fn listen(&self, listener: std::net::TcpListener, mapping: &Arc<Mapping>) {
+        self.order(Order::Listen(listener, Arc::clone(mapping)));
+    }
+
+    /// Closes the listener of this mapping; the answer comes when that is done.
+    pub(crate) fn close(&self, mapping: &Arc<Mapping>) -> oneshot::Receiver<()> {
+        let (done, closed) = oneshot::channel();
+        self.order(Order::Close(Arc::clone(mapping), done));
+        closed
+    }
+
+    fn order(&self, order: Order) {
+        if let Some(orders) = &self.orders {
+            // Both fail only if the thread has ended, and with it the process.
+            let _ = orders.send(order);
+            let _ = self.waker.wake();
+        }
+    }
+}
+
+impl Drop for Acceptor {
+    fn drop(&mut self) {
+        self.orders = None;
+        let _ = self.waker.wake();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What the thread works on.
+struct Accepting {
+    poll: Poll,
+    orders: mpsc::Receiver<Order>,
+    shared: Weak<Shared>,
+    runtime: Handle,
+    listeners: Slab<Listener>,
+}
+
+struct Listener {
+    socket: TcpListener,
+    mapping: Arc<Mapping>,
+    /// The system said that clients are there, and has not said since that there are no more.
+    is_ready: bool,
+    /// When to try again after an error.
+    failed_until: Option<Instant>,
+}
+
+impl Accepting {
+    fn run(mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(EVENTS);
+        loop {
+            match self.poll.poll(&mut events, self.time_to_wait()) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                asked => asked?,
+            }
+            let Some(shared) = self.shared.upgrade() else { return Ok(()) };
+            for event in &events {
+                if let Some(listener) = self.listeners.get_mut(event.token().0) {
+                    listener.is_ready = true;
+                }
+            }
+            if self.take_orders(&shared).is_err() {
+                return Ok(());
+            }
+            for (_, listener) in &mut self.listeners {
+                listener.accept(AT_A_TIME, &shared, &self.runtime);
+            }
+        }
+    }
+
+    /// `None` for as long as nothing happens.
+    fn time_to_wait(&self) -> Option<Duration> {
+        let shared = self.shared.upgrade()?;
+        let waiting =
+            self.listeners.iter().filter(|(_, listener)| listener.is_ready && !listener.is_full(&shared));
+        let now = Instant::now();
+        waiting.map(|(_, listener)| listener.failed_until.map_or(Duration::ZERO, |until| until - now)).min()
+    }
+
+    /// # Errors
+    /// There will be no more orders: the balancer is stopping.
+    fn take_orders(&mut self, shared: &Shared) -> Result<(), mpsc::TryRecvError> {
+        loop {
+            match self.orders.try_recv() {
+                Ok(Order::Listen(listener, mapping)) => self.listen(listener, mapping),
+                Ok(Order::Close(mapping, done)) => {
+                    self.listeners.retain(|_, listener| {
+                        let is_it = Arc::ptr_eq(&listener.mapping, &mapping);
+                        if is_it {
+                            listener.is_ready = true;
+                            listener.failed_until = None;
+                            listener.accept(BACKLOG as usize, shared, &self.runtime);
+                        }
+                        !is_it
+                    });
+                    let _ = done.send(()); // whoever asked may be gone
+                }
+                Err(mpsc::TryRecvError::Empty) => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn listen(&mut self, listener: std::net::TcpListener, mapping: Arc<Mapping>) {
+        let mut socket = TcpListener::from_std(listener);
+        let slot = self.listeners.vacant_entry();
+        match self.poll.registry().register(&mut socket, Token(slot.key()), Interest::READABLE) {
+            Ok(()) => {
+                slot.insert(Listener { socket, mapping, is_ready: true, failed_until: None });
+            }
+            Err(error) => warn!(mapping = %mapping.name, %error, "Cannot listen"),
+        }
+    }
 }
 
 impl Listener {
-    /// # Errors
-    /// The system has no room for it.
-    pub(crate) fn new(listener: std::net::TcpListener) -> io::Result<Self> {
-        let accepting = TcpListener::from_std(listener.try_clone()?);
-        Ok(Self { waiting: tokio::net::TcpListener::from_std(listener)?, accepting })
+    /// At the limit of connections nothing is accepted: clients wait in the kernel for one that ends.
+    fn is_full(&self, shared: &Shared) -> bool {
+        shared.gate.is_full() || self.mapping.gate.is_full()
     }
-}
 
-/// Accepts until `stop` is dropped or told; then accepts what the kernel has completed before, because
-/// closing the listener would reset it, and ends.
-///
-/// At the limit of connections nothing is accepted: clients wait in the kernel for one that ends.
-pub(crate) async fn accept(
-    listener: Listener,
-    mapping: Arc<Mapping>,
-    shared: Arc<Shared>,
-    mut stop: oneshot::Receiver<()>,
-) {
-    let mut is_failing = false;
-    loop {
-        let accepted = tokio::select! {
-            biased;
-            _ = &mut stop => break,
-            accepted = next(&listener, &mapping, &shared) => accepted,
-        };
-        let Err(error) = accepted else {
-            is_failing = false;
-            continue;
-        };
-        if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) {
-            continue; // of that one client only
-        }
-        if !std::mem::replace(&mut is_failing, true) {
-            warn!(mapping = %mapping.name, %error, "Cannot accept; trying again");
-        }
-        tokio::select! {
-            _ = &mut stop => break,
-            () = sleep(PAUSE) => {}
-        }
-    }
-    for _ in 0..BACKLOG {
-        if shared.gate.is_full() || mapping.gate.is_full() {
+    /// Accepts up to so many of the clients that wait.
+    fn accept(&mut self, count: usize, shared: &Shared, runtime: &Handle) {
+        if !self.is_ready || self.failed_until.is_some_and(|until| Instant::now() < until) {
             return;
         }
-        let Ok((stream, client)) = listener.accepting.accept() else { return };
-        hand_over(stream, client, &mapping, &shared);
-    }
-}
-
-/// Waits for clients and a place for them, and takes those that are there.
-async fn next(listener: &Listener, mapping: &Arc<Mapping>, shared: &Shared) -> io::Result<()> {
-    shared.gate.has_room().await;
-    mapping.gate.has_room().await;
-    let first = poll_fn(|cx| {
-        // By the time a client is there, those of other mappings may have taken the last place.
-        if shared.gate.is_full() || mapping.gate.is_full() {
-            return Poll::Ready(None);
-        }
-        listener.waiting.poll_accept(cx).map(Some)
-    });
-    let Some(first) = first.await else { return Ok(()) };
-    let (stream, client) = first?;
-    hand_over(TcpStream::from_std(stream.into_std()?), client, mapping, shared);
-    for _ in 0..AT_A_TIME {
-        if shared.gate.is_full() || mapping.gate.is_full() {
-            return Ok(());
-        }
-        match listener.accepting.accept() {
-            Ok((stream, client)) => hand_over(stream, client, mapping, shared),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-            Err(error) => return Err(error),
+        for _ in 0..count {
+            if self.is_full(shared) {
+                return;
+            }
+            match self.socket.accept() {
+                Ok((stream, client)) => {
+                    self.failed_until = None;
+                    hand_over(stream, client, &self.mapping, shared, runtime);
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.is_ready = false;
+                    return;
+                }
+                // Of that one client only.
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) => {}
+                Err(error) => {
+                    if self.failed_until.is_none() {
+                        warn!(mapping = %self.mapping.name, %error, "Cannot accept; trying again");
+                    }
+                    self.failed_until = Some(Instant::now() + PAUSE);
+                    return;
+                }
+            }
         }
     }
-    yield_now().await;
-    Ok(())
 }
 
 /// Gives the client to a thread that finds it a backend.
-fn hand_over(stream: TcpStream, peer: SocketAddr, mapping: &Arc<Mapping>, shared: &Shared) {
+fn hand_over(stream: TcpStream, peer: SocketAddr, mapping: &Arc<Mapping>, shared: &Shared, runtime: &Handle) {
     if let Err(error) = stream.set_nodelay(true) {
         return debug!(mapping = %mapping.name, client = %peer, %error, "Client gone");
     }
@@ -143,7 +271,7 @@ fn hand_over(stream: TcpStream, peer: SocketAddr, mapping: &Arc<Mapping>, shared
         return worker::forward(&shared.workers.ways, connection, stream);
     }
     let ways = Arc::clone(&shared.workers.ways);
-    tokio::spawn(async move {
+    runtime.spawn(async move {
         connection.wait_for_backends().await;
         worker::forward(&ways, connection, stream);
     });

@@ -7,22 +7,22 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use mio::Waker;
 use rustix::process::{Resource, getrlimit, setrlimit};
-use tokio::sync::oneshot;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
 
-use crate::accept::Listener;
+use crate::accept::{self, Acceptor};
+use crate::checker;
 use crate::config::{Config, MappingConfig, Options};
 use crate::gate::Gate;
 use crate::mapping::Mapping;
 use crate::resolver::{self, Resolver};
 use crate::status::StatusPage;
 use crate::worker::Workers;
-use crate::{accept, checker};
 
-/// How long the accept loops have to take in what the kernel holds, when listeners are closed.
+/// How long the accepting thread has to take in what the kernel holds, when listeners are closed.
 const LAST_ACCEPTS: Duration = Duration::from_secs(2);
 /// Descriptors that are not connections: listeners, checks, the status page; and those of a thread.
 const OTHER_FILES: usize = 256;
@@ -81,13 +81,13 @@ pub(crate) struct Balancer {
     /// By the address in the file.
     running: HashMap<SocketAddr, Running>,
     status: Option<StatusPage>,
+    acceptor: Acceptor,
+    waker: Arc<Waker>,
 }
 
 /// The tasks of one mapping. Those of `tasks` end when it is dropped.
 struct Running {
     mapping: Arc<Mapping>,
-    stop: oneshot::Sender<()>,
-    accepting: JoinHandle<()>,
     _tasks: JoinSet<()>,
 }
 
@@ -110,19 +110,18 @@ impl Balancer {
         let prepared = prepare(config, &HashMap::new(), None).await?;
         let options = prepared.config.options.clone();
         let workers = Workers::start(options.threads).map_err(StartError::Threads)?;
-        let mut balancer = Self {
-            shared: Arc::new(Shared {
-                gate: Gate::new(options.max_connections),
-                workers,
-                buffer_size: AtomicUsize::new(options.buffer_size),
-                counters: Counters::default(),
-                is_draining: AtomicBool::new(false),
-                options: Mutex::new(Arc::new(options)),
-                mappings: Mutex::default(),
-            }),
-            running: HashMap::new(),
-            status: None,
-        };
+        let (poll, waker) = Acceptor::prepare().map_err(StartError::Threads)?;
+        let shared = Arc::new(Shared {
+            gate: Gate::new(options.max_connections, Some(Arc::clone(&waker))),
+            workers,
+            buffer_size: AtomicUsize::new(options.buffer_size),
+            counters: Counters::default(),
+            is_draining: AtomicBool::new(false),
+            options: Mutex::new(Arc::new(options)),
+            mappings: Mutex::default(),
+        });
+        let acceptor = Acceptor::start(poll, Arc::clone(&waker), &shared).map_err(StartError::Threads)?;
+        let mut balancer = Self { shared, running: HashMap::new(), status: None, acceptor, waker };
         balancer.apply(prepared)?;
         Ok(balancer)
     }
@@ -146,7 +145,10 @@ impl Balancer {
         let registered = mappings
             .iter()
             .filter_map(|mapping| listeners.remove_entry(&mapping.listen))
-            .map(|(address, listener)| register(address, listener).map(|listener| (address, listener)))
+            .map(|(address, listener)| match listener.local_addr() {
+                Ok(bound) => Ok((address, (bound, listener))),
+                Err(source) => Err(StartError::Listen { address, source }),
+            })
             .collect::<Result<HashMap<_, _>, _>>()?;
         let status = match (options.status_address, status) {
             (Some(address), Some(listener)) => {
@@ -181,7 +183,7 @@ impl Balancer {
     fn set_mappings(
         &mut self,
         mappings: Vec<MappingConfig>,
-        mut listeners: HashMap<SocketAddr, (SocketAddr, Listener)>,
+        mut listeners: HashMap<SocketAddr, (SocketAddr, std::net::TcpListener)>,
         mut found: HashMap<SocketAddr, Resolver>,
     ) {
         let mut old = std::mem::take(&mut self.running);
@@ -194,7 +196,9 @@ impl Balancer {
                     running.mapping.reconfigure(config, found);
                     running
                 }
-                (None, Some((address, listener))) => self.run(Mapping::new(address, config, found), listener),
+                (None, Some((address, listener))) => {
+                    self.run(Mapping::new(address, config, found, Some(&self.waker)), listener)
+                }
                 (None, None) => continue, // prepare() saw to it that there is one
             };
             order.push(Arc::clone(&running.mapping));
@@ -202,33 +206,28 @@ impl Balancer {
         }
         for running in old.into_values() {
             info!("No longer listening on {}", running.mapping.name);
-            let _ = running.stop.send(()); // it ends by itself, and soon
+            drop(self.acceptor.close(&running.mapping)); // it is done soon, and nobody waits for it
         }
         *self.shared.mappings.lock().unwrap_or_else(PoisonError::into_inner) = order;
     }
 
-    fn run(&self, mapping: Arc<Mapping>, listener: Listener) -> Running {
-        let (stop, stopped) = oneshot::channel();
+    fn run(&self, mapping: Arc<Mapping>, listener: std::net::TcpListener) -> Running {
         let mut tasks = JoinSet::new();
         tasks.spawn(resolver::run(Arc::clone(&mapping), Arc::clone(&self.shared)));
         tasks.spawn(checker::run(Arc::clone(&mapping)));
-        let shared = Arc::clone(&self.shared);
-        let accepting = tokio::spawn(accept::accept(listener, Arc::clone(&mapping), shared, stopped));
+        self.acceptor.listen(listener, &mapping);
         info!(target: crate::MAIN, "Listening on {}", mapping.name);
-        Running { mapping, stop, accepting, _tasks: tasks }
+        Running { mapping, _tasks: tasks }
     }
 
     /// Stops listening. Connections go on; [`Balancer::is_empty`] waits for them.
     pub(crate) async fn stop_listening(&mut self) {
         self.shared.is_draining.store(true, Ordering::Relaxed);
         let deadline = Instant::now() + LAST_ACCEPTS;
-        let mut ending = Vec::new();
-        for running in std::mem::take(&mut self.running).into_values() {
-            let _ = running.stop.send(()); // it may have ended by itself
-            ending.push(running.accepting);
-        }
-        for accepting in ending {
-            let _ = timeout_at(deadline, accepting).await;
+        let running = std::mem::take(&mut self.running);
+        let closing: Vec<_> = running.values().map(|running| self.acceptor.close(&running.mapping)).collect();
+        for closed in closing {
+            let _ = timeout_at(deadline, closed).await;
         }
     }
 
@@ -279,14 +278,6 @@ async fn prepare(
         }
     }
     Ok(Prepared { config, listeners, status, found })
-}
-
-fn register(
-    address: SocketAddr,
-    listener: std::net::TcpListener,
-) -> Result<(SocketAddr, Listener), StartError> {
-    let register = || Ok((listener.local_addr()?, Listener::new(listener)?));
-    register().map_err(|source| StartError::Listen { address, source })
 }
 
 /// `max_connections`, or as many as this process may have descriptors for: two each. Without this a

@@ -61,6 +61,8 @@ struct Side {
     socket: TcpStream,
     is_readable: bool,
     is_writable: bool,
+    /// It was the system that said so, not [`Pipe::expect_news`].
+    is_told_writable: bool,
     /// Nothing will be announced any more: what can be read stays so until it has been.
     has_ended: bool,
     has_failed: bool,
@@ -68,13 +70,21 @@ struct Side {
 
 impl Side {
     fn new(socket: TcpStream) -> Self {
-        Self { socket, is_readable: false, is_writable: false, has_ended: false, has_failed: false }
+        Self {
+            socket,
+            is_readable: false,
+            is_writable: false,
+            is_told_writable: false,
+            has_ended: false,
+            has_failed: false,
+        }
     }
 
     fn note(&mut self, event: &Event) {
         self.has_failed |= event.is_error();
         self.has_ended |= event.is_read_closed() || self.has_failed;
         self.is_readable |= event.is_readable() || self.has_ended;
+        self.is_told_writable |= event.is_writable();
         self.is_writable |= event.is_writable() || event.is_write_closed() || self.has_failed;
     }
 
@@ -85,6 +95,12 @@ impl Side {
     fn connected(&mut self) -> Poll<io::Result<()>> {
         if !self.is_writable {
             return Poll::Pending;
+        }
+        if self.has_failed {
+            return Poll::Ready(Err(self.error()));
+        }
+        if self.is_told_writable {
+            return Poll::Ready(Ok(()));
         }
         if let Some(error) = self.socket.take_error()? {
             return Poll::Ready(Err(error));
@@ -185,6 +201,7 @@ impl Flow {
         buffer: &mut [u8],
         moved: &mut u64,
         has_more: &mut bool,
+        is_last: bool,
     ) -> Poll<Result<(), Fault>> {
         for _ in 0..ROUNDS {
             if !self.waiting.is_empty() {
@@ -205,8 +222,11 @@ impl Flow {
                     count => self.pass_on(to, &buffer[..count], moved),
                 },
                 State::Ending => {
-                    // If it cannot be told, it is gone.
-                    let _ = to.socket.shutdown(Shutdown::Write);
+                    // After the other direction's end the socket is closed, which says the same.
+                    if !is_last {
+                        // If it cannot be told, it is gone.
+                        let _ = to.socket.shutdown(Shutdown::Write);
+                    }
                     self.end();
                 }
                 State::Ended => return Poll::Ready(Ok(())),
@@ -343,10 +363,9 @@ impl Pipe {
     /// How it ends when that time has come.
     pub(crate) fn end_of_time(&self) -> End {
         match self.connect_by {
-            Some(_) => End::Unreached(io::Error::new(
-                ErrorKind::TimedOut,
-                "no answer within the connect timeout",
-            )),
+            Some(_) => {
+                End::Unreached(io::Error::new(ErrorKind::TimedOut, "no answer within the connect timeout"))
+            }
             None => End::Idle,
         }
     }
@@ -374,7 +393,10 @@ impl Pipe {
         }
         let is_early = self.is_unused() && now.saturating_duration_since(self.last_moved) < EARLY;
         // What was announced may be old news: ask the socket itself before the first byte goes there.
-        if is_early && let Some(error) = gone(&self.stream.socket) {
+        if is_early
+            && (self.client.is_readable || !self.up.waiting.is_empty() || self.stream.is_readable)
+            && let Some(error) = gone(&self.stream.socket)
+        {
             return Turn::Ended(End::Unused(error));
         }
         self.down.must_begin = is_early;
@@ -385,12 +407,12 @@ impl Pipe {
         let buffer = &mut buffer[..buffer_size];
         let (mut sent, mut received, mut has_more) = (0, 0, false);
         let way = (&mut self.stream, &mut self.client);
-        let down = self.down.turn(way, buffer, &mut received, &mut has_more);
+        let down = self.down.turn(way, buffer, &mut received, &mut has_more, self.up.state == State::Ended);
         let up = if is_early && matches!(down, Poll::Ready(Err(_))) {
             Poll::Pending // nothing may be read for this backend
         } else {
             let way = (&mut self.client, &mut self.stream);
-            self.up.turn(way, buffer, &mut sent, &mut has_more)
+            self.up.turn(way, buffer, &mut sent, &mut has_more, self.down.state == State::Ended)
         };
         self.count(sent, received, now);
         if self.down.state == State::Ended && !std::mem::replace(&mut self.is_half_closed, true) {
@@ -498,10 +520,10 @@ mod tests {
             let file = tempfile::NamedTempFile::new().unwrap();
             std::fs::write(&file, format!("[mappings]\n127.0.0.1:0 = {address}\n")).unwrap();
             let config = Config::load(file.path()).unwrap().mappings.remove(0);
-            let mapping = Mapping::new(config.listen, config.clone(), Resolver::default());
+            let mapping = Mapping::new(config.listen, config.clone(), Resolver::default(), None);
             mapping.set.replace(&[Wanted { name: address.to_string(), address, weight: 1 }]);
             let lease = mapping.set.choose(&config.rules, peer.ip(), &[]).unwrap();
-            let gate = Gate::new(usize::MAX);
+            let gate = Gate::new(usize::MAX, None);
             let connection = Connection {
                 peer,
                 mapping,
@@ -556,6 +578,12 @@ mod tests {
                     self.pipe.note(event.token() == Token(1), event);
                 }
                 let turn = self.turn();
+                if let Turn::Ended(_) = turn {
+                    // A thread drops the pipe then, which closes its sockets.
+                    for side in [&self.pipe.client, &self.pipe.stream] {
+                        let _ = side.socket.shutdown(Shutdown::Both);
+                    }
+                }
                 if from.read_to_end(&mut bytes).is_ok() {
                     return (bytes, turn);
                 }

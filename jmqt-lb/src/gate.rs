@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use mio::Waker;
 use tokio::sync::Notify;
 
 /// Counts those inside.
@@ -11,6 +12,8 @@ pub(crate) struct Gate {
     inside: AtomicUsize,
     limit: AtomicUsize,
     left: Notify,
+    /// Whom to wake when there is room again.
+    acceptor: Option<Arc<Waker>>,
 }
 
 /// A place inside; given back when it is dropped.
@@ -18,14 +21,26 @@ pub(crate) struct Gate {
 pub(crate) struct Place(Arc<Gate>);
 
 impl Gate {
-    pub(crate) fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { inside: AtomicUsize::new(0), limit: AtomicUsize::new(limit), left: Notify::new() })
+    pub(crate) fn new(limit: usize, acceptor: Option<Arc<Waker>>) -> Arc<Self> {
+        Arc::new(Self {
+            inside: AtomicUsize::new(0),
+            limit: AtomicUsize::new(limit),
+            left: Notify::new(),
+            acceptor,
+        })
     }
 
     /// A lower limit sends nobody away.
     pub(crate) fn set_limit(&self, limit: usize) {
         self.limit.store(limit, Ordering::Relaxed);
-        self.left.notify_waiters();
+        self.has_room();
+    }
+
+    fn has_room(&self) {
+        if let Some(acceptor) = &self.acceptor {
+            // It fails only if the accepting thread has ended.
+            let _ = acceptor.wake();
+        }
     }
 
     pub(crate) fn inside(&self) -> usize {
@@ -36,30 +51,20 @@ impl Gate {
         self.inside() >= self.limit.load(Ordering::Relaxed)
     }
 
-    /// Takes a place, whether there is one or not: only one task lets connections in, after it has
-    /// waited for [`Gate::has_room`].
+    /// Takes a place, whether there is one or not: only one thread lets connections in, and it has looked.
     pub(crate) fn enter(self: &Arc<Self>) -> Place {
         self.inside.fetch_add(1, Ordering::Relaxed);
         Place(Arc::clone(self))
     }
 
-    /// Waits for a free place.
-    pub(crate) async fn has_room(&self) {
-        self.wait(|gate| !gate.is_full()).await;
-    }
-
     /// Waits until nobody is inside.
     pub(crate) async fn is_empty(&self) {
-        self.wait(|gate| gate.inside() == 0).await;
-    }
-
-    async fn wait(&self, is_so: impl Fn(&Self) -> bool) {
         loop {
             // Listen first: one who leaves between the look and the wait is not to be missed.
             let left = self.left.notified();
             tokio::pin!(left);
             left.as_mut().enable();
-            if is_so(self) {
+            if self.inside() == 0 {
                 return;
             }
             left.await;
@@ -69,27 +74,37 @@ impl Gate {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.inside.fetch_sub(1, Ordering::AcqRel);
-        self.0.left.notify_waiters();
+        let before = self.0.inside.fetch_sub(1, Ordering::AcqRel);
+        if before == 1 {
+            self.0.left.notify_waiters();
+        }
+        if before == self.0.limit.load(Ordering::Relaxed) {
+            self.0.has_room();
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use mio::{Events, Poll, Token};
+
     use super::*;
 
     #[tokio::test]
-    async fn who_waits_hears_of_who_leaves() {
-        let gate = Gate::new(1);
-        let place = gate.enter();
+    async fn the_acceptor_is_woken_when_a_full_gate_has_room() {
+        let mut poll = Poll::new().unwrap();
+        let waker = Arc::new(Waker::new(poll.registry(), Token(0)).unwrap());
+        let gate = Gate::new(2, Some(waker));
+        let places = [gate.enter(), gate.enter()];
         assert!(gate.is_full());
-        let waiting = tokio::spawn({
-            let gate = Arc::clone(&gate);
-            async move { gate.has_room().await }
-        });
-        tokio::task::yield_now().await;
-        drop(place);
-        waiting.await.unwrap();
+        let [first, second] = places;
+        drop(first);
+        let mut events = Events::with_capacity(1);
+        poll.poll(&mut events, Some(Duration::from_secs(30))).unwrap();
+        assert!(!events.is_empty() && !gate.is_full());
+        drop(second);
         gate.is_empty().await;
     }
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use mio::Waker;
 use tokio::sync::Notify;
 use tracing::warn;
 
@@ -16,7 +17,7 @@ use crate::resolver::Resolver;
 
 const WARNING_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What accept loop, connections, checker, resolver and status page share of one mapping.
+/// What accepting thread, connections, checker, resolver and status page share of one mapping.
 #[derive(Debug)]
 pub(crate) struct Mapping {
     /// The address that is listened on, with the port that it got.
@@ -51,12 +52,17 @@ pub(crate) struct MappingCounters {
 }
 
 impl Mapping {
-    /// With a configuration, and what is known of its names already.
-    pub(crate) fn new(address: SocketAddr, config: MappingConfig, found: Resolver) -> Arc<Self> {
+    /// With a configuration, what is known of its names already, and whom to wake when there is room again.
+    pub(crate) fn new(
+        address: SocketAddr,
+        config: MappingConfig,
+        found: Resolver,
+        acceptor: Option<&Arc<Waker>>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             name: name(address),
             set: Set::new(name(address)),
-            gate: Gate::new(config.max_connections.unwrap_or(usize::MAX)),
+            gate: Gate::new(config.max_connections.unwrap_or(usize::MAX), acceptor.cloned()),
             counters: MappingCounters::default(),
             reconfigured: Notify::new(),
             resolved: Notify::new(),

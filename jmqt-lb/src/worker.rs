@@ -115,7 +115,7 @@ fn start(number: usize) -> io::Result<(Way, JoinHandle<()>)> {
             std::process::abort();
         }
     })?;
-    Ok((Way { arrivals: sender, waker, live: Gate::new(usize::MAX), is_woken, is_stopping }, thread))
+    Ok((Way { arrivals: sender, waker, live: Gate::new(usize::MAX, None), is_woken, is_stopping }, thread))
 }
 
 /// What a thread works on.
