@@ -4,9 +4,10 @@
 //! replace the members, and what is known of those that stay is kept. Not here: the choice itself
 //! (`balance`), what fitness is made of (`health`), who asks and checks (`connection`, `checker`).
 
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -14,6 +15,7 @@ use tracing::{info, warn};
 use crate::balance::{self, Candidate};
 use crate::config::Rules;
 use crate::health::{Change, Health};
+use crate::slow_start::SlowStart;
 
 /// One address that connections can go to.
 #[derive(Debug)]
@@ -23,6 +25,8 @@ pub(crate) struct Backend {
     pub(crate) address: SocketAddr,
     /// Connections now; of the address, whatever names it has had.
     active: Arc<AtomicUsize>,
+    /// Connections now of the server that it belongs to, through all mappings.
+    load: Arc<AtomicUsize>,
     /// Failed connections in a row.
     failures: AtomicU32,
     pub(crate) counters: BackendCounters,
@@ -64,6 +68,17 @@ impl Bytes {
 }
 
 impl Backend {
+    fn new(wanted: &Wanted, counts: &HashMap<SocketAddr, Arc<AtomicUsize>>) -> Self {
+        Self {
+            name: wanted.name.clone(),
+            address: wanted.address,
+            active: counts.get(&wanted.address).map(Arc::clone).unwrap_or_default(),
+            load: Arc::clone(&wanted.load),
+            failures: AtomicU32::new(0),
+            counters: BackendCounters::default(),
+        }
+    }
+
     /// Connections now.
     pub(crate) fn active(&self) -> usize {
         self.active.load(Ordering::Relaxed)
@@ -78,11 +93,37 @@ impl Backend {
 }
 
 /// What a backend is to be, as the file and the last lookup say.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct Wanted {
     pub(crate) name: String,
     pub(crate) address: SocketAddr,
     pub(crate) weight: u32,
+    /// Connections of the server that it belongs to.
+    pub(crate) load: Arc<AtomicUsize>,
+}
+
+/// Servers that have several addresses, or are in several mappings: how many connections each has in all.
+#[derive(Debug, Default)]
+pub(crate) struct Nodes(Mutex<HashMap<Node, Weak<AtomicUsize>>>);
+
+/// The name that the file gives it, its address, and its port if it has no name.
+type Node = (Option<String>, IpAddr, u16);
+
+impl Nodes {
+    /// The count of the server that has this address. A `node` with several addresses is as many servers; without a
+    /// `node` every port is a server of its own.
+    pub(crate) fn load(&self, node: Option<&str>, address: SocketAddr) -> Arc<AtomicUsize> {
+        let port = if node.is_some() { 0 } else { address.port() };
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry((node.map(str::to_owned), address.ip(), port)).or_default();
+        if let Some(count) = count.upgrade() {
+            return count;
+        }
+        let fresh = Arc::new(AtomicUsize::new(0));
+        *count = Arc::downgrade(&fresh);
+        counts.retain(|_, count| count.strong_count() > 0);
+        fresh
+    }
 }
 
 /// The backends of one mapping.
@@ -108,6 +149,7 @@ struct Member {
     weight: u32,
     turn: i64,
     health: Health,
+    slow_start: SlowStart,
 }
 
 /// A connection's place at a backend; given back when it is dropped.
@@ -119,6 +161,7 @@ pub(crate) struct Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.backend.active.fetch_sub(1, Ordering::Relaxed);
+        self.backend.load.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -148,39 +191,38 @@ impl Set {
     /// Makes these the members. Those that were there keep their state and counters.
     pub(crate) fn replace(&self, wanted: &[Wanted]) {
         let mut inner = self.lock();
-        let mut old = std::mem::take(&mut inner.members);
-        let mut former = std::mem::take(&mut inner.former);
-        inner.members = wanted.iter().map(|wanted| self.member(wanted, &mut old, &mut former)).collect();
-        for member in old {
+        let is_first = inner.members.is_empty();
+        let key = |backend: &Backend| (backend.address, backend.name.clone());
+        let mut old: HashMap<_, _> =
+            inner.members.drain(..).map(|member| (key(&member.backend), member)).collect();
+        let mut former: HashMap<_, _> = inner.former.drain(..).map(|gone| (key(&gone), gone)).collect();
+        let counts: HashMap<_, _> = (old.values().map(|member| &member.backend).chain(former.values()))
+            .map(|backend| (backend.address, Arc::clone(&backend.active)))
+            .collect();
+        for wanted in wanted {
+            let key = (wanted.address, wanted.name.clone());
+            let member = match old.remove(&key) {
+                Some(member) => Member { weight: wanted.weight, ..member },
+                None => {
+                    let known =
+                        former.remove(&key).filter(|backend| Arc::ptr_eq(&backend.load, &wanted.load));
+                    let backend = known.unwrap_or_else(|| Arc::new(Backend::new(wanted, &counts)));
+                    info!("Backend added mapping={} backend={}", self.mapping, label(&backend));
+                    // Where all begin at the same time, none has to be spared.
+                    let slow_start = if is_first { SlowStart::default() } else { SlowStart::now() };
+                    Member { backend, weight: wanted.weight, turn: 0, health: Health::new(), slow_start }
+                }
+            };
+            inner.members.push(member);
+        }
+        for member in old.into_values() {
             info!("Backend removed mapping={} backend={}", self.mapping, label(&member.backend));
-            former.push(member.backend);
+            former.insert(key(&member.backend), member.backend);
         }
         // Under another name it is a member still, and that one has the connections.
-        former
-            .retain(|gone| gone.active() > 0 && !wanted.iter().any(|wanted| wanted.address == gone.address));
-        inner.former = former;
-    }
-
-    fn member(&self, wanted: &Wanted, old: &mut Vec<Member>, former: &mut Vec<Arc<Backend>>) -> Member {
-        let is_same = |backend: &Backend| backend.address == wanted.address && backend.name == wanted.name;
-        if let Some(index) = old.iter().position(|member| is_same(&member.backend)) {
-            return Member { weight: wanted.weight, ..old.swap_remove(index) };
-        }
-        let backend = if let Some(index) = former.iter().position(|backend| is_same(backend)) {
-            former.swap_remove(index)
-        } else {
-            let mut others = old.iter().map(|member| &member.backend).chain(&*former);
-            let under_another_name = others.find(|backend| backend.address == wanted.address);
-            Arc::new(Backend {
-                name: wanted.name.clone(),
-                address: wanted.address,
-                active: under_another_name.map(|backend| Arc::clone(&backend.active)).unwrap_or_default(),
-                failures: AtomicU32::new(0),
-                counters: BackendCounters::default(),
-            })
-        };
-        info!("Backend added mapping={} backend={}", self.mapping, label(&backend));
-        Member { backend, weight: wanted.weight, turn: 0, health: Health::new() }
+        let addresses: HashSet<_> = wanted.iter().map(|wanted| wanted.address).collect();
+        inner.former = former.into_values().collect();
+        inner.former.retain(|gone| gone.active() > 0 && !addresses.contains(&gone.address));
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -195,25 +237,38 @@ impl Set {
         let now = Instant::now();
         let mut inner = self.lock();
         let Inner { members, rotation, .. } = &mut *inner;
-        for member in members.iter_mut().filter_map(|member| member.health.returns(now).then_some(&*member)) {
-            info!(
-                "Backend gets connections again mapping={} backend={}",
-                self.mapping,
-                label(&member.backend)
-            );
+        for member in members.iter_mut() {
+            if member.health.returns(now) {
+                member.slow_start = SlowStart::now();
+                info!(
+                    "Backend gets connections again mapping={} backend={}",
+                    self.mapping,
+                    label(&member.backend)
+                );
+            }
         }
         let is_untried = |member: &Member| !tried.contains(&member.backend.address);
         let any_fit = members.iter().any(|member| is_untried(member) && member.health.is_fit(now));
         let may = |member: &Member| is_untried(member) && (!any_fit || member.health.is_fit(now));
+        let total = members.iter().filter(|member| may(member)).map(|member| member.weight).sum();
+        let mut is_spared = Vec::new();
+        for member in members.iter_mut() {
+            let share = f64::from(member.weight) / f64::from(u32::max(total, 1));
+            is_spared.push(may(member) && member.slow_start.spares(share, rules.slow_start, now));
+        }
+        let all_spared = members.iter().zip(&is_spared).all(|(member, is_spared)| *is_spared || !may(member));
         let (indexes, mut candidates): (Vec<_>, Vec<_>) = members
             .iter_mut()
             .enumerate()
-            .filter(|(_, member)| may(member))
+            .filter(|(index, member)| may(member) && (all_spared || !is_spared[*index]))
             .map(|(index, member)| (index, member.candidate()))
             .unzip();
         let chosen = balance::choose(rules.balance, &mut candidates, client, rotation)?;
-        let backend = Arc::clone(&members[indexes[chosen]].backend);
+        let member = &mut members[indexes[chosen]];
+        member.slow_start.chosen();
+        let backend = Arc::clone(&member.backend);
         backend.active.fetch_add(1, Ordering::Relaxed);
+        backend.load.fetch_add(1, Ordering::Relaxed);
         backend.counters.connections.fetch_add(1, Ordering::Relaxed);
         Some(Lease { backend })
     }
@@ -253,7 +308,10 @@ impl Set {
             (Some(Change::Down), Err(reason)) => {
                 warn!("Backend is down mapping={} backend={} reason={reason:?}", self.mapping, label(backend))
             }
-            (Some(_), _) => info!("Backend is up mapping={} backend={}", self.mapping, label(backend)),
+            (Some(_), _) => {
+                member.slow_start = SlowStart::now();
+                info!("Backend is up mapping={} backend={}", self.mapping, label(backend));
+            }
             (None, _) => {}
         }
     }
@@ -289,7 +347,7 @@ impl Member {
         Candidate {
             address: self.backend.address,
             weight: self.weight,
-            active: self.backend.active(),
+            active: self.backend.load.load(Ordering::Relaxed),
             turn: &mut self.turn,
         }
     }

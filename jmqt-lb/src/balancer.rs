@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
 
 use crate::accept::{self, Acceptor};
+use crate::backends::Nodes;
 use crate::checker;
 use crate::config::{Config, MappingConfig, Options};
 use crate::gate::Gate;
@@ -48,6 +49,7 @@ pub(crate) struct Shared {
     pub(crate) workers: Workers,
     pub(crate) buffer_size: AtomicUsize,
     pub(crate) counters: Counters,
+    pub(crate) nodes: Nodes,
     is_draining: AtomicBool,
     options: Mutex<Arc<Options>>,
     /// For the status page, in the order of the file.
@@ -116,6 +118,7 @@ impl Balancer {
             workers,
             buffer_size: AtomicUsize::new(options.buffer_size),
             counters: Counters::default(),
+            nodes: Nodes::default(),
             is_draining: AtomicBool::new(false),
             options: Mutex::new(Arc::new(options)),
             mappings: Mutex::default(),
@@ -271,7 +274,7 @@ async fn prepare(
         for mapping in &config.mappings {
             let mut resolver = Resolver::default();
             resolver.look_up(mapping, |_| ()).await;
-            if resolver.wanted(mapping).is_empty() {
+            if !resolver.leads_anywhere(mapping) {
                 return Err(StartError::Unresolved(resolver::nothing_resolved(mapping)));
             }
             found.insert(mapping.listen, resolver);

@@ -1,9 +1,10 @@
 //! Active health checks: now and then a connection to every backend of a mapping.
 
 use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -12,6 +13,8 @@ use crate::config::{ProxyProtocol, Rules};
 use crate::connection::Fault;
 use crate::mapping::Mapping;
 use crate::proxy;
+
+const LONGEST_STATUS: usize = 512;
 
 /// Checks until it is aborted.
 pub(crate) async fn run(mapping: Arc<Mapping>) {
@@ -37,11 +40,13 @@ pub(crate) async fn run(mapping: Arc<Mapping>) {
 /// Checks all backends at once, which takes no longer than the time limit of one.
 async fn round(mapping: &Arc<Mapping>, rules: &Rules) {
     let mut checks = JoinSet::new();
+    let shared = Arc::new(rules.clone());
     for backend in mapping.set.backends() {
-        let (limit, protocol) = (rules.check_timeout, rules.proxy_protocol);
+        let rules = Arc::clone(&shared);
         checks.spawn(async move {
-            let result = check(backend.address, limit, protocol).await;
-            (backend, result)
+            let checked = timeout(rules.check_timeout, check(backend.address, &rules)).await;
+            let too_late = |_| Err(io::Error::new(ErrorKind::TimedOut, "no answer within the time limit"));
+            (backend, checked.unwrap_or_else(too_late))
         });
     }
     while let Some(done) = checks.join_next().await {
@@ -53,14 +58,47 @@ async fn round(mapping: &Arc<Mapping>, rules: &Rules) {
     }
 }
 
-/// A backend is fit if it takes a connection. One that expects PROXY headers gets one that says that no
-/// client is behind it.
-async fn check(address: std::net::SocketAddr, limit: Duration, protocol: ProxyProtocol) -> io::Result<()> {
-    let stream = timeout(limit, TcpStream::connect(address))
-        .await
-        .map_err(|_| io::Error::new(ErrorKind::TimedOut, "no answer within the time limit"))??;
-    if protocol == ProxyProtocol::V2 {
+/// A backend is fit if it takes a connection and, where it is asked over HTTP, says so. One that expects PROXY headers
+/// gets one that says that no client is behind it.
+async fn check(address: SocketAddr, rules: &Rules) -> io::Result<()> {
+    let port = rules.check_http_port;
+    if address.port() != port {
+        connect(address, rules).await?;
+    }
+    if port == 0 {
+        return Ok(());
+    }
+    let address = SocketAddr::new(address.ip(), port);
+    let mut stream = connect(address, rules).await?;
+    let path = &rules.check_http_path;
+    let request =
+        format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nUser-Agent: jmqt-lb\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let status = status(&mut stream).await?;
+    let code = status.split(' ').nth(1).unwrap_or_default();
+    if status.starts_with("HTTP/1.") && code.len() == 3 && code.starts_with('2') {
+        return Ok(());
+    }
+    Err(io::Error::other(format!("GET {path} on port {port} was answered {status:?}")))
+}
+
+async fn connect(address: SocketAddr, rules: &Rules) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    if rules.proxy_protocol == ProxyProtocol::V2 {
         stream.try_write(&proxy::local_header())?;
     }
-    Ok(())
+    Ok(stream)
+}
+
+/// The first line of an answer, or what there is of it.
+async fn status(stream: &mut TcpStream) -> io::Result<String> {
+    let (mut line, mut part) = (Vec::new(), [0; 128]);
+    while line.len() < LONGEST_STATUS && !line.contains(&b'\n') {
+        match stream.read(&mut part).await? {
+            0 => break,
+            count => line.extend_from_slice(&part[..count]),
+        }
+    }
+    let line = line.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    Ok(String::from_utf8_lossy(line).trim_end().to_owned())
 }

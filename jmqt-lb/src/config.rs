@@ -5,16 +5,19 @@
 //! and sections (`lines`), single values (`values`), opening what the values name.
 //! `docs/load-balancer.md` is the same for operators.
 
+mod conflicts;
 mod error;
 mod lines;
 mod values;
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use jmqt_log::{LogConfig, LogMode};
 
+use conflicts::Listening;
 pub(crate) use error::ConfigError;
 use error::Problem;
 use lines::{Entry, Section, Title};
@@ -62,11 +65,13 @@ pub(crate) struct MappingConfig {
     pub(crate) max_connections: Option<usize>,
 }
 
-/// One `host:port weight=N`.
+/// One `host:port weight=N node=NAME`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct BackendConfig {
     pub(crate) name: BackendName,
     pub(crate) weight: u32,
+    /// What backends of several mappings have in common that are one server; `None`: this address alone.
+    pub(crate) node: Option<String>,
 }
 
 /// What may be said in `[options]` for all mappings, and in `[mapping ADDRESS]` for one.
@@ -87,6 +92,11 @@ pub(crate) struct Rules {
     /// Failed connections in a row that eject a backend; 0 for never.
     pub(crate) eject_after: u32,
     pub(crate) eject_time: Duration,
+    /// How long a backend that comes or comes back gets less than others; zero for not at all.
+    pub(crate) slow_start: Duration,
+    /// Where backends say over HTTP whether they are ready; 0 for nowhere.
+    pub(crate) check_http_port: u16,
+    pub(crate) check_http_path: String,
 }
 
 /// How a backend is chosen.
@@ -131,7 +141,7 @@ const OPTION_KEYS: [&str; 9] = [
     "log_mode",
 ];
 /// Keys of `[options]` that `[mapping ADDRESS]` may have too.
-const RULE_KEYS: [&str; 11] = [
+const RULE_KEYS: [&str; 14] = [
     "balance",
     "proxy_protocol",
     "connect_timeout_seconds",
@@ -143,6 +153,9 @@ const RULE_KEYS: [&str; 11] = [
     "unhealthy_after",
     "eject_after",
     "eject_seconds",
+    "slow_start_seconds",
+    "health_check_http_port",
+    "health_check_http_path",
 ];
 
 impl Config {
@@ -176,12 +189,24 @@ impl Config {
         settings.refuse_unknown();
         let options = Options::read(&mut settings);
         let rules = Rules::default().overridden(&mut settings);
-        let mut mappings = Vec::new();
+        let (mut mappings, mut listening) = (Vec::new(), Vec::new());
+        for Entry { line, key, value } in of(Title::Options) {
+            match (*key, values::address(value)) {
+                ("status_address", Some(address)) => listening.push(Listening { line: *line, key, address }),
+                ("log_path", _) => {
+                    let problem = conflicts::log_path(Path::new(value));
+                    problems.extend(problem.map(|problem| Problem::new(*line, key, problem)));
+                }
+                _ => {}
+            }
+        }
         for entry in of(Title::Mappings) {
-            if let Some(mapping) = mapping(entry, &rules, &mappings, problems) {
+            if let Some(mapping) = mapping(entry, &rules, problems) {
+                listening.push(Listening { line: entry.line, key: entry.key, address: mapping.listen });
                 mappings.push(mapping);
             }
         }
+        conflicts::overlapping(&listening, problems);
         if mappings.is_empty() && problems.is_empty() {
             let problem = "there is nothing to listen on: give a line `[addr:]port = host:port,host:port`";
             problems.push(Problem::new(0, "[mappings]", problem));
@@ -247,6 +272,17 @@ impl Rules {
             ),
             eject_after: settings.value("eject_after", self.eject_after, &Number("failures", 0..=1000)),
             eject_time: settings.value("eject_seconds", self.eject_time, &Seconds(0.05..=3600.0)),
+            slow_start: settings.value("slow_start_seconds", self.slow_start, &Seconds(0.0..=3600.0)),
+            check_http_port: settings.value(
+                "health_check_http_port",
+                self.check_http_port,
+                &values::OptionalPort,
+            ),
+            check_http_path: settings.value(
+                "health_check_http_path",
+                self.check_http_path.clone(),
+                &values::HttpPath,
+            ),
         }
     }
 }
@@ -266,6 +302,9 @@ impl Default for Rules {
             unhealthy_after: 3,
             eject_after: 3,
             eject_time: seconds(10),
+            slow_start: seconds(10),
+            check_http_port: 0,
+            check_http_path: "/healthz".to_owned(),
         }
     }
 }
@@ -307,47 +346,46 @@ impl Settings<'_, '_> {
 }
 
 /// A line of `[mappings]`; `None` if it is wrong, which has been noted then.
-fn mapping(
-    entry: &Entry<'_>,
-    rules: &Rules,
-    others: &[MappingConfig],
-    problems: &mut Vec<Problem>,
-) -> Option<MappingConfig> {
+fn mapping(entry: &Entry<'_>, rules: &Rules, problems: &mut Vec<Problem>) -> Option<MappingConfig> {
     let mut wrong = |problem: String| problems.push(Problem::new(entry.line, entry.key, problem));
     let listen = values::address(entry.key);
     if listen.is_none() {
         wrong("expected [addr:]port to listen on, such as 8010, 127.0.0.1:8010 or [::]:8010".to_owned());
     }
-    if others.iter().any(|other| Some(other.listen) == listen) {
-        wrong("this address is mapped twice".to_owned());
-    }
-    let mut backends: Vec<BackendConfig> = Vec::new();
+    let (mut backends, mut names) = (Vec::new(), HashSet::new());
     for text in entry.value.split(',').map(str::trim) {
         match backend(text) {
             None => wrong(format!(
                 "found {text:?}, expected a backend host:port, optionally with weight=1 to weight=1000 \
-                 after it; backends are separated by commas"
+                 and node=NAME after it; backends are separated by commas"
             )),
-            Some(new) if backends.iter().any(|backend| backend.name == new.name) => {
-                wrong(format!("the backend {} stands there twice", new.name));
-            }
-            Some(new) => backends.push(new),
+            Some(new) if names.insert(new.name.clone()) => backends.push(new),
+            Some(new) => wrong(format!("the backend {} stands there twice", new.name)),
         }
     }
-    Some(MappingConfig { listen: listen?, backends, rules: rules.clone(), max_connections: None })
+    let mapping = MappingConfig { listen: listen?, backends, rules: rules.clone(), max_connections: None };
+    if let Some(BackendConfig { name, .. }) = conflicts::leads_to_itself(&mapping) {
+        let problem = format!("the backend {name} is this mapping itself: connections would never arrive");
+        problems.push(Problem::new(entry.line, entry.key, problem));
+    }
+    Some(mapping)
 }
 
-/// `host:port` or `host:port weight=N`.
+/// `host:port`, then `weight=N` and `node=NAME` or not.
 fn backend(text: &str) -> Option<BackendConfig> {
     let mut words = text.split_whitespace();
     let name = BackendName::parse(words.next()?)?;
-    let weight = match words.next() {
-        None => 1,
-        Some(word) => {
-            word.strip_prefix("weight=")?.parse().ok().filter(|weight| (1..=1000).contains(weight))?
+    let (mut weight, mut node) = (None, None);
+    for (key, value) in words.map(|word| word.split_once('=').unwrap_or_default()) {
+        match key {
+            "weight" if weight.is_none() => {
+                weight = Some(value.parse().ok().filter(|weight| (1..=1000).contains(weight))?);
+            }
+            "node" if node.is_none() && !value.is_empty() => node = Some(value.to_owned()),
+            _ => return None,
         }
-    };
-    words.next().is_none().then_some(BackendConfig { name, weight })
+    }
+    Some(BackendConfig { name, weight: weight.unwrap_or(1), node })
 }
 
 /// A section `[mapping ADDRESS]`.

@@ -521,7 +521,12 @@ mod tests {
             std::fs::write(&file, format!("[mappings]\n127.0.0.1:0 = {address}\n")).unwrap();
             let config = Config::load(file.path()).unwrap().mappings.remove(0);
             let mapping = Mapping::new(config.listen, config.clone(), Resolver::default(), None);
-            mapping.set.replace(&[Wanted { name: address.to_string(), address, weight: 1 }]);
+            mapping.set.replace(&[Wanted {
+                name: address.to_string(),
+                address,
+                weight: 1,
+                load: Arc::default(),
+            }]);
             let lease = mapping.set.choose(&config.rules, peer.ip(), &[]).unwrap();
             let gate = Gate::new(usize::MAX, None);
             let connection = Connection {

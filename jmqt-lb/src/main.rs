@@ -18,6 +18,7 @@ mod mapping;
 mod proxy;
 mod resolver;
 mod signals;
+mod slow_start;
 mod status;
 mod worker;
 

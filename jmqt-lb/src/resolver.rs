@@ -1,6 +1,6 @@
 //! Names of backends to addresses, again and again.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::warn;
 
-use crate::backends::Wanted;
+use crate::backends::{Nodes, Wanted};
 use crate::balancer::Shared;
 use crate::config::{BackendConfig, BackendName, Host, MappingConfig};
 use crate::mapping::{self, Mapping};
@@ -35,13 +35,14 @@ struct Known {
 
 impl Resolver {
     /// The backends that this configuration asks for, by address, as far as is known.
-    pub(crate) fn wanted(&self, config: &MappingConfig) -> Vec<Wanted> {
-        let mut wanted: Vec<Wanted> = Vec::new();
-        for BackendConfig { name, weight } in &config.backends {
+    pub(crate) fn wanted(&self, config: &MappingConfig, nodes: &Nodes) -> Vec<Wanted> {
+        let (mut wanted, mut seen) = (Vec::new(), HashSet::new());
+        for BackendConfig { name, weight, node } in &config.backends {
             for address in self.addresses(name) {
                 // Two names may lead to one place, which counts once.
-                if !wanted.iter().any(|other| other.address == address) {
-                    wanted.push(Wanted { name: name.to_string(), address, weight: *weight });
+                if seen.insert(address) {
+                    let load = nodes.load(node.as_deref(), address);
+                    wanted.push(Wanted { name: name.to_string(), address, weight: *weight, load });
                 }
             }
         }
@@ -58,7 +59,8 @@ impl Resolver {
     /// Looks all names up, at the same time, and tells `found` after each. One that cannot be looked up
     /// keeps the addresses it had; an operator hears of it once.
     pub(crate) async fn look_up(&mut self, config: &MappingConfig, mut found: impl FnMut(&Self)) {
-        self.known.retain(|name, _| config.backends.iter().any(|backend| backend.name == *name));
+        let names: HashSet<_> = config.backends.iter().map(|backend| &backend.name).collect();
+        self.known.retain(|name, _| names.contains(name));
         let mut lookups = JoinSet::new();
         for BackendConfig { name, .. } in &config.backends {
             if let Host::Name(host) = name.host.clone() {
@@ -75,6 +77,11 @@ impl Resolver {
                 found(self);
             }
         }
+    }
+
+    /// Whether this configuration leads to any backend.
+    pub(crate) fn leads_anywhere(&self, config: &MappingConfig) -> bool {
+        config.backends.iter().any(|BackendConfig { name, .. }| !self.addresses(name).is_empty())
     }
 
     /// Whether nothing is known of a name that this configuration asks for.
@@ -122,8 +129,8 @@ pub(crate) async fn run(mapping: Arc<Mapping>, shared: Arc<Shared>) {
         let (config, found_before) = mapping.take_over();
         resolver.learn(found_before);
         // What is known need not wait for what has to be looked up.
-        enter(&mapping, &config, &resolver);
-        resolver.look_up(&config, |resolver| enter(&mapping, &config, resolver)).await;
+        enter(&mapping, &config, &resolver, &shared.nodes);
+        resolver.look_up(&config, |resolver| enter(&mapping, &config, resolver, &shared.nodes)).await;
         if !Arc::ptr_eq(&config, &mapping.config()) {
             continue; // replaced meanwhile
         }
@@ -139,8 +146,8 @@ pub(crate) async fn run(mapping: Arc<Mapping>, shared: Arc<Shared>) {
 }
 
 /// Makes what is known the backends. Having none is never better than having the old ones.
-fn enter(mapping: &Mapping, config: &Arc<MappingConfig>, resolver: &Resolver) {
-    let wanted = resolver.wanted(config);
+fn enter(mapping: &Mapping, config: &Arc<MappingConfig>, resolver: &Resolver, nodes: &Nodes) {
+    let wanted = resolver.wanted(config, nodes);
     if !wanted.is_empty() && Arc::ptr_eq(config, &mapping.config()) {
         mapping.set.replace(&wanted);
         mapping.resolved.notify_waiters();
@@ -165,7 +172,7 @@ mod tests {
     }
 
     fn addresses(resolver: &Resolver, config: &MappingConfig) -> Vec<String> {
-        resolver.wanted(config).iter().map(|wanted| wanted.address.to_string()).collect()
+        resolver.wanted(config, &Nodes::default()).iter().map(|wanted| wanted.address.to_string()).collect()
     }
 
     #[test]
@@ -179,7 +186,7 @@ mod tests {
         let mut enter = |found| resolver.known.entry(name.clone()).or_default().enter(name, found);
         enter(found(&[1, 2]));
         enter(found(&[2, 9])); // one of them stands in the file already
-        let wanted = resolver.wanted(&config);
+        let wanted = resolver.wanted(&config, &Nodes::default());
         assert_eq!(wanted.iter().map(|wanted| wanted.weight).collect::<Vec<_>>(), [3, 3]);
         assert_eq!(addresses(&resolver, &config), ["10.0.0.2:1", "10.0.0.9:1"]);
     }

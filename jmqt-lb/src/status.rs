@@ -4,6 +4,7 @@
 
 mod render;
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,15 +12,14 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 use tracing::info;
 
 use crate::balancer::Shared;
 
-/// Requests at once; more wait in the kernel.
-const REQUESTS: usize = 16;
+/// Requests at once; for one more, the oldest is given up, so that clients that say nothing keep nobody away.
+const REQUESTS: usize = 64;
 const LONGEST_REQUEST: usize = 8 << 10;
 /// How long one request may take.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -55,19 +55,25 @@ impl StatusPage {
 }
 
 async fn serve(listener: TcpListener, shared: Arc<Shared>) {
-    let places = Arc::new(Semaphore::new(REQUESTS));
+    let mut requests = JoinSet::new();
+    let mut by_age: VecDeque<AbortHandle> = VecDeque::new();
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let Ok((stream, _)) = listener.accept().await else {
             sleep(PAUSE).await;
             continue;
         };
+        while requests.try_join_next().is_some() {}
+        by_age.retain(|request| !request.is_finished());
+        if by_age.len() >= REQUESTS
+            && let Some(oldest) = by_age.pop_front()
+        {
+            oldest.abort();
+        }
         let shared = Arc::clone(&shared);
-        tokio::spawn(async move {
-            // Who asks too slowly, or goes away, gets nothing.
+        by_age.push_back(requests.spawn(async move {
+            // A client that asks too slowly, or goes away, gets nothing.
             let _ = timeout(LIMIT, answer(stream, &shared)).await;
-            drop(place);
-        });
+        }));
     }
 }
 

@@ -4,7 +4,9 @@
 
 mod support;
 
-use std::net::{IpAddr, TcpStream};
+use std::io::{Read, Write};
+use std::net::{IpAddr, TcpListener, TcpStream};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use support::{Backend, Balancer, exchange, is_closed, next_of, read, until, write};
@@ -181,7 +183,8 @@ fn the_last_fit_backend_is_never_ejected() {
 fn checks_take_backends_down_and_bring_them_up_again() {
     let (one, two) = (Backend::at(Backend::nowhere()), Backend::start());
     let (at, label) = (one.address, format!("address=\"{}\"", one.address));
-    let options = "health_check_seconds = 0.05\nhealthy_after = 2\nunhealthy_after = 2\neject_after = 0";
+    let options = "health_check_seconds = 0.05\nhealthy_after = 2\nunhealthy_after = 2\neject_after = 0\n\
+                   slow_start_seconds = 0";
     let balancer = Balancer::start(&mapping(&[&one, &two]), options);
     drop(one);
     let line = balancer.logged("Backend is down");
@@ -285,4 +288,67 @@ fn a_source_keeps_its_backend_also_after_a_restart_and_loses_it_only_when_that_f
         let after = visit(&balancer, number);
         assert!(before == 2 || before == after);
     }
+}
+
+/// Answers every request on a port of its own with this status.
+fn health_page(answer: &'static Mutex<&'static str>) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut request = [0; 1024];
+            let count = stream.read(&mut request).unwrap_or(0);
+            let request = String::from_utf8_lossy(&request[..count]).into_owned();
+            assert!(request.is_empty() || request.starts_with("GET /readyz HTTP/1.1\r\n"), "{request}");
+            let _ = write!(stream, "HTTP/1.1 {}\r\nContent-Length: 0\r\n\r\n", answer.lock().unwrap());
+        }
+    });
+    port
+}
+
+#[test]
+fn a_backend_that_says_that_it_is_not_ready_gets_nothing() {
+    static ANSWER: Mutex<&str> = Mutex::new("200 OK");
+    let port = health_page(&ANSWER);
+    let (asked, other) = (Backend::start(), Backend::at("127.0.0.2:0".parse().unwrap()));
+    // On the other one's address nobody answers on that port.
+    let mappings = format!("127.0.0.1:0 = {}, {}", asked.address, other.address);
+    let options = format!(
+        "health_check_seconds = 0.05\nhealth_check_http_port = {port}\nhealth_check_http_path = /readyz\n\
+         unhealthy_after = 1\nhealthy_after = 1\nslow_start_seconds = 0"
+    );
+    let balancer = Balancer::start(&mappings, &options);
+    let is_up = |backend: &Backend, up| {
+        balancer.until_metric("jmqt_lb_backend_up", &format!("address=\"{}\"", backend.address), up);
+    };
+    is_up(&other, 0);
+    is_up(&asked, 1);
+    *ANSWER.lock().unwrap() = "503 Service Unavailable";
+    is_up(&asked, 0);
+    balancer.logged("GET /readyz on port");
+    *ANSWER.lock().unwrap() = "204 No Content";
+    is_up(&asked, 1);
+}
+
+#[test]
+fn connections_of_one_server_count_in_all_mappings() {
+    let [first, second] = [(); 2].map(|()| [Backend::start(), Backend::start()]);
+    let line = |listen, [one, two]: &[Backend; 2]| {
+        format!("{listen}:0 = {} node=one, {} node=two\n", one.address, two.address)
+    };
+    let balancer = Balancer::start(&(line("127.0.0.1", &first) + &line("127.0.0.2", &second)), "");
+    let _client = balancer.connect();
+    let (index, _stream) = next_of(&[&first[0], &first[1]]);
+    let mut others = [0; 2];
+    let rest: Vec<_> = (0..3)
+        .map(|_| (balancer.connect_to(balancer.mappings[1]), next_of(&[&second[0], &second[1]])))
+        .collect();
+    for (_, (index, _)) in &rest {
+        others[*index] += 1;
+    }
+    // With the one of the first mapping, both have two.
+    let mut expected = [2, 2];
+    expected[index] = 1;
+    assert_eq!(others, expected);
 }

@@ -68,7 +68,7 @@ fn what_is_in_the_way_is_named_and_ends_with_1_or_2_if_it_is_the_file() {
     let file = folder.path().join("lb.conf");
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
-    fs::write(&file, configuration(&format!("{address} = {address}"), "")).unwrap();
+    fs::write(&file, configuration(&format!("{address} = 127.0.0.1:9"), "")).unwrap();
     let (code, _, stderr) = run(&["--config", file.to_str().unwrap()]);
     assert_eq!(code, Some(1));
     assert!(stderr.contains(&format!("jmqt-lb: cannot listen on {address}: ")), "{stderr}");

@@ -107,7 +107,7 @@ fn a_file_with_a_mistake_is_not_taken_over() {
     assert!(line.contains(" ERR : "), "{line}");
     balancer.logged("line 3 (retry): there is no such key here");
     // Nor is one whose addresses cannot be listened on, or whose names lead nowhere.
-    let taken = format!("{}\n{} = {}", mapping(&backend), backend.address, backend.address);
+    let taken = format!("{}\n{} = 127.0.0.1:9", mapping(&backend), backend.address);
     balancer.fail_to_reload(&taken, "");
     balancer.logged(&format!("cannot listen on {}", backend.address));
     balancer.fail_to_reload("127.0.0.1:0 = no-such-host.invalid:1", "");

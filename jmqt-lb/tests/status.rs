@@ -91,3 +91,14 @@ fn other_requests_are_turned_away() {
     assert!(support::is_closed(&stream));
     assert!(balancer.http("GET /healthz").0.starts_with("HTTP/1.1 200 "));
 }
+
+#[test]
+fn clients_that_say_nothing_keep_nobody_from_the_page() {
+    let (balancer, _backend) = start();
+    let silent: Vec<_> = (0..200).map(|_| TcpStream::connect(balancer.status).unwrap()).collect();
+    // Those that came first are given up for the others, long before their time is over.
+    silent[0].set_read_timeout(Some(support::DEADLINE)).unwrap();
+    assert!(support::is_closed(&silent[0]));
+    let (head, _) = balancer.http("GET /healthz");
+    assert!(head.starts_with("HTTP/1.1 200 OK"), "{head}");
+}

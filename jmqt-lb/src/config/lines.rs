@@ -1,5 +1,7 @@
 //! An INI file as sections of `key = value` lines, which know where they stand.
 
+use std::collections::HashSet;
+
 use super::error::Problem;
 
 /// The name of a section.
@@ -30,6 +32,7 @@ pub(super) struct Entry<'t> {
 /// Cuts a file up. What is wrong is noted and passed over.
 pub(super) fn sections<'t>(text: &'t str, problems: &mut Vec<Problem>) -> Vec<Section<'t>> {
     let mut sections: Vec<Section<'t>> = Vec::new();
+    let mut keys = HashSet::new();
     // Entries of a section that is wrong would only be wrong once more.
     let mut is_section_known = true;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -50,7 +53,10 @@ pub(super) fn sections<'t>(text: &'t str, problems: &mut Vec<Problem>) -> Vec<Se
                     problems.push(Problem::new(line, content, "this section stands there twice"));
                     is_section_known = false;
                 }
-                Some(title) => sections.push(Section { line, title, entries: Vec::new() }),
+                Some(title) => {
+                    sections.push(Section { line, title, entries: Vec::new() });
+                    keys.clear();
+                }
             }
             continue;
         }
@@ -68,10 +74,8 @@ pub(super) fn sections<'t>(text: &'t str, problems: &mut Vec<Problem>) -> Vec<Se
                 entry.key,
                 "it stands before the first section; expected [options] or [mappings] above it",
             )),
-            Some(section) if section.entries.iter().any(|other| other.key == entry.key) => {
-                problems.push(Problem::new(line, entry.key, "this key stands there twice"));
-            }
-            Some(section) => section.entries.push(entry),
+            Some(section) if keys.insert(entry.key) => section.entries.push(entry),
+            Some(_) => problems.push(Problem::new(line, entry.key, "this key stands there twice")),
         }
     }
     sections

@@ -90,12 +90,12 @@ fn all_problems_are_told_at_once_with_file_line_key_and_expectation() {
         "lb.conf, line 9 (threads): this key stands there twice",
         "lb.conf, line 10 (nonsense): expected `key = value` or `[section]`",
         "lb.conf, line 12 (80100): expected [addr:]port to listen on, such as 8010, 127.0.0.1:8010 or [::]:8010",
-        r#"lb.conf, line 13 (8010): found "a", expected a backend host:port, optionally with weight=1 to weight=1000 after it; backends are separated by commas"#,
-        r#"lb.conf, line 13 (8010): found "b:0", expected a backend host:port, optionally with weight=1 to weight=1000 after it; backends are separated by commas"#,
-        r#"lb.conf, line 13 (8010): found "c:1 weight=0", expected a backend host:port, optionally with weight=1 to weight=1000 after it; backends are separated by commas"#,
+        r#"lb.conf, line 13 (8010): found "a", expected a backend host:port, optionally with weight=1 to weight=1000 and node=NAME after it; backends are separated by commas"#,
+        r#"lb.conf, line 13 (8010): found "b:0", expected a backend host:port, optionally with weight=1 to weight=1000 and node=NAME after it; backends are separated by commas"#,
+        r#"lb.conf, line 13 (8010): found "c:1 weight=0", expected a backend host:port, optionally with weight=1 to weight=1000 and node=NAME after it; backends are separated by commas"#,
         "lb.conf, line 13 (8010): the backend d:1 stands there twice",
         "lb.conf, line 14 (8010): this key stands there twice",
-        "lb.conf, line 15 (0.0.0.0:8010): this address is mapped twice",
+        "lb.conf, line 15 (0.0.0.0:8010): 0.0.0.0:8010 cannot be listened on beside 0.0.0.0:8010 of line 13: one address holds the other",
         "lb.conf, line 16 ([mapping]): there is no line for 9 in [mappings]",
         "lb.conf, line 19 (buffer_size): there is no such key here",
         "lb.conf, line 20 ([other]): there is no such section; expected [options], [mappings] or [mapping ADDRESS]",
@@ -108,4 +108,75 @@ fn all_problems_are_told_at_once_with_file_line_key_and_expectation() {
 fn a_file_without_mappings_has_nothing_to_do() {
     let found = problems("[options]\nretries = 1\n");
     assert!(found[0].starts_with("lb.conf ([mappings]): there is nothing to listen on"), "{found:?}");
+}
+
+#[test]
+fn addresses_that_cannot_be_listened_on_together_are_found() {
+    let found = problems(
+        "[options]\nstatus_address = 127.0.0.1:8019\n[mappings]\n8010 = a:1\n127.0.0.1:8010 = a:1\n\
+         [::]:8012 = a:1\n0.0.0.0:8012 = a:1\n8019 = a:1\n",
+    );
+    let beside = |line: usize, key: &str, new: &str, other: &str| {
+        format!(
+            "lb.conf, line {line} ({key}): {new} cannot be listened on beside {other}: one address holds the other"
+        )
+    };
+    let expected = [
+        beside(5, "127.0.0.1:8010", "127.0.0.1:8010", "0.0.0.0:8010 of line 4"),
+        beside(7, "0.0.0.0:8012", "0.0.0.0:8012", "[::]:8012 of line 6"),
+        beside(8, "8019", "0.0.0.0:8019", "127.0.0.1:8019 of line 2"),
+    ];
+    assert_eq!(found, expected);
+    parse("[mappings]\n127.0.0.1:8010 = a:1\n127.0.0.2:8010 = a:1\n0.0.0.0:0 = a:1\n127.0.0.1:0 = a:1\n");
+}
+
+#[test]
+fn a_mapping_that_leads_to_itself_is_found() {
+    let itself = "is this mapping itself: connections would never arrive";
+    for (listen, backend) in [
+        ("8010", "127.0.0.1:8010"),
+        ("8010", "localhost:8010"),
+        ("10.0.0.1:8010", "10.0.0.1:8010"),
+        ("[::]:8010", "[::1]:8010"),
+    ] {
+        let found = problems(&format!("[mappings]\n{listen} = {backend}\n"));
+        assert_eq!(found, [format!("lb.conf, line 2 ({listen}): the backend {backend} {itself}")]);
+    }
+    parse("[mappings]\n127.0.0.1:8010 = 127.0.0.2:8010, localhost:8011\n");
+}
+
+#[test]
+fn a_log_file_in_a_folder_that_is_not_there_is_found() {
+    let found = problems("[options]\nlog_path = /no/such/folder/lb.log\n[mappings]\n8010 = a:1\n");
+    assert!(
+        found[0].starts_with("lb.conf, line 2 (log_path): the folder /no/such/folder cannot be used: "),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn names_of_hosts_have_no_empty_parts() {
+    for name in ["a.b..c", ".a", "a..", "-a.b", "a-.b", &"x".repeat(64)] {
+        assert!(
+            problems(&format!("[mappings]\n8010 = {name}:1\n"))[0].contains("expected a backend"),
+            "{name}"
+        );
+    }
+    for name in ["a.b.c", "a.b.", "my_node-1.local"] {
+        parse(&format!("[mappings]\n8010 = {name}:1\n"));
+    }
+}
+
+#[test]
+fn a_backend_may_say_which_server_it_belongs_to() {
+    let config = parse("[mappings]\n8010 = a:1 node=one weight=2, b:1 weight=3 node=two, c:1\n");
+    let found: Vec<_> =
+        config.mappings[0].backends.iter().map(|backend| (backend.weight, backend.node.as_deref())).collect();
+    assert_eq!(found, [(2, Some("one")), (3, Some("two")), (1, None)]);
+    for wrong in ["a:1 node=", "a:1 node=x node=y", "a:1 weight=1 weight=1", "a:1 nodes=x", "a:1 x"] {
+        assert!(
+            problems(&format!("[mappings]\n8010 = {wrong}\n"))[0].contains("expected a backend"),
+            "{wrong}"
+        );
+    }
 }

@@ -99,6 +99,33 @@ impl Value<Option<PathBuf>> for OptionalPath {
     }
 }
 
+/// A port, or 0 for none.
+pub(super) struct OptionalPort;
+
+impl Value<u16> for OptionalPort {
+    fn parse(&self, text: &str) -> Option<u16> {
+        text.parse().ok()
+    }
+
+    fn expected(&self) -> String {
+        "a port, 1 to 65535, or 0 for none".to_owned()
+    }
+}
+
+/// What follows the host in a URL.
+pub(super) struct HttpPath;
+
+impl Value<String> for HttpPath {
+    fn parse(&self, text: &str) -> Option<String> {
+        let is_path = text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic());
+        is_path.then(|| text.to_owned())
+    }
+
+    fn expected(&self) -> String {
+        "a path such as /healthz".to_owned()
+    }
+}
+
 /// `port`, `addr:port` or `[addr]:port`. A port alone is that port on every IPv4 address.
 pub(super) fn address(text: &str) -> Option<SocketAddr> {
     if text.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -146,10 +173,16 @@ impl fmt::Display for BackendName {
     }
 }
 
-/// Whether it can be the name of a host; digits and dots alone would be a mistyped address.
+/// Whether it can be the name of a host; digits and dots alone would be a mistyped address. A dot may end it.
 fn is_name(text: &str) -> bool {
-    (1..=253).contains(&text.len())
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_'))
+    let is_label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    text.len() <= 253
+        && text.strip_suffix('.').unwrap_or(text).split('.').all(is_label)
         && text.bytes().any(|byte| byte.is_ascii_alphabetic())
 }
 
