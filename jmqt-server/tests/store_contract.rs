@@ -13,8 +13,9 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use jmqt_protocol::{ChannelName, ClientId};
 use jmqt_server::store::{
-    Append, CURSOR_WINDOW, ChannelKey, Cursor, CursorUpdate, Dropped, Expired, LoggedMessage, Operation,
-    Outcome, Retained, Seq, SessionRow, Store, StoreError, StoredSubscription, Swept,
+    Append, CURSOR_WINDOW, ChannelKey, Cursor, CursorUpdate, Dropped, Epoch, Expired, LogPlace,
+    LoggedMessage, Operation, Outcome, Retained, Seq, SessionRow, Stamp, Store, StoreError,
+    StoredSubscription, Swept,
 };
 
 /// One database, which a store can be opened on again and again.
@@ -85,10 +86,18 @@ async fn subscribed(store: &dyn Store, who: &str, to: &str) -> StoredSubscriptio
     }
 }
 
+/// Where a message is; `None` if it was not logged.
+fn placed(outcome: &Outcome) -> Option<(ChannelKey, Seq)> {
+    match outcome {
+        Outcome::Appended(place) => place.map(|place| (place.key, place.seq)),
+        other => panic!("{other:?}"),
+    }
+}
+
 /// Where the messages of these outcomes are; `None` for those that were not logged.
 fn seqs(outcomes: &[Outcome]) -> Vec<Option<u64>> {
     let appended = outcomes.iter().filter_map(|outcome| match outcome {
-        Outcome::Appended(place) => Some(place.map(|(_, seq)| seq.0)),
+        Outcome::Appended(place) => Some(place.map(|place| place.seq.0)),
         _ => None,
     });
     appended.collect()
@@ -163,7 +172,7 @@ async fn a_message_is_logged_only_while_somebody_is_persistently_subscribed(on: 
     assert_eq!(one(&*store, append("news", "1")).await, Outcome::Appended(None));
     let subscription = subscribed(&*store, "bob", "news").await;
     let logged = one(&*store, append("news", "2")).await;
-    assert_eq!(logged, Outcome::Appended(Some((subscription.key, Seq(1)))));
+    assert_eq!(placed(&logged), Some((subscription.key, Seq(1))));
     assert_eq!(one(&*store, append("other", "3")).await, Outcome::Appended(None));
     assert_eq!(one(&*store, unsubscribe("bob", "news")).await, Outcome::Unsubscribed(true));
     assert_eq!(one(&*store, append("news", "4")).await, Outcome::Appended(None));
@@ -224,13 +233,36 @@ async fn payloads_and_senders_are_kept_byte_for_byte(on: &dyn Database) {
             let append = Append { sender, data, retain: true, ..message("news", "") };
             let (sender, data) = (append.sender.clone(), append.data.clone());
             let outcome = one(&*store, Operation::Append(append)).await;
-            let Outcome::Appended(Some((_, seq))) = outcome else { panic!("{outcome:?}") };
+            let Outcome::Appended(Some(LogPlace { seq, stamp, .. })) = outcome else { panic!("{outcome:?}") };
             let logged = store.read_log(key, Seq(seq.0 - 1), 10, usize::MAX).await.unwrap();
-            let expected = LoggedMessage { seq, sender: sender.clone(), data: data.clone() };
+            let expected = LoggedMessage { seq, stamp, sender: sender.clone(), data: data.clone() };
             assert!(logged == [expected], "of {} bytes", data.len());
             let kept = one(&*store, read("news")).await;
             assert!(kept == Outcome::Retained(Some(Retained { sender, data })));
         }
+    }
+}
+
+async fn the_messages_of_a_commit_have_a_stamp_that_no_other_commit_has(on: &dyn Database) {
+    let store = on.open().await;
+    let (news, other) =
+        (subscribed(&*store, "bob", "news").await.key, subscribed(&*store, "bob", "other").await.key);
+    let mut stamps = Vec::new();
+    for _ in 0..2 {
+        let outcomes = store.commit(&[append("news", "1"), append("other", "1")]).await.unwrap();
+        let of = |outcome: &Outcome| match outcome {
+            Outcome::Appended(Some(place)) => place.stamp,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(of(&outcomes[0]), of(&outcomes[1]));
+        stamps.push(of(&outcomes[0]));
+    }
+    assert_ne!(stamps[0], stamps[1]);
+    store.close().await;
+    let store = on.open().await;
+    for key in [news, other] {
+        let log = store.read_log(key, Seq(0), 10, usize::MAX).await.unwrap();
+        assert_eq!(log.iter().map(|message| message.stamp).collect::<Vec<_>>(), stamps);
     }
 }
 
@@ -446,7 +478,7 @@ async fn a_message_can_be_logged_and_retained(on: &dyn Database) {
         }
         other => panic!("{other:?}"),
     };
-    assert_eq!(one(&*store, both()).await, Outcome::Appended(Some((key, Seq(1)))));
+    assert_eq!(placed(&one(&*store, both()).await), Some((key, Seq(1))));
     assert_eq!(one(&*store, read("news")).await, Outcome::Retained(retained("1")));
 }
 
@@ -643,7 +675,7 @@ async fn what_was_committed_is_there_after_reopening(on: &dyn Database) {
         assert_eq!(log(&*store, key).await.len(), 10);
         assert_eq!(one(&*store, read(&news)).await, Outcome::Retained(retained("1")));
         let appended = one(&*store, append(&news, "11")).await;
-        assert_eq!(appended, Outcome::Appended(Some((key, Seq(11)))));
+        assert_eq!(placed(&appended), Some((key, Seq(11))));
         store.close().await;
     }
 }
@@ -986,7 +1018,7 @@ impl Model {
                 if append.log && !it.subscriptions.is_empty() {
                     it.last += 1;
                     it.log.insert(it.last, append.data.clone());
-                    assert_eq!(*place, Some((it.key.unwrap(), Seq(it.last))));
+                    assert_eq!(placed(outcome), Some((it.key.unwrap(), Seq(it.last))));
                 } else {
                     assert_eq!(*place, None);
                 }
@@ -1128,6 +1160,7 @@ macro_rules! contract {
             a_batch_of_any_size_is_carried_out_whole,
             an_empty_batch_is_nothing,
             payloads_and_senders_are_kept_byte_for_byte,
+            the_messages_of_a_commit_have_a_stamp_that_no_other_commit_has,
             names_compare_byte_for_byte,
             a_log_is_read_in_order_and_within_its_limits,
             a_subscription_starts_after_the_last_message_logged,
@@ -1218,7 +1251,9 @@ mod sqlite {
     use std::process::Command;
 
     use jmqt_server::store::{SqliteOptions, SqliteStore, Synchronous};
-    use sqlx::{ConnectOptions as _, Connection as _};
+    use sqlx::migrate::{Migration, MigrationType, Migrator};
+    use sqlx::sqlite::SqliteConnectOptions;
+    use sqlx::{ConnectOptions as _, Connection as _, SqlSafeStr as _};
     use tempfile::TempDir;
 
     use super::*;
@@ -1238,7 +1273,7 @@ mod sqlite {
 
         /// Changes the database behind the store's back.
         async fn execute(&self, sql: &'static str) {
-            let options = sqlx::sqlite::SqliteConnectOptions::new().filename(self.path());
+            let options = SqliteConnectOptions::new().filename(self.path());
             let mut connection = options.connect().await.unwrap();
             sqlx::query(sql).execute(&mut connection).await.unwrap();
             connection.close().await.unwrap();
@@ -1291,7 +1326,43 @@ mod sqlite {
         assert_eq!(store.subscriptions(&client("carol")).await.unwrap(), []);
         assert_eq!(one(&*store, read("news")).await, Outcome::Retained(None));
         let appended = one(&*store, append("news", "good")).await;
-        assert_eq!(appended, Outcome::Appended(Some((key, Seq(1)))));
+        assert_eq!(placed(&appended), Some((key, Seq(1))));
+    }
+
+    #[tokio::test]
+    async fn a_database_of_the_first_schema_is_brought_up_to_date_with_all_that_is_in_it() {
+        let database = Sqlite::new();
+        let options = SqliteConnectOptions::new().filename(database.path()).create_if_missing(true);
+        let mut connection = options.connect().await.unwrap();
+        let sql = include_str!("../src/store/migrations/0001_sqlite.sql").into_sql_str();
+        let first = Migration::new(1, "tables".into(), MigrationType::Simple, sql, false);
+        let migrator = Migrator::with_migrations(vec![first]);
+        migrator.run_direct(None, &mut connection, false).await.unwrap();
+        let rows = "INSERT INTO meta (key, value) VALUES ('epoch', 7);
+            INSERT INTO channels (id, name, last_seq, persistent_count) VALUES (3, 'news', 2, 1);
+            INSERT INTO subscriptions (channel_id, client_id, acked_seq, acked_beyond) VALUES (3, 'bob', 0, x'');
+            INSERT INTO clients (client_id, last_seen) VALUES ('bob', 1);
+            INSERT INTO messages (channel_id, seq, created_at, sender, data)
+            VALUES (3, 1, 5, 'publisher', x'31'), (3, 2, 6, NULL, x'32');
+            INSERT INTO retained (channel_id, sender, data) VALUES (3, 'publisher', x'33');";
+        sqlx::raw_sql(rows).execute(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+
+        for _ in 0..2 {
+            let store = database.open().await;
+            let log = store.read_log(ChannelKey(3), Seq(0), 2, usize::MAX).await.unwrap();
+            let message = |seq, sender, data| {
+                let (seq, stamp, data) = (Seq(seq), Stamp::NONE, Bytes::from_static(data));
+                LoggedMessage { seq, stamp, sender, data }
+            };
+            assert_eq!(log, [message(1, Some(client("publisher")), b"1"), message(2, None, b"2")]);
+            assert_eq!(store.epoch(), Epoch(7));
+            assert_eq!(one(&*store, read("news")).await, Outcome::Retained(retained("3")));
+            let Outcome::Appended(Some(place)) = one(&*store, append("news", "4")).await else { panic!() };
+            assert_ne!(place.stamp, Stamp::NONE);
+            assert_eq!(subscribed(&*store, "bob", "news").await.cursor, cursor(0, &[]));
+            store.close().await;
+        }
     }
 
     #[tokio::test]

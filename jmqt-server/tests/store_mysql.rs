@@ -11,10 +11,12 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use jmqt_protocol::{ChannelName, ClientId};
 use jmqt_server::store::{
-    Append, ChannelKey, ClusterStore, Cursor, CursorUpdate, Entered, MySqlOptions, MySqlStore, MySqlTls,
-    NodeBeat, Operation, Outcome, Seq, SessionRow, SharedSession, Store, StoreError, StoredSubscription,
+    Append, ChannelKey, ClusterStore, Cursor, CursorUpdate, Entered, LogPlace, MySqlOptions, MySqlStore,
+    MySqlTls, NodeBeat, Operation, Outcome, Seq, SessionRow, SharedSession, Stamp, Store, StoreError,
+    StoredSubscription,
 };
-use sqlx::{Executor as _, Row as _};
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::{Executor as _, Row as _, SqlSafeStr as _};
 
 use databases::MySql;
 use databases::proxy::{Cut, Proxy};
@@ -57,6 +59,14 @@ async fn subscribed(store: &MySqlStore, who: &str, to: &str) -> StoredSubscripti
     }
 }
 
+/// Where a message is; `None` if it was not logged.
+fn placed(outcome: &Outcome) -> Option<(ChannelKey, Seq)> {
+    match outcome {
+        Outcome::Appended(place) => place.map(|place| (place.key, place.seq)),
+        other => panic!("{other:?}"),
+    }
+}
+
 async fn log(store: &MySqlStore, key: ChannelKey) -> Vec<(u64, String)> {
     let log = store.read_log(key, Seq(0), usize::MAX, usize::MAX).await.unwrap();
     log.into_iter().map(|it| (it.seq.0, String::from_utf8(it.data.to_vec()).unwrap())).collect()
@@ -87,6 +97,42 @@ fn soon() -> SystemTime {
 }
 
 // ---- who may open a database ----
+
+#[tokio::test]
+async fn a_database_of_the_first_schema_is_brought_up_to_date_with_all_that_is_in_it() {
+    let Some(database) = MySql::new(false) else { return };
+    database.make().await;
+    let mut connection = database.connect().await;
+    let sql = include_str!("../src/store/migrations/0001_mysql.sql").into_sql_str();
+    let first = Migration::new(1, "tables".into(), MigrationType::Simple, sql, false);
+    let mut migrator = Migrator::with_migrations(vec![first]);
+    migrator.set_locking(false);
+    migrator.run_direct(None, &mut connection, false).await.unwrap();
+    let rows = "INSERT INTO channels (id, name, last_seq, persistent_count) VALUES (3, 'news', 2, 1);
+        INSERT INTO subscriptions (channel_id, client_id, acked_seq, acked_beyond) VALUES (3, 'bob', 0, '');
+        INSERT INTO clients (client_id, last_seen) VALUES ('bob', 1);
+        INSERT INTO messages (channel_id, seq, created_at, sender, data)
+        VALUES (3, 1, 5, 'publisher', '1'), (3, 2, 6, NULL, '2');
+        INSERT INTO retained (channel_id, sender, data) VALUES (3, 'publisher', '3');";
+    sqlx::raw_sql(rows).execute(&mut connection).await.unwrap();
+
+    for _ in 0..2 {
+        let store = open(&database).await;
+        let log = store.read_log(ChannelKey(3), Seq(0), 2, usize::MAX).await.unwrap();
+        let kept: Vec<_> = log.iter().map(|it| (it.seq.0, it.stamp, &it.data[..])).collect();
+        assert_eq!(kept, [(1, Stamp::NONE, &b"1"[..]), (2, Stamp::NONE, b"2")]);
+        let outcome = one(&store, Operation::ReadRetained { channel: channel("news") }).await;
+        assert!(matches!(outcome, Outcome::Retained(Some(retained)) if retained.data == "3"));
+        let outcome = one(&store, append("news", "4")).await;
+        assert!(matches!(outcome, Outcome::Appended(Some(place)) if place.stamp != Stamp::NONE));
+        store.close().await;
+        // As if the step had been interrupted before it was noted.
+        sqlx::raw_sql("UPDATE _sqlx_migrations SET success = FALSE WHERE version = 2")
+            .execute(&mut connection)
+            .await
+            .unwrap();
+    }
+}
 
 #[tokio::test]
 async fn a_store_that_is_not_shared_keeps_everybody_else_out() {
@@ -303,7 +349,7 @@ async fn several_nodes_number_the_messages_of_a_channel_without_gaps() {
                 order.iter().map(|&i| append(CHANNELS[i], &format!("{node} {round}"))).collect();
             let outcomes = store.commit(&batch).await.unwrap();
             for (i, outcome) in order.into_iter().zip(outcomes) {
-                let Outcome::Appended(Some((_, seq))) = outcome else { panic!("{outcome:?}") };
+                let Outcome::Appended(Some(LogPlace { seq, .. })) = outcome else { panic!("{outcome:?}") };
                 assert!(seq.0 > last[i], "a channel's messages went back");
                 last[i] = seq.0;
             }
@@ -356,7 +402,7 @@ async fn a_channel_is_not_forgotten_under_a_subscriber() {
         for _ in 0..100 {
             let subscription = subscribed(&store, who, "news").await;
             let outcome = one(&store, append("news", who)).await;
-            let Outcome::Appended(Some((key, seq))) = outcome else { panic!("{outcome:?}") };
+            let Outcome::Appended(Some(LogPlace { key, seq, .. })) = outcome else { panic!("{outcome:?}") };
             assert_eq!(key, subscription.key, "a subscribed channel has changed its key");
             assert!(seq > subscription.last);
             assert_eq!(store.read_log(key, Seq(seq.0 - 1), 1, 1).await.unwrap().len(), 1);
@@ -420,7 +466,7 @@ async fn a_batch_that_fails_does_nothing_at_all() {
     let kept = one(&store, Operation::ReadRetained { channel: channel("news") }).await;
     assert_eq!(kept, Outcome::Retained(None));
     let appended = one(&store, append("news", "good")).await;
-    assert_eq!(appended, Outcome::Appended(Some((key, Seq(1)))));
+    assert_eq!(placed(&appended), Some((key, Seq(1))));
 }
 
 #[tokio::test]
@@ -460,7 +506,7 @@ async fn a_commit_that_was_not_answered_is_looked_up() {
             let round = round as u64 + 1;
             proxy.cut(cut);
             let appended = one(&store, append(&name, &round.to_string())).await;
-            assert_eq!(appended, Outcome::Appended(Some((key, Seq(round)))), "{cut:?}");
+            assert_eq!(placed(&appended), Some((key, Seq(round))), "{cut:?}");
             messages.push((round, round.to_string()));
             assert_eq!(log(&store, key).await, messages, "{cut:?}"); // each once
         }
@@ -537,7 +583,7 @@ async fn what_a_vanished_node_has_locked_the_others_get_in_time() {
     let batch = [append("news", "1")];
     let mut committing = vanishing.commit(&batch);
     until_cut(&proxy, &mut committing).await;
-    assert_eq!(one(&other, append("news", "2")).await, Outcome::Appended(Some((key, Seq(1)))));
+    assert_eq!(placed(&one(&other, append("news", "2")).await), Some((key, Seq(1))));
     assert_eq!(log(&other, key).await, [(1, "2".to_owned())]);
 }
 
@@ -552,7 +598,7 @@ async fn what_somebody_keeps_locked_fails_as_that() {
     let error = store.commit(&[append("news", "1")]).await.unwrap_err();
     assert!(matches!(error, StoreError::Locked), "{error}");
     connection.execute("ROLLBACK").await.unwrap();
-    assert_eq!(one(&store, append("news", "2")).await, Outcome::Appended(Some((key, Seq(1)))));
+    assert_eq!(placed(&one(&store, append("news", "2")).await), Some((key, Seq(1))));
 }
 
 #[tokio::test]
@@ -570,7 +616,7 @@ async fn a_store_on_which_the_server_has_hung_up_goes_on() {
         assert!(Instant::now() < until, "the server keeps connections that nobody uses");
         tokio::time::sleep(Duration::from_millis(50)).await; // asked again and again
     }
-    assert_eq!(one(&store, append("news", "1")).await, Outcome::Appended(Some((key, Seq(1)))));
+    assert_eq!(placed(&one(&store, append("news", "1")).await), Some((key, Seq(1))));
     assert_eq!(log(&store, key).await, [(1, "1".to_owned())]);
 }
 
@@ -600,7 +646,7 @@ async fn connections_that_were_ended_are_made_anew() {
         for round in 1..=3 {
             assert!(database.end_connections().await > 0);
             let appended = one(&store, append("news", "1")).await;
-            assert_eq!(appended, Outcome::Appended(Some((key, Seq(round)))));
+            assert_eq!(placed(&appended), Some((key, Seq(round))));
             database.end_connections().await;
             assert_eq!(log(&store, key).await.len() as u64, round);
             database.end_connections().await;
@@ -636,7 +682,7 @@ async fn a_server_that_was_restarted_is_used_again() {
     assert!(start.elapsed() < Duration::from_secs(5), "errors are quick");
     server.restart().await;
     let appended = one(&store, append("news", "2")).await;
-    assert_eq!(appended, Outcome::Appended(Some((key, Seq(2)))));
+    assert_eq!(placed(&appended), Some((key, Seq(2))));
     assert_eq!(store.subscriptions(&client("bob")).await.unwrap()[0].last, Seq(2));
     server.restart().await; // while connections were idle
     assert_eq!(log(&store, key).await.len(), 2);

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::store::Epoch;
 
 /// The first byte of everything.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 const QOS0: u8 = 0;
 const QOS1: u8 = 1;
 const CONTROL: u8 = 2;
@@ -88,12 +88,11 @@ pub(crate) enum Place {
     Log {
         key: i64,
         seq: u64,
+        /// What was stored with it, and makes its id differ from all others.
+        stamp: u64,
     },
     /// Only in memory: the number that process `process` gave it.
-    Memory {
-        process: u32,
-        number: u64,
-    },
+    Memory { process: u32, number: u64 },
 }
 
 /// A client's session, as other nodes know it.
@@ -230,10 +229,11 @@ pub(crate) fn encode_qos1(from: Speaker, pushes: &Qos1Pushes) -> Vec<u8> {
     out.put_u32(u32::try_from(pushes.messages.len()).unwrap_or(u32::MAX));
     for message in &pushes.messages {
         match message.place {
-            Place::Log { key, seq } => {
+            Place::Log { key, seq, stamp } => {
                 out.put_u8(0);
                 out.put_i64(key);
                 out.put_u64(seq);
+                out.put_u64(stamp);
             }
             Place::Memory { process, number } => {
                 out.put_u8(1);
@@ -315,7 +315,11 @@ fn decode_qos1(mut payload: Bytes) -> Result<Qos1Pushes, NotAMessage> {
     let mut messages = Vec::with_capacity(count.min(payload.len() / 15));
     for _ in 0..count {
         let place = match number(payload.try_get_u8())? {
-            0 => Place::Log { key: number(payload.try_get_i64())?, seq: number(payload.try_get_u64())? },
+            0 => Place::Log {
+                key: number(payload.try_get_i64())?,
+                seq: number(payload.try_get_u64())?,
+                stamp: number(payload.try_get_u64())?,
+            },
             1 => Place::Memory {
                 process: number(payload.try_get_u32())?,
                 number: number(payload.try_get_u64())?,
@@ -416,7 +420,7 @@ mod tests {
         Qos1Pushes {
             channel: channel("#bob"),
             messages: vec![
-                push(Place::Log { key: 7, seq: i64::MAX as u64 }, Some("alice"), 4),
+                push(Place::Log { key: 7, seq: i64::MAX as u64, stamp: u64::MAX >> 1 }, Some("alice"), 4),
                 push(Place::Memory { process: 3, number: 9 }, None, 9),
             ],
             pushes: Bytes::from_static(b"{1}\0{22}\0"),
@@ -451,7 +455,7 @@ mod tests {
     #[test]
     fn places_that_no_log_has_are_refused() {
         let mut pushes = qos1();
-        pushes.messages[0].place = Place::Log { key: 7, seq: u64::MAX };
+        pushes.messages[0].place = Place::Log { key: 7, seq: u64::MAX, stamp: 1 };
         assert!(BusMessage::decode(encode_qos1(HERE, &pushes).into(), EPOCH).is_err());
         let tails = encode_control(HERE, &Control::Tails(vec![("news".to_owned(), 7, u64::MAX)]));
         assert!(BusMessage::decode(tails.into(), EPOCH).is_err());

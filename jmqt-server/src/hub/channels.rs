@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use jmqt_protocol::ChannelName;
 
-use crate::session::{LoggedPushes, PushId, Subscription};
+use crate::session::{LoggedPush, LoggedPushes, Subscription};
 use crate::store::{ChannelKey, Seq};
 
 const SHARDS: usize = 16;
@@ -148,8 +148,8 @@ impl Channel {
     /// the messages of a batch that had to be halved may have others between them.)
     pub(crate) fn tail_with(&self, key: ChannelKey, seq: Seq) -> Option<Arc<LoggedPushes>> {
         let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
-        let wanted = PushId::Logged(key, seq);
-        let holds = |run: &&Arc<LoggedPushes>| run.messages.iter().any(|message| message.id == wanted);
+        let is_wanted = |message: &LoggedPush| message.id.place() == Some((key, seq));
+        let holds = |run: &&Arc<LoggedPushes>| run.messages.iter().any(is_wanted);
         tail.runs.iter().rev().find(holds).cloned()
     }
 }
@@ -158,12 +158,14 @@ impl Channel {
 mod tests {
     use super::*;
     use crate::hub::PushesBuilder;
-    use crate::session::LoggedPush;
+    use crate::session::PushId;
+    use crate::store::{LogPlace, Stamp};
 
     #[test]
     fn a_kept_run_is_found_by_the_messages_that_it_has() {
         let (key, channels, channel) = (ChannelKey(7), Channels::default(), Channel::default());
-        let message = |seq| LoggedPush { id: PushId::Logged(key, Seq(seq)), sender: None };
+        let place = |seq| LogPlace { key, seq: Seq(seq), stamp: Stamp(seq) };
+        let message = |seq| LoggedPush { id: PushId::Logged(place(seq)), sender: None };
         let messages = vec![message(5), message(8)]; // what is between them went another way
         let run = LoggedPushes { pushes: PushesBuilder::default().finish(), messages };
         channels.keep_tail(&channel, Some(Arc::new(run)));

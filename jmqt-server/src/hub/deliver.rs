@@ -16,7 +16,9 @@ use super::publish::{payload, peer};
 use super::{Arrival, DirtyOutboxes, Hub, Pushes, PushesBuilder, Tag};
 use crate::bus::{Place, Qos1Push, Qos1Pushes};
 use crate::session::{LoggedPush, LoggedPushes, PushId, Source};
-use crate::store::{Append, ChannelKey, NotCommitted, Operation, Outcome, Seq, Settled, SettledBatches};
+use crate::store::{
+    Append, ChannelKey, LogPlace, NotCommitted, Operation, Outcome, Seq, Settled, SettledBatches, Stamp,
+};
 use crate::transport::Framing;
 
 /// After so many sessions a fan-out lets other tasks run.
@@ -109,7 +111,7 @@ impl Deliverer {
                 && append.log
             {
                 let id = match *place {
-                    Some((key, seq)) => PushId::Logged(key, seq),
+                    Some(place) => PushId::Logged(place),
                     None => {
                         self.hub.context.ids.in_memory(self.hub.memory_ids.fetch_add(1, Ordering::Relaxed))
                     }
@@ -248,7 +250,7 @@ fn to_bus(channel: &ChannelName, logged: &LoggedPushes) -> Qos1Pushes {
     let framed = logged.pushes.framed(Framing::Nul);
     let messages = logged.messages.iter().zip(&framed.ends).map(|(message, end)| {
         let place = match message.id {
-            PushId::Logged(ChannelKey(key), Seq(seq)) => Place::Log { key, seq },
+            PushId::Logged(place) => Place::Log { key: place.key.0, seq: place.seq.0, stamp: place.stamp.0 },
             PushId::Memory { process, number } => Place::Memory { process, number },
         };
         Qos1Push { place, sender: message.sender.clone(), end: *end }
@@ -260,7 +262,9 @@ fn from_bus(pushes: Qos1Pushes) -> (ChannelName, LoggedPushes) {
     let ends = pushes.messages.iter().map(|message| message.end).collect();
     let messages = pushes.messages.into_iter().map(|message| {
         let id = match message.place {
-            Place::Log { key, seq } => PushId::Logged(ChannelKey(key), Seq(seq)),
+            Place::Log { key, seq, stamp } => {
+                PushId::Logged(LogPlace { key: ChannelKey(key), seq: Seq(seq), stamp: Stamp(stamp) })
+            }
             Place::Memory { process, number } => PushId::Memory { process, number },
         };
         LoggedPush { id, sender: message.sender }

@@ -10,10 +10,12 @@ use jmqt_protocol::{ChannelName, PushFrame};
 use super::publish::payload;
 use super::{Hub, PushesBuilder};
 use crate::session::{LoggedPush, LoggedPushes, Missing, Outbox, PushId, Source};
-use crate::store::{ChannelKey, LoggedMessage, Seq, StoreError};
+use crate::store::{ChannelKey, LogPlace, LoggedMessage, Seq, StoreError};
 
 /// One read of the log brings no more payload than this (and one message at least).
 const READ_BYTES: usize = 1 << 20;
+/// A session that ends reads so many logs for acknowledgements of messages that were not repeated.
+const EARLY_READS: usize = 16;
 /// After the store failed, a client that is behind waits so long for the next try.
 const RETRY_AFTER: Duration = Duration::from_millis(250);
 
@@ -105,6 +107,27 @@ impl Hub {
         }
     }
 
+    /// Of a session that ends: looks whether acknowledgements that came before their messages were repeated name
+    /// what the log has. A message whose acknowledgement is not looked at comes once more.
+    pub(super) async fn confirm_early_acks(&self, outbox: &Outbox) {
+        for (key, mut early) in outbox.take_early_acks().into_iter().take(EARLY_READS) {
+            early.sort_unstable();
+            let (first, last) = (early[0].0, early[early.len() - 1].0);
+            let count = usize::try_from(last - first + 1).unwrap_or(usize::MAX);
+            match self.store.read_log(key, Seq(first - 1), count, READ_BYTES).await {
+                Ok(read) => {
+                    let is_named = |it: &&LoggedMessage| early.binary_search(&(it.seq.0, it.stamp)).is_ok();
+                    let named: Vec<_> = read.iter().filter(is_named).map(|it| it.seq.0).collect();
+                    outbox.confirm_early_acks(key, &named);
+                }
+                Err(error) => {
+                    self.store_failed(&error);
+                    return;
+                }
+            }
+        }
+    }
+
     fn offer_read(&self, missing: &Missing, messages: &[LoggedMessage]) {
         let bytes: usize = messages.iter().map(|message| message.data.len()).sum();
         let cut = messages.len() == missing.count || bytes >= READ_BYTES;
@@ -130,7 +153,7 @@ impl Hub {
         let mut list = Vec::with_capacity(messages.len());
         let mut id_text = String::new();
         for message in messages {
-            let id = PushId::Logged(key, message.seq);
+            let id = PushId::Logged(LogPlace { key, seq: message.seq, stamp: message.stamp });
             self.context.ids.write(id, &mut id_text);
             let sender = message.sender.as_ref().map_or("", |sender| sender.as_str());
             let frame = PushFrame::new(channel.as_str(), sender);

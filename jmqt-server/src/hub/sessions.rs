@@ -209,6 +209,7 @@ impl Hub {
     /// Ends a session in the tables: nothing is pushed to it any more, its cursors are on disk.
     /// Returns whether it had persistent subscriptions, or may come to have had.
     pub(crate) async fn close_tables(&self, outbox: &Arc<Outbox>) -> bool {
+        self.confirm_early_acks(outbox).await;
         let cursors = outbox.take_moved_cursors();
         let mut persistent = outbox.is_changing();
         while let Some(subscriptions) = outbox.remove_subscriptions(SUBSCRIPTIONS_PER_TURN) {

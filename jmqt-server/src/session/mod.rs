@@ -16,6 +16,7 @@ mod io;
 mod outbox;
 mod push_id;
 mod queue;
+mod stamps;
 mod subscription;
 mod window;
 

@@ -23,7 +23,7 @@ use super::subscription::{LogPosition, LogState, Stage, Subscription};
 use super::window::Window;
 use crate::counters::Counters;
 use crate::hub::{Pushes, RetainedPush};
-use crate::store::{ChannelKey, CursorUpdate, Seq, StoredSubscription};
+use crate::store::{ChannelKey, CursorUpdate, LogPlace, Seq, Stamp, StoredSubscription};
 use crate::transport::Framing;
 use crate::validators::CloseReason;
 
@@ -692,7 +692,7 @@ impl Outbox {
         let mut run = 0..0; // messages to be appended in one piece
         let mut sent = 0;
         for (index, message) in logged.messages.iter().enumerate() {
-            let PushId::Logged(_, Seq(seq)) = message.id else { continue };
+            let PushId::Logged(LogPlace { seq: Seq(seq), stamp, .. }) = message.id else { continue };
             if seq < position.next {
                 continue;
             }
@@ -713,6 +713,10 @@ impl Outbox {
                 position.next += 1;
                 continue;
             }
+            if position.stamps.take_early(Seq(seq), stamp) {
+                position.pass_over(seq);
+                continue;
+            }
             let length = framed.ends[index] as usize - framed.start(index);
             let redelivery = seq <= position.pending_until;
             let queued = state.queue.len() + framed.start(run.end) - framed.start(run.start);
@@ -729,6 +733,7 @@ impl Outbox {
                 self.context.counters.redeliveries.increment();
             }
             window.logged_sent(1);
+            position.stamps.pushed(Seq(seq), stamp);
             position.in_flight += 1;
             position.next += 1;
             sent += 1;
@@ -742,7 +747,7 @@ impl Outbox {
         self.context.counters.pushes_sent.add(sent);
         if let Source::Log { through, .. } = source
             && logged.messages.last().is_none_or(|last| match last.id {
-                PushId::Logged(_, Seq(last)) => position.next > last,
+                PushId::Logged(last) => position.next > last.seq.0,
                 PushId::Memory { .. } => true,
             })
             && position.next <= through
@@ -759,11 +764,12 @@ impl Outbox {
         let Some(window) = &mut state.window else { return false };
         let mut moved = false;
         let counted = match id {
-            PushId::Logged(key, Seq(seq)) => {
-                let persistent = window.by_key.get(&key).cloned();
-                moved = persistent.is_some_and(|subscription| acknowledge_logged(window, &subscription, seq));
+            PushId::Logged(place) => {
+                let persistent = window.by_key.get(&place.key).cloned();
+                let named = persistent.map(|subscription| acknowledge_logged(window, &subscription, place));
+                moved = named == Some(Acknowledged::Moved);
                 // It may have been pushed before the subscription became persistent (2.20).
-                moved || window.acknowledge_temporary(id)
+                moved || named == Some(Acknowledged::Kept) || window.acknowledge_temporary(id)
             }
             PushId::Memory { .. } => window.acknowledge_temporary(id),
         };
@@ -899,6 +905,31 @@ impl Outbox {
         moved.push(Arc::clone(this));
     }
 
+    /// Acknowledgements whose messages have not been read yet, by channel.
+    pub(crate) fn take_early_acks(&self) -> Vec<(ChannelKey, Vec<(u64, Stamp)>)> {
+        let state = self.lock();
+        let Some(window) = &state.window else { return Vec::new() };
+        let of_subscription = |subscription: &Arc<Subscription>| match &mut *subscription.log() {
+            LogState::Attached(position) => Some((position.key, position.stamps.take_all_early())),
+            _ => None,
+        };
+        let all = window.by_key.values().filter_map(of_subscription);
+        all.filter(|(_, early)| !early.is_empty()).collect()
+    }
+
+    /// Messages that have turned out to be those that were acknowledged.
+    pub(crate) fn confirm_early_acks(&self, key: ChannelKey, seqs: &[u64]) {
+        let state = self.lock();
+        let Some(subscription) = state.window.as_ref().and_then(|window| window.by_key.get(&key)) else {
+            return;
+        };
+        if let LogState::Attached(position) = &mut *subscription.log() {
+            for seq in seqs {
+                position.dirty |= position.acked.insert(*seq);
+            }
+        }
+    }
+
     /// The cursors that have moved since the last call, to be written to the store.
     pub(crate) fn take_moved_cursors(&self) -> Vec<CursorUpdate> {
         let mut updates = Vec::new();
@@ -936,23 +967,39 @@ impl LogPosition {
     }
 }
 
-fn acknowledge_logged(window: &mut Window, subscription: &Subscription, seq: u64) -> bool {
+/// What an acknowledgement of a logged message did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Acknowledged {
+    /// It named nothing that is outstanding.
+    Nothing,
+    /// It is kept until the message is read.
+    Kept,
+    /// The cursor has changed.
+    Moved,
+}
+
+fn acknowledge_logged(window: &mut Window, subscription: &Subscription, place: LogPlace) -> Acknowledged {
+    let LogPlace { key: _, seq: Seq(seq), stamp } = place;
     let mut log = subscription.log();
-    let LogState::Attached(position) = &mut *log else { return false };
-    // It may also name a push of an earlier connection that has not been repeated yet.
-    let exists = seq < position.next || seq <= position.pending_until;
-    if !exists || !position.acked.insert(seq) {
-        return false;
+    let LogState::Attached(position) = &mut *log else { return Acknowledged::Nothing };
+    if seq >= position.next {
+        // It may name a push of an earlier connection that has not been repeated yet.
+        let may_exist = seq <= position.pending_until.min(position.acked.horizon());
+        let is_kept =
+            may_exist && !position.acked.contains(seq) && position.stamps.acknowledge_early(Seq(seq), stamp);
+        return if is_kept { Acknowledged::Kept } else { Acknowledged::Nothing };
     }
+    if !position.stamps.was_pushed(Seq(seq), stamp) || !position.acked.insert(seq) {
+        return Acknowledged::Nothing;
+    }
+    position.stamps.forget_up_to(position.acked.up_to());
     position.dirty = true;
-    if seq < position.next {
-        position.in_flight = position.in_flight.saturating_sub(1);
-        window.logged_ended(1);
-        if seq <= position.pending_until {
-            window.redelivery_ended(position.key, seq, true);
-        }
+    position.in_flight = position.in_flight.saturating_sub(1);
+    window.logged_ended(1);
+    if seq <= position.pending_until {
+        window.redelivery_ended(position.key, seq, true);
     }
-    true
+    Acknowledged::Moved
 }
 
 fn list_if_behind(window: &mut Window, subscription: &Arc<Subscription>, position: &mut LogPosition) {

@@ -2,13 +2,14 @@
 
 use std::fmt::Write;
 
-use crate::store::{ChannelKey, Epoch, Seq};
+use crate::store::{ChannelKey, Epoch, LogPlace, Seq, Stamp};
 
 /// Names one QoS 1 message, unrelated to the publisher's own id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum PushId {
-    /// A logged message: a redelivery carries the same id, and no other message ever will.
-    Logged(ChannelKey, Seq),
+    /// A logged message: a redelivery carries the same id, and no other message ever will, not even after an
+    /// older copy of the database was restored.
+    Logged(LogPlace),
     /// A message that was never stored: the number that process gave it.
     Memory {
         /// Made at random when the process started.
@@ -21,7 +22,7 @@ impl PushId {
     /// Where the message is in a log, if it is.
     pub(crate) fn place(self) -> Option<(ChannelKey, Seq)> {
         match self {
-            Self::Logged(key, seq) => Some((key, seq)),
+            Self::Logged(place) => Some((place.key, place.seq)),
             Self::Memory { .. } => None,
         }
     }
@@ -49,7 +50,13 @@ impl IdSpace {
     pub(crate) fn write(self, id: PushId, out: &mut String) {
         out.clear();
         let written = match id {
-            PushId::Logged(key, seq) => write!(out, "{:x}-{:x}-{:x}", self.epoch.0, key.0, seq.0),
+            // The form that it had before there were stamps, for messages that were stored then.
+            PushId::Logged(LogPlace { key, seq, stamp: Stamp::NONE }) => {
+                write!(out, "{:x}-{:x}-{:x}", self.epoch.0, key.0, seq.0)
+            }
+            PushId::Logged(LogPlace { key, seq, stamp }) => {
+                write!(out, "s{:x}-{:x}-{:x}", stamp.0, key.0, seq.0)
+            }
             PushId::Memory { process, number } => write!(out, "m{process:x}-{number:x}"),
         };
         debug_assert!(written.is_ok(), "writing to a string does not fail");
@@ -68,10 +75,15 @@ impl IdSpace {
             let process = u32::try_from(hex(process)?).ok()?;
             return Some(PushId::Memory { process, number: hex(number)? });
         }
-        let (epoch, place) = text.split_once('-')?;
+        let (first, place) = text.split_once('-')?;
         let (key, seq) = place.split_once('-')?;
-        let id = PushId::Logged(ChannelKey(i64::try_from(hex(key)?).ok()?), Seq(hex(seq)?));
-        (hex(epoch)? == u64::from(self.epoch.0)).then_some(id)
+        let (key, seq) = (ChannelKey(i64::try_from(hex(key)?).ok()?), Seq(hex(seq)?));
+        let stamp = match first.strip_prefix('s') {
+            Some(stamp) => Stamp(hex(stamp)?),
+            None if hex(first)? == u64::from(self.epoch.0) => Stamp::NONE,
+            None => return None,
+        };
+        Some(PushId::Logged(LogPlace { key, seq, stamp }))
     }
 }
 
@@ -83,7 +95,8 @@ mod tests {
     fn ids_are_read_back_and_foreign_ones_are_not() {
         let ids = IdSpace::new(Epoch(0xbeef), 7);
         let mut text = String::new();
-        for id in [PushId::Logged(ChannelKey(12), Seq(3456)), ids.in_memory(99)] {
+        let logged = |stamp| PushId::Logged(LogPlace { key: ChannelKey(12), seq: Seq(3456), stamp });
+        for id in [logged(Stamp::NONE), logged(Stamp(u64::MAX >> 1)), ids.in_memory(99)] {
             ids.write(id, &mut text);
             assert_eq!(ids.parse(&text), Some(id));
         }
@@ -91,9 +104,22 @@ mod tests {
             IdSpace::new(Epoch(0xbeef), 8).parse(&text),
             Some(IdSpace::new(Epoch(0xbeef), 8).in_memory(99))
         );
-        ids.write(PushId::Logged(ChannelKey(12), Seq(3456)), &mut text);
+        ids.write(logged(Stamp::NONE), &mut text);
+        assert_eq!(text, "beef-c-d80", "clients know it by this id");
         assert_eq!(IdSpace::new(Epoch(1), 7).parse(&text), None);
-        for foreign in ["", "7", "m7", "beef-1", "beef-x-1", "beef--1", "-", "beef-ffffffffffffffff-1"] {
+        for foreign in [
+            "",
+            "7",
+            "m7",
+            "beef-1",
+            "beef-x-1",
+            "beef--1",
+            "-",
+            "beef-ffffffffffffffff-1",
+            "s-1-1",
+            "sx-1-1",
+            "s1-1",
+        ] {
             assert_eq!(ids.parse(foreign), None, "{foreign}");
         }
     }

@@ -7,6 +7,7 @@ use jmqt_protocol::{ChannelName, ClientId, Persistence};
 
 use super::Outbox;
 use super::cursor::Acked;
+use super::stamps::Stamps;
 use crate::store::{ChannelKey, Seq, StoredSubscription};
 
 /// A subscription of a connected client.
@@ -55,6 +56,8 @@ pub(crate) struct LogPosition {
     /// What was in the log when this connection came: pushing it counts as redelivery.
     pub(crate) pending_until: u64,
     pub(crate) acked: Acked,
+    /// The stamps of what acknowledgements may name.
+    pub(crate) stamps: Stamps,
     /// Pushed on this connection and not acknowledged.
     pub(crate) in_flight: u32,
     /// `acked` has changed since it was last written to the store.
@@ -72,6 +75,7 @@ impl LogPosition {
             seen: stored.last.0,
             pending_until: stored.last.0,
             acked,
+            stamps: Stamps::default(),
             in_flight: 0,
             dirty: false,
             listed: false,

@@ -37,6 +37,38 @@ pub struct ChannelKey(pub i64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Seq(pub u64);
 
+/// A number that all messages of one commit have in common, made at random for each commit, and stored with
+/// them. Push ids contain it, so that they differ even if a place in a log is given out a second time,
+/// as happens after an older copy of the database was restored. Never 0, except for [`Stamp::NONE`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Stamp(pub u64);
+
+impl Stamp {
+    /// That of messages that were stored by versions which had no stamps.
+    pub const NONE: Self = Self(0);
+
+    /// Makes one up, from 1 to 2^63 - 1: databases' integers are signed.
+    fn random() -> Result<Self, StoreError> {
+        match getrandom::u64() {
+            Ok(number) => Ok(Self((number >> 1).max(1))),
+            Err(error) => {
+                Err(StoreError::Open { path: "the system's random numbers".to_owned(), source: error.into() })
+            }
+        }
+    }
+}
+
+/// Where a message is: its channel, its number there, and the stamp that it was given with the number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct LogPlace {
+    /// The channel's row.
+    pub key: ChannelKey,
+    /// The number.
+    pub seq: Seq,
+    /// The stamp of the commit.
+    pub stamp: Stamp,
+}
+
 /// Tells one database from another: made at random when the database was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Epoch(pub u32);
@@ -105,7 +137,7 @@ pub struct Append {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// For `Append`: the message's place, or `None` if it was not logged.
-    Appended(Option<(ChannelKey, Seq)>),
+    Appended(Option<LogPlace>),
     /// For `Subscribe`: the subscription, old or new, and the retained message.
     Subscribed {
         /// The subscription.
@@ -148,6 +180,8 @@ pub struct Retained {
 pub struct LoggedMessage {
     /// Its place.
     pub seq: Seq,
+    /// The stamp of the commit that stored it.
+    pub stamp: Stamp,
     /// Who published it; `None` for the server.
     pub sender: Option<ClientId>,
     /// The payload, JSON text.

@@ -7,9 +7,20 @@ use std::collections::HashMap;
 
 use jmqt_protocol::{ChannelName, ClientId};
 
-use super::{Append, ChannelKey, Cursor, Operation, Outcome, Retained, Seq, StoredSubscription};
+use super::{
+    Append, ChannelKey, Cursor, LogPlace, Operation, Outcome, Retained, Seq, Stamp, StoredSubscription,
+};
 
 type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
+
+/// A channel's row.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ChannelRow {
+    pub(super) key: ChannelKey,
+    pub(super) last: Seq,
+    pub(super) persistent: u64,
+    pub(super) bytes: u64,
+}
 
 /// A channel, as it was and as it is now.
 #[derive(Debug)]
@@ -19,6 +30,8 @@ pub(super) struct Channel<'b> {
     /// Whether it has a row in the database.
     pub(super) stored: bool,
     pub(super) last: Seq,
+    /// How many bytes of payload were ever logged there.
+    pub(super) bytes: u64,
     /// How many persistent subscriptions it has.
     pub(super) persistent: u64,
     /// Whether `last` or `persistent` differs from the row.
@@ -37,6 +50,7 @@ impl<'b> Channel<'b> {
             key: None,
             stored: false,
             last: Seq(0),
+            bytes: 0,
             persistent: 0,
             changed: false,
             retained: None,
@@ -63,12 +77,16 @@ struct Subscription {
 pub(super) struct Logged<'b> {
     pub(super) key: ChannelKey,
     pub(super) seq: Seq,
+    /// How many bytes of payload were logged in the channel before it.
+    pub(super) bytes_before: u64,
     pub(super) append: &'b Append,
 }
 
 /// A batch on its way.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Plan<'b> {
+    /// What the messages of this batch are stamped with.
+    stamp: Stamp,
     channels: Vec<Channel<'b>>,
     by_name: Map<&'b ChannelName, usize>,
     by_key: Map<ChannelKey, usize>,
@@ -79,8 +97,19 @@ pub(super) struct Plan<'b> {
 impl<'b> Plan<'b> {
     /// Notes which channels the operations of `batch` can concern. `may_be_retained` spares looking
     /// for retained messages that are not there.
-    pub(super) fn new(batch: &'b [Operation], may_be_retained: impl Fn(&ChannelName) -> bool) -> Self {
-        let mut plan = Self::default();
+    pub(super) fn new(
+        batch: &'b [Operation],
+        stamp: Stamp,
+        may_be_retained: impl Fn(&ChannelName) -> bool,
+    ) -> Self {
+        let mut plan = Self {
+            stamp,
+            channels: Vec::new(),
+            by_name: Map::default(),
+            by_key: Map::default(),
+            subscriptions: Map::default(),
+            messages: Vec::new(),
+        };
         for operation in batch {
             match operation {
                 Operation::Append(append) if append.log || append.retain => {
@@ -113,12 +142,12 @@ impl<'b> Plan<'b> {
     }
 
     /// Puts a channel's row in.
-    pub(super) fn put_channel(&mut self, name: &ChannelName, key: ChannelKey, last: Seq, persistent: u64) {
+    pub(super) fn put_channel(&mut self, name: &ChannelName, row: ChannelRow) {
         if let Some(&index) = self.by_name.get(name) {
             let channel = &mut self.channels[index];
-            (channel.key, channel.last, channel.persistent) = (Some(key), last, persistent);
-            channel.stored = true;
-            self.by_key.insert(key, index);
+            (channel.key, channel.last, channel.persistent) = (Some(row.key), row.last, row.persistent);
+            (channel.bytes, channel.stored) = (row.bytes, true);
+            self.by_key.insert(row.key, index);
         }
     }
 
@@ -196,9 +225,10 @@ impl<'b> Plan<'b> {
         };
         channel.last.0 += 1;
         channel.changed = true;
-        let seq = channel.last;
-        self.messages.push(Logged { key, seq, append });
-        Outcome::Appended(Some((key, seq)))
+        let (seq, bytes_before) = (channel.last, channel.bytes);
+        channel.bytes += append.data.len() as u64;
+        self.messages.push(Logged { key, seq, bytes_before, append });
+        Outcome::Appended(Some(LogPlace { key, seq, stamp: self.stamp }))
     }
 
     fn subscribe(&mut self, client: &'b ClientId, name: &'b ChannelName, next_key: &mut i64) -> Outcome {
@@ -255,6 +285,11 @@ impl<'b> Plan<'b> {
     pub(super) fn is_unchanged(&self) -> bool {
         let channel = |it: &Channel<'_>| it.changed || it.retained_changed;
         !self.channels.iter().any(channel) && self.subscriptions.values().all(|it| it.now == it.before)
+    }
+
+    /// What the messages are stamped with.
+    pub(super) fn stamp(&self) -> Stamp {
+        self.stamp
     }
 
     /// The messages to be logged.

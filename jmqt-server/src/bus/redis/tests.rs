@@ -132,7 +132,7 @@ async fn a_node_hears_what_is_said_to_it_and_to_all_and_hears_itself() {
     let (mut a, mut b) = (Node::start(1, &options).await, Node::start(2, &options).await);
     let pushes = Qos1Pushes {
         channel: channel("#bob"),
-        messages: vec![Qos1Push { place: Place::Log { key: 3, seq: 4 }, sender: None, end: 2 }],
+        messages: vec![Qos1Push { place: Place::Log { key: 3, seq: 4, stamp: 5 }, sender: None, end: 2 }],
         pushes: Bytes::from_static(b"1\0"),
     };
     a.bus.send_qos1(NodeId(2), &pushes);

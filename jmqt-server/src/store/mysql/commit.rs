@@ -18,9 +18,9 @@ use super::presence::{KEPT_FOR, Locks};
 use super::rows::{self, MultiRow};
 use super::{MySqlStore, cursors};
 use crate::store::limits::{COMMIT_LIMIT, limited};
-use crate::store::plan::{Logged, Plan};
+use crate::store::plan::{ChannelRow, Logged, Plan};
 use crate::store::time::millis;
-use crate::store::{ChannelKey, Operation, Outcome, Retained, StoreError};
+use crate::store::{ChannelKey, Operation, Outcome, Retained, Stamp, StoreError};
 
 /// How many names of channels are remembered with their keys.
 const REMEMBERED_KEYS: usize = 100_000;
@@ -44,7 +44,7 @@ static MAKE_CHANNELS: LazyLock<MultiRow> = LazyLock::new(|| {
 /// The hint keeps small tables from being read, and locked, as a whole.
 static CHANNELS: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::list(
-        "SELECT name, id, last_seq, persistent_count FROM channels FORCE INDEX (PRIMARY) \
+        "SELECT name, id, last_seq, persistent_count, total_bytes FROM channels FORCE INDEX (PRIMARY) \
          WHERE id IN ({rows}) ORDER BY id FOR UPDATE",
     )
 });
@@ -54,15 +54,15 @@ static RETAINED: LazyLock<MultiRow> = LazyLock::new(|| {
 
 static CHANGE_CHANNELS: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::table(
-        &["SIGNED", "SIGNED", "SIGNED"],
+        &["SIGNED", "SIGNED", "SIGNED", "SIGNED"],
         "UPDATE ({rows}) AS v STRAIGHT_JOIN channels AS c ON c.id = v.a \
-         SET c.last_seq = v.b, c.persistent_count = v.c",
+         SET c.last_seq = v.b, c.persistent_count = v.c, c.total_bytes = v.d",
     )
 });
 static LOG: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::insert(
-        "(?,?,?,?,?)",
-        "INSERT INTO messages (channel_id, seq, created_at, sender, data) VALUES {rows}",
+        "(?,?,?,?,?,?,?)",
+        "INSERT INTO messages (channel_id, seq, created_at, stamp, bytes_before, sender, data) VALUES {rows}",
     )
 });
 static SUBSCRIBE: LazyLock<MultiRow> = LazyLock::new(|| {
@@ -82,9 +82,9 @@ static UNSUBSCRIBE: LazyLock<MultiRow> = LazyLock::new(|| {
 });
 static RETAIN: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::insert(
-        "(?,?,?)",
-        "INSERT INTO retained (channel_id, sender, data) VALUES {rows} \
-         ON DUPLICATE KEY UPDATE sender = VALUES(sender), data = VALUES(data)",
+        "(?,?,?,?)",
+        "INSERT INTO retained (channel_id, bytes, sender, data) VALUES {rows} \
+         ON DUPLICATE KEY UPDATE bytes = VALUES(bytes), sender = VALUES(sender), data = VALUES(data)",
     )
 });
 static CLEAR: LazyLock<MultiRow> = LazyLock::new(|| {
@@ -178,7 +178,8 @@ impl Committer {
 impl MySqlStore {
     /// See [`Store::commit`](crate::store::Store::commit).
     pub(super) async fn commit_batch(&self, batch: &[Operation]) -> Result<Vec<Outcome>, StoreError> {
-        let mut plan = self.plan(batch);
+        let stamp = Stamp::random()?;
+        let mut plan = self.plan(batch, stamp);
         if plan.channels().is_empty() {
             return Ok(plan.carry_out(batch, &mut 0));
         }
@@ -186,7 +187,7 @@ impl MySqlStore {
         let mut attempts = Attempts::new();
         loop {
             self.check_open()?;
-            match self.try_commit(&mut committer, batch).await {
+            match self.try_commit(&mut committer, batch, stamp).await {
                 Err(error) if attempts.another(&error).await => {}
                 Err(StoreError::Database(error)) => return Err(locked(error)),
                 result => return result,
@@ -194,21 +195,22 @@ impl MySqlStore {
         }
     }
 
-    fn plan<'b>(&self, batch: &'b [Operation]) -> Plan<'b> {
-        Plan::new(batch, |name| crate::store::Store::may_have_retained(self, name))
+    fn plan<'b>(&self, batch: &'b [Operation], stamp: Stamp) -> Plan<'b> {
+        Plan::new(batch, stamp, |name| crate::store::Store::may_have_retained(self, name))
     }
 
     async fn try_commit(
         &self,
         committer: &mut Committer,
         batch: &[Operation],
+        stamp: Stamp,
     ) -> Result<Vec<Outcome>, StoreError> {
         // Taken out: if this future is dropped, so is the connection, and the server undoes what it did.
         let mut connected = match committer.take() {
             Some(connected) => connected,
             None => self.connect_again(committer).await?,
         };
-        let prepared = limited(self.prepare(&mut connected, committer, batch)).await;
+        let prepared = limited(self.prepare(&mut connected, committer, batch, stamp)).await;
         let connection = &mut connected.connection;
         let prepared = match prepared {
             Ok(prepared) => prepared,
@@ -249,8 +251,9 @@ impl MySqlStore {
         connected: &mut Connected,
         committer: &mut Committer,
         batch: &'b [Operation],
+        stamp: Stamp,
     ) -> Result<Prepared<'b>, StoreError> {
-        let mut plan = self.plan(batch);
+        let mut plan = self.plan(batch, stamp);
         self.lock_channels(&mut connected.connection, committer, &mut plan, batch).await?;
         load(&mut connected.connection, &mut plan, batch).await?;
         let outcomes = plan.carry_out(batch, &mut 0);
@@ -287,7 +290,9 @@ impl MySqlStore {
             for row in CHANNELS.fetch(connection, &keys, rows::add_key).await? {
                 let (name, key) = (rows::channel(&row, 0)?, rows::key(&row, 1)?);
                 if committer.keys.get(&name) == Some(&key) {
-                    plan.put_channel(&name, key, rows::seq(&row, 2)?, rows::count(&row, 3)?);
+                    let (last, persistent) = (rows::seq(&row, 2)?, rows::count(&row, 3)?);
+                    let bytes = rows::count(&row, 4)?;
+                    plan.put_channel(&name, ChannelRow { key, last, persistent, bytes });
                     locked += 1;
                 }
             }
@@ -298,7 +303,7 @@ impl MySqlStore {
             for channel in plan.channels() {
                 committer.keys.remove(channel.name);
             }
-            *plan = self.plan(batch);
+            *plan = self.plan(batch, plan.stamp());
         }
         Err(StoreError::Corrupt { what: "channel" })
     }
@@ -469,19 +474,24 @@ async fn load<'b>(
 
 /// Writes what is different.
 async fn write(connected: &mut Connected, plan: &Plan<'_>) -> Result<(), StoreError> {
-    write_messages(connected, plan.messages()).await?;
+    write_messages(connected, plan.stamp(), plan.messages()).await?;
     let changed = plan.changed();
     let change = CHANGE_CHANNELS.execute(&mut connected.connection, &changed, |values, channel| {
         values.add(channel.key.map(|key| key.0))?;
         rows::add_seq(values, channel.last)?;
-        values.add(i64::try_from(channel.persistent)?)
+        values.add(i64::try_from(channel.persistent)?)?;
+        values.add(i64::try_from(channel.bytes)?)
     });
     change.await?;
     write_subscriptions(&mut connected.connection, plan).await?;
     write_retained(connected, plan).await
 }
 
-async fn write_messages(connected: &mut Connected, mut messages: &[Logged<'_>]) -> Result<(), StoreError> {
+async fn write_messages(
+    connected: &mut Connected,
+    stamp: Stamp,
+    mut messages: &[Logged<'_>],
+) -> Result<(), StoreError> {
     let now = millis(SystemTime::now());
     while !messages.is_empty() {
         let bytes = messages.iter().map(|message| message.append.data.len());
@@ -490,6 +500,8 @@ async fn write_messages(connected: &mut Connected, mut messages: &[Logged<'_>]) 
             rows::add_key(values, &message.key)?;
             rows::add_seq(values, message.seq)?;
             values.add(now)?;
+            values.add(i64::try_from(stamp.0)?)?;
+            values.add(i64::try_from(message.bytes_before)?)?;
             rows::add_sender(values, message.append.sender.as_ref())?;
             values.add(&message.append.data[..])
         });
@@ -546,6 +558,7 @@ async fn write_retained(connected: &mut Connected, plan: &Plan<'_>) -> Result<()
         let (some, others) = retained.split_at(fitting(connected.max_packet, bytes));
         let retain = RETAIN.execute(&mut connected.connection, some, |values, (key, _, retained)| {
             rows::add_key(values, key)?;
+            values.add(i64::try_from(retained.data.len())?)?;
             rows::add_sender(values, retained.sender.as_ref())?;
             values.add(&retained.data[..])
         });

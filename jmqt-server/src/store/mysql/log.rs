@@ -75,7 +75,7 @@ async fn read(
     messages: usize,
     bytes: usize,
 ) -> Result<Vec<LoggedMessage>, StoreError> {
-    let sql = "SELECT seq, sender, data FROM messages \
+    let sql = "SELECT seq, stamp, sender, data FROM messages \
         WHERE channel_id = ? AND seq > ? AND seq <= ? ORDER BY seq";
     let after = i64::try_from(after.0).unwrap_or(i64::MAX);
     loop {
@@ -88,8 +88,8 @@ async fn read(
         let found = query.fetch_all(&mut *connection).await?;
         if found.len() == range.messages {
             let message = |row| {
-                let (seq, sender) = (rows::seq(row, 0)?, rows::sender(row, 1)?);
-                Ok(LoggedMessage { seq, sender, data: rows::data(row, 2)? })
+                let (seq, stamp) = (rows::seq(row, 0)?, rows::stamp(row, 1)?);
+                Ok(LoggedMessage { seq, stamp, sender: rows::sender(row, 2)?, data: rows::data(row, 3)? })
             };
             return found.iter().map(message).collect();
         }

@@ -20,7 +20,10 @@ use crate::store::{Epoch, StoreError};
 
 /// The steps from nothing to the schema of this version, in order. A step that was released never changes.
 /// Each can be run again after it was interrupted.
-const MIGRATIONS: [(i64, &str, &str); 1] = [(1, "tables", include_str!("../migrations/0001_mysql.sql"))];
+const MIGRATIONS: [(i64, &str, &str); 2] = [
+    (1, "tables", include_str!("../migrations/0001_mysql.sql")),
+    (2, "stamps and sizes", include_str!("../migrations/0002_mysql.sql")),
+];
 
 /// What a packet has beside the payload: names, numbers, and the statement around them.
 const BESIDE_PAYLOAD: usize = 64 << 10;

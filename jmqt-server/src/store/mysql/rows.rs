@@ -12,7 +12,7 @@ use sqlx::mysql::{MySqlArguments, MySqlConnection, MySqlRow};
 use sqlx::{Arguments as _, AssertSqlSafe, Row as _, SqlSafeStr as _, SqlStr};
 
 use crate::store::time::from_millis;
-use crate::store::{ChannelKey, Seq, StoreError};
+use crate::store::{ChannelKey, Seq, Stamp, StoreError};
 
 /// How many rows a statement can take, smallest first, where a row may come twice.
 const REPEATING: [usize; 4] = [1, 8, 64, 256];
@@ -148,6 +148,11 @@ pub(super) fn key(row: &MySqlRow, column: usize) -> Result<ChannelKey, StoreErro
 /// Reads a place in a log.
 pub(super) fn seq(row: &MySqlRow, column: usize) -> Result<Seq, StoreError> {
     count(row, column).map(Seq)
+}
+
+/// Reads a stamp.
+pub(super) fn stamp(row: &MySqlRow, column: usize) -> Result<Stamp, StoreError> {
+    count(row, column).map(Stamp)
 }
 
 /// Reads a number that is never negative.

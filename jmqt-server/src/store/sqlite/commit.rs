@@ -11,12 +11,15 @@ use sqlx::sqlite::{SqliteArguments, SqliteConnection};
 use super::rows::{self, MultiRow};
 use super::{SqliteStore, cursors};
 use crate::store::limits::limited;
-use crate::store::plan::Plan;
+use crate::store::plan::{ChannelRow, Plan};
 use crate::store::time::millis;
-use crate::store::{ChannelKey, Operation, Outcome, Retained, StoreError};
+use crate::store::{ChannelKey, Operation, Outcome, Retained, Stamp, StoreError};
 
 static CHANNELS: LazyLock<MultiRow> = LazyLock::new(|| {
-    MultiRow::new(1, "SELECT name, id, last_seq, persistent_count FROM channels WHERE name IN ({rows})")
+    MultiRow::new(
+        1,
+        "SELECT name, id, last_seq, persistent_count, total_bytes FROM channels WHERE name IN ({rows})",
+    )
 });
 static RETAINED: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::new(1, "SELECT channel_id, sender, data FROM retained WHERE channel_id IN ({rows})")
@@ -24,22 +27,22 @@ static RETAINED: LazyLock<MultiRow> = LazyLock::new(|| {
 
 static MAKE_CHANNELS: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::new(
-        4,
-        "INSERT INTO channels (id, name, last_seq, persistent_count) \
+        5,
+        "INSERT INTO channels (id, name, last_seq, persistent_count, total_bytes) \
          SELECT * FROM (VALUES {rows}) WHERE column1 IS NOT NULL",
     )
 });
 static CHANGE_CHANNELS: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::new(
-        3,
-        "UPDATE channels SET last_seq = v.column2, persistent_count = v.column3 \
+        4,
+        "UPDATE channels SET last_seq = v.column2, persistent_count = v.column3, total_bytes = v.column4 \
          FROM (VALUES {rows}) AS v WHERE channels.id = v.column1",
     )
 });
 static LOG: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::new(
-        5,
-        "INSERT INTO messages (channel_id, seq, created_at, sender, data) \
+        7,
+        "INSERT INTO messages (channel_id, seq, created_at, stamp, bytes_before, sender, data) \
          SELECT * FROM (VALUES {rows}) WHERE column1 IS NOT NULL",
     )
 });
@@ -61,8 +64,8 @@ static UNSUBSCRIBE: LazyLock<MultiRow> = LazyLock::new(|| {
 });
 static RETAIN: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::new(
-        3,
-        "INSERT OR REPLACE INTO retained (channel_id, sender, data) \
+        4,
+        "INSERT OR REPLACE INTO retained (channel_id, bytes, sender, data) \
          SELECT * FROM (VALUES {rows}) WHERE column1 IS NOT NULL",
     )
 });
@@ -114,7 +117,7 @@ pub(super) fn statements() -> [&'static MultiRow; 12] {
 impl SqliteStore {
     /// See [`Store::commit`](crate::store::Store::commit).
     pub(super) async fn commit_batch(&self, batch: &[Operation]) -> Result<Vec<Outcome>, StoreError> {
-        let mut plan = Plan::new(batch, |name| self.retained.may_contain(name.as_str()));
+        let mut plan = Plan::new(batch, Stamp::random()?, |name| self.retained.may_contain(name.as_str()));
         if plan.channels().is_empty() {
             return Ok(plan.carry_out(batch, &mut 0));
         }
@@ -163,7 +166,8 @@ async fn load<'b>(
         CHANNELS.fetch(connection, plan.channels(), |values, channel| values.add(channel.name.as_str()));
     for row in by_name.await? {
         let (name, key) = (rows::channel(&row, 0)?, rows::key(&row, 1)?);
-        plan.put_channel(&name, key, rows::seq(&row, 2)?, rows::count(&row, 3)?);
+        let (last, persistent, bytes) = (rows::seq(&row, 2)?, rows::count(&row, 3)?, rows::count(&row, 4)?);
+        plan.put_channel(&name, ChannelRow { key, last, persistent, bytes });
     }
 
     let pairs = plan.subscriptions_to_load(batch);
@@ -197,13 +201,15 @@ async fn write_channels(connection: &mut SqliteConnection, plan: &Plan<'_>) -> R
         values.add(channel.key.map(|key| key.0))?;
         values.add(channel.name.as_str())?;
         rows::add_seq(values, channel.last)?;
-        values.add(i64::try_from(channel.persistent)?)
+        values.add(i64::try_from(channel.persistent)?)?;
+        values.add(i64::try_from(channel.bytes)?)
     });
     make.await?;
     let change = CHANGE_CHANNELS.execute(connection, &changed, |values, channel| {
         values.add(channel.key.map(|key| key.0))?;
         rows::add_seq(values, channel.last)?;
-        values.add(i64::try_from(channel.persistent)?)
+        values.add(i64::try_from(channel.persistent)?)?;
+        values.add(i64::try_from(channel.bytes)?)
     });
     change.await?;
     Ok(())
@@ -215,6 +221,8 @@ async fn write_messages(connection: &mut SqliteConnection, plan: &Plan<'_>) -> R
         values.add(message.key.0)?;
         rows::add_seq(values, message.seq)?;
         values.add(now)?;
+        values.add(i64::try_from(plan.stamp().0)?)?;
+        values.add(i64::try_from(message.bytes_before)?)?;
         rows::add_sender(values, message.append.sender.as_ref())?;
         values.add(&message.append.data[..])
     });
@@ -248,6 +256,7 @@ async fn write_retained(connection: &mut SqliteConnection, plan: &Plan<'_>) -> R
     let (retained, cleared) = (plan.retained(), plan.cleared());
     let retain = RETAIN.execute(connection, &retained, |values, (key, _, retained)| {
         values.add(key.0)?;
+        values.add(i64::try_from(retained.data.len())?)?;
         rows::add_sender(values, retained.sender.as_ref())?;
         values.add(&retained.data[..])
     });

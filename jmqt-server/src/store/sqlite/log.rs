@@ -101,7 +101,7 @@ impl SqliteStore {
         bytes: usize,
     ) -> Result<Vec<LoggedMessage>, StoreError> {
         let mut reader = self.reader().await?;
-        let sql = "SELECT seq, sender, data FROM messages \
+        let sql = "SELECT seq, stamp, sender, data FROM messages \
             WHERE channel_id = ? AND seq > ? ORDER BY seq LIMIT ?";
         let mut found = sqlx::query(sql)
             .bind(key.0)
@@ -113,10 +113,10 @@ impl SqliteStore {
             let Some(row) = found.try_next().await? else {
                 break;
             };
-            let (seq, sender) = (rows::seq(&row, 0)?, rows::sender(&row, 1)?);
-            let data = rows::data(&row, 2)?;
+            let (seq, stamp) = (rows::seq(&row, 0)?, rows::stamp(&row, 1)?);
+            let (sender, data) = (rows::sender(&row, 2)?, rows::data(&row, 3)?);
             gathered += data.len();
-            log.push(LoggedMessage { seq, sender, data });
+            log.push(LoggedMessage { seq, stamp, sender, data });
         }
         Ok(log)
     }

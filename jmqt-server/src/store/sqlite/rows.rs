@@ -12,7 +12,7 @@ use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
 use sqlx::{Arguments as _, AssertSqlSafe, Row as _, SqlSafeStr as _, SqlStr};
 
 use crate::store::time::from_millis;
-use crate::store::{ChannelKey, Seq, StoreError};
+use crate::store::{ChannelKey, Seq, Stamp, StoreError};
 
 /// How many rows a statement can take, smallest first.
 const SHAPES: [usize; 3] = [1, 8, 64];
@@ -116,6 +116,11 @@ pub(super) fn seq(row: &SqliteRow, column: usize) -> Result<Seq, StoreError> {
     count(row, column).map(Seq)
 }
 
+/// Reads a stamp.
+pub(super) fn stamp(row: &SqliteRow, column: usize) -> Result<Stamp, StoreError> {
+    count(row, column).map(Stamp)
+}
+
 /// Reads a number that is never negative.
 pub(super) fn count(row: &SqliteRow, column: usize) -> Result<u64, StoreError> {
     u64::try_from(row.try_get::<i64, _>(column)?).map_err(|_| StoreError::Corrupt { what: "number" })
@@ -158,7 +163,8 @@ mod tests {
     use super::super::{commit, cursors, expiry, log, sessions};
     use super::*;
 
-    const SCHEMA: &str = include_str!("../migrations/0001_sqlite.sql");
+    const SCHEMA: &str =
+        concat!(include_str!("../migrations/0001_sqlite.sql"), include_str!("../migrations/0002_sqlite.sql"));
 
     #[tokio::test]
     async fn no_statement_reads_a_whole_table() {
