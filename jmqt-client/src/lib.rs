@@ -89,3 +89,8 @@ pub use jmqt_protocol::{
 pub use message::{IntoChannel, Publish, Receipt};
 pub use push::Push;
 pub use stream::{Pushes, Subscription};
+
+/// The code in the README of the repository compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -76,7 +76,8 @@ struct Values {
 
 impl Values {
     fn add(&mut self, field: &Field, value: &str) {
-        if field.name() == "message" {
+        // A field with this name beside the text of the event is a field like any other.
+        if field.name() == "message" && self.message.is_empty() {
             escape(value, &mut self.message);
             return;
         }

@@ -76,6 +76,7 @@ fn fields_follow_the_message() {
         tracing::info!(client, remote = %"10.0.0.1:5", count = 3, ratio = 0.5, ok = true, debug = ?client, "Closed");
         tracing::info!(name = "two words", empty = "", pair = "a=b", backslash = "a\\b", list = ?["x"], "Closed");
         tracing::info!(only = 1);
+        tracing::info!(message = "as told", "Panicked");
     });
     assert_eq!(
         lines,
@@ -83,6 +84,7 @@ fn fields_follow_the_message() {
             "[JMQTServer:TESTS] INF : Closed client=alice remote=10.0.0.1:5 count=3 ratio=0.5 ok=true debug=\"alice\"",
             "[JMQTServer:TESTS] INF : Closed name=\"two words\" empty=\"\" pair=\"a=b\" backslash=\"a\\\\b\" list=\"[\\\"x\\\"]\"",
             "[JMQTServer:TESTS] INF :  only=1",
+            "[JMQTServer:TESTS] INF : Panicked message=\"as told\"",
         ]
     );
 }

@@ -57,6 +57,8 @@ counters! {
     subscriptions_expired,
     /// Requests answered SERVER_ERROR because a validator failed, panicked or took too long.
     validator_failures,
+    /// Stored QoS 1 messages that a `StoredNotifier` was not told of, because it was too slow.
+    stored_notices_dropped,
     /// Batches of pushes that did not reach other nodes, because the link to them was down or too slow. QoS 1
     /// pushes of persistent subscriptions are found in the store all the same.
     bus_dropped,

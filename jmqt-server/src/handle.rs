@@ -9,7 +9,8 @@ use jmqt_protocol::{ChannelKind, ChannelName, ClientId, InvalidPayload, Payload,
 
 use crate::counters::CountersSnapshot;
 use crate::hub::{Hub, HubError, Message, Recorded};
-use crate::validators::{CloseReason, ConnectionInfo};
+use crate::testing::Detached;
+use crate::validators::{CloseReason, ConnectionInfo, json_text};
 
 /// A message the application publishes; QoS 0 and not retained unless told otherwise.
 ///
@@ -32,9 +33,9 @@ impl Publish {
     /// A value, as JSON.
     ///
     /// # Errors
-    /// What `serde_json` says of a value that JSON cannot hold.
+    /// What `serde_json` says of a value that JSON cannot hold, or that nests deeper than 128.
     pub fn json(channel: ChannelName, data: &impl serde::Serialize) -> Result<Self, serde_json::Error> {
-        let data = serde_json::to_vec(data)?.into();
+        let data = json_text(data)?.into();
         Ok(Self { channel, data, qos: Qos::AtMostOnce, retain: Retain::No })
     }
 
@@ -75,7 +76,8 @@ impl Publish {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HandleError {
-    /// A control channel, or another client's point-to-point channel (protocol.md 2.20).
+    /// A control channel, or a point-to-point channel that this may not be done to: to be subscribed to, of another
+    /// client; to be published to in a client's name, its own (protocol.md 2.11, 2.20).
     #[error("channel {0} cannot be used for this")]
     InvalidChannel(ChannelName),
     /// A temporary subscription of a client that is not connected.
@@ -99,7 +101,15 @@ impl From<HubError> for HandleError {
 /// anywhere else in the program (§9.e).
 #[derive(Clone)]
 pub struct ServerHandle {
-    hub: Arc<Hub>,
+    side: Side,
+}
+
+/// What is behind a handle.
+#[derive(Clone)]
+enum Side {
+    Live(Arc<Hub>),
+    /// A [`TestServer`](crate::testing::TestServer).
+    Detached(Arc<Detached>),
 }
 
 impl fmt::Debug for ServerHandle {
@@ -110,7 +120,11 @@ impl fmt::Debug for ServerHandle {
 
 impl ServerHandle {
     pub(crate) fn new(hub: Arc<Hub>) -> Self {
-        Self { hub }
+        Self { side: Side::Live(hub) }
+    }
+
+    pub(crate) fn detached(server: Arc<Detached>) -> Self {
+        Self { side: Side::Detached(server) }
     }
 
     /// A client's subscriptions by channel name: all of a connected client, the persistent ones of any
@@ -122,7 +136,10 @@ impl ServerHandle {
         &self,
         client: &ClientId,
     ) -> Result<Vec<(ChannelName, Persistence)>, HandleError> {
-        Ok(self.hub.subscriptions_of(client).await?)
+        match &self.side {
+            Side::Live(hub) => Ok(hub.subscriptions_of(client).await?),
+            Side::Detached(server) => Ok(server.subscriptions(client)),
+        }
     }
 
     /// Subscribes a client without asking it or the validators. An existing subscription changes to
@@ -145,7 +162,11 @@ impl ServerHandle {
         persistence: Persistence,
     ) -> Result<(), HandleError> {
         check_subscribable(client, channel)?;
-        let (hub, client, channel) = (Arc::clone(&self.hub), client.clone(), channel.clone());
+        let hub = match &self.side {
+            Side::Live(hub) => Arc::clone(hub),
+            Side::Detached(server) => return server.subscribe(client, channel, persistence),
+        };
+        let (client, channel) = (client.clone(), channel.clone());
         // In a task of its own: half a subscription would hold pushes back for good.
         let task = tokio::spawn(async move { hub.force_subscribe(&client, &channel, persistence).await });
         Ok(task.await.map_err(|_| HandleError::Store)??)
@@ -161,7 +182,11 @@ impl ServerHandle {
     /// Once it was polled it is carried out, whether it is waited for or not.
     pub async fn force_unsub(&self, client: &ClientId, channel: &ChannelName) -> Result<bool, HandleError> {
         check_subscribable(client, channel)?;
-        let (hub, client, channel) = (Arc::clone(&self.hub), client.clone(), channel.clone());
+        let hub = match &self.side {
+            Side::Live(hub) => Arc::clone(hub),
+            Side::Detached(server) => return Ok(server.unsubscribe(client, channel)),
+        };
+        let (client, channel) = (client.clone(), channel.clone());
         let task = tokio::spawn(async move { hub.force_unsubscribe(&client, &channel).await });
         Ok(task.await.map_err(|_| HandleError::Store)??)
     }
@@ -173,22 +198,65 @@ impl ServerHandle {
     /// # Errors
     /// [`HandleError::InvalidChannel`] for a control channel, [`HandleError::Store`].
     pub async fn force_pub(&self, publish: Publish) -> Result<(), HandleError> {
-        Ok(self.hub.publish(publish.into_message()?).await?)
+        self.publish(publish.into_message()?).await
+    }
+
+    /// Publishes in a client's name, connected or not, without asking the validators: subscribers see the client as
+    /// the publisher, and the client itself is not sent the message (protocol.md 2.11). It is in no order with what
+    /// the client publishes itself. When this returns, the same holds as for [`force_pub`](Self::force_pub).
+    ///
+    /// # Errors
+    /// [`HandleError::InvalidChannel`] for a control channel and for the client's own `#` channel,
+    /// [`HandleError::Store`].
+    pub async fn publish_as(&self, client: &ClientId, publish: Publish) -> Result<(), HandleError> {
+        let mut message = publish.into_message()?;
+        if is_own_channel(client, &message.channel) {
+            return Err(HandleError::InvalidChannel(message.channel));
+        }
+        message.sender = Some(client.clone());
+        self.publish(message).await
+    }
+
+    async fn publish(&self, message: Message) -> Result<(), HandleError> {
+        match &self.side {
+            Side::Live(hub) => hub.publish(message).await?,
+            Side::Detached(server) => server.publish(message),
+        }
+        Ok(())
+    }
+
+    /// The clients that are connected to this node and subscribed to a channel, in no particular order. Clients on
+    /// other nodes, and persistent subscriptions of clients that are away, are not among them.
+    #[must_use]
+    pub fn subscribers(&self, channel: &ChannelName) -> Vec<(ClientId, Persistence)> {
+        match &self.side {
+            Side::Live(hub) => hub.subscribers_here(channel),
+            Side::Detached(server) => server.subscribers(channel),
+        }
     }
 
     /// Whether the client has a session now, on whatever node; of other nodes what was true a moment ago.
     #[must_use]
     pub fn is_connected(&self, client: &ClientId) -> bool {
-        self.hub.connections.outbox(client.as_str()).is_some()
-            || self.hub.cluster.as_ref().is_some_and(|cluster| cluster.is_elsewhere(client))
+        match &self.side {
+            Side::Live(hub) => {
+                hub.connections.outbox(client.as_str()).is_some()
+                    || hub.cluster.as_ref().is_some_and(|cluster| cluster.is_elsewhere(client))
+            }
+            Side::Detached(server) => server.is_connected(client),
+        }
     }
 
     /// Everybody who has a session now, on whatever node, in no particular order; of other nodes what was
     /// true a moment ago.
     #[must_use]
     pub fn connections(&self) -> Vec<(ClientId, ConnectionInfo)> {
-        let mut all = self.hub.connections.all();
-        if let Some(cluster) = &self.hub.cluster {
+        let hub = match &self.side {
+            Side::Live(hub) => hub,
+            Side::Detached(server) => return server.connections(),
+        };
+        let mut all = hub.connections.all();
+        if let Some(cluster) = &hub.cluster {
             all.extend(cluster.elsewhere());
         }
         all
@@ -198,11 +266,15 @@ impl ServerHandle {
     /// none. Another node does it a moment later.
     #[allow(clippy::must_use_candidate, reason = "it is called for what it does")]
     pub fn disconnect(&self, client: &ClientId) -> bool {
-        if let Some(outbox) = self.hub.connections.outbox(client.as_str()) {
+        let hub = match &self.side {
+            Side::Live(hub) => hub,
+            Side::Detached(server) => return server.disconnect(client),
+        };
+        if let Some(outbox) = hub.connections.outbox(client.as_str()) {
             outbox.close(CloseReason::ByApplication);
             return true;
         }
-        self.hub.cluster.as_ref().is_some_and(|cluster| cluster.disconnect(client))
+        hub.cluster.as_ref().is_some_and(|cluster| cluster.disconnect(client))
     }
 
     /// Forgets a channel's retained message; `false` if there was none.
@@ -210,13 +282,19 @@ impl ServerHandle {
     /// # Errors
     /// [`HandleError::Store`].
     pub async fn clear_retained(&self, channel: &ChannelName) -> Result<bool, HandleError> {
-        Ok(self.hub.clear_retained(channel).await?)
+        match &self.side {
+            Side::Live(hub) => Ok(hub.clear_retained(channel).await?),
+            Side::Detached(server) => Ok(server.clear_retained(channel)),
+        }
     }
 
     /// What the server has counted since it started.
     #[must_use]
     pub fn counters(&self) -> CountersSnapshot {
-        self.hub.counters.snapshot()
+        match &self.side {
+            Side::Live(hub) => hub.counters.snapshot(),
+            Side::Detached(_) => CountersSnapshot::default(),
+        }
     }
 }
 
@@ -225,9 +303,13 @@ fn check_subscribable(client: &ClientId, channel: &ChannelName) -> Result<(), Ha
     let allowed = match channel.kind() {
         ChannelKind::Plain => true,
         ChannelKind::Control => false,
-        ChannelKind::PeerToPeer => channel.as_str().strip_prefix('#') == Some(client.as_str()),
+        ChannelKind::PeerToPeer => is_own_channel(client, channel),
     };
     if allowed { Ok(()) } else { Err(HandleError::InvalidChannel(channel.clone())) }
+}
+
+fn is_own_channel(client: &ClientId, channel: &ChannelName) -> bool {
+    channel.as_str().strip_prefix('#') == Some(client.as_str())
 }
 
 /// The handle of a `conn` request: what is done through it happens once the connection is accepted, in
@@ -247,6 +329,11 @@ impl ConnHandle {
 
     fn record(&self, recorded: Recorded) {
         self.recorded.lock().unwrap_or_else(PoisonError::into_inner).push(recorded);
+    }
+
+    /// What has been recorded so far.
+    pub(crate) fn recorded(&self) -> Vec<Recorded> {
+        self.recorded.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) fn into_recorded(self) -> Vec<Recorded> {

@@ -2,37 +2,42 @@
 //! TLS, with QoS 0 and 1, retained messages, persistent subscriptions, point-to-point and control
 //! channels.
 //!
-//! The application decides, in eight async traits: [`AuthValidator`], [`ConnValidator`],
-//! [`SubValidator`], [`PubValidator`], [`UnsubValidator`], [`ControlHandler`], [`DisconnectNotifier`] and
-//! [`CloseNotifier`]. Everything else is the server's: sessions, order, redelivery, limits, a store in
-//! SQLite or MySQL, and, with Redis between them, several nodes that serve clients together. A `pubAck` with
-//! status 1 means that the message is on disk for every persistent subscriber.
+//! The application decides, in async traits: [`AuthValidator`], [`ConnValidator`], [`SubValidator`] and
+//! [`PubValidator`] must be there; [`UnsubValidator`], [`ControlHandler`], [`DisconnectNotifier`] and [`CloseNotifier`]
+//! have defaults; [`OpenNotifier`] and [`StoredNotifier`] listen where an application wants them to. Everything else is
+//! the server's: sessions, order, redelivery, limits, a store in SQLite or MySQL, and, with Redis between them, several
+//! nodes that serve clients together. A `pubAck` with status 1 means that the message is on disk for every persistent
+//! subscriber.
 //!
-//! A complete server:
+//! A complete server. `{"auth":{"dt":"alice"}}` gives a token that makes a client `alice`; without it nobody is:
 //!
 //! ```
+//! use jmqt_server::tokens::TokenIssuer;
 //! use jmqt_server::*;
 //!
-//! struct Believe;
+//! /// Everybody is who they say they are. A real application asks for a password here.
+//! struct Believe(TokenIssuer);
 //!
 //! #[async_trait]
 //! impl AuthValidator for Believe {
 //!     async fn validate_auth(&self, request: &AuthRequest<'_>) -> Result<AuthVerdict, BoxError> {
-//!         let client = ClientId::parse(request.data.as_str().trim_matches('"'))?; // {"auth":{"dt":"alice"}}
-//!         Ok(AuthVerdict::grant(client, AuthToken::new("secret")))
+//!         let name: String = request.json().unwrap_or_default();
+//!         match ClientId::parse(&name) {
+//!             Ok(client) => Ok(self.0.grant(client)?),
+//!             Err(error) => Ok(AuthVerdict::refuse(StatusCode::INVALID_PACKET, error.to_string())),
+//!         }
 //!     }
 //! }
 //!
-//! #[tokio::main]
-//! async fn main() -> Result<(), BoxError> {
+//! async fn serve() -> Result<(), BoxError> {
 //!     let mut config = Config::default(); // or Config::load(Some("server.conf".as_ref()))?
 //! #   let folder = tempfile::tempdir()?;
 //! #   config.sqlite_path = folder.path().join("jmqt.db");
 //! #   (config.bind_address, config.websocket_port) = ([127, 0, 0, 1].into(), None);
 //!     config.socket_port = Some(0); // any free port
+//!     let tokens = TokenIssuer::from_config(&config)?;
 //!     let server = Server::builder(config)
-//!         .auth(Believe).conn(AllowAll).sub(AllowAll).publish(AllowAll).unsub(AllowAll)
-//!         .control(DenyAll).disconnect(Silent).close(Silent)
+//!         .auth(Believe(tokens.clone())).conn(tokens).sub(AllowAll).publish(AllowAll)
 //!         .start().await?;
 //!     println!("listening on {:?}", server.local_addr(Protocol::Socket));
 //! #   server.shutdown().await;
@@ -40,10 +45,17 @@
 //!     server.run_until_signal().await?;
 //!     Ok(())
 //! }
+//!
+//! fn main() -> std::process::ExitCode {
+//!     jmqt_server::run(serve())
+//! }
 //! ```
 //!
-//! From outside the validators, and from within, the application acts through a [`ServerHandle`]:
-//! it subscribes and unsubscribes clients, publishes, asks who is connected, and disconnects (§9.e).
+//! One type may implement all eight traits: [`ServerBuilder::app`]. An `Arc` of it does, too. [`testing`] has what unit
+//! tests of validators need.
+//!
+//! From outside the validators, and from within, the application acts through a [`ServerHandle`]: it subscribes and
+//! unsubscribes clients, publishes, asks who is connected, and disconnects (§9.e).
 //!
 //! The server runs on the tokio runtime it is started on. Events are logged with `tracing`; [`logging`]
 //! has the format and the outlets of the sample server. Sections (§) are those of the JMQT 1.0
@@ -57,9 +69,12 @@ mod handle;
 mod hub;
 mod listener;
 mod log_limit;
+mod run;
 mod server;
 mod session;
 pub mod store;
+pub mod testing;
+pub mod tokens;
 mod transport;
 mod validators;
 
@@ -74,10 +89,12 @@ pub use jmqt_protocol::{
     Persistence, Qos, Retain, StatusCode,
 };
 pub use listener::TlsError;
+pub use run::run;
 pub use server::{Server, ServerBuilder, StartError};
 pub use validators::{
     Acceptance, AllowAll, AuthRequest, AuthValidator, AuthVerdict, BoxError, CloseNotice, CloseNotifier,
     CloseReason, ConnRequest, ConnValidator, ConnVerdict, ConnectionInfo, ControlHandler, ControlReply,
-    ControlRequest, DenyAll, DisconnectNotice, DisconnectNotifier, Grant, Protocol, PubRequest, PubValidator,
-    Silent, SubRequest, SubValidator, UnsubRequest, UnsubValidator, Verdict,
+    ControlRequest, DenyAll, DisconnectNotice, DisconnectNotifier, Grant, OpenNotice, OpenNotifier, Protocol,
+    PubRequest, PubValidator, PubVerdict, Replacement, Silent, StoredNotice, StoredNotifier, SubRequest,
+    SubValidator, UnexpectedData, UnsubRequest, UnsubValidator, Verdict,
 };

@@ -6,6 +6,7 @@ mod membership;
 mod orphans;
 mod shared;
 mod signals;
+mod stored;
 
 use std::io;
 use std::net::SocketAddr;
@@ -20,7 +21,7 @@ use crate::bus::{Bus, LocalBus, NodeId, RedisBus, Speaker};
 use crate::config::{Config, RedisOptions};
 use crate::counters::Counters;
 use crate::handle::ServerHandle;
-use crate::hub::{Cluster, Deliverer, Hub, Janitor, JanitorLimits};
+use crate::hub::{Cluster, Deliverer, Hub, Janitor, JanitorLimits, StoredQueue};
 use crate::listener::{Listener, log_for};
 use crate::session::{IdSpace, OutboxContext};
 use crate::store::{ClusterStore, CommitQueue, Store};
@@ -62,6 +63,8 @@ pub struct Server {
     janitor: JoinHandle<()>,
     committer: JoinHandle<()>,
     deliverer: JoinHandle<()>,
+    /// Tells the application of stored messages, and what stops it.
+    stored: Option<(CancellationToken, JoinHandle<()>)>,
     /// What makes it a node of a cluster.
     membership: Option<Membership>,
     store: Arc<dyn Store>,
@@ -109,8 +112,22 @@ impl Server {
                 (bus, Some(Arc::clone(&cluster)), Some((cluster, events, tasks)))
             }
         };
-        let hub =
-            Hub::new(context, Arc::clone(&store), Arc::clone(&bus), queue, Arc::clone(&janitor), cluster);
+        let (stored, stored_messages) = match &validators.stored {
+            Some(notifier) => {
+                let (queue, messages) = StoredQueue::new(Arc::clone(&context.counters));
+                (Some(queue), Some((Arc::clone(notifier), messages)))
+            }
+            None => (None, None),
+        };
+        let hub = Hub::new(
+            context,
+            Arc::clone(&store),
+            Arc::clone(&bus),
+            queue,
+            Arc::clone(&janitor),
+            cluster,
+            stored,
+        );
         let hub = Arc::new(hub);
         let handle = ServerHandle::new(Arc::clone(&hub));
         let shared = Arc::new(Shared::new(config, validators, Arc::clone(&hub), handle));
@@ -141,6 +158,11 @@ impl Server {
             janitor: tokio::spawn(run_janitor),
             committer: tokio::spawn(committer.run()),
             deliverer: tokio::spawn(Deliverer::new(hub, batches, arrivals).run()),
+            stored: stored_messages.map(|(notifier, messages)| {
+                let stop = CancellationToken::new();
+                let tell = stored::tell(Arc::clone(&shared), notifier, messages, stop.clone());
+                (stop, tokio::spawn(tell))
+            }),
             membership,
             shared,
             store,
@@ -213,6 +235,7 @@ impl Server {
             janitor,
             committer,
             deliverer,
+            stored,
             membership,
             store,
             spread,
@@ -241,6 +264,10 @@ impl Server {
             shared.hub.close_queue();
             join(committer).await;
             join(deliverer).await;
+            if let Some((stop, telling)) = stored {
+                stop.cancel();
+                join(telling).await;
+            }
             if let Some(membership) = membership {
                 membership.end().await;
             }

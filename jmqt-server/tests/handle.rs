@@ -203,3 +203,54 @@ async fn a_forced_subscription_that_is_not_waited_for_is_made_all_the_same() {
     handle.force_pub(message("news", "1")).await.unwrap();
     bob.expect(r#"{"push":{"cn":"news","dt":1,"cl":""}}"#).await;
 }
+
+#[tokio::test] // protocol.md 2.11: as if the client had published it
+async fn a_message_in_a_clients_name_is_pushed_to_others_and_not_to_that_client() {
+    let server = TestServer::start().await;
+    let (handle, id) = (server.handle(), client_id("alice"));
+    let (mut alice, mut bob) = (server.connect("alice").await, server.connect("bob").await);
+    alice.sub_persistent("news").await;
+    bob.sub_persistent("news").await;
+    handle.publish_as(&id, message("news", "1")).await.unwrap();
+    bob.expect(r#"{"push":{"cn":"news","dt":1,"cl":"alice"}}"#).await;
+    handle.publish_as(&id, message("news", "2").at_least_once()).await.unwrap();
+    bob.expect_push(r#"{"push":{"cn":"news","dt":2,"cl":"alice","q":1,"id":"*"}}"#).await;
+    handle.publish_as(&id, message("#bob", "3")).await.unwrap();
+    bob.expect(r##"{"push":{"cn":"#bob","dt":3,"cl":"alice"}}"##).await;
+    for wrong in ["#alice", "$control"] {
+        let refused = handle.publish_as(&id, message(wrong, "4")).await;
+        assert_eq!(refused, Err(HandleError::InvalidChannel(channel(wrong))));
+    }
+    alice.expect_nothing_before_hb().await;
+    handle.publish_as(&client_id("absent"), message("news", "5")).await.unwrap();
+    alice.expect(r#"{"push":{"cn":"news","dt":5,"cl":"absent"}}"#).await;
+}
+
+#[tokio::test]
+async fn the_subscribers_of_a_channel_are_those_who_are_connected() {
+    let server = TestServer::start().await;
+    let handle = server.handle();
+    let (mut alice, mut bob) = (server.connect("alice").await, server.connect("bob").await);
+    assert_eq!(handle.subscribers(&channel("news")), []);
+    alice.sub_persistent("news").await;
+    bob.sub("news").await;
+    let mut subscribers = handle.subscribers(&channel("news"));
+    subscribers.sort_by(|(one, _), (other, _)| one.cmp(other));
+    let both = [(client_id("alice"), Persistence::Persistent), (client_id("bob"), Persistence::Temporary)];
+    assert_eq!(subscribers, both);
+    assert_eq!(handle.subscribers(&channel("#bob")), [(client_id("bob"), Persistence::Temporary)]);
+    assert_eq!(handle.subscribers(&channel("#carol")), []);
+    drop(alice);
+    server.app.expect_close("alice", CloseReason::ClosedByClient).await;
+    assert_eq!(handle.subscribers(&channel("news")), [(client_id("bob"), Persistence::Temporary)]);
+}
+
+#[test] // protocol.md 2.5: clients refuse what nests deeper
+fn a_value_that_nests_too_deep_is_no_message() {
+    let nested = |depth| {
+        let value = (1..depth).fold(serde_json::json!([]), |inner, _| serde_json::json!([inner]));
+        Publish::json(channel("news"), &value)
+    };
+    assert!(nested(128).is_ok());
+    assert!(nested(129).unwrap_err().to_string().contains("nested at most 128 deep"));
+}

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use jmqt_server::{
     AuthRequest, AuthToken, AuthValidator, AuthVerdict, BoxError, ClientId, CloseNotice, CloseNotifier,
     Config, ConnRequest, ConnValidator, ConnVerdict, ControlHandler, ControlReply, ControlRequest,
-    DisconnectNotice, DisconnectNotifier, Protocol, PubRequest, PubValidator, Server, StatusCode, SubRequest,
-    SubValidator, UnsubRequest, UnsubValidator, Verdict, async_trait,
+    DisconnectNotice, DisconnectNotifier, Protocol, PubRequest, PubValidator, PubVerdict, Server, StatusCode,
+    SubRequest, SubValidator, UnsubRequest, UnsubValidator, Verdict, async_trait,
 };
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -73,9 +73,9 @@ impl SubValidator for App {
 
 #[async_trait]
 impl PubValidator for App {
-    async fn validate_pub(&self, request: &PubRequest<'_>) -> Result<Verdict, BoxError> {
+    async fn validate_pub(&self, request: &PubRequest<'_>) -> Result<PubVerdict, BoxError> {
         self.saw("pub", request.session_arc().as_deref());
-        Ok(Verdict::Allow)
+        Ok(PubVerdict::Allow)
     }
 }
 

@@ -116,6 +116,7 @@ fn start_node(places: &Places, database: SocketAddr, bus: SocketAddr) -> Result<
         .env("JMQT_MYSQL_USER", "root")
         .env("JMQT_ENABLE_REDIS", "true")
         .env("JMQT_REDIS_PORT", bus.port().to_string())
+        .env("JMQT_TOKEN_SECRET", "the nodes of a benchmark share one secret")
         .env("JMQT_LOG_MODE", "WRN");
     Ok((Process::start(&command, folder, address)?, address))
 }

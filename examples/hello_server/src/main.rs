@@ -1,4 +1,5 @@
-//! The smallest server: everyone is who they say they are, and may do everything.
+//! The smallest server: everyone is who they say they are, and may do everything. Whoever has said who they are gets a
+//! signed token, without which nobody connects.
 //!
 //! `cargo run --release -p hello_server -- --config server.conf`
 //!
@@ -9,9 +10,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use jmqt_server::tokens::TokenIssuer;
 use jmqt_server::{
-    AllowAll, AuthRequest, AuthToken, AuthValidator, AuthVerdict, BoxError, ClientId, Config, DenyAll,
-    Server, Silent, StatusCode, async_trait, logging,
+    AllowAll, AuthRequest, AuthValidator, AuthVerdict, BoxError, ClientId, Config, Server, StatusCode,
+    async_trait, logging,
 };
 
 #[derive(Parser)]
@@ -22,38 +24,39 @@ struct Arguments {
     config: Option<PathBuf>,
 }
 
-/// Everyone is who they say they are in `{"client_name": …}`.
-struct Believe;
+/// Everyone is who they say they are. A real application asks for a password here.
+struct Believe(TokenIssuer);
+
+/// `"alice"` or `{"client_name": "alice"}`.
+#[derive(serde::Deserialize)]
+#[serde(untagged)]
+enum AuthData {
+    Name(String),
+    Object { client_name: String },
+}
 
 #[async_trait]
 impl AuthValidator for Believe {
     async fn validate_auth(&self, request: &AuthRequest<'_>) -> Result<AuthVerdict, BoxError> {
-        #[derive(serde::Deserialize)]
-        struct Data {
-            client_name: String,
-        }
-        let Ok(data) = serde_json::from_str::<Data>(request.data.as_str()) else {
+        let Ok(AuthData::Name(name) | AuthData::Object { client_name: name }) = request.json() else {
             return Ok(AuthVerdict::refuse(StatusCode::INVALID_PACKET, "client_name is missing"));
         };
-        Ok(match ClientId::parse(&data.client_name) {
-            Ok(client) => AuthVerdict::grant(client, AuthToken::new("hello")),
-            Err(error) => AuthVerdict::refuse(StatusCode::INVALID_PACKET, error.to_string()),
-        })
+        match ClientId::parse(&name) {
+            Ok(client) => Ok(self.0.grant(client)?),
+            Err(error) => Ok(AuthVerdict::refuse(StatusCode::INVALID_PACKET, error.to_string())),
+        }
     }
 }
 
-async fn run(arguments: Arguments) -> Result<(), BoxError> {
+async fn serve(arguments: Arguments) -> Result<(), BoxError> {
     let config = Config::load(arguments.config.as_deref())?;
     let _log = logging::init("JMQTServer", &config.log)?;
+    let tokens = TokenIssuer::from_config(&config)?;
     let server = Server::builder(config)
-        .auth(Believe)
-        .conn(AllowAll)
+        .auth(Believe(tokens.clone()))
+        .conn(tokens)
         .sub(AllowAll)
         .publish(AllowAll)
-        .unsub(AllowAll)
-        .control(DenyAll)
-        .disconnect(Silent)
-        .close(Silent)
         .catch_signals()
         .start()
         .await?;
@@ -61,13 +64,6 @@ async fn run(arguments: Arguments) -> Result<(), BoxError> {
     Ok(())
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    match run(Arguments::parse()).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("hello_server: {error}");
-            ExitCode::FAILURE
-        }
-    }
+fn main() -> ExitCode {
+    jmqt_server::run(serve(Arguments::parse()))
 }

@@ -119,8 +119,9 @@ fn of_a_hundred_connections_that_claim_one_client_exactly_one_survives() {
             if index % 2 == 0 { Client::open(process.socket) } else { Client::websocket(process.websocket) };
         let (everybody_is_ready, told) = (Arc::clone(&everybody_is_ready), told.clone());
         threads.push(thread::spawn(move || {
+            let token = client.authenticate("the one");
             everybody_is_ready.wait();
-            client.send(r#"{"conn":{"at":"hello","cl":"the one"}}"#);
+            client.send(&format!(r#"{{"conn":{{"at":"{token}","cl":"the one"}}}}"#));
             let mut packets = Vec::new();
             while let Some(packet) = client.next() {
                 packets.push(packet);

@@ -1,30 +1,28 @@
 //! What this application decides: who may come in, what they may do, and who hears of it.
 //!
-//! - A client is who its `client_name` says, and proves it afterwards with the token it was given.
+//! - A client is who its `client_name` says, and proves it afterwards with the token it was given
+//!   ([`jmqt_server::tokens`]).
 //! - Every client is subscribed to its own `#` channel and to `update`, where the server, and nobody
 //!   else, says who comes and who goes.
 //! - `$mySubscriptions` tells a client what it is subscribed to.
-//!
-//! Not here: how tokens are made (`token`).
 
 use std::collections::BTreeMap;
 
+use jmqt_server::tokens::TokenIssuer;
 use jmqt_server::{
     AuthRequest, AuthValidator, AuthVerdict, BoxError, ChannelName, ClientId, CloseNotice, CloseNotifier,
     ConnRequest, ConnValidator, ConnVerdict, ControlHandler, ControlReply, ControlRequest, DisconnectNotice,
-    DisconnectNotifier, Persistence, PubRequest, PubValidator, Publish, StatusCode, SubRequest, SubValidator,
-    UnsubRequest, UnsubValidator, Verdict, async_trait,
+    DisconnectNotifier, Persistence, PubRequest, PubValidator, PubVerdict, Publish, StatusCode, SubRequest,
+    SubValidator, UnsubRequest, UnsubValidator, Verdict, async_trait,
 };
 use serde::{Deserialize, Serialize};
-
-use crate::token::Tokens;
 
 /// Where a client asks for its subscriptions.
 const MY_SUBSCRIPTIONS: &str = "$mySubscriptions";
 
 /// The application: one type for all eight decisions.
 pub(crate) struct SampleApp {
-    tokens: Tokens,
+    tokens: TokenIssuer,
     /// The presence channel.
     update: ChannelName,
 }
@@ -46,7 +44,7 @@ enum Presence<'a> {
 }
 
 impl SampleApp {
-    pub(crate) fn new(tokens: Tokens) -> Self {
+    pub(crate) fn new(tokens: TokenIssuer) -> Self {
         let update = ChannelName::parse("update").expect("six letters are a channel name");
         Self { tokens, update }
     }
@@ -68,17 +66,13 @@ impl AuthValidator for SampleApp {
         struct AuthData {
             client_name: String,
         }
-        // A real application checks a password here. The error of the parser may quote the data, so it
-        // is neither logged nor sent.
-        let Ok(data) = serde_json::from_str::<AuthData>(request.data.as_str()) else {
+        // A real application checks a password here.
+        let Ok(data) = request.json::<AuthData>() else {
             let message = "the auth data must have a client_name, which is a string";
             return Ok(AuthVerdict::refuse(StatusCode::INVALID_PACKET, message));
         };
         Ok(match ClientId::parse(&data.client_name) {
-            Ok(client) => {
-                let token = self.tokens.issue(&client)?;
-                AuthVerdict::grant(client, token)
-            }
+            Ok(client) => self.tokens.grant(client)?,
             Err(error) => {
                 let message = format!("client_name cannot be used: {error}");
                 AuthVerdict::refuse(StatusCode::INVALID_PACKET, message)
@@ -122,8 +116,8 @@ impl UnsubValidator for SampleApp {
 
 #[async_trait]
 impl PubValidator for SampleApp {
-    async fn validate_pub(&self, request: &PubRequest<'_>) -> Result<Verdict, BoxError> {
-        Ok(self.unless_update(request.channel))
+    async fn validate_pub(&self, request: &PubRequest<'_>) -> Result<PubVerdict, BoxError> {
+        Ok(self.unless_update(request.channel).into())
     }
 }
 

@@ -4,11 +4,10 @@
 //!
 //! Then open <http://localhost:8000>, a client in a page.
 //!
-//! What it decides is in [`app`], how its tokens are made in [`token`], how the page is served in [`web`].
+//! What it decides is in [`app`], how the page is served in [`web`].
 //! Here: arguments, start, end.
 
 mod app;
-mod token;
 mod web;
 
 use std::net::{IpAddr, SocketAddr};
@@ -16,10 +15,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use jmqt_server::tokens::{SECRET_VARIABLE, TokenIssuer, TokenSecret};
 use jmqt_server::{BoxError, Config, ConfigError, Protocol, Server, logging};
 
 use crate::app::SampleApp;
-use crate::token::{SECRET_VARIABLE, Secret, TOKEN_LIFETIME, Tokens};
 use crate::web::{PageConfig, WebListener, WebPort};
 
 /// What is read where no `--config` is given.
@@ -80,9 +79,9 @@ async fn run(arguments: Arguments) -> Result<(), BoxError> {
     for variable in config.unknown_variables.iter().filter(|name| *name != SECRET_VARIABLE) {
         tracing::warn!("The environment variable {variable} has no effect: there is no such key");
     }
-    let (secret, origin) = Secret::load(&config.sqlite_path)?;
-    tracing::info!("Tokens are signed with the secret in {origin}");
-    let app = SampleApp::new(Tokens::new(&secret, TOKEN_LIFETIME));
+    let secret = TokenSecret::load(&config)?;
+    tracing::info!("Tokens are signed with the secret in {}", secret.origin());
+    let app = SampleApp::new(TokenIssuer::new(&secret));
     let page = bind_web(config.bind_address, arguments.web_port).await?;
     let server = Server::builder(config).app(app).catch_signals().start().await?;
     let port = |protocol| server.local_addr(protocol).map(|address| address.port());

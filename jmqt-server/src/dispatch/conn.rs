@@ -8,7 +8,7 @@ use super::CONTINUE;
 use crate::handle::ConnHandle;
 use crate::hub::{HubError, NewSession, OpenedSession, Recorded};
 use crate::session::{Core, Flow, Member, Outbox};
-use crate::validators::{Attached, CloseReason, ConnRequest, ConnVerdict};
+use crate::validators::{Attached, CloseReason, ConnRequest, ConnVerdict, OpenNotice};
 
 /// After so many channels have been asked for their retained messages, others have a turn.
 const CHANNELS_PER_TURN: usize = 64;
@@ -95,11 +95,17 @@ impl Core {
         };
         tracing::debug!(target: "jmqt::session", client = %client, remote = %self.info.remote, "connected");
         let OpenedSession { generation, retained, claim } = opened;
-        self.session_begun(Member { client, generation });
-        self.attached = attached;
+        self.session_begun(Member { client: client.clone(), generation });
+        self.attached.clone_from(&attached);
         drop(claim);
         self.accept_conn();
         self.start_pushing(&outbox, &retained).await?;
+        if let Some(open) = &shared.validators.open {
+            let session = attached.as_ref().map(|attached| attached.data()).into();
+            let notice = OpenNotice::new(self.info, &client, &shared.handle, session);
+            // A notifier that failed has been logged; the session goes on.
+            self.ask("open notifier", open.on_open(&notice)).await?;
+        }
         Ok(Ok(()))
     }
 

@@ -12,7 +12,7 @@ use jmqt_protocol::{
 use super::CONTINUE;
 use crate::hub::Message;
 use crate::session::{Core, Flow};
-use crate::validators::{PubRequest, poll_at_once};
+use crate::validators::{PubRequest, PubVerdict, Replacement, Verdict, poll_at_once};
 
 impl Core {
     pub(super) async fn handle_pub(&mut self, client: &ClientId, publish: &Pub<'_>) -> Flow {
@@ -53,8 +53,16 @@ impl Core {
                 },
             }
         };
-        let verdict = self.answered("pub validator", asked);
-        let status = self.status_of("pub validator", verdict);
+        let status = match self.answered("pub validator", asked) {
+            Some(PubVerdict::Allow) => StatusCode::OK,
+            Some(PubVerdict::Replace(replacement)) => {
+                return Box::pin(self.publish_replaced(client, channel, publish, replacement)).await;
+            }
+            Some(PubVerdict::Refuse(status)) => {
+                self.status_of("pub validator", Some(Verdict::Refuse(status)))
+            }
+            None => StatusCode::SERVER_ERROR,
+        };
         if !status.is_ok() {
             return self.refuse_pub(publish, status).await;
         }
@@ -65,6 +73,27 @@ impl Core {
         {
             return CONTINUE;
         }
+        self.publish_allowed(client, channel, publish).await
+    }
+
+    /// Publishes other data than the client sent. In a future of its own, which costs those nothing that do not.
+    async fn publish_replaced(
+        &mut self,
+        client: &ClientId,
+        channel: ChannelName,
+        publish: &Pub<'_>,
+        replacement: Replacement,
+    ) -> Flow {
+        let data = replacement.data();
+        if data.as_str().len() > self.shared.limits.packet_bytes {
+            self.validator_mistake("pub validator", &"its data is larger than MAX_PACKET_BYTES");
+            return self.refuse_pub(publish, StatusCode::SERVER_ERROR).await;
+        }
+        let replaced = Pub { data: Some(data), ..publish.clone() };
+        self.publish_allowed(client, channel, &replaced).await
+    }
+
+    async fn publish_allowed(&mut self, client: &ClientId, channel: ChannelName, publish: &Pub<'_>) -> Flow {
         match channel.kind() {
             ChannelKind::PeerToPeer => self.publish_to_peer(client, channel, publish).await,
             _ => self.publish_to_all(client, channel, publish).await,

@@ -110,6 +110,9 @@ impl Deliverer {
                 (settled.operation, &settled.result)
                 && append.log
             {
+                if let Some(stored) = &self.hub.stored {
+                    stored.offer(&append);
+                }
                 let id = match *place {
                     Some(place) => PushId::Logged(place),
                     None => {

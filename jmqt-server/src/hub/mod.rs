@@ -13,6 +13,7 @@ mod publish;
 mod pushes;
 mod resume;
 mod sessions;
+mod stored;
 mod subscriptions;
 
 use std::sync::Arc;
@@ -37,6 +38,7 @@ pub(crate) use janitor::{Janitor, JanitorLimits};
 pub(crate) use publish::{DirtyOutboxes, Message};
 pub(crate) use pushes::{Framed, Pushes, PushesBuilder, RetainedPush};
 pub(crate) use sessions::{NewSession, OpenedSession, Recorded};
+pub(crate) use stored::{Stored, StoredQueue};
 pub(crate) use subscriptions::Subscribed;
 
 /// No answer from the store takes longer than this, or the request is answered SERVER_ERROR.
@@ -55,6 +57,8 @@ pub(crate) struct Hub {
     pub(crate) janitor: Arc<Janitor>,
     /// `None` for a server that is alone.
     pub(crate) cluster: Option<Arc<Cluster>>,
+    /// Where the application hears of stored messages; `None` if it does not want to.
+    stored: Option<StoredQueue>,
     queue: CommitQueue<Tag>,
     changes: [tokio::sync::Mutex<()>; CHANGE_LOCKS],
     hasher: foldhash::fast::RandomState,
@@ -104,6 +108,7 @@ impl Hub {
         queue: CommitQueue<Tag>,
         janitor: Arc<Janitor>,
         cluster: Option<Arc<Cluster>>,
+        stored: Option<StoredQueue>,
     ) -> Self {
         Self {
             connections: Arc::default(),
@@ -114,6 +119,7 @@ impl Hub {
             bus,
             janitor,
             cluster,
+            stored,
             queue,
             changes: std::array::from_fn(|_| tokio::sync::Mutex::default()),
             hasher: foldhash::fast::RandomState::default(),

@@ -246,6 +246,15 @@ impl Hub {
         Ok(list)
     }
 
+    /// The clients that are connected here and subscribed to a channel.
+    pub(crate) fn subscribers_here(&self, channel: &ChannelName) -> Vec<(ClientId, Persistence)> {
+        let Some(members) = self.members(channel) else { return Vec::new() };
+        let current = members
+            .iter()
+            .filter(|member| member.stage() != Stage::Ended && member.outbox.closed().is_none());
+        current.map(|member| (member.client.clone(), member.persistence())).collect()
+    }
+
     fn remove(&self, outbox: &Outbox, channel: &ChannelName) {
         if let Some(subscription) = outbox.remove_subscription(channel.as_str()) {
             self.leave(&subscription);

@@ -1,4 +1,4 @@
-//! Gathering the eight validators, and starting a server with them.
+//! Gathering the validators, and starting a server with them.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,16 +12,16 @@ use crate::config::Config;
 use crate::listener::{Listener, TlsError, load_tls};
 use crate::store::{MySqlOptions, MySqlStore, SqliteOptions, SqliteStore, StoreError};
 use crate::validators::{
-    AuthValidator, CloseNotifier, ConnValidator, ControlHandler, DisconnectNotifier, Protocol, PubValidator,
-    SubValidator, UnsubValidator, Validators,
+    AllowAll, AuthValidator, CloseNotifier, ConnValidator, ControlHandler, DenyAll, DisconnectNotifier,
+    OpenNotifier, Protocol, PubValidator, Silent, StoredNotifier, SubValidator, UnsubValidator, Validators,
 };
 
 /// Why a server did not start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// Some of the eight validators have not been given.
-    #[error("the server needs eight validators; missing: {}", .missing.join(", "))]
+    /// Some of the four validators that have no default have not been given.
+    #[error("the server needs these validators, which have no default: {}", .missing.join(", "))]
     MissingValidators {
         /// Their traits.
         missing: Vec<&'static str>,
@@ -55,7 +55,9 @@ pub enum StartError {
 
 /// Gathers the validators, then starts the server.
 ///
-/// All eight must be given, by [`app`](Self::app) or one by one.
+/// Usually one type decides everything, and [`app`](Self::app) takes it. Otherwise `auth`, `conn`, `sub` and `publish`
+/// must be given one by one, since no answer is safe for all applications. The others have defaults: every client may
+/// unsubscribe, there are no control channels, nobody hears of disconnects and closes.
 #[must_use = "a builder does nothing until `start` is called"]
 pub struct ServerBuilder {
     config: Config,
@@ -67,6 +69,8 @@ pub struct ServerBuilder {
     control: Option<Arc<dyn ControlHandler>>,
     disconnect: Option<Arc<dyn DisconnectNotifier>>,
     close: Option<Arc<dyn CloseNotifier>>,
+    open: Option<Arc<dyn OpenNotifier>>,
+    stored: Option<Arc<dyn StoredNotifier>>,
     catch_signals: bool,
 }
 
@@ -82,18 +86,66 @@ impl ServerBuilder {
             control: None,
             disconnect: None,
             close: None,
+            open: None,
+            stored: None,
             catch_signals: false,
         }
     }
 
-    /// Catches SIGINT and SIGTERM from the start on, for a program that ends with
-    /// [`Server::run_until_signal`]: a signal that comes while the server starts is not lost then.
-    pub fn catch_signals(mut self) -> Self {
-        self.catch_signals = true;
-        self
-    }
-
-    /// One application for all eight.
+    /// One application for all eight: the usual way. An empty `impl` is enough for the traits that have defaults.
+    ///
+    /// The application may be an `Arc`, of which other parts of the program, and [`open`](Self::open) and
+    /// [`stored`](Self::stored), have clones.
+    ///
+    /// ```
+    /// use jmqt_server::tokens::TokenIssuer;
+    /// use jmqt_server::*;
+    ///
+    /// struct App { tokens: TokenIssuer }
+    ///
+    /// #[async_trait]
+    /// impl AuthValidator for App {
+    ///     async fn validate_auth(&self, request: &AuthRequest<'_>) -> Result<AuthVerdict, BoxError> {
+    ///         let name: String = request.json().unwrap_or_default();
+    ///         match ClientId::parse(&name) {
+    ///             Ok(client) => Ok(self.tokens.grant(client)?),
+    ///             Err(error) => Ok(AuthVerdict::refuse(StatusCode::INVALID_PACKET, error.to_string())),
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// #[async_trait]
+    /// impl ConnValidator for App {
+    ///     async fn validate_conn(&self, request: &ConnRequest<'_>) -> Result<ConnVerdict, BoxError> {
+    ///         self.tokens.validate_conn(request).await
+    ///     }
+    /// }
+    ///
+    /// #[async_trait]
+    /// impl SubValidator for App {
+    ///     async fn validate_sub(&self, _: &SubRequest<'_>) -> Result<Verdict, BoxError> {
+    ///         Ok(Verdict::Allow)
+    ///     }
+    /// }
+    ///
+    /// #[async_trait]
+    /// impl PubValidator for App {
+    ///     async fn validate_pub(&self, _: &PubRequest<'_>) -> Result<PubVerdict, BoxError> {
+    ///         Ok(PubVerdict::Allow)
+    ///     }
+    /// }
+    ///
+    /// impl UnsubValidator for App {}
+    /// impl ControlHandler for App {}
+    /// impl DisconnectNotifier for App {}
+    /// impl CloseNotifier for App {}
+    ///
+    /// # fn build(config: Config) -> Result<ServerBuilder, BoxError> {
+    /// let app = App { tokens: TokenIssuer::from_config(&config)? };
+    /// let builder = Server::builder(config).app(app);
+    /// # Ok(builder)
+    /// # }
+    /// ```
     pub fn app<A>(self, app: A) -> Self
     where
         A: AuthValidator
@@ -107,7 +159,6 @@ impl ServerBuilder {
     {
         let app = Arc::new(app);
         Self {
-            config: self.config,
             auth: Some(app.clone()),
             conn: Some(app.clone()),
             sub: Some(app.clone()),
@@ -116,7 +167,7 @@ impl ServerBuilder {
             control: Some(app.clone()),
             disconnect: Some(app.clone()),
             close: Some(app),
-            catch_signals: self.catch_signals,
+            ..self
         }
     }
 
@@ -145,27 +196,46 @@ impl ServerBuilder {
         self
     }
 
-    /// Who decides on `unsub`.
+    /// Who decides on `unsub`. Optional; by default every client may unsubscribe.
     pub fn unsub(mut self, validator: impl UnsubValidator) -> Self {
         self.unsub = Some(Arc::new(validator));
         self
     }
 
-    /// Who answers control requests.
+    /// Who answers control requests. Optional; by default they are answered INVALID_CHANNEL.
     pub fn control(mut self, handler: impl ControlHandler) -> Self {
         self.control = Some(Arc::new(handler));
         self
     }
 
-    /// Who hears of `disconn`.
+    /// Who hears of `disconn`. Optional.
     pub fn disconnect(mut self, notifier: impl DisconnectNotifier) -> Self {
         self.disconnect = Some(Arc::new(notifier));
         self
     }
 
-    /// Who hears of the end of every session.
+    /// Who hears of the end of every session. Optional.
     pub fn close(mut self, notifier: impl CloseNotifier) -> Self {
         self.close = Some(Arc::new(notifier));
+        self
+    }
+
+    /// Who hears of the beginning of every session. Optional.
+    pub fn open(mut self, notifier: impl OpenNotifier) -> Self {
+        self.open = Some(Arc::new(notifier));
+        self
+    }
+
+    /// Who hears of every QoS 1 message after its commit. Optional; without it there is nothing to pay.
+    pub fn stored(mut self, notifier: impl StoredNotifier) -> Self {
+        self.stored = Some(Arc::new(notifier));
+        self
+    }
+
+    /// Catches SIGINT and SIGTERM from the start on, for a program that ends with
+    /// [`Server::run_until_signal`]: a signal that comes while the server starts is not lost then.
+    pub fn catch_signals(mut self) -> Self {
+        self.catch_signals = true;
         self
     }
 
@@ -211,22 +281,21 @@ impl ServerBuilder {
         note(self.conn.is_some(), "ConnValidator");
         note(self.sub.is_some(), "SubValidator");
         note(self.publish.is_some(), "PubValidator");
-        note(self.unsub.is_some(), "UnsubValidator");
-        note(self.control.is_some(), "ControlHandler");
-        note(self.disconnect.is_some(), "DisconnectNotifier");
-        note(self.close.is_some(), "CloseNotifier");
         match self {
-            Self {
-                auth: Some(auth),
-                conn: Some(conn),
-                sub: Some(sub),
-                publish: Some(publish),
-                unsub: Some(unsub),
-                control: Some(control),
-                disconnect: Some(disconnect),
-                close: Some(close),
-                ..
-            } => Ok(Validators { auth, conn, sub, publish, unsub, control, disconnect, close }),
+            Self { auth: Some(auth), conn: Some(conn), sub: Some(sub), publish: Some(publish), .. } => {
+                Ok(Validators {
+                    auth,
+                    conn,
+                    sub,
+                    publish,
+                    unsub: self.unsub.unwrap_or_else(|| Arc::new(AllowAll)),
+                    control: self.control.unwrap_or_else(|| Arc::new(DenyAll)),
+                    disconnect: self.disconnect.unwrap_or_else(|| Arc::new(Silent)),
+                    close: self.close.unwrap_or_else(|| Arc::new(Silent)),
+                    open: self.open,
+                    stored: self.stored,
+                })
+            }
             _ => Err(StartError::MissingValidators { missing }),
         }
     }

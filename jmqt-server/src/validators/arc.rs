@@ -7,8 +7,8 @@ use std::sync::Arc;
 use super::{
     AuthRequest, AuthValidator, AuthVerdict, BoxError, CloseNotice, CloseNotifier, ConnRequest,
     ConnValidator, ConnVerdict, ControlHandler, ControlReply, ControlRequest, DisconnectNotice,
-    DisconnectNotifier, PubRequest, PubValidator, SubRequest, SubValidator, UnsubRequest, UnsubValidator,
-    Verdict,
+    DisconnectNotifier, OpenNotice, OpenNotifier, PubRequest, PubValidator, PubVerdict, StoredNotice,
+    StoredNotifier, SubRequest, SubValidator, UnsubRequest, UnsubValidator, Verdict,
 };
 
 /// Hands the question on. Written out as `async_trait` would, because with `async_trait` each question would be
@@ -36,9 +36,11 @@ forward! {
     AuthValidator::validate_auth(AuthRequest) -> AuthVerdict;
     ConnValidator::validate_conn(ConnRequest) -> ConnVerdict;
     SubValidator::validate_sub(SubRequest) -> Verdict;
-    PubValidator::validate_pub(PubRequest) -> Verdict;
+    PubValidator::validate_pub(PubRequest) -> PubVerdict;
     UnsubValidator::validate_unsub(UnsubRequest) -> Verdict;
     ControlHandler::handle_control(ControlRequest) -> ControlReply;
     DisconnectNotifier::on_disconnect(DisconnectNotice) -> ();
     CloseNotifier::on_close(CloseNotice) -> ();
+    OpenNotifier::on_open(OpenNotice) -> ();
+    StoredNotifier::on_stored(StoredNotice) -> ();
 }

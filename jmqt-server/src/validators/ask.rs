@@ -27,7 +27,7 @@ impl<T> Asked<T> {
                 tracing::error!(target: "jmqt::app", client, %error, "{what} failed");
             }
             Self::Panicked(message) => {
-                tracing::error!(target: "jmqt::app", client, message, "{what} panicked");
+                tracing::error!(target: "jmqt::app", client, panic = message, "{what} panicked");
             }
             Self::TimedOut => {
                 tracing::error!(target: "jmqt::app", client, "{what} did not answer in time");

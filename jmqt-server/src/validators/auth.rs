@@ -7,14 +7,14 @@ use async_trait::async_trait;
 use jmqt_protocol::{AuthToken, ClientId, Payload, StatusCode};
 
 use super::attached::{SessionData, SessionRef, session_getters};
-use super::{BoxError, ConnectionInfo};
+use super::{BoxError, ConnectionInfo, UnexpectedData, read_json};
 use crate::ServerHandle;
 
 /// An `auth` packet.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct AuthRequest<'a> {
-    /// Where it came from.
+    /// The connection it came over.
     pub connection: ConnectionInfo,
     /// `dt`: whatever this application authenticates with. Never log it.
     pub data: Payload<'a>,
@@ -24,6 +24,17 @@ pub struct AuthRequest<'a> {
 }
 
 session_getters!(AuthRequest);
+
+impl<'a> AuthRequest<'a> {
+    /// The data, read as a value of the application: JSON of this type.
+    ///
+    /// # Errors
+    /// [`UnexpectedData`](crate::UnexpectedData): it is something else. Refuse with
+    /// [`StatusCode::INVALID_PACKET`](crate::StatusCode::INVALID_PACKET).
+    pub fn json<T: serde::Deserialize<'a>>(&self) -> Result<T, UnexpectedData> {
+        read_json(self.data)
+    }
+}
 
 impl<'a> AuthRequest<'a> {
     pub(crate) fn new(
@@ -97,6 +108,31 @@ impl AuthVerdict {
 /// Decides who a client is, and gives it a token (§7.a, §7.b, §10).
 ///
 /// Asked for every `auth` packet, before a session and also within one.
+///
+/// The `impl` needs `#[async_trait]`; without it the compiler says "lifetime parameters do not match the trait"
+/// (E0195).
+///
+/// ```
+/// use jmqt_server::tokens::TokenIssuer;
+/// use jmqt_server::*;
+///
+/// struct Login(TokenIssuer);
+///
+/// #[async_trait]
+/// impl AuthValidator for Login {
+///     async fn validate_auth(&self, request: &AuthRequest<'_>) -> Result<AuthVerdict, BoxError> {
+///         #[derive(serde::Deserialize)]
+///         struct Data { name: String, password: String }
+///         let Ok(Data { name, password }) = request.json() else {
+///             return Ok(AuthVerdict::refuse(StatusCode::INVALID_PACKET, "expected name and password"));
+///         };
+///         if (name.as_str(), password.as_str()) != ("alice", "secret") {
+///             return Ok(AuthVerdict::refuse(StatusCode::NOT_ALLOWED, "wrong name or password"));
+///         }
+///         Ok(self.0.grant(ClientId::parse(&name)?)?)
+///     }
+/// }
+/// ```
 #[async_trait]
 pub trait AuthValidator: Send + Sync + 'static {
     /// Answers one request.

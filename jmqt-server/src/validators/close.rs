@@ -72,9 +72,9 @@ impl fmt::Display for CloseReason {
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct CloseNotice<'a> {
-    /// Where it was connected from.
+    /// The connection it was on.
     pub connection: ConnectionInfo,
-    /// Whose it was.
+    /// The client whose session it was.
     pub client: &'a ClientId,
     /// Why it ended.
     pub reason: CloseReason,
@@ -97,7 +97,24 @@ impl<'a> CloseNotice<'a> {
     }
 }
 
-/// Hears of every session that ends (§9.f, protocol.md 2.16).
+/// Hears of every session that ends (§9.f, protocol.md 2.16). `impl CloseNotifier for App {}` does nothing.
+///
+/// The `impl` needs `#[async_trait]`; without it the compiler says "lifetime parameters do not match the trait"
+/// (E0195).
+///
+/// ```
+/// use jmqt_server::*;
+///
+/// struct Presence;
+///
+/// #[async_trait]
+/// impl CloseNotifier for Presence {
+///     async fn on_close(&self, notice: &CloseNotice<'_>) -> Result<(), BoxError> {
+///         let offline = Publish::json(ChannelName::parse("offline")?, &notice.client.as_str())?;
+///         Ok(notice.server.force_pub(offline).await?)
+///     }
+/// }
+/// ```
 #[async_trait]
 pub trait CloseNotifier: Send + Sync + 'static {
     /// Called once per session, whatever ended it. When the process dies, the next one that opens the
@@ -108,5 +125,8 @@ pub trait CloseNotifier: Send + Sync + 'static {
     ///
     /// # Errors
     /// An error, a panic, or more than VALIDATOR_TIMEOUT_SECONDS (default 10) is logged.
-    async fn on_close(&self, notice: &CloseNotice<'_>) -> Result<(), BoxError>;
+    async fn on_close(&self, notice: &CloseNotice<'_>) -> Result<(), BoxError> {
+        let _ = notice;
+        Ok(())
+    }
 }

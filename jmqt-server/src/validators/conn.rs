@@ -14,7 +14,7 @@ use crate::handle::ConnHandle;
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct ConnRequest<'a> {
-    /// Where it came from.
+    /// The connection it came over.
     pub connection: ConnectionInfo,
     /// `cl`: who it says it is.
     pub client: &'a ClientId,
@@ -108,7 +108,33 @@ impl ConnVerdict {
 
 /// Decides whether a client may open a session (§7.c, §7.d).
 ///
-/// Asked for every `conn` on a connection that has no session.
+/// Asked for every `conn` on a connection that has no session. [`TokenIssuer`](crate::tokens::TokenIssuer) is one that is
+/// ready to use.
+///
+/// The `impl` needs `#[async_trait]`; without it the compiler says "lifetime parameters do not match the trait"
+/// (E0195).
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use jmqt_server::tokens::TokenIssuer;
+/// use jmqt_server::*;
+///
+/// struct Door(TokenIssuer);
+/// struct User { may_write: bool } // for the validators that are asked later: request.session::<User>()
+///
+/// #[async_trait]
+/// impl ConnValidator for Door {
+///     async fn validate_conn(&self, request: &ConnRequest<'_>) -> Result<ConnVerdict, BoxError> {
+///         if self.0.check(request.client, request.token).is_err() {
+///             return Ok(ConnVerdict::Refuse(StatusCode::INVALID_TOKEN));
+///         }
+///         let user = User { may_write: request.client.as_str() != "guest" };
+///         let inbox = ChannelName::of_client(request.client);
+///         Ok(ConnVerdict::accept().subscribe(inbox, Persistence::Persistent).attach(Arc::new(user)))
+///     }
+/// }
+/// ```
 #[async_trait]
 pub trait ConnValidator: Send + Sync + 'static {
     /// Answers one request.

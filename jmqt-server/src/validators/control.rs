@@ -4,16 +4,16 @@ use async_trait::async_trait;
 use jmqt_protocol::{ChannelName, ClientId, InvalidPayload, Payload, StatusCode};
 
 use super::attached::{SessionRef, session_getters};
-use super::{BoxError, ConnectionInfo};
+use super::{BoxError, ConnectionInfo, UnexpectedData, json_text, read_json};
 use crate::ServerHandle;
 
 /// A `pub` packet to a control channel, with an id.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct ControlRequest<'a> {
-    /// Where it came from.
+    /// The connection it came over.
     pub connection: ConnectionInfo,
-    /// Who asks.
+    /// The client that asks.
     pub client: &'a ClientId,
     /// `cn`, with its `$`.
     pub channel: &'a ChannelName,
@@ -25,6 +25,17 @@ pub struct ControlRequest<'a> {
 }
 
 session_getters!(ControlRequest);
+
+impl<'a> ControlRequest<'a> {
+    /// The data, or `null` if there is none, read as a value of the application: JSON of this type.
+    ///
+    /// # Errors
+    /// [`UnexpectedData`](crate::UnexpectedData): it is something else. Refuse with
+    /// [`StatusCode::INVALID_PACKET`](crate::StatusCode::INVALID_PACKET).
+    pub fn json<T: serde::Deserialize<'a>>(&self) -> Result<T, UnexpectedData> {
+        read_json(self.data.unwrap_or(Payload::NULL))
+    }
+}
 
 impl<'a> ControlRequest<'a> {
     pub(crate) fn new(
@@ -56,9 +67,9 @@ impl ControlReply {
     /// Status 1 and a value, as JSON.
     ///
     /// # Errors
-    /// What `serde_json` says of a value that JSON cannot hold.
+    /// What `serde_json` says of a value that JSON cannot hold, or that nests deeper than 128.
     pub fn ok(data: &impl serde::Serialize) -> Result<Self, serde_json::Error> {
-        Ok(Self { status: StatusCode::OK, data: Some(serde_json::to_string(data)?) })
+        Ok(Self { status: StatusCode::OK, data: Some(json_text(data)?) })
     }
 
     /// Any status and JSON text, which reaches the client byte for byte.
@@ -73,10 +84,35 @@ impl ControlReply {
 /// Answers control requests (§9.d).
 ///
 /// Asked once per `pub` to a `$` channel that carries an id, in order for one client: the next packet
-/// of the same connection waits for the answer.
+/// of the same connection waits for the answer. Unless it says otherwise, there are no control channels, and the answer
+/// is INVALID_CHANNEL: `impl ControlHandler for App {}` is enough.
+///
+/// The `impl` needs `#[async_trait]`; without it the compiler says "lifetime parameters do not match the trait"
+/// (E0195).
+///
+/// ```
+/// use jmqt_server::*;
+///
+/// struct Members;
+///
+/// #[async_trait]
+/// impl ControlHandler for Members {
+///     async fn handle_control(&self, request: &ControlRequest<'_>) -> Result<ControlReply, BoxError> {
+///         if request.channel.as_str() != "$members" {
+///             return Ok(ControlReply::status(StatusCode::INVALID_CHANNEL));
+///         }
+///         let Some(room) = request.json::<String>().ok().and_then(|name| ChannelName::parse(&name).ok()) else {
+///             return Ok(ControlReply::status(StatusCode::INVALID_PACKET));
+///         };
+///         let members = request.server.subscribers(&room);
+///         let names: Vec<&str> = members.iter().map(|(client, _)| client.as_str()).collect();
+///         Ok(ControlReply::ok(&names)?)
+///     }
+/// }
+/// ```
 #[async_trait]
 pub trait ControlHandler: Send + Sync + 'static {
-    /// Answers one request; the reply goes into the `pubAck`.
+    /// Answers one request; the reply goes into the `pubAck`. By default, INVALID_CHANNEL.
     ///
     /// # Errors
     /// An error, a panic, or no answer within VALIDATOR_TIMEOUT_SECONDS (default 10) becomes status 5,
@@ -85,5 +121,8 @@ pub trait ControlHandler: Send + Sync + 'static {
     /// # Cancel safety
     /// The future is dropped when its time is up or its connection ends: keep no half-done work
     /// across an `.await`.
-    async fn handle_control(&self, request: &ControlRequest<'_>) -> Result<ControlReply, BoxError>;
+    async fn handle_control(&self, request: &ControlRequest<'_>) -> Result<ControlReply, BoxError> {
+        let _ = request;
+        Ok(ControlReply::status(StatusCode::INVALID_CHANNEL))
+    }
 }

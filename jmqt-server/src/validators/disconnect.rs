@@ -11,9 +11,9 @@ use crate::ServerHandle;
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct DisconnectNotice<'a> {
-    /// Where it came from.
+    /// The connection it came over.
     pub connection: ConnectionInfo,
-    /// Who leaves.
+    /// The client that leaves.
     pub client: &'a ClientId,
     /// The server's own side.
     pub server: &'a ServerHandle,
@@ -33,7 +33,24 @@ impl<'a> DisconnectNotice<'a> {
     }
 }
 
-/// Hears of clients that leave on purpose (§9.f, protocol.md 2.16).
+/// Hears of clients that leave on purpose (§9.f, protocol.md 2.16). `impl DisconnectNotifier for App {}` does nothing.
+///
+/// The `impl` needs `#[async_trait]`; without it the compiler says "lifetime parameters do not match the trait"
+/// (E0195).
+///
+/// ```
+/// use jmqt_server::*;
+///
+/// struct Goodbye;
+///
+/// #[async_trait]
+/// impl DisconnectNotifier for Goodbye {
+///     async fn on_disconnect(&self, notice: &DisconnectNotice<'_>) -> Result<(), BoxError> {
+///         let left = Publish::json(ChannelName::parse("left")?, &notice.client.as_str())?;
+///         Ok(notice.server.force_pub(left).await?)
+///     }
+/// }
+/// ```
 #[async_trait]
 pub trait DisconnectNotifier: Send + Sync + 'static {
     /// Called once per session that sends `disconn`, before its [`CloseNotifier`](super::CloseNotifier)
@@ -42,5 +59,8 @@ pub trait DisconnectNotifier: Send + Sync + 'static {
     /// # Errors
     /// An error, a panic, or more than VALIDATOR_TIMEOUT_SECONDS (default 10) is logged; the session
     /// ends all the same.
-    async fn on_disconnect(&self, notice: &DisconnectNotice<'_>) -> Result<(), BoxError>;
+    async fn on_disconnect(&self, notice: &DisconnectNotice<'_>) -> Result<(), BoxError> {
+        let _ = notice;
+        Ok(())
+    }
 }

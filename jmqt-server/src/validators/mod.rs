@@ -1,4 +1,4 @@
-//! What the application decides: eight traits, one per decision, and how they are asked.
+//! What the application decides: eight traits, one per decision, two more that only listen, and how they are asked.
 //!
 //! One type may implement all of them, or each may be plugged on its own; [`AllowAll`], [`DenyAll`] and
 //! [`Silent`] are ready to plug. Whatever a validator does (fails, panics, takes too long), it costs
@@ -12,8 +12,10 @@ mod close;
 mod conn;
 mod control;
 mod disconnect;
+mod open;
 mod publish;
 mod ready;
+mod stored;
 mod sub;
 mod unsub;
 
@@ -21,7 +23,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use jmqt_protocol::StatusCode;
+use jmqt_protocol::{Payload, StatusCode};
 
 pub(crate) use ask::{Asked, Question, poll_at_once, poll_guarded};
 pub(crate) use attached::{Attached, SessionData};
@@ -30,8 +32,10 @@ pub use close::{CloseNotice, CloseNotifier, CloseReason};
 pub use conn::{Acceptance, ConnRequest, ConnValidator, ConnVerdict};
 pub use control::{ControlHandler, ControlReply, ControlRequest};
 pub use disconnect::{DisconnectNotice, DisconnectNotifier};
-pub use publish::{PubRequest, PubValidator};
+pub use open::{OpenNotice, OpenNotifier};
+pub use publish::{PubRequest, PubValidator, PubVerdict, Replacement};
 pub use ready::{AllowAll, DenyAll, Silent};
+pub use stored::{StoredNotice, StoredNotifier};
 pub use sub::{SubRequest, SubValidator};
 pub use unsub::{UnsubRequest, UnsubValidator};
 
@@ -111,7 +115,7 @@ pub struct ConnectionInfo {
     pub protocol: Protocol,
 }
 
-/// The eight that a server asks; all present, which the builder has seen to.
+/// Whom a server asks and tells; the builder has seen to the eight that it needs.
 pub(crate) struct Validators {
     pub(crate) auth: Arc<dyn AuthValidator>,
     pub(crate) conn: Arc<dyn ConnValidator>,
@@ -121,4 +125,29 @@ pub(crate) struct Validators {
     pub(crate) control: Arc<dyn ControlHandler>,
     pub(crate) disconnect: Arc<dyn DisconnectNotifier>,
     pub(crate) close: Arc<dyn CloseNotifier>,
+    pub(crate) open: Option<Arc<dyn OpenNotifier>>,
+    pub(crate) stored: Option<Arc<dyn StoredNotifier>>,
+}
+
+/// Data that is not JSON of the expected form. It does not quote the data, so it may be logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the data is not what was expected, at line {line}, column {column}")]
+pub struct UnexpectedData {
+    line: usize,
+    column: usize,
+}
+
+/// Reads data as a value of the application.
+fn read_json<'a, T: serde::Deserialize<'a>>(data: Payload<'a>) -> Result<T, UnexpectedData> {
+    let read = serde_json::from_str(data.as_str());
+    read.map_err(|error| UnexpectedData { line: error.line(), column: error.column() })
+}
+
+/// A value as JSON text that every client can read.
+pub(crate) fn json_text(value: &impl serde::Serialize) -> Result<String, serde_json::Error> {
+    let text = serde_json::to_string(value)?;
+    match Payload::parse(&text) {
+        Ok(_) => Ok(text),
+        Err(error) => Err(serde::ser::Error::custom(error)),
+    }
 }

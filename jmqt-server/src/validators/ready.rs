@@ -4,10 +4,9 @@ use async_trait::async_trait;
 use jmqt_protocol::StatusCode;
 
 use super::{
-    AuthRequest, AuthValidator, AuthVerdict, BoxError, CloseNotice, CloseNotifier, ConnRequest,
-    ConnValidator, ConnVerdict, ControlHandler, ControlReply, ControlRequest, DisconnectNotice,
-    DisconnectNotifier, PubRequest, PubValidator, SubRequest, SubValidator, UnsubRequest, UnsubValidator,
-    Verdict,
+    AuthRequest, AuthValidator, AuthVerdict, BoxError, CloseNotifier, ConnRequest, ConnValidator,
+    ConnVerdict, ControlHandler, DisconnectNotifier, PubRequest, PubValidator, PubVerdict, SubRequest,
+    SubValidator, UnsubRequest, UnsubValidator, Verdict,
 };
 
 /// Lets every `conn`, `sub`, `pub` and `unsub` pass.
@@ -41,17 +40,12 @@ impl SubValidator for AllowAll {
 
 #[async_trait]
 impl PubValidator for AllowAll {
-    async fn validate_pub(&self, _: &PubRequest<'_>) -> Result<Verdict, BoxError> {
-        Ok(Verdict::Allow)
+    async fn validate_pub(&self, _: &PubRequest<'_>) -> Result<PubVerdict, BoxError> {
+        Ok(PubVerdict::Allow)
     }
 }
 
-#[async_trait]
-impl UnsubValidator for AllowAll {
-    async fn validate_unsub(&self, _: &UnsubRequest<'_>) -> Result<Verdict, BoxError> {
-        Ok(Verdict::Allow)
-    }
-}
+impl UnsubValidator for AllowAll {}
 
 #[async_trait]
 impl AuthValidator for DenyAll {
@@ -76,8 +70,8 @@ impl SubValidator for DenyAll {
 
 #[async_trait]
 impl PubValidator for DenyAll {
-    async fn validate_pub(&self, _: &PubRequest<'_>) -> Result<Verdict, BoxError> {
-        Ok(Verdict::NOT_ALLOWED)
+    async fn validate_pub(&self, _: &PubRequest<'_>) -> Result<PubVerdict, BoxError> {
+        Ok(PubVerdict::NOT_ALLOWED)
     }
 }
 
@@ -88,23 +82,8 @@ impl UnsubValidator for DenyAll {
     }
 }
 
-#[async_trait]
-impl ControlHandler for DenyAll {
-    async fn handle_control(&self, _: &ControlRequest<'_>) -> Result<ControlReply, BoxError> {
-        Ok(ControlReply::status(StatusCode::INVALID_CHANNEL))
-    }
-}
+impl ControlHandler for DenyAll {}
 
-#[async_trait]
-impl DisconnectNotifier for Silent {
-    async fn on_disconnect(&self, _: &DisconnectNotice<'_>) -> Result<(), BoxError> {
-        Ok(())
-    }
-}
+impl DisconnectNotifier for Silent {}
 
-#[async_trait]
-impl CloseNotifier for Silent {
-    async fn on_close(&self, _: &CloseNotice<'_>) -> Result<(), BoxError> {
-        Ok(())
-    }
-}
+impl CloseNotifier for Silent {}

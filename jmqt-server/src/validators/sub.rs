@@ -11,9 +11,9 @@ use crate::ServerHandle;
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct SubRequest<'a> {
-    /// Where it came from.
+    /// The connection it came over.
     pub connection: ConnectionInfo,
-    /// Whose session it is.
+    /// The client that subscribes.
     pub client: &'a ClientId,
     /// `cn`.
     pub channel: &'a ChannelName,
@@ -44,6 +44,23 @@ impl<'a> SubRequest<'a> {
 /// Asked once per `sub` packet with a valid channel name, in order for one client, also when it is
 /// subscribed already (protocol.md 2.20); never for `$` and `#` channels, which the server refuses by
 /// itself (§9.d).
+///
+/// The `impl` needs `#[async_trait]`; without it the compiler says "lifetime parameters do not match the trait"
+/// (E0195).
+///
+/// ```
+/// use jmqt_server::*;
+///
+/// struct Rooms;
+///
+/// #[async_trait]
+/// impl SubValidator for Rooms {
+///     async fn validate_sub(&self, request: &SubRequest<'_>) -> Result<Verdict, BoxError> {
+///         let is_private = request.channel.as_str().starts_with("staff.");
+///         Ok(if is_private { Verdict::NOT_ALLOWED } else { Verdict::Allow })
+///     }
+/// }
+/// ```
 #[async_trait]
 pub trait SubValidator: Send + Sync + 'static {
     /// Answers one request. `Verdict::Refuse` carries the status for the `subAck`.

@@ -11,9 +11,9 @@ use crate::ServerHandle;
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct UnsubRequest<'a> {
-    /// Where it came from.
+    /// The connection it came over.
     pub connection: ConnectionInfo,
-    /// Whose session it is.
+    /// The client that unsubscribes.
     pub client: &'a ClientId,
     /// `cn`.
     pub channel: &'a ChannelName,
@@ -39,10 +39,28 @@ impl<'a> UnsubRequest<'a> {
 /// Decides whether a client may unsubscribe from a channel (§7.i, §7.j).
 ///
 /// Asked once per `unsub` packet with a valid channel name, also when the client is not subscribed;
-/// never for `$` and `#` channels, which the server refuses by itself (§9.d).
+/// never for `$` and `#` channels, which the server refuses by itself (§9.d). Unless it says otherwise, every client may
+/// unsubscribe from everything: `impl UnsubValidator for App {}` is enough.
+///
+/// The `impl` needs `#[async_trait]`; without it the compiler says "lifetime parameters do not match the trait"
+/// (E0195).
+///
+/// ```
+/// use jmqt_server::*;
+///
+/// struct Notices;
+///
+/// #[async_trait]
+/// impl UnsubValidator for Notices {
+///     async fn validate_unsub(&self, request: &UnsubRequest<'_>) -> Result<Verdict, BoxError> {
+///         let is_for_all = request.channel.as_str() == "notices";
+///         Ok(if is_for_all { Verdict::NOT_ALLOWED } else { Verdict::Allow })
+///     }
+/// }
+/// ```
 #[async_trait]
 pub trait UnsubValidator: Send + Sync + 'static {
-    /// Answers one request. `Verdict::Refuse` carries the status for the `unsubAck`.
+    /// Answers one request: by default, [`Verdict::Allow`]. `Verdict::Refuse` carries the status for the `unsubAck`.
     ///
     /// # Errors
     /// An error, a panic, or no answer within VALIDATOR_TIMEOUT_SECONDS (default 10) becomes status 5,
@@ -51,5 +69,8 @@ pub trait UnsubValidator: Send + Sync + 'static {
     /// # Cancel safety
     /// The future is dropped when its time is up or its connection ends: keep no half-done work
     /// across an `.await`.
-    async fn validate_unsub(&self, request: &UnsubRequest<'_>) -> Result<Verdict, BoxError>;
+    async fn validate_unsub(&self, request: &UnsubRequest<'_>) -> Result<Verdict, BoxError> {
+        let _ = request;
+        Ok(Verdict::Allow)
+    }
 }

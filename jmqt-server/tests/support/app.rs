@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use jmqt_server::{
     AuthRequest, AuthToken, AuthValidator, AuthVerdict, BoxError, ClientId, CloseNotice, CloseNotifier,
     CloseReason, ConnRequest, ConnValidator, ConnVerdict, ControlHandler, ControlReply, ControlRequest,
-    DisconnectNotice, DisconnectNotifier, PubRequest, PubValidator, ServerHandle, StatusCode, SubRequest,
-    SubValidator, UnsubRequest, UnsubValidator, Verdict, async_trait,
+    DisconnectNotice, DisconnectNotifier, PubRequest, PubValidator, PubVerdict, ServerHandle, StatusCode,
+    SubRequest, SubValidator, UnsubRequest, UnsubValidator, Verdict, async_trait,
 };
 use tokio::sync::{Semaphore, mpsc};
 
@@ -251,8 +251,8 @@ impl SubValidator for TestApp {
 
 #[async_trait]
 impl PubValidator for TestApp {
-    async fn validate_pub(&self, request: &PubRequest<'_>) -> Result<Verdict, BoxError> {
-        self.verdict(Asked::Pub, request.channel.as_str()).await
+    async fn validate_pub(&self, request: &PubRequest<'_>) -> Result<PubVerdict, BoxError> {
+        Ok(self.verdict(Asked::Pub, request.channel.as_str()).await?.into())
     }
 }
 

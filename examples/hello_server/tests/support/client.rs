@@ -49,8 +49,17 @@ impl<S: Read + Write> Client<S> {
     }
 
     pub fn conn(&mut self, name: &str, more: &str) {
-        self.send(&format!(r#"{{"conn":{{"at":"hello","cl":"{name}"{more}}}}}"#));
+        let token = self.authenticate(name);
+        self.send(&format!(r#"{{"conn":{{"at":"{token}","cl":"{name}"{more}}}}}"#));
         self.expect(r#"{"connAck":{"st":1,"ts":"#);
+    }
+
+    /// A token for this client.
+    pub fn authenticate(&mut self, name: &str) -> String {
+        self.send(&format!(r#"{{"auth":{{"dt":"{name}"}}}}"#));
+        let ack = self.next().unwrap_or_default();
+        let token = ack.strip_prefix(r#"{"authAck":{"st":1,"at":""#).and_then(|rest| rest.split('"').next());
+        token.unwrap_or_else(|| panic!("no token: {ack}")).to_owned()
     }
 
     pub fn send(&mut self, text: &str) {

@@ -1,0 +1,112 @@
+//! The queue between the delivery of stored messages and the application that wants to hear of them.
+//!
+//! The delivery never waits for the application: what finds no room is dropped and counted.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use jmqt_protocol::{ChannelName, ClientId, Payload, Retain};
+use tokio::sync::mpsc;
+
+use super::publish::payload;
+use crate::counters::Counters;
+use crate::log_limit::log_limited;
+use crate::store::Append;
+
+/// How many messages wait at most,
+const MESSAGES: usize = 8192;
+/// and how many bytes of data they hold together.
+const BYTES: usize = 64 << 20;
+
+/// A message that has been stored.
+pub(crate) struct Stored {
+    pub(crate) channel: ChannelName,
+    pub(crate) sender: Option<ClientId>,
+    data: Bytes,
+    pub(crate) retain: Retain,
+    /// Gives its bytes back when it is dropped.
+    _room: Room,
+}
+
+impl Stored {
+    pub(crate) fn payload(&self) -> Payload<'_> {
+        payload(&self.data)
+    }
+}
+
+/// The end that takes messages.
+pub(crate) struct StoredQueue {
+    messages: mpsc::Sender<Stored>,
+    bytes: Arc<AtomicUsize>,
+    counters: Arc<Counters>,
+}
+
+/// Bytes of the queue's limit.
+struct Room {
+    bytes: Arc<AtomicUsize>,
+    taken: usize,
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.bytes.fetch_sub(self.taken, Ordering::Relaxed);
+    }
+}
+
+impl StoredQueue {
+    pub(crate) fn new(counters: Arc<Counters>) -> (Self, mpsc::Receiver<Stored>) {
+        let (messages, receiver) = mpsc::channel(MESSAGES);
+        (Self { messages, bytes: Arc::default(), counters }, receiver)
+    }
+
+    pub(super) fn offer(&self, append: &Append) {
+        let taken = append.data.len();
+        let before = self.bytes.fetch_add(taken, Ordering::Relaxed);
+        let room = Room { bytes: Arc::clone(&self.bytes), taken };
+        // One message always has room, however large it is.
+        let fits = before == 0 || before + taken <= BYTES;
+        let stored = Stored {
+            channel: append.channel.clone(),
+            sender: append.sender.clone(),
+            data: append.data.clone(),
+            retain: if append.retain { Retain::Yes } else { Retain::No },
+            _room: room,
+        };
+        if !fits || self.messages.try_send(stored).is_err() {
+            self.counters.stored_notices_dropped.increment();
+            log_limited!(warn, target: "jmqt::app", "stored notifier is too slow: it misses messages");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn append(length: usize) -> Append {
+        let data = Bytes::from(vec![b'1'; length]);
+        Append { channel: ChannelName::parse("news").unwrap(), sender: None, data, log: true, retain: false }
+    }
+
+    #[test]
+    fn what_waits_for_a_slow_notifier_is_bounded_in_number_and_in_bytes() {
+        let counters = Arc::new(Counters::default());
+        let (queue, mut waiting) = StoredQueue::new(Arc::clone(&counters));
+        let dropped = || counters.snapshot().stored_notices_dropped;
+        for _ in 0..MESSAGES {
+            queue.offer(&append(1));
+        }
+        assert_eq!(dropped(), 0);
+        queue.offer(&append(1));
+        assert_eq!(dropped(), 1);
+        while waiting.try_recv().is_ok() {}
+        queue.offer(&append(BYTES + 1)); // alone, it has room
+        queue.offer(&append(1));
+        assert_eq!(dropped(), 2);
+        drop(waiting.try_recv());
+        queue.offer(&append(BYTES));
+        queue.offer(&append(1));
+        assert_eq!(dropped(), 3);
+    }
+}

@@ -1,0 +1,363 @@
+//! Unit tests of validators, without a server: requests that are made by hand, and a [`ServerHandle`] that only
+//! remembers what was done through it.
+//!
+//! ```
+//! use jmqt_server::testing::{TestClient, TestServer};
+//! use jmqt_server::*;
+//!
+//! struct App;
+//!
+//! #[async_trait]
+//! impl SubValidator for App {
+//!     async fn validate_sub(&self, request: &SubRequest<'_>) -> Result<Verdict, BoxError> {
+//!         let welcome = Publish::json(ChannelName::of_client(request.client), &"welcome")?;
+//!         request.server.force_pub(welcome).await?;
+//!         Ok(if request.channel.as_str() == "news" { Verdict::Allow } else { Verdict::NOT_ALLOWED })
+//!     }
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), BoxError> {
+//! let server = TestServer::new();
+//! let alice = TestClient::new(&server, ClientId::parse("alice")?);
+//! let news = ChannelName::parse("news")?;
+//! let verdict = App.validate_sub(&alice.sub(&news, Persistence::Temporary)).await?;
+//! assert_eq!(verdict, Verdict::Allow);
+//! assert_eq!(server.published()[0].channel.as_str(), "#alice");
+//! assert_eq!(server.published()[0].data.as_str(), r#""welcome""#);
+//! # Ok(())
+//! # }
+//! ```
+
+use std::any::Any;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use jmqt_protocol::{ChannelName, ClientId, Payload, Persistence, Qos, Retain};
+
+use crate::handle::{ConnHandle, HandleError, ServerHandle};
+use crate::hub::{Message, Recorded};
+use crate::validators::{
+    AuthRequest, CloseNotice, CloseReason, ConnRequest, ConnectionInfo, ControlRequest, DisconnectNotice,
+    OpenNotice, Protocol, PubRequest, SessionData, StoredNotice, SubRequest, UnsubRequest,
+};
+
+/// A server that is not there: its [`handle`](Self::handle) works, and this tells what was done through it.
+///
+/// Nothing is delivered, and no validator is asked. Clients are connected that a test
+/// [connects](Self::connect). Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct TestServer {
+    detached: Arc<Detached>,
+    handle: ServerHandle,
+}
+
+/// A message that was published through a handle of a [`TestServer`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Published {
+    /// The channel.
+    pub channel: ChannelName,
+    /// The publisher; `None` for the server itself.
+    pub client: Option<ClientId>,
+    /// The data, JSON text.
+    pub data: String,
+    /// The quality of service.
+    pub qos: Qos,
+    /// Whether it was to be retained.
+    pub retain: Retain,
+}
+
+impl From<Message> for Published {
+    fn from(message: Message) -> Self {
+        let data = String::from_utf8_lossy(&message.data).into_owned();
+        Self {
+            channel: message.channel,
+            client: message.sender,
+            data,
+            qos: message.qos,
+            retain: message.retain,
+        }
+    }
+}
+
+impl Default for TestServer {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl TestServer {
+    /// A server without clients.
+    #[must_use]
+    pub fn new() -> Self {
+        let detached = Arc::new(Detached::default());
+        let handle = ServerHandle::detached(Arc::clone(&detached));
+        Self { detached, handle }
+    }
+
+    /// The handle that requests carry.
+    #[must_use]
+    pub const fn handle(&self) -> &ServerHandle {
+        &self.handle
+    }
+
+    /// From now on this client is connected, subscribed to its own `#` channel.
+    pub fn connect(&self, client: &ClientId) {
+        let mut state = self.detached.lock();
+        state.connected.insert(client.clone(), connection());
+        let own = ChannelName::of_client(client);
+        state.subscriptions.entry(client.clone()).or_default().entry(own).or_insert(Persistence::Temporary);
+    }
+
+    /// Everything that was published, in order.
+    #[must_use]
+    pub fn published(&self) -> Vec<Published> {
+        self.detached.lock().published.clone()
+    }
+
+    /// The clients that were disconnected, in order.
+    #[must_use]
+    pub fn disconnected(&self) -> Vec<ClientId> {
+        self.detached.lock().disconnected.clone()
+    }
+}
+
+/// A connection of a client, which makes its requests.
+#[derive(Debug, Clone)]
+pub struct TestClient {
+    id: ClientId,
+    connection: ConnectionInfo,
+    session: Option<SessionData>,
+    server: ServerHandle,
+}
+
+impl TestClient {
+    /// A client from 127.0.0.1 over plain TCP, without session data.
+    #[must_use]
+    pub fn new(server: &TestServer, id: ClientId) -> Self {
+        Self { id, connection: connection(), session: None, server: server.handle.clone() }
+    }
+
+    /// Its requests carry this session data.
+    #[must_use]
+    pub fn attach<T: Any + Send + Sync>(mut self, data: Arc<T>) -> Self {
+        self.session = Some(data);
+        self
+    }
+
+    /// Its requests come from this address, over this protocol.
+    #[must_use]
+    pub const fn from(mut self, remote: SocketAddr, protocol: Protocol) -> Self {
+        self.connection = ConnectionInfo { remote, protocol };
+        self
+    }
+
+    /// Its id.
+    #[must_use]
+    pub const fn id(&self) -> &ClientId {
+        &self.id
+    }
+
+    /// An `auth` packet.
+    #[must_use]
+    pub fn auth<'a>(&'a self, data: Payload<'a>) -> AuthRequest<'a> {
+        AuthRequest::new(self.connection, data, &self.server, self.session.as_ref().into())
+    }
+
+    /// A `conn` packet with this token.
+    #[must_use]
+    pub fn conn<'a>(&'a self, token: &'a str) -> TestConn<'a> {
+        TestConn { client: self, token, handle: ConnHandle::new(self.id.clone(), self.server.clone()) }
+    }
+
+    /// A `sub` packet.
+    #[must_use]
+    pub fn sub<'a>(&'a self, channel: &'a ChannelName, persistence: Persistence) -> SubRequest<'a> {
+        let session = self.session.as_ref().into();
+        SubRequest::new(self.connection, &self.id, channel, persistence, &self.server, session)
+    }
+
+    /// An `unsub` packet.
+    #[must_use]
+    pub fn unsub<'a>(&'a self, channel: &'a ChannelName) -> UnsubRequest<'a> {
+        UnsubRequest::new(self.connection, &self.id, channel, &self.server, self.session.as_ref().into())
+    }
+
+    /// A `pub` packet of QoS 0 that is not retained; its fields may be changed.
+    #[must_use]
+    pub fn publish<'a>(&'a self, channel: &'a ChannelName, data: Payload<'a>) -> PubRequest<'a> {
+        PubRequest {
+            connection: self.connection,
+            client: &self.id,
+            channel,
+            data,
+            qos: Qos::AtMostOnce,
+            retain: Retain::No,
+            server: &self.server,
+            session: self.session.as_ref().into(),
+        }
+    }
+
+    /// A `pub` packet to a control channel.
+    #[must_use]
+    pub fn control<'a>(&'a self, channel: &'a ChannelName, data: Option<Payload<'a>>) -> ControlRequest<'a> {
+        let session = self.session.as_ref().into();
+        ControlRequest::new(self.connection, &self.id, channel, data, &self.server, session)
+    }
+
+    /// What an [`OpenNotifier`](crate::OpenNotifier) is told.
+    #[must_use]
+    pub fn opened(&self) -> OpenNotice<'_> {
+        OpenNotice::new(self.connection, &self.id, &self.server, self.session.as_ref().into())
+    }
+
+    /// What a [`DisconnectNotifier`](crate::DisconnectNotifier) is told.
+    #[must_use]
+    pub fn disconnected(&self) -> DisconnectNotice<'_> {
+        DisconnectNotice::new(self.connection, &self.id, &self.server, self.session.as_ref().into())
+    }
+
+    /// What a [`CloseNotifier`](crate::CloseNotifier) is told.
+    #[must_use]
+    pub fn closed(&self, reason: CloseReason) -> CloseNotice<'_> {
+        CloseNotice::new(self.connection, &self.id, reason, &self.server, self.session.as_ref().into())
+    }
+
+    /// What a [`StoredNotifier`](crate::StoredNotifier) is told of a message that this client published.
+    #[must_use]
+    pub fn stored<'a>(&'a self, channel: &'a ChannelName, data: Payload<'a>) -> StoredNotice<'a> {
+        StoredNotice::new(channel, Some(&self.id), data, Retain::No, &self.server)
+    }
+}
+
+/// A `conn` packet, and what its validator records through the handle of the request.
+#[derive(Debug)]
+pub struct TestConn<'a> {
+    client: &'a TestClient,
+    token: &'a str,
+    handle: ConnHandle,
+}
+
+impl TestConn<'_> {
+    /// The request.
+    #[must_use]
+    pub fn request(&self) -> ConnRequest<'_> {
+        let session = self.client.session.as_ref().into();
+        ConnRequest::new(self.client.connection, &self.client.id, self.token, &self.handle, session)
+    }
+
+    /// The subscriptions that were recorded and not taken back, in order.
+    #[must_use]
+    pub fn subscriptions(&self) -> Vec<(ChannelName, Persistence)> {
+        let mut subscriptions: Vec<(ChannelName, Persistence)> = Vec::new();
+        for recorded in self.handle.recorded() {
+            match recorded {
+                Recorded::Subscribe(channel, persistence) => {
+                    subscriptions.retain(|(of, _)| *of != channel);
+                    subscriptions.push((channel, persistence));
+                }
+                Recorded::Unsubscribe(channel) => subscriptions.retain(|(of, _)| *of != channel),
+                Recorded::Publish(_) => {}
+            }
+        }
+        subscriptions
+    }
+
+    /// The messages that were recorded, in order.
+    #[must_use]
+    pub fn published(&self) -> Vec<Published> {
+        let published = self.handle.recorded().into_iter().filter_map(|recorded| match recorded {
+            Recorded::Publish(message) => Some(message.into()),
+            _ => None,
+        });
+        published.collect()
+    }
+}
+
+fn connection() -> ConnectionInfo {
+    ConnectionInfo { remote: SocketAddr::from(([127, 0, 0, 1], 40000)), protocol: Protocol::Socket }
+}
+
+/// What is behind the handle of a [`TestServer`].
+#[derive(Debug, Default)]
+pub(crate) struct Detached(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    connected: BTreeMap<ClientId, ConnectionInfo>,
+    subscriptions: BTreeMap<ClientId, BTreeMap<ChannelName, Persistence>>,
+    published: Vec<Published>,
+    retained: BTreeSet<ChannelName>,
+    disconnected: Vec<ClientId>,
+}
+
+impl Detached {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn subscriptions(&self, client: &ClientId) -> Vec<(ChannelName, Persistence)> {
+        let state = self.lock();
+        let of = state.subscriptions.get(client).into_iter().flatten();
+        of.map(|(channel, persistence)| (channel.clone(), *persistence)).collect()
+    }
+
+    pub(crate) fn subscribers(&self, channel: &ChannelName) -> Vec<(ClientId, Persistence)> {
+        let state = self.lock();
+        let connected =
+            state.subscriptions.iter().filter(|(client, _)| state.connected.contains_key(*client));
+        connected.filter_map(|(client, of)| Some((client.clone(), *of.get(channel)?))).collect()
+    }
+
+    pub(crate) fn subscribe(
+        &self,
+        client: &ClientId,
+        channel: &ChannelName,
+        persistence: Persistence,
+    ) -> Result<(), HandleError> {
+        let mut state = self.lock();
+        if persistence == Persistence::Temporary && !state.connected.contains_key(client) {
+            return Err(HandleError::NotConnected);
+        }
+        state.subscriptions.entry(client.clone()).or_default().insert(channel.clone(), persistence);
+        Ok(())
+    }
+
+    pub(crate) fn unsubscribe(&self, client: &ClientId, channel: &ChannelName) -> bool {
+        self.lock().subscriptions.get_mut(client).is_some_and(|of| of.remove(channel).is_some())
+    }
+
+    pub(crate) fn publish(&self, message: Message) {
+        let mut state = self.lock();
+        if message.retain == Retain::Yes {
+            state.retained.insert(message.channel.clone());
+        }
+        state.published.push(message.into());
+    }
+
+    pub(crate) fn is_connected(&self, client: &ClientId) -> bool {
+        self.lock().connected.contains_key(client)
+    }
+
+    pub(crate) fn connections(&self) -> Vec<(ClientId, ConnectionInfo)> {
+        self.lock().connected.iter().map(|(client, info)| (client.clone(), *info)).collect()
+    }
+
+    pub(crate) fn disconnect(&self, client: &ClientId) -> bool {
+        let mut state = self.lock();
+        if state.connected.remove(client).is_none() {
+            return false;
+        }
+        if let Some(of) = state.subscriptions.get_mut(client) {
+            of.retain(|_, persistence| *persistence == Persistence::Persistent);
+        }
+        state.disconnected.push(client.clone());
+        true
+    }
+
+    pub(crate) fn clear_retained(&self, channel: &ChannelName) -> bool {
+        self.lock().retained.remove(channel)
+    }
+}

@@ -1,0 +1,294 @@
+//! Tokens: what `authAck` hands out and `conn` brings back (§10), ready to use.
+//!
+//! A [`TokenIssuer`] makes signed tokens that expire, and checks them. It is a
+//! [`ConnValidator`]: plugged as one, it accepts every client that brings its own, unexpired
+//! token. An application that has more to decide at `conn` calls [`TokenIssuer::check`] itself.
+//!
+//! A token is a JSON Web Token under HMAC-SHA256. It names one client and the moment it ends, and nothing about it
+//! is stored: whoever has the [secret](TokenSecret) can check it, so it outlives a restart and holds on every node
+//! with the same secret.
+//!
+//! ```
+//! use jmqt_server::tokens::TokenIssuer;
+//! use jmqt_server::*;
+//!
+//! struct Login(TokenIssuer);
+//!
+//! #[async_trait]
+//! impl AuthValidator for Login {
+//!     async fn validate_auth(&self, request: &AuthRequest<'_>) -> Result<AuthVerdict, BoxError> {
+//!         #[derive(serde::Deserialize)]
+//!         struct Data { name: String, password: String }
+//!         let Ok(Data { name, password }) = request.json() else {
+//!             return Ok(AuthVerdict::refuse(StatusCode::INVALID_PACKET, "expected name and password"));
+//!         };
+//!         if !password_is_right(&name, &password) {
+//!             return Ok(AuthVerdict::refuse(StatusCode::NOT_ALLOWED, "wrong name or password"));
+//!         }
+//!         Ok(self.0.grant(ClientId::parse(&name)?)?)
+//!     }
+//! }
+//!
+//! # fn password_is_right(_: &str, _: &str) -> bool { true }
+//! # fn build(config: Config) -> Result<ServerBuilder, BoxError> {
+//! let tokens = TokenIssuer::from_config(&config)?;
+//! let builder = Server::builder(config).auth(Login(tokens.clone())).conn(tokens);
+//! # Ok(builder)
+//! # }
+//! ```
+
+mod secret;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::{DateTime, TimeDelta, Utc};
+use jmqt_protocol::{AuthToken, ClientId, StatusCode};
+use jwt_compact::alg::{Hs256, Hs256Key};
+use jwt_compact::{AlgorithmExt as _, Claims, Header, TimeOptions, UntrustedToken};
+use serde::{Deserialize, Serialize};
+
+use crate::Config;
+use crate::validators::{AuthVerdict, BoxError, ConnRequest, ConnValidator, ConnVerdict};
+
+pub use secret::{SECRET_VARIABLE, SecretError, SecretOrigin, TokenSecret};
+
+/// How long a token is valid unless told otherwise: a day.
+pub const TOKEN_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Makes tokens and checks them. Cheap to clone.
+#[derive(Clone)]
+pub struct TokenIssuer {
+    key: Arc<Hs256Key>,
+    lifetime: TimeDelta,
+}
+
+impl fmt::Debug for TokenIssuer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TokenIssuer(..)")
+    }
+}
+
+/// Why a token does not prove what it should. Do not tell the client which it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TokenError {
+    /// It was not made with this secret, was changed, or is no token at all.
+    #[error("the token was not issued with this secret")]
+    NotOurs,
+    /// It was given to another client.
+    #[error("the token belongs to another client")]
+    OtherClient,
+    /// Its time is over.
+    #[error("the token has expired")]
+    Expired,
+}
+
+/// A token could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot make a token: {0}")]
+pub struct IssueError(jwt_compact::CreationError);
+
+/// The claim beside the standard `iat` and `exp`.
+#[derive(Serialize, Deserialize)]
+struct Subject {
+    sub: String,
+}
+
+impl TokenIssuer {
+    /// Signs with this secret. Tokens are valid for [`TOKEN_LIFETIME`].
+    #[must_use]
+    pub fn new(secret: &TokenSecret) -> Self {
+        let key = Arc::new(Hs256Key::new(secret.as_bytes()));
+        Self { key, lifetime: lifetime(TOKEN_LIFETIME) }
+    }
+
+    /// Signs with the secret that [`TokenSecret::load`] finds: in the environment variable `JMQT_TOKEN_SECRET`, else
+    /// in a file beside the store, which is made if it is not there. Nodes of a cluster need the variable.
+    ///
+    /// # Errors
+    /// [`SecretError`] says which place cannot be used, and why.
+    pub fn from_config(config: &Config) -> Result<Self, SecretError> {
+        Ok(Self::new(&TokenSecret::load(config)?))
+    }
+
+    /// Signs with a secret that is forgotten when the process ends: clients authenticate again after a restart.
+    ///
+    /// # Errors
+    /// [`SecretError::Random`].
+    pub fn random() -> Result<Self, SecretError> {
+        Ok(Self::new(&TokenSecret::random()?))
+    }
+
+    /// Tokens made from now on are valid for this long, but not longer than a hundred years.
+    #[must_use]
+    pub fn valid_for(mut self, time: Duration) -> Self {
+        self.lifetime = lifetime(time);
+        self
+    }
+
+    /// A token for this client, valid from now on.
+    ///
+    /// # Errors
+    /// [`IssueError`]; there is no known cause.
+    pub fn issue(&self, client: &ClientId) -> Result<AuthToken, IssueError> {
+        self.issue_at(client, Utc::now())
+    }
+
+    /// A verdict that grants this client a token.
+    ///
+    /// # Errors
+    /// As [`issue`](Self::issue).
+    pub fn grant(&self, client: ClientId) -> Result<AuthVerdict, IssueError> {
+        let token = self.issue(&client)?;
+        Ok(AuthVerdict::grant(client, token))
+    }
+
+    /// Whether this token was issued to this client and has not expired.
+    ///
+    /// # Errors
+    /// [`TokenError`]: it does not prove who the client is. Refuse with [`StatusCode::INVALID_TOKEN`].
+    pub fn check(&self, client: &ClientId, token: &str) -> Result<(), TokenError> {
+        self.check_at(client, token, Utc::now())
+    }
+
+    fn issue_at(&self, client: &ClientId, now: DateTime<Utc>) -> Result<AuthToken, IssueError> {
+        let subject = Subject { sub: client.as_str().to_owned() };
+        let claims = Claims::new(subject).set_duration_and_issuance(&clock(now), self.lifetime);
+        Ok(AuthToken::new(Hs256.token(&Header::empty(), &claims, &self.key).map_err(IssueError)?))
+    }
+
+    fn check_at(&self, client: &ClientId, token: &str, now: DateTime<Utc>) -> Result<(), TokenError> {
+        let token = UntrustedToken::new(token).map_err(|_| TokenError::NotOurs)?;
+        let token =
+            Hs256.validator::<Subject>(&self.key).validate(&token).map_err(|_| TokenError::NotOurs)?;
+        let claims = token.claims();
+        if claims.custom.sub != client.as_str() {
+            return Err(TokenError::OtherClient);
+        }
+        claims.validate_expiration(&clock(now)).map_err(|_| TokenError::Expired)?;
+        Ok(())
+    }
+}
+
+/// Accepts a client that brings its own, unexpired token; refuses any other with INVALID_TOKEN.
+#[async_trait]
+impl ConnValidator for TokenIssuer {
+    async fn validate_conn(&self, request: &ConnRequest<'_>) -> Result<ConnVerdict, BoxError> {
+        Ok(match self.check(request.client, request.token) {
+            Ok(()) => ConnVerdict::accept(),
+            Err(error) => {
+                let remote = request.connection.remote;
+                tracing::debug!(target: "jmqt::app", client = %request.client, %remote, %error, "conn refused");
+                ConnVerdict::Refuse(StatusCode::INVALID_TOKEN)
+            }
+        })
+    }
+}
+
+/// A hundred years at most: a longer one would end beyond the calendar.
+fn lifetime(time: Duration) -> TimeDelta {
+    const LONGEST: TimeDelta = TimeDelta::days(36_500);
+    TimeDelta::from_std(time).unwrap_or(LONGEST).min(LONGEST)
+}
+
+fn clock(now: DateTime<Utc>) -> TimeOptions<impl Fn() -> DateTime<Utc>> {
+    TimeOptions::new(TimeDelta::zero(), move || now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(name: &str) -> ClientId {
+        ClientId::parse(name).unwrap()
+    }
+
+    fn tokens(secret: &str) -> TokenIssuer {
+        TokenIssuer::new(&TokenSecret::new(secret).unwrap())
+    }
+
+    #[test] // §10
+    fn a_token_is_its_clients_until_its_time_is_over() {
+        let (tokens, now) = (tokens(&"s".repeat(32)), Utc::now());
+        let token = tokens.issue_at(&client("bob"), now).unwrap();
+        let check_after = |seconds| {
+            let then = now + TimeDelta::seconds(seconds);
+            tokens.check_at(&client("bob"), token.reveal(), then)
+        };
+        assert_eq!(check_after(0), Ok(()));
+        assert_eq!(check_after(86_399), Ok(()));
+        assert_eq!(check_after(86_401), Err(TokenError::Expired));
+        assert_eq!(tokens.check(&client("bob"), token.reveal()), Ok(()));
+    }
+
+    #[test] // §10
+    fn a_token_is_no_other_clients() {
+        let tokens = tokens(&"s".repeat(32));
+        let token = tokens.issue(&client("bob")).unwrap();
+        for other in ["Bob", "bo", "bobb", "alice"] {
+            assert_eq!(tokens.check(&client(other), token.reveal()), Err(TokenError::OtherClient));
+        }
+    }
+
+    #[test]
+    fn any_name_that_is_a_client_id_gets_a_token() {
+        let tokens = tokens(&"s".repeat(32));
+        for name in ["a \"quoted\" name", "\u{0}", "José 🦀", &"x".repeat(256)] {
+            let token = tokens.issue(&client(name)).unwrap();
+            assert_eq!(tokens.check(&client(name), token.reveal()), Ok(()), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn a_token_with_one_character_changed_or_missing_is_refused() {
+        let tokens = tokens(&"s".repeat(32));
+        let token = tokens.issue(&client("bob")).unwrap().reveal().to_owned();
+        for at in 0..token.len() {
+            let other = if token.as_bytes()[at] == b'A' { "B" } else { "A" };
+            let mut changed = token.clone();
+            changed.replace_range(at..=at, other);
+            assert_eq!(tokens.check(&client("bob"), &changed), Err(TokenError::NotOurs), "at {at}");
+            let cut = &token[..at];
+            assert_eq!(tokens.check(&client("bob"), cut), Err(TokenError::NotOurs), "up to {at}");
+        }
+    }
+
+    #[test]
+    fn a_token_of_another_secret_or_none_at_all_is_refused() {
+        let bob = client("bob");
+        let foreign = tokens(&"t".repeat(32)).issue(&bob).unwrap();
+        // {"alg":"none"} . {"exp":99999999999,"sub":"bob"}
+        let unsigned = "eyJhbGciOiJub25lIn0.eyJleHAiOjk5OTk5OTk5OTk5LCJzdWIiOiJib2IifQ.";
+        for token in
+            [foreign.reveal(), unsigned, "", ".", "..", "...", "a.b.c", "test-token", "\u{0}", "é.é.é"]
+        {
+            assert_eq!(tokens(&"s".repeat(32)).check(&bob, token), Err(TokenError::NotOurs), "{token:?}");
+        }
+    }
+
+    #[test]
+    fn a_token_without_an_end_is_refused() {
+        let tokens = tokens(&"s".repeat(32));
+        let claims = Claims::new(Subject { sub: "bob".to_owned() });
+        let endless = Hs256.token(&Header::empty(), &claims, &tokens.key).unwrap();
+        assert_eq!(tokens.check(&client("bob"), &endless), Err(TokenError::Expired));
+    }
+
+    #[test]
+    fn a_lifetime_that_no_calendar_has_is_a_long_one() {
+        let tokens = tokens(&"s".repeat(32)).valid_for(Duration::MAX);
+        let token = tokens.issue(&client("bob")).unwrap();
+        assert_eq!(tokens.check(&client("bob"), token.reveal()), Ok(()));
+    }
+
+    #[test]
+    fn a_random_secret_is_another_one_each_time() {
+        let (one, other) = (TokenIssuer::random().unwrap(), TokenIssuer::random().unwrap());
+        let token = one.issue(&client("bob")).unwrap();
+        assert_eq!(one.check(&client("bob"), token.reveal()), Ok(()));
+        assert_eq!(other.check(&client("bob"), token.reveal()), Err(TokenError::NotOurs));
+    }
+}

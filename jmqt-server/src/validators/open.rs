@@ -1,0 +1,66 @@
+//! A session has begun (§7.d).
+
+use async_trait::async_trait;
+use jmqt_protocol::ClientId;
+
+use super::attached::{SessionRef, session_getters};
+use super::{BoxError, ConnectionInfo};
+use crate::ServerHandle;
+
+/// A session that has begun.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct OpenNotice<'a> {
+    /// The connection that it is on.
+    pub connection: ConnectionInfo,
+    /// The client whose session it is.
+    pub client: &'a ClientId,
+    /// The server's own side.
+    pub server: &'a ServerHandle,
+    pub(crate) session: SessionRef<'a>,
+}
+
+session_getters!(OpenNotice);
+
+impl<'a> OpenNotice<'a> {
+    pub(crate) fn new(
+        connection: ConnectionInfo,
+        client: &'a ClientId,
+        server: &'a ServerHandle,
+        session: SessionRef<'a>,
+    ) -> Self {
+        Self { connection, client, server, session }
+    }
+}
+
+/// Hears of every session that begins. Optional: give it to [`ServerBuilder::open`](crate::ServerBuilder::open).
+///
+/// The `impl` needs `#[async_trait]`; without it the compiler says "lifetime parameters do not match the trait"
+/// (E0195).
+///
+/// ```
+/// use jmqt_server::*;
+///
+/// struct Presence;
+///
+/// #[async_trait]
+/// impl OpenNotifier for Presence {
+///     async fn on_open(&self, notice: &OpenNotice<'_>) -> Result<(), BoxError> {
+///         let online = Publish::json(ChannelName::parse("online")?, &notice.client.as_str())?;
+///         notice.server.force_pub(online).await?;
+///         Ok(())
+///     }
+/// }
+/// ```
+#[async_trait]
+pub trait OpenNotifier: Send + Sync + 'static {
+    /// Called once per session, after its `connAck` and its first pushes. The client's next packet is handled when
+    /// this has returned, or its time is up.
+    ///
+    /// # Errors
+    /// An error, a panic, or more than VALIDATOR_TIMEOUT_SECONDS (default 10) is logged; the session goes on.
+    ///
+    /// # Cancel safety
+    /// The future is dropped when its time is up or its connection ends.
+    async fn on_open(&self, notice: &OpenNotice<'_>) -> Result<(), BoxError>;
+}

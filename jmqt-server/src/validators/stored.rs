@@ -1,0 +1,72 @@
+//! A QoS 1 message has been stored (§9.a, protocol.md 2.13).
+
+use async_trait::async_trait;
+use jmqt_protocol::{ChannelName, ClientId, Payload, Retain};
+
+use super::BoxError;
+use crate::ServerHandle;
+
+/// A QoS 1 message that has been stored.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct StoredNotice<'a> {
+    /// The channel.
+    pub channel: &'a ChannelName,
+    /// The publisher; `None` for the server itself.
+    pub client: Option<&'a ClientId>,
+    /// The data. Never log it.
+    pub data: Payload<'a>,
+    /// Whether it became the channel's retained message.
+    pub retain: Retain,
+    /// The server's own side.
+    pub server: &'a ServerHandle,
+}
+
+impl<'a> StoredNotice<'a> {
+    pub(crate) fn new(
+        channel: &'a ChannelName,
+        client: Option<&'a ClientId>,
+        data: Payload<'a>,
+        retain: Retain,
+        server: &'a ServerHandle,
+    ) -> Self {
+        Self { channel, client, data, retain, server }
+    }
+}
+
+/// Hears of every QoS 1 message that was published on this server, after the commit that its `pubAck` rests on.
+/// Optional, and without cost where there is none: give it to
+/// [`ServerBuilder::stored`](crate::ServerBuilder::stored).
+///
+/// It is called for one message at a time, in the order in which they were committed, beside the delivery, which never
+/// waits for it. Up to 8,192 messages or 64 MiB wait for it. Beyond that, and when the process dies, notices are
+/// lost; the counter `stored_notices_dropped` has their number. Messages that other nodes stored are not among them.
+///
+/// The `impl` needs `#[async_trait]`; without it the compiler says "lifetime parameters do not match the trait"
+/// (E0195).
+///
+/// ```
+/// use jmqt_server::*;
+///
+/// struct Search; // an index of what was said
+///
+/// #[async_trait]
+/// impl StoredNotifier for Search {
+///     async fn on_stored(&self, notice: &StoredNotice<'_>) -> Result<(), BoxError> {
+///         if notice.channel.as_str() == "chat" {
+///             self.index(notice.data.as_str()).await?;
+///         }
+///         Ok(())
+///     }
+/// }
+/// # impl Search { async fn index(&self, _: &str) -> Result<(), BoxError> { Ok(()) } }
+/// ```
+#[async_trait]
+pub trait StoredNotifier: Send + Sync + 'static {
+    /// Called once per message.
+    ///
+    /// # Errors
+    /// An error, a panic, or more than VALIDATOR_TIMEOUT_SECONDS (default 10) is logged; the message is stored and
+    /// delivered all the same.
+    async fn on_stored(&self, notice: &StoredNotice<'_>) -> Result<(), BoxError>;
+}
