@@ -23,7 +23,7 @@ pub use mysql::MySqlConfig;
 pub use network::{InvalidNetwork, Network};
 use settings::{Settings, SourceText};
 
-use crate::store::Synchronous;
+use crate::store::{PendingLimits, Synchronous};
 
 /// The largest packet that can be asked for: 1 GiB.
 const LARGEST_PACKET: usize = 1 << 30;
@@ -78,9 +78,14 @@ pub struct Config {
     /// After what absence a client's persistent subscriptions are removed; `None` for never, which
     /// is the default.
     pub session_expiry: Option<Duration>,
-    /// How many messages are kept for one absent client, the oldest going first; `None` for no
-    /// limit. Default 100,000.
+    /// How many messages are kept for one absent client, the oldest of the channel with most going first;
+    /// `None` for no limit. Default 100,000.
     pub max_pending_per_client: Option<u64>,
+    /// How many bytes of payload are kept for one absent client, likewise; `None` for no limit. Default 64 MiB.
+    pub max_pending_bytes_per_client: Option<u64>,
+    /// How many messages are kept in the point-to-point channel of one absent client, a tenth of them at most
+    /// from one publisher; `None` for no limit. Default 1,000.
+    pub max_pending_p2p_per_client: Option<u64>,
     /// How long a stopping server goes on flushing what is queued. Up to an hour, default
     /// 5 seconds.
     pub drain: Duration,
@@ -210,6 +215,18 @@ impl Config {
                 0..=1_000_000_000_000,
             )?)
             .filter(|limit| *limit > 0),
+            max_pending_bytes_per_client: Some(settings.integer(
+                "MAX_PENDING_BYTES_PER_CLIENT",
+                64 << 20,
+                0..=1_000_000_000_000,
+            )?)
+            .filter(|limit| *limit > 0),
+            max_pending_p2p_per_client: Some(settings.integer(
+                "MAX_PENDING_P2P_PER_CLIENT",
+                1000,
+                0..=1_000_000_000,
+            )?)
+            .filter(|limit| *limit > 0),
             drain: settings.seconds("DRAIN_SECONDS", 5, 0..=3600)?,
             spread_drain: redis.is_some(),
             redis,
@@ -220,6 +237,14 @@ impl Config {
         };
         config.check_listeners(&settings)?;
         Ok(Self { unknown_variables: settings.into_unknown_variables(), ..config })
+    }
+
+    /// What is kept for one absent client; `None` if nothing is limited.
+    pub(crate) fn pending_limits(&self) -> Option<PendingLimits> {
+        let limits =
+            [self.max_pending_per_client, self.max_pending_bytes_per_client, self.max_pending_p2p_per_client];
+        let [messages, bytes, own_messages] = limits.map(|limit| limit.unwrap_or(u64::MAX));
+        limits.iter().any(Option::is_some).then_some(PendingLimits { messages, bytes, own_messages })
     }
 
     /// There is at least one, and no two want the same port.

@@ -51,7 +51,8 @@ counters! {
     acks_ignored,
     /// QoS 1 pushes sent again after a reconnect.
     redeliveries,
-    /// Stored messages given up because a client had more than MAX_PENDING_PER_CLIENT of them.
+    /// Stored messages given up because a client had more of them than MAX_PENDING_PER_CLIENT,
+    /// MAX_PENDING_BYTES_PER_CLIENT or MAX_PENDING_P2P_PER_CLIENT allow.
     pending_dropped,
     /// Persistent subscriptions removed because their client did not return in SESSION_EXPIRY_SECONDS.
     subscriptions_expired,

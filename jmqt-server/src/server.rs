@@ -96,10 +96,8 @@ impl Server {
             moved_cursors: Mutex::default(),
         });
         let (queue, committer, batches) = CommitQueue::new(Arc::clone(&store), Arc::clone(&counters));
-        let limits = JanitorLimits {
-            session_expiry: config.session_expiry,
-            max_pending: config.max_pending_per_client,
-        };
+        let limits =
+            JanitorLimits { session_expiry: config.session_expiry, pending: config.pending_limits() };
         let janitor = Arc::new(Janitor::new(Arc::clone(&store), node.to_string(), limits));
         let (bus, cluster, joining) = match backend {
             Backend::Alone(_) => (Arc::new(LocalBus) as Arc<dyn Bus>, None, None),

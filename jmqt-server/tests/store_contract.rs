@@ -14,7 +14,7 @@ use futures_util::FutureExt as _;
 use jmqt_protocol::{ChannelName, ClientId};
 use jmqt_server::store::{
     Append, CURSOR_WINDOW, ChannelKey, Cursor, CursorUpdate, Dropped, Epoch, Expired, LogPlace,
-    LoggedMessage, Operation, Outcome, Retained, Seq, SessionRow, Stamp, Store, StoreError,
+    LoggedMessage, Operation, Outcome, PendingLimits, Retained, Seq, SessionRow, Stamp, Store, StoreError,
     StoredSubscription, Swept,
 };
 
@@ -134,10 +134,18 @@ async fn append_many(store: &dyn Store, to: &str, messages: usize) {
 }
 
 /// Goes through all clients once.
-async fn limit_pending(store: &dyn Store, limit: u64) -> Vec<Dropped> {
+async fn limit_pending(store: &dyn Store, messages: u64) -> Vec<Dropped> {
+    limit_all(store, PendingLimits { messages, ..UNLIMITED }).await
+}
+
+const UNLIMITED: PendingLimits =
+    PendingLimits { messages: u64::MAX, bytes: u64::MAX, own_messages: u64::MAX };
+
+/// Goes through all clients once.
+async fn limit_all(store: &dyn Store, limits: PendingLimits) -> Vec<Dropped> {
     let (mut dropped, mut after) = (Vec::new(), None);
     loop {
-        let swept = store.limit_pending(limit, after.as_ref()).await.unwrap();
+        let swept = store.limit_pending(limits, after.as_ref()).await.unwrap();
         dropped.extend(swept.dropped);
         after = swept.more_after;
         if after.is_none() {
@@ -702,7 +710,7 @@ async fn a_closed_store_says_so(on: &dyn Database) {
     closed(store.sessions_opened(&[session("bob", 1, "a", 0)]).await.unwrap_err());
     closed(store.claim_orphans("b").await.unwrap_err());
     closed(store.expire(soon(), &mut |_| true).await.unwrap_err());
-    closed(store.limit_pending(1, None).await.unwrap_err());
+    closed(store.limit_pending(UNLIMITED, None).await.unwrap_err());
 }
 
 // ---- sessions ----
@@ -819,32 +827,110 @@ async fn many_clients_expire_at_once(on: &dyn Database) {
     assert_ne!(one(&*store, append("a", "1")).await, Outcome::Appended(None));
 }
 
-async fn the_oldest_pending_messages_of_a_client_go_first(on: &dyn Database) {
+async fn the_oldest_messages_of_the_channel_with_most_pending_go_first(on: &dyn Database) {
     let store = on.open().await;
     let a = subscribed(&*store, "bob", "a").await.key;
     let b = subscribed(&*store, "bob", "b").await.key;
     let c = subscribed(&*store, "carol", "a").await.key;
-    for (to, messages) in [("a", 3), ("b", 4), ("a", 3)] {
+    for (to, messages) in [("b", 2), ("a", 8)] {
         append_many(&*store, to, messages).await;
-        tokio::time::sleep(Duration::from_millis(20)).await; // times are kept in milliseconds
     }
     assert_eq!(limit_pending(&*store, 10).await, []);
-    let mut dropped = limit_pending(&*store, 6).await;
-    dropped.sort_by_key(|it| it.key);
-    let drop = |name, key, up_to, messages| {
-        let (client, channel) = (client("bob"), channel(name));
+    let dropped = limit_pending(&*store, 9).await;
+    let drop = |who, name, key, up_to, messages| {
+        let (client, channel) = (client(who), channel(name));
         Dropped { client, channel, key, up_to: Seq(up_to), messages }
     };
-    assert_eq!(dropped, [drop("a", a, 3, 3), drop("b", b, 1, 1)]);
-    assert_eq!(cursor_of(&*store, "bob", a).await, cursor(3, &[]));
-    assert_eq!(cursor_of(&*store, "bob", b).await, cursor(1, &[]));
+    assert_eq!(dropped, [drop("bob", "a", a, 1, 1)]);
+    assert_eq!(cursor_of(&*store, "bob", a).await, cursor(1, &[]));
+    assert_eq!(cursor_of(&*store, "bob", b).await, cursor(0, &[]));
     assert_eq!(cursor_of(&*store, "carol", c).await, cursor(0, &[]));
-    assert_eq!(limit_pending(&*store, 6).await, []);
+    assert_eq!(limit_pending(&*store, 9).await, []);
     let mut dropped = limit_pending(&*store, 2).await;
     dropped.sort_by_key(|it| (it.client.clone(), it.key));
-    assert_eq!(dropped[..2], [drop("a", a, 4, 1), drop("b", b, 4, 3)]);
-    assert_eq!(dropped[2].client, client("carol"));
-    assert_eq!((dropped[2].up_to, dropped[2].messages), (Seq(4), 4));
+    let expected = [drop("bob", "a", a, 7, 6), drop("bob", "b", b, 1, 1), drop("carol", "a", c, 6, 6)];
+    assert_eq!(dropped.len(), 3);
+    assert!(expected.iter().all(|it| dropped.contains(it)), "{dropped:?}");
+}
+
+async fn pending_messages_are_limited_by_their_bytes_too(on: &dyn Database) {
+    let store = on.open().await;
+    let large = subscribed(&*store, "bob", "large").await.key;
+    let small = subscribed(&*store, "bob", "small").await.key;
+    append_many(&*store, "small", 10).await; // a byte each
+    for _ in 0..10 {
+        one(&*store, append("large", &format!("\"{}\"", "x".repeat(98)))).await;
+    }
+    let limits = |bytes| PendingLimits { bytes, ..UNLIMITED };
+    assert_eq!(limit_all(&*store, limits(1010)).await, []);
+    let dropped = limit_all(&*store, limits(510)).await;
+    assert_eq!((dropped.len(), dropped[0].key, dropped[0].up_to, dropped[0].messages), (1, large, Seq(5), 5));
+    assert_eq!(cursor_of(&*store, "bob", small).await, cursor(0, &[]));
+    assert_eq!(limit_all(&*store, limits(510)).await, []);
+    assert_eq!(limit_all(&*store, limits(50)).await.iter().map(|it| it.messages).sum::<u64>(), 5);
+}
+
+async fn in_a_point_to_point_channel_the_publisher_with_most_pending_loses(on: &dyn Database) {
+    let store = on.open().await;
+    let own = subscribed(&*store, "bob", "#bob").await.key;
+    let orders = subscribed(&*store, "bob", "orders").await.key;
+    append_many(&*store, "orders", 10).await;
+    let from = |sender: &str, data: &str| {
+        Operation::Append(Append { sender: Some(client(sender)), ..message("#bob", data) })
+    };
+    one(&*store, from("carol", "1")).await;
+    for _ in 0..3 {
+        let flood: Vec<_> = (0..1000).map(|i| from("mallory", &i.to_string())).collect();
+        store.commit(&flood).await.unwrap();
+        one(&*store, from("dave", "2")).await;
+    }
+    let limits = PendingLimits { messages: 100, bytes: 1 << 20, own_messages: 50 };
+    let dropped = limit_all(&*store, limits).await;
+    let messages: Vec<_> = dropped.iter().map(|it| (it.key, it.messages)).collect();
+    assert_eq!(messages, [(own, 2995)]);
+    let left = store.read_log(own, Seq(0), 100, usize::MAX).await.unwrap();
+    let left: Vec<_> = left.iter().map(|it| (it.seq.0, it.sender.clone().unwrap())).collect();
+    let mallory = (2998..=3002).map(|seq| (seq, client("mallory")));
+    let mut expected = vec![(1, client("carol")), (1002, client("dave")), (2003, client("dave"))];
+    expected.extend(mallory);
+    expected.push((3004, client("dave")));
+    expected.iter_mut().skip(3).take(5).for_each(|it| it.0 += 1);
+    assert_eq!(left, expected);
+    assert_eq!(cursor_of(&*store, "bob", orders).await, cursor(0, &[]));
+    assert_eq!(limit_all(&*store, limits).await, []);
+}
+
+async fn a_client_with_very_many_subscriptions_keeps_nobody_waiting(on: &dyn Database) {
+    let store = on.open().await;
+    let names: Vec<_> = (0..1200).map(|i| format!("channel {i}")).collect();
+    for some in names.chunks(400) {
+        let batch: Vec<_> = some.iter().map(|name| subscribe("bob", name)).collect();
+        store.commit(&batch).await.unwrap();
+        let batch: Vec<_> = some.iter().map(|name| append(name, "1")).collect();
+        store.commit(&batch).await.unwrap();
+    }
+    for who in ["alice", "carol"] {
+        subscribed(&*store, who, "news").await;
+    }
+    append_many(&*store, "news", 1200).await;
+    let mut rounds = 0;
+    let mut dropped = Vec::new();
+    loop {
+        let now = limit_pending(&*store, 1000).await;
+        if now.is_empty() {
+            break;
+        }
+        dropped.extend(now);
+        rounds += 1;
+        for who in ["alice", "carol"] {
+            assert!(dropped.iter().any(|it| it.client == client(who)), "{who} waits for bob");
+        }
+    }
+    assert!(rounds >= 1);
+    let of_bob: Vec<_> = dropped.iter().filter(|it| it.client == client("bob")).collect();
+    assert_eq!(of_bob.iter().map(|it| it.messages).sum::<u64>(), 200);
+    let alice = dropped.iter().filter(|it| it.client == client("alice")).map(|it| it.messages).sum::<u64>();
+    assert_eq!(alice, 200);
 }
 
 async fn acknowledged_messages_do_not_count_as_pending(on: &dyn Database) {
@@ -896,14 +982,15 @@ async fn many_clients_are_looked_at_a_few_at_a_time(on: &dyn Database) {
     let updates: Vec<_> = (0..).zip(&names).filter_map(update).collect();
     store.save_cursors(&updates).await.unwrap();
 
+    let limits = PendingLimits { messages: LIMIT, ..UNLIMITED };
     let (mut after, mut calls, mut dropped) = (None, 0, Vec::new());
     loop {
-        let swept = store.limit_pending(LIMIT, after.as_ref()).await.unwrap();
+        let swept = store.limit_pending(limits, after.as_ref()).await.unwrap();
         let up_to = swept.more_after.as_ref();
         for one in &swept.dropped {
             assert!(after.as_ref() < Some(&one.client) && up_to.is_none_or(|up_to| one.client <= *up_to));
         }
-        assert!(swept.dropped.len() <= 256 / 8, "a call looks at a few clients only");
+        assert!(swept.dropped.len() <= 512 / 8, "a call looks at a few clients only");
         calls += 1;
         dropped.extend(swept.dropped);
         after = swept.more_after;
@@ -911,14 +998,17 @@ async fn many_clients_are_looked_at_a_few_at_a_time(on: &dyn Database) {
             break;
         }
     }
-    assert_eq!(calls, 4);
+    assert_eq!(calls, 2);
     let expected: Vec<_> = names.iter().step_by(8).map(|name| (client(name), Seq(3), 3)).collect();
     let dropped: Vec<_> = dropped.into_iter().map(|it| (it.client, it.up_to, it.messages)).collect();
     assert_eq!(dropped, expected);
     assert_eq!(limit_pending(&*store, LIMIT).await, []);
     // The last one may be gone by the next call.
     let end = client("client 9");
-    assert_eq!(store.limit_pending(0, Some(&end)).await.unwrap(), Swept::default());
+    assert_eq!(
+        store.limit_pending(PendingLimits { messages: 0, ..UNLIMITED }, Some(&end)).await.unwrap(),
+        Swept::default()
+    );
 }
 
 // ---- several at a time ----
@@ -935,7 +1025,12 @@ async fn everything_may_happen_at_the_same_time(on: &dyn Database) {
                     1 => drop(store.trim(&[key]).await.unwrap()),
                     2 => drop(store.expire(long_ago(), &mut |_| true).await.unwrap()),
                     3 => store.sessions_opened(&[session("bob", i, "a", i)]).await.unwrap(),
-                    4 => drop(store.limit_pending(10_000, None).await.unwrap()),
+                    4 => drop(
+                        store
+                            .limit_pending(PendingLimits { messages: 10_000, ..UNLIMITED }, None)
+                            .await
+                            .unwrap(),
+                    ),
                     _ => {
                         let read = store.subscriptions(&client("bob")).await.unwrap();
                         let log = store.read_log(key, read[0].cursor.acked, 9999, 99999);
@@ -1192,7 +1287,10 @@ macro_rules! contract {
             a_client_that_is_not_away_is_spared,
             a_client_counts_as_seen_when_its_session_ends,
             many_clients_expire_at_once,
-            the_oldest_pending_messages_of_a_client_go_first,
+            the_oldest_messages_of_the_channel_with_most_pending_go_first,
+            pending_messages_are_limited_by_their_bytes_too,
+            in_a_point_to_point_channel_the_publisher_with_most_pending_loses,
+            a_client_with_very_many_subscriptions_keeps_nobody_waiting,
             acknowledged_messages_do_not_count_as_pending,
             long_backlogs_are_cut_to_the_limit,
             many_clients_are_looked_at_a_few_at_a_time,

@@ -12,8 +12,8 @@ use bytes::Bytes;
 use jmqt_protocol::{ChannelName, ClientId};
 use jmqt_server::store::{
     Append, ChannelKey, ClusterStore, Cursor, CursorUpdate, Entered, LogPlace, MySqlOptions, MySqlStore,
-    MySqlTls, NodeBeat, Operation, Outcome, Seq, SessionRow, SharedSession, Stamp, Store, StoreError,
-    StoredSubscription,
+    MySqlTls, NodeBeat, Operation, Outcome, PendingLimits, Seq, SessionRow, SharedSession, Stamp, Store,
+    StoreError, StoredSubscription,
 };
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::{Executor as _, Row as _, SqlSafeStr as _};
@@ -358,6 +358,7 @@ async fn several_nodes_number_the_messages_of_a_channel_without_gaps() {
     let work: Vec<_> =
         nodes.iter().enumerate().map(|(i, store)| tokio::spawn(work(i, Arc::clone(store)))).collect();
     let beside = |store: Arc<MySqlStore>, keys: Vec<ChannelKey>| async move {
+        let limits = PendingLimits { messages: 100_000, bytes: u64::MAX, own_messages: 1000 };
         for i in 0..40 {
             let who = format!("client {i}");
             for name in CHANNELS {
@@ -367,7 +368,7 @@ async fn several_nodes_number_the_messages_of_a_channel_without_gaps() {
             let update =
                 |key: &ChannelKey| CursorUpdate { client: client("bob"), key: *key, cursor: cursor.clone() };
             store.save_cursors(&keys.iter().map(update).collect::<Vec<_>>()).await.unwrap();
-            store.limit_pending(100_000, None).await.unwrap();
+            store.limit_pending(limits, None).await.unwrap();
             for name in CHANNELS.iter().rev() {
                 one(&store, unsubscribe(&who, name)).await;
             }

@@ -1,7 +1,7 @@
 //! The names of all keys, and which of them hold secrets.
 
 /// Every key there is, in the order of `server.conf` and `docs/configuration.md`.
-pub(super) const KEYS: [&str; 45] = [
+pub(super) const KEYS: [&str; 47] = [
     "BIND_ADDRESS",
     "SOCKET_PORT",
     "WEBSOCKET_PORT",
@@ -24,6 +24,8 @@ pub(super) const KEYS: [&str; 45] = [
     "SQLITE_SYNCHRONOUS",
     "SESSION_EXPIRY_SECONDS",
     "MAX_PENDING_PER_CLIENT",
+    "MAX_PENDING_BYTES_PER_CLIENT",
+    "MAX_PENDING_P2P_PER_CLIENT",
     "LOG_PATH",
     "LOG_MODE",
     "ENABLE_MYSQL",

@@ -14,8 +14,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Hub;
+use crate::log_limit::log_limited;
 use crate::session::OutboxContext;
-use crate::store::{ChannelKey, CursorUpdate, Dropped, SessionRow, Store, StoreError, Swept};
+use crate::store::{ChannelKey, CursorUpdate, Dropped, PendingLimits, SessionRow, Store, StoreError, Swept};
 use crate::validators::ConnectionInfo;
 
 /// Cursors that moved and sessions that began are written this often (2.13: within a second).
@@ -38,8 +39,8 @@ const SAVE_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) struct JanitorLimits {
     /// SESSION_EXPIRY_SECONDS; `None` never.
     pub(crate) session_expiry: Option<Duration>,
-    /// MAX_PENDING_PER_CLIENT; `None` for any number.
-    pub(crate) max_pending: Option<u64>,
+    /// What is kept for one client; `None` for any number.
+    pub(crate) pending: Option<PendingLimits>,
 }
 
 /// The list of things to be written.
@@ -241,12 +242,12 @@ impl Janitor {
         }
     }
 
-    /// Returns the client behind whom to go on, if there are more. An error begins the round anew.
+    /// Returns the client behind whom to go on, if there are more. An error begins the round again.
     async fn sweep(&self, hub: &Arc<Hub>, mut after: Option<ClientId>) -> Option<ClientId> {
-        let limit = self.limits.max_pending.filter(|_| hub.is_first())?;
+        let limits = self.limits.pending.filter(|_| hub.is_first())?;
         let until = Instant::now() + SWEEP_FOR;
         loop {
-            let Swept { dropped, more_after } = match self.store.limit_pending(limit, after.as_ref()).await {
+            let Swept { dropped, more_after } = match self.store.limit_pending(limits, after.as_ref()).await {
                 Ok(swept) => swept,
                 Err(error) => {
                     self.failed("pending messages could not be counted", &error);
@@ -262,9 +263,11 @@ impl Janitor {
     }
 
     fn gave_up(&self, hub: &Arc<Hub>, dropped: &Dropped) {
-        tracing::warn!(
-            target: "jmqt::store", client = %dropped.client, channel = %dropped.channel,
-            messages = dropped.messages, "pending messages were given up: more than MAX_PENDING_PER_CLIENT"
+        log_limited!(
+            warn, target: "jmqt::store", client = %dropped.client, channel = %dropped.channel,
+            messages = dropped.messages,
+            "pending messages were given up: there are more than one client may have (MAX_PENDING_PER_CLIENT, \
+             MAX_PENDING_BYTES_PER_CLIENT, MAX_PENDING_P2P_PER_CLIENT)"
         );
         hub.counters.pending_dropped.add(dropped.messages);
         self.chores().to_trim.insert(dropped.key);

@@ -28,7 +28,7 @@ use tokio_util::task::TaskTracker;
 use crate::bus::Bus;
 use crate::counters::Counters;
 use crate::session::{Outbox, OutboxContext};
-use crate::store::{CommitQueue, NotCommitted, Operation, Outcome, Store, StoreError};
+use crate::store::{CommitQueue, NotCommitted, Operation, Outcome, Store, StoreError, Tagged};
 
 pub(crate) use channels::Channels;
 pub(crate) use cluster::{Arrival, Cluster, ClusterTasks, Location, Orphan, connection_info};
@@ -75,6 +75,15 @@ pub(crate) enum Tag {
     Reply(oneshot::Sender<Result<Outcome, NotCommitted>>),
     /// Nobody.
     Nobody,
+}
+
+impl Tagged for Tag {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Publish { id, .. } => id.as_ref().map_or(0, |id| id.len()),
+            Self::Reply(_) | Self::Nobody => 0,
+        }
+    }
 }
 
 /// Why the hub could not do what was asked.

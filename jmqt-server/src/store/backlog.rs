@@ -1,35 +1,133 @@
-//! Which messages go when too many wait for a client: the oldest, whatever their channels. Nothing here
-//! knows what database they are in.
+//! Which messages go when too many wait for a client. Nothing here knows what database they are in.
+//!
+//! Shares are fair: the channel with most pending loses first, its oldest messages, until what is left of all
+//! channels fits. So nobody who publishes to one channel pushes out what waits in the others. A client's own
+//! point-to-point channel, to which everybody may publish, has a smaller limit of its own, and in it the
+//! publisher with most pending loses first; its messages are deleted one by one, for nobody else reads them.
 
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
-use std::time::Instant;
+use std::collections::HashMap;
+use std::ops::RangeInclusive;
+use std::time::{Duration, Instant};
 
 use jmqt_protocol::ClientId;
 
 use super::cursor::{self, CursorRow};
-use super::limits::TIME_LIMIT;
-use super::{ChannelKey, Cursor, Dropped, Seq, StoreError, StoredSubscription, Swept};
+use super::{ChannelKey, Cursor, Dropped, PendingLimits, Seq, StoreError, StoredSubscription, Swept};
 
-/// How many clients are looked at in one call of [`sweep`].
-pub(super) const CLIENTS_AT_A_TIME: i64 = 256;
+/// How many subscriptions one call of [`sweep`] looks at, unless a single client has more.
+pub(super) const SUBSCRIPTIONS_AT_A_TIME: i64 = 512;
 
-/// A store whose clients can be looked through for messages that wait.
+/// How many of one client's subscriptions are looked at.
+pub(super) const MOST_SUBSCRIPTIONS: i64 = 1 << 20;
+
+/// After this time a call of [`sweep`] begins nothing new. What it has done by then stays done, so the next
+/// calls go on from there.
+const TURN: Duration = Duration::from_millis(500);
+
+/// How many cursors are moved in one transaction.
+const CUTS_AT_A_TIME: usize = 256;
+
+/// How many messages of a point-to-point channel are looked at in one statement,
+pub(super) const LOOKED_AT: i64 = 1024;
+
+/// and how many in one turn.
+const MOST_LOOKED_AT: usize = 200_000;
+
+/// How many messages one transaction deletes at most.
+const DELETED_AT_A_TIME: u64 = 2048;
+
+/// What one publisher may have of the limits of a point-to-point channel: a tenth.
+pub(super) const SHARE_OF_ONE: u64 = 10;
+
+/// What waits for a client in one channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Pending {
+    pub(super) key: ChannelKey,
+    pub(super) messages: u64,
+    pub(super) bytes: u64,
+    /// It is the client's own point-to-point channel.
+    pub(super) is_own: bool,
+}
+
+/// What is to be left of one channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Kept {
+    key: ChannelKey,
+    messages: u64,
+    bytes: u64,
+}
+
+/// A message of a point-to-point channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct OwnMessage {
+    pub(super) seq: Seq,
+    pub(super) sender: Option<ClientId>,
+    pub(super) bytes: u64,
+}
+
+/// A channel whose messages are given up to a place.
+#[derive(Debug)]
+pub(super) struct Cut {
+    subscription: StoredSubscription,
+    up_to: Seq,
+}
+
+impl Cut {
+    pub(super) fn key(&self) -> ChannelKey {
+        self.subscription.key
+    }
+}
+
+/// A store whose clients can be looked through for messages that wait. Each call is one short step.
 pub(super) trait Sweep {
-    /// Of the next [`CLIENTS_AT_A_TIME`] clients behind `after` those that may have more than `limit`
-    /// messages to acknowledge, in order, and the last one that was looked at, unless it was the last of all.
+    /// Of the next [`SUBSCRIPTIONS_AT_A_TIME`] subscriptions behind those of `after`: the clients that may have
+    /// more to acknowledge than allowed, in order, and the last one that was looked at, unless it was the last
+    /// of all. A client with more subscriptions than that comes alone, whatever it has.
     fn clients_behind(
         &self,
-        limit: u64,
+        limits: PendingLimits,
         after: Option<&ClientId>,
     ) -> impl Future<Output = Result<(Vec<ClientId>, Option<ClientId>), StoreError>> + Send;
 
-    /// Gives up a client's oldest messages until it has `limit` left.
-    fn drop_pending_of(
+    /// Where something waits for the client, of its first [`MOST_SUBSCRIPTIONS`] subscriptions.
+    fn pending_of(&self, client: &ClientId) -> impl Future<Output = Result<Vec<Pending>, StoreError>> + Send;
+
+    /// The client's subscriptions to these channels, as far as they exist.
+    fn positions(
         &self,
         client: &ClientId,
-        limit: u64,
+        keys: &[ChannelKey],
+    ) -> impl Future<Output = Result<Vec<StoredSubscription>, StoreError>> + Send;
+
+    /// The first message behind `after` from which on no more than `bytes` of payload are logged.
+    fn first_within(
+        &self,
+        key: ChannelKey,
+        after: Seq,
+        bytes: u64,
+    ) -> impl Future<Output = Result<Option<Seq>, StoreError>> + Send;
+
+    /// Moves cursors on over what is given up.
+    fn raise(
+        &self,
+        client: &ClientId,
+        cuts: &[Cut],
     ) -> impl Future<Output = Result<Vec<Dropped>, StoreError>> + Send;
+
+    /// The last [`LOOKED_AT`] messages of a log behind `after` and before `before`, the newest first.
+    fn newest(
+        &self,
+        key: ChannelKey,
+        after: Seq,
+        before: Seq,
+    ) -> impl Future<Output = Result<Vec<OwnMessage>, StoreError>> + Send;
+
+    /// Deletes messages of a log, and says how many there were.
+    fn delete(
+        &self,
+        key: ChannelKey,
+        ranges: &[RangeInclusive<u64>],
+    ) -> impl Future<Output = Result<u64, StoreError>> + Send;
 }
 
 /// See [`Store::limit_pending`](super::Store::limit_pending). Clients are dealt with one after another: an
@@ -37,122 +135,357 @@ pub(super) trait Sweep {
 /// again.
 pub(super) async fn sweep(
     store: &(impl Sweep + Sync),
-    limit: u64,
+    limits: PendingLimits,
     after: Option<&ClientId>,
 ) -> Result<Swept, StoreError> {
-    let until = Instant::now() + TIME_LIMIT;
-    let (behind, last) = store.clients_behind(limit, after).await?;
+    let until = Instant::now() + TURN;
+    let (behind, last) = store.clients_behind(limits, after).await?;
     let mut swept = Swept { dropped: Vec::new(), more_after: after.cloned() };
     for client in behind {
+        match limit_client(store, &client, limits, &mut swept.dropped).await {
+            Err(error) if swept.dropped.is_empty() => return Err(error),
+            Err(_) => return Ok(swept),
+            Ok(()) => {}
+        }
+        swept.more_after = Some(client);
         if Instant::now() > until {
             return Ok(swept);
         }
-        match store.drop_pending_of(&client, limit).await {
-            Err(error) if swept.dropped.is_empty() => return Err(error),
-            Err(_) => return Ok(swept),
-            Ok(of_client) => swept.dropped.extend(of_client),
-        }
-        swept.more_after = Some(client);
     }
     Ok(Swept { more_after: last, ..swept })
 }
 
-/// Tells when messages were logged.
-pub(super) trait LogTimes {
-    /// The next messages of a log behind `after`, in order, as many as are read at a time; each with its
-    /// time in milliseconds since 1970. Empty at the log's end.
-    fn times(
-        &mut self,
-        key: ChannelKey,
-        after: Seq,
-    ) -> impl Future<Output = Result<Vec<(Seq, i64)>, StoreError>> + Send;
-}
-
-/// One of a client's logs, read from its cursor on.
-pub(super) struct Backlog<'s> {
-    subscription: &'s StoredSubscription,
-    /// Messages up to here are given up.
-    up_to: Seq,
-    /// What comes next, with the time it was logged.
-    next: VecDeque<(Seq, i64)>,
-}
-
-impl Backlog<'_> {
-    pub(super) fn key(&self) -> ChannelKey {
-        self.subscription.key
-    }
-
-    /// When its next message was logged; `None` at its end.
-    async fn next_logged_at(&mut self, log: &mut impl LogTimes) -> Result<Option<i64>, StoreError> {
-        if self.next.is_empty() && self.up_to < self.subscription.last {
-            self.next.extend(log.times(self.key(), self.up_to).await?);
+/// Deals with one client, or with a part of what it has when that takes long: nobody else is to wait for it.
+async fn limit_client(
+    store: &(impl Sweep + Sync),
+    client: &ClientId,
+    limits: PendingLimits,
+    dropped: &mut Vec<Dropped>,
+) -> Result<(), StoreError> {
+    let pending = store.pending_of(client).await?;
+    let until = Instant::now() + TURN;
+    for chunk in kept(&pending, limits).chunks(CUTS_AT_A_TIME) {
+        let keys: Vec<_> = chunk.iter().map(|kept| kept.key).collect();
+        let mut cuts = Vec::new();
+        for subscription in store.positions(client, &keys).await? {
+            let Some(kept) = chunk.iter().find(|kept| kept.key == subscription.key) else { continue };
+            if let Some(up_to) = place_of_cut(store, &subscription, *kept).await? {
+                cuts.push(Cut { subscription, up_to });
+            }
         }
-        Ok(self.next.front().map(|&(_, logged_at)| logged_at))
-    }
-}
-
-/// How many messages a client has to lose to have `limit` left; `None` for none.
-pub(super) fn excess(subscriptions: &[StoredSubscription], limit: u64) -> Option<u64> {
-    let pending = |subscription: &StoredSubscription| {
-        let cursor = &subscription.cursor;
-        let behind = subscription.last.0.saturating_sub(cursor.acked.0);
-        behind.saturating_sub(cursor::acked_beyond(cursor))
-    };
-    let all: u64 = subscriptions.iter().map(pending).sum();
-    all.checked_sub(limit).filter(|&excess| excess > 0)
-}
-
-/// The logs that hold the `excess` oldest messages, and up to where. Logs are merged by the time of
-/// their next message, so that only as many are read as have to go.
-pub(super) async fn oldest<'s>(
-    log: &mut impl LogTimes,
-    subscriptions: &'s [StoredSubscription],
-    mut excess: u64,
-) -> Result<Vec<Backlog<'s>>, StoreError> {
-    let mut backlogs = Vec::new();
-    let mut turns = BinaryHeap::new();
-    for subscription in subscriptions {
-        let mut backlog = Backlog { subscription, up_to: subscription.cursor.acked, next: VecDeque::new() };
-        if let Some(logged_at) = backlog.next_logged_at(log).await? {
-            turns.push(Reverse((logged_at, backlogs.len())));
-            backlogs.push(backlog);
+        dropped.extend(store.raise(client, &cuts).await?);
+        if Instant::now() > until {
+            return Ok(());
         }
     }
-    while let Some(Reverse((_, index))) = turns.pop().filter(|_| excess > 0) {
-        let backlog = &mut backlogs[index];
-        let Some((seq, _)) = backlog.next.pop_front() else {
+    if let Some(own) = pending.iter().find(|pending| pending.is_own)
+        && let Some(own) = store.positions(client, &[own.key]).await?.pop()
+    {
+        dropped.extend(limit_own(store, client, &own, limits).await?);
+    }
+    Ok(())
+}
+
+/// The channels that have to lose something, and what is left of each.
+fn kept(pending: &[Pending], limits: PendingLimits) -> Vec<Kept> {
+    let shared = || pending.iter().filter(|pending| !pending.is_own);
+    let messages = Level::of(shared().map(|pending| pending.messages), limits.messages);
+    let bytes = Level::of(shared().map(|pending| pending.bytes), limits.bytes);
+    let mut one_more = messages.as_ref().map_or(0, |level| level.one_more);
+    let mut list = Vec::new();
+    for pending in shared() {
+        let too_many = messages.as_ref().filter(|level| pending.messages > level.height);
+        let too_large = bytes.as_ref().filter(|level| pending.bytes > level.height);
+        if too_many.is_none() && too_large.is_none() {
             continue;
-        };
-        backlog.up_to = seq;
-        excess -= u64::from(!cursor::is_acked(&backlog.subscription.cursor, seq));
-        if let Some(logged_at) = backlog.next_logged_at(log).await? {
-            turns.push(Reverse((logged_at, index)));
+        }
+        let left = too_many.map_or(pending.messages, |level| {
+            let extra = u64::from(one_more > 0);
+            one_more -= extra;
+            level.height + extra
+        });
+        let bytes = too_large.map_or(u64::MAX, |level| level.height);
+        list.push(Kept { key: pending.key, messages: left, bytes });
+    }
+    list
+}
+
+/// The height down to which the greatest of several amounts have to come, so that all together are within a
+/// limit.
+#[derive(Debug, PartialEq, Eq)]
+struct Level {
+    height: u64,
+    /// So many of those that come down may be one higher: what is left over when the limit is shared out.
+    one_more: u64,
+}
+
+impl Level {
+    /// `None` if they are within the limit as they are.
+    fn of(amounts: impl Iterator<Item = u64>, limit: u64) -> Option<Self> {
+        let mut amounts: Vec<_> = amounts.collect();
+        amounts.sort_unstable();
+        let mut left = limit;
+        for (index, amount) in amounts.iter().enumerate() {
+            let others = (amounts.len() - index) as u64;
+            if *amount > left / others {
+                return Some(Self { height: left / others, one_more: left % others });
+            }
+            left -= amount;
+        }
+        None
+    }
+}
+
+/// Up to where messages have to be given up so that no more than this is left; `None` if nothing has to.
+async fn place_of_cut(
+    store: &(impl Sweep + Sync),
+    subscription: &StoredSubscription,
+    kept: Kept,
+) -> Result<Option<Seq>, StoreError> {
+    let (cursor, last) = (&subscription.cursor, subscription.last);
+    let pending = pending_messages(subscription);
+    let mut up_to = passed(cursor, pending.saturating_sub(kept.messages));
+    if kept.bytes < u64::MAX {
+        let first = store.first_within(subscription.key, up_to, kept.bytes).await?;
+        up_to = up_to.max(first.map_or(last, |Seq(first)| Seq(first.saturating_sub(1))));
+    }
+    Ok(Some(up_to.min(last)).filter(|up_to| *up_to > cursor.acked))
+}
+
+/// How many messages a subscription has to acknowledge.
+fn pending_messages(subscription: &StoredSubscription) -> u64 {
+    let cursor = &subscription.cursor;
+    let behind = subscription.last.0.saturating_sub(cursor.acked.0);
+    behind.saturating_sub(cursor::acked_beyond(cursor))
+}
+
+/// The place up to which so many messages are not acknowledged.
+fn passed(cursor: &Cursor, messages: u64) -> Seq {
+    let remembered = cursor.beyond.len() as u64 * 64;
+    let (mut seq, mut left) = (cursor.acked.0, messages);
+    while left > 0 && seq < cursor.acked.0 + remembered {
+        seq += 1;
+        left -= u64::from(!cursor::is_acked(cursor, Seq(seq)));
+    }
+    Seq(seq + left)
+}
+
+/// Keeps the newest messages of a client's own channel, in fair shares of those who published them.
+async fn limit_own(
+    store: &(impl Sweep + Sync),
+    client: &ClientId,
+    own: &StoredSubscription,
+    limits: PendingLimits,
+) -> Result<Option<Dropped>, StoreError> {
+    let mut chosen = Chosen::new(limits);
+    let (mut before, mut looked_at) = (Seq(own.last.0 + 1), 0);
+    loop {
+        let page = store.newest(own.key, own.cursor.acked, before).await?;
+        let Some(last) = page.last() else { break };
+        before = last.seq;
+        looked_at += page.len();
+        page.into_iter().filter(|it| !cursor::is_acked(&own.cursor, it.seq)).for_each(|it| chosen.add(it));
+        if looked_at >= MOST_LOOKED_AT {
+            break;
         }
     }
-    backlogs.retain(|backlog| backlog.up_to > backlog.subscription.cursor.acked);
-    Ok(backlogs)
+    let until = Instant::now() + TURN;
+    let mut messages = 0;
+    for ranges in portions(chosen.finish()) {
+        messages += store.delete(own.key, &ranges).await?;
+        if Instant::now() > until {
+            break;
+        }
+    }
+    let (client, channel) = (client.clone(), own.channel.clone());
+    let dropped = Dropped { client, channel, key: own.key, up_to: own.cursor.acked, messages };
+    Ok(Some(dropped).filter(|dropped| dropped.messages > 0))
+}
+
+/// Cuts ranges into portions of about so many messages as one transaction deletes.
+fn portions(ranges: Vec<RangeInclusive<u64>>) -> Vec<Vec<RangeInclusive<u64>>> {
+    let (mut portions, mut room) = (vec![Vec::new()], DELETED_AT_A_TIME);
+    for range in ranges {
+        let (mut first, last) = range.into_inner();
+        while first <= last {
+            let end = last.min(first + room - 1);
+            if let Some(portion) = portions.last_mut() {
+                portion.push(first..=end);
+            }
+            room -= end - first + 1;
+            if room == 0 {
+                portions.push(Vec::new());
+                room = DELETED_AT_A_TIME;
+            }
+            first = end + 1;
+        }
+    }
+    portions.retain(|portion| !portion.is_empty());
+    portions
+}
+
+/// Chooses among the messages of a point-to-point channel, which come the newest first.
+struct Chosen {
+    limits: PendingLimits,
+    senders: HashMap<Option<ClientId>, usize>,
+    /// What is kept of each sender, newest first.
+    kept: Vec<Vec<(u64, u64)>>,
+    count: u64,
+    /// What goes, newest first.
+    gone: Vec<u64>,
+}
+
+impl Chosen {
+    fn new(limits: PendingLimits) -> Self {
+        Self { limits, senders: HashMap::new(), kept: Vec::new(), count: 0, gone: Vec::new() }
+    }
+
+    fn add(&mut self, message: OwnMessage) {
+        let next = self.kept.len();
+        let sender = *self.senders.entry(message.sender).or_insert(next);
+        if sender == next {
+            self.kept.push(Vec::new());
+        }
+        let of_sender = &mut self.kept[sender];
+        let bytes: u64 = of_sender.iter().map(|(_, bytes)| bytes).sum();
+        let share = |limit: u64| (limit / SHARE_OF_ONE).max(1);
+        let fits = (of_sender.len() as u64) < share(self.limits.own_messages)
+            && (of_sender.is_empty() || bytes + message.bytes <= share(self.limits.bytes));
+        if !fits {
+            self.gone.push(message.seq.0);
+            return;
+        }
+        of_sender.push((message.seq.0, message.bytes));
+        self.count += 1;
+        if self.count > self.limits.own_messages.saturating_mul(4).saturating_add(LOOKED_AT as u64) {
+            self.share_out();
+        }
+    }
+
+    /// Takes from those who have most until all together fit.
+    fn share_out(&mut self) {
+        let counts = self.kept.iter().map(|of_sender| of_sender.len() as u64);
+        let messages = Level::of(counts, self.limits.own_messages);
+        let sizes = self.kept.iter().map(|of_sender| of_sender.iter().map(|(_, bytes)| bytes).sum());
+        let bytes = Level::of(sizes, self.limits.bytes);
+        let mut one_more = messages.as_ref().map_or(0, |level| level.one_more);
+        for of_sender in &mut self.kept {
+            let mut left = of_sender.len();
+            if let Some(level) = messages.as_ref().filter(|level| left as u64 > level.height) {
+                let extra = u64::from(one_more > 0);
+                one_more -= extra;
+                left = usize::try_from(level.height + extra).unwrap_or(left);
+            }
+            if let Some(level) = &bytes {
+                let mut sum = 0;
+                let fit = of_sender.iter().take_while(|(_, bytes)| {
+                    sum += bytes;
+                    sum <= level.height
+                });
+                left = left.min(fit.count());
+            }
+            self.gone.extend(of_sender.drain(left..).map(|(seq, _)| seq));
+        }
+        self.count = self.kept.iter().map(|of_sender| of_sender.len() as u64).sum();
+    }
+
+    /// What goes, in ascending ranges.
+    fn finish(mut self) -> Vec<RangeInclusive<u64>> {
+        self.share_out();
+        self.gone.sort_unstable();
+        let mut ranges: Vec<RangeInclusive<u64>> = Vec::new();
+        for seq in self.gone {
+            match ranges.last_mut() {
+                Some(range) if *range.end() + 1 == seq => *range = *range.start()..=seq,
+                _ => ranges.push(seq..=seq),
+            }
+        }
+        ranges
+    }
 }
 
 /// Moves cursors on over what is given up, from where they are by now: what that drops, and the new rows.
 pub(super) fn pass_over<'c>(
-    backlogs: &[Backlog<'_>],
+    cuts: &[Cut],
     client: &'c ClientId,
     cursors: Vec<(ChannelKey, Cursor)>,
 ) -> (Vec<Dropped>, Vec<(ChannelKey, &'c str, CursorRow)>) {
     let mut dropped = Vec::new();
     let mut rows = Vec::new();
     for (key, mut cursor) in cursors {
-        let Some(backlog) = backlogs.iter().find(|backlog| backlog.key() == key) else {
+        let Some(cut) = cuts.iter().find(|cut| cut.key() == key) else {
             continue;
         };
-        let Some(by) = backlog.up_to.0.checked_sub(cursor.acked.0).filter(|&by| by > 0) else {
+        let Some(by) = cut.up_to.0.checked_sub(cursor.acked.0).filter(|&by| by > 0) else {
             continue;
         };
         let messages = by - cursor::acked_within(&cursor, by);
         cursor::advance(&mut cursor, by);
-        let (client_id, channel) = (client.clone(), backlog.subscription.channel.clone());
+        let (client_id, channel) = (client.clone(), cut.subscription.channel.clone());
         dropped.push(Dropped { client: client_id, channel, key, up_to: cursor.acked, messages });
         rows.push((key, client.as_str(), cursor.into()));
     }
     (dropped, rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: PendingLimits = PendingLimits { messages: 100, bytes: 1000, own_messages: 20 };
+
+    #[test]
+    fn the_greatest_come_down_to_one_level_and_nothing_of_the_limit_is_wasted() {
+        let level = |amounts: &[u64], limit| Level::of(amounts.iter().copied(), limit);
+        assert_eq!(level(&[3, 4, 5], 12), None);
+        assert_eq!(level(&[100, 10, 10], 50), Some(Level { height: 30, one_more: 0 }));
+        assert_eq!(level(&[100, 100, 1], 50), Some(Level { height: 24, one_more: 1 }));
+        assert_eq!(level(&[1, 1, 1, 1], 2), Some(Level { height: 0, one_more: 2 }));
+        assert_eq!(level(&[], 0), None);
+    }
+
+    #[test]
+    fn the_channel_with_most_pending_loses_and_the_others_do_not() {
+        let channel = |key, messages, bytes| Pending { key: ChannelKey(key), messages, bytes, is_own: false };
+        let kept = |pending: &[Pending]| kept(pending, LIMITS);
+        assert_eq!(kept(&[channel(1, 10, 100), channel(2, 90, 900)]), []);
+        let left = |key, messages, bytes| Kept { key: ChannelKey(key), messages, bytes };
+        assert_eq!(kept(&[channel(1, 10, 100), channel(2, 5000, 900)]), [left(2, 90, u64::MAX)]);
+        assert_eq!(kept(&[channel(1, 10, 100), channel(2, 90, 5000)]), [left(2, 90, 900)]);
+        let own = Pending { is_own: true, ..channel(3, 5000, 5000) };
+        assert_eq!(kept(&[own, channel(1, 10, 100)]), []);
+    }
+
+    fn gone(messages: impl DoubleEndedIterator<Item = (u64, &'static str)>) -> Vec<RangeInclusive<u64>> {
+        let mut chosen = Chosen::new(LIMITS);
+        for (seq, sender) in messages.rev() {
+            let sender = Some(ClientId::parse(sender).unwrap());
+            chosen.add(OwnMessage { seq: Seq(seq), sender, bytes: 1 });
+        }
+        chosen.finish()
+    }
+
+    #[test]
+    fn in_a_point_to_point_channel_the_publisher_with_most_pending_loses() {
+        let flood = (1..=2).map(|seq| (seq, "bob")).chain((3..=10_000).map(|seq| (seq, "mallory")));
+        assert_eq!(gone(flood), [3..=9998]);
+        let names = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k"];
+        let many = (1..=22u64).map(|seq| (seq, names[(seq - 1) as usize / 2]));
+        assert_eq!(gone(many).iter().map(|range| range.end() - range.start() + 1).sum::<u64>(), 2);
+    }
+
+    #[test]
+    fn the_bytes_of_one_publisher_are_limited_too() {
+        let mut chosen = Chosen::new(LIMITS);
+        for seq in (1..=4).rev() {
+            chosen.add(OwnMessage { seq: Seq(seq), sender: None, bytes: 60 });
+        }
+        assert_eq!(chosen.finish(), [1..=3]);
+    }
+
+    #[test]
+    fn what_one_transaction_deletes_is_bounded() {
+        let portions = portions(vec![1..=5000, 6000..=6000]);
+        assert_eq!(portions, [vec![1..=2048], vec![2049..=4096], vec![4097..=5000, 6000..=6000]]);
+    }
 }

@@ -14,11 +14,11 @@ use crate::counters::Counters;
 
 /// How many operations may wait.
 const QUEUE_LENGTH: usize = 8192;
-/// How many bytes of payload may wait, in KiB: a semaphore counts them.
+/// How many bytes may wait, payloads, names and ids, in KiB: a semaphore counts them.
 const QUEUE_KIB: usize = 64 * 1024;
 /// A batch is cut at so many operations,
 const BATCH_OPERATIONS: usize = 1024;
-/// or at so many bytes of payload.
+/// or at so many bytes.
 const BATCH_BYTES: usize = 4 << 20;
 /// After so many failures the rest of a batch fails without being tried. One bad operation among 1,024 is
 /// found with 11.
@@ -45,6 +45,12 @@ pub(crate) enum NotCommitted {
     /// It may have happened all the same.
     #[error("the store has not told what became of it")]
     Unknown,
+}
+
+/// What a submitter gives along.
+pub(crate) trait Tagged {
+    /// How many bytes it holds beside itself.
+    fn bytes(&self) -> usize;
 }
 
 struct Entry<T> {
@@ -105,8 +111,11 @@ impl<T> CommitQueue<T> {
     ///
     /// # Cancel safety
     /// Dropped before it is ready, nothing was submitted.
-    pub(crate) async fn submit(&self, operation: Option<Operation>, tag: T) -> Result<(), T> {
-        let bytes = operation.as_ref().map_or(0, Operation::payload_bytes);
+    pub(crate) async fn submit(&self, operation: Option<Operation>, tag: T) -> Result<(), T>
+    where
+        T: Tagged,
+    {
+        let bytes = operation.as_ref().map_or(0, Operation::bytes) + tag.bytes();
         let kib = u32::try_from(1 + bytes / 1024).unwrap_or(u32::MAX).min(QUEUE_KIB as u32);
         let Ok(room) = Arc::clone(&self.room).acquire_many_owned(kib).await else { return Err(tag) };
         let Ok(place) = self.sender.reserve().await else { return Err(tag) };
@@ -227,17 +236,24 @@ impl<T> Committer<T> {
 fn batch_length<T>(entries: &[Entry<T>]) -> usize {
     let mut bytes = 0;
     let fits = entries.iter().take_while(|entry| {
-        bytes += entry.operation.as_ref().map_or(0, Operation::payload_bytes);
+        bytes += entry.operation.as_ref().map_or(0, Operation::bytes);
         bytes <= BATCH_BYTES
     });
     fits.count().max(1)
 }
 
 impl Operation {
-    fn payload_bytes(&self) -> usize {
+    /// Of payload and names.
+    fn bytes(&self) -> usize {
         match self {
-            Self::Append(append) => append.data.len(),
-            _ => 0,
+            Self::Append(Append { channel, sender, data, .. }) => {
+                let sender = sender.as_ref().map_or(0, |sender| sender.as_str().len());
+                data.len() + channel.as_str().len() + sender
+            }
+            Self::Subscribe { client, channel } | Self::Unsubscribe { client, channel } => {
+                client.as_str().len() + channel.as_str().len()
+            }
+            Self::ClearRetained { channel } | Self::ReadRetained { channel } => channel.as_str().len(),
         }
     }
 
@@ -252,13 +268,44 @@ mod tests {
     use std::time::{Duration, SystemTime};
 
     use async_trait::async_trait;
+    use futures_util::FutureExt as _;
     use jmqt_protocol::{ChannelName, ClientId};
 
     use super::*;
     use crate::store::{
-        ChannelKey, CursorUpdate, Epoch, Expired, IsAway, LoggedMessage, Seq, SessionRow, StoredSubscription,
-        Swept,
+        ChannelKey, CursorUpdate, Epoch, Expired, IsAway, LoggedMessage, PendingLimits, Seq, SessionRow,
+        StoredSubscription, Swept,
     };
+
+    impl Tagged for () {
+        fn bytes(&self) -> usize {
+            0
+        }
+    }
+
+    /// An id of so many bytes.
+    struct Id(usize);
+
+    impl Tagged for Id {
+        fn bytes(&self) -> usize {
+            self.0
+        }
+    }
+
+    #[tokio::test]
+    async fn what_waits_is_bounded_with_its_names_and_ids() {
+        let store = Arc::new(Refusing { reason: || StoreError::Closed, asked: Mutex::default() });
+        let (queue, _committer, _batches) = CommitQueue::new(store as _, Arc::default());
+        let submit = || {
+            let channel = ChannelName::parse("n".repeat(512).as_str()).unwrap();
+            let append = Append { channel, sender: None, data: "1".into(), log: true, retain: false };
+            queue.submit(Some(Operation::Append(append)), Id(1 << 20))
+        };
+        for _ in 0..QUEUE_KIB / 1025 {
+            assert!(submit().await.is_ok());
+        }
+        assert!(submit().now_or_never().is_none(), "more than 64 MiB of ids");
+    }
 
     /// What a batch that is refused fails with.
     type Reason = fn() -> StoreError;
@@ -333,7 +380,7 @@ mod tests {
             Ok(Vec::new())
         }
 
-        async fn limit_pending(&self, _: u64, _: Option<&ClientId>) -> Result<Swept, StoreError> {
+        async fn limit_pending(&self, _: PendingLimits, _: Option<&ClientId>) -> Result<Swept, StoreError> {
             Ok(Swept::default())
         }
 

@@ -25,7 +25,7 @@ use bytes::Bytes;
 use jmqt_protocol::{ChannelName, ClientId};
 
 pub use cluster::{ClusterStore, Entered, NodeBeat, SharedSession};
-pub(crate) use commit::{CommitQueue, NotCommitted, Settled, SettledBatches};
+pub(crate) use commit::{CommitQueue, NotCommitted, Settled, SettledBatches, Tagged};
 pub use mysql::{MySqlOptions, MySqlStore, MySqlTls};
 pub use sqlite::{SqliteOptions, SqliteStore, Synchronous};
 
@@ -216,6 +216,26 @@ pub struct SessionRow {
     pub since: SystemTime,
 }
 
+/// How much is kept for one client that does not acknowledge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PendingLimits {
+    /// Messages of all channels but the client's own point-to-point channel.
+    pub messages: u64,
+    /// The bytes of their payloads; and the same again for the client's own channel.
+    pub bytes: u64,
+    /// Messages of the client's own point-to-point channel.
+    pub own_messages: u64,
+}
+
+impl PendingLimits {
+    /// Whoever has no more than this, in all, of the own channel, and bytes, is within the limits.
+    fn bounds(self) -> [i64; 3] {
+        let share = self.own_messages / backlog::SHARE_OF_ONE;
+        [self.messages, share, self.bytes / backlog::SHARE_OF_ONE]
+            .map(|it| i64::try_from(it).unwrap_or(i64::MAX))
+    }
+}
+
 /// Pending messages that were given up, because there were too many for one client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dropped {
@@ -225,9 +245,9 @@ pub struct Dropped {
     pub channel: ChannelName,
     /// Its row.
     pub key: ChannelKey,
-    /// The cursor now stands here at least.
+    /// The cursor now stands here at least. Messages behind it may have been given up too.
     pub up_to: Seq,
-    /// How many messages it passed over.
+    /// How many messages were given up.
     pub messages: u64,
 }
 
@@ -386,9 +406,15 @@ pub trait Store: Send + Sync + 'static {
     /// returns.
     async fn expire(&self, before: SystemTime, is_away: &mut IsAway<'_>) -> Result<Vec<Expired>, StoreError>;
 
-    /// Gives up the oldest pending messages of clients that have more than `limit` of them. A call looks at
-    /// the next few clients by their ids, those behind `after` or the first ones.
-    async fn limit_pending(&self, limit: u64, after: Option<&ClientId>) -> Result<Swept, StoreError>;
+    /// Gives up pending messages of clients that have more of them than allowed: the oldest of the channel that
+    /// has most, and in the client's own point-to-point channel the oldest of the publisher who has most. A
+    /// call looks at the next few clients by their ids, those behind `after` or the first ones. Of a client
+    /// that has very much it may give up a part only; the rest is for later rounds.
+    async fn limit_pending(
+        &self,
+        limits: PendingLimits,
+        after: Option<&ClientId>,
+    ) -> Result<Swept, StoreError>;
 
     /// Finishes what is running and closes the database. Later calls fail with [`StoreError::Closed`].
     async fn close(&self);

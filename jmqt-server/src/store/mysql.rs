@@ -36,8 +36,8 @@ use super::backlog;
 use super::limits::limited;
 use super::names::NameSet;
 use super::{
-    ChannelKey, CursorUpdate, Epoch, Expired, IsAway, LoggedMessage, Operation, Outcome, Seq, SessionRow,
-    Store, StoreError, StoredSubscription, Swept,
+    ChannelKey, CursorUpdate, Epoch, Expired, IsAway, LoggedMessage, Operation, Outcome, PendingLimits, Seq,
+    SessionRow, Store, StoreError, StoredSubscription, Swept,
 };
 
 /// Where the database is, who uses it, and how.
@@ -207,9 +207,13 @@ impl Store for MySqlStore {
         self.expire_clients(before, is_away).await
     }
 
-    async fn limit_pending(&self, limit: u64, after: Option<&ClientId>) -> Result<Swept, StoreError> {
+    async fn limit_pending(
+        &self,
+        limits: PendingLimits,
+        after: Option<&ClientId>,
+    ) -> Result<Swept, StoreError> {
         self.check_open()?;
-        backlog::sweep(self, limit, after).await
+        backlog::sweep(self, limits, after).await
     }
 
     async fn close(&self) {

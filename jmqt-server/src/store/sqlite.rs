@@ -30,8 +30,8 @@ use super::backlog;
 use super::limits::{TIME_LIMIT, limited};
 use super::names::NameSet;
 use super::{
-    ChannelKey, CursorUpdate, Epoch, Expired, IsAway, LoggedMessage, Operation, Outcome, Seq, SessionRow,
-    Store, StoreError, StoredSubscription, Swept,
+    ChannelKey, CursorUpdate, Epoch, Expired, IsAway, LoggedMessage, Operation, Outcome, PendingLimits, Seq,
+    SessionRow, Store, StoreError, StoredSubscription, Swept,
 };
 
 /// Where the database is and how careful it is.
@@ -165,8 +165,12 @@ impl Store for SqliteStore {
         self.expire_clients(before, is_away).await
     }
 
-    async fn limit_pending(&self, limit: u64, after: Option<&ClientId>) -> Result<Swept, StoreError> {
-        backlog::sweep(self, limit, after).await
+    async fn limit_pending(
+        &self,
+        limits: PendingLimits,
+        after: Option<&ClientId>,
+    ) -> Result<Swept, StoreError> {
+        backlog::sweep(self, limits, after).await
     }
 
     async fn close(&self) {

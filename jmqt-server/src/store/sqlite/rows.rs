@@ -160,7 +160,7 @@ pub(super) fn time(row: &SqliteRow, column: usize) -> Result<SystemTime, StoreEr
 mod tests {
     use sqlx::Connection as _;
 
-    use super::super::{commit, cursors, expiry, log, sessions};
+    use super::super::{commit, cursors, expiry, log, pending, sessions};
     use super::*;
 
     const SCHEMA: &str =
@@ -172,7 +172,7 @@ mod tests {
         sqlx::raw_sql(SCHEMA).execute(&mut connection).await.unwrap();
         let statements = commit::statements().into_iter().chain(cursors::statements());
         let statements = statements.chain(log::statements()).chain(sessions::statements());
-        for statement in statements.chain(expiry::statements()) {
+        for statement in statements.chain(expiry::statements()).chain(pending::statements()) {
             for sql in &statement.shapes {
                 let explain = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {}", sql.as_str()));
                 for step in sqlx::query(explain).fetch_all(&mut connection).await.unwrap() {
