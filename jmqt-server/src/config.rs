@@ -29,6 +29,10 @@ use crate::store::{PendingLimits, Synchronous};
 const LARGEST_PACKET: usize = 1 << 30;
 /// The largest outbound queue: 16 GiB, or what the address space has.
 const LARGEST_QUEUE: usize = if usize::BITS > 34 { 1 << 34 } else { usize::MAX };
+/// The most that all connections together may be allowed: 1 TiB, or what the address space has.
+const LARGEST_TOTAL: usize = if usize::BITS > 40 { 1 << 40 } else { usize::MAX };
+/// The most subscriptions that a client may be allowed.
+const MOST_SUBSCRIPTIONS: usize = 10_000_000;
 const DAY: u64 = 86_400;
 
 /// A checked configuration: what a server needs to know before it starts.
@@ -59,7 +63,7 @@ pub struct Config {
     /// 1 GiB, default 4 MiB.
     pub max_packet_bytes: usize,
     /// The largest packet before that, in bytes (protocol.md 2.5). 1 KiB to `max_packet_bytes`,
-    /// default 64 KiB.
+    /// default 16 KiB.
     pub max_preconn_packet_bytes: usize,
     /// How many QoS 1 pushes a client may have unacknowledged (protocol.md 2.14). 1 to 1024,
     /// default 128.
@@ -70,6 +74,20 @@ pub struct Config {
     /// How many bytes may wait to be sent to one client. At least twice `max_packet_bytes`, default
     /// 8 MiB.
     pub outbound_queue_bytes: usize,
+    /// How many subscriptions a client may make; `sub` is answered 7 beyond that. Those that the application
+    /// makes are not limited, yet they count. 1 to 10,000,000, default 10,000.
+    pub max_subscriptions_per_client: usize,
+    /// The same for persistent ones. 0 to 10,000,000, default 1,000.
+    pub max_persistent_subscriptions_per_client: usize,
+    /// How many bytes may wait to be sent to all clients together; 0, the default, is a quarter of the memory of
+    /// the machine or of its control group. Beyond that nobody's queue grows past 64 KiB, and those with more
+    /// than 1 MiB are closed when there is more for them.
+    pub max_total_outbound_bytes: usize,
+    /// How many bytes of half-received packets all sessions may hold together. A connection whose packet goes
+    /// beyond that is closed. At least 1 MiB, default 256 MiB.
+    pub max_total_partial_packet_bytes: usize,
+    /// The same for connections without a session. At least 1 MiB, default 64 MiB.
+    pub max_total_preconn_bytes: usize,
     /// How long a client may take next to nothing while something waits for it, before its
     /// connection is closed. 1 second to a day, default 30 seconds.
     pub slow_consumer: Duration,
@@ -205,6 +223,27 @@ impl Config {
                 .expect("1024 at most"),
             max_connections: settings.size("MAX_CONNECTIONS", 100_000, 1..=10_000_000)?,
             outbound_queue_bytes: outbound_queue_bytes(&settings, max_packet_bytes)?,
+            max_subscriptions_per_client: settings.size(
+                "MAX_SUBSCRIPTIONS_PER_CLIENT",
+                10_000,
+                1..=MOST_SUBSCRIPTIONS,
+            )?,
+            max_persistent_subscriptions_per_client: settings.size(
+                "MAX_PERSISTENT_SUBSCRIPTIONS_PER_CLIENT",
+                1000,
+                0..=MOST_SUBSCRIPTIONS,
+            )?,
+            max_total_outbound_bytes: settings.size("MAX_TOTAL_OUTBOUND_BYTES", 0, 0..=LARGEST_TOTAL)?,
+            max_total_partial_packet_bytes: settings.size(
+                "MAX_TOTAL_PARTIAL_PACKET_BYTES",
+                256 << 20,
+                1 << 20..=LARGEST_TOTAL,
+            )?,
+            max_total_preconn_bytes: settings.size(
+                "MAX_TOTAL_PRECONN_BYTES",
+                64 << 20,
+                1 << 20..=LARGEST_TOTAL,
+            )?,
             slow_consumer: settings.seconds("SLOW_CONSUMER_SECONDS", 30, 1..=DAY)?,
             validator_timeout: settings.seconds("VALIDATOR_TIMEOUT_SECONDS", 10, 1..=3600)?,
             session_expiry: Some(settings.seconds("SESSION_EXPIRY_SECONDS", 0, 0..=3650 * DAY)?)
@@ -316,7 +355,7 @@ fn sqlite_path(settings: &Settings) -> Result<PathBuf, ConfigError> {
 
 /// Unless given, as large as it usually is and never larger than other packets.
 fn max_preconn_packet_bytes(settings: &Settings, max_packet_bytes: usize) -> Result<usize, ConfigError> {
-    let default = max_packet_bytes.min(64 << 10);
+    let default = max_packet_bytes.min(16 << 10);
     let bytes = settings.size("MAX_PRECONN_PACKET_BYTES", default, 1024..=LARGEST_PACKET)?;
     if bytes > max_packet_bytes {
         let problem = format!("it must not exceed MAX_PACKET_BYTES, which is {max_packet_bytes}");

@@ -47,6 +47,13 @@ counters! {
     pushes_sent,
     /// QoS 0 pushes dropped because an outbound queue was full.
     pushes_dropped,
+    /// Clients closed because all outbound queues together held MAX_TOTAL_OUTBOUND_BYTES and theirs was large.
+    outbound_closed,
+    /// Connections closed because half-received packets together held MAX_TOTAL_PARTIAL_PACKET_BYTES, or before
+    /// `conn` MAX_TOTAL_PRECONN_BYTES.
+    partial_packets_refused,
+    /// `sub`s refused because the client had as many subscriptions as it may have.
+    subscriptions_refused,
     /// `pushAck`s that named no outstanding push (protocol.md 2.14).
     acks_ignored,
     /// QoS 1 pushes sent again after a reconnect.

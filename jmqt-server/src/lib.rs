@@ -61,6 +61,7 @@
 //! has the format and the outlets of the sample server. Sections (§) are those of the JMQT 1.0
 //! specification, `protocol.md` is `docs/protocol.md` of this repository.
 
+mod budget;
 mod bus;
 pub mod config;
 mod counters;

@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::budget::{self, Budget};
 use crate::bus::{Bus, LocalBus, NodeId, RedisBus, Speaker};
 use crate::config::{Config, RedisOptions};
 use crate::counters::Counters;
@@ -51,6 +52,9 @@ impl Backend {
 
 /// How long the rooms behind the sessions may take to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What the machine is taken to have where it does not say how much memory there is.
+const UNKNOWN_MEMORY_BYTES: usize = 2 << 30;
 
 /// A running server. Dropping it does not stop it in order: call [`shutdown`](Self::shutdown), or let
 /// [`run_until_signal`](Self::run_until_signal) do it.
@@ -91,6 +95,7 @@ impl Server {
         let store = backend.store();
         let context = Arc::new(OutboxContext {
             queue_bytes: config.outbound_queue_bytes,
+            outbound: Budget::new(total_outbound_bytes(config)),
             counters: Arc::clone(&counters),
             ids: IdSpace::new(store.epoch(), process),
             moved_cursors: Mutex::default(),
@@ -281,6 +286,14 @@ impl Server {
 async fn join(task: JoinHandle<()>) {
     if let Err(error) = task.await {
         tracing::error!(target: "jmqt::server", %error, "a task of the server failed");
+    }
+}
+
+/// MAX_TOTAL_OUTBOUND_BYTES, or a quarter of the memory there is.
+fn total_outbound_bytes(config: &Config) -> usize {
+    match config.max_total_outbound_bytes {
+        0 => budget::memory_bytes().unwrap_or(UNKNOWN_MEMORY_BYTES) / 4,
+        bytes => bytes,
     }
 }
 

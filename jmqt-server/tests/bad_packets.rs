@@ -89,7 +89,7 @@ async fn bad_packets_over_a_websocket_are_treated_alike() {
     alice.closed_with(1008).await;
 }
 
-#[tokio::test] // protocol.md 2.5: 64 KiB before `conn`, MAX_PACKET_BYTES within a session
+#[tokio::test] // protocol.md 2.5: 16 KiB before `conn`, MAX_PACKET_BYTES within a session
 async fn a_packet_of_the_limit_passes_and_one_byte_more_ends_the_connection() {
     let server = TestServer::configured(|config| config.max_packet_bytes = 100_000).await;
     for protocol in [Protocol::Socket, Protocol::WebSocket] {
@@ -98,9 +98,9 @@ async fn a_packet_of_the_limit_passes_and_one_byte_more_ends_the_connection() {
             format!(r#"{{"auth":{{"dt":{{"client_name":"a","x":"{}"}}}}}}"#, "x".repeat(length - frame))
         };
         let mut client = server.open(protocol).await;
-        client.send(&auth(65_536)).await;
+        client.send(&auth(16_384)).await;
         client.expect(r#"{"authAck":{"st":1,"at":"token-a","cl":"a"}}"#).await;
-        client.send(&auth(65_537)).await;
+        client.send(&auth(16_385)).await;
         client.closed().await;
 
         let hb = |length: usize| {

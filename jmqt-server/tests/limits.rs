@@ -372,3 +372,149 @@ async fn more_pending_messages_than_allowed_are_given_up_from_the_oldest_on() {
     }
     bob.expect_nothing_before_hb().await;
 }
+
+// ---- what one client and all clients may hold ---------------------------------------------------
+
+#[tokio::test] // protocol.md 2.8: MAX_SUBSCRIPTIONS_PER_CLIENT, MAX_PERSISTENT_SUBSCRIPTIONS_PER_CLIENT
+async fn a_client_makes_no_more_subscriptions_than_it_may() {
+    let server = TestServer::configured(|config| {
+        config.max_subscriptions_per_client = 3;
+        config.max_persistent_subscriptions_per_client = 1;
+    })
+    .await;
+    let mut alice = server.connect("alice").await;
+    alice.sub_persistent("a").await;
+    alice.send(r#"{"sub":{"cn":"b","pr":1}}"#).await;
+    alice.expect(r#"{"subAck":{"st":7,"cn":"b"}}"#).await;
+    alice.sub("b").await;
+    alice.sub("c").await;
+    alice.send(r#"{"sub":{"cn":"d"}}"#).await;
+    alice.expect(r#"{"subAck":{"st":7,"cn":"d"}}"#).await;
+    alice.sub("b").await; // not one more
+    alice.sub_persistent("a").await;
+    assert_eq!(server.counters().subscriptions_refused, 2);
+    alice.send(r#"{"unsub":{"cn":"b"}}"#).await;
+    alice.expect(r#"{"unsubAck":{"st":1,"cn":"b"}}"#).await;
+    alice.sub("d").await;
+    let (handle, client) = (server.handle(), jmqt_server::ClientId::parse("alice").unwrap());
+    let channel = support::channel("e");
+    handle.force_sub(&client, &channel, jmqt_server::Persistence::Persistent).await.unwrap(); // the application may
+}
+
+#[tokio::test] // protocol.md 2.8: an id is not kept, and not sent back, however long it is
+async fn a_publish_with_an_id_of_more_than_256_bytes_is_refused() {
+    let server = TestServer::start().await;
+    let mut alice = server.connect("alice").await;
+    server.connect("bob").await;
+    for channel in ["news", "#bob", "$echo"] {
+        for (length, is_taken) in [(256, true), (257, false), (1_000_000, false)] {
+            let id = "x".repeat(length);
+            alice.send(&format!(r#"{{"pub":{{"cn":"{channel}","dt":1,"q":1,"id":"{id}"}}}}"#)).await;
+            let answer = alice.next().await;
+            if is_taken {
+                assert!(answer.contains(&id) && !answer.contains(r#""st":10"#), "{channel}: {answer}");
+            } else {
+                assert_eq!(answer, r#"{"pubAck":{"st":10}}"#, "{channel}, {length} bytes");
+            }
+        }
+    }
+    alice.send(&format!(r#"{{"pub":{{"cn":"news","dt":1,"id":"{}"}}}}"#, "x".repeat(257))).await;
+    alice.expect(r#"{"pubAck":{"st":10}}"#).await;
+}
+
+#[tokio::test] // MAX_TOTAL_PARTIAL_PACKET_BYTES: the others are served on
+async fn half_received_packets_of_all_sessions_together_are_limited() {
+    let server = TestServer::configured(|config| config.max_total_partial_packet_bytes = 100_000).await;
+    let half = format!(r#"{{"hb":{{"x":"{}"#, "x".repeat(70_000));
+    for protocol in Protocol::ALL {
+        let begin = match protocol {
+            Protocol::Socket | Protocol::SslSocket => half.clone().into_bytes(),
+            _ => {
+                let mut frame = vec![0x01, 0xff];
+                frame.extend_from_slice(&(half.len() as u64).to_be_bytes());
+                frame.extend_from_slice(&[0; 4]);
+                frame.extend_from_slice(half.as_bytes());
+                frame
+            }
+        };
+        let mut alice = server.connect_over(protocol, "alice").await;
+        alice.send_bytes(&begin).await;
+        let mut bob = server.connect_over(protocol, "bob").await;
+        bob.send_bytes_until_refused(&begin).await;
+        // Whose second half is too much depends on which arrives first.
+        let (closed, other) = match server.app.notice().await {
+            support::Notice::Close(name, CloseReason::TryLater) => (name, &mut alice),
+            notice => panic!("{notice:?}"),
+        };
+        let other = if closed == "alice" { &mut bob } else { other };
+        match protocol {
+            Protocol::Socket | Protocol::SslSocket => other.send_bytes(b"\"}}\0").await,
+            _ => other.send_frame(true, 0, b"\"}}").await,
+        }
+        other.expect(r#"{"hbAck":{}}"#).await;
+        let name = other.name().to_owned();
+        drop((alice, bob));
+        let notice = server.app.notice().await; // lost or closed: TLS was not asked
+        assert!(matches!(&notice, support::Notice::Close(of, _) if *of == name), "{notice:?}");
+    }
+    assert_eq!(server.counters().partial_packets_refused, Protocol::ALL.len() as u64);
+}
+
+#[tokio::test] // MAX_TOTAL_PRECONN_BYTES: and those with a session are not concerned
+async fn half_received_packets_before_conn_are_limited_together() {
+    let server = TestServer::configured(|config| config.max_total_preconn_bytes = 100_000).await;
+    let mut alice = server.connect("alice").await;
+    let mut connections = Vec::new();
+    for _ in 0..20 {
+        let mut nobody = server.open(Protocol::Socket).await;
+        nobody.send_bytes_until_refused(&[b'x'; 15_000]).await;
+        connections.push(nobody);
+    }
+    while server.counters().partial_packets_refused == 0 {
+        alice.expect_nothing_before_hb().await;
+    }
+    alice.send(&heartbeat(1_000_000)).await;
+    alice.expect(r#"{"hbAck":{}}"#).await;
+    drop(connections);
+    let gone = async {
+        while server.counters().connections_closed < 20 {
+            tokio::task::yield_now().await;
+        }
+    };
+    support::within("the end of the connections", gone).await;
+    let refused = server.counters().partial_packets_refused;
+    let mut bob = server.open(Protocol::Socket).await;
+    bob.send_bytes(
+        format!(r#"{{"auth":{{"dt":{{"client_name":"bob","x":"{}"#, "x".repeat(15_000)).as_bytes(),
+    )
+    .await;
+    bob.send_bytes(b"\"}}}\0").await;
+    bob.expect(r#"{"authAck":{"st":1,"at":"token-bob","cl":"bob"}}"#).await;
+    assert_eq!(server.counters().partial_packets_refused, refused);
+}
+
+#[tokio::test] // MAX_TOTAL_OUTBOUND_BYTES: who does not read goes, who reads does not notice
+async fn when_too_much_waits_for_all_clients_the_largest_queues_are_closed() {
+    let server = TestServer::configured(|config| config.max_total_outbound_bytes = 3 << 20).await;
+    let mut alice = server.connect("alice").await;
+    let mut bob = server.connect("bob").await;
+    bob.sub("news").await;
+    let names = ["slow 1", "slow 2", "slow 3"];
+    let mut slow = Vec::new();
+    for name in names {
+        let mut client = server.connect_over(Protocol::SslSocket, name).await;
+        client.sub("news").await;
+        slow.push(client);
+    }
+    let mut number = 0;
+    while server.counters().outbound_closed == 0 {
+        publish(&mut alice, number, 60_000).await;
+        assert!(bob.next_push().await.data() == data(number, 60_000));
+        number += 1;
+        assert!(number < 2000, "120 MB for three clients that do not read");
+    }
+    match server.app.notice().await {
+        support::Notice::Close(name, CloseReason::QueueOverflow) => assert!(names.contains(&name.as_str())),
+        notice => panic!("{notice:?}"),
+    }
+}

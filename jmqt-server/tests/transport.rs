@@ -36,7 +36,7 @@ async fn fragments_are_joined_and_pings_between_them_answered() {
 async fn an_oversized_websocket_message_is_refused_with_1009() {
     let server = TestServer::start().await;
     let mut alice = server.open(Protocol::WebSocket).await;
-    alice.send_bytes(&[0x81, 0xff, 0, 0, 0, 0, 0, 1, 0, 1, 1, 2, 3, 4]).await; // 64 KiB and a byte
+    alice.send_bytes(&[0x81, 0xff, 0, 0, 0, 0, 0, 1, 0, 1, 1, 2, 3, 4]).await; // more than 16 KiB
     alice.closed_with(1009).await;
 }
 

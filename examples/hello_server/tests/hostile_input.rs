@@ -251,7 +251,7 @@ fn a_message_in_a_million_fragments_is_bounded_like_any_other() {
     client.send(r#"{"hb":{}}"#);
     client.expect(r#"{"hbAck":{}}"#);
 
-    let mut client = siege.websocket(false); // without a session 64 KiB are too much
+    let mut client = siege.websocket(false); // without a session 16 KiB are too much
     client.stream.write_all(&frame(0x01, b"[")).unwrap();
     flood(&mut client.stream, &thousand, 1000 * thousand.len());
     assert!(is_closed(&mut client.stream));

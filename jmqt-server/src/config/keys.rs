@@ -1,7 +1,7 @@
 //! The names of all keys, and which of them hold secrets.
 
 /// Every key there is, in the order of `server.conf` and `docs/configuration.md`.
-pub(super) const KEYS: [&str; 47] = [
+pub(super) const KEYS: [&str; 52] = [
     "BIND_ADDRESS",
     "SOCKET_PORT",
     "WEBSOCKET_PORT",
@@ -17,6 +17,11 @@ pub(super) const KEYS: [&str; 47] = [
     "MAX_PRECONN_PACKET_BYTES",
     "MAX_INFLIGHT",
     "OUTBOUND_QUEUE_BYTES",
+    "MAX_SUBSCRIPTIONS_PER_CLIENT",
+    "MAX_PERSISTENT_SUBSCRIPTIONS_PER_CLIENT",
+    "MAX_TOTAL_OUTBOUND_BYTES",
+    "MAX_TOTAL_PARTIAL_PACKET_BYTES",
+    "MAX_TOTAL_PRECONN_BYTES",
     "SLOW_CONSUMER_SECONDS",
     "VALIDATOR_TIMEOUT_SECONDS",
     "DRAIN_SECONDS",

@@ -250,6 +250,11 @@ fn a_value_out_of_range_is_refused() {
         ("MAX_INFLIGHT", 1, 1024),
         ("MAX_CONNECTIONS", 1, 10_000_000),
         ("OUTBOUND_QUEUE_BYTES", 1, 1 << 34),
+        ("MAX_SUBSCRIPTIONS_PER_CLIENT", 1, 10_000_000),
+        ("MAX_PERSISTENT_SUBSCRIPTIONS_PER_CLIENT", 0, 10_000_000),
+        ("MAX_TOTAL_OUTBOUND_BYTES", 0, 1 << 40),
+        ("MAX_TOTAL_PARTIAL_PACKET_BYTES", 1 << 20, 1 << 40),
+        ("MAX_TOTAL_PRECONN_BYTES", 1 << 20, 1 << 40),
         ("SLOW_CONSUMER_SECONDS", 1, 86_400),
         ("VALIDATOR_TIMEOUT_SECONDS", 1, 3600),
         ("SESSION_EXPIRY_SECONDS", 0, 315_360_000),
@@ -308,7 +313,7 @@ fn sizes_that_are_not_given_follow_the_largest_packet() {
     let small = from_lines("MAX_PACKET_BYTES = 2048").unwrap();
     assert_eq!((small.max_preconn_packet_bytes, small.outbound_queue_bytes), (2048, 8 << 20));
     let large = from_lines("MAX_PACKET_BYTES = 16777216").unwrap();
-    assert_eq!((large.max_preconn_packet_bytes, large.outbound_queue_bytes), (64 << 10, 32 << 20));
+    assert_eq!((large.max_preconn_packet_bytes, large.outbound_queue_bytes), (16 << 10, 32 << 20));
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use jmqt_protocol::{ChannelName, ClientId, Packet, Payload, Pub, PubAck, StatusCode};
 
 use super::CONTINUE;
+use super::publish::MAX_ID_BYTES;
 use crate::session::{Core, Flow, Flush, cost};
 use crate::validators::{ControlReply, ControlRequest};
 
@@ -18,7 +19,7 @@ impl Core {
     ) -> Flow {
         self.deliver_run(Flush::Later).await;
         self.spend(cost::REQUEST);
-        if publish.id.is_none() {
+        if publish.id.as_ref().is_none_or(|id| id.len() > MAX_ID_BYTES) {
             let status = StatusCode::INVALID_PACKET;
             self.answer(&Packet::PubAck(PubAck { status, id: None, data: None }));
             return CONTINUE;

@@ -14,6 +14,9 @@ use crate::hub::Message;
 use crate::session::{Core, Flow};
 use crate::validators::{PubRequest, PubVerdict, Replacement, Verdict, poll_at_once};
 
+/// The longest packet id that is taken (protocol.md 2.8).
+pub(super) const MAX_ID_BYTES: usize = 256;
+
 impl Core {
     pub(super) async fn handle_pub(&mut self, client: &ClientId, publish: &Pub<'_>) -> Flow {
         let name = publish.channel.trim();
@@ -26,6 +29,10 @@ impl Core {
         };
         if channel.kind() == ChannelKind::Control {
             return Box::pin(self.handle_control(client, &channel, publish)).await;
+        }
+        if publish.id.as_ref().is_some_and(|id| id.len() > MAX_ID_BYTES) {
+            // It is not sent back: it could be as long as a packet.
+            return self.refuse_pub_as(publish.qos, None, StatusCode::INVALID_PACKET).await;
         }
         if publish.qos == Qos::AtLeastOnce && publish.id.is_none() {
             return self.refuse_pub(publish, StatusCode::INVALID_PACKET).await;
@@ -166,18 +173,23 @@ impl Core {
         if publish.qos == Qos::AtMostOnce && publish.id.is_none() {
             return CONTINUE;
         }
-        if publish.qos == Qos::AtLeastOnce && self.outbox.has_unsettled() {
+        let id = publish.id.as_deref().filter(|id| id.len() <= MAX_ID_BYTES);
+        self.refuse_pub_as(publish.qos, id, status).await
+    }
+
+    async fn refuse_pub_as(&mut self, qos: Qos, id: Option<&str>, status: StatusCode) -> Flow {
+        if qos == Qos::AtLeastOnce && self.outbox.has_unsettled() {
             // Acknowledgements of QoS 1 publishes keep their order (2.10).
             let hub = Arc::clone(&self.shared.hub);
             let outbox = Arc::clone(&self.outbox);
-            let id = publish.id.as_deref().map(Into::into);
+            let id = id.map(Into::into);
             match self.wait(hub.submit_answer(&outbox, id, status)).await {
                 Ok(Ok(())) => return CONTINUE,
                 Ok(Err(_)) => {}
                 Err(reason) => return Flow::Break(reason),
             }
         }
-        let id = publish.id.as_deref().map(Cow::Borrowed);
+        let id = id.map(Cow::Borrowed);
         self.answer(&Packet::PubAck(PubAck { status, id, data: None }));
         CONTINUE
     }

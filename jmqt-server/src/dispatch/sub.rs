@@ -3,9 +3,10 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use jmqt_protocol::{ChannelKind, ChannelName, ClientId, Packet, StatusCode, Sub, SubAck};
+use jmqt_protocol::{ChannelKind, ChannelName, ClientId, Packet, Persistence, StatusCode, Sub, SubAck};
 
 use super::CONTINUE;
+use crate::log_limit::log_limited;
 use crate::session::{Core, Flow};
 use crate::validators::{SubRequest, Verdict};
 
@@ -26,6 +27,10 @@ impl Core {
         };
         if !status.is_ok() {
             self.answer(&sub_ack(status, channel.as_str()));
+            return CONTINUE;
+        }
+        if !self.may_subscribe(client, &channel, sub.persistence) {
+            self.answer(&sub_ack(StatusCode::NOT_ALLOWED, channel.as_str()));
             return CONTINUE;
         }
         let outbox = Arc::clone(&self.outbox);
@@ -49,6 +54,24 @@ impl Core {
             }
             None => StatusCode::SERVER_ERROR,
         }
+    }
+}
+
+impl Core {
+    /// Whether the client has room for one more subscription; one that it has already takes none.
+    fn may_subscribe(&self, client: &ClientId, channel: &ChannelName, persistence: Persistence) -> bool {
+        if self.outbox.subscription(channel.as_str()).is_some() {
+            return true;
+        }
+        let limits = &self.shared.limits;
+        let (all, persistent) = self.outbox.subscription_counts(ChannelName::of_client(client).as_str());
+        let is_refused = all >= limits.subscriptions
+            || persistence == Persistence::Persistent && persistent >= limits.persistent_subscriptions;
+        if is_refused {
+            self.shared.hub.counters.subscriptions_refused.increment();
+            log_limited!(warn, target: "jmqt::session", %client, all, persistent, "a subscription was refused: the client has as many as MAX_SUBSCRIPTIONS_PER_CLIENT and MAX_PERSISTENT_SUBSCRIPTIONS_PER_CLIENT allow");
+        }
+        !is_refused
     }
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::budget::Budget;
 use crate::config::{Config, Network};
 use crate::handle::ServerHandle;
 use crate::hub::Hub;
@@ -20,6 +21,10 @@ pub(crate) struct Shared {
     pub(crate) hub: Arc<Hub>,
     pub(crate) handle: ServerHandle,
     pub(crate) limits: Limits,
+    /// Half-received packets of sessions.
+    pub(crate) partial_packets: Arc<Budget>,
+    /// Half-received packets of connections without a session.
+    pub(crate) preconn_packets: Arc<Budget>,
     trusted_proxies: Box<[Network]>,
     /// Every task that serves a connection.
     pub(crate) tasks: TaskTracker,
@@ -34,6 +39,8 @@ pub(crate) struct Limits {
     pub(crate) packet_bytes: usize,
     pub(crate) preconn_packet_bytes: usize,
     pub(crate) max_inflight: u32,
+    pub(crate) subscriptions: usize,
+    pub(crate) persistent_subscriptions: usize,
     pub(crate) connections: usize,
     pub(crate) idle: IdleLimits,
     pub(crate) timeout_seconds: u32,
@@ -47,6 +54,8 @@ impl Limits {
             packet_bytes: config.max_packet_bytes,
             preconn_packet_bytes: config.max_preconn_packet_bytes.min(config.max_packet_bytes),
             max_inflight: config.max_inflight,
+            subscriptions: config.max_subscriptions_per_client,
+            persistent_subscriptions: config.max_persistent_subscriptions_per_client,
             connections: config.max_connections,
             idle: IdleLimits { timeout: config.timeout, slow_consumer: config.slow_consumer },
             timeout_seconds: u32::try_from(config.timeout.as_secs()).unwrap_or(u32::MAX),
@@ -77,6 +86,8 @@ impl Shared {
             hub,
             handle,
             limits: Limits::new(config),
+            partial_packets: Arc::new(Budget::new(config.max_total_partial_packet_bytes)),
+            preconn_packets: Arc::new(Budget::new(config.max_total_preconn_bytes)),
             trusted_proxies: config.trusted_proxies.as_slice().into(),
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),

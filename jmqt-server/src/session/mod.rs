@@ -32,7 +32,9 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 
+use crate::budget::Share;
 use crate::hub::Subscribed;
+use crate::log_limit::log_limited;
 use crate::server::{ConnectionPermit, Shared};
 use crate::transport::{Decoder, Framing};
 use crate::validators::{
@@ -82,6 +84,8 @@ pub(crate) struct Core {
     clock: IdleClock,
     read_size: ReadSize,
     bad_in_a_row: u8,
+    /// What the half-received packet takes.
+    partial: Share,
     /// Since when it has not let anything else run.
     turn_began: Option<Instant>,
 }
@@ -127,6 +131,7 @@ impl Session {
             decoder: Decoder::new(framing, shared.limits.preconn_packet_bytes),
             core: Core {
                 clock: IdleClock::new(shared.limits.idle, accepted_at),
+                partial: Share::new(&shared.preconn_packets),
                 shared: Arc::new(shared),
                 info,
                 outbox,
@@ -223,6 +228,10 @@ impl Session {
             }
         }
         core.clock.received(now, decoder.is_mid_packet());
+        if !core.partial.set(decoder.buffered()) {
+            core.end_batch().await;
+            return core.refuse_partial_packet();
+        }
         core.end_batch().await;
         core.shared.hub.resume(&core.outbox);
         ControlFlow::Continue(())
@@ -470,7 +479,19 @@ impl Core {
         self.clock.auth_answered(Instant::now());
     }
 
+    /// The half-received packets of all connections together take too much, and this one's has grown.
+    fn refuse_partial_packet(&self) -> Flow {
+        self.shared.hub.counters.partial_packets_refused.increment();
+        let key = match self.member {
+            Some(_) => "MAX_TOTAL_PARTIAL_PACKET_BYTES",
+            None => "MAX_TOTAL_PRECONN_BYTES",
+        };
+        log_limited!(warn, target: "jmqt::session", client = self.name(), remote = %self.info.remote, "closing a connection in the middle of a packet: all half-received packets take {key}");
+        ControlFlow::Break(CloseReason::TryLater)
+    }
+
     pub(crate) fn session_begun(&mut self, member: Member) {
+        self.partial = Share::new(&self.shared.partial_packets);
         self.member = Some(member);
         self.clock.session_begun(Instant::now());
     }

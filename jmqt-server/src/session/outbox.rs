@@ -14,18 +14,25 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
-use jmqt_protocol::{ChannelName, ClientId, Packet};
+use jmqt_protocol::{ChannelName, ClientId, Packet, Persistence};
 use tokio::net::TcpStream;
 
 use super::push_id::{IdSpace, PushId};
 use super::queue::{COPIED_BYTES, SLICES, SendQueue};
 use super::subscription::{LogPosition, LogState, Stage, Subscription};
 use super::window::Window;
+use crate::budget::Budget;
 use crate::counters::Counters;
 use crate::hub::{Pushes, RetainedPush};
+use crate::log_limit::log_limited;
 use crate::store::{ChannelKey, CursorUpdate, LogPlace, Seq, Stamp, StoredSubscription};
 use crate::transport::Framing;
 use crate::validators::CloseReason;
+
+/// A queue of at most so many bytes is always possible, and is not counted among what waits for all clients.
+const SMALL_QUEUE_BYTES: usize = 64 * 1024;
+/// With more than this a client is closed when too much waits for all clients together.
+const LARGE_QUEUE_BYTES: usize = 1 << 20;
 
 /// When appended bytes go to the socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +47,8 @@ pub(crate) enum Flush {
 pub(crate) struct OutboxContext {
     /// OUTBOUND_QUEUE_BYTES.
     pub(crate) queue_bytes: usize,
+    /// MAX_TOTAL_OUTBOUND_BYTES.
+    pub(crate) outbound: Budget,
     pub(crate) counters: Arc<Counters>,
     pub(crate) ids: IdSpace,
     /// Sessions whose cursors have moved since they were last written to the store.
@@ -155,6 +164,13 @@ pub(crate) struct Outbox {
     state: Mutex<State>,
 }
 
+impl Drop for Outbox {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        self.context.outbound.change(state.counted, 0);
+    }
+}
+
 #[derive(Default)]
 struct State {
     /// Plain connections only: TLS has to be encrypted by the session's own task.
@@ -181,9 +197,16 @@ struct State {
     /// A change of its subscriptions is with the store.
     changing: bool,
     leaving: bool,
+    /// What has been counted of what waits here, in multiples of [`SMALL_QUEUE_BYTES`].
+    counted: usize,
 }
 
 impl State {
+    /// Everything that waits for the client, in the queue, in the window and until it is live.
+    fn waiting(&self) -> usize {
+        self.queue.len() + self.held_bytes + self.window.as_ref().map_or(0, |window| window.waiting_bytes())
+    }
+
     fn window(&mut self) -> &mut Window {
         let (size, careful) = (self.window_size as usize, self.careful);
         self.window.get_or_insert_with(|| Box::new(Window::new(size, careful)))
@@ -251,7 +274,35 @@ impl Outbox {
     }
 
     fn is_full(&self, state: &State) -> bool {
-        state.queue.len() >= self.context.queue_bytes
+        state.queue.len() >= self.limit()
+    }
+
+    /// What may wait in the queue now: little, if too much waits for all clients together.
+    fn limit(&self) -> usize {
+        let limit = self.context.queue_bytes;
+        if self.context.outbound.is_used_up() { limit.min(SMALL_QUEUE_BYTES) } else { limit }
+    }
+
+    /// Counts what waits here among what waits for all clients, once it is more than a little.
+    fn count(&self, state: &mut State) {
+        let now = state.waiting() / SMALL_QUEUE_BYTES * SMALL_QUEUE_BYTES;
+        if now != state.counted {
+            self.context.outbound.change(std::mem::replace(&mut state.counted, now), now);
+        }
+    }
+
+    /// A push had to be dropped. If that is because too much waits for all clients, the ones for whom most
+    /// of it waits have to go.
+    fn shed_if_large(&self, state: &mut State) {
+        if state.counted < LARGE_QUEUE_BYTES || !self.context.outbound.is_used_up() || state.closed.is_some()
+        {
+            return;
+        }
+        self.context.counters.outbound_closed.increment();
+        let bytes = state.counted;
+        log_limited!(warn, target: "jmqt::session", bytes, "closing a client that does not read: MAX_TOTAL_OUTBOUND_BYTES wait for all clients together");
+        state.closed = Some(CloseReason::QueueOverflow);
+        self.waker.wake();
     }
 
     /// Appends bytes that are framed already.
@@ -267,6 +318,11 @@ impl Outbox {
     }
 
     fn flush_locked(&self, state: &mut State) {
+        self.write_now(state);
+        self.count(state);
+    }
+
+    fn write_now(&self, state: &mut State) {
         if state.blocked || state.queue.is_empty() {
             return;
         }
@@ -303,6 +359,7 @@ impl Outbox {
         let mut state = self.lock();
         state.inline = None;
         state.queue = SendQueue::default();
+        self.count(&mut state);
     }
 
     /// Goes on writing where the kernel took too little; `true` when nothing is left.
@@ -326,9 +383,12 @@ impl Outbox {
     }
 
     fn drained(&self, state: &mut State, result: io::Result<()>) -> io::Result<bool> {
+        if result.is_ok() {
+            self.pump(state); // what found the queue full
+        }
+        self.count(state);
         match result {
             Ok(()) => {
-                self.pump(state); // what found the queue full
                 state.blocked = !state.queue.is_empty();
                 Ok(!state.blocked)
             }
@@ -401,6 +461,19 @@ impl Outbox {
 
     pub(crate) fn subscription(&self, channel: &str) -> Option<Arc<Subscription>> {
         self.lock().subscriptions.get(channel).cloned()
+    }
+
+    /// How many subscriptions the client has, and how many of them are persistent; its own point-to-point
+    /// channel is not counted.
+    pub(crate) fn subscription_counts(&self, own_channel: &str) -> (usize, usize) {
+        let state = self.lock();
+        let own = state.subscriptions.get(own_channel);
+        let own_persistent = own.is_some_and(|own| own.persistence() == Persistence::Persistent);
+        let persistent = state.window.as_ref().map_or(0, |window| window.by_key.len());
+        (
+            state.subscriptions.len() - usize::from(own.is_some()),
+            persistent.saturating_sub(usize::from(own_persistent)),
+        )
     }
 
     pub(crate) fn subscriptions(&self) -> Vec<Arc<Subscription>> {
@@ -560,10 +633,11 @@ impl Outbox {
         }
         let holding = state.connecting || stage == Stage::Opening;
         let waiting = state.queue.len() + state.held_bytes;
-        let count = fitting(&framed.ends, waiting, self.context.queue_bytes);
+        let count = fitting(&framed.ends, waiting, self.limit());
         let dropped = framed.ends.len() - count;
         if dropped > 0 {
             self.context.counters.pushes_dropped.add(dropped as u64);
+            self.shed_if_large(&mut state);
         }
         if count == 0 {
             return false;
@@ -574,6 +648,7 @@ impl Outbox {
         if holding {
             state.held_bytes += length;
             state.held.push_back(framed.messages(0..count));
+            self.count(&mut state);
             return false;
         }
         if flush == Flush::Now && state.queue.is_empty() && !state.blocked && state.inline.is_some() {
@@ -603,11 +678,13 @@ impl Outbox {
                 if taken < length {
                     state.queue.push(bytes.slice(taken..length));
                     state.blocked = true;
+                    self.count(state);
                     self.waker.wake();
                 }
             }
             Err(error) => {
                 state.queue.push(bytes.slice(..length));
+                self.count(state);
                 self.write_failed(state, &error);
             }
         }
@@ -648,6 +725,7 @@ impl Outbox {
             }
         };
         drop(log);
+        self.count(&mut state);
         let list = moved && !std::mem::replace(&mut state.cursors_listed, true);
         let flush = !state.queue.is_empty() && !std::mem::replace(&mut state.unflushed, true);
         drop(state);
@@ -669,7 +747,7 @@ impl Outbox {
             if has_room && state.window().try_send_temporary(message.id, subscription) {
                 self.context.counters.pushes_sent.increment();
                 state.queue.push(bytes);
-            } else if !state.window().wait(message.id, subscription, bytes, self.context.queue_bytes) {
+            } else if !state.window().wait(message.id, subscription, bytes, self.limit()) {
                 // Leaving one out would be a silent hole (2.14).
                 state.closed.get_or_insert(CloseReason::QueueOverflow);
                 self.waker.wake();
@@ -686,7 +764,7 @@ impl Outbox {
         logged: &LoggedPushes,
         source: Source,
     ) {
-        let framed = logged.pushes.framed(self.framing);
+        let (framed, limit) = (logged.pushes.framed(self.framing), self.limit());
         let flowing = source != Source::Live || !state.connecting;
         position.seen = position.seen.max(logged.last_logged().map_or(0, |(_, Seq(seq))| seq));
         let mut run = 0..0; // messages to be appended in one piece
@@ -723,7 +801,7 @@ impl Outbox {
             let window = state.window();
             if !flowing
                 || window.room_for_logged() == 0
-                || queued > 0 && queued + length > self.context.queue_bytes
+                || queued > 0 && queued + length > limit
                 || redelivery && !window.has_room_for_redelivery(length)
             {
                 break;
@@ -786,11 +864,12 @@ impl Outbox {
 
     /// Lets temporary pushes that waited follow into the room there is, in the window and in the queue.
     fn pump(&self, state: &mut State) {
+        let limit = self.limit();
         let State { window: Some(window), queue, .. } = state else { return };
         if state.connecting || state.closed.is_some() {
             return;
         }
-        while queue.len() < self.context.queue_bytes
+        while queue.len() < limit
             && let Some(bytes) = window.next_waiting()
         {
             self.context.counters.pushes_sent.increment();
@@ -822,7 +901,7 @@ impl Outbox {
     pub(crate) fn wants_resume(&self) -> bool {
         let state = self.lock();
         state.closed.is_none()
-            && state.queue.len() < self.context.queue_bytes
+            && !self.is_full(&state)
             && state.window.as_ref().is_some_and(|window| {
                 !window.resuming && !window.behind.is_empty() && window.room_for_logged() > 0
             })
@@ -839,7 +918,7 @@ impl Outbox {
     /// be sent now, which also ends the resume.
     pub(crate) fn next_missing(&self) -> Option<Missing> {
         let mut state = self.lock();
-        let full = state.closed.is_some() || state.queue.len() >= self.context.queue_bytes;
+        let full = state.closed.is_some() || self.is_full(&state);
         let window = state.window.as_mut()?;
         let room = window.room_for_logged();
         let mut turns = window.behind.len();

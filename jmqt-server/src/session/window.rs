@@ -69,6 +69,11 @@ impl Window {
         }
     }
 
+    /// What the pushes take that found no room.
+    pub(crate) fn waiting_bytes(&self) -> usize {
+        self.waiting_bytes
+    }
+
     fn in_flight(&self) -> usize {
         self.logged + self.temporary.len()
     }

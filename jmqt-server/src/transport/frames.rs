@@ -80,6 +80,11 @@ impl FrameReader {
         self.limit = limit;
     }
 
+    /// How many bytes it holds on to.
+    pub(super) fn buffered(&self) -> usize {
+        self.message.capacity()
+    }
+
     /// Whether the beginning of a message or frame is waiting for its end.
     pub(super) fn is_mid_message(&self) -> bool {
         self.in_message || self.frame.is_some() || self.header_length > 0

@@ -96,6 +96,14 @@ impl Decoder {
         }
     }
 
+    /// How many bytes it keeps of what was received.
+    pub(crate) fn buffered(&self) -> usize {
+        match self {
+            Self::Nul(decoder) => decoder.buffered(),
+            Self::WebSocket(decoder) => decoder.buffered(),
+        }
+    }
+
     /// Whether the beginning of a packet is waiting for its end (2.15).
     pub(crate) fn is_mid_packet(&self) -> bool {
         match self {

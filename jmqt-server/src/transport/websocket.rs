@@ -71,6 +71,14 @@ impl WebSocketDecoder {
         }
     }
 
+    pub(crate) fn buffered(&self) -> usize {
+        match &self.state {
+            State::Upgrading(handshake) => handshake.get_ref().get_ref().input.capacity(),
+            State::Open { frames, behind } => frames.buffered() + behind.input.capacity(),
+            State::Failed(_) => 0,
+        }
+    }
+
     pub(crate) fn is_mid_packet(&self) -> bool {
         match &self.state {
             State::Upgrading(_) => true,

@@ -36,6 +36,8 @@ pub enum CloseReason {
     BadPackets,
     /// A packet larger than MAX_PACKET_BYTES (protocol.md 2.5).
     PacketTooLarge,
+    /// Half-received packets of all connections together took more memory than they may.
+    TryLater,
     /// It broke the rules of TLS or WebSocket, or sent binary WebSocket messages.
     ProtocolViolation,
     /// The application asked for it.
@@ -60,6 +62,7 @@ impl fmt::Display for CloseReason {
             Self::StoreUnclear => "the store has not told whether a subscription was changed",
             Self::BadPackets => "too many bad packets in a row",
             Self::PacketTooLarge => "a packet was too large",
+            Self::TryLater => "too much is being received at the moment",
             Self::ProtocolViolation => "the client broke the transport's rules",
             Self::ByApplication => "the application closed the connection",
             Self::Shutdown => "the server is stopping",
