@@ -8,6 +8,7 @@ use bytes::Bytes;
 use jmqt_protocol::{ChannelKind, ChannelName, ClientId, InvalidPayload, Payload, Persistence, Qos, Retain};
 
 use crate::counters::CountersSnapshot;
+use crate::disconnect::Disconnect;
 use crate::hub::{Hub, HubError, Message, Recorded};
 use crate::testing::Detached;
 use crate::validators::{CloseReason, ConnectionInfo, json_text};
@@ -263,18 +264,37 @@ impl ServerHandle {
     }
 
     /// Closes a client's connection with [`CloseReason::ByApplication`], on whatever node; `false` if it has
-    /// none. Another node does it a moment later.
+    /// none. Another node does it a moment later. The client is told 4008 BY_APPLICATION and may come back by
+    /// itself; see [`disconnect_with`](Self::disconnect_with).
     #[allow(clippy::must_use_candidate, reason = "it is called for what it does")]
     pub fn disconnect(&self, client: &ClientId) -> bool {
+        self.disconnect_with(client, Disconnect::usual())
+    }
+
+    /// The same, and the client is told this: a reason for people to read, and whether it may come back by
+    /// itself (protocol.md 2.22).
+    ///
+    /// ```no_run
+    /// # use jmqt_server::{ClientId, Disconnect, ServerHandle};
+    /// # fn ban(server: &ServerHandle, client: &ClientId) {
+    /// server.disconnect_with(client, Disconnect::kick("you were banned from this game"));
+    /// # }
+    /// ```
+    #[allow(
+        clippy::must_use_candidate,
+        clippy::needless_pass_by_value,
+        reason = "it is called for what it does"
+    )]
+    pub fn disconnect_with(&self, client: &ClientId, disconnect: Disconnect) -> bool {
         let hub = match &self.side {
             Side::Live(hub) => hub,
             Side::Detached(server) => return server.disconnect(client),
         };
         if let Some(outbox) = hub.connections.outbox(client.as_str()) {
-            outbox.close(CloseReason::ByApplication);
+            outbox.close_saying(CloseReason::ByApplication, disconnect);
             return true;
         }
-        hub.cluster.as_ref().is_some_and(|cluster| cluster.disconnect(client))
+        hub.cluster.as_ref().is_some_and(|cluster| cluster.disconnect(client, &disconnect))
     }
 
     /// Forgets a channel's retained message; `false` if there was none.

@@ -65,6 +65,7 @@ mod budget;
 mod bus;
 pub mod config;
 mod counters;
+mod disconnect;
 mod dispatch;
 mod handle;
 mod hub;
@@ -82,12 +83,13 @@ mod validators;
 pub use async_trait::async_trait;
 pub use config::{Config, ConfigError, LogConfig, LogMode, MySqlConfig, Network, SslConfig};
 pub use counters::CountersSnapshot;
+pub use disconnect::Disconnect;
 pub use handle::{ConnHandle, HandleError, Publish, ServerHandle};
 /// The log of this process: see [`init`](logging::init).
 pub use jmqt_log as logging;
 pub use jmqt_protocol::{
-    AuthToken, ChannelKind, ChannelName, ClientId, InvalidChannel, InvalidClientId, InvalidPayload, Payload,
-    Persistence, Qos, Retain, StatusCode,
+    AuthToken, ChannelKind, ChannelName, ClientId, DisconnectCode, InvalidChannel, InvalidClientId,
+    InvalidPayload, Payload, Persistence, Qos, Retain, StatusCode,
 };
 pub use listener::TlsError;
 pub use run::run;

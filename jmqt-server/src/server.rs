@@ -26,7 +26,7 @@ use crate::hub::{Cluster, Deliverer, Hub, Janitor, JanitorLimits, StoredQueue};
 use crate::listener::{Listener, log_for};
 use crate::session::{IdSpace, OutboxContext};
 use crate::store::{ClusterStore, CommitQueue, Store};
-use crate::validators::{CloseReason, Protocol, Validators};
+use crate::validators::{Protocol, Validators};
 
 use membership::Membership;
 use orphans::Orphans;
@@ -247,7 +247,7 @@ impl Server {
         stop_listening.cancel();
         listeners.close();
         listeners.wait().await;
-        shared.closing.cancel();
+        shared.begin_to_stop(spread);
         shared.tasks.close();
         if !spread.is_zero() {
             tokio::select! {
@@ -255,7 +255,7 @@ impl Server {
                 () = shared.tasks.wait() => {} // nobody is left
             }
         }
-        shared.close_all(CloseReason::Shutdown);
+        shared.close_all();
         let sessions = shared.limits.drain + shared.limits.validator_timeout + STOP_TIMEOUT;
         if tokio::time::timeout(sessions, shared.tasks.wait()).await.is_err() {
             tracing::warn!(target: "jmqt::server", "some connections did not end in time");

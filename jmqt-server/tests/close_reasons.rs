@@ -43,7 +43,7 @@ async fn a_client_that_breaks_the_rules_is_told_of_with_the_rule() {
 
     let mut alice = server.tls_websocket("alice").await;
     alice.send_frame(true, 2, b"binary").await;
-    alice.closed_with(1003).await;
+    assert_eq!(alice.told().await.code, 4501);
     server.app.expect_close("alice", CloseReason::ProtocolViolation).await;
     assert_eq!(server.app.more_notices().await, []);
 }

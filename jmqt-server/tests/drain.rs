@@ -55,7 +55,9 @@ async fn publish_until_closed(mut client: Client) -> (Vec<String>, Instant) {
             .await;
         match client.incoming().await {
             Incoming::Packet(ack) => assert_eq!(ack, format!(r#"{{"pubAck":{{"st":1,"id":"{id}"}}}}"#)),
-            Incoming::Close(_) | Incoming::End => return (acknowledged, Instant::now()),
+            Incoming::Disconn(_) | Incoming::Close(..) | Incoming::End => {
+                return (acknowledged, Instant::now());
+            }
             other @ Incoming::Pong(_) => panic!("{other:?}"),
         }
         acknowledged.push(data);

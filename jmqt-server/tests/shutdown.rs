@@ -22,11 +22,7 @@ async fn a_shutdown_ends_every_session_once_with_its_reason() {
     let mut shaking_hands = server.open_raw(Protocol::SslSocket).await;
     server.shutdown().await;
     for mut client in clients {
-        if matches!(client.protocol(), Protocol::WebSocket | Protocol::SslWebSocket) {
-            client.closed_with(1001).await;
-        } else {
-            client.closed().await;
-        }
+        assert_eq!(client.told().await.code, 4000);
     }
     nobody.closed().await;
     upgrading.bytes_until_closed().await;

@@ -82,42 +82,38 @@ async fn a_close_is_answered_with_the_same_code_and_then_the_connection_ends() {
         server.app.expect_close("alice", CloseReason::ClosedByClient).await;
         let mut alice = server.connect_over(protocol, "alice").await;
         alice.send_frame(true, 8, b"").await;
-        assert_eq!(alice.incoming().await, Incoming::Close(None));
+        assert_eq!(alice.incoming().await, Incoming::Close(None, String::new()));
         alice.closed().await;
         server.app.expect_close("alice", CloseReason::ClosedByClient).await;
     }
 }
 
 #[tokio::test] // RFC 6455 §5.1, §5.2, §5.5, §8.1
-async fn broken_frames_end_the_connection_with_the_code_for_it() {
+async fn broken_frames_end_the_connection_and_the_client_is_told_what_is_wrong() {
     let server = TestServer::start().await;
-    let cases: [(&[u8], u16); 6] = [
-        (&[0x81, 2, b'{', b'}'], 1002),          // not masked
-        (&[0x81, 0x81, 0, 0, 0, 0, 0xFF], 1007), // not UTF-8
-        (&[0x80, 0x81, 0, 0, 0, 0, b'x'], 1002), // goes on with what was not begun
-        (&[0x83, 0x81, 0, 0, 0, 0, b'x'], 1002), // no such kind of frame
-        (&[0xC1, 0x81, 0, 0, 0, 0, b'x'], 1002), // a reserved bit
-        (&[0x09, 0x81, 0, 0, 0, 0, b'x'], 1002), // a ping in fragments
+    let cases: [(&[u8], &str); 6] = [
+        (&[0x81, 2, b'{', b'}'], "a frame without a mask"),
+        (&[0x81, 0x81, 0, 0, 0, 0, 0xFF], "a text message that is not UTF-8"),
+        (&[0x80, 0x81, 0, 0, 0, 0, b'x'], "a message goes on that has not begun"),
+        (&[0x83, 0x81, 0, 0, 0, 0, b'x'], "an unknown kind of frame"),
+        (&[0xC1, 0x81, 0, 0, 0, 0, b'x'], "reserved bits are set; no extension was agreed upon"),
+        (&[0x09, 0x81, 0, 0, 0, 0, b'x'], "a control frame in pieces or too long"),
     ];
-    for (bytes, code) in cases {
+    for (bytes, why) in cases {
         let mut alice = server.websocket("alice").await;
         alice.send_bytes(bytes).await;
-        alice.closed_with(code).await;
+        let told = alice.told().await;
+        assert_eq!((told.code, told.message.as_str()), (4501, why));
         server.app.expect_close("alice", CloseReason::ProtocolViolation).await;
     }
 }
 
-#[tokio::test] // §5, §9.f: what a WebSocket is told when the server ends it
-async fn the_close_code_says_who_is_to_blame() {
+#[tokio::test] // §9.f, protocol.md 2.22: the client has asked for it
+async fn the_answer_to_a_disconn_is_an_ordinary_close() {
     let server = TestServer::start().await;
     let mut alice = server.websocket("alice").await;
     alice.send(r#"{"disconn":{}}"#).await;
     alice.closed_with(1000).await;
-    let mut old = server.websocket("alice").await;
-    let mut alice = server.websocket("alice").await;
-    old.closed_with(1008).await; // taken over
-    assert!(server.handle().disconnect(&support::client_id("alice")));
-    alice.closed_with(1008).await;
 }
 
 #[tokio::test] // protocol.md 2.7: a NUL is part of no packet, and ends none here

@@ -67,6 +67,10 @@ impl Connection {
                 let end = searched + length;
                 let text = String::from_utf8(self.received[self.taken..end].to_vec()).unwrap();
                 self.taken = end + 1;
+                if text.starts_with(r#"{"disconn":"#) {
+                    searched = self.taken; // nothing but the end follows (protocol.md 2.22)
+                    continue;
+                }
                 return Some(text);
             }
             self.received.drain(..self.taken);

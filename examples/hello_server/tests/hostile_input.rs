@@ -204,13 +204,13 @@ fn invalid_utf_8_is_a_bad_packet() {
         }
         let mut web = siege.websocket(true);
         web.stream.write_all(&frame(0x81, bad)).unwrap();
-        assert_eq!(web.next().as_deref(), Some("close 1007"));
+        assert_eq!(web.next().as_deref(), Some("close 4501"));
         assert_eq!(web.next(), None);
     }
     siege.endured();
 }
 
-#[test] // RFC 6455 §5, protocol.md 2.5: each with the code that says what was wrong
+#[test] // RFC 6455 §5, protocol.md 2.5, 2.22
 fn frames_that_break_the_rules_close_a_websocket_with_a_code_for_it() {
     let mut siege = Siege::begin(&[]);
     let mut huge_fragments = frame(0x01, &[b'x'; 60_000]);
@@ -218,15 +218,15 @@ fn frames_that_break_the_rules_close_a_websocket_with_a_code_for_it() {
         huge_fragments.extend(frame(0x00, &[b'x'; 60_000]));
     }
     let cases: [(&str, Vec<u8>, &str); 9] = [
-        ("binary", frame(0x82, br#"{"hb":{}}"#), "close 1003"),
-        ("binary in fragments", [frame(0x02, b"{"), frame(0x80, b"}")].concat(), "close 1003"),
-        ("not masked", [&[0x81, 9][..], br#"{"hb":{}}"#].concat(), "close 1002"),
-        ("a continuation of nothing", frame(0x80, b"x"), "close 1002"),
-        ("a message within a message", [frame(0x01, b"{"), frame(0x81, b"}")].concat(), "close 1002"),
-        ("a long ping", frame(0x89, &[b'p'; 126]), "close 1002"),
-        ("a reserved bit", frame(0xC1, b"x"), "close 1002"),
-        ("one frame too large", vec![0x81, 0xFF, 0, 0, 0, 0xFF, 0, 0, 0, 0, 0, 0, 0, 0], "close 1009"),
-        ("too large in fragments", huge_fragments, "close 1009"),
+        ("binary", frame(0x82, br#"{"hb":{}}"#), "close 4501"),
+        ("binary in fragments", [frame(0x02, b"{"), frame(0x80, b"}")].concat(), "close 4501"),
+        ("not masked", [&[0x81, 9][..], br#"{"hb":{}}"#].concat(), "close 4501"),
+        ("a continuation of nothing", frame(0x80, b"x"), "close 4501"),
+        ("a message within a message", [frame(0x01, b"{"), frame(0x81, b"}")].concat(), "close 4501"),
+        ("a long ping", frame(0x89, &[b'p'; 126]), "close 4501"),
+        ("a reserved bit", frame(0xC1, b"x"), "close 4501"),
+        ("one frame too large", vec![0x81, 0xFF, 0, 0, 0, 0xFF, 0, 0, 0, 0, 0, 0, 0, 0], "close 4502"),
+        ("too large in fragments", huge_fragments, "close 4502"),
     ];
     for has_session in [false, true] {
         for (what, bytes, close) in &cases {

@@ -6,10 +6,12 @@
 //! Nodes of one cluster must run versions that understand each other: the first byte is a version.
 
 use bytes::{Buf, BufMut, Bytes};
-use jmqt_protocol::{ChannelName, ClientId};
+use jmqt_protocol::{ChannelName, ClientId, DisconnectCode};
 use serde::{Deserialize, Serialize};
 
+use crate::disconnect::Disconnect;
 use crate::store::Epoch;
+use crate::validators::{ConnectionInfo, Protocol};
 
 /// The first byte of everything.
 const VERSION: u8 = 3;
@@ -143,7 +145,56 @@ pub(crate) enum Control {
     /// Closes a client's connection, on the application's behalf.
     Disconnect {
         client: String,
+        /// What the client is told. Older versions of this server do not say.
+        #[serde(default)]
+        farewell: Option<Farewell>,
     },
+}
+
+/// What a client is told when its connection is closed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Farewell {
+    code: u16,
+    message: String,
+    retry_after_seconds: Option<u32>,
+}
+
+impl From<&Disconnect> for Farewell {
+    fn from(disconnect: &Disconnect) -> Self {
+        Self {
+            code: disconnect.code().code(),
+            message: disconnect.message().to_owned(),
+            retry_after_seconds: disconnect.retry_after_seconds(),
+        }
+    }
+}
+
+impl From<Farewell> for Disconnect {
+    fn from(farewell: Farewell) -> Self {
+        Self::from_parts(DisconnectCode::new(farewell.code), farewell.message, farewell.retry_after_seconds)
+    }
+}
+
+/// Where a connection came from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Origin {
+    pub(crate) protocol: String,
+    pub(crate) address: String,
+}
+
+impl Origin {
+    pub(crate) fn of(info: ConnectionInfo) -> Self {
+        Self { protocol: info.protocol.as_str().to_owned(), address: info.remote.to_string() }
+    }
+
+    pub(crate) fn info(&self) -> Option<ConnectionInfo> {
+        connection_info(&self.protocol, &self.address)
+    }
+}
+
+/// Where a connection came from, as stores and nodes write it.
+pub(crate) fn connection_info(protocol: &str, address: &str) -> Option<ConnectionInfo> {
+    Some(ConnectionInfo { remote: address.parse().ok()?, protocol: Protocol::from_name(protocol)? })
 }
 
 /// What one node asks another to do for a client that is connected there.
@@ -153,6 +204,9 @@ pub(crate) enum Request {
     EndSessions {
         client: String,
         below: u64,
+        /// The connection that takes over. Older versions of this server do not say.
+        #[serde(default)]
+        by: Option<Origin>,
     },
     Subscribe {
         client: String,
@@ -471,11 +525,16 @@ mod tests {
         };
         let request =
             Request::Subscribe { client: "bob".to_owned(), channel: "news".to_owned(), persistent: true };
+        let by = Some(Origin { protocol: "SOCKET".to_owned(), address: "[::1]:9".to_owned() });
+        let kick = Disconnect::kick("so long");
+        let end = Request::EndSessions { client: "bob".to_owned(), below: 7, by };
         let controls = [
             Control::Beat,
             Control::Opened(presence.clone()),
             Control::Sessions { list: 4, sessions: vec![presence], last: false },
             Control::Ask { number: 1, request },
+            Control::Ask { number: 2, request: end },
+            Control::Disconnect { client: "bob".to_owned(), farewell: Some((&kick).into()) },
             Control::Answer { number: 1, answer: Answer::Subscriptions(vec![("news".to_owned(), true)]) },
             Control::Tails(vec![("news".to_owned(), -1, i64::MAX as u64)]),
         ];
@@ -484,6 +543,20 @@ mod tests {
             assert!(!is_pushes(&payload));
             assert_eq!(read(payload), Body::Control(control));
         }
+    }
+
+    #[test] // nodes of a cluster are replaced one by one
+    fn what_the_version_before_says_is_understood() {
+        let mut payload = header(HERE, CONTROL, 0);
+        payload.extend_from_slice(br#"{"Disconnect":{"client":"bob"}}"#);
+        let disconnect = Control::Disconnect { client: "bob".to_owned(), farewell: None };
+        assert_eq!(read(payload), Body::Control(disconnect));
+        let mut payload = header(HERE, CONTROL, 0);
+        payload.extend_from_slice(
+            br#"{"Ask":{"number":1,"request":{"EndSessions":{"client":"bob","below":7}}}}"#,
+        );
+        let request = Request::EndSessions { client: "bob".to_owned(), below: 7, by: None };
+        assert_eq!(read(payload), Body::Control(Control::Ask { number: 1, request }));
     }
 
     proptest! {

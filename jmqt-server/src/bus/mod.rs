@@ -16,8 +16,8 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use local::LocalBus;
 pub(crate) use message::{
-    Answer, Body, BusMessage, Control, NodeId, Place, Presence, Qos0Pushes, Qos1Push, Qos1Pushes, Request,
-    Speaker,
+    Answer, Body, BusMessage, Control, NodeId, Origin, Place, Presence, Qos0Pushes, Qos1Push, Qos1Pushes,
+    Request, Speaker, connection_info,
 };
 pub(crate) use redis::{BusEvents, RedisBus};
 pub use redis::{RedisMode, RedisOptions};

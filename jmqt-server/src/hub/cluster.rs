@@ -27,6 +27,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Hub;
 use crate::bus::{Bus, BusEvents, Control, NodeId, Qos1Pushes};
+use crate::disconnect::Disconnect;
 use crate::store::{ClusterStore, SharedSession};
 use crate::validators::ConnectionInfo;
 
@@ -34,7 +35,6 @@ use asked::Asked;
 use directory::Directory;
 use registrar::Registrar;
 
-pub(crate) use directory::connection_info;
 pub(crate) use registrar::RegistrarTask;
 pub(super) use reorder::Reorder;
 
@@ -266,10 +266,24 @@ impl Cluster {
     }
 
     /// Closes the connection of a client on another node; `false` if it is on none.
-    pub(crate) fn disconnect(&self, client: &ClientId) -> bool {
+    pub(crate) fn disconnect(&self, client: &ClientId, farewell: &Disconnect) -> bool {
         let Some(session) = self.directory.find(client.as_str()) else { return false };
-        self.bus.send(session.node, &Control::Disconnect { client: client.as_str().to_owned() });
+        let farewell = Some(farewell.into());
+        self.bus.send(session.node, &Control::Disconnect { client: client.as_str().to_owned(), farewell });
         true
+    }
+
+    /// What the client of a session is told that is not to begin.
+    pub(super) fn why_called_off(&self) -> Disconnect {
+        match self.condemned.load(Ordering::Acquire) {
+            true => Disconnect::node_was_cut_off(),
+            false => Disconnect::takeover(None),
+        }
+    }
+
+    /// Whether other nodes are there that this one's clients can go to.
+    pub(crate) fn has_others(&self) -> bool {
+        self.directory.has_others(Instant::now())
     }
 
     /// Whether it is for this node to do what one node does for all.

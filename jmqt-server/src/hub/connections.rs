@@ -8,6 +8,7 @@ use tokio::sync::futures::OwnedNotified;
 use tokio::sync::{Notify, OwnedMutexGuard};
 use tokio_util::sync::CancellationToken;
 
+use crate::disconnect::Disconnect;
 use crate::session::Outbox;
 use crate::validators::{CloseReason, ConnectionInfo};
 
@@ -102,11 +103,12 @@ impl Connections {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for earlier claims, ends the present session, and waits until that is over.
+    /// Waits for earlier claims, ends the present session, which is told of the connection that takes over,
+    /// and waits until that is over.
     ///
     /// # Cancel safety
     /// Dropped early, the claim is given up; the session that was told to end ends all the same.
-    pub(crate) async fn claim(self: &Arc<Self>, client: &ClientId) -> Claim {
+    pub(crate) async fn claim(self: &Arc<Self>, client: &ClientId, by: Option<ConnectionInfo>) -> Claim {
         let slot = SlotUser { connections: Arc::clone(self), client: client.clone() };
         let claims = {
             let mut slots = self.lock();
@@ -120,7 +122,7 @@ impl Connections {
                 let mut slots = self.lock();
                 let slot = slots.entry(client.clone()).or_default();
                 let Some(session) = &slot.session else { return claim };
-                session.outbox.close(CloseReason::Takeover);
+                session.outbox.close_saying(CloseReason::Takeover, Disconnect::takeover(by));
                 Arc::clone(slot.ended.get_or_insert_default()).notified_owned()
             };
             // `notify_waiters` reaches every `Notified` made before it was called, polled or not.
@@ -150,20 +152,25 @@ impl Connections {
     }
 
     /// Ends a client's session here, or one that is about to begin, if its generation is lower than
-    /// `below`, and waits until that is over.
-    pub(crate) async fn end_below(&self, client: &ClientId, below: u64) {
-        while let Some(ended) = self.begin_to_end_below(client, below) {
+    /// `below`, and waits until that is over. It is told of the connection that takes over.
+    pub(crate) async fn end_below(&self, client: &ClientId, below: u64, by: Option<ConnectionInfo>) {
+        while let Some(ended) = self.begin_to_end_below(client, below, by) {
             ended.await;
         }
     }
 
     /// The same without waiting; `None` if there is nothing to end, or else what tells that it may be over.
-    pub(crate) fn begin_to_end_below(&self, client: &ClientId, below: u64) -> Option<OwnedNotified> {
+    pub(crate) fn begin_to_end_below(
+        &self,
+        client: &ClientId,
+        below: u64,
+        by: Option<ConnectionInfo>,
+    ) -> Option<OwnedNotified> {
         let mut slots = self.lock();
         let slot = slots.get_mut(client)?;
         match (&slot.session, &slot.opening) {
             (Some(session), _) if session.generation < below => {
-                session.outbox.close(CloseReason::Takeover);
+                session.outbox.close_saying(CloseReason::Takeover, Disconnect::takeover(by));
             }
             (None, Some((generation, called_off))) if *generation < below => called_off.cancel(),
             _ => return None,
@@ -173,12 +180,12 @@ impl Connections {
     }
 
     /// Ends all sessions, and calls off those that are about to begin; `true` if there is none any more.
-    pub(crate) fn end_all(&self, reason: CloseReason) -> bool {
+    pub(crate) fn end_all(&self, reason: CloseReason, farewell: &Disconnect) -> bool {
         let slots = self.lock();
         let mut is_over = true;
         for slot in slots.values() {
             if let Some(session) = &slot.session {
-                session.outbox.close(reason);
+                session.outbox.close_saying(reason, farewell.clone());
             }
             if let Some((_, called_off)) = &slot.opening {
                 called_off.cancel();
@@ -268,7 +275,7 @@ mod tests {
         let alice = ClientId::parse("alice").unwrap();
         let expiring = connections.claim_absent(&alice).unwrap();
         assert!(connections.claim_absent(&alice).is_none(), "somebody is at it");
-        let mut coming = Box::pin(connections.claim(&alice));
+        let mut coming = Box::pin(connections.claim(&alice, None));
         assert!(futures_util::poll!(&mut coming).is_pending());
         drop(expiring);
         let entering = coming.await;

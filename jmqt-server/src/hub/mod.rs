@@ -31,7 +31,7 @@ use crate::session::{Outbox, OutboxContext};
 use crate::store::{CommitQueue, NotCommitted, Operation, Outcome, Store, StoreError, Tagged};
 
 pub(crate) use channels::Channels;
-pub(crate) use cluster::{Arrival, Cluster, ClusterTasks, Location, Orphan, connection_info};
+pub(crate) use cluster::{Arrival, Cluster, ClusterTasks, Location, Orphan};
 pub(crate) use connections::{Claim, Connections};
 pub(crate) use deliver::Deliverer;
 pub(crate) use janitor::{Janitor, JanitorLimits};

@@ -75,7 +75,7 @@ impl Hub {
         self: &Arc<Self>,
         new: NewSession<'_>,
     ) -> Result<OpenedSession, HubError> {
-        let claim = timeout(TAKEOVER_TIMEOUT, self.connections.claim(new.client)).await;
+        let claim = timeout(TAKEOVER_TIMEOUT, self.connections.claim(new.client, Some(new.info))).await;
         let Ok(claim) = claim else {
             log_limited!(error, target: "jmqt::session", client = %new.client, "the older session did not end in time");
             return Err(HubError::SessionEnded);
@@ -86,7 +86,8 @@ impl Hub {
                 let begun =
                     cluster.begin_session(&self.connections, janitor, &claim, new.client, new.info).await;
                 if matches!(begun, Err(HubError::Superseded)) {
-                    new.outbox.close(CloseReason::Takeover); // the newer one wins (2.4)
+                    // The newer one wins (2.4), unless this node has to end all that it has.
+                    new.outbox.close_saying(CloseReason::Takeover, cluster.why_called_off());
                 }
                 Some(begun?)
             }
@@ -102,7 +103,7 @@ impl Hub {
         let mut unfinished = Unfinished(Some((&self.connections, new.client)));
         if let (Some(cluster), Some(session)) = (&self.cluster, &mut entered) {
             if !session.registered() {
-                new.outbox.close(CloseReason::Takeover);
+                new.outbox.close_saying(CloseReason::Takeover, cluster.why_called_off());
             }
             cluster.announce(new.client, generation, new.info).await;
         }

@@ -13,7 +13,8 @@ use jmqt_protocol::ClientId;
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
-use crate::hub::{Claim, connection_info};
+use crate::bus::connection_info;
+use crate::hub::Claim;
 use crate::store::{SessionRow, Store, StoreError};
 use crate::validators::{CloseNotice, CloseReason, ConnectionInfo, Protocol};
 
@@ -39,7 +40,7 @@ impl Orphans {
         }
         let mut claimed = Vec::with_capacity(by_client.len());
         for (client, sessions) in by_client {
-            claimed.push((shared.hub.connections.claim(&client).await, sessions));
+            claimed.push((shared.hub.connections.claim(&client, None).await, sessions));
         }
         Ok(Self(claimed))
     }

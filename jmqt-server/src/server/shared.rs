@@ -2,18 +2,19 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::drain::Parting;
 use crate::budget::Budget;
 use crate::config::{Config, Network};
 use crate::handle::ServerHandle;
 use crate::hub::Hub;
 use crate::session::{IdleLimits, Outbox};
-use crate::validators::{CloseReason, Validators};
+use crate::validators::Validators;
 
 /// What every connection of a server shares.
 pub(crate) struct Shared {
@@ -30,6 +31,8 @@ pub(crate) struct Shared {
     pub(crate) tasks: TaskTracker,
     /// The server is stopping: what is no session yet does not become one.
     pub(crate) closing: CancellationToken,
+    /// What its clients are told then.
+    pub(super) parting: OnceLock<Parting>,
     open: Mutex<OpenConnections>,
 }
 
@@ -91,6 +94,7 @@ impl Shared {
             trusted_proxies: config.trusted_proxies.as_slice().into(),
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
+            parting: OnceLock::new(),
             open: Mutex::default(),
         }
     }
@@ -117,14 +121,10 @@ impl Shared {
     }
 
     /// Of all connections, with a session or without.
-    pub(super) fn outboxes(&self) -> Vec<Arc<Outbox>> {
-        self.open().by_number.values().flatten().filter_map(Weak::upgrade).collect()
-    }
-
-    pub(super) fn close_all(&self, reason: CloseReason) {
-        for outbox in self.outboxes() {
-            outbox.close(reason);
-        }
+    pub(super) fn numbered_outboxes(&self) -> Vec<(u64, Arc<Outbox>)> {
+        let open = self.open();
+        let outboxes = open.by_number.iter().filter_map(|(number, outbox)| Some((number, outbox.as_ref()?)));
+        outboxes.filter_map(|(number, outbox)| Some((*number, outbox.upgrade()?))).collect()
     }
 }
 
@@ -133,7 +133,7 @@ impl ConnectionPermit {
     pub(crate) fn occupy(self, outbox: &Arc<Outbox>) -> Self {
         self.shared.open().by_number.insert(self.number, Some(Arc::downgrade(outbox)));
         if self.shared.closing.is_cancelled() {
-            outbox.close(CloseReason::Shutdown);
+            self.shared.part(self.number, outbox);
         }
         self
     }

@@ -6,9 +6,10 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use jmqt_protocol::{ChannelName, Payload, PushFrame};
+use jmqt_protocol::{ChannelName, DisconnectCode, Payload, PushFrame};
 
 use super::{Core, Flow, Flush};
+use crate::disconnect::Disconnect;
 use crate::hub::{DirtyOutboxes, PushesBuilder};
 use crate::transport::{Decoder, TransportError};
 
@@ -128,16 +129,16 @@ impl Core {
         }
     }
 
-    /// The transport's rules were broken: says so in its own way, and ends the connection.
-    pub(super) fn refuse_transport(&mut self, decoder: &mut Decoder, error: &TransportError) -> Flow {
-        use crate::transport::CloseCode;
+    /// Nothing more can be read: ends the connection, and tells the client why.
+    pub(super) fn end_transport(&mut self, error: &TransportError) -> Flow {
         tracing::debug!(target: "jmqt::session", client = self.name(), remote = %self.info.remote, %error, "the transport ended");
-        match error {
-            TransportError::Closed => {}
-            TransportError::PacketTooLarge(_) => decoder.close(CloseCode::Size),
-            TransportError::Violation { code, .. } => decoder.close(*code),
-        }
-        self.append_transport_output(decoder);
-        ControlFlow::Break(error.close_reason())
+        let reason = error.close_reason();
+        let code = match error {
+            TransportError::Closed => return ControlFlow::Break(reason),
+            TransportError::PacketTooLarge(_) => DisconnectCode::PACKET_TOO_LARGE,
+            TransportError::Violation(_) => DisconnectCode::BAD_PACKETS,
+        };
+        self.outbox.close_saying(reason, Disconnect::new(code, error.to_string()));
+        ControlFlow::Break(reason)
     }
 }

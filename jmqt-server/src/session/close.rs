@@ -8,9 +8,11 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::buffer::ReadSize;
-use super::{Core, Member, Session};
+use super::io::Io;
+use super::{Core, Member, Outbox, Session};
+use crate::server::Shared;
 use crate::transport::CloseCode;
-use crate::validators::{CloseNotice, CloseReason};
+use crate::validators::{Attached, CloseNotice, CloseReason, ConnectionInfo};
 
 /// How long the last bytes may take to leave.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
@@ -21,35 +23,64 @@ const LINGER_TIMEOUT: Duration = Duration::from_millis(500);
 const LINGER_READS: usize = 64;
 
 impl Session {
-    /// Ends the connection. Every way out of [`run`](Self::run) leads through here, once.
-    pub(super) async fn close(mut self, reason: CloseReason) {
+    /// Ends the connection. Every way out of [`run`](Self::run) leads through here, once. Returns the socket if
+    /// the client may not have read yet what it was told: [`linger`] is for the caller, who keeps less in
+    /// memory meanwhile than this does.
+    pub(super) async fn close(mut self, reason: CloseReason) -> Option<Io> {
         let client = self.core.name().to_owned();
         tracing::debug!(target: "jmqt::session", client, remote = %self.core.info.remote, %reason, "closing");
         if matches!(reason, CloseReason::Disconnected | CloseReason::ClosedByClient) {
             self.core.settle().await;
         }
         self.core.outbox.close(reason);
-        if let Some(code) = close_code(reason) {
-            self.decoder.close(code);
-            self.core.append_transport_output(&mut self.decoder);
-        }
-        self.core.send_last_bytes(reason).await;
+        self.say_goodbye(reason);
+        let was_told = self.core.send_last_bytes(reason).await;
         let Self { core, .. } = self;
         let Core { shared, info, outbox, member, attached, io, .. } = core;
-        drop(io);
         outbox.release_socket();
-        // A `conn` may have been given up half way, so the tables are cleared in any case.
-        let is_known = shared.hub.close_tables(&outbox).await;
-        shared.hub.settle_session(&outbox).await;
-        let Some(Member { client, generation }) = member else { return };
-        let is_ours = shared.hub.claim_close(&client, generation, info).await;
-        if is_ours {
-            let session = attached.as_ref().map(|attached| attached.data()).into();
-            let notice = CloseNotice::new(info, &client, reason, &shared.handle, session);
-            shared.notify_close(&notice).await;
-        }
-        shared.hub.close_session(&client, generation, is_known, is_ours).await;
+        let lingering = was_told.then_some(io);
+        end_session(&shared, &outbox, info, member, attached, reason).await;
+        lingering
     }
+
+    /// Queues the `disconn` and, on a WebSocket, the close frame: nothing follows them (protocol.md 2.22).
+    fn say_goodbye(&mut self, reason: CloseReason) {
+        let Self { decoder, core } = self;
+        core.append_transport_output(decoder);
+        let mut last = Vec::new();
+        match core.outbox.farewell(reason) {
+            Some(farewell) if decoder.is_open() => {
+                core.outbox.framing.frame(farewell.packet().to_text().as_bytes(), &mut last);
+                decoder.close(farewell.code().code().into(), farewell.message());
+            }
+            None if reason == CloseReason::Disconnected => decoder.close(CloseCode::Normal, ""),
+            _ => {} // it cannot be told, or has said goodbye itself
+        }
+        last.extend(decoder.take_output());
+        core.outbox.end_with(&last);
+    }
+}
+
+/// Clears the tables, and runs the close notifier.
+async fn end_session(
+    shared: &Arc<Shared>,
+    outbox: &Arc<Outbox>,
+    info: ConnectionInfo,
+    member: Option<Member>,
+    attached: Option<Arc<Attached>>,
+    reason: CloseReason,
+) {
+    // A `conn` may have been given up half way, so the tables are cleared in any case.
+    let is_known = shared.hub.close_tables(outbox).await;
+    shared.hub.settle_session(outbox).await;
+    let Some(Member { client, generation }) = member else { return };
+    let is_ours = shared.hub.claim_close(&client, generation, info).await;
+    if is_ours {
+        let session = attached.as_ref().map(|attached| attached.data()).into();
+        let notice = CloseNotice::new(info, &client, reason, &shared.handle, session);
+        shared.notify_close(&notice).await;
+    }
+    shared.hub.close_session(&client, generation, is_known, is_ours).await;
 }
 
 impl Core {
@@ -64,9 +95,11 @@ impl Core {
         drop(timeout(SETTLE_TIMEOUT, settled).await);
     }
 
-    async fn send_last_bytes(&mut self, reason: CloseReason) {
+    /// Writes what is queued, within limits. Returns whether all of it has been, and the client may still be
+    /// sending, not having read it.
+    async fn send_last_bytes(&mut self, reason: CloseReason) -> bool {
         if matches!(reason, CloseReason::SlowConsumer | CloseReason::ConnectionLost) {
-            return;
+            return false;
         }
         let limit = match reason {
             CloseReason::Shutdown => self.shared.limits.drain.max(Duration::from_millis(100)),
@@ -74,51 +107,31 @@ impl Core {
         };
         let flushed = timeout(limit, poll_fn(|cx| self.io.poll_drain(cx, &self.outbox))).await;
         if !matches!(flushed, Ok(Ok(()))) {
-            return;
+            return false;
         }
         let shut = timeout(FLUSH_TIMEOUT, poll_fn(|cx| self.io.poll_shutdown(cx))).await;
-        // Closing a socket with unread bytes resets it, and the client loses what was just sent.
-        if matches!(shut, Ok(Ok(()))) && lingers(reason) {
-            drop(timeout(LINGER_TIMEOUT, self.linger()).await);
-        }
+        matches!(shut, Ok(Ok(()))) && reason != CloseReason::ClosedByClient
     }
+}
 
-    async fn linger(&mut self) {
-        for _ in 0..LINGER_READS {
-            match poll_fn(|cx| self.io.poll_read(cx, ReadSize::Large)).await {
-                Ok((_, length)) if length > 0 => {}
-                _ => return,
+/// Throws away what the client still sends, for a moment: closing a socket with unread bytes resets it, and
+/// the client loses what it was told.
+pub(super) async fn linger(mut io: Io) {
+    let mut reads = 0;
+    let thrown_away = poll_fn(|cx| {
+        while reads < LINGER_READS {
+            match io.poll_read(cx, ReadSize::Large) {
+                Poll::Ready(Ok((_, length))) if length > 0 => reads += 1,
+                Poll::Ready(_) => break,
+                Poll::Pending => return Poll::Pending,
             }
         }
-    }
+        Poll::Ready(())
+    });
+    drop(timeout(LINGER_TIMEOUT, thrown_away).await);
 }
 
-/// Whether the client is likely to be sending when the server closes. (After a takeover it may be too,
-/// but the newer connection is waiting.)
-fn lingers(reason: CloseReason) -> bool {
-    matches!(
-        reason,
-        CloseReason::BadPackets
-            | CloseReason::PacketTooLarge
-            | CloseReason::ProtocolViolation
-            | CloseReason::Disconnected
-    )
-}
-
-/// What a WebSocket is told; `None` if it has been told, or there is nobody to tell.
-fn close_code(reason: CloseReason) -> Option<CloseCode> {
-    Some(match reason {
-        CloseReason::Disconnected => CloseCode::Normal,
-        CloseReason::Shutdown => CloseCode::Away,
-        CloseReason::ClosedByClient
-        | CloseReason::ConnectionLost
-        | CloseReason::PacketTooLarge
-        | CloseReason::ProtocolViolation => return None,
-        _ => CloseCode::Policy,
-    })
-}
-
-impl crate::server::Shared {
+impl Shared {
     /// Runs the close notifier, within its time limit.
     pub(crate) async fn notify_close(self: &Arc<Self>, notice: &CloseNotice<'_>) {
         let mut question = self.validators.close.on_close(notice);

@@ -157,7 +157,10 @@ impl Session {
     pub(crate) fn run(mut self, permit: ConnectionPermit) -> impl Future<Output = ()> + Send {
         async move {
             let reason = self.serve().await;
-            Box::pin(self.close(reason)).await;
+            // Last of all, because a newer connection of the same client does not wait for this.
+            if let Some(io) = Box::pin(self.close(reason)).await {
+                Box::pin(close::linger(io)).await;
+            }
             drop(permit);
         }
     }
@@ -223,7 +226,7 @@ impl Session {
                 Err(error) => {
                     core.end_batch().await;
                     core.append_transport_output(decoder);
-                    return core.refuse_transport(decoder, &error);
+                    return core.end_transport(&error);
                 }
             }
         }

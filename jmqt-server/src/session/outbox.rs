@@ -6,7 +6,7 @@
 //! the same lock, so they never change places; whether the client is still subscribed is looked at
 //! under it too, so nothing follows an `unsubAck`.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
@@ -23,6 +23,7 @@ use super::subscription::{LogPosition, LogState, Stage, Subscription};
 use super::window::Window;
 use crate::budget::Budget;
 use crate::counters::Counters;
+use crate::disconnect::Disconnect;
 use crate::hub::{Pushes, RetainedPush};
 use crate::log_limit::log_limited;
 use crate::store::{ChannelKey, CursorUpdate, LogPlace, Seq, Stamp, StoredSubscription};
@@ -172,6 +173,12 @@ impl Drop for Outbox {
 }
 
 #[derive(Default)]
+struct Held {
+    pieces: Vec<Bytes>,
+    bytes: usize,
+}
+
+#[derive(Default)]
 struct State {
     /// Plain connections only: TLS has to be encrypted by the session's own task.
     inline: Option<Arc<TcpStream>>,
@@ -183,9 +190,11 @@ struct State {
     /// Appended with [`Flush::Later`], and [`Outbox::flush`] has not come yet.
     unflushed: bool,
     closed: Option<CloseReason>,
-    /// QoS 0 pushes that came before the `connAck`, or before the `subAck` of their subscription.
-    held: VecDeque<Bytes>,
-    held_bytes: usize,
+    /// What the client is told of it, if that is more than the reason says.
+    farewell: Option<Box<Disconnect>>,
+    /// QoS 0 pushes that came before the `connAck`, or before the `subAck` of their subscription. Boxed,
+    /// because there are seldom any.
+    held: Option<Box<Held>>,
     connecting: bool,
     subscriptions: HashMap<ChannelName, Arc<Subscription>, foldhash::fast::RandomState>,
     window: Option<Box<Window>>,
@@ -202,9 +211,13 @@ struct State {
 }
 
 impl State {
+    fn held_bytes(&self) -> usize {
+        self.held.as_ref().map_or(0, |held| held.bytes)
+    }
+
     /// Everything that waits for the client, in the queue, in the window and until it is live.
     fn waiting(&self) -> usize {
-        self.queue.len() + self.held_bytes + self.window.as_ref().map_or(0, |window| window.waiting_bytes())
+        self.queue.len() + self.held_bytes() + self.window.as_ref().map_or(0, |window| window.waiting_bytes())
     }
 
     fn window(&mut self) -> &mut Window {
@@ -246,6 +259,23 @@ impl Outbox {
     pub(crate) fn close(&self, reason: CloseReason) {
         self.lock().closed.get_or_insert(reason);
         self.waker.wake();
+    }
+
+    /// The same, and the client is told this (protocol.md 2.22).
+    pub(crate) fn close_saying(&self, reason: CloseReason, farewell: Disconnect) {
+        let mut state = self.lock();
+        if state.closed.is_none() {
+            (state.closed, state.farewell) = (Some(reason), Some(Box::new(farewell)));
+        }
+        drop(state);
+        self.waker.wake();
+    }
+
+    /// What the client of a connection that ends for this reason is told; `None`: nothing.
+    pub(crate) fn farewell(&self, reason: CloseReason) -> Option<Box<Disconnect>> {
+        let mut state = self.lock();
+        let farewell = if state.closed == Some(reason) { state.farewell.take() } else { None };
+        farewell.or_else(|| Disconnect::because(reason).map(Box::new))
     }
 
     /// Appends a packet of the session's own: an acknowledgement, mostly. `true` if the queue is full now: the
@@ -308,6 +338,11 @@ impl Outbox {
     /// Appends bytes that are framed already.
     pub(crate) fn append(&self, bytes: Bytes) {
         self.lock().queue.push(bytes);
+    }
+
+    /// Appends bytes after which nothing more is sent.
+    pub(crate) fn end_with(&self, bytes: &[u8]) {
+        self.lock().queue.end_with(bytes);
     }
 
     /// Writes what it can, unless the session's task is at it already.
@@ -516,7 +551,7 @@ impl Outbox {
         for subscription in &removed {
             subscription.set_stage(Stage::Ended);
         }
-        (state.held, state.held_bytes) = (VecDeque::new(), 0);
+        state.held = None;
         // It holds references back to the subscriptions, and they to this outbox.
         let window = state.window.take();
         drop(state);
@@ -613,10 +648,9 @@ impl Outbox {
     }
 
     fn release_held(&self, state: &mut State) {
-        for bytes in std::mem::take(&mut state.held) {
+        for bytes in state.held.take().into_iter().flat_map(|held| held.pieces) {
             state.queue.push(bytes);
         }
-        state.held_bytes = 0;
         self.pump(state);
     }
 
@@ -632,7 +666,7 @@ impl Outbox {
             return false;
         }
         let holding = state.connecting || stage == Stage::Opening;
-        let waiting = state.queue.len() + state.held_bytes;
+        let waiting = state.queue.len() + state.held_bytes();
         let count = fitting(&framed.ends, waiting, self.limit());
         let dropped = framed.ends.len() - count;
         if dropped > 0 {
@@ -646,8 +680,9 @@ impl Outbox {
         let bytes = &framed.bytes;
         let length = framed.start(count);
         if holding {
-            state.held_bytes += length;
-            state.held.push_back(framed.messages(0..count));
+            let held = state.held.get_or_insert_default();
+            held.bytes += length;
+            held.pieces.push(framed.messages(0..count));
             self.count(&mut state);
             return false;
         }

@@ -18,6 +18,7 @@ pub(crate) struct SendQueue {
     pieces: VecDeque<Bytes>,
     tail: Vec<u8>,
     length: usize,
+    ended: bool,
 }
 
 impl SendQueue {
@@ -29,7 +30,16 @@ impl SendQueue {
         self.length == 0
     }
 
+    /// Appends the last bytes: whatever comes after them is thrown away.
+    pub(crate) fn end_with(&mut self, bytes: &[u8]) {
+        self.push_copy(bytes);
+        self.ended = true;
+    }
+
     pub(crate) fn push_copy(&mut self, bytes: &[u8]) {
+        if self.ended {
+            return;
+        }
         if self.tail.len() + bytes.len() > TAIL_BYTES {
             self.close_tail();
         }
@@ -40,6 +50,9 @@ impl SendQueue {
     pub(crate) fn push(&mut self, bytes: Bytes) {
         if bytes.len() <= COPIED_BYTES {
             return self.push_copy(&bytes);
+        }
+        if self.ended {
+            return;
         }
         self.close_tail();
         self.length += bytes.len();
@@ -96,6 +109,22 @@ impl SendQueue {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test] // protocol.md 2.22: nothing follows a `disconn`
+    fn nothing_follows_the_last_bytes() {
+        let mut queue = SendQueue::default();
+        queue.push_copy(b"first");
+        queue.end_with(b"last");
+        queue.push_copy(b"more");
+        queue.push(vec![b'x'; COPIED_BYTES + 1].into());
+        let mut written = Vec::new();
+        let write = |slices: &[IoSlice<'_>]| {
+            written.extend(slices.iter().flat_map(|slice| slice.iter().copied()));
+            Ok(slices.iter().map(|slice| slice.len()).sum())
+        };
+        queue.write_with(SLICES, write).unwrap();
+        assert_eq!(written, b"firstlast");
+    }
 
     #[test]
     fn bytes_leave_in_the_order_they_came_however_little_is_taken() {

@@ -117,7 +117,7 @@ impl FrameReader {
             } else if frame.is_final {
                 self.in_message = false;
                 if std::str::from_utf8(&self.message).is_err() {
-                    return Err(violation(CloseCode::Invalid, "a text message that is not UTF-8"));
+                    return Err(violation("a text message that is not UTF-8"));
                 }
                 self.handed_out = true;
                 return Ok(Some(&self.message));
@@ -125,19 +125,23 @@ impl FrameReader {
         }
     }
 
-    /// Says goodbye, once.
-    pub(super) fn close(&mut self, code: Option<CloseCode>) {
+    /// Whether nobody has said goodbye yet.
+    pub(super) fn is_open(&self) -> bool {
+        !self.closed
+    }
+
+    /// Says goodbye, once. Of the reason only so much is sent as fits into a control frame.
+    pub(super) fn close(&mut self, code: Option<CloseCode>, reason: &str) {
         if std::mem::replace(&mut self.closed, true) {
             return;
         }
         self.output.push(FINAL | opcode::CLOSE);
-        match code {
-            Some(code) => {
-                self.output.push(2);
-                self.output.extend_from_slice(&u16::from(code).to_be_bytes());
-            }
-            None => self.output.push(0),
-        }
+        let Some(code) = code else { return self.output.push(0) };
+        let reason = &reason[..reason.floor_char_boundary(CONTROL_BYTES - 2)];
+        // At most CONTROL_BYTES.
+        self.output.push(u8::try_from(2 + reason.len()).unwrap_or(0));
+        self.output.extend_from_slice(&u16::from(code).to_be_bytes());
+        self.output.extend_from_slice(reason.as_bytes());
     }
 
     fn reclaim(&mut self) {
@@ -188,23 +192,23 @@ impl FrameReader {
         match frame.opcode {
             opcode::CLOSE | opcode::PING | opcode::PONG => {
                 if !frame.is_final || frame.remaining > CONTROL_BYTES {
-                    return Err(violation(CloseCode::Protocol, "a control frame in pieces or too long"));
+                    return Err(violation("a control frame in pieces or too long"));
                 }
                 self.control.clear();
                 return Ok(());
             }
             opcode::TEXT if self.in_message => {
-                return Err(violation(CloseCode::Protocol, "a message begins inside another one"));
+                return Err(violation("a message begins inside another one"));
             }
             opcode::CONTINUATION if !self.in_message => {
-                return Err(violation(CloseCode::Protocol, "a message goes on that has not begun"));
+                return Err(violation("a message goes on that has not begun"));
             }
             opcode::TEXT | opcode::CONTINUATION => self.in_message = true,
             opcode::BINARY => {
                 let reason = "JMQT packets are text messages, not binary ones";
-                return Err(violation(CloseCode::Unsupported, reason));
+                return Err(violation(reason));
             }
-            _ => return Err(violation(CloseCode::Protocol, "an unknown kind of frame")),
+            _ => return Err(violation("an unknown kind of frame")),
         }
         if frame.remaining > self.limit.saturating_sub(self.message.len()) {
             return Err(PacketTooLarge { limit: self.limit }.into());
@@ -223,7 +227,7 @@ impl FrameReader {
             }
             opcode::CLOSE => {
                 let code = close_code(&self.control)?;
-                self.close(code);
+                self.close(code, "");
                 Err(TransportError::Closed)
             }
             _ => Ok(()),
@@ -256,10 +260,10 @@ impl Frame {
 fn parse_lengths(bytes: &[u8]) -> Result<Option<(u64, usize)>, TransportError> {
     let &[first, second, ref rest @ ..] = bytes else { return Ok(None) };
     if first & RESERVED != 0 {
-        return Err(violation(CloseCode::Protocol, "reserved bits are set; no extension was agreed upon"));
+        return Err(violation("reserved bits are set; no extension was agreed upon"));
     }
     if second & MASKED == 0 {
-        return Err(violation(CloseCode::Protocol, "a frame without a mask"));
+        return Err(violation("a frame without a mask"));
     }
     let (length, header_bytes) = match second & !MASKED {
         126 => match rest.first_chunk() {
@@ -280,15 +284,15 @@ fn close_code(payload: &[u8]) -> Result<Option<CloseCode>, TransportError> {
     let Some((code, reason)) = payload.split_first_chunk() else {
         return match payload {
             [] => Ok(None),
-            _ => Err(violation(CloseCode::Protocol, "a close frame with half a code")),
+            _ => Err(violation("a close frame with half a code")),
         };
     };
     let code = CloseCode::from(u16::from_be_bytes(*code));
     if !code.is_allowed() {
-        return Err(violation(CloseCode::Protocol, "a close frame with a code that may not be sent"));
+        return Err(violation("a close frame with a code that may not be sent"));
     }
     if std::str::from_utf8(reason).is_err() {
-        return Err(violation(CloseCode::Invalid, "a close frame whose reason is not UTF-8"));
+        return Err(violation("a close frame whose reason is not UTF-8"));
     }
     Ok(Some(code))
 }
@@ -297,8 +301,8 @@ fn is_control(opcode: u8) -> bool {
     opcode >= opcode::CLOSE
 }
 
-fn violation(code: CloseCode, reason: &str) -> TransportError {
-    TransportError::Violation { reason: reason.to_owned(), code }
+fn violation(reason: &'static str) -> TransportError {
+    TransportError::Violation(reason.into())
 }
 
 #[cfg(test)]
@@ -339,8 +343,8 @@ mod tests {
         read(&mut FrameReader::new(100), input).unwrap_err()
     }
 
-    fn is_violation(error: &TransportError, expected: CloseCode) -> bool {
-        matches!(error, TransportError::Violation { code, .. } if *code == expected)
+    fn is_violation(error: &TransportError, expected: &str) -> bool {
+        matches!(error, TransportError::Violation(reason) if reason.starts_with(expected))
     }
 
     proptest! {
@@ -412,18 +416,18 @@ mod tests {
         let mut twice = frame(0x01, b"a", mask);
         twice.extend(frame(0x81, b"b", mask));
         for (input, code) in [
-            (vec![0x81, 0x01, b'a'], CloseCode::Protocol),  // no mask
-            (frame(0xc1, b"a", mask), CloseCode::Protocol), // a reserved bit
-            (frame(0x83, b"a", mask), CloseCode::Protocol), // a reserved opcode
-            (frame(0x80, b"a", mask), CloseCode::Protocol), // continues nothing
-            (twice, CloseCode::Protocol),
-            (frame(0x09, b"a", mask), CloseCode::Protocol), // a ping in pieces
-            (frame(0x89, &[0; 126], mask), CloseCode::Protocol),
-            (frame(0x88, &[3], mask), CloseCode::Protocol),
-            (frame(0x88, &1005u16.to_be_bytes(), mask), CloseCode::Protocol),
-            (frame(0x88, b"\x03\xe8\xff", mask), CloseCode::Invalid),
-            (frame(0x81, b"\xff", mask), CloseCode::Invalid),
-            (frame(0x82, b"a", mask), CloseCode::Unsupported),
+            (vec![0x81, 0x01, b'a'], "a frame without a mask"),
+            (frame(0xc1, b"a", mask), "reserved bits"),
+            (frame(0x83, b"a", mask), "an unknown kind"),
+            (frame(0x80, b"a", mask), "a message goes on that has not begun"),
+            (twice, "a message begins inside another"),
+            (frame(0x09, b"a", mask), "a control frame in pieces"),
+            (frame(0x89, &[0; 126], mask), "a control frame in pieces or too long"),
+            (frame(0x88, &[3], mask), "a close frame with half a code"),
+            (frame(0x88, &1005u16.to_be_bytes(), mask), "a close frame with a code"),
+            (frame(0x88, b"\x03\xe8\xff", mask), "a close frame whose reason"),
+            (frame(0x81, b"\xff", mask), "a text message that is not UTF-8"),
+            (frame(0x82, b"a", mask), "JMQT packets are text messages"),
         ] {
             let error = error_of(&input);
             assert!(is_violation(&error, code), "{input:?}: {error:?}");
@@ -439,9 +443,19 @@ mod tests {
             assert_eq!(reader.output, answer);
         }
         let mut reader = FrameReader::new(100);
-        reader.close(Some(CloseCode::Away));
+        reader.close(Some(CloseCode::Away), "");
         assert_eq!(read(&mut reader, &frame(0x88, &[3, 232], [0; 4])), Err(TransportError::Closed));
         assert_eq!(reader.output, [0x88, 2, 3, 233]);
+    }
+
+    #[test] // RFC 6455 §5.5, protocol.md 2.22
+    fn the_reason_for_closing_is_cut_between_characters_to_what_a_control_frame_holds() {
+        for (reason, length) in [("", 0), ("why", 3), (&"a".repeat(200), 123), (&"é".repeat(100), 122)] {
+            let mut reader = FrameReader::new(100);
+            reader.close(Some(CloseCode::Library(4503)), reason);
+            let header = [0x88, 2 + length as u8, 0x11, 0x97];
+            assert_eq!(reader.output, [&header[..], &reason.as_bytes()[..length]].concat());
+        }
     }
 
     #[test]

@@ -3,6 +3,8 @@
 mod frames;
 mod websocket;
 
+use std::borrow::Cow;
+
 use jmqt_protocol::{NUL, NulDecoder, PacketTooLarge};
 
 use crate::validators::CloseReason;
@@ -42,8 +44,8 @@ pub(crate) enum TransportError {
     /// WebSocket: the other end has said goodbye.
     #[error("the client closed the WebSocket")]
     Closed,
-    #[error("{reason}")]
-    Violation { reason: String, code: CloseCode },
+    #[error("{0}")]
+    Violation(Cow<'static, str>),
 }
 
 impl TransportError {
@@ -51,7 +53,7 @@ impl TransportError {
         match self {
             Self::PacketTooLarge(_) => CloseReason::PacketTooLarge,
             Self::Closed => CloseReason::ClosedByClient,
-            Self::Violation { .. } => CloseReason::ProtocolViolation,
+            Self::Violation(_) => CloseReason::ProtocolViolation,
         }
     }
 }
@@ -120,10 +122,18 @@ impl Decoder {
         }
     }
 
+    /// Whether a packet can be sent: not before a WebSocket has been agreed on, nor after its close frame.
+    pub(crate) fn is_open(&self) -> bool {
+        match self {
+            Self::Nul(_) => true,
+            Self::WebSocket(decoder) => decoder.is_open(),
+        }
+    }
+
     /// Says goodbye in the transport's own way; [`take_output`](Self::take_output) has it.
-    pub(crate) fn close(&mut self, code: CloseCode) {
+    pub(crate) fn close(&mut self, code: CloseCode, reason: &str) {
         if let Self::WebSocket(decoder) = self {
-            decoder.close(code);
+            decoder.close(code, reason);
         }
     }
 }

@@ -95,9 +95,14 @@ impl WebSocketDecoder {
         }
     }
 
-    pub(crate) fn close(&mut self, code: CloseCode) {
+    /// Whether a message can be sent: after the upgrade, and before anybody has said goodbye.
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(&self.state, State::Open { frames, .. } if frames.is_open())
+    }
+
+    pub(crate) fn close(&mut self, code: CloseCode, reason: &str) {
         if let State::Open { frames, .. } = &mut self.state {
-            frames.close(Some(code));
+            frames.close(Some(code), reason);
         }
     }
 
@@ -121,10 +126,7 @@ impl WebSocketDecoder {
                     Content-Type: text/plain\r\nContent-Length: 53\r\n\r\n\
                     This is a JMQT server: connect with a WebSocket here\n";
                 self.state = State::Failed(Feed { output: output.to_vec(), ..Feed::default() });
-                Err(TransportError::Violation {
-                    reason: format!("the WebSocket upgrade failed: {error}"),
-                    code: CloseCode::Protocol,
-                })
+                Err(TransportError::Violation(format!("the WebSocket upgrade failed: {error}").into()))
             }
         }
     }

@@ -24,11 +24,32 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 #[derive(Debug, PartialEq, Eq)]
 pub enum Incoming {
     Packet(String),
+    /// `disconn`: nothing follows it.
+    Disconn(Told),
     Pong(Vec<u8>),
-    /// A WebSocket's close frame, with its code.
-    Close(Option<u16>),
+    /// A WebSocket's close frame, with its code and reason.
+    Close(Option<u16>, String),
     /// The end of the connection.
     End,
+}
+
+/// A `disconn` of the server, taken apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    pub code: u16,
+    pub message: String,
+    pub retry_after: Option<u32>,
+}
+
+impl Told {
+    fn parse(text: &str) -> Self {
+        let Ok(Packet::Disconn(disconn)) = decode(text) else { panic!("not a disconn: {text}") };
+        Self {
+            code: disconn.code.unwrap().code(),
+            message: disconn.message.unwrap().into_owned(),
+            retry_after: disconn.retry_after_seconds,
+        }
+    }
 }
 
 /// A `push`, taken apart.
@@ -337,22 +358,40 @@ impl Client {
         }
     }
 
-    /// The next thing must be the end of the connection (on WebSockets a close frame may come first).
+    /// The next thing must be the end of the connection (a `disconn` and a close frame may come first).
     pub async fn closed(&mut self) {
         loop {
             match self.incoming().await {
                 Incoming::End => return,
-                Incoming::Close(_) => {}
+                Incoming::Disconn(_) | Incoming::Close(..) => {}
                 other => panic!("{other:?} instead of the end\n{}", self.conversation()),
             }
         }
     }
 
-    /// The next things must be a WebSocket's close frame with this code, and the end.
+    /// The next things must be a WebSocket's close frame with this code and no reason, and the end.
     pub async fn closed_with(&mut self, code: u16) {
         let incoming = self.incoming().await;
-        assert_eq!(incoming, Incoming::Close(Some(code)), "{}", self.conversation());
+        assert_eq!(incoming, Incoming::Close(Some(code), String::new()), "{}", self.conversation());
         assert_eq!(self.incoming().await, Incoming::End, "{}", self.conversation());
+    }
+
+    /// The next things must be a `disconn`, on a WebSocket a close frame that says the same, and the end
+    /// (protocol.md 2.22).
+    pub async fn told(&mut self) -> Told {
+        let Incoming::Disconn(told) = self.incoming().await else {
+            panic!("no disconn\n{}", self.conversation());
+        };
+        if self.is_websocket() {
+            let Incoming::Close(code, reason) = self.incoming().await else {
+                panic!("no close frame\n{}", self.conversation());
+            };
+            assert_eq!(code, Some(told.code), "{}", self.conversation());
+            assert!(reason.len() <= 123 && told.message.starts_with(&reason), "{reason}");
+            assert!(reason.len() > 119 || reason == told.message, "{reason}");
+        }
+        assert_eq!(self.incoming().await, Incoming::End, "{}", self.conversation());
+        told
     }
 
     /// The packets that come before the end of the connection.
@@ -362,7 +401,7 @@ impl Client {
             match self.incoming().await {
                 Incoming::Packet(text) => packets.push(text),
                 Incoming::End => return packets,
-                Incoming::Pong(_) | Incoming::Close(_) => {}
+                Incoming::Disconn(_) | Incoming::Pong(_) | Incoming::Close(..) => {}
             }
         }
     }
@@ -425,7 +464,15 @@ impl Client {
         let end = self.received.iter().position(|byte| *byte == 0)?;
         let mut text: Vec<u8> = self.received.drain(..=end).collect();
         text.pop();
-        Some(Incoming::Packet(String::from_utf8(text).unwrap()))
+        Some(Self::packet(text))
+    }
+
+    fn packet(text: Vec<u8>) -> Incoming {
+        let text = String::from_utf8(text).unwrap();
+        if text.starts_with(r#"{"disconn":"#) {
+            return Incoming::Disconn(Told::parse(&text));
+        }
+        Incoming::Packet(text)
     }
 
     fn take_frame(&mut self) -> Option<Incoming> {
@@ -449,10 +496,13 @@ impl Client {
         let frame: Vec<u8> = self.received.drain(..end).collect();
         let payload = frame[head..].to_vec();
         Some(match frame[0] {
-            0x81 => Incoming::Packet(String::from_utf8(payload).unwrap()),
+            0x81 => Self::packet(payload),
             0x8A => Incoming::Pong(payload),
-            0x88 if payload.is_empty() => Incoming::Close(None),
-            0x88 => Incoming::Close(Some(u16::from_be_bytes([payload[0], payload[1]]))),
+            0x88 if payload.is_empty() => Incoming::Close(None, String::new()),
+            0x88 => {
+                let code = u16::from_be_bytes([payload[0], payload[1]]);
+                Incoming::Close(Some(code), String::from_utf8(payload[2..].to_vec()).unwrap())
+            }
             other => panic!("a frame that begins with {other:#x}\n{}", self.conversation()),
         })
     }

@@ -19,7 +19,7 @@ use std::time::Duration;
 use jmqt_server::{ChannelName, ClientId};
 
 pub use app::{Asked, Behaviour, Gate, Notice, OwnedControl, TestApp};
-pub use client::{Client, Incoming, Push, UPGRADE};
+pub use client::{Client, Incoming, Push, Told, UPGRADE};
 pub use server::TestServer;
 
 /// How long anything that is waited for may take. Generous: it only ends tests that have failed.

@@ -70,12 +70,15 @@ impl<S: Read + Write> Client<S> {
 
     /// The next packet; `None` at the end of the connection, however it ends.
     ///
-    /// A WebSocket's close frame counts as the packet `close 1000`, with its code; pongs are passed over.
+    /// A WebSocket's close frame counts as the packet `close 1000`, with its code; pongs and the server's `disconn`
+    /// are passed over.
     pub fn next(&mut self) -> Option<String> {
         loop {
             let taken = if self.is_websocket { self.take_frame() } else { self.take_text() };
-            if taken.is_some() {
-                return taken;
+            match taken {
+                Some(packet) if packet.starts_with(r#"{"disconn":"#) => continue,
+                Some(packet) => return Some(packet),
+                None => {}
             }
             self.received.drain(..self.at);
             self.at = 0;

@@ -11,8 +11,8 @@ use std::time::Duration;
 use jmqt_protocol::ClientId;
 use tokio::time::Instant;
 
-use crate::bus::{NodeId, Presence};
-use crate::validators::{ConnectionInfo, Protocol};
+use crate::bus::{NodeId, Presence, connection_info};
+use crate::validators::ConnectionInfo;
 
 /// A node that showed nothing for so long is dead, if it could have been noticed all the time.
 pub(super) const LEASE: Duration = Duration::from_secs(5);
@@ -202,6 +202,12 @@ impl Directory {
     }
 
     /// Whether no node that is there has a lower number than `own`.
+    /// Whether any other node is there.
+    pub(super) fn has_others(&self, now: Instant) -> bool {
+        let inner = self.lock();
+        inner.nodes.values().any(|node| !node.is_dead && !node.is_missing && now - node.heard < OVERDUE)
+    }
+
     pub(super) fn is_first(&self, own: NodeId) -> bool {
         !self.lock().nodes.iter().any(|(id, node)| *id < own && !node.is_dead)
     }
@@ -272,11 +278,6 @@ impl Inner {
             *place = session;
         }
     }
-}
-
-/// Where a connection came from, as stores and nodes write it.
-pub(crate) fn connection_info(protocol: &str, address: &str) -> Option<ConnectionInfo> {
-    Some(ConnectionInfo { remote: address.parse().ok()?, protocol: Protocol::from_name(protocol)? })
 }
 
 #[cfg(test)]

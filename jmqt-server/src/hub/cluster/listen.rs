@@ -10,6 +10,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::sessions::presence;
 use super::{ARRIVALS_KIB, Arrival, BEAT_EVERY, Cluster, Fences};
 use crate::bus::{Body, BusEvent, BusEvents, BusMessage, Control, NodeId, Presence, Qos0Pushes, Qos1Pushes};
+use crate::disconnect::Disconnect;
 use crate::hub::{DirtyOutboxes, Hub, Pushes};
 use crate::session::Flush;
 use crate::store::ChannelKey;
@@ -179,9 +180,10 @@ impl Cluster {
             Control::Tails(tails) => self.arrived(hub, Arrival::Tails(tails)),
             Control::Ask { number, request } => self.answer(hub, from, number, request),
             Control::Answer { number, answer } => self.asked.answered(number, answer),
-            Control::Disconnect { client } => {
+            Control::Disconnect { client, farewell } => {
                 if let Some(outbox) = hub.connections.outbox(&client) {
-                    outbox.close(CloseReason::ByApplication);
+                    let farewell = farewell.map_or_else(Disconnect::usual, Disconnect::from);
+                    outbox.close_saying(CloseReason::ByApplication, farewell);
                 }
             }
             Control::Beat | Control::Fence(_) | Control::Leaving => {}

@@ -7,7 +7,7 @@ use jmqt_protocol::{ChannelName, ClientId, Persistence};
 use tokio::time::timeout;
 
 use super::{Cluster, Location};
-use crate::bus::{Answer, Control, NodeId, Request};
+use crate::bus::{Answer, Control, NodeId, Origin, Request};
 use crate::hub::{Hub, HubError};
 
 /// How long another node may take over the subscriptions of a client of its own.
@@ -48,11 +48,11 @@ impl Cluster {
 
     /// Does what another node has asked for, in a task of its own.
     pub(super) fn answer(self: &Arc<Self>, hub: &Arc<Hub>, from: NodeId, number: u64, request: Request) {
-        if let Request::EndSessions { client, below } = &request
+        if let Request::EndSessions { client, below, by } = &request
             && let Ok(client) = ClientId::parse(client)
         {
             // It ends also if there is nobody to wait for it.
-            drop(hub.connections.begin_to_end_below(&client, *below));
+            drop(hub.connections.begin_to_end_below(&client, *below, by.as_ref().and_then(Origin::info)));
         }
         let Ok(turn) = Arc::clone(&self.answering).try_acquire_owned() else {
             // Whoever waits for the end of a session looks in the store as well, and asks again.
@@ -99,8 +99,8 @@ impl Hub {
                 ClientId::parse(client).map_err(|_| HubError::SessionEnded)?
             }
         };
-        if let Request::EndSessions { below, .. } = request {
-            let ended = self.connections.end_below(&client, below);
+        if let Request::EndSessions { below, by, .. } = request {
+            let ended = self.connections.end_below(&client, below, by.as_ref().and_then(Origin::info));
             // The other node asks again as long as it has to.
             let is_over = timeout(END_TIMEOUT, ended).await.is_ok();
             return Ok(if is_over { Answer::Done } else { Answer::NotHere });

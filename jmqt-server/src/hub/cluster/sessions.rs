@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::Cluster;
 use super::directory::LEASE;
-use crate::bus::{Answer, Control, NodeId, Presence, Request};
+use crate::bus::{Answer, Control, NodeId, Origin, Presence, Request};
 use crate::hub::connections::{Claim, Connections, Opening};
 use crate::hub::{Hub, HubError, Janitor};
 use crate::store::{Entered, SessionRow, SharedSession};
@@ -98,7 +98,8 @@ impl Cluster {
         if self.condemned.load(Ordering::Acquire) {
             return Err(HubError::Store); // whoever looked for what is to be ended may not have seen it
         }
-        let ended = tokio::time::timeout(END_TIMEOUT, self.end_older(janitor, client, generation, older));
+        let ended = self.end_older(janitor, client, generation, info, older);
+        let ended = tokio::time::timeout(END_TIMEOUT, ended);
         let ended = tokio::select! {
             ended = ended => ended,
             () = session.called_off() => return Err(HubError::Superseded),
@@ -129,6 +130,7 @@ impl Cluster {
         janitor: &Janitor,
         client: &ClientId,
         below: u64,
+        by: ConnectionInfo,
         mut older: Vec<SharedSession>,
     ) -> Result<(), HubError> {
         let mut called_off: Option<Instant> = None;
@@ -149,7 +151,8 @@ impl Cluster {
             nodes.dedup();
             let now = Instant::now();
             let listening = nodes.into_iter().filter(|node| self.directory.is_here(*node, now));
-            let request = Request::EndSessions { client: client.as_str().to_owned(), below };
+            let by = Some(Origin::of(by));
+            let request = Request::EndSessions { client: client.as_str().to_owned(), below, by };
             let asked = listening.map(|node| {
                 let asked = self.ask(node, request.clone(), ASK_EVERY);
                 async move { (asked.await == Some(Answer::Done)).then(|| node.to_string()) }

@@ -10,6 +10,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::{BEAT_EVERY, Cluster};
 use crate::bus::NodeId;
+use crate::disconnect::Disconnect;
 use crate::hub::Hub;
 use crate::hub::connections::Found;
 use crate::session::Subscription;
@@ -84,7 +85,12 @@ impl Cluster {
                         // Claimed first, so that whoever waits for it sees that it is being ended.
                         let claim = self.claim_own(&client, generation, session.info);
                         drop(tokio::time::timeout(CALLED_OFF_EVERY, claim).await);
-                        session.outbox.close(CloseReason::Takeover);
+                        // Called off for a newer connection, or claimed because this node was thought dead.
+                        let farewell = match claimed_by {
+                            Some(by) if by != self.name => Disconnect::node_was_cut_off(),
+                            _ => Disconnect::takeover(None),
+                        };
+                        session.outbox.close_saying(CloseReason::Takeover, farewell);
                     }
                     Found::Opening(opening) => opening.cancel(),
                     // Its row has outlived it, unless another node is running its notifier.
@@ -143,7 +149,7 @@ impl Cluster {
         );
         self.condemned.store(true, Ordering::Release);
         loop {
-            if hub.connections.end_all(CloseReason::Takeover) {
+            if hub.connections.end_all(CloseReason::Takeover, &Disconnect::node_was_cut_off()) {
                 break;
             }
             tokio::time::sleep(ENDING_EVERY).await;

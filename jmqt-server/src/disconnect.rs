@@ -1,0 +1,173 @@
+//! What a client is told when the server closes its connection (protocol.md 2.22).
+
+use std::time::Duration;
+
+use jmqt_protocol::{Disconn, DisconnectCode, Packet};
+
+use crate::validators::{CloseReason, ConnectionInfo};
+
+/// The longest text that a client is told.
+const MESSAGE_BYTES: usize = 512;
+
+/// What a client is told when the server closes its connection: a code that says whether it may reconnect by
+/// itself, a text for people, and how long to wait (protocol.md 2.22). For
+/// [`ServerHandle::disconnect_with`](crate::ServerHandle::disconnect_with).
+///
+/// ```
+/// use std::time::Duration;
+/// use jmqt_server::Disconnect;
+///
+/// let for_good = Disconnect::kick("your account was closed");
+/// let for_now = Disconnect::by_application("the game begins anew").retry_after(Duration::from_secs(5));
+/// assert!(!for_good.code().may_reconnect() && for_now.code().may_reconnect());
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disconnect {
+    code: DisconnectCode,
+    message: Box<str>,
+    retry_after_seconds: Option<u32>,
+}
+
+impl Disconnect {
+    /// 4503 KICKED: the client does not come back by itself. `message` is for people to read; what is longer
+    /// than 512 bytes is cut off.
+    #[must_use]
+    pub fn kick(message: impl Into<String>) -> Self {
+        Self::new(DisconnectCode::KICKED, message)
+    }
+
+    /// 4008 BY_APPLICATION: the client may come back by itself. `message` is for people to read; what is longer
+    /// than 512 bytes is cut off.
+    #[must_use]
+    pub fn by_application(message: impl Into<String>) -> Self {
+        Self::new(DisconnectCode::BY_APPLICATION, message)
+    }
+
+    /// How long the client should wait before it reconnects, in whole seconds, rounded up. Without this it
+    /// decides for itself.
+    #[must_use]
+    pub fn retry_after(mut self, time: Duration) -> Self {
+        let seconds = time.as_secs() + u64::from(time.subsec_nanos() > 0);
+        self.retry_after_seconds = Some(u32::try_from(seconds).unwrap_or(u32::MAX));
+        self
+    }
+
+    /// The code, and with it whether the client may reconnect by itself.
+    #[must_use]
+    pub const fn code(&self) -> DisconnectCode {
+        self.code
+    }
+
+    /// The text for people.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// How many seconds the client should wait before it reconnects; `None`: it decides for itself.
+    #[must_use]
+    pub const fn retry_after_seconds(&self) -> Option<u32> {
+        self.retry_after_seconds
+    }
+
+    pub(crate) fn new(code: DisconnectCode, message: impl Into<String>) -> Self {
+        let mut message = message.into();
+        message.truncate(message.floor_char_boundary(MESSAGE_BYTES));
+        Self { code, message: message.into(), retry_after_seconds: None }
+    }
+
+    pub(crate) fn from_parts(
+        code: DisconnectCode,
+        message: String,
+        retry_after_seconds: Option<u32>,
+    ) -> Self {
+        Self { retry_after_seconds, ..Self::new(code, message) }
+    }
+
+    /// What the application says without saying anything.
+    pub(crate) fn usual() -> Self {
+        Self::by_application(CloseReason::ByApplication.to_string())
+    }
+
+    /// A newer connection of the client took over: which one, as far as that is known.
+    pub(crate) fn takeover(by: Option<ConnectionInfo>) -> Self {
+        let mut message = "another connection of this client took over".to_owned();
+        if let Some(ConnectionInfo { remote, protocol }) = by {
+            let kind = if protocol.is_websocket() { "WebSocket" } else { "TCP" };
+            message.push_str(&format!(" ({kind} from {})", remote.ip().to_canonical()));
+        }
+        Self::new(DisconnectCode::TAKEOVER, message)
+    }
+
+    /// Other nodes have taken this one's sessions over, because they thought it dead.
+    pub(crate) fn node_was_cut_off() -> Self {
+        Self::new(DisconnectCode::SERVER_ERROR, "this node was cut off from its cluster")
+    }
+
+    /// What is said where nobody has said anything more particular; `None` where nothing is said.
+    pub(crate) fn because(reason: CloseReason) -> Option<Self> {
+        let code = match reason {
+            CloseReason::Disconnected
+            | CloseReason::ClosedByClient
+            | CloseReason::ConnectionLost
+            | CloseReason::ServerDied => return None,
+            CloseReason::Takeover => return Some(Self::takeover(None)),
+            CloseReason::IdleTimeout => DisconnectCode::IDLE,
+            CloseReason::SlowConsumer | CloseReason::QueueOverflow => DisconnectCode::SLOW,
+            CloseReason::NoAcknowledgements => DisconnectCode::NO_ACKNOWLEDGEMENTS,
+            CloseReason::TryLater => DisconnectCode::TRY_LATER,
+            CloseReason::StoreUnclear => DisconnectCode::SERVER_ERROR,
+            CloseReason::BadPackets | CloseReason::ProtocolViolation => DisconnectCode::BAD_PACKETS,
+            CloseReason::PacketTooLarge => DisconnectCode::PACKET_TOO_LARGE,
+            CloseReason::ByApplication => DisconnectCode::BY_APPLICATION,
+            CloseReason::Shutdown => DisconnectCode::SHUTDOWN,
+        };
+        Some(Self::new(code, reason.to_string()))
+    }
+
+    pub(crate) fn packet(&self) -> Packet<'_> {
+        Packet::Disconn(Disconn {
+            code: Some(self.code),
+            message: Some((&*self.message).into()),
+            retry_after_seconds: self.retry_after_seconds,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_that_is_too_long_is_cut_between_characters() {
+        let disconnect = Disconnect::kick("é".repeat(300));
+        assert_eq!(disconnect.message(), "é".repeat(256));
+        let disconnect = Disconnect::kick(format!("a{}", "é".repeat(300)));
+        assert_eq!(disconnect.message(), format!("a{}", "é".repeat(255)));
+    }
+
+    #[test]
+    fn a_time_to_wait_is_rounded_up_to_whole_seconds() {
+        for (time, seconds) in [(0, 0), (1, 1), (1000, 1), (1001, 2)] {
+            let disconnect = Disconnect::by_application("").retry_after(Duration::from_millis(time));
+            assert_eq!(disconnect.retry_after_seconds(), Some(seconds));
+        }
+    }
+
+    #[test] // protocol.md 2.22
+    fn a_takeover_names_the_other_connection() {
+        let by = |address: &str, protocol| {
+            let info = ConnectionInfo { remote: address.parse().unwrap(), protocol };
+            Disconnect::takeover(Some(info)).message().to_owned()
+        };
+        use crate::validators::Protocol;
+        assert_eq!(
+            by("[::ffff:192.0.2.7]:9", Protocol::SslWebSocket),
+            "another connection of this client took over (WebSocket from 192.0.2.7)"
+        );
+        assert_eq!(
+            by("[2001:db8::1]:9", Protocol::Socket),
+            "another connection of this client took over (TCP from 2001:db8::1)"
+        );
+    }
+}
