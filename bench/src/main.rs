@@ -3,13 +3,15 @@
 //! One process, one thread, one epoll: it starts each server in a temporary folder, connects all clients
 //! itself, and never parses what a fixed place in the packet can tell. Ends with 0 if everything was
 //! measured, whether targets were met or not (machines are shared), and with 1 on an error or when a
-//! delivery was lost, duplicated or reordered. `bench lb` measures the load balancer instead ([`balancer`]).
+//! delivery was lost, duplicated or reordered. `bench lb` measures the load balancer instead ([`balancer`]), and
+//! `bench fairness` what clients notice while others attack the server ([`fairness`]).
 //! See README.md for what the rows mean.
 
 mod account;
 mod balancer;
 mod connection;
 mod dialect;
+mod fairness;
 mod histogram;
 mod options;
 mod payload;
@@ -50,6 +52,7 @@ fn main() -> ExitCode {
 fn run(options: &Options) -> Result<ExitCode> {
     match &options.other {
         None => run_suite(options),
+        Some(Other::Fairness(options)) => fairness::run(options).map(|()| ExitCode::SUCCESS),
         Some(Other::Lb(options)) => balancer::run(options).map(|()| ExitCode::SUCCESS),
         Some(Other::LbBackend { echo, sink }) => {
             let ports = balancer::backend::Ports { echo: *echo, sink: *sink };

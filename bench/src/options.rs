@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 
 use crate::balancer::BalancerOptions;
+use crate::fairness::FairnessOptions;
 use crate::server::Kind;
 use crate::suite::contest::Effort;
 use crate::workload::Times;
@@ -63,6 +64,8 @@ pub(crate) struct Options {
 /// What there is beside the server's suite.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Other {
+    /// Measures what other clients notice while some attack the server
+    Fairness(FairnessOptions),
     /// Measures jmqt-lb beside HAProxy and no balancer at all
     Lb(BalancerOptions),
     /// The backend for that
