@@ -7,10 +7,7 @@
 import { log } from './activity.js';
 import { announce, byId, isWide, memory } from './dom.js';
 import { Client } from './jmqt.js';
-import { explain } from './words.js';
-
-/** Two sessions in a row that were as short as this: somebody else may be using the name. */
-const SHORT_SESSION_MS = 5_000;
+import { ending, explain } from './words.js';
 
 export class Connection {
   state = 'offline';
@@ -22,19 +19,19 @@ export class Connection {
   #until = 0;
   #attempt = 0;
   #countdown = undefined;
-  #connectedAt = 0;
-  #shortSessions = 0;
+  /** The client whose session the server has ended for good, until the next connection: it knows the subscriptions. */
+  #ended = undefined;
 
   constructor() {
     byId('name').value = memory.get('name');
     byId('connect-form').addEventListener('submit', (event) => {
       event.preventDefault();
-      void this.#connect();
+      void (this.#mayReturn() ? this.#return() : this.#connect());
     });
+    for (const id of ['name', 'server']) byId(id).addEventListener('input', () => this.#nameButton());
     byId('disconnect').addEventListener('click', () => void this.#disconnect());
     byId('now').addEventListener('click', () => this.client?.reconnectNow());
     byId('server').addEventListener('input', () => this.#showServer());
-    window.addEventListener('online', () => this.client?.reconnectNow());
   }
 
   on(name, listener) {
@@ -85,15 +82,40 @@ export class Connection {
       this.#problem(explain('Connecting', error));
       return;
     }
+    this.#forget();
     this.client = client;
     this.name = name;
-    this.#shortSessions = 0;
-    this.#enter('connecting');
     this.#listen(client);
-    try {
+    await this.#open(client, async () => {
       await client.auth({ client_name: name }, { timeout: 15_000 });
       await client.conn({}, { timeout: 15_000 });
       memory.set('name', name);
+    });
+  }
+
+  /** Whether there is a connection to come back to: the server ended it, and the form still says the same. */
+  #mayReturn() {
+    return this.#ended?.name === byId('name').value.trim() && this.#ended.url === byId('server').value.trim();
+  }
+
+  /** The server ended the connection, and whoever looks at this page wants it back. */
+  async #return() {
+    this.#problem('');
+    const { client } = this.#ended;
+    this.#ended = undefined;
+    this.client = client;
+    await this.#open(client, () => client.reconnect({ timeout: 15_000 }));
+  }
+
+  #forget() {
+    void this.#ended?.client.disconnect({ silent: true });
+    this.#ended = undefined;
+  }
+
+  async #open(client, opening) {
+    this.#enter('connecting');
+    try {
+      await opening();
     } catch (error) {
       await client.disconnect({ silent: true });
       if (this.client !== client) return;
@@ -130,24 +152,22 @@ export class Connection {
 
   #connected({ clientId, resumed }) {
     this.name = clientId;
-    this.#connectedAt = performance.now();
     this.#enter('connected');
     log(resumed ? `Connected again as ${clientId}` : `Connected as ${clientId}`, 'good');
     if (!resumed && isWide()) byId('channel').focus({ preventScroll: true });
   }
 
-  #disconnected({ error, willReconnect }) {
+  #disconnected({ error, willReconnect, reason }) {
     if (error.code === 'CLOSED') {
       log('Disconnected');
       return;
     }
-    log(explain(willReconnect ? 'The connection' : 'Reconnecting', error), 'bad');
-    const short = performance.now() - this.#connectedAt < SHORT_SESSION_MS;
-    this.#shortSessions = short ? this.#shortSessions + 1 : 0;
-    if (this.#shortSessions === 3) log(`Is ${this.name} connected somewhere else? The newer connection ends the older one.`, 'bad');
-    if (willReconnect) return;
+    const text = reason ? ending(this.name, reason) : explain(willReconnect ? 'The connection' : 'Reconnecting', error);
+    log(text, 'bad');
+    if (willReconnect || this.state === 'connecting') return;
+    if (reason) this.#ended = { client: this.client, name: this.name, url: byId('server').value.trim() };
     this.client = undefined;
-    this.#problem(explain('Reconnecting', error));
+    this.#problem(text);
     this.#enter('offline');
   }
 
@@ -167,12 +187,17 @@ export class Connection {
     const busy = state !== 'offline';
     for (const id of ['name', 'server']) byId(id).readOnly = busy;
     byId('connect').hidden = busy;
+    this.#nameButton();
     byId('disconnect').hidden = !busy;
     byId('disconnect').textContent = state === 'connecting' ? 'Cancel' : 'Disconnect';
     byId('disconnect').disabled = state === 'leaving';
     if (state === 'offline' && entered) byId('connect').focus({ preventScroll: true });
     this.#showState();
     if (entered) this.#emit('state', state);
+  }
+
+  #nameButton() {
+    byId('connect').textContent = this.#mayReturn() ? 'Connect here' : 'Connect';
   }
 
   #showState() {

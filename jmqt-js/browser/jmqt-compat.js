@@ -1,674 +1,22 @@
 // jmqt-js: made by `npm run build` from src/; MIT license. Do not edit.
 (() => {
-  var __defProp = Object.defineProperty;
-  var __getOwnPropNames = Object.getOwnPropertyNames;
-  var __esm = (fn, res, err) => function __init() {
-    if (err) throw err[0];
-    try {
-      return fn && (res = (0, fn[__getOwnPropNames(fn)[0]])(fn = 0)), res;
-    } catch (e) {
-      throw err = [e], e;
-    }
-  };
-  var __export = (target, all) => {
-    for (var name in all)
-      __defProp(target, name, { get: all[name], enumerable: true });
-  };
-
   // dist/errors.js
-  function describeStatus(status) {
-    const name = STATUS_NAMES.get(status);
-    return name === void 0 ? String(status) : `${status} ${name}`;
-  }
-  var Status, STATUS_NAMES, JmqtError, RefusedError, NetworkError, ConnectionLostError, WrongServerError, TimeoutError, AbortedError, QueueFullError, ClosedError, UsageError;
-  var init_errors = __esm({
-    "dist/errors.js"() {
-      "use strict";
-      Status = {
-        OK: 1,
-        FAILED: 0,
-        UNKNOWN: -1,
-        MALFORMED_PACKET: 3,
-        SERVER_ERROR: 5,
-        INVALID_TOKEN: 6,
-        NOT_ALLOWED: 7,
-        CLIENT_OFFLINE: 8,
-        NETWORK_ERROR: 9,
-        INVALID_PACKET: 10,
-        INVALID_CHANNEL: 11
-      };
-      STATUS_NAMES = new Map(Object.entries(Status).map(([name, status]) => [status, name]));
-      JmqtError = class extends Error {
-        code;
-        status;
-        name = "JmqtError";
-        constructor(code, status, message, options) {
-          super(message, options);
-          this.code = code;
-          this.status = status;
-        }
-      };
-      RefusedError = class extends JmqtError {
-        request;
-        channel;
-        reply;
-        name = "RefusedError";
-        constructor(request, status, channel, reply) {
-          const where = channel === void 0 ? "" : ` on channel ${JSON.stringify(channel)}`;
-          const words = typeof reply === "string" && request === "auth" ? `: ${reply}` : "";
-          super("REFUSED", status, `${request}${where} was refused with status ${describeStatus(status)}${words}`);
-          this.request = request;
-          this.channel = channel;
-          this.reply = reply;
-        }
-      };
-      NetworkError = class extends JmqtError {
-        name = "NetworkError";
-        constructor(message, options, code = "NETWORK") {
-          super(code, Status.NETWORK_ERROR, message, options);
-        }
-      };
-      ConnectionLostError = class extends NetworkError {
-        name = "ConnectionLostError";
-        constructor(message, options) {
-          super(message, options, "CONNECTION_LOST");
-        }
-      };
-      WrongServerError = class extends NetworkError {
-        name = "WrongServerError";
-        constructor(message, options) {
-          super(message, options, "WRONG_SERVER");
-        }
-      };
-      TimeoutError = class extends NetworkError {
-        name = "TimeoutError";
-        constructor(message) {
-          super(message, void 0, "TIMEOUT");
-        }
-      };
-      AbortedError = class extends JmqtError {
-        name = "AbortError";
-        constructor(message, reason) {
-          super("ABORTED", Status.FAILED, message, { cause: reason });
-        }
-      };
-      QueueFullError = class extends JmqtError {
-        name = "QueueFullError";
-        constructor(message) {
-          super("QUEUE_FULL", Status.NETWORK_ERROR, message);
-        }
-      };
-      ClosedError = class extends JmqtError {
-        name = "ClosedError";
-        constructor(message) {
-          super("CLOSED", Status.NETWORK_ERROR, message);
-        }
-      };
-      UsageError = class extends JmqtError {
-        name = "UsageError";
-        constructor(message, status = Status.INVALID_PACKET) {
-          super("USAGE", status, message);
-        }
-      };
-    }
-  });
-
-  // dist/socket-browser.js
-  var socket_browser_exports = {};
-  __export(socket_browser_exports, {
-    openSocket: () => openSocket
-  });
-  function openSocket(url) {
-    throw new UsageError(`a page cannot open ${url.href}: use ws:// or wss:// with the WebSocket port of the server`);
-  }
-  var init_socket_browser = __esm({
-    "dist/socket-browser.js"() {
-      "use strict";
-      init_errors();
-    }
-  });
-
-  // entry.js
-  init_errors();
-
-  // dist/fifo.js
-  var Fifo = class {
-    #items = [];
-    #head = 0;
-    get length() {
-      return this.#items.length - this.#head;
-    }
-    push(item) {
-      this.#items.push(item);
-    }
-    at(index) {
-      return this.#items[this.#head + index];
-    }
-    shift() {
-      if (this.#head === this.#items.length)
-        return void 0;
-      const item = this.#items[this.#head];
-      this.#items[this.#head++] = void 0;
-      if (this.#head === this.#items.length) {
-        this.clear();
-      } else if (this.#head >= 1024 && this.#head * 2 > this.#items.length) {
-        this.#items = this.#items.slice(this.#head);
-        this.#head = 0;
-      }
-      return item;
-    }
-    /** Takes `item` out, wherever it stands. Linear: for what happens seldom. */
-    remove(item) {
-      const index = this.#items.indexOf(item, this.#head);
-      if (index < 0)
-        return false;
-      this.#items.splice(index, 1);
-      return true;
-    }
-    /** Empties the line, and returns what stood in it. */
-    clear() {
-      const items = this.#items.slice(this.#head);
-      this.#items = [];
-      this.#head = 0;
-      return items;
-    }
+  var Status = {
+    OK: 1,
+    FAILED: 0,
+    UNKNOWN: -1,
+    MALFORMED_PACKET: 3,
+    SERVER_ERROR: 5,
+    INVALID_TOKEN: 6,
+    NOT_ALLOWED: 7,
+    CLIENT_OFFLINE: 8,
+    NETWORK_ERROR: 9,
+    INVALID_PACKET: 10,
+    INVALID_CHANNEL: 11
   };
-
-  // dist/packet.js
-  init_errors();
-  var RawJson = class {
-    text;
-    /** @throws UsageError if `text` is not JSON. */
-    constructor(text) {
-      this.text = text;
-      try {
-        JSON.parse(text);
-      } catch (cause) {
-        throw new UsageError(`RawJson needs JSON text: ${cause.message}`);
-      }
-    }
-    toString() {
-      return this.text;
-    }
-  };
-  function encodeData(data, what) {
-    if (data instanceof RawJson)
-      return data.text;
-    let text;
-    try {
-      text = JSON.stringify(data);
-    } catch (cause) {
-      throw new UsageError(`the data of ${what} cannot be written as JSON: ${cause.message}`);
-    }
-    if (text === void 0) {
-      throw new UsageError(`${what} needs data that JSON has a form for, not ${typeof data}; null is one`);
-    }
-    return text;
-  }
-  function encodeAuth(data) {
-    return `{"auth":{"dt":${encodeData(data, "auth")}}}`;
-  }
-  function encodeConn(token, clientId, window) {
-    return JSON.stringify({ conn: { at: token, cl: clientId, wn: window } });
-  }
-  function encodeSub(channel, persistent) {
-    return JSON.stringify({ sub: persistent ? { cn: channel, pr: 1 } : { cn: channel } });
-  }
-  function encodeUnsub(channel) {
-    return JSON.stringify({ unsub: { cn: channel } });
-  }
-  function encodePub(channel, json, qos, retain, id) {
-    const data = json === void 0 ? "" : `,"dt":${json}`;
-    const rest = (qos === 1 ? ',"q":1' : "") + (id === void 0 ? "" : `,"id":${JSON.stringify(id)}`);
-    return `{"pub":{"cn":${JSON.stringify(channel)}${data}${rest}${retain ? ',"rt":1' : ""}}}`;
-  }
-  function encodePushAck(id) {
-    return `{"pushAck":{"id":${JSON.stringify(id)}}}`;
-  }
-  var HEARTBEAT = '{"hb":{}}';
-  var DISCONN = '{"disconn":{}}';
-  var BadPacket = class extends Error {
-  };
-  function decode(text) {
-    let packet;
-    try {
-      packet = JSON.parse(text);
-    } catch {
-      throw new BadPacket("not JSON");
-    }
-    if (!isObject(packet))
-      throw new BadPacket("not a JSON object");
-    const types = Object.keys(packet);
-    const type = types[0];
-    if (type === void 0 || types.length !== 1)
-      throw new BadPacket(`${types.length} members instead of one`);
-    const fields = packet[type];
-    if (!isObject(fields))
-      throw new BadPacket(`the value of ${JSON.stringify(type)} is not an object`);
-    switch (type) {
-      case "push":
-        return decodePush(fields);
-      case "pubAck":
-        return { type, status: integer(fields, "st"), id: optionalId(fields), data: fields["dt"] };
-      case "subAck":
-      case "unsubAck":
-        return { type, status: integer(fields, "st"), channel: optionalText(fields, "cn") };
-      case "hbAck":
-        return { type };
-      case "connAck": {
-        const status = integer(fields, "st");
-        return { type, status, timeoutSeconds: status === Status.OK ? integer(fields, "ts") : 0 };
-      }
-      case "authAck": {
-        const status = integer(fields, "st");
-        if (status !== Status.OK) {
-          return { type, status, token: "", clientId: "", message: optionalText(fields, "mg") ?? "" };
-        }
-        return { type, status, token: requiredText(fields, "at"), clientId: requiredText(fields, "cl"), message: "" };
-      }
-      default:
-        throw new BadPacket(`no server sends ${JSON.stringify(type)}`);
-    }
-  }
-  function decodePush(fields) {
-    const qos = flag(fields, "q") ? 1 : 0;
-    const id = optionalId(fields);
-    if (qos === 1 && id === void 0)
-      throw new BadPacket("a QoS 1 push without id");
-    if (fields["dt"] === void 0)
-      throw new BadPacket("a push without dt");
-    return {
-      type: "push",
-      channel: requiredText(fields, "cn"),
-      data: fields["dt"],
-      client: optionalText(fields, "cl") ?? "",
-      qos,
-      id: id ?? "",
-      retained: flag(fields, "rt")
-    };
-  }
-  function isObject(value) {
-    return typeof value === "object" && value !== null && !Array.isArray(value);
-  }
-  function integer(fields, key) {
-    const value = fields[key];
-    if (!Number.isInteger(value))
-      throw new BadPacket(`field ${key} is not an integer`);
-    return value;
-  }
-  function optionalText(fields, key) {
-    const value = fields[key];
-    if (value === void 0 || value === null)
-      return void 0;
-    if (typeof value !== "string")
-      throw new BadPacket(`field ${key} is not text`);
-    return value;
-  }
-  function requiredText(fields, key) {
-    const value = optionalText(fields, key);
-    if (value === void 0)
-      throw new BadPacket(`field ${key} is missing`);
-    return value;
-  }
-  function optionalId(fields) {
-    const value = fields["id"];
-    return typeof value === "number" ? String(value) : optionalText(fields, "id");
-  }
-  function flag(fields, key) {
-    const value = fields[key];
-    if (value === void 0 || value === null || value === 0 || value === false || value === "0")
-      return false;
-    if (value === 1 || value === true || value === "1")
-      return true;
-    throw new BadPacket(`field ${key} is neither 0 nor 1`);
-  }
-  function rawData(packet) {
-    const outer = members(packet, skipSpace(packet, 0));
-    const fields = outer[0];
-    if (fields === void 0)
-      return void 0;
-    return members(packet, fields.start).filter((member) => member.key === "dt").map((member) => packet.slice(member.start, member.end)).at(-1);
-  }
-  function members(text, at) {
-    const found = [];
-    at = skipSpace(text, at + 1);
-    while (text[at] === '"') {
-      const keyEnd = skipValue(text, at);
-      const key = JSON.parse(text.slice(at, keyEnd));
-      const start = skipSpace(text, skipSpace(text, keyEnd) + 1);
-      const end = skipValue(text, start);
-      found.push({ key, start, end });
-      at = skipSpace(text, end);
-      if (text[at] !== ",")
-        break;
-      at = skipSpace(text, at + 1);
-    }
-    return found;
-  }
-  function skipSpace(text, at) {
-    while (at < text.length && text.charCodeAt(at) <= 32)
-      at++;
-    return at;
-  }
-  function skipValue(text, at) {
-    let depth = 0;
-    for (; ; ) {
-      const c = text[at++];
-      if (c === void 0)
-        return text.length;
-      if (c === '"') {
-        at = skipString(text, at);
-      } else if (c === "{" || c === "[") {
-        depth++;
-      } else if (c === "}" || c === "]") {
-        depth--;
-      } else if (depth === 0) {
-        while (at < text.length && !",}] 	\r\n".includes(text.charAt(at)))
-          at++;
-      }
-      if (depth === 0)
-        return at;
-    }
-  }
-  function skipString(text, at) {
-    while (at < text.length) {
-      const c = text[at++];
-      if (c === '"')
-        return at;
-      if (c === "\\")
-        at++;
-    }
-    return at;
-  }
-  var EDGES = /^[\t-\r \u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+|[\t-\r \u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+$/g;
-  var MAX_CHANNEL_BYTES = 512;
-  function channelName(raw) {
-    if (typeof raw !== "string") {
-      throw new UsageError(`a channel name must be a string, not ${typeof raw}`, Status.INVALID_CHANNEL);
-    }
-    const name = raw.replace(EDGES, "");
-    if (name === "" || name === "$" || name === "#") {
-      throw new UsageError(`${JSON.stringify(raw)} is not a channel name: it is empty`, Status.INVALID_CHANNEL);
-    }
-    const size = byteLength(name);
-    if (size > MAX_CHANNEL_BYTES) {
-      const problem = `a channel name of ${size} bytes is too long: ${MAX_CHANNEL_BYTES} is the limit`;
-      throw new UsageError(problem, Status.INVALID_CHANNEL);
-    }
-    return name;
-  }
-  var encoder = new TextEncoder();
-  function byteLength(text) {
-    return encoder.encode(text).length;
-  }
-  function exceeds(text, limit) {
-    return text.length * 3 > limit && (text.length > limit || byteLength(text) > limit);
-  }
-
-  // dist/message.js
-  var Message = class {
-    channel;
-    data;
-    client;
-    qos;
-    retained;
-    #packet;
-    #acknowledge;
-    /** @internal */
-    constructor(channel, data, client, qos, retained, packet, acknowledge) {
-      this.channel = channel;
-      this.data = data;
-      this.client = client;
-      this.qos = qos;
-      this.retained = retained;
-      this.#packet = packet;
-      this.#acknowledge = acknowledge;
-    }
-    /** What was published, as the text it was sent as: every digit of every number (protocol.md 2.7). */
-    get json() {
-      return rawData(this.#packet) ?? "";
-    }
-    /**
-     * Tells the server that this QoS 1 message was taken, and need not come again. Necessary with
-     * `ack: 'manual'` alone; otherwise it is merely earlier. Of no effect with QoS 0, or a second time.
-     */
-    ack() {
-      this.#acknowledge?.();
-    }
-  };
+  var STATUS_NAMES = new Map(Object.entries(Status).map(([name, status]) => [status, name]));
 
   // dist/delivery.js
-  var REMEMBERED_IDS = 4096;
-  var Deliveries = class {
-    #options;
-    #listeners = [];
-    #channels = /* @__PURE__ */ new Map();
-    /** QoS 1 messages that nobody was there to take. */
-    #unclaimed = 0;
-    constructor(options) {
-      this.#options = options;
-    }
-    push(push, packet) {
-      if (push.qos === 1)
-        this.#pushQos1(push, packet);
-      else
-        this.#pushQos0(push, packet);
-    }
-    listen(listener) {
-      this.#listeners.push(listener);
-      queueMicrotask(() => {
-        for (const channel of this.#channels.values())
-          this.#offerUnclaimed(channel);
-      });
-    }
-    unlisten(listener) {
-      const index = this.#listeners.indexOf(listener);
-      if (index >= 0)
-        this.#listeners.splice(index, 1);
-    }
-    /** Hands over this channel alone. */
-    listenTo(name, listener) {
-      const channel = this.expect(name);
-      channel.listeners.push(listener);
-      queueMicrotask(() => this.#offerUnclaimed(channel));
-      return () => {
-        const index = channel.listeners.indexOf(listener);
-        if (index >= 0)
-          channel.listeners.splice(index, 1);
-      };
-    }
-    /** From now on messages of this channel wait for somebody who takes them. */
-    expect(name) {
-      let channel = this.#channels.get(name);
-      if (!channel)
-        this.#channels.set(name, channel = new Channel(this.#options));
-      channel.expected = true;
-      return channel;
-    }
-    messages(name) {
-      const channel = this.expect(name);
-      const stream = new MessageStream(this.#options, (given) => {
-        channel.streams.delete(stream);
-        for (const handed of given)
-          this.#giveBack(channel, handed);
-      });
-      channel.streams.add(stream);
-      this.#offerUnclaimed(channel);
-      return stream;
-    }
-    /** The subscription is over: readers get what has arrived, and then the end, or this error. */
-    end(name, error) {
-      const channel = this.#channels.get(name);
-      if (!channel)
-        return;
-      this.#channels.delete(name);
-      channel.over = true;
-      this.#stop(channel, error);
-    }
-    /** The client has stopped. It may start again: what was taken by then is remembered. */
-    endAll(error) {
-      for (const channel of this.#channels.values())
-        this.#stop(channel, error);
-    }
-    /** Another client begins: the server may use the same ids for it. */
-    forgetIds() {
-      for (const channel of this.#channels.values()) {
-        channel.seen = new SeenIds(REMEMBERED_IDS);
-        channel.held.clear();
-      }
-    }
-    #stop(channel, error) {
-      channel.expected = false;
-      channel.listeners.length = 0;
-      for (const handed of channel.unclaimed.clear()) {
-        this.#unclaimed--;
-        handed.forget();
-      }
-      for (const stream of channel.streams)
-        stream.end(error);
-      channel.streams.clear();
-    }
-    #pushQos0(push, packet) {
-      const channel = this.#channels.get(push.channel);
-      if (!channel?.expected && this.#listeners.length === 0) {
-        this.#options.dropped();
-        return;
-      }
-      const message = new Message(push.channel, push.data, push.client, 0, push.retained, packet);
-      if (channel && (channel.unclaimed.length > 0 || !this.#hasTaker(channel))) {
-        channel.unclaimed.push(message, void 0);
-      } else {
-        this.#handOver(channel, message, void 0);
-      }
-    }
-    #pushQos1(push, packet) {
-      const { id } = push;
-      let channel = this.#channels.get(push.channel);
-      if (!channel)
-        this.#channels.set(push.channel, channel = new Channel(this.#options));
-      if (channel.seen.has(id)) {
-        if (!channel.held.has(id))
-          this.#options.acknowledge(id);
-        return;
-      }
-      channel.seen.add(id);
-      const handed = new Handed(channel, id, this.#options);
-      channel.held.add(id);
-      const acknowledge = () => handed.acknowledge();
-      const message = new Message(push.channel, push.data, push.client, 1, push.retained, packet, acknowledge);
-      handed.message = message;
-      if (channel.unclaimed.length > 0 || !this.#hasTaker(channel)) {
-        channel.unclaimed.push(message, handed);
-        if (++this.#unclaimed === this.#options.window) {
-          this.#options.report(new Error(`${this.#unclaimed} QoS 1 messages wait for a listener or an iterator, as many as the server sends without an acknowledgement: no more will come. The last one is on channel ${JSON.stringify(push.channel)}`));
-        }
-      } else {
-        this.#handOver(channel, message, handed);
-      }
-    }
-    #hasTaker(channel) {
-      return this.#listeners.length > 0 || channel.listeners.length > 0 || channel.streams.size > 0;
-    }
-    #handOver(channel, message, handed) {
-      if (channel)
-        for (const stream of channel.streams)
-          stream.offer(message, handed);
-      const own = channel?.listeners ?? [];
-      const only = own.length === 0 && this.#listeners.length === 1 ? this.#listeners[0] : void 0;
-      const listeners = only ? void 0 : [...this.#listeners, ...own];
-      handed?.expectTakers((channel?.streams.size ?? 0) + (listeners?.length ?? 1));
-      if (only)
-        this.#call(only, message, handed);
-      else
-        for (const listener of listeners ?? [])
-          this.#call(listener, message, handed);
-    }
-    #call(listener, message, handed) {
-      const failed = (error) => {
-        handed?.failed();
-        this.#options.report(error);
-      };
-      try {
-        const result = listener(message);
-        if (isThenable(result))
-          result.then(() => handed?.taken(), failed);
-        else
-          handed?.taken();
-      } catch (error) {
-        failed(error);
-      }
-    }
-    #offerUnclaimed(channel) {
-      if (!this.#hasTaker(channel))
-        return;
-      for (let next = channel.unclaimed.shift(); next; next = channel.unclaimed.shift()) {
-        if (next.handed)
-          this.#unclaimed--;
-        if (!next.handed?.done)
-          this.#handOver(channel, next.message, next.handed);
-      }
-    }
-    /** A reader has left without taking this message. */
-    #giveBack(channel, handed) {
-      if (!handed.leftByLast() || !handed.message)
-        return;
-      if (channel.over)
-        return;
-      channel.unclaimed.push(handed.message, handed);
-      this.#unclaimed++;
-      this.#offerUnclaimed(channel);
-    }
-  };
-  var Backlog = class {
-    #limit;
-    #dropped;
-    #qos0 = new Fifo();
-    #qos1 = new Fifo();
-    #arrived = 0;
-    constructor(limit, dropped) {
-      this.#limit = limit;
-      this.#dropped = dropped;
-    }
-    get length() {
-      return this.#qos0.length + this.#qos1.length;
-    }
-    push(message, handed) {
-      const waiting = { at: this.#arrived++, message, handed };
-      if (handed) {
-        this.#qos1.push(waiting);
-        return;
-      }
-      this.#qos0.push(waiting);
-      if (this.#qos0.length > this.#limit) {
-        this.#qos0.shift();
-        this.#dropped();
-      }
-    }
-    shift() {
-      const [zero, one] = [this.#qos0.at(0), this.#qos1.at(0)];
-      return one && (!zero || one.at < zero.at) ? this.#qos1.shift() : this.#qos0.shift();
-    }
-    /** Drops what is waiting, and returns what of it has to be acknowledged one day. */
-    clear() {
-      this.#qos0.clear();
-      return this.#qos1.clear().flatMap(({ handed }) => handed ?? []);
-    }
-  };
-  var Channel = class {
-    constructor(options) {
-      this.unclaimed = new Backlog(options.limit, options.dropped);
-    }
-    /** Unsubscribed from: what is given back is of no use any more. */
-    over = false;
-    /** The application subscribed to it, or reads it: what comes before its takers is kept for them. */
-    expected = false;
-    listeners = [];
-    streams = /* @__PURE__ */ new Set();
-    unclaimed;
-    seen = new SeenIds(REMEMBERED_IDS);
-    /** Ids that were not acknowledged yet. */
-    held = /* @__PURE__ */ new Set();
-  };
   var SeenIds = class {
     #places = /* @__PURE__ */ new Map();
     #ring = [];
@@ -676,6 +24,9 @@
     #next = 0;
     constructor(size) {
       this.#size = size;
+    }
+    get size() {
+      return this.#places.size;
     }
     has(id) {
       return this.#places.has(id);
@@ -692,1731 +43,419 @@
       this.#places.delete(id);
     }
   };
-  var Handed = class {
-    message;
-    done = false;
-    #channel;
-    #id;
-    #options;
-    #takers = 0;
-    #taken = false;
-    #failed = false;
-    constructor(channel, id, options) {
-      this.#channel = channel;
-      this.#id = id;
-      this.#options = options;
-    }
-    expectTakers(count) {
-      this.#takers = count;
-    }
-    taken() {
-      this.#taken = true;
-      this.#left();
-    }
-    failed() {
-      this.#failed = true;
-      this.#left();
-    }
-    /** A taker has left. Whether it was the last, and nobody has taken the message. */
-    leftByLast() {
-      if (this.#takers === 1 && !this.#taken && !this.#failed && !this.done) {
-        this.#takers = 0;
-        return true;
-      }
-      this.#left();
-      return false;
-    }
-    acknowledge() {
-      if (this.done)
-        return;
-      this.done = true;
-      this.#channel.held.delete(this.#id);
-      this.#options.acknowledge(this.#id);
-    }
-    /** Nobody took it: when it comes again, it is handed over again. */
-    forget() {
-      this.done = true;
-      this.#channel.held.delete(this.#id);
-      this.#channel.seen.delete(this.#id);
-    }
-    #left() {
-      if (--this.#takers > 0 || this.done)
-        return;
-      if (this.#failed)
-        this.forget();
-      else if (!this.#options.manual)
-        this.acknowledge();
-    }
+
+  // dist/reason.js
+  var DisconnectCode = {
+    SHUTDOWN: 4e3,
+    DRAIN: 4001,
+    IDLE: 4002,
+    SLOW: 4003,
+    NO_ACKNOWLEDGEMENTS: 4004,
+    SERVER_ERROR: 4005,
+    TRY_LATER: 4006,
+    TOKEN_EXPIRED: 4007,
+    BY_APPLICATION: 4008,
+    TAKEOVER: 4500,
+    BAD_PACKETS: 4501,
+    PACKET_TOO_LARGE: 4502,
+    KICKED: 4503,
+    TOO_MANY_REFUSALS: 4504
   };
-  var MessageStream = class {
-    #leave;
-    #backlog;
-    #readers = new Fifo();
-    #given = [];
-    #dropped = 0;
-    #ended = false;
-    #error;
-    /** @internal */
-    constructor(options, leave) {
-      this.#leave = leave;
-      this.#backlog = new Backlog(options.limit, () => {
-        this.#dropped++;
-        options.dropped();
-      });
-    }
-    /** QoS 0 messages that were dropped here because nobody read them. */
-    get dropped() {
-      return this.#dropped;
-    }
-    /** @internal */
-    offer(message, handed) {
-      const reader = this.#readers.shift();
-      if (reader) {
-        if (handed)
-          this.#given.push(handed);
-        reader.resolve({ done: false, value: message });
-        return;
-      }
-      this.#backlog.push(message, handed);
-    }
-    next() {
-      const before = this.#given;
-      this.#given = [];
-      for (const handed of before)
-        handed.taken();
-      const next = this.#backlog.shift();
-      if (next) {
-        if (next.handed)
-          this.#given.push(next.handed);
-        return Promise.resolve({ done: false, value: next.message });
-      }
-      if (this.#ended)
-        return this.#error ? Promise.reject(this.#error) : Promise.resolve(DONE);
-      return new Promise((resolve, reject) => this.#readers.push({ resolve, reject }));
-    }
-    /** The reader has left: what it did not take waits for the next one. */
-    return() {
-      this.end();
-      const left = [...this.#given, ...this.#backlog.clear()];
-      this.#given = [];
-      this.#leave(left);
-      return Promise.resolve(DONE);
-    }
-    /** @internal */
-    end(error) {
-      if (this.#ended)
-        return;
-      this.#ended = true;
-      this.#error = error;
-      for (const reader of this.#readers.clear()) {
-        if (error)
-          reader.reject(error);
-        else
-          reader.resolve(DONE);
-      }
-    }
-    [Symbol.asyncIterator]() {
-      return this;
-    }
-  };
-  var DONE = { done: true, value: void 0 };
-  function isThenable(value) {
-    return typeof value === "object" && value !== null && typeof value.then === "function";
-  }
-
-  // dist/client.js
-  init_errors();
-
-  // dist/events.js
-  var Events = class {
-    #listeners = new globalThis.Map();
-    #report;
-    /** `report` hears of listeners that throw. */
-    constructor(report) {
-      this.#report = report;
-    }
-    on(name, listener) {
-      this.#listeners.set(name, [...this.#listeners.get(name) ?? [], listener]);
-    }
-    off(name, listener) {
-      const kept = (this.#listeners.get(name) ?? []).filter((other) => other !== listener);
-      this.#listeners.set(name, kept);
-    }
-    has(name) {
-      return (this.#listeners.get(name)?.length ?? 0) > 0;
-    }
-    emit(name, event) {
-      for (const listener of this.#listeners.get(name) ?? []) {
-        try {
-          listener(event);
-        } catch (error) {
-          this.#report(error);
-        }
-      }
-    }
-  };
-
-  // dist/limit.js
-  init_errors();
-  function limited(what, options, timeout, start, cancel, hint = () => "") {
-    const { signal } = options;
-    const milliseconds = options.timeout ?? timeout;
-    if (signal?.aborted)
-      return Promise.reject(new AbortedError(`${what} was aborted before it began`, signal.reason));
-    if (!signal && !(milliseconds > 0))
-      return new Promise(start);
-    return new Promise((resolve, reject) => {
-      let timer;
-      const settle = () => {
-        clearTimeout(timer);
-        signal?.removeEventListener("abort", aborted);
-      };
-      const stop = (error) => {
-        settle();
-        cancel(error);
-        reject(error);
-      };
-      const aborted = () => stop(new AbortedError(`${what} was aborted`, signal?.reason));
-      if (milliseconds > 0) {
-        const late = () => stop(new TimeoutError(`${what}: no answer within ${milliseconds} ms${hint()}`));
-        timer = setTimeout(late, milliseconds);
-      }
-      signal?.addEventListener("abort", aborted);
-      start((value) => {
-        settle();
-        resolve(value);
-      }, (error) => {
-        settle();
-        reject(error);
-      });
-    });
-  }
-
-  // dist/outbox.js
-  init_errors();
-  var Outbox = class {
-    #options;
-    #waiting = new Fifo();
-    #inFlight = /* @__PURE__ */ new Map();
-    #wire;
-    #lastId = 0;
-    constructor(options) {
-      this.#options = options;
-    }
-    /** Publishes that wait to be sent. */
-    get waiting() {
-      return this.#waiting.length;
-    }
-    /** Publishes that were sent and have no answer. */
-    get inFlight() {
-      return this.#inFlight.size;
-    }
-    /** Sends it now or later. `cancel` takes it out again, as far as that is possible. */
-    add(publish) {
-      const answered = publish.qos === 1 || publish.kind === "request";
-      const id = answered ? (++this.#lastId).toString(36) : void 0;
-      const entry = { ...publish, id, admitted: false };
-      if (this.#wire && this.#waiting.length === 0 && this.#maySend(entry))
-        this.#send(entry);
-      else
-        this.#queue(entry);
-      return { id: id ?? "", cancel: () => this.#forget(entry) };
-    }
-    /** There is a session, and its subscriptions are made: sends what has no answer, then what waits. */
-    attach(wire) {
-      this.#wire = wire;
-      for (const entry of this.#inFlight.values())
-        wire.send(encode(entry));
-      this.flush();
-    }
-    /** The session is over. */
-    detach(why) {
-      this.#wire = void 0;
-      for (const [id, entry] of this.#inFlight) {
-        if (entry.kind !== "request")
-          continue;
-        this.#inFlight.delete(id);
-        const what = `the request on channel ${JSON.stringify(entry.channel)} was under way when the connection ended`;
-        entry.reject(new ConnectionLostError(`${what} (${why}): whether it was carried out is not known`));
-      }
-    }
-    /** Sends what there is room for. */
-    flush() {
-      for (let entry = this.#waiting.at(0); entry && this.#maySend(entry); entry = this.#waiting.at(0)) {
-        this.#waiting.shift();
-        this.#admitNext();
-        this.#send(entry);
-      }
-    }
-    /** A `pubAck` has arrived (§7.l). */
-    answered(id, status, data, packet) {
-      const entry = id === void 0 ? void 0 : this.#inFlight.get(id);
-      if (!entry || id === void 0)
-        return;
-      this.#inFlight.delete(id);
-      if (status === Status.OK)
-        entry.resolve({ id, data, packet });
-      else
-        entry.reject(new RefusedError(entry.kind, status, entry.channel, data));
-      this.flush();
-    }
-    /** Ends everything with this error. */
-    close(error) {
-      this.#wire = void 0;
-      const left = [...this.#inFlight.values(), ...this.#waiting.clear()];
-      this.#inFlight.clear();
-      for (const entry of left)
-        entry.reject(error);
-    }
-    #maySend(entry) {
-      if (!this.#wire?.hasRoom())
-        return false;
-      return entry.id === void 0 || this.#inFlight.size < this.#options.inFlight;
-    }
-    #send(entry) {
-      if (entry.id !== void 0)
-        this.#inFlight.set(entry.id, entry);
-      this.#wire?.send(encode(entry));
-      this.#admit(entry);
-    }
-    #queue(entry) {
-      const { limit, full, dropped } = this.#options;
-      if (this.#waiting.length >= limit && full !== "wait") {
-        const problem = `${limit} publishes wait to be sent already`;
-        const loser = full === "error" ? entry : this.#waiting.shift();
-        if (loser?.admitted && loser.id === void 0)
-          dropped();
-        else
-          loser?.reject(new QueueFullError(`${loser.kind} on channel ${JSON.stringify(loser.channel)}: ${problem}`));
-        if (loser === entry)
-          return;
-      }
-      this.#waiting.push(entry);
-      if (this.#waiting.length <= limit)
-        this.#admit(entry);
-    }
-    /** Somebody has left the queue: the first who stood outside has a place now. */
-    #admitNext() {
-      const entry = this.#waiting.at(this.#options.limit - 1);
-      if (entry)
-        this.#admit(entry);
-    }
-    /** A QoS 0 publish is done for its caller as soon as it has its place. */
-    #admit(entry) {
-      if (entry.admitted)
-        return;
-      entry.admitted = true;
-      if (entry.id === void 0)
-        entry.resolve();
-    }
-    #forget(entry) {
-      if (entry.id !== void 0)
-        this.#inFlight.delete(entry.id);
-      if (this.#waiting.remove(entry))
-        this.#admitNext();
-      this.flush();
-    }
-  };
-  function encode(entry) {
-    return encodePub(entry.channel, entry.json, entry.qos, entry.retain, entry.id);
-  }
-
-  // dist/reconnect.js
-  var Backoff = class {
-    #options;
-    #attempt = 0;
-    constructor(options) {
-      this.#options = {
-        initialDelay: options.initialDelay ?? 500,
-        factor: options.factor ?? 2,
-        maxDelay: options.maxDelay ?? 3e4,
-        maxAttempts: options.maxAttempts ?? Infinity,
-        stableAfter: options.stableAfter ?? 1e4,
-        random: options.random ?? Math.random
-      };
-    }
-    /** Attempts since the last stable session. */
-    get attempt() {
-      return this.#attempt;
-    }
-    /** Milliseconds to wait before the next attempt; `undefined` when there shall be none. */
-    next() {
-      const { initialDelay, factor, maxDelay, maxAttempts, random } = this.#options;
-      if (this.#attempt >= maxAttempts)
-        return void 0;
-      const bound = Math.min(maxDelay, initialDelay * factor ** this.#attempt);
-      this.#attempt++;
-      return Math.floor(random() * bound);
-    }
-    /**
-     * A session has ended that lasted so long. One that ended at once does not count: two clients with
-     * one id, each taking over from the other (protocol.md 2.4), must not do so without a pause.
-     */
-    sessionLasted(milliseconds) {
-      if (milliseconds >= this.#options.stableAfter)
-        this.#attempt = 0;
-    }
-  };
-
-  // dist/session.js
-  init_errors();
-
-  // dist/heartbeat.js
-  var Heartbeat = class {
-    #events;
-    #interval;
-    #now;
-    #timer;
-    #heard;
-    #beaten;
-    #ticked;
-    constructor(timeoutSeconds, events, now = () => performance.now()) {
-      this.#events = events;
-      this.#interval = Math.max(timeoutSeconds * 1e3 / 4, 100);
-      this.#now = now;
-      this.#heard = this.#beaten = this.#ticked = now();
-      this.#timer = setInterval(() => this.#tick(), this.#interval);
-    }
-    /** Something has arrived. */
-    heard() {
-      this.#heard = this.#now();
-      if (this.#heard - this.#beaten > this.#interval * 1.2)
-        this.#beat();
-    }
-    stop() {
-      clearInterval(this.#timer);
-    }
-    #tick() {
-      const now = this.#now();
-      if (now - this.#ticked > this.#interval * 1.5)
-        this.#heard = Math.max(this.#heard, now - this.#interval);
-      this.#ticked = now;
-      const silence = now - this.#heard;
-      if (silence > this.#interval * 2.9) {
-        this.stop();
-        this.#events.silent(silence);
-      } else {
-        this.#beat();
-      }
-    }
-    #beat() {
-      this.#beaten = this.#now();
-      this.#events.beat();
-    }
-  };
-
-  // dist/inbox.js
-  var SLICE_MS = 8;
-  var HIGH_WATER = 4096;
-  var INBOX_LIMIT = 65536;
-  var Inbox = class {
-    #events;
-    #waiting = new Fifo();
-    #scheduled = false;
-    #full = false;
-    #atEnd;
-    constructor(events) {
-      this.#events = events;
-    }
-    add(text) {
-      if (this.#waiting.length >= INBOX_LIMIT && this.#events.mayDrop(text))
-        return;
-      this.#waiting.push(text);
-      if (!this.#scheduled) {
-        this.#scheduled = true;
-        nextTurn(this.#slice);
-      }
-      if (this.#waiting.length > HIGH_WATER && !this.#full) {
-        this.#full = true;
-        this.#events.full();
-      }
-    }
-    /** Nothing more will arrive: `atEnd` follows what is waiting. */
-    end(atEnd) {
-      if (this.#scheduled)
-        this.#atEnd = atEnd;
-      else
-        atEnd();
-    }
-    /** Drops what is waiting. */
-    close() {
-      this.#waiting.clear();
-      this.#atEnd = void 0;
-    }
-    #slice = () => {
-      const end = performance.now() + SLICE_MS;
-      for (let text = this.#waiting.shift(); text !== void 0; text = this.#waiting.shift()) {
-        if (this.#events.handle(text) || performance.now() > end) {
-          nextTurn(this.#slice);
-          return;
-        }
-      }
-      this.#scheduled = false;
-      if (this.#full) {
-        this.#full = false;
-        this.#events.emptied();
-      }
-      this.#atEnd?.();
-    };
-  };
-  var nextTurn = (() => {
-    if (typeof setImmediate === "function")
-      return (task) => void setImmediate(task);
-    const tasks = [];
-    const channel = new MessageChannel();
-    channel.port1.onmessage = () => tasks.shift()?.();
-    return (task) => {
-      tasks.push(task);
-      channel.port2.postMessage(null);
-    };
-  })();
-
-  // dist/transport.js
-  init_errors();
-
-  // dist/websocket.js
-  init_errors();
-  var ROOM_POLL_MS = 10;
-  var WebSocketTransport = class {
-    #socket;
-    #url;
-    #events;
-    #opened = false;
-    #failure;
-    #poll;
-    constructor(url, given, events) {
-      const constructor = given ?? globalThis.WebSocket;
-      if (!constructor) {
-        throw new UsageError("this platform has no WebSocket (Node has one from version 22 on): pass one in the option `WebSocket`, such as the package ws exports, or connect to the TCP port with a jmqt:// URL");
-      }
-      this.#url = url;
-      this.#events = events;
-      try {
-        this.#socket = new constructor(url);
-      } catch (cause) {
-        throw new UsageError(`the WebSocket ${url} is not possible here: ${cause.message}`);
-      }
-      this.#socket.onopen = () => {
-        this.#opened = true;
-        this.#events?.opened();
-      };
-      this.#socket.onmessage = (event) => {
-        if (typeof event.data === "string")
-          this.#events?.received(event.data);
-      };
-      this.#socket.onerror = (event) => {
-        this.#failure = event.message;
-      };
-      this.#socket.onclose = (event) => this.#closed(event);
-    }
-    send(text) {
-      if (this.#events)
-        this.#socket.send(text);
-    }
-    hasRoom() {
-      if (this.#socket.bufferedAmount <= HIGH_WATER_BYTES)
-        return true;
-      this.#poll ??= setInterval(() => {
-        if (this.#socket.bufferedAmount > HIGH_WATER_BYTES)
-          return;
-        this.#stopPolling();
-        this.#events?.writable();
-      }, ROOM_POLL_MS);
-      return false;
-    }
-    // A WebSocket cannot be paused.
-    pause() {
-    }
-    resume() {
-    }
-    end() {
-      this.#socket.close();
-    }
-    destroy() {
-      this.#events = void 0;
-      this.#stopPolling();
-      this.#socket.close();
-      this.#socket.terminate?.();
-    }
-    #stopPolling() {
-      clearInterval(this.#poll);
-      this.#poll = void 0;
-    }
-    #closed(event) {
-      const events = this.#events;
-      this.#events = void 0;
-      this.#stopPolling();
-      if (!events)
-        return;
-      events.closed(closedError(this.#url, this.#opened, event.code, this.#failure ? ` (${this.#failure})` : ""));
-    }
-  };
-  function closedError(url, opened, code, said) {
-    if (opened) {
-      const ending = code === void 0 ? "" : ` with code ${code}`;
-      return new ConnectionLostError(`the connection to ${url} was closed${ending}${said}`);
-    }
-    const kind = /server response|upgrade|ssl|tls|wrong version|parse error|socket hang up/i.test(said) ? WrongServerError : NetworkError;
-    return new kind(`no WebSocket could be opened to ${url}${said}: check that a JMQT server runs there, that the port is its WebSocket port (usually 8012, with TLS 8013; 8010 and 8011 are TCP), and that ws:// is used without TLS, wss:// with it`);
-  }
-
-  // dist/worker.js
-  init_errors();
-  var WORKER_LIMIT = 65536;
-  var WorkerTransport = class {
-    #url;
-    #events;
-    #worker;
-    /** Instead of a worker that could not be made. */
-    #direct;
-    #ready = false;
-    #opened = false;
-    #paused = false;
-    /** A batch was received, and the next one has not been asked for. */
-    #owed = false;
-    #outgoing = [];
-    /** Characters given to the worker and not known to have left. */
-    #unsent = 0;
-    #unsentLengths = [];
-    #wanted = false;
-    constructor(url, events) {
-      this.#url = url;
-      this.#events = events;
-      try {
-        const source = URL.createObjectURL(new Blob([`(${inWorker.toString()})()`], { type: "text/javascript" }));
-        this.#worker = new Worker(source);
-        this.#worker.onmessage = ({ data }) => this.#heard(data, source);
-        this.#worker.onerror = (event) => {
-          event.preventDefault?.();
-          URL.revokeObjectURL(source);
-          if (this.#ready)
-            this.#failed(event.message);
-          else
-            this.#fallBack();
-        };
-        this.#order({ open: url, highWater: HIGH_WATER_BYTES, limit: WORKER_LIMIT });
-      } catch {
-        this.#fallBack();
-      }
-    }
-    send(text) {
-      if (this.#direct)
-        return this.#direct.send(text);
-      if (!this.#events)
-        return;
-      if (this.#outgoing.length === 0)
-        queueMicrotask(() => this.#flush());
-      this.#outgoing.push(text);
-      this.#unsent += text.length;
-    }
-    hasRoom() {
-      if (this.#direct)
-        return this.#direct.hasRoom();
-      this.#wanted = this.#unsent > HIGH_WATER_BYTES;
-      return !this.#wanted;
-    }
-    pause() {
-      this.#paused = true;
-    }
-    resume() {
-      this.#paused = false;
-      this.#askForMore();
-    }
-    end() {
-      if (this.#direct)
-        return this.#direct.end();
-      this.#flush();
-      this.#order({ close: true });
-    }
-    destroy() {
-      this.#events = void 0;
-      this.#direct?.destroy();
-      this.#worker?.terminate();
-      this.#worker = void 0;
-    }
-    #order(order) {
-      this.#worker?.postMessage(order);
-    }
-    #flush() {
-      if (this.#outgoing.length === 0)
-        return;
-      this.#unsentLengths.push(this.#outgoing.reduce((sum, text) => sum + text.length, 0));
-      this.#order({ send: this.#outgoing });
-      this.#outgoing = [];
-    }
-    #heard(report, source) {
-      const events = this.#events;
-      if (!events)
-        return;
-      if ("ready" in report) {
-        this.#ready = true;
-        URL.revokeObjectURL(source);
-      } else if ("opened" in report) {
-        this.#opened = true;
-        events.opened();
-      } else if ("texts" in report) {
-        this.#owed = true;
-        if (report.dropped > 0)
-          events.dropped(report.dropped);
-        for (const text of report.texts)
-          events.received(text);
-        if (!this.#paused)
-          this.#askForMore();
-      } else if ("sent" in report) {
-        for (let batches = report.sent; batches > 0; batches--)
-          this.#unsent -= this.#unsentLengths.shift() ?? 0;
-        if (this.#wanted && this.#unsent <= HIGH_WATER_BYTES) {
-          this.#wanted = false;
-          events.writable();
-        }
-      } else if ("closed" in report) {
-        this.destroy();
-        events.closed(closedError(this.#url, this.#opened, report.closed.code, ""));
-      } else {
-        this.destroy();
-        events.closed(new UsageError(`the WebSocket ${this.#url} is not possible here: ${report.impossible}`));
-      }
-    }
-    #askForMore() {
-      if (!this.#owed)
-        return;
-      this.#owed = false;
-      this.#order({ more: true });
-    }
-    #failed(message) {
-      const events = this.#events;
-      this.destroy();
-      events?.closed(new ConnectionLostError(`the worker with the connection to ${this.#url} failed: ${message}`));
-    }
-    /** Nothing has been sent yet: that waits for `opened`. */
-    #fallBack() {
-      this.#worker?.terminate();
-      this.#worker = void 0;
-      if (!this.#events || this.#direct)
-        return;
-      this.#direct = new WebSocketTransport(this.#url, void 0, this.#events);
-    }
-  };
-  function hasWorkers() {
-    return typeof Worker === "function" && typeof Blob === "function" && typeof URL.createObjectURL === "function";
-  }
-  function inWorker() {
-    const ROOM_POLL_MS2 = 10;
-    const scope = globalThis;
-    let socket;
-    let highWater = 0;
-    let limit = 0;
-    let batch = [];
-    let dropped = 0;
-    let mayPost = true;
-    let unreported = 0;
-    let polling;
-    const post = () => {
-      if (!mayPost || batch.length === 0)
-        return;
-      mayPost = false;
-      scope.postMessage({ texts: batch, dropped });
-      batch = [];
-      dropped = 0;
-    };
-    const mayDrop = (text) => {
-      try {
-        const { push } = JSON.parse(text);
-        return push !== void 0 && (push.q === void 0 || Number(push.q) === 0);
-      } catch {
-        return true;
-      }
-    };
-    const tellOfRoom = () => {
-      if (unreported === 0 || !socket || socket.bufferedAmount > highWater)
-        return;
-      scope.postMessage({ sent: unreported });
-      unreported = 0;
-      clearInterval(polling);
-      polling = void 0;
-    };
-    scope.onmessage = ({ data: order }) => {
-      if ("open" in order) {
-        ({ highWater, limit } = order);
-        try {
-          socket = new WebSocket(order.open);
-        } catch (error) {
-          scope.postMessage({ impossible: error.message });
-          return;
-        }
-        socket.onopen = () => scope.postMessage({ opened: true });
-        socket.onmessage = ({ data }) => {
-          if (typeof data !== "string")
-            return;
-          if (batch.length >= limit && mayDrop(data)) {
-            dropped++;
-            return;
-          }
-          batch.push(data);
-          post();
-        };
-        socket.onclose = ({ code, reason }) => {
-          clearInterval(polling);
-          mayPost = true;
-          post();
-          scope.postMessage({ closed: { code, reason } });
-        };
-      } else if ("send" in order) {
-        for (const text of order.send)
-          socket?.send(text);
-        unreported++;
-        tellOfRoom();
-        if (unreported > 0)
-          polling ??= setInterval(tellOfRoom, ROOM_POLL_MS2);
-      } else if ("more" in order) {
-        mayPost = true;
-        post();
-      } else {
-        socket?.close();
-      }
-    };
-    scope.postMessage({ ready: true });
-  }
-
-  // dist/transport.js
-  var HIGH_WATER_BYTES = 1 << 20;
-  function openTransport(options, events) {
-    const url = parseUrl(options.url);
-    switch (url.protocol) {
-      case "ws:":
-      case "wss:":
-        if (options.worker && !options.WebSocket && hasWorkers())
-          return new WorkerTransport(url.href, events);
-        return new WebSocketTransport(url.href, options.WebSocket, events);
-      default:
-        return new LateTransport(Promise.resolve().then(() => (init_socket_browser(), socket_browser_exports)).then(({ openSocket: openSocket2 }) => openSocket2(url, options, events)), events);
-    }
-  }
-  function parseUrl(text) {
-    let url;
-    try {
-      url = new URL(text);
-    } catch {
-    }
-    const known = ["ws:", "wss:", "jmqt:", "jmqts:"];
-    if (!url || !known.includes(url.protocol) || url.hostname === "") {
-      throw new UsageError(`${JSON.stringify(text)} is not the URL of a JMQT server: expected ws://host:8012, wss://host:8013, or, in Node, jmqt://host:8010 or jmqts://host:8011`);
-    }
-    return url;
-  }
-  var LateTransport = class {
-    #transport;
-    #destroyed = false;
-    constructor(loading, events) {
-      loading.then((transport) => {
-        this.#transport = transport;
-        if (this.#destroyed)
-          transport.destroy();
-      }, (error) => {
-        if (!this.#destroyed)
-          events.closed(error);
-      });
-    }
-    send(text) {
-      this.#transport?.send(text);
-    }
-    hasRoom() {
-      return this.#transport?.hasRoom() ?? false;
-    }
-    pause() {
-      this.#transport?.pause();
-    }
-    resume() {
-      this.#transport?.resume();
-    }
-    end() {
-      if (this.#transport)
-        this.#transport.end();
-      else
-        this.destroy();
-    }
-    destroy() {
-      this.#destroyed = true;
-      this.#transport?.destroy();
-    }
-  };
-
-  // dist/session.js
-  var LINGER_MS = 2e3;
-  var Session = class {
-    /** Fulfilled when the far end can be spoken to, rejected if that never happens. */
-    opened;
-    #url;
-    #events;
-    #transport;
-    #inbox;
-    #auths = new Fifo();
-    #conns = new Fifo();
-    #subs = new Fifo();
-    #unsubs = new Fifo();
-    #open;
-    #heartbeat;
-    #understood = false;
-    #leaving = false;
-    #closed;
-    #error;
-    constructor(options, events) {
-      this.#url = options.url;
-      this.#events = events;
-      this.#inbox = new Inbox({
-        handle: (text) => this.#handle(text),
-        full: () => this.#transport.pause(),
-        emptied: () => this.#transport.resume(),
-        mayDrop: (text) => this.#mayDrop(text)
-      });
-      this.opened = new Promise((resolve, reject) => {
-        this.#open = { resolve, reject };
-      });
-      this.opened.catch(() => {
-      });
-      this.#transport = openTransport(options, {
-        opened: () => this.#open?.resolve(),
-        received: (text) => {
-          this.#heartbeat?.heard();
-          this.#inbox.add(text);
-        },
-        dropped: (count) => {
-          for (let index = 0; index < count; index++)
-            this.#events.dropped();
-        },
-        writable: () => this.#events.writable(),
-        // What arrived before the end is handled before the end.
-        closed: (error) => this.#inbox.end(() => this.#ended(error))
-      });
-    }
-    /** Whether anything was received that makes sense. */
-    get understood() {
-      return this.#understood;
-    }
-    get alive() {
-      return this.#error === void 0;
-    }
-    auth(data) {
-      return this.#ask(this.#auths, encodeAuth(data));
-    }
-    /** The answer is `ts`, in seconds. */
-    async conn(credentials, window) {
-      const text = encodeConn(credentials.token, credentials.clientId, window);
-      return this.#ask(this.#conns, text);
-    }
-    sub(channel, persistent) {
-      return this.#ask(this.#subs, encodeSub(channel, persistent), channel);
-    }
-    unsub(channel) {
-      return this.#ask(this.#unsubs, encodeUnsub(channel), channel);
-    }
-    send(text) {
-      if (!this.#error)
-        this.#transport.send(text);
-    }
-    hasRoom() {
-      return this.#transport.hasRoom();
-    }
-    acknowledge(id) {
-      this.send(encodePushAck(id));
-    }
-    /** Says goodbye (§7.o). The server answers what it has, and closes. */
-    leave() {
-      this.#leaving = true;
-      this.send(DISCONN);
-    }
-    /** Sends what is queued, and closes. Done when it is closed, or after a bounded wait for that. */
-    close() {
-      this.#leaving = true;
-      this.#heartbeat?.stop();
-      if (this.#error)
-        return Promise.resolve();
-      return new Promise((resolve) => {
-        const timer = setTimeout(() => this.destroy(new ConnectionLostError(`${this.#url} did not close`)), LINGER_MS);
-        this.#closed = () => {
-          clearTimeout(timer);
-          resolve();
-        };
-        this.#transport.end();
-      });
-    }
-    /** Ends at once, for this reason. */
-    destroy(error) {
-      this.#transport.destroy();
-      this.#inbox.close();
-      this.#ended(error);
-    }
-    #ask(line, text, channel) {
-      if (this.#error)
-        return Promise.reject(this.#error);
-      this.#transport.send(text);
-      return new Promise((resolve, reject) => {
-        line.push({ ...channel === void 0 ? {} : { channel }, resolve, reject });
-      });
-    }
-    /** `true` where the application shall run before the next packet. */
-    #handle(text) {
-      if (this.#error)
-        return false;
-      let packet;
-      try {
-        packet = decode(text);
-      } catch (error) {
-        if (!(error instanceof BadPacket))
-          throw error;
-        if (!this.#understood) {
-          const start = JSON.stringify(text.slice(0, 40));
-          const problem = `${this.#url} is not a JMQT server: ${error.message}, beginning with ${start}`;
-          this.destroy(new WrongServerError(problem));
-        }
-        return false;
-      }
-      this.#understood = true;
-      switch (packet.type) {
-        case "push":
-          if (!this.#leaving)
-            this.#events.push(packet, text);
-          return false;
-        case "pubAck":
-          this.#events.pubAck(packet, text);
-          return false;
-        case "hbAck":
-          return false;
-        case "subAck":
-          answer(this.#subs, "sub", packet.status, packet.channel);
-          return true;
-        // who has subscribed can get ready for the retained message, which is next
-        case "unsubAck":
-          answer(this.#unsubs, "unsub", packet.status, packet.channel);
-          return true;
-        case "authAck": {
-          const question = this.#auths.shift();
-          if (packet.status === Status.OK)
-            question?.resolve({ token: packet.token, clientId: packet.clientId });
-          else
-            question?.reject(new RefusedError("auth", packet.status, void 0, packet.message));
-          return true;
-        }
-        case "connAck": {
-          const question = this.#conns.shift();
-          if (packet.status !== Status.OK) {
-            question?.reject(new RefusedError("conn", packet.status));
-          } else {
-            this.#keepAlive(packet.timeoutSeconds);
-            question?.resolve(packet.timeoutSeconds);
-          }
-          return true;
-        }
-      }
-    }
-    #keepAlive(timeoutSeconds) {
-      this.#heartbeat?.stop();
-      this.#heartbeat = new Heartbeat(timeoutSeconds, {
-        beat: () => this.send(HEARTBEAT),
-        silent: (milliseconds) => {
-          const seconds = (milliseconds / 1e3).toFixed(1);
-          this.destroy(new ConnectionLostError(`${this.#url} has said nothing for ${seconds} seconds`));
-        }
-      });
-    }
-    #mayDrop(text) {
-      try {
-        const packet = decode(text);
-        if (packet.type !== "push" || packet.qos === 1)
-          return false;
-        this.#events.dropped();
-      } catch {
-      }
-      return true;
-    }
-    #ended(error) {
-      if (this.#error)
-        return;
-      this.#error = error;
-      this.#heartbeat?.stop();
-      this.#open?.reject(error);
-      for (const line of [this.#auths, this.#conns, this.#subs, this.#unsubs]) {
-        for (const question of line.clear())
-          question.reject(error);
-      }
-      this.#events.ended(error);
-      this.#closed?.();
-    }
-  };
-  function answer(line, request, status, channel) {
-    let question = line.at(0);
-    if (channel !== void 0 && question?.channel !== channel) {
-      question = void 0;
-      for (let i = 0; i < line.length && !question; i++) {
-        if (line.at(i)?.channel === channel)
-          question = line.at(i);
-      }
-    }
-    if (!question)
-      return;
-    line.remove(question);
-    if (status === Status.OK)
-      question.resolve();
-    else
-      question.reject(new RefusedError(request, status, question.channel));
-  }
-
-  // dist/subscriptions.js
-  init_errors();
-  var Subscriptions = class {
-    #active = /* @__PURE__ */ new Map();
-    /** Without an answer, in the order they were made in. */
-    #calls = /* @__PURE__ */ new Set();
-    #ended;
-    #wire;
-    /** `ended` hears of each subscription that is over, with the reason if nobody asked for it. */
-    constructor(ended) {
-      this.#ended = ended;
-    }
-    /** Channels and whether the subscription is persistent. */
-    get active() {
-      return new Map([...this.#active].map(([channel, { persistent }]) => [channel, persistent]));
-    }
-    /** @throws UsageError if it contradicts the subscription there is. */
-    check(channel, persistent) {
-      const active = this.#active.get(channel);
-      if (!active || active.persistent === persistent || this.#unsubscribing(channel))
-        return;
-      const [is, not] = active.persistent ? ["persistent", "temporary"] : ["temporary", "persistent"];
-      throw new UsageError(`the subscription to ${JSON.stringify(channel)} is ${is}: to make it ${not}, unsubscribe first (§9.c)`);
-    }
-    /** Makes the call now, or when there is a session. What is returned gives it up. */
-    add(call) {
-      this.#calls.add(call);
-      if (this.#wire)
-        void this.#make(call, this.#wire);
-      return () => void this.#calls.delete(call);
-    }
-    /** There is a session: makes everything again. Done when all of it is answered. */
-    async attach(wire) {
-      this.#wire = wire;
-      const again = [...this.#active].filter(([channel]) => !this.#unsubscribing(channel)).map(([channel, { persistent }]) => this.#again(channel, persistent, wire));
-      const calls = [...this.#calls].map((call) => this.#make(call, wire));
-      await Promise.all([...again, ...calls]);
-    }
-    detach() {
-      this.#wire = void 0;
-    }
-    /** Ends everything, with this error. */
-    close(error) {
-      this.#wire = void 0;
-      for (const call of this.#calls)
-        call.reject(error);
-      this.#calls.clear();
-      this.#active.clear();
-    }
-    #unsubscribing(channel) {
-      return [...this.#calls].some((call) => call.kind === "unsub" && call.channel === channel);
-    }
-    async #again(channel, persistent, wire) {
-      try {
-        await wire.sub(channel, persistent);
-      } catch (error) {
-        if (!(error instanceof RefusedError))
-          throw error;
-        this.#active.delete(channel);
-        this.#ended(channel, error);
-      }
-    }
-    async #make(call, wire) {
-      const { kind, channel, persistent } = call;
-      try {
-        await (kind === "sub" ? wire.sub(channel, persistent) : wire.unsub(channel));
-      } catch (error) {
-        if (!(error instanceof RefusedError))
-          return;
-        if (this.#calls.delete(call))
-          call.reject(error);
-        return;
-      }
-      if (!this.#calls.delete(call))
-        return;
-      if (kind === "sub") {
-        this.#active.set(channel, { persistent });
-      } else {
-        this.#active.delete(channel);
-        this.#ended(channel);
-      }
-      call.resolve();
-    }
-  };
-  function isFinal(error) {
-    if (error instanceof RefusedError)
-      return [6, 7, 10, 11].includes(error.status);
-    return !(error instanceof JmqtError) || error.code === "USAGE";
-  }
-
-  // dist/client.js
-  var LEAVE_MS = 5e3;
-  var Client = class {
-    /** Counted since the client was made. */
-    counters = { droppedPushes: 0, droppedPublishes: 0 };
-    #options;
-    #timeout;
-    #maxPacketBytes;
-    #window;
-    #events = new Events((error) => this.#report(error));
-    #deliveries;
-    #outbox;
-    #subscriptions;
-    #backoff;
-    #state = "idle";
-    #session;
-    #credentials;
-    /** Whose session there was last. */
-    #lastClient;
-    /** Of the last successful `auth`, for a new token. */
-    #authData;
-    #connectedAt = 0;
-    #retry;
-    /** Rises with each attempt and with its end, so that what still waits for an old one does no harm. */
-    #epoch = 0;
-    /** @throws UsageError if an option makes no sense. Connects to nothing yet. */
-    constructor(options) {
-      parseUrl(options.url);
-      this.#options = options;
-      this.#timeout = options.timeout ?? 3e4;
-      this.#maxPacketBytes = options.maxPacketBytes ?? 4 << 20;
-      this.#window = wholeNumber("window", options.window ?? 128, 1, 4096);
-      this.#credentials = {
-        ...options.token === void 0 ? {} : { token: options.token },
-        ...options.clientId === void 0 ? {} : { clientId: options.clientId }
-      };
-      this.#deliveries = new Deliveries({
-        manual: options.ack === "manual",
-        limit: wholeNumber("iteratorLimit", options.iteratorLimit ?? 1e3, 1, 1e9),
-        window: this.#window,
-        acknowledge: (id) => this.#session?.acknowledge(id),
-        report: (error) => this.#report(error),
-        dropped: () => void this.counters.droppedPushes++
-      });
-      this.#outbox = new Outbox({
-        limit: wholeNumber("queueLimit", options.queueLimit ?? 1e3, 1, 1e9),
-        full: options.queueFull ?? "wait",
-        inFlight: wholeNumber("publishWindow", options.publishWindow ?? 1e3, 1, 1e9),
-        dropped: () => void this.counters.droppedPublishes++
-      });
-      this.#subscriptions = new Subscriptions((channel, error) => {
-        this.#deliveries.end(channel, error);
-        if (error)
-          this.#report(error);
-      });
-      this.#backoff = options.reconnect === false ? void 0 : new Backoff(options.reconnect ?? {});
-    }
-    get state() {
-      return this.#state;
-    }
-    /** Known after `auth`, or as it was given. */
-    get clientId() {
-      return this.#credentials.clientId;
-    }
-    /** The channels this client has subscribed to, and whether persistently. */
-    get subscriptions() {
-      return this.#subscriptions.active;
-    }
-    /** Publishes that wait for a session, and those that wait for their acknowledgement. */
-    get pending() {
-      return { waiting: this.#outbox.waiting, inFlight: this.#outbox.inFlight };
-    }
-    /** Listens; the function that is returned ends that. */
-    on(name, listener) {
-      if (name === "push")
-        this.#deliveries.listen(listener);
-      else
-        this.#events.on(name, listener);
-      return () => this.off(name, listener);
-    }
-    off(name, listener) {
-      if (name === "push")
-        this.#deliveries.unlisten(listener);
-      else
-        this.#events.off(name, listener);
-    }
-    /**
-     * Asks for a token (§7.a) and keeps it for `conn`.
-     *
-     * @throws RefusedError with the server's words in `reply`; NetworkError; TimeoutError; AbortedError.
-     */
-    auth(data, options = {}) {
-      return this.#limited("auth", options, async () => {
-        if (this.#state === "reconnecting" || this.#state === "closing") {
-          throw new UsageError(`auth is not possible while the client is ${this.#state}: call disconnect first`);
-        }
-        const credentials = await this.#authenticate(data);
-        this.#credentials = credentials;
-        return credentials;
-      });
-    }
-    /**
-     * Opens the session (§7.c). Done when the server has accepted it and the subscriptions are made.
-     *
-     * @throws RefusedError; NetworkError and its kin; UsageError without a token and client id.
-     */
-    async conn(credentials = {}, options = {}) {
-      if (this.#state !== "idle") {
-        throw new UsageError(`conn is not possible while the client is ${this.#state}: call disconnect first`);
-      }
-      const { token, clientId } = { ...this.#credentials, ...credentials };
-      if (token === void 0 || clientId === void 0) {
-        throw new UsageError("conn needs a token and a client id: call auth first, or pass both");
-      }
-      if (this.#credentials.clientId !== clientId)
-        this.#authData = void 0;
-      this.#credentials = { token, clientId };
-      if (this.#lastClient !== void 0 && this.#lastClient !== clientId)
-        this.#deliveries.forgetIds();
-      this.#lastClient = clientId;
-      this.#state = "connecting";
-      const epoch = ++this.#epoch;
-      try {
-        return await this.#limited("conn", options, () => this.#open(false, epoch));
-      } catch (error) {
-        if (epoch === this.#epoch) {
-          this.#epoch++;
-          this.#state = "idle";
-          this.#detach(error);
-          if (!(error instanceof RefusedError))
-            this.#drop(error);
-        }
-        throw error;
-      }
-    }
-    /**
-     * Subscribes (§7.g). Also without a session: then it is done when there is one. It is made again after
-     * each reconnect.
-     *
-     * @throws RefusedError; UsageError for a name that is none; TimeoutError; AbortedError.
-     */
-    async sub(channel, options = {}) {
-      const name = channelName(channel);
-      const persistent = options.persistent ?? false;
-      this.#subscriptions.check(name, persistent);
-      const stop = options.onPush ? this.#deliveries.listenTo(name, options.onPush) : void 0;
-      if (!stop)
-        this.#deliveries.expect(name);
-      try {
-        await this.#subscription("sub", name, persistent, options);
-      } catch (error) {
-        stop?.();
-        throw error;
-      }
-      return {
-        channel: name,
-        persistent,
-        unsub: (unsubOptions) => this.unsub(name, unsubOptions),
-        [Symbol.asyncIterator]: () => this.messages(name)
-      };
-    }
-    /** Ends a subscription (§7.i), and the iterators over its messages once they are empty. */
-    async unsub(channel, options = {}) {
-      const name = channelName(channel);
-      await this.#subscription("unsub", name, false, options);
-    }
-    /**
-     * The messages of one channel, subscribed to by this client or by the server: the presence channel, the
-     * client's own `#` channel. Begins with those that nobody has taken yet.
-     */
-    messages(channel) {
-      return this.#deliveries.messages(channelName(channel));
-    }
-    /**
-     * Publishes (§7.k). With QoS 1 done when the server has stored it; with QoS 0 when it was sent, or has
-     * its place in the queue. Also without a session. QoS 1 is sent again after a reconnect until it is
-     * acknowledged, so it may arrive twice.
-     *
-     * @throws RefusedError (QoS 1 only); QueueFullError; ClosedError; UsageError; TimeoutError; AbortedError.
-     */
-    pub(channel, data, options = {}) {
-      const qos = options.qos ?? 0;
-      if (qos !== 0 && qos !== 1)
-        return Promise.reject(new UsageError(`qos must be 0 or 1, not ${String(qos)}`));
-      return this.#publish("pub", channel, data, qos, options.retain ?? false, options, 0).then(nothing);
-    }
-    /** Publishes to one client (§9.d). @throws RefusedError with status 8 (QoS 1) if it is away. */
-    p2p(clientId, data, options = {}) {
-      return this.pub(`#${clientId}`, data, options);
-    }
-    async request(channel, data, options = {}) {
-      if (!channelName(channel).startsWith("$")) {
-        throw new UsageError(`${JSON.stringify(channel)} is not a control channel: those begin with $`, Status.INVALID_CHANNEL);
-      }
-      const answer2 = await this.#publish("request", channel, data, 0, false, options, this.#timeout);
-      return options.raw ? new RawJson(rawData(answer2?.packet ?? "") ?? "null") : answer2?.data;
-    }
-    /** @internal For the drop-in: the packet id at once, and what was answered with it. */
-    publishForAnswer(channel, data, qos, retain) {
-      const kind = String(channel).trimStart().startsWith("$") ? "request" : "pub";
-      let id = "";
-      const answer2 = this.#publish(kind, channel, data, qos, retain, {}, 0, (given) => id = given);
-      return { id, answer: answer2 };
-    }
-    /** Tries at once instead of waiting for the time that `reconnecting` told. Otherwise without effect. */
-    reconnectNow() {
-      if (this.#state !== "reconnecting" || this.#retry === void 0)
-        return;
-      clearTimeout(this.#retry);
-      this.#retry = void 0;
-      void this.#reconnect();
-    }
-    /**
-     * Leaves (§9.f): says so (unless `silent`), waits for acknowledgements of what was published (`timeout`
-     * milliseconds, 5,000 by default), and closes. What is unfinished then fails with ClosedError, and
-     * iterators end. `conn` may be called again afterwards.
-     */
-    async disconnect(options = {}) {
-      if (this.#state === "idle" || this.#state === "closing") {
-        if (this.#state === "idle")
-          await this.#finish(new ClosedError("the client was disconnected"));
-        return;
-      }
-      const session = this.#session;
-      const wasConnected = this.#state === "connected";
-      this.#state = "closing";
-      clearTimeout(this.#retry);
-      this.#retry = void 0;
-      if (session?.alive && wasConnected) {
-        if (!options.silent)
-          session.leave();
-        if (this.#outbox.inFlight > 0 && options.timeout !== 0)
-          await this.#goodbye(session, options.timeout ?? LEAVE_MS);
-      }
-      const closed = this.#finish(new ClosedError("the client was disconnected"), wasConnected);
-      if (wasConnected) {
-        this.#events.emit("disconnect", {
-          error: new ClosedError("the client was disconnected"),
-          willReconnect: false
-        });
-      }
-      await closed;
-    }
-    /** Called when the session that is leaving has ended, or nothing is outstanding any more. */
-    #farewell;
-    #goodbye(session, milliseconds) {
-      return new Promise((resolve) => {
-        const done = () => {
-          clearTimeout(timer);
-          this.#farewell = void 0;
-          resolve();
-        };
-        const timer = setTimeout(done, milliseconds);
-        this.#farewell = () => {
-          if (!session.alive || this.#outbox.inFlight === 0)
-            done();
-        };
-      });
-    }
-    /** Everything ends with this error; the client can be used anew. Done when the connection is closed. */
-    #finish(error, politely = false) {
-      this.#state = "idle";
-      clearTimeout(this.#retry);
-      this.#retry = void 0;
-      const session = this.#session;
-      this.#session = void 0;
-      this.#epoch++;
-      const closed = politely ? session?.close() : session?.destroy(error);
-      this.#detach(error);
-      this.#outbox.close(error);
-      this.#subscriptions.close(error);
-      this.#deliveries.endAll(error instanceof ClosedError ? void 0 : error);
-      return Promise.resolve(closed);
-    }
-    async #open(resumed, epoch) {
-      const { session, timeoutSeconds } = await this.#openSession(epoch);
-      await this.#subscriptions.attach(session);
-      this.#stillWanted(epoch);
-      if (!session.alive)
-        throw new NetworkError("the connection ended while its subscriptions were made");
-      this.#state = "connected";
-      this.#connectedAt = performance.now();
-      this.#outbox.attach(session);
-      const event = { clientId: this.#credentials.clientId ?? "", timeoutSeconds, resumed };
-      this.#events.emit("connected", event);
-      return event;
-    }
-    /** `conn`, and once more with a new token if the server does not take this one. */
-    async #openSession(epoch) {
-      for (let refreshed = false; ; refreshed = true) {
-        this.#stillWanted(epoch);
-        const session = await this.#connection();
-        this.#stillWanted(epoch);
-        try {
-          const timeoutSeconds = await session.conn(this.#credentials, this.#window);
-          return { session, timeoutSeconds };
-        } catch (error) {
-          const expired = error instanceof RefusedError && error.status === Status.INVALID_TOKEN;
-          if (!expired || refreshed || !await this.#refresh())
-            throw error;
-        }
-      }
-    }
-    /** Who waits for a connection that was given up meanwhile must not open the next. */
-    #stillWanted(epoch) {
-      if (epoch !== this.#epoch)
-        throw new ClosedError("the connection was given up");
-    }
-    /** Whether there is a new token. */
-    async #refresh() {
-      const { refreshToken } = this.#options;
-      if (refreshToken) {
-        const clientId = this.#credentials.clientId ?? "";
-        const authenticate = (data) => this.#authenticate(data);
-        this.#credentials = await refreshToken({ clientId, authenticate });
-        return true;
-      }
-      if (!this.#authData)
-        return false;
-      this.#credentials = await this.#authenticate(this.#authData.data);
-      return true;
-    }
-    async #authenticate(data) {
-      const session = await this.#connection();
-      const credentials = await session.auth(data);
-      this.#authData = { data };
-      return credentials;
-    }
-    /** The connection there is, else a new one, once it can be spoken to. */
-    async #connection() {
-      if (!this.#session?.alive) {
-        const session2 = new Session({
-          url: this.#options.url,
-          WebSocket: this.#options.WebSocket,
-          worker: this.#options.worker,
-          tls: this.#options.tls,
-          maxIncomingBytes: this.#maxPacketBytes * 4
-        }, {
-          push: (push, packet) => this.#deliveries.push(push, packet),
-          pubAck: (ack, packet) => {
-            this.#outbox.answered(ack.id, ack.status, ack.data, packet);
-            this.#farewell?.();
-          },
-          writable: () => this.#outbox.flush(),
-          dropped: () => void this.counters.droppedPushes++,
-          ended: (error) => this.#ended(session2, error)
-        });
-        this.#session = session2;
-      }
-      const session = this.#session;
-      await session.opened;
-      return session;
-    }
-    /** A connection is gone. What happens to one that was not ready yet is up to who opened it. */
-    #ended(session, error) {
-      if (session !== this.#session)
-        return;
-      this.#session = void 0;
-      this.#detach(error);
-      this.#farewell?.();
-      if (this.#state !== "connected")
-        return;
-      this.#backoff?.sessionLasted(performance.now() - this.#connectedAt);
-      const delay = this.#backoff?.next();
-      this.#state = delay === void 0 ? "idle" : "reconnecting";
-      if (delay === void 0)
-        void this.#finish(error);
-      this.#events.emit("disconnect", { error, willReconnect: delay !== void 0 });
-      if (delay !== void 0 && this.#state === "reconnecting")
-        this.#schedule(delay, error);
-    }
-    #schedule(delay, error) {
-      this.#state = "reconnecting";
-      this.#retry = setTimeout(() => {
-        this.#retry = void 0;
-        void this.#reconnect();
-      }, delay);
-      this.#events.emit("reconnecting", { attempt: this.#backoff?.attempt ?? 0, delay, error });
-    }
-    async #reconnect() {
-      const epoch = ++this.#epoch;
-      try {
-        await this.#limited("reconnecting", { timeout: this.#timeout || 3e4 }, () => this.#open(true, epoch));
-      } catch (error) {
-        if (epoch !== this.#epoch || this.#state !== "reconnecting")
-          return;
-        this.#epoch++;
-        this.#detach(error);
-        this.#drop(error);
-        const failure = error instanceof JmqtError ? error : new NetworkError("reconnecting failed", { cause: error });
-        const delay = isFinal(error) ? void 0 : this.#backoff?.next();
-        if (delay !== void 0) {
-          this.#schedule(delay, failure);
-          return;
-        }
-        void this.#finish(failure);
-        this.#events.emit("disconnect", { error: failure, willReconnect: false });
-      }
-    }
-    /** Nothing can be sent any more. */
-    #detach(error) {
-      this.#subscriptions.detach();
-      this.#outbox.detach(error.message);
-    }
-    /** The connection is of no use any more. */
-    #drop(error) {
-      const session = this.#session;
-      this.#session = void 0;
-      session?.destroy(error instanceof JmqtError ? error : new NetworkError(error.message));
-    }
-    #subscription(kind, channel, persistent, options) {
-      let cancel;
-      return limited(`${kind} on channel ${JSON.stringify(channel)}`, options, this.#timeout, (resolve, reject) => {
-        cancel = this.#subscriptions.add({ kind, channel, persistent, resolve, reject });
-      }, () => cancel?.());
-    }
-    #publish(kind, channel, data, qos, retain, options, timeout, identified) {
-      let name;
-      let json;
-      try {
-        name = channelName(channel);
-        json = kind === "request" && data === void 0 ? void 0 : encodeData(data, `${kind} on ${JSON.stringify(name)}`);
-        if (json !== void 0 && exceeds(json, this.#maxPacketBytes - 2048)) {
-          throw new UsageError(`the data of ${kind} on ${JSON.stringify(name)} is too large: a packet may have ${this.#maxPacketBytes} bytes (maxPacketBytes)`);
-        }
-        if (kind === "pub" && name.startsWith("$")) {
-          throw new UsageError(`${JSON.stringify(name)} is a control channel: use request`, Status.INVALID_CHANNEL);
-        }
-      } catch (error) {
-        return Promise.reject(error);
-      }
-      let cancel;
-      return limited(`${kind} on channel ${JSON.stringify(name)}`, options, timeout, (resolve, reject) => {
-        const added = this.#outbox.add({ kind, channel: name, json, qos, retain, resolve, reject });
-        cancel = added.cancel;
-        identified?.(added.id);
-      }, () => cancel?.());
-    }
-    /** Runs what opens or uses a connection; when a limit is reached first, the connection goes. */
-    #limited(what, options, run) {
-      return limited(what, options, this.#timeout, (resolve, reject) => void run().then(resolve, reject), (error) => {
-        if (this.#state !== "connected")
-          this.#drop(error);
-      }, () => this.#session?.understood ? "" : `, and nothing else came from ${this.#options.url}: check that this is the port of a JMQT server for this kind of URL (jmqt:// 8010, jmqts:// 8011, ws:// 8012, wss:// 8013)`);
-    }
-    #report(error) {
-      if (this.#events.has("error"))
-        this.#events.emit("error", error);
-      else
-        console.error(error);
-    }
-  };
-  function nothing() {
-  }
-  function wholeNumber(name, value, least, most) {
-    if (Number.isInteger(value) && value >= least && value <= most)
-      return value;
-    throw new UsageError(`the option ${name} must be a whole number from ${least} to ${most}, not ${String(value)}`);
+  var NAMES = new Map(Object.entries(DisconnectCode).map(([name, code]) => [code, name]));
+  function disconnectReason(code, text, seconds = 0) {
+    if (code === void 0 || code < 4e3 || code > 4999)
+      return void 0;
+    return { code, name: NAMES.get(code) ?? "", text, mayReconnect: code < 4500, delay: Math.max(0, seconds) * 1e3 };
   }
 
   // dist/compat.js
-  init_errors();
+  var REMEMBERED = 4096;
+  var lastPacketId = 0;
+  var log = (text) => console.log(text);
   var JMQTClient = class {
+    JMQT_VERSION = "1.0";
     /** `JMQT.statusCodes`, as pages know it. */
     statusCodes = Status;
     websockAddress;
+    websocket = null;
     clientId = null;
     authToken = null;
-    #client;
+    /** The server's `ts`, in milliseconds. */
+    timeoutMiliSeconds = 0;
+    /** Milliseconds from one heartbeat to the next. */
+    hbGap = 0;
+    /** When the last heartbeat was answered, and sent; 0 before the first. */
+    lastHbAck = 0;
+    lastHbSent = 0;
+    /** The WebSocket is open. */
+    opened = false;
+    /** There is a session. */
+    connected = false;
     #push;
     #disconnect;
-    /** `options` go to the `Client` underneath; `{ reconnect: {} }` makes it reconnect by itself. */
-    constructor(host, port, enableSsl = false, options = {}) {
+    /** In the order of the calls. */
+    #waiting = [];
+    /** Packets for when the WebSocket is open. */
+    #unsent = [];
+    #stopBeating;
+    /** QoS 1 pushes that came before there was a callback. */
+    #unclaimed = [];
+    #seen = new SeenIds(REMEMBERED);
+    /** Handed over, and not acknowledged yet. */
+    #held = /* @__PURE__ */ new Set();
+    #session = null;
+    #reason;
+    constructor(host, port, enableSsl = false) {
       this.websockAddress = `${enableSsl ? "wss" : "ws"}://${host}:${port}/`;
-      this.#client = new Client({ reconnect: false, ...options, url: this.websockAddress });
-      this.#client.on("disconnect", ({ willReconnect }) => {
-        if (!willReconnect)
-          this.#disconnect?.(this.websockAddress);
-      });
-    }
-    get connected() {
-      return this.#client.state === "connected";
     }
     on(event, callback) {
       if (event === "disconnect")
         this.#disconnect = callback;
       if (event !== "push")
         return;
-      if (!this.#push) {
-        this.#client.on("push", ({ channel, client, data, qos, retained }) => this.#push?.(channel, client, data, qos, retained ? 1 : 0));
-      }
       this.#push = callback;
+      if (this.#unclaimed.length > 0)
+        setTimeout(() => this.#claim(), 0);
     }
-    /** `callback(1, token, clientId, '')`, or `callback(status, '', '', message)`. */
+    /** `callback(1, token, clientId, '')`, `callback(status, '', '', message)`, or `callback(9)`. */
     auth(data, callback) {
-      this.#client.auth(data).then(({ token, clientId }) => callback?.(Status.OK, token, clientId, ""), (error) => {
-        const reply = error instanceof JmqtError && "reply" in error ? error.reply : void 0;
-        callback?.(statusOf(error), "", "", typeof reply === "string" ? reply : messageOf(error));
-        this.#failed(error);
-      });
+      const answered = (fields) => {
+        if (!fields)
+          return void callback?.(Status.NETWORK_ERROR);
+        log(`JMQT authAck, status ${String(fields["st"])}`);
+        const good = fields["st"] === Status.OK;
+        const text = (key, wanted) => wanted ? String(fields[key] ?? "") : "";
+        callback?.(Number(fields["st"]), text("at", good), text("cl", good), text("mg", !good));
+      };
+      this.#open("auth", () => JSON.stringify({ auth: { dt: data } }), answered);
     }
     /** `callback(status)`. */
     conn(clientId, token, callback) {
-      this.clientId = clientId;
-      this.authToken = token;
       if (this.connected) {
+        log("JMQT already connected..");
         callback?.(Status.OK);
         return;
       }
-      this.#client.conn({ clientId, token }).then(() => callback?.(Status.OK), (error) => {
-        callback?.(statusOf(error));
-        this.#failed(error);
-      });
+      this.clientId = clientId;
+      this.authToken = token;
+      const answered = (fields) => {
+        if (fields)
+          this.#opened(fields, clientId);
+        callback?.(fields ? Number(fields["st"]) : Status.NETWORK_ERROR);
+      };
+      this.#open("conn", () => JSON.stringify({ conn: { at: token, cl: clientId } }), answered);
     }
-    /** `callback(status, channel)`. */
+    /** `callback(status, channel)`. Any true value makes it persistent. */
     sub(channel, persistent, callback) {
-      const persistentFlag = persistent === true || persistent === 1 || persistent === "1";
-      this.#withSession(() => this.#client.sub(channel, { persistent: persistentFlag })).then((subscription) => callback?.(Status.OK, subscription.channel), (error) => callback?.(statusOf(error), channel));
+      const text = () => JSON.stringify({ sub: { cn: channel, pr: persistent ? 1 : 0 } });
+      this.#ask("sub", channel, `JMQT sub "${channel}", persistent ${String(persistent)}..`, text, callback);
     }
     /** `callback(status, channel)`. */
     unsub(channel, callback) {
-      this.#withSession(() => this.#client.unsub(channel)).then(() => callback?.(Status.OK, channel), (error) => callback?.(statusOf(error), channel));
+      this.#ask("unsub", channel, `JMQT unsub "${channel}"..`, () => JSON.stringify({ unsub: { cn: channel } }), callback);
     }
     /**
-     * `callback(status, packetId, data)`, with QoS 1 and on control channels, whose reply is `data` (else null);
-     * with QoS 0 only if there is no session. Returns the packet id, which is empty with QoS 0.
+     * `callback(status, packetId, data)`, with QoS 1 and on control channels, whose reply is `data` (else null); with QoS 0
+     * only if there is no session, and then without `data`. Returns the packet id.
      */
     pub(channel, data, retain, qos, callback) {
-      const atLeastOnce = Number(qos) === 1 ? 1 : 0;
-      let id = "";
-      const published = this.#withSession(() => {
-        const started = this.#client.publishForAnswer(channel, data, atLeastOnce, Boolean(Number(retain)));
-        id = started.id;
-        return started.answer;
+      const id = String(++lastPacketId);
+      const control = String(channel).startsWith("$");
+      const answered = control || qos > 0;
+      const text = () => JSON.stringify({
+        pub: {
+          cn: channel,
+          dt: data,
+          ...control ? { id } : answered ? { q: qos, id } : {},
+          ...retain ? { rt: 1 } : {}
+        }
       });
-      published.then((answer2) => {
-        if (answer2)
-          callback?.(Status.OK, answer2.id, answer2.data ?? null);
-      }, (error) => {
-        const reply = error instanceof JmqtError && "reply" in error ? error.reply : void 0;
-        callback?.(statusOf(error), id, reply ?? null);
-      });
+      const refused = callback;
+      try {
+        this.#sessionNeeded();
+        const packet = text();
+        log(`JMQT pub "${channel}", packet id ${id}..`);
+        this.websocket?.send(packet);
+      } catch (error) {
+        log(`Error in pub: ${String(error)}`);
+        refused?.(Status.NETWORK_ERROR, id);
+        return id;
+      }
+      if (answered) {
+        this.#waiting.push({
+          kind: "pub",
+          name: id,
+          answered: (fields) => {
+            if (!fields)
+              return void refused?.(Status.NETWORK_ERROR, id);
+            log(`JMQT pubAck for "${id}", status ${String(fields["st"])}`);
+            callback?.(Number(fields["st"]), id, fields["dt"] ?? null);
+          }
+        });
+      }
       return id;
     }
-    /** Closes the connection; with `sendDisconn` the server is told that this is on purpose. */
+    /** Acknowledges a QoS 1 push, which happens by itself when its callback has returned. */
+    pushAck(packetId) {
+      try {
+        log(`JMQT pushAck packet id ${packetId}..`);
+        this.websocket?.send(JSON.stringify({ pushAck: { id: packetId } }));
+      } catch (error) {
+        log(`Error in pushAck: ${String(error)}`);
+      }
+    }
+    /** Begins to send heartbeats, which happens by itself in a session. */
+    heartbeat() {
+      this.#stopBeating?.();
+      let due = this.#scheduled();
+      if (due === void 0)
+        return;
+      const period = Math.max(250, Math.min(1e3, this.hbGap / 4));
+      const tick = () => {
+        if (due === void 0 || Date.now() < due)
+          return;
+        if (this.connected) {
+          log("JMQT heartbeat..");
+          this.lastHbSent = Date.now();
+          this.websocket?.send('{"hb":{}}');
+          due = this.#scheduled();
+        } else {
+          log("JMQT heartbeat skipped!");
+          due = void 0;
+        }
+        if (due === void 0)
+          this.#stopBeating?.();
+      };
+      const timer = setInterval(tick, period);
+      this.#stopBeating = () => clearInterval(timer);
+    }
+    /** Closes the WebSocket; with `sendDisconn` the server is told that this is on purpose. The event follows. */
     disconnect(sendDisconn = false) {
-      void this.#client.disconnect({ timeout: 0, silent: !sendDisconn });
+      if (!this.websocket)
+        return;
+      if (sendDisconn && this.opened) {
+        log("Sending disconn..");
+        this.websocket.send('{"disconn":{}}');
+      }
+      log(`Closing web socket ${this.websockAddress}`);
+      this.websocket.close();
     }
     /** The same as `disconnect(true)`. */
     close() {
       this.disconnect(true);
     }
-    #withSession(call) {
-      return this.connected ? call() : Promise.reject(new ConnectionLostError("there is no session: call conn first"));
+    /** When the next heartbeat is due; `undefined` if the server does not answer them. */
+    #scheduled() {
+      const now = Date.now();
+      if (this.lastHbSent === 0)
+        this.lastHbAck = now;
+      const silence = this.lastHbSent === 0 ? 0 : Math.abs(this.lastHbSent - this.lastHbAck);
+      log(`JMQT heartbeat scheduled, diff ${silence}`);
+      if (silence <= this.timeoutMiliSeconds)
+        return now + this.hbGap;
+      log("JMQT hb ack timeout!!");
+      this.disconnect();
+      return void 0;
     }
-    /** Where no connection could be made, pages expect the event as well. */
-    #failed(error) {
-      if (statusOf(error) === Status.NETWORK_ERROR)
-        this.#disconnect?.(this.websockAddress);
+    /** Sends what needs no session: now, or when the WebSocket is open. */
+    #open(kind, text, answered) {
+      try {
+        const packet = text();
+        if (this.opened) {
+          log(`JMQT ${kind}..`);
+          this.websocket?.send(packet);
+        } else {
+          if (this.#unsent.length === 0)
+            this.#openWebSocket();
+          this.#unsent.push(packet);
+        }
+      } catch (error) {
+        log(`Error in ${kind}: ${String(error)}`);
+        answered(void 0);
+        return;
+      }
+      this.#waiting.push({ kind, name: "", answered });
+    }
+    #ask(kind, channel, line, text, callback) {
+      try {
+        this.#sessionNeeded();
+        const packet = text();
+        log(line);
+        this.websocket?.send(packet);
+      } catch (error) {
+        log(`Error in ${kind}: ${String(error)}`);
+        callback?.(Status.NETWORK_ERROR, channel);
+        return;
+      }
+      this.#waiting.push({
+        kind,
+        name: String(channel).trim(),
+        answered: (fields) => {
+          if (!fields)
+            return void callback?.(Status.NETWORK_ERROR, channel);
+          const name = typeof fields["cn"] === "string" ? fields["cn"] : channel;
+          log(`JMQT ${kind}Ack for "${name}", status ${String(fields["st"])}`);
+          callback?.(Number(fields["st"]), name);
+        }
+      });
+    }
+    #sessionNeeded() {
+      if (!this.connected)
+        throw new Error("JMQT client not connected");
+    }
+    #openWebSocket() {
+      log(`Opening web socket ${this.websockAddress}`);
+      const { WebSocket } = globalThis;
+      const socket = new WebSocket(this.websockAddress);
+      this.websocket = socket;
+      this.#reason = void 0;
+      socket.onopen = () => {
+        log(`Web socket opened ${this.websockAddress}`);
+        this.opened = true;
+        for (const packet of this.#unsent.splice(0)) {
+          log(packet.startsWith('{"auth"') ? "JMQT auth.." : "JMQT conn..");
+          socket.send(packet);
+        }
+      };
+      socket.onmessage = (event) => this.#received(event.data);
+      socket.onerror = () => {
+      };
+      socket.onclose = (event) => this.#closed(event);
+    }
+    #closed({ code, reason }) {
+      log(`Web socket closed ${this.websockAddress}`);
+      this.connected = false;
+      this.opened = false;
+      this.#stopBeating?.();
+      this.#unsent = [];
+      this.#unclaimed = [];
+      const told = this.#reason ?? disconnectReason(code, reason ?? "");
+      const calls = this.#waiting.splice(0).map(({ answered }) => () => answered(void 0));
+      const event = this.#disconnect;
+      if (event)
+        calls.push(told ? () => event(this.websockAddress, told) : () => event(this.websockAddress));
+      for (const call of calls) {
+        try {
+          call();
+        } catch (error) {
+          report(error);
+        }
+      }
+    }
+    #received(text) {
+      let packet;
+      try {
+        packet = JSON.parse(String(text));
+      } catch {
+        return log("JMQT packet that is not JSON");
+      }
+      const [type] = Object.keys(packet ?? {});
+      const fields = type === void 0 ? void 0 : packet[type];
+      if (type === void 0 || typeof fields !== "object" || fields === null)
+        return;
+      switch (type) {
+        case "authAck":
+        case "connAck":
+          return this.#answer(type.slice(0, -3), void 0, fields);
+        case "subAck":
+        case "unsubAck":
+          return this.#answer(type.slice(0, -3), fields["cn"], fields);
+        case "pubAck":
+          return this.#answer("pub", fields["id"], fields);
+        case "hbAck":
+          this.lastHbAck = Date.now();
+          return log("JMQT hbAck");
+        case "push":
+          return this.#pushed(fields);
+        case "disconn":
+          this.#reason = disconnectReason(Number(fields["st"]), String(fields["mg"] ?? ""), Number(fields["ts"] ?? 0));
+          log(`JMQT disconn, status ${String(fields["st"])}: ${String(fields["mg"] ?? "")}`);
+      }
+    }
+    /** Answers come in the order of the calls; a name in the answer tells which. */
+    #answer(kind, name, fields) {
+      const named = name === void 0 || name === null ? void 0 : String(name);
+      const index = this.#waiting.findIndex((call2) => call2.kind === kind && (named === void 0 || call2.name === named));
+      const [call] = index < 0 ? [] : this.#waiting.splice(index, 1);
+      if (call)
+        return call.answered(fields);
+      const what = kind === "pub" ? "packet" : "channel";
+      log(`JMQT ${kind}Ack for unknown ${what} "${named}", status ${String(fields["st"])}`);
+    }
+    #opened(fields, clientId) {
+      log(`JMQT connAck, status ${String(fields["st"])}`);
+      if (fields["st"] !== Status.OK)
+        return;
+      const seconds = Number(fields["ts"]);
+      this.timeoutMiliSeconds = seconds * 1e3;
+      this.hbGap = Math.max(seconds - 2, seconds / 4) * 1e3;
+      this.lastHbAck = 0;
+      this.lastHbSent = 0;
+      this.connected = true;
+      if (this.#session !== clientId)
+        this.#seen = new SeenIds(REMEMBERED);
+      this.#session = clientId;
+      this.#held.clear();
+      this.heartbeat();
+    }
+    #pushed(fields) {
+      const qos1 = Number(fields["q"] ?? 0) === 1 && !fields["rt"];
+      if (!qos1) {
+        this.#hand(fields);
+        return;
+      }
+      const key = JSON.stringify([fields["cn"], fields["id"]]);
+      if (this.#seen.has(key)) {
+        if (!this.#held.has(key))
+          this.pushAck(String(fields["id"]));
+        return;
+      }
+      this.#seen.add(key);
+      this.#held.add(key);
+      if (this.#push)
+        this.#take(fields, key);
+      else
+        this.#unclaimed.push(fields);
+    }
+    #claim() {
+      for (const fields of this.#unclaimed.splice(0))
+        this.#take(fields, JSON.stringify([fields["cn"], fields["id"]]));
+    }
+    /** Hands it over, and acknowledges it if that works. */
+    #take(fields, key) {
+      const socket = this.websocket;
+      const taken = () => {
+        this.#held.delete(key);
+        if (this.websocket === socket && this.connected)
+          this.pushAck(String(fields["id"]));
+      };
+      const failed = (error) => {
+        this.#held.delete(key);
+        this.#seen.delete(key);
+        report(error);
+      };
+      try {
+        const result = this.#hand(fields);
+        if (typeof result?.then === "function") {
+          result.then(taken, failed);
+        } else {
+          taken();
+        }
+      } catch (error) {
+        failed(error);
+      }
+    }
+    #hand(fields) {
+      const { cn, cl, dt, q, rt } = fields;
+      return this.#push?.(cn, cl, dt, q ?? 0, rt ?? 0);
     }
   };
-  function statusOf(error) {
-    return error instanceof JmqtError ? error.status : Status.NETWORK_ERROR;
-  }
-  function messageOf(error) {
-    return error instanceof Error ? error.message : String(error);
+  function report(error) {
+    const { reportError } = globalThis;
+    if (reportError)
+      reportError(error);
+    else
+      console.error(error);
   }
 
   // entry.js

@@ -19,7 +19,7 @@ function describeStatus(status) {
   const name = STATUS_NAMES.get(status);
   return name === void 0 ? String(status) : `${status} ${name}`;
 }
-var Status, STATUS_NAMES, JmqtError, RefusedError, NetworkError, ConnectionLostError, WrongServerError, TimeoutError, AbortedError, QueueFullError, ClosedError, UsageError;
+var Status, STATUS_NAMES, JmqtError, RefusedError, NetworkError, ConnectionLostError, UnauthorizedError, WrongServerError, TimeoutError, AbortedError, QueueFullError, ClosedError, UsageError;
 var init_errors = __esm({
   "dist/errors.js"() {
     "use strict";
@@ -69,8 +69,17 @@ var init_errors = __esm({
     };
     ConnectionLostError = class extends NetworkError {
       name = "ConnectionLostError";
+      /** Why the server ended it, where the server said so (protocol.md 2.22). */
+      reason;
       constructor(message, options) {
-        super(message, options, "CONNECTION_LOST");
+        super(message, options?.cause === void 0 ? void 0 : { cause: options.cause }, "CONNECTION_LOST");
+        this.reason = options?.reason;
+      }
+    };
+    UnauthorizedError = class extends JmqtError {
+      name = "UnauthorizedError";
+      constructor(message = "the application has no token for this client", options) {
+        super("UNAUTHORIZED", Status.INVALID_TOKEN, message, options);
       }
     };
     WrongServerError = class extends NetworkError {
@@ -204,8 +213,8 @@ function encodeData(data, what) {
 function encodeAuth(data) {
   return `{"auth":{"dt":${encodeData(data, "auth")}}}`;
 }
-function encodeConn(token, clientId, window) {
-  return JSON.stringify({ conn: { at: token, cl: clientId, wn: window } });
+function encodeConn(token, clientId, window, publisher) {
+  return JSON.stringify({ conn: { at: token, cl: clientId, wn: window, pi: publisher } });
 }
 function encodeSub(channel, persistent) {
   return JSON.stringify({ sub: persistent ? { cn: channel, pr: 1 } : { cn: channel } });
@@ -253,7 +262,17 @@ function decode(text) {
       return { type };
     case "connAck": {
       const status = integer(fields, "st");
-      return { type, status, timeoutSeconds: status === Status.OK ? integer(fields, "ts") : 0 };
+      const timeoutSeconds = status === Status.OK ? integer(fields, "ts") : 0;
+      return { type, status, timeoutSeconds, publishesOnce: Number(fields["pi"]) === 1 };
+    }
+    case "disconn": {
+      const seconds = fields["ts"];
+      return {
+        type,
+        code: integer(fields, "st"),
+        text: optionalText(fields, "mg") ?? "",
+        seconds: typeof seconds === "number" ? seconds : 0
+      };
     }
     case "authAck": {
       const status = integer(fields, "st");
@@ -408,15 +427,17 @@ var Message = class {
   client;
   qos;
   retained;
+  id;
   #packet;
   #acknowledge;
   /** @internal */
-  constructor(channel, data, client, qos, retained, packet, acknowledge) {
+  constructor(channel, data, client, qos, retained, id, packet, acknowledge) {
     this.channel = channel;
     this.data = data;
     this.client = client;
     this.qos = qos;
     this.retained = retained;
+    this.id = id;
     this.#packet = packet;
     this.#acknowledge = acknowledge;
   }
@@ -435,12 +456,14 @@ var Message = class {
 
 // dist/delivery.js
 var REMEMBERED_IDS = 4096;
+var IDLE_CHANNELS = 4096;
 var Deliveries = class {
   #options;
   #listeners = [];
   #channels = /* @__PURE__ */ new Map();
   /** QoS 1 messages that nobody was there to take. */
   #unclaimed = 0;
+  #tidyAt = IDLE_CHANNELS;
   constructor(options) {
     this.#options = options;
   }
@@ -464,25 +487,60 @@ var Deliveries = class {
   }
   /** Hands over this channel alone. */
   listenTo(name, listener) {
-    const channel = this.expect(name);
+    const channel = this.#expect(name);
     channel.listeners.push(listener);
     queueMicrotask(() => this.#offerUnclaimed(channel));
     return () => {
       const index = channel.listeners.indexOf(listener);
       if (index >= 0)
         channel.listeners.splice(index, 1);
+      this.#tidy(name);
     };
   }
-  /** From now on messages of this channel wait for somebody who takes them. */
-  expect(name) {
-    let channel = this.#channels.get(name);
-    if (!channel)
-      this.#channels.set(name, channel = new Channel(this.#options));
+  /** Somebody has subscribed: messages of this channel wait for somebody who takes them, until what is returned is called. */
+  want(name) {
+    this.#expect(name).wanted++;
+    return () => {
+      const channel = this.#channels.get(name);
+      if (!channel || channel.wanted === 0)
+        return;
+      if (--channel.wanted === 0 && channel.streams.size === 0)
+        channel.expected = false;
+      this.#tidy(name);
+    };
+  }
+  #expect(name) {
+    const channel = this.#channel(name);
     channel.expected = true;
     return channel;
   }
+  #channel(name) {
+    let channel = this.#channels.get(name);
+    if (!channel) {
+      if (this.#channels.size >= this.#tidyAt)
+        this.#tidyAll();
+      this.#channels.set(name, channel = new Channel(this.#options));
+    }
+    return channel;
+  }
+  /** Forgets a channel of which there is nothing to remember. */
+  #tidy(name) {
+    const channel = this.#channels.get(name);
+    if (channel?.idle && channel.seen.size === 0)
+      this.#channels.delete(name);
+  }
+  /** Forgets the oldest idle channels, and with them which messages have come. Half of the room is then free again. */
+  #tidyAll() {
+    for (const [name, channel] of this.#channels) {
+      if (this.#channels.size <= IDLE_CHANNELS / 2)
+        break;
+      if (channel.idle)
+        this.#channels.delete(name);
+    }
+    this.#tidyAt = this.#channels.size + IDLE_CHANNELS / 2;
+  }
   messages(name) {
-    const channel = this.expect(name);
+    const channel = this.#expect(name);
     const stream = new MessageStream(this.#options, (given) => {
       channel.streams.delete(stream);
       for (const handed of given)
@@ -499,12 +557,17 @@ var Deliveries = class {
       return;
     this.#channels.delete(name);
     channel.over = true;
+    channel.listeners.length = 0;
     this.#stop(channel, error);
   }
-  /** The client has stopped. It may start again: what was taken by then is remembered. */
+  /** The client has stopped. It may start again: what was taken by then is remembered, and who listens. */
   endAll(error) {
-    for (const channel of this.#channels.values())
+    for (const [name, channel] of this.#channels) {
       this.#stop(channel, error);
+      if (channel.wanted > 0)
+        channel.expected = true;
+      this.#tidy(name);
+    }
   }
   /** Another client begins: the server may use the same ids for it. */
   forgetIds() {
@@ -515,7 +578,6 @@ var Deliveries = class {
   }
   #stop(channel, error) {
     channel.expected = false;
-    channel.listeners.length = 0;
     for (const handed of channel.unclaimed.clear()) {
       this.#unclaimed--;
       handed.forget();
@@ -530,7 +592,7 @@ var Deliveries = class {
       this.#options.dropped();
       return;
     }
-    const message = new Message(push.channel, push.data, push.client, 0, push.retained, packet);
+    const message = new Message(push.channel, push.data, push.client, 0, push.retained, "", packet);
     if (channel && (channel.unclaimed.length > 0 || !this.#hasTaker(channel))) {
       channel.unclaimed.push(message, void 0);
     } else {
@@ -539,9 +601,7 @@ var Deliveries = class {
   }
   #pushQos1(push, packet) {
     const { id } = push;
-    let channel = this.#channels.get(push.channel);
-    if (!channel)
-      this.#channels.set(push.channel, channel = new Channel(this.#options));
+    const channel = this.#channel(push.channel);
     if (channel.seen.has(id)) {
       if (!channel.held.has(id))
         this.#options.acknowledge(id);
@@ -551,7 +611,7 @@ var Deliveries = class {
     const handed = new Handed(channel, id, this.#options);
     channel.held.add(id);
     const acknowledge = () => handed.acknowledge();
-    const message = new Message(push.channel, push.data, push.client, 1, push.retained, packet, acknowledge);
+    const message = new Message(push.channel, push.data, push.client, 1, push.retained, id, packet, acknowledge);
     handed.message = message;
     if (channel.unclaimed.length > 0 || !this.#hasTaker(channel)) {
       channel.unclaimed.push(message, handed);
@@ -658,12 +718,19 @@ var Channel = class {
   over = false;
   /** The application subscribed to it, or reads it: what comes before its takers is kept for them. */
   expected = false;
+  /** Subscriptions of the application. */
+  wanted = 0;
   listeners = [];
   streams = /* @__PURE__ */ new Set();
   unclaimed;
   seen = new SeenIds(REMEMBERED_IDS);
   /** Ids that were not acknowledged yet. */
   held = /* @__PURE__ */ new Set();
+  /** Nobody takes from it, and nothing waits. */
+  get idle() {
+    const { wanted, listeners, streams, unclaimed, held } = this;
+    return wanted === 0 && listeners.length === 0 && streams.size === 0 && unclaimed.length === 0 && held.size === 0;
+  }
 };
 var SeenIds = class {
   #places = /* @__PURE__ */ new Map();
@@ -672,6 +739,9 @@ var SeenIds = class {
   #next = 0;
   constructor(size) {
     this.#size = size;
+  }
+  get size() {
+    return this.#places.size;
   }
   has(id) {
     return this.#places.has(id);
@@ -890,6 +960,10 @@ function limited(what, options, timeout, start, cancel, hint = () => "") {
 
 // dist/outbox.js
 init_errors();
+var MAX_IN_FLIGHT = 1e4;
+function publisherId() {
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
 var Outbox = class {
   #options;
   #waiting = new Fifo();
@@ -910,7 +984,7 @@ var Outbox = class {
   /** Sends it now or later. `cancel` takes it out again, as far as that is possible. */
   add(publish) {
     const answered = publish.qos === 1 || publish.kind === "request";
-    const id = answered ? (++this.#lastId).toString(36) : void 0;
+    const id = answered ? String(++this.#lastId) : void 0;
     const entry = { ...publish, id, admitted: false };
     if (this.#wire && this.#waiting.length === 0 && this.#maySend(entry))
       this.#send(entry);
@@ -1017,6 +1091,33 @@ function encode(entry) {
   return encodePub(entry.channel, entry.json, entry.qos, entry.retain, entry.id);
 }
 
+// dist/reason.js
+var DisconnectCode = {
+  SHUTDOWN: 4e3,
+  DRAIN: 4001,
+  IDLE: 4002,
+  SLOW: 4003,
+  NO_ACKNOWLEDGEMENTS: 4004,
+  SERVER_ERROR: 4005,
+  TRY_LATER: 4006,
+  TOKEN_EXPIRED: 4007,
+  BY_APPLICATION: 4008,
+  TAKEOVER: 4500,
+  BAD_PACKETS: 4501,
+  PACKET_TOO_LARGE: 4502,
+  KICKED: 4503,
+  TOO_MANY_REFUSALS: 4504
+};
+var NAMES = new Map(Object.entries(DisconnectCode).map(([name, code]) => [code, name]));
+function disconnectReason(code, text, seconds = 0) {
+  if (code === void 0 || code < 4e3 || code > 4999)
+    return void 0;
+  return { code, name: NAMES.get(code) ?? "", text, mayReconnect: code < 4500, delay: Math.max(0, seconds) * 1e3 };
+}
+function describeReason({ code, name, text }) {
+  return `${code}${name === "" ? "" : ` ${name}`}${text === "" ? "" : `: ${text}`}`;
+}
+
 // dist/reconnect.js
 var Backoff = class {
   #options;
@@ -1044,9 +1145,13 @@ var Backoff = class {
     this.#attempt++;
     return Math.floor(random() * bound);
   }
+  /** The application has asked for a connection: the delays begin anew. */
+  reset() {
+    this.#attempt = 0;
+  }
   /**
-   * A session has ended that lasted so long. One that ended at once does not count: two clients with
-   * one id, each taking over from the other (protocol.md 2.4), must not do so without a pause.
+   * A session has ended that lasted so long. One that ended at once does not count: a server that ends every session
+   * at once, for whatever reason, must not be asked for the next without a pause.
    */
   sessionLasted(milliseconds) {
     if (milliseconds >= this.#options.stableAfter)
@@ -1057,21 +1162,93 @@ var Backoff = class {
 // dist/session.js
 init_errors();
 
+// dist/blob-worker.js
+var POLICY = "jmqt-js";
+var policy;
+function hasWorkers() {
+  return typeof Worker === "function" && typeof Blob === "function" && typeof URL.createObjectURL === "function";
+}
+function startWorker(program) {
+  const source = URL.createObjectURL(new Blob([program], { type: "text/javascript" }));
+  const release = () => URL.revokeObjectURL(source);
+  try {
+    const { trustedTypes } = globalThis;
+    policy ??= trustedTypes?.createPolicy(POLICY, { createScriptURL: (url) => url });
+    return { worker: new Worker(policy?.createScriptURL(source) ?? source), release };
+  } catch (error) {
+    release();
+    throw error;
+  }
+}
+
+// dist/ticker.js
+function every(milliseconds, task, workers) {
+  const timer = setInterval(task, milliseconds);
+  const { document } = globalThis;
+  if (!document || !workers || !hasWorkers())
+    return () => clearInterval(timer);
+  let worker;
+  const follow = () => {
+    if (document.hidden) {
+      worker ??= workerTicks(milliseconds, task);
+    } else {
+      worker?.terminate();
+      worker = void 0;
+    }
+  };
+  document.addEventListener("visibilitychange", follow);
+  follow();
+  return () => {
+    clearInterval(timer);
+    document.removeEventListener("visibilitychange", follow);
+    worker?.terminate();
+    worker = void 0;
+  };
+}
+var refused = false;
+function workerTicks(milliseconds, task) {
+  if (refused)
+    return void 0;
+  try {
+    const { worker, release } = startWorker(`setInterval(() => postMessage(0), ${milliseconds})`);
+    worker.onmessage = () => {
+      release();
+      task();
+    };
+    worker.onerror = (event) => {
+      event.preventDefault?.();
+      release();
+      worker.terminate();
+      refused = true;
+    };
+    return worker;
+  } catch {
+    refused = true;
+    return void 0;
+  }
+}
+
 // dist/heartbeat.js
+var TICK_MS = 5e3;
+var PROBE_MS = 5e3;
 var Heartbeat = class {
   #events;
   #interval;
+  #tickEvery;
   #now;
-  #timer;
+  #stopTicking;
   #heard;
   #beaten;
   #ticked;
-  constructor(timeoutSeconds, events, now = () => performance.now()) {
+  #tickedByWall = Date.now();
+  #probe;
+  constructor(timeoutSeconds, events, now = () => performance.now(), workers = false) {
     this.#events = events;
     this.#interval = Math.max(timeoutSeconds * 1e3 / 4, 100);
+    this.#tickEvery = Math.min(this.#interval, TICK_MS);
     this.#now = now;
     this.#heard = this.#beaten = this.#ticked = now();
-    this.#timer = setInterval(() => this.#tick(), this.#interval);
+    this.#stopTicking = every(this.#tickEvery, () => this.#tick(), workers);
   }
   /** Something has arrived. */
   heard() {
@@ -1079,21 +1256,53 @@ var Heartbeat = class {
     if (this.#heard - this.#beaten > this.#interval * 1.2)
       this.#beat();
   }
+  /** A heartbeat was answered. */
+  answered() {
+    clearTimeout(this.#probe);
+    this.#probe = void 0;
+  }
+  /** Asks the far end for a sign of life, and waits a few seconds for it. */
+  probe() {
+    if (this.#probe !== void 0)
+      return;
+    this.#beat();
+    this.#awaitAnswer(this.#now());
+  }
   stop() {
-    clearInterval(this.#timer);
+    this.#stopTicking();
+    clearTimeout(this.#probe);
+    this.#probe = void 0;
+  }
+  #awaitAnswer(asked) {
+    const limit = Math.min(PROBE_MS, this.#interval * 2);
+    this.#probe = setTimeout(() => {
+      this.#probe = void 0;
+      if (this.#heard > asked + limit / 2)
+        this.#awaitAnswer(this.#now());
+      else
+        this.#silent(this.#now() - this.#heard);
+    }, limit);
   }
   #tick() {
     const now = this.#now();
-    if (now - this.#ticked > this.#interval * 1.5)
-      this.#heard = Math.max(this.#heard, now - this.#interval);
+    const wall = Date.now();
+    const asleep = Math.max(now - this.#ticked, wall - this.#tickedByWall) > this.#tickEvery + this.#interval / 2;
     this.#ticked = now;
-    const silence = now - this.#heard;
-    if (silence > this.#interval * 2.9) {
-      this.stop();
-      this.#events.silent(silence);
-    } else {
-      this.#beat();
+    this.#tickedByWall = wall;
+    if (asleep) {
+      this.#heard = Math.max(this.#heard, now - this.#interval);
+      this.probe();
+      return;
     }
+    const silence = now - this.#heard;
+    if (silence > this.#interval * 2.9)
+      this.#silent(silence);
+    else if (now - this.#beaten >= this.#interval * 0.95)
+      this.#beat();
+  }
+  #silent(milliseconds) {
+    this.stop();
+    this.#events.silent(milliseconds);
   }
   #beat() {
     this.#beaten = this.#now();
@@ -1244,16 +1453,23 @@ var WebSocketTransport = class {
     this.#stopPolling();
     if (!events)
       return;
-    events.closed(closedError(this.#url, this.#opened, event.code, this.#failure ? ` (${this.#failure})` : ""));
+    events.closed(closedError(this.#url, this.#opened, event.code, event.reason ?? "", this.#failure));
   }
 };
-function closedError(url, opened, code, said) {
+function closedError(url, opened, code, text, failure) {
+  const said = failure ? ` (${failure})` : "";
   if (opened) {
-    const ending = code === void 0 ? "" : ` with code ${code}`;
+    const reason = disconnectReason(code, text);
+    if (reason)
+      return endedByServer(url, reason);
+    const ending = code === void 0 ? "" : ` with code ${code}${text === "" ? "" : `, ${text}`}`;
     return new ConnectionLostError(`the connection to ${url} was closed${ending}${said}`);
   }
   const kind = /server response|upgrade|ssl|tls|wrong version|parse error|socket hang up/i.test(said) ? WrongServerError : NetworkError;
   return new kind(`no WebSocket could be opened to ${url}${said}: check that a JMQT server runs there, that the port is its WebSocket port (usually 8012, with TLS 8013; 8010 and 8011 are TCP), and that ws:// is used without TLS, wss:// with it`);
+}
+function endedByServer(url, reason) {
+  return new ConnectionLostError(`the server ended the connection to ${url}: ${describeReason(reason)}`, { reason });
 }
 
 // dist/worker.js
@@ -1279,12 +1495,12 @@ var WorkerTransport = class {
     this.#url = url;
     this.#events = events;
     try {
-      const source = URL.createObjectURL(new Blob([`(${inWorker.toString()})()`], { type: "text/javascript" }));
-      this.#worker = new Worker(source);
-      this.#worker.onmessage = ({ data }) => this.#heard(data, source);
+      const { worker, release } = startWorker(`(${inWorker.toString()})()`);
+      this.#worker = worker;
+      this.#worker.onmessage = ({ data }) => this.#heard(data, release);
       this.#worker.onerror = (event) => {
         event.preventDefault?.();
-        URL.revokeObjectURL(source);
+        release();
         if (this.#ready)
           this.#failed(event.message);
         else
@@ -1340,13 +1556,13 @@ var WorkerTransport = class {
     this.#order({ send: this.#outgoing });
     this.#outgoing = [];
   }
-  #heard(report, source) {
+  #heard(report, release) {
     const events = this.#events;
     if (!events)
       return;
     if ("ready" in report) {
       this.#ready = true;
-      URL.revokeObjectURL(source);
+      release();
     } else if ("opened" in report) {
       this.#opened = true;
       events.opened();
@@ -1367,7 +1583,7 @@ var WorkerTransport = class {
       }
     } else if ("closed" in report) {
       this.destroy();
-      events.closed(closedError(this.#url, this.#opened, report.closed.code, ""));
+      events.closed(closedError(this.#url, this.#opened, report.closed.code, report.closed.reason));
     } else {
       this.destroy();
       events.closed(new UsageError(`the WebSocket ${this.#url} is not possible here: ${report.impossible}`));
@@ -1393,9 +1609,6 @@ var WorkerTransport = class {
     this.#direct = new WebSocketTransport(this.#url, void 0, this.#events);
   }
 };
-function hasWorkers() {
-  return typeof Worker === "function" && typeof Blob === "function" && typeof URL.createObjectURL === "function";
-}
 function inWorker() {
   const ROOM_POLL_MS2 = 10;
   const scope = globalThis;
@@ -1543,6 +1756,8 @@ var Session = class {
   /** Fulfilled when the far end can be spoken to, rejected if that never happens. */
   opened;
   #url;
+  /** The page allows workers. */
+  #workers;
   #events;
   #transport;
   #inbox;
@@ -1558,6 +1773,7 @@ var Session = class {
   #error;
   constructor(options, events) {
     this.#url = options.url;
+    this.#workers = options.worker ?? false;
     this.#events = events;
     this.#inbox = new Inbox({
       handle: (text) => this.#handle(text),
@@ -1592,13 +1808,15 @@ var Session = class {
   get alive() {
     return this.#error === void 0;
   }
+  /** Why it has ended. */
+  get error() {
+    return this.#error;
+  }
   auth(data) {
     return this.#ask(this.#auths, encodeAuth(data));
   }
-  /** The answer is `ts`, in seconds. */
-  async conn(credentials, window) {
-    const text = encodeConn(credentials.token, credentials.clientId, window);
-    return this.#ask(this.#conns, text);
+  async conn(credentials, window, publisher) {
+    return this.#ask(this.#conns, encodeConn(credentials.token, credentials.clientId, window, publisher));
   }
   sub(channel, persistent) {
     return this.#ask(this.#subs, encodeSub(channel, persistent), channel);
@@ -1615,6 +1833,10 @@ var Session = class {
   }
   acknowledge(id) {
     this.send(encodePushAck(id));
+  }
+  /** Ends the session if the far end does not answer within a few seconds. Without effect before there is a session. */
+  probe() {
+    this.#heartbeat?.probe();
   }
   /** Says goodbye (§7.o). The server answers what it has, and closes. */
   leave() {
@@ -1677,6 +1899,7 @@ var Session = class {
         this.#events.pubAck(packet, text);
         return false;
       case "hbAck":
+        this.#heartbeat?.answered();
         return false;
       case "subAck":
         answer(this.#subs, "sub", packet.status, packet.channel);
@@ -1699,21 +1922,28 @@ var Session = class {
           question?.reject(new RefusedError("conn", packet.status));
         } else {
           this.#keepAlive(packet.timeoutSeconds);
-          question?.resolve(packet.timeoutSeconds);
+          question?.resolve({ timeoutSeconds: packet.timeoutSeconds, publishesOnce: packet.publishesOnce });
         }
+        return true;
+      }
+      case "disconn": {
+        const { code, text: words, seconds } = packet;
+        const reason = disconnectReason(code, words, seconds);
+        this.destroy(reason ? endedByServer(this.#url, reason) : new ConnectionLostError(`the server ended the connection to ${this.#url} with code ${code}: ${words}`));
         return true;
       }
     }
   }
   #keepAlive(timeoutSeconds) {
     this.#heartbeat?.stop();
-    this.#heartbeat = new Heartbeat(timeoutSeconds, {
+    const events = {
       beat: () => this.send(HEARTBEAT),
       silent: (milliseconds) => {
         const seconds = (milliseconds / 1e3).toFixed(1);
         this.destroy(new ConnectionLostError(`${this.#url} has said nothing for ${seconds} seconds`));
       }
-    });
+    };
+    this.#heartbeat = new Heartbeat(timeoutSeconds, events, void 0, this.#workers);
   }
   #mayDrop(text) {
     try {
@@ -1757,98 +1987,495 @@ function answer(line, request, status, channel) {
     question.reject(new RefusedError(request, status, question.channel));
 }
 
+// dist/subscription.js
+init_errors();
+var ChannelSubscription = class {
+  /** Gives up its place among those who want the channel. */
+  release = () => {
+  };
+  /** The server has confirmed it at least once. */
+  confirmed = false;
+  channel;
+  persistent;
+  #owner;
+  #events;
+  #listeners = /* @__PURE__ */ new Map();
+  #streams = /* @__PURE__ */ new Set();
+  #state = "subscribing";
+  #error;
+  #muted = false;
+  #waiters = [];
+  constructor(owner, channel, persistent) {
+    this.#owner = owner;
+    this.channel = channel;
+    this.persistent = persistent;
+    this.#events = new Events((error) => owner.report(error));
+  }
+  get state() {
+    return this.#state;
+  }
+  get error() {
+    return this.#error;
+  }
+  on(name, listener) {
+    if (name === "state") {
+      const stateListener = listener;
+      this.#events.on("state", stateListener);
+      return () => this.#events.off("state", stateListener);
+    }
+    const own = (message) => listener(message);
+    if (this.#state !== "unsubscribed") {
+      this.#listeners.set(own, this.#muted ? void 0 : this.#owner.listen(this.channel, own));
+    }
+    return () => {
+      this.#listeners.get(own)?.();
+      this.#listeners.delete(own);
+    };
+  }
+  ready(options = {}) {
+    if (this.#state === "subscribed")
+      return Promise.resolve();
+    if (this.#state === "unsubscribed")
+      return Promise.reject(this.#error ?? this.#over());
+    let waiter;
+    return limited(`subscribing to ${JSON.stringify(this.channel)}`, options, 0, (resolve, reject) => this.#waiters.push(waiter = { resolve, reject }), () => this.#waiters = this.#waiters.filter((other) => other !== waiter));
+  }
+  unsub(options = {}) {
+    return this.#state === "unsubscribed" ? Promise.resolve() : this.#owner.unsub(this, options);
+  }
+  [Symbol.asyncIterator]() {
+    const stream = this.#owner.messages(this.channel);
+    if (this.#state === "unsubscribed")
+      stream.end(this.#error);
+    else
+      this.#streams.add(stream);
+    return stream;
+  }
+  /** The application has asked for its end: its listeners hear no more. */
+  mute() {
+    this.#muted = true;
+    for (const [listener, stop] of this.#listeners) {
+      stop?.();
+      this.#listeners.set(listener, void 0);
+    }
+  }
+  /** The server has refused to end it. */
+  unmute() {
+    if (!this.#muted || this.#state === "unsubscribed")
+      return;
+    this.#muted = false;
+    for (const listener of this.#listeners.keys()) {
+      this.#listeners.set(listener, this.#owner.listen(this.channel, listener));
+    }
+  }
+  subscribed() {
+    if (this.#state === "unsubscribed")
+      return;
+    this.confirmed = true;
+    this.#enter("subscribed", void 0);
+    for (const { resolve } of this.#waiters.splice(0))
+      resolve();
+  }
+  /** The session has ended, or the server has refused to make it again for now. */
+  lost(error) {
+    if (this.#state !== "unsubscribed")
+      this.#enter("subscribing", error);
+  }
+  /** It is over. With others to its channel, what its readers have not taken goes back to those. */
+  end(error, others) {
+    if (this.#state === "unsubscribed")
+      return;
+    this.mute();
+    this.#listeners.clear();
+    if (others)
+      for (const stream of this.#streams)
+        void stream.return();
+    this.#streams.clear();
+    this.release();
+    for (const { reject } of this.#waiters.splice(0))
+      reject(error ?? this.#over());
+    this.#enter("unsubscribed", error);
+  }
+  #over() {
+    return new ClosedError(`the subscription to ${JSON.stringify(this.channel)} has ended`);
+  }
+  #enter(state, error) {
+    if (this.#state === state && this.#error === error)
+      return;
+    this.#state = state;
+    this.#error = error;
+    this.#events.emit("state", { state, error });
+  }
+};
+
 // dist/subscriptions.js
 init_errors();
 var Subscriptions = class {
+  /** By channel, in the order they were made in. Those whose end was asked for are not among them. */
   #active = /* @__PURE__ */ new Map();
   /** Without an answer, in the order they were made in. */
   #calls = /* @__PURE__ */ new Set();
-  #ended;
+  #events;
+  #random;
   #wire;
-  /** `ended` hears of each subscription that is over, with the reason if nobody asked for it. */
-  constructor(ended) {
-    this.#ended = ended;
+  #retries = /* @__PURE__ */ new Set();
+  constructor(events, random) {
+    this.#events = events;
+    this.#random = random;
   }
   /** Channels and whether the subscription is persistent. */
   get active() {
-    return new Map([...this.#active].map(([channel, { persistent }]) => [channel, persistent]));
+    const active = /* @__PURE__ */ new Map();
+    for (const [channel, subscriptions] of this.#active) {
+      const one = [...subscriptions].find(({ confirmed }) => confirmed);
+      if (one)
+        active.set(channel, one.persistent);
+    }
+    return active;
   }
   /** @throws UsageError if it contradicts the subscription there is. */
   check(channel, persistent) {
-    const active = this.#active.get(channel);
-    if (!active || active.persistent === persistent || this.#unsubscribing(channel))
+    const [active] = this.#active.get(channel) ?? [];
+    if (!active || active.persistent === persistent)
       return;
     const [is, not] = active.persistent ? ["persistent", "temporary"] : ["temporary", "persistent"];
     throw new UsageError(`the subscription to ${JSON.stringify(channel)} is ${is}: to make it ${not}, unsubscribe first (§9.c)`);
   }
+  /** The subscriptions to a channel whose end nobody has asked for. */
+  of(channel) {
+    return [...this.#active.get(channel) ?? []];
+  }
+  /** Ends one of several, of which the server need not hear. */
+  leave(subscription) {
+    this.#remove(subscription);
+    subscription.end(void 0, true);
+  }
   /** Makes the call now, or when there is a session. What is returned gives it up. */
   add(call) {
     this.#calls.add(call);
+    if (call.kind === "sub") {
+      for (const subscription of call.subscriptions)
+        this.#insert(subscription);
+    } else {
+      for (const subscription of call.subscriptions) {
+        this.#remove(subscription);
+        subscription.mute();
+      }
+    }
     if (this.#wire)
       void this.#make(call, this.#wire);
-    return () => void this.#calls.delete(call);
+    return (error) => {
+      this.#calls.delete(call);
+      if (call.kind === "sub")
+        this.#end(call.subscriptions, error, false);
+    };
   }
   /** There is a session: makes everything again. Done when all of it is answered. */
   async attach(wire) {
     this.#wire = wire;
-    const again = [...this.#active].filter(([channel]) => !this.#unsubscribing(channel)).map(([channel, { persistent }]) => this.#again(channel, persistent, wire));
+    const called = new Set([...this.#calls].map(({ channel }) => channel));
+    const again = [...this.#active.keys()].filter((channel) => !called.has(channel)).map((channel) => this.#again(channel, wire, void 0));
     const calls = [...this.#calls].map((call) => this.#make(call, wire));
     await Promise.all([...again, ...calls]);
   }
   detach() {
     this.#wire = void 0;
+    for (const timer of this.#retries)
+      clearTimeout(timer);
+    this.#retries.clear();
+    for (const subscriptions of this.#active.values())
+      for (const one of subscriptions)
+        one.lost();
+  }
+  /** No session will come by itself: calls fail. What was confirmed is made again if the application connects again. */
+  suspend(error) {
+    this.detach();
+    for (const call of this.#calls) {
+      this.#end(call.subscriptions, error, false);
+      call.reject(error);
+    }
+    this.#calls.clear();
   }
   /** Ends everything, with this error. */
   close(error) {
-    this.#wire = void 0;
-    for (const call of this.#calls)
-      call.reject(error);
-    this.#calls.clear();
+    this.suspend(error);
+    const told = error instanceof ClosedError ? void 0 : error;
+    const all = [...this.#active.values()].flatMap((subscriptions) => [...subscriptions]);
     this.#active.clear();
+    for (const subscription of all)
+      subscription.end(told, false);
   }
-  #unsubscribing(channel) {
-    return [...this.#calls].some((call) => call.kind === "unsub" && call.channel === channel);
+  #insert(subscription) {
+    const { channel } = subscription;
+    const subscriptions = this.#active.get(channel);
+    if (subscriptions)
+      subscriptions.add(subscription);
+    else
+      this.#active.set(channel, /* @__PURE__ */ new Set([subscription]));
   }
-  async #again(channel, persistent, wire) {
+  #remove(subscription) {
+    const subscriptions = this.#active.get(subscription.channel);
+    subscriptions?.delete(subscription);
+    if (subscriptions?.size === 0)
+      this.#active.delete(subscription.channel);
+  }
+  /** Ends these; `over`: the server has ended its subscription, and so the channel ends if there are no others. */
+  #end(subscriptions, error, over) {
+    for (const subscription of subscriptions)
+      this.#remove(subscription);
+    const [channel] = subscriptions.map((subscription) => subscription.channel);
+    const others = channel !== void 0 && this.#active.has(channel);
+    for (const subscription of subscriptions)
+      subscription.end(error, others);
+    if (over && channel !== void 0 && !others)
+      this.#events.ended(channel, error);
+  }
+  /** Whether a call about this channel waits for its answer. */
+  #called(channel) {
+    return [...this.#calls].some((call) => call.channel === channel);
+  }
+  /** Makes what was confirmed on an earlier session. Refused for now, it is tried again after a while. */
+  async #again(channel, wire, backoff) {
+    const [first] = this.of(channel);
+    if (!first)
+      return;
     try {
-      await wire.sub(channel, persistent);
+      await wire.sub(channel, first.persistent);
     } catch (error) {
       if (!(error instanceof RefusedError))
         throw error;
-      this.#active.delete(channel);
-      this.#ended(channel, error);
+      if (this.#wire !== wire || this.#called(channel))
+        return;
+      const left = this.of(channel);
+      if (isFinal(error)) {
+        this.#end(left, error, true);
+        this.#events.report(error);
+        return;
+      }
+      for (const subscription of left)
+        subscription.lost(error);
+      this.#retry(channel, wire, backoff ?? new Backoff(this.#random ? { random: this.#random } : {}));
+      return;
     }
+    for (const subscription of this.of(channel))
+      subscription.subscribed();
+  }
+  #retry(channel, wire, backoff) {
+    const timer = setTimeout(() => {
+      this.#retries.delete(timer);
+      if (this.#wire !== wire || this.#called(channel))
+        return;
+      this.#again(channel, wire, backoff).catch(() => {
+      });
+    }, backoff.next() ?? 0);
+    this.#retries.add(timer);
   }
   async #make(call, wire) {
-    const { kind, channel, persistent } = call;
+    const { kind, channel, persistent, subscriptions } = call;
     try {
       await (kind === "sub" ? wire.sub(channel, persistent) : wire.unsub(channel));
     } catch (error) {
       if (!(error instanceof RefusedError))
         return;
-      if (this.#calls.delete(call))
-        call.reject(error);
+      if (!this.#calls.delete(call) && kind === "sub")
+        return;
+      if (kind === "sub") {
+        this.#end(subscriptions, error, false);
+        const lost = this.of(channel).some(({ confirmed, state }) => confirmed && state === "subscribing");
+        if (lost && this.#wire === wire && !this.#called(channel))
+          this.#again(channel, wire, void 0).catch(() => {
+          });
+      } else {
+        for (const subscription of subscriptions) {
+          if (subscription.state === "unsubscribed")
+            continue;
+          this.#insert(subscription);
+          subscription.unmute();
+        }
+      }
+      call.reject(error);
       return;
     }
-    if (!this.#calls.delete(call))
-      return;
-    if (kind === "sub") {
-      this.#active.set(channel, { persistent });
-    } else {
-      this.#active.delete(channel);
-      this.#ended(channel);
+    const wanted = this.#calls.delete(call);
+    if (kind === "unsub") {
+      this.#end(subscriptions, void 0, true);
+      if (subscriptions.length === 0 && !this.#active.has(channel))
+        this.#events.ended(channel);
+    } else if (wanted) {
+      for (const subscription of subscriptions)
+        subscription.subscribed();
+      for (const subscription of this.of(channel))
+        subscription.subscribed();
+    } else if (!persistent) {
+      this.#takeBack(channel, wire);
     }
     call.resolve();
+  }
+  /**
+   * The server has made a subscription that was given up meanwhile. Its messages would wait for nobody. A persistent
+   * one is left: it may have been there before, with messages that are kept for it.
+   */
+  #takeBack(channel, wire) {
+    if (this.#wire !== wire || this.#active.has(channel) || this.#called(channel))
+      return;
+    wire.unsub(channel).then(() => {
+      if (!this.#active.has(channel))
+        this.#events.ended(channel);
+    }, () => {
+    });
   }
 };
 function isFinal(error) {
   if (error instanceof RefusedError)
     return [6, 7, 10, 11].includes(error.status);
-  return !(error instanceof JmqtError) || error.code === "USAGE";
+  if (!(error instanceof JmqtError))
+    return true;
+  if ("reason" in error && error.reason?.mayReconnect === false)
+    return true;
+  return error.code === "USAGE" || error.code === "UNAUTHORIZED";
+}
+
+// dist/tokens.js
+init_errors();
+var AHEAD_MS = 6e4;
+var LEAST_MS = 1e3;
+var LONGEST_TIMER_MS = 2 ** 31 - 1;
+var Tokens = class {
+  #options;
+  #credentials;
+  /** Of the last successful `auth`, for a new token. */
+  #authData;
+  /** The token is known to be of no use. */
+  #expired = false;
+  #timer;
+  constructor(options) {
+    this.#options = options;
+    this.#authData = options.authData;
+    this.#credentials = options.given;
+  }
+  get clientId() {
+    return this.#credentials.clientId;
+  }
+  /** From now on with these. @throws UsageError if there is neither a token nor a way to get one. */
+  use(credentials) {
+    const before = this.#credentials;
+    const { token, clientId } = { ...before, ...credentials };
+    const complete = token !== void 0 && clientId !== void 0;
+    if (!complete && !this.#options.refreshToken && !this.#authData) {
+      throw new UsageError("a session needs a token and a client id: call auth first, pass both, or set the option auth or refreshToken");
+    }
+    if (before.clientId !== void 0 && before.clientId !== clientId)
+      this.#authData = void 0;
+    const known = credentials.token === void 0 ? before.expiresAt : void 0;
+    this.#credentials = { token, clientId, expiresAt: credentials.expiresAt ?? known };
+    if (credentials.token !== void 0)
+      this.#expired = false;
+  }
+  /** The credentials to connect with: new ones if those there are are of no use. @throws what `refresh` throws. */
+  async current() {
+    const { token, clientId, expiresAt } = this.#credentials;
+    const late = expiresAt !== void 0 && Date.now() >= expiresAt;
+    if (token === void 0 || clientId === void 0 || this.#expired || late)
+      await this.#refresh();
+    return this.#credentials;
+  }
+  /** The server does not take them any more (those, or whatever there is). Whether there is a way to new ones. */
+  expire(credentials) {
+    if (credentials === void 0 || credentials.token === this.#credentials.token)
+      this.#expired = true;
+    return this.#options.refreshToken !== void 0 || this.#authData !== void 0;
+  }
+  /** Asks the server for a token, and keeps it. */
+  async authenticate(data) {
+    const credentials = await this.#options.authenticate(data);
+    this.#authData = { data };
+    this.#keep(credentials);
+    return credentials;
+  }
+  /** There is a session: replaces the token before it expires, if it is known when that is. */
+  refreshAhead(failed) {
+    this.rest();
+    const { expiresAt } = this.#credentials;
+    if (expiresAt === void 0 || !this.#options.refreshToken)
+      return;
+    const left = expiresAt - Date.now();
+    const wait = Math.max(left - AHEAD_MS, left * 0.9, LEAST_MS);
+    this.#refreshIn(wait, failed, new Backoff({ initialDelay: LEAST_MS }));
+  }
+  /** There will be no session for now. */
+  rest() {
+    clearTimeout(this.#timer);
+    this.#timer = void 0;
+  }
+  #refreshIn(milliseconds, failed, backoff) {
+    const part = Math.min(milliseconds, LONGEST_TIMER_MS);
+    const timer = setTimeout(() => {
+      if (part < milliseconds) {
+        this.#refreshIn(milliseconds - part, failed, backoff);
+        return;
+      }
+      this.#refresh().then(() => {
+        if (this.#timer === timer)
+          this.refreshAhead(failed);
+      }, (error) => {
+        failed(error);
+        if (this.#timer !== timer || error instanceof JmqtError && error.code === "UNAUTHORIZED")
+          return;
+        this.#refreshIn(LEAST_MS + (backoff.next() ?? 0), failed, backoff);
+      });
+    }, part);
+    this.#timer = timer;
+  }
+  async #refresh() {
+    const { refreshToken, authenticate } = this.#options;
+    if (refreshToken) {
+      try {
+        this.#keep(await refreshToken({ clientId: this.clientId ?? "", authenticate }));
+      } catch (error) {
+        if (error instanceof JmqtError)
+          throw error;
+        const words = error instanceof Error ? error.message : String(error);
+        throw new NetworkError(`refreshToken failed: ${words}`, { cause: error });
+      }
+      return;
+    }
+    if (!this.#authData)
+      throw new RefusedError("conn", Status.INVALID_TOKEN);
+    await this.authenticate(this.#authData.data);
+  }
+  #keep(credentials) {
+    this.#credentials = credentials;
+    this.#expired = false;
+  }
+};
+
+// dist/wake.js
+function onWake(events) {
+  const { document, addEventListener } = globalThis;
+  const scope = typeof addEventListener === "function" ? globalThis : void 0;
+  const awake = () => events.awake();
+  const offline = () => events.offline();
+  const visible = () => {
+    if (document?.visibilityState === "visible")
+      events.awake();
+  };
+  const all = [
+    [scope, "online", awake],
+    [scope, "pageshow", awake],
+    [scope, "offline", offline],
+    [document, "visibilitychange", visible]
+  ];
+  for (const [target, name, listener] of all)
+    target?.addEventListener(name, listener);
+  return () => {
+    for (const [target, name, listener] of all)
+      target?.removeEventListener(name, listener);
+  };
 }
 
 // dist/client.js
 var LEAVE_MS = 5e3;
+var OPEN_MS = 3e4;
 var Client = class {
   /** Counted since the client was made. */
   counters = { droppedPushes: 0, droppedPublishes: 0 };
@@ -1861,15 +2488,24 @@ var Client = class {
   #outbox;
   #subscriptions;
   #backoff;
+  #tokens;
+  /** Chosen at random for this client (protocol.md 2.23). */
+  #publisher = publisherId();
   #state = "idle";
+  /** The state that listeners were told of. */
+  #toldState = "idle";
+  #reason;
   #session;
-  #credentials;
   /** Whose session there was last. */
   #lastClient;
-  /** Of the last successful `auth`, for a new token. */
-  #authData;
+  #connected;
   #connectedAt = 0;
+  #waiters = /* @__PURE__ */ new Set();
+  #closing = Promise.resolve();
+  #stopListening;
   #retry;
+  /** The server has asked not to be connected to before this time. */
+  #notBefore = 0;
   /** Rises with each attempt and with its end, so that what still waits for an old one does no harm. */
   #epoch = 0;
   /** @throws UsageError if an option makes no sense. Connects to nothing yet. */
@@ -1879,10 +2515,12 @@ var Client = class {
     this.#timeout = options.timeout ?? 3e4;
     this.#maxPacketBytes = options.maxPacketBytes ?? 4 << 20;
     this.#window = wholeNumber("window", options.window ?? 128, 1, 4096);
-    this.#credentials = {
-      ...options.token === void 0 ? {} : { token: options.token },
-      ...options.clientId === void 0 ? {} : { clientId: options.clientId }
-    };
+    this.#tokens = new Tokens({
+      given: { token: options.token, clientId: options.clientId, expiresAt: options.expiresAt },
+      authData: "auth" in options ? { data: options.auth } : void 0,
+      refreshToken: options.refreshToken,
+      authenticate: async (data) => (await this.#connection()).auth(data)
+    });
     this.#deliveries = new Deliveries({
       manual: options.ack === "manual",
       limit: wholeNumber("iteratorLimit", options.iteratorLimit ?? 1e3, 1, 1e9),
@@ -1894,22 +2532,26 @@ var Client = class {
     this.#outbox = new Outbox({
       limit: wholeNumber("queueLimit", options.queueLimit ?? 1e3, 1, 1e9),
       full: options.queueFull ?? "wait",
-      inFlight: wholeNumber("publishWindow", options.publishWindow ?? 1e3, 1, 1e9),
+      inFlight: wholeNumber("publishWindow", options.publishWindow ?? 1e3, 1, MAX_IN_FLIGHT),
       dropped: () => void this.counters.droppedPublishes++
     });
-    this.#subscriptions = new Subscriptions((channel, error) => {
-      this.#deliveries.end(channel, error);
-      if (error)
-        this.#report(error);
-    });
+    const random = options.reconnect === false ? void 0 : options.reconnect?.random;
+    this.#subscriptions = new Subscriptions({
+      ended: (channel, error) => this.#deliveries.end(channel, error),
+      report: (error) => this.#report(error)
+    }, random);
     this.#backoff = options.reconnect === false ? void 0 : new Backoff(options.reconnect ?? {});
   }
   get state() {
     return this.#state;
   }
+  /** Why the last session has ended, where the server said so (protocol.md 2.22). `undefined` while there is one. */
+  get disconnectReason() {
+    return this.#reason;
+  }
   /** Known after `auth`, or as it was given. */
   get clientId() {
-    return this.#credentials.clientId;
+    return this.#tokens.clientId;
   }
   /** The channels this client has subscribed to, and whether persistently. */
   get subscriptions() {
@@ -1943,31 +2585,22 @@ var Client = class {
       if (this.#state === "reconnecting" || this.#state === "closing") {
         throw new UsageError(`auth is not possible while the client is ${this.#state}: call disconnect first`);
       }
-      const credentials = await this.#authenticate(data);
-      this.#credentials = credentials;
-      return credentials;
+      return this.#tokens.authenticate(data);
     });
   }
   /**
-   * Opens the session (§7.c). Done when the server has accepted it and the subscriptions are made.
+   * Opens the session (§7.c). Done when the server has accepted it and the subscriptions are made. One attempt: what
+   * follows a session that was lost is up to the option `reconnect`. `connect` goes on trying from the first attempt.
    *
    * @throws RefusedError; NetworkError and its kin; UsageError without a token and client id.
    */
   async conn(credentials = {}, options = {}) {
+    if (this.#state === "closing")
+      await this.#closing;
     if (this.#state !== "idle") {
       throw new UsageError(`conn is not possible while the client is ${this.#state}: call disconnect first`);
     }
-    const { token, clientId } = { ...this.#credentials, ...credentials };
-    if (token === void 0 || clientId === void 0) {
-      throw new UsageError("conn needs a token and a client id: call auth first, or pass both");
-    }
-    if (this.#credentials.clientId !== clientId)
-      this.#authData = void 0;
-    this.#credentials = { token, clientId };
-    if (this.#lastClient !== void 0 && this.#lastClient !== clientId)
-      this.#deliveries.forgetIds();
-    this.#lastClient = clientId;
-    this.#state = "connecting";
+    this.#begin(credentials);
     const epoch = ++this.#epoch;
     try {
       return await this.#limited("conn", options, () => this.#open(false, epoch));
@@ -1978,9 +2611,56 @@ var Client = class {
         this.#detach(error);
         if (!(error instanceof RefusedError))
           this.#drop(error);
+        this.#rest(error);
+        this.#tellState();
       }
       throw error;
     }
+  }
+  /**
+   * Connects, and goes on trying until there is a session, the server says that trying again is of no use, or `disconnect`
+   * is called. `ready` waits for the session; `connected`, `reconnecting` and `disconnect` tell of the attempts. Without
+   * effect while the client is at it. Without a token, `refreshToken` or the option `auth` get one.
+   *
+   * @throws UsageError if there is neither a token nor a way to get one.
+   */
+  connect(credentials = {}) {
+    if (this.#state === "closing") {
+      void this.#closing.then(() => this.connect(credentials));
+      return;
+    }
+    if (this.#state !== "idle")
+      return;
+    this.#begin(credentials);
+    this.#backoff?.reset();
+    void this.#attempt(false);
+  }
+  /**
+   * The session, as soon as there is one.
+   *
+   * @throws what ended the attempts; ClosedError if nothing leads to a session; TimeoutError; AbortedError.
+   */
+  ready(options = {}) {
+    if (this.#state === "connected" && this.#connected)
+      return Promise.resolve(this.#connected);
+    if (this.#state === "closing")
+      return this.#closing.then(() => this.ready(options));
+    if (this.#state === "idle")
+      return Promise.reject(new ClosedError("the client is not connecting: call connect first"));
+    let waiter;
+    return limited("connecting", options, 0, (resolve, reject) => this.#waiters.add(waiter = { resolve, reject }), () => waiter && this.#waiters.delete(waiter));
+  }
+  /**
+   * Connects again after the attempts have ended, for example because another connection of the same client took over
+   * (`disconnectReason`): with the same client id, and the subscriptions there were. While an attempt is waited for, it
+   * begins at once.
+   */
+  reconnect(options = {}) {
+    if (this.#state === "idle")
+      this.connect();
+    else
+      this.reconnectNow();
+    return this.ready(options);
   }
   /**
    * Subscribes (§7.g). Also without a session: then it is done when there is one. It is made again after
@@ -1989,29 +2669,55 @@ var Client = class {
    * @throws RefusedError; UsageError for a name that is none; TimeoutError; AbortedError.
    */
   async sub(channel, options = {}) {
+    const { subscription, made } = this.#subscribe(channel, options);
+    await made;
+    return subscription;
+  }
+  /**
+   * The same, with the subscription at once: its `ready()` waits for the server, its `state` events tell what becomes of
+   * it, and its `unsub()` ends it, however far it has come.
+   *
+   * @throws UsageError for a name that is none.
+   */
+  subscribe(channel, options = {}) {
+    const { subscription, made } = this.#subscribe(channel, options);
+    made.catch(() => {
+    });
+    return subscription;
+  }
+  #subscribe(channel, options) {
     const name = channelName(channel);
     const persistent = options.persistent ?? false;
     this.#subscriptions.check(name, persistent);
-    const stop = options.onPush ? this.#deliveries.listenTo(name, options.onPush) : void 0;
-    if (!stop)
-      this.#deliveries.expect(name);
-    try {
-      await this.#subscription("sub", name, persistent, options);
-    } catch (error) {
-      stop?.();
-      throw error;
-    }
-    return {
-      channel: name,
-      persistent,
-      unsub: (unsubOptions) => this.unsub(name, unsubOptions),
-      [Symbol.asyncIterator]: () => this.messages(name)
-    };
+    const subscription = new ChannelSubscription({
+      listen: (from, listener) => this.#deliveries.listenTo(from, listener),
+      messages: (from) => this.#deliveries.messages(from),
+      unsub: (one, unsubOptions) => this.#unsubscribe(one, unsubOptions),
+      report: (error) => this.#report(error)
+    }, name, persistent);
+    subscription.release = this.#deliveries.want(name);
+    if (options.onPush)
+      subscription.on("push", options.onPush);
+    const made = this.#subscription("sub", name, persistent, [subscription], options);
+    made.catch((error) => subscription.end(error, false));
+    return { subscription, made };
   }
-  /** Ends a subscription (§7.i), and the iterators over its messages once they are empty. */
+  /**
+   * Ends all subscriptions of this client to a channel (§7.i), and the iterators over its messages once they are empty.
+   * Whoever has subscribed more than once ends one of them with its own `unsub`.
+   */
   async unsub(channel, options = {}) {
     const name = channelName(channel);
-    await this.#subscription("unsub", name, false, options);
+    await this.#subscription("unsub", name, false, this.#subscriptions.of(name), options);
+  }
+  async #unsubscribe(subscription, options) {
+    const all = this.#subscriptions.of(subscription.channel);
+    if (!all.includes(subscription))
+      return;
+    if (all.length > 1)
+      this.#subscriptions.leave(subscription);
+    else
+      await this.#subscription("unsub", subscription.channel, false, all, options);
   }
   /**
    * The messages of one channel, subscribed to by this client or by the server: the presence channel, the
@@ -2023,7 +2729,7 @@ var Client = class {
   /**
    * Publishes (§7.k). With QoS 1 done when the server has stored it; with QoS 0 when it was sent, or has
    * its place in the queue. Also without a session. QoS 1 is sent again after a reconnect until it is
-   * acknowledged, so it may arrive twice.
+   * acknowledged: a server that follows protocol.md 2.23 stores it once, with another it may arrive twice.
    *
    * @throws RefusedError (QoS 1 only); QueueFullError; ClosedError; UsageError; TimeoutError; AbortedError.
    */
@@ -2031,7 +2737,7 @@ var Client = class {
     const qos = options.qos ?? 0;
     if (qos !== 0 && qos !== 1)
       return Promise.reject(new UsageError(`qos must be 0 or 1, not ${String(qos)}`));
-    return this.#publish("pub", channel, data, qos, options.retain ?? false, options, 0).then(nothing);
+    return this.#publish("pub", channel, data, qos, options.retain ?? false, options, 0).then((answer2) => ({ id: answer2?.id }));
   }
   /** Publishes to one client (§9.d). @throws RefusedError with status 8 (QoS 1) if it is away. */
   p2p(clientId, data, options = {}) {
@@ -2044,20 +2750,19 @@ var Client = class {
     const answer2 = await this.#publish("request", channel, data, 0, false, options, this.#timeout);
     return options.raw ? new RawJson(rawData(answer2?.packet ?? "") ?? "null") : answer2?.data;
   }
-  /** @internal For the drop-in: the packet id at once, and what was answered with it. */
-  publishForAnswer(channel, data, qos, retain) {
-    const kind = String(channel).trimStart().startsWith("$") ? "request" : "pub";
-    let id = "";
-    const answer2 = this.#publish(kind, channel, data, qos, retain, {}, 0, (given) => id = given);
-    return { id, answer: answer2 };
-  }
-  /** Tries at once instead of waiting for the time that `reconnecting` told. Otherwise without effect. */
+  /**
+   * Tries at once instead of waiting for the time that `reconnecting` told. With a session, asks the server for a sign of
+   * life: a connection that has died unnoticed ends within seconds, and is replaced. In a page this happens by itself when
+   * the page can be seen again or the network is back.
+   */
   reconnectNow() {
+    if (this.#state === "connected")
+      this.#session?.probe();
     if (this.#state !== "reconnecting" || this.#retry === void 0)
       return;
     clearTimeout(this.#retry);
     this.#retry = void 0;
-    void this.#reconnect();
+    void this.#attempt(true);
   }
   /**
    * Leaves (§9.f): says so (unless `silent`), waits for acknowledgements of what was published (`timeout`
@@ -2065,11 +2770,16 @@ var Client = class {
    * iterators end. `conn` may be called again afterwards.
    */
   async disconnect(options = {}) {
-    if (this.#state === "idle" || this.#state === "closing") {
-      if (this.#state === "idle")
-        await this.#finish(new ClosedError("the client was disconnected"));
+    if (this.#state === "closing")
+      return this.#closing;
+    if (this.#state === "idle") {
+      await this.#finish(new ClosedError("the client was disconnected"));
       return;
     }
+    this.#closing = this.#leave(options);
+    await this.#closing;
+  }
+  async #leave(options) {
     const session = this.#session;
     const wasConnected = this.#state === "connected";
     this.#state = "closing";
@@ -2078,16 +2788,16 @@ var Client = class {
     if (session?.alive && wasConnected) {
       if (!options.silent)
         session.leave();
-      if (this.#outbox.inFlight > 0 && options.timeout !== 0)
+      if (this.#outbox.inFlight > 0 && options.timeout !== 0) {
+        this.#tellState();
         await this.#goodbye(session, options.timeout ?? LEAVE_MS);
+      }
     }
-    const closed = this.#finish(new ClosedError("the client was disconnected"), wasConnected);
-    if (wasConnected) {
-      this.#events.emit("disconnect", {
-        error: new ClosedError("the client was disconnected"),
-        willReconnect: false
-      });
-    }
+    const error = new ClosedError("the client was disconnected");
+    const closed = this.#finish(error, wasConnected);
+    if (wasConnected)
+      this.#events.emit("disconnect", { error, willReconnect: false, reason: void 0 });
+    this.#tellState();
     await closed;
   }
   /** Called when the session that is leaving has ended, or nothing is outstanding any more. */
@@ -2106,46 +2816,109 @@ var Client = class {
       };
     });
   }
-  /** Everything ends with this error; the client can be used anew. Done when the connection is closed. */
+  /** Everything ends with this error; the client can be used again. Done when the connection is closed. */
   #finish(error, politely = false) {
+    const session = this.#stop();
+    const closed = politely ? session?.close() : session?.destroy(error);
+    this.#detach(error);
+    this.#outbox.close(error);
+    this.#subscriptions.close(error);
+    this.#deliveries.endAll(error instanceof ClosedError ? void 0 : error);
+    this.#rest(error);
+    return Promise.resolve(closed);
+  }
+  /** No attempt follows. What waits fails; subscriptions are kept for when the application connects again. */
+  #giveUp(error) {
+    this.#stop()?.destroy(error);
+    this.#detach(error);
+    this.#outbox.close(error);
+    this.#subscriptions.suspend(error);
+    this.#deliveries.endAll(error);
+    this.#rest(error);
+    this.#events.emit("disconnect", { error, willReconnect: false, reason: reasonOf(error) });
+    this.#tellState();
+  }
+  /** Idle from now on: what still waits for an attempt does no harm. Returns the session there was. */
+  #stop() {
     this.#state = "idle";
     clearTimeout(this.#retry);
     this.#retry = void 0;
     const session = this.#session;
     this.#session = void 0;
     this.#epoch++;
-    const closed = politely ? session?.close() : session?.destroy(error);
-    this.#detach(error);
-    this.#outbox.close(error);
-    this.#subscriptions.close(error);
-    this.#deliveries.endAll(error instanceof ClosedError ? void 0 : error);
-    return Promise.resolve(closed);
+    return session;
+  }
+  /** The client is at it. @throws UsageError if there is neither a token nor a way to get one. */
+  #begin(credentials) {
+    this.#tokens.use(credentials);
+    this.#state = "connecting";
+    this.#reason = void 0;
+    this.#stopListening ??= onWake({
+      awake: () => this.#awake(),
+      offline: () => {
+        if (this.#state === "connected")
+          this.#session?.probe();
+      }
+    });
+    this.#tellState();
+  }
+  /** The opposite: nothing happens by itself any more. */
+  #rest(error) {
+    this.#tokens.rest();
+    this.#stopListening?.();
+    this.#stopListening = void 0;
+    this.#connected = void 0;
+    for (const waiter of [...this.#waiters])
+      waiter.reject(error);
+    this.#waiters.clear();
+  }
+  #awake() {
+    if (this.#state === "connected" || performance.now() >= this.#notBefore)
+      this.reconnectNow();
+  }
+  #tellState() {
+    const [state, previous] = [this.#state, this.#toldState];
+    if (state === previous)
+      return;
+    this.#toldState = state;
+    this.#events.emit("state", { state, previous, reason: this.#reason });
   }
   async #open(resumed, epoch) {
-    const { session, timeoutSeconds } = await this.#openSession(epoch);
+    const { session, opened } = await this.#openSession(epoch);
     await this.#subscriptions.attach(session);
     this.#stillWanted(epoch);
     if (!session.alive)
-      throw new NetworkError("the connection ended while its subscriptions were made");
+      throw session.error ?? new NetworkError("the connection ended while its subscriptions were made");
     this.#state = "connected";
+    this.#reason = void 0;
     this.#connectedAt = performance.now();
+    this.#tokens.refreshAhead((error) => this.#report(error));
     this.#outbox.attach(session);
-    const event = { clientId: this.#credentials.clientId ?? "", timeoutSeconds, resumed };
+    const event = { clientId: this.clientId ?? "", ...opened, resumed };
+    this.#connected = event;
+    for (const waiter of [...this.#waiters])
+      waiter.resolve(event);
+    this.#waiters.clear();
     this.#events.emit("connected", event);
+    this.#tellState();
     return event;
   }
   /** `conn`, and once more with a new token if the server does not take this one. */
   async #openSession(epoch) {
     for (let refreshed = false; ; refreshed = true) {
       this.#stillWanted(epoch);
+      const credentials = await this.#tokens.current();
+      this.#stillWanted(epoch);
       const session = await this.#connection();
       this.#stillWanted(epoch);
+      if (this.#lastClient !== void 0 && this.#lastClient !== credentials.clientId)
+        this.#deliveries.forgetIds();
+      this.#lastClient = credentials.clientId;
       try {
-        const timeoutSeconds = await session.conn(this.#credentials, this.#window);
-        return { session, timeoutSeconds };
+        return { session, opened: await session.conn(credentials, this.#window, this.#publisher) };
       } catch (error) {
         const expired = error instanceof RefusedError && error.status === Status.INVALID_TOKEN;
-        if (!expired || refreshed || !await this.#refresh())
+        if (!expired || refreshed || !this.#tokens.expire(credentials))
           throw error;
       }
     }
@@ -2154,26 +2927,6 @@ var Client = class {
   #stillWanted(epoch) {
     if (epoch !== this.#epoch)
       throw new ClosedError("the connection was given up");
-  }
-  /** Whether there is a new token. */
-  async #refresh() {
-    const { refreshToken } = this.#options;
-    if (refreshToken) {
-      const clientId = this.#credentials.clientId ?? "";
-      const authenticate = (data) => this.#authenticate(data);
-      this.#credentials = await refreshToken({ clientId, authenticate });
-      return true;
-    }
-    if (!this.#authData)
-      return false;
-    this.#credentials = await this.#authenticate(this.#authData.data);
-    return true;
-  }
-  async #authenticate(data) {
-    const session = await this.#connection();
-    const credentials = await session.auth(data);
-    this.#authData = { data };
-    return credentials;
   }
   /** The connection there is, else a new one, once it can be spoken to. */
   async #connection() {
@@ -2209,41 +2962,57 @@ var Client = class {
     this.#farewell?.();
     if (this.#state !== "connected")
       return;
+    this.#connected = void 0;
     this.#backoff?.sessionLasted(performance.now() - this.#connectedAt);
-    const delay = this.#backoff?.next();
-    this.#state = delay === void 0 ? "idle" : "reconnecting";
-    if (delay === void 0)
-      void this.#finish(error);
-    this.#events.emit("disconnect", { error, willReconnect: delay !== void 0 });
-    if (delay !== void 0 && this.#state === "reconnecting")
+    const delay = this.#nextDelay(error);
+    if (delay === void 0) {
+      this.#giveUp(error);
+      return;
+    }
+    this.#state = "reconnecting";
+    this.#events.emit("disconnect", { error, willReconnect: true, reason: reasonOf(error) });
+    if (this.#state === "reconnecting")
       this.#schedule(delay, error);
+  }
+  /** Milliseconds until the next attempt; `undefined` if there shall be none. */
+  #nextDelay(error) {
+    const reason = reasonOf(error);
+    if (reason)
+      this.#reason = reason;
+    if (reason?.code === DisconnectCode.TOKEN_EXPIRED)
+      this.#tokens.expire(void 0);
+    if (isFinal(error))
+      return void 0;
+    const delay = this.#backoff?.next();
+    return delay === void 0 ? void 0 : delay + (reason?.delay ?? 0);
   }
   #schedule(delay, error) {
     this.#state = "reconnecting";
+    this.#notBefore = performance.now() + (reasonOf(error)?.delay ?? 0);
     this.#retry = setTimeout(() => {
       this.#retry = void 0;
-      void this.#reconnect();
+      void this.#attempt(true);
     }, delay);
     this.#events.emit("reconnecting", { attempt: this.#backoff?.attempt ?? 0, delay, error });
+    this.#tellState();
   }
-  async #reconnect() {
+  async #attempt(again) {
     const epoch = ++this.#epoch;
+    const resumed = this.#connectedAt > 0 && again;
     try {
-      await this.#limited("reconnecting", { timeout: this.#timeout || 3e4 }, () => this.#open(true, epoch));
+      await this.#limited("connecting", { timeout: this.#timeout || OPEN_MS }, () => this.#open(resumed, epoch));
     } catch (error) {
-      if (epoch !== this.#epoch || this.#state !== "reconnecting")
+      if (epoch !== this.#epoch || this.#state !== "reconnecting" && this.#state !== "connecting")
         return;
       this.#epoch++;
       this.#detach(error);
       this.#drop(error);
-      const failure = error instanceof JmqtError ? error : new NetworkError("reconnecting failed", { cause: error });
-      const delay = isFinal(error) ? void 0 : this.#backoff?.next();
-      if (delay !== void 0) {
+      const failure = error instanceof JmqtError ? error : new NetworkError("connecting failed", { cause: error });
+      const delay = this.#nextDelay(error);
+      if (delay === void 0)
+        this.#giveUp(failure);
+      else
         this.#schedule(delay, failure);
-        return;
-      }
-      void this.#finish(failure);
-      this.#events.emit("disconnect", { error: failure, willReconnect: false });
     }
   }
   /** Nothing can be sent any more. */
@@ -2257,13 +3026,13 @@ var Client = class {
     this.#session = void 0;
     session?.destroy(error instanceof JmqtError ? error : new NetworkError(error.message));
   }
-  #subscription(kind, channel, persistent, options) {
+  #subscription(kind, channel, persistent, subscriptions, options) {
     let cancel;
     return limited(`${kind} on channel ${JSON.stringify(channel)}`, options, this.#timeout, (resolve, reject) => {
-      cancel = this.#subscriptions.add({ kind, channel, persistent, resolve, reject });
-    }, () => cancel?.());
+      cancel = this.#subscriptions.add({ kind, channel, persistent, subscriptions, resolve, reject });
+    }, (error) => cancel?.(error));
   }
-  #publish(kind, channel, data, qos, retain, options, timeout, identified) {
+  #publish(kind, channel, data, qos, retain, options, timeout) {
     let name;
     let json;
     try {
@@ -2280,9 +3049,7 @@ var Client = class {
     }
     let cancel;
     return limited(`${kind} on channel ${JSON.stringify(name)}`, options, timeout, (resolve, reject) => {
-      const added = this.#outbox.add({ kind, channel: name, json, qos, retain, resolve, reject });
-      cancel = added.cancel;
-      identified?.(added.id);
+      cancel = this.#outbox.add({ kind, channel: name, json, qos, retain, resolve, reject }).cancel;
     }, () => cancel?.());
   }
   /** Runs what opens or uses a connection; when a limit is reached first, the connection goes. */
@@ -2299,7 +3066,8 @@ var Client = class {
       console.error(error);
   }
 };
-function nothing() {
+function reasonOf(error) {
+  return error instanceof ConnectionLostError ? error.reason : void 0;
 }
 function wholeNumber(name, value, least, most) {
   if (Number.isInteger(value) && value >= least && value <= most)
@@ -2314,6 +3082,7 @@ export {
   Client,
   ClosedError,
   ConnectionLostError,
+  DisconnectCode,
   JmqtError,
   NetworkError,
   QueueFullError,
@@ -2321,7 +3090,9 @@ export {
   RefusedError,
   Status,
   TimeoutError,
+  UnauthorizedError,
   UsageError,
   WrongServerError,
+  describeReason,
   describeStatus
 };

@@ -6,21 +6,28 @@
  */
 import { Deliveries } from './delivery.js';
 import type { MessageStream, PushListener } from './delivery.js';
-import { ClosedError, JmqtError, NetworkError, RefusedError, Status, UsageError } from './errors.js';
+import { ClosedError, ConnectionLostError, JmqtError, NetworkError, RefusedError, Status, UsageError } from './errors.js';
 import { Events } from './events.js';
 import { limited } from './limit.js';
 import type { CallOptions } from './limit.js';
 import type { Message } from './message.js';
-import { Outbox } from './outbox.js';
+import { MAX_IN_FLIGHT, Outbox, publisherId } from './outbox.js';
 import type { Answer, QueueFull } from './outbox.js';
 import { RawJson, channelName, encodeData, exceeds, rawData } from './packet.js';
 import type { Qos } from './packet.js';
+import { DisconnectCode } from './reason.js';
+import type { DisconnectReason } from './reason.js';
 import { Backoff } from './reconnect.js';
 import type { ReconnectOptions } from './reconnect.js';
 import { Session } from './session.js';
-import type { Credentials } from './session.js';
+import type { Credentials, Opened } from './session.js';
+import { ChannelSubscription } from './subscription.js';
+import type { Subscription } from './subscription.js';
 import { Subscriptions, isFinal } from './subscriptions.js';
+import { Tokens } from './tokens.js';
+import type { RefreshContext } from './tokens.js';
 import { parseUrl } from './transport.js';
+import { onWake } from './wake.js';
 import type { WebSocketConstructor } from './websocket.js';
 
 export interface ClientOptions {
@@ -29,9 +36,14 @@ export interface ClientOptions {
   /** A token and client id from an earlier `auth`, or from elsewhere. */
   token?: string;
   clientId?: string;
+  /** When that token expires, in milliseconds as `Date.now()` counts them, where that is known. */
+  expiresAt?: number;
+  /** What to ask the server for a token with, where there is none: the data of an `auth`. */
+  auth?: unknown;
   /**
-   * Gets a new token when the server does not take the one there is (6 INVALID_TOKEN), at `conn` and
-   * after a reconnect. Without it, the data of the last `auth` is used once more.
+   * Gets a new token: when there is none, ahead of `expiresAt`, when the session ended because the token has expired, and
+   * when the server does not take the one there is (6 INVALID_TOKEN). A failure is a failed attempt, and another one
+   * follows; an `UnauthorizedError` ends the attempts. Without it, the data of the last `auth` is used once more.
    */
   refreshToken?: (context: RefreshContext) => Credentials | Promise<Credentials>;
   /** How to reconnect; `false`: not at all. */
@@ -56,9 +68,9 @@ export interface ClientOptions {
   /** A larger publish is refused here, because the server would close the connection. Default 4 MiB. */
   maxPacketBytes?: number;
   /**
-   * In a page: open the WebSocket in a worker, so that many messages a second do not hold up frames. Needs
-   * `worker-src blob:` where the page has a `Content-Security-Policy`; without it the page opens the
-   * WebSocket itself. Default false.
+   * In a page: open the WebSocket in a worker, so that many messages a second do not hold up frames, and heartbeats go on
+   * while the page is hidden. Needs `worker-src blob:` where the page has a `Content-Security-Policy`, and
+   * `trusted-types jmqt-js` where that requires trusted types; without it the page opens the WebSocket itself. Default false.
    */
   worker?: boolean;
   /** The constructor to use instead of the platform's `WebSocket`. */
@@ -67,23 +79,23 @@ export interface ClientOptions {
   tls?: Record<string, unknown>;
 }
 
-export interface RefreshContext {
-  clientId: string;
-  /** Asks the server for a token, like `client.auth`. */
-  authenticate(data: unknown): Promise<Credentials>;
-}
-
-export interface SubOptions extends CallOptions {
+export interface SubOptions<T = unknown> extends CallOptions {
   /** Outlives the session: QoS 1 messages are kept while this client is away (§9.c). Default false. */
   persistent?: boolean;
   /** Is called with each message of this channel, like a `push` listener. */
-  onPush?: PushListener;
+  onPush?: PushListener<T>;
 }
 
 export interface PubOptions extends CallOptions {
   qos?: Qos;
   /** Keep it as the channel's retained message (§9.b). */
   retain?: boolean;
+}
+
+/** A publish that is done. */
+export interface Published {
+  /** The packet id it was sent with; `undefined` with QoS 0, which has none. */
+  id: string | undefined;
 }
 
 /** A session is open, its subscriptions made. */
@@ -93,6 +105,8 @@ export interface ConnectedEvent {
   timeoutSeconds: number;
   /** It replaces one that was lost. */
   resumed: boolean;
+  /** A QoS 1 publish that is sent again on this session is not stored again (protocol.md 2.23). */
+  publishesOnce: boolean;
 }
 
 /** A session has ended, or, after such an event, the attempts to replace it. */
@@ -100,6 +114,16 @@ export interface DisconnectEvent {
   /** `ClosedError` after `disconnect()`. */
   error: JmqtError;
   willReconnect: boolean;
+  /** Why the server ended it, where it said so (protocol.md 2.22). */
+  reason: DisconnectReason | undefined;
+}
+
+/** The client has another state than before. */
+export interface StateEvent {
+  state: ClientState;
+  previous: ClientState;
+  /** Why the last session has ended, where the server said so. `undefined` while there is one. */
+  reason: DisconnectReason | undefined;
 }
 
 /** Another attempt follows. */
@@ -117,6 +141,8 @@ export interface ClientEvents {
   connected: ConnectedEvent;
   disconnect: DisconnectEvent;
   reconnecting: ReconnectingEvent;
+  /** After the other events of the same change. */
+  state: StateEvent;
   /** What went wrong outside of a call: a listener threw, a subscription was not renewed. */
   error: unknown;
 }
@@ -131,15 +157,10 @@ export interface Counters {
 
 export type ClientState = 'idle' | 'connecting' | 'connected' | 'reconnecting' | 'closing';
 
-/** A subscription, and its messages for `for await`. */
-export interface Subscription extends AsyncIterable<Message> {
-  readonly channel: string;
-  readonly persistent: boolean;
-  unsub(options?: CallOptions): Promise<void>;
-  [Symbol.asyncIterator](): MessageStream;
-}
-
 const LEAVE_MS = 5_000;
+
+/** How long opening a session may take when the client does it by itself and `timeout` is 0. */
+const OPEN_MS = 30_000;
 
 export class Client {
   /** Counted since the client was made. */
@@ -154,16 +175,25 @@ export class Client {
   readonly #outbox: Outbox;
   readonly #subscriptions: Subscriptions;
   readonly #backoff: Backoff | undefined;
+  readonly #tokens: Tokens;
+  /** Chosen at random for this client (protocol.md 2.23). */
+  readonly #publisher = publisherId();
 
   #state: ClientState = 'idle';
+  /** The state that listeners were told of. */
+  #toldState: ClientState = 'idle';
+  #reason: DisconnectReason | undefined;
   #session: Session | undefined;
-  #credentials: Partial<Credentials>;
   /** Whose session there was last. */
   #lastClient: string | undefined;
-  /** Of the last successful `auth`, for a new token. */
-  #authData: { data: unknown } | undefined;
+  #connected: ConnectedEvent | undefined;
   #connectedAt = 0;
+  #waiters = new Set<{ resolve(event: ConnectedEvent): void; reject(error: unknown): void }>();
+  #closing: Promise<void> = Promise.resolve();
+  #stopListening: (() => void) | undefined;
   #retry: ReturnType<typeof setTimeout> | undefined;
+  /** The server has asked not to be connected to before this time. */
+  #notBefore = 0;
   /** Rises with each attempt and with its end, so that what still waits for an old one does no harm. */
   #epoch = 0;
 
@@ -174,10 +204,12 @@ export class Client {
     this.#timeout = options.timeout ?? 30_000;
     this.#maxPacketBytes = options.maxPacketBytes ?? 4 << 20;
     this.#window = wholeNumber('window', options.window ?? 128, 1, 4_096);
-    this.#credentials = {
-      ...(options.token === undefined ? {} : { token: options.token }),
-      ...(options.clientId === undefined ? {} : { clientId: options.clientId }),
-    };
+    this.#tokens = new Tokens({
+      given: { token: options.token, clientId: options.clientId, expiresAt: options.expiresAt },
+      authData: 'auth' in options ? { data: options.auth } : undefined,
+      refreshToken: options.refreshToken,
+      authenticate: async (data) => (await this.#connection()).auth(data),
+    });
     this.#deliveries = new Deliveries({
       manual: options.ack === 'manual',
       limit: wholeNumber('iteratorLimit', options.iteratorLimit ?? 1_000, 1, 1e9),
@@ -189,13 +221,17 @@ export class Client {
     this.#outbox = new Outbox({
       limit: wholeNumber('queueLimit', options.queueLimit ?? 1_000, 1, 1e9),
       full: options.queueFull ?? 'wait',
-      inFlight: wholeNumber('publishWindow', options.publishWindow ?? 1_000, 1, 1e9),
+      inFlight: wholeNumber('publishWindow', options.publishWindow ?? 1_000, 1, MAX_IN_FLIGHT),
       dropped: () => void this.counters.droppedPublishes++,
     });
-    this.#subscriptions = new Subscriptions((channel, error) => {
-      this.#deliveries.end(channel, error);
-      if (error) this.#report(error);
-    });
+    const random = options.reconnect === false ? undefined : options.reconnect?.random;
+    this.#subscriptions = new Subscriptions(
+      {
+        ended: (channel, error) => this.#deliveries.end(channel, error),
+        report: (error) => this.#report(error),
+      },
+      random,
+    );
     this.#backoff = options.reconnect === false ? undefined : new Backoff(options.reconnect ?? {});
   }
 
@@ -203,9 +239,14 @@ export class Client {
     return this.#state;
   }
 
+  /** Why the last session has ended, where the server said so (protocol.md 2.22). `undefined` while there is one. */
+  get disconnectReason(): DisconnectReason | undefined {
+    return this.#reason;
+  }
+
   /** Known after `auth`, or as it was given. */
   get clientId(): string | undefined {
-    return this.#credentials.clientId;
+    return this.#tokens.clientId;
   }
 
   /** The channels this client has subscribed to, and whether persistently. */
@@ -240,30 +281,22 @@ export class Client {
       if (this.#state === 'reconnecting' || this.#state === 'closing') {
         throw new UsageError(`auth is not possible while the client is ${this.#state}: call disconnect first`);
       }
-      const credentials = await this.#authenticate(data);
-      this.#credentials = credentials;
-      return credentials;
+      return this.#tokens.authenticate(data);
     });
   }
 
   /**
-   * Opens the session (§7.c). Done when the server has accepted it and the subscriptions are made.
+   * Opens the session (§7.c). Done when the server has accepted it and the subscriptions are made. One attempt: what
+   * follows a session that was lost is up to the option `reconnect`. `connect` goes on trying from the first attempt.
    *
    * @throws RefusedError; NetworkError and its kin; UsageError without a token and client id.
    */
   async conn(credentials: Partial<Credentials> = {}, options: CallOptions = {}): Promise<ConnectedEvent> {
+    if (this.#state === 'closing') await this.#closing;
     if (this.#state !== 'idle') {
       throw new UsageError(`conn is not possible while the client is ${this.#state}: call disconnect first`);
     }
-    const { token, clientId } = { ...this.#credentials, ...credentials };
-    if (token === undefined || clientId === undefined) {
-      throw new UsageError('conn needs a token and a client id: call auth first, or pass both');
-    }
-    if (this.#credentials.clientId !== clientId) this.#authData = undefined; // it was another client's
-    this.#credentials = { token, clientId };
-    if (this.#lastClient !== undefined && this.#lastClient !== clientId) this.#deliveries.forgetIds();
-    this.#lastClient = clientId;
-    this.#state = 'connecting';
+    this.#begin(credentials);
     const epoch = ++this.#epoch;
     try {
       return await this.#limited('conn', options, () => this.#open(false, epoch));
@@ -273,9 +306,59 @@ export class Client {
         this.#state = 'idle';
         this.#detach(error as Error);
         if (!(error instanceof RefusedError)) this.#drop(error as Error);
+        this.#rest(error as Error);
+        this.#tellState();
       }
       throw error;
     }
+  }
+
+  /**
+   * Connects, and goes on trying until there is a session, the server says that trying again is of no use, or `disconnect`
+   * is called. `ready` waits for the session; `connected`, `reconnecting` and `disconnect` tell of the attempts. Without
+   * effect while the client is at it. Without a token, `refreshToken` or the option `auth` get one.
+   *
+   * @throws UsageError if there is neither a token nor a way to get one.
+   */
+  connect(credentials: Partial<Credentials> = {}): void {
+    if (this.#state === 'closing') {
+      void this.#closing.then(() => this.connect(credentials));
+      return;
+    }
+    if (this.#state !== 'idle') return;
+    this.#begin(credentials);
+    this.#backoff?.reset();
+    void this.#attempt(false);
+  }
+
+  /**
+   * The session, as soon as there is one.
+   *
+   * @throws what ended the attempts; ClosedError if nothing leads to a session; TimeoutError; AbortedError.
+   */
+  ready(options: CallOptions = {}): Promise<ConnectedEvent> {
+    if (this.#state === 'connected' && this.#connected) return Promise.resolve(this.#connected);
+    if (this.#state === 'closing') return this.#closing.then(() => this.ready(options));
+    if (this.#state === 'idle') return Promise.reject(new ClosedError('the client is not connecting: call connect first'));
+    let waiter: { resolve(event: ConnectedEvent): void; reject(error: unknown): void } | undefined;
+    return limited<ConnectedEvent>(
+      'connecting',
+      options,
+      0,
+      (resolve, reject) => this.#waiters.add((waiter = { resolve, reject })),
+      () => waiter && this.#waiters.delete(waiter),
+    );
+  }
+
+  /**
+   * Connects again after the attempts have ended, for example because another connection of the same client took over
+   * (`disconnectReason`): with the same client id, and the subscriptions there were. While an attempt is waited for, it
+   * begins at once.
+   */
+  reconnect(options: CallOptions = {}): Promise<ConnectedEvent> {
+    if (this.#state === 'idle') this.connect();
+    else this.reconnectNow();
+    return this.ready(options);
   }
 
   /**
@@ -284,55 +367,84 @@ export class Client {
    *
    * @throws RefusedError; UsageError for a name that is none; TimeoutError; AbortedError.
    */
-  async sub(channel: string, options: SubOptions = {}): Promise<Subscription> {
+  async sub<T = unknown>(channel: string, options: SubOptions<T> = {}): Promise<Subscription<T>> {
+    const { subscription, made } = this.#subscribe<T>(channel, options);
+    await made;
+    return subscription;
+  }
+
+  /**
+   * The same, with the subscription at once: its `ready()` waits for the server, its `state` events tell what becomes of
+   * it, and its `unsub()` ends it, however far it has come.
+   *
+   * @throws UsageError for a name that is none.
+   */
+  subscribe<T = unknown>(channel: string, options: SubOptions<T> = {}): Subscription<T> {
+    const { subscription, made } = this.#subscribe<T>(channel, options);
+    made.catch(() => {}); // the subscription tells
+    return subscription;
+  }
+
+  #subscribe<T>(channel: string, options: SubOptions<T>): { subscription: Subscription<T>; made: Promise<void> } {
     const name = channelName(channel);
     const persistent = options.persistent ?? false;
     this.#subscriptions.check(name, persistent);
-    const stop = options.onPush ? this.#deliveries.listenTo(name, options.onPush) : undefined;
-    if (!stop) this.#deliveries.expect(name);
-    try {
-      await this.#subscription('sub', name, persistent, options);
-    } catch (error) {
-      stop?.();
-      throw error;
-    }
-    return {
-      channel: name,
+    const subscription = new ChannelSubscription(
+      {
+        listen: (from, listener) => this.#deliveries.listenTo(from, listener),
+        messages: (from) => this.#deliveries.messages(from),
+        unsub: (one, unsubOptions) => this.#unsubscribe(one, unsubOptions),
+        report: (error) => this.#report(error),
+      },
+      name,
       persistent,
-      unsub: (unsubOptions) => this.unsub(name, unsubOptions),
-      [Symbol.asyncIterator]: () => this.messages(name),
-    };
+    );
+    subscription.release = this.#deliveries.want(name);
+    if (options.onPush) subscription.on('push', options.onPush as PushListener);
+    const made = this.#subscription('sub', name, persistent, [subscription], options);
+    made.catch((error: unknown) => subscription.end(error as Error, false)); // one that was aborted before it began
+    return { subscription: subscription as unknown as Subscription<T>, made };
   }
 
-  /** Ends a subscription (§7.i), and the iterators over its messages once they are empty. */
+  /**
+   * Ends all subscriptions of this client to a channel (§7.i), and the iterators over its messages once they are empty.
+   * Whoever has subscribed more than once ends one of them with its own `unsub`.
+   */
   async unsub(channel: string, options: CallOptions = {}): Promise<void> {
     const name = channelName(channel);
-    await this.#subscription('unsub', name, false, options);
+    await this.#subscription('unsub', name, false, this.#subscriptions.of(name), options);
+  }
+
+  async #unsubscribe(subscription: ChannelSubscription, options: CallOptions): Promise<void> {
+    const all = this.#subscriptions.of(subscription.channel);
+    if (!all.includes(subscription)) return; // its end is under way
+    if (all.length > 1) this.#subscriptions.leave(subscription);
+    else await this.#subscription('unsub', subscription.channel, false, all, options);
   }
 
   /**
    * The messages of one channel, subscribed to by this client or by the server: the presence channel, the
    * client's own `#` channel. Begins with those that nobody has taken yet.
    */
-  messages(channel: string): MessageStream {
-    return this.#deliveries.messages(channelName(channel));
+  messages<T = unknown>(channel: string): MessageStream<T> {
+    return this.#deliveries.messages(channelName(channel)) as unknown as MessageStream<T>;
   }
 
   /**
    * Publishes (§7.k). With QoS 1 done when the server has stored it; with QoS 0 when it was sent, or has
    * its place in the queue. Also without a session. QoS 1 is sent again after a reconnect until it is
-   * acknowledged, so it may arrive twice.
+   * acknowledged: a server that follows protocol.md 2.23 stores it once, with another it may arrive twice.
    *
    * @throws RefusedError (QoS 1 only); QueueFullError; ClosedError; UsageError; TimeoutError; AbortedError.
    */
-  pub(channel: string, data: unknown, options: PubOptions = {}): Promise<void> {
+  pub(channel: string, data: unknown, options: PubOptions = {}): Promise<Published> {
     const qos = options.qos ?? 0;
     if (qos !== 0 && qos !== 1) return Promise.reject(new UsageError(`qos must be 0 or 1, not ${String(qos)}`));
-    return this.#publish('pub', channel, data, qos, options.retain ?? false, options, 0).then(nothing);
+    return this.#publish('pub', channel, data, qos, options.retain ?? false, options, 0).then((answer) => ({ id: answer?.id }));
   }
 
   /** Publishes to one client (§9.d). @throws RefusedError with status 8 (QoS 1) if it is away. */
-  p2p(clientId: string, data: unknown, options: Omit<PubOptions, 'retain'> = {}): Promise<void> {
+  p2p(clientId: string, data: unknown, options: Omit<PubOptions, 'retain'> = {}): Promise<Published> {
     return this.pub(`#${clientId}`, data, options);
   }
 
@@ -341,7 +453,7 @@ export class Client {
    *
    * @throws RefusedError with the reply data in `reply`; ConnectionLostError if the connection ended in between.
    */
-  request(channel: string, data?: unknown, options?: CallOptions & { raw?: false }): Promise<unknown>;
+  request<T = unknown>(channel: string, data?: unknown, options?: CallOptions & { raw?: false }): Promise<T>;
   /** The same, with the reply as the text it was sent as. */
   request(channel: string, data: unknown, options: CallOptions & { raw: true }): Promise<RawJson>;
   async request(channel: string, data?: unknown, options: CallOptions & { raw?: boolean } = {}): Promise<unknown> {
@@ -352,25 +464,17 @@ export class Client {
     return options.raw ? new RawJson(rawData(answer?.packet ?? '') ?? 'null') : answer?.data;
   }
 
-  /** @internal For the drop-in: the packet id at once, and what was answered with it. */
-  publishForAnswer(
-    channel: string,
-    data: unknown,
-    qos: Qos,
-    retain: boolean,
-  ): { id: string; answer: Promise<Answer | undefined> } {
-    const kind = String(channel).trimStart().startsWith('$') ? 'request' : 'pub';
-    let id = '';
-    const answer = this.#publish(kind, channel, data, qos, retain, {}, 0, (given) => (id = given));
-    return { id, answer };
-  }
-
-  /** Tries at once instead of waiting for the time that `reconnecting` told. Otherwise without effect. */
+  /**
+   * Tries at once instead of waiting for the time that `reconnecting` told. With a session, asks the server for a sign of
+   * life: a connection that has died unnoticed ends within seconds, and is replaced. In a page this happens by itself when
+   * the page can be seen again or the network is back.
+   */
   reconnectNow(): void {
+    if (this.#state === 'connected') this.#session?.probe();
     if (this.#state !== 'reconnecting' || this.#retry === undefined) return;
     clearTimeout(this.#retry);
     this.#retry = undefined;
-    void this.#reconnect();
+    void this.#attempt(true);
   }
 
   /**
@@ -379,10 +483,16 @@ export class Client {
    * iterators end. `conn` may be called again afterwards.
    */
   async disconnect(options: { timeout?: number; silent?: boolean } = {}): Promise<void> {
-    if (this.#state === 'idle' || this.#state === 'closing') {
-      if (this.#state === 'idle') await this.#finish(new ClosedError('the client was disconnected'));
+    if (this.#state === 'closing') return this.#closing;
+    if (this.#state === 'idle') {
+      await this.#finish(new ClosedError('the client was disconnected'));
       return;
     }
+    this.#closing = this.#leave(options);
+    await this.#closing;
+  }
+
+  async #leave(options: { timeout?: number; silent?: boolean }): Promise<void> {
     const session = this.#session;
     const wasConnected = this.#state === 'connected';
     this.#state = 'closing';
@@ -390,15 +500,15 @@ export class Client {
     this.#retry = undefined;
     if (session?.alive && wasConnected) {
       if (!options.silent) session.leave();
-      if (this.#outbox.inFlight > 0 && options.timeout !== 0) await this.#goodbye(session, options.timeout ?? LEAVE_MS);
+      if (this.#outbox.inFlight > 0 && options.timeout !== 0) {
+        this.#tellState();
+        await this.#goodbye(session, options.timeout ?? LEAVE_MS);
+      }
     }
-    const closed = this.#finish(new ClosedError('the client was disconnected'), wasConnected);
-    if (wasConnected) {
-      this.#events.emit('disconnect', {
-        error: new ClosedError('the client was disconnected'),
-        willReconnect: false,
-      });
-    }
+    const error = new ClosedError('the client was disconnected');
+    const closed = this.#finish(error, wasConnected);
+    if (wasConnected) this.#events.emit('disconnect', { error, willReconnect: false, reason: undefined });
+    this.#tellState();
     await closed;
   }
 
@@ -419,47 +529,111 @@ export class Client {
     });
   }
 
-  /** Everything ends with this error; the client can be used anew. Done when the connection is closed. */
+  /** Everything ends with this error; the client can be used again. Done when the connection is closed. */
   #finish(error: JmqtError, politely = false): Promise<void> {
+    const session = this.#stop();
+    const closed = politely ? session?.close() : session?.destroy(error);
+    this.#detach(error);
+    this.#outbox.close(error);
+    this.#subscriptions.close(error);
+    this.#deliveries.endAll(error instanceof ClosedError ? undefined : error);
+    this.#rest(error);
+    return Promise.resolve(closed);
+  }
+
+  /** No attempt follows. What waits fails; subscriptions are kept for when the application connects again. */
+  #giveUp(error: JmqtError): void {
+    this.#stop()?.destroy(error);
+    this.#detach(error);
+    this.#outbox.close(error);
+    this.#subscriptions.suspend(error);
+    this.#deliveries.endAll(error);
+    this.#rest(error);
+    this.#events.emit('disconnect', { error, willReconnect: false, reason: reasonOf(error) });
+    this.#tellState();
+  }
+
+  /** Idle from now on: what still waits for an attempt does no harm. Returns the session there was. */
+  #stop(): Session | undefined {
     this.#state = 'idle';
     clearTimeout(this.#retry);
     this.#retry = undefined;
     const session = this.#session;
     this.#session = undefined;
     this.#epoch++;
-    const closed = politely ? session?.close() : session?.destroy(error);
-    this.#detach(error);
-    this.#outbox.close(error);
-    this.#subscriptions.close(error);
-    this.#deliveries.endAll(error instanceof ClosedError ? undefined : error);
-    return Promise.resolve(closed);
+    return session;
+  }
+
+  /** The client is at it. @throws UsageError if there is neither a token nor a way to get one. */
+  #begin(credentials: Partial<Credentials>): void {
+    this.#tokens.use(credentials);
+    this.#state = 'connecting';
+    this.#reason = undefined;
+    this.#stopListening ??= onWake({
+      awake: () => this.#awake(),
+      offline: () => {
+        if (this.#state === 'connected') this.#session?.probe();
+      },
+    });
+    this.#tellState();
+  }
+
+  /** The opposite: nothing happens by itself any more. */
+  #rest(error: Error): void {
+    this.#tokens.rest();
+    this.#stopListening?.();
+    this.#stopListening = undefined;
+    this.#connected = undefined;
+    for (const waiter of [...this.#waiters]) waiter.reject(error);
+    this.#waiters.clear();
+  }
+
+  #awake(): void {
+    if (this.#state === 'connected' || performance.now() >= this.#notBefore) this.reconnectNow();
+  }
+
+  #tellState(): void {
+    const [state, previous] = [this.#state, this.#toldState];
+    if (state === previous) return;
+    this.#toldState = state;
+    this.#events.emit('state', { state, previous, reason: this.#reason });
   }
 
   async #open(resumed: boolean, epoch: number): Promise<ConnectedEvent> {
-    const { session, timeoutSeconds } = await this.#openSession(epoch);
+    const { session, opened } = await this.#openSession(epoch);
     await this.#subscriptions.attach(session);
     this.#stillWanted(epoch);
-    if (!session.alive) throw new NetworkError('the connection ended while its subscriptions were made');
+    if (!session.alive) throw session.error ?? new NetworkError('the connection ended while its subscriptions were made');
     this.#state = 'connected';
+    this.#reason = undefined;
     this.#connectedAt = performance.now();
+    this.#tokens.refreshAhead((error) => this.#report(error));
     this.#outbox.attach(session);
-    const event = { clientId: this.#credentials.clientId ?? '', timeoutSeconds, resumed };
+    const event = { clientId: this.clientId ?? '', ...opened, resumed };
+    this.#connected = event;
+    for (const waiter of [...this.#waiters]) waiter.resolve(event);
+    this.#waiters.clear();
     this.#events.emit('connected', event);
+    this.#tellState();
     return event;
   }
 
   /** `conn`, and once more with a new token if the server does not take this one. */
-  async #openSession(epoch: number): Promise<{ session: Session; timeoutSeconds: number }> {
+  async #openSession(epoch: number): Promise<{ session: Session; opened: Opened }> {
     for (let refreshed = false; ; refreshed = true) {
+      this.#stillWanted(epoch);
+      const credentials = await this.#tokens.current();
       this.#stillWanted(epoch);
       const session = await this.#connection();
       this.#stillWanted(epoch);
+      // The server may use the same ids for another client.
+      if (this.#lastClient !== undefined && this.#lastClient !== credentials.clientId) this.#deliveries.forgetIds();
+      this.#lastClient = credentials.clientId;
       try {
-        const timeoutSeconds = await session.conn(this.#credentials as Credentials, this.#window);
-        return { session, timeoutSeconds };
+        return { session, opened: await session.conn(credentials, this.#window, this.#publisher) };
       } catch (error) {
         const expired = error instanceof RefusedError && error.status === Status.INVALID_TOKEN;
-        if (!expired || refreshed || !(await this.#refresh())) throw error;
+        if (!expired || refreshed || !this.#tokens.expire(credentials)) throw error;
       }
     }
   }
@@ -467,27 +641,6 @@ export class Client {
   /** Who waits for a connection that was given up meanwhile must not open the next. */
   #stillWanted(epoch: number): void {
     if (epoch !== this.#epoch) throw new ClosedError('the connection was given up');
-  }
-
-  /** Whether there is a new token. */
-  async #refresh(): Promise<boolean> {
-    const { refreshToken } = this.#options;
-    if (refreshToken) {
-      const clientId = this.#credentials.clientId ?? '';
-      const authenticate = (data: unknown): Promise<Credentials> => this.#authenticate(data);
-      this.#credentials = await refreshToken({ clientId, authenticate });
-      return true;
-    }
-    if (!this.#authData) return false;
-    this.#credentials = await this.#authenticate(this.#authData.data);
-    return true;
-  }
-
-  async #authenticate(data: unknown): Promise<Credentials> {
-    const session = await this.#connection();
-    const credentials = await session.auth(data);
-    this.#authData = { data };
-    return credentials;
   }
 
   /** The connection there is, else a new one, once it can be spoken to. */
@@ -526,41 +679,55 @@ export class Client {
     this.#detach(error);
     this.#farewell?.();
     if (this.#state !== 'connected') return;
+    this.#connected = undefined;
     this.#backoff?.sessionLasted(performance.now() - this.#connectedAt);
-    const delay = this.#backoff?.next();
-    this.#state = delay === undefined ? 'idle' : 'reconnecting';
-    if (delay === undefined) void this.#finish(error);
-    this.#events.emit('disconnect', { error, willReconnect: delay !== undefined });
+    const delay = this.#nextDelay(error);
+    if (delay === undefined) {
+      this.#giveUp(error);
+      return;
+    }
+    this.#state = 'reconnecting';
+    this.#events.emit('disconnect', { error, willReconnect: true, reason: reasonOf(error) });
     // A listener may have called disconnect.
-    if (delay !== undefined && this.#state === 'reconnecting') this.#schedule(delay, error);
+    if (this.#state === 'reconnecting') this.#schedule(delay, error);
+  }
+
+  /** Milliseconds until the next attempt; `undefined` if there shall be none. */
+  #nextDelay(error: unknown): number | undefined {
+    const reason = reasonOf(error);
+    if (reason) this.#reason = reason;
+    if (reason?.code === DisconnectCode.TOKEN_EXPIRED) this.#tokens.expire(undefined);
+    if (isFinal(error)) return undefined;
+    const delay = this.#backoff?.next();
+    // Clients that were all asked to wait for the same time spread out after it.
+    return delay === undefined ? undefined : delay + (reason?.delay ?? 0);
   }
 
   #schedule(delay: number, error: JmqtError): void {
     this.#state = 'reconnecting';
+    this.#notBefore = performance.now() + (reasonOf(error)?.delay ?? 0);
     this.#retry = setTimeout(() => {
       this.#retry = undefined;
-      void this.#reconnect();
+      void this.#attempt(true);
     }, delay);
     this.#events.emit('reconnecting', { attempt: this.#backoff?.attempt ?? 0, delay, error });
+    this.#tellState();
   }
 
-  async #reconnect(): Promise<void> {
+  async #attempt(again: boolean): Promise<void> {
     const epoch = ++this.#epoch;
+    const resumed = this.#connectedAt > 0 && again;
     try {
-      await this.#limited('reconnecting', { timeout: this.#timeout || 30_000 }, () => this.#open(true, epoch));
+      await this.#limited('connecting', { timeout: this.#timeout || OPEN_MS }, () => this.#open(resumed, epoch));
     } catch (error) {
-      if (epoch !== this.#epoch || this.#state !== 'reconnecting') return;
+      if (epoch !== this.#epoch || (this.#state !== 'reconnecting' && this.#state !== 'connecting')) return;
       this.#epoch++;
       this.#detach(error as Error);
       this.#drop(error as Error);
-      const failure = error instanceof JmqtError ? error : new NetworkError('reconnecting failed', { cause: error });
-      const delay = isFinal(error) ? undefined : this.#backoff?.next();
-      if (delay !== undefined) {
-        this.#schedule(delay, failure);
-        return;
-      }
-      void this.#finish(failure);
-      this.#events.emit('disconnect', { error: failure, willReconnect: false });
+      const failure = error instanceof JmqtError ? error : new NetworkError('connecting failed', { cause: error });
+      const delay = this.#nextDelay(error);
+      if (delay === undefined) this.#giveUp(failure);
+      else this.#schedule(delay, failure);
     }
   }
 
@@ -577,16 +744,22 @@ export class Client {
     session?.destroy(error instanceof JmqtError ? error : new NetworkError(error.message));
   }
 
-  #subscription(kind: 'sub' | 'unsub', channel: string, persistent: boolean, options: CallOptions): Promise<void> {
-    let cancel: (() => void) | undefined;
+  #subscription(
+    kind: 'sub' | 'unsub',
+    channel: string,
+    persistent: boolean,
+    subscriptions: ChannelSubscription[],
+    options: CallOptions,
+  ): Promise<void> {
+    let cancel: ((error: Error) => void) | undefined;
     return limited<void>(
       `${kind} on channel ${JSON.stringify(channel)}`,
       options,
       this.#timeout,
       (resolve, reject) => {
-        cancel = this.#subscriptions.add({ kind, channel, persistent, resolve, reject });
+        cancel = this.#subscriptions.add({ kind, channel, persistent, subscriptions, resolve, reject });
       },
-      () => cancel?.(),
+      (error) => cancel?.(error),
     );
   }
 
@@ -598,7 +771,6 @@ export class Client {
     retain: boolean,
     options: CallOptions,
     timeout: number,
-    identified?: (id: string) => void,
   ): Promise<Answer | undefined> {
     let name: string;
     let json: string | undefined;
@@ -623,9 +795,7 @@ export class Client {
       options,
       timeout,
       (resolve, reject) => {
-        const added = this.#outbox.add({ kind, channel: name, json, qos, retain, resolve, reject });
-        cancel = added.cancel;
-        identified?.(added.id);
+        cancel = this.#outbox.add({ kind, channel: name, json, qos, retain, resolve, reject }).cancel;
       },
       () => cancel?.(),
     );
@@ -655,7 +825,10 @@ export class Client {
   }
 }
 
-function nothing(): void {}
+/** Why the server ended the connection, where the error says so. */
+function reasonOf(error: unknown): DisconnectReason | undefined {
+  return error instanceof ConnectionLostError ? error.reason : undefined;
+}
 
 function wholeNumber(name: string, value: number, least: number, most: number): number {
   if (Number.isInteger(value) && value >= least && value <= most) return value;

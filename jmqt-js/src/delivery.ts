@@ -14,7 +14,10 @@ import type { ServerPacket } from './packet.js';
 /** How many ids of a channel are remembered: more than any window. */
 export const REMEMBERED_IDS = 4_096;
 
-export type PushListener = (message: Message) => unknown;
+/** How many channels are remembered that nobody takes messages from any more, at most, before the oldest are forgotten. */
+export const IDLE_CHANNELS = 4_096;
+
+export type PushListener<T = unknown> = (message: Message<T>) => unknown;
 export type Push = Extract<ServerPacket, { type: 'push' }>;
 
 export interface DeliveryOptions {
@@ -38,6 +41,7 @@ export class Deliveries {
   readonly #channels = new Map<string, Channel>();
   /** QoS 1 messages that nobody was there to take. */
   #unclaimed = 0;
+  #tidyAt = IDLE_CHANNELS;
 
   constructor(options: DeliveryOptions) {
     this.#options = options;
@@ -62,25 +66,59 @@ export class Deliveries {
 
   /** Hands over this channel alone. */
   listenTo(name: string, listener: PushListener): () => void {
-    const channel = this.expect(name);
+    const channel = this.#expect(name);
     channel.listeners.push(listener);
     queueMicrotask(() => this.#offerUnclaimed(channel));
     return () => {
       const index = channel.listeners.indexOf(listener);
       if (index >= 0) channel.listeners.splice(index, 1);
+      this.#tidy(name);
     };
   }
 
-  /** From now on messages of this channel wait for somebody who takes them. */
-  expect(name: string): Channel {
-    let channel = this.#channels.get(name);
-    if (!channel) this.#channels.set(name, (channel = new Channel(this.#options)));
+  /** Somebody has subscribed: messages of this channel wait for somebody who takes them, until what is returned is called. */
+  want(name: string): () => void {
+    this.#expect(name).wanted++;
+    return () => {
+      const channel = this.#channels.get(name);
+      if (!channel || channel.wanted === 0) return;
+      if (--channel.wanted === 0 && channel.streams.size === 0) channel.expected = false;
+      this.#tidy(name);
+    };
+  }
+
+  #expect(name: string): Channel {
+    const channel = this.#channel(name);
     channel.expected = true;
     return channel;
   }
 
+  #channel(name: string): Channel {
+    let channel = this.#channels.get(name);
+    if (!channel) {
+      if (this.#channels.size >= this.#tidyAt) this.#tidyAll();
+      this.#channels.set(name, (channel = new Channel(this.#options)));
+    }
+    return channel;
+  }
+
+  /** Forgets a channel of which there is nothing to remember. */
+  #tidy(name: string): void {
+    const channel = this.#channels.get(name);
+    if (channel?.idle && channel.seen.size === 0) this.#channels.delete(name);
+  }
+
+  /** Forgets the oldest idle channels, and with them which messages have come. Half of the room is then free again. */
+  #tidyAll(): void {
+    for (const [name, channel] of this.#channels) {
+      if (this.#channels.size <= IDLE_CHANNELS / 2) break;
+      if (channel.idle) this.#channels.delete(name);
+    }
+    this.#tidyAt = this.#channels.size + IDLE_CHANNELS / 2;
+  }
+
   messages(name: string): MessageStream {
-    const channel = this.expect(name);
+    const channel = this.#expect(name);
     const stream = new MessageStream(this.#options, (given) => {
       channel.streams.delete(stream);
       for (const handed of given) this.#giveBack(channel, handed);
@@ -96,12 +134,17 @@ export class Deliveries {
     if (!channel) return;
     this.#channels.delete(name);
     channel.over = true;
+    channel.listeners.length = 0;
     this.#stop(channel, error);
   }
 
-  /** The client has stopped. It may start again: what was taken by then is remembered. */
+  /** The client has stopped. It may start again: what was taken by then is remembered, and who listens. */
   endAll(error?: Error): void {
-    for (const channel of this.#channels.values()) this.#stop(channel, error);
+    for (const [name, channel] of this.#channels) {
+      this.#stop(channel, error);
+      if (channel.wanted > 0) channel.expected = true;
+      this.#tidy(name);
+    }
   }
 
   /** Another client begins: the server may use the same ids for it. */
@@ -114,7 +157,6 @@ export class Deliveries {
 
   #stop(channel: Channel, error: Error | undefined): void {
     channel.expected = false;
-    channel.listeners.length = 0;
     for (const handed of channel.unclaimed.clear()) {
       this.#unclaimed--;
       handed.forget();
@@ -129,7 +171,7 @@ export class Deliveries {
       this.#options.dropped();
       return;
     }
-    const message = new Message(push.channel, push.data, push.client, 0, push.retained, packet);
+    const message = new Message(push.channel, push.data, push.client, 0, push.retained, '', packet);
     if (channel && (channel.unclaimed.length > 0 || !this.#hasTaker(channel))) {
       channel.unclaimed.push(message, undefined);
     } else {
@@ -139,8 +181,7 @@ export class Deliveries {
 
   #pushQos1(push: Push, packet: string): void {
     const { id } = push;
-    let channel = this.#channels.get(push.channel);
-    if (!channel) this.#channels.set(push.channel, (channel = new Channel(this.#options)));
+    const channel = this.#channel(push.channel);
     if (channel.seen.has(id)) {
       // Sent again, because it was not acknowledged on the connection before. If it was taken, the
       // acknowledgement got lost; otherwise it will be acknowledged when it has been taken.
@@ -151,7 +192,7 @@ export class Deliveries {
     const handed = new Handed(channel, id, this.#options);
     channel.held.add(id);
     const acknowledge = (): void => handed.acknowledge();
-    const message = new Message(push.channel, push.data, push.client, 1, push.retained, packet, acknowledge);
+    const message = new Message(push.channel, push.data, push.client, 1, push.retained, id, packet, acknowledge);
     handed.message = message;
     if (channel.unclaimed.length > 0 || !this.#hasTaker(channel)) {
       channel.unclaimed.push(message, handed);
@@ -273,12 +314,20 @@ class Channel {
   over = false;
   /** The application subscribed to it, or reads it: what comes before its takers is kept for them. */
   expected = false;
+  /** Subscriptions of the application. */
+  wanted = 0;
   readonly listeners: PushListener[] = [];
   readonly streams = new Set<MessageStream>();
   readonly unclaimed: Backlog;
   seen = new SeenIds(REMEMBERED_IDS);
   /** Ids that were not acknowledged yet. */
   readonly held = new Set<string>();
+
+  /** Nobody takes from it, and nothing waits. */
+  get idle(): boolean {
+    const { wanted, listeners, streams, unclaimed, held } = this;
+    return wanted === 0 && listeners.length === 0 && streams.size === 0 && unclaimed.length === 0 && held.size === 0;
+  }
 }
 
 /** The last ids of a channel. Adding and asking take the same time however many there are. */
@@ -290,6 +339,10 @@ export class SeenIds {
 
   constructor(size: number) {
     this.#size = size;
+  }
+
+  get size(): number {
+    return this.#places.size;
   }
 
   has(id: string): boolean {
@@ -378,10 +431,10 @@ class Handed {
  * unacknowledged, so that the server holds back the rest; of QoS 0 the oldest are dropped above a limit.
  * Leaving the loop does not acknowledge the message it was left with: call its `ack()` for that.
  */
-export class MessageStream implements AsyncIterableIterator<Message> {
+export class MessageStream<T = unknown> implements AsyncIterableIterator<Message<T>> {
   readonly #leave: (given: Handed[]) => void;
   readonly #backlog: Backlog;
-  readonly #readers = new Fifo<Reader>();
+  readonly #readers = new Fifo<Reader<T>>();
   #given: Handed[] = [];
   #dropped = 0;
   #ended = false;
@@ -402,7 +455,7 @@ export class MessageStream implements AsyncIterableIterator<Message> {
   }
 
   /** @internal */
-  offer(message: Message, handed: Handed | undefined): void {
+  offer(message: Message<T>, handed: Handed | undefined): void {
     const reader = this.#readers.shift();
     if (reader) {
       if (handed) this.#given.push(handed);
@@ -412,21 +465,21 @@ export class MessageStream implements AsyncIterableIterator<Message> {
     this.#backlog.push(message, handed);
   }
 
-  next(): Promise<IteratorResult<Message, undefined>> {
+  next(): Promise<IteratorResult<Message<T>, undefined>> {
     const before = this.#given;
     this.#given = [];
     for (const handed of before) handed.taken();
     const next = this.#backlog.shift();
     if (next) {
       if (next.handed) this.#given.push(next.handed);
-      return Promise.resolve({ done: false, value: next.message });
+      return Promise.resolve({ done: false, value: next.message as Message<T> });
     }
     if (this.#ended) return this.#error ? Promise.reject(this.#error) : Promise.resolve(DONE);
     return new Promise((resolve, reject) => this.#readers.push({ resolve, reject }));
   }
 
   /** The reader has left: what it did not take waits for the next one. */
-  return(): Promise<IteratorResult<Message, undefined>> {
+  return(): Promise<IteratorResult<Message<T>, undefined>> {
     this.end();
     const left = [...this.#given, ...this.#backlog.clear()];
     this.#given = [];
@@ -450,12 +503,12 @@ export class MessageStream implements AsyncIterableIterator<Message> {
   }
 }
 
-interface Reader {
-  resolve(result: IteratorResult<Message, undefined>): void;
+interface Reader<T> {
+  resolve(result: IteratorResult<Message<T>, undefined>): void;
   reject(error: Error): void;
 }
 
-const DONE: IteratorResult<Message, undefined> = { done: true, value: undefined };
+const DONE: IteratorReturnResult<undefined> = { done: true, value: undefined };
 
 function isThenable(value: unknown): value is PromiseLike<unknown> {
   return typeof value === 'object' && value !== null && typeof (value as { then?: unknown }).then === 'function';

@@ -6,6 +6,8 @@
  * contain tokens, authentication data or message data.
  */
 
+import type { DisconnectReason } from './reason.js';
+
 /** The status codes of §8. A server may send others: anything but `OK` is a failure. */
 export const Status = {
   OK: 1,
@@ -30,6 +32,7 @@ export type ErrorCode =
   | 'TIMEOUT'
   | 'ABORTED'
   | 'QUEUE_FULL'
+  | 'UNAUTHORIZED'
   | 'CLOSED'
   | 'USAGE';
 
@@ -86,9 +89,24 @@ export class NetworkError extends JmqtError {
 /** A connection that was there has ended (status 9). */
 export class ConnectionLostError extends NetworkError {
   override readonly name = 'ConnectionLostError';
+  /** Why the server ended it, where the server said so (protocol.md 2.22). */
+  readonly reason: DisconnectReason | undefined;
 
-  constructor(message: string, options?: { cause?: unknown }) {
-    super(message, options, 'CONNECTION_LOST');
+  constructor(message: string, options?: { cause?: unknown; reason?: DisconnectReason | undefined }) {
+    super(message, options?.cause === undefined ? undefined : { cause: options.cause }, 'CONNECTION_LOST');
+    this.reason = options?.reason;
+  }
+}
+
+/**
+ * There will be no token (status 6). `refreshToken` throws it when trying again is of no use, for example because the
+ * user has logged out; any other error that it throws is a failure that may pass, and it is called again later.
+ */
+export class UnauthorizedError extends JmqtError {
+  override readonly name = 'UnauthorizedError';
+
+  constructor(message = 'the application has no token for this client', options?: { cause?: unknown }) {
+    super('UNAUTHORIZED', Status.INVALID_TOKEN, message, options);
   }
 }
 

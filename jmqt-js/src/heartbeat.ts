@@ -3,28 +3,41 @@
  *
  * The server ends a session that was silent for `ts` seconds. So something is sent every quarter of
  * that; and since each heartbeat is answered, a server that says nothing for three quarters is gone.
+ * Where that takes too long, after a sleep for example, `probe` asks and waits for a few seconds.
  */
+import { every } from './ticker.js';
+
 export interface HeartbeatEvents {
   beat(): void;
   /** Nothing was heard for so many milliseconds. */
   silent(milliseconds: number): void;
 }
 
+/** How often the clock is read, at least: a jump of it tells that the machine, or the page, was asleep. */
+const TICK_MS = 5_000;
+
+/** How long a probe waits for its answer, at most. */
+const PROBE_MS = 5_000;
+
 export class Heartbeat {
   readonly #events: HeartbeatEvents;
   readonly #interval: number;
+  readonly #tickEvery: number;
   readonly #now: () => number;
-  readonly #timer: ReturnType<typeof setInterval>;
+  readonly #stopTicking: () => void;
   #heard: number;
   #beaten: number;
   #ticked: number;
+  #tickedByWall = Date.now();
+  #probe: ReturnType<typeof setTimeout> | undefined;
 
-  constructor(timeoutSeconds: number, events: HeartbeatEvents, now: () => number = () => performance.now()) {
+  constructor(timeoutSeconds: number, events: HeartbeatEvents, now: () => number = () => performance.now(), workers = false) {
     this.#events = events;
     this.#interval = Math.max((timeoutSeconds * 1000) / 4, 100);
+    this.#tickEvery = Math.min(this.#interval, TICK_MS);
     this.#now = now;
     this.#heard = this.#beaten = this.#ticked = now();
-    this.#timer = setInterval(() => this.#tick(), this.#interval);
+    this.#stopTicking = every(this.#tickEvery, () => this.#tick(), workers);
   }
 
   /** Something has arrived. */
@@ -34,22 +47,57 @@ export class Heartbeat {
     if (this.#heard - this.#beaten > this.#interval * 1.2) this.#beat();
   }
 
+  /** A heartbeat was answered. */
+  answered(): void {
+    clearTimeout(this.#probe);
+    this.#probe = undefined;
+  }
+
+  /** Asks the far end for a sign of life, and waits a few seconds for it. */
+  probe(): void {
+    if (this.#probe !== undefined) return;
+    this.#beat();
+    this.#awaitAnswer(this.#now());
+  }
+
   stop(): void {
-    clearInterval(this.#timer);
+    this.#stopTicking();
+    clearTimeout(this.#probe);
+    this.#probe = undefined;
+  }
+
+  #awaitAnswer(asked: number): void {
+    const limit = Math.min(PROBE_MS, this.#interval * 2);
+    this.#probe = setTimeout(() => {
+      this.#probe = undefined;
+      // What was on its way before the sleep arrives at once. What arrives later comes from a living server, whose
+      // answer stands behind it.
+      if (this.#heard > asked + limit / 2) this.#awaitAnswer(this.#now());
+      else this.#silent(this.#now() - this.#heard);
+    }, limit);
   }
 
   #tick(): void {
     const now = this.#now();
-    // After a sleep the clock says nothing about the server: it gets the time for an answer.
-    if (now - this.#ticked > this.#interval * 1.5) this.#heard = Math.max(this.#heard, now - this.#interval);
+    const wall = Date.now();
+    // The monotonic clock of some systems stops while they sleep.
+    const asleep = Math.max(now - this.#ticked, wall - this.#tickedByWall) > this.#tickEvery + this.#interval / 2;
     this.#ticked = now;
-    const silence = now - this.#heard;
-    if (silence > this.#interval * 2.9) {
-      this.stop();
-      this.#events.silent(silence);
-    } else {
-      this.#beat();
+    this.#tickedByWall = wall;
+    if (asleep) {
+      // The clock says nothing about the server: it gets the time for an answer.
+      this.#heard = Math.max(this.#heard, now - this.#interval);
+      this.probe();
+      return;
     }
+    const silence = now - this.#heard;
+    if (silence > this.#interval * 2.9) this.#silent(silence);
+    else if (now - this.#beaten >= this.#interval * 0.95) this.#beat();
+  }
+
+  #silent(milliseconds: number): void {
+    this.stop();
+    this.#events.silent(milliseconds);
   }
 
   #beat(): void {

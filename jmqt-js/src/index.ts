@@ -8,10 +8,10 @@ export type {
   Counters,
   DisconnectEvent,
   PubOptions,
+  Published,
   ReconnectingEvent,
-  RefreshContext,
+  StateEvent,
   SubOptions,
-  Subscription,
 } from './client.js';
 export type { MessageStream, PushListener } from './delivery.js';
 export {
@@ -24,6 +24,7 @@ export {
   RefusedError,
   Status,
   TimeoutError,
+  UnauthorizedError,
   UsageError,
   WrongServerError,
   describeStatus,
@@ -34,6 +35,10 @@ export type { Message } from './message.js';
 export type { QueueFull } from './outbox.js';
 export { RawJson } from './packet.js';
 export type { Qos } from './packet.js';
+export { DisconnectCode, describeReason } from './reason.js';
+export type { DisconnectReason } from './reason.js';
 export type { ReconnectOptions } from './reconnect.js';
 export type { Credentials } from './session.js';
+export type { Subscription, SubscriptionState, SubscriptionStateEvent } from './subscription.js';
+export type { RefreshContext } from './tokens.js';
 export type { WebSocketConstructor, WebSocketLike } from './websocket.js';

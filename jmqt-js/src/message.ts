@@ -16,6 +16,8 @@ export class Message<T = unknown> {
     readonly qos: Qos,
     /** The retained message of its channel, sent because of a subscription or a connection (§9.b). */
     readonly retained: boolean,
+    /** What the server calls it: the same each time it comes. Empty with QoS 0. */
+    readonly id: string,
     packet: string,
     acknowledge?: () => void,
   ) {

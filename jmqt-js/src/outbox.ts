@@ -2,13 +2,21 @@
  * What was published and is not done with: waiting to be sent, or sent and not yet acknowledged.
  *
  * Publishes are sent in the order of the calls. After a reconnect those without an acknowledgement come
- * first, in their order and with their ids (§9.a); a control request that was under way is not sent
+ * first, in their order and with their ids (§9.a), which are decimal and rise (protocol.md 2.23); a control request that was under way is not sent
  * again, because nobody knows whether it was carried out.
  */
 import { ConnectionLostError, QueueFullError, RefusedError, Status } from './errors.js';
 import { Fifo } from './fifo.js';
 import { encodePub } from './packet.js';
 import type { Qos } from './packet.js';
+
+/** Publishes that may be without an acknowledgement: no more are remembered by the server (protocol.md 2.23). */
+export const MAX_IN_FLIGHT = 10_000;
+
+/** A publisher's id (protocol.md 2.23): 128 random bits. */
+export function publisherId(): string {
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, '0')).join('');
+}
 
 /** What happens to a publish for which the queue has no room. */
 export type QueueFull = 'wait' | 'drop-oldest' | 'error';
@@ -79,7 +87,7 @@ export class Outbox {
   /** Sends it now or later. `cancel` takes it out again, as far as that is possible. */
   add(publish: Publish): { id: string; cancel(): void } {
     const answered = publish.qos === 1 || publish.kind === 'request';
-    const id = answered ? (++this.#lastId).toString(36) : undefined;
+    const id = answered ? String(++this.#lastId) : undefined;
     const entry: Entry = { ...publish, id, admitted: false };
     if (this.#wire && this.#waiting.length === 0 && this.#maySend(entry)) this.#send(entry);
     else this.#queue(entry);

@@ -41,8 +41,9 @@ export function encodeAuth(data: unknown): string {
   return `{"auth":{"dt":${encodeData(data, 'auth')}}}`;
 }
 
-export function encodeConn(token: string, clientId: string, window: number): string {
-  return JSON.stringify({ conn: { at: token, cl: clientId, wn: window } });
+/** `publisher` is the random id of protocol.md 2.23. */
+export function encodeConn(token: string, clientId: string, window: number, publisher: string): string {
+  return JSON.stringify({ conn: { at: token, cl: clientId, wn: window, pi: publisher } });
 }
 
 export function encodeSub(channel: string, persistent: boolean): string {
@@ -73,7 +74,8 @@ export type Qos = 0 | 1;
 /** What a server sends. */
 export type ServerPacket =
   | { type: 'authAck'; status: number; token: string; clientId: string; message: string }
-  | { type: 'connAck'; status: number; timeoutSeconds: number }
+  | { type: 'connAck'; status: number; timeoutSeconds: number; publishesOnce: boolean }
+  | { type: 'disconn'; code: number; text: string; seconds: number }
   | { type: 'hbAck' }
   | { type: 'subAck' | 'unsubAck'; status: number; channel: string | undefined }
   | { type: 'pubAck'; status: number; id: string | undefined; data: unknown }
@@ -108,7 +110,17 @@ export function decode(text: string): ServerPacket {
       return { type };
     case 'connAck': {
       const status = integer(fields, 'st');
-      return { type, status, timeoutSeconds: status === Status.OK ? integer(fields, 'ts') : 0 };
+      const timeoutSeconds = status === Status.OK ? integer(fields, 'ts') : 0;
+      return { type, status, timeoutSeconds, publishesOnce: Number(fields['pi']) === 1 };
+    }
+    case 'disconn': {
+      const seconds = fields['ts'];
+      return {
+        type,
+        code: integer(fields, 'st'),
+        text: optionalText(fields, 'mg') ?? '',
+        seconds: typeof seconds === 'number' ? seconds : 0,
+      };
     }
     case 'authAck': {
       const status = integer(fields, 'st');

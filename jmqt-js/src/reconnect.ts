@@ -44,9 +44,14 @@ export class Backoff {
     return Math.floor(random() * bound);
   }
 
+  /** The application has asked for a connection: the delays begin anew. */
+  reset(): void {
+    this.#attempt = 0;
+  }
+
   /**
-   * A session has ended that lasted so long. One that ended at once does not count: two clients with
-   * one id, each taking over from the other (protocol.md 2.4), must not do so without a pause.
+   * A session has ended that lasted so long. One that ended at once does not count: a server that ends every session
+   * at once, for whatever reason, must not be asked for the next without a pause.
    */
   sessionLasted(milliseconds: number): void {
     if (milliseconds >= this.#options.stableAfter) this.#attempt = 0;

@@ -11,13 +11,27 @@ import { Heartbeat } from './heartbeat.js';
 import { Inbox } from './inbox.js';
 import { BadPacket, DISCONN, HEARTBEAT, decode, encodeAuth, encodeConn, encodePushAck, encodeSub, encodeUnsub } from './packet.js';
 import type { ServerPacket } from './packet.js';
+import { disconnectReason } from './reason.js';
 import { openTransport } from './transport.js';
 import type { Transport, TransportOptions } from './transport.js';
+import { endedByServer } from './websocket.js';
 
 /** What the server gave, and what a `conn` needs. */
 export interface Credentials {
   token: string;
   clientId: string;
+  /**
+   * When the token expires, in milliseconds as `Date.now()` counts them, where that is known. `refreshToken` is then called
+   * ahead of it, and a token that has expired is not sent.
+   */
+  expiresAt?: number | undefined;
+}
+
+/** What the server said in its `connAck`. */
+export interface Opened {
+  timeoutSeconds: number;
+  /** A publish that is sent again is not stored again (protocol.md 2.23). */
+  publishesOnce: boolean;
 }
 
 export interface SessionEvents {
@@ -44,11 +58,13 @@ export class Session {
   readonly opened: Promise<void>;
 
   readonly #url: string;
+  /** The page allows workers. */
+  readonly #workers: boolean;
   readonly #events: SessionEvents;
   readonly #transport: Transport;
   readonly #inbox: Inbox;
   readonly #auths = new Fifo<Question<Credentials>>();
-  readonly #conns = new Fifo<Question<number>>();
+  readonly #conns = new Fifo<Question<Opened>>();
   readonly #subs = new Fifo<Question<void>>();
   readonly #unsubs = new Fifo<Question<void>>();
   #open: Question<void> | undefined;
@@ -60,6 +76,7 @@ export class Session {
 
   constructor(options: TransportOptions, events: SessionEvents) {
     this.#url = options.url;
+    this.#workers = options.worker ?? false;
     this.#events = events;
     this.#inbox = new Inbox({
       handle: (text) => this.#handle(text),
@@ -95,14 +112,17 @@ export class Session {
     return this.#error === undefined;
   }
 
+  /** Why it has ended. */
+  get error(): JmqtError | undefined {
+    return this.#error;
+  }
+
   auth(data: unknown): Promise<Credentials> {
     return this.#ask(this.#auths, encodeAuth(data));
   }
 
-  /** The answer is `ts`, in seconds. */
-  async conn(credentials: Credentials, window: number): Promise<number> {
-    const text = encodeConn(credentials.token, credentials.clientId, window);
-    return this.#ask(this.#conns, text);
+  async conn(credentials: Credentials, window: number, publisher: string): Promise<Opened> {
+    return this.#ask(this.#conns, encodeConn(credentials.token, credentials.clientId, window, publisher));
   }
 
   sub(channel: string, persistent: boolean): Promise<void> {
@@ -123,6 +143,11 @@ export class Session {
 
   acknowledge(id: string): void {
     this.send(encodePushAck(id));
+  }
+
+  /** Ends the session if the far end does not answer within a few seconds. Without effect before there is a session. */
+  probe(): void {
+    this.#heartbeat?.probe();
   }
 
   /** Says goodbye (§7.o). The server answers what it has, and closes. */
@@ -186,6 +211,7 @@ export class Session {
         this.#events.pubAck(packet, text);
         return false;
       case 'hbAck':
+        this.#heartbeat?.answered();
         return false;
       case 'subAck':
         answer(this.#subs, 'sub', packet.status, packet.channel);
@@ -205,8 +231,19 @@ export class Session {
           question?.reject(new RefusedError('conn', packet.status));
         } else {
           this.#keepAlive(packet.timeoutSeconds);
-          question?.resolve(packet.timeoutSeconds);
+          question?.resolve({ timeoutSeconds: packet.timeoutSeconds, publishesOnce: packet.publishesOnce });
         }
+        return true;
+      }
+      case 'disconn': {
+        // Nothing follows it (protocol.md 2.22).
+        const { code, text: words, seconds } = packet;
+        const reason = disconnectReason(code, words, seconds);
+        this.destroy(
+          reason
+            ? endedByServer(this.#url, reason)
+            : new ConnectionLostError(`the server ended the connection to ${this.#url} with code ${code}: ${words}`),
+        );
         return true;
       }
     }
@@ -214,13 +251,14 @@ export class Session {
 
   #keepAlive(timeoutSeconds: number): void {
     this.#heartbeat?.stop();
-    this.#heartbeat = new Heartbeat(timeoutSeconds, {
+    const events = {
       beat: () => this.send(HEARTBEAT),
-      silent: (milliseconds) => {
+      silent: (milliseconds: number) => {
         const seconds = (milliseconds / 1000).toFixed(1);
         this.destroy(new ConnectionLostError(`${this.#url} has said nothing for ${seconds} seconds`));
       },
-    });
+    };
+    this.#heartbeat = new Heartbeat(timeoutSeconds, events, undefined, this.#workers);
   }
 
   #mayDrop(text: string): boolean {

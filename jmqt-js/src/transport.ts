@@ -3,11 +3,12 @@
  *
  * Not here: what is in a packet (`packet`), and what a session is (`session`).
  */
+import { hasWorkers } from './blob-worker.js';
 import { UsageError } from './errors.js';
 import type { JmqtError } from './errors.js';
 import { WebSocketTransport } from './websocket.js';
 import type { WebSocketConstructor } from './websocket.js';
-import { WorkerTransport, hasWorkers } from './worker.js';
+import { WorkerTransport } from './worker.js';
 
 /** What a transport tells its owner. After `closed` nothing more is said. */
 export interface TransportEvents {

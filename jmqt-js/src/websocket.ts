@@ -1,6 +1,8 @@
 /** One packet per text message over the platform's own WebSocket (§3). */
 import { ConnectionLostError, NetworkError, UsageError, WrongServerError } from './errors.js';
 import type { JmqtError } from './errors.js';
+import { describeReason, disconnectReason } from './reason.js';
+import type { DisconnectReason } from './reason.js';
 import { HIGH_WATER_BYTES } from './transport.js';
 import type { Transport, TransportEvents } from './transport.js';
 
@@ -97,14 +99,23 @@ export class WebSocketTransport implements Transport {
     this.#events = undefined;
     this.#stopPolling();
     if (!events) return;
-    events.closed(closedError(this.#url, this.#opened, event.code, this.#failure ? ` (${this.#failure})` : ''));
+    events.closed(closedError(this.#url, this.#opened, event.code, event.reason ?? '', this.#failure));
   }
 }
 
-/** Why a WebSocket has ended, or was never open. */
-export function closedError(url: string, opened: boolean, code: number | undefined, said: string): JmqtError {
+/** Why a WebSocket has ended, or was never open. `failure` is what the platform says about it, if anything. */
+export function closedError(
+  url: string,
+  opened: boolean,
+  code: number | undefined,
+  text: string,
+  failure?: string,
+): JmqtError {
+  const said = failure ? ` (${failure})` : '';
   if (opened) {
-    const ending = code === undefined ? '' : ` with code ${code}`;
+    const reason = disconnectReason(code, text);
+    if (reason) return endedByServer(url, reason);
+    const ending = code === undefined ? '' : ` with code ${code}${text === '' ? '' : `, ${text}`}`;
     return new ConnectionLostError(`the connection to ${url} was closed${ending}${said}`);
   }
   // Refusals over HTTP and broken TLS look alike to a page: `ws` alone tells.
@@ -116,4 +127,9 @@ export function closedError(url: string, opened: boolean, code: number | undefin
       'its WebSocket port (usually 8012, with TLS 8013; 8010 and 8011 are TCP), and that ws:// is used ' +
       'without TLS, wss:// with it',
   );
+}
+
+/** The server has said why it ends the connection (protocol.md 2.22). */
+export function endedByServer(url: string, reason: DisconnectReason): ConnectionLostError {
+  return new ConnectionLostError(`the server ended the connection to ${url}: ${describeReason(reason)}`, { reason });
 }

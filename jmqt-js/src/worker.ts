@@ -6,6 +6,7 @@
  * made from a Blob, so there is no second file; where a page's `Content-Security-Policy` does not allow
  * that (`worker-src blob:`), the WebSocket is opened in the page after all.
  */
+import { startWorker } from './blob-worker.js';
 import { ConnectionLostError, UsageError } from './errors.js';
 import { HIGH_WATER_BYTES } from './transport.js';
 import type { Transport, TransportEvents } from './transport.js';
@@ -54,12 +55,12 @@ export class WorkerTransport implements Transport {
     this.#url = url;
     this.#events = events;
     try {
-      const source = URL.createObjectURL(new Blob([`(${inWorker.toString()})()`], { type: 'text/javascript' }));
-      this.#worker = new Worker(source);
-      this.#worker.onmessage = ({ data }: MessageEvent<Report>) => this.#heard(data, source);
+      const { worker, release } = startWorker(`(${inWorker.toString()})()`);
+      this.#worker = worker;
+      this.#worker.onmessage = ({ data }: MessageEvent<Report>) => this.#heard(data, release);
       this.#worker.onerror = (event) => {
         event.preventDefault?.();
-        URL.revokeObjectURL(source);
+        release();
         if (this.#ready) this.#failed(event.message);
         else this.#fallBack();
       };
@@ -116,12 +117,12 @@ export class WorkerTransport implements Transport {
     this.#outgoing = [];
   }
 
-  #heard(report: Report, source: string): void {
+  #heard(report: Report, release: () => void): void {
     const events = this.#events;
     if (!events) return;
     if ('ready' in report) {
       this.#ready = true;
-      URL.revokeObjectURL(source);
+      release();
     } else if ('opened' in report) {
       this.#opened = true;
       events.opened();
@@ -138,7 +139,7 @@ export class WorkerTransport implements Transport {
       }
     } else if ('closed' in report) {
       this.destroy();
-      events.closed(closedError(this.#url, this.#opened, report.closed.code, ''));
+      events.closed(closedError(this.#url, this.#opened, report.closed.code, report.closed.reason));
     } else {
       this.destroy();
       events.closed(new UsageError(`the WebSocket ${this.#url} is not possible here: ${report.impossible}`));
@@ -164,11 +165,6 @@ export class WorkerTransport implements Transport {
     if (!this.#events || this.#direct) return;
     this.#direct = new WebSocketTransport(this.#url, undefined, this.#events);
   }
-}
-
-/** Whether this platform has what is needed. */
-export function hasWorkers(): boolean {
-  return typeof Worker === 'function' && typeof Blob === 'function' && typeof URL.createObjectURL === 'function';
 }
 
 /** The worker. It becomes the text of a program of its own, so it uses nothing from outside of it. */

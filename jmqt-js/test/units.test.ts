@@ -24,10 +24,11 @@ import {
   rawData,
 } from '../dist/packet.js';
 import { Backoff } from '../dist/reconnect.js';
+import { every } from '../dist/ticker.js';
 
 test('packets are sent strictly as in §7 (protocol.md 2.6)', () => {
   assert.equal(encodeAuth({ user: 'x' }), '{"auth":{"dt":{"user":"x"}}}');
-  assert.equal(encodeConn('t', 'c', 128), '{"conn":{"at":"t","cl":"c","wn":128}}');
+  assert.equal(encodeConn('t', 'c', 128, 'p'), '{"conn":{"at":"t","cl":"c","wn":128,"pi":"p"}}');
   assert.equal(encodeSub('news', false), '{"sub":{"cn":"news"}}');
   assert.equal(encodeSub('news', true), '{"sub":{"cn":"news","pr":1}}');
   assert.equal(encodeUnsub('a"b'), '{"unsub":{"cn":"a\\"b"}}');
@@ -48,7 +49,7 @@ test('packets are read leniently (protocol.md 2.6)', () => {
   }
   assert.deepEqual(decode('{"pubAck":{"st":1,"id":7,"dt":[1]}}'), { type: 'pubAck', status: 1, id: '7', data: [1] });
   assert.deepEqual(decode('{"subAck":{"st":11,"cn":null}}'), { type: 'subAck', status: 11, channel: undefined });
-  assert.deepEqual(decode('{"connAck":{"st":-1}}'), { type: 'connAck', status: -1, timeoutSeconds: 0 });
+  assert.deepEqual(decode('{"connAck":{"st":-1}}'), { type: 'connAck', status: -1, timeoutSeconds: 0, publishesOnce: false });
   assert.deepEqual(decode('{"authAck":{"st":3}}'), { type: 'authAck', status: 3, token: '', clientId: '', message: '' });
 });
 
@@ -268,4 +269,46 @@ test('the inbox drops only what may be dropped, and only beyond its limit', asyn
   assert.equal(handled.length, 0, 'in a turn of its own');
   await done;
   assert.deepEqual([handled.length, handled.at(-1), full, emptied], [INBOX_LIMIT + 1, 'keep too', 1, 1]);
+});
+
+test('the ticks of a hidden page come from a worker, where the application allows one', (t) => {
+  const page = Object.assign(new EventTarget(), { hidden: true });
+  const workers: { onmessage?: () => void; ended: boolean }[] = [];
+  class PageWorker {
+    onmessage?: () => void;
+    ended = false;
+    constructor() {
+      workers.push(this);
+    }
+    terminate(): void {
+      this.ended = true;
+    }
+  }
+  const globals = globalThis as Record<string, unknown>;
+  const before = globals['Worker'];
+  Object.assign(globals, { document: page, Worker: PageWorker });
+  t.after(() => {
+    delete globals['document'];
+    if (before === undefined) delete globals['Worker'];
+    else globals['Worker'] = before;
+  });
+  let ticks = 0;
+  const show = (hidden: boolean): void => {
+    page.hidden = hidden;
+    page.dispatchEvent(new Event('visibilitychange'));
+  };
+  every(3_600_000, () => assert.fail('too early'), false)();
+  assert.equal(workers.length, 0, 'not allowed');
+  const stop = every(3_600_000, () => ticks++, true);
+  workers[0]?.onmessage?.();
+  workers[0]?.onmessage?.();
+  assert.equal(ticks, 2);
+  show(false);
+  assert.deepEqual(workers.map(({ ended }) => ended), [true]);
+  show(true);
+  assert.deepEqual(workers.map(({ ended }) => ended), [true, false]);
+  stop();
+  show(false);
+  show(true);
+  assert.deepEqual(workers.map(({ ended }) => ended), [true, true]);
 });
