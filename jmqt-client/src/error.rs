@@ -277,6 +277,21 @@ impl From<Infallible> for ConnectError {
 }
 
 impl ConnectError {
+    /// The step on the way to a session that failed; `None` for what is wrong before the first one.
+    #[must_use]
+    pub const fn step(&self) -> Option<Step> {
+        Some(match self {
+            Self::Name { .. } => Step::Name,
+            Self::Tcp { .. } => Step::Tcp,
+            Self::File { .. } | Self::Tls { .. } => Step::Tls,
+            Self::Timeout { step, .. }
+            | Self::Lost { step, .. }
+            | Self::Refused { step, .. }
+            | Self::ByServer { step, .. } => *step,
+            _ => return None,
+        })
+    }
+
     /// Whether trying again cannot help, because it is the configuration that is wrong.
     #[must_use]
     pub fn is_final(&self) -> bool {

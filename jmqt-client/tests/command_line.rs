@@ -6,7 +6,7 @@ mod support;
 
 use std::process::{Output, Stdio};
 
-use jmqt_client::{Publish, StatusCode};
+use jmqt_client::{Persistence, Publish, StatusCode};
 use jmqt_server::Protocol;
 use support::*;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -63,7 +63,7 @@ async fn sub_prints_what_pub_publishes() {
     }
     let mut lines = jmqt(&server, &["pub", "-l", "news", "--name", "w", "--json"]);
     let mut child = lines.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(b"3\n{\"four\":4}\n").await.unwrap();
+    child.stdin.take().unwrap().write_all(b"3\n\n  \n{\"four\":4}\n").await.unwrap();
     assert_eq!(said(&ended(child).await).1, "{\"published\":2}\n");
     let mut printed = BufReader::new(sub.stdout.take().unwrap()).lines();
     for expected in [
@@ -119,6 +119,7 @@ async fn exit_codes_tell_what_went_wrong() {
     assert!(code == Some(2) && error.contains("`http` is no scheme"), "{error}");
     let (code, _, error) = said(&run(&server, &["pub", "news", "1", "--url", "jmqt://127.0.0.1:1"]).await);
     assert!(code == Some(3) && error.contains("cannot connect to 127.0.0.1:1"), "{error}");
+    assert!(error.contains("Is the server running"), "{error}");
     let (code, _, error) = said(&run(&server, &["sub", "news", "--timeout", "0.2"]).await);
     assert_eq!((code, error.as_str()), (Some(5), "jmqt: the time is over\n"));
     server.app.set(Asked::Auth, Behaviour::Refuse(StatusCode::NOT_ALLOWED));
@@ -185,6 +186,13 @@ async fn completions_and_the_manual_page_are_there() {
     }
     let (code, printed, _) = said(&run(&server, &["man"]).await);
     assert!(code == Some(0) && printed.contains(".TH"));
+    let (code, printed, _) = said(&run(&server, &["man", "sub"]).await);
+    assert!(
+        code == Some(0)
+            && printed.contains("jmqt-sub")
+            && printed.contains("acknowledged when it has been printed")
+    );
+    assert_eq!(said(&run(&server, &["man", "nothing"]).await).0, Some(2));
 }
 
 #[tokio::test]
@@ -199,4 +207,114 @@ async fn a_persistent_subscription_brings_what_was_missed() {
     assert_eq!(said(&ended(first).await).1, "1\n");
     bob.publish(&message(2)).await.unwrap();
     assert_eq!(said(&run(&server, &sub).await).1, "2\n");
+}
+
+#[tokio::test] // §9.a: what nobody has seen is not acknowledged
+async fn messages_of_channels_that_were_not_asked_for_stay_with_the_server() {
+    let server = TestServer::start().await;
+    let carol = client_id("carol");
+    for name in ["bills", "#carol"] {
+        server.handle().force_sub(&carol, &channel(name), Persistence::Persistent).await.unwrap();
+    }
+    let bob = connect(&server, "bob").await;
+    let bill = Publish::json("bills", &3).unwrap().at_least_once();
+    bob.publish(&bill).await.unwrap();
+    let letter = Publish::to_client(&carol, &"for you").unwrap().at_least_once();
+    // Stored, though she is away (protocol.md 2.21).
+    assert_eq!(bob.publish(&letter).await.unwrap_err().status(), StatusCode::CLIENT_OFFLINE);
+
+    let sub = ["sub", "foo", "-n", "1", "--name", "carol"];
+    let mut child = jmqt(&server, &sub).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut notes = BufReader::new(child.stderr.take().unwrap()).lines();
+    for expected in ["jmqt sub 'bills'", "jmqt sub '#me'"] {
+        let note = within("a note", notes.next_line()).await.unwrap().unwrap();
+        assert!(note.contains("they are not shown") && note.contains("jmqt sub '"), "{note} {expected}");
+    }
+    bob.publish(&Publish::json("foo", &1).unwrap()).await.unwrap();
+    assert_eq!(said(&ended(child).await).1, "1\n");
+
+    let both = ["sub", "bills", "#me", "-n", "2", "--name", "carol", "--format", "%c %p %d %q%%"];
+    let printed = said(&run(&server, &both).await).1;
+    let mut lines: Vec<_> = printed.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(lines, [r##"#carol bob "for you" 1%"##, "bills bob 3 1%"]);
+    // Now they have been seen.
+    let (code, printed, _) =
+        said(&run(&server, &["sub", "bills", "#me", "--name", "carol", "--timeout", "0.3"]).await);
+    assert_eq!((code, printed.as_str()), (Some(5), ""));
+}
+
+#[tokio::test]
+async fn other_messages_that_fill_the_window_end_sub_with_advice() {
+    let server = TestServer::start().await;
+    server.handle().force_sub(&client_id("carol"), &channel("bills"), Persistence::Persistent).await.unwrap();
+    let bob = connect(&server, "bob").await;
+    for number in 0..200 {
+        bob.publish(&Publish::json("bills", &number).unwrap().at_least_once()).await.unwrap();
+    }
+    let (code, _, error) = said(&run(&server, &["sub", "foo", "--name", "carol"]).await);
+    assert!(code == Some(1) && error.contains("jmqt unsub 'bills'"), "{error}");
+    let (code, printed, _) = said(&run(&server, &["unsub", "bills", "--name", "carol"]).await);
+    assert_eq!((code, printed.as_str()), (Some(0), "unsubscribed from bills\n"));
+    assert!(server.handle().subscriptions(&client_id("carol")).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn mistakes_are_told_before_anything_is_done() {
+    let server = TestServer::start().await;
+    for (arguments, expected) in [
+        (&["sub", "news", "-p"][..], "with --name NAME"),
+        (&["sub", "#bob"], "jmqt sub '#me' --name bob"),
+        (&["sub", "$time"], "jmqt request '$time'"),
+        (&["pub", "news", "{bad"], "begins like JSON and is none"),
+        (&["pub", "news", "[1,"], "--text"),
+    ] {
+        let (code, printed, error) = said(&run(&server, arguments).await);
+        assert!(code == Some(2) && printed.is_empty() && error.contains(expected), "{arguments:?}: {error}");
+    }
+    let (code, ..) = said(&run(&server, &["pub", "news", "{bad", "--text"]).await);
+    assert_eq!(code, Some(0));
+    let (code, printed, _) = said(&run(&server, &["pub", "news", "{bad", "--json"]).await);
+    let error: serde_json::Value = serde_json::from_str(&printed).unwrap();
+    assert_eq!((code, &error["exit_code"]), (Some(2), &2.into()), "{printed}");
+    let (_, _, note) = said(&run(&server, &["sub", "news/#", "--timeout", "0.2"]).await);
+    assert!(note.contains("no wildcards"), "{note}");
+}
+
+#[tokio::test]
+async fn sub_tells_when_the_connection_is_lost_and_back() {
+    let server = TestServer::start().await;
+    let mut sub = jmqt(&server, &["sub", "news", "--name", "reader"]);
+    let mut sub = sub.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    subscribed(&server, "reader", "news").await;
+    let mut notes = BufReader::new(sub.stderr.take().unwrap()).lines();
+    let mut note = async || within("a note", notes.next_line()).await.unwrap().unwrap();
+    server.handle().disconnect(&client_id("reader"));
+    assert!(note().await.starts_with("jmqt: disconnected: "));
+    while !note().await.starts_with("jmqt: connected as reader") {}
+    subscribed(&server, "reader", "news").await;
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn sigterm_ends_it() {
+    let server = TestServer::start().await;
+    let mut sub = jmqt(&server, &["sub", "news", "--name", "reader"]).spawn().unwrap();
+    subscribed(&server, "reader", "news").await;
+    let killed = std::process::Command::new("kill").arg(sub.id().unwrap().to_string()).status().unwrap();
+    assert!(killed.success());
+    assert_eq!(within("the end", sub.wait()).await.unwrap().code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_slow_bench_measures_every_message_and_a_time_limit_leaves_a_result() {
+    let server = TestServer::start().await;
+    for limit in [&["--seconds", "1"][..], &["--seconds", "60", "--timeout", "1"]] {
+        let arguments = [&["bench", "--rate", "50", "--json"], limit].concat();
+        let (code, printed, error) = said(&run(&server, &arguments).await);
+        assert_eq!((code, error.as_str()), (Some(0), ""));
+        let report: serde_json::Value = serde_json::from_str(&printed).unwrap();
+        assert!(report["p50_micros"].as_u64() > Some(0) && report["lost"] == 0, "{printed}");
+        assert_eq!(report["published"], report["received"], "{printed}");
+    }
 }

@@ -27,7 +27,32 @@ Exit codes:
 Settings come from --config FILE, then from the environment (JMQT_CLIENT_ and a key of client.conf, such as
 JMQT_CLIENT_URL), then from these options.";
 
+const SUB_EXAMPLES: &str = "\
+Examples:
+  jmqt sub news -H                          who published what, where
+  jmqt sub news weather -n 10 --json        ten messages, for programs
+  jmqt sub orders -p --name warehouse       nothing is missed between two runs
+  jmqt sub '#me' --name carol               what is sent to carol alone
+  jmqt sub news --format '%t %p: %d'
+
+A client does not get its own messages. A QoS 1 message is acknowledged when it has been printed; messages of channels
+that were not asked for stay with the server.";
+
+const PUB_EXAMPLES: &str = "\
+Examples:
+  jmqt pub news '{\"headline\":\"rain\"}' -q 1     acknowledged: on disk for every persistent subscriber
+  jmqt pub weather sunny -r                     text is sent as a JSON string, and kept for later subscribers
+  tail -f app.log | jmqt pub log -l             a message per line
+  jmqt pub tick 1 --repeat 60 --interval 1      once a second for a minute";
+
+const REQUEST_EXAMPLES: &str = "\
+Example:
+  jmqt request '$mySubscriptions'               in quotes, or without the $: a shell would take it for a variable";
+
+const CONNECTION: &str = "Connection";
+
 #[derive(Debug, Args)]
+#[command(next_help_heading = CONNECTION)]
 pub(crate) struct ConnectionArguments {
     /// A client.conf; without one, the defaults and the environment
     #[arg(long, global = true, value_name = "FILE")]
@@ -67,8 +92,9 @@ pub(crate) struct ConnectionArguments {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Subscribe to channels and print what comes
+    #[command(after_help = SUB_EXAMPLES)]
     Sub {
-        /// Which channels
+        /// Which channels; #me is what is sent to this client alone
         #[arg(required = true)]
         channels: Vec<String>,
         /// The subscription survives: what is published with QoS 1 in the meantime comes the next time
@@ -80,8 +106,23 @@ pub(crate) enum Command {
         /// Show channel, publisher, QoS and retained flag before each message
         #[arg(long, short = 'H')]
         headers: bool,
+        /// Show the time of arrival before each message
+        #[arg(long, short)]
+        time: bool,
+        /// What to print for each message: %c channel, %p publisher, %d data, %q QoS, %r retained flag, %i id,
+        /// %t time, %% a percent sign
+        #[arg(long, value_name = "FORMAT", conflicts_with_all = ["headers", "time", "json"])]
+        format: Option<String>,
+    },
+    /// End subscriptions, also persistent ones of earlier runs
+    #[command(after_help = "Example:\n  jmqt unsub bills --name carol")]
+    Unsub {
+        /// Which channels
+        #[arg(required = true)]
+        channels: Vec<String>,
     },
     /// Publish messages
+    #[command(after_help = PUB_EXAMPLES)]
     Pub {
         /// Where to
         channel: String,
@@ -96,6 +137,7 @@ pub(crate) enum Command {
         input: Input,
     },
     /// Ask the server's application something on a control channel, and print the reply
+    #[command(after_help = REQUEST_EXAMPLES)]
     Request {
         /// The channel; the $ may be left out
         channel: String,
@@ -139,8 +181,11 @@ pub(crate) enum Command {
         /// Which shell
         shell: Shell,
     },
-    /// Print the manual page
-    Man,
+    /// Print a manual page
+    Man {
+        /// That of this command, such as sub; without one, that of jmqt
+        command: Option<String>,
+    },
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -152,10 +197,11 @@ pub(crate) enum Shell {
 
 #[derive(Debug, Args)]
 pub(crate) struct Input {
-    /// The message: JSON, or any other text, which is sent as a JSON string
+    /// The message: JSON, or any other text, which is sent as a JSON string. Text that begins like JSON and is none is
+    /// refused, unless --text says that it is meant
     #[arg(required_unless_present_any = ["lines", "file", "stdin"])]
     pub(crate) message: Option<String>,
-    /// A message per line of standard input
+    /// A message per line of standard input; empty lines are passed over
     #[arg(short, long, conflicts_with_all = ["message", "file", "stdin"])]
     pub(crate) lines: bool,
     /// The message is in this file
@@ -164,6 +210,15 @@ pub(crate) struct Input {
     /// The message is standard input, all of it
     #[arg(short, long, conflicts_with = "message")]
     pub(crate) stdin: bool,
+    /// Send the message as a JSON string, whatever it looks like
+    #[arg(long)]
+    pub(crate) text: bool,
+    /// Publish it this many times
+    #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "lines")]
+    pub(crate) repeat: u64,
+    /// Seconds between two messages
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) interval: Option<Duration>,
     /// Keep it for those who subscribe later
     #[arg(short, long)]
     pub(crate) retained: bool,

@@ -10,7 +10,7 @@ use jmqt_client::{ChannelName, Client, Config, Error, Persistence, Publish, Rece
 use serde_json::json;
 use tokio::sync::Notify;
 
-use crate::{Failure, Output, channel, second};
+use crate::{Failure, Output, channel, random_name, second};
 
 /// What has not arrived after so long without any arrival is lost, and holds nobody up.
 const STALL: Duration = Duration::from_secs(1);
@@ -22,7 +22,7 @@ const LAST: Duration = Duration::from_secs(5);
 const STEPS: u64 = 32;
 
 pub(crate) struct Load {
-    pub(crate) seconds: u64,
+    pub(crate) time: Duration,
     pub(crate) size: usize,
     pub(crate) qos: u8,
     pub(crate) rate: u64,
@@ -37,6 +37,8 @@ struct Progress {
     received: AtomicU64,
     finished: AtomicBool,
     arrived: Notify,
+    /// Told when the last message was published.
+    ended: Notify,
 }
 
 impl Progress {
@@ -58,9 +60,10 @@ impl Progress {
 }
 
 pub(crate) async fn run(config: Config, load: Load, output: Output) -> Result<(), Failure> {
-    let name = load.channel.clone().unwrap_or_else(|| format!("jmqt-bench-{}", std::process::id()));
+    let name = load.channel.clone().map_or_else(random_name, Ok)?;
     let channel = channel(&name)?;
-    let (sender, receiver) = (Client::connect(config.clone()).await?, Client::connect(second(config)).await?);
+    let (sender, receiver) =
+        (Client::connect(config.clone()).await?, Client::connect(second(config)?).await?);
     let stream = receiver.subscribe(&channel, Persistence::Temporary).await?;
     let progress = Arc::new(Progress::default());
     let start = Instant::now();
@@ -69,6 +72,7 @@ pub(crate) async fn run(config: Config, load: Load, output: Output) -> Result<()
     publish(sender.clone(), channel, &load, start, Arc::clone(&progress)).await?;
     sender.close().await;
     progress.finished.store(true, Ordering::Relaxed);
+    progress.ended.notify_one();
     let elapsed = start.elapsed();
     let (histogram, last) = receiving.await.map_err(Failure::new)?;
     watching.abort();
@@ -85,15 +89,11 @@ async fn publish(
     progress: Arc<Progress>,
 ) -> Result<(), Error> {
     let filler = "x".repeat(load.size.saturating_sub(24));
-    let end = start + Duration::from_secs(load.seconds);
+    let end = start + load.time;
     let mut receipts: VecDeque<Receipt> = VecDeque::new();
     let mut given_up = 0;
-    let mut now = Instant::now();
     for number in 0.. {
-        // The clock is read for every 16th message only; a latency is exact to what 16 messages take.
-        if number % 16 == 0 || load.rate > 0 {
-            now = Instant::now();
-        }
+        let mut now = Instant::now();
         if now >= end {
             break;
         }
@@ -139,15 +139,19 @@ async fn receive(mut stream: Subscription, start: Instant, progress: Arc<Progres
         if done {
             break;
         }
-        let Ok(Some(push)) = tokio::time::timeout(LAST, stream.next()).await else {
+        let next = tokio::select! {
+            biased;
+            next = tokio::time::timeout(LAST, stream.next()) => next,
+            // Perhaps everything is here.
+            () = progress.ended.notified() => continue,
+        };
+        let Ok(Some(push)) = next else {
             if progress.finished.load(Ordering::Relaxed) {
                 break;
             }
             continue;
         };
-        if received.is_multiple_of(16) {
-            last = Instant::now();
-        }
+        last = Instant::now();
         let sent: u64 = push.data().get(1..21).and_then(|digits| digits.parse().ok()).unwrap_or_default();
         let arrived = u64::try_from(last.duration_since(start).as_micros()).unwrap_or(u64::MAX);
         histogram.add(arrived.saturating_sub(sent));

@@ -27,7 +27,11 @@ pub(crate) async fn run(config: Config, output: Output) -> Result<(), Failure> {
     .await;
     written?;
     if let Err(error) = &outcome {
-        output.line(|| "  failed".to_owned(), || json!({ "ok": false, "problem": error.to_string() }))?;
+        let step = error.step().map(|step| step.to_string()).unwrap_or_default();
+        output.line(
+            || format!("  failed  {step}"),
+            || json!({ "step": step, "ok": false, "problem": error.to_string() }),
+        )?;
     }
     outcome?;
     output.line(|| "All is well.".to_owned(), || json!({ "ok": true }))

@@ -27,6 +27,21 @@ impl Failure {
         Self { message: "the time is over".to_owned(), code: 5 }
     }
 
+    /// 4: the server refused.
+    pub(crate) fn refused(message: impl ToString) -> Self {
+        Self { message: message.to_string(), code: 4 }
+    }
+
+    /// 3: the connection is gone.
+    pub(crate) fn disconnected(message: impl ToString) -> Self {
+        Self { message: message.to_string(), code: 3 }
+    }
+
+    /// The code as a number.
+    pub(crate) const fn code(&self) -> u8 {
+        self.code
+    }
+
     pub(crate) fn exit_code(&self) -> ExitCode {
         ExitCode::from(self.code)
     }
@@ -51,7 +66,14 @@ impl From<ConnectError> for Failure {
             ConnectError::File { .. } => 2,
             _ => 3,
         };
-        Self { message: error.to_string(), code }
+        let advice = match &error {
+            ConnectError::Tcp { source, .. } if source.kind() == std::io::ErrorKind::ConnectionRefused => {
+                "; nothing listens there. Is the server running, and is this its port? Usual ports: jmqt:// 8010, \
+                 jmqts:// 8011, ws:// 8012, wss:// 8013"
+            }
+            _ => "",
+        };
+        Self { message: format!("{error}{advice}"), code }
     }
 }
 

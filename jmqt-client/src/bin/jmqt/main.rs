@@ -12,6 +12,7 @@ mod subscribe;
 
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{CommandFactory as _, Parser as _};
 use jmqt_client::{AuthToken, ChannelName, Client, ClientId, Config, Endpoint, Payload, Secret, logging};
@@ -45,11 +46,18 @@ impl Output {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run(Arguments::parse()).await {
+    let arguments = Arguments::parse();
+    let output = Output { json: arguments.connection.json };
+    match run(arguments).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if !failure.message.is_empty() {
-                eprintln!("jmqt: {}", failure.message);
+                note(format_args!("{}", failure.message));
+                if output.json {
+                    let error = serde_json::json!({ "error": failure.message, "exit_code": failure.code() });
+                    // Whoever reads it may have gone.
+                    let _ = writeln!(std::io::stdout(), "{error}");
+                }
             }
             failure.exit_code()
         }
@@ -62,21 +70,29 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Completions { shell } => {
             return complete(shell, &mut command);
         }
-        Command::Man => {
-            return clap_mangen::Man::new(command).render(&mut std::io::stdout()).map_err(Failure::from);
-        }
+        Command::Man { command: name } => return manual(command, name.as_deref()),
         _ => {}
     }
-    let config = configure(&arguments.connection)?;
+    let named = random_name()?;
+    let config = configure(&arguments.connection, &named)?;
+    if let Command::Sub { persistent: true, .. } = &arguments.command
+        && config.auth_data == Some(named_secret(&named))
+    {
+        return Err(Failure::usage(
+            "--persistent keeps the subscription for a client that comes back: say who that is, with --name NAME",
+        ));
+    }
     let log = logging::LogConfig::new(
         if arguments.connection.verbose { logging::LogMode::Debug } else { logging::LogMode::Disabled },
         config.log.path.clone(),
     );
     let _log = logging::init("jmqt", &log).map_err(Failure::new)?;
     let output = Output { json: arguments.connection.json };
-    let work = carry_out(arguments.command, config, output);
+    let limit = arguments.connection.timeout;
+    let is_bench = matches!(arguments.command, Command::Bench { .. });
+    let work = carry_out(arguments.command, config, limit, output);
     let limited = async {
-        match arguments.connection.timeout {
+        match limit.filter(|_| !is_bench) {
             None => work.await,
             Some(limit) => {
                 tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err(Failure::timeout()))
@@ -85,16 +101,58 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     };
     tokio::select! {
         done = limited => done,
-        interrupted = tokio::signal::ctrl_c() => interrupted.map_err(Failure::from),
+        interrupted = interrupted() => interrupted,
     }
 }
 
-async fn carry_out(command: Command, config: Config, output: Output) -> Result<(), Failure> {
+/// Waits for SIGINT or SIGTERM, which as process 1 of a container nobody else takes notice of.
+async fn interrupted() -> Result<(), Failure> {
+    #[cfg(unix)]
+    {
+        let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        tokio::select! {
+            interrupted = tokio::signal::ctrl_c() => interrupted.map_err(Failure::from),
+            _ = terminate.recv() => Ok(()),
+        }
+    }
+    #[cfg(not(unix))]
+    tokio::signal::ctrl_c().await.map_err(Failure::from)
+}
+
+/// Says something on standard error that is not the command's result.
+pub(crate) fn note(words: std::fmt::Arguments<'_>) {
+    // Whoever reads it may have gone.
+    let _ = writeln!(std::io::stderr(), "jmqt: {words}");
+}
+
+fn manual(command: clap::Command, name: Option<&str>) -> Result<(), Failure> {
+    let command = match name {
+        None => command,
+        Some(name) => {
+            let found = command.get_subcommands().find(|found| found.get_name() == name).cloned();
+            let found = found.ok_or_else(|| Failure::usage(format!("{name}: there is no such command")))?;
+            found.display_name(format!("jmqt-{name}"))
+        }
+    };
+    clap_mangen::Man::new(command).render(&mut std::io::stdout()).map_err(Failure::from)
+}
+
+async fn carry_out(
+    command: Command,
+    config: Config,
+    limit: Option<Duration>,
+    output: Output,
+) -> Result<(), Failure> {
     match command {
-        Command::Sub { channels, persistent, count, headers } => {
-            let wanted = subscribe::Wanted { channels, persistent, count, headers };
+        Command::Sub { channels, persistent, count, headers, time, format } => {
+            let shown = match format {
+                Some(format) => subscribe::Shown::Format(format),
+                None => subscribe::Shown::Data { headers, time },
+            };
+            let wanted = subscribe::Wanted { channels, persistent, count, shown };
             subscribe::run(config, wanted, output).await
         }
+        Command::Unsub { channels } => subscribe::unsubscribe(config, channels, output).await,
         Command::Pub { channel, input } => {
             publish::run(config, self::channel(&channel)?, input, output).await
         }
@@ -106,11 +164,13 @@ async fn carry_out(command: Command, config: Config, output: Output) -> Result<(
         Command::Request { channel, data } => request(config, &channel, data, output).await,
         Command::Ping { count, interval } => ping::run(config, count, interval, output).await,
         Command::Bench { seconds, size, qos, rate, window, channel } => {
-            let load = bench::Load { seconds, size: size as usize, qos, rate, window, channel };
+            let time = Duration::from_secs(seconds);
+            let time = limit.map_or(time, |limit| limit.min(time));
+            let load = bench::Load { time, size: size as usize, qos, rate, window, channel };
             bench::run(config, load, output).await
         }
         Command::Doctor => doctor::run(config, output).await,
-        Command::Completions { .. } | Command::Man => Ok(()),
+        Command::Completions { .. } | Command::Man { .. } => Ok(()),
     }
 }
 
@@ -126,7 +186,7 @@ fn complete(shell: Shell, command: &mut clap::Command) -> Result<(), Failure> {
 }
 
 /// File, then environment, then options.
-fn configure(arguments: &ConnectionArguments) -> Result<Config, Failure> {
+fn configure(arguments: &ConnectionArguments, unnamed: &str) -> Result<Config, Failure> {
     let mut config = Config::load(arguments.config.as_deref())?;
     if let Some(url) = &arguments.url {
         config.endpoints = Endpoint::list(url).map_err(Failure::usage)?;
@@ -136,14 +196,14 @@ fn configure(arguments: &ConnectionArguments) -> Result<Config, Failure> {
             Some(Secret::parse(json).map_err(|_| Failure::usage("--auth: one JSON value was expected"))?);
     }
     if let Some(name) = &arguments.name {
-        config.auth_data = Some(named(name));
+        config.auth_data = Some(named_secret(name));
     }
     if let (Some(client), Some(token)) = (&arguments.client_id, &arguments.token) {
         config.token =
             Some((ClientId::parse(client).map_err(Failure::usage)?, AuthToken::new(token.as_str())));
     }
     if config.auth_data.is_none() && config.token.is_none() {
-        config.auth_data = Some(named(&format!("jmqt-{}", std::process::id())));
+        config.auth_data = Some(named_secret(unnamed));
     }
     if let Some(path) = &arguments.ca {
         config.tls.ca_path = Some(path.clone());
@@ -155,16 +215,23 @@ fn configure(arguments: &ConnectionArguments) -> Result<Config, Failure> {
 }
 
 /// What our sample servers authenticate by.
-fn named(name: &str) -> Secret {
+fn named_secret(name: &str) -> Secret {
     Secret::parse(&serde_json::json!({ "client_name": name }).to_string())
         .expect("an object of one string is JSON")
 }
 
 /// The same server, as another client: measurements need two.
-pub(crate) fn second(mut config: Config) -> Config {
+pub(crate) fn second(mut config: Config) -> Result<Config, Failure> {
     config.token = None;
-    config.auth_data = Some(named(&format!("jmqt-{}-b", std::process::id())));
-    config
+    config.auth_data = Some(named_secret(&random_name()?));
+    Ok(config)
+}
+
+/// A name that nobody else has: process ids repeat, from one container to the next and from one day to another.
+pub(crate) fn random_name() -> Result<String, Failure> {
+    let random = getrandom::u64()
+        .map_err(|error| Failure::new(format!("the system has no random numbers: {error}")))?;
+    Ok(format!("jmqt-{random:016x}"))
 }
 
 pub(crate) fn channel(name: &str) -> Result<ChannelName, Failure> {

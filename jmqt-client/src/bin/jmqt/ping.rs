@@ -11,9 +11,11 @@ use crate::{Failure, Output, second};
 const LIMIT: Duration = Duration::from_secs(10);
 
 pub(crate) async fn run(config: Config, count: u64, interval: u64, output: Output) -> Result<(), Failure> {
-    let (sender, receiver) = (Client::connect(config.clone()).await?, Client::connect(second(config)).await?);
+    let (sender, receiver) =
+        (Client::connect(config.clone()).await?, Client::connect(second(config)?).await?);
     let target = ChannelName::of_client(&receiver.connected().await?);
-    let mut pushes = receiver.pushes();
+    // Other messages of this client are none of ping's business.
+    let mut pushes = receiver.pushes().acknowledge_by_hand();
     let mut times = Vec::new();
     for number in 1..=count {
         if number > 1 {

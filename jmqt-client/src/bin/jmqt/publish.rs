@@ -36,11 +36,25 @@ pub(crate) async fn run(
     let mut sender =
         Sender { client: &client, channel, input: &input, receipts: VecDeque::new(), published: 0 };
     match whole {
-        Some(text) => sender.send(text).await?,
+        Some(text) => {
+            for number in 0..input.repeat {
+                if let (Some(pause), true) = (input.interval, number > 0) {
+                    tokio::time::sleep(pause).await;
+                }
+                sender.send(text.clone()).await?;
+            }
+        }
         None => {
             let mut lines = lines();
             while let Some(line) = lines.recv().await {
-                sender.send(line?).await?;
+                let line = line?;
+                if line.trim().is_empty() {
+                    continue;
+                }
+                sender.send(line).await?;
+                if let Some(pause) = input.interval {
+                    tokio::time::sleep(pause).await;
+                }
             }
         }
     }
@@ -78,7 +92,7 @@ struct Sender<'c> {
 
 impl Sender<'_> {
     async fn send(&mut self, text: String) -> Result<(), Failure> {
-        let message = message(self.channel.clone(), text)?;
+        let message = message(self.channel.clone(), text, self.input.text)?;
         let message = if self.input.retained { message.retained() } else { message };
         let message = if self.input.qos == 1 { message.at_least_once() } else { message };
         self.receipts.push_back(self.client.queue(&message).await?);
@@ -99,10 +113,18 @@ impl Sender<'_> {
     }
 }
 
-/// JSON as it stands; anything else as a JSON string.
-fn message(channel: ChannelName, text: String) -> Result<Publish, Failure> {
+/// JSON as it stands; any other text as a JSON string. What begins like JSON and is none is a mistake, unless it `is_text`.
+fn message(channel: ChannelName, text: String, is_text: bool) -> Result<Publish, Failure> {
+    let as_string =
+        |channel| Publish::json(channel, text.trim_end_matches(['\r', '\n'])).map_err(Failure::new);
+    if is_text {
+        return as_string(channel);
+    }
     match Publish::raw(channel.clone(), text.as_str()) {
         Ok(message) => Ok(message),
-        Err(_) => Publish::json(channel, text.trim_end_matches(['\r', '\n'])).map_err(Failure::new),
+        Err(error) if text.trim_start().starts_with(['{', '[', '"']) => Err(Failure::usage(format!(
+            "the message begins like JSON and is none: {error}. To send it as text: --text"
+        ))),
+        Err(_) => as_string(channel),
     }
 }

@@ -1,49 +1,270 @@
-//! `jmqt sub`.
+//! `jmqt sub` and `jmqt unsub`.
 
-use jmqt_client::{Client, Config, Persistence, Push, Qos};
+use std::collections::HashSet;
+use std::io::IsTerminal as _;
+use std::time::Duration;
+
+use jmqt_client::{ChannelKind, ChannelName, Client, Config, Event, Persistence, Push, Pushes, Qos};
 use serde_json::Value;
 
-use crate::{Failure, Output, channel};
+use crate::{Failure, Output, channel, note};
+
+/// How often lost messages are looked for.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// What stands for the client's own point-to-point channel.
+const OWN: [&str; 2] = ["#me", "#"];
 
 pub(crate) struct Wanted {
     pub(crate) channels: Vec<String>,
     pub(crate) persistent: bool,
     pub(crate) count: Option<u64>,
-    pub(crate) headers: bool,
+    pub(crate) shown: Shown,
+}
+
+/// What is printed of a message.
+pub(crate) enum Shown {
+    Data { headers: bool, time: bool },
+    Format(String),
+}
+
+/// The channels that were asked for.
+struct Channels {
+    plain: Vec<ChannelName>,
+    /// Of the client's own point-to-point channel.
+    own: bool,
+}
+
+impl Channels {
+    fn parse(names: &[String]) -> Result<Self, Failure> {
+        let mut channels = Self { plain: Vec::new(), own: false };
+        for name in names {
+            if OWN.contains(&name.as_str()) {
+                channels.own = true;
+                continue;
+            }
+            let channel = channel(name)?;
+            match channel.kind() {
+                ChannelKind::Plain => {}
+                ChannelKind::PeerToPeer => {
+                    return Err(Failure::usage(format!(
+                        "{name}: a client receives only what is sent to itself: jmqt sub '#me' --name {}",
+                        &name[1..]
+                    )));
+                }
+                ChannelKind::Control => {
+                    return Err(Failure::usage(format!(
+                        "{name}: a control channel is asked, not subscribed to: jmqt request '{name}'"
+                    )));
+                }
+            }
+            if name.ends_with("/#") || name.contains('+') || name.contains('*') {
+                note(format_args!("JMQT has no wildcards: {name:?} is the channel of exactly this name"));
+            }
+            channels.plain.push(channel);
+        }
+        Ok(channels)
+    }
+
+    fn has(&self, push: &Push) -> bool {
+        // Of point-to-point channels the server sends a client its own only.
+        (self.own && push.channel().starts_with('#'))
+            || self.plain.iter().any(|channel| channel.as_str() == push.channel())
+    }
 }
 
 pub(crate) async fn run(config: Config, wanted: Wanted, output: Output) -> Result<(), Failure> {
-    let channels = wanted.channels.iter().map(|name| channel(name)).collect::<Result<Vec<_>, _>>()?;
+    let channels = Channels::parse(&wanted.channels)?;
     let persistence = if wanted.persistent { Persistence::Persistent } else { Persistence::Temporary };
+    let window = config.window as usize;
     let client = Client::connect(config).await?;
-    let mut pushes = client.pushes();
-    for channel in &channels {
+    let mut events = client.events();
+    // What is not shown is not acknowledged.
+    let mut reader = Reader {
+        pushes: client.pushes().acknowledge_by_hand(),
+        left: wanted.count,
+        others: HashSet::new(),
+        unshown: 0,
+        window,
+        lost: 0,
+    };
+    for channel in &channels.plain {
         client.sub(channel, persistence).await?;
         tracing::info!(%channel, "Subscribed");
     }
-    let mut left = wanted.count;
-    while left != Some(0) {
-        let Some(push) = pushes.next().await else {
-            return Err(Failure::from(jmqt_client::Error::Closed));
-        };
-        // Messages to ourselves, and what the server's application adds, are not what was asked for.
-        if !channels.iter().any(|channel| channel.as_str() == push.channel()) {
-            continue;
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    while reader.left != Some(0) {
+        tokio::select! {
+            biased;
+            push = reader.pushes.next() => {
+                let Some(push) = push else { return Err(Failure::from(jmqt_client::Error::Closed)) };
+                if channels.has(&push) {
+                    output.line(|| printable(wanted.shown.words(&push)), || object(&push))?;
+                    client.acknowledge(&push);
+                    reader.left = reader.left.map(|left| left - 1);
+                } else {
+                    reader.pass_over(&push)?;
+                }
+            }
+            event = events.next() => tell(event)?,
+            _ = look.tick() => reader.tell_lost(),
         }
-        output.line(|| words(&push, wanted.headers), || object(&push))?;
-        client.acknowledge(&push);
-        left = left.map(|left| left - 1);
+    }
+    reader.tell_lost();
+    client.close().await;
+    Ok(())
+}
+
+struct Reader {
+    pushes: Pushes,
+    /// Messages that are still wanted; `None`: all.
+    left: Option<u64>,
+    /// Channels that were not asked for, of which QoS 1 messages came.
+    others: HashSet<String>,
+    /// How many of these there were.
+    unshown: usize,
+    window: usize,
+    /// Messages that were known to be lost at the last look.
+    lost: u64,
+}
+
+impl Reader {
+    /// A message of a channel that was not asked for: of a persistent subscription of an earlier run, or of one that the
+    /// server's application made. With QoS 1 it stays unacknowledged, and comes again.
+    fn pass_over(&mut self, push: &Push) -> Result<(), Failure> {
+        if push.id().is_none() {
+            return Ok(());
+        }
+        let channel = push.channel();
+        let show = if channel.starts_with('#') { "#me" } else { channel };
+        if self.others.insert(channel.to_owned()) {
+            note(format_args!(
+                "messages of channel {channel:?} are waiting for this client; they are not shown, and stay with the \
+                 server. To see them: jmqt sub '{show}'"
+            ));
+        }
+        self.unshown += 1;
+        if self.unshown >= self.window {
+            return Err(Failure::new(format!(
+                "{} messages of channels that were not asked for are unacknowledged, so the server sends nothing more. \
+                 To see them: jmqt sub '{show}'; to be rid of them: jmqt unsub '{channel}'",
+                self.unshown
+            )));
+        }
+        Ok(())
+    }
+
+    /// Says on standard error how many QoS 0 messages came faster than they were printed.
+    fn tell_lost(&mut self) {
+        let lost = self.pushes.dropped();
+        if lost > self.lost {
+            note(format_args!(
+                "{} messages were lost: they came faster than they could be printed",
+                lost - self.lost
+            ));
+            self.lost = lost;
+        }
+    }
+}
+
+/// Says on standard error what became of the connection.
+fn tell(event: Option<Event>) -> Result<(), Failure> {
+    match event {
+        Some(Event::Disconnected { reason }) => note(format_args!("disconnected: {reason}")),
+        Some(Event::Reconnecting { delay, error, .. }) => {
+            let because = error.map(|error| format!(": {error}")).unwrap_or_default();
+            note(format_args!("connecting again in {:.1} s{because}", delay.as_secs_f64()));
+        }
+        Some(Event::Connected { client }) => note(format_args!("connected as {client}")),
+        Some(Event::SubscriptionLost { channel, status }) => {
+            return Err(Failure::refused(format!(
+                "the subscription to {channel} was refused after a reconnect: {status}"
+            )));
+        }
+        Some(Event::Stopped { close }) => return Err(Failure::disconnected(close)),
+        _ => {}
+    }
+    Ok(())
+}
+
+pub(crate) async fn unsubscribe(config: Config, names: Vec<String>, output: Output) -> Result<(), Failure> {
+    let channels = names.iter().map(|name| channel(name)).collect::<Result<Vec<_>, _>>()?;
+    let client = Client::connect(config).await?;
+    for channel in &channels {
+        client.unsub(channel).await?;
+        output.line(
+            || format!("unsubscribed from {channel}"),
+            || serde_json::json!({ "unsubscribed": channel.as_str() }),
+        )?;
     }
     client.close().await;
     Ok(())
 }
 
-fn words(push: &Push, headers: bool) -> String {
-    if !headers {
-        return push.data().to_owned();
+impl Shown {
+    fn words(&self, push: &Push) -> String {
+        let (qos, retained) = (u8::from(push.qos() == Qos::AtLeastOnce), u8::from(push.is_retained()));
+        match self {
+            Self::Format(format) => formatted(format, push),
+            Self::Data { headers, time } => {
+                let time = if *time { format!("{} ", now()) } else { String::new() };
+                if !headers {
+                    return time + push.data();
+                }
+                let (channel, publisher, data) = (push.channel(), push.publisher(), push.data());
+                format!("{time}{channel} from {publisher:?} (QOS {qos}, RETAIN {retained}): {data}")
+            }
+        }
     }
-    let (qos, retained) = (u8::from(push.qos() == Qos::AtLeastOnce), u8::from(push.is_retained()));
-    format!("{} from {:?} (QOS {qos}, RETAIN {retained}): {}", push.channel(), push.publisher(), push.data())
+}
+
+fn now() -> String {
+    chrono::Local::now().format("%Y-%m-%dT%H:%M:%S%.3f%:z").to_string()
+}
+
+/// What stands behind a percent sign is replaced; a letter without a meaning stays as it is.
+fn formatted(format: &str, push: &Push) -> String {
+    let mut text = String::new();
+    let mut rest = format.chars();
+    while let Some(letter) = rest.next() {
+        if letter != '%' {
+            text.push(letter);
+            continue;
+        }
+        match rest.next() {
+            Some('c') => text.push_str(push.channel()),
+            Some('p') => text.push_str(push.publisher()),
+            Some('d') => text.push_str(push.data()),
+            Some('i') => text.push_str(push.id().unwrap_or_default()),
+            Some('q') => text.push(if push.qos() == Qos::AtLeastOnce { '1' } else { '0' }),
+            Some('r') => text.push(if push.is_retained() { '1' } else { '0' }),
+            Some('t') => text.push_str(&now()),
+            Some('%') | None => text.push('%'),
+            Some(other) => text.extend(['%', other]),
+        }
+    }
+    text
+}
+
+/// A terminal gets no character that could steer it or turn the direction of writing; what reads a pipe gets every byte.
+fn printable(text: String) -> String {
+    if !std::io::stdout().is_terminal() || !text.contains(steers) {
+        return text;
+    }
+    let mut shown = String::with_capacity(text.len());
+    for letter in text.chars() {
+        if steers(letter) {
+            // As JSON writes it, so that data stays the same.
+            shown.push_str(&format!("\\u{:04x}", u32::from(letter)));
+        } else {
+            shown.push(letter);
+        }
+    }
+    shown
+}
+
+fn steers(letter: char) -> bool {
+    (letter.is_control() && letter != '\t' && letter != '\n')
+        || matches!(letter, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// The message as one line of JSON, its data as it came: numbers of any precision stay as they are.
@@ -56,4 +277,19 @@ fn object(push: &Push) -> String {
     format!(
         r#"{{"channel":{channel},"publisher":{publisher},"qos":{qos},"retained":{retained},"data":{data}}}"#
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_steers_a_terminal_is_known() {
+        for letter in ['\u{1b}', '\u{9b}', '\u{202e}', '\u{2066}', '\u{7f}'] {
+            assert!(steers(letter), "{letter:?}");
+        }
+        for letter in ['a', 'é', '\t', '漢', '\u{200d}'] {
+            assert!(!steers(letter), "{letter:?}");
+        }
+    }
 }
