@@ -15,7 +15,9 @@ use crate::outbound::Phase;
 use crate::routes::Answer;
 use crate::shared::{Shared, State};
 use crate::stream::{Pushes, Subscription};
-use crate::{Config, ConnectError, DisconnectReason, Error, IntoChannel, Publish, Push, Receipt, reconnect};
+use crate::{
+    Config, ConnectError, DisconnectReason, Error, IntoChannel, Publish, Push, Receipt, Step, reconnect,
+};
 
 /// A client of one server, or of the nodes of one cluster. Clones are handles of the same client; when the last one is dropped it closes by itself.
 #[derive(Debug, Clone)]
@@ -89,8 +91,15 @@ impl Client {
         let client = Self::spawn(config.try_into()?, Some(first))?;
         outcome.await.unwrap_or(Err(ConnectError::Closed))?;
         // The session is open; that nothing had to be made again takes one more turn of the task.
-        client.connected().await.map_err(|_| ConnectError::Closed)?;
-        Ok(client)
+        match client.connected().await {
+            Ok(_) => Ok(client),
+            Err(Error::Disconnected(reason)) => {
+                let close = reason.server_close().cloned();
+                let told = |close| ConnectError::ByServer { step: Step::Subscriptions, close };
+                Err(close.map_or(ConnectError::Closed, told))
+            }
+            Err(_) => Err(ConnectError::Closed),
+        }
     }
 
     /// Asks for a token and opens no session (§7.a): for whoever hands it to others. Put into a
@@ -166,7 +175,7 @@ impl Client {
     /// - after the server has ended the connection for good ([`Event::Stopped`]), the client connects again;
     /// - while it waits for the next attempt, it tries at once;
     /// - while it is connected, it asks the server for a sign of life, and connects again if there is none within three
-    ///   seconds. An application calls it when it knows that the network has changed; that the machine was suspended
+    ///   seconds; but not while an answer is due that the server's application may be thinking about. An application calls it when it knows that the network has changed; that the machine was suspended
     ///   the client notices by itself.
     pub fn reconnect(&self) {
         self.shared().reconnect.notify_one();
