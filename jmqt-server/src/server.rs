@@ -26,6 +26,7 @@ use crate::hub::{Cluster, Deliverer, Hub, Janitor, JanitorLimits, StoredQueue};
 use crate::listener::{Listener, log_for};
 use crate::session::{IdSpace, OutboxContext};
 use crate::store::{ClusterStore, CommitQueue, Store};
+use crate::transport::HttpContext;
 use crate::validators::{Protocol, Validators};
 
 use membership::Membership;
@@ -133,7 +134,12 @@ impl Server {
         );
         let hub = Arc::new(hub);
         let handle = ServerHandle::new(Arc::clone(&hub));
-        let shared = Arc::new(Shared::new(config, validators, Arc::clone(&hub), handle));
+        let port = |wanted| {
+            let listener = listeners.iter().find(|listener| listener.protocol() == wanted)?;
+            listener.address().ok().map(|address| address.port())
+        };
+        let http = HttpContext::new(port(Protocol::WebSocket), port(Protocol::SslWebSocket));
+        let shared = Arc::new(Shared::new(config, validators, Arc::clone(&hub), handle, http));
         // In a cluster it takes a while to know who is dead.
         let orphans = match joining {
             Some(_) => None,
@@ -244,6 +250,7 @@ impl Server {
             spread,
             ..
         } = self;
+        shared.http.set_unready(Some("stopping"));
         stop_listening.cancel();
         listeners.close();
         listeners.wait().await;

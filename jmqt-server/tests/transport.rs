@@ -8,7 +8,7 @@ mod support;
 use std::time::Duration;
 
 use jmqt_server::{CloseReason, Protocol};
-use support::{Incoming, TestServer};
+use support::{Incoming, TestServer, UPGRADE};
 
 #[tokio::test]
 async fn binary_websocket_messages_are_refused_with_1003() {
@@ -40,13 +40,40 @@ async fn an_oversized_websocket_message_is_refused_with_1009() {
     alice.closed_with(1009).await;
 }
 
+/// What is answered to these bytes, on a connection that ends with the answer.
+async fn answer_to(server: &TestServer, protocol: Protocol, request: &[u8]) -> String {
+    let mut browser = server.open_raw(protocol).await;
+    browser.send_bytes(request).await;
+    String::from_utf8(browser.bytes_until_closed().await).unwrap()
+}
+
 #[tokio::test]
-async fn what_is_no_upgrade_is_answered_in_http() {
+async fn an_http_request_on_the_websocket_port_is_told_to_upgrade() {
     let server = TestServer::start().await;
-    let mut browser = server.open_raw(Protocol::WebSocket).await;
-    browser.send_bytes(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
-    let answer = browser.bytes_until_closed().await;
-    assert!(answer.starts_with(b"HTTP/1.1 400 "), "{}", answer.escape_ascii());
+    let answer = answer_to(&server, Protocol::WebSocket, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 426 "), "{answer}");
+}
+
+#[tokio::test]
+async fn an_http_request_on_the_tcp_port_is_answered_at_once_with_the_websocket_port() {
+    let server = TestServer::start().await;
+    let answer = answer_to(&server, Protocol::Socket, UPGRADE).await;
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    let port = format!("port {} (ws)", server.address(Protocol::WebSocket).port());
+    assert!(answer.contains(&port), "{answer}");
+    // TLS on the plain port has no answer that its client would understand: it ends.
+    assert_eq!(answer_to(&server, Protocol::Socket, &[0x16, 3, 1, 2, 0, 1]).await, "");
+    assert_eq!(server.counters().bad_packets, 0);
+}
+
+#[tokio::test]
+async fn a_health_check_on_the_websocket_port_is_answered_ok() {
+    let server = TestServer::start().await;
+    let answer = answer_to(&server, Protocol::WebSocket, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\nok\n"), "{answer}");
+    // HAProxy's `option httpchk` without more.
+    let answer = answer_to(&server, Protocol::WebSocket, b"OPTIONS / HTTP/1.0\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
 }
 
 #[tokio::test]

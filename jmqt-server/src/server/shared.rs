@@ -14,6 +14,7 @@ use crate::config::{Config, Network};
 use crate::handle::ServerHandle;
 use crate::hub::Hub;
 use crate::session::{IdleLimits, Outbox};
+use crate::transport::HttpContext;
 use crate::validators::Validators;
 
 /// What every connection of a server shares.
@@ -26,6 +27,8 @@ pub(crate) struct Shared {
     pub(crate) partial_packets: Arc<Budget>,
     /// Half-received packets of connections without a session.
     pub(crate) preconn_packets: Arc<Budget>,
+    /// How HTTP requests are answered.
+    pub(crate) http: Arc<HttpContext>,
     trusted_proxies: Box<[Network]>,
     /// Every task that serves a connection.
     pub(crate) tasks: TaskTracker,
@@ -83,7 +86,13 @@ pub(crate) struct ConnectionPermit {
 }
 
 impl Shared {
-    pub(super) fn new(config: &Config, validators: Validators, hub: Arc<Hub>, handle: ServerHandle) -> Self {
+    pub(super) fn new(
+        config: &Config,
+        validators: Validators,
+        hub: Arc<Hub>,
+        handle: ServerHandle,
+        http: HttpContext,
+    ) -> Self {
         Self {
             validators,
             hub,
@@ -91,6 +100,7 @@ impl Shared {
             limits: Limits::new(config),
             partial_packets: Arc::new(Budget::new(config.max_total_partial_packet_bytes)),
             preconn_packets: Arc::new(Budget::new(config.max_total_preconn_bytes)),
+            http: Arc::new(http),
             trusted_proxies: config.trusted_proxies.as_slice().into(),
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),

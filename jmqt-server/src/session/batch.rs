@@ -134,7 +134,7 @@ impl Core {
         tracing::debug!(target: "jmqt::session", client = self.name(), remote = %self.info.remote, %error, "the transport ended");
         let reason = error.close_reason();
         let code = match error {
-            TransportError::Closed => return ControlFlow::Break(reason),
+            TransportError::Closed | TransportError::HealthChecked => return ControlFlow::Break(reason),
             TransportError::PacketTooLarge(_) => DisconnectCode::PACKET_TOO_LARGE,
             TransportError::Violation(_) => DisconnectCode::BAD_PACKETS,
         };

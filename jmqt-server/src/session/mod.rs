@@ -129,7 +129,7 @@ impl Session {
         };
         let outbox = Arc::new(Outbox::new(framing, inline, Arc::clone(&shared.hub.context)));
         Self {
-            decoder: Decoder::new(framing, shared.limits.preconn_packet_bytes),
+            decoder: Decoder::new(framing, shared.limits.preconn_packet_bytes, Arc::clone(&shared.http)),
             core: Core {
                 clock: IdleClock::new(shared.limits.idle, accepted_at),
                 partial: Share::new(&shared.preconn_packets),

@@ -1,14 +1,17 @@
 //! Bytes to packet texts and back, for one connection. No sockets here: bytes come in, texts go out.
 
 mod frames;
+mod upgrade;
 mod websocket;
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use jmqt_protocol::{NUL, NulDecoder, PacketTooLarge};
 
 use crate::validators::CloseReason;
 
+pub(crate) use upgrade::HttpContext;
 pub(crate) use websocket::{CloseCode, WebSocketDecoder, websocket_header};
 
 /// How packets are told apart on the wire (§3).
@@ -44,6 +47,9 @@ pub(crate) enum TransportError {
     /// WebSocket: the other end has said goodbye.
     #[error("the client closed the WebSocket")]
     Closed,
+    /// The connection was for a health check, which has been answered.
+    #[error("an HTTP health check")]
+    HealthChecked,
     #[error("{0}")]
     Violation(Cow<'static, str>),
 }
@@ -52,7 +58,7 @@ impl TransportError {
     pub(crate) fn close_reason(&self) -> CloseReason {
         match self {
             Self::PacketTooLarge(_) => CloseReason::PacketTooLarge,
-            Self::Closed => CloseReason::ClosedByClient,
+            Self::Closed | Self::HealthChecked => CloseReason::ClosedByClient,
             Self::Violation(_) => CloseReason::ProtocolViolation,
         }
     }
@@ -60,16 +66,42 @@ impl TransportError {
 
 /// Cuts what was received into packet texts.
 pub(crate) enum Decoder {
+    /// A socket from which nothing has come yet.
+    First {
+        limit: usize,
+        context: Arc<HttpContext>,
+    },
+    /// It was HTTP or TLS, which a plain socket does not speak; what is left is the answer.
+    Foreign(Vec<u8>),
     Nul(NulDecoder),
     WebSocket(Box<WebSocketDecoder>),
 }
 
 impl Decoder {
-    pub(crate) fn new(framing: Framing, limit: usize) -> Self {
+    pub(crate) fn new(framing: Framing, limit: usize, context: Arc<HttpContext>) -> Self {
         match framing {
-            Framing::Nul => Self::Nul(NulDecoder::new(limit)),
-            Framing::WebSocket => Self::WebSocket(Box::new(WebSocketDecoder::new(limit))),
+            Framing::Nul => Self::First { limit, context },
+            Framing::WebSocket => Self::WebSocket(Box::new(WebSocketDecoder::new(limit, context))),
         }
+    }
+
+    /// Looks at the first bytes of a socket: a browser or a WebSocket client that has the wrong port is told
+    /// so at once, and does not have to wait for its own time limit.
+    fn recognise(&mut self, chunk: &mut &[u8]) -> Result<(), TransportError> {
+        let Self::First { limit, context } = self else { return Ok(()) };
+        let (answer, reason) = if upgrade::looks_like_http(chunk) {
+            (context.wrong_port(), "an HTTP request came to the port for TCP sockets")
+        } else if upgrade::looks_like_tls(chunk) {
+            (Vec::new(), "a TLS handshake came to a port without TLS")
+        } else {
+            if !chunk.is_empty() {
+                *self = Self::Nul(NulDecoder::new(*limit));
+            }
+            return Ok(());
+        };
+        *chunk = &[];
+        *self = Self::Foreign(answer);
+        Err(TransportError::Violation(reason.into()))
     }
 
     /// The next packet text in `chunk` (bytes, because a socket may send invalid UTF-8); `None` when
@@ -78,7 +110,11 @@ impl Decoder {
         &'a mut self,
         chunk: &mut &'c [u8],
     ) -> Result<Option<&'a [u8]>, TransportError> {
+        if let Self::First { .. } = self {
+            self.recognise(chunk)?;
+        }
         match self {
+            Self::First { .. } | Self::Foreign(_) => Ok(None),
             Self::Nul(decoder) => Ok(decoder.next(chunk)?),
             Self::WebSocket(decoder) => decoder.next(chunk),
         }
@@ -86,13 +122,15 @@ impl Decoder {
 
     pub(crate) fn has_more(&self) -> bool {
         match self {
-            Self::Nul(_) => false,
+            Self::First { .. } | Self::Foreign(_) | Self::Nul(_) => false,
             Self::WebSocket(decoder) => decoder.has_more(),
         }
     }
 
     pub(crate) fn set_limit(&mut self, limit: usize) {
         match self {
+            Self::First { limit: old, .. } => *old = limit,
+            Self::Foreign(_) => {}
             Self::Nul(decoder) => decoder.set_limit(limit),
             Self::WebSocket(decoder) => decoder.set_limit(limit),
         }
@@ -101,6 +139,7 @@ impl Decoder {
     /// How many bytes it keeps of what was received.
     pub(crate) fn buffered(&self) -> usize {
         match self {
+            Self::First { .. } | Self::Foreign(_) => 0,
             Self::Nul(decoder) => decoder.buffered(),
             Self::WebSocket(decoder) => decoder.buffered(),
         }
@@ -109,6 +148,7 @@ impl Decoder {
     /// Whether the beginning of a packet is waiting for its end (2.15).
     pub(crate) fn is_mid_packet(&self) -> bool {
         match self {
+            Self::First { .. } | Self::Foreign(_) => false,
             Self::Nul(decoder) => decoder.is_mid_packet(),
             Self::WebSocket(decoder) => decoder.is_mid_packet(),
         }
@@ -117,7 +157,8 @@ impl Decoder {
     /// What the transport itself wants to send: the WebSocket upgrade, pongs, a close frame.
     pub(crate) fn take_output(&mut self) -> Vec<u8> {
         match self {
-            Self::Nul(_) => Vec::new(),
+            Self::First { .. } | Self::Nul(_) => Vec::new(),
+            Self::Foreign(answer) => std::mem::take(answer),
             Self::WebSocket(decoder) => decoder.take_output(),
         }
     }
@@ -125,7 +166,8 @@ impl Decoder {
     /// Whether a packet can be sent: not before a WebSocket has been agreed on, nor after its close frame.
     pub(crate) fn is_open(&self) -> bool {
         match self {
-            Self::Nul(_) => true,
+            Self::First { .. } | Self::Nul(_) => true,
+            Self::Foreign(_) => false,
             Self::WebSocket(decoder) => decoder.is_open(),
         }
     }

@@ -1,16 +1,13 @@
 //! WebSocket (RFC 6455) as a state machine over bytes: first the upgrade, then frames.
 //!
-//! `tungstenite` does the upgrade. It is given a stream that is only a buffer, so that the session reads
-//! sockets and TLS the same way for both framings. Frames are read by [`FrameReader`]; pushes are written
-//! as ready-made frames beside what it wants to say.
+//! The upgrade is read by [`upgrade`], frames by [`FrameReader`]; pushes are written as ready-made frames
+//! beside what the reader wants to say.
 
-use std::io::{self, Read, Write};
-
-use tungstenite::handshake::server::{NoCallback, ServerHandshake};
-use tungstenite::handshake::{HandshakeError, MidHandshake};
+use std::sync::Arc;
 
 use super::TransportError;
 use super::frames::FrameReader;
+use super::upgrade::{self, HttpContext, Outcome};
 
 pub(crate) use tungstenite::protocol::frame::coding::CloseCode;
 
@@ -21,32 +18,38 @@ pub(crate) struct WebSocketDecoder {
 }
 
 enum State {
-    Upgrading(Box<MidHandshake<ServerHandshake<Feed, NoCallback>>>),
+    Upgrading {
+        context: Arc<HttpContext>,
+        /// What has come of the request.
+        head: Vec<u8>,
+    },
     Open {
         frames: FrameReader,
         /// What came right behind the upgrade.
-        behind: Feed,
+        behind: Behind,
+        /// The answer to the upgrade, to be sent before everything else.
+        answer: Vec<u8>,
     },
-    /// The upgrade failed; what is left is the answer.
-    Failed(Feed),
+    /// There is no WebSocket; what is left is the answer.
+    Ended(Vec<u8>),
 }
 
 impl WebSocketDecoder {
-    pub(crate) fn new(limit: usize) -> Self {
-        let handshake = ServerHandshake::start(Feed::default(), NoCallback, None);
-        Self { state: State::Upgrading(Box::new(handshake)), limit }
+    pub(crate) fn new(limit: usize, context: Arc<HttpContext>) -> Self {
+        Self { state: State::Upgrading { context, head: Vec::new() }, limit }
     }
 
     pub(crate) fn next<'a>(&'a mut self, chunk: &mut &[u8]) -> Result<Option<&'a [u8]>, TransportError> {
-        if let State::Upgrading(handshake) = &mut self.state {
-            let feed = handshake.get_mut().get_mut();
-            feed.input.extend_from_slice(chunk);
+        if let State::Upgrading { context, head } = &mut self.state {
+            let seen = head.len();
+            head.extend_from_slice(chunk);
             *chunk = &[];
+            let outcome = upgrade::read(head, seen, context);
             // The answer to the upgrade has to leave before any answer to what follows it.
-            self.upgrade()?;
+            self.upgrade(outcome)?;
             return Ok(None);
         }
-        let State::Open { frames, behind } = &mut self.state else { return Ok(None) };
+        let State::Open { frames, behind, .. } = &mut self.state else { return Ok(None) };
         if behind.is_used_up() {
             return frames.next(chunk);
         }
@@ -73,25 +76,25 @@ impl WebSocketDecoder {
 
     pub(crate) fn buffered(&self) -> usize {
         match &self.state {
-            State::Upgrading(handshake) => handshake.get_ref().get_ref().input.capacity(),
-            State::Open { frames, behind } => frames.buffered() + behind.input.capacity(),
-            State::Failed(_) => 0,
+            State::Upgrading { head, .. } => head.capacity(),
+            State::Open { frames, behind, .. } => frames.buffered() + behind.input.capacity(),
+            State::Ended(_) => 0,
         }
     }
 
     pub(crate) fn is_mid_packet(&self) -> bool {
         match &self.state {
-            State::Upgrading(_) => true,
+            State::Upgrading { .. } => true,
             State::Open { frames, .. } => frames.is_mid_message(),
-            State::Failed(_) => false,
+            State::Ended(_) => false,
         }
     }
 
     pub(crate) fn take_output(&mut self) -> Vec<u8> {
         match &mut self.state {
-            State::Upgrading(handshake) => std::mem::take(&mut handshake.get_mut().get_mut().output),
-            State::Open { frames, behind } if behind.output.is_empty() => std::mem::take(&mut frames.output),
-            State::Open { behind: feed, .. } | State::Failed(feed) => std::mem::take(&mut feed.output),
+            State::Upgrading { .. } => Vec::new(),
+            State::Open { frames, answer, .. } if answer.is_empty() => std::mem::take(&mut frames.output),
+            State::Open { answer, .. } | State::Ended(answer) => std::mem::take(answer),
         }
     }
 
@@ -106,41 +109,35 @@ impl WebSocketDecoder {
         }
     }
 
-    fn upgrade(&mut self) -> Result<(), TransportError> {
-        let placeholder = State::Failed(Feed::default());
-        let State::Upgrading(handshake) = std::mem::replace(&mut self.state, placeholder) else {
-            return Ok(());
-        };
-        match handshake.handshake() {
-            Ok(mut socket) => {
-                let behind = std::mem::take(socket.get_mut());
-                self.state = State::Open { frames: FrameReader::new(self.limit), behind };
+    fn upgrade(&mut self, outcome: Outcome) -> Result<(), TransportError> {
+        let State::Upgrading { head, .. } = &mut self.state else { return Ok(()) };
+        match outcome {
+            Outcome::Incomplete => Ok(()),
+            Outcome::Upgraded { answer, head_length } => {
+                let behind = Behind { input: std::mem::take(head), at: head_length }.reclaimed();
+                self.state = State::Open { frames: FrameReader::new(self.limit), behind, answer };
                 Ok(())
             }
-            Err(HandshakeError::Interrupted(handshake)) => {
-                self.state = State::Upgrading(Box::new(handshake));
-                Ok(())
+            Outcome::Checked { answer } => {
+                self.state = State::Ended(answer);
+                Err(TransportError::HealthChecked)
             }
-            Err(HandshakeError::Failure(error)) => {
-                let output = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\
-                    Content-Type: text/plain\r\nContent-Length: 53\r\n\r\n\
-                    This is a JMQT server: connect with a WebSocket here\n";
-                self.state = State::Failed(Feed { output: output.to_vec(), ..Feed::default() });
-                Err(TransportError::Violation(format!("the WebSocket upgrade failed: {error}").into()))
+            Outcome::Refused { answer, problem } => {
+                self.state = State::Ended(answer);
+                Err(TransportError::Violation(format!("the WebSocket upgrade failed: {problem}").into()))
             }
         }
     }
 }
 
-/// The stream `tungstenite` sees: what was received and not yet read, and what it wrote.
+/// What was received right behind the upgrade and is not read yet.
 #[derive(Debug, Default)]
-struct Feed {
+struct Behind {
     input: Vec<u8>,
     at: usize,
-    output: Vec<u8>,
 }
 
-impl Feed {
+impl Behind {
     fn is_used_up(&self) -> bool {
         self.at == self.input.len()
     }
@@ -152,35 +149,13 @@ impl Feed {
     /// Frees the input once it is used up: an idle connection keeps nothing.
     fn reclaim(&mut self) {
         if self.is_used_up() {
-            self.input = Vec::new();
-            self.at = 0;
+            *self = Self::default();
         }
     }
-}
 
-impl Read for Feed {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut available = self.unread();
-        // The upgrade must not be given what follows it, so it reads line by line.
-        if let Some(end) = memchr::memchr(b'\n', available) {
-            available = &available[..=end];
-        }
-        let length = available.len().min(buffer.len());
-        buffer[..length].copy_from_slice(&available[..length]);
-        self.at += length;
+    fn reclaimed(mut self) -> Self {
         self.reclaim();
-        if length == 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(length) }
-    }
-}
-
-impl Write for Feed {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.output.extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        self
     }
 }
 
@@ -215,7 +190,7 @@ mod tests {
     }
 
     fn open(limit: usize) -> WebSocketDecoder {
-        let mut decoder = WebSocketDecoder::new(limit);
+        let mut decoder = WebSocketDecoder::new(limit, Arc::default());
         assert_eq!(decoder.next(&mut &UPGRADE[..]), Ok(None));
         assert!(decoder.take_output().starts_with(b"HTTP/1.1 101"));
         decoder
@@ -238,7 +213,7 @@ mod tests {
         let mut stream = UPGRADE.to_vec();
         stream.extend(client_frame(1, b"{\"hb\":{}}"));
         for cut in 0..stream.len() {
-            let mut decoder = WebSocketDecoder::new(100);
+            let mut decoder = WebSocketDecoder::new(100, Arc::default());
             let mut received = texts(&mut decoder, &stream[..cut]);
             received.extend(texts(&mut decoder, &stream[cut..]));
             assert_eq!(received, ["{\"hb\":{}}"], "cut at {cut}");
@@ -256,10 +231,19 @@ mod tests {
     }
 
     #[test]
+    fn the_upgrade_may_come_byte_by_byte_with_a_message_behind_it() {
+        let mut stream = UPGRADE.to_vec();
+        stream.extend(client_frame(1, b"{\"hb\":{}}"));
+        let mut decoder = WebSocketDecoder::new(100, Arc::default());
+        let received: Vec<_> = stream.chunks(1).flat_map(|byte| texts(&mut decoder, byte)).collect();
+        assert_eq!(received, ["{\"hb\":{}}"]);
+    }
+
+    #[test]
     fn an_upgrade_that_is_none_is_told_so() {
-        let mut decoder = WebSocketDecoder::new(100);
+        let mut decoder = WebSocketDecoder::new(100, Arc::default());
         assert!(decoder.next(&mut &b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"[..]).is_err());
-        assert!(decoder.take_output().starts_with(b"HTTP/1.1 400"));
+        assert!(decoder.take_output().starts_with(b"HTTP/1.1 426"));
     }
 
     #[test]

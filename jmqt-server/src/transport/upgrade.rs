@@ -1,0 +1,392 @@
+//! HTTP in front of a WebSocket: the upgrade (RFC 6455 §4), health checks, and a clear answer to
+//! everything else.
+//!
+//! One request is read, answered, and forgotten. Bodies are not read and connections are not reused:
+//! what is not an upgrade ends the connection. Not here: frames (`frames`), sockets.
+
+use std::fmt::Write as _;
+use std::sync::RwLock;
+
+use httparse::{EMPTY_HEADER, Header, Status};
+use tungstenite::handshake::derive_accept_key;
+
+/// The longest request, from its first byte to the empty line.
+const MAX_HEAD_BYTES: usize = 16 << 10;
+/// Header lines of a request.
+const MAX_HEADER_LINES: usize = 100;
+/// The one subprotocol that is answered when a client offers it.
+const SUBPROTOCOL: &str = "jmqt";
+/// Where health checks ask.
+const HEALTH_PATH: &str = "/healthz";
+/// The length of a `Sec-WebSocket-Key`: 16 bytes in base64.
+const KEY_LENGTH: usize = 24;
+
+/// What all connections of a server answer HTTP requests by.
+#[derive(Debug, Default)]
+pub(crate) struct HttpContext {
+    websocket_port: Option<u16>,
+    tls_websocket_port: Option<u16>,
+    /// Why health checks are answered 503; `None` while everything is well.
+    unready: RwLock<Option<&'static str>>,
+}
+
+impl HttpContext {
+    /// With the ports that somebody who asks at the wrong one is sent to.
+    pub(crate) fn new(websocket_port: Option<u16>, tls_websocket_port: Option<u16>) -> Self {
+        Self { websocket_port, tls_websocket_port, unready: RwLock::default() }
+    }
+
+    /// Health checks are answered 503 with this word from now on, or, with `None`, 200 again.
+    pub(crate) fn set_unready(&self, reason: Option<&'static str>) {
+        *self.unready.write().unwrap_or_else(std::sync::PoisonError::into_inner) = reason;
+    }
+
+    fn health(&self) -> (&'static str, &'static str) {
+        match *self.unready.read().unwrap_or_else(std::sync::PoisonError::into_inner) {
+            None => ("200 OK", "ok"),
+            Some(reason) => ("503 Service Unavailable", reason),
+        }
+    }
+
+    /// The answer to an HTTP request that came to a port for packets without HTTP.
+    pub(super) fn wrong_port(&self) -> Vec<u8> {
+        let mut text = "This port is for JMQT over TCP, not for HTTP or WebSocket.".to_owned();
+        // Infallible: it is a `String` that is written to.
+        let _ = match (self.websocket_port, self.tls_websocket_port) {
+            (None, None) => write!(text, " The server has no WebSocket port."),
+            (Some(port), None) => write!(text, " WebSockets connect to port {port} (ws)."),
+            (None, Some(port)) => write!(text, " WebSockets connect to port {port} (wss)."),
+            (Some(plain), Some(tls)) => {
+                write!(text, " WebSockets connect to port {plain} (ws) or {tls} (wss).")
+            }
+        };
+        answer("400 Bad Request", "", &text, true)
+    }
+}
+
+/// What came of a request.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// It has not ended yet.
+    Incomplete,
+    /// The connection is a WebSocket once the answer has been sent. The request was so long.
+    Upgraded { answer: Vec<u8>, head_length: usize },
+    /// It was a health check; the connection ends with the answer.
+    Checked { answer: Vec<u8> },
+    /// It was refused; the connection ends with the answer.
+    Refused { answer: Vec<u8>, problem: String },
+}
+
+/// Whether these first bytes of a connection are the beginning of an HTTP request, and not a packet.
+pub(super) fn looks_like_http(bytes: &[u8]) -> bool {
+    const METHODS: [&[u8]; 7] = [b"GET ", b"HEAD ", b"POST ", b"PUT ", b"OPTIONS ", b"DELETE ", b"CONNECT "];
+    METHODS.iter().any(|method| bytes.starts_with(method))
+}
+
+/// Whether these first bytes of a connection are the beginning of a TLS handshake.
+pub(super) fn looks_like_tls(bytes: &[u8]) -> bool {
+    bytes.starts_with(&[0x16, 0x03])
+}
+
+/// Reads what has come of a request, of which the first `seen` bytes were looked at before.
+pub(super) fn read(head: &[u8], seen: usize, context: &HttpContext) -> Outcome {
+    let Some(length) = head_length(head, seen) else {
+        if head.len() >= MAX_HEAD_BYTES {
+            return too_long();
+        }
+        return match head.first() {
+            None | Some(b'A'..=b'Z' | b'\r' | b'\n') => Outcome::Incomplete,
+            Some(_) if looks_like_tls(head) => refused(
+                "400 Bad Request",
+                "",
+                "This port is for plain WebSockets (ws), and TLS was received.",
+                "a TLS handshake came to the plain WebSocket port",
+            ),
+            Some(_) => not_http("the first byte is not that of an HTTP request"),
+        };
+    };
+    if length > MAX_HEAD_BYTES {
+        return too_long();
+    }
+    let mut lines = [EMPTY_HEADER; MAX_HEADER_LINES];
+    let mut request = httparse::Request::new(&mut lines);
+    match request.parse(&head[..length]) {
+        Ok(Status::Complete(_)) => {}
+        Ok(Status::Partial) => return not_http("the request ends too early"),
+        Err(httparse::Error::TooManyHeaders) => {
+            let problem = format!("the request has more than {MAX_HEADER_LINES} header lines");
+            return refused("431 Request Header Fields Too Large", "", &sentence(&problem), &problem);
+        }
+        Err(error) => return not_http(&format!("not an HTTP request: {error}")),
+    }
+    let request = Request {
+        method: request.method.unwrap_or_default(),
+        path: request.path.unwrap_or_default(),
+        version: request.version.unwrap_or_default(),
+        headers: request.headers,
+    };
+    request.answer(context, length)
+}
+
+/// How long the request is, its empty line included, if that has come.
+fn head_length(head: &[u8], seen: usize) -> Option<usize> {
+    let from = seen.saturating_sub(3);
+    memchr::memchr_iter(b'\n', &head[from..]).map(|at| from + at).find_map(|at| {
+        let before = head[..at].strip_suffix(b"\r").unwrap_or(&head[..at]);
+        before.ends_with(b"\n").then_some(at + 1)
+    })
+}
+
+/// A request whose head is complete.
+struct Request<'a> {
+    method: &'a str,
+    path: &'a str,
+    /// The number behind `HTTP/1.`.
+    version: u8,
+    headers: &'a [Header<'a>],
+}
+
+impl<'a> Request<'a> {
+    /// The values of all lines of this header.
+    fn values(&self, name: &'static str) -> impl Iterator<Item = &'a str> + use<'a> {
+        let of_that_name = self.headers.iter().filter(move |header| header.name.eq_ignore_ascii_case(name));
+        of_that_name.filter_map(|header| std::str::from_utf8(header.value).ok()).map(str::trim)
+    }
+
+    /// The items of a header whose value is a list, which may be spread over several lines (RFC 9110 §5.3).
+    fn items(&self, name: &'static str) -> impl Iterator<Item = &'a str> + use<'a> {
+        self.values(name).flat_map(|value| value.split(',')).map(str::trim)
+    }
+
+    fn answer(&self, context: &HttpContext, head_length: usize) -> Outcome {
+        let wants_upgrade = self.items("Upgrade").any(|item| item.eq_ignore_ascii_case("websocket"));
+        if wants_upgrade {
+            return self.upgrade(head_length);
+        }
+        let path = self.path.split('?').next().unwrap_or_default();
+        let with_body = self.method != "HEAD";
+        match self.method {
+            // HAProxy's `option httpchk` asks with OPTIONS unless it is told otherwise.
+            "OPTIONS" => {
+                let (status, text) = context.health();
+                Outcome::Checked { answer: answer(status, "Allow: GET, HEAD, OPTIONS\r\n", text, true) }
+            }
+            "GET" | "HEAD" if path == HEALTH_PATH => {
+                let (status, text) = context.health();
+                Outcome::Checked { answer: answer(status, "", text, with_body) }
+            }
+            "GET" | "HEAD" => Outcome::Refused {
+                answer: answer(
+                    "426 Upgrade Required",
+                    "Upgrade: websocket\r\n",
+                    "This is a JMQT server. Connect to this port with a WebSocket; GET /healthz is for health checks.",
+                    with_body,
+                ),
+                problem: "an HTTP request that is not a WebSocket upgrade".to_owned(),
+            },
+            _ => refused(
+                "405 Method Not Allowed",
+                "Allow: GET, HEAD, OPTIONS\r\n",
+                "This is a JMQT server. Connect to this port with a WebSocket.",
+                "an HTTP method that is not GET",
+            ),
+        }
+    }
+
+    fn upgrade(&self, head_length: usize) -> Outcome {
+        let refuse = |problem: &str| refused("400 Bad Request", "", &sentence(problem), problem);
+        if self.method != "GET" || self.version < 1 {
+            return refuse("a WebSocket upgrade must be a GET request of HTTP/1.1");
+        }
+        if !self.items("Connection").any(|item| item.eq_ignore_ascii_case("upgrade")) {
+            return refuse(
+                "the WebSocket upgrade has no `Connection: Upgrade` (a proxy in front of the server must pass it on)",
+            );
+        }
+        if !self.values("Sec-WebSocket-Version").eq(["13"]) {
+            let problem = "the header Sec-WebSocket-Version is not 13";
+            let version = "Sec-WebSocket-Version: 13\r\n";
+            return refused("426 Upgrade Required", version, &sentence(problem), problem);
+        }
+        let mut keys = self.values("Sec-WebSocket-Key");
+        let (Some(key), None) = (keys.next().filter(|key| key.len() == KEY_LENGTH), keys.next()) else {
+            return refuse("the WebSocket upgrade needs one header Sec-WebSocket-Key of 16 bytes in base64");
+        };
+        let subprotocol = if self.items("Sec-WebSocket-Protocol").any(|item| item == SUBPROTOCOL) {
+            format!("Sec-WebSocket-Protocol: {SUBPROTOCOL}\r\n")
+        } else {
+            String::new()
+        };
+        let answer = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Accept: {}\r\n{subprotocol}\r\n",
+            derive_accept_key(key.as_bytes())
+        );
+        Outcome::Upgraded { answer: answer.into_bytes(), head_length }
+    }
+}
+
+fn not_http(problem: &str) -> Outcome {
+    refused("400 Bad Request", "", "This is a JMQT server. Connect to this port with a WebSocket.", problem)
+}
+
+fn too_long() -> Outcome {
+    let problem = format!("the request is longer than {MAX_HEAD_BYTES} bytes");
+    refused("431 Request Header Fields Too Large", "", &sentence(&problem), &problem)
+}
+
+fn refused(status: &str, headers: &str, text: &str, problem: &str) -> Outcome {
+    Outcome::Refused { answer: answer(status, headers, text, true), problem: problem.to_owned() }
+}
+
+/// The problem as a sentence of its own.
+fn sentence(problem: &str) -> String {
+    let mut letters = problem.chars();
+    let first = letters.next().map(|letter| letter.to_ascii_uppercase());
+    first.into_iter().chain(letters).chain(['.']).collect()
+}
+
+/// An answer that ends the connection. `headers` are whole lines.
+fn answer(status: &str, headers: &str, text: &str, with_body: bool) -> Vec<u8> {
+    let mut answer = format!(
+        "HTTP/1.1 {status}\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\n\
+         Content-Length: {}\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n{headers}\r\n",
+        text.len() + 1
+    );
+    if with_body {
+        answer.push_str(text);
+        answer.push('\n');
+    }
+    answer.into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+
+    fn ask(request: &str) -> Outcome {
+        read(request.as_bytes(), 0, &HttpContext::default())
+    }
+
+    /// The status and the text of an answer.
+    fn told(outcome: &Outcome) -> (u16, String) {
+        let answer = match outcome {
+            Outcome::Incomplete => panic!("there is no answer"),
+            Outcome::Upgraded { answer, .. }
+            | Outcome::Checked { answer }
+            | Outcome::Refused { answer, .. } => answer,
+        };
+        let answer = std::str::from_utf8(answer).unwrap();
+        let (head, text) = answer.split_once("\r\n\r\n").unwrap();
+        let status = head.strip_prefix("HTTP/1.1 ").unwrap()[..3].parse().unwrap();
+        if status != 101 {
+            let length = format!("Content-Length: {}\r\n", text.len());
+            assert!(head.contains(&length) || text.is_empty(), "{answer}");
+        }
+        (status, text.to_owned())
+    }
+
+    #[test] // RFC 9110 §5.3: a list may be spread over lines of the same name
+    fn connection_and_upgrade_may_be_on_separate_lines() {
+        let upgrade = format!(
+            "GET /chat?x=1 HTTP/1.1\r\nHost: x\r\nConnection: keep-alive\r\nconnection: foo , UPGRADE\r\n\
+             Upgrade: WebSocket\r\n{KEY}\r\n"
+        );
+        let Outcome::Upgraded { answer, head_length } = ask(&upgrade) else { panic!("not upgraded") };
+        assert_eq!(head_length, upgrade.len());
+        let answer = String::from_utf8(answer).unwrap();
+        // The example of RFC 6455 §1.3.
+        assert!(answer.contains("Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n"), "{answer}");
+        assert!(!answer.contains("Sec-WebSocket-Protocol"), "{answer}");
+    }
+
+    #[test] // RFC 6455 §4.2.2: an offered subprotocol is answered, another is not
+    fn the_subprotocol_jmqt_is_answered_when_it_is_offered() {
+        for (offered, is_answered) in [("jmqt", true), ("mqtt, jmqt", true), ("mqtt", false), ("JMQT", false)]
+        {
+            let upgrade = format!(
+                "GET / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n{KEY}Sec-WebSocket-Protocol: {offered}\r\n\r\n"
+            );
+            let Outcome::Upgraded { answer, .. } = ask(&upgrade) else { panic!("not upgraded: {offered}") };
+            let answer = String::from_utf8(answer).unwrap();
+            assert_eq!(answer.contains("Sec-WebSocket-Protocol: jmqt\r\n"), is_answered, "{offered}");
+        }
+    }
+
+    #[test]
+    fn a_hundred_header_lines_are_accepted_and_more_are_refused_by_number() {
+        let upgrade = |extra: usize| {
+            let lines: String = (0..extra).map(|number| format!("X-{number}: y\r\n")).collect();
+            format!("GET / HTTP/1.1\r\n{lines}Connection: Upgrade\r\nUpgrade: websocket\r\n{KEY}\r\n")
+        };
+        assert!(matches!(ask(&upgrade(MAX_HEADER_LINES - 4)), Outcome::Upgraded { .. }));
+        let (status, text) = told(&ask(&upgrade(MAX_HEADER_LINES - 3)));
+        assert_eq!((status, text.as_str()), (431, "The request has more than 100 header lines.\n"));
+    }
+
+    #[test]
+    fn a_request_that_never_ends_is_refused() {
+        let mut request = "GET / HTTP/1.1\r\nX: ".to_owned();
+        request.push_str(&"y".repeat(MAX_HEAD_BYTES - request.len() - 1));
+        assert!(matches!(ask(&request), Outcome::Incomplete));
+        request.push('y');
+        assert_eq!(told(&ask(&request)).0, 431);
+        request.push_str("\r\n\r\n");
+        assert_eq!(told(&ask(&request)).0, 431);
+    }
+
+    #[test]
+    fn health_checks_are_answered() {
+        let context = HttpContext::default();
+        let ask = |request: &str| told(&read(request.as_bytes(), 0, &context));
+        assert_eq!(ask("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"), (200, "ok\n".to_owned()));
+        assert_eq!(ask("GET /healthz?a=b HTTP/1.0\r\n\r\n"), (200, "ok\n".to_owned()));
+        assert_eq!(ask("HEAD /healthz HTTP/1.1\r\n\r\n"), (200, String::new()));
+        assert_eq!(ask("OPTIONS / HTTP/1.0\r\n\r\n").0, 200); // HAProxy's `option httpchk`
+        context.set_unready(Some("stopping"));
+        assert_eq!(ask("GET /healthz HTTP/1.1\r\n\r\n"), (503, "stopping\n".to_owned()));
+        assert_eq!(ask("OPTIONS * HTTP/1.1\r\n\r\n").0, 503);
+    }
+
+    #[test]
+    fn every_other_request_is_told_what_is_wrong() {
+        let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\n";
+        for (request, status, part) in [
+            ("GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), 426, "with a WebSocket"),
+            ("GET /healthz/x HTTP/1.1\r\n\r\n".to_owned(), 426, "/healthz"),
+            ("POST / HTTP/1.1\r\n\r\n".to_owned(), 405, "with a WebSocket"),
+            (format!("POST / HTTP/1.1\r\n{upgrade}{KEY}\r\n"), 400, "GET request"),
+            (format!("GET / HTTP/1.0\r\n{upgrade}{KEY}\r\n"), 400, "HTTP/1.1"),
+            (format!("GET / HTTP/1.1\r\nUpgrade: websocket\r\n{KEY}\r\n"), 400, "`Connection: Upgrade`"),
+            (format!("GET / HTTP/1.1\r\n{upgrade}Sec-WebSocket-Version: 8\r\n\r\n"), 426, "not 13"),
+            (
+                format!("GET / HTTP/1.1\r\n{upgrade}Sec-WebSocket-Version: 13\r\n\r\n"),
+                400,
+                "Sec-WebSocket-Key",
+            ),
+            (format!("GET / HTTP/1.1\r\n{upgrade}{KEY}Sec-WebSocket-Key: x\r\n\r\n"), 400, "one header"),
+            ("GET / HTTP/9\r\n\r\n".to_owned(), 400, "with a WebSocket"),
+            ("{\"conn\":{}}\0".to_owned(), 400, "with a WebSocket"),
+            ("\x16\x03\x01\0".to_owned(), 400, "TLS"),
+        ] {
+            let (found, text) = told(&ask(&request));
+            assert_eq!(found, status, "{request}");
+            assert!(text.contains(part), "{request}: {text}");
+        }
+    }
+
+    #[test]
+    fn the_wrong_port_names_the_right_ones() {
+        for (plain, tls, part) in [
+            (Some(1), Some(2), "port 1 (ws) or 2 (wss)"),
+            (Some(1), None, "port 1 (ws)."),
+            (None, Some(2), "port 2 (wss)."),
+            (None, None, "no WebSocket port"),
+        ] {
+            let answer = String::from_utf8(HttpContext::new(plain, tls).wrong_port()).unwrap();
+            assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains(part), "{answer}");
+        }
+    }
+}
