@@ -6,12 +6,12 @@
 //! Everything that uses `tracing` is logged, the application's own events included; events of
 //! libraries underneath only from WRN on.
 
+mod file;
 mod line;
 mod sink;
 
-use std::fs::OpenOptions;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use tracing::Subscriber;
 use tracing::level_filters::LevelFilter;
@@ -19,6 +19,7 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 
+use file::LogFile;
 use line::LineFormat;
 use sink::{Sink, SinkGuard, Sinks};
 
@@ -56,7 +57,9 @@ impl LogConfig {
 /// From which level on is logged (`LOG_MODE`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LogMode {
-    /// `DBG`: everything, for looking into one client's trouble.
+    /// `TRC`: `DBG`, and the packets of every client, without what they carry: type, channel, ids, size.
+    Trace,
+    /// `DBG`: everything but packets, for looking into one client's trouble.
     Debug,
     /// `INF`: what the program does.
     Info,
@@ -105,7 +108,8 @@ impl LogGuard {
 /// Sets up the log of this process: `program` is the name in every line, such as `JMQTServer`.
 ///
 /// Lines go to stderr, because stdout is the application's, and are appended to LOG_PATH if there
-/// is one (if that is a directory, to `<program>.log` in it). With [`LogMode::Disabled`] nothing is
+/// is one (if that is a directory, to `<program>.log` in it). Only the owner and the group may read a file that is
+/// made. When it is renamed or removed, as logrotate does, another is made within a second of the next line. With [`LogMode::Disabled`] nothing is
 /// set up and no file is opened, and the application may set a subscriber of its own.
 ///
 /// # Errors
@@ -118,7 +122,7 @@ pub fn init(program: &str, log: &LogConfig) -> Result<LogGuard, LogError> {
     let (console, console_guard) = Sink::new(program, io::stderr());
     let (mut sinks, mut guards) = (vec![console], vec![console_guard]);
     if let Some(path) = &log.path {
-        let (file, guard) = Sink::new(program, open(path, program)?);
+        let (file, guard) = Sink::new(program, LogFile::open(path, program)?);
         sinks.push(file);
         guards.push(guard);
     }
@@ -127,14 +131,15 @@ pub fn init(program: &str, log: &LogConfig) -> Result<LogGuard, LogError> {
     Ok(LogGuard { sinks: guards })
 }
 
-fn open(path: &Path, program: &str) -> Result<std::fs::File, LogError> {
-    let path = if path.is_dir() { path.join(format!("{program}.log")) } else { path.to_owned() };
-    let opened = OpenOptions::new().create(true).append(true).open(&path);
-    opened.map_err(|source| LogError::Open { path, source })
+/// Opens the log file of this process again before the next line, if there is one: for SIGHUP, which programs that
+/// rotate logs send. Should that fail, lines go on into the old file.
+pub fn reopen() {
+    file::reopen();
 }
 
 fn level(mode: LogMode) -> Option<LevelFilter> {
     match mode {
+        LogMode::Trace => Some(LevelFilter::TRACE),
         LogMode::Debug => Some(LevelFilter::DEBUG),
         LogMode::Info => Some(LevelFilter::INFO),
         LogMode::Warning => Some(LevelFilter::WARN),
@@ -154,7 +159,13 @@ where
         .with_ansi(false)
         .with_writer(writer);
     tracing_subscriber::registry()
-        .with(Targets::new().with_default(level).with_targets(libraries))
+        // Packets are traced by our own code; of others, not even payloads are safe there.
+        .with(
+            Targets::new()
+                .with_default(level.min(LevelFilter::DEBUG))
+                .with_target("jmqt", level)
+                .with_targets(libraries),
+        )
         .with(lines)
 }
 

@@ -54,7 +54,8 @@ pub(super) fn prefix(program: &str, target: &str, level: Level) -> String {
         Level::ERROR => "ERR",
         Level::WARN => "WRN",
         Level::INFO => "INF",
-        Level::DEBUG | Level::TRACE => "DBG",
+        Level::DEBUG => "DBG",
+        Level::TRACE => "TRC",
     };
     format!("{now} [{program}:{component}] {level} : ")
 }

@@ -139,6 +139,7 @@ fn a_mode_shows_its_level_and_those_above() {
     assert_eq!(shown(LogMode::Warning), 2);
     assert_eq!(shown(LogMode::Info), 3);
     assert_eq!(shown(LogMode::Debug), 4);
+    assert_eq!(shown(LogMode::Trace), 5);
     assert_eq!(level(LogMode::Disabled), None);
 }
 
@@ -243,9 +244,9 @@ fn a_file_is_appended_to_and_a_directory_gets_one() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.log");
     std::fs::write(&path, "before\n").unwrap();
-    open(&path, "P").unwrap().write_all(b"after\n").unwrap();
+    LogFile::open(&path, "P").unwrap().write_all(b"after\n").unwrap();
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "before\nafter\n");
-    open(folder.path(), "P").unwrap();
+    LogFile::open(folder.path(), "P").unwrap();
     assert!(folder.path().join("P.log").is_file());
 }
 
