@@ -4,6 +4,7 @@
 //! Not here: reading and typing single values (`settings`), the names of the keys (`keys`), opening
 //! what the values name. `docs/configuration.md` is the same for operators.
 
+mod check;
 mod error;
 mod keys;
 mod mysql;
@@ -12,7 +13,7 @@ mod redis;
 mod settings;
 
 use std::ffi::OsString;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -38,11 +39,12 @@ const DAY: u64 = 86_400;
 /// A checked configuration: what a server needs to know before it starts.
 ///
 /// [`Config::default`] is the shipped `server.conf`. Fields may be changed afterwards, as tests and
-/// embedding applications do; the checks are made only by [`Config::load`] and its relatives.
+/// embedding applications do: the server's start, and [`Config::check`] before it, refuse what no server can work
+/// with. The ranges below are those of [`Config::load`]; in code, times may be shorter, and sizes smaller, for tests.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Config {
-    /// The address that every listener binds. Default 0.0.0.0.
+    /// The address that every listener binds. Default 127.0.0.1: this machine alone.
     pub bind_address: IpAddr,
     /// The plain socket's port; 0 for any free one, `None` for no such listener. Default 8010.
     pub socket_port: Option<u16>,
@@ -71,6 +73,11 @@ pub struct Config {
     /// How many connections there may be at once, those without a session included. At least 1,
     /// default 100,000.
     pub max_connections: usize,
+    /// How many connections there may be at once from one address, of which an IPv6 address is its /64. Loopback
+    /// addresses have no limit. `None` for no limit, default 100.
+    pub max_connections_per_address: Option<u32>,
+    /// How many new connections one such address may make in a second. `None` for no limit, default 50.
+    pub max_connects_per_address_per_second: Option<u32>,
     /// How many bytes may wait to be sent to one client. At least twice `max_packet_bytes`, default
     /// 8 MiB.
     pub outbound_queue_bytes: usize,
@@ -159,8 +166,8 @@ impl Config {
     /// not mention does not exist.
     ///
     /// # Errors
-    /// [`ConfigError`] says where, which key, what stands there and what was expected. Show it and
-    /// stop.
+    /// [`ConfigError`] says of every mistake where it is, which key, what was found and what was expected. Show it
+    /// and stop, with an exit code after which nobody tries again (see [`exit_code`](crate::exit_code)).
     pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
         Self::load_with(path, std::env::vars_os())
     }
@@ -179,7 +186,8 @@ impl Config {
         };
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
-        Self::read(Some(&SourceText { origin: Origin::File(path.to_owned()), text: &text }), environment)
+        let origin = Origin::File { path: path.to_owned(), line: 0 };
+        Self::read(Some(&SourceText { origin, text: &text }), environment)
     }
 
     /// [`Config::load_with`] with the text of a file instead of its path.
@@ -190,7 +198,7 @@ impl Config {
         text: &str,
         environment: impl IntoIterator<Item = (N, V)>,
     ) -> Result<Self, ConfigError> {
-        Self::read(Some(&SourceText { origin: Origin::Text, text }), environment)
+        Self::read(Some(&SourceText { origin: Origin::Text { line: 0 }, text }), environment)
     }
 
     fn read<N: Into<OsString>, V: Into<OsString>>(
@@ -198,84 +206,90 @@ impl Config {
         environment: impl IntoIterator<Item = (N, V)>,
     ) -> Result<Self, ConfigError> {
         let environment = environment.into_iter().map(|(name, value)| (name.into(), value.into()));
-        Self::check(Settings::read(source, environment)?)
+        Self::from_settings(Settings::read(source, environment)?)
     }
 
-    fn check(settings: Settings) -> Result<Self, ConfigError> {
-        let redis = redis::redis(&settings)?;
-        let max_packet_bytes = settings.size("MAX_PACKET_BYTES", 4 << 20, 1024..=LARGEST_PACKET)?;
+    fn from_settings(settings: Settings) -> Result<Self, ConfigError> {
+        let redis = redis::redis(&settings);
+        let max_packet_bytes = settings.size("MAX_PACKET_BYTES", 4 << 20, 1024..=LARGEST_PACKET);
         let config = Self {
-            bind_address: bind_address(&settings)?,
-            socket_port: settings.port("SOCKET_PORT", 8010)?,
-            websocket_port: settings.port("WEBSOCKET_PORT", 8012)?,
-            ssl: ssl(&settings)?,
-            timeout: settings.seconds("TIMEOUT_SECONDS", 60, 5..=DAY)?,
-            sqlite_path: sqlite_path(&settings)?,
+            bind_address: bind_address(&settings),
+            socket_port: settings.port("SOCKET_PORT", 8010),
+            websocket_port: settings.port("WEBSOCKET_PORT", 8012),
+            ssl: ssl(&settings),
+            timeout: settings.seconds("TIMEOUT_SECONDS", 60, 5..=DAY),
+            sqlite_path: sqlite_path(&settings),
             sqlite_synchronous: settings.choice(
                 "SQLITE_SYNCHRONOUS",
                 Synchronous::Full,
                 &[("FULL", Synchronous::Full), ("NORMAL", Synchronous::Normal)],
-            )?,
-            mysql: mysql::mysql(&settings)?,
+            ),
+            mysql: mysql::mysql(&settings),
             max_packet_bytes,
-            max_preconn_packet_bytes: max_preconn_packet_bytes(&settings, max_packet_bytes)?,
-            max_inflight: u32::try_from(settings.integer("MAX_INFLIGHT", 128, 1..=1024)?)
+            max_preconn_packet_bytes: max_preconn_packet_bytes(&settings, max_packet_bytes),
+            max_inflight: u32::try_from(settings.integer("MAX_INFLIGHT", 128, 1..=1024))
                 .expect("1024 at most"),
-            max_connections: settings.size("MAX_CONNECTIONS", 100_000, 1..=10_000_000)?,
-            outbound_queue_bytes: outbound_queue_bytes(&settings, max_packet_bytes)?,
+            max_connections: settings.size("MAX_CONNECTIONS", 100_000, 1..=10_000_000),
+            max_connections_per_address: per_address(&settings, "MAX_CONNECTIONS_PER_ADDRESS", 100),
+            max_connects_per_address_per_second: per_address(
+                &settings,
+                "MAX_CONNECTS_PER_ADDRESS_PER_SECOND",
+                50,
+            ),
+            outbound_queue_bytes: outbound_queue_bytes(&settings, max_packet_bytes),
             max_subscriptions_per_client: settings.size(
                 "MAX_SUBSCRIPTIONS_PER_CLIENT",
                 10_000,
                 1..=MOST_SUBSCRIPTIONS,
-            )?,
+            ),
             max_persistent_subscriptions_per_client: settings.size(
                 "MAX_PERSISTENT_SUBSCRIPTIONS_PER_CLIENT",
                 1000,
                 0..=MOST_SUBSCRIPTIONS,
-            )?,
-            max_total_outbound_bytes: settings.size("MAX_TOTAL_OUTBOUND_BYTES", 0, 0..=LARGEST_TOTAL)?,
+            ),
+            max_total_outbound_bytes: settings.size("MAX_TOTAL_OUTBOUND_BYTES", 0, 0..=LARGEST_TOTAL),
             max_total_partial_packet_bytes: settings.size(
                 "MAX_TOTAL_PARTIAL_PACKET_BYTES",
                 256 << 20,
                 1 << 20..=LARGEST_TOTAL,
-            )?,
+            ),
             max_total_preconn_bytes: settings.size(
                 "MAX_TOTAL_PRECONN_BYTES",
                 64 << 20,
                 1 << 20..=LARGEST_TOTAL,
-            )?,
-            slow_consumer: settings.seconds("SLOW_CONSUMER_SECONDS", 30, 1..=DAY)?,
-            validator_timeout: settings.seconds("VALIDATOR_TIMEOUT_SECONDS", 10, 1..=3600)?,
-            session_expiry: Some(settings.seconds("SESSION_EXPIRY_SECONDS", 0, 0..=3650 * DAY)?)
+            ),
+            slow_consumer: settings.seconds("SLOW_CONSUMER_SECONDS", 30, 1..=DAY),
+            validator_timeout: settings.seconds("VALIDATOR_TIMEOUT_SECONDS", 10, 1..=3600),
+            session_expiry: Some(settings.seconds("SESSION_EXPIRY_SECONDS", 0, 0..=3650 * DAY))
                 .filter(|expiry| !expiry.is_zero()),
             max_pending_per_client: Some(settings.integer(
                 "MAX_PENDING_PER_CLIENT",
                 100_000,
                 0..=1_000_000_000_000,
-            )?)
+            ))
             .filter(|limit| *limit > 0),
             max_pending_bytes_per_client: Some(settings.integer(
                 "MAX_PENDING_BYTES_PER_CLIENT",
                 64 << 20,
                 0..=1_000_000_000_000,
-            )?)
+            ))
             .filter(|limit| *limit > 0),
             max_pending_p2p_per_client: Some(settings.integer(
                 "MAX_PENDING_P2P_PER_CLIENT",
                 1000,
                 0..=1_000_000_000,
-            )?)
+            ))
             .filter(|limit| *limit > 0),
-            drain: settings.seconds("DRAIN_SECONDS", 5, 0..=3600)?,
+            drain: settings.seconds("DRAIN_SECONDS", 5, 0..=3600),
             spread_drain: redis.is_some(),
             redis,
             trusted_proxies: settings
-                .list("TRUSTED_PROXIES", "addresses and networks, such as \"10.0.0.0/8, 127.0.0.1, ::1\"")?,
-            log: log(&settings)?,
+                .list("TRUSTED_PROXIES", "addresses and networks, such as \"10.0.0.0/8, 127.0.0.1, ::1\""),
+            log: log(&settings),
             unknown_variables: Vec::new(),
         };
-        config.check_listeners(&settings)?;
-        Ok(Self { unknown_variables: settings.into_unknown_variables(), ..config })
+        config.check_listeners(&settings);
+        Ok(Self { unknown_variables: settings.into_unknown_variables()?, ..config })
     }
 
     /// What is kept for one absent client; `None` if nothing is limited.
@@ -286,8 +300,8 @@ impl Config {
         limits.iter().any(Option::is_some).then_some(PendingLimits { messages, bytes, own_messages })
     }
 
-    /// There is at least one, and no two want the same port.
-    fn check_listeners(&self, settings: &Settings) -> Result<(), ConfigError> {
+    /// The ports and the keys that name them, of listeners there are to be.
+    fn listeners(&self) -> impl Iterator<Item = (&'static str, u16)> {
         let ssl = self.ssl.as_ref();
         let listeners = [
             ("SOCKET_PORT", self.socket_port),
@@ -295,15 +309,21 @@ impl Config {
             ("SSL_SOCKET_PORT", ssl.and_then(|ssl| ssl.socket_port)),
             ("SSL_WEBSOCKET_PORT", ssl.and_then(|ssl| ssl.websocket_port)),
         ];
+        listeners.into_iter().filter_map(|(key, port)| Some((key, port?)))
+    }
+
+    /// There is at least one, and no two want the same port.
+    fn check_listeners(&self, settings: &Settings) {
         let mut taken: Vec<(&str, u16)> = Vec::new();
-        for (key, port) in listeners {
-            let Some(port) = port else { continue };
+        for (key, port) in self.listeners() {
             if let Some((other, _)) = taken.iter().find(|(_, other)| *other == port && port != 0) {
-                return Err(settings.contradiction(key, port, format!("so is {other}")));
+                settings.note(settings.contradiction(key, port, format!("so is {other}")));
             }
             taken.push((key, port));
         }
-        if taken.is_empty() { Err(ConfigError::NoListener) } else { Ok(()) }
+        if taken.is_empty() {
+            settings.note(ConfigError::NoListener);
+        }
     }
 }
 
@@ -314,77 +334,89 @@ impl Default for Config {
     }
 }
 
-fn bind_address(settings: &Settings) -> Result<IpAddr, ConfigError> {
-    let text = settings.text("BIND_ADDRESS", "0.0.0.0")?;
-    text.trim().parse().map_err(|_| {
-        settings.bad_value("BIND_ADDRESS", "an IP address, such as \"0.0.0.0\", \"127.0.0.1\" or \"::\"")
+fn bind_address(settings: &Settings) -> IpAddr {
+    const DEFAULT: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    let text = settings.text("BIND_ADDRESS", "127.0.0.1");
+    text.trim().parse().unwrap_or_else(|_| {
+        let expected = "an IP address, such as \"0.0.0.0\", \"127.0.0.1\" or \"::\"";
+        settings.note(settings.bad_value("BIND_ADDRESS", expected));
+        DEFAULT
     })
 }
 
-fn ssl(settings: &Settings) -> Result<Option<SslConfig>, ConfigError> {
-    const BECAUSE: &str = "ENABLE_SSL is true";
+fn ssl(settings: &Settings) -> Option<SslConfig> {
     // All are read in any case: a wrong value is wrong also where it is not needed yet.
-    let cert_path = settings.path("SSL_CERT_PATH", "")?;
-    let key_path = settings.path("SSL_KEY_PATH", "")?;
-    let socket_port = settings.port("SSL_SOCKET_PORT", 8011)?;
-    let websocket_port = settings.port("SSL_WEBSOCKET_PORT", 8013)?;
-    if !settings.switch("ENABLE_SSL", false)? {
-        return Ok(None);
+    let cert_path = settings.path("SSL_CERT_PATH", "");
+    let key_path = settings.path("SSL_KEY_PATH", "");
+    let socket_port = settings.port("SSL_SOCKET_PORT", 8011);
+    let websocket_port = settings.port("SSL_WEBSOCKET_PORT", 8013);
+    if !settings.switch("ENABLE_SSL", false) {
+        return None;
     }
     if socket_port.is_none() && websocket_port.is_none() {
-        return Err(settings.contradiction(
-            "ENABLE_SSL",
-            true,
-            "but there is neither an SSL_SOCKET_PORT nor an SSL_WEBSOCKET_PORT",
-        ));
+        let problem = "but there is neither an SSL_SOCKET_PORT nor an SSL_WEBSOCKET_PORT";
+        settings.note(settings.contradiction("ENABLE_SSL", true, problem));
     }
-    let missing = |key| ConfigError::Missing { key, because: BECAUSE };
-    Ok(Some(SslConfig {
-        cert_path: cert_path.ok_or_else(|| missing("SSL_CERT_PATH"))?,
-        key_path: key_path.ok_or_else(|| missing("SSL_KEY_PATH"))?,
+    for (key, path) in [("SSL_CERT_PATH", &cert_path), ("SSL_KEY_PATH", &key_path)] {
+        if path.is_none() && settings.is_empty(key) {
+            settings.note(ConfigError::Missing { key, because: "ENABLE_SSL is true" });
+        }
+    }
+    Some(SslConfig {
+        cert_path: cert_path.unwrap_or_default(),
+        key_path: key_path.unwrap_or_default(),
         socket_port,
         websocket_port,
-    }))
+    })
 }
 
-fn sqlite_path(settings: &Settings) -> Result<PathBuf, ConfigError> {
-    settings
-        .path("SQLITE_PATH", "jmqt.db")?
-        .ok_or_else(|| settings.bad_value("SQLITE_PATH", "the path of a file"))
+fn sqlite_path(settings: &Settings) -> PathBuf {
+    let path = settings.path("SQLITE_PATH", "jmqt.db");
+    if path.is_none() && settings.is_empty("SQLITE_PATH") {
+        settings.note(settings.bad_value("SQLITE_PATH", "the path of a file"));
+    }
+    path.unwrap_or_default()
+}
+
+/// A limit for one address; 0 is none.
+fn per_address(settings: &Settings, key: &'static str, default: u64) -> Option<u32> {
+    let limit = settings.integer(key, default, 0..=10_000_000);
+    u32::try_from(limit).ok().filter(|limit| *limit > 0)
 }
 
 /// Unless given, as large as it usually is and never larger than other packets.
-fn max_preconn_packet_bytes(settings: &Settings, max_packet_bytes: usize) -> Result<usize, ConfigError> {
+fn max_preconn_packet_bytes(settings: &Settings, max_packet_bytes: usize) -> usize {
     let default = max_packet_bytes.min(16 << 10);
-    let bytes = settings.size("MAX_PRECONN_PACKET_BYTES", default, 1024..=LARGEST_PACKET)?;
+    let bytes = settings.size("MAX_PRECONN_PACKET_BYTES", default, 1024..=LARGEST_PACKET);
     if bytes > max_packet_bytes {
         let problem = format!("it must not exceed MAX_PACKET_BYTES, which is {max_packet_bytes}");
-        return Err(settings.contradiction("MAX_PRECONN_PACKET_BYTES", bytes, problem));
+        settings.note(settings.contradiction("MAX_PRECONN_PACKET_BYTES", bytes, problem));
     }
-    Ok(bytes)
+    bytes
 }
 
 /// Unless given, as large as it usually is and never too small for two packets.
-fn outbound_queue_bytes(settings: &Settings, max_packet_bytes: usize) -> Result<usize, ConfigError> {
+fn outbound_queue_bytes(settings: &Settings, max_packet_bytes: usize) -> usize {
     let least = max_packet_bytes * 2;
-    let bytes = settings.size("OUTBOUND_QUEUE_BYTES", least.max(8 << 20), 1..=LARGEST_QUEUE)?;
+    let bytes = settings.size("OUTBOUND_QUEUE_BYTES", least.max(8 << 20), 1..=LARGEST_QUEUE);
     if bytes < least {
         let problem = format!("it must be at least twice MAX_PACKET_BYTES, which makes {least}");
-        return Err(settings.contradiction("OUTBOUND_QUEUE_BYTES", bytes, problem));
+        settings.note(settings.contradiction("OUTBOUND_QUEUE_BYTES", bytes, problem));
     }
-    Ok(bytes)
+    bytes
 }
 
-fn log(settings: &Settings) -> Result<LogConfig, ConfigError> {
+fn log(settings: &Settings) -> LogConfig {
     let modes = [
+        ("TRC", LogMode::Trace),
         ("DBG", LogMode::Debug),
         ("INF", LogMode::Info),
         ("WRN", LogMode::Warning),
         ("ERR", LogMode::Error),
         ("DISABLED", LogMode::Disabled),
     ];
-    let path = settings.path("LOG_PATH", "")?;
-    Ok(LogConfig::new(settings.choice("LOG_MODE", LogMode::Info, &modes)?, path))
+    let path = settings.path("LOG_PATH", "");
+    LogConfig::new(settings.choice("LOG_MODE", LogMode::Info, &modes), path)
 }
 
 #[cfg(test)]

@@ -30,6 +30,13 @@ counters! {
     connections_accepted,
     /// Connections turned away because MAX_CONNECTIONS were open.
     connections_refused,
+    /// Connections turned away because their address had MAX_CONNECTIONS_PER_ADDRESS, or made
+    /// MAX_CONNECTS_PER_ADDRESS_PER_SECOND.
+    connections_refused_by_address,
+    /// How often a listener could not accept a connection, mostly because too many files were open.
+    accepts_failed,
+    /// TLS handshakes that failed or took too long.
+    tls_handshakes_failed,
     /// Connections from TRUSTED_PROXIES closed because they did not begin with a PROXY protocol header. Those
     /// that ended before their first byte, as simple health checks do, are not counted.
     proxy_headers_refused,

@@ -67,6 +67,7 @@ pub mod config;
 mod counters;
 mod disconnect;
 mod dispatch;
+mod exit;
 mod handle;
 mod hub;
 mod listener;
@@ -84,6 +85,7 @@ pub use async_trait::async_trait;
 pub use config::{Config, ConfigError, LogConfig, LogMode, MySqlConfig, Network, SslConfig};
 pub use counters::CountersSnapshot;
 pub use disconnect::Disconnect;
+pub use exit::exit_code;
 pub use handle::{ConnHandle, HandleError, Publish, ServerHandle};
 /// The log of this process: see [`init`](logging::init).
 pub use jmqt_log as logging;

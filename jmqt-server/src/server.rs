@@ -19,19 +19,20 @@ use tokio_util::task::TaskTracker;
 
 use crate::budget::{self, Budget};
 use crate::bus::{Bus, LocalBus, NodeId, RedisBus, Speaker};
-use crate::config::{Config, RedisOptions};
+use crate::config::{Config, ConfigError, RedisOptions};
 use crate::counters::Counters;
 use crate::handle::ServerHandle;
 use crate::hub::{Cluster, Deliverer, Hub, Janitor, JanitorLimits, StoredQueue};
-use crate::listener::{Listener, log_for};
+use crate::listener::{Certificates, Listener, log_for};
 use crate::session::{IdSpace, OutboxContext};
 use crate::store::{ClusterStore, CommitQueue, Store};
 use crate::transport::HttpContext;
 use crate::validators::{Protocol, Validators};
 
+use builder::Reread;
 use membership::Membership;
 use orphans::Orphans;
-use signals::Signals;
+use signals::{Request, Signals};
 
 pub use builder::{ServerBuilder, StartError};
 pub(crate) use shared::{ConnectionPermit, Shared};
@@ -74,6 +75,8 @@ pub struct Server {
     membership: Option<Membership>,
     store: Arc<dyn Store>,
     signals: Option<Signals>,
+    certificates: Option<Arc<Certificates>>,
+    reread: Option<Reread>,
     /// Over what time sessions are closed one by one; zero: all at once.
     spread: Duration,
 }
@@ -176,6 +179,8 @@ impl Server {
             shared,
             store,
             signals: None,
+            certificates: None,
+            reread: None,
             spread: if config.spread_drain { config.drain } else { Duration::ZERO },
         };
         if let Some(orphans) = orphans {
@@ -211,8 +216,52 @@ impl Server {
         self.shared.handle.clone()
     }
 
-    /// Serves until SIGINT or SIGTERM, then stops in order; a second signal stops at once, and what
-    /// was not finished then is finished by the next start.
+    /// New connections use what the files hold, a few seconds after that has changed.
+    fn watch_certificates(&mut self, certificates: Arc<Certificates>) {
+        self.listeners.spawn(Arc::clone(&certificates).watch(self.stop_listening.clone()));
+        self.certificates = Some(certificates);
+    }
+
+    /// Takes over what of a configuration can change while the server runs: `max_connections`,
+    /// `max_connections_per_address`, `max_connects_per_address_per_second` and `trusted_proxies`, for new connections.
+    /// Everything else waits for the next start. Nobody is disconnected.
+    ///
+    /// # Errors
+    /// The configuration has settings that no server can work with; nothing has changed.
+    pub fn reload(&self, config: &Config) -> Result<(), ConfigError> {
+        config.check_fields()?;
+        self.shared.reconfigure(config);
+        Ok(())
+    }
+
+    /// Reads certificate and key again, for new connections. If they cannot be used, the old ones stay, with an
+    /// error in the log. It happens by itself too, a few seconds after the files have changed.
+    pub async fn reload_certificates(&self) {
+        if let Some(certificates) = self.certificates.clone() {
+            // Files may be on a disk that is slow, or gone.
+            let _ = tokio::task::spawn_blocking(move || certificates.reload()).await;
+        }
+    }
+
+    /// SIGHUP: the log, certificates, and what of the configuration can change.
+    async fn reload_all(&self) {
+        jmqt_log::reopen();
+        tracing::info!(target: "jmqt::server", signal = "SIGHUP", "reloading");
+        self.reload_certificates().await;
+        let Some(reread) = &self.reread else { return };
+        match reread().and_then(|config| self.reload(&config)) {
+            Ok(()) => {
+                tracing::info!(target: "jmqt::server", "reloaded MAX_CONNECTIONS, MAX_CONNECTIONS_PER_ADDRESS, MAX_CONNECTS_PER_ADDRESS_PER_SECOND and TRUSTED_PROXIES; other keys change at the next start");
+            }
+            Err(error) => {
+                tracing::error!(target: "jmqt::server", %error, "the configuration cannot be used: the old one stays");
+            }
+        }
+    }
+
+    /// Serves until SIGINT or SIGTERM, then stops in order; a second one of them stops at once, and what
+    /// was not finished then is finished by the next start. SIGHUP opens the log file again, reads certificate and
+    /// key again, and, with [`ServerBuilder::reload_with`], the configuration.
     ///
     /// # Errors
     /// Signal handlers cannot be installed.
@@ -221,11 +270,16 @@ impl Server {
             Some(signals) => signals,
             None => Signals::new()?,
         };
-        let name = signals.next().await;
+        let name = loop {
+            match signals.next().await {
+                Request::Reload => self.reload_all().await,
+                Request::Stop(name) => break name,
+            }
+        };
         tracing::info!(target: "jmqt::server", signal = name, "stopping");
         tokio::select! {
             () = self.shutdown() => {}
-            name = signals.next() => tracing::warn!(target: "jmqt::server", signal = name, "stopping at once"),
+            name = signals.stop() => tracing::warn!(target: "jmqt::server", signal = name, "stopping at once"),
         }
         Ok(())
     }

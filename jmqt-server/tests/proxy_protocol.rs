@@ -256,7 +256,8 @@ async fn a_connection_that_owes_its_header_takes_up_a_place() {
     .await;
     let mut first = open_with(&server, Protocol::Socket, &V1[..10]).await;
     let mut second = server.open_raw(Protocol::Socket).await;
-    assert!(second.bytes_until_closed().await.is_empty());
+    let refusal = second.bytes_until_closed().await;
+    assert!(refusal.starts_with(br#"{"disconn":{"st":4006,"#), "{}", refusal.escape_ascii());
     assert_eq!(server.counters().connections_refused, 1);
     first.write_all(&V1[10..]).await.unwrap();
     let mut alice = server.agree(Protocol::Socket, first).await;

@@ -8,9 +8,17 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum Origin {
     /// In a file.
-    File(PathBuf),
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// Where in it, from 1; 0 if that is not known.
+        line: usize,
+    },
     /// In text that the application gave.
-    Text,
+    Text {
+        /// Where in it, from 1; 0 if that is not known.
+        line: usize,
+    },
     /// In an environment variable.
     Environment,
     /// Nowhere: it is the default.
@@ -18,11 +26,19 @@ pub enum Origin {
 }
 
 impl Origin {
+    /// The same file or text, at this line.
+    pub(super) fn at_line(&self, line: usize) -> Self {
+        match self {
+            Self::File { path, .. } => Self::File { path: path.clone(), line },
+            Self::Text { .. } => Self::Text { line },
+            Self::Environment | Self::Default => self.clone(),
+        }
+    }
+
     /// `key` as it is called there, and where that is.
     fn locate(&self, key: &str) -> String {
         match self {
-            Self::File(path) => format!("{}: {key}", path.display()),
-            Self::Text => format!("configuration text: {key}"),
+            Self::File { .. } | Self::Text { .. } => format!("{self}: {key}"),
             Self::Environment => format!("environment variable JMQT_{key}"),
             Self::Default => format!("{key}, by default,"),
         }
@@ -32,8 +48,8 @@ impl Origin {
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::File(path) => path.display().fmt(f),
-            Self::Text => f.write_str("configuration text"),
+            Self::File { path, line } => write!(f, "{}{}", path.display(), at(*line)),
+            Self::Text { line } => write!(f, "configuration text{}", at(*line)),
             Self::Environment => f.write_str("environment"),
             Self::Default => f.write_str("defaults"),
         }
@@ -54,12 +70,10 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// The file is not made of `KEY = value` lines.
-    #[error("{origin}, line {line}{}: {problem}", in_key(key.as_ref()))]
+    #[error("{origin}{}: {problem}", in_key(key.as_ref()))]
     Syntax {
-        /// Which file.
+        /// Which file, and where in it.
         origin: Origin,
-        /// Where in it, from 1; 0 if that is not known.
-        line: usize,
         /// The key on that line, if there is one.
         key: Option<String>,
         /// What is wrong there.
@@ -113,6 +127,67 @@ pub enum ConfigError {
          or ENABLE_SSL = true with SSL_SOCKET_PORT or SSL_WEBSOCKET_PORT"
     )]
     NoListener,
+    /// A setting that was made in code is one that no server can work with.
+    #[error("{key} (`Config::{field}`) is {found}; expected {expected}", key = field.to_uppercase())]
+    BadField {
+        /// Which field of [`Config`](super::Config).
+        field: &'static str,
+        /// The value.
+        found: String,
+        /// What would be right.
+        expected: String,
+    },
+    /// What a setting names cannot be used: [`Config::check`](super::Config::check) has tried.
+    #[error("{key}: {problem}")]
+    Unusable {
+        /// Which key.
+        key: &'static str,
+        /// Why not, and what to do.
+        problem: String,
+    },
+    /// More than one mistake, one line each.
+    #[error("the configuration has {} mistakes:{}", problems.len(), list(problems))]
+    Several {
+        /// The mistakes, at least two.
+        problems: Vec<ConfigError>,
+    },
+}
+
+impl ConfigError {
+    /// One error for at least one mistake, in the order of the file.
+    pub(super) fn all(mut problems: Vec<Self>) -> Self {
+        problems.sort_by_key(|problem| problem.line().unwrap_or(usize::MAX));
+        match problems.pop() {
+            Some(only) if problems.is_empty() => only,
+            last => {
+                problems.extend(last);
+                Self::Several { problems }
+            }
+        }
+    }
+}
+
+impl ConfigError {
+    fn line(&self) -> Option<usize> {
+        match self {
+            Self::Syntax { origin, .. }
+            | Self::UnknownKey { origin, .. }
+            | Self::BadValue { origin, .. }
+            | Self::Contradiction { origin, .. } => match origin {
+                Origin::File { line, .. } | Origin::Text { line } => Some(*line),
+                Origin::Environment | Origin::Default => None,
+            },
+            _ => None,
+        }
+    }
+}
+
+fn list(problems: &[ConfigError]) -> String {
+    problems.iter().map(|problem| format!("\n  {problem}")).collect()
+}
+
+fn at(line: usize) -> String {
+    if line == 0 { String::new() } else { format!(", line {line}") }
 }
 
 fn in_key(key: Option<&String>) -> String {

@@ -1,7 +1,7 @@
 //! The names of all keys, and which of them hold secrets.
 
 /// Every key there is, in the order of `server.conf` and `docs/configuration.md`.
-pub(super) const KEYS: [&str; 52] = [
+pub(super) const KEYS: [&str; 54] = [
     "BIND_ADDRESS",
     "SOCKET_PORT",
     "WEBSOCKET_PORT",
@@ -13,6 +13,8 @@ pub(super) const KEYS: [&str; 52] = [
     "TRUSTED_PROXIES",
     "TIMEOUT_SECONDS",
     "MAX_CONNECTIONS",
+    "MAX_CONNECTIONS_PER_ADDRESS",
+    "MAX_CONNECTS_PER_ADDRESS_PER_SECOND",
     "MAX_PACKET_BYTES",
     "MAX_PRECONN_PACKET_BYTES",
     "MAX_INFLIGHT",

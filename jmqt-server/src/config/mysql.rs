@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use super::error::ConfigError;
 use super::settings::Settings;
 use crate::store::MySqlTls;
 
@@ -67,7 +66,7 @@ enum SslMode {
 }
 
 /// All keys are read in any case: a wrong value is wrong also where it is not needed yet.
-pub(super) fn mysql(settings: &Settings) -> Result<Option<MySqlConfig>, ConfigError> {
+pub(super) fn mysql(settings: &Settings) -> Option<MySqlConfig> {
     let modes = [
         ("DISABLED", SslMode::Disabled),
         ("PREFERRED", SslMode::Preferred),
@@ -75,8 +74,8 @@ pub(super) fn mysql(settings: &Settings) -> Result<Option<MySqlConfig>, ConfigEr
         ("VERIFY_CA", SslMode::VerifyCa),
         ("VERIFY_IDENTITY", SslMode::VerifyIdentity),
     ];
-    let mode = settings.choice("MYSQL_SSL_MODE", SslMode::Preferred, &modes)?;
-    let ca = settings.path("MYSQL_SSL_CA_PATH", "")?;
+    let mode = settings.choice("MYSQL_SSL_MODE", SslMode::Preferred, &modes);
+    let ca = settings.path("MYSQL_SSL_CA_PATH", "");
     let tls = match mode {
         SslMode::Disabled => MySqlTls::Disabled,
         SslMode::Preferred => MySqlTls::Preferred,
@@ -84,22 +83,22 @@ pub(super) fn mysql(settings: &Settings) -> Result<Option<MySqlConfig>, ConfigEr
         SslMode::VerifyCa => MySqlTls::VerifyCa { ca },
         SslMode::VerifyIdentity => MySqlTls::VerifyIdentity { ca },
     };
-    let port = settings.integer("MYSQL_PORT", DEFAULT_PORT.into(), 1..=65_535)?;
-    let pool_size = settings.integer("MYSQL_POOL_SIZE", 8, 3..=1000)?;
+    let port = settings.integer("MYSQL_PORT", DEFAULT_PORT.into(), 1..=65_535);
+    let pool_size = settings.integer("MYSQL_POOL_SIZE", 8, 3..=1000);
     let config = MySqlConfig {
-        host: name(settings, "MYSQL_HOST", "127.0.0.1")?,
+        host: name(settings, "MYSQL_HOST", "127.0.0.1"),
         port: u16::try_from(port).unwrap_or(DEFAULT_PORT),
-        database: name(settings, "MYSQL_DB", "jmqt")?,
-        user: name(settings, "MYSQL_USER", "jmqt")?,
-        password: settings.text("MYSQL_PSWD", "")?.to_owned(),
+        database: name(settings, "MYSQL_DB", "jmqt"),
+        user: name(settings, "MYSQL_USER", "jmqt"),
+        password: settings.text("MYSQL_PSWD", "").to_owned(),
         tls,
         pool_size: u32::try_from(pool_size).unwrap_or(u32::MAX),
     };
-    Ok(settings.switch("ENABLE_MYSQL", false)?.then_some(config))
+    settings.switch("ENABLE_MYSQL", false).then_some(config)
 }
 
 /// A text that names something, so that an empty one is none.
-fn name(settings: &Settings, key: &'static str, default: &str) -> Result<String, ConfigError> {
-    let text = settings.text(key, default)?.trim();
-    Ok(if text.is_empty() { default } else { text }.to_owned())
+fn name(settings: &Settings, key: &'static str, default: &str) -> String {
+    let text = settings.text(key, default).trim();
+    if text.is_empty() { default } else { text }.to_owned()
 }

@@ -14,40 +14,40 @@ enum Mode {
 }
 
 /// All keys are read in any case: a wrong value is wrong also where it is not needed yet.
-pub(super) fn redis(settings: &Settings) -> Result<Option<RedisOptions>, ConfigError> {
-    let host = settings.text("REDIS_HOST", "127.0.0.1")?.trim();
-    let port = settings.integer("REDIS_PORT", DEFAULT_PORT.into(), 1..=65_535)?;
-    let db_index = settings.integer("REDIS_DB_INDEX", 0, 0..=65_535)?;
+pub(super) fn redis(settings: &Settings) -> Option<RedisOptions> {
+    let host = settings.text("REDIS_HOST", "127.0.0.1").trim();
+    let port = settings.integer("REDIS_PORT", DEFAULT_PORT.into(), 1..=65_535);
+    let db_index = settings.integer("REDIS_DB_INDEX", 0, 0..=65_535);
     let modes = [("STANDALONE", Mode::Standalone), ("SENTINEL", Mode::Sentinel), ("CLUSTER", Mode::Cluster)];
-    let mode = settings.choice("REDIS_MODE", Mode::Standalone, &modes)?;
-    let nodes = nodes(settings)?;
-    let master = settings.text("REDIS_MASTER", "mymaster")?.trim();
-    let text = |key| settings.text(key, "").map(|text| Some(text.to_owned()).filter(|text| !text.is_empty()));
-    let (user, password) = (text("REDIS_USER")?, text("REDIS_PASSWORD")?);
-    let tls = settings.switch("REDIS_ENABLE_SSL", false)?;
-    let ca_path = settings.path("REDIS_SSL_CA_PATH", "")?;
-    let prefix = settings.text("REDIS_PREFIX", "jmqt:")?;
+    let mode = settings.choice("REDIS_MODE", Mode::Standalone, &modes);
+    let nodes = nodes(settings);
+    let master = settings.text("REDIS_MASTER", "mymaster").trim();
+    let text = |key| Some(settings.text(key, "").to_owned()).filter(|text| !text.is_empty());
+    let (user, password) = (text("REDIS_USER"), text("REDIS_PASSWORD"));
+    let tls = settings.switch("REDIS_ENABLE_SSL", false);
+    let ca_path = settings.path("REDIS_SSL_CA_PATH", "");
+    let prefix = settings.text("REDIS_PREFIX", "jmqt:");
     if prefix.len() > 64 || prefix.contains(char::is_whitespace) {
-        return Err(settings.bad_value("REDIS_PREFIX", "at most 64 bytes without white space"));
+        settings.note(settings.bad_value("REDIS_PREFIX", "at most 64 bytes without white space"));
     }
-    if !settings.switch("ENABLE_REDIS", false)? {
-        return Ok(None);
+    if !settings.switch("ENABLE_REDIS", false) {
+        return None;
     }
-    if !settings.switch("ENABLE_MYSQL", false)? {
+    if !settings.switch("ENABLE_MYSQL", false) {
         let problem = "ENABLE_MYSQL must be so too: the nodes of a cluster share a database";
-        return Err(settings.contradiction("ENABLE_REDIS", true, problem));
+        settings.note(settings.contradiction("ENABLE_REDIS", true, problem));
+    }
+    if nodes.as_ref().is_some_and(Vec::is_empty) && !matches!(mode, Mode::Standalone) {
+        let because = "REDIS_MODE is SENTINEL or CLUSTER";
+        settings.note(ConfigError::Missing { key: "REDIS_NODES", because });
     }
     let nodes = match mode {
         Mode::Standalone => Vec::new(),
-        _ if nodes.is_empty() => {
-            let because = "REDIS_MODE is SENTINEL or CLUSTER";
-            return Err(ConfigError::Missing { key: "REDIS_NODES", because });
-        }
-        _ => nodes,
+        Mode::Sentinel | Mode::Cluster => nodes.unwrap_or_default(),
     };
     if db_index != 0 && matches!(mode, Mode::Cluster) {
         let problem = "a Redis Cluster has database 0 only";
-        return Err(settings.contradiction("REDIS_DB_INDEX", db_index, problem));
+        settings.note(settings.contradiction("REDIS_DB_INDEX", db_index, problem));
     }
     let mode = match mode {
         Mode::Standalone => {
@@ -57,13 +57,13 @@ pub(super) fn redis(settings: &Settings) -> Result<Option<RedisOptions>, ConfigE
         Mode::Cluster => RedisMode::Cluster { nodes },
     };
     let db_index = i64::try_from(db_index).unwrap_or_default();
-    Ok(Some(RedisOptions { mode, db_index, user, password, tls, ca_path, prefix: prefix.to_owned() }))
+    Some(RedisOptions { mode, db_index, user, password, tls, ca_path, prefix: prefix.to_owned() })
 }
 
-/// `host:port` with commas between; an IPv6 address stands in brackets.
-fn nodes(settings: &Settings) -> Result<Vec<(String, u16)>, ConfigError> {
+/// `host:port` with commas between; an IPv6 address stands in brackets. `None`: that is not what was given.
+fn nodes(settings: &Settings) -> Option<Vec<(String, u16)>> {
     const EXPECTED: &str = "host:port, with commas between several";
-    let text = settings.text("REDIS_NODES", "")?;
+    let text = settings.text("REDIS_NODES", "");
     let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
     let node = |item: &str| {
         let (host, port) = item.rsplit_once(':')?;
@@ -71,5 +71,9 @@ fn nodes(settings: &Settings) -> Result<Vec<(String, u16)>, ConfigError> {
         let port = port.parse().ok().filter(|port| *port > 0)?;
         (!host.is_empty()).then(|| (host.to_owned(), port))
     };
-    items.map(|item| node(item).ok_or_else(|| settings.bad_value("REDIS_NODES", EXPECTED))).collect()
+    let nodes: Option<Vec<_>> = items.map(node).collect();
+    if nodes.is_none() {
+        settings.note(settings.bad_value("REDIS_NODES", EXPECTED));
+    }
+    nodes
 }

@@ -4,6 +4,8 @@
 //! Not here: which keys there are (`keys`), what their ranges are and what they mean together
 //! (`config`).
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -25,11 +27,17 @@ pub(super) struct SourceText<'a> {
 }
 
 /// Known keys with unchecked values.
+///
+/// A value that is wrong is noted when it is asked for, and something that contradicts nothing takes its place: all
+/// mistakes of a file are reported at once.
 pub(super) struct Settings {
     values: Map<String, Value>,
     /// Where values are from that are not from the environment. `None`: there is no file.
     file: Option<Origin>,
+    /// On which line of the file a key is, from 1.
+    lines: HashMap<String, usize>,
     unknown_variables: Vec<String>,
+    problems: RefCell<Vec<ConfigError>>,
 }
 
 impl Settings {
@@ -43,20 +51,27 @@ impl Settings {
         // file; overrides keep them as they are.
         let mut builder = config::Config::builder();
         let mut unknown_variables = Vec::new();
+        let mut problems = Vec::new();
         for (name, value) in environment {
             let Some(name) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)) else {
                 continue;
             };
             let Some(key) = KEYS.into_iter().find(|key| *key == name) else {
-                unknown_variables.push(unknown_variable(name)?);
+                match unknown_variable(name) {
+                    Ok(variable) => unknown_variables.push(variable),
+                    Err(problem) => problems.push(problem),
+                }
                 continue;
             };
-            let value = value.into_string().map_err(|_| ConfigError::BadValue {
-                origin: Origin::Environment,
-                key,
-                found: "not UTF-8".to_owned(),
-                expected: "text".to_owned(),
-            })?;
+            let Ok(value) = value.into_string() else {
+                problems.push(ConfigError::BadValue {
+                    origin: Origin::Environment,
+                    key,
+                    found: "not UTF-8".to_owned(),
+                    expected: "text".to_owned(),
+                });
+                continue;
+            };
             let origin = format!("{PREFIX}{key}");
             builder = builder
                 .set_override(key, Value::new(Some(&origin), value))
@@ -65,28 +80,50 @@ impl Settings {
         if let Some(SourceText { text, .. }) = source {
             builder = builder.add_source(config::File::from_str(text, FileFormat::Toml));
         }
-        let values = builder.build().and_then(|config| config.collect()).map_err(|error| {
-            let (origin, text) =
-                source.map_or((Origin::Default, ""), |source| (source.origin.clone(), source.text));
-            syntax_error(origin, text, &error)
-        })?;
+        let values = match builder.build().and_then(|config| config.collect()) {
+            Ok(values) => values,
+            Err(error) => {
+                let (origin, text) =
+                    source.map_or((Origin::Default, ""), |source| (source.origin.clone(), source.text));
+                problems.push(syntax_error(&origin, text, &error));
+                return Err(ConfigError::all(problems));
+            }
+        };
         unknown_variables.sort();
-        let settings = Self { values, file: source.map(|source| source.origin.clone()), unknown_variables };
-        settings.refuse_unknown_keys()?;
+        let settings = Self {
+            values,
+            file: source.map(|source| source.origin.clone()),
+            lines: source.map(|source| lines_of_keys(source.text)).unwrap_or_default(),
+            unknown_variables,
+            problems: RefCell::new(problems),
+        };
+        settings.note_unknown_keys();
         Ok(settings)
     }
 
-    fn refuse_unknown_keys(&self) -> Result<(), ConfigError> {
+    fn note_unknown_keys(&self) {
         let mut unknown: Vec<_> = self.values.keys().filter(|key| !KEYS.contains(&key.as_str())).collect();
-        unknown.sort();
-        match unknown.first() {
-            None => Ok(()),
-            Some(key) => Err(ConfigError::UnknownKey {
+        unknown.sort_by_key(|key| (self.lines.get(key.as_str()), key.as_str()));
+        for key in unknown {
+            self.note(ConfigError::UnknownKey {
                 origin: self.origin(key),
                 key: key.escape_debug().to_string(),
                 suggestion: nearest(key),
-            }),
+            });
         }
+    }
+
+    /// Notes a mistake; whoever asked goes on, to find the others.
+    pub(super) fn note(&self, problem: ConfigError) {
+        self.problems.borrow_mut().push(problem);
+    }
+
+    /// `value`, or, if that is a mistake, a note of it and `instead`.
+    fn noted<T>(&self, value: Result<T, ConfigError>, instead: T) -> T {
+        value.unwrap_or_else(|problem| {
+            self.note(problem);
+            instead
+        })
     }
 
     /// Whether there is a file, so that a port it leaves out is left out on purpose.
@@ -94,14 +131,19 @@ impl Settings {
         self.file.is_some()
     }
 
-    /// Whether the key has been given.
-    pub(super) fn is_given(&self, key: &str) -> bool {
-        self.values.contains_key(key)
+    /// Whether the key has no value, or an empty text.
+    pub(super) fn is_empty(&self, key: &str) -> bool {
+        match self.values.get(key).map(|value| &value.kind) {
+            None => true,
+            Some(ValueKind::String(text)) => text.is_empty(),
+            Some(_) => false,
+        }
     }
 
-    /// `JMQT_` variables that are no keys of ours, sorted.
-    pub(super) fn into_unknown_variables(self) -> Vec<String> {
-        self.unknown_variables
+    /// `JMQT_` variables that are no keys of ours, sorted, if there was no mistake.
+    pub(super) fn into_unknown_variables(self) -> Result<Vec<String>, ConfigError> {
+        let problems = self.problems.into_inner();
+        if problems.is_empty() { Ok(self.unknown_variables) } else { Err(ConfigError::all(problems)) }
     }
 
     /// Where the key's value is from.
@@ -109,132 +151,131 @@ impl Settings {
         match self.values.get(key) {
             None => Origin::Default,
             Some(value) if value.origin().is_some() => Origin::Environment,
-            Some(_) => self.file.clone().unwrap_or(Origin::Default),
+            Some(_) => {
+                let line = self.lines.get(key).copied().unwrap_or_default();
+                self.file.as_ref().map_or(Origin::Default, |file| file.at_line(line))
+            }
         }
     }
 
     /// An integer, quoted or not.
-    pub(super) fn integer(
-        &self,
-        key: &'static str,
-        default: u64,
-        range: RangeInclusive<u64>,
-    ) -> Result<u64, ConfigError> {
+    pub(super) fn integer(&self, key: &'static str, default: u64, range: RangeInclusive<u64>) -> u64 {
         let Some(value) = self.values.get(key) else {
-            return Ok(default);
+            return default;
         };
         let number = match &value.kind {
             ValueKind::I64(number) => u64::try_from(*number).ok(),
             ValueKind::String(text) => text.trim().parse().ok(),
             _ => None,
         };
-        number.filter(|number| range.contains(number)).ok_or_else(|| {
+        number.filter(|number| range.contains(number)).unwrap_or_else(|| {
             let (least, most) = range.into_inner();
-            self.bad_value(key, format!("an integer from {least} to {most}"))
+            self.note(self.bad_value(key, format!("an integer from {least} to {most}")));
+            default
         })
     }
 
     /// An integer that fits a `usize`, as all ranges that are asked for do.
-    pub(super) fn size(
-        &self,
-        key: &'static str,
-        default: usize,
-        range: RangeInclusive<usize>,
-    ) -> Result<usize, ConfigError> {
+    pub(super) fn size(&self, key: &'static str, default: usize, range: RangeInclusive<usize>) -> usize {
         let (least, most) = range.into_inner();
-        let number = self.integer(key, default as u64, least as u64..=most as u64)?;
-        Ok(usize::try_from(number).unwrap_or(usize::MAX))
+        let number = self.integer(key, default as u64, least as u64..=most as u64);
+        usize::try_from(number).unwrap_or(usize::MAX)
     }
 
     /// An integer, taken as seconds.
-    pub(super) fn seconds(
-        &self,
-        key: &'static str,
-        default: u64,
-        range: RangeInclusive<u64>,
-    ) -> Result<Duration, ConfigError> {
-        self.integer(key, default, range).map(Duration::from_secs)
+    pub(super) fn seconds(&self, key: &'static str, default: u64, range: RangeInclusive<u64>) -> Duration {
+        Duration::from_secs(self.integer(key, default, range))
     }
 
     /// A port; 0 for any free one. `None` if it was left out: with a file, by saying nothing of it,
     /// and in any case by an empty value.
-    pub(super) fn port(&self, key: &'static str, default: u16) -> Result<Option<u16>, ConfigError> {
+    pub(super) fn port(&self, key: &'static str, default: u16) -> Option<u16> {
         let given = match self.values.get(key).map(|value| &value.kind) {
-            None => return Ok((!self.has_file()).then_some(default)),
-            Some(ValueKind::String(text)) if text.is_empty() => return Ok(None),
+            None => return (!self.has_file()).then_some(default),
+            Some(ValueKind::String(text)) if text.is_empty() => return None,
             Some(ValueKind::I64(number)) => u16::try_from(*number).ok(),
             Some(ValueKind::String(text)) => text.trim().parse().ok(),
             Some(_) => None,
         };
-        match given {
-            Some(port) => Ok(Some(port)),
-            None => Err(self.bad_value(
-                key,
-                "a port from 0 to 65535 (0: any free one; empty or left out: no such listener)",
-            )),
+        if given.is_none() {
+            const EXPECTED: &str =
+                "a port from 0 to 65535 (0: any free one; empty or left out: no such listener)";
+            self.note(self.bad_value(key, EXPECTED));
         }
+        // In place of a mistake, one that nobody else can want.
+        given.or(Some(0))
     }
 
     /// A switch.
-    pub(super) fn switch(&self, key: &'static str, default: bool) -> Result<bool, ConfigError> {
+    pub(super) fn switch(&self, key: &'static str, default: bool) -> bool {
         let Some(value) = self.values.get(key) else {
-            return Ok(default);
+            return default;
         };
         let word = match &value.kind {
-            ValueKind::Boolean(on) => return Ok(*on),
+            ValueKind::Boolean(on) => return *on,
             ValueKind::I64(number) => number.to_string(),
             ValueKind::String(text) => text.trim().to_ascii_lowercase(),
             _ => String::new(),
         };
         match word.as_str() {
-            "1" | "true" | "yes" | "on" => Ok(true),
-            "0" | "false" | "no" | "off" => Ok(false),
-            _ => Err(self.bad_value(key, "true or false")),
+            "1" | "true" | "yes" | "on" => true,
+            "0" | "false" | "no" | "off" => false,
+            _ => {
+                self.note(self.bad_value(key, "true or false"));
+                default
+            }
         }
     }
 
     /// Text, as it stands.
-    pub(super) fn text<'s>(&'s self, key: &'static str, default: &'s str) -> Result<&'s str, ConfigError> {
+    pub(super) fn text<'s>(&'s self, key: &'static str, default: &'s str) -> &'s str {
         match self.values.get(key).map(|value| &value.kind) {
-            None => Ok(default),
-            Some(ValueKind::String(text)) => Ok(text),
-            Some(_) => Err(self.bad_value(key, "text in quotes")),
+            None => default,
+            Some(ValueKind::String(text)) => text,
+            Some(_) => {
+                self.note(self.bad_value(key, "text in quotes"));
+                default
+            }
         }
     }
 
     /// A file's path, or `None` if the text is empty.
-    pub(super) fn path(&self, key: &'static str, default: &str) -> Result<Option<PathBuf>, ConfigError> {
-        let text = self.text(key, default)?;
+    pub(super) fn path(&self, key: &'static str, default: &str) -> Option<PathBuf> {
+        let text = self.text(key, default);
         if text.contains('\0') {
-            return Err(self.bad_value(key, "the path of a file"));
+            self.note(self.bad_value(key, "the path of a file"));
+            return None;
         }
-        Ok((!text.is_empty()).then(|| Path::new(text).to_owned()))
+        if text == "~" || text.starts_with("~/") {
+            const EXPECTED: &str = "a path without `~`, which only shells replace: write the whole path";
+            self.note(self.bad_value(key, EXPECTED));
+            return None;
+        }
+        (!text.is_empty()).then(|| Path::new(text).to_owned())
     }
 
     /// One of a few words, however they are spelt; `expected` lists them.
-    pub(super) fn choice<T: Copy>(
-        &self,
-        key: &'static str,
-        default: T,
-        choices: &[(&'static str, T)],
-    ) -> Result<T, ConfigError> {
-        if !self.is_given(key) {
-            return Ok(default);
-        }
-        let word = self.text(key, "").unwrap_or_default().trim();
-        choices
-            .iter()
-            .find(|(name, _)| name.eq_ignore_ascii_case(word))
-            .map(|(_, choice)| *choice)
-            .ok_or_else(|| {
-                let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
-                self.bad_value(key, format!("one of {}", names.join(", ")))
-            })
+    pub(super) fn choice<T: Copy>(&self, key: &'static str, default: T, choices: &[(&'static str, T)]) -> T {
+        let word = match self.values.get(key).map(|value| &value.kind) {
+            None => return default,
+            Some(ValueKind::String(text)) => text.trim(),
+            Some(_) => "",
+        };
+        let choice = choices.iter().find(|(name, _)| name.eq_ignore_ascii_case(word));
+        choice.map(|(_, choice)| *choice).unwrap_or_else(|| {
+            let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
+            self.note(self.bad_value(key, format!("one of {}", names.join(", "))));
+            default
+        })
     }
 
     /// A list of texts, or one text with commas between its items; empty if it is left out. `expected`
     /// says what the items are.
-    pub(super) fn list<T: FromStr>(&self, key: &'static str, expected: &str) -> Result<Vec<T>, ConfigError> {
+    pub(super) fn list<T: FromStr>(&self, key: &'static str, expected: &str) -> Vec<T> {
+        self.noted(self.parsed_list(key, expected), Vec::new())
+    }
+
+    fn parsed_list<T: FromStr>(&self, key: &'static str, expected: &str) -> Result<Vec<T>, ConfigError> {
         let items: Option<Vec<&str>> = match self.values.get(key).map(|value| &value.kind) {
             None => return Ok(Vec::new()),
             Some(ValueKind::String(text)) if text.trim().is_empty() => return Ok(Vec::new()),
@@ -320,13 +361,13 @@ fn unknown_variable(name: &str) -> Result<String, ConfigError> {
 }
 
 /// The parser's complaint without the line it quotes, which may hold a password.
-fn syntax_error(origin: Origin, text: &str, error: &config::ConfigError) -> ConfigError {
+fn syntax_error(origin: &Origin, text: &str, error: &config::ConfigError) -> ConfigError {
     let complaint = match error {
         config::ConfigError::FileParse { cause, .. } => cause.to_string(),
         other => other.to_string(),
     };
     let Some(place) = complaint.strip_prefix("TOML parse error at line ") else {
-        return ConfigError::Syntax { origin, line: 0, key: None, problem: complaint };
+        return ConfigError::Syntax { origin: origin.clone(), key: None, problem: complaint };
     };
     let line: usize = place.split(',').next().and_then(|line| line.parse().ok()).unwrap_or(0);
     // "3 | the line itself" and "  |   ^^^" are the quotation.
@@ -339,7 +380,21 @@ fn syntax_error(origin: Origin, text: &str, error: &config::ConfigError) -> Conf
         // What `LOG_MODE = INF` gets from the parser is a remark on floating-point numbers.
         problem.push_str(" (text stands in quotes; numbers, true and false do not)");
     }
-    ConfigError::Syntax { origin, line, key, problem }
+    ConfigError::Syntax { origin: origin.at_line(line), key, problem }
+}
+
+/// On which line each key is given its value, from 1; the first, if it looks as if there were several.
+fn lines_of_keys(text: &str) -> HashMap<String, usize> {
+    let mut lines = HashMap::new();
+    for (index, line) in text.lines().enumerate() {
+        let line = line.trim_start_matches(['\u{feff}', ' ', '\t', '[', '"', '\'']);
+        let end = line.find(|letter: char| !(letter.is_ascii_alphanumeric() || "_-".contains(letter)));
+        let key = &line[..end.unwrap_or(line.len())];
+        if !key.is_empty() {
+            lines.entry(key.to_owned()).or_insert(index + 1);
+        }
+    }
+    lines
 }
 
 /// The key that is given a value on this line, counted from 1.

@@ -16,9 +16,104 @@ fn from_variables<const N: usize>(variables: [(&str, &str); N]) -> Result<Config
     Config::load_with(None, variables)
 }
 
+/// There is one mistake, and this is what is said of it, wherever in the text it is.
 #[track_caller]
 fn refused(result: Result<Config, ConfigError>, message: &str) {
-    assert_eq!(result.unwrap_err().to_string(), message);
+    let error = result.unwrap_err().to_string();
+    let shown = match error.strip_prefix("configuration text, line ").and_then(|rest| rest.split_once(':')) {
+        Some((_, rest)) if !message.contains("line ") => format!("configuration text:{rest}"),
+        _ => error,
+    };
+    assert_eq!(shown, message);
+}
+
+#[test]
+fn every_mistake_is_told_with_its_line() {
+    let error = Config::from_text(
+        "# a comment\nSOCKET_PORT = 'x'\n\nTIMEOUT_SECONDS = 1\nSOKET_PORT = 1\n  LOG_MODE = 'LOUD'\n",
+        [("JMQT_MAX_INFLIGHT", "0"), ("JMQT_WEBSOKET_PORT", "1")],
+    )
+    .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the configuration has 6 mistakes:\n  \
+         configuration text, line 2: SOCKET_PORT is \"x\"; expected a port from 0 to 65535 \
+         (0: any free one; empty or left out: no such listener)\n  \
+         configuration text, line 4: TIMEOUT_SECONDS is 1; expected an integer from 5 to 86400\n  \
+         configuration text, line 5: SOKET_PORT: there is no such key; did you mean SOCKET_PORT?\n  \
+         configuration text, line 6: LOG_MODE is \"LOUD\"; expected one of TRC, DBG, INF, WRN, ERR, DISABLED\n  \
+         environment variable JMQT_WEBSOKET_PORT: there is no such key; did you mean WEBSOCKET_PORT?\n  \
+         environment variable JMQT_MAX_INFLIGHT is \"0\"; expected an integer from 1 to 1024"
+    );
+}
+
+#[test]
+fn settings_made_in_code_are_checked() {
+    let refused = |change: fn(&mut Config), message: &str| {
+        let mut config = Config::default();
+        change(&mut config);
+        assert_eq!(config.check().unwrap_err().to_string(), message);
+        assert_eq!(config.check_fields().unwrap_err().to_string(), message);
+    };
+    assert!(Config::default().check().is_ok());
+    refused(
+        |config| config.max_packet_bytes = 0,
+        "MAX_PACKET_BYTES (`Config::max_packet_bytes`) is 0; expected 64 to 1073741824 bytes",
+    );
+    refused(
+        |config| config.timeout = Duration::ZERO,
+        "TIMEOUT (`Config::timeout`) is 0ns; expected a time longer than 0",
+    );
+    refused(
+        |config| config.max_connections_per_address = Some(0),
+        "MAX_CONNECTIONS_PER_ADDRESS (`Config::max_connections_per_address`) is Some(0); \
+         expected at least 1, or None for no limit",
+    );
+    refused(
+        |config| (config.max_inflight, config.max_connections) = (1025, 0),
+        "the configuration has 2 mistakes:\n  \
+         MAX_CONNECTIONS (`Config::max_connections`) is 0; expected at least 1\n  \
+         MAX_INFLIGHT (`Config::max_inflight`) is 1025; expected at most 1024",
+    );
+}
+
+#[test]
+fn what_settings_name_is_checked_before_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let in_folder = |name: &str| folder.path().join(name);
+    let mut config = Config::default();
+    config.sqlite_path = in_folder("new/folders/are/made.db");
+    assert!(config.check().is_ok());
+    config.sqlite_path = folder.path().to_owned();
+    config.log.path = Some(in_folder("missing/server.log"));
+    config.bind_address = "192.0.2.1".parse().unwrap();
+    config.ssl = Some(SslConfig::new(in_folder("cert.pem"), in_folder("key.pem")));
+    let error = config.check().unwrap_err().to_string();
+    for part in [
+        "4 mistakes",
+        "SQLITE_PATH: ",
+        " is a folder",
+        "LOG_PATH: there is no folder ",
+        "BIND_ADDRESS: cannot listen on 192.0.2.1",
+        "SSL_CERT_PATH ",
+    ] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+    assert!(!in_folder("new").exists(), "a check makes nothing");
+}
+
+#[test]
+fn a_path_from_the_home_folder_is_refused() {
+    const EXPECTED: &str = "expected a path without `~`, which only shells replace: write the whole path";
+    refused(
+        from_lines("LOG_PATH = '~/jmqt.log'"),
+        &format!("configuration text: LOG_PATH is \"~/jmqt.log\"; {EXPECTED}"),
+    );
+    refused(
+        from_lines("SQLITE_PATH = '~/jmqt.db'"),
+        &format!("configuration text: SQLITE_PATH is \"~/jmqt.db\"; {EXPECTED}"),
+    );
+    assert!(from_lines("LOG_PATH = 'a~/b'").is_ok());
 }
 
 #[test]
@@ -164,7 +259,11 @@ fn switches_are_taken_as_people_write_them() {
 #[test]
 fn ssl_needs_a_certificate_a_key_and_a_port() {
     let ssl = "ENABLE_SSL = true\nSSL_SOCKET_PORT = 8011\n";
-    refused(from_lines(ssl), "SSL_CERT_PATH has no value, and ENABLE_SSL is true");
+    refused(
+        from_lines(ssl),
+        "the configuration has 2 mistakes:\n  SSL_CERT_PATH has no value, and ENABLE_SSL is true\n  \
+         SSL_KEY_PATH has no value, and ENABLE_SSL is true",
+    );
     refused(
         from_lines(&format!("{ssl}SSL_CERT_PATH = 'c'\nSSL_KEY_PATH = ''")),
         "SSL_KEY_PATH has no value, and ENABLE_SSL is true",
@@ -249,6 +348,8 @@ fn a_value_out_of_range_is_refused() {
         ("MAX_PRECONN_PACKET_BYTES", 1024, 1 << 30),
         ("MAX_INFLIGHT", 1, 1024),
         ("MAX_CONNECTIONS", 1, 10_000_000),
+        ("MAX_CONNECTIONS_PER_ADDRESS", 0, 10_000_000),
+        ("MAX_CONNECTS_PER_ADDRESS_PER_SECOND", 0, 10_000_000),
         ("OUTBOUND_QUEUE_BYTES", 1, 1 << 34),
         ("MAX_SUBSCRIPTIONS_PER_CLIENT", 1, 10_000_000),
         ("MAX_PERSISTENT_SUBSCRIPTIONS_PER_CLIENT", 0, 10_000_000),
@@ -334,7 +435,7 @@ fn words_are_taken_from_their_list_only() {
     assert_eq!(from_lines("LOG_MODE = 'disabled'").unwrap().log.mode, LogMode::Disabled);
     refused(
         from_lines("LOG_MODE = 'LOUD'"),
-        "configuration text: LOG_MODE is \"LOUD\"; expected one of DBG, INF, WRN, ERR, DISABLED",
+        "configuration text: LOG_MODE is \"LOUD\"; expected one of TRC, DBG, INF, WRN, ERR, DISABLED",
     );
     refused(
         from_lines("SQLITE_SYNCHRONOUS = 'OFF'"),
@@ -342,7 +443,7 @@ fn words_are_taken_from_their_list_only() {
     );
     refused(
         from_lines("LOG_MODE = 1"),
-        "configuration text: LOG_MODE is 1; expected one of DBG, INF, WRN, ERR, DISABLED",
+        "configuration text: LOG_MODE is 1; expected one of TRC, DBG, INF, WRN, ERR, DISABLED",
     );
 }
 
@@ -506,7 +607,10 @@ fn what_is_not_made_of_settings_is_refused_with_its_line() {
     assert!(unquoted.ends_with(" (text stands in quotes; numbers, true and false do not)"), "{unquoted}");
     let error = from_lines("LOG_MODE = 'INF'\nLOG_MODE = 'INF'").unwrap_err().to_string();
     assert_eq!(error, "configuration text, line 3 (LOG_MODE): duplicate key");
-    assert!(matches!(from_lines("what is this"), Err(ConfigError::Syntax { line: 2, key: None, .. })));
+    let origin = Origin::Text { line: 2 };
+    assert!(
+        matches!(from_lines("what is this"), Err(ConfigError::Syntax { origin: found, key: None, .. }) if found == origin)
+    );
 }
 
 #[test]
@@ -525,7 +629,7 @@ fn a_file_is_named_in_its_errors() {
         load()
             .unwrap_err()
             .to_string()
-            .starts_with(&format!("{name}: SOCKET_PORT is \"x\"; expected a port"))
+            .starts_with(&format!("{name}, line 1: SOCKET_PORT is \"x\"; expected a port"))
     );
     std::fs::write(&path, "SOCKET_PORT = ").unwrap();
     assert!(load().unwrap_err().to_string().starts_with(&format!("{name}, line 1 (SOCKET_PORT): ")));

@@ -1,26 +1,35 @@
 //! Sockets that accept connections: one loop for each listener, and what happens to a socket until it
 //! is a session.
 
+mod addresses;
+mod certificate;
+mod files;
 mod proxy;
 mod tls;
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use crate::log_limit::LogLimit;
 use crate::server::{ConnectionPermit, Shared};
 use crate::session::{Accepted, Session};
 use crate::validators::{ConnectionInfo, Protocol};
 
 use proxy::HeaderError;
 
+pub(crate) use addresses::{AddressLimits, Addresses, Key as AddressKey, Refusal};
+pub(crate) use files::raise_limit;
 pub use tls::TlsError;
-pub(crate) use tls::{TlsAcceptor, load as load_tls};
+pub(crate) use tls::{Certificates, TlsAcceptor, check as check_tls};
 
 /// Logs under a listener's own name; the target of an event has to be a constant.
 macro_rules! log_for {
@@ -39,19 +48,21 @@ pub(crate) use log_for;
 const BACKLOG: u32 = 4096;
 /// After `accept` failed, mostly for want of file descriptors, it is left alone for so long.
 const BACKOFF: Duration = Duration::from_millis(100);
+/// When a client that was turned away because of a limit should come back.
+const RETRY_SECONDS: u32 = 5;
 
 /// One bound address.
 pub(crate) struct Listener {
     socket: TcpListener,
     protocol: Protocol,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<Certificates>>,
 }
 
 impl Listener {
     pub(crate) fn bind(
         address: SocketAddr,
         protocol: Protocol,
-        tls: Option<TlsAcceptor>,
+        tls: Option<Arc<Certificates>>,
     ) -> io::Result<Self> {
         let socket = if address.is_ipv6() { TcpSocket::new_v6()? } else { TcpSocket::new_v4()? };
         // A restarted server must not wait for the old one's connections to time out.
@@ -76,9 +87,14 @@ impl Listener {
                 accepted = self.socket.accept() => accepted,
             };
             match accepted {
-                Ok((stream, remote)) => self.welcome(&shared, stream, remote),
+                // A listener on `::` sees IPv4 addresses as IPv6 ones.
+                Ok((stream, remote)) => {
+                    self.welcome(&shared, stream, SocketAddr::new(remote.ip().to_canonical(), remote.port()));
+                }
+                // The client went away before its turn came; the next one need not wait.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
-                    log_for!(self.protocol, warn, %error, "a connection could not be accepted");
+                    self.accept_failed(&shared, &error);
                     tokio::select! {
                         () = stop.cancelled() => return,
                         () = tokio::time::sleep(BACKOFF) => {}
@@ -88,13 +104,30 @@ impl Listener {
         }
     }
 
+    fn accept_failed(&self, shared: &Shared, error: &io::Error) {
+        static LIMIT: LogLimit = LogLimit::new();
+        shared.hub.counters.accepts_failed.increment();
+        if let Some(left_out) = LIMIT.permit() {
+            log_for!(self.protocol, warn, left_out, %error, "connections cannot be accepted and wait: if there are too many open files, raise their limit (`ulimit -n`) or lower MAX_CONNECTIONS");
+        }
+    }
+
     fn welcome(&self, shared: &Arc<Shared>, stream: TcpStream, remote: SocketAddr) {
         let counters = &shared.hub.counters;
-        let Some(permit) = shared.admit() else {
+        let Some(mut permit) = shared.admit() else {
+            static LIMIT: LogLimit = LogLimit::new();
             counters.connections_refused.increment();
-            log_for!(self.protocol, debug, %remote, "refused: MAX_CONNECTIONS are open");
+            if let Some(left_out) = LIMIT.permit() {
+                log_for!(self.protocol, warn, left_out, %remote, "refused: MAX_CONNECTIONS are open");
+            }
+            turn_away(&stream, self.protocol, "the server has as many connections as it may have");
             return;
         };
+        let is_proxy = shared.is_trusted_proxy(remote.ip());
+        // Behind a proxy the address that counts is in the header.
+        if !is_proxy && !count_address(shared, &mut permit, &stream, remote, self.protocol) {
+            return;
+        }
         counters.connections_accepted.increment();
         // Small answers must not wait for the acknowledgement of earlier ones. It fails only on a
         // socket that is gone already.
@@ -105,13 +138,60 @@ impl Listener {
             permit,
             accepted_at: Instant::now(),
         };
-        let is_proxy = shared.is_trusted_proxy(remote.ip());
         if is_proxy || self.tls.is_some() {
-            shared.tasks.spawn(newcomer.agree(stream, is_proxy, self.tls.clone()));
+            let tls = self.tls.as_ref().map(|certificates| certificates.acceptor());
+            shared.tasks.spawn(newcomer.agree(stream, is_proxy, tls));
         } else {
             newcomer.begin_session(Accepted::Plain(stream));
         }
     }
+}
+
+/// Counts the connection for its address. `false`: that has or makes too many, which was answered.
+fn count_address(
+    shared: &Shared,
+    permit: &mut ConnectionPermit,
+    stream: &TcpStream,
+    remote: SocketAddr,
+    protocol: Protocol,
+) -> bool {
+    let Some(refusal) = AddressKey::of(remote.ip()).and_then(|key| permit.count_for(key).err()) else {
+        return true;
+    };
+    static LIMIT: LogLimit = LogLimit::new();
+    shared.hub.counters.connections_refused_by_address.increment();
+    if let Some(left_out) = LIMIT.permit() {
+        let key = match refusal {
+            Refusal::TooMany => "MAX_CONNECTIONS_PER_ADDRESS",
+            Refusal::TooFast => "MAX_CONNECTS_PER_ADDRESS_PER_SECOND",
+        };
+        log_for!(protocol, warn, left_out, %remote, "refused: its address has reached {key}. If it is a proxy, list it in TRUSTED_PROXIES or raise the limit");
+    }
+    let problem = match refusal {
+        Refusal::TooMany => "too many connections from this address",
+        Refusal::TooFast => "too many new connections from this address",
+    };
+    turn_away(stream, protocol, problem);
+    false
+}
+
+/// Says why a connection is not accepted, as far as that can be said without waiting: it is closed in any case.
+fn turn_away(stream: &TcpStream, protocol: Protocol, problem: &str) {
+    let answer = match protocol {
+        // 4006 is TRY_LATER (protocol.md 2.22).
+        Protocol::Socket => {
+            format!("{{\"disconn\":{{\"st\":4006,\"mg\":\"{problem}\",\"ts\":{RETRY_SECONDS}}}}}\0")
+        }
+        Protocol::WebSocket => format!(
+            "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: {RETRY_SECONDS}\r\n\
+             Content-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n\r\n{problem}\n",
+            problem.len() + 1
+        ),
+        // A handshake costs more than this is worth.
+        Protocol::SslSocket | Protocol::SslWebSocket => return,
+    };
+    // A socket that was just accepted has room for this; if it is gone, nobody is there to be told.
+    let _ = socket2::SockRef::from(stream).send(answer.as_bytes());
 }
 
 /// A connection that is no session yet.
@@ -128,8 +208,18 @@ impl Newcomer {
     async fn agree(mut self, stream: TcpStream, is_proxy: bool, tls: Option<TlsAcceptor>) {
         let closing = self.shared.closing.clone();
         let agreed = async {
-            if is_proxy && !self.read_proxy_header(&stream).await {
-                return None;
+            if is_proxy {
+                let is_in = self.read_proxy_header(&stream).await
+                    && count_address(
+                        &self.shared,
+                        &mut self.permit,
+                        &stream,
+                        self.info.remote,
+                        self.info.protocol,
+                    );
+                if !is_in {
+                    return None;
+                }
             }
             match tls {
                 None => Some(Accepted::Plain(stream)),
@@ -169,7 +259,7 @@ impl Newcomer {
 
     async fn shake_hands(&self, tls: &TlsAcceptor, stream: TcpStream) -> Option<Accepted> {
         let remote = self.info.remote;
-        match timeout_at(self.deadline(), tls.accept(stream)).await {
+        match timeout_at(self.deadline(), in_turns(&self.shared.handshakes, tls.accept(stream))).await {
             Ok(Ok(stream)) => return Some(Accepted::Tls(Box::new(stream))),
             Ok(Err(error)) => {
                 tracing::debug!(target: "jmqt::tls", %remote, %error, "the TLS handshake failed");
@@ -178,6 +268,7 @@ impl Newcomer {
                 tracing::debug!(target: "jmqt::tls", %remote, "the TLS handshake took too long");
             }
         }
+        self.shared.hub.counters.tls_handshakes_failed.increment();
         None
     }
 
@@ -186,5 +277,24 @@ impl Newcomer {
         let session = Session::new(Arc::clone(&shared), info, accepted, accepted_at);
         let permit = permit.occupy(session.outbox());
         shared.tasks.spawn(session.run(permit));
+    }
+}
+
+/// Drives a future that computes a lot between its waits, and only while it has one of the places: the others wait
+/// their turn in order, in which sessions are served too. While it waits for the client it has none, so that clients
+/// that say nothing keep nobody away.
+async fn in_turns<F: Future>(places: &tokio::sync::Semaphore, future: F) -> F::Output {
+    let mut future = pin!(future);
+    loop {
+        // It is never closed; if it were, there would be no turns.
+        let place = places.acquire().await;
+        if let Poll::Ready(output) = poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await {
+            return output;
+        }
+        drop(place);
+        // The future has registered this task with what it waits for.
+        let mut has_waited = false;
+        poll_fn(|_| if std::mem::replace(&mut has_waited, true) { Poll::Ready(()) } else { Poll::Pending })
+            .await;
     }
 }

@@ -1,16 +1,30 @@
-//! The server's certificate and key.
+//! The server's certificate and key, and when they are read again.
 
+use std::hash::{DefaultHasher, Hasher as _};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
 
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{self, ServerConfig};
+use tokio_util::sync::CancellationToken;
 
+use super::certificate::Certificate;
 use crate::config::SslConfig;
 
 pub(crate) use tokio_rustls::TlsAcceptor;
+
+/// How often the files are looked at for a change.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+/// How often a certificate that ends soon is told of.
+const EXPIRY_INTERVAL: Duration = Duration::from_secs(86_400);
+/// A certificate that ends within this time is worth a warning.
+const SOON: Duration = Duration::from_secs(14 * 86_400);
+/// The shortest RSA key that clients accept, and that TLS is done with here.
+const LEAST_RSA_BITS: usize = 2048;
 
 /// Why the TLS listeners cannot be started.
 #[derive(Debug, thiserror::Error)]
@@ -32,33 +46,247 @@ pub enum TlsError {
         /// The file.
         path: PathBuf,
     },
+    /// A file holds something that TLS cannot be done with.
+    #[error("{key} {path}: {problem}")]
+    Refused {
+        /// The configuration key that names it.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why not, and what to do.
+        problem: String,
+    },
     /// Certificate and key do not belong together, or are of a kind that is not supported.
     #[error("SSL_CERT_PATH and SSL_KEY_PATH: {0}")]
     Unusable(#[from] rustls::Error),
 }
 
-/// Loads certificate chain and key, for TLS 1.2 and 1.3.
-pub(crate) fn load(ssl: &SslConfig) -> Result<TlsAcceptor, TlsError> {
-    let chain = read("SSL_CERT_PATH", &ssl.cert_path, |path| {
-        CertificateDer::pem_file_iter(path)?.collect::<Result<Vec<_>, _>>()
-    })?;
-    if chain.is_empty() {
-        return Err(TlsError::NoCertificate { path: ssl.cert_path.clone() });
+/// Both files as they were read.
+struct Files {
+    certificate: Vec<u8>,
+    key: Vec<u8>,
+}
+
+impl Files {
+    fn read(ssl: &SslConfig) -> Result<Self, TlsError> {
+        Ok(Self {
+            certificate: read("SSL_CERT_PATH", &ssl.cert_path)?,
+            key: read("SSL_KEY_PATH", &ssl.key_path)?,
+        })
     }
-    let key = read("SSL_KEY_PATH", &ssl.key_path, |path| PrivateKeyDer::from_pem_file(path))?;
+}
+
+/// A certificate that is served.
+struct Loaded {
+    acceptor: TlsAcceptor,
+    certificate: Option<Certificate>,
+}
+
+/// What new TLS connections are accepted with: the certificate and key of two files, read again when they change.
+pub(crate) struct Certificates {
+    ssl: SslConfig,
+    current: RwLock<Loaded>,
+    /// What was looked at last, used or not.
+    seen: Mutex<Seen>,
+}
+
+/// What the files held: a hash of both, or of why they could not be read.
+#[derive(Clone, Copy)]
+struct Seen {
+    /// What was used, or was found to be unusable.
+    judged: u64,
+    /// What the last look saw. Files are judged when two looks saw the same: one of them may be half written, or
+    /// replaced and the other not yet.
+    last: u64,
+}
+
+impl Certificates {
+    /// # Errors
+    /// The files cannot be used; the error says which, why, and what to do.
+    pub(crate) fn load(ssl: &SslConfig) -> Result<Self, TlsError> {
+        let files = Files::read(ssl);
+        let hash = hash(&files);
+        let loaded = loaded(ssl, &files?)?;
+        tell_expiry(ssl, loaded.certificate);
+        let seen = Mutex::new(Seen { judged: hash, last: hash });
+        Ok(Self { ssl: ssl.clone(), current: RwLock::new(loaded), seen })
+    }
+
+    /// For one new connection.
+    pub(crate) fn acceptor(&self) -> TlsAcceptor {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).acceptor.clone()
+    }
+
+    /// Reads the files again, and uses them for new connections from now on. If they cannot be used, what there
+    /// was stays, with an error in the log. Blocks for as long as reading two files takes.
+    pub(crate) fn reload(&self) {
+        let files = Files::read(&self.ssl);
+        let hash = hash(&files);
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Seen { judged: hash, last: hash };
+        self.judge(files);
+    }
+
+    /// [`reload`](Self::reload), if the files have changed and the look before saw the same.
+    fn reload_if_changed(&self) {
+        let files = Files::read(&self.ssl);
+        let hash = hash(&files);
+        {
+            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            let has_settled = std::mem::replace(&mut seen.last, hash) == hash;
+            if hash == seen.judged || !has_settled {
+                return;
+            }
+            seen.judged = hash;
+        }
+        self.judge(files);
+    }
+
+    fn judge(&self, files: Result<Files, TlsError>) {
+        match files.and_then(|files| loaded(&self.ssl, &files)) {
+            Ok(loaded) => {
+                tracing::info!(target: "jmqt::tls", path = %self.ssl.cert_path.display(), "certificate and key were read again: new connections use them");
+                tell_expiry(&self.ssl, loaded.certificate);
+                *self.current.write().unwrap_or_else(PoisonError::into_inner) = loaded;
+            }
+            Err(error) => {
+                tracing::error!(target: "jmqt::tls", %error, "the new certificate or key cannot be used: new connections get the old one");
+            }
+        }
+    }
+
+    /// Looks for changes until it is told to stop.
+    pub(crate) async fn watch(self: Arc<Self>, stop: CancellationToken) {
+        let mut looks: u32 = 0;
+        let looks_a_day =
+            u32::try_from(EXPIRY_INTERVAL.as_secs() / LOOK_INTERVAL.as_secs()).unwrap_or(u32::MAX);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(LOOK_INTERVAL) => {}
+            }
+            let certificates = Arc::clone(&self);
+            // A file may be on a disk that is slow, or gone.
+            let _ = tokio::task::spawn_blocking(move || certificates.reload_if_changed()).await;
+            looks += 1;
+            if looks >= looks_a_day {
+                looks = 0;
+                let certificate = self.current.read().unwrap_or_else(PoisonError::into_inner).certificate;
+                tell_expiry(&self.ssl, certificate);
+            }
+        }
+    }
+}
+
+/// Checks certificate chain and key without keeping them.
+pub(crate) fn check(ssl: &SslConfig) -> Result<(), TlsError> {
+    loaded(ssl, &Files::read(ssl)?).map(drop)
+}
+
+/// Certificate chain and key, for TLS 1.2 and 1.3.
+fn loaded(ssl: &SslConfig, files: &Files) -> Result<Loaded, TlsError> {
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(&files.certificate)
+        .collect::<Result<_, _>>()
+        .map_err(|source| unreadable("SSL_CERT_PATH", &ssl.cert_path, source))?;
+    let Some(first) = chain.first() else {
+        return Err(TlsError::NoCertificate { path: ssl.cert_path.clone() });
+    };
+    let certificate = Certificate::parse(first);
+    if let Some(problem) = certificate.and_then(unusable_certificate) {
+        return Err(TlsError::Refused { key: "SSL_CERT_PATH", path: ssl.cert_path.clone(), problem });
+    }
+    let key = private_key(ssl, &files.key)?;
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_protocol_versions(rustls::DEFAULT_VERSIONS)?
         .with_no_client_auth()
         .with_single_cert(chain, key)?;
     // One ticket is enough to come back with, and each costs a write at the handshake.
     config.send_tls13_tickets = 1;
-    Ok(TlsAcceptor::from(Arc::new(config)))
+    Ok(Loaded { acceptor: TlsAcceptor::from(Arc::new(config)), certificate })
 }
 
-fn read<T>(
-    key: &'static str,
-    path: &Path,
-    read: impl FnOnce(&Path) -> Result<T, pem::Error>,
-) -> Result<T, TlsError> {
-    read(path).map_err(|source| TlsError::File { key, path: path.to_owned(), source })
+fn unusable_certificate(certificate: Certificate) -> Option<String> {
+    if certificate.version < 3 {
+        return Some(format!(
+            "the certificate is of X.509 version {}, and TLS needs version 3: make it with extensions, as \
+             certificates.md shows (openssl x509 -req needs -extfile for that)",
+            certificate.version
+        ));
+    }
+    let bits = certificate.rsa_bits.filter(|bits| *bits < LEAST_RSA_BITS)?;
+    Some(format!(
+        "the certificate's RSA key has {bits} bits, and clients refuse less than {LEAST_RSA_BITS}: make a new key and \
+         certificate, as certificates.md shows"
+    ))
+}
+
+fn private_key(ssl: &SslConfig, pem: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let refused = |problem: &str| TlsError::Refused {
+        key: "SSL_KEY_PATH",
+        path: ssl.key_path.clone(),
+        problem: problem.to_owned(),
+    };
+    PrivateKeyDer::from_pem_slice(pem).map_err(|source| {
+        let has = |text: &[u8]| memchr::memmem::find(pem, text).is_some();
+        if has(b"BEGIN ENCRYPTED PRIVATE KEY") || has(b"Proc-Type: 4,ENCRYPTED") {
+            return refused(
+                "the key has a passphrase, which a server cannot ask for: remove it (openssl pkey -in KEY -out \
+                 NEW_KEY), and let nobody else read the file",
+            );
+        }
+        match source {
+            pem::Error::NoItemsFound if has(b"BEGIN CERTIFICATE") => {
+                refused("there is a certificate in it and no private key: SSL_CERT_PATH is for the certificate")
+            }
+            pem::Error::NoItemsFound => {
+                refused("there is no private key in it; a PEM file was expected (PKCS #8, PKCS #1 or SEC 1)")
+            }
+            source => unreadable("SSL_KEY_PATH", &ssl.key_path, source),
+        }
+    })
+}
+
+/// Logs that a certificate has ended, or will soon.
+fn tell_expiry(ssl: &SslConfig, certificate: Option<Certificate>) {
+    let Some(certificate) = certificate else { return };
+    let (now, path, last_day) = (SystemTime::now(), ssl.cert_path.display(), certificate.last_day());
+    match certificate.left(now) {
+        None => {
+            tracing::warn!(target: "jmqt::tls", %path, %last_day, "the certificate has expired: clients refuse it; renew it");
+        }
+        Some(left) if left < SOON => {
+            let days = left.as_secs() / 86_400;
+            tracing::warn!(target: "jmqt::tls", %path, %last_day, "the certificate expires in {days} days: renew it");
+        }
+        Some(_) if certificate.is_early(now) => {
+            tracing::warn!(target: "jmqt::tls", %path, "the certificate is not valid yet: clients refuse it; look at this machine's clock");
+        }
+        Some(_) => {}
+    }
+}
+
+fn read(key: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
+    /// Larger than any chain; what is larger is something else.
+    const LARGEST: u64 = 1 << 20;
+    let file = std::fs::File::open(path);
+    let mut bytes = Vec::new();
+    file.and_then(|file| io::Read::read_to_end(&mut io::Read::take(file, LARGEST), &mut bytes))
+        .map_err(|error| unreadable(key, path, pem::Error::Io(error)))?;
+    Ok(bytes)
+}
+
+fn unreadable(key: &'static str, path: &Path, source: pem::Error) -> TlsError {
+    TlsError::File { key, path: path.to_owned(), source }
+}
+
+fn hash(files: &Result<Files, TlsError>) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    match files {
+        Ok(files) => {
+            hasher.write(&files.certificate);
+            hasher.write_u8(0xff);
+            hasher.write(&files.key);
+        }
+        Err(error) => hasher.write(error.to_string().as_bytes()),
+    }
+    hasher.finish()
 }

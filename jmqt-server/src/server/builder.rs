@@ -4,12 +4,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tokio_rustls::TlsAcceptor;
-
 use super::signals::Signals;
 use super::{Backend, Server};
-use crate::config::Config;
-use crate::listener::{Listener, TlsError, load_tls};
+use crate::config::{Config, ConfigError};
+use crate::listener::{Certificates, Listener, TlsError, raise_limit};
 use crate::store::{MySqlOptions, MySqlStore, SqliteOptions, SqliteStore, StoreError};
 use crate::validators::{
     AllowAll, AuthValidator, CloseNotifier, ConnValidator, ControlHandler, DenyAll, DisconnectNotifier,
@@ -26,6 +24,9 @@ pub enum StartError {
         /// Their traits.
         missing: Vec<&'static str>,
     },
+    /// The configuration has settings that no server can work with.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// `Config::redis` is set, and `Config::mysql` is not.
     #[error("a node of a cluster needs the database that its nodes share: MySQL or MariaDB")]
     ClusterWithoutDatabase,
@@ -36,8 +37,10 @@ pub enum StartError {
     #[error(transparent)]
     Tls(#[from] TlsError),
     /// An address cannot be listened on.
-    #[error("cannot listen on {address} for {protocol}: {source}")]
+    #[error("cannot listen on {address} ({key}): {source}{}", advice(source, *address))]
     Listen {
+        /// The configuration key of the port.
+        key: &'static str,
         /// The address.
         address: SocketAddr,
         /// What for.
@@ -52,6 +55,58 @@ pub enum StartError {
     #[error("no random numbers: {0}")]
     Random(getrandom::Error),
 }
+
+impl StartError {
+    /// Whether the configuration is wrong, so that another start would fail in the same way. A port that somebody
+    /// else has, or a database that does not answer, may be there at the next try.
+    #[must_use]
+    pub fn is_mistake(&self) -> bool {
+        match self {
+            Self::MissingValidators { .. }
+            | Self::Config(_)
+            | Self::ClusterWithoutDatabase
+            | Self::Tls(_) => true,
+            Self::Store(StoreError::Open { source, .. }) => is_lasting(&**source),
+            Self::Listen { source, .. } => source.kind() != io::ErrorKind::AddrInUse,
+            Self::Store(_) | Self::Signals(_) | Self::Random(_) => false,
+        }
+    }
+}
+
+/// Whether a database file cannot be opened for a reason that does not pass. What a database server says may be put
+/// right there, and what a full disk says by making room.
+fn is_lasting(error: &(dyn std::error::Error + 'static)) -> bool {
+    use io::ErrorKind::{InvalidFilename, IsADirectory, NotADirectory, PermissionDenied, ReadOnlyFilesystem};
+    let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+    let is_not_a_database = matches!(error.downcast_ref(), Some(sqlx::Error::Database(_)));
+    is_not_a_database
+        || matches!(
+            kind,
+            Some(InvalidFilename | IsADirectory | NotADirectory | PermissionDenied | ReadOnlyFilesystem)
+        )
+}
+
+/// What to do about an address that cannot be listened on.
+fn advice(error: &io::Error, address: SocketAddr) -> String {
+    let port = address.port();
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            format!(
+                "; another program has this port (`ss -ltnp 'sport = :{port}'` shows which): stop it, or choose another port"
+            )
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            "; this machine has no such address: correct BIND_ADDRESS".to_owned()
+        }
+        io::ErrorKind::PermissionDenied if port < 1024 => {
+            "; ports below 1024 need a privilege (CAP_NET_BIND_SERVICE): choose a higher one".to_owned()
+        }
+        _ => String::new(),
+    }
+}
+
+/// Reads the configuration again.
+pub(super) type Reread = Box<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>;
 
 /// Gathers the validators, then starts the server.
 ///
@@ -72,6 +127,7 @@ pub struct ServerBuilder {
     open: Option<Arc<dyn OpenNotifier>>,
     stored: Option<Arc<dyn StoredNotifier>>,
     catch_signals: bool,
+    reread: Option<Reread>,
 }
 
 impl ServerBuilder {
@@ -89,6 +145,7 @@ impl ServerBuilder {
             open: None,
             stored: None,
             catch_signals: false,
+            reread: None,
         }
     }
 
@@ -232,24 +289,39 @@ impl ServerBuilder {
         self
     }
 
-    /// Catches SIGINT and SIGTERM from the start on, for a program that ends with
+    /// Catches SIGINT, SIGTERM and SIGHUP from the start on, for a program that ends with
     /// [`Server::run_until_signal`]: a signal that comes while the server starts is not lost then.
     pub fn catch_signals(mut self) -> Self {
         self.catch_signals = true;
         self
     }
 
+    /// How SIGHUP gets a new configuration, usually by [`Config::load`] of the same file: [`Server::reload`] has what
+    /// becomes of it. Without this, SIGHUP reads certificates again and opens the log again, and nothing else.
+    pub fn reload_with(
+        mut self,
+        reread: impl Fn() -> Result<Config, ConfigError> + Send + Sync + 'static,
+    ) -> Self {
+        self.reread = Some(Box::new(reread));
+        self
+    }
+
     /// Opens the store and listens. When this returns, clients can connect; the close notifier is being
     /// called for sessions that a killed process left behind, and their clients' next `conn` waits for it.
+    ///
+    /// The process may have as many files open from then on as its hard limit allows (`ulimit -Hn`).
     ///
     /// # Errors
     /// [`StartError`] names what is missing or in the way; nothing is left running.
     pub async fn start(self) -> Result<Server, StartError> {
-        let config = self.config.clone();
+        let mut builder = self;
+        let (config, reread) = (builder.config.clone(), builder.reread.take());
+        config.check_fields()?;
         let signals =
-            if self.catch_signals { Some(Signals::new().map_err(StartError::Signals)?) } else { None };
-        let validators = self.validators()?;
-        let tls = config.ssl.as_ref().map(load_tls).transpose()?;
+            if builder.catch_signals { Some(Signals::new().map_err(StartError::Signals)?) } else { None };
+        let validators = builder.validators()?;
+        let tls = config.ssl.as_ref().map(Certificates::load).transpose()?.map(Arc::new);
+        raise_limit(config.max_connections);
         let backend = open_backend(&config).await?;
         let store = backend.store();
         let listeners = match bind(&config, tls.as_ref()) {
@@ -266,7 +338,10 @@ impl ServerBuilder {
                 return Err(error);
             }
         };
-        server.signals = signals;
+        (server.signals, server.reread) = (signals, reread);
+        if let Some(tls) = tls {
+            server.watch_certificates(tls);
+        }
         Ok(server)
     }
 
@@ -330,19 +405,20 @@ async fn open_backend(config: &Config) -> Result<Backend, StartError> {
 }
 
 /// Binds the listeners that the configuration asks for.
-fn bind(config: &Config, tls: Option<&TlsAcceptor>) -> Result<Vec<Listener>, StartError> {
+fn bind(config: &Config, tls: Option<&Arc<Certificates>>) -> Result<Vec<Listener>, StartError> {
     let ssl = config.ssl.as_ref();
     let ports = [
-        (Protocol::Socket, config.socket_port),
-        (Protocol::SslSocket, ssl.and_then(|ssl| ssl.socket_port)),
-        (Protocol::WebSocket, config.websocket_port),
-        (Protocol::SslWebSocket, ssl.and_then(|ssl| ssl.websocket_port)),
+        (Protocol::Socket, "SOCKET_PORT", config.socket_port),
+        (Protocol::SslSocket, "SSL_SOCKET_PORT", ssl.and_then(|ssl| ssl.socket_port)),
+        (Protocol::WebSocket, "WEBSOCKET_PORT", config.websocket_port),
+        (Protocol::SslWebSocket, "SSL_WEBSOCKET_PORT", ssl.and_then(|ssl| ssl.websocket_port)),
     ];
-    let wanted = ports.into_iter().filter_map(|(protocol, port)| Some((protocol, port?)));
-    let bound = wanted.map(|(protocol, port)| {
+    let wanted = ports.into_iter().filter_map(|(protocol, key, port)| Some((protocol, key, port?)));
+    let bound = wanted.map(|(protocol, key, port)| {
         let address = SocketAddr::new(config.bind_address, port);
         let tls = tls.filter(|_| protocol.is_tls()).cloned();
         Listener::bind(address, protocol, tls).map_err(|source| StartError::Listen {
+            key,
             address,
             protocol,
             source,

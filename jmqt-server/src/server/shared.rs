@@ -2,9 +2,13 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::num::NonZero;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -13,6 +17,7 @@ use crate::budget::Budget;
 use crate::config::{Config, Network};
 use crate::handle::ServerHandle;
 use crate::hub::Hub;
+use crate::listener::{AddressKey, AddressLimits, Addresses, Refusal};
 use crate::session::{IdleLimits, Outbox};
 use crate::transport::HttpContext;
 use crate::validators::Validators;
@@ -29,7 +34,13 @@ pub(crate) struct Shared {
     pub(crate) preconn_packets: Arc<Budget>,
     /// How HTTP requests are answered.
     pub(crate) http: Arc<HttpContext>,
-    trusted_proxies: Box<[Network]>,
+    trusted_proxies: RwLock<Box<[Network]>>,
+    /// MAX_CONNECTIONS.
+    max_connections: AtomicUsize,
+    /// Shared with every permit.
+    addresses: Addresses,
+    /// TLS handshakes that are computed at a time.
+    pub(crate) handshakes: Semaphore,
     /// Every task that serves a connection.
     pub(crate) tasks: TaskTracker,
     /// The server is stopping: what is no session yet does not become one.
@@ -47,7 +58,6 @@ pub(crate) struct Limits {
     pub(crate) max_inflight: u32,
     pub(crate) subscriptions: usize,
     pub(crate) persistent_subscriptions: usize,
-    pub(crate) connections: usize,
     pub(crate) idle: IdleLimits,
     pub(crate) timeout_seconds: u32,
     pub(crate) validator_timeout: Duration,
@@ -62,12 +72,18 @@ impl Limits {
             max_inflight: config.max_inflight,
             subscriptions: config.max_subscriptions_per_client,
             persistent_subscriptions: config.max_persistent_subscriptions_per_client,
-            connections: config.max_connections,
             idle: IdleLimits { timeout: config.timeout, slow_consumer: config.slow_consumer },
             timeout_seconds: u32::try_from(config.timeout.as_secs()).unwrap_or(u32::MAX),
             validator_timeout: config.validator_timeout,
             drain: config.drain,
         }
+    }
+}
+
+fn address_limits(config: &Config) -> AddressLimits {
+    AddressLimits {
+        connections: config.max_connections_per_address,
+        connects_per_second: config.max_connects_per_address_per_second,
     }
 }
 
@@ -83,6 +99,8 @@ struct OpenConnections {
 pub(crate) struct ConnectionPermit {
     shared: Arc<Shared>,
     number: u64,
+    /// The address that it counts for, if it does.
+    address: Option<AddressKey>,
 }
 
 impl Shared {
@@ -101,7 +119,10 @@ impl Shared {
             partial_packets: Arc::new(Budget::new(config.max_total_partial_packet_bytes)),
             preconn_packets: Arc::new(Budget::new(config.max_total_preconn_bytes)),
             http: Arc::new(http),
-            trusted_proxies: config.trusted_proxies.as_slice().into(),
+            trusted_proxies: RwLock::new(config.trusted_proxies.as_slice().into()),
+            max_connections: AtomicUsize::new(config.max_connections),
+            addresses: Addresses::new(address_limits(config)),
+            handshakes: Semaphore::new(2 * std::thread::available_parallelism().map_or(1, NonZero::get)),
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
             parting: OnceLock::new(),
@@ -113,21 +134,30 @@ impl Shared {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Takes over what of a configuration can change while the server runs.
+    pub(super) fn reconfigure(&self, config: &Config) {
+        self.max_connections.store(config.max_connections, Ordering::Relaxed);
+        self.addresses.set_limits(address_limits(config));
+        *self.trusted_proxies.write().unwrap_or_else(PoisonError::into_inner) =
+            config.trusted_proxies.as_slice().into();
+    }
+
     /// Whether what this peer says about the client is believed.
     pub(crate) fn is_trusted_proxy(&self, peer: IpAddr) -> bool {
-        self.trusted_proxies.iter().any(|network| network.contains(peer))
+        let proxies = self.trusted_proxies.read().unwrap_or_else(PoisonError::into_inner);
+        proxies.iter().any(|network| network.contains(peer))
     }
 
     /// Lets one more connection in, unless MAX_CONNECTIONS are open.
     pub(crate) fn admit(self: &Arc<Self>) -> Option<ConnectionPermit> {
         let mut open = self.open();
-        if open.by_number.len() >= self.limits.connections {
+        if open.by_number.len() >= self.max_connections.load(Ordering::Relaxed) {
             return None;
         }
         let number = open.next;
         open.next += 1;
         open.by_number.insert(number, None);
-        Some(ConnectionPermit { shared: Arc::clone(self), number })
+        Some(ConnectionPermit { shared: Arc::clone(self), number, address: None })
     }
 
     /// Of all connections, with a session or without.
@@ -139,6 +169,13 @@ impl Shared {
 }
 
 impl ConnectionPermit {
+    /// Counts the connection for an address, once.
+    pub(crate) fn count_for(&mut self, address: AddressKey) -> Result<(), Refusal> {
+        self.shared.addresses.enter(address, Instant::now())?;
+        self.address = Some(address);
+        Ok(())
+    }
+
     /// The connection has an outbox now, through which it can be closed.
     pub(crate) fn occupy(self, outbox: &Arc<Outbox>) -> Self {
         self.shared.open().by_number.insert(self.number, Some(Arc::downgrade(outbox)));
@@ -151,6 +188,9 @@ impl ConnectionPermit {
 
 impl Drop for ConnectionPermit {
     fn drop(&mut self) {
+        if let Some(address) = self.address {
+            self.shared.addresses.leave(address);
+        }
         self.shared.open().by_number.remove(&self.number);
         self.shared.hub.counters.connections_closed.increment();
     }

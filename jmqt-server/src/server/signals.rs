@@ -1,9 +1,20 @@
-//! The signals that stop a server.
+//! The signals that an operator sends.
 
 use std::io;
 
-/// SIGINT and SIGTERM, caught from when this is made.
+/// What is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Request {
+    /// SIGHUP.
+    Reload,
+    /// The signal of this name.
+    Stop(&'static str),
+}
+
+/// SIGINT, SIGTERM and SIGHUP, caught from when this is made.
 pub(super) struct Signals {
+    #[cfg(unix)]
+    hangup: tokio::signal::unix::Signal,
     #[cfg(unix)]
     interrupt: tokio::signal::unix::Signal,
     #[cfg(unix)]
@@ -14,7 +25,11 @@ impl Signals {
     #[cfg(unix)]
     pub(super) fn new() -> io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
     }
 
     #[cfg(not(unix))]
@@ -22,18 +37,34 @@ impl Signals {
         Ok(Self {})
     }
 
+    /// # Cancel safety
+    /// A signal is not lost when this is dropped.
     #[cfg(unix)]
-    pub(super) async fn next(&mut self) -> &'static str {
+    pub(super) async fn next(&mut self) -> Request {
         tokio::select! {
-            _ = self.interrupt.recv() => "SIGINT",
-            _ = self.terminate.recv() => "SIGTERM",
+            biased;
+            _ = self.interrupt.recv() => Request::Stop("SIGINT"),
+            _ = self.terminate.recv() => Request::Stop("SIGTERM"),
+            _ = self.hangup.recv() => Request::Reload,
         }
     }
 
     #[cfg(not(unix))]
-    pub(super) async fn next(&mut self) -> &'static str {
+    pub(super) async fn next(&mut self) -> Request {
         // Without a handler there is nothing to wait for.
         let _ = tokio::signal::ctrl_c().await;
-        "ctrl-c"
+        Request::Stop("ctrl-c")
+    }
+
+    /// Only what stops: whoever is stopping reloads nothing.
+    ///
+    /// # Cancel safety
+    /// As [`Signals::next`].
+    pub(super) async fn stop(&mut self) -> &'static str {
+        loop {
+            if let Request::Stop(name) = self.next().await {
+                return name;
+            }
+        }
     }
 }

@@ -100,6 +100,16 @@ impl TestServer {
         self.start_again().await;
     }
 
+    /// The server itself.
+    pub fn running(&self) -> &Server {
+        self.server()
+    }
+
+    /// Makes another certificate and key, in the same files, and trusts it from now on.
+    pub fn renew_certificate(&mut self) {
+        self.certificate = self_signed(self.folder.path()).0;
+    }
+
     /// The server's own side.
     pub fn handle(&self) -> ServerHandle {
         self.server().handle()
