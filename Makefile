@@ -20,8 +20,8 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: run
-run: ## Run the sample server (CONFIG=server.conf)
-	$(CARGO) run --release $(CARGO_FLAGS) -p sample_server -- --config $(CONFIG)
+run: ## Run the sample server (CONFIG=server.conf, ARGS="--web-port any", ARGS="--help")
+	$(CARGO) run --release $(CARGO_FLAGS) -p sample_server -- --config $(CONFIG) $(ARGS)
 
 .PHONY: test
 test: lint test-rust test-cluster test-js test-web ## Lint, then run every test: Rust, documentation examples, cluster, TypeScript, browser

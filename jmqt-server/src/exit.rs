@@ -5,17 +5,19 @@ use std::process::ExitCode;
 
 use jmqt_log::LogError;
 
+use crate::tokens::SecretError;
 use crate::{ConfigError, StartError, TlsError};
 
 /// The exit code for a server that ended with this error: 2 after a mistake in the configuration, so that nothing
 /// starts it again (`RestartPreventExitStatus=2` in systemd), as after wrong arguments; else 1.
 ///
-/// Mistakes are: every [`ConfigError`] and [`TlsError`], a log file that cannot be opened, and a [`StartError`] that
-/// [is one](StartError::is_mistake).
+/// Mistakes are: every [`ConfigError`], [`TlsError`] and [`SecretError`](crate::tokens::SecretError), a log file that
+/// cannot be opened, and a [`StartError`] that [is one](StartError::is_mistake).
 #[must_use]
 pub fn exit_code(error: &(dyn Error + 'static)) -> ExitCode {
     let is_mistake = error.is::<ConfigError>()
         || error.is::<TlsError>()
+        || error.is::<SecretError>()
         || matches!(error.downcast_ref(), Some(LogError::Open { .. }))
         || error.downcast_ref().is_some_and(StartError::is_mistake);
     if is_mistake { ExitCode::from(2) } else { ExitCode::FAILURE }

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use crate::validators::BoxError;
 
-/// Runs an async program on a tokio runtime of all processors, and turns its outcome into an exit code. An error is
+/// Runs an async program on a tokio runtime of all processors, and turns its outcome into an exit code
+/// ([`exit_code`](crate::exit_code)). An error is
 /// printed to stderr as text, with its causes.
 ///
 /// ```no_run
@@ -35,7 +36,7 @@ pub fn run(program: impl Future<Output = Result<(), BoxError>>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {}", with_causes(&*error));
-            ExitCode::FAILURE
+            crate::exit_code(&*error)
         }
     }
 }

@@ -58,6 +58,7 @@ async fn serve(arguments: Arguments) -> Result<(), BoxError> {
         .sub(AllowAll)
         .publish(AllowAll)
         .catch_signals()
+        .reload_with(move || Config::load(arguments.config.as_deref()))
         .start()
         .await?;
     server.run_until_signal().await?;

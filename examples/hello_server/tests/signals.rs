@@ -26,14 +26,14 @@ fn sigterm_and_sigint_end_it_in_order() {
 }
 
 #[test]
-fn wrong_usage_ends_with_2_and_a_wrong_configuration_with_1() {
+fn wrong_usage_and_a_wrong_configuration_end_with_2() {
     let (code, said) = run(&[], &["--nonsense"]);
     assert_eq!(code, Some(2), "{said}");
     let (code, said) = run(&[("JMQT_TIMEOUT_SECONDS", "4")], &[]);
-    assert_eq!(code, Some(1), "{said}");
+    assert_eq!(code, Some(2), "{said}");
     assert!(said.contains("JMQT_TIMEOUT_SECONDS") && said.contains('5'), "{said}");
     let (code, said) = run(&[], &["--config", "no-such-file.conf"]);
-    assert_eq!(code, Some(1), "{said}");
+    assert_eq!(code, Some(2), "{said}");
     assert!(said.contains("no-such-file.conf"), "{said}");
     let (code, said) = run(
         &[
@@ -44,7 +44,7 @@ fn wrong_usage_ends_with_2_and_a_wrong_configuration_with_1() {
         ],
         &[],
     );
-    assert_eq!(code, Some(1), "{said}");
+    assert_eq!(code, Some(2), "{said}");
     assert!(said.contains("no-such.pem"), "{said}");
 }
 

@@ -2,7 +2,7 @@
 //!
 //! `cargo run --release -p sample_server -- --config server.conf`
 //!
-//! Then open <http://localhost:8000>, a client in a page.
+//! Then open the address that it prints, <http://localhost:8000/>: a client in a page.
 //!
 //! What it decides is in [`app`], how the page is served in [`web`].
 //! Here: arguments, start, end.
@@ -10,13 +10,14 @@
 mod app;
 mod web;
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
 use jmqt_server::tokens::{SECRET_VARIABLE, TokenIssuer, TokenSecret};
-use jmqt_server::{BoxError, Config, ConfigError, Protocol, Server, logging};
+use jmqt_server::{BoxError, Config, Protocol, Server, exit_code, logging};
 
 use crate::app::SampleApp;
 use crate::web::{PageConfig, WebListener, WebPort};
@@ -32,10 +33,13 @@ struct Arguments {
     /// The configuration file; without one, `server.conf` if it is there, else the defaults.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Where to serve the web page: a port, `any` for a free one, 0 for no page [default: 8000, or no
-    /// page if that is taken]
+    /// Where to serve the web page: a port, `any` for a free one, 0 for no page [default: 8000, or a free
+    /// one if that is taken]
     #[arg(long, value_name = "PORT")]
     web_port: Option<WebPort>,
+    /// Check configuration, certificate and key, say what is wrong, and end without starting the server
+    #[arg(long)]
+    check: bool,
 }
 
 impl Arguments {
@@ -47,8 +51,8 @@ impl Arguments {
     }
 }
 
-/// Binds the page's port. One that was asked for must be free; for want of the default one, the server,
-/// which others depend on, does without its page.
+/// Binds the page's port. One that was asked for must be free; in place of the default one any other will do, because
+/// its address is printed.
 async fn bind_web(ip: IpAddr, port: Option<WebPort>) -> Result<Option<WebListener>, BoxError> {
     let number = match port {
         Some(WebPort::None) => return Ok(None),
@@ -59,19 +63,37 @@ async fn bind_web(ip: IpAddr, port: Option<WebPort>) -> Result<Option<WebListene
     let address = SocketAddr::new(ip, number);
     match WebListener::bind(address).await {
         Ok(listener) => Ok(Some(listener)),
-        Err(error) if port.is_some() => Err(format!("cannot listen on {address}: {error}").into()),
-        Err(error) => {
-            tracing::warn!("There is no web page: cannot listen on {address}: {error} (see --web-port)");
-            Ok(None)
+        Err(error) if port.is_none() && error.kind() == io::ErrorKind::AddrInUse => {
+            tracing::warn!("Port {number} is taken: the web page gets another one (--web-port chooses it)");
+            let listener = WebListener::bind(SocketAddr::new(ip, 0)).await;
+            Ok(Some(listener.map_err(|error| format!("cannot listen on {ip} for the web page: {error}"))?))
         }
+        Err(error) => Err(format!(
+            "cannot listen on {address} for the web page: {error} (choose another port with --web-port, or `any`)"
+        )
+        .into()),
     }
 }
 
+/// Says whether the server would start, as far as that can be known without starting it.
+fn check(arguments: &Arguments) -> Result<(), BoxError> {
+    let file = arguments.config_file();
+    Config::load(file.as_deref())?.check()?;
+    match file {
+        Some(file) => println!("{}: the configuration is usable", file.display()),
+        None => println!("There is no {DEFAULT_CONFIG} here; the defaults are usable"),
+    }
+    Ok(())
+}
+
 async fn run(arguments: Arguments) -> Result<(), BoxError> {
+    if arguments.check {
+        return check(&arguments);
+    }
     let file = arguments.config_file();
     let config = Config::load(file.as_deref())?;
     let _log = logging::init("JMQTServer", &config.log)?;
-    match file {
+    match &file {
         Some(file) => tracing::info!("Configured by {}", file.display()),
         None => tracing::info!("There is no {DEFAULT_CONFIG} here: running with the defaults"),
     }
@@ -83,7 +105,8 @@ async fn run(arguments: Arguments) -> Result<(), BoxError> {
     tracing::info!("Tokens are signed with the secret in {}", secret.origin());
     let app = SampleApp::new(TokenIssuer::new(&secret));
     let page = bind_web(config.bind_address, arguments.web_port).await?;
-    let server = Server::builder(config).app(app).catch_signals().start().await?;
+    let reread = move || Config::load(file.as_deref());
+    let server = Server::builder(config).app(app).catch_signals().reload_with(reread).start().await?;
     let port = |protocol| server.local_addr(protocol).map(|address| address.port());
     let web = page.map(|page| {
         page.serve(&PageConfig {
@@ -105,7 +128,7 @@ async fn main() -> ExitCode {
         Err(error) => {
             eprintln!("sample_server: {error}");
             // As after wrong arguments: starting it again will not help.
-            if error.is::<ConfigError>() { ExitCode::from(2) } else { ExitCode::FAILURE }
+            exit_code(&*error)
         }
     }
 }

@@ -6,12 +6,13 @@
 //! Nothing here is private and nothing is stored: GET and HEAD alone, no cookies, no body is read. Every
 //! connection has a place, a time for its headers and an end. Not here: JMQT.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io;
 use std::net::SocketAddr;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -25,11 +26,11 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// Connections at once. A browser opens six; more than this wait until one is free.
+/// Connections at once. A browser opens six; for one more than this the oldest is closed, so that clients that
+/// hold theirs keep nobody away.
 const MAX_CONNECTIONS: usize = 256;
 /// How long a request's headers may take, and how long a connection may be idle between two requests.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -38,7 +39,7 @@ const CONNECTION_LIFETIME: Duration = Duration::from_secs(60);
 /// How long that answer may take then.
 const LAST_ANSWER: Duration = Duration::from_secs(5);
 /// After `accept` failed, mostly for want of file descriptors, it is left alone for so long.
-const BACKOFF: Duration = Duration::from_millis(100);
+const BACKOFF: Duration = Duration::from_secs(1);
 
 const HTML: &str = "text/html; charset=utf-8";
 const CSS: &str = "text/css; charset=utf-8";
@@ -131,6 +132,7 @@ impl WebListener {
     pub(crate) fn serve(self, config: &PageConfig) -> WebServer {
         if let Ok(address) = self.0.local_addr() {
             tracing::info!(target: "jmqt::web", "Listening on http {address}");
+            tracing::info!(target: "jmqt::web", "Open {} in a browser", url(address));
         }
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
@@ -155,23 +157,35 @@ impl WebServer {
     }
 }
 
+/// Where a browser on this machine finds the page.
+fn url(address: SocketAddr) -> String {
+    if address.ip().is_unspecified() || address.ip().is_loopback() {
+        // Browsers allow more to `localhost` than to an address.
+        format!("http://localhost:{}/", address.port())
+    } else {
+        format!("http://{address}/")
+    }
+}
+
 async fn accept(listener: TcpListener, pages: Arc<Pages>, tasks: TaskTracker, stop: CancellationToken) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut places = Places::default();
     loop {
-        let place = Arc::clone(&places).acquire_owned();
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
-            accepted = async { (place.await, listener.accept().await) } => accepted,
+            accepted = listener.accept() => accepted,
         };
         match accepted {
-            (place, Ok((stream, remote))) => {
-                let (pages, stop) = (Arc::clone(&pages), stop.clone());
+            Ok((stream, remote)) => {
+                let (pages, stop, place) = (Arc::clone(&pages), stop.clone(), places.take());
                 tasks.spawn(async move {
-                    let _place = place;
-                    converse(stream, remote, pages, stop).await;
+                    tokio::select! {
+                        () = place.cancelled() => {}
+                        () = converse(stream, remote, pages, stop) => {}
+                    }
                 });
             }
-            (_, Err(error)) => {
+            Err(error) => {
+                // At most one line for each second in which it goes on.
                 tracing::warn!(target: "jmqt::web", %error, "a connection could not be accepted");
                 tokio::select! {
                     () = stop.cancelled() => return,
@@ -179,6 +193,28 @@ async fn accept(listener: TcpListener, pages: Arc<Pages>, tasks: TaskTracker, st
                 }
             }
         }
+    }
+}
+
+/// [`MAX_CONNECTIONS`] places, in the order in which they were taken.
+#[derive(Default)]
+struct Places(VecDeque<Weak<CancellationToken>>);
+
+impl Places {
+    /// A place, given back when it is dropped; whoever holds it leaves when it is cancelled. If all are taken, that
+    /// is the oldest.
+    fn take(&mut self) -> Arc<CancellationToken> {
+        if self.0.len() >= MAX_CONNECTIONS {
+            self.0.retain(|place| place.strong_count() > 0);
+        }
+        if self.0.len() >= MAX_CONNECTIONS
+            && let Some(oldest) = self.0.pop_front().and_then(|place| place.upgrade())
+        {
+            oldest.cancel();
+        }
+        let place = Arc::new(CancellationToken::new());
+        self.0.push_back(Arc::downgrade(&place));
+        place
     }
 }
 
@@ -311,6 +347,34 @@ mod tests {
         assert_eq!("0".parse(), Ok(WebPort::None));
         for wrong in ["", "65536", "-1", "ANY", "http", "8000 "] {
             assert!(wrong.parse::<WebPort>().is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn the_oldest_connection_makes_room_for_one_more() {
+        let mut places = Places::default();
+        let mut taken: Vec<_> = (0..MAX_CONNECTIONS).map(|_| places.take()).collect();
+        taken.remove(7); // ended by itself
+        let _in_its_place = places.take();
+        assert!(taken.iter().all(|place| !place.is_cancelled()));
+        let _one_more = places.take();
+        assert!(taken[0].is_cancelled() && taken[1..].iter().all(|place| !place.is_cancelled()));
+        for _ in 0..10 * MAX_CONNECTIONS {
+            drop(places.take());
+        }
+        assert!(places.0.len() <= MAX_CONNECTIONS);
+    }
+
+    #[test]
+    fn the_address_of_the_page_can_be_opened() {
+        for (address, shown) in [
+            ("127.0.0.1:8000", "http://localhost:8000/"),
+            ("0.0.0.0:80", "http://localhost:80/"),
+            ("[::]:1", "http://localhost:1/"),
+            ("192.0.2.1:8000", "http://192.0.2.1:8000/"),
+            ("[2001:db8::1]:8000", "http://[2001:db8::1]:8000/"),
+        ] {
+            assert_eq!(url(address.parse().unwrap()), shown);
         }
     }
 

@@ -69,14 +69,18 @@ fn without_arguments_server_conf_is_read_if_it_is_there() {
     fs::write(folder.path().join("server.conf"), "SOKET_PORT = 8010\n").unwrap();
     let output = run(folder.path(), &[], &[]);
     assert_eq!(output.status.code(), Some(2));
-    assert!(stderr(&output).contains("server.conf: SOKET_PORT: there is no such key"), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("server.conf, line 1: SOKET_PORT: there is no such key"),
+        "{}",
+        stderr(&output)
+    );
 }
 
 #[test]
 fn a_secret_that_is_too_short_stops_the_start_and_is_not_shown() {
     let folder = tempdir().unwrap();
     let output = run(folder.path(), &[("JMQT_TOKEN_SECRET", "hunter2")], &[]);
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(2));
     let error = "sample_server: the token secret in JMQT_TOKEN_SECRET has 7 bytes; it must have 32 or more";
     assert!(stderr(&output).contains(error), "{}", stderr(&output));
     assert!(!stderr(&output).contains("hunter2"));
@@ -89,7 +93,7 @@ fn what_is_in_the_way_is_named_and_ends_with_1() {
     let port = taken.local_addr().unwrap().port().to_string();
     let output = run(folder.path(), &[("JMQT_SOCKET_PORT", &port)], &[]);
     assert_eq!(output.status.code(), Some(1));
-    let error = format!("sample_server: cannot listen on 127.0.0.1:{port}");
+    let error = format!("sample_server: cannot listen on 127.0.0.1:{port} (SOCKET_PORT): ");
     assert!(stderr(&output).contains(&error), "{}", stderr(&output));
 
     let _server = Server::start(folder.path());
@@ -99,10 +103,84 @@ fn what_is_in_the_way_is_named_and_ends_with_1() {
 }
 
 #[test]
+fn mistakes_in_the_configuration_end_with_2() {
+    let folder = tempdir().unwrap();
+    let here = |name: &str| folder.path().join(name).display().to_string();
+    fs::write(here("file"), "").unwrap();
+    let in_a_file = here("file/x");
+    let missing_folder = here("missing/x.log");
+    for (settings, part) in [
+        (&[("JMQT_LOG_PATH", missing_folder.as_str())][..], "cannot open the log file "),
+        (&[("JMQT_SQLITE_PATH", &in_a_file)], "file/x"),
+        (&[("JMQT_BIND_ADDRESS", "192.0.2.1")], "this machine has no such address: correct BIND_ADDRESS"),
+        (
+            &[
+                ("JMQT_ENABLE_SSL", "1"),
+                ("JMQT_SSL_CERT_PATH", &in_a_file),
+                ("JMQT_SSL_KEY_PATH", &in_a_file),
+                ("JMQT_SSL_SOCKET_PORT", "0"),
+            ],
+            "SSL_CERT_PATH ",
+        ),
+    ] {
+        let output = run(folder.path(), settings, &["--web-port", "0"]);
+        assert!(stderr(&output).contains(part), "{settings:?}: {}", stderr(&output));
+        assert_eq!(output.status.code(), Some(2), "{settings:?}: {}", stderr(&output));
+    }
+}
+
+#[test]
+fn check_tells_all_mistakes_and_starts_nothing() {
+    let folder = tempdir().unwrap();
+    let conf = folder.path().join("server.conf");
+    fs::write(&conf, "SOCKET_PORT = 8010\n").unwrap();
+    let output = run(folder.path(), &[], &["--check"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(stdout(&output), "server.conf: the configuration is usable\n");
+
+    fs::write(&conf, "SOCKET_PORT = 'x'\n\nTIMEOUT_SECONDS = 1\n").unwrap();
+    let output = run(folder.path(), &[], &["--check"]);
+    assert_eq!(output.status.code(), Some(2));
+    // The variable of the test is a port; what the file says of it does not count.
+    assert!(stderr(&output).contains("server.conf, line 3: TIMEOUT_SECONDS is 1"), "{}", stderr(&output));
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn sighup_reloads_and_disconnects_nobody() {
+    let folder = tempdir().unwrap();
+    let conf = folder.path().join("server.conf");
+    fs::write(&conf, "LOG_PATH = 'a.log'\nMAX_CONNECTIONS = 1\n").unwrap();
+    let mut server = Server::start(folder.path());
+    let mut bob = server.enter("bob");
+    let log = folder.path().join("a.log");
+    fs::rename(&log, folder.path().join("a.log.1")).unwrap();
+    fs::write(&conf, "LOG_PATH = 'a.log'\nMAX_CONNECTIONS = 2\n").unwrap();
+    server.signal("HUP");
+    server.logged("reloaded MAX_CONNECTIONS");
+    let alice = server.enter("alice");
+    bob.expect_presence(r#"{"online":"alice"}"#);
+
+    fs::write(&conf, "MAX_CONNECTIONS = 'many'\n").unwrap();
+    server.signal("HUP");
+    let error = server.logged("the configuration cannot be used");
+    assert!(error.contains("line 1: MAX_CONNECTIONS"), "{error}");
+    bob.expect_nothing();
+    drop(alice);
+    assert_eq!(server.stop("TERM").code(), Some(0));
+    assert!(fs::read_to_string(&log).unwrap().contains("reloading"));
+}
+
+#[test]
 fn a_variable_that_is_no_key_is_warned_of_but_the_secrets_own_is_not() {
     let folder = tempdir().unwrap();
     let secret = "s".repeat(32);
-    let environment = [("JMQT_TOKEN_SECRET", secret.as_str()), ("JMQT_COLOUR", "red")];
+    let environment = [
+        ("JMQT_TOKEN_SECRET", secret.as_str()),
+        ("JMQT_COLOUR", "red"),
+        // Fewer than the limit of open files of any machine: there would be a warning of that too.
+        ("JMQT_MAX_CONNECTIONS", "100"),
+    ];
     let server = Server::start_with(folder.path(), &environment);
     let warnings = server.log_lines(" WRN : ");
     assert_eq!(warnings.len(), 1, "{warnings:?}");

@@ -203,14 +203,34 @@ fn a_port_that_was_asked_for_is_taken_or_the_start_fails() {
 }
 
 #[test]
-fn for_want_of_the_usual_port_the_server_does_without_its_page() {
+fn the_page_gets_a_free_port_when_the_usual_one_is_taken() {
     let folder = tempdir().unwrap();
     let _taken = TcpListener::bind("127.0.0.1:8000"); // if that fails, somebody else has it
     let server = Server::start_with_usual_page(folder.path());
-    let warning = server.logged("There is no web page");
-    assert!(warning.contains(" WRN : ") && warning.contains("cannot listen on 127.0.0.1:8000"), "{warning}");
-    server.enter("bob");
-    assert_eq!(server.log_lines("Listening on http").len(), 0);
+    let warning = server.logged("Port 8000 is taken");
+    assert!(warning.contains(" WRN : "), "{warning}");
+    let address = page_of(&server);
+    assert_ne!(address.port(), 8000);
+    server.logged(&format!("Open http://localhost:{}/ in a browser", address.port()));
+    assert_eq!(get(address, "/").status, 200);
+}
+
+#[test]
+fn visitors_that_read_nothing_keep_nobody_away() {
+    let folder = tempdir().unwrap();
+    let server = Server::start_with_page(folder.path(), "any");
+    let address = page_of(&server);
+    let requests = b"GET /jmqt.js HTTP/1.1\r\nHost: test\r\n\r\n".repeat(50);
+    let visitors: Vec<_> = (0..300)
+        .map(|_| {
+            let mut visitor = TcpStream::connect(address).unwrap();
+            // The oldest ones are closed while the others come.
+            let _ = visitor.write_all(&requests);
+            visitor
+        })
+        .collect();
+    assert_eq!(get(address, "/").status, 200);
+    drop(visitors);
 }
 
 #[test]

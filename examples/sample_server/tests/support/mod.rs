@@ -170,10 +170,15 @@ impl Server {
         read.lines.iter().filter(|line| line.contains(text)).cloned().collect()
     }
 
-    /// Sends a signal, such as `TERM`, and waits for the end.
-    pub fn stop(&mut self, signal: &str) -> ExitStatus {
+    /// Sends a signal, such as `HUP`.
+    pub fn signal(&self, signal: &str) {
         let kill = format!("kill -{signal} {}", self.child.id());
         assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+    }
+
+    /// Sends a signal, such as `TERM`, and waits for the end.
+    pub fn stop(&mut self, signal: &str) -> ExitStatus {
+        self.signal(signal);
         self.ended()
     }
 
