@@ -214,6 +214,33 @@ test('a server that dies and comes back: countdown, subscriptions, stored messag
   await received(page, 'lasting', 'bob', '2').waitFor();
 });
 
+test('a page whose session another one took over says so, and comes back only when it is asked to', async (t) => {
+  const server = await Server.start(t);
+  const page = await open(t, browser, server, {}, async (opened) => {
+    opened.connections = 0;
+    await opened.routeWebSocket(/^ws:/, (near) => {
+      opened.connections++;
+      near.connectToServer();
+      opened.takeOver = () => near.close({ code: 4500, reason: 'a newer connection took over' }); // protocol.md 2.22
+    });
+  });
+  await connect(page, 'alice');
+  await subscribe(page, 'news');
+  await see(page, '#subscriptions', 'news');
+  await page.takeOver();
+  await see(page, '#state-text', 'Not connected');
+  await see(page, '#connect-error', /The connection of alice ended: another page or program .* took over \(4500 TAKEOVER/);
+  assert.equal(page.connections, 1);
+  await page.getByRole('button', { name: 'Connect here' }).click();
+  await see(page, '#state-text', 'Connected as alice');
+  await see(page, '#subscriptions', 'news'); // what the page had subscribed to is there again
+  assert.equal(await page.locator('#connect-error').textContent(), '');
+  assert.equal(page.connections, 2);
+  await page.takeOver();
+  await page.getByRole('button', { name: 'Connect here' }).waitFor();
+  await connect(page, 'carol'); // another name is another connection
+});
+
 test('who is online is listed, from when it is heard of', async (t) => {
   const server = await Server.start(t);
   const page = await open(t, browser, server);
