@@ -100,8 +100,7 @@ pub struct Config {
     pub slow_consumer: Duration,
     /// How long a validator may take (protocol.md 2.17). 1 second to an hour, default 10 seconds.
     pub validator_timeout: Duration,
-    /// After what absence a client's persistent subscriptions are removed; `None` for never, which
-    /// is the default.
+    /// After what absence a client's persistent subscriptions are removed; `None` for never. Default 7 days.
     pub session_expiry: Option<Duration>,
     /// How many messages are kept for one absent client, the oldest of the channel with most going first;
     /// `None` for no limit. Default 100,000.
@@ -260,7 +259,7 @@ impl Config {
             ),
             slow_consumer: settings.seconds("SLOW_CONSUMER_SECONDS", 30, 1..=DAY),
             validator_timeout: settings.seconds("VALIDATOR_TIMEOUT_SECONDS", 10, 1..=3600),
-            session_expiry: Some(settings.seconds("SESSION_EXPIRY_SECONDS", 0, 0..=3650 * DAY))
+            session_expiry: Some(settings.seconds("SESSION_EXPIRY_SECONDS", 7 * DAY, 0..=3650 * DAY))
                 .filter(|expiry| !expiry.is_zero()),
             max_pending_per_client: Some(settings.integer(
                 "MAX_PENDING_PER_CLIENT",

@@ -107,14 +107,16 @@ impl Server {
         let (queue, committer, batches) = CommitQueue::new(Arc::clone(&store), Arc::clone(&counters));
         let limits =
             JanitorLimits { session_expiry: config.session_expiry, pending: config.pending_limits() };
-        let janitor = Arc::new(Janitor::new(Arc::clone(&store), node.to_string(), limits));
+        let janitor =
+            Arc::new(Janitor::new(Arc::clone(&store), node.to_string(), limits, Arc::clone(&counters)));
+        let cluster_counters = Arc::clone(&counters);
         let (bus, cluster, joining) = match backend {
             Backend::Alone(_) => (Arc::new(LocalBus) as Arc<dyn Bus>, None, None),
             Backend::Cluster(store, redis) => {
                 let speaker = Speaker { node, epoch: context.ids.epoch() };
                 let (bus, events) = RedisBus::new(speaker, redis, counters);
                 let bus: Arc<dyn Bus> = Arc::new(bus);
-                let (cluster, tasks) = Cluster::new(node, Arc::clone(&bus), store);
+                let (cluster, tasks) = Cluster::new(node, Arc::clone(&bus), store, cluster_counters);
                 let cluster = Arc::new(cluster);
                 (bus, Some(Arc::clone(&cluster)), Some((cluster, events, tasks)))
             }

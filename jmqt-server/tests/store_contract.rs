@@ -430,6 +430,17 @@ async fn a_subscription_that_came_and_went_in_one_batch_leaves_nothing(on: &dyn 
 
 // ---- retained messages ----
 
+async fn a_retained_message_is_read_beside_commits(on: &dyn Database) {
+    let store = on.open().await;
+    assert_eq!(store.read_retained(&channel("news")).await.unwrap(), None);
+    for data in ["1", "2"] {
+        one(&*store, retain("news", data)).await;
+        assert_eq!(store.read_retained(&channel("news")).await.unwrap(), retained(data));
+    }
+    one(&*store, clear("news")).await;
+    assert_eq!(store.read_retained(&channel("news")).await.unwrap(), None);
+}
+
 async fn the_latest_retained_message_is_kept(on: &dyn Database) {
     let store = on.open().await;
     assert_eq!(one(&*store, read("news")).await, Outcome::Retained(None));
@@ -998,7 +1009,7 @@ async fn many_clients_are_looked_at_a_few_at_a_time(on: &dyn Database) {
             break;
         }
     }
-    assert_eq!(calls, 2);
+    assert!(calls >= 2, "and a slow database ends a call earlier");
     let expected: Vec<_> = names.iter().step_by(8).map(|name| (client(name), Seq(3), 3)).collect();
     let dropped: Vec<_> = dropped.into_iter().map(|it| (it.client, it.up_to, it.messages)).collect();
     assert_eq!(dropped, expected);
@@ -1265,6 +1276,7 @@ macro_rules! contract {
             subscriptions_are_told_in_the_order_of_their_keys,
             operations_of_one_batch_see_those_before_them,
             a_subscription_that_came_and_went_in_one_batch_leaves_nothing,
+            a_retained_message_is_read_beside_commits,
             the_latest_retained_message_is_kept,
             retained_messages_follow_the_order_of_the_batch,
             a_message_can_be_logged_and_retained,
@@ -1478,6 +1490,47 @@ mod sqlite {
         store.close().await;
         drop(store);
         database.open().await;
+    }
+
+    #[tokio::test]
+    async fn a_database_in_use_is_not_opened_under_another_name_of_its_file() {
+        let database = Sqlite::new();
+        let store = database.open().await;
+        let link = database.folder.path().join("link.db");
+        std::fs::hard_link(database.path(), &link).unwrap();
+        std::fs::remove_file(database.folder.path().join("jmqt.db.lock")).unwrap();
+        for path in [link, database.path()] {
+            assert!(matches!(open(&path).await, Err(StoreError::InUse { .. })));
+        }
+        store.close().await;
+        database.open().await;
+    }
+
+    #[tokio::test]
+    async fn what_is_no_file_is_refused() {
+        for name in [":memory:", "file:x.db?mode=memory", "file::memory:?cache=shared"] {
+            let error = open(Path::new(name)).await.unwrap_err();
+            assert!(error.to_string().contains("has to be a file"), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_committed_to_a_file_that_was_deleted_or_replaced() {
+        let database = Sqlite::new();
+        let store = database.open().await;
+        subscribed(&*store, "bob", "news").await;
+        std::fs::remove_file(database.path()).unwrap();
+        let noticed = async {
+            loop {
+                match store.commit(&[append("news", "1")]).await {
+                    Err(StoreError::Gone { .. }) => return,
+                    other => drop(other.unwrap()),
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), noticed).await.unwrap();
+        assert!(matches!(store.trim(&[]).await, Err(StoreError::Gone { .. })), "so the janitor logs it");
     }
 
     #[tokio::test]

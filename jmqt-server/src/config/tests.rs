@@ -147,7 +147,7 @@ fn without_a_file_there_are_the_default_ports() {
     assert_eq!((config.socket_port, config.websocket_port), (Some(8010), Some(8012)));
     assert!(config.ssl.is_none());
     assert_eq!(config.timeout, Duration::from_secs(60));
-    assert_eq!(config.session_expiry, None);
+    assert_eq!(config.session_expiry, Some(Duration::from_secs(7 * 86_400)));
     assert_eq!(config.max_pending_per_client, Some(100_000));
     assert_eq!(config.max_pending_bytes_per_client, Some(64 << 20));
     assert_eq!(config.max_pending_p2p_per_client, Some(1000));

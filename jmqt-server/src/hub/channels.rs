@@ -47,6 +47,8 @@ struct MemberList {
 struct Tail {
     runs: VecDeque<Arc<LoggedPushes>>,
     bytes: usize,
+    /// The channel has been removed: whoever still has it must keep nothing there any more.
+    is_removed: bool,
 }
 
 impl Default for Channels {
@@ -95,7 +97,7 @@ impl Channels {
             members.list.is_empty()
         };
         if empty {
-            self.keep_tail(channel, None);
+            self.change_tail(channel, None, true);
             shard.remove(subscription.channel.as_str());
         }
         true
@@ -109,10 +111,16 @@ impl Channels {
 
     /// Keeps a run of pushes for those who could not take all of it, or, given `None`, nothing.
     pub(crate) fn keep_tail(&self, channel: &Channel, run: Option<Arc<LoggedPushes>>) {
+        self.change_tail(channel, run, false);
+    }
+
+    fn change_tail(&self, channel: &Channel, run: Option<Arc<LoggedPushes>>, remove: bool) {
         let mut tail = channel.tail.lock().unwrap_or_else(PoisonError::into_inner);
         let before = tail.bytes;
         match run {
-            None => *tail = Tail::default(),
+            None if remove => *tail = Tail { is_removed: true, ..Tail::default() },
+            None => *tail = Tail { is_removed: tail.is_removed, ..Tail::default() },
+            Some(_) if tail.is_removed => {}
             Some(run) => {
                 tail.bytes += run.pushes.len();
                 tail.runs.push_back(run);
@@ -172,5 +180,17 @@ mod tests {
         let found = [4, 5, 6, 7, 8, 9].map(|seq| channel.tail_with(key, Seq(seq)).is_some());
         assert_eq!(found, [false, true, false, false, true, false]);
         assert!(channel.tail_with(ChannelKey(8), Seq(5)).is_none(), "the channel was made anew");
+    }
+
+    #[test]
+    fn a_channel_that_was_removed_keeps_nothing() {
+        let (channels, channel) = (Channels::default(), Channel::default());
+        channels.change_tail(&channel, None, true);
+        let mut pushes = PushesBuilder::default();
+        let frame = jmqt_protocol::PushFrame::new("news", "");
+        pushes.push(&frame, jmqt_protocol::Payload::parse("1").unwrap(), None);
+        let run = LoggedPushes { pushes: pushes.finish(), messages: Vec::new() };
+        channels.keep_tail(&channel, Some(Arc::new(run)));
+        assert_eq!(channels.tail_bytes.load(Ordering::Relaxed), 0);
     }
 }

@@ -27,6 +27,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Hub;
 use crate::bus::{Bus, BusEvents, Control, NodeId, Qos1Pushes};
+use crate::counters::Counters;
 use crate::disconnect::Disconnect;
 use crate::store::{ClusterStore, SharedSession};
 use crate::validators::ConnectionInfo;
@@ -88,6 +89,7 @@ pub(crate) struct Cluster {
     store: Arc<dyn ClusterStore>,
     directory: Directory,
     registrar: Registrar,
+    counters: Arc<Counters>,
     numbers: AtomicU64,
     fences: Mutex<Fences>,
     asked: Asked,
@@ -133,9 +135,15 @@ pub(crate) enum Location {
 }
 
 impl Cluster {
-    pub(crate) fn new(node: NodeId, bus: Arc<dyn Bus>, store: Arc<dyn ClusterStore>) -> (Self, ClusterTasks) {
+    pub(crate) fn new(
+        node: NodeId,
+        bus: Arc<dyn Bus>,
+        store: Arc<dyn ClusterStore>,
+        counters: Arc<Counters>,
+    ) -> (Self, ClusterTasks) {
         let name = node.to_string();
-        let (registrar, registrar_task) = Registrar::new(Arc::clone(&store), name.clone());
+        let (registrar, registrar_task) =
+            Registrar::new(Arc::clone(&store), name.clone(), Arc::clone(&counters));
         let (arrivals, arrived) = mpsc::channel(ARRIVALS);
         let (orphans, orphaned) = mpsc::channel(ORPHANS);
         let cluster = Self {
@@ -143,6 +151,7 @@ impl Cluster {
             name,
             bus,
             store,
+            counters,
             directory: Directory::default(),
             registrar,
             numbers: AtomicU64::new(1),

@@ -14,9 +14,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Hub;
+use crate::counters::Counters;
 use crate::log_limit::log_limited;
 use crate::session::OutboxContext;
-use crate::store::{ChannelKey, CursorUpdate, Dropped, PendingLimits, SessionRow, Store, StoreError, Swept};
+use crate::store::{
+    ChannelKey, Cursor, CursorUpdate, Dropped, PendingLimits, SessionRow, Store, StoreError, Swept,
+    store_failed,
+};
 use crate::validators::ConnectionInfo;
 
 /// Cursors that moved and sessions that began are written this often (2.13: within a second).
@@ -31,6 +35,8 @@ const SWEEP_FOR: Duration = Duration::from_millis(500);
 const EXPIRE_EVERY: Duration = Duration::from_secs(30);
 /// But no more often than this.
 const EXPIRE_AT_MOST_EVERY: Duration = Duration::from_secs(1);
+/// A clock that gains or loses more than this between two looks has been set.
+const CLOCK_JUMP: Duration = Duration::from_secs(10);
 /// How long a session that ends waits for its cursors to be written.
 const SAVE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -43,9 +49,42 @@ pub(crate) struct JanitorLimits {
     pub(crate) pending: Option<PendingLimits>,
 }
 
+/// Compares the clock with the time that passes: one that jumps tells nothing of how long clients were away.
+#[derive(Debug, Default)]
+struct ClockWatch {
+    last: Option<(SystemTime, Instant)>,
+    /// Nobody expires until then.
+    grace_until: Option<Instant>,
+}
+
+impl ClockWatch {
+    /// Whether clients may expire now. After a jump they may not for one more period, in which they can come
+    /// back.
+    fn may_expire(&mut self, clock: SystemTime, now: Instant, expiry: Duration) -> bool {
+        if let Some((clock_before, before)) = self.last.replace((clock, now)) {
+            let passed = now.saturating_duration_since(before);
+            let expected = clock_before + passed;
+            let jump = match clock.duration_since(expected) {
+                Ok(ahead) => ahead,
+                Err(behind) => behind.duration(),
+            };
+            if jump > CLOCK_JUMP {
+                tracing::warn!(
+                    target: "jmqt::store", seconds = jump.as_secs(), forward = clock > expected,
+                    "the clock has jumped: no absent client expires for SESSION_EXPIRY_SECONDS"
+                );
+                self.grace_until = Some(now + expiry);
+            }
+        }
+        self.grace_until.is_none_or(|until| now >= until)
+    }
+}
+
 /// The list of things to be written.
 pub(crate) struct Janitor {
     store: Arc<dyn Store>,
+    counters: Arc<Counters>,
+    clock: Mutex<ClockWatch>,
     /// Names this process among those that have used the store.
     pub(crate) node: String,
     limits: JanitorLimits,
@@ -60,7 +99,7 @@ pub(crate) struct Janitor {
 struct Chores {
     opened: HashMap<u64, SessionRow>,
     closed: Vec<(ClientId, u64)>,
-    cursors: Vec<CursorUpdate>,
+    cursors: HashMap<(ChannelKey, ClientId), Cursor>,
     /// Those who wait for the above to be written.
     waiting: Vec<oneshot::Sender<()>>,
     /// Channels with acknowledged messages that may go.
@@ -68,9 +107,16 @@ struct Chores {
 }
 
 impl Janitor {
-    pub(crate) fn new(store: Arc<dyn Store>, node: String, limits: JanitorLimits) -> Self {
+    pub(crate) fn new(
+        store: Arc<dyn Store>,
+        node: String,
+        limits: JanitorLimits,
+        counters: Arc<Counters>,
+    ) -> Self {
         Self {
             store,
+            counters,
+            clock: Mutex::default(),
             node,
             limits,
             generations: AtomicU64::new(1),
@@ -128,7 +174,7 @@ impl Janitor {
     pub(crate) async fn save_cursors(&self, cursors: Vec<CursorUpdate>) {
         let written = {
             let mut chores = self.chores();
-            chores.cursors.extend(cursors);
+            chores.cursors.extend(by_place(cursors));
             chores.wait()
         };
         self.urgent.notify_one();
@@ -185,7 +231,7 @@ impl Janitor {
         };
         for outbox in moved {
             let cursors = outbox.take_moved_cursors();
-            self.chores().cursors.extend(cursors);
+            self.chores().cursors.extend(by_place(cursors));
         }
     }
 
@@ -212,15 +258,20 @@ impl Janitor {
                 std::mem::take(&mut chores.closed),
                 std::mem::take(&mut chores.waiting),
             );
-            let keys = taken.0.iter().map(|update| update.key);
+            let keys = taken.0.keys().map(|(key, _)| *key);
             chores.to_trim.extend(keys);
             taken
         };
+        let cursors: Vec<_> =
+            cursors.into_iter().map(|((key, client), cursor)| CursorUpdate { client, key, cursor }).collect();
         if !cursors.is_empty()
             && let Err(error) = self.store.save_cursors(&cursors).await
         {
-            self.failed("acknowledgements could not be saved", &error);
-            self.chores().cursors.extend(cursors);
+            self.failed("acknowledgements could not be saved; it will be tried again", &error);
+            let mut chores = self.chores();
+            for (place, cursor) in by_place(cursors) {
+                chores.cursors.entry(place).or_insert(cursor); // what has come meanwhile is newer
+            }
         }
         if !closed.is_empty()
             && let Err(error) = self.store.sessions_closed(&closed, &self.node).await
@@ -279,7 +330,12 @@ impl Janitor {
 
     async fn expire(&self, hub: &Hub) {
         let Some(expiry) = self.limits.session_expiry.filter(|_| hub.is_first()) else { return };
-        let Some(before) = SystemTime::now().checked_sub(expiry) else { return };
+        let now = SystemTime::now();
+        let may_expire = {
+            let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+            clock.may_expire(now, Instant::now(), expiry)
+        };
+        let Some(before) = now.checked_sub(expiry).filter(|_| may_expire) else { return };
         // Held until they are gone: a client that comes back meanwhile waits, and then has nothing left.
         let mut held = Vec::new();
         let mut is_away = |client: &ClientId| {
@@ -302,9 +358,14 @@ impl Janitor {
         }
     }
 
-    fn failed(&self, what: &str, error: &StoreError) {
-        tracing::error!(target: "jmqt::store", %error, "{what}; it will be tried again");
+    fn failed(&self, what: &'static str, error: &StoreError) {
+        store_failed(&self.counters, what, error);
     }
+}
+
+/// One cursor for each place: the last one, which is the furthest.
+fn by_place(updates: Vec<CursorUpdate>) -> impl Iterator<Item = ((ChannelKey, ClientId), Cursor)> {
+    updates.into_iter().map(|update| ((update.key, update.client), update.cursor))
 }
 
 impl Chores {
@@ -312,5 +373,24 @@ impl Chores {
         let (sender, receiver) = oneshot::channel();
         self.waiting.push(sender);
         receiver
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_the_clock_has_jumped_nobody_expires_for_one_period() {
+        let (clock, now, expiry) = (SystemTime::now(), Instant::now(), Duration::from_secs(3600));
+        let seconds = Duration::from_secs;
+        let mut watch = ClockWatch::default();
+        assert!(watch.may_expire(clock, now, expiry));
+        assert!(watch.may_expire(clock + seconds(31), now + seconds(30), expiry));
+        let ahead = clock + seconds(86_400);
+        assert!(!watch.may_expire(ahead + seconds(60), now + seconds(60), expiry));
+        assert!(!watch.may_expire(ahead + seconds(3600), now + seconds(3600), expiry));
+        assert!(watch.may_expire(ahead + seconds(3660), now + seconds(3660), expiry));
+        assert!(!watch.may_expire(clock + seconds(3690), now + seconds(3690), expiry), "back again");
     }
 }

@@ -28,7 +28,7 @@ use tokio_util::task::TaskTracker;
 use crate::bus::Bus;
 use crate::counters::Counters;
 use crate::session::{Outbox, OutboxContext};
-use crate::store::{CommitQueue, NotCommitted, Operation, Outcome, Store, StoreError, Tagged};
+use crate::store::{CommitQueue, NotCommitted, Operation, Outcome, Store, StoreError, Tagged, store_failed};
 
 pub(crate) use channels::Channels;
 pub(crate) use cluster::{Arrival, Cluster, ClusterTasks, Location, Orphan};
@@ -153,6 +153,18 @@ impl Hub {
         Ok(answer.map_err(|_| HubError::Store)??)
     }
 
+    /// Waits until everything that was submitted before is in the store, or has failed.
+    async fn fence(&self) -> Result<(), HubError> {
+        let (reply, answer) = oneshot::channel();
+        let passed = async {
+            self.queue.submit(None, Tag::Reply(reply)).await.map_err(|_| HubError::Store)?;
+            drop(answer.await); // there is no outcome
+            Ok(())
+        };
+        let passed = tokio::time::timeout(STORE_TIMEOUT, passed).await;
+        passed.unwrap_or_else(|_| Err(self.store_failed(&StoreError::TimedOut(STORE_TIMEOUT))))
+    }
+
     /// Carries out a change of a client's subscriptions. If the caller goes away meanwhile, the session
     /// waits for it [before it ends](Self::settle_session).
     async fn commit_change(&self, outbox: &Outbox, operation: Operation) -> Result<Outcome, HubError> {
@@ -174,10 +186,9 @@ impl Hub {
         self.queue.close();
     }
 
-    /// Logs and counts a failure of the store: the one place for reads.
+    /// A failure of the store, for which the request is answered SERVER_ERROR.
     fn store_failed(&self, error: &StoreError) -> HubError {
-        self.counters.store_failures.increment();
-        tracing::error!(target: "jmqt::store", %error, "the store failed");
+        store_failed(&self.counters, "the store failed", error);
         HubError::Store
     }
 }

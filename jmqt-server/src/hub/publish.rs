@@ -7,6 +7,7 @@ use jmqt_protocol::{ChannelKind, ChannelName, ClientId, Payload, PushFrame, Qos,
 
 use super::channels::Members;
 use super::{Cluster, Hub, HubError, Location, Pushes, PushesBuilder, Tag};
+use crate::log_limit::log_limited;
 use crate::session::{Flush, Outbox, Stage};
 use crate::store::{Append, Operation};
 use crate::transport::Framing;
@@ -223,6 +224,18 @@ async fn push_to(
 /// The client whose point-to-point channel it is.
 pub(super) fn peer(channel: &ChannelName) -> &str {
     channel.as_str().strip_prefix('#').unwrap_or_default()
+}
+
+/// Whether what came out of the store is what went in: JSON. Anything else is no packet to a client.
+pub(super) fn is_intact(channel: &ChannelName, data: &[u8]) -> bool {
+    let is_json = std::str::from_utf8(data).is_ok_and(|text| Payload::parse(text).is_ok());
+    if !is_json {
+        log_limited!(
+            error, target: "jmqt::store", channel = %channel,
+            "a stored message is damaged and is left out: check the disk, and restore the database from a backup"
+        );
+    }
+    is_json
 }
 
 /// What came in as a payload, or out of the store, is one.

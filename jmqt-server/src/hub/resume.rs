@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jmqt_protocol::{ChannelName, PushFrame};
 
-use super::publish::payload;
+use super::publish::{is_intact, payload};
 use super::{Hub, PushesBuilder};
 use crate::session::{LoggedPush, LoggedPushes, Missing, Outbox, PushId, Source};
 use crate::store::{ChannelKey, LogPlace, LoggedMessage, Seq, StoreError};
@@ -152,7 +152,7 @@ impl Hub {
         let mut pushes = PushesBuilder::default();
         let mut list = Vec::with_capacity(messages.len());
         let mut id_text = String::new();
-        for message in messages {
+        for message in messages.iter().filter(|message| is_intact(channel, &message.data)) {
             let id = PushId::Logged(LogPlace { key, seq: message.seq, stamp: message.stamp });
             self.context.ids.write(id, &mut id_text);
             let sender = message.sender.as_ref().map_or("", |sender| sender.as_str());

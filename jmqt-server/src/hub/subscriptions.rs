@@ -6,6 +6,7 @@ use std::sync::Arc;
 use jmqt_protocol::{ChannelKind, ChannelName, ClientId, Persistence, PushFrame};
 use tokio::sync::MutexGuard;
 
+use super::publish::is_intact;
 use super::{CHANGE_LOCKS, Hub, HubError, RetainedPush};
 use crate::session::{LogState, Outbox, Stage, Subscription};
 use crate::store::{Operation, Outcome, Retained};
@@ -274,16 +275,16 @@ impl Hub {
         outbox: &Outbox,
         channel: &ChannelName,
     ) -> Result<Option<RetainedPush>, HubError> {
-        // One on its way to the store was published before, so it must be seen: then the read queues up.
-        if !self.queue.has_retained() && !self.store.may_have_retained(channel) {
+        // One on its way to the store was published before, so it must be seen. The read itself is none of the
+        // commit queue's business: it would hold up everybody's publishes.
+        if self.queue.has_retained() {
+            self.fence().await?;
+        }
+        if !self.store.may_have_retained(channel) {
             return Ok(None);
         }
-        match self.commit(Operation::ReadRetained { channel: channel.clone() }).await? {
-            Outcome::Retained(retained) => {
-                Ok(retained.map(|retained| frame_retained(outbox, channel, retained)))
-            }
-            _ => Err(HubError::Store),
-        }
+        let retained = self.store.read_retained(channel).await.map_err(|error| self.store_failed(&error))?;
+        Ok(retained.filter(|it| is_intact(channel, &it.data)).map(|it| frame_retained(outbox, channel, it)))
     }
 
     /// Forgets a channel's retained message; `false` if there was none.

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::{Append, Operation, Outcome, Store, StoreError};
+use super::{Append, Operation, Outcome, Store, StoreError, store_failed};
 use crate::counters::Counters;
 
 /// How many operations may wait.
@@ -227,8 +227,8 @@ impl<T> Committer<T> {
     }
 
     fn report(&self, error: &StoreError, operations: usize) {
-        self.counters.store_failures.increment();
-        tracing::error!(target: "jmqt::store", %error, operations, "a batch was not committed");
+        tracing::debug!(target: "jmqt::store", %error, operations, "a batch was not committed");
+        store_failed(&self.counters, "a batch was not committed", error);
     }
 }
 
@@ -273,8 +273,8 @@ mod tests {
 
     use super::*;
     use crate::store::{
-        ChannelKey, CursorUpdate, Epoch, Expired, IsAway, LoggedMessage, PendingLimits, Seq, SessionRow,
-        StoredSubscription, Swept,
+        ChannelKey, CursorUpdate, Epoch, Expired, IsAway, LoggedMessage, PendingLimits, Retained, Seq,
+        SessionRow, StoredSubscription, Swept,
     };
 
     impl Tagged for () {
@@ -340,6 +340,10 @@ mod tests {
 
         fn may_have_retained(&self, _: &ChannelName) -> bool {
             false
+        }
+
+        async fn read_retained(&self, _: &ChannelName) -> Result<Option<Retained>, StoreError> {
+            Ok(None)
         }
 
         async fn read_log(

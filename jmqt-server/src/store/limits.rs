@@ -12,6 +12,10 @@ pub(super) const TIME_LIMIT: Duration = Duration::from_secs(10);
 /// may have happened all the same.
 pub(super) const COMMIT_LIMIT: Duration = Duration::from_secs(30);
 
+/// A client that was last seen later than this from now was noted by a wrong clock. (Those of several nodes may
+/// differ a little.)
+pub(super) const FUTURE: Duration = Duration::from_secs(60);
+
 /// The error for an answer of the network that did not come.
 pub(super) fn no_answer() -> sqlx::Error {
     std::io::Error::from(std::io::ErrorKind::TimedOut).into()

@@ -11,6 +11,7 @@ mod backlog;
 mod cluster;
 mod commit;
 mod cursor;
+mod failures;
 mod limits;
 mod mysql;
 mod names;
@@ -26,6 +27,7 @@ use jmqt_protocol::{ChannelName, ClientId};
 
 pub use cluster::{ClusterStore, Entered, NodeBeat, SharedSession};
 pub(crate) use commit::{CommitQueue, NotCommitted, Settled, SettledBatches, Tagged};
+pub(crate) use failures::store_failed;
 pub use mysql::{MySqlOptions, MySqlStore, MySqlTls};
 pub use sqlite::{SqliteOptions, SqliteStore, Synchronous};
 
@@ -294,6 +296,21 @@ pub enum StoreError {
         /// Why not.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The database's file was deleted or replaced while it was open.
+    #[error(
+        "{path} was deleted or replaced while the server has it open: stop the server, and put the file back or \
+         let it make a new one"
+    )]
+    Gone {
+        /// The database file.
+        path: String,
+    },
+    /// The disk is nearly full.
+    #[error("the disk of {path} is nearly full: no message is stored until there is more room")]
+    NoRoom {
+        /// The database file.
+        path: String,
+    },
     /// The schema could not be brought up to date.
     #[error("cannot migrate the database: {0}")]
     Migrate(#[from] sqlx::migrate::MigrateError),
@@ -325,9 +342,13 @@ impl StoreError {
     /// Whether the reason lies with the database, or with others who use it, and not with what it was asked.
     fn is_of_database(&self) -> bool {
         match self {
-            Self::Unreachable(_) | Self::TimedOut(_) | Self::Locked | Self::InUse { .. } | Self::Closed => {
-                true
-            }
+            Self::Unreachable(_)
+            | Self::TimedOut(_)
+            | Self::Locked
+            | Self::InUse { .. }
+            | Self::Gone { .. }
+            | Self::NoRoom { .. }
+            | Self::Closed => true,
             Self::Database(_)
             | Self::Open { .. }
             | Self::Migrate(_)
@@ -363,6 +384,9 @@ pub trait Store: Send + Sync + 'static {
     /// Whether a read of this channel's retained message could find one. `false` is certain;
     /// it counts what [`commit`](Self::commit) has done, not what is still on its way there.
     fn may_have_retained(&self, channel: &ChannelName) -> bool;
+
+    /// The channel's retained message. It sees every commit that has been answered.
+    async fn read_retained(&self, channel: &ChannelName) -> Result<Option<Retained>, StoreError>;
 
     /// Messages of one log behind `after`, in order: at most `messages`, and no more after
     /// `bytes` of payload have been gathered (so one at least, if there is one).

@@ -36,8 +36,8 @@ use super::backlog;
 use super::limits::limited;
 use super::names::NameSet;
 use super::{
-    ChannelKey, CursorUpdate, Epoch, Expired, IsAway, LoggedMessage, Operation, Outcome, PendingLimits, Seq,
-    SessionRow, Store, StoreError, StoredSubscription, Swept,
+    ChannelKey, CursorUpdate, Epoch, Expired, IsAway, LoggedMessage, Operation, Outcome, PendingLimits,
+    Retained, Seq, SessionRow, Store, StoreError, StoredSubscription, Swept,
 };
 
 /// Where the database is, who uses it, and how.
@@ -166,6 +166,10 @@ impl Store for MySqlStore {
 
     fn may_have_retained(&self, channel: &ChannelName) -> bool {
         self.retained.as_ref().is_none_or(|retained| retained.may_contain(channel.as_str()))
+    }
+
+    async fn read_retained(&self, channel: &ChannelName) -> Result<Option<Retained>, StoreError> {
+        self.read_retained_message(channel).await
     }
 
     async fn read_log(

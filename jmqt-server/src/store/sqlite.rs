@@ -7,6 +7,7 @@
 mod commit;
 mod cursors;
 mod expiry;
+mod guard;
 mod log;
 mod open;
 mod pending;
@@ -25,13 +26,14 @@ use sqlx::pool::PoolConnection;
 use sqlx::{Connection as _, Sqlite, SqlitePool};
 use tokio::sync::{Mutex, MutexGuard};
 
+use self::guard::Guard;
 use self::writer::Writer;
 use super::backlog;
 use super::limits::{TIME_LIMIT, limited};
 use super::names::NameSet;
 use super::{
-    ChannelKey, CursorUpdate, Epoch, Expired, IsAway, LoggedMessage, Operation, Outcome, PendingLimits, Seq,
-    SessionRow, Store, StoreError, StoredSubscription, Swept,
+    ChannelKey, CursorUpdate, Epoch, Expired, IsAway, LoggedMessage, Operation, Outcome, PendingLimits,
+    Retained, Seq, SessionRow, Store, StoreError, StoredSubscription, Swept,
 };
 
 /// Where the database is and how careful it is.
@@ -73,7 +75,8 @@ pub struct SqliteStore {
     /// Channels that have a retained message.
     retained: NameSet,
     closed: AtomicBool,
-    /// Locked until the store is closed or dropped.
+    /// Locked until the store is closed or dropped, as is the lock file.
+    guard: Guard,
     lock: File,
 }
 
@@ -94,6 +97,7 @@ impl SqliteStore {
         if self.closed.load(Ordering::Acquire) {
             return Err(StoreError::Closed);
         }
+        self.guard.check_file()?;
         writer.recover().await?;
         Ok(writer)
     }
@@ -124,6 +128,10 @@ impl Store for SqliteStore {
 
     fn may_have_retained(&self, channel: &ChannelName) -> bool {
         self.retained.may_contain(channel.as_str())
+    }
+
+    async fn read_retained(&self, channel: &ChannelName) -> Result<Option<Retained>, StoreError> {
+        limited(self.read_retained_message(channel)).await
     }
 
     async fn read_log(
@@ -181,6 +189,7 @@ impl Store for SqliteStore {
             if let Some(connection) = self.writer.lock().await.take() {
                 connection.close().await?;
             }
+            self.guard.unlock();
             let _ = self.lock.unlock(); // or else it is unlocked when the store is dropped
             Ok(())
         };

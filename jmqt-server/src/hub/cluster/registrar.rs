@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use jmqt_protocol::ClientId;
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use crate::store::{ClusterStore, Entered, SessionRow, SharedSession, StoreError};
+use crate::counters::Counters;
+use crate::store::{ClusterStore, Entered, SessionRow, SharedSession, store_failed};
 
 /// So many may wait; whoever comes then waits for room.
 const WAITING: usize = 4096;
@@ -42,6 +43,7 @@ pub(crate) struct RegistrarTask {
     jobs: mpsc::Receiver<Job>,
     store: Arc<dyn ClusterStore>,
     node: String,
+    counters: Arc<Counters>,
     unwanted: Arc<Unwanted>,
 }
 
@@ -50,9 +52,13 @@ pub(crate) struct RegistrarTask {
 pub(super) struct NotRegistered;
 
 impl Registrar {
-    pub(super) fn new(store: Arc<dyn ClusterStore>, node: String) -> (Self, RegistrarTask) {
+    pub(super) fn new(
+        store: Arc<dyn ClusterStore>,
+        node: String,
+        counters: Arc<Counters>,
+    ) -> (Self, RegistrarTask) {
         let (jobs, receiver) = mpsc::channel(WAITING);
-        (Self { jobs }, RegistrarTask { jobs: receiver, store, node, unwanted: Arc::default() })
+        (Self { jobs }, RegistrarTask { jobs: receiver, store, node, counters, unwanted: Arc::default() })
     }
 
     /// Enters a session that is about to begin.
@@ -124,7 +130,7 @@ impl RegistrarTask {
             return;
         }
         if let Err(error) = self.store.sessions_closed(&unwanted, &self.node).await {
-            failed("sessions that were given up could not be taken out", &error);
+            store_failed(&self.counters, "sessions that were given up could not be taken out", &error);
             self.unwanted.sessions().extend(unwanted); // for the next time there is something to do
         }
     }
@@ -141,7 +147,7 @@ impl RegistrarTask {
                     let _ = reply.send(is_mine);
                 }
             }
-            Err(error) => failed("sessions could not be claimed", &error),
+            Err(error) => store_failed(&self.counters, "sessions could not be claimed", &error),
         }
     }
 
@@ -166,14 +172,10 @@ impl RegistrarTask {
                     drop(reply.send(Delivery { content: Some((row.client, entered)), unwanted }));
                 }
             }
-            Err(error) => failed("sessions could not be entered", &error),
+            Err(error) => store_failed(&self.counters, "sessions could not be entered", &error),
         }
         later
     }
-}
-
-fn failed(what: &str, error: &StoreError) {
-    tracing::error!(target: "jmqt::session", %error, "{what}");
 }
 
 #[cfg(test)]

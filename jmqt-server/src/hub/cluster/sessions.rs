@@ -254,7 +254,7 @@ impl Cluster {
     }
 
     pub(super) fn failed(&self, error: &crate::store::StoreError) -> HubError {
-        tracing::error!(target: "jmqt::store", %error, "the store failed");
+        crate::store::store_failed(&self.counters, "the store failed in the cluster", error);
         HubError::Store
     }
 }

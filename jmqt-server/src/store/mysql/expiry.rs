@@ -12,7 +12,7 @@ use super::MySqlStore;
 use super::cluster::lock_generations;
 use super::connection::retried;
 use super::rows::{self, MultiRow};
-use crate::store::limits::{TIME_LIMIT, limited};
+use crate::store::limits::{FUTURE, TIME_LIMIT, limited};
 use crate::store::time::millis;
 use crate::store::{ChannelKey, Expired, IsAway, StoreError};
 
@@ -74,6 +74,29 @@ struct Place {
 }
 
 impl MySqlStore {
+    /// A clock that was ahead may have noted times that are still to come.
+    async fn correct_future(&self) -> Result<(), StoreError> {
+        let now = SystemTime::now();
+        let corrected = retried(|| async {
+            let mut lease = self.connections.lease().await?;
+            let corrected = limited(async {
+                // Looked for first, without a lock: an UPDATE locks the end of the index.
+                let sql = "SELECT client_id FROM clients WHERE last_seen > ? LIMIT 1";
+                let find = sqlx::query(sql).bind(millis(now + FUTURE));
+                let connection = lease.begin().await?;
+                if find.fetch_optional(&mut *connection).await?.is_some() {
+                    let sql = "UPDATE clients SET last_seen = ? WHERE last_seen > ?";
+                    let update = sqlx::query(sql).bind(millis(now)).bind(millis(now + FUTURE));
+                    update.execute(connection).await?;
+                }
+                Ok(())
+            });
+            let corrected = corrected.await;
+            lease.finish(corrected).await
+        });
+        corrected.await
+    }
+
     /// See [`Store::expire`](crate::store::Store::expire). Clients go a few at a time: an error after
     /// some have gone ends it early and is not reported, so that theirs is; the next call meets it
     /// again.
@@ -83,6 +106,7 @@ impl MySqlStore {
         is_away: &mut IsAway<'_>,
     ) -> Result<Vec<Expired>, StoreError> {
         self.check_open()?;
+        self.correct_future().await?;
         let until = Instant::now() + TIME_LIMIT;
         let before = millis(before);
         let mut place = Place { last_seen: i64::MIN, client: Vec::new() };

@@ -1,13 +1,13 @@
 //! What clients have to read: subscriptions and logs.
 
-use jmqt_protocol::ClientId;
+use jmqt_protocol::{ChannelName, ClientId};
 use sqlx::mysql::MySqlConnection;
 
 use super::connection::retried;
 use super::rows;
 use super::{MySqlStore, cursors};
 use crate::store::limits::limited;
-use crate::store::{ChannelKey, LoggedMessage, Seq, StoreError, StoredSubscription};
+use crate::store::{ChannelKey, LoggedMessage, Retained, Seq, StoreError, StoredSubscription};
 
 /// How many messages are measured at a time.
 const MEASURED: usize = 1024;
@@ -47,6 +47,26 @@ impl MySqlStore {
             })
         };
         found.await?.iter().map(subscription).collect()
+    }
+
+    /// See [`Store::read_retained`](crate::store::Store::read_retained).
+    pub(super) async fn read_retained_message(
+        &self,
+        channel: &ChannelName,
+    ) -> Result<Option<Retained>, StoreError> {
+        let sql = "SELECT r.sender, r.data FROM channels AS c JOIN retained AS r ON r.channel_id = c.id \
+            WHERE c.name = ?";
+        let found = retried(|| async {
+            let mut lease = self.connections.lease().await?;
+            let found = limited(async {
+                let query = sqlx::query(sql).bind(channel.as_str().as_bytes());
+                Ok(query.fetch_optional(lease.connection()?).await?)
+            });
+            let found = found.await;
+            lease.done(found)
+        });
+        let retained = |row| Ok(Retained { sender: rows::sender(&row, 0)?, data: rows::data(&row, 1)? });
+        found.await?.map(retained).transpose()
     }
 
     /// See [`Store::read_log`](crate::store::Store::read_log).

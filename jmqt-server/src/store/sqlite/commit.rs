@@ -128,6 +128,9 @@ impl SqliteStore {
             if plan.is_unchanged() {
                 return Ok((outcomes, Vec::new()));
             }
+            if !plan.messages().is_empty() || !plan.retained().is_empty() {
+                self.guard.check_room()?;
+            }
             self.expect(&plan);
             writer.begin().await?;
             let gone = write(writer.connection()?, &plan).await?;

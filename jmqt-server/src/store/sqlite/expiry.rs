@@ -11,7 +11,7 @@ use sqlx::sqlite::SqliteConnection;
 use super::SqliteStore;
 use super::rows::{self, MultiRow};
 use super::writer::Writer;
-use crate::store::limits::{TIME_LIMIT, limited};
+use crate::store::limits::{FUTURE, TIME_LIMIT, limited};
 use crate::store::time::millis;
 use crate::store::{ChannelKey, Expired, IsAway, StoreError};
 
@@ -55,6 +55,7 @@ impl SqliteStore {
         before: SystemTime,
         is_away: &mut IsAway<'_>,
     ) -> Result<Vec<Expired>, StoreError> {
+        self.correct_future().await?;
         let until = Instant::now() + TIME_LIMIT;
         let mut expired = Vec::new();
         while Instant::now() < until {
@@ -68,6 +69,26 @@ impl SqliteStore {
             expired.extend(leaving.clients.into_iter().map(client));
         }
         Ok(expired)
+    }
+
+    /// A clock that was ahead may have noted times that are still to come.
+    async fn correct_future(&self) -> Result<(), StoreError> {
+        let now = SystemTime::now();
+        let mut writer = self.writer().await?;
+        let corrected = limited(async {
+            let connection = writer.connection()?;
+            let sql = "SELECT EXISTS (SELECT 1 FROM clients WHERE last_seen > ?)";
+            let future = millis(now + FUTURE);
+            if sqlx::query_scalar::<_, i64>(sql).bind(future).fetch_one(connection).await? != 0 {
+                writer.begin().await?;
+                let sql = "UPDATE clients SET last_seen = ? WHERE last_seen > ?";
+                let update = sqlx::query(sql).bind(millis(now)).bind(future);
+                update.execute(writer.connection()?).await?;
+            }
+            Ok(())
+        })
+        .await;
+        writer.finish(corrected).await
     }
 
     async fn expire_some(&self, before: i64, is_away: &mut IsAway<'_>) -> Result<Leaving, StoreError> {

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures_util::TryStreamExt as _;
-use jmqt_protocol::ClientId;
+use jmqt_protocol::{ChannelName, ClientId};
 use sqlx::Arguments as _;
 use sqlx::Row as _;
 use sqlx::sqlite::SqliteConnection;
@@ -15,7 +15,7 @@ use super::rows::{self, MultiRow};
 use super::writer::Writer;
 use super::{SqliteStore, cursors};
 use crate::store::limits::{TIME_LIMIT, limited};
-use crate::store::{ChannelKey, LoggedMessage, Seq, StoreError, StoredSubscription};
+use crate::store::{ChannelKey, LoggedMessage, Retained, Seq, StoreError, StoredSubscription};
 
 /// How many messages the first statement of a turn deletes. They may be large, so it begins with few.
 const FEWEST_AT_A_TIME: u64 = 32;
@@ -90,6 +90,19 @@ impl SqliteStore {
             })
         };
         found.await?.iter().map(subscription).collect()
+    }
+
+    /// See [`Store::read_retained`](crate::store::Store::read_retained).
+    pub(super) async fn read_retained_message(
+        &self,
+        channel: &ChannelName,
+    ) -> Result<Option<Retained>, StoreError> {
+        let mut reader = self.reader().await?;
+        let sql = "SELECT r.sender, r.data FROM channels AS c JOIN retained AS r ON r.channel_id = c.id \
+            WHERE c.name = ?";
+        let found = sqlx::query(sql).bind(channel.as_str()).fetch_optional(&mut *reader).await?;
+        let retained = |row| Ok(Retained { sender: rows::sender(&row, 0)?, data: rows::data(&row, 1)? });
+        found.map(retained).transpose()
     }
 
     /// See [`Store::read_log`](crate::store::Store::read_log).

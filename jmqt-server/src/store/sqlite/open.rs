@@ -12,6 +12,7 @@ use sqlx::sqlite::{
 use sqlx::{ConnectOptions as _, SqlSafeStr as _, SqlitePool};
 use tokio::sync::Mutex;
 
+use super::guard::Guard;
 use super::writer::Writer;
 use super::{SqliteOptions, SqliteStore, Synchronous};
 use crate::store::limits::TIME_LIMIT;
@@ -29,8 +30,10 @@ const READERS: u32 = 2;
 
 pub(super) async fn open(options: SqliteOptions) -> Result<SqliteStore, StoreError> {
     let path = &options.path;
+    check_is_file(path)?;
     let lock = lock(path)?;
     make_private(path).map_err(|error| cannot_open(path, error))?;
+    let guard = Guard::lock(path)?;
 
     let options = connect_options(&options);
     let mut connection = options.connect().await.map_err(|error| cannot_open(path, error))?;
@@ -52,8 +55,20 @@ pub(super) async fn open(options: SqliteOptions) -> Result<SqliteStore, StoreErr
         clients,
         retained,
         closed: AtomicBool::new(false),
+        guard,
         lock,
     })
+}
+
+/// SQLite takes some names for something else than a file, of which each connection would have its own.
+fn check_is_file(path: &Path) -> Result<(), StoreError> {
+    let name = path.as_os_str().to_string_lossy();
+    if name.is_empty() || name.starts_with(":memory:") || name.starts_with("file:") {
+        let reason = "the database has to be a file, given by its path: what is acknowledged must survive the \
+            server. For a server that is to forget everything, take a file in a temporary folder";
+        return Err(cannot_open(path, reason));
+    }
+    Ok(())
 }
 
 fn cannot_open(path: &Path, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> StoreError {
