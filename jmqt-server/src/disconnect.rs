@@ -116,7 +116,7 @@ impl Disconnect {
             CloseReason::SlowConsumer | CloseReason::QueueOverflow => DisconnectCode::SLOW,
             CloseReason::NoAcknowledgements => DisconnectCode::NO_ACKNOWLEDGEMENTS,
             CloseReason::TryLater => DisconnectCode::TRY_LATER,
-            CloseReason::StoreUnclear => DisconnectCode::SERVER_ERROR,
+            CloseReason::StoreUnclear | CloseReason::ServerError => DisconnectCode::SERVER_ERROR,
             CloseReason::BadPackets | CloseReason::ProtocolViolation => DisconnectCode::BAD_PACKETS,
             CloseReason::PacketTooLarge => DisconnectCode::PACKET_TOO_LARGE,
             CloseReason::ByApplication => DisconnectCode::BY_APPLICATION,

@@ -7,6 +7,7 @@ mod orphans;
 mod shared;
 mod signals;
 mod stored;
+mod supervise;
 
 use std::io;
 use std::net::SocketAddr;
@@ -33,6 +34,7 @@ use builder::Reread;
 use membership::Membership;
 use orphans::Orphans;
 use signals::{Request, Signals};
+use supervise::supervise;
 
 pub use builder::{ServerBuilder, StartError};
 pub(crate) use shared::{ConnectionPermit, Shared};
@@ -159,19 +161,25 @@ impl Server {
         let stop_listening = CancellationToken::new();
         let (membership, arrivals) = match joining {
             Some((cluster, events, tasks)) => {
-                let (membership, arrivals) = Membership::start(&shared, bus, cluster, events, tasks).await;
+                let (membership, arrivals) =
+                    Membership::start(&shared, &stop_listening, bus, cluster, events, tasks).await;
                 (Some(membership), Some(arrivals))
             }
             None => (None, None),
         };
         let mut server = Self {
             addresses: Vec::new(),
-            stop_listening,
+            stop_listening: stop_listening.clone(),
             stop_janitor,
             listeners: TaskTracker::new(),
-            janitor: tokio::spawn(run_janitor),
-            committer: tokio::spawn(committer.run()),
-            deliverer: tokio::spawn(Deliverer::new(hub, batches, arrivals).run()),
+            janitor: supervise("janitor", &shared, &stop_listening, run_janitor),
+            committer: supervise("committer", &shared, &stop_listening, committer.run()),
+            deliverer: supervise(
+                "deliverer",
+                &shared,
+                &stop_listening,
+                Deliverer::new(hub, batches, arrivals).run(),
+            ),
             stored: stored_messages.map(|(notifier, messages)| {
                 let stop = CancellationToken::new();
                 let tell = stored::tell(Arc::clone(&shared), notifier, messages, stop.clone());
@@ -266,24 +274,42 @@ impl Server {
     /// key again, and, with [`ServerBuilder::reload_with`], the configuration.
     ///
     /// # Errors
-    /// Signal handlers cannot be installed.
+    /// Signal handlers cannot be installed; or a task that the server cannot do without failed, which is a bug and
+    /// in the log: then the server has stopped by itself, and should be started again.
     pub async fn run_until_signal(mut self) -> io::Result<()> {
         let mut signals = match self.signals.take() {
             Some(signals) => signals,
             None => Signals::new()?,
         };
-        let name = loop {
-            match signals.next().await {
+        let failed = self.shared.failed.clone();
+        loop {
+            let request = tokio::select! {
+                request = signals.next() => request,
+                () = failed.cancelled() => break,
+            };
+            match request {
                 Request::Reload => self.reload_all().await,
-                Request::Stop(name) => break name,
+                Request::Stop(name) => {
+                    tracing::info!(target: "jmqt::server", signal = name, "stopping");
+                    break;
+                }
             }
-        };
-        tracing::info!(target: "jmqt::server", signal = name, "stopping");
+        }
         tokio::select! {
             () = self.shutdown() => {}
             name = signals.stop() => tracing::warn!(target: "jmqt::server", signal = name, "stopping at once"),
         }
-        Ok(())
+        match failed.is_cancelled() {
+            true => Err(io::Error::other("a task of the server failed; the log says which")),
+            false => Ok(()),
+        }
+    }
+
+    /// Waits until a task that the server cannot do without has failed: its connections are closed by then, and
+    /// nothing is left but [`shutdown`](Self::shutdown). [`run_until_signal`](Self::run_until_signal) looks for
+    /// it by itself.
+    pub async fn failed(&self) {
+        self.shared.failed.cancelled().await;
     }
 
     /// Stops in order: no new connections; every session writes what is queued, within DRAIN_SECONDS,

@@ -6,7 +6,7 @@ use jmqt_protocol::{Auth, AuthAck, AuthOutcome, Packet, StatusCode};
 
 use super::CONTINUE;
 use crate::session::{Core, Flow};
-use crate::validators::{AuthRequest, AuthVerdict};
+use crate::validators::{AuthRequest, AuthVerdict, asking};
 
 impl Core {
     pub(super) async fn handle_auth(&mut self, auth: Auth<'_>) -> Flow {
@@ -14,7 +14,7 @@ impl Core {
         let attached = self.attached.clone().filter(|_| self.member.is_some());
         let session = attached.as_ref().map(|attached| attached.data()).into();
         let request = AuthRequest::new(self.info, auth.data, &shared.handle, session);
-        let question = shared.validators.auth.validate_auth(&request);
+        let question = asking(|| shared.validators.auth.validate_auth(&request));
         let verdict = match self.ask("auth validator", question).await {
             Ok(verdict) => verdict,
             Err(reason) => return Flow::Break(reason),

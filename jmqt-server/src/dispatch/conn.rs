@@ -8,7 +8,7 @@ use super::CONTINUE;
 use crate::handle::ConnHandle;
 use crate::hub::{HubError, NewSession, OpenedSession, Recorded};
 use crate::session::{Core, Flow, Member, Outbox};
-use crate::validators::{Attached, CloseReason, ConnRequest, ConnVerdict, OpenNotice};
+use crate::validators::{Attached, CloseReason, ConnRequest, ConnVerdict, OpenNotice, asking};
 
 /// After so many channels have been asked for their retained messages, others have a turn.
 const CHANNELS_PER_TURN: usize = 64;
@@ -50,7 +50,7 @@ impl Core {
         let attached = self.attached.clone().filter(|attached| attached.is_for(client));
         let session = attached.as_ref().map(|attached| attached.data()).into();
         let request = ConnRequest::new(self.info, client, &conn.token, &handle, session);
-        let question = shared.validators.conn.validate_conn(&request);
+        let question = asking(|| shared.validators.conn.validate_conn(&request));
         Ok(match self.ask("conn validator", question).await? {
             Some(ConnVerdict::Accept(acceptance)) => {
                 for (channel, persistence) in acceptance.subscriptions {
@@ -104,7 +104,7 @@ impl Core {
             let session = attached.as_ref().map(|attached| attached.data()).into();
             let notice = OpenNotice::new(self.info, &client, &shared.handle, session);
             // A notifier that failed has been logged; the session goes on.
-            self.ask("open notifier", open.on_open(&notice)).await?;
+            self.ask("open notifier", asking(|| open.on_open(&notice))).await?;
         }
         Ok(Ok(()))
     }

@@ -8,7 +8,7 @@ use jmqt_protocol::{ChannelName, ClientId, Packet, Payload, Pub, PubAck, StatusC
 use super::CONTINUE;
 use super::publish::MAX_ID_BYTES;
 use crate::session::{Core, Flow, Flush, cost};
-use crate::validators::{ControlReply, ControlRequest};
+use crate::validators::{ControlReply, ControlRequest, asking};
 
 impl Core {
     pub(super) async fn handle_control(
@@ -28,7 +28,7 @@ impl Core {
         let attached = self.attached.clone();
         let session = attached.as_ref().map(|attached| attached.data()).into();
         let request = ControlRequest::new(self.info, client, channel, publish.data, &shared.handle, session);
-        let question = shared.validators.control.handle_control(&request);
+        let question = asking(|| shared.validators.control.handle_control(&request));
         let reply = match self.ask("control handler", question).await {
             Ok(reply) => reply.unwrap_or(ControlReply::status(StatusCode::SERVER_ERROR)),
             Err(reason) => return Flow::Break(reason),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use jmqt_protocol::ClientId;
 
 use crate::session::{Core, Flow};
-use crate::validators::{CloseReason, DisconnectNotice};
+use crate::validators::{CloseReason, DisconnectNotice, asking};
 
 impl Core {
     pub(super) async fn handle_disconn(&mut self, client: &ClientId) -> Flow {
@@ -13,7 +13,7 @@ impl Core {
         let attached = self.attached.clone();
         let session = attached.as_ref().map(|attached| attached.data()).into();
         let notice = DisconnectNotice::new(self.info, client, &shared.handle, session);
-        let question = shared.validators.disconnect.on_disconnect(&notice);
+        let question = asking(|| shared.validators.disconnect.on_disconnect(&notice));
         // A notifier that failed has been logged; the session ends all the same.
         match self.ask("disconnect notifier", question).await {
             Ok(_) => Flow::Break(CloseReason::Disconnected),

@@ -12,7 +12,7 @@ use jmqt_protocol::{
 use super::CONTINUE;
 use crate::hub::Message;
 use crate::session::{Core, Flow};
-use crate::validators::{PubRequest, PubVerdict, Replacement, Verdict, poll_at_once};
+use crate::validators::{PubRequest, PubVerdict, Replacement, Verdict, asking, poll_at_once};
 
 /// The longest packet id that is taken (protocol.md 2.8).
 pub(super) const MAX_ID_BYTES: usize = 256;
@@ -51,10 +51,10 @@ impl Core {
         };
         // Not by way of `ask`: for a validator that answers at once, no future is made but its own.
         let asked = {
-            let mut question = shared.validators.publish.validate_pub(&request);
+            let mut question = asking(|| shared.validators.publish.validate_pub(&request));
             match poll_at_once(&mut question) {
                 Poll::Ready(asked) => asked,
-                Poll::Pending => match self.wait_for_answer(question).await {
+                Poll::Pending => match self.wait_for_answer("pub validator", question).await {
                     Ok(asked) => asked,
                     Err(reason) => return Flow::Break(reason),
                 },

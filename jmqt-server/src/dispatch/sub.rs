@@ -8,7 +8,7 @@ use jmqt_protocol::{ChannelKind, ChannelName, ClientId, Packet, Persistence, Sta
 use super::CONTINUE;
 use crate::log_limit::log_limited;
 use crate::session::{Core, Flow};
-use crate::validators::{SubRequest, Verdict};
+use crate::validators::{SubRequest, Verdict, asking};
 
 impl Core {
     pub(super) async fn handle_sub(&mut self, client: &ClientId, sub: Sub<'_>) -> Flow {
@@ -20,7 +20,7 @@ impl Core {
         let attached = self.attached.clone();
         let session = attached.as_ref().map(|attached| attached.data()).into();
         let request = SubRequest::new(self.info, client, &channel, sub.persistence, &shared.handle, session);
-        let question = shared.validators.sub.validate_sub(&request);
+        let question = asking(|| shared.validators.sub.validate_sub(&request));
         let status = match self.ask("sub validator", question).await {
             Ok(verdict) => self.status_of("sub validator", verdict),
             Err(reason) => return Flow::Break(reason),

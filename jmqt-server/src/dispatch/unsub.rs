@@ -8,7 +8,7 @@ use jmqt_protocol::{ClientId, Packet, StatusCode, Unsub, UnsubAck};
 use super::CONTINUE;
 use super::sub::plain_channel;
 use crate::session::{Core, Flow};
-use crate::validators::UnsubRequest;
+use crate::validators::{UnsubRequest, asking};
 
 impl Core {
     pub(super) async fn handle_unsub(&mut self, client: &ClientId, unsub: Unsub<'_>) -> Flow {
@@ -20,7 +20,7 @@ impl Core {
         let attached = self.attached.clone();
         let session = attached.as_ref().map(|attached| attached.data()).into();
         let request = UnsubRequest::new(self.info, client, &channel, &shared.handle, session);
-        let question = shared.validators.unsub.validate_unsub(&request);
+        let question = asking(|| shared.validators.unsub.validate_unsub(&request));
         let mut status = match self.ask("unsub validator", question).await {
             Ok(verdict) => self.status_of("unsub validator", verdict),
             Err(reason) => return Flow::Break(reason),

@@ -173,7 +173,12 @@ impl Cluster {
 
     /// Serves the cluster until it is told to stop. Each part is a task of its own: none waits for another,
     /// least of all the signs of life.
-    pub(crate) async fn run(self: Arc<Self>, hub: Arc<Hub>, mut events: BusEvents, stop: CancellationToken) {
+    pub(crate) async fn run(
+        self: Arc<Self>,
+        hub: Arc<Hub>,
+        mut events: BusEvents,
+        stop: CancellationToken,
+    ) -> Result<(), String> {
         let mut parts = JoinSet::new();
         let part = || (Arc::clone(&self), Arc::clone(&hub));
         let (cluster, of) = part();
@@ -189,8 +194,8 @@ impl Cluster {
         tokio::select! {
             () = stop.cancelled() => {}
             Some(ended) = parts.join_next() => {
-                tracing::error!(target: "jmqt::bus", ?ended, "a part of the cluster has failed: restart this server");
-                stop.cancelled().await;
+                parts.shutdown().await;
+                return Err(format!("a part of it has ended: {ended:?}"));
             }
         }
         parts.shutdown().await;
@@ -199,6 +204,7 @@ impl Cluster {
             self.failed(&error); // the others will miss this node, and find that nothing is left of it
         }
         self.bus.broadcast(&Control::Leaving);
+        Ok(())
     }
 
     fn number(&self) -> u64 {

@@ -10,6 +10,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::orphans::{AT_A_TIME, notify};
+use super::supervise::supervise;
 use super::{Shared, join};
 use crate::bus::{Bus, BusEvents};
 use crate::hub::{Arrival, Cluster, ClusterTasks, Orphan};
@@ -32,6 +33,7 @@ impl Membership {
     /// also where what other nodes publish comes out.
     pub(super) async fn start(
         shared: &Arc<Shared>,
+        stop_listening: &CancellationToken,
         bus: Arc<dyn Bus>,
         cluster: Arc<Cluster>,
         events: BusEvents,
@@ -44,15 +46,25 @@ impl Membership {
         };
         let hub = Arc::clone(&shared.hub);
         let membership = Self {
-            orphans: tokio::spawn(notify_orphans(
-                Arc::clone(shared),
-                Arc::clone(&cluster),
-                tasks.orphans,
-                stop.clone(),
-            )),
-            cluster: tokio::spawn(cluster.run(hub, events, stop.clone())),
-            registrar: tokio::spawn(tasks.registrar.run()),
-            bus: tokio::spawn(run_bus),
+            orphans: {
+                let notifying =
+                    notify_orphans(Arc::clone(shared), Arc::clone(&cluster), tasks.orphans, stop.clone());
+                supervise("orphans", shared, stop_listening, notifying)
+            },
+            cluster: {
+                let (failing, run) = (Arc::clone(shared), cluster.run(hub, events, stop.clone()));
+                let (stop, stop_listening) = (stop.clone(), stop_listening.clone());
+                supervise("cluster", shared, &stop_listening.clone(), async move {
+                    if let Err(part) = run.await
+                        && !stop.is_cancelled()
+                    {
+                        stop_listening.cancel();
+                        failing.fail("cluster", &part);
+                    }
+                })
+            },
+            registrar: supervise("registrar", shared, stop_listening, tasks.registrar.run()),
+            bus: supervise("bus", shared, stop_listening, run_bus),
             stop,
             stop_bus,
         };

@@ -45,6 +45,8 @@ pub(crate) struct Shared {
     pub(crate) tasks: TaskTracker,
     /// The server is stopping: what is no session yet does not become one.
     pub(crate) closing: CancellationToken,
+    /// A task that the server cannot do without has failed: the server ends.
+    pub(super) failed: CancellationToken,
     /// What its clients are told then.
     pub(super) parting: OnceLock<Parting>,
     open: Mutex<OpenConnections>,
@@ -125,6 +127,7 @@ impl Shared {
             handshakes: Semaphore::new(2 * std::thread::available_parallelism().map_or(1, NonZero::get)),
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
+            failed: CancellationToken::new(),
             parting: OnceLock::new(),
             open: Mutex::default(),
         }

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Shared;
 use crate::hub::Stored;
-use crate::validators::{Asked, StoredNotice, StoredNotifier, poll_guarded};
+use crate::validators::{Asked, StoredNotice, StoredNotifier, asking, let_go, poll_guarded};
 
 /// Runs until it is told to stop; what waits then is still told.
 pub(super) async fn tell(
@@ -35,9 +35,10 @@ pub(super) async fn tell(
             message.retain,
             &shared.handle,
         );
-        let mut question = notifier.on_stored(&notice);
+        let mut question = asking(|| notifier.on_stored(&notice));
         let guarded = poll_fn(|cx| poll_guarded(&mut question, cx));
         let asked = timeout(shared.limits.validator_timeout, guarded).await.unwrap_or(Asked::TimedOut);
+        let_go("stored notifier", question);
         let publisher = message.sender.as_ref().map_or("", |client| client.as_str());
         if asked.logged("stored notifier", publisher).is_none() {
             shared.hub.counters.validator_failures.increment();

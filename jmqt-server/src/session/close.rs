@@ -1,6 +1,7 @@
 //! The end of a connection: the last bytes, the tables, the notifiers (§9.f, protocol.md 2.16).
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use super::io::Io;
 use super::{Core, Member, Outbox, Session};
 use crate::server::Shared;
 use crate::transport::CloseCode;
-use crate::validators::{Attached, CloseNotice, CloseReason, ConnectionInfo};
+use crate::validators::{Attached, CloseNotice, CloseReason, ConnectionInfo, asking, let_go, poll_contained};
 
 /// How long the last bytes may take to leave.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
@@ -23,10 +24,31 @@ const LINGER_TIMEOUT: Duration = Duration::from_millis(500);
 const LINGER_READS: usize = 64;
 
 impl Session {
+    /// Ends the connection, even if something panics on the way.
+    pub(super) async fn end(self, reason: CloseReason) -> Option<Io> {
+        let (shared, outbox, member) =
+            (Arc::clone(&self.core.shared), Arc::clone(&self.core.outbox), self.core.member.clone());
+        let mut closing = pin!(Some(self.close(reason)));
+        let message = match poll_fn(|cx| poll_contained(closing.as_mut(), cx)).await {
+            Ok(lingering) => return lingering,
+            Err(message) => message,
+        };
+        tracing::error!(target: "jmqt::session", message, "the end of a connection panicked; clearing the tables");
+        outbox.close(reason);
+        outbox.release_socket();
+        let mut clearing = pin!(Some(shared.hub.close_tables(&outbox)));
+        drop(poll_fn(|cx| poll_contained(clearing.as_mut(), cx)).await);
+        if let Some(Member { client, generation }) = member {
+            // Not as notified: if the close notifier has not run, the next start or another node runs it.
+            shared.hub.close_session(&client, generation, true, false).await;
+        }
+        None
+    }
+
     /// Ends the connection. Every way out of [`run`](Self::run) leads through here, once. Returns the socket if
     /// the client may not have read yet what it was told: [`linger`] is for the caller, who keeps less in
     /// memory meanwhile than this does.
-    pub(super) async fn close(mut self, reason: CloseReason) -> Option<Io> {
+    async fn close(mut self, reason: CloseReason) -> Option<Io> {
         let client = self.core.name().to_owned();
         tracing::debug!(target: "jmqt::session", client, remote = %self.core.info.remote, %reason, "closing");
         if matches!(reason, CloseReason::Disconnected | CloseReason::ClosedByClient) {
@@ -134,10 +156,11 @@ pub(super) async fn linger(mut io: Io) {
 impl Shared {
     /// Runs the close notifier, within its time limit.
     pub(crate) async fn notify_close(self: &Arc<Self>, notice: &CloseNotice<'_>) {
-        let mut question = self.validators.close.on_close(notice);
+        let mut question = asking(|| self.validators.close.on_close(notice));
         let guarded = poll_fn(|cx| crate::validators::poll_guarded(&mut question, cx));
         let asked = timeout(self.limits.validator_timeout, guarded).await;
         let asked = asked.unwrap_or(crate::validators::Asked::TimedOut);
+        let_go("close notifier", question);
         if asked.logged("close notifier", notice.client.as_str()).is_none() {
             self.hub.counters.validator_failures.increment();
         }

@@ -38,7 +38,8 @@ use crate::log_limit::log_limited;
 use crate::server::{ConnectionPermit, Shared};
 use crate::transport::{Decoder, Framing};
 use crate::validators::{
-    Asked, Attached, CloseReason, ConnectionInfo, Question, SessionData, poll_at_once, poll_guarded,
+    Asked, Attached, CloseReason, ConnectionInfo, Question, SessionData, let_go, poll_at_once,
+    poll_contained, poll_guarded,
 };
 
 use batch::Batch;
@@ -157,9 +158,17 @@ impl Session {
     #[allow(clippy::manual_async_fn, reason = "see above")]
     pub(crate) fn run(mut self, permit: ConnectionPermit) -> impl Future<Output = ()> + Send {
         async move {
-            let reason = self.serve().await;
+            let served = {
+                let mut serving = pin!(Some(self.serve()));
+                poll_fn(|cx| poll_contained(serving.as_mut(), cx)).await
+            };
+            // Whatever happened, the end comes: nobody else would clear the tables.
+            let reason = served.unwrap_or_else(|message| {
+                tracing::error!(target: "jmqt::session", message, "the task of a connection panicked; ending the connection");
+                CloseReason::ServerError
+            });
             // Last of all, because a newer connection of the same client does not wait for this.
-            if let Some(io) = Box::pin(self.close(reason)).await {
+            if let Some(io) = Box::pin(self.end(reason)).await {
                 Box::pin(close::linger(io)).await;
             }
             drop(permit);
@@ -385,8 +394,11 @@ impl Core {
         mut question: Question<'_, T>,
     ) -> Result<Option<T>, CloseReason> {
         let asked = match poll_at_once(&mut question) {
-            Poll::Ready(asked) => asked,
-            Poll::Pending => self.wait_for_answer(question).await?,
+            Poll::Ready(asked) => {
+                let_go(what, question);
+                asked
+            }
+            Poll::Pending => self.wait_for_answer(what, question).await?,
         };
         Ok(self.answered(what, asked))
     }
@@ -394,12 +406,14 @@ impl Core {
     /// Waits for a validator that did not answer at once.
     pub(crate) async fn wait_for_answer<T>(
         &mut self,
+        what: &'static str,
         mut question: Question<'_, T>,
     ) -> Result<Asked<T>, CloseReason> {
         let limit = self.shared.limits.validator_timeout;
         let answer = poll_fn(|cx| poll_guarded(&mut question, cx));
-        let timed = self.wait(tokio::time::timeout(limit, answer)).await?;
-        Ok(timed.unwrap_or(Asked::TimedOut))
+        let timed = self.wait(tokio::time::timeout(limit, answer)).await;
+        let_go(what, question);
+        Ok(timed?.unwrap_or(Asked::TimedOut))
     }
 
     /// A validator's answer; a failure is logged and counted.

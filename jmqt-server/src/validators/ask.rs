@@ -1,6 +1,6 @@
 //! Asking a validator without being hurt by it: errors and panics are values (protocol.md 2.17).
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
@@ -39,6 +39,43 @@ impl<T> Asked<T> {
 
 /// A validator's future, as `async_trait` boxes it.
 pub(crate) type Question<'a, T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send + 'a>>;
+
+/// Asks a validator. One that panics before it returns its future gets the answer of one that panics later.
+pub(crate) fn asking<'a, T: 'a>(ask: impl FnOnce() -> Question<'a, T>) -> Question<'a, T> {
+    match catch_unwind(AssertUnwindSafe(ask)) {
+        Ok(question) => question,
+        Err(panic) => Box::pin(async move { resume_unwind(panic) }),
+    }
+}
+
+/// Lets go of a validator's future, which may panic in its `Drop`.
+pub(crate) fn let_go<T>(what: &'static str, question: Question<'_, T>) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(question))) {
+        let message = panic_message(&*panic);
+        tracing::error!(target: "jmqt::app", message, "{what} panicked while its future was dropped");
+    }
+}
+
+/// Polls a future that may panic. After `Ready` it is gone, even if its `Drop` panicked as well, and must not be
+/// polled again.
+pub(crate) fn poll_contained<F: Future>(
+    mut future: Pin<&mut Option<F>>,
+    cx: &mut Context<'_>,
+) -> Poll<Result<F::Output, String>> {
+    let polled = catch_unwind(AssertUnwindSafe(|| match future.as_mut().as_pin_mut() {
+        Some(future) => future.poll(cx),
+        None => Poll::Pending,
+    }));
+    let ended = match polled {
+        Ok(Poll::Pending) => return Poll::Pending,
+        Ok(Poll::Ready(output)) => Ok(output),
+        Err(panic) => Err(panic_message(&*panic)),
+    };
+    match catch_unwind(AssertUnwindSafe(|| future.set(None))) {
+        Ok(()) => Poll::Ready(ended),
+        Err(panic) => Poll::Ready(ended.and_then(|_| Err(panic_message(&*panic)))),
+    }
+}
 
 /// Polls a validator once. After `Ready` it must not be polled again.
 pub(crate) fn poll_guarded<T>(question: &mut Question<'_, T>, cx: &mut Context<'_>) -> Poll<Asked<T>> {

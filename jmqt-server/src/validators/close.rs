@@ -40,6 +40,8 @@ pub enum CloseReason {
     TryLater,
     /// It broke the rules of TLS or WebSocket, or sent binary WebSocket messages.
     ProtocolViolation,
+    /// The server failed while it served this connection: a bug, which the log tells of.
+    ServerError,
     /// The application asked for it.
     ByApplication,
     /// The server is stopping.
@@ -64,6 +66,7 @@ impl fmt::Display for CloseReason {
             Self::PacketTooLarge => "a packet was too large",
             Self::TryLater => "too much is being received at the moment",
             Self::ProtocolViolation => "the client broke the transport's rules",
+            Self::ServerError => "the server failed",
             Self::ByApplication => "the application closed the connection",
             Self::Shutdown => "the server is stopping",
             Self::ServerDied => "the server process died",

@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 use jmqt_protocol::{Payload, StatusCode};
 
-pub(crate) use ask::{Asked, Question, poll_at_once, poll_guarded};
+pub(crate) use ask::{Asked, Question, asking, let_go, poll_at_once, poll_contained, poll_guarded};
 pub(crate) use attached::{Attached, SessionData};
 pub use auth::{AuthRequest, AuthValidator, AuthVerdict, Grant};
 pub use close::{CloseNotice, CloseNotifier, CloseReason};
