@@ -16,6 +16,7 @@ use jmqt_server::store::{
     StoreError, StoredSubscription,
 };
 use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::mysql::MySqlConnection;
 use sqlx::{Executor as _, Row as _, SqlSafeStr as _};
 
 use databases::MySql;
@@ -825,10 +826,65 @@ async fn a_node_that_was_thought_dead_learns_of_it_and_comes_back() {
     for _ in 0..2 {
         assert_eq!(beats(&a, "a").await, None);
     }
-    a.leave("a").await.unwrap(); // it stays condemned
-    assert_eq!(beats(&a, "a").await, None);
-    a.readmit("a").await.unwrap();
+    a.readmit("a", 1).await.unwrap();
     assert_eq!(beats(&a, "a").await, named([("a", 2), ("b", 2)]));
+}
+
+#[tokio::test]
+async fn a_condemned_node_is_forgotten_with_its_last_session_and_notices_it_when_it_lives() {
+    let Some(database) = MySql::new(true) else { return };
+    let (a, b) = (open(&database).await, open(&database).await);
+    for beat in 1..=3 {
+        assert_eq!(beats(&a, "a").await, named([("a", beat)]));
+    }
+    enter(&a, "alice", "a").await;
+    enter(&a, "carol", "a").await;
+    let claimed = b.claim_sessions_of(&seen("a", 3), "a gone node", 1).await.unwrap();
+    b.orphan_closed(&claimed[0].row).await.unwrap();
+    let claimed = b.claim_sessions_of(&seen("a", 3), "b", 1).await.unwrap();
+    b.forget_condemned().await.unwrap();
+    assert_eq!(beats(&a, "a").await, None, "something of it is left");
+    b.orphan_closed(&claimed[0].row).await.unwrap();
+    assert_eq!(beats(&a, "a").await, None, "nobody has forgotten it yet");
+    b.forget_condemned().await.unwrap();
+    assert_eq!(beats(&a, "a").await, named([("a", 1)]), "its beat begins anew");
+    a.readmit("a", 3).await.unwrap();
+    assert_eq!(beats(&a, "a").await, named([("a", 4)]), "the others have seen 3");
+}
+
+#[tokio::test]
+async fn a_beat_does_not_read_all_sessions_whoever_was_condemned() {
+    const SESSIONS: i64 = 10_000;
+    let Some(database) = MySql::new(true) else { return };
+    let store = open(&database).await;
+    store.beat("a").await.unwrap();
+    let mut connection = database.connect().await;
+    let digits = (1..10).fold("SELECT 0 AS i".to_owned(), |sql, i| format!("{sql} UNION ALL SELECT {i}"));
+    let rows = format!(
+        "INSERT INTO sessions (client_id, generation, node_id, protocol, address, since) \
+         SELECT CONCAT_WS('-', a.i, b.i, c.i, d.i), 1, 'a', 'SOCKET', '127.0.0.1:1', 1 \
+         FROM ({digits}) AS a, ({digits}) AS b, ({digits}) AS c, ({digits}) AS d"
+    );
+    let condemned = format!(
+        "INSERT INTO nodes (node_id, beat, condemned_at) \
+         SELECT CONCAT_WS('-', a.i, b.i), 5, 1 FROM ({digits}) AS a, ({digits}) AS b"
+    );
+    connection.execute(sqlx::AssertSqlSafe(rows)).await.unwrap();
+    connection.execute(sqlx::AssertSqlSafe(condemned)).await.unwrap();
+    connection.execute("ANALYZE TABLE sessions, nodes").await.unwrap();
+    let read = async |connection: &mut MySqlConnection| {
+        let sql = "SELECT CAST(SUM(variable_value) AS SIGNED) FROM information_schema.global_status \
+            WHERE variable_name LIKE 'Handler_read_%'";
+        sqlx::query_scalar::<_, i64>(sql).fetch_one(connection).await.unwrap()
+    };
+    // Other tests read in the same server: the least of several looks counts.
+    let mut least = i64::MAX;
+    for _ in 0..20 {
+        let before = read(&mut connection).await;
+        assert_eq!(store.beat("a").await.unwrap().unwrap().len(), 1);
+        least = least.min(read(&mut connection).await - before);
+    }
+    assert!(least < SESSIONS / 2, "{least} rows were read");
 }
 
 #[tokio::test]
@@ -846,7 +902,7 @@ async fn a_node_is_condemned_for_what_was_seen_of_it_and_for_nothing_older() {
 
     // It is back, and has new sessions, before the others have seen that.
     a.sessions_closed(&[(client("alice"), 1)], "a").await.unwrap();
-    a.readmit("a").await.unwrap();
+    a.readmit("a", 4).await.unwrap();
     assert_eq!(beats(&a, "a").await, named([("a", 5)]));
     enter(&a, "alice", "a").await;
     assert_eq!(b.claim_sessions_of(&seen("a", 4), "b", 10).await.unwrap(), []);

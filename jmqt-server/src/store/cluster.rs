@@ -65,14 +65,20 @@ pub trait ClusterStore: Store {
 
     /// Shows that `node` is there, and tells of all nodes that are not condemned, or that sessions' rows
     /// name. Those that were condemned have the beat they had then, and those that nothing but such rows
-    /// know of have 0. `None`: `node` is condemned itself, and has not beaten.
+    /// know of have 0. `None`: `node` is condemned itself, and has not beaten. A node whose beat is 1, and that
+    /// has beaten before, was condemned and then [forgotten](Self::forget_condemned).
     async fn beat(&self, node: &str) -> Result<Option<Vec<NodeBeat>>, StoreError>;
 
-    /// Lets a node that was condemned be one again, when it has ended all its sessions.
-    async fn readmit(&self, node: &str) -> Result<(), StoreError>;
+    /// Lets a node that was condemned, and perhaps forgotten, be one again, when it has ended all its sessions.
+    /// Its beat goes on from `last_beat`, the last that it knows of.
+    async fn readmit(&self, node: &str, last_beat: u64) -> Result<(), StoreError>;
 
-    /// Forgets a node that ends and has no session any more, and those that were condemned long ago.
+    /// Forgets a node that ends, and does [`forget_condemned`](Self::forget_condemned).
     async fn leave(&self, node: &str) -> Result<(), StoreError>;
+
+    /// Forgets the nodes that were condemned and of which no session is left. One that lives after all notices
+    /// it by its beat, which begins anew.
+    async fn forget_condemned(&self) -> Result<(), StoreError>;
 
     /// The sessions of other nodes that `by` has claimed, the oldest first.
     async fn claimed(&self, by: &str) -> Result<Vec<SharedSession>, StoreError>;

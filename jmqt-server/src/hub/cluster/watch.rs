@@ -25,6 +25,8 @@ const ENDING_EVERY: Duration = Duration::from_millis(100);
 const INHERIT_EVERY: Duration = Duration::from_secs(2);
 /// Of the sessions that a dead node has left, so many are claimed at a time: others take some too.
 const INHERIT_AT_A_TIME: usize = 64;
+/// The first node forgets those that were condemned, and of which nothing is left, this often.
+const FORGET_EVERY: Duration = Duration::from_secs(60);
 /// The store is asked for the last messages of so many channels at a time.
 const COMPARED_AT_A_TIME: usize = 500;
 /// Between two looks at all logs.
@@ -108,14 +110,30 @@ impl Cluster {
     pub(super) async fn watch_nodes(&self, hub: &Hub) {
         let mut tick = tokio::time::interval(BEAT_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let (mut last_beat, mut forgot) = (0, Instant::now());
         loop {
             tick.tick().await;
             match self.store.beat(&self.name).await {
-                Ok(Some(beats)) => self.saw(&beats),
-                Ok(None) => self.end_as_condemned(hub).await,
+                Ok(Some(beats)) => {
+                    let own = beats.iter().find(|it| it.node == self.name).map_or(0, |it| it.beat);
+                    if own == 1 && last_beat > 0 {
+                        // Condemned, and forgotten since nothing was left of it: nobody knows of what it has.
+                        self.end_as_condemned(hub, last_beat).await;
+                        continue;
+                    }
+                    last_beat = own;
+                    self.saw(&beats);
+                }
+                Ok(None) => self.end_as_condemned(hub, last_beat).await,
                 Err(error) => {
                     // Those who need an answer log it too; this one tells of it when nobody does.
                     tracing::debug!(target: "jmqt::store", %error, "the nodes cannot be looked for");
+                }
+            }
+            if forgot.elapsed() >= FORGET_EVERY && self.is_first() {
+                forgot = Instant::now();
+                if let Err(error) = self.store.forget_condemned().await {
+                    tracing::debug!(target: "jmqt::store", %error, "nodes that are gone cannot be forgotten");
                 }
             }
         }
@@ -141,7 +159,7 @@ impl Cluster {
 
     /// The others thought this node dead, and have told of the end of its sessions, or are about to. So
     /// they end, and then it is a node again.
-    async fn end_as_condemned(&self, hub: &Hub) {
+    async fn end_as_condemned(&self, hub: &Hub, last_beat: u64) {
         tracing::error!(
             target: "jmqt::bus",
             "this node stood still, or could reach neither Redis nor the database, and the others have taken \
@@ -154,7 +172,7 @@ impl Cluster {
             }
             tokio::time::sleep(ENDING_EVERY).await;
         }
-        while let Err(error) = self.store.readmit(&self.name).await {
+        while let Err(error) = self.store.readmit(&self.name, last_beat).await {
             self.failed(&error);
             tokio::time::sleep(BEAT_EVERY).await;
         }

@@ -4,7 +4,7 @@
 //! enter take turns, and the later one sees the session of the earlier.
 
 use std::sync::LazyLock;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use jmqt_protocol::ClientId;
@@ -18,9 +18,6 @@ use super::sessions::{self, columns, session};
 use crate::store::limits::limited;
 use crate::store::time::millis;
 use crate::store::{ChannelKey, ClusterStore, Entered, NodeBeat, Seq, SessionRow, SharedSession, StoreError};
-
-/// A node that was condemned so long ago does not come back.
-const CONDEMNED_LONG_AGO: Duration = Duration::from_secs(24 * 3600);
 
 static OF_CLIENTS: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::table(
@@ -102,20 +99,43 @@ impl ClusterStore for MySqlStore {
         Ok((!is_condemned).then(|| beats.into_iter().map(|(it, _)| it).collect()))
     }
 
-    async fn readmit(&self, node: &str) -> Result<(), StoreError> {
-        let sql = "UPDATE nodes SET condemned_at = NULL WHERE node_id = ?";
-        self.write_node(sql, node).await
+    async fn readmit(&self, node: &str, last_beat: u64) -> Result<(), StoreError> {
+        self.check_open()?;
+        let sql = "INSERT INTO nodes (node_id, beat) VALUES (?, ?) \
+            ON DUPLICATE KEY UPDATE condemned_at = NULL, beat = GREATEST(beat, VALUES(beat))";
+        retried(|| async {
+            let mut lease = self.connections.lease().await?;
+            let written = limited(async {
+                let query = sqlx::query(sql).bind(node.as_bytes()).bind(last_beat.cast_signed());
+                query.execute(lease.connection()?).await?;
+                Ok(())
+            });
+            let written = written.await;
+            lease.done(written)
+        })
+        .await
     }
 
     async fn leave(&self, node: &str) -> Result<(), StoreError> {
         self.write_node("DELETE FROM nodes WHERE node_id = ? AND condemned_at IS NULL", node).await?;
-        let long_ago = millis(SystemTime::now() - CONDEMNED_LONG_AGO);
-        let sql =
-            "DELETE FROM nodes WHERE condemned_at < ? AND node_id NOT IN (SELECT node_id FROM sessions)";
+        self.forget_condemned().await
+    }
+
+    async fn forget_condemned(&self) -> Result<(), StoreError> {
+        // Read without locks, row by row by the indexes: nobody who enters a session waits for this.
+        let unused = "SELECT n.node_id FROM nodes AS n WHERE n.condemned_at IS NOT NULL \
+            AND (SELECT s.generation FROM sessions AS s WHERE s.node_id = n.node_id LIMIT 1) IS NULL \
+            AND (SELECT s.generation FROM sessions AS s WHERE s.close_claimed_by = n.node_id LIMIT 1) IS NULL";
+        self.check_open()?;
         retried(|| async {
             let mut lease = self.connections.lease().await?;
             let done = limited(async {
-                sqlx::query(sql).bind(long_ago).execute(lease.connection()?).await?;
+                let connection = lease.connection()?;
+                for row in sqlx::query(unused).fetch_all(&mut *connection).await? {
+                    let forget = "DELETE FROM nodes WHERE node_id = ? AND condemned_at IS NOT NULL";
+                    let query = sqlx::query(forget).bind(rows::text(&row, 0)?.as_bytes());
+                    query.execute(&mut *connection).await?;
+                }
                 Ok(())
             });
             let done = done.await;
@@ -249,11 +269,12 @@ async fn beat(connection: &mut MySqlConnection, node: &str) -> Result<Vec<(NodeB
     let beat = "INSERT INTO nodes (node_id, beat) VALUES (?, 1) \
         ON DUPLICATE KEY UPDATE beat = IF(condemned_at IS NULL, beat + 1, beat)";
     sqlx::query(beat).bind(node.as_bytes()).execute(&mut *connection).await?;
-    // What has been condemned keeps its beat: any other would look like a sign of life.
+    // What has been condemned keeps its beat: any other would look like a sign of life. LIMIT in the
+    // subqueries: an EXISTS would be turned into a join with the whole table of sessions.
     let all = "SELECT n.node_id, n.beat, n.condemned_at IS NOT NULL AND n.node_id = ? FROM nodes AS n \
             WHERE n.condemned_at IS NULL OR n.node_id = ? \
-            OR EXISTS (SELECT 1 FROM sessions AS s WHERE s.node_id = n.node_id) \
-            OR EXISTS (SELECT 1 FROM sessions AS s WHERE s.close_claimed_by = n.node_id) \
+            OR (SELECT s.generation FROM sessions AS s WHERE s.node_id = n.node_id LIMIT 1) IS NOT NULL \
+            OR (SELECT s.generation FROM sessions AS s WHERE s.close_claimed_by = n.node_id LIMIT 1) IS NOT NULL \
         UNION SELECT s.node_id, 0, FALSE FROM (SELECT DISTINCT node_id FROM sessions) AS s \
             WHERE NOT EXISTS (SELECT 1 FROM nodes AS n WHERE n.node_id = s.node_id) \
         UNION SELECT s.node_id, 0, FALSE FROM \
