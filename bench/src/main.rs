@@ -3,8 +3,9 @@
 //! One process, one thread, one epoll: it starts each server in a temporary folder, connects all clients
 //! itself, and never parses what a fixed place in the packet can tell. Ends with 0 if everything was
 //! measured, whether targets were met or not (machines are shared), and with 1 on an error or when a
-//! delivery was lost, duplicated or reordered. `bench lb` measures the load balancer instead ([`balancer`]), and
-//! `bench fairness` what clients notice while others attack the server ([`fairness`]).
+//! delivery was lost, duplicated or reordered. `bench lb` measures the load balancer instead ([`balancer`]),
+//! `bench fairness` what clients notice while others attack the server ([`fairness`]), and `bench nodes` a node
+//! among many ([`nodes`]).
 //! See README.md for what the rows mean.
 
 mod account;
@@ -13,6 +14,7 @@ mod connection;
 mod dialect;
 mod fairness;
 mod histogram;
+mod nodes;
 mod options;
 mod payload;
 mod plan;
@@ -54,6 +56,10 @@ fn run(options: &Options) -> Result<ExitCode> {
         None => run_suite(options),
         Some(Other::Fairness(options)) => fairness::run(options).map(|()| ExitCode::SUCCESS),
         Some(Other::Lb(options)) => balancer::run(options).map(|()| ExitCode::SUCCESS),
+        Some(Other::Nodes(options)) => {
+            prepare_process()?;
+            nodes::run(options).map(|()| ExitCode::SUCCESS)
+        }
         Some(Other::LbBackend { echo, sink }) => {
             let ports = balancer::backend::Ports { echo: *echo, sink: *sink };
             balancer::backend::serve(ports).map(|()| ExitCode::SUCCESS)

@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 
 use crate::balancer::BalancerOptions;
 use crate::fairness::FairnessOptions;
+use crate::nodes::NodesOptions;
 use crate::server::Kind;
 use crate::suite::contest::Effort;
 use crate::workload::Times;
@@ -68,7 +69,9 @@ pub(crate) enum Other {
     Fairness(FairnessOptions),
     /// Measures jmqt-lb beside HAProxy and no balancer at all
     Lb(BalancerOptions),
-    /// The backend for that
+    /// Measures one node of a cluster among simulated ones
+    Nodes(NodesOptions),
+    /// The backend of `lb`
     #[command(hide = true)]
     LbBackend {
         /// The address of the port that sends everything back

@@ -77,6 +77,8 @@ counters! {
     /// Batches of pushes that did not reach other nodes, because the link to them was down or too slow. QoS 1
     /// pushes of persistent subscriptions are found in the store all the same.
     bus_dropped,
+    /// What was heard in Redis and did not come from a node of this cluster and version.
+    bus_refused,
     /// Store operations that failed.
     store_failures,
 }

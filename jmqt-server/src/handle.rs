@@ -308,6 +308,13 @@ impl ServerHandle {
         }
     }
 
+    /// Whether clients had better come to this server than to another of its cluster: for an application's own
+    /// health check. `false` where a node alone has lost the database, and has closed its listeners for that.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.hub.lets_in()
+    }
+
     /// What the server has counted since it started.
     #[must_use]
     pub fn counters(&self) -> CountersSnapshot {

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::budget::{self, Budget};
-use crate::bus::{Bus, LocalBus, NodeId, RedisBus, Speaker};
+use crate::bus::{Bus, LocalBus, NodeId, RedisBus, Seal, Speaker};
 use crate::config::{Config, ConfigError, RedisOptions};
 use crate::counters::Counters;
 use crate::handle::ServerHandle;
@@ -116,7 +116,8 @@ impl Server {
             Backend::Alone(_) => (Arc::new(LocalBus) as Arc<dyn Bus>, None, None),
             Backend::Cluster(store, redis) => {
                 let speaker = Speaker { node, epoch: context.ids.epoch() };
-                let (bus, events) = RedisBus::new(speaker, redis, counters);
+                let seal = Seal::new(&store.bus_key().await?);
+                let (bus, events) = RedisBus::new(speaker, seal, redis, counters);
                 let bus: Arc<dyn Bus> = Arc::new(bus);
                 let (cluster, tasks) = Cluster::new(node, Arc::clone(&bus), store, cluster_counters);
                 let cluster = Arc::new(cluster);

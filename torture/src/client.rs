@@ -1,5 +1,7 @@
 //! A client of a test: every wait is for something, and panics with the conversation when it does not come.
 
+use std::time::Duration;
+
 use jmqt_protocol::{Packet, decode};
 
 use crate::connection::Connection;
@@ -16,9 +18,19 @@ pub struct Client {
 }
 
 impl Client {
-    /// A connection that has done nothing but `auth`.
+    /// A connection that has done nothing but `auth`. A node that lets nobody in at the moment is tried again.
     pub async fn authenticate(target: Target, name: &str) -> Self {
-        let connection = within("a connection", Connection::open(target)).await.unwrap();
+        let connecting = async {
+            loop {
+                match Connection::open(target).await {
+                    Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
+                        tokio::time::sleep(Duration::from_millis(50)).await;
+                    }
+                    opened => return opened,
+                }
+            }
+        };
+        let connection = within("a connection", connecting).await.unwrap();
         let mut client = Self { connection, name: name.to_owned(), conversation: Vec::new() };
         client.send(&format!(r#"{{"auth":{{"dt":"{name}"}}}}"#)).await;
         client.expect(&format!(r#"{{"authAck":{{"st":1,"at":"token","cl":"{name}"}}}}"#)).await;

@@ -3,16 +3,17 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use super::peers::configuration;
 use super::process::{Process, free_addresses};
 use super::usage::Usage;
 use super::{Kind, Places, install};
+use crate::nodes::Common;
 use crate::swarm::Endpoint;
 
 const DATABASE: &str = "jmqt";
@@ -46,6 +47,55 @@ impl Cluster {
     /// The end of what the nodes printed.
     pub(crate) fn last_words(&self) -> String {
         self.nodes.each_ref().map(Process::last_words).join("\n")
+    }
+}
+
+/// One node, to which others are simulated.
+pub(crate) struct LoneNode {
+    pub(crate) address: SocketAddr,
+    pub(crate) redis_address: SocketAddr,
+    database: SocketAddr,
+    node: Process,
+    redis: Process,
+    _mariadb: Process,
+}
+
+impl LoneNode {
+    pub(crate) fn start(server: &Path, scratch: &Path) -> Result<Self> {
+        let places = Places { hello_server: server.to_owned(), scratch: scratch.to_owned() };
+        let (mariadb, database) = start_mariadb(scratch)?;
+        let (redis, redis_address) = start_redis(scratch)?;
+        let (node, address) = start_node(&places, database, redis_address)?;
+        Ok(Self { address, redis_address, database, node, redis, _mariadb: mariadb })
+    }
+
+    pub(crate) fn usage(&self) -> Result<Usage> {
+        self.node.usage()
+    }
+
+    pub(crate) fn redis_usage(&self) -> Result<Usage> {
+        self.redis.usage()
+    }
+
+    pub(crate) fn last_words(&self) -> String {
+        self.node.last_words()
+    }
+
+    /// What its cluster has in common.
+    pub(crate) fn common(&self) -> Result<Common> {
+        let sql = format!("SELECT name, value FROM {DATABASE}.meta");
+        let output = ask(self.database, &["--batch", "--skip-column-names", "--execute", &sql])?;
+        let text = String::from_utf8(output.stdout)?;
+        let value = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('\t'));
+            line.with_context(|| format!("the database has no {name}"))
+        };
+        let mut key = Vec::with_capacity(32);
+        for part in 0..4 {
+            key.extend(value(&format!("bus_key_{part}"))?.parse::<i64>()?.to_be_bytes());
+        }
+        let key = key.try_into().map_err(|_| anyhow!("the key has another length"))?;
+        Ok(Common { epoch: value("epoch")?.parse()?, key })
     }
 }
 
@@ -91,13 +141,18 @@ fn start_mariadb(scratch: &Path) -> Result<(Process, SocketAddr)> {
 }
 
 fn make_database(address: SocketAddr) -> Result<bool> {
+    let output = ask(address, &["--execute", &format!("CREATE DATABASE {DATABASE}")])?;
+    Ok(output.status.success())
+}
+
+fn ask(address: SocketAddr, arguments: &[&str]) -> Result<Output> {
     let client = install::find("mariadb").context("mariadb-client is not installed")?;
     let output = Command::new(client)
         .args(["--no-defaults", "--user=root", "--host=127.0.0.1"])
         .arg(format!("--port={}", address.port()))
-        .args(["--execute", &format!("CREATE DATABASE {DATABASE}")])
+        .args(arguments)
         .output()?;
-    Ok(output.status.success())
+    Ok(output)
 }
 
 fn start_node(places: &Places, database: SocketAddr, bus: SocketAddr) -> Result<(Process, SocketAddr)> {
@@ -117,6 +172,7 @@ fn start_node(places: &Places, database: SocketAddr, bus: SocketAddr) -> Result<
         .env("JMQT_ENABLE_REDIS", "true")
         .env("JMQT_REDIS_PORT", bus.port().to_string())
         .env("JMQT_TOKEN_SECRET", "the nodes of a benchmark share one secret")
+        .env("JMQT_TIMEOUT_SECONDS", "3600")
         .env("JMQT_LOG_MODE", "WRN");
     Ok((Process::start(&command, folder, address)?, address))
 }

@@ -3,7 +3,8 @@
 //! Pushes travel as they will be written to plain sockets, behind a short binary header, so that a node
 //! that receives them only cuts them up. Everything else is rare, and JSON.
 //!
-//! Nodes of one cluster must run versions that understand each other: the first byte is a version.
+//! Nodes of one cluster must run versions that understand each other: the first byte is a version. On its way
+//! it has a seal behind it (`seal.rs`), which is looked at before anything else.
 
 use bytes::{Buf, BufMut, Bytes};
 use jmqt_protocol::{ChannelName, ClientId, DisconnectCode};
@@ -106,21 +107,71 @@ pub(crate) struct Presence {
     pub(crate) address: String,
 }
 
+/// What a node's sessions come to: who has heard all that it said of them has the same. Sessions that begin and
+/// end change it, in any order.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Digest {
+    pub(crate) count: u64,
+    hash: u64,
+}
+
+impl Digest {
+    pub(crate) fn add(&mut self, client: &str, generation: u64) {
+        self.count = self.count.wrapping_add(1);
+        self.hash = self.hash.wrapping_add(session_hash(client, generation));
+    }
+
+    pub(crate) fn remove(&mut self, client: &str, generation: u64) {
+        self.count = self.count.wrapping_sub(1);
+        self.hash = self.hash.wrapping_sub(session_hash(client, generation));
+    }
+}
+
+/// Of nodes that may have been compiled by different compilers: FNV-1a, and the mixing of splitmix64.
+fn session_hash(client: &str, generation: u64) -> u64 {
+    let of_client = client.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    let mut hash = of_client ^ generation.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    hash ^ (hash >> 31)
+}
+
 /// What is said to all nodes, or to one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Control {
     /// This node is there. Said every second.
-    Beat,
+    Beat {
+        /// Of the sessions that it has told of.
+        sessions: Digest,
+        /// Whether it has reached the database lately.
+        has_database: bool,
+    },
+    /// The same, and whoever hears it says so too, to the sender: its link has come up.
+    Hello {
+        sessions: Digest,
+        has_database: bool,
+    },
     /// This node ends: nobody has to wait until it is missed.
     Leaving,
-    /// Whoever hears this tells the sender about its sessions.
+    /// Whoever hears this tells the sender of its sessions.
     WantSessions,
     /// The sessions of this node, in several messages: what was known before the first of them and is
     /// in none of them is over.
     Sessions {
         list: u64,
+        /// Counted from 0, without gaps.
+        part: u32,
+        /// What they come to, when the first part is said.
+        digest: Digest,
         sessions: Vec<Presence>,
         last: bool,
+    },
+    /// A part of such a list has arrived, and more may be sent.
+    GotSessions {
+        list: u64,
+        part: u32,
     },
     /// A session begins.
     Opened(Presence),
@@ -231,6 +282,9 @@ pub(crate) enum Answer {
     Subscriptions(Vec<(String, bool)>),
     /// The client is not connected there.
     NotHere,
+    /// What was asked for has been done as far as it can be: the node cannot reach the database, and leaves the
+    /// rest to who has asked.
+    WithoutDatabase,
     /// The store failed.
     Failed,
     /// There is too much to do: ask again.
@@ -502,7 +556,7 @@ mod tests {
 
     #[test]
     fn what_nodes_with_another_database_say_is_refused() {
-        let payload = encode_control(HERE, &Control::Beat);
+        let payload = encode_control(HERE, &Control::Leaving);
         assert!(BusMessage::decode(payload.into(), Epoch(EPOCH.0 + 1)).is_err());
     }
 
@@ -513,6 +567,20 @@ mod tests {
         assert!(BusMessage::decode(encode_qos1(HERE, &pushes).into(), EPOCH).is_err());
         let tails = encode_control(HERE, &Control::Tails(vec![("news".to_owned(), 7, u64::MAX)]));
         assert!(BusMessage::decode(tails.into(), EPOCH).is_err());
+    }
+
+    #[test]
+    fn a_digest_tells_which_sessions_there_are_whatever_their_order() {
+        let (mut one, mut other) = (Digest::default(), Digest::default());
+        let sessions = [("alice", 1), ("bob", 2), ("carol", 3), ("alice", u64::MAX)];
+        sessions.iter().for_each(|(client, generation)| one.add(client, *generation));
+        sessions.iter().rev().for_each(|(client, generation)| other.add(client, *generation));
+        assert_eq!((one, one.count), (other, 4));
+        other.remove("bob", 2);
+        other.add("bob", 4);
+        assert_ne!(one, other, "another session of the same client");
+        sessions.iter().for_each(|(client, generation)| one.remove(client, *generation));
+        assert_eq!(one, Digest::default());
     }
 
     #[test]
@@ -528,10 +596,12 @@ mod tests {
         let by = Some(Origin { protocol: "SOCKET".to_owned(), address: "[::1]:9".to_owned() });
         let kick = Disconnect::kick("so long");
         let end = Request::EndSessions { client: "bob".to_owned(), below: 7, by };
+        let mut digest = Digest::default();
+        digest.add("bob", 7);
         let controls = [
-            Control::Beat,
+            Control::Beat { sessions: digest, has_database: true },
             Control::Opened(presence.clone()),
-            Control::Sessions { list: 4, sessions: vec![presence], last: false },
+            Control::Sessions { list: 4, part: 0, digest, sessions: vec![presence], last: false },
             Control::Ask { number: 1, request },
             Control::Ask { number: 2, request: end },
             Control::Disconnect { client: "bob".to_owned(), farewell: Some((&kick).into()) },

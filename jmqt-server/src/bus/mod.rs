@@ -9,6 +9,7 @@
 mod local;
 mod message;
 mod redis;
+mod seal;
 
 use async_trait::async_trait;
 use jmqt_protocol::{ChannelName, ClientId};
@@ -16,11 +17,12 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use local::LocalBus;
 pub(crate) use message::{
-    Answer, Body, BusMessage, Control, NodeId, Origin, Place, Presence, Qos0Pushes, Qos1Push, Qos1Pushes,
-    Request, Speaker, connection_info,
+    Answer, Body, BusMessage, Control, Digest, NodeId, Origin, Place, Presence, Qos0Pushes, Qos1Push,
+    Qos1Pushes, Request, Speaker, connection_info,
 };
 pub(crate) use redis::{BusEvents, RedisBus};
 pub use redis::{RedisMode, RedisOptions};
+pub(crate) use seal::Seal;
 
 /// What comes from a bus.
 #[derive(Debug)]

@@ -28,8 +28,9 @@ use self::link::{Link, Lost, Received};
 use self::names::Names;
 use self::outgoing::{Outgoing, Target};
 use super::message::{self, BusMessage, Speaker};
-use super::{Bus, BusEvent, Control, NodeId, Qos1Pushes};
+use super::{Bus, BusEvent, Control, NodeId, Qos1Pushes, Seal};
 use crate::counters::Counters;
+use crate::log_limit::log_limited;
 
 pub use self::options::{RedisMode, RedisOptions};
 
@@ -53,6 +54,7 @@ const INBOX_BYTES: usize = 64 << 20;
 /// See the module.
 pub(crate) struct RedisBus {
     speaker: Speaker,
+    seal: Seal,
     options: RedisOptions,
     names: Arc<Names>,
     interest: Arc<Interest>,
@@ -68,6 +70,7 @@ pub(crate) struct RedisBus {
 /// What was received and not yet looked at.
 struct Inbox {
     speaker: Speaker,
+    seal: Seal,
     /// What nodes tell each other does not wait behind pushes.
     controls: mpsc::Sender<BusEvent>,
     pushes: mpsc::Sender<(BusEvent, usize)>,
@@ -118,15 +121,21 @@ impl BusEvents {
 impl Inbox {
     /// Takes what the connection has received, without waiting. `false`: what may not be lost is lost, so
     /// the link must not go on.
-    fn take(&self, payload: Vec<u8>) -> bool {
+    fn take(&self, channel: &[u8], mut payload: Vec<u8>) -> bool {
         let (size, is_pushes) = (payload.len(), message::is_pushes(&payload));
         if is_pushes && message::is_from(&payload, self.speaker.node) {
             return true; // its own sessions have them already
         }
+        if !self.seal.take_off(channel, &mut payload) {
+            self.counters.bus_refused.increment();
+            log_limited!(warn, target: "jmqt::bus", "refused what does not come from a node of this cluster and version: another cluster or program uses the same REDIS_PREFIX, or a node has another version");
+            return true;
+        }
         let message = match BusMessage::decode(Bytes::from(payload), self.speaker.epoch) {
             Ok(message) => message,
             Err(error) => {
-                tracing::warn!(target: "jmqt::bus", %error, "another cluster or program uses the same REDIS_PREFIX, or another version");
+                self.counters.bus_refused.increment();
+                log_limited!(warn, target: "jmqt::bus", %error, "another cluster or program uses the same REDIS_PREFIX, or another version");
                 return true;
             }
         };
@@ -150,14 +159,22 @@ enum End {
 }
 
 impl RedisBus {
-    pub(crate) fn new(speaker: Speaker, options: RedisOptions, counters: Arc<Counters>) -> (Self, BusEvents) {
+    pub(crate) fn new(
+        speaker: Speaker,
+        seal: Seal,
+        options: RedisOptions,
+        counters: Arc<Counters>,
+    ) -> (Self, BusEvents) {
         let (controls, received_controls) = mpsc::channel(INBOX_CONTROLS);
         let (pushes, received_pushes) = mpsc::channel(INBOX_MESSAGES);
         let bytes = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&counters);
-        let inbox = Inbox { speaker, controls, pushes, bytes: Arc::clone(&bytes), counters: counted };
+        let (inbox_seal, inbox_bytes) = (seal.clone(), Arc::clone(&bytes));
+        let inbox =
+            Inbox { speaker, seal: inbox_seal, controls, pushes, bytes: inbox_bytes, counters: counted };
         let bus = Self {
             speaker,
+            seal,
             names: Arc::new(Names::new(&options)),
             interest: Arc::default(),
             outgoing: Outgoing::new(),
@@ -266,7 +283,11 @@ impl RedisBus {
                 return Ok(());
             }
             let to_nodes: Vec<_> = batch.iter().map(|(target, _)| target.node()).collect();
-            let named = batch.into_iter().map(|(target, payload)| (self.names.target(&target), payload));
+            let named = batch.into_iter().map(|(target, mut payload)| {
+                let name = self.names.target(&target);
+                self.seal.put(&name, &mut payload);
+                (name, payload)
+            });
             let listeners = link.publish(named.collect()).await?;
             self.outgoing.taken_was_sent();
             for (node, listeners) in to_nodes.into_iter().zip(listeners) {

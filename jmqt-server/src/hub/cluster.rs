@@ -5,8 +5,10 @@
 //! lose anything. So everything that came by the bus alone is looked up again when it was away.
 
 mod asked;
+mod database;
 mod directory;
 mod listen;
+mod lists;
 mod registrar;
 mod reorder;
 mod requests;
@@ -33,7 +35,9 @@ use crate::store::{ClusterStore, SharedSession};
 use crate::validators::ConnectionInfo;
 
 use asked::Asked;
+use database::Database;
 use directory::Directory;
+use lists::{Lists, Told};
 use registrar::Registrar;
 
 pub(crate) use registrar::RegistrarTask;
@@ -88,6 +92,9 @@ pub(crate) struct Cluster {
     bus: Arc<dyn Bus>,
     store: Arc<dyn ClusterStore>,
     directory: Directory,
+    told: Mutex<Told>,
+    lists: Lists,
+    database: Database,
     registrar: Registrar,
     counters: Arc<Counters>,
     numbers: AtomicU64,
@@ -153,6 +160,9 @@ impl Cluster {
             store,
             counters,
             directory: Directory::default(),
+            told: Mutex::default(),
+            lists: Lists::default(),
+            database: Database::new(Instant::now()),
             registrar,
             numbers: AtomicU64::new(1),
             fences: Mutex::default(),
@@ -189,6 +199,10 @@ impl Cluster {
         parts.spawn(async move { cluster.watch_called_off(&of).await });
         let (cluster, of) = part();
         parts.spawn(async move { cluster.watch_logs(&of).await });
+        let (cluster, of) = part();
+        parts.spawn(async move { cluster.watch_database(&of).await });
+        let (cluster, _) = part();
+        parts.spawn(async move { cluster.sweep_directory().await });
         let (cluster, _) = part();
         parts.spawn(async move { cluster.inherit().await });
         tokio::select! {

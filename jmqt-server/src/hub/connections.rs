@@ -232,6 +232,11 @@ impl Connections {
         session.outbox.closed().is_none().then_some(session)
     }
 
+    /// The session of a client, also one that is about to be closed.
+    pub(crate) fn any_session(&self, client: &str) -> Option<Registered> {
+        self.lock().get(client)?.session.clone()
+    }
+
     /// Every session, those about to be closed included.
     pub(crate) fn sessions(&self) -> Vec<(ClientId, Registered)> {
         let slots = self.lock();

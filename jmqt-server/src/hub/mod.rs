@@ -176,6 +176,11 @@ impl Hub {
         outcome
     }
 
+    /// Whether clients are let in: not where a node of a cluster alone has lost the database.
+    pub(crate) fn lets_in(&self) -> bool {
+        self.cluster.as_ref().is_none_or(|cluster| *cluster.lets_in().borrow())
+    }
+
     /// Whether it is for this node to do what one node does for all.
     fn is_first(&self) -> bool {
         self.cluster.as_ref().is_none_or(|cluster| cluster.is_first())

@@ -16,6 +16,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -51,6 +52,17 @@ const BACKOFF: Duration = Duration::from_millis(100);
 /// When a client that was turned away because of a limit should come back.
 const RETRY_SECONDS: u32 = 5;
 
+/// A port that was closed and cannot be opened is tried again after this.
+const REOPEN_EVERY: Duration = Duration::from_secs(5);
+
+/// Waits until clients are let in, or not.
+async fn turned(gate: &mut Option<watch::Receiver<bool>>, to: bool) {
+    let Some(gate) = gate else { return std::future::pending().await };
+    if gate.wait_for(|lets_in| *lets_in == to).await.is_err() {
+        std::future::pending().await // the server is ending
+    }
+}
+
 /// One bound address.
 pub(crate) struct Listener {
     socket: TcpListener,
@@ -79,11 +91,24 @@ impl Listener {
         self.socket.local_addr()
     }
 
-    /// Accepts until it is told to stop; then the port is closed.
-    pub(crate) async fn run(self, shared: Arc<Shared>, stop: CancellationToken) {
+    /// Accepts until it is told to stop; then the port is closed. In between it is closed as long as other
+    /// nodes of the cluster are better for clients.
+    pub(crate) async fn run(mut self, shared: Arc<Shared>, stop: CancellationToken) {
+        let mut gate = shared.gate();
         loop {
             let accepted = tokio::select! {
                 () = stop.cancelled() => return,
+                () = turned(&mut gate, false) => {
+                    let reopened = tokio::select! {
+                        () = stop.cancelled() => return,
+                        reopened = self.close_for_a_while(&mut gate) => reopened,
+                    };
+                    match reopened {
+                        Some(listener) => self = listener,
+                        None => return,
+                    }
+                    continue;
+                }
                 accepted = self.socket.accept() => accepted,
             };
             match accepted {
@@ -109,6 +134,26 @@ impl Listener {
         shared.hub.counters.accepts_failed.increment();
         if let Some(left_out) = LIMIT.permit() {
             log_for!(self.protocol, warn, left_out, %error, "connections cannot be accepted and wait: if there are too many open files, raise their limit (`ulimit -n`) or lower MAX_CONNECTIONS");
+        }
+    }
+
+    /// Closes the port until clients are let in again. `None`: its address is not known.
+    async fn close_for_a_while(self, gate: &mut Option<watch::Receiver<bool>>) -> Option<Self> {
+        let (address, protocol, tls) = (self.address().ok()?, self.protocol, self.tls.clone());
+        drop(self);
+        log_for!(protocol, warn, "Not listening on {address}");
+        loop {
+            turned(gate, true).await;
+            match Self::bind(address, protocol, tls.clone()) {
+                Ok(listener) => {
+                    log_for!(protocol, info, "Listening on {address} again");
+                    return Some(listener);
+                }
+                Err(error) => {
+                    log_for!(protocol, error, %error, "cannot listen on {address} again, and will try once more");
+                    tokio::time::sleep(REOPEN_EVERY).await;
+                }
+            }
         }
     }
 

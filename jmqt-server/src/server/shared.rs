@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -131,6 +131,11 @@ impl Shared {
             parting: OnceLock::new(),
             open: Mutex::default(),
         }
+    }
+
+    /// Tells when listeners are to be closed and opened; `None`: they stay open.
+    pub(crate) fn gate(&self) -> Option<watch::Receiver<bool>> {
+        self.hub.cluster.as_ref().map(|cluster| cluster.lets_in())
     }
 
     fn open(&self) -> std::sync::MutexGuard<'_, OpenConnections> {

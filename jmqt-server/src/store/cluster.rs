@@ -94,6 +94,9 @@ pub trait ClusterStore: Store {
         limit: usize,
     ) -> Result<Vec<SharedSession>, StoreError>;
 
+    /// The key that the nodes of this cluster have in common, and nobody else; made by the first that asks.
+    async fn bus_key(&self) -> Result<[u8; 32], StoreError>;
+
     /// The last message logged in each of these channels, as far as they exist.
     async fn last_seqs(&self, channels: &[ChannelKey]) -> Result<Vec<(ChannelKey, Seq)>, StoreError>;
 }

@@ -90,6 +90,11 @@ impl Proxy {
         self.state.flow.send_replace(Flow::Parted);
     }
 
+    /// Passes everything on again for those that connect from now on, and hangs up on those that came meanwhile.
+    pub(crate) fn mend(&self) {
+        self.state.flow.send_replace(Flow::On);
+    }
+
     /// Takes no more connections.
     pub(crate) fn stop(&self) {
         self.accepting.abort();
@@ -131,7 +136,7 @@ async fn forward(client: TcpStream, server: TcpStream, state: Arc<State>) {
     loop {
         let read = tokio::select! {
             biased;
-            () = until(&mut flow, |flow| flow == Flow::Parted), if !was_parted => {
+            () = until(&mut flow, |flow| flow == if was_parted { Flow::On } else { Flow::Parted }) => {
                 back.abort();
                 return;
             }

@@ -61,8 +61,10 @@ impl Received {
     fn take(&self, info: PushInfo) {
         match info.kind {
             PushKind::Message | PushKind::SMessage => {
-                if let Some(Value::BulkString(payload)) = info.data.into_iter().nth(1)
-                    && !self.inbox.take(payload)
+                let mut data = info.data.into_iter();
+                if let (Some(Value::BulkString(channel)), Some(Value::BulkString(payload))) =
+                    (data.next(), data.next())
+                    && !self.inbox.take(&channel, payload)
                 {
                     self.lose();
                 }

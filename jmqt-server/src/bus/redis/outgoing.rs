@@ -189,7 +189,7 @@ mod tests {
         for (channel, bytes) in [("a", b"1\0"), ("a", b"2\0"), ("b", b"3\0"), ("a", b"4\0")] {
             assert!(put(&outgoing, pushes(channel, bytes)));
         }
-        let beat = encode_control(SPEAKER, &Control::Beat);
+        let beat = encode_control(SPEAKER, &Control::Leaving);
         assert!(outgoing.put(Target::All, beat.clone(), 0) && outgoing.put(Target::All, beat, 0));
         let sent: Vec<_> = outgoing.take().into_iter().map(|(_, payload)| payload).collect();
         let pushes =
@@ -213,7 +213,7 @@ mod tests {
             taken += 1;
         }
         assert_eq!(taken, 63); // each has a header too
-        assert!(outgoing.put(Target::All, encode_control(SPEAKER, &Control::Beat), 0));
+        assert!(outgoing.put(Target::All, encode_control(SPEAKER, &Control::Leaving), 0));
         assert_eq!(outgoing.clear(), 63);
         assert!(put(&outgoing, pushes("a", &large)));
     }

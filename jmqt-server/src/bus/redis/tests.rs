@@ -16,6 +16,10 @@ use crate::store::Epoch;
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
+fn seal() -> Seal {
+    Seal::new(&[7; 32])
+}
+
 fn speaker(node: u64) -> Speaker {
     Speaker { node: NodeId(node), epoch: Epoch(7) }
 }
@@ -41,7 +45,7 @@ struct Node {
 
 impl Node {
     async fn start(number: u64, options: &RedisOptions) -> Self {
-        let (bus, events) = RedisBus::new(speaker(number), options.clone(), Arc::default());
+        let (bus, events) = RedisBus::new(speaker(number), seal(), options.clone(), Arc::default());
         let (bus, stop) = (Arc::new(bus), CancellationToken::new());
         let running = {
             let (bus, stop) = (Arc::clone(&bus), stop.clone());
@@ -137,13 +141,34 @@ async fn a_node_hears_what_is_said_to_it_and_to_all_and_hears_itself() {
     };
     a.bus.send_qos1(NodeId(2), &pushes);
     assert_eq!(b.hear().await, (NodeId(1), Body::Qos1(pushes)));
-    a.bus.broadcast(&Control::Beat);
-    assert_eq!(b.hear().await, (NodeId(1), Body::Control(Control::Beat)));
-    assert_eq!(a.hear().await, (NodeId(1), Body::Control(Control::Beat)));
-    a.bus.send(NodeId(77), &Control::Beat);
+    a.bus.broadcast(&Control::Leaving);
+    assert_eq!(b.hear().await, (NodeId(1), Body::Control(Control::Leaving)));
+    assert_eq!(a.hear().await, (NodeId(1), Body::Control(Control::Leaving)));
+    a.bus.send(NodeId(77), &Control::Leaving);
     assert!(matches!(a.next().await, BusEvent::NobodyThere(NodeId(77))));
     a.end().await;
     b.end().await;
+}
+
+#[tokio::test]
+async fn what_others_publish_in_redis_is_refused_and_counted() {
+    let Some(options) = options("what_others_publish_in_redis_is_refused_and_counted") else { return };
+    let (mut a, names) = (Node::start(1, &options).await, Names::new(&options));
+    let RedisMode::Standalone { host, port } = &options.mode else { return };
+    let mut connection = ask_redis(host, *port).await;
+    let forged = message::encode_control(speaker(2), &Control::WantSessions);
+    let mut with_other_key = forged.clone();
+    Seal::new(&[8; 32]).put(&names.everybody(), &mut with_other_key);
+    let mut from_elsewhere = forged.clone();
+    seal().put(&names.node(NodeId(2)), &mut from_elsewhere);
+    for payload in [forged, with_other_key, from_elsewhere, Vec::new()] {
+        let publish = redis::cmd("PUBLISH").arg(names.everybody()).arg(payload).to_owned();
+        publish.query_async::<()>(&mut connection).await.unwrap();
+    }
+    a.bus.broadcast(&Control::Leaving);
+    assert_eq!(a.hear().await, (NodeId(1), Body::Control(Control::Leaving)), "nothing came before it");
+    assert_eq!(a.bus.counters.snapshot().bus_refused, 4);
+    a.end().await;
 }
 
 #[tokio::test]
@@ -204,7 +229,7 @@ async fn a_link_that_is_reset_comes_back_with_everything_that_was_joined() {
 #[tokio::test]
 async fn without_redis_nobody_waits_and_what_is_lost_is_counted() {
     let options = RedisOptions::standalone("127.0.0.1", 1); // nobody listens there
-    let (bus, _events) = RedisBus::new(speaker(1), options, Arc::default());
+    let (bus, _events) = RedisBus::new(speaker(1), seal(), options, Arc::default());
     let (bus, stop) = (Arc::new(bus), CancellationToken::new());
     let running = {
         let (bus, stop) = (Arc::clone(&bus), stop.clone());
@@ -299,8 +324,8 @@ async fn two_nodes_talk(options: &RedisOptions) {
     for name in &names {
         b.bus.leave(name);
     }
-    a.bus.send(NodeId(2), &Control::Beat);
-    assert_eq!(b.hear().await, (NodeId(1), Body::Control(Control::Beat)));
+    a.bus.send(NodeId(2), &Control::Leaving);
+    assert_eq!(b.hear().await, (NodeId(1), Body::Control(Control::Leaving)));
     a.end().await;
     b.end().await;
 }
@@ -398,7 +423,7 @@ async fn a_user_with_few_rights_is_enough_and_a_wrong_password_is_told_of() {
     let mut options = RedisOptions::standalone("127.0.0.1", port);
     options.user = Some("jmqt".to_owned());
     options.password = Some("wrong".to_owned());
-    let (received, _lost) = RedisBus::new(speaker(1), options.clone(), Arc::default()).0.received();
+    let (received, _lost) = RedisBus::new(speaker(1), seal(), options.clone(), Arc::default()).0.received();
     let error = Link::connect(&options, received).await.err().expect("the password is wrong");
     let told = link::explain(&error);
     assert!(told.contains("REDIS_PASSWORD") && !told.contains("wrong\""), "{told}");

@@ -3,15 +3,21 @@
 //! Every node tells the others of its sessions, and shows every second that it is there: on the bus, and in
 //! the store. It is dead when it does neither. What is known here may be a moment old; the store decides
 //! where that matters.
+//!
+//! With every sign of life on the bus a node says what its sessions come to ([`Digest`]). Who has heard
+//! everything has the same; who has not asks for the whole list. What is known of a session carries a tag, and
+//! counts if its node's tags have not moved on: so a node, or what an older list said, is forgotten at once, and
+//! swept out afterwards, a little at a time.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::BuildHasher as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jmqt_protocol::ClientId;
 use tokio::time::Instant;
 
-use crate::bus::{NodeId, Presence, connection_info};
+use crate::bus::{Digest, NodeId, Presence, connection_info};
 use crate::validators::ConnectionInfo;
 
 /// A node that showed nothing for so long is dead, if it could have been noticed all the time.
@@ -20,8 +26,14 @@ pub(super) const LEASE: Duration = Duration::from_secs(5);
 const OVERDUE: Duration = Duration::from_millis(2500);
 /// Who looks into the store less often than this has not looked all the time.
 const BLIND_AFTER: Duration = Duration::from_millis(2500);
-/// A node that owes its list of sessions is asked for it this often.
-const ASK_EVERY: Duration = Duration::from_secs(1);
+/// A node that was asked for its list, or is telling it, and from which nothing has come for so long, is asked
+/// again.
+const LIST_TIMEOUT: Duration = Duration::from_secs(10);
+/// So many nodes are asked for their lists at a time, those with the lowest numbers first: nodes that miss
+/// the same lists hear them together.
+const LISTS_AT_A_TIME: usize = 4;
+/// The table of sessions has so many parts, which are swept one by one.
+const PARTS: usize = 256;
 
 /// A session on another node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,8 +41,30 @@ pub(super) struct Elsewhere {
     pub(super) node: NodeId,
     pub(super) generation: u64,
     pub(super) info: ConnectionInfo,
-    /// The list of its node that named it last.
-    list: u64,
+    /// What its node's tag was when it was heard of.
+    tag: u64,
+}
+
+/// What is known of a node's sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Knowledge {
+    /// All that it said was heard, as far as it has said what its sessions come to.
+    Whole,
+    /// It has sessions that are not known here, or the other way round.
+    Wanting { asked: Option<Instant> },
+    /// Its list is coming: this part is next.
+    Coming { list: u64, next: u32, last: Instant },
+}
+
+/// What became of a part of a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    /// Nobody here needs it.
+    Unwanted,
+    /// It was put in; there are more.
+    Taken,
+    /// It was the last: so many sessions are known of the node now.
+    Last(u64),
 }
 
 #[derive(Debug)]
@@ -43,40 +77,71 @@ struct Node {
     is_dead: bool,
     /// Something was sent to it, and it was not listening.
     is_missing: bool,
-    /// Its list has been received, and nothing was lost since.
-    is_synced: bool,
-    asked: Option<Instant>,
-    /// The list that is being received, or was last.
-    list: u64,
-    /// Sessions that have ended since that began: it may name them still.
+    /// When it said last that it has the database.
+    had_database: Option<Instant>,
+    /// What the sessions that it has told of come to; `None` if some were missed.
+    said: Option<Digest>,
+    knowledge: Knowledge,
+    /// Sessions that have ended since its list began to come: that may name them still.
     closed: HashSet<(ClientId, u64)>,
+    /// What is heard of it now carries this tag, and counts if its tag is at least the other.
+    tag: u64,
+    counts_from: u64,
 }
 
 impl Node {
-    fn new(now: Instant) -> Self {
+    fn new(now: Instant, tag: u64) -> Self {
         Self {
             heard: now,
             beat: 0,
             rose: now,
             is_dead: false,
             is_missing: false,
-            is_synced: false,
-            asked: None,
-            list: 0,
+            had_database: None,
+            said: Some(Digest::default()),
+            knowledge: Knowledge::Whole,
             closed: HashSet::new(),
+            tag,
+            counts_from: tag,
         }
+    }
+
+    /// What comes of its list from here on is of no use.
+    fn give_up_list(&mut self) {
+        self.closed = HashSet::new();
+        (self.said, self.knowledge) = (None, Knowledge::Wanting { asked: None });
     }
 }
 
-#[derive(Default)]
+type Sessions = HashMap<ClientId, Elsewhere, foldhash::fast::RandomState>;
+
 struct Inner {
     nodes: HashMap<NodeId, Node>,
-    clients: HashMap<ClientId, Elsewhere, foldhash::fast::RandomState>,
+    parts: Box<[Sessions]>,
+    part_of: foldhash::fast::RandomState,
+    last_tag: u64,
     link_since: Option<Instant>,
     /// When the store was last read.
     read: Option<Instant>,
     /// A node is gone, or was silent: what it said last may not have reached this one.
     may_have_missed: bool,
+    /// There are sessions in the table that do not count any more.
+    needs_sweep: bool,
+}
+
+impl Default for Inner {
+    fn default() -> Self {
+        Self {
+            nodes: HashMap::new(),
+            parts: (0..PARTS).map(|_| HashMap::default()).collect(),
+            part_of: foldhash::fast::RandomState::default(),
+            last_tag: 0,
+            link_since: None,
+            read: None,
+            may_have_missed: false,
+            needs_sweep: false,
+        }
+    }
 }
 
 /// See the module.
@@ -88,12 +153,16 @@ impl Directory {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The link stands again: everybody has the whole lease to be heard, and owes its list.
+    /// The link stands again: everybody has the whole lease to be heard. Whether something was missed they
+    /// say themselves.
     pub(super) fn link_up(&self, now: Instant) {
         let mut inner = self.lock();
         inner.link_since = Some(now);
         for node in inner.nodes.values_mut() {
-            (node.heard, node.is_synced, node.asked) = (now, false, None);
+            node.heard = now;
+            if node.knowledge != Knowledge::Whole {
+                node.give_up_list();
+            }
         }
     }
 
@@ -102,18 +171,177 @@ impl Directory {
         self.lock().link_since = None;
     }
 
-    /// A node is there. `true`: it is to be asked for its sessions.
-    pub(super) fn heard(&self, node: NodeId, now: Instant) -> bool {
+    /// A node is there.
+    pub(super) fn heard(&self, node: NodeId, now: Instant) {
         let mut inner = self.lock();
-        let Inner { nodes, may_have_missed, .. } = &mut *inner;
-        let node = nodes.entry(node).or_insert_with(|| Node::new(now));
-        *may_have_missed |= now - node.heard >= OVERDUE;
-        (node.heard, node.is_missing) = (now, false);
-        let owes = !node.is_synced && node.asked.is_none_or(|asked| now - asked >= ASK_EVERY);
-        if owes {
-            node.asked = Some(now);
+        let overdue = {
+            let node = inner.node(node, now);
+            let overdue = now - node.heard >= OVERDUE;
+            (node.heard, node.is_missing) = (now, false);
+            overdue
+        };
+        inner.may_have_missed |= overdue;
+    }
+
+    /// A node shows that it is there, and says what its sessions come to. `true`: something of them was missed,
+    /// which is news.
+    pub(super) fn beaten(&self, node: NodeId, sessions: Digest, has_database: bool, now: Instant) -> bool {
+        let mut inner = self.lock();
+        let node = inner.node(node, now);
+        if has_database {
+            node.had_database = Some(now);
         }
-        owes
+        let is_the_same = node.said == Some(sessions);
+        match node.knowledge {
+            Knowledge::Whole if !is_the_same => {
+                (node.said, node.knowledge) = (None, Knowledge::Wanting { asked: None });
+                true
+            }
+            Knowledge::Whole | Knowledge::Wanting { .. } | Knowledge::Coming { .. } => false,
+        }
+    }
+
+    /// The nodes that are to be asked for their lists now.
+    pub(super) fn to_ask(&self, now: Instant) -> Vec<NodeId> {
+        let mut inner = self.lock();
+        if inner.link_since.is_none() {
+            return Vec::new();
+        }
+        let mut wanting = Vec::new();
+        let mut at_work = 0;
+        for (id, node) in &mut inner.nodes {
+            match node.knowledge {
+                Knowledge::Coming { last, .. } if now - last >= LIST_TIMEOUT => node.give_up_list(),
+                Knowledge::Wanting { asked: Some(asked) } if now - asked >= LIST_TIMEOUT => {
+                    node.knowledge = Knowledge::Wanting { asked: None };
+                }
+                _ => {}
+            }
+            match node.knowledge {
+                Knowledge::Wanting { asked: None } if now - node.heard < OVERDUE => wanting.push(*id),
+                Knowledge::Wanting { asked: Some(_) } | Knowledge::Coming { .. } => at_work += 1,
+                Knowledge::Wanting { asked: None } | Knowledge::Whole => {}
+            }
+        }
+        wanting.sort_unstable();
+        wanting.truncate(LISTS_AT_A_TIME.saturating_sub(at_work));
+        for id in &wanting {
+            inner.node(*id, now).knowledge = Knowledge::Wanting { asked: Some(now) };
+        }
+        wanting
+    }
+
+    /// A part of a node's list of sessions, which come to `digest` when the first of it is said.
+    pub(super) fn listed(
+        &self,
+        id: NodeId,
+        (list, part, is_last): (u64, u32, bool),
+        digest: Digest,
+        sessions: &[Presence],
+        now: Instant,
+    ) -> Part {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        let new_tag = inner.last_tag + 1;
+        let Some(node) = inner.nodes.get_mut(&id) else { return Part::Unwanted };
+        match node.knowledge {
+            // Of one that comes already it is another, because that one was given up.
+            Knowledge::Wanting { .. } | Knowledge::Coming { .. } if part == 0 => {
+                (node.said, node.tag, inner.last_tag) = (Some(digest), new_tag, new_tag);
+                node.closed.clear();
+            }
+            Knowledge::Coming { list: coming, next, .. } if (coming, next) == (list, part) => {}
+            Knowledge::Coming { list: coming, .. } if coming == list => {
+                node.give_up_list(); // a part was lost
+                return Part::Unwanted;
+            }
+            _ => return Part::Unwanted,
+        }
+        node.knowledge = Knowledge::Coming { list, next: part + 1, last: now };
+        let closed = std::mem::take(&mut node.closed);
+        for presence in sessions {
+            let key = ClientId::parse(&presence.client).ok().map(|client| (client, presence.generation));
+            if key.is_none_or(|key| !closed.contains(&key)) {
+                inner.put(id, presence);
+            }
+        }
+        let Some(node) = inner.nodes.get_mut(&id) else { return Part::Unwanted };
+        if !is_last {
+            node.closed = closed;
+            return Part::Taken;
+        }
+        (node.knowledge, node.counts_from) = (Knowledge::Whole, node.tag);
+        let count = node.said.map_or(0, |said| said.count);
+        inner.needs_sweep = true;
+        Part::Last(count)
+    }
+
+    pub(super) fn opened(&self, id: NodeId, presence: &Presence) {
+        let mut inner = self.lock();
+        if let Some(said) = inner.nodes.get_mut(&id).and_then(|node| node.said.as_mut()) {
+            said.add(&presence.client, presence.generation);
+        }
+        inner.put(id, presence);
+    }
+
+    pub(super) fn closed(&self, id: NodeId, client: &str, generation: u64) {
+        let mut inner = self.lock();
+        if let Some(node) = inner.nodes.get_mut(&id) {
+            if let Some(said) = &mut node.said {
+                said.remove(client, generation);
+            }
+            if matches!(node.knowledge, Knowledge::Coming { .. })
+                && let Ok(client) = ClientId::parse(client)
+            {
+                node.closed.insert((client, generation));
+            }
+        }
+        let part = inner.part(client);
+        let is_it = |session: &Elsewhere| session.node == id && session.generation == generation;
+        if inner.parts[part].get(client).is_some_and(is_it) {
+            inner.parts[part].remove(client);
+        }
+    }
+
+    /// Where a client is, if it is on another node.
+    pub(super) fn find(&self, client: &str) -> Option<Elsewhere> {
+        let inner = self.lock();
+        let session = inner.parts[inner.part(client)].get(client)?;
+        counts(&inner.nodes, session).then_some(*session)
+    }
+
+    /// Everybody who is on another node.
+    pub(super) fn all(&self) -> Vec<(ClientId, ConnectionInfo)> {
+        let mut all = Vec::new();
+        for part in 0..PARTS {
+            let inner = self.lock(); // given up in between: others find their clients here
+            let sessions = inner.parts[part].iter().filter(|(_, session)| counts(&inner.nodes, session));
+            all.extend(sessions.map(|(client, session)| (client.clone(), session.info)));
+        }
+        all
+    }
+
+    /// Whether there is something to [sweep](Self::sweep); tells of it once.
+    pub(super) fn needs_sweep(&self) -> bool {
+        std::mem::take(&mut self.lock().needs_sweep)
+    }
+
+    /// Forgets what does not count any more in one part of the table, while others wait.
+    fn sweep_part(&self, part: usize) {
+        let mut inner = self.lock();
+        let Inner { nodes, parts, .. } = &mut *inner;
+        parts[part].retain(|_, session| counts(nodes, session));
+        if parts[part].capacity() > 4 * parts[part].len() {
+            parts[part].shrink_to_fit();
+        }
+    }
+
+    /// Forgets what does not count any more.
+    pub(super) async fn sweep(&self) {
+        for part in 0..PARTS {
+            self.sweep_part(part);
+            tokio::task::yield_now().await;
+        }
     }
 
     /// The store has been read: these are the nodes that it knows of, with their beats. Only a beat that has
@@ -121,17 +349,17 @@ impl Directory {
     pub(super) fn beats(&self, beats: &[(NodeId, u64)], now: Instant) -> Vec<NodeId> {
         let mut inner = self.lock();
         let was_blind = inner.read.replace(now).is_none_or(|read| now - read > BLIND_AFTER);
-        let Inner { nodes, clients, may_have_missed, .. } = &mut *inner;
-        let known = nodes.len();
-        nodes.retain(|id, node| beats.iter().any(|(of, _)| of == id) || now - node.heard < LEASE);
-        *may_have_missed |= nodes.len() < known;
-        clients.retain(|_, session| nodes.contains_key(&session.node));
+        let known = inner.nodes.len();
+        inner.nodes.retain(|id, node| beats.iter().any(|(of, _)| of == id) || now - node.heard < LEASE);
+        if inner.nodes.len() < known {
+            (inner.may_have_missed, inner.needs_sweep) = (true, true);
+        }
         for (id, beat) in beats {
-            let node = inner.nodes.entry(*id).or_insert_with(|| Node::new(now));
+            let node = inner.node(*id, now);
             if node.beat < *beat {
                 (node.beat, node.rose) = (*beat, now);
                 if std::mem::replace(&mut node.is_dead, false) {
-                    node.is_synced = false;
+                    node.give_up_list();
                 }
             }
         }
@@ -146,16 +374,18 @@ impl Directory {
             let lease = if node.is_missing { OVERDUE } else { LEASE };
             named(id) && !node.is_dead && now - node.rose >= lease && (is_silent || node.is_missing)
         };
-        let dying = inner.nodes.iter_mut().filter(died);
+        let Inner { nodes, last_tag, .. } = &mut *inner;
+        let dying = nodes.iter_mut().filter(died);
         let dead: Vec<_> = dying
             .map(|(id, node)| {
-                node.is_dead = true;
+                *last_tag += 1;
+                (node.is_dead, node.tag, node.counts_from) = (true, *last_tag, *last_tag);
+                node.give_up_list();
                 *id
             })
             .collect();
         if !dead.is_empty() {
-            inner.may_have_missed = true;
-            inner.clients.retain(|_, session| !dead.contains(&session.node));
+            (inner.may_have_missed, inner.needs_sweep) = (true, true);
         }
         dead
     }
@@ -164,8 +394,7 @@ impl Directory {
     pub(super) fn left(&self, node: NodeId) {
         let mut inner = self.lock();
         inner.nodes.remove(&node);
-        inner.clients.retain(|_, session| session.node != node);
-        inner.may_have_missed = true;
+        (inner.may_have_missed, inner.needs_sweep) = (true, true);
     }
 
     /// Whether something a node said may not have reached this one; tells of it once.
@@ -194,11 +423,14 @@ impl Directory {
     /// Whether a node was heard lately.
     pub(super) fn is_here(&self, node: NodeId, now: Instant) -> bool {
         let inner = self.lock();
-        inner.link_since.is_some()
-            && inner
-                .nodes
-                .get(&node)
-                .is_some_and(|node| !node.is_dead && !node.is_missing && now - node.heard < OVERDUE)
+        inner.link_since.is_some() && inner.nodes.get(&node).is_some_and(|node| node.is_here(now))
+    }
+
+    /// Whether another node has said since `since` that it has the database, and is still there.
+    pub(super) fn has_database_elsewhere(&self, since: Instant, now: Instant) -> bool {
+        let inner = self.lock();
+        let has = |node: &Node| node.had_database.is_some_and(|had| had >= since) && node.is_here(now);
+        inner.link_since.is_some() && inner.nodes.values().any(has)
     }
 
     /// Whether no node that is there has a lower number than `own`.
@@ -211,70 +443,41 @@ impl Directory {
     pub(super) fn is_first(&self, own: NodeId) -> bool {
         !self.lock().nodes.iter().any(|(id, node)| *id < own && !node.is_dead)
     }
+}
 
-    pub(super) fn opened(&self, node: NodeId, presence: &Presence) {
-        let mut inner = self.lock();
-        let list = inner.nodes.get(&node).map_or(0, |node| node.list);
-        inner.put(node, presence, list);
-    }
-
-    pub(super) fn closed(&self, node: NodeId, client: &str, generation: u64) {
-        let mut inner = self.lock();
-        if let Some(node) = inner.nodes.get_mut(&node).filter(|node| !node.is_synced)
-            && let Ok(client) = ClientId::parse(client)
-        {
-            node.closed.insert((client, generation));
-        }
-        let is_it = |session: &Elsewhere| session.node == node && session.generation == generation;
-        if inner.clients.get(client).is_some_and(is_it) {
-            inner.clients.remove(client);
-        }
-    }
-
-    /// A part of a node's list of sessions.
-    pub(super) fn listed(&self, node: NodeId, list: u64, sessions: &[Presence], is_last: bool) {
-        let mut inner = self.lock();
-        let mut closed = HashSet::new();
-        if let Some(node) = inner.nodes.get_mut(&node) {
-            if node.list != list {
-                node.closed.clear();
-            }
-            (node.list, node.is_synced) = (list, is_last);
-            closed = std::mem::take(&mut node.closed);
-        }
-        for presence in sessions {
-            let key = ClientId::parse(&presence.client).ok().map(|client| (client, presence.generation));
-            if key.is_none_or(|key| !closed.contains(&key)) {
-                inner.put(node, presence, list);
-            }
-        }
-        if let Some(node) = inner.nodes.get_mut(&node).filter(|_| !is_last) {
-            node.closed = closed;
-        }
-        if is_last {
-            inner.clients.retain(|_, session| session.node != node || session.list >= list);
-        }
-    }
-
-    /// Where a client is, if it is on another node.
-    pub(super) fn find(&self, client: &str) -> Option<Elsewhere> {
-        self.lock().clients.get(client).copied()
-    }
-
-    /// Everybody who is on another node.
-    pub(super) fn all(&self) -> Vec<(ClientId, ConnectionInfo)> {
-        self.lock().clients.iter().map(|(client, session)| (client.clone(), session.info)).collect()
+impl Node {
+    fn is_here(&self, now: Instant) -> bool {
+        !self.is_dead && !self.is_missing && now - self.heard < OVERDUE
     }
 }
 
+/// Whether what is known of a session was not overtaken by what is known of its node.
+fn counts(nodes: &HashMap<NodeId, Node>, session: &Elsewhere) -> bool {
+    nodes.get(&session.node).is_some_and(|node| session.tag >= node.counts_from)
+}
+
 impl Inner {
-    fn put(&mut self, node: NodeId, presence: &Presence, list: u64) {
+    fn node(&mut self, id: NodeId, now: Instant) -> &mut Node {
+        let Self { nodes, last_tag, .. } = self;
+        nodes.entry(id).or_insert_with(|| {
+            *last_tag += 1;
+            Node::new(now, *last_tag)
+        })
+    }
+
+    fn part(&self, client: &str) -> usize {
+        (self.part_of.hash_one(client) >> 32) as usize % PARTS
+    }
+
+    fn put(&mut self, id: NodeId, presence: &Presence) {
+        let Some(node) = self.nodes.get(&id) else { return };
         let Ok(client) = ClientId::parse(&presence.client) else { return };
         let Some(info) = connection_info(&presence.protocol, &presence.address) else { return };
         let generation = presence.generation;
-        let session = Elsewhere { node, generation, info, list };
-        let place = self.clients.entry(client).or_insert(session);
-        if place.generation <= generation {
+        let session = Elsewhere { node: id, generation, info, tag: node.tag };
+        let part = self.part(client.as_str());
+        let place = self.parts[part].entry(client).or_insert(session);
+        if place.generation <= generation || !counts(&self.nodes, place) {
             *place = session;
         }
     }
@@ -301,9 +504,30 @@ mod tests {
         directory.find(client).map(|session| session.node)
     }
 
+    fn digest(sessions: &[(&str, u64)]) -> Digest {
+        let mut digest = Digest::default();
+        sessions.iter().for_each(|(client, generation)| digest.add(client, *generation));
+        digest
+    }
+
+    fn all(directory: &Directory) -> Vec<String> {
+        let mut all: Vec<_> = directory.all().into_iter().map(|(client, _)| client.to_string()).collect();
+        all.sort();
+        all
+    }
+
+    /// A directory that hears of both.
+    fn with_both(now: Instant) -> Directory {
+        let directory = Directory::default();
+        directory.link_up(now);
+        directory.heard(A, now);
+        directory.heard(B, now);
+        directory
+    }
+
     #[test] // protocol.md 2.4: the newer session counts, in whatever order one hears of the two
     fn the_session_with_the_higher_generation_counts() {
-        let directory = Directory::default();
+        let directory = with_both(Instant::now());
         directory.opened(B, &presence("bob", 8));
         directory.opened(A, &presence("bob", 7));
         assert_eq!(node_of(&directory, "bob"), Some(B));
@@ -314,31 +538,110 @@ mod tests {
     }
 
     #[test]
-    fn a_session_that_ends_while_its_list_is_on_its_way_stays_ended() {
-        let directory = Directory::default();
-        directory.heard(A, Instant::now());
-        directory.listed(A, 1, &[], false);
-        directory.closed(A, "alice", 3);
-        directory.listed(A, 1, &[presence("alice", 3), presence("bob", 4)], false);
-        directory.listed(A, 1, &[], true);
-        assert_eq!((node_of(&directory, "alice"), node_of(&directory, "bob")), (None, Some(A)));
+    fn who_has_heard_of_every_session_asks_for_no_list_also_when_the_link_was_away() {
+        let now = Instant::now();
+        let directory = with_both(now);
+        directory.opened(A, &presence("alice", 1));
+        directory.opened(A, &presence("bob", 7));
+        directory.opened(B, &presence("bob", 8)); // he has moved, and A has not told yet
+        assert!(!directory.beaten(A, digest(&[("alice", 1), ("bob", 7)]), true, now));
+        directory.closed(A, "bob", 7);
+        directory.link_down();
+        directory.link_up(now);
+        assert!(!directory.beaten(A, digest(&[("alice", 1)]), true, now));
+        assert!(!directory.beaten(B, digest(&[("bob", 8)]), true, now));
+        assert_eq!(directory.to_ask(now), []);
+        assert_eq!(all(&directory), ["alice", "bob"]);
     }
 
     #[test]
-    fn a_list_replaces_what_was_known_of_its_node() {
-        let directory = Directory::default();
+    fn a_list_is_asked_for_once_where_something_was_missed_and_replaces_what_was_known() {
         let now = Instant::now();
-        assert!(directory.heard(A, now), "it owes its list");
-        assert!(!directory.heard(A, now), "it has just been asked");
+        let directory = with_both(now);
         directory.opened(A, &presence("gone", 1));
         directory.opened(B, &presence("bob", 2));
-        directory.listed(A, 1, &[presence("alice", 3)], false);
-        directory.opened(A, &presence("carol", 4)); // begins while the list is on its way
-        directory.listed(A, 1, &[], true);
-        let mut all: Vec<_> = directory.all().into_iter().map(|(client, _)| client.to_string()).collect();
-        all.sort();
-        assert_eq!(all, ["alice", "bob", "carol"]);
-        assert!(!directory.heard(A, now + SECOND), "it owes nothing");
+        let of_a = digest(&[("alice", 3), ("dave", 4)]);
+        assert!(directory.beaten(A, of_a, true, now), "it is news");
+        assert!(!directory.beaten(A, of_a, true, now));
+        assert_eq!((directory.to_ask(now), directory.to_ask(now)), (vec![A], vec![]));
+        let part = |part, sessions: &[Presence], is_last| {
+            directory.listed(A, (9, part, is_last), of_a, sessions, now)
+        };
+        assert_eq!(part(0, &[], false), Part::Taken);
+        directory.closed(A, "dave", 4); // ends, and another begins, while the list is on its way
+        directory.opened(A, &presence("carol", 5));
+        assert_eq!(part(1, &[presence("alice", 3), presence("dave", 4)], false), Part::Taken);
+        assert_eq!(part(2, &[], true), Part::Last(2));
+        assert_eq!(all(&directory), ["alice", "bob", "carol"]);
+        assert!(!directory.beaten(A, digest(&[("alice", 3), ("carol", 5)]), true, now));
+        assert_eq!(directory.to_ask(now), []);
+        assert_eq!(part(0, &[presence("nobody", 9)], true), Part::Unwanted, "others have asked for it");
+    }
+
+    #[test]
+    fn a_list_that_lost_a_part_or_stands_still_is_asked_for_again() {
+        let now = Instant::now();
+        let directory = with_both(now);
+        let of_a = digest(&[("alice", 3), ("bob", 4)]);
+        directory.beaten(A, of_a, true, now);
+        assert_eq!(directory.to_ask(now), [A]);
+        let part = |part, is_last, now| directory.listed(A, (9, part, is_last), of_a, &[], now);
+        assert_eq!(part(0, false, now), Part::Taken);
+        assert_eq!(part(2, true, now), Part::Unwanted);
+        assert_eq!(directory.to_ask(now), [A]);
+        assert_eq!(part(0, false, now), Part::Taken);
+        let later = now + LIST_TIMEOUT;
+        directory.heard(A, later);
+        assert_eq!((directory.to_ask(later - SECOND), directory.to_ask(later)), (vec![], vec![A]));
+    }
+
+    #[test]
+    fn a_few_lists_are_asked_for_at_a_time() {
+        let now = Instant::now();
+        let directory = Directory::default();
+        directory.link_up(now);
+        for node in (1..=9).rev().map(NodeId) {
+            directory.beaten(node, digest(&[("alice", node.0)]), true, now);
+        }
+        assert_eq!(directory.to_ask(now), [1, 2, 3, 4].map(NodeId));
+        assert_eq!(directory.to_ask(now), []);
+        let of_3 = digest(&[("alice", 3)]);
+        assert_eq!(
+            directory.listed(NodeId(3), (1, 0, true), of_3, &[presence("alice", 3)], now),
+            Part::Last(1)
+        );
+        assert_eq!(directory.to_ask(now), [NodeId(5)]);
+    }
+
+    #[tokio::test]
+    async fn what_is_known_of_a_node_that_went_counts_no_more_and_is_swept_out() {
+        let now = Instant::now();
+        let directory = with_both(now);
+        for client in 0..1000 {
+            directory.opened(A, &presence(&format!("a{client}"), 1));
+            directory.opened(B, &presence(&format!("b{client}"), 1));
+        }
+        let held = |directory: &Directory| directory.lock().parts.iter().map(HashMap::len).sum::<usize>();
+        directory.left(A);
+        directory.heard(A, now); // what comes to life again is another
+        assert_eq!((node_of(&directory, "a1"), node_of(&directory, "b1")), (None, Some(B)));
+        assert_eq!((held(&directory), directory.all().len()), (2000, 1000));
+        directory.opened(A, &presence("a1", 1));
+        assert!(directory.needs_sweep() && !directory.needs_sweep());
+        directory.sweep().await;
+        assert_eq!((held(&directory), node_of(&directory, "a1")), (1001, Some(A)));
+    }
+
+    #[test]
+    fn another_node_has_the_database_if_it_has_said_so_since_and_is_there() {
+        let now = Instant::now();
+        let directory = with_both(now);
+        directory.beaten(A, Digest::default(), false, now);
+        assert!(!directory.has_database_elsewhere(now, now));
+        directory.beaten(A, Digest::default(), true, now);
+        assert!(directory.has_database_elsewhere(now, now));
+        assert!(!directory.has_database_elsewhere(now + SECOND, now + SECOND), "it has not said so since");
+        assert!(!directory.has_database_elsewhere(now, now + OVERDUE), "it is silent");
     }
 
     /// A directory that has looked into the store every second since `start`, when `A` was there.
@@ -376,7 +679,9 @@ mod tests {
         assert!(directory.may_have_missed());
         let back = start + SECOND * 21;
         assert!(directory.beats(&[(A, 2)], back).is_empty());
-        assert!(!directory.is_dead(A) && directory.heard(A, back), "it is back, and owes its list");
+        assert!(!directory.is_dead(A), "it is back");
+        directory.heard(A, back);
+        assert_eq!(directory.to_ask(back), [A], "and owes its list");
     }
 
     #[test]

@@ -7,9 +7,9 @@ use std::time::Duration;
 use jmqt_protocol::ChannelName;
 use tokio::time::{Instant, MissedTickBehavior};
 
-use super::sessions::presence;
+use super::directory::Part;
 use super::{ARRIVALS_KIB, Arrival, BEAT_EVERY, Cluster, Fences};
-use crate::bus::{Body, BusEvent, BusEvents, BusMessage, Control, NodeId, Presence, Qos0Pushes, Qos1Pushes};
+use crate::bus::{Body, BusEvent, BusEvents, BusMessage, Control, Digest, NodeId, Qos0Pushes, Qos1Pushes};
 use crate::disconnect::Disconnect;
 use crate::hub::{DirtyOutboxes, Hub, Pushes};
 use crate::session::Flush;
@@ -18,7 +18,7 @@ use crate::validators::CloseReason;
 
 /// A link that brought no beat back for so long is dead.
 const DEAF_AFTER: Duration = Duration::from_secs(3);
-/// One message lists so many sessions, or the last messages of so many channels.
+/// One message lists the last messages of so many channels.
 const LISTED_AT_A_TIME: usize = 500;
 /// So much is handled before the sockets are written to.
 const EVENTS_AT_A_TIME: usize = 64;
@@ -82,7 +82,8 @@ impl Cluster {
             self.bus.reset();
             return;
         }
-        self.bus.broadcast(&Control::Beat);
+        self.show(None);
+        self.ask_for_lists();
         for some in self.tails().chunks(LISTED_AT_A_TIME) {
             self.bus.broadcast(&Control::Tails(some.to_vec()));
         }
@@ -97,10 +98,11 @@ impl Cluster {
         dirty: &mut DirtyOutboxes,
     ) {
         match event {
-            BusEvent::Up => self.link_up(hub, echo),
+            BusEvent::Up => self.link_up(echo),
             BusEvent::Down => {
                 echo.last = None;
                 self.directory.link_down();
+                self.lists.give_up();
                 self.asked.give_up(None);
                 *self.fences() = Fences::default();
             }
@@ -139,20 +141,39 @@ impl Cluster {
         }
     }
 
-    fn link_up(self: &Arc<Self>, hub: &Arc<Hub>, echo: &mut Echo) {
+    fn link_up(&self, echo: &mut Echo) {
         let now = Instant::now();
         echo.last = Some(now);
         self.directory.link_up(now);
-        self.bus.broadcast(&Control::Beat);
-        self.bus.broadcast(&Control::WantSessions);
-        self.tell_sessions(hub, None);
+        self.told().say_hello(&*self.bus, self.has_database());
         self.compare.notify_one();
+    }
+
+    /// Shows that this node is there: to one node, or to all.
+    fn show(&self, to: Option<NodeId>) {
+        self.told().beat(&*self.bus, to, self.has_database());
+    }
+
+    fn ask_for_lists(&self) {
+        for node in self.directory.to_ask(Instant::now()) {
+            self.bus.send(node, &Control::WantSessions);
+        }
+    }
+
+    fn beaten(&self, from: NodeId, sessions: Digest, has_database: bool) {
+        if self.directory.beaten(from, sessions, has_database, Instant::now()) {
+            tracing::info!(
+                target: "jmqt::bus", node = %from, sessions = sessions.count,
+                "some sessions of another node were not heard of: asking for its list"
+            );
+            self.ask_for_lists();
+        }
     }
 
     /// What comes back: one's own words, in the order they were said in among those of the others.
     fn heard_itself(&self, control: Control, echo: &mut Echo) {
         match control {
-            Control::Beat => echo.last = Some(Instant::now()),
+            Control::Beat { .. } | Control::Hello { .. } => echo.last = Some(Instant::now()),
             Control::Fence(number) => self.fence_came_back(number),
             Control::Tails(tails) => self.told_tails(&tails),
             _ => {}
@@ -163,18 +184,32 @@ impl Cluster {
         if matches!(control, Control::Leaving) {
             self.directory.left(from);
             self.asked.give_up(Some(from));
+            self.lists.gone(from);
             self.compare_if_missed();
             return;
         }
-        if self.directory.heard(from, Instant::now()) {
-            self.bus.send(from, &Control::WantSessions);
-        }
+        self.directory.heard(from, Instant::now());
         self.compare_if_missed();
         match control {
-            Control::WantSessions => self.tell_sessions(hub, Some(from)),
-            Control::Sessions { list, sessions, last } => {
-                self.directory.listed(from, list, &sessions, last);
+            Control::Beat { sessions, has_database } => self.beaten(from, sessions, has_database),
+            Control::Hello { sessions, has_database } => {
+                self.beaten(from, sessions, has_database);
+                self.show(Some(from));
             }
+            Control::WantSessions => self.tell_sessions(hub, from),
+            Control::Sessions { list, part, digest, sessions, last } => {
+                let place = (list, part, last);
+                match self.directory.listed(from, place, digest, &sessions, Instant::now()) {
+                    Part::Unwanted => return,
+                    Part::Taken => {}
+                    Part::Last(sessions) => {
+                        tracing::info!(target: "jmqt::bus", node = %from, sessions, "heard the list of another node's sessions");
+                        self.ask_for_lists();
+                    }
+                }
+                self.bus.send(from, &Control::GotSessions { list, part });
+            }
+            Control::GotSessions { list, part } => self.lists.got(from, list, part),
             Control::Opened(presence) => self.directory.opened(from, &presence),
             Control::Closed { client, generation } => self.directory.closed(from, &client, generation),
             Control::Tails(tails) => self.arrived(hub, Arrival::Tails(tails)),
@@ -186,33 +221,8 @@ impl Cluster {
                     outbox.close_saying(CloseReason::ByApplication, farewell);
                 }
             }
-            Control::Beat | Control::Fence(_) | Control::Leaving => {}
+            Control::Fence(_) | Control::Leaving => {}
         }
-    }
-
-    /// Tells one node, or all, of this one's sessions.
-    fn tell_sessions(&self, hub: &Hub, to: Option<NodeId>) {
-        let list = self.number();
-        let say = |sessions: &[Presence], last| {
-            let control = Control::Sessions { list, sessions: sessions.to_vec(), last };
-            match to {
-                Some(node) => self.bus.send(node, &control),
-                None => self.bus.broadcast(&control),
-            }
-        };
-        // What begins or ends while the list is put together is told behind this, and counts.
-        say(&[], false);
-        let sessions: Vec<Presence> = hub
-            .connections
-            .sessions()
-            .iter()
-            .filter(|(_, session)| session.outbox.closed().is_none())
-            .map(|(client, session)| presence(client, session.generation, session.info))
-            .collect();
-        for some in sessions.chunks(LISTED_AT_A_TIME) {
-            say(some, false);
-        }
-        say(&[], true);
     }
 }
 

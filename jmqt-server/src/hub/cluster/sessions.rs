@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::Cluster;
 use super::directory::LEASE;
-use crate::bus::{Answer, Control, NodeId, Origin, Presence, Request};
+use crate::bus::{Answer, NodeId, Origin, Presence, Request};
 use crate::hub::connections::{Claim, Connections, Opening};
 use crate::hub::{Hub, HubError, Janitor};
 use crate::store::{Entered, SessionRow, SharedSession};
@@ -155,13 +155,22 @@ impl Cluster {
             let request = Request::EndSessions { client: client.as_str().to_owned(), below, by };
             let asked = listening.map(|node| {
                 let asked = self.ask(node, request.clone(), ASK_EVERY);
-                async move { (asked.await == Some(Answer::Done)).then(|| node.to_string()) }
+                async move { (node.to_string(), asked.await) }
             });
-            let done: Vec<_> = join_all(asked).await.into_iter().flatten().collect();
+            let answers = join_all(asked).await;
+            let who_answered = |this: Answer| {
+                let of = answers.iter().filter(move |(_, answer)| *answer == Some(this.clone()));
+                of.map(|(node, _)| node.clone()).collect::<Vec<_>>()
+            };
+            let (done, without_database) =
+                (who_answered(Answer::Done), who_answered(Answer::WithoutDatabase));
             older = self.older_sessions(client, below).await?;
             if older.is_empty() {
                 return Ok(());
             }
+            // Those cannot claim the ends of their sessions, and say so.
+            let left: Vec<_> = older.iter().filter(|it| without_database.contains(&it.row.node)).collect();
+            self.take_over(left, &done).await;
             // Who did not answer looks in the store, or is dead, and then it is inherited from.
             match called_off {
                 None => {
@@ -169,7 +178,9 @@ impl Cluster {
                     self.store.call_off(&rows).await.map_err(|error| self.failed(&error))?;
                     called_off = Some(Instant::now());
                 }
-                Some(since) if since.elapsed() >= LEASE => self.take_over(&older, &done).await,
+                Some(since) if since.elapsed() >= LEASE => {
+                    self.take_over(older.iter().collect(), &done).await
+                }
                 Some(_) => {}
             }
             tokio::time::sleep(LOOK_EVERY).await;
@@ -178,7 +189,7 @@ impl Cluster {
 
     /// Does what the nodes of sessions that were called off should have done long ago: those are there, but
     /// cannot reach the store. `done` has the nodes that say they have nothing of these sessions any more.
-    async fn take_over(&self, sessions: &[SharedSession], done: &[String]) {
+    async fn take_over(&self, sessions: Vec<&SharedSession>, done: &[String]) {
         for session in sessions {
             let row = &session.row;
             match &session.claimed_by {
@@ -215,13 +226,13 @@ impl Cluster {
     /// The session can be found from here on by whoever looks for its client. When this returns, whatever
     /// others have done for the client while it was away is in the store.
     pub(in crate::hub) async fn announce(&self, client: &ClientId, generation: u64, info: ConnectionInfo) {
-        self.bus.broadcast(&Control::Opened(presence(client, generation, info)));
+        self.told().opened(&*self.bus, client, generation, info);
         self.fence().await;
     }
 
     /// The session is over, or has not begun.
     pub(in crate::hub) fn session_closed(&self, client: &ClientId, generation: u64) {
-        self.bus.broadcast(&Control::Closed { client: client.as_str().to_owned(), generation });
+        self.told().closed(&*self.bus, client, generation);
     }
 
     /// Claims the close notifier of a session of this node that ends, which may have been done before;

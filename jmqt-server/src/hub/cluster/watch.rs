@@ -113,7 +113,11 @@ impl Cluster {
         let (mut last_beat, mut forgot) = (0, Instant::now());
         loop {
             tick.tick().await;
-            match self.store.beat(&self.name).await {
+            let beats = self.store.beat(&self.name).await;
+            if beats.is_ok() {
+                self.database.reach(Instant::now());
+            }
+            match beats {
                 Ok(Some(beats)) => {
                     let own = beats.iter().find(|it| it.node == self.name).map_or(0, |it| it.beat);
                     if own == 1 && last_beat > 0 {
@@ -145,6 +149,7 @@ impl Cluster {
         for node in self.directory.beats(&others, Instant::now()) {
             tracing::warn!(target: "jmqt::bus", %node, "a node is silent: its sessions are taken over");
             self.asked.give_up(Some(node));
+            self.lists.gone(node);
             self.died.notify_one();
         }
         self.compare_if_missed();

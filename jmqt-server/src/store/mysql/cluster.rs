@@ -168,6 +168,22 @@ impl ClusterStore for MySqlStore {
         })
         .await
     }
+
+    async fn bus_key(&self) -> Result<[u8; 32], StoreError> {
+        let mut key = [0; 32];
+        getrandom::fill(&mut key).map_err(|error| StoreError::Open {
+            path: "the system's random numbers".to_owned(),
+            source: error.into(),
+        })?;
+        let found = retried(|| async {
+            let mut lease = self.connections.lease().await?;
+            let found = limited(async { bus_key(lease.connection()?, key).await });
+            let found = found.await;
+            lease.done(found)
+        });
+        found.await
+    }
+
     async fn last_seqs(&self, channels: &[ChannelKey]) -> Result<Vec<(ChannelKey, Seq)>, StoreError> {
         let found = retried(|| async {
             let mut lease = self.connections.lease().await?;
@@ -286,6 +302,19 @@ async fn beat(connection: &mut MySqlConnection, node: &str) -> Result<Vec<(NodeB
         Ok((NodeBeat { node, beat: rows::count(row, 1)? }, rows::count(row, 2)? != 0))
     };
     found.iter().map(read).collect()
+}
+
+/// Reads the key; if there is none it is `new`. A row holds 8 bytes of it.
+async fn bus_key(connection: &mut MySqlConnection, new: [u8; 32]) -> Result<[u8; 32], StoreError> {
+    let (parts, _) = new.as_chunks::<8>();
+    let add = "INSERT IGNORE INTO meta (name, value) \
+        VALUES ('bus_key_0', ?), ('bus_key_1', ?), ('bus_key_2', ?), ('bus_key_3', ?)";
+    let query = parts.iter().fold(sqlx::query(add), |query, part| query.bind(i64::from_be_bytes(*part)));
+    query.execute(&mut *connection).await?;
+    let sql = "SELECT value FROM meta WHERE name BETWEEN 'bus_key_0' AND 'bus_key_3' ORDER BY name";
+    let values: Vec<i64> = sqlx::query_scalar(sql).fetch_all(connection).await?;
+    let bytes: Vec<u8> = values.into_iter().flat_map(i64::to_be_bytes).collect();
+    bytes.try_into().map_err(|_| StoreError::Corrupt { what: "bus key" })
 }
 
 /// See [`ClusterStore::claim_sessions_of`]. In one transaction, so that the node is condemned before anybody

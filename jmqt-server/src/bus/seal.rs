@@ -1,0 +1,72 @@
+//! Who may speak on the bus: whoever knows the key that is in the cluster's database.
+//!
+//! Redis lets everybody publish who can reach it, and other programs use it too. What nodes say there ends
+//! sessions, and is delivered to clients; so it carries a seal, an HMAC-SHA256 over the name of the Redis channel
+//! and the bytes, cut to 16 bytes, and what has none is not looked at. It does not keep secret what is said, nor
+//! keep anybody from saying again what a node has said: for that Redis has passwords and TLS.
+//!
+//! A batch of pushes has one seal, however many messages it holds.
+
+use ring::hmac;
+
+/// Of the seal behind a payload.
+const BYTES: usize = 16;
+
+/// The key, ready to use.
+#[derive(Debug, Clone)]
+pub(crate) struct Seal(hmac::Key);
+
+impl Seal {
+    pub(crate) fn new(key: &[u8; 32]) -> Self {
+        Self(hmac::Key::new(hmac::HMAC_SHA256, key))
+    }
+
+    fn tag(&self, channel: &[u8], payload: &[u8]) -> hmac::Tag {
+        let mut context = hmac::Context::with_key(&self.0);
+        context.update(&(channel.len() as u64).to_be_bytes());
+        context.update(channel);
+        context.update(payload);
+        context.sign()
+    }
+
+    /// Puts the seal behind what is going to be said in a Redis channel.
+    pub(crate) fn put(&self, channel: &str, payload: &mut Vec<u8>) {
+        let tag = self.tag(channel.as_bytes(), payload);
+        payload.extend_from_slice(&tag.as_ref()[..BYTES]);
+    }
+
+    /// Takes the seal off what was heard there; `false` if it is not the one of this cluster.
+    pub(crate) fn take_off(&self, channel: &[u8], payload: &mut Vec<u8>) -> bool {
+        let Some(end) = payload.len().checked_sub(BYTES) else { return false };
+        let tag = self.tag(channel, &payload[..end]);
+        // Every byte is looked at, so that the time does not tell how many were right.
+        let differences = tag.as_ref().iter().zip(&payload[end..]).fold(0, |all, (a, b)| all | (a ^ b));
+        payload.truncate(end);
+        differences == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_changed_or_said_elsewhere_or_with_another_key_is_refused() {
+        let seal = Seal::new(&[7; 32]);
+        let mut sealed = b"{\"Disconnect\":{}}".to_vec();
+        seal.put("jmqt:all", &mut sealed);
+        let mut heard = sealed.clone();
+        assert!(seal.take_off(b"jmqt:all", &mut heard));
+        assert_eq!(heard, b"{\"Disconnect\":{}}");
+        assert!(!seal.take_off(b"jmqt:al", &mut sealed.clone()), "another channel");
+        assert!(!Seal::new(&[8; 32]).take_off(b"jmqt:all", &mut sealed.clone()), "another key");
+        for byte in 0..sealed.len() {
+            let mut changed = sealed.clone();
+            changed[byte] ^= 1;
+            assert!(!seal.take_off(b"jmqt:all", &mut changed), "byte {byte}");
+        }
+        for length in 0..sealed.len() {
+            assert!(!seal.take_off(b"jmqt:all", &mut sealed[..length].to_vec()), "{length} bytes");
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! Whether this node reaches the database, and what it does when it alone does not: it is the worst place a client
+//! can come to, as nobody can connect there, and looks to a balancer like the one with the most room.
+//!
+//! So it closes its listeners, and if that lasts, hands its sessions over to the nodes that have the database. When
+//! none has, that would help nobody: the listeners stay open, and the sessions go on with what needs no database.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::Cluster;
+use crate::hub::Hub;
+use crate::validators::CloseReason;
+
+/// A node that has not reached the database for so long has lost it: two of its looks have failed, or take long.
+const LOST_AFTER: Duration = Duration::from_millis(2500);
+/// One that has reached it in this time says to the others that it has it. So much less than the other that a
+/// database which is away from all is not taken for one that is away from one.
+const HAD_WITHIN: Duration = Duration::from_millis(1500);
+/// After so long it hands its sessions over.
+const HAND_OVER_AFTER: Duration = Duration::from_secs(10);
+/// How often it is looked whether any of this is so.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// With each look such a part of the sessions is ended: all within 5 seconds.
+const LOOKS_TO_HAND_OVER: usize = 20;
+
+/// See the module.
+pub(super) struct Database {
+    /// When it was reached last.
+    reached: Mutex<Instant>,
+    /// Whether clients are let in.
+    lets_in: watch::Sender<bool>,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    /// Clients are let in.
+    Open,
+    /// They are not, as other nodes are better.
+    Closed,
+    /// And those that are here are to go there.
+    HandOver,
+}
+
+impl Database {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { reached: Mutex::new(now), lets_in: watch::Sender::new(true) }
+    }
+
+    fn reached(&self) -> Instant {
+        *self.reached.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// It has been reached, or this node could not look.
+    pub(super) fn reach(&self, now: Instant) {
+        *self.reached.lock().unwrap_or_else(PoisonError::into_inner) = now;
+    }
+
+    /// `elsewhere` tells whether another node has said since a moment that it has the database.
+    fn judge(&self, now: Instant, has_link: bool, elsewhere: impl Fn(Instant) -> bool) -> Verdict {
+        let reached = self.reached();
+        let away = now - reached;
+        if away < LOST_AFTER {
+            return Verdict::Open;
+        }
+        if !has_link {
+            // Neither database nor Redis: the others will say in a moment that its sessions are over.
+            return Verdict::Closed;
+        }
+        // What was said before that may have been true for this node as well.
+        let since = (reached + LOST_AFTER).max(now.checked_sub(LOST_AFTER).unwrap_or(now));
+        match elsewhere(since) {
+            true if away >= HAND_OVER_AFTER => Verdict::HandOver,
+            true => Verdict::Closed,
+            false => Verdict::Open,
+        }
+    }
+}
+
+impl Cluster {
+    /// Whether this node has reached the database lately, for the others to know.
+    pub(super) fn has_database(&self) -> bool {
+        self.database.reached().elapsed() < HAD_WITHIN
+    }
+
+    /// Whether it has not for so long that it should not be waited for.
+    pub(super) fn has_lost_database(&self) -> bool {
+        self.database.reached().elapsed() >= LOST_AFTER
+    }
+
+    /// Whether clients are let in, and tells when that changes.
+    pub(crate) fn lets_in(&self) -> watch::Receiver<bool> {
+        self.database.lets_in.subscribe()
+    }
+
+    /// Closes and opens the listeners, and hands the sessions over, as the module says.
+    pub(super) async fn watch_database(&self, hub: &Hub) {
+        let mut tick = tokio::time::interval(LOOK_EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut looked = Instant::now();
+        let mut at_a_time = None;
+        loop {
+            tick.tick().await;
+            let now = Instant::now();
+            if now - std::mem::replace(&mut looked, now) > LOOK_EVERY * 4 {
+                self.database.reach(now); // this node stood still: it has its whole time again
+            }
+            let elsewhere = |since| self.directory.has_database_elsewhere(since, now);
+            let verdict = self.database.judge(now, self.bus.is_up(), elsewhere);
+            let lets_in = verdict == Verdict::Open;
+            if self.database.lets_in.send_if_modified(|is| std::mem::replace(is, lets_in) != lets_in) {
+                match lets_in {
+                    true => tracing::info!(target: "jmqt::bus", "clients are let in again"),
+                    false => tracing::error!(
+                        target: "jmqt::bus",
+                        "this node cannot reach the database, and others can, or it cannot hear them: no clients are let in"
+                    ),
+                }
+            }
+            if verdict != Verdict::HandOver {
+                at_a_time = None;
+                continue;
+            }
+            let sessions = hub.connections.outboxes();
+            if sessions.is_empty() {
+                continue;
+            }
+            let at_a_time = *at_a_time.get_or_insert_with(|| {
+                tracing::error!(
+                    target: "jmqt::bus", sessions = sessions.len(),
+                    "this node still cannot reach the database, and others can: ending its sessions, which come back there"
+                );
+                sessions.len().div_ceil(LOOKS_TO_HAND_OVER)
+            });
+            for outbox in sessions.iter().take(at_a_time) {
+                outbox.close(CloseReason::Shutdown);
+            }
+        }
+    }
+
+    /// Sweeps out what the directory has given up, a little at a time.
+    pub(super) async fn sweep_directory(&self) {
+        let mut tick = tokio::time::interval(super::BEAT_EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            if self.directory.needs_sweep() {
+                self.directory.sweep().await;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn a_node_that_alone_has_lost_the_database_lets_nobody_in_and_then_hands_over() {
+        let start = Instant::now();
+        let database = Database::new(start);
+        let verdict = |ms: u32| database.judge(start + MS * ms, true, |_| true);
+        assert_eq!([0, 2499].map(verdict), [Verdict::Open; 2]);
+        assert_eq!([2500, 9999].map(verdict), [Verdict::Closed; 2]);
+        assert_eq!(verdict(10_000), Verdict::HandOver);
+        database.reach(start + MS * 11_000);
+        assert_eq!(verdict(11_001), Verdict::Open);
+    }
+
+    #[test]
+    fn when_no_other_node_has_the_database_clients_are_let_in_and_stay() {
+        let start = Instant::now();
+        let database = Database::new(start);
+        for ms in (0..60_000).step_by(250) {
+            // The others had it a little longer, and have said so.
+            let said = start + HAD_WITHIN;
+            let verdict = database.judge(start + MS * ms, true, |since| said >= since + MS);
+            assert_eq!(verdict, Verdict::Open, "{ms}");
+        }
+    }
+
+    #[test]
+    fn a_node_without_database_and_redis_lets_nobody_in_and_keeps_its_sessions() {
+        let start = Instant::now();
+        let database = Database::new(start);
+        let verdict = |ms: u32| database.judge(start + MS * ms, false, |_| false);
+        assert_eq!([2499, 2500, 60_000].map(verdict), [Verdict::Open, Verdict::Closed, Verdict::Closed]);
+    }
+}

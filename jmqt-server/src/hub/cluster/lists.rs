@@ -1,0 +1,276 @@
+//! What this node tells the others of its sessions: each that begins or ends, what they come to, and the whole
+//! list to those who missed something.
+//!
+//! One list is told at a time, to everybody who has asked for it meanwhile, in parts; the next part waits until
+//! the ones before have arrived. So what is on its way is bounded, whatever the number of sessions and nodes,
+//! and a node that is slow or gone holds the others up for a moment only.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jmqt_protocol::ClientId;
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
+
+use super::Cluster;
+use super::sessions::presence;
+use crate::bus::{Bus, Control, Digest, NodeId, Presence};
+use crate::hub::Hub;
+use crate::validators::ConnectionInfo;
+
+/// One part lists so many sessions.
+const IN_ONE_PART: usize = 500;
+/// So many parts may be on their way.
+const ON_THEIR_WAY: u32 = 4;
+/// A node that takes longer over a part is left out; it asks again.
+const PART_TIMEOUT: Duration = Duration::from_secs(5);
+/// Those who miss the same list ask for it at about the same time.
+const GATHER: Duration = Duration::from_millis(50);
+
+/// The sessions that the others have been told of, each with its generation.
+#[derive(Default)]
+pub(super) struct Told {
+    sessions: HashMap<ClientId, u64, foldhash::fast::RandomState>,
+    digest: Digest,
+}
+
+impl Told {
+    /// A session begins. It is told of under the lock that holds this, so that a digest that is said later
+    /// has it, and one that was said before has not.
+    pub(super) fn opened(&mut self, bus: &dyn Bus, client: &ClientId, generation: u64, info: ConnectionInfo) {
+        if let Some(older) = self.sessions.insert(client.clone(), generation) {
+            self.digest.remove(client.as_str(), older);
+            bus.broadcast(&Control::Closed { client: client.as_str().to_owned(), generation: older });
+        }
+        self.digest.add(client.as_str(), generation);
+        bus.broadcast(&Control::Opened(presence(client, generation, info)));
+    }
+
+    /// A session is over. Told of once, and only if its beginning was.
+    pub(super) fn closed(&mut self, bus: &dyn Bus, client: &ClientId, generation: u64) {
+        if self.sessions.get(client) == Some(&generation) {
+            self.sessions.remove(client);
+            self.digest.remove(client.as_str(), generation);
+            bus.broadcast(&Control::Closed { client: client.as_str().to_owned(), generation });
+        }
+    }
+
+    pub(super) fn beat(&self, bus: &dyn Bus, to: Option<NodeId>, has_database: bool) {
+        let beat = Control::Beat { sessions: self.digest, has_database };
+        match to {
+            Some(node) => bus.send(node, &beat),
+            None => bus.broadcast(&beat),
+        }
+    }
+
+    pub(super) fn say_hello(&self, bus: &dyn Bus, has_database: bool) {
+        bus.broadcast(&Control::Hello { sessions: self.digest, has_database });
+    }
+}
+
+/// Who has asked for the list, and how far those are who hear it.
+#[derive(Default)]
+pub(super) struct Lists {
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    asked: Vec<NodeId>,
+    /// Somebody is telling.
+    is_told: bool,
+    list: u64,
+    /// The parts that have arrived at those who hear it, counted.
+    arrived: HashMap<NodeId, u32>,
+    /// The link has ended since.
+    is_given_up: bool,
+}
+
+impl Lists {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A node asks; `true` if nobody is telling yet.
+    fn ask(&self, node: NodeId) -> bool {
+        let mut state = self.state();
+        if !state.asked.contains(&node) {
+            state.asked.push(node);
+        }
+        !std::mem::replace(&mut state.is_told, true)
+    }
+
+    /// Those who have asked hear the list with this number; `false`: there is nobody.
+    fn begin(&self, list: u64) -> bool {
+        let mut state = self.state();
+        let asked = std::mem::take(&mut state.asked);
+        state.is_told = !asked.is_empty();
+        state.list = list;
+        state.is_given_up = false;
+        state.arrived = asked.into_iter().map(|node| (node, 0)).collect();
+        state.is_told
+    }
+
+    /// Those who hear the list.
+    fn hearers(&self) -> Vec<NodeId> {
+        self.state().arrived.keys().copied().collect()
+    }
+
+    /// A part has arrived at a node.
+    pub(super) fn got(&self, node: NodeId, list: u64, part: u32) {
+        let mut state = self.state();
+        if state.list == list
+            && let Some(arrived) = state.arrived.get_mut(&node)
+        {
+            *arrived = (*arrived).max(part.saturating_add(1));
+            drop(state);
+            self.changed.notify_one();
+        }
+    }
+
+    /// A node is not there any more.
+    pub(super) fn gone(&self, node: NodeId) {
+        let mut state = self.state();
+        state.asked.retain(|asked| *asked != node);
+        state.arrived.remove(&node);
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    /// The link has ended: whoever needs the list asks again.
+    pub(super) fn give_up(&self) {
+        let mut state = self.state();
+        state.asked.clear();
+        state.arrived.clear();
+        state.is_given_up = true;
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    /// Waits until so many parts have arrived at everybody who hears the list. Returns those for whom it
+    /// did not wait any longer; `None`: there is nobody left.
+    async fn arrived(&self, parts: u32) -> Option<Vec<NodeId>> {
+        let until = Instant::now() + PART_TIMEOUT;
+        loop {
+            {
+                let state = self.state();
+                if state.is_given_up || state.arrived.is_empty() {
+                    return None;
+                }
+                if state.arrived.values().all(|arrived| *arrived >= parts) {
+                    return Some(Vec::new());
+                }
+            }
+            if timeout_at(until, self.changed.notified()).await.is_err() {
+                let mut state = self.state();
+                let late = |(node, arrived): (&NodeId, &u32)| (*arrived < parts).then_some(*node);
+                let late: Vec<_> = state.arrived.iter().filter_map(late).collect();
+                state.arrived.retain(|_, arrived| *arrived >= parts);
+                return Some(late);
+            }
+        }
+    }
+}
+
+impl Cluster {
+    pub(super) fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A node wants to be told of this one's sessions.
+    pub(super) fn tell_sessions(self: &Arc<Self>, hub: &Arc<Hub>, to: NodeId) {
+        if self.lists.ask(to) {
+            let (cluster, hub) = (Arc::clone(self), Arc::clone(hub));
+            self.tasks.spawn(async move {
+                loop {
+                    tokio::time::sleep(GATHER).await;
+                    let list = cluster.number();
+                    if !cluster.lists.begin(list) {
+                        return;
+                    }
+                    cluster.tell_list(&hub, list).await;
+                }
+            });
+        }
+    }
+
+    /// Tells the list to those who hear it.
+    async fn tell_list(&self, hub: &Hub, list: u64) {
+        let (start, hearers) = (Instant::now(), self.lists.hearers());
+        let say = |part, digest, sessions: Vec<Presence>, last| {
+            let control = Control::Sessions { list, part, digest, sessions, last };
+            match hearers.as_slice() {
+                [node] => self.bus.send(*node, &control),
+                _ => self.bus.broadcast(&control),
+            }
+        };
+        let (digest, sessions) = {
+            let told = self.told();
+            // What begins or ends while the list is told is told behind this, and counts.
+            say(0, told.digest, Vec::new(), false);
+            let sessions: Vec<_> = told.sessions.iter().map(|(client, it)| (client.clone(), *it)).collect();
+            (told.digest, sessions)
+        };
+        let parts = sessions.chunks(IN_ONE_PART).map(Some).chain([None]);
+        for (part, some) in (1..).zip(parts) {
+            // One that has ended meanwhile, and could be left out, has been told of.
+            let present = some.unwrap_or_default().iter().filter_map(|(client, generation)| {
+                let session = hub.connections.any_session(client.as_str())?;
+                (session.generation == *generation).then(|| presence(client, *generation, session.info))
+            });
+            say(part, digest, present.collect(), some.is_none());
+            // Of the last, all have to arrive, so that the next list finds nothing on its way.
+            let awaited = if some.is_none() { part + 1 } else { (part + 1).saturating_sub(ON_THEIR_WAY) };
+            match self.lists.arrived(awaited).await {
+                None => {
+                    tracing::info!(target: "jmqt::bus", "nobody is left to be told the list of this node's sessions");
+                    return;
+                }
+                Some(late) if !late.is_empty() => {
+                    tracing::warn!(
+                        target: "jmqt::bus", nodes = ?late.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                        "a node was too slow to be told the list of this node's sessions: it has to ask again"
+                    );
+                }
+                Some(_) => {}
+            }
+        }
+        tracing::info!(
+            target: "jmqt::bus", nodes = hearers.len(), sessions = sessions.len(), took = ?start.elapsed(),
+            "told other nodes the list of this node's sessions"
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    const A: NodeId = NodeId(1);
+    const B: NodeId = NodeId(2);
+
+    #[tokio::test(start_paused = true)]
+    async fn the_next_part_waits_for_all_who_hear_the_list_and_for_nobody_too_long() {
+        let lists = Lists::default();
+        assert!(lists.ask(A) && !lists.ask(B) && !lists.ask(A), "one is enough to tell it");
+        assert!(lists.begin(7));
+        assert!(!lists.ask(NodeId(3)), "it is told the next one");
+        lists.got(A, 7, 0);
+        lists.got(B, 6, 0); // of another list
+        assert_eq!(lists.arrived(1).now_or_never(), None);
+        lists.got(B, 7, 1);
+        assert_eq!(lists.arrived(1).await, Some(vec![]));
+        assert_eq!(lists.arrived(2).await, Some(vec![A]), "it took too long");
+        assert_eq!(lists.arrived(2).await, Some(vec![]));
+        lists.gone(B);
+        assert_eq!(lists.arrived(2).await, None);
+        assert!(lists.begin(8) && lists.hearers() == [NodeId(3)]);
+        lists.give_up();
+        assert_eq!(lists.arrived(1).await, None, "the link has ended");
+        assert!(!lists.begin(9) && lists.ask(A), "nobody is telling any more");
+    }
+}
