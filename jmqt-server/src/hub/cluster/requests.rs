@@ -16,6 +16,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(25);
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
 /// How long one request waits for a session to end.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
+const END_TIMEOUT_WITHOUT_DATABASE: Duration = Duration::from_millis(200);
 /// How often a client that moves from node to node is followed.
 const MOVES: usize = 4;
 
@@ -101,9 +102,15 @@ impl Hub {
         };
         if let Request::EndSessions { below, by, .. } = request {
             let ended = self.connections.end_below(&client, below, by.as_ref().and_then(Origin::info));
-            // The other node asks again as long as it has to.
-            let is_over = timeout(END_TIMEOUT, ended).await.is_ok();
-            return Ok(if is_over { Answer::Done } else { Answer::NotHere });
+            // The other node asks again as long as it has to. Without the database the end of a session waits for
+            // it, unless its close notifier is running already.
+            let has_lost_database = self.cluster.as_ref().is_some_and(|cluster| cluster.has_lost_database());
+            let limit = if has_lost_database { END_TIMEOUT_WITHOUT_DATABASE } else { END_TIMEOUT };
+            return Ok(match timeout(limit, ended).await {
+                Ok(()) => Answer::Done,
+                Err(_) if has_lost_database => Answer::WithoutDatabase,
+                Err(_) => Answer::NotHere,
+            });
         }
         if self.connections.outbox(client.as_str()).is_none() {
             return Ok(Answer::NotHere);
