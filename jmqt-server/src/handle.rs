@@ -312,7 +312,10 @@ impl ServerHandle {
     /// health check. `false` where a node alone has lost the database, and has closed its listeners for that.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.hub.lets_in()
+        match &self.side {
+            Side::Live(hub) => hub.lets_in(),
+            Side::Detached(_) => true,
+        }
     }
 
     /// What the server has counted since it started.
