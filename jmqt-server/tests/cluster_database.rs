@@ -71,7 +71,7 @@ async fn a_node_that_alone_has_lost_the_database_hands_its_clients_over_and_open
     alice.send(r#"{"pub":{"cn":"news","dt":1}}"#).await;
     assert_eq!(bob.next_push().await.data(), "1");
     until("alice is sent away", async || !a.handle().is_connected(&client_id("alice"))).await;
-    alice.closed().await;
+    assert_eq!(alice.told().await.code, 4001); // DRAIN
     let mut alice = b.connect("alice").await; // whom node a cannot tell of any more
     alice.send(r#"{"pub":{"cn":"news","dt":2}}"#).await;
     assert_eq!(bob.next_push().await.data(), "2");

@@ -7,10 +7,12 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use jmqt_protocol::DisconnectCode;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::Cluster;
+use crate::disconnect::Disconnect;
 use crate::hub::Hub;
 use crate::validators::CloseReason;
 
@@ -136,7 +138,9 @@ impl Cluster {
                 sessions.len().div_ceil(LOOKS_TO_HAND_OVER)
             });
             for outbox in sessions.iter().take(at_a_time) {
-                outbox.close(CloseReason::Shutdown);
+                let farewell =
+                    Disconnect::new(DisconnectCode::DRAIN, "this node cannot reach the database; others can");
+                outbox.close_saying(CloseReason::Shutdown, farewell.retry_after(Duration::ZERO));
             }
         }
     }
