@@ -72,6 +72,8 @@ mod handle;
 mod hub;
 mod listener;
 mod log_limit;
+mod name_map;
+mod packet_trace;
 mod run;
 mod server;
 mod session;

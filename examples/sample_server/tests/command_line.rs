@@ -198,3 +198,45 @@ fn both_signals_end_it_with_0_and_everybody_offline() {
         while bob.receive().is_some() {} // the end comes, perhaps after its own "offline"
     }
 }
+
+#[test]
+fn trc_shows_packets_and_refusals_without_what_they_carry() {
+    let folder = tempdir().unwrap();
+    let server = Server::start_with(folder.path(), &[("JMQT_LOG_MODE", "TRC")]);
+    let mut bob = server.connect();
+    let token = bob.authenticate("bob");
+    bob.open_session("bob", &token);
+    bob.send(r#"{"sub":{"cn":"$nothing"}}"#);
+    assert!(bob.receive().unwrap().starts_with(r#"{"subAck":{"st":"#));
+    bob.send(r#"{"pub":{"cn":"news","dt":"hunter2","q":1,"id":"7"}}"#);
+    bob.expect(r#"{"pubAck":{"st":1,"id":"7"}}"#);
+    bob.send(r#"{"pub":{"cn":"$nothing","dt":"hunter2","id":"8"}}"#);
+    assert!(bob.receive().unwrap().starts_with(r#"{"pubAck":{"st":"#));
+    server.logged(r#" TRC : received pub cn="news" q=1 rt=0 id="7" dt_bytes=9"#);
+    server.logged(r#" TRC : sent pubAck st=1 id="7""#);
+    server.logged(" TRC : sent push");
+    server.logged(" DBG : refused: sub");
+    assert_eq!(server.log_lines("hunter2"), [""; 0]);
+    assert_eq!(server.log_lines(&token), [""; 0]);
+}
+
+#[test]
+fn the_soft_limit_of_open_files_is_raised() {
+    let folder = tempdir().unwrap();
+    let server = Server::start_after(folder.path(), "ulimit -Sn 64", &[]);
+    let mut clients: Vec<_> = (0..100).map(|_| server.connect()).collect();
+    clients.last_mut().unwrap().authenticate("bob");
+    assert_eq!(server.log_lines("cannot be accepted").len(), 0);
+}
+
+#[test]
+fn a_lack_of_open_files_is_warned_of_and_ends_when_there_are_some_again() {
+    let folder = tempdir().unwrap();
+    let server = Server::start_after(folder.path(), "ulimit -n 64", &[("JMQT_MAX_CONNECTIONS", "100")]);
+    server.logged(" WRN : the limit of open files leaves room for about 0 connections");
+    let mut clients: Vec<_> = (0..100).map(|_| server.connect()).collect();
+    server.logged(" WRN : connections cannot be accepted and wait");
+    clients.drain(..90);
+    clients.last_mut().unwrap().authenticate("bob");
+    assert_eq!(server.log_lines("cannot be accepted").len(), 1, "one line a minute");
+}

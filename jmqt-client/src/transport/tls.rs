@@ -85,7 +85,7 @@ fn roots(tls: &TlsConfig) -> Result<RootCertStore, ConnectError> {
     if roots.is_empty() {
         return Err(ConnectError::Tls {
             problem: "the operating system has no trusted certificate authorities".to_owned(),
-            hint: "install them (on many systems the package ca-certificates), or name your own CA in SSL_CA_PATH"
+            hint: "install them (on many systems the package ca-certificates), or name your own CA in SSL_CA_PATH (`--ca` of the command line)"
                 .to_owned(),
         });
     }
@@ -203,8 +203,8 @@ fn certificate_problem(problem: &CertificateError, name: &str) -> (String, Strin
         // A bad signature is usually that of another CA of the same name.
         CertificateError::UnknownIssuer | CertificateError::BadSignature => (
             "the server's certificate is not signed by a CA that this client trusts".to_owned(),
-            "give the CA's certificate as SSL_CA_PATH (PEM), or have the server send the certificates between its own \
-             and the CA"
+            "give the CA's certificate as SSL_CA_PATH (PEM; `--ca` of the command line), or have the server send the \
+             certificates between its own and the CA"
                 .to_owned(),
         ),
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => (
@@ -217,11 +217,11 @@ fn certificate_problem(problem: &CertificateError, name: &str) -> (String, Strin
         ),
         CertificateError::NotValidForName => (
             format!("the server's certificate is not made for {name}"),
-            "connect to a name that is in it, or give that name as SSL_SERVER_NAME".to_owned(),
+            "connect to a name that is in it, or give that name as SSL_SERVER_NAME (`--server-name` of the command line)".to_owned(),
         ),
         CertificateError::NotValidForNameContext { presented, .. } => (
             format!("the server's certificate is not made for {name}, but for {}", presented.join(", ")),
-            "connect to a name that is in it, or give that name as SSL_SERVER_NAME".to_owned(),
+            "connect to a name that is in it, or give that name as SSL_SERVER_NAME (`--server-name` of the command line)".to_owned(),
         ),
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => (
             "the certificate is not one for a server".to_owned(),

@@ -20,6 +20,7 @@ use jmqt_protocol::{
     UnsubAck, decode,
 };
 
+use crate::packet_trace;
 use crate::session::{Core, Flow, Flush, Member, cost};
 
 const CONTINUE: Flow = ControlFlow::Continue(());
@@ -30,7 +31,13 @@ impl Core {
         let Ok(text) = std::str::from_utf8(text) else {
             return self.bad_packet(&"it is not UTF-8");
         };
-        match decode(text) {
+        let decoded = decode(text);
+        if packet_trace::is_on()
+            && let Ok(packet) = &decoded
+        {
+            packet_trace::received(self.name(), self.info.remote, packet, text.len());
+        }
+        match decoded {
             // By far the most, and as few moves as possible for them.
             Ok(Packet::Pub(publish)) if let Some(member) = &self.member => {
                 let client = member.client.clone();

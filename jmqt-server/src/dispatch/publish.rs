@@ -170,6 +170,7 @@ impl Core {
 
     /// Answers a publish that is not carried out: a QoS 0 one only if it has an id (2.5).
     pub(super) async fn refuse_pub(&mut self, publish: &Pub<'_>, status: StatusCode) -> Flow {
+        tracing::debug!(target: "jmqt::session", client = self.name(), remote = %self.info.remote, channel = &*publish.channel, ?status, "refused: pub");
         if publish.qos == Qos::AtMostOnce && publish.id.is_none() {
             return CONTINUE;
         }

@@ -1,6 +1,5 @@
 //! Who is connected: at most one session a client (protocol.md 2.4).
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jmqt_protocol::ClientId;
@@ -9,13 +8,14 @@ use tokio::sync::{Notify, OwnedMutexGuard};
 use tokio_util::sync::CancellationToken;
 
 use crate::disconnect::Disconnect;
+use crate::name_map::NameMap;
 use crate::session::Outbox;
 use crate::validators::{CloseReason, ConnectionInfo};
 
 /// The sessions of this node by client.
 #[derive(Default)]
 pub(crate) struct Connections {
-    slots: Mutex<HashMap<ClientId, Slot, foldhash::fast::RandomState>>,
+    slots: Mutex<NameMap<ClientId, Slot>>,
 }
 
 #[derive(Default)]
@@ -99,7 +99,7 @@ impl Drop for SlotUser {
 }
 
 impl Connections {
-    fn lock(&self) -> MutexGuard<'_, HashMap<ClientId, Slot, foldhash::fast::RandomState>> {
+    fn lock(&self) -> MutexGuard<'_, NameMap<ClientId, Slot>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -260,7 +260,7 @@ impl Connections {
     }
 }
 
-fn forget_if_unused(slots: &mut HashMap<ClientId, Slot, foldhash::fast::RandomState>, client: &ClientId) {
+fn forget_if_unused(slots: &mut NameMap<ClientId, Slot>, client: &ClientId) {
     if let Some(slot) = slots.get_mut(client) {
         // Claims are taken from the slot under the lock, so a count of one stays one here.
         slot.claims.take_if(|claims| Arc::strong_count(claims) == 1);

@@ -3,7 +3,6 @@
 //! One task, so that the messages of a channel are offered in the order they were committed in. It
 //! runs beside the next commit and never waits for a client.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -15,6 +14,7 @@ use super::cluster::Reorder;
 use super::publish::{payload, peer};
 use super::{Arrival, DirtyOutboxes, Hub, Pushes, PushesBuilder, Tag};
 use crate::bus::{Place, Qos1Push, Qos1Pushes};
+use crate::name_map::NameMap;
 use crate::session::{LoggedPush, LoggedPushes, PushId, Source};
 use crate::store::{
     Append, ChannelKey, LogPlace, NotCommitted, Operation, Outcome, Seq, Settled, SettledBatches, Stamp,
@@ -104,7 +104,7 @@ impl Deliverer {
     /// Answers everybody who waited, in order, and gathers what is to be pushed.
     fn settle(&self, batch: Vec<Settled<Tag>>, dirty: &mut DirtyOutboxes) -> Vec<Group> {
         let mut groups: Vec<Group> = Vec::new();
-        let mut by_channel: HashMap<ChannelName, usize, foldhash::fast::RandomState> = HashMap::default();
+        let mut by_channel: NameMap<ChannelName, usize> = NameMap::default();
         for settled in batch {
             if let (Some(Operation::Append(append)), Ok(Some(Outcome::Appended(place)))) =
                 (settled.operation, &settled.result)

@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use jmqt_protocol::{ClientId, Packet};
+use jmqt_protocol::{AuthAck, AuthOutcome, ClientId, Packet};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
@@ -440,6 +440,10 @@ impl Core {
 
     /// Appends a packet to the outbox; it is written at the end of the batch.
     pub(crate) fn answer(&mut self, packet: &Packet<'_>) {
+        crate::packet_trace::sent(self.name(), packet);
+        if tracing::enabled!(target: "jmqt::session", tracing::Level::DEBUG) {
+            self.log_refusal(packet);
+        }
         self.batch.full |= self.outbox.answer(packet);
     }
 
@@ -471,6 +475,21 @@ impl Core {
         let room = room.await;
         self.clock.stood_still(since.elapsed());
         room
+    }
+
+    /// Shows an operator why a client does not get on. Publishes are shown where they are refused: not all are answered.
+    fn log_refusal(&self, packet: &Packet<'_>) {
+        let (status, channel) = match packet {
+            Packet::AuthAck(AuthAck { outcome: AuthOutcome::Refused { status, .. } }) => (*status, None),
+            Packet::ConnAck(ack) => (ack.status, None),
+            Packet::SubAck(ack) => (ack.status, ack.channel.as_deref()),
+            Packet::UnsubAck(ack) => (ack.status, ack.channel.as_deref()),
+            _ => return,
+        };
+        if !status.is_ok() {
+            let kind = packet.packet_type().as_str().trim_end_matches("Ack");
+            tracing::debug!(target: "jmqt::session", client = self.name(), remote = %self.info.remote, channel, ?status, "refused: {kind}");
+        }
     }
 
     /// Counts a bad packet; the sixteenth in a row ends the connection (2.5).

@@ -6,7 +6,6 @@
 //! the same lock, so they never change places; whether the client is still subscribed is looked at
 //! under it too, so nothing follows an `unsubAck`.
 
-use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
@@ -26,6 +25,8 @@ use crate::counters::Counters;
 use crate::disconnect::Disconnect;
 use crate::hub::{Pushes, RetainedPush};
 use crate::log_limit::log_limited;
+use crate::name_map::NameMap;
+use crate::packet_trace;
 use crate::store::{ChannelKey, CursorUpdate, LogPlace, Seq, Stamp, StoredSubscription};
 use crate::transport::Framing;
 use crate::validators::CloseReason;
@@ -196,7 +197,7 @@ struct State {
     /// because there are seldom any.
     held: Option<Box<Held>>,
     connecting: bool,
-    subscriptions: HashMap<ChannelName, Arc<Subscription>, foldhash::fast::RandomState>,
+    subscriptions: NameMap<ChannelName, Arc<Subscription>>,
     window: Option<Box<Window>>,
     window_size: u32,
     careful: bool,
@@ -483,6 +484,8 @@ impl Outbox {
     /// Appends the `pubAck` of a publish that is settled; flushed later. `true` if the caller is the
     /// one to flush.
     pub(crate) fn settle(&self, ack: &Packet<'_>) -> bool {
+        // Whose it is, nobody knows here; the packet id tells.
+        packet_trace::sent("", ack);
         self.answer(ack);
         let mut state = self.lock();
         state.unsettled -= 1;
@@ -612,6 +615,7 @@ impl Outbox {
         retained: Option<RetainedPush>,
     ) -> bool {
         if let Some(answer) = answer {
+            packet_trace::sent(subscription.client.as_str(), answer);
             self.answer(answer);
         }
         let mut state = self.lock();
@@ -679,6 +683,13 @@ impl Outbox {
         self.context.counters.pushes_sent.add(count as u64);
         let bytes = &framed.bytes;
         let length = framed.start(count);
+        packet_trace::pushed(
+            subscription.client.as_str(),
+            subscription.channel.as_str(),
+            0,
+            count as u64,
+            length,
+        );
         if holding {
             let held = state.held.get_or_insert_default();
             held.bytes += length;
@@ -781,6 +792,13 @@ impl Outbox {
             let has_room = may_flow && !self.is_full(state);
             if has_room && state.window().try_send_temporary(message.id, subscription) {
                 self.context.counters.pushes_sent.increment();
+                packet_trace::pushed(
+                    subscription.client.as_str(),
+                    subscription.channel.as_str(),
+                    1,
+                    1,
+                    bytes.len(),
+                );
                 state.queue.push(bytes);
             } else if !state.window().wait(message.id, subscription, bytes, self.limit()) {
                 // Leaving one out would be a silent hole (2.14).
@@ -803,7 +821,7 @@ impl Outbox {
         let flowing = source != Source::Live || !state.connecting;
         position.seen = position.seen.max(logged.last_logged().map_or(0, |(_, Seq(seq))| seq));
         let mut run = 0..0; // messages to be appended in one piece
-        let mut sent = 0;
+        let (mut sent, mut sent_bytes) = (0, 0);
         for (index, message) in logged.messages.iter().enumerate() {
             let PushId::Logged(LogPlace { seq: Seq(seq), stamp, .. }) = message.id else { continue };
             if seq < position.next {
@@ -850,6 +868,7 @@ impl Outbox {
             position.in_flight += 1;
             position.next += 1;
             sent += 1;
+            sent_bytes += length;
             if run.end != index {
                 append_run(&mut state.queue, framed, run);
                 run = index..index;
@@ -858,6 +877,13 @@ impl Outbox {
         }
         append_run(&mut state.queue, framed, run);
         self.context.counters.pushes_sent.add(sent);
+        packet_trace::pushed(
+            subscription.client.as_str(),
+            subscription.channel.as_str(),
+            1,
+            sent,
+            sent_bytes,
+        );
         if let Source::Log { through, .. } = source
             && logged.messages.last().is_none_or(|last| match last.id {
                 PushId::Logged(last) => position.next > last.seq.0,

@@ -7,6 +7,8 @@ use std::collections::HashMap;
 
 use jmqt_protocol::{ChannelName, ClientId};
 
+use crate::name_map::NameMap;
+
 use super::{
     Append, ChannelKey, Cursor, LogPlace, Operation, Outcome, Retained, Seq, Stamp, StoredSubscription,
 };
@@ -88,9 +90,9 @@ pub(super) struct Plan<'b> {
     /// What the messages of this batch are stamped with.
     stamp: Stamp,
     channels: Vec<Channel<'b>>,
-    by_name: Map<&'b ChannelName, usize>,
+    by_name: NameMap<&'b ChannelName, usize>,
     by_key: Map<ChannelKey, usize>,
-    subscriptions: Map<(ChannelKey, &'b ClientId), Subscription>,
+    subscriptions: NameMap<(ChannelKey, &'b ClientId), Subscription>,
     messages: Vec<Logged<'b>>,
 }
 
@@ -105,9 +107,9 @@ impl<'b> Plan<'b> {
         let mut plan = Self {
             stamp,
             channels: Vec::new(),
-            by_name: Map::default(),
+            by_name: NameMap::default(),
             by_key: Map::default(),
-            subscriptions: Map::default(),
+            subscriptions: NameMap::default(),
             messages: Vec::new(),
         };
         for operation in batch {

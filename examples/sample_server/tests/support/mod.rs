@@ -25,6 +25,11 @@ pub const DEADLINE: Duration = Duration::from_secs(30);
 /// The program, in this folder, with no environment but what is given.
 pub fn program(folder: &Path, environment: &[(&str, &str)]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sample_server"));
+    surround(&mut command, folder, environment);
+    command
+}
+
+fn surround(command: &mut Command, folder: &Path, environment: &[(&str, &str)]) {
     command.current_dir(folder).env_clear();
     command.envs([
         ("JMQT_BIND_ADDRESS", "127.0.0.1"),
@@ -34,7 +39,6 @@ pub fn program(folder: &Path, environment: &[(&str, &str)]) -> Command {
     command.env("JMQT_SQLITE_PATH", folder.join("jmqt.db"));
     command.envs(environment.iter().copied());
     command.stdin(Stdio::null());
-    command
 }
 
 /// Runs the program with these arguments until it ends by itself.
@@ -128,6 +132,15 @@ impl Server {
     /// The same, with its web page where it usually is.
     pub fn start_with_usual_page(folder: &Path) -> Self {
         Self::await_start(&mut program(folder, &[]))
+    }
+
+    /// The same, without a page, in a shell that has run this before, such as `ulimit -n 64`.
+    pub fn start_after(folder: &Path, before: &str, environment: &[(&str, &str)]) -> Self {
+        let mut command = Command::new("/bin/sh");
+        surround(&mut command, folder, environment);
+        let run = concat!(env!("CARGO_BIN_EXE_sample_server"), " --web-port 0");
+        command.args(["-c", &format!("{before}; exec {run}")]);
+        Self::await_start(&mut command)
     }
 
     fn await_start(command: &mut Command) -> Self {

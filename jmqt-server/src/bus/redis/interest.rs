@@ -1,6 +1,5 @@
 //! Which channels this node needs, and what Redis has been told of it.
 
-use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jmqt_protocol::ChannelName;
@@ -8,6 +7,7 @@ use redis::RedisResult;
 use tokio::sync::Notify;
 
 use super::link::Link;
+use crate::name_map::NameMap;
 
 /// One command names so many channels.
 const CHANNELS_AT_A_TIME: usize = 512;
@@ -22,11 +22,11 @@ struct Entry {
 
 #[derive(Default)]
 struct Channels {
-    entries: HashMap<ChannelName, Entry, foldhash::fast::RandomState>,
+    entries: NameMap<ChannelName, Entry>,
     /// Those of which Redis may have to be told something.
     changed: Vec<ChannelName>,
     /// Those that Redis is being asked to unsubscribe, and has not confirmed; and how often.
-    leaving: HashMap<ChannelName, usize, foldhash::fast::RandomState>,
+    leaving: NameMap<ChannelName, usize>,
     /// There is a link, which is told of every change. Without one there is nothing to keep for it: a new
     /// one is told all there is.
     is_linked: bool,

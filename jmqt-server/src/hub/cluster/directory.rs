@@ -18,6 +18,7 @@ use jmqt_protocol::ClientId;
 use tokio::time::Instant;
 
 use crate::bus::{Digest, NodeId, Presence, connection_info};
+use crate::name_map::NameMap;
 use crate::validators::ConnectionInfo;
 
 /// A node that showed nothing for so long is dead, if it could have been noticed all the time.
@@ -113,7 +114,7 @@ impl Node {
     }
 }
 
-type Sessions = HashMap<ClientId, Elsewhere, foldhash::fast::RandomState>;
+type Sessions = NameMap<ClientId, Elsewhere>;
 
 struct Inner {
     nodes: HashMap<NodeId, Node>,

@@ -3,7 +3,6 @@
 //! Several nodes do this at the same time. Whoever has locked a channel's row is the only one who gives
 //! out its next numbers, so these have no gaps and rise in the order of the commits.
 
-use std::collections::HashMap;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -17,6 +16,7 @@ use super::connection::{
 use super::presence::{KEPT_FOR, Locks};
 use super::rows::{self, MultiRow};
 use super::{MySqlStore, cursors};
+use crate::name_map::NameMap;
 use crate::store::limits::{COMMIT_LIMIT, limited};
 use crate::store::plan::{ChannelRow, Logged, Plan};
 use crate::store::time::millis;
@@ -123,7 +123,7 @@ pub(super) struct Committer {
     batch: i64,
     /// The locks of the database, if it is this store's alone.
     alone: Option<Locks>,
-    keys: HashMap<ChannelName, ChannelKey, foldhash::fast::RandomState>,
+    keys: NameMap<ChannelName, ChannelKey>,
 }
 
 /// A batch that has been carried out in a transaction that is still open.
@@ -146,7 +146,7 @@ impl Committer {
 
     fn new(connected: Connected, node: i64, alone: Option<Locks>) -> Self {
         let (last_id, connected) = (connected.id, Some(connected));
-        Self { connected, used: Instant::now(), last_id, node, batch: 0, alone, keys: HashMap::default() }
+        Self { connected, used: Instant::now(), last_id, node, batch: 0, alone, keys: NameMap::default() }
     }
 
     /// The connection, unless the server is about to hang up on it.
