@@ -9,6 +9,7 @@ mod error;
 mod keys;
 mod mysql;
 mod network;
+pub(crate) mod origin;
 mod redis;
 mod settings;
 
@@ -22,6 +23,7 @@ pub use error::{ConfigError, Origin};
 pub use jmqt_log::{LogConfig, LogMode};
 pub use mysql::MySqlConfig;
 pub use network::{InvalidNetwork, Network};
+pub use origin::{AllowedOrigin, InvalidOrigin};
 use settings::{Settings, SourceText};
 
 use crate::store::{PendingLimits, Synchronous};
@@ -121,8 +123,11 @@ pub struct Config {
     /// `drain` to take what is queued for it. For a node of several: a server that is alone has nowhere
     /// to send its clients, and stops at once. ENABLE_REDIS sets it. Default `false`.
     pub spread_drain: bool,
+    /// Pages that may connect to the WebSocket ports, beside those of the server's own host name. Default empty.
+    pub allowed_origins: Vec<AllowedOrigin>,
     /// Networks of load balancers. A connection from one of them must begin with a PROXY protocol header,
-    /// version 1 or 2, and comes from the client that this names. Default empty.
+    /// version 1 or 2, and comes from the client that this names; or, on the plain WebSocket port, with an HTTP
+    /// request whose `X-Forwarded-For` or `Forwarded` names the client. Default empty.
     pub trusted_proxies: Vec<Network>,
     /// What is logged, and where to.
     pub log: LogConfig,
@@ -282,6 +287,10 @@ impl Config {
             drain: settings.seconds("DRAIN_SECONDS", 5, 0..=3600),
             spread_drain: redis.is_some(),
             redis,
+            allowed_origins: settings.list(
+                "ALLOWED_ORIGINS",
+                "\"*\", or origins, such as \"https://example.com, http://localhost:3000\"",
+            ),
             trusted_proxies: settings
                 .list("TRUSTED_PROXIES", "addresses and networks, such as \"10.0.0.0/8, 127.0.0.1, ::1\""),
             log: log(&settings),

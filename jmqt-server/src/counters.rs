@@ -40,6 +40,8 @@ counters! {
     /// Connections from TRUSTED_PROXIES closed because they did not begin with a PROXY protocol header. Those
     /// that ended before their first byte, as simple health checks do, are not counted.
     proxy_headers_refused,
+    /// WebSockets refused because a page of another host asked for them that ALLOWED_ORIGINS does not list.
+    origins_refused,
     /// Connections that have ended, with a session or without.
     connections_closed,
     /// Sessions opened by a `conn`.

@@ -103,5 +103,5 @@ pub use validators::{
     CloseReason, ConnRequest, ConnValidator, ConnVerdict, ConnectionInfo, ControlHandler, ControlReply,
     ControlRequest, DenyAll, DisconnectNotice, DisconnectNotifier, Grant, OpenNotice, OpenNotifier, Protocol,
     PubRequest, PubValidator, PubVerdict, Replacement, Silent, StoredNotice, StoredNotifier, SubRequest,
-    SubValidator, UnexpectedData, UnsubRequest, UnsubValidator, Verdict,
+    SubValidator, UnexpectedData, UnsubRequest, UnsubValidator, Upgrade, Verdict,
 };

@@ -146,7 +146,8 @@ impl Server {
             let listener = listeners.iter().find(|listener| listener.protocol() == wanted)?;
             listener.address().ok().map(|address| address.port())
         };
-        let http = HttpContext::new(port(Protocol::WebSocket), port(Protocol::SslWebSocket));
+        let http = HttpContext::new(port(Protocol::WebSocket), port(Protocol::SslWebSocket))
+            .with_allowed_origins(config.allowed_origins.clone());
         let shared = Arc::new(Shared::new(config, validators, Arc::clone(&hub), handle, http));
         // In a cluster it takes a while to know who is dead.
         let orphans = match joining {

@@ -40,7 +40,7 @@ use crate::handle::{ConnHandle, HandleError, ServerHandle};
 use crate::hub::{Message, Recorded};
 use crate::validators::{
     AuthRequest, CloseNotice, CloseReason, ConnRequest, ConnectionInfo, ControlRequest, DisconnectNotice,
-    OpenNotice, Protocol, PubRequest, SessionData, StoredNotice, SubRequest, UnsubRequest,
+    OpenNotice, Protocol, PubRequest, SessionData, StoredNotice, SubRequest, UnsubRequest, Upgrade,
 };
 
 /// A server that is not there: its [`handle`](Self::handle) works, and this tells what was done through it.
@@ -130,6 +130,7 @@ pub struct TestClient {
     id: ClientId,
     connection: ConnectionInfo,
     session: Option<SessionData>,
+    upgrade: Option<Arc<Upgrade>>,
     server: ServerHandle,
 }
 
@@ -137,7 +138,7 @@ impl TestClient {
     /// A client from 127.0.0.1 over plain TCP, without session data.
     #[must_use]
     pub fn new(server: &TestServer, id: ClientId) -> Self {
-        Self { id, connection: connection(), session: None, server: server.handle.clone() }
+        Self { id, connection: connection(), session: None, upgrade: None, server: server.handle.clone() }
     }
 
     /// Its requests carry this session data.
@@ -154,6 +155,17 @@ impl TestClient {
         self
     }
 
+    /// Its requests come over a WebSocket that began with this request: the path, with the query if there is one, and
+    /// header lines.
+    #[must_use]
+    pub fn websocket(mut self, target: &str, headers: &[(&str, &str)]) -> Self {
+        let lines: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let head = format!("GET {target} HTTP/1.1\r\n{lines}\r\n");
+        self.upgrade = Some(Arc::new(Upgrade::new(head.as_bytes())));
+        self.connection.protocol = Protocol::WebSocket;
+        self
+    }
+
     /// Its id.
     #[must_use]
     pub const fn id(&self) -> &ClientId {
@@ -163,7 +175,8 @@ impl TestClient {
     /// An `auth` packet.
     #[must_use]
     pub fn auth<'a>(&'a self, data: Payload<'a>) -> AuthRequest<'a> {
-        AuthRequest::new(self.connection, data, &self.server, self.session.as_ref().into())
+        let session = self.session.as_ref().into();
+        AuthRequest::new(self.connection, data, &self.server, session, self.upgrade.as_ref())
     }
 
     /// A `conn` packet with this token.
@@ -245,7 +258,8 @@ impl TestConn<'_> {
     #[must_use]
     pub fn request(&self) -> ConnRequest<'_> {
         let session = self.client.session.as_ref().into();
-        ConnRequest::new(self.client.connection, &self.client.id, self.token, &self.handle, session)
+        let TestClient { id, connection, upgrade, .. } = self.client;
+        ConnRequest::new(*connection, id, self.token, &self.handle, session, upgrade.as_ref())
     }
 
     /// The subscriptions that were recorded and not taken back, in order.

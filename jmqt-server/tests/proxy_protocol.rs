@@ -175,6 +175,9 @@ async fn a_trusted_proxy_without_a_header_that_can_be_used_is_refused() {
             b"\r\n\r\n\0\r\nQUIT\n\x31\x11\x00\x0c",
             b"\r\n\r\n\0\r\nQUIT\n\x21\x11\x0f\xf1", // longer than anybody needs: not waited for
         ] {
+            if protocol == Protocol::WebSocket && beginning == support::UPGRADE {
+                continue; // an HTTP proxy sends no header
+            }
             let stream = open_with(&server, protocol, beginning).await;
             let answer = Client::new(Protocol::Socket, stream).bytes_until_closed().await;
             assert!(answer.is_empty(), "{}", answer.escape_ascii());

@@ -1,7 +1,7 @@
 //! The names of all keys, and which of them hold secrets.
 
 /// Every key there is, in the order of `server.conf` and `docs/configuration.md`.
-pub(super) const KEYS: [&str; 54] = [
+pub(super) const KEYS: [&str; 55] = [
     "BIND_ADDRESS",
     "SOCKET_PORT",
     "WEBSOCKET_PORT",
@@ -10,6 +10,7 @@ pub(super) const KEYS: [&str; 54] = [
     "SSL_KEY_PATH",
     "SSL_SOCKET_PORT",
     "SSL_WEBSOCKET_PORT",
+    "ALLOWED_ORIGINS",
     "TRUSTED_PROXIES",
     "TIMEOUT_SECONDS",
     "MAX_CONNECTIONS",

@@ -11,9 +11,11 @@ use crate::validators::{AuthRequest, AuthVerdict, asking};
 impl Core {
     pub(super) async fn handle_auth(&mut self, auth: Auth<'_>) -> Flow {
         let shared = Arc::clone(&self.shared);
-        let attached = self.attached.clone().filter(|_| self.member.is_some());
-        let session = attached.as_ref().map(|attached| attached.data()).into();
-        let request = AuthRequest::new(self.info, auth.data, &shared.handle, session);
+        let attached = self.attached.clone();
+        let has_session = self.member.is_some();
+        let session = attached.as_ref().and_then(|attached| attached.data()).filter(|_| has_session).into();
+        let upgrade = attached.as_ref().and_then(|attached| attached.upgrade());
+        let request = AuthRequest::new(self.info, auth.data, &shared.handle, session, upgrade);
         let question = asking(|| shared.validators.auth.validate_auth(&request));
         let verdict = match self.ask("auth validator", question).await {
             Ok(verdict) => verdict,

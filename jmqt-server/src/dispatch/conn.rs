@@ -47,9 +47,10 @@ impl Core {
         let shared = Arc::clone(&self.shared);
         let handle = ConnHandle::new(client.clone(), shared.handle.clone());
         // What `auth` attached for another client is not for this one.
-        let attached = self.attached.clone().filter(|attached| attached.is_for(client));
-        let session = attached.as_ref().map(|attached| attached.data()).into();
-        let request = ConnRequest::new(self.info, client, &conn.token, &handle, session);
+        let attached = self.attached.clone();
+        let data = attached.as_ref().and_then(|attached| attached.data_for(client));
+        let upgrade = attached.as_ref().and_then(|attached| attached.upgrade());
+        let request = ConnRequest::new(self.info, client, &conn.token, &handle, data.into(), upgrade);
         let question = asking(|| shared.validators.conn.validate_conn(&request));
         Ok(match self.ask("conn validator", question).await? {
             Some(ConnVerdict::Accept(acceptance)) => {
@@ -59,8 +60,10 @@ impl Core {
                         return Ok(Err(StatusCode::SERVER_ERROR));
                     }
                 }
-                let own = acceptance.session.map(|data| Arc::new(Attached::new(client.clone(), data)));
-                Ok((handle.into_recorded(), own.or(attached)))
+                // From here on the request that a WebSocket began with is not kept any more.
+                let data = acceptance.session.or_else(|| data.cloned());
+                let attached = data.map(|data| Arc::new(Attached::new(client.clone(), data)));
+                Ok((handle.into_recorded(), attached))
             }
             Some(ConnVerdict::Refuse(status)) if !status.is_ok() => Err(status),
             Some(_) => {
@@ -101,7 +104,7 @@ impl Core {
         self.accept_conn();
         self.start_pushing(&outbox, &retained).await?;
         if let Some(open) = &shared.validators.open {
-            let session = attached.as_ref().map(|attached| attached.data()).into();
+            let session = attached.as_ref().and_then(|attached| attached.data()).into();
             let notice = OpenNotice::new(self.info, &client, &shared.handle, session);
             // A notifier that failed has been logged; the session goes on.
             self.ask("open notifier", asking(|| open.on_open(&notice))).await?;

@@ -26,7 +26,7 @@ impl Core {
         }
         let shared = Arc::clone(&self.shared);
         let attached = self.attached.clone();
-        let session = attached.as_ref().map(|attached| attached.data()).into();
+        let session = attached.as_ref().and_then(|attached| attached.data()).into();
         let request = ControlRequest::new(self.info, client, channel, publish.data, &shared.handle, session);
         let question = asking(|| shared.validators.control.handle_control(&request));
         let reply = match self.ask("control handler", question).await {

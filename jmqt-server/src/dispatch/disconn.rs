@@ -11,7 +11,7 @@ impl Core {
     pub(super) async fn handle_disconn(&mut self, client: &ClientId) -> Flow {
         let shared = Arc::clone(&self.shared);
         let attached = self.attached.clone();
-        let session = attached.as_ref().map(|attached| attached.data()).into();
+        let session = attached.as_ref().and_then(|attached| attached.data()).into();
         let notice = DisconnectNotice::new(self.info, client, &shared.handle, session);
         let question = asking(|| shared.validators.disconnect.on_disconnect(&notice));
         // A notifier that failed has been logged; the session ends all the same.

@@ -47,7 +47,7 @@ impl Core {
             qos: publish.qos,
             retain: publish.retain,
             server: &shared.handle,
-            session: attached.as_ref().map(|attached| attached.data()).into(),
+            session: attached.as_ref().and_then(|attached| attached.data()).into(),
         };
         // Not by way of `ask`: for a validator that answers at once, no future is made but its own.
         let asked = {

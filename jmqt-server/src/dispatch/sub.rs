@@ -18,7 +18,7 @@ impl Core {
         };
         let shared = Arc::clone(&self.shared);
         let attached = self.attached.clone();
-        let session = attached.as_ref().map(|attached| attached.data()).into();
+        let session = attached.as_ref().and_then(|attached| attached.data()).into();
         let request = SubRequest::new(self.info, client, &channel, sub.persistence, &shared.handle, session);
         let question = asking(|| shared.validators.sub.validate_sub(&request));
         let status = match self.ask("sub validator", question).await {

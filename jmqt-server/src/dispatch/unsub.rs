@@ -18,7 +18,7 @@ impl Core {
         };
         let shared = Arc::clone(&self.shared);
         let attached = self.attached.clone();
-        let session = attached.as_ref().map(|attached| attached.data()).into();
+        let session = attached.as_ref().and_then(|attached| attached.data()).into();
         let request = UnsubRequest::new(self.info, client, &channel, &shared.handle, session);
         let question = asking(|| shared.validators.unsub.validate_unsub(&request));
         let mut status = match self.ask("unsub validator", question).await {

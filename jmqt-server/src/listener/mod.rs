@@ -255,13 +255,15 @@ impl Newcomer {
         let agreed = async {
             if is_proxy {
                 let is_in = self.read_proxy_header(&stream).await
-                    && count_address(
-                        &self.shared,
-                        &mut self.permit,
-                        &stream,
-                        self.info.remote,
-                        self.info.protocol,
-                    );
+                    // A proxy that has not said yet who the client is has as many connections as it likes.
+                    && (self.shared.is_trusted_proxy(self.info.remote.ip())
+                        || count_address(
+                            &self.shared,
+                            &mut self.permit,
+                            &stream,
+                            self.info.remote,
+                            self.info.protocol,
+                        ));
                 if !is_in {
                     return None;
                 }
@@ -286,7 +288,14 @@ impl Newcomer {
 
     /// Learns from the header who the client is. `false`: there was none that could be used.
     async fn read_proxy_header(&mut self, stream: &TcpStream) -> bool {
-        let read = timeout_at(self.deadline(), proxy::read_header(stream)).await;
+        let is_http = self.info.protocol == Protocol::WebSocket;
+        let header = async {
+            if is_http && proxy::begins_with_http(stream).await? {
+                return Ok(None); // the request says who the client is
+            }
+            proxy::read_header(stream).await
+        };
+        let read = timeout_at(self.deadline(), header).await;
         let error = match read.unwrap_or(Err(HeaderError::TooLate)) {
             Ok(client) => {
                 self.info.remote = client.unwrap_or(self.info.remote);

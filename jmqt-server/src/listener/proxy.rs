@@ -77,6 +77,14 @@ pub(super) async fn read_header(stream: &TcpStream) -> Result<Option<SocketAddr>
     }
 }
 
+/// Whether a connection to a plain WebSocket port begins with an HTTP request, so that there is no header: HTTP proxies
+/// send none, and name the client in the request.
+pub(super) async fn begins_with_http(stream: &TcpStream) -> io::Result<bool> {
+    let mut first = [0];
+    // `GET` for WebSockets and health checks, `HEAD` and `OPTIONS` for health checks. Headers begin otherwise.
+    Ok(stream.peek(&mut first).await? == 1 && matches!(first[0], b'G' | b'H' | b'O'))
+}
+
 /// Reads bytes that have been seen.
 async fn take(stream: &TcpStream, mut seen: &mut [u8]) -> io::Result<()> {
     while !seen.is_empty() {

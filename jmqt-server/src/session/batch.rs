@@ -11,6 +11,7 @@ use jmqt_protocol::{ChannelName, DisconnectCode, Payload, PushFrame};
 use super::{Core, Flow, Flush};
 use crate::disconnect::Disconnect;
 use crate::hub::{DirtyOutboxes, PushesBuilder};
+use crate::log_limit::log_limited;
 use crate::transport::{Decoder, TransportError};
 
 /// A run of pushes is delivered when it has grown to this.
@@ -137,6 +138,11 @@ impl Core {
             TransportError::Closed | TransportError::HealthChecked => return ControlFlow::Break(reason),
             TransportError::PacketTooLarge(_) => DisconnectCode::PACKET_TOO_LARGE,
             TransportError::Violation(_) => DisconnectCode::BAD_PACKETS,
+            TransportError::ForeignPage { origin } => {
+                self.shared.hub.counters.origins_refused.increment();
+                log_limited!(warn, target: "jmqt::session", remote = %self.info.remote, origin, "a page of another host may not connect: if it should, add its origin to ALLOWED_ORIGINS");
+                DisconnectCode::BAD_PACKETS
+            }
         };
         self.outbox.close_saying(reason, Disconnect::new(code, error.to_string()));
         ControlFlow::Break(reason)

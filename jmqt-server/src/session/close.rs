@@ -98,7 +98,7 @@ async fn end_session(
     let Some(Member { client, generation }) = member else { return };
     let is_ours = shared.hub.claim_close(&client, generation, info).await;
     if is_ours {
-        let session = attached.as_ref().map(|attached| attached.data()).into();
+        let session = attached.as_ref().and_then(|attached| attached.data()).into();
         let notice = CloseNotice::new(info, &client, reason, &shared.handle, session);
         shared.notify_close(&notice).await;
     }

@@ -38,7 +38,7 @@ use crate::log_limit::log_limited;
 use crate::server::{ConnectionPermit, Shared};
 use crate::transport::{Decoder, Framing};
 use crate::validators::{
-    Asked, Attached, CloseReason, ConnectionInfo, Question, SessionData, let_go, poll_at_once,
+    Asked, Attached, CloseReason, ConnectionInfo, Question, SessionData, Upgrade, let_go, poll_at_once,
     poll_contained, poll_guarded,
 };
 
@@ -228,6 +228,9 @@ impl Session {
                     }
                 }
                 Ok(None) => {
+                    if let Some(upgrade) = decoder.take_upgrade() {
+                        core.upgraded(upgrade);
+                    }
                     core.append_transport_output(decoder);
                     if !decoder.has_more() {
                         break;
@@ -434,8 +437,21 @@ impl Core {
     /// Attaches session data for a client. Within a session, only for the client of that session.
     pub(crate) fn attach(&mut self, client: &ClientId, data: &SessionData) {
         if self.member.as_ref().is_none_or(|member| member.client == *client) {
-            self.attached = Some(Arc::new(Attached::new(client.clone(), Arc::clone(data))));
+            let upgrade = self.attached.as_ref().and_then(|attached| attached.upgrade().cloned());
+            let attached = Attached::new(client.clone(), Arc::clone(data)).with_upgrade(upgrade);
+            self.attached = Some(Arc::new(attached));
         }
+    }
+
+    /// The connection has become a WebSocket, by this request. Behind an HTTP proxy it says who the client is.
+    fn upgraded(&mut self, upgrade: Arc<Upgrade>) {
+        let is_proxy = |ip| self.shared.is_trusted_proxy(ip);
+        if is_proxy(self.info.remote.ip())
+            && let Some(client) = upgrade.forwarded_for(is_proxy)
+        {
+            self.info.remote = client;
+        }
+        self.attached = Some(Arc::new(Attached::default().with_upgrade(Some(upgrade))));
     }
 
     /// Appends a packet to the outbox; it is written at the end of the batch.

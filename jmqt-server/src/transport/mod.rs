@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use jmqt_protocol::{NUL, NulDecoder, PacketTooLarge};
 
-use crate::validators::CloseReason;
+use crate::validators::{CloseReason, Upgrade};
 
 pub(crate) use upgrade::HttpContext;
 pub(crate) use websocket::{CloseCode, WebSocketDecoder, websocket_header};
@@ -50,6 +50,11 @@ pub(crate) enum TransportError {
     /// The connection was for a health check, which has been answered.
     #[error("an HTTP health check")]
     HealthChecked,
+    /// WebSocket: a page that may not connect.
+    #[error(
+        "pages of {origin} may not connect: they are from another host, and ALLOWED_ORIGINS does not list them"
+    )]
+    ForeignPage { origin: String },
     #[error("{0}")]
     Violation(Cow<'static, str>),
 }
@@ -59,7 +64,7 @@ impl TransportError {
         match self {
             Self::PacketTooLarge(_) => CloseReason::PacketTooLarge,
             Self::Closed | Self::HealthChecked => CloseReason::ClosedByClient,
-            Self::Violation(_) => CloseReason::ProtocolViolation,
+            Self::ForeignPage { .. } | Self::Violation(_) => CloseReason::ProtocolViolation,
         }
     }
 }
@@ -151,6 +156,14 @@ impl Decoder {
             Self::First { .. } | Self::Foreign(_) => false,
             Self::Nul(decoder) => decoder.is_mid_packet(),
             Self::WebSocket(decoder) => decoder.is_mid_packet(),
+        }
+    }
+
+    /// The request that a WebSocket began with, once.
+    pub(crate) fn take_upgrade(&mut self) -> Option<Arc<Upgrade>> {
+        match self {
+            Self::WebSocket(decoder) => decoder.take_upgrade(),
+            _ => None,
         }
     }
 

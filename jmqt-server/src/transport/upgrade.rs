@@ -10,6 +10,8 @@ use std::sync::RwLock;
 use httparse::{EMPTY_HEADER, Header, Status};
 use tungstenite::handshake::derive_accept_key;
 
+use crate::config::{AllowedOrigin, origin};
+
 /// The longest request, from its first byte to the empty line.
 const MAX_HEAD_BYTES: usize = 16 << 10;
 /// Header lines of a request.
@@ -26,6 +28,8 @@ const KEY_LENGTH: usize = 24;
 pub(crate) struct HttpContext {
     websocket_port: Option<u16>,
     tls_websocket_port: Option<u16>,
+    /// Pages of other hosts that may connect.
+    allowed_origins: Vec<AllowedOrigin>,
     /// Why health checks are answered 503; `None` while everything is well.
     unready: RwLock<Option<&'static str>>,
 }
@@ -33,7 +37,13 @@ pub(crate) struct HttpContext {
 impl HttpContext {
     /// With the ports that somebody who asks at the wrong one is sent to.
     pub(crate) fn new(websocket_port: Option<u16>, tls_websocket_port: Option<u16>) -> Self {
-        Self { websocket_port, tls_websocket_port, unready: RwLock::default() }
+        Self { websocket_port, tls_websocket_port, ..Self::default() }
+    }
+
+    /// Pages of these origins may connect, beside those of the server's own host.
+    pub(crate) fn with_allowed_origins(mut self, allowed: Vec<AllowedOrigin>) -> Self {
+        self.allowed_origins = allowed;
+        self
     }
 
     /// Health checks are answered 503 with this word from now on, or, with `None`, 200 again.
@@ -73,6 +83,8 @@ pub(super) enum Outcome {
     Upgraded { answer: Vec<u8>, head_length: usize },
     /// It was a health check; the connection ends with the answer.
     Checked { answer: Vec<u8> },
+    /// It came from a page that may not connect; the connection ends with the answer.
+    ForeignPage { answer: Vec<u8>, origin: String },
     /// It was refused; the connection ends with the answer.
     Refused { answer: Vec<u8>, problem: String },
 }
@@ -161,7 +173,7 @@ impl<'a> Request<'a> {
     fn answer(&self, context: &HttpContext, head_length: usize) -> Outcome {
         let wants_upgrade = self.items("Upgrade").any(|item| item.eq_ignore_ascii_case("websocket"));
         if wants_upgrade {
-            return self.upgrade(head_length);
+            return self.upgrade(context, head_length);
         }
         let path = self.path.split('?').next().unwrap_or_default();
         let with_body = self.method != "HEAD";
@@ -193,7 +205,7 @@ impl<'a> Request<'a> {
         }
     }
 
-    fn upgrade(&self, head_length: usize) -> Outcome {
+    fn upgrade(&self, context: &HttpContext, head_length: usize) -> Outcome {
         let refuse = |problem: &str| refused("400 Bad Request", "", &sentence(problem), problem);
         if self.method != "GET" || self.version < 1 {
             return refuse("a WebSocket upgrade must be a GET request of HTTP/1.1");
@@ -212,6 +224,19 @@ impl<'a> Request<'a> {
         let (Some(key), None) = (keys.next().filter(|key| key.len() == KEY_LENGTH), keys.next()) else {
             return refuse("the WebSocket upgrade needs one header Sec-WebSocket-Key of 16 bytes in base64");
         };
+        // Every line counts, also one that is not UTF-8: what is not understood is not allowed.
+        let mut origins = self.headers.iter().filter(|header| header.name.eq_ignore_ascii_case("Origin"));
+        let host = self.values("Host").next();
+        let foreign = origins.find_map(|header| {
+            let origin = String::from_utf8_lossy(header.value).trim().to_owned();
+            (!origin::is_allowed(&origin, host, &context.allowed_origins)).then_some(origin)
+        });
+        if let Some(origin) = foreign {
+            let text = "Pages of this origin may not connect: the server has another host name. The operator of the \
+                        server can add the origin to ALLOWED_ORIGINS; a proxy in front of the server must pass on the \
+                        header Host as it is.";
+            return Outcome::ForeignPage { answer: answer("403 Forbidden", "", text, true), origin };
+        }
         let subprotocol = if self.items("Sec-WebSocket-Protocol").any(|item| item == SUBPROTOCOL) {
             format!("Sec-WebSocket-Protocol: {SUBPROTOCOL}\r\n")
         } else {
@@ -276,6 +301,7 @@ mod tests {
             Outcome::Incomplete => panic!("there is no answer"),
             Outcome::Upgraded { answer, .. }
             | Outcome::Checked { answer }
+            | Outcome::ForeignPage { answer, .. }
             | Outcome::Refused { answer, .. } => answer,
         };
         let answer = std::str::from_utf8(answer).unwrap();
@@ -374,6 +400,30 @@ mod tests {
             let (found, text) = told(&ask(&request));
             assert_eq!(found, status, "{request}");
             assert!(text.contains(part), "{request}: {text}");
+        }
+    }
+
+    #[test] // RFC 6454: browsers say which page connects
+    fn a_page_of_another_host_is_refused_unless_it_is_listed() {
+        let upgrade = |lines: &str| {
+            format!("GET / HTTP/1.1\r\n{lines}Connection: Upgrade\r\nUpgrade: websocket\r\n{KEY}\r\n")
+        };
+        let listed = vec!["https://app.example".parse().unwrap()];
+        let context = HttpContext::new(None, None).with_allowed_origins(listed);
+        for (lines, status) in [
+            ("Host: x:8012\r\n", 101),
+            ("Host: x:8012\r\nOrigin: http://x:8000\r\n", 101),
+            ("Host: x:8012\r\nOrigin: https://app.example\r\n", 101),
+            ("Host: x:8012\r\nOrigin: https://evil.example\r\n", 403),
+            ("Host: x:8012\r\nOrigin: http://x:8000\r\nOrigin: https://evil.example\r\n", 403),
+            ("Host: x:8012\r\nOrigin: \u{e9}\r\n", 403),
+            ("Host: x:8012\r\nOrigin: null\r\n", 403),
+            ("Origin: http://x\r\n", 403),
+        ] {
+            let outcome = read(upgrade(lines).as_bytes(), 0, &context);
+            let (found, text) = told(&outcome);
+            assert_eq!(found, status, "{lines}");
+            assert_eq!(status == 403, text.contains("ALLOWED_ORIGINS"), "{text}");
         }
     }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::TransportError;
 use super::frames::FrameReader;
 use super::upgrade::{self, HttpContext, Outcome};
+use crate::validators::Upgrade;
 
 pub(crate) use tungstenite::protocol::frame::coding::CloseCode;
 
@@ -29,6 +30,8 @@ enum State {
         behind: Behind,
         /// The answer to the upgrade, to be sent before everything else.
         answer: Vec<u8>,
+        /// The request, until somebody takes it.
+        upgrade: Option<Arc<Upgrade>>,
     },
     /// There is no WebSocket; what is left is the answer.
     Ended(Vec<u8>),
@@ -98,6 +101,14 @@ impl WebSocketDecoder {
         }
     }
 
+    /// The request that the WebSocket began with, once.
+    pub(crate) fn take_upgrade(&mut self) -> Option<Arc<Upgrade>> {
+        match &mut self.state {
+            State::Open { upgrade, .. } => upgrade.take(),
+            _ => None,
+        }
+    }
+
     /// Whether a message can be sent: after the upgrade, and before anybody has said goodbye.
     pub(crate) fn is_open(&self) -> bool {
         matches!(&self.state, State::Open { frames, .. } if frames.is_open())
@@ -114,13 +125,18 @@ impl WebSocketDecoder {
         match outcome {
             Outcome::Incomplete => Ok(()),
             Outcome::Upgraded { answer, head_length } => {
+                let upgrade = Some(Arc::new(Upgrade::new(&head[..head_length])));
                 let behind = Behind { input: std::mem::take(head), at: head_length }.reclaimed();
-                self.state = State::Open { frames: FrameReader::new(self.limit), behind, answer };
+                self.state = State::Open { frames: FrameReader::new(self.limit), behind, answer, upgrade };
                 Ok(())
             }
             Outcome::Checked { answer } => {
                 self.state = State::Ended(answer);
                 Err(TransportError::HealthChecked)
+            }
+            Outcome::ForeignPage { answer, origin } => {
+                self.state = State::Ended(answer);
+                Err(TransportError::ForeignPage { origin })
             }
             Outcome::Refused { answer, problem } => {
                 self.state = State::Ended(answer);

@@ -1,5 +1,5 @@
-//! Session data: what an application attaches to a session in `auth` or `conn`, and finds in every later
-//! request and notice of that session.
+//! What a connection carries for its application: the session data that `auth` or `conn` attached, for every later
+//! request and notice of the session; and, until `conn` is accepted, the request that a WebSocket began with.
 
 use std::any::Any;
 use std::fmt;
@@ -7,14 +7,16 @@ use std::sync::Arc;
 
 use jmqt_protocol::ClientId;
 
+use super::Upgrade;
+
 /// A value of the application, of whatever type.
 pub(crate) type SessionData = Arc<dyn Any + Send + Sync>;
 
 /// What a connection carries for its application.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(crate) struct Attached {
-    client: ClientId,
-    data: SessionData,
+    session: Option<(ClientId, SessionData)>,
+    upgrade: Option<Arc<Upgrade>>,
 }
 
 impl fmt::Debug for Attached {
@@ -25,20 +27,28 @@ impl fmt::Debug for Attached {
 
 impl Attached {
     pub(crate) fn new(client: ClientId, data: SessionData) -> Self {
-        Self { client, data }
+        Self { session: Some((client, data)), upgrade: None }
     }
 
-    pub(crate) fn data(&self) -> &SessionData {
-        &self.data
+    pub(crate) fn with_upgrade(mut self, upgrade: Option<Arc<Upgrade>>) -> Self {
+        self.upgrade = upgrade;
+        self
     }
 
-    /// Whether it was attached for this client: what `auth` said of one client must not be believed of
+    pub(crate) fn data(&self) -> Option<&SessionData> {
+        self.session.as_ref().map(|(_, data)| data)
+    }
+
+    /// The data, if it was attached for this client: what `auth` said of one client must not be believed of
     /// another one that connects afterwards.
-    pub(crate) fn is_for(&self, client: &ClientId) -> bool {
-        self.client == *client
+    pub(crate) fn data_for(&self, client: &ClientId) -> Option<&SessionData> {
+        self.session.as_ref().filter(|(of, _)| of == client).map(|(_, data)| data)
+    }
+
+    pub(crate) fn upgrade(&self) -> Option<&Arc<Upgrade>> {
+        self.upgrade.as_ref()
     }
 }
-
 /// Session data in a request: a reference, or nothing.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct SessionRef<'a>(pub(crate) Option<&'a SessionData>);

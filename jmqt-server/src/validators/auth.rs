@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use jmqt_protocol::{AuthToken, ClientId, Payload, StatusCode};
 
 use super::attached::{SessionData, SessionRef, session_getters};
-use super::{BoxError, ConnectionInfo, UnexpectedData, read_json};
+use super::{BoxError, ConnectionInfo, UnexpectedData, Upgrade, read_json};
 use crate::ServerHandle;
 
 /// An `auth` packet.
@@ -21,9 +21,19 @@ pub struct AuthRequest<'a> {
     /// The server's own side.
     pub server: &'a ServerHandle,
     pub(crate) session: SessionRef<'a>,
+    upgrade: Option<&'a Arc<Upgrade>>,
 }
 
 session_getters!(AuthRequest);
+
+impl<'a> AuthRequest<'a> {
+    /// The HTTP request that the WebSocket began with: path, query, headers, cookies. `None` for a connection over TCP,
+    /// and within a session, when it has been forgotten.
+    #[must_use]
+    pub const fn upgrade(&self) -> Option<&'a Arc<Upgrade>> {
+        self.upgrade
+    }
+}
 
 impl<'a> AuthRequest<'a> {
     /// The data, read as a value of the application: JSON of this type.
@@ -42,8 +52,9 @@ impl<'a> AuthRequest<'a> {
         data: Payload<'a>,
         server: &'a ServerHandle,
         session: SessionRef<'a>,
+        upgrade: Option<&'a Arc<Upgrade>>,
     ) -> Self {
-        Self { connection, data, server, session }
+        Self { connection, data, server, session, upgrade }
     }
 }
 

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use jmqt_protocol::{ChannelName, ClientId, Persistence, StatusCode};
 
 use super::attached::{SessionData, SessionRef, session_getters};
-use super::{BoxError, ConnectionInfo};
+use super::{BoxError, ConnectionInfo, Upgrade};
 use crate::handle::ConnHandle;
 
 /// A `conn` packet with a well-formed client id.
@@ -24,9 +24,19 @@ pub struct ConnRequest<'a> {
     /// it is refused (protocol.md 2.2).
     pub server: &'a ConnHandle,
     pub(crate) session: SessionRef<'a>,
+    upgrade: Option<&'a Arc<Upgrade>>,
 }
 
 session_getters!(ConnRequest);
+
+impl<'a> ConnRequest<'a> {
+    /// The HTTP request that the WebSocket began with: path, query, headers, cookies. `None` for a connection over TCP,
+    /// and within a session, when it has been forgotten.
+    #[must_use]
+    pub const fn upgrade(&self) -> Option<&'a Arc<Upgrade>> {
+        self.upgrade
+    }
+}
 
 impl<'a> ConnRequest<'a> {
     pub(crate) fn new(
@@ -35,8 +45,9 @@ impl<'a> ConnRequest<'a> {
         token: &'a str,
         server: &'a ConnHandle,
         session: SessionRef<'a>,
+        upgrade: Option<&'a Arc<Upgrade>>,
     ) -> Self {
-        Self { connection, client, token, server, session }
+        Self { connection, client, token, server, session, upgrade }
     }
 }
 

@@ -18,6 +18,7 @@ mod ready;
 mod stored;
 mod sub;
 mod unsub;
+mod upgrade;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -38,6 +39,7 @@ pub use ready::{AllowAll, DenyAll, Silent};
 pub use stored::{StoredNotice, StoredNotifier};
 pub use sub::{SubRequest, SubValidator};
 pub use unsub::{UnsubRequest, UnsubValidator};
+pub use upgrade::Upgrade;
 
 /// What a validator may fail with. It is logged, and the client is answered SERVER_ERROR.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -109,7 +111,8 @@ impl fmt::Display for Protocol {
 #[non_exhaustive]
 pub struct ConnectionInfo {
     /// The client's address: that of the other end, or, behind one of TRUSTED_PROXIES, the one that the
-    /// PROXY protocol header names.
+    /// PROXY protocol header names, or that `X-Forwarded-For` names in the request of a WebSocket. An address from
+    /// there has port 0 unless the proxy said more.
     pub remote: SocketAddr,
     /// Which of the four listeners it came to.
     pub protocol: Protocol,

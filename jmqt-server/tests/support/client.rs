@@ -510,6 +510,11 @@ impl Client {
     /// The WebSocket upgrade (RFC 6455 §1.3, with its own example of a key).
     pub async fn upgrade(&mut self) {
         self.send_bytes(UPGRADE).await;
+        self.upgraded().await;
+    }
+
+    /// Waits for the answer to an upgrade with the key of [`UPGRADE`].
+    pub async fn upgraded(&mut self) {
         let end = loop {
             let end = self.received.windows(4).position(|four| four == b"\r\n\r\n");
             match end {
