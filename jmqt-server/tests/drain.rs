@@ -58,7 +58,7 @@ async fn publish_until_closed(mut client: Client) -> (Vec<String>, Instant) {
             Incoming::Disconn(_) | Incoming::Close(..) | Incoming::End => {
                 return (acknowledged, Instant::now());
             }
-            other @ Incoming::Pong(_) => panic!("{other:?}"),
+            other @ (Incoming::Pong(_) | Incoming::Ping(_)) => panic!("{other:?}"),
         }
         acknowledged.push(data);
         // Not to wait for anything, but to leave the disk to the others.

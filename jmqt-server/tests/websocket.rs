@@ -149,3 +149,26 @@ async fn pings_keep_a_session_alive() {
     }
     alice.expect_nothing_before_hb().await;
 }
+
+#[tokio::test] // protocol.md 2.24: as the pages of a hidden tab do, whose timers are held back
+async fn a_client_that_answers_pings_and_sends_nothing_else_stays_connected() {
+    let server = TestServer::configured(|config| config.timeout = Duration::from_secs(4)).await;
+    for protocol in [Protocol::WebSocket, Protocol::SslWebSocket] {
+        let mut alice = server.connect_over(protocol, "alice").await;
+        let began = std::time::Instant::now();
+        while began.elapsed() < Duration::from_secs(7) {
+            assert_eq!(alice.incoming_or_ping().await, Incoming::Ping(Vec::new()));
+            alice.send_frame(true, 10, b"").await;
+        }
+        alice.expect_nothing_before_hb().await;
+    }
+}
+
+#[tokio::test] // protocol.md 2.24
+async fn a_client_that_does_not_answer_a_ping_is_closed() {
+    let server = TestServer::configured(|config| config.timeout = Duration::from_millis(500)).await;
+    let mut alice = server.websocket("alice").await;
+    assert_eq!(alice.incoming_or_ping().await, Incoming::Ping(Vec::new()));
+    assert_eq!(alice.told().await.code, 4002);
+    server.app.expect_close("alice", CloseReason::IdleTimeout).await;
+}

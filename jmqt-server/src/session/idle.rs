@@ -33,6 +33,10 @@ pub(super) struct IdleClock {
     since: Instant,
     in_session: bool,
     auth_restarts: u8,
+    /// Silence is answered with a ping after half of its time: this is a WebSocket.
+    pings: bool,
+    /// A ping was sent in this silence.
+    pinged: bool,
     /// When the packet began that is half received.
     packet_since: Option<Instant>,
     /// When the outbox was seen blocked, and how many bytes had been taken then.
@@ -40,6 +44,15 @@ pub(super) struct IdleClock {
     /// The deadline that had passed when the timer went off last.
     overdue: Option<Instant>,
     timer: Pin<Box<Sleep>>,
+}
+
+/// What is to be done now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Due {
+    /// A WebSocket ping is to be sent (protocol.md 2.24).
+    Ping,
+    /// The connection is to be closed.
+    End(CloseReason),
 }
 
 /// What the clocks are checked against.
@@ -53,12 +66,15 @@ pub(super) struct Observed {
 }
 
 impl IdleClock {
-    pub(super) fn new(limits: IdleLimits, accepted: Instant) -> Self {
+    /// `pings`: what is silent for half of the time is sent a ping.
+    pub(super) fn new(limits: IdleLimits, accepted: Instant, pings: bool) -> Self {
         Self {
             limits,
             since: accepted,
             in_session: false,
             auth_restarts: 0,
+            pings,
+            pinged: false,
             packet_since: None,
             blocked: None,
             overdue: None,
@@ -70,6 +86,7 @@ impl IdleClock {
     pub(super) fn received(&mut self, now: Instant, mid_packet: bool) {
         if self.in_session {
             self.since = now;
+            self.pinged = false;
         }
         match (mid_packet, self.packet_since) {
             (true, None) => self.packet_since = Some(now),
@@ -94,6 +111,16 @@ impl IdleClock {
     pub(super) fn session_begun(&mut self, now: Instant) {
         self.in_session = true;
         self.since = now;
+        if self.pings {
+            self.look_at(now + self.limits.timeout / 2);
+        }
+    }
+
+    /// Sets the timer to this time, unless it goes off sooner.
+    fn look_at(&mut self, deadline: Instant) {
+        if deadline < self.timer.deadline() {
+            self.timer.as_mut().reset(deadline);
+        }
     }
 
     /// A request was handled for so long: the clock stood still.
@@ -102,22 +129,29 @@ impl IdleClock {
         self.packet_since = self.packet_since.map(|since| since + pause);
     }
 
-    /// Whether the time is up, and for what. Rearms the timer when it is not.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, observe: impl Fn() -> Observed) -> Poll<CloseReason> {
+    /// What is due. Rearms the timer when nothing is; after a ping that is done at the next call.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, observe: impl Fn() -> Observed) -> Poll<Due> {
         loop {
             if self.timer.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
-            let (deadline, reason) = self.next_deadline(&observe());
+            let (deadline, due) = self.next_deadline(&observe());
             let now = Instant::now();
             let next = if now < deadline {
                 deadline
-            } else if self.overdue.replace(deadline) == Some(deadline) {
-                return Poll::Ready(reason);
-            } else if reason == CloseReason::SlowConsumer {
-                now + self.limits.slow_consumer / LAST_LOOK
             } else {
-                now + self.limits.timeout / LAST_LOOK
+                let Due::End(reason) = due else {
+                    self.pinged = true;
+                    return Poll::Ready(due);
+                };
+                if self.overdue.replace(deadline) == Some(deadline) {
+                    return Poll::Ready(due);
+                }
+                let period = match reason {
+                    CloseReason::SlowConsumer => self.limits.slow_consumer,
+                    _ => self.limits.timeout,
+                };
+                now + period / LAST_LOOK
             };
             self.timer.as_mut().reset(next);
         }
@@ -130,10 +164,7 @@ impl IdleClock {
         }
         let now = Instant::now();
         self.blocked = Some((now, written));
-        let deadline = now + self.limits.slow_consumer;
-        if deadline < self.timer.deadline() {
-            self.timer.as_mut().reset(deadline);
-        }
+        self.look_at(now + self.limits.slow_consumer);
     }
 
     /// The outbox is empty again.
@@ -141,13 +172,16 @@ impl IdleClock {
         self.blocked = None;
     }
 
-    fn next_deadline(&mut self, observed: &Observed) -> (Instant, CloseReason) {
+    fn next_deadline(&mut self, observed: &Observed) -> (Instant, Due) {
         let timeout = self.limits.timeout;
         let since = if observed.reading { self.since } else { Instant::now() };
-        let mut next = (since + timeout, CloseReason::IdleTimeout);
+        let mut next = (since + timeout, Due::End(CloseReason::IdleTimeout));
+        if self.pings && self.in_session && !self.pinged {
+            next = (since + timeout / 2, Due::Ping);
+        }
         let mut sooner = |deadline: Instant, reason| {
             if deadline < next.0 {
-                next = (deadline, reason);
+                next = (deadline, Due::End(reason));
             }
         };
         if self.in_session
@@ -183,8 +217,10 @@ mod tests {
 
     async fn expires(clock: &mut IdleClock, observe: impl Fn() -> Observed) -> (CloseReason, u64) {
         let start = Instant::now();
-        let reason = std::future::poll_fn(|cx| clock.poll(cx, &observe)).await;
-        (reason, start.elapsed().as_secs())
+        match std::future::poll_fn(|cx| clock.poll(cx, &observe)).await {
+            Due::End(reason) => (reason, start.elapsed().as_secs()),
+            Due::Ping => panic!("a ping"),
+        }
     }
 
     fn nothing() -> Observed {
@@ -193,7 +229,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)] // protocol.md 2.15
     async fn before_conn_bytes_are_no_sign_of_life() {
-        let mut clock = IdleClock::new(LIMITS, Instant::now());
+        let mut clock = IdleClock::new(LIMITS, Instant::now(), false);
         tokio::time::advance(Duration::from_secs(50)).await;
         clock.received(Instant::now(), true);
         assert_eq!(expires(&mut clock, nothing).await, (CloseReason::IdleTimeout, 10));
@@ -201,7 +237,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)] // protocol.md 2.1
     async fn five_answered_auths_restart_the_wait() {
-        let mut clock = IdleClock::new(LIMITS, Instant::now());
+        let mut clock = IdleClock::new(LIMITS, Instant::now(), false);
         for _ in 0..7 {
             tokio::time::advance(Duration::from_secs(5)).await;
             clock.auth_answered(Instant::now());
@@ -211,7 +247,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)] // protocol.md 2.15
     async fn in_a_session_bytes_count_but_one_packet_has_its_limit() {
-        let mut clock = IdleClock::new(LIMITS, Instant::now());
+        let mut clock = IdleClock::new(LIMITS, Instant::now(), false);
         clock.session_begun(Instant::now());
         for _ in 0..4 {
             clock.received(Instant::now(), true);
@@ -223,7 +259,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)] // protocol.md 2.15
     async fn what_was_sent_in_time_counts_although_it_is_read_after_the_timer() {
-        let mut clock = IdleClock::new(LIMITS, Instant::now());
+        let mut clock = IdleClock::new(LIMITS, Instant::now(), false);
         clock.session_begun(Instant::now());
         for _ in 0..3 {
             tokio::time::advance(Duration::from_secs(90)).await; // nothing runs meanwhile
@@ -236,7 +272,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)] // protocol.md 2.15
     async fn the_clock_stands_still_while_a_request_is_handled() {
-        let mut clock = IdleClock::new(LIMITS, Instant::now());
+        let mut clock = IdleClock::new(LIMITS, Instant::now(), false);
         clock.session_begun(Instant::now());
         tokio::time::advance(Duration::from_secs(20)).await;
         clock.stood_still(Duration::from_secs(20));
@@ -245,7 +281,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)] // protocol.md 2.15
     async fn the_silence_of_a_client_that_is_not_read_from_does_not_count() {
-        let mut clock = IdleClock::new(LIMITS, Instant::now());
+        let mut clock = IdleClock::new(LIMITS, Instant::now(), false);
         clock.session_begun(Instant::now());
         clock.received(Instant::now(), true);
         clock.watch_blocked(0);
@@ -262,15 +298,49 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_consumer_that_takes_nothing_is_slow_and_one_that_takes_some_is_not() {
-        let mut clock = IdleClock::new(LIMITS, Instant::now());
+        let mut clock = IdleClock::new(LIMITS, Instant::now(), false);
         clock.session_begun(Instant::now());
         clock.watch_blocked(100);
         let stuck = || Observed { blocked_at: Some(1123), ..nothing() };
         assert_eq!(expires(&mut clock, stuck).await, (CloseReason::SlowConsumer, 30));
-        let mut clock = IdleClock::new(LIMITS, Instant::now());
+        let mut clock = IdleClock::new(LIMITS, Instant::now(), false);
         clock.session_begun(Instant::now());
         clock.watch_blocked(100);
         let moving = || Observed { blocked_at: Some(1124), ..nothing() };
         assert_eq!(expires(&mut clock, moving).await, (CloseReason::IdleTimeout, 60));
+    }
+
+    #[tokio::test(start_paused = true)] // protocol.md 2.24
+    async fn a_websocket_is_pinged_once_in_each_silence_and_the_answer_counts() {
+        let mut clock = IdleClock::new(LIMITS, Instant::now(), true);
+        tokio::time::advance(Duration::from_secs(10)).await;
+        clock.session_begun(Instant::now());
+        for _ in 0..5 {
+            let start = Instant::now();
+            let due = std::future::poll_fn(|cx| clock.poll(cx, nothing)).await;
+            assert_eq!((due, start.elapsed().as_secs()), (Due::Ping, 30));
+            clock.received(Instant::now(), false);
+        }
+        let due = std::future::poll_fn(|cx| clock.poll(cx, nothing)).await;
+        assert_eq!(due, Due::Ping);
+        assert_eq!(expires(&mut clock, nothing).await, (CloseReason::IdleTimeout, 30));
+    }
+
+    #[tokio::test(start_paused = true)] // protocol.md 2.24
+    async fn a_websocket_that_speaks_is_not_pinged() {
+        let mut clock = IdleClock::new(LIMITS, Instant::now(), true);
+        clock.session_begun(Instant::now());
+        for _ in 0..10 {
+            tokio::time::advance(Duration::from_secs(20)).await;
+            clock.received(Instant::now(), false);
+            let looked = std::future::poll_fn(|cx| Poll::Ready(clock.poll(cx, nothing))).await;
+            assert!(looked.is_pending());
+        }
+    }
+
+    #[tokio::test(start_paused = true)] // protocol.md 2.24
+    async fn before_conn_nothing_is_pinged() {
+        let mut clock = IdleClock::new(LIMITS, Instant::now(), true);
+        assert_eq!(expires(&mut clock, nothing).await, (CloseReason::IdleTimeout, 60));
     }
 }

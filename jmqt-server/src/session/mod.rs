@@ -27,6 +27,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use jmqt_protocol::{AuthAck, AuthOutcome, ClientId, Packet};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -36,7 +37,7 @@ use crate::budget::Share;
 use crate::hub::Subscribed;
 use crate::log_limit::log_limited;
 use crate::server::{ConnectionPermit, Shared};
-use crate::transport::{Decoder, Framing};
+use crate::transport::{Decoder, Framing, PING};
 use crate::validators::{
     Asked, Attached, CloseReason, ConnectionInfo, Question, SessionData, Upgrade, let_go, poll_at_once,
     poll_contained, poll_guarded,
@@ -44,7 +45,7 @@ use crate::validators::{
 
 use batch::Batch;
 use buffer::{ReadBuffer, ReadSize};
-use idle::{IdleClock, Observed};
+use idle::{Due, IdleClock, Observed};
 use io::Io;
 
 pub(crate) use batch::cost;
@@ -132,7 +133,7 @@ impl Session {
         Self {
             decoder: Decoder::new(framing, shared.limits.preconn_packet_bytes, Arc::clone(&shared.http)),
             core: Core {
-                clock: IdleClock::new(shared.limits.idle, accepted_at),
+                clock: IdleClock::new(shared.limits.idle, accepted_at, framing == Framing::WebSocket),
                 partial: Share::new(&shared.preconn_packets),
                 shared: Arc::new(shared),
                 info,
@@ -327,7 +328,15 @@ impl Core {
                 window_full_since: outbox.window_full_since(),
             }
         };
-        self.clock.poll(cx, observe)
+        loop {
+            match std::task::ready!(self.clock.poll(cx, observe)) {
+                Due::End(reason) => return Poll::Ready(reason),
+                Due::Ping => {
+                    outbox.append(Bytes::from_static(&PING));
+                    outbox.flush();
+                }
+            }
+        }
     }
 
     /// What goes on whatever the session waits for: writing the rest, and seeing the end. `Ready(Ok)`:

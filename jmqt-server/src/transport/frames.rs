@@ -29,6 +29,9 @@ mod opcode {
     pub(super) const PONG: u8 = 10;
 }
 
+/// A ping without a payload, as it is sent.
+pub(crate) const PING: [u8; 2] = [FINAL | opcode::PING, 0];
+
 /// Cuts a client's bytes into text messages.
 pub(super) struct FrameReader {
     limit: usize,

@@ -11,6 +11,7 @@ use jmqt_protocol::{NUL, NulDecoder, PacketTooLarge};
 
 use crate::validators::{CloseReason, Upgrade};
 
+pub(crate) use frames::PING;
 pub(crate) use upgrade::HttpContext;
 pub(crate) use websocket::{CloseCode, WebSocketDecoder, websocket_header};
 

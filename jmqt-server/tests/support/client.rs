@@ -27,6 +27,8 @@ pub enum Incoming {
     /// `disconn`: nothing follows it.
     Disconn(Told),
     Pong(Vec<u8>),
+    /// Only [`Client::incoming_or_ping`] returns it.
+    Ping(Vec<u8>),
     /// A WebSocket's close frame, with its code and reason.
     Close(Option<u16>, String),
     /// The end of the connection.
@@ -277,8 +279,18 @@ impl Client {
 
     // ---- hearing ---------------------------------------------------------------------------------
 
-    /// The next thing the server sends.
+    /// The next thing the server sends. Pings are passed over.
     pub async fn incoming(&mut self) -> Incoming {
+        loop {
+            let incoming = self.incoming_or_ping().await;
+            if !matches!(incoming, Incoming::Ping(_)) {
+                return incoming;
+            }
+        }
+    }
+
+    /// What comes next, which may be a ping of the server (protocol.md 2.24).
+    pub async fn incoming_or_ping(&mut self) -> Incoming {
         match tokio::time::timeout(DEADLINE, self.read_incoming()).await {
             Ok(incoming) => {
                 let shown = match &incoming {
@@ -401,7 +413,7 @@ impl Client {
             match self.incoming().await {
                 Incoming::Packet(text) => packets.push(text),
                 Incoming::End => return packets,
-                Incoming::Disconn(_) | Incoming::Pong(_) | Incoming::Close(..) => {}
+                _ => {}
             }
         }
     }
@@ -497,6 +509,7 @@ impl Client {
         let payload = frame[head..].to_vec();
         Some(match frame[0] {
             0x81 => Self::packet(payload),
+            0x89 => Incoming::Ping(payload),
             0x8A => Incoming::Pong(payload),
             0x88 if payload.is_empty() => Incoming::Close(None, String::new()),
             0x88 => {
