@@ -99,6 +99,50 @@ async fn a_client_cannot_ask_for_more_than_max_inflight() {
 }
 
 #[tokio::test] // protocol.md 2.14
+async fn channels_that_are_not_acknowledged_leave_room_for_others() {
+    let server = TestServer::configured(|config| config.max_inflight = 32).await;
+    let mut alice = server.connect("alice").await;
+    for persistent in [false, true] {
+        let mut bob = server.connect_with_window("bob", 32).await;
+        let names = ["a", "b", "c"].map(|name| format!("{name}{persistent}"));
+        for name in &names {
+            if persistent {
+                bob.sub_persistent(name).await;
+            } else {
+                bob.sub(name).await;
+            }
+        }
+        for number in 0..40 {
+            alice.pub1(&names[0], &number.to_string()).await;
+        }
+        server.settle().await;
+        bob.next_pushes(24).await; // three quarters, of which none is acknowledged
+        bob.expect_nothing_before_hb().await;
+        for number in 0..40 {
+            alice.pub1(&names[1], &number.to_string()).await;
+        }
+        server.settle().await;
+        let stuck = bob.next_pushes(6).await; // 6 < 3 × 2: two are free
+        assert!(stuck.iter().all(|push| push.channel() == names[1]));
+        bob.expect_nothing_before_hb().await;
+        // A channel that is acknowledged goes on, in order, also from what waited.
+        for number in 0..40 {
+            alice.pub1(&names[2], &number.to_string()).await;
+        }
+        for number in 0..40 {
+            let push = bob.next_push().await;
+            assert_eq!((push.channel(), push.data()), (names[2].as_str(), number.to_string().as_str()));
+            bob.ack(&push).await;
+        }
+        // And so does one that is acknowledged again.
+        for push in &stuck {
+            bob.ack(push).await;
+        }
+        assert_eq!(bob.next_push().await.data(), "6");
+    }
+}
+
+#[tokio::test] // protocol.md 2.14
 async fn unsubscribing_frees_the_window_for_other_channels() {
     let server = TestServer::start().await;
     let mut alice = server.connect("alice").await;

@@ -853,7 +853,7 @@ impl Outbox {
             let queued = state.queue.len() + framed.start(run.end) - framed.start(run.start);
             let window = state.window();
             if !flowing
-                || window.room_for_logged() == 0
+                || window.room_for_logged(position.in_flight) == 0
                 || queued > 0 && queued + length > limit
                 || redelivery && !window.has_room_for_redelivery(length)
             {
@@ -964,7 +964,7 @@ impl Outbox {
         state.closed.is_none()
             && !self.is_full(&state)
             && state.window.as_ref().is_some_and(|window| {
-                !window.resuming && !window.behind.is_empty() && window.room_for_logged() > 0
+                !window.resuming && !window.behind.is_empty() && window.room_for_logged(0) > 0
             })
     }
 
@@ -981,7 +981,7 @@ impl Outbox {
         let mut state = self.lock();
         let full = state.closed.is_some() || self.is_full(&state);
         let window = state.window.as_mut()?;
-        let room = window.room_for_logged();
+        let room = window.room_for_logged(0);
         let mut turns = window.behind.len();
         while !full && room > 0 && turns > 0 {
             turns -= 1;
@@ -995,7 +995,8 @@ impl Outbox {
             }
             let within_horizon = position.acked.horizon().saturating_sub(position.next - 1);
             let redelivery = position.next <= position.pending_until;
-            let count = share.saturating_sub(position.in_flight as usize).clamp(1, room);
+            let own_room = window.room_for_logged(position.in_flight);
+            let count = share.saturating_sub(position.in_flight as usize).clamp(1, room).min(own_room);
             let missing = Missing {
                 subscription: Arc::clone(&subscription),
                 key: position.key,

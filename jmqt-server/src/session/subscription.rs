@@ -1,6 +1,6 @@
 //! One client's subscription to one channel, shared by its session and the channel's member list.
 
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jmqt_protocol::{ChannelName, ClientId, Persistence};
@@ -17,6 +17,8 @@ pub(crate) struct Subscription {
     pub(crate) outbox: Arc<Outbox>,
     /// A [`Stage`]; written under the outbox's lock only.
     stage: AtomicU8,
+    /// Unacknowledged pushes while it is temporary; used under the outbox's lock only.
+    temporary_in_flight: AtomicU32,
     /// Its place in the channel's member list; used under that list's lock only.
     pub(crate) slot: AtomicUsize,
     /// Locked under the outbox's lock, or alone.
@@ -100,9 +102,22 @@ impl Subscription {
             client,
             outbox,
             stage: AtomicU8::new(stage as u8),
+            temporary_in_flight: AtomicU32::new(0),
             slot: AtomicUsize::new(usize::MAX),
             log: Mutex::new(log),
         }
+    }
+
+    pub(super) fn temporary_in_flight(&self) -> usize {
+        self.temporary_in_flight.load(Ordering::Relaxed) as usize
+    }
+
+    pub(super) fn add_temporary_in_flight(&self) {
+        self.temporary_in_flight.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn remove_temporary_in_flight(&self) {
+        self.temporary_in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 
     pub(crate) fn stage(&self) -> Stage {

@@ -17,6 +17,12 @@ const CAREFUL_REDELIVERY_BYTES: usize = 1000;
 /// What a push that waits takes beside its bytes.
 const WAITING_OVERHEAD: usize = 96;
 
+/// From this size on, no channel gets the whole window.
+const SHARED_FROM: usize = 32;
+/// A channel gets another push while it has fewer than this many times what is free: alone up to three quarters of the window,
+/// two that acknowledge nothing three sevenths each, and so on. Something is always left for the others.
+const PARTS: usize = 3;
+
 /// The QoS 1 side of one session. Made when the session needs it first.
 pub(crate) struct Window {
     /// How many pushes may be unacknowledged at a time.
@@ -25,8 +31,10 @@ pub(crate) struct Window {
     logged: usize,
     /// Unacknowledged pushes of temporary subscriptions, oldest first.
     temporary: VecDeque<(PushId, Arc<Subscription>)>,
-    /// Pushes of temporary subscriptions that found the window full.
-    waiting: VecDeque<Waiting>,
+    /// Pushes of temporary subscriptions that found no room, by the address of the subscription.
+    waiting: HashMap<usize, VecDeque<(PushId, Bytes)>, foldhash::fast::RandomState>,
+    /// Those subscriptions, in turn.
+    turns: VecDeque<Arc<Subscription>>,
     waiting_bytes: usize,
     /// Persistent subscriptions, by the key that push ids carry.
     pub(crate) by_key: HashMap<ChannelKey, Arc<Subscription>, foldhash::fast::RandomState>,
@@ -46,10 +54,9 @@ struct Redelivered {
     bytes: usize,
 }
 
-struct Waiting {
-    id: PushId,
-    subscription: Arc<Subscription>,
-    bytes: Bytes,
+/// A key that is the subscription's own for as long as somebody has it.
+fn address(subscription: &Arc<Subscription>) -> usize {
+    Arc::as_ptr(subscription).addr()
 }
 
 impl Window {
@@ -59,7 +66,8 @@ impl Window {
             size,
             logged: 0,
             temporary: VecDeque::new(),
-            waiting: VecDeque::new(),
+            waiting: HashMap::default(),
+            turns: VecDeque::new(),
             waiting_bytes: 0,
             by_key: HashMap::default(),
             behind: VecDeque::new(),
@@ -78,14 +86,29 @@ impl Window {
         self.logged + self.temporary.len()
     }
 
-    /// How many pushes of persistent subscriptions may go out now. While both kinds wait, each is
-    /// left half of the window, so that neither starves.
-    pub(crate) fn room_for_logged(&self) -> usize {
-        let free = self.size.saturating_sub(self.in_flight());
-        if self.waiting.is_empty() {
+    fn free(&self) -> usize {
+        self.size.saturating_sub(self.in_flight())
+    }
+
+    /// How many more pushes a channel may have that has so many in flight: one that acknowledges nothing leaves room for the
+    /// others.
+    fn share_left(&self, in_flight: usize) -> usize {
+        let free = self.free();
+        if self.size < SHARED_FROM {
             return free;
         }
-        free.min((self.size / 2).max(1).saturating_sub(self.logged))
+        // The most `k` for which the last of them had fewer than PARTS times what was free before it.
+        (PARTS * free).saturating_sub(in_flight).div_ceil(PARTS + 1)
+    }
+
+    /// How many pushes of a persistent subscription that has so many in flight may go out now. While both kinds wait, each
+    /// is left half of the window, so that neither starves.
+    pub(crate) fn room_for_logged(&self, in_flight: u32) -> usize {
+        let share = self.share_left(in_flight as usize);
+        if self.waiting.is_empty() {
+            return share;
+        }
+        share.min((self.size / 2).max(1).saturating_sub(self.logged))
     }
 
     /// What each of the subscriptions that are behind may have of the window, so that all get some.
@@ -93,9 +116,15 @@ impl Window {
         self.size.div_ceil(self.behind.len().max(1))
     }
 
-    fn has_room_for_temporary(&self) -> bool {
-        let shared = !self.behind.is_empty() && self.temporary.len() >= (self.size / 2).max(1);
-        self.in_flight() < self.size && !shared
+    fn has_room_for_temporary(&self, subscription: &Subscription) -> bool {
+        let halved = !self.behind.is_empty() && self.temporary.len() >= (self.size / 2).max(1);
+        !halved && self.share_left(subscription.temporary_in_flight()) > 0
+    }
+
+    fn send_temporary(&mut self, id: PushId, subscription: &Arc<Subscription>) {
+        subscription.add_temporary_in_flight();
+        self.temporary.push_back((id, Arc::clone(subscription)));
+        self.note_if_full();
     }
 
     /// Whether a redelivery of so many bytes may go out now: one always may, if it is alone.
@@ -133,11 +162,11 @@ impl Window {
 
     /// Takes a temporary push into flight; `false` if it has to wait.
     pub(crate) fn try_send_temporary(&mut self, id: PushId, subscription: &Arc<Subscription>) -> bool {
-        if !self.waiting.is_empty() || !self.has_room_for_temporary() {
+        let waits = !self.waiting.is_empty() && self.waiting.contains_key(&address(subscription));
+        if waits || !self.has_room_for_temporary(subscription) {
             return false;
         }
-        self.temporary.push_back((id, Arc::clone(subscription)));
-        self.note_if_full();
+        self.send_temporary(id, subscription);
         true
     }
 
@@ -153,20 +182,32 @@ impl Window {
             return false;
         }
         self.waiting_bytes += bytes.len() + WAITING_OVERHEAD;
-        self.waiting.push_back(Waiting { id, subscription: Arc::clone(subscription), bytes });
+        let pushes = self.waiting.entry(address(subscription)).or_default();
+        if pushes.is_empty() {
+            self.turns.push_back(Arc::clone(subscription));
+        }
+        pushes.push_back((id, bytes));
         true
     }
 
-    /// The next waiting push, now in flight, if there is room.
+    /// The next waiting push, now in flight, if there is room for one.
     pub(crate) fn next_waiting(&mut self) -> Option<Bytes> {
-        if self.waiting.is_empty() || !self.has_room_for_temporary() {
+        if self.free() == 0 {
             return None;
         }
-        let waiting = self.waiting.pop_front()?;
-        self.waiting_bytes -= waiting.bytes.len() + WAITING_OVERHEAD;
-        self.temporary.push_back((waiting.id, waiting.subscription));
-        self.note_if_full();
-        Some(waiting.bytes)
+        // Few are passed over: each of them has a share of the window already.
+        let at = self.turns.iter().position(|subscription| self.has_room_for_temporary(subscription))?;
+        let subscription = self.turns.remove(at)?;
+        let pushes = self.waiting.get_mut(&address(&subscription))?;
+        let (id, bytes) = pushes.pop_front()?;
+        if pushes.is_empty() {
+            self.waiting.remove(&address(&subscription));
+        } else {
+            self.turns.push_back(Arc::clone(&subscription));
+        }
+        self.waiting_bytes -= bytes.len() + WAITING_OVERHEAD;
+        self.send_temporary(id, &subscription);
+        Some(bytes)
     }
 
     /// A `pushAck` for a temporary push; `false` if there is no such one in flight.
@@ -174,7 +215,9 @@ impl Window {
         let Some(at) = self.temporary.iter().position(|(sent, _)| *sent == id) else {
             return false;
         };
-        self.temporary.remove(at);
+        if let Some((_, subscription)) = self.temporary.remove(at) {
+            subscription.remove_temporary_in_flight();
+        }
         self.full_since = None;
         self.note_if_full();
         true
@@ -183,13 +226,20 @@ impl Window {
     /// The subscription has ended: nothing of it is in flight or waiting any more.
     pub(crate) fn forget(&mut self, channel: &ChannelName) {
         let before = self.in_flight();
-        self.temporary.retain(|(_, subscription)| subscription.channel != *channel);
-        self.behind.retain(|subscription| subscription.channel != *channel);
-        let waiting_bytes = &mut self.waiting_bytes;
-        self.waiting.retain(|waiting| {
-            let keep = waiting.subscription.channel != *channel;
+        self.temporary.retain(|(_, subscription)| {
+            let keep = subscription.channel != *channel;
             if !keep {
-                *waiting_bytes -= waiting.bytes.len() + WAITING_OVERHEAD;
+                subscription.remove_temporary_in_flight();
+            }
+            keep
+        });
+        self.behind.retain(|subscription| subscription.channel != *channel);
+        let (waiting, waiting_bytes) = (&mut self.waiting, &mut self.waiting_bytes);
+        self.turns.retain(|subscription| {
+            let keep = subscription.channel != *channel;
+            if !keep && let Some(pushes) = waiting.remove(&address(subscription)) {
+                *waiting_bytes -=
+                    pushes.iter().map(|(_, bytes)| bytes.len() + WAITING_OVERHEAD).sum::<usize>();
             }
             keep
         });
@@ -202,8 +252,10 @@ impl Window {
         self.full_since
     }
 
+    /// Full is also a window in which a channel has all it can get: whoever acknowledges nothing does not fill it further.
     fn note_if_full(&mut self) {
-        if self.in_flight() >= self.size && self.full_since.is_none() {
+        let reserve = if self.size < SHARED_FROM { 0 } else { self.size.div_ceil(PARTS + 1) };
+        if self.free() <= reserve && self.full_since.is_none() {
             self.full_since = Some(Instant::now());
         }
     }
