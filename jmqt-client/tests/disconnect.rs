@@ -141,6 +141,22 @@ async fn a_reason_before_the_session_is_told() {
     );
 }
 
+#[tokio::test] // of two clients with one id the newer one stays
+async fn two_clients_with_one_id_do_not_end_each_other_for_ever() {
+    let server = TestServer::start().await;
+    let first = connect(&server, "alice").await;
+    let mut events = first.events();
+    let second = connect(&server, "alice").await;
+    let mut others = second.events();
+    assert_eq!(server_said(&mut events).await.code, DisconnectCode::TAKEOVER);
+    event(&mut events, |event| matches!(event, Event::Stopped { .. })).await;
+    second.publish(&Publish::raw("news", "1").unwrap().at_least_once()).await.unwrap();
+    assert!(second.is_connected() && !first.is_connected());
+    first.reconnect();
+    reconnected(&mut events).await;
+    assert_eq!(server_said(&mut others).await.code, DisconnectCode::TAKEOVER);
+}
+
 /// Accepts a WebSocket and answers the `auth` and the `conn` on it.
 async fn websocket_session(server: &ScriptedServer) -> tokio::net::TcpStream {
     let mut stream = server.accept().await.into_stream();
