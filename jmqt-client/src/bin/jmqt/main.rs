@@ -125,13 +125,13 @@ pub(crate) fn note(words: std::fmt::Arguments<'_>) {
     let _ = writeln!(std::io::stderr(), "jmqt: {words}");
 }
 
-fn manual(command: clap::Command, name: Option<&str>) -> Result<(), Failure> {
+fn manual(mut command: clap::Command, name: Option<&str>) -> Result<(), Failure> {
+    command.build(); // gives subcommands the options of all
     let command = match name {
         None => command,
         Some(name) => {
             let found = command.get_subcommands().find(|found| found.get_name() == name).cloned();
-            let found = found.ok_or_else(|| Failure::usage(format!("{name}: there is no such command")))?;
-            found.display_name(format!("jmqt-{name}"))
+            found.ok_or_else(|| Failure::usage(format!("{name}: there is no such command")))?
         }
     };
     clap_mangen::Man::new(command).render(&mut std::io::stdout()).map_err(Failure::from)
