@@ -80,6 +80,9 @@ pub struct Config {
     pub max_connections_per_address: Option<u32>,
     /// How many new connections one such address may make in a second. `None` for no limit, default 50.
     pub max_connects_per_address_per_second: Option<u32>,
+    /// How many sessions of one client a newer connection may end in a second, on one node; five may come at
+    /// once. Beyond that `conn` is answered SERVER_ERROR, and the connection closed. `None` for no limit, default 1.
+    pub max_takeovers_per_second: Option<u32>,
     /// How many bytes may wait to be sent to one client. At least twice `max_packet_bytes`, default
     /// 8 MiB.
     pub outbound_queue_bytes: usize,
@@ -234,12 +237,9 @@ impl Config {
             max_inflight: u32::try_from(settings.integer("MAX_INFLIGHT", 128, 1..=1024))
                 .expect("1024 at most"),
             max_connections: settings.size("MAX_CONNECTIONS", 100_000, 1..=10_000_000),
-            max_connections_per_address: per_address(&settings, "MAX_CONNECTIONS_PER_ADDRESS", 100),
-            max_connects_per_address_per_second: per_address(
-                &settings,
-                "MAX_CONNECTS_PER_ADDRESS_PER_SECOND",
-                50,
-            ),
+            max_connections_per_address: limit(&settings, "MAX_CONNECTIONS_PER_ADDRESS", 100),
+            max_connects_per_address_per_second: limit(&settings, "MAX_CONNECTS_PER_ADDRESS_PER_SECOND", 50),
+            max_takeovers_per_second: limit(&settings, "MAX_TAKEOVERS_PER_SECOND", 1),
             outbound_queue_bytes: outbound_queue_bytes(&settings, max_packet_bytes),
             max_subscriptions_per_client: settings.size(
                 "MAX_SUBSCRIPTIONS_PER_CLIENT",
@@ -386,8 +386,8 @@ fn sqlite_path(settings: &Settings) -> PathBuf {
     path.unwrap_or_default()
 }
 
-/// A limit for one address; 0 is none.
-fn per_address(settings: &Settings, key: &'static str, default: u64) -> Option<u32> {
+/// A limit for one address or client; 0 is none.
+fn limit(settings: &Settings, key: &'static str, default: u64) -> Option<u32> {
     let limit = settings.integer(key, default, 0..=10_000_000);
     u32::try_from(limit).ok().filter(|limit| *limit > 0)
 }

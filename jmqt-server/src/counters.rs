@@ -48,6 +48,12 @@ counters! {
     sessions_opened,
     /// Sessions that have ended, close notifier included.
     sessions_closed,
+    /// `conn`s refused because the client's sessions were taken over more often than MAX_TAKEOVERS_PER_SECOND.
+    takeovers_refused,
+    /// Connections closed because five `auth` and `conn` packets were refused on them, or 20 `auth` were sent.
+    refusals_closed,
+    /// Sessions ended because their token expired.
+    tokens_expired,
     /// Packets that were no packets, or had unusable fields, or came before `conn` (protocol.md 2.1, 2.5).
     bad_packets,
     /// Messages published by clients and by the application.

@@ -99,6 +99,11 @@ impl Disconnect {
         Self::new(DisconnectCode::TAKEOVER, message)
     }
 
+    /// The client's sessions were taken over too often; the next takeover may be so much later.
+    pub(crate) fn too_many_takeovers(wait: Duration) -> Self {
+        Self::new(DisconnectCode::TRY_LATER, "this client connects too often").retry_after(wait)
+    }
+
     /// Other nodes have taken this one's sessions over, because they thought it dead.
     pub(crate) fn node_was_cut_off() -> Self {
         Self::new(DisconnectCode::SERVER_ERROR, "this node was cut off from its cluster")
@@ -115,6 +120,8 @@ impl Disconnect {
             CloseReason::IdleTimeout => DisconnectCode::IDLE,
             CloseReason::SlowConsumer | CloseReason::QueueOverflow => DisconnectCode::SLOW,
             CloseReason::NoAcknowledgements => DisconnectCode::NO_ACKNOWLEDGEMENTS,
+            CloseReason::TooManyRefusals => DisconnectCode::TOO_MANY_REFUSALS,
+            CloseReason::TokenExpired => DisconnectCode::TOKEN_EXPIRED,
             CloseReason::TryLater => DisconnectCode::TRY_LATER,
             CloseReason::StoreUnclear | CloseReason::ServerError => DisconnectCode::SERVER_ERROR,
             CloseReason::BadPackets | CloseReason::ProtocolViolation => DisconnectCode::BAD_PACKETS,

@@ -93,7 +93,9 @@ impl From<HubError> for HandleError {
     fn from(error: HubError) -> Self {
         match error {
             HubError::Store | HubError::Unknown => Self::Store,
-            HubError::SessionEnded | HubError::Superseded => Self::NotConnected,
+            HubError::SessionEnded | HubError::Superseded | HubError::TooManyTakeovers(_) => {
+                Self::NotConnected
+            }
         }
     }
 }

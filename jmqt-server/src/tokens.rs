@@ -41,7 +41,7 @@ mod secret;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -151,6 +151,14 @@ impl TokenIssuer {
     /// # Errors
     /// [`TokenError`]: it does not prove who the client is. Refuse with [`StatusCode::INVALID_TOKEN`].
     pub fn check(&self, client: &ClientId, token: &str) -> Result<(), TokenError> {
+        self.valid_until(client, token).map(drop)
+    }
+
+    /// The same, and until when the token is valid: for [`ConnVerdict::valid_until`].
+    ///
+    /// # Errors
+    /// As [`check`](Self::check).
+    pub fn valid_until(&self, client: &ClientId, token: &str) -> Result<SystemTime, TokenError> {
         self.check_at(client, token, Utc::now())
     }
 
@@ -160,7 +168,7 @@ impl TokenIssuer {
         Ok(AuthToken::new(Hs256.token(&Header::empty(), &claims, &self.key).map_err(IssueError)?))
     }
 
-    fn check_at(&self, client: &ClientId, token: &str, now: DateTime<Utc>) -> Result<(), TokenError> {
+    fn check_at(&self, client: &ClientId, token: &str, now: DateTime<Utc>) -> Result<SystemTime, TokenError> {
         let token = UntrustedToken::new(token).map_err(|_| TokenError::NotOurs)?;
         let token =
             Hs256.validator::<Subject>(&self.key).validate(&token).map_err(|_| TokenError::NotOurs)?;
@@ -169,16 +177,16 @@ impl TokenIssuer {
             return Err(TokenError::OtherClient);
         }
         claims.validate_expiration(&clock(now)).map_err(|_| TokenError::Expired)?;
-        Ok(())
+        claims.expiration.map(SystemTime::from).ok_or(TokenError::Expired)
     }
 }
 
-/// Accepts a client that brings its own, unexpired token; refuses any other with INVALID_TOKEN.
+/// Accepts a client that brings its own, unexpired token, until that expires; refuses any other with INVALID_TOKEN.
 #[async_trait]
 impl ConnValidator for TokenIssuer {
     async fn validate_conn(&self, request: &ConnRequest<'_>) -> Result<ConnVerdict, BoxError> {
-        Ok(match self.check(request.client, request.token) {
-            Ok(()) => ConnVerdict::accept(),
+        Ok(match self.valid_until(request.client, request.token) {
+            Ok(expiry) => ConnVerdict::accept().valid_until(expiry),
             Err(error) => {
                 let remote = request.connection.remote;
                 tracing::debug!(target: "jmqt::app", client = %request.client, %remote, %error, "conn refused");
@@ -216,7 +224,7 @@ mod tests {
         let token = tokens.issue_at(&client("bob"), now).unwrap();
         let check_after = |seconds| {
             let then = now + TimeDelta::seconds(seconds);
-            tokens.check_at(&client("bob"), token.reveal(), then)
+            tokens.check_at(&client("bob"), token.reveal(), then).map(drop)
         };
         assert_eq!(check_after(0), Ok(()));
         assert_eq!(check_after(86_399), Ok(()));

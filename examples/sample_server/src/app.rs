@@ -85,10 +85,13 @@ impl AuthValidator for SampleApp {
 impl ConnValidator for SampleApp {
     async fn validate_conn(&self, request: &ConnRequest<'_>) -> Result<ConnVerdict, BoxError> {
         let client = request.client;
-        if let Err(error) = self.tokens.check(client, request.token) {
-            tracing::debug!(%client, remote = %request.connection.remote, %error, "refused");
-            return Ok(ConnVerdict::Refuse(StatusCode::INVALID_TOKEN));
-        }
+        let expiry = match self.tokens.valid_until(client, request.token) {
+            Ok(expiry) => expiry,
+            Err(error) => {
+                tracing::debug!(%client, remote = %request.connection.remote, %error, "refused");
+                return Ok(ConnVerdict::Refuse(StatusCode::INVALID_TOKEN));
+            }
+        };
         // This handle only takes notes: they are carried out in this order once the connection is
         // accepted and an older one of the same client has gone "offline" (protocol.md 2.2). So the
         // client hears of itself too, right after its connAck.
@@ -96,7 +99,7 @@ impl ConnValidator for SampleApp {
         request.server.force_sub(&self.update, Persistence::Persistent)?;
         request.server.force_pub(self.presence(&Presence::Online(client.as_str()))?)?;
         tracing::info!(%client, remote = %request.connection.remote, "accepted");
-        Ok(ConnVerdict::accept())
+        Ok(ConnVerdict::accept().valid_until(expiry))
     }
 }
 

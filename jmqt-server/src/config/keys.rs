@@ -1,7 +1,7 @@
 //! The names of all keys, and which of them hold secrets.
 
 /// Every key there is, in the order of `server.conf` and `docs/configuration.md`.
-pub(super) const KEYS: [&str; 55] = [
+pub(super) const KEYS: [&str; 56] = [
     "BIND_ADDRESS",
     "SOCKET_PORT",
     "WEBSOCKET_PORT",
@@ -16,6 +16,7 @@ pub(super) const KEYS: [&str; 55] = [
     "MAX_CONNECTIONS",
     "MAX_CONNECTIONS_PER_ADDRESS",
     "MAX_CONNECTS_PER_ADDRESS_PER_SECOND",
+    "MAX_TAKEOVERS_PER_SECOND",
     "MAX_PACKET_BYTES",
     "MAX_PRECONN_PACKET_BYTES",
     "MAX_INFLIGHT",

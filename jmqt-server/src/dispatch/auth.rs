@@ -10,6 +10,9 @@ use crate::validators::{AuthRequest, AuthVerdict, asking};
 
 impl Core {
     pub(super) async fn handle_auth(&mut self, auth: Auth<'_>) -> Flow {
+        if let flow @ Flow::Break(_) = self.count_auth() {
+            return flow;
+        }
         let shared = Arc::clone(&self.shared);
         let attached = self.attached.clone();
         let has_session = self.member.is_some();
@@ -44,8 +47,12 @@ impl Core {
                 }
             }
         };
+        let refused = match &outcome {
+            AuthOutcome::Granted { .. } => None,
+            AuthOutcome::Refused { status, .. } => Some(*status),
+        };
         self.answer(&Packet::AuthAck(AuthAck { outcome }));
         self.auth_answered();
-        CONTINUE
+        refused.map_or(CONTINUE, |status| self.count_refusal(status))
     }
 }

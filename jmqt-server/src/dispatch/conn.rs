@@ -1,49 +1,66 @@
 //! `conn` (§7.c, protocol.md 2.2 to 2.4, 2.8, 2.9).
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use jmqt_protocol::{ChannelName, ClientId, Conn, ConnAck, Packet, StatusCode};
 
 use super::CONTINUE;
+use crate::disconnect::Disconnect;
 use crate::handle::ConnHandle;
 use crate::hub::{HubError, NewSession, OpenedSession, Recorded};
+use crate::log_limit::log_limited;
 use crate::session::{Core, Flow, Member, Outbox};
 use crate::validators::{Attached, CloseReason, ConnRequest, ConnVerdict, OpenNotice, asking};
 
 /// After so many channels have been asked for their retained messages, others have a turn.
 const CHANNELS_PER_TURN: usize = 64;
 
+/// What the application has decided about a session that it accepts.
+struct Accepted {
+    recorded: Vec<Recorded>,
+    attached: Option<Arc<Attached>>,
+    /// From the verdict on.
+    valid_for: Option<Duration>,
+}
+
 impl Core {
     pub(super) async fn handle_conn(&mut self, conn: Conn<'_>) -> Flow {
         let Ok(client) = ClientId::parse(&conn.client) else {
-            self.refuse_conn(StatusCode::INVALID_PACKET);
-            return CONTINUE;
+            return self.refuse_conn(StatusCode::INVALID_PACKET);
         };
-        let (recorded, attached) = match self.ask_conn(&client, &conn).await {
+        let accepted = match self.ask_conn(&client, &conn).await {
             Ok(Ok(accepted)) => accepted,
-            Ok(Err(status)) => {
-                self.refuse_conn(status);
-                return CONTINUE;
-            }
+            Ok(Err(status)) => return self.refuse_conn(status),
             Err(reason) => return Flow::Break(reason),
         };
-        match self.open_session(client, conn.window, recorded, attached).await {
+        match self.open_session(client, conn.window, accepted).await {
             Ok(Ok(())) => CONTINUE,
+            Ok(Err(HubError::TooManyTakeovers(wait))) => self.refuse_takeover(wait),
             Ok(Err(error)) => {
                 tracing::debug!(target: "jmqt::session", remote = %self.info.remote, %error, "conn failed");
-                self.refuse_conn(StatusCode::SERVER_ERROR);
-                CONTINUE
+                self.refuse_conn(StatusCode::SERVER_ERROR)
             }
             Err(reason) => Flow::Break(reason),
         }
     }
 
-    /// What the application has recorded for the session and attached to it, or why there is to be none.
+    /// The session that is there goes on, and this connection does not.
+    fn refuse_takeover(&mut self, wait: Duration) -> Flow {
+        self.shared.hub.counters.takeovers_refused.increment();
+        log_limited!(warn, target: "jmqt::session", remote = %self.info.remote, "a client's sessions are taken over more often than MAX_TAKEOVERS_PER_SECOND: does it run twice?");
+        // Whatever that says, this connection ends.
+        let _ = self.refuse_conn(StatusCode::SERVER_ERROR);
+        self.outbox.close_saying(CloseReason::TryLater, Disconnect::too_many_takeovers(wait));
+        Flow::Break(CloseReason::TryLater)
+    }
+
+    /// What the application has decided about the session, or why there is to be none.
     async fn ask_conn(
         &mut self,
         client: &ClientId,
         conn: &Conn<'_>,
-    ) -> Result<Result<(Vec<Recorded>, Option<Arc<Attached>>), StatusCode>, CloseReason> {
+    ) -> Result<Result<Accepted, StatusCode>, CloseReason> {
         let shared = Arc::clone(&self.shared);
         let handle = ConnHandle::new(client.clone(), shared.handle.clone());
         // What `auth` attached for another client is not for this one.
@@ -63,7 +80,8 @@ impl Core {
                 // From here on the request that a WebSocket began with is not kept any more.
                 let data = acceptance.session.or_else(|| data.cloned());
                 let attached = data.map(|data| Arc::new(Attached::new(client.clone(), data)));
-                Ok((handle.into_recorded(), attached))
+                let valid_for = acceptance.valid_for;
+                Ok(Accepted { recorded: handle.into_recorded(), attached, valid_for })
             }
             Some(ConnVerdict::Refuse(status)) if !status.is_ok() => Err(status),
             Some(_) => {
@@ -78,11 +96,12 @@ impl Core {
         &mut self,
         client: ClientId,
         window: Option<u32>,
-        recorded: Vec<Recorded>,
-        attached: Option<Arc<Attached>>,
+        accepted: Accepted,
     ) -> Result<Result<(), HubError>, CloseReason> {
         let shared = Arc::clone(&self.shared);
         let outbox = Arc::clone(&self.outbox);
+        let Accepted { recorded, attached, valid_for } = accepted;
+        let began = Instant::now();
         let new = NewSession {
             client: &client,
             outbox: &outbox,
@@ -91,6 +110,7 @@ impl Core {
                 .map_or(shared.limits.max_inflight, |window| window.min(shared.limits.max_inflight)),
             careful: window.is_none() && !self.info.protocol.is_websocket(),
             recorded,
+            takeovers_per_second: shared.limits.takeovers_per_second,
         };
         let opened = match self.wait(shared.hub.open_session(new)).await? {
             Ok(opened) => opened,
@@ -99,6 +119,9 @@ impl Core {
         tracing::debug!(target: "jmqt::session", client = %client, remote = %self.info.remote, "connected");
         let OpenedSession { generation, retained, claim } = opened;
         self.session_begun(Member { client: client.clone(), generation });
+        if let Some(time) = valid_for {
+            self.expire_after(time.saturating_sub(began.elapsed()));
+        }
         self.attached.clone_from(&attached);
         drop(claim);
         self.accept_conn();
@@ -139,11 +162,12 @@ impl Core {
     }
 
     /// A `conn` within a session: fine if it names the same client (2.4).
-    pub(super) fn handle_conn_again(&mut self, client: &ClientId, conn: &Conn<'_>) {
+    pub(super) fn handle_conn_again(&mut self, client: &ClientId, conn: &Conn<'_>) -> Flow {
         if conn.client == client.as_str() {
             self.accept_conn();
+            CONTINUE
         } else {
-            self.refuse_conn(StatusCode::NOT_ALLOWED);
+            self.refuse_conn(StatusCode::NOT_ALLOWED)
         }
     }
 
@@ -156,7 +180,8 @@ impl Core {
         }));
     }
 
-    fn refuse_conn(&mut self, status: StatusCode) {
+    fn refuse_conn(&mut self, status: StatusCode) -> Flow {
         self.answer(&Packet::ConnAck(ConnAck { status, timeout_seconds: None, remembers_publishes: false }));
+        self.count_refusal(status)
     }
 }

@@ -79,10 +79,7 @@ impl Core {
             Packet::Sub(sub) => self.handle_sub(&member.client, sub).await,
             Packet::Unsub(unsub) => self.handle_unsub(&member.client, unsub).await,
             Packet::Auth(auth) => self.handle_auth(auth).await,
-            Packet::Conn(conn) => {
-                self.handle_conn_again(&member.client, &conn);
-                CONTINUE
-            }
+            Packet::Conn(conn) => self.handle_conn_again(&member.client, &conn),
             Packet::Disconn(_) => self.handle_disconn(&member.client).await,
             _ => return self.bad_packet(&format_args!("a client does not send {kind}")),
         };

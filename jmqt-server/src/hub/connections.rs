@@ -1,6 +1,7 @@
 //! Who is connected: at most one session a client (protocol.md 2.4).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use jmqt_protocol::ClientId;
 use tokio::sync::futures::OwnedNotified;
@@ -11,6 +12,9 @@ use crate::disconnect::Disconnect;
 use crate::name_map::NameMap;
 use crate::session::Outbox;
 use crate::validators::{CloseReason, ConnectionInfo};
+
+/// So many takeovers of one client may come at once; MAX_TAKEOVERS_PER_SECOND holds in the long run.
+const TAKEOVER_BURST: u32 = 5;
 
 /// The sessions of this node by client.
 #[derive(Default)]
@@ -27,6 +31,26 @@ struct Slot {
     claims: Option<Arc<tokio::sync::Mutex<()>>>,
     /// Told when the session has ended, close notifier included, or is not going to begin.
     ended: Option<Arc<Notify>>,
+    /// When the takeovers so far would have been spread evenly. Kept while the client is here, which it is all
+    /// the time as long as one of its connections takes over from the other.
+    takeovers_until: Option<Instant>,
+}
+
+impl Slot {
+    /// Counts a takeover at this moment.
+    ///
+    /// # Errors
+    /// How long to wait, if there have been too many: then it is not counted.
+    fn take_over(&mut self, per_second: u32, now: Instant) -> Result<(), Duration> {
+        let interval = Duration::from_secs(1) / per_second;
+        let next = self.takeovers_until.map_or(now, |until| until.max(now)) + interval;
+        let wait = next.saturating_duration_since(now + interval * TAKEOVER_BURST);
+        if !wait.is_zero() {
+            return Err(wait);
+        }
+        self.takeovers_until = Some(next);
+        Ok(())
+    }
 }
 
 /// A session in the table.
@@ -109,19 +133,50 @@ impl Connections {
     /// # Cancel safety
     /// Dropped early, the claim is given up; the session that was told to end ends all the same.
     pub(crate) async fn claim(self: &Arc<Self>, client: &ClientId, by: Option<ConnectionInfo>) -> Claim {
+        let claim = self.turn(client).await;
+        self.end_present(client, by).await;
+        claim
+    }
+
+    /// The same, unless the client's sessions here have been taken over too often.
+    ///
+    /// # Errors
+    /// How long to wait; then the present session goes on.
+    pub(crate) async fn claim_within(
+        self: &Arc<Self>,
+        client: &ClientId,
+        by: ConnectionInfo,
+        per_second: Option<u32>,
+    ) -> Result<Claim, Duration> {
+        let claim = self.turn(client).await;
+        if let Some(per_second) = per_second
+            && let Some(slot) = self.lock().get_mut(client)
+            && slot.session.as_ref().is_some_and(|session| session.outbox.closed().is_none())
+        {
+            slot.take_over(per_second, Instant::now())?;
+        }
+        self.end_present(client, Some(by)).await;
+        Ok(claim)
+    }
+
+    /// Waits for earlier claims.
+    async fn turn(self: &Arc<Self>, client: &ClientId) -> Claim {
         let slot = SlotUser { connections: Arc::clone(self), client: client.clone() };
         let claims = {
             let mut slots = self.lock();
             let slot = slots.entry(client.clone()).or_default();
             Arc::clone(slot.claims.get_or_insert_default())
         };
-        let turn = claims.lock_owned().await;
-        let claim = Claim { _turn: turn, slot };
+        Claim { _turn: claims.lock_owned().await, slot }
+    }
+
+    /// Ends the session of a client that has been claimed, and waits until that is over.
+    async fn end_present(&self, client: &ClientId, by: Option<ConnectionInfo>) {
         loop {
             let ended = {
                 let mut slots = self.lock();
                 let slot = slots.entry(client.clone()).or_default();
-                let Some(session) = &slot.session else { return claim };
+                let Some(session) = &slot.session else { return };
                 session.outbox.close_saying(CloseReason::Takeover, Disconnect::takeover(by));
                 Arc::clone(slot.ended.get_or_insert_default()).notified_owned()
             };
@@ -273,6 +328,23 @@ fn forget_if_unused(slots: &mut NameMap<ClientId, Slot>, client: &ClientId) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test] // protocol.md 2.4
+    fn takeovers_come_five_at_once_and_then_one_a_second() {
+        let (mut slot, start) = (Slot::default(), Instant::now());
+        let mut at = |milliseconds| slot.take_over(1, start + Duration::from_millis(milliseconds));
+        for _ in 0..5 {
+            assert_eq!(at(0), Ok(()));
+        }
+        assert_eq!(at(0), Err(Duration::from_secs(1)));
+        assert_eq!(at(400), Err(Duration::from_millis(600)));
+        assert_eq!(at(1000), Ok(()));
+        assert_eq!(at(1000), Err(Duration::from_secs(1)));
+        for _ in 0..5 {
+            assert_eq!(at(60_000), Ok(()));
+        }
+        assert_eq!(at(60_000), Err(Duration::from_secs(1)));
+    }
 
     #[tokio::test] // protocol.md 2.2: what expires cannot come back half way
     async fn a_client_that_is_claimed_as_absent_is_not_let_in_meanwhile() {

@@ -98,6 +98,8 @@ pub(crate) enum HubError {
     SessionEnded,
     #[error("the client is connecting to another node")]
     Superseded,
+    #[error("the client's sessions were taken over too often, the next may be in {0:?}")]
+    TooManyTakeovers(Duration),
 }
 
 impl From<NotCommitted> for HubError {

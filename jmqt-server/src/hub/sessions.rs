@@ -40,6 +40,8 @@ pub(crate) struct NewSession<'a> {
     pub(crate) window: u32,
     pub(crate) careful: bool,
     pub(crate) recorded: Vec<Recorded>,
+    /// MAX_TAKEOVERS_PER_SECOND.
+    pub(crate) takeovers_per_second: Option<u32>,
 }
 
 /// A session that exists, and has been told nothing yet.
@@ -75,11 +77,12 @@ impl Hub {
         self: &Arc<Self>,
         new: NewSession<'_>,
     ) -> Result<OpenedSession, HubError> {
-        let claim = timeout(TAKEOVER_TIMEOUT, self.connections.claim(new.client, Some(new.info))).await;
-        let Ok(claim) = claim else {
+        let claim = self.connections.claim_within(new.client, new.info, new.takeovers_per_second);
+        let Ok(claim) = timeout(TAKEOVER_TIMEOUT, claim).await else {
             log_limited!(error, target: "jmqt::session", client = %new.client, "the older session did not end in time");
             return Err(HubError::SessionEnded);
         };
+        let claim = claim.map_err(HubError::TooManyTakeovers)?;
         let mut entered = match &self.cluster {
             Some(cluster) => {
                 let janitor = &self.janitor;

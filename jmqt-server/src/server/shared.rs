@@ -64,6 +64,7 @@ pub(crate) struct Limits {
     pub(crate) timeout_seconds: u32,
     pub(crate) validator_timeout: Duration,
     pub(crate) drain: Duration,
+    pub(crate) takeovers_per_second: Option<u32>,
 }
 
 impl Limits {
@@ -78,6 +79,7 @@ impl Limits {
             timeout_seconds: u32::try_from(config.timeout.as_secs()).unwrap_or(u32::MAX),
             validator_timeout: config.validator_timeout,
             drain: config.drain,
+            takeovers_per_second: config.max_takeovers_per_second,
         }
     }
 }

@@ -41,6 +41,8 @@ pub(super) struct IdleClock {
     packet_since: Option<Instant>,
     /// When the outbox was seen blocked, and how many bytes had been taken then.
     blocked: Option<(Instant, u64)>,
+    /// When the session's token expires.
+    expires: Option<Instant>,
     /// The deadline that had passed when the timer went off last.
     overdue: Option<Instant>,
     timer: Pin<Box<Sleep>>,
@@ -77,6 +79,7 @@ impl IdleClock {
             pinged: false,
             packet_since: None,
             blocked: None,
+            expires: None,
             overdue: None,
             timer: Box::pin(tokio::time::sleep_until(accepted + limits.timeout)),
         }
@@ -116,6 +119,20 @@ impl IdleClock {
         }
     }
 
+    /// The session ends after this time, whatever it does.
+    pub(super) fn expire_after(&mut self, now: Instant, time: Duration) {
+        // What is too far away for the clock never comes.
+        self.expires = now.checked_add(time);
+        if let Some(expires) = self.expires {
+            self.look_at(expires);
+        }
+    }
+
+    /// For a session that is never without something to do, so that nobody asks the timer.
+    pub(super) fn has_expired(&self, now: Instant) -> bool {
+        self.expires.is_some_and(|expires| expires <= now)
+    }
+
     /// Sets the timer to this time, unless it goes off sooner.
     fn look_at(&mut self, deadline: Instant) {
         if deadline < self.timer.deadline() {
@@ -144,7 +161,8 @@ impl IdleClock {
                     self.pinged = true;
                     return Poll::Ready(due);
                 };
-                if self.overdue.replace(deadline) == Some(deadline) {
+                let may_have_spoken = reason != CloseReason::TokenExpired;
+                if self.overdue.replace(deadline) == Some(deadline) || !may_have_spoken {
                     return Poll::Ready(due);
                 }
                 let period = match reason {
@@ -184,6 +202,9 @@ impl IdleClock {
                 next = (deadline, Due::End(reason));
             }
         };
+        if let Some(expires) = self.expires {
+            sooner(expires, CloseReason::TokenExpired);
+        }
         if self.in_session
             && observed.reading
             && let Some(since) = self.packet_since
@@ -336,6 +357,26 @@ mod tests {
             let looked = std::future::poll_fn(|cx| Poll::Ready(clock.poll(cx, nothing))).await;
             assert!(looked.is_pending());
         }
+    }
+
+    #[tokio::test(start_paused = true)] // protocol.md 2.2
+    async fn an_expired_token_ends_a_session_that_speaks() {
+        for lifetime in [10, 100] {
+            let mut clock = IdleClock::new(LIMITS, Instant::now(), false);
+            clock.session_begun(Instant::now());
+            clock.expire_after(Instant::now(), Duration::from_secs(lifetime));
+            let start = Instant::now();
+            tokio::time::advance(Duration::from_secs(lifetime / 2)).await;
+            clock.received(Instant::now(), false);
+            assert!(!clock.has_expired(Instant::now()));
+            assert_eq!(expires(&mut clock, nothing).await.0, CloseReason::TokenExpired);
+            assert_eq!(start.elapsed().as_secs(), lifetime);
+            assert!(clock.has_expired(Instant::now()));
+        }
+        let mut clock = IdleClock::new(LIMITS, Instant::now(), false);
+        clock.session_begun(Instant::now());
+        clock.expire_after(Instant::now(), Duration::MAX);
+        assert_eq!(expires(&mut clock, nothing).await, (CloseReason::IdleTimeout, 60));
     }
 
     #[tokio::test(start_paused = true)] // protocol.md 2.24

@@ -28,7 +28,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use jmqt_protocol::{AuthAck, AuthOutcome, ClientId, Packet};
+use jmqt_protocol::{AuthAck, AuthOutcome, ClientId, Packet, StatusCode};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
@@ -56,6 +56,10 @@ pub(crate) use subscription::{LogState, Stage, Subscription};
 
 /// How many bad packets in a row end a connection (protocol.md 2.5).
 const BAD_PACKETS: u8 = 16;
+/// How many refused `auth` and `conn` packets end a connection (protocol.md 2.1).
+const REFUSALS: u8 = 5;
+/// How many `auth` packets are answered before a session (protocol.md 2.1).
+const AUTHS: u8 = 20;
 
 /// After so long a session that has more to do lets others run. Not less: coming back costs a session on a busy thread up
 /// to 61 turns of others, and the clock goes on while the kernel runs another process.
@@ -87,6 +91,10 @@ pub(crate) struct Core {
     clock: IdleClock,
     read_size: ReadSize,
     bad_in_a_row: u8,
+    /// `auth`s before a session.
+    auths: u8,
+    /// `auth`s and `conn`s that were refused.
+    refusals: u8,
     /// What the half-received packet takes.
     partial: Share,
     /// Since when it has not let anything else run.
@@ -144,6 +152,8 @@ impl Session {
                 io,
                 read_size: ReadSize::default(),
                 bad_in_a_row: 0,
+                auths: 0,
+                refusals: 0,
                 turn_began: None,
             },
         }
@@ -282,7 +292,11 @@ impl Core {
     pub(crate) async fn let_others_run(&mut self) -> Result<(), CloseReason> {
         self.end_batch().await;
         tokio::task::yield_now().await;
-        self.turn_began = Some(Instant::now());
+        let now = Instant::now();
+        self.turn_began = Some(now);
+        if self.clock.has_expired(now) {
+            return Err(self.token_expired());
+        }
         poll_fn(|cx| match self.poll_duties(cx) {
             Poll::Ready(Err(reason)) => Poll::Ready(Err(reason)),
             _ => Poll::Ready(Ok(())),
@@ -330,6 +344,7 @@ impl Core {
         };
         loop {
             match std::task::ready!(self.clock.poll(cx, observe)) {
+                Due::End(CloseReason::TokenExpired) => return Poll::Ready(self.token_expired()),
                 Due::End(reason) => return Poll::Ready(reason),
                 Due::Ping => {
                     outbox.append(Bytes::from_static(&PING));
@@ -337,6 +352,11 @@ impl Core {
                 }
             }
         }
+    }
+
+    fn token_expired(&self) -> CloseReason {
+        self.shared.hub.counters.tokens_expired.increment();
+        CloseReason::TokenExpired
     }
 
     /// What goes on whatever the session waits for: writing the rest, and seeing the end. `Ready(Ok)`:
@@ -526,6 +546,42 @@ impl Core {
             return ControlFlow::Continue(());
         }
         ControlFlow::Break(CloseReason::BadPackets)
+    }
+
+    /// An `auth` has come. Before a session only so many are answered (2.1).
+    pub(crate) fn count_auth(&mut self) -> Flow {
+        if self.member.is_some() {
+            return ControlFlow::Continue(());
+        }
+        if self.auths == AUTHS {
+            return self.too_many_refusals();
+        }
+        self.auths += 1;
+        ControlFlow::Continue(())
+    }
+
+    /// An `auth` or `conn` was refused with this status. The fifth ends the connection (2.1), unless it was
+    /// the server that failed, which is nothing that a client can do about.
+    pub(crate) fn count_refusal(&mut self, status: StatusCode) -> Flow {
+        if status == StatusCode::SERVER_ERROR {
+            return ControlFlow::Continue(());
+        }
+        self.refusals += 1;
+        if self.refusals < REFUSALS {
+            return ControlFlow::Continue(());
+        }
+        self.too_many_refusals()
+    }
+
+    fn too_many_refusals(&self) -> Flow {
+        self.shared.hub.counters.refusals_closed.increment();
+        log_limited!(warn, target: "jmqt::session", client = self.name(), remote = %self.info.remote, "closing a connection: too many auth and conn packets were refused");
+        ControlFlow::Break(CloseReason::TooManyRefusals)
+    }
+
+    /// The session may last so long.
+    pub(crate) fn expire_after(&mut self, time: Duration) {
+        self.clock.expire_after(Instant::now(), time);
     }
 
     /// Something is done that takes longer than most packets do.

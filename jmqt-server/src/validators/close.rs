@@ -36,8 +36,13 @@ pub enum CloseReason {
     BadPackets,
     /// A packet larger than MAX_PACKET_BYTES (protocol.md 2.5).
     PacketTooLarge,
-    /// Half-received packets of all connections together took more memory than they may.
+    /// A limit was reached that may have room later: half-received packets of all connections together took more
+    /// memory than they may, or the client's sessions were taken over too often.
     TryLater,
+    /// Too many `auth` and `conn` packets were refused on this connection (protocol.md 2.1).
+    TooManyRefusals,
+    /// The time is over for which the application accepted the session (protocol.md 2.2).
+    TokenExpired,
     /// It broke the rules of TLS or WebSocket, or sent binary WebSocket messages.
     ProtocolViolation,
     /// The server failed while it served this connection: a bug, which the log tells of.
@@ -65,6 +70,8 @@ impl fmt::Display for CloseReason {
             Self::BadPackets => "too many bad packets in a row",
             Self::PacketTooLarge => "a packet was too large",
             Self::TryLater => "too much is being received at the moment",
+            Self::TooManyRefusals => "too many auth and conn packets were refused",
+            Self::TokenExpired => "the token of the session has expired",
             Self::ProtocolViolation => "the client broke the transport's rules",
             Self::ServerError => "the server failed",
             Self::ByApplication => "the application closed the connection",

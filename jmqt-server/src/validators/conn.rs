@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use jmqt_protocol::{ChannelName, ClientId, Persistence, StatusCode};
@@ -67,13 +68,14 @@ pub enum ConnVerdict {
 pub struct Acceptance {
     pub(crate) subscriptions: Vec<(ChannelName, Persistence)>,
     pub(crate) session: Option<SessionData>,
+    pub(crate) valid_for: Option<Duration>,
 }
 
 impl ConnVerdict {
     /// Accepts the connection.
     #[must_use]
     pub const fn accept() -> Self {
-        Self::Accept(Acceptance { subscriptions: Vec::new(), session: None })
+        Self::Accept(Acceptance { subscriptions: Vec::new(), session: None, valid_for: None })
     }
 
     /// Subscribes the client, after what was recorded through [`ConnRequest::server`]. A control channel or
@@ -99,6 +101,22 @@ impl ConnVerdict {
             acceptance.session = Some(data);
         }
         self
+    }
+
+    /// Ends the session after this time, with 4007 TOKEN_EXPIRED (protocol.md 2.22): the client authenticates
+    /// before it connects again. Without this, or with a time that no clock reaches, it is not ended.
+    #[must_use]
+    pub fn valid_for(mut self, time: Duration) -> Self {
+        if let Self::Accept(acceptance) = &mut self {
+            acceptance.valid_for = Some(time);
+        }
+        self
+    }
+
+    /// The same, at this time of the clock. A time that is over ends the session when it has begun.
+    #[must_use]
+    pub fn valid_until(self, time: SystemTime) -> Self {
+        self.valid_for(time.duration_since(SystemTime::now()).unwrap_or_default())
     }
 
     /// Whether the session begins.
@@ -137,12 +155,13 @@ impl ConnVerdict {
 /// #[async_trait]
 /// impl ConnValidator for Door {
 ///     async fn validate_conn(&self, request: &ConnRequest<'_>) -> Result<ConnVerdict, BoxError> {
-///         if self.0.check(request.client, request.token).is_err() {
+///         let Ok(expiry) = self.0.valid_until(request.client, request.token) else {
 ///             return Ok(ConnVerdict::Refuse(StatusCode::INVALID_TOKEN));
-///         }
+///         };
 ///         let user = User { may_write: request.client.as_str() != "guest" };
 ///         let inbox = ChannelName::of_client(request.client);
-///         Ok(ConnVerdict::accept().subscribe(inbox, Persistence::Persistent).attach(Arc::new(user)))
+///         let verdict = ConnVerdict::accept().valid_until(expiry);
+///         Ok(verdict.subscribe(inbox, Persistence::Persistent).attach(Arc::new(user)))
 ///     }
 /// }
 /// ```

@@ -41,6 +41,8 @@ impl TestServer {
         config.websocket_port = Some(0);
         config.ssl = Some(ssl);
         config.sqlite_path = folder.path().join("jmqt.db");
+        // Tests take over as often as they like, except those of this limit.
+        config.max_takeovers_per_second = None;
         change(&mut config);
         let mut server = Self { app: TestApp::new(), config, certificate, folder, server: None };
         server.start_again().await;
