@@ -8,6 +8,7 @@ import * as vm from 'node:vm';
 import { WebSocket } from 'ws';
 
 import type { JMQTClient } from '../dist/compat.js';
+import type { DisconnectReason } from '../dist/index.js';
 import { skip, startProxy, startServer } from './support.js';
 
 interface PageWindow {
@@ -295,4 +296,15 @@ test('the members of the first client that pages may know', { skip }, async (t) 
   client.pushAck('not one of ours'); // counted and ignored by the server
   client.heartbeat();
   assert.ok(client.connected);
+});
+
+test('a takeover comes with its reason, and the older page does not come back by itself', { skip }, async (t) => {
+  const server = await startServer(t);
+  const first = await enter(t, server.wsPort, 'bob');
+  const lost = called<[string, DisconnectReason?]>((cb) => first.on('disconnect', cb));
+  const second = await enter(t, server.wsPort, 'bob');
+  const [, reason] = await lost;
+  assert.deepEqual([reason?.code, reason?.name, reason?.mayReconnect], [4500, 'TAKEOVER', false]);
+  assert.ok(second.connected);
+  assert.ok(!first.connected);
 });

@@ -10,7 +10,7 @@ import { WebSocketServer } from 'ws';
 
 import { DisconnectCode, UnauthorizedError } from '../dist/index.js';
 import type { Client, DisconnectEvent, StateEvent } from '../dist/index.js';
-import { QUICK, makeClient, next, script, scriptedSession } from './support.js';
+import { QUICK, enter, makeClient, next, script, scriptedSession, skip, startServer } from './support.js';
 import type { FarEnd } from './support.js';
 
 const TAKEOVER = '{"disconn":{"st":4500,"mg":"a newer connection took over"}}';
@@ -50,6 +50,25 @@ test('after a takeover the client does not reconnect by itself, says why, and co
   assert.equal((await back).clientId, 'me');
   assert.equal(client.disconnectReason, undefined);
 });
+
+for (const transport of ['ws', 'tcp'] as const) {
+  test(`two clients of one id do not end each other for ever over ${transport} (2.4, 2.22)`, { skip }, async (t) => {
+    const server = await startServer(t);
+    const first = await enter(t, server[transport], 'bob');
+    const taken = next(first, 'disconnect');
+    const second = await enter(t, server[transport], 'bob');
+    let { willReconnect, reason } = await taken;
+    assert.deepEqual([willReconnect, reason?.code, reason?.name], [false, 4500, 'TAKEOVER']);
+    assert.notEqual(reason?.text, '');
+    second.on('reconnecting', () => assert.fail('the second reconnects'));
+    const over = next(second, 'disconnect');
+    await first.reconnect();
+    ({ willReconnect, reason } = await over);
+    assert.deepEqual([willReconnect, reason?.code], [false, 4500]);
+    await first.request('$mySubscriptions');
+    assert.deepEqual([first.state, second.state], ['connected', 'idle']);
+  });
+}
 
 test('the close code of a WebSocket says the same as the packet (2.22)', async (t) => {
   const server = new WebSocketServer({ host: '127.0.0.1', port: 0 });
