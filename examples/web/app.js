@@ -10,8 +10,8 @@ import { Subscriptions } from './subscriptions.js';
 const connection = new Connection();
 const messages = new Messages(connection, (client) => writeTo(`#${client}`));
 const publish = new Publish(connection, (entry) => messages.add(entry));
-new Subscriptions(connection, (channel) => writeTo(channel));
-new Presence(connection, (client) => writeTo(`#${client}`));
+const presence = new Presence(connection, (client) => writeTo(`#${client}`), () => subscriptions.draw());
+const subscriptions = new Subscriptions(connection, (channel) => writeTo(channel), (channel) => channel === presence.channel);
 
 // On a phone there is one view at a time.
 function show(view) {

@@ -5,8 +5,10 @@
  * Others hear of `state` (each change) and `push` (each message).
  */
 import { log } from './activity.js';
+import { serverAddress } from './address.js';
 import { announce, byId, isWide, memory } from './dom.js';
-import { Client } from './jmqt.js';
+import { Client, RawJson } from './jmqt.js';
+import { mistakeIn } from './json.js';
 import { ending, explain } from './words.js';
 
 export class Connection {
@@ -19,6 +21,8 @@ export class Connection {
   #until = 0;
   #attempt = 0;
   #countdown = undefined;
+  /** What the form said when the client was made. */
+  #form = '';
   /** The client whose session the server has ended for good, until the next connection: it knows the subscriptions. */
   #ended = undefined;
 
@@ -28,10 +32,12 @@ export class Connection {
       event.preventDefault();
       void (this.#mayReturn() ? this.#return() : this.#connect());
     });
-    for (const id of ['name', 'server']) byId(id).addEventListener('input', () => this.#nameButton());
+    for (const id of ['name', 'server', 'auth-data']) byId(id).addEventListener('input', () => this.#nameButton());
     byId('disconnect').addEventListener('click', () => void this.#disconnect());
     byId('now').addEventListener('click', () => this.client?.reconnectNow());
     byId('server').addEventListener('input', () => this.#showServer());
+    byId('auth-data').addEventListener('input', () => this.#showLogin());
+    this.#showLogin(); // a browser that reloads may have kept what was typed
   }
 
   on(name, listener) {
@@ -47,11 +53,9 @@ export class Connection {
   async findServer() {
     try {
       const response = await fetch('config.json');
-      const { websocketPort, tlsWebsocketPort } = await response.json();
-      const secure = tlsWebsocketPort !== null && (location.protocol === 'https:' || websocketPort === null);
-      const port = secure ? tlsWebsocketPort : websocketPort;
-      if (port === null) this.#problem('The server has no WebSocket: set WEBSOCKET_PORT in its server.conf.');
-      else byId('server').value = `${secure ? 'wss' : 'ws'}://${location.hostname}:${port}`;
+      const address = serverAddress(location, await response.json());
+      if (address === undefined) this.#problem('The server has no WebSocket: set WEBSOCKET_PORT in its server.conf.');
+      else byId('server').value = address;
     } catch {
       byId('server').value = `ws://${location.hostname || 'localhost'}:8012`;
     }
@@ -62,21 +66,48 @@ export class Connection {
     byId('server-shown').textContent = byId('server').value;
   }
 
+  #showLogin() {
+    const own = byId('auth-data').value.trim() !== '';
+    byId('login-shown').textContent = own ? 'auth data' : 'the name';
+    // Then the name is for the server to say.
+    byId('name').disabled = own;
+  }
+
   #problem(text) {
     byId('connect-error').textContent = text;
   }
 
+  /** What to authenticate with, and the name to remember. `undefined`: it has been said what is missing. */
+  #login() {
+    const name = byId('name').value.trim();
+    const data = byId('auth-data').value.trim();
+    if (data !== '') {
+      const mistake = mistakeIn(data);
+      if (!mistake) return { name: '', data: new RawJson(data) };
+      byId('login-details').open = true;
+      this.#problem(`The auth data is not JSON: line ${mistake.line}, column ${mistake.column}: ${mistake.problem}.`);
+      byId('auth-data').focus();
+      return undefined;
+    }
+    if (name !== '') return { name, data: { client_name: name } };
+    this.#problem('A client needs a name.');
+    byId('name').focus();
+    return undefined;
+  }
+
+  /** What the form says, to see whether it was changed. */
+  get #asked() {
+    return JSON.stringify(['name', 'server', 'auth-data'].map((id) => byId(id).value.trim()));
+  }
+
   async #connect() {
     this.#problem('');
-    const name = byId('name').value.trim();
-    if (name === '') {
-      this.#problem('A client needs a name.');
-      byId('name').focus();
-      return;
-    }
+    const login = this.#login();
+    if (!login) return;
     let client;
     try {
-      client = new Client({ url: byId('server').value.trim(), reconnect: { maxDelay: 15_000 } });
+      // The worker keeps the session while this page is hidden, and frames smooth while thousands of messages come.
+      client = new Client({ url: byId('server').value.trim(), reconnect: { maxDelay: 15_000 }, worker: true });
     } catch (error) {
       byId('server-details').open = true;
       this.#problem(explain('Connecting', error));
@@ -84,18 +115,19 @@ export class Connection {
     }
     this.#forget();
     this.client = client;
-    this.name = name;
+    this.name = login.name;
+    this.#form = this.#asked;
     this.#listen(client);
     await this.#open(client, async () => {
-      await client.auth({ client_name: name }, { timeout: 15_000 });
+      await client.auth(login.data, { timeout: 15_000 });
       await client.conn({}, { timeout: 15_000 });
-      memory.set('name', name);
+      if (login.name !== '') memory.set('name', login.name); // auth data may be a secret: it is not remembered
     });
   }
 
   /** Whether there is a connection to come back to: the server ended it, and the form still says the same. */
   #mayReturn() {
-    return this.#ended?.name === byId('name').value.trim() && this.#ended.url === byId('server').value.trim();
+    return this.#ended?.form === this.#asked;
   }
 
   /** The server ended the connection, and whoever looks at this page wants it back. */
@@ -165,7 +197,7 @@ export class Connection {
     const text = reason ? ending(this.name, reason) : explain(willReconnect ? 'The connection' : 'Reconnecting', error);
     log(text, 'bad');
     if (willReconnect || this.state === 'connecting') return;
-    if (reason) this.#ended = { client: this.client, name: this.name, url: byId('server').value.trim() };
+    if (reason) this.#ended = { client: this.client, form: this.#form };
     this.client = undefined;
     this.#problem(text);
     this.#enter('offline');
@@ -185,7 +217,12 @@ export class Connection {
     const entered = state !== this.state;
     this.state = state;
     const busy = state !== 'offline';
-    for (const id of ['name', 'server']) byId(id).readOnly = busy;
+    for (const id of ['name', 'server', 'auth-data']) byId(id).readOnly = busy;
+    // They look as if they could not be used, and say why when they are.
+    for (const id of ['subscribe', 'publish']) {
+      byId(id).setAttribute('aria-disabled', String(!this.usable));
+      byId(id).title = this.usable ? (id === 'publish' ? 'Ctrl+Enter' : '') : 'Connect first';
+    }
     byId('connect').hidden = busy;
     this.#nameButton();
     byId('disconnect').hidden = !busy;

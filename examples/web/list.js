@@ -3,7 +3,7 @@
  *
  * All rows have the height of the style sheet's `--row`. The rows are made once and moved; a row is
  * written anew only when it shows another entry. For assistive technology it is a listbox whose options
- * say which of how many they are.
+ * say which of how many they are; while it is empty, a group, because a listbox has options.
  */
 import { byId, oncePerFrame } from './dom.js';
 
@@ -139,6 +139,7 @@ export class List {
     if (this.#size !== length * this.#height) {
       this.#size = length * this.#height;
       this.#spacer.style.height = `${this.#size}px`;
+      this.#box.setAttribute('role', length === 0 ? 'group' : 'listbox');
     }
     if (this.following) {
       const end = Math.max(0, this.#size - this.#box.clientHeight);

@@ -161,6 +161,7 @@ function precise(time) {
 function makeRow() {
   const cells = ['way', 'time', 'name', 'from', 'data', 'marks'].map((name) => element('span', { className: name }));
   cells[0].append(icon('in'));
+  cells[1].append(' ', element('span', { className: 'thousandths' }));
   const row = element('div', { className: 'message' }, ...cells);
   row.cells = cells;
   return row;
@@ -174,7 +175,9 @@ function fillRow(row, { kind, time, channel, from, text: data, qos, retained }) 
     way.firstChild.firstChild.setAttribute('href', `#i-${kind}`);
     way.title = KINDS[kind];
   }
-  when.textContent = precise(time);
+  const whole = precise(time);
+  when.firstChild.data = whole.slice(0, 8);
+  when.lastChild.textContent = whole.slice(8);
   name.textContent = channel;
   who.textContent = from;
   what.textContent = data.length > ROW_CHARACTERS ? `${data.slice(0, ROW_CHARACTERS)}…` : data;

@@ -1,9 +1,14 @@
 /**
- * Who is online, as far as the `update` channel has told since this page connected: the server says
- * there who comes and who goes, and not who was there before.
+ * Who is online: those whom `$online` of the sample application names when this page connects, and whoever
+ * comes and goes after that, which the server tells on the `update` channel.
+ *
+ * Another server application may have neither. Then this list stays empty and says why.
  */
+import { log } from './activity.js';
 import { byId, element, number } from './dom.js';
+import { explain } from './words.js';
 
+const ONLINE = '$online';
 const CHANNEL = 'update';
 /** More names than this are counted by the server alone. */
 const LIMIT = 10_000;
@@ -13,29 +18,85 @@ const LISTED = 100;
 const PAUSE_MS = 200;
 
 export class Presence {
+  /** The channel that the server alone fills, and to which it subscribes every client; `undefined` if it has none. */
+  channel = undefined;
+
   #names = new Set();
+  /** How many more there are, without names. */
+  #unnamed = 0;
+  /** Who has gone since `$online` was asked: the answer may be older. `undefined` while there is no question. */
+  #gone = undefined;
   #connection;
   #chosen;
+  #told;
+  /** What is said where nobody else is listed. */
+  #hint = '';
   #timer = undefined;
 
-  /** `chosen(client)` hears who was clicked. */
-  constructor(connection, chosen) {
+  /** `chosen(client)` hears who was clicked, `told()` when `channel` is known. */
+  constructor(connection, chosen, told) {
     this.#connection = connection;
     this.#chosen = chosen;
+    this.#told = told;
     connection.on('state', (state) => {
-      if (state === 'connected' || state === 'retrying') return;
+      if (state === 'connected') {
+        void this.#ask();
+        return;
+      }
+      if (state === 'retrying') return;
       // Who goes meanwhile is not heard of.
       this.#names.clear();
-      this.#changed();
+      this.#unnamed = 0;
+      this.#gone = undefined;
+      this.channel = undefined;
+      this.#say('Seen here once connected.');
     });
     connection.on('push', (message) => this.#heard(message));
+    this.#say('Seen here once connected.');
   }
 
   #heard({ channel, client, data }) {
-    if (channel !== CHANNEL || client !== '' || data === null || typeof data !== 'object') return;
-    if (typeof data.online === 'string' && this.#names.size < LIMIT) this.#names.add(data.online);
-    else if (typeof data.offline === 'string') this.#names.delete(data.offline);
+    if (channel !== (this.channel ?? CHANNEL) || client !== '' || data === null || typeof data !== 'object') return;
+    if (typeof data.online === 'string') this.#comes(data.online);
+    else if (typeof data.offline === 'string') this.#goes(data.offline);
     else return;
+    this.#changed();
+  }
+
+  #comes(name) {
+    this.#gone?.delete(name);
+    if (this.#names.size < LIMIT) this.#names.add(name);
+    else if (!this.#names.has(name)) this.#unnamed++;
+  }
+
+  #goes(name) {
+    if (this.#gone && this.#gone.size < LIMIT) this.#gone.add(name);
+    if (!this.#names.delete(name)) this.#unnamed = Math.max(0, this.#unnamed - 1);
+  }
+
+  async #ask() {
+    const { client } = this.#connection;
+    const gone = (this.#gone = new Set());
+    const outdated = () => gone !== this.#gone || client !== this.#connection.client;
+    try {
+      const reply = await client.request(ONLINE);
+      if (outdated()) return;
+      const named = Array.isArray(reply?.clients) ? reply.clients.filter((name) => typeof name === 'string') : [];
+      for (const name of named) if (!gone.has(name) && this.#names.size < LIMIT) this.#names.add(name);
+      this.#unnamed = Math.max(0, Number.isSafeInteger(reply?.total) ? reply.total - named.length : 0);
+      this.channel = typeof reply?.channel === 'string' ? reply.channel : CHANNEL;
+      this.#say('Nobody else is here.');
+      this.#told();
+    } catch (error) {
+      if (outdated() || error.code === 'CONNECTION_LOST') return;
+      log(explain('Asking who is online', error), 'bad');
+      this.#say('This server does not tell who is online.');
+    }
+    this.#gone = undefined;
+  }
+
+  #say(hint) {
+    this.#hint = hint;
     this.#changed();
   }
 
@@ -48,19 +109,19 @@ export class Presence {
 
   #show() {
     const names = [...this.#names].sort((a, b) => a.localeCompare(b));
+    const total = names.length + this.#unnamed;
     const rows = names.slice(0, LISTED).map((name) => {
       const own = name === this.#connection.name;
       const button = element('button', { type: 'button', className: 'link', textContent: name, title: `Publish to #${name}` });
       button.addEventListener('click', () => this.#chosen(name));
       return element('li', {}, element('span', { className: 'dot', 'aria-hidden': 'true' }), button, own ? element('span', { className: 'badge', textContent: 'you' }) : '');
     });
-    if (names.length > LISTED) {
-      rows.push(element('li', { className: 'muted', textContent: `and ${number.format(names.length - LISTED)} more` }));
+    if (total > rows.length) {
+      rows.push(element('li', { className: 'muted', textContent: `and ${number.format(total - rows.length)} more` }));
     }
     byId('online').replaceChildren(...rows);
-    byId('online-count').textContent = names.length === 0 ? '' : number.format(names.length);
+    byId('online-count').textContent = total === 0 ? '' : number.format(total);
     byId('no-online').hidden = rows.length > 1;
-    byId('no-online').textContent =
-      rows.length === 1 ? 'Nobody else has come since you connected.' : 'Who comes and goes is seen here once connected.';
+    byId('no-online').textContent = this.#hint;
   }
 }

@@ -1,8 +1,9 @@
-/** How many messages come in: the number of the last second, and a line of the last minute. */
+/** How many messages come in: the number of the last second, and a line of the last minute with the scale beside it. */
 import { byId, number } from './dom.js';
 
 const SECONDS = 60;
 const [WIDTH, HEIGHT] = [120, 24];
+const compact = new Intl.NumberFormat('en', { notation: 'compact' });
 
 export class Rate {
   #samples = new Array(SECONDS).fill(0);
@@ -35,6 +36,7 @@ export class Rate {
     });
     byId('spark-line').setAttribute('d', `M${points.join('L')}`);
     byId('spark-area').setAttribute('d', `M0 ${HEIGHT}L${points.join('L')}L${WIDTH} ${HEIGHT}z`);
+    byId('spark-top').textContent = `${compact.format(most)}/s`;
     byId('rate').textContent = number.format(this.#samples.at(-1));
   }
 }

@@ -4,20 +4,29 @@ import { announce, byId, element, icon } from './dom.js';
 import { explain } from './words.js';
 
 const MY_SUBSCRIPTIONS = '$mySubscriptions';
+const NOT_ALLOWED = 7;
 
 export class Subscriptions {
   #connection;
   #chosen;
+  #ofServer;
+  #channels = [];
+  /** What the server would not end. */
+  #fixed = new Set();
   /** Rises with each question, so that an answer that comes late changes nothing. */
   #asked = 0;
 
-  /** `chosen(channel)` hears which one was clicked. */
-  constructor(connection, chosen) {
+  /** `chosen(channel)` hears which one was clicked; `ofServer(channel)` says that only the server ends that one. */
+  constructor(connection, chosen, ofServer) {
     this.#connection = connection;
     this.#chosen = chosen;
+    this.#ofServer = ofServer;
     connection.on('state', (state) => {
       if (state === 'connected') void this.#refresh();
-      if (state === 'offline') this.#show([]);
+      if (state === 'offline') {
+        this.#fixed.clear();
+        this.#show([]);
+      }
       byId('subscriptions').classList.toggle('stale', state !== 'connected');
     });
     byId('channel').addEventListener('input', () => this.#problem(''));
@@ -29,7 +38,23 @@ export class Subscriptions {
 
   #problem(text) {
     byId('subscribe-error').textContent = text;
+    this.#note('');
     if (text !== '') log(text, 'bad');
+  }
+
+  #note(text) {
+    byId('subscribe-note').textContent = text;
+  }
+
+  /**
+   * Without a connection the client sends it when there is one again, which may take long; it is told that it
+   * waits. What is returned are the options of the call.
+   */
+  #patience(what) {
+    if (this.#connection.state === 'connected') return {};
+    this.#note(`${what}: waiting for the connection…`);
+    log(`${what} waits for the connection`);
+    return { timeout: 0 };
   }
 
   async #subscribe() {
@@ -50,7 +75,8 @@ export class Subscriptions {
       return;
     }
     try {
-      await client.sub(channel, { persistent });
+      await client.sub(channel, { persistent, ...this.#patience(`Subscribing to ${channel}`) });
+      this.#note('');
       log(`Subscribed to ${channel}${persistent ? ', persistently' : ''}`, 'good');
       announce(`Subscribed to ${channel}`);
       if (unchanged()) field.value = '';
@@ -71,10 +97,12 @@ export class Subscriptions {
     if (!client) return;
     this.#problem('');
     try {
-      await client.unsub(channel);
+      await client.unsub(channel, this.#patience(`Unsubscribing from ${channel}`));
+      this.#note('');
       log(`Unsubscribed from ${channel}`, 'good');
       announce(`Unsubscribed from ${channel}`);
     } catch (error) {
+      if (error.status === NOT_ALLOWED) this.#fixed.add(channel);
       this.#problem(explain(`Unsubscribing from ${channel}`, error));
     }
     await this.#refresh();
@@ -102,11 +130,17 @@ export class Subscriptions {
   }
 
   #show(channels) {
-    const rows = channels.map(([channel, kind]) => {
+    this.#channels = channels;
+    this.draw();
+  }
+
+  /** Shows the subscriptions once more: what is known of them may have changed. */
+  draw() {
+    const rows = this.#channels.map(([channel, kind]) => {
       const name = element('button', { type: 'button', className: 'link mono', textContent: channel, title: `Publish to ${channel}` });
       name.addEventListener('click', () => this.#chosen(channel));
       const row = element('li', {}, name, element('span', { className: `badge ${kind}`, textContent: kind }));
-      if (!channel.startsWith('#')) {
+      if (!channel.startsWith('#') && !this.#ofServer(channel) && !this.#fixed.has(channel)) {
         const end = element('button', { type: 'button', className: 'quiet icon small', 'aria-label': `Unsubscribe from ${channel}`, title: 'Unsubscribe' }, icon('x'));
         end.addEventListener('click', () => void this.#unsubscribe(channel));
         row.append(end);

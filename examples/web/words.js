@@ -31,6 +31,32 @@ const ENDINGS = new Map([
   ['TOO_MANY_REFUSALS', 'too many tries to connect were refused'],
 ]);
 
+/** Close codes of RFC 6455, section 7.4.1, with which older servers and proxies end a connection. */
+const CLOSE_CODES = new Map([
+  ['1000', 'the server closed it as agreed'],
+  ['1001', 'the server is stopping'],
+  ['1002', 'the server or a proxy could not read what this page sent'],
+  ['1003', 'the server does not take this kind of message'],
+  ['1005', 'the server closed it and did not say why'],
+  ['1006', 'it broke off: the server, a proxy or the network has failed'],
+  ['1007', 'the server could not read what this page sent'],
+  ['1008', 'the server does not accept what this page did'],
+  ['1009', 'a packet was larger than the server allows'],
+  ['1011', 'the server has failed'],
+  ['1012', 'the server is restarting'],
+  ['1013', 'the server has too much to do; try again later'],
+  ['1014', 'a proxy got no usable answer from the server'],
+  ['1015', 'TLS failed'],
+]);
+
+/** `the server is stopping (close code 1001)`; `undefined` if the error is not of that kind. */
+function closing(error) {
+  if (error.code !== 'CONNECTION_LOST') return undefined;
+  const [, code, said = ''] = /was closed with code (\d+)(?:, (.*))?$/s.exec(error.message) ?? [];
+  if (code === undefined) return undefined;
+  return `${CLOSE_CODES.get(code) ?? 'it was closed'} (close code ${code}${said === '' ? '' : `: ${said}`})`;
+}
+
 /** `The connection of alice ended: another page … took over. (4500 TAKEOVER: …)` */
 export function ending(name, reason) {
   const words = ENDINGS.get(reason.name) ?? 'the server ended it';
@@ -49,6 +75,7 @@ export function explain(what, error) {
     const said = typeof error.reply === 'string' && error.reply !== '' ? ` The server says: ${error.reply}.` : '';
     return `${what} was refused: ${meaning(error.status)}.${said}`;
   }
+  if (error instanceof JmqtError && closing(error) !== undefined) return `${what} ended: ${closing(error)}.`;
   if (error instanceof JmqtError && error.code === 'USAGE') return `${what} is not possible: ${error.message}.`;
   if (error instanceof JmqtError) return `${what} failed: ${error.message} (status ${describeStatus(error.status)}).`;
   return `${what} failed: ${error instanceof Error ? error.message : String(error)}.`;

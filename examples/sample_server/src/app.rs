@@ -4,7 +4,7 @@
 //!   ([`jmqt_server::tokens`]).
 //! - Every client is subscribed to its own `#` channel and to `update`, where the server, and nobody
 //!   else, says who comes and who goes.
-//! - `$mySubscriptions` tells a client what it is subscribed to.
+//! - `$mySubscriptions` tells a client what it is subscribed to, `$online` who is connected.
 
 use std::collections::BTreeMap;
 
@@ -19,6 +19,10 @@ use serde::{Deserialize, Serialize};
 
 /// Where a client asks for its subscriptions.
 const MY_SUBSCRIPTIONS: &str = "$mySubscriptions";
+/// Where a client asks who is connected.
+const ONLINE: &str = "$online";
+/// An answer to `$online` names no more clients than this. How many there are it tells in any case.
+const MAX_NAMED: usize = 1_000;
 
 /// The application: one type for all eight decisions.
 pub(crate) struct SampleApp {
@@ -56,6 +60,43 @@ impl SampleApp {
     /// `update` is the server's own: clients hear it whether they want to or not, and none may speak.
     fn unless_update(&self, channel: &ChannelName) -> Verdict {
         if *channel == self.update { Verdict::NOT_ALLOWED } else { Verdict::Allow }
+    }
+
+    async fn my_subscriptions(&self, request: &ControlRequest<'_>) -> Result<ControlReply, BoxError> {
+        #[derive(Serialize)]
+        struct MySubscriptions<'a> {
+            channels: BTreeMap<&'a str, &'static str>,
+        }
+        let subscriptions = request.server.subscriptions(request.client).await?;
+        let named = subscriptions.iter().map(|(channel, persistence)| {
+            let persistence = match persistence {
+                Persistence::Persistent => "persistent",
+                Persistence::Temporary => "temp",
+            };
+            (channel.as_str(), persistence)
+        });
+        Ok(ControlReply::ok(&MySubscriptions { channels: named.collect() })?)
+    }
+
+    /// Who is connected now, in alphabetical order. Whoever comes or goes after that is told on the presence channel.
+    ///
+    /// Everybody may ask here, and each answer looks at every connection. An application with many thousands
+    /// of clients would tell each only of those that concern it.
+    fn online(&self, request: &ControlRequest<'_>) -> Result<ControlReply, BoxError> {
+        #[derive(Serialize)]
+        struct Online<'a> {
+            /// Where it is told who comes and who goes.
+            channel: &'a str,
+            clients: Vec<&'a str>,
+            /// How many there are, named or not.
+            total: usize,
+        }
+        let mut all: Vec<_> = request.server.connections().into_iter().map(|(client, _)| client).collect();
+        all.sort_unstable();
+        all.dedup(); // during a takeover between two nodes both may have a session
+        let clients = all.iter().take(MAX_NAMED).map(ClientId::as_str).collect();
+        let online = Online { channel: self.update.as_str(), clients, total: all.len() };
+        Ok(ControlReply::ok(&online)?)
     }
 }
 
@@ -127,22 +168,11 @@ impl PubValidator for SampleApp {
 #[async_trait]
 impl ControlHandler for SampleApp {
     async fn handle_control(&self, request: &ControlRequest<'_>) -> Result<ControlReply, BoxError> {
-        #[derive(Serialize)]
-        struct MySubscriptions<'a> {
-            channels: BTreeMap<&'a str, &'static str>,
+        match request.channel.as_str() {
+            MY_SUBSCRIPTIONS => self.my_subscriptions(request).await,
+            ONLINE => self.online(request),
+            _ => Ok(ControlReply::status(StatusCode::INVALID_CHANNEL)),
         }
-        if request.channel.as_str() != MY_SUBSCRIPTIONS {
-            return Ok(ControlReply::status(StatusCode::INVALID_CHANNEL));
-        }
-        let subscriptions = request.server.subscriptions(request.client).await?;
-        let named = subscriptions.iter().map(|(channel, persistence)| {
-            let persistence = match persistence {
-                Persistence::Persistent => "persistent",
-                Persistence::Temporary => "temp",
-            };
-            (channel.as_str(), persistence)
-        });
-        Ok(ControlReply::ok(&MySubscriptions { channels: named.collect() })?)
     }
 }
 

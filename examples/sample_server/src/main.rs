@@ -37,6 +37,10 @@ struct Arguments {
     /// one if that is taken]
     #[arg(long, value_name = "PORT")]
     web_port: Option<WebPort>,
+    /// What the web page connects to, as browsers see it: needed where a proxy stands before this server and
+    /// the page cannot know
+    #[arg(long, value_name = "URL", value_parser = websocket_url)]
+    websocket_url: Option<String>,
     /// Check configuration, certificate and key, say what is wrong, and end without starting the server
     #[arg(long)]
     check: bool,
@@ -49,6 +53,14 @@ impl Arguments {
             || Some(PathBuf::from(DEFAULT_CONFIG)).filter(|path| !matches!(path.try_exists(), Ok(false)));
         self.config.clone().or_else(default)
     }
+}
+
+fn websocket_url(text: &str) -> Result<String, String> {
+    let host = text.strip_prefix("wss://").or_else(|| text.strip_prefix("ws://"));
+    if host.is_some_and(|host| !host.is_empty() && !host.starts_with('/')) {
+        return Ok(text.to_owned());
+    }
+    Err("expected an address such as wss://example.com/jmqt".into())
 }
 
 /// Binds the page's port. One that was asked for must be free; in place of the default one any other will do, because
@@ -112,6 +124,7 @@ async fn run(arguments: Arguments) -> Result<(), BoxError> {
         page.serve(&PageConfig {
             websocket_port: port(Protocol::WebSocket),
             tls_websocket_port: port(Protocol::SslWebSocket),
+            websocket_url: arguments.websocket_url,
         })
     });
     server.run_until_signal().await?;

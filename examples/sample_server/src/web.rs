@@ -50,10 +50,10 @@ const TEXT: &str = "text/plain; charset=utf-8";
 
 /// The page loads from here alone, puts no text where it would become markup, and is framed by nobody.
 /// It may open a WebSocket anywhere: the server's port is another than the page's, perhaps on another
-/// host, and the page lets one be typed.
+/// host, and the page lets one be typed. The only worker is that of jmqt-js, which is made from a Blob.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
-    connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
-    require-trusted-types-for 'script'; trusted-types 'none'";
+    connect-src 'self' ws: wss:; worker-src blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
+    require-trusted-types-for 'script'; trusted-types jmqt-js";
 
 macro_rules! files {
     ($($path:literal, $content_type:expr, $file:literal;)+) => {
@@ -70,6 +70,7 @@ const FILES: &[(&str, &str, &[u8])] = &files! {
     "/theme.js", SCRIPT, "web/theme.js";
     "/app.js", SCRIPT, "web/app.js";
     "/activity.js", SCRIPT, "web/activity.js";
+    "/address.js", SCRIPT, "web/address.js";
     "/connection.js", SCRIPT, "web/connection.js";
     "/dom.js", SCRIPT, "web/dom.js";
     "/feed.js", SCRIPT, "web/feed.js";
@@ -109,7 +110,8 @@ impl FromStr for WebPort {
     }
 }
 
-/// What `/config.json` tells the page: where the server's WebSockets are, if there are any.
+/// What `/config.json` tells the page: where the server's WebSockets are, if there are any. The page chooses one by the
+/// address it was loaded from (`examples/web/address.js`).
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct PageConfig {
@@ -117,6 +119,8 @@ pub(crate) struct PageConfig {
     pub(crate) websocket_port: Option<u16>,
     /// The TLS WebSocket's port.
     pub(crate) tls_websocket_port: Option<u16>,
+    /// The address to connect to whatever the ports are: `--websocket-url`.
+    pub(crate) websocket_url: Option<String>,
 }
 
 /// The bound port, before anything is served on it.
@@ -278,7 +282,7 @@ struct Pages(Vec<Page>);
 
 impl Pages {
     fn new(config: &PageConfig) -> Self {
-        let config = serde_json::to_vec(config).expect("two numbers have a form in JSON");
+        let config = serde_json::to_vec(config).expect("numbers and a text have a form in JSON");
         let files =
             FILES.iter().map(|(path, kind, content)| Page::new(path, kind, Bytes::from_static(content)));
         Self(files.chain([Page::new("/config.json", JSON, config.into())]).collect())

@@ -194,6 +194,23 @@ fn my_subscriptions_names_each_channel_and_whether_it_lasts() {
 }
 
 #[test] // §9.d
+fn online_names_everybody_who_is_connected_also_those_who_came_before() {
+    let folder = tempdir().unwrap();
+    let server = Server::start(folder.path());
+    let mut bob = server.enter("bob");
+    let alice = server.enter("alice");
+    bob.expect_presence(r#"{"online":"alice"}"#);
+    bob.send(r#"{"pub":{"cn":"$online","id":"1"}}"#);
+    bob.expect(
+        r#"{"pubAck":{"st":1,"id":"1","dt":{"channel":"update","clients":["alice","bob"],"total":2}}}"#,
+    );
+    drop(alice);
+    bob.expect_presence(r#"{"offline":"alice"}"#);
+    bob.send(r#"{"pub":{"cn":"$online","id":"2"}}"#);
+    bob.expect(r#"{"pubAck":{"st":1,"id":"2","dt":{"channel":"update","clients":["bob"],"total":1}}}"#);
+}
+
+#[test] // §9.d
 fn other_control_channels_do_not_exist() {
     let folder = tempdir().unwrap();
     let server = Server::start(folder.path());

@@ -95,7 +95,23 @@ fn the_page_is_told_the_port_of_the_websocket() {
     assert_eq!(answer.header("content-type"), Some("application/json"));
     let config: Value = serde_json::from_slice(&answer.content).unwrap();
     let port = listening(&server, "ws").port();
-    assert_eq!(config, json!({"websocketPort": port, "tlsWebsocketPort": null}));
+    assert_eq!(config, json!({"websocketPort": port, "tlsWebsocketPort": null, "websocketUrl": null}));
+}
+
+#[test]
+fn the_page_is_told_the_address_that_was_named_for_it() {
+    let folder = tempdir().unwrap();
+    for wrong in ["example.com", "https://example.com/", "wss://", "ws:///jmqt"] {
+        let output = run(folder.path(), &[], &["--websocket-url", wrong]);
+        assert_eq!(output.status.code(), Some(2), "{wrong}");
+    }
+    let server = Server::start_with_words(
+        folder.path(),
+        &["--web-port", "any", "--websocket-url", "wss://example.com/jmqt"],
+    );
+    let answer = get(page_of(&server), "/config.json");
+    let config: Value = serde_json::from_slice(&answer.content).unwrap();
+    assert_eq!(config["websocketUrl"], "wss://example.com/jmqt");
 }
 
 #[test]

@@ -1,12 +1,14 @@
 /** The page in a real browser, with the real server behind it, and other clients beside it. */
 import assert from 'node:assert/strict';
+import { once } from 'node:events';
 import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import net from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 
 import { Client } from '../../../jmqt-js/dist/index.js';
-import { PHONE, Server, browse, connect, open, publish, received, rustClient, see, subscribe } from './support.mjs';
+import { PHONE, Server, between, browse, connect, open, proxy, publish, received, rustClient, see, subscribe } from './support.mjs';
 
 let browser;
 const closing = [];
@@ -97,7 +99,10 @@ test('own subscriptions are listed, and end with the x', async (t) => {
   await page.getByRole('button', { name: 'Unsubscribe from temporary' }).click();
   await page.locator('#subscriptions li', { hasText: 'temporary' }).waitFor({ state: 'detached' });
   await see(page, '#activity', 'Unsubscribed from temporary');
-  assert.equal(await page.getByRole('button', { name: 'Unsubscribe from #alice' }).count(), 0);
+  // What the server alone decides has no x.
+  for (const channel of ['#alice', 'update']) {
+    await page.getByRole('button', { name: `Unsubscribe from ${channel}` }).waitFor({ state: 'detached' });
+  }
 
   // The page's memory of them is the server's.
   await page.getByRole('button', { name: 'Disconnect' }).click();
@@ -116,15 +121,19 @@ test('refusals are told in words', async (t) => {
   await see(page, '#connect-error', 'A client needs a name');
   await subscribe(page, 'news');
   await see(page, '#subscribe-error', 'Not connected');
-  await publish(page, 'news', '1');
+  // Buttons that cannot do anything yet look so, and can still be asked why.
+  const [faded, usable] = [page.locator('[aria-disabled="true"]'), page.locator('[aria-disabled="false"]')];
+  assert.deepEqual(await faded.evaluateAll((all) => all.map(({ id, title }) => [id, title])), [['subscribe', 'Connect first'], ['publish', 'Connect first']]);
+  for (const opacity of await faded.evaluateAll((all) => all.map((node) => getComputedStyle(node).opacity))) assert.ok(opacity < 0.6);
+  await page.locator('#to').fill('news');
+  await page.locator('#publish').click({ force: true });
   await see(page, '#publish-result', 'Not connected');
   await connect(page, 'alice');
+  assert.equal(await usable.count(), 2);
   await subscribe(page, 'update');
   await see(page, '#subscribe-error', 'Subscribing to update was refused: the server does not allow it (status 7 NOT_ALLOWED)');
   await subscribe(page, '#bob');
   await see(page, '#subscribe-error', 'that is not a channel for this (status 11 INVALID_CHANNEL)');
-  await page.getByRole('button', { name: 'Unsubscribe from update' }).click();
-  await see(page, '#subscribe-error', 'Unsubscribing from update was refused');
   await publish(page, 'update', '{"online":"mallory"}', { qos: 1 });
   await see(page, '#publish-result', 'Publishing to update was refused');
   await publish(page, '$nothing', '{}');
@@ -145,6 +154,59 @@ test('a server that is not there is an error that says what to check', async (t)
   await page.locator('#server').fill('localhost');
   await page.getByRole('button', { name: 'Connect', exact: true }).click();
   await see(page, '#connect-error', 'Connecting is not possible');
+});
+
+test('another server application: auth data of any kind, and what it does not offer', async (t) => {
+  const server = await Server.start(t);
+  const page = await open(t, browser, server, {}, (opened) =>
+    between(opened, (near) => {
+      const far = near.connectToServer();
+      const asked = [];
+      near.onMessage((packet) => {
+        const { pub } = JSON.parse(packet);
+        if (pub?.cn.startsWith('$')) asked.push(pub.id);
+        far.send(packet);
+      });
+      far.onMessage((packet) => {
+        const { pubAck, unsubAck, push } = JSON.parse(packet);
+        if (push?.cn === 'update') return;
+        if (asked.includes(pubAck?.id)) near.send(JSON.stringify({ pubAck: { st: 11, id: pubAck.id } }));
+        else if (unsubAck) near.send(JSON.stringify({ unsubAck: { ...unsubAck, st: 7 } }));
+        else near.send(packet);
+      });
+    }),
+  );
+  const auth = page.getByLabel('Auth data');
+  await page.locator('#login-details summary').click();
+  await auth.fill('{"user": "dora",\n pin: 7}');
+  assert.ok(await page.getByLabel('Client name').isDisabled());
+  await page.getByRole('button', { name: 'Connect', exact: true }).click();
+  await see(page, '#connect-error', 'The auth data is not JSON: line 2, column 2');
+  await auth.fill('["dora", 7]');
+  await page.getByRole('button', { name: 'Connect', exact: true }).click();
+  await see(page, '#connect-error', 'The server says: the auth data must have a client_name');
+  await auth.fill('{"client_name": "dora", "pin": 12345678901234567890}');
+  await page.getByRole('button', { name: 'Connect', exact: true }).click();
+  await see(page, '#state-text', 'Connected as dora');
+  assert.ok(!(await page.evaluate(() => JSON.stringify(localStorage))).includes('1234567890'), 'it may be a secret');
+  await see(page, '#no-online', 'This server does not tell who is online.');
+  await see(page, '#activity', 'Asking who is online was refused');
+
+  // It asks for its subscriptions in vain, and shows those that it made itself.
+  await subscribe(page, 'news');
+  await see(page, '#subscriptions', 'news');
+  await page.getByRole('button', { name: 'Unsubscribe from news' }).click();
+  await see(page, '#subscribe-error', 'Unsubscribing from news was refused: the server does not allow it');
+});
+
+test('a page behind a proxy, with https and below a path, connects through it', async (t) => {
+  const server = await Server.start(t);
+  for (const secure of [false, true]) {
+    const address = await proxy(t, server, '/chat/', secure);
+    const page = await open(t, browser, { page: address }, { ignoreHTTPSErrors: true });
+    await see(page, '#server-shown', address.replace(/^http/, 'ws'));
+    await connect(page, `alice-${secure}`);
+  }
 });
 
 test('data that is not JSON is refused, with the place', async (t) => {
@@ -193,6 +255,9 @@ test('a server that dies and comes back: countdown, subscriptions, stored messag
   await see(page, '#state-text', /Reconnecting in \d+ s, attempt \d/);
   await publish(page, 'news', '"waited"', { qos: 1 });
   await see(page, '#publish-result', 'Waiting for the connection');
+  await subscribe(page, 'late');
+  await see(page, '#subscribe-note', 'Subscribing to late: waiting for the connection…');
+  await see(page, '#activity', 'Subscribing to late waits for the connection');
   await server.start();
   const bob = await enter(t, server, 'bob');
   const news = await bob.sub('news');
@@ -206,8 +271,8 @@ test('a server that dies and comes back: countdown, subscriptions, stored messag
     assert.equal(data, 'waited');
     break;
   }
-  await see(page, '#subscriptions li', /^temporarytemp$/);
-  await see(page, '#subscriptions li', /^lastingpersistent$/);
+  for (const row of [/^temporarytemp$/, /^lastingpersistent$/, /^latetemp$/]) await see(page, '#subscriptions li', row);
+  assert.equal(await page.locator('#subscribe-note').textContent(), '');
   await bob.pub('temporary', 1);
   await bob.pub('lasting', 2);
   await received(page, 'temporary', 'bob', '1').waitFor();
@@ -216,51 +281,128 @@ test('a server that dies and comes back: countdown, subscriptions, stored messag
 
 test('a page whose session another one took over says so, and comes back only when it is asked to', async (t) => {
   const server = await Server.start(t);
-  const page = await open(t, browser, server, {}, async (opened) => {
-    opened.connections = 0;
-    await opened.routeWebSocket(/^ws:/, (near) => {
-      opened.connections++;
-      near.connectToServer();
-      opened.takeOver = () => near.close({ code: 4500, reason: 'a newer connection took over' }); // protocol.md 2.22
-    });
-  });
+  const page = await open(t, browser, server);
   await connect(page, 'alice');
   await subscribe(page, 'news');
   await see(page, '#subscriptions', 'news');
-  await page.takeOver();
+  const other = await enter(t, server, 'alice');
+  const ended = new Promise((resolve) => other.on('disconnect', ({ reason }) => resolve(reason?.name)));
   await see(page, '#state-text', 'Not connected');
   await see(page, '#connect-error', /The connection of alice ended: another page or program .* took over \(4500 TAKEOVER/);
-  assert.equal(page.connections, 1);
+  await other.request('$mySubscriptions'); // the page has not taken it back
+  assert.equal(other.state, 'connected');
   await page.getByRole('button', { name: 'Connect here' }).click();
   await see(page, '#state-text', 'Connected as alice');
+  assert.equal(await ended, 'TAKEOVER');
   await see(page, '#subscriptions', 'news'); // what the page had subscribed to is there again
   assert.equal(await page.locator('#connect-error').textContent(), '');
-  assert.equal(page.connections, 2);
-  await page.takeOver();
+  await enter(t, server, 'alice');
   await page.getByRole('button', { name: 'Connect here' }).waitFor();
   await connect(page, 'carol'); // another name is another connection
 });
 
-test('who is online is listed, from when it is heard of', async (t) => {
+test('close codes of older servers and of proxies are told in words', async (t) => {
   const server = await Server.start(t);
-  const page = await open(t, browser, server);
+  let close;
+  const page = await open(t, browser, server, {}, (opened) =>
+    between(opened, (near) => {
+      near.connectToServer();
+      close = (code, reason) => near.close({ code, reason });
+    }),
+  );
   await connect(page, 'alice');
-  await see(page, '#online', 'alice');
+  for (const [code, reason, words] of [
+    [1001, '', 'The connection ended: the server is stopping (close code 1001).'],
+    [1008, 'no', 'The connection ended: the server does not accept what this page did (close code 1008: no).'],
+    [1013, '', 'The connection ended: the server has too much to do; try again later (close code 1013).'],
+    [3999, '', 'The connection ended: it was closed (close code 3999).'],
+  ]) {
+    await close(code, reason);
+    await see(page, '#activity', words);
+    await see(page, '#state-text', 'Connected as alice'); // by itself
+  }
+});
+
+test('who is online is listed, also those who came before', async (t) => {
+  const server = await Server.start(t);
+  const [anna, page] = [await enter(t, server, 'anna'), await open(t, browser, server)];
+  await see(page, '#no-online', 'Seen here once connected.');
+  await connect(page, 'alice');
+  await see(page, '#online li', 'aliceyou');
+  await see(page, '#online li', /^anna$/);
   const bob = await enter(t, server, 'bob');
   await see(page, '#online li', 'bob');
-  await see(page, '#online-count', '2');
+  await see(page, '#online-count', '3');
   await page.locator('#online').getByRole('button', { name: 'bob' }).click();
   assert.equal(await page.locator('#to').inputValue(), '#bob');
-  await bob.disconnect();
-  await page.locator('#online li', { hasText: 'bob' }).waitFor({ state: 'detached' });
+  for (const [client, name] of [[bob, 'bob'], [anna, 'anna']]) {
+    await client.disconnect();
+    await page.locator('#online li', { hasText: name }).waitFor({ state: 'detached' });
+  }
+  await see(page, '#no-online', 'Nobody else is here.');
   await page.getByRole('button', { name: 'Disconnect' }).click();
   await page.locator('#online li').first().waitFor({ state: 'detached' });
+});
+
+test('whoever goes before the answer to who is online arrives is not listed', async (t) => {
+  const server = await Server.start(t);
+  const held = [];
+  let answer;
+  const page = await open(t, browser, server, {}, (opened) =>
+    between(opened, (near) => {
+      const far = near.connectToServer();
+      far.onMessage((packet) => {
+        if (String(packet).includes('"clients":')) held.push(packet);
+        else near.send(packet);
+      });
+      answer = () => near.send(held[0]);
+    }),
+  );
+  const bob = await enter(t, server, 'bob');
+  await enter(t, server, 'carol');
+  await connect(page, 'alice');
+  await enter(t, server, 'dora');
+  await see(page, '#online', 'dora'); // so the answer is on its way, without her
+  await bob.disconnect();
+  await page.locator('.message[data-kind="in"]:visible', { hasText: '"offline":"bob"' }).waitFor();
+  assert.match(String(held[0]), /"bob"/);
+  answer();
+  await see(page, '#online', 'carol');
+  assert.deepEqual(await page.locator('#online li').allTextContents(), ['aliceyou', 'carol', 'dora']);
+});
+
+test('a hidden page, whose timers are held back, keeps its session by its workers', async (t) => {
+  const server = await Server.start(t, ['TIMEOUT_SECONDS = 5']);
+  const page = await open(t, browser, server, {}, (opened) =>
+    opened.addInitScript(() => {
+      // As in a hidden tab, only for longer. A headless browser holds nothing back by itself.
+      Object.defineProperty(Document.prototype, 'hidden', { get: () => true });
+      window.setInterval = () => 0;
+      window.setTimeout = () => 0;
+    }),
+  );
+  await connect(page, 'alice');
+  assert.equal(page.workers().length, 2, 'the WebSocket and the clock');
+  // Two who say nothing at all, one after the other, have to go.
+  for (let silent = 0; silent < 2; silent++) {
+    const socket = net.connect(server.ports.tcp, '127.0.0.1').resume();
+    t.after(() => socket.destroy());
+    await once(socket, 'close');
+  }
+  const bob = await enter(t, server, 'bob');
+  await bob.p2p('alice', 'still there', { qos: 1 });
+  await received(page, '#alice', 'bob', '"still there"').waitFor();
+  assert.equal(await page.locator('#activity li').count(), 1, 'connected, and nothing since');
 });
 
 test('the list pauses, filters, is gone through, and follows the end', async (t) => {
   const server = await Server.start(t);
   const [page, bob] = [await open(t, browser, server), await enter(t, server, 'bob')];
+  // A listbox has options: an empty list is none, and lists without items are not there.
+  assert.equal(await page.getByRole('listbox').count(), 0);
+  assert.equal(await page.locator('ul:visible').count(), 0);
   await connect(page, 'alice');
+  await page.getByRole('listbox', { name: 'Messages' }).getByRole('option').first().waitFor();
   for (const channel of ['news', 'weather']) {
     await subscribe(page, channel);
     await see(page, '#subscriptions', channel);
@@ -299,14 +441,18 @@ test('the list pauses, filters, is gone through, and follows the end', async (t)
   assert.equal(await received(page, 'news', 'bob', '"unseen"').count(), 0);
   await page.locator('#pause').click();
   await received(page, 'news', 'bob', '"unseen"').waitFor();
+  // The data has the most room.
+  const widths = await page.evaluate(() => ['time', 'name', 'from', 'data'].map((cell) => document.querySelector(`.message:not([hidden]) .${cell}`).clientWidth));
+  assert.ok(widths[3] >= 400 && widths.slice(0, 3).reduce((sum, width) => sum + width) < widths[3], `${widths}`);
   await page.locator('#clear').click();
   await see(page, '#no-messages', 'No messages yet');
+  assert.equal(await page.getByRole('listbox').count(), 0);
 });
 
 test('a name typed while the server answers the one before stays in the field', async (t) => {
   const server = await Server.start(t);
   const page = await open(t, browser, server, {}, async (opened) => {
-    await opened.routeWebSocket(/^ws:/, (near) => {
+    await between(opened, (near) => {
       const far = near.connectToServer();
       let held = [];
       far.onMessage((packet) => {
@@ -469,6 +615,13 @@ test('pictures, for people to look at', async (t) => {
         if (viewport) await page.locator('.tabs').getByRole('button', { name }).click();
       };
       await picture('1-start');
+      await page.locator('#login-details summary').click();
+      await page.getByLabel('Auth data').fill('{"user": "alice", "password": "secret"}');
+      await page.getByRole('button', { name: 'Connect', exact: true }).click();
+      await see(page, '#connect-error', 'client_name');
+      await picture('1-login');
+      await page.getByLabel('Auth data').fill('');
+      await page.locator('#login-details summary').click();
       // A name of its own: what an earlier page subscribed to persistently would be there from the start.
       await connect(page, `alice-${device}-${colorScheme}`);
       const bob = await enter(t, server, 'bob');

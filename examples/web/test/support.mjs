@@ -5,9 +5,12 @@
  * with its test, by its own process id.
  */
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import http from 'node:http';
+import https from 'node:https';
+import net from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
@@ -41,18 +44,21 @@ export class Server {
   #folder = mkdtempSync(join(tmpdir(), 'jmqt-web-'));
   #child;
   #ended;
+  #settings;
   ports = { tcp: 0, ws: 0, http: 0 };
   #vanish = () => {
     this.#child?.kill('SIGKILL');
     rmSync(this.#folder, { recursive: true, force: true, maxRetries: 10 });
   };
 
-  constructor() {
+  constructor(settings) {
+    this.#settings = settings;
     process.once('exit', this.#vanish);
   }
 
-  static async start(t) {
-    const server = new Server();
+  /** `settings`: more lines for its `server.conf`. */
+  static async start(t, settings = []) {
+    const server = new Server(settings);
     t.after(() => server.close());
     await server.start();
     return server;
@@ -77,6 +83,7 @@ export class Server {
         // A browser on a busy machine must find everything that was published, however late.
         'OUTBOUND_QUEUE_BYTES = 268435456',
         `SQLITE_PATH = ${JSON.stringify(join(this.#folder, 'jmqt.db'))}`,
+        ...this.#settings,
       ].join('\n'),
     );
     const words = ['--config', config, '--web-port', this.ports.http === 0 ? 'any' : String(this.ports.http)];
@@ -107,6 +114,51 @@ export class Server {
     process.off('exit', this.#vanish);
     rmSync(this.#folder, { recursive: true });
   }
+}
+
+/** A certificate for this machine that nobody trusts. */
+function certificate() {
+  const folder = mkdtempSync(join(tmpdir(), 'jmqt-web-tls-'));
+  try {
+    const [key, cert] = [join(folder, 'key.pem'), join(folder, 'cert.pem')];
+    const kind = ['-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes', '-days', '1', '-subj', '/CN=127.0.0.1'];
+    execFileSync('openssl', ['req', ...kind, '-keyout', key, '-out', cert], { stdio: 'ignore' });
+    return { key: readFileSync(key), cert: readFileSync(cert) };
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+}
+
+/** An HTTP proxy before the server: the page is below `folder`, and upgrades there go to the WebSocket. Where the page is. */
+export async function proxy(t, server, folder, secure) {
+  const front = secure ? https.createServer(certificate()) : http.createServer();
+  const below = (url) => `/${url.slice(folder.length)}`;
+  front.on('request', (request, response) => {
+    if (!request.url.startsWith(folder)) return response.writeHead(404).end();
+    const options = { port: server.ports.http, host: '127.0.0.1', path: below(request.url), agent: false };
+    const passed = http.get(options, (answer) => answer.pipe(response.writeHead(answer.statusCode, answer.headers)));
+    passed.on('error', () => response.destroy());
+  });
+  const sockets = new Set();
+  front.on('upgrade', (request, near) => {
+    if (!request.url.startsWith(folder)) return near.destroy();
+    const far = net.connect(server.ports.ws, '127.0.0.1');
+    const headers = Object.entries(request.headers).map(([name, value]) => `${name}: ${value}\r\n`);
+    far.write(`GET ${below(request.url)} HTTP/1.1\r\n${headers.join('')}\r\n`);
+    near.pipe(far).pipe(near);
+    for (const socket of [near, far]) {
+      sockets.add(socket);
+      socket.on('error', () => {}).on('close', () => [near, far].forEach((end) => end.destroy()));
+    }
+  });
+  t.after(() => {
+    for (const socket of sockets) socket.destroy();
+    front.closeAllConnections();
+    front.close();
+  });
+  front.listen(0, '127.0.0.1');
+  await once(front, 'listening');
+  return `${secure ? 'https' : 'http'}://127.0.0.1:${front.address().port}${folder}`;
 }
 
 /** `jmqt`, the Rust client, as a process: what it prints, what it tells, and the code it ends with. */
@@ -143,6 +195,15 @@ export async function browse(t) {
 export const DESKTOP = { width: 1280, height: 800 };
 export const PHONE = { width: 390, height: 844 };
 
+/**
+ * Lets a test stand between a page and its server. Playwright can do so only where the page itself opens its WebSocket,
+ * so the page has no workers here.
+ */
+export async function between(page, handler) {
+  await page.addInitScript(() => delete window.Worker);
+  await page.routeWebSocket(/^ws:/, handler);
+}
+
 /** A page of its own, with its own memory. What it complains about fails the test. `prepare(page)` comes before it loads. */
 export async function open(t, browser, server, options = {}, prepare = undefined) {
   const context = await browser.newContext({ viewport: DESKTOP, ...options });
@@ -178,7 +239,7 @@ export async function see(page, selector, text) {
 export async function subscribe(page, channel, persistent = false) {
   await page.getByLabel('Channel to subscribe to').fill(channel);
   await page.locator('#persistent').setChecked(persistent);
-  await page.getByRole('button', { name: 'Subscribe', exact: true }).click();
+  await page.getByLabel('Channel to subscribe to').press('Enter');
 }
 
 export async function publish(page, to, data, { qos = 0, retain = false } = {}) {

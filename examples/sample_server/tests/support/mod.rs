@@ -126,7 +126,12 @@ impl Server {
 
     /// The same, with its web page on this port.
     pub fn start_with_page(folder: &Path, port: &str) -> Self {
-        Self::await_start(program(folder, &[]).args(["--web-port", port]))
+        Self::start_with_words(folder, &["--web-port", port])
+    }
+
+    /// The same, with these arguments.
+    pub fn start_with_words(folder: &Path, words: &[&str]) -> Self {
+        Self::await_start(program(folder, &[]).args(words))
     }
 
     /// The same, with its web page where it usually is.
