@@ -122,7 +122,7 @@ fn a_newer_connection_goes_online_after_the_older_one_went_offline() {
     let mut older = server.enter("bob");
     alice.expect_presence(r#"{"online":"bob"}"#);
     let _newer = server.enter("bob");
-    older.expect_end();
+    older.expect_disconn(4500); // TAKEOVER
     alice.expect_presence(r#"{"offline":"bob"}"#);
     alice.expect_presence(r#"{"online":"bob"}"#);
     alice.expect_nothing();
@@ -234,7 +234,7 @@ fn tokens_and_subscriptions_outlive_a_restart() {
     alice.send(r##"{"pub":{"cn":"#bob","dt":"for later","q":1,"id":"1"}}"##);
     alice.expect(r#"{"pubAck":{"st":8,"id":"1"}}"#); // stored all the same (protocol.md 2.21)
     assert_eq!(server.stop("TERM").code(), Some(0));
-    alice.expect_end();
+    alice.expect_disconn(4000); // SHUTDOWN
 
     let server = Server::start(folder.path());
     let mut bob = server.connect();

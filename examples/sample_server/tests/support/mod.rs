@@ -273,6 +273,15 @@ impl Client {
         assert_eq!(self.receive(), None);
     }
 
+    /// The server says with this code why it ends the connection, and ends it (protocol.md 2.22).
+    #[track_caller]
+    pub fn expect_disconn(&mut self, code: u16) {
+        let last = self.receive().unwrap();
+        let packet: Value = serde_json::from_str(&last).unwrap();
+        assert_eq!(packet["disconn"]["st"], code, "{last}");
+        self.expect_end();
+    }
+
     /// Gets a token under this name.
     #[track_caller]
     pub fn authenticate(&mut self, name: &str) -> String {
