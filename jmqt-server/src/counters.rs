@@ -58,6 +58,8 @@ counters! {
     bad_packets,
     /// Messages published by clients and by the application.
     messages_published,
+    /// QoS 1 publishes that came again after a lost connection and had been taken already (protocol.md 2.23).
+    publishes_repeated,
     /// Pushes handed to outbound queues.
     pushes_sent,
     /// QoS 0 pushes dropped because an outbound queue was full.

@@ -14,8 +14,8 @@ use futures_util::FutureExt as _;
 use jmqt_protocol::{ChannelName, ClientId};
 use jmqt_server::store::{
     Append, CURSOR_WINDOW, ChannelKey, Cursor, CursorUpdate, Dropped, Epoch, Expired, LogPlace,
-    LoggedMessage, Operation, Outcome, PendingLimits, Retained, Seq, SessionRow, Stamp, Store, StoreError,
-    StoredSubscription, Swept,
+    LoggedMessage, Operation, Outcome, PendingLimits, PublishId, PublisherId, Retained, Seq, SessionRow,
+    Stamp, Store, StoreError, StoredSubscription, Swept,
 };
 
 /// One database, which a store can be opened on again and again.
@@ -39,7 +39,7 @@ fn client(id: &str) -> ClientId {
 fn message(to: &str, data: &str) -> Append {
     let data = Bytes::copy_from_slice(data.as_bytes());
     let sender = Some(client("publisher"));
-    Append { channel: channel(to), sender, data, log: true, retain: false }
+    Append { channel: channel(to), sender, data, log: true, retain: false, once: None }
 }
 
 /// A QoS 1 publish.
@@ -85,6 +85,22 @@ async fn subscribed(store: &dyn Store, who: &str, to: &str) -> StoredSubscriptio
         other => panic!("{other:?}"),
     }
 }
+
+/// A QoS 1 publish that a publisher of a client sends once, as far as it can tell.
+fn publish(who: &str, publisher: &str, number: u64, to: &str, data: &str) -> Operation {
+    let publisher = PublisherId::parse(publisher).unwrap();
+    let once = Some(PublishId { publisher, number, receiver_is_away: false });
+    Operation::Append(Append { sender: Some(client(who)), once, ..message(to, data) })
+}
+
+/// The same; the publisher is told that nobody is there.
+fn publish_to_absent(number: u64, to: &str) -> Operation {
+    let Operation::Append(mut append) = publish("alice", "p", number, to, "1") else { unreachable!() };
+    append.once.as_mut().unwrap().receiver_is_away = true;
+    Operation::Append(append)
+}
+
+const REPEATED: Outcome = Outcome::Repeated { receiver_is_away: false };
 
 /// Where a message is; `None` if it was not logged.
 fn placed(outcome: &Outcome) -> Option<(ChannelKey, Seq)> {
@@ -722,6 +738,7 @@ async fn a_closed_store_says_so(on: &dyn Database) {
     closed(store.claim_orphans("b").await.unwrap_err());
     closed(store.expire(soon(), &mut |_| true).await.unwrap_err());
     closed(store.limit_pending(UNLIMITED, None).await.unwrap_err());
+    closed(store.forget_publishers(soon()).await.unwrap_err());
 }
 
 // ---- sessions ----
@@ -1181,7 +1198,7 @@ impl Dice {
                 let data = Bytes::from(count.to_string());
                 let sender = (self.roll(4) > 0).then(|| client(&who));
                 let (log, retain) = (self.roll(8) > 0, self.roll(6) == 0);
-                Operation::Append(Append { channel: channel(&name), sender, data, log, retain })
+                Operation::Append(Append { channel: channel(&name), sender, data, log, retain, once: None })
             }
             8..11 => subscribe(&who, &name),
             11..13 => unsubscribe(&who, &name),
@@ -1256,6 +1273,100 @@ async fn compare(store: &dyn Store, model: &Model) {
     }
 }
 
+// ---- publishing once ----------------------------------------------------------------------------------
+
+async fn a_publish_that_comes_again_is_not_stored_again(on: &dyn Database) {
+    let store = on.open().await;
+    let news = subscribed(&*store, "bob", "news").await.key;
+    let batch = [
+        publish("alice", "p", 7, "news", "1"),
+        publish("alice", "p", 8, "news", "2"),
+        publish("alice", "p", 7, "news", "3"),
+    ];
+    let outcomes = store.commit(&batch).await.unwrap();
+    assert_eq!(seqs(&outcomes), [Some(1), Some(2)]);
+    assert_eq!(outcomes[2], REPEATED);
+    assert_eq!(one(&*store, publish("alice", "p", 8, "news", "4")).await, REPEATED);
+    // Others have numbers of their own.
+    assert_ne!(one(&*store, publish("alice", "q", 8, "news", "5")).await, REPEATED);
+    assert_ne!(one(&*store, publish("carol", "p", 8, "news", "6")).await, REPEATED);
+    assert_ne!(one(&*store, publish_to_absent(9, "news")).await, REPEATED);
+    store.close().await;
+
+    let store = on.open().await;
+    for number in [7, 8] {
+        assert_eq!(one(&*store, publish("alice", "p", number, "news", "7")).await, REPEATED);
+    }
+    let as_before = Outcome::Repeated { receiver_is_away: true };
+    assert_eq!(one(&*store, publish("alice", "p", 9, "news", "8")).await, as_before);
+    assert_ne!(one(&*store, publish("alice", "p", 10, "news", "9")).await, REPEATED);
+    let data: Vec<_> = log(&*store, news).await.into_iter().map(|(_, data)| data).collect();
+    assert_eq!(data, ["1", "2", "5", "6", "1", "9"]);
+}
+
+async fn a_publish_that_was_not_stored_can_come_again(on: &dyn Database) {
+    let store = on.open().await;
+    assert_eq!(one(&*store, publish("alice", "p", 1, "news", "1")).await, Outcome::Appended(None));
+    assert_eq!(one(&*store, publish_to_absent(2, "#bob")).await, Outcome::Appended(None));
+    subscribed(&*store, "bob", "#bob").await;
+    assert!(placed(&one(&*store, publish_to_absent(2, "#bob")).await).is_some());
+    let as_before = Outcome::Repeated { receiver_is_away: true };
+    assert_eq!(one(&*store, publish_to_absent(2, "#bob")).await, as_before);
+    store.close().await;
+}
+
+async fn a_publish_that_comes_again_does_not_replace_a_newer_retained_message(on: &dyn Database) {
+    let store = on.open().await;
+    let publish = |number, data| {
+        let Operation::Append(append) = publish("publisher", "p", number, "news", data) else {
+            unreachable!()
+        };
+        Operation::Append(Append { retain: true, ..append })
+    };
+    for (number, data) in [(1, "1"), (2, "2")] {
+        assert_eq!(one(&*store, publish(number, data)).await, Outcome::Appended(None));
+    }
+    store.close().await;
+    let store = on.open().await;
+    assert_eq!(one(&*store, publish(1, "1")).await, REPEATED);
+    assert_eq!(one(&*store, read("news")).await, Outcome::Retained(retained("2")));
+}
+
+async fn publishers_are_forgotten_a_day_after_their_last_publish(on: &dyn Database) {
+    const MANY: usize = 600;
+    let store = on.open().await;
+    subscribed(&*store, "bob", "news").await;
+    let number_of = |i: usize| publish(&format!("client{}", i / 6), &format!("p{i}"), 1, "news", "1");
+    let batch: Vec<_> = (0..MANY).map(number_of).collect();
+    assert!(seqs(&store.commit(&batch).await.unwrap()).iter().all(Option::is_some));
+    let hours = |hours: u64| SystemTime::now() + Duration::from_secs(hours * 3600);
+    for _ in 0..3 {
+        assert_eq!(store.forget_publishers(hours(23)).await.unwrap(), 0);
+    }
+    assert_eq!(store.commit(&batch).await.unwrap(), vec![REPEATED; MANY]);
+    let mut forgotten = 0;
+    for _ in 0..3 {
+        forgotten += store.forget_publishers(hours(25)).await.unwrap();
+    }
+    assert_eq!(forgotten, MANY as u64);
+    assert!(seqs(&store.commit(&batch).await.unwrap()).iter().all(Option::is_some));
+}
+
+async fn of_one_client_eight_publishers_are_remembered(on: &dyn Database) {
+    let store = on.open().await;
+    subscribed(&*store, "bob", "news").await;
+    let by = |number: usize| publish("alice", &format!("p{number}"), 1, "news", "1");
+    for number in 1..=9 {
+        assert!(placed(&one(&*store, by(number)).await).is_some());
+        tokio::time::sleep(Duration::from_millis(2)).await; // they are told apart by milliseconds
+    }
+    assert!(placed(&one(&*store, publish("carol", "p1", 1, "news", "1")).await).is_some());
+    for number in 2..=9 {
+        assert_eq!(one(&*store, by(number)).await, REPEATED, "{number}");
+    }
+    assert!(placed(&one(&*store, by(1)).await).is_some());
+}
+
 /// Runs promises on `$database`, each as a test of its own: those named, or all that hold for every store. A
 /// database that is not there (`None`) leaves them out.
 macro_rules! contract {
@@ -1309,6 +1420,11 @@ macro_rules! contract {
             everything_may_happen_at_the_same_time,
             a_call_that_is_given_up_leaves_the_store_in_order,
             random_batches_do_what_a_simple_model_does,
+            a_publish_that_comes_again_is_not_stored_again,
+            a_publish_that_was_not_stored_can_come_again,
+            a_publish_that_comes_again_does_not_replace_a_newer_retained_message,
+            publishers_are_forgotten_a_day_after_their_last_publish,
+            of_one_client_eight_publishers_are_remembered,
         }
     };
     ($database:expr; $($promise:ident),* $(,)?) => {
@@ -1425,6 +1541,7 @@ mod sqlite {
             append("news", "1"),
             subscribe("carol", "other"),
             retain("news", "kept"),
+            publish("alice", "p", 1, "news", "1"),
             append("news", "bad"),
             unsubscribe("bob", "news"),
         ];
@@ -1435,8 +1552,9 @@ mod sqlite {
         assert!(log(&*store, key).await.is_empty());
         assert_eq!(store.subscriptions(&client("carol")).await.unwrap(), []);
         assert_eq!(one(&*store, read("news")).await, Outcome::Retained(None));
-        let appended = one(&*store, append("news", "good")).await;
+        let appended = one(&*store, publish("alice", "p", 1, "news", "1")).await;
         assert_eq!(placed(&appended), Some((key, Seq(1))));
+        assert_eq!(one(&*store, publish("alice", "p", 1, "news", "1")).await, REPEATED);
     }
 
     #[tokio::test]

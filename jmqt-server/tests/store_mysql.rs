@@ -12,8 +12,8 @@ use bytes::Bytes;
 use jmqt_protocol::{ChannelName, ClientId};
 use jmqt_server::store::{
     Append, ChannelKey, ClusterStore, Cursor, CursorUpdate, Entered, LogPlace, MySqlOptions, MySqlStore,
-    MySqlTls, NodeBeat, Operation, Outcome, PendingLimits, Seq, SessionRow, SharedSession, Stamp, Store,
-    StoreError, StoredSubscription,
+    MySqlTls, NodeBeat, Operation, Outcome, PendingLimits, PublishId, PublisherId, Seq, SessionRow,
+    SharedSession, Stamp, Store, StoreError, StoredSubscription,
 };
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::mysql::MySqlConnection;
@@ -33,12 +33,26 @@ fn client(id: &str) -> ClientId {
 
 fn append(to: &str, data: &str) -> Operation {
     let data = Bytes::copy_from_slice(data.as_bytes());
-    Operation::Append(Append { channel: channel(to), sender: None, data, log: true, retain: false })
+    Operation::Append(Append {
+        channel: channel(to),
+        sender: None,
+        data,
+        log: true,
+        retain: false,
+        once: None,
+    })
 }
 
 fn retain(to: &str, data: &str) -> Operation {
     let data = Bytes::copy_from_slice(data.as_bytes());
-    Operation::Append(Append { channel: channel(to), sender: None, data, log: false, retain: true })
+    Operation::Append(Append {
+        channel: channel(to),
+        sender: None,
+        data,
+        log: false,
+        retain: true,
+        once: None,
+    })
 }
 
 fn subscribe(who: &str, to: &str) -> Operation {
@@ -47,6 +61,15 @@ fn subscribe(who: &str, to: &str) -> Operation {
 
 fn unsubscribe(who: &str, from: &str) -> Operation {
     Operation::Unsubscribe { client: client(who), channel: channel(from) }
+}
+
+/// A QoS 1 publish of alice's, who sends each number once, as far as she can tell.
+fn publish(number: u64, to: &str) -> Operation {
+    let publisher = PublisherId::parse("laptop").unwrap();
+    let once = Some(PublishId { publisher, number, receiver_is_away: false });
+    let data = Bytes::from(number.to_string());
+    let sender = Some(client("alice"));
+    Operation::Append(Append { channel: channel(to), sender, data, log: true, retain: false, once })
 }
 
 async fn one(store: &MySqlStore, operation: Operation) -> Outcome {
@@ -388,6 +411,41 @@ async fn several_nodes_number_the_messages_of_a_channel_without_gaps() {
     assert_eq!(last, [(keys[0], Seq(900)), (keys[1], Seq(900))]);
 }
 
+// A publisher comes back on another node while the first one is still committing what it sent there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_nodes_that_get_the_same_publish_one_stores_it() {
+    const ROUNDS: u64 = 50;
+    let Some(database) = MySql::new(true) else { return };
+    let nodes = [open(&database).await, open(&database).await, open(&database).await];
+    // Channels of their own, so that nothing but the publisher's row keeps the nodes from each other.
+    let names = ["a", "b", "c"];
+    let mut keys = Vec::new();
+    for name in names {
+        keys.push(subscribed(&nodes[0], "bob", name).await.key);
+    }
+    let mut stored = 0;
+    for round in 0..ROUNDS {
+        let batch = |to: &str| [publish(2 * round + 2, to), publish(2 * round + 1, to)];
+        let batches = names.map(batch);
+        let outcomes = tokio::join!(
+            nodes[0].commit(&batches[0]),
+            nodes[1].commit(&batches[1]),
+            nodes[2].commit(&batches[2]),
+        );
+        let outcomes = [outcomes.0.unwrap(), outcomes.1.unwrap(), outcomes.2.unwrap()];
+        let is_stored = |outcome: &&Outcome| matches!(outcome, Outcome::Appended(Some(_)));
+        stored += outcomes.iter().flatten().filter(is_stored).count();
+        let repeated = Outcome::Repeated { receiver_is_away: false };
+        assert_eq!(outcomes.iter().flatten().filter(|outcome| **outcome == repeated).count(), 4);
+    }
+    assert_eq!(stored as u64, 2 * ROUNDS);
+    let mut data = BTreeSet::new();
+    for key in keys {
+        data.extend(log(&nodes[1], key).await.into_iter().map(|(_, data)| data.parse::<u64>().unwrap()));
+    }
+    assert_eq!(data, (1..=2 * ROUNDS).collect());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_channel_is_not_forgotten_under_a_subscriber() {
     let Some(database) = MySql::new(true) else { return };
@@ -456,6 +514,7 @@ async fn a_batch_that_fails_does_nothing_at_all() {
         append("news", "1"),
         subscribe("carol", "other"),
         retain("news", "kept"),
+        publish(1, "news"),
         append("news", "bad"),
         unsubscribe("bob", "news"),
     ];
@@ -467,8 +526,9 @@ async fn a_batch_that_fails_does_nothing_at_all() {
     assert_eq!(store.subscriptions(&client("carol")).await.unwrap(), []);
     let kept = one(&store, Operation::ReadRetained { channel: channel("news") }).await;
     assert_eq!(kept, Outcome::Retained(None));
-    let appended = one(&store, append("news", "good")).await;
+    let appended = one(&store, publish(1, "news")).await;
     assert_eq!(placed(&appended), Some((key, Seq(1))));
+    assert_eq!(one(&store, publish(1, "news")).await, Outcome::Repeated { receiver_is_away: false });
 }
 
 #[tokio::test]

@@ -36,7 +36,7 @@ async fn measure(what: &str, store: Arc<dyn Store>, payload: usize) {
     let data = Bytes::from(format!("\"{}\"", "x".repeat(payload - 2)));
     let append = |i: usize| {
         let (channel, sender, data) = (channel(i % PUBLISHERS), publisher.clone(), data.clone());
-        Operation::Append(Append { channel, sender, data, log: true, retain: false })
+        Operation::Append(Append { channel, sender, data, log: true, retain: false, once: None })
     };
     let batch: Vec<_> = (0..BATCH).map(append).collect();
 

@@ -1,4 +1,4 @@
-//! `conn` (§7.c, protocol.md 2.2 to 2.4, 2.8, 2.9).
+//! `conn` (§7.c, protocol.md 2.2 to 2.4, 2.8, 2.9, 2.23).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,6 +11,7 @@ use crate::handle::ConnHandle;
 use crate::hub::{HubError, NewSession, OpenedSession, Recorded};
 use crate::log_limit::log_limited;
 use crate::session::{Core, Flow, Member, Outbox};
+use crate::store::PublisherId;
 use crate::validators::{Attached, CloseReason, ConnRequest, ConnVerdict, OpenNotice, asking};
 
 /// After so many channels have been asked for their retained messages, others have a turn.
@@ -29,11 +30,15 @@ impl Core {
         let Ok(client) = ClientId::parse(&conn.client) else {
             return self.refuse_conn(StatusCode::INVALID_PACKET);
         };
+        let Ok(publisher) = publisher(&conn) else {
+            return self.refuse_conn(StatusCode::INVALID_PACKET);
+        };
         let accepted = match self.ask_conn(&client, &conn).await {
             Ok(Ok(accepted)) => accepted,
             Ok(Err(status)) => return self.refuse_conn(status),
             Err(reason) => return Flow::Break(reason),
         };
+        self.publisher = publisher;
         match self.open_session(client, conn.window, accepted).await {
             Ok(Ok(())) => CONTINUE,
             Ok(Err(HubError::TooManyTakeovers(wait))) => self.refuse_takeover(wait),
@@ -163,11 +168,14 @@ impl Core {
 
     /// A `conn` within a session: fine if it names the same client (2.4).
     pub(super) fn handle_conn_again(&mut self, client: &ClientId, conn: &Conn<'_>) -> Flow {
-        if conn.client == client.as_str() {
-            self.accept_conn();
-            CONTINUE
-        } else {
-            self.refuse_conn(StatusCode::NOT_ALLOWED)
+        match publisher(conn) {
+            _ if conn.client != client.as_str() => self.refuse_conn(StatusCode::NOT_ALLOWED),
+            Ok(publisher) => {
+                self.publisher = publisher;
+                self.accept_conn();
+                CONTINUE
+            }
+            Err(InvalidPublisher) => self.refuse_conn(StatusCode::INVALID_PACKET),
         }
     }
 
@@ -176,7 +184,7 @@ impl Core {
         self.answer(&Packet::ConnAck(ConnAck {
             status: StatusCode::OK,
             timeout_seconds,
-            remembers_publishes: false,
+            remembers_publishes: self.publisher.is_some(),
         }));
     }
 
@@ -184,4 +192,12 @@ impl Core {
         self.answer(&Packet::ConnAck(ConnAck { status, timeout_seconds: None, remembers_publishes: false }));
         self.count_refusal(status)
     }
+}
+
+/// The `pi` of a `conn` is empty or too long.
+struct InvalidPublisher;
+
+fn publisher(conn: &Conn<'_>) -> Result<Option<PublisherId>, InvalidPublisher> {
+    let Some(publisher) = &conn.publisher else { return Ok(None) };
+    PublisherId::parse(publisher).map(Some).ok_or(InvalidPublisher)
 }

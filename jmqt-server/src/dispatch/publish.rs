@@ -1,4 +1,4 @@
-//! `pub` to plain and point-to-point channels (§7.k, §9.a, §9.d, protocol.md 2.10 to 2.13, 2.19, 2.21).
+//! `pub` to plain and point-to-point channels (§7.k, §9.a, §9.d, protocol.md 2.10 to 2.13, 2.19, 2.21, 2.23).
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -12,6 +12,7 @@ use jmqt_protocol::{
 use super::CONTINUE;
 use crate::hub::Message;
 use crate::session::{Core, Flow};
+use crate::store::{PublishId, parse_number};
 use crate::validators::{PubRequest, PubVerdict, Replacement, Verdict, asking, poll_at_once};
 
 /// The longest packet id that is taken (protocol.md 2.8).
@@ -35,6 +36,9 @@ impl Core {
             return self.refuse_pub_as(publish.qos, None, StatusCode::INVALID_PACKET).await;
         }
         if publish.qos == Qos::AtLeastOnce && publish.id.is_none() {
+            return self.refuse_pub(publish, StatusCode::INVALID_PACKET).await;
+        }
+        if publish.qos == Qos::AtLeastOnce && self.publisher.is_some() && number(publish).is_none() {
             return self.refuse_pub(publish, StatusCode::INVALID_PACKET).await;
         }
         let shared = Arc::clone(&self.shared);
@@ -161,7 +165,12 @@ impl Core {
         let outbox = Arc::clone(&self.outbox);
         let message = message(client, channel, publish);
         let id = publish.id.as_deref().map(Into::into);
-        match self.wait(hub.submit_publish(message, &outbox, id, status)).await {
+        let once = self.publisher.clone().zip(number(publish)).map(|(publisher, number)| PublishId {
+            publisher,
+            number,
+            receiver_is_away: status == StatusCode::CLIENT_OFFLINE,
+        });
+        match self.wait(hub.submit_publish(message, &outbox, id, status, once)).await {
             Ok(Ok(())) => CONTINUE,
             Ok(Err(_)) => self.refuse_pub(publish, StatusCode::SERVER_ERROR).await,
             Err(reason) => Flow::Break(reason),
@@ -194,6 +203,11 @@ impl Core {
         self.answer(&Packet::PubAck(PubAck { status, id, data: None }));
         CONTINUE
     }
+}
+
+/// The number of a publish that is to be taken once (2.23).
+fn number(publish: &Pub<'_>) -> Option<u64> {
+    parse_number(publish.id.as_deref()?)
 }
 
 fn message(client: &ClientId, channel: ChannelName, publish: &Pub<'_>) -> Message {

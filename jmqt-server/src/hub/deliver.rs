@@ -133,7 +133,14 @@ impl Deliverer {
     fn answer(&self, tag: Tag, result: Result<Option<Outcome>, NotCommitted>, dirty: &mut DirtyOutboxes) {
         match tag {
             Tag::Publish { outbox, id, status } => {
-                let status = if result.is_ok() { status } else { StatusCode::SERVER_ERROR };
+                let status = match result {
+                    Ok(Some(Outcome::Repeated { receiver_is_away })) => {
+                        self.hub.counters.publishes_repeated.increment();
+                        if receiver_is_away { StatusCode::CLIENT_OFFLINE } else { StatusCode::OK }
+                    }
+                    Ok(_) => status,
+                    Err(_) => StatusCode::SERVER_ERROR,
+                };
                 let ack = PubAck { status, id: id.as_deref().map(Into::into), data: None };
                 if outbox.settle(&Packet::PubAck(ack)) {
                     dirty.add(&outbox);

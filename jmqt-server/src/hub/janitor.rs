@@ -219,7 +219,10 @@ impl Janitor {
                 () = stop.cancelled() => return,
                 _ = trim.tick() => self.trim().await,
                 _ = sweep.tick() => swept_up_to = self.sweep(hub, swept_up_to).await,
-                _ = expire.tick() => self.expire(hub).await,
+                _ = expire.tick() => {
+                    self.expire(hub).await;
+                    self.forget_publishers(hub).await;
+                }
             }
         }
     }
@@ -355,6 +358,14 @@ impl Janitor {
                 }
             }
             Err(error) => self.failed("clients that did not return could not be looked for", &error),
+        }
+    }
+
+    async fn forget_publishers(&self, hub: &Hub) {
+        if hub.is_first()
+            && let Err(error) = self.store.forget_publishers(SystemTime::now()).await
+        {
+            self.failed("publishers that have gone could not be forgotten", &error);
         }
     }
 

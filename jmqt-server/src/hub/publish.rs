@@ -9,7 +9,7 @@ use super::channels::Members;
 use super::{Cluster, Hub, HubError, Location, Pushes, PushesBuilder, Tag};
 use crate::log_limit::log_limited;
 use crate::session::{Flush, Outbox, Stage};
-use crate::store::{Append, Operation};
+use crate::store::{Append, Operation, PublishId};
 use crate::transport::Framing;
 
 /// After so many sessions a fan-out lets other tasks run.
@@ -108,7 +108,8 @@ impl Hub {
         push_to(self.members(channel), sender, pushes, flush, dirty).await;
     }
 
-    /// A client's QoS 1 publish takes its place in the order; the `pubAck` follows when it is settled.
+    /// A client's QoS 1 publish takes its place in the order; the `pubAck` follows when it is settled. With `once` it is
+    /// answered as before if it was taken before.
     ///
     /// # Cancel safety
     /// Dropped before it is ready, nothing was submitted.
@@ -118,10 +119,11 @@ impl Hub {
         outbox: &Arc<Outbox>,
         id: Option<Box<str>>,
         status: StatusCode,
+        once: Option<PublishId>,
     ) -> Result<(), HubError> {
         self.counters.messages_published.increment();
         let tag = Tag::Publish { outbox: Arc::clone(outbox), id, status };
-        self.submit_acknowledged(Some(message.into_operation()), tag, outbox).await
+        self.submit_acknowledged(Some(message.into_operation(once)), tag, outbox).await
     }
 
     /// A `pubAck` that must not overtake those of earlier publishes (2.10).
@@ -150,7 +152,7 @@ impl Hub {
 
     /// The retained part of a QoS 0 publish, which nobody waits for (2.13).
     pub(crate) async fn submit_retained(&self, message: Message) -> Result<(), HubError> {
-        self.queue.submit(Some(message.into_operation()), Tag::Nobody).await.map_err(|_| HubError::Store)
+        self.queue.submit(Some(message.into_operation(None)), Tag::Nobody).await.map_err(|_| HubError::Store)
     }
 
     /// A publish on the server's own account (§9.e): when it returns, a QoS 1 message is on disk and a
@@ -158,7 +160,7 @@ impl Hub {
     pub(crate) async fn publish(&self, message: Message) -> Result<(), HubError> {
         self.counters.messages_published.increment();
         if message.qos == Qos::AtLeastOnce {
-            self.commit(message.into_operation()).await?;
+            self.commit(message.into_operation(None)).await?;
             return Ok(());
         }
         let mut pushes = PushesBuilder::default();
@@ -182,13 +184,14 @@ impl Hub {
 }
 
 impl Message {
-    fn into_operation(self) -> Operation {
+    fn into_operation(self, once: Option<PublishId>) -> Operation {
         Operation::Append(Append {
             channel: self.channel,
             sender: self.sender,
             data: self.data,
             log: self.qos == Qos::AtLeastOnce,
             retain: self.retain == Retain::Yes,
+            once,
         })
     }
 

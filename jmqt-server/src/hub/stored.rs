@@ -86,7 +86,8 @@ mod tests {
 
     fn append(length: usize) -> Append {
         let data = Bytes::from(vec![b'1'; length]);
-        Append { channel: ChannelName::parse("news").unwrap(), sender: None, data, log: true, retain: false }
+        let channel = ChannelName::parse("news").unwrap();
+        Append { channel, sender: None, data, log: true, retain: false, once: None }
     }
 
     #[test]

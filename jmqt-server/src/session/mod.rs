@@ -37,6 +37,7 @@ use crate::budget::Share;
 use crate::hub::Subscribed;
 use crate::log_limit::log_limited;
 use crate::server::{ConnectionPermit, Shared};
+use crate::store::PublisherId;
 use crate::transport::{Decoder, Framing, PING};
 use crate::validators::{
     Asked, Attached, CloseReason, ConnectionInfo, Question, SessionData, Upgrade, let_go, poll_at_once,
@@ -86,6 +87,8 @@ pub(crate) struct Core {
     pub(crate) member: Option<Member>,
     /// What the application has attached; with a session, to that session.
     pub(crate) attached: Option<Arc<Attached>>,
+    /// Which publisher of its client it is, if that wants each publish to be taken once (protocol.md 2.23).
+    pub(crate) publisher: Option<PublisherId>,
     pub(crate) batch: Batch,
     io: Io,
     clock: IdleClock,
@@ -148,6 +151,7 @@ impl Session {
                 outbox,
                 member: None,
                 attached: None,
+                publisher: None,
                 batch: Batch::default(),
                 io,
                 read_size: ReadSize::default(),

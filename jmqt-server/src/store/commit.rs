@@ -298,7 +298,8 @@ mod tests {
         let (queue, _committer, _batches) = CommitQueue::new(store as _, Arc::default());
         let submit = || {
             let channel = ChannelName::parse("n".repeat(512).as_str()).unwrap();
-            let append = Append { channel, sender: None, data: "1".into(), log: true, retain: false };
+            let append =
+                Append { channel, sender: None, data: "1".into(), log: true, retain: false, once: None };
             queue.submit(Some(Operation::Append(append)), Id(1 << 20))
         };
         for _ in 0..QUEUE_KIB / 1025 {
@@ -388,6 +389,10 @@ mod tests {
             Ok(Swept::default())
         }
 
+        async fn forget_publishers(&self, _: SystemTime) -> Result<u64, StoreError> {
+            Ok(0)
+        }
+
         async fn close(&self) {}
     }
 
@@ -399,7 +404,7 @@ mod tests {
         for number in 0..64 {
             let channel = ChannelName::parse("news").unwrap();
             let data = if number == 7 { "bad" } else { "good" }.into();
-            let append = Append { channel, sender: None, data, log: true, retain: false };
+            let append = Append { channel, sender: None, data, log: true, retain: false, once: None };
             queue.submit(Some(Operation::Append(append)), ()).await.unwrap();
         }
         queue.close();

@@ -16,6 +16,7 @@ mod limits;
 mod mysql;
 mod names;
 mod plan;
+mod publisher;
 mod sqlite;
 mod time;
 
@@ -29,6 +30,8 @@ pub use cluster::{ClusterStore, Entered, NodeBeat, SharedSession};
 pub(crate) use commit::{CommitQueue, NotCommitted, Settled, SettledBatches, Tagged};
 pub(crate) use failures::store_failed;
 pub use mysql::{MySqlOptions, MySqlStore, MySqlTls};
+pub(crate) use publisher::parse_number;
+pub use publisher::{PublishId, PublisherId};
 pub use sqlite::{SqliteOptions, SqliteStore, Synchronous};
 
 /// Names a channel's row. Never given out twice, not even after the channel was forgotten.
@@ -133,6 +136,8 @@ pub struct Append {
     pub log: bool,
     /// Replace the channel's retained message with it.
     pub retain: bool,
+    /// If there is one, a publish of `sender` that has been taken already is not taken again.
+    pub once: Option<PublishId>,
 }
 
 /// What came of an [`Operation`], in the same place of the list.
@@ -140,6 +145,11 @@ pub struct Append {
 pub enum Outcome {
     /// For `Append`: the message's place, or `None` if it was not logged.
     Appended(Option<LogPlace>),
+    /// For `Append`: this publish has been taken before, and nothing was done.
+    Repeated {
+        /// As it was then.
+        receiver_is_away: bool,
+    },
     /// For `Subscribe`: the subscription, old or new, and the retained message.
     Subscribed {
         /// The subscription.
@@ -363,8 +373,8 @@ impl StoreError {
 /// `Ok` from a method that writes means: committed, and on disk as far as the database was told to
 /// care (SQLite: `synchronous=FULL`). `Err` means nothing of it happened, with two exceptions: after
 /// [`StoreError::Unanswered`] nobody knows, so [`commit`](Self::commit) must not be tried again then;
-/// and the methods that tidy (`save_cursors`, `trim`, `sessions_*`, `expire`, `limit_pending`) work in
-/// several transactions, may have done a part, and can simply be repeated.
+/// and the methods that tidy (`save_cursors`, `trim`, `sessions_*`, `expire`, `limit_pending`, `forget_publishers`)
+/// work in several transactions, may have done a part, and can simply be repeated.
 ///
 /// Methods may be called from any task at the same time, except that [`commit`](Self::commit) is
 /// called by one task only, one batch after another.
@@ -376,6 +386,9 @@ pub trait Store: Send + Sync + 'static {
     /// Carries out `batch` in order, as if one by one, all or nothing, and returns as many outcomes.
     ///
     /// The publishers' `pubAck` and the subscribers' `subAck` rest on `Ok` (§9.a, protocol.md 2.13).
+    ///
+    /// Which publishes were taken is remembered with the messages that were stored (protocol.md 2.23). A publish that
+    /// was not stored, because nobody is persistently subscribed, may be taken again.
     async fn commit(&self, batch: &[Operation]) -> Result<Vec<Outcome>, StoreError>;
 
     /// The client's persistent subscriptions, in the order of their channel keys.
@@ -439,6 +452,10 @@ pub trait Store: Send + Sync + 'static {
         limits: PendingLimits,
         after: Option<&ClientId>,
     ) -> Result<Swept, StoreError>;
+
+    /// Forgets publishers that have not published for a day. A call looks at the next few; the one after the
+    /// last begins again with the first ones. Returns how many were forgotten.
+    async fn forget_publishers(&self, now: SystemTime) -> Result<u64, StoreError>;
 
     /// Finishes what is running and closes the database. Later calls fail with [`StoreError::Closed`].
     async fn close(&self);

@@ -3,7 +3,7 @@
 //! One connection commits batches; a few others do everything else, so that cursors, deletions and
 //! reading do not hold up commits. Whatever several nodes may change at once is changed under the lock of
 //! a row, and rows are locked in the same order by everybody: the generation counter, channels by
-//! id, clients by name, then subscriptions and sessions by their keys. What still ends in a deadlock is
+//! id, publishers, clients by name, then subscriptions and sessions by their keys. What still ends in a deadlock is
 //! repeated.
 
 mod cluster;
@@ -15,6 +15,7 @@ mod log;
 mod open;
 mod pending;
 mod presence;
+mod publishers;
 mod rows;
 mod sessions;
 mod trim;
@@ -130,6 +131,8 @@ pub struct MySqlStore {
     /// Channels that have a retained message; only where nobody else can add one.
     retained: Option<NameSet>,
     to_trim: ToTrim,
+    /// Up to which publisher it has been looked whether they are to be forgotten.
+    publishers_up_to: std::sync::Mutex<publishers::Place>,
     closed: AtomicBool,
 }
 
@@ -218,6 +221,10 @@ impl Store for MySqlStore {
     ) -> Result<Swept, StoreError> {
         self.check_open()?;
         backlog::sweep(self, limits, after).await
+    }
+
+    async fn forget_publishers(&self, now: SystemTime) -> Result<u64, StoreError> {
+        self.forget_some_publishers(now).await
     }
 
     async fn close(&self) {

@@ -9,8 +9,10 @@ use jmqt_protocol::{ChannelName, ClientId};
 
 use crate::name_map::NameMap;
 
+use super::publisher::Seen;
 use super::{
-    Append, ChannelKey, Cursor, LogPlace, Operation, Outcome, Retained, Seq, Stamp, StoredSubscription,
+    Append, ChannelKey, Cursor, LogPlace, Operation, Outcome, PublishId, PublisherId, Retained, Seq, Stamp,
+    StoredSubscription,
 };
 
 type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
@@ -74,6 +76,19 @@ struct Subscription {
     now: Option<Cursor>,
 }
 
+/// A publisher that sends each publish once, as far as it can tell.
+#[derive(Debug)]
+pub(super) struct Publisher<'b> {
+    pub(super) client: &'b ClientId,
+    pub(super) id: &'b PublisherId,
+    /// Which of its publishes have been taken.
+    pub(super) seen: Seen,
+    /// Whether it has a row in the database.
+    pub(super) stored: bool,
+    /// Whether the row has to be written: one of its messages is.
+    pub(super) changed: bool,
+}
+
 /// A message for the log.
 #[derive(Debug)]
 pub(super) struct Logged<'b> {
@@ -93,6 +108,8 @@ pub(super) struct Plan<'b> {
     by_name: NameMap<&'b ChannelName, usize>,
     by_key: Map<ChannelKey, usize>,
     subscriptions: NameMap<(ChannelKey, &'b ClientId), Subscription>,
+    /// In the order of client and id.
+    publishers: Vec<Publisher<'b>>,
     messages: Vec<Logged<'b>>,
 }
 
@@ -110,6 +127,7 @@ impl<'b> Plan<'b> {
             by_name: NameMap::default(),
             by_key: Map::default(),
             subscriptions: NameMap::default(),
+            publishers: publishers(batch),
             messages: Vec::new(),
         };
         for operation in batch {
@@ -196,10 +214,45 @@ impl<'b> Plan<'b> {
         }
     }
 
+    /// Publishers of messages in the batch, as they are now.
+    pub(super) fn publishers(&self) -> &[Publisher<'b>] {
+        &self.publishers
+    }
+
+    /// Puts a publisher in; `stored` if it has a row.
+    pub(super) fn put_publisher(&mut self, client: &ClientId, id: &PublisherId, seen: Seen, stored: bool) {
+        if let Some(index) = self.publisher(client, id) {
+            let publisher = &mut self.publishers[index];
+            (publisher.seen, publisher.stored) = (seen, stored);
+        }
+    }
+
+    /// Takes the publishers out, once the batch has been written.
+    pub(super) fn take_publishers(&mut self) -> Vec<Publisher<'b>> {
+        std::mem::take(&mut self.publishers)
+    }
+
+    /// Publishers whose rows are to be written.
+    pub(super) fn changed_publishers(&self) -> Vec<&Publisher<'b>> {
+        self.publishers.iter().filter(|it| it.changed).collect()
+    }
+
+    /// Whether a publisher has messages in the batch.
+    pub(super) fn has_publisher(&self, client: &ClientId, id: &PublisherId) -> bool {
+        self.publisher(client, id).is_some()
+    }
+
+    fn publisher(&self, client: &ClientId, id: &PublisherId) -> Option<usize> {
+        self.publishers.binary_search_by(|it| (it.client, it.id).cmp(&(client, id))).ok()
+    }
+
     /// Carries the batch out. Channels that need a row get their keys from `next_key`.
     pub(super) fn carry_out(&mut self, batch: &'b [Operation], next_key: &mut i64) -> Vec<Outcome> {
         let outcome = |operation: &'b Operation| match operation {
-            Operation::Append(append) => self.append(append, next_key),
+            Operation::Append(append) => match named(append) {
+                Some((client, once)) => self.append_once(append, client, once, next_key),
+                None => self.append(append, next_key),
+            },
             Operation::Subscribe { client, channel } => self.subscribe(client, channel, next_key),
             Operation::Unsubscribe { client, channel } => self.unsubscribe(client, channel),
             Operation::ClearRetained { channel } => self.clear_retained(channel),
@@ -208,6 +261,31 @@ impl<'b> Plan<'b> {
             }
         };
         batch.iter().map(outcome).collect()
+    }
+
+    /// Appends what has not been taken before. It is remembered if it was stored; and also, as far as that costs nothing,
+    /// if it was thrown away and the publisher is told that all is well.
+    fn append_once(
+        &mut self,
+        append: &'b Append,
+        client: &ClientId,
+        once: &PublishId,
+        next_key: &mut i64,
+    ) -> Outcome {
+        let Some(index) = self.publisher(client, &once.publisher) else {
+            return self.append(append, next_key);
+        };
+        if let Some(receiver_is_away) = self.publishers[index].seen.find(once.number) {
+            return Outcome::Repeated { receiver_is_away };
+        }
+        let outcome = self.append(append, next_key);
+        let is_stored = append.retain || matches!(outcome, Outcome::Appended(Some(_)));
+        let publisher = &mut self.publishers[index];
+        if is_stored || !once.receiver_is_away {
+            publisher.seen.insert(once.number, once.receiver_is_away);
+        }
+        publisher.changed |= is_stored;
+        outcome
     }
 
     fn append(&mut self, append: &'b Append, next_key: &mut i64) -> Outcome {
@@ -337,4 +415,25 @@ impl<'b> Plan<'b> {
         let gone = self.subscriptions.iter().filter(|(_, it)| it.now.is_none());
         gone.filter(|(_, it)| it.before.is_some()).map(|(&pair, _)| pair).collect()
     }
+}
+
+/// The name of a publish that is to be taken once, with its client.
+fn named(append: &Append) -> Option<(&ClientId, &PublishId)> {
+    Some((append.sender.as_ref()?, append.once.as_ref()?))
+}
+
+/// The publishers of messages in the batch, each once, in order.
+fn publishers<'b>(batch: &'b [Operation]) -> Vec<Publisher<'b>> {
+    let publisher = |operation: &'b Operation| match operation {
+        Operation::Append(append) => {
+            let (client, once) = named(append)?;
+            let (seen, stored, changed) = (Seen::default(), false, false);
+            Some(Publisher { client, id: &once.publisher, seen, stored, changed })
+        }
+        _ => None,
+    };
+    let mut publishers: Vec<_> = batch.iter().filter_map(publisher).collect();
+    publishers.sort_unstable_by(|one, other| (one.client, one.id).cmp(&(other.client, other.id)));
+    publishers.dedup_by(|one, other| (one.client, one.id) == (other.client, other.id));
+    publishers
 }

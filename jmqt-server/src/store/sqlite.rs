@@ -11,6 +11,7 @@ mod guard;
 mod log;
 mod open;
 mod pending;
+mod publishers;
 mod rows;
 mod sessions;
 mod writer;
@@ -179,6 +180,10 @@ impl Store for SqliteStore {
         after: Option<&ClientId>,
     ) -> Result<Swept, StoreError> {
         backlog::sweep(self, limits, after).await
+    }
+
+    async fn forget_publishers(&self, now: SystemTime) -> Result<u64, StoreError> {
+        self.forget_some_publishers(now).await
     }
 
     async fn close(&self) {

@@ -15,7 +15,7 @@ use super::connection::{
 };
 use super::presence::{KEPT_FOR, Locks};
 use super::rows::{self, MultiRow};
-use super::{MySqlStore, cursors};
+use super::{MySqlStore, cursors, publishers};
 use crate::name_map::NameMap;
 use crate::store::limits::{COMMIT_LIMIT, limited};
 use crate::store::plan::{ChannelRow, Logged, Plan};
@@ -255,6 +255,7 @@ impl MySqlStore {
     ) -> Result<Prepared<'b>, StoreError> {
         let mut plan = self.plan(batch, stamp);
         self.lock_channels(&mut connected.connection, committer, &mut plan, batch).await?;
+        publishers::load(&mut connected.connection, &mut plan).await?;
         load(&mut connected.connection, &mut plan, batch).await?;
         let outcomes = plan.carry_out(batch, &mut 0);
         if !plan.made().is_empty() {
@@ -266,6 +267,7 @@ impl MySqlStore {
                 plan.retained().iter().for_each(|(_, channel, _)| retained.insert(channel.as_str()));
             }
             write(connected, &plan).await?;
+            publishers::write(connected, &plan).await?;
             committer.batch += 1;
             note_batch(&mut connected.connection, committer.node, committer.batch).await?;
         }
@@ -570,7 +572,7 @@ async fn write_retained(connected: &mut Connected, plan: &Plan<'_>) -> Result<()
 }
 
 /// How many payloads go into one packet: one at least.
-fn fitting(max_packet: usize, payloads: impl Iterator<Item = usize>) -> usize {
+pub(super) fn fitting(max_packet: usize, payloads: impl Iterator<Item = usize>) -> usize {
     let mut bytes = 16 << 10; // the statement itself is known to the server
     let fits = payloads.take_while(|payload| {
         bytes += payload + BESIDE_PAYLOAD;

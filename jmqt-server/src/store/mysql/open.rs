@@ -20,9 +20,10 @@ use crate::store::{Epoch, StoreError};
 
 /// The steps from nothing to the schema of this version, in order. A step that was released never changes.
 /// Each can be run again after it was interrupted.
-const MIGRATIONS: [(i64, &str, &str); 2] = [
+const MIGRATIONS: [(i64, &str, &str); 3] = [
     (1, "tables", include_str!("../migrations/0001_mysql.sql")),
     (2, "stamps and sizes", include_str!("../migrations/0002_mysql.sql")),
+    (3, "publishers", include_str!("../migrations/0003_mysql.sql")),
 ];
 
 /// What a packet has beside the payload: names, numbers, and the statement around them.
@@ -67,6 +68,7 @@ async fn open_in_time(options: &MySqlOptions) -> Result<MySqlStore, StoreError> 
         presence: Mutex::new(presence),
         retained,
         to_trim: ToTrim::default(),
+        publishers_up_to: std::sync::Mutex::default(),
         closed: AtomicBool::new(false),
     })
 }

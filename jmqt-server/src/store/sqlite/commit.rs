@@ -9,7 +9,7 @@ use sqlx::error::BoxDynError;
 use sqlx::sqlite::{SqliteArguments, SqliteConnection};
 
 use super::rows::{self, MultiRow};
-use super::{SqliteStore, cursors};
+use super::{SqliteStore, cursors, publishers};
 use crate::store::limits::limited;
 use crate::store::plan::{ChannelRow, Plan};
 use crate::store::time::millis;
@@ -124,9 +124,10 @@ impl SqliteStore {
         let mut writer = self.writer().await?;
         let prepared = limited(async {
             load(writer.connection()?, &mut plan, batch).await?;
+            publishers::load(&mut writer, &mut plan).await?;
             let outcomes = plan.carry_out(batch, &mut writer.next_channel);
             if plan.is_unchanged() {
-                return Ok((outcomes, Vec::new()));
+                return Ok((outcomes, Vec::new(), Vec::new()));
             }
             if !plan.messages().is_empty() || !plan.retained().is_empty() {
                 self.guard.check_room()?;
@@ -134,10 +135,13 @@ impl SqliteStore {
             self.expect(&plan);
             writer.begin().await?;
             let gone = write(writer.connection()?, &plan).await?;
-            Ok((outcomes, gone))
+            let forgotten = publishers::write(writer.connection()?, &plan).await?;
+            Ok((outcomes, gone, forgotten))
         })
         .await;
-        let (outcomes, gone) = writer.finish(prepared).await?;
+        let (outcomes, gone, forgotten) = writer.finish(prepared).await?;
+        writer.publishers.keep(plan.take_publishers());
+        writer.publishers.forget(&forgotten);
         for client in &gone {
             self.clients.remove(client.as_str());
         }

@@ -20,9 +20,10 @@ use crate::store::names::NameSet;
 use crate::store::{ChannelKey, Epoch, StoreError};
 
 /// The steps from nothing to the schema of this version, in order. A step that was released never changes.
-const MIGRATIONS: [(i64, &str, &str); 2] = [
+const MIGRATIONS: [(i64, &str, &str); 3] = [
     (1, "tables", include_str!("../migrations/0001_sqlite.sql")),
     (2, "stamps and sizes", include_str!("../migrations/0002_sqlite.sql")),
+    (3, "publishers", include_str!("../migrations/0003_sqlite.sql")),
 ];
 
 /// How many connections read. SQLite reads of several run side by side, but rarely wait for a disk.

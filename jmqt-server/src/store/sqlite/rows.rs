@@ -12,7 +12,7 @@ use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
 use sqlx::{Arguments as _, AssertSqlSafe, Row as _, SqlSafeStr as _, SqlStr};
 
 use crate::store::time::from_millis;
-use crate::store::{ChannelKey, Seq, Stamp, StoreError};
+use crate::store::{ChannelKey, PublisherId, Seq, Stamp, StoreError};
 
 /// How many rows a statement can take, smallest first.
 const SHAPES: [usize; 3] = [1, 8, 64];
@@ -140,6 +140,11 @@ pub(super) fn client(row: &SqliteRow, column: usize) -> Result<ClientId, StoreEr
     ClientId::parse(row.try_get(column)?).map_err(|_| StoreError::Corrupt { what: "client id" })
 }
 
+/// Reads a publisher's id.
+pub(super) fn publisher(row: &SqliteRow, column: usize) -> Result<PublisherId, StoreError> {
+    PublisherId::parse(row.try_get(column)?).ok_or(StoreError::Corrupt { what: "publisher" })
+}
+
 /// Reads who sent a message.
 pub(super) fn sender(row: &SqliteRow, column: usize) -> Result<Option<ClientId>, StoreError> {
     let text: Option<&str> = row.try_get(column)?;
@@ -160,11 +165,14 @@ pub(super) fn time(row: &SqliteRow, column: usize) -> Result<SystemTime, StoreEr
 mod tests {
     use sqlx::Connection as _;
 
-    use super::super::{commit, cursors, expiry, log, pending, sessions};
+    use super::super::{commit, cursors, expiry, log, pending, publishers, sessions};
     use super::*;
 
-    const SCHEMA: &str =
-        concat!(include_str!("../migrations/0001_sqlite.sql"), include_str!("../migrations/0002_sqlite.sql"));
+    const SCHEMA: &str = concat!(
+        include_str!("../migrations/0001_sqlite.sql"),
+        include_str!("../migrations/0002_sqlite.sql"),
+        include_str!("../migrations/0003_sqlite.sql"),
+    );
 
     #[tokio::test]
     async fn no_statement_reads_a_whole_table() {
@@ -172,7 +180,8 @@ mod tests {
         sqlx::raw_sql(SCHEMA).execute(&mut connection).await.unwrap();
         let statements = commit::statements().into_iter().chain(cursors::statements());
         let statements = statements.chain(log::statements()).chain(sessions::statements());
-        for statement in statements.chain(expiry::statements()).chain(pending::statements()) {
+        let statements = statements.chain(expiry::statements()).chain(pending::statements());
+        for statement in statements.chain(publishers::statements()) {
             for sql in &statement.shapes {
                 let explain = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {}", sql.as_str()));
                 for step in sqlx::query(explain).fetch_all(&mut connection).await.unwrap() {

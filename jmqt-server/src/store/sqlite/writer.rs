@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use sqlx::ConnectOptions as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 
+use super::publishers::Publishers;
 use crate::store::limits::{COMMIT_LIMIT, limited, no_answer};
 use crate::store::{ChannelKey, StoreError};
 
@@ -22,6 +23,8 @@ pub(super) struct Writer {
     pub(super) next_channel: i64,
     /// Channels where something may be left to be trimmed.
     pub(super) to_trim: BTreeSet<ChannelKey>,
+    /// What is known of publishers.
+    pub(super) publishers: Publishers,
 }
 
 impl Writer {
@@ -30,7 +33,14 @@ impl Writer {
         connection: SqliteConnection,
         next_channel: i64,
     ) -> Self {
-        Self { options, connection: Some(connection), dirty: false, next_channel, to_trim: BTreeSet::new() }
+        Self {
+            options,
+            connection: Some(connection),
+            dirty: false,
+            next_channel,
+            to_trim: BTreeSet::new(),
+            publishers: Publishers::default(),
+        }
     }
 
     /// The connection, for statements.
