@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use jmqt_protocol::{Conn, Disconn, Packet, decode};
@@ -77,6 +78,8 @@ pub(crate) struct Shared {
     pub(crate) options: LoadOptions,
     targets: Vec<Target>,
     pub(crate) phase: watch::Receiver<Phase>,
+    /// Which publisher each client is: another one in each load (protocol.md 2.23).
+    publisher: String,
 }
 
 /// How long a client waits before it tries again.
@@ -131,12 +134,16 @@ impl Shared {
             .ok_or(io::ErrorKind::UnexpectedEof)?;
         let number = self.journal.conn_sent(client, connection.local);
         let mut session = Session { connection, shared: Arc::clone(self), number };
-        let conn = Conn { token: "token".into(), client: client.into(), window: Some(128), publisher: None };
+        let publisher = Some((&*self.publisher).into());
+        let conn = Conn { token: "token".into(), client: client.into(), window: Some(128), publisher };
         session.connection.send(&Packet::Conn(conn)).await?;
         let answer = timeout(ANSWER_TIMEOUT, session.connection.next()).await.map_err(late)?;
         let answer = answer.ok_or(io::ErrorKind::UnexpectedEof)?;
         match decode(&answer) {
             Ok(Packet::ConnAck(ack)) if ack.status.is_ok() => {
+                if !ack.remembers_publishes {
+                    self.journal.problem(format!("{client}'s publishes are not remembered: {answer}"));
+                }
                 self.journal.session_opened(number);
                 Ok(session)
             }
@@ -164,7 +171,10 @@ impl Load {
     pub async fn start(targets: Vec<Target>, options: LoadOptions) -> Self {
         let (phase, receiver) = watch::channel(Phase::Busy);
         let journal = Journal::new(options.publishers, options.subscribers);
-        let shared = Arc::new(Shared { journal, options, targets, phase: receiver });
+        // Messages are numbered anew in each load, also in one on the same cluster.
+        static LOADS: AtomicU32 = AtomicU32::new(0);
+        let publisher = format!("load {}", LOADS.fetch_add(1, Ordering::Relaxed));
+        let shared = Arc::new(Shared { journal, options, targets, phase: receiver, publisher });
         let (ready, mut subscribed) = tokio::sync::mpsc::channel(shared.options.subscribers as usize);
         let subscribers = (0..shared.options.subscribers)
             .map(|number| tokio::spawn(subscriber::run(Arc::clone(&shared), number, ready.clone())))

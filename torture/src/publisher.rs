@@ -1,4 +1,4 @@
-//! Publishes numbered QoS 1 messages in order, and publishes again what was not acknowledged.
+//! Publishes numbered QoS 1 messages in order, and publishes again, with the same id, what was not acknowledged.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -122,7 +122,8 @@ impl Publisher {
             self.waiting_since = Instant::now();
         }
         self.outstanding.push_back(n);
-        let text = format!(r#"{{"pub":{{"cn":"c{channel}","dt":{{"n":{n}}},"q":1,"id":"{n}"}}}}"#);
+        let id = u64::from(n) + 1; // from 1 on (protocol.md 2.23)
+        let text = format!(r#"{{"pub":{{"cn":"c{channel}","dt":{{"n":{n}}},"q":1,"id":"{id}"}}}}"#);
         self.session.connection.send_text(&text).await.ok()
     }
 
@@ -135,7 +136,8 @@ impl Publisher {
                 return Some(());
             }
         };
-        let n = ack.id.as_deref().and_then(|id| id.parse().ok());
+        let id = ack.id.as_deref().and_then(|id| id.parse::<u32>().ok());
+        let n = id.and_then(|id| id.checked_sub(1));
         let expected = self.outstanding.pop_front();
         self.waiting_since = Instant::now();
         if n.is_none() || n != expected {
