@@ -361,11 +361,18 @@ impl Janitor {
         }
     }
 
+    /// Goes on where the last time ended, for [`SWEEP_FOR`] at most.
     async fn forget_publishers(&self, hub: &Hub) {
-        if hub.is_first()
-            && let Err(error) = self.store.forget_publishers(SystemTime::now()).await
-        {
-            self.failed("publishers that have gone could not be forgotten", &error);
+        if !hub.is_first() {
+            return;
+        }
+        let until = Instant::now() + SWEEP_FOR;
+        loop {
+            match self.store.forget_publishers(SystemTime::now()).await {
+                Ok(forgotten) if forgotten.is_round_complete || Instant::now() > until => return,
+                Ok(_) => {}
+                Err(error) => return self.failed("publishers that have gone could not be forgotten", &error),
+            }
         }
     }
 

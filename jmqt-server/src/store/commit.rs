@@ -273,8 +273,8 @@ mod tests {
 
     use super::*;
     use crate::store::{
-        ChannelKey, CursorUpdate, Epoch, Expired, IsAway, LoggedMessage, PendingLimits, Retained, Seq,
-        SessionRow, StoredSubscription, Swept,
+        ChannelKey, CursorUpdate, Epoch, Expired, Forgotten, IsAway, LoggedMessage, PendingLimits, Retained,
+        Seq, SessionRow, StoredSubscription, Swept,
     };
 
     impl Tagged for () {
@@ -389,8 +389,8 @@ mod tests {
             Ok(Swept::default())
         }
 
-        async fn forget_publishers(&self, _: SystemTime) -> Result<u64, StoreError> {
-            Ok(0)
+        async fn forget_publishers(&self, _: SystemTime) -> Result<Forgotten, StoreError> {
+            Ok(Forgotten { publishers: 0, is_round_complete: true })
         }
 
         async fn close(&self) {}

@@ -281,6 +281,15 @@ pub struct Expired {
     pub subscriptions: u64,
 }
 
+/// What one call of [`Store::forget_publishers`] has done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Forgotten {
+    /// How many were forgotten.
+    pub publishers: u64,
+    /// Whether it came to the last one.
+    pub is_round_complete: bool,
+}
+
 /// Whether a client is not here, and kept away from now on: see [`Store::expire`].
 pub type IsAway<'a> = dyn for<'c> FnMut(&'c ClientId) -> bool + Send + 'a;
 
@@ -454,8 +463,8 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<Swept, StoreError>;
 
     /// Forgets publishers that have not published for a day. A call looks at the next few; the one after the
-    /// last begins again with the first ones. Returns how many were forgotten.
-    async fn forget_publishers(&self, now: SystemTime) -> Result<u64, StoreError>;
+    /// last begins again with the first ones.
+    async fn forget_publishers(&self, now: SystemTime) -> Result<Forgotten, StoreError>;
 
     /// Finishes what is running and closes the database. Later calls fail with [`StoreError::Closed`].
     async fn close(&self);

@@ -37,8 +37,8 @@ use super::backlog;
 use super::limits::limited;
 use super::names::NameSet;
 use super::{
-    ChannelKey, CursorUpdate, Epoch, Expired, IsAway, LoggedMessage, Operation, Outcome, PendingLimits,
-    Retained, Seq, SessionRow, Store, StoreError, StoredSubscription, Swept,
+    ChannelKey, CursorUpdate, Epoch, Expired, Forgotten, IsAway, LoggedMessage, Operation, Outcome,
+    PendingLimits, Retained, Seq, SessionRow, Store, StoreError, StoredSubscription, Swept,
 };
 
 /// Where the database is, who uses it, and how.
@@ -223,7 +223,7 @@ impl Store for MySqlStore {
         backlog::sweep(self, limits, after).await
     }
 
-    async fn forget_publishers(&self, now: SystemTime) -> Result<u64, StoreError> {
+    async fn forget_publishers(&self, now: SystemTime) -> Result<Forgotten, StoreError> {
         self.forget_some_publishers(now).await
     }
 

@@ -18,7 +18,7 @@ use crate::store::limits::limited;
 use crate::store::plan::Plan;
 use crate::store::publisher::{LOOKED_AT, PublisherRow, Seen, remembered, too_many};
 use crate::store::time::millis;
-use crate::store::{PublisherId, StoreError};
+use crate::store::{Forgotten, PublisherId, StoreError};
 
 static LOCK: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::table(
@@ -134,7 +134,7 @@ pub(super) async fn write(connected: &mut Connected, plan: &Plan<'_>) -> Result<
 
 impl MySqlStore {
     /// See [`Store::forget_publishers`](crate::store::Store::forget_publishers).
-    pub(super) async fn forget_some_publishers(&self, now: SystemTime) -> Result<u64, StoreError> {
+    pub(super) async fn forget_some_publishers(&self, now: SystemTime) -> Result<Forgotten, StoreError> {
         self.check_open()?;
         let remembered = remembered(now);
         let up_to = self.publishers_up_to.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -145,12 +145,13 @@ impl MySqlStore {
         let up_to = last.map(|row| (row.client.as_str().into(), row.id.as_str().into()));
         let mut old = found;
         old.retain(|row| !remembered.contains(&row.used_at));
-        let forgotten = match old.is_empty() {
+        let publishers = match old.is_empty() {
             true => 0,
             false => retried(|| self.forget_unused(&old)).await?,
         };
+        let is_round_complete = up_to.is_none();
         *self.publishers_up_to.lock().unwrap_or_else(PoisonError::into_inner) = up_to.unwrap_or_default();
-        Ok(forgotten)
+        Ok(Forgotten { publishers, is_round_complete })
     }
 
     async fn forget_unused(&self, old: &[PublisherRow]) -> Result<u64, StoreError> {

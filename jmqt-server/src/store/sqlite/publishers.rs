@@ -16,7 +16,7 @@ use crate::store::limits::limited;
 use crate::store::plan::{Plan, Publisher};
 use crate::store::publisher::{LOOKED_AT, PublisherRow, Seen, remembered, too_many};
 use crate::store::time::millis;
-use crate::store::{PublisherId, StoreError};
+use crate::store::{Forgotten, PublisherId, StoreError};
 
 /// How many publishers are known in memory.
 const KNOWN: usize = 8192;
@@ -137,7 +137,7 @@ pub(super) async fn write(
 
 impl SqliteStore {
     /// See [`Store::forget_publishers`](crate::store::Store::forget_publishers).
-    pub(super) async fn forget_some_publishers(&self, now: SystemTime) -> Result<u64, StoreError> {
+    pub(super) async fn forget_some_publishers(&self, now: SystemTime) -> Result<Forgotten, StoreError> {
         let mut writer = self.writer().await?;
         let up_to = writer.publishers.up_to.take();
         let remembered = remembered(now);
@@ -160,9 +160,10 @@ impl SqliteStore {
         })
         .await;
         let (old, up_to) = writer.finish(forgotten).await?;
+        let is_round_complete = up_to.is_none();
         writer.publishers.up_to = up_to;
         writer.publishers.forget(&old);
-        Ok(old.len() as u64)
+        Ok(Forgotten { publishers: old.len() as u64, is_round_complete })
     }
 }
 
