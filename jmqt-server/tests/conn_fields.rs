@@ -12,8 +12,8 @@ use support::{Asked, TestServer};
 async fn client_ids_have_1_to_256_bytes_and_no_surrounding_white_space() {
     let server = TestServer::start().await;
     server.app.on_conn(|_| Ok(ConnVerdict::accept()));
-    let mut alice = server.open(Protocol::Socket).await;
     for bad in ["", " ", " alice", "alice\\n", &"x".repeat(257), &"ä".repeat(129)] {
+        let mut alice = server.open(Protocol::Socket).await; // five refusals end a connection
         alice.send(&format!(r#"{{"conn":{{"at":"t","cl":"{bad}"}}}}"#)).await;
         alice.expect(r#"{"connAck":{"st":10}}"#).await;
     }
