@@ -227,6 +227,16 @@ impl<'b> Plan<'b> {
         }
     }
 
+    /// Whether no message of the batch can come to be stored. Asked once the channels are in.
+    pub(super) fn stores_no_message(&self, batch: &[Operation]) -> bool {
+        let may_store = |operation: &Operation| match operation {
+            Operation::Append(append) => append.retain,
+            Operation::Subscribe { .. } => true,
+            _ => false,
+        };
+        self.channels.iter().all(|channel| channel.persistent == 0) && !batch.iter().any(may_store)
+    }
+
     /// Takes the publishers out, once the batch has been written.
     pub(super) fn take_publishers(&mut self) -> Vec<Publisher<'b>> {
         std::mem::take(&mut self.publishers)

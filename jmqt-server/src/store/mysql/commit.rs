@@ -255,7 +255,7 @@ impl MySqlStore {
     ) -> Result<Prepared<'b>, StoreError> {
         let mut plan = self.plan(batch, stamp);
         self.lock_channels(&mut connected.connection, committer, &mut plan, batch).await?;
-        publishers::load(&mut connected.connection, &mut plan).await?;
+        publishers::load(&mut connected.connection, &mut plan, batch).await?;
         load(&mut connected.connection, &mut plan, batch).await?;
         let outcomes = plan.carry_out(batch, &mut 0);
         if !plan.made().is_empty() {

@@ -18,7 +18,7 @@ use crate::store::limits::limited;
 use crate::store::plan::Plan;
 use crate::store::publisher::{LOOKED_AT, PublisherRow, Seen, remembered, too_many};
 use crate::store::time::millis;
-use crate::store::{Forgotten, PublisherId, StoreError};
+use crate::store::{Forgotten, Operation, PublisherId, StoreError};
 
 static LOCK: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::table(
@@ -70,9 +70,13 @@ type Key = (ClientId, PublisherId);
 /// Behind which publisher the search for forgotten ones goes on; empty for the first.
 pub(super) type Place = (Vec<u8>, Vec<u8>);
 
-/// Locks the rows of the plan's publishers, in order, and puts them in. Missing ones are made: two nodes must not both
-/// find that there is none.
-pub(super) async fn load(connection: &mut MySqlConnection, plan: &mut Plan<'_>) -> Result<(), StoreError> {
+/// Locks the rows of the plan's publishers, in order, and puts them in. Missing ones are made, unless nothing will be
+/// stored: two nodes must not both find that there is none.
+pub(super) async fn load(
+    connection: &mut MySqlConnection,
+    plan: &mut Plan<'_>,
+    batch: &[Operation],
+) -> Result<(), StoreError> {
     let mut wanted: Vec<Key> =
         plan.publishers().iter().map(|it| (it.client.clone(), it.id.clone())).collect();
     for are_made in [false, true] {
@@ -86,7 +90,7 @@ pub(super) async fn load(connection: &mut MySqlConnection, plan: &mut Plan<'_>) 
             found.insert((client, id));
         }
         wanted.retain(|key| !found.contains(key));
-        if wanted.is_empty() || are_made {
+        if wanted.is_empty() || are_made || plan.stores_no_message(batch) {
             break;
         }
         let now = millis(SystemTime::now());
