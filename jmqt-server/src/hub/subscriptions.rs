@@ -191,6 +191,7 @@ impl Hub {
         {
             let retained = match persistence {
                 Persistence::Persistent => {
+                    let _change = Change::begin(&subscription);
                     self.attach(&subscription).await.map_err(|error| unclear(outbox, error))?
                 }
                 Persistence::Temporary => {
@@ -293,6 +294,22 @@ impl Hub {
             Outcome::Cleared(existed) => Ok(existed),
             _ => Err(HubError::Store),
         }
+    }
+}
+
+/// A temporary subscription that is to become persistent, until this is dropped.
+struct Change<'a>(&'a Arc<Subscription>);
+
+impl<'a> Change<'a> {
+    fn begin(subscription: &'a Arc<Subscription>) -> Self {
+        subscription.outbox.begin_change(subscription);
+        Self(subscription)
+    }
+}
+
+impl Drop for Change<'_> {
+    fn drop(&mut self) {
+        self.0.outbox.end_change(self.0);
     }
 }
 

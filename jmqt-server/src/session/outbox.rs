@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 
 use super::push_id::{IdSpace, PushId};
 use super::queue::{COPIED_BYTES, SLICES, SendQueue};
-use super::subscription::{LogPosition, LogState, Stage, Subscription};
+use super::subscription::{Changing, LogPosition, LogState, Stage, Subscription};
 use super::window::Window;
 use crate::budget::Budget;
 use crate::counters::Counters;
@@ -177,6 +177,15 @@ impl Drop for Outbox {
 struct Held {
     pieces: Vec<Bytes>,
     bytes: usize,
+}
+
+impl Held {
+    fn hold_retained(&mut self, RetainedPush { head, data, tail }: RetainedPush) {
+        for piece in [head.into(), data, tail.into()] {
+            self.bytes += piece.len();
+            self.pieces.push(piece);
+        }
+    }
 }
 
 #[derive(Default)]
@@ -571,6 +580,16 @@ impl Outbox {
         let mut log = subscription.log();
         let seen = match *log {
             LogState::Attaching { seen } => seen,
+            LogState::Changing(ref mut changing) => {
+                let changing = std::mem::take(&mut **changing);
+                // What the log has from the new beginning on is pushed from there.
+                let is_in_log = |id: PushId| {
+                    id.place().is_some_and(|(key, seq)| key == stored.key && seq.0 > stored_up_to(stored))
+                };
+                let earlier = changing.kept.into_iter().filter(|(id, _)| !is_in_log(*id));
+                self.push_kept(&mut state, subscription, earlier);
+                changing.seen
+            }
             LogState::Temporary => None,
             LogState::Attached(_) => return,
         };
@@ -584,6 +603,43 @@ impl Outbox {
         window.by_key.insert(position.key, Arc::clone(subscription));
         list_if_behind(window, subscription, &mut position);
         *log = LogState::Attached(Box::new(position));
+    }
+
+    /// The store is about to make a temporary subscription persistent: until it has said from where on, nothing
+    /// is pushed. Whatever happens, [`end_change`](Self::end_change) is called afterwards.
+    pub(crate) fn begin_change(&self, subscription: &Subscription) {
+        let _state = self.lock();
+        let mut log = subscription.log();
+        if let LogState::Temporary = *log {
+            *log = LogState::Changing(Box::default());
+        }
+    }
+
+    /// If it has not become persistent, it is temporary as before, and what was kept follows.
+    pub(crate) fn end_change(&self, subscription: &Arc<Subscription>) {
+        let mut state = self.lock();
+        let mut log = subscription.log();
+        let LogState::Changing(changing) = &mut *log else { return };
+        let kept = std::mem::take(&mut changing.kept);
+        *log = LogState::Temporary;
+        drop(log);
+        if subscription.stage() != Stage::Ended {
+            self.push_kept(&mut state, subscription, kept);
+        }
+        self.flush_locked(&mut state);
+    }
+
+    fn push_kept(
+        &self,
+        state: &mut State,
+        subscription: &Arc<Subscription>,
+        kept: impl IntoIterator<Item = (PushId, Bytes)>,
+    ) {
+        for (id, bytes) in kept {
+            if !self.push_temporary(state, subscription, id, bytes) {
+                return;
+            }
+        }
     }
 
     /// A persistent subscription becomes temporary: its place in the log is forgotten.
@@ -620,7 +676,12 @@ impl Outbox {
         }
         let mut state = self.lock();
         if let Some(retained) = retained {
-            append_retained(&mut state.queue, retained);
+            match subscription.stage() {
+                Stage::Ended => {} // in the meantime, and nothing follows that
+                // Nothing comes before the `connAck`.
+                _ if state.connecting => state.held.get_or_insert_default().hold_retained(retained),
+                _ => append_retained(&mut state.queue, retained),
+            }
         }
         if subscription.stage() == Stage::Opening {
             subscription.set_stage(Stage::Live);
@@ -756,6 +817,11 @@ impl Outbox {
                 self.offer_temporary(&mut state, subscription, logged);
                 (false, false)
             }
+            LogState::Changing(changing) => {
+                changing.seen = changing.seen.max(logged.last_logged());
+                self.keep(&mut state, subscription, changing, logged);
+                (false, false)
+            }
             LogState::Attaching { seen } => {
                 // Keys are never given twice, so the greatest is of the log that is there now.
                 *seen = (*seen).max(logged.last_logged());
@@ -783,29 +849,71 @@ impl Outbox {
 
     fn offer_temporary(&self, state: &mut State, subscription: &Arc<Subscription>, logged: &LoggedPushes) {
         let framed = logged.pushes.framed(self.framing);
-        let may_flow = !state.connecting && subscription.stage() == Stage::Live;
         for (index, message) in logged.messages.iter().enumerate() {
             if message.sender.as_ref() == Some(&subscription.client) {
                 continue; // nobody receives their own message (2.11)
             }
             let bytes = framed.messages(index..index + 1);
-            let has_room = may_flow && !self.is_full(state);
-            if has_room && state.window().try_send_temporary(message.id, subscription) {
-                self.context.counters.pushes_sent.increment();
-                packet_trace::pushed(
-                    subscription.client.as_str(),
-                    subscription.channel.as_str(),
-                    1,
-                    1,
-                    bytes.len(),
-                );
-                state.queue.push(bytes);
-            } else if !state.window().wait(message.id, subscription, bytes, self.limit()) {
-                // Leaving one out would be a silent hole (2.14).
-                state.closed.get_or_insert(CloseReason::QueueOverflow);
-                self.waker.wake();
+            if !self.push_temporary(state, subscription, message.id, bytes) {
                 return;
             }
+        }
+    }
+
+    /// Pushes one message of a temporary subscription, or lets it wait; `false` if there is no room for that,
+    /// which ends the connection.
+    fn push_temporary(
+        &self,
+        state: &mut State,
+        subscription: &Arc<Subscription>,
+        id: PushId,
+        bytes: Bytes,
+    ) -> bool {
+        let may_flow = !state.connecting && subscription.stage() == Stage::Live;
+        let has_room = may_flow && !self.is_full(state);
+        if has_room && state.window().try_send_temporary(id, subscription) {
+            self.context.counters.pushes_sent.increment();
+            packet_trace::pushed(
+                subscription.client.as_str(),
+                subscription.channel.as_str(),
+                1,
+                1,
+                bytes.len(),
+            );
+            state.queue.push(bytes);
+            return true;
+        }
+        let waits = state.window().wait(id, subscription, bytes, self.limit());
+        if !waits {
+            self.overflow(state);
+        }
+        waits
+    }
+
+    /// A QoS 1 push finds no room. Leaving it out would be a silent hole (2.14).
+    fn overflow(&self, state: &mut State) {
+        state.closed.get_or_insert(CloseReason::QueueOverflow);
+        self.waker.wake();
+    }
+
+    fn keep(
+        &self,
+        state: &mut State,
+        subscription: &Subscription,
+        changing: &mut Changing,
+        logged: &LoggedPushes,
+    ) {
+        let framed = logged.pushes.framed(self.framing);
+        for (index, message) in logged.messages.iter().enumerate() {
+            if message.sender.as_ref() == Some(&subscription.client) {
+                continue; // nobody receives their own message (2.11)
+            }
+            let bytes = framed.messages(index..index + 1);
+            if !changing.kept.is_empty() && changing.bytes + bytes.len() > self.limit() {
+                return self.overflow(state);
+            }
+            changing.bytes += bytes.len();
+            changing.kept.push((message.id, bytes));
         }
     }
 
@@ -818,7 +926,7 @@ impl Outbox {
         source: Source,
     ) {
         let (framed, limit) = (logged.pushes.framed(self.framing), self.limit());
-        let flowing = source != Source::Live || !state.connecting;
+        let flowing = (source != Source::Live || !state.connecting) && subscription.stage() != Stage::Opening;
         position.seen = position.seen.max(logged.last_logged().map_or(0, |(_, Seq(seq))| seq));
         let mut run = 0..0; // messages to be appended in one piece
         let (mut sent, mut sent_bytes) = (0, 0);
@@ -948,6 +1056,10 @@ impl Outbox {
                 list_if_behind(state.window(), subscription, position);
                 position.is_behind()
             }
+            LogState::Changing(changing) => {
+                changing.seen = changing.seen.max(Some((key, seq)));
+                false
+            }
             LogState::Attaching { seen } => {
                 *seen = (*seen).max(Some((key, seq)));
                 false
@@ -992,6 +1104,11 @@ impl Outbox {
             if !position.is_behind() {
                 position.listed = false;
                 continue;
+            }
+            if subscription.stage() == Stage::Opening {
+                drop(log);
+                window.behind.push_back(subscription);
+                continue; // after its `subAck`, when the session resumes
             }
             let within_horizon = position.acked.horizon().saturating_sub(position.next - 1);
             let redelivery = position.next <= position.pending_until;
@@ -1155,6 +1272,11 @@ fn append_run(queue: &mut SendQueue, framed: &crate::hub::Framed, run: std::ops:
     }
 }
 
+/// The last place before what a persistent subscription gets.
+fn stored_up_to(stored: &StoredSubscription) -> u64 {
+    LogPosition::new(stored).next - 1
+}
+
 fn append_retained(queue: &mut SendQueue, retained: RetainedPush) {
     queue.push_copy(&retained.head);
     queue.push(retained.data);
@@ -1186,8 +1308,11 @@ fn write_queue(state: &mut State) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use jmqt_protocol::{Payload, PushFrame};
+
     use super::*;
-    use crate::store::{CURSOR_WINDOW, Cursor};
+    use crate::hub::PushesBuilder;
+    use crate::store::{CURSOR_WINDOW, Cursor, Epoch};
 
     fn position(acked: u64) -> LogPosition {
         let cursor = Cursor { acked: Seq(acked), beyond: Vec::new() };
@@ -1207,5 +1332,152 @@ mod tests {
         assert!(position.acked.insert(sent));
         position.pass_over(sent + 2 * CURSOR_WINDOW);
         assert_eq!(position.acked.up_to(), sent + 2 * CURSOR_WINDOW);
+    }
+
+    /// Of an encrypted connection, which is written only when a test says so.
+    fn outbox() -> Arc<Outbox> {
+        let context = OutboxContext {
+            queue_bytes: 1 << 20,
+            outbound: Budget::new(1 << 30),
+            counters: Arc::default(),
+            ids: IdSpace::new(Epoch(1), 1),
+            moved_cursors: Mutex::default(),
+        };
+        let outbox = Outbox::new(Framing::Nul, None, Arc::new(context));
+        outbox.set_window(128, false);
+        Arc::new(outbox)
+    }
+
+    fn subscribe(outbox: &Arc<Outbox>, stage: Stage, log: LogState) -> Arc<Subscription> {
+        let (news, bob) = (ChannelName::parse("news").unwrap(), ClientId::parse("bob").unwrap());
+        let subscription = Arc::new(Subscription::new(news, bob, Arc::clone(outbox), stage, log));
+        assert!(outbox.insert_subscription(&subscription));
+        subscription
+    }
+
+    fn logged(seqs: std::ops::RangeInclusive<u64>) -> LoggedPushes {
+        let mut pushes = PushesBuilder::default();
+        let mut messages = Vec::new();
+        for seq in seqs {
+            let id = PushId::Logged(LogPlace { key: ChannelKey(1), seq: Seq(seq), stamp: Stamp(9) });
+            let number = seq.to_string();
+            pushes.push(&PushFrame::new("news", "alice"), Payload::parse(&number).unwrap(), Some(&number));
+            messages.push(LoggedPush { id, sender: None });
+        }
+        LoggedPushes { pushes: pushes.finish(), messages }
+    }
+
+    fn retained() -> RetainedPush {
+        let data = Bytes::from_static(b"\"retained\"");
+        RetainedPush::new(&PushFrame::new("news", "alice"), data, Framing::Nul)
+    }
+
+    fn stored(last: u64) -> StoredSubscription {
+        let cursor = Cursor { acked: Seq(last), beyond: Vec::new() };
+        let channel = ChannelName::parse("news").unwrap();
+        StoredSubscription { channel, key: ChannelKey(1), cursor, last: Seq(last) }
+    }
+
+    /// What the client has got since the last call: packet types, retained messages and the ids of pushes.
+    fn got(outbox: &Outbox) -> Vec<String> {
+        let mut bytes = Vec::new();
+        let drained = outbox.drain_with(|piece| {
+            bytes.extend_from_slice(piece);
+            Ok(piece.len())
+        });
+        assert!(drained.unwrap());
+        let texts = bytes.split(|byte| *byte == 0).filter(|text| !text.is_empty());
+        let short = |text: &[u8]| {
+            let text: serde_json::Value = serde_json::from_slice(text).unwrap();
+            let (kind, value) = text.as_object().unwrap().iter().next().unwrap();
+            match value.get("id") {
+                Some(id) => id.as_str().unwrap().to_owned(),
+                None if value.get("rt").is_some() => "retained".to_owned(),
+                None => kind.clone(),
+            }
+        };
+        texts.map(short).collect()
+    }
+
+    fn ack() -> Packet<'static> {
+        let status = jmqt_protocol::StatusCode::OK;
+        Packet::SubAck(jmqt_protocol::SubAck { status, channel: Some("news".into()) })
+    }
+
+    #[test] // protocol.md 2.2, 2.3: the application subscribes a client that is connecting
+    fn a_retained_message_waits_until_the_session_is_live() {
+        let outbox = outbox();
+        let subscription = subscribe(&outbox, Stage::Live, LogState::Temporary);
+        outbox.open(&subscription, None, Some(retained()));
+        outbox.flush();
+        assert!(got(&outbox).is_empty());
+        outbox.answer(&Packet::HbAck); // in place of a `connAck`
+        outbox.go_live();
+        assert_eq!(got(&outbox), ["hbAck", "retained"]);
+    }
+
+    #[test] // protocol.md 2.20
+    fn no_retained_message_comes_of_a_subscription_that_has_ended() {
+        let outbox = outbox();
+        outbox.go_live();
+        let subscription = subscribe(&outbox, Stage::Opening, LogState::Temporary);
+        outbox.remove_subscription("news");
+        outbox.open(&subscription, Some(&ack()), Some(retained()));
+        assert_eq!(got(&outbox), ["subAck"]);
+    }
+
+    #[test] // protocol.md 2.3
+    fn no_push_of_either_kind_of_subscription_comes_before_its_sub_ack() {
+        for persistent in [false, true] {
+            let outbox = outbox();
+            outbox.go_live();
+            let subscription = subscribe(&outbox, Stage::Opening, LogState::Temporary);
+            if persistent {
+                outbox.attach(&subscription, &stored(0));
+            }
+            outbox.offer(&subscription, &logged(1..=2), Source::Live);
+            outbox.answer(&Packet::HbAck); // so that something is written, which lets what waits follow
+            assert_eq!(got(&outbox), ["hbAck"]);
+            assert!(!outbox.begin_resume() || outbox.next_missing().is_none());
+            outbox.open(&subscription, Some(&ack()), Some(retained()));
+            if persistent {
+                assert!(outbox.begin_resume());
+                assert_eq!(outbox.next_missing().unwrap().after, 0);
+                outbox.offer(&subscription, &logged(1..=2), Source::Memory);
+            }
+            assert_eq!(got(&outbox), ["subAck", "retained", "1", "2"]);
+        }
+    }
+
+    #[test] // protocol.md 2.10, 2.14, 2.20
+    fn what_comes_while_a_subscription_becomes_persistent_is_pushed_once() {
+        let outbox = outbox();
+        outbox.go_live();
+        let subscription = subscribe(&outbox, Stage::Live, LogState::Temporary);
+        outbox.offer(&subscription, &logged(1..=1), Source::Live);
+        outbox.begin_change(&subscription);
+        // The store subscribes between 3 and 4, and that is heard of after both.
+        outbox.offer(&subscription, &logged(2..=4), Source::Live);
+        assert_eq!(got(&outbox), ["1"]);
+        outbox.attach(&subscription, &stored(3));
+        outbox.end_change(&subscription);
+        assert_eq!(got(&outbox), ["2", "3"]);
+        assert!(outbox.begin_resume());
+        assert_eq!(outbox.next_missing().unwrap().after, 3);
+        outbox.offer(&subscription, &logged(4..=4), Source::Memory);
+        outbox.offer(&subscription, &logged(5..=5), Source::Live);
+        assert_eq!(got(&outbox), ["4", "5"]);
+    }
+
+    #[test] // protocol.md 2.20
+    fn what_came_while_a_subscription_could_not_be_made_persistent_is_pushed_then() {
+        let outbox = outbox();
+        outbox.go_live();
+        let subscription = subscribe(&outbox, Stage::Live, LogState::Temporary);
+        outbox.begin_change(&subscription);
+        outbox.offer(&subscription, &logged(1..=2), Source::Live);
+        outbox.end_change(&subscription);
+        outbox.offer(&subscription, &logged(3..=3), Source::Live);
+        assert_eq!(got(&outbox), ["1", "2", "3"]);
     }
 }

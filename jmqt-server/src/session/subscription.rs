@@ -3,10 +3,12 @@
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use jmqt_protocol::{ChannelName, ClientId, Persistence};
 
 use super::Outbox;
 use super::cursor::Acked;
+use super::push_id::PushId;
 use super::stamps::Stamps;
 use crate::store::{ChannelKey, Seq, StoredSubscription};
 
@@ -44,8 +46,20 @@ pub(crate) enum LogState {
     /// It is persistent, and the store has not yet said where it starts. `seen` is the last message
     /// that was heard of meanwhile, and of which log: the channel may have been forgotten and made anew.
     Attaching { seen: Option<(ChannelKey, Seq)> },
+    /// It is temporary, and the store has been asked to make it persistent.
+    Changing(Box<Changing>),
     /// It is persistent.
     Attached(Box<LogPosition>),
+}
+
+/// What came for a temporary subscription while the store made it persistent: only the store can say which of it
+/// the log will bring, and everything is to be pushed once.
+#[derive(Default)]
+pub(crate) struct Changing {
+    pub(super) kept: Vec<(PushId, Bytes)>,
+    pub(super) bytes: usize,
+    /// As for [`LogState::Attaching`].
+    pub(super) seen: Option<(ChannelKey, Seq)>,
 }
 
 /// The place of a persistent subscription in the log.
@@ -146,7 +160,7 @@ impl Subscription {
 
     pub(crate) fn persistence(&self) -> Persistence {
         match &*self.log() {
-            LogState::Temporary => Persistence::Temporary,
+            LogState::Temporary | LogState::Changing(_) => Persistence::Temporary,
             LogState::Attaching { .. } | LogState::Attached(_) => Persistence::Persistent,
         }
     }

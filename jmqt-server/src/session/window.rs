@@ -8,7 +8,7 @@ use bytes::Bytes;
 use jmqt_protocol::ChannelName;
 
 use super::push_id::PushId;
-use super::subscription::Subscription;
+use super::subscription::{Stage, Subscription};
 use crate::store::ChannelKey;
 
 /// How many bytes of redelivered pushes an original client on a socket gets at a time.
@@ -117,6 +117,10 @@ impl Window {
     }
 
     fn has_room_for_temporary(&self, subscription: &Subscription) -> bool {
+        // Nothing of a subscription comes before its `subAck`, which follows soon.
+        if subscription.stage() == Stage::Opening {
+            return false;
+        }
         let halved = !self.behind.is_empty() && self.temporary.len() >= (self.size / 2).max(1);
         !halved && self.share_left(subscription.temporary_in_flight()) > 0
     }
