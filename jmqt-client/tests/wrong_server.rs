@@ -45,8 +45,8 @@ async fn a_websocket_port_spoken_to_as_a_socket_is_recognised() {
 #[tokio::test]
 async fn a_socket_spoken_to_as_a_websocket_is_recognised() {
     let server = TestServer::start().await;
-    let error = refused(&format!("ws://{}", server.address(Protocol::Socket)), NO_ANSWER).await;
-    assert!(error.contains("jmqt://"), "{error}");
+    let error = refused(&format!("ws://{}", server.address(Protocol::Socket)), LIMIT).await;
+    assert!(error.contains("HTTP 400 instead of opening a WebSocket; check port and path"), "{error}");
 }
 
 #[tokio::test]

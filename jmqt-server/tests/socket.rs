@@ -100,7 +100,8 @@ async fn a_small_packet_and_its_nul_are_sent_together() {
     while within("the subAck", stream.read(&mut buffer)).await.map(|length| saw(&buffer[..length])).unwrap()
         < 2
     {}
-    for round in 1..=100 {
+    // Fewer than one channel may have unacknowledged (protocol.md 2.14).
+    for round in 1..=90 {
         alice.send_all(&publish).await;
         alice.expect(r#"{"pubAck":{"st":1,"id":"1"}}"#).await;
         while within("pushes", stream.read(&mut buffer)).await.map(|length| saw(&buffer[..length])).unwrap()

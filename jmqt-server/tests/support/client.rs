@@ -207,6 +207,13 @@ impl Client {
         self.send_bytes(&bytes).await;
     }
 
+    /// The same; the server may have closed the connection.
+    pub async fn send_frame_until_refused(&mut self, is_final: bool, opcode: u8, payload: &[u8]) {
+        let mut bytes = Vec::new();
+        websocket_frame(is_final, opcode, payload, &mut bytes);
+        self.send_bytes_until_refused(&bytes).await;
+    }
+
     async fn write(&mut self, bytes: &[u8]) {
         let written = async {
             self.stream.write_all(bytes).await?;
@@ -235,7 +242,11 @@ impl Client {
     /// Sends as much as the server takes; it may close the connection meanwhile.
     pub async fn send_bytes_until_refused(&mut self, bytes: &[u8]) {
         // Refused is what the caller expects; whether it was is what it looks at next.
-        drop(within("sending", self.stream.write_all(bytes)).await);
+        let sending = async {
+            self.stream.write_all(bytes).await?;
+            self.stream.flush().await
+        };
+        drop(within("sending", sending).await);
     }
 
     /// `pushAck`.
