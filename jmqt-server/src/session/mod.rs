@@ -564,10 +564,10 @@ impl Core {
         ControlFlow::Continue(())
     }
 
-    /// An `auth` or `conn` was refused with this status. The fifth ends the connection (2.1), unless it was
-    /// the server that failed, which is nothing that a client can do about.
+    /// An `auth` or `conn` was refused with this status. The fifth ends the connection (2.1). It does not count that
+    /// the server failed, which is not the client's doing, nor that a packet cannot be used, which tries nothing.
     pub(crate) fn count_refusal(&mut self, status: StatusCode) -> Flow {
-        if status == StatusCode::SERVER_ERROR {
+        if matches!(status, StatusCode::SERVER_ERROR | StatusCode::INVALID_PACKET) {
             return ControlFlow::Continue(());
         }
         self.refusals += 1;
