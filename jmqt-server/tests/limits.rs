@@ -98,7 +98,7 @@ async fn a_place_that_was_given_back_is_given_to_the_next() {
             let mut bob = server.open_raw(Protocol::Socket).await;
             bob.send_bytes_until_refused(b"{\"conn\":{\"at\":\"token-bob\",\"cl\":\"bob\"}}\0").await;
             // Otherwise it is told to come back later.
-            if matches!(bob.incoming().await, support::Incoming::Packet(text) if text.starts_with(r#"{"connAck""#)) {
+            if matches!(bob.incoming().await, Incoming::Packet(text) if text.starts_with(r#"{"connAck""#)) {
                 return bob;
             }
         }

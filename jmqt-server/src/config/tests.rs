@@ -81,8 +81,7 @@ fn settings_made_in_code_are_checked() {
 fn what_settings_name_is_checked_before_the_start() {
     let folder = tempfile::tempdir().unwrap();
     let in_folder = |name: &str| folder.path().join(name);
-    let mut config = Config::default();
-    config.sqlite_path = in_folder("new/folders/are/made.db");
+    let mut config = Config { sqlite_path: in_folder("new/folders/are/made.db"), ..Config::default() };
     assert!(config.check().is_ok());
     config.sqlite_path = folder.path().to_owned();
     config.log.path = Some(in_folder("missing/server.log"));

@@ -54,10 +54,12 @@ mod tests {
     #[tokio::test]
     async fn a_server_ends_with_an_error_when_a_task_of_its_own_panics() {
         let folder = tempfile::tempdir().unwrap();
-        let mut config = Config::default();
-        config.bind_address = [127, 0, 0, 1].into();
-        (config.socket_port, config.websocket_port) = (Some(0), None);
-        config.sqlite_path = folder.path().join("jmqt.db");
+        let config = Config {
+            socket_port: Some(0),
+            websocket_port: None,
+            sqlite_path: folder.path().join("jmqt.db"),
+            ..Config::default()
+        };
         let builder = Server::builder(config).auth(DenyAll).conn(AllowAll).sub(AllowAll).publish(AllowAll);
         let builder = builder.unsub(AllowAll).control(DenyAll).disconnect(Silent).close(Silent);
         let server = builder.start().await.unwrap();
