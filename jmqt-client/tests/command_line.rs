@@ -140,6 +140,10 @@ async fn doctor_shows_every_step_and_the_mend() {
     }
     let (code, printed, error) = said(&run(&server, &["doctor", "--url", &tls]).await);
     assert!(code == Some(3) && error.contains("SSL_CA_PATH"), "{printed}{error}");
+    assert!(printed.contains("failed  TLS"), "{printed}");
+    let socket = url(&server, Protocol::Socket).replace("jmqt://", "ws://");
+    let (_, printed, _) = said(&run(&server, &["doctor", "--url", &socket]).await);
+    assert!(printed.contains("failed  WebSocket"), "{printed}");
     let (_, printed, _) = said(&run(&server, &["doctor", "--json"]).await);
     assert!(printed.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()), "{printed}");
 }
@@ -291,7 +295,10 @@ async fn sub_tells_when_the_connection_is_lost_and_back() {
     server.handle().disconnect(&client_id("reader"));
     assert!(note().await.starts_with("jmqt: disconnected: "));
     while !note().await.starts_with("jmqt: connected as reader") {}
-    subscribed(&server, "reader", "news").await;
+    // A newer connection wins, and is left alone (protocol.md 2.22).
+    let _newer = connect(&server, "reader").await;
+    assert!(note().await.contains("4500 TAKEOVER"));
+    assert_eq!(within("the end", sub.wait()).await.unwrap().code(), Some(3));
 }
 
 #[cfg(unix)]

@@ -1,6 +1,6 @@
 //! `jmqt doctor`: why can I not connect?
 
-use jmqt_client::{Config, diagnose};
+use jmqt_client::{Config, Step, diagnose};
 use serde_json::json;
 
 use crate::{Failure, Output};
@@ -9,7 +9,9 @@ pub(crate) async fn run(config: Config, output: Output) -> Result<(), Failure> {
     let endpoint = config.endpoints.first().map(ToString::to_string).unwrap_or_default();
     output.line(|| format!("The way to {endpoint}:"), || json!({ "url": endpoint.clone() }))?;
     let mut written = Ok(());
+    let mut done = None;
     let outcome = diagnose(&config, &mut |finding| {
+        done = Some(finding.step);
         let micros = u64::try_from(finding.took.as_micros()).unwrap_or(u64::MAX);
         let step = finding.step.to_string();
         let line = output.line(
@@ -27,7 +29,7 @@ pub(crate) async fn run(config: Config, output: Output) -> Result<(), Failure> {
     .await;
     written?;
     if let Err(error) = &outcome {
-        let step = error.step().map(|step| step.to_string()).unwrap_or_default();
+        let step = error.step().or(next(done, &endpoint)).map(|step| step.to_string()).unwrap_or_default();
         output.line(
             || format!("  failed  {step}"),
             || json!({ "step": step, "ok": false, "problem": error.to_string() }),
@@ -35,4 +37,17 @@ pub(crate) async fn run(config: Config, output: Output) -> Result<(), Failure> {
     }
     outcome?;
     output.line(|| "All is well.".to_owned(), || json!({ "ok": true }))
+}
+
+/// The step after the last one that was done.
+fn next(done: Option<Step>, endpoint: &str) -> Option<Step> {
+    let (is_websocket, is_tls) =
+        (endpoint.starts_with("ws"), endpoint.starts_with("jmqts:") || endpoint.starts_with("wss:"));
+    Some(match done? {
+        Step::Name => Step::Tcp,
+        Step::Tcp if is_tls => Step::Tls,
+        Step::Tcp | Step::Tls if is_websocket => Step::WebSocket,
+        Step::Tcp | Step::Tls | Step::WebSocket => Step::Auth,
+        _ => Step::Conn,
+    })
 }

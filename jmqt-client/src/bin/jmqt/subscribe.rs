@@ -169,7 +169,10 @@ impl Reader {
 /// Says on standard error what became of the connection.
 fn tell(event: Option<Event>) -> Result<(), Failure> {
     match event {
-        Some(Event::Disconnected { reason }) => note(format_args!("disconnected: {reason}")),
+        // What ends the command is told by its error.
+        Some(Event::Disconnected { reason }) if reason.may_reconnect() => {
+            note(format_args!("disconnected: {reason}"))
+        }
         Some(Event::Reconnecting { delay, error, .. }) => {
             let because = error.map(|error| format!(": {error}")).unwrap_or_default();
             note(format_args!("connecting again in {:.1} s{because}", delay.as_secs_f64()));
