@@ -108,7 +108,7 @@ fn ten_thousand_connections_that_are_silent_or_dribble_cost_little_and_are_close
 fn of_a_hundred_connections_that_claim_one_client_exactly_one_survives() {
     const CONNECTIONS: usize = 100;
     let folder = tempfile::tempdir().unwrap();
-    let process = Process::start(&folder.path().join("jmqt.db"), &[]);
+    let process = Process::start(&folder.path().join("jmqt.db"), &[("JMQT_MAX_TAKEOVERS_PER_SECOND", "0")]);
     let mut bystanders = Bystanders::new(&process);
     let everybody_is_ready = Arc::new(Barrier::new(CONNECTIONS));
     // `true` when its session is open, `false` when its connection is closed.
