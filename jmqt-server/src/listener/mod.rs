@@ -283,7 +283,7 @@ impl Newcomer {
     }
 
     fn deadline(&self) -> Instant {
-        self.accepted_at + self.shared.limits.idle.timeout
+        self.accepted_at + self.shared.idle.timeout
     }
 
     /// Learns from the header who the client is. `false`: there was none that could be used.

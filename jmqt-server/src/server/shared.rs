@@ -28,6 +28,7 @@ pub(crate) struct Shared {
     pub(crate) hub: Arc<Hub>,
     pub(crate) handle: ServerHandle,
     pub(crate) limits: Limits,
+    pub(crate) idle: Arc<IdleLimits>,
     /// Half-received packets of sessions.
     pub(crate) partial_packets: Arc<Budget>,
     /// Half-received packets of connections without a session.
@@ -60,7 +61,6 @@ pub(crate) struct Limits {
     pub(crate) max_inflight: u32,
     pub(crate) subscriptions: usize,
     pub(crate) persistent_subscriptions: usize,
-    pub(crate) idle: IdleLimits,
     pub(crate) timeout_seconds: u32,
     pub(crate) validator_timeout: Duration,
     pub(crate) drain: Duration,
@@ -75,7 +75,6 @@ impl Limits {
             max_inflight: config.max_inflight,
             subscriptions: config.max_subscriptions_per_client,
             persistent_subscriptions: config.max_persistent_subscriptions_per_client,
-            idle: IdleLimits { timeout: config.timeout, slow_consumer: config.slow_consumer },
             timeout_seconds: u32::try_from(config.timeout.as_secs()).unwrap_or(u32::MAX),
             validator_timeout: config.validator_timeout,
             drain: config.drain,
@@ -120,6 +119,7 @@ impl Shared {
             hub,
             handle,
             limits: Limits::new(config),
+            idle: Arc::new(IdleLimits { timeout: config.timeout, slow_consumer: config.slow_consumer }),
             partial_packets: Arc::new(Budget::new(config.max_total_partial_packet_bytes)),
             preconn_packets: Arc::new(Budget::new(config.max_total_preconn_bytes)),
             http: Arc::new(http),

@@ -1,6 +1,7 @@
 //! How long a connection may keep the server waiting (protocol.md 2.15, 2.14, design of slow consumers).
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -28,7 +29,8 @@ pub(crate) struct IdleLimits {
 /// Nothing is rearmed when bytes come in: the timer runs to the deadline it was set to, and looks then
 /// whether that has moved.
 pub(super) struct IdleClock {
-    limits: IdleLimits,
+    /// Shared by all connections: a copy would take room in each.
+    limits: Arc<IdleLimits>,
     /// Before a session: when the wait began. Within one: when bytes were received last.
     since: Instant,
     in_session: bool,
@@ -69,7 +71,8 @@ pub(super) struct Observed {
 
 impl IdleClock {
     /// `pings`: what is silent for half of the time is sent a ping.
-    pub(super) fn new(limits: IdleLimits, accepted: Instant, pings: bool) -> Self {
+    pub(super) fn new(limits: Arc<IdleLimits>, accepted: Instant, pings: bool) -> Self {
+        let timer = Box::pin(tokio::time::sleep_until(accepted + limits.timeout));
         Self {
             limits,
             since: accepted,
@@ -81,7 +84,7 @@ impl IdleClock {
             blocked: None,
             expires: None,
             overdue: None,
-            timer: Box::pin(tokio::time::sleep_until(accepted + limits.timeout)),
+            timer,
         }
     }
 
@@ -250,7 +253,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)] // protocol.md 2.15
     async fn before_conn_bytes_are_no_sign_of_life() {
-        let mut clock = IdleClock::new(LIMITS, Instant::now(), false);
+        let mut clock = IdleClock::new(Arc::new(LIMITS), Instant::now(), false);
         tokio::time::advance(Duration::from_secs(50)).await;
         clock.received(Instant::now(), true);
         assert_eq!(expires(&mut clock, nothing).await, (CloseReason::IdleTimeout, 10));
@@ -258,7 +261,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)] // protocol.md 2.1
     async fn five_answered_auths_restart_the_wait() {
-        let mut clock = IdleClock::new(LIMITS, Instant::now(), false);
+        let mut clock = IdleClock::new(Arc::new(LIMITS), Instant::now(), false);
         for _ in 0..7 {
             tokio::time::advance(Duration::from_secs(5)).await;
             clock.auth_answered(Instant::now());
@@ -268,7 +271,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)] // protocol.md 2.15
     async fn in_a_session_bytes_count_but_one_packet_has_its_limit() {
-        let mut clock = IdleClock::new(LIMITS, Instant::now(), false);
+        let mut clock = IdleClock::new(Arc::new(LIMITS), Instant::now(), false);
         clock.session_begun(Instant::now());
         for _ in 0..4 {
             clock.received(Instant::now(), true);
@@ -280,7 +283,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)] // protocol.md 2.15
     async fn what_was_sent_in_time_counts_although_it_is_read_after_the_timer() {
-        let mut clock = IdleClock::new(LIMITS, Instant::now(), false);
+        let mut clock = IdleClock::new(Arc::new(LIMITS), Instant::now(), false);
         clock.session_begun(Instant::now());
         for _ in 0..3 {
             tokio::time::advance(Duration::from_secs(90)).await; // nothing runs meanwhile
@@ -293,7 +296,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)] // protocol.md 2.15
     async fn the_clock_stands_still_while_a_request_is_handled() {
-        let mut clock = IdleClock::new(LIMITS, Instant::now(), false);
+        let mut clock = IdleClock::new(Arc::new(LIMITS), Instant::now(), false);
         clock.session_begun(Instant::now());
         tokio::time::advance(Duration::from_secs(20)).await;
         clock.stood_still(Duration::from_secs(20));
@@ -302,7 +305,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)] // protocol.md 2.15
     async fn the_silence_of_a_client_that_is_not_read_from_does_not_count() {
-        let mut clock = IdleClock::new(LIMITS, Instant::now(), false);
+        let mut clock = IdleClock::new(Arc::new(LIMITS), Instant::now(), false);
         clock.session_begun(Instant::now());
         clock.received(Instant::now(), true);
         clock.watch_blocked(0);
@@ -319,12 +322,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_consumer_that_takes_nothing_is_slow_and_one_that_takes_some_is_not() {
-        let mut clock = IdleClock::new(LIMITS, Instant::now(), false);
+        let mut clock = IdleClock::new(Arc::new(LIMITS), Instant::now(), false);
         clock.session_begun(Instant::now());
         clock.watch_blocked(100);
         let stuck = || Observed { blocked_at: Some(1123), ..nothing() };
         assert_eq!(expires(&mut clock, stuck).await, (CloseReason::SlowConsumer, 30));
-        let mut clock = IdleClock::new(LIMITS, Instant::now(), false);
+        let mut clock = IdleClock::new(Arc::new(LIMITS), Instant::now(), false);
         clock.session_begun(Instant::now());
         clock.watch_blocked(100);
         let moving = || Observed { blocked_at: Some(1124), ..nothing() };
@@ -333,7 +336,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)] // protocol.md 2.24
     async fn a_websocket_is_pinged_once_in_each_silence_and_the_answer_counts() {
-        let mut clock = IdleClock::new(LIMITS, Instant::now(), true);
+        let mut clock = IdleClock::new(Arc::new(LIMITS), Instant::now(), true);
         tokio::time::advance(Duration::from_secs(10)).await;
         clock.session_begun(Instant::now());
         for _ in 0..5 {
@@ -349,7 +352,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)] // protocol.md 2.24
     async fn a_websocket_that_speaks_is_not_pinged() {
-        let mut clock = IdleClock::new(LIMITS, Instant::now(), true);
+        let mut clock = IdleClock::new(Arc::new(LIMITS), Instant::now(), true);
         clock.session_begun(Instant::now());
         for _ in 0..10 {
             tokio::time::advance(Duration::from_secs(20)).await;
@@ -362,7 +365,7 @@ mod tests {
     #[tokio::test(start_paused = true)] // protocol.md 2.2
     async fn an_expired_token_ends_a_session_that_speaks() {
         for lifetime in [10, 100] {
-            let mut clock = IdleClock::new(LIMITS, Instant::now(), false);
+            let mut clock = IdleClock::new(Arc::new(LIMITS), Instant::now(), false);
             clock.session_begun(Instant::now());
             clock.expire_after(Instant::now(), Duration::from_secs(lifetime));
             let start = Instant::now();
@@ -373,7 +376,7 @@ mod tests {
             assert_eq!(start.elapsed().as_secs(), lifetime);
             assert!(clock.has_expired(Instant::now()));
         }
-        let mut clock = IdleClock::new(LIMITS, Instant::now(), false);
+        let mut clock = IdleClock::new(Arc::new(LIMITS), Instant::now(), false);
         clock.session_begun(Instant::now());
         clock.expire_after(Instant::now(), Duration::MAX);
         assert_eq!(expires(&mut clock, nothing).await, (CloseReason::IdleTimeout, 60));
@@ -381,7 +384,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)] // protocol.md 2.24
     async fn before_conn_nothing_is_pinged() {
-        let mut clock = IdleClock::new(LIMITS, Instant::now(), true);
+        let mut clock = IdleClock::new(Arc::new(LIMITS), Instant::now(), true);
         assert_eq!(expires(&mut clock, nothing).await, (CloseReason::IdleTimeout, 60));
     }
 }

@@ -144,7 +144,7 @@ impl Session {
         Self {
             decoder: Decoder::new(framing, shared.limits.preconn_packet_bytes, Arc::clone(&shared.http)),
             core: Core {
-                clock: IdleClock::new(shared.limits.idle, accepted_at, framing == Framing::WebSocket),
+                clock: IdleClock::new(Arc::clone(&shared.idle), accepted_at, framing == Framing::WebSocket),
                 partial: Share::new(&shared.preconn_packets),
                 shared: Arc::new(shared),
                 info,
@@ -633,6 +633,7 @@ mod tests {
 
     #[test] // ten thousand idle connections are ten thousand of these
     fn an_idle_session_is_a_small_future() {
-        assert!(future_size(Session::run) <= 512);
+        let size = future_size(Session::run);
+        assert!(size <= 512, "{size}");
     }
 }
