@@ -297,7 +297,8 @@ impl Client {
 
     // ---- publishing --------------------------------------------------------------------------------
 
-    /// Publishes a message (§7.k). QoS 0: returns when it is queued. QoS 1: when the server has acknowledged it.
+    /// Publishes a message (§7.k). QoS 0: returns when it is queued, or, if it is [checked](Publish::checked), when the server
+    /// has handled it. QoS 1: when the server has acknowledged it.
     ///
     /// Messages leave in the order in which they are queued, each QoS for itself. While there is no session they
     /// wait, as long as it takes. A QoS 1 message that was sent before a connection broke is sent again on the next one.

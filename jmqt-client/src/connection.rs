@@ -281,6 +281,8 @@ impl Connection {
         };
         self.receiver.finish_batch(read.len());
         self.shared.progress.notify_waiters();
+        // What was acknowledged takes no room any more.
+        self.shared.tell_of_room();
         result
     }
 }

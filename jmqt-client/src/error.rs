@@ -36,7 +36,8 @@ pub enum Error {
     /// The value cannot be written as JSON, or the text is not one JSON value.
     #[error("the data is not JSON: {0}")]
     InvalidData(String),
-    /// The connection went while a control request was under way: it may have been carried out or not.
+    /// The connection went while a control request, or a [checked](crate::Publish::checked) QoS 0 publish, was under way: it
+    /// may have been carried out or not.
     #[error("the connection was lost while the request was under way: it may have been carried out or not")]
     ConnectionLost,
     /// There was no answer, or no room in the queue, within the time that the configuration allows.

@@ -53,6 +53,7 @@
 //! use this crate turn default features off.
 
 mod certificate;
+mod checks;
 mod client;
 pub mod config;
 mod connect;

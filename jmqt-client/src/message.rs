@@ -62,6 +62,7 @@ pub struct Publish {
     data: String,
     pub(crate) qos: Qos,
     retain: Retain,
+    pub(crate) is_checked: bool,
 }
 
 impl Publish {
@@ -96,13 +97,36 @@ impl Publish {
     }
 
     const fn trusted(channel: ChannelName, data: String) -> Self {
-        Self { channel, data, qos: Qos::AtMostOnce, retain: Retain::No }
+        Self { channel, data, qos: Qos::AtMostOnce, retain: Retain::No, is_checked: false }
     }
 
     /// QoS 1: stored by the server, acknowledged to us, delivered until acknowledged (§9.a).
     #[must_use]
     pub const fn at_least_once(mut self) -> Self {
         self.qos = Qos::AtLeastOnce;
+        self
+    }
+
+    /// QoS 0, but the publisher is told if the server refuses the message (protocol.md 2.5): the [`Receipt`] waits until the
+    /// server has handled it. It costs an id and, however many messages flow, one heartbeat per round trip. It is still
+    /// QoS 0: what a connection takes along when it breaks is not sent again, and the receipt says
+    /// [`Error::ConnectionLost`]. Without effect with QoS 1, which is always acknowledged.
+    ///
+    /// ```no_run
+    /// # async fn run(client: jmqt_client::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// use jmqt_client::Publish;
+    ///
+    /// let message = Publish::json("news", "rain")?.checked();
+    /// let receipt = client.queue(&message).await?; // goes on at once
+    /// if let Err(error) = receipt.await {
+    ///     eprintln!("not published: {error}"); // for example: 7 NOT_ALLOWED
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub const fn checked(mut self) -> Self {
+        self.is_checked = true;
         self
     }
 
@@ -131,7 +155,7 @@ impl Publish {
         self.qos
     }
 
-    /// Appends the `pub` packet; `id` is the one of a QoS 1 publish.
+    /// Appends the `pub` packet; `id` is the one of a QoS 1 publish, or of a checked one.
     pub(crate) fn encode(&self, id: Option<&str>, out: &mut Vec<u8>) {
         let retain = match self.channel.kind() {
             ChannelKind::Plain => self.retain,
@@ -155,13 +179,14 @@ impl Publish {
 
 /// The fate of a message that was queued: a future of the server's acknowledgement.
 ///
-/// A QoS 0 message is never acknowledged, so its receipt is ready at once. Dropping a receipt changes
+/// A QoS 0 message is never acknowledged, so its receipt is ready at once, unless it is [checked](Publish::checked). Dropping a receipt changes
 /// nothing: the message is sent all the same.
 ///
 /// # Errors
 /// [`Error::Refused`] with the server's status (8 CLIENT_OFFLINE is final), [`Error::Timeout`] if it
 /// was sent and not acknowledged within `publish_timeout`, [`Error::Dropped`] if the queue was full and this
-/// was the oldest, [`Error::Closed`] if the client was closed first.
+/// was the oldest, [`Error::Closed`] if the client was closed first, [`Error::ConnectionLost`] for a checked QoS 0 message that
+/// went with its connection.
 #[derive(Debug)]
 #[must_use = "a receipt tells whether the server has the message"]
 pub struct Receipt(Option<oneshot::Receiver<Result<(), Error>>>);

@@ -2,7 +2,8 @@
 //!
 //! QoS 0 publishes are bytes in one queue, which outlives connections. QoS 1 publishes are kept one by one until
 //! they are acknowledged, and a cursor tells which of them this connection has had: a new connection sets it back,
-//! so they are sent again in order, with the same ids, before new ones. Everything else (acknowledgements,
+//! so they are sent again in order, with the same ids, before new ones. A QoS 0 publish that is to be checked has an
+//! id and an entry in `Checks`, but its bytes are in the queue like any other. Everything else (acknowledgements,
 //! subscriptions, requests) belongs to one connection and goes with it.
 //!
 //! Not here: locks and waiting (`shared`), framing (`transport`).
@@ -13,6 +14,7 @@ use jmqt_protocol::{NUL, Packet, PushAck, Qos, StatusCode};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use crate::checks::Checks;
 use crate::config::WhenFull;
 use crate::{Config, Error, Publish, Receipt};
 
@@ -76,6 +78,8 @@ pub(crate) struct Outbound {
     /// QoS 0; the first `head` bytes have been dropped.
     queue: Vec<u8>,
     head: usize,
+    /// The publishes in `queue` that have an id, and those on their way.
+    checks: Checks,
     unacknowledged: VecDeque<Unacknowledged>,
     unacknowledged_bytes: usize,
     /// How many of them this connection has had.
@@ -102,6 +106,7 @@ impl Outbound {
             phase: Phase::Offline,
             queue: Vec::new(),
             head: 0,
+            checks: Checks::default(),
             unacknowledged: VecDeque::new(),
             unacknowledged_bytes: 0,
             handed: 0,
@@ -166,13 +171,15 @@ impl Outbound {
 
     fn queue(&mut self, publish: &Publish, limit: usize) -> Result<Receipt, Error> {
         let start = self.queue.len();
-        publish.encode(None, &mut self.queue);
+        let check = publish.is_checked.then(|| self.checks.next_id());
+        publish.encode(check.as_deref(), &mut self.queue);
         if self.queue.len() - start > limit {
             self.queue.truncate(start);
             return Err(Error::PacketTooLarge { limit });
         }
         self.queue.push(NUL);
-        Ok(Receipt::of_qos0())
+        let length = self.queue.len() - start;
+        Ok(if check.is_some() { self.checks.add(length) } else { self.checks.pass(length) })
     }
 
     fn keep(&mut self, publish: &Publish, limit: usize) -> Result<Receipt, Error> {
@@ -195,7 +202,7 @@ impl Outbound {
     }
 
     fn has_room(&self, more: usize, config: &Config) -> bool {
-        let waiting = self.queued() + self.unacknowledged_bytes;
+        let waiting = self.queued() + self.unacknowledged_bytes + self.checks.len() * OVERHEAD;
         let waits_online = self.phase == Phase::Online && config.when_full == WhenFull::Wait;
         waiting == 0
             || waiting + more <= config.queue_bytes
@@ -207,6 +214,7 @@ impl Outbound {
             if self.queued() > 0 {
                 let length = memchr_nul(&self.queue[self.head..]);
                 self.head += length;
+                self.checks.drop_queued(length);
                 self.dropped += 1;
                 continue;
             }
@@ -244,6 +252,7 @@ impl Outbound {
         while self.handed > 0 && self.unacknowledged.front().is_some_and(is_late) {
             self.drop_kept(0, Error::Timeout { what: "the acknowledgement of a publish", limit });
         }
+        self.checks.expire(limit);
     }
 
     // ---- what belongs to one connection -----------------------------------------------------------
@@ -280,6 +289,7 @@ impl Outbound {
     /// An `hbAck`: the server has handled everything before the heartbeat.
     pub(crate) fn beat_answered(&mut self) {
         self.beats.1 += 1;
+        self.checks.beat_answered(self.beats.1);
     }
 
     pub(crate) const fn beats_answered(&self) -> u64 {
@@ -358,6 +368,7 @@ impl Outbound {
         }
         self.control = Vec::new();
         self.handed = 0;
+        self.checks.end_connection();
         for (_, answer) in self.requests.drain() {
             let _ = answer.send(Err(Error::ConnectionLost));
         }
@@ -384,6 +395,7 @@ impl Outbound {
     pub(crate) fn take(&mut self, out: &mut Vec<u8>) {
         self.told = false;
         if self.phase == Phase::Online {
+            self.checks.hand_over();
             if self.head == 0 && out.is_empty() {
                 std::mem::swap(&mut self.queue, out);
                 self.queue.clear();
@@ -395,6 +407,12 @@ impl Outbound {
             if self.handed < self.unacknowledged.len() {
                 self.hand_over(out);
             }
+        }
+        if self.checks.want_beat() {
+            self.beat();
+        }
+        if !self.control.is_empty() {
+            self.checks.beat_sent(self.beats.0);
         }
         out.append(&mut self.control);
     }
@@ -414,15 +432,13 @@ impl Outbound {
 
     /// A `pubAck`, of a publish or of a control request.
     pub(crate) fn answered(&mut self, id: &str, status: StatusCode, data: Option<&str>) -> bool {
+        if let Some(checked) = self.checks.answered(id, status, data) {
+            return checked;
+        }
         let Ok(id) = id.parse::<u64>() else { return false };
         if let Ok(at) = self.unacknowledged.binary_search_by_key(&id, |entry| entry.id) {
             if let Some(entry) = self.take_kept(at) {
-                entry.finish(if status.is_ok() {
-                    Ok(())
-                } else {
-                    let reply = data.map(Into::into);
-                    Err(Error::Refused { request: "publish", status, reply })
-                });
+                entry.finish(if status.is_ok() { Ok(()) } else { Err(refused(status, data)) });
             }
             return true;
         }
@@ -447,7 +463,7 @@ impl Outbound {
     }
 
     pub(crate) fn is_acknowledged(&self) -> bool {
-        self.unacknowledged.is_empty()
+        self.unacknowledged.is_empty() && self.checks.is_empty()
     }
 
     /// The client has ended: nobody waits any longer.
@@ -456,10 +472,16 @@ impl Outbound {
         self.closing = true;
         (self.queue, self.head) = (Vec::new(), 0);
         self.end();
+        self.checks.close();
         while !self.unacknowledged.is_empty() {
             self.drop_kept(0, Error::Closed);
         }
     }
+}
+
+/// What the publisher of a refused message is told.
+pub(crate) fn refused(status: StatusCode, data: Option<&str>) -> Error {
+    Error::Refused { request: "publish", status, reply: data.map(Into::into) }
 }
 
 /// How long the first packet is, its NUL included.

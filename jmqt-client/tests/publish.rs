@@ -26,6 +26,106 @@ async fn a_refused_publish_fails_with_the_status() {
     alice.publish(&message("news", 1)).await.unwrap(); // QoS 0 is never answered
 }
 
+#[tokio::test] // protocol.md 2.5: a refused QoS 0 publish is answered if it has an id
+async fn a_checked_qos_0_publish_tells_a_refusal_and_waits_for_what_is_not_refused() {
+    let server = TestServer::start().await;
+    let (alice, bob) = (connect(&server, "alice").await, connect(&server, "bob").await);
+    let mut news = bob.subscribe(&channel("news"), Persistence::Temporary).await.unwrap();
+    alice.publish(&message("news", 1).checked()).await.unwrap();
+    assert_eq!(next_data(&mut news).await, "1");
+    server.app.set(Asked::Pub, Behaviour::Refuse(StatusCode::NOT_ALLOWED));
+    let error = alice.publish(&message("news", 2).checked()).await.unwrap_err();
+    assert_eq!(error.to_string(), "the server answered 7 NOT_ALLOWED to the publish");
+    server.app.reset(Asked::Pub);
+    let to_nobody = Publish::to_client(&client_id("nobody"), &3).unwrap().checked();
+    let receipts =
+        [alice.queue(&to_nobody).await.unwrap(), alice.queue(&message("news", 4).checked()).await.unwrap()];
+    let [refused, allowed] = receipts;
+    assert_eq!(within("an answer", refused).await.unwrap_err().status(), StatusCode::CLIENT_OFFLINE);
+    within("an answer", allowed).await.unwrap();
+    assert_eq!(next_data(&mut news).await, "4");
+    // Also on the way out.
+    server.app.set(Asked::Pub, Behaviour::Refuse(StatusCode::NOT_ALLOWED));
+    let receipt = alice.queue(&message("news", 5).checked()).await.unwrap();
+    alice.close().await;
+    assert_eq!(receipt.await.unwrap_err().status(), StatusCode::NOT_ALLOWED);
+}
+
+#[tokio::test]
+async fn many_checked_publishes_share_a_heartbeat_and_go_with_their_connection() {
+    let server = ScriptedServer::start().await;
+    let connecting = tokio::spawn(Client::connect(config(&server.url("jmqt"), "alice")));
+    let mut script = server.session(60).await;
+    let alice = within("a session", connecting).await.unwrap().unwrap();
+    let mut receipts = Vec::new();
+    for number in 0..3 {
+        // The runtime has one thread: all are queued before the first is sent.
+        receipts.push(alice.try_queue(&message("news", number).checked()).unwrap());
+    }
+    for number in 0..3 {
+        let id = number + 1;
+        script.expect(&format!(r#"{{"pub":{{"cn":"news","dt":{number},"id":"q{id}"}}}}"#)).await;
+    }
+    script.expect(r#"{"hb":{}}"#).await;
+    script.send(r#"{"pubAck":{"st":7,"id":"q2"}}"#).await;
+    let later = alice.queue(&message("news", 3).checked()).await.unwrap();
+    script.expect(r#"{"pub":{"cn":"news","dt":3,"id":"q4"}}"#).await; // its heartbeat waits for the answer to the first
+    script.send(r#"{"hbAck":{}}"#).await;
+    let mut outcomes = Vec::new();
+    for receipt in receipts {
+        outcomes.push(within("an answer", receipt).await.map_err(|error| error.status()));
+    }
+    assert_eq!(outcomes, [Ok(()), Err(StatusCode::NOT_ALLOWED), Ok(())]);
+    script.expect(r#"{"hb":{}}"#).await;
+    drop(script);
+    let error = within("an answer", later).await.unwrap_err();
+    assert!(matches!(error, Error::ConnectionLost), "{error}");
+}
+
+#[tokio::test]
+async fn a_checked_publish_that_makes_room_for_newer_ones_is_told() {
+    let server = ScriptedServer::start().await;
+    let mut config = config(&server.url("jmqt"), "alice");
+    (config.queue_bytes, config.when_full) = (1024, WhenFull::DropOldest);
+    let alice = Client::start(config).unwrap();
+    let plain = alice.try_queue(&message("news", "p".repeat(300))).unwrap();
+    let oldest = alice.try_queue(&message("news", "a".repeat(300)).checked()).unwrap();
+    let newest = alice.try_queue(&message("news", "b".repeat(500)).checked()).unwrap();
+    plain.await.unwrap();
+    assert!(matches!(within("an answer", oldest).await, Err(Error::Dropped)));
+    let mut script = server.session(60).await;
+    assert!(script.receive().await.unwrap().contains("bbb"));
+    script.expect(r#"{"hb":{}}"#).await;
+    script.send(r#"{"hbAck":{}}"#).await;
+    within("an answer", newest).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_acknowledgement_makes_room_for_a_publisher_that_waits() {
+    let server = ScriptedServer::start().await;
+    let mut config = config(&server.url("jmqt"), "alice");
+    config.queue_bytes = 1024;
+    let connecting = tokio::spawn(Client::connect(config));
+    let mut script = server.session(3600).await;
+    let alice = within("a session", connecting).await.unwrap().unwrap();
+    let large = message("news", "x".repeat(800)).at_least_once();
+    let _first = alice.queue(&large).await.unwrap();
+    // There is room for one. Nothing else is sent that could make the client look for more.
+    let publishing = tokio::spawn(async move {
+        for _ in 0..10 {
+            let _receipt = alice.queue(&large).await.unwrap();
+        }
+    });
+    within("room for all", async {
+        for id in 1..=11 {
+            assert!(script.receive().await.unwrap().contains(&format!(r#""id":"{id}""#)));
+            script.send(&format!(r#"{{"pubAck":{{"st":1,"id":"{id}"}}}}"#)).await;
+        }
+        publishing.await.unwrap();
+    })
+    .await;
+}
+
 #[tokio::test] // §9.d, protocol.md 2.21
 async fn p2p_to_a_client_that_is_away_is_final() {
     let server = TestServer::start().await;
