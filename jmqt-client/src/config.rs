@@ -4,7 +4,7 @@ mod file;
 
 use std::error::Error;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +13,9 @@ use jmqt_protocol::{AuthToken, ClientId, InvalidPayload, Payload};
 
 pub use file::{ConfigError, Origin};
 
+use tokio_rustls::rustls::ClientConfig;
+
+use crate::trace::{Direction, PacketTrace};
 use crate::{ConnectError, Endpoint, InvalidUrl};
 
 /// A client's configuration; [`Config::default`] is the shipped `client.conf`.
@@ -40,6 +43,10 @@ pub struct Config {
     pub(crate) source: Option<CredentialSource>,
     /// How TLS is done, where the endpoint asks for it.
     pub tls: TlsConfig,
+    /// In place of `tls`, but for its `server_name` ([`Config::rustls`]).
+    pub(crate) rustls: Option<Arc<ClientConfig>>,
+    /// Sees every packet ([`Config::trace`]).
+    pub(crate) trace: Option<PacketTrace>,
     /// What happens when a connection is lost. Default [`Reconnect::default`].
     pub reconnect: Reconnect,
     /// How many bytes of publishes may wait, those without an acknowledgement included. An empty queue takes one
@@ -105,6 +112,9 @@ pub struct TlsConfig {
     pub key_path: Option<PathBuf>,
     /// The name the server's certificate must be made for, where that is not the endpoint's host.
     pub server_name: Option<String>,
+    /// Takes any certificate for the server's: anybody on the way can then read and change everything, tokens included.
+    /// For a look at a test server, never for more; each connection logs a warning. Default `false`.
+    pub accept_any_certificate: bool,
 }
 
 /// What happens when a connection is lost, or cannot be made.
@@ -230,11 +240,69 @@ impl Config {
         self
     }
 
+    /// Forgets auth data, token, and the function for [credentials](Self::credentials).
+    #[must_use]
+    pub fn without_credentials(mut self) -> Self {
+        (self.auth_data, self.token, self.source) = (None, None, None);
+        self
+    }
+
+    /// Whether there is a function for [credentials](Self::credentials), or a [token file](Self::token_file).
+    #[must_use]
+    pub const fn has_credentials(&self) -> bool {
+        self.source.is_some()
+    }
+
     /// Trusts the CAs in this PEM text instead of those of the operating system.
     #[must_use]
     pub fn tls_ca_pem(mut self, pem: impl Into<String>) -> Self {
         self.tls.ca_pem = Some(pem.into());
         self
+    }
+
+    /// Does TLS with this configuration of rustls instead of [`Config::tls`], of which `server_name` alone still counts: for
+    /// client certificates and keys that are in memory or in a module of their own, other verifiers, other providers.
+    /// [`jmqt_client::rustls`](crate::rustls) is the version to make it with.
+    #[must_use]
+    pub fn rustls(mut self, config: Arc<ClientConfig>) -> Self {
+        self.rustls = Some(config);
+        self
+    }
+
+    /// Calls this function with every packet that is sent or received, on the client's task: it must not block. Auth data
+    /// and tokens are replaced by `(hidden)`; the data of messages is not.
+    ///
+    /// ```
+    /// use jmqt_client::{Config, Direction};
+    ///
+    /// let config = Config::url("jmqt://localhost")?.trace(|direction, packet| match direction {
+    ///     Direction::Sent => eprintln!("> {packet}"),
+    ///     Direction::Received => eprintln!("< {packet}"),
+    /// });
+    /// # Ok::<(), jmqt_client::InvalidUrl>(())
+    /// ```
+    #[must_use]
+    pub fn trace(mut self, look: impl Fn(Direction, &str) + Send + Sync + 'static) -> Self {
+        self.trace = Some(PacketTrace::new(look));
+        self
+    }
+
+    /// Connects as this client with the token in this file, which is read for each connection, so that another program can
+    /// keep it fresh. White space around the token is left out.
+    #[must_use]
+    pub fn token_file(self, client: ClientId, path: impl Into<PathBuf>) -> Self {
+        let path: Arc<Path> = path.into().into();
+        self.credentials(move || {
+            let (client, path) = (client.clone(), Arc::clone(&path));
+            async move {
+                let unusable = |problem: &dyn std::fmt::Display| format!("{}: {problem}", path.display());
+                let text = tokio::fs::read_to_string(&path).await.map_err(|error| unusable(&error))?;
+                match text.trim() {
+                    "" => Err(unusable(&"there is no token in it").into()),
+                    token => Ok(Credentials::Token(client, AuthToken::new(token))),
+                }
+            }
+        })
     }
 
     /// Authenticates with this JSON (§7.a).
@@ -294,6 +362,8 @@ impl Default for Config {
             token: None,
             source: None,
             tls: TlsConfig::default(),
+            rustls: None,
+            trace: None,
             reconnect: Reconnect::default(),
             queue_bytes: 8 << 20,
             when_full: WhenFull::default(),
@@ -319,6 +389,8 @@ impl std::fmt::Debug for Config {
             .field("token", &self.token)
             .field("source", &self.source)
             .field("tls", &self.tls)
+            .field("rustls", &self.rustls.as_ref().map(|_| ".."))
+            .field("trace", &self.trace)
             .field("reconnect", &self.reconnect)
             .field("queue_bytes", &self.queue_bytes)
             .field("when_full", &self.when_full)

@@ -15,6 +15,7 @@ use jmqt_protocol::{
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio_rustls::TlsConnector;
 
 use crate::config::Credentials;
 use crate::transport::{
@@ -216,7 +217,10 @@ impl Opening<'_, '_> {
         if !endpoint.protocol.is_tls() {
             return Ok(Stream::Tcp(stream));
         }
-        let connector = transport::connector(&self.config.tls)?;
+        let connector = match &self.config.rustls {
+            Some(config) => TlsConnector::from(Arc::clone(config)),
+            None => transport::connector(&self.config.tls)?,
+        };
         let name = transport::server_name(&self.config.tls, endpoint)?;
         let hint = "the port may not speak TLS: for a plain one, use jmqt:// (8010) or ws:// (8012)";
         let agreed = self.limited(Step::Tls, hint, transport::handshake(&connector, name, stream));
@@ -229,12 +233,12 @@ impl Opening<'_, '_> {
     async fn frame(&mut self, stream: Stream) -> Result<Link, ConnectError> {
         let limit = self.config.max_packet_bytes;
         if !self.target.endpoint.protocol.is_websocket() {
-            return Ok(Link::new(stream, Framing::Nul(NulReader::new(limit))));
+            return Ok(Link::new(stream, Framing::Nul(NulReader::new(limit)), self.config.trace.clone()));
         }
         let hint = "the port may be a plain JMQT socket: then use jmqt:// (8010) or jmqts:// (8011)";
         let reader =
             WebSocketReader::new(self.target.endpoint, limit).map_err(|error| explain_upgrade(&error))?;
-        let link = Link::new(stream, Framing::WebSocket(Box::new(reader)));
+        let link = Link::new(stream, Framing::WebSocket(Box::new(reader)), self.config.trace.clone());
         let link = self.limited(Step::WebSocket, hint, upgrade(link, hint)).await?;
         self.done(Step::WebSocket, Found::WebSocket);
         Ok(link)

@@ -72,6 +72,7 @@ mod reconnect;
 mod routes;
 mod shared;
 mod stream;
+mod trace;
 mod transport;
 
 pub use client::{Client, Reply};
@@ -90,6 +91,9 @@ pub use jmqt_protocol::{
 pub use message::{IntoChannel, Publish, Receipt};
 pub use push::Push;
 pub use stream::{Pushes, Subscription};
+/// The TLS library, in the version that [`Config::rustls`] takes.
+pub use tokio_rustls::rustls;
+pub use trace::Direction;
 
 /// The code in the README of the repository compiles.
 #[cfg(doctest)]

@@ -18,7 +18,7 @@ use crate::{Endpoint, InvalidUrl};
 const PREFIX: &str = "JMQT_CLIENT_";
 
 /// Every key there is, in the order of `client.conf`.
-pub(super) const KEYS: [&str; 26] = [
+pub(super) const KEYS: [&str; 27] = [
     "URL",
     "REMOTE_HOST",
     "REMOTE_PORT",
@@ -30,6 +30,7 @@ pub(super) const KEYS: [&str; 26] = [
     "AUTH_DATA",
     "CLIENT_ID",
     "TOKEN",
+    "TOKEN_PATH",
     "ENABLE_RECONNECT",
     "RECONNECT_FIRST_MS",
     "RECONNECT_MOST_MS",
@@ -308,6 +309,9 @@ impl Settings {
             Some(json) => Some(Secret::parse(json).map_err(|_| self.bad("AUTH_DATA", "one JSON value"))?),
         };
         config.token = self.token()?;
+        if let (Some(path), Some(client)) = (self.path("TOKEN_PATH")?, self.client()?) {
+            config = config.token_file(client, path);
+        }
         config.reconnect = self.reconnect()?;
         config.queue_bytes = self.bytes("QUEUE_BYTES", config.queue_bytes)?;
         let policies =
@@ -344,16 +348,21 @@ impl Settings {
         Ok(vec![endpoint])
     }
 
+    fn client(&self) -> Result<Option<ClientId>, ConfigError> {
+        let parse =
+            |client| ClientId::parse(client).map_err(|error| self.bad("CLIENT_ID", error.to_string()));
+        self.text("CLIENT_ID")?.map(parse).transpose()
+    }
+
+    /// CLIENT_ID stands beside one of TOKEN and TOKEN_PATH, or all are absent.
     fn token(&self) -> Result<Option<(ClientId, AuthToken)>, ConfigError> {
-        match (self.text("CLIENT_ID")?, self.text("TOKEN")?) {
-            (Some(client), Some(token)) => {
-                let client =
-                    ClientId::parse(client).map_err(|error| self.bad("CLIENT_ID", error.to_string()))?;
-                Ok(Some((client, AuthToken::new(token))))
-            }
-            (Some(_), None) => Err(self.bad("CLIENT_ID", "TOKEN beside it")),
-            (None, Some(_)) => Err(self.bad("TOKEN", "CLIENT_ID beside it")),
-            (None, None) => Ok(None),
+        match (self.client()?, self.text("TOKEN")?, self.text("TOKEN_PATH")?) {
+            (_, Some(_), Some(_)) => Err(self.bad("TOKEN_PATH", "nothing, because there is a TOKEN")),
+            (Some(client), Some(token), None) => Ok(Some((client, AuthToken::new(token)))),
+            (Some(_), None, None) => Err(self.bad("CLIENT_ID", "TOKEN or TOKEN_PATH beside it")),
+            (None, Some(_), None) => Err(self.bad("TOKEN", "CLIENT_ID beside it")),
+            (None, None, Some(_)) => Err(self.bad("TOKEN_PATH", "CLIENT_ID beside it")),
+            (_, None, _) => Ok(None),
         }
     }
 
@@ -465,6 +474,12 @@ mod tests {
         refused("URL = 'http://x'", "`http` is no scheme");
         refused("WINDOW 7", "configuration text, line 1");
         refused("TOKEN = 'x'", "expected CLIENT_ID beside it");
+        refused("TOKEN_PATH = 'x'", "expected CLIENT_ID beside it");
+        refused("CLIENT_ID = 'x'", "expected TOKEN or TOKEN_PATH beside it");
+        refused(
+            "CLIENT_ID = 'x'\nTOKEN = 'x'\nTOKEN_PATH = 'x'",
+            "expected nothing, because there is a TOKEN",
+        );
         let environment = [("JMQT_CLIENT_WINDOWS", "1")];
         let error = Config::from_text("", environment).unwrap_err().to_string();
         assert!(

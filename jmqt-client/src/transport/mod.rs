@@ -16,6 +16,8 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use crate::trace::PacketTrace;
+
 pub(crate) use socket::NulReader;
 pub(crate) use tls::{TlsInfo, TlsStream, certificate_refused, connector, handshake, server_name};
 pub(crate) use websocket::{UpgradeError, WebSocketReader};
@@ -107,6 +109,7 @@ pub(crate) struct Link {
     writing: Vec<u8>,
     written: usize,
     unflushed: bool,
+    trace: Option<PacketTrace>,
 }
 
 /// What a turn of [`Link::turn`] brought.
@@ -120,7 +123,7 @@ pub(crate) enum Turn {
 }
 
 impl Link {
-    pub(crate) fn new(stream: Stream, framing: Framing) -> Self {
+    pub(crate) fn new(stream: Stream, framing: Framing, trace: Option<PacketTrace>) -> Self {
         Self {
             stream,
             framing,
@@ -128,6 +131,7 @@ impl Link {
             writing: Vec::new(),
             written: 0,
             unflushed: false,
+            trace,
         }
     }
 
@@ -144,6 +148,9 @@ impl Link {
 
     /// Frames the portion. Returns its size.
     pub(crate) fn send(&mut self) -> usize {
+        if let Some(trace) = &self.trace {
+            trace.sent(&self.writing);
+        }
         if let Framing::WebSocket(websocket) = &mut self.framing {
             websocket.frame(&mut self.writing);
         }
@@ -211,10 +218,14 @@ impl Link {
         read: &'a Bytes,
         at: &mut usize,
     ) -> Result<Option<Incoming<'a>>, BadStream> {
-        match &mut self.framing {
+        let next = match &mut self.framing {
             Framing::Nul(reader) => reader.next(read, at),
             Framing::WebSocket(reader) => reader.next(read, at),
+        };
+        if let (Some(trace), Ok(Some(packet))) = (&self.trace, &next) {
+            trace.received(packet.bytes);
         }
+        next
     }
 
     /// Goes on with the upgrade. `true`: the WebSocket is open.
