@@ -4,50 +4,13 @@
 
 mod support;
 
-use std::process::{Output, Stdio};
+use std::process::Stdio;
 
 use jmqt_client::{Persistence, Publish, StatusCode};
 use jmqt_server::Protocol;
+use support::command::{ended, jmqt, run, said, subscribed};
 use support::*;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::process::{Child, Command};
-
-fn jmqt(server: &TestServer, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_jmqt"));
-    command.env_clear().env("JMQT_CLIENT_URL", url(server, Protocol::Socket)).args(arguments);
-    command.stdin(Stdio::null()).kill_on_drop(true);
-    command
-}
-
-async fn run(server: &TestServer, arguments: &[&str]) -> Output {
-    within("the end of jmqt", jmqt(server, arguments).output()).await.unwrap()
-}
-
-async fn ended(child: Child) -> Output {
-    within("the end of jmqt", child.wait_with_output()).await.unwrap()
-}
-
-/// Waits until the server has this subscription.
-async fn subscribed(server: &TestServer, client: &str, name: &str) {
-    within("the subscription", async {
-        while !server
-            .handle()
-            .subscriptions(&client_id(client))
-            .await
-            .unwrap()
-            .iter()
-            .any(|(own, _)| own.as_str() == name)
-        {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
-}
-
-fn said(output: &Output) -> (Option<i32>, String, String) {
-    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-    (output.status.code(), text(&output.stdout), text(&output.stderr))
-}
 
 #[tokio::test]
 async fn sub_prints_what_pub_publishes() {
@@ -193,6 +156,13 @@ async fn completions_and_the_manual_page_are_there() {
     let (code, printed, _) = said(&run(&server, &["man", "sub"]).await);
     assert!(code == Some(0) && printed.contains("Subscribe to channels") && printed.contains("FORMAT"));
     assert_eq!(said(&run(&server, &["man", "nothing"]).await).0, Some(2));
+    let folder = tempfile::tempdir().unwrap();
+    let (code, ..) = said(&run(&server, &["man", "--directory", folder.path().to_str().unwrap()]).await);
+    assert_eq!(code, Some(0));
+    for page in ["jmqt.1", "jmqt-pub.1", "jmqt-reply.1", "jmqt-profile-save.1"] {
+        let text = std::fs::read_to_string(folder.path().join(page)).unwrap();
+        assert!(text.contains(".TH") && text.contains("url"), "{page}");
+    }
 }
 
 #[tokio::test]

@@ -9,6 +9,8 @@
 // A helper that fails is a test that fails.
 #![allow(clippy::unwrap_used)]
 
+#[cfg(feature = "cli")]
+pub mod command;
 mod proxy;
 mod script;
 // The server's own tests have a server to test with.

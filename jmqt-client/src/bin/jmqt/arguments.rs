@@ -24,8 +24,15 @@ Exit codes:
   4  the server refused: standard error names the status
   5  --timeout was over
 
-Settings come from --config FILE, then from the environment (JMQT_CLIENT_ and a key of client.conf, such as
-JMQT_CLIENT_URL), then from these options.";
+Settings come from --config FILE or --profile NAME, then from the environment (JMQT_CLIENT_ and a key of client.conf, such
+as JMQT_CLIENT_URL), then from these options.
+
+Examples:
+  jmqt sub news -H &                    what is published on news, and by whom
+  jmqt pub news '{\"rain\":true}' -q 1
+  jmqt request mySubscriptions          ask the server's application
+  jmqt doctor --url wss://example.com   why is there no connection?
+  jmqt help pub                         more of one command";
 
 const SUB_EXAMPLES: &str = "\
 Examples:
@@ -43,13 +50,79 @@ Examples:
   jmqt pub news '{\"headline\":\"rain\"}' -q 1     acknowledged: on disk for every persistent subscriber
   jmqt pub weather sunny -r                     text is sent as a JSON string, and kept for later subscribers
   tail -f app.log | jmqt pub log -l             a message per line
-  jmqt pub tick 1 --repeat 60 --interval 1      once a second for a minute";
+  jmqt pub tick '{\"n\":{number},\"at\":\"{time}\"}' --template --count 60 --interval 1
+  jmqt pub weather --clear                      no retained message that tells anything
+  jmqt pub jobs '{\"sum\":[1,2]}' --wait-reply 5   and print what a client answers to this one
+
+Placeholders of --template: {number} the message's number, {time} the time (RFC 3339, UTC), {ms} milliseconds since
+1970, {random} 16 random hexadecimal digits.
+
+A message that the server refuses is told, and makes the exit code 4, with either QoS. With -l the others are published.";
+
+const P2P_EXAMPLES: &str = "\
+Examples:
+  jmqt p2p alice hello                  to the client alice, if she is connected
+  jmqt p2p alice '{\"n\":1}' -q 1         also if she is away, provided that she has a persistent subscription to #alice
+  jmqt p2p worker '[1,2]' --wait-reply 5";
+
+const REPLY_EXAMPLES: &str = "\
+Examples:
+  jmqt reply ping pong                                  \"pong\" to whoever publishes on ping
+  jmqt reply '#me' --name echo --template '{data}'      what is sent to echo comes back
+  jmqt reply jobs --command 'jq .sum|add'               the data is the command's input, the answer its output
+  jmqt pub ping hello --wait-reply 5                    asks
+
+Placeholders of --template: those of jmqt pub, and {data}, {channel}, {publisher} of the message that is answered. A
+command has JMQT_CHANNEL and JMQT_PUBLISHER in its environment, and 30 seconds; if it fails there is no answer.
+
+Of two clients that answer each other's every message none ever stops.";
+
+const PING_EXAMPLES: &str = "\
+Example:
+  jmqt ping -n 100 --interval 10        a hundred round trips, their least, median and most";
+
+const BENCH_EXAMPLES: &str = "\
+Examples:
+  jmqt bench                                      one publisher, one subscriber, QoS 0
+  jmqt bench -q 1 --window 100                    stored and acknowledged
+  jmqt bench --clients 50 --rate 1000             50 publish 1,000 messages a second together, 50 receive each of them
+  jmqt bench --publishers 1 --subscribers 1000    fan-out
+
+All publish on one channel, and every subscriber gets every message. The first client is who the options say, the
+others authenticate as {\"client_name\": \"jmqt-…\"}. Open files (ulimit -n) limit how many there can be.";
+
+const DOCTOR_EXAMPLES: &str = "\
+Example:
+  jmqt doctor --url wss://example.com/jmqt";
+
+const COMPLETIONS_EXAMPLES: &str = "\
+Examples:
+  source <(jmqt completions bash)
+  jmqt completions zsh > ~/.zfunc/_jmqt
+  jmqt completions fish > ~/.config/fish/completions/jmqt.fish";
+
+const MAN_EXAMPLES: &str = "\
+Examples:
+  jmqt man sub | man -l -
+  jmqt man --directory ~/.local/share/man/man1     jmqt.1, jmqt-sub.1 and so on";
+
+const PROFILE_EXAMPLES: &str = "\
+Examples:
+  jmqt profile save home --url jmqt://localhost --name alice
+  jmqt profile save work --url wss://example.com --client-id alice --token-file ~/.jmqt-token
+  jmqt sub news --profile work
+  export JMQT_PROFILE=work
+
+A profile is a client.conf, NAME.conf in $XDG_CONFIG_HOME/jmqt or ~/.config/jmqt (Windows: %APPDATA%\\jmqt), and may have
+any of its keys.";
 
 const REQUEST_EXAMPLES: &str = "\
 Example:
   jmqt request '$mySubscriptions'               in quotes, or without the $: a shell would take it for a variable";
 
 const CONNECTION: &str = "Connection";
+const TLS: &str = "TLS";
+const OUTPUT: &str = "Output";
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = CONNECTION)]
@@ -57,6 +130,9 @@ pub(crate) struct ConnectionArguments {
     /// A client.conf; without one, the defaults and the environment
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+    /// The server and the client of this name, which `jmqt profile save` wrote [env: JMQT_PROFILE]
+    #[arg(long, global = true, value_name = "NAME", conflicts_with = "config")]
+    pub(crate) profile: Option<String>,
     /// The server: jmqt://host:8010, jmqts://host:8011, ws://host:8012/ or wss://host:8013/
     #[arg(long, short, global = true)]
     pub(crate) url: Option<String>,
@@ -66,26 +142,41 @@ pub(crate) struct ConnectionArguments {
     /// Authenticate as {"client_name": NAME}
     #[arg(long, global = true, value_name = "NAME", conflicts_with = "auth")]
     pub(crate) name: Option<String>,
-    /// A token that is known already (better: JMQT_CLIENT_TOKEN)
+    /// A token that is known already (better: --token-file or JMQT_CLIENT_TOKEN)
     #[arg(long, global = true, requires = "client_id")]
     pub(crate) token: Option<String>,
+    /// A file with the token, which is read for each connection
+    #[arg(long, global = true, value_name = "FILE", requires = "client_id", conflicts_with = "token")]
+    pub(crate) token_file: Option<PathBuf>,
     /// Whose token it is
-    #[arg(long, global = true, value_name = "CLIENT", requires = "token")]
+    #[arg(long, global = true, value_name = "CLIENT")]
     pub(crate) client_id: Option<String>,
-    /// The certificate authorities to trust, PEM
-    #[arg(long, global = true, value_name = "FILE")]
-    pub(crate) ca: Option<PathBuf>,
-    /// The name the server's certificate is made for
-    #[arg(long, global = true, value_name = "NAME")]
-    pub(crate) server_name: Option<String>,
-    /// Output for programs: one JSON object per line
-    #[arg(long, global = true)]
-    pub(crate) json: bool,
-    /// Give up after so many seconds
+    /// Give up after this time
     #[arg(long, global = true, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) timeout: Option<Duration>,
+    /// The certificate authorities to trust, PEM
+    #[arg(long, global = true, value_name = "FILE", help_heading = TLS)]
+    pub(crate) ca: Option<PathBuf>,
+    /// A client certificate, PEM, for servers that ask for one
+    #[arg(long, global = true, value_name = "FILE", requires = "key", help_heading = TLS)]
+    pub(crate) cert: Option<PathBuf>,
+    /// The client certificate's private key, PEM
+    #[arg(long, global = true, value_name = "FILE", requires = "cert", help_heading = TLS)]
+    pub(crate) key: Option<PathBuf>,
+    /// The name the server's certificate is made for
+    #[arg(long, global = true, value_name = "NAME", help_heading = TLS)]
+    pub(crate) server_name: Option<String>,
+    /// Do not check the server's certificate: anybody on the way can read and change everything, tokens included
+    #[arg(long, global = true, conflicts_with = "ca", help_heading = TLS)]
+    pub(crate) insecure: bool,
+    /// Output for programs: one JSON object per line
+    #[arg(long, global = true, help_heading = OUTPUT)]
+    pub(crate) json: bool,
+    /// Show every packet on standard error, but for tokens and auth data
+    #[arg(long, global = true, help_heading = OUTPUT)]
+    pub(crate) trace: bool,
     /// Show what happens, on standard error
-    #[arg(long, short, global = true)]
+    #[arg(long, short, global = true, help_heading = OUTPUT)]
     pub(crate) verbose: bool,
 }
 
@@ -100,7 +191,7 @@ pub(crate) enum Command {
         /// The subscription survives: what is published with QoS 1 in the meantime comes the next time
         #[arg(long, short)]
         persistent: bool,
-        /// Stop after so many messages
+        /// Stop after this many messages
         #[arg(short = 'n', long, value_name = "N")]
         count: Option<u64>,
         /// Show channel, publisher, QoS and retained flag before each message
@@ -130,6 +221,7 @@ pub(crate) enum Command {
         input: Input,
     },
     /// Send messages to one client
+    #[command(after_help = P2P_EXAMPLES)]
     P2p {
         /// The client's id
         client: String,
@@ -144,7 +236,32 @@ pub(crate) enum Command {
         /// What is asked, as JSON
         data: Option<String>,
     },
+    /// Answer every message of a channel, each with a message to its publisher alone
+    #[command(after_help = REPLY_EXAMPLES)]
+    Reply {
+        /// The channel; #me is what is sent to this client alone
+        channel: String,
+        /// The answer: JSON, or any other text, which is sent as a JSON string
+        #[arg(required_unless_present = "command")]
+        answer: Option<String>,
+        /// The answer is what this shell command prints; the message's data is its input
+        #[arg(long, value_name = "COMMAND", conflicts_with_all = ["answer", "template"])]
+        command: Option<String>,
+        /// Replace placeholders in the answer, such as {data}
+        #[arg(long)]
+        template: bool,
+        /// Send the answer as a JSON string, whatever it looks like
+        #[arg(long)]
+        text: bool,
+        /// QoS of the answers: 0, or 1 for stored ones
+        #[arg(short, long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=1))]
+        qos: u8,
+        /// Stop after this many answers
+        #[arg(short = 'n', long, value_name = "N")]
+        count: Option<u64>,
+    },
     /// Measure round trips: a message with QoS 0 from one session to another
+    #[command(after_help = PING_EXAMPLES)]
     Ping {
         /// How many
         #[arg(short = 'n', long, default_value_t = 10, value_name = "N")]
@@ -153,7 +270,8 @@ pub(crate) enum Command {
         #[arg(long, default_value_t = 200, value_name = "MS")]
         interval: u64,
     },
-    /// Publish as fast as possible from one session to another, and measure
+    /// Publish as fast as possible from one client to another, or among many, and measure
+    #[command(after_help = BENCH_EXAMPLES)]
     Bench {
         /// For how many seconds
         #[arg(long, default_value_t = 5, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
@@ -164,27 +282,70 @@ pub(crate) enum Command {
         /// 0, or 1 for stored and acknowledged messages
         #[arg(short, long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=1))]
         qos: u8,
-        /// Messages per second at most; 0: no limit
+        /// Messages per second at most, of all publishers together; 0: no limit
         #[arg(long, default_value_t = 0, value_name = "N")]
         rate: u64,
-        /// Messages that may be on their way at a time, so that none is dropped; 0: any number
+        /// Messages that may be on their way to a subscriber at a time, so that none is dropped; 0: any number
         #[arg(long, default_value_t = 1000, value_name = "N")]
         window: u64,
         /// The channel [default: one of its own]
         #[arg(long)]
         channel: Option<String>,
+        /// This many publishers, and as many subscribers
+        #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        clients: u32,
+        /// This many publishers [default: --clients]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        publishers: Option<u32>,
+        /// This many subscribers [default: --clients]
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        subscribers: Option<u32>,
+        /// Connections that are begun per second
+        #[arg(long, default_value_t = 500, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        ramp: u32,
     },
     /// Find out why there is no connection: every step, with its time
+    #[command(after_help = DOCTOR_EXAMPLES)]
     Doctor,
+    /// Keep servers, and who we are there, under names for --profile
+    #[command(after_help = PROFILE_EXAMPLES)]
+    Profile {
+        #[command(subcommand)]
+        command: ProfileCommand,
+    },
     /// Print a completion script for a shell
+    #[command(after_help = COMPLETIONS_EXAMPLES)]
     Completions {
         /// Which shell
         shell: Shell,
     },
     /// Print a manual page
+    #[command(after_help = MAN_EXAMPLES)]
     Man {
         /// That of this command, such as sub; without one, that of jmqt
         command: Option<String>,
+        /// Write the pages of all commands into this folder
+        #[arg(long, value_name = "FOLDER", conflicts_with = "command")]
+        directory: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ProfileCommand {
+    /// Print the names and servers of all profiles
+    List,
+    /// Keep the connection options of this call, such as --url and --name, under a name
+    Save {
+        /// The name
+        profile: String,
+        /// Replace the profile of this name
+        #[arg(long)]
+        force: bool,
+    },
+    /// Delete a profile
+    Remove {
+        /// Its name
+        profile: String,
     },
 }
 
@@ -199,7 +360,7 @@ pub(crate) enum Shell {
 pub(crate) struct Input {
     /// The message: JSON, or any other text, which is sent as a JSON string. Text that begins like JSON and is none is
     /// refused, unless --text says that it is meant
-    #[arg(required_unless_present_any = ["lines", "file", "stdin"])]
+    #[arg(required_unless_present_any = ["lines", "file", "stdin", "clear"])]
     pub(crate) message: Option<String>,
     /// A message per line of standard input; empty lines are passed over
     #[arg(short, long, conflicts_with_all = ["message", "file", "stdin"])]
@@ -213,15 +374,24 @@ pub(crate) struct Input {
     /// Send the message as a JSON string, whatever it looks like
     #[arg(long)]
     pub(crate) text: bool,
+    /// Replace placeholders in the message, such as {number}
+    #[arg(long)]
+    pub(crate) template: bool,
     /// Publish it this many times
-    #[arg(long, value_name = "N", default_value_t = 1, conflicts_with = "lines")]
-    pub(crate) repeat: u64,
+    #[arg(short = 'n', long, alias = "repeat", value_name = "N", default_value_t = 1, conflicts_with = "lines", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: u64,
     /// Seconds between two messages
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) interval: Option<Duration>,
     /// Keep it for those who subscribe later
     #[arg(short, long)]
     pub(crate) retained: bool,
+    /// Replace the channel's retained message by null. JMQT has no message that removes it; the server's application can
+    #[arg(long, conflicts_with_all = ["message", "lines", "file", "stdin", "retained", "text", "template", "count"])]
+    pub(crate) clear: bool,
+    /// Then print the first message that is sent to this client alone, for which to wait this long
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, conflicts_with_all = ["lines", "clear"])]
+    pub(crate) wait_reply: Option<Duration>,
     /// 0, or 1: stored, and acknowledged before this command ends
     #[arg(short, long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=1))]
     pub(crate) qos: u8,

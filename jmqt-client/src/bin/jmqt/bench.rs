@@ -1,20 +1,26 @@
-//! `jmqt bench`: how many messages pass from one session to another, and how long each takes.
+//! `jmqt bench`: how many messages pass from publishers to subscribers, and how long each takes.
 
 use std::collections::VecDeque;
 use std::io::Write as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use jmqt_client::{ChannelName, Client, Config, Error, Persistence, Publish, Receipt, Subscription};
+use jmqt_client::{
+    ChannelName, Client, Config, ConnectError, Error, Persistence, Publish, Receipt, Subscription,
+};
 use serde_json::json;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval};
 
 use crate::{Failure, Output, channel, random_name, second};
 
 /// What has not arrived after so long without any arrival is lost, and holds nobody up.
 const STALL: Duration = Duration::from_secs(1);
-/// The receiver says so when it has received this many more.
+/// Connections that may be in the making at a time.
+const CONNECTING: usize = 100;
+/// A receiver says so when it has received this many more.
 const TELL_EVERY: u64 = 64;
 /// How long the last messages may take to arrive.
 const LAST: Duration = Duration::from_secs(5);
@@ -25,35 +31,62 @@ pub(crate) struct Load {
     pub(crate) time: Duration,
     pub(crate) size: usize,
     pub(crate) qos: u8,
+    /// Messages per second of all publishers together; 0: no limit.
     pub(crate) rate: u64,
-    /// Messages that may be on their way at a time; 0: any number.
+    /// Messages that may be on their way to a subscriber at a time; 0: any number.
     pub(crate) window: u64,
     pub(crate) channel: Option<String>,
+    pub(crate) publishers: u32,
+    pub(crate) subscribers: u32,
+    /// Connections that are begun per second.
+    pub(crate) ramp: u32,
 }
 
-#[derive(Default)]
+/// What the tasks know of each other.
 struct Progress {
     published: AtomicU64,
+    /// Of all subscribers together.
     received: AtomicU64,
-    finished: AtomicBool,
+    /// Deliveries that are not coming any more.
+    given_up: AtomicU64,
     arrived: Notify,
-    /// Told when the last message was published.
-    ended: Notify,
+    /// How many were published, once that is known.
+    ended: watch::Sender<Option<u64>>,
+    subscribers: u64,
 }
 
 impl Progress {
-    /// Waits until fewer than `window` messages are on their way. `given_up` are those that are not coming.
-    async fn room(&self, window: u64, given_up: &mut u64) {
+    fn new(subscribers: u32) -> Self {
+        Self {
+            published: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+            given_up: AtomicU64::new(0),
+            arrived: Notify::new(),
+            ended: watch::Sender::new(None),
+            subscribers: subscribers.into(),
+        }
+    }
+
+    fn deliveries(&self) -> u64 {
+        self.published.load(Ordering::Relaxed) * self.subscribers
+    }
+
+    /// Waits until fewer than `window` messages are on their way to a subscriber, on average.
+    async fn room(&self, window: u64) {
         loop {
+            let arrived = self.arrived.notified();
+            tokio::pin!(arrived);
+            arrived.as_mut().enable(); // before the look, so that no news is missed
             let received = self.received.load(Ordering::Relaxed);
-            let under_way = self.published.load(Ordering::Relaxed).saturating_sub(received + *given_up);
-            if under_way < window {
+            let done = received + self.given_up.load(Ordering::Relaxed);
+            let under_way = self.deliveries().saturating_sub(done);
+            if under_way < window * self.subscribers {
                 return;
             }
-            if tokio::time::timeout(STALL, self.arrived.notified()).await.is_err()
+            if tokio::time::timeout(STALL, arrived).await.is_err()
                 && self.received.load(Ordering::Relaxed) == received
             {
-                *given_up += under_way;
+                self.given_up.fetch_max(self.deliveries().saturating_sub(received), Ordering::Relaxed);
             }
         }
     }
@@ -62,43 +95,117 @@ impl Progress {
 pub(crate) async fn run(config: Config, load: Load, output: Output) -> Result<(), Failure> {
     let name = load.channel.clone().map_or_else(random_name, Ok)?;
     let channel = channel(&name)?;
-    let (sender, receiver) =
-        (Client::connect(config.clone()).await?, Client::connect(second(config)?).await?);
-    let stream = receiver.subscribe(&channel, Persistence::Temporary).await?;
-    let progress = Arc::new(Progress::default());
+    let load = Arc::new(load);
+    let connecting = Instant::now();
+    let (publishers, subscribers) = connect(&config, &load).await?;
+    let mut streams = Vec::new();
+    for subscriber in &subscribers {
+        streams.push(subscriber.subscribe(&channel, Persistence::Temporary).await?);
+    }
+    let connected = connecting.elapsed();
+
+    let progress = Arc::new(Progress::new(load.subscribers));
     let start = Instant::now();
-    let receiving = tokio::spawn(receive(stream, start, Arc::clone(&progress)));
-    let watching = tokio::spawn(watch(Arc::clone(&progress), start, output));
-    publish(sender.clone(), channel, &load, start, Arc::clone(&progress)).await?;
-    sender.close().await;
-    progress.finished.store(true, Ordering::Relaxed);
-    progress.ended.notify_one();
-    let elapsed = start.elapsed();
-    let (histogram, last) = receiving.await.map_err(Failure::new)?;
+    let mut receiving = JoinSet::new();
+    for stream in streams {
+        receiving.spawn(receive(stream, start, Arc::clone(&progress)));
+    }
+    let watching = tokio::spawn(show(Arc::clone(&progress), start, output));
+    let mut publishing = JoinSet::new();
+    for publisher in publishers {
+        publishing.spawn(publish(
+            publisher,
+            channel.clone(),
+            Arc::clone(&load),
+            start,
+            Arc::clone(&progress),
+        ));
+    }
+    while let Some(published) = publishing.join_next().await {
+        published.map_err(Failure::new)??;
+    }
+    progress.ended.send_replace(Some(progress.published.load(Ordering::Relaxed)));
+    let mut elapsed = start.elapsed();
+    let mut histogram = Histogram::default();
+    while let Some(received) = receiving.join_next().await {
+        let (times, last) = received.map_err(Failure::new)?;
+        histogram.merge(&times);
+        elapsed = elapsed.max(last.duration_since(start));
+    }
     watching.abort();
-    receiver.close().await;
-    report(&progress, &histogram, elapsed.max(last.duration_since(start)), receiver.dropped_pushes(), output)
+    let dropped = subscribers.iter().map(Client::dropped_pushes).sum();
+    close_all(subscribers).await;
+    report(&progress, &histogram, &load, Times { elapsed, connected }, dropped, output)
 }
 
-/// Publishes until the time is over.
+/// Closes all at once.
+async fn close_all(clients: Vec<Client>) {
+    let mut closing = JoinSet::new();
+    for client in clients {
+        closing.spawn(async move { client.close().await });
+    }
+    closing.join_all().await;
+}
+
+/// Connects publishers and subscribers, no more of them in a second than `ramp`.
+async fn connect(config: &Config, load: &Load) -> Result<(Vec<Client>, Vec<Client>), Failure> {
+    let count = load.publishers + load.subscribers;
+    let mut tick = interval(Duration::from_secs(1) / load.ramp);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut connecting = JoinSet::new();
+    let mut clients = Vec::new();
+    let told = |number: u32, outcome: Result<Client, ConnectError>| {
+        outcome.map_err(|error| {
+            let failure = Failure::from(error);
+            if count == 2 { failure } else { failure.of(format!("client {} of {count}", number + 1)) }
+        })
+    };
+    for number in 0..count {
+        tick.tick().await;
+        // The first is who the options say, the others are strangers.
+        let config = if number == 0 { config.clone() } else { second(config.clone())? };
+        connecting.spawn(async move { (number, Client::connect(config).await) });
+        while let Some(connected) = connecting.try_join_next() {
+            let (number, outcome) = connected.map_err(Failure::new)?;
+            clients.push(told(number, outcome)?);
+        }
+        if connecting.len() >= CONNECTING
+            && let Some(connected) = connecting.join_next().await
+        {
+            let (number, outcome) = connected.map_err(Failure::new)?;
+            clients.push(told(number, outcome)?);
+        }
+    }
+    while let Some(connected) = connecting.join_next().await {
+        let (number, outcome) = connected.map_err(Failure::new)?;
+        clients.push(told(number, outcome)?);
+    }
+    let subscribers = clients.split_off(load.publishers as usize);
+    Ok((clients, subscribers))
+}
+
+/// Publishes until the time is over, and closes the client.
 async fn publish(
     client: Client,
     channel: ChannelName,
-    load: &Load,
+    load: Arc<Load>,
     start: Instant,
     progress: Arc<Progress>,
 ) -> Result<(), Error> {
     let filler = "x".repeat(load.size.saturating_sub(24));
     let end = start + load.time;
+    let rate = load.rate as f64 / f64::from(load.publishers);
     let mut receipts: VecDeque<Receipt> = VecDeque::new();
-    let mut given_up = 0;
-    for number in 0.. {
+    for number in 0_u32.. {
         let mut now = Instant::now();
         if now >= end {
             break;
         }
-        if load.rate > 0 {
-            let due = start + Duration::from_secs_f64(number as f64 / load.rate as f64);
+        if rate > 0.0 {
+            let due = start + Duration::from_secs_f64(f64::from(number) / rate);
+            if due >= end {
+                break;
+            }
             // Timers are exact to a millisecond: what is due sooner goes at once.
             if due > now + Duration::from_millis(1) {
                 tokio::time::sleep_until(due.into()).await;
@@ -109,7 +216,7 @@ async fn publish(
         let data = format!("\"{micros:020}{filler}\"");
         let message = Publish::raw(channel.clone(), data).expect("digits and letters in quotes are JSON");
         if load.window > 0 {
-            progress.room(load.window, &mut given_up).await;
+            progress.room(load.window).await;
         }
         if load.qos == 0 {
             client.publish(&message).await?;
@@ -126,27 +233,28 @@ async fn publish(
     for receipt in receipts {
         receipt.await?;
     }
+    client.close().await;
     Ok(())
 }
 
 /// Receives until everything that was published is here, or nothing more comes.
 async fn receive(mut stream: Subscription, start: Instant, progress: Arc<Progress>) -> (Histogram, Instant) {
     let (mut histogram, mut last) = (Histogram::default(), start);
-    let mut received = 0_u64;
-    loop {
-        let done = progress.finished.load(Ordering::Relaxed)
-            && received >= progress.published.load(Ordering::Relaxed);
-        if done {
-            break;
-        }
+    let mut ended = progress.ended.subscribe();
+    let (mut received, mut total) = (0_u64, None);
+    while total.is_none_or(|total| received < total) {
         let next = tokio::select! {
             biased;
             next = tokio::time::timeout(LAST, stream.next()) => next,
             // Perhaps everything is here.
-            () = progress.ended.notified() => continue,
+            _ = ended.changed(), if total.is_none() => {
+                total = *ended.borrow_and_update();
+                continue;
+            }
         };
         let Ok(Some(push)) = next else {
-            if progress.finished.load(Ordering::Relaxed) {
+            total = total.or(*ended.borrow_and_update());
+            if total.is_some() {
                 break;
             }
             continue;
@@ -156,16 +264,16 @@ async fn receive(mut stream: Subscription, start: Instant, progress: Arc<Progres
         let arrived = u64::try_from(last.duration_since(start).as_micros()).unwrap_or(u64::MAX);
         histogram.add(arrived.saturating_sub(sent));
         received += 1;
-        progress.received.store(received, Ordering::Relaxed);
-        if received.is_multiple_of(TELL_EVERY) || received >= progress.published.load(Ordering::Relaxed) {
-            progress.arrived.notify_one();
+        let all = progress.received.fetch_add(1, Ordering::Relaxed) + 1;
+        if all.is_multiple_of(TELL_EVERY) || all >= progress.deliveries() {
+            progress.arrived.notify_waiters();
         }
     }
     (histogram, last)
 }
 
 /// A line that shows what happens now.
-async fn watch(progress: Arc<Progress>, start: Instant, output: Output) {
+async fn show(progress: Arc<Progress>, start: Instant, output: Output) {
     if !output.is_watched() {
         return;
     }
@@ -187,30 +295,41 @@ async fn watch(progress: Arc<Progress>, start: Instant, output: Output) {
     }
 }
 
+struct Times {
+    elapsed: Duration,
+    connected: Duration,
+}
+
 fn report(
     progress: &Progress,
     histogram: &Histogram,
-    elapsed: Duration,
+    load: &Load,
+    times: Times,
     dropped: u64,
     output: Output,
 ) -> Result<(), Failure> {
     let (published, received) =
         (progress.published.load(Ordering::Relaxed), progress.received.load(Ordering::Relaxed));
-    let rate = (received as f64 / elapsed.as_secs_f64()).round();
+    let rate = (received as f64 / times.elapsed.as_secs_f64()).round();
     let (p50, p99) = (histogram.quantile(0.5), histogram.quantile(0.99));
-    let lost = published.saturating_sub(received);
+    let lost = progress.deliveries().saturating_sub(received);
+    let (publishers, subscribers) = (load.publishers, load.subscribers);
+    let connects = (f64::from(publishers + subscribers) / times.connected.as_secs_f64()).round();
     if output.is_watched() {
         eprintln!();
     }
     output.line(
         || {
             format!(
-                "published   {published:>12}\nreceived    {received:>12}\nlost        {lost:>12}  ({dropped} in this client)\n\
-                 messages/s  {rate:>12}\np50         {p50:>12} µs\np99         {p99:>12} µs"
+                "clients     {:>12}  ({publishers} publish, {subscribers} subscribe; connected {connects}/s)\n\
+                 published   {published:>12}\nreceived    {received:>12}\nlost        {lost:>12}  ({dropped} in this client)\n\
+                 messages/s  {rate:>12}\np50         {p50:>12} µs\np99         {p99:>12} µs",
+                publishers + subscribers
             )
         },
         || {
-            json!({ "published": published, "received": received, "lost": lost, "dropped": dropped,
+            json!({ "publishers": publishers, "subscribers": subscribers, "connects_per_second": connects,
+                    "published": published, "received": received, "lost": lost, "dropped": dropped,
                     "per_second": rate, "p50_micros": p50, "p99_micros": p99 })
         },
     )
@@ -231,6 +350,16 @@ impl Histogram {
         }
         self.counts[bucket] += 1;
         self.total += 1;
+    }
+
+    fn merge(&mut self, other: &Self) {
+        if self.counts.len() < other.counts.len() {
+            self.counts.resize(other.counts.len(), 0);
+        }
+        for (count, more) in self.counts.iter_mut().zip(&other.counts) {
+            *count += more;
+        }
+        self.total += other.total;
     }
 
     fn bucket(micros: u64) -> usize {
@@ -280,7 +409,10 @@ mod tests {
     #[test]
     fn quantiles_are_of_what_was_added() {
         let mut histogram = Histogram::default();
-        (1..=100).for_each(|micros| histogram.add(micros));
+        let mut other = Histogram::default();
+        (1..=50).for_each(|micros| histogram.add(micros));
+        (51..=100).for_each(|micros| other.add(micros));
+        histogram.merge(&other);
         assert_eq!((histogram.quantile(0.5), histogram.quantile(0.99)), (50, 98));
     }
 }

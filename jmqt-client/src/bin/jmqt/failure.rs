@@ -27,6 +27,11 @@ impl Failure {
         Self { message: "the time is over".to_owned(), code: 5 }
     }
 
+    /// 5: the time is over for this.
+    pub(crate) fn timeout_of(what: &str) -> Self {
+        Self { message: format!("{what}: the time is over"), code: 5 }
+    }
+
     /// 4: the server refused.
     pub(crate) fn refused(message: impl ToString) -> Self {
         Self { message: message.to_string(), code: 4 }
@@ -35,6 +40,11 @@ impl Failure {
     /// 3: the connection is gone.
     pub(crate) fn disconnected(message: impl ToString) -> Self {
         Self { message: message.to_string(), code: 3 }
+    }
+
+    /// Says what failed.
+    pub(crate) fn of(self, what: impl std::fmt::Display) -> Self {
+        Self { message: format!("{what}: {}", self.message), ..self }
     }
 
     /// The code as a number.

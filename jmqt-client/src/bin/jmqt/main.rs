@@ -7,17 +7,24 @@ mod bench;
 mod doctor;
 mod failure;
 mod ping;
+mod profile;
 mod publish;
+mod reply;
 mod subscribe;
+mod template;
+mod terminal;
 
 use std::io::{IsTerminal as _, Write as _};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{CommandFactory as _, Parser as _};
-use jmqt_client::{AuthToken, ChannelName, Client, ClientId, Config, Endpoint, Payload, Secret, logging};
+use jmqt_client::{
+    AuthToken, ChannelName, Client, ClientId, Config, Direction, Endpoint, Payload, Secret, logging,
+};
 
-use arguments::{Arguments, Command, ConnectionArguments, Shell};
+use arguments::{Arguments, Command, ConnectionArguments, Input, Shell};
 use failure::Failure;
 
 /// Where a command's output goes, and how.
@@ -65,18 +72,18 @@ async fn main() -> ExitCode {
 }
 
 async fn run(arguments: Arguments) -> Result<(), Failure> {
-    let mut command = Arguments::command();
+    let output = Output { json: arguments.connection.json };
     match arguments.command {
         Command::Completions { shell } => {
-            return complete(shell, &mut command);
+            return complete(shell, &mut Arguments::command());
         }
-        Command::Man { command: name } => return manual(command, name.as_deref()),
+        Command::Man { command, directory } => return manual(command.as_deref(), directory.as_deref()),
+        Command::Profile { command } => return profile::run(command, &arguments.connection, output),
         _ => {}
     }
-    let named = random_name()?;
-    let config = configure(&arguments.connection, &named)?;
+    let (config, is_named) = configure(&arguments.connection)?;
     if let Command::Sub { persistent: true, .. } = &arguments.command
-        && config.auth_data == Some(named_secret(&named))
+        && !is_named
     {
         return Err(Failure::usage(
             "--persistent keeps the subscription for a client that comes back: say who that is, with --name NAME",
@@ -87,7 +94,6 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         config.log.path.clone(),
     );
     let _log = logging::init("jmqt", &log).map_err(Failure::new)?;
-    let output = Output { json: arguments.connection.json };
     let limit = arguments.connection.timeout;
     let is_bench = matches!(arguments.command, Command::Bench { .. });
     let work = carry_out(arguments.command, config, limit, output);
@@ -125,8 +131,13 @@ pub(crate) fn note(words: std::fmt::Arguments<'_>) {
     let _ = writeln!(std::io::stderr(), "jmqt: {words}");
 }
 
-fn manual(mut command: clap::Command, name: Option<&str>) -> Result<(), Failure> {
+fn manual(name: Option<&str>, directory: Option<&Path>) -> Result<(), Failure> {
+    let mut command = Arguments::command();
     command.build(); // gives subcommands the options of all
+    if let Some(directory) = directory {
+        let written = clap_mangen::generate_to(command, directory);
+        return written.map_err(|error| Failure::new(format!("{}: {error}", directory.display())));
+    }
     let command = match name {
         None => command,
         Some(name) => {
@@ -156,21 +167,46 @@ async fn carry_out(
         Command::Pub { channel, input } => {
             publish::run(config, self::channel(&channel)?, input, output).await
         }
+        Command::P2p { input: Input { clear: true, .. }, .. } => {
+            Err(Failure::usage("--clear: point-to-point channels have no retained message"))
+        }
         Command::P2p { client, input } => {
             let client =
                 ClientId::parse(client.strip_prefix('#').unwrap_or(&client)).map_err(Failure::usage)?;
             publish::run(config, ChannelName::of_client(&client), input, output).await
         }
         Command::Request { channel, data } => request(config, &channel, data, output).await,
+        Command::Reply { channel, answer, command, template, text, qos, count } => {
+            let answer = match (answer.unwrap_or_default(), command) {
+                (_, Some(command)) => reply::Answer::Command(command),
+                (answer, None) if template => reply::Answer::Template(answer),
+                (answer, None) => reply::Answer::Text(answer),
+            };
+            let wanted = reply::Wanted { channel, answer, is_text: text, qos, count };
+            reply::run(config, wanted, output).await
+        }
         Command::Ping { count, interval } => ping::run(config, count, interval, output).await,
-        Command::Bench { seconds, size, qos, rate, window, channel } => {
+        Command::Bench {
+            seconds,
+            size,
+            qos,
+            rate,
+            window,
+            channel,
+            clients,
+            publishers,
+            subscribers,
+            ramp,
+        } => {
             let time = Duration::from_secs(seconds);
             let time = limit.map_or(time, |limit| limit.min(time));
-            let load = bench::Load { time, size: size as usize, qos, rate, window, channel };
+            let (publishers, subscribers) = (publishers.unwrap_or(clients), subscribers.unwrap_or(clients));
+            let size = size as usize;
+            let load = bench::Load { time, size, qos, rate, window, channel, publishers, subscribers, ramp };
             bench::run(config, load, output).await
         }
         Command::Doctor => doctor::run(config, output).await,
-        Command::Completions { .. } | Command::Man { .. } => Ok(()),
+        Command::Completions { .. } | Command::Man { .. } | Command::Profile { .. } => Ok(()),
     }
 }
 
@@ -185,53 +221,109 @@ fn complete(shell: Shell, command: &mut clap::Command) -> Result<(), Failure> {
     std::io::stdout().write_all(&script).map_err(Failure::from)
 }
 
-/// File, then environment, then options.
-fn configure(arguments: &ConnectionArguments, unnamed: &str) -> Result<Config, Failure> {
-    let mut config = Config::load(arguments.config.as_deref())?;
+/// File or profile, then environment, then options. `true` if somebody said who we are.
+fn configure(arguments: &ConnectionArguments) -> Result<(Config, bool), Failure> {
+    let profile = match (&arguments.config, &arguments.profile) {
+        (None, None) => std::env::var("JMQT_PROFILE").ok().filter(|name| !name.is_empty()),
+        (_, profile) => profile.clone(),
+    };
+    let profile = profile.as_deref().map(profile::existing).transpose()?;
+    let mut config = Config::load(arguments.config.as_deref().or(profile.as_deref()))?;
     if let Some(url) = &arguments.url {
         config.endpoints = Endpoint::list(url).map_err(Failure::usage)?;
     }
+    let tls = &mut config.tls;
+    for (setting, option) in [
+        (&mut tls.ca_path, &arguments.ca),
+        (&mut tls.cert_path, &arguments.cert),
+        (&mut tls.key_path, &arguments.key),
+    ] {
+        if option.is_some() {
+            setting.clone_from(option);
+        }
+    }
+    if arguments.server_name.is_some() {
+        tls.server_name.clone_from(&arguments.server_name);
+    }
+    if arguments.insecure {
+        tls.accept_any_certificate = true;
+        note(format_args!(
+            "WARNING: --insecure: the server's certificate is not checked. Anybody on the way can be the server, and read \
+             and change everything, tokens and auth data included"
+        ));
+    }
+    if arguments.trace {
+        config = config.trace(show_packet);
+    }
+    config = identify(config, arguments)?;
+    if config.auth_data.is_some() || config.token.is_some() || config.has_credentials() {
+        return Ok((config, true));
+    }
+    Ok((authenticate_with(config, &named_json(&random_name()?)), false))
+}
+
+/// As whom to connect, if options say so.
+fn identify(mut config: Config, arguments: &ConnectionArguments) -> Result<Config, Failure> {
     if let Some(json) = &arguments.auth {
-        config.auth_data =
-            Some(Secret::parse(json).map_err(|_| Failure::usage("--auth: one JSON value was expected"))?);
+        Secret::parse(json).map_err(|_| Failure::usage("--auth: one JSON value was expected"))?;
+        config = authenticate_with(config, json);
     }
     if let Some(name) = &arguments.name {
-        config.auth_data = Some(named_secret(name));
+        config = authenticate_with(config, &named_json(name));
     }
-    if let (Some(client), Some(token)) = (&arguments.client_id, &arguments.token) {
-        config.token =
-            Some((ClientId::parse(client).map_err(Failure::usage)?, AuthToken::new(token.as_str())));
+    let Some(client) = &arguments.client_id else { return Ok(config) };
+    let client = ClientId::parse(client).map_err(Failure::usage)?;
+    match (&arguments.token, &arguments.token_file) {
+        (Some(token), _) => {
+            // Auth data stays: a new token is asked for when this one is refused.
+            let auth_data = config.auth_data.take();
+            config = config.without_credentials();
+            (config.auth_data, config.token) = (auth_data, Some((client, AuthToken::new(token.as_str()))));
+            Ok(config)
+        }
+        (None, Some(path)) => Ok(config.token_file(client, path)),
+        (None, None) => Err(Failure::usage("--client-id needs a token beside it: --token-file FILE")),
     }
-    if config.auth_data.is_none() && config.token.is_none() {
-        config.auth_data = Some(named_secret(unnamed));
-    }
-    if let Some(path) = &arguments.ca {
-        config.tls.ca_path = Some(path.clone());
-    }
-    if let Some(name) = &arguments.server_name {
-        config.tls.server_name = Some(name.clone());
-    }
-    Ok(config)
+}
+
+/// Shows what goes over the wire.
+fn show_packet(direction: Direction, packet: &str) {
+    let sign = match direction {
+        Direction::Sent => '>',
+        Direction::Received => '<',
+    };
+    let line = terminal::noted(format!("{} {sign} {packet}", terminal::now()));
+    // Whoever reads it may have gone.
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// What our sample servers authenticate by.
-fn named_secret(name: &str) -> Secret {
-    Secret::parse(&serde_json::json!({ "client_name": name }).to_string())
-        .expect("an object of one string is JSON")
+pub(crate) fn named_json(name: &str) -> String {
+    serde_json::json!({ "client_name": name }).to_string()
+}
+
+/// The same configuration, with this auth data and nothing else to say who we are.
+fn authenticate_with(config: Config, json: &str) -> Config {
+    let mut config = config.without_credentials();
+    config.auth_data = Some(Secret::parse(json).expect("the caller has JSON"));
+    config
 }
 
 /// The same server, as another client: measurements need two.
-pub(crate) fn second(mut config: Config) -> Result<Config, Failure> {
-    config.token = None;
-    config.auth_data = Some(named_secret(&random_name()?));
-    Ok(config)
+pub(crate) fn second(config: Config) -> Result<Config, Failure> {
+    Ok(authenticate_with(config, &named_json(&random_name()?)))
 }
 
 /// A name that nobody else has: process ids repeat, from one container to the next and from one day to another.
 pub(crate) fn random_name() -> Result<String, Failure> {
+    Ok(format!("jmqt-{}", random_digits()?))
+}
+
+/// 16 hexadecimal digits.
+pub(crate) fn random_digits() -> Result<String, Failure> {
     let random = getrandom::u64()
         .map_err(|error| Failure::new(format!("the system has no random numbers: {error}")))?;
-    Ok(format!("jmqt-{random:016x}"))
+    Ok(format!("{random:016x}"))
 }
 
 pub(crate) fn channel(name: &str) -> Result<ChannelName, Failure> {

@@ -3,15 +3,20 @@
 use std::collections::VecDeque;
 use std::io::{BufRead as _, Read as _};
 
-use jmqt_client::{ChannelName, Client, Config, Publish, Receipt};
+use jmqt_client::{ChannelName, Client, Config, Error, Publish, Pushes, Receipt};
 
 use crate::arguments::Input;
-use crate::{Failure, Output};
+use crate::template::{Values, fill};
+use crate::terminal::printed;
+use crate::{Failure, Output, note};
 
-/// QoS 1 publishes under way at a time.
+/// Publishes that are not answered yet, with QoS 1 and with QoS 0: as many as may be under way before the next one waits.
 const WINDOW: usize = 1000;
+const WINDOW_QOS_0: usize = 10_000;
 /// Lines that are read ahead.
 const LINES_AHEAD: usize = 1024;
+/// Refusals that are told one by one.
+const TOLD: u64 = 5;
 
 pub(crate) async fn run(
     config: Config,
@@ -19,7 +24,39 @@ pub(crate) async fn run(
     input: Input,
     output: Output,
 ) -> Result<(), Failure> {
-    let whole = match &input {
+    let whole = whole(&input)?;
+    let client = Client::connect(config).await?;
+    let replies = input.wait_reply.map(|_| client.pushes().acknowledge_by_hand());
+    let mut sender = Sender {
+        client: &client,
+        channel: channel.clone(),
+        input: &input,
+        receipts: VecDeque::new(),
+        published: 0,
+        refused: 0,
+        lost: 0,
+        first: None,
+    };
+    match whole {
+        Some(text) => sender.repeat(&text).await?,
+        None => sender.send_lines().await?,
+    }
+    let sent = sender.finish(output).await;
+    let replied = match (&sent, replies, input.wait_reply) {
+        (Ok(()), Some(replies), Some(limit)) => {
+            let reply = tokio::time::timeout(limit, show_reply(&client, replies, &channel, output));
+            reply.await.unwrap_or_else(|_| Err(Failure::timeout_of("no reply came")))
+        }
+        _ => Ok(()),
+    };
+    client.close().await;
+    sent.and(replied)
+}
+
+/// The one message that is published, if it is not one per line.
+fn whole(input: &Input) -> Result<Option<String>, Failure> {
+    Ok(match input {
+        Input { clear: true, .. } => Some("null".to_owned()),
         Input { lines: true, .. } => None,
         Input { file: Some(path), .. } => Some(
             std::fs::read_to_string(path)
@@ -31,41 +68,23 @@ pub(crate) async fn run(
             Some(text)
         }
         Input { message, .. } => message.clone(),
-    };
-    let client = Client::connect(config).await?;
-    let mut sender =
-        Sender { client: &client, channel, input: &input, receipts: VecDeque::new(), published: 0 };
-    match whole {
-        Some(text) => {
-            for number in 0..input.repeat {
-                if let (Some(pause), true) = (input.interval, number > 0) {
-                    tokio::time::sleep(pause).await;
-                }
-                sender.send(text.clone()).await?;
-            }
-        }
-        None => {
-            let mut lines = lines();
-            while let Some(line) = lines.recv().await {
-                let line = line?;
-                if line.trim().is_empty() {
-                    continue;
-                }
-                sender.send(line).await?;
-                if let Some(pause) = input.interval {
-                    tokio::time::sleep(pause).await;
-                }
-            }
-        }
-    }
-    let published = sender.finish().await?;
-    client.close().await;
-    output.line_if_json(|| serde_json::json!({ "published": published }))
+    })
 }
 
-impl Output {
-    fn line_if_json(self, json: impl FnOnce() -> serde_json::Value) -> Result<(), Failure> {
-        if self.json { self.line(String::new, json) } else { Ok(()) }
+/// Prints the first message that comes to this client alone; to a message for one client, that client's.
+async fn show_reply(
+    client: &Client,
+    mut replies: Pushes,
+    asked: &ChannelName,
+    output: Output,
+) -> Result<(), Failure> {
+    let from = asked.as_str().strip_prefix('#');
+    loop {
+        let Some(push) = replies.next().await else { return Err(Error::Closed.into()) };
+        if push.channel().starts_with('#') && from.is_none_or(|from| from == push.publisher()) {
+            client.acknowledge(&push);
+            return output.line(|| printed(push.data().to_owned()), || crate::subscribe::object(&push));
+        }
     }
 }
 
@@ -86,35 +105,119 @@ struct Sender<'c> {
     client: &'c Client,
     channel: ChannelName,
     input: &'c Input,
-    receipts: VecDeque<Receipt>,
+    /// With the number of each message.
+    receipts: VecDeque<(u64, Receipt)>,
     published: u64,
+    /// Messages that the server refused, and QoS 0 messages that went with a connection that broke.
+    refused: u64,
+    lost: u64,
+    /// What became of the first of them.
+    first: Option<Error>,
 }
 
 impl Sender<'_> {
-    async fn send(&mut self, text: String) -> Result<(), Failure> {
-        let message = message(self.channel.clone(), text, self.input.text)?;
-        let message = if self.input.retained { message.retained() } else { message };
-        let message = if self.input.qos == 1 { message.at_least_once() } else { message };
-        self.receipts.push_back(self.client.queue(&message).await?);
-        self.published += 1;
-        if self.receipts.len() > WINDOW
-            && let Some(oldest) = self.receipts.pop_front()
-        {
-            oldest.await?;
+    async fn repeat(&mut self, text: &str) -> Result<(), Failure> {
+        for number in 0..self.input.count {
+            if let (Some(pause), true) = (self.input.interval, number > 0) {
+                tokio::time::sleep(pause).await;
+            }
+            self.send(text.to_owned()).await?;
+            while self.receipts.len() > self.window() {
+                self.settle_oldest().await?;
+            }
         }
         Ok(())
     }
 
-    async fn finish(self) -> Result<u64, Failure> {
-        for receipt in self.receipts {
-            receipt.await?;
+    /// Publishes line after line; meanwhile the answers are looked at.
+    async fn send_lines(&mut self) -> Result<(), Failure> {
+        let mut lines = lines();
+        loop {
+            let is_open = self.receipts.len() < self.window();
+            let line = tokio::select! {
+                biased;
+                line = lines.recv(), if is_open => line,
+                settled = self.settle_oldest(), if !self.receipts.is_empty() => {
+                    settled?;
+                    continue;
+                }
+            };
+            let Some(line) = line.transpose()? else { return Ok(()) };
+            if line.trim().is_empty() {
+                continue;
+            }
+            self.send(line).await?;
+            if let Some(pause) = self.input.interval {
+                tokio::time::sleep(pause).await;
+            }
         }
-        Ok(self.published)
+    }
+
+    const fn window(&self) -> usize {
+        if self.input.qos == 1 { WINDOW } else { WINDOW_QOS_0 }
+    }
+
+    async fn send(&mut self, text: String) -> Result<(), Failure> {
+        self.published += 1;
+        let text = if self.input.template {
+            fill(&text, &Values { number: self.published, asked: None })?
+        } else {
+            text
+        };
+        let message = message(self.channel.clone(), text, self.input.text)?;
+        let message = if self.input.retained || self.input.clear { message.retained() } else { message };
+        // A refusal is told with QoS 0, too.
+        let message = if self.input.qos == 1 { message.at_least_once() } else { message.checked() };
+        self.receipts.push_back((self.published, self.client.queue(&message).await?));
+        Ok(())
+    }
+
+    /// Waits for the answer to the oldest message. Nothing is lost if the future is dropped.
+    async fn settle_oldest(&mut self) -> Result<(), Failure> {
+        let Some((number, receipt)) = self.receipts.front_mut() else { return Ok(()) };
+        let (number, outcome) = (*number, receipt.await);
+        self.receipts.pop_front();
+        let Err(error) = outcome else { return Ok(()) };
+        match error {
+            Error::Refused { .. } => self.refused += 1,
+            Error::ConnectionLost => self.lost += 1,
+            error => return Err(error.into()),
+        }
+        if self.published > 1 && self.refused + self.lost <= TOLD {
+            note(format_args!("message {number}: {error}"));
+        }
+        self.first.get_or_insert(error);
+        Ok(())
+    }
+
+    async fn finish(mut self, output: Output) -> Result<(), Failure> {
+        while !self.receipts.is_empty() {
+            self.settle_oldest().await?;
+        }
+        let Self { published, refused, lost, first, .. } = self;
+        let Some(error) = first else {
+            return output.line_if_json(|| serde_json::json!({ "published": published }));
+        };
+        if published == 1 {
+            return Err(error.into());
+        }
+        output.line_if_json(|| {
+            serde_json::json!({ "published": published - refused - lost, "refused": refused, "lost": lost })
+        })?;
+        let lost = if lost > 0 { format!(", {lost} may be lost with the connection") } else { String::new() };
+        let words = format!("of {published} messages {refused} were refused{lost}");
+        Err(if refused > 0 { Failure::refused(words) } else { Failure::disconnected(words) })
+    }
+}
+
+impl Output {
+    fn line_if_json(self, json: impl FnOnce() -> serde_json::Value) -> Result<(), Failure> {
+        if self.json { self.line(String::new, json) } else { Ok(()) }
     }
 }
 
 /// JSON as it stands; any other text as a JSON string. What begins like JSON and is none is a mistake, unless it `is_text`.
-fn message(channel: ChannelName, text: String, is_text: bool) -> Result<Publish, Failure> {
+pub(crate) fn message(channel: ChannelName, text: String, is_text: bool) -> Result<Publish, Failure> {
     let as_string =
         |channel| Publish::json(channel, text.trim_end_matches(['\r', '\n'])).map_err(Failure::new);
     if is_text {

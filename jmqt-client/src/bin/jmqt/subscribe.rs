@@ -1,12 +1,12 @@
 //! `jmqt sub` and `jmqt unsub`.
 
 use std::collections::HashSet;
-use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use jmqt_client::{ChannelKind, ChannelName, Client, Config, Event, Persistence, Push, Pushes, Qos};
 use serde_json::Value;
 
+use crate::terminal::{now, printed};
 use crate::{Failure, Output, channel, note};
 
 /// How often lost messages are looked for.
@@ -28,14 +28,14 @@ pub(crate) enum Shown {
 }
 
 /// The channels that were asked for.
-struct Channels {
-    plain: Vec<ChannelName>,
+pub(crate) struct Channels {
+    pub(crate) plain: Vec<ChannelName>,
     /// Of the client's own point-to-point channel.
     own: bool,
 }
 
 impl Channels {
-    fn parse(names: &[String]) -> Result<Self, Failure> {
+    pub(crate) fn parse(names: &[String]) -> Result<Self, Failure> {
         let mut channels = Self { plain: Vec::new(), own: false };
         for name in names {
             if OWN.contains(&name.as_str()) {
@@ -65,7 +65,7 @@ impl Channels {
         Ok(channels)
     }
 
-    fn has(&self, push: &Push) -> bool {
+    pub(crate) fn has(&self, push: &Push) -> bool {
         // Of point-to-point channels the server sends a client its own only.
         (self.own && push.channel().starts_with('#'))
             || self.plain.iter().any(|channel| channel.as_str() == push.channel())
@@ -98,7 +98,7 @@ pub(crate) async fn run(config: Config, wanted: Wanted, output: Output) -> Resul
             push = reader.pushes.next() => {
                 let Some(push) = push else { return Err(Failure::from(jmqt_client::Error::Closed)) };
                 if channels.has(&push) {
-                    output.line(|| printable(wanted.shown.words(&push)), || object(&push))?;
+                    output.line(|| printed(wanted.shown.words(&push)), || object(&push))?;
                     client.acknowledge(&push);
                     reader.left = reader.left.map(|left| left - 1);
                 } else {
@@ -167,7 +167,7 @@ impl Reader {
 }
 
 /// Says on standard error what became of the connection.
-fn tell(event: Option<Event>) -> Result<(), Failure> {
+pub(crate) fn tell(event: Option<Event>) -> Result<(), Failure> {
     match event {
         // What ends the command is told by its error.
         Some(Event::Disconnected { reason }) if reason.may_reconnect() => {
@@ -220,10 +220,6 @@ impl Shown {
     }
 }
 
-fn now() -> String {
-    chrono::Local::now().format("%Y-%m-%dT%H:%M:%S%.3f%:z").to_string()
-}
-
 /// What stands behind a percent sign is replaced; a letter without a meaning stays as it is.
 fn formatted(format: &str, push: &Push) -> String {
     let mut text = String::new();
@@ -248,30 +244,8 @@ fn formatted(format: &str, push: &Push) -> String {
     text
 }
 
-/// A terminal gets no character that could steer it or turn the direction of writing; what reads a pipe gets every byte.
-fn printable(text: String) -> String {
-    if !std::io::stdout().is_terminal() || !text.contains(steers) {
-        return text;
-    }
-    let mut shown = String::with_capacity(text.len());
-    for letter in text.chars() {
-        if steers(letter) {
-            // As JSON writes it, so that data stays the same.
-            shown.push_str(&format!("\\u{:04x}", u32::from(letter)));
-        } else {
-            shown.push(letter);
-        }
-    }
-    shown
-}
-
-fn steers(letter: char) -> bool {
-    (letter.is_control() && letter != '\t' && letter != '\n')
-        || matches!(letter, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
 /// The message as one line of JSON, its data as it came: numbers of any precision stay as they are.
-fn object(push: &Push) -> String {
+pub(crate) fn object(push: &Push) -> String {
     let (channel, publisher) = (Value::from(push.channel()), Value::from(push.publisher()));
     let qos = u8::from(push.qos() == Qos::AtLeastOnce);
     // Line breaks in JSON are white space: in strings they are escaped.
@@ -280,19 +254,4 @@ fn object(push: &Push) -> String {
     format!(
         r#"{{"channel":{channel},"publisher":{publisher},"qos":{qos},"retained":{retained},"data":{data}}}"#
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_steers_a_terminal_is_known() {
-        for letter in ['\u{1b}', '\u{9b}', '\u{202e}', '\u{2066}', '\u{7f}'] {
-            assert!(steers(letter), "{letter:?}");
-        }
-        for letter in ['a', 'é', '\t', '漢', '\u{200d}'] {
-            assert!(!steers(letter), "{letter:?}");
-        }
-    }
 }

@@ -1,0 +1,150 @@
+//! Profiles: a server and who we are there, under a name. Each is a `client.conf` in the user's configuration folder.
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use jmqt_client::Config;
+use serde_json::{Value, json};
+
+use crate::arguments::{ConnectionArguments, ProfileCommand};
+use crate::{Failure, Output, named_json};
+
+/// The file of this profile, which need not be there.
+pub(crate) fn path(name: &str) -> Result<PathBuf, Failure> {
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "-_.".contains(letter);
+    if name.is_empty() || name.starts_with('.') || !name.chars().all(is_plain) {
+        return Err(Failure::usage(format!(
+            "{name:?} is no name of a profile: letters, digits, `-`, `_` and `.` make one"
+        )));
+    }
+    Ok(folder()?.join(format!("{name}.conf")))
+}
+
+/// The file of this profile.
+pub(crate) fn existing(name: &str) -> Result<PathBuf, Failure> {
+    let path = path(name)?;
+    if path.is_file() {
+        return Ok(path);
+    }
+    Err(Failure::usage(format!(
+        "there is no profile {name}: {} is not there. `jmqt profile list` names those there are",
+        path.display()
+    )))
+}
+
+fn folder() -> Result<PathBuf, Failure> {
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let base = if cfg!(windows) {
+        variable("APPDATA")
+    } else {
+        variable("XDG_CONFIG_HOME").or_else(|| variable("HOME").map(|home| home.join(".config")))
+    };
+    let missing = if cfg!(windows) { "APPDATA" } else { "HOME" };
+    base.map(|base| base.join("jmqt"))
+        .ok_or_else(|| Failure::usage(format!("there is no folder for profiles: {missing} is not set")))
+}
+
+pub(crate) fn run(
+    command: ProfileCommand,
+    connection: &ConnectionArguments,
+    output: Output,
+) -> Result<(), Failure> {
+    match command {
+        ProfileCommand::List => list(output),
+        ProfileCommand::Save { profile, force } => save(&profile, force, connection, output),
+        ProfileCommand::Remove { profile } => {
+            let path = existing(&profile)?;
+            fs::remove_file(&path).map_err(|error| Failure::new(format!("{}: {error}", path.display())))?;
+            output.line(|| format!("removed {}", path.display()), || json!({ "removed": profile }))
+        }
+    }
+}
+
+fn list(output: Output) -> Result<(), Failure> {
+    let folder = folder()?;
+    let entries = match fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(Failure::new(format!("{}: {error}", folder.display()))),
+    };
+    let mut paths: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "conf"));
+    paths.sort();
+    for path in paths {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        // Without the environment: what the profile itself says.
+        let read = Config::load_with(Some(&path), std::iter::empty::<(&str, &str)>());
+        let servers = match read {
+            Ok(config) => config.endpoints.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
+            Err(error) => format!("unusable: {error}"),
+        };
+        output.line(|| format!("{name:<16} {servers}"), || json!({ "profile": name, "url": servers }))?;
+    }
+    Ok(())
+}
+
+/// Writes the options of this call as a profile that nobody but the user can read: there may be a token in it.
+fn save(profile: &str, force: bool, connection: &ConnectionArguments, output: Output) -> Result<(), Failure> {
+    let path = path(profile)?;
+    let text = settings(connection)?;
+    // What cannot be used is not saved.
+    Config::from_text(&text, std::iter::empty::<(&str, &str)>())?;
+    let failed = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::AlreadyExists => {
+            Failure::usage(format!("{} is there already; --force replaces it", path.display()))
+        }
+        _ => Failure::new(format!("{}: {error}", path.display())),
+    };
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).map_err(failed)?;
+    }
+    if force {
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+    }
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut file = options.open(&path).map_err(failed)?;
+    file.write_all(text.as_bytes()).map_err(failed)?;
+    output.line(|| format!("saved {}", path.display()), || json!({ "saved": profile }))
+}
+
+/// The options as lines of a `client.conf`.
+fn settings(connection: &ConnectionArguments) -> Result<String, Failure> {
+    let file = |path: &Option<PathBuf>| -> Result<Option<String>, Failure> {
+        let absolute = |path: &PathBuf| std::path::absolute(Path::new(path)).map_err(Failure::from);
+        Ok(path.as_ref().map(absolute).transpose()?.map(|path| path.to_string_lossy().into_owned()))
+    };
+    let auth = connection.auth.clone().or_else(|| connection.name.as_deref().map(named_json));
+    let settings = [
+        ("URL", connection.url.clone()),
+        ("SSL_CA_PATH", file(&connection.ca)?),
+        ("SSL_CERT_PATH", file(&connection.cert)?),
+        ("SSL_KEY_PATH", file(&connection.key)?),
+        ("SSL_SERVER_NAME", connection.server_name.clone()),
+        ("AUTH_DATA", auth),
+        ("CLIENT_ID", connection.client_id.clone()),
+        ("TOKEN", connection.token.clone()),
+        ("TOKEN_PATH", file(&connection.token_file)?),
+    ];
+    let lines: Vec<_> = settings
+        .into_iter()
+        .filter_map(|(key, value)| Some(format!("{key} = {}\n", quoted(&value?))))
+        .collect();
+    if lines.is_empty() {
+        return Err(Failure::usage(
+            "there is nothing to save: give the options that the profile shall have, such as --url and --name",
+        ));
+    }
+    Ok(lines.concat())
+}
+
+/// A text of JSON is one of TOML, but for one character that TOML wants escaped.
+fn quoted(text: &str) -> String {
+    Value::from(text).to_string().replace('\u{7f}', "\\u007f")
+}
