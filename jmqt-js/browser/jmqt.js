@@ -964,12 +964,17 @@ var MAX_IN_FLIGHT = 1e4;
 function publisherId() {
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
+var CHECKED = "q";
 var Outbox = class {
   #options;
   #waiting = new Fifo();
   #inFlight = /* @__PURE__ */ new Map();
   #wire;
   #lastId = 0;
+  #lastChecked = 0;
+  #lastSentChecked = 0;
+  /** The heartbeat that is under way behind checked publishes, and the number of the last of these. */
+  #check;
   constructor(options) {
     this.#options = options;
   }
@@ -984,8 +989,10 @@ var Outbox = class {
   /** Sends it now or later. `cancel` takes it out again, as far as that is possible. */
   add(publish) {
     const answered = publish.qos === 1 || publish.kind === "request";
-    const id = answered ? String(++this.#lastId) : void 0;
-    const entry = { ...publish, id, admitted: false };
+    const checkedNumber = publish.checked && !answered ? ++this.#lastChecked : void 0;
+    const checkedId = checkedNumber === void 0 ? void 0 : `${CHECKED}${checkedNumber}`;
+    const id = answered ? String(++this.#lastId) : checkedId;
+    const entry = { ...publish, id, checkedNumber, admitted: false };
     if (this.#wire && this.#waiting.length === 0 && this.#maySend(entry))
       this.#send(entry);
     else
@@ -1002,12 +1009,14 @@ var Outbox = class {
   /** The session is over. */
   detach(why) {
     this.#wire = void 0;
+    this.#check = void 0;
     for (const [id, entry] of this.#inFlight) {
-      if (entry.kind !== "request")
+      if (entry.kind !== "request" && entry.checkedNumber === void 0)
         continue;
       this.#inFlight.delete(id);
-      const what = `the request on channel ${JSON.stringify(entry.channel)} was under way when the connection ended`;
-      entry.reject(new ConnectionLostError(`${what} (${why}): whether it was carried out is not known`));
+      const [kind, done] = entry.kind === "request" ? ["request", "it was carried out"] : ["QoS 0 publish", "it arrived"];
+      const what = `the ${kind} on channel ${JSON.stringify(entry.channel)} was under way when the connection ended`;
+      entry.reject(new ConnectionLostError(`${what} (${why}): whether ${done} is not known`));
     }
   }
   /** Sends what there is room for. */
@@ -1030,9 +1039,35 @@ var Outbox = class {
       entry.reject(new RefusedError(entry.kind, status, entry.channel, data));
     this.flush();
   }
+  /** The server has handled everything that was sent before this heartbeat. */
+  beatAnswered(beat) {
+    const check = this.#check;
+    if (!check || beat < check.beat)
+      return;
+    this.#check = void 0;
+    let isLater = false;
+    for (const [id, entry] of this.#inFlight) {
+      if (entry.checkedNumber === void 0)
+        continue;
+      if (entry.checkedNumber > check.last) {
+        isLater = true;
+        continue;
+      }
+      this.#inFlight.delete(id);
+      entry.resolve({ id, data: void 0, packet: "" });
+    }
+    if (isLater)
+      this.#sendCheck();
+    this.flush();
+  }
+  #sendCheck() {
+    if (this.#wire && !this.#check)
+      this.#check = { beat: this.#wire.beat(), last: this.#lastSentChecked };
+  }
   /** Ends everything with this error. */
   close(error) {
     this.#wire = void 0;
+    this.#check = void 0;
     const left = [...this.#inFlight.values(), ...this.#waiting.clear()];
     this.#inFlight.clear();
     for (const entry of left)
@@ -1047,6 +1082,10 @@ var Outbox = class {
     if (entry.id !== void 0)
       this.#inFlight.set(entry.id, entry);
     this.#wire?.send(encode(entry));
+    if (entry.checkedNumber !== void 0) {
+      this.#lastSentChecked = entry.checkedNumber;
+      this.#sendCheck();
+    }
     this.#admit(entry);
   }
   #queue(entry) {
@@ -1767,6 +1806,8 @@ var Session = class {
   #unsubs = new Fifo();
   #open;
   #heartbeat;
+  #beats = 0;
+  #beatsAnswered = 0;
   #understood = false;
   #leaving = false;
   #closed;
@@ -1830,6 +1871,11 @@ var Session = class {
   }
   hasRoom() {
     return this.#transport.hasRoom();
+  }
+  /** Sends a heartbeat. Returns its number on this connection. */
+  beat() {
+    this.send(HEARTBEAT);
+    return ++this.#beats;
   }
   acknowledge(id) {
     this.send(encodePushAck(id));
@@ -1900,6 +1946,7 @@ var Session = class {
         return false;
       case "hbAck":
         this.#heartbeat?.answered();
+        this.#events.beatAnswered(++this.#beatsAnswered);
         return false;
       case "subAck":
         answer(this.#subs, "sub", packet.status, packet.channel);
@@ -1937,7 +1984,7 @@ var Session = class {
   #keepAlive(timeoutSeconds) {
     this.#heartbeat?.stop();
     const events = {
-      beat: () => this.send(HEARTBEAT),
+      beat: () => void this.beat(),
       silent: (milliseconds) => {
         const seconds = (milliseconds / 1e3).toFixed(1);
         this.destroy(new ConnectionLostError(`${this.#url} has said nothing for ${seconds} seconds`));
@@ -2731,15 +2778,15 @@ var Client = class {
    * its place in the queue. Also without a session. QoS 1 is sent again after a reconnect until it is
    * acknowledged: a server that follows protocol.md 2.23 stores it once, with another it may arrive twice.
    *
-   * @throws RefusedError (QoS 1 only); QueueFullError; ClosedError; UsageError; TimeoutError; AbortedError.
+   * @throws RefusedError (QoS 1, or `checked`); ConnectionLostError (QoS 0 that is `checked`); QueueFullError; ClosedError; UsageError; TimeoutError; AbortedError.
    */
   pub(channel, data, options = {}) {
     const qos = options.qos ?? 0;
     if (qos !== 0 && qos !== 1)
       return Promise.reject(new UsageError(`qos must be 0 or 1, not ${String(qos)}`));
-    return this.#publish("pub", channel, data, qos, options.retain ?? false, options, 0).then((answer2) => ({ id: answer2?.id }));
+    return this.#publish("pub", channel, data, qos, options.retain ?? false, options, 0, options.checked).then((answer2) => ({ id: answer2?.id }));
   }
-  /** Publishes to one client (§9.d). @throws RefusedError with status 8 (QoS 1) if it is away. */
+  /** Publishes to one client (§9.d). @throws RefusedError with status 8 (QoS 1, or `checked`) if it is away. */
   p2p(clientId, data, options = {}) {
     return this.pub(`#${clientId}`, data, options);
   }
@@ -2943,6 +2990,10 @@ var Client = class {
           this.#outbox.answered(ack.id, ack.status, ack.data, packet);
           this.#farewell?.();
         },
+        beatAnswered: (beat) => {
+          this.#outbox.beatAnswered(beat);
+          this.#farewell?.();
+        },
         writable: () => this.#outbox.flush(),
         dropped: () => void this.counters.droppedPushes++,
         ended: (error) => this.#ended(session2, error)
@@ -3032,7 +3083,7 @@ var Client = class {
       cancel = this.#subscriptions.add({ kind, channel, persistent, subscriptions, resolve, reject });
     }, (error) => cancel?.(error));
   }
-  #publish(kind, channel, data, qos, retain, options, timeout) {
+  #publish(kind, channel, data, qos, retain, options, timeout, checked = false) {
     let name;
     let json;
     try {
@@ -3049,7 +3100,7 @@ var Client = class {
     }
     let cancel;
     return limited(`${kind} on channel ${JSON.stringify(name)}`, options, timeout, (resolve, reject) => {
-      cancel = this.#outbox.add({ kind, channel: name, json, qos, retain, resolve, reject }).cancel;
+      cancel = this.#outbox.add({ kind, channel: name, json, qos, retain, checked, resolve, reject }).cancel;
     }, () => cancel?.());
   }
   /** Runs what opens or uses a connection; when a limit is reached first, the connection goes. */

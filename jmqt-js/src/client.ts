@@ -90,11 +90,17 @@ export interface PubOptions extends CallOptions {
   qos?: Qos;
   /** Keep it as the channel's retained message (§9.b). */
   retain?: boolean;
+  /**
+   * With QoS 0: done when the server has handled the message, with a `RefusedError` if it refused it (protocol.md 2.5), or with a
+   * `ConnectionLostError` if the connection ended first: it is still QoS 0, and not sent again. Costs a heartbeat per round
+   * trip, however many messages flow. Without effect with QoS 1. Default false.
+   */
+  checked?: boolean;
 }
 
 /** A publish that is done. */
 export interface Published {
-  /** The packet id it was sent with; `undefined` with QoS 0, which has none. */
+  /** The packet id it was sent with; `undefined` with QoS 0, which has none unless it is `checked`. */
   id: string | undefined;
 }
 
@@ -435,15 +441,15 @@ export class Client {
    * its place in the queue. Also without a session. QoS 1 is sent again after a reconnect until it is
    * acknowledged: a server that follows protocol.md 2.23 stores it once, with another it may arrive twice.
    *
-   * @throws RefusedError (QoS 1 only); QueueFullError; ClosedError; UsageError; TimeoutError; AbortedError.
+   * @throws RefusedError (QoS 1, or `checked`); ConnectionLostError (QoS 0 that is `checked`); QueueFullError; ClosedError; UsageError; TimeoutError; AbortedError.
    */
   pub(channel: string, data: unknown, options: PubOptions = {}): Promise<Published> {
     const qos = options.qos ?? 0;
     if (qos !== 0 && qos !== 1) return Promise.reject(new UsageError(`qos must be 0 or 1, not ${String(qos)}`));
-    return this.#publish('pub', channel, data, qos, options.retain ?? false, options, 0).then((answer) => ({ id: answer?.id }));
+    return this.#publish('pub', channel, data, qos, options.retain ?? false, options, 0, options.checked).then((answer) => ({ id: answer?.id }));
   }
 
-  /** Publishes to one client (§9.d). @throws RefusedError with status 8 (QoS 1) if it is away. */
+  /** Publishes to one client (§9.d). @throws RefusedError with status 8 (QoS 1, or `checked`) if it is away. */
   p2p(clientId: string, data: unknown, options: Omit<PubOptions, 'retain'> = {}): Promise<Published> {
     return this.pub(`#${clientId}`, data, options);
   }
@@ -660,6 +666,10 @@ export class Client {
             this.#outbox.answered(ack.id, ack.status, ack.data, packet);
             this.#farewell?.();
           },
+          beatAnswered: (beat) => {
+            this.#outbox.beatAnswered(beat);
+            this.#farewell?.();
+          },
           writable: () => this.#outbox.flush(),
           dropped: () => void this.counters.droppedPushes++,
           ended: (error) => this.#ended(session, error),
@@ -771,6 +781,7 @@ export class Client {
     retain: boolean,
     options: CallOptions,
     timeout: number,
+    checked = false,
   ): Promise<Answer | undefined> {
     let name: string;
     let json: string | undefined;
@@ -795,7 +806,7 @@ export class Client {
       options,
       timeout,
       (resolve, reject) => {
-        cancel = this.#outbox.add({ kind, channel: name, json, qos, retain, resolve, reject }).cancel;
+        cancel = this.#outbox.add({ kind, channel: name, json, qos, retain, checked, resolve, reject }).cancel;
       },
       () => cancel?.(),
     );

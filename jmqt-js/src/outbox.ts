@@ -4,6 +4,10 @@
  * Publishes are sent in the order of the calls. After a reconnect those without an acknowledgement come
  * first, in their order and with their ids (§9.a), which are decimal and rise (protocol.md 2.23); a control request that was under way is not sent
  * again, because nobody knows whether it was carried out.
+ *
+ * A QoS 0 publish that is to be checked has an id, which a server answers only if it refuses the publish (protocol.md 2.5). That
+ * it did not, the answer to a heartbeat sent behind it tells: packets are handled in order (protocol.md 2.10). The next
+ * heartbeat is sent when the last one was answered, so there is one per round trip.
  */
 import { ConnectionLostError, QueueFullError, RefusedError, Status } from './errors.js';
 import { Fifo } from './fifo.js';
@@ -35,6 +39,8 @@ export interface OutboxOptions {
 export interface Wire {
   send(text: string): void;
   hasRoom(): boolean;
+  /** Sends a heartbeat. Returns its number on this connection. */
+  beat(): number;
 }
 
 export interface Publish {
@@ -44,6 +50,8 @@ export interface Publish {
   json: string | undefined;
   qos: Qos;
   retain: boolean;
+  /** With QoS 0: it is done when the server has handled it. */
+  checked?: boolean;
   /** Gets the `pubAck`, if there is one for this publish. */
   resolve(answer?: Answer): void;
   reject(error: Error): void;
@@ -56,9 +64,14 @@ export interface Answer {
   packet: string;
 }
 
+/** What ids of checked publishes begin with, so that none is that of another publish, which are numbers. */
+const CHECKED = 'q';
+
 interface Entry extends Publish {
-  /** Only what is answered has one. */
+  /** Only what is answered, if only by a refusal, has one. */
   id: string | undefined;
+  /** Which of the checked QoS 0 publishes it is; `undefined` if it is none. */
+  checkedNumber: number | undefined;
   /** Has its place in the queue, or did not need one. */
   admitted: boolean;
 }
@@ -69,6 +82,10 @@ export class Outbox {
   readonly #inFlight = new Map<string, Entry>();
   #wire: Wire | undefined;
   #lastId = 0;
+  #lastChecked = 0;
+  #lastSentChecked = 0;
+  /** The heartbeat that is under way behind checked publishes, and the number of the last of these. */
+  #check: { beat: number; last: number } | undefined;
 
   constructor(options: OutboxOptions) {
     this.#options = options;
@@ -87,8 +104,10 @@ export class Outbox {
   /** Sends it now or later. `cancel` takes it out again, as far as that is possible. */
   add(publish: Publish): { id: string; cancel(): void } {
     const answered = publish.qos === 1 || publish.kind === 'request';
-    const id = answered ? String(++this.#lastId) : undefined;
-    const entry: Entry = { ...publish, id, admitted: false };
+    const checkedNumber = publish.checked && !answered ? ++this.#lastChecked : undefined;
+    const checkedId = checkedNumber === undefined ? undefined : `${CHECKED}${checkedNumber}`;
+    const id = answered ? String(++this.#lastId) : checkedId;
+    const entry: Entry = { ...publish, id, checkedNumber, admitted: false };
     if (this.#wire && this.#waiting.length === 0 && this.#maySend(entry)) this.#send(entry);
     else this.#queue(entry);
     return { id: id ?? '', cancel: () => this.#forget(entry) };
@@ -104,11 +123,13 @@ export class Outbox {
   /** The session is over. */
   detach(why: string): void {
     this.#wire = undefined;
+    this.#check = undefined;
     for (const [id, entry] of this.#inFlight) {
-      if (entry.kind !== 'request') continue;
+      if (entry.kind !== 'request' && entry.checkedNumber === undefined) continue;
       this.#inFlight.delete(id);
-      const what = `the request on channel ${JSON.stringify(entry.channel)} was under way when the connection ended`;
-      entry.reject(new ConnectionLostError(`${what} (${why}): whether it was carried out is not known`));
+      const [kind, done] = entry.kind === 'request' ? ['request', 'it was carried out'] : ['QoS 0 publish', 'it arrived'];
+      const what = `the ${kind} on channel ${JSON.stringify(entry.channel)} was under way when the connection ended`;
+      entry.reject(new ConnectionLostError(`${what} (${why}): whether ${done} is not known`));
     }
   }
 
@@ -131,9 +152,33 @@ export class Outbox {
     this.flush();
   }
 
+  /** The server has handled everything that was sent before this heartbeat. */
+  beatAnswered(beat: number): void {
+    const check = this.#check;
+    if (!check || beat < check.beat) return;
+    this.#check = undefined;
+    let isLater = false;
+    for (const [id, entry] of this.#inFlight) {
+      if (entry.checkedNumber === undefined) continue;
+      if (entry.checkedNumber > check.last) {
+        isLater = true;
+        continue;
+      }
+      this.#inFlight.delete(id);
+      entry.resolve({ id, data: undefined, packet: '' });
+    }
+    if (isLater) this.#sendCheck();
+    this.flush();
+  }
+
+  #sendCheck(): void {
+    if (this.#wire && !this.#check) this.#check = { beat: this.#wire.beat(), last: this.#lastSentChecked };
+  }
+
   /** Ends everything with this error. */
   close(error: Error): void {
     this.#wire = undefined;
+    this.#check = undefined;
     const left = [...this.#inFlight.values(), ...this.#waiting.clear()];
     this.#inFlight.clear();
     for (const entry of left) entry.reject(error);
@@ -147,6 +192,10 @@ export class Outbox {
   #send(entry: Entry): void {
     if (entry.id !== undefined) this.#inFlight.set(entry.id, entry);
     this.#wire?.send(encode(entry));
+    if (entry.checkedNumber !== undefined) {
+      this.#lastSentChecked = entry.checkedNumber;
+      this.#sendCheck();
+    }
     this.#admit(entry);
   }
 

@@ -37,6 +37,8 @@ export interface Opened {
 export interface SessionEvents {
   push(push: Extract<ServerPacket, { type: 'push' }>, packet: string): void;
   pubAck(ack: Extract<ServerPacket, { type: 'pubAck' }>, packet: string): void;
+  /** The server has handled everything that was sent before the heartbeat of this number. */
+  beatAnswered(beat: number): void;
   writable(): void;
   /** A QoS 0 push was dropped because the application is too slow. */
   dropped(): void;
@@ -69,6 +71,8 @@ export class Session {
   readonly #unsubs = new Fifo<Question<void>>();
   #open: Question<void> | undefined;
   #heartbeat: Heartbeat | undefined;
+  #beats = 0;
+  #beatsAnswered = 0;
   #understood = false;
   #leaving = false;
   #closed: (() => void) | undefined;
@@ -139,6 +143,12 @@ export class Session {
 
   hasRoom(): boolean {
     return this.#transport.hasRoom();
+  }
+
+  /** Sends a heartbeat. Returns its number on this connection. */
+  beat(): number {
+    this.send(HEARTBEAT);
+    return ++this.#beats;
   }
 
   acknowledge(id: string): void {
@@ -212,6 +222,7 @@ export class Session {
         return false;
       case 'hbAck':
         this.#heartbeat?.answered();
+        this.#events.beatAnswered(++this.#beatsAnswered);
         return false;
       case 'subAck':
         answer(this.#subs, 'sub', packet.status, packet.channel);
@@ -252,7 +263,7 @@ export class Session {
   #keepAlive(timeoutSeconds: number): void {
     this.#heartbeat?.stop();
     const events = {
-      beat: () => this.send(HEARTBEAT),
+      beat: () => void this.beat(),
       silent: (milliseconds: number) => {
         const seconds = (milliseconds / 1000).toFixed(1);
         this.destroy(new ConnectionLostError(`${this.#url} has said nothing for ${seconds} seconds`));

@@ -77,6 +77,9 @@ test('what the server does not allow fails with its status', { skip }, async (t)
   await assert.rejects(alice.sub('update'), notAllowed);
   await assert.rejects(alice.unsub('update'), notAllowed);
   await assert.rejects(alice.pub('update', 1, { qos: 1 }), notAllowed);
+  await assert.rejects(alice.pub('update', 1, { checked: true }), notAllowed);
+  assert.deepEqual(await alice.pub('news', 1, { checked: true }), { id: 'q2' });
+  await assert.rejects(alice.p2p('nobody', 1, { checked: true }), { name: 'RefusedError', status: Status.CLIENT_OFFLINE });
   await assert.rejects(alice.request('$nothing'), { name: 'RefusedError', status: 11, request: 'request' });
   assert.deepEqual([...alice.subscriptions], []);
 });

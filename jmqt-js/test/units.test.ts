@@ -130,8 +130,8 @@ test('a line keeps its order, over many rounds', () => {
 interface Sent {
   outbox: Outbox;
   sent: string[];
-  wire: { send(text: string): void; hasRoom(): boolean; room: boolean };
-  pub: (data: number, qos?: 0 | 1) => { outcome: () => string; cancel(): void; id: string };
+  wire: { send(text: string): void; hasRoom(): boolean; beat(): number; room: boolean; beats: number };
+  pub: (data: number, qos?: 0 | 1, checked?: boolean) => { outcome: () => string; cancel(): void; id: string };
   dropped: () => number;
 }
 
@@ -139,11 +139,11 @@ function outbox(options: Partial<OutboxOptions> = {}): Sent {
   const sent: string[] = [];
   let dropped = 0;
   const box = new Outbox({ limit: 2, full: 'error', inFlight: 2, dropped: () => dropped++, ...options });
-  const wire = { send: (text: string) => void sent.push(text), hasRoom: () => wire.room, room: true };
-  const pub: Sent['pub'] = (data, qos = 1) => {
+  const wire = { send: (text: string) => void sent.push(text), hasRoom: () => wire.room, room: true, beat: () => ++wire.beats, beats: 0 };
+  const pub: Sent['pub'] = (data, qos = 1, checked = false) => {
     let outcome = 'waits';
     const { id, cancel } = box.add({
-      kind: 'pub', channel: 'c', json: String(data), qos, retain: false,
+      kind: 'pub', channel: 'c', json: String(data), qos, retain: false, checked,
       resolve: () => (outcome = 'done'),
       reject: (error) => (outcome = error.name),
     });
@@ -204,6 +204,31 @@ test('no more than the window is under way, and what has no answer is sent again
   box.answered(undefined, 10, undefined, '');
   box.close(new Error('end'));
   assert.deepEqual(pubs.map((p) => p.outcome()), ['RefusedError', 'done', 'Error', 'done']);
+});
+
+test('checked QoS 0 publishes share heartbeats, are refused by their id, and go with their connection (protocol.md 2.5)', () => {
+  const { outbox: box, sent, wire, pub } = outbox({ limit: 10, inFlight: 10 });
+  box.attach(wire);
+  const pubs = [pub(1, 0, true), pub(2, 0, true), pub(3, 0), pub(4, 0, true), pub(5, 1, true)];
+  assert.equal(sent[0], '{"pub":{"cn":"c","dt":1,"id":"q1"}}');
+  assert.equal(sent[4], '{"pub":{"cn":"c","dt":5,"q":1,"id":"1"}}');
+  assert.equal(wire.beats, 1, 'behind the first; the others wait for its answer');
+  box.answered('q2', 7, undefined, '');
+  box.beatAnswered(1);
+  assert.deepEqual(pubs.map((p) => p.outcome()), ['done', 'RefusedError', 'done', 'waits', 'waits']);
+  assert.equal(wire.beats, 2);
+  box.beatAnswered(2);
+  assert.equal(pubs[3]?.outcome(), 'done');
+  pubs.push(pub(6, 0, true));
+  box.detach('why');
+  pubs.push(pub(7, 0, true)); // waits for the next connection
+  assert.deepEqual(pubs.slice(4).map((p) => p.outcome()), ['waits', 'ConnectionLostError', 'waits']);
+  sent.length = wire.beats = 0;
+  box.attach(wire);
+  assert.deepEqual(data(sent), [5, 7]);
+  box.beatAnswered(1);
+  assert.equal(pubs[6]?.outcome(), 'done');
+  assert.equal(wire.beats, 1);
 });
 
 test('heartbeats are a quarter of ts apart, and silence is noticed within ts', () => {
