@@ -1,6 +1,7 @@
 /**
  * Who is online: those whom `$online` of the sample application names when this page connects, and whoever
- * comes and goes after that, which the server tells on the `update` channel.
+ * comes and goes after that, which the server tells on the `update` channel: `{"online":"alice"}`, or, of several at once,
+ * `{"online":["alice","bob"],"offline":"carol"}`.
  *
  * Another server application may have neither. Then this list stays empty and says why.
  */
@@ -16,6 +17,11 @@ const LIMIT = 10_000;
 const LISTED = 100;
 /** Thousands may come at once: the list is made anew at most this often. */
 const PAUSE_MS = 200;
+
+/** One name, or a list of names. */
+function names(told) {
+  return (Array.isArray(told) ? told : [told]).filter((name) => typeof name === 'string');
+}
 
 export class Presence {
   /** The channel that the server alone fills, and to which it subscribes every client; `undefined` if it has none. */
@@ -57,9 +63,8 @@ export class Presence {
 
   #heard({ channel, client, data }) {
     if (channel !== (this.channel ?? CHANNEL) || client !== '' || data === null || typeof data !== 'object') return;
-    if (typeof data.online === 'string') this.#comes(data.online);
-    else if (typeof data.offline === 'string') this.#goes(data.offline);
-    else return;
+    for (const name of names(data.online)) this.#comes(name);
+    for (const name of names(data.offline)) this.#goes(name);
     this.#changed();
   }
 

@@ -3,7 +3,7 @@
 //! - A client is who its `client_name` says, and proves it afterwards with the token it was given
 //!   ([`jmqt_server::tokens`]).
 //! - Every client is subscribed to its own `#` channel and to `update`, where the server, and nobody
-//!   else, says who comes and who goes.
+//!   else, says who comes and who goes ([`crate::presence`]).
 //! - `$mySubscriptions` tells a client what it is subscribed to, `$online` who is connected.
 
 use std::collections::BTreeMap;
@@ -12,10 +12,12 @@ use jmqt_server::tokens::TokenIssuer;
 use jmqt_server::{
     AuthRequest, AuthValidator, AuthVerdict, BoxError, ChannelName, ClientId, CloseNotice, CloseNotifier,
     ConnRequest, ConnValidator, ConnVerdict, ControlHandler, ControlReply, ControlRequest, DisconnectNotice,
-    DisconnectNotifier, Persistence, PubRequest, PubValidator, PubVerdict, Publish, StatusCode, SubRequest,
-    SubValidator, UnsubRequest, UnsubValidator, Verdict, async_trait,
+    DisconnectNotifier, OpenNotice, OpenNotifier, Persistence, PubRequest, PubValidator, PubVerdict,
+    StatusCode, SubRequest, SubValidator, UnsubRequest, UnsubValidator, Verdict, async_trait,
 };
 use serde::{Deserialize, Serialize};
+
+use crate::presence::Presence;
 
 /// Where a client asks for its subscriptions.
 const MY_SUBSCRIPTIONS: &str = "$mySubscriptions";
@@ -24,37 +26,18 @@ const ONLINE: &str = "$online";
 /// An answer to `$online` names no more clients than this. How many there are it tells in any case.
 const MAX_NAMED: usize = 1_000;
 
-/// The application: one type for all eight decisions.
+/// The application: one type for all decisions.
 pub(crate) struct SampleApp {
     tokens: TokenIssuer,
     /// The presence channel.
     update: ChannelName,
-}
-
-/// What is published on the presence channel: `{"online": id}` or `{"offline": id}`.
-///
-/// As QoS 0. Presence is about now: whoever is connected hears of it, and whoever comes back wants to
-/// know who is there, not who came and went in the meantime. Every client that was ever here is
-/// persistently subscribed to `update`, so QoS 1 would keep every coming and going for all those who
-/// never return, make those who do acknowledge each of them, and, once MAX_PENDING_PER_CLIENT is
-/// reached, drop older messages that matter. It must be the same for both, because a QoS 0 message may
-/// overtake a QoS 1 message (protocol.md 2.10), and "online" before "offline" means the opposite. An
-/// application that wants a complete history adds `.at_least_once()` below.
-#[derive(Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Presence<'a> {
-    Online(&'a str),
-    Offline(&'a str),
+    presence: Presence,
 }
 
 impl SampleApp {
     pub(crate) fn new(tokens: TokenIssuer) -> Self {
         let update = ChannelName::parse("update").expect("six letters are a channel name");
-        Self { tokens, update }
-    }
-
-    fn presence(&self, presence: &Presence<'_>) -> Result<Publish, BoxError> {
-        Ok(Publish::json(self.update.clone(), presence)?)
+        Self { tokens, presence: Presence::new(update.clone()), update }
     }
 
     /// `update` is the server's own: clients hear it whether they want to or not, and none may speak.
@@ -134,13 +117,20 @@ impl ConnValidator for SampleApp {
             }
         };
         // This handle only takes notes: they are carried out in this order once the connection is
-        // accepted and an older one of the same client has gone "offline" (protocol.md 2.2). So the
-        // client hears of itself too, right after its connAck.
+        // accepted and an older one of the same client has ended (protocol.md 2.2).
         request.server.force_sub(&ChannelName::of_client(client), Persistence::Persistent)?;
         request.server.force_sub(&self.update, Persistence::Persistent)?;
-        request.server.force_pub(self.presence(&Presence::Online(client.as_str()))?)?;
         tracing::info!(%client, remote = %request.connection.remote, "accepted");
         Ok(ConnVerdict::accept().valid_until(expiry))
+    }
+}
+
+#[async_trait]
+impl OpenNotifier for SampleApp {
+    /// The client is subscribed by now, so it hears of itself too.
+    async fn on_open(&self, notice: &OpenNotice<'_>) -> Result<(), BoxError> {
+        self.presence.comes(notice.client, notice.server);
+        Ok(())
     }
 }
 
@@ -189,7 +179,7 @@ impl DisconnectNotifier for SampleApp {
 impl CloseNotifier for SampleApp {
     async fn on_close(&self, notice: &CloseNotice<'_>) -> Result<(), BoxError> {
         let CloseNotice { client, reason, .. } = notice;
-        notice.server.force_pub(self.presence(&Presence::Offline(client.as_str()))?).await?;
+        self.presence.goes(client, notice.server);
         tracing::info!(%client, remote = %notice.connection.remote, %reason, "offline");
         Ok(())
     }

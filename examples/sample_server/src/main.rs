@@ -4,16 +4,18 @@
 //!
 //! Then open the address that it prints, <http://localhost:8000/>: a client in a page.
 //!
-//! What it decides is in [`app`], how the page is served in [`web`].
+//! What it decides is in [`app`], how it tells who comes and goes in [`presence`], how the page is served in [`web`].
 //! Here: arguments, start, end.
 
 mod app;
+mod presence;
 mod web;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Parser;
 use jmqt_server::tokens::{SECRET_VARIABLE, TokenIssuer, TokenSecret};
@@ -115,10 +117,16 @@ async fn run(arguments: Arguments) -> Result<(), BoxError> {
     }
     let secret = TokenSecret::load(&config)?;
     tracing::info!("Tokens are signed with the secret in {}", secret.origin());
-    let app = SampleApp::new(TokenIssuer::new(&secret));
+    let app = Arc::new(SampleApp::new(TokenIssuer::new(&secret)));
     let page = bind_web(config.bind_address, arguments.web_port).await?;
     let reread = move || Config::load(file.as_deref());
-    let server = Server::builder(config).app(app).catch_signals().reload_with(reread).start().await?;
+    let server = Server::builder(config)
+        .app(Arc::clone(&app))
+        .open(app)
+        .catch_signals()
+        .reload_with(reread)
+        .start()
+        .await?;
     let port = |protocol| server.local_addr(protocol).map(|address| address.port());
     let web = page.map(|page| {
         page.serve(&PageConfig {
