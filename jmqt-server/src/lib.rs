@@ -9,9 +9,12 @@
 //! nodes that serve clients together. A `pubAck` with status 1 means that the message is on disk for every persistent
 //! subscriber.
 //!
-//! A complete server. `{"auth":{"dt":"alice"}}` gives a token that makes a client `alice`; without it nobody is:
+//! A complete server. `{"auth":{"dt":{"client_name":"alice"}}}` gives a token that makes a client `alice`; without it nobody
+//! is:
 //!
 //! ```
+//! use std::collections::BTreeMap;
+//!
 //! use jmqt_server::tokens::TokenIssuer;
 //! use jmqt_server::*;
 //!
@@ -21,8 +24,8 @@
 //! #[async_trait]
 //! impl AuthValidator for Believe {
 //!     async fn validate_auth(&self, request: &AuthRequest<'_>) -> Result<AuthVerdict, BoxError> {
-//!         let name: String = request.json().unwrap_or_default();
-//!         match ClientId::parse(&name) {
+//!         let data: BTreeMap<String, String> = request.json().unwrap_or_default();
+//!         match ClientId::parse(data.get("client_name").map_or("", String::as_str)) {
 //!             Ok(client) => Ok(self.0.grant(client)?),
 //!             Err(error) => Ok(AuthVerdict::refuse(StatusCode::INVALID_PACKET, error.to_string())),
 //!         }

@@ -333,6 +333,11 @@ test('who is online is listed, also those who came before', async (t) => {
   const bob = await enter(t, server, 'bob');
   await see(page, '#online li', 'bob');
   await see(page, '#online-count', '3');
+  // Those who come and go at once are told in one message.
+  const more = await Promise.all(['eve', 'fay'].map((name) => enter(t, server, name)));
+  await see(page, '#online-count', '5');
+  await Promise.all(more.map((client) => client.disconnect()));
+  await see(page, '#online-count', '3');
   await page.locator('#online').getByRole('button', { name: 'bob' }).click();
   assert.equal(await page.locator('#to').inputValue(), '#bob');
   for (const [client, name] of [[bob, 'bob'], [anna, 'anna']]) {
@@ -359,7 +364,12 @@ test('whoever goes before the answer to who is online arrives is not listed', as
     }),
   );
   const bob = await enter(t, server, 'bob');
+  // Once bob knows of carol, the page hears of her by the answer alone.
+  const told = new Promise((resolve) => {
+    bob.on('push', ({ data }) => JSON.stringify(data).includes('carol') && resolve());
+  });
   await enter(t, server, 'carol');
+  await told;
   await connect(page, 'alice');
   await enter(t, server, 'dora');
   await see(page, '#online', 'dora'); // so the answer is on its way, without her
