@@ -1060,6 +1060,12 @@ var Outbox = class {
       this.#sendCheck();
     this.flush();
   }
+  /** Nothing more will be sent: a heartbeat goes behind the last checked publish. */
+  checkLast() {
+    if (this.#wire && this.#check && this.#check.last < this.#lastSentChecked) {
+      this.#check = { beat: this.#wire.beat(), last: this.#lastSentChecked };
+    }
+  }
   #sendCheck() {
     if (this.#wire && !this.#check)
       this.#check = { beat: this.#wire.beat(), last: this.#lastSentChecked };
@@ -2833,6 +2839,7 @@ var Client = class {
     clearTimeout(this.#retry);
     this.#retry = void 0;
     if (session?.alive && wasConnected) {
+      this.#outbox.checkLast();
       if (!options.silent)
         session.leave();
       if (this.#outbox.inFlight > 0 && options.timeout !== 0) {

@@ -505,6 +505,7 @@ export class Client {
     clearTimeout(this.#retry);
     this.#retry = undefined;
     if (session?.alive && wasConnected) {
+      this.#outbox.checkLast();
       if (!options.silent) session.leave();
       if (this.#outbox.inFlight > 0 && options.timeout !== 0) {
         this.#tellState();

@@ -171,6 +171,13 @@ export class Outbox {
     this.flush();
   }
 
+  /** Nothing more will be sent: a heartbeat goes behind the last checked publish. */
+  checkLast(): void {
+    if (this.#wire && this.#check && this.#check.last < this.#lastSentChecked) {
+      this.#check = { beat: this.#wire.beat(), last: this.#lastSentChecked };
+    }
+  }
+
   #sendCheck(): void {
     if (this.#wire && !this.#check) this.#check = { beat: this.#wire.beat(), last: this.#lastSentChecked };
   }

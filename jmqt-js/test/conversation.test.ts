@@ -144,7 +144,7 @@ test('disconnect says goodbye, waits for acknowledgements, and leaves the client
   const server = await startServer(t);
   const [alice, bob] = [await enter(t, server.ws, 'alice'), await enter(t, server.ws, 'bob')];
   const presence = new Collected(alice, 'update');
-  const published = [1, 2, 3].map((n) => bob.pub('log', n, { qos: 1 }));
+  const published = [1, 2, 3].map((n) => bob.pub('log', n, n === 3 ? { qos: 1 } : { checked: true }));
   const gone = next(bob, 'disconnect');
   await bob.disconnect();
   await Promise.all(published);

@@ -226,9 +226,13 @@ test('checked QoS 0 publishes share heartbeats, are refused by their id, and go 
   sent.length = wire.beats = 0;
   box.attach(wire);
   assert.deepEqual(data(sent), [5, 7]);
-  box.beatAnswered(1);
-  assert.equal(pubs[6]?.outcome(), 'done');
+  pubs.push(pub(8, 0, true));
   assert.equal(wire.beats, 1);
+  box.checkLast(); // the client leaves
+  box.beatAnswered(1);
+  box.beatAnswered(2);
+  assert.deepEqual(pubs.slice(6).map((p) => p.outcome()), ['done', 'done']);
+  assert.equal(wire.beats, 2);
 });
 
 test('heartbeats are a quarter of ts apart, and silence is noticed within ts', () => {
