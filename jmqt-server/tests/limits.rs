@@ -5,10 +5,17 @@
 
 mod support;
 
-use std::time::Duration;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use jmqt_server::{CloseReason, ControlReply, Protocol, StatusCode};
 use support::{Asked, Client, Incoming, TestServer};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::Interval;
+use tokio_rustls::rustls::pki_types::ServerName;
 
 /// A heartbeat of exactly so many bytes.
 fn heartbeat(length: usize) -> String {
@@ -185,6 +192,96 @@ async fn a_client_that_does_not_read_is_closed_on_every_listener() {
             tokio::task::yield_now().await;
         }
         server.app.expect_close("slow", CloseReason::SlowConsumer).await;
+    }
+}
+
+/// Reads 16 KiB eight times a second.
+struct Paced(TcpStream, Interval);
+
+impl Paced {
+    /// With a receive buffer so small that what it has not read waits at the server.
+    async fn connect(server: &TestServer, protocol: Protocol) -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(16 * 1024).unwrap();
+        let connecting = socket.connect(server.address(protocol));
+        let stream = support::within("a connection", connecting).await.unwrap();
+        Self(stream, tokio::time::interval(Duration::from_millis(125)))
+    }
+}
+
+impl AsyncRead for Paced {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        std::task::ready!(self.0.poll_read_ready(cx))?;
+        std::task::ready!(self.1.poll_tick(cx));
+        let mut part = buffer.take(16 * 1024);
+        std::task::ready!(Pin::new(&mut self.0).poll_read(cx, &mut part))?;
+        let count = part.filled().len();
+        buffer.set_filled(buffer.filled().len() + count);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Paced {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+#[tokio::test] // design: what counts is what the client has taken, and not what the kernel keeps for it
+async fn a_client_that_reads_slowly_but_steadily_stays_and_one_that_reads_nothing_is_closed() {
+    const SLOW: Duration = Duration::from_secs(4);
+    let server = with_small_queues(SLOW).await;
+    let news = jmqt_server::Publish::raw(support::channel("news"), &data(0, 50_000)).unwrap();
+    let mut silent = server.connect("silent").await;
+    silent.sub("news").await;
+    let publish_without_end = async {
+        loop {
+            server.handle().force_pub(news.clone()).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let read_steadily = |protocol: Protocol| {
+        let (server, name) = (&server, format!("steady-{protocol}"));
+        async move {
+            let stream = Paced::connect(server, protocol).await;
+            let mut client = match protocol {
+                Protocol::Socket | Protocol::WebSocket => Client::new(protocol, stream),
+                Protocol::SslSocket | Protocol::SslWebSocket => {
+                    let localhost = ServerName::try_from("localhost").unwrap();
+                    let handshake = server.tls_connector().connect(localhost, stream);
+                    Client::new(protocol, support::within("the handshake", handshake).await.unwrap())
+                }
+            };
+            if matches!(protocol, Protocol::WebSocket | Protocol::SslWebSocket) {
+                client.upgrade().await;
+            }
+            client.conn_as(&name, "").await;
+            client.sub("news").await;
+            let start = Instant::now();
+            while start.elapsed() < SLOW * 2 {
+                client.next_push().await;
+            }
+        }
+    };
+    let [one, two, three, four] = Protocol::ALL.map(read_steadily);
+    let all_is_as_it_should_be = async {
+        tokio::join!(one, two, three, four, server.app.expect_close("silent", CloseReason::SlowConsumer))
+    };
+    tokio::select! {
+        () = publish_without_end => {}
+        _ = all_is_as_it_should_be => {}
     }
 }
 

@@ -47,6 +47,10 @@ pub(crate) use log_for;
 
 /// How many connections the kernel keeps for us between two accepts.
 const BACKLOG: u32 = 4096;
+/// What the kernel takes for a client beyond what it can send now. It would take some megabytes, and then nothing until a
+/// third of that has gone: a client that reads steadily would look as if it did not read at all, and what waits for it
+/// would be counted nowhere.
+const UNSENT_BYTES: u32 = 128 * 1024;
 /// After `accept` failed, mostly for want of file descriptors, it is left alone for so long.
 const BACKOFF: Duration = Duration::from_millis(100);
 /// When a client that was turned away because of a limit should come back.
@@ -79,6 +83,7 @@ impl Listener {
         let socket = if address.is_ipv6() { TcpSocket::new_v6()? } else { TcpSocket::new_v4()? };
         // A restarted server must not wait for the old one's connections to time out.
         socket.set_reuseaddr(true)?;
+        limit_unsent(&socket);
         socket.bind(address)?;
         Ok(Self { socket: socket.listen(BACKLOG)?, protocol, tls })
     }
@@ -190,6 +195,14 @@ impl Listener {
             newcomer.begin_session(Accepted::Plain(stream));
         }
     }
+}
+
+/// Connections get this from their listener. Where a system knows no such limit, a slow client is noticed later.
+fn limit_unsent(socket: &TcpSocket) {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    drop(socket2::SockRef::from(socket).set_tcp_notsent_lowat(UNSENT_BYTES));
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let _ = (socket, UNSENT_BYTES);
 }
 
 /// Counts the connection for its address. `false`: that has or makes too many, which was answered.
