@@ -17,7 +17,7 @@ use slab::Slab;
 use socket2::{Domain, Socket, Type};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
-use tracing::{debug, warn};
+use tracing::warn;
 
 use crate::balancer::Shared;
 use crate::connection::Connection;
@@ -26,6 +26,9 @@ use crate::worker;
 
 /// Connections that may wait in the kernel, which has a limit of its own (`net.core.somaxconn`).
 const BACKLOG: i32 = 65_535;
+/// What the kernel takes for a client beyond what it can send now. It would take some megabytes, and then nothing until a
+/// third of that has gone: to a server that watches whether a client reads, a slow one would seem to have stopped.
+const UNSENT_BYTES: u32 = 128 * 1024;
 /// Clients that are accepted from one listener before the others get their turn.
 const AT_A_TIME: usize = 256;
 /// How long to wait after an error that the next try would only meet again, such as too many open files.
@@ -42,10 +45,21 @@ const WAKER: Token = Token(usize::MAX);
 pub(crate) fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_reuse_address(true)?; // connections of an earlier process may linger
+    // What is accepted has it from here: a system call for all, and not one for each.
+    socket.set_tcp_nodelay(true)?;
+    limit_unsent(&socket);
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// Where a system knows no such limit, a server sees later that a client reads.
+fn limit_unsent(socket: &Socket) {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    drop(socket.set_tcp_notsent_lowat(UNSENT_BYTES));
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let _ = (socket, UNSENT_BYTES);
 }
 
 /// The thread that accepts. Dropping it ends it.
@@ -255,9 +269,6 @@ impl Listener {
 
 /// Gives the client to a thread that finds it a backend.
 fn hand_over(stream: TcpStream, peer: SocketAddr, mapping: &Arc<Mapping>, shared: &Shared, runtime: &Handle) {
-    if let Err(error) = stream.set_nodelay(true) {
-        return debug!(mapping = %mapping.name, client = %peer, %error, "Client gone");
-    }
     mapping.counters.accepted.fetch_add(1, Ordering::Relaxed);
     let connection = Connection {
         peer,
@@ -275,4 +286,26 @@ fn hand_over(stream: TcpStream, peer: SocketAddr, mapping: &Arc<Mapping>, shared
         connection.wait_for_backends().await;
         worker::forward(&ways, connection, stream);
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    #[test]
+    fn a_client_gets_the_options_of_its_listener() {
+        let listener = listen((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let accepted = loop {
+            match listener.accept() {
+                Ok((stream, _)) => break stream,
+                Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+            }
+        };
+        assert!(accepted.nodelay().unwrap());
+        #[cfg(target_os = "linux")]
+        assert_eq!(socket2::SockRef::from(&accepted).tcp_notsent_lowat().unwrap(), UNSENT_BYTES);
+    }
 }

@@ -14,6 +14,7 @@ use tracing::{info, warn};
 
 use crate::balance::{self, Candidate};
 use crate::config::Rules;
+use crate::connect_time::ConnectTime;
 use crate::health::{Change, Health};
 use crate::slow_start::SlowStart;
 
@@ -29,6 +30,7 @@ pub(crate) struct Backend {
     load: Arc<AtomicUsize>,
     /// Failed connections in a row.
     failures: AtomicU32,
+    pub(crate) connect_time: ConnectTime,
     pub(crate) counters: BackendCounters,
 }
 
@@ -36,6 +38,8 @@ pub(crate) struct Backend {
 #[derive(Debug, Default)]
 pub(crate) struct BackendCounters {
     pub(crate) connections: AtomicU64,
+    /// Begun anew, because there was no answer for longer than usual.
+    pub(crate) repeated: AtomicU64,
     pub(crate) failures: AtomicU64,
     pub(crate) ejections: AtomicU64,
     pub(crate) bytes_to: Bytes,
@@ -75,6 +79,7 @@ impl Backend {
             active: counts.get(&wanted.address).map(Arc::clone).unwrap_or_default(),
             load: Arc::clone(&wanted.load),
             failures: AtomicU32::new(0),
+            connect_time: ConnectTime::default(),
             counters: BackendCounters::default(),
         }
     }

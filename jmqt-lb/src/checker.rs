@@ -7,8 +7,9 @@ use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
+use crate::backends::Backend;
 use crate::config::{ProxyProtocol, Rules};
 use crate::connection::Fault;
 use crate::mapping::Mapping;
@@ -44,7 +45,7 @@ async fn round(mapping: &Arc<Mapping>, rules: &Rules) {
     for backend in mapping.set.backends() {
         let rules = Arc::clone(&shared);
         checks.spawn(async move {
-            let checked = timeout(rules.check_timeout, check(backend.address, &rules)).await;
+            let checked = timeout(rules.check_timeout, check(&backend, &rules)).await;
             let too_late = |_| Err(io::Error::new(ErrorKind::TimedOut, "no answer within the time limit"));
             (backend, checked.unwrap_or_else(too_late))
         });
@@ -60,10 +61,12 @@ async fn round(mapping: &Arc<Mapping>, rules: &Rules) {
 
 /// A backend is fit if it takes a connection and, where it is asked over HTTP, says so. One that expects PROXY headers
 /// gets one that says that no client is behind it.
-async fn check(address: SocketAddr, rules: &Rules) -> io::Result<()> {
-    let port = rules.check_http_port;
+async fn check(backend: &Backend, rules: &Rules) -> io::Result<()> {
+    let (address, port) = (backend.address, rules.check_http_port);
     if address.port() != port {
+        let began = Instant::now();
         connect(address, rules).await?;
+        backend.connect_time.note(began.elapsed());
     }
     if port == 0 {
         return Ok(());

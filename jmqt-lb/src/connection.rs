@@ -41,7 +41,7 @@ impl Connection {
             if !self.tried.is_empty() {
                 mapping.counters.retries.fetch_add(1, Ordering::Relaxed);
             }
-            let error = match connect(lease.backend.address) {
+            let error = match TcpStream::connect(lease.backend.address) {
                 Ok(stream) => return Some((stream, lease)),
                 Err(error) => error,
             };
@@ -124,13 +124,6 @@ impl Connection {
             }
         }
     }
-}
-
-/// A socket that is connecting.
-fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(address)?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
 }
 
 /// What is to blame for a connection to a backend that did not come about.

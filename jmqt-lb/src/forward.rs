@@ -8,6 +8,7 @@
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::Shutdown;
+use std::sync::atomic::Ordering;
 use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,7 @@ use mio::event::Event;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 
-use crate::backends::Lease;
+use crate::backends::{Backend, Lease};
 use crate::connection::Connection;
 
 /// Reads of one direction before others of the thread get their turn.
@@ -24,6 +25,8 @@ const ROUNDS: usize = 4;
 /// Later it has its reasons: a client that says nothing, for example, which must neither be carried from
 /// one backend to the next nor have them ejected.
 const EARLY: Duration = Duration::from_secs(1);
+/// So many bytes go in one segment on every way, at once, when nothing was sent before.
+const ONE_SEGMENT: usize = 512;
 /// How long a client may be silent after its backend has said all it had to say. Most end at once; one that
 /// is gone never does.
 const HALF_CLOSED: Duration = Duration::from_secs(30);
@@ -66,10 +69,31 @@ struct Side {
     /// Nothing will be announced any more: what can be read stays so until it has been.
     has_ended: bool,
     has_failed: bool,
+    delay: Delay,
+}
+
+/// Whether the system may keep a small write back until an earlier one has been acknowledged (TCP_NODELAY is off).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Delay {
+    Never,
+    /// It may, and has no reason to: there was no write.
+    NotYet,
+    /// It would.
+    Next,
 }
 
 impl Side {
-    fn new(socket: TcpStream) -> Self {
+    /// A client's: it has TCP_NODELAY from its listener.
+    fn client(socket: TcpStream) -> Self {
+        Self::new(socket, Delay::Never)
+    }
+
+    /// A backend's. Many have one small request and no more, which saves a system call.
+    fn backend(socket: TcpStream) -> Self {
+        Self::new(socket, Delay::NotYet)
+    }
+
+    fn new(socket: TcpStream, delay: Delay) -> Self {
         Self {
             socket,
             is_readable: false,
@@ -77,6 +101,7 @@ impl Side {
             is_told_writable: false,
             has_ended: false,
             has_failed: false,
+            delay,
         }
     }
 
@@ -136,8 +161,20 @@ impl Side {
         Poll::Pending
     }
 
+    /// Sees to it that nothing that is written is kept back.
+    fn hurry(&mut self, count: usize) -> io::Result<()> {
+        if self.delay == Delay::NotYet && count <= ONE_SEGMENT {
+            self.delay = Delay::Next;
+        } else if self.delay != Delay::Never {
+            self.socket.set_nodelay(true)?;
+            self.delay = Delay::Never;
+        }
+        Ok(())
+    }
+
     /// The same.
     fn write(&mut self, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.hurry(bytes.len())?;
         while self.is_writable {
             match self.socket.write(bytes) {
                 Ok(count) => {
@@ -267,6 +304,36 @@ impl Flow {
     }
 }
 
+/// A backend that has been asked to take the connection.
+#[derive(Debug)]
+struct Connecting {
+    /// When it was asked last.
+    since: Instant,
+    /// When it is asked once more; `None`: only by the system.
+    again: Option<Instant>,
+    /// How often it was asked before.
+    attempts: u32,
+    /// When it is given up.
+    until: Instant,
+}
+
+impl Connecting {
+    fn begin(connection: &Connection, backend: &Backend, now: Instant) -> Self {
+        let again = backend.connect_time.patience(0).map(|patience| now + patience);
+        Self { since: now, again, attempts: 0, until: now + connection.config.rules.connect_timeout }
+    }
+
+    fn again(&mut self, backend: &Backend, now: Instant) {
+        self.attempts += 1;
+        self.since = now;
+        self.again = backend.connect_time.patience(self.attempts).map(|patience| now + patience);
+    }
+
+    fn look_at(&self) -> Instant {
+        self.again.map_or(self.until, |again| again.min(self.until))
+    }
+}
+
 /// A client and a backend, joined.
 pub(crate) struct Pipe {
     client: Side,
@@ -275,8 +342,8 @@ pub(crate) struct Pipe {
     down: Flow,
     idle_timeout: Duration,
     last_moved: Instant,
-    /// Until when the backend has to take the connection; `None` once it has.
-    connect_by: Option<Instant>,
+    /// `None` once the backend has taken the connection.
+    connecting: Option<Connecting>,
     has_worked: bool,
     /// Whether the client has been told of the backend's end.
     is_half_closed: bool,
@@ -293,15 +360,14 @@ impl Pipe {
         (stream, lease): (TcpStream, Lease),
         now: Instant,
     ) -> Self {
-        let rules = &connection.config.rules;
         Self {
-            client: Side::new(client),
-            stream: Side::new(stream),
+            client: Side::client(client),
+            stream: Side::backend(stream),
             up: Flow::default(),
             down: Flow::default(),
-            idle_timeout: rules.idle_timeout,
+            idle_timeout: connection.config.rules.idle_timeout,
             last_moved: now,
-            connect_by: Some(now + rules.connect_timeout),
+            connecting: Some(Connecting::begin(&connection, &lease.backend, now)),
             has_worked: false,
             is_half_closed: false,
             lease,
@@ -319,10 +385,35 @@ impl Pipe {
         (registry, token): (&Registry, Token),
         now: Instant,
     ) -> io::Result<()> {
-        self.stream = Side::new(stream);
+        self.stream = Side::backend(stream);
         self.down = Flow::default();
-        self.connect_by = Some(now + self.connection.config.rules.connect_timeout);
+        self.connecting = Some(Connecting::begin(&self.connection, &lease.backend, now));
         self.lease = lease;
+        registry.register(&mut self.stream.socket, token, Interest::READABLE | Interest::WRITABLE)
+    }
+
+    /// Whether the backend should have answered by now, and there is time left to ask it once more.
+    pub(crate) fn is_overdue(&self, now: Instant) -> bool {
+        let Some(connecting) = &self.connecting else { return false };
+        now < connecting.until && connecting.again.is_some_and(|again| again <= now)
+    }
+
+    /// Begins the connection anew: the backend's backlog was full, mostly, and the system would send nothing for a
+    /// second.
+    ///
+    /// # Errors
+    /// The system has no room for it.
+    pub(crate) fn connect_again(
+        &mut self,
+        (registry, token): (&Registry, Token),
+        now: Instant,
+    ) -> io::Result<()> {
+        let backend = &self.lease.backend;
+        if let Some(connecting) = &mut self.connecting {
+            connecting.again(backend, now);
+        }
+        backend.counters.repeated.fetch_add(1, Ordering::Relaxed);
+        self.stream = Side::backend(TcpStream::connect(backend.address)?);
         registry.register(&mut self.stream.socket, token, Interest::READABLE | Interest::WRITABLE)
     }
 
@@ -357,12 +448,12 @@ impl Pipe {
 
     /// When nothing will have moved for the whole idle timeout, or the backend will not have answered in time.
     pub(crate) fn is_idle_at(&self) -> Instant {
-        self.connect_by.unwrap_or(self.last_moved + self.idle_timeout)
+        self.connecting.as_ref().map_or(self.last_moved + self.idle_timeout, Connecting::look_at)
     }
 
     /// How it ends when that time has come.
     pub(crate) fn end_of_time(&self) -> End {
-        match self.connect_by {
+        match self.connecting {
             Some(_) => {
                 End::Unreached(io::Error::new(ErrorKind::TimedOut, "no answer within the connect timeout"))
             }
@@ -375,16 +466,23 @@ impl Pipe {
         ready!(self.stream.connected())?;
         let header = self.connection.proxy_header(&self.client.socket)?;
         // The buffer of a fresh socket has room for it.
+        if !header.is_empty() {
+            self.stream.hurry(header.len())?;
+        }
         if !header.is_empty() && self.stream.socket.write(&header)? != header.len() {
             return Poll::Ready(Err(io::Error::new(ErrorKind::WriteZero, "the PROXY header was not taken")));
         }
-        (self.connect_by, self.last_moved) = (None, now);
+        if let Some(connecting) = self.connecting.take() {
+            self.lease.backend.connect_time.note(now.saturating_duration_since(connecting.since));
+        }
+        self.last_moved = now;
         Poll::Ready(Ok(()))
     }
 
     /// Moves what can be moved.
     pub(crate) fn turn(&mut self, buffer: &mut Vec<u8>, now: Instant) -> Turn {
-        if self.connect_by.is_some() {
+        let is_fresh = self.connecting.is_some();
+        if is_fresh {
             match self.connect(now) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(error)) => return Turn::Ended(End::Unreached(error)),
@@ -392,8 +490,10 @@ impl Pipe {
             }
         }
         let is_early = self.is_unused() && now.saturating_duration_since(self.last_moved) < EARLY;
-        // What was announced may be old news: ask the socket itself before the first byte goes there.
+        // What was announced may be old news: ask the socket itself before the first byte goes there. That it has
+        // connected is no old news, and would have come with its end.
         if is_early
+            && !is_fresh
             && (self.client.is_readable || !self.up.waiting.is_empty() || self.stream.is_readable)
             && let Some(error) = gone(&self.stream.socket)
         {
@@ -642,6 +742,25 @@ mod tests {
         let mut bytes = [0; 5];
         server.read_exact(&mut bytes).unwrap();
         assert_eq!(&bytes, b"hello");
+    }
+
+    #[test] // or the system would keep it back until the first has been acknowledged
+    fn from_the_second_write_on_a_backend_gets_all_at_once() {
+        let (mut bench, mut user, mut server) = Bench::new();
+        for is_nodelay in [false, true, true] {
+            user.write_all(b"hello").unwrap();
+            bench.wait_for(Token(0));
+            assert!(matches!(bench.turn(), Turn::Done));
+            server.read_exact(&mut [0; 5]).unwrap();
+            assert_eq!(bench.pipe.stream.socket.nodelay().unwrap(), is_nodelay);
+        }
+        let (mut bench, mut user, mut server) = Bench::new();
+        let much = [b'x'; ONE_SEGMENT + 1];
+        user.write_all(&much).unwrap();
+        bench.wait_for(Token(0));
+        assert!(matches!(bench.turn(), Turn::Done));
+        server.read_exact(&mut [0; ONE_SEGMENT + 1]).unwrap();
+        assert!(bench.pipe.stream.socket.nodelay().unwrap());
     }
 
     #[test]

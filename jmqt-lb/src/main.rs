@@ -10,6 +10,7 @@ mod balance;
 mod balancer;
 mod checker;
 mod config;
+mod connect_time;
 mod connection;
 mod forward;
 mod gate;

@@ -20,6 +20,10 @@ use crate::gate::{Gate, Place};
 /// Events taken from the system at a time.
 const EVENTS: usize = 256;
 
+/// Connections that are begun before those that exist get their turn. All of a burst at once would only fill the
+/// backlogs of the backends, which need the processor to empty them.
+const AT_A_TIME: usize = 32;
+
 /// Connections have the others, two each.
 const WAKER: Token = Token(usize::MAX);
 
@@ -104,6 +108,7 @@ fn start(number: usize) -> io::Result<(Way, JoinHandle<()>)> {
         alarms: BTreeSet::new(),
         again: Vec::new(),
         unserved: Vec::new(),
+        has_arrivals: false,
         buffer: Vec::new(),
     };
     let thread = std::thread::Builder::new().name(format!("forward-{number}"));
@@ -132,6 +137,8 @@ struct Worker {
     again: Vec<usize>,
     /// Whose backend did not take them: they get another one at the end of the round.
     unserved: Vec<usize>,
+    /// More arrivals may be there than were taken.
+    has_arrivals: bool,
     /// Lent to whoever reads; nothing is in it between two turns.
     buffer: Vec<u8>,
 }
@@ -180,17 +187,28 @@ impl Worker {
             }
             if is_woken {
                 self.is_woken.store(false, Ordering::Release);
-                while let Ok(arrival) = self.arrivals.try_recv() {
-                    self.take(arrival, now);
-                }
+                self.has_arrivals = true;
+            }
+            if self.has_arrivals {
+                self.take_arrivals(now);
             }
         }
         Ok(())
     }
 
+    fn take_arrivals(&mut self, now: Instant) {
+        for _ in 0..AT_A_TIME {
+            let Ok(arrival) = self.arrivals.try_recv() else {
+                self.has_arrivals = false;
+                return;
+            };
+            self.take(arrival, now);
+        }
+    }
+
     /// `None` for as long as nothing happens.
     fn time_to_wait(&self) -> Option<Duration> {
-        if !self.again.is_empty() {
+        if self.has_arrivals || !self.again.is_empty() {
             return Some(Duration::ZERO);
         }
         self.alarms.first().map(|(alarm, _)| alarm.saturating_duration_since(Instant::now()))
@@ -248,6 +266,7 @@ impl Worker {
     }
 
     fn end_idle(&mut self, now: Instant) {
+        let mut begun_again = 0;
         while let Some(&(alarm, key)) = self.alarms.first().filter(|(alarm, _)| *alarm <= now) {
             self.alarms.remove(&(alarm, key));
             let is_idle = |worker: &Self| {
@@ -259,12 +278,26 @@ impl Worker {
                 self.entries[key].pipe.expect_news();
                 self.turn(key, now);
             }
-            if is_idle(self) {
+            if is_idle(self) && self.entries[key].pipe.is_overdue(now) {
+                self.connect_again(key, now);
+                begun_again += 1;
+                if begun_again == AT_A_TIME {
+                    return;
+                }
+            } else if is_idle(self) {
                 let end = self.entries[key].pipe.end_of_time();
                 self.end(key, &end);
             } else {
                 self.set_alarm(key);
             }
+        }
+    }
+
+    fn connect_again(&mut self, key: usize, now: Instant) {
+        let Some(entry) = self.entries.get_mut(key) else { return };
+        match entry.pipe.connect_again((self.poll.registry(), Token(2 * key + 1)), now) {
+            Ok(()) => self.set_alarm(key),
+            Err(error) => self.end(key, &End::Unreached(error)),
         }
     }
 

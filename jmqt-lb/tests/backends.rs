@@ -352,3 +352,26 @@ fn connections_of_one_server_count_in_all_mappings() {
     expected[index] = 1;
     assert_eq!(others, expected);
 }
+
+#[test]
+fn who_comes_while_a_backlog_is_full_is_connected_as_soon_as_there_is_room() {
+    let backend = Backend::with_backlog("127.0.0.1:0".parse().unwrap(), 8);
+    let balancer = Balancer::start(&mapping(&[&backend]), "threads = 2");
+    // Now it is known how quickly it answers.
+    exchange(&balancer.connect(), &backend.accept());
+    let clients: Vec<_> = (0..40_u8).map(|number| (number, balancer.connect())).collect();
+    for (number, client) in &clients {
+        write(client, &[*number; 4]);
+    }
+    // More than it keeps: the system would ask again after a second, and then all at once.
+    until(|| (balancer.metric("jmqt_lb_backend_repeated_total", "") >= 31).then_some(()));
+    let servers: Vec<_> = clients.iter().map(|_| backend.accept()).collect();
+    for server in &servers {
+        write(server, &read(server, 4));
+    }
+    for (number, client) in &clients {
+        assert_eq!(read(client, 4), [*number; 4]);
+    }
+    assert_eq!(balancer.metric("jmqt_lb_mapping_refused_total", ""), 0);
+    assert_eq!(balancer.metric("jmqt_lb_backend_failures_total", ""), 0);
+}

@@ -6,10 +6,12 @@ mod support;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::thread::sleep;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
-use support::{Backend, Balancer, MIB, exchange, is_closed, read, until, write};
+use socket2::{Domain, SockRef, Socket, Type};
+use support::{Backend, Balancer, DEADLINE, MIB, exchange, is_closed, read, until, write};
 
 fn start() -> (Balancer, Backend) {
     let backend = Backend::start();
@@ -79,7 +81,7 @@ fn what_a_backend_said_before_it_closed_arrives_though_the_client_goes_on_talkin
 #[test]
 fn what_both_sides_have_ended_is_over_also_when_the_backend_was_quick() {
     let (balancer, backend) = start();
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         scope.spawn(|| {
             for _ in 0..20 {
                 write(&backend.accept(), b"bye"); // and its end, perhaps before a byte is forwarded
@@ -101,7 +103,7 @@ fn a_client_that_vanishes_takes_its_connection_to_the_backend_with_it() {
     let client = balancer.connect();
     let server = backend.accept();
     exchange(&client, &server);
-    let socket = socket2::Socket::from(client);
+    let socket = Socket::from(client);
     socket.set_linger(Some(Duration::ZERO)).unwrap(); // a reset instead of an end
     drop(socket);
     assert!(is_closed(&server));
@@ -121,7 +123,7 @@ fn much_data_both_ways_at_once_arrives_whole_and_in_order() {
     let server = backend.accept();
     let talk = |stream: TcpStream| {
         let mut sender = stream.try_clone().unwrap();
-        let writing = std::thread::spawn(move || {
+        let writing = thread::spawn(move || {
             let chunk = 77_777;
             let mut sent = 0;
             while sent < TOTAL {
@@ -132,7 +134,7 @@ fn much_data_both_ways_at_once_arrives_whole_and_in_order() {
             sender.shutdown(Shutdown::Write).unwrap();
         });
         let mut stream = stream;
-        let reading = std::thread::spawn(move || {
+        let reading = thread::spawn(move || {
             let (mut received, mut chunk) = (0, vec![0; 100_000]);
             loop {
                 let count = stream.read(&mut chunk).unwrap();
@@ -277,4 +279,42 @@ fn a_backend_without_an_answer_from_the_name_server_does_not_hold_up_the_others(
     let mappings = format!("127.0.0.1:0 = no-such-host.invalid:9000, localhost:{}", backend.address.port());
     let balancer = Balancer::start(&mappings, "");
     exchange(&balancer.connect(), &backend.accept());
+}
+
+#[cfg(target_os = "linux")]
+#[test] // or a server that watches whether its clients read would close this one
+fn a_server_sees_that_a_slow_client_reads() {
+    const PART: usize = 16 * 1024;
+    let backend = Backend::start();
+    let options = format!("threads = 2\nbuffer_size = {PART}");
+    let balancer = Balancer::start(&format!("127.0.0.1:0 = {}", backend.address), &options);
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(PART).unwrap();
+    socket.connect(&balancer.mappings[0].into()).unwrap();
+    let client = TcpStream::from(socket);
+    client.set_read_timeout(Some(DEADLINE)).unwrap();
+    let server = backend.accept();
+    SockRef::from(&server).set_tcp_notsent_lowat(128 * 1024).unwrap(); // as a JMQT server does
+    // How much the client has read, and how much of that at most between two moments at which the server could write.
+    let (taken, most, is_over) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicBool::new(false));
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut server = &server;
+            while !is_over.load(Ordering::Relaxed) {
+                let before = taken.load(Ordering::Relaxed);
+                if server.write_all(&[b'x'; PART]).is_ok() {
+                    most.fetch_max(taken.load(Ordering::Relaxed) - before, Ordering::Relaxed);
+                }
+            }
+        });
+        for _ in 0..100 {
+            read(&client, PART);
+            taken.fetch_add(PART, Ordering::Relaxed);
+            sleep(Duration::from_millis(40));
+        }
+        is_over.store(true, Ordering::Relaxed);
+        drop(balancer); // nobody writes for ever
+    });
+    let most = most.into_inner() / 1024;
+    assert!((1..400).contains(&most), "{most} KiB");
 }

@@ -181,6 +181,12 @@ impl Metrics {
         family("connections_total", "counter", "Connections tried.", |view| {
             Some(read(&view.backend.counters.connections))
         });
+        family(
+            "repeated_total",
+            "counter",
+            "Connections begun anew, as there was no answer for longer than usual.",
+            |view| Some(read(&view.backend.counters.repeated)),
+        );
         family("failures_total", "counter", "Connections failed.", |view| {
             Some(read(&view.backend.counters.failures))
         });

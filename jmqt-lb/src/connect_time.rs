@@ -1,0 +1,86 @@
+//! How long a backend takes to accept a connection, and so when to ask it once more.
+//!
+//! A backend that does not accept as fast as clients come has a full backlog, which throws the first packet of a
+//! connection away. The system sends it again after a whole second. A backend that mostly answers within a millisecond
+//! is asked again much sooner than that, by a connection begun anew. Not here: when an attempt began (`forward`).
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+/// The least time an answer is waited for.
+const LEAST: Duration = Duration::from_millis(25);
+/// From here on the system sends again by itself.
+const SYSTEM: Duration = Duration::from_secs(1);
+
+/// What connections to one backend took lately, in microseconds; 0: there was none yet.
+#[derive(Debug, Default)]
+pub(crate) struct ConnectTime(AtomicU32);
+
+impl ConnectTime {
+    /// A connection came about after so long. Shorter times count at once, longer ones by and by, so that those of a
+    /// burst do not pass for the usual.
+    pub(crate) fn note(&self, took: Duration) {
+        if took >= SYSTEM {
+            return; // the system has sent it again
+        }
+        let took = u32::try_from(took.as_micros()).unwrap_or(u32::MAX).max(1);
+        let before = self.0.load(Ordering::Relaxed);
+        let now = if before == 0 || took < before { took } else { before + (took - before).div_ceil(8) };
+        // Two threads at a time: one of two times that are both true is lost.
+        if now != before {
+            self.0.store(now, Ordering::Relaxed);
+        }
+    }
+
+    /// How long to wait for an answer before a connection is begun anew, after it was so often; `None`: that is left to
+    /// the system. Each wait is twice as long as the one before, and none is shorter than the way there and back.
+    pub(crate) fn patience(&self, attempts: u32) -> Option<Duration> {
+        let usual = Duration::from_micros(self.0.load(Ordering::Relaxed).into());
+        if usual.is_zero() {
+            return None;
+        }
+        let patience = LEAST.max(usual * 4).checked_mul(1_u32.checked_shl(attempts)?)?;
+        (patience < SYSTEM).then_some(patience)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn ms(count: u64) -> Duration {
+        Duration::from_millis(count)
+    }
+
+    fn after(times: &[Duration]) -> ConnectTime {
+        let time = ConnectTime::default();
+        times.iter().for_each(|took| time.note(*took));
+        time
+    }
+
+    #[test]
+    fn a_near_backend_is_asked_again_soon_and_less_and_less_often() {
+        let waits: Vec<_> = (0..100).map_while(|attempt| after(&[ms(1)]).patience(attempt)).collect();
+        assert_eq!(waits, [25, 50, 100, 200, 400, 800].map(ms));
+    }
+
+    #[test]
+    fn a_far_backend_gets_the_time_that_it_needs() {
+        assert_eq!(after(&[ms(100)]).patience(0), Some(ms(400)));
+        assert_eq!(after(&[ms(300)]).patience(0), None); // the system is as quick
+        // It was near, and now the way to it is another one.
+        let time = after(&[&[ms(1)][..], &[ms(100); 8]].concat());
+        assert!(time.patience(0).unwrap() > ms(200));
+    }
+
+    #[test]
+    fn nothing_is_known_of_a_new_backend() {
+        assert_eq!(after(&[]).patience(0), None);
+        assert_eq!(after(&[ms(1000), ms(3000)]).patience(0), None); // what the system sent again says nothing
+    }
+
+    #[test]
+    fn a_slow_moment_does_not_count_for_much() {
+        assert!(after(&[ms(1), ms(80)]).patience(0).unwrap() < ms(50));
+    }
+}
