@@ -1,4 +1,7 @@
 # `make help` lists what there is. CARGO_FLAGS goes to every cargo build, for example CARGO_FLAGS=--locked.
+#
+# Programs are named by --bin and not by -p: cargo then gives the packages below them the same features each time, and
+# what one target has built is not built again for another.
 
 CARGO ?= cargo
 CARGO_FLAGS ?=
@@ -21,7 +24,7 @@ help: ## Show this list
 
 .PHONY: run
 run: ## Run the sample server (CONFIG=server.conf, ARGS="--web-port any", ARGS="--help")
-	$(CARGO) run --release $(CARGO_FLAGS) -p sample_server -- --config $(CONFIG) $(ARGS)
+	$(CARGO) run --release $(CARGO_FLAGS) --bin sample_server -- --config $(CONFIG) $(ARGS)
 
 .PHONY: test
 test: lint test-rust test-cluster test-js test-web ## Lint, then run every test: Rust, documentation examples, cluster, TypeScript, browser
@@ -34,22 +37,22 @@ test-rust: ## Run the Rust tests (with private databases) and the documentation'
 
 .PHONY: torture
 torture: ## Do faults to a cluster under load and check what its clients saw (MINUTES=2, SEED=)
-	$(CARGO) build --release $(CARGO_FLAGS) -p torture -p jmqt-lb
-	$(CARGO) run --release $(CARGO_FLAGS) -p torture -- --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+	$(CARGO) build --release $(CARGO_FLAGS) --bin torture --bin torture_node --bin jmqt-lb
+	$(CARGO) run --release $(CARGO_FLAGS) --bin torture -- --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 .PHONY: test-cluster
 test-cluster: ## Kill and stop nodes of a cluster while messages flow (examples/cluster)
-	export CARGO="$(CARGO)" CARGO_FLAGS="$(CARGO_FLAGS)"; exec $(call limited,1200) examples/cluster/run --demo </dev/null
+	export CARGO="$(CARGO)" CARGO_FLAGS="$(CARGO_FLAGS)"; exec $(call limited,1200) examples/cluster/run --debug --demo </dev/null
 
 .PHONY: test-js
 test-js: ## Test the TypeScript client against the sample server (npm fetches what it needs)
-	$(CARGO) build $(CARGO_FLAGS) -p sample_server
+	$(CARGO) build $(CARGO_FLAGS) --bin sample_server
 	cd jmqt-js && exec $(call limited,600) npm ci --no-audit --no-fund </dev/null
 	cd jmqt-js && exec $(call limited,1200) npm test </dev/null
 
 .PHONY: test-web
 test-web: ## Test the web page in Chromium (npm and apt-get fetch what it needs)
-	$(CARGO) build $(CARGO_FLAGS) -p sample_server -p jmqt-client
+	$(CARGO) build $(CARGO_FLAGS) --bin sample_server --bin jmqt
 	cd examples/web/test && exec $(call limited,600) npm ci --no-audit --no-fund </dev/null
 	cd examples/web/test && exec $(call limited,1200) npm test </dev/null
 
@@ -67,5 +70,5 @@ lint: ## Check format, clippy, documentation and (with cargo-deny) dependencies
 
 .PHONY: bench
 bench: ## Measure beside Redis, NATS and Mosquitto (ARGS="--quick", ARGS="--help")
-	$(CARGO) build --release $(CARGO_FLAGS) -p hello_server
-	$(CARGO) run --release $(CARGO_FLAGS) -p bench -- $(ARGS)
+	$(CARGO) build --release $(CARGO_FLAGS) --bin hello_server
+	$(CARGO) run --release $(CARGO_FLAGS) --bin bench -- $(ARGS)

@@ -27,7 +27,7 @@ impl Balancer {
         );
         let file = folder.join("load_balancer.conf");
         std::fs::write(&file, text).unwrap();
-        let mut command = Command::new(program("jmqt-lb", "jmqt-lb"));
+        let mut command = Command::new(program("jmqt-lb"));
         let log = folder.join("jmqt-lb.log");
         let mut process = Process::start(command.arg("--config").arg(file), &log);
         within("the start of the balancer", async {

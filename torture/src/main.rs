@@ -1,6 +1,6 @@
 //! Does one fault after another to a cluster under load, and says what did not hold.
 //!
-//! `make torture MINUTES=10`, or `cargo run --release -p torture -- --minutes 10 --seed 7`: three nodes, a
+//! `make torture MINUTES=10`, or `cargo run --release --bin torture -- --minutes 10 --seed 7`: three nodes, a
 //! balancer, a MariaDB and a Redis, all private. Faults and clients choose by the seed, which is printed; how
 //! they meet depends on the machine. Ends with 0 if everything held, with 1 and what did not, or with 2 on
 //! wrong usage.

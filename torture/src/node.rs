@@ -94,7 +94,7 @@ impl Node {
     /// Starts its process, without waiting.
     pub fn launch(&mut self) {
         self.start += 1;
-        let mut command = Command::new(program("torture_node", "torture"));
+        let mut command = Command::new(program("torture_node"));
         command.arg("--config").arg(self.config_path()).arg("--notices").arg(self.notices_path());
         command.args(["--name", &self.name, "--start", &self.start.to_string()]);
         self.process = Some(Process::start(&command, &self.log_path()));

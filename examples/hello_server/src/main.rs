@@ -1,7 +1,7 @@
 //! The smallest server: everyone is who they say they are, and may do everything. Whoever has said who they are gets a
 //! signed token, without which nobody connects.
 //!
-//! `cargo run --release -p hello_server -- --config server.conf`
+//! `cargo run --release --bin hello_server -- --config server.conf`
 //!
 //! Ports and the store's path may also come from the environment: `JMQT_SOCKET_PORT=0`,
 //! `JMQT_SQLITE_PATH=/tmp/hello.db`. The benchmarks run against it.

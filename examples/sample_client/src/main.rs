@@ -1,6 +1,6 @@
 //! The sample client: publishes the time on `mychannel` every ten seconds, and logs what others publish there.
 //!
-//! `cargo run --release -p sample_client -- --config client.conf`
+//! `cargo run --release --bin sample_client -- --config client.conf`
 //!
 //! It authenticates as `pyclient1`, or by the name it is given: `sample_client alice`. The sample server believes it.
 //! When it is disconnected it tries again every ten seconds; Ctrl-C ends it with a `disconn`.

@@ -1,6 +1,6 @@
 //! The sample server: the application to run first, and to start one's own from.
 //!
-//! `cargo run --release -p sample_server -- --config server.conf`
+//! `cargo run --release --bin sample_server -- --config server.conf`
 //!
 //! Then open the address that it prints, <http://localhost:8000/>: a client in a page.
 //!

@@ -22,11 +22,11 @@ export const chromiumPath = process.env.CHROMIUM ?? '/usr/bin/chromium';
 
 const root = fileURLToPath(new URL('../../../', import.meta.url));
 
-function program(name, crate, variable) {
+function program(name, variable) {
   const named = process.env[variable];
   const places = named ? [named] : ['debug', 'release'].map((kind) => join(root, 'target', kind, name));
   const found = places.find((place) => existsSync(place));
-  assert.ok(found, `there is no ${name}: cargo build -p ${crate}, or name one in ${variable}`);
+  assert.ok(found, `there is no ${name}: cargo build --bin ${name}, or name one in ${variable}`);
   return found;
 }
 
@@ -87,7 +87,7 @@ export class Server {
       ].join('\n'),
     );
     const words = ['--config', config, '--web-port', this.ports.http === 0 ? 'any' : String(this.ports.http)];
-    const child = spawn(program('sample_server', 'sample_server', 'JMQT_SAMPLE_SERVER'), words, { cwd: this.#folder, env: {}, stdio: ['ignore', 'ignore', 'pipe'] });
+    const child = spawn(program('sample_server', 'JMQT_SAMPLE_SERVER'), words, { cwd: this.#folder, env: {}, stdio: ['ignore', 'ignore', 'pipe'] });
     this.#child = child;
     this.#ended = once(child, 'exit');
     const lines = [];
@@ -164,7 +164,7 @@ export async function proxy(t, server, folder, secure) {
 /** `jmqt`, the Rust client, as a process: what it prints, what it tells, and the code it ends with. */
 export function rustClient(t, server, name, words) {
   const options = ['--url', server.tcp, '--name', name, '-v'];
-  const child = spawn(program('jmqt', 'jmqt-client', 'JMQT'), [...words, ...options], { env: {} });
+  const child = spawn(program('jmqt', 'JMQT'), [...words, ...options], { env: {} });
   endWithThisProcess(child);
   t.after(() => child.kill('SIGKILL'));
   const [printed, told] = [[], []];
