@@ -150,6 +150,21 @@ impl Checks {
         self.handed = 0;
     }
 
+    /// Fails the publishes that are in the queue, and says where in it their bytes begin.
+    pub(crate) fn fail_queued(&mut self, error: &Error) -> Vec<usize> {
+        let mut starts = Vec::new();
+        for entry in self.entries.drain(self.handed..) {
+            starts.push(usize::try_from(entry.at - self.left_bytes).unwrap_or(usize::MAX));
+            entry.finish(Err(error.clone()));
+        }
+        starts
+    }
+
+    /// The bytes of these publishes were taken out of the queue.
+    pub(crate) fn cut_queued(&mut self, length: usize) {
+        self.queued_bytes -= length as u64;
+    }
+
     /// Nothing will be sent any more.
     pub(crate) fn close(&mut self) {
         self.end_connection();

@@ -375,7 +375,7 @@ impl Outbound {
     }
 
     /// The server has ended the connection for good: whoever waits is told, and so is everybody who comes until
-    /// [`unpark`](Self::unpark). QoS 0 publishes that were queued stay: nobody could be told of them.
+    /// [`unpark`](Self::unpark). QoS 0 publishes that were queued stay, unless they are checked: nobody could be told of them.
     pub(crate) fn park(&mut self, error: &Error) {
         if self.phase == Phase::Closed {
             return;
@@ -384,7 +384,25 @@ impl Outbound {
         while !self.unacknowledged.is_empty() {
             self.drop_kept(0, error.clone());
         }
+        self.drop_checked(error);
         self.parked = Some(error.clone());
+    }
+
+    /// Takes the checked publishes out of the queue.
+    fn drop_checked(&mut self, error: &Error) {
+        let starts = self.checks.fail_queued(error);
+        if starts.is_empty() {
+            return;
+        }
+        let queued = &self.queue[self.head..];
+        let (mut kept, mut from) = (Vec::new(), 0);
+        for start in starts {
+            kept.extend_from_slice(&queued[from..start]);
+            from = start + memchr_nul(&queued[start..]);
+        }
+        kept.extend_from_slice(&queued[from..]);
+        self.checks.cut_queued(queued.len() - kept.len());
+        (self.queue, self.head) = (kept, 0);
     }
 
     pub(crate) fn unpark(&mut self) {

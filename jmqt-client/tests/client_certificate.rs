@@ -127,3 +127,42 @@ async fn a_client_without_the_right_certificate_is_told_what_is_missing() {
     let error = within("the refusal", Client::connect(config)).await.unwrap_err().to_string();
     assert!(error.contains("SSL_CERT_PATH"), "{error}");
 }
+
+#[tokio::test]
+async fn a_configuration_of_rustls_shows_a_certificate_that_is_in_memory() {
+    let server = TestServer::start().await;
+    let certificates = Certificates::new();
+    let address = certificates.guard(server.address(Protocol::Socket)).await;
+    certificates.issue("alice", ExtendedKeyUsagePurpose::ClientAuth, &certificates.authority);
+    let mut roots = RootCertStore::empty();
+    roots.add(certificates.authority.der().clone()).unwrap();
+    let tls = jmqt_client::rustls::ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(
+            read(&certificates.path("alice.pem")),
+            read_key(&certificates.path("alice.key")),
+        )
+        .unwrap();
+    let config = config(&format!("jmqts://localhost:{}", address.port()), "alice").rustls(Arc::new(tls));
+    within("a session", Client::connect(config)).await.unwrap();
+}
+
+#[cfg(feature = "cli")]
+#[tokio::test]
+async fn the_command_line_shows_a_certificate() {
+    let server = TestServer::start().await;
+    let certificates = Certificates::new();
+    let address = certificates.guard(server.address(Protocol::Socket)).await;
+    certificates.issue("alice", ExtendedKeyUsagePurpose::ClientAuth, &certificates.authority);
+    let url = format!("jmqts://localhost:{}", address.port());
+    let path = |name| certificates.path(name).to_str().unwrap().to_owned();
+    let (ca, cert, key) = (path("ca.pem"), path("alice.pem"), path("alice.key"));
+    let publish = ["pub", "news", "1", "--url", &url, "--ca", &ca];
+    let (code, _, error) = command::said(&command::run(&server, &publish).await);
+    assert!(code == Some(3) && error.contains("client certificate"), "{error}");
+    let publish = [&publish[..], &["--cert", &cert, "--key", &key]].concat();
+    let (code, _, error) = command::said(&command::run(&server, &publish).await);
+    assert_eq!((code, error.as_str()), (Some(0), ""));
+}

@@ -100,6 +100,35 @@ async fn a_checked_publish_that_makes_room_for_newer_ones_is_told() {
     within("an answer", newest).await.unwrap();
 }
 
+#[tokio::test] // protocol.md 2.22
+async fn a_checked_publish_that_waits_is_told_that_the_server_ended_the_connection_for_good() {
+    let server = ScriptedServer::start().await;
+    let alice = Client::start(config(&server.url("jmqt"), "alice")).unwrap();
+    let mut receipts = Vec::new();
+    for number in 0..2 {
+        alice.try_queue(&message("news", number)).unwrap().await.unwrap();
+        receipts.push(alice.try_queue(&message("news", "checked").checked()).unwrap());
+    }
+    alice.try_queue(&message("news", 2)).unwrap().await.unwrap();
+    let mut script = server.accept().await;
+    script.receive().await.unwrap();
+    script.send(r#"{"disconn":{"st":4503,"mg":"no"}}"#).await;
+    for receipt in receipts {
+        let error = within("an answer", receipt).await.unwrap_err();
+        assert!(matches!(error, Error::Disconnected(_)), "{error}");
+    }
+    alice.reconnect();
+    let mut script = server.session(60).await;
+    for number in 0..3 {
+        script.expect(&format!(r#"{{"pub":{{"cn":"news","dt":{number}}}}}"#)).await;
+    }
+    let last = alice.try_queue(&message("news", 3).checked()).unwrap();
+    script.expect(r#"{"pub":{"cn":"news","dt":3,"id":"q3"}}"#).await;
+    script.expect(r#"{"hb":{}}"#).await;
+    script.send(r#"{"hbAck":{}}"#).await;
+    within("an answer", last).await.unwrap();
+}
+
 #[tokio::test]
 async fn an_acknowledgement_makes_room_for_a_publisher_that_waits() {
     let server = ScriptedServer::start().await;
