@@ -165,10 +165,9 @@ impl Core {
         let outbox = Arc::clone(&self.outbox);
         let message = message(client, channel, publish);
         let id = publish.id.as_deref().map(Into::into);
-        let once = self.publisher.clone().zip(number(publish)).map(|(publisher, number)| PublishId {
-            publisher,
-            number,
-            receiver_is_away: status == StatusCode::CLIENT_OFFLINE,
+        let once = self.publisher.as_ref().and_then(|publisher| {
+            let receiver_is_away = status == StatusCode::CLIENT_OFFLINE;
+            Some(PublishId { publisher: publisher.clone(), number: number(publish)?, receiver_is_away })
         });
         match self.wait(hub.submit_publish(message, &outbox, id, status, once)).await {
             Ok(Ok(())) => CONTINUE,

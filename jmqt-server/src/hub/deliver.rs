@@ -15,7 +15,7 @@ use super::publish::{payload, peer};
 use super::{Arrival, DirtyOutboxes, Hub, Pushes, PushesBuilder, Tag};
 use crate::bus::{Place, Qos1Push, Qos1Pushes};
 use crate::name_map::NameMap;
-use crate::session::{LoggedPush, LoggedPushes, PushId, Source};
+use crate::session::{IdText, LoggedPush, LoggedPushes, PushId, Source};
 use crate::store::{
     Append, ChannelKey, LogPlace, NotCommitted, Operation, Outcome, Seq, Settled, SettledBatches, Stamp,
 };
@@ -105,6 +105,7 @@ impl Deliverer {
     fn settle(&self, batch: Vec<Settled<Tag>>, dirty: &mut DirtyOutboxes) -> Vec<Group> {
         let mut groups: Vec<Group> = Vec::new();
         let mut by_channel: NameMap<ChannelName, usize> = NameMap::default();
+        let mut group = 0; // that of the message before: often it is the next one's too
         for settled in batch {
             if let (Some(Operation::Append(append)), Ok(Some(Outcome::Appended(place)))) =
                 (settled.operation, &settled.result)
@@ -119,10 +120,12 @@ impl Deliverer {
                         self.hub.context.ids.in_memory(self.hub.memory_ids.fetch_add(1, Ordering::Relaxed))
                     }
                 };
-                let group = *by_channel.entry(append.channel.clone()).or_insert_with(|| {
-                    groups.push(Group { channel: append.channel.clone(), messages: Vec::new() });
-                    groups.len() - 1
-                });
+                if groups.get(group).is_none_or(|group| group.channel != append.channel) {
+                    group = *by_channel.entry(append.channel.clone()).or_insert_with(|| {
+                        groups.push(Group { channel: append.channel.clone(), messages: Vec::new() });
+                        groups.len() - 1
+                    });
+                }
                 groups[group].messages.push((append, id));
             }
             self.answer(settled.tag, settled.result, dirty);
@@ -238,16 +241,15 @@ impl Deliverer {
     fn encode(&self, group: &Group) -> LoggedPushes {
         let mut pushes = PushesBuilder::default();
         let mut messages = Vec::with_capacity(group.messages.len());
-        let mut id_text = String::new();
+        let mut id_text = IdText::new(self.hub.context.ids);
         let mut frame: Option<(&Append, PushFrame)> = None;
         for (append, id) in &group.messages {
-            self.hub.context.ids.write(*id, &mut id_text);
             if frame.as_ref().is_none_or(|(last, _)| last.sender != append.sender) {
                 let sender = append.sender.as_ref().map_or("", |sender| sender.as_str());
                 frame = Some((append, PushFrame::new(group.channel.as_str(), sender)));
             }
             if let Some((_, frame)) = &frame {
-                pushes.push(frame, payload(&append.data), Some(&id_text));
+                pushes.push(frame, payload(&append.data), Some(id_text.of(*id)));
             }
             messages.push(LoggedPush { id: *id, sender: append.sender.clone() });
         }

@@ -9,7 +9,7 @@ use jmqt_protocol::{ChannelName, PushFrame};
 
 use super::publish::{is_intact, payload};
 use super::{Hub, PushesBuilder};
-use crate::session::{LoggedPush, LoggedPushes, Missing, Outbox, PushId, Source};
+use crate::session::{IdText, LoggedPush, LoggedPushes, Missing, Outbox, PushId, Source};
 use crate::store::{ChannelKey, LogPlace, LoggedMessage, Seq, StoreError};
 
 /// One read of the log brings no more payload than this (and one message at least).
@@ -151,13 +151,12 @@ impl Hub {
     ) -> LoggedPushes {
         let mut pushes = PushesBuilder::default();
         let mut list = Vec::with_capacity(messages.len());
-        let mut id_text = String::new();
+        let mut id_text = IdText::new(self.context.ids);
         for message in messages.iter().filter(|message| is_intact(channel, &message.data)) {
             let id = PushId::Logged(LogPlace { key, seq: message.seq, stamp: message.stamp });
-            self.context.ids.write(id, &mut id_text);
             let sender = message.sender.as_ref().map_or("", |sender| sender.as_str());
             let frame = PushFrame::new(channel.as_str(), sender);
-            pushes.push(&frame, payload(&message.data), Some(&id_text));
+            pushes.push(&frame, payload(&message.data), Some(id_text.of(id)));
             list.push(LoggedPush { id, sender: message.sender.clone() });
         }
         LoggedPushes { pushes: pushes.finish(), messages: list }

@@ -52,7 +52,7 @@ use io::Io;
 pub(crate) use batch::cost;
 pub(crate) use idle::IdleLimits;
 pub(crate) use outbox::{Flush, LoggedPush, LoggedPushes, Missing, Outbox, OutboxContext, Source};
-pub(crate) use push_id::{IdSpace, PushId};
+pub(crate) use push_id::{IdSpace, IdText, PushId};
 pub(crate) use subscription::{LogState, Stage, Subscription};
 
 /// How many bad packets in a row end a connection (protocol.md 2.5).

@@ -106,6 +106,8 @@ pub(super) struct Plan<'b> {
     stamp: Stamp,
     channels: Vec<Channel<'b>>,
     by_name: NameMap<&'b ChannelName, usize>,
+    /// Where the channel of the last append is.
+    last_index: usize,
     by_key: Map<ChannelKey, usize>,
     subscriptions: NameMap<(ChannelKey, &'b ClientId), Subscription>,
     /// In the order of client and id.
@@ -125,6 +127,7 @@ impl<'b> Plan<'b> {
             stamp,
             channels: Vec::new(),
             by_name: NameMap::default(),
+            last_index: 0,
             by_key: Map::default(),
             subscriptions: NameMap::default(),
             publishers: publishers(batch),
@@ -150,6 +153,9 @@ impl<'b> Plan<'b> {
     }
 
     fn note(&mut self, name: &'b ChannelName) {
+        if self.channels.last().is_some_and(|last| last.name == name) {
+            return;
+        }
         let next = self.channels.len();
         if *self.by_name.entry(name).or_insert(next) == next {
             self.channels.push(Channel::unknown(name));
@@ -299,7 +305,7 @@ impl<'b> Plan<'b> {
     }
 
     fn append(&mut self, append: &'b Append, next_key: &mut i64) -> Outcome {
-        let Some(&index) = self.by_name.get(&append.channel) else {
+        let Some(index) = self.index(&append.channel) else {
             return Outcome::Appended(None);
         };
         if append.retain {
@@ -319,6 +325,14 @@ impl<'b> Plan<'b> {
         channel.bytes += append.data.len() as u64;
         self.messages.push(Logged { key, seq, bytes_before, append });
         Outcome::Appended(Some(LogPlace { key, seq, stamp: self.stamp }))
+    }
+
+    /// The place of a channel in `channels`. Often it is that of the message before.
+    fn index(&mut self, name: &ChannelName) -> Option<usize> {
+        if self.channels.get(self.last_index).is_none_or(|last| last.name != name) {
+            self.last_index = *self.by_name.get(name)?;
+        }
+        Some(self.last_index)
     }
 
     fn subscribe(&mut self, client: &'b ClientId, name: &'b ChannelName, next_key: &mut i64) -> Outcome {

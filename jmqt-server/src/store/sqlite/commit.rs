@@ -41,9 +41,9 @@ static CHANGE_CHANNELS: LazyLock<MultiRow> = LazyLock::new(|| {
 });
 static LOG: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::new(
-        7,
-        "INSERT INTO messages (channel_id, seq, created_at, stamp, bytes_before, sender, data) \
-         SELECT * FROM (VALUES {rows}) WHERE column1 IS NOT NULL",
+        5,
+        "INSERT INTO messages (created_at, stamp, channel_id, seq, bytes_before, sender, data) \
+         SELECT ?, ?, * FROM (VALUES {rows}) WHERE column1 IS NOT NULL",
     )
 });
 static SUBSCRIBE: LazyLock<MultiRow> = LazyLock::new(|| {
@@ -223,12 +223,13 @@ async fn write_channels(connection: &mut SqliteConnection, plan: &Plan<'_>) -> R
 }
 
 async fn write_messages(connection: &mut SqliteConnection, plan: &Plan<'_>) -> Result<(), StoreError> {
-    let now = millis(SystemTime::now());
-    let log = LOG.execute(connection, plan.messages(), |values, message| {
+    let common = |values: &mut SqliteArguments| {
+        values.add(millis(SystemTime::now()))?;
+        values.add(i64::try_from(plan.stamp().0)?)
+    };
+    let log = LOG.execute_with(connection, plan.messages(), common, |values, message| {
         values.add(message.key.0)?;
         rows::add_seq(values, message.seq)?;
-        values.add(now)?;
-        values.add(i64::try_from(plan.stamp().0)?)?;
         values.add(i64::try_from(message.bytes_before)?)?;
         rows::add_sender(values, message.append.sender.as_ref())?;
         values.add(&message.append.data[..])

@@ -48,8 +48,19 @@ impl MultiRow {
         rows: &[T],
         values: impl Fn(&mut SqliteArguments, &T) -> Result<(), BoxDynError>,
     ) -> Result<u64, StoreError> {
+        self.execute_with(connection, rows, |_| Ok(()), values).await
+    }
+
+    /// The same for a statement with parameters before `{rows}`, which `common` adds: values that all rows share.
+    pub(super) async fn execute_with<T>(
+        &self,
+        connection: &mut SqliteConnection,
+        rows: &[T],
+        common: impl Fn(&mut SqliteArguments) -> Result<(), BoxDynError>,
+        values: impl Fn(&mut SqliteArguments, &T) -> Result<(), BoxDynError>,
+    ) -> Result<u64, StoreError> {
         let mut changed = 0;
-        for (sql, arguments) in self.bind(rows, values)? {
+        for (sql, arguments) in self.bind(rows, common, values)? {
             let done = sqlx::query_with(sql, arguments).execute(&mut *connection).await?;
             changed += done.rows_affected();
         }
@@ -64,7 +75,7 @@ impl MultiRow {
         values: impl Fn(&mut SqliteArguments, &T) -> Result<(), BoxDynError>,
     ) -> Result<Vec<SqliteRow>, StoreError> {
         let mut found = Vec::new();
-        for (sql, arguments) in self.bind(rows, values)? {
+        for (sql, arguments) in self.bind(rows, |_| Ok(()), values)? {
             found.extend(sqlx::query_with(sql, arguments).fetch_all(&mut *connection).await?);
         }
         Ok(found)
@@ -75,6 +86,7 @@ impl MultiRow {
     fn bind<T>(
         &self,
         mut rows: &[T],
+        common: impl Fn(&mut SqliteArguments) -> Result<(), BoxDynError>,
         values: impl Fn(&mut SqliteArguments, &T) -> Result<(), BoxDynError>,
     ) -> Result<Vec<Bound>, StoreError> {
         let mut statements = Vec::new();
@@ -83,6 +95,7 @@ impl MultiRow {
             let (now, later) = rows.split_at(rows.len().min(SHAPES[shape]));
             let mut arguments = SqliteArguments::default();
             arguments.reserve(now.len() * self.columns, 0);
+            common(&mut arguments).map_err(sqlx::Error::Encode)?;
             for row in now {
                 values(&mut arguments, row).map_err(sqlx::Error::Encode)?;
             }
