@@ -330,3 +330,16 @@ fn cut(
     }
     (packets, Ok(()), decoder)
 }
+
+#[test]
+fn every_character_is_escaped_wherever_it_is_in_a_string() {
+    for character in (0..0x300).filter_map(char::from_u32) {
+        for before in 0..17 {
+            let text = format!("{}{character}{}", "x".repeat(before), "é".repeat(9));
+            let mut escaped = vec![b'"'];
+            jmqt_protocol::escape_into(&text, &mut escaped);
+            escaped.push(b'"');
+            assert_eq!(serde_json::from_slice::<String>(&escaped).unwrap(), text);
+        }
+    }
+}
