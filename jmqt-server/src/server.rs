@@ -34,7 +34,7 @@ use builder::Reread;
 use membership::Membership;
 use orphans::Orphans;
 use signals::{Request, Signals};
-use supervise::supervise;
+use supervise::{supervise, supervised};
 
 pub use builder::{ServerBuilder, StartError};
 pub(crate) use shared::{ConnectionPermit, Shared};
@@ -107,6 +107,7 @@ impl Server {
             moved_cursors: Mutex::default(),
         });
         let (queue, committer, batches) = CommitQueue::new(Arc::clone(&store), Arc::clone(&counters));
+        let queue_closed = queue.closed();
         let limits =
             JanitorLimits { session_expiry: config.session_expiry, pending: config.pending_limits() };
         let janitor =
@@ -172,21 +173,20 @@ impl Server {
         let mut server = Self {
             addresses: Vec::new(),
             stop_listening: stop_listening.clone(),
-            stop_janitor,
             listeners: TaskTracker::new(),
-            janitor: supervise("janitor", &shared, &stop_listening, run_janitor),
-            committer: supervise("committer", &shared, &stop_listening, committer.run()),
-            deliverer: supervise(
-                "deliverer",
-                &shared,
-                &stop_listening,
-                Deliverer::new(hub, batches, arrivals).run(),
-            ),
+            janitor: supervise("janitor", &shared, &stop_listening, &stop_janitor, run_janitor),
+            committer: supervise("committer", &shared, &stop_listening, &queue_closed, committer.run()),
+            deliverer: {
+                let deliverer = Deliverer::new(hub, batches, arrivals);
+                supervise("deliverer", &shared, &stop_listening, &queue_closed, deliverer.run())
+            },
             stored: stored_messages.map(|(notifier, messages)| {
                 let stop = CancellationToken::new();
                 let tell = stored::tell(Arc::clone(&shared), notifier, messages, stop.clone());
-                (stop, tokio::spawn(tell))
+                let telling = supervise("stored notifier", &shared, &stop_listening, &stop, tell);
+                (stop, telling)
             }),
+            stop_janitor,
             membership,
             shared,
             store,
@@ -210,9 +210,15 @@ impl Server {
                 self.addresses.push((protocol, address));
                 log_for!(protocol, info, "Listening on {} {address}", kind(protocol));
             }
-            let stop = self.stop_listening.clone();
-            self.listeners.spawn(listener.run(Arc::clone(&self.shared), stop));
+            let run = listener.run(Arc::clone(&self.shared), self.stop_listening.clone());
+            self.spawn_beside_listeners("listener", run);
         }
+    }
+
+    /// Supervises what ends with the listeners.
+    fn spawn_beside_listeners(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop_listening.clone();
+        self.listeners.spawn(supervised(name, Arc::clone(&self.shared), stop.clone(), stop, task));
     }
 
     /// The address a listener is bound to, with the port that was chosen for 0; `None` if the
@@ -230,7 +236,8 @@ impl Server {
 
     /// New connections use what the files hold, a few seconds after that has changed.
     fn watch_certificates(&mut self, certificates: Arc<Certificates>) {
-        self.listeners.spawn(Arc::clone(&certificates).watch(self.stop_listening.clone()));
+        let watch = Arc::clone(&certificates).watch(self.stop_listening.clone());
+        self.spawn_beside_listeners("certificates", watch);
         self.certificates = Some(certificates);
     }
 

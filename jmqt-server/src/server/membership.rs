@@ -49,22 +49,23 @@ impl Membership {
             orphans: {
                 let notifying =
                     notify_orphans(Arc::clone(shared), Arc::clone(&cluster), tasks.orphans, stop.clone());
-                supervise("orphans", shared, stop_listening, notifying)
+                supervise("orphans", shared, stop_listening, &stop, notifying)
             },
             cluster: {
                 let (failing, run) = (Arc::clone(shared), cluster.run(hub, events, stop.clone()));
-                let (stop, stop_listening) = (stop.clone(), stop_listening.clone());
-                supervise("cluster", shared, &stop_listening.clone(), async move {
+                let (told, listening) = (stop.clone(), stop_listening.clone());
+                supervise("cluster", shared, stop_listening, &stop, async move {
                     if let Err(part) = run.await
-                        && !stop.is_cancelled()
+                        && !told.is_cancelled()
                     {
-                        stop_listening.cancel();
+                        listening.cancel();
                         failing.fail("cluster", &part);
+                        told.cancelled().await; // it has been told of, and is not told of once more
                     }
                 })
             },
-            registrar: supervise("registrar", shared, stop_listening, tasks.registrar.run()),
-            bus: supervise("bus", shared, stop_listening, run_bus),
+            registrar: supervise("registrar", shared, stop_listening, &stop_bus, tasks.registrar.run()),
+            bus: supervise("bus", shared, stop_listening, &stop_bus, run_bus),
             stop,
             stop_bus,
         };

@@ -1,5 +1,5 @@
-//! Tasks that a server cannot do without. If one of them panics, the server ends: going on without it would
-//! acknowledge nothing, or deliver nothing, and look alive.
+//! Tasks that a server cannot do without. If one of them panics, or returns before it was told to stop, the server
+//! ends: going on without it would acknowledge nothing, or deliver nothing, and look alive.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -11,21 +11,33 @@ use tokio_util::sync::CancellationToken;
 use super::Shared;
 use crate::validators::{CloseReason, poll_contained};
 
-/// Runs such a task. `stop_listening` stops the listeners of its server.
+/// Runs such a task, which may return once `stop` is cancelled. `stop_listening` stops the listeners of its server.
 pub(super) fn supervise(
     name: &'static str,
     shared: &Arc<Shared>,
     stop_listening: &CancellationToken,
+    stop: &CancellationToken,
     task: impl Future<Output = ()> + Send + 'static,
 ) -> JoinHandle<()> {
-    let (shared, stop_listening) = (Arc::clone(shared), stop_listening.clone());
-    tokio::spawn(async move {
-        let mut task = pin!(Some(task));
-        if let Err(message) = poll_fn(|cx| poll_contained(task.as_mut(), cx)).await {
-            stop_listening.cancel();
-            shared.fail(name, &message);
-        }
-    })
+    tokio::spawn(supervised(name, Arc::clone(shared), stop_listening.clone(), stop.clone(), task))
+}
+
+/// The same as a future, for whoever spawns it.
+pub(super) async fn supervised(
+    name: &'static str,
+    shared: Arc<Shared>,
+    stop_listening: CancellationToken,
+    stop: CancellationToken,
+    task: impl Future<Output = ()> + Send + 'static,
+) {
+    let mut task = pin!(Some(task));
+    let failure = match poll_fn(|cx| poll_contained(task.as_mut(), cx)).await {
+        Ok(()) if stop.is_cancelled() => return,
+        Ok(()) => "it ended before it was told to".into(),
+        Err(panic) => panic,
+    };
+    stop_listening.cancel();
+    shared.fail(name, &failure);
 }
 
 impl Shared {
@@ -48,30 +60,93 @@ mod tests {
     use tokio::net::TcpStream;
     use tokio::time::timeout;
 
+    use super::super::{Deliverer, Server};
     use super::*;
-    use crate::{AllowAll, Config, DenyAll, Protocol, Server, Silent};
+    use crate::counters::Counters;
+    use crate::store::CommitQueue;
+    use crate::{AllowAll, Config, DenyAll, Protocol, Silent};
+
+    /// A server and one client.
+    struct Started {
+        _folder: tempfile::TempDir,
+        server: Server,
+        client: TcpStream,
+    }
+
+    impl Started {
+        async fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let config = Config {
+                bind_address: [127, 0, 0, 1].into(),
+                socket_port: Some(0),
+                websocket_port: None,
+                sqlite_path: folder.path().join("jmqt.db"),
+                ..Config::default()
+            };
+            let builder =
+                Server::builder(config).auth(DenyAll).conn(AllowAll).sub(AllowAll).publish(AllowAll);
+            let builder = builder.unsub(AllowAll).control(DenyAll).disconnect(Silent).close(Silent);
+            let server = builder.start().await.unwrap();
+            let address = server.local_addr(Protocol::Socket).unwrap();
+            let mut client = TcpStream::connect(address).await.unwrap();
+            client.write_all(b"{\"conn\":{\"at\":\"\",\"cl\":\"a\"}}\0").await.unwrap();
+            client.read_exact(&mut [0; 10]).await.unwrap();
+            Self { _folder: folder, server, client }
+        }
+
+        fn supervise(&self, stop: &CancellationToken, task: impl Future<Output = ()> + Send + 'static) {
+            let Server { shared, stop_listening, .. } = &self.server;
+            drop(supervise("test", shared, stop_listening, stop, task));
+        }
+
+        async fn ends_with_an_error(mut self) {
+            let ended = timeout(Duration::from_secs(60), self.server.run_until_signal()).await.unwrap();
+            assert!(ended.unwrap_err().to_string().contains("a task of the server failed"));
+            let mut told = String::new();
+            self.client.read_to_string(&mut told).await.unwrap();
+            assert!(told.contains(r#"{"disconn":{"st":4005,"mg":"the server failed"}}"#), "{told}");
+        }
+    }
 
     #[tokio::test]
     async fn a_server_ends_with_an_error_when_a_task_of_its_own_panics() {
-        let folder = tempfile::tempdir().unwrap();
-        let config = Config {
-            socket_port: Some(0),
-            websocket_port: None,
-            sqlite_path: folder.path().join("jmqt.db"),
-            ..Config::default()
-        };
-        let builder = Server::builder(config).auth(DenyAll).conn(AllowAll).sub(AllowAll).publish(AllowAll);
-        let builder = builder.unsub(AllowAll).control(DenyAll).disconnect(Silent).close(Silent);
-        let server = builder.start().await.unwrap();
-        let mut client = TcpStream::connect(server.local_addr(Protocol::Socket).unwrap()).await.unwrap();
-        client.write_all(b"{\"conn\":{\"at\":\"\",\"cl\":\"a\"}}\0").await.unwrap();
-        client.read_exact(&mut [0; 10]).await.unwrap();
-        let stop_listening = server.stop_listening.clone();
-        drop(supervise("test", &server.shared, &stop_listening, async { panic!("as the test wants it") }));
-        let ended = timeout(Duration::from_secs(60), server.run_until_signal()).await.unwrap();
-        assert!(ended.unwrap_err().to_string().contains("a task of the server failed"));
-        let mut told = String::new();
-        client.read_to_string(&mut told).await.unwrap();
-        assert!(told.contains(r#"{"disconn":{"st":4005,"mg":"the server failed"}}"#), "{told}");
+        let started = Started::new().await;
+        started.supervise(&CancellationToken::new(), async { panic!("as the test wants it") });
+        started.ends_with_an_error().await;
+    }
+
+    #[tokio::test]
+    async fn a_server_ends_with_an_error_when_a_task_of_its_own_returns_too_early() {
+        let started = Started::new().await;
+        started.supervise(&CancellationToken::new(), async {});
+        started.ends_with_an_error().await;
+    }
+
+    #[tokio::test]
+    async fn a_committer_without_a_deliverer_ends_the_server_and_so_does_a_deliverer_without_a_committer() {
+        for without_deliverer in [true, false] {
+            let started = Started::new().await;
+            let Server { shared, store, .. } = &started.server;
+            let (queue, committer, batches) =
+                CommitQueue::new(Arc::clone(store), Arc::new(Counters::default()));
+            let stop = queue.closed();
+            if without_deliverer {
+                drop(batches);
+                started.supervise(&stop, committer.run());
+                assert!(queue.submit(None, crate::hub::Tag::Nobody).await.is_ok());
+            } else {
+                drop(committer);
+                started.supervise(&stop, Deliverer::new(Arc::clone(&shared.hub), batches, None).run());
+            }
+            started.ends_with_an_error().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn every_task_of_a_server_ends_without_an_error_when_it_is_told_to() {
+        let Started { _folder, server, .. } = Started::new().await;
+        let failed = server.shared.failed.clone();
+        server.shutdown().await;
+        assert!(!failed.is_cancelled());
     }
 }

@@ -98,6 +98,11 @@ impl<T> CommitQueue<T> {
         (queue, Committer { receiver, closed, settled, retained, store, counters }, batches)
     }
 
+    /// Cancelled when the queue has been [closed](Self::close): the committer may end.
+    pub(crate) fn closed(&self) -> CancellationToken {
+        self.closed.clone()
+    }
+
     /// Takes nothing more; the committer ends when it has carried out what was taken.
     pub(crate) fn close(&self) {
         self.closed.cancel();
