@@ -1483,12 +1483,15 @@ mod mysql {
 mod sqlite {
     use std::path::{Path, PathBuf};
     use std::process::Command;
+    use std::sync::atomic::{AtomicBool, Ordering};
 
     use jmqt_server::store::{SqliteOptions, SqliteStore, Synchronous};
     use sqlx::migrate::{Migration, MigrationType, Migrator};
     use sqlx::sqlite::SqliteConnectOptions;
     use sqlx::{ConnectOptions as _, Connection as _, SqlSafeStr as _};
     use tempfile::TempDir;
+    use tracing_subscriber::layer::{Context, SubscriberExt as _};
+    use tracing_subscriber::{Layer, Registry};
 
     use super::*;
 
@@ -1563,6 +1566,33 @@ mod sqlite {
         let appended = one(&*store, publish("alice", "p", 1, "news", "1")).await;
         assert_eq!(placed(&appended), Some((key, Seq(1))));
         assert_eq!(one(&*store, publish("alice", "p", 1, "news", "1")).await, REPEATED);
+    }
+
+    /// The first thread of a database that takes up a span panics.
+    struct PanicOnce(AtomicBool);
+
+    impl<S: tracing::Subscriber> Layer<S> for PanicOnce {
+        fn on_enter(&self, _: &tracing::span::Id, _: Context<'_, S>) {
+            let is_database = std::thread::current().name().is_some_and(|name| name.starts_with("sqlite-"));
+            assert!(!is_database || self.0.swap(true, Ordering::Relaxed), "as the test wants it");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_database_whose_thread_has_panicked_is_opened_again() {
+        let database = Sqlite::new();
+        let store = database.open().await;
+        let key = subscribed(&*store, "bob", "news").await.key;
+        {
+            let _subscriber =
+                tracing::subscriber::set_default(Registry::default().with(PanicOnce(AtomicBool::new(false))));
+            let _span = tracing::info_span!("taken up by the thread").entered();
+            let error = store.commit(&[append("news", "1")]).await.unwrap_err();
+            assert!(matches!(error, StoreError::Database(sqlx::Error::WorkerCrashed)), "{error}");
+        }
+        let appended = one(&*store, append("news", "2")).await;
+        assert_eq!(placed(&appended), Some((key, Seq(1))));
+        store.close().await;
     }
 
     #[tokio::test]

@@ -6,9 +6,8 @@ use std::time::{Duration, Instant};
 
 use futures_util::TryStreamExt as _;
 use jmqt_protocol::{ChannelName, ClientId};
-use sqlx::Arguments as _;
-use sqlx::Row as _;
 use sqlx::sqlite::SqliteConnection;
+use sqlx::{Arguments as _, Either, Executor as _, Row as _};
 
 use super::commit::forget_channels;
 use super::rows::{self, MultiRow};
@@ -79,7 +78,7 @@ impl SqliteStore {
             WHERE s.client_id = ? ORDER BY s.channel_id";
         let found = limited(async {
             let mut reader = self.reader().await?;
-            Ok(sqlx::query(sql).bind(client.as_str()).fetch_all(&mut *reader).await?)
+            Ok(rows::run(sqlx::query(sql).bind(client.as_str()), &mut reader).await?.0)
         });
         let subscription = |row| {
             Ok(StoredSubscription {
@@ -100,9 +99,9 @@ impl SqliteStore {
         let mut reader = self.reader().await?;
         let sql = "SELECT r.sender, r.data FROM channels AS c JOIN retained AS r ON r.channel_id = c.id \
             WHERE c.name = ?";
-        let found = sqlx::query(sql).bind(channel.as_str()).fetch_optional(&mut *reader).await?;
-        let retained = |row| Ok(Retained { sender: rows::sender(&row, 0)?, data: rows::data(&row, 1)? });
-        found.map(retained).transpose()
+        let (found, _) = rows::run(sqlx::query(sql).bind(channel.as_str()), &mut reader).await?;
+        let retained = |row| Ok(Retained { sender: rows::sender(row, 0)?, data: rows::data(row, 1)? });
+        found.first().map(retained).transpose()
     }
 
     /// See [`Store::read_log`](crate::store::Store::read_log).
@@ -116,15 +115,17 @@ impl SqliteStore {
         let mut reader = self.reader().await?;
         let sql = "SELECT seq, stamp, sender, data FROM messages \
             WHERE channel_id = ? AND seq > ? ORDER BY seq LIMIT ?";
-        let mut found = sqlx::query(sql)
+        let query = sqlx::query(sql)
             .bind(key.0)
             .bind(i64::try_from(after.0).unwrap_or(i64::MAX))
-            .bind(i64::try_from(messages).unwrap_or(i64::MAX))
-            .fetch(&mut *reader);
+            .bind(i64::try_from(messages).unwrap_or(i64::MAX));
+        let mut found = reader.fetch_many(query);
         let (mut log, mut gathered) = (Vec::new(), 0);
         while gathered < bytes || log.is_empty() {
-            let Some(row) = found.try_next().await? else {
-                break;
+            let row = match found.try_next().await? {
+                Some(Either::Right(row)) => row,
+                Some(Either::Left(_)) => break, // the end of the statement
+                None => return Err(sqlx::Error::WorkerCrashed.into()),
             };
             let (seq, stamp) = (rows::seq(&row, 0)?, rows::stamp(&row, 1)?);
             let (sender, data) = (rows::sender(&row, 2)?, rows::data(&row, 3)?);

@@ -6,10 +6,12 @@
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use futures_util::TryStreamExt as _;
 use jmqt_protocol::{ChannelName, ClientId};
 use sqlx::error::BoxDynError;
+use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
-use sqlx::{Arguments as _, AssertSqlSafe, Row as _, SqlSafeStr as _, SqlStr};
+use sqlx::{Arguments as _, AssertSqlSafe, Either, Executor as _, Row as _, SqlSafeStr as _, SqlStr, Sqlite};
 
 use crate::store::time::from_millis;
 use crate::store::{ChannelKey, PublisherId, Seq, Stamp, StoreError};
@@ -61,8 +63,7 @@ impl MultiRow {
     ) -> Result<u64, StoreError> {
         let mut changed = 0;
         for (sql, arguments) in self.bind(rows, common, values)? {
-            let done = sqlx::query_with(sql, arguments).execute(&mut *connection).await?;
-            changed += done.rows_affected();
+            changed += run(sqlx::query_with(sql, arguments), connection).await?.1;
         }
         Ok(changed)
     }
@@ -76,7 +77,7 @@ impl MultiRow {
     ) -> Result<Vec<SqliteRow>, StoreError> {
         let mut found = Vec::new();
         for (sql, arguments) in self.bind(rows, |_| Ok(()), values)? {
-            found.extend(sqlx::query_with(sql, arguments).fetch_all(&mut *connection).await?);
+            found.append(&mut run(sqlx::query_with(sql, arguments), connection).await?.0);
         }
         Ok(found)
     }
@@ -104,6 +105,25 @@ impl MultiRow {
         }
         Ok(statements)
     }
+}
+
+/// Runs one statement to its end. Returns the rows that came back, and how many have changed.
+///
+/// If the connection's thread ends in the middle, sqlx lets the rows end as if there were no more.
+pub(super) async fn run(
+    query: Query<'_, Sqlite, SqliteArguments>,
+    connection: &mut SqliteConnection,
+) -> Result<(Vec<SqliteRow>, u64), StoreError> {
+    let (mut rows, mut done) = (Vec::new(), None);
+    let mut results = connection.fetch_many(query);
+    while let Some(result) = results.try_next().await? {
+        match result {
+            Either::Right(row) => rows.push(row),
+            Either::Left(result) => done = Some(result),
+        }
+    }
+    let done = done.ok_or(sqlx::Error::WorkerCrashed)?;
+    Ok((rows, done.rows_affected()))
 }
 
 /// Adds a place in a log; SQLite's integers are signed.

@@ -6,6 +6,7 @@ use sqlx::ConnectOptions as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 
 use super::publishers::Publishers;
+use super::rows;
 use crate::store::limits::{COMMIT_LIMIT, limited, no_answer};
 use crate::store::{ChannelKey, StoreError};
 
@@ -60,13 +61,23 @@ impl Writer {
     /// That of `result`, or that of the COMMIT. Nothing has happened then, except that after
     /// [`StoreError::Unanswered`] it is not known whether it has.
     pub(super) async fn finish<T>(&mut self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        if is_thread_gone(&result) {
+            self.give_up();
+        }
         if !self.dirty {
             return result;
         }
         let result = match result {
             Ok(value) => {
                 let commit = tokio::time::timeout(COMMIT_LIMIT, self.execute("COMMIT")).await;
-                commit.map_err(|_| StoreError::Unanswered(no_answer()))?.map(|()| value)
+                match commit.map_err(|_| StoreError::Unanswered(no_answer()))? {
+                    Ok(()) => Ok(value),
+                    Err(StoreError::Database(error @ sqlx::Error::WorkerCrashed)) => {
+                        self.give_up();
+                        Err(StoreError::Unanswered(error))
+                    }
+                    Err(error) => Err(error),
+                }
             }
             Err(error) => Err(error),
         };
@@ -98,6 +109,11 @@ impl Writer {
         .await
     }
 
+    /// The connection's thread has ended: the next user opens the database again.
+    fn give_up(&mut self) {
+        (self.connection, self.dirty) = (None, true);
+    }
+
     /// Gives the connection up for good.
     pub(super) fn take(&mut self) -> Option<SqliteConnection> {
         self.dirty = false;
@@ -105,15 +121,20 @@ impl Writer {
     }
 
     async fn reconnect(&mut self) -> Result<(), StoreError> {
-        tracing::warn!("opening the database again after a failed ROLLBACK");
+        tracing::warn!(target: "jmqt::store", "opening the database again: its connection cannot be used any more");
         self.connection = Some(self.options.connect().await?);
         Ok(())
     }
 
     async fn execute(&mut self, sql: &'static str) -> Result<(), StoreError> {
-        sqlx::query(sql).execute(self.connection()?).await?;
+        rows::run(sqlx::query(sql), self.connection()?).await?;
         Ok(())
     }
+}
+
+/// Whether the thread that works for the connection has ended, as it does when something in it panics.
+fn is_thread_gone<T>(result: &Result<T, StoreError>) -> bool {
+    matches!(result, Err(StoreError::Database(sqlx::Error::WorkerCrashed)))
 }
 
 /// SQLite undoes a transaction by itself after some errors, disk full among them.
