@@ -11,7 +11,7 @@ use jmqt_protocol::{
 
 use super::CONTINUE;
 use crate::hub::Message;
-use crate::session::{Core, Flow};
+use crate::session::{Core, Flow, Member};
 use crate::store::{PublishId, parse_number};
 use crate::validators::{PubRequest, PubVerdict, Replacement, Verdict, asking, poll_at_once};
 
@@ -187,12 +187,15 @@ impl Core {
     }
 
     async fn refuse_pub_as(&mut self, qos: Qos, id: Option<&str>, status: StatusCode) -> Flow {
-        if qos == Qos::AtLeastOnce && self.outbox.has_unsettled() {
+        if qos == Qos::AtLeastOnce
+            && self.outbox.has_unsettled()
+            && let Some(Member { client, .. }) = self.member.clone()
+        {
             // Acknowledgements of QoS 1 publishes keep their order (2.10).
             let hub = Arc::clone(&self.shared.hub);
             let outbox = Arc::clone(&self.outbox);
             let id = id.map(Into::into);
-            match self.wait(hub.submit_answer(&outbox, id, status)).await {
+            match self.wait(hub.submit_answer(&client, &outbox, id, status)).await {
                 Ok(Ok(())) => return CONTINUE,
                 Ok(Err(_)) => {}
                 Err(reason) => return Flow::Break(reason),

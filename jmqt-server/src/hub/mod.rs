@@ -16,11 +16,12 @@ mod sessions;
 mod stored;
 mod subscriptions;
 
+use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use jmqt_protocol::StatusCode;
+use jmqt_protocol::{ChannelName, ClientId, StatusCode};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
@@ -28,7 +29,9 @@ use tokio_util::task::TaskTracker;
 use crate::bus::Bus;
 use crate::counters::Counters;
 use crate::session::{Outbox, OutboxContext};
-use crate::store::{CommitQueue, NotCommitted, Operation, Outcome, Store, StoreError, Tagged, store_failed};
+use crate::store::{
+    CommitQueue, NotCommitted, Operation, Order, Outcome, Source, Store, StoreError, Tagged, store_failed,
+};
 
 pub(crate) use channels::Channels;
 pub(crate) use cluster::{Arrival, Cluster, ClusterTasks, Location, Orphan};
@@ -45,6 +48,9 @@ pub(crate) use subscriptions::Subscribed;
 const STORE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Changes to one client's subscriptions take turns; so many clients may change theirs at a time.
 const CHANGE_LOCKS: usize = 64;
+
+/// The application, in the commit queue.
+const THE_SERVER: Source = Source(0);
 
 /// The server's switchboard.
 pub(crate) struct Hub {
@@ -142,7 +148,14 @@ impl Hub {
     /// Takes a place in the commit queue and waits for the outcome.
     async fn commit(&self, operation: Operation) -> Result<Outcome, HubError> {
         let (reply, answer) = oneshot::channel();
-        let submitted = self.queue.submit(Some(operation), Tag::Reply(reply));
+        let source = match &operation {
+            // In order with what the client publishes.
+            Operation::Subscribe { client, .. } | Operation::Unsubscribe { client, .. } => {
+                self.source_of(client)
+            }
+            _ => THE_SERVER,
+        };
+        let submitted = self.queue.submit(Order::Of(source), Some(operation), Tag::Reply(reply));
         let until = Instant::now() + STORE_TIMEOUT;
         let too_late = || self.store_failed(&StoreError::TimedOut(STORE_TIMEOUT));
         // What found no place in the queue will not happen; of the rest it is not known.
@@ -155,11 +168,17 @@ impl Hub {
         Ok(answer.map_err(|_| HubError::Store)??)
     }
 
-    /// Waits until everything that was submitted before is in the store, or has failed.
-    async fn fence(&self) -> Result<(), HubError> {
+    /// Whose operations keep their order in the commit queue: all that this client asks for.
+    fn source_of(&self, client: &ClientId) -> Source {
+        Source(self.hasher.hash_one(client.as_str()))
+    }
+
+    /// Waits until the retained messages of this channel that were submitted before are in the store, or have failed.
+    async fn retained_fence(&self, channel: &ChannelName) -> Result<(), HubError> {
         let (reply, answer) = oneshot::channel();
         let passed = async {
-            self.queue.submit(None, Tag::Reply(reply)).await.map_err(|_| HubError::Store)?;
+            let order = Order::AfterRetained(channel);
+            self.queue.submit(order, None, Tag::Reply(reply)).await.map_err(|_| HubError::Store)?;
             drop(answer.await); // there is no outcome
             Ok(())
         };
@@ -186,6 +205,12 @@ impl Hub {
     /// Whether it is for this node to do what one node does for all.
     fn is_first(&self) -> bool {
         self.cluster.as_ref().is_none_or(|cluster| cluster.is_first())
+    }
+
+    /// How many operations wait for the committer.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        self.queue.waiting()
     }
 
     /// Nothing more is taken for the store; what was taken is carried out.

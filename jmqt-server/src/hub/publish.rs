@@ -6,10 +6,10 @@ use bytes::Bytes;
 use jmqt_protocol::{ChannelKind, ChannelName, ClientId, Payload, PushFrame, Qos, Retain, StatusCode};
 
 use super::channels::Members;
-use super::{Cluster, Hub, HubError, Location, Pushes, PushesBuilder, Tag};
+use super::{Cluster, Hub, HubError, Location, Pushes, PushesBuilder, THE_SERVER, Tag};
 use crate::log_limit::log_limited;
 use crate::session::{Flush, Outbox, Stage};
-use crate::store::{Append, Operation, PublishId};
+use crate::store::{Append, Operation, Order, PublishId, Source};
 use crate::transport::Framing;
 
 /// After so many sessions a fan-out lets other tasks run.
@@ -123,36 +123,46 @@ impl Hub {
     ) -> Result<(), HubError> {
         self.counters.messages_published.increment();
         let tag = Tag::Publish { outbox: Arc::clone(outbox), id, status };
-        self.submit_acknowledged(Some(message.into_operation(once)), tag, outbox).await
+        let source = self.source_of_message(&message);
+        self.submit_acknowledged(source, Some(message.into_operation(once)), tag, outbox).await
     }
 
     /// A `pubAck` that must not overtake those of earlier publishes (2.10).
     pub(crate) async fn submit_answer(
         &self,
+        client: &ClientId,
         outbox: &Arc<Outbox>,
         id: Option<Box<str>>,
         status: StatusCode,
     ) -> Result<(), HubError> {
         let tag = Tag::Publish { outbox: Arc::clone(outbox), id, status };
-        self.submit_acknowledged(None, tag, outbox).await
+        self.submit_acknowledged(self.source_of(client), None, tag, outbox).await
     }
 
     async fn submit_acknowledged(
         &self,
+        source: Source,
         operation: Option<Operation>,
         tag: Tag,
         outbox: &Outbox,
     ) -> Result<(), HubError> {
         // Counted before it is submitted: it may be settled before `submit` returns.
         let submitted = outbox.publish_submitted();
-        self.queue.submit(operation, tag).await.map_err(|_| HubError::Store)?;
+        let order = Order::Of(source);
+        self.queue.submit(order, operation, tag).await.map_err(|_| HubError::Store)?;
         submitted.keep();
         Ok(())
     }
 
+    fn source_of_message(&self, message: &Message) -> Source {
+        message.sender.as_ref().map_or(THE_SERVER, |client| self.source_of(client))
+    }
+
     /// The retained part of a QoS 0 publish, which nobody waits for (2.13).
     pub(crate) async fn submit_retained(&self, message: Message) -> Result<(), HubError> {
-        self.queue.submit(Some(message.into_operation(None)), Tag::Nobody).await.map_err(|_| HubError::Store)
+        let order = Order::Of(self.source_of_message(&message));
+        let operation = message.into_operation(None);
+        self.queue.submit(order, Some(operation), Tag::Nobody).await.map_err(|_| HubError::Store)
     }
 
     /// A publish on the server's own account (§9.e): when it returns, a QoS 1 message is on disk and a

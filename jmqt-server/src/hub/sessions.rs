@@ -14,6 +14,7 @@ use super::connections::{Claim, Connections, Registered};
 use super::{Hub, HubError, Message, STORE_TIMEOUT, Tag};
 use crate::log_limit::log_limited;
 use crate::session::{LogState, Outbox, Stage};
+use crate::store::Order;
 use crate::validators::{CloseReason, ConnectionInfo};
 
 /// How long a `conn` waits for the client's older session to end.
@@ -233,12 +234,14 @@ impl Hub {
     /// Waits until what a session has asked for is done: a session of the same client that began before,
     /// here or on another node, could be overtaken by it (2.10), or find its subscriptions otherwise than
     /// they are going to be.
-    pub(crate) async fn settle_session(&self, outbox: &Outbox) {
+    pub(crate) async fn settle_session(&self, client: Option<&ClientId>, outbox: &Outbox) {
         if outbox.is_with_store() {
+            // If the session has not begun, it is not known any more whose it was going to be.
+            let order = client.map_or(Order::AfterAll, |client| Order::Of(self.source_of(client)));
             // What is behind it in the queue is answered when it has been carried out.
             let (reply, carried_out) = oneshot::channel();
             let settled = async {
-                if self.queue.submit(None, Tag::Reply(reply)).await.is_ok() {
+                if self.queue.submit(order, None, Tag::Reply(reply)).await.is_ok() {
                     drop(carried_out.await);
                 }
             };

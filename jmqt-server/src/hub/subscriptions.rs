@@ -278,8 +278,8 @@ impl Hub {
     ) -> Result<Option<RetainedPush>, HubError> {
         // One on its way to the store was published before, so it must be seen. The read itself is none of the
         // commit queue's business: it would hold up everybody's publishes.
-        if self.queue.has_retained() {
-            self.fence().await?;
+        if self.queue.has_retained(channel) {
+            self.retained_fence(channel).await?;
         }
         if !self.store.may_have_retained(channel) {
             return Ok(None);

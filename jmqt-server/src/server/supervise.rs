@@ -63,7 +63,8 @@ mod tests {
     use super::super::{Deliverer, Server};
     use super::*;
     use crate::counters::Counters;
-    use crate::store::CommitQueue;
+    use crate::hub::Tag;
+    use crate::store::{CommitQueue, Order};
     use crate::{AllowAll, Config, DenyAll, Protocol, Silent};
 
     /// A server and one client.
@@ -133,7 +134,7 @@ mod tests {
             if without_deliverer {
                 drop(batches);
                 started.supervise(&stop, committer.run());
-                assert!(queue.submit(None, crate::hub::Tag::Nobody).await.is_ok());
+                assert!(queue.submit(Order::AfterAll, None, Tag::Nobody).await.is_ok());
             } else {
                 drop(committer);
                 started.supervise(&stop, Deliverer::new(Arc::clone(&shared.hub), batches, None).run());

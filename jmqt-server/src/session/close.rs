@@ -94,7 +94,7 @@ async fn end_session(
 ) {
     // A `conn` may have been given up half way, so the tables are cleared in any case.
     let is_known = shared.hub.close_tables(outbox).await;
-    shared.hub.settle_session(outbox).await;
+    shared.hub.settle_session(member.as_ref().map(|member| &member.client), outbox).await;
     let Some(Member { client, generation }) = member else { return };
     let is_ours = shared.hub.claim_close(&client, generation, info).await;
     if is_ours {

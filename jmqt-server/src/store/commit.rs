@@ -1,30 +1,38 @@
 //! Group commit: one task that gathers what arrived while the last commit ran.
 //!
-//! It is the only caller of [`Store::commit`], so the order of this queue is the order of every
-//! channel. What came of each operation goes on, in the same order, to whoever delivers.
+//! It is the only caller of [`Store::commit`], so the order in which it takes operations is the order of every
+//! channel. They wait by source, and sources take turns ([`Turns`]). What came of each operation goes on, in the
+//! order of the commits, to whoever delivers.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry as MapEntry;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use jmqt_protocol::ChannelName;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::turns::{Place, Source, Turns};
 use super::{Append, Operation, Outcome, Store, StoreError, store_failed};
 use crate::counters::Counters;
+use crate::name_map::NameMap;
 
-/// How many operations may wait.
-const QUEUE_LENGTH: usize = 8192;
 /// How many bytes may wait, payloads, names and ids, in KiB: a semaphore counts them.
 const QUEUE_KIB: usize = 64 * 1024;
-/// A batch is cut at so many operations,
-const BATCH_OPERATIONS: usize = 1024;
-/// or at so many bytes.
-const BATCH_BYTES: usize = 4 << 20;
+/// Each operation counts for as much at least, so that 8,192 may wait.
+const LEAST_KIB: usize = 8;
 /// After so many failures the rest of a batch fails without being tried. One bad operation among 1,024 is
 /// found with 11.
 const FAILURES_PER_BATCH: usize = 24;
 /// So many settled batches may wait to be delivered before the next commit does.
 const SETTLED_BATCHES: usize = 4;
+/// A batch [may wait](Turns::is_worth_waiting) for this part of the time that the last commit took,
+const WAITED_PART: u32 = 4;
+/// and so long at most.
+const LONGEST_WAIT: Duration = Duration::from_millis(1);
 
 /// An operation that has been carried out, or has failed.
 #[derive(Debug)]
@@ -53,6 +61,17 @@ pub(crate) trait Tagged {
     fn bytes(&self) -> usize;
 }
 
+/// In what order something is carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order<'a> {
+    /// After what this source has submitted before.
+    Of(Source),
+    /// After the retained messages of this channel that are on their way, whoever's they are.
+    AfterRetained(&'a ChannelName),
+    /// After all that was submitted before, whoever's it is.
+    AfterAll,
+}
+
 struct Entry<T> {
     operation: Option<Operation>,
     tag: T,
@@ -61,41 +80,72 @@ struct Entry<T> {
 
 /// The entrance of the queue.
 pub(crate) struct CommitQueue<T> {
-    sender: mpsc::Sender<Entry<T>>,
+    shared: Arc<Shared<T>>,
     room: Arc<Semaphore>,
-    retained: Arc<AtomicUsize>,
     closed: CancellationToken,
 }
 
 /// The other end of the queue: to be [run](Committer::run) by one task.
 pub(crate) struct Committer<T> {
-    receiver: mpsc::Receiver<Entry<T>>,
+    shared: Arc<Shared<T>>,
     closed: CancellationToken,
     settled: mpsc::Sender<Vec<Settled<T>>>,
-    retained: Arc<AtomicUsize>,
     store: Arc<dyn Store>,
     counters: Arc<Counters>,
 }
 
+struct Shared<T> {
+    waiting: Mutex<Waiting<T>>,
+    /// Something has come that the committer may be waiting for.
+    arrived: Notify,
+    /// How many retained messages are on their way.
+    retained: AtomicUsize,
+}
+
+struct Waiting<T> {
+    turns: Turns<Entry<T>>,
+    /// The retained messages that are on their way: how many of each channel, and the last one.
+    retained: NameMap<ChannelName, (usize, Place)>,
+    /// Nothing more is taken.
+    is_closed: bool,
+}
+
 /// What is settled comes out here, batch by batch.
 pub(crate) type SettledBatches<T> = mpsc::Receiver<Vec<Settled<T>>>;
+
+impl<T> Shared<T> {
+    fn lock(&self) -> MutexGuard<'_, Waiting<T>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T> Waiting<T> {
+    /// What the operation must not be taken before: a retained message of the same channel, from another source.
+    fn place_before(&self, source: Source, operation: &Operation) -> Option<Place> {
+        if self.retained.is_empty() {
+            return None;
+        }
+        let (_, place) = self.retained.get(operation.concerns_retained()?)?;
+        Some(*place).filter(|place| place.source != source)
+    }
+}
 
 impl<T> CommitQueue<T> {
     pub(crate) fn new(
         store: Arc<dyn Store>,
         counters: Arc<Counters>,
     ) -> (Self, Committer<T>, SettledBatches<T>) {
-        let (sender, receiver) = mpsc::channel(QUEUE_LENGTH);
         let (settled, batches) = mpsc::channel(SETTLED_BATCHES);
-        let retained = Arc::new(AtomicUsize::new(0));
+        let waiting = Waiting { turns: Turns::default(), retained: HashMap::default(), is_closed: false };
+        let waiting = Mutex::new(waiting);
+        let shared = Arc::new(Shared { waiting, arrived: Notify::new(), retained: AtomicUsize::new(0) });
         let closed = CancellationToken::new();
         let queue = Self {
-            sender,
+            shared: Arc::clone(&shared),
             room: Arc::new(Semaphore::new(QUEUE_KIB)),
-            retained: Arc::clone(&retained),
             closed: closed.clone(),
         };
-        (queue, Committer { receiver, closed, settled, retained, store, counters }, batches)
+        (queue, Committer { shared, closed, settled, store, counters }, batches)
     }
 
     /// Cancelled when the queue has been [closed](Self::close): the committer may end.
@@ -105,10 +155,12 @@ impl<T> CommitQueue<T> {
 
     /// Takes nothing more; the committer ends when it has carried out what was taken.
     pub(crate) fn close(&self) {
+        self.shared.lock().is_closed = true;
+        self.room.close();
         self.closed.cancel();
     }
 
-    /// Waits for room and takes the next place in the order. `None` for an operation keeps a place
+    /// Waits for room and takes the next place in the order of its source. `None` for an operation keeps a place
     /// only: what is settled before it is delivered before it.
     ///
     /// # Errors
@@ -116,50 +168,115 @@ impl<T> CommitQueue<T> {
     ///
     /// # Cancel safety
     /// Dropped before it is ready, nothing was submitted.
-    pub(crate) async fn submit(&self, operation: Option<Operation>, tag: T) -> Result<(), T>
+    pub(crate) async fn submit(&self, order: Order<'_>, operation: Option<Operation>, tag: T) -> Result<(), T>
     where
         T: Tagged,
     {
         let bytes = operation.as_ref().map_or(0, Operation::bytes) + tag.bytes();
-        let kib = u32::try_from(1 + bytes / 1024).unwrap_or(u32::MAX).min(QUEUE_KIB as u32);
-        let Ok(room) = Arc::clone(&self.room).acquire_many_owned(kib).await else { return Err(tag) };
-        let Ok(place) = self.sender.reserve().await else { return Err(tag) };
-        if operation.as_ref().is_some_and(Operation::writes_retained) {
-            self.retained.fetch_add(1, Ordering::SeqCst);
+        let kib = u32::try_from(1 + bytes / 1024).unwrap_or(u32::MAX);
+        let kib = kib.clamp(LEAST_KIB as u32, QUEUE_KIB as u32);
+        loop {
+            let Ok(room) = Arc::clone(&self.room).acquire_many_owned(kib).await else { return Err(tag) };
+            let full = {
+                let mut waiting = self.shared.lock();
+                if waiting.is_closed {
+                    return Err(tag);
+                }
+                let full = match order {
+                    Order::Of(source) => waiting.turns.wait_for_room(source, bytes),
+                    Order::AfterRetained(_) | Order::AfterAll => None,
+                };
+                let Some(full) = full else {
+                    self.put(&mut waiting, order, bytes, Entry { operation, tag, _room: room });
+                    drop(waiting);
+                    self.shared.arrived.notify_one();
+                    return Ok(());
+                };
+                full
+            };
+            drop(room); // it is for others meanwhile
+            full.await;
         }
-        place.send(Entry { operation, tag, _room: room });
-        Ok(())
     }
 
-    /// Whether a retained message is on its way to the store.
-    pub(crate) fn has_retained(&self) -> bool {
-        self.retained.load(Ordering::SeqCst) > 0
+    fn put(&self, waiting: &mut Waiting<T>, order: Order<'_>, bytes: usize, entry: Entry<T>) {
+        let source = match order {
+            Order::Of(source) => source,
+            Order::AfterRetained(channel) => {
+                let last = waiting.retained.get(channel).map(|(_, last)| *last);
+                return waiting.turns.push_alone(last, bytes, entry);
+            }
+            Order::AfterAll => return waiting.turns.push_fence(entry),
+        };
+        let after = entry.operation.as_ref().and_then(|operation| waiting.place_before(source, operation));
+        let written = entry.operation.as_ref().and_then(Operation::written_retained).cloned();
+        let place = waiting.turns.push(source, after, bytes, entry);
+        if let Some(channel) = written {
+            self.shared.retained.fetch_add(1, Ordering::SeqCst);
+            let (count, last) = waiting.retained.entry(channel).or_insert((0, place));
+            (*count, *last) = (*count + 1, place);
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        self.shared.lock().turns.len()
+    }
+
+    /// Whether a retained message of this channel is on its way to the store.
+    pub(crate) fn has_retained(&self, channel: &ChannelName) -> bool {
+        self.shared.retained.load(Ordering::SeqCst) > 0 && self.shared.lock().retained.contains_key(channel)
+    }
+}
+
+impl<T> Drop for Committer<T> {
+    /// Whoever waits for what is never carried out learns of it.
+    fn drop(&mut self) {
+        let mut waiting = self.shared.lock();
+        waiting.is_closed = true;
+        waiting.turns.clear();
     }
 }
 
 impl<T> Committer<T> {
     /// Commits until the queue has been closed and nothing is left.
-    pub(crate) async fn run(mut self) {
-        let mut entries = Vec::new();
+    pub(crate) async fn run(self) {
+        let mut took = Duration::ZERO;
         loop {
-            let received = tokio::select! {
-                biased;
-                received = self.receiver.recv_many(&mut entries, BATCH_OPERATIONS) => received,
-                () = self.closed.cancelled(), if !self.receiver.is_closed() => {
-                    self.receiver.close();
-                    continue;
-                }
-            };
-            if received == 0 {
+            let Some(batch) = self.next_batch((took / WAITED_PART).min(LONGEST_WAIT)).await else { return };
+            let began = Instant::now();
+            let settled = self.settle(batch).await;
+            took = began.elapsed();
+            if self.settled.send(settled).await.is_err() {
                 return;
             }
-            while !entries.is_empty() {
-                let rest = entries.split_off(batch_length(&entries));
-                let batch = std::mem::replace(&mut entries, rest);
-                let settled = self.settle(batch).await;
-                if self.settled.send(settled).await.is_err() {
-                    return;
+        }
+    }
+
+    /// `None` when the queue has been closed and nothing is left. A batch that others are likely to miss by a hair
+    /// waits for them, for so long at most.
+    async fn next_batch(&self, patience: Duration) -> Option<Vec<Entry<T>>> {
+        let others = async {
+            while self.shared.lock().turns.is_worth_waiting() {
+                self.shared.arrived.notified().await;
+            }
+        };
+        if timeout(patience, others).await.is_err() {
+            self.shared.lock().turns.waited_in_vain();
+        }
+        loop {
+            {
+                let mut waiting = self.shared.lock();
+                if !waiting.turns.is_empty() {
+                    return Some(waiting.turns.take(Instant::now()));
                 }
+                if waiting.is_closed {
+                    return None;
+                }
+            }
+            tokio::select! {
+                () = self.shared.arrived.notified() => {}
+                () = self.closed.cancelled() => {}
             }
         }
     }
@@ -174,8 +291,7 @@ impl<T> Committer<T> {
             rooms.push(entry._room);
         }
         let results = self.commit(&operations).await;
-        let retained = operations.iter().filter(|operation| operation.writes_retained()).count();
-        self.retained.fetch_sub(retained, Ordering::SeqCst);
+        self.retained_settled(&operations);
         let mut done = operations.into_iter().zip(results);
         let mut settled = Vec::with_capacity(tags.len());
         for (has_operation, tag) in tags {
@@ -187,6 +303,22 @@ impl<T> Committer<T> {
             });
         }
         settled
+    }
+
+    fn retained_settled(&self, operations: &[Operation]) {
+        if self.shared.retained.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        let mut waiting = self.shared.lock();
+        for channel in operations.iter().filter_map(Operation::written_retained) {
+            self.shared.retained.fetch_sub(1, Ordering::SeqCst);
+            if let MapEntry::Occupied(mut entry) = waiting.retained.entry(channel.clone()) {
+                entry.get_mut().0 -= 1;
+                if entry.get().0 == 0 {
+                    entry.remove();
+                }
+            }
+        }
     }
 
     /// Commits, and where that fails goes on with the halves, always in order: one bad operation must
@@ -237,16 +369,6 @@ impl<T> Committer<T> {
     }
 }
 
-/// How many entries go into the next batch: one at least.
-fn batch_length<T>(entries: &[Entry<T>]) -> usize {
-    let mut bytes = 0;
-    let fits = entries.iter().take_while(|entry| {
-        bytes += entry.operation.as_ref().map_or(0, Operation::bytes);
-        bytes <= BATCH_BYTES
-    });
-    fits.count().max(1)
-}
-
 impl Operation {
     /// Of payload and names.
     fn bytes(&self) -> usize {
@@ -262,8 +384,22 @@ impl Operation {
         }
     }
 
-    fn writes_retained(&self) -> bool {
-        matches!(self, Self::Append(Append { retain: true, .. }) | Self::ClearRetained { .. })
+    /// The channel whose retained message it changes.
+    fn written_retained(&self) -> Option<&ChannelName> {
+        match self {
+            Self::Append(Append { channel, retain: true, .. }) | Self::ClearRetained { channel } => {
+                Some(channel)
+            }
+            _ => None,
+        }
+    }
+
+    /// The channel whose retained message it changes or reads.
+    fn concerns_retained(&self) -> Option<&ChannelName> {
+        match self {
+            Self::Subscribe { channel, .. } | Self::ReadRetained { channel } => Some(channel),
+            _ => self.written_retained(),
+        }
     }
 }
 
@@ -288,6 +424,20 @@ mod tests {
         }
     }
 
+    impl Tagged for &str {
+        fn bytes(&self) -> usize {
+            0
+        }
+    }
+
+    struct Reply(#[expect(dead_code, reason = "it is dropped")] tokio::sync::oneshot::Sender<()>);
+
+    impl Tagged for Reply {
+        fn bytes(&self) -> usize {
+            0
+        }
+    }
+
     /// An id of so many bytes.
     struct Id(usize);
 
@@ -297,20 +447,98 @@ mod tests {
         }
     }
 
+    const ALICE: Order<'_> = Order::Of(Source(1));
+    const BOB: Order<'_> = Order::Of(Source(2));
+    const CAROL: Order<'_> = Order::Of(Source(3));
+
+    fn append(to: &str, data: &str) -> Operation {
+        let (channel, data) = (ChannelName::parse(to).unwrap(), data.to_owned().into());
+        Operation::Append(Append { channel, sender: None, data, log: true, retain: false, once: None })
+    }
+
+    fn retain(to: &str, data: &str) -> Operation {
+        let Operation::Append(append) = append(to, data) else { panic!("it is one") };
+        Operation::Append(Append { retain: true, ..append })
+    }
+
     #[tokio::test]
-    async fn what_waits_is_bounded_with_its_names_and_ids() {
-        let store = Arc::new(Refusing { reason: || StoreError::Closed, asked: Mutex::default() });
+    async fn what_waits_is_bounded_with_its_names_and_ids_for_each_source_and_for_all() {
+        let store = Arc::new(Refusing::new(|| StoreError::Closed));
         let (queue, _committer, _batches) = CommitQueue::new(store as _, Arc::default());
-        let submit = || {
-            let channel = ChannelName::parse("n".repeat(512).as_str()).unwrap();
-            let append =
-                Append { channel, sender: None, data: "1".into(), log: true, retain: false, once: None };
-            queue.submit(Some(Operation::Append(append)), Id(1 << 20))
+        let submit = |source| {
+            queue.submit(Order::Of(Source(source)), Some(append(&"n".repeat(512), "1")), Id(1 << 20))
         };
-        for _ in 0..QUEUE_KIB / 1025 {
-            assert!(submit().await.is_ok());
+        for source in 0..9 {
+            for _ in 0..7 {
+                assert!(submit(source).await.is_ok());
+            }
+            assert!(submit(source).now_or_never().is_none(), "more than 8 MiB of ids of one source");
         }
-        assert!(submit().now_or_never().is_none(), "more than 64 MiB of ids");
+        assert!(submit(9).now_or_never().is_none(), "more than 64 MiB of ids");
+    }
+
+    #[tokio::test]
+    async fn somebody_elses_thousands_do_not_hold_up_one_operation() {
+        let store = Arc::new(Refusing::new(|| StoreError::Closed));
+        let (queue, committer, mut batches) = CommitQueue::new(Arc::clone(&store) as _, Arc::default());
+        for _ in 0..1000 {
+            queue.submit(ALICE, Some(append("news", "many")), "alice").await.unwrap();
+        }
+        queue.submit(BOB, Some(append("other", "one")), "bob").await.unwrap();
+        let running = tokio::spawn(committer.run());
+        let first = batches.recv().await.unwrap();
+        assert!(first.len() < 300 && first.iter().any(|settled| settled.tag == "bob"));
+        queue.close();
+        let mut rest = 0;
+        while let Some(batch) = batches.recv().await {
+            rest += batch.len();
+        }
+        running.await.unwrap();
+        assert_eq!(first.len() + rest, 1001);
+    }
+
+    #[tokio::test] // protocol.md 2.10, 2.12
+    async fn retained_messages_replace_each_other_in_the_order_they_came_whoevers_they_are() {
+        let store = Arc::new(Refusing::new(|| StoreError::Closed));
+        let (queue, committer, mut batches) = CommitQueue::new(Arc::clone(&store) as _, Arc::default());
+        for _ in 0..500 {
+            queue.submit(ALICE, Some(append("news", "many")), "").await.unwrap();
+        }
+        queue.submit(ALICE, Some(retain("kept", "alice's")), "").await.unwrap();
+        queue.submit(BOB, Some(retain("kept", "bob's")), "").await.unwrap();
+        assert!(queue.has_retained(&ChannelName::parse("kept").unwrap()));
+        assert!(!queue.has_retained(&ChannelName::parse("news").unwrap()));
+        let kept = ChannelName::parse("kept").unwrap();
+        queue.submit(Order::AfterRetained(&kept), None, "fence").await.unwrap();
+        queue.submit(CAROL, Some(append("other", "carol's")), "").await.unwrap();
+        let running = tokio::spawn(committer.run());
+        queue.close();
+        let mut carried_out = Vec::new();
+        while let Some(batch) = batches.recv().await {
+            for settled in batch {
+                let Some(Operation::Append(Append { data, .. })) = settled.operation else {
+                    carried_out.push(settled.tag.into());
+                    continue;
+                };
+                carried_out.push(String::from_utf8(data.to_vec()).unwrap());
+            }
+        }
+        running.await.unwrap();
+        let others: Vec<_> = carried_out.iter().filter(|data| *data != "many").collect();
+        assert_eq!(others, ["carol's", "alice's", "bob's", "fence"]);
+        assert!(!queue.has_retained(&kept));
+    }
+
+    #[tokio::test]
+    async fn nothing_waits_for_a_committer_that_has_gone() {
+        let store = Arc::new(Refusing::new(|| StoreError::Closed));
+        let (queue, committer, _batches) = CommitQueue::new(store as _, Arc::default());
+        let (tag, answer) = tokio::sync::oneshot::channel::<()>();
+        assert!(queue.submit(ALICE, Some(append("news", "1")), Reply(tag)).await.is_ok());
+        drop(committer);
+        assert!(answer.await.is_err());
+        let (tag, _answer) = tokio::sync::oneshot::channel::<()>();
+        assert!(queue.submit(ALICE, None, Reply(tag)).await.is_err());
     }
 
     /// What a batch that is refused fails with.
@@ -320,6 +548,12 @@ mod tests {
     struct Refusing {
         reason: Reason,
         asked: Mutex<Vec<usize>>,
+    }
+
+    impl Refusing {
+        fn new(reason: Reason) -> Self {
+            Self { reason, asked: Mutex::default() }
+        }
     }
 
     fn is_bad(operation: &Operation) -> bool {
@@ -404,13 +638,11 @@ mod tests {
     /// What comes of 64 messages in one batch, of which the eighth is bad, and how long the batches were that
     /// the store was asked to commit.
     async fn commit_with(reason: Reason) -> (Vec<Result<(), NotCommitted>>, Vec<usize>) {
-        let store = Arc::new(Refusing { reason, asked: Mutex::default() });
+        let store = Arc::new(Refusing::new(reason));
         let (queue, committer, mut batches) = CommitQueue::new(Arc::clone(&store) as _, Arc::default());
         for number in 0..64 {
-            let channel = ChannelName::parse("news").unwrap();
-            let data = if number == 7 { "bad" } else { "good" }.into();
-            let append = Append { channel, sender: None, data, log: true, retain: false, once: None };
-            queue.submit(Some(Operation::Append(append)), ()).await.unwrap();
+            let data = if number == 7 { "bad" } else { "good" };
+            queue.submit(ALICE, Some(append("news", data)), ()).await.unwrap();
         }
         queue.close();
         committer.run().await;

@@ -19,6 +19,7 @@ mod plan;
 mod publisher;
 mod sqlite;
 mod time;
+mod turns;
 
 use std::time::{Duration, SystemTime};
 
@@ -27,12 +28,13 @@ use bytes::Bytes;
 use jmqt_protocol::{ChannelName, ClientId};
 
 pub use cluster::{ClusterStore, Entered, NodeBeat, SharedSession};
-pub(crate) use commit::{CommitQueue, NotCommitted, Settled, SettledBatches, Tagged};
+pub(crate) use commit::{CommitQueue, NotCommitted, Order, Settled, SettledBatches, Tagged};
 pub(crate) use failures::store_failed;
 pub use mysql::{MySqlOptions, MySqlStore, MySqlTls};
 pub(crate) use publisher::parse_number;
 pub use publisher::{PublishId, PublisherId};
 pub use sqlite::{SqliteOptions, SqliteStore, Synchronous};
+pub(crate) use turns::Source;
 
 /// Names a channel's row. Never given out twice, not even after the channel was forgotten.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -1,0 +1,450 @@
+//! What waits for the committer: a queue for each source, and they take turns.
+//!
+//! A source is a client, or the application. What one source has asked for keeps its order; what several have is
+//! carried out in the order it came in too, as long as none of them has more waiting than its share of a batch. One that
+//! has more does not hold up the others: as long as others come and go it gets no more than its share, so that batches
+//! are short. And before a batch that would have only such a source in it, those that were served just before and
+//! use to come back get a moment to do so, since they would miss it by a hair each time.
+//!
+//! Pure: no locks, and the clock is the caller's.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+use tokio::sync::futures::OwnedNotified;
+
+/// A batch is cut at so many operations,
+const BATCH_OPERATIONS: usize = 1024;
+/// or at so many bytes.
+const BATCH_BYTES: usize = 4 << 20;
+/// What a source has waiting that has never had more since it came is taken at once.
+const LITTLE_OPERATIONS: usize = 128;
+const LITTLE_BYTES: usize = 256 << 10;
+/// Of what another has waiting, so much is taken as long as others come and go,
+const SHARE_OPERATIONS: usize = 64;
+const SHARE_BYTES: usize = 128 << 10;
+/// and so much of all of these together: a batch should not take much longer than without them.
+const CROWD_OPERATIONS: usize = 128;
+const CROWD_BYTES: usize = 512 << 10;
+/// So long after somebody with little to do was served, somebody else may come.
+const COME_AND_GO: Duration = Duration::from_millis(100);
+/// How much may wait of one source, and one operation at least.
+const SOURCE_OPERATIONS: usize = 1024;
+const SOURCE_BYTES: usize = 8 << 20;
+/// If so many sources have been in one batch, there is no need to wait for any of them.
+const REMEMBERED: usize = 64;
+/// After nobody came back, so many batches are not held up.
+const IN_VAIN: u32 = 16;
+/// Queues that are kept for the next source, if they are this long at most.
+const SPARE_QUEUES: usize = 64;
+const SPARE_OPERATIONS: usize = 64;
+
+/// Whose operations keep their order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Source(pub(crate) u64);
+
+/// The place of an operation: its source, and its number among all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) source: Source,
+    pub(super) number: u64,
+}
+
+struct Waiting<T> {
+    number: u64,
+    /// Not before this one.
+    after: Option<Place>,
+    bytes: usize,
+    item: T,
+}
+
+struct Queue<T> {
+    waiting: VecDeque<Waiting<T>>,
+    bytes: usize,
+    /// It has never had more than a little waiting since it came.
+    is_light: bool,
+    /// Those who wait for room.
+    room: Option<Arc<Notify>>,
+}
+
+/// See the module.
+pub(super) struct Turns<T> {
+    next: u64,
+    queues: HashMap<Source, Queue<T>, foldhash::fast::RandomState>,
+    /// Those that have something waiting, the next one first.
+    order: VecDeque<Source>,
+    /// What waits for all that came before, whoever's it is.
+    fences: VecDeque<Waiting<T>>,
+    spare: Vec<VecDeque<Waiting<T>>>,
+    /// Somebody with little to do was served.
+    last_light: Option<Instant>,
+    /// Those with little to do that were in the last batches, the last one first.
+    served: [Vec<Source>; 3],
+    /// So many batches more are not held up.
+    in_vain: u32,
+}
+
+impl<T> Default for Turns<T> {
+    fn default() -> Self {
+        Self {
+            next: 0,
+            queues: HashMap::default(),
+            order: VecDeque::new(),
+            fences: VecDeque::new(),
+            spare: Vec::new(),
+            last_light: None,
+            served: [const { Vec::new() }; 3],
+            in_vain: 0,
+        }
+    }
+}
+
+/// What a batch may still take.
+struct Room {
+    operations: usize,
+    bytes: usize,
+    is_empty: bool,
+}
+
+impl Room {
+    const fn new(operations: usize, bytes: usize) -> Self {
+        Self { operations, bytes, is_empty: true }
+    }
+
+    /// Whether so much fits: whatever it is, if it is the first.
+    fn fits(&self, bytes: usize) -> bool {
+        self.is_empty || (self.operations > 0 && self.bytes >= bytes)
+    }
+
+    fn take(&mut self, bytes: usize) {
+        self.operations = self.operations.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(bytes);
+        self.is_empty = false;
+    }
+}
+
+impl<T> Turns<T> {
+    pub(super) fn is_empty(&self) -> bool {
+        self.order.is_empty() && self.fences.is_empty()
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.queues.values().map(|queue| queue.waiting.len()).sum::<usize>() + self.fences.len()
+    }
+
+    /// Something that is not to be taken before `after`. Returns its place.
+    pub(super) fn push(&mut self, source: Source, after: Option<Place>, bytes: usize, item: T) -> Place {
+        let number = self.number();
+        let spare = &mut self.spare;
+        let queue = self.queues.entry(source).or_insert_with(|| {
+            self.order.push_back(source);
+            let waiting = spare.pop().unwrap_or_default();
+            Queue { waiting, bytes: 0, is_light: true, room: None }
+        });
+        queue.bytes += bytes;
+        queue.waiting.push_back(Waiting { number, after, bytes, item });
+        queue.is_light &= queue.waiting.len() <= LITTLE_OPERATIONS && queue.bytes <= LITTLE_BYTES;
+        Place { source, number }
+    }
+
+    /// Something of nobody in particular, that is not to be taken before `after`.
+    pub(super) fn push_alone(&mut self, after: Option<Place>, bytes: usize, item: T) {
+        // A number that no client has, or hardly any: then it comes after what that has asked for.
+        self.push(Source(!self.next), after, bytes, item);
+    }
+
+    /// Something that is not to be taken before all that was pushed before it.
+    pub(super) fn push_fence(&mut self, item: T) {
+        let number = self.number();
+        self.fences.push_back(Waiting { number, after: None, bytes: 0, item });
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    /// If as much of this source waits as may: what to wait for before it is tried again.
+    pub(super) fn wait_for_room(&mut self, source: Source, bytes: usize) -> Option<OwnedNotified> {
+        let queue = self.queues.get_mut(&source)?;
+        if queue.waiting.len() < SOURCE_OPERATIONS && queue.bytes + bytes <= SOURCE_BYTES {
+            return None;
+        }
+        Some(Arc::clone(queue.room.get_or_insert_default()).notified_owned())
+    }
+
+    /// Whether the next batch is worth waiting for: all that waits is of sources that have more than their share, and
+    /// some that have less were in the last batch, and in one before, and may come back in a moment.
+    pub(super) fn is_worth_waiting(&self) -> bool {
+        let [last, earlier @ ..] = &self.served;
+        if last.is_empty() || self.order.is_empty() || self.in_vain > 0 {
+            return false;
+        }
+        let is_heavy = |source: &Source| self.queues.get(source).is_some_and(|queue| !queue.is_light);
+        let is_missing = |source: &&Source| {
+            !self.queues.contains_key(source) && earlier.iter().any(|batch| batch.contains(source))
+        };
+        self.order.iter().any(is_heavy) && last.iter().any(|source| is_missing(&source))
+    }
+
+    /// It was waited for, and nobody came.
+    pub(super) fn waited_in_vain(&mut self) {
+        self.in_vain = IN_VAIN;
+    }
+
+    /// The next batch, in the order it came in. Nothing, only if nothing waits.
+    pub(super) fn take(&mut self, now: Instant) -> Vec<T> {
+        let mut batch = Vec::new();
+        let mut room = Room::new(BATCH_OPERATIONS, BATCH_BYTES);
+        let others_come = self.others_come(now);
+        let mut crowd = match others_come {
+            true => Room::new(CROWD_OPERATIONS, CROWD_BYTES),
+            false => Room::new(BATCH_OPERATIONS, BATCH_BYTES),
+        };
+        let mut light = Vec::new();
+        loop {
+            let taken = batch.len();
+            self.take_round(&mut batch, &mut room, &mut crowd, &mut light);
+            if others_come || batch.len() == taken || room.operations == 0 {
+                break;
+            }
+        }
+        if !light.is_empty() {
+            self.last_light = Some(now);
+        }
+        light.truncate(if light.len() > REMEMBERED { 0 } else { REMEMBERED });
+        self.served.rotate_right(1);
+        self.served[0] = light;
+        self.in_vain = self.in_vain.saturating_sub(1);
+        self.take_fences(&mut batch);
+        if !batch.is_sorted_by_key(|(number, _)| *number) {
+            batch.sort_by_cached_key(|(number, _)| *number);
+        }
+        batch.into_iter().map(|(_, item)| item).collect()
+    }
+
+    /// Whether somebody with little to do waits, or did a moment ago.
+    fn others_come(&self, now: Instant) -> bool {
+        if self.order.len() < 2 {
+            let one = self.order.front().and_then(|source| self.queues.get(source));
+            if one.is_none_or(|one| one.is_light) {
+                return true; // all of it is taken anyway
+            }
+        }
+        self.last_light.is_some_and(|then| now.saturating_duration_since(then) < COME_AND_GO)
+            || self.order.iter().any(|source| self.queues.get(source).is_some_and(|queue| queue.is_light))
+    }
+
+    /// Each source has one turn.
+    fn take_round(
+        &mut self,
+        batch: &mut Vec<(u64, T)>,
+        room: &mut Room,
+        crowd: &mut Room,
+        light: &mut Vec<Source>,
+    ) {
+        let mut left_out = VecDeque::new();
+        for _ in 0..self.order.len() {
+            let Some(source) = self.order.pop_front() else { break };
+            let Some(mut queue) = self.queues.remove(&source) else { continue };
+            let is_light = queue.is_light;
+            let mut share = match is_light {
+                true => Room::new(LITTLE_OPERATIONS, LITTLE_BYTES),
+                false => Room::new(SHARE_OPERATIONS, SHARE_BYTES),
+            };
+            let before = batch.len();
+            while let Some(first) = queue.waiting.front() {
+                let bytes = first.bytes;
+                let fits = room.fits(bytes) && share.fits(bytes) && (is_light || crowd.fits(bytes));
+                if !fits || first.after.is_some_and(|place| self.waits(place)) {
+                    break;
+                }
+                let Some(first) = queue.waiting.pop_front() else { break };
+                room.take(bytes);
+                share.take(bytes);
+                if !is_light {
+                    crowd.take(bytes);
+                }
+                queue.bytes -= bytes;
+                batch.push((first.number, first.item));
+            }
+            let has_taken = batch.len() > before;
+            if queue.waiting.len() <= SOURCE_OPERATIONS / 2
+                && queue.bytes <= SOURCE_BYTES / 2
+                && let Some(waiting) = queue.room.take()
+            {
+                waiting.notify_waiters();
+            }
+            if queue.waiting.is_empty() {
+                if is_light {
+                    light.push(source);
+                }
+                if self.spare.len() < SPARE_QUEUES && queue.waiting.capacity() <= SPARE_OPERATIONS {
+                    self.spare.push(queue.waiting);
+                }
+                continue;
+            }
+            self.queues.insert(source, queue);
+            if has_taken { self.order.push_back(source) } else { left_out.push_back(source) }
+        }
+        // Who got nothing comes first next time.
+        while let Some(source) = left_out.pop_back() {
+            self.order.push_front(source);
+        }
+    }
+
+    /// Whether what has this place has not been taken yet.
+    fn waits(&self, place: Place) -> bool {
+        let first = self.queues.get(&place.source).and_then(|queue| queue.waiting.front());
+        first.is_some_and(|first| first.number <= place.number)
+    }
+
+    fn take_fences(&mut self, batch: &mut Vec<(u64, T)>) {
+        if self.fences.is_empty() {
+            return;
+        }
+        let firsts = self.queues.values().filter_map(|queue| queue.waiting.front());
+        let first = firsts.map(|waiting| waiting.number).min().unwrap_or(u64::MAX);
+        while let Some(fence) = self.fences.pop_front_if(|fence| fence.number < first) {
+            batch.push((fence.number, fence.item));
+        }
+    }
+
+    /// Forgets all that waits.
+    pub(super) fn clear(&mut self) {
+        for (_, mut queue) in self.queues.drain() {
+            if let Some(waiting) = queue.room.take() {
+                waiting.notify_waiters();
+            }
+        }
+        self.order.clear();
+        self.fences.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAVY: Source = Source(1);
+    const LIGHT: Source = Source(2);
+
+    fn fill(turns: &mut Turns<(Source, usize)>, source: Source, operations: usize) {
+        for number in 0..operations {
+            turns.push(source, None, 10, (source, number));
+        }
+    }
+
+    fn of(batch: &[(Source, usize)], source: Source) -> Vec<usize> {
+        batch.iter().filter(|(of, _)| *of == source).map(|(_, number)| *number).collect()
+    }
+
+    #[test]
+    fn one_operation_is_in_the_next_batch_however_much_waits_before_it() {
+        let (mut turns, now) = (Turns::default(), Instant::now());
+        fill(&mut turns, HEAVY, 5000);
+        fill(&mut turns, LIGHT, 1);
+        let batch = turns.take(now);
+        assert_eq!(of(&batch, LIGHT), [0]);
+        assert_eq!(of(&batch, HEAVY), (0..SHARE_OPERATIONS).collect::<Vec<_>>(), "and it is short");
+        assert_eq!(turns.take(now).len(), SHARE_OPERATIONS, "somebody may come");
+        assert_eq!(turns.take(now + COME_AND_GO).len(), BATCH_OPERATIONS, "nobody did");
+    }
+
+    #[test]
+    fn each_of_many_has_its_turn_and_keeps_its_order() {
+        let (mut turns, now) = (Turns::default(), Instant::now());
+        for source in 0..50 {
+            fill(&mut turns, Source(source), 100);
+        }
+        let mut seen: HashMap<Source, Vec<usize>> = HashMap::new();
+        let mut first_batches = Vec::new();
+        while !turns.is_empty() {
+            let batch = turns.take(now);
+            assert!(batch.len() <= BATCH_OPERATIONS);
+            first_batches.push(batch.len());
+            for (source, number) in batch {
+                seen.entry(source).or_default().push(number);
+            }
+        }
+        assert_eq!(first_batches.len(), 5, "no more than needed: {first_batches:?}");
+        assert!(seen.values().all(|numbers| numbers.iter().copied().eq(0..100)));
+    }
+
+    #[test]
+    fn what_fits_into_one_batch_is_carried_out_in_the_order_it_came() {
+        let mut turns = Turns::default();
+        for number in 0..60 {
+            turns.push(Source(number % 7), None, 1, number);
+        }
+        assert!(turns.take(Instant::now()).into_iter().eq(0..60));
+    }
+
+    #[test]
+    fn bytes_are_shared_like_operations_and_one_that_is_too_large_is_taken_alone() {
+        let (mut turns, now) = (Turns::default(), Instant::now());
+        for number in 0..10 {
+            turns.push(HEAVY, None, BATCH_BYTES * 2, (HEAVY, number));
+        }
+        fill(&mut turns, LIGHT, 3);
+        assert_eq!(of(&turns.take(now), HEAVY), [0]);
+        assert!(turns.take(now).iter().all(|(of, _)| *of == LIGHT));
+        assert_eq!(turns.take(now), [(HEAVY, 1)]);
+    }
+
+    #[test]
+    fn what_has_to_come_after_another_source_does_and_a_fence_after_all() {
+        let (mut turns, now) = (Turns::default(), Instant::now());
+        fill(&mut turns, HEAVY, 200);
+        let place = turns.push(HEAVY, None, 10, (HEAVY, 200));
+        turns.push(LIGHT, Some(place), 10, (LIGHT, 0));
+        turns.push_fence((Source(9), 0));
+        fill(&mut turns, LIGHT, 1);
+        fill(&mut turns, Source(3), 1);
+        let mut order = Vec::new();
+        while !turns.is_empty() {
+            order.extend(turns.take(now));
+        }
+        let at = |wanted| order.iter().position(|it| *it == wanted).unwrap();
+        assert!(at((HEAVY, 200)) < at((LIGHT, 0)) && at((LIGHT, 0)) < at((Source(9), 0)));
+        assert!(at((Source(3), 0)) < at((HEAVY, 100)), "it waits for nobody");
+        assert_eq!(order.len(), 205);
+    }
+
+    #[test]
+    fn those_who_come_back_are_waited_for_and_those_who_do_not_are_not() {
+        let (mut turns, now) = (Turns::default(), Instant::now());
+        fill(&mut turns, HEAVY, 1000);
+        for _ in 0..2 {
+            fill(&mut turns, LIGHT, 16);
+            turns.take(now);
+        }
+        assert!(turns.is_worth_waiting());
+        fill(&mut turns, LIGHT, 1);
+        assert!(!turns.is_worth_waiting(), "it has come back");
+        turns.take(now);
+        assert!(turns.is_worth_waiting());
+        turns.waited_in_vain();
+        assert!(!turns.is_worth_waiting());
+        while !turns.is_empty() {
+            turns.take(now);
+        }
+        fill(&mut turns, LIGHT, 16);
+        turns.take(now);
+        assert!(!turns.is_worth_waiting(), "nothing else waits");
+    }
+
+    #[tokio::test]
+    async fn a_source_with_much_waiting_waits_for_room_and_others_do_not() {
+        let (mut turns, now) = (Turns::default(), Instant::now());
+        fill(&mut turns, HEAVY, SOURCE_OPERATIONS);
+        assert!(turns.wait_for_room(LIGHT, SOURCE_BYTES * 2).is_none());
+        let full = turns.wait_for_room(HEAVY, 1).unwrap();
+        turns.take(now);
+        full.await;
+        assert!(turns.wait_for_room(HEAVY, 1).is_none());
+    }
+}
