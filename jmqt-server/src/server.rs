@@ -4,6 +4,8 @@ mod builder;
 mod drain;
 mod membership;
 mod orphans;
+#[cfg(test)]
+mod races;
 mod shared;
 mod signals;
 mod stored;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use jmqt_protocol::{ChannelKind, ChannelName, Packet, PubAck, PushFrame, StatusCode};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::cluster::Reorder;
@@ -37,6 +37,9 @@ pub(crate) struct Deliverer {
     /// How many sessions have been offered something since others had a turn.
     offered: usize,
 }
+
+/// Who waits for what came of an operation.
+type Waiting = (oneshot::Sender<Result<Outcome, NotCommitted>>, Result<Option<Outcome>, NotCommitted>);
 
 /// The messages of one channel in one batch.
 struct Group {
@@ -79,8 +82,15 @@ impl Deliverer {
             tokio::select! {
                 batch = self.batches.recv() => {
                     let Some(batch) = batch else { return };
-                    for group in self.settle(batch, &mut dirty) {
+                    let (groups, replies) = self.settle(batch, &mut dirty);
+                    for group in groups {
                         self.deliver(group, &mut dirty).await;
+                    }
+                    // Only now: whoever made a subscription persistent would push from the log what comes behind it,
+                    // and what came before would find no temporary one any more.
+                    for (reply, result) in replies {
+                        let outcome = result.and_then(|outcome| outcome.ok_or(NotCommitted::Failed));
+                        drop(reply.send(outcome)); // whoever waited may have given up
                     }
                 }
                 arrival = arrival => match arrival {
@@ -101,9 +111,9 @@ impl Deliverer {
         }
     }
 
-    /// Answers everybody who waited, in order, and gathers what is to be pushed.
-    fn settle(&self, batch: Vec<Settled<Tag>>, dirty: &mut DirtyOutboxes) -> Vec<Group> {
-        let mut groups: Vec<Group> = Vec::new();
+    /// Acknowledges publishes, in order, and gathers what is to be pushed, and those who are answered afterwards.
+    fn settle(&self, batch: Vec<Settled<Tag>>, dirty: &mut DirtyOutboxes) -> (Vec<Group>, Vec<Waiting>) {
+        let (mut groups, mut replies): (Vec<Group>, Vec<Waiting>) = (Vec::new(), Vec::new());
         let mut by_channel: NameMap<ChannelName, usize> = NameMap::default();
         let mut group = 0; // that of the message before: often it is the next one's too
         for settled in batch {
@@ -128,33 +138,29 @@ impl Deliverer {
                 }
                 groups[group].messages.push((append, id));
             }
-            self.answer(settled.tag, settled.result, dirty);
+            match settled.tag {
+                Tag::Publish { outbox, id, status } => {
+                    let status = self.status_of(settled.result, status);
+                    let ack = PubAck { status, id: id.as_deref().map(Into::into), data: None };
+                    if outbox.settle(&Packet::PubAck(ack)) {
+                        dirty.add(&outbox);
+                    }
+                }
+                Tag::Reply(reply) => replies.push((reply, settled.result)),
+                Tag::Nobody => {}
+            }
         }
-        groups
+        (groups, replies)
     }
 
-    fn answer(&self, tag: Tag, result: Result<Option<Outcome>, NotCommitted>, dirty: &mut DirtyOutboxes) {
-        match tag {
-            Tag::Publish { outbox, id, status } => {
-                let status = match result {
-                    Ok(Some(Outcome::Repeated { receiver_is_away })) => {
-                        self.hub.counters.publishes_repeated.increment();
-                        if receiver_is_away { StatusCode::CLIENT_OFFLINE } else { StatusCode::OK }
-                    }
-                    Ok(_) => status,
-                    Err(_) => StatusCode::SERVER_ERROR,
-                };
-                let ack = PubAck { status, id: id.as_deref().map(Into::into), data: None };
-                if outbox.settle(&Packet::PubAck(ack)) {
-                    dirty.add(&outbox);
-                }
+    fn status_of(&self, result: Result<Option<Outcome>, NotCommitted>, status: StatusCode) -> StatusCode {
+        match result {
+            Ok(Some(Outcome::Repeated { receiver_is_away })) => {
+                self.hub.counters.publishes_repeated.increment();
+                if receiver_is_away { StatusCode::CLIENT_OFFLINE } else { StatusCode::OK }
             }
-            Tag::Reply(reply) => {
-                let outcome = result.and_then(|outcome| outcome.ok_or(NotCommitted::Failed));
-                // Whoever waited may have given up.
-                drop(reply.send(outcome));
-            }
-            Tag::Nobody => {}
+            Ok(_) => status,
+            Err(_) => StatusCode::SERVER_ERROR,
         }
     }
 

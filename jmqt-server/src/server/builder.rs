@@ -345,7 +345,7 @@ impl ServerBuilder {
         Ok(server)
     }
 
-    fn validators(self) -> Result<Validators, StartError> {
+    pub(super) fn validators(self) -> Result<Validators, StartError> {
         let mut missing = Vec::new();
         let mut note = |present: bool, name| {
             if !present {

@@ -930,19 +930,33 @@ impl Outbox {
         position.seen = position.seen.max(logged.last_logged().map_or(0, |(_, Seq(seq))| seq));
         let mut run = 0..0; // messages to be appended in one piece
         let (mut sent, mut sent_bytes) = (0, 0);
+        let mut is_behind = false;
         for (index, message) in logged.messages.iter().enumerate() {
-            let PushId::Logged(LogPlace { seq: Seq(seq), stamp, .. }) = message.id else { continue };
-            if seq < position.next {
+            let PushId::Logged(LogPlace { seq: Seq(seq), stamp, .. }) = message.id else {
+                // In no log: the subscription was temporary when it was committed, or is again, and this is not
+                // known here yet.
+                if source == Source::Live && message.sender.as_ref() != Some(&subscription.client) {
+                    append_run(&mut state.queue, framed, std::mem::replace(&mut run, 0..0));
+                    let bytes = framed.messages(index..index + 1);
+                    if !self.push_temporary(state, subscription, message.id, bytes) {
+                        return;
+                    }
+                }
+                continue;
+            };
+            if is_behind || seq < position.next {
                 continue;
             }
             if seq > position.next {
                 if !matches!(source, Source::Log { .. }) {
-                    break; // something is missing: the log has it
+                    is_behind = true; // something is missing: the log has it
+                    continue;
                 }
                 position.pass_over(seq - 1);
             }
             if seq > position.next || seq > position.acked.horizon() {
-                break;
+                is_behind = true;
+                continue;
             }
             if message.sender.as_ref() == Some(&subscription.client) {
                 position.pass_over(seq); // for its cursor, one's own message is acknowledged (2.11)
@@ -965,7 +979,8 @@ impl Outbox {
                 || queued > 0 && queued + length > limit
                 || redelivery && !window.has_room_for_redelivery(length)
             {
-                break;
+                is_behind = true;
+                continue;
             }
             if redelivery {
                 window.redelivered(position.key, seq, length);
@@ -977,7 +992,7 @@ impl Outbox {
             position.next += 1;
             sent += 1;
             sent_bytes += length;
-            if run.end != index {
+            if run.is_empty() || run.end != index {
                 append_run(&mut state.queue, framed, run);
                 run = index..index;
             }
@@ -1467,6 +1482,26 @@ mod tests {
         outbox.offer(&subscription, &logged(4..=4), Source::Memory);
         outbox.offer(&subscription, &logged(5..=5), Source::Live);
         assert_eq!(got(&outbox), ["4", "5"]);
+    }
+
+    #[test] // protocol.md 2.14, 2.20: where nobody is persistently subscribed, the log does not have it
+    fn what_is_in_no_log_is_pushed_whatever_the_subscription_is_about_to_become() {
+        let outbox = outbox();
+        outbox.set_window(3, false);
+        outbox.go_live();
+        let subscription = subscribe(&outbox, Stage::Live, LogState::Attaching { seen: None });
+        outbox.attach(&subscription, &stored(0));
+        // The store has made it temporary between 1 and the next, or persistent behind the one before.
+        let mut pushes = logged(1..=3);
+        let in_memory = |number| PushId::Memory { process: 7, number };
+        pushes.messages[1].id = in_memory(2);
+        outbox.offer(&subscription, &pushes, Source::Live);
+        assert_eq!(got(&outbox), ["1", "2"]);
+        outbox.offer(&subscription, &pushes, Source::Memory);
+        assert_eq!(got(&outbox), [""; 0], "it comes once");
+        outbox.detach(&subscription);
+        outbox.offer(&subscription, &logged(4..=4), Source::Live);
+        assert_eq!(got(&outbox), ["4"]);
     }
 
     #[test] // protocol.md 2.20

@@ -1,0 +1,368 @@
+//! Order where sessions and subscriptions begin, end or change while messages come in (protocol.md 2.2, 2.3, 2.10, 2.14,
+//! 2.20): whole servers, whose store stops at a gate until the test has done what is to happen meanwhile.
+
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use jmqt_protocol::{ChannelName, ClientId, Persistence};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::*;
+use crate::store::{
+    ChannelKey, CursorUpdate, Epoch, Expired, Forgotten, IsAway, LoggedMessage, Operation, Outcome,
+    PendingLimits, Retained, Seq, SessionRow, SqliteOptions, SqliteStore, StoreError, StoredSubscription,
+    Swept, Synchronous,
+};
+use crate::{AllowAll, BoxError, ConnRequest, ConnValidator, ConnVerdict, DenyAll, Publish};
+
+/// A place where the store stops while it is closed.
+struct Gate {
+    is_open: watch::Sender<bool>,
+    waiting: watch::Sender<usize>,
+}
+
+impl Gate {
+    fn new() -> Self {
+        Self { is_open: watch::Sender::new(true), waiting: watch::Sender::new(0) }
+    }
+
+    fn close(&self) {
+        self.is_open.send_replace(false);
+    }
+
+    fn open(&self) {
+        self.is_open.send_replace(true);
+    }
+
+    async fn pass(&self) {
+        self.waiting.send_modify(|waiting| *waiting += 1);
+        self.is_open.subscribe().wait_for(|is_open| *is_open).await.unwrap();
+        self.waiting.send_modify(|waiting| *waiting -= 1);
+    }
+
+    /// Until somebody stands there.
+    async fn reached(&self) {
+        within(self.waiting.subscribe().wait_for(|waiting| *waiting > 0)).await.unwrap();
+    }
+}
+
+async fn within<T>(work: impl Future<Output = T>) -> T {
+    timeout(Duration::from_secs(60), work).await.expect("it takes too long")
+}
+
+struct Gated {
+    store: SqliteStore,
+    /// Before a batch is committed.
+    commit: Gate,
+    /// After a retained message was read.
+    retained: Gate,
+}
+
+#[async_trait]
+impl Store for Gated {
+    async fn commit(&self, batch: &[Operation]) -> Result<Vec<Outcome>, StoreError> {
+        self.commit.pass().await;
+        self.store.commit(batch).await
+    }
+
+    async fn read_retained(&self, channel: &ChannelName) -> Result<Option<Retained>, StoreError> {
+        let read = self.store.read_retained(channel).await;
+        self.retained.pass().await;
+        read
+    }
+
+    fn epoch(&self) -> Epoch {
+        self.store.epoch()
+    }
+
+    async fn subscriptions(&self, client: &ClientId) -> Result<Vec<StoredSubscription>, StoreError> {
+        self.store.subscriptions(client).await
+    }
+
+    fn may_have_retained(&self, channel: &ChannelName) -> bool {
+        self.store.may_have_retained(channel)
+    }
+
+    async fn read_log(
+        &self,
+        key: ChannelKey,
+        after: Seq,
+        messages: usize,
+        bytes: usize,
+    ) -> Result<Vec<LoggedMessage>, StoreError> {
+        self.store.read_log(key, after, messages, bytes).await
+    }
+
+    async fn save_cursors(&self, updates: &[CursorUpdate]) -> Result<(), StoreError> {
+        self.store.save_cursors(updates).await
+    }
+
+    async fn trim(&self, channels: &[ChannelKey]) -> Result<u64, StoreError> {
+        self.store.trim(channels).await
+    }
+
+    async fn sessions_opened(&self, sessions: &[SessionRow]) -> Result<(), StoreError> {
+        self.store.sessions_opened(sessions).await
+    }
+
+    async fn sessions_closed(&self, sessions: &[(ClientId, u64)], node: &str) -> Result<(), StoreError> {
+        self.store.sessions_closed(sessions, node).await
+    }
+
+    async fn claim_orphans(&self, node: &str) -> Result<Vec<SessionRow>, StoreError> {
+        self.store.claim_orphans(node).await
+    }
+
+    async fn orphan_closed(&self, session: &SessionRow) -> Result<(), StoreError> {
+        self.store.orphan_closed(session).await
+    }
+
+    async fn expire(&self, before: SystemTime, is_away: &mut IsAway<'_>) -> Result<Vec<Expired>, StoreError> {
+        self.store.expire(before, is_away).await
+    }
+
+    async fn limit_pending(
+        &self,
+        limits: PendingLimits,
+        after: Option<&ClientId>,
+    ) -> Result<Swept, StoreError> {
+        self.store.limit_pending(limits, after).await
+    }
+
+    async fn forget_publishers(&self, now: SystemTime) -> Result<Forgotten, StoreError> {
+        self.store.forget_publishers(now).await
+    }
+
+    async fn close(&self) {
+        self.store.close().await;
+    }
+}
+
+/// The session of a client `busy` begins with a message, which has to be stored before its `connAck`.
+struct PublishesAtFirst;
+
+#[async_trait]
+impl ConnValidator for PublishesAtFirst {
+    async fn validate_conn(&self, request: &ConnRequest<'_>) -> Result<ConnVerdict, BoxError> {
+        if request.client.as_str() == "busy" {
+            request.server.force_pub(Publish::json(channel("hello"), &1)?.at_least_once())?;
+        }
+        Ok(ConnVerdict::accept())
+    }
+}
+
+fn channel(name: &str) -> ChannelName {
+    ChannelName::parse(name).unwrap()
+}
+
+fn client(id: &str) -> ClientId {
+    ClientId::parse(id).unwrap()
+}
+
+struct Started {
+    _folder: tempfile::TempDir,
+    server: Server,
+    store: Arc<Gated>,
+}
+
+impl Started {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let config = Config { bind_address: [127, 0, 0, 1].into(), ..Config::default() };
+        let path = folder.path().join("jmqt.db");
+        let store =
+            SqliteStore::open(SqliteOptions { path, synchronous: Synchronous::Normal }).await.unwrap();
+        let store = Arc::new(Gated { store, commit: Gate::new(), retained: Gate::new() });
+        let builder = Server::builder(config.clone()).auth(DenyAll).conn(PublishesAtFirst).sub(AllowAll);
+        let validators = builder.publish(AllowAll).validators().unwrap();
+        let listener = Listener::bind(([127, 0, 0, 1], 0).into(), Protocol::Socket, None).unwrap();
+        let backend = Backend::Alone(Arc::clone(&store) as Arc<dyn Store>);
+        let server = Server::start(&config, validators, backend, vec![listener]).await.unwrap();
+        Self { _folder: folder, server, store }
+    }
+
+    async fn open(&self) -> Client {
+        let address = self.server.local_addr(Protocol::Socket).unwrap();
+        Client { stream: TcpStream::connect(address).await.unwrap(), received: Vec::new() }
+    }
+
+    async fn connect(&self, name: &str) -> Client {
+        let mut client = self.open().await;
+        client.send(&format!(r#"{{"conn":{{"at":"","cl":"{name}"}}}}"#)).await;
+        assert_eq!(client.next().await, "connAck");
+        client
+    }
+
+    /// Carries it out in a task of its own.
+    fn force_sub(&self, name: &str, to: &str, persistence: Persistence) -> JoinHandle<()> {
+        let (handle, client, channel) = (self.server.handle(), client(name), channel(to));
+        tokio::spawn(async move { handle.force_sub(&client, &channel, persistence).await.unwrap() })
+    }
+
+    async fn retain(&self, to: &str) {
+        self.server.handle().force_pub(Publish::json(channel(to), &0).unwrap().retained()).await.unwrap();
+        // That it is in the store is told by the next one.
+        let after = Publish::json(channel("after"), &0).unwrap().at_least_once();
+        self.server.handle().force_pub(after).await.unwrap();
+    }
+
+    /// All that has been submitted so far waits behind what is at the gate: until that is so.
+    async fn waiting(&self, operations: usize) {
+        within(async {
+            while self.server.shared.hub.waiting() < operations {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+}
+
+struct Client {
+    stream: TcpStream,
+    received: Vec<u8>,
+}
+
+impl Client {
+    async fn send(&mut self, text: &str) {
+        self.stream.write_all(format!("{text}\0").as_bytes()).await.unwrap();
+    }
+
+    /// The type of the next packet; of a push, its channel and data.
+    async fn next(&mut self) -> String {
+        loop {
+            if let Some(end) = self.received.iter().position(|byte| *byte == 0) {
+                let packet: Vec<u8> = self.received.drain(..=end).collect();
+                let packet: serde_json::Value = serde_json::from_slice(&packet[..end]).unwrap();
+                let (kind, value) = packet.as_object().unwrap().iter().next().unwrap();
+                return match kind.as_str() {
+                    "push" => format!("{} {}", value["cn"].as_str().unwrap(), value["dt"]),
+                    kind => kind.to_owned(),
+                };
+            }
+            let mut chunk = [0; 4096];
+            let length = within(self.stream.read(&mut chunk)).await.unwrap();
+            assert!(length > 0, "the server has closed the connection");
+            self.received.extend_from_slice(&chunk[..length]);
+        }
+    }
+
+    /// Everything up to the answer to a heartbeat.
+    async fn up_to_now(&mut self) -> Vec<String> {
+        self.send(r#"{"hb":{}}"#).await;
+        let mut packets = Vec::new();
+        loop {
+            match self.next().await {
+                packet if packet == "hbAck" => return packets,
+                packet => packets.push(packet),
+            }
+        }
+    }
+
+    async fn publish(&mut self, to: &str, data: u32) {
+        self.send(&format!(r#"{{"pub":{{"cn":"{to}","dt":{data},"q":1,"id":"{data}"}}}}"#)).await;
+    }
+}
+
+#[tokio::test] // protocol.md 2.2, 2.3
+async fn what_the_application_subscribes_a_connecting_client_to_comes_after_the_conn_ack() {
+    let started = Started::new().await;
+    started.retain("news").await;
+    started.store.commit.close();
+    let mut busy = started.open().await;
+    busy.send(r#"{"conn":{"at":"","cl":"busy"}}"#).await;
+    started.store.commit.reached().await; // it is connecting
+    within(started.force_sub("busy", "news", Persistence::Temporary)).await.unwrap();
+    started.store.commit.open();
+    assert_eq!(busy.next().await, "connAck");
+    assert_eq!(busy.next().await, "news 0");
+    started.server.shutdown().await;
+}
+
+#[tokio::test] // protocol.md 2.12, 2.20
+async fn no_retained_message_comes_when_force_unsub_has_returned() {
+    let started = Started::new().await;
+    started.retain("news").await;
+    started
+        .server
+        .handle()
+        .force_sub(&client("bob"), &channel("news"), Persistence::Persistent)
+        .await
+        .unwrap();
+    started.store.retained.close();
+    let mut bob = started.connect("bob").await;
+    started.store.retained.reached().await; // it has been read, and not been sent
+    assert!(started.server.handle().force_unsub(&client("bob"), &channel("news")).await.unwrap());
+    started.store.retained.open();
+    assert_eq!(bob.up_to_now().await, [""; 0]);
+    started.server.shutdown().await;
+}
+
+#[tokio::test] // protocol.md 2.3, 2.10
+async fn no_message_comes_before_the_sub_ack_while_the_retained_message_is_read() {
+    let started = Started::new().await;
+    started.retain("news").await;
+    let mut alice = started.connect("alice").await;
+    let mut bob = started.connect("bob").await;
+    bob.send(r#"{"sub":{"cn":"other"}}"#).await;
+    assert_eq!(bob.next().await, "subAck");
+    started.store.retained.close();
+    bob.send(r#"{"sub":{"cn":"news"}}"#).await;
+    started.store.retained.reached().await;
+    alice.publish("news", 1).await;
+    // Something is written, so that what waits for room would follow.
+    alice.publish("other", 2).await;
+    assert_eq!((alice.next().await, alice.next().await), ("pubAck".into(), "pubAck".into()));
+    assert_eq!(bob.next().await, "other 2");
+    started.server.handle().force_pub(Publish::json(channel("other"), &3).unwrap()).await.unwrap();
+    assert_eq!(bob.next().await, "other 3");
+    started.store.retained.open();
+    let packets = [bob.next().await, bob.next().await, bob.next().await];
+    assert_eq!(packets, ["subAck", "news 0", "news 1"]);
+    started.server.shutdown().await;
+}
+
+#[tokio::test] // protocol.md 2.14, 2.20
+async fn what_is_committed_with_a_change_of_the_flag_is_pushed_once() {
+    for to in [Persistence::Persistent, Persistence::Temporary] {
+        // With somebody who stays persistently subscribed, all is in the log; otherwise only what may be read again.
+        for has_log in [true, false] {
+            let started = Started::new().await;
+            if has_log {
+                let carol = started.force_sub("carol", "news", Persistence::Persistent);
+                within(carol).await.unwrap();
+            }
+            let mut alice = started.connect("alice").await;
+            let mut bob = started.connect("bob").await;
+            let persistent = u8::from(to == Persistence::Temporary);
+            bob.send(&format!(r#"{{"sub":{{"cn":"news","pr":{persistent}}}}}"#)).await;
+            assert_eq!(bob.next().await, "subAck");
+
+            started.store.commit.close();
+            alice.publish("other", 1).await;
+            started.store.commit.reached().await;
+            // All of these are in one batch, behind that one.
+            alice.publish("news", 2).await;
+            started.waiting(1).await;
+            let changed = started.force_sub("bob", "news", to);
+            started.waiting(2).await;
+            alice.publish("news", 3).await;
+            started.waiting(3).await;
+            started.store.commit.open();
+            within(changed).await.unwrap();
+            alice.publish("news", 4).await;
+            for _ in 1..=4 {
+                assert_eq!(alice.next().await, "pubAck");
+            }
+            let mut pushes = Vec::new();
+            while pushes.last().is_none_or(|last| last != "news 4") {
+                pushes.push(bob.next().await);
+            }
+            pushes.append(&mut bob.up_to_now().await);
+            assert_eq!(pushes, ["news 2", "news 3", "news 4"], "{to:?}, {has_log}");
+            started.server.shutdown().await;
+        }
+    }
+}
