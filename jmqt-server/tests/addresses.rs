@@ -43,8 +43,14 @@ async fn an_address_has_so_many_connections_and_gets_places_back() {
     let refusal = String::from_utf8(refusal).unwrap();
     // protocol.md 2.22: TRY_LATER
     assert!(refusal.starts_with(r#"{"disconn":{"st":4006,"mg":"too many connections"#), "{refusal}");
+    let mut websocket = server.open_raw(Protocol::WebSocket).await;
+    websocket.send_bytes(b"PROXY TCP4 192.0.2.1 127.0.0.1 40000 8011\r\n").await;
+    let refusal = String::from_utf8(websocket.bytes_until_closed().await).unwrap();
+    assert!(refusal.starts_with("HTTP/1.1 503 "), "{refusal}");
+    assert!(refusal.contains("\r\nRetry-After: 5\r\n"), "{refusal}");
+    assert!(refusal.ends_with("\r\n\r\ntoo many connections from this address\n"), "{refusal}");
     let _bob = connect_from(&server, "192.0.2.2").await.unwrap();
-    assert_eq!(server.counters().connections_refused_by_address, 1);
+    assert_eq!(server.counters().connections_refused_by_address, 2);
 
     drop(alice);
     for attempt in 0.. {

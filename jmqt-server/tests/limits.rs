@@ -115,6 +115,25 @@ async fn a_place_that_was_given_back_is_given_to_the_next() {
     alice.expect_nothing_before_hb().await;
 }
 
+#[tokio::test] // docs/configuration.md, protocol.md 2.22
+async fn who_finds_no_place_is_told_when_to_come_back() {
+    let server = TestServer::configured(|config| config.max_connections = 1).await;
+    let mut alice = server.connect("alice").await;
+    let refusal = server.open_raw(Protocol::Socket).await.bytes_until_closed().await;
+    let expected =
+        "{\"disconn\":{\"st\":4006,\"mg\":\"the server has as many connections as it may have\",\"ts\":5}}\0";
+    assert_eq!(refusal.escape_ascii().to_string(), expected.as_bytes().escape_ascii().to_string());
+    let refusal = server.open_raw(Protocol::WebSocket).await.bytes_until_closed().await;
+    let refusal = String::from_utf8(refusal).unwrap();
+    assert!(refusal.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{refusal}");
+    assert!(refusal.contains("\r\nRetry-After: 5\r\n"), "{refusal}");
+    assert!(refusal.ends_with("\r\n\r\nthe server has as many connections as it may have\n"), "{refusal}");
+    // An answer would cost a handshake.
+    assert_eq!(server.open_raw(Protocol::SslSocket).await.bytes_until_closed().await, b"");
+    assert_eq!(server.counters().connections_refused, 3);
+    alice.expect_nothing_before_hb().await;
+}
+
 // ---- queues -------------------------------------------------------------------------------------
 
 /// A server with small queues that gives up slow consumers quickly.
