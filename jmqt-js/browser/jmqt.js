@@ -1421,11 +1421,16 @@ var nextTurn = (() => {
   };
 })();
 
-// dist/transport.js
+// dist/open.js
 init_errors();
 
 // dist/websocket.js
 init_errors();
+
+// dist/transport.js
+var HIGH_WATER_BYTES = 1 << 20;
+
+// dist/websocket.js
 var ROOM_POLL_MS = 10;
 var WebSocketTransport = class {
   #socket;
@@ -1732,8 +1737,7 @@ function inWorker() {
   scope.postMessage({ ready: true });
 }
 
-// dist/transport.js
-var HIGH_WATER_BYTES = 1 << 20;
+// dist/open.js
 function openTransport(options, events) {
   const url = parseUrl(options.url);
   switch (url.protocol) {

@@ -26,9 +26,9 @@ import type { Subscription } from './subscription.js';
 import { Subscriptions, isFinal } from './subscriptions.js';
 import { Tokens } from './tokens.js';
 import type { RefreshContext } from './tokens.js';
-import { parseUrl } from './transport.js';
+import { parseUrl } from './open.js';
 import { onWake } from './wake.js';
-import type { WebSocketConstructor } from './websocket.js';
+import type { WebSocketConstructor } from './transport.js';
 
 export interface ClientOptions {
   /** `ws://host:8012`, `wss://host:8013`; in Node also `jmqt://host:8010`, `jmqts://host:8011`. */

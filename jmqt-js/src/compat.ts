@@ -13,7 +13,7 @@ import { SeenIds } from './delivery.js';
 import { Status } from './errors.js';
 import { disconnectReason } from './reason.js';
 import type { DisconnectReason } from './reason.js';
-import type { WebSocketConstructor, WebSocketLike } from './websocket.js';
+import type { WebSocketConstructor, WebSocketLike } from './transport.js';
 
 export type JMQTPushCallback = (channel: string, client: string, data: unknown, qos: 0 | 1, retainFlag: 0 | 1) => unknown;
 /** `reason`, which the first client does not have, is there if the server said why (protocol.md 2.22). */

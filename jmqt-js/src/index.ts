@@ -41,4 +41,4 @@ export type { ReconnectOptions } from './reconnect.js';
 export type { Credentials } from './session.js';
 export type { Subscription, SubscriptionState, SubscriptionStateEvent } from './subscription.js';
 export type { RefreshContext } from './tokens.js';
-export type { WebSocketConstructor, WebSocketLike } from './websocket.js';
+export type { WebSocketConstructor, WebSocketLike } from './transport.js';

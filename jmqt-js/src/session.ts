@@ -12,7 +12,7 @@ import { Inbox } from './inbox.js';
 import { BadPacket, DISCONN, HEARTBEAT, decode, encodeAuth, encodeConn, encodePushAck, encodeSub, encodeUnsub } from './packet.js';
 import type { ServerPacket } from './packet.js';
 import { disconnectReason } from './reason.js';
-import { openTransport } from './transport.js';
+import { openTransport } from './open.js';
 import type { Transport, TransportOptions } from './transport.js';
 import { endedByServer } from './websocket.js';
 

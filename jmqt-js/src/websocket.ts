@@ -4,20 +4,7 @@ import type { JmqtError } from './errors.js';
 import { describeReason, disconnectReason } from './reason.js';
 import type { DisconnectReason } from './reason.js';
 import { HIGH_WATER_BYTES } from './transport.js';
-import type { Transport, TransportEvents } from './transport.js';
-
-/** What is needed of a WebSocket: that of browsers, of Node 22, and of the package `ws`. */
-export interface WebSocketLike {
-  readonly bufferedAmount: number;
-  onopen: ((event: never) => void) | null;
-  onmessage: ((event: never) => void) | null;
-  onclose: ((event: never) => void) | null;
-  onerror: ((event: never) => void) | null;
-  send(text: string): void;
-  close(): void;
-}
-
-export type WebSocketConstructor = new (url: string) => WebSocketLike;
+import type { Transport, TransportEvents, WebSocketConstructor, WebSocketLike } from './transport.js';
 
 /** A browser does not say when there is room again, so it is asked this often. */
 const ROOM_POLL_MS = 10;

@@ -9,7 +9,7 @@ import type { WebSocketServer as Server } from 'ws';
 import { WebSocketServer } from 'ws';
 
 import { Client } from '../dist/index.js';
-import { openTransport } from '../dist/transport.js';
+import { openTransport } from '../dist/open.js';
 import { WORKER_LIMIT } from '../dist/worker.js';
 import { Collected, skip, startServer } from './support.js';
 
