@@ -13,7 +13,6 @@ use jmqt_protocol::StatusCode;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::outbound::refused;
 use crate::{Error, Receipt};
 
 /// What their ids begin with, so that none is that of a QoS 1 publish, whose ids are numbers (protocol.md 2.23).
@@ -127,7 +126,7 @@ impl Checks {
         let at = self.entries.binary_search_by_key(&id, |entry| entry.id).ok().filter(|at| *at < self.handed);
         let Some(entry) = at.and_then(|at| self.entries.remove(at)) else { return Some(false) };
         self.handed -= 1;
-        entry.finish(if status.is_ok() { Ok(()) } else { Err(refused(status, data)) });
+        entry.finish(if status.is_ok() { Ok(()) } else { Err(Error::refused_publish(status, data)) });
         Some(true)
     }
 

@@ -81,6 +81,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// What the publisher of a refused message is told.
+    pub(crate) fn refused_publish(status: StatusCode, data: Option<&str>) -> Self {
+        Self::Refused { request: "publish", status, reply: data.map(Into::into) }
+    }
+
     /// The status code of the original clients for this error: what the server answered, or
     /// 9 NETWORK_ERROR where it did not.
     #[must_use]

@@ -456,7 +456,7 @@ impl Outbound {
         let Ok(id) = id.parse::<u64>() else { return false };
         if let Ok(at) = self.unacknowledged.binary_search_by_key(&id, |entry| entry.id) {
             if let Some(entry) = self.take_kept(at) {
-                entry.finish(if status.is_ok() { Ok(()) } else { Err(refused(status, data)) });
+                entry.finish(if status.is_ok() { Ok(()) } else { Err(Error::refused_publish(status, data)) });
             }
             return true;
         }
@@ -495,11 +495,6 @@ impl Outbound {
             self.drop_kept(0, Error::Closed);
         }
     }
-}
-
-/// What the publisher of a refused message is told.
-pub(crate) fn refused(status: StatusCode, data: Option<&str>) -> Error {
-    Error::Refused { request: "publish", status, reply: data.map(Into::into) }
 }
 
 /// How long the first packet is, its NUL included.

@@ -8,19 +8,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use ring::hmac;
 
+use crate::server::cluster::Common;
+
 /// `REDIS_PREFIX` at its default.
 const PREFIX: &str = "jmqt:";
 const VERSION: u8 = 3;
 const CONTROL: u8 = 2;
 const SEAL_BYTES: usize = 16;
 const HEADER_BYTES: usize = 14;
-
-/// What the nodes of a cluster have in common, from its database.
-#[derive(Clone)]
-pub(crate) struct Common {
-    pub(crate) epoch: u32,
-    pub(crate) key: [u8; 32],
-}
 
 /// A simulated node.
 #[derive(Clone)]

@@ -19,7 +19,6 @@ use clap::Args;
 
 use crate::server::cluster::LoneNode;
 use crate::server::usage::Usage;
-pub(crate) use bus::Common;
 use bus::{Digest, Ear, Mouth, Voice};
 use simulated::{Crowd, Event};
 

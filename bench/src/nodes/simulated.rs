@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail};
 
-use super::bus::{Common, Digest, Ear, Heard, Mouth, Voice, everybody, of_node};
+use super::bus::{Digest, Ear, Heard, Mouth, Voice, everybody, of_node};
+use crate::server::cluster::Common;
 
 /// As the server does it.
 const IN_ONE_PART: usize = 500;

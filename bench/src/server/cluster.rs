@@ -13,12 +13,18 @@ use super::peers::configuration;
 use super::process::{Process, free_addresses};
 use super::usage::Usage;
 use super::{Kind, Places, install};
-use crate::nodes::Common;
 use crate::swarm::Endpoint;
 
 const DATABASE: &str = "jmqt";
 /// How long a new database may take to let somebody in.
 const OPEN_LIMIT: Duration = Duration::from_secs(15);
+
+/// What the nodes of a cluster have in common, from its database.
+#[derive(Clone)]
+pub(crate) struct Common {
+    pub(crate) epoch: u32,
+    pub(crate) key: [u8; 32],
+}
 
 /// Runs until it is dropped: nodes first.
 pub(crate) struct Cluster {

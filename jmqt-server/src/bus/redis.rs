@@ -9,6 +9,7 @@ mod link;
 mod names;
 mod options;
 mod outgoing;
+mod received;
 #[cfg(test)]
 mod tests;
 
@@ -24,9 +25,10 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::interest::Interest;
-use self::link::{Link, Lost, Received};
+use self::link::Link;
 use self::names::Names;
 use self::outgoing::{Outgoing, Target};
+use self::received::{Lost, Received};
 use super::message::{self, BusMessage, Speaker};
 use super::{Bus, BusEvent, Control, NodeId, Qos1Pushes, Seal};
 use crate::counters::Counters;
@@ -212,7 +214,7 @@ impl RedisBus {
         *self.present.lock().unwrap_or_else(PoisonError::into_inner) = reset.clone();
         let connected = tokio::select! {
             () = stop.cancelled() => return End::Stop,
-            connected = timeout(CONNECT_TIMEOUT, Link::connect(&self.options, received)) => connected,
+            connected = timeout(CONNECT_TIMEOUT, Link::connect(&self.options, move |info| received.take(info))) => connected,
         };
         let link = match connected {
             Ok(Ok(link)) => link,

@@ -1,8 +1,5 @@
 //! One connection to Redis, whatever kind of Redis it is.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use futures_util::future::try_join_all;
 use redis::aio::MultiplexedConnection;
 use redis::cluster::ClusterClientBuilder;
@@ -10,13 +7,10 @@ use redis::cluster_async::ClusterConnection;
 use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
 use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion,
-    PushInfo, PushKind, RedisConnectionInfo, RedisError, RedisResult, TlsCertificates, TlsMode, Value,
+    PushInfo, RedisConnectionInfo, RedisError, RedisResult, TlsCertificates, TlsMode,
 };
-use tokio::sync::Notify;
 
-use super::interest::Interest;
-use super::names::Names;
-use super::{ANSWER_TIMEOUT, CONNECT_TIMEOUT, Inbox, RedisMode, RedisOptions};
+use super::{ANSWER_TIMEOUT, CONNECT_TIMEOUT, RedisMode, RedisOptions};
 
 /// So many messages may be on their way to a connection that is slow to take them.
 const CONNECTION_QUEUE: usize = 64;
@@ -27,80 +21,14 @@ pub(super) enum Link {
     Cluster(ClusterConnection),
 }
 
-/// Takes what a connection receives.
-pub(super) struct Received {
-    inbox: Arc<Inbox>,
-    names: Arc<Names>,
-    interest: Arc<Interest>,
-    lost: Arc<LostSignal>,
-}
-
-#[derive(Default)]
-struct LostSignal {
-    is_lost: AtomicBool,
-    changed: Notify,
-}
-
-/// Tells when a connection is of no use any more.
-pub(super) struct Lost(Arc<LostSignal>);
-
-impl Lost {
-    pub(super) async fn wait(&mut self) {
-        while !self.0.is_lost.load(Ordering::Acquire) {
-            self.0.changed.notified().await;
-        }
-    }
-}
-
-impl Received {
-    pub(super) fn new(inbox: Arc<Inbox>, names: Arc<Names>, interest: Arc<Interest>) -> (Self, Lost) {
-        let lost = Arc::new(LostSignal::default());
-        (Self { inbox, names, interest, lost: Arc::clone(&lost) }, Lost(lost))
-    }
-
-    fn take(&self, info: PushInfo) {
-        match info.kind {
-            PushKind::Message | PushKind::SMessage => {
-                let mut data = info.data.into_iter();
-                if let (Some(Value::BulkString(channel)), Some(Value::BulkString(payload))) =
-                    (data.next(), data.next())
-                    && !self.inbox.take(&channel, payload)
-                {
-                    self.lose();
-                }
-            }
-            // A cluster connection mends itself, but what it was told meanwhile is gone all the same.
-            PushKind::Disconnection => self.lose(),
-            PushKind::Unsubscribe | PushKind::SUnsubscribe => {
-                if let Some(Value::BulkString(name)) = info.data.first()
-                    && !self.was_to_be_unsubscribed(name)
-                {
-                    self.lose();
-                }
-            }
-            _ => {}
-        }
-    }
-
-    /// Whether the end of a subscription is no loss. A cluster ends one unasked when its channel moves to
-    /// another shard.
-    fn was_to_be_unsubscribed(&self, name: &[u8]) -> bool {
-        match std::str::from_utf8(name).ok().and_then(|name| self.names.channel_of(name)) {
-            Some(channel) => self.interest.unsubscribed(channel),
-            None => false, // this node's own channel, or everybody's, which nobody asks to end
-        }
-    }
-
-    fn lose(&self) {
-        self.lost.is_lost.store(true, Ordering::Release);
-        self.lost.changed.notify_one();
-    }
-}
-
 impl Link {
-    pub(super) async fn connect(options: &RedisOptions, received: Received) -> RedisResult<Self> {
+    /// Connects; `received` is given what comes in.
+    pub(super) async fn connect(
+        options: &RedisOptions,
+        received: impl Fn(PushInfo) + Send + Sync + 'static,
+    ) -> RedisResult<Self> {
         let sender = move |info: PushInfo| -> Result<(), redis::aio::SendError> {
-            received.take(info);
+            received(info);
             Ok(())
         };
         let certificates = certificates(options)?;

@@ -424,7 +424,8 @@ async fn a_user_with_few_rights_is_enough_and_a_wrong_password_is_told_of() {
     options.user = Some("jmqt".to_owned());
     options.password = Some("wrong".to_owned());
     let (received, _lost) = RedisBus::new(speaker(1), seal(), options.clone(), Arc::default()).0.received();
-    let error = Link::connect(&options, received).await.err().expect("the password is wrong");
+    let error =
+        Link::connect(&options, move |info| received.take(info)).await.err().expect("the password is wrong");
     let told = link::explain(&error);
     assert!(told.contains("REDIS_PASSWORD") && !told.contains("wrong\""), "{told}");
     options.password = Some("secret".to_owned());
