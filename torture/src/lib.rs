@@ -27,6 +27,7 @@ pub mod pulse;
 pub mod random;
 pub mod redis_server;
 mod rival;
+pub mod session;
 mod subscriber;
 
 use std::fmt::Display;
@@ -35,12 +36,13 @@ use std::time::Duration;
 pub use checker::{Report, check};
 pub use client::Client;
 pub use cluster::{Cluster, Options};
-pub use load::{Load, LoadOptions, Target};
+pub use load::Load;
 pub use notices::{Event, Notice};
 pub use proxy::Proxy;
 pub use pulse::Pulse;
 pub use random::Random;
 pub use redis_server::RedisServer;
+pub use session::{LoadOptions, Target};
 
 /// How long anything that is waited for may take. Generous: it only ends what has failed.
 pub const DEADLINE: Duration = Duration::from_secs(40);

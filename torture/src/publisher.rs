@@ -9,7 +9,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::Random;
 use crate::journal::Sent;
-use crate::load::{HEARTBEAT_EVERY, Phase, Session, Shared};
+use crate::session::{HEARTBEAT_EVERY, Phase, Session, Shared};
 
 /// After a refusal everything that was refused is published again, a moment later.
 const AFTER_REFUSAL: Duration = Duration::from_millis(100);

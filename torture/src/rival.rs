@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use crate::Random;
-use crate::load::{Phase, Shared};
+use crate::session::{Phase, Shared};
 
 /// A side keeps its session for this long at most, if nobody ends it, and then waits as long.
 const TURN_MS: u64 = 400;

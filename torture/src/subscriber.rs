@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, interval, sleep_until};
 
 use crate::Random;
-use crate::load::{HEARTBEAT_EVERY, Phase, RETRY_EVERY, Session, Shared};
+use crate::session::{HEARTBEAT_EVERY, Phase, RETRY_EVERY, Session, Shared};
 
 /// Longer than any load runs.
 const NEVER: Duration = Duration::from_secs(86_400);
