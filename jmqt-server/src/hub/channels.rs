@@ -45,10 +45,22 @@ struct MemberList {
 /// The last pushes, kept while somebody has not got all of them.
 #[derive(Default)]
 struct Tail {
-    runs: VecDeque<Arc<LoggedPushes>>,
-    bytes: usize,
+    /// Boxed, because most channels keep none.
+    kept: Option<Box<Kept>>,
     /// The channel has been removed: whoever still has it must keep nothing there any more.
     is_removed: bool,
+}
+
+#[derive(Default)]
+struct Kept {
+    runs: VecDeque<Arc<LoggedPushes>>,
+    bytes: usize,
+}
+
+impl Tail {
+    fn bytes(&self) -> usize {
+        self.kept.as_ref().map_or(0, |kept| kept.bytes)
+    }
 }
 
 impl Default for Channels {
@@ -116,27 +128,28 @@ impl Channels {
 
     fn change_tail(&self, channel: &Channel, run: Option<Arc<LoggedPushes>>, remove: bool) {
         let mut tail = channel.tail.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = tail.bytes;
+        let before = tail.bytes();
         match run {
-            None if remove => *tail = Tail { is_removed: true, ..Tail::default() },
-            None => *tail = Tail { is_removed: tail.is_removed, ..Tail::default() },
+            None => *tail = Tail { kept: None, is_removed: tail.is_removed || remove },
             Some(_) if tail.is_removed => {}
             Some(run) => {
-                tail.bytes += run.pushes.len();
-                tail.runs.push_back(run);
-                let all = self.tail_bytes.load(Ordering::Relaxed) + tail.bytes - before;
+                let kept = tail.kept.get_or_insert_default();
+                kept.bytes += run.pushes.len();
+                kept.runs.push_back(run);
+                let all = self.tail_bytes.load(Ordering::Relaxed) + kept.bytes - before;
                 let limit = if all > ALL_TAILS_BYTES { 0 } else { TAIL_BYTES };
-                while tail.bytes > limit
-                    && let Some(oldest) = tail.runs.pop_front()
+                while kept.bytes > limit
+                    && let Some(oldest) = kept.runs.pop_front()
                 {
-                    tail.bytes -= oldest.pushes.len();
+                    kept.bytes -= oldest.pushes.len();
                 }
             }
         }
-        if tail.bytes >= before {
-            self.tail_bytes.fetch_add(tail.bytes - before, Ordering::Relaxed);
+        let now = tail.bytes();
+        if now >= before {
+            self.tail_bytes.fetch_add(now - before, Ordering::Relaxed);
         } else {
-            self.tail_bytes.fetch_sub(before - tail.bytes, Ordering::Relaxed);
+            self.tail_bytes.fetch_sub(before - now, Ordering::Relaxed);
         }
     }
 }
@@ -158,7 +171,7 @@ impl Channel {
         let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
         let is_wanted = |message: &LoggedPush| message.id.place() == Some((key, seq));
         let holds = |run: &&Arc<LoggedPushes>| run.messages.iter().any(is_wanted);
-        tail.runs.iter().rev().find(holds).cloned()
+        tail.kept.as_ref()?.runs.iter().rev().find(holds).cloned()
     }
 }
 

@@ -25,6 +25,12 @@ pub(crate) struct Connections {
 #[derive(Default)]
 struct Slot {
     session: Option<Registered>,
+    /// Boxed, because it is there only while sessions come and go, and after a takeover.
+    change: Option<Box<Change>>,
+}
+
+#[derive(Default)]
+struct Change {
     /// The generation of a session that is about to begin, and the way to call it off.
     opening: Option<(u64, CancellationToken)>,
     /// Those who want to be the client's session queue here, first come first served.
@@ -36,19 +42,47 @@ struct Slot {
     takeovers_until: Option<Instant>,
 }
 
+impl Change {
+    /// Nothing of it has to be kept.
+    fn is_over(&self) -> bool {
+        let Self { opening, claims, ended, takeovers_until } = self;
+        opening.is_none() && claims.is_none() && ended.is_none() && takeovers_until.is_none()
+    }
+}
+
 impl Slot {
+    fn change(&mut self) -> &mut Change {
+        self.change.get_or_insert_default()
+    }
+
+    fn opening(&self) -> Option<&(u64, CancellationToken)> {
+        self.change.as_ref()?.opening.as_ref()
+    }
+
+    fn is_claimed(&self) -> bool {
+        self.change.as_ref().is_some_and(|change| change.claims.is_some())
+    }
+
+    /// Tells those who wait for the end of the session, or of one that does not begin.
+    fn tell_of_the_end(&mut self) {
+        if let Some(ended) = self.change.as_mut().and_then(|change| change.ended.take()) {
+            ended.notify_waiters();
+        }
+    }
+
     /// Counts a takeover at this moment.
     ///
     /// # Errors
     /// How long to wait, if there have been too many: then it is not counted.
     fn take_over(&mut self, per_second: u32, now: Instant) -> Result<(), Duration> {
         let interval = Duration::from_secs(1) / per_second;
-        let next = self.takeovers_until.map_or(now, |until| until.max(now)) + interval;
+        let change = self.change();
+        let next = change.takeovers_until.map_or(now, |until| until.max(now)) + interval;
         let wait = next.saturating_duration_since(now + interval * TAKEOVER_BURST);
         if !wait.is_zero() {
             return Err(wait);
         }
-        self.takeovers_until = Some(next);
+        change.takeovers_until = Some(next);
         Ok(())
     }
 }
@@ -83,11 +117,11 @@ impl Drop for Opening {
     fn drop(&mut self) {
         let mut slots = self.connections.lock();
         let Some(slot) = slots.get_mut(&self.client) else { return };
-        slot.opening = None;
-        if slot.session.is_none()
-            && let Some(ended) = slot.ended.take()
-        {
-            ended.notify_waiters();
+        if let Some(change) = &mut slot.change {
+            change.opening = None;
+        }
+        if slot.session.is_none() {
+            slot.tell_of_the_end();
         }
         forget_if_unused(&mut slots, &self.client);
     }
@@ -165,7 +199,7 @@ impl Connections {
         let claims = {
             let mut slots = self.lock();
             let slot = slots.entry(client.clone()).or_default();
-            Arc::clone(slot.claims.get_or_insert_default())
+            Arc::clone(slot.change().claims.get_or_insert_default())
         };
         Claim { _turn: claims.lock_owned().await, slot }
     }
@@ -178,7 +212,7 @@ impl Connections {
                 let slot = slots.entry(client.clone()).or_default();
                 let Some(session) = &slot.session else { return };
                 session.outbox.close_saying(CloseReason::Takeover, Disconnect::takeover(by));
-                Arc::clone(slot.ended.get_or_insert_default()).notified_owned()
+                Arc::clone(slot.change().ended.get_or_insert_default()).notified_owned()
             };
             // `notify_waiters` reaches every `Notified` made before it was called, polled or not.
             ended.await;
@@ -191,7 +225,7 @@ impl Connections {
         let claims = {
             let mut slots = self.lock();
             let slot = slots.entry(client.clone()).or_default();
-            Arc::clone(slot.claims.get_or_insert_default())
+            Arc::clone(slot.change().claims.get_or_insert_default())
         };
         let claim = Claim { _turn: claims.try_lock_owned().ok()?, slot };
         // Looked at with the claim in hand, without which no session begins.
@@ -202,7 +236,8 @@ impl Connections {
     /// A session with this generation is about to begin.
     pub(crate) fn open(self: &Arc<Self>, claim: &Claim, generation: u64) -> Opening {
         let (client, called_off) = (claim.slot.client.clone(), CancellationToken::new());
-        self.lock().entry(client.clone()).or_default().opening = Some((generation, called_off.clone()));
+        self.lock().entry(client.clone()).or_default().change().opening =
+            Some((generation, called_off.clone()));
         Opening { connections: Arc::clone(self), client, called_off }
     }
 
@@ -223,7 +258,7 @@ impl Connections {
     ) -> Option<OwnedNotified> {
         let mut slots = self.lock();
         let slot = slots.get_mut(client)?;
-        match (&slot.session, &slot.opening) {
+        match (&slot.session, slot.opening()) {
             (Some(session), _) if session.generation < below => {
                 session.outbox.close_saying(CloseReason::Takeover, Disconnect::takeover(by));
             }
@@ -231,7 +266,7 @@ impl Connections {
             _ => return None,
         }
         // `notify_waiters` reaches every `Notified` made before it was called, polled or not.
-        Some(Arc::clone(slot.ended.get_or_insert_default()).notified_owned())
+        Some(Arc::clone(slot.change().ended.get_or_insert_default()).notified_owned())
     }
 
     /// Ends all sessions, and calls off those that are about to begin; `true` if there is none any more.
@@ -242,10 +277,10 @@ impl Connections {
             if let Some(session) = &slot.session {
                 session.outbox.close_saying(reason, farewell.clone());
             }
-            if let Some((_, called_off)) = &slot.opening {
+            if let Some((_, called_off)) = slot.opening() {
                 called_off.cancel();
             }
-            is_over &= slot.session.is_none() && slot.opening.is_none();
+            is_over &= slot.session.is_none() && slot.opening().is_none();
         }
         is_over
     }
@@ -254,7 +289,7 @@ impl Connections {
     pub(crate) fn find(&self, client: &ClientId, generation: u64) -> Found {
         let slots = self.lock();
         let Some(slot) = slots.get(client) else { return Found::Nothing };
-        match (&slot.session, &slot.opening) {
+        match (&slot.session, slot.opening()) {
             (Some(session), _) if session.generation == generation => Found::Session(session.clone()),
             (_, Some((opening, called_off))) if *opening == generation => Found::Opening(called_off.clone()),
             _ => Found::Unknown,
@@ -271,9 +306,7 @@ impl Connections {
         let mut slots = self.lock();
         let Some(slot) = slots.get_mut(client) else { return };
         slot.session = None;
-        if let Some(ended) = slot.ended.take() {
-            ended.notify_waiters();
-        }
+        slot.tell_of_the_end();
         forget_if_unused(&mut slots, client);
     }
 
@@ -318,8 +351,11 @@ impl Connections {
 fn forget_if_unused(slots: &mut NameMap<ClientId, Slot>, client: &ClientId) {
     if let Some(slot) = slots.get_mut(client) {
         // Claims are taken from the slot under the lock, so a count of one stays one here.
-        slot.claims.take_if(|claims| Arc::strong_count(claims) == 1);
-        if slot.session.is_none() && slot.opening.is_none() && slot.claims.is_none() {
+        if let Some(change) = &mut slot.change {
+            change.claims.take_if(|claims| Arc::strong_count(claims) == 1);
+        }
+        slot.change.take_if(|change| change.is_over());
+        if slot.session.is_none() && slot.opening().is_none() && !slot.is_claimed() {
             slots.remove(client);
         }
     }

@@ -18,14 +18,14 @@ use tokio::net::TcpStream;
 
 use super::push_id::{IdSpace, PushId};
 use super::queue::{COPIED_BYTES, SLICES, SendQueue};
-use super::subscription::{Changing, LogPosition, LogState, Stage, Subscription};
+use super::subscription::{Changing, LogPosition, LogState, Named, Stage, Subscription};
 use super::window::Window;
 use crate::budget::Budget;
 use crate::counters::Counters;
 use crate::disconnect::Disconnect;
 use crate::hub::{Pushes, RetainedPush};
 use crate::log_limit::log_limited;
-use crate::name_map::NameMap;
+use crate::name_map::NameSet;
 use crate::packet_trace;
 use crate::store::{ChannelKey, CursorUpdate, LogPlace, Seq, Stamp, StoredSubscription};
 use crate::transport::Framing;
@@ -206,7 +206,7 @@ struct State {
     /// because there are seldom any.
     held: Option<Box<Held>>,
     connecting: bool,
-    subscriptions: NameMap<ChannelName, Arc<Subscription>>,
+    subscriptions: NameSet<Named>,
     window: Option<Box<Window>>,
     window_size: u32,
     careful: bool,
@@ -507,7 +507,7 @@ impl Outbox {
     // ---- subscriptions -------------------------------------------------------------------------
 
     pub(crate) fn subscription(&self, channel: &str) -> Option<Arc<Subscription>> {
-        self.lock().subscriptions.get(channel).cloned()
+        self.lock().subscriptions.get(channel).map(|Named(subscription)| Arc::clone(subscription))
     }
 
     /// How many subscriptions the client has, and how many of them are persistent; its own point-to-point
@@ -515,7 +515,7 @@ impl Outbox {
     pub(crate) fn subscription_counts(&self, own_channel: &str) -> (usize, usize) {
         let state = self.lock();
         let own = state.subscriptions.get(own_channel);
-        let own_persistent = own.is_some_and(|own| own.persistence() == Persistence::Persistent);
+        let own_persistent = own.is_some_and(|Named(own)| own.persistence() == Persistence::Persistent);
         let persistent = state.window.as_ref().map_or(0, |window| window.by_key.len());
         (
             state.subscriptions.len() - usize::from(own.is_some()),
@@ -524,23 +524,20 @@ impl Outbox {
     }
 
     pub(crate) fn subscriptions(&self) -> Vec<Arc<Subscription>> {
-        self.lock().subscriptions.values().cloned().collect()
+        self.lock().subscriptions.iter().map(|Named(subscription)| Arc::clone(subscription)).collect()
     }
 
     /// Adds a subscription; what was there under this name stays.
     pub(crate) fn insert_subscription(&self, subscription: &Arc<Subscription>) -> bool {
         let mut state = self.lock();
-        if state.closed.is_some() || state.subscriptions.contains_key(&subscription.channel) {
-            return false;
-        }
-        state.subscriptions.insert(subscription.channel.clone(), Arc::clone(subscription));
-        true
+        // One that is there already stays.
+        state.closed.is_none() && state.subscriptions.insert(Named(Arc::clone(subscription)))
     }
 
     /// Ends a subscription: nothing of it is pushed after this returns.
     pub(crate) fn remove_subscription(&self, channel: &str) -> Option<Arc<Subscription>> {
         let mut state = self.lock();
-        let subscription = state.subscriptions.remove(channel)?;
+        let Named(subscription) = state.subscriptions.take(channel)?;
         self.end_subscription(&mut state, &subscription);
         Some(subscription)
     }
@@ -558,8 +555,8 @@ impl Outbox {
     /// there is none left. For the end of a session, or of one that did not come about.
     pub(crate) fn remove_subscriptions(&self, limit: usize) -> Option<Vec<Arc<Subscription>>> {
         let mut state = self.lock();
-        let removed = state.subscriptions.extract_if(|_, _| true).take(limit);
-        let removed: Vec<_> = removed.map(|(_, subscription)| subscription).collect();
+        let removed = state.subscriptions.extract_if(|_| true).take(limit);
+        let removed: Vec<_> = removed.map(|Named(subscription)| subscription).collect();
         for subscription in &removed {
             subscription.set_stage(Stage::Ended);
         }
@@ -695,7 +692,7 @@ impl Outbox {
     /// Queues a retained message of a subscription that there has been for a while, unless it has ended.
     pub(crate) fn append_retained(&self, channel: &ChannelName, retained: RetainedPush) {
         let mut state = self.lock();
-        if state.subscriptions.contains_key(channel) {
+        if state.subscriptions.contains(channel.as_str()) {
             append_retained(&mut state.queue, retained);
         }
     }

@@ -1,5 +1,7 @@
 //! One client's subscription to one channel, shared by its session and the channel's member list.
 
+use std::borrow::Borrow;
+use std::hash::{Hash, Hasher};
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -26,6 +28,29 @@ pub(crate) struct Subscription {
     /// Locked under the outbox's lock, or alone.
     log: Mutex<LogState>,
 }
+
+/// A subscription among those of its session: found by its channel's name.
+pub(super) struct Named(pub(super) Arc<Subscription>);
+
+impl Borrow<str> for Named {
+    fn borrow(&self) -> &str {
+        self.0.channel.as_str()
+    }
+}
+
+impl Hash for Named {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.channel.as_str().hash(state);
+    }
+}
+
+impl PartialEq for Named {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.channel == other.0.channel
+    }
+}
+
+impl Eq for Named {}
 
 /// How far a subscription has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
