@@ -178,6 +178,11 @@ impl Channel {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test] // there may be a hundred thousand
+    fn a_channel_of_which_nothing_is_kept_is_small() {
+        assert!(size_of::<Channel>() <= 72, "{}", size_of::<Channel>());
+    }
     use crate::hub::PushesBuilder;
     use crate::session::PushId;
     use crate::store::{LogPlace, Stamp};

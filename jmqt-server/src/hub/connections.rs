@@ -365,6 +365,11 @@ fn forget_if_unused(slots: &mut NameMap<ClientId, Slot>, client: &ClientId) {
 mod tests {
     use super::*;
 
+    #[test] // ten thousand clients are ten thousand of these, and what a table keeps free
+    fn the_slot_of_a_session_that_goes_on_is_small() {
+        assert!(size_of::<Slot>() <= 64, "{}", size_of::<Slot>());
+    }
+
     #[test] // protocol.md 2.4
     fn takeovers_come_five_at_once_and_then_one_a_second() {
         let (mut slot, start) = (Slot::default(), Instant::now());
