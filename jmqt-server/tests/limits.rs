@@ -6,6 +6,7 @@
 mod support;
 
 use std::io;
+use std::io::{Read as _, Write as _};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -132,6 +133,21 @@ async fn who_finds_no_place_is_told_when_to_come_back() {
     assert_eq!(server.open_raw(Protocol::SslSocket).await.bytes_until_closed().await, b"");
     assert_eq!(server.counters().connections_refused, 3);
     alice.expect_nothing_before_hb().await;
+}
+
+#[tokio::test] // protocol.md 2.22: a connection that is reset may lose it
+async fn who_finds_no_place_is_told_so_although_it_has_sent_something() {
+    let server = TestServer::configured(|config| config.max_connections = 1).await;
+    let _alice = server.connect("alice").await;
+    // The server accepts only when this test waits, so by then there is something to be read.
+    let mut bob = std::net::TcpStream::connect(server.address(Protocol::Socket)).unwrap();
+    bob.write_all(b"{\"auth\":{\"dt\":{\"client_name\":\"bob\"}}}\0").unwrap();
+    let told = tokio::task::spawn_blocking(move || {
+        let mut told = Vec::new();
+        bob.read_to_end(&mut told).map(|_| told)
+    });
+    let told = support::within("the refusal", told).await.unwrap().expect("it was reset");
+    assert!(told.starts_with(br#"{"disconn":{"st":4006,"#), "{}", told.escape_ascii());
 }
 
 // ---- queues -------------------------------------------------------------------------------------

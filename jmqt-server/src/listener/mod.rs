@@ -9,7 +9,7 @@ mod tls;
 
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::log_limit::LogLimit;
@@ -55,6 +55,9 @@ const UNSENT_BYTES: u32 = 128 * 1024;
 const BACKOFF: Duration = Duration::from_millis(100);
 /// When a client that was turned away because of a limit should come back.
 const RETRY_SECONDS: u32 = 5;
+/// How long and how often such a client is read from.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_READS: usize = 16;
 
 /// A port that was closed and cannot be opened is tried again after this.
 const REOPEN_EVERY: Duration = Duration::from_secs(5);
@@ -170,13 +173,13 @@ impl Listener {
             if let Some(left_out) = LIMIT.permit() {
                 log_for!(self.protocol, warn, left_out, %remote, "refused: MAX_CONNECTIONS are open");
             }
-            turn_away(&stream, self.protocol, "the server has as many connections as it may have");
-            return;
+            let problem = "the server has as many connections as it may have";
+            return turn_away(shared, stream, self.protocol, problem);
         };
         let is_proxy = shared.is_trusted_proxy(remote.ip());
         // Behind a proxy the address that counts is in the header.
-        if !is_proxy && !count_address(shared, &mut permit, &stream, remote, self.protocol) {
-            return;
+        if !is_proxy && let Some(problem) = count_address(shared, &mut permit, remote, self.protocol) {
+            return turn_away(shared, stream, self.protocol, problem);
         }
         counters.connections_accepted.increment();
         // Small answers must not wait for the acknowledgement of earlier ones. It fails only on a
@@ -205,17 +208,14 @@ fn limit_unsent(socket: &TcpSocket) {
     let _ = (socket, UNSENT_BYTES);
 }
 
-/// Counts the connection for its address. `false`: that has or makes too many, which was answered.
+/// Counts the connection for its address. If that has or makes too many: what to tell the client.
 fn count_address(
     shared: &Shared,
     permit: &mut ConnectionPermit,
-    stream: &TcpStream,
     remote: SocketAddr,
     protocol: Protocol,
-) -> bool {
-    let Some(refusal) = AddressKey::of(remote.ip()).and_then(|key| permit.count_for(key).err()) else {
-        return true;
-    };
+) -> Option<&'static str> {
+    let refusal = permit.count_for(AddressKey::of(remote.ip())?).err()?;
     static LIMIT: LogLimit = LogLimit::new();
     shared.hub.counters.connections_refused_by_address.increment();
     if let Some(left_out) = LIMIT.permit() {
@@ -225,16 +225,16 @@ fn count_address(
         };
         log_for!(protocol, warn, left_out, %remote, "refused: its address has reached {key}. If it is a proxy, list it in TRUSTED_PROXIES or raise the limit");
     }
-    let problem = match refusal {
+    Some(match refusal {
         Refusal::TooMany => "too many connections from this address",
         Refusal::TooFast => "too many new connections from this address",
-    };
-    turn_away(stream, protocol, problem);
-    false
+    })
 }
 
-/// Says why a connection is not accepted, as far as that can be said without waiting: it is closed in any case.
-fn turn_away(stream: &TcpStream, protocol: Protocol, problem: &str) {
+/// Says why a connection is not accepted, as far as that can be said without waiting: it is closed in any case. What the
+/// client sends is thrown away for a moment, if not too many have that: closing a socket with unread bytes resets the
+/// connection, and the client may lose what it was told.
+fn turn_away(shared: &Arc<Shared>, stream: TcpStream, protocol: Protocol, problem: &str) {
     let answer = match protocol {
         // 4006 is TRY_LATER (protocol.md 2.22).
         Protocol::Socket => {
@@ -249,7 +249,23 @@ fn turn_away(stream: &TcpStream, protocol: Protocol, problem: &str) {
         Protocol::SslSocket | Protocol::SslWebSocket => return,
     };
     // A socket that was just accepted has room for this; if it is gone, nobody is there to be told.
-    let _ = socket2::SockRef::from(stream).send(answer.as_bytes());
+    let socket = socket2::SockRef::from(&stream);
+    if socket.send(answer.as_bytes()).is_err() || socket.shutdown(Shutdown::Write).is_err() {
+        return;
+    }
+    let Ok(place) = Arc::clone(&shared.turned_away).try_acquire_owned() else { return };
+    shared.tasks.spawn(async move {
+        let thrown_away = async {
+            for _ in 0..LINGER_READS {
+                if stream.readable().await.is_err() || stream.try_read(&mut [0; 4096]).is_ok_and(|it| it == 0)
+                {
+                    break;
+                }
+            }
+        };
+        drop(timeout(LINGER, thrown_away).await);
+        drop(place);
+    });
 }
 
 /// A connection that is no session yet.
@@ -267,17 +283,15 @@ impl Newcomer {
         let closing = self.shared.closing.clone();
         let agreed = async {
             if is_proxy {
-                let is_in = self.read_proxy_header(&stream).await
-                    // A proxy that has not said yet who the client is has as many connections as it likes.
-                    && (self.shared.is_trusted_proxy(self.info.remote.ip())
-                        || count_address(
-                            &self.shared,
-                            &mut self.permit,
-                            &stream,
-                            self.info.remote,
-                            self.info.protocol,
-                        ));
-                if !is_in {
+                if !self.read_proxy_header(&stream).await {
+                    return None;
+                }
+                let ConnectionInfo { remote, protocol } = self.info;
+                // A proxy that has not said yet who the client is has as many connections as it likes.
+                if !self.shared.is_trusted_proxy(remote.ip())
+                    && let Some(problem) = count_address(&self.shared, &mut self.permit, remote, protocol)
+                {
+                    turn_away(&self.shared, stream, protocol, problem);
                     return None;
                 }
             }

@@ -22,6 +22,9 @@ use crate::session::{IdleLimits, Outbox};
 use crate::transport::HttpContext;
 use crate::validators::Validators;
 
+/// So many clients that were turned away are read from for a moment.
+const TURNED_AWAY: usize = 64;
+
 /// What every connection of a server shares.
 pub(crate) struct Shared {
     pub(crate) validators: Validators,
@@ -42,6 +45,8 @@ pub(crate) struct Shared {
     addresses: Addresses,
     /// TLS handshakes that are computed at a time.
     pub(crate) handshakes: Semaphore,
+    /// Clients that were turned away and may still read why, at a time.
+    pub(crate) turned_away: Arc<Semaphore>,
     /// Every task that serves a connection.
     pub(crate) tasks: TaskTracker,
     /// The server is stopping: what is no session yet does not become one.
@@ -127,6 +132,7 @@ impl Shared {
             max_connections: AtomicUsize::new(config.max_connections),
             addresses: Addresses::new(address_limits(config)),
             handshakes: Semaphore::new(2 * std::thread::available_parallelism().map_or(1, NonZero::get)),
+            turned_away: Arc::new(Semaphore::new(TURNED_AWAY)),
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
             failed: CancellationToken::new(),
