@@ -26,7 +26,7 @@ pub use network::{InvalidNetwork, Network};
 pub use origin::{AllowedOrigin, InvalidOrigin};
 use settings::{Settings, SourceText};
 
-use crate::store::{PendingLimits, Synchronous};
+use crate::store::{PendingLimits, RetainedLimits, Synchronous};
 
 /// The largest packet that can be asked for: 1 GiB.
 const LARGEST_PACKET: usize = 1 << 30;
@@ -115,6 +115,10 @@ pub struct Config {
     /// How many messages are kept in the point-to-point channel of one absent client, a tenth of them at most
     /// from one publisher; `None` for no limit. Default 1,000.
     pub max_pending_p2p_per_client: Option<u64>,
+    /// How many channels may have a retained message; `None` for no limit. Default 100,000.
+    pub max_retained_messages: Option<u64>,
+    /// How many bytes of payload all retained messages may have together; `None` for no limit. Default 256 MiB.
+    pub max_retained_bytes: Option<u64>,
     /// How long a stopping server goes on flushing what is queued. Up to an hour, default
     /// 5 seconds.
     pub drain: Duration,
@@ -284,6 +288,18 @@ impl Config {
                 0..=1_000_000_000,
             ))
             .filter(|limit| *limit > 0),
+            max_retained_messages: Some(settings.integer(
+                "MAX_RETAINED_MESSAGES",
+                100_000,
+                0..=1_000_000_000_000,
+            ))
+            .filter(|limit| *limit > 0),
+            max_retained_bytes: Some(settings.integer(
+                "MAX_RETAINED_BYTES",
+                256 << 20,
+                0..=1_000_000_000_000_000,
+            ))
+            .filter(|limit| *limit > 0),
             drain: settings.seconds("DRAIN_SECONDS", 5, 0..=3600),
             spread_drain: redis.is_some(),
             redis,
@@ -306,6 +322,11 @@ impl Config {
             [self.max_pending_per_client, self.max_pending_bytes_per_client, self.max_pending_p2p_per_client];
         let [messages, bytes, own_messages] = limits.map(|limit| limit.unwrap_or(u64::MAX));
         limits.iter().any(Option::is_some).then_some(PendingLimits { messages, bytes, own_messages })
+    }
+
+    /// What may be retained.
+    pub(crate) fn retained_limits(&self) -> RetainedLimits {
+        RetainedLimits { messages: self.max_retained_messages, bytes: self.max_retained_bytes }
     }
 
     /// The ports and the keys that name them, of listeners there are to be.

@@ -78,6 +78,8 @@ counters! {
     /// Stored messages given up because a client had more of them than MAX_PENDING_PER_CLIENT,
     /// MAX_PENDING_BYTES_PER_CLIENT or MAX_PENDING_P2P_PER_CLIENT allow.
     pending_dropped,
+    /// Messages that were not retained because MAX_RETAINED_MESSAGES or MAX_RETAINED_BYTES were there already.
+    retained_refused,
     /// Persistent subscriptions removed because their client did not return in SESSION_EXPIRY_SECONDS.
     subscriptions_expired,
     /// Requests answered SERVER_ERROR because a validator failed, panicked or took too long.

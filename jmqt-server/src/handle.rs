@@ -84,6 +84,10 @@ pub enum HandleError {
     /// A temporary subscription of a client that is not connected.
     #[error("the client is not connected")]
     NotConnected,
+    /// A QoS 1 message was to be retained, and MAX_RETAINED_MESSAGES or MAX_RETAINED_BYTES are there already: it was not
+    /// published. (One of QoS 0 is pushed and not retained, which is counted and logged.)
+    #[error("no more messages can be retained (MAX_RETAINED_MESSAGES, MAX_RETAINED_BYTES)")]
+    TooManyRetained,
     /// The database failed; the log has the reason.
     #[error("the store failed")]
     Store,
@@ -93,6 +97,7 @@ impl From<HubError> for HandleError {
     fn from(error: HubError) -> Self {
         match error {
             HubError::Store | HubError::Unknown => Self::Store,
+            HubError::TooManyRetained => Self::TooManyRetained,
             HubError::SessionEnded | HubError::Superseded | HubError::TooManyTakeovers(_) => {
                 Self::NotConnected
             }
@@ -199,7 +204,7 @@ impl ServerHandle {
     /// everybody's outbound queue.
     ///
     /// # Errors
-    /// [`HandleError::InvalidChannel`] for a control channel, [`HandleError::Store`].
+    /// [`HandleError::InvalidChannel`] for a control channel, [`HandleError::TooManyRetained`], [`HandleError::Store`].
     pub async fn force_pub(&self, publish: Publish) -> Result<(), HandleError> {
         self.publish(publish.into_message()?).await
     }
@@ -210,7 +215,7 @@ impl ServerHandle {
     ///
     /// # Errors
     /// [`HandleError::InvalidChannel`] for a control channel and for the client's own `#` channel,
-    /// [`HandleError::Store`].
+    /// [`HandleError::TooManyRetained`], [`HandleError::Store`].
     pub async fn publish_as(&self, client: &ClientId, publish: Publish) -> Result<(), HandleError> {
         let mut message = publish.into_message()?;
         if is_own_channel(client, &message.channel) {

@@ -11,8 +11,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use jmqt_server::{CloseReason, ControlReply, Protocol, StatusCode};
-use support::{Asked, Client, Incoming, TestServer};
+use jmqt_server::{CloseReason, ControlReply, HandleError, Protocol, Publish, StatusCode};
+use support::{Asked, Client, Incoming, TestServer, channel};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::Interval;
@@ -658,4 +658,52 @@ async fn when_too_much_waits_for_all_clients_the_largest_queues_are_closed() {
         support::Notice::Close(name, CloseReason::QueueOverflow) => assert!(names.contains(&name.as_str())),
         notice => panic!("{notice:?}"),
     }
+}
+
+// ---- retained messages --------------------------------------------------------------------------
+
+#[tokio::test] // protocol.md 2.12
+async fn no_more_messages_are_retained_than_may_be() {
+    let server = TestServer::configured(|config| {
+        config.max_retained_messages = Some(1);
+        config.max_retained_bytes = Some(100);
+    })
+    .await;
+    let (mut alice, mut bob) = (server.connect("alice").await, server.connect("bob").await);
+    bob.sub("b").await;
+    bob.sub_persistent("b1").await;
+    alice.send(r#"{"pub":{"cn":"a","dt":1,"rt":1,"q":1,"id":"1"}}"#).await;
+    alice.expect(r#"{"pubAck":{"st":1,"id":"1"}}"#).await;
+    // QoS 1: it is not taken at all. What follows is.
+    alice.send(r#"{"pub":{"cn":"b1","dt":2,"rt":1,"q":1,"id":"2"}}"#).await;
+    alice.expect(r#"{"pubAck":{"st":7,"id":"2"}}"#).await;
+    alice.send(r#"{"pub":{"cn":"b1","dt":3,"q":1,"id":"3"}}"#).await;
+    alice.expect(r#"{"pubAck":{"st":1,"id":"3"}}"#).await;
+    assert_eq!(bob.next_push().await.data(), "3");
+    // QoS 0: it is pushed. The publisher hears that it is not retained if it gave an id.
+    alice.send(r#"{"pub":{"cn":"b","dt":4,"rt":1}}"#).await;
+    alice.send(r#"{"pub":{"cn":"b","dt":5,"rt":1,"id":"5"}}"#).await;
+    alice.expect(r#"{"pubAck":{"st":7,"id":"5"}}"#).await;
+    assert_eq!(bob.next_pushes(2).await.iter().map(|it| it.data()).collect::<Vec<_>>(), ["4", "5"]);
+    // The application hears it too.
+    let handle = server.handle();
+    let publish = async |name, text: &str| {
+        let message = Publish::raw(channel(name), text).unwrap().retained().at_least_once();
+        handle.force_pub(message).await
+    };
+    assert_eq!(publish("b", "6").await, Err(HandleError::TooManyRetained));
+    assert_eq!(server.counters().retained_refused, 4);
+    // Another message for the same channel is no more than before, however large; and one that is gone makes room.
+    publish("a", &data(7, 200)).await.unwrap();
+    assert_eq!(publish("b", "8").await, Err(HandleError::TooManyRetained));
+    assert!(handle.clear_retained(&channel("a")).await.unwrap());
+    publish("b", "9").await.unwrap();
+    let mut carol = server.connect("carol").await;
+    for (name, there) in [("a", false), ("b1", false), ("b", true)] {
+        carol.sub(name).await;
+        if there {
+            carol.expect(r#"{"push":{"cn":"b","dt":9,"cl":"","rt":1}}"#).await;
+        }
+    }
+    carol.expect_nothing_before_hb().await;
 }

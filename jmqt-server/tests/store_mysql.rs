@@ -12,8 +12,8 @@ use bytes::Bytes;
 use jmqt_protocol::{ChannelName, ClientId};
 use jmqt_server::store::{
     Append, ChannelKey, ClusterStore, Cursor, CursorUpdate, Entered, LogPlace, MySqlOptions, MySqlStore,
-    MySqlTls, NodeBeat, Operation, Outcome, PendingLimits, PublishId, PublisherId, Seq, SessionRow,
-    SharedSession, Stamp, Store, StoreError, StoredSubscription,
+    MySqlTls, NodeBeat, Operation, Outcome, PendingLimits, PublishId, PublisherId, RetainedLimits, Seq,
+    SessionRow, SharedSession, Stamp, Store, StoreError, StoredSubscription,
 };
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::mysql::MySqlConnection;
@@ -78,7 +78,7 @@ async fn one(store: &MySqlStore, operation: Operation) -> Outcome {
 
 async fn subscribed(store: &MySqlStore, who: &str, to: &str) -> StoredSubscription {
     match one(store, subscribe(who, to)).await {
-        Outcome::Subscribed { subscription, .. } => subscription,
+        Outcome::Subscribed(subscription) => subscription,
         other => panic!("{other:?}"),
     }
 }
@@ -145,8 +145,8 @@ async fn a_database_of_the_first_schema_is_brought_up_to_date_with_all_that_is_i
         let log = store.read_log(ChannelKey(3), Seq(0), 2, usize::MAX).await.unwrap();
         let kept: Vec<_> = log.iter().map(|it| (it.seq.0, it.stamp, &it.data[..])).collect();
         assert_eq!(kept, [(1, Stamp::NONE, &b"1"[..]), (2, Stamp::NONE, b"2")]);
-        let outcome = one(&store, Operation::ReadRetained { channel: channel("news") }).await;
-        assert!(matches!(outcome, Outcome::Retained(Some(retained)) if retained.data == "3"));
+        let outcome = store.read_retained(&channel("news")).await.unwrap();
+        assert!(matches!(outcome, Some(retained) if retained.data == "3"));
         let outcome = one(&store, append("news", "4")).await;
         assert!(matches!(outcome, Outcome::Appended(Some(place)) if place.stamp != Stamp::NONE));
         store.close().await;
@@ -252,6 +252,7 @@ async fn a_password_is_not_shown() {
         pool_size: 8,
         largest_payload: 1,
         shared: false,
+        retained: RetainedLimits::default(),
     };
     let shown = format!("{options:?}");
     assert!(shown.contains("jmqt") && !shown.contains("swordfish"), "{shown}");
@@ -328,8 +329,8 @@ async fn payloads_are_as_large_as_the_servers_packets_allow() {
     let read = store.read_log(key, Seq(0), 100, 2).await.unwrap();
     assert_eq!(read.iter().map(|it| it.data.len()).collect::<Vec<_>>(), [1, bytes]);
     assert!(read[1].data == large.as_bytes());
-    let kept = one(&store, Operation::ReadRetained { channel: channel("news") }).await;
-    assert!(matches!(kept, Outcome::Retained(Some(kept)) if kept.data == large.as_bytes()));
+    let kept = store.read_retained(&channel("news")).await.unwrap();
+    assert!(matches!(kept, Some(kept) if kept.data == large.as_bytes()));
 }
 
 #[tokio::test]
@@ -491,15 +492,41 @@ async fn a_client_with_subscriptions_is_known_whatever_node_they_came_from() {
 }
 
 #[tokio::test]
+async fn what_one_node_retains_is_counted_by_the_others_within_seconds() {
+    let Some(database) = MySql::new(true) else { return };
+    database.make().await;
+    let retained = RetainedLimits { messages: Some(3), bytes: None };
+    let open = || async { MySqlStore::open(MySqlOptions { retained, ..database.options() }).await.unwrap() };
+    let (a, b) = (open().await, open().await);
+    for (store, name) in [(&a, "1"), (&b, "2"), (&a, "3")] {
+        assert_eq!(one(store, retain(name, "1")).await, Outcome::Appended(None));
+    }
+    let until = Instant::now() + Duration::from_secs(30);
+    let mut taken = 3;
+    while one(&b, retain(&taken.to_string(), "1")).await != Outcome::TooManyRetained {
+        (taken, _) = (taken + 1, assert!(Instant::now() < until));
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    assert_eq!(one(&b, retain("1", "2")).await, Outcome::Appended(None), "a replacement");
+    for name in 1..=taken {
+        one(&b, Operation::ClearRetained { channel: channel(&name.to_string()) }).await;
+    }
+    while one(&a, retain("new", "1")).await == Outcome::TooManyRetained {
+        assert!(Instant::now() < until);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test]
 async fn what_one_node_retains_the_others_see() {
     let Some(database) = MySql::new(true) else { return };
     let (a, b) = (open(&database).await, open(&database).await);
     one(&a, retain("news", "1")).await;
     assert!(b.may_have_retained(&channel("news")));
-    let kept = one(&b, Operation::ReadRetained { channel: channel("news") }).await;
-    assert!(matches!(kept, Outcome::Retained(Some(kept)) if kept.data == "1"));
+    let kept = b.read_retained(&channel("news")).await.unwrap();
+    assert!(matches!(kept, Some(kept) if kept.data == "1"));
     one(&b, Operation::ClearRetained { channel: channel("news") }).await;
-    assert_eq!(one(&a, Operation::ReadRetained { channel: channel("news") }).await, Outcome::Retained(None));
+    assert_eq!(a.read_retained(&channel("news")).await.unwrap(), None);
 }
 
 #[tokio::test]
@@ -524,8 +551,8 @@ async fn a_batch_that_fails_does_nothing_at_all() {
     }
     assert!(log(&store, key).await.is_empty());
     assert_eq!(store.subscriptions(&client("carol")).await.unwrap(), []);
-    let kept = one(&store, Operation::ReadRetained { channel: channel("news") }).await;
-    assert_eq!(kept, Outcome::Retained(None));
+    let kept = store.read_retained(&channel("news")).await.unwrap();
+    assert_eq!(kept, None);
     let appended = one(&store, publish(1, "news")).await;
     assert_eq!(placed(&appended), Some((key, Seq(1))));
     assert_eq!(one(&store, publish(1, "news")).await, Outcome::Repeated { receiver_is_away: false });

@@ -29,7 +29,7 @@ async fn measure(what: &str, store: Arc<dyn Store>, payload: usize) {
     let subscribe = |i| Operation::Subscribe { client: client(i), channel: channel(i) };
     let mut keys = Vec::new();
     for outcome in store.commit(&(0..PUBLISHERS).map(subscribe).collect::<Vec<_>>()).await.unwrap() {
-        let Outcome::Subscribed { subscription, .. } = outcome else { panic!("{outcome:?}") };
+        let Outcome::Subscribed(subscription) = outcome else { panic!("{outcome:?}") };
         keys.push(subscription.key);
     }
     let publisher = Some(ClientId::parse("publisher").unwrap());
@@ -93,7 +93,11 @@ async fn acknowledge(store: Arc<dyn Store>, keys: Vec<ChannelKey>, is_over: Arc<
 async fn commits_per_second() {
     for payload in [128, 1024] {
         let folder = tempfile::tempdir().unwrap();
-        let options = SqliteOptions { path: folder.path().join("jmqt.db"), synchronous: Synchronous::Full };
+        let options = SqliteOptions {
+            path: folder.path().join("jmqt.db"),
+            synchronous: Synchronous::Full,
+            retained: Default::default(),
+        };
         measure("SQLite", Arc::new(SqliteStore::open(options).await.unwrap()), payload).await;
         for shared in [false, true] {
             let Some(database) = MySql::new(shared) else { return };

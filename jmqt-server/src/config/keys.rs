@@ -1,7 +1,7 @@
 //! The names of all keys, and which of them hold secrets.
 
 /// Every key there is, in the order of `server.conf` and `docs/configuration.md`.
-pub(super) const KEYS: [&str; 56] = [
+pub(super) const KEYS: [&str; 58] = [
     "BIND_ADDRESS",
     "SOCKET_PORT",
     "WEBSOCKET_PORT",
@@ -35,6 +35,8 @@ pub(super) const KEYS: [&str; 56] = [
     "MAX_PENDING_PER_CLIENT",
     "MAX_PENDING_BYTES_PER_CLIENT",
     "MAX_PENDING_P2P_PER_CLIENT",
+    "MAX_RETAINED_MESSAGES",
+    "MAX_RETAINED_BYTES",
     "LOG_PATH",
     "LOG_MODE",
     "ENABLE_MYSQL",

@@ -150,6 +150,8 @@ fn without_a_file_there_are_the_default_ports() {
     assert_eq!(config.max_pending_per_client, Some(100_000));
     assert_eq!(config.max_pending_bytes_per_client, Some(64 << 20));
     assert_eq!(config.max_pending_p2p_per_client, Some(1000));
+    assert_eq!(config.max_retained_messages, Some(100_000));
+    assert_eq!(config.max_retained_bytes, Some(256 << 20));
     assert_eq!(config.log, LogConfig::new(LogMode::Info, None));
 }
 

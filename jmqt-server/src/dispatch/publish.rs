@@ -120,8 +120,10 @@ impl Core {
         if publish.retain == Retain::Yes {
             let hub = Arc::clone(&self.shared.hub);
             let message = message(client, channel, publish);
+            let outbox = Arc::clone(&self.outbox);
+            let publisher = publish.id.as_deref().map(|id| (&outbox, id));
             // It may only fail while the server stops; nobody has been promised anything.
-            if let Err(reason) = self.wait(hub.submit_retained(message)).await {
+            if let Err(reason) = self.wait(hub.submit_retained(message, publisher)).await {
                 return Flow::Break(reason);
             }
         }

@@ -117,6 +117,11 @@ impl Deliverer {
         let mut by_channel: NameMap<ChannelName, usize> = NameMap::default();
         let mut group = 0; // that of the message before: often it is the next one's too
         for settled in batch {
+            if let (Some(Operation::Append(append)), Ok(Some(Outcome::TooManyRetained))) =
+                (&settled.operation, &settled.result)
+            {
+                self.hub.refused_to_retain(append);
+            }
             if let (Some(Operation::Append(append)), Ok(Some(Outcome::Appended(place)))) =
                 (settled.operation, &settled.result)
                 && append.log
@@ -146,6 +151,13 @@ impl Deliverer {
                         dirty.add(&outbox);
                     }
                 }
+                Tag::Retain { outbox, id } => {
+                    if matches!(settled.result, Ok(Some(Outcome::TooManyRetained))) {
+                        let (status, id) = (StatusCode::NOT_ALLOWED, Some((&*id).into()));
+                        outbox.answer(&Packet::PubAck(PubAck { status, id, data: None }));
+                        dirty.add(&outbox);
+                    }
+                }
                 Tag::Reply(reply) => replies.push((reply, settled.result)),
                 Tag::Nobody => {}
             }
@@ -159,6 +171,7 @@ impl Deliverer {
                 self.hub.counters.publishes_repeated.increment();
                 if receiver_is_away { StatusCode::CLIENT_OFFLINE } else { StatusCode::OK }
             }
+            Ok(Some(Outcome::TooManyRetained)) => StatusCode::NOT_ALLOWED,
             Ok(_) => status,
             Err(_) => StatusCode::SERVER_ERROR,
         }

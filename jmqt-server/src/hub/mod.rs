@@ -77,6 +77,8 @@ pub(crate) struct Hub {
 pub(crate) enum Tag {
     /// A client's QoS 1 publish: its `pubAck`, with this status if the store did its part.
     Publish { outbox: Arc<Outbox>, id: Option<Box<str>>, status: StatusCode },
+    /// A client's QoS 0 publish with an id, which is told if its message is not retained.
+    Retain { outbox: Arc<Outbox>, id: Box<str> },
     /// Somebody who waits.
     Reply(oneshot::Sender<Result<Outcome, NotCommitted>>),
     /// Nobody.
@@ -87,6 +89,7 @@ impl Tagged for Tag {
     fn bytes(&self) -> usize {
         match self {
             Self::Publish { id, .. } => id.as_ref().map_or(0, |id| id.len()),
+            Self::Retain { id, .. } => id.len(),
             Self::Reply(_) | Self::Nobody => 0,
         }
     }
@@ -100,6 +103,8 @@ pub(crate) enum HubError {
     /// It may have happened all the same.
     #[error("the store has not told what became of it")]
     Unknown,
+    #[error("no more messages can be retained (MAX_RETAINED_MESSAGES, MAX_RETAINED_BYTES)")]
+    TooManyRetained,
     #[error("the session has ended")]
     SessionEnded,
     #[error("the client is connecting to another node")]

@@ -9,7 +9,7 @@ use super::channels::Members;
 use super::{Cluster, Hub, HubError, Location, Pushes, PushesBuilder, THE_SERVER, Tag};
 use crate::log_limit::log_limited;
 use crate::session::{Flush, Outbox, Stage};
-use crate::store::{Append, Operation, Order, PublishId, Source};
+use crate::store::{Append, Operation, Order, Outcome, PublishId, Source};
 use crate::transport::Framing;
 
 /// After so many sessions a fan-out lets other tasks run.
@@ -158,11 +158,28 @@ impl Hub {
         message.sender.as_ref().map_or(THE_SERVER, |client| self.source_of(client))
     }
 
-    /// The retained part of a QoS 0 publish, which nobody waits for (2.13).
-    pub(crate) async fn submit_retained(&self, message: Message) -> Result<(), HubError> {
+    /// The retained part of a QoS 0 publish, which nobody waits for (2.13). A client that gave it an id is told if there is
+    /// no room for it.
+    pub(crate) async fn submit_retained(
+        &self,
+        message: Message,
+        publisher: Option<(&Arc<Outbox>, &str)>,
+    ) -> Result<(), HubError> {
+        let tag = match publisher {
+            Some((outbox, id)) => Tag::Retain { outbox: Arc::clone(outbox), id: id.into() },
+            None => Tag::Nobody,
+        };
         let order = Order::Of(self.source_of_message(&message));
-        let operation = message.into_operation(None);
-        self.queue.submit(order, Some(operation), Tag::Nobody).await.map_err(|_| HubError::Store)
+        self.queue.submit(order, Some(message.into_operation(None)), tag).await.map_err(|_| HubError::Store)
+    }
+
+    pub(super) fn refused_to_retain(&self, append: &Append) {
+        self.counters.retained_refused.increment();
+        let client = append.sender.as_ref().map_or("", ClientId::as_str);
+        log_limited!(
+            warn, target: "jmqt::store", client, channel = %append.channel, bytes = append.data.len(),
+            "a message was not retained: MAX_RETAINED_MESSAGES or MAX_RETAINED_BYTES are there already"
+        );
     }
 
     /// A publish on the server's own account (§9.e): when it returns, a QoS 1 message is on disk and a
@@ -170,8 +187,10 @@ impl Hub {
     pub(crate) async fn publish(&self, message: Message) -> Result<(), HubError> {
         self.counters.messages_published.increment();
         if message.qos == Qos::AtLeastOnce {
-            self.commit(message.into_operation(None)).await?;
-            return Ok(());
+            return match self.commit(message.into_operation(None)).await? {
+                Outcome::TooManyRetained => Err(HubError::TooManyRetained),
+                _ => Ok(()),
+            };
         }
         let mut pushes = PushesBuilder::default();
         let sender = message.sender.as_ref().map_or("", ClientId::as_str);
@@ -179,7 +198,7 @@ impl Hub {
         let mut dirty = DirtyOutboxes::default();
         self.push(&message.channel, message.sender.as_ref(), &pushes.finish(), Flush::Now, &mut dirty).await;
         if message.retain == Retain::Yes {
-            self.submit_retained(message).await?;
+            self.submit_retained(message, None).await?;
         }
         Ok(())
     }

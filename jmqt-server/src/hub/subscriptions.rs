@@ -57,18 +57,23 @@ impl Hub {
             Persistence::Persistent => LogState::Attaching { seen: None },
         };
         let subscription = self.insert(outbox, client, channel, stage, log).await?;
-        let made = match persistence {
-            Persistence::Temporary => self.retained_push(outbox, channel).await,
-            Persistence::Persistent => self.attach(&subscription).await,
-        };
-        match made {
+        if persistence == Persistence::Persistent
+            && let Err(error) = self.attach(&subscription).await
+        {
+            self.remove(outbox, channel);
+            return Err(unclear(outbox, error));
+        }
+        match self.retained_push(outbox, channel).await {
             Ok(retained) => Ok(Subscribed { subscription, retained }),
             Err(error) => {
-                self.remove(outbox, channel);
-                Err(match persistence {
-                    Persistence::Persistent => unclear(outbox, error),
-                    Persistence::Temporary => error,
-                })
+                match (persistence, stage) {
+                    (Persistence::Temporary, _) => self.remove(outbox, channel),
+                    // It is in the store, and its `subAck` would say that it is not: the next session has it.
+                    (Persistence::Persistent, Stage::Opening) => outbox.close(CloseReason::StoreUnclear),
+                    // It is in force; whoever asked for it may ask again.
+                    (Persistence::Persistent, _) => {}
+                }
+                Err(error)
             }
         }
     }
@@ -101,17 +106,15 @@ impl Hub {
         Ok(subscription)
     }
 
-    /// Makes an entered subscription persistent, and returns the retained message.
-    async fn attach(&self, subscription: &Arc<Subscription>) -> Result<Option<RetainedPush>, HubError> {
+    /// Makes an entered subscription persistent.
+    async fn attach(&self, subscription: &Arc<Subscription>) -> Result<(), HubError> {
         let Subscription { client, channel, outbox, .. } = &**subscription;
         let operation = Operation::Subscribe { client: client.clone(), channel: channel.clone() };
-        let Outcome::Subscribed { subscription: stored, retained } =
-            self.commit_change(outbox, operation).await?
-        else {
+        let Outcome::Subscribed(stored) = self.commit_change(outbox, operation).await? else {
             return Err(HubError::Store);
         };
         subscription.outbox.attach(subscription, &stored);
-        Ok(retained.map(|retained| frame_retained(&subscription.outbox, &subscription.channel, retained)))
+        Ok(())
     }
 
     /// Ends a persistent subscription in the store; `false` if there was none.
@@ -189,18 +192,18 @@ impl Hub {
         if let Some(subscription) = outbox.subscription(channel.as_str())
             && subscription.persistence() != persistence
         {
-            let retained = match persistence {
+            match persistence {
                 Persistence::Persistent => {
                     let _change = Change::begin(&subscription);
-                    self.attach(&subscription).await.map_err(|error| unclear(outbox, error))?
+                    self.attach(&subscription).await.map_err(|error| unclear(outbox, error))?;
                 }
                 Persistence::Temporary => {
                     let unsubscribed = self.unsubscribe_in_store(outbox, client, channel).await;
                     unsubscribed.map_err(|error| unclear(outbox, error))?;
                     outbox.detach(&subscription);
-                    self.retained_push(outbox, channel).await?
                 }
-            };
+            }
+            let retained = self.retained_push(outbox, channel).await?;
             return Ok(Subscribed { subscription, retained });
         }
         self.subscribe_in_turn(outbox, client, channel, persistence, Stage::Live).await

@@ -382,8 +382,11 @@ async fn open_backend(config: &Config) -> Result<Backend, StartError> {
         if config.redis.is_some() {
             return Err(StartError::ClusterWithoutDatabase);
         }
-        let options =
-            SqliteOptions { path: config.sqlite_path.clone(), synchronous: config.sqlite_synchronous };
+        let options = SqliteOptions {
+            path: config.sqlite_path.clone(),
+            synchronous: config.sqlite_synchronous,
+            retained: config.retained_limits(),
+        };
         return Ok(Backend::Alone(Arc::new(SqliteStore::open(options).await?)));
     };
     let store = MySqlStore::open(MySqlOptions {
@@ -396,6 +399,7 @@ async fn open_backend(config: &Config) -> Result<Backend, StartError> {
         pool_size: mysql.pool_size,
         largest_payload: config.max_packet_bytes,
         shared: config.redis.is_some(),
+        retained: config.retained_limits(),
     });
     let store = Arc::new(store.await?);
     Ok(match &config.redis {

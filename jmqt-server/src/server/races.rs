@@ -13,8 +13,8 @@ use tokio::time::timeout;
 use super::*;
 use crate::store::{
     ChannelKey, CursorUpdate, Epoch, Expired, Forgotten, IsAway, LoggedMessage, Operation, Outcome,
-    PendingLimits, Retained, Seq, SessionRow, SqliteOptions, SqliteStore, StoreError, StoredSubscription,
-    Swept, Synchronous,
+    PendingLimits, Retained, RetainedLimits, Seq, SessionRow, SqliteOptions, SqliteStore, StoreError,
+    StoredSubscription, Swept, Synchronous,
 };
 use crate::{AllowAll, BoxError, ConnRequest, ConnValidator, ConnVerdict, DenyAll, Publish};
 
@@ -173,8 +173,13 @@ impl Started {
         let folder = tempfile::tempdir().unwrap();
         let config = Config { bind_address: [127, 0, 0, 1].into(), ..Config::default() };
         let path = folder.path().join("jmqt.db");
-        let store =
-            SqliteStore::open(SqliteOptions { path, synchronous: Synchronous::Normal }).await.unwrap();
+        let store = SqliteStore::open(SqliteOptions {
+            path,
+            synchronous: Synchronous::Normal,
+            retained: RetainedLimits::default(),
+        })
+        .await
+        .unwrap();
         let store = Arc::new(Gated { store, commit: Gate::new(), retained: Gate::new() });
         let builder = Server::builder(config.clone()).auth(DenyAll).conn(PublishesAtFirst).sub(AllowAll);
         let validators = builder.publish(AllowAll).validators().unwrap();

@@ -380,7 +380,7 @@ impl Operation {
             Self::Subscribe { client, channel } | Self::Unsubscribe { client, channel } => {
                 client.as_str().len() + channel.as_str().len()
             }
-            Self::ClearRetained { channel } | Self::ReadRetained { channel } => channel.as_str().len(),
+            Self::ClearRetained { channel } => channel.as_str().len(),
         }
     }
 
@@ -397,7 +397,7 @@ impl Operation {
     /// The channel whose retained message it changes or reads.
     fn concerns_retained(&self) -> Option<&ChannelName> {
         match self {
-            Self::Subscribe { channel, .. } | Self::ReadRetained { channel } => Some(channel),
+            Self::Subscribe { channel, .. } => Some(channel),
             _ => self.written_retained(),
         }
     }

@@ -17,6 +17,7 @@ mod mysql;
 mod names;
 mod plan;
 mod publisher;
+mod retained;
 mod sqlite;
 mod time;
 mod turns;
@@ -33,6 +34,7 @@ pub(crate) use failures::store_failed;
 pub use mysql::{MySqlOptions, MySqlStore, MySqlTls};
 pub(crate) use publisher::parse_number;
 pub use publisher::{PublishId, PublisherId};
+pub use retained::RetainedLimits;
 pub use sqlite::{SqliteOptions, SqliteStore, Synchronous};
 pub(crate) use turns::Source;
 
@@ -118,11 +120,6 @@ pub enum Operation {
         /// Which channel.
         channel: ChannelName,
     },
-    /// Reads the channel's retained message as it is at this place in the order.
-    ReadRetained {
-        /// Which channel.
-        channel: ChannelName,
-    },
 }
 
 /// A message for [`Operation::Append`].
@@ -152,19 +149,15 @@ pub enum Outcome {
         /// As it was then.
         receiver_is_away: bool,
     },
-    /// For `Subscribe`: the subscription, old or new, and the retained message.
-    Subscribed {
-        /// The subscription.
-        subscription: StoredSubscription,
-        /// The channel's retained message.
-        retained: Option<Retained>,
-    },
+    /// For `Append`: it was to be retained, and its channel has no retained message, and there is no room for one
+    /// more ([`RetainedLimits`]). Nothing was done.
+    TooManyRetained,
+    /// For `Subscribe`: the subscription, old or new.
+    Subscribed(StoredSubscription),
     /// For `Unsubscribe`: whether there was a subscription.
     Unsubscribed(bool),
     /// For `ClearRetained`: whether there was a message.
     Cleared(bool),
-    /// For `ReadRetained`.
-    Retained(Option<Retained>),
 }
 
 /// A persistent subscription.

@@ -38,7 +38,7 @@ use super::limits::limited;
 use super::names::NameSet;
 use super::{
     ChannelKey, CursorUpdate, Epoch, Expired, Forgotten, IsAway, LoggedMessage, Operation, Outcome,
-    PendingLimits, Retained, Seq, SessionRow, Store, StoreError, StoredSubscription, Swept,
+    PendingLimits, Retained, RetainedLimits, Seq, SessionRow, Store, StoreError, StoredSubscription, Swept,
 };
 
 /// Where the database is, who uses it, and how.
@@ -62,11 +62,25 @@ pub struct MySqlOptions {
     pub largest_payload: usize,
     /// Whether other nodes use the database too. If not, everybody else is kept out of it.
     pub shared: bool,
+    /// How much may be retained. Other nodes' messages are counted two seconds late, so together they may go a little
+    /// beyond it.
+    pub retained: RetainedLimits,
 }
 
 impl fmt::Debug for MySqlOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { host, port, database, user, password: _, tls, pool_size, largest_payload, shared } = self;
+        let Self {
+            host,
+            port,
+            database,
+            user,
+            password: _,
+            tls,
+            pool_size,
+            largest_payload,
+            shared,
+            retained,
+        } = self;
         f.debug_struct("MySqlOptions")
             .field("host", host)
             .field("port", port)
@@ -77,6 +91,7 @@ impl fmt::Debug for MySqlOptions {
             .field("pool_size", pool_size)
             .field("largest_payload", largest_payload)
             .field("shared", shared)
+            .field("retained", retained)
             .finish()
     }
 }
@@ -130,6 +145,7 @@ pub struct MySqlStore {
     presence: Mutex<Presence>,
     /// Channels that have a retained message; only where nobody else can add one.
     retained: Option<NameSet>,
+    retained_limits: RetainedLimits,
     to_trim: ToTrim,
     /// Up to which publisher it has been looked whether they are to be forgotten.
     publishers_up_to: std::sync::Mutex<publishers::Place>,

@@ -10,6 +10,7 @@ use jmqt_protocol::{ChannelName, ClientId};
 use crate::name_map::NameMap;
 
 use super::publisher::Seen;
+use super::retained::RetainedRoom;
 use super::{
     Append, ChannelKey, Cursor, LogPlace, Operation, Outcome, PublishId, PublisherId, Retained, Seq, Stamp,
     StoredSubscription,
@@ -40,7 +41,9 @@ pub(super) struct Channel<'b> {
     pub(super) persistent: u64,
     /// Whether `last` or `persistent` differs from the row.
     pub(super) changed: bool,
-    /// The retained message, if an operation asked for it or set it.
+    /// The size of the retained message's payload, if there is one.
+    retained_bytes: Option<u64>,
+    /// The retained message, if an operation set it.
     pub(super) retained: Option<Retained>,
     pub(super) retained_changed: bool,
     /// Whether a subscription or the retained message went.
@@ -57,6 +60,7 @@ impl<'b> Channel<'b> {
             bytes: 0,
             persistent: 0,
             changed: false,
+            retained_bytes: None,
             retained: None,
             retained_changed: false,
             left: false,
@@ -65,7 +69,7 @@ impl<'b> Channel<'b> {
 
     /// Whether something depends on its having a row.
     fn needs_row(&self) -> bool {
-        self.persistent > 0 || self.last > Seq(0) || self.retained.is_some()
+        self.persistent > 0 || self.last > Seq(0) || self.retained_bytes.is_some()
     }
 }
 
@@ -113,6 +117,8 @@ pub(super) struct Plan<'b> {
     /// In the order of client and id.
     publishers: Vec<Publisher<'b>>,
     messages: Vec<Logged<'b>>,
+    /// What all retained messages come to.
+    room: RetainedRoom,
 }
 
 impl<'b> Plan<'b> {
@@ -132,6 +138,7 @@ impl<'b> Plan<'b> {
             subscriptions: NameMap::default(),
             publishers: publishers(batch),
             messages: Vec::new(),
+            room: RetainedRoom::default(),
         };
         for operation in batch {
             match operation {
@@ -142,7 +149,7 @@ impl<'b> Plan<'b> {
                 Operation::Subscribe { channel, .. } | Operation::Unsubscribe { channel, .. } => {
                     plan.note(channel);
                 }
-                Operation::ClearRetained { channel } | Operation::ReadRetained { channel } => {
+                Operation::ClearRetained { channel } => {
                     if may_be_retained(channel) {
                         plan.note(channel);
                     }
@@ -199,12 +206,11 @@ impl<'b> Plan<'b> {
         self.subscriptions.insert((key, client), Subscription { before, now });
     }
 
-    /// The channels whose retained messages the operations concern. Asked once the channels are in.
+    /// The channels whose retained messages the operations replace or clear. Asked once the channels are in.
     pub(super) fn retained_to_load(&self, batch: &[Operation]) -> Vec<ChannelKey> {
         let key = |operation: &Operation| match operation {
-            Operation::Subscribe { channel, .. }
-            | Operation::ClearRetained { channel }
-            | Operation::ReadRetained { channel } => self.channel(channel)?.key,
+            Operation::Append(Append { channel, retain: true, .. })
+            | Operation::ClearRetained { channel } => self.channel(channel)?.key,
             _ => None,
         };
         let mut keys: Vec<_> = batch.iter().filter_map(key).collect();
@@ -213,11 +219,21 @@ impl<'b> Plan<'b> {
         keys
     }
 
-    /// Puts a retained message in.
-    pub(super) fn put_retained(&mut self, key: ChannelKey, retained: Retained) {
+    /// Puts in that a channel has a retained message of so many bytes.
+    pub(super) fn put_retained(&mut self, key: ChannelKey, bytes: u64) {
         if let Some(&index) = self.by_key.get(&key) {
-            self.channels[index].retained = Some(retained);
+            self.channels[index].retained_bytes = Some(bytes);
         }
+    }
+
+    /// Puts in what all retained messages come to.
+    pub(super) fn put_room(&mut self, room: RetainedRoom) {
+        self.room = room;
+    }
+
+    /// What all retained messages come to, now.
+    pub(super) fn room(&self) -> RetainedRoom {
+        self.room
     }
 
     /// Publishers of messages in the batch, as they are now.
@@ -272,9 +288,6 @@ impl<'b> Plan<'b> {
             Operation::Subscribe { client, channel } => self.subscribe(client, channel, next_key),
             Operation::Unsubscribe { client, channel } => self.unsubscribe(client, channel),
             Operation::ClearRetained { channel } => self.clear_retained(channel),
-            Operation::ReadRetained { channel } => {
-                Outcome::Retained(self.channel(channel).and_then(|it| it.retained.clone()))
-            }
         };
         batch.iter().map(outcome).collect()
     }
@@ -295,6 +308,9 @@ impl<'b> Plan<'b> {
             return Outcome::Repeated { receiver_is_away };
         }
         let outcome = self.append(append, next_key);
+        if outcome == Outcome::TooManyRetained {
+            return outcome; // it may be sent again when there is room
+        }
         let is_stored = append.retain || matches!(outcome, Outcome::Appended(Some(_)));
         let publisher = &mut self.publishers[index];
         if is_stored || !once.receiver_is_away {
@@ -309,10 +325,15 @@ impl<'b> Plan<'b> {
             return Outcome::Appended(None);
         };
         if append.retain {
+            let (before, now) = (self.channels[index].retained_bytes, append.data.len() as u64);
+            if before.is_none() && !self.room.takes(now) {
+                return Outcome::TooManyRetained;
+            }
+            self.room.replace(before, Some(now));
             self.key(index, next_key);
             let channel = &mut self.channels[index];
             let (sender, data) = (append.sender.clone(), append.data.clone());
-            channel.retained = Some(Retained { sender, data });
+            (channel.retained_bytes, channel.retained) = (Some(now), Some(Retained { sender, data }));
             channel.retained_changed = true;
         }
         let channel = &mut self.channels[index];
@@ -346,8 +367,7 @@ impl<'b> Plan<'b> {
             Cursor { acked: channel.last, beyond: Vec::new() }
         });
         let (cursor, last) = (cursor.clone(), channel.last);
-        let subscription = StoredSubscription { channel: name.clone(), key, cursor, last };
-        Outcome::Subscribed { subscription, retained: channel.retained.clone() }
+        Outcome::Subscribed(StoredSubscription { channel: name.clone(), key, cursor, last })
     }
 
     fn unsubscribe(&mut self, client: &'b ClientId, name: &'b ChannelName) -> Outcome {
@@ -364,10 +384,11 @@ impl<'b> Plan<'b> {
     fn clear_retained(&mut self, name: &ChannelName) -> Outcome {
         let index = self.by_name.get(name).copied();
         let channel = index.map(|index| &mut self.channels[index]);
-        let Some(channel) = channel.filter(|channel| channel.retained.is_some()) else {
+        let Some((channel, bytes)) = channel.and_then(|it| it.retained_bytes.map(|bytes| (it, bytes))) else {
             return Outcome::Cleared(false);
         };
-        channel.retained = None;
+        self.room.replace(Some(bytes), None);
+        (channel.retained_bytes, channel.retained) = (None, None);
         (channel.retained_changed, channel.left) = (true, true);
         Outcome::Cleared(true)
     }
@@ -424,7 +445,7 @@ impl<'b> Plan<'b> {
 
     /// Retained messages to be deleted.
     pub(super) fn cleared(&self) -> Vec<(ChannelKey, &'b ChannelName)> {
-        let gone = |it: &&Channel<'_>| it.retained_changed && it.retained.is_none();
+        let gone = |it: &&Channel<'_>| it.retained_changed && it.retained_bytes.is_none();
         self.channels.iter().filter(gone).filter_map(|it| Some((it.key?, it.name))).collect()
     }
 

@@ -34,7 +34,7 @@ use super::limits::{TIME_LIMIT, limited};
 use super::names::NameSet;
 use super::{
     ChannelKey, CursorUpdate, Epoch, Expired, Forgotten, IsAway, LoggedMessage, Operation, Outcome,
-    PendingLimits, Retained, Seq, SessionRow, Store, StoreError, StoredSubscription, Swept,
+    PendingLimits, Retained, RetainedLimits, Seq, SessionRow, Store, StoreError, StoredSubscription, Swept,
 };
 
 /// Where the database is and how careful it is.
@@ -45,6 +45,8 @@ pub struct SqliteOptions {
     pub path: PathBuf,
     /// When a commit counts as done.
     pub synchronous: Synchronous,
+    /// How much may be retained.
+    pub retained: RetainedLimits,
 }
 
 /// When a commit counts as done.
@@ -75,6 +77,7 @@ pub struct SqliteStore {
     clients: NameSet,
     /// Channels that have a retained message.
     retained: NameSet,
+    retained_limits: RetainedLimits,
     closed: AtomicBool,
     /// Locked until the store is closed or dropped, as is the lock file.
     guard: Guard,

@@ -11,7 +11,7 @@ pub(crate) mod server;
 use std::io::Write as _;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use jmqt_server::store::{MySqlOptions, MySqlTls};
+use jmqt_server::store::{MySqlOptions, MySqlTls, RetainedLimits};
 use sqlx::mysql::{MySqlConnectOptions, MySqlConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Executor as _, Row as _};
 
@@ -67,6 +67,7 @@ impl MySql {
             pool_size: 8,
             largest_payload: 4 << 20,
             shared: self.is_shared,
+            retained: RetainedLimits::default(),
         }
     }
 

@@ -19,14 +19,18 @@ use super::{MySqlStore, cursors, publishers};
 use crate::name_map::NameMap;
 use crate::store::limits::{COMMIT_LIMIT, limited};
 use crate::store::plan::{ChannelRow, Logged, Plan};
+use crate::store::retained::{RetainedRoom, RetainedTotals};
 use crate::store::time::millis;
-use crate::store::{ChannelKey, Operation, Outcome, Retained, Stamp, StoreError};
+use crate::store::{Append, ChannelKey, Operation, Outcome, Stamp, StoreError};
 
 /// How many names of channels are remembered with their keys.
 const REMEMBERED_KEYS: usize = 100_000;
 
 /// How often channels are looked up again, because others forgot them meanwhile.
 const LOOKUPS: usize = 32;
+
+/// How old what is known of other nodes' retained messages may be.
+const TOTALS_EVERY: Duration = Duration::from_secs(2);
 
 /// What a row has in a packet beside its payload.
 const BESIDE_PAYLOAD: usize = 512;
@@ -48,9 +52,8 @@ static CHANNELS: LazyLock<MultiRow> = LazyLock::new(|| {
          WHERE id IN ({rows}) ORDER BY id FOR UPDATE",
     )
 });
-static RETAINED: LazyLock<MultiRow> = LazyLock::new(|| {
-    MultiRow::list("SELECT channel_id, sender, data FROM retained WHERE channel_id IN ({rows})")
-});
+static RETAINED: LazyLock<MultiRow> =
+    LazyLock::new(|| MultiRow::list("SELECT channel_id, bytes FROM retained WHERE channel_id IN ({rows})"));
 
 static CHANGE_CHANNELS: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::table(
@@ -124,6 +127,8 @@ pub(super) struct Committer {
     /// The locks of the database, if it is this store's alone.
     alone: Option<Locks>,
     keys: NameMap<ChannelName, ChannelKey>,
+    /// What all retained messages come to, and when that was read; `None` if it is not known.
+    retained: Option<(RetainedTotals, Instant)>,
 }
 
 /// A batch that has been carried out in a transaction that is still open.
@@ -146,7 +151,8 @@ impl Committer {
 
     fn new(connected: Connected, node: i64, alone: Option<Locks>) -> Self {
         let (last_id, connected) = (connected.id, Some(connected));
-        Self { connected, used: Instant::now(), last_id, node, batch: 0, alone, keys: NameMap::default() }
+        let (used, keys) = (Instant::now(), NameMap::default());
+        Self { connected, used, last_id, node, batch: 0, alone, keys, retained: None }
     }
 
     /// The connection, unless the server is about to hang up on it.
@@ -163,6 +169,13 @@ impl Committer {
     pub(super) async fn close(&mut self) {
         if let Some(connected) = self.connected.take() {
             hang_up(connected.connection).await;
+        }
+    }
+
+    /// Notes what a batch has made of the totals.
+    fn note_retained(&mut self, plan: &Plan<'_>) {
+        if let Some((totals, _)) = &mut self.retained {
+            *totals = plan.room().totals;
         }
     }
 
@@ -225,6 +238,7 @@ impl MySqlStore {
             limited(rollback(connection)).await?;
         } else if let Err(error) = commit(connection).await {
             drop(connected);
+            committer.retained = None;
             return match self.has_happened(committer).await {
                 Some(true) => Ok(self.committed(prepared)),
                 Some(false) => Err(error),
@@ -232,6 +246,7 @@ impl MySqlStore {
             };
         }
         committer.put(connected);
+        committer.note_retained(&prepared.plan);
         Ok(self.committed(prepared))
     }
 
@@ -254,9 +269,11 @@ impl MySqlStore {
         stamp: Stamp,
     ) -> Result<Prepared<'b>, StoreError> {
         let mut plan = self.plan(batch, stamp);
+        let totals = self.retained_totals(&mut connected.connection, committer, batch).await?;
         self.lock_channels(&mut connected.connection, committer, &mut plan, batch).await?;
         publishers::load(&mut connected.connection, &mut plan, batch).await?;
         load(&mut connected.connection, &mut plan, batch).await?;
+        plan.put_room(RetainedRoom { limits: self.retained_limits, totals });
         let outcomes = plan.carry_out(batch, &mut 0);
         if !plan.made().is_empty() {
             return Err(StoreError::Corrupt { what: "channel" }); // `lock_channels` has made what is needed
@@ -272,6 +289,26 @@ impl MySqlStore {
             note_batch(&mut connected.connection, committer.node, committer.batch).await?;
         }
         Ok(Prepared { plan, outcomes, is_changed })
+    }
+
+    /// What all retained messages come to, as far as the batch depends on it. Other nodes change it too, so what is known
+    /// of that is at most [`TOTALS_EVERY`] old.
+    async fn retained_totals(
+        &self,
+        connection: &mut MySqlConnection,
+        committer: &mut Committer,
+        batch: &[Operation],
+    ) -> Result<RetainedTotals, StoreError> {
+        let known = committer
+            .retained
+            .filter(|(_, since)| committer.alone.is_some() || since.elapsed() < TOTALS_EVERY);
+        let retains = |it: &Operation| matches!(it, Operation::Append(Append { retain: true, .. }));
+        if known.is_none() && !self.retained_limits.are_none() && batch.iter().any(retains) {
+            let counted = self.retained_limits.messages.filter(|_| committer.alone.is_none());
+            let totals = read_totals(connection, counted).await?;
+            committer.retained = Some((totals, Instant::now()));
+        }
+        Ok(committer.retained.map(|(totals, _)| totals).unwrap_or_default())
     }
 
     /// Begins a transaction with the batch's channels locked and in the plan. Those that need a row and
@@ -468,10 +505,22 @@ async fn load<'b>(
     }
     let keys = plan.retained_to_load(batch);
     for row in RETAINED.fetch(connection, &keys, rows::add_key).await? {
-        let (sender, data) = (rows::sender(&row, 1)?, rows::data(&row, 2)?);
-        plan.put_retained(rows::key(&row, 0)?, Retained { sender, data });
+        plan.put_retained(rows::key(&row, 0)?, rows::count(&row, 1)?);
     }
     Ok(())
+}
+
+/// Adds up the key of the sizes. Which is done again and again where several nodes write, so more messages than there may
+/// be are not counted.
+async fn read_totals(
+    connection: &mut MySqlConnection,
+    counted: Option<u64>,
+) -> Result<RetainedTotals, StoreError> {
+    let sql = "SELECT COUNT(*), CAST(COALESCE(SUM(bytes), 0) AS SIGNED) FROM \
+        (SELECT bytes FROM retained FORCE INDEX (retained_by_bytes) LIMIT ?) AS some";
+    let most = counted.and_then(|most| i64::try_from(most).ok()).unwrap_or(i64::MAX);
+    let row = sqlx::query(sql).bind(most).fetch_one(connection).await?;
+    Ok(RetainedTotals { messages: rows::count(&row, 0)?, bytes: rows::count(&row, 1)? })
 }
 
 /// Writes what is different.

@@ -67,6 +67,7 @@ async fn open_in_time(options: &MySqlOptions) -> Result<MySqlStore, StoreError> 
         committer: Mutex::new(committer),
         presence: Mutex::new(presence),
         retained,
+        retained_limits: options.retained,
         to_trim: ToTrim::default(),
         publishers_up_to: std::sync::Mutex::default(),
         closed: AtomicBool::new(false),

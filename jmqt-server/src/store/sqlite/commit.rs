@@ -12,8 +12,9 @@ use super::rows::{self, MultiRow};
 use super::{SqliteStore, cursors, publishers};
 use crate::store::limits::limited;
 use crate::store::plan::{ChannelRow, Plan};
+use crate::store::retained::RetainedRoom;
 use crate::store::time::millis;
-use crate::store::{ChannelKey, Operation, Outcome, Retained, Stamp, StoreError};
+use crate::store::{ChannelKey, Operation, Outcome, Stamp, StoreError};
 
 static CHANNELS: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::new(
@@ -21,8 +22,9 @@ static CHANNELS: LazyLock<MultiRow> = LazyLock::new(|| {
         "SELECT name, id, last_seq, persistent_count, total_bytes FROM channels WHERE name IN ({rows})",
     )
 });
+/// `length` looks at the head of a row only; `bytes` lies behind the payload.
 static RETAINED: LazyLock<MultiRow> = LazyLock::new(|| {
-    MultiRow::new(1, "SELECT channel_id, sender, data FROM retained WHERE channel_id IN ({rows})")
+    MultiRow::new(1, "SELECT channel_id, length(data) FROM retained WHERE channel_id IN ({rows})")
 });
 
 static MAKE_CHANNELS: LazyLock<MultiRow> = LazyLock::new(|| {
@@ -125,6 +127,7 @@ impl SqliteStore {
         let prepared = limited(async {
             load(writer.connection()?, &mut plan, batch).await?;
             publishers::load(&mut writer, &mut plan).await?;
+            plan.put_room(RetainedRoom { limits: self.retained_limits, totals: writer.retained });
             let outcomes = plan.carry_out(batch, &mut writer.next_channel);
             if plan.is_unchanged() {
                 return Ok((outcomes, Vec::new(), Vec::new()));
@@ -140,6 +143,7 @@ impl SqliteStore {
         })
         .await;
         let (outcomes, gone, forgotten) = writer.finish(prepared).await?;
+        writer.retained = plan.room().totals;
         writer.publishers.keep(plan.take_publishers());
         writer.publishers.forget(&forgotten);
         for client in &gone {
@@ -186,8 +190,7 @@ async fn load<'b>(
 
     let keys = plan.retained_to_load(batch);
     for row in RETAINED.fetch(connection, &keys, add_key).await? {
-        let (sender, data) = (rows::sender(&row, 1)?, rows::data(&row, 2)?);
-        plan.put_retained(rows::key(&row, 0)?, Retained { sender, data });
+        plan.put_retained(rows::key(&row, 0)?, rows::count(&row, 1)?);
     }
     Ok(())
 }

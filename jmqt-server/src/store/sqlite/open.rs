@@ -17,6 +17,7 @@ use super::writer::Writer;
 use super::{SqliteOptions, SqliteStore, Synchronous};
 use crate::store::limits::TIME_LIMIT;
 use crate::store::names::NameSet;
+use crate::store::retained::RetainedTotals;
 use crate::store::{ChannelKey, Epoch, StoreError};
 
 /// The steps from nothing to the schema of this version, in order. A step that was released never changes.
@@ -36,6 +37,7 @@ pub(super) async fn open(options: SqliteOptions) -> Result<SqliteStore, StoreErr
     make_private(path).map_err(|error| cannot_open(path, error))?;
     let guard = Guard::lock(path)?;
 
+    let retained_limits = options.retained;
     let options = connect_options(&options);
     let mut connection = options.connect().await.map_err(|error| cannot_open(path, error))?;
     migrate(path, &mut connection).await?;
@@ -43,11 +45,12 @@ pub(super) async fn open(options: SqliteOptions) -> Result<SqliteStore, StoreErr
     let clients = names(&mut connection, "SELECT client_id FROM clients").await?;
     let retained = "SELECT c.name FROM retained AS r JOIN channels AS c ON c.id = r.channel_id";
     let retained = names(&mut connection, retained).await?;
+    let retained_totals = retained_totals(&mut connection).await?;
     let next = "SELECT COALESCE(MAX(seq), 0) + 1 FROM sqlite_sequence WHERE name = 'channels'";
     let next_channel = sqlx::query_scalar(next).fetch_one(&mut connection).await?;
     let to_trim = left_to_trim(&mut connection).await?;
 
-    let mut writer = Writer::new(options.clone(), connection, next_channel);
+    let mut writer = Writer::new(options.clone(), connection, next_channel, retained_totals);
     writer.to_trim.extend(to_trim);
     Ok(SqliteStore {
         epoch,
@@ -55,6 +58,7 @@ pub(super) async fn open(options: SqliteOptions) -> Result<SqliteStore, StoreErr
         readers: readers(options).await.map_err(|error| cannot_open(path, error))?,
         clients,
         retained,
+        retained_limits,
         closed: AtomicBool::new(false),
         guard,
         lock,
@@ -191,6 +195,12 @@ async fn names(connection: &mut SqliteConnection, sql: &'static str) -> Result<N
     let names: Vec<String> = sqlx::query_scalar(sql).fetch_all(connection).await?;
     names.iter().for_each(|name| set.insert(name));
     Ok(set)
+}
+
+async fn retained_totals(connection: &mut SqliteConnection) -> Result<RetainedTotals, StoreError> {
+    let sql = "SELECT COUNT(*), COALESCE(SUM(length(data)), 0) FROM retained";
+    let (messages, bytes): (i64, i64) = sqlx::query_as(sql).fetch_one(connection).await?;
+    Ok(RetainedTotals { messages: messages.unsigned_abs(), bytes: bytes.unsigned_abs() })
 }
 
 /// Channels that the last process did not get to trim.

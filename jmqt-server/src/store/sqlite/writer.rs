@@ -8,6 +8,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use super::publishers::Publishers;
 use super::rows;
 use crate::store::limits::{COMMIT_LIMIT, limited, no_answer};
+use crate::store::retained::RetainedTotals;
 use crate::store::{ChannelKey, StoreError};
 
 /// The connection that writes. Whoever holds it (it is behind a mutex) is the only one who changes
@@ -24,6 +25,8 @@ pub(super) struct Writer {
     pub(super) next_channel: i64,
     /// Channels where something may be left to be trimmed.
     pub(super) to_trim: BTreeSet<ChannelKey>,
+    /// What all retained messages come to.
+    pub(super) retained: RetainedTotals,
     /// What is known of publishers.
     pub(super) publishers: Publishers,
 }
@@ -33,6 +36,7 @@ impl Writer {
         options: SqliteConnectOptions,
         connection: SqliteConnection,
         next_channel: i64,
+        retained: RetainedTotals,
     ) -> Self {
         Self {
             options,
@@ -40,6 +44,7 @@ impl Writer {
             dirty: false,
             next_channel,
             to_trim: BTreeSet::new(),
+            retained,
             publishers: Publishers::default(),
         }
     }

@@ -1,0 +1,51 @@
+//! How much room there is for retained messages.
+
+/// How much may be retained in the whole database; `None` for any number. A message that replaces the one that its channel
+/// has is always taken, and counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RetainedLimits {
+    /// Channels that have a retained message.
+    pub messages: Option<u64>,
+    /// The bytes of all their payloads.
+    pub bytes: Option<u64>,
+}
+
+impl RetainedLimits {
+    /// Whether there is no limit at all.
+    pub(super) fn are_none(self) -> bool {
+        self == Self::default()
+    }
+}
+
+/// What all retained messages come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct RetainedTotals {
+    pub(super) messages: u64,
+    pub(super) bytes: u64,
+}
+
+/// The totals beside their limits.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct RetainedRoom {
+    pub(super) limits: RetainedLimits,
+    pub(super) totals: RetainedTotals,
+}
+
+impl RetainedRoom {
+    /// Whether there is room for one more message of so many bytes.
+    pub(super) fn takes(&self, bytes: u64) -> bool {
+        let fits = |total: u64, more: u64, limit: Option<u64>| {
+            limit.is_none_or(|limit| total.saturating_add(more) <= limit)
+        };
+        fits(self.totals.messages, 1, self.limits.messages)
+            && fits(self.totals.bytes, bytes, self.limits.bytes)
+    }
+
+    /// A channel's retained message was of the first size and is of the second.
+    pub(super) fn replace(&mut self, before: Option<u64>, now: Option<u64>) {
+        let change = |total: u64, less: u64, more: u64| total.saturating_sub(less).saturating_add(more);
+        let Self { totals, .. } = self;
+        totals.messages = change(totals.messages, u64::from(before.is_some()), u64::from(now.is_some()));
+        totals.bytes = change(totals.bytes, before.unwrap_or(0), now.unwrap_or(0));
+    }
+}
