@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 
 use databases::MySql;
 use databases::proxy::{Cut, Proxy};
+use databases::server::MariaDb;
 use jmqt_server::store::MySqlTls;
-use jmqt_server::{CloseReason, Config, MySqlConfig, Server, StartError};
+use jmqt_server::{CloseReason, Config, ConnVerdict, MySqlConfig, Persistence, Server, StartError};
 use sqlx::{Connection as _, Executor as _};
-use support::{TestApp, TestServer};
+use support::{TestApp, TestServer, channel};
 use tokio::time::{sleep, timeout};
 
 fn in_mysql(config: &mut Config, database: &MySql) {
@@ -141,4 +142,35 @@ async fn a_database_that_is_missing_stops_the_start() {
     let error = Server::builder(config).app(TestApp::new()).start().await.err().unwrap();
     assert!(matches!(error, StartError::Store(_)));
     assert!(error.to_string().contains("CREATE DATABASE"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_conn_takes_as_many_trips_to_the_database_however_many_subscriptions_it_has() {
+    let Some(mariadb) = MariaDb::start().await else { return };
+    let database = MySql::on(mariadb.options(), false);
+    database.make().await;
+    let mut server = TestServer::configured(|config| in_mysql(config, &database)).await;
+    let mut watcher = database.connect().await;
+    // Each statement of a store is one trip; the janitor's are among them, a few each second.
+    let mut statements = async || -> u64 {
+        let sql = "SELECT CAST(variable_value AS UNSIGNED) FROM information_schema.global_status \
+            WHERE variable_name = 'QUESTIONS'";
+        sqlx::query_scalar(sql).fetch_one(&mut watcher).await.unwrap()
+    };
+    server.app.on_conn(|_| {
+        let channels = (0..50).map(|i| channel(&format!("news/{i}")));
+        let accept = |verdict: ConnVerdict, channel| verdict.subscribe(channel, Persistence::Persistent);
+        Ok(channels.fold(ConnVerdict::accept(), accept))
+    });
+    for turn in ["made", "found"] {
+        let (before, began) = (statements().await, Instant::now());
+        let mut bob = server.connect("bob").await;
+        bob.expect_nothing_before_hb().await;
+        let (taken, seconds) = (statements().await - before, began.elapsed().as_secs());
+        println!("{taken} statements, with 50 subscriptions {turn}");
+        assert!(taken < 60 + 40 * seconds, "{taken} statements in {seconds} s, with subscriptions {turn}");
+        let disconnected = server.handle().subscriptions(&jmqt_server::ClientId::parse("bob").unwrap()).await;
+        assert_eq!(disconnected.unwrap().len(), 51);
+    }
+    server.shutdown().await;
 }

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use jmqt_protocol::{ChannelName, ClientId};
 use jmqt_server::store::{
-    Append, CURSOR_WINDOW, ChannelKey, Cursor, CursorUpdate, Dropped, Epoch, Expired, LogPlace,
+    Append, CURSOR_WINDOW, ChannelKey, Cursor, CursorUpdate, Dropped, Epoch, Expired, LogPart, LogPlace,
     LoggedMessage, Operation, Outcome, PendingLimits, PublishId, PublisherId, Retained, RetainedLimits, Seq,
     SessionRow, Stamp, Store, StoreError, StoredSubscription, Swept,
 };
@@ -127,7 +127,7 @@ fn seqs(outcomes: &[Outcome]) -> Vec<Option<u64>> {
 
 /// Everything in a log, as text.
 async fn log(store: &dyn Store, key: ChannelKey) -> Vec<(u64, String)> {
-    let log = store.read_log(key, Seq(0), usize::MAX, usize::MAX).await.unwrap();
+    let log = store.read_log(key, Seq(0), usize::MAX, usize::MAX).await.unwrap().messages;
     let text = |message: LoggedMessage| (message.seq.0, String::from_utf8(message.data.to_vec()).unwrap());
     log.into_iter().map(text).collect()
 }
@@ -264,7 +264,7 @@ async fn payloads_and_senders_are_kept_byte_for_byte(on: &dyn Database) {
             let (sender, data) = (append.sender.clone(), append.data.clone());
             let outcome = one(&*store, Operation::Append(append)).await;
             let Outcome::Appended(Some(LogPlace { seq, stamp, .. })) = outcome else { panic!("{outcome:?}") };
-            let logged = store.read_log(key, Seq(seq.0 - 1), 10, usize::MAX).await.unwrap();
+            let logged = store.read_log(key, Seq(seq.0 - 1), 10, usize::MAX).await.unwrap().messages;
             let expected = LoggedMessage { seq, stamp, sender: sender.clone(), data: data.clone() };
             assert!(logged == [expected], "of {} bytes", data.len());
             assert!(kept(&*store, "news").await == Some(Retained { sender, data }));
@@ -290,7 +290,7 @@ async fn the_messages_of_a_commit_have_a_stamp_that_no_other_commit_has(on: &dyn
     store.close().await;
     let store = on.open().await;
     for key in [news, other] {
-        let log = store.read_log(key, Seq(0), 10, usize::MAX).await.unwrap();
+        let log = store.read_log(key, Seq(0), 10, usize::MAX).await.unwrap().messages;
         assert_eq!(log.iter().map(|message| message.stamp).collect::<Vec<_>>(), stamps);
     }
 }
@@ -326,7 +326,7 @@ async fn a_log_is_read_in_order_and_within_its_limits(on: &dyn Database) {
     let batch: Vec<_> = (0..100).map(|i| append("news", &format!("{i:010}"))).collect();
     store.commit(&batch).await.unwrap();
     let read = async |after, messages, bytes| -> Vec<u64> {
-        let log = store.read_log(key, Seq(after), messages, bytes).await.unwrap();
+        let log = store.read_log(key, Seq(after), messages, bytes).await.unwrap().messages;
         log.iter().map(|message| message.seq.0).collect()
     };
     assert_eq!(read(0, 1000, 1 << 20).await, (1..=100).collect::<Vec<_>>());
@@ -337,7 +337,16 @@ async fn a_log_is_read_in_order_and_within_its_limits(on: &dyn Database) {
     assert_eq!(read(10, 50, 0).await, [11]); // one at least
     assert!(read(100, 50, 1000).await.is_empty());
     assert!(read(u64::MAX, 50, 1000).await.is_empty());
-    assert_eq!(store.read_log(ChannelKey(4711), Seq(0), 50, 1000).await.unwrap(), []);
+    // Where the log ends is told with every part of it; also when there is nothing left of it.
+    for (after, messages) in [(0, 1), (97, 50), (100, 50), (u64::MAX, 50)] {
+        assert_eq!(store.read_log(key, Seq(after), messages, 20).await.unwrap().last, Seq(100));
+    }
+    assert_eq!(store.read_log(ChannelKey(4711), Seq(0), 50, 1000).await.unwrap(), LogPart::default());
+    let update = CursorUpdate { client: client("bob"), key, cursor: cursor(100, &[]) };
+    store.save_cursors(&[update]).await.unwrap();
+    assert_eq!(store.trim(&[key]).await.unwrap(), 100);
+    let (messages, last) = (Vec::new(), Seq(100));
+    assert_eq!(store.read_log(key, Seq(7), 50, 1000).await.unwrap(), LogPart { messages, last });
 }
 
 // ---- subscriptions ----
@@ -430,7 +439,7 @@ async fn operations_of_one_batch_see_those_before_them(on: &dyn Database) {
     let bob = store.subscriptions(&client("bob")).await.unwrap();
     assert_eq!((&bob[0].cursor, bob[0].last), (&cursor(3, &[]), Seq(4)));
     assert_eq!(store.subscriptions(&client("carol")).await.unwrap(), []);
-    assert_eq!(store.read_log(bob[0].key, Seq(3), 10, 1000).await.unwrap().len(), 1);
+    assert_eq!(store.read_log(bob[0].key, Seq(3), 10, 1000).await.unwrap().messages.len(), 1);
 }
 
 async fn a_subscription_that_came_and_went_in_one_batch_leaves_nothing(on: &dyn Database) {
@@ -460,6 +469,17 @@ async fn a_retained_message_is_read_beside_commits(on: &dyn Database) {
     }
     one(&*store, clear("news")).await;
     assert_eq!(store.read_retained(&channel("news")).await.unwrap(), None);
+}
+
+async fn channels_with_a_retained_message_are_told_from_others(on: &dyn Database) {
+    let store = on.open().await;
+    let names: Vec<_> = (0..600).map(|i| channel(&format!("{i}"))).collect();
+    let batch: Vec<_> = (0..600).step_by(3).map(|i| retain(&format!("{i}"), "1")).collect();
+    store.commit(&batch).await.unwrap();
+    subscribed(&*store, "bob", "1").await;
+    let found = store.retained_among(&names).await.unwrap();
+    assert_eq!(found, names.iter().step_by(3).cloned().collect::<Vec<_>>());
+    assert_eq!(store.retained_among(&[]).await.unwrap(), []);
 }
 
 async fn the_latest_retained_message_is_kept(on: &dyn Database) {
@@ -937,7 +957,7 @@ async fn in_a_point_to_point_channel_the_publisher_with_most_pending_loses(on: &
     let dropped = limit_all(&*store, limits).await;
     let messages: Vec<_> = dropped.iter().map(|it| (it.key, it.messages)).collect();
     assert_eq!(messages, [(own, 2995)]);
-    let left = store.read_log(own, Seq(0), 100, usize::MAX).await.unwrap();
+    let left = store.read_log(own, Seq(0), 100, usize::MAX).await.unwrap().messages;
     let left: Vec<_> = left.iter().map(|it| (it.seq.0, it.sender.clone().unwrap())).collect();
     let mallory = (2998..=3002).map(|seq| (seq, client("mallory")));
     let mut expected = vec![(1, client("carol")), (1002, client("dave")), (2003, client("dave"))];
@@ -1083,7 +1103,7 @@ async fn everything_may_happen_at_the_same_time(on: &dyn Database) {
                     _ => {
                         let read = store.subscriptions(&client("bob")).await.unwrap();
                         let log = store.read_log(key, read[0].cursor.acked, 9999, 99999);
-                        let seqs: Vec<_> = log.await.unwrap().iter().map(|it| it.seq).collect();
+                        let seqs: Vec<_> = log.await.unwrap().messages.iter().map(|it| it.seq).collect();
                         assert!(seqs.windows(2).all(|pair| pair[0].0 + 1 == pair[1].0));
                         assert!(seqs.last().is_none_or(|&end| end >= read[0].last));
                     }
@@ -1274,7 +1294,7 @@ async fn compare(store: &dyn Store, model: &Model) {
             if let Some(cursor) = it.subscriptions.get(&who) {
                 let (channel, key) = (channel(name), it.key.unwrap());
                 let (cursor, last) = (cursor.clone(), Seq(it.last));
-                let log = store.read_log(key, cursor.acked, 10_000, 1 << 20).await.unwrap();
+                let log = store.read_log(key, cursor.acked, 10_000, 1 << 20).await.unwrap().messages;
                 let log: Vec<_> = log.into_iter().map(|m| (m.seq.0, m.data)).collect();
                 let pending = it.log.range(cursor.acked.0 + 1..);
                 assert_eq!(log, pending.map(|(seq, data)| (*seq, data.clone())).collect::<Vec<_>>());
@@ -1417,6 +1437,7 @@ macro_rules! contract {
             retained_messages_follow_the_order_of_the_batch,
             a_message_can_be_logged_and_retained,
             no_more_is_retained_than_may_be,
+            channels_with_a_retained_message_are_told_from_others,
             a_cursor_is_kept_with_its_map,
             a_cursor_never_moves_backwards,
             saving_a_cursor_never_makes_a_subscription,
@@ -1639,7 +1660,7 @@ mod sqlite {
 
         for _ in 0..2 {
             let store = database.open().await;
-            let log = store.read_log(ChannelKey(3), Seq(0), 2, usize::MAX).await.unwrap();
+            let log = store.read_log(ChannelKey(3), Seq(0), 2, usize::MAX).await.unwrap().messages;
             let message = |seq, sender, data| {
                 let (seq, stamp, data) = (Seq(seq), Stamp::NONE, Bytes::from_static(data));
                 LoggedMessage { seq, stamp, sender, data }
@@ -1795,10 +1816,10 @@ mod sqlite {
     }
 
     impl SmallDisk {
-        fn mount() -> Option<Self> {
+        fn mount(size: &str) -> Option<Self> {
             let folder = TempDir::new().unwrap();
             let mut mount = Command::new("mount");
-            mount.args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"]).arg(folder.path());
+            mount.args(["-t", "tmpfs", "-o", size, "tmpfs"]).arg(folder.path());
             match mount.output() {
                 Ok(output) if output.status.success() => Some(Self { folder }),
                 _ => {
@@ -1816,10 +1837,59 @@ mod sqlite {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_was_trimmed_makes_room_on_a_full_disk() {
+        let Some(disk) = SmallDisk::mount("size=64m") else { return };
+        let store = open(&disk.folder.path().join("jmqt.db")).await.unwrap();
+        let key = subscribed(&store, "bob", "news").await.key;
+        let large = vec![append("news", &"x".repeat(10_000)); 8];
+        for _ in 0..3 {
+            let error = loop {
+                if let Err(error) = store.commit(&large).await {
+                    break error;
+                }
+            };
+            assert!(matches!(error, StoreError::NoRoom { .. }), "{error}");
+            assert!(store.commit(&large).await.is_err());
+            // The client is back and acknowledges everything.
+            let last = store.read_log(key, Seq(0), 1, 1).await.unwrap().last;
+            save(&store, "bob", key, cursor(last.0, &[])).await;
+            while store.trim(&[key]).await.unwrap() > 0 {}
+            store.commit(&large).await.unwrap();
+        }
+        store.close().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_channel_that_cannot_be_trimmed_holds_up_no_other() {
+        let database = Sqlite::new();
+        database.open().await.close().await;
+        // In place of a damaged page.
+        database
+            .execute(
+                "CREATE TRIGGER fails BEFORE DELETE ON messages WHEN OLD.data = x'626164' \
+                 BEGIN SELECT RAISE(ABORT, 'bad'); END",
+            )
+            .await;
+        let store = database.open().await;
+        let mut keys = Vec::new();
+        for name in 0..100 {
+            let name = name.to_string();
+            let key = subscribed(&*store, "bob", &name).await.key;
+            one(&*store, append(&name, if name == "7" { "bad" } else { "good" })).await;
+            save(&*store, "bob", key, cursor(1, &[])).await;
+            keys.push(key);
+        }
+        let error = store.trim(&keys).await.unwrap_err();
+        assert!(error.to_string().contains("bad"), "{error}");
+        for (number, key) in keys.iter().enumerate() {
+            assert_eq!(log(&*store, *key).await.len(), usize::from(number == 7));
+        }
+        assert_eq!(store.trim(&keys).await.unwrap(), 0, "it is not tried again at once");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_full_disk_is_an_error_until_there_is_room_again() {
-        let Some(disk) = SmallDisk::mount() else {
-            return;
-        };
+        let Some(disk) = SmallDisk::mount("size=4m") else { return };
         let store = open(&disk.folder.path().join("jmqt.db")).await.unwrap();
         let key = subscribed(&store, "bob", "news").await.key;
         append_many(&store, "news", 3).await;
@@ -1827,7 +1897,7 @@ mod sqlite {
         let full = vec![0; 3 << 20];
         let large = append("news", &"x".repeat(300_000));
         for _ in 0..2 {
-            std::fs::write(&ballast, &full).unwrap();
+            let _ = std::fs::write(&ballast, &full); // or as much of it as there is room for
             let before = subscribed(&store, "bob", "news").await.last;
             let mut failed = 0;
             for _ in 0..20 {

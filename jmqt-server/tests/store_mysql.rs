@@ -92,7 +92,7 @@ fn placed(outcome: &Outcome) -> Option<(ChannelKey, Seq)> {
 }
 
 async fn log(store: &MySqlStore, key: ChannelKey) -> Vec<(u64, String)> {
-    let log = store.read_log(key, Seq(0), usize::MAX, usize::MAX).await.unwrap();
+    let log = store.read_log(key, Seq(0), usize::MAX, usize::MAX).await.unwrap().messages;
     log.into_iter().map(|it| (it.seq.0, String::from_utf8(it.data.to_vec()).unwrap())).collect()
 }
 
@@ -142,7 +142,7 @@ async fn a_database_of_the_first_schema_is_brought_up_to_date_with_all_that_is_i
 
     for _ in 0..2 {
         let store = open(&database).await;
-        let log = store.read_log(ChannelKey(3), Seq(0), 2, usize::MAX).await.unwrap();
+        let log = store.read_log(ChannelKey(3), Seq(0), 2, usize::MAX).await.unwrap().messages;
         let kept: Vec<_> = log.iter().map(|it| (it.seq.0, it.stamp, &it.data[..])).collect();
         assert_eq!(kept, [(1, Stamp::NONE, &b"1"[..]), (2, Stamp::NONE, b"2")]);
         let outcome = store.read_retained(&channel("news")).await.unwrap();
@@ -326,7 +326,7 @@ async fn payloads_are_as_large_as_the_servers_packets_allow() {
     let large = "x".repeat(bytes);
     let batch = [append("news", "1"), append("news", &large), retain("news", &large), append("news", "2")];
     store.commit(&batch).await.unwrap();
-    let read = store.read_log(key, Seq(0), 100, 2).await.unwrap();
+    let read = store.read_log(key, Seq(0), 100, 2).await.unwrap().messages;
     assert_eq!(read.iter().map(|it| it.data.len()).collect::<Vec<_>>(), [1, bytes]);
     assert!(read[1].data == large.as_bytes());
     let kept = store.read_retained(&channel("news")).await.unwrap();
@@ -466,7 +466,7 @@ async fn a_channel_is_not_forgotten_under_a_subscriber() {
             let Outcome::Appended(Some(LogPlace { key, seq, .. })) = outcome else { panic!("{outcome:?}") };
             assert_eq!(key, subscription.key, "a subscribed channel has changed its key");
             assert!(seq > subscription.last);
-            assert_eq!(store.read_log(key, Seq(seq.0 - 1), 1, 1).await.unwrap().len(), 1);
+            assert_eq!(store.read_log(key, Seq(seq.0 - 1), 1, 1).await.unwrap().messages.len(), 1);
             assert_eq!(one(&store, unsubscribe(who, "news")).await, Outcome::Unsubscribed(true));
             store.trim(&[key]).await.unwrap();
         }

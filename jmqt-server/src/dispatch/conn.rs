@@ -149,17 +149,20 @@ impl Core {
     ) -> Result<(), CloseReason> {
         let shared = Arc::clone(&self.shared);
         self.wait(shared.hub.resume_first(outbox)).await?;
-        for (index, channel) in retained.iter().enumerate() {
-            if outbox.duties().full {
-                self.wait_for_room().await?;
-            } else if index % CHANNELS_PER_TURN == CHANNELS_PER_TURN - 1 {
+        for (turn, channels) in retained.chunks(CHANNELS_PER_TURN).enumerate() {
+            if turn > 0 {
                 self.let_others_run().await?;
             }
-            match self.wait(shared.hub.retained_push(outbox, channel)).await? {
-                Ok(Some(push)) => outbox.append_retained(channel, push),
-                Ok(None) => {}
-                // It must not be left out (2.12), and the client has been told that it is connected.
-                Err(_) => return Err(CloseReason::StoreUnclear),
+            // One must not be left out (2.12), and the client has been told that it is connected.
+            let there = self.wait(shared.hub.retained_among(channels)).await?;
+            for channel in there.map_err(|_| CloseReason::StoreUnclear)? {
+                if outbox.duties().full {
+                    self.wait_for_room().await?;
+                }
+                let push = self.wait(shared.hub.retained_push(outbox, &channel)).await?;
+                if let Some(push) = push.map_err(|_| CloseReason::StoreUnclear)? {
+                    outbox.append_retained(&channel, push);
+                }
             }
         }
         shared.hub.go_live(outbox);

@@ -116,10 +116,10 @@ impl Core {
         if publish.qos == Qos::AtLeastOnce {
             return self.submit(client, channel, publish, StatusCode::OK).await;
         }
-        self.gather(&channel, data).await;
         if publish.retain == Retain::Yes {
+            // Before it is looked who is subscribed: whoever is not yet will find it on its way (2.12).
             let hub = Arc::clone(&self.shared.hub);
-            let message = message(client, channel, publish);
+            let message = message(client, channel.clone(), publish);
             let outbox = Arc::clone(&self.outbox);
             let publisher = publish.id.as_deref().map(|id| (&outbox, id));
             // It may only fail while the server stops; nobody has been promised anything.
@@ -127,6 +127,7 @@ impl Core {
                 return Flow::Break(reason);
             }
         }
+        self.gather(&channel, data).await;
         CONTINUE
     }
 

@@ -16,6 +16,9 @@ const TAIL_BYTES: usize = 1 << 20;
 /// and all channels together so many.
 const ALL_TAILS_BYTES: usize = 64 << 20;
 
+/// A table with room for more gives it back after a burst, once it uses a small part.
+const MUCH: usize = 1024;
+
 /// The members of a channel at one moment.
 pub(crate) type Members = Arc<[Arc<Subscription>]>;
 
@@ -106,11 +109,19 @@ impl Channels {
                 moved.slot.store(slot, Ordering::Relaxed);
             }
             members.snapshot = None;
+            if members.list.capacity() > MUCH && members.list.len() < members.list.capacity() / 4 {
+                let twice = members.list.len() * 2;
+                members.list.shrink_to(twice);
+            }
             members.list.is_empty()
         };
         if empty {
             self.change_tail(channel, None, true);
             shard.remove(subscription.channel.as_str());
+            if shard.capacity() > MUCH && shard.len() < shard.capacity() / 8 {
+                let twice = shard.len() * 2;
+                shard.shrink_to(twice);
+            }
         }
         true
     }
@@ -198,6 +209,39 @@ mod tests {
         let found = [4, 5, 6, 7, 8, 9].map(|seq| channel.tail_with(key, Seq(seq)).is_some());
         assert_eq!(found, [false, true, false, false, true, false]);
         assert!(channel.tail_with(ChannelKey(8), Seq(5)).is_none(), "the channel was made anew");
+    }
+
+    #[test]
+    fn tables_give_back_what_a_burst_took() {
+        let hub = crate::session::OutboxContext {
+            queue_bytes: 1 << 20,
+            outbound: crate::budget::Budget::new(1 << 30),
+            counters: Arc::default(),
+            ids: crate::session::IdSpace::new(crate::store::Epoch(0), 1),
+            moved_cursors: Mutex::default(),
+        };
+        let outbox = crate::session::Outbox::new(crate::transport::Framing::Nul, None, Arc::new(hub));
+        let (outbox, channels) = (Arc::new(outbox), Channels::default());
+        let client = jmqt_protocol::ClientId::parse("bob").unwrap();
+        let subscribe = |name: &str| {
+            let (channel, stage) = (ChannelName::parse(name).unwrap(), crate::session::Stage::Live);
+            let log = crate::session::LogState::Temporary;
+            let made = Subscription::new(channel, client.clone(), Arc::clone(&outbox), stage, log);
+            let made = Arc::new(made);
+            channels.add(&made);
+            made
+        };
+        let mut made: Vec<_> = (0..40_000).map(|number| subscribe(&number.to_string())).collect();
+        made.extend((0..10_000).map(|_| subscribe("news")));
+        let last = made.pop().unwrap();
+        assert!(made.iter().all(|subscription| channels.remove(subscription)));
+        let news = channels.get("news").unwrap();
+        assert_eq!(news.members().len(), 1);
+        assert!(news.members.lock().unwrap().list.capacity() <= MUCH);
+        for shard in &channels.shards {
+            assert!(shard.read().unwrap().capacity() <= 2 * MUCH);
+        }
+        assert!(channels.remove(&last) && channels.get("news").is_none());
     }
 
     #[test]

@@ -188,13 +188,14 @@ impl Janitor {
         self.trim().await;
     }
 
-    async fn write_until(&self, hub: &Hub, stop: &CancellationToken) {
+    async fn write_until(&self, hub: &Arc<Hub>, stop: &CancellationToken) {
         let mut flush = tokio::time::interval(FLUSH_EVERY);
         loop {
             tokio::select! {
                 () = stop.cancelled() => break,
                 () = self.urgent.notified() => self.write_urgent().await,
                 _ = flush.tick() => {
+                    hub.retry_parked();
                     self.gather_moved_cursors(&hub.context);
                     self.write_opened().await;
                     self.write_urgent().await;
@@ -240,7 +241,9 @@ impl Janitor {
 
     async fn write_opened(&self) {
         let _turn = self.writing.lock().await;
-        let rows: Vec<SessionRow> = self.chores().opened.drain().map(|(_, row)| row).collect();
+        // Taken as a whole, so that after a burst nothing stays of the table.
+        let opened = std::mem::take(&mut self.chores().opened);
+        let rows: Vec<SessionRow> = opened.into_values().collect();
         if !rows.is_empty()
             && let Err(error) = self.store.sessions_opened(&rows).await
         {
@@ -289,7 +292,8 @@ impl Janitor {
     }
 
     async fn trim(&self) {
-        let keys: Vec<ChannelKey> = self.chores().to_trim.drain().collect();
+        let to_trim = std::mem::take(&mut self.chores().to_trim);
+        let keys: Vec<ChannelKey> = to_trim.into_iter().collect();
         if let Err(error) = self.store.trim(&keys).await {
             self.failed("logs could not be trimmed", &error);
             self.chores().to_trim.extend(keys);
@@ -397,6 +401,42 @@ impl Chores {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::{Double, Seq};
+
+    #[tokio::test] // protocol.md 2.13
+    async fn cursors_that_could_not_be_saved_are_kept_once_each_and_saved_when_it_works_again() {
+        let saved = Arc::new(Mutex::new((0, Vec::new())));
+        let save = Arc::clone(&saved);
+        let save_cursors = move |updates: &[CursorUpdate]| {
+            let mut saved = save.lock().unwrap();
+            saved.0 += 1;
+            if saved.0 <= 100 {
+                return Err(StoreError::Corrupt { what: "page" });
+            }
+            saved.1.extend(updates.iter().map(|update| (update.key.0, update.cursor.acked.0)));
+            Ok(())
+        };
+        let store = Arc::new(Double { save_cursors: Box::new(save_cursors), ..Double::default() });
+        let limits = JanitorLimits { session_expiry: None, pending: None };
+        let janitor = Janitor::new(store, "node".to_owned(), limits, Arc::default());
+        let update = |key, acked| CursorUpdate {
+            client: ClientId::parse("bob").unwrap(),
+            key: ChannelKey(key),
+            cursor: Cursor { acked: Seq(acked), beyond: Vec::new() },
+        };
+        for round in 1..=100 {
+            janitor.chores().cursors.extend(by_place(vec![update(1, round), update(2, 5)]));
+            janitor.write_urgent().await;
+            assert_eq!(janitor.chores().cursors.len(), 2, "round {round}");
+        }
+        janitor.write_urgent().await;
+        assert!(janitor.chores().cursors.is_empty());
+        let mut written = saved.lock().unwrap().1.clone();
+        written.sort_unstable();
+        assert_eq!(written, [(1, 100), (2, 5)]);
+        janitor.write_urgent().await;
+        assert_eq!(saved.lock().unwrap().0, 101, "nothing is left to be saved");
+    }
 
     #[test]
     fn after_the_clock_has_jumped_nobody_expires_for_one_period() {

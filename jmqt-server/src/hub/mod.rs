@@ -8,7 +8,10 @@ mod channels;
 mod cluster;
 mod connections;
 mod deliver;
+#[cfg(test)]
+mod double;
 mod janitor;
+mod parked;
 mod publish;
 mod pushes;
 mod resume;
@@ -69,6 +72,8 @@ pub(crate) struct Hub {
     changes: [tokio::sync::Mutex<()>; CHANGE_LOCKS],
     hasher: foldhash::fast::RandomState,
     memory_ids: AtomicU64,
+    /// Subscriptions whose logs cannot be read now.
+    parked: parked::Parked,
     /// Tasks that read the log for sessions that are behind.
     resumes: TaskTracker,
 }
@@ -146,6 +151,7 @@ impl Hub {
             changes: std::array::from_fn(|_| tokio::sync::Mutex::default()),
             hasher: foldhash::fast::RandomState::default(),
             memory_ids: AtomicU64::new(0),
+            parked: parked::Parked::default(),
             resumes: TaskTracker::new(),
         }
     }

@@ -43,6 +43,7 @@ impl DirtyOutboxes {
         for outbox in self.0.drain(..) {
             outbox.flush();
         }
+        self.0.shrink_to(SESSIONS_PER_TURN * 4); // what a large batch took
     }
 }
 
@@ -192,14 +193,15 @@ impl Hub {
                 _ => Ok(()),
             };
         }
+        // Before it is looked who is subscribed: whoever is not yet will find it on its way (2.12).
+        if message.retain == Retain::Yes {
+            self.submit_retained(message.clone(), None).await?;
+        }
         let mut pushes = PushesBuilder::default();
         let sender = message.sender.as_ref().map_or("", ClientId::as_str);
         pushes.push(&PushFrame::new(message.channel.as_str(), sender), message.payload(), None);
         let mut dirty = DirtyOutboxes::default();
         self.push(&message.channel, message.sender.as_ref(), &pushes.finish(), Flush::Now, &mut dirty).await;
-        if message.retain == Retain::Yes {
-            self.submit_retained(message, None).await?;
-        }
         Ok(())
     }
 
@@ -274,4 +276,55 @@ pub(super) fn is_intact(channel: &ChannelName, data: &[u8]) -> bool {
 pub(super) fn payload(data: &Bytes) -> Payload<'_> {
     let text = std::str::from_utf8(data).unwrap_or_default();
     Payload::trust(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::{Mutex, mpsc};
+
+    use futures_util::FutureExt as _;
+    use jmqt_protocol::Persistence;
+
+    use super::*;
+    use crate::store::Double;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)] // protocol.md 2.12
+    async fn a_retained_message_that_waits_for_room_reaches_who_subscribes_meanwhile() {
+        let (open, gate) = mpsc::channel::<()>();
+        let (gate, is_committing) = (Mutex::new(gate), Arc::new(AtomicBool::new(false)));
+        let committing = Arc::clone(&is_committing);
+        let commit = move |batch: &[Operation]| {
+            committing.store(true, Ordering::SeqCst);
+            let _ = gate.lock().unwrap().recv(); // until it is open
+            Ok(batch.iter().map(|_| Outcome::Appended(None)).collect())
+        };
+        let hub = Hub::over(Double { commit: Box::new(commit), ..Double::default() });
+        let message = |name: &str, qos, retain| {
+            let (channel, data) = (ChannelName::parse(name).unwrap(), vec![b'1'; 1 << 20].into());
+            Message { channel, sender: None, data, qos, retain }
+        };
+        let submit = || {
+            let filling = message("other", Qos::AtLeastOnce, Retain::No).into_operation(None);
+            hub.queue.submit(Order::Of(THE_SERVER), Some(filling), Tag::Nobody)
+        };
+        assert!(submit().await.is_ok());
+        while !is_committing.load(Ordering::SeqCst) {
+            tokio::task::yield_now().await;
+        }
+        while submit().now_or_never().is_some() {}
+        let news = message("news", Qos::AtMostOnce, Retain::Yes);
+        let channel = news.channel.clone();
+        let mut publishing = pin!(hub.publish(news));
+        assert!(publishing.as_mut().now_or_never().is_none(), "as much of the server waits as may");
+        let (bob, outbox) = (ClientId::parse("bob").unwrap(), hub.outbox());
+        outbox.go_live();
+        let subscribed = hub.subscribe(&outbox, &bob, &channel, Persistence::Temporary).await.unwrap();
+        assert!(subscribed.retained.is_none(), "it has not been submitted");
+        outbox.open(&subscribed.subscription, None, None);
+        drop(open);
+        publishing.await.unwrap();
+        assert!(outbox.taken().starts_with(r#"{"push":{"cn":"news","#));
+    }
 }

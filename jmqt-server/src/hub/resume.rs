@@ -2,22 +2,22 @@
 //! (§9.a, protocol.md 2.3, 2.14).
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Weak};
 
 use jmqt_protocol::{ChannelName, PushFrame};
+use tokio::time::Instant;
 
+use super::parked::{LONGEST_FOR_DATABASE, LONGEST_FOR_LOG};
 use super::publish::{is_intact, payload};
 use super::{Hub, PushesBuilder};
-use crate::session::{IdText, LoggedPush, LoggedPushes, Missing, Outbox, PushId, Source};
-use crate::store::{ChannelKey, LogPlace, LoggedMessage, Seq, StoreError};
+use crate::log_limit::log_limited;
+use crate::session::{IdText, LoggedPush, LoggedPushes, Missing, Outbox, PushId, Source, Subscription};
+use crate::store::{ChannelKey, LogPart, LogPlace, LoggedMessage, Seq, StoreError, store_failed};
 
 /// One read of the log brings no more payload than this (and one message at least).
 const READ_BYTES: usize = 1 << 20;
 /// A session that ends reads so many logs for acknowledgements of messages that were not repeated.
 const EARLY_READS: usize = 16;
-/// After the store failed, a client that is behind waits so long for the next try.
-const RETRY_AFTER: Duration = Duration::from_millis(250);
 
 /// Tells apart a resume that goes on from one that goes round in circles.
 #[derive(Default)]
@@ -66,13 +66,13 @@ impl Hub {
 
     /// The first window after `conn`, by the session's own task, because the `connAck` comes before it
     /// and the retained messages after it (2.3).
-    pub(crate) async fn resume_first(&self, outbox: &Arc<Outbox>) {
+    pub(crate) async fn resume_first(self: &Arc<Self>, outbox: &Arc<Outbox>) {
         if outbox.wants_resume() && outbox.begin_resume() {
             self.resume_begun(outbox).await;
         }
     }
 
-    async fn resume_begun(&self, outbox: &Arc<Outbox>) {
+    async fn resume_begun(self: &Arc<Self>, outbox: &Arc<Outbox>) {
         let mut progress = Progress::default();
         while let Some(missing) = outbox.next_missing() {
             if progress.is_stuck(missing.key, missing.after) {
@@ -95,15 +95,50 @@ impl Hub {
         true
     }
 
-    async fn offer_from_store(&self, missing: &Missing) {
-        let read = self.store.read_log(missing.key, Seq(missing.after), missing.count, READ_BYTES).await;
-        match read {
-            Ok(messages) => self.offer_read(missing, &messages),
-            Err(StoreError::Closed) => {}
-            Err(error) => {
-                self.store_failed(&error);
-                tokio::time::sleep(RETRY_AFTER).await;
+    async fn offer_from_store(self: &Arc<Self>, missing: &Missing) {
+        let Missing { subscription, key, .. } = missing;
+        if self.parked.joins(*key, subscription, Instant::now()) {
+            return subscription.outbox.park(subscription);
+        }
+        let read = self.store.read_log(*key, Seq(missing.after), missing.count, READ_BYTES).await;
+        let longest = match read {
+            Ok(part) => {
+                if self.offer_read(missing, &part) {
+                    return self.unpark(self.parked.succeeded(*key));
+                }
+                LONGEST_FOR_DATABASE
             }
+            Err(StoreError::Closed) => return,
+            Err(error) => {
+                store_failed(&self.counters, "the messages of a channel could not be read", &error);
+                if error.is_of_data() {
+                    let channel = &subscription.channel;
+                    log_limited!(
+                        error, target: "jmqt::store", %channel, %error,
+                        "the messages of a channel cannot be read, and it is tried once a minute: check the disk, and \
+                         restore the database from a backup; other channels go on"
+                    );
+                    LONGEST_FOR_LOG
+                } else {
+                    LONGEST_FOR_DATABASE
+                }
+            }
+        };
+        subscription.outbox.park(subscription);
+        self.parked.failed(*key, subscription, longest, Instant::now());
+    }
+
+    /// Lets those try again whose logs could not be read, if it is time. To be called a few times a second.
+    pub(super) fn retry_parked(self: &Arc<Self>) {
+        for subscription in self.parked.due(Instant::now()) {
+            self.unpark([Arc::downgrade(&subscription)]);
+        }
+    }
+
+    fn unpark(self: &Arc<Self>, waiting: impl IntoIterator<Item = Weak<Subscription>>) {
+        for subscription in waiting.into_iter().filter_map(|it| it.upgrade()) {
+            subscription.outbox.unpark(&subscription);
+            self.resume(&subscription.outbox);
         }
     }
 
@@ -115,7 +150,7 @@ impl Hub {
             let (first, last) = (early[0].0, early[early.len() - 1].0);
             let count = usize::try_from(last - first + 1).unwrap_or(usize::MAX);
             match self.store.read_log(key, Seq(first - 1), count, READ_BYTES).await {
-                Ok(read) => {
+                Ok(LogPart { messages: read, .. }) => {
                     let is_named = |it: &&LoggedMessage| early.binary_search(&(it.seq.0, it.stamp)).is_ok();
                     let named: Vec<_> = read.iter().filter(is_named).map(|it| it.seq.0).collect();
                     outbox.confirm_early_acks(key, &named);
@@ -128,12 +163,14 @@ impl Hub {
         }
     }
 
-    fn offer_read(&self, missing: &Missing, messages: &[LoggedMessage]) {
+    /// Offers what was read. `false` if the log should have more than the database has told: it lags behind.
+    fn offer_read(&self, missing: &Missing, LogPart { messages, last }: &LogPart) -> bool {
         let bytes: usize = messages.iter().map(|message| message.data.len()).sum();
         let cut = messages.len() == missing.count || bytes >= READ_BYTES;
+        // What it has not told of may exist; what it has told the end of does not.
         let through = match messages.last() {
             Some(last) if cut => last.seq.0,
-            _ => missing.seen,
+            _ => last.0,
         };
         let logged = self.encode_read(&missing.subscription.channel, missing.key, messages);
         missing.subscription.outbox.offer(
@@ -141,6 +178,7 @@ impl Hub {
             &logged,
             Source::Log { key: missing.key, through },
         );
+        cut || through >= missing.seen
     }
 
     fn encode_read(
@@ -165,7 +203,14 @@ impl Hub {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+    use std::time::Duration;
+
+    use jmqt_protocol::ClientId;
+
     use super::*;
+    use crate::session::{LogState, Stage};
+    use crate::store::{Cursor, Double, Stamp, StoredSubscription};
 
     const A: ChannelKey = ChannelKey(1);
     const B: ChannelKey = ChannelKey(2);
@@ -185,5 +230,97 @@ mod tests {
             assert!(!progress.is_stuck(A, 5) && !progress.is_stuck(B, after));
         }
         assert!(!progress.is_stuck(A, 5) && progress.is_stuck(A, 5), "only A is left");
+    }
+
+    const TICK: Duration = Duration::from_millis(300);
+
+    fn subscribe(outbox: &Arc<Outbox>, name: &str, key: ChannelKey, last: u64) -> Arc<Subscription> {
+        let channel = ChannelName::parse(name).unwrap();
+        let client = ClientId::parse("bob").unwrap();
+        let (stage, log) = (Stage::Live, LogState::Attaching { seen: None });
+        let made = Subscription::new(channel.clone(), client, Arc::clone(outbox), stage, log);
+        let made = Arc::new(made);
+        assert!(outbox.insert_subscription(&made));
+        outbox
+            .attach(&made, &StoredSubscription { channel, key, cursor: Cursor::default(), last: Seq(last) });
+        made
+    }
+
+    /// Messages behind `after` of a log that ends at `last`, each with its number as data.
+    fn part(after: Seq, last: u64) -> LogPart {
+        let message = |seq: u64| {
+            let data = seq.to_string().into();
+            LoggedMessage { seq: Seq(seq), stamp: Stamp(1), sender: None, data }
+        };
+        LogPart { messages: (after.0 + 1..=last).map(message).collect(), last: Seq(last) }
+    }
+
+    /// The data of the pushes that the client has got by now.
+    fn got(outbox: &Outbox) -> Vec<u64> {
+        let packets = outbox.taken();
+        let data = |packet: &str| {
+            let packet: serde_json::Value = serde_json::from_str(packet).unwrap();
+            packet["push"]["dt"].as_u64().unwrap()
+        };
+        packets.split('\0').filter(|packet| !packet.is_empty()).map(data).collect()
+    }
+
+    /// What a server does meanwhile: the janitor looks for logs to be read again, and the session resumes at each packet.
+    async fn pass(hub: &Arc<Hub>, outbox: &Arc<Outbox>, time: Duration) {
+        let until = Instant::now() + time;
+        while Instant::now() < until {
+            hub.retry_parked();
+            hub.resume(outbox);
+            tokio::time::sleep(TICK).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)] // a proxy lets a replica answer that does not have the last commits yet
+    async fn a_database_that_lags_behind_makes_nobody_skip_a_message() {
+        let told = Arc::new(AtomicU64::new(3));
+        let answer = Arc::clone(&told);
+        let read_log = move |(_, after)| Ok(part(after, answer.load(Ordering::SeqCst)));
+        let hub = Hub::over(Double { read_log: Box::new(read_log), ..Double::default() });
+        let outbox = hub.outbox();
+        subscribe(&outbox, "news", A, 5);
+        hub.go_live(&outbox);
+        pass(&hub, &outbox, TICK * 2).await;
+        assert_eq!(got(&outbox), [1, 2, 3]);
+        pass(&hub, &outbox, TICK * 100).await;
+        assert!(got(&outbox).is_empty());
+        told.store(5, Ordering::SeqCst);
+        pass(&hub, &outbox, Duration::from_secs(2)).await;
+        assert_eq!(got(&outbox), [4, 5]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_log_that_cannot_be_read_is_tried_less_and_less_often_and_holds_up_no_other() {
+        let (tries, is_mended) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let (counted, mended) = (Arc::clone(&tries), Arc::clone(&is_mended));
+        let read_log = move |(key, after)| {
+            if key == A && !mended.load(Ordering::SeqCst) {
+                counted.fetch_add(1, Ordering::SeqCst);
+                return Err(StoreError::Corrupt { what: "page" });
+            }
+            Ok(part(after, if key == A { 2 } else { 7 }))
+        };
+        let hub = Hub::over(Double { read_log: Box::new(read_log), ..Double::default() });
+        let outboxes = [hub.outbox(), hub.outbox()];
+        for outbox in &outboxes {
+            subscribe(outbox, "damaged", A, 2);
+            subscribe(outbox, "news", B, 7);
+            hub.go_live(outbox);
+            pass(&hub, outbox, TICK).await;
+            assert_eq!(got(outbox), [1, 2, 3, 4, 5, 6, 7], "of the other channel, at once");
+        }
+        for outbox in &outboxes {
+            pass(&hub, outbox, Duration::from_secs(300)).await;
+        }
+        let tries = tries.load(Ordering::SeqCst);
+        assert!((15..=30).contains(&tries), "in ten minutes {tries}, for both clients");
+        assert_eq!((got(&outboxes[0]), got(&outboxes[1])), (vec![], vec![]));
+        is_mended.store(true, Ordering::SeqCst);
+        pass(&hub, &outboxes[0], Duration::from_secs(65)).await;
+        assert_eq!((got(&outboxes[0]), got(&outboxes[1])), (vec![1, 2], vec![1, 2]));
     }
 }

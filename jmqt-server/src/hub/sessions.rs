@@ -65,6 +65,16 @@ impl Drop for Unfinished<'_> {
     }
 }
 
+/// How many of the calls, which begin with a subscription, are subscriptions to channels that differ.
+fn subscribed_together(recorded: &[Recorded]) -> usize {
+    let mut channels = HashSet::new();
+    let subscribes = recorded.iter().take(SUBSCRIPTIONS_PER_TURN).map_while(|recorded| match recorded {
+        Recorded::Subscribe(channel, _) => Some(channel),
+        _ => None,
+    });
+    subscribes.take_while(|channel| channels.insert(*channel)).count().max(1)
+}
+
 impl Hub {
     /// Carries out an accepted `conn`, in the order of protocol.md 2.2, up to the `connAck`.
     ///
@@ -189,15 +199,27 @@ impl Hub {
         // A channel of a list that may be long is looked for in a set.
         let mut listed: HashSet<ChannelName, foldhash::fast::RandomState> =
             retained.iter().cloned().collect();
-        for (index, recorded) in new.recorded.iter().enumerate() {
-            match recorded {
-                Recorded::Subscribe(channel, persistence) => {
+        let mut recorded = &new.recorded[..];
+        while let [first, rest @ ..] = recorded {
+            match first {
+                Recorded::Subscribe(..) => {
+                    let (together, rest) = recorded.split_at(subscribed_together(recorded));
+                    recorded = rest;
                     let _turn = self.change_of(new.client).await;
-                    // The retained message is read when there is room for it.
-                    drop(self.force_in_turn(new.outbox, new.client, channel, *persistence).await?);
-                    if listed.insert(channel.clone()) {
-                        retained.push(channel.clone());
-                    }
+                    let subscribe = together.iter().filter_map(|recorded| match recorded {
+                        Recorded::Subscribe(channel, persistence) => Some((channel, *persistence)),
+                        _ => None,
+                    });
+                    // At once, so that the store has a few batches to commit and not as many as there are channels. The
+                    // retained messages are read when there is room for them.
+                    try_join_all(subscribe.clone().map(|(channel, persistence)| {
+                        self.force_in_turn(new.outbox, new.client, channel, persistence)
+                    }))
+                    .await?;
+                    let channels = subscribe.map(|(channel, _)| channel);
+                    retained.extend(channels.filter(|channel| listed.insert((*channel).clone())).cloned());
+                    yield_now().await;
+                    continue;
                 }
                 Recorded::Unsubscribe(channel) => {
                     self.unsubscribe(new.outbox, new.client, channel).await?;
@@ -207,9 +229,8 @@ impl Hub {
                     published => published?,
                 },
             }
-            if index % SUBSCRIPTIONS_PER_TURN == SUBSCRIPTIONS_PER_TURN - 1 {
-                yield_now().await;
-            }
+            recorded = rest;
+            yield_now().await;
         }
         Ok(())
     }
@@ -269,5 +290,53 @@ impl Hub {
         }
         self.connections.unregister(client);
         self.counters.sessions_closed.increment();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+    use crate::Protocol;
+    use crate::store::{ChannelKey, Cursor, Double, Operation, Outcome, Seq, StoredSubscription};
+
+    #[tokio::test]
+    async fn subscriptions_of_a_conn_validator_are_committed_together() {
+        let commits = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&commits);
+        let commit = move |batch: &[Operation]| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            let subscribed = |operation: &Operation| match operation {
+                Operation::Subscribe { channel, .. } => {
+                    let key = ChannelKey(channel.as_str().parse().unwrap());
+                    let (channel, cursor, last) = (channel.clone(), Cursor::default(), Seq(0));
+                    Outcome::Subscribed(StoredSubscription { channel, key, cursor, last })
+                }
+                other => panic!("{other:?}"),
+            };
+            Ok(batch.iter().map(subscribed).collect())
+        };
+        let hub = Hub::over(Double { commit: Box::new(commit), ..Double::default() });
+        let (client, outbox) = (ClientId::parse("bob").unwrap(), hub.outbox());
+        let channel = |number: u64| ChannelName::parse(&number.to_string()).unwrap();
+        let subscribe = |number| Recorded::Subscribe(channel(number), Persistence::Persistent);
+        let mut recorded: Vec<_> = (0..50).map(subscribe).collect();
+        recorded.push(subscribe(7)); // once more
+        let opened = hub.open_session(NewSession {
+            client: &client,
+            outbox: &outbox,
+            info: ConnectionInfo { remote: ([127, 0, 0, 1], 1).into(), protocol: Protocol::Socket },
+            window: 128,
+            careful: false,
+            recorded,
+            takeovers_per_second: None,
+        });
+        let opened = opened.await.unwrap();
+        assert_eq!(opened.retained, (0..50).map(channel).collect::<Vec<_>>());
+        assert_eq!(outbox.subscription_counts("#bob"), (50, 50));
+        assert!(!outbox.is_changing());
+        let commits = commits.load(Ordering::SeqCst);
+        assert!(commits <= 3, "{commits} commits");
     }
 }

@@ -1,5 +1,6 @@
 //! Making and ending subscriptions: for `sub` and `unsub`, and on the server's own account (§9.c, §9.e).
 
+use std::collections::HashSet;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
@@ -16,6 +17,12 @@ use crate::validators::CloseReason;
 pub(crate) struct Subscribed {
     pub(crate) subscription: Arc<Subscription>,
     pub(crate) retained: Option<RetainedPush>,
+}
+
+/// A subscription that is in force, made now or before.
+pub(super) struct Made {
+    subscription: Arc<Subscription>,
+    is_new: bool,
 }
 
 impl Hub {
@@ -37,7 +44,8 @@ impl Hub {
         persistence: Persistence,
     ) -> Result<Subscribed, HubError> {
         let _turn = self.change_of(client).await;
-        self.subscribe_in_turn(outbox, client, channel, persistence, Stage::Opening).await
+        let made = self.subscribe_in_turn(outbox, client, channel, persistence, Stage::Opening).await?;
+        self.with_retained(outbox, made).await
     }
 
     pub(super) async fn subscribe_in_turn(
@@ -47,10 +55,9 @@ impl Hub {
         channel: &ChannelName,
         persistence: Persistence,
         stage: Stage,
-    ) -> Result<Subscribed, HubError> {
+    ) -> Result<Made, HubError> {
         if let Some(subscription) = outbox.subscription(channel.as_str()) {
-            let retained = self.retained_push(outbox, channel).await?;
-            return Ok(Subscribed { subscription, retained });
+            return Ok(Made { subscription, is_new: false });
         }
         let log = match persistence {
             Persistence::Temporary => LogState::Temporary,
@@ -63,15 +70,21 @@ impl Hub {
             self.remove(outbox, channel);
             return Err(unclear(outbox, error));
         }
-        match self.retained_push(outbox, channel).await {
+        Ok(Made { subscription, is_new: true })
+    }
+
+    /// Reads the retained message of a subscription that is in force. For a persistent one too, this is after its commit and
+    /// no part of it: it would hold up everybody's publishes.
+    async fn with_retained(&self, outbox: &Outbox, made: Made) -> Result<Subscribed, HubError> {
+        let Made { subscription, is_new } = made;
+        match self.retained_push(outbox, &subscription.channel).await {
             Ok(retained) => Ok(Subscribed { subscription, retained }),
             Err(error) => {
-                match (persistence, stage) {
-                    (Persistence::Temporary, _) => self.remove(outbox, channel),
+                match (subscription.persistence(), subscription.stage()) {
+                    (Persistence::Temporary, _) if is_new => self.remove(outbox, &subscription.channel),
                     // It is in the store, and its `subAck` would say that it is not: the next session has it.
                     (Persistence::Persistent, Stage::Opening) => outbox.close(CloseReason::StoreUnclear),
-                    // It is in force; whoever asked for it may ask again.
-                    (Persistence::Persistent, _) => {}
+                    _ => {} // it stays in force; whoever asked for it may ask again
                 }
                 Err(error)
             }
@@ -175,7 +188,8 @@ impl Hub {
             self.commit(operation).await?;
             return Ok(());
         };
-        let subscribed = self.force_in_turn(&outbox, client, channel, persistence).await?;
+        let made = self.force_in_turn(&outbox, client, channel, persistence).await?;
+        let subscribed = self.with_retained(&outbox, made).await?;
         outbox.open(&subscribed.subscription, None, subscribed.retained);
         self.resume(&outbox); // a flag that changed may have freed a part of the window
         outbox.flush();
@@ -188,7 +202,7 @@ impl Hub {
         client: &ClientId,
         channel: &ChannelName,
         persistence: Persistence,
-    ) -> Result<Subscribed, HubError> {
+    ) -> Result<Made, HubError> {
         if let Some(subscription) = outbox.subscription(channel.as_str())
             && subscription.persistence() != persistence
         {
@@ -203,8 +217,7 @@ impl Hub {
                     outbox.detach(&subscription);
                 }
             }
-            let retained = self.retained_push(outbox, channel).await?;
-            return Ok(Subscribed { subscription, retained });
+            return Ok(Made { subscription, is_new: false });
         }
         self.subscribe_in_turn(outbox, client, channel, persistence, Stage::Live).await
     }
@@ -273,6 +286,22 @@ impl Hub {
         }
     }
 
+    /// Those of the channels that have a retained message, or may have one.
+    pub(crate) async fn retained_among(
+        &self,
+        channels: &[ChannelName],
+    ) -> Result<Vec<ChannelName>, HubError> {
+        let pending: HashSet<_> =
+            channels.iter().filter(|channel| self.queue.has_retained(channel)).collect();
+        let there = self.store.retained_among(channels).await.map_err(|error| self.store_failed(&error))?;
+        if pending.is_empty() {
+            return Ok(there);
+        }
+        let there: HashSet<_> = there.iter().collect();
+        let is_there = |channel: &&ChannelName| there.contains(channel) || pending.contains(channel);
+        Ok(channels.iter().filter(is_there).cloned().collect())
+    }
+
     /// The channel's retained message, framed for this client (§9.b).
     pub(crate) async fn retained_push(
         &self,
@@ -284,11 +313,21 @@ impl Hub {
         if self.queue.has_retained(channel) {
             self.retained_fence(channel).await?;
         }
+        let ticket = self.queue.cache().ticket(channel);
         if !self.store.may_have_retained(channel) {
             return Ok(None);
         }
+        // Other nodes retain without this one knowing.
+        let cache = self.cluster.is_none().then(|| self.queue.cache());
+        if let Some(retained) = cache.and_then(|cache| cache.find(channel)) {
+            return Ok(Some(frame_retained(outbox, channel, retained)));
+        }
         let retained = self.store.read_retained(channel).await.map_err(|error| self.store_failed(&error))?;
-        Ok(retained.filter(|it| is_intact(channel, &it.data)).map(|it| frame_retained(outbox, channel, it)))
+        let Some(retained) = retained.filter(|it| is_intact(channel, &it.data)) else { return Ok(None) };
+        if let Some(cache) = cache {
+            cache.keep(ticket, channel, &retained);
+        }
+        Ok(Some(frame_retained(outbox, channel, retained)))
     }
 
     /// Forgets a channel's retained message; `false` if there was none.
@@ -328,4 +367,45 @@ fn unclear(outbox: &Outbox, error: HubError) -> HubError {
 fn frame_retained(outbox: &Outbox, channel: &ChannelName, retained: Retained) -> RetainedPush {
     let sender = retained.sender.as_ref().map_or("", ClientId::as_str);
     RetainedPush::new(&PushFrame::new(channel.as_str(), sender), retained.data, outbox.framing)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use jmqt_protocol::{Qos, Retain};
+
+    use super::*;
+    use crate::hub::Message;
+    use crate::store::Double;
+
+    #[tokio::test] // protocol.md 2.12
+    async fn a_retained_message_is_read_once_for_many_until_another_is_published() {
+        let (reads, version) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(1)));
+        let (counted, current) = (Arc::clone(&reads), Arc::clone(&version));
+        let read_retained = move |()| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            let data = current.load(Ordering::SeqCst).to_string().into();
+            Ok(Some(Retained { sender: None, data }))
+        };
+        let committed = Arc::clone(&version);
+        let commit = move |batch: &[Operation]| {
+            committed.fetch_add(batch.len() as u64, Ordering::SeqCst);
+            Ok(batch.iter().map(|_| Outcome::Appended(None)).collect())
+        };
+        let (read_retained, commit) = (Box::new(read_retained), Box::new(commit));
+        let hub = Hub::over(Double { read_retained, commit, ..Double::default() });
+        let news = ChannelName::parse("news").unwrap();
+        for expected in 1..=3 {
+            for _ in 0..100 {
+                let push = hub.retained_push(&hub.outbox(), &news).await.unwrap().unwrap();
+                assert_eq!(push.data, expected.to_string());
+            }
+            let data = "0".into();
+            let (channel, sender, qos, retain) = (news.clone(), None, Qos::AtMostOnce, Retain::Yes);
+            let message = Message { channel, sender, data, qos, retain };
+            hub.submit_retained(message, None).await.unwrap();
+        }
+        assert_eq!(reads.load(Ordering::SeqCst), 3);
+    }
 }

@@ -12,9 +12,9 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::store::{
-    ChannelKey, CursorUpdate, Epoch, Expired, Forgotten, IsAway, LoggedMessage, Operation, Outcome,
-    PendingLimits, Retained, RetainedLimits, Seq, SessionRow, SqliteOptions, SqliteStore, StoreError,
-    StoredSubscription, Swept, Synchronous,
+    ChannelKey, CursorUpdate, Epoch, Expired, Forgotten, IsAway, LogPart, Operation, Outcome, PendingLimits,
+    Retained, RetainedLimits, Seq, SessionRow, SqliteOptions, SqliteStore, StoreError, StoredSubscription,
+    Swept, Synchronous,
 };
 use crate::{AllowAll, BoxError, ConnRequest, ConnValidator, ConnVerdict, DenyAll, Publish};
 
@@ -92,7 +92,7 @@ impl Store for Gated {
         after: Seq,
         messages: usize,
         bytes: usize,
-    ) -> Result<Vec<LoggedMessage>, StoreError> {
+    ) -> Result<LogPart, StoreError> {
         self.store.read_log(key, after, messages, bytes).await
     }
 

@@ -213,8 +213,8 @@ struct State {
     cursors_listed: bool,
     /// QoS 1 publishes of this session that the store has not settled.
     unsettled: usize,
-    /// A change of its subscriptions is with the store.
-    changing: bool,
+    /// Changes of its subscriptions that are with the store.
+    changing: u32,
     leaving: bool,
     /// What has been counted of what waits here, in multiples of [`SMALL_QUEUE_BYTES`].
     counted: usize,
@@ -469,25 +469,26 @@ impl Outbox {
         self.lock().unsettled > 0
     }
 
-    /// A change of this session's subscriptions goes to the store. They take turns.
+    /// A change of this session's subscriptions goes to the store.
     pub(crate) fn change_submitted(&self) {
-        self.lock().changing = true;
+        self.lock().changing += 1;
     }
 
     /// The store has settled it.
     pub(crate) fn change_settled(&self) {
-        self.lock().changing = false;
+        let mut state = self.lock();
+        state.changing = state.changing.saturating_sub(1);
     }
 
     /// Whether a change of its subscriptions is with the store.
     pub(crate) fn is_changing(&self) -> bool {
-        self.lock().changing
+        self.lock().changing > 0
     }
 
     /// Whether the store may still have something to do for this session.
     pub(crate) fn is_with_store(&self) -> bool {
         let state = self.lock();
-        state.unsettled > 0 || state.changing
+        state.unsettled > 0 || state.changing > 0
     }
 
     /// Appends the `pubAck` of a publish that is settled; flushed later. `true` if the caller is the
@@ -1141,6 +1142,28 @@ impl Outbox {
         }
         window.resuming = false;
         None
+    }
+
+    /// The subscription's log cannot be read now: no resume looks at it until [`unpark`](Self::unpark). It stays listed, so
+    /// that nothing enters it into the list meanwhile.
+    pub(crate) fn park(&self, subscription: &Arc<Subscription>) {
+        if let Some(window) = &mut self.lock().window {
+            window.behind.retain(|behind| !Arc::ptr_eq(behind, subscription));
+        }
+    }
+
+    /// Its log may be read again.
+    pub(crate) fn unpark(&self, subscription: &Arc<Subscription>) {
+        let mut state = self.lock();
+        let Some(window) = &mut state.window else { return };
+        let is_there = window.behind.iter().any(|behind| Arc::ptr_eq(behind, subscription));
+        if let LogState::Attached(position) = &mut *subscription.log()
+            && !is_there
+            && window.by_key.get(&position.key).is_some_and(|current| Arc::ptr_eq(current, subscription))
+        {
+            position.listed = false;
+            list_if_behind(window, subscription, position);
+        }
     }
 
     /// Ends a resume that makes no progress.

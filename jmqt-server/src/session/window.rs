@@ -14,6 +14,9 @@ use crate::store::ChannelKey;
 /// How many bytes of redelivered pushes an original client on a socket gets at a time.
 const CAREFUL_REDELIVERY_BYTES: usize = 1000;
 
+/// Tables with room for more are given back when nothing waits any more.
+const MUCH: usize = 64;
+
 /// What a push that waits takes beside its bytes.
 const WAITING_OVERHEAD: usize = 96;
 
@@ -206,6 +209,9 @@ impl Window {
         let (id, bytes) = pushes.pop_front()?;
         if pushes.is_empty() {
             self.waiting.remove(&address(&subscription));
+            if self.waiting.is_empty() && self.waiting.capacity() > MUCH {
+                (self.waiting, self.turns) = (HashMap::default(), VecDeque::new());
+            }
         } else {
             self.turns.push_back(Arc::clone(&subscription));
         }

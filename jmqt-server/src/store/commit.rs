@@ -15,6 +15,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::retained_cache::RetainedCache;
 use super::turns::{Place, Source, Turns};
 use super::{Append, Operation, Outcome, Store, StoreError, store_failed};
 use crate::counters::Counters;
@@ -100,6 +101,7 @@ struct Shared<T> {
     arrived: Notify,
     /// How many retained messages are on their way.
     retained: AtomicUsize,
+    cache: RetainedCache,
 }
 
 struct Waiting<T> {
@@ -138,7 +140,12 @@ impl<T> CommitQueue<T> {
         let (settled, batches) = mpsc::channel(SETTLED_BATCHES);
         let waiting = Waiting { turns: Turns::default(), retained: HashMap::default(), is_closed: false };
         let waiting = Mutex::new(waiting);
-        let shared = Arc::new(Shared { waiting, arrived: Notify::new(), retained: AtomicUsize::new(0) });
+        let shared = Arc::new(Shared {
+            waiting,
+            arrived: Notify::new(),
+            retained: AtomicUsize::new(0),
+            cache: RetainedCache::default(),
+        });
         let closed = CancellationToken::new();
         let queue = Self {
             shared: Arc::clone(&shared),
@@ -213,9 +220,15 @@ impl<T> CommitQueue<T> {
         let place = waiting.turns.push(source, after, bytes, entry);
         if let Some(channel) = written {
             self.shared.retained.fetch_add(1, Ordering::SeqCst);
+            self.shared.cache.submitted(&channel);
             let (count, last) = waiting.retained.entry(channel).or_insert((0, place));
             (*count, *last) = (*count + 1, place);
         }
+    }
+
+    /// Retained messages that were read lately. They are right where everything that is retained goes through this queue.
+    pub(crate) fn cache(&self) -> &RetainedCache {
+        &self.shared.cache
     }
 
     #[cfg(test)]
@@ -291,7 +304,7 @@ impl<T> Committer<T> {
             rooms.push(entry._room);
         }
         let results = self.commit(&operations).await;
-        self.retained_settled(&operations);
+        self.retained_settled(&operations, &results);
         let mut done = operations.into_iter().zip(results);
         let mut settled = Vec::with_capacity(tags.len());
         for (has_operation, tag) in tags {
@@ -305,12 +318,14 @@ impl<T> Committer<T> {
         settled
     }
 
-    fn retained_settled(&self, operations: &[Operation]) {
+    fn retained_settled(&self, operations: &[Operation], results: &[Result<Outcome, NotCommitted>]) {
         if self.shared.retained.load(Ordering::SeqCst) == 0 {
             return;
         }
         let mut waiting = self.shared.lock();
-        for channel in operations.iter().filter_map(Operation::written_retained) {
+        for (operation, result) in operations.iter().zip(results) {
+            let Some(channel) = operation.written_retained() else { continue };
+            self.shared.cache.settled(channel, !matches!(result, Err(NotCommitted::Unknown)));
             self.shared.retained.fetch_sub(1, Ordering::SeqCst);
             if let MapEntry::Occupied(mut entry) = waiting.retained.entry(channel.clone()) {
                 entry.get_mut().0 -= 1;
@@ -406,17 +421,13 @@ impl Operation {
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
-    use std::time::{Duration, SystemTime};
+    use std::time::Duration;
 
-    use async_trait::async_trait;
     use futures_util::FutureExt as _;
-    use jmqt_protocol::{ChannelName, ClientId};
+    use jmqt_protocol::ChannelName;
 
     use super::*;
-    use crate::store::{
-        ChannelKey, CursorUpdate, Epoch, Expired, Forgotten, IsAway, LoggedMessage, PendingLimits, Retained,
-        Seq, SessionRow, StoredSubscription, Swept,
-    };
+    use crate::store::Double;
 
     impl Tagged for () {
         fn bytes(&self) -> usize {
@@ -463,7 +474,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_waits_is_bounded_with_its_names_and_ids_for_each_source_and_for_all() {
-        let store = Arc::new(Refusing::new(|| StoreError::Closed));
+        let store = Arc::new(Double::default());
         let (queue, _committer, _batches) = CommitQueue::new(store as _, Arc::default());
         let submit = |source| {
             queue.submit(Order::Of(Source(source)), Some(append(&"n".repeat(512), "1")), Id(1 << 20))
@@ -479,7 +490,7 @@ mod tests {
 
     #[tokio::test]
     async fn somebody_elses_thousands_do_not_hold_up_one_operation() {
-        let store = Arc::new(Refusing::new(|| StoreError::Closed));
+        let store = Arc::new(Double::default());
         let (queue, committer, mut batches) = CommitQueue::new(Arc::clone(&store) as _, Arc::default());
         for _ in 0..1000 {
             queue.submit(ALICE, Some(append("news", "many")), "alice").await.unwrap();
@@ -499,7 +510,7 @@ mod tests {
 
     #[tokio::test] // protocol.md 2.10, 2.12
     async fn retained_messages_replace_each_other_in_the_order_they_came_whoevers_they_are() {
-        let store = Arc::new(Refusing::new(|| StoreError::Closed));
+        let store = Arc::new(Double::default());
         let (queue, committer, mut batches) = CommitQueue::new(Arc::clone(&store) as _, Arc::default());
         for _ in 0..500 {
             queue.submit(ALICE, Some(append("news", "many")), "").await.unwrap();
@@ -531,7 +542,7 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_waits_for_a_committer_that_has_gone() {
-        let store = Arc::new(Refusing::new(|| StoreError::Closed));
+        let store = Arc::new(Double::default());
         let (queue, committer, _batches) = CommitQueue::new(store as _, Arc::default());
         let (tag, answer) = tokio::sync::oneshot::channel::<()>();
         assert!(queue.submit(ALICE, Some(append("news", "1")), Reply(tag)).await.is_ok());
@@ -544,102 +555,29 @@ mod tests {
     /// What a batch that is refused fails with.
     type Reason = fn() -> StoreError;
 
-    /// Refuses batches with a message `bad` in them, and remembers how long each batch was.
-    struct Refusing {
-        reason: Reason,
-        asked: Mutex<Vec<usize>>,
-    }
-
-    impl Refusing {
-        fn new(reason: Reason) -> Self {
-            Self { reason, asked: Mutex::default() }
-        }
-    }
-
     fn is_bad(operation: &Operation) -> bool {
         matches!(operation, Operation::Append(append) if append.data == "bad")
     }
 
-    #[async_trait]
-    impl Store for Refusing {
-        fn epoch(&self) -> Epoch {
-            Epoch(0)
-        }
-
-        async fn commit(&self, batch: &[Operation]) -> Result<Vec<Outcome>, StoreError> {
-            self.asked.lock().unwrap().push(batch.len());
+    /// Refuses batches with a message `bad` in them, and notes how long each batch was.
+    fn refusing(reason: Reason, asked: &Arc<Mutex<Vec<usize>>>) -> Double {
+        let asked = Arc::clone(asked);
+        let commit = move |batch: &[Operation]| {
+            asked.lock().unwrap().push(batch.len());
             match batch.iter().any(is_bad) {
-                true => Err((self.reason)()),
+                true => Err(reason()),
                 false => Ok(batch.iter().map(|_| Outcome::Appended(None)).collect()),
             }
-        }
-
-        async fn subscriptions(&self, _: &ClientId) -> Result<Vec<StoredSubscription>, StoreError> {
-            Ok(Vec::new())
-        }
-
-        fn may_have_retained(&self, _: &ChannelName) -> bool {
-            false
-        }
-
-        async fn read_retained(&self, _: &ChannelName) -> Result<Option<Retained>, StoreError> {
-            Ok(None)
-        }
-
-        async fn read_log(
-            &self,
-            _: ChannelKey,
-            _: Seq,
-            _: usize,
-            _: usize,
-        ) -> Result<Vec<LoggedMessage>, StoreError> {
-            Ok(Vec::new())
-        }
-
-        async fn save_cursors(&self, _: &[CursorUpdate]) -> Result<(), StoreError> {
-            Ok(())
-        }
-
-        async fn trim(&self, _: &[ChannelKey]) -> Result<u64, StoreError> {
-            Ok(0)
-        }
-
-        async fn sessions_opened(&self, _: &[SessionRow]) -> Result<(), StoreError> {
-            Ok(())
-        }
-
-        async fn sessions_closed(&self, _: &[(ClientId, u64)], _: &str) -> Result<(), StoreError> {
-            Ok(())
-        }
-
-        async fn claim_orphans(&self, _: &str) -> Result<Vec<SessionRow>, StoreError> {
-            Ok(Vec::new())
-        }
-
-        async fn orphan_closed(&self, _: &SessionRow) -> Result<(), StoreError> {
-            Ok(())
-        }
-
-        async fn expire(&self, _: SystemTime, _: &mut IsAway<'_>) -> Result<Vec<Expired>, StoreError> {
-            Ok(Vec::new())
-        }
-
-        async fn limit_pending(&self, _: PendingLimits, _: Option<&ClientId>) -> Result<Swept, StoreError> {
-            Ok(Swept::default())
-        }
-
-        async fn forget_publishers(&self, _: SystemTime) -> Result<Forgotten, StoreError> {
-            Ok(Forgotten { publishers: 0, is_round_complete: true })
-        }
-
-        async fn close(&self) {}
+        };
+        Double { commit: Box::new(commit), ..Double::default() }
     }
 
     /// What comes of 64 messages in one batch, of which the eighth is bad, and how long the batches were that
     /// the store was asked to commit.
     async fn commit_with(reason: Reason) -> (Vec<Result<(), NotCommitted>>, Vec<usize>) {
-        let store = Arc::new(Refusing::new(reason));
-        let (queue, committer, mut batches) = CommitQueue::new(Arc::clone(&store) as _, Arc::default());
+        let asked = Arc::default();
+        let store = Arc::new(refusing(reason, &asked));
+        let (queue, committer, mut batches) = CommitQueue::new(store as _, Arc::default());
         for number in 0..64 {
             let data = if number == 7 { "bad" } else { "good" };
             queue.submit(ALICE, Some(append("news", data)), ()).await.unwrap();
@@ -647,7 +585,7 @@ mod tests {
         queue.close();
         committer.run().await;
         let settled = batches.recv().await.unwrap();
-        let asked = store.asked.lock().unwrap().clone();
+        let asked = asked.lock().unwrap().clone();
         (settled.into_iter().map(|settled| settled.result.map(drop)).collect(), asked)
     }
 

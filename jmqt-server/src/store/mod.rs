@@ -11,6 +11,8 @@ mod backlog;
 mod cluster;
 mod commit;
 mod cursor;
+#[cfg(test)]
+mod double;
 mod failures;
 mod limits;
 mod mysql;
@@ -18,6 +20,7 @@ mod names;
 mod plan;
 mod publisher;
 mod retained;
+mod retained_cache;
 mod sqlite;
 mod time;
 mod turns;
@@ -30,6 +33,8 @@ use jmqt_protocol::{ChannelName, ClientId};
 
 pub use cluster::{ClusterStore, Entered, NodeBeat, SharedSession};
 pub(crate) use commit::{CommitQueue, NotCommitted, Order, Settled, SettledBatches, Tagged};
+#[cfg(test)]
+pub(crate) use double::Double;
 pub(crate) use failures::store_failed;
 pub use mysql::{MySqlOptions, MySqlStore, MySqlTls};
 pub(crate) use publisher::parse_number;
@@ -193,6 +198,16 @@ pub struct LoggedMessage {
     pub sender: Option<ClientId>,
     /// The payload, JSON text.
     pub data: Bytes,
+}
+
+/// A part of a log, and where the log ends, as both were at one moment.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LogPart {
+    /// The messages that were asked for, in order.
+    pub messages: Vec<LoggedMessage>,
+    /// The last message logged in the channel; 0 if there is no such channel. What is missing up to there is gone for
+    /// good. What comes behind it may be in the log already, if the database answers from an older state.
+    pub last: Seq,
 }
 
 /// New values for a cursor, to be written by [`Store::save_cursors`].
@@ -370,6 +385,12 @@ impl StoreError {
             | Self::Unanswered(_) => false,
         }
     }
+
+    /// Whether the database has answered, and the reason lies with the data or the statement: trying again soon is likely to
+    /// fail in the same way.
+    pub(crate) fn is_of_data(&self) -> bool {
+        matches!(self, Self::Database(sqlx::Error::Database(_)) | Self::Corrupt { .. })
+    }
 }
 
 /// Where channel logs, cursors, retained messages and sessions are kept.
@@ -405,15 +426,22 @@ pub trait Store: Send + Sync + 'static {
     /// The channel's retained message. It sees every commit that has been answered.
     async fn read_retained(&self, channel: &ChannelName) -> Result<Option<Retained>, StoreError>;
 
+    /// Those of the channels that have a retained message, or may have one, in the same order: read at once, where reading
+    /// takes a trip to a server for each.
+    async fn retained_among(&self, channels: &[ChannelName]) -> Result<Vec<ChannelName>, StoreError> {
+        Ok(channels.iter().filter(|channel| self.may_have_retained(channel)).cloned().collect())
+    }
+
     /// Messages of one log behind `after`, in order: at most `messages`, and no more after
-    /// `bytes` of payload have been gathered (so one at least, if there is one).
+    /// `bytes` of payload have been gathered (so one at least, if there is one). They are read with the end of the log in one
+    /// statement, whose answer may be older than the last commit where a proxy lets replicas answer.
     async fn read_log(
         &self,
         key: ChannelKey,
         after: Seq,
         messages: usize,
         bytes: usize,
-    ) -> Result<Vec<LoggedMessage>, StoreError>;
+    ) -> Result<LogPart, StoreError>;
 
     /// Writes cursors. Never moves one backwards, never makes a subscription: what is behind the
     /// stored cursor or has no row is left out.

@@ -37,8 +37,8 @@ use super::backlog;
 use super::limits::limited;
 use super::names::NameSet;
 use super::{
-    ChannelKey, CursorUpdate, Epoch, Expired, Forgotten, IsAway, LoggedMessage, Operation, Outcome,
-    PendingLimits, Retained, RetainedLimits, Seq, SessionRow, Store, StoreError, StoredSubscription, Swept,
+    ChannelKey, CursorUpdate, Epoch, Expired, Forgotten, IsAway, LogPart, Operation, Outcome, PendingLimits,
+    Retained, RetainedLimits, Seq, SessionRow, Store, StoreError, StoredSubscription, Swept,
 };
 
 /// Where the database is, who uses it, and how.
@@ -191,13 +191,22 @@ impl Store for MySqlStore {
         self.read_retained_message(channel).await
     }
 
+    async fn retained_among(&self, channels: &[ChannelName]) -> Result<Vec<ChannelName>, StoreError> {
+        match self.retained {
+            Some(_) => {
+                Ok(channels.iter().filter(|channel| self.may_have_retained(channel)).cloned().collect())
+            }
+            None => self.read_retained_among(channels).await,
+        }
+    }
+
     async fn read_log(
         &self,
         key: ChannelKey,
         after: Seq,
         messages: usize,
         bytes: usize,
-    ) -> Result<Vec<LoggedMessage>, StoreError> {
+    ) -> Result<LogPart, StoreError> {
         self.read_messages(key, after, messages, bytes).await
     }
 

@@ -14,6 +14,7 @@ mod pending;
 mod publishers;
 mod rows;
 mod sessions;
+mod to_trim;
 mod writer;
 
 use std::fs::File;
@@ -33,8 +34,8 @@ use super::backlog;
 use super::limits::{TIME_LIMIT, limited};
 use super::names::NameSet;
 use super::{
-    ChannelKey, CursorUpdate, Epoch, Expired, Forgotten, IsAway, LoggedMessage, Operation, Outcome,
-    PendingLimits, Retained, RetainedLimits, Seq, SessionRow, Store, StoreError, StoredSubscription, Swept,
+    ChannelKey, CursorUpdate, Epoch, Expired, Forgotten, IsAway, LogPart, Operation, Outcome, PendingLimits,
+    Retained, RetainedLimits, Seq, SessionRow, Store, StoreError, StoredSubscription, Swept,
 };
 
 /// Where the database is and how careful it is.
@@ -144,7 +145,7 @@ impl Store for SqliteStore {
         after: Seq,
         messages: usize,
         bytes: usize,
-    ) -> Result<Vec<LoggedMessage>, StoreError> {
+    ) -> Result<LogPart, StoreError> {
         limited(self.read_messages(key, after, messages, bytes)).await
     }
 

@@ -1,22 +1,32 @@
 //! What clients have to read: subscriptions and logs.
 
+use std::collections::HashSet;
+use std::sync::LazyLock;
+
 use jmqt_protocol::{ChannelName, ClientId};
-use sqlx::mysql::MySqlConnection;
+use sqlx::mysql::{MySqlArguments, MySqlConnection};
 
 use super::connection::retried;
-use super::rows;
+use super::rows::{self, MultiRow};
 use super::{MySqlStore, cursors};
 use crate::store::limits::limited;
-use crate::store::{ChannelKey, LoggedMessage, Retained, Seq, StoreError, StoredSubscription};
+use crate::store::{ChannelKey, LogPart, LoggedMessage, Retained, Seq, StoreError, StoredSubscription};
 
 /// How many messages are measured at a time.
 const MEASURED: usize = 1024;
 
-/// Messages that follow each other: how many there are, and the last one.
+static RETAINED_AMONG: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::list(
+        "SELECT c.name FROM channels AS c JOIN retained AS r ON r.channel_id = c.id WHERE c.name IN ({rows})",
+    )
+});
+
+/// Messages that follow each other: how many there are, and the last one; and the last one of the log.
 #[derive(Default)]
 struct Range {
     messages: usize,
     last: u64,
+    end: Seq,
 }
 
 impl MySqlStore {
@@ -69,6 +79,27 @@ impl MySqlStore {
         found.await?.map(retained).transpose()
     }
 
+    /// See [`Store::retained_among`](crate::store::Store::retained_among).
+    pub(super) async fn read_retained_among(
+        &self,
+        channels: &[ChannelName],
+    ) -> Result<Vec<ChannelName>, StoreError> {
+        let found = retried(|| async {
+            let mut lease = self.connections.lease().await?;
+            let found = limited(async {
+                let name = |values: &mut MySqlArguments, channel: &ChannelName| {
+                    rows::add_name(values, channel.as_str())
+                };
+                RETAINED_AMONG.fetch(lease.connection()?, channels, name).await
+            });
+            let found = found.await;
+            lease.done(found)
+        });
+        let found: Result<HashSet<_>, _> = found.await?.iter().map(|row| rows::channel(row, 0)).collect();
+        let found = found?;
+        Ok(channels.iter().filter(|channel| found.contains(*channel)).cloned().collect())
+    }
+
     /// See [`Store::read_log`](crate::store::Store::read_log).
     pub(super) async fn read_messages(
         &self,
@@ -76,7 +107,7 @@ impl MySqlStore {
         after: Seq,
         messages: usize,
         bytes: usize,
-    ) -> Result<Vec<LoggedMessage>, StoreError> {
+    ) -> Result<LogPart, StoreError> {
         retried(|| async {
             let mut lease = self.connections.lease().await?;
             let read = limited(async { read(lease.connection()?, key, after, messages, bytes).await }).await;
@@ -94,24 +125,31 @@ async fn read(
     after: Seq,
     messages: usize,
     bytes: usize,
-) -> Result<Vec<LoggedMessage>, StoreError> {
-    let sql = "SELECT seq, stamp, sender, data FROM messages \
-        WHERE channel_id = ? AND seq > ? AND seq <= ? ORDER BY seq";
+) -> Result<LogPart, StoreError> {
+    // With the end of the log, as number 0: of two statements, a proxy could have different servers answer.
+    let sql = "(SELECT 0, last_seq, NULL, '' FROM channels WHERE id = ?) UNION ALL \
+        (SELECT seq, stamp, sender, data FROM messages WHERE channel_id = ? AND seq > ? AND seq <= ?)";
     let after = i64::try_from(after.0).unwrap_or(i64::MAX);
     loop {
         let range = measure(connection, key, after, messages, bytes).await?;
         if range.messages == 0 {
-            return Ok(Vec::new());
+            return Ok(LogPart { messages: Vec::new(), last: range.end });
         }
         let last = range.last.cast_signed();
-        let query = sqlx::query(sql).bind(key.0).bind(after).bind(last);
-        let found = query.fetch_all(&mut *connection).await?;
-        if found.len() == range.messages {
-            let message = |row| {
-                let (seq, stamp) = (rows::seq(row, 0)?, rows::stamp(row, 1)?);
-                Ok(LoggedMessage { seq, stamp, sender: rows::sender(row, 2)?, data: rows::data(row, 3)? })
-            };
-            return found.iter().map(message).collect();
+        let query = sqlx::query(sql).bind(key.0).bind(key.0).bind(after).bind(last);
+        let mut log = LogPart::default();
+        for row in query.fetch_all(&mut *connection).await? {
+            match rows::seq(&row, 0)? {
+                Seq(0) => log.last = rows::seq(&row, 1)?,
+                seq => {
+                    let (stamp, sender) = (rows::stamp(&row, 1)?, rows::sender(&row, 2)?);
+                    log.messages.push(LoggedMessage { seq, stamp, sender, data: rows::data(&row, 3)? });
+                }
+            }
+        }
+        if log.messages.len() == range.messages {
+            log.messages.sort_unstable_by_key(|message| message.seq); // as they are, mostly
+            return Ok(log);
         }
     }
 }
@@ -124,20 +162,29 @@ async fn measure(
     messages: usize,
     bytes: usize,
 ) -> Result<Range, StoreError> {
-    let sql = "SELECT seq, CAST(LENGTH(data) AS SIGNED) FROM messages \
-        WHERE channel_id = ? AND seq > ? ORDER BY seq LIMIT ?";
+    let sql = "(SELECT 0, last_seq FROM channels WHERE id = ?) UNION ALL \
+        (SELECT seq, CAST(LENGTH(data) AS SIGNED) FROM messages \
+        WHERE channel_id = ? AND seq > ? ORDER BY seq LIMIT ?)";
     let (mut range, mut gathered, mut after) = (Range::default(), 0, after);
     loop {
         let some = MEASURED.min(messages - range.messages);
-        let query = sqlx::query(sql).bind(key.0).bind(after).bind(some as i64);
-        let found = query.fetch_all(&mut *connection).await?;
-        for row in &found {
+        let query = sqlx::query(sql).bind(key.0).bind(key.0).bind(after).bind(some as i64);
+        let mut found = Vec::new();
+        for row in query.fetch_all(&mut *connection).await? {
+            let (seq, number) = (rows::seq(&row, 0)?, rows::count(&row, 1)?);
+            match seq {
+                Seq(0) => range.end = Seq(number),
+                Seq(seq) => found.push((seq, number)),
+            }
+        }
+        found.sort_unstable(); // as they are, mostly
+        for &(seq, length) in &found {
             if gathered >= bytes && range.messages > 0 {
                 return Ok(range);
             }
-            range.last = rows::count(row, 0)?;
+            range.last = seq;
             range.messages += 1;
-            gathered += usize::try_from(rows::count(row, 1)?).unwrap_or(usize::MAX);
+            gathered += usize::try_from(length).unwrap_or(usize::MAX);
         }
         if found.len() < some || range.messages == messages {
             return Ok(range);

@@ -133,7 +133,10 @@ impl SqliteStore {
                 return Ok((outcomes, Vec::new(), Vec::new()));
             }
             if !plan.messages().is_empty() || !plan.retained().is_empty() {
-                self.guard.check_room()?;
+                let messages: usize = plan.messages().iter().map(|message| message.append.data.len()).sum();
+                let retained: usize =
+                    plan.retained().iter().map(|(_, _, retained)| retained.data.len()).sum();
+                self.check_room(writer.connection()?, (messages + retained) as u64).await?;
             }
             self.expect(&plan);
             writer.begin().await?;
@@ -152,8 +155,18 @@ impl SqliteStore {
         for (_, channel) in plan.cleared() {
             self.retained.remove(channel.as_str());
         }
-        writer.to_trim.extend(plan.left());
+        writer.to_trim.extend(&plan.left());
         Ok(outcomes)
+    }
+
+    /// Fails if there is no room for another message. What was trimmed has made room in the database, and none on the disk.
+    async fn check_room(&self, connection: &mut SqliteConnection, bytes: u64) -> Result<(), StoreError> {
+        if self.guard.has_room(bytes) {
+            return Ok(());
+        }
+        let sql = "SELECT freelist_count * page_size FROM pragma_freelist_count, pragma_page_size";
+        let unused: i64 = sqlx::query_scalar(sql).fetch_one(connection).await?;
+        self.guard.check_room(unused.unsigned_abs())
     }
 
     /// Adds to the names in memory what the batch is going to add to the database.

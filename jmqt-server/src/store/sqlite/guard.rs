@@ -10,11 +10,20 @@ use crate::store::StoreError;
 
 /// How often file and disk are looked at.
 const EVERY: Duration = Duration::from_secs(1);
+/// The disk also after so many bytes were written.
+const EVERY_BYTES: u64 = 256 << 10;
 
 /// Less room than this, or than a twentieth of the disk if that is less, is left to what must be written: no
-/// message is taken any more.
+/// message is taken any more. What is unused within the database counts, as long as [`LEAST_ON_DISK`] is free on the
+/// disk: every page goes through the write-ahead log first.
 const LEAST_ROOM: u64 = 64 << 20;
 const LEAST_SHARE: u64 = 20;
+/// This part of it, in eighths, has to be free on the disk in any case.
+const LEAST_ON_DISK: u64 = 3;
+/// This part of it is what the write-ahead log may grow to before it is folded into the database, which takes as much
+/// once more. Otherwise what was acknowledged could not even be deleted.
+const LOG_SHARE: u64 = 4;
+const PAGE_BYTES: u64 = 4096;
 
 /// The database file, held open and locked.
 ///
@@ -33,6 +42,7 @@ struct State {
     looked_at_file: Option<Instant>,
     is_gone: bool,
     looked_at_disk: Option<Instant>,
+    written: u64,
     is_full: bool,
 }
 
@@ -77,24 +87,47 @@ impl Guard {
         }
     }
 
-    /// Fails if the disk is nearly full, until there is clearly more room again.
-    pub(super) fn check_room(&self) -> Result<(), StoreError> {
+    /// At how many pages the write-ahead log is folded into the database.
+    pub(super) fn log_pages(&self) -> u64 {
+        let least = room(&self.file).map_or(LEAST_ROOM, |(_, all)| least_room(all));
+        (least / LOG_SHARE / PAGE_BYTES).clamp(16, 4000)
+    }
+
+    /// Whether there is plenty of room on the disk, as of a moment ago: then nobody need ask the database. About so many
+    /// `bytes` are to be written.
+    pub(super) fn has_room(&self, bytes: u64) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        if state.is_full || state.looked_at_disk.is_none_or(|then| now - then >= EVERY) {
-            state.looked_at_disk = Some(now);
-            if let Some((free, all)) = room(&self.file) {
-                state.is_full = is_full(free, all, state.is_full);
-            }
+        state.written = state.written.saturating_add(bytes);
+        let is_recent = state.looked_at_disk.is_some_and(|then| now - then < EVERY);
+        if !state.is_full && is_recent && state.written < EVERY_BYTES {
+            return true;
+        }
+        (state.looked_at_disk, state.written) = (Some(now), 0);
+        room(&self.file).is_none_or(|(free, all)| !is_full(free, 0, all, state.is_full))
+    }
+
+    /// Fails if disk and database are nearly full, until there is clearly more room again. `unused` bytes are free in the
+    /// database.
+    pub(super) fn check_room(&self, unused: u64) -> Result<(), StoreError> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((free, all)) = room(&self.file) {
+            state.is_full = is_full(free, unused, all, state.is_full);
         }
         if state.is_full { Err(StoreError::NoRoom { path: self.path.display().to_string() }) } else { Ok(()) }
     }
 }
 
-/// Whether so few bytes are free. Once it is, a quarter more has to be free before it is not.
-fn is_full(free: u64, all: u64, was_full: bool) -> bool {
-    let least = LEAST_ROOM.min(all / LEAST_SHARE);
-    free < if was_full { least + least / 4 } else { least }
+/// What has to be free on a disk of so many bytes.
+fn least_room(all: u64) -> u64 {
+    LEAST_ROOM.min(all / LEAST_SHARE)
+}
+
+/// Whether so few bytes are free on a disk, and unused in the database. Once it is, a quarter more is needed before it is not.
+fn is_full(free: u64, unused: u64, all: u64, was_full: bool) -> bool {
+    let least = least_room(all);
+    let on_disk = least / 8 * LEAST_ON_DISK;
+    free < on_disk || free.saturating_add(unused) < if was_full { least + least / 4 } else { least }
 }
 
 #[cfg(unix)]
@@ -129,8 +162,19 @@ mod tests {
     fn a_disk_is_full_until_there_is_clearly_more_room() {
         let (large, small) = (1 << 40, 10 << 20);
         for (all, least) in [(large, 64 << 20), (small, small / 20)] {
-            assert!(!is_full(least, all, false) && is_full(least - 1, all, false));
-            assert!(is_full(least, all, true) && !is_full(least + least / 4, all, true));
+            assert!(!is_full(least, 0, all, false) && is_full(least - 1, 0, all, false));
+            assert!(is_full(least, 0, all, true) && !is_full(least + least / 4, 0, all, true));
+        }
+    }
+
+    #[test]
+    fn what_is_unused_in_the_database_is_room_while_the_log_has_some() {
+        let (all, least) = (1 << 40, 64 << 20);
+        assert!(!is_full(least / 2, least / 2, all, false) && is_full(least / 2, least / 2 - 1, all, false));
+        assert!(is_full(least / 2, least / 2, all, true) && !is_full(least / 2, least, all, true));
+        for was_full in [false, true] {
+            let on_disk = least * 3 / 8;
+            assert!(!is_full(on_disk, all, all, was_full) && is_full(on_disk - 1, all, all, was_full));
         }
     }
 

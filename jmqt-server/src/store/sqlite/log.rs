@@ -14,7 +14,7 @@ use super::rows::{self, MultiRow};
 use super::writer::Writer;
 use super::{SqliteStore, cursors};
 use crate::store::limits::{TIME_LIMIT, limited};
-use crate::store::{ChannelKey, LoggedMessage, Retained, Seq, StoreError, StoredSubscription};
+use crate::store::{ChannelKey, LogPart, LoggedMessage, Retained, Seq, StoreError, StoredSubscription};
 
 /// How many messages the first statement of a turn deletes. They may be large, so it begins with few.
 const FEWEST_AT_A_TIME: u64 = 32;
@@ -24,9 +24,6 @@ const MOST_AT_A_TIME: u64 = 2048;
 
 /// How long deletion goes on before it lets others write.
 const DELETING_TURN: Duration = Duration::from_millis(10);
-
-/// How many channels are looked at in one turn.
-const CHANNELS_AT_A_TIME: usize = 64;
 
 /// Where a log begins, and how far every cursor is.
 static LOGS: LazyLock<MultiRow> = LazyLock::new(|| {
@@ -111,60 +108,88 @@ impl SqliteStore {
         after: Seq,
         messages: usize,
         bytes: usize,
-    ) -> Result<Vec<LoggedMessage>, StoreError> {
+    ) -> Result<LogPart, StoreError> {
         let mut reader = self.reader().await?;
-        let sql = "SELECT seq, stamp, sender, data FROM messages \
-            WHERE channel_id = ? AND seq > ? ORDER BY seq LIMIT ?";
+        let sql = "SELECT NULL, NULL, NULL, NULL, last_seq FROM channels WHERE id = ?1 UNION ALL \
+            SELECT seq, stamp, sender, data, NULL FROM (SELECT seq, stamp, sender, data FROM messages \
+            WHERE channel_id = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3)";
         let query = sqlx::query(sql)
             .bind(key.0)
             .bind(i64::try_from(after.0).unwrap_or(i64::MAX))
             .bind(i64::try_from(messages).unwrap_or(i64::MAX));
         let mut found = reader.fetch_many(query);
-        let (mut log, mut gathered) = (Vec::new(), 0);
-        while gathered < bytes || log.is_empty() {
+        let (mut log, mut gathered) = (LogPart::default(), 0);
+        while gathered < bytes || log.messages.is_empty() {
             let row = match found.try_next().await? {
                 Some(Either::Right(row)) => row,
                 Some(Either::Left(_)) => break, // the end of the statement
                 None => return Err(sqlx::Error::WorkerCrashed.into()),
             };
+            if row.try_get::<Option<i64>, _>(4)?.is_some() {
+                log.last = rows::seq(&row, 4)?;
+                continue;
+            }
             let (seq, stamp) = (rows::seq(&row, 0)?, rows::stamp(&row, 1)?);
             let (sender, data) = (rows::sender(&row, 2)?, rows::data(&row, 3)?);
             gathered += data.len();
-            log.push(LoggedMessage { seq, stamp, sender, data });
+            log.messages.push(LoggedMessage { seq, stamp, sender, data });
         }
         Ok(log)
     }
 
     /// See [`Store::trim`](crate::store::Store::trim). Also trims what subscriptions that ended have
-    /// left behind. Stops when its time is up; the next call goes on.
+    /// left behind. Stops when its time is up; the next call goes on. A channel that cannot be trimmed, because a page is
+    /// damaged, holds up no other; and a disk that is full is tried with as little as can be deleted.
     pub(super) async fn trim_channels(&self, channels: &[ChannelKey]) -> Result<u64, StoreError> {
         let until = Instant::now() + TIME_LIMIT;
         self.writer().await?.to_trim.extend(channels);
-        let mut deleted = 0;
+        let (mut deleted, mut failed) = (0, None);
         while Instant::now() < until {
             let mut writer = self.writer().await?;
-            if writer.to_trim.is_empty() {
+            let (keys, is_careful) = writer.to_trim.next_turn(Instant::now());
+            if keys.is_empty() {
                 break;
             }
-            let turn = limited(trim_some(&mut writer)).await;
-            let (messages, done) = writer.finish(turn).await?;
-            deleted += messages;
-            for key in done {
-                writer.to_trim.remove(&key);
+            let time = if is_careful { Duration::ZERO } else { DELETING_TURN };
+            let turn = limited(trim_some(&mut writer, keys.clone(), time)).await;
+            match writer.finish(turn).await {
+                Ok((messages, done)) => {
+                    deleted += messages;
+                    writer.to_trim.done(&done);
+                }
+                Err(error) if error.is_of_data() && !is_disk_full(&error) => {
+                    writer.to_trim.failed(&keys, Instant::now());
+                    failed.get_or_insert(error);
+                }
+                Err(error) => {
+                    writer.to_trim.be_careful();
+                    return Err(error);
+                }
             }
         }
-        Ok(deleted)
+        failed.map_or(Ok(deleted), Err)
     }
 }
 
-/// Trims some of the channels. Returns how many messages went and which channels are done.
+fn is_disk_full(error: &StoreError) -> bool {
+    const SQLITE_FULL: &str = "13";
+    match error {
+        StoreError::Database(sqlx::Error::Database(error)) => error.code().as_deref() == Some(SQLITE_FULL),
+        _ => false,
+    }
+}
+
+/// Trims channels for so long, and one statement at least. Returns how many messages went and which channels are done.
 ///
 /// All of them at once: messages logged at the same time share pages, which are best emptied together.
-async fn trim_some(writer: &mut Writer) -> Result<(u64, Vec<ChannelKey>), StoreError> {
-    let mut keys: Vec<_> = writer.to_trim.iter().copied().take(CHANNELS_AT_A_TIME).collect();
+async fn trim_some(
+    writer: &mut Writer,
+    mut keys: Vec<ChannelKey>,
+    time: Duration,
+) -> Result<(u64, Vec<ChannelKey>), StoreError> {
     let mut logs = behind_every_cursor(writer.connection()?, &keys).await?;
     writer.begin().await?;
-    let end_of_turn = Instant::now() + DELETING_TURN;
+    let end_of_turn = Instant::now() + time;
     let (mut deleted, mut at_a_time) = (0, FEWEST_AT_A_TIME);
     while !logs.is_empty() && (deleted == 0 || Instant::now() < end_of_turn) {
         deleted += delete_some(writer.connection()?, &mut logs, at_a_time).await?;

@@ -38,7 +38,7 @@ pub(super) async fn open(options: SqliteOptions) -> Result<SqliteStore, StoreErr
     let guard = Guard::lock(path)?;
 
     let retained_limits = options.retained;
-    let options = connect_options(&options);
+    let options = connect_options(&options, guard.log_pages());
     let mut connection = options.connect().await.map_err(|error| cannot_open(path, error))?;
     migrate(path, &mut connection).await?;
     let epoch = epoch(&mut connection).await?;
@@ -51,7 +51,7 @@ pub(super) async fn open(options: SqliteOptions) -> Result<SqliteStore, StoreErr
     let to_trim = left_to_trim(&mut connection).await?;
 
     let mut writer = Writer::new(options.clone(), connection, next_channel, retained_totals);
-    writer.to_trim.extend(to_trim);
+    writer.to_trim.extend(&to_trim);
     Ok(SqliteStore {
         epoch,
         writer: Mutex::new(writer),
@@ -123,7 +123,7 @@ fn private_file() -> OpenOptions {
     options
 }
 
-fn connect_options(options: &SqliteOptions) -> SqliteConnectOptions {
+fn connect_options(options: &SqliteOptions, log_pages: u64) -> SqliteConnectOptions {
     let synchronous = match options.synchronous {
         Synchronous::Full => SqliteSynchronous::Full,
         Synchronous::Normal => SqliteSynchronous::Normal,
@@ -135,7 +135,7 @@ fn connect_options(options: &SqliteOptions) -> SqliteConnectOptions {
         // There are none: what belongs together is written together, and every check would cost.
         .foreign_keys(false)
         .busy_timeout(Duration::from_secs(5))
-        .pragma("wal_autocheckpoint", "4000")
+        .pragma("wal_autocheckpoint", log_pages.to_string())
         .pragma("journal_size_limit", "67108864")
         .pragma("cache_size", "-16384")
         .pragma("temp_store", "memory")

@@ -107,7 +107,7 @@ impl Sweep for SqliteStore {
         let mut writer = self.writer().await?;
         let dropped = limited(raise(&mut writer, client, cuts)).await;
         let dropped = writer.finish(dropped).await?;
-        writer.to_trim.extend(dropped.iter().map(|dropped| dropped.key));
+        writer.to_trim.extend(dropped.iter().map(|dropped| &dropped.key));
         Ok(dropped)
     }
 

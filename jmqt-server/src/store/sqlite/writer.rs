@@ -1,15 +1,14 @@
 //! The one connection that writes, and its way back to a clean state after anything.
 
-use std::collections::BTreeSet;
-
 use sqlx::ConnectOptions as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 
 use super::publishers::Publishers;
 use super::rows;
+use super::to_trim::ToTrim;
+use crate::store::StoreError;
 use crate::store::limits::{COMMIT_LIMIT, limited, no_answer};
 use crate::store::retained::RetainedTotals;
-use crate::store::{ChannelKey, StoreError};
 
 /// The connection that writes. Whoever holds it (it is behind a mutex) is the only one who changes
 /// the database, so what was read through it stays true until it is let go.
@@ -24,7 +23,7 @@ pub(super) struct Writer {
     /// The key of the next channel to be made.
     pub(super) next_channel: i64,
     /// Channels where something may be left to be trimmed.
-    pub(super) to_trim: BTreeSet<ChannelKey>,
+    pub(super) to_trim: ToTrim,
     /// What all retained messages come to.
     pub(super) retained: RetainedTotals,
     /// What is known of publishers.
@@ -43,7 +42,7 @@ impl Writer {
             connection: Some(connection),
             dirty: false,
             next_channel,
-            to_trim: BTreeSet::new(),
+            to_trim: ToTrim::default(),
             retained,
             publishers: Publishers::default(),
         }

@@ -1,0 +1,109 @@
+//! Logs that could not be read, or not to their end: tried again less and less often, while all others flow.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::session::Subscription;
+use crate::store::ChannelKey;
+
+/// The first pause before a log is read again.
+const SHORTEST: Duration = Duration::from_millis(250);
+/// The longest one while the database is away or lags behind: it may be back any moment.
+pub(super) const LONGEST_FOR_DATABASE: Duration = Duration::from_secs(1);
+/// The longest one where the log itself is damaged.
+pub(super) const LONGEST_FOR_LOG: Duration = Duration::from_secs(60);
+/// So many subscriptions of one log try it at a time. If one can read it, all others follow.
+const TRIES: usize = 8;
+
+/// Subscriptions that wait for their log to be readable.
+#[derive(Default)]
+pub(super) struct Parked {
+    /// There are some, so that whoever reads a log otherwise need not look.
+    any: AtomicBool,
+    logs: Mutex<HashMap<ChannelKey, ParkedLog, foldhash::fast::RandomState>>,
+}
+
+struct ParkedLog {
+    pause: Duration,
+    until: Instant,
+    waiting: VecDeque<Weak<Subscription>>,
+}
+
+impl Parked {
+    fn lock(&self) -> MutexGuard<'_, HashMap<ChannelKey, ParkedLog, foldhash::fast::RandomState>> {
+        self.logs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether this log is not to be read now; the subscription waits with the others then.
+    pub(super) fn joins(&self, key: ChannelKey, subscription: &Arc<Subscription>, now: Instant) -> bool {
+        if !self.any.load(Ordering::Relaxed) {
+            return false;
+        }
+        let mut logs = self.lock();
+        let Some(log) = logs.get_mut(&key).filter(|log| now < log.until) else { return false };
+        log.waiting.push_back(Arc::downgrade(subscription));
+        true
+    }
+
+    /// A log could not be read for this subscription. Returns how long it waits.
+    pub(super) fn failed(
+        &self,
+        key: ChannelKey,
+        subscription: &Arc<Subscription>,
+        longest: Duration,
+        now: Instant,
+    ) -> Duration {
+        let mut logs = self.lock();
+        self.any.store(true, Ordering::Relaxed);
+        let log = logs.entry(key).or_insert_with(|| ParkedLog {
+            pause: SHORTEST / 2,
+            until: now,
+            waiting: VecDeque::new(),
+        });
+        if now >= log.until {
+            log.pause = (log.pause * 2).min(longest);
+            log.until = now + log.pause;
+        } // else it was read for several at once
+        log.waiting.push_back(Arc::downgrade(subscription));
+        log.until - now
+    }
+
+    /// A log was read. Returns who waited for that.
+    pub(super) fn succeeded(&self, key: ChannelKey) -> VecDeque<Weak<Subscription>> {
+        if !self.any.load(Ordering::Relaxed) {
+            return VecDeque::new();
+        }
+        let mut logs = self.lock();
+        let waiting = logs.remove(&key).map(|log| log.waiting).unwrap_or_default();
+        self.any.store(!logs.is_empty(), Ordering::Relaxed);
+        waiting
+    }
+
+    /// Those who are to try now.
+    pub(super) fn due(&self, now: Instant) -> Vec<Arc<Subscription>> {
+        if !self.any.load(Ordering::Relaxed) {
+            return Vec::new();
+        }
+        let mut logs = self.lock();
+        let mut due = Vec::new();
+        logs.retain(|_, log| {
+            if now < log.until {
+                return true;
+            }
+            let enough = due.len() + TRIES;
+            while due.len() < enough
+                && let Some(subscription) = log.waiting.pop_front()
+            {
+                due.extend(subscription.upgrade());
+            }
+            // How long the pause was is remembered for as long as somebody may be reading.
+            !log.waiting.is_empty() || now < log.until + LONGEST_FOR_LOG
+        });
+        self.any.store(!logs.is_empty(), Ordering::Relaxed);
+        due
+    }
+}

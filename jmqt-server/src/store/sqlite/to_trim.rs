@@ -1,0 +1,100 @@
+//! Which logs are to be trimmed, and what becomes of those that cannot be.
+
+use std::collections::{BTreeSet, HashMap};
+use std::time::{Duration, Instant};
+
+use crate::store::ChannelKey;
+
+/// How many channels are looked at in one turn.
+const CHANNELS_AT_A_TIME: usize = 64;
+/// The first pause of a channel that cannot be trimmed,
+const SHORTEST: Duration = Duration::from_secs(1);
+/// and the longest one.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// Channels where something may be left to be trimmed.
+#[derive(Debug, Default)]
+pub(super) struct ToTrim {
+    channels: BTreeSet<ChannelKey>,
+    /// So many turns are for one channel each, and as short as can be: a longer one has failed.
+    careful_turns: usize,
+    /// Channels that could not be trimmed, until when they wait, and for how long.
+    set_aside: HashMap<ChannelKey, (Instant, Duration), foldhash::fast::RandomState>,
+}
+
+impl ToTrim {
+    /// Adds channels, except those that wait.
+    pub(super) fn extend<'k>(&mut self, channels: impl IntoIterator<Item = &'k ChannelKey>) {
+        let now = Instant::now();
+        let waits = |key: &ChannelKey| self.set_aside.get(key).is_some_and(|(until, _)| now < *until);
+        self.channels.extend(channels.into_iter().filter(|key| !waits(key)));
+    }
+
+    /// What the next turn is for, and whether it is to be a short one.
+    pub(super) fn next_turn(&mut self, now: Instant) -> (Vec<ChannelKey>, bool) {
+        if !self.set_aside.is_empty() {
+            let waited = self.set_aside.iter().filter(|(_, (until, _))| now >= *until);
+            self.channels.extend(waited.map(|(key, _)| *key));
+        }
+        let is_careful = self.careful_turns > 0;
+        let most = if is_careful { 1 } else { CHANNELS_AT_A_TIME };
+        (self.channels.iter().copied().take(most).collect(), is_careful)
+    }
+
+    /// These are done.
+    pub(super) fn done(&mut self, channels: &[ChannelKey]) {
+        self.careful_turns = self.careful_turns.saturating_sub(1);
+        for key in channels {
+            self.channels.remove(key);
+            self.set_aside.remove(key);
+        }
+    }
+
+    /// The next turns are careful, whatever is wrong.
+    pub(super) fn be_careful(&mut self) {
+        self.careful_turns = CHANNELS_AT_A_TIME;
+    }
+
+    /// A turn has failed because of what is in the database. If it was for one channel, that waits; otherwise each of them is
+    /// tried by itself.
+    pub(super) fn failed(&mut self, channels: &[ChannelKey], now: Instant) {
+        let [key] = channels else { return self.be_careful() };
+        self.careful_turns = self.careful_turns.saturating_sub(1);
+        self.channels.remove(key);
+        let pause = self.set_aside.get(key).map_or(SHORTEST, |(_, pause)| (*pause * 2).min(LONGEST));
+        self.set_aside.insert(*key, (now + pause, pause));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_channel_that_cannot_be_trimmed_waits_longer_and_longer_and_the_others_go_on() {
+        let keys: Vec<_> = (1..=100).map(ChannelKey).collect();
+        let mut to_trim = ToTrim::default();
+        to_trim.extend(&keys);
+        let (mut now, mut tries, mut done) = (Instant::now(), 0, BTreeSet::new());
+        for _ in 0..600 {
+            loop {
+                let (turn, is_careful) = to_trim.next_turn(now);
+                if turn.is_empty() {
+                    break;
+                }
+                assert!(!is_careful || turn.len() == 1);
+                if turn.contains(&ChannelKey(7)) {
+                    tries += 1;
+                    to_trim.failed(&turn, now);
+                } else {
+                    done.extend(turn.iter().copied());
+                    to_trim.done(&turn);
+                }
+            }
+            assert_eq!(done.len(), 99, "in the first second");
+            now += Duration::from_secs(1);
+            to_trim.extend(&[]);
+        }
+        assert!((10..=20).contains(&tries), "{tries} in ten minutes");
+    }
+}
