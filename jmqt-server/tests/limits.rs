@@ -144,7 +144,9 @@ async fn who_finds_no_place_is_told_so_although_it_has_sent_something() {
     bob.write_all(b"{\"auth\":{\"dt\":{\"client_name\":\"bob\"}}}\0").unwrap();
     let told = tokio::task::spawn_blocking(move || {
         let mut told = Vec::new();
-        bob.read_to_end(&mut told).map(|_| told)
+        bob.read_to_end(&mut told)?;
+        bob.write_all(b"x")?; // it has not been reset afterwards either
+        io::Result::Ok(told)
     });
     let told = support::within("the refusal", told).await.unwrap().expect("it was reset");
     assert!(told.starts_with(br#"{"disconn":{"st":4006,"#), "{}", told.escape_ascii());
