@@ -1513,8 +1513,7 @@ mod tests {
         outbox.attach(&subscription, &stored(0));
         // The store has made it temporary between 1 and the next, or persistent behind the one before.
         let mut pushes = logged(1..=3);
-        let in_memory = |number| PushId::Memory { process: 7, number };
-        pushes.messages[1].id = in_memory(2);
+        pushes.messages[1].id = PushId::Memory { process: 7, number: 2 };
         outbox.offer(&subscription, &pushes, Source::Live);
         assert_eq!(got(&outbox), ["1", "2"]);
         outbox.offer(&subscription, &pushes, Source::Memory);
