@@ -1,0 +1,1914 @@
+//! What every store promises, whatever the database. Each promise is a function over [`Database`];
+//! the modules at the end run all of them on one kind of database and add what only that kind has.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use jmqt_protocol::{ChannelName, ClientId};
+use jmqt_server::store::{
+    Append, CURSOR_WINDOW, ChannelKey, Cursor, CursorUpdate, Dropped, Epoch, Expired, LogPart, LogPlace,
+    LoggedMessage, Operation, Outcome, PendingLimits, PublishId, PublisherId, Retained, RetainedLimits, Seq,
+    SessionRow, Stamp, Store, StoreError, StoredSubscription, Swept,
+};
+
+/// One database, which a store can be opened on again and again.
+#[async_trait]
+trait Database: Send + Sync {
+    /// Opens it. The store before must have been closed, or dropped as if its process had died.
+    async fn open(&self) -> Arc<dyn Store> {
+        self.open_with(RetainedLimits::default()).await
+    }
+
+    /// The same, with limits.
+    async fn open_with(&self, retained: RetainedLimits) -> Arc<dyn Store>;
+
+    /// Another database of the same kind.
+    fn another(&self) -> Box<dyn Database>;
+}
+
+fn channel(name: &str) -> ChannelName {
+    ChannelName::parse(name).unwrap()
+}
+
+fn client(id: &str) -> ClientId {
+    ClientId::parse(id).unwrap()
+}
+
+fn message(to: &str, data: &str) -> Append {
+    let data = Bytes::copy_from_slice(data.as_bytes());
+    let sender = Some(client("publisher"));
+    Append { channel: channel(to), sender, data, log: true, retain: false, once: None }
+}
+
+/// A QoS 1 publish.
+fn append(to: &str, data: &str) -> Operation {
+    Operation::Append(message(to, data))
+}
+
+/// A QoS 0 publish with the retained flag.
+fn retain(to: &str, data: &str) -> Operation {
+    Operation::Append(Append { log: false, retain: true, ..message(to, data) })
+}
+
+fn subscribe(who: &str, to: &str) -> Operation {
+    Operation::Subscribe { client: client(who), channel: channel(to) }
+}
+
+fn unsubscribe(who: &str, from: &str) -> Operation {
+    Operation::Unsubscribe { client: client(who), channel: channel(from) }
+}
+
+fn clear(name: &str) -> Operation {
+    Operation::ClearRetained { channel: channel(name) }
+}
+
+/// The channel's retained message.
+async fn kept(store: &dyn Store, name: &str) -> Option<Retained> {
+    store.read_retained(&channel(name)).await.unwrap()
+}
+
+fn retained(data: &str) -> Option<Retained> {
+    let data = Bytes::copy_from_slice(data.as_bytes());
+    Some(Retained { sender: Some(client("publisher")), data })
+}
+
+async fn one(store: &dyn Store, operation: Operation) -> Outcome {
+    let mut outcomes = store.commit(&[operation]).await.unwrap();
+    assert_eq!(outcomes.len(), 1);
+    outcomes.remove(0)
+}
+
+async fn subscribed(store: &dyn Store, who: &str, to: &str) -> StoredSubscription {
+    match one(store, subscribe(who, to)).await {
+        Outcome::Subscribed(subscription) => subscription,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A QoS 1 publish that a publisher of a client sends once, as far as it can tell.
+fn publish(who: &str, publisher: &str, number: u64, to: &str, data: &str) -> Operation {
+    let publisher = PublisherId::parse(publisher).unwrap();
+    let once = Some(PublishId { publisher, number, receiver_is_away: false });
+    Operation::Append(Append { sender: Some(client(who)), once, ..message(to, data) })
+}
+
+/// The same; the publisher is told that nobody is there.
+fn publish_to_absent(number: u64, to: &str) -> Operation {
+    let Operation::Append(mut append) = publish("alice", "p", number, to, "1") else { unreachable!() };
+    append.once.as_mut().unwrap().receiver_is_away = true;
+    Operation::Append(append)
+}
+
+const REPEATED: Outcome = Outcome::Repeated { receiver_is_away: false };
+
+/// Where a message is; `None` if it was not logged.
+fn placed(outcome: &Outcome) -> Option<(ChannelKey, Seq)> {
+    match outcome {
+        Outcome::Appended(place) => place.map(|place| (place.key, place.seq)),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Where the messages of these outcomes are; `None` for those that were not logged.
+fn seqs(outcomes: &[Outcome]) -> Vec<Option<u64>> {
+    let appended = outcomes.iter().filter_map(|outcome| match outcome {
+        Outcome::Appended(place) => Some(place.map(|place| place.seq.0)),
+        _ => None,
+    });
+    appended.collect()
+}
+
+/// Everything in a log, as text.
+async fn log(store: &dyn Store, key: ChannelKey) -> Vec<(u64, String)> {
+    let log = store.read_log(key, Seq(0), usize::MAX, usize::MAX).await.unwrap().messages;
+    let text = |message: LoggedMessage| (message.seq.0, String::from_utf8(message.data.to_vec()).unwrap());
+    log.into_iter().map(text).collect()
+}
+
+fn cursor(acked: u64, beyond: &[u64]) -> Cursor {
+    let mut words = vec![0u64; if beyond.is_empty() { 0 } else { CURSOR_WINDOW as usize / 64 }];
+    for seq in beyond {
+        let bit = (seq - acked - 1) as usize;
+        words[bit / 64] |= 1 << (bit % 64);
+    }
+    Cursor { acked: Seq(acked), beyond: words }
+}
+
+async fn save(store: &dyn Store, who: &str, key: ChannelKey, cursor: Cursor) {
+    store.save_cursors(&[CursorUpdate { client: client(who), key, cursor }]).await.unwrap();
+}
+
+async fn cursor_of(store: &dyn Store, who: &str, key: ChannelKey) -> Cursor {
+    let subscriptions = store.subscriptions(&client(who)).await.unwrap();
+    subscriptions.into_iter().find(|it| it.key == key).unwrap().cursor
+}
+
+async fn append_many(store: &dyn Store, to: &str, messages: usize) {
+    let batch: Vec<_> = (0..messages).map(|i| append(to, &i.to_string())).collect();
+    assert!(seqs(&store.commit(&batch).await.unwrap()).iter().all(Option::is_some));
+}
+
+/// Goes through all clients once.
+async fn limit_pending(store: &dyn Store, messages: u64) -> Vec<Dropped> {
+    limit_all(store, PendingLimits { messages, ..UNLIMITED }).await
+}
+
+const UNLIMITED: PendingLimits =
+    PendingLimits { messages: u64::MAX, bytes: u64::MAX, own_messages: u64::MAX };
+
+/// Goes through all clients once.
+async fn limit_all(store: &dyn Store, limits: PendingLimits) -> Vec<Dropped> {
+    let (mut dropped, mut after) = (Vec::new(), None);
+    loop {
+        let swept = store.limit_pending(limits, after.as_ref()).await.unwrap();
+        dropped.extend(swept.dropped);
+        after = swept.more_after;
+        if after.is_none() {
+            return dropped;
+        }
+    }
+}
+
+fn long_ago() -> SystemTime {
+    SystemTime::now() - Duration::from_secs(3600)
+}
+
+fn soon() -> SystemTime {
+    SystemTime::now() + Duration::from_secs(3600)
+}
+
+fn session(who: &str, generation: u64, node: &str, since: u64) -> SessionRow {
+    SessionRow {
+        client: client(who),
+        generation,
+        node: node.to_owned(),
+        protocol: "SSL_SOCKET".to_owned(),
+        address: "[::1]:4711".to_owned(),
+        since: SystemTime::UNIX_EPOCH + Duration::from_millis(since),
+    }
+}
+
+// ---- appending and reading ----
+
+async fn a_message_is_logged_only_while_somebody_is_persistently_subscribed(on: &dyn Database) {
+    let store = on.open().await;
+    assert_eq!(one(&*store, append("news", "1")).await, Outcome::Appended(None));
+    let subscription = subscribed(&*store, "bob", "news").await;
+    let logged = one(&*store, append("news", "2")).await;
+    assert_eq!(placed(&logged), Some((subscription.key, Seq(1))));
+    assert_eq!(one(&*store, append("other", "3")).await, Outcome::Appended(None));
+    assert_eq!(one(&*store, unsubscribe("bob", "news")).await, Outcome::Unsubscribed(true));
+    assert_eq!(one(&*store, append("news", "4")).await, Outcome::Appended(None));
+}
+
+async fn messages_are_numbered_without_gaps_in_the_order_of_the_batch(on: &dyn Database) {
+    let store = on.open().await;
+    let (a, b) = (subscribed(&*store, "bob", "a").await, subscribed(&*store, "bob", "b").await);
+    let batch = [append("a", "1"), append("b", "x"), append("a", "2"), append("a", "3")];
+    assert_eq!(seqs(&store.commit(&batch).await.unwrap()), [Some(1), Some(1), Some(2), Some(3)]);
+    assert_eq!(seqs(&store.commit(&[append("a", "4")]).await.unwrap()), [Some(4)]);
+    let numbered =
+        |texts: &[&str]| -> Vec<_> { (1..).zip(texts.iter().map(|text| (*text).to_owned())).collect() };
+    assert_eq!(log(&*store, a.key).await, numbered(&["1", "2", "3", "4"]));
+    assert_eq!(log(&*store, b.key).await, numbered(&["x"]));
+}
+
+async fn a_batch_of_any_size_is_carried_out_whole(on: &dyn Database) {
+    let store = on.open().await;
+    for size in [1, 2, 7, 8, 9, 63, 64, 65, 129, 700] {
+        let names: Vec<_> = (0..size).map(|i| format!("{size}/{i}")).collect();
+        let mut batch: Vec<_> = names.iter().map(|name| subscribe(name, name)).collect();
+        batch.extend(names.iter().map(|name| append(name, name)));
+        batch.extend(names.iter().map(|name| retain(name, name)));
+        batch.extend(names.iter().map(|name| append(name, "2")));
+        assert_eq!(store.commit(&batch).await.unwrap().len(), batch.len());
+        for name in &names {
+            let subscriptions = store.subscriptions(&client(name)).await.unwrap();
+            assert_eq!(subscriptions.len(), 1, "{name}");
+            let logged = log(&*store, subscriptions[0].key).await;
+            assert_eq!(logged, [(1, name.clone()), (2, "2".to_owned())]);
+            assert_eq!(kept(&*store, name).await, retained(name));
+        }
+        let mut batch: Vec<_> = names.iter().map(|name| unsubscribe(name, name)).collect();
+        batch.extend(names.iter().map(|name| clear(name)));
+        let outcomes = store.commit(&batch).await.unwrap();
+        assert!(outcomes[..size].iter().all(|it| *it == Outcome::Unsubscribed(true)));
+        assert!(outcomes[size..].iter().all(|it| *it == Outcome::Cleared(true)));
+    }
+}
+
+async fn an_empty_batch_is_nothing(on: &dyn Database) {
+    let store = on.open().await;
+    assert_eq!(store.commit(&[]).await.unwrap(), []);
+    store.save_cursors(&[]).await.unwrap();
+    store.sessions_opened(&[]).await.unwrap();
+    store.sessions_closed(&[], "node").await.unwrap();
+    assert_eq!(store.trim(&[]).await.unwrap(), 0);
+}
+
+async fn payloads_and_senders_are_kept_byte_for_byte(on: &dyn Database) {
+    let store = on.open().await;
+    let key = subscribed(&*store, "bob", "news").await.key;
+    let large = format!("\"{}\"", "ü".repeat(700_000));
+    for data in ["1.50", "null", r#"{"b":1, "a":"A"}"#, "\"\u{10ffff}\"", &large] {
+        for sender in [None, Some(client("élise"))] {
+            let data = Bytes::copy_from_slice(data.as_bytes());
+            let append = Append { sender, data, retain: true, ..message("news", "") };
+            let (sender, data) = (append.sender.clone(), append.data.clone());
+            let outcome = one(&*store, Operation::Append(append)).await;
+            let Outcome::Appended(Some(LogPlace { seq, stamp, .. })) = outcome else { panic!("{outcome:?}") };
+            let logged = store.read_log(key, Seq(seq.0 - 1), 10, usize::MAX).await.unwrap().messages;
+            let expected = LoggedMessage { seq, stamp, sender: sender.clone(), data: data.clone() };
+            assert!(logged == [expected], "of {} bytes", data.len());
+            assert!(kept(&*store, "news").await == Some(Retained { sender, data }));
+        }
+    }
+}
+
+async fn the_messages_of_a_commit_have_a_stamp_that_no_other_commit_has(on: &dyn Database) {
+    let store = on.open().await;
+    let (news, other) =
+        (subscribed(&*store, "bob", "news").await.key, subscribed(&*store, "bob", "other").await.key);
+    let mut stamps = Vec::new();
+    for _ in 0..2 {
+        let outcomes = store.commit(&[append("news", "1"), append("other", "1")]).await.unwrap();
+        let of = |outcome: &Outcome| match outcome {
+            Outcome::Appended(Some(place)) => place.stamp,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(of(&outcomes[0]), of(&outcomes[1]));
+        stamps.push(of(&outcomes[0]));
+    }
+    assert_ne!(stamps[0], stamps[1]);
+    store.close().await;
+    let store = on.open().await;
+    for key in [news, other] {
+        let log = store.read_log(key, Seq(0), 10, usize::MAX).await.unwrap().messages;
+        assert_eq!(log.iter().map(|message| message.stamp).collect::<Vec<_>>(), stamps);
+    }
+}
+
+async fn names_compare_byte_for_byte(on: &dyn Database) {
+    let store = on.open().await;
+    let names = ["news", "News", "NEWS", "ne\0ws", "ne\0", "é", "e\u{301}", "ｎews", "ss", "ß", "a%", "a_"];
+    let keys: HashSet<_> = {
+        let mut keys = HashSet::new();
+        for name in names {
+            keys.insert(subscribed(&*store, name, name).await.key);
+        }
+        keys
+    };
+    assert_eq!(keys.len(), names.len());
+    for name in names {
+        let subscriptions = store.subscriptions(&client(name)).await.unwrap();
+        assert_eq!(subscriptions.len(), 1, "{name:?}");
+        assert_eq!(subscriptions[0].channel, channel(name));
+        one(&*store, retain(name, name)).await;
+    }
+    for name in names {
+        assert_eq!(kept(&*store, name).await, retained(name));
+    }
+    let longest = "ü".repeat(256);
+    let subscription = subscribed(&*store, &longest[..256], &longest).await;
+    assert_eq!(store.subscriptions(&client(&longest[..256])).await.unwrap(), [subscription]);
+}
+
+async fn a_log_is_read_in_order_and_within_its_limits(on: &dyn Database) {
+    let store = on.open().await;
+    let key = subscribed(&*store, "bob", "news").await.key;
+    let batch: Vec<_> = (0..100).map(|i| append("news", &format!("{i:010}"))).collect();
+    store.commit(&batch).await.unwrap();
+    let read = async |after, messages, bytes| -> Vec<u64> {
+        let log = store.read_log(key, Seq(after), messages, bytes).await.unwrap().messages;
+        log.iter().map(|message| message.seq.0).collect()
+    };
+    assert_eq!(read(0, 1000, 1 << 20).await, (1..=100).collect::<Vec<_>>());
+    assert_eq!(read(97, 1000, 1 << 20).await, [98, 99, 100]);
+    assert_eq!(read(10, 3, 1 << 20).await, [11, 12, 13]);
+    assert_eq!(read(10, 50, 25).await, [11, 12, 13]); // after 30 bytes, more than asked for
+    assert_eq!(read(10, 50, 20).await, [11, 12]);
+    assert_eq!(read(10, 50, 0).await, [11]); // one at least
+    assert!(read(100, 50, 1000).await.is_empty());
+    assert!(read(u64::MAX, 50, 1000).await.is_empty());
+    // Where the log ends is told with every part of it; also when there is nothing left of it.
+    for (after, messages) in [(0, 1), (97, 50), (100, 50), (u64::MAX, 50)] {
+        assert_eq!(store.read_log(key, Seq(after), messages, 20).await.unwrap().last, Seq(100));
+    }
+    assert_eq!(store.read_log(ChannelKey(4711), Seq(0), 50, 1000).await.unwrap(), LogPart::default());
+    let update = CursorUpdate { client: client("bob"), key, cursor: cursor(100, &[]) };
+    store.save_cursors(&[update]).await.unwrap();
+    assert_eq!(store.trim(&[key]).await.unwrap(), 100);
+    let (messages, last) = (Vec::new(), Seq(100));
+    assert_eq!(store.read_log(key, Seq(7), 50, 1000).await.unwrap(), LogPart { messages, last });
+}
+
+// ---- subscriptions ----
+
+async fn a_subscription_starts_after_the_last_message_logged(on: &dyn Database) {
+    let store = on.open().await;
+    let first = subscribed(&*store, "bob", "news").await;
+    assert_eq!((first.cursor, first.last), (Cursor::default(), Seq(0)));
+    append_many(&*store, "news", 3).await;
+    let second = subscribed(&*store, "carol", "news").await;
+    assert_eq!((second.cursor, second.last), (cursor(3, &[]), Seq(3)));
+    assert_eq!(first.key, second.key);
+}
+
+async fn subscribing_again_changes_nothing(on: &dyn Database) {
+    let store = on.open().await;
+    let key = subscribed(&*store, "bob", "news").await.key;
+    append_many(&*store, "news", 5).await;
+    save(&*store, "bob", key, cursor(2, &[4])).await;
+    let again = subscribed(&*store, "bob", "news").await;
+    assert_eq!((again.cursor, again.last), (cursor(2, &[4]), Seq(5)));
+    one(&*store, unsubscribe("bob", "news")).await; // it counted once
+    assert_eq!(one(&*store, append("news", "6")).await, Outcome::Appended(None));
+}
+
+async fn unsubscribing_forgets_the_cursor(on: &dyn Database) {
+    let store = on.open().await;
+    let key = subscribed(&*store, "bob", "news").await.key;
+    subscribed(&*store, "carol", "news").await;
+    append_many(&*store, "news", 5).await;
+    save(&*store, "bob", key, cursor(2, &[4])).await;
+    assert_eq!(one(&*store, unsubscribe("bob", "news")).await, Outcome::Unsubscribed(true));
+    assert_eq!(store.subscriptions(&client("bob")).await.unwrap(), []);
+    assert_eq!(subscribed(&*store, "bob", "news").await.cursor, cursor(5, &[]));
+}
+
+async fn unsubscribing_what_is_not_subscribed_does_nothing(on: &dyn Database) {
+    let store = on.open().await;
+    subscribed(&*store, "carol", "news").await;
+    for (who, from) in [("bob", "news"), ("carol", "other"), ("bob", "other")] {
+        assert_eq!(one(&*store, unsubscribe(who, from)).await, Outcome::Unsubscribed(false));
+    }
+    assert_ne!(one(&*store, append("news", "1")).await, Outcome::Appended(None));
+}
+
+async fn subscriptions_are_told_in_the_order_of_their_keys(on: &dyn Database) {
+    let store = on.open().await;
+    let names: Vec<_> = (0..100).map(|i| format!("channel {}", i * 37 % 100)).collect();
+    let batch: Vec<_> = names.iter().map(|name| subscribe("bob", name)).collect();
+    store.commit(&batch).await.unwrap();
+    subscribed(&*store, "carol", "channel 1").await;
+    append_many(&*store, "channel 7", 3).await;
+    let found = store.subscriptions(&client("bob")).await.unwrap();
+    assert!(found.is_sorted_by_key(|subscription| subscription.key));
+    let expected: BTreeSet<_> = names.iter().map(|name| channel(name)).collect();
+    assert_eq!(found.iter().map(|it| it.channel.clone()).collect::<BTreeSet<_>>(), expected);
+    for it in found {
+        let last = if it.channel == channel("channel 7") { 3 } else { 0 };
+        assert_eq!((it.cursor, it.last), (Cursor::default(), Seq(last)));
+    }
+    assert_eq!(store.subscriptions(&client("nobody")).await.unwrap(), []);
+}
+
+async fn operations_of_one_batch_see_those_before_them(on: &dyn Database) {
+    let store = on.open().await;
+    let batch = [
+        append("news", "nobody there"),
+        subscribe("bob", "news"),
+        append("news", "1"),
+        subscribe("carol", "news"),
+        append("news", "2"),
+        unsubscribe("bob", "news"),
+        append("news", "3"),
+        subscribe("bob", "news"),
+        unsubscribe("carol", "news"),
+        unsubscribe("carol", "news"),
+        append("news", "4"),
+    ];
+    let outcomes = store.commit(&batch).await.unwrap();
+    assert_eq!(seqs(&outcomes), [None, Some(1), Some(2), Some(3), Some(4)]);
+    let acked = |outcome: &Outcome| match outcome {
+        Outcome::Subscribed(subscription) => (subscription.cursor.clone(), subscription.last),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(acked(&outcomes[1]), (cursor(0, &[]), Seq(0)));
+    assert_eq!(acked(&outcomes[3]), (cursor(1, &[]), Seq(1)));
+    assert_eq!(acked(&outcomes[7]), (cursor(3, &[]), Seq(3)));
+    assert_eq!(outcomes[8], Outcome::Unsubscribed(true));
+    assert_eq!(outcomes[9], Outcome::Unsubscribed(false));
+    let bob = store.subscriptions(&client("bob")).await.unwrap();
+    assert_eq!((&bob[0].cursor, bob[0].last), (&cursor(3, &[]), Seq(4)));
+    assert_eq!(store.subscriptions(&client("carol")).await.unwrap(), []);
+    assert_eq!(store.read_log(bob[0].key, Seq(3), 10, 1000).await.unwrap().messages.len(), 1);
+}
+
+async fn a_subscription_that_came_and_went_in_one_batch_leaves_nothing(on: &dyn Database) {
+    let store = on.open().await;
+    let batch = [
+        subscribe("bob", "news"),
+        retain("news", "1"),
+        append("news", "2"),
+        unsubscribe("bob", "news"),
+        clear("news"),
+    ];
+    store.commit(&batch).await.unwrap();
+    assert_eq!(store.subscriptions(&client("bob")).await.unwrap(), []);
+    assert_eq!(one(&*store, append("news", "3")).await, Outcome::Appended(None));
+    assert_eq!(kept(&*store, "news").await, None);
+    assert_eq!(store.expire(soon(), &mut |_| true).await.unwrap(), []);
+}
+
+// ---- retained messages ----
+
+async fn a_retained_message_is_read_beside_commits(on: &dyn Database) {
+    let store = on.open().await;
+    assert_eq!(store.read_retained(&channel("news")).await.unwrap(), None);
+    for data in ["1", "2"] {
+        one(&*store, retain("news", data)).await;
+        assert_eq!(store.read_retained(&channel("news")).await.unwrap(), retained(data));
+    }
+    one(&*store, clear("news")).await;
+    assert_eq!(store.read_retained(&channel("news")).await.unwrap(), None);
+}
+
+async fn channels_with_a_retained_message_are_told_from_others(on: &dyn Database) {
+    let store = on.open().await;
+    let names: Vec<_> = (0..600).map(|i| channel(&format!("{i}"))).collect();
+    let batch: Vec<_> = (0..600).step_by(3).map(|i| retain(&format!("{i}"), "1")).collect();
+    store.commit(&batch).await.unwrap();
+    subscribed(&*store, "bob", "1").await;
+    let found = store.retained_among(&names).await.unwrap();
+    assert_eq!(found, names.iter().step_by(3).cloned().collect::<Vec<_>>());
+    assert_eq!(store.retained_among(&[]).await.unwrap(), []);
+}
+
+async fn the_latest_retained_message_is_kept(on: &dyn Database) {
+    let store = on.open().await;
+    assert_eq!(kept(&*store, "news").await, None);
+    assert_eq!(one(&*store, retain("news", "1")).await, Outcome::Appended(None));
+    assert_eq!(kept(&*store, "news").await, retained("1"));
+    one(&*store, retain("news", "2")).await;
+    assert_eq!(kept(&*store, "news").await, retained("2"));
+    assert_eq!(kept(&*store, "other").await, None);
+    assert_eq!(one(&*store, clear("news")).await, Outcome::Cleared(true));
+    assert_eq!(one(&*store, clear("news")).await, Outcome::Cleared(false));
+    assert_eq!(kept(&*store, "news").await, None);
+}
+
+async fn retained_messages_follow_the_order_of_the_batch(on: &dyn Database) {
+    let store = on.open().await;
+    one(&*store, retain("news", "0")).await;
+    let batch = [
+        retain("news", "1"),
+        clear("news"),
+        clear("news"),
+        retain("news", "2"),
+        clear("other"),
+        retain("other", "1"),
+        retain("news", "3"),
+        clear("other"),
+    ];
+    let outcomes = store.commit(&batch).await.unwrap();
+    let cleared = [1, 2, 4, 7].map(|at| outcomes[at].clone());
+    assert_eq!(cleared, [true, false, false, true].map(Outcome::Cleared));
+    assert_eq!(kept(&*store, "other").await, None);
+    assert_eq!(kept(&*store, "news").await, retained("3"));
+}
+
+async fn no_more_is_retained_than_may_be(on: &dyn Database) {
+    let limits = RetainedLimits { messages: Some(3), bytes: Some(100) };
+    let store = on.open_with(limits).await;
+    let text = |bytes: usize| format!("\"{}\"", "x".repeat(bytes - 2));
+    let bob = subscribed(&*store, "bob", "d").await.key;
+    for (name, bytes) in [("a", 10), ("b", 80)] {
+        assert_eq!(one(&*store, retain(name, &text(bytes))).await, Outcome::Appended(None));
+    }
+    // Bytes: neither a QoS 0 message nor one that would be logged, of a publisher that may send it again.
+    let Operation::Append(both) = publish("alice", "p", 1, "d", &text(11)) else { unreachable!() };
+    let both = || Operation::Append(Append { retain: true, ..both.clone() });
+    assert_eq!(one(&*store, retain("c", &text(11))).await, Outcome::TooManyRetained);
+    assert_eq!(one(&*store, both()).await, Outcome::TooManyRetained);
+    assert_eq!(log(&*store, bob).await, []);
+    assert!(kept(&*store, "c").await.is_none() && kept(&*store, "d").await.is_none());
+    // Replacing always works, and is counted.
+    assert_eq!(one(&*store, retain("a", &text(200))).await, Outcome::Appended(None));
+    assert_eq!(one(&*store, retain("c", "1")).await, Outcome::TooManyRetained);
+    assert_eq!(one(&*store, retain("a", "1")).await, Outcome::Appended(None));
+    // Messages, also after the store was opened again.
+    assert_eq!(one(&*store, retain("c", "1")).await, Outcome::Appended(None));
+    store.close().await;
+    let store = on.open_with(limits).await;
+    assert_eq!(one(&*store, retain("e", "1")).await, Outcome::TooManyRetained);
+    // What is cleared makes room, for what follows in the same batch too.
+    let batch = [both(), clear("c"), both(), retain("c", "1"), clear("b"), retain("c", &text(80))];
+    let outcomes = store.commit(&batch).await.unwrap();
+    assert_eq!((&outcomes[0], &outcomes[3]), (&Outcome::TooManyRetained, &Outcome::TooManyRetained));
+    assert_eq!((placed(&outcomes[2]), placed(&outcomes[5])), (Some((bob, Seq(1))), None));
+    assert_eq!(one(&*store, both()).await, REPEATED);
+    assert_eq!(kept(&*store, "d").await.unwrap().data, text(11));
+}
+
+async fn a_message_can_be_logged_and_retained(on: &dyn Database) {
+    let store = on.open().await;
+    let both = || Operation::Append(Append { retain: true, ..message("news", "1") });
+    assert_eq!(one(&*store, both()).await, Outcome::Appended(None)); // nobody subscribed
+    assert_eq!(kept(&*store, "news").await, retained("1"));
+    let key = subscribed(&*store, "bob", "news").await.key;
+    assert_eq!(placed(&one(&*store, both()).await), Some((key, Seq(1))));
+    assert_eq!(kept(&*store, "news").await, retained("1"));
+}
+
+async fn may_have_retained_is_never_wrongly_false(on: &dyn Database) {
+    let store = on.open().await;
+    assert!(!store.may_have_retained(&channel("news")));
+    one(&*store, retain("news", "1")).await;
+    assert!(store.may_have_retained(&channel("news")));
+    assert!(!store.may_have_retained(&channel("other")));
+    one(&*store, clear("news")).await;
+    store.commit(&[retain("news", "1"), clear("news"), retain("news", "2")]).await.unwrap();
+    assert!(store.may_have_retained(&channel("news")));
+    store.close().await;
+    let store = on.open().await;
+    assert!(store.may_have_retained(&channel("news")));
+}
+
+// ---- cursors ----
+
+async fn a_cursor_is_kept_with_its_map(on: &dyn Database) {
+    let store = on.open().await;
+    let key = subscribed(&*store, "bob", "news").await.key;
+    append_many(&*store, "news", 2000).await;
+    for wanted in [cursor(1, &[3, 66, 1025]), cursor(1, &[3, 4, 66, 1025]), cursor(900, &[1025])] {
+        save(&*store, "bob", key, wanted.clone()).await;
+        assert_eq!(cursor_of(&*store, "bob", key).await, wanted);
+    }
+}
+
+async fn a_cursor_never_moves_backwards(on: &dyn Database) {
+    let store = on.open().await;
+    let key = subscribed(&*store, "bob", "news").await.key;
+    append_many(&*store, "news", 100).await;
+    save(&*store, "bob", key, cursor(50, &[60, 70])).await;
+    for stale in [cursor(0, &[]), cursor(49, &[60, 70, 80]), cursor(50, &[]), cursor(50, &[60])] {
+        save(&*store, "bob", key, stale).await;
+        assert_eq!(cursor_of(&*store, "bob", key).await, cursor(50, &[60, 70]));
+    }
+    let updates = [51, 53, 52].map(|acked| CursorUpdate {
+        client: client("bob"),
+        key,
+        cursor: cursor(acked, &[60, 70]),
+    });
+    store.save_cursors(&updates).await.unwrap();
+    assert_eq!(cursor_of(&*store, "bob", key).await, cursor(53, &[60, 70]));
+}
+
+async fn saving_a_cursor_never_makes_a_subscription(on: &dyn Database) {
+    let store = on.open().await;
+    let key = subscribed(&*store, "bob", "news").await.key;
+    save(&*store, "carol", key, cursor(1, &[])).await;
+    save(&*store, "bob", ChannelKey(key.0 + 1), cursor(1, &[])).await;
+    assert_eq!(store.subscriptions(&client("carol")).await.unwrap(), []);
+    assert_eq!(store.subscriptions(&client("bob")).await.unwrap().len(), 1);
+    one(&*store, unsubscribe("bob", "news")).await;
+    save(&*store, "bob", key, cursor(1, &[])).await;
+    assert_eq!(store.subscriptions(&client("bob")).await.unwrap(), []);
+}
+
+async fn many_cursors_are_saved_at_once(on: &dyn Database) {
+    let store = on.open().await;
+    let clients: Vec<_> = (0..1500).map(|i| format!("client {i}")).collect();
+    let batch: Vec<_> = clients.iter().map(|who| subscribe(who, "news")).collect();
+    store.commit(&batch).await.unwrap();
+    append_many(&*store, "news", 2000).await;
+    let key = subscribed(&*store, &clients[0], "news").await.key;
+    let update = |(i, who): (usize, &String)| {
+        let (client, cursor) = (client(who), cursor(i as u64, &[i as u64 + 9]));
+        CursorUpdate { client, key, cursor }
+    };
+    let updates: Vec<_> = clients.iter().enumerate().map(update).collect();
+    store.save_cursors(&updates).await.unwrap();
+    for (i, who) in clients.iter().enumerate() {
+        assert_eq!(cursor_of(&*store, who, key).await, cursor(i as u64, &[i as u64 + 9]));
+    }
+}
+
+// ---- trimming ----
+
+async fn trimming_deletes_what_lies_behind_every_cursor(on: &dyn Database) {
+    let store = on.open().await;
+    let key = subscribed(&*store, "bob", "news").await.key;
+    subscribed(&*store, "carol", "news").await;
+    append_many(&*store, "news", 10).await;
+    assert_eq!(store.trim(&[key]).await.unwrap(), 0);
+    save(&*store, "bob", key, cursor(7, &[9])).await;
+    save(&*store, "carol", key, cursor(4, &[6, 7])).await;
+    assert_eq!(store.trim(&[key]).await.unwrap(), 4);
+    let seqs: Vec<_> = log(&*store, key).await.iter().map(|(seq, _)| *seq).collect();
+    assert_eq!(seqs, [5, 6, 7, 8, 9, 10]);
+    save(&*store, "carol", key, cursor(10, &[])).await;
+    save(&*store, "bob", key, cursor(10, &[])).await;
+    assert_eq!(store.trim(&[key, ChannelKey(4711)]).await.unwrap(), 6);
+    append_many(&*store, "news", 1).await;
+    assert_eq!(log(&*store, key).await, [(11, "0".to_owned())]); // no number comes twice
+}
+
+async fn trimming_deletes_long_logs_of_many_channels(on: &dyn Database) {
+    let store = on.open().await;
+    let mut keys = Vec::new();
+    for i in 0..100 {
+        keys.push(subscribed(&*store, "bob", &format!("channel {i}")).await.key);
+    }
+    let batch: Vec<_> = (0..20_000).map(|i| append(&format!("channel {}", i * i % 100), "1")).collect();
+    for batch in batch.chunks(1000) {
+        store.commit(batch).await.unwrap();
+    }
+    let update = |it: StoredSubscription| CursorUpdate {
+        client: client("bob"),
+        key: it.key,
+        cursor: Cursor { acked: it.last, beyond: Vec::new() },
+    };
+    let subscriptions = store.subscriptions(&client("bob")).await.unwrap();
+    let updates: Vec<_> = subscriptions.into_iter().map(update).collect();
+    store.save_cursors(&updates).await.unwrap();
+    assert_eq!(store.trim(&keys).await.unwrap(), 20_000);
+    for key in keys {
+        assert!(log(&*store, key).await.is_empty());
+    }
+}
+
+async fn the_log_goes_with_the_last_subscription(on: &dyn Database) {
+    let store = on.open().await;
+    let key = subscribed(&*store, "bob", "news").await.key;
+    append_many(&*store, "news", 300).await;
+    one(&*store, unsubscribe("bob", "news")).await;
+    store.trim(&[key]).await.unwrap();
+    assert!(log(&*store, key).await.is_empty());
+}
+
+async fn what_a_subscription_leaves_is_trimmed_without_being_named(on: &dyn Database) {
+    let store = on.open().await;
+    let keys = [subscribed(&*store, "bob", "a").await.key, subscribed(&*store, "bob", "b").await.key];
+    append_many(&*store, "a", 300).await;
+    append_many(&*store, "b", 300).await;
+    one(&*store, unsubscribe("bob", "a")).await;
+    store.trim(&[]).await.unwrap();
+    assert!(log(&*store, keys[0]).await.is_empty());
+    one(&*store, unsubscribe("bob", "b")).await;
+    drop(store);
+    let store = on.open().await;
+    store.trim(&[]).await.unwrap();
+    assert!(log(&*store, keys[1]).await.is_empty());
+}
+
+async fn a_forgotten_channel_comes_back_under_another_key(on: &dyn Database) {
+    let store = on.open().await;
+    let old = subscribed(&*store, "bob", "news").await.key;
+    append_many(&*store, "news", 3).await;
+    one(&*store, unsubscribe("bob", "news")).await;
+    store.trim(&[old]).await.unwrap();
+    let new = subscribed(&*store, "bob", "news").await;
+    assert!(new.key > old);
+    assert_eq!(new.last, Seq(0));
+    one(&*store, unsubscribe("bob", "news")).await;
+    store.trim(&[new.key]).await.unwrap();
+    store.close().await;
+    let store = on.open().await;
+    assert!(subscribed(&*store, "bob", "news").await.key > new.key);
+}
+
+async fn a_channel_with_a_retained_message_or_a_subscription_stays(on: &dyn Database) {
+    let store = on.open().await;
+    let key = subscribed(&*store, "bob", "news").await.key;
+    one(&*store, retain("news", "1")).await;
+    append_many(&*store, "news", 3).await;
+    one(&*store, unsubscribe("bob", "news")).await;
+    store.trim(&[key]).await.unwrap();
+    let again = subscribed(&*store, "bob", "news").await;
+    assert_eq!((again.key, again.last), (key, Seq(3)));
+    one(&*store, clear("news")).await;
+    store.trim(&[key]).await.unwrap();
+    assert_eq!(subscribed(&*store, "carol", "news").await.key, key);
+}
+
+// ---- durability ----
+
+async fn what_was_committed_is_there_after_reopening(on: &dyn Database) {
+    for close in [true, false] {
+        let store = on.open().await;
+        let (epoch, news) = (store.epoch(), format!("news {close}"));
+        let key = subscribed(&*store, "bob", &news).await.key;
+        append_many(&*store, &news, 10).await;
+        one(&*store, retain(&news, "1")).await;
+        save(&*store, "bob", key, cursor(3, &[5])).await;
+        if close {
+            store.close().await; // or else dropped, as if the process had died
+        }
+        drop(store);
+
+        let store = on.open().await;
+        assert_eq!(store.epoch(), epoch);
+        assert_eq!(cursor_of(&*store, "bob", key).await, cursor(3, &[5]));
+        assert_eq!(log(&*store, key).await.len(), 10);
+        assert_eq!(kept(&*store, &news).await, retained("1"));
+        let appended = one(&*store, append(&news, "11")).await;
+        assert_eq!(placed(&appended), Some((key, Seq(11))));
+        store.close().await;
+    }
+}
+
+async fn every_database_has_an_epoch_of_its_own(on: &dyn Database) {
+    let mut epochs = HashSet::new();
+    for _ in 0..4 {
+        epochs.insert(on.another().open().await.epoch());
+    }
+    assert!(epochs.len() > 2); // 32 random bits: two may be the same, though hardly ever
+}
+
+async fn a_closed_store_says_so(on: &dyn Database) {
+    let store = on.open().await;
+    subscribed(&*store, "bob", "news").await;
+    store.close().await;
+    store.close().await;
+    let closed = |error: StoreError| assert!(matches!(error, StoreError::Closed), "{error}");
+    closed(store.commit(&[append("news", "1")]).await.unwrap_err());
+    closed(store.subscriptions(&client("bob")).await.unwrap_err());
+    closed(store.subscriptions(&client("nobody")).await.unwrap_err());
+    closed(store.read_log(ChannelKey(1), Seq(0), 1, 1).await.unwrap_err());
+    closed(store.trim(&[ChannelKey(1)]).await.unwrap_err());
+    closed(store.sessions_opened(&[session("bob", 1, "a", 0)]).await.unwrap_err());
+    closed(store.claim_orphans("b").await.unwrap_err());
+    closed(store.expire(soon(), &mut |_| true).await.unwrap_err());
+    closed(store.limit_pending(UNLIMITED, None).await.unwrap_err());
+    closed(store.forget_publishers(soon()).await.unwrap_err());
+}
+
+// ---- sessions ----
+
+async fn sessions_of_a_dead_process_are_claimed_by_the_next(on: &dyn Database) {
+    let store = on.open().await;
+    let (a, b) = (session("alice", 1, "dead", 2_000), session("bob", 2, "dead", 1_000));
+    let ended = session("carol", 3, "dead", 500);
+    store.sessions_opened(&[a.clone(), b.clone(), ended]).await.unwrap();
+    store.sessions_closed(&[(client("carol"), 3)], "dead").await.unwrap();
+    assert_eq!(store.claim_orphans("dead").await.unwrap(), []); // they are its own
+    drop(store);
+
+    let store = on.open().await;
+    store.sessions_opened(&[session("dora", 1, "next", 3_000)]).await.unwrap();
+    assert_eq!(store.claim_orphans("next").await.unwrap(), [b.clone(), a.clone()]); // oldest first
+    assert_eq!(store.claim_orphans("next").await.unwrap(), []); // claimed
+    store.orphan_closed(&b).await.unwrap();
+    drop(store); // before alice's notifier had finished
+
+    let store = on.open().await;
+    let claimed = store.claim_orphans("third").await.unwrap();
+    assert_eq!(claimed, [a.clone(), session("dora", 1, "next", 3_000)]);
+    for session in &claimed {
+        store.orphan_closed(session).await.unwrap();
+    }
+    assert_eq!(store.claim_orphans("fourth").await.unwrap(), []);
+}
+
+async fn many_sessions_are_remembered_and_forgotten_at_once(on: &dyn Database) {
+    let store = on.open().await;
+    let sessions: Vec<_> = (0..1500).map(|i| session(&format!("client {i}"), i, "a", 5_000 + i)).collect();
+    store.sessions_opened(&sessions).await.unwrap();
+    store.sessions_opened(&sessions[..3]).await.unwrap(); // told twice is told once
+    let closed: Vec<_> = sessions[100..].iter().map(|it| (it.client.clone(), it.generation)).collect();
+    store.sessions_closed(&closed, "a").await.unwrap();
+    store.sessions_closed(&[(client("client 1"), 1)], "b").await.unwrap(); // another's session
+    store.sessions_closed(&[(client("client 1"), 2)], "a").await.unwrap(); // another generation
+    assert_eq!(store.claim_orphans("b").await.unwrap(), sessions[..100]);
+}
+
+// ---- limits ----
+
+async fn clients_that_do_not_come_back_lose_their_subscriptions(on: &dyn Database) {
+    let store = on.open().await;
+    let key = subscribed(&*store, "bob", "news").await.key;
+    subscribed(&*store, "bob", "other").await;
+    let carol = subscribed(&*store, "carol", "news").await;
+    append_many(&*store, "news", 300).await;
+    save(&*store, "carol", key, cursor(300, &[])).await;
+    store.sessions_opened(&[session("carol", 1, "a", 0)]).await.unwrap();
+
+    assert_eq!(store.expire(long_ago(), &mut |_| true).await.unwrap(), []);
+    let expired = store.expire(soon(), &mut |_| true).await.unwrap();
+    assert_eq!(expired, [Expired { client: client("bob"), subscriptions: 2 }]);
+    assert_eq!(store.subscriptions(&client("bob")).await.unwrap(), []);
+    assert_eq!(store.subscriptions(&client("carol")).await.unwrap()[0].key, carol.key);
+    assert_eq!(one(&*store, append("other", "1")).await, Outcome::Appended(None));
+    assert_ne!(one(&*store, append("news", "1")).await, Outcome::Appended(None));
+    assert_eq!(store.trim(&[]).await.unwrap(), 300); // nobody waits for them now
+
+    store.sessions_closed(&[(client("carol"), 1)], "a").await.unwrap();
+    assert_eq!(store.expire(long_ago(), &mut |_| true).await.unwrap(), []); // was seen just now
+    let expired = store.expire(soon(), &mut |_| true).await.unwrap();
+    assert_eq!(expired, [Expired { client: client("carol"), subscriptions: 1 }]);
+    assert_eq!(one(&*store, append("news", "1")).await, Outcome::Appended(None));
+    assert_eq!(store.expire(soon(), &mut |_| true).await.unwrap(), []);
+}
+
+async fn a_client_that_is_not_away_is_spared(on: &dyn Database) {
+    let store = on.open().await;
+    for who in ["bob", "carol"] {
+        subscribed(&*store, who, "news").await;
+    }
+    let mut asked = Vec::new();
+    let mut is_away = |client: &ClientId| {
+        asked.push(client.clone());
+        client.as_str() == "bob"
+    };
+    let expired = store.expire(soon(), &mut is_away).await.unwrap();
+    assert_eq!(expired, [Expired { client: client("bob"), subscriptions: 1 }]);
+    assert!(asked.contains(&client("carol")));
+    assert_eq!(store.subscriptions(&client("carol")).await.unwrap().len(), 1);
+}
+
+async fn a_client_counts_as_seen_when_its_session_ends(on: &dyn Database) {
+    let store = on.open().await;
+    for who in ["bob", "carol", "dora"] {
+        subscribed(&*store, who, "news").await;
+    }
+    let orphan = session("carol", 1, "dead", 0);
+    store.sessions_opened(&[session("bob", 1, "me", 0), orphan.clone()]).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(20)).await; // times are kept in milliseconds
+    let between = SystemTime::now();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    store.sessions_closed(&[(client("bob"), 1)], "me").await.unwrap();
+    store.orphan_closed(&orphan).await.unwrap();
+    let expired = store.expire(between, &mut |_| true).await.unwrap();
+    assert_eq!(expired, [Expired { client: client("dora"), subscriptions: 1 }]);
+}
+
+async fn many_clients_expire_at_once(on: &dyn Database) {
+    let store = on.open().await;
+    let batch: Vec<_> = (0..500)
+        .flat_map(|i| [subscribe(&format!("client {i}"), "a"), subscribe(&format!("client {i}"), "b")])
+        .collect();
+    store.commit(&batch).await.unwrap();
+    subscribed(&*store, "stays", "a").await;
+    store.sessions_opened(&[session("stays", 1, "a", 0)]).await.unwrap();
+    let expired = store.expire(soon(), &mut |_| true).await.unwrap();
+    assert_eq!(expired.len(), 500);
+    assert!(expired.iter().all(|it| it.subscriptions == 2));
+    assert_eq!(one(&*store, append("b", "1")).await, Outcome::Appended(None));
+    assert_ne!(one(&*store, append("a", "1")).await, Outcome::Appended(None));
+}
+
+async fn the_oldest_messages_of_the_channel_with_most_pending_go_first(on: &dyn Database) {
+    let store = on.open().await;
+    let a = subscribed(&*store, "bob", "a").await.key;
+    let b = subscribed(&*store, "bob", "b").await.key;
+    let c = subscribed(&*store, "carol", "a").await.key;
+    for (to, messages) in [("b", 2), ("a", 8)] {
+        append_many(&*store, to, messages).await;
+    }
+    assert_eq!(limit_pending(&*store, 10).await, []);
+    let dropped = limit_pending(&*store, 9).await;
+    let drop = |who, name, key, up_to, messages| {
+        let (client, channel) = (client(who), channel(name));
+        Dropped { client, channel, key, up_to: Seq(up_to), messages }
+    };
+    assert_eq!(dropped, [drop("bob", "a", a, 1, 1)]);
+    assert_eq!(cursor_of(&*store, "bob", a).await, cursor(1, &[]));
+    assert_eq!(cursor_of(&*store, "bob", b).await, cursor(0, &[]));
+    assert_eq!(cursor_of(&*store, "carol", c).await, cursor(0, &[]));
+    assert_eq!(limit_pending(&*store, 9).await, []);
+    let mut dropped = limit_pending(&*store, 2).await;
+    dropped.sort_by_key(|it| (it.client.clone(), it.key));
+    let expected = [drop("bob", "a", a, 7, 6), drop("bob", "b", b, 1, 1), drop("carol", "a", c, 6, 6)];
+    assert_eq!(dropped.len(), 3);
+    assert!(expected.iter().all(|it| dropped.contains(it)), "{dropped:?}");
+}
+
+async fn pending_messages_are_limited_by_their_bytes_too(on: &dyn Database) {
+    let store = on.open().await;
+    let large = subscribed(&*store, "bob", "large").await.key;
+    let small = subscribed(&*store, "bob", "small").await.key;
+    append_many(&*store, "small", 10).await; // a byte each
+    for _ in 0..10 {
+        one(&*store, append("large", &format!("\"{}\"", "x".repeat(98)))).await;
+    }
+    let limits = |bytes| PendingLimits { bytes, ..UNLIMITED };
+    assert_eq!(limit_all(&*store, limits(1010)).await, []);
+    let dropped = limit_all(&*store, limits(510)).await;
+    assert_eq!((dropped.len(), dropped[0].key, dropped[0].up_to, dropped[0].messages), (1, large, Seq(5), 5));
+    assert_eq!(cursor_of(&*store, "bob", small).await, cursor(0, &[]));
+    assert_eq!(limit_all(&*store, limits(510)).await, []);
+    assert_eq!(limit_all(&*store, limits(50)).await.iter().map(|it| it.messages).sum::<u64>(), 5);
+}
+
+async fn in_a_point_to_point_channel_the_publisher_with_most_pending_loses(on: &dyn Database) {
+    let store = on.open().await;
+    let own = subscribed(&*store, "bob", "#bob").await.key;
+    let orders = subscribed(&*store, "bob", "orders").await.key;
+    append_many(&*store, "orders", 10).await;
+    let from = |sender: &str, data: &str| {
+        Operation::Append(Append { sender: Some(client(sender)), ..message("#bob", data) })
+    };
+    one(&*store, from("carol", "1")).await;
+    for _ in 0..3 {
+        let flood: Vec<_> = (0..1000).map(|i| from("mallory", &i.to_string())).collect();
+        store.commit(&flood).await.unwrap();
+        one(&*store, from("dave", "2")).await;
+    }
+    let limits = PendingLimits { messages: 100, bytes: 1 << 20, own_messages: 50 };
+    let dropped = limit_all(&*store, limits).await;
+    let messages: Vec<_> = dropped.iter().map(|it| (it.key, it.messages)).collect();
+    assert_eq!(messages, [(own, 2995)]);
+    let left = store.read_log(own, Seq(0), 100, usize::MAX).await.unwrap().messages;
+    let left: Vec<_> = left.iter().map(|it| (it.seq.0, it.sender.clone().unwrap())).collect();
+    let mallory = (2998..=3002).map(|seq| (seq, client("mallory")));
+    let mut expected = vec![(1, client("carol")), (1002, client("dave")), (2003, client("dave"))];
+    expected.extend(mallory);
+    expected.push((3004, client("dave")));
+    expected.iter_mut().skip(3).take(5).for_each(|it| it.0 += 1);
+    assert_eq!(left, expected);
+    assert_eq!(cursor_of(&*store, "bob", orders).await, cursor(0, &[]));
+    assert_eq!(limit_all(&*store, limits).await, []);
+}
+
+async fn a_client_with_very_many_subscriptions_keeps_nobody_waiting(on: &dyn Database) {
+    let store = on.open().await;
+    let names: Vec<_> = (0..1200).map(|i| format!("channel {i}")).collect();
+    for some in names.chunks(400) {
+        let batch: Vec<_> = some.iter().map(|name| subscribe("bob", name)).collect();
+        store.commit(&batch).await.unwrap();
+        let batch: Vec<_> = some.iter().map(|name| append(name, "1")).collect();
+        store.commit(&batch).await.unwrap();
+    }
+    for who in ["alice", "carol"] {
+        subscribed(&*store, who, "news").await;
+    }
+    append_many(&*store, "news", 1200).await;
+    let mut rounds = 0;
+    let mut dropped = Vec::new();
+    loop {
+        let now = limit_pending(&*store, 1000).await;
+        if now.is_empty() {
+            break;
+        }
+        dropped.extend(now);
+        rounds += 1;
+        for who in ["alice", "carol"] {
+            assert!(dropped.iter().any(|it| it.client == client(who)), "{who} waits for bob");
+        }
+    }
+    assert!(rounds >= 1);
+    let of_bob: Vec<_> = dropped.iter().filter(|it| it.client == client("bob")).collect();
+    assert_eq!(of_bob.iter().map(|it| it.messages).sum::<u64>(), 200);
+    let alice = dropped.iter().filter(|it| it.client == client("alice")).map(|it| it.messages).sum::<u64>();
+    assert_eq!(alice, 200);
+}
+
+async fn acknowledged_messages_do_not_count_as_pending(on: &dyn Database) {
+    let store = on.open().await;
+    let key = subscribed(&*store, "bob", "news").await.key;
+    append_many(&*store, "news", 10).await;
+    save(&*store, "bob", key, cursor(1, &[3, 4, 9])).await;
+    assert_eq!(limit_pending(&*store, 6).await, []); // 2, 5, 6, 7, 8, 10
+    let dropped = limit_pending(&*store, 4).await;
+    assert_eq!((dropped[0].up_to, dropped[0].messages), (Seq(5), 2));
+    assert_eq!(cursor_of(&*store, "bob", key).await, cursor(5, &[9]));
+    let dropped = limit_pending(&*store, 1).await;
+    assert_eq!((dropped[0].up_to, dropped[0].messages), (Seq(9), 3));
+    assert_eq!(cursor_of(&*store, "bob", key).await, cursor(9, &[]));
+    let dropped = limit_pending(&*store, 0).await;
+    assert_eq!((dropped[0].up_to, dropped[0].messages), (Seq(10), 1));
+    assert_eq!(store.trim(&[]).await.unwrap(), 10);
+}
+
+async fn long_backlogs_are_cut_to_the_limit(on: &dyn Database) {
+    let store = on.open().await;
+    let names: Vec<_> = (0..20).map(|i| format!("channel {i}")).collect();
+    let batch: Vec<_> = names.iter().map(|name| subscribe("bob", name)).collect();
+    store.commit(&batch).await.unwrap();
+    for _ in 0..10 {
+        let batch: Vec<_> = (0..500).map(|i| append(&names[i * i % 20], "1")).collect();
+        store.commit(&batch).await.unwrap();
+    }
+    let dropped = limit_pending(&*store, 1234).await;
+    assert_eq!(dropped.iter().map(|it| it.messages).sum::<u64>(), 5000 - 1234);
+    let left = store.subscriptions(&client("bob")).await.unwrap();
+    assert_eq!(left.iter().map(|it| it.last.0 - it.cursor.acked.0).sum::<u64>(), 1234);
+}
+
+async fn many_clients_are_looked_at_a_few_at_a_time(on: &dyn Database) {
+    const CLIENTS: u64 = 1000;
+    const LIMIT: u64 = 2;
+    let store = on.open().await;
+    let names: Vec<_> = (0..CLIENTS).map(|i| format!("client {i:04}")).collect();
+    let batch: Vec<_> = names.iter().map(|name| subscribe(name, "news")).collect();
+    store.commit(&batch).await.unwrap();
+    append_many(&*store, "news", 5).await;
+    // Of eight clients one has all of them to acknowledge, the others two or less.
+    let key = store.subscriptions(&client("client 0000")).await.unwrap()[0].key;
+    let update = |(i, name): (u64, &String)| {
+        let cursor = cursor(3 + i % 3, &[]);
+        (i % 8 != 0).then(|| CursorUpdate { client: client(name), key, cursor })
+    };
+    let updates: Vec<_> = (0..).zip(&names).filter_map(update).collect();
+    store.save_cursors(&updates).await.unwrap();
+
+    let limits = PendingLimits { messages: LIMIT, ..UNLIMITED };
+    let (mut after, mut calls, mut dropped) = (None, 0, Vec::new());
+    loop {
+        let swept = store.limit_pending(limits, after.as_ref()).await.unwrap();
+        let up_to = swept.more_after.as_ref();
+        for one in &swept.dropped {
+            assert!(after.as_ref() < Some(&one.client) && up_to.is_none_or(|up_to| one.client <= *up_to));
+        }
+        assert!(swept.dropped.len() <= 512 / 8, "a call looks at a few clients only");
+        calls += 1;
+        dropped.extend(swept.dropped);
+        after = swept.more_after;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert!(calls >= 2, "and a slow database ends a call earlier");
+    let expected: Vec<_> = names.iter().step_by(8).map(|name| (client(name), Seq(3), 3)).collect();
+    let dropped: Vec<_> = dropped.into_iter().map(|it| (it.client, it.up_to, it.messages)).collect();
+    assert_eq!(dropped, expected);
+    assert_eq!(limit_pending(&*store, LIMIT).await, []);
+    // The last one may be gone by the next call.
+    let end = client("client 9");
+    assert_eq!(
+        store.limit_pending(PendingLimits { messages: 0, ..UNLIMITED }, Some(&end)).await.unwrap(),
+        Swept::default()
+    );
+}
+
+// ---- several at a time ----
+
+async fn everything_may_happen_at_the_same_time(on: &dyn Database) {
+    let store = on.open().await;
+    let key = subscribed(&*store, "bob", "news").await.key;
+    let beside = |task: usize| {
+        let store = Arc::clone(&store);
+        async move {
+            for i in 0..30u64 {
+                match task {
+                    0 => save(&*store, "bob", key, cursor(i, &[])).await,
+                    1 => drop(store.trim(&[key]).await.unwrap()),
+                    2 => drop(store.expire(long_ago(), &mut |_| true).await.unwrap()),
+                    3 => store.sessions_opened(&[session("bob", i, "a", i)]).await.unwrap(),
+                    4 => drop(
+                        store
+                            .limit_pending(PendingLimits { messages: 10_000, ..UNLIMITED }, None)
+                            .await
+                            .unwrap(),
+                    ),
+                    _ => {
+                        let read = store.subscriptions(&client("bob")).await.unwrap();
+                        let log = store.read_log(key, read[0].cursor.acked, 9999, 99999);
+                        let seqs: Vec<_> = log.await.unwrap().messages.iter().map(|it| it.seq).collect();
+                        assert!(seqs.windows(2).all(|pair| pair[0].0 + 1 == pair[1].0));
+                        assert!(seqs.last().is_none_or(|&end| end >= read[0].last));
+                    }
+                }
+            }
+        }
+    };
+    let tasks: Vec<_> = (0..8).map(|task| tokio::spawn(beside(task))).collect();
+    for _ in 0..100 {
+        append_many(&*store, "news", 10).await;
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+    assert_eq!(subscribed(&*store, "bob", "news").await.last, Seq(1000));
+}
+
+async fn a_call_that_is_given_up_leaves_the_store_in_order(on: &dyn Database) {
+    let store = on.open().await;
+    let key = subscribed(&*store, "bob", "news").await.key;
+    let batch: Vec<_> = (0..200).map(|i| append("news", &i.to_string())).collect();
+    let mut given_up = 0;
+    for micros in 0..300u64 {
+        let limit = Duration::from_micros(micros * 10);
+        given_up += usize::from(tokio::time::timeout(limit, store.commit(&batch)).await.is_err());
+        let _ = tokio::time::timeout(limit, store.trim(&[key])).await;
+    }
+    // On a busy machine all may have been in time: these are not.
+    for _ in 0..10 {
+        given_up += usize::from(store.commit(&batch).now_or_never().is_none());
+        let _ = store.trim(&[key]).now_or_never();
+    }
+    assert!(given_up > 0);
+    append_many(&*store, "news", 1).await;
+    // Each batch is there whole or not at all, and nothing else is open.
+    let last = subscribed(&*store, "bob", "news").await.last;
+    assert_eq!(last.0 % 200, 1);
+    let seqs: Vec<_> = log(&*store, key).await.iter().map(|(seq, _)| *seq).collect();
+    assert_eq!(seqs, (1..=last.0).collect::<Vec<_>>());
+}
+
+// ---- against a model ----
+
+/// What a store should be, with no disk and no cleverness.
+#[derive(Default)]
+struct Model {
+    channels: BTreeMap<String, ModelChannel>,
+    keys: BTreeSet<ChannelKey>,
+}
+
+#[derive(Default)]
+struct ModelChannel {
+    key: Option<ChannelKey>,
+    last: u64,
+    log: BTreeMap<u64, Bytes>,
+    subscriptions: BTreeMap<ClientId, Cursor>,
+    retained: Option<Retained>,
+}
+
+impl Model {
+    fn check(&mut self, operation: &Operation, outcome: &Outcome) {
+        let name = match operation {
+            Operation::Append(append) => &append.channel,
+            Operation::Subscribe { channel, .. }
+            | Operation::Unsubscribe { channel, .. }
+            | Operation::ClearRetained { channel } => channel,
+        };
+        let it = self.channels.entry(name.to_string()).or_default();
+        match (operation, outcome) {
+            (Operation::Append(append), Outcome::Appended(place)) => {
+                if append.retain {
+                    let (sender, data) = (append.sender.clone(), append.data.clone());
+                    it.retained = Some(Retained { sender, data });
+                }
+                if append.log && !it.subscriptions.is_empty() {
+                    it.last += 1;
+                    it.log.insert(it.last, append.data.clone());
+                    assert_eq!(placed(outcome), Some((it.key.unwrap(), Seq(it.last))));
+                } else {
+                    assert_eq!(*place, None);
+                }
+            }
+            (Operation::Subscribe { client, .. }, Outcome::Subscribed(subscription)) => {
+                it.found(subscription.key, &mut self.keys);
+                let start = Cursor { acked: Seq(it.last), beyond: Vec::new() };
+                let cursor = it.subscriptions.entry(client.clone()).or_insert(start);
+                assert_eq!((&subscription.cursor, subscription.last), (&*cursor, Seq(it.last)));
+                assert_eq!(&subscription.channel, name);
+            }
+            (Operation::Unsubscribe { client, .. }, Outcome::Unsubscribed(was)) => {
+                assert_eq!(*was, it.subscriptions.remove(client).is_some());
+            }
+            (Operation::ClearRetained { .. }, Outcome::Cleared(was)) => {
+                assert_eq!(*was, it.retained.take().is_some());
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+impl ModelChannel {
+    /// A channel that nobody needed may have been forgotten; then it begins anew under a new key.
+    fn found(&mut self, key: ChannelKey, keys: &mut BTreeSet<ChannelKey>) {
+        if self.key != Some(key) {
+            assert!(self.subscriptions.is_empty(), "a subscribed channel has changed its key");
+            assert!(keys.insert(key), "a key has come back");
+            (self.key, self.last) = (Some(key), 0);
+            self.log.clear();
+        }
+    }
+}
+
+/// A generator of numbers that look random and are the same in each run (xorshift64*).
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % sides
+    }
+
+    fn operation(&mut self, count: u64) -> Operation {
+        let name = format!("channel {}", self.roll(6));
+        let who = format!("client {}", self.roll(4));
+        match self.roll(16) {
+            0..8 => {
+                let data = Bytes::from(count.to_string());
+                let sender = (self.roll(4) > 0).then(|| client(&who));
+                let (log, retain) = (self.roll(8) > 0, self.roll(6) == 0);
+                Operation::Append(Append { channel: channel(&name), sender, data, log, retain, once: None })
+            }
+            8..11 => subscribe(&who, &name),
+            11..13 => unsubscribe(&who, &name),
+            _ => clear(&name),
+        }
+    }
+}
+
+async fn random_batches_do_what_a_simple_model_does(on: &dyn Database) {
+    for seed in 1..=8 {
+        let database = on.another();
+        let (mut store, mut model) = (database.open().await, Model::default());
+        let mut dice = Dice(0x9e37_79b9_7f4a_7c15 >> seed);
+        for round in 0..60 {
+            let size = [1, 3, 20, 150][dice.roll(4) as usize];
+            let batch: Vec<_> = (0..size).map(|i| dice.operation(round * 1000 + i)).collect();
+            let outcomes = store.commit(&batch).await.unwrap();
+            assert_eq!(outcomes.len(), batch.len());
+            for (operation, outcome) in batch.iter().zip(&outcomes) {
+                model.check(operation, outcome);
+            }
+            acknowledge_some(&*store, &mut model, &mut dice).await;
+            if dice.roll(4) == 0 {
+                let keys: Vec<_> = model.keys.iter().copied().collect();
+                store.trim(&keys).await.unwrap();
+            }
+            if dice.roll(10) == 0 {
+                drop(store);
+                store = database.open().await;
+            }
+            compare(&*store, &model).await;
+        }
+    }
+}
+
+async fn acknowledge_some(store: &dyn Store, model: &mut Model, dice: &mut Dice) {
+    let mut updates = Vec::new();
+    for it in model.channels.values_mut() {
+        for (client, cursor) in &mut it.subscriptions {
+            let behind = it.last - cursor.acked.0;
+            if dice.roll(3) == 0 && behind > 0 {
+                *cursor = Cursor { acked: Seq(cursor.acked.0 + 1 + dice.roll(behind)), beyond: Vec::new() };
+                let (client, key) = (client.clone(), it.key.unwrap());
+                updates.push(CursorUpdate { client, key, cursor: cursor.clone() });
+            }
+        }
+    }
+    store.save_cursors(&updates).await.unwrap();
+}
+
+async fn compare(store: &dyn Store, model: &Model) {
+    for i in 0..4 {
+        let who = client(&format!("client {i}"));
+        let mut expected = Vec::new();
+        for (name, it) in &model.channels {
+            if let Some(cursor) = it.subscriptions.get(&who) {
+                let (channel, key) = (channel(name), it.key.unwrap());
+                let (cursor, last) = (cursor.clone(), Seq(it.last));
+                let log = store.read_log(key, cursor.acked, 10_000, 1 << 20).await.unwrap().messages;
+                let log: Vec<_> = log.into_iter().map(|m| (m.seq.0, m.data)).collect();
+                let pending = it.log.range(cursor.acked.0 + 1..);
+                assert_eq!(log, pending.map(|(seq, data)| (*seq, data.clone())).collect::<Vec<_>>());
+                expected.push(StoredSubscription { channel, key, cursor, last });
+            }
+        }
+        expected.sort_by_key(|subscription| subscription.key);
+        assert_eq!(store.subscriptions(&who).await.unwrap(), expected);
+    }
+    for (name, it) in &model.channels {
+        assert!(it.retained.is_none() || store.may_have_retained(&channel(name)));
+        assert_eq!(kept(store, name).await, it.retained);
+    }
+}
+
+// ---- publishing once ----------------------------------------------------------------------------------
+
+async fn a_publish_that_comes_again_is_not_stored_again(on: &dyn Database) {
+    let store = on.open().await;
+    let news = subscribed(&*store, "bob", "news").await.key;
+    let batch = [
+        publish("alice", "p", 7, "news", "1"),
+        publish("alice", "p", 8, "news", "2"),
+        publish("alice", "p", 7, "news", "3"),
+    ];
+    let outcomes = store.commit(&batch).await.unwrap();
+    assert_eq!(seqs(&outcomes), [Some(1), Some(2)]);
+    assert_eq!(outcomes[2], REPEATED);
+    assert_eq!(one(&*store, publish("alice", "p", 8, "news", "4")).await, REPEATED);
+    // Others have numbers of their own.
+    assert_ne!(one(&*store, publish("alice", "q", 8, "news", "5")).await, REPEATED);
+    assert_ne!(one(&*store, publish("carol", "p", 8, "news", "6")).await, REPEATED);
+    assert_ne!(one(&*store, publish_to_absent(9, "news")).await, REPEATED);
+    store.close().await;
+
+    let store = on.open().await;
+    for number in [7, 8] {
+        assert_eq!(one(&*store, publish("alice", "p", number, "news", "7")).await, REPEATED);
+    }
+    let as_before = Outcome::Repeated { receiver_is_away: true };
+    assert_eq!(one(&*store, publish("alice", "p", 9, "news", "8")).await, as_before);
+    assert_ne!(one(&*store, publish("alice", "p", 10, "news", "9")).await, REPEATED);
+    let data: Vec<_> = log(&*store, news).await.into_iter().map(|(_, data)| data).collect();
+    assert_eq!(data, ["1", "2", "5", "6", "1", "9"]);
+}
+
+async fn a_publish_that_was_not_stored_can_come_again(on: &dyn Database) {
+    let store = on.open().await;
+    assert_eq!(one(&*store, publish("alice", "p", 1, "news", "1")).await, Outcome::Appended(None));
+    assert_eq!(one(&*store, publish_to_absent(2, "#bob")).await, Outcome::Appended(None));
+    subscribed(&*store, "bob", "#bob").await;
+    assert!(placed(&one(&*store, publish_to_absent(2, "#bob")).await).is_some());
+    let as_before = Outcome::Repeated { receiver_is_away: true };
+    assert_eq!(one(&*store, publish_to_absent(2, "#bob")).await, as_before);
+    store.close().await;
+}
+
+async fn a_publish_that_comes_again_does_not_replace_a_newer_retained_message(on: &dyn Database) {
+    let store = on.open().await;
+    let publish = |number, data| {
+        let Operation::Append(append) = publish("publisher", "p", number, "news", data) else {
+            unreachable!()
+        };
+        Operation::Append(Append { retain: true, ..append })
+    };
+    for (number, data) in [(1, "1"), (2, "2")] {
+        assert_eq!(one(&*store, publish(number, data)).await, Outcome::Appended(None));
+    }
+    store.close().await;
+    let store = on.open().await;
+    assert_eq!(one(&*store, publish(1, "1")).await, REPEATED);
+    assert_eq!(kept(&*store, "news").await, retained("2"));
+}
+
+/// One round: how many publishers were forgotten in each step.
+async fn forget_all(store: &dyn Store, now: SystemTime) -> Vec<u64> {
+    let mut steps = Vec::new();
+    loop {
+        let step = store.forget_publishers(now).await.unwrap();
+        steps.push(step.publishers);
+        if step.is_round_complete {
+            return steps;
+        }
+    }
+}
+
+async fn publishers_are_forgotten_a_day_after_their_last_publish(on: &dyn Database) {
+    const MANY: usize = 600;
+    let store = on.open().await;
+    subscribed(&*store, "bob", "news").await;
+    let number_of = |i: usize| publish(&format!("client{}", i / 6), &format!("p{i}"), 1, "news", "1");
+    let batch: Vec<_> = (0..MANY).map(number_of).collect();
+    assert!(seqs(&store.commit(&batch).await.unwrap()).iter().all(Option::is_some));
+    let hours = |hours: u64| SystemTime::now() + Duration::from_secs(hours * 3600);
+    assert_eq!(forget_all(&*store, hours(23)).await, [0, 0]);
+    assert_eq!(store.commit(&batch).await.unwrap(), vec![REPEATED; MANY]);
+    let forgotten = forget_all(&*store, hours(25)).await;
+    assert_eq!((forgotten.len(), forgotten.iter().sum()), (2, MANY as u64), "in steps");
+    assert_eq!(forget_all(&*store, hours(25)).await, [0]);
+    assert!(seqs(&store.commit(&batch).await.unwrap()).iter().all(Option::is_some));
+}
+
+async fn of_one_client_eight_publishers_are_remembered(on: &dyn Database) {
+    let store = on.open().await;
+    subscribed(&*store, "bob", "news").await;
+    let by = |number: usize| publish("alice", &format!("p{number}"), 1, "news", "1");
+    for number in 1..=9 {
+        assert!(placed(&one(&*store, by(number)).await).is_some());
+        tokio::time::sleep(Duration::from_millis(2)).await; // they are told apart by milliseconds
+    }
+    assert!(placed(&one(&*store, publish("carol", "p1", 1, "news", "1")).await).is_some());
+    for number in 2..=9 {
+        assert_eq!(one(&*store, by(number)).await, REPEATED, "{number}");
+    }
+    assert!(placed(&one(&*store, by(1)).await).is_some());
+}
+
+/// Runs promises on `$database`, each as a test of its own: those named, or all that hold for every store. A
+/// database that is not there (`None`) leaves them out.
+macro_rules! contract {
+    ($database:expr) => {
+        contract! { $database;
+            a_message_is_logged_only_while_somebody_is_persistently_subscribed,
+            messages_are_numbered_without_gaps_in_the_order_of_the_batch,
+            a_batch_of_any_size_is_carried_out_whole,
+            an_empty_batch_is_nothing,
+            payloads_and_senders_are_kept_byte_for_byte,
+            the_messages_of_a_commit_have_a_stamp_that_no_other_commit_has,
+            names_compare_byte_for_byte,
+            a_log_is_read_in_order_and_within_its_limits,
+            a_subscription_starts_after_the_last_message_logged,
+            subscribing_again_changes_nothing,
+            unsubscribing_forgets_the_cursor,
+            unsubscribing_what_is_not_subscribed_does_nothing,
+            subscriptions_are_told_in_the_order_of_their_keys,
+            operations_of_one_batch_see_those_before_them,
+            a_subscription_that_came_and_went_in_one_batch_leaves_nothing,
+            a_retained_message_is_read_beside_commits,
+            the_latest_retained_message_is_kept,
+            retained_messages_follow_the_order_of_the_batch,
+            a_message_can_be_logged_and_retained,
+            no_more_is_retained_than_may_be,
+            channels_with_a_retained_message_are_told_from_others,
+            a_cursor_is_kept_with_its_map,
+            a_cursor_never_moves_backwards,
+            saving_a_cursor_never_makes_a_subscription,
+            many_cursors_are_saved_at_once,
+            trimming_deletes_what_lies_behind_every_cursor,
+            trimming_deletes_long_logs_of_many_channels,
+            the_log_goes_with_the_last_subscription,
+            what_a_subscription_leaves_is_trimmed_without_being_named,
+            a_forgotten_channel_comes_back_under_another_key,
+            a_channel_with_a_retained_message_or_a_subscription_stays,
+            what_was_committed_is_there_after_reopening,
+            every_database_has_an_epoch_of_its_own,
+            a_closed_store_says_so,
+            sessions_of_a_dead_process_are_claimed_by_the_next,
+            many_sessions_are_remembered_and_forgotten_at_once,
+            clients_that_do_not_come_back_lose_their_subscriptions,
+            a_client_that_is_not_away_is_spared,
+            a_client_counts_as_seen_when_its_session_ends,
+            many_clients_expire_at_once,
+            the_oldest_messages_of_the_channel_with_most_pending_go_first,
+            pending_messages_are_limited_by_their_bytes_too,
+            in_a_point_to_point_channel_the_publisher_with_most_pending_loses,
+            a_client_with_very_many_subscriptions_keeps_nobody_waiting,
+            acknowledged_messages_do_not_count_as_pending,
+            long_backlogs_are_cut_to_the_limit,
+            many_clients_are_looked_at_a_few_at_a_time,
+            everything_may_happen_at_the_same_time,
+            a_call_that_is_given_up_leaves_the_store_in_order,
+            random_batches_do_what_a_simple_model_does,
+            a_publish_that_comes_again_is_not_stored_again,
+            a_publish_that_was_not_stored_can_come_again,
+            a_publish_that_comes_again_does_not_replace_a_newer_retained_message,
+            publishers_are_forgotten_a_day_after_their_last_publish,
+            of_one_client_eight_publishers_are_remembered,
+        }
+    };
+    ($database:expr; $($promise:ident),* $(,)?) => {
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $promise() {
+                if let Some(database) = $database {
+                    crate::store_contract::$promise(&database).await;
+                }
+            }
+        )*
+    };
+}
+
+/// On the server that the environment names: see `scripts/with-databases`.
+mod mysql {
+    use jmqt_server::store::{MySqlOptions, MySqlStore};
+
+    use super::*;
+    use crate::databases::MySql;
+
+    #[async_trait]
+    impl Database for MySql {
+        async fn open_with(&self, retained: RetainedLimits) -> Arc<dyn Store> {
+            self.make().await;
+            Arc::new(MySqlStore::open(MySqlOptions { retained, ..self.options() }).await.unwrap())
+        }
+
+        fn another(&self) -> Box<dyn Database> {
+            Box::new(MySql::new(self.is_shared).unwrap())
+        }
+    }
+
+    mod alone {
+        use crate::databases::MySql;
+
+        contract! { MySql::new(false) }
+        contract! { MySql::new(false); may_have_retained_is_never_wrongly_false }
+    }
+
+    mod shared {
+        use crate::databases::MySql;
+
+        contract! { MySql::new(true) }
+    }
+}
+
+mod sqlite {
+    use std::path::{Path, PathBuf};
+    use std::process::Command;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use jmqt_server::store::{SqliteOptions, SqliteStore, Synchronous};
+    use sqlx::migrate::{Migration, MigrationType, Migrator};
+    use sqlx::sqlite::SqliteConnectOptions;
+    use sqlx::{ConnectOptions as _, Connection as _, SqlSafeStr as _};
+    use tempfile::TempDir;
+    use tracing_subscriber::layer::{Context, SubscriberExt as _};
+    use tracing_subscriber::{Layer, Registry};
+
+    use super::*;
+
+    struct Sqlite {
+        folder: TempDir,
+    }
+
+    impl Sqlite {
+        fn new() -> Self {
+            Self { folder: TempDir::new().unwrap() }
+        }
+
+        fn path(&self) -> PathBuf {
+            self.folder.path().join("jmqt.db")
+        }
+
+        /// Changes the database behind the store's back.
+        async fn execute(&self, sql: &'static str) {
+            let options = SqliteConnectOptions::new().filename(self.path());
+            let mut connection = options.connect().await.unwrap();
+            sqlx::query(sql).execute(&mut connection).await.unwrap();
+            connection.close().await.unwrap();
+        }
+    }
+
+    #[async_trait]
+    impl Database for Sqlite {
+        async fn open_with(&self, retained: RetainedLimits) -> Arc<dyn Store> {
+            let options = SqliteOptions { retained, ..options(&self.path()) };
+            Arc::new(SqliteStore::open(options).await.unwrap())
+        }
+
+        fn another(&self) -> Box<dyn Database> {
+            Box::new(Self::new())
+        }
+    }
+
+    fn options(path: &Path) -> SqliteOptions {
+        let synchronous = Synchronous::Normal; // no test pulls the plug
+        SqliteOptions { path: path.to_owned(), synchronous, retained: RetainedLimits::default() }
+    }
+
+    async fn open(path: &Path) -> Result<SqliteStore, StoreError> {
+        SqliteStore::open(options(path)).await
+    }
+
+    contract! { Some(Sqlite::new()) }
+    contract! { Some(Sqlite::new()); may_have_retained_is_never_wrongly_false }
+
+    #[tokio::test]
+    async fn a_batch_that_fails_does_nothing_at_all() {
+        let database = Sqlite::new();
+        database.open().await.close().await;
+        database
+            .execute(
+                "CREATE TRIGGER fails BEFORE INSERT ON messages WHEN NEW.data = x'626164' \
+                 BEGIN SELECT RAISE(ABORT, 'bad'); END",
+            )
+            .await;
+        let store = database.open().await;
+        let key = subscribed(&*store, "bob", "news").await.key;
+        let batch = [
+            append("news", "1"),
+            subscribe("carol", "other"),
+            retain("news", "kept"),
+            publish("alice", "p", 1, "news", "1"),
+            append("news", "bad"),
+            unsubscribe("bob", "news"),
+        ];
+        for _ in 0..3 {
+            let error = store.commit(&batch).await.unwrap_err();
+            assert!(matches!(error, StoreError::Database(_)), "{error}");
+        }
+        assert!(log(&*store, key).await.is_empty());
+        assert_eq!(store.subscriptions(&client("carol")).await.unwrap(), []);
+        assert_eq!(kept(&*store, "news").await, None);
+        let appended = one(&*store, publish("alice", "p", 1, "news", "1")).await;
+        assert_eq!(placed(&appended), Some((key, Seq(1))));
+        assert_eq!(one(&*store, publish("alice", "p", 1, "news", "1")).await, REPEATED);
+    }
+
+    /// The first thread of a database that takes up a span panics.
+    struct PanicOnce(AtomicBool);
+
+    impl<S: tracing::Subscriber> Layer<S> for PanicOnce {
+        fn on_enter(&self, _: &tracing::span::Id, _: Context<'_, S>) {
+            let is_database = std::thread::current().name().is_some_and(|name| name.starts_with("sqlite-"));
+            assert!(!is_database || self.0.swap(true, Ordering::Relaxed), "as the test wants it");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_database_whose_thread_has_panicked_is_opened_again() {
+        let database = Sqlite::new();
+        let store = database.open().await;
+        let key = subscribed(&*store, "bob", "news").await.key;
+        {
+            let _subscriber =
+                tracing::subscriber::set_default(Registry::default().with(PanicOnce(AtomicBool::new(false))));
+            let _span = tracing::info_span!("taken up by the thread").entered();
+            let error = store.commit(&[append("news", "1")]).await.unwrap_err();
+            assert!(matches!(error, StoreError::Database(sqlx::Error::WorkerCrashed)), "{error}");
+        }
+        let appended = one(&*store, append("news", "2")).await;
+        assert_eq!(placed(&appended), Some((key, Seq(1))));
+        store.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_database_of_the_first_schema_is_brought_up_to_date_with_all_that_is_in_it() {
+        let database = Sqlite::new();
+        let options = SqliteConnectOptions::new().filename(database.path()).create_if_missing(true);
+        let mut connection = options.connect().await.unwrap();
+        let sql = include_str!("../../src/store/migrations/0001_sqlite.sql").into_sql_str();
+        let first = Migration::new(1, "tables".into(), MigrationType::Simple, sql, false);
+        let migrator = Migrator::with_migrations(vec![first]);
+        migrator.run_direct(None, &mut connection, false).await.unwrap();
+        let rows = "INSERT INTO meta (key, value) VALUES ('epoch', 7);
+            INSERT INTO channels (id, name, last_seq, persistent_count) VALUES (3, 'news', 2, 1);
+            INSERT INTO subscriptions (channel_id, client_id, acked_seq, acked_beyond) VALUES (3, 'bob', 0, x'');
+            INSERT INTO clients (client_id, last_seen) VALUES ('bob', 1);
+            INSERT INTO messages (channel_id, seq, created_at, sender, data)
+            VALUES (3, 1, 5, 'publisher', x'31'), (3, 2, 6, NULL, x'32');
+            INSERT INTO retained (channel_id, sender, data) VALUES (3, 'publisher', x'33');";
+        sqlx::raw_sql(rows).execute(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+
+        for _ in 0..2 {
+            let store = database.open().await;
+            let log = store.read_log(ChannelKey(3), Seq(0), 2, usize::MAX).await.unwrap().messages;
+            let message = |seq, sender, data| {
+                let (seq, stamp, data) = (Seq(seq), Stamp::NONE, Bytes::from_static(data));
+                LoggedMessage { seq, stamp, sender, data }
+            };
+            assert_eq!(log, [message(1, Some(client("publisher")), b"1"), message(2, None, b"2")]);
+            assert_eq!(store.epoch(), Epoch(7));
+            assert_eq!(kept(&*store, "news").await, retained("3"));
+            let Outcome::Appended(Some(place)) = one(&*store, append("news", "4")).await else { panic!() };
+            assert_ne!(place.stamp, Stamp::NONE);
+            assert_eq!(subscribed(&*store, "bob", "news").await.cursor, cursor(0, &[]));
+            store.close().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_database_in_use_is_not_opened_twice() {
+        let database = Sqlite::new();
+        let store = database.open().await;
+        let link = database.folder.path().join("link.db");
+        std::os::unix::fs::symlink(database.path(), &link).unwrap();
+        for path in [database.path(), link] {
+            match open(&path).await {
+                Err(StoreError::InUse { path }) => assert!(path.ends_with("jmqt.db.lock")),
+                other => panic!("{:?}", other.err()),
+            }
+        }
+        store.close().await;
+        drop(store);
+        database.open().await;
+    }
+
+    #[tokio::test]
+    async fn a_database_in_use_is_not_opened_under_another_name_of_its_file() {
+        let database = Sqlite::new();
+        let store = database.open().await;
+        let link = database.folder.path().join("link.db");
+        std::fs::hard_link(database.path(), &link).unwrap();
+        std::fs::remove_file(database.folder.path().join("jmqt.db.lock")).unwrap();
+        for path in [link, database.path()] {
+            assert!(matches!(open(&path).await, Err(StoreError::InUse { .. })));
+        }
+        store.close().await;
+        database.open().await;
+    }
+
+    #[tokio::test]
+    async fn what_is_no_file_is_refused() {
+        for name in [":memory:", "file:x.db?mode=memory", "file::memory:?cache=shared"] {
+            let error = open(Path::new(name)).await.unwrap_err();
+            assert!(error.to_string().contains("has to be a file"), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_committed_to_a_file_that_was_deleted_or_replaced() {
+        let database = Sqlite::new();
+        let store = database.open().await;
+        subscribed(&*store, "bob", "news").await;
+        std::fs::remove_file(database.path()).unwrap();
+        let noticed = async {
+            loop {
+                match store.commit(&[append("news", "1")]).await {
+                    Err(StoreError::Gone { .. }) => return,
+                    other => drop(other.unwrap()),
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), noticed).await.unwrap();
+        assert!(matches!(store.trim(&[]).await, Err(StoreError::Gone { .. })), "so the janitor logs it");
+    }
+
+    #[tokio::test]
+    async fn folders_are_made_and_files_are_private() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("a/b/jmqt.db");
+        let store = open(&path).await.unwrap();
+        subscribed(&store, "bob", "news").await;
+        let files: Vec<_> = std::fs::read_dir(path.parent().unwrap()).unwrap().collect();
+        assert_eq!(files.len(), 4); // database, write-ahead log, its index, lock
+        for file in files {
+            let mode = file.unwrap().metadata().unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_opened_is_named() {
+        let folder = TempDir::new().unwrap();
+        let not_a_database = folder.path().join("text.db");
+        std::fs::write(&not_a_database, "no database at all".repeat(1000)).unwrap();
+        let a_folder = folder.path().join("folder.db");
+        std::fs::create_dir(&a_folder).unwrap();
+        for path in [not_a_database, a_folder, "/dev/null/jmqt.db".into()] {
+            let error = open(&path).await.err().unwrap();
+            assert!(matches!(error, StoreError::Open { .. }), "{error}");
+            assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_database_of_a_newer_version_is_left_alone() {
+        let database = Sqlite::new();
+        database.open().await.close().await;
+        database
+            .execute(
+                "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+                 VALUES (99, 'future', TRUE, x'00', 0)",
+            )
+            .await;
+        let error = open(&database.path()).await.err().unwrap().to_string();
+        assert!(error.contains("newer version") && error.contains("schema 99"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_row_that_this_program_never_wrote_is_an_error() {
+        let database = Sqlite::new();
+        let store = database.open().await;
+        subscribed(&*store, "bob", "news").await;
+        store.close().await;
+        drop(store);
+        for sql in [
+            "UPDATE subscriptions SET acked_beyond = x'02'",
+            "UPDATE subscriptions SET acked_beyond = CAST(x'01' || zeroblob(127) AS BLOB)",
+            "UPDATE subscriptions SET acked_beyond = x'', acked_seq = -1",
+            "UPDATE channels SET name = ' news '",
+        ] {
+            database.execute(sql).await;
+            let store = database.open().await;
+            let error = store.subscriptions(&client("bob")).await.unwrap_err();
+            assert!(matches!(error, StoreError::Corrupt { .. }), "{sql}: {error}");
+            store.close().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_batch_that_needs_no_row_writes_nothing() {
+        let database = Sqlite::new();
+        let store = database.open().await;
+        subscribed(&*store, "bob", "news").await;
+        let wal = || std::fs::metadata(database.folder.path().join("jmqt.db-wal")).unwrap().len();
+        let before = wal();
+        let batch = [append("other", "1"), unsubscribe("carol", "news"), clear("x")];
+        store.commit(&batch).await.unwrap();
+        store.commit(&[subscribe("bob", "news")]).await.unwrap();
+        assert_eq!(wal(), before);
+    }
+
+    /// A small file system in memory; `None` (with a message) if it cannot be mounted.
+    struct SmallDisk {
+        folder: TempDir,
+    }
+
+    impl SmallDisk {
+        fn mount(size: &str) -> Option<Self> {
+            let folder = TempDir::new().unwrap();
+            let mut mount = Command::new("mount");
+            mount.args(["-t", "tmpfs", "-o", size, "tmpfs"]).arg(folder.path());
+            match mount.output() {
+                Ok(output) if output.status.success() => Some(Self { folder }),
+                _ => {
+                    println!("left out: a tmpfs can be mounted by root only");
+                    None
+                }
+            }
+        }
+    }
+
+    impl Drop for SmallDisk {
+        fn drop(&mut self) {
+            let _ = Command::new("umount").arg("--lazy").arg(self.folder.path()).status();
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_was_trimmed_makes_room_on_a_full_disk() {
+        let Some(disk) = SmallDisk::mount("size=64m") else { return };
+        let store = open(&disk.folder.path().join("jmqt.db")).await.unwrap();
+        let key = subscribed(&store, "bob", "news").await.key;
+        let large = vec![append("news", &"x".repeat(10_000)); 8];
+        for _ in 0..3 {
+            let error = loop {
+                if let Err(error) = store.commit(&large).await {
+                    break error;
+                }
+            };
+            assert!(matches!(error, StoreError::NoRoom { .. }), "{error}");
+            assert!(store.commit(&large).await.is_err());
+            // The client is back and acknowledges everything.
+            let last = store.read_log(key, Seq(0), 1, 1).await.unwrap().last;
+            save(&store, "bob", key, cursor(last.0, &[])).await;
+            while store.trim(&[key]).await.unwrap() > 0 {}
+            store.commit(&large).await.unwrap();
+        }
+        store.close().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_channel_that_cannot_be_trimmed_holds_up_no_other() {
+        let database = Sqlite::new();
+        database.open().await.close().await;
+        // In place of a damaged page.
+        database
+            .execute(
+                "CREATE TRIGGER fails BEFORE DELETE ON messages WHEN OLD.data = x'626164' \
+                 BEGIN SELECT RAISE(ABORT, 'bad'); END",
+            )
+            .await;
+        let store = database.open().await;
+        let mut keys = Vec::new();
+        for name in 0..100 {
+            let name = name.to_string();
+            let key = subscribed(&*store, "bob", &name).await.key;
+            one(&*store, append(&name, if name == "7" { "bad" } else { "good" })).await;
+            save(&*store, "bob", key, cursor(1, &[])).await;
+            keys.push(key);
+        }
+        let error = store.trim(&keys).await.unwrap_err();
+        assert!(error.to_string().contains("bad"), "{error}");
+        for (number, key) in keys.iter().enumerate() {
+            assert_eq!(log(&*store, *key).await.len(), usize::from(number == 7));
+        }
+        assert_eq!(store.trim(&keys).await.unwrap(), 0, "it is not tried again at once");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_full_disk_is_an_error_until_there_is_room_again() {
+        let Some(disk) = SmallDisk::mount("size=4m") else { return };
+        let store = open(&disk.folder.path().join("jmqt.db")).await.unwrap();
+        let key = subscribed(&store, "bob", "news").await.key;
+        append_many(&store, "news", 3).await;
+        let ballast = disk.folder.path().join("ballast");
+        let full = vec![0; 3 << 20];
+        let large = append("news", &"x".repeat(300_000));
+        for _ in 0..2 {
+            let _ = std::fs::write(&ballast, &full); // or as much of it as there is room for
+            let before = subscribed(&store, "bob", "news").await.last;
+            let mut failed = 0;
+            for _ in 0..20 {
+                failed += u64::from(store.commit(std::slice::from_ref(&large)).await.is_err());
+            }
+            assert!(failed > 0);
+            assert!(matches!(store.trim(&[key]).await, Ok(0) | Err(StoreError::Database(_))));
+            let last = subscribed(&store, "bob", "news").await.last;
+            assert_eq!(last.0, before.0 + 20 - failed); // what failed has left no gap
+
+            std::fs::remove_file(&ballast).unwrap();
+            append_many(&store, "news", 1).await;
+            assert_eq!(log(&store, key).await.len() as u64, last.0 + 1);
+        }
+        store.close().await;
+    }
+}
