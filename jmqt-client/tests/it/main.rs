@@ -8,7 +8,6 @@ mod command_line_publish;
 mod command_line_settings;
 mod disconnect;
 mod faults;
-mod memory;
 mod publish;
 mod readme;
 mod reconnect;

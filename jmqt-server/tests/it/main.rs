@@ -12,7 +12,6 @@ mod conn_handle;
 mod control;
 mod databases;
 mod disconnect_reasons;
-mod drain;
 mod fairness;
 mod fields;
 mod gate;

@@ -346,6 +346,27 @@ async fn a_log_is_read_in_order_and_within_its_limits(on: &dyn Database) {
     assert_eq!(store.read_log(key, Seq(7), 50, 1000).await.unwrap(), LogPart { messages, last });
 }
 
+async fn what_is_appended_while_a_log_is_read_is_not_taken_for_gone(on: &dyn Database) {
+    let store = on.open().await;
+    let key = subscribed(&*store, "bob", "news").await.key;
+    let appending = async {
+        for _ in 0..200 {
+            append_many(&*store, "news", 1).await;
+        }
+    };
+    let reading = async {
+        loop {
+            let LogPart { messages, last } = store.read_log(key, Seq(0), 1000, 1 << 20).await.unwrap();
+            let read: Vec<_> = messages.iter().map(|message| message.seq.0).collect();
+            assert_eq!(read, (1..=last.0).collect::<Vec<_>>(), "nothing has been trimmed");
+            if last == Seq(200) {
+                return;
+            }
+        }
+    };
+    futures_util::join!(appending, reading);
+}
+
 // ---- subscriptions ----
 
 async fn a_subscription_starts_after_the_last_message_logged(on: &dyn Database) {
@@ -1422,6 +1443,7 @@ macro_rules! contract {
             the_messages_of_a_commit_have_a_stamp_that_no_other_commit_has,
             names_compare_byte_for_byte,
             a_log_is_read_in_order_and_within_its_limits,
+            what_is_appended_while_a_log_is_read_is_not_taken_for_gone,
             a_subscription_starts_after_the_last_message_logged,
             subscribing_again_changes_nothing,
             unsubscribing_forgets_the_cursor,

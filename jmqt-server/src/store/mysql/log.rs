@@ -126,26 +126,19 @@ async fn read(
     messages: usize,
     bytes: usize,
 ) -> Result<LogPart, StoreError> {
-    // With the end of the log, as number 0: of two statements, a proxy could have different servers answer.
-    let sql = "(SELECT 0, last_seq, NULL, '' FROM channels WHERE id = ?) UNION ALL \
-        (SELECT seq, stamp, sender, data FROM messages WHERE channel_id = ? AND seq > ? AND seq <= ?)";
+    let sql = "SELECT seq, stamp, sender, data FROM messages WHERE channel_id = ? AND seq > ? AND seq <= ?";
     let after = i64::try_from(after.0).unwrap_or(i64::MAX);
     loop {
         let range = measure(connection, key, after, messages, bytes).await?;
+        // The end as it was when the messages were counted: those that came later are not read here.
+        let mut log = LogPart { messages: Vec::new(), last: range.end };
         if range.messages == 0 {
-            return Ok(LogPart { messages: Vec::new(), last: range.end });
+            return Ok(log);
         }
-        let last = range.last.cast_signed();
-        let query = sqlx::query(sql).bind(key.0).bind(key.0).bind(after).bind(last);
-        let mut log = LogPart::default();
+        let query = sqlx::query(sql).bind(key.0).bind(after).bind(range.last.cast_signed());
         for row in query.fetch_all(&mut *connection).await? {
-            match rows::seq(&row, 0)? {
-                Seq(0) => log.last = rows::seq(&row, 1)?,
-                seq => {
-                    let (stamp, sender) = (rows::stamp(&row, 1)?, rows::sender(&row, 2)?);
-                    log.messages.push(LoggedMessage { seq, stamp, sender, data: rows::data(&row, 3)? });
-                }
-            }
+            let (seq, stamp, sender) = (rows::seq(&row, 0)?, rows::stamp(&row, 1)?, rows::sender(&row, 2)?);
+            log.messages.push(LoggedMessage { seq, stamp, sender, data: rows::data(&row, 3)? });
         }
         if log.messages.len() == range.messages {
             log.messages.sort_unstable_by_key(|message| message.seq); // as they are, mostly
@@ -162,6 +155,7 @@ async fn measure(
     messages: usize,
     bytes: usize,
 ) -> Result<Range, StoreError> {
+    // With the end of the log, as number 0: of two statements, a proxy could have different servers answer.
     let sql = "(SELECT 0, last_seq FROM channels WHERE id = ?) UNION ALL \
         (SELECT seq, CAST(LENGTH(data) AS SIGNED) FROM messages \
         WHERE channel_id = ? AND seq > ? ORDER BY seq LIMIT ?)";

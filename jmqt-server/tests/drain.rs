@@ -4,11 +4,17 @@
 //! The steps themselves are tested beside `server/drain.rs` with paused time. Here it is that they are wired
 //! up: nobody is closed before its turn, and nothing is lost.
 
+// A program of its own: it sends its own process a signal.
+#![allow(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
+
+#[path = "it/support/mod.rs"]
+mod support;
+
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use crate::support::{Asked, Behaviour, Client, Incoming, Notice, TestApp, TestServer, within};
 use jmqt_server::{CloseReason, Config, Protocol, Server};
+use support::{Asked, Behaviour, Client, Incoming, Notice, TestApp, TestServer, within};
 
 /// Long enough that a test which waited for it would have failed.
 const FOREVER: Duration = Duration::from_secs(3600);

@@ -1,8 +1,13 @@
 //! What an idle client takes in memory.
 #![cfg(target_os = "linux")]
+// A program of its own: it looks at the memory of its own process.
+#![allow(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 
-use crate::support::*;
+#[path = "it/support/mod.rs"]
+mod support;
+
 use jmqt_client::Client;
+use support::*;
 
 fn resident() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
