@@ -2,7 +2,7 @@
 //!
 //! `cargo run --release --bin sample_client -- --config client.conf`
 //!
-//! It authenticates as `pyclient1`, or by the name it is given: `sample_client alice`. The sample server believes it.
+//! It authenticates as `sample`, or by the name it is given: `sample_client alice`. The sample server believes it.
 //! When it is disconnected it tries again every ten seconds; Ctrl-C ends it with a `disconn`.
 
 use std::error::Error;
@@ -24,7 +24,7 @@ const RETRY: Duration = Duration::from_secs(10);
 #[command(version, about)]
 struct Arguments {
     /// The name to authenticate with
-    #[arg(default_value = "pyclient1")]
+    #[arg(default_value = "sample")]
     name: String,
     /// The configuration file; without one, `client.conf` if it is there, else the defaults
     #[arg(long, value_name = "FILE")]
@@ -104,7 +104,8 @@ async fn publish(client: &Client, channel: &ChannelName, every: u64) -> Result<(
 /// What this program is there to show. A real client does not log other people's data.
 fn log(push: &Push) {
     let (qos, retained) = (u8::from(push.qos() == Qos::AtLeastOnce), u8::from(push.is_retained()));
-    let (channel, publisher, data) = (push.channel(), push.publisher(), push.data());
+    let (channel, data) = (push.channel(), push.data());
+    let publisher = if push.publisher().is_empty() { "the server" } else { push.publisher() };
     tracing::info!("Data on '{channel}' from {publisher} : {data} (QOS {qos}, RETAIN {retained})");
 }
 

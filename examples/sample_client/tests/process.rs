@@ -112,7 +112,7 @@ async fn it_publishes_the_time_logs_pushes_and_leaves_with_disconn() {
     let mychannel = ChannelName::parse("mychannel").unwrap();
     let mut stream = web.subscribe(&mychannel, Persistence::Temporary).await.unwrap();
     let push = tokio::time::timeout(DEADLINE, stream.next()).await.unwrap().unwrap();
-    assert_eq!((push.publisher(), push.json::<String>().unwrap().len()), ("pyclient1", 19));
+    assert_eq!((push.publisher(), push.json::<String>().unwrap().len()), ("sample", 19));
     web.publish(&Publish::json(mychannel, "hello").unwrap().at_least_once()).await.unwrap();
     assert_eq!(sample.logged("Data on 'mychannel' from webclient : "), r#""hello" (QOS 1, RETAIN 0)"#);
 
@@ -120,7 +120,7 @@ async fn it_publishes_the_time_logs_pushes_and_leaves_with_disconn() {
     let kill = format!("kill -s INT {}", sample.child.id());
     assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
     assert!(sample.ended().success());
-    assert!(server.logged("leaves on purpose").contains("client=pyclient1"));
+    assert!(server.logged("leaves on purpose").contains("client=sample"));
 }
 
 #[test]

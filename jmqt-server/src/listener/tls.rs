@@ -275,6 +275,16 @@ fn read(key: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
 }
 
 fn unreadable(key: &'static str, path: &Path, source: pem::Error) -> TlsError {
+    if let pem::Error::Io(error) = &source
+        && error.kind() == io::ErrorKind::NotFound
+    {
+        let problem = match std::path::absolute(path) {
+            Ok(full) if full != path => format!("no such file (looked for {})", full.display()),
+            _ => "no such file".to_owned(),
+        };
+        let problem = format!("{problem}; certificates.md shows how to make certificate and key");
+        return TlsError::Refused { key, path: path.to_owned(), problem };
+    }
     TlsError::File { key, path: path.to_owned(), source }
 }
 
@@ -289,4 +299,21 @@ fn hash(files: &Result<Files, TlsError>) -> u64 {
         Err(error) => hasher.write(error.to_string().as_bytes()),
     }
     hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_missing_is_named_with_where_it_was_looked_for() {
+        let error = read("SSL_CERT_PATH", Path::new("no-folder/server.crt")).unwrap_err().to_string();
+        let folder = std::env::current_dir().unwrap().join("no-folder/server.crt");
+        let expected = format!(
+            "SSL_CERT_PATH no-folder/server.crt: no such file (looked for {}); certificates.md shows how to make \
+             certificate and key",
+            folder.display()
+        );
+        assert_eq!(error, expected);
+    }
 }
