@@ -380,6 +380,11 @@ impl Client {
     /// Subscribes to a channel, and hands back the stream of its pushes. A temporary subscription ends when the stream is
     /// dropped.
     ///
+    /// The server sends what has waited for a persistent subscription as soon as the client is connected, often before this
+    /// call. It is not lost: pushes of this channel that wait in [`pushes`](Self::pushes) come first in the stream. Those that
+    /// a [`Pushes`] or [`on_push`](Self::on_push) has handed out are not handed out again: an application that reads
+    /// both makes its subscriptions first.
+    ///
     /// ```no_run
     /// use jmqt_client::{Client, Persistence};
     ///
@@ -406,8 +411,15 @@ impl Client {
         let channel = channel.into_channel()?;
         let inbox = Arc::new(Inbox::new(self.shared().config.stream_bytes));
         let stream = Subscription::new(Arc::clone(self.shared()), Arc::clone(&inbox), channel.clone());
-        self.sub_to(&channel, persistence, Some(inbox)).await?;
-        Ok(stream)
+        match self.sub_to(&channel, persistence, Some(inbox)).await {
+            Ok(()) => Ok(stream),
+            Err(error) => {
+                if matches!(error, Error::Refused { .. }) {
+                    stream.refuse();
+                }
+                Err(error)
+            }
+        }
     }
 
     async fn sub_to(
@@ -422,7 +434,10 @@ impl Client {
             let mut routes = shared.routes();
             let mut outbound = shared.outbound();
             outbound.check_open()?;
-            let answered = routes.subscribe(channel, persistence, inbox, &mut outbound)?;
+            let answered = routes.subscribe(channel, persistence, inbox.clone(), &mut outbound)?;
+            if let Some(inbox) = inbox {
+                shared.hand_over(channel, &inbox, &mut routes);
+            }
             shared.wake_for(outbound);
             answered
         };

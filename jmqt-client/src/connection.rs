@@ -10,7 +10,6 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use crate::connect::Session;
 use crate::event::Event;
 use crate::heartbeat::{Due, Heartbeat};
-use crate::inbox::Inbox;
 use crate::recent::Seen;
 use crate::routes::{Change, Taker};
 use crate::shared::{Shared, State, forget};
@@ -293,17 +292,11 @@ const MOST_BAD_PACKETS: u32 = 16;
 /// What becomes of the packets that come.
 struct Receiver {
     shared: Arc<Shared>,
-    /// The pushes of `run`.
+    /// Pushes of one channel, one after another.
     batch: Vec<Push>,
-    run: Option<Run>,
+    /// The channel of these.
+    run: Option<Box<str>>,
     bad: u32,
-}
-
-/// Pushes of one channel, one after another.
-struct Run {
-    channel: Box<str>,
-    /// Who takes them; `None`: nobody.
-    inbox: Option<Arc<Inbox>>,
 }
 
 impl Receiver {
@@ -381,34 +374,27 @@ impl Receiver {
     }
 
     fn deliver(&mut self, push: Push) {
-        let is_same = self.run.as_ref().is_some_and(|run| *run.channel == *push.channel());
+        let is_same = self.run.as_deref().is_some_and(|channel| *channel == *push.channel());
         if !is_same {
             self.finish_run();
-            let routes = self.shared.routes();
-            let inbox = match routes.taker(push.channel()) {
-                Taker::Stream(inbox) => Some(Arc::clone(inbox)),
-                Taker::Everyone => Some(Arc::clone(&self.shared.everything)),
-                Taker::Nobody => None,
-            };
-            self.run = Some(Run { channel: push.channel().into(), inbox });
+            self.run = Some(push.channel().into());
         }
         self.batch.push(push);
     }
 
-    /// Hands over the pushes of one channel at once.
+    /// Hands over the pushes of one channel at once, with the routes held: a stream that begins meanwhile takes over what
+    /// came before, and misses nothing.
     fn finish_run(&mut self) {
-        let Some(run) = self.run.take() else { return };
-        let offered = match run.inbox {
-            Some(inbox) => inbox.offer(&mut self.batch),
-            None => None,
-        };
-        // The stream was dropped: if the subscription goes on, its pushes are for all.
-        let refused = offered.unwrap_or_else(|| {
-            if matches!(self.shared.routes().taker(&run.channel), Taker::Nobody) {
-                return std::mem::take(&mut self.batch);
+        let Some(channel) = self.run.take() else { return };
+        let offered = {
+            let routes = self.shared.routes();
+            match routes.taker(&channel) {
+                Taker::Stream(inbox) => inbox.offer(&mut self.batch),
+                Taker::Everyone => self.shared.everything.offer(&mut self.batch),
+                Taker::Nobody => None,
             }
-            self.shared.leave_to_others(&mut self.batch)
-        });
+        };
+        let refused = offered.unwrap_or_else(|| std::mem::take(&mut self.batch));
         if !refused.is_empty() {
             self.shared.forget(&refused);
         }

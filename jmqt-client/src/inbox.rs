@@ -84,6 +84,22 @@ impl Inbox {
         state.wake();
     }
 
+    /// Takes out what waits of one channel, in order of arrival; `true` with it: a QoS 1 push was refused on this connection,
+    /// which may have been one of this channel.
+    pub(crate) fn take_channel(&self, channel: &str) -> (Vec<Push>, bool) {
+        let mut state = self.lock();
+        let pushes = state.take_channel(channel);
+        if state.is_empty() {
+            state.release();
+        }
+        (pushes, state.overflowed)
+    }
+
+    /// QoS 1 pushes were refused before it began: more of them would be out of order, until a new connection.
+    pub(crate) fn inherit_overflow(&self) {
+        self.lock().overflowed = true;
+    }
+
     /// Moves up to `most` pushes to `to`, in order of arrival.
     pub(crate) fn take(&self, to: &mut VecDeque<Push>, most: usize, waker: &Waker) -> Taken {
         let mut state = self.lock();
@@ -173,6 +189,23 @@ impl State {
             self.at_most_once.push_back(entry);
         }
         None
+    }
+
+    fn take_channel(&mut self, channel: &str) -> Vec<Push> {
+        let is_of = |(_, push): &(u64, Push)| push.channel() == channel;
+        let mut taken = Vec::new();
+        // Of the same place in the order QoS 1 comes first, as in `pop`.
+        for queue in [&mut self.at_least_once, &mut self.at_most_once] {
+            if !queue.iter().any(is_of) {
+                continue;
+            }
+            let (of_channel, others) = std::mem::take(queue).into_iter().partition::<VecDeque<_>, _>(is_of);
+            *queue = others;
+            taken.extend(of_channel);
+        }
+        taken.sort_by_key(|(place, _)| *place);
+        self.bytes -= taken.iter().map(|(_, push)| push.cost()).sum::<usize>();
+        taken.into_iter().map(|(_, push)| push).collect()
     }
 
     fn pop(&mut self) -> Option<Push> {

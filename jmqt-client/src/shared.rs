@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use jmqt_protocol::{AuthToken, ClientId};
+use jmqt_protocol::{AuthToken, ChannelName, ClientId};
 use tokio::sync::{Notify, broadcast, watch};
 
 use crate::event::{EVENTS_KEPT, Event};
@@ -161,6 +161,25 @@ impl Shared {
         for push in pushes {
             if let Some(id) = push.id() {
                 routes.forget(push.channel(), id);
+            }
+        }
+    }
+
+    /// A channel has got a stream of its own: what waits of it for all, because it came before, is handed over to that
+    /// stream. The caller holds the routes, so that nothing comes in between.
+    pub(crate) fn hand_over(&self, channel: &ChannelName, stream: &Inbox, routes: &mut Routes) {
+        let (mut waiting, was_refused) = self.everything.take_channel(channel.as_str());
+        let is_moved = !waiting.is_empty();
+        for push in stream.offer(&mut waiting).into_iter().flatten() {
+            if let Some(id) = push.id() {
+                routes.forget(channel.as_str(), id);
+            }
+        }
+        if was_refused {
+            stream.inherit_overflow();
+            // Else it is fetched when what was handed over has been read.
+            if !is_moved {
+                self.refetch.notify_one();
             }
         }
     }

@@ -11,11 +11,13 @@ use jmqt_protocol::ChannelName;
 
 use crate::Push;
 use crate::inbox::{Inbox, Taken};
-use crate::routes::Left;
+use crate::routes::{Left, Taker};
 use crate::shared::Shared;
 
-/// How many pushes are taken from an inbox under one lock.
+/// How many pushes a [`Subscription`] takes from its inbox under one lock.
 const BATCH: usize = 512;
+/// How many [`Pushes`] takes: what it has not been asked for may yet go to a stream of its own.
+const ONE: usize = 1;
 
 /// Who acknowledges QoS 1 pushes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +34,8 @@ struct Reader {
     shared: Arc<Shared>,
     inbox: Arc<Inbox>,
     batch: VecDeque<Push>,
+    /// How many pushes the batch may hold.
+    most: usize,
     refetch: bool,
     /// What the application was given last and has yet to be acknowledged.
     given: Option<Push>,
@@ -39,11 +43,12 @@ struct Reader {
 }
 
 impl Reader {
-    fn new(shared: Arc<Shared>, inbox: Arc<Inbox>) -> Self {
+    fn new(shared: Arc<Shared>, inbox: Arc<Inbox>, most: usize) -> Self {
         Self {
             shared,
             inbox,
             batch: VecDeque::new(),
+            most,
             refetch: false,
             given: None,
             acknowledge: Acknowledge::WhenPolledOn,
@@ -58,7 +63,7 @@ impl Reader {
             if std::mem::take(&mut self.refetch) {
                 self.shared.refetch.notify_one();
             }
-            match self.inbox.take(&mut self.batch, BATCH, context.waker()) {
+            match self.inbox.take(&mut self.batch, self.most, context.waker()) {
                 Taken::Some { refetch } => self.refetch = refetch,
                 Taken::Nothing => {
                     self.batch = VecDeque::new();
@@ -153,9 +158,17 @@ pub struct Subscription {
     channel: ChannelName,
 }
 
+/// How a [`Subscription`] comes to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leaving {
+    Dropped,
+    Detached,
+    Refused,
+}
+
 impl Subscription {
     pub(crate) fn new(shared: Arc<Shared>, inbox: Arc<Inbox>, channel: ChannelName) -> Self {
-        Self { reader: Reader::new(shared, inbox), channel }
+        Self { reader: Reader::new(shared, inbox, BATCH), channel }
     }
 
     /// The channel.
@@ -168,25 +181,31 @@ impl Subscription {
 impl Subscription {
     /// Drops the stream and keeps the subscription. What was not read, and what comes, goes to [`Pushes`].
     pub fn detach(mut self) {
-        self.leave(true);
+        self.leave(Leaving::Detached);
+    }
+
+    /// The server has refused the subscription: what was handed over to the stream waits for all again.
+    pub(crate) fn refuse(mut self) {
+        self.leave(Leaving::Refused);
     }
 
     /// From here on the channel has no stream.
-    fn leave(&mut self, keep: bool) {
+    fn leave(&mut self, leaving: Leaving) {
         let (shared, inbox) = (Arc::clone(&self.reader.shared), Arc::clone(&self.reader.inbox));
-        let left = {
+        let unread = {
             let mut routes = shared.routes();
             let mut outbound = shared.outbound();
-            let left = routes.leave(&self.channel, &inbox, keep, &mut outbound);
+            let left = routes.leave(&self.channel, &inbox, leaving == Leaving::Detached, &mut outbound);
             shared.wake_for(outbound);
-            left
+            let mut unread: Vec<_> = self.reader.batch.drain(..).collect();
+            unread.extend(inbox.abandon());
+            let is_for_all = left == Left::Kept
+                || (leaving == Leaving::Refused
+                    && matches!(routes.taker(self.channel.as_str()), Taker::Everyone));
+            // With the routes held: what comes meanwhile comes behind it.
+            if is_for_all { shared.leave_to_others(&mut unread) } else { unread }
         };
         shared.count_dropped_pushes(inbox.dropped());
-        let mut unread: Vec<_> = self.reader.batch.drain(..).collect();
-        unread.extend(inbox.abandon());
-        if left == Left::Kept {
-            unread = shared.leave_to_others(&mut unread);
-        }
         shared.forget(&unread);
         shared.progress.notify_waiters();
     }
@@ -194,7 +213,7 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        self.leave(false);
+        self.leave(Leaving::Dropped);
     }
 }
 
@@ -203,7 +222,8 @@ impl Drop for Subscription {
 /// [`Client::pushes`](crate::Client::pushes).
 ///
 /// Its limit is that of a [`Subscription`]. They are kept also while there is no `Pushes`; if there are several,
-/// each push goes to one of them.
+/// each push goes to one of them. When a channel gets a `Subscription`, what waits of it here moves there; what has been
+/// handed out here does not come again there.
 #[derive(Debug)]
 #[must_use = "pushes wait in it to be read"]
 pub struct Pushes {
@@ -213,7 +233,7 @@ pub struct Pushes {
 impl Pushes {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         let inbox = Arc::clone(&shared.everything);
-        Self { reader: Reader::new(shared, inbox) }
+        Self { reader: Reader::new(shared, inbox, ONE) }
     }
 
     /// The last push has not been taken, and is not acknowledged.

@@ -306,3 +306,152 @@ async fn a_callback_that_panics_is_told_of_and_called_again() {
     event(&mut events, |event| matches!(event, Event::CallbackPanicked { callback: "on_push" })).await;
     script.expect(ACK_2).await; // and not 1
 }
+
+fn push_1(channel: &str, number: usize) -> String {
+    format!(r#"{{"push":{{"cn":"{channel}","dt":{number},"cl":"bob","q":1,"id":"{channel}-{number}"}}}}"#)
+}
+
+/// A client that has been sent pushes before it subscribed to anything.
+async fn awaited_by(server: &ScriptedServer, pushes: &[String]) -> (Client, Script) {
+    let alice = Client::start(config(&server.url("jmqt"), "alice")).unwrap();
+    let mut script = server.session_with(60, pushes).await;
+    alice.connected().await.unwrap();
+    let flushing = tokio::spawn({
+        let alice = alice.clone();
+        async move { alice.flush().await }
+    });
+    script.expect(r#"{"hb":{}}"#).await;
+    script.send(r#"{"hbAck":{}}"#).await;
+    flushing.await.unwrap().unwrap();
+    (alice, script)
+}
+
+/// The answer to a `sub` is this status.
+async fn subscribe(
+    alice: &Client,
+    script: &mut Script,
+    name: &'static str,
+    status: u32,
+) -> Result<Subscription, Error> {
+    let subscribing = tokio::spawn({
+        let alice = alice.clone();
+        async move { alice.subscribe(name, Persistence::Persistent).await }
+    });
+    script.expect(&format!(r#"{{"sub":{{"cn":"{name}","pr":1}}}}"#)).await;
+    script.send(&format!(r#"{{"subAck":{{"st":{status},"cn":"{name}"}}}}"#)).await;
+    subscribing.await.unwrap()
+}
+
+#[tokio::test] // §9.c: the server sends what waits after the connAck
+async fn what_came_before_the_subscribe_comes_first_in_the_stream() {
+    for count in [1, 3, 200] {
+        let server = ScriptedServer::start().await;
+        let pushes: Vec<_> = (0..count).map(|number| push_1("news", number)).collect();
+        let (alice, mut script) = awaited_by(&server, &pushes).await;
+        let mut news = subscribe(&alice, &mut script, "news", 1).await.unwrap();
+        script.send(&push_1("news", count)).await;
+        for number in 0..=count {
+            assert_eq!(next_data(&mut news).await, number.to_string());
+        }
+        let more = tokio::spawn(async move { next_data(&mut news).await });
+        for number in 0..=count {
+            script.expect(&format!(r#"{{"pushAck":{{"id":"news-{number}"}}}}"#)).await;
+        }
+        // Nothing was acknowledged twice, and nothing was handed out twice.
+        script.send(r#"{"push":{"cn":"news","dt":"last","cl":"bob"}}"#).await;
+        assert_eq!(more.await.unwrap(), "\"last\"");
+        alice.publish(&message("a", 1)).await.unwrap();
+        script.expect(r#"{"pub":{"cn":"a","dt":1}}"#).await;
+    }
+}
+
+#[tokio::test]
+async fn of_what_came_before_each_stream_gets_its_own_channel() {
+    let server = ScriptedServer::start().await;
+    let mut pushes: Vec<_> =
+        (0..6).map(|number| push_1(["news", "other", "third"][number % 3], number)).collect();
+    pushes.insert(2, r#"{"push":{"cn":"news","dt":"qos 0","cl":"bob"}}"#.to_owned());
+    let (alice, mut script) = awaited_by(&server, &pushes).await;
+    let mut news = subscribe(&alice, &mut script, "news", 1).await.unwrap();
+    let mut other = subscribe(&alice, &mut script, "other", 1).await.unwrap();
+    for data in ["0", "\"qos 0\"", "3"] {
+        assert_eq!(next_data(&mut news).await, data);
+    }
+    for data in ["1", "4"] {
+        assert_eq!(next_data(&mut other).await, data);
+    }
+    let mut pushes = alice.pushes();
+    for data in ["2", "5"] {
+        assert_eq!(within("a push", pushes.next()).await.unwrap().data(), data);
+    }
+}
+
+#[tokio::test]
+async fn what_was_handed_out_for_all_stays_there_and_the_rest_goes_to_the_stream() {
+    let server = ScriptedServer::start().await;
+    let pushes: Vec<_> = (0..3).map(|number| push_1("news", number)).collect();
+    let (alice, mut script) = awaited_by(&server, &pushes).await;
+    let mut all = alice.pushes();
+    assert_eq!(within("a push", all.next()).await.unwrap().data(), "0");
+    let mut news = subscribe(&alice, &mut script, "news", 1).await.unwrap();
+    assert_eq!(next_data(&mut news).await, "1");
+    script.send(r##"{"push":{"cn":"#alice","dt":"to all","cl":"bob"}}"##).await;
+    assert_eq!(within("a push", all.next()).await.unwrap().data(), "\"to all\"");
+    script.expect(r#"{"pushAck":{"id":"news-0"}}"#).await;
+    assert_eq!(next_data(&mut news).await, "2");
+    script.expect(r#"{"pushAck":{"id":"news-1"}}"#).await;
+}
+
+#[tokio::test]
+async fn what_came_before_a_refused_subscribe_waits_for_all_again() {
+    let server = ScriptedServer::start().await;
+    let (alice, mut script) = awaited_by(&server, &[push_1("news", 0), push_1("news", 1)]).await;
+    let refused = subscribe(&alice, &mut script, "news", 7).await.unwrap_err();
+    assert!(matches!(refused, Error::Refused { .. }), "{refused}");
+    let mut all = alice.pushes();
+    for data in ["0", "1"] {
+        assert_eq!(within("a push", all.next()).await.unwrap().data(), data);
+    }
+}
+
+#[tokio::test] // a server that ignores `wn`
+async fn what_was_refused_for_want_of_room_before_the_subscribe_is_fetched_for_the_stream() {
+    let server = ScriptedServer::start().await;
+    let mut config = config(&server.url("jmqt"), "alice");
+    config.stream_bytes = 1024;
+    let alice = Client::start(config).unwrap();
+    let mut pushes: Vec<_> = (0..50).map(|number| push_1("other", number)).collect();
+    pushes.push(push_1("news", 0));
+    let mut script = server.session_with(60, &pushes).await;
+    alice.connected().await.unwrap();
+    let subscribing = tokio::spawn({
+        let alice = alice.clone();
+        async move { alice.subscribe("news", Persistence::Persistent).await.unwrap() }
+    });
+    drop(script.receive_to_end().await); // the client comes for what it left
+    let mut script = server.session_with(60, &pushes).await;
+    script.expect(SUB).await;
+    script.send(SUB_ACK).await;
+    assert_eq!(next_data(&mut subscribing.await.unwrap()).await, "0");
+}
+
+#[tokio::test] // §9.c
+async fn a_client_that_comes_back_gets_what_waited_for_its_subscription() {
+    let server = TestServer::start().await;
+    let bob = connect(&server, "bob").await;
+    for round in 0..5_u32 {
+        let alice = connect(&server, "alice").await;
+        alice.flush().await.unwrap(); // what waits comes meanwhile
+        let mut news = alice.subscribe("news", Persistence::Persistent).await.unwrap();
+        for number in (0..round).rev() {
+            let push = next(&mut news).await;
+            assert_eq!(push.data(), number.to_string());
+            alice.acknowledge(&push);
+        }
+        alice.close().await;
+        drop(news);
+        for number in (0..=round).rev() {
+            bob.publish(&message("news", number).at_least_once()).await.unwrap();
+        }
+    }
+}

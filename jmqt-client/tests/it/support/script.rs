@@ -36,6 +36,11 @@ impl ScriptedServer {
 
     /// The next connection, with a session whose `ts` is this.
     pub async fn session(&self, timeout_seconds: u32) -> Script {
+        self.session_with(timeout_seconds, &[]).await
+    }
+
+    /// The next connection, with a session whose `connAck` these packets follow at once.
+    pub async fn session_with(&self, timeout_seconds: u32, packets: &[String]) -> Script {
         let mut script = self.accept().await;
         loop {
             match script.receive().await.as_deref() {
@@ -45,7 +50,9 @@ impl ScriptedServer {
                 Some(packet) if packet.starts_with(r#"{"conn""#) => {
                     let publisher = packet.split(r#""pi":""#).nth(1).and_then(|rest| rest.split('"').next());
                     script.publisher = publisher.unwrap_or_default().to_owned();
-                    script.send(&format!(r#"{{"connAck":{{"st":1,"ts":{timeout_seconds}}}}}"#)).await;
+                    let mut first = format!("{{\"connAck\":{{\"st\":1,\"ts\":{timeout_seconds}}}}}\0");
+                    packets.iter().for_each(|packet| first.extend([packet, "\0"]));
+                    script.send_raw(first.as_bytes()).await;
                     return script;
                 }
                 other => panic!("{other:?} instead of auth or conn"),
@@ -94,6 +101,15 @@ impl Script {
     /// The next packet is this one.
     pub async fn expect(&mut self, packet: &str) {
         assert_eq!(self.receive().await.as_deref(), Some(packet));
+    }
+
+    /// What comes until the connection ends.
+    pub async fn receive_to_end(&mut self) -> Vec<String> {
+        let mut packets = Vec::new();
+        while let Some(packet) = self.receive().await {
+            packets.push(packet);
+        }
+        packets
     }
 
     /// The connection ends without another packet.
