@@ -71,6 +71,14 @@ impl Origin {
             Self::Environment => format!("environment variable {PREFIX}{key}"),
         }
     }
+
+    /// What comes before the list of keys.
+    fn keys(&self) -> String {
+        match self {
+            Self::File(_) | Self::Text => "the keys are ".to_owned(),
+            Self::Environment => format!("the variables are {PREFIX} and one of "),
+        }
+    }
 }
 
 impl fmt::Display for Origin {
@@ -106,7 +114,7 @@ pub enum ConfigError {
         problem: String,
     },
     /// There is no such key.
-    #[error("{}: there is no such key; the keys are {}", origin.locate(key), KEYS.join(", "))]
+    #[error("{}: there is no such key; {}{}", origin.locate(key), origin.keys(), KEYS.join(", "))]
     UnknownKey {
         /// Where it stands.
         origin: Origin,
@@ -483,7 +491,9 @@ mod tests {
         let environment = [("JMQT_CLIENT_WINDOWS", "1")];
         let error = Config::from_text("", environment).unwrap_err().to_string();
         assert!(
-            error.starts_with("environment variable JMQT_CLIENT_WINDOWS: there is no such key"),
+            error.starts_with(
+                "environment variable JMQT_CLIENT_WINDOWS: there is no such key; the variables are JMQT_CLIENT_ and one of "
+            ),
             "{error}"
         );
     }

@@ -80,7 +80,7 @@ pub enum ConfigError {
         problem: String,
     },
     /// There is no such key.
-    #[error("{}: there is no such key{}", origin.locate(key), did_you_mean(*suggestion))]
+    #[error("{}: there is no such key{}", origin.locate(key), did_you_mean(origin, *suggestion))]
     UnknownKey {
         /// Where it stands.
         origin: Origin,
@@ -194,6 +194,7 @@ fn in_key(key: Option<&String>) -> String {
     key.map(|key| format!(" ({key})")).unwrap_or_default()
 }
 
-fn did_you_mean(suggestion: Option<&str>) -> String {
-    suggestion.map(|key| format!("; did you mean {key}?")).unwrap_or_default()
+fn did_you_mean(origin: &Origin, suggestion: Option<&str>) -> String {
+    let prefix = if matches!(origin, Origin::Environment) { "JMQT_" } else { "" };
+    suggestion.map(|key| format!("; did you mean {prefix}{key}?")).unwrap_or_default()
 }

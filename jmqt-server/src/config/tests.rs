@@ -42,7 +42,7 @@ fn every_mistake_is_told_with_its_line() {
          configuration text, line 4: TIMEOUT_SECONDS is 1; expected an integer from 5 to 86400\n  \
          configuration text, line 5: SOKET_PORT: there is no such key; did you mean SOCKET_PORT?\n  \
          configuration text, line 6: LOG_MODE is \"LOUD\"; expected one of TRC, DBG, INF, WRN, ERR, DISABLED\n  \
-         environment variable JMQT_WEBSOKET_PORT: there is no such key; did you mean WEBSOCKET_PORT?\n  \
+         environment variable JMQT_WEBSOKET_PORT: there is no such key; did you mean JMQT_WEBSOCKET_PORT?\n  \
          environment variable JMQT_MAX_INFLIGHT is \"0\"; expected an integer from 1 to 1024"
     );
 }
@@ -307,7 +307,7 @@ fn an_unknown_key_is_refused_with_the_key_that_was_meant() {
 fn a_misspelt_variable_is_refused() {
     refused(
         from_variables([("JMQT_SOKET_PORT", "1")]),
-        "environment variable JMQT_SOKET_PORT: there is no such key; did you mean SOCKET_PORT?",
+        "environment variable JMQT_SOKET_PORT: there is no such key; did you mean JMQT_SOCKET_PORT?",
     );
 }
 
