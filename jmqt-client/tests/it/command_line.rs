@@ -66,7 +66,7 @@ async fn request_prints_the_reply_and_p2p_reaches_one_client() {
     let (code, _, error) = said(&run(&server, &["p2p", "nobody", "7", "-q", "1"]).await);
     assert_eq!(
         (code, error.as_str()),
-        (Some(4), "jmqt: the server answered 8 CLIENT_OFFLINE to the publish\n")
+        (Some(4), "jmqt: p2p #nobody: refused, 8 CLIENT_OFFLINE (no such client is connected)\n")
     );
 }
 
@@ -193,9 +193,14 @@ async fn messages_of_channels_that_were_not_asked_for_stay_with_the_server() {
     let sub = ["sub", "foo", "-n", "1", "--name", "carol"];
     let mut child = jmqt(&server, &sub).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut notes = BufReader::new(child.stderr.take().unwrap()).lines();
-    for expected in ["jmqt sub 'bills'", "jmqt sub '#me'"] {
+    let mut told = String::new();
+    for _ in 0..2 {
         let note = within("a note", notes.next_line()).await.unwrap().unwrap();
-        assert!(note.contains("they are not shown") && note.contains("jmqt sub '"), "{note} {expected}");
+        assert!(note.contains("they are not shown"), "{note}");
+        told.extend([&note, "\n"]);
+    }
+    for expected in ["jmqt sub 'bills' -p --name carol\n", "jmqt sub '#me' --name carol\n"] {
+        assert!(told.contains(expected), "{told} {expected}");
     }
     bob.publish(&Publish::json("foo", &1).unwrap()).await.unwrap();
     assert_eq!(said(&ended(child).await).1, "1\n");
@@ -234,6 +239,7 @@ async fn mistakes_are_told_before_anything_is_done() {
     let server = TestServer::start().await;
     for (arguments, expected) in [
         (&["sub", "news", "-p"][..], "with --name NAME"),
+        (&["unsub", "news"], "unsub ends the subscription of a client that has a name: --name NAME"),
         (&["sub", "#bob"], "jmqt sub '#me' --name bob"),
         (&["sub", "$time"], "jmqt request '$time'"),
         (&["pub", "news", "{bad"], "begins like JSON and is none"),
@@ -249,6 +255,24 @@ async fn mistakes_are_told_before_anything_is_done() {
     assert_eq!((code, &error["exit_code"]), (Some(2), &2.into()), "{printed}");
     let (_, _, note) = said(&run(&server, &["sub", "news/#", "--timeout", "0.2"]).await);
     assert!(note.contains("no wildcards"), "{note}");
+}
+
+#[tokio::test]
+async fn a_refusal_names_the_channel_and_says_what_it_means() {
+    let server = TestServer::start().await;
+    server.app.set(Asked::Control, Behaviour::Refuse(StatusCode::INVALID_CHANNEL));
+    let (code, _, error) = said(&run(&server, &["request", "nothing"]).await);
+    assert_eq!(code, Some(4));
+    let expected =
+        "request $nothing: refused, 11 INVALID_CHANNEL (the application answers no such control channel)";
+    assert!(error.contains(expected), "{error}");
+    server.app.set(Asked::Sub, Behaviour::Refuse(StatusCode::NOT_ALLOWED));
+    let (code, printed, error) = said(&run(&server, &["sub", "secret", "open", "--json"]).await);
+    let expected = "sub secret: refused, 7 NOT_ALLOWED (the application does not allow it)";
+    assert_eq!((code, error), (Some(4), format!("jmqt: {expected}\n")));
+    let printed: serde_json::Value = serde_json::from_str(&printed).unwrap();
+    let fields = serde_json::json!({ "error": expected, "exit_code": 4, "status": 7, "channel": "secret" });
+    assert_eq!(printed, fields);
 }
 
 #[tokio::test]

@@ -16,13 +16,18 @@ async fn a_refused_publish_fails_with_either_qos() {
         let (code, _, error) = said(&run(&server, &["pub", "news", "1", "-q", qos]).await);
         assert_eq!(
             (code, error.as_str()),
-            (Some(4), "jmqt: the server answered 7 NOT_ALLOWED to the publish\n"),
+            (Some(4), "jmqt: pub news: refused, 7 NOT_ALLOWED (the application does not allow it)\n"),
             "QoS {qos}"
         );
     }
     server.app.reset(Asked::Pub);
     let (code, _, error) = said(&run(&server, &["p2p", "nobody", "1"]).await);
-    assert!(code == Some(4) && error.contains("8 CLIENT_OFFLINE"), "{error}");
+    assert!(code == Some(4) && error.contains("8 CLIENT_OFFLINE (no such client"), "{error}");
+    for arguments in [&["p2p", "zed", "hi", "--name", "zed"][..], &["pub", "#me", "hi", "-q", "1"]] {
+        let (code, _, error) = said(&run(&server, arguments).await);
+        let expected = "8 CLIENT_OFFLINE (a client does not send to itself)";
+        assert!(code == Some(4) && error.contains(expected), "{error}");
+    }
 }
 
 #[tokio::test]
@@ -42,16 +47,77 @@ async fn of_many_lines_the_refused_ones_are_counted_and_the_others_published() {
         stdin.write_all(b"2\n").await.unwrap();
         let mut notes = BufReader::new(child.stderr.take().unwrap()).lines();
         let note = within("a note", notes.next_line()).await.unwrap().unwrap();
-        assert_eq!(note, "jmqt: message 2: the server answered 7 NOT_ALLOWED to the publish");
+        assert_eq!(
+            note,
+            "jmqt: line 2: pub news: refused, 7 NOT_ALLOWED (the application does not allow it)"
+        );
         server.app.reset(Asked::Pub);
         stdin.write_all(b"3\n4\n").await.unwrap();
         drop(stdin);
         let (code, printed, _) = said(&ended(child).await);
         assert_eq!(code, Some(4), "{printed}");
-        assert!(printed.starts_with("{\"lost\":0,\"published\":3,\"refused\":1}\n"), "{printed}");
+        assert!(
+            printed.starts_with("{\"lost\":0,\"published\":3,\"refused\":1,\"unsent\":0}\n"),
+            "{printed}"
+        );
         assert!(printed.contains("of 4 messages 1 were refused"), "{printed}");
         assert_eq!((next_data(&mut news).await, next_data(&mut news).await), ("3".into(), "4".into()));
     }
+}
+
+#[tokio::test]
+async fn a_line_that_is_no_message_is_told_with_its_number_and_the_others_are_published() {
+    let server = TestServer::start().await;
+    let bob = connect(&server, "bob").await;
+    let mut log = bob.subscribe("log", Persistence::Temporary).await.unwrap();
+    let input = b"1\n[INFO] started\n\n{bad\n5\n";
+    for (options, expected) in [(&[][..], Some(2)), (&["--text"], Some(0))] {
+        let mut lines = jmqt(&server, &[&["pub", "log", "-l"], options].concat());
+        let mut child = lines.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input).await.unwrap();
+        let (code, _, error) = said(&ended(child).await);
+        assert_eq!(code, expected, "{error}");
+        if expected == Some(0) {
+            break;
+        }
+        let told: Vec<_> = error.lines().collect();
+        assert!(told[0].starts_with("jmqt: line 2: the message begins like JSON and is none: "), "{error}");
+        assert!(told[0].ends_with("--text sends it as a string"), "{error}");
+        assert!(told[1].starts_with("jmqt: line 4: the message begins like JSON"), "{error}");
+        assert!(told[2].starts_with("jmqt: of 4 messages 0 were refused, 2 were not sent"), "{error}");
+        assert_eq!((next_data(&mut log).await, next_data(&mut log).await), ("1".into(), "5".into()));
+    }
+    assert_eq!(next_data(&mut log).await, r#""1""#);
+    assert_eq!(next_data(&mut log).await, r#""[INFO] started""#);
+}
+
+#[tokio::test]
+async fn every_refused_line_is_told() {
+    let server = TestServer::start().await;
+    server.app.set(Asked::Pub, Behaviour::Refuse(StatusCode::NOT_ALLOWED));
+    let mut lines = jmqt(&server, &["pub", "news", "-l"]);
+    let mut child = lines.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let mut notes = BufReader::new(child.stderr.take().unwrap()).lines();
+    for number in 1..=2 {
+        // One after another, so that the first is told while it is the only one.
+        stdin.write_all(b"1\n").await.unwrap();
+        let note = within("a note", notes.next_line()).await.unwrap().unwrap();
+        assert!(
+            note.starts_with(&format!("jmqt: line {number}: pub news: refused, 7 NOT_ALLOWED")),
+            "{note}"
+        );
+    }
+    drop(stdin);
+    assert_eq!(said(&ended(child).await).0, Some(4));
+}
+
+#[tokio::test]
+async fn a_template_that_makes_no_json_is_shown_with_its_placeholders_replaced() {
+    let server = TestServer::start().await;
+    let (code, _, error) =
+        said(&run(&server, &["pub", "news", r#"{"n":{n},"at":{time}}"#, "--template"]).await);
+    assert!(code == Some(2) && error.contains(r#"replaced, {"n":1,"at":2"#), "{error}");
 }
 
 #[tokio::test]

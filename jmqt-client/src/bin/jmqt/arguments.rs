@@ -49,15 +49,16 @@ const PUB_EXAMPLES: &str = "\
 Examples:
   jmqt pub news '{\"headline\":\"rain\"}' -q 1     acknowledged: on disk for every persistent subscriber
   jmqt pub weather sunny -r                     text is sent as a JSON string, and kept for later subscribers
-  tail -f app.log | jmqt pub log -l             a message per line
+  tail -f app.log | jmqt pub log -l --text      a message per line, each sent as a string
   jmqt pub tick '{\"n\":{number},\"at\":\"{time}\"}' --template --count 60 --interval 1
   jmqt pub weather --clear                      no retained message that tells anything
   jmqt pub jobs '{\"sum\":[1,2]}' --wait-reply 5   and print what a client answers to this one
 
 Placeholders of --template: {number} the message's number, {time} the time (RFC 3339, UTC), {ms} milliseconds since
-1970, {random} 16 random hexadecimal digits.
+1970, {random} 16 random hexadecimal digits. In JSON {time} and {random} stand in quotes: '{\"id\":\"{random}\"}'.
 
-A message that the server refuses is told, and makes the exit code 4, with either QoS. With -l the others are published.";
+A message that the server refuses is told, and makes the exit code 4, with either QoS. With -l the others are published; a
+line that begins like JSON and is none, such as [INFO] started, is told with its number, and makes the exit code 2.";
 
 const P2P_EXAMPLES: &str = "\
 Examples:

@@ -2,44 +2,70 @@
 
 use std::process::ExitCode;
 
-use jmqt_client::{ConfigError, ConnectError, Error};
+use jmqt_client::{ChannelName, ConfigError, ConnectError, Error, StatusCode};
+use serde_json::{Map, Value};
 
 /// What is said on standard error, and the exit code.
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) message: String,
     code: u8,
+    /// What the server refused.
+    refusal: Option<(StatusCode, ChannelName)>,
 }
 
 impl Failure {
     /// 1: it failed.
     pub(crate) fn new(message: impl ToString) -> Self {
-        Self { message: message.to_string(), code: 1 }
+        Self { message: message.to_string(), code: 1, refusal: None }
     }
 
     /// 2: it was called wrongly.
     pub(crate) fn usage(message: impl ToString) -> Self {
-        Self { message: message.to_string(), code: 2 }
+        Self { message: message.to_string(), code: 2, refusal: None }
     }
 
     /// 5: the time is over.
     pub(crate) fn timeout() -> Self {
-        Self { message: "the time is over".to_owned(), code: 5 }
+        Self { message: "the time is over".to_owned(), code: 5, refusal: None }
     }
 
     /// 5: the time is over for this.
     pub(crate) fn timeout_of(what: &str) -> Self {
-        Self { message: format!("{what}: the time is over"), code: 5 }
+        Self { message: format!("{what}: the time is over"), code: 5, refusal: None }
     }
 
     /// 4: the server refused.
     pub(crate) fn refused(message: impl ToString) -> Self {
-        Self { message: message.to_string(), code: 4 }
+        Self { message: message.to_string(), code: 4, refusal: None }
     }
 
     /// 3: the connection is gone.
     pub(crate) fn disconnected(message: impl ToString) -> Self {
-        Self { message: message.to_string(), code: 3 }
+        Self { message: message.to_string(), code: 3, refusal: None }
+    }
+
+    /// A request failed, such as `sub`, about this channel; `hint`: what may help if the server refused it.
+    pub(crate) fn of_request(request: &str, channel: &ChannelName, hint: &str, error: Error) -> Self {
+        let Error::Refused { status, .. } = error else { return error.into() };
+        let hint = if hint.is_empty() { String::new() } else { format!(" ({hint})") };
+        Self {
+            message: format!("{request} {channel}: refused, {status}{hint}"),
+            code: 4,
+            refusal: Some((status, channel.clone())),
+        }
+    }
+
+    /// For programs.
+    pub(crate) fn json(&self) -> Value {
+        let mut fields = Map::new();
+        fields.insert("error".to_owned(), self.message.as_str().into());
+        fields.insert("exit_code".to_owned(), self.code.into());
+        if let Some((status, channel)) = &self.refusal {
+            fields.insert("status".to_owned(), status.code().into());
+            fields.insert("channel".to_owned(), channel.as_str().into());
+        }
+        fields.into()
     }
 
     /// Says what failed.
@@ -47,13 +73,17 @@ impl Failure {
         Self { message: format!("{what}: {}", self.message), ..self }
     }
 
-    /// The code as a number.
-    pub(crate) const fn code(&self) -> u8 {
-        self.code
-    }
-
     pub(crate) fn exit_code(&self) -> ExitCode {
         ExitCode::from(self.code)
+    }
+}
+
+/// What a status means for a `sub`, an `unsub` or a request.
+pub(crate) fn meaning(request: &str, error: &Error) -> &'static str {
+    match (request, error.status()) {
+        ("sub" | "unsub" | "request", StatusCode::NOT_ALLOWED) => "the application does not allow it",
+        ("request", StatusCode::INVALID_CHANNEL) => "the application answers no such control channel",
+        _ => "",
     }
 }
 
@@ -65,7 +95,7 @@ impl From<Error> for Failure {
             Error::WrongChannel { .. } | Error::InvalidChannel(_) => 2,
             _ => 1,
         };
-        Self { message: error.to_string(), code }
+        Self { message: error.to_string(), code, refusal: None }
     }
 }
 
@@ -83,7 +113,7 @@ impl From<ConnectError> for Failure {
             }
             _ => "",
         };
-        Self { message: format!("{error}{advice}"), code }
+        Self { message: format!("{error}{advice}"), code, refusal: None }
     }
 }
 
@@ -97,7 +127,7 @@ impl From<std::io::Error> for Failure {
     /// Whoever reads the output may have had enough: that is no failure.
     fn from(error: std::io::Error) -> Self {
         if error.kind() == std::io::ErrorKind::BrokenPipe {
-            return Self { message: String::new(), code: 0 };
+            return Self { message: String::new(), code: 0, refusal: None };
         }
         Self::new(error)
     }

@@ -2,6 +2,7 @@
 //!
 //! What can be said is in `arguments`, each command in a file of its own; here: settings, time limit, the end.
 
+mod again;
 mod arguments;
 mod bench;
 mod doctor;
@@ -24,6 +25,7 @@ use jmqt_client::{
     AuthToken, ChannelName, Client, ClientId, Config, Direction, Endpoint, Payload, Secret, logging,
 };
 
+use again::Again;
 use arguments::{Arguments, Command, ConnectionArguments, Input, Shell};
 use failure::Failure;
 
@@ -61,9 +63,8 @@ async fn main() -> ExitCode {
             if !failure.message.is_empty() {
                 note(format_args!("{}", failure.message));
                 if output.json {
-                    let error = serde_json::json!({ "error": failure.message, "exit_code": failure.code() });
                     // Whoever reads it may have gone.
-                    let _ = writeln!(std::io::stdout(), "{error}");
+                    let _ = writeln!(std::io::stdout(), "{}", failure.json());
                 }
             }
             failure.exit_code()
@@ -82,13 +83,20 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         _ => {}
     }
     let (config, is_named) = configure(&arguments.connection)?;
-    if let Command::Sub { persistent: true, .. } = &arguments.command
-        && !is_named
-    {
-        return Err(Failure::usage(
-            "--persistent keeps the subscription for a client that comes back: say who that is, with --name NAME",
-        ));
+    match &arguments.command {
+        Command::Sub { persistent: true, .. } if !is_named => {
+            return Err(Failure::usage(
+                "--persistent keeps the subscription for a client that comes back: say who that is, with --name NAME",
+            ));
+        }
+        Command::Unsub { .. } if !is_named => {
+            return Err(Failure::usage(
+                "unsub ends the subscription of a client that has a name: --name NAME",
+            ));
+        }
+        _ => {}
     }
+    let again = Again::new(&arguments.connection, is_named);
     let log = logging::LogConfig::new(
         if arguments.connection.verbose { logging::LogMode::Debug } else { logging::LogMode::Disabled },
         config.log.path.clone(),
@@ -96,7 +104,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     let _log = logging::init("jmqt", &log).map_err(Failure::new)?;
     let limit = arguments.connection.timeout;
     let is_bench = matches!(arguments.command, Command::Bench { .. });
-    let work = carry_out(arguments.command, config, limit, output);
+    let work = carry_out(arguments.command, config, &again, limit, output);
     let limited = async {
         match limit.filter(|_| !is_bench) {
             None => work.await,
@@ -151,6 +159,7 @@ fn manual(name: Option<&str>, directory: Option<&Path>) -> Result<(), Failure> {
 async fn carry_out(
     command: Command,
     config: Config,
+    again: &Again,
     limit: Option<Duration>,
     output: Output,
 ) -> Result<(), Failure> {
@@ -161,7 +170,7 @@ async fn carry_out(
                 None => subscribe::Shown::Data { headers, time },
             };
             let wanted = subscribe::Wanted { channels, persistent, count, shown };
-            subscribe::run(config, wanted, output).await
+            subscribe::run(config, wanted, again, output).await
         }
         Command::Unsub { channels } => subscribe::unsubscribe(config, channels, output).await,
         Command::Pub { channel, input } => {
@@ -337,7 +346,10 @@ async fn request(config: Config, name: &str, data: Option<String>, output: Outpu
     let client = Client::connect(config).await?;
     let reply = client.request(&channel, data).await;
     client.close().await;
-    let reply = reply?;
+    let reply = reply.map_err(|error| {
+        let hint = failure::meaning("request", &error);
+        Failure::of_request("request", &channel, hint, error)
+    })?;
     let shown = reply.data().unwrap_or("null");
     output.line(
         || shown.to_owned(),

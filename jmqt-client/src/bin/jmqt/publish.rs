@@ -3,11 +3,11 @@
 use std::collections::VecDeque;
 use std::io::{BufRead as _, Read as _};
 
-use jmqt_client::{ChannelName, Client, Config, Error, Publish, Pushes, Receipt};
+use jmqt_client::{ChannelName, Client, Config, Error, Publish, Pushes, Receipt, StatusCode};
 
 use crate::arguments::Input;
 use crate::template::{Values, fill};
-use crate::terminal::printed;
+use crate::terminal::{noted, printed};
 use crate::{Failure, Output, note};
 
 /// Publishes that are not answered yet, with QoS 1 and with QoS 0: as many as may be under way before the next one waits.
@@ -35,6 +35,7 @@ pub(crate) async fn run(
         published: 0,
         refused: 0,
         lost: 0,
+        unsent: 0,
         first: None,
     };
     match whole {
@@ -105,14 +106,16 @@ struct Sender<'c> {
     client: &'c Client,
     channel: ChannelName,
     input: &'c Input,
-    /// With the number of each message.
+    /// With the number of each message, or of its line.
     receipts: VecDeque<(u64, Receipt)>,
     published: u64,
     /// Messages that the server refused, and QoS 0 messages that went with a connection that broke.
     refused: u64,
     lost: u64,
+    /// Lines that are no messages.
+    unsent: u64,
     /// What became of the first of them.
-    first: Option<Error>,
+    first: Option<Failure>,
 }
 
 impl Sender<'_> {
@@ -121,7 +124,8 @@ impl Sender<'_> {
             if let (Some(pause), true) = (self.input.interval, number > 0) {
                 tokio::time::sleep(pause).await;
             }
-            self.send(text.to_owned()).await?;
+            let message = self.message(text.to_owned())?;
+            self.send(number + 1, &message).await?;
             while self.receipts.len() > self.window() {
                 self.settle_oldest().await?;
             }
@@ -132,6 +136,7 @@ impl Sender<'_> {
     /// Publishes line after line; meanwhile the answers are looked at.
     async fn send_lines(&mut self) -> Result<(), Failure> {
         let mut lines = lines();
+        let mut number = 0;
         loop {
             let is_open = self.receipts.len() < self.window();
             let line = tokio::select! {
@@ -143,10 +148,21 @@ impl Sender<'_> {
                 }
             };
             let Some(line) = line.transpose()? else { return Ok(()) };
+            number += 1;
             if line.trim().is_empty() {
                 continue;
             }
-            self.send(line).await?;
+            let sent = match self.message(line) {
+                Ok(message) => self.send(number, &message).await,
+                Err(failure) => {
+                    self.pass_over(number, &failure);
+                    continue;
+                }
+            };
+            match sent {
+                Err(error @ Error::PacketTooLarge { .. }) => self.pass_over(number, &error.into()),
+                sent => sent?,
+            }
             if let Some(pause) = self.input.interval {
                 tokio::time::sleep(pause).await;
             }
@@ -157,19 +173,55 @@ impl Sender<'_> {
         if self.input.qos == 1 { WINDOW } else { WINDOW_QOS_0 }
     }
 
-    async fn send(&mut self, text: String) -> Result<(), Failure> {
-        self.published += 1;
-        let text = if self.input.template {
-            fill(&text, &Values { number: self.published, asked: None })?
+    /// The next message.
+    fn message(&self, text: String) -> Result<Publish, Failure> {
+        let message = if self.input.template {
+            let text = fill(&text, &Values { number: self.published + 1, asked: None })?;
+            message(self.channel.clone(), text.clone(), self.input.text).map_err(|failure| {
+                failure.of(format_args!("with its placeholders replaced, {}", start_of(&text)))
+            })?
         } else {
-            text
+            message(self.channel.clone(), text, self.input.text)?
         };
-        let message = message(self.channel.clone(), text, self.input.text)?;
         let message = if self.input.retained || self.input.clear { message.retained() } else { message };
         // A refusal is told with QoS 0, too.
-        let message = if self.input.qos == 1 { message.at_least_once() } else { message.checked() };
-        self.receipts.push_back((self.published, self.client.queue(&message).await?));
+        Ok(if self.input.qos == 1 { message.at_least_once() } else { message.checked() })
+    }
+
+    async fn send(&mut self, number: u64, message: &Publish) -> Result<(), Error> {
+        let receipt = self.client.queue(message).await?;
+        self.published += 1;
+        self.receipts.push_back((number, receipt));
         Ok(())
+    }
+
+    /// A line that is no message does not keep the others back.
+    fn pass_over(&mut self, line: u64, failure: &Failure) {
+        self.unsent += 1;
+        if self.unsent <= TOLD {
+            note(format_args!("line {line}: {}", failure.message));
+        }
+    }
+
+    /// Whether there may be other messages beside one that fails.
+    const fn is_one_of_many(&self) -> bool {
+        self.input.lines || self.input.count > 1
+    }
+
+    fn refusal(&self, error: Error) -> Failure {
+        let own = self.client.token().map(|(client, _)| ChannelName::of_client(&client));
+        let is_own = own.as_ref() == Some(&self.channel) || self.channel.as_str() == "#me";
+        let hint = match error.status() {
+            StatusCode::CLIENT_OFFLINE if is_own => "a client does not send to itself",
+            StatusCode::CLIENT_OFFLINE => "no such client is connected",
+            StatusCode::NOT_ALLOWED if self.input.retained => {
+                "the application does not allow it, or there are too many retained messages"
+            }
+            StatusCode::NOT_ALLOWED => "the application does not allow it",
+            _ => "",
+        };
+        let request = if self.channel.as_str().starts_with('#') { "p2p" } else { "pub" };
+        Failure::of_request(request, &self.channel, hint, error)
     }
 
     /// Waits for the answer to the oldest message. Nothing is lost if the future is dropped.
@@ -183,10 +235,12 @@ impl Sender<'_> {
             Error::ConnectionLost => self.lost += 1,
             error => return Err(error.into()),
         }
-        if self.published > 1 && self.refused + self.lost <= TOLD {
-            note(format_args!("message {number}: {error}"));
+        let failure = self.refusal(error);
+        if self.is_one_of_many() && self.refused + self.lost <= TOLD {
+            let what = if self.input.lines { "line" } else { "message" };
+            note(format_args!("{what} {number}: {}", failure.message));
         }
-        self.first.get_or_insert(error);
+        self.first.get_or_insert(failure);
         Ok(())
     }
 
@@ -194,20 +248,43 @@ impl Sender<'_> {
         while !self.receipts.is_empty() {
             self.settle_oldest().await?;
         }
-        let Self { published, refused, lost, first, .. } = self;
-        let Some(error) = first else {
-            return output.line_if_json(|| serde_json::json!({ "published": published }));
-        };
-        if published == 1 {
-            return Err(error.into());
+        let is_one_of_many = self.is_one_of_many();
+        let Self { published, refused, lost, unsent, first, .. } = self;
+        match first {
+            None if unsent == 0 => {
+                return output.line_if_json(|| serde_json::json!({ "published": published }));
+            }
+            Some(failure) if !is_one_of_many => return Err(failure),
+            _ => {}
         }
         output.line_if_json(|| {
-            serde_json::json!({ "published": published - refused - lost, "refused": refused, "lost": lost })
+            let published = published - refused - lost;
+            serde_json::json!({ "published": published, "refused": refused, "lost": lost, "unsent": unsent })
         })?;
-        let lost = if lost > 0 { format!(", {lost} may be lost with the connection") } else { String::new() };
-        let words = format!("of {published} messages {refused} were refused{lost}");
-        Err(if refused > 0 { Failure::refused(words) } else { Failure::disconnected(words) })
+        let mut words = format!("of {} messages {refused} were refused", published + unsent);
+        if lost > 0 {
+            words.push_str(&format!(", {lost} may be lost with the connection"));
+        }
+        if unsent > 0 {
+            words.push_str(&format!(
+                ", {unsent} were not sent because they begin like JSON and are none, or are too large"
+            ));
+        }
+        Err(match (refused, lost) {
+            (1.., _) => Failure::refused(words),
+            (0, 1..) => Failure::disconnected(words),
+            (0, 0) => Failure::usage(words),
+        })
     }
+}
+
+/// As much of a text as an error message has room for.
+fn start_of(text: &str) -> String {
+    const SHOWN: usize = 200;
+    let mut letters = text.chars();
+    let start = letters.by_ref().take(SHOWN).collect();
+    let start: String = noted(start);
+    if letters.next().is_none() { start } else { start + "…" }
 }
 
 impl Output {
@@ -226,7 +303,7 @@ pub(crate) fn message(channel: ChannelName, text: String, is_text: bool) -> Resu
     match Publish::raw(channel.clone(), text.as_str()) {
         Ok(message) => Ok(message),
         Err(error) if text.trim_start().starts_with(['{', '[', '"']) => Err(Failure::usage(format!(
-            "the message begins like JSON and is none: {error}. To send it as text: --text"
+            "the message begins like JSON and is none: {error}. --text sends it as a string"
         ))),
         Err(_) => as_string(channel),
     }

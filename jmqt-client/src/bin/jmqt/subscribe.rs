@@ -3,9 +3,11 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use jmqt_client::{ChannelKind, ChannelName, Client, Config, Event, Persistence, Push, Pushes, Qos};
+use jmqt_client::{ChannelKind, ChannelName, Client, Config, Error, Event, Persistence, Push, Pushes, Qos};
 use serde_json::Value;
 
+use crate::again::Again;
+use crate::failure::meaning;
 use crate::terminal::{now, printed};
 use crate::{Failure, Output, channel, note};
 
@@ -72,7 +74,12 @@ impl Channels {
     }
 }
 
-pub(crate) async fn run(config: Config, wanted: Wanted, output: Output) -> Result<(), Failure> {
+pub(crate) async fn run(
+    config: Config,
+    wanted: Wanted,
+    again: &Again,
+    output: Output,
+) -> Result<(), Failure> {
     let channels = Channels::parse(&wanted.channels)?;
     let persistence = if wanted.persistent { Persistence::Persistent } else { Persistence::Temporary };
     let window = config.window as usize;
@@ -86,9 +93,10 @@ pub(crate) async fn run(config: Config, wanted: Wanted, output: Output) -> Resul
         unshown: 0,
         window,
         lost: 0,
+        again,
     };
     for channel in &channels.plain {
-        client.sub(channel, persistence).await?;
+        client.sub(channel, persistence).await.map_err(|error| refusal("sub", channel, error))?;
         tracing::info!(%channel, "Subscribed");
     }
     let mut look = tokio::time::interval(LOOK_EVERY);
@@ -96,7 +104,7 @@ pub(crate) async fn run(config: Config, wanted: Wanted, output: Output) -> Resul
         tokio::select! {
             biased;
             push = reader.pushes.next() => {
-                let Some(push) = push else { return Err(Failure::from(jmqt_client::Error::Closed)) };
+                let Some(push) = push else { return Err(Failure::from(Error::Closed)) };
                 if channels.has(&push) {
                     output.line(|| printed(wanted.shown.words(&push)), || object(&push))?;
                     client.acknowledge(&push);
@@ -114,7 +122,12 @@ pub(crate) async fn run(config: Config, wanted: Wanted, output: Output) -> Resul
     Ok(())
 }
 
-struct Reader {
+fn refusal(request: &str, channel: &ChannelName, error: Error) -> Failure {
+    let hint = meaning(request, &error);
+    Failure::of_request(request, channel, hint, error)
+}
+
+struct Reader<'a> {
     pushes: Pushes,
     /// Messages that are still wanted; `None`: all.
     left: Option<u64>,
@@ -125,9 +138,10 @@ struct Reader {
     window: usize,
     /// Messages that were known to be lost at the last look.
     lost: u64,
+    again: &'a Again,
 }
 
-impl Reader {
+impl Reader<'_> {
     /// A message of a channel that was not asked for: of a persistent subscription of an earlier run, or of one that the
     /// server's application made. With QoS 1 it stays unacknowledged, and comes again.
     fn pass_over(&mut self, push: &Push) -> Result<(), Failure> {
@@ -135,19 +149,21 @@ impl Reader {
             return Ok(());
         }
         let channel = push.channel();
-        let show = if channel.starts_with('#') { "#me" } else { channel };
         if self.others.insert(channel.to_owned()) {
             note(format_args!(
                 "messages of channel {channel:?} are waiting for this client; they are not shown, and stay with the \
-                 server. To see them: jmqt sub '{show}'"
+                 server. To see them: {}",
+                self.again.sub(channel)
             ));
         }
         self.unshown += 1;
         if self.unshown >= self.window {
             return Err(Failure::new(format!(
                 "{} messages of channels that were not asked for are unacknowledged, so the server sends nothing more. \
-                 To see them: jmqt sub '{show}'; to be rid of them: jmqt unsub '{channel}'",
-                self.unshown
+                 To see them: {}; to be rid of them: {}",
+                self.unshown,
+                self.again.sub(channel),
+                self.again.unsub(channel)
             )));
         }
         Ok(())
@@ -193,7 +209,7 @@ pub(crate) async fn unsubscribe(config: Config, names: Vec<String>, output: Outp
     let channels = names.iter().map(|name| channel(name)).collect::<Result<Vec<_>, _>>()?;
     let client = Client::connect(config).await?;
     for channel in &channels {
-        client.unsub(channel).await?;
+        client.unsub(channel).await.map_err(|error| refusal("unsub", channel, error))?;
         output.line(
             || format!("unsubscribed from {channel}"),
             || serde_json::json!({ "unsubscribed": channel.as_str() }),
