@@ -158,6 +158,25 @@ impl Client {
         matches!(*self.shared().state.borrow(), State::Online(_))
     }
 
+    /// Why there is no connection, if the client does not come back by itself: [`Error::Disconnected`] after the server ended the
+    /// connection for good ([`Event::Stopped`]), until [`reconnect`](Self::reconnect); [`Error::Closed`] once the client is closed.
+    /// `None` while it is connected, or tries to be.
+    ///
+    /// ```no_run
+    /// # async fn run(client: jmqt_client::Client, mut news: jmqt_client::Subscription) {
+    /// while let Some(push) = news.next().await {
+    ///     println!("{}", push.data());
+    /// }
+    /// if let Some(why) = client.ended() {
+    ///     eprintln!("{why}"); // for example: 4500 TAKEOVER
+    /// }
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn ended(&self) -> Option<Error> {
+        self.shared().outbound().check_open().err()
+    }
+
     /// Who we are, and the token that says so: what was configured, or what `auth` granted last.
     #[must_use]
     pub fn token(&self) -> Option<(ClientId, AuthToken)> {
@@ -563,10 +582,13 @@ impl Client {
         let shared = Arc::clone(self.shared());
         // Ends with the client.
         tokio::spawn(async move {
-            while let Some(push) = pushes.next().await {
-                if !call(&shared, "on_push", || callback(push)) {
-                    pushes.give_back();
+            while !pushes.is_over() {
+                while let Some(push) = pushes.next().await {
+                    if !call(&shared, "on_push", || callback(push)) {
+                        pushes.give_back();
+                    }
                 }
+                shared.while_parked().await;
             }
         });
     }

@@ -28,6 +28,8 @@ struct State {
     /// A QoS 1 push was refused on this connection, so those after it must be too.
     overflowed: bool,
     ended: bool,
+    /// The server ended the connection for good, and the application has not asked for another one.
+    stopped: bool,
     /// The reader has read everything, and knows that it was the end.
     finished: bool,
     /// Nobody will read it.
@@ -41,6 +43,8 @@ pub(crate) enum Taken {
     Some { refetch: bool },
     /// Nothing yet; the waker is kept.
     Nothing,
+    /// Nothing, and nothing will come unless the application connects again.
+    Stopped,
     /// Nothing, and nothing will come.
     End,
 }
@@ -119,6 +123,9 @@ impl Inbox {
             state.finished = true;
             return Taken::End;
         }
+        if state.stopped {
+            return Taken::Stopped;
+        }
         if !state.wakers.iter().any(|known| known.will_wake(waker)) {
             state.wakers.push(waker.clone());
         }
@@ -130,6 +137,18 @@ impl Inbox {
         let mut state = self.lock();
         state.ended = true;
         state.wake();
+    }
+
+    /// There will be no more, unless it goes on.
+    pub(crate) fn stop(&self) {
+        let mut state = self.lock();
+        state.stopped = true;
+        state.wake();
+    }
+
+    /// There may be more again.
+    pub(crate) fn go_on(&self) {
+        self.lock().stopped = false;
     }
 
     /// Whether nobody has to read it any more.

@@ -373,6 +373,11 @@ impl Routes {
         }
     }
 
+    /// The streams there are.
+    pub(crate) fn streams(&self) -> impl Iterator<Item = &Inbox> {
+        self.routes.values().filter_map(|route| route.inbox.as_deref())
+    }
+
     /// The client has ended.
     pub(crate) fn close(&mut self) {
         for (_, route) in self.routes.drain() {

@@ -230,13 +230,18 @@ impl Shared {
             self.outbound().park(&error);
             routes.fail_requests(&error);
         }
+        // Before the streams stop: whoever finds them so looks at it.
         self.state.send_replace(State::Parked);
+        self.everything.stop();
+        self.routes().streams().for_each(Inbox::stop);
         self.tell_of_room();
         self.progress.notify_waiters();
     }
 
     pub(crate) fn unpark(&self) {
         self.outbound().unpark();
+        self.everything.go_on();
+        self.routes().streams().for_each(Inbox::go_on);
         self.state.send_replace(State::Offline);
     }
 
@@ -266,6 +271,12 @@ impl Shared {
         self.state.send_replace(State::Closed);
         self.tell_of_room();
         self.progress.notify_waiters();
+    }
+
+    /// Waits while the server has ended the connection for good.
+    pub(crate) async fn while_parked(&self) {
+        // The sender lives as long as we do.
+        let _ = self.state.subscribe().wait_for(|state| *state != State::Parked).await;
     }
 
     /// Waits until there is a session, within the time of a request.

@@ -69,6 +69,10 @@ impl Reader {
                     self.batch = VecDeque::new();
                     return Poll::Pending;
                 }
+                Taken::Stopped => {
+                    self.batch = VecDeque::new();
+                    return Poll::Ready(None);
+                }
                 Taken::End => {
                     self.shared.progress.notify_waiters();
                     return Poll::Ready(None);
@@ -108,7 +112,8 @@ impl Drop for Reader {
 macro_rules! stream {
     ($name:ident) => {
         impl $name {
-            /// The next push; `None` once there will be no more. Asking for it acknowledges the one before, if
+            /// The next push; `None` once there will be no more: [`Client::ended`](crate::Client::ended) says why, if it is
+            /// because the client has ended. Asking for it acknowledges the one before, if
             /// that was QoS 1 (§9.a), unless acknowledging is done by hand.
             ///
             /// # Cancel safety
@@ -145,6 +150,10 @@ macro_rules! stream {
 /// It holds up to `stream_bytes` of pushes that were not read: then the oldest QoS 0 go, and are counted; QoS 1
 /// stay unacknowledged, and the server sends no more of them than the window. It ends when the channel is
 /// unsubscribed from, subscribed to anew, or lost, and when the client ends.
+///
+/// When the server has ended the connection for good ([`Event::Stopped`](crate::Event::Stopped): a takeover, for example) the
+/// stream hands out what has come and then says `None`, and [`Client::ended`](crate::Client::ended) says why. After
+/// [`Client::reconnect`](crate::Client::reconnect) the subscription is made again, and the same stream can be read on.
 ///
 /// Dropping it unsubscribes, if the subscription is temporary, and what it had not been asked for is gone with the
 /// subscription. [`detach`](Self::detach) keeps the subscription: what was not read, and what comes, goes to [`Pushes`]. So
@@ -223,7 +232,7 @@ impl Drop for Subscription {
 ///
 /// Its limit is that of a [`Subscription`]. They are kept also while there is no `Pushes`; if there are several,
 /// each push goes to one of them. When a channel gets a `Subscription`, what waits of it here moves there; what has been
-/// handed out here does not come again there.
+/// handed out here does not come again there. It ends as a `Subscription` does when the client ends or is stopped.
 #[derive(Debug)]
 #[must_use = "pushes wait in it to be read"]
 pub struct Pushes {
@@ -234,6 +243,11 @@ impl Pushes {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         let inbox = Arc::clone(&shared.everything);
         Self { reader: Reader::new(shared, inbox, ONE) }
+    }
+
+    /// Whether there will be no more, also if the client connects again.
+    pub(crate) fn is_over(&self) -> bool {
+        self.reader.inbox.is_done()
     }
 
     /// The last push has not been taken, and is not acknowledged.

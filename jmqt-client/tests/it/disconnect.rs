@@ -72,6 +72,50 @@ async fn a_code_from_4500_stops_the_client_until_it_is_told_to_reconnect() {
     receipt.await.unwrap();
 }
 
+#[tokio::test] // protocol.md 2.22
+async fn a_takeover_ends_the_streams_and_says_why_and_after_a_reconnect_they_go_on() {
+    const PUSH: &str = r#"{"push":{"cn":"news","dt":1,"cl":"bob"}}"#;
+    const OTHER: &str = r#"{"push":{"cn":"other","dt":2,"cl":"bob"}}"#;
+    let server = ScriptedServer::start().await;
+    let alice = Client::start(config(&server.url("jmqt"), "alice")).unwrap();
+    let mut events = alice.events();
+    let mut script = server.session(60).await;
+    let subscribing = tokio::spawn({
+        let alice = alice.clone();
+        async move { alice.subscribe("news", Persistence::Temporary).await.unwrap() }
+    });
+    script.expect(r#"{"sub":{"cn":"news"}}"#).await;
+    script.send(r#"{"subAck":{"st":1,"cn":"news"}}"#).await;
+    let mut news = subscribing.await.unwrap();
+    let (called, mut calls) = tokio::sync::mpsc::unbounded_channel();
+    alice.on_push(move |push| called.send(push.data().to_owned()).unwrap());
+    assert!(alice.ended().is_none());
+
+    script.send(PUSH).await;
+    script.send(TAKEOVER).await;
+    assert_eq!(next_data(&mut news).await, "1"); // what has come is read first
+    assert!(within("the end", news.next()).await.is_none());
+    assert!(within("the end", alice.pushes().next()).await.is_none());
+    let why = alice.ended().unwrap();
+    assert!(matches!(why, Error::Disconnected(_)) && why.to_string().contains("4500 TAKEOVER"), "{why}");
+    event(&mut events, |event| matches!(event, Event::Stopped { .. })).await;
+
+    alice.reconnect();
+    let mut script = server.session(60).await;
+    script.expect(r#"{"sub":{"cn":"news"}}"#).await;
+    script.send(r#"{"subAck":{"st":1,"cn":"news"}}"#).await;
+    reconnected(&mut events).await;
+    assert!(alice.ended().is_none());
+    script.send(PUSH).await;
+    script.send(OTHER).await;
+    assert_eq!(next_data(&mut news).await, "1");
+    assert_eq!(within("a call", calls.recv()).await.unwrap(), "2"); // callbacks do too
+    alice.close().await;
+    assert!(within("the end", news.next()).await.is_none());
+    assert!(within("the end", calls.recv()).await.is_none());
+    assert!(matches!(alice.ended(), Some(Error::Closed)));
+}
+
 #[tokio::test] // protocol.md 2.22: also one that this version does not know
 async fn the_range_of_a_code_decides() {
     let server = ScriptedServer::start().await;

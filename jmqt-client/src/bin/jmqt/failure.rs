@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use jmqt_client::{ChannelName, ConfigError, ConnectError, Error, StatusCode};
+use jmqt_client::{ChannelName, Client, ConfigError, ConnectError, Error, StatusCode};
 use serde_json::{Map, Value};
 
 /// What is said on standard error, and the exit code.
@@ -68,6 +68,11 @@ impl Failure {
         fields.into()
     }
 
+    /// 3: the client has ended, and with it what it received.
+    pub(crate) fn ended(client: &Client) -> Self {
+        client.ended().unwrap_or(Error::Closed).into()
+    }
+
     /// Says what failed.
     pub(crate) fn of(self, what: impl std::fmt::Display) -> Self {
         Self { message: format!("{what}: {}", self.message), ..self }
@@ -91,7 +96,7 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let code = match error {
             Error::Refused { .. } => 4,
-            Error::ConnectionLost | Error::Closed | Error::Timeout { .. } => 3,
+            Error::ConnectionLost | Error::Disconnected(_) | Error::Closed | Error::Timeout { .. } => 3,
             Error::WrongChannel { .. } | Error::InvalidChannel(_) => 2,
             _ => 1,
         };

@@ -81,7 +81,7 @@ async fn show_reply(
 ) -> Result<(), Failure> {
     let from = asked.as_str().strip_prefix('#');
     loop {
-        let Some(push) = replies.next().await else { return Err(Error::Closed.into()) };
+        let Some(push) = replies.next().await else { return Err(Failure::ended(client)) };
         if push.channel().starts_with('#') && from.is_none_or(|from| from == push.publisher()) {
             client.acknowledge(&push);
             return output.line(|| printed(push.data().to_owned()), || crate::subscribe::object(&push));

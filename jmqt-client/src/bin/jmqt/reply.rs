@@ -53,7 +53,7 @@ pub(crate) async fn run(config: Config, wanted: Wanted, output: Output) -> Resul
     while wanted.count.is_none_or(|count| answered < count) {
         let push = tokio::select! {
             biased;
-            push = pushes.next() => push.ok_or_else(|| Failure::from(Error::Closed))?,
+            push = pushes.next() => push.ok_or_else(|| Failure::ended(&client))?,
             event = events.next() => {
                 tell(event)?;
                 continue;

@@ -104,7 +104,7 @@ pub(crate) async fn run(
         tokio::select! {
             biased;
             push = reader.pushes.next() => {
-                let Some(push) = push else { return Err(Failure::from(Error::Closed)) };
+                let Some(push) = push else { return Err(Failure::ended(&client)) };
                 if channels.has(&push) {
                     output.line(|| printed(wanted.shown.words(&push)), || object(&push))?;
                     client.acknowledge(&push);
