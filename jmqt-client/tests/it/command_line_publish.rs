@@ -202,6 +202,23 @@ async fn reply_answers_whoever_publishes_and_wait_reply_prints_it() {
 }
 
 #[tokio::test]
+async fn reply_shows_a_template_that_makes_no_json_and_names_a_refused_channel() {
+    let server = TestServer::start().await;
+    let mut reply =
+        jmqt(&server, &["reply", "jobs", r#"{"you":{publisher}}"#, "--template", "--name", "server"]);
+    let mut reply = reply.stderr(Stdio::piped()).spawn().unwrap();
+    subscribed(&server, "server", "jobs").await;
+    let bob = connect(&server, "bob").await;
+    bob.publish(&Publish::json("jobs", &1).unwrap()).await.unwrap();
+    let mut notes = BufReader::new(reply.stderr.take().unwrap()).lines();
+    let note = within("a note", notes.next_line()).await.unwrap().unwrap();
+    assert!(note.contains(r#"no answer to bob: with its placeholders replaced, {"you":bob}: "#), "{note}");
+    server.app.set(Asked::Sub, Behaviour::Refuse(StatusCode::NOT_ALLOWED));
+    let (code, _, error) = said(&run(&server, &["reply", "secret", "pong"]).await);
+    assert!(code == Some(4) && error.contains("sub secret: refused, 7 NOT_ALLOWED"), "{error}");
+}
+
+#[tokio::test]
 async fn a_command_that_fails_gives_no_answer_and_the_next_message_is_answered() {
     let server = TestServer::start().await;
     let arguments = ["reply", "jobs", "--command", "grep good", "-n", "1", "--name", "server"];

@@ -19,7 +19,7 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0  done
   1  it failed: standard error says why
-  2  wrong usage
+  2  wrong usage, or lines of pub -l that are no messages
   3  there is no connection, or it was lost
   4  the server refused: standard error names the status
   5  --timeout was over

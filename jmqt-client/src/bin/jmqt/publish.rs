@@ -177,9 +177,7 @@ impl Sender<'_> {
     fn message(&self, text: String) -> Result<Publish, Failure> {
         let message = if self.input.template {
             let text = fill(&text, &Values { number: self.published + 1, asked: None })?;
-            message(self.channel.clone(), text.clone(), self.input.text).map_err(|failure| {
-                failure.of(format_args!("with its placeholders replaced, {}", start_of(&text)))
-            })?
+            filled_message(self.channel.clone(), text, self.input.text)?
         } else {
             message(self.channel.clone(), text, self.input.text)?
         };
@@ -276,6 +274,13 @@ impl Sender<'_> {
             (0, 0) => Failure::usage(words),
         })
     }
+}
+
+/// [`message`] of a template whose placeholders have been replaced: a mistake is only understood if that is shown.
+pub(crate) fn filled_message(channel: ChannelName, text: String, is_text: bool) -> Result<Publish, Failure> {
+    let start = start_of(&text);
+    message(channel, text, is_text)
+        .map_err(|failure| failure.of(format_args!("with its placeholders replaced, {start}")))
 }
 
 /// As much of a text as an error message has room for.

@@ -10,8 +10,8 @@ use jmqt_client::{Client, ClientId, Config, Error, Persistence, Publish, Push};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::process::Command;
 
-use crate::publish::message;
-use crate::subscribe::{Channels, tell};
+use crate::publish::{filled_message, message};
+use crate::subscribe::{Channels, refusal, tell};
 use crate::template::{Values, fill};
 use crate::{Failure, Output, note};
 
@@ -47,7 +47,8 @@ pub(crate) async fn run(config: Config, wanted: Wanted, output: Output) -> Resul
     // What is not answered is not acknowledged.
     let mut pushes = client.pushes().acknowledge_by_hand();
     for channel in &channels.plain {
-        client.sub(channel, Persistence::Temporary).await?;
+        let subscribed = client.sub(channel, Persistence::Temporary).await;
+        subscribed.map_err(|error| refusal("sub", channel, error))?;
     }
     let mut answered = 0;
     while wanted.count.is_none_or(|count| answered < count) {
@@ -99,6 +100,7 @@ async fn reply(
             output.map_err(|_| Failure::new(format!("the command took longer than {COMMAND_LIMIT:?}")))??
         }
     };
+    let message = if matches!(wanted.answer, Answer::Template(_)) { filled_message } else { message };
     let reply = message(jmqt_client::ChannelName::of_client(publisher), text, wanted.is_text)?;
     Ok(if wanted.qos == 1 { reply.at_least_once() } else { reply.checked() })
 }

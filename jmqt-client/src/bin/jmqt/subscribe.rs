@@ -122,7 +122,8 @@ pub(crate) async fn run(
     Ok(())
 }
 
-fn refusal(request: &str, channel: &ChannelName, error: Error) -> Failure {
+/// The server's answer to a `sub` or an `unsub`.
+pub(crate) fn refusal(request: &str, channel: &ChannelName, error: Error) -> Failure {
     let hint = meaning(request, &error);
     Failure::of_request(request, channel, hint, error)
 }
