@@ -142,6 +142,19 @@ test('what comes before its taker waits, and a window full of it is reported', a
   assert.equal(acknowledged.length, 5);
 });
 
+test('what comes before a subscription has its listener goes there, in order and once', async () => {
+  const { deliveries, acknowledged, push } = setUp();
+  for (let n = 1; n <= 3; n++) push(n); // right after the connAck
+  deliveries.want('c'); // as subscribe() does
+  const handed: unknown[] = [];
+  deliveries.listenTo('c', ({ data }) => handed.push(data));
+  push(4);
+  await Promise.resolve();
+  push(5);
+  assert.deepEqual(handed, [1, 2, 3, 4, 5]);
+  assert.deepEqual(acknowledged, ['i1', 'i2', 'i3', 'i4', 'i5']);
+});
+
 test('a listener that throws does not disturb the others, and the message comes again', () => {
   const { deliveries, acknowledged, errors, push } = setUp();
   const handed: unknown[] = [];
