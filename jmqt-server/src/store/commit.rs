@@ -356,7 +356,7 @@ impl<T> Committer<T> {
                 Err(error) => {
                     failures_left -= 1;
                     self.report(&error, range.len());
-                    if matches!(error, StoreError::Unanswered(_)) {
+                    if error.is_unknown() {
                         // Trying again could store a message twice.
                         results.extend(range.map(|_| Err(NotCommitted::Unknown)));
                     } else if error.is_of_database() {

@@ -325,13 +325,22 @@ pub enum StoreError {
         /// Why not.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The database's file was deleted or replaced while it was open.
+    /// A file of the database was deleted or replaced while it was open.
     #[error(
         "{path} was deleted or replaced while the server has it open: stop the server, and put the file back or \
          let it make a new one"
     )]
     Gone {
-        /// The database file.
+        /// The database file, or its write-ahead log.
+        path: String,
+    },
+    /// The same was noticed after a commit, which has happened in a file that has no name any more.
+    #[error(
+        "{path} was deleted or replaced before a commit was done, which may be lost: stop the server, and put the file \
+         back or let it make a new one"
+    )]
+    CommittedToGone {
+        /// The database file, or its write-ahead log.
         path: String,
     },
     /// The disk is nearly full.
@@ -376,6 +385,7 @@ impl StoreError {
             | Self::Locked
             | Self::InUse { .. }
             | Self::Gone { .. }
+            | Self::CommittedToGone { .. }
             | Self::NoRoom { .. }
             | Self::Closed => true,
             Self::Database(_)
@@ -384,6 +394,11 @@ impl StoreError {
             | Self::Corrupt { .. }
             | Self::Unanswered(_) => false,
         }
+    }
+
+    /// Whether it has happened, or is there after a restart, is not known.
+    fn is_unknown(&self) -> bool {
+        matches!(self, Self::Unanswered(_) | Self::CommittedToGone { .. })
     }
 
     /// Whether the database has answered, and the reason lies with the data or the statement: trying again soon is likely to
@@ -397,7 +412,8 @@ impl StoreError {
 ///
 /// `Ok` from a method that writes means: committed, and on disk as far as the database was told to
 /// care (SQLite: `synchronous=FULL`). `Err` means nothing of it happened, with two exceptions: after
-/// [`StoreError::Unanswered`] nobody knows, so [`commit`](Self::commit) must not be tried again then;
+/// [`StoreError::Unanswered`] and [`StoreError::CommittedToGone`] nobody knows what is left of it, so
+/// [`commit`](Self::commit) must not be tried again then;
 /// and the methods that tidy (`save_cursors`, `trim`, `sessions_*`, `expire`, `limit_pending`, `forget_publishers`)
 /// work in several transactions, may have done a part, and can simply be repeated.
 ///

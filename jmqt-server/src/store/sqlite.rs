@@ -102,7 +102,7 @@ impl SqliteStore {
         if self.closed.load(Ordering::Acquire) {
             return Err(StoreError::Closed);
         }
-        self.guard.check_file()?;
+        self.guard.check_files()?;
         writer.recover().await?;
         Ok(writer)
     }

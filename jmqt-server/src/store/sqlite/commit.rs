@@ -156,6 +156,7 @@ impl SqliteStore {
             self.retained.remove(channel.as_str());
         }
         writer.to_trim.extend(&plan.left());
+        self.guard.check_commit()?; // what is in memory belongs to the open files, gone or not
         Ok(outcomes)
     }
 

@@ -1,14 +1,15 @@
-//! Watches what the database stands on: that its file is still there and nobody else's, and that there is room.
+//! Watches what the database stands on: that its file and its write-ahead log are still there and nobody else's, and
+//! that there is room.
 
 use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::store::StoreError;
 
-/// How often file and disk are looked at.
+/// How often files and disk are looked at, unless something was committed.
 const EVERY: Duration = Duration::from_secs(1);
 /// The disk also after so many bytes were written.
 const EVERY_BYTES: u64 = 256 << 10;
@@ -30,20 +31,35 @@ const PAGE_BYTES: u64 = 4096;
 /// The lock is that of `flock`, which belongs to the file whatever it is called, and is independent of the
 /// locks that SQLite sets. The file must not be closed while SQLite has it open: that would release
 /// SQLite's locks.
+///
+/// The write-ahead log is made by the first read of a connection, and SQLite deletes it when the last connection closes.
+/// In between it is one file. Should all connections break and be made again, the server has to be started again too:
+/// nobody can tell then who has deleted the log.
 #[derive(Debug)]
 pub(super) struct Guard {
     path: PathBuf,
     file: File,
+    database: Identity,
+    log_path: PathBuf,
+    /// The write-ahead log, once it was seen.
+    log: OnceLock<Identity>,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    looked_at_file: Option<Instant>,
-    is_gone: bool,
+    looked_at_files: Option<Instant>,
+    gone: Option<Gone>,
     looked_at_disk: Option<Instant>,
     written: u64,
     is_full: bool,
+}
+
+/// Which file is gone, or has lost its name to another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Gone {
+    Database,
+    Log,
 }
 
 impl Guard {
@@ -59,8 +75,12 @@ impl Guard {
             }
             Err(TryLockError::Error(error)) => return Err(cannot_open(error)),
         }
+        let database = identity(&file.metadata().map_err(cannot_open)?);
         let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-        Ok(Self { path, file, state: Mutex::default() })
+        let mut log_path = path.clone().into_os_string();
+        log_path.push("-wal");
+        let (log_path, log) = (log_path.into(), OnceLock::new());
+        Ok(Self { path, file, database, log_path, log, state: Mutex::default() })
     }
 
     /// Lets others open the database.
@@ -68,22 +88,43 @@ impl Guard {
         let _ = self.file.unlock(); // or else it is unlocked when the store is dropped
     }
 
-    /// Fails if the file was deleted, or another one has its name, as of a second ago.
-    pub(super) fn check_file(&self) -> Result<(), StoreError> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        if state.looked_at_file.is_none_or(|then| now - then >= EVERY) {
-            state.looked_at_file = Some(now);
-            state.is_gone = !self.is_in_place();
-        }
-        if state.is_gone { Err(StoreError::Gone { path: self.path.display().to_string() }) } else { Ok(()) }
+    /// Fails if the database or its log was deleted, or another file has its name, as of a second ago.
+    pub(super) fn check_files(&self) -> Result<(), StoreError> {
+        self.look(EVERY).map_or(Ok(()), |path| Err(StoreError::Gone { path: path.display().to_string() }))
     }
 
-    fn is_in_place(&self) -> bool {
-        match (self.file.metadata(), std::fs::metadata(&self.path)) {
-            (Ok(open), Ok(named)) => is_same(&open, &named),
-            (_, Err(error)) => error.kind() != io::ErrorKind::NotFound, // it is not known
-            (Err(_), _) => true,
+    /// The same, as of now, for what was just committed: it may have gone to files that have no name any more.
+    pub(super) fn check_commit(&self) -> Result<(), StoreError> {
+        let gone = self.look(Duration::ZERO);
+        gone.map_or(Ok(()), |path| Err(StoreError::CommittedToGone { path: path.display().to_string() }))
+    }
+
+    /// The file that is gone, if one is, as of so long ago at most.
+    fn look(&self, at_most: Duration) -> Option<&Path> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if state.looked_at_files.is_none_or(|then| now - then >= at_most) {
+            state.looked_at_files = Some(now);
+            state.gone = self.find_gone();
+        }
+        match state.gone? {
+            Gone::Database => Some(&self.path),
+            Gone::Log => Some(&self.log_path),
+        }
+    }
+
+    fn find_gone(&self) -> Option<Gone> {
+        if !has_name(&self.path, self.database) {
+            return Some(Gone::Database);
+        }
+        match self.log.get() {
+            Some(log) => (!has_name(&self.log_path, *log)).then_some(Gone::Log),
+            None => {
+                if let Ok(log) = std::fs::metadata(&self.log_path) {
+                    self.log.get_or_init(|| identity(&log));
+                }
+                None
+            }
         }
     }
 
@@ -130,15 +171,26 @@ fn is_full(free: u64, unused: u64, all: u64, was_full: bool) -> bool {
     free < on_disk || free.saturating_add(unused) < if was_full { least + least / 4 } else { least }
 }
 
+/// Disk and number of a file, which it keeps whatever it is called.
+type Identity = (u64, u64);
+
 #[cfg(unix)]
-fn is_same(one: &Metadata, other: &Metadata) -> bool {
+fn identity(file: &Metadata) -> Identity {
     use std::os::unix::fs::MetadataExt as _;
-    (one.dev(), one.ino()) == (other.dev(), other.ino()) && one.nlink() > 0
+    (file.dev(), file.ino())
 }
 
 #[cfg(not(unix))]
-fn is_same(_: &Metadata, _: &Metadata) -> bool {
-    true
+fn identity(_: &Metadata) -> Identity {
+    (0, 0)
+}
+
+/// Whether the file at `path` is this one, as far as is known.
+fn has_name(path: &Path, file: Identity) -> bool {
+    match std::fs::metadata(path) {
+        Ok(named) => identity(&named) == file,
+        Err(error) => error.kind() != io::ErrorKind::NotFound, // it is not known
+    }
 }
 
 /// How many bytes of the disk are free for this user, and how many there are; `None` if it does not say.
@@ -184,12 +236,35 @@ mod tests {
         let path = folder.path().join("jmqt.db");
         std::fs::write(&path, "").unwrap();
         let guard = Guard::lock(&path).unwrap();
-        assert!(guard.is_in_place());
+        assert_eq!(guard.find_gone(), None);
         std::fs::rename(&path, folder.path().join("moved")).unwrap();
-        assert!(!guard.is_in_place());
+        assert_eq!(guard.find_gone(), Some(Gone::Database));
         std::fs::write(&path, "").unwrap();
-        assert!(!guard.is_in_place());
+        assert_eq!(guard.find_gone(), Some(Gone::Database));
+        assert!(
+            matches!(guard.check_commit(), Err(StoreError::CommittedToGone { path }) if path.ends_with(".db"))
+        );
         std::fs::rename(folder.path().join("moved"), &path).unwrap();
-        assert!(guard.is_in_place() && guard.check_file().is_ok());
+        assert_eq!(guard.find_gone(), None);
+        assert!(guard.check_commit().is_ok() && guard.check_files().is_ok());
+    }
+
+    #[test]
+    fn a_log_that_was_deleted_or_replaced_once_it_was_there_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, log) = (folder.path().join("jmqt.db"), folder.path().join("jmqt.db-wal"));
+        std::fs::write(&path, "").unwrap();
+        let guard = Guard::lock(&path).unwrap();
+        assert_eq!(guard.find_gone(), None);
+        std::fs::write(&log, "").unwrap();
+        assert_eq!(guard.find_gone(), None);
+        std::fs::rename(&log, folder.path().join("moved")).unwrap();
+        assert_eq!(guard.find_gone(), Some(Gone::Log));
+        std::fs::write(&log, "").unwrap();
+        assert!(
+            matches!(guard.check_commit(), Err(StoreError::CommittedToGone { path }) if path.ends_with("-wal"))
+        );
+        std::fs::rename(folder.path().join("moved"), &log).unwrap();
+        assert!(guard.check_commit().is_ok());
     }
 }

@@ -50,6 +50,7 @@ pub(super) async fn open(options: SqliteOptions) -> Result<SqliteStore, StoreErr
     let next_channel = sqlx::query_scalar(next).fetch_one(&mut connection).await?;
     let to_trim = left_to_trim(&mut connection).await?;
 
+    guard.check_files()?; // the write-ahead log is there by now
     let mut writer = Writer::new(options.clone(), connection, next_channel, retained_totals);
     writer.to_trim.extend(&to_trim);
     Ok(SqliteStore {
