@@ -23,10 +23,10 @@ const BATCH_BYTES: usize = 4 << 20;
 const LITTLE_OPERATIONS: usize = 128;
 const LITTLE_BYTES: usize = 256 << 10;
 /// Of what another has waiting, so much is taken as long as others come and go,
-const SHARE_OPERATIONS: usize = 32;
+const SHARE_OPERATIONS: usize = 16;
 const SHARE_BYTES: usize = 64 << 10;
 /// and so much of all of these together: a batch should not take much longer than without them.
-const CROWD_OPERATIONS: usize = 48;
+const CROWD_OPERATIONS: usize = 24;
 const CROWD_BYTES: usize = 256 << 10;
 /// So long after somebody with little to do was served, somebody else may come.
 const COME_AND_GO: Duration = Duration::from_millis(100);
