@@ -24,7 +24,7 @@ const LARGE: usize = (4 << 20) - 200;
 const SUBSCRIPTIONS: usize = 10_000;
 const PERSISTENT: usize = 1000;
 
-pub(super) const ATTACKS: [Attack; 8] = [
+pub(super) const ATTACKS: [Attack; 9] = [
     Attack {
         name: "flood",
         title: "4 connections publish with QoS 0 as fast as they can, each to 10 subscribers",
@@ -80,6 +80,14 @@ pub(super) const ATTACKS: [Attack; 8] = [
         prepare: |_| Ok(()),
         connections: 2,
         connection: long_ids,
+    },
+    Attack {
+        name: "long-packets",
+        title: "16 connections publish packets of 4 MiB that are made of tiny members",
+        settings: &[],
+        prepare: |_| Ok(()),
+        connections: 16,
+        connection: long_packets,
     },
     Attack {
         name: "retained-reads",
@@ -195,6 +203,17 @@ fn long_ids(address: SocketAddr, number: usize, stop: &AtomicBool) -> Result<()>
     while !stop.load(Ordering::Relaxed) {
         client.send(&publish)?;
         client.skip(1)?;
+    }
+    Ok(())
+}
+
+fn long_packets(address: SocketAddr, number: usize, stop: &AtomicBool) -> Result<()> {
+    let mut client = Client::connect(address, &format!("attacker {number}"), stop)?;
+    let member = "\"\\n\":1,";
+    let members = member.repeat(LARGE / member.len());
+    let publish = format!("{{\"pub\":{{{members}\"cn\":\"long\",\"dt\":1}}}}\0");
+    while !stop.load(Ordering::Relaxed) {
+        client.send(&publish)?;
     }
     Ok(())
 }

@@ -14,6 +14,7 @@ mod unsub;
 
 use std::borrow::Cow;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use jmqt_protocol::{
     AuthAck, AuthOutcome, ConnAck, DecodeError, Echo, Packet, PacketType, PubAck, Qos, StatusCode, SubAck,
@@ -22,6 +23,10 @@ use jmqt_protocol::{
 
 use crate::packet_trace;
 use crate::session::{Core, Flow, Flush, Member, cost};
+use crate::validators::CloseReason;
+
+/// A packet of more bytes than this can take a thread for a while: up to 10 ns a byte, if it is made of tiny members.
+const LONG_PACKET: usize = 64 * 1024;
 
 const CONTINUE: Flow = ControlFlow::Continue(());
 
@@ -31,7 +36,13 @@ impl Core {
         let Ok(text) = std::str::from_utf8(text) else {
             return self.bad_packet(&"it is not UTF-8");
         };
-        let decoded = decode(text);
+        let decoded = match text.len() > LONG_PACKET {
+            false => decode(text),
+            true => match Box::pin(self.decode_long(text)).await {
+                Ok(decoded) => decoded,
+                Err(reason) => return ControlFlow::Break(reason),
+            },
+        };
         if packet_trace::is_on()
             && let Ok(packet) = &decoded
         {
@@ -56,6 +67,18 @@ impl Core {
                 self.bad_packet(&error)
             }
         }
+    }
+
+    /// Long packets take turns, and not all threads are at them: many clients that send them hold up each other and
+    /// nobody else.
+    async fn decode_long<'t>(
+        &mut self,
+        text: &'t str,
+    ) -> Result<Result<Packet<'t>, DecodeError>, CloseReason> {
+        let turn = Arc::clone(&self.shared.long_packets).acquire_owned();
+        let _turn = self.wait(turn).await?;
+        self.spend(cost::LOOK);
+        Ok(decode(text))
     }
 
     async fn handle_packet(&mut self, packet: Packet<'_>) -> Flow {

@@ -45,6 +45,8 @@ pub(crate) struct Shared {
     addresses: Addresses,
     /// TLS handshakes that are computed at a time.
     pub(crate) handshakes: Semaphore,
+    /// Long packets that are decoded at a time: fewer than there are threads, so that one is left for everybody else.
+    pub(crate) long_packets: Arc<Semaphore>,
     /// Clients that were turned away and may still read why, at a time.
     pub(crate) turned_away: Arc<Semaphore>,
     /// Every task that serves a connection.
@@ -131,6 +133,9 @@ impl Shared {
             trusted_proxies: RwLock::new(config.trusted_proxies.as_slice().into()),
             max_connections: AtomicUsize::new(config.max_connections),
             addresses: Addresses::new(address_limits(config)),
+            long_packets: Arc::new(Semaphore::new(
+                std::thread::available_parallelism().map_or(1, NonZero::get).saturating_sub(1).max(1),
+            )),
             handshakes: Semaphore::new(2 * std::thread::available_parallelism().map_or(1, NonZero::get)),
             turned_away: Arc::new(Semaphore::new(TURNED_AWAY)),
             tasks: TaskTracker::new(),
