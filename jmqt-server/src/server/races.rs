@@ -371,3 +371,22 @@ async fn what_is_committed_with_a_change_of_the_flag_is_pushed_once() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_long_packet_waits_for_its_turn_and_nobody_else_waits_for_it() {
+    let started = Started::new().await;
+    let (mut bob, mut alice) = (started.connect("bob").await, started.connect("alice").await);
+    let turns = Arc::clone(&started.server.shared.long_packets);
+    let all = u32::try_from(turns.available_permits()).unwrap();
+    let taken = turns.acquire_many_owned(all).await.unwrap();
+    bob.send(&format!(r#"{{"sub":{{"cn":"news","more":"{}"}}}}"#, "x".repeat(100_000))).await;
+    for number in 0..20 {
+        alice.send(&format!(r#"{{"sub":{{"cn":"{number}"}}}}"#)).await;
+        assert_eq!(alice.next().await, "subAck");
+    }
+    let nothing = bob.stream.try_read(&mut [0; 1]).unwrap_err();
+    assert_eq!(nothing.kind(), std::io::ErrorKind::WouldBlock);
+    drop(taken);
+    assert_eq!(bob.next().await, "subAck");
+    started.server.shutdown().await;
+}
