@@ -316,11 +316,12 @@ impl ServerHandle {
     }
 
     /// Whether clients had better come to this server than to another of its cluster: for an application's own
-    /// health check. `false` where a node alone has lost the database, and has closed its listeners for that.
+    /// health check. `false` where a node alone has lost the database, and has closed its listeners for that, and
+    /// where the files of SQLite were deleted or replaced. `GET /healthz` on a WebSocket port is answered accordingly.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         match &self.side {
-            Side::Live(hub) => hub.lets_in(),
+            Side::Live(hub) => hub.trouble().is_none(),
             Side::Detached(_) => true,
         }
     }

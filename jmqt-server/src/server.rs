@@ -150,7 +150,11 @@ impl Server {
             listener.address().ok().map(|address| address.port())
         };
         let http = HttpContext::new(port(Protocol::WebSocket), port(Protocol::SslWebSocket))
-            .with_allowed_origins(config.allowed_origins.clone());
+            .with_allowed_origins(config.allowed_origins.clone())
+            .with_check({
+                let hub = Arc::clone(&hub);
+                move || hub.trouble()
+            });
         let shared = Arc::new(Shared::new(config, validators, Arc::clone(&hub), handle, http));
         // In a cluster it takes a while to know who is dead.
         let orphans = match joining {

@@ -208,9 +208,13 @@ impl Hub {
         outcome
     }
 
-    /// Whether clients are let in: not where a node of a cluster alone has lost the database.
-    pub(crate) fn lets_in(&self) -> bool {
-        self.cluster.as_ref().is_none_or(|cluster| *cluster.lets_in().borrow())
+    /// Why clients had better not come to this server, in a few words: a node of a cluster alone has lost the database,
+    /// or the database of a server that is alone is gone.
+    pub(crate) fn trouble(&self) -> Option<&'static str> {
+        if self.cluster.as_ref().is_some_and(|cluster| !*cluster.lets_in().borrow()) {
+            return Some("cannot reach the database");
+        }
+        self.store.is_gone().then_some("the database was deleted or replaced")
     }
 
     /// Whether it is for this node to do what one node does for all.

@@ -505,6 +505,11 @@ pub trait Store: Send + Sync + 'static {
     /// last begins again with the first ones.
     async fn forget_publishers(&self, now: SystemTime) -> Result<Forgotten, StoreError>;
 
+    /// Whether the files of the database are known to be gone, so that nothing can be committed.
+    fn is_gone(&self) -> bool {
+        false
+    }
+
     /// Finishes what is running and closes the database. Later calls fail with [`StoreError::Closed`].
     async fn close(&self);
 }

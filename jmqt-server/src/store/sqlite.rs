@@ -190,6 +190,10 @@ impl Store for SqliteStore {
         self.forget_some_publishers(now).await
     }
 
+    fn is_gone(&self) -> bool {
+        self.guard.check_files().is_err()
+    }
+
     async fn close(&self) {
         self.closed.store(true, Ordering::Release);
         let closing = async {

@@ -4,7 +4,7 @@
 //! One request is read, answered, and forgotten. Bodies are not read and connections are not reused:
 //! what is not an upgrade ends the connection. Not here: frames (`frames`), sockets.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::sync::RwLock;
 
 use httparse::{EMPTY_HEADER, Header, Status};
@@ -30,8 +30,19 @@ pub(crate) struct HttpContext {
     tls_websocket_port: Option<u16>,
     /// Pages of other hosts that may connect.
     allowed_origins: Vec<AllowedOrigin>,
-    /// Why health checks are answered 503; `None` while everything is well.
+    /// Why health checks are answered 503, whatever is found; `None` while the server is not stopping.
     unready: RwLock<Option<&'static str>>,
+    check: Check,
+}
+
+/// Finds out why health checks are to be answered 503.
+#[derive(Default)]
+struct Check(Option<Box<dyn Fn() -> Option<&'static str> + Send + Sync>>);
+
+impl fmt::Debug for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Check")
+    }
 }
 
 impl HttpContext {
@@ -46,13 +57,23 @@ impl HttpContext {
         self
     }
 
-    /// Health checks are answered 503 with this word from now on, or, with `None`, 200 again.
+    /// Health checks ask this for a reason to be answered 503.
+    pub(crate) fn with_check(
+        mut self,
+        check: impl Fn() -> Option<&'static str> + Send + Sync + 'static,
+    ) -> Self {
+        self.check = Check(Some(Box::new(check)));
+        self
+    }
+
+    /// Health checks are answered 503 with this word from now on, or, with `None`, as before.
     pub(crate) fn set_unready(&self, reason: Option<&'static str>) {
         *self.unready.write().unwrap_or_else(std::sync::PoisonError::into_inner) = reason;
     }
 
     fn health(&self) -> (&'static str, &'static str) {
-        match *self.unready.read().unwrap_or_else(std::sync::PoisonError::into_inner) {
+        let unready = *self.unready.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match unready.or_else(|| self.check.0.as_ref().and_then(|check| check())) {
             None => ("200 OK", "ok"),
             Some(reason) => ("503 Service Unavailable", reason),
         }
@@ -374,6 +395,22 @@ mod tests {
         context.set_unready(Some("stopping"));
         assert_eq!(ask("GET /healthz HTTP/1.1\r\n\r\n"), (503, "stopping\n".to_owned()));
         assert_eq!(ask("OPTIONS * HTTP/1.1\r\n\r\n").0, 503);
+    }
+
+    #[test]
+    fn health_checks_are_told_of_trouble_while_there_is_any() {
+        let trouble = std::sync::Arc::new(RwLock::new(None));
+        let found = std::sync::Arc::clone(&trouble);
+        let context = HttpContext::default().with_check(move || *found.read().unwrap());
+        let ask = || told(&read(b"GET /healthz HTTP/1.1\r\n\r\n", 0, &context));
+        assert_eq!(ask().0, 200);
+        *trouble.write().unwrap() = Some("the database is away");
+        assert_eq!(ask(), (503, "the database is away\n".to_owned()));
+        context.set_unready(Some("stopping"));
+        assert_eq!(ask(), (503, "stopping\n".to_owned()));
+        context.set_unready(None);
+        *trouble.write().unwrap() = None;
+        assert_eq!(ask().0, 200);
     }
 
     #[test]

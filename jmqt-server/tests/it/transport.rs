@@ -73,6 +73,26 @@ async fn a_health_check_on_the_websocket_port_is_answered_ok() {
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
 }
 
+#[tokio::test] // a balancer sends clients elsewhere
+async fn a_health_check_fails_when_the_database_was_deleted() {
+    for name in ["jmqt.db", "jmqt.db-wal"] {
+        let server = TestServer::start().await;
+        let mut alice = server.connect("alice").await;
+        alice.sub_persistent("news").await;
+        assert!(server.handle().is_ready());
+        std::fs::remove_file(server.folder().join(name)).unwrap();
+        alice.send(r#"{"pub":{"cn":"news","dt":1,"q":1,"id":"1"}}"#).await;
+        alice.expect(r#"{"pubAck":{"st":5,"id":"1"}}"#).await;
+        let answer =
+            answer_to(&server, Protocol::WebSocket, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        assert!(
+            answer.starts_with("HTTP/1.1 503 ") && answer.contains("the database was deleted"),
+            "{answer}"
+        );
+        assert!(!server.handle().is_ready());
+    }
+}
+
 #[tokio::test]
 async fn garbage_instead_of_tls_disturbs_nobody() {
     let server = TestServer::configured(|config| config.timeout = Duration::from_secs(1)).await;

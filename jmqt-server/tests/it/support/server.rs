@@ -102,6 +102,11 @@ impl TestServer {
         self.start_again().await;
     }
 
+    /// Where its database is.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// The server itself.
     pub fn running(&self) -> &Server {
         self.server()
