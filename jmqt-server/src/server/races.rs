@@ -385,7 +385,7 @@ async fn a_long_packet_waits_for_its_turn_and_nobody_else_waits_for_it() {
         assert_eq!(alice.next().await, "subAck");
     }
     let nothing = bob.stream.try_read(&mut [0; 1]).unwrap_err();
-    assert_eq!(nothing.kind(), std::io::ErrorKind::WouldBlock);
+    assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
     drop(taken);
     assert_eq!(bob.next().await, "subAck");
     started.server.shutdown().await;
