@@ -8,8 +8,8 @@ use jmqt_log::LogError;
 use crate::tokens::SecretError;
 use crate::{ConfigError, StartError, TlsError};
 
-/// The exit code for a server that ended with this error: 2 after a mistake in the configuration, so that nothing
-/// starts it again (`RestartPreventExitStatus=2` in systemd), as after wrong arguments; else 1.
+/// The exit code for a server that ended with this error: 2 after a mistake in the configuration, or if the database is
+/// damaged, so that nothing starts it again (`RestartPreventExitStatus=2` in systemd), as after wrong arguments; else 1.
 ///
 /// Mistakes are: every [`ConfigError`], [`TlsError`] and [`SecretError`](crate::tokens::SecretError), a log file that
 /// cannot be opened, and a [`StartError`] that [is one](StartError::is_mistake).

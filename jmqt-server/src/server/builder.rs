@@ -57,8 +57,8 @@ pub enum StartError {
 }
 
 impl StartError {
-    /// Whether the configuration is wrong, so that another start would fail in the same way. A port that somebody
-    /// else has, or a database that does not answer, may be there at the next try.
+    /// Whether the configuration is wrong, or the database damaged, so that another start would fail in the same way. A
+    /// port that somebody else has, or a database that does not answer, may be there at the next try.
     #[must_use]
     pub fn is_mistake(&self) -> bool {
         match self {
@@ -67,8 +67,9 @@ impl StartError {
             | Self::ClusterWithoutDatabase
             | Self::Tls(_) => true,
             Self::Store(StoreError::Open { source, .. }) => is_lasting(&**source),
+            Self::Store(error) => error.is_damage(),
             Self::Listen { source, .. } => source.kind() != io::ErrorKind::AddrInUse,
-            Self::Store(_) | Self::Signals(_) | Self::Random(_) => false,
+            Self::Signals(_) | Self::Random(_) => false,
         }
     }
 }

@@ -558,7 +558,9 @@ impl Core {
             return ControlFlow::Continue(());
         }
         if self.auths == AUTHS {
-            return self.too_many_refusals();
+            self.shared.hub.counters.refusals_closed.increment();
+            log_limited!(warn, target: "jmqt::session", remote = %self.info.remote, "closing a connection: too many auth packets before conn");
+            return ControlFlow::Break(CloseReason::TooManyAuths);
         }
         self.auths += 1;
         ControlFlow::Continue(())

@@ -30,6 +30,9 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use bytes::Bytes;
 use jmqt_protocol::{ChannelName, ClientId};
+use sqlx::error::DatabaseError as _;
+use sqlx::migrate::MigrateError;
+use sqlx::sqlite::SqliteError;
 
 pub use cluster::{ClusterStore, Entered, NodeBeat, SharedSession};
 pub(crate) use commit::{CommitQueue, NotCommitted, Order, Settled, SettledBatches, Tagged};
@@ -351,7 +354,7 @@ pub enum StoreError {
     },
     /// The schema could not be brought up to date.
     #[error("cannot migrate the database: {0}")]
-    Migrate(#[from] sqlx::migrate::MigrateError),
+    Migrate(#[from] MigrateError),
     /// A row holds what this program never wrote.
     #[error("the database holds an invalid {what}")]
     Corrupt {
@@ -399,6 +402,21 @@ impl StoreError {
     /// Whether it has happened, or is there after a restart, is not known.
     fn is_unknown(&self) -> bool {
         matches!(self, Self::Unanswered(_) | Self::CommittedToGone { .. })
+    }
+
+    /// Whether SQLite says that its file is damaged or is no database, or a value shows it.
+    pub(crate) fn is_damage(&self) -> bool {
+        const CORRUPT: i32 = 11;
+        const NOT_A_DATABASE: i32 = 26;
+        let error = match self {
+            Self::Corrupt { .. } => return true,
+            Self::Database(error)
+            | Self::Migrate(MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) => error,
+            _ => return false,
+        };
+        let error = error.as_database_error().and_then(|error| error.try_downcast_ref::<SqliteError>());
+        let code = error.and_then(|error| error.code()?.parse::<i32>().ok());
+        code.is_some_and(|code| matches!(code & 0xff, CORRUPT | NOT_A_DATABASE)) // above it are details
     }
 
     /// Whether the database has answered, and the reason lies with the data or the statement: trying again soon is likely to

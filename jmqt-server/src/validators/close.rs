@@ -41,6 +41,8 @@ pub enum CloseReason {
     TryLater,
     /// Too many `auth` and `conn` packets were refused on this connection (protocol.md 2.1).
     TooManyRefusals,
+    /// It sent too many `auth` packets before a `conn`, granted or not (protocol.md 2.1).
+    TooManyAuths,
     /// The time is over for which the application accepted the session (protocol.md 2.2).
     TokenExpired,
     /// It broke the rules of TLS or WebSocket, or sent binary WebSocket messages.
@@ -71,6 +73,7 @@ impl fmt::Display for CloseReason {
             Self::PacketTooLarge => "a packet was too large",
             Self::TryLater => "too much is being received at the moment",
             Self::TooManyRefusals => "too many auth and conn packets were refused",
+            Self::TooManyAuths => "too many auth packets before conn",
             Self::TokenExpired => "the token of the session has expired",
             Self::ProtocolViolation => "the client broke the transport's rules",
             Self::ServerError => "the server failed",

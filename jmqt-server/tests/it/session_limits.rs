@@ -56,7 +56,8 @@ async fn before_a_session_the_21st_auth_ends_the_connection_without_asking_anybo
         nobody.expect(r#"{"authAck":{"st":1,"at":"token-alice","cl":"alice"}}"#).await;
     }
     nobody.send(GOOD_AUTH).await;
-    assert_eq!(nobody.told().await.code, 4504);
+    let told = nobody.told().await;
+    assert_eq!((told.code, told.message.as_str()), (4504, "too many auth packets before conn"));
     assert_eq!(server.app.times_asked(Asked::Auth).await, 20);
 }
 

@@ -1543,6 +1543,7 @@ mod sqlite {
     use std::process::Command;
     use std::sync::atomic::{AtomicBool, Ordering};
 
+    use jmqt_server::StartError;
     use jmqt_server::store::{SqliteOptions, SqliteStore, Synchronous};
     use sqlx::migrate::{Migration, MigrationType, Migrator};
     use sqlx::sqlite::SqliteConnectOptions;
@@ -1798,6 +1799,19 @@ mod sqlite {
             let error = open(&path).await.err().unwrap();
             assert!(matches!(error, StoreError::Open { .. }), "{error}");
             assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+        }
+    }
+
+    #[tokio::test] // exit code 2: another start would fail in the same way
+    async fn a_start_with_a_damaged_database_is_not_tried_again() {
+        for damaged in [0..16, 4096..40_000] {
+            let database = Sqlite::new();
+            database.open().await.close().await;
+            let mut bytes = std::fs::read(database.path()).unwrap();
+            bytes[damaged.clone()].fill(0xff);
+            std::fs::write(database.path(), bytes).unwrap();
+            let error = StartError::from(open(&database.path()).await.unwrap_err());
+            assert!(error.is_mistake(), "{damaged:?}: {error}");
         }
     }
 
