@@ -312,5 +312,6 @@ fn a_server_sees_that_a_slow_client_reads() {
         drop(balancer); // nobody writes for ever
     });
     let most = most.into_inner() / 1024;
-    assert!((1..400).contains(&most), "{most} KiB");
+    // Some hundred KiB; more than a thousand if the kernel's buffers between the two were as large as they like to be.
+    assert!((1..800).contains(&most), "{most} KiB");
 }
