@@ -189,11 +189,6 @@ impl Channel {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test] // there may be a hundred thousand
-    fn a_channel_of_which_nothing_is_kept_is_small() {
-        assert!(size_of::<Channel>() <= 72, "{}", size_of::<Channel>());
-    }
     use crate::hub::PushesBuilder;
     use crate::session::PushId;
     use crate::store::{LogPlace, Stamp};
@@ -209,6 +204,11 @@ mod tests {
         let found = [4, 5, 6, 7, 8, 9].map(|seq| channel.tail_with(key, Seq(seq)).is_some());
         assert_eq!(found, [false, true, false, false, true, false]);
         assert!(channel.tail_with(ChannelKey(8), Seq(5)).is_none(), "the channel was made anew");
+    }
+
+    #[test] // there may be a hundred thousand
+    fn a_channel_of_which_nothing_is_kept_is_small() {
+        assert!(size_of::<Channel>() <= 72, "{}", size_of::<Channel>());
     }
 
     #[test]
