@@ -2,13 +2,13 @@
 
 use std::borrow::Cow;
 
-use crate::lexer::{Lexer, NotJson, Raw};
+use jmqt_core::json::{Lexer, NotJson, Raw};
+use jmqt_core::{DisconnectCode, MAX_DEPTH, Payload, Persistence, Qos, Retain, StatusCode};
+
 use crate::packet::{
-    Auth, AuthAck, AuthOutcome, Conn, ConnAck, Disconn, Packet, PacketType, Persistence, Pub, PubAck, Push,
-    PushAck, Qos, Retain, Sub, SubAck, Unsub, UnsubAck,
+    Auth, AuthAck, AuthOutcome, Conn, ConnAck, Disconn, Packet, PacketType, Pub, PubAck, Push, PushAck, Sub,
+    SubAck, Unsub, UnsubAck,
 };
-use crate::payload::MAX_DEPTH;
-use crate::{DisconnectCode, Payload, StatusCode};
 
 /// Why a text is not a packet.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -320,16 +320,16 @@ impl<'a> Fields<'a> {
 
     /// The field's text, unless it is absent or, which is the same, `null` (2.6).
     fn text(&self, field: Field) -> Option<&'a str> {
-        self.raw[field as usize].map(|raw| raw.text).filter(|text| *text != "null")
+        self.raw[field as usize].map(|raw| raw.text()).filter(|text| *text != "null")
     }
 
     fn string(&self, field: Field) -> Result<Option<Cow<'a, str>>, Problem> {
         match self.raw[field as usize] {
-            Some(raw) if raw.text.starts_with('"') => match raw.unescaped() {
+            Some(raw) if raw.text().starts_with('"') => match raw.unescaped() {
                 Some(string) => Ok(Some(string)),
                 None => Err(format!("field `{}` has a lone surrogate", field.key())),
             },
-            Some(raw) if raw.text != "null" => Err(wrong(field, "a string")),
+            Some(raw) if raw.text() != "null" => Err(wrong(field, "a string")),
             _ => Ok(None),
         }
     }
@@ -389,12 +389,8 @@ impl<'a> Fields<'a> {
 
     /// `dt`, where `null` is a value like any other.
     fn payload(&self) -> Result<Option<Payload<'a>>, Problem> {
-        match self.raw[Field::Data as usize] {
-            Some(raw) if raw.depth as usize > MAX_DEPTH => {
-                Err(format!("field `dt` is nested deeper than {MAX_DEPTH}"))
-            }
-            raw => Ok(raw.map(|raw| Payload::trust(raw.text))),
-        }
+        let payload = self.raw[Field::Data as usize].map(Raw::payload).transpose();
+        payload.map_err(|_| format!("field `dt` is nested deeper than {MAX_DEPTH}"))
     }
 }
 

@@ -1,7 +1,8 @@
 //! [`Packet`] to text: strict (protocol.md 2.6). Flags are 0 or 1, an id is a string, what is 0 is left out.
 
-use crate::StatusCode;
-use crate::packet::{AuthOutcome, Packet, Persistence, Qos, Retain};
+use jmqt_core::{Payload, Persistence, Qos, Retain, StatusCode};
+
+use crate::packet::{AuthOutcome, Packet};
 
 impl Packet<'_> {
     /// Appends the packet's text to `out`, without any framing.
@@ -51,7 +52,7 @@ impl Packet<'_> {
             }
             Self::Pub(publish) => {
                 object.string("cn", &publish.channel);
-                object.optional_raw("dt", publish.data.map(crate::Payload::as_str));
+                object.optional_raw("dt", publish.data.map(Payload::as_str));
                 object.flag("q", publish.qos == Qos::AtLeastOnce);
                 object.flag("rt", publish.retain == Retain::Yes);
                 object.optional_string("id", publish.id.as_deref());
@@ -59,7 +60,7 @@ impl Packet<'_> {
             Self::PubAck(ack) => {
                 object.status(ack.status);
                 object.optional_string("id", ack.id.as_deref());
-                object.optional_raw("dt", ack.data.map(crate::Payload::as_str));
+                object.optional_raw("dt", ack.data.map(Payload::as_str));
             }
             Self::Push(push) => {
                 object.string("cn", &push.channel);
@@ -127,7 +128,7 @@ impl PushFrame {
     }
 
     /// Appends one push without framing: QoS 1 if it has an id, QoS 0 if not.
-    pub fn write(&self, data: crate::Payload<'_>, id: Option<&str>, out: &mut Vec<u8>) {
+    pub fn write(&self, data: Payload<'_>, id: Option<&str>, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.head);
         out.extend_from_slice(data.as_str().as_bytes());
         out.extend_from_slice(&self.client);
@@ -139,7 +140,7 @@ impl PushFrame {
     }
 
     /// Appends the channel's retained message, which has no id (§9.b).
-    pub fn write_retained(&self, data: crate::Payload<'_>, out: &mut Vec<u8>) {
+    pub fn write_retained(&self, data: Payload<'_>, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.head);
         out.extend_from_slice(data.as_str().as_bytes());
         out.extend_from_slice(&self.client);

@@ -7,7 +7,8 @@
 //! * [`decode`] turns packet text into a borrowed [`Packet`], leniently (protocol.md 2.6).
 //! * [`Packet::encode`] turns a packet into text, strictly.
 //! * [`NulDecoder`] cuts a TCP byte stream into packet texts, within a size limit (§3, 2.5).
-//! * [`ChannelName`], [`ClientId`] and [`AuthToken`] are names that have been checked (2.8).
+//! * [`ChannelName`], [`ClientId`] and [`AuthToken`] are names that have been checked (2.8). They and the other words that
+//!   JMQT shares with the languages to come are those of `jmqt-core`.
 //!
 //! ```
 //! use jmqt_protocol::{decode, Packet};
@@ -19,26 +20,19 @@
 //! ```
 
 mod decode;
-mod disconnect;
 mod encode;
 mod frame;
-mod lexer;
-mod names;
 mod packet;
-mod payload;
-mod status;
 
 pub use decode::{DecodeError, Echo, decode};
-pub use disconnect::DisconnectCode;
 pub use encode::{PushFrame, escape_into};
 pub use frame::{NUL, NulDecoder, PacketTooLarge};
-pub use names::{
-    AuthToken, ChannelKind, ChannelName, ClientId, InvalidChannel, InvalidClientId, MAX_CHANNEL_BYTES,
-    MAX_CLIENT_ID_BYTES,
+pub use jmqt_core::{
+    AuthToken, ChannelKind, ChannelName, ClientId, DisconnectCode, InvalidChannel, InvalidClientId,
+    InvalidPayload, MAX_CHANNEL_BYTES, MAX_CLIENT_ID_BYTES, MAX_DEPTH, Payload, Persistence, Qos, Retain,
+    StatusCode,
 };
 pub use packet::{
-    Auth, AuthAck, AuthOutcome, Conn, ConnAck, Disconn, Packet, PacketType, Persistence, Pub, PubAck, Push,
-    PushAck, Qos, Retain, Sub, SubAck, Unsub, UnsubAck,
+    Auth, AuthAck, AuthOutcome, Conn, ConnAck, Disconn, Packet, PacketType, Pub, PubAck, Push, PushAck, Sub,
+    SubAck, Unsub, UnsubAck,
 };
-pub use payload::{InvalidPayload, MAX_DEPTH, Payload};
-pub use status::StatusCode;

@@ -3,37 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use crate::{DisconnectCode, Payload, StatusCode};
-
-/// Whether a message is stored and acknowledged (§9.a).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum Qos {
-    /// 0: to those who are connected now, without acknowledgement.
-    #[default]
-    AtMostOnce,
-    /// 1: stored first, then delivered until acknowledged.
-    AtLeastOnce,
-}
-
-/// Whether a subscription survives the session (§9.c).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum Persistence {
-    /// It ends with the session.
-    #[default]
-    Temporary,
-    /// It survives, and messages are stored while the client is away.
-    Persistent,
-}
-
-/// Whether a message is kept for those who subscribe later (§9.b).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum Retain {
-    /// It is not.
-    #[default]
-    No,
-    /// It replaces the channel's retained message.
-    Yes,
-}
+use jmqt_core::{DisconnectCode, Payload, Persistence, Qos, Retain, StatusCode};
 
 /// A packet's key on the wire (§7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

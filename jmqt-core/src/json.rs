@@ -1,4 +1,4 @@
-//! JSON text cut into its pieces without building anything: the decoder's eyes.
+//! JSON text cut into its pieces without building anything.
 //!
 //! Accepts exactly the grammar of RFC 8259, as `serde_json` does (a property test holds the two
 //! against each other). It exists because a server reads millions of small packets whose payload
@@ -7,23 +7,46 @@
 
 use std::borrow::Cow;
 
+use crate::{InvalidPayload, MAX_DEPTH, Payload};
+
 /// The text is not JSON; `.0` says what was wrong.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct NotJson(pub(crate) &'static str);
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct NotJson(pub &'static str);
 
 /// One JSON value as it stands in the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Raw<'a> {
-    pub(crate) text: &'a str,
-    /// How many arrays and objects are open at its deepest place.
-    pub(crate) depth: u32,
+pub struct Raw<'a> {
+    text: &'a str,
+    depth: u32,
     /// It is a string with escapes.
-    pub(crate) escaped: bool,
+    escaped: bool,
 }
 
 impl<'a> Raw<'a> {
+    /// The value as it stands in the text, without white space around it.
+    #[must_use]
+    #[inline]
+    pub const fn text(self) -> &'a str {
+        self.text
+    }
+
+    /// The value as a payload. Only a lexer makes a `Raw`, so nothing is checked here but the depth.
+    ///
+    /// # Errors
+    /// [`InvalidPayload`] if it is nested deeper than [`MAX_DEPTH`].
+    #[inline]
+    pub fn payload(self) -> Result<Payload<'a>, InvalidPayload> {
+        if self.depth as usize > MAX_DEPTH {
+            return Err(InvalidPayload);
+        }
+        Ok(Payload::of_checked(self.text))
+    }
+
     /// The text of a string; `None` if it has a lone surrogate escape.
-    pub(crate) fn unescaped(self) -> Option<Cow<'a, str>> {
+    #[must_use]
+    #[inline]
+    pub fn unescaped(self) -> Option<Cow<'a, str>> {
         if self.escaped {
             return serde_json::from_str(self.text).ok().map(Cow::Owned);
         }
@@ -32,18 +55,22 @@ impl<'a> Raw<'a> {
 }
 
 /// A position in JSON text.
-pub(crate) struct Lexer<'a> {
+pub struct Lexer<'a> {
     text: &'a str,
     at: usize,
 }
 
 impl<'a> Lexer<'a> {
-    pub(crate) fn new(text: &'a str) -> Self {
+    /// The beginning of this text.
+    #[must_use]
+    #[inline]
+    pub const fn new(text: &'a str) -> Self {
         Self { text, at: 0 }
     }
 
     /// The next byte that is not white space, without passing over it.
-    pub(crate) fn peek(&mut self) -> Option<u8> {
+    #[inline]
+    pub fn peek(&mut self) -> Option<u8> {
         let bytes = self.text.as_bytes();
         while let Some(&byte) = bytes.get(self.at) {
             if !matches!(byte, b' ' | b'\n' | b'\r' | b'\t') {
@@ -55,19 +82,28 @@ impl<'a> Lexer<'a> {
     }
 
     /// Passes over `byte`, and says whether it was there.
-    pub(crate) fn eat(&mut self, byte: u8) -> bool {
+    #[inline]
+    pub fn eat(&mut self, byte: u8) -> bool {
         let found = self.peek() == Some(byte);
         self.at += usize::from(found);
         found
     }
 
     /// Passes over `byte`, which the grammar wants here.
-    pub(crate) fn expect(&mut self, byte: u8, missing: &'static str) -> Result<(), NotJson> {
+    ///
+    /// # Errors
+    /// `missing`, if another byte is there.
+    #[inline]
+    pub fn expect(&mut self, byte: u8, missing: &'static str) -> Result<(), NotJson> {
         if self.eat(byte) { Ok(()) } else { Err(NotJson(missing)) }
     }
 
     /// Nothing but white space may be left.
-    pub(crate) fn end(&mut self) -> Result<(), NotJson> {
+    ///
+    /// # Errors
+    /// Something follows.
+    #[inline]
+    pub fn end(&mut self) -> Result<(), NotJson> {
         match self.peek() {
             None => Ok(()),
             Some(_) => Err(NotJson("something follows the JSON value")),
@@ -76,7 +112,8 @@ impl<'a> Lexer<'a> {
 
     /// A member's key of two letters, and its colon, written as everybody writes them; `None`, and nothing
     /// is passed over, if it is not that. Saves most keys the way through [`key`](Self::key).
-    pub(crate) fn short_key(&mut self) -> Option<[u8; 2]> {
+    #[inline]
+    pub fn short_key(&mut self) -> Option<[u8; 2]> {
         match self.text.as_bytes().get(self.at..self.at + 5) {
             Some(&[b'"', first @ b'a'..=b'z', second @ b'a'..=b'z', b'"', b':']) => {
                 self.at += 5;
@@ -87,7 +124,11 @@ impl<'a> Lexer<'a> {
     }
 
     /// A member's key and its colon.
-    pub(crate) fn key(&mut self) -> Result<Cow<'a, str>, NotJson> {
+    ///
+    /// # Errors
+    /// What is there is no key with a colon.
+    #[inline]
+    pub fn key(&mut self) -> Result<Cow<'a, str>, NotJson> {
         if self.peek() != Some(b'"') {
             return Err(NotJson("a member's key is missing"));
         }
@@ -98,7 +139,11 @@ impl<'a> Lexer<'a> {
     }
 
     /// One value of any kind.
-    pub(crate) fn value(&mut self) -> Result<Raw<'a>, NotJson> {
+    ///
+    /// # Errors
+    /// What is there is no JSON value.
+    #[inline]
+    pub fn value(&mut self) -> Result<Raw<'a>, NotJson> {
         let first = self.peek();
         let start = self.at;
         let depth = match first {

@@ -1,6 +1,6 @@
 //! The `dt` of a message: JSON text that passes through byte for byte (protocol.md 2.7).
 
-use crate::lexer::Lexer;
+use crate::json::Lexer;
 
 /// How deep arrays and objects may nest in a payload (protocol.md 2.5).
 pub const MAX_DEPTH: usize = 128;
@@ -27,10 +27,13 @@ impl<'a> Payload<'a> {
         let mut lexer = Lexer::new(text);
         let value = lexer.value().map_err(|_| InvalidPayload)?;
         lexer.end().map_err(|_| InvalidPayload)?;
-        if value.depth as usize > MAX_DEPTH {
-            return Err(InvalidPayload);
-        }
-        Ok(Self(value.text))
+        value.payload()
+    }
+
+    /// What a lexer has found to be one JSON value that is not nested too deep.
+    #[inline]
+    pub(crate) const fn of_checked(text: &'a str) -> Self {
+        Self(text)
     }
 
     /// A value that has been checked before: by the decoder, or before it was stored.
@@ -41,6 +44,7 @@ impl<'a> Payload<'a> {
 
     /// The JSON text.
     #[must_use]
+    #[inline]
     pub const fn as_str(self) -> &'a str {
         self.0
     }
