@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jmqt_protocol::{Disconn, DisconnectCode, Packet};
 
-use crate::validators::{CloseReason, ConnectionInfo};
+use crate::connection::{CloseReason, ConnectionInfo};
 
 /// The longest text that a client is told.
 const MESSAGE_BYTES: usize = 512;
@@ -167,7 +167,7 @@ mod tests {
             let info = ConnectionInfo { remote: address.parse().unwrap(), protocol };
             Disconnect::takeover(Some(info)).message().to_owned()
         };
-        use crate::validators::Protocol;
+        use crate::connection::Protocol;
         assert_eq!(
             by("[::ffff:192.0.2.7]:9", Protocol::SslWebSocket),
             "another connection of this client took over (WebSocket from 192.0.2.7)"

@@ -64,15 +64,19 @@
 //! has the format and the outlets of the sample server. Sections (§) are those of the JMQT 1.0
 //! specification, `protocol.md` is `docs/protocol.md` of this repository.
 
+mod admission;
 mod budget;
 mod bus;
 pub mod config;
+mod connection;
+mod context;
 mod counters;
 mod disconnect;
 mod dispatch;
 mod exit;
 mod handle;
 mod hub;
+mod json;
 mod listener;
 mod log_limit;
 mod name_map;
@@ -84,10 +88,12 @@ pub mod store;
 pub mod testing;
 pub mod tokens;
 mod transport;
+mod upgrade;
 mod validators;
 
 pub use async_trait::async_trait;
 pub use config::{Config, ConfigError, LogConfig, LogMode, MySqlConfig, Network, SslConfig};
+pub use connection::{CloseReason, ConnectionInfo, Protocol};
 pub use counters::CountersSnapshot;
 pub use disconnect::Disconnect;
 pub use exit::exit_code;
@@ -101,10 +107,11 @@ pub use jmqt_protocol::{
 pub use listener::TlsError;
 pub use run::run;
 pub use server::{Server, ServerBuilder, StartError};
+pub use upgrade::Upgrade;
 pub use validators::{
     Acceptance, AllowAll, AuthRequest, AuthValidator, AuthVerdict, BoxError, CloseNotice, CloseNotifier,
-    CloseReason, ConnRequest, ConnValidator, ConnVerdict, ConnectionInfo, ControlHandler, ControlReply,
-    ControlRequest, DenyAll, DisconnectNotice, DisconnectNotifier, Grant, OpenNotice, OpenNotifier, Protocol,
-    PubRequest, PubValidator, PubVerdict, Replacement, Silent, StoredNotice, StoredNotifier, SubRequest,
-    SubValidator, UnexpectedData, UnsubRequest, UnsubValidator, Upgrade, Verdict,
+    ConnRequest, ConnValidator, ConnVerdict, ControlHandler, ControlReply, ControlRequest, DenyAll,
+    DisconnectNotice, DisconnectNotifier, Grant, OpenNotice, OpenNotifier, PubRequest, PubValidator,
+    PubVerdict, Replacement, Silent, StoredNotice, StoredNotifier, SubRequest, SubValidator, UnexpectedData,
+    UnsubRequest, UnsubValidator, Verdict,
 };

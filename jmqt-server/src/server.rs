@@ -6,7 +6,6 @@ mod membership;
 mod orphans;
 #[cfg(test)]
 mod races;
-mod shared;
 mod signals;
 mod stored;
 mod supervise;
@@ -23,6 +22,8 @@ use tokio_util::task::TaskTracker;
 use crate::budget::{self, Budget};
 use crate::bus::{Bus, LocalBus, NodeId, RedisBus, Seal, Speaker};
 use crate::config::{Config, ConfigError, RedisOptions};
+use crate::connection::Protocol;
+use crate::context::Shared;
 use crate::counters::Counters;
 use crate::handle::ServerHandle;
 use crate::hub::{Cluster, Deliverer, Hub, Janitor, JanitorLimits, StoredQueue};
@@ -30,7 +31,7 @@ use crate::listener::{Certificates, Listener, log_for};
 use crate::session::{IdSpace, OutboxContext};
 use crate::store::{ClusterStore, CommitQueue, Store};
 use crate::transport::HttpContext;
-use crate::validators::{Protocol, Validators};
+use crate::validators::Validators;
 
 use builder::Reread;
 use membership::Membership;
@@ -39,7 +40,6 @@ use signals::{Request, Signals};
 use supervise::{supervise, supervised};
 
 pub use builder::{ServerBuilder, StartError};
-pub(crate) use shared::{ConnectionPermit, Shared};
 
 /// Where a server keeps its data, and how it reaches other nodes.
 enum Backend {
@@ -255,7 +255,7 @@ impl Server {
     /// The configuration has settings that no server can work with; nothing has changed.
     pub fn reload(&self, config: &Config) -> Result<(), ConfigError> {
         config.check_fields()?;
-        self.shared.reconfigure(config);
+        self.shared.admission.reconfigure(config);
         Ok(())
     }
 
@@ -351,15 +351,15 @@ impl Server {
         stop_listening.cancel();
         listeners.close();
         listeners.wait().await;
-        shared.begin_to_stop(spread);
+        drain::begin_to_stop(&shared, spread);
         shared.tasks.close();
         if !spread.is_zero() {
             tokio::select! {
-                () = shared.drain_sessions(spread) => {}
+                () = drain::drain_sessions(&shared, spread) => {}
                 () = shared.tasks.wait() => {} // nobody is left
             }
         }
-        shared.close_all();
+        drain::close_all(&shared.admission);
         let sessions = shared.limits.drain + shared.limits.validator_timeout + STOP_TIMEOUT;
         if tokio::time::timeout(sessions, shared.tasks.wait()).await.is_err() {
             tracing::warn!(target: "jmqt::server", "some connections did not end in time");

@@ -30,17 +30,18 @@
 //! ```
 
 use std::any::Any;
-use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use jmqt_protocol::{ChannelName, ClientId, Payload, Persistence, Qos, Retain};
 
-use crate::handle::{ConnHandle, HandleError, ServerHandle};
+use crate::connection::{CloseReason, ConnectionInfo, Protocol};
+use crate::handle::{ConnHandle, Detached, ServerHandle};
 use crate::hub::{Message, Recorded};
+use crate::upgrade::Upgrade;
 use crate::validators::{
-    AuthRequest, CloseNotice, CloseReason, ConnRequest, ConnectionInfo, ControlRequest, DisconnectNotice,
-    OpenNotice, Protocol, PubRequest, SessionData, StoredNotice, SubRequest, UnsubRequest, Upgrade,
+    AuthRequest, CloseNotice, ConnRequest, ControlRequest, DisconnectNotice, OpenNotice, PubRequest,
+    SessionData, StoredNotice, SubRequest, UnsubRequest,
 };
 
 /// A server that is not there: its [`handle`](Self::handle) works, and this tells what was done through it.
@@ -105,22 +106,19 @@ impl TestServer {
 
     /// From now on this client is connected, subscribed to its own `#` channel.
     pub fn connect(&self, client: &ClientId) {
-        let mut state = self.detached.lock();
-        state.connected.insert(client.clone(), connection());
-        let own = ChannelName::of_client(client);
-        state.subscriptions.entry(client.clone()).or_default().entry(own).or_insert(Persistence::Temporary);
+        self.detached.connect(client, connection());
     }
 
     /// Everything that was published, in order.
     #[must_use]
     pub fn published(&self) -> Vec<Published> {
-        self.detached.lock().published.clone()
+        self.detached.published().into_iter().map(Published::from).collect()
     }
 
     /// The clients that were disconnected, in order.
     #[must_use]
     pub fn disconnected(&self) -> Vec<ClientId> {
-        self.detached.lock().disconnected.clone()
+        self.detached.disconnected()
     }
 }
 
@@ -292,86 +290,4 @@ impl TestConn<'_> {
 
 fn connection() -> ConnectionInfo {
     ConnectionInfo { remote: SocketAddr::from(([127, 0, 0, 1], 40000)), protocol: Protocol::Socket }
-}
-
-/// What is behind the handle of a [`TestServer`].
-#[derive(Debug, Default)]
-pub(crate) struct Detached(Mutex<State>);
-
-#[derive(Debug, Default)]
-struct State {
-    connected: BTreeMap<ClientId, ConnectionInfo>,
-    subscriptions: BTreeMap<ClientId, BTreeMap<ChannelName, Persistence>>,
-    published: Vec<Published>,
-    retained: BTreeSet<ChannelName>,
-    disconnected: Vec<ClientId>,
-}
-
-impl Detached {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn subscriptions(&self, client: &ClientId) -> Vec<(ChannelName, Persistence)> {
-        let state = self.lock();
-        let of = state.subscriptions.get(client).into_iter().flatten();
-        of.map(|(channel, persistence)| (channel.clone(), *persistence)).collect()
-    }
-
-    pub(crate) fn subscribers(&self, channel: &ChannelName) -> Vec<(ClientId, Persistence)> {
-        let state = self.lock();
-        let connected =
-            state.subscriptions.iter().filter(|(client, _)| state.connected.contains_key(*client));
-        connected.filter_map(|(client, of)| Some((client.clone(), *of.get(channel)?))).collect()
-    }
-
-    pub(crate) fn subscribe(
-        &self,
-        client: &ClientId,
-        channel: &ChannelName,
-        persistence: Persistence,
-    ) -> Result<(), HandleError> {
-        let mut state = self.lock();
-        if persistence == Persistence::Temporary && !state.connected.contains_key(client) {
-            return Err(HandleError::NotConnected);
-        }
-        state.subscriptions.entry(client.clone()).or_default().insert(channel.clone(), persistence);
-        Ok(())
-    }
-
-    pub(crate) fn unsubscribe(&self, client: &ClientId, channel: &ChannelName) -> bool {
-        self.lock().subscriptions.get_mut(client).is_some_and(|of| of.remove(channel).is_some())
-    }
-
-    pub(crate) fn publish(&self, message: Message) {
-        let mut state = self.lock();
-        if message.retain == Retain::Yes {
-            state.retained.insert(message.channel.clone());
-        }
-        state.published.push(message.into());
-    }
-
-    pub(crate) fn is_connected(&self, client: &ClientId) -> bool {
-        self.lock().connected.contains_key(client)
-    }
-
-    pub(crate) fn connections(&self) -> Vec<(ClientId, ConnectionInfo)> {
-        self.lock().connected.iter().map(|(client, info)| (client.clone(), *info)).collect()
-    }
-
-    pub(crate) fn disconnect(&self, client: &ClientId) -> bool {
-        let mut state = self.lock();
-        if state.connected.remove(client).is_none() {
-            return false;
-        }
-        if let Some(of) = state.subscriptions.get_mut(client) {
-            of.retain(|_, persistence| *persistence == Persistence::Persistent);
-        }
-        state.disconnected.push(client.clone());
-        true
-    }
-
-    pub(crate) fn clear_retained(&self, channel: &ChannelName) -> bool {
-        self.lock().retained.remove(channel)
-    }
 }

@@ -10,9 +10,9 @@ use bytes::{Buf, BufMut, Bytes};
 use jmqt_protocol::{ChannelName, ClientId, DisconnectCode};
 use serde::{Deserialize, Serialize};
 
+use crate::connection::{ConnectionInfo, Protocol};
 use crate::disconnect::Disconnect;
 use crate::store::Epoch;
-use crate::validators::{ConnectionInfo, Protocol};
 
 /// The first byte of everything.
 const VERSION: u8 = 3;

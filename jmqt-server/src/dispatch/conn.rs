@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 use jmqt_protocol::{ChannelName, ClientId, Conn, ConnAck, Packet, StatusCode};
 
 use super::CONTINUE;
+use crate::connection::CloseReason;
 use crate::disconnect::Disconnect;
 use crate::handle::ConnHandle;
 use crate::hub::{HubError, NewSession, OpenedSession, Recorded};
 use crate::log_limit::log_limited;
 use crate::session::{Core, Flow, Member, Outbox};
 use crate::store::PublisherId;
-use crate::validators::{Attached, CloseReason, ConnRequest, ConnVerdict, OpenNotice, asking};
+use crate::validators::{Attached, ConnRequest, ConnVerdict, OpenNotice, asking};
 
 /// After so many channels have been asked for their retained messages, others have a turn.
 const CHANNELS_PER_TURN: usize = 64;

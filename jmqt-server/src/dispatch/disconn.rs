@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use jmqt_protocol::ClientId;
 
+use crate::connection::CloseReason;
 use crate::session::{Core, Flow};
-use crate::validators::{CloseReason, DisconnectNotice, asking};
+use crate::validators::{DisconnectNotice, asking};
 
 impl Core {
     pub(super) async fn handle_disconn(&mut self, client: &ClientId) -> Flow {

@@ -29,10 +29,10 @@ use tokio_util::task::TaskTracker;
 
 use super::Hub;
 use crate::bus::{Bus, BusEvents, Control, NodeId, Qos1Pushes};
+use crate::connection::ConnectionInfo;
 use crate::counters::Counters;
 use crate::disconnect::Disconnect;
 use crate::store::{ClusterStore, SharedSession};
-use crate::validators::ConnectionInfo;
 
 use asked::Asked;
 use database::Database;

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Hub;
+use crate::connection::ConnectionInfo;
 use crate::counters::Counters;
 use crate::log_limit::log_limited;
 use crate::session::OutboxContext;
@@ -21,7 +22,6 @@ use crate::store::{
     ChannelKey, Cursor, CursorUpdate, Dropped, PendingLimits, SessionRow, Store, StoreError, Swept,
     store_failed,
 };
-use crate::validators::ConnectionInfo;
 
 /// Cursors that moved and sessions that began are written this often (2.13: within a second).
 const FLUSH_EVERY: Duration = Duration::from_millis(300);

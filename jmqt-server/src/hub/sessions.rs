@@ -12,10 +12,10 @@ use tokio::time::timeout;
 
 use super::connections::{Claim, Connections, Registered};
 use super::{Hub, HubError, Message, STORE_TIMEOUT, Tag};
+use crate::connection::{CloseReason, ConnectionInfo};
 use crate::log_limit::log_limited;
 use crate::session::{LogState, Outbox, Stage};
 use crate::store::Order;
-use crate::validators::{CloseReason, ConnectionInfo};
 
 /// How long a `conn` waits for the client's older session to end.
 const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(60);

@@ -9,9 +9,9 @@ use tokio::sync::MutexGuard;
 
 use super::publish::is_intact;
 use super::{CHANGE_LOCKS, Hub, HubError, RetainedPush};
+use crate::connection::CloseReason;
 use crate::session::{LogState, Outbox, Stage, Subscription};
 use crate::store::{Operation, Outcome, Retained};
-use crate::validators::CloseReason;
 
 /// A subscription that counts, whose pushes wait for [`Outbox::open`].
 pub(crate) struct Subscribed {

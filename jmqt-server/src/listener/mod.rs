@@ -1,7 +1,6 @@
 //! Sockets that accept connections: one loop for each listener, and what happens to a socket until it
 //! is a session.
 
-mod addresses;
 mod certificate;
 mod files;
 mod proxy;
@@ -20,14 +19,14 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
+use crate::admission::{AddressKey, ConnectionPermit, Refusal};
+use crate::connection::{ConnectionInfo, Protocol};
+use crate::context::Shared;
 use crate::log_limit::LogLimit;
-use crate::server::{ConnectionPermit, Shared};
 use crate::session::{Accepted, Session};
-use crate::validators::{ConnectionInfo, Protocol};
 
 use proxy::HeaderError;
 
-pub(crate) use addresses::{AddressLimits, Addresses, Key as AddressKey, Refusal};
 pub(crate) use files::raise_limit;
 pub use tls::TlsError;
 pub(crate) use tls::{Certificates, TlsAcceptor, check as check_tls};
@@ -167,7 +166,7 @@ impl Listener {
 
     fn welcome(&self, shared: &Arc<Shared>, stream: TcpStream, remote: SocketAddr) {
         let counters = &shared.hub.counters;
-        let Some(mut permit) = shared.admit() else {
+        let Some(mut permit) = shared.admission.admit() else {
             static LIMIT: LogLimit = LogLimit::new();
             counters.connections_refused.increment();
             if let Some(left_out) = LIMIT.permit() {
@@ -176,7 +175,7 @@ impl Listener {
             let problem = "the server has as many connections as it may have";
             return turn_away(shared, stream, self.protocol, problem);
         };
-        let is_proxy = shared.is_trusted_proxy(remote.ip());
+        let is_proxy = shared.admission.is_trusted_proxy(remote.ip());
         // Behind a proxy the address that counts is in the header.
         if !is_proxy && let Some(problem) = count_address(shared, &mut permit, remote, self.protocol) {
             return turn_away(shared, stream, self.protocol, problem);
@@ -280,7 +279,7 @@ impl Newcomer {
     /// What comes before everything else, within the time a first packet may take (2.15): the header of a
     /// proxy, then TLS.
     async fn agree(mut self, stream: TcpStream, is_proxy: bool, tls: Option<TlsAcceptor>) {
-        let closing = self.shared.closing.clone();
+        let closing = self.shared.admission.closing.clone();
         let agreed = async {
             if is_proxy {
                 if !self.read_proxy_header(&stream).await {
@@ -288,7 +287,7 @@ impl Newcomer {
                 }
                 let ConnectionInfo { remote, protocol } = self.info;
                 // A proxy that has not said yet who the client is has as many connections as it likes.
-                if !self.shared.is_trusted_proxy(remote.ip())
+                if !self.shared.admission.is_trusted_proxy(remote.ip())
                     && let Some(problem) = count_address(&self.shared, &mut self.permit, remote, protocol)
                 {
                     turn_away(&self.shared, stream, protocol, problem);

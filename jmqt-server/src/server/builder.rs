@@ -7,11 +7,12 @@ use std::sync::Arc;
 use super::signals::Signals;
 use super::{Backend, Server};
 use crate::config::{Config, ConfigError};
+use crate::connection::Protocol;
 use crate::listener::{Certificates, Listener, TlsError, raise_limit};
 use crate::store::{MySqlOptions, MySqlStore, SqliteOptions, SqliteStore, StoreError};
 use crate::validators::{
     AllowAll, AuthValidator, CloseNotifier, ConnValidator, ControlHandler, DenyAll, DisconnectNotifier,
-    OpenNotifier, Protocol, PubValidator, Silent, StoredNotifier, SubValidator, UnsubValidator, Validators,
+    OpenNotifier, PubValidator, Silent, StoredNotifier, SubValidator, UnsubValidator, Validators,
 };
 
 /// Why a server did not start.

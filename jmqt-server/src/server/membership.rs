@@ -9,10 +9,11 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::join;
 use super::orphans::{AT_A_TIME, notify};
-use super::supervise::supervise;
-use super::{Shared, join};
+use super::supervise::{fail, supervise};
 use crate::bus::{Bus, BusEvents};
+use crate::context::Shared;
 use crate::hub::{Arrival, Cluster, ClusterTasks, Orphan};
 
 /// How long a start waits for the bus.
@@ -59,7 +60,7 @@ impl Membership {
                         && !told.is_cancelled()
                     {
                         listening.cancel();
-                        failing.fail("cluster", &part);
+                        fail(&failing, "cluster", &part);
                         told.cancelled().await; // it has been told of, and is not told of once more
                     }
                 })

@@ -12,11 +12,12 @@ use futures_util::{StreamExt, stream};
 use jmqt_protocol::ClientId;
 use tokio_util::sync::CancellationToken;
 
-use super::Shared;
 use crate::bus::connection_info;
+use crate::connection::{CloseReason, ConnectionInfo, Protocol};
+use crate::context::Shared;
 use crate::hub::Claim;
 use crate::store::{SessionRow, Store, StoreError};
-use crate::validators::{CloseNotice, CloseReason, ConnectionInfo, Protocol};
+use crate::validators::CloseNotice;
 
 /// So many notifiers run at a time.
 pub(super) const AT_A_TIME: usize = 64;
@@ -73,7 +74,7 @@ pub(super) async fn notify(shared: &Arc<Shared>, store: &dyn Store, session: &Se
     // It has been told of, which must not happen again: a store that is away is waited for.
     let mut is_first = true;
     while let Err(error) = store.orphan_closed(session).await {
-        if shared.closing.is_cancelled() {
+        if shared.admission.closing.is_cancelled() {
             tracing::error!(target: "jmqt::session", %client, %error, "the next start will end this session again");
             return;
         }
@@ -81,7 +82,7 @@ pub(super) async fn notify(shared: &Arc<Shared>, store: &dyn Store, session: &Se
             tracing::warn!(target: "jmqt::session", %client, %error, "a session that has ended cannot be forgotten yet");
         }
         tokio::select! {
-            () = shared.closing.cancelled() => {} // once more, then no more
+            () = shared.admission.closing.cancelled() => {} // once more, then no more
             () = tokio::time::sleep(RETRY_EVERY) => {}
         }
     }

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::Shared;
+use crate::context::Shared;
 use crate::hub::Stored;
 use crate::validators::{Asked, StoredNotice, StoredNotifier, asking, let_go, poll_guarded};
 

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::Shared;
-use crate::validators::{CloseReason, poll_contained};
+use crate::connection::CloseReason;
+use crate::context::Shared;
+use crate::validators::poll_contained;
 
 /// Runs such a task, which may return once `stop` is cancelled. `stop_listening` stops the listeners of its server.
 pub(super) fn supervise(
@@ -37,18 +38,16 @@ pub(super) async fn supervised(
         Err(panic) => panic,
     };
     stop_listening.cancel();
-    shared.fail(name, &failure);
+    fail(&shared, name, &failure);
 }
 
-impl Shared {
-    /// The server cannot go on: connections are closed, and whoever runs the server is told.
-    pub(crate) fn fail(&self, task: &'static str, message: &str) {
-        tracing::error!(target: "jmqt::server", task, message, "a task of the server failed; the server ends");
-        self.failed.cancel();
-        self.closing.cancel();
-        for (_, outbox) in self.numbered_outboxes() {
-            outbox.close(CloseReason::ServerError);
-        }
+/// The server cannot go on: connections are closed, and whoever runs the server is told.
+pub(super) fn fail(shared: &Shared, task: &'static str, message: &str) {
+    tracing::error!(target: "jmqt::server", task, message, "a task of the server failed; the server ends");
+    shared.failed.cancel();
+    shared.admission.closing.cancel();
+    for (_, outbox) in shared.admission.numbered_outboxes() {
+        outbox.close(CloseReason::ServerError);
     }
 }
 

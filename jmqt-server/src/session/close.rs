@@ -11,9 +11,10 @@ use tokio::time::timeout;
 use super::buffer::ReadSize;
 use super::io::Io;
 use super::{Core, Member, Outbox, Session};
-use crate::server::Shared;
+use crate::connection::{CloseReason, ConnectionInfo};
+use crate::context::Shared;
 use crate::transport::CloseCode;
-use crate::validators::{Attached, CloseNotice, CloseReason, ConnectionInfo, asking, let_go, poll_contained};
+use crate::validators::{Attached, CloseNotice, asking, let_go, poll_contained};
 
 /// How long the last bytes may take to leave.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 
-use crate::validators::CloseReason;
+use crate::connection::CloseReason;
+use crate::context::IdleLimits;
 
 /// How many answered `auth` packets restart the wait before `conn`.
 const AUTH_RESTARTS: u8 = 5;
@@ -16,13 +17,6 @@ const AUTH_RESTARTS: u8 = 5;
 const LAST_LOOK: u32 = 64;
 /// A connection that took fewer bytes than this in SLOW_CONSUMER_SECONDS is closed.
 const SLOW_CONSUMER_BYTES: u64 = 1024;
-
-/// The limits, from the configuration.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct IdleLimits {
-    pub(crate) timeout: Duration,
-    pub(crate) slow_consumer: Duration,
-}
 
 /// One connection's clocks, and the one timer that serves them all.
 ///

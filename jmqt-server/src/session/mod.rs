@@ -33,15 +33,17 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::server::TlsStream;
 
+use crate::admission::ConnectionPermit;
 use crate::budget::Share;
+use crate::connection::{CloseReason, ConnectionInfo};
+use crate::context::Shared;
 use crate::hub::Subscribed;
 use crate::log_limit::log_limited;
-use crate::server::{ConnectionPermit, Shared};
 use crate::store::PublisherId;
 use crate::transport::{Decoder, Framing, PING};
+use crate::upgrade::Upgrade;
 use crate::validators::{
-    Asked, Attached, CloseReason, ConnectionInfo, Question, SessionData, Upgrade, let_go, poll_at_once,
-    poll_contained, poll_guarded,
+    Asked, Attached, Question, SessionData, let_go, poll_at_once, poll_contained, poll_guarded,
 };
 
 use batch::Batch;
@@ -50,7 +52,6 @@ use idle::{Due, IdleClock, Observed};
 use io::Io;
 
 pub(crate) use batch::cost;
-pub(crate) use idle::IdleLimits;
 pub(crate) use outbox::{Flush, LoggedPush, LoggedPushes, Missing, Outbox, OutboxContext, Source};
 pub(crate) use push_id::{IdSpace, IdText, PushId};
 pub(crate) use subscription::{LogState, Stage, Subscription};
@@ -478,7 +479,7 @@ impl Core {
 
     /// The connection has become a WebSocket, by this request. Behind an HTTP proxy it says who the client is.
     fn upgraded(&mut self, upgrade: Arc<Upgrade>) {
-        let is_proxy = |ip| self.shared.is_trusted_proxy(ip);
+        let is_proxy = |ip| self.shared.admission.is_trusted_proxy(ip);
         if is_proxy(self.info.remote.ip())
             && let Some(client) = upgrade.forwarded_for(is_proxy)
         {

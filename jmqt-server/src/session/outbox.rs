@@ -21,6 +21,7 @@ use super::queue::{COPIED_BYTES, SLICES, SendQueue};
 use super::subscription::{Changing, LogPosition, LogState, Named, Stage, Subscription};
 use super::window::Window;
 use crate::budget::Budget;
+use crate::connection::CloseReason;
 use crate::counters::Counters;
 use crate::disconnect::Disconnect;
 use crate::hub::{Pushes, RetainedPush};
@@ -29,7 +30,6 @@ use crate::name_map::NameSet;
 use crate::packet_trace;
 use crate::store::{ChannelKey, CursorUpdate, LogPlace, Seq, Stamp, StoredSubscription};
 use crate::transport::Framing;
-use crate::validators::CloseReason;
 
 /// A queue of at most so many bytes is always possible, and is not counted among what waits for all clients.
 const SMALL_QUEUE_BYTES: usize = 64 * 1024;

@@ -9,7 +9,8 @@ use std::sync::Arc;
 
 use jmqt_protocol::{NUL, NulDecoder, PacketTooLarge};
 
-use crate::validators::{CloseReason, Upgrade};
+use crate::connection::CloseReason;
+use crate::upgrade::Upgrade;
 
 pub(crate) use frames::PING;
 pub(crate) use upgrade::HttpContext;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::TransportError;
 use super::frames::FrameReader;
 use super::upgrade::{self, HttpContext, Outcome};
-use crate::validators::Upgrade;
+use crate::upgrade::Upgrade;
 
 pub(crate) use tungstenite::protocol::frame::coding::CloseCode;
 

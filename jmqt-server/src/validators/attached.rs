@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use jmqt_protocol::ClientId;
 
-use super::Upgrade;
+use crate::upgrade::Upgrade;
 
 /// A value of the application, of whatever type.
 pub(crate) type SessionData = Arc<dyn Any + Send + Sync>;

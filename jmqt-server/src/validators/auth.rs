@@ -7,8 +7,10 @@ use async_trait::async_trait;
 use jmqt_protocol::{AuthToken, ClientId, Payload, StatusCode};
 
 use super::attached::{SessionData, SessionRef, session_getters};
-use super::{BoxError, ConnectionInfo, UnexpectedData, Upgrade, read_json};
-use crate::ServerHandle;
+use super::{BoxError, UnexpectedData, read_json};
+use crate::connection::ConnectionInfo;
+use crate::handle::ServerHandle;
+use crate::upgrade::Upgrade;
 
 /// An `auth` packet.
 #[derive(Debug, Clone, Copy)]

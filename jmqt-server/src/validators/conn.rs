@@ -7,9 +7,11 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use jmqt_protocol::{ChannelName, ClientId, Persistence, StatusCode};
 
+use super::BoxError;
 use super::attached::{SessionData, SessionRef, session_getters};
-use super::{BoxError, ConnectionInfo, Upgrade};
+use crate::connection::ConnectionInfo;
 use crate::handle::ConnHandle;
+use crate::upgrade::Upgrade;
 
 /// A `conn` packet with a well-formed client id.
 #[derive(Debug, Clone, Copy)]

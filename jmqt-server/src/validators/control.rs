@@ -4,8 +4,10 @@ use async_trait::async_trait;
 use jmqt_protocol::{ChannelName, ClientId, InvalidPayload, Payload, StatusCode};
 
 use super::attached::{SessionRef, session_getters};
-use super::{BoxError, ConnectionInfo, UnexpectedData, json_text, read_json};
-use crate::ServerHandle;
+use super::{BoxError, UnexpectedData, read_json};
+use crate::connection::ConnectionInfo;
+use crate::handle::ServerHandle;
+use crate::json::json_text;
 
 /// A `pub` packet to a control channel, with an id.
 #[derive(Debug, Clone, Copy)]

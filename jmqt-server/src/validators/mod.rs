@@ -18,10 +18,7 @@ mod ready;
 mod stored;
 mod sub;
 mod unsub;
-mod upgrade;
 
-use std::fmt;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use jmqt_protocol::{Payload, StatusCode};
@@ -29,7 +26,7 @@ use jmqt_protocol::{Payload, StatusCode};
 pub(crate) use ask::{Asked, Question, asking, let_go, poll_at_once, poll_contained, poll_guarded};
 pub(crate) use attached::{Attached, SessionData};
 pub use auth::{AuthRequest, AuthValidator, AuthVerdict, Grant};
-pub use close::{CloseNotice, CloseNotifier, CloseReason};
+pub use close::{CloseNotice, CloseNotifier};
 pub use conn::{Acceptance, ConnRequest, ConnValidator, ConnVerdict};
 pub use control::{ControlHandler, ControlReply, ControlRequest};
 pub use disconnect::{DisconnectNotice, DisconnectNotifier};
@@ -39,7 +36,6 @@ pub use ready::{AllowAll, DenyAll, Silent};
 pub use stored::{StoredNotice, StoredNotifier};
 pub use sub::{SubRequest, SubValidator};
 pub use unsub::{UnsubRequest, UnsubValidator};
-pub use upgrade::Upgrade;
 
 /// What a validator may fail with. It is logged, and the client is answered SERVER_ERROR.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -57,65 +53,6 @@ pub enum Verdict {
 impl Verdict {
     /// Refuses with [`StatusCode::NOT_ALLOWED`].
     pub const NOT_ALLOWED: Self = Self::Refuse(StatusCode::NOT_ALLOWED);
-}
-
-/// How a client is connected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Protocol {
-    /// Plain TCP, port 8010 by default.
-    Socket,
-    /// TLS over TCP, port 8011 by default.
-    SslSocket,
-    /// WebSocket, port 8012 by default.
-    WebSocket,
-    /// WebSocket over TLS, port 8013 by default.
-    SslWebSocket,
-}
-
-impl Protocol {
-    /// All four, in the order of their default ports.
-    pub const ALL: [Self; 4] = [Self::Socket, Self::SslSocket, Self::WebSocket, Self::SslWebSocket];
-
-    /// The name the original server gives it, as it is logged and stored.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Socket => "SOCKET",
-            Self::SslSocket => "SSL_SOCKET",
-            Self::WebSocket => "WEB_SOCKET",
-            Self::SslWebSocket => "SSL_WEB_SOCKET",
-        }
-    }
-
-    pub(crate) fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|protocol| protocol.as_str() == name)
-    }
-
-    pub(crate) const fn is_tls(self) -> bool {
-        matches!(self, Self::SslSocket | Self::SslWebSocket)
-    }
-
-    pub(crate) const fn is_websocket(self) -> bool {
-        matches!(self, Self::WebSocket | Self::SslWebSocket)
-    }
-}
-
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// The connection a request came over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ConnectionInfo {
-    /// The client's address: that of the other end, or, behind one of TRUSTED_PROXIES, the one that the
-    /// PROXY protocol header names, or that `X-Forwarded-For` names in the request of a WebSocket. An address from
-    /// there has port 0 unless the proxy said more.
-    pub remote: SocketAddr,
-    /// Which of the four listeners it came to.
-    pub protocol: Protocol,
 }
 
 /// Whom a server asks and tells; the builder has seen to the eight that it needs.
@@ -144,13 +81,4 @@ pub struct UnexpectedData {
 fn read_json<'a, T: serde::Deserialize<'a>>(data: Payload<'a>) -> Result<T, UnexpectedData> {
     let read = serde_json::from_str(data.as_str());
     read.map_err(|error| UnexpectedData { line: error.line(), column: error.column() })
-}
-
-/// A value as JSON text that every client can read.
-pub(crate) fn json_text(value: &impl serde::Serialize) -> Result<String, serde_json::Error> {
-    let text = serde_json::to_string(value)?;
-    match Payload::parse(&text) {
-        Ok(_) => Ok(text),
-        Err(error) => Err(serde::ser::Error::custom(error)),
-    }
 }

@@ -3,9 +3,10 @@
 use async_trait::async_trait;
 use jmqt_protocol::ClientId;
 
+use super::BoxError;
 use super::attached::{SessionRef, session_getters};
-use super::{BoxError, ConnectionInfo};
-use crate::ServerHandle;
+use crate::connection::ConnectionInfo;
+use crate::handle::ServerHandle;
 
 /// A session that has begun.
 #[derive(Debug, Clone, Copy)]

@@ -6,8 +6,10 @@ use async_trait::async_trait;
 use jmqt_protocol::{ChannelName, ClientId, InvalidPayload, Payload, Qos, Retain, StatusCode};
 
 use super::attached::{SessionRef, session_getters};
-use super::{BoxError, ConnectionInfo, UnexpectedData, Verdict, json_text, read_json};
-use crate::ServerHandle;
+use super::{BoxError, UnexpectedData, Verdict, read_json};
+use crate::connection::ConnectionInfo;
+use crate::handle::ServerHandle;
+use crate::json::json_text;
 
 /// A `pub` packet to a plain or point-to-point channel.
 #[derive(Debug, Clone, Copy)]

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use jmqt_protocol::{ChannelName, ClientId, Payload, Retain};
 
 use super::BoxError;
-use crate::ServerHandle;
+use crate::handle::ServerHandle;
 
 /// A QoS 1 message that has been stored.
 #[derive(Debug, Clone, Copy)]

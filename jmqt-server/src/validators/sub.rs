@@ -4,8 +4,9 @@ use async_trait::async_trait;
 use jmqt_protocol::{ChannelName, ClientId, Persistence};
 
 use super::attached::{SessionRef, session_getters};
-use super::{BoxError, ConnectionInfo, Verdict};
-use crate::ServerHandle;
+use super::{BoxError, Verdict};
+use crate::connection::ConnectionInfo;
+use crate::handle::ServerHandle;
 
 /// A `sub` packet with a channel name that may be subscribed to.
 #[derive(Debug, Clone, Copy)]

@@ -290,15 +290,15 @@ async fn a_client_that_reads_slowly_but_steadily_stays_and_one_that_reads_nothin
         let (server, name) = (&server, format!("steady-{protocol}"));
         async move {
             let stream = Paced::connect(server, protocol).await;
-            let mut client = match protocol {
-                Protocol::Socket | Protocol::WebSocket => Client::new(protocol, stream),
-                Protocol::SslSocket | Protocol::SslWebSocket => {
+            let mut client = match protocol.is_tls() {
+                false => Client::new(protocol, stream),
+                true => {
                     let localhost = ServerName::try_from("localhost").unwrap();
                     let handshake = server.tls_connector().connect(localhost, stream);
                     Client::new(protocol, support::within("the handshake", handshake).await.unwrap())
                 }
             };
-            if matches!(protocol, Protocol::WebSocket | Protocol::SslWebSocket) {
+            if protocol.is_websocket() {
                 client.upgrade().await;
             }
             client.conn_as(&name, "").await;

@@ -35,11 +35,11 @@ pub fn config(url: &str, name: &str) -> Config {
 
 /// The URL of a server in this process.
 pub fn url(server: &TestServer, protocol: jmqt_server::Protocol) -> String {
-    let scheme = match protocol {
-        jmqt_server::Protocol::Socket => "jmqt",
-        jmqt_server::Protocol::SslSocket => "jmqts",
-        jmqt_server::Protocol::WebSocket => "ws",
-        jmqt_server::Protocol::SslWebSocket => "wss",
+    let scheme = match (protocol.is_websocket(), protocol.is_tls()) {
+        (false, false) => "jmqt",
+        (false, true) => "jmqts",
+        (true, false) => "ws",
+        (true, true) => "wss",
     };
     format!("{scheme}://{}", server.address(protocol))
 }

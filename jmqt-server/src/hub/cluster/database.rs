@@ -12,9 +12,9 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::Cluster;
+use crate::connection::CloseReason;
 use crate::disconnect::Disconnect;
 use crate::hub::Hub;
-use crate::validators::CloseReason;
 
 /// A node that has not reached the database for so long has lost it: two of its looks have failed, or take long.
 const LOST_AFTER: Duration = Duration::from_millis(2500);

@@ -18,8 +18,8 @@ use jmqt_protocol::ClientId;
 use tokio::time::Instant;
 
 use crate::bus::{Digest, NodeId, Presence, connection_info};
+use crate::connection::ConnectionInfo;
 use crate::name_map::NameMap;
-use crate::validators::ConnectionInfo;
 
 /// A node that showed nothing for so long is dead, if it could have been noticed all the time.
 pub(super) const LEASE: Duration = Duration::from_secs(5);

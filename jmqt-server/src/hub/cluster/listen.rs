@@ -10,11 +10,11 @@ use tokio::time::{Instant, MissedTickBehavior};
 use super::directory::Part;
 use super::{ARRIVALS_KIB, Arrival, BEAT_EVERY, Cluster, Fences};
 use crate::bus::{Body, BusEvent, BusEvents, BusMessage, Control, Digest, NodeId, Qos0Pushes, Qos1Pushes};
+use crate::connection::CloseReason;
 use crate::disconnect::Disconnect;
 use crate::hub::{DirtyOutboxes, Hub, Pushes};
 use crate::session::Flush;
 use crate::store::ChannelKey;
-use crate::validators::CloseReason;
 
 /// A link that brought no beat back for so long is dead.
 const DEAF_AFTER: Duration = Duration::from_secs(3);

@@ -16,8 +16,8 @@ use tokio::time::{Instant, timeout_at};
 use super::Cluster;
 use super::sessions::presence;
 use crate::bus::{Bus, Control, Digest, NodeId, Presence};
+use crate::connection::ConnectionInfo;
 use crate::hub::Hub;
-use crate::validators::ConnectionInfo;
 
 /// One part lists so many sessions.
 const IN_ONE_PART: usize = 500;

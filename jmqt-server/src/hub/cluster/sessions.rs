@@ -12,10 +12,10 @@ use tokio::time::Instant;
 use super::Cluster;
 use super::directory::LEASE;
 use crate::bus::{Answer, NodeId, Origin, Presence, Request};
+use crate::connection::ConnectionInfo;
 use crate::hub::connections::{Claim, Connections, Opening};
 use crate::hub::{Hub, HubError, Janitor};
 use crate::store::{Entered, SessionRow, SharedSession};
-use crate::validators::ConnectionInfo;
 
 /// A node is asked to end a session this often, as long as it shows that it is there.
 const ASK_EVERY: Duration = Duration::from_secs(1);

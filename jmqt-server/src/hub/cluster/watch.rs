@@ -10,12 +10,12 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::{BEAT_EVERY, Cluster};
 use crate::bus::NodeId;
+use crate::connection::CloseReason;
 use crate::disconnect::Disconnect;
 use crate::hub::Hub;
 use crate::hub::connections::Found;
 use crate::session::Subscription;
 use crate::store::{ChannelKey, NodeBeat, SharedSession, StoreError};
-use crate::validators::CloseReason;
 
 /// Sessions that others have called off in the store are looked for this often.
 const CALLED_OFF_EVERY: Duration = Duration::from_millis(500);

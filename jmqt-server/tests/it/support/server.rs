@@ -149,16 +149,16 @@ impl TestServer {
 
     /// Agrees on TLS and WebSocket on a connection to this listener.
     pub async fn agree(&self, protocol: Protocol, stream: TcpStream) -> Client {
-        let mut client = match protocol {
-            Protocol::Socket | Protocol::WebSocket => Client::new(protocol, stream),
-            Protocol::SslSocket | Protocol::SslWebSocket => {
+        let mut client = match protocol.is_tls() {
+            false => Client::new(protocol, stream),
+            true => {
                 let name = ServerName::try_from("localhost").unwrap();
                 let handshake = self.tls_connector().connect(name, stream);
                 let stream = within("the TLS handshake", handshake).await.unwrap();
                 Client::new(protocol, stream)
             }
         };
-        if matches!(protocol, Protocol::WebSocket | Protocol::SslWebSocket) {
+        if protocol.is_websocket() {
             client.upgrade().await;
         }
         client

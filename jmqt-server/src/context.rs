@@ -1,0 +1,118 @@
+//! What every connection of a server shares: the hub, the application, the limits.
+
+use std::num::NonZero;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::admission::Admission;
+use crate::budget::Budget;
+use crate::config::Config;
+use crate::handle::ServerHandle;
+use crate::hub::Hub;
+use crate::transport::HttpContext;
+use crate::validators::Validators;
+
+/// So many clients that were turned away are read from for a moment.
+const TURNED_AWAY: usize = 64;
+
+/// What every connection of a server shares.
+pub(crate) struct Shared {
+    pub(crate) validators: Validators,
+    pub(crate) hub: Arc<Hub>,
+    pub(crate) handle: ServerHandle,
+    pub(crate) limits: Limits,
+    pub(crate) idle: Arc<IdleLimits>,
+    /// Half-received packets of sessions.
+    pub(crate) partial_packets: Arc<Budget>,
+    /// Half-received packets of connections without a session.
+    pub(crate) preconn_packets: Arc<Budget>,
+    /// How HTTP requests are answered.
+    pub(crate) http: Arc<HttpContext>,
+    /// Who may connect, and who is connected.
+    pub(crate) admission: Arc<Admission>,
+    /// TLS handshakes that are computed at a time.
+    pub(crate) handshakes: Semaphore,
+    /// Long packets that are decoded at a time: fewer than there are threads, so that one is left for everybody else.
+    pub(crate) long_packets: Arc<Semaphore>,
+    /// Clients that were turned away and may still read why, at a time.
+    pub(crate) turned_away: Arc<Semaphore>,
+    /// Every task that serves a connection.
+    pub(crate) tasks: TaskTracker,
+    /// A task that the server cannot do without has failed: the server ends.
+    pub(crate) failed: CancellationToken,
+}
+
+/// The configuration, as sessions need it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) packet_bytes: usize,
+    pub(crate) preconn_packet_bytes: usize,
+    pub(crate) max_inflight: u32,
+    pub(crate) subscriptions: usize,
+    pub(crate) persistent_subscriptions: usize,
+    pub(crate) timeout_seconds: u32,
+    pub(crate) validator_timeout: Duration,
+    pub(crate) drain: Duration,
+    pub(crate) takeovers_per_second: Option<u32>,
+}
+
+/// How long a connection may keep the server waiting.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct IdleLimits {
+    pub(crate) timeout: Duration,
+    pub(crate) slow_consumer: Duration,
+}
+
+impl Limits {
+    fn new(config: &Config) -> Self {
+        Self {
+            packet_bytes: config.max_packet_bytes,
+            preconn_packet_bytes: config.max_preconn_packet_bytes.min(config.max_packet_bytes),
+            max_inflight: config.max_inflight,
+            subscriptions: config.max_subscriptions_per_client,
+            persistent_subscriptions: config.max_persistent_subscriptions_per_client,
+            timeout_seconds: u32::try_from(config.timeout.as_secs()).unwrap_or(u32::MAX),
+            validator_timeout: config.validator_timeout,
+            drain: config.drain,
+            takeovers_per_second: config.max_takeovers_per_second,
+        }
+    }
+}
+
+impl Shared {
+    pub(crate) fn new(
+        config: &Config,
+        validators: Validators,
+        hub: Arc<Hub>,
+        handle: ServerHandle,
+        http: HttpContext,
+    ) -> Self {
+        Self {
+            validators,
+            admission: Arc::new(Admission::new(config, Arc::clone(&hub.counters))),
+            hub,
+            handle,
+            limits: Limits::new(config),
+            idle: Arc::new(IdleLimits { timeout: config.timeout, slow_consumer: config.slow_consumer }),
+            partial_packets: Arc::new(Budget::new(config.max_total_partial_packet_bytes)),
+            preconn_packets: Arc::new(Budget::new(config.max_total_preconn_bytes)),
+            http: Arc::new(http),
+            long_packets: Arc::new(Semaphore::new(
+                std::thread::available_parallelism().map_or(1, NonZero::get).saturating_sub(1).max(1),
+            )),
+            handshakes: Semaphore::new(2 * std::thread::available_parallelism().map_or(1, NonZero::get)),
+            turned_away: Arc::new(Semaphore::new(TURNED_AWAY)),
+            tasks: TaskTracker::new(),
+            failed: CancellationToken::new(),
+        }
+    }
+
+    /// Tells when listeners are to be closed and opened; `None`: they stay open.
+    pub(crate) fn gate(&self) -> Option<watch::Receiver<bool>> {
+        self.hub.cluster.as_ref().map(|cluster| cluster.lets_in())
+    }
+}
