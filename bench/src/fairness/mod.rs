@@ -7,6 +7,7 @@
 mod attack;
 mod bystander;
 mod client;
+mod processors;
 
 use std::fs;
 use std::net::SocketAddr;
@@ -22,6 +23,7 @@ use clap::Args;
 use crate::server::process::{Process, free_addresses};
 use attack::{ATTACKS, Attack};
 use bystander::{Measured, measure};
+use processors::{Processors, give_way};
 
 /// Measures what other clients notice of an attack, on this machine, over loopback.
 #[derive(Debug, Args)]
@@ -65,6 +67,7 @@ pub(crate) fn run(options: &FairnessOptions) -> Result<()> {
         bail!("{} is not there: build it, or name it with --server", server.display());
     }
     let seconds = Duration::from_secs_f64(options.seconds.clamp(0.5, 600.0));
+    let processors = Processors::divided()?;
     println!(
         "| attack | request p50, alone | with | worst, alone | with | QoS 1/s, alone | with | as it should be |"
     );
@@ -73,8 +76,8 @@ pub(crate) fn run(options: &FairnessOptions) -> Result<()> {
         |attack: &&Attack| options.only.is_empty() || options.only.iter().any(|name| name == attack.name);
     for attack in ATTACKS.iter().filter(wanted) {
         eprintln!("{}: {}", attack.name, attack.title);
-        let (alone, attacked) =
-            run_attack(attack, &server, options, seconds).with_context(|| attack.name.to_owned())?;
+        let (alone, attacked) = run_attack(attack, &server, options, &processors, seconds)
+            .with_context(|| attack.name.to_owned())?;
         let is_fair =
             attacked.median <= MEDIAN && attacked.worst <= WORST && attacked.rate >= RATE * alone.rate;
         println!(
@@ -100,9 +103,10 @@ fn run_attack(
     attack: &Attack,
     server: &PathBuf,
     options: &FairnessOptions,
+    processors: &Processors,
     seconds: Duration,
 ) -> Result<(Measured, Measured)> {
-    let (_process, address) = start(server, options, attack.settings)?;
+    let (_process, address) = processors.on_server(|| start(server, options, attack.settings))?;
     (attack.prepare)(address)?;
     let alone = measure(address, seconds)?;
     let stop = AtomicBool::new(false);
@@ -110,6 +114,9 @@ fn run_attack(
         for number in 0..attack.connections {
             let stop = &stop;
             scope.spawn(move || {
+                if let Err(error) = give_way() {
+                    eprintln!("attackers run at the priority of everybody else: {error}");
+                }
                 while !stop.load(Ordering::Relaxed) {
                     // The server may close the connection of an attacker, who comes back.
                     if (attack.connection)(address, number, stop).is_err() {

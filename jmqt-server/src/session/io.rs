@@ -2,11 +2,11 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedReadHalf;
 use tokio_rustls::server::TlsStream;
 
 use super::Outbox;
@@ -15,7 +15,7 @@ use super::buffer::{ReadBuffer, ReadSize};
 /// What a session reads from and writes to.
 pub(crate) enum Io {
     /// Shared with the outbox, which writes to it from other tasks.
-    Plain(Arc<TcpStream>),
+    Plain(OwnedReadHalf),
     Tls {
         stream: Box<TlsStream<TcpStream>>,
         /// Encrypted bytes are left that the socket did not take.
@@ -36,22 +36,10 @@ impl Io {
         size: ReadSize,
     ) -> Poll<io::Result<(ReadBuffer, usize)>> {
         match self {
-            Self::Plain(stream) => loop {
-                ready!(stream.poll_read_ready(cx))?;
-                let mut buffer = ReadBuffer::lend(size);
-                match stream.try_read(buffer.as_mut()) {
-                    Ok(length) => return Poll::Ready(Ok((buffer, length))),
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    Err(error) => return Poll::Ready(Err(error)),
-                }
-            },
-            Self::Tls { stream, .. } => {
-                let mut buffer = ReadBuffer::lend(size);
-                let mut filled = ReadBuf::new(buffer.as_mut());
-                ready!(Pin::new(stream).poll_read(cx, &mut filled))?;
-                let length = filled.filled().len();
-                Poll::Ready(Ok((buffer, length)))
-            }
+            // Not `try_read`: only `poll_read` knows that a read that does not fill its buffer has emptied the socket,
+            // and saves the read that would find nothing.
+            Self::Plain(stream) => poll_read_into(stream, cx, size),
+            Self::Tls { stream, .. } => poll_read_into(stream, cx, size),
         }
     }
 
@@ -59,7 +47,7 @@ impl Io {
     pub(super) fn poll_drain(&mut self, cx: &mut Context<'_>, outbox: &Outbox) -> Poll<io::Result<()>> {
         match self {
             Self::Plain(stream) => loop {
-                ready!(stream.poll_write_ready(cx))?;
+                ready!(stream.as_ref().poll_write_ready(cx))?;
                 if outbox.drain_plain()? {
                     return Poll::Ready(Ok(()));
                 }
@@ -94,9 +82,21 @@ impl Io {
     pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Plain(stream) => {
-                Poll::Ready(socket2::SockRef::from(&**stream).shutdown(std::net::Shutdown::Write))
+                Poll::Ready(socket2::SockRef::from(stream.as_ref()).shutdown(std::net::Shutdown::Write))
             }
             Self::Tls { stream, .. } => Pin::new(stream).poll_shutdown(cx),
         }
     }
+}
+
+fn poll_read_into<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    cx: &mut Context<'_>,
+    size: ReadSize,
+) -> Poll<io::Result<(ReadBuffer, usize)>> {
+    let mut buffer = ReadBuffer::lend(size);
+    let mut filled = ReadBuf::new(buffer.as_mut());
+    ready!(Pin::new(stream).poll_read(cx, &mut filled))?;
+    let length = filled.filled().len();
+    Poll::Ready(Ok((buffer, length)))
 }

@@ -14,7 +14,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use jmqt_protocol::{ChannelName, ClientId, Packet, Persistence};
-use tokio::net::TcpStream;
+use tokio::net::tcp::OwnedWriteHalf;
 
 use super::push_id::{IdSpace, PushId};
 use super::queue::{COPIED_BYTES, SLICES, SendQueue};
@@ -191,7 +191,7 @@ impl Held {
 #[derive(Default)]
 struct State {
     /// Plain connections only: TLS has to be encrypted by the session's own task.
-    inline: Option<Arc<TcpStream>>,
+    inline: Option<OwnedWriteHalf>,
     queue: SendQueue,
     /// Bytes the kernel has taken so far.
     written: u64,
@@ -237,7 +237,7 @@ impl State {
 }
 
 impl Outbox {
-    pub(crate) fn new(framing: Framing, inline: Option<Arc<TcpStream>>, context: Arc<OutboxContext>) -> Self {
+    pub(crate) fn new(framing: Framing, inline: Option<OwnedWriteHalf>, context: Arc<OutboxContext>) -> Self {
         let state = State { inline, connecting: true, ..State::default() };
         Self { framing, context, waker: AtomicWaker::new(), state: Mutex::new(state) }
     }
