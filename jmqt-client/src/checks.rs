@@ -115,7 +115,7 @@ impl Checks {
 
     /// The server has handled everything before this heartbeat.
     pub(crate) fn beat_answered(&mut self, number: u64) {
-        while let Some(beat) = self.beats.pop_front_if(|beat| beat.number <= number) {
+        while let Some(beat) = pop_front_if(&mut self.beats, |beat| beat.number <= number) {
             self.finish_up_to(beat.last_id, &Ok(()));
         }
     }
@@ -132,7 +132,7 @@ impl Checks {
 
     /// Gives up publishes whose heartbeat was not answered for so long.
     pub(crate) fn expire(&mut self, limit: Duration) {
-        while let Some(beat) = self.beats.pop_front_if(|beat| beat.sent.elapsed() >= limit) {
+        while let Some(beat) = pop_front_if(&mut self.beats, |beat| beat.sent.elapsed() >= limit) {
             self.finish_up_to(
                 beat.last_id,
                 &Err(Error::Timeout { what: "the check of a QoS 0 publish", limit }),
@@ -174,10 +174,15 @@ impl Checks {
 
     fn finish_up_to(&mut self, id: u64, outcome: &Result<(), Error>) {
         while self.handed > 0
-            && let Some(entry) = self.entries.pop_front_if(|entry| entry.id <= id)
+            && let Some(entry) = pop_front_if(&mut self.entries, |entry| entry.id <= id)
         {
             self.handed -= 1;
             entry.finish(outcome.clone());
         }
     }
+}
+
+/// `VecDeque::pop_front_if`, which the oldest Rust that builds this crate does not have.
+fn pop_front_if<T>(queue: &mut VecDeque<T>, is_wanted: impl FnOnce(&T) -> bool) -> Option<T> {
+    if queue.front().is_some_and(is_wanted) { queue.pop_front() } else { None }
 }

@@ -184,6 +184,22 @@ impl Client {
     }
 
     /// What happens to the connection from now on.
+    ///
+    /// ```no_run
+    /// # async fn run(client: jmqt_client::Client) -> Result<(), jmqt_client::Error> {
+    /// use jmqt_client::Event;
+    ///
+    /// let mut events = client.events();
+    /// while let Some(event) = events.next().await {
+    ///     match event {
+    ///         Event::Connected { .. } => println!("connected"),
+    ///         Event::Disconnected { reason } => println!("lost: {reason}"),
+    ///         _ => {}
+    ///     }
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn events(&self) -> Events {
         Events(self.shared().events())

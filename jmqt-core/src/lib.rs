@@ -19,3 +19,8 @@ pub use names::{
 };
 pub use payload::{InvalidPayload, MAX_DEPTH, Payload};
 pub use status::StatusCode;
+
+/// The code in the README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,4 +1,4 @@
-/** The examples of the README do what it says. */
+/** The examples of this README.md and of the repository's do what is said there. */
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -9,10 +9,15 @@ import { skip, startServer } from './support.js';
 
 const root = new URL('../', import.meta.url);
 const readme = readFileSync(new URL('README.md', root), 'utf8');
+const readmeOfRepository = readFileSync(new URL('../README.md', root), 'utf8');
+
+function examples(document: string, language: string): (string | undefined)[] {
+  return [...document.matchAll(new RegExp(`\`\`\`${language}\n(.*?)\`\`\``, 'gs'))].map((found) => found[1]);
+}
 
 /** Example number `index` in this language, with the server's real ports. */
-function example(language: string, index: number, ports: Record<number, number>): string {
-  const found = [...readme.matchAll(new RegExp(`\`\`\`${language}\n(.*?)\`\`\``, 'gs'))][index]?.[1];
+function example(document: string, language: string, index: number, ports: Record<number, number>): string {
+  const found = examples(document, language)[index];
   assert.ok(found, `no example ${index} in ${language}`);
   return found.replaceAll('localhost', '127.0.0.1').replace(/\b801[02]\b/g, (port) => String(ports[Number(port)]));
 }
@@ -35,13 +40,13 @@ const PAGE_WEBSOCKET = `import { WebSocket } from 'ws'; globalThis.WebSocket ??=
 
 test('the example for Node', { skip }, async (t) => {
   const server = await startServer(t);
-  const output = await run(example('js', 0, { 8010: server.tcpPort }));
+  const output = await run(example(readme, 'js', 0, { 8010: server.tcpPort }));
   assert.match(output, /^alice first\nalice second\n\{\s+channels: \{.*news: 'temp'/s);
 });
 
 test('the example for pages', { skip }, async (t) => {
   const server = await startServer(t);
-  const page = example('html', 0, { 8012: server.wsPort });
+  const page = example(readme, 'html', 0, { 8012: server.wsPort });
   const source = page.replace(/<.*?script.*?>/g, '').replace('./jmqt.js', './browser/jmqt.js');
   const output = await run(PAGE_WEBSOCKET + source, 'update');
   assert.match(output, /connected/);
@@ -49,8 +54,20 @@ test('the example for pages', { skip }, async (t) => {
 
 test('the example for the first client', { skip }, async (t) => {
   const server = await startServer(t);
-  const page = example('html', 1, { 8012: server.wsPort });
+  const page = example(readme, 'html', 1, { 8012: server.wsPort });
   const source = page.replace(/<.*?script.*?>/g, '');
   const output = await run(`${PAGE_WEBSOCKET} await import('./browser/jmqt-compat.js');\n${source}`, 'published 1');
   assert.match(output, /subscribed 1 news\n.*published 1/s);
+});
+
+test('the example of the repository', { skip }, async (t) => {
+  const server = await startServer(t);
+  const page = example(readmeOfRepository, 'html', 0, { 8012: server.wsPort });
+  const source = page.replace(/<.*?script.*?>/g, '').replace('./jmqt.js', './browser/jmqt.js');
+  assert.match(await run(PAGE_WEBSOCKET + source, 'published'), /^published$/m);
+});
+
+test('every example is run', () => {
+  const count = (document: string): number[] => ['js', 'html', 'ts'].map((language) => examples(document, language).length);
+  assert.deepEqual([count(readme), count(readmeOfRepository)], [[1, 2, 0], [0, 1, 0]]);
 });

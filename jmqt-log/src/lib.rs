@@ -171,3 +171,8 @@ where
 
 #[cfg(test)]
 mod tests;
+
+/// The code in the README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -62,7 +62,7 @@ pub(super) fn prefix(program: &str, target: &str, level: Level) -> String {
 
 fn shorten(line: &mut String) {
     if line.len() > LONGEST_LINE {
-        let end = line.floor_char_boundary(LONGEST_LINE);
+        let end = (0..=LONGEST_LINE).rev().find(|end| line.is_char_boundary(*end)).unwrap_or_default();
         let left_out = line.len() - end;
         line.truncate(end);
         line.push_str(&format!("... ({left_out} bytes left out)"));

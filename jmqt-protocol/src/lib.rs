@@ -36,3 +36,8 @@ pub use packet::{
     Auth, AuthAck, AuthOutcome, Conn, ConnAck, Disconn, Packet, PacketType, Pub, PubAck, Push, PushAck, Sub,
     SubAck, Unsub, UnsubAck,
 };
+
+/// The code in the README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -11,22 +11,25 @@ mod mysql;
 mod network;
 pub(crate) mod origin;
 mod redis;
+mod redis_options;
 mod settings;
+mod synchronous;
 
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use crate::bus::{RedisMode, RedisOptions};
 pub use error::{ConfigError, Origin};
 pub use jmqt_log::{LogConfig, LogMode};
-pub use mysql::MySqlConfig;
+pub use mysql::{MySqlConfig, MySqlTls};
 pub use network::{InvalidNetwork, Network};
 pub use origin::{AllowedOrigin, InvalidOrigin};
+pub use redis_options::{RedisMode, RedisOptions};
 use settings::{Settings, SourceText};
+pub use synchronous::Synchronous;
 
-use crate::store::{PendingLimits, RetainedLimits, Synchronous};
+use crate::store::{PendingLimits, RetainedLimits};
 
 /// The largest packet that can be asked for: 1 GiB.
 const LARGEST_PACKET: usize = 1 << 30;
@@ -36,6 +39,8 @@ const LARGEST_QUEUE: usize = if usize::BITS > 34 { 1 << 34 } else { usize::MAX }
 const LARGEST_TOTAL: usize = if usize::BITS > 40 { 1 << 40 } else { usize::MAX };
 /// The most subscriptions that a client may be allowed.
 const MOST_SUBSCRIPTIONS: usize = 10_000_000;
+/// How many connections there may be unless somebody chooses.
+pub(crate) const DEFAULT_MAX_CONNECTIONS: usize = 100_000;
 const DAY: u64 = 86_400;
 
 /// A checked configuration: what a server needs to know before it starts.
@@ -240,7 +245,7 @@ impl Config {
             max_preconn_packet_bytes: max_preconn_packet_bytes(&settings, max_packet_bytes),
             max_inflight: u32::try_from(settings.integer("MAX_INFLIGHT", 128, 1..=1024))
                 .expect("1024 at most"),
-            max_connections: settings.size("MAX_CONNECTIONS", 100_000, 1..=10_000_000),
+            max_connections: settings.size("MAX_CONNECTIONS", DEFAULT_MAX_CONNECTIONS, 1..=10_000_000),
             max_connections_per_address: limit(&settings, "MAX_CONNECTIONS_PER_ADDRESS", 100),
             max_connects_per_address_per_second: limit(&settings, "MAX_CONNECTS_PER_ADDRESS_PER_SECOND", 50),
             max_takeovers_per_second: limit(&settings, "MAX_TAKEOVERS_PER_SECOND", 1),

@@ -112,6 +112,17 @@ impl ServerHandle {
     /// A client's subscriptions by channel name: all of a connected client, the persistent ones of any
     /// other. Its own `#` channel is among them.
     ///
+    /// ```
+    /// # use jmqt_server::prelude::*;
+    /// # async fn example(server: &ServerHandle) -> Result<(), BoxError> {
+    /// let alice = ClientId::parse("alice")?;
+    /// for (channel, persistence) in server.subscriptions(&alice).await? {
+    ///     println!("{channel}: {persistence:?}");
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`HandleError::Store`].
     pub async fn subscriptions(
@@ -129,6 +140,16 @@ impl ServerHandle {
     /// subscription is on disk when this returns, and may be made for a client that is not connected.
     /// One that was persistent and becomes temporary gives up its pending messages; acknowledgements
     /// of those in flight are then ignored.
+    ///
+    /// ```
+    /// # use jmqt_server::prelude::*;
+    /// # async fn example(server: &ServerHandle) -> Result<(), BoxError> {
+    /// let (alice, team) = (ClientId::parse("alice")?, ChannelName::parse("team-7")?);
+    /// server.force_sub(&alice, &team, Persistence::Persistent).await?;
+    /// server.force_unsub(&alice, &team).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`HandleError::InvalidChannel`] for a control channel or another client's `#` channel,
@@ -177,6 +198,18 @@ impl ServerHandle {
     /// message is on disk for every persistent subscriber, and a QoS 0 message has been handed to
     /// everybody's outbound queue.
     ///
+    /// ```
+    /// # use jmqt_server::prelude::*;
+    /// # async fn example(server: &ServerHandle) -> Result<(), BoxError> {
+    /// let news = ChannelName::parse("news")?;
+    /// server.force_pub(Publish::json(news, &"rain")?.at_least_once().retained()).await?;
+    /// // To one client, connected or not:
+    /// let inbox = ChannelName::of_client(&ClientId::parse("alice")?);
+    /// server.force_pub(Publish::raw(inbox, r#"{"invitation":7}"#)?.at_least_once()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// [`HandleError::InvalidChannel`] for a control channel, [`HandleError::TooManyRetained`], [`HandleError::Store`].
     pub async fn force_pub(&self, publish: Publish) -> Result<(), HandleError> {
@@ -186,6 +219,15 @@ impl ServerHandle {
     /// Publishes in a client's name, connected or not, without asking the validators: subscribers see the client as
     /// the publisher, and the client itself is not sent the message (protocol.md 2.11). It is in no order with what
     /// the client publishes itself. When this returns, the same holds as for [`force_pub`](Self::force_pub).
+    ///
+    /// ```
+    /// # use jmqt_server::prelude::*;
+    /// # async fn example(server: &ServerHandle) -> Result<(), BoxError> {
+    /// let (alice, chat) = (ClientId::parse("alice")?, ChannelName::parse("chat")?);
+    /// server.publish_as(&alice, Publish::json(chat, &"sent by e-mail")?.at_least_once()).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     /// [`HandleError::InvalidChannel`] for a control channel and for the client's own `#` channel,
@@ -209,6 +251,16 @@ impl ServerHandle {
 
     /// The clients that are connected to this node and subscribed to a channel, in no particular order. Clients on
     /// other nodes, and persistent subscriptions of clients that are away, are not among them.
+    ///
+    /// ```
+    /// # use jmqt_server::prelude::*;
+    /// # async fn example(server: &ServerHandle) -> Result<(), BoxError> {
+    /// let room = ChannelName::parse("room-1")?;
+    /// let members: Vec<_> = server.subscribers(&room).into_iter().map(|(client, _)| client).collect();
+    /// println!("{} members are here", members.len());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn subscribers(&self, channel: &ChannelName) -> Vec<(ClientId, Persistence)> {
         match &self.side {
@@ -231,6 +283,16 @@ impl ServerHandle {
 
     /// Everybody who has a session now, on whatever node, in no particular order; of other nodes what was
     /// true a moment ago.
+    ///
+    /// ```
+    /// # use jmqt_server::prelude::*;
+    /// # async fn example(server: &ServerHandle) -> Result<(), BoxError> {
+    /// for (client, connection) in server.connections() {
+    ///     println!("{client} from {}", connection.remote);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn connections(&self) -> Vec<(ClientId, ConnectionInfo)> {
         let hub = match &self.side {

@@ -10,7 +10,7 @@ use crate::validators::BoxError;
 /// printed to stderr as text, with its causes.
 ///
 /// ```no_run
-/// use jmqt_server::*;
+/// use jmqt_server::prelude::*;
 ///
 /// async fn serve() -> Result<(), BoxError> {
 ///     let config = Config::load(None)?;

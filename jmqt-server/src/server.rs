@@ -20,16 +20,21 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::budget::{self, Budget};
-use crate::bus::{Bus, LocalBus, NodeId, RedisBus, Seal, Speaker};
-use crate::config::{Config, ConfigError, RedisOptions};
+use crate::bus::{Bus, LocalBus, NodeId, Speaker};
+#[cfg(feature = "redis")]
+use crate::bus::{RedisBus, Seal};
+#[cfg(feature = "redis")]
+use crate::config::RedisOptions;
+use crate::config::{Config, ConfigError};
 use crate::connection::Protocol;
 use crate::context::Shared;
 use crate::counters::Counters;
 use crate::handle::ServerHandle;
 use crate::hub::{Cluster, Deliverer, Hub, Janitor, JanitorLimits, StoredQueue};
-use crate::listener::{Certificates, Listener, log_for};
+use crate::listener::{Listener, log_for};
 use crate::session::{IdSpace, OutboxContext};
 use crate::store::{ClusterStore, CommitQueue, Store};
+use crate::tls::Certificates;
 use crate::transport::HttpContext;
 use crate::validators::Validators;
 
@@ -44,6 +49,7 @@ pub use builder::{ServerBuilder, StartError};
 /// Where a server keeps its data, and how it reaches other nodes.
 enum Backend {
     Alone(Arc<dyn Store>),
+    #[cfg(feature = "redis")]
     Cluster(Arc<dyn ClusterStore>, RedisOptions),
 }
 
@@ -51,6 +57,7 @@ impl Backend {
     fn store(&self) -> Arc<dyn Store> {
         match self {
             Self::Alone(store) => Arc::clone(store),
+            #[cfg(feature = "redis")]
             Self::Cluster(store, _) => Arc::clone(store) as Arc<dyn Store>,
         }
     }
@@ -114,15 +121,15 @@ impl Server {
             JanitorLimits { session_expiry: config.session_expiry, pending: config.pending_limits() };
         let janitor =
             Arc::new(Janitor::new(Arc::clone(&store), node.to_string(), limits, Arc::clone(&counters)));
-        let cluster_counters = Arc::clone(&counters);
         let (bus, cluster, joining) = match backend {
             Backend::Alone(_) => (Arc::new(LocalBus) as Arc<dyn Bus>, None, None),
+            #[cfg(feature = "redis")]
             Backend::Cluster(store, redis) => {
                 let speaker = Speaker { node, epoch: context.ids.epoch() };
                 let seal = Seal::new(&store.bus_key().await?);
-                let (bus, events) = RedisBus::new(speaker, seal, redis, counters);
+                let (bus, events) = RedisBus::new(speaker, seal, redis, Arc::clone(&counters));
                 let bus: Arc<dyn Bus> = Arc::new(bus);
-                let (cluster, tasks) = Cluster::new(node, Arc::clone(&bus), store, cluster_counters);
+                let (cluster, tasks) = Cluster::new(node, Arc::clone(&bus), store, counters);
                 let cluster = Arc::new(cluster);
                 (bus, Some(Arc::clone(&cluster)), Some((cluster, events, tasks)))
             }
@@ -288,6 +295,8 @@ impl Server {
     /// was not finished then is finished by the next start. SIGHUP opens the log file again, reads certificate and
     /// key again, and, with [`ServerBuilder::reload_with`], the configuration.
     ///
+    /// It installs the signal handlers itself. [`ServerBuilder::catch_signals`] does so earlier, before the server starts.
+    ///
     /// # Errors
     /// Signal handlers cannot be installed; or a task that the server cannot do without failed, which is a bug and
     /// in the log: then the server has stopped by itself, and should be started again.
@@ -314,10 +323,32 @@ impl Server {
             () = self.shutdown() => {}
             name = signals.stop() => tracing::warn!(target: "jmqt::server", signal = name, "stopping at once"),
         }
-        match failed.is_cancelled() {
-            true => Err(io::Error::other("a task of the server failed; the log says which")),
-            false => Ok(()),
+        outcome(&failed)
+    }
+
+    /// Serves until `stop` is ready, then stops in order, as [`shutdown`](Self::shutdown) does. It catches no signals: for
+    /// programs that have a way of their own to be stopped.
+    ///
+    /// ```no_run
+    /// # async fn run(server: jmqt_server::Server) -> std::io::Result<()> {
+    /// let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    /// // Elsewhere in the program: `stop.send(())`. The server also stops when `stop` is dropped.
+    /// # drop(stop);
+    /// server.run_until(async { drop(stopped.await) }).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// A task that the server cannot do without failed, as for [`run_until_signal`](Self::run_until_signal).
+    pub async fn run_until(self, stop: impl Future<Output = ()>) -> io::Result<()> {
+        let failed = self.shared.failed.clone();
+        tokio::select! {
+            () = stop => tracing::info!(target: "jmqt::server", "stopping"),
+            () = failed.cancelled() => {}
         }
+        self.shutdown().await;
+        outcome(&failed)
     }
 
     /// Waits until a task that the server cannot do without has failed: its connections are closed by then, and
@@ -387,6 +418,14 @@ impl Server {
     }
 }
 
+/// What running the server came to.
+fn outcome(failed: &CancellationToken) -> io::Result<()> {
+    match failed.is_cancelled() {
+        true => Err(io::Error::other("a task of the server failed; the log says which")),
+        false => Ok(()),
+    }
+}
+
 async fn join(task: JoinHandle<()>) {
     if let Err(error) = task.await {
         tracing::error!(target: "jmqt::server", %error, "a task of the server failed");
@@ -402,7 +441,7 @@ fn total_outbound_bytes(config: &Config) -> usize {
 }
 
 fn random() -> Result<u32, StartError> {
-    getrandom::u32().map_err(StartError::Random)
+    getrandom::u32().map_err(|error| StartError::Random(error.into()))
 }
 
 fn kind(protocol: Protocol) -> &'static str {

@@ -3,7 +3,7 @@
 //!
 //! ```
 //! use jmqt_server::testing::{TestClient, TestServer};
-//! use jmqt_server::*;
+//! use jmqt_server::prelude::*;
 //!
 //! struct App;
 //!

@@ -9,8 +9,7 @@
 //! with the same secret.
 //!
 //! ```
-//! use jmqt_server::tokens::TokenIssuer;
-//! use jmqt_server::*;
+//! use jmqt_server::prelude::*;
 //!
 //! struct Login(TokenIssuer);
 //!
@@ -30,9 +29,9 @@
 //! }
 //!
 //! # fn password_is_right(_: &str, _: &str) -> bool { true }
-//! # fn build(config: Config) -> Result<ServerBuilder, BoxError> {
+//! # fn build(config: Config) -> Result<jmqt_server::ServerBuilder, BoxError> {
 //! let tokens = TokenIssuer::from_config(&config)?;
-//! let builder = Server::builder(config).auth(Login(tokens.clone())).conn(tokens);
+//! let builder = Server::builder(config).validate_auth(Login(tokens.clone())).validate_conn(tokens);
 //! # Ok(builder)
 //! # }
 //! ```

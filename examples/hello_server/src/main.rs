@@ -53,10 +53,10 @@ async fn serve(arguments: Arguments) -> Result<(), BoxError> {
     let _log = logging::init("JMQTServer", &config.log)?;
     let tokens = TokenIssuer::from_config(&config)?;
     let server = Server::builder(config)
-        .auth(Believe(tokens.clone()))
-        .conn(tokens)
-        .sub(AllowAll)
-        .publish(AllowAll)
+        .validate_auth(Believe(tokens.clone()))
+        .validate_conn(tokens)
+        .validate_sub(AllowAll)
+        .validate_pub(AllowAll)
         .catch_signals()
         .reload_with(move || Config::load(arguments.config.as_deref()))
         .start()

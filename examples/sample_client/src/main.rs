@@ -72,7 +72,9 @@ async fn subscribe(client: &Client, channel: &ChannelName) -> Result<(), Box<dyn
     loop {
         match client.sub(channel, Persistence::Persistent).await {
             Ok(()) => {
-                tracing::info!("Subscribed to '{channel}'");
+                tracing::info!(
+                    "Subscribed to '{channel}': what others publish there is logged; other channels are not subscribed to"
+                );
                 return Ok(());
             }
             Err(error @ jmqt_client::Error::Timeout { .. }) => tracing::warn!("Not subscribed yet : {error}"),

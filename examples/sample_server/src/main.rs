@@ -117,12 +117,15 @@ async fn run(arguments: Arguments) -> Result<(), BoxError> {
     }
     let secret = TokenSecret::load(&config)?;
     tracing::info!("Tokens are signed with the secret in {}", secret.origin());
+    tracing::info!(
+        "Each session is logged when it begins and when it ends; LOG_MODE = \"WRN\" leaves that out"
+    );
     let app = Arc::new(SampleApp::new(TokenIssuer::new(&secret)));
     let page = bind_web(config.bind_address, arguments.web_port).await?;
     let reread = move || Config::load(file.as_deref());
     let server = Server::builder(config)
         .app(Arc::clone(&app))
-        .open(app)
+        .on_open(app)
         .catch_signals()
         .reload_with(reread)
         .start()

@@ -180,3 +180,27 @@ fn a_backend_may_say_which_server_it_belongs_to() {
         );
     }
 }
+
+/// What documents show of the file, each block by itself.
+fn examples(document: &str) -> impl Iterator<Item = String> {
+    let mut blocks = document.split("```ini\n").skip(1);
+    std::iter::from_fn(move || {
+        let (block, _) = blocks.next()?.split_once("```")?;
+        // A block of lines alone is part of the section that the one before shows.
+        let begins = block.trim_start().starts_with('[');
+        Some(if begins { block.to_owned() } else { format!("[mappings]\n{block}") })
+    })
+}
+
+#[test]
+fn the_examples_of_the_documents_are_understood() {
+    const README: &str = include_str!("../../README.md");
+    let mut count = 0;
+    for text in examples(GUIDE).chain(examples(README)) {
+        // Rules of a mapping need the mapping.
+        let mapping = if text.contains("[mappings]") { "" } else { "[mappings]\n8010 = a:1\n" };
+        parse(&format!("{mapping}{text}"));
+        count += 1;
+    }
+    assert_eq!(count, 4, "look at the new one");
+}

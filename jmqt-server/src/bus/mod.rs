@@ -6,22 +6,27 @@
 //!
 //! A server alone has [`LocalBus`], which has nobody to talk to.
 
+mod events;
 mod local;
 mod message;
+#[cfg(feature = "redis")]
 mod redis;
+#[cfg(feature = "redis")]
 mod seal;
 
 use async_trait::async_trait;
 use jmqt_protocol::{ChannelName, ClientId};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use events::BusEvents;
 pub(crate) use local::LocalBus;
 pub(crate) use message::{
     Answer, Body, BusMessage, Control, Digest, NodeId, Origin, Place, Presence, Qos0Pushes, Qos1Push,
     Qos1Pushes, Request, Speaker, connection_info,
 };
-pub(crate) use redis::{BusEvents, RedisBus};
-pub use redis::{RedisMode, RedisOptions};
+#[cfg(feature = "redis")]
+pub(crate) use redis::RedisBus;
+#[cfg(feature = "redis")]
 pub(crate) use seal::Seal;
 
 /// What comes from a bus.

@@ -7,7 +7,6 @@
 mod interest;
 mod link;
 mod names;
-mod options;
 mod outgoing;
 mod received;
 #[cfg(test)]
@@ -30,11 +29,10 @@ use self::names::Names;
 use self::outgoing::{Outgoing, Target};
 use self::received::{Lost, Received};
 use super::message::{self, BusMessage, Speaker};
-use super::{Bus, BusEvent, Control, NodeId, Qos1Pushes, Seal};
+use super::{Bus, BusEvent, BusEvents, Control, NodeId, Qos1Pushes, Seal};
+use crate::config::RedisOptions;
 use crate::counters::Counters;
 use crate::log_limit::log_limited;
-
-pub use self::options::{RedisMode, RedisOptions};
 
 /// How long making a connection may take, and how long an answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -78,46 +76,6 @@ struct Inbox {
     pushes: mpsc::Sender<(BusEvent, usize)>,
     bytes: Arc<AtomicUsize>,
     counters: Arc<Counters>,
-}
-
-/// Where what was received comes out.
-pub(crate) struct BusEvents {
-    controls: mpsc::Receiver<BusEvent>,
-    pushes: mpsc::Receiver<(BusEvent, usize)>,
-    bytes: Arc<AtomicUsize>,
-}
-
-impl BusEvents {
-    /// What comes next, control messages first; `None` when the bus is gone.
-    ///
-    /// # Cancel safety
-    /// Dropped before it is ready, nothing is lost.
-    pub(crate) async fn next(&mut self) -> Option<BusEvent> {
-        tokio::select! {
-            biased;
-            Some(event) = self.controls.recv() => Some(event),
-            Some(pushes) = self.pushes.recv() => Some(self.taken(pushes)),
-            else => None,
-        }
-    }
-
-    /// What has come already; `None` if there is nothing at the moment.
-    pub(crate) fn next_at_once(&mut self) -> Option<BusEvent> {
-        if let Ok(event) = self.controls.try_recv() {
-            return Some(event);
-        }
-        let pushes = self.pushes.try_recv().ok()?;
-        Some(self.taken(pushes))
-    }
-
-    fn taken(&self, (event, size): (BusEvent, usize)) -> BusEvent {
-        self.bytes.fetch_sub(size, Ordering::Relaxed);
-        event
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.controls.is_empty() && self.pushes.is_empty()
-    }
 }
 
 impl Inbox {
@@ -187,7 +145,7 @@ impl RedisBus {
             counters,
             options,
         };
-        (bus, BusEvents { controls: received_controls, pushes: received_pushes, bytes })
+        (bus, BusEvents::new(received_controls, received_pushes, bytes))
     }
 
     fn put_pushes(&self, target: Target, payload: Vec<u8>, header: usize) {

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::Path;
 
 use super::{Config, ConfigError};
-use crate::listener::check_tls;
+use crate::tls;
 
 /// The smallest packet limit that a `conn` with an ordinary token fits in.
 const SMALLEST_PACKET: usize = 64;
@@ -30,7 +30,7 @@ impl Config {
         if let Some(path) = &self.log.path {
             note("LOG_PATH", if path.is_dir() { Ok(()) } else { file_in_folder(path, false) });
         }
-        if let Some(Err(error)) = self.ssl.as_ref().map(check_tls) {
+        if let Some(Err(error)) = self.ssl.as_ref().map(tls::check) {
             problems.push(ConfigError::Unusable { key: "ENABLE_SSL", problem: error.to_string() });
         }
         if problems.is_empty() { Ok(()) } else { Err(ConfigError::all(problems)) }
@@ -40,6 +40,20 @@ impl Config {
     pub(crate) fn check_fields(&self) -> Result<(), ConfigError> {
         let problems = self.bad_fields();
         if problems.is_empty() { Ok(()) } else { Err(ConfigError::all(problems)) }
+    }
+
+    /// What is asked for and was not built.
+    pub(super) fn missing_features(&self, built: &[(&str, bool)]) -> Vec<ConfigError> {
+        let asked_for = [
+            ("SQLITE_PATH", "sqlite", self.mysql.is_none()),
+            ("ENABLE_MYSQL", "mysql", self.mysql.is_some()),
+            ("ENABLE_REDIS", "redis", self.redis.is_some()),
+            ("ENABLE_SSL", "tls", self.ssl.is_some()),
+        ];
+        let missing = asked_for
+            .into_iter()
+            .filter(|(_, feature, is_asked_for)| *is_asked_for && !built.contains(&(feature, true)));
+        missing.map(|(key, feature, _)| ConfigError::MissingFeature { key, feature }).collect()
     }
 
     fn bad_fields(&self) -> Vec<ConfigError> {
@@ -90,9 +104,18 @@ impl Config {
         if self.listeners().next().is_none() {
             problems.push(ConfigError::NoListener);
         }
+        problems.extend(self.missing_features(&BUILT));
         problems
     }
 }
+
+/// The cargo features that settings may ask for, and whether this build has them.
+const BUILT: [(&str, bool); 4] = [
+    ("sqlite", cfg!(feature = "sqlite")),
+    ("mysql", cfg!(feature = "mysql")),
+    ("redis", cfg!(feature = "redis")),
+    ("tls", cfg!(feature = "tls")),
+];
 
 /// Whether a listener could have this address, whatever its port.
 fn bindable(address: IpAddr) -> Result<(), String> {

@@ -137,6 +137,17 @@ pub enum ConfigError {
         /// What would be right.
         expected: String,
     },
+    /// A setting asks for what this program was built without.
+    #[error(
+        "{key} needs the cargo feature `{feature}` of jmqt-server, without which this program was built: add it to \
+         `features` of jmqt-server in Cargo.toml and build again, or change the setting"
+    )]
+    MissingFeature {
+        /// Which key.
+        key: &'static str,
+        /// The feature.
+        feature: &'static str,
+    },
     /// What a setting names cannot be used: [`Config::check`](super::Config::check) has tried.
     #[error("{key}: {problem}")]
     Unusable {

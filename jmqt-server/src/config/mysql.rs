@@ -1,9 +1,9 @@
 //! The keys that say where MySQL is.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use super::settings::Settings;
-use crate::store::MySqlTls;
 
 const DEFAULT_PORT: u16 = 3306;
 
@@ -54,6 +54,29 @@ impl fmt::Debug for MySqlConfig {
             .field("pool_size", pool_size)
             .finish()
     }
+}
+
+/// Whether connections to the database are encrypted, and whose certificate is taken.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum MySqlTls {
+    /// Never.
+    Disabled,
+    /// If the server can; any certificate is taken.
+    #[default]
+    Preferred,
+    /// Always; any certificate is taken.
+    Required,
+    /// Always, and somebody in `ca`, or somebody whom the operating system trusts, must have signed the
+    /// certificate.
+    VerifyCa {
+        /// A file of certificates, PEM.
+        ca: Option<PathBuf>,
+    },
+    /// As [`VerifyCa`](Self::VerifyCa), and the certificate must be that of the host.
+    VerifyIdentity {
+        /// A file of certificates, PEM.
+        ca: Option<PathBuf>,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,5 @@
 use super::keys::KEYS;
 use super::*;
-use crate::store::MySqlTls;
 
 const SHIPPED: &str = include_str!("../../../server.conf");
 const MANUAL: &str = include_str!("../../../docs/configuration.md");
@@ -75,6 +74,34 @@ fn settings_made_in_code_are_checked() {
          MAX_CONNECTIONS (`Config::max_connections`) is 0; expected at least 1\n  \
          MAX_INFLIGHT (`Config::max_inflight`) is 1025; expected at most 1024",
     );
+}
+
+#[test]
+fn a_setting_that_needs_a_missing_feature_is_refused_by_name() {
+    let missing = |lines: &str, built: &[(&str, bool)]| {
+        let config = from_lines(lines).unwrap();
+        let errors = config.missing_features(built);
+        errors.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let none = [("sqlite", false), ("mysql", false), ("redis", false), ("tls", false)];
+    assert_eq!(
+        missing("", &none),
+        [
+            "SQLITE_PATH needs the cargo feature `sqlite` of jmqt-server, without which this program was built: add it to \
+          `features` of jmqt-server in Cargo.toml and build again, or change the setting"
+        ]
+    );
+    let cluster = "ENABLE_MYSQL = true\nENABLE_REDIS = true\n\
+                   ENABLE_SSL = true\nSSL_SOCKET_PORT = 8011\nSSL_CERT_PATH = 'c'\nSSL_KEY_PATH = 'k'";
+    let named = missing(cluster, &none);
+    for (error, start) in
+        named.iter().zip(["ENABLE_MYSQL needs the cargo feature `mysql`", "ENABLE_REDIS", "ENABLE_SSL"])
+    {
+        assert!(error.starts_with(start), "{error}");
+    }
+    assert_eq!(named.len(), 3);
+    let all = none.map(|(feature, _)| (feature, true));
+    assert_eq!(missing(cluster, &all), [""; 0]);
 }
 
 #[test]
@@ -270,7 +297,7 @@ fn ssl_needs_a_certificate_a_key_and_a_port() {
         "SSL_KEY_PATH has no value, and ENABLE_SSL is true",
     );
     refused(
-        from_lines("ENABLE_SSL = true\nSSL_CERT_PATH = 'c'\nSSL_KEY_PATH = 'k'"),
+        from_lines("ENABLE_SSL = true\nSSL_SOCKET_PORT = 8011\nSSL_CERT_PATH = 'c'\nSSL_KEY_PATH = 'k'"),
         "configuration text: ENABLE_SSL is true; but there is neither an SSL_SOCKET_PORT nor an SSL_WEBSOCKET_PORT",
     );
     let config = from_lines(&format!("{ssl}SSL_CERT_PATH = 'c'\nSSL_KEY_PATH = 'k'")).unwrap();

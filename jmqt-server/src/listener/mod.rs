@@ -1,10 +1,9 @@
 //! Sockets that accept connections: one loop for each listener, and what happens to a socket until it
 //! is a session.
 
-mod certificate;
+mod bound;
 mod files;
 mod proxy;
-mod tls;
 
 use std::future::poll_fn;
 use std::io;
@@ -24,12 +23,12 @@ use crate::connection::{ConnectionInfo, Protocol};
 use crate::context::Shared;
 use crate::log_limit::LogLimit;
 use crate::session::{Accepted, Session};
+use crate::tls::{Certificates, TlsAcceptor};
 
 use proxy::HeaderError;
 
+pub use bound::BoundSocket;
 pub(crate) use files::raise_limit;
-pub use tls::TlsError;
-pub(crate) use tls::{Certificates, TlsAcceptor, check as check_tls};
 
 /// Logs under a listener's own name; the target of an event has to be a constant.
 macro_rules! log_for {
@@ -74,9 +73,22 @@ pub(crate) struct Listener {
     socket: TcpListener,
     protocol: Protocol,
     tls: Option<Arc<Certificates>>,
+    /// The application has bound it, so it is not closed before the end: it could perhaps not be bound again.
+    is_given: bool,
 }
 
 impl Listener {
+    /// Listens on a socket that the application has bound.
+    pub(crate) fn on(
+        socket: BoundSocket,
+        protocol: Protocol,
+        tls: Option<Arc<Certificates>>,
+    ) -> io::Result<Self> {
+        let socket = socket.into_listener()?;
+        limit_unsent(&socket);
+        Ok(Self { socket, protocol, tls, is_given: true })
+    }
+
     pub(crate) fn bind(
         address: SocketAddr,
         protocol: Protocol,
@@ -87,7 +99,7 @@ impl Listener {
         socket.set_reuseaddr(true)?;
         limit_unsent(&socket);
         socket.bind(address)?;
-        Ok(Self { socket: socket.listen(BACKLOG)?, protocol, tls })
+        Ok(Self { socket: socket.listen(BACKLOG)?, protocol, tls, is_given: false })
     }
 
     pub(crate) fn protocol(&self) -> Protocol {
@@ -101,7 +113,7 @@ impl Listener {
     /// Accepts until it is told to stop; then the port is closed. In between it is closed as long as other
     /// nodes of the cluster are better for clients.
     pub(crate) async fn run(mut self, shared: Arc<Shared>, stop: CancellationToken) {
-        let mut gate = shared.gate();
+        let mut gate = shared.gate().filter(|_| !self.is_given);
         loop {
             let accepted = tokio::select! {
                 () = stop.cancelled() => return,
@@ -200,7 +212,10 @@ impl Listener {
 }
 
 /// Connections get this from their listener. Where a system knows no such limit, a slow client is noticed later.
-fn limit_unsent(socket: &TcpSocket) {
+fn limit_unsent<'s, S>(socket: &'s S)
+where
+    socket2::SockRef<'s>: From<&'s S>,
+{
     #[cfg(any(target_os = "linux", target_os = "android"))]
     drop(socket2::SockRef::from(socket).set_tcp_notsent_lowat(UNSENT_BYTES));
     #[cfg(not(any(target_os = "linux", target_os = "android")))]

@@ -6,13 +6,21 @@ use std::sync::Arc;
 
 use super::signals::Signals;
 use super::{Backend, Server};
+#[cfg(feature = "mysql")]
+use crate::config::MySqlConfig;
 use crate::config::{Config, ConfigError};
 use crate::connection::Protocol;
-use crate::listener::{Certificates, Listener, TlsError, raise_limit};
-use crate::store::{MySqlOptions, MySqlStore, SqliteOptions, SqliteStore, StoreError};
+use crate::listener::{BoundSocket, Listener, raise_limit};
+use crate::store::StoreError;
+#[cfg(feature = "mysql")]
+use crate::store::{MySqlOptions, MySqlStore};
+#[cfg(feature = "sqlite")]
+use crate::store::{SqliteOptions, SqliteStore};
+use crate::tls::{Certificates, TlsError};
 use crate::validators::{
-    AllowAll, AuthValidator, CloseNotifier, ConnValidator, ControlHandler, DenyAll, DisconnectNotifier,
-    OpenNotifier, PubValidator, Silent, StoredNotifier, SubValidator, UnsubValidator, Validators,
+    AllowAll, AuthValidator, BoxError, CloseNotifier, ConnValidator, ControlHandler, DenyAll,
+    DisconnectNotifier, OpenNotifier, PubValidator, Silent, StoredNotifier, SubValidator, UnsubValidator,
+    Validators,
 };
 
 /// Why a server did not start.
@@ -49,12 +57,26 @@ pub enum StartError {
         /// Why not.
         source: io::Error,
     },
+    /// A socket that was given to [`ServerBuilder::listener`] cannot be used.
+    #[error("cannot use the socket that was given for {protocol}: {source}")]
+    Socket {
+        /// What for.
+        protocol: Protocol,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A socket was given for a TLS protocol, and the configuration has no certificate.
+    #[error("a socket was given for {protocol}, and the configuration has no certificate: set `Config::ssl`")]
+    NoCertificate {
+        /// What for.
+        protocol: Protocol,
+    },
     /// Signal handlers cannot be installed.
     #[error("cannot catch signals: {0}")]
     Signals(io::Error),
     /// The operating system has no random numbers.
     #[error("no random numbers: {0}")]
-    Random(getrandom::Error),
+    Random(BoxError),
 }
 
 impl StartError {
@@ -66,26 +88,13 @@ impl StartError {
             Self::MissingValidators { .. }
             | Self::Config(_)
             | Self::ClusterWithoutDatabase
+            | Self::NoCertificate { .. }
             | Self::Tls(_) => true,
-            Self::Store(StoreError::Open { source, .. }) => is_lasting(&**source),
-            Self::Store(error) => error.is_damage(),
+            Self::Store(error) => error.is_lasting(),
             Self::Listen { source, .. } => source.kind() != io::ErrorKind::AddrInUse,
-            Self::Signals(_) | Self::Random(_) => false,
+            Self::Socket { .. } | Self::Signals(_) | Self::Random(_) => false,
         }
     }
-}
-
-/// Whether a database file cannot be opened for a reason that does not pass. What a database server says may be put
-/// right there, and what a full disk says by making room.
-fn is_lasting(error: &(dyn std::error::Error + 'static)) -> bool {
-    use io::ErrorKind::{InvalidFilename, IsADirectory, NotADirectory, PermissionDenied, ReadOnlyFilesystem};
-    let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
-    let is_not_a_database = matches!(error.downcast_ref(), Some(sqlx::Error::Database(_)));
-    is_not_a_database
-        || matches!(
-            kind,
-            Some(InvalidFilename | IsADirectory | NotADirectory | PermissionDenied | ReadOnlyFilesystem)
-        )
 }
 
 /// What to do about an address that cannot be listened on.
@@ -112,9 +121,10 @@ pub(super) type Reread = Box<dyn Fn() -> Result<Config, ConfigError> + Send + Sy
 
 /// Gathers the validators, then starts the server.
 ///
-/// Usually one type decides everything, and [`app`](Self::app) takes it. Otherwise `auth`, `conn`, `sub` and `publish`
-/// must be given one by one, since no answer is safe for all applications. The others have defaults: every client may
-/// unsubscribe, there are no control channels, nobody hears of disconnects and closes.
+/// Usually one type decides everything, and [`app`](Self::app) takes it. Otherwise the validators
+/// are set one by one (`validate_auth`, `validate_conn`, `validate_sub`, `validate_pub`), and all four must be there, since no
+/// answer is safe for all applications. The others have defaults: every client may unsubscribe, there are no control
+/// channels, nothing is called at disconnects and closes.
 #[must_use = "a builder does nothing until `start` is called"]
 pub struct ServerBuilder {
     config: Config,
@@ -128,6 +138,7 @@ pub struct ServerBuilder {
     close: Option<Arc<dyn CloseNotifier>>,
     open: Option<Arc<dyn OpenNotifier>>,
     stored: Option<Arc<dyn StoredNotifier>>,
+    sockets: Vec<(Protocol, BoundSocket)>,
     catch_signals: bool,
     reread: Option<Reread>,
 }
@@ -146,6 +157,7 @@ impl ServerBuilder {
             close: None,
             open: None,
             stored: None,
+            sockets: Vec::new(),
             catch_signals: false,
             reread: None,
         }
@@ -153,12 +165,11 @@ impl ServerBuilder {
 
     /// One application for all eight: the usual way. An empty `impl` is enough for the traits that have defaults.
     ///
-    /// The application may be an `Arc`, of which other parts of the program, and [`open`](Self::open) and
-    /// [`stored`](Self::stored), have clones.
+    /// The application may be an `Arc`, of which other parts of the program, and [`on_open`](Self::on_open) and
+    /// [`on_stored`](Self::on_stored), have clones.
     ///
     /// ```
-    /// use jmqt_server::tokens::TokenIssuer;
-    /// use jmqt_server::*;
+    /// use jmqt_server::prelude::*;
     ///
     /// struct App { tokens: TokenIssuer }
     ///
@@ -199,7 +210,7 @@ impl ServerBuilder {
     /// impl DisconnectNotifier for App {}
     /// impl CloseNotifier for App {}
     ///
-    /// # fn build(config: Config) -> Result<ServerBuilder, BoxError> {
+    /// # fn build(config: Config) -> Result<jmqt_server::ServerBuilder, BoxError> {
     /// let app = App { tokens: TokenIssuer::from_config(&config)? };
     /// let builder = Server::builder(config).app(app);
     /// # Ok(builder)
@@ -230,64 +241,94 @@ impl ServerBuilder {
         }
     }
 
-    /// Who decides on `auth`.
-    pub fn auth(mut self, validator: impl AuthValidator) -> Self {
+    /// Sets the validator that is asked for each `auth`.
+    pub fn validate_auth(mut self, validator: impl AuthValidator) -> Self {
         self.auth = Some(Arc::new(validator));
         self
     }
 
-    /// Who decides on `conn`.
-    pub fn conn(mut self, validator: impl ConnValidator) -> Self {
+    /// Sets the validator that is asked for each `conn`.
+    pub fn validate_conn(mut self, validator: impl ConnValidator) -> Self {
         self.conn = Some(Arc::new(validator));
         self
     }
 
-    /// Who decides on `sub`.
-    #[allow(clippy::should_implement_trait, reason = "named for the packet; nobody subtracts from a builder")]
-    pub fn sub(mut self, validator: impl SubValidator) -> Self {
+    /// Sets the validator that is asked for each `sub`.
+    pub fn validate_sub(mut self, validator: impl SubValidator) -> Self {
         self.sub = Some(Arc::new(validator));
         self
     }
 
-    /// Who decides on `pub`.
-    pub fn publish(mut self, validator: impl PubValidator) -> Self {
+    /// Sets the validator that is asked for each `pub`.
+    pub fn validate_pub(mut self, validator: impl PubValidator) -> Self {
         self.publish = Some(Arc::new(validator));
         self
     }
 
-    /// Who decides on `unsub`. Optional; by default every client may unsubscribe.
-    pub fn unsub(mut self, validator: impl UnsubValidator) -> Self {
+    /// Sets the validator that is asked for each `unsub`. Without it every client may unsubscribe.
+    pub fn validate_unsub(mut self, validator: impl UnsubValidator) -> Self {
         self.unsub = Some(Arc::new(validator));
         self
     }
 
-    /// Who answers control requests. Optional; by default they are answered INVALID_CHANNEL.
-    pub fn control(mut self, handler: impl ControlHandler) -> Self {
+    /// Sets the handler that answers control requests. Without it they are answered INVALID_CHANNEL.
+    pub fn handle_control(mut self, handler: impl ControlHandler) -> Self {
         self.control = Some(Arc::new(handler));
         self
     }
 
-    /// Who hears of `disconn`. Optional.
-    pub fn disconnect(mut self, notifier: impl DisconnectNotifier) -> Self {
+    /// Sets the notifier that is called for each `disconn` of a client. Without it nothing is called.
+    pub fn on_disconnect(mut self, notifier: impl DisconnectNotifier) -> Self {
         self.disconnect = Some(Arc::new(notifier));
         self
     }
 
-    /// Who hears of the end of every session. Optional.
-    pub fn close(mut self, notifier: impl CloseNotifier) -> Self {
+    /// Sets the notifier that is called at the end of every session. Without it nothing is called.
+    pub fn on_close(mut self, notifier: impl CloseNotifier) -> Self {
         self.close = Some(Arc::new(notifier));
         self
     }
 
-    /// Who hears of the beginning of every session. Optional.
-    pub fn open(mut self, notifier: impl OpenNotifier) -> Self {
+    /// Sets the notifier that is called when a session has begun. Without it nothing is called.
+    pub fn on_open(mut self, notifier: impl OpenNotifier) -> Self {
         self.open = Some(Arc::new(notifier));
         self
     }
 
-    /// Who hears of every QoS 1 message after its commit. Optional; without it there is nothing to pay.
-    pub fn stored(mut self, notifier: impl StoredNotifier) -> Self {
+    /// Sets the notifier that is called for each QoS 1 message after its commit. Without it nothing is called, and
+    /// publishing costs nothing more.
+    pub fn on_stored(mut self, notifier: impl StoredNotifier) -> Self {
         self.stored = Some(Arc::new(notifier));
+        self
+    }
+
+    /// Serves on a socket that is bound already, in place of the port that the configuration has for this protocol: one
+    /// that a test has bound, or that systemd has passed on (socket activation). Several sockets may serve one protocol.
+    /// For a TLS protocol the configuration must have a certificate ([`Config::ssl`]).
+    ///
+    /// A node of a cluster that has lost its database closes its ports for a while. It leaves such a socket open.
+    ///
+    /// ```
+    /// use jmqt_server::prelude::*;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), BoxError> {
+    /// # let folder = tempfile::tempdir()?;
+    /// # let mut config = Config::default();
+    /// # config.sqlite_path = folder.path().join("jmqt.db");
+    /// # config.websocket_port = None;
+    /// let socket = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    /// let address = socket.local_addr()?;
+    /// let builder = Server::builder(config).listener(Protocol::Socket, socket);
+    /// # let builder = builder.validate_auth(DenyAll).validate_conn(DenyAll).validate_sub(DenyAll).validate_pub(DenyAll);
+    /// let server = builder.start().await?;
+    /// assert_eq!(server.local_addr(Protocol::Socket), Some(address));
+    /// # server.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn listener(mut self, protocol: Protocol, socket: impl Into<BoundSocket>) -> Self {
+        self.sockets.push((protocol, socket.into()));
         self
     }
 
@@ -317,7 +358,9 @@ impl ServerBuilder {
     /// [`StartError`] names what is missing or in the way; nothing is left running.
     pub async fn start(self) -> Result<Server, StartError> {
         let mut builder = self;
-        let (config, reread) = (builder.config.clone(), builder.reread.take());
+        let (mut config, reread) = (builder.config.clone(), builder.reread.take());
+        let sockets = std::mem::take(&mut builder.sockets);
+        note_sockets(&mut config, &sockets)?;
         config.check_fields()?;
         let signals =
             if builder.catch_signals { Some(Signals::new().map_err(StartError::Signals)?) } else { None };
@@ -326,7 +369,7 @@ impl ServerBuilder {
         raise_limit(config.max_connections);
         let backend = open_backend(&config).await?;
         let store = backend.store();
-        let listeners = match bind(&config, tls.as_ref()) {
+        let listeners = match bind(&config, sockets, tls.as_ref()) {
             Ok(listeners) => listeners,
             Err(error) => {
                 store.close().await;
@@ -378,20 +421,38 @@ impl ServerBuilder {
     }
 }
 
-/// Opens the database that the configuration names.
+/// Opens the database that the configuration names. That its feature is there has been checked.
 async fn open_backend(config: &Config) -> Result<Backend, StartError> {
-    let Some(mysql) = &config.mysql else {
-        if config.redis.is_some() {
-            return Err(StartError::ClusterWithoutDatabase);
+    if config.mysql.is_none() && config.redis.is_some() {
+        return Err(StartError::ClusterWithoutDatabase);
+    }
+    #[cfg(feature = "mysql")]
+    if let Some(mysql) = &config.mysql {
+        let store = Arc::new(MySqlStore::open(mysql_options(config, mysql)).await?);
+        #[cfg(feature = "redis")]
+        if let Some(redis) = &config.redis {
+            return Ok(Backend::Cluster(store, redis.clone()));
         }
-        let options = SqliteOptions {
-            path: config.sqlite_path.clone(),
-            synchronous: config.sqlite_synchronous,
-            retained: config.retained_limits(),
-        };
-        return Ok(Backend::Alone(Arc::new(SqliteStore::open(options).await?)));
-    };
-    let store = MySqlStore::open(MySqlOptions {
+        return Ok(Backend::Alone(store));
+    }
+    #[cfg(feature = "sqlite")]
+    return Ok(Backend::Alone(Arc::new(SqliteStore::open(sqlite_options(config)).await?)));
+    #[cfg(not(feature = "sqlite"))]
+    Err(ConfigError::MissingFeature { key: "SQLITE_PATH", feature: "sqlite" }.into())
+}
+
+#[cfg(feature = "sqlite")]
+fn sqlite_options(config: &Config) -> SqliteOptions {
+    SqliteOptions {
+        path: config.sqlite_path.clone(),
+        synchronous: config.sqlite_synchronous,
+        retained: config.retained_limits(),
+    }
+}
+
+#[cfg(feature = "mysql")]
+fn mysql_options(config: &Config, mysql: &MySqlConfig) -> MySqlOptions {
+    MySqlOptions {
         host: mysql.host.clone(),
         port: mysql.port,
         database: mysql.database.clone(),
@@ -402,16 +463,37 @@ async fn open_backend(config: &Config) -> Result<Backend, StartError> {
         largest_payload: config.max_packet_bytes,
         shared: config.redis.is_some(),
         retained: config.retained_limits(),
-    });
-    let store = Arc::new(store.await?);
-    Ok(match &config.redis {
-        Some(redis) => Backend::Cluster(store, redis.clone()),
-        None => Backend::Alone(store),
-    })
+    }
 }
 
-/// Binds the listeners that the configuration asks for.
-fn bind(config: &Config, tls: Option<&Arc<Certificates>>) -> Result<Vec<Listener>, StartError> {
+/// Enters the ports of sockets that are bound already in the configuration, in place of what it has for their protocols.
+fn note_sockets(config: &mut Config, sockets: &[(Protocol, BoundSocket)]) -> Result<(), StartError> {
+    for (protocol, socket) in sockets {
+        let port = socket.port().map_err(|source| StartError::Socket { protocol: *protocol, source })?;
+        match protocol {
+            Protocol::Socket => config.socket_port = Some(port),
+            Protocol::WebSocket => config.websocket_port = Some(port),
+            Protocol::SslSocket | Protocol::SslWebSocket => {
+                let Some(ssl) = &mut config.ssl else {
+                    return Err(StartError::NoCertificate { protocol: *protocol });
+                };
+                let of_config = match protocol {
+                    Protocol::SslSocket => &mut ssl.socket_port,
+                    _ => &mut ssl.websocket_port,
+                };
+                *of_config = Some(port);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Takes the sockets that are bound already, and binds the other listeners that the configuration asks for.
+fn bind(
+    config: &Config,
+    sockets: Vec<(Protocol, BoundSocket)>,
+    tls: Option<&Arc<Certificates>>,
+) -> Result<Vec<Listener>, StartError> {
     let ssl = config.ssl.as_ref();
     let ports = [
         (Protocol::Socket, "SOCKET_PORT", config.socket_port),
@@ -419,16 +501,19 @@ fn bind(config: &Config, tls: Option<&Arc<Certificates>>) -> Result<Vec<Listener
         (Protocol::WebSocket, "WEBSOCKET_PORT", config.websocket_port),
         (Protocol::SslWebSocket, "SSL_WEBSOCKET_PORT", ssl.and_then(|ssl| ssl.websocket_port)),
     ];
-    let wanted = ports.into_iter().filter_map(|(protocol, key, port)| Some((protocol, key, port?)));
-    let bound = wanted.map(|(protocol, key, port)| {
+    let tls = |protocol: Protocol| tls.filter(|_| protocol.is_tls()).cloned();
+    let mut listeners = Vec::new();
+    for (protocol, key, port) in ports {
+        let Some(port) = port.filter(|_| !sockets.iter().any(|(bound, _)| *bound == protocol)) else {
+            continue;
+        };
         let address = SocketAddr::new(config.bind_address, port);
-        let tls = tls.filter(|_| protocol.is_tls()).cloned();
-        Listener::bind(address, protocol, tls).map_err(|source| StartError::Listen {
-            key,
-            address,
-            protocol,
-            source,
-        })
-    });
-    bound.collect()
+        let listener = Listener::bind(address, protocol, tls(protocol));
+        listeners.push(listener.map_err(|source| StartError::Listen { key, address, protocol, source })?);
+    }
+    for (protocol, socket) in sockets {
+        let listener = Listener::on(socket, protocol, tls(protocol));
+        listeners.push(listener.map_err(|source| StartError::Socket { protocol, source })?);
+    }
+    Ok(listeners)
 }

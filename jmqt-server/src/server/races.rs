@@ -11,10 +11,11 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::*;
+use crate::config::Synchronous;
 use crate::store::{
     ChannelKey, CursorUpdate, Epoch, Expired, Forgotten, IsAway, LogPart, Operation, Outcome, PendingLimits,
     Retained, RetainedLimits, Seq, SessionRow, SqliteOptions, SqliteStore, StoreError, StoredSubscription,
-    Swept, Synchronous,
+    Swept,
 };
 use crate::{AllowAll, BoxError, ConnRequest, ConnValidator, ConnVerdict, DenyAll, Publish};
 
@@ -181,8 +182,11 @@ impl Started {
         .await
         .unwrap();
         let store = Arc::new(Gated { store, commit: Gate::new(), retained: Gate::new() });
-        let builder = Server::builder(config.clone()).auth(DenyAll).conn(PublishesAtFirst).sub(AllowAll);
-        let validators = builder.publish(AllowAll).validators().unwrap();
+        let builder = Server::builder(config.clone())
+            .validate_auth(DenyAll)
+            .validate_conn(PublishesAtFirst)
+            .validate_sub(AllowAll);
+        let validators = builder.validate_pub(AllowAll).validators().unwrap();
         let listener = Listener::bind(([127, 0, 0, 1], 0).into(), Protocol::Socket, None).unwrap();
         let backend = Backend::Alone(Arc::clone(&store) as Arc<dyn Store>);
         let server = Server::start(&config, validators, backend, vec![listener]).await.unwrap();

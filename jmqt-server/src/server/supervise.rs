@@ -83,9 +83,16 @@ mod tests {
                 sqlite_path: folder.path().join("jmqt.db"),
                 ..Config::default()
             };
-            let builder =
-                Server::builder(config).auth(DenyAll).conn(AllowAll).sub(AllowAll).publish(AllowAll);
-            let builder = builder.unsub(AllowAll).control(DenyAll).disconnect(Silent).close(Silent);
+            let builder = Server::builder(config)
+                .validate_auth(DenyAll)
+                .validate_conn(AllowAll)
+                .validate_sub(AllowAll)
+                .validate_pub(AllowAll);
+            let builder = builder
+                .validate_unsub(AllowAll)
+                .handle_control(DenyAll)
+                .on_disconnect(Silent)
+                .on_close(Silent);
             let server = builder.start().await.unwrap();
             let address = server.local_addr(Protocol::Socket).unwrap();
             let mut client = TcpStream::connect(address).await.unwrap();

@@ -5,19 +5,18 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
-use tokio_rustls::server::TlsStream;
 
 use super::Outbox;
 use super::buffer::{ReadBuffer, ReadSize};
+use crate::tls::TlsStream;
 
 /// What a session reads from and writes to.
 pub(crate) enum Io {
     /// Shared with the outbox, which writes to it from other tasks.
     Plain(OwnedReadHalf),
     Tls {
-        stream: Box<TlsStream<TcpStream>>,
+        stream: Box<TlsStream>,
         /// Encrypted bytes are left that the socket did not take.
         unflushed: bool,
     },

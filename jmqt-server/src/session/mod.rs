@@ -31,7 +31,6 @@ use bytes::Bytes;
 use jmqt_protocol::{AuthAck, AuthOutcome, ClientId, Packet, StatusCode};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
-use tokio_rustls::server::TlsStream;
 
 use crate::admission::ConnectionPermit;
 use crate::budget::Share;
@@ -40,6 +39,7 @@ use crate::context::Shared;
 use crate::hub::Subscribed;
 use crate::log_limit::log_limited;
 use crate::store::PublisherId;
+use crate::tls::TlsStream;
 use crate::transport::{Decoder, Framing, PING};
 use crate::upgrade::Upgrade;
 use crate::validators::{
@@ -115,7 +115,7 @@ pub(crate) struct Member {
 /// A socket on which everything below JMQT has been agreed.
 pub(crate) enum Accepted {
     Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream>),
 }
 
 /// What a session waits for.

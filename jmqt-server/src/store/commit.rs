@@ -427,7 +427,7 @@ mod tests {
     use jmqt_protocol::ChannelName;
 
     use super::*;
-    use crate::store::Double;
+    use crate::store::{DatabaseError, Double};
 
     impl Tagged for () {
         fn bytes(&self) -> usize {
@@ -601,7 +601,7 @@ mod tests {
     #[tokio::test]
     async fn a_batch_fails_as_a_whole_where_less_would_take_as_long() {
         let reasons: [Reason; 4] = [
-            || StoreError::Unreachable(sqlx::Error::PoolClosed),
+            || StoreError::Unreachable(DatabaseError(sqlx::Error::PoolClosed)),
             || StoreError::TimedOut(Duration::from_secs(10)),
             || StoreError::Locked,
             || StoreError::InUse { path: String::new() },
@@ -615,7 +615,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_may_have_been_committed_is_not_tried_again() {
-        let (results, asked) = commit_with(|| StoreError::Unanswered(sqlx::Error::PoolClosed)).await;
+        let (results, asked) =
+            commit_with(|| StoreError::Unanswered(DatabaseError(sqlx::Error::PoolClosed))).await;
         assert_eq!(results, [Err(NotCommitted::Unknown); 64]);
         assert_eq!(asked, [64]);
     }

@@ -17,6 +17,7 @@ pub(super) const COMMIT_LIMIT: Duration = Duration::from_secs(30);
 pub(super) const FUTURE: Duration = Duration::from_secs(60);
 
 /// The error for an answer of the network that did not come.
+#[cfg(any(feature = "sqlite", feature = "mysql"))]
 pub(super) fn no_answer() -> sqlx::Error {
     std::io::Error::from(std::io::ErrorKind::TimedOut).into()
 }

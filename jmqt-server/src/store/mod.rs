@@ -13,37 +13,45 @@ mod commit;
 mod cursor;
 #[cfg(test)]
 mod double;
+#[cfg(any(feature = "sqlite", feature = "mysql"))]
+mod driver;
+#[cfg(not(any(feature = "sqlite", feature = "mysql")))]
+#[path = "no_driver.rs"]
+mod driver;
+mod error;
 mod failures;
 mod limits;
+#[cfg(feature = "mysql")]
 mod mysql;
 mod names;
 mod plan;
 mod publisher;
 mod retained;
 mod retained_cache;
+#[cfg(feature = "sqlite")]
 mod sqlite;
 mod time;
 mod turns;
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use jmqt_protocol::{ChannelName, ClientId};
-use sqlx::error::DatabaseError as _;
-use sqlx::migrate::MigrateError;
-use sqlx::sqlite::SqliteError;
 
 pub use cluster::{ClusterStore, Entered, NodeBeat, SharedSession};
 pub(crate) use commit::{CommitQueue, NotCommitted, Order, Settled, SettledBatches, Tagged};
 #[cfg(test)]
 pub(crate) use double::Double;
+pub use error::{DatabaseError, MigrationError, StoreError};
 pub(crate) use failures::store_failed;
-pub use mysql::{MySqlOptions, MySqlStore, MySqlTls};
+#[cfg(feature = "mysql")]
+pub use mysql::{MySqlOptions, MySqlStore};
 pub(crate) use publisher::parse_number;
 pub use publisher::{PublishId, PublisherId};
 pub use retained::RetainedLimits;
-pub use sqlite::{SqliteOptions, SqliteStore, Synchronous};
+#[cfg(feature = "sqlite")]
+pub use sqlite::{SqliteOptions, SqliteStore};
 pub(crate) use turns::Source;
 
 /// Names a channel's row. Never given out twice, not even after the channel was forgotten.
@@ -305,126 +313,6 @@ pub struct Forgotten {
 
 /// Whether a client is not here, and kept away from now on: see [`Store::expire`].
 pub type IsAway<'a> = dyn for<'c> FnMut(&'c ClientId) -> bool + Send + 'a;
-
-/// Why the store could not do it. Nothing of what was asked has happened, with the exceptions that
-/// [`Store`] names.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StoreError {
-    /// The database refused or failed: disk full, file not writable, corrupt.
-    #[error("the database failed: {0}")]
-    Database(#[from] sqlx::Error),
-    /// Another process has the database open.
-    #[error("{path} is in use by another process")]
-    InUse {
-        /// The lock file.
-        path: String,
-    },
-    /// The database cannot be opened or made.
-    #[error("cannot open {path}: {source}")]
-    Open {
-        /// What was to be opened.
-        path: String,
-        /// Why not.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// A file of the database was deleted or replaced while it was open.
-    #[error(
-        "{path} was deleted or replaced while the server has it open: stop the server, and put the file back or \
-         let it make a new one"
-    )]
-    Gone {
-        /// The database file, or its write-ahead log.
-        path: String,
-    },
-    /// The same was noticed after a commit, which has happened in a file that has no name any more.
-    #[error(
-        "{path} was deleted or replaced before a commit was done, which may be lost: stop the server, and put the file \
-         back or let it make a new one"
-    )]
-    CommittedToGone {
-        /// The database file, or its write-ahead log.
-        path: String,
-    },
-    /// The disk is nearly full.
-    #[error("the disk of {path} is nearly full: no message is stored until there is more room")]
-    NoRoom {
-        /// The database file.
-        path: String,
-    },
-    /// The schema could not be brought up to date.
-    #[error("cannot migrate the database: {0}")]
-    Migrate(#[from] MigrateError),
-    /// A row holds what this program never wrote.
-    #[error("the database holds an invalid {what}")]
-    Corrupt {
-        /// Which value.
-        what: &'static str,
-    },
-    /// There is no connection to the database, and none could be made.
-    #[error("no connection to the database: {0}")]
-    Unreachable(#[source] sqlx::Error),
-    /// No answer in time.
-    #[error("the database did not answer within {0:?}")]
-    TimedOut(Duration),
-    /// Somebody else kept locked what was needed, for longer than any node may.
-    #[error("somebody else has locked a part of the database for too long")]
-    Locked,
-    /// The database was told to commit, and it is not known what became of that: it has happened, or it
-    /// has not.
-    #[error("the database has not told whether it has committed: {0}")]
-    Unanswered(#[source] sqlx::Error),
-    /// The store has been closed.
-    #[error("the store is closed")]
-    Closed,
-}
-
-impl StoreError {
-    /// Whether the reason lies with the database, or with others who use it, and not with what it was asked.
-    fn is_of_database(&self) -> bool {
-        match self {
-            Self::Unreachable(_)
-            | Self::TimedOut(_)
-            | Self::Locked
-            | Self::InUse { .. }
-            | Self::Gone { .. }
-            | Self::CommittedToGone { .. }
-            | Self::NoRoom { .. }
-            | Self::Closed => true,
-            Self::Database(_)
-            | Self::Open { .. }
-            | Self::Migrate(_)
-            | Self::Corrupt { .. }
-            | Self::Unanswered(_) => false,
-        }
-    }
-
-    /// Whether it has happened, or is there after a restart, is not known.
-    fn is_unknown(&self) -> bool {
-        matches!(self, Self::Unanswered(_) | Self::CommittedToGone { .. })
-    }
-
-    /// Whether SQLite says that its file is damaged or is no database, or a value shows it.
-    pub(crate) fn is_damage(&self) -> bool {
-        const CORRUPT: i32 = 11;
-        const NOT_A_DATABASE: i32 = 26;
-        let error = match self {
-            Self::Corrupt { .. } => return true,
-            Self::Database(error)
-            | Self::Migrate(MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) => error,
-            _ => return false,
-        };
-        let error = error.as_database_error().and_then(|error| error.try_downcast_ref::<SqliteError>());
-        let code = error.and_then(|error| error.code()?.parse::<i32>().ok());
-        code.is_some_and(|code| matches!(code & 0xff, CORRUPT | NOT_A_DATABASE)) // above it are details
-    }
-
-    /// Whether the database has answered, and the reason lies with the data or the statement: trying again soon is likely to
-    /// fail in the same way.
-    pub(crate) fn is_of_data(&self) -> bool {
-        matches!(self, Self::Database(sqlx::Error::Database(_)) | Self::Corrupt { .. })
-    }
-}
 
 /// Where channel logs, cursors, retained messages and sessions are kept.
 ///

@@ -21,7 +21,6 @@ mod sessions;
 mod trim;
 
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
@@ -40,6 +39,7 @@ use super::{
     ChannelKey, CursorUpdate, Epoch, Expired, Forgotten, IsAway, LogPart, Operation, Outcome, PendingLimits,
     Retained, RetainedLimits, Seq, SessionRow, Store, StoreError, StoredSubscription, Swept,
 };
+use crate::config::MySqlTls;
 
 /// Where the database is, who uses it, and how.
 #[derive(Clone)]
@@ -94,29 +94,6 @@ impl fmt::Debug for MySqlOptions {
             .field("retained", retained)
             .finish()
     }
-}
-
-/// Whether connections to the database are encrypted, and whose certificate is taken.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum MySqlTls {
-    /// Never.
-    Disabled,
-    /// If the server can; any certificate is taken.
-    #[default]
-    Preferred,
-    /// Always; any certificate is taken.
-    Required,
-    /// Always, and somebody in `ca`, or somebody whom the operating system trusts, must have signed the
-    /// certificate.
-    VerifyCa {
-        /// A file of certificates, PEM.
-        ca: Option<PathBuf>,
-    },
-    /// As [`VerifyCa`](Self::VerifyCa), and the certificate must be that of the host.
-    VerifyIdentity {
-        /// A file of certificates, PEM.
-        ca: Option<PathBuf>,
-    },
 }
 
 /// A [`Store`], and a [`ClusterStore`](super::ClusterStore), in a database of MySQL 8.0 or later, or MariaDB

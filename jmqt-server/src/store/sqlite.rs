@@ -37,6 +37,7 @@ use super::{
     ChannelKey, CursorUpdate, Epoch, Expired, Forgotten, IsAway, LogPart, Operation, Outcome, PendingLimits,
     Retained, RetainedLimits, Seq, SessionRow, Store, StoreError, StoredSubscription, Swept,
 };
+use crate::config::Synchronous;
 
 /// Where the database is and how careful it is.
 #[derive(Debug, Clone)]
@@ -48,17 +49,6 @@ pub struct SqliteOptions {
     pub synchronous: Synchronous,
     /// How much may be retained.
     pub retained: RetainedLimits,
-}
-
-/// When a commit counts as done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Synchronous {
-    /// Once the disk has it: it survives a power failure.
-    #[default]
-    Full,
-    /// Once the operating system has it: it survives the end of this process, and a power failure
-    /// may undo the last commits.
-    Normal,
 }
 
 /// A [`Store`] in one SQLite file.
@@ -112,7 +102,7 @@ impl SqliteStore {
         self.readers.acquire().await.map_err(|error| match error {
             sqlx::Error::PoolClosed => StoreError::Closed,
             sqlx::Error::PoolTimedOut => StoreError::TimedOut(TIME_LIMIT),
-            error => StoreError::Database(error),
+            error => error.into(),
         })
     }
 }

@@ -6,7 +6,7 @@ use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use crate::Config;
+use crate::{BoxError, Config};
 
 /// The environment variable that has the secret, where there is one.
 pub const SECRET_VARIABLE: &str = "JMQT_TOKEN_SECRET";
@@ -65,7 +65,7 @@ pub enum SecretError {
     },
     /// The operating system has no random numbers.
     #[error("cannot make a token secret: {0}")]
-    Random(getrandom::Error),
+    Random(BoxError),
 }
 
 impl TokenSecret {
@@ -83,7 +83,7 @@ impl TokenSecret {
     /// # Errors
     /// [`SecretError::Random`].
     pub fn random() -> Result<Self, SecretError> {
-        let text = random_text().map_err(SecretError::Random)?;
+        let text = random_text().map_err(|error| SecretError::Random(error.into()))?;
         Self::parse(text.as_bytes(), SecretOrigin::Random)
     }
 
@@ -122,7 +122,7 @@ impl TokenSecret {
         let unreadable = |source| SecretError::Unreadable { path: path.to_owned(), source };
         let text = match fs::read(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let secret = random_text().map_err(SecretError::Random)?;
+                let secret = random_text().map_err(|error| SecretError::Random(error.into()))?;
                 make(path, &secret)
                     .map_err(|source| SecretError::NotMade { path: path.to_owned(), source })?;
                 // Read again, because another process may have been first: then its secret counts.

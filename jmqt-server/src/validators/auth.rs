@@ -126,8 +126,7 @@ impl AuthVerdict {
 /// (E0195).
 ///
 /// ```
-/// use jmqt_server::tokens::TokenIssuer;
-/// use jmqt_server::*;
+/// use jmqt_server::prelude::*;
 ///
 /// struct Login(TokenIssuer);
 ///

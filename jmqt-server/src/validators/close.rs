@@ -43,7 +43,7 @@ impl<'a> CloseNotice<'a> {
 /// (E0195).
 ///
 /// ```
-/// use jmqt_server::*;
+/// use jmqt_server::prelude::*;
 ///
 /// struct Presence;
 ///

@@ -148,8 +148,7 @@ impl ConnVerdict {
 /// ```
 /// use std::sync::Arc;
 ///
-/// use jmqt_server::tokens::TokenIssuer;
-/// use jmqt_server::*;
+/// use jmqt_server::prelude::*;
 ///
 /// struct Door(TokenIssuer);
 /// struct User { may_write: bool } // for the validators that are asked later: request.session::<User>()

@@ -93,7 +93,7 @@ impl ControlReply {
 /// (E0195).
 ///
 /// ```
-/// use jmqt_server::*;
+/// use jmqt_server::prelude::*;
 ///
 /// struct Members;
 ///

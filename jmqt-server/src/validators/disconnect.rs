@@ -40,7 +40,7 @@ impl<'a> DisconnectNotice<'a> {
 /// (E0195).
 ///
 /// ```
-/// use jmqt_server::*;
+/// use jmqt_server::prelude::*;
 ///
 /// struct Goodbye;
 ///

@@ -34,13 +34,13 @@ impl<'a> OpenNotice<'a> {
     }
 }
 
-/// Hears of every session that begins. Optional: give it to [`ServerBuilder::open`](crate::ServerBuilder::open).
+/// Hears of every session that begins. Optional: give it to [`ServerBuilder::on_open`](crate::ServerBuilder::on_open).
 ///
 /// The `impl` needs `#[async_trait]`; without it the compiler says "lifetime parameters do not match the trait"
 /// (E0195).
 ///
 /// ```
-/// use jmqt_server::*;
+/// use jmqt_server::prelude::*;
 ///
 /// struct Presence;
 ///

@@ -120,7 +120,7 @@ impl From<Verdict> for PubVerdict {
 /// (E0195).
 ///
 /// ```
-/// use jmqt_server::*;
+/// use jmqt_server::prelude::*;
 ///
 /// struct Chat;
 ///

@@ -36,7 +36,7 @@ impl<'a> StoredNotice<'a> {
 
 /// Hears of every QoS 1 message that was published on this server, after the commit that its `pubAck` rests on.
 /// Optional, and without cost where there is none: give it to
-/// [`ServerBuilder::stored`](crate::ServerBuilder::stored).
+/// [`ServerBuilder::on_stored`](crate::ServerBuilder::on_stored).
 ///
 /// It is called for one message at a time, in the order in which they were committed, beside the delivery, which never
 /// waits for it. Up to 8,192 messages or 64 MiB wait for it. Beyond that, and when the process dies, notices are
@@ -46,7 +46,7 @@ impl<'a> StoredNotice<'a> {
 /// (E0195).
 ///
 /// ```
-/// use jmqt_server::*;
+/// use jmqt_server::prelude::*;
 ///
 /// struct Search; // an index of what was said
 ///

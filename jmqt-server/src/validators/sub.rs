@@ -50,7 +50,7 @@ impl<'a> SubRequest<'a> {
 /// (E0195).
 ///
 /// ```
-/// use jmqt_server::*;
+/// use jmqt_server::prelude::*;
 ///
 /// struct Rooms;
 ///

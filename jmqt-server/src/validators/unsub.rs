@@ -47,7 +47,7 @@ impl<'a> UnsubRequest<'a> {
 /// (E0195).
 ///
 /// ```
-/// use jmqt_server::*;
+/// use jmqt_server::prelude::*;
 ///
 /// struct Notices;
 ///

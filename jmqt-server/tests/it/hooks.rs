@@ -64,8 +64,11 @@ async fn start(add: impl FnOnce(ServerBuilder, Arc<App>) -> ServerBuilder) -> Ru
     config.websocket_port = None;
     let (tell, heard) = mpsc::unbounded_channel();
     let app = Arc::new(App(tell));
-    let builder =
-        Server::builder(config).auth(DenyAll).conn(AllowAll).sub(AllowAll).publish(Arc::clone(&app));
+    let builder = Server::builder(config)
+        .validate_auth(DenyAll)
+        .validate_conn(AllowAll)
+        .validate_sub(AllowAll)
+        .validate_pub(Arc::clone(&app));
     let server = add(builder, app).start().await.unwrap();
     Running { server, heard, _folder: folder }
 }
@@ -115,7 +118,7 @@ async fn data_that_is_too_large_or_too_deep_is_a_mistake_of_the_validator() {
 
 #[tokio::test] // §7.d
 async fn the_open_notifier_is_told_after_the_conn_ack_and_before_later_packets_are_handled() {
-    let mut run = start(|builder, app| builder.open(app)).await;
+    let mut run = start(|builder, app| builder.on_open(app)).await;
     let mut alice = run.connect("alice").await;
     run.expect_heard("alice opened").await;
     alice.expect(r##"{"push":{"cn":"#alice","dt":"hello","cl":""}}"##).await;
@@ -128,7 +131,7 @@ async fn the_open_notifier_is_told_after_the_conn_ack_and_before_later_packets_a
 
 #[tokio::test] // protocol.md 2.13
 async fn the_stored_notifier_is_told_of_qos_1_messages_in_order_and_of_no_others() {
-    let mut run = start(|builder, app| builder.stored(app)).await;
+    let mut run = start(|builder, app| builder.on_stored(app)).await;
     let (mut alice, mut bob) = (run.connect("alice").await, run.connect("bob").await);
     bob.sub_persistent("news").await;
     alice.send(r#"{"pub":{"cn":"news","dt":"not stored"}}"#).await;

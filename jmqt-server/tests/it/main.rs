@@ -19,6 +19,7 @@ mod handle;
 mod hooks;
 mod idle;
 mod limits;
+mod listeners;
 mod mysql;
 mod notifiers;
 mod p2p;

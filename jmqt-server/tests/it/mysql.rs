@@ -7,7 +7,7 @@ use crate::databases::MySql;
 use crate::databases::proxy::{Cut, Proxy};
 use crate::databases::server::MariaDb;
 use crate::support::{TestApp, TestServer, channel};
-use jmqt_server::store::MySqlTls;
+use jmqt_server::config::MySqlTls;
 use jmqt_server::{CloseReason, Config, ConnVerdict, MySqlConfig, Persistence, Server, StartError};
 use sqlx::{Connection as _, Executor as _};
 use tokio::time::{sleep, timeout};

@@ -86,8 +86,13 @@ async fn a_validator_that_panics_at_once_or_when_it_is_dropped_costs_one_request
     config.sqlite_path = folder.path().join("jmqt.db");
     config.validator_timeout = Duration::from_millis(200);
     let builder = Server::builder(config).app(TestApp::new());
-    let server =
-        builder.publish(PanicsAtOnce).sub(PanicsWhenDropped).close(PanicsAtOnce).start().await.unwrap();
+    let server = builder
+        .validate_pub(PanicsAtOnce)
+        .validate_sub(PanicsWhenDropped)
+        .on_close(PanicsAtOnce)
+        .start()
+        .await
+        .unwrap();
     let mut alice = connect(&server, Protocol::Socket).await;
     alice.send(r#"{"pub":{"cn":"news","dt":1,"q":1,"id":"1"}}"#).await;
     alice.expect(r#"{"pubAck":{"st":5,"id":"1"}}"#).await;

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use jmqt_protocol::{ChannelName, ClientId};
+use jmqt_server::config::MySqlTls;
 use jmqt_server::store::{
     Append, ChannelKey, ClusterStore, Cursor, CursorUpdate, Entered, LogPlace, MySqlOptions, MySqlStore,
-    MySqlTls, NodeBeat, Operation, Outcome, PendingLimits, PublishId, PublisherId, RetainedLimits, Seq,
-    SessionRow, SharedSession, Stamp, Store, StoreError, StoredSubscription,
+    NodeBeat, Operation, Outcome, PendingLimits, PublishId, PublisherId, RetainedLimits, Seq, SessionRow,
+    SharedSession, Stamp, Store, StoreError, StoredSubscription,
 };
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::mysql::MySqlConnection;

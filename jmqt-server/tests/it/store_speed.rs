@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use jmqt_protocol::{ChannelName, ClientId};
+use jmqt_server::config::Synchronous;
 use jmqt_server::store::{
     Append, ChannelKey, Cursor, CursorUpdate, MySqlStore, Operation, Outcome, Seq, SqliteOptions,
-    SqliteStore, Store, Synchronous,
+    SqliteStore, Store,
 };
 
 use crate::databases::MySql;

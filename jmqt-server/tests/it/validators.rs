@@ -127,7 +127,7 @@ async fn a_takeover_does_not_wait_for_a_request_of_the_old_connection() {
 
 #[tokio::test]
 async fn a_server_with_validators_missing_does_not_start_and_names_them() {
-    let builder = Server::builder(Config::default()).conn(AllowAll).publish(AllowAll);
+    let builder = Server::builder(Config::default()).validate_conn(AllowAll).validate_pub(AllowAll);
     let Err(error) = builder.start().await else { panic!("it started") };
     assert!(matches!(error, StartError::MissingValidators { .. }));
     let text = error.to_string();

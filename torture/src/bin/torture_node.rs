@@ -181,14 +181,14 @@ async fn run(arguments: Arguments) -> Result<(), BoxError> {
     let notices = Arc::new(NoticeFile::open(&arguments.notices, &arguments.name, arguments.start)?);
     let app = App(Arc::clone(&notices));
     let server = Server::builder(config)
-        .auth(app.clone())
-        .conn(app.clone())
-        .sub(AllowAll)
-        .publish(AllowAll)
-        .unsub(AllowAll)
-        .control(app.clone())
-        .disconnect(app.clone())
-        .close(app)
+        .validate_auth(app.clone())
+        .validate_conn(app.clone())
+        .validate_sub(AllowAll)
+        .validate_pub(AllowAll)
+        .validate_unsub(AllowAll)
+        .handle_control(app.clone())
+        .on_disconnect(app.clone())
+        .on_close(app)
         .catch_signals()
         .start()
         .await?;

@@ -10,7 +10,8 @@ use redis::{
     PushInfo, RedisConnectionInfo, RedisError, RedisResult, TlsCertificates, TlsMode,
 };
 
-use super::{ANSWER_TIMEOUT, CONNECT_TIMEOUT, RedisMode, RedisOptions};
+use super::{ANSWER_TIMEOUT, CONNECT_TIMEOUT};
+use crate::config::{RedisMode, RedisOptions};
 
 /// So many messages may be on their way to a connection that is slow to take them.
 const CONNECTION_QUEUE: usize = 64;

@@ -1,8 +1,8 @@
 //! What the Redis channels are called.
 
 use super::outgoing::Target;
-use super::{RedisMode, RedisOptions};
 use crate::bus::NodeId;
+use crate::config::{RedisMode, RedisOptions};
 
 /// On a Redis Cluster the names of these channels have this in common, which alone says where they live: so
 /// what nodes tell each other keeps one order, whether it is for one node or for all.

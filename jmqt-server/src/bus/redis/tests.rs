@@ -12,6 +12,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::bus::{Body, Place, Qos1Push};
+use crate::config::RedisMode;
 use crate::store::Epoch;
 
 const DEADLINE: Duration = Duration::from_secs(10);

@@ -21,7 +21,7 @@ use crate::store::limits::{COMMIT_LIMIT, limited};
 use crate::store::plan::{ChannelRow, Logged, Plan};
 use crate::store::retained::{RetainedRoom, RetainedTotals};
 use crate::store::time::millis;
-use crate::store::{Append, ChannelKey, Operation, Outcome, Stamp, StoreError};
+use crate::store::{Append, ChannelKey, DatabaseError, Operation, Outcome, Stamp, StoreError};
 
 /// How many names of channels are remembered with their keys.
 const REMEMBERED_KEYS: usize = 100_000;
@@ -418,7 +418,7 @@ impl MySqlStore {
         begin(connection).await?;
         let sql = "SELECT batch FROM batches WHERE node = ? FOR UPDATE";
         let found = sqlx::query_scalar(sql).bind(committer.node).fetch_optional(&mut *connection).await;
-        let found = found.map_err(StoreError::Database);
+        let found = found.map_err(StoreError::from);
         if matches!(found, Err(ref error) if number(error) == Some(LOCKED)) {
             // The server has not noticed that nobody is there any more.
             kill(connection, committer.last_id).await;
@@ -441,7 +441,7 @@ impl Operation {
 }
 
 /// Tells what others have kept locked from what is wrong with the batch.
-fn locked(error: sqlx::Error) -> StoreError {
+fn locked(error: DatabaseError) -> StoreError {
     let error = StoreError::Database(error);
     match number(&error) {
         Some(LOCKED) => StoreError::Locked,

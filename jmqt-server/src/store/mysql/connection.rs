@@ -14,9 +14,10 @@ use sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlDatabaseError, MySq
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, Row as _};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::{MySqlOptions, MySqlTls};
-use crate::store::StoreError;
+use super::MySqlOptions;
+use crate::config::MySqlTls;
 use crate::store::limits::{COMMIT_LIMIT, TIME_LIMIT, limited, no_answer};
+use crate::store::{DatabaseError, StoreError};
 
 /// The longest wait for a connection to be made.
 pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(3);
@@ -117,7 +118,9 @@ impl Connector {
             Ok(Connected { id: row.try_get(0)?, max_packet, connection })
         };
         let connected = tokio::time::timeout(CONNECT_LIMIT, connecting).await;
-        connected.unwrap_or_else(|_| Err(no_answer())).map_err(StoreError::Unreachable)
+        connected
+            .unwrap_or_else(|_| Err(no_answer()))
+            .map_err(|error| StoreError::Unreachable(DatabaseError(error)))
     }
 }
 
@@ -287,8 +290,8 @@ pub(super) async fn hang_up(connection: MySqlConnection) {
 /// The server's number for an error.
 pub(super) fn number(error: &StoreError) -> Option<u16> {
     match error {
-        StoreError::Database(sqlx::Error::Database(error))
-        | StoreError::Unreachable(sqlx::Error::Database(error)) => {
+        StoreError::Database(DatabaseError(sqlx::Error::Database(error)))
+        | StoreError::Unreachable(DatabaseError(sqlx::Error::Database(error))) => {
             error.try_downcast_ref::<MySqlDatabaseError>().map(MySqlDatabaseError::number)
         }
         _ => None,
@@ -298,14 +301,14 @@ pub(super) fn number(error: &StoreError) -> Option<u16> {
 /// Whether the connection is gone, or was never made.
 pub(super) fn is_lost(error: &StoreError) -> bool {
     match error {
-        StoreError::Database(sqlx::Error::Database(_))
-        | StoreError::Unreachable(sqlx::Error::Database(_)) => {
+        StoreError::Database(DatabaseError(sqlx::Error::Database(_)))
+        | StoreError::Unreachable(DatabaseError(sqlx::Error::Database(_))) => {
             // shutting down; killed (MySQL, MariaDB); too idle; read-only, as a server is that was the
             // primary one: another may answer under its name by now
             matches!(number(error), Some(1053 | 1927 | 3169 | 4031 | 1290 | 1792 | 1836))
         }
         StoreError::Database(error) | StoreError::Unreachable(error) => {
-            matches!(error, sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_))
+            matches!(error.0, sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_))
         }
         _ => false,
     }
@@ -313,13 +316,13 @@ pub(super) fn is_lost(error: &StoreError) -> bool {
 
 /// Whether whoever was called did not answer: that has taken long enough.
 fn is_silent(error: &StoreError) -> bool {
-    matches!(error, StoreError::Unreachable(sqlx::Error::Io(error)) if error.kind() == ErrorKind::TimedOut)
+    matches!(error, StoreError::Unreachable(DatabaseError(sqlx::Error::Io(error))) if error.kind() == ErrorKind::TimedOut)
 }
 
 /// Whether the server has answered with the error, so that the connection may be used on.
 pub(super) fn is_usable(error: &StoreError) -> bool {
     match error {
-        StoreError::Database(sqlx::Error::Database(_)) => !is_lost(error),
+        StoreError::Database(DatabaseError(sqlx::Error::Database(_))) => !is_lost(error),
         StoreError::Corrupt { .. } | StoreError::InUse { .. } => true,
         _ => false,
     }

@@ -16,7 +16,7 @@ use super::{MySqlOptions, MySqlStore};
 use crate::store::limits::{COMMIT_LIMIT, limited};
 use crate::store::names::NameSet;
 use crate::store::time::millis;
-use crate::store::{Epoch, StoreError};
+use crate::store::{DatabaseError, Epoch, StoreError};
 
 /// The steps from nothing to the schema of this version, in order. A step that was released never changes.
 /// Each can be run again after it was interrupted.
@@ -97,7 +97,7 @@ fn cannot_connect(options: &MySqlOptions, error: StoreError) -> StoreError {
             "; allow it with: GRANT ALTER, CREATE, DELETE, DROP, INDEX, INSERT, SELECT, UPDATE \
              ON `{database}`.* TO '{user}'@'%'"
         ),
-        (_, StoreError::Unreachable(sqlx::Error::Configuration(_))) => {
+        (_, StoreError::Unreachable(DatabaseError(sqlx::Error::Configuration(_)))) => {
             "; MySQL takes this user's password over an encrypted connection only".to_owned()
         }
         _ => String::new(),

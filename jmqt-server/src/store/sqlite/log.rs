@@ -14,7 +14,9 @@ use super::rows::{self, MultiRow};
 use super::writer::Writer;
 use super::{SqliteStore, cursors};
 use crate::store::limits::{TIME_LIMIT, limited};
-use crate::store::{ChannelKey, LogPart, LoggedMessage, Retained, Seq, StoreError, StoredSubscription};
+use crate::store::{
+    ChannelKey, DatabaseError, LogPart, LoggedMessage, Retained, Seq, StoreError, StoredSubscription,
+};
 
 /// How many messages the first statement of a turn deletes. They may be large, so it begins with few.
 const FEWEST_AT_A_TIME: u64 = 32;
@@ -174,7 +176,9 @@ impl SqliteStore {
 fn is_disk_full(error: &StoreError) -> bool {
     const SQLITE_FULL: &str = "13";
     match error {
-        StoreError::Database(sqlx::Error::Database(error)) => error.code().as_deref() == Some(SQLITE_FULL),
+        StoreError::Database(DatabaseError(sqlx::Error::Database(error))) => {
+            error.code().as_deref() == Some(SQLITE_FULL)
+        }
         _ => false,
     }
 }

@@ -14,7 +14,8 @@ use tokio::sync::Mutex;
 
 use super::guard::Guard;
 use super::writer::Writer;
-use super::{SqliteOptions, SqliteStore, Synchronous};
+use super::{SqliteOptions, SqliteStore};
+use crate::config::Synchronous;
 use crate::store::limits::TIME_LIMIT;
 use crate::store::names::NameSet;
 use crate::store::retained::RetainedTotals;

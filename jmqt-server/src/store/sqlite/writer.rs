@@ -6,9 +6,9 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use super::publishers::Publishers;
 use super::rows;
 use super::to_trim::ToTrim;
-use crate::store::StoreError;
 use crate::store::limits::{COMMIT_LIMIT, limited, no_answer};
 use crate::store::retained::RetainedTotals;
+use crate::store::{DatabaseError, StoreError};
 
 /// The connection that writes. Whoever holds it (it is behind a mutex) is the only one who changes
 /// the database, so what was read through it stays true until it is let go.
@@ -74,9 +74,9 @@ impl Writer {
         let result = match result {
             Ok(value) => {
                 let commit = tokio::time::timeout(COMMIT_LIMIT, self.execute("COMMIT")).await;
-                match commit.map_err(|_| StoreError::Unanswered(no_answer()))? {
+                match commit.map_err(|_| StoreError::Unanswered(DatabaseError(no_answer())))? {
                     Ok(()) => Ok(value),
-                    Err(StoreError::Database(error @ sqlx::Error::WorkerCrashed)) => {
+                    Err(StoreError::Database(error @ DatabaseError(sqlx::Error::WorkerCrashed))) => {
                         self.give_up();
                         Err(StoreError::Unanswered(error))
                     }
@@ -138,13 +138,13 @@ impl Writer {
 
 /// Whether the thread that works for the connection has ended, as it does when something in it panics.
 fn is_thread_gone<T>(result: &Result<T, StoreError>) -> bool {
-    matches!(result, Err(StoreError::Database(sqlx::Error::WorkerCrashed)))
+    matches!(result, Err(StoreError::Database(DatabaseError(sqlx::Error::WorkerCrashed))))
 }
 
 /// SQLite undoes a transaction by itself after some errors, disk full among them.
 fn is_no_transaction(error: &StoreError) -> bool {
     match error {
-        StoreError::Database(sqlx::Error::Database(error)) => {
+        StoreError::Database(DatabaseError(sqlx::Error::Database(error))) => {
             error.message().contains("no transaction is active")
         }
         _ => false,

@@ -11,7 +11,8 @@ pub(crate) mod server;
 use std::io::Write as _;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use jmqt_server::store::{MySqlOptions, MySqlTls, RetainedLimits};
+use jmqt_server::config::MySqlTls;
+use jmqt_server::store::{MySqlOptions, RetainedLimits};
 use sqlx::mysql::{MySqlConnectOptions, MySqlConnection};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Executor as _, Row as _};
 

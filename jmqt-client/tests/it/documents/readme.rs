@@ -5,15 +5,15 @@ use jmqt_client::{Client, Config};
 use jmqt_server::tokens::TokenIssuer;
 use jmqt_server::{AllowAll, Protocol, Server};
 
-const README: &str = include_str!("../../../README.md");
-const CLIENT_README: &str = include_str!("../../README.md");
-const JS_README: &str = include_str!("../../../jmqt-js/README.md");
+const README: &str = include_str!("../../../../README.md");
+const CLIENT_README: &str = include_str!("../../../README.md");
+const JS_README: &str = include_str!("../../../../jmqt-js/README.md");
 
 /// The README's server, word for word.
 mod readme_server {
     // It is a program of its own, and begins with names that every program begins with.
     #![allow(dead_code, unused_qualifications)]
-    include!("readme/server.rs");
+    include!("readme_server.rs");
 
     pub(super) fn believe(tokens: TokenIssuer) -> impl AuthValidator {
         Believe(tokens)
@@ -27,7 +27,7 @@ fn between<'t>(text: &'t str, start: &'t str, end: &'t str) -> impl Iterator<Ite
 
 #[test]
 fn the_server_of_these_tests_is_that_of_the_readme() {
-    assert!(README.contains(include_str!("readme/server.rs")), "copy it from README.md");
+    assert!(README.contains(include_str!("readme_server.rs")), "copy it from README.md");
 }
 
 #[tokio::test]
@@ -39,10 +39,10 @@ async fn the_clients_of_the_readmes_can_log_in_to_the_server_of_the_readme() {
     config.sqlite_path = folder.path().join("jmqt.db");
     let tokens = TokenIssuer::from_config(&config).unwrap();
     let server = Server::builder(config)
-        .auth(readme_server::believe(tokens.clone()))
-        .conn(tokens)
-        .sub(AllowAll)
-        .publish(AllowAll);
+        .validate_auth(readme_server::believe(tokens.clone()))
+        .validate_conn(tokens)
+        .validate_sub(AllowAll)
+        .validate_pub(AllowAll);
     let server = within("the start", server.start()).await.unwrap();
     let url = format!("jmqt://{}", server.local_addr(Protocol::Socket).unwrap());
 

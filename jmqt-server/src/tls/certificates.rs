@@ -2,7 +2,7 @@
 
 use std::hash::{DefaultHasher, Hasher as _};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
@@ -12,10 +12,14 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{self, ServerConfig};
 use tokio_util::sync::CancellationToken;
 
+use super::TlsError;
 use super::certificate::Certificate;
 use crate::config::SslConfig;
 
 pub(crate) use tokio_rustls::TlsAcceptor;
+
+/// An encrypted connection.
+pub(crate) type TlsStream = tokio_rustls::server::TlsStream<tokio::net::TcpStream>;
 
 /// How often the files are looked at for a change.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
@@ -25,41 +29,6 @@ const EXPIRY_INTERVAL: Duration = Duration::from_secs(86_400);
 const SOON: Duration = Duration::from_secs(14 * 86_400);
 /// The shortest RSA key that clients accept, and that TLS is done with here.
 const LEAST_RSA_BITS: usize = 2048;
-
-/// Why the TLS listeners cannot be started.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum TlsError {
-    /// A file cannot be read, or is not PEM.
-    #[error("{key} {path}: {source}")]
-    File {
-        /// The configuration key that names it.
-        key: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// What was wrong with it.
-        source: pem::Error,
-    },
-    /// The certificate file has no certificate in it.
-    #[error("SSL_CERT_PATH {path}: there is no certificate in it; a PEM file was expected")]
-    NoCertificate {
-        /// The file.
-        path: PathBuf,
-    },
-    /// A file holds something that TLS cannot be done with.
-    #[error("{key} {path}: {problem}")]
-    Refused {
-        /// The configuration key that names it.
-        key: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// Why not, and what to do.
-        problem: String,
-    },
-    /// Certificate and key do not belong together, or are of a kind that is not supported.
-    #[error("SSL_CERT_PATH and SSL_KEY_PATH: {0}")]
-    Unusable(#[from] rustls::Error),
-}
 
 /// Both files as they were read.
 struct Files {
@@ -196,9 +165,9 @@ fn loaded(ssl: &SslConfig, files: &Files) -> Result<Loaded, TlsError> {
     }
     let key = private_key(ssl, &files.key)?;
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_protocol_versions(rustls::DEFAULT_VERSIONS)?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)?;
+        .with_protocol_versions(rustls::DEFAULT_VERSIONS)
+        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
+        .map_err(|error| TlsError::Unusable(error.into()))?;
     // One ticket is enough to come back with, and each costs a write at the handshake.
     config.send_tls13_tickets = 1;
     Ok(Loaded { acceptor: TlsAcceptor::from(Arc::new(config)), certificate })
@@ -285,7 +254,7 @@ fn unreadable(key: &'static str, path: &Path, source: pem::Error) -> TlsError {
         let problem = format!("{problem}; certificates.md shows how to make certificate and key");
         return TlsError::Refused { key, path: path.to_owned(), problem };
     }
-    TlsError::File { key, path: path.to_owned(), source }
+    TlsError::File { key, path: path.to_owned(), source: source.into() }
 }
 
 fn hash(files: &Result<Files, TlsError>) -> u64 {

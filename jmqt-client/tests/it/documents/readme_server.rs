@@ -1,7 +1,6 @@
 use std::collections::BTreeMap;
 
-use jmqt_server::tokens::TokenIssuer;
-use jmqt_server::*;
+use jmqt_server::prelude::*;
 
 /// Everybody is who they say they are: `{"client_name":"alice"}`. A real application asks for a password here.
 struct Believe(TokenIssuer);
@@ -22,8 +21,12 @@ async fn serve() -> Result<(), BoxError> {
     let _log = logging::init("MyServer", &config.log)?;
     let tokens = TokenIssuer::from_config(&config)?; // JMQT_TOKEN_SECRET, or a file beside the database
     let server = Server::builder(config)
-        .auth(Believe(tokens.clone())).conn(tokens).sub(AllowAll).publish(AllowAll)
-        .start().await?;
+        .validate_auth(Believe(tokens.clone()))
+        .validate_conn(tokens) // only with a token that `Believe` has granted
+        .validate_sub(AllowAll)
+        .validate_pub(AllowAll)
+        .start()
+        .await?;
     server.run_until_signal().await?;
     Ok(())
 }

@@ -1,0 +1,70 @@
+//! TLS in a build without it: values of these types cannot be made.
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+
+use super::TlsError;
+use crate::config::SslConfig;
+
+#[derive(Clone)]
+pub(crate) struct TlsAcceptor(Infallible);
+
+pub(crate) struct TlsStream(Infallible);
+
+pub(crate) struct Certificates(Infallible);
+
+/// `Config::check` says that the feature is missing; there is nothing else to find fault with.
+pub(crate) fn check(_: &SslConfig) -> Result<(), TlsError> {
+    Ok(())
+}
+
+impl Certificates {
+    pub(crate) fn load(_: &SslConfig) -> Result<Self, TlsError> {
+        Err(TlsError::Unusable("this program was built without TLS (cargo feature `tls`)".into()))
+    }
+
+    pub(crate) fn acceptor(&self) -> TlsAcceptor {
+        match self.0 {}
+    }
+
+    pub(crate) fn reload(&self) {
+        match self.0 {}
+    }
+
+    pub(crate) async fn watch(self: Arc<Self>, _: CancellationToken) {
+        match self.0 {}
+    }
+}
+
+impl TlsAcceptor {
+    pub(crate) async fn accept(&self, _: TcpStream) -> io::Result<TlsStream> {
+        match self.0 {}
+    }
+}
+
+impl AsyncRead for TlsStream {
+    fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.0 {}
+    }
+}
+
+impl AsyncWrite for TlsStream {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+        match self.0 {}
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.0 {}
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.0 {}
+    }
+}

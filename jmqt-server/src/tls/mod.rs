@@ -1,0 +1,16 @@
+//! TLS on the server's listeners: certificate and key, and the encrypted connection.
+//!
+//! In a build without the feature `tls` the same names stand for things that cannot be made, so that no other
+//! room has to know.
+
+#[cfg(feature = "tls")]
+mod certificate;
+#[cfg(feature = "tls")]
+mod certificates;
+#[cfg(not(feature = "tls"))]
+#[path = "absent.rs"]
+mod certificates;
+mod error;
+
+pub(crate) use certificates::{Certificates, TlsAcceptor, TlsStream, check};
+pub use error::TlsError;
