@@ -5,6 +5,7 @@
 
 CARGO ?= cargo
 CARGO_FLAGS ?=
+PACKAGE_FLAGS ?=
 CONFIG ?= server.conf
 ARGS ?=
 MINUTES ?= 2
@@ -57,7 +58,7 @@ test-web: ## Test the web page in Chromium (npm and apt-get fetch what it needs)
 	cd examples/web/test && exec $(call limited,1200) npm test </dev/null
 
 .PHONY: lint
-lint: ## Check format, clippy, documentation and (with cargo-deny) dependencies
+lint: features ## Check format, clippy, cargo features, documentation and (with cargo-deny) dependencies
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets $(CARGO_FLAGS) -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps $(CARGO_FLAGS)
@@ -67,6 +68,34 @@ lint: ## Check format, clippy, documentation and (with cargo-deny) dependencies
 	else \
 		echo "cargo-deny is not installed: licenses and advisories of dependencies were not checked"; \
 	fi
+
+# Each by itself, none, and the default. All together is what everything else builds.
+FEATURES = none sqlite mysql redis tls sqlite,tls
+CLIENT_FEATURES = none logging
+
+.PHONY: features
+features: ## Check that jmqt-server and jmqt-client build with each cargo feature alone, and with none
+	set -e; for features in $(FEATURES); do \
+		echo "jmqt-server with $$features"; \
+		$(CARGO) clippy -q -p jmqt-server --no-default-features --features "$${features#none}" $(CARGO_FLAGS) -- -D warnings; \
+	done
+	set -e; for features in $(CLIENT_FEATURES); do \
+		echo "jmqt-client with $$features"; \
+		$(CARGO) clippy -q -p jmqt-client --no-default-features --features "$${features#none}" $(CARGO_FLAGS) -- -D warnings; \
+	done
+
+.PHONY: msrv
+msrv: ## Build with the oldest Rust that each crate names (rustup fetches it)
+	scripts/check-msrv
+
+# What is meant for crates.io, and for npm.
+CRATES = jmqt-log jmqt-core jmqt-protocol jmqt-server jmqt-client jmqt-lb
+
+.PHONY: package
+package: ## Make the packages for crates.io and npm, and build what is in them (PACKAGE_FLAGS=--allow-dirty before a commit)
+	$(CARGO) package $(addprefix -p ,$(CRATES)) $(CARGO_FLAGS) $(PACKAGE_FLAGS)
+	cd jmqt-js && exec $(call limited,600) npm ci --no-audit --no-fund </dev/null
+	cd jmqt-js && exec $(call limited,600) npm pack --pack-destination ../target/package </dev/null
 
 .PHONY: bench
 bench: ## Measure beside Redis, NATS and Mosquitto (ARGS="--quick", ARGS="--help")

@@ -14,31 +14,31 @@ use std::path::{Path, PathBuf};
 use jmqt_server::Config;
 
 /// The repository.
-pub fn root() -> PathBuf {
+fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
 /// A fenced block of a document.
 #[derive(Debug)]
-pub struct Snippet {
+struct Snippet {
     /// The document's path in the repository.
-    pub file: String,
+    file: String,
     /// The line of the fence.
-    pub line: usize,
+    line: usize,
     /// What follows the fence's backticks.
-    pub language: String,
-    pub text: String,
+    language: String,
+    text: String,
 }
 
 impl Snippet {
     /// Where it is, for messages.
-    pub fn place(&self) -> String {
+    fn place(&self) -> String {
         format!("{}:{}", self.file, self.line)
     }
 }
 
 /// The documents of the repository, by path.
-pub fn documents() -> BTreeMap<String, String> {
+fn documents() -> BTreeMap<String, String> {
     let mut documents = BTreeMap::new();
     let mut folders = vec![root()];
     while let Some(folder) = folders.pop() {
@@ -59,7 +59,7 @@ pub fn documents() -> BTreeMap<String, String> {
 }
 
 /// All fenced blocks of all documents, without the indentation that their fences have.
-pub fn snippets() -> Vec<Snippet> {
+fn snippets() -> Vec<Snippet> {
     let mut snippets = Vec::new();
     for (file, text) in documents() {
         let mut open: Option<(Snippet, usize)> = None;
@@ -211,7 +211,9 @@ fn the_documents_grant_what_the_server_asks_for() {
     let advice = fs::read_to_string(root().join("jmqt-server/src/store/mysql/open.rs")).unwrap();
     for snippet in in_language("sql") {
         let grant = snippet.text.lines().find_map(|line| line.strip_prefix("GRANT "));
-        let (rights, _) = grant.and_then(|grant| grant.split_once(" ON jmqt.* TO ")).expect(&snippet.place());
+        let (rights, _) = grant
+            .and_then(|grant| grant.split_once(" ON jmqt.* TO "))
+            .unwrap_or_else(|| panic!("{}", snippet.place()));
         assert!(advice.contains(&format!("GRANT {rights} ON ")), "{}: {rights}", snippet.place());
     }
 }
