@@ -86,6 +86,7 @@ mod json;
 mod listener;
 mod log_limit;
 mod name_map;
+mod outbox;
 mod packet_trace;
 pub mod prelude;
 mod run;

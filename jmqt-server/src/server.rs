@@ -32,7 +32,7 @@ use crate::counters::Counters;
 use crate::handle::ServerHandle;
 use crate::hub::{Cluster, Deliverer, Hub, Janitor, JanitorLimits, StoredQueue};
 use crate::listener::{Listener, log_for};
-use crate::session::{IdSpace, OutboxContext};
+use crate::outbox::{IdSpace, OutboxContext};
 use crate::store::{ClusterStore, CommitQueue, Store};
 use crate::tls::Certificates;
 use crate::transport::HttpContext;

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Config, Network};
 use crate::connection::CloseReason;
 use crate::counters::Counters;
-use crate::session::Outbox;
+use crate::outbox::Outbox;
 
 use addresses::{AddressLimits, Addresses};
 

@@ -11,7 +11,8 @@ use crate::disconnect::Disconnect;
 use crate::handle::ConnHandle;
 use crate::hub::{HubError, NewSession, OpenedSession, Recorded};
 use crate::log_limit::log_limited;
-use crate::session::{Core, Flow, Member, Outbox};
+use crate::outbox::{Outbox, Redelivery};
+use crate::session::{Core, Flow, Member};
 use crate::store::PublisherId;
 use crate::validators::{Attached, ConnRequest, ConnVerdict, OpenNotice, asking};
 
@@ -108,13 +109,14 @@ impl Core {
         let outbox = Arc::clone(&self.outbox);
         let Accepted { recorded, attached, valid_for } = accepted;
         let began = Instant::now();
+        let loses_bursts = window.is_none() && !self.info.protocol.is_websocket();
         let new = NewSession {
             client: &client,
             outbox: &outbox,
             info: self.info,
             window: window
                 .map_or(shared.limits.max_inflight, |window| window.min(shared.limits.max_inflight)),
-            careful: window.is_none() && !self.info.protocol.is_websocket(),
+            redelivery: if loses_bursts { Redelivery::Careful } else { Redelivery::AtOnce },
             recorded,
             takeovers_per_second: shared.limits.takeovers_per_second,
         };

@@ -7,7 +7,8 @@ use jmqt_protocol::{ChannelName, ClientId, Packet, Payload, Pub, PubAck, StatusC
 
 use super::CONTINUE;
 use super::publish::MAX_ID_BYTES;
-use crate::session::{Core, Flow, Flush, cost};
+use crate::outbox::Flush;
+use crate::session::{Core, Flow, cost};
 use crate::validators::{ControlReply, ControlRequest, asking};
 
 impl Core {

@@ -22,8 +22,9 @@ use jmqt_protocol::{
 };
 
 use crate::connection::CloseReason;
+use crate::outbox::Flush;
 use crate::packet_trace;
-use crate::session::{Core, Flow, Flush, Member, cost};
+use crate::session::{Core, Flow, Member, cost};
 
 /// A packet of more bytes than this can take a thread for a while: up to 10 ns a byte, if it is made of tiny members.
 const LONG_PACKET: usize = 64 * 1024;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use jmqt_protocol::ChannelName;
 
-use crate::session::{LoggedPush, LoggedPushes, Subscription};
+use crate::outbox::{LoggedPush, LoggedPushes, Subscription};
 use crate::store::{ChannelKey, Seq};
 
 const SHARDS: usize = 16;
@@ -190,7 +190,7 @@ impl Channel {
 mod tests {
     use super::*;
     use crate::hub::PushesBuilder;
-    use crate::session::PushId;
+    use crate::outbox::PushId;
     use crate::store::{LogPlace, Stamp};
 
     #[test]
@@ -213,19 +213,19 @@ mod tests {
 
     #[test]
     fn tables_give_back_what_a_burst_took() {
-        let hub = crate::session::OutboxContext {
+        let hub = crate::outbox::OutboxContext {
             queue_bytes: 1 << 20,
             outbound: crate::budget::Budget::new(1 << 30),
             counters: Arc::default(),
-            ids: crate::session::IdSpace::new(crate::store::Epoch(0), 1),
+            ids: crate::outbox::IdSpace::new(crate::store::Epoch(0), 1),
             moved_cursors: Mutex::default(),
         };
-        let outbox = crate::session::Outbox::new(crate::transport::Framing::Nul, None, Arc::new(hub));
+        let outbox = crate::outbox::Outbox::new(crate::transport::Framing::Nul, None, Arc::new(hub));
         let (outbox, channels) = (Arc::new(outbox), Channels::default());
         let client = jmqt_protocol::ClientId::parse("bob").unwrap();
         let subscribe = |name: &str| {
-            let (channel, stage) = (ChannelName::parse(name).unwrap(), crate::session::Stage::Live);
-            let log = crate::session::LogState::Temporary;
+            let (channel, stage) = (ChannelName::parse(name).unwrap(), crate::outbox::Stage::Live);
+            let log = crate::outbox::LogState::Temporary;
             let made = Subscription::new(channel, client.clone(), Arc::clone(&outbox), stage, log);
             let made = Arc::new(made);
             channels.add(&made);

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::connection::{CloseReason, ConnectionInfo};
 use crate::disconnect::Disconnect;
 use crate::name_map::NameMap;
-use crate::session::Outbox;
+use crate::outbox::Outbox;
 
 /// So many takeovers of one client may come at once; MAX_TAKEOVERS_PER_SECOND holds in the long run.
 const TAKEOVER_BURST: u32 = 5;

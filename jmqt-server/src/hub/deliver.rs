@@ -15,7 +15,7 @@ use super::publish::{payload, peer};
 use super::{Arrival, DirtyOutboxes, Hub, Pushes, PushesBuilder, Tag};
 use crate::bus::{Place, Qos1Push, Qos1Pushes};
 use crate::name_map::NameMap;
-use crate::session::{IdText, LoggedPush, LoggedPushes, PushId, Source};
+use crate::outbox::{IdText, LoggedPush, LoggedPushes, PushId, Source};
 use crate::store::{
     Append, ChannelKey, LogPlace, NotCommitted, Operation, Outcome, Seq, Settled, SettledBatches, Stamp,
 };

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use super::{Deliverer, Hub, Janitor, JanitorLimits};
 use crate::budget::Budget;
 use crate::bus::LocalBus;
-use crate::session::{IdSpace, Outbox, OutboxContext};
+use crate::outbox::{IdSpace, Outbox, OutboxContext, Redelivery};
 use crate::store::{CommitQueue, Double, Epoch, Store};
 use crate::transport::Framing;
 
@@ -33,7 +33,7 @@ impl Hub {
     /// Of a connection whose bytes are taken by the test.
     pub(super) fn outbox(&self) -> Arc<Outbox> {
         let outbox = Outbox::new(Framing::Nul, None, Arc::clone(&self.context));
-        outbox.set_window(128, false);
+        outbox.set_window(128, Redelivery::AtOnce);
         Arc::new(outbox)
     }
 }

@@ -17,7 +17,7 @@ use super::Hub;
 use crate::connection::ConnectionInfo;
 use crate::counters::Counters;
 use crate::log_limit::log_limited;
-use crate::session::OutboxContext;
+use crate::outbox::OutboxContext;
 use crate::store::{
     ChannelKey, Cursor, CursorUpdate, Dropped, PendingLimits, SessionRow, Store, StoreError, Swept,
     store_failed,

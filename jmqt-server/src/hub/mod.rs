@@ -31,7 +31,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::bus::Bus;
 use crate::counters::Counters;
-use crate::session::{Outbox, OutboxContext};
+use crate::outbox::{Outbox, OutboxContext};
 use crate::store::{
     CommitQueue, NotCommitted, Operation, Order, Outcome, Source, Store, StoreError, Tagged, store_failed,
 };

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::session::Subscription;
+use crate::outbox::Subscription;
 use crate::store::ChannelKey;
 
 /// The first pause before a log is read again.

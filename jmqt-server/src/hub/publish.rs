@@ -8,7 +8,7 @@ use jmqt_protocol::{ChannelKind, ChannelName, ClientId, Payload, PushFrame, Qos,
 use super::channels::Members;
 use super::{Cluster, Hub, HubError, Location, Pushes, PushesBuilder, THE_SERVER, Tag};
 use crate::log_limit::log_limited;
-use crate::session::{Flush, Outbox, Stage};
+use crate::outbox::{Flush, Outbox, Stage};
 use crate::store::{Append, Operation, Order, Outcome, PublishId, Source};
 use crate::transport::Framing;
 

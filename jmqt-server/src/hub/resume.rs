@@ -11,7 +11,7 @@ use super::parked::{LONGEST_FOR_DATABASE, LONGEST_FOR_LOG};
 use super::publish::{is_intact, payload};
 use super::{Hub, PushesBuilder};
 use crate::log_limit::log_limited;
-use crate::session::{IdText, LoggedPush, LoggedPushes, Missing, Outbox, PushId, Source, Subscription};
+use crate::outbox::{IdText, LoggedPush, LoggedPushes, Missing, Outbox, PushId, Source, Subscription};
 use crate::store::{ChannelKey, LogPart, LogPlace, LoggedMessage, Seq, StoreError, store_failed};
 
 /// One read of the log brings no more payload than this (and one message at least).
@@ -209,7 +209,7 @@ mod tests {
     use jmqt_protocol::ClientId;
 
     use super::*;
-    use crate::session::{LogState, Stage};
+    use crate::outbox::{LogState, Stage};
     use crate::store::{Cursor, Double, Stamp, StoredSubscription};
 
     const A: ChannelKey = ChannelKey(1);

@@ -14,7 +14,7 @@ use super::connections::{Claim, Connections, Registered};
 use super::{Hub, HubError, Message, STORE_TIMEOUT, Tag};
 use crate::connection::{CloseReason, ConnectionInfo};
 use crate::log_limit::log_limited;
-use crate::session::{LogState, Outbox, Stage};
+use crate::outbox::{LogState, Outbox, Redelivery, Stage};
 use crate::store::Order;
 
 /// How long a `conn` waits for the client's older session to end.
@@ -39,7 +39,7 @@ pub(crate) struct NewSession<'a> {
     pub(crate) outbox: &'a Arc<Outbox>,
     pub(crate) info: ConnectionInfo,
     pub(crate) window: u32,
-    pub(crate) careful: bool,
+    pub(crate) redelivery: Redelivery,
     pub(crate) recorded: Vec<Recorded>,
     /// MAX_TAKEOVERS_PER_SECOND.
     pub(crate) takeovers_per_second: Option<u32>,
@@ -111,7 +111,7 @@ impl Hub {
             Some(session) => session.generation,
             None => self.janitor.next_generation(),
         };
-        new.outbox.set_window(new.window, new.careful);
+        new.outbox.set_window(new.window, new.redelivery);
         let registered = Registered { outbox: Arc::clone(new.outbox), info: new.info, generation };
         self.connections.register(&claim, registered);
         let mut unfinished = Unfinished(Some((&self.connections, new.client)));
@@ -328,7 +328,7 @@ mod tests {
             outbox: &outbox,
             info: ConnectionInfo { remote: ([127, 0, 0, 1], 1).into(), protocol: Protocol::Socket },
             window: 128,
-            careful: false,
+            redelivery: Redelivery::AtOnce,
             recorded,
             takeovers_per_second: None,
         });

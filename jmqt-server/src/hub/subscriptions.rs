@@ -10,7 +10,7 @@ use tokio::sync::MutexGuard;
 use super::publish::is_intact;
 use super::{CHANGE_LOCKS, Hub, HubError, RetainedPush};
 use crate::connection::CloseReason;
-use crate::session::{LogState, Outbox, Stage, Subscription};
+use crate::outbox::{LogState, Outbox, Stage, Subscription};
 use crate::store::{Operation, Outcome, Retained};
 
 /// A subscription that counts, whose pushes wait for [`Outbox::open`].

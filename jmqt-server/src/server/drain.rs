@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::admission::{Admission, Parting};
 use crate::context::Shared;
-use crate::session::Outbox;
+use crate::outbox::Outbox;
 
 /// The server stops: what is no session yet does not become one. Sessions are closed one by one over
 /// `time`, if that is not zero.

@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use jmqt_protocol::{ChannelName, DisconnectCode, Payload, PushFrame};
 
-use super::{Core, Flow, Flush};
+use super::{Core, Flow};
 use crate::disconnect::Disconnect;
 use crate::hub::{DirtyOutboxes, PushesBuilder};
 use crate::log_limit::log_limited;
+use crate::outbox::Flush;
 use crate::transport::{Decoder, TransportError};
 
 /// A run of pushes is delivered when it has grown to this.

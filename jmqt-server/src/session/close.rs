@@ -10,9 +10,10 @@ use tokio::time::timeout;
 
 use super::buffer::ReadSize;
 use super::io::Io;
-use super::{Core, Member, Outbox, Session};
+use super::{Core, Member, Session};
 use crate::connection::{CloseReason, ConnectionInfo};
 use crate::context::Shared;
+use crate::outbox::Outbox;
 use crate::transport::CloseCode;
 use crate::validators::{Attached, CloseNotice, asking, let_go, poll_contained};
 

@@ -7,8 +7,8 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::tcp::OwnedReadHalf;
 
-use super::Outbox;
 use super::buffer::{ReadBuffer, ReadSize};
+use crate::outbox::Outbox;
 use crate::tls::TlsStream;
 
 /// What a session reads from and writes to.

@@ -10,15 +10,8 @@
 mod batch;
 mod buffer;
 mod close;
-mod cursor;
 mod idle;
 mod io;
-mod outbox;
-mod push_id;
-mod queue;
-mod stamps;
-mod subscription;
-mod window;
 
 use std::future::poll_fn;
 use std::ops::ControlFlow;
@@ -38,6 +31,7 @@ use crate::connection::{CloseReason, ConnectionInfo};
 use crate::context::Shared;
 use crate::hub::Subscribed;
 use crate::log_limit::log_limited;
+use crate::outbox::Outbox;
 use crate::store::PublisherId;
 use crate::tls::TlsStream;
 use crate::transport::{Decoder, Framing, PING};
@@ -52,9 +46,6 @@ use idle::{Due, IdleClock, Observed};
 use io::Io;
 
 pub(crate) use batch::cost;
-pub(crate) use outbox::{Flush, LoggedPush, LoggedPushes, Missing, Outbox, OutboxContext, Source};
-pub(crate) use push_id::{IdSpace, IdText, PushId};
-pub(crate) use subscription::{LogState, Stage, Subscription};
 
 /// How many bad packets in a row end a connection (protocol.md 2.5).
 const BAD_PACKETS: u8 = 16;

@@ -13,7 +13,7 @@ use crate::bus::{Body, BusEvent, BusEvents, BusMessage, Control, Digest, NodeId,
 use crate::connection::CloseReason;
 use crate::disconnect::Disconnect;
 use crate::hub::{DirtyOutboxes, Hub, Pushes};
-use crate::session::Flush;
+use crate::outbox::Flush;
 use crate::store::ChannelKey;
 
 /// A link that brought no beat back for so long is dead.

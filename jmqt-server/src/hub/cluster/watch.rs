@@ -14,7 +14,7 @@ use crate::connection::CloseReason;
 use crate::disconnect::Disconnect;
 use crate::hub::Hub;
 use crate::hub::connections::Found;
-use crate::session::Subscription;
+use crate::outbox::Subscription;
 use crate::store::{ChannelKey, NodeBeat, SharedSession, StoreError};
 
 /// Sessions that others have called off in the store are looked for this often.

@@ -11,6 +11,16 @@ use super::push_id::PushId;
 use super::subscription::{Stage, Subscription};
 use crate::store::ChannelKey;
 
+/// How a client gets what was pushed to it on an earlier connection.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Redelivery {
+    /// As fast as everything else.
+    #[default]
+    AtOnce,
+    /// In small portions: an original client on a socket, which loses packets of a burst (2.14).
+    Careful,
+}
+
 /// How many bytes of redelivered pushes an original client on a socket gets at a time.
 const CAREFUL_REDELIVERY_BYTES: usize = 1000;
 
@@ -63,8 +73,7 @@ fn address(subscription: &Arc<Subscription>) -> usize {
 }
 
 impl Window {
-    /// `careful`: an original client on a socket, which gets redeliveries in small portions.
-    pub(crate) fn new(size: usize, careful: bool) -> Self {
+    pub(crate) fn new(size: usize, redelivery: Redelivery) -> Self {
         Self {
             size,
             logged: 0,
@@ -75,7 +84,7 @@ impl Window {
             by_key: HashMap::default(),
             behind: VecDeque::new(),
             resuming: false,
-            careful: careful.then(Vec::new),
+            careful: (redelivery == Redelivery::Careful).then(Vec::new),
             full_since: None,
         }
     }
@@ -148,11 +157,17 @@ impl Window {
         }
     }
 
-    /// Redeliveries of this channel up to `seq` are acknowledged (`only` that one) or given up.
-    pub(crate) fn redelivery_ended(&mut self, key: ChannelKey, seq: u64, only: bool) {
+    /// A redelivery is acknowledged.
+    pub(crate) fn redelivery_ended(&mut self, key: ChannelKey, seq: u64) {
         if let Some(redelivered) = &mut self.careful {
-            let ended = |push: &Redelivered| push.seq == seq || !only && push.seq < seq;
-            redelivered.retain(|push| push.key != key || !ended(push));
+            redelivered.retain(|push| push.key != key || push.seq != seq);
+        }
+    }
+
+    /// Redeliveries of this channel up to `seq` are given up.
+    pub(crate) fn redeliveries_ended_up_to(&mut self, key: ChannelKey, seq: u64) {
+        if let Some(redelivered) = &mut self.careful {
+            redelivered.retain(|push| push.key != key || push.seq > seq);
         }
     }
 

@@ -1,0 +1,60 @@
+//! Cursors that have moved, and acknowledgements that came before their messages were repeated.
+
+use std::sync::{Arc, PoisonError};
+
+use super::Outbox;
+use super::subscription::{LogState, Subscription};
+use crate::store::{ChannelKey, CursorUpdate, Stamp};
+
+impl Outbox {
+    pub(super) fn list_moved_cursors(self: &Arc<Self>) {
+        let mut moved = self.context.moved_cursors.lock().unwrap_or_else(PoisonError::into_inner);
+        moved.push(Arc::clone(self));
+    }
+
+    /// Acknowledgements whose messages have not been read yet, by channel.
+    pub(crate) fn take_early_acks(&self) -> Vec<(ChannelKey, Vec<(u64, Stamp)>)> {
+        let state = self.lock();
+        let Some(window) = state.deliveries.made_window() else { return Vec::new() };
+        let of_subscription = |subscription: &Arc<Subscription>| match &mut *subscription.log() {
+            LogState::Attached(position) => Some((position.key, position.stamps.take_all_early())),
+            _ => None,
+        };
+        let all = window.by_key.values().filter_map(of_subscription);
+        all.filter(|(_, early)| !early.is_empty()).collect()
+    }
+
+    /// Messages that have turned out to be those that were acknowledged.
+    pub(crate) fn confirm_early_acks(&self, key: ChannelKey, seqs: &[u64]) {
+        let state = self.lock();
+        let Some(subscription) = state.deliveries.made_window().and_then(|window| window.by_key.get(&key))
+        else {
+            return;
+        };
+        if let LogState::Attached(position) = &mut *subscription.log() {
+            for seq in seqs {
+                position.dirty |= position.acked.insert(*seq);
+            }
+        }
+    }
+
+    /// The cursors that have moved since the last call, to be written to the store.
+    pub(crate) fn take_moved_cursors(&self) -> Vec<CursorUpdate> {
+        let mut updates = Vec::new();
+        let mut state = self.lock();
+        state.deliveries.cursors_listed = false;
+        let Some(window) = state.deliveries.made_window() else { return updates };
+        for subscription in window.by_key.values() {
+            if let LogState::Attached(position) = &mut *subscription.log()
+                && std::mem::take(&mut position.dirty)
+            {
+                updates.push(CursorUpdate {
+                    client: subscription.client.clone(),
+                    key: position.key,
+                    cursor: position.acked.to_stored(),
+                });
+            }
+        }
+        updates
+    }
+}

@@ -1,0 +1,514 @@
+//! QoS 1 pushes: what the window takes is appended; the rest waits in the log for a persistent subscription, in memory
+//! for a temporary one.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use jmqt_protocol::{ChannelName, ClientId};
+
+use super::push_id::PushId;
+use super::subscription::{Changing, LogPosition, LogState, Stage, Subscription};
+use super::window::{Redelivery, Window};
+use super::writer::Writer;
+use super::{Outbox, State};
+use crate::connection::CloseReason;
+use crate::hub::{Framed, Pushes};
+use crate::packet_trace;
+use crate::store::{ChannelKey, LogPlace, Seq};
+
+/// Where the pushes of an [`Outbox::offer`] come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// They have just been committed. Before the session [goes live](Outbox::go_live) they wait.
+    Live,
+    /// They were committed a moment ago, and a resume has asked for them.
+    Memory,
+    /// They were read from this log, which holds nothing else up to this place: gaps are final.
+    Log {
+        key: ChannelKey,
+        /// The last place this read has covered.
+        through: u64,
+    },
+}
+
+impl Source {
+    /// The log they come from; `None` if they are in none.
+    fn log(self, logged: &LoggedPushes) -> Option<ChannelKey> {
+        match self {
+            Self::Log { key, .. } => Some(key),
+            Self::Live | Self::Memory => {
+                logged.messages.iter().find_map(|message| message.id.place()).map(|(key, _)| key)
+            }
+        }
+    }
+}
+
+/// QoS 1 pushes of one channel, in log order.
+pub(crate) struct LoggedPushes {
+    pub(crate) pushes: Pushes,
+    pub(crate) messages: Vec<LoggedPush>,
+}
+
+impl LoggedPushes {
+    /// The channel's key and the first and last place in its log; `None` if nothing of it is logged.
+    pub(crate) fn places(&self) -> Option<(ChannelKey, u64, u64)> {
+        let mut places = self.messages.iter().filter_map(|message| message.id.place());
+        let (key, Seq(first)) = places.next()?;
+        Some((key, first, places.next_back().map_or(first, |(_, Seq(last))| last)))
+    }
+
+    /// The last message that is in the log.
+    pub(crate) fn last_logged(&self) -> Option<(ChannelKey, Seq)> {
+        self.messages.iter().rev().find_map(|message| message.id.place())
+    }
+}
+
+/// What the windows need to know of each of them.
+#[derive(Debug, Clone)]
+pub(crate) struct LoggedPush {
+    pub(crate) id: PushId,
+    pub(crate) sender: Option<ClientId>,
+}
+
+/// What came of an [`Outbox::offer`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Offered {
+    /// The caller is the one to [`flush`](Outbox::flush).
+    pub(crate) flush: bool,
+    /// Not everything was taken: the log will be needed.
+    pub(crate) behind: bool,
+}
+
+/// The QoS 1 side of a session.
+#[derive(Default)]
+pub(super) struct Deliveries {
+    /// Made when the session needs it first.
+    window: Option<Box<Window>>,
+    window_size: u32,
+    redelivery: Redelivery,
+    /// The session is in the list of those whose cursors have moved.
+    pub(super) cursors_listed: bool,
+}
+
+impl Deliveries {
+    pub(super) fn window(&mut self) -> &mut Window {
+        let (size, redelivery) = (self.window_size as usize, self.redelivery);
+        self.window.get_or_insert_with(|| Box::new(Window::new(size, redelivery)))
+    }
+
+    /// The window, if the session has needed one.
+    pub(super) fn made_window(&self) -> Option<&Window> {
+        self.window.as_deref()
+    }
+
+    pub(super) fn made_window_mut(&mut self) -> Option<&mut Window> {
+        self.window.as_deref_mut()
+    }
+
+    pub(super) fn take_window(&mut self) -> Option<Box<Window>> {
+        self.window.take()
+    }
+
+    pub(super) fn waiting_bytes(&self) -> usize {
+        self.window.as_ref().map_or(0, |window| window.waiting_bytes())
+    }
+
+    pub(super) fn persistent_count(&self) -> usize {
+        self.window.as_ref().map_or(0, |window| window.by_key.len())
+    }
+
+    /// A subscription has its place in the log.
+    pub(super) fn attach(&mut self, subscription: &Arc<Subscription>, position: &mut LogPosition) {
+        let window = self.window();
+        window.by_key.insert(position.key, Arc::clone(subscription));
+        list_if_behind(window, subscription, position);
+    }
+
+    /// It loses its place.
+    pub(super) fn detach(&mut self, subscription: &Subscription, position: &LogPosition) {
+        let Some(window) = &mut self.window else { return };
+        window.by_key.remove(&position.key);
+        window.logged_ended(position.in_flight as usize);
+        window.redeliveries_ended_up_to(position.key, u64::MAX);
+        window.behind.retain(|behind| behind.channel != subscription.channel);
+    }
+
+    /// The subscription to this channel has ended.
+    pub(super) fn forget(&mut self, channel: &ChannelName) {
+        if let Some(window) = &mut self.window {
+            window.forget(channel);
+        }
+    }
+
+    /// The session is to enter the list of those whose cursors have moved.
+    pub(super) fn is_first_to_move(&mut self) -> bool {
+        !std::mem::replace(&mut self.cursors_listed, true)
+    }
+}
+
+impl Outbox {
+    /// The client takes so many pushes at a time.
+    pub(crate) fn set_window(&self, window_size: u32, redelivery: Redelivery) {
+        let mut state = self.lock();
+        state.deliveries.window_size = window_size;
+        state.deliveries.redelivery = redelivery;
+    }
+
+    pub(crate) fn window_full_since(&self) -> Option<Instant> {
+        self.lock().deliveries.window.as_ref()?.full_since()
+    }
+
+    /// Offers QoS 1 pushes to one subscription: what its window takes is appended, the rest waits (in
+    /// the log for a persistent subscription, in memory for a temporary one).
+    pub(crate) fn offer(
+        &self,
+        subscription: &Arc<Subscription>,
+        logged: &LoggedPushes,
+        source: Source,
+    ) -> Offered {
+        let mut state = self.lock();
+        if state.closed().is_some() || subscription.stage() == Stage::Ended {
+            return Offered { flush: false, behind: false };
+        }
+        let mut log = subscription.log();
+        let (moved, behind) = match &mut *log {
+            LogState::Temporary => {
+                self.offer_temporary(&mut state, subscription, logged);
+                (false, false)
+            }
+            LogState::Changing(changing) => {
+                changing.seen = changing.seen.max(logged.last_logged());
+                self.keep(&mut state, subscription, changing, logged);
+                (false, false)
+            }
+            LogState::Attaching { seen } => {
+                // Keys are never given twice, so the greatest is of the log that is there now.
+                *seen = (*seen).max(logged.last_logged());
+                (false, true)
+            }
+            // They may be of a log that has been forgotten, the channel and the subscription made anew.
+            LogState::Attached(position) if source.log(logged).is_some_and(|log| log != position.key) => {
+                (false, false)
+            }
+            LogState::Attached(position) => {
+                self.offer_logged(&mut state, subscription, position, logged, source);
+                (position.dirty, position.is_behind())
+            }
+        };
+        drop(log);
+        self.count(&mut state);
+        let list = moved && state.deliveries.is_first_to_move();
+        let flush = !state.writer.is_empty() && state.writer.is_first_to_append();
+        drop(state);
+        if list {
+            subscription.outbox.list_moved_cursors();
+        }
+        Offered { flush, behind }
+    }
+
+    fn offer_temporary(&self, state: &mut State, subscription: &Arc<Subscription>, logged: &LoggedPushes) {
+        let framed = logged.pushes.framed(self.framing);
+        for (index, message) in logged.messages.iter().enumerate() {
+            if message.sender.as_ref() == Some(&subscription.client) {
+                continue; // nobody receives their own message (2.11)
+            }
+            let bytes = framed.messages(index..index + 1);
+            if !self.push_temporary(state, subscription, message.id, bytes) {
+                return;
+            }
+        }
+    }
+
+    /// Pushes one message of a temporary subscription, or lets it wait; `false` if there is no room for that,
+    /// which ends the connection.
+    pub(super) fn push_temporary(
+        &self,
+        state: &mut State,
+        subscription: &Arc<Subscription>,
+        id: PushId,
+        bytes: Bytes,
+    ) -> bool {
+        let may_flow = !state.is_connecting() && subscription.stage() == Stage::Live;
+        let has_room = may_flow && !self.is_full(state);
+        if has_room && state.deliveries.window().try_send_temporary(id, subscription) {
+            self.context.counters.pushes_sent.increment();
+            packet_trace::pushed(
+                subscription.client.as_str(),
+                subscription.channel.as_str(),
+                1,
+                1,
+                bytes.len(),
+            );
+            state.writer.push(bytes);
+            return true;
+        }
+        let waits = state.deliveries.window().wait(id, subscription, bytes, self.limit());
+        if !waits {
+            self.overflow(state);
+        }
+        waits
+    }
+
+    /// A QoS 1 push finds no room. Leaving it out would be a silent hole (2.14).
+    fn overflow(&self, state: &mut State) {
+        state.close(CloseReason::QueueOverflow);
+        self.waker.wake();
+    }
+
+    fn keep(
+        &self,
+        state: &mut State,
+        subscription: &Subscription,
+        changing: &mut Changing,
+        logged: &LoggedPushes,
+    ) {
+        let framed = logged.pushes.framed(self.framing);
+        for (index, message) in logged.messages.iter().enumerate() {
+            if message.sender.as_ref() == Some(&subscription.client) {
+                continue; // nobody receives their own message (2.11)
+            }
+            let bytes = framed.messages(index..index + 1);
+            if !changing.kept.is_empty() && changing.bytes + bytes.len() > self.limit() {
+                return self.overflow(state);
+            }
+            changing.bytes += bytes.len();
+            changing.kept.push((message.id, bytes));
+        }
+    }
+
+    fn offer_logged(
+        &self,
+        state: &mut State,
+        subscription: &Arc<Subscription>,
+        position: &mut LogPosition,
+        logged: &LoggedPushes,
+        source: Source,
+    ) {
+        let (framed, limit) = (logged.pushes.framed(self.framing), self.limit());
+        let flowing =
+            (source != Source::Live || !state.is_connecting()) && subscription.stage() != Stage::Opening;
+        position.seen = position.seen.max(logged.last_logged().map_or(0, |(_, Seq(seq))| seq));
+        let mut run = 0..0; // messages to be appended in one piece
+        let (mut sent, mut sent_bytes) = (0, 0);
+        let mut is_behind = false;
+        for (index, message) in logged.messages.iter().enumerate() {
+            let PushId::Logged(LogPlace { seq: Seq(seq), stamp, .. }) = message.id else {
+                // In no log: the subscription was temporary when it was committed, or is again, and this is not
+                // known here yet.
+                if source == Source::Live && message.sender.as_ref() != Some(&subscription.client) {
+                    append_run(&mut state.writer, framed, std::mem::replace(&mut run, 0..0));
+                    let bytes = framed.messages(index..index + 1);
+                    if !self.push_temporary(state, subscription, message.id, bytes) {
+                        return;
+                    }
+                }
+                continue;
+            };
+            if is_behind || seq < position.next {
+                continue;
+            }
+            if seq > position.next {
+                if !matches!(source, Source::Log { .. }) {
+                    is_behind = true; // something is missing: the log has it
+                    continue;
+                }
+                position.pass_over(seq - 1);
+            }
+            if seq > position.next || seq > position.acked.horizon() {
+                is_behind = true;
+                continue;
+            }
+            if message.sender.as_ref() == Some(&subscription.client) {
+                position.pass_over(seq); // for its cursor, one's own message is acknowledged (2.11)
+                continue;
+            }
+            if position.acked.contains(seq) {
+                position.next += 1;
+                continue;
+            }
+            if position.stamps.take_early(Seq(seq), stamp) {
+                position.pass_over(seq);
+                continue;
+            }
+            let length = framed.ends[index] as usize - framed.start(index);
+            let redelivery = seq <= position.pending_until;
+            let queued = state.writer.len() + framed.start(run.end) - framed.start(run.start);
+            let window = state.deliveries.window();
+            if !flowing
+                || window.room_for_logged(position.in_flight) == 0
+                || queued > 0 && queued + length > limit
+                || redelivery && !window.has_room_for_redelivery(length)
+            {
+                is_behind = true;
+                continue;
+            }
+            if redelivery {
+                window.redelivered(position.key, seq, length);
+                self.context.counters.redeliveries.increment();
+            }
+            window.logged_sent(1);
+            position.stamps.pushed(Seq(seq), stamp);
+            position.in_flight += 1;
+            position.next += 1;
+            sent += 1;
+            sent_bytes += length;
+            if run.is_empty() || run.end != index {
+                append_run(&mut state.writer, framed, run);
+                run = index..index;
+            }
+            run.end = index + 1;
+        }
+        append_run(&mut state.writer, framed, run);
+        self.context.counters.pushes_sent.add(sent);
+        packet_trace::pushed(
+            subscription.client.as_str(),
+            subscription.channel.as_str(),
+            1,
+            sent,
+            sent_bytes,
+        );
+        if let Source::Log { through, .. } = source
+            && logged.messages.last().is_none_or(|last| match last.id {
+                PushId::Logged(last) => position.next > last.seq.0,
+                PushId::Memory { .. } => true,
+            })
+            && position.next <= through
+        {
+            position.pass_over(through); // the log has nothing else up to there
+        }
+        list_if_behind(state.deliveries.window(), subscription, position);
+    }
+
+    /// A `pushAck`. `false` if it names nothing that is outstanding (2.14).
+    pub(crate) fn acknowledge(self: &Arc<Self>, id: &str) -> bool {
+        let Some(id) = self.context.ids.parse(id) else { return false };
+        let mut state = self.lock();
+        let Some(window) = &mut state.deliveries.window else { return false };
+        let mut moved = false;
+        let counted = match id {
+            PushId::Logged(place) => {
+                let persistent = window.by_key.get(&place.key).cloned();
+                let named = persistent.map(|subscription| acknowledge_logged(window, &subscription, place));
+                moved = named == Some(Acknowledged::Moved);
+                // It may have been pushed before the subscription became persistent (2.20).
+                moved || named == Some(Acknowledged::Kept) || window.acknowledge_temporary(id)
+            }
+            PushId::Memory { .. } => window.acknowledge_temporary(id),
+        };
+        if counted {
+            self.pump(&mut state);
+        }
+        let list = moved && state.deliveries.is_first_to_move();
+        drop(state);
+        if list {
+            self.list_moved_cursors();
+        }
+        counted
+    }
+
+    /// Lets temporary pushes that waited follow into the room there is, in the window and in the queue.
+    pub(super) fn pump(&self, state: &mut State) {
+        let limit = self.limit();
+        if !state.is_flowing() {
+            return;
+        }
+        let State { deliveries: Deliveries { window: Some(window), .. }, writer, .. } = state else { return };
+        while writer.len() < limit
+            && let Some(bytes) = window.next_waiting()
+        {
+            self.context.counters.pushes_sent.increment();
+            writer.push(bytes);
+        }
+    }
+
+    /// The log has messages up to `seq`, which may not have been offered. `true` if the client is behind.
+    pub(crate) fn note_seen(&self, subscription: &Arc<Subscription>, key: ChannelKey, seq: Seq) -> bool {
+        let mut state = self.lock();
+        let mut log = subscription.log();
+        match &mut *log {
+            LogState::Attached(position) if position.key == key => {
+                position.seen = position.seen.max(seq.0);
+                list_if_behind(state.deliveries.window(), subscription, position);
+                position.is_behind()
+            }
+            LogState::Changing(changing) => {
+                changing.seen = changing.seen.max(Some((key, seq)));
+                false
+            }
+            LogState::Attaching { seen } => {
+                *seen = (*seen).max(Some((key, seq)));
+                false
+            }
+            _ => false,
+        }
+    }
+}
+
+impl LogPosition {
+    /// Nothing from `next` up to `seq` is to be pushed: it is the client's own, or gone. Goes no further
+    /// than the horizon; the rest is for when that has moved.
+    pub(super) fn pass_over(&mut self, seq: u64) {
+        if self.next <= seq && self.next == self.acked.up_to() + 1 {
+            self.acked.skip_to(seq); // the horizon goes with it
+            self.next = seq + 1;
+        }
+        while self.next <= seq && self.next <= self.acked.horizon() {
+            self.acked.insert(self.next);
+            self.next += 1;
+        }
+        self.dirty = true;
+    }
+}
+
+/// What an acknowledgement of a logged message did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Acknowledged {
+    /// It named nothing that is outstanding.
+    Nothing,
+    /// It is kept until the message is read.
+    Kept,
+    /// The cursor has changed.
+    Moved,
+}
+
+fn acknowledge_logged(window: &mut Window, subscription: &Subscription, place: LogPlace) -> Acknowledged {
+    let LogPlace { key: _, seq: Seq(seq), stamp } = place;
+    let mut log = subscription.log();
+    let LogState::Attached(position) = &mut *log else { return Acknowledged::Nothing };
+    if seq >= position.next {
+        // It may name a push of an earlier connection that has not been repeated yet.
+        let may_exist = seq <= position.pending_until.min(position.acked.horizon());
+        let is_kept =
+            may_exist && !position.acked.contains(seq) && position.stamps.acknowledge_early(Seq(seq), stamp);
+        return if is_kept { Acknowledged::Kept } else { Acknowledged::Nothing };
+    }
+    if !position.stamps.was_pushed(Seq(seq), stamp) || !position.acked.insert(seq) {
+        return Acknowledged::Nothing;
+    }
+    position.stamps.forget_up_to(position.acked.up_to());
+    position.dirty = true;
+    position.in_flight = position.in_flight.saturating_sub(1);
+    window.logged_ended(1);
+    if seq <= position.pending_until {
+        window.redelivery_ended(position.key, seq);
+    }
+    Acknowledged::Moved
+}
+
+pub(super) fn list_if_behind(
+    window: &mut Window,
+    subscription: &Arc<Subscription>,
+    position: &mut LogPosition,
+) {
+    if position.is_behind() && !std::mem::replace(&mut position.listed, true) {
+        window.behind.push_back(Arc::clone(subscription));
+    }
+}
+
+fn append_run(writer: &mut Writer, framed: &Framed, run: Range<usize>) {
+    if !run.is_empty() {
+        writer.push(framed.messages(run));
+    }
+}

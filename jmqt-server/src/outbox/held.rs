@@ -1,0 +1,106 @@
+//! QoS 0: pushes that go out at once, or are held until the `connAck` or the `subAck` of their subscription is out.
+
+use bytes::Bytes;
+
+use super::queue::COPIED_BYTES;
+use super::subscription::{Stage, Subscription};
+use super::{Flush, Outbox, State};
+use crate::hub::{Pushes, RetainedPush};
+use crate::packet_trace;
+
+/// What came too early, in order.
+#[derive(Default)]
+pub(super) struct Held {
+    pieces: Vec<Bytes>,
+    bytes: usize,
+}
+
+impl Held {
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn hold(&mut self, piece: Bytes) {
+        self.bytes += piece.len();
+        self.pieces.push(piece);
+    }
+
+    pub(super) fn hold_retained(&mut self, RetainedPush { head, data, tail }: RetainedPush) {
+        for piece in [head.into(), data, tail.into()] {
+            self.hold(piece);
+        }
+    }
+}
+
+impl Outbox {
+    /// Appends QoS 0 pushes for one subscription, as many as fit. `true` if the caller is the one to
+    /// [`flush`](Self::flush).
+    pub(crate) fn push(&self, subscription: &Subscription, pushes: &Pushes, flush: Flush) -> bool {
+        let framed = pushes.framed(self.framing);
+        let mut state = self.lock();
+        let stage = subscription.stage();
+        if state.closed().is_some() || stage == Stage::Ended {
+            return false;
+        }
+        let holding = state.is_connecting() || stage == Stage::Opening;
+        let waiting = state.writer.len() + state.held_bytes();
+        let count = fitting(&framed.ends, waiting, self.limit());
+        let dropped = framed.ends.len() - count;
+        if dropped > 0 {
+            self.context.counters.pushes_dropped.add(dropped as u64);
+            self.shed_if_large(&mut state);
+        }
+        if count == 0 {
+            return false;
+        }
+        self.context.counters.pushes_sent.add(count as u64);
+        let bytes = &framed.bytes;
+        let length = framed.start(count);
+        packet_trace::pushed(
+            subscription.client.as_str(),
+            subscription.channel.as_str(),
+            0,
+            count as u64,
+            length,
+        );
+        if holding {
+            state.held.get_or_insert_default().hold(framed.messages(0..count));
+            self.count(&mut state);
+            return false;
+        }
+        if flush == Flush::Now && state.writer.is_idle() {
+            self.write_or_keep(&mut state, bytes, length);
+            return false;
+        }
+        if length <= COPIED_BYTES {
+            state.writer.push_copy(&bytes[..length]);
+        } else {
+            state.writer.push(framed.messages(0..count));
+        }
+        match flush {
+            Flush::Now => {
+                self.flush_locked(&mut state);
+                false
+            }
+            Flush::Later => state.writer.is_first_to_append(),
+        }
+    }
+
+    pub(super) fn release_held(&self, state: &mut State) {
+        for bytes in state.held.take().into_iter().flat_map(|held| held.pieces) {
+            state.writer.push(bytes);
+        }
+        self.pump(state);
+    }
+}
+
+/// How many of the messages fit behind `waiting` bytes. An empty queue takes one of any size.
+fn fitting(ends: &[u32], waiting: usize, limit: usize) -> usize {
+    match ends.last() {
+        Some(&end) if waiting + end as usize <= limit => ends.len(),
+        _ => {
+            let fit = ends.partition_point(|&end| waiting + end as usize <= limit);
+            fit.max(usize::from(waiting == 0 && !ends.is_empty()))
+        }
+    }
+}

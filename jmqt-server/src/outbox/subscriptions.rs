@@ -1,0 +1,228 @@
+//! The subscriptions of a session, and how they change.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use jmqt_protocol::{ChannelName, Packet, Persistence};
+
+use super::push_id::PushId;
+use super::subscription::{LogPosition, LogState, Named, Stage, Subscription};
+use super::{Outbox, Phase, State};
+use crate::hub::RetainedPush;
+use crate::name_map::NameSet;
+use crate::packet_trace;
+use crate::store::{Seq, StoredSubscription};
+
+/// By the names of their channels.
+#[derive(Default)]
+pub(super) struct Subscriptions(NameSet<Named>);
+
+impl Subscriptions {
+    fn get(&self, channel: &str) -> Option<&Arc<Subscription>> {
+        self.0.get(channel).map(|Named(subscription)| subscription)
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Arc<Subscription>> {
+        self.0.iter().map(|Named(subscription)| subscription)
+    }
+
+    /// Takes at most so many out.
+    fn take(&mut self, limit: usize) -> Vec<Arc<Subscription>> {
+        let taken = self.0.extract_if(|_| true).take(limit);
+        taken.map(|Named(subscription)| subscription).collect()
+    }
+}
+
+impl Outbox {
+    pub(crate) fn subscription(&self, channel: &str) -> Option<Arc<Subscription>> {
+        self.lock().subscriptions.get(channel).cloned()
+    }
+
+    /// How many subscriptions the client has, and how many of them are persistent; its own point-to-point
+    /// channel is not counted.
+    pub(crate) fn subscription_counts(&self, own_channel: &str) -> (usize, usize) {
+        let state = self.lock();
+        let own = state.subscriptions.get(own_channel);
+        let own_persistent = own.is_some_and(|own| own.persistence() == Persistence::Persistent);
+        let persistent = state.deliveries.persistent_count();
+        (
+            state.subscriptions.0.len() - usize::from(own.is_some()),
+            persistent.saturating_sub(usize::from(own_persistent)),
+        )
+    }
+
+    pub(crate) fn subscriptions(&self) -> Vec<Arc<Subscription>> {
+        self.lock().subscriptions.all().cloned().collect()
+    }
+
+    /// Adds a subscription; what was there under this name stays.
+    pub(crate) fn insert_subscription(&self, subscription: &Arc<Subscription>) -> bool {
+        let mut state = self.lock();
+        // One that is there already stays.
+        state.closed().is_none() && state.subscriptions.0.insert(Named(Arc::clone(subscription)))
+    }
+
+    /// Ends a subscription: nothing of it is pushed after this returns.
+    pub(crate) fn remove_subscription(&self, channel: &str) -> Option<Arc<Subscription>> {
+        let mut state = self.lock();
+        let Named(subscription) = state.subscriptions.0.take(channel)?;
+        self.end_subscription(&mut state, &subscription);
+        Some(subscription)
+    }
+
+    fn end_subscription(&self, state: &mut State, subscription: &Subscription) {
+        subscription.set_stage(Stage::Ended);
+        self.detach_locked(state, subscription);
+        state.deliveries.forget(&subscription.channel);
+        self.pump(state);
+    }
+
+    /// Ends at most so many subscriptions and hands them over, to be taken from their channels; `None` when
+    /// there is none left. For the end of a session, or of one that did not come about.
+    pub(crate) fn remove_subscriptions(&self, limit: usize) -> Option<Vec<Arc<Subscription>>> {
+        let mut state = self.lock();
+        let removed = state.subscriptions.take(limit);
+        for subscription in &removed {
+            subscription.set_stage(Stage::Ended);
+        }
+        state.held = None;
+        // It holds references back to the subscriptions, and they to this outbox.
+        let window = state.deliveries.take_window();
+        drop(state);
+        drop(window);
+        (!removed.is_empty()).then_some(removed)
+    }
+
+    /// The store has said where a persistent subscription stands.
+    pub(crate) fn attach(&self, subscription: &Arc<Subscription>, stored: &StoredSubscription) {
+        let mut state = self.lock();
+        if subscription.stage() == Stage::Ended {
+            return;
+        }
+        let mut log = subscription.log();
+        let seen = match *log {
+            LogState::Attaching { seen } => seen,
+            LogState::Changing(ref mut changing) => {
+                let changing = std::mem::take(&mut **changing);
+                // What the log has from the new beginning on is pushed from there.
+                let is_in_log = |id: PushId| {
+                    id.place().is_some_and(|(key, seq)| key == stored.key && seq.0 > stored_up_to(stored))
+                };
+                let earlier = changing.kept.into_iter().filter(|(id, _)| !is_in_log(*id));
+                self.push_kept(&mut state, subscription, earlier);
+                changing.seen
+            }
+            LogState::Temporary => None,
+            LogState::Attached(_) => return,
+        };
+        let mut position = LogPosition::new(stored);
+        if let Some((key, Seq(seq))) = seen
+            && key == position.key
+        {
+            position.seen = position.seen.max(seq);
+        }
+        state.deliveries.attach(subscription, &mut position);
+        *log = LogState::Attached(Box::new(position));
+    }
+
+    /// The store is about to make a temporary subscription persistent: until it has said from where on, nothing
+    /// is pushed. Whatever happens, [`end_change`](Self::end_change) is called afterwards.
+    pub(crate) fn begin_change(&self, subscription: &Subscription) {
+        let _state = self.lock();
+        let mut log = subscription.log();
+        if let LogState::Temporary = *log {
+            *log = LogState::Changing(Box::default());
+        }
+    }
+
+    /// If it has not become persistent, it is temporary as before, and what was kept follows.
+    pub(crate) fn end_change(&self, subscription: &Arc<Subscription>) {
+        let mut state = self.lock();
+        let mut log = subscription.log();
+        let LogState::Changing(changing) = &mut *log else { return };
+        let kept = std::mem::take(&mut changing.kept);
+        *log = LogState::Temporary;
+        drop(log);
+        if subscription.stage() != Stage::Ended {
+            self.push_kept(&mut state, subscription, kept);
+        }
+        self.flush_locked(&mut state);
+    }
+
+    fn push_kept(
+        &self,
+        state: &mut State,
+        subscription: &Arc<Subscription>,
+        kept: impl IntoIterator<Item = (PushId, Bytes)>,
+    ) {
+        for (id, bytes) in kept {
+            if !self.push_temporary(state, subscription, id, bytes) {
+                return;
+            }
+        }
+    }
+
+    /// A persistent subscription becomes temporary: its place in the log is forgotten.
+    pub(crate) fn detach(&self, subscription: &Subscription) {
+        let mut state = self.lock();
+        self.detach_locked(&mut state, subscription);
+        self.pump(&mut state);
+    }
+
+    fn detach_locked(&self, state: &mut State, subscription: &Subscription) {
+        let mut log = subscription.log();
+        if let LogState::Attached(position) = &*log {
+            state.deliveries.detach(subscription, position);
+        }
+        *log = LogState::Temporary;
+    }
+
+    /// The subscription's `subAck` and retained message are queued, and what was held follows. `true` if the
+    /// queue is full now.
+    pub(crate) fn open(
+        &self,
+        subscription: &Subscription,
+        answer: Option<&Packet<'_>>,
+        retained: Option<RetainedPush>,
+    ) -> bool {
+        if let Some(answer) = answer {
+            packet_trace::sent(subscription.client.as_str(), answer);
+            self.answer(answer);
+        }
+        let mut state = self.lock();
+        if let Some(retained) = retained {
+            match (subscription.stage(), state.phase) {
+                (Stage::Ended, _) | (_, Phase::Closed(_)) => {} // in the meantime, and nothing follows that
+                // Nothing comes before the `connAck`.
+                (_, Phase::Connecting) => state.held.get_or_insert_default().hold_retained(retained),
+                (_, Phase::Live | Phase::Leaving) => append_retained(&mut state, retained),
+            }
+        }
+        if subscription.stage() == Stage::Opening {
+            subscription.set_stage(Stage::Live);
+        }
+        if state.is_flowing() {
+            self.release_held(&mut state);
+        }
+        self.is_full(&state)
+    }
+
+    /// Queues a retained message of a subscription that there has been for a while, unless it has ended.
+    pub(crate) fn append_retained(&self, channel: &ChannelName, retained: RetainedPush) {
+        let mut state = self.lock();
+        if state.subscriptions.0.contains(channel.as_str()) {
+            append_retained(&mut state, retained);
+        }
+    }
+}
+
+/// The last place before what a persistent subscription gets.
+fn stored_up_to(stored: &StoredSubscription) -> u64 {
+    LogPosition::new(stored).next - 1
+}
+
+fn append_retained(state: &mut State, retained: RetainedPush) {
+    state.writer.push_copy(&retained.head);
+    state.writer.push(retained.data);
+    state.writer.push_copy(&retained.tail);
+}

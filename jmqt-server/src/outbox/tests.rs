@@ -1,0 +1,198 @@
+use bytes::Bytes;
+use jmqt_protocol::{ChannelName, ClientId, Packet, Payload, PushFrame};
+
+use super::subscription::LogPosition;
+use super::*;
+use crate::hub::{PushesBuilder, RetainedPush};
+use crate::store::{CURSOR_WINDOW, ChannelKey, Cursor, Epoch, LogPlace, Seq, Stamp, StoredSubscription};
+
+fn position(acked: u64) -> LogPosition {
+    let cursor = Cursor { acked: Seq(acked), beyond: Vec::new() };
+    let channel = ChannelName::parse("news").unwrap();
+    LogPosition::new(&StoredSubscription { channel, key: ChannelKey(1), cursor, last: Seq(acked) })
+}
+
+#[test] // protocol.md 2.14
+fn what_is_gone_is_passed_over_as_far_as_can_be_remembered() {
+    let mut position = position(10);
+    position.pass_over(1 << 40); // at once, however much it is
+    assert_eq!((position.next, position.acked.up_to()), ((1 << 40) + 1, 1 << 40));
+    let sent = position.next;
+    position.next += 1; // one is with the client
+    position.pass_over(sent + 2 * CURSOR_WINDOW);
+    assert_eq!((position.next, position.acked.up_to()), (sent + CURSOR_WINDOW, sent - 1));
+    assert!(position.acked.insert(sent));
+    position.pass_over(sent + 2 * CURSOR_WINDOW);
+    assert_eq!(position.acked.up_to(), sent + 2 * CURSOR_WINDOW);
+}
+
+#[test] // there is one for every connection
+fn an_outbox_is_small() {
+    assert!(size_of::<Outbox>() <= 248, "{}", size_of::<Outbox>());
+}
+
+/// Of an encrypted connection, which is written only when a test says so.
+fn outbox() -> Arc<Outbox> {
+    let context = OutboxContext {
+        queue_bytes: 1 << 20,
+        outbound: Budget::new(1 << 30),
+        counters: Arc::default(),
+        ids: IdSpace::new(Epoch(1), 1),
+        moved_cursors: Mutex::default(),
+    };
+    let outbox = Outbox::new(Framing::Nul, None, Arc::new(context));
+    outbox.set_window(128, Redelivery::AtOnce);
+    Arc::new(outbox)
+}
+
+fn subscribe(outbox: &Arc<Outbox>, stage: Stage, log: LogState) -> Arc<Subscription> {
+    let (news, bob) = (ChannelName::parse("news").unwrap(), ClientId::parse("bob").unwrap());
+    let subscription = Arc::new(Subscription::new(news, bob, Arc::clone(outbox), stage, log));
+    assert!(outbox.insert_subscription(&subscription));
+    subscription
+}
+
+fn logged(seqs: std::ops::RangeInclusive<u64>) -> LoggedPushes {
+    let mut pushes = PushesBuilder::default();
+    let mut messages = Vec::new();
+    for seq in seqs {
+        let id = PushId::Logged(LogPlace { key: ChannelKey(1), seq: Seq(seq), stamp: Stamp(9) });
+        let number = seq.to_string();
+        pushes.push(&PushFrame::new("news", "alice"), Payload::parse(&number).unwrap(), Some(&number));
+        messages.push(LoggedPush { id, sender: None });
+    }
+    LoggedPushes { pushes: pushes.finish(), messages }
+}
+
+fn retained() -> RetainedPush {
+    let data = Bytes::from_static(b"\"retained\"");
+    RetainedPush::new(&PushFrame::new("news", "alice"), data, Framing::Nul)
+}
+
+fn stored(last: u64) -> StoredSubscription {
+    let cursor = Cursor { acked: Seq(last), beyond: Vec::new() };
+    let channel = ChannelName::parse("news").unwrap();
+    StoredSubscription { channel, key: ChannelKey(1), cursor, last: Seq(last) }
+}
+
+/// What the client has got since the last call: packet types, retained messages and the ids of pushes.
+fn got(outbox: &Outbox) -> Vec<String> {
+    let mut bytes = Vec::new();
+    let drained = outbox.drain_with(|piece| {
+        bytes.extend_from_slice(piece);
+        Ok(piece.len())
+    });
+    assert!(drained.unwrap());
+    let texts = bytes.split(|byte| *byte == 0).filter(|text| !text.is_empty());
+    let short = |text: &[u8]| {
+        let text: serde_json::Value = serde_json::from_slice(text).unwrap();
+        let (kind, value) = text.as_object().unwrap().iter().next().unwrap();
+        match value.get("id") {
+            Some(id) => id.as_str().unwrap().to_owned(),
+            None if value.get("rt").is_some() => "retained".to_owned(),
+            None => kind.clone(),
+        }
+    };
+    texts.map(short).collect()
+}
+
+fn ack() -> Packet<'static> {
+    let status = jmqt_protocol::StatusCode::OK;
+    Packet::SubAck(jmqt_protocol::SubAck { status, channel: Some("news".into()) })
+}
+
+#[test] // protocol.md 2.2, 2.3: the application subscribes a client that is connecting
+fn a_retained_message_waits_until_the_session_is_live() {
+    let outbox = outbox();
+    let subscription = subscribe(&outbox, Stage::Live, LogState::Temporary);
+    outbox.open(&subscription, None, Some(retained()));
+    outbox.flush();
+    assert!(got(&outbox).is_empty());
+    outbox.answer(&Packet::HbAck); // in place of a `connAck`
+    outbox.go_live();
+    assert_eq!(got(&outbox), ["hbAck", "retained"]);
+}
+
+#[test] // protocol.md 2.20
+fn no_retained_message_comes_of_a_subscription_that_has_ended() {
+    let outbox = outbox();
+    outbox.go_live();
+    let subscription = subscribe(&outbox, Stage::Opening, LogState::Temporary);
+    outbox.remove_subscription("news");
+    outbox.open(&subscription, Some(&ack()), Some(retained()));
+    assert_eq!(got(&outbox), ["subAck"]);
+}
+
+#[test] // protocol.md 2.3
+fn no_push_of_either_kind_of_subscription_comes_before_its_sub_ack() {
+    for persistent in [false, true] {
+        let outbox = outbox();
+        outbox.go_live();
+        let subscription = subscribe(&outbox, Stage::Opening, LogState::Temporary);
+        if persistent {
+            outbox.attach(&subscription, &stored(0));
+        }
+        outbox.offer(&subscription, &logged(1..=2), Source::Live);
+        outbox.answer(&Packet::HbAck); // so that something is written, which lets what waits follow
+        assert_eq!(got(&outbox), ["hbAck"]);
+        assert!(!outbox.begin_resume() || outbox.next_missing().is_none());
+        outbox.open(&subscription, Some(&ack()), Some(retained()));
+        if persistent {
+            assert!(outbox.begin_resume());
+            assert_eq!(outbox.next_missing().unwrap().after, 0);
+            outbox.offer(&subscription, &logged(1..=2), Source::Memory);
+        }
+        assert_eq!(got(&outbox), ["subAck", "retained", "1", "2"]);
+    }
+}
+
+#[test] // protocol.md 2.10, 2.14, 2.20
+fn what_comes_while_a_subscription_becomes_persistent_is_pushed_once() {
+    let outbox = outbox();
+    outbox.go_live();
+    let subscription = subscribe(&outbox, Stage::Live, LogState::Temporary);
+    outbox.offer(&subscription, &logged(1..=1), Source::Live);
+    outbox.begin_change(&subscription);
+    // The store subscribes between 3 and 4, and that is heard of after both.
+    outbox.offer(&subscription, &logged(2..=4), Source::Live);
+    assert_eq!(got(&outbox), ["1"]);
+    outbox.attach(&subscription, &stored(3));
+    outbox.end_change(&subscription);
+    assert_eq!(got(&outbox), ["2", "3"]);
+    assert!(outbox.begin_resume());
+    assert_eq!(outbox.next_missing().unwrap().after, 3);
+    outbox.offer(&subscription, &logged(4..=4), Source::Memory);
+    outbox.offer(&subscription, &logged(5..=5), Source::Live);
+    assert_eq!(got(&outbox), ["4", "5"]);
+}
+
+#[test] // protocol.md 2.14, 2.20: where nobody is persistently subscribed, the log does not have it
+fn what_is_in_no_log_is_pushed_whatever_the_subscription_is_about_to_become() {
+    let outbox = outbox();
+    outbox.set_window(3, Redelivery::AtOnce);
+    outbox.go_live();
+    let subscription = subscribe(&outbox, Stage::Live, LogState::Attaching { seen: None });
+    outbox.attach(&subscription, &stored(0));
+    // The store has made it temporary between 1 and the next, or persistent behind the one before.
+    let mut pushes = logged(1..=3);
+    pushes.messages[1].id = PushId::Memory { process: 7, number: 2 };
+    outbox.offer(&subscription, &pushes, Source::Live);
+    assert_eq!(got(&outbox), ["1", "2"]);
+    outbox.offer(&subscription, &pushes, Source::Memory);
+    assert_eq!(got(&outbox), [""; 0], "it comes once");
+    outbox.detach(&subscription);
+    outbox.offer(&subscription, &logged(4..=4), Source::Live);
+    assert_eq!(got(&outbox), ["4"]);
+}
+
+#[test] // protocol.md 2.20
+fn what_came_while_a_subscription_could_not_be_made_persistent_is_pushed_then() {
+    let outbox = outbox();
+    outbox.go_live();
+    let subscription = subscribe(&outbox, Stage::Live, LogState::Temporary);
+    outbox.begin_change(&subscription);
+    outbox.offer(&subscription, &logged(1..=2), Source::Live);
+    outbox.end_change(&subscription);
+    outbox.offer(&subscription, &logged(3..=3), Source::Live);
+    assert_eq!(got(&outbox), ["1", "2", "3"]);
+}
