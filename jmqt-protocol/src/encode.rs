@@ -129,8 +129,24 @@ impl PushFrame {
 
     /// Appends one push without framing: QoS 1 if it has an id, QoS 0 if not.
     pub fn write(&self, data: Payload<'_>, id: Option<&str>, out: &mut Vec<u8>) {
+        self.write_text(data.as_str().as_bytes(), id, out);
+    }
+
+    /// The same for a caller that keeps payloads as bytes: they are the text of a [`Payload`].
+    pub fn write_text(&self, data: &[u8], id: Option<&str>, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.head);
-        out.extend_from_slice(data.as_str().as_bytes());
+        out.extend_from_slice(data);
+        self.write_behind(id, out);
+    }
+
+    /// What is before the payload.
+    #[must_use]
+    pub fn before(&self) -> &[u8] {
+        &self.head
+    }
+
+    /// Appends what is behind the payload.
+    pub fn write_behind(&self, id: Option<&str>, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.client);
         if let Some(id) = id {
             out.extend_from_slice(br#","q":1,"id":"#);

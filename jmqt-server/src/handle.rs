@@ -13,8 +13,9 @@ use jmqt_protocol::{ChannelKind, ChannelName, ClientId, InvalidPayload, Payload,
 use crate::connection::{CloseReason, ConnectionInfo};
 use crate::counters::CountersSnapshot;
 use crate::disconnect::Disconnect;
-use crate::hub::{Hub, Message, Recorded};
+use crate::hub::{Hub, Recorded};
 use crate::json::json_text;
+use crate::message::{Json, Message};
 
 pub(crate) use detached::Detached;
 pub use error::HandleError;
@@ -75,7 +76,8 @@ impl Publish {
             ChannelKind::PeerToPeer => Retain::No,
             ChannelKind::Plain => self.retain,
         };
-        Ok(Message { channel: self.channel, sender: None, data: self.data, qos: self.qos, retain })
+        let data = Json::checked_before(self.data);
+        Ok(Message { channel: self.channel, sender: None, data, qos: self.qos, retain })
     }
 }
 

@@ -85,10 +85,13 @@ mod hub;
 mod json;
 mod listener;
 mod log_limit;
+mod message;
 mod name_map;
 mod outbox;
 mod packet_trace;
 pub mod prelude;
+#[cfg(test)]
+mod rooms;
 mod run;
 mod server;
 mod session;
@@ -100,6 +103,7 @@ pub mod tokens;
 mod transport;
 mod upgrade;
 mod validators;
+mod wire;
 
 pub use async_trait::async_trait;
 pub use config::{Config, ConfigError, LogConfig, LogMode, MySqlConfig, Network, SslConfig};

@@ -32,11 +32,12 @@ use crate::counters::Counters;
 use crate::handle::ServerHandle;
 use crate::hub::{Cluster, Deliverer, Hub, Janitor, JanitorLimits, StoredQueue};
 use crate::listener::{Listener, log_for};
-use crate::outbox::{IdSpace, OutboxContext};
+use crate::outbox::OutboxContext;
 use crate::store::{ClusterStore, CommitQueue, Store};
 use crate::tls::Certificates;
 use crate::transport::HttpContext;
 use crate::validators::Validators;
+use crate::wire::IdSpace;
 
 use builder::Reread;
 use membership::Membership;

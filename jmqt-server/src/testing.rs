@@ -37,7 +37,8 @@ use jmqt_protocol::{ChannelName, ClientId, Payload, Persistence, Qos, Retain};
 
 use crate::connection::{CloseReason, ConnectionInfo, Protocol};
 use crate::handle::{ConnHandle, Detached, ServerHandle};
-use crate::hub::{Message, Recorded};
+use crate::hub::Recorded;
+use crate::message::Message;
 use crate::upgrade::Upgrade;
 use crate::validators::{
     AuthRequest, CloseNotice, ConnRequest, ControlRequest, DisconnectNotice, OpenNotice, PubRequest,
@@ -72,7 +73,7 @@ pub struct Published {
 
 impl From<Message> for Published {
     fn from(message: Message) -> Self {
-        let data = String::from_utf8_lossy(&message.data).into_owned();
+        let data = String::from_utf8_lossy(message.data.as_bytes()).into_owned();
         Self {
             channel: message.channel,
             client: message.sender,

@@ -4,7 +4,8 @@ use async_trait::async_trait;
 use jmqt_protocol::{ChannelName, ClientId};
 use tokio_util::sync::CancellationToken;
 
-use super::{Bus, Control, NodeId, Qos1Pushes};
+use super::{Bus, Control, NodeId};
+use crate::message::{LoggedPush, Run};
 
 /// There are no other nodes.
 #[derive(Debug, Clone, Copy, Default)]
@@ -26,13 +27,13 @@ impl Bus for LocalBus {
         std::future::pending().await
     }
 
-    fn publish_qos0(&self, _: &ChannelName, _: Option<&ClientId>, _: &[u8]) {}
+    fn publish_qos0(&self, _: &ChannelName, _: Option<&ClientId>, _: &Run) {}
 
-    fn send_qos0(&self, _: NodeId, _: &ChannelName, _: Option<&ClientId>, _: &[u8]) {}
+    fn send_qos0(&self, _: NodeId, _: &ChannelName, _: Option<&ClientId>, _: &Run) {}
 
-    fn publish_qos1(&self, _: &Qos1Pushes) {}
+    fn publish_qos1(&self, _: &ChannelName, _: &[LoggedPush]) {}
 
-    fn send_qos1(&self, _: NodeId, _: &Qos1Pushes) {}
+    fn send_qos1(&self, _: NodeId, _: &ChannelName, _: &[LoggedPush]) {}
 
     async fn sent(&self) {}
 

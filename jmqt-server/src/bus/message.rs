@@ -1,10 +1,11 @@
 //! What nodes tell each other, and how it is written.
 //!
-//! Pushes travel as they will be written to plain sockets, behind a short binary header, so that a node
-//! that receives them only cuts them up. Everything else is rare, and JSON.
+//! Messages of clients travel as they were published, in no client's language: the data of each with its length in
+//! front, behind a short binary header. The node that receives them encodes them once for each form that its clients
+//! take. Everything else is rare, and JSON.
 //!
-//! Nodes of one cluster must run versions that understand each other: the first byte is a version. On its way
-//! it has a seal behind it (`seal.rs`), which is looked at before anything else.
+//! All nodes of a cluster run the same version of this: it is the first byte. Behind all there is a seal
+//! (`seal.rs`), which is looked at before anything but the version.
 
 use bytes::{Buf, BufMut, Bytes};
 use jmqt_protocol::{ChannelName, ClientId, DisconnectCode};
@@ -12,14 +13,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::connection::{ConnectionInfo, Protocol};
 use crate::disconnect::Disconnect;
-use crate::store::Epoch;
+use crate::message::{Json, LoggedPush, Pieces, PushId, Run, place};
+use crate::store::{ChannelKey, Epoch, LogPlace, Seq, Stamp};
 
 /// The first byte of everything.
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
 const QOS0: u8 = 0;
 const QOS1: u8 = 1;
 const CONTROL: u8 = 2;
 const NOBODY: u16 = u16::MAX;
+/// What is in front of the data of a message.
+const LENGTH_BYTES: usize = size_of::<u32>();
 
 /// Which process: made at random when it starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -55,47 +59,24 @@ pub(crate) struct BusMessage {
 
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Body {
-    Qos0(Qos0Pushes),
-    Qos1(Qos1Pushes),
+    Qos0(Messages),
+    Qos1(LoggedMessages),
     Control(Control),
 }
 
-/// QoS 0 pushes of one channel and publisher, in NUL framing.
+/// QoS 0 messages of one channel and publisher.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Qos0Pushes {
+pub(crate) struct Messages {
     pub(crate) channel: ChannelName,
     pub(crate) sender: Option<ClientId>,
-    pub(crate) pushes: Bytes,
+    pub(crate) run: Run,
 }
 
-/// QoS 1 pushes of one channel, in the order of its log, in NUL framing.
+/// QoS 1 messages of one channel, in the order of its log.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Qos1Pushes {
+pub(crate) struct LoggedMessages {
     pub(crate) channel: ChannelName,
-    pub(crate) messages: Vec<Qos1Push>,
-    pub(crate) pushes: Bytes,
-}
-
-/// What is known of each of them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Qos1Push {
-    pub(crate) place: Place,
-    pub(crate) sender: Option<ClientId>,
-    /// Where it ends in the bytes.
-    pub(crate) end: u32,
-}
-
-/// Where a QoS 1 message is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Place {
-    Log {
-        key: i64,
-        seq: u64,
-        /// What was stored with it, and makes its id differ from all others.
-        stamp: u64,
-    },
-    /// Only in memory: the number that process `process` gave it.
-    Memory { process: u32, number: u64 },
+    pub(crate) messages: Vec<LoggedPush>,
 }
 
 /// A client's session, as other nodes know it.
@@ -305,6 +286,11 @@ fn header(from: Speaker, kind: u8, room: usize) -> Vec<u8> {
     out
 }
 
+/// The version of whoever has written it, if that is not this node's.
+pub(crate) fn other_version(payload: &[u8]) -> Option<u8> {
+    payload.first().copied().filter(|version| *version != VERSION)
+}
+
 /// Whether it is pushes: what may be dropped when there is no room.
 pub(crate) fn is_pushes(payload: &[u8]) -> bool {
     payload.get(1).is_some_and(|kind| *kind != CONTROL)
@@ -315,44 +301,48 @@ pub(crate) fn is_from(payload: &[u8], node: NodeId) -> bool {
     payload.get(2..10).is_some_and(|from| from == node.0.to_be_bytes())
 }
 
-/// QoS 0 pushes. Returns what was written, and how much of it is the header: more pushes of the same
+/// QoS 0 messages. Returns what was written, and how much of it is the header: more messages of the same
 /// channel and publisher may be appended to it.
 pub(crate) fn encode_qos0(
     from: Speaker,
     channel: &ChannelName,
     sender: Option<&ClientId>,
-    pushes: &[u8],
+    run: &Run,
 ) -> (Vec<u8>, usize) {
-    let mut out = header(from, QOS0, 300 + pushes.len());
+    let names = channel.as_str().len() + sender.map_or(0, |sender| sender.as_str().len());
+    // What a run has around the data takes no less than a length does.
+    let mut out = header(from, QOS0, 4 + names + run.pieces.bytes.len());
     put_text(&mut out, channel.as_str());
     put_sender(&mut out, sender);
     let header = out.len();
-    out.extend_from_slice(pushes);
+    for data in run.data() {
+        put_data(&mut out, data);
+    }
     (out, header)
 }
 
-pub(crate) fn encode_qos1(from: Speaker, pushes: &Qos1Pushes) -> Vec<u8> {
-    let mut out = header(from, QOS1, 100 + 64 * pushes.messages.len() + pushes.pushes.len());
-    put_text(&mut out, pushes.channel.as_str());
-    out.put_u32(u32::try_from(pushes.messages.len()).unwrap_or(u32::MAX));
-    for message in &pushes.messages {
-        match message.place {
-            Place::Log { key, seq, stamp } => {
+pub(crate) fn encode_qos1(from: Speaker, channel: &ChannelName, messages: &[LoggedPush]) -> Vec<u8> {
+    let data: usize = messages.iter().map(|message| message.data.as_bytes().len()).sum();
+    let mut out = header(from, QOS1, 600 + 64 * messages.len() + data);
+    put_text(&mut out, channel.as_str());
+    out.put_u32(place(messages.len()));
+    for message in messages {
+        match message.id {
+            PushId::Logged(LogPlace { key, seq, stamp }) => {
                 out.put_u8(0);
-                out.put_i64(key);
-                out.put_u64(seq);
-                out.put_u64(stamp);
+                out.put_i64(key.0);
+                out.put_u64(seq.0);
+                out.put_u64(stamp.0);
             }
-            Place::Memory { process, number } => {
+            PushId::Memory { process, number } => {
                 out.put_u8(1);
                 out.put_u32(process);
                 out.put_u64(number);
             }
         }
         put_sender(&mut out, message.sender.as_ref());
-        out.put_u32(message.end);
+        put_data(&mut out, message.data.as_bytes());
     }
-    out.extend_from_slice(&pushes.pushes);
     out
 }
 
@@ -367,6 +357,12 @@ fn put_text(out: &mut Vec<u8>, text: &str) {
     // Names are 512 bytes at most.
     out.put_u16(u16::try_from(text.len()).unwrap_or(NOBODY - 1));
     out.extend_from_slice(text.as_bytes());
+}
+
+/// Data, behind its length.
+fn put_data(out: &mut Vec<u8>, data: &[u8]) {
+    out.put_u32(place(data.len()));
+    out.extend_from_slice(data);
 }
 
 fn put_sender(out: &mut Vec<u8>, sender: Option<&ClientId>) {
@@ -410,60 +406,67 @@ fn check_seq(seq: u64) -> Result<(), NotAMessage> {
     i64::try_from(seq).map(drop).map_err(|_| NotAMessage("it is of a place that no log has"))
 }
 
-fn decode_qos0(mut payload: Bytes) -> Result<Qos0Pushes, NotAMessage> {
+fn decode_qos0(mut payload: Bytes) -> Result<Messages, NotAMessage> {
     let channel = take_channel(&mut payload)?;
     let sender = take_sender(&mut payload)?;
-    Ok(Qos0Pushes { channel, sender, pushes: payload })
+    let mut ends = Vec::new();
+    let mut rest = &payload[..];
+    while !rest.is_empty() {
+        let length = number(rest.try_get_u32())? as usize;
+        rest = rest.get(length..).ok_or(NotAMessage("cut short"))?;
+        ends.push(place(payload.len() - rest.len()));
+    }
+    let pieces = Pieces { bytes: payload, ends: ends.into() };
+    Ok(Messages { channel, sender, run: Run { pieces, before: LENGTH_BYTES, behind: 0 } })
 }
 
-fn decode_qos1(mut payload: Bytes) -> Result<Qos1Pushes, NotAMessage> {
+fn decode_qos1(mut payload: Bytes) -> Result<LoggedMessages, NotAMessage> {
     let channel = take_channel(&mut payload)?;
     let count = number(payload.try_get_u32())? as usize;
-    // Each takes 15 bytes at least: a count that cannot be true reserves nothing.
-    let mut messages = Vec::with_capacity(count.min(payload.len() / 15));
+    // Each takes 19 bytes at least: a count that cannot be true reserves nothing.
+    let mut messages = Vec::with_capacity(count.min(payload.len() / 19));
     for _ in 0..count {
-        let place = match number(payload.try_get_u8())? {
-            0 => Place::Log {
-                key: number(payload.try_get_i64())?,
-                seq: number(payload.try_get_u64())?,
-                stamp: number(payload.try_get_u64())?,
-            },
-            1 => Place::Memory {
+        let id = match number(payload.try_get_u8())? {
+            0 => PushId::Logged(LogPlace {
+                key: ChannelKey(number(payload.try_get_i64())?),
+                seq: Seq(number(payload.try_get_u64())?),
+                stamp: Stamp(number(payload.try_get_u64())?),
+            }),
+            1 => PushId::Memory {
                 process: number(payload.try_get_u32())?,
                 number: number(payload.try_get_u64())?,
             },
             _ => return Err(NotAMessage("unknown place")),
         };
         let sender = take_sender(&mut payload)?;
-        if let Place::Log { seq, .. } = place {
-            check_seq(seq)?;
+        if let PushId::Logged(LogPlace { seq, .. }) = id {
+            check_seq(seq.0)?;
         }
-        messages.push(Qos1Push { place, sender, end: number(payload.try_get_u32())? });
+        let length = number(payload.try_get_u32())?;
+        // The seal says that it comes from a node, which has checked it.
+        let data = Json::checked_before(take_bytes(&mut payload, length as usize)?);
+        messages.push(LoggedPush { id, sender, data });
     }
-    // Each has its NUL at least.
-    let ends_rise = messages.windows(2).all(|pair| pair[0].end < pair[1].end)
-        && messages.first().is_none_or(|first| first.end > 0);
-    let covers_all = messages.last().is_none_or(|last| last.end as usize == payload.len());
-    if !ends_rise || !covers_all {
+    if !payload.is_empty() {
         return Err(NotAMessage("its parts do not fit together"));
     }
-    Ok(Qos1Pushes { channel, messages, pushes: payload })
+    Ok(LoggedMessages { channel, messages })
 }
 
 fn number<T>(taken: Result<T, bytes::TryGetError>) -> Result<T, NotAMessage> {
     taken.map_err(|_| NotAMessage("cut short"))
 }
 
-fn take_text(payload: &mut Bytes, length: u16) -> Result<Bytes, NotAMessage> {
-    if payload.len() < usize::from(length) {
+fn take_bytes(payload: &mut Bytes, length: usize) -> Result<Bytes, NotAMessage> {
+    if payload.len() < length {
         return Err(NotAMessage("cut short"));
     }
-    Ok(payload.split_to(length.into()))
+    Ok(payload.split_to(length))
 }
 
 fn take_channel(payload: &mut Bytes) -> Result<ChannelName, NotAMessage> {
     let length = number(payload.try_get_u16())?;
-    let text = take_text(payload, length)?;
+    let text = take_bytes(payload, length.into())?;
     let name = std::str::from_utf8(&text).ok().and_then(|text| ChannelName::parse(text).ok());
     name.ok_or(NotAMessage("not a channel name"))
 }
@@ -473,7 +476,7 @@ fn take_sender(payload: &mut Bytes) -> Result<Option<ClientId>, NotAMessage> {
     if length == NOBODY {
         return Ok(None);
     }
-    let text = take_text(payload, length)?;
+    let text = take_bytes(payload, length.into())?;
     let client = std::str::from_utf8(&text).ok().and_then(|text| ClientId::parse(text).ok());
     client.map(Some).ok_or(NotAMessage("not a client id"))
 }
@@ -507,51 +510,62 @@ mod tests {
     }
 
     #[test]
-    fn qos_0_pushes_come_out_as_they_went_in_and_more_may_be_appended() {
+    fn qos_0_messages_come_out_as_they_went_in_and_more_may_be_appended() {
         let sender = ClientId::parse("alice").unwrap();
+        // As somebody may have them: something around each.
+        let pieces = Pieces { bytes: Bytes::from_static(b"<1>;<22>;"), ends: [4, 9].into() };
+        let run = Run { pieces, before: 1, behind: 2 };
         for sender in [Some(sender), None] {
-            let (mut payload, header) = encode_qos0(HERE, &channel("news"), sender.as_ref(), b"{1}\0");
-            assert_eq!(&payload[header..], b"{1}\0");
+            let (mut payload, header) = encode_qos0(HERE, &channel("news"), sender.as_ref(), &run);
+            assert_eq!(&payload[header..], b"\0\0\0\x011\0\0\0\x0222");
             assert!(is_pushes(&payload));
-            payload.extend_from_slice(b"{2}\0");
-            let pushes = Bytes::from_static(b"{1}\0{2}\0");
-            let expected = Qos0Pushes { channel: channel("news"), sender, pushes };
-            assert_eq!(read(payload), Body::Qos0(expected));
+            payload.extend_from_slice(b"\0\0\0\x013");
+            let Body::Qos0(read) = read(payload) else { panic!("something else") };
+            assert_eq!((read.channel, read.sender), (channel("news"), sender));
+            assert_eq!(read.run.data().collect::<Vec<_>>(), [&b"1"[..], b"22", b"3"]);
         }
     }
 
-    fn qos1() -> Qos1Pushes {
-        let push = |place, sender: Option<&str>, end| {
+    fn qos1() -> LoggedMessages {
+        let message = |id, sender: Option<&str>, data: &'static str| {
             let sender = sender.map(|sender| ClientId::parse(sender).unwrap());
-            Qos1Push { place, sender, end }
+            LoggedPush { id, sender, data: Json::parse(data.into()).unwrap() }
         };
-        Qos1Pushes {
+        let place = LogPlace { key: ChannelKey(7), seq: Seq(i64::MAX as u64), stamp: Stamp(u64::MAX >> 1) };
+        LoggedMessages {
             channel: channel("#bob"),
             messages: vec![
-                push(Place::Log { key: 7, seq: i64::MAX as u64, stamp: u64::MAX >> 1 }, Some("alice"), 4),
-                push(Place::Memory { process: 3, number: 9 }, None, 9),
+                message(PushId::Logged(place), Some("alice"), "1"),
+                message(PushId::Memory { process: 3, number: 9 }, None, "22"),
             ],
-            pushes: Bytes::from_static(b"{1}\0{22}\0"),
         }
+    }
+
+    fn encode(messages: &LoggedMessages) -> Vec<u8> {
+        encode_qos1(HERE, &messages.channel, &messages.messages)
     }
 
     #[test]
-    fn qos_1_pushes_come_out_as_they_went_in() {
-        let payload = encode_qos1(HERE, &qos1());
+    fn qos_1_messages_come_out_as_they_went_in() {
+        let payload = encode(&qos1());
         assert!(is_pushes(&payload));
         assert_eq!(read(payload), Body::Qos1(qos1()));
     }
 
     #[test]
     fn what_is_cut_short_or_does_not_fit_is_refused() {
-        let whole = encode_qos1(HERE, &qos1());
+        let whole = encode(&qos1());
         for length in 0..whole.len() {
             let cut = Bytes::copy_from_slice(&whole[..length]);
             assert!(BusMessage::decode(cut, EPOCH).is_err(), "{length} bytes");
         }
-        let mut other_version = whole.clone();
-        other_version[0] = 9;
-        assert!(BusMessage::decode(other_version.into(), EPOCH).is_err());
+        let longer = [&whole[..], b"1"].concat();
+        assert!(BusMessage::decode(longer.into(), EPOCH).is_err());
+        let mut other = whole.clone();
+        assert_eq!(other_version(&other), None);
+        other[0] = 9;
+        assert_eq!(other_version(&other), Some(9));
+        assert!(BusMessage::decode(other.into(), EPOCH).is_err());
     }
 
     #[test]
@@ -562,9 +576,10 @@ mod tests {
 
     #[test]
     fn places_that_no_log_has_are_refused() {
-        let mut pushes = qos1();
-        pushes.messages[0].place = Place::Log { key: 7, seq: u64::MAX, stamp: 1 };
-        assert!(BusMessage::decode(encode_qos1(HERE, &pushes).into(), EPOCH).is_err());
+        let mut messages = qos1();
+        let place = LogPlace { key: ChannelKey(7), seq: Seq(u64::MAX), stamp: Stamp(1) };
+        messages.messages[0].id = PushId::Logged(place);
+        assert!(BusMessage::decode(encode(&messages).into(), EPOCH).is_err());
         let tails = encode_control(HERE, &Control::Tails(vec![("news".to_owned(), 7, u64::MAX)]));
         assert!(BusMessage::decode(tails.into(), EPOCH).is_err());
     }

@@ -18,11 +18,13 @@ use async_trait::async_trait;
 use jmqt_protocol::{ChannelName, ClientId};
 use tokio_util::sync::CancellationToken;
 
+use crate::message::{LoggedPush, Run};
+
 pub(crate) use events::BusEvents;
 pub(crate) use local::LocalBus;
 pub(crate) use message::{
-    Answer, Body, BusMessage, Control, Digest, NodeId, Origin, Place, Presence, Qos0Pushes, Qos1Push,
-    Qos1Pushes, Request, Speaker, connection_info,
+    Answer, Body, BusMessage, Control, Digest, LoggedMessages, Messages, NodeId, Origin, Presence, Request,
+    Speaker, connection_info,
 };
 #[cfg(feature = "redis")]
 pub(crate) use redis::RedisBus;
@@ -64,17 +66,17 @@ pub(crate) trait Bus: Send + Sync + 'static {
     /// Waits until the link stands.
     async fn up(&self);
 
-    /// Hands QoS 0 pushes, in NUL framing, over to the nodes that joined their channel.
-    fn publish_qos0(&self, channel: &ChannelName, sender: Option<&ClientId>, pushes: &[u8]);
+    /// Hands QoS 0 messages over to the nodes that joined their channel.
+    fn publish_qos0(&self, channel: &ChannelName, sender: Option<&ClientId>, run: &Run);
 
     /// The same to one node, for a client that is connected there.
-    fn send_qos0(&self, to: NodeId, channel: &ChannelName, sender: Option<&ClientId>, pushes: &[u8]);
+    fn send_qos0(&self, to: NodeId, channel: &ChannelName, sender: Option<&ClientId>, run: &Run);
 
-    /// Hands QoS 1 pushes over to the nodes that joined their channel.
-    fn publish_qos1(&self, pushes: &Qos1Pushes);
+    /// Hands QoS 1 messages over to the nodes that joined their channel.
+    fn publish_qos1(&self, channel: &ChannelName, messages: &[LoggedPush]);
 
     /// The same to one node, for a client that is connected there.
-    fn send_qos1(&self, to: NodeId, pushes: &Qos1Pushes);
+    fn send_qos1(&self, to: NodeId, channel: &ChannelName, messages: &[LoggedPush]);
 
     /// Waits until the pushes that were handed over before have left this node, or the link has ended.
     async fn sent(&self);

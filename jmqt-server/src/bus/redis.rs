@@ -29,10 +29,11 @@ use self::names::Names;
 use self::outgoing::{Outgoing, Target};
 use self::received::{Lost, Received};
 use super::message::{self, BusMessage, Speaker};
-use super::{Bus, BusEvent, BusEvents, Control, NodeId, Qos1Pushes, Seal};
+use super::{Bus, BusEvent, BusEvents, Control, NodeId, Seal};
 use crate::config::RedisOptions;
 use crate::counters::Counters;
 use crate::log_limit::log_limited;
+use crate::message::{LoggedPush, Run};
 
 /// How long making a connection may take, and how long an answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -86,9 +87,14 @@ impl Inbox {
         if is_pushes && message::is_from(&payload, self.speaker.node) {
             return true; // its own sessions have them already
         }
+        if let Some(version) = message::other_version(&payload) {
+            self.counters.bus_refused.increment();
+            log_limited!(warn, target: "jmqt::bus", version, "refused what a node of another version says: stop all nodes of the cluster, then start them with the same version (or another program uses the same REDIS_PREFIX)");
+            return true;
+        }
         if !self.seal.take_off(channel, &mut payload) {
             self.counters.bus_refused.increment();
-            log_limited!(warn, target: "jmqt::bus", "refused what does not come from a node of this cluster and version: another cluster or program uses the same REDIS_PREFIX, or a node has another version");
+            log_limited!(warn, target: "jmqt::bus", "refused what does not come from a node of this cluster: another cluster or program uses the same REDIS_PREFIX");
             return true;
         }
         let message = match BusMessage::decode(Bytes::from(payload), self.speaker.epoch) {
@@ -290,23 +296,23 @@ impl Bus for RedisBus {
         }
     }
 
-    fn publish_qos0(&self, channel: &ChannelName, sender: Option<&ClientId>, pushes: &[u8]) {
-        let (payload, header) = message::encode_qos0(self.speaker, channel, sender, pushes);
+    fn publish_qos0(&self, channel: &ChannelName, sender: Option<&ClientId>, run: &Run) {
+        let (payload, header) = message::encode_qos0(self.speaker, channel, sender, run);
         self.put_pushes(Target::Channel(channel.clone()), payload, header);
     }
 
-    fn send_qos0(&self, to: NodeId, channel: &ChannelName, sender: Option<&ClientId>, pushes: &[u8]) {
-        let (payload, header) = message::encode_qos0(self.speaker, channel, sender, pushes);
+    fn send_qos0(&self, to: NodeId, channel: &ChannelName, sender: Option<&ClientId>, run: &Run) {
+        let (payload, header) = message::encode_qos0(self.speaker, channel, sender, run);
         self.put_pushes(Target::Node(to), payload, header);
     }
 
-    fn publish_qos1(&self, pushes: &Qos1Pushes) {
-        let payload = message::encode_qos1(self.speaker, pushes);
-        self.put_pushes(Target::Channel(pushes.channel.clone()), payload, 0);
+    fn publish_qos1(&self, channel: &ChannelName, messages: &[LoggedPush]) {
+        let payload = message::encode_qos1(self.speaker, channel, messages);
+        self.put_pushes(Target::Channel(channel.clone()), payload, 0);
     }
 
-    fn send_qos1(&self, to: NodeId, pushes: &Qos1Pushes) {
-        self.put_pushes(Target::Node(to), message::encode_qos1(self.speaker, pushes), 0);
+    fn send_qos1(&self, to: NodeId, channel: &ChannelName, messages: &[LoggedPush]) {
+        self.put_pushes(Target::Node(to), message::encode_qos1(self.speaker, channel, messages), 0);
     }
 
     async fn sent(&self) {

@@ -162,7 +162,7 @@ impl Core {
                 if outbox.duties().full {
                     self.wait_for_room().await?;
                 }
-                let push = self.wait(shared.hub.retained_push(outbox, &channel)).await?;
+                let push = self.wait(shared.hub.retained_push(&channel)).await?;
                 if let Some(push) = push.map_err(|_| CloseReason::StoreUnclear)? {
                     outbox.append_retained(&channel, push);
                 }

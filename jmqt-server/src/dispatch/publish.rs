@@ -4,16 +4,16 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::task::Poll;
 
-use bytes::Bytes;
 use jmqt_protocol::{
     ChannelKind, ChannelName, ClientId, Packet, Payload, Pub, PubAck, Qos, Retain, StatusCode,
 };
 
 use super::CONTINUE;
-use crate::hub::Message;
+use crate::message::{Json, Message};
 use crate::session::{Core, Flow, Member};
 use crate::store::{PublishId, parse_number};
 use crate::validators::{PubRequest, PubVerdict, Replacement, Verdict, asking, poll_at_once};
+use crate::wire::Receipt;
 
 /// The longest packet id that is taken (protocol.md 2.8).
 pub(super) const MAX_ID_BYTES: usize = 256;
@@ -121,7 +121,7 @@ impl Core {
             let hub = Arc::clone(&self.shared.hub);
             let message = message(client, channel.clone(), publish);
             let outbox = Arc::clone(&self.outbox);
-            let publisher = publish.id.as_deref().map(|id| (&outbox, id));
+            let publisher = publish.id.as_deref().map(|id| (&outbox, Receipt::of_jmqt(Some(id))));
             // It may only fail while the server stops; nobody has been promised anything.
             if let Err(reason) = self.wait(hub.submit_retained(message, publisher)).await {
                 return Flow::Break(reason);
@@ -167,12 +167,12 @@ impl Core {
         let hub = Arc::clone(&self.shared.hub);
         let outbox = Arc::clone(&self.outbox);
         let message = message(client, channel, publish);
-        let id = publish.id.as_deref().map(Into::into);
+        let receipt = Receipt::of_jmqt(publish.id.as_deref());
         let once = self.publisher.as_ref().and_then(|publisher| {
             let receiver_is_away = status == StatusCode::CLIENT_OFFLINE;
             Some(PublishId { publisher: publisher.clone(), number: number(publish)?, receiver_is_away })
         });
-        match self.wait(hub.submit_publish(message, &outbox, id, status, once)).await {
+        match self.wait(hub.submit_publish(message, &outbox, receipt, status, once)).await {
             Ok(Ok(())) => CONTINUE,
             Ok(Err(_)) => self.refuse_pub(publish, StatusCode::SERVER_ERROR).await,
             Err(reason) => Flow::Break(reason),
@@ -197,8 +197,8 @@ impl Core {
             // Acknowledgements of QoS 1 publishes keep their order (2.10).
             let hub = Arc::clone(&self.shared.hub);
             let outbox = Arc::clone(&self.outbox);
-            let id = id.map(Into::into);
-            match self.wait(hub.submit_answer(&client, &outbox, id, status)).await {
+            let receipt = Receipt::of_jmqt(id);
+            match self.wait(hub.submit_answer(&client, &outbox, receipt, status)).await {
                 Ok(Ok(())) => return CONTINUE,
                 Ok(Err(_)) => {}
                 Err(reason) => return Flow::Break(reason),
@@ -221,11 +221,5 @@ fn message(client: &ClientId, channel: ChannelName, publish: &Pub<'_>) -> Messag
         _ => Retain::No,
     };
     let data = publish.data.unwrap_or(Payload::NULL);
-    Message {
-        channel,
-        sender: Some(client.clone()),
-        data: Bytes::copy_from_slice(data.as_str().as_bytes()),
-        qos: publish.qos,
-        retain,
-    }
+    Message { channel, sender: Some(client.clone()), data: Json::copy_of(data), qos: publish.qos, retain }
 }

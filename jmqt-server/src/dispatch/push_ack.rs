@@ -9,7 +9,8 @@ impl Core {
     /// Whatever its status: the client has had the message. What the ack makes room for is sent at the
     /// end of the batch.
     pub(super) fn handle_push_ack(&mut self, ack: &PushAck<'_>) -> Flow {
-        if !self.outbox.acknowledge(&ack.id) {
+        let id = self.outbox.context.ids.parse(&ack.id);
+        if !id.is_some_and(|id| self.outbox.acknowledge(id)) {
             self.shared.hub.counters.acks_ignored.increment();
         }
         CONTINUE

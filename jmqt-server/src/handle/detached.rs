@@ -7,7 +7,7 @@ use jmqt_protocol::{ChannelName, ClientId, Persistence, Retain};
 
 use super::error::HandleError;
 use crate::connection::ConnectionInfo;
-use crate::hub::Message;
+use crate::message::Message;
 
 /// What is behind the handle of a [`TestServer`](crate::testing::TestServer).
 #[derive(Debug, Default)]

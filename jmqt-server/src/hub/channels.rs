@@ -7,12 +7,14 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use jmqt_protocol::ChannelName;
 
-use crate::outbox::{LoggedPush, LoggedPushes, Subscription};
+use crate::message::LoggedPush;
+use crate::outbox::Subscription;
 use crate::store::{ChannelKey, Seq};
+use crate::wire::LoggedPushes;
 
 const SHARDS: usize = 16;
 /// A channel keeps so many bytes of recent pushes for subscribers that are a little behind,
-const TAIL_BYTES: usize = 1 << 20;
+const TAIL_BYTES: usize = 2 << 20;
 /// and all channels together so many.
 const ALL_TAILS_BYTES: usize = 64 << 20;
 
@@ -145,14 +147,14 @@ impl Channels {
             Some(_) if tail.is_removed => {}
             Some(run) => {
                 let kept = tail.kept.get_or_insert_default();
-                kept.bytes += run.pushes.len();
+                kept.bytes += run.bytes();
                 kept.runs.push_back(run);
                 let all = self.tail_bytes.load(Ordering::Relaxed) + kept.bytes - before;
                 let limit = if all > ALL_TAILS_BYTES { 0 } else { TAIL_BYTES };
                 while kept.bytes > limit
                     && let Some(oldest) = kept.runs.pop_front()
                 {
-                    kept.bytes -= oldest.pushes.len();
+                    kept.bytes -= oldest.bytes();
                 }
             }
         }
@@ -189,17 +191,25 @@ impl Channel {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hub::PushesBuilder;
-    use crate::outbox::PushId;
-    use crate::store::{LogPlace, Stamp};
+    use crate::message::{Json, PushId};
+    use crate::outbox::{LogState, Outbox, OutboxContext, Stage};
+    use crate::store::{Epoch, LogPlace, Stamp};
+    use crate::wire::{Form, IdSpace};
+
+    fn logged(messages: Vec<LoggedPush>) -> LoggedPushes {
+        LoggedPushes::new(IdSpace::new(Epoch(0), 1), ChannelName::parse("news").unwrap(), messages)
+    }
+
+    fn message(place: LogPlace) -> LoggedPush {
+        LoggedPush { id: PushId::Logged(place), sender: None, data: Json::parse("1".into()).unwrap() }
+    }
 
     #[test]
     fn a_kept_run_is_found_by_the_messages_that_it_has() {
         let (key, channels, channel) = (ChannelKey(7), Channels::default(), Channel::default());
         let place = |seq| LogPlace { key, seq: Seq(seq), stamp: Stamp(seq) };
-        let message = |seq| LoggedPush { id: PushId::Logged(place(seq)), sender: None };
-        let messages = vec![message(5), message(8)]; // what is between them went another way
-        let run = LoggedPushes { pushes: PushesBuilder::default().finish(), messages };
+        // What is between them went another way.
+        let run = logged(vec![message(place(5)), message(place(8))]);
         channels.keep_tail(&channel, Some(Arc::new(run)));
         let found = [4, 5, 6, 7, 8, 9].map(|seq| channel.tail_with(key, Seq(seq)).is_some());
         assert_eq!(found, [false, true, false, false, true, false]);
@@ -213,19 +223,19 @@ mod tests {
 
     #[test]
     fn tables_give_back_what_a_burst_took() {
-        let hub = crate::outbox::OutboxContext {
+        let hub = OutboxContext {
             queue_bytes: 1 << 20,
             outbound: crate::budget::Budget::new(1 << 30),
             counters: Arc::default(),
-            ids: crate::outbox::IdSpace::new(crate::store::Epoch(0), 1),
+            ids: IdSpace::new(Epoch(0), 1),
             moved_cursors: Mutex::default(),
         };
-        let outbox = crate::outbox::Outbox::new(crate::transport::Framing::Nul, None, Arc::new(hub));
+        let outbox = Outbox::new(Form::JmqtNul, None, Arc::new(hub));
         let (outbox, channels) = (Arc::new(outbox), Channels::default());
         let client = jmqt_protocol::ClientId::parse("bob").unwrap();
         let subscribe = |name: &str| {
-            let (channel, stage) = (ChannelName::parse(name).unwrap(), crate::outbox::Stage::Live);
-            let log = crate::outbox::LogState::Temporary;
+            let (channel, stage) = (ChannelName::parse(name).unwrap(), Stage::Live);
+            let log = LogState::Temporary;
             let made = Subscription::new(channel, client.clone(), Arc::clone(&outbox), stage, log);
             let made = Arc::new(made);
             channels.add(&made);
@@ -248,10 +258,7 @@ mod tests {
     fn a_channel_that_was_removed_keeps_nothing() {
         let (channels, channel) = (Channels::default(), Channel::default());
         channels.change_tail(&channel, None, true);
-        let mut pushes = PushesBuilder::default();
-        let frame = jmqt_protocol::PushFrame::new("news", "");
-        pushes.push(&frame, jmqt_protocol::Payload::parse("1").unwrap(), None);
-        let run = LoggedPushes { pushes: pushes.finish(), messages: Vec::new() };
+        let run = logged(vec![message(LogPlace { key: ChannelKey(7), seq: Seq(1), stamp: Stamp(1) })]);
         channels.keep_tail(&channel, Some(Arc::new(run)));
         assert_eq!(channels.tail_bytes.load(Ordering::Relaxed), 0);
     }

@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Hub;
-use crate::bus::{Bus, BusEvents, Control, NodeId, Qos1Pushes};
+use crate::bus::{Bus, BusEvents, Control, LoggedMessages, NodeId};
 use crate::connection::ConnectionInfo;
 use crate::counters::Counters;
 use crate::disconnect::Disconnect;
@@ -58,7 +58,7 @@ const ANSWERING: usize = 256;
 /// What other nodes have to be delivered, in order.
 #[derive(Debug)]
 pub(crate) enum Arrival {
-    Pushes(Qos1Pushes, OwnedSemaphorePermit),
+    Pushes(LoggedMessages, OwnedSemaphorePermit),
     /// Channel, its key in the store, and the last message that is in its log.
     Tails(Vec<(String, i64, u64)>),
 }

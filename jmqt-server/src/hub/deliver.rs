@@ -6,23 +6,20 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use jmqt_protocol::{ChannelKind, ChannelName, Packet, PubAck, PushFrame, StatusCode};
+use jmqt_protocol::{ChannelKind, ChannelName, StatusCode};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::cluster::Reorder;
-use super::publish::{payload, peer};
-use super::{Arrival, DirtyOutboxes, Hub, Pushes, PushesBuilder, Tag};
-use crate::bus::{Place, Qos1Push, Qos1Pushes};
+use super::fan_out::fan_out;
+use super::publish::peer;
+use super::{Arrival, DirtyOutboxes, Hub, Tag};
+use crate::bus::LoggedMessages;
+use crate::message::{Json, LoggedPush, PushId};
 use crate::name_map::NameMap;
-use crate::outbox::{IdText, LoggedPush, LoggedPushes, PushId, Source};
-use crate::store::{
-    Append, ChannelKey, LogPlace, NotCommitted, Operation, Outcome, Seq, Settled, SettledBatches, Stamp,
-};
-use crate::transport::Framing;
-
-/// After so many sessions a fan-out lets other tasks run.
-const SESSIONS_PER_TURN: usize = 256;
+use crate::outbox::Source;
+use crate::store::{NotCommitted, Operation, Outcome, Settled, SettledBatches};
+use crate::wire::LoggedPushes;
 
 /// The task that delivers.
 pub(crate) struct Deliverer {
@@ -31,11 +28,9 @@ pub(crate) struct Deliverer {
     /// What other nodes have appended.
     arrivals: Option<mpsc::Receiver<Arrival>>,
     /// Puts what several nodes have appended in order.
-    reorder: Reorder<Run>,
+    reorder: Reorder<Arc<LoggedPushes>>,
     /// What is to be offered next.
-    ready: Vec<Run>,
-    /// How many sessions have been offered something since others had a turn.
-    offered: usize,
+    ready: Vec<Arc<LoggedPushes>>,
 }
 
 /// Who waits for what came of an operation.
@@ -44,13 +39,7 @@ type Waiting = (oneshot::Sender<Result<Outcome, NotCommitted>>, Result<Option<Ou
 /// The messages of one channel in one batch.
 struct Group {
     channel: ChannelName,
-    messages: Vec<(Append, PushId)>,
-}
-
-/// The same, encoded.
-struct Run {
-    channel: ChannelName,
-    logged: Arc<LoggedPushes>,
+    messages: Vec<LoggedPush>,
 }
 
 impl Deliverer {
@@ -59,7 +48,7 @@ impl Deliverer {
         batches: SettledBatches<Tag>,
         arrivals: Option<mpsc::Receiver<Arrival>>,
     ) -> Self {
-        Self { hub, batches, arrivals, reorder: Reorder::default(), ready: Vec::new(), offered: 0 }
+        Self { hub, batches, arrivals, reorder: Reorder::default(), ready: Vec::new() }
     }
 
     /// Delivers until the committer has gone and nothing is left.
@@ -141,20 +130,19 @@ impl Deliverer {
                         groups.len() - 1
                     });
                 }
-                groups[group].messages.push((append, id));
+                let data = Json::checked_before(append.data);
+                groups[group].messages.push(LoggedPush { id, sender: append.sender, data });
             }
             match settled.tag {
-                Tag::Publish { outbox, id, status } => {
+                Tag::Publish { outbox, receipt, status } => {
                     let status = self.status_of(settled.result, status);
-                    let ack = PubAck { status, id: id.as_deref().map(Into::into), data: None };
-                    if outbox.settle(&Packet::PubAck(ack)) {
+                    if outbox.settle(&receipt, status) {
                         dirty.add(&outbox);
                     }
                 }
-                Tag::Retain { outbox, id } => {
+                Tag::Retain { outbox, receipt } => {
                     if matches!(settled.result, Ok(Some(Outcome::TooManyRetained))) {
-                        let (status, id) = (StatusCode::NOT_ALLOWED, Some((&*id).into()));
-                        outbox.answer(&Packet::PubAck(PubAck { status, id, data: None }));
+                        outbox.tell(&receipt, StatusCode::NOT_ALLOWED);
                         dirty.add(&outbox);
                     }
                 }
@@ -181,37 +169,39 @@ impl Deliverer {
         if self.hub.cluster.is_none() && self.hub.members(&group.channel).is_none() {
             return; // nobody is there to be sent anything
         }
-        let logged = Arc::new(self.encode(&group));
-        self.tell_others(&group.channel, &logged);
-        self.put(Run { channel: group.channel, logged }, dirty).await;
+        let Group { channel, messages } = group;
+        let logged = Arc::new(LoggedPushes::new(self.hub.context.ids, channel, messages));
+        self.tell_others(&logged);
+        self.put(logged, dirty).await;
     }
 
     /// Hands what this node has appended over to the others.
-    fn tell_others(&self, channel: &ChannelName, logged: &LoggedPushes) {
+    fn tell_others(&self, logged: &LoggedPushes) {
         let Some(cluster) = &self.hub.cluster else { return };
+        let LoggedPushes { channel, messages, .. } = logged;
         if let Some((key, seq)) = logged.last_logged() {
             cluster.appended(channel, key.0, seq.0);
         }
-        let pushes = to_bus(channel, logged);
         if channel.kind() != ChannelKind::PeerToPeer {
-            self.hub.bus.publish_qos1(&pushes);
+            self.hub.bus.publish_qos1(channel, messages);
         } else if self.hub.members(channel).is_none()
             && let Some(node) = cluster.node_of(peer(channel))
         {
-            self.hub.bus.send_qos1(node, &pushes);
+            self.hub.bus.send_qos1(node, channel, messages);
         }
     }
 
-    async fn deliver_arrived(&mut self, pushes: Qos1Pushes, dirty: &mut DirtyOutboxes) {
-        let (channel, logged) = from_bus(pushes);
+    async fn deliver_arrived(&mut self, arrived: LoggedMessages, dirty: &mut DirtyOutboxes) {
+        let LoggedMessages { channel, messages } = arrived;
         if self.hub.members(&channel).is_some() {
-            self.put(Run { channel, logged: Arc::new(logged) }, dirty).await;
+            let logged = LoggedPushes::new(self.hub.context.ids, channel, messages);
+            self.put(Arc::new(logged), dirty).await;
         }
     }
 
     /// Offers a run to its subscribers, once what is before it in the log has come.
-    async fn put(&mut self, run: Run, dirty: &mut DirtyOutboxes) {
-        match run.logged.places().filter(|_| self.hub.cluster.is_some()) {
+    async fn put(&mut self, run: Arc<LoggedPushes>, dirty: &mut DirtyOutboxes) {
+        match run.places().filter(|_| self.hub.cluster.is_some()) {
             None => self.ready.push(run),
             Some((key, first, last)) => {
                 let now = Instant::now();
@@ -227,27 +217,17 @@ impl Deliverer {
         }
     }
 
-    async fn offer(&mut self, run: &Run, dirty: &mut DirtyOutboxes) {
-        let Some(members) = self.hub.members(&run.channel) else { return };
-        self.offered += 1; // the channel itself takes about as long as a session
-        let logged = &run.logged;
+    async fn offer(&self, logged: &Arc<LoggedPushes>, dirty: &mut DirtyOutboxes) {
+        let Some(members) = self.hub.members(&logged.channel) else { return };
+        dirty.spend(); // the channel itself takes about as long as a session
         let mut somebody_is_behind = false;
-        for turn in members.chunks(SESSIONS_PER_TURN) {
-            for subscription in turn {
-                let offered = subscription.outbox.offer(subscription, logged, Source::Live);
-                if offered.flush {
-                    dirty.add(&subscription.outbox);
-                }
-                somebody_is_behind |= offered.behind;
-            }
-            self.offered += turn.len();
-            if self.offered >= SESSIONS_PER_TURN {
-                self.offered = 0;
-                dirty.flush();
-                tokio::task::yield_now().await;
-            }
-        }
-        if let Some(channel) = self.hub.channels.get(run.channel.as_str()) {
+        fan_out(Some(Arc::clone(&members)), dirty, |subscription| {
+            let offered = subscription.outbox.offer(subscription, logged, Source::Live);
+            somebody_is_behind |= offered.behind;
+            offered.flush
+        })
+        .await;
+        if let Some(channel) = self.hub.channels.get(logged.channel.as_str()) {
             self.hub.channels.keep_tail(&channel, somebody_is_behind.then(|| Arc::clone(logged)));
         }
         if somebody_is_behind {
@@ -256,50 +236,4 @@ impl Deliverer {
             }
         }
     }
-
-    fn encode(&self, group: &Group) -> LoggedPushes {
-        let mut pushes = PushesBuilder::default();
-        let mut messages = Vec::with_capacity(group.messages.len());
-        let mut id_text = IdText::new(self.hub.context.ids);
-        let mut frame: Option<(&Append, PushFrame)> = None;
-        for (append, id) in &group.messages {
-            if frame.as_ref().is_none_or(|(last, _)| last.sender != append.sender) {
-                let sender = append.sender.as_ref().map_or("", |sender| sender.as_str());
-                frame = Some((append, PushFrame::new(group.channel.as_str(), sender)));
-            }
-            if let Some((_, frame)) = &frame {
-                pushes.push(frame, payload(&append.data), Some(id_text.of(*id)));
-            }
-            messages.push(LoggedPush { id: *id, sender: append.sender.clone() });
-        }
-        LoggedPushes { pushes: pushes.finish(), messages }
-    }
-}
-
-/// Pushes in the form that other nodes get them.
-fn to_bus(channel: &ChannelName, logged: &LoggedPushes) -> Qos1Pushes {
-    let framed = logged.pushes.framed(Framing::Nul);
-    let messages = logged.messages.iter().zip(&framed.ends).map(|(message, end)| {
-        let place = match message.id {
-            PushId::Logged(place) => Place::Log { key: place.key.0, seq: place.seq.0, stamp: place.stamp.0 },
-            PushId::Memory { process, number } => Place::Memory { process, number },
-        };
-        Qos1Push { place, sender: message.sender.clone(), end: *end }
-    });
-    Qos1Pushes { channel: channel.clone(), messages: messages.collect(), pushes: framed.bytes.clone() }
-}
-
-fn from_bus(pushes: Qos1Pushes) -> (ChannelName, LoggedPushes) {
-    let ends = pushes.messages.iter().map(|message| message.end).collect();
-    let messages = pushes.messages.into_iter().map(|message| {
-        let id = match message.place {
-            Place::Log { key, seq, stamp } => {
-                PushId::Logged(LogPlace { key: ChannelKey(key), seq: Seq(seq), stamp: Stamp(stamp) })
-            }
-            Place::Memory { process, number } => PushId::Memory { process, number },
-        };
-        LoggedPush { id, sender: message.sender }
-    });
-    let messages = messages.collect();
-    (pushes.channel, LoggedPushes { pushes: Pushes::from_parts(pushes.pushes, ends), messages })
 }

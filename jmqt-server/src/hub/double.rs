@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex};
 use super::{Deliverer, Hub, Janitor, JanitorLimits};
 use crate::budget::Budget;
 use crate::bus::LocalBus;
-use crate::outbox::{IdSpace, Outbox, OutboxContext, Redelivery};
+use crate::outbox::{Outbox, OutboxContext, Redelivery};
 use crate::store::{CommitQueue, Double, Epoch, Store};
-use crate::transport::Framing;
+use crate::wire::{Form, IdSpace};
 
 impl Hub {
     /// With a committer and a deliverer, and a janitor that does nothing by itself.
@@ -32,7 +32,7 @@ impl Hub {
 
     /// Of a connection whose bytes are taken by the test.
     pub(super) fn outbox(&self) -> Arc<Outbox> {
-        let outbox = Outbox::new(Framing::Nul, None, Arc::clone(&self.context));
+        let outbox = Outbox::new(Form::JmqtNul, None, Arc::clone(&self.context));
         outbox.set_window(128, Redelivery::AtOnce);
         Arc::new(outbox)
     }

@@ -1,7 +1,7 @@
 //! Where messages find their receivers: connections, channels, the way through the store.
 //!
-//! The hub calls the store and the bus and hands encoded pushes to outboxes. It knows neither packet
-//! text nor validators nor sockets, and it never waits for a client: what an outbox has no room for
+//! The hub calls the store and the bus and hands messages to outboxes. It knows neither packets
+//! nor validators nor sockets, and it never waits for a client: what an outbox has no room for
 //! stays in the log (QoS 1) or is dropped and counted (QoS 0).
 
 mod channels;
@@ -10,10 +10,10 @@ mod connections;
 mod deliver;
 #[cfg(test)]
 mod double;
+mod fan_out;
 mod janitor;
 mod parked;
 mod publish;
-mod pushes;
 mod resume;
 mod sessions;
 mod stored;
@@ -35,14 +35,14 @@ use crate::outbox::{Outbox, OutboxContext};
 use crate::store::{
     CommitQueue, NotCommitted, Operation, Order, Outcome, Source, Store, StoreError, Tagged, store_failed,
 };
+use crate::wire::Receipt;
 
 pub(crate) use channels::Channels;
 pub(crate) use cluster::{Arrival, Cluster, ClusterTasks, Location, Orphan};
 pub(crate) use connections::{Claim, Connections};
 pub(crate) use deliver::Deliverer;
+pub(crate) use fan_out::DirtyOutboxes;
 pub(crate) use janitor::{Janitor, JanitorLimits};
-pub(crate) use publish::{DirtyOutboxes, Message};
-pub(crate) use pushes::{Framed, Pushes, PushesBuilder, RetainedPush};
 pub(crate) use sessions::{NewSession, OpenedSession, Recorded};
 pub(crate) use stored::{Stored, StoredQueue};
 pub(crate) use subscriptions::Subscribed;
@@ -80,10 +80,10 @@ pub(crate) struct Hub {
 
 /// Who wants to know what became of an operation.
 pub(crate) enum Tag {
-    /// A client's QoS 1 publish: its `pubAck`, with this status if the store did its part.
-    Publish { outbox: Arc<Outbox>, id: Option<Box<str>>, status: StatusCode },
-    /// A client's QoS 0 publish with an id, which is told if its message is not retained.
-    Retain { outbox: Arc<Outbox>, id: Box<str> },
+    /// A client's QoS 1 publish: it is acknowledged, with this status if the store did its part.
+    Publish { outbox: Arc<Outbox>, receipt: Receipt, status: StatusCode },
+    /// A client's QoS 0 publish that can be answered, which is told if its message is not retained.
+    Retain { outbox: Arc<Outbox>, receipt: Receipt },
     /// Somebody who waits.
     Reply(oneshot::Sender<Result<Outcome, NotCommitted>>),
     /// Nobody.
@@ -93,8 +93,7 @@ pub(crate) enum Tag {
 impl Tagged for Tag {
     fn bytes(&self) -> usize {
         match self {
-            Self::Publish { id, .. } => id.as_ref().map_or(0, |id| id.len()),
-            Self::Retain { id, .. } => id.len(),
+            Self::Publish { receipt, .. } | Self::Retain { receipt, .. } => receipt.bytes(),
             Self::Reply(_) | Self::Nobody => 0,
         }
     }

@@ -3,49 +3,16 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use jmqt_protocol::{ChannelKind, ChannelName, ClientId, Payload, PushFrame, Qos, Retain, StatusCode};
+use jmqt_protocol::{ChannelKind, ChannelName, ClientId, Qos, Retain, StatusCode};
 
 use super::channels::Members;
-use super::{Cluster, Hub, HubError, Location, Pushes, PushesBuilder, THE_SERVER, Tag};
+use super::fan_out::fan_out;
+use super::{Cluster, DirtyOutboxes, Hub, HubError, Location, THE_SERVER, Tag};
 use crate::log_limit::log_limited;
+use crate::message::{Json, Message};
 use crate::outbox::{Flush, Outbox, Stage};
 use crate::store::{Append, Operation, Order, Outcome, PublishId, Source};
-use crate::transport::Framing;
-
-/// After so many sessions a fan-out lets other tasks run.
-const SESSIONS_PER_TURN: usize = 256;
-
-/// A message on its way.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Message {
-    pub(crate) channel: ChannelName,
-    /// `None` for the server.
-    pub(crate) sender: Option<ClientId>,
-    pub(crate) data: Bytes,
-    pub(crate) qos: Qos,
-    pub(crate) retain: Retain,
-}
-
-/// Outboxes with something appended and not yet flushed.
-#[derive(Default)]
-pub(crate) struct DirtyOutboxes(Vec<Arc<Outbox>>);
-
-impl DirtyOutboxes {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    pub(crate) fn add(&mut self, outbox: &Arc<Outbox>) {
-        self.0.push(Arc::clone(outbox));
-    }
-
-    pub(crate) fn flush(&mut self) {
-        for outbox in self.0.drain(..) {
-            outbox.flush();
-        }
-        self.0.shrink_to(SESSIONS_PER_TURN * 4); // what a large batch took
-    }
-}
+use crate::wire::{Pushes, Receipt};
 
 impl Hub {
     /// Whether anybody on this or another node may want messages of this channel.
@@ -85,13 +52,13 @@ impl Hub {
     ) -> impl Future<Output = ()> + Send + use<'a> {
         let members = self.members(channel);
         if let Some(cluster) = &self.cluster {
-            let bytes = &pushes.framed(Framing::Nul).bytes;
+            let run = pushes.run();
             if channel.kind() != ChannelKind::PeerToPeer {
-                self.bus.publish_qos0(channel, sender, bytes);
+                self.bus.publish_qos0(channel, sender, run);
             } else if members.is_none()
                 && let Some(node) = cluster.node_of(peer(channel))
             {
-                self.bus.send_qos0(node, channel, sender, bytes);
+                self.bus.send_qos0(node, channel, sender, run);
             }
         }
         push_to(members, sender, pushes, flush, dirty)
@@ -109,7 +76,7 @@ impl Hub {
         push_to(self.members(channel), sender, pushes, flush, dirty).await;
     }
 
-    /// A client's QoS 1 publish takes its place in the order; the `pubAck` follows when it is settled. With `once` it is
+    /// A client's QoS 1 publish takes its place in the order; its acknowledgement follows when it is settled. With `once` it is
     /// answered as before if it was taken before.
     ///
     /// # Cancel safety
@@ -118,25 +85,25 @@ impl Hub {
         &self,
         message: Message,
         outbox: &Arc<Outbox>,
-        id: Option<Box<str>>,
+        receipt: Receipt,
         status: StatusCode,
         once: Option<PublishId>,
     ) -> Result<(), HubError> {
         self.counters.messages_published.increment();
-        let tag = Tag::Publish { outbox: Arc::clone(outbox), id, status };
+        let tag = Tag::Publish { outbox: Arc::clone(outbox), receipt, status };
         let source = self.source_of_message(&message);
         self.submit_acknowledged(source, Some(message.into_operation(once)), tag, outbox).await
     }
 
-    /// A `pubAck` that must not overtake those of earlier publishes (2.10).
+    /// An answer that must not overtake those to earlier publishes (2.10).
     pub(crate) async fn submit_answer(
         &self,
         client: &ClientId,
         outbox: &Arc<Outbox>,
-        id: Option<Box<str>>,
+        receipt: Receipt,
         status: StatusCode,
     ) -> Result<(), HubError> {
-        let tag = Tag::Publish { outbox: Arc::clone(outbox), id, status };
+        let tag = Tag::Publish { outbox: Arc::clone(outbox), receipt, status };
         self.submit_acknowledged(self.source_of(client), None, tag, outbox).await
     }
 
@@ -159,15 +126,15 @@ impl Hub {
         message.sender.as_ref().map_or(THE_SERVER, |client| self.source_of(client))
     }
 
-    /// The retained part of a QoS 0 publish, which nobody waits for (2.13). A client that gave it an id is told if there is
-    /// no room for it.
+    /// The retained part of a QoS 0 publish, which nobody waits for (2.13). A client that can be answered is told if there
+    /// is no room for it.
     pub(crate) async fn submit_retained(
         &self,
         message: Message,
-        publisher: Option<(&Arc<Outbox>, &str)>,
+        publisher: Option<(&Arc<Outbox>, Receipt)>,
     ) -> Result<(), HubError> {
         let tag = match publisher {
-            Some((outbox, id)) => Tag::Retain { outbox: Arc::clone(outbox), id: id.into() },
+            Some((outbox, receipt)) => Tag::Retain { outbox: Arc::clone(outbox), receipt },
             None => Tag::Nobody,
         };
         let order = Order::Of(self.source_of_message(&message));
@@ -197,11 +164,8 @@ impl Hub {
         if message.retain == Retain::Yes {
             self.submit_retained(message.clone(), None).await?;
         }
-        let mut pushes = PushesBuilder::default();
-        let sender = message.sender.as_ref().map_or("", ClientId::as_str);
-        pushes.push(&PushFrame::new(message.channel.as_str(), sender), message.payload(), None);
-        let mut dirty = DirtyOutboxes::default();
-        self.push(&message.channel, message.sender.as_ref(), &pushes.finish(), Flush::Now, &mut dirty).await;
+        let (pushes, mut dirty) = (Pushes::of(&message), DirtyOutboxes::default());
+        self.push(&message.channel, message.sender.as_ref(), &pushes, Flush::Now, &mut dirty).await;
         Ok(())
     }
 
@@ -219,40 +183,26 @@ impl Message {
         Operation::Append(Append {
             channel: self.channel,
             sender: self.sender,
-            data: self.data,
+            data: self.data.into_bytes(),
             log: self.qos == Qos::AtLeastOnce,
             retain: self.retain == Retain::Yes,
             once,
         })
     }
-
-    pub(super) fn payload(&self) -> Payload<'_> {
-        payload(&self.data)
-    }
 }
 
-async fn push_to(
+fn push_to<'a>(
     members: Option<Members>,
-    sender: Option<&ClientId>,
-    pushes: &Pushes,
+    sender: Option<&'a ClientId>,
+    pushes: &'a Pushes,
     flush: Flush,
-    dirty: &mut DirtyOutboxes,
-) {
-    let Some(members) = members else { return };
-    for turn in members.chunks(SESSIONS_PER_TURN) {
-        for subscription in turn {
-            if Some(&subscription.client) == sender {
-                continue; // nobody receives their own message (2.11)
-            }
-            if subscription.outbox.push(subscription, pushes, flush) {
-                dirty.add(&subscription.outbox);
-            }
-        }
-        if turn.len() == SESSIONS_PER_TURN {
-            dirty.flush();
-            tokio::task::yield_now().await;
-        }
-    }
+    dirty: &'a mut DirtyOutboxes,
+) -> impl Future<Output = ()> + Send + use<'a> {
+    dirty.begin_turn();
+    fan_out(members, dirty, move |subscription| {
+        // Nobody receives their own message (2.11).
+        Some(&subscription.client) != sender && subscription.outbox.push(subscription, pushes, flush)
+    })
 }
 
 /// The client whose point-to-point channel it is.
@@ -260,22 +210,16 @@ pub(super) fn peer(channel: &ChannelName) -> &str {
     channel.as_str().strip_prefix('#').unwrap_or_default()
 }
 
-/// Whether what came out of the store is what went in: JSON. Anything else is no packet to a client.
-pub(super) fn is_intact(channel: &ChannelName, data: &[u8]) -> bool {
-    let is_json = std::str::from_utf8(data).is_ok_and(|text| Payload::parse(text).is_ok());
-    if !is_json {
+/// What came out of the store, if it is what went in: JSON. Anything else is not sent to a client.
+pub(super) fn intact(channel: &ChannelName, data: Bytes) -> Option<Json> {
+    let json = Json::parse(data);
+    if json.is_none() {
         log_limited!(
             error, target: "jmqt::store", channel = %channel,
             "a stored message is damaged and is left out: check the disk, and restore the database from a backup"
         );
     }
-    is_json
-}
-
-/// What came in as a payload, or out of the store, is one.
-pub(super) fn payload(data: &Bytes) -> Payload<'_> {
-    let text = std::str::from_utf8(data).unwrap_or_default();
-    Payload::trust(text)
+    json
 }
 
 #[cfg(test)]
@@ -302,7 +246,8 @@ mod tests {
         };
         let hub = Hub::over(Double { commit: Box::new(commit), ..Double::default() });
         let message = |name: &str, qos, retain| {
-            let (channel, data) = (ChannelName::parse(name).unwrap(), vec![b'1'; 1 << 20].into());
+            let data = Json::checked_before(vec![b'1'; 1 << 20].into());
+            let channel = ChannelName::parse(name).unwrap();
             Message { channel, sender: None, data, qos, retain }
         };
         let submit = || {

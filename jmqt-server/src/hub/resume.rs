@@ -4,15 +4,16 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
-use jmqt_protocol::{ChannelName, PushFrame};
 use tokio::time::Instant;
 
+use super::Hub;
 use super::parked::{LONGEST_FOR_DATABASE, LONGEST_FOR_LOG};
-use super::publish::{is_intact, payload};
-use super::{Hub, PushesBuilder};
+use super::publish::intact;
 use crate::log_limit::log_limited;
-use crate::outbox::{IdText, LoggedPush, LoggedPushes, Missing, Outbox, PushId, Source, Subscription};
+use crate::message::{LoggedPush, PushId};
+use crate::outbox::{Missing, Outbox, Source, Subscription};
 use crate::store::{ChannelKey, LogPart, LogPlace, LoggedMessage, Seq, StoreError, store_failed};
+use crate::wire::LoggedPushes;
 
 /// One read of the log brings no more payload than this (and one message at least).
 const READ_BYTES: usize = 1 << 20;
@@ -29,6 +30,16 @@ struct Progress {
 }
 
 impl Progress {
+    /// What a resume has to read next; `None` when it is over, or makes no progress.
+    fn next_missing(&mut self, outbox: &Outbox) -> Option<Missing> {
+        let missing = outbox.next_missing()?;
+        if self.is_stuck(missing.key, missing.after) {
+            outbox.end_resume();
+            return None;
+        }
+        Some(missing)
+    }
+
     /// A channel has its turn. `true`: no channel has come any further since its last one.
     fn is_stuck(&mut self, key: ChannelKey, after: u64) -> bool {
         let stands_still = self.places.insert(key, after) == Some(after);
@@ -45,11 +56,7 @@ impl Hub {
             return;
         }
         let mut progress = Progress::default();
-        while let Some(missing) = outbox.next_missing() {
-            if progress.is_stuck(missing.key, missing.after) {
-                outbox.end_resume();
-                break;
-            }
+        while let Some(missing) = progress.next_missing(outbox) {
             if self.offer_from_memory(&missing) {
                 continue;
             }
@@ -74,11 +81,7 @@ impl Hub {
 
     async fn resume_begun(self: &Arc<Self>, outbox: &Arc<Outbox>) {
         let mut progress = Progress::default();
-        while let Some(missing) = outbox.next_missing() {
-            if progress.is_stuck(missing.key, missing.after) {
-                outbox.end_resume();
-                return;
-            }
+        while let Some(missing) = progress.next_missing(outbox) {
             if !self.offer_from_memory(&missing) {
                 self.offer_from_store(&missing).await;
             }
@@ -103,7 +106,7 @@ impl Hub {
         let read = self.store.read_log(*key, Seq(missing.after), missing.count, READ_BYTES).await;
         let longest = match read {
             Ok(part) => {
-                if self.offer_read(missing, &part) {
+                if self.offer_read(missing, part) {
                     return self.unpark(self.parked.succeeded(*key));
                 }
                 LONGEST_FOR_DATABASE
@@ -164,7 +167,7 @@ impl Hub {
     }
 
     /// Offers what was read. `false` if the log should have more than the database has told: it lags behind.
-    fn offer_read(&self, missing: &Missing, LogPart { messages, last }: &LogPart) -> bool {
+    fn offer_read(&self, missing: &Missing, LogPart { messages, last }: LogPart) -> bool {
         let bytes: usize = messages.iter().map(|message| message.data.len()).sum();
         let cut = messages.len() == missing.count || bytes >= READ_BYTES;
         // What it has not told of may exist; what it has told the end of does not.
@@ -172,32 +175,15 @@ impl Hub {
             Some(last) if cut => last.seq.0,
             _ => last.0,
         };
-        let logged = self.encode_read(&missing.subscription.channel, missing.key, messages);
-        missing.subscription.outbox.offer(
-            &missing.subscription,
-            &logged,
-            Source::Log { key: missing.key, through },
-        );
+        let Missing { subscription, key, .. } = missing;
+        let pushes = messages.into_iter().filter_map(|message| {
+            let LoggedMessage { seq, stamp, sender, data } = message;
+            let data = intact(&subscription.channel, data)?;
+            Some(LoggedPush { id: PushId::Logged(LogPlace { key: *key, seq, stamp }), sender, data })
+        });
+        let logged = LoggedPushes::new(self.context.ids, subscription.channel.clone(), pushes.collect());
+        subscription.outbox.offer(subscription, &logged, Source::Log { key: *key, through });
         cut || through >= missing.seen
-    }
-
-    fn encode_read(
-        &self,
-        channel: &ChannelName,
-        key: ChannelKey,
-        messages: &[LoggedMessage],
-    ) -> LoggedPushes {
-        let mut pushes = PushesBuilder::default();
-        let mut list = Vec::with_capacity(messages.len());
-        let mut id_text = IdText::new(self.context.ids);
-        for message in messages.iter().filter(|message| is_intact(channel, &message.data)) {
-            let id = PushId::Logged(LogPlace { key, seq: message.seq, stamp: message.stamp });
-            let sender = message.sender.as_ref().map_or("", |sender| sender.as_str());
-            let frame = PushFrame::new(channel.as_str(), sender);
-            pushes.push(&frame, payload(&message.data), Some(id_text.of(id)));
-            list.push(LoggedPush { id, sender: message.sender.clone() });
-        }
-        LoggedPushes { pushes: pushes.finish(), messages: list }
     }
 }
 
@@ -206,7 +192,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
     use std::time::Duration;
 
-    use jmqt_protocol::ClientId;
+    use jmqt_protocol::{ChannelName, ClientId};
 
     use super::*;
     use crate::outbox::{LogState, Stage};

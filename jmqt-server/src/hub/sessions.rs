@@ -11,9 +11,10 @@ use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use super::connections::{Claim, Connections, Registered};
-use super::{Hub, HubError, Message, STORE_TIMEOUT, Tag};
+use super::{Hub, HubError, STORE_TIMEOUT, Tag};
 use crate::connection::{CloseReason, ConnectionInfo};
 use crate::log_limit::log_limited;
+use crate::message::Message;
 use crate::outbox::{LogState, Outbox, Redelivery, Stage};
 use crate::store::Order;
 

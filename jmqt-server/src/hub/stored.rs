@@ -5,13 +5,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use bytes::Bytes;
-use jmqt_protocol::{ChannelName, ClientId, Payload, Retain};
+use jmqt_protocol::{ChannelName, ClientId, Retain};
 use tokio::sync::mpsc;
 
-use super::publish::payload;
 use crate::counters::Counters;
 use crate::log_limit::log_limited;
+use crate::message::Json;
 use crate::store::Append;
 
 /// How many messages wait at most,
@@ -23,16 +22,10 @@ const BYTES: usize = 64 << 20;
 pub(crate) struct Stored {
     pub(crate) channel: ChannelName,
     pub(crate) sender: Option<ClientId>,
-    data: Bytes,
+    pub(crate) data: Json,
     pub(crate) retain: Retain,
     /// Gives its bytes back when it is dropped.
     _room: Room,
-}
-
-impl Stored {
-    pub(crate) fn payload(&self) -> Payload<'_> {
-        payload(&self.data)
-    }
 }
 
 /// The end that takes messages.
@@ -69,7 +62,7 @@ impl StoredQueue {
         let stored = Stored {
             channel: append.channel.clone(),
             sender: append.sender.clone(),
-            data: append.data.clone(),
+            data: Json::checked_before(append.data.clone()),
             retain: if append.retain { Retain::Yes } else { Retain::No },
             _room: room,
         };
@@ -85,7 +78,7 @@ mod tests {
     use super::*;
 
     fn append(length: usize) -> Append {
-        let data = Bytes::from(vec![b'1'; length]);
+        let data = vec![b'1'; length].into();
         let channel = ChannelName::parse("news").unwrap();
         Append { channel, sender: None, data, log: true, retain: false, once: None }
     }

@@ -4,12 +4,13 @@ use std::collections::HashSet;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
-use jmqt_protocol::{ChannelKind, ChannelName, ClientId, Persistence, PushFrame};
+use jmqt_protocol::{ChannelKind, ChannelName, ClientId, Persistence};
 use tokio::sync::MutexGuard;
 
-use super::publish::is_intact;
-use super::{CHANGE_LOCKS, Hub, HubError, RetainedPush};
+use super::publish::intact;
+use super::{CHANGE_LOCKS, Hub, HubError};
 use crate::connection::CloseReason;
+use crate::message::{Json, RetainedPush};
 use crate::outbox::{LogState, Outbox, Stage, Subscription};
 use crate::store::{Operation, Outcome, Retained};
 
@@ -77,7 +78,7 @@ impl Hub {
     /// no part of it: it would hold up everybody's publishes.
     async fn with_retained(&self, outbox: &Outbox, made: Made) -> Result<Subscribed, HubError> {
         let Made { subscription, is_new } = made;
-        match self.retained_push(outbox, &subscription.channel).await {
+        match self.retained_push(&subscription.channel).await {
             Ok(retained) => Ok(Subscribed { subscription, retained }),
             Err(error) => {
                 match (subscription.persistence(), subscription.stage()) {
@@ -302,10 +303,9 @@ impl Hub {
         Ok(channels.iter().filter(is_there).cloned().collect())
     }
 
-    /// The channel's retained message, framed for this client (§9.b).
+    /// The channel's retained message (§9.b).
     pub(crate) async fn retained_push(
         &self,
-        outbox: &Outbox,
         channel: &ChannelName,
     ) -> Result<Option<RetainedPush>, HubError> {
         // One on its way to the store was published before, so it must be seen. The read itself is none of the
@@ -320,14 +320,16 @@ impl Hub {
         // Other nodes retain without this one knowing.
         let cache = self.cluster.is_none().then(|| self.queue.cache());
         if let Some(retained) = cache.and_then(|cache| cache.find(channel)) {
-            return Ok(Some(frame_retained(outbox, channel, retained)));
+            let Retained { sender, data } = retained;
+            return Ok(Some(RetainedPush { sender, data: Json::checked_before(data) }));
         }
         let retained = self.store.read_retained(channel).await.map_err(|error| self.store_failed(&error))?;
-        let Some(retained) = retained.filter(|it| is_intact(channel, &it.data)) else { return Ok(None) };
+        let Some(Retained { sender, data }) = retained else { return Ok(None) };
+        let Some(json) = intact(channel, data.clone()) else { return Ok(None) };
         if let Some(cache) = cache {
-            cache.keep(ticket, channel, &retained);
+            cache.keep(ticket, channel, &Retained { sender: sender.clone(), data });
         }
-        Ok(Some(frame_retained(outbox, channel, retained)))
+        Ok(Some(RetainedPush { sender, data: json }))
     }
 
     /// Forgets a channel's retained message; `false` if there was none.
@@ -364,11 +366,6 @@ fn unclear(outbox: &Outbox, error: HubError) -> HubError {
     error
 }
 
-fn frame_retained(outbox: &Outbox, channel: &ChannelName, retained: Retained) -> RetainedPush {
-    let sender = retained.sender.as_ref().map_or("", ClientId::as_str);
-    RetainedPush::new(&PushFrame::new(channel.as_str(), sender), retained.data, outbox.framing)
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
@@ -376,7 +373,7 @@ mod tests {
     use jmqt_protocol::{Qos, Retain};
 
     use super::*;
-    use crate::hub::Message;
+    use crate::message::Message;
     use crate::store::Double;
 
     #[tokio::test] // protocol.md 2.12
@@ -398,10 +395,10 @@ mod tests {
         let news = ChannelName::parse("news").unwrap();
         for expected in 1..=3 {
             for _ in 0..100 {
-                let push = hub.retained_push(&hub.outbox(), &news).await.unwrap().unwrap();
-                assert_eq!(push.data, expected.to_string());
+                let push = hub.retained_push(&news).await.unwrap().unwrap();
+                assert_eq!(push.data.as_bytes(), expected.to_string().as_bytes());
             }
-            let data = "0".into();
+            let data = Json::checked_before("0".into());
             let (channel, sender, qos, retain) = (news.clone(), None, Qos::AtMostOnce, Retain::Yes);
             let message = Message { channel, sender, data, qos, retain };
             hub.submit_retained(message, None).await.unwrap();

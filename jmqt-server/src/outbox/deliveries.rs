@@ -6,17 +6,17 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use jmqt_protocol::{ChannelName, ClientId};
+use jmqt_protocol::ChannelName;
 
-use super::push_id::PushId;
 use super::subscription::{Changing, LogPosition, LogState, Stage, Subscription};
 use super::window::{Redelivery, Window};
 use super::writer::Writer;
 use super::{Outbox, State};
 use crate::connection::CloseReason;
-use crate::hub::{Framed, Pushes};
+use crate::message::{Pieces, PushId};
 use crate::packet_trace;
 use crate::store::{ChannelKey, LogPlace, Seq};
+use crate::wire::LoggedPushes;
 
 /// Where the pushes of an [`Outbox::offer`] come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,33 +43,6 @@ impl Source {
             }
         }
     }
-}
-
-/// QoS 1 pushes of one channel, in log order.
-pub(crate) struct LoggedPushes {
-    pub(crate) pushes: Pushes,
-    pub(crate) messages: Vec<LoggedPush>,
-}
-
-impl LoggedPushes {
-    /// The channel's key and the first and last place in its log; `None` if nothing of it is logged.
-    pub(crate) fn places(&self) -> Option<(ChannelKey, u64, u64)> {
-        let mut places = self.messages.iter().filter_map(|message| message.id.place());
-        let (key, Seq(first)) = places.next()?;
-        Some((key, first, places.next_back().map_or(first, |(_, Seq(last))| last)))
-    }
-
-    /// The last message that is in the log.
-    pub(crate) fn last_logged(&self) -> Option<(ChannelKey, Seq)> {
-        self.messages.iter().rev().find_map(|message| message.id.place())
-    }
-}
-
-/// What the windows need to know of each of them.
-#[derive(Debug, Clone)]
-pub(crate) struct LoggedPush {
-    pub(crate) id: PushId,
-    pub(crate) sender: Option<ClientId>,
 }
 
 /// What came of an [`Outbox::offer`].
@@ -168,6 +141,7 @@ impl Outbox {
         logged: &LoggedPushes,
         source: Source,
     ) -> Offered {
+        logged.framed(self.form); // now, and not under the lock
         let mut state = self.lock();
         if state.closed().is_some() || subscription.stage() == Stage::Ended {
             return Offered { flush: false, behind: false };
@@ -209,12 +183,12 @@ impl Outbox {
     }
 
     fn offer_temporary(&self, state: &mut State, subscription: &Arc<Subscription>, logged: &LoggedPushes) {
-        let framed = logged.pushes.framed(self.framing);
+        let framed = logged.framed(self.form);
         for (index, message) in logged.messages.iter().enumerate() {
             if message.sender.as_ref() == Some(&subscription.client) {
                 continue; // nobody receives their own message (2.11)
             }
-            let bytes = framed.messages(index..index + 1);
+            let bytes = framed.cut(index..index + 1);
             if !self.push_temporary(state, subscription, message.id, bytes) {
                 return;
             }
@@ -264,12 +238,12 @@ impl Outbox {
         changing: &mut Changing,
         logged: &LoggedPushes,
     ) {
-        let framed = logged.pushes.framed(self.framing);
+        let framed = logged.framed(self.form);
         for (index, message) in logged.messages.iter().enumerate() {
             if message.sender.as_ref() == Some(&subscription.client) {
                 continue; // nobody receives their own message (2.11)
             }
-            let bytes = framed.messages(index..index + 1);
+            let bytes = framed.cut(index..index + 1);
             if !changing.kept.is_empty() && changing.bytes + bytes.len() > self.limit() {
                 return self.overflow(state);
             }
@@ -286,7 +260,7 @@ impl Outbox {
         logged: &LoggedPushes,
         source: Source,
     ) {
-        let (framed, limit) = (logged.pushes.framed(self.framing), self.limit());
+        let (framed, limit) = (logged.framed(self.form), self.limit());
         let flowing =
             (source != Source::Live || !state.is_connecting()) && subscription.stage() != Stage::Opening;
         position.seen = position.seen.max(logged.last_logged().map_or(0, |(_, Seq(seq))| seq));
@@ -299,7 +273,7 @@ impl Outbox {
                 // known here yet.
                 if source == Source::Live && message.sender.as_ref() != Some(&subscription.client) {
                     append_run(&mut state.writer, framed, std::mem::replace(&mut run, 0..0));
-                    let bytes = framed.messages(index..index + 1);
+                    let bytes = framed.cut(index..index + 1);
                     if !self.push_temporary(state, subscription, message.id, bytes) {
                         return;
                     }
@@ -381,9 +355,8 @@ impl Outbox {
         list_if_behind(state.deliveries.window(), subscription, position);
     }
 
-    /// A `pushAck`. `false` if it names nothing that is outstanding (2.14).
-    pub(crate) fn acknowledge(self: &Arc<Self>, id: &str) -> bool {
-        let Some(id) = self.context.ids.parse(id) else { return false };
+    /// The client has got a push. `false` if that is not outstanding (2.14).
+    pub(crate) fn acknowledge(self: &Arc<Self>, id: PushId) -> bool {
         let mut state = self.lock();
         let Some(window) = &mut state.deliveries.window else { return false };
         let mut moved = false;
@@ -507,8 +480,8 @@ pub(super) fn list_if_behind(
     }
 }
 
-fn append_run(writer: &mut Writer, framed: &Framed, run: Range<usize>) {
+fn append_run(writer: &mut Writer, framed: &Pieces, run: Range<usize>) {
     if !run.is_empty() {
-        writer.push(framed.messages(run));
+        writer.push(framed.cut(run));
     }
 }

@@ -5,8 +5,8 @@ use bytes::Bytes;
 use super::queue::COPIED_BYTES;
 use super::subscription::{Stage, Subscription};
 use super::{Flush, Outbox, State};
-use crate::hub::{Pushes, RetainedPush};
 use crate::packet_trace;
+use crate::wire::{Pushes, RetainedPieces};
 
 /// What came too early, in order.
 #[derive(Default)]
@@ -25,7 +25,7 @@ impl Held {
         self.pieces.push(piece);
     }
 
-    pub(super) fn hold_retained(&mut self, RetainedPush { head, data, tail }: RetainedPush) {
+    pub(super) fn hold_retained(&mut self, RetainedPieces { head, data, tail }: RetainedPieces) {
         for piece in [head.into(), data, tail.into()] {
             self.hold(piece);
         }
@@ -36,7 +36,7 @@ impl Outbox {
     /// Appends QoS 0 pushes for one subscription, as many as fit. `true` if the caller is the one to
     /// [`flush`](Self::flush).
     pub(crate) fn push(&self, subscription: &Subscription, pushes: &Pushes, flush: Flush) -> bool {
-        let framed = pushes.framed(self.framing);
+        let framed = pushes.framed(self.form);
         let mut state = self.lock();
         let stage = subscription.stage();
         if state.closed().is_some() || stage == Stage::Ended {
@@ -64,7 +64,7 @@ impl Outbox {
             length,
         );
         if holding {
-            state.held.get_or_insert_default().hold(framed.messages(0..count));
+            state.held.get_or_insert_default().hold(framed.cut(0..count));
             self.count(&mut state);
             return false;
         }
@@ -75,7 +75,7 @@ impl Outbox {
         if length <= COPIED_BYTES {
             state.writer.push_copy(&bytes[..length]);
         } else {
-            state.writer.push(framed.messages(0..count));
+            state.writer.push(framed.cut(0..count));
         }
         match flush {
             Flush::Now => {

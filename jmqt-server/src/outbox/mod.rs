@@ -15,7 +15,6 @@ mod cursor;
 mod cursors;
 mod deliveries;
 mod held;
-mod push_id;
 mod queue;
 mod resume;
 mod settling;
@@ -42,10 +41,9 @@ use crate::budget::Budget;
 use crate::connection::CloseReason;
 use crate::counters::Counters;
 use crate::disconnect::Disconnect;
-use crate::transport::Framing;
+use crate::wire::{Form, IdSpace};
 
-pub(crate) use self::deliveries::{LoggedPush, LoggedPushes, Source};
-pub(crate) use self::push_id::{IdSpace, IdText, PushId};
+pub(crate) use self::deliveries::Source;
 pub(crate) use self::resume::Missing;
 pub(crate) use self::subscription::{LogState, Stage, Subscription};
 pub(crate) use self::window::Redelivery;
@@ -65,7 +63,8 @@ pub(crate) struct OutboxContext {
 
 /// One session's outgoing side.
 pub(crate) struct Outbox {
-    pub(crate) framing: Framing,
+    /// What the bytes of this client look like.
+    pub(crate) form: Form,
     pub(crate) context: Arc<OutboxContext>,
     waker: AtomicWaker,
     state: Mutex<State>,
@@ -142,7 +141,7 @@ pub(crate) struct Duties {
 }
 
 impl Outbox {
-    pub(crate) fn new(framing: Framing, inline: Option<OwnedWriteHalf>, context: Arc<OutboxContext>) -> Self {
+    pub(crate) fn new(form: Form, inline: Option<OwnedWriteHalf>, context: Arc<OutboxContext>) -> Self {
         let state = State {
             phase: Phase::Connecting,
             farewell: None,
@@ -152,7 +151,7 @@ impl Outbox {
             deliveries: Deliveries::default(),
             settling: Settling::default(),
         };
-        Self { framing, context, waker: AtomicWaker::new(), state: Mutex::new(state) }
+        Self { form, context, waker: AtomicWaker::new(), state: Mutex::new(state) }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -1,9 +1,9 @@
 //! What the store has not settled of a session: its publishes, and changes of its subscriptions.
 
-use jmqt_protocol::Packet;
+use jmqt_protocol::StatusCode;
 
 use super::{Outbox, Phase};
-use crate::packet_trace;
+use crate::wire::{self, Receipt};
 
 /// How many of each.
 #[derive(Clone, Copy, Default)]
@@ -37,18 +37,21 @@ impl Outbox {
         Submitted(Some(self))
     }
 
-    /// Appends the `pubAck` of a publish that is settled; flushed later. `true` if the caller is the
+    /// Appends the acknowledgement of a publish that is settled; flushed later. `true` if the caller is the
     /// one to flush.
-    pub(crate) fn settle(&self, ack: &Packet<'_>) -> bool {
-        // Whose it is, nobody knows here; the packet id tells.
-        packet_trace::sent("", ack);
-        self.answer(ack);
+    pub(crate) fn settle(&self, receipt: &Receipt, status: StatusCode) -> bool {
+        self.tell(receipt, status);
         let mut state = self.lock();
         state.settling.publishes -= 1;
         if state.settling.publishes == 0 && state.phase == Phase::Leaving {
             self.waker.wake();
         }
         state.writer.is_first_to_append()
+    }
+
+    /// Appends the answer to a publish that nobody waits for; flushed by the caller.
+    pub(crate) fn tell(&self, receipt: &Receipt, status: StatusCode) {
+        self.answer(wire::receipt(self.form, receipt, status));
     }
 
     /// Whether acknowledgements of earlier publishes are still to come (2.10, 2.16).

@@ -10,8 +10,8 @@ use jmqt_protocol::{ChannelName, ClientId, Persistence};
 
 use super::Outbox;
 use super::cursor::Acked;
-use super::push_id::PushId;
 use super::stamps::Stamps;
+use crate::message::PushId;
 use crate::store::{ChannelKey, Seq, StoredSubscription};
 
 /// A subscription of a connected client.

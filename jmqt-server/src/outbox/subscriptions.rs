@@ -3,15 +3,14 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use jmqt_protocol::{ChannelName, Packet, Persistence};
+use jmqt_protocol::{ChannelName, Persistence};
 
-use super::push_id::PushId;
 use super::subscription::{LogPosition, LogState, Named, Stage, Subscription};
 use super::{Outbox, Phase, State};
-use crate::hub::RetainedPush;
+use crate::message::{PushId, RetainedPush};
 use crate::name_map::NameSet;
-use crate::packet_trace;
 use crate::store::{Seq, StoredSubscription};
+use crate::wire::{self, RetainedPieces};
 
 /// By the names of their channels.
 #[derive(Default)]
@@ -182,13 +181,13 @@ impl Outbox {
     pub(crate) fn open(
         &self,
         subscription: &Subscription,
-        answer: Option<&Packet<'_>>,
+        answer: Option<Vec<u8>>,
         retained: Option<RetainedPush>,
     ) -> bool {
         if let Some(answer) = answer {
-            packet_trace::sent(subscription.client.as_str(), answer);
             self.answer(answer);
         }
+        let retained = retained.map(|retained| wire::retained(self.form, &subscription.channel, retained));
         let mut state = self.lock();
         if let Some(retained) = retained {
             match (subscription.stage(), state.phase) {
@@ -209,6 +208,7 @@ impl Outbox {
 
     /// Queues a retained message of a subscription that there has been for a while, unless it has ended.
     pub(crate) fn append_retained(&self, channel: &ChannelName, retained: RetainedPush) {
+        let retained = wire::retained(self.form, channel, retained);
         let mut state = self.lock();
         if state.subscriptions.0.contains(channel.as_str()) {
             append_retained(&mut state, retained);
@@ -221,7 +221,7 @@ fn stored_up_to(stored: &StoredSubscription) -> u64 {
     LogPosition::new(stored).next - 1
 }
 
-fn append_retained(state: &mut State, retained: RetainedPush) {
+fn append_retained(state: &mut State, retained: RetainedPieces) {
     state.writer.push_copy(&retained.head);
     state.writer.push(retained.data);
     state.writer.push_copy(&retained.tail);

@@ -1,10 +1,10 @@
-use bytes::Bytes;
-use jmqt_protocol::{ChannelName, ClientId, Packet, Payload, PushFrame};
+use jmqt_protocol::{ChannelName, ClientId, Packet};
 
 use super::subscription::LogPosition;
 use super::*;
-use crate::hub::{PushesBuilder, RetainedPush};
+use crate::message::{Json, LoggedPush, PushId, RetainedPush};
 use crate::store::{CURSOR_WINDOW, ChannelKey, Cursor, Epoch, LogPlace, Seq, Stamp, StoredSubscription};
+use crate::wire::{LoggedPushes, framed};
 
 fn position(acked: u64) -> LogPosition {
     let cursor = Cursor { acked: Seq(acked), beyond: Vec::new() };
@@ -40,7 +40,7 @@ fn outbox() -> Arc<Outbox> {
         ids: IdSpace::new(Epoch(1), 1),
         moved_cursors: Mutex::default(),
     };
-    let outbox = Outbox::new(Framing::Nul, None, Arc::new(context));
+    let outbox = Outbox::new(Form::JmqtNul, None, Arc::new(context));
     outbox.set_window(128, Redelivery::AtOnce);
     Arc::new(outbox)
 }
@@ -53,20 +53,16 @@ fn subscribe(outbox: &Arc<Outbox>, stage: Stage, log: LogState) -> Arc<Subscript
 }
 
 fn logged(seqs: std::ops::RangeInclusive<u64>) -> LoggedPushes {
-    let mut pushes = PushesBuilder::default();
-    let mut messages = Vec::new();
-    for seq in seqs {
+    let message = |seq: u64| {
         let id = PushId::Logged(LogPlace { key: ChannelKey(1), seq: Seq(seq), stamp: Stamp(9) });
-        let number = seq.to_string();
-        pushes.push(&PushFrame::new("news", "alice"), Payload::parse(&number).unwrap(), Some(&number));
-        messages.push(LoggedPush { id, sender: None });
-    }
-    LoggedPushes { pushes: pushes.finish(), messages }
+        LoggedPush { id, sender: None, data: Json::parse(seq.to_string().into()).unwrap() }
+    };
+    let (ids, channel) = (IdSpace::new(Epoch(1), 1), ChannelName::parse("news").unwrap());
+    LoggedPushes::new(ids, channel, seqs.map(message).collect())
 }
 
 fn retained() -> RetainedPush {
-    let data = Bytes::from_static(b"\"retained\"");
-    RetainedPush::new(&PushFrame::new("news", "alice"), data, Framing::Nul)
+    RetainedPush { sender: None, data: Json::parse("\"retained\"".into()).unwrap() }
 }
 
 fn stored(last: u64) -> StoredSubscription {
@@ -75,7 +71,7 @@ fn stored(last: u64) -> StoredSubscription {
     StoredSubscription { channel, key: ChannelKey(1), cursor, last: Seq(last) }
 }
 
-/// What the client has got since the last call: packet types, retained messages and the ids of pushes.
+/// What the client has got since the last call: packet types, retained messages and the data of pushes.
 fn got(outbox: &Outbox) -> Vec<String> {
     let mut bytes = Vec::new();
     let drained = outbox.drain_with(|piece| {
@@ -87,18 +83,19 @@ fn got(outbox: &Outbox) -> Vec<String> {
     let short = |text: &[u8]| {
         let text: serde_json::Value = serde_json::from_slice(text).unwrap();
         let (kind, value) = text.as_object().unwrap().iter().next().unwrap();
-        match value.get("id") {
-            Some(id) => id.as_str().unwrap().to_owned(),
-            None if value.get("rt").is_some() => "retained".to_owned(),
+        match value.get("dt") {
+            Some(_) if value.get("rt").is_some() => "retained".to_owned(),
+            Some(data) => data.to_string(),
             None => kind.clone(),
         }
     };
     texts.map(short).collect()
 }
 
-fn ack() -> Packet<'static> {
+fn ack() -> Vec<u8> {
     let status = jmqt_protocol::StatusCode::OK;
-    Packet::SubAck(jmqt_protocol::SubAck { status, channel: Some("news".into()) })
+    let ack = jmqt_protocol::SubAck { status, channel: Some("news".into()) };
+    framed(Form::JmqtNul, &Packet::SubAck(ack))
 }
 
 #[test] // protocol.md 2.2, 2.3: the application subscribes a client that is connecting
@@ -108,7 +105,7 @@ fn a_retained_message_waits_until_the_session_is_live() {
     outbox.open(&subscription, None, Some(retained()));
     outbox.flush();
     assert!(got(&outbox).is_empty());
-    outbox.answer(&Packet::HbAck); // in place of a `connAck`
+    outbox.answer(framed(Form::JmqtNul, &Packet::HbAck)); // in place of a `connAck`
     outbox.go_live();
     assert_eq!(got(&outbox), ["hbAck", "retained"]);
 }
@@ -119,7 +116,7 @@ fn no_retained_message_comes_of_a_subscription_that_has_ended() {
     outbox.go_live();
     let subscription = subscribe(&outbox, Stage::Opening, LogState::Temporary);
     outbox.remove_subscription("news");
-    outbox.open(&subscription, Some(&ack()), Some(retained()));
+    outbox.open(&subscription, Some(ack()), Some(retained()));
     assert_eq!(got(&outbox), ["subAck"]);
 }
 
@@ -133,10 +130,10 @@ fn no_push_of_either_kind_of_subscription_comes_before_its_sub_ack() {
             outbox.attach(&subscription, &stored(0));
         }
         outbox.offer(&subscription, &logged(1..=2), Source::Live);
-        outbox.answer(&Packet::HbAck); // so that something is written, which lets what waits follow
+        outbox.answer(framed(Form::JmqtNul, &Packet::HbAck)); // so that something is written, which lets what waits follow
         assert_eq!(got(&outbox), ["hbAck"]);
         assert!(!outbox.begin_resume() || outbox.next_missing().is_none());
-        outbox.open(&subscription, Some(&ack()), Some(retained()));
+        outbox.open(&subscription, Some(ack()), Some(retained()));
         if persistent {
             assert!(outbox.begin_resume());
             assert_eq!(outbox.next_missing().unwrap().after, 0);

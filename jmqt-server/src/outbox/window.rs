@@ -7,8 +7,8 @@ use std::time::Instant;
 use bytes::Bytes;
 use jmqt_protocol::ChannelName;
 
-use super::push_id::PushId;
 use super::subscription::{Stage, Subscription};
+use crate::message::PushId;
 use crate::store::ChannelKey;
 
 /// How a client gets what was pushed to it on an earlier connection.

@@ -3,14 +3,12 @@
 use std::io;
 
 use bytes::Bytes;
-use jmqt_protocol::Packet;
 use tokio::net::tcp::OwnedWriteHalf;
 
 use super::queue::{COPIED_BYTES, SLICES, SendQueue};
 use super::{Outbox, State};
 use crate::connection::CloseReason;
 use crate::log_limit::log_limited;
-use crate::transport::Framing;
 
 /// A queue of at most so many bytes is always possible, and is not counted among what waits for all clients.
 const SMALL_QUEUE_BYTES: usize = 64 * 1024;
@@ -122,21 +120,9 @@ impl Writer {
 }
 
 impl Outbox {
-    /// Appends a packet of the session's own: an acknowledgement, mostly. `true` if the queue is full now: the
-    /// session must handle nothing more until the client has taken some of it.
-    pub(crate) fn answer(&self, packet: &Packet<'_>) -> bool {
-        let mut framed = Vec::new();
-        match self.framing {
-            Framing::Nul => {
-                packet.encode(&mut framed);
-                framed.push(jmqt_protocol::NUL);
-            }
-            Framing::WebSocket => {
-                let mut text = Vec::new();
-                packet.encode(&mut text);
-                self.framing.frame(&text, &mut framed);
-            }
-        }
+    /// Appends what the session says itself, in the form of the client: an acknowledgement, mostly. `true` if the
+    /// queue is full now: the session must handle nothing more until the client has taken some of it.
+    pub(crate) fn answer(&self, mut framed: Vec<u8>) -> bool {
         let mut state = self.lock();
         if framed.len() <= COPIED_BYTES {
             state.writer.push_copy(&framed);

@@ -31,7 +31,7 @@ pub(super) async fn tell(
         let notice = StoredNotice::new(
             &message.channel,
             message.sender.as_ref(),
-            message.payload(),
+            message.data.to_payload(),
             message.retain,
             &shared.handle,
         );

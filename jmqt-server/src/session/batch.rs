@@ -6,14 +6,15 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use jmqt_protocol::{ChannelName, DisconnectCode, Payload, PushFrame};
+use jmqt_protocol::{ChannelName, DisconnectCode, Payload};
 
 use super::{Core, Flow};
 use crate::disconnect::Disconnect;
-use crate::hub::{DirtyOutboxes, PushesBuilder};
+use crate::hub::DirtyOutboxes;
 use crate::log_limit::log_limited;
 use crate::outbox::Flush;
 use crate::transport::{Decoder, TransportError};
+use crate::wire::PushesBuilder;
 
 /// A run of pushes is delivered when it has grown to this.
 const RUN_BYTES: usize = 64 * 1024;
@@ -46,13 +47,13 @@ pub(crate) struct Batch {
 struct Run {
     channel: ChannelName,
     /// `None` if nobody is subscribed: then there is nothing to encode.
-    pushes: Option<(PushFrame, PushesBuilder)>,
+    pushes: Option<PushesBuilder>,
     published: u64,
 }
 
 impl Run {
     fn is_full(&self) -> bool {
-        self.pushes.as_ref().is_some_and(|(_, pushes)| pushes.len() >= RUN_BYTES)
+        self.pushes.as_ref().is_some_and(|pushes| pushes.len() >= RUN_BYTES)
     }
 }
 
@@ -87,17 +88,15 @@ impl Core {
                 run
             }
             none => {
-                let sender = self.member.as_ref().map_or("", |member| member.client.as_str());
+                let sender = self.member.as_ref().map(|member| &member.client);
                 let hub = &self.shared.hub;
-                let pushes = hub
-                    .has_subscribers(channel)
-                    .then(|| (PushFrame::new(channel.as_str(), sender), PushesBuilder::default()));
+                let pushes = hub.has_subscribers(channel).then(|| PushesBuilder::new(channel, sender));
                 none.insert(Box::new(Run { channel: channel.clone(), pushes, published: 0 }))
             }
         };
         run.published += 1;
-        if let Some((frame, pushes)) = &mut run.pushes {
-            pushes.push(frame, data, None);
+        if let Some(pushes) = &mut run.pushes {
+            pushes.push(data);
         }
         true
     }
@@ -107,7 +106,7 @@ impl Core {
         let Some(run) = self.batch.run.take() else { return };
         let hub = Arc::clone(&self.shared.hub);
         hub.counters.messages_published.add(run.published);
-        let Some((_, pushes)) = run.pushes else { return };
+        let Some(pushes) = run.pushes else { return };
         self.batch.spent += cost::RUN;
         let sender = self.member.as_ref().map(|member| &member.client);
         hub.push(&run.channel, sender, &pushes.finish(), flush, &mut self.batch.dirty).await;

@@ -16,6 +16,7 @@ use crate::context::Shared;
 use crate::outbox::Outbox;
 use crate::transport::CloseCode;
 use crate::validators::{Attached, CloseNotice, asking, let_go, poll_contained};
+use crate::wire;
 
 /// How long the last bytes may take to leave.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
@@ -74,7 +75,7 @@ impl Session {
         let mut last = Vec::new();
         match core.outbox.farewell(reason) {
             Some(farewell) if decoder.is_open() => {
-                core.outbox.framing.frame(farewell.packet().to_text().as_bytes(), &mut last);
+                last = wire::framed(core.outbox.form, &farewell.packet());
                 decoder.close(farewell.code().code().into(), farewell.message());
             }
             None if reason == CloseReason::Disconnected => decoder.close(CloseCode::Normal, ""),

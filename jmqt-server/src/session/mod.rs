@@ -39,6 +39,7 @@ use crate::upgrade::Upgrade;
 use crate::validators::{
     Asked, Attached, Question, SessionData, let_go, poll_at_once, poll_contained, poll_guarded,
 };
+use crate::wire::{self, Form};
 
 use batch::Batch;
 use buffer::{ReadBuffer, ReadSize};
@@ -132,7 +133,7 @@ impl Session {
             }
             Accepted::Tls(stream) => (Io::Tls { stream, unflushed: false }, None),
         };
-        let outbox = Arc::new(Outbox::new(framing, inline, Arc::clone(&shared.hub.context)));
+        let outbox = Arc::new(Outbox::new(Form::of_jmqt(framing), inline, Arc::clone(&shared.hub.context)));
         Self {
             decoder: Decoder::new(framing, shared.limits.preconn_packet_bytes, Arc::clone(&shared.http)),
             core: Core {
@@ -485,12 +486,14 @@ impl Core {
         if tracing::enabled!(target: "jmqt::session", tracing::Level::DEBUG) {
             self.log_refusal(packet);
         }
-        self.batch.full |= self.outbox.answer(packet);
+        self.batch.full |= self.outbox.answer(wire::framed(self.outbox.form, packet));
     }
 
     /// A subscription was made or asked for again: `subAck`, retained message, what was held.
     pub(crate) fn open(&mut self, subscribed: Subscribed, answer: &Packet<'_>) {
+        crate::packet_trace::sent(self.name(), answer);
         let Subscribed { subscription, retained } = subscribed;
+        let answer = wire::framed(self.outbox.form, answer);
         self.batch.full |= self.outbox.open(&subscription, Some(answer), retained);
     }
 

@@ -169,13 +169,16 @@ mod tests {
     use super::*;
     use crate::bus::message::{encode_control, encode_qos0};
     use crate::bus::{Body, BusMessage, Control, Speaker};
+    use crate::message::{Pieces, Run, place};
     use crate::store::Epoch;
 
     const SPEAKER: Speaker = Speaker { node: NodeId(1), epoch: Epoch(1) };
 
-    fn pushes(channel: &str, pushes: &[u8]) -> (Target, Vec<u8>, usize) {
+    fn pushes(channel: &str, data: &[u8]) -> (Target, Vec<u8>, usize) {
         let channel = ChannelName::parse(channel).unwrap();
-        let (payload, header) = encode_qos0(SPEAKER, &channel, None, pushes);
+        let pieces = Pieces { bytes: data.to_vec().into(), ends: [place(data.len())].into() };
+        let run = Run { pieces, before: 0, behind: 0 };
+        let (payload, header) = encode_qos0(SPEAKER, &channel, None, &run);
         (Target::Channel(channel), payload, header)
     }
 
@@ -186,7 +189,7 @@ mod tests {
     #[test]
     fn consecutive_pushes_of_one_channel_and_publisher_share_a_payload_behind_control_messages() {
         let outgoing = Outgoing::new();
-        for (channel, bytes) in [("a", b"1\0"), ("a", b"2\0"), ("b", b"3\0"), ("a", b"4\0")] {
+        for (channel, bytes) in [("a", b"1"), ("a", b"2"), ("b", b"3"), ("a", b"4")] {
             assert!(put(&outgoing, pushes(channel, bytes)));
         }
         let beat = encode_control(SPEAKER, &Control::Leaving);
@@ -195,11 +198,11 @@ mod tests {
         let pushes =
             |payload: &Vec<u8>| match BusMessage::decode(payload.clone().into(), SPEAKER.epoch).unwrap().body
             {
-                Body::Qos0(pushes) => pushes.pushes.to_vec(),
+                Body::Qos0(messages) => messages.run.data().collect::<Vec<_>>().join(&b','),
                 _ => b"beat".to_vec(),
             };
         let sent: Vec<_> = sent.iter().map(pushes).collect();
-        assert_eq!(sent, [b"beat", b"beat", &b"1\x002\0"[..], b"3\0", b"4\0"]);
+        assert_eq!(sent, [b"beat", b"beat", &b"1,2"[..], b"3", b"4"]);
         assert!(outgoing.take().is_empty());
         assert_eq!(outgoing.lock().bytes, 0);
     }

@@ -11,9 +11,10 @@ use redis::aio::MultiplexedConnection;
 use tempfile::TempDir;
 
 use super::*;
-use crate::bus::{Body, Place, Qos1Push};
+use crate::bus::{Body, LoggedMessages};
 use crate::config::RedisMode;
-use crate::store::Epoch;
+use crate::message::{Json, Pieces, PushId, place};
+use crate::store::{ChannelKey, Epoch, LogPlace, Seq, Stamp};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -87,6 +88,12 @@ fn channel(name: &str) -> ChannelName {
     ChannelName::parse(name).unwrap()
 }
 
+/// One QoS 0 message.
+fn run(data: &str) -> Run {
+    let pieces = Pieces { ends: [place(data.len())].into(), bytes: Bytes::copy_from_slice(data.as_bytes()) };
+    Run { pieces, before: 0, behind: 0 }
+}
+
 /// A connection that is as patient as the tests are.
 async fn ask_redis(host: &str, port: u16) -> MultiplexedConnection {
     let config = redis::AsyncConnectionConfig::new()
@@ -113,16 +120,16 @@ async fn pushes_reach_the_nodes_that_joined_their_channel_in_order() {
     let alice = ClientId::parse("alice").unwrap();
     let mut expected = Vec::new();
     for number in 0..500 {
-        let push = format!("{{{number}}}\0");
-        a.bus.publish_qos0(&other, None, b"nobody gets this\0");
-        a.bus.publish_qos0(&news, Some(&alice), push.as_bytes());
-        expected.extend(push.into_bytes());
+        let data = number.to_string();
+        a.bus.publish_qos0(&other, None, &run("\"nobody gets this\""));
+        a.bus.publish_qos0(&news, Some(&alice), &run(&data));
+        expected.push(data.into_bytes());
     }
     let mut received = Vec::new();
     while received.len() < expected.len() {
-        let (from, Body::Qos0(pushes)) = b.hear().await else { panic!("not pushes") };
-        assert_eq!((from, &pushes.channel, &pushes.sender), (NodeId(1), &news, &Some(alice.clone())));
-        received.extend_from_slice(&pushes.pushes);
+        let (from, Body::Qos0(heard)) = b.hear().await else { panic!("not pushes") };
+        assert_eq!((from, &heard.channel, &heard.sender), (NodeId(1), &news, &Some(alice.clone())));
+        received.extend(heard.run.data().map(<[u8]>::to_vec));
     }
     assert_eq!(received, expected);
     a.end().await;
@@ -135,13 +142,11 @@ async fn a_node_hears_what_is_said_to_it_and_to_all_and_hears_itself() {
         return;
     };
     let (mut a, mut b) = (Node::start(1, &options).await, Node::start(2, &options).await);
-    let pushes = Qos1Pushes {
-        channel: channel("#bob"),
-        messages: vec![Qos1Push { place: Place::Log { key: 3, seq: 4, stamp: 5 }, sender: None, end: 2 }],
-        pushes: Bytes::from_static(b"1\0"),
-    };
-    a.bus.send_qos1(NodeId(2), &pushes);
-    assert_eq!(b.hear().await, (NodeId(1), Body::Qos1(pushes)));
+    let id = PushId::Logged(LogPlace { key: ChannelKey(3), seq: Seq(4), stamp: Stamp(5) });
+    let messages = vec![LoggedPush { id, sender: None, data: Json::parse("1".into()).unwrap() }];
+    a.bus.send_qos1(NodeId(2), &channel("#bob"), &messages);
+    let sent = LoggedMessages { channel: channel("#bob"), messages };
+    assert_eq!(b.hear().await, (NodeId(1), Body::Qos1(sent)));
     a.bus.broadcast(&Control::Leaving);
     assert_eq!(b.hear().await, (NodeId(1), Body::Control(Control::Leaving)));
     assert_eq!(a.hear().await, (NodeId(1), Body::Control(Control::Leaving)));
@@ -217,11 +222,11 @@ async fn a_link_that_is_reset_comes_back_with_everything_that_was_joined() {
     assert!(matches!(b.next().await, BusEvent::Down));
     b.bus.join(&channel("joined while it was away"));
     assert!(matches!(b.next().await, BusEvent::Up));
-    a.bus.publish_qos0(&news, None, b"1\0");
-    a.bus.publish_qos0(&channel("joined while it was away"), None, b"2\0");
-    for expected in [&b"1\0"[..], b"2\0"] {
+    a.bus.publish_qos0(&news, None, &run("1"));
+    a.bus.publish_qos0(&channel("joined while it was away"), None, &run("2"));
+    for expected in [b"1", b"2"] {
         let (_, Body::Qos0(pushes)) = b.hear().await else { panic!("not pushes") };
-        assert_eq!(pushes.pushes, expected);
+        assert_eq!(pushes.run.data().collect::<Vec<_>>(), [expected]);
     }
     a.end().await;
     b.end().await;
@@ -238,7 +243,7 @@ async fn without_redis_nobody_waits_and_what_is_lost_is_counted() {
     };
     bus.join(&channel("news"));
     timeout(DEADLINE, bus.joined(&channel("news"))).await.unwrap();
-    bus.publish_qos0(&channel("news"), None, b"1\0");
+    bus.publish_qos0(&channel("news"), None, &run("1"));
     assert_eq!(bus.counters.snapshot().bus_dropped, 1);
     stop.cancel();
     timeout(DEADLINE, running).await.unwrap().unwrap();
@@ -311,7 +316,7 @@ async fn two_nodes_talk(options: &RedisOptions) {
         b.join(name).await;
     }
     for name in &names {
-        a.bus.publish_qos0(name, None, b"1\0");
+        a.bus.publish_qos0(name, None, &run("1"));
     }
     let mut heard = Vec::new();
     for _ in &names {
@@ -384,7 +389,7 @@ async fn a_channel_that_a_redis_cluster_moves_away_is_subscribed_again() {
         for node in &mut nodes[..how_many_lose_it] {
             while !matches!(node.next().await, BusEvent::Up) {}
         }
-        nodes[1].bus.publish_qos0(&news, None, b"1\0");
+        nodes[1].bus.publish_qos0(&news, None, &run("1"));
         let (_, Body::Qos0(pushes)) = nodes[0].hear().await else { panic!("not pushes") };
         assert_eq!(pushes.channel, news);
     }

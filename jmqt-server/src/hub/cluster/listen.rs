@@ -9,12 +9,13 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::directory::Part;
 use super::{ARRIVALS_KIB, Arrival, BEAT_EVERY, Cluster, Fences};
-use crate::bus::{Body, BusEvent, BusEvents, BusMessage, Control, Digest, NodeId, Qos0Pushes, Qos1Pushes};
+use crate::bus::{Body, BusEvent, BusEvents, BusMessage, Control, Digest, LoggedMessages, Messages, NodeId};
 use crate::connection::CloseReason;
 use crate::disconnect::Disconnect;
-use crate::hub::{DirtyOutboxes, Hub, Pushes};
+use crate::hub::{DirtyOutboxes, Hub};
 use crate::outbox::Flush;
 use crate::store::ChannelKey;
+use crate::wire::Pushes;
 
 /// A link that brought no beat back for so long is dead.
 const DEAF_AFTER: Duration = Duration::from_secs(3);
@@ -111,21 +112,22 @@ impl Cluster {
                 self.asked.give_up(Some(node));
             }
             BusEvent::Message(BusMessage { from, body }) => match body {
-                Body::Qos0(pushes) => {
+                Body::Qos0(messages) => {
                     let flush = if is_alone { Flush::Now } else { Flush::Later };
-                    hub.push_from_elsewhere(&pushes, flush, dirty).await;
+                    hub.push_from_elsewhere(messages, flush, dirty).await;
                 }
-                Body::Qos1(pushes) => self.arrived_pushes(hub, pushes),
+                Body::Qos1(messages) => self.arrived_messages(hub, messages),
                 Body::Control(control) if from == self.node => self.heard_itself(control, echo),
                 Body::Control(control) => self.heard(hub, from, control),
             },
         }
     }
 
-    fn arrived_pushes(&self, hub: &Hub, pushes: Qos1Pushes) {
-        let kib = u32::try_from(1 + pushes.pushes.len() / 1024).unwrap_or(u32::MAX);
+    fn arrived_messages(&self, hub: &Hub, arrived: LoggedMessages) {
+        let bytes: usize = arrived.messages.iter().map(|message| message.data.as_bytes().len()).sum();
+        let kib = u32::try_from(1 + bytes / 1024).unwrap_or(u32::MAX);
         match Arc::clone(&self.arrivals_room).try_acquire_many_owned(kib.min(ARRIVALS_KIB)) {
-            Ok(room) => self.arrived(hub, Arrival::Pushes(pushes, room)),
+            Ok(room) => self.arrived(hub, Arrival::Pushes(arrived, room)),
             Err(_) => self.missed(hub),
         }
     }
@@ -227,10 +229,11 @@ impl Cluster {
 }
 
 impl Hub {
-    /// Delivers QoS 0 pushes that were published on another node.
-    async fn push_from_elsewhere(&self, pushes: &Qos0Pushes, flush: Flush, dirty: &mut DirtyOutboxes) {
-        let encoded = Pushes::from_nul(pushes.pushes.clone());
-        self.push_here(&pushes.channel, pushes.sender.as_ref(), &encoded, flush, dirty).await;
+    /// Delivers QoS 0 messages that were published on another node.
+    async fn push_from_elsewhere(&self, messages: Messages, flush: Flush, dirty: &mut DirtyOutboxes) {
+        let Messages { channel, sender, run } = messages;
+        let pushes = Pushes::of_run(channel.clone(), sender.clone(), run);
+        self.push_here(&channel, sender.as_ref(), &pushes, flush, dirty).await;
     }
 
     /// The log of a channel has messages that may not have been heard of.

@@ -1,30 +1,7 @@
-//! The ids that this server gives its QoS 1 pushes (§9.a).
+//! The ids that this server gives its QoS 1 pushes, as JMQT writes them (§9.a).
 
+use crate::message::PushId;
 use crate::store::{ChannelKey, Epoch, LogPlace, Seq, Stamp};
-
-/// Names one QoS 1 message, unrelated to the publisher's own id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum PushId {
-    /// A logged message: a redelivery carries the same id, and no other message ever will, not even after an
-    /// older copy of the database was restored.
-    Logged(LogPlace),
-    /// A message that was never stored: the number that process gave it.
-    Memory {
-        /// Made at random when the process started.
-        process: u32,
-        number: u64,
-    },
-}
-
-impl PushId {
-    /// Where the message is in a log, if it is.
-    pub(crate) fn place(self) -> Option<(ChannelKey, Seq)> {
-        match self {
-            Self::Logged(place) => Some((place.key, place.seq)),
-            Self::Memory { .. } => None,
-        }
-    }
-}
 
 /// What makes ids of different databases and processes different.
 #[derive(Debug, Clone, Copy)]
@@ -69,7 +46,7 @@ impl IdSpace {
 }
 
 /// Writes ids one after another. What an id has in common with the one before is left as it is.
-pub(crate) struct IdText {
+pub(super) struct IdText {
     ids: IdSpace,
     text: String,
     /// What the beginning of `text` says, and how long that is.
@@ -84,12 +61,12 @@ enum Beginning {
 }
 
 impl IdText {
-    pub(crate) fn new(ids: IdSpace) -> Self {
+    pub(super) fn new(ids: IdSpace) -> Self {
         Self { ids, text: String::new(), beginning: None }
     }
 
     /// The id as text.
-    pub(crate) fn of(&mut self, id: PushId) -> &str {
+    pub(super) fn of(&mut self, id: PushId) -> &str {
         let (beginning, number) = match id {
             PushId::Logged(LogPlace { key, seq, stamp }) => (Beginning::Log(key, stamp), seq.0),
             PushId::Memory { process, number } => (Beginning::Process(process), number),

@@ -1,0 +1,161 @@
+//! Messages on their way through the server, in no client's language: as the hub hands them on, the store keeps them
+//! and the bus carries them. The bytes that a client gets are made from them in `wire`.
+
+use bytes::Bytes;
+use jmqt_protocol::{ChannelName, ClientId, Payload, Qos, Retain};
+
+use crate::store::{ChannelKey, LogPlace, Seq};
+
+/// A message on its way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Message {
+    pub(crate) channel: ChannelName,
+    /// `None` for the server.
+    pub(crate) sender: Option<ClientId>,
+    pub(crate) data: Json,
+    pub(crate) qos: Qos,
+    pub(crate) retain: Retain,
+}
+
+/// The text of one JSON value, checked when it came into the server. Cheap to clone.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Json(Bytes);
+
+impl std::fmt::Debug for Json {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Json({} bytes)", self.0.len()) // nobody logs what a message says
+    }
+}
+
+impl Json {
+    /// Copies what a decoder has checked.
+    pub(crate) fn copy_of(payload: Payload<'_>) -> Self {
+        Self(Bytes::copy_from_slice(payload.as_str().as_bytes()))
+    }
+
+    /// Checks what something else than a client has brought: the store.
+    pub(crate) fn parse(data: Bytes) -> Option<Self> {
+        let is_json = std::str::from_utf8(&data).is_ok_and(|text| Payload::parse(text).is_ok());
+        is_json.then_some(Self(data))
+    }
+
+    /// Bytes that were a [`Json`] before, in the store's queue or on another node.
+    pub(crate) fn checked_before(data: Bytes) -> Self {
+        Self(data)
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    pub(crate) fn into_bytes(self) -> Bytes {
+        self.0
+    }
+
+    /// For the application, which gets text. Looks at every byte.
+    pub(crate) fn to_payload(&self) -> Payload<'_> {
+        std::str::from_utf8(&self.0).ok().and_then(|text| Payload::parse(text).ok()).unwrap_or(Payload::NULL)
+    }
+}
+
+/// Names one QoS 1 message, unrelated to the publisher's own id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum PushId {
+    /// A logged message: a redelivery carries the same id, and no other message ever will, not even after an
+    /// older copy of the database was restored.
+    Logged(LogPlace),
+    /// A message that was never stored: the number that process gave it.
+    Memory {
+        /// Made at random when the process started.
+        process: u32,
+        number: u64,
+    },
+}
+
+impl PushId {
+    /// Where the message is in a log, if it is.
+    pub(crate) fn place(self) -> Option<(ChannelKey, Seq)> {
+        match self {
+            Self::Logged(place) => Some((place.key, place.seq)),
+            Self::Memory { .. } => None,
+        }
+    }
+}
+
+/// A QoS 1 message that is to be pushed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LoggedPush {
+    pub(crate) id: PushId,
+    pub(crate) sender: Option<ClientId>,
+    pub(crate) data: Json,
+}
+
+/// The retained message of a channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RetainedPush {
+    pub(crate) sender: Option<ClientId>,
+    pub(crate) data: Json,
+}
+
+/// Pieces of one buffer, one behind the other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Pieces {
+    pub(crate) bytes: Bytes,
+    /// The place after each piece.
+    pub(crate) ends: Box<[u32]>,
+}
+
+impl Pieces {
+    /// Where piece `index` begins; for the index after the last one, where that one ends.
+    pub(crate) fn start(&self, index: usize) -> usize {
+        index.checked_sub(1).map_or(0, |before| self.ends[before] as usize)
+    }
+}
+
+/// QoS 0 messages of one channel and publisher. In its piece of the buffer, the data of each has so many bytes before
+/// and behind it: of a packet, or the length that the bus puts there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Run {
+    pub(crate) pieces: Pieces,
+    pub(crate) before: usize,
+    pub(crate) behind: usize,
+}
+
+impl Run {
+    /// The JSON texts.
+    pub(crate) fn data(&self) -> impl Iterator<Item = &[u8]> {
+        let mut start = 0;
+        self.pieces.ends.iter().map(move |&end| {
+            let data = &self.pieces.bytes[start + self.before..end as usize - self.behind];
+            start = end as usize;
+            data
+        })
+    }
+}
+
+/// The place behind a piece. A run is cut at 64 KiB, and a packet is far below 4 GiB.
+pub(crate) fn place(at: usize) -> u32 {
+    u32::try_from(at).expect("a run of messages is shorter than 4 GiB")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_data_of_a_run_is_what_lies_between_the_rest_of_its_pieces() {
+        let pieces = Pieces { bytes: Bytes::from_static(b"<1>.<22>.<>."), ends: [4, 9, 12].into() };
+        let run = Run { pieces, before: 1, behind: 2 };
+        assert_eq!(run.data().collect::<Vec<_>>(), [&b"1"[..], b"22", b""]);
+    }
+
+    #[test]
+    fn only_json_is_json() {
+        for (data, is_json) in
+            [(&b"1"[..], true), (b"{\"a\":[]}", true), (b"1 2", false), (b"\"\xff\"", false)]
+        {
+            assert_eq!(Json::parse(Bytes::from_static(data)).is_some(), is_json);
+        }
+        assert_eq!(Json::parse(Bytes::from_static(b"[1]")).unwrap().to_payload().as_str(), "[1]");
+    }
+}

@@ -1,0 +1,232 @@
+//! JMQT: packets as they are written to a socket or a WebSocket.
+
+use bytes::Bytes;
+use jmqt_protocol::{ChannelName, ClientId, NUL, Packet, PubAck, PushFrame, StatusCode};
+
+use super::Form;
+use super::ids::{IdSpace, IdText};
+use crate::message::{LoggedPush, Pieces, RetainedPush, Run, place};
+use crate::packet_trace;
+use crate::transport::websocket_header;
+
+/// What JMQT writes of a push beside what its frame has: of an id its key and quotes, and what ends the packet.
+const ID_BYTES: usize = 14;
+
+/// A packet in this form.
+pub(crate) fn framed(form: Form, packet: &Packet<'_>) -> Vec<u8> {
+    let mut text = Vec::new();
+    packet.encode(&mut text);
+    match form {
+        Form::JmqtNul => {
+            text.push(NUL);
+            text
+        }
+        Form::JmqtWebSocket => {
+            let mut framed = Vec::with_capacity(text.len() + 10);
+            form.framing().frame(&text, &mut framed);
+            framed
+        }
+    }
+}
+
+/// By what a publisher knows which of its publishes an answer is to. The hub keeps it and does not look at it.
+#[derive(Debug)]
+pub(crate) struct Receipt {
+    id: Option<Box<str>>,
+}
+
+impl Receipt {
+    /// Of a `pub` with this id.
+    pub(crate) fn of_jmqt(id: Option<&str>) -> Self {
+        Self { id: id.map(Into::into) }
+    }
+
+    /// What it takes in memory beside itself.
+    pub(crate) fn bytes(&self) -> usize {
+        self.id.as_ref().map_or(0, |id| id.len())
+    }
+}
+
+/// The answer to the publish that a receipt is for.
+pub(crate) fn receipt(form: Form, receipt: &Receipt, status: StatusCode) -> Vec<u8> {
+    let id = receipt.id.as_deref().map(Into::into);
+    let packet = Packet::PubAck(PubAck { status, id, data: None });
+    // Whose it is, nobody knows here; the packet id tells.
+    packet_trace::sent("", &packet);
+    framed(form, &packet)
+}
+
+/// Pushes of one channel by one publisher.
+pub(super) fn frame(channel: &ChannelName, sender: Option<&ClientId>) -> PushFrame {
+    PushFrame::new(channel.as_str(), sender.map_or("", ClientId::as_str))
+}
+
+/// Puts pushes together in one form.
+struct Encoder {
+    form: Form,
+    bytes: Vec<u8>,
+    ends: Vec<u32>,
+    /// What is behind the data, while its length is looked at.
+    behind: Vec<u8>,
+}
+
+impl Encoder {
+    fn new(form: Form, count: usize, bytes: usize) -> Self {
+        let (bytes, ends) = (Vec::with_capacity(bytes), Vec::with_capacity(count));
+        Self { form, bytes, ends, behind: Vec::new() }
+    }
+
+    fn push(&mut self, frame: &PushFrame, data: &[u8], id: Option<&str>) {
+        let bytes = &mut self.bytes;
+        match self.form {
+            Form::JmqtNul => {
+                frame.write_text(data, id, bytes);
+                bytes.push(NUL);
+            }
+            Form::JmqtWebSocket => {
+                self.behind.clear();
+                frame.write_behind(id, &mut self.behind);
+                websocket_header(frame.before().len() + data.len() + self.behind.len(), bytes);
+                bytes.extend_from_slice(frame.before());
+                bytes.extend_from_slice(data);
+                bytes.extend_from_slice(&self.behind);
+            }
+        }
+        self.ends.push(place(bytes.len()));
+    }
+
+    fn finish(self) -> Pieces {
+        Pieces { bytes: self.bytes.into(), ends: self.ends.into() }
+    }
+}
+
+/// QoS 0 messages.
+pub(super) fn encode_run(form: Form, channel: &ChannelName, sender: Option<&ClientId>, run: &Run) -> Pieces {
+    let frame = frame(channel, sender);
+    let count = run.pieces.ends.len();
+    let mut encoder = Encoder::new(form, count, run.pieces.bytes.len() + count * (frame.overhead() + 1));
+    for data in run.data() {
+        encoder.push(&frame, data, None);
+    }
+    encoder.finish()
+}
+
+/// QoS 1 messages. Server frames are not masked, so they are the same for every subscriber.
+pub(super) fn encode_logged(
+    form: Form,
+    ids: IdSpace,
+    channel: &ChannelName,
+    messages: &[LoggedPush],
+) -> Pieces {
+    let mut id_text = IdText::new(ids);
+    let Some(first) = messages.first() else { return Encoder::new(form, 0, 0).finish() };
+    let mut sender = first.sender.as_ref();
+    let mut frame = frame(channel, sender);
+    let data: usize = messages.iter().map(|message| message.data.as_bytes().len()).sum();
+    let beside = frame.overhead() + ID_BYTES + id_text.of(first.id).len() + 4;
+    let mut encoder = Encoder::new(form, messages.len(), data + messages.len() * beside);
+    for message in messages {
+        if message.sender.as_ref() != sender {
+            sender = message.sender.as_ref();
+            frame = self::frame(channel, sender);
+        }
+        encoder.push(&frame, message.data.as_bytes(), Some(id_text.of(message.id)));
+    }
+    encoder.finish()
+}
+
+/// The same pushes, each with a NUL behind it, as WebSocket messages.
+pub(super) fn nul_to_websocket(nul: &Pieces) -> Pieces {
+    let mut bytes = Vec::with_capacity(nul.bytes.len() + nul.ends.len() * 4);
+    let mut ends = Vec::with_capacity(nul.ends.len());
+    for index in 0..nul.ends.len() {
+        let text = &nul.bytes[nul.start(index)..nul.ends[index] as usize - 1];
+        websocket_header(text.len(), &mut bytes);
+        bytes.extend_from_slice(text);
+        ends.push(place(bytes.len()));
+    }
+    Pieces { bytes: bytes.into(), ends: ends.into() }
+}
+
+/// A channel's retained message for one client (§9.b). Its data is shared with whoever read it.
+pub(crate) struct RetainedPieces {
+    pub(crate) head: Vec<u8>,
+    pub(crate) data: Bytes,
+    pub(crate) tail: Vec<u8>,
+}
+
+pub(crate) fn retained(form: Form, channel: &ChannelName, retained: RetainedPush) -> RetainedPieces {
+    let RetainedPush { sender, data } = retained;
+    let (frame, data) = (frame(channel, sender.as_ref()), data.into_bytes());
+    let (before, mut tail) = frame.around_retained();
+    let mut head = Vec::with_capacity(before.len() + 10);
+    match form {
+        Form::JmqtWebSocket => websocket_header(before.len() + data.len() + tail.len(), &mut head),
+        Form::JmqtNul => tail.push(NUL),
+    }
+    head.extend_from_slice(before);
+    RetainedPieces { head, data, tail }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::{Json, PushId};
+    use crate::store::{ChannelKey, Epoch, LogPlace, Seq, Stamp};
+
+    const IDS: fn() -> IdSpace = || IdSpace::new(Epoch(1), 7);
+
+    fn news() -> ChannelName {
+        ChannelName::parse("news").unwrap()
+    }
+
+    fn alice() -> Option<ClientId> {
+        Some(ClientId::parse("alice").unwrap())
+    }
+
+    fn json(text: &str) -> Json {
+        Json::parse(text.to_owned().into()).unwrap()
+    }
+
+    #[test] // §9.b
+    fn a_retained_push_is_framed_around_its_payload() {
+        for (data, header) in [("1".to_owned(), 2), (format!("\"{}\"", "x".repeat(300)), 4)] {
+            let text = format!(r#"{{"push":{{"cn":"news","dt":{data},"cl":"alice","rt":1}}}}"#);
+            let joined = |form| {
+                let message = RetainedPush { sender: alice(), data: json(&data) };
+                let RetainedPieces { head, data, tail } = retained(form, &news(), message);
+                [&head[..], &data, &tail].concat()
+            };
+            assert_eq!(joined(Form::JmqtNul), [text.as_bytes(), &[NUL]].concat());
+            let websocket = joined(Form::JmqtWebSocket);
+            assert_eq!(&websocket[header..], text.as_bytes());
+            let mut expected = Vec::new();
+            Form::JmqtWebSocket.framing().frame(text.as_bytes(), &mut expected);
+            assert_eq!(websocket, expected);
+        }
+    }
+
+    #[test] // §3: the same packets, framed for either transport
+    fn both_forms_hold_the_same_messages() {
+        let logged = |sender, seq, data: &str| {
+            let id = PushId::Logged(LogPlace { key: ChannelKey(2), seq: Seq(seq), stamp: Stamp(1) });
+            LoggedPush { id, sender, data: json(data) }
+        };
+        let long = format!("\"{}\"", "x".repeat(300));
+        let messages = [logged(alice(), 3, "1"), logged(None, 4, &long), logged(alice(), 5, "2")];
+        let nul = encode_logged(Form::JmqtNul, IDS(), &news(), &messages);
+        let texts = [
+            r#"{"push":{"cn":"news","dt":1,"cl":"alice","q":1,"id":"s1-2-3"}}"#.to_owned(),
+            format!(r#"{{"push":{{"cn":"news","dt":{long},"cl":"","q":1,"id":"s1-2-4"}}}}"#),
+            r#"{"push":{"cn":"news","dt":2,"cl":"alice","q":1,"id":"s1-2-5"}}"#.to_owned(),
+        ];
+        assert_eq!(nul.bytes, texts.iter().map(|text| format!("{text}\0")).collect::<String>());
+        let websocket = encode_logged(Form::JmqtWebSocket, IDS(), &news(), &messages);
+        assert_eq!(websocket, nul_to_websocket(&nul));
+        for (index, header) in [(0, 2), (1, 4), (2, 2)] {
+            let message = &websocket.bytes[websocket.start(index)..websocket.start(index + 1)];
+            assert_eq!(message[0], 0x81);
+            assert_eq!(&message[header..], texts[index].as_bytes());
+        }
+    }
+}

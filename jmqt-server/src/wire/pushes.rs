@@ -1,0 +1,195 @@
+//! Consecutive pushes of one channel, encoded once for all its subscribers of the same form.
+
+use std::sync::OnceLock;
+
+use jmqt_protocol::{ChannelName, ClientId, NUL, Payload, PushFrame};
+
+use super::ids::IdSpace;
+use super::{Form, jmqt};
+use crate::message::{LoggedPush, Message, Pieces, Run, place};
+use crate::store::{ChannelKey, Seq};
+
+/// The same pushes in each form that somebody has asked for.
+#[derive(Default)]
+struct Forms([OnceLock<Pieces>; Form::COUNT]);
+
+impl Forms {
+    fn get(&self, form: Form, encode: impl FnOnce() -> Pieces) -> &Pieces {
+        self.0[form as usize].get_or_init(encode)
+    }
+}
+
+/// QoS 0 messages of one channel and publisher.
+pub(crate) struct Pushes {
+    run: Run,
+    source: Source,
+    forms: Forms,
+}
+
+/// What the pieces of a run are.
+enum Source {
+    /// Packets in [`Form::JmqtNul`].
+    JmqtNul,
+    /// What another node has sent.
+    Bus { channel: ChannelName, sender: Option<ClientId> },
+}
+
+impl Pushes {
+    /// Of one message, whatever its QoS.
+    pub(crate) fn of(message: &Message) -> Self {
+        let mut pushes = PushesBuilder::new(&message.channel, message.sender.as_ref());
+        pushes.push_text(message.data.as_bytes());
+        pushes.finish()
+    }
+
+    /// Of messages that another node has sent.
+    pub(crate) fn of_run(channel: ChannelName, sender: Option<ClientId>, run: Run) -> Self {
+        Self { run, source: Source::Bus { channel, sender }, forms: Forms::default() }
+    }
+
+    /// The messages, for other nodes.
+    pub(crate) fn run(&self) -> &Run {
+        &self.run
+    }
+
+    /// The messages as a client of this form gets them.
+    pub(crate) fn framed(&self, form: Form) -> &Pieces {
+        match (&self.source, form) {
+            (Source::JmqtNul, Form::JmqtNul) => &self.run.pieces,
+            (Source::JmqtNul, Form::JmqtWebSocket) => {
+                self.forms.get(form, || jmqt::nul_to_websocket(&self.run.pieces))
+            }
+            (Source::Bus { channel, sender }, _) => {
+                self.forms.get(form, || jmqt::encode_run(form, channel, sender.as_ref(), &self.run))
+            }
+        }
+    }
+}
+
+/// QoS 0 messages of a JMQT client, or of the server, being put together: most subscribers will get them as they are
+/// written here.
+pub(crate) struct PushesBuilder {
+    frame: PushFrame,
+    text: Vec<u8>,
+    ends: Vec<u32>,
+}
+
+impl PushesBuilder {
+    pub(crate) fn new(channel: &ChannelName, sender: Option<&ClientId>) -> Self {
+        Self { frame: jmqt::frame(channel, sender), text: Vec::new(), ends: Vec::new() }
+    }
+
+    pub(crate) fn push(&mut self, data: Payload<'_>) {
+        self.push_text(data.as_str().as_bytes());
+    }
+
+    fn push_text(&mut self, data: &[u8]) {
+        // One growth for a whole batch of small messages rather than one for each doubling.
+        let needed = self.frame.overhead() + data.len() + 1;
+        if self.text.capacity() - self.text.len() < needed {
+            self.text.reserve(needed.max(self.text.capacity()));
+        }
+        self.frame.write_text(data, None, &mut self.text);
+        self.text.push(NUL);
+        self.ends.push(place(self.text.len()));
+    }
+
+    /// How many bytes they take.
+    pub(crate) fn len(&self) -> usize {
+        self.text.len()
+    }
+
+    pub(crate) fn finish(self) -> Pushes {
+        let before = self.frame.before().len();
+        let behind = self.frame.overhead() - before + 1; // the NUL
+        let pieces = Pieces { bytes: self.text.into(), ends: self.ends.into() };
+        Pushes { run: Run { pieces, before, behind }, source: Source::JmqtNul, forms: Forms::default() }
+    }
+}
+
+/// QoS 1 messages of one channel, in the order of its log.
+pub(crate) struct LoggedPushes {
+    pub(crate) channel: ChannelName,
+    pub(crate) messages: Vec<LoggedPush>,
+    ids: IdSpace,
+    forms: Forms,
+}
+
+/// What a message takes in memory beside its data, twice.
+const MESSAGE_BYTES: usize = 256;
+
+impl LoggedPushes {
+    pub(crate) fn new(ids: IdSpace, channel: ChannelName, messages: Vec<LoggedPush>) -> Self {
+        Self { channel, messages, ids, forms: Forms::default() }
+    }
+
+    /// The messages as a client of this form gets them.
+    pub(crate) fn framed(&self, form: Form) -> &Pieces {
+        self.forms.get(form, || jmqt::encode_logged(form, self.ids, &self.channel, &self.messages))
+    }
+
+    /// About what they take in memory, encoded once.
+    pub(crate) fn bytes(&self) -> usize {
+        let bytes = self.messages.iter().map(|message| 2 * message.data.as_bytes().len() + MESSAGE_BYTES);
+        bytes.sum()
+    }
+
+    /// The channel's key and the first and last place in its log; `None` if nothing of it is logged.
+    pub(crate) fn places(&self) -> Option<(ChannelKey, u64, u64)> {
+        let mut places = self.messages.iter().filter_map(|message| message.id.place());
+        let (key, Seq(first)) = places.next()?;
+        Some((key, first, places.next_back().map_or(first, |(_, Seq(last))| last)))
+    }
+
+    /// The last message that is in the log.
+    pub(crate) fn last_logged(&self) -> Option<(ChannelKey, Seq)> {
+        self.messages.iter().rev().find_map(|message| message.id.place())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn pushes(texts: &[&str]) -> Pushes {
+        let (news, alice) = (ChannelName::parse("news").unwrap(), ClientId::parse("alice").unwrap());
+        let mut builder = PushesBuilder::new(&news, Some(&alice));
+        for text in texts {
+            builder.push(Payload::parse(text).unwrap());
+        }
+        builder.finish()
+    }
+
+    #[test] // what waits for one client must not keep what was for others alive
+    fn a_small_part_of_a_large_buffer_is_copied() {
+        let long = format!("\"{}\"", "x".repeat(1000));
+        let pushes = pushes(&["1", &long, &long]);
+        let framed = pushes.framed(Form::JmqtNul);
+        let is_shared = |part: &Bytes| framed.bytes.as_ptr_range().contains(&part.as_ptr());
+        assert!(!is_shared(&framed.cut(0..1)));
+        assert!(is_shared(&framed.cut(1..2)) && is_shared(&framed.cut(0..3)));
+        assert_eq!(framed.cut(0..1), framed.bytes[..framed.start(1)]);
+    }
+
+    #[test] // §3: the same packets, wherever they were published and however they are framed
+    fn what_was_published_elsewhere_looks_like_what_was_published_here() {
+        let long = format!("\"{}\"", "x".repeat(300));
+        let here = pushes(&["1", &long]);
+        assert_eq!(here.run().data().collect::<Vec<_>>(), [b"1", long.as_bytes()]);
+        let bytes = format!("..1..{long}").into();
+        let run =
+            Run { pieces: Pieces { bytes, ends: [3, 5 + place(long.len())].into() }, before: 2, behind: 0 };
+        let (news, alice) = (ChannelName::parse("news").unwrap(), ClientId::parse("alice").unwrap());
+        let elsewhere = Pushes::of_run(news, Some(alice), run);
+        for form in [Form::JmqtNul, Form::JmqtWebSocket] {
+            assert_eq!(elsewhere.framed(form), here.framed(form));
+        }
+        let text = format!(r#"{{"push":{{"cn":"news","dt":{long},"cl":"alice"}}}}"#);
+        let nul = here.framed(Form::JmqtNul);
+        assert_eq!(nul.cut(1..2), [text.as_bytes(), &[NUL]].concat());
+        let websocket = here.framed(Form::JmqtWebSocket);
+        assert_eq!(websocket.cut(1..2)[4..], *text.as_bytes());
+    }
+}
