@@ -119,6 +119,7 @@ pub struct TlsConfig {
 
 /// What happens when a connection is lost, or cannot be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Reconnect {
     /// Nothing: the client is closed.
     Off,
@@ -151,6 +152,7 @@ impl Default for Reconnect {
 
 /// What happens to a publish that finds the queue full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
 pub enum WhenFull {
     /// It waits for room, up to `publish_timeout`.
     #[default]

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 /// How packets travel to the server (§3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Protocol {
     /// `jmqt://`: a plain TCP socket, port 8010 unless said otherwise.
     Socket,

@@ -56,6 +56,7 @@ impl LogConfig {
 
 /// From which level on is logged (`LOG_MODE`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum LogMode {
     /// `TRC`: `DBG`, and the packets of every client, without what they carry: type, channel, ids, size.
     Trace,

@@ -2,15 +2,19 @@
 //! TLS, with QoS 0 and 1, retained messages, persistent subscriptions, point-to-point and control
 //! channels.
 //!
-//! The application decides, in async traits: [`AuthValidator`], [`ConnValidator`], [`SubValidator`] and
-//! [`PubValidator`] must be there; [`UnsubValidator`], [`ControlHandler`], [`DisconnectNotifier`] and [`CloseNotifier`]
-//! have defaults; [`OpenNotifier`] and [`StoredNotifier`] listen where an application wants them to. Everything else is
-//! the server's: sessions, order, redelivery, limits, a store in SQLite or MySQL, and, with Redis between them, several
+//! Your application decides, in async traits. Usually one type implements them all, and [`ServerBuilder::app`] takes it (an
+//! `Arc` of it works too):
+//!
+//! - [`AuthValidator`], [`ConnValidator`], [`SubValidator`] and [`PubValidator`] must be there.
+//! - [`UnsubValidator`], [`ControlHandler`], [`DisconnectNotifier`] and [`CloseNotifier`] have defaults: an empty `impl` is enough.
+//! - [`OpenNotifier`] and [`StoredNotifier`] are optional.
+//!
+//! The server does the rest: sessions, order, redelivery, limits, a store in SQLite or MySQL, and, with Redis between them, several
 //! nodes that serve clients together. A `pubAck` with status 1 means that the message is on disk for every persistent
 //! subscriber.
 //!
-//! A complete server. `{"auth":{"dt":{"client_name":"alice"}}}` gives a token that makes a client `alice`; without it nobody
-//! is:
+//! The validators can also be set one by one, as in this complete server. `{"auth":{"dt":{"client_name":"alice"}}}` gives a client
+//! a token that makes it `alice`; without a token nobody connects:
 //!
 //! ```
 //! use std::collections::BTreeMap;
@@ -53,11 +57,20 @@
 //! }
 //! ```
 //!
-//! One type may implement all eight traits: [`ServerBuilder::app`]. An `Arc` of it does, too. [`testing`] has what unit
-//! tests of validators need.
+//! Your program acts through a [`ServerHandle`], inside of validators and elsewhere: it subscribes and unsubscribes clients,
+//! publishes, asks who is connected, and disconnects (§9.e). [`testing`] has what unit tests of validators need.
 //!
-//! From outside the validators, and from within, the application acts through a [`ServerHandle`]: it subscribes and
-//! unsubscribes clients, publishes, asks who is connected, and disconnects (§9.e).
+//! # Features
+//!
+//! - `sqlite` (default): sessions and messages in a file, for a server that is alone.
+//! - `tls` (default): TLS listeners.
+//! - `mysql`: sessions and messages in MySQL or MariaDB.
+//! - `redis`: several nodes that share a database; it turns on `mysql`.
+//!
+//! A server needs `sqlite` or `mysql`. A setting that needs a missing feature stops the start with
+//! [`ConfigError::MissingFeature`].
+//!
+//! # What else to know
 //!
 //! The server runs on the tokio runtime it is started on. Events are logged with `tracing`; [`logging`]
 //! has the format and the outlets of the sample server. Sections (§) are those of the JMQT 1.0
@@ -121,7 +134,7 @@ pub use jmqt_protocol::{
 pub use listener::BoundSocket;
 pub use run::run;
 pub use server::{Server, ServerBuilder, StartError};
-pub use store::StoreError;
+pub use store::{DatabaseError, MigrationError, StoreError};
 pub use tls::TlsError;
 pub use upgrade::Upgrade;
 pub use validators::{

@@ -58,6 +58,7 @@ impl fmt::Debug for MySqlConfig {
 
 /// Whether connections to the database are encrypted, and whose certificate is taken.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum MySqlTls {
     /// Never.
     Disabled,

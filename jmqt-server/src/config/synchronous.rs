@@ -2,6 +2,7 @@
 
 /// When a commit counts as done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Synchronous {
     /// Once the disk has it: it survives a power failure.
     #[default]

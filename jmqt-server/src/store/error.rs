@@ -15,8 +15,9 @@ pub struct DatabaseError(pub(super) driver::Error);
 #[error(transparent)]
 pub struct MigrationError(pub(super) driver::MigrateError);
 
-/// Why the store could not do it. Nothing of what was asked has happened, with the exceptions that
-/// [`Store`] names.
+/// Why the store could not do it. Nothing of what was asked has happened, except after
+/// [`Unanswered`](Self::Unanswered) and [`CommittedToGone`](Self::CommittedToGone), when that is not known, and in tasks that
+/// clean up, which work in several transactions.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
