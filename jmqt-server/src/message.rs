@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use jmqt_protocol::{ChannelName, ClientId, Payload, Qos, Retain};
 
+use crate::budget::Share;
 use crate::store::{ChannelKey, LogPlace, Seq};
 
 /// A message on its way.
@@ -91,10 +92,12 @@ pub(crate) struct LoggedPush {
 }
 
 /// The retained message of a channel.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct RetainedPush {
     pub(crate) sender: Option<ClientId>,
     pub(crate) data: Json,
+    /// What it takes of MAX_TOTAL_OUTBOUND_BYTES until it is in a client's queue.
+    pub(crate) counted: Option<Share>,
 }
 
 /// Pieces of one buffer, one behind the other.

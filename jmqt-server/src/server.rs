@@ -111,7 +111,7 @@ impl Server {
         let store = backend.store();
         let context = Arc::new(OutboxContext {
             queue_bytes: config.outbound_queue_bytes,
-            outbound: Budget::new(total_outbound_bytes(config)),
+            outbound: Arc::new(Budget::new(total_outbound_bytes(config))),
             counters: Arc::clone(&counters),
             ids: IdSpace::new(store.epoch(), process),
             moved_cursors: Mutex::default(),

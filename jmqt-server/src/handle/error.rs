@@ -27,7 +27,7 @@ pub enum HandleError {
 impl From<HubError> for HandleError {
     fn from(error: HubError) -> Self {
         match error {
-            HubError::Store | HubError::Unknown => Self::Store,
+            HubError::Store | HubError::Unknown | HubError::NoRoom => Self::Store,
             HubError::TooManyRetained => Self::TooManyRetained,
             HubError::SessionEnded | HubError::Superseded | HubError::TooManyTakeovers(_) => {
                 Self::NotConnected

@@ -225,7 +225,7 @@ mod tests {
     fn tables_give_back_what_a_burst_took() {
         let hub = OutboxContext {
             queue_bytes: 1 << 20,
-            outbound: crate::budget::Budget::new(1 << 30),
+            outbound: Arc::new(crate::budget::Budget::new(1 << 30)),
             counters: Arc::default(),
             ids: IdSpace::new(Epoch(0), 1),
             moved_cursors: Mutex::default(),

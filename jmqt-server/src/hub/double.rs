@@ -15,7 +15,7 @@ impl Hub {
         let store: Arc<dyn Store> = Arc::new(store);
         let context = Arc::new(OutboxContext {
             queue_bytes: 1 << 20,
-            outbound: Budget::new(1 << 30),
+            outbound: Arc::new(Budget::new(1 << 30)),
             counters: Arc::default(),
             ids: IdSpace::new(Epoch(0), 1),
             moved_cursors: Mutex::default(),

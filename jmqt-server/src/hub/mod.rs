@@ -25,7 +25,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use jmqt_protocol::{ChannelName, ClientId, StatusCode};
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
@@ -51,6 +51,8 @@ pub(crate) use subscriptions::Subscribed;
 const STORE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Changes to one client's subscriptions take turns; so many clients may change theirs at a time.
 const CHANGE_LOCKS: usize = 64;
+/// At most this many retained messages are read at a time.
+const RETAINED_READS: usize = 16;
 
 /// The application, in the commit queue.
 const THE_SERVER: Source = Source(0);
@@ -71,6 +73,8 @@ pub(crate) struct Hub {
     queue: CommitQueue<Tag>,
     changes: [tokio::sync::Mutex<()>; CHANGE_LOCKS],
     hasher: foldhash::fast::RandomState,
+    /// So many retained messages are read at a time.
+    retained_reads: Semaphore,
     memory_ids: AtomicU64,
     /// Subscriptions whose logs cannot be read now.
     parked: parked::Parked,
@@ -109,6 +113,8 @@ pub(crate) enum HubError {
     Unknown,
     #[error("no more messages can be retained (MAX_RETAINED_MESSAGES, MAX_RETAINED_BYTES)")]
     TooManyRetained,
+    #[error("too much waits for all clients together (MAX_TOTAL_OUTBOUND_BYTES)")]
+    NoRoom,
     #[error("the session has ended")]
     SessionEnded,
     #[error("the client is connecting to another node")]
@@ -149,6 +155,7 @@ impl Hub {
             queue,
             changes: std::array::from_fn(|_| tokio::sync::Mutex::default()),
             hasher: foldhash::fast::RandomState::default(),
+            retained_reads: Semaphore::new(RETAINED_READS),
             memory_ids: AtomicU64::new(0),
             parked: parked::Parked::default(),
             resumes: TaskTracker::new(),

@@ -3,16 +3,25 @@
 use std::collections::HashSet;
 use std::hash::BuildHasher;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jmqt_protocol::{ChannelKind, ChannelName, ClientId, Persistence};
-use tokio::sync::MutexGuard;
+use tokio::sync::{MutexGuard, SemaphorePermit};
+use tokio::time::{sleep, timeout};
 
 use super::publish::intact;
 use super::{CHANGE_LOCKS, Hub, HubError};
+use crate::budget::Share;
 use crate::connection::CloseReason;
+use crate::log_limit::log_limited;
 use crate::message::{Json, RetainedPush};
 use crate::outbox::{LogState, Outbox, Stage, Subscription};
 use crate::store::{Operation, Outcome, Retained};
+
+/// A retained message waits at most this long for others to take what waits for them,
+const ROOM_LIMIT: Duration = Duration::from_secs(30);
+/// and this long from one look to the next.
+const LOOK_FOR_ROOM: Duration = Duration::from_millis(20);
 
 /// A subscription that counts, whose pushes wait for [`Outbox::open`].
 pub(crate) struct Subscribed {
@@ -317,11 +326,18 @@ impl Hub {
         if !self.store.may_have_retained(channel) {
             return Ok(None);
         }
+        let _place = self.room_for_retained().await?;
+        let counted = |data: &[u8]| {
+            let mut share = Share::new(&self.context.outbound);
+            share.set(data.len());
+            Some(share)
+        };
         // Other nodes retain without this one knowing.
         let cache = self.cluster.is_none().then(|| self.queue.cache());
         if let Some(retained) = cache.and_then(|cache| cache.find(channel)) {
             let Retained { sender, data } = retained;
-            return Ok(Some(RetainedPush { sender, data: Json::checked_before(data) }));
+            let counted = counted(&data);
+            return Ok(Some(RetainedPush { sender, data: Json::checked_before(data), counted }));
         }
         let retained = self.store.read_retained(channel).await.map_err(|error| self.store_failed(&error))?;
         let Some(Retained { sender, data }) = retained else { return Ok(None) };
@@ -329,7 +345,25 @@ impl Hub {
         if let Some(cache) = cache {
             cache.keep(ticket, channel, &Retained { sender: sender.clone(), data });
         }
-        Ok(Some(RetainedPush { sender, data: json }))
+        Ok(Some(RetainedPush { sender, counted: counted(json.as_bytes()), data: json }))
+    }
+
+    /// Waits until less waits for all clients together than MAX_TOTAL_OUTBOUND_BYTES, for a limited time: a retained
+    /// message is as long as a packet may be. Only a few read at a time, or all might find the same room.
+    async fn room_for_retained(&self) -> Result<SemaphorePermit<'_>, HubError> {
+        let outbound = &self.context.outbound;
+        let room = async {
+            // It is never closed.
+            let place = self.retained_reads.acquire().await.map_err(|_| HubError::SessionEnded)?;
+            if outbound.is_used_up() {
+                log_limited!(warn, target: "jmqt::session", "retained messages wait: MAX_TOTAL_OUTBOUND_BYTES wait for all clients together");
+            }
+            while outbound.is_used_up() {
+                sleep(LOOK_FOR_ROOM).await;
+            }
+            Ok(place)
+        };
+        timeout(ROOM_LIMIT, room).await.unwrap_or(Err(HubError::NoRoom))
     }
 
     /// Forgets a channel's retained message; `false` if there was none.

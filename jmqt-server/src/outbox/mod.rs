@@ -54,7 +54,7 @@ pub(crate) struct OutboxContext {
     /// OUTBOUND_QUEUE_BYTES.
     pub(crate) queue_bytes: usize,
     /// MAX_TOTAL_OUTBOUND_BYTES.
-    pub(crate) outbound: Budget,
+    pub(crate) outbound: Arc<Budget>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) ids: IdSpace,
     /// Sessions whose cursors have moved since they were last written to the store.

@@ -182,11 +182,13 @@ impl Outbox {
         &self,
         subscription: &Subscription,
         answer: Option<Vec<u8>>,
-        retained: Option<RetainedPush>,
+        mut retained: Option<RetainedPush>,
     ) -> bool {
         if let Some(answer) = answer {
             self.answer(answer);
         }
+        // Until the queue is counted with it, it is counted by itself.
+        let counted = retained.as_mut().and_then(|retained| retained.counted.take());
         let retained = retained.map(|retained| wire::retained(self.form, &subscription.channel, retained));
         let mut state = self.lock();
         if let Some(retained) = retained {
@@ -203,15 +205,20 @@ impl Outbox {
         if state.is_flowing() {
             self.release_held(&mut state);
         }
+        if counted.is_some() {
+            self.count(&mut state);
+        }
         self.is_full(&state)
     }
 
     /// Queues a retained message of a subscription that there has been for a while, unless it has ended.
-    pub(crate) fn append_retained(&self, channel: &ChannelName, retained: RetainedPush) {
+    pub(crate) fn append_retained(&self, channel: &ChannelName, mut retained: RetainedPush) {
+        let _counted = retained.counted.take();
         let retained = wire::retained(self.form, channel, retained);
         let mut state = self.lock();
         if state.subscriptions.0.contains(channel.as_str()) {
             append_retained(&mut state, retained);
+            self.count(&mut state);
         }
     }
 }

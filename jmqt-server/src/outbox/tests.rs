@@ -35,7 +35,7 @@ fn an_outbox_is_small() {
 fn outbox() -> Arc<Outbox> {
     let context = OutboxContext {
         queue_bytes: 1 << 20,
-        outbound: Budget::new(1 << 30),
+        outbound: Arc::new(Budget::new(1 << 30)),
         counters: Arc::default(),
         ids: IdSpace::new(Epoch(1), 1),
         moved_cursors: Mutex::default(),
@@ -62,7 +62,7 @@ fn logged(seqs: std::ops::RangeInclusive<u64>) -> LoggedPushes {
 }
 
 fn retained() -> RetainedPush {
-    RetainedPush { sender: None, data: Json::parse("\"retained\"".into()).unwrap() }
+    RetainedPush { sender: None, data: Json::parse("\"retained\"".into()).unwrap(), counted: None }
 }
 
 fn stored(last: u64) -> StoredSubscription {

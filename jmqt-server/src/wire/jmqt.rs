@@ -156,7 +156,7 @@ pub(crate) struct RetainedPieces {
 }
 
 pub(crate) fn retained(form: Form, channel: &ChannelName, retained: RetainedPush) -> RetainedPieces {
-    let RetainedPush { sender, data } = retained;
+    let RetainedPush { sender, data, counted: _ } = retained;
     let (frame, data) = (frame(channel, sender.as_ref()), data.into_bytes());
     let (before, mut tail) = frame.around_retained();
     let mut head = Vec::with_capacity(before.len() + 10);
@@ -193,7 +193,7 @@ mod tests {
         for (data, header) in [("1".to_owned(), 2), (format!("\"{}\"", "x".repeat(300)), 4)] {
             let text = format!(r#"{{"push":{{"cn":"news","dt":{data},"cl":"alice","rt":1}}}}"#);
             let joined = |form| {
-                let message = RetainedPush { sender: alice(), data: json(&data) };
+                let message = RetainedPush { sender: alice(), data: json(&data), counted: None };
                 let RetainedPieces { head, data, tail } = retained(form, &news(), message);
                 [&head[..], &data, &tail].concat()
             };

@@ -112,6 +112,31 @@ fn large_qos_1_pushes_to_a_client_that_reads_nothing_hold_two_queues() {
     assert!(most < 2 * (QUEUE + PACKET) + SLACK, "it grew by {} MiB", most / MIB);
 }
 
+#[test] // MAX_TOTAL_OUTBOUND_BYTES: retained messages of many clients that read nothing
+fn retained_messages_wait_until_all_queues_together_have_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let process = start(folder.path(), &[("JMQT_MAX_TOTAL_OUTBOUND_BYTES", "8388608")]);
+    let mut others = Bystanders::new(&process);
+    let mut alice = process.connect("alice");
+    for number in 0..MANY {
+        alice.send(&format!(r#"{{"pub":{{"cn":"large {number}","dt":{},"q":1,"rt":1,"id":"1"}}}}"#, large()));
+        alice.expect(r#"{"pubAck":{"st":1,"#);
+    }
+    let before = process.resident();
+    let mut clients: Vec<_> = (0..MANY).map(|number| process.connect(&format!("client {number}"))).collect();
+    for (number, client) in clients.iter_mut().enumerate() {
+        client.send(&format!(r#"{{"sub":{{"cn":"large {number}"}}}}"#));
+    }
+    let grown = growth(&process, before, &mut others);
+    assert!(grown < (8 + 16) * MIB + SLACK, "it grew by {} MiB", grown / MIB);
+    // When they read, all get what they have asked for.
+    std::thread::scope(|scope| {
+        for client in &mut clients {
+            scope.spawn(|| read_packets(client, 2));
+        }
+    });
+}
+
 #[test] // MAX_TOTAL_PARTIAL_PACKET_BYTES, MAX_TOTAL_PRECONN_BYTES
 fn half_packets_of_many_connections_hold_what_all_may() {
     let folder = tempfile::tempdir().unwrap();
