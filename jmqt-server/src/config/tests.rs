@@ -297,7 +297,7 @@ fn ssl_needs_a_certificate_a_key_and_a_port() {
         "SSL_KEY_PATH has no value, and ENABLE_SSL is true",
     );
     refused(
-        from_lines("ENABLE_SSL = true\nSSL_SOCKET_PORT = 8011\nSSL_CERT_PATH = 'c'\nSSL_KEY_PATH = 'k'"),
+        from_lines("ENABLE_SSL = true\nSSL_CERT_PATH = 'c'\nSSL_KEY_PATH = 'k'"),
         "configuration text: ENABLE_SSL is true; but there is neither an SSL_SOCKET_PORT nor an SSL_WEBSOCKET_PORT",
     );
     let config = from_lines(&format!("{ssl}SSL_CERT_PATH = 'c'\nSSL_KEY_PATH = 'k'")).unwrap();
