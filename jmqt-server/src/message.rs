@@ -1,11 +1,17 @@
 //! Messages on their way through the server, in no client's language: as the hub hands them on, the store keeps them
 //! and the bus carries them. The bytes that a client gets are made from them in `wire`.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use jmqt_protocol::{ChannelName, ClientId, Payload, Qos, Retain};
 
 use crate::budget::Share;
 use crate::store::{ChannelKey, LogPlace, Seq};
+
+/// A piece of less than one in so many of a buffer is copied rather than shared, if it has to wait: what a client
+/// keeps in memory is at most so many times what is counted.
+const SHARED_PART: usize = 4;
 
 /// A message on its way.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,6 +118,16 @@ impl Pieces {
     /// Where piece `index` begins; for the index after the last one, where that one ends.
     pub(crate) fn start(&self, index: usize) -> usize {
         index.checked_sub(1).map_or(0, |before| self.ends[before] as usize)
+    }
+
+    /// Consecutive pieces, to be kept for a while: a part of the buffer, or a copy where that would keep
+    /// a much larger buffer alive.
+    pub(crate) fn cut(&self, pieces: Range<usize>) -> Bytes {
+        let bytes = self.start(pieces.start)..self.start(pieces.end);
+        if bytes.len() * SHARED_PART < self.bytes.len() {
+            return Bytes::copy_from_slice(&self.bytes[bytes]);
+        }
+        self.bytes.slice(bytes)
     }
 }
 

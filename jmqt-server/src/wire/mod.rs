@@ -7,20 +7,11 @@ mod ids;
 mod jmqt;
 mod pushes;
 
-use std::ops::Range;
-
-use bytes::Bytes;
-
-use crate::message::Pieces;
 use crate::transport::Framing;
 
 pub(crate) use ids::IdSpace;
 pub(crate) use jmqt::{Receipt, RetainedPieces, framed, receipt, retained};
 pub(crate) use pushes::{LoggedPushes, Pushes, PushesBuilder};
-
-/// A piece of less than one in so many of a buffer is copied rather than shared, if it has to wait: what a client
-/// keeps in memory is at most so many times what is counted.
-const SHARED_PART: usize = 4;
 
 /// What the bytes of a client look like: its language, and how its packets are told apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,17 +37,5 @@ impl Form {
             Self::JmqtNul => Framing::Nul,
             Self::JmqtWebSocket => Framing::WebSocket,
         }
-    }
-}
-
-impl Pieces {
-    /// Consecutive pieces, to be kept for a while: a part of the buffer, or a copy where that would keep
-    /// a much larger buffer alive.
-    pub(crate) fn cut(&self, pieces: Range<usize>) -> Bytes {
-        let bytes = self.start(pieces.start)..self.start(pieces.end);
-        if bytes.len() * SHARED_PART < self.bytes.len() {
-            return Bytes::copy_from_slice(&self.bytes[bytes]);
-        }
-        self.bytes.slice(bytes)
     }
 }
