@@ -32,9 +32,6 @@ const LOOKUPS: usize = 32;
 /// How old what is known of other nodes' retained messages may be.
 const TOTALS_EVERY: Duration = Duration::from_secs(2);
 
-/// What a row has in a packet beside its payload.
-const BESIDE_PAYLOAD: usize = 512;
-
 static KEYS: LazyLock<MultiRow> =
     LazyLock::new(|| MultiRow::list("SELECT name, id FROM channels WHERE name IN ({rows})"));
 /// In the order of their names, so that two who make the same channels do not wait for each other.
@@ -546,7 +543,7 @@ async fn write_messages(
     let now = millis(SystemTime::now());
     while !messages.is_empty() {
         let bytes = messages.iter().map(|message| message.append.data.len());
-        let (some, others) = messages.split_at(fitting(connected.max_packet, bytes));
+        let (some, others) = messages.split_at(rows::fitting(connected.max_packet, bytes));
         let log = LOG.execute(&mut connected.connection, some, |values, message| {
             rows::add_key(values, &message.key)?;
             rows::add_seq(values, message.seq)?;
@@ -606,7 +603,7 @@ async fn write_retained(connected: &mut Connected, plan: &Plan<'_>) -> Result<()
     let mut retained = &all[..];
     while !retained.is_empty() {
         let bytes = retained.iter().map(|(_, _, retained)| retained.data.len());
-        let (some, others) = retained.split_at(fitting(connected.max_packet, bytes));
+        let (some, others) = retained.split_at(rows::fitting(connected.max_packet, bytes));
         let retain = RETAIN.execute(&mut connected.connection, some, |values, (key, _, retained)| {
             rows::add_key(values, key)?;
             values.add(i64::try_from(retained.data.len())?)?;
@@ -618,16 +615,6 @@ async fn write_retained(connected: &mut Connected, plan: &Plan<'_>) -> Result<()
     }
     CLEAR.execute(&mut connected.connection, &cleared, |values, (key, _)| rows::add_key(values, key)).await?;
     Ok(())
-}
-
-/// How many payloads go into one packet: one at least.
-pub(super) fn fitting(max_packet: usize, payloads: impl Iterator<Item = usize>) -> usize {
-    let mut bytes = 16 << 10; // the statement itself is known to the server
-    let fits = payloads.take_while(|payload| {
-        bytes += payload + BESIDE_PAYLOAD;
-        bytes <= max_packet
-    });
-    fits.count().max(1)
 }
 
 /// Leaves word of this batch, in its own transaction.

@@ -11,7 +11,6 @@ use sqlx::mysql::{MySqlArguments, MySqlConnection, MySqlRow};
 use sqlx::{Arguments as _, Row as _};
 
 use super::MySqlStore;
-use super::commit::fitting;
 use super::connection::{Connected, retried};
 use super::rows::{self, MultiRow};
 use crate::store::limits::limited;
@@ -114,7 +113,7 @@ pub(super) async fn write(connected: &mut Connected, plan: &Plan<'_>) -> Result<
     let mut rows = &rows[..];
     while !rows.is_empty() {
         let bytes = rows.iter().map(|(_, _, seen)| seen.len());
-        let (some, others) = rows.split_at(fitting(connected.max_packet, bytes));
+        let (some, others) = rows.split_at(rows::fitting(connected.max_packet, bytes));
         let remember = REMEMBER.execute(&mut connected.connection, some, |values, (client, id, seen)| {
             rows::add_name(values, client.as_str())?;
             rows::add_name(values, id.as_str())?;

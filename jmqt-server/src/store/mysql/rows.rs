@@ -23,6 +23,12 @@ const TABLES: [usize; 3] = [1, 8, 64];
 /// The same where every row has to come once: any number is a sum of few of these.
 const EXACT: [usize; 9] = [1, 2, 4, 8, 16, 32, 64, 128, 256];
 
+/// Bytes of a packet beside its rows. The statement itself is known to the server.
+const STATEMENT_BYTES: usize = 16 << 10;
+
+/// Bytes of a row in a packet beside its payload.
+const ROW_BYTES: usize = 512;
+
 /// A statement that takes any number of rows.
 pub(super) struct MultiRow {
     shapes: Vec<(usize, SqlStr)>,
@@ -163,6 +169,16 @@ pub(super) fn count(row: &MySqlRow, column: usize) -> Result<u64, StoreError> {
 /// Reads a text.
 pub(super) fn text(row: &MySqlRow, column: usize) -> Result<&str, StoreError> {
     utf8(row.try_get(column)?)
+}
+
+/// How many payloads go into one packet: one at least.
+pub(super) fn fitting(max_packet: usize, payloads: impl Iterator<Item = usize>) -> usize {
+    let mut bytes = STATEMENT_BYTES;
+    let fits = payloads.take_while(|payload| {
+        bytes += payload + ROW_BYTES;
+        bytes <= max_packet
+    });
+    fits.count().max(1)
 }
 
 /// Reads a text that may be missing.

@@ -126,7 +126,7 @@ impl SqliteStore {
         let mut writer = self.writer().await?;
         let prepared = limited(async {
             load(writer.connection()?, &mut plan, batch).await?;
-            publishers::load(&mut writer, &mut plan).await?;
+            writer.load_publishers(&mut plan).await?;
             plan.put_room(RetainedRoom { limits: self.retained_limits, totals: writer.retained });
             let outcomes = plan.carry_out(batch, &mut writer.next_channel);
             if plan.is_unchanged() {

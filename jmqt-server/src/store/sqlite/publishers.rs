@@ -10,7 +10,6 @@ use sqlx::{Arguments as _, Row as _};
 
 use super::SqliteStore;
 use super::rows::{self, MultiRow};
-use super::writer::Writer;
 use crate::name_map::NameMap;
 use crate::store::limits::limited;
 use crate::store::plan::{Plan, Publisher};
@@ -67,6 +66,31 @@ pub(super) struct Publishers {
 }
 
 impl Publishers {
+    /// Puts into `plan` what is known of its publishers, or stored.
+    pub(super) async fn load(
+        &mut self,
+        connection: &mut SqliteConnection,
+        plan: &mut Plan<'_>,
+    ) -> Result<(), StoreError> {
+        let mut known = Vec::new();
+        let mut unknown = Vec::new();
+        for publisher in plan.publishers() {
+            let key = (publisher.client.clone(), publisher.id.clone());
+            match self.known.remove(&key) {
+                Some(publisher) => known.push((key, publisher)),
+                None => unknown.push(key),
+            }
+        }
+        for ((client, id), (seen, stored)) in known {
+            plan.put_publisher(&client, &id, seen, stored);
+        }
+        for row in PUBLISHERS.fetch(connection, &unknown, add_key).await? {
+            let (client, id) = (rows::client(&row, 0)?, rows::publisher(&row, 1)?);
+            plan.put_publisher(&client, &id, Seen::parse(row.try_get(2)?)?, true);
+        }
+        Ok(())
+    }
+
     /// Knows what a batch has made of publishers.
     pub(super) fn keep(&mut self, publishers: Vec<Publisher<'_>>) {
         for Publisher { client, id, seen, stored, changed } in publishers {
@@ -86,27 +110,6 @@ impl Publishers {
             self.known.remove(key);
         }
     }
-}
-
-/// Puts into `plan` what is known of its publishers, or stored.
-pub(super) async fn load(writer: &mut Writer, plan: &mut Plan<'_>) -> Result<(), StoreError> {
-    let mut known = Vec::new();
-    let mut unknown = Vec::new();
-    for publisher in plan.publishers() {
-        let key = (publisher.client.clone(), publisher.id.clone());
-        match writer.publishers.known.remove(&key) {
-            Some(publisher) => known.push((key, publisher)),
-            None => unknown.push(key),
-        }
-    }
-    for ((client, id), (seen, stored)) in known {
-        plan.put_publisher(&client, &id, seen, stored);
-    }
-    for row in PUBLISHERS.fetch(writer.connection()?, &unknown, add_key).await? {
-        let (client, id) = (rows::client(&row, 0)?, rows::publisher(&row, 1)?);
-        plan.put_publisher(&client, &id, Seen::parse(row.try_get(2)?)?, true);
-    }
-    Ok(())
 }
 
 /// Writes what is different, and returns publishers that had to go because their clients have too many.

@@ -7,6 +7,7 @@ use super::publishers::Publishers;
 use super::rows;
 use super::to_trim::ToTrim;
 use crate::store::limits::{COMMIT_LIMIT, limited, no_answer};
+use crate::store::plan::Plan;
 use crate::store::retained::RetainedTotals;
 use crate::store::{DatabaseError, StoreError};
 
@@ -51,6 +52,12 @@ impl Writer {
     /// The connection, for statements.
     pub(super) fn connection(&mut self) -> Result<&mut SqliteConnection, StoreError> {
         self.connection.as_mut().ok_or(StoreError::Closed)
+    }
+
+    /// Puts into `plan` what is known of its publishers, or stored.
+    pub(super) async fn load_publishers(&mut self, plan: &mut Plan<'_>) -> Result<(), StoreError> {
+        let connection = self.connection.as_mut().ok_or(StoreError::Closed)?;
+        self.publishers.load(connection, plan).await
     }
 
     /// Begins a transaction. [`finish`](Self::finish) ends it.
