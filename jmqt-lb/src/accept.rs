@@ -19,9 +19,9 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tracing::warn;
 
-use crate::balancer::Shared;
-use crate::connection::Connection;
+use crate::client::Client;
 use crate::mapping::Mapping;
+use crate::shared::Shared;
 use crate::worker;
 
 /// Connections that may wait in the kernel, which has a limit of its own (`net.core.somaxconn`).
@@ -268,9 +268,9 @@ impl Listener {
 }
 
 /// Gives the client to a thread that finds it a backend.
-fn hand_over(stream: TcpStream, peer: SocketAddr, mapping: &Arc<Mapping>, shared: &Shared, runtime: &Handle) {
+fn hand_over(socket: TcpStream, peer: SocketAddr, mapping: &Arc<Mapping>, shared: &Shared, runtime: &Handle) {
     mapping.counters.accepted.fetch_add(1, Ordering::Relaxed);
-    let connection = Connection {
+    let client = Client {
         peer,
         mapping: Arc::clone(mapping),
         config: mapping.config(),
@@ -279,12 +279,12 @@ fn hand_over(stream: TcpStream, peer: SocketAddr, mapping: &Arc<Mapping>, shared
         _places: [shared.gate.enter(), mapping.gate.enter()],
     };
     if !mapping.set.is_empty() {
-        return worker::forward(&shared.workers.ways, connection, stream);
+        return worker::forward(&shared.workers.ways, client, socket);
     }
     let ways = Arc::clone(&shared.workers.ways);
     runtime.spawn(async move {
-        connection.wait_for_backends().await;
-        worker::forward(&ways, connection, stream);
+        client.wait_for_backends().await;
+        worker::forward(&ways, client, socket);
     });
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A [`Backend`] is one address; a name with several addresses is several backends. Reloads and lookups
 //! replace the members, and what is known of those that stay is kept. Not here: the choice itself
-//! (`balance`), what fitness is made of (`health`), who asks and checks (`connection`, `checker`).
+//! (`balance`), what fitness is made of (`health`), who asks and checks (`client`, `checker`).
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use mio::Waker;
@@ -14,12 +14,13 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{info, warn};
 
 use crate::accept::{self, Acceptor};
-use crate::backends::Nodes;
 use crate::checker;
 use crate::config::{Config, MappingConfig, Options};
 use crate::gate::Gate;
 use crate::mapping::Mapping;
-use crate::resolver::{self, Resolver};
+use crate::names::Names;
+use crate::resolver;
+use crate::shared::Shared;
 use crate::status::StatusPage;
 use crate::worker::Workers;
 
@@ -41,40 +42,6 @@ pub(crate) enum StartError {
     /// The system has no thread or no descriptor left.
     #[error("cannot start the forwarding threads: {0}")]
     Threads(io::Error),
-}
-
-/// What all mappings have in common.
-pub(crate) struct Shared {
-    pub(crate) gate: Arc<Gate>,
-    pub(crate) workers: Workers,
-    pub(crate) buffer_size: AtomicUsize,
-    pub(crate) counters: Counters,
-    pub(crate) nodes: Nodes,
-    is_draining: AtomicBool,
-    options: Mutex<Arc<Options>>,
-    /// For the status page, in the order of the file.
-    mappings: Mutex<Vec<Arc<Mapping>>>,
-}
-
-/// What happened since the start.
-#[derive(Default)]
-pub(crate) struct Counters {
-    pub(crate) reloads: AtomicU64,
-    pub(crate) failed_reloads: AtomicU64,
-}
-
-impl Shared {
-    pub(crate) fn options(&self) -> Arc<Options> {
-        Arc::clone(&self.options.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    pub(crate) fn mappings(&self) -> Vec<Arc<Mapping>> {
-        self.mappings.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    pub(crate) fn is_draining(&self) -> bool {
-        self.is_draining.load(Ordering::Relaxed)
-    }
 }
 
 /// A running balancer.
@@ -100,7 +67,7 @@ struct Prepared {
     listeners: HashMap<SocketAddr, std::net::TcpListener>,
     status: Option<std::net::TcpListener>,
     /// By the address in the file.
-    found: HashMap<SocketAddr, Resolver>,
+    found: HashMap<SocketAddr, Names>,
 }
 
 impl Balancer {
@@ -113,16 +80,8 @@ impl Balancer {
         let options = prepared.config.options.clone();
         let workers = Workers::start(options.threads).map_err(StartError::Threads)?;
         let (poll, waker) = Acceptor::prepare().map_err(StartError::Threads)?;
-        let shared = Arc::new(Shared {
-            gate: Gate::new(options.max_connections, Some(Arc::clone(&waker))),
-            workers,
-            buffer_size: AtomicUsize::new(options.buffer_size),
-            counters: Counters::default(),
-            nodes: Nodes::default(),
-            is_draining: AtomicBool::new(false),
-            options: Mutex::new(Arc::new(options)),
-            mappings: Mutex::default(),
-        });
+        let gate = Gate::new(options.max_connections, Some(Arc::clone(&waker)));
+        let shared = Arc::new(Shared::new(gate, workers, options));
         let acceptor = Acceptor::start(poll, Arc::clone(&waker), &shared).map_err(StartError::Threads)?;
         let mut balancer = Self { shared, running: HashMap::new(), status: None, acceptor, waker };
         balancer.apply(prepared)?;
@@ -172,22 +131,20 @@ impl Balancer {
     fn set_options(&self, options: Options) {
         let shared = &self.shared;
         shared.gate.set_limit(connection_limit(options.max_connections, shared.workers.count()));
-        shared.buffer_size.store(options.buffer_size, Ordering::Relaxed);
-        let old = shared.options();
-        for (key, differs) in [("threads", old.threads != options.threads), ("log_…", old.log != options.log)]
-        {
+        let old = shared.set_options(options);
+        let new = shared.options();
+        for (key, differs) in [("threads", old.threads != new.threads), ("log_…", old.log != new.log)] {
             if differs {
                 warn!("{key} takes effect at the next start");
             }
         }
-        *shared.options.lock().unwrap_or_else(PoisonError::into_inner) = Arc::new(options);
     }
 
     fn set_mappings(
         &mut self,
         mappings: Vec<MappingConfig>,
         mut listeners: HashMap<SocketAddr, (SocketAddr, std::net::TcpListener)>,
-        mut found: HashMap<SocketAddr, Resolver>,
+        mut found: HashMap<SocketAddr, Names>,
     ) {
         let mut old = std::mem::take(&mut self.running);
         let mut order = Vec::new();
@@ -211,7 +168,7 @@ impl Balancer {
             info!("No longer listening on {}", running.mapping.name);
             drop(self.acceptor.close(&running.mapping)); // it is done soon, and nobody waits for it
         }
-        *self.shared.mappings.lock().unwrap_or_else(PoisonError::into_inner) = order;
+        self.shared.set_mappings(order);
     }
 
     fn run(&self, mapping: Arc<Mapping>, listener: std::net::TcpListener) -> Running {
@@ -225,7 +182,7 @@ impl Balancer {
 
     /// Stops listening. Connections go on; [`Balancer::is_empty`] waits for them.
     pub(crate) async fn stop_listening(&mut self) {
-        self.shared.is_draining.store(true, Ordering::Relaxed);
+        self.shared.drain();
         let deadline = Instant::now() + LAST_ACCEPTS;
         let running = std::mem::take(&mut self.running);
         let closing: Vec<_> = running.values().map(|running| self.acceptor.close(&running.mapping)).collect();
@@ -272,12 +229,12 @@ async fn prepare(
     let mut found = HashMap::new();
     if config.options.pre_resolve {
         for mapping in &config.mappings {
-            let mut resolver = Resolver::default();
-            resolver.look_up(mapping, |_| ()).await;
-            if !resolver.leads_anywhere(mapping) {
+            let mut names = Names::default();
+            names.look_up(mapping, |_| ()).await;
+            if !names.leads_anywhere(mapping) {
                 return Err(StartError::Unresolved(resolver::nothing_resolved(mapping)));
             }
-            found.insert(mapping.listen, resolver);
+            found.insert(mapping.listen, names);
         }
     }
     Ok(Prepared { config, listeners, status, found })

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::backends::Backend;
 use crate::config::{ProxyProtocol, Rules};
-use crate::connection::Fault;
+use crate::fault::Fault;
 use crate::mapping::Mapping;
 use crate::proxy;
 

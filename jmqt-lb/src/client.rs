@@ -1,4 +1,4 @@
-//! One client connection, from its arrival to its end: who it is, and which backends it has tried.
+//! A client: who it is, which backends it has tried, which one is next.
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,13 +12,14 @@ use tracing::{debug, warn};
 
 use crate::backends::{Backend, Lease, label};
 use crate::config::{MappingConfig, ProxyProtocol};
+use crate::fault::Fault;
 use crate::forward::End;
 use crate::gate::Place;
 use crate::mapping::Mapping;
 use crate::proxy;
 
 /// A client: who it is, and where it may go.
-pub(crate) struct Connection {
+pub(crate) struct Client {
     pub(crate) peer: SocketAddr,
     pub(crate) mapping: Arc<Mapping>,
     /// It keeps the one that it began with.
@@ -30,7 +31,7 @@ pub(crate) struct Connection {
     pub(crate) _places: [Place; 2],
 }
 
-impl Connection {
+impl Client {
     /// Chooses backends, one after the other, until one can be told to connect; its socket is connecting then.
     /// `None` if none can, or as many were tried as may be.
     pub(crate) fn dial(&mut self) -> Option<(TcpStream, Lease)> {
@@ -123,42 +124,5 @@ impl Connection {
                 return;
             }
         }
-    }
-}
-
-/// What is to blame for a connection to a backend that did not come about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fault {
-    Backend,
-    /// This machine has no address of the backend's family, or no port left for connections to that
-    /// address. It may have for another backend.
-    Way,
-    /// This machine ran out of something that connections to every backend need.
-    Machine,
-}
-
-impl Fault {
-    pub(crate) fn of(error: &io::Error) -> Self {
-        use rustix::io::Errno;
-        match error.raw_os_error().map(Errno::from_raw_os_error) {
-            Some(Errno::ADDRNOTAVAIL) => Self::Way,
-            Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::NOSPC) => Self::Machine,
-            _ => Self::Backend,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_backend_is_not_blamed_for_what_this_machine_lacks() {
-        let of = |number| Fault::of(&io::Error::from_raw_os_error(number));
-        assert_eq!(of(24), Fault::Machine); // EMFILE
-        assert_eq!(of(28), Fault::Machine); // ENOSPC: no more sockets may be watched
-        assert_eq!(of(99), Fault::Way); // EADDRNOTAVAIL
-        assert_eq!(of(111), Fault::Backend); // ECONNREFUSED
-        assert_eq!(Fault::of(&io::ErrorKind::TimedOut.into()), Fault::Backend);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A backend that does not accept as fast as clients come has a full backlog, which throws the first packet of a
 //! connection away. The system sends it again after a whole second. A backend that mostly answers within a millisecond
-//! is asked again much sooner than that, by a connection begun anew. Not here: when an attempt began (`forward`).
+//! is asked again much sooner than that, by a connection begun anew. Not here: when an attempt began (`connection`).
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;

@@ -4,29 +4,27 @@
 //! moved. It borrows the thread's buffer for a read and writes on at once; only what could not be written
 //! is kept, in a buffer of the connection, and the sender is not read from until that is gone. So an idle
 //! connection holds no buffer, and a slow receiver one of `buffer_size` at most. The end of one direction
-//! is passed on as a half-close, and the other one goes on.
+//! is passed on as a half-close, and the other one goes on. Not here: which backend it is, and what is
+//! counted (`connection`).
 
-use std::io::{self, ErrorKind, Read as _, Write as _};
-use std::net::Shutdown;
-use std::sync::atomic::Ordering;
-use std::task::{Poll, ready};
+mod flow;
+mod side;
+
+use std::io::{self, ErrorKind, Write as _};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use mio::event::Event;
 use mio::net::TcpStream;
 use mio::{Interest, Registry, Token};
 
-use crate::backends::{Backend, Lease};
-use crate::connection::Connection;
+use flow::{Fault, Flow, State};
+use side::{Side, gone};
 
-/// Reads of one direction before others of the thread get their turn.
-const ROUNDS: usize = 4;
-/// A backend that goes away so soon after it took the connection, before the first byte, has failed.
+/// A backend that goes away this soon after it took the connection, before the first byte, has failed.
 /// Later it has its reasons: a client that says nothing, for example, which must neither be carried from
 /// one backend to the next nor have them ejected.
 const EARLY: Duration = Duration::from_secs(1);
-/// So many bytes go in one segment on every way, at once, when nothing was sent before.
-const ONE_SEGMENT: usize = 512;
 /// How long a client may be silent after its backend has said all it had to say. Most end at once; one that
 /// is gone never does.
 const HALF_CLOSED: Duration = Duration::from_secs(30);
@@ -48,7 +46,7 @@ pub(crate) enum End {
     Idle,
 }
 
-/// What a pipe has done with its turn.
+/// What a connection has done with its turn.
 #[derive(Debug)]
 pub(crate) enum Turn {
     /// It waits for its sockets.
@@ -58,370 +56,46 @@ pub(crate) enum Turn {
     Ended(End),
 }
 
-/// A socket, and what the system has said of it since it last had nothing to give or took nothing.
-#[derive(Debug)]
-struct Side {
-    socket: TcpStream,
-    is_readable: bool,
-    is_writable: bool,
-    /// It was the system that said so, not [`Pipe::expect_news`].
-    is_told_writable: bool,
-    /// Nothing will be announced any more: what can be read stays so until it has been.
-    has_ended: bool,
-    has_failed: bool,
-    delay: Delay,
+/// Bytes that receivers have taken in one turn.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Moved {
+    pub(crate) to_backend: u64,
+    pub(crate) from_backend: u64,
 }
 
-/// Whether the system may keep a small write back until an earlier one has been acknowledged (TCP_NODELAY is off).
+/// How old the news of a backend's socket is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Delay {
-    Never,
-    /// It may, and has no reason to: there was no write.
-    NotYet,
-    /// It would.
-    Next,
-}
-
-impl Side {
-    /// A client's: it has TCP_NODELAY from its listener.
-    fn client(socket: TcpStream) -> Self {
-        Self::new(socket, Delay::Never)
-    }
-
-    /// A backend's. Many have one small request and no more, which saves a system call.
-    fn backend(socket: TcpStream) -> Self {
-        Self::new(socket, Delay::NotYet)
-    }
-
-    fn new(socket: TcpStream, delay: Delay) -> Self {
-        Self {
-            socket,
-            is_readable: false,
-            is_writable: false,
-            is_told_writable: false,
-            has_ended: false,
-            has_failed: false,
-            delay,
-        }
-    }
-
-    fn note(&mut self, event: &Event) {
-        self.has_failed |= event.is_error();
-        self.has_ended |= event.is_read_closed() || self.has_failed;
-        self.is_readable |= event.is_readable() || self.has_ended;
-        self.is_told_writable |= event.is_writable();
-        self.is_writable |= event.is_writable() || event.is_write_closed() || self.has_failed;
-    }
-
-    /// Whether a socket that was told to connect has done so. Pending until the system announces more.
-    ///
-    /// # Errors
-    /// Why it cannot.
-    fn connected(&mut self) -> Poll<io::Result<()>> {
-        if !self.is_writable {
-            return Poll::Pending;
-        }
-        if self.has_failed {
-            return Poll::Ready(Err(self.error()));
-        }
-        if self.is_told_writable {
-            return Poll::Ready(Ok(()));
-        }
-        if let Some(error) = self.socket.take_error()? {
-            return Poll::Ready(Err(error));
-        }
-        match self.socket.peer_addr() {
-            Ok(_) => Poll::Ready(Ok(())),
-            Err(error) if error.kind() == ErrorKind::NotConnected => {
-                self.is_writable = false;
-                Poll::Pending
-            }
-            Err(error) => Poll::Ready(Err(error)),
-        }
-    }
-
-    fn error(&self) -> io::Error {
-        self.socket.take_error().ok().flatten().unwrap_or_else(|| ErrorKind::ConnectionReset.into())
-    }
-
-    /// Pending until the system announces more.
-    fn read(&mut self, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-        while self.is_readable {
-            match self.socket.read(buffer) {
-                // With room left there was no more, and what comes later is announced.
-                Ok(count) => {
-                    self.is_readable = count == buffer.len() || self.has_ended;
-                    return Poll::Ready(Ok(count));
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => self.is_readable = false,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-        }
-        Poll::Pending
-    }
-
-    /// Sees to it that nothing that is written is kept back.
-    fn hurry(&mut self, count: usize) -> io::Result<()> {
-        if self.delay == Delay::NotYet && count <= ONE_SEGMENT {
-            self.delay = Delay::Next;
-        } else if self.delay != Delay::Never {
-            self.socket.set_nodelay(true)?;
-            self.delay = Delay::Never;
-        }
-        Ok(())
-    }
-
-    /// The same.
-    fn write(&mut self, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.hurry(bytes.len())?;
-        while self.is_writable {
-            match self.socket.write(bytes) {
-                Ok(count) => {
-                    self.is_writable = count == bytes.len();
-                    return Poll::Ready(Ok(count));
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => self.is_writable = false,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-        }
-        Poll::Pending
-    }
-}
-
-/// One direction.
-#[derive(Debug, Default)]
-pub(crate) struct Flow {
-    /// Read, but not written yet, from `written` on.
-    waiting: Vec<u8>,
-    written: usize,
-    state: State,
-    has_moved: bool,
-    /// Whether the end of the sender before its first byte is an error.
-    must_begin: bool,
-}
-
-/// What ended a direction before its time.
-#[derive(Debug)]
-enum Fault {
-    Sender(io::Error),
-    /// Before it took a byte of this direction; those are still waiting.
-    Receiver(io::Error),
-}
-
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum State {
-    #[default]
-    Open,
-    /// The sender has ended; the receiver is to be told once it has everything.
-    Ending,
-    Ended,
-}
-
-impl Flow {
-    /// Whether the sender went away without having said anything.
-    pub(crate) fn is_pointless(&self, sender: &TcpStream) -> bool {
-        self.waiting.is_empty() && gone(sender).is_some()
-    }
-
-    /// Whether nothing of this direction has reached the receiver, its end included.
-    fn is_untouched(&self) -> bool {
-        !self.has_moved && self.state == State::Open
-    }
-
-    /// Moves what can be moved, and answers when this direction has ended. A receiver that takes no more
-    /// ends the direction without an error, so that what it said last still arrives.
-    fn turn(
-        &mut self,
-        (from, to): (&mut Side, &mut Side),
-        buffer: &mut [u8],
-        moved: &mut u64,
-        has_more: &mut bool,
-        is_last: bool,
-    ) -> Poll<Result<(), Fault>> {
-        for _ in 0..ROUNDS {
-            if !self.waiting.is_empty() {
-                match ready!(to.write(&self.waiting[self.written..])) {
-                    Ok(count) => self.wrote_waiting(count, moved),
-                    // Another one may still get these bytes.
-                    Err(error) if self.is_untouched() => return Poll::Ready(Err(Fault::Receiver(error))),
-                    Err(_) => self.end(),
-                }
-                continue;
-            }
-            match self.state {
-                State::Open => match ready!(from.read(buffer)).map_err(Fault::Sender)? {
-                    0 if self.must_begin && !self.has_moved => {
-                        return Poll::Ready(Err(Fault::Sender(early_end())));
-                    }
-                    0 => self.state = State::Ending,
-                    count => self.pass_on(to, &buffer[..count], moved),
-                },
-                State::Ending => {
-                    // After the other direction's end the socket is closed, which says the same.
-                    if !is_last {
-                        // If it cannot be told, it is gone.
-                        let _ = to.socket.shutdown(Shutdown::Write);
-                    }
-                    self.end();
-                }
-                State::Ended => return Poll::Ready(Ok(())),
-            }
-        }
-        *has_more = true;
-        Poll::Pending
-    }
-
-    /// Writes what was just read, and keeps what is not taken.
-    fn pass_on(&mut self, to: &mut Side, bytes: &[u8], moved: &mut u64) {
-        match to.write(bytes) {
-            Poll::Ready(Ok(count)) => {
-                self.moved(count, moved);
-                self.waiting.extend_from_slice(&bytes[count..]);
-            }
-            // A receiver that failed before its first byte fails again when what waits is written.
-            Poll::Pending | Poll::Ready(Err(_)) => self.waiting.extend_from_slice(bytes),
-        }
-    }
-
-    fn wrote_waiting(&mut self, count: usize, moved: &mut u64) {
-        self.moved(count, moved);
-        self.written += count;
-        if self.written == self.waiting.len() {
-            (self.waiting, self.written) = (Vec::new(), 0);
-        }
-    }
-
-    fn moved(&mut self, count: usize, moved: &mut u64) {
-        self.has_moved = true;
-        *moved += count as u64;
-    }
-
-    fn end(&mut self) {
-        (self.waiting, self.written) = (Vec::new(), 0);
-        self.state = State::Ended;
-    }
-}
-
-/// A backend that has been asked to take the connection.
-#[derive(Debug)]
-struct Connecting {
-    /// When it was asked last.
-    since: Instant,
-    /// When it is asked once more; `None`: only by the system.
-    again: Option<Instant>,
-    /// How often it was asked before.
-    attempts: u32,
-    /// When it is given up.
-    until: Instant,
-}
-
-impl Connecting {
-    fn begin(connection: &Connection, backend: &Backend, now: Instant) -> Self {
-        let again = backend.connect_time.patience(0).map(|patience| now + patience);
-        Self { since: now, again, attempts: 0, until: now + connection.config.rules.connect_timeout }
-    }
-
-    fn again(&mut self, backend: &Backend, now: Instant) {
-        self.attempts += 1;
-        self.since = now;
-        self.again = backend.connect_time.patience(self.attempts).map(|patience| now + patience);
-    }
-
-    fn look_at(&self) -> Instant {
-        self.again.map_or(self.until, |again| again.min(self.until))
-    }
+pub(crate) enum News {
+    /// It says that the socket has connected; its end would have come with that.
+    Fresh,
+    /// The backend may have gone away since.
+    MayBeOld,
 }
 
 /// A client and a backend, joined.
 pub(crate) struct Pipe {
     client: Side,
-    stream: Side,
+    backend: Side,
     up: Flow,
     down: Flow,
     idle_timeout: Duration,
     last_moved: Instant,
-    /// `None` once the backend has taken the connection.
-    connecting: Option<Connecting>,
-    has_worked: bool,
     /// Whether the client has been told of the backend's end.
     is_half_closed: bool,
-    pub(crate) lease: Lease,
-    /// Last: with it goes the connection's place, when its sockets are closed.
-    pub(crate) connection: Connection,
 }
 
 impl Pipe {
     /// For a client, and a backend whose socket is connecting.
-    pub(crate) fn new(
-        connection: Connection,
-        client: TcpStream,
-        (stream, lease): (TcpStream, Lease),
-        now: Instant,
-    ) -> Self {
+    pub(crate) fn new(client: TcpStream, backend: TcpStream, idle_timeout: Duration, now: Instant) -> Self {
         Self {
             client: Side::client(client),
-            stream: Side::backend(stream),
+            backend: Side::backend(backend),
             up: Flow::default(),
             down: Flow::default(),
-            idle_timeout: connection.config.rules.idle_timeout,
+            idle_timeout,
             last_moved: now,
-            connecting: Some(Connecting::begin(&connection, &lease.backend, now)),
-            has_worked: false,
             is_half_closed: false,
-            lease,
-            connection,
         }
-    }
-
-    /// Goes on with another backend after [`End::Unreached`] or [`End::Unused`], with what the client has said.
-    ///
-    /// # Errors
-    /// The system has no room for it.
-    pub(crate) fn redirect(
-        &mut self,
-        (stream, lease): (TcpStream, Lease),
-        (registry, token): (&Registry, Token),
-        now: Instant,
-    ) -> io::Result<()> {
-        self.stream = Side::backend(stream);
-        self.down = Flow::default();
-        self.connecting = Some(Connecting::begin(&self.connection, &lease.backend, now));
-        self.lease = lease;
-        registry.register(&mut self.stream.socket, token, Interest::READABLE | Interest::WRITABLE)
-    }
-
-    /// Whether the backend should have answered by now, and there is time left to ask it once more.
-    pub(crate) fn is_overdue(&self, now: Instant) -> bool {
-        let Some(connecting) = &self.connecting else { return false };
-        now < connecting.until && connecting.again.is_some_and(|again| again <= now)
-    }
-
-    /// Begins the connection anew: the backend's backlog was full, mostly, and the system would send nothing for a
-    /// second.
-    ///
-    /// # Errors
-    /// The system has no room for it.
-    pub(crate) fn connect_again(
-        &mut self,
-        (registry, token): (&Registry, Token),
-        now: Instant,
-    ) -> io::Result<()> {
-        let backend = &self.lease.backend;
-        if let Some(connecting) = &mut self.connecting {
-            connecting.again(backend, now);
-        }
-        backend.counters.repeated.fetch_add(1, Ordering::Relaxed);
-        self.stream = Side::backend(TcpStream::connect(backend.address)?);
-        registry.register(&mut self.stream.socket, token, Interest::READABLE | Interest::WRITABLE)
-    }
-
-    /// The next backend for this client, whose socket is connecting then; `None` if nobody else takes it, or it
-    /// went away without having said anything.
-    pub(crate) fn next_backend(&mut self) -> Option<(TcpStream, Lease)> {
-        let is_pointless = self.up.is_pointless(&self.client.socket);
-        if is_pointless { None } else { self.connection.dial() }
     }
 
     /// Has the system announce what becomes of its sockets; under which tokens, [`Pipe::note`] says.
@@ -429,97 +103,105 @@ impl Pipe {
     /// # Errors
     /// The system has no room for it.
     pub(crate) fn register(&mut self, registry: &Registry, tokens: [Token; 2]) -> io::Result<()> {
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        registry.register(&mut self.client.socket, tokens[0], interest)?;
-        registry.register(&mut self.stream.socket, tokens[1], interest)
+        registry.register(&mut self.client.socket, tokens[0], Interest::READABLE | Interest::WRITABLE)?;
+        registry.register(&mut self.backend.socket, tokens[1], Interest::READABLE | Interest::WRITABLE)
+    }
+
+    /// Goes on with another connecting socket in the backend's place, with what the client has said.
+    ///
+    /// # Errors
+    /// The system has no room for it.
+    pub(crate) fn replace_backend(
+        &mut self,
+        backend: TcpStream,
+        (registry, token): (&Registry, Token),
+    ) -> io::Result<()> {
+        self.backend = Side::backend(backend);
+        self.down = Flow::default();
+        registry.register(&mut self.backend.socket, token, Interest::READABLE | Interest::WRITABLE)
     }
 
     /// Remembers what the system says of a socket: the backend's, or else the client's.
     pub(crate) fn note(&mut self, of_backend: bool, event: &Event) {
-        if of_backend { self.stream.note(event) } else { self.client.note(event) }
+        if of_backend { self.backend.note(event) } else { self.client.note(event) }
     }
 
     /// Has the next turn ask the sockets themselves.
     pub(crate) fn expect_news(&mut self) {
-        for side in [&mut self.client, &mut self.stream] {
-            (side.is_readable, side.is_writable) = (true, true);
-        }
+        self.client.expect_news();
+        self.backend.expect_news();
     }
 
-    /// When nothing will have moved for the whole idle timeout, or the backend will not have answered in time.
+    /// The client's socket.
+    pub(crate) const fn client(&self) -> &TcpStream {
+        &self.client.socket
+    }
+
+    /// Whether the client went away without having said anything.
+    pub(crate) fn is_pointless(&self) -> bool {
+        self.up.is_pointless(&self.client.socket)
+    }
+
+    /// When nothing will have moved for the whole idle timeout.
     pub(crate) fn is_idle_at(&self) -> Instant {
-        self.connecting.as_ref().map_or(self.last_moved + self.idle_timeout, Connecting::look_at)
+        self.last_moved + self.idle_timeout
     }
 
-    /// How it ends when that time has come.
-    pub(crate) fn end_of_time(&self) -> End {
-        match self.connecting {
-            Some(_) => {
-                End::Unreached(io::Error::new(ErrorKind::TimedOut, "no answer within the connect timeout"))
-            }
-            None => End::Idle,
-        }
+    /// Whether the backend has taken the connection. Pending until the system announces more.
+    ///
+    /// # Errors
+    /// Why it has not.
+    pub(crate) fn connected(&mut self) -> Poll<io::Result<()>> {
+        self.backend.connected()
     }
 
-    /// Sees whether the backend has taken the connection, and tells it who the client is.
-    fn connect(&mut self, now: Instant) -> Poll<io::Result<()>> {
-        ready!(self.stream.connected())?;
-        let header = self.connection.proxy_header(&self.client.socket)?;
-        // The buffer of a fresh socket has room for it.
+    /// Begins to forward, after `header` if there is one.
+    ///
+    /// # Errors
+    /// The backend has gone.
+    pub(crate) fn begin(&mut self, header: &[u8], now: Instant) -> io::Result<()> {
         if !header.is_empty() {
-            self.stream.hurry(header.len())?;
-        }
-        if !header.is_empty() && self.stream.socket.write(&header)? != header.len() {
-            return Poll::Ready(Err(io::Error::new(ErrorKind::WriteZero, "the PROXY header was not taken")));
-        }
-        if let Some(connecting) = self.connecting.take() {
-            self.lease.backend.connect_time.note(now.saturating_duration_since(connecting.since));
+            self.backend.hurry(header.len())?;
+            // The buffer of a fresh socket has room for it.
+            if self.backend.socket.write(header)? != header.len() {
+                return Err(io::Error::new(ErrorKind::WriteZero, "the PROXY header was not taken"));
+            }
         }
         self.last_moved = now;
-        Poll::Ready(Ok(()))
+        Ok(())
     }
 
     /// Moves what can be moved.
-    pub(crate) fn turn(&mut self, buffer: &mut Vec<u8>, now: Instant) -> Turn {
-        let is_fresh = self.connecting.is_some();
-        if is_fresh {
-            match self.connect(now) {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(error)) => return Turn::Ended(End::Unreached(error)),
-                Poll::Pending => return Turn::Done,
-            }
-        }
+    pub(crate) fn turn(&mut self, buffer: &mut [u8], news: News, now: Instant) -> (Turn, Moved) {
         let is_early = self.is_unused() && now.saturating_duration_since(self.last_moved) < EARLY;
-        // What was announced may be old news: ask the socket itself before the first byte goes there. That it has
-        // connected is no old news, and would have come with its end.
+        // What was announced may be old: ask the socket itself before the first byte goes there.
         if is_early
-            && !is_fresh
-            && (self.client.is_readable || !self.up.waiting.is_empty() || self.stream.is_readable)
-            && let Some(error) = gone(&self.stream.socket)
+            && news == News::MayBeOld
+            && (self.client.is_readable || self.up.is_waiting() || self.backend.is_readable)
+            && let Some(error) = gone(&self.backend.socket)
         {
-            return Turn::Ended(End::Unused(error));
+            return (Turn::Ended(End::Unused(error)), Moved::default());
         }
         self.down.must_begin = is_early;
-        let buffer_size = self.connection.buffer_size;
-        if buffer.len() < buffer_size {
-            buffer.resize(buffer_size, 0);
-        }
-        let buffer = &mut buffer[..buffer_size];
-        let (mut sent, mut received, mut has_more) = (0, 0, false);
-        let way = (&mut self.stream, &mut self.client);
-        let down = self.down.turn(way, buffer, &mut received, &mut has_more, self.up.state == State::Ended);
+        let (mut moved, mut has_more) = (Moved::default(), false);
+        let way = (&mut self.backend, &mut self.client);
+        let is_last = self.up.state == State::Ended;
+        let down = self.down.turn(way, buffer, &mut moved.from_backend, &mut has_more, is_last);
         let up = if is_early && matches!(down, Poll::Ready(Err(_))) {
             Poll::Pending // nothing may be read for this backend
         } else {
-            let way = (&mut self.client, &mut self.stream);
-            self.up.turn(way, buffer, &mut sent, &mut has_more, self.down.state == State::Ended)
+            let way = (&mut self.client, &mut self.backend);
+            let is_last = self.down.state == State::Ended;
+            self.up.turn(way, buffer, &mut moved.to_backend, &mut has_more, is_last)
         };
-        self.count(sent, received, now);
+        if moved.to_backend > 0 || moved.from_backend > 0 {
+            self.last_moved = now;
+        }
         if self.down.state == State::Ended && !std::mem::replace(&mut self.is_half_closed, true) {
             self.last_moved = now;
             self.idle_timeout = self.idle_timeout.min(HALF_CLOSED);
         }
-        match (down, up) {
+        let turn = match (down, up) {
             (Poll::Ready(Err(Fault::Sender(error))), _) | (_, Poll::Ready(Err(Fault::Receiver(error))))
                 if is_early && self.is_unused() =>
             {
@@ -534,68 +216,34 @@ impl Pipe {
             _ if self.up.state == State::Ended && self.client.has_failed => {
                 Turn::Ended(End::Lost(self.client.error()))
             }
-            _ if self.down.state == State::Ended && self.stream.has_failed => {
-                Turn::Ended(End::Lost(self.stream.error()))
+            _ if self.down.state == State::Ended && self.backend.has_failed => {
+                Turn::Ended(End::Lost(self.backend.error()))
             }
             _ if has_more => Turn::HasMore,
             _ => Turn::Done,
-        }
+        };
+        (turn, moved)
     }
 
     fn is_unused(&self) -> bool {
         self.up.is_untouched() && self.down.is_untouched()
     }
-
-    fn count(&mut self, sent: u64, received: u64, now: Instant) {
-        if sent == 0 && received == 0 {
-            return;
-        }
-        self.last_moved = now;
-        let backend = &self.lease.backend;
-        if sent > 0 {
-            backend.counters.bytes_to.add(sent);
-        }
-        if received > 0 {
-            backend.counters.bytes_from.add(received);
-            // Once: what a connection does later says nothing of those that fail meanwhile.
-            if !std::mem::replace(&mut self.has_worked, true) {
-                backend.worked();
-            }
-        }
-    }
-}
-
-/// Why nothing can be expected from this socket any more, if that is so.
-fn gone(socket: &TcpStream) -> Option<io::Error> {
-    match socket.peek(&mut [0]) {
-        Ok(0) => Some(early_end()),
-        Ok(_) => None,
-        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => None,
-        Err(error) => Some(error),
-    }
-}
-
-fn early_end() -> io::Error {
-    io::Error::new(ErrorKind::UnexpectedEof, "closed before the first byte")
 }
 
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
     use std::net;
-    use std::sync::Arc;
+    use std::net::Shutdown;
 
     use mio::{Events, Poll};
     use socket2::SockRef;
 
+    use super::side::ONE_SEGMENT;
     use super::*;
-    use crate::backends::Wanted;
-    use crate::config::Config;
-    use crate::gate::Gate;
-    use crate::mapping::Mapping;
-    use crate::resolver::Resolver;
 
     const BUFFER_SIZE: usize = 1024;
+    const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
     const DEADLINE: Duration = Duration::from_secs(30);
 
     fn pair() -> (net::TcpStream, net::TcpStream) {
@@ -615,45 +263,26 @@ mod tests {
     impl Bench {
         /// It, the client and the backend.
         fn new() -> (Self, net::TcpStream, net::TcpStream) {
-            let ((user, client), (server, stream)) = (pair(), pair());
-            let (peer, address) = (user.local_addr().unwrap(), server.local_addr().unwrap());
-            let file = tempfile::NamedTempFile::new().unwrap();
-            std::fs::write(&file, format!("[mappings]\n127.0.0.1:0 = {address}\n")).unwrap();
-            let config = Config::load(file.path()).unwrap().mappings.remove(0);
-            let mapping = Mapping::new(config.listen, config.clone(), Resolver::default(), None);
-            mapping.set.replace(&[Wanted {
-                name: address.to_string(),
-                address,
-                weight: 1,
-                load: Arc::default(),
-            }]);
-            let lease = mapping.set.choose(&config.rules, peer.ip(), &[]).unwrap();
-            let gate = Gate::new(usize::MAX, None);
-            let connection = Connection {
-                peer,
-                mapping,
-                config: Arc::new(config),
-                buffer_size: BUFFER_SIZE,
-                tried: Vec::new(),
-                _places: [gate.enter(), gate.enter()],
-            };
-            for socket in [&client, &stream] {
+            let ((user, client), (server, backend)) = (pair(), pair());
+            for socket in [&client, &backend] {
                 socket.set_nonblocking(true).unwrap();
             }
-            let [client, stream] = [client, stream].map(TcpStream::from_std);
-            let mut pipe = Pipe::new(connection, client, (stream, lease), Instant::now());
+            let [client, backend] = [client, backend].map(TcpStream::from_std);
+            let now = Instant::now();
+            let mut pipe = Pipe::new(client, backend, IDLE_TIMEOUT, now);
             let poll = Poll::new().unwrap();
             pipe.register(poll.registry(), [Token(0), Token(1)]).unwrap();
-            let mut bench = Self { pipe, poll, events: Events::with_capacity(8), now: Instant::now() };
-            bench.wait_for(Token(1));
-            assert!(matches!(bench.turn(), Turn::Done));
+            let mut bench = Self { pipe, poll, events: Events::with_capacity(8), now };
+            bench.begin();
             (bench, user, server)
         }
 
-        /// Another connection for the same backend.
-        fn lease(&self) -> Lease {
-            let connection = &self.pipe.connection;
-            connection.mapping.set.choose(&connection.config.rules, connection.peer.ip(), &[]).unwrap()
+        /// Waits until the backend has taken the connection.
+        fn begin(&mut self) {
+            self.wait_for(Token(1));
+            assert!(matches!(self.pipe.connected(), std::task::Poll::Ready(Ok(()))));
+            self.pipe.begin(&[], self.now).unwrap();
+            assert!(matches!(self.turn_on(News::Fresh), Turn::Done));
         }
 
         /// Waits until the system has news of a socket.
@@ -670,7 +299,11 @@ mod tests {
         }
 
         fn turn(&mut self) -> Turn {
-            self.pipe.turn(&mut Vec::new(), self.now)
+            self.turn_on(News::MayBeOld)
+        }
+
+        fn turn_on(&mut self, news: News) -> Turn {
+            self.pipe.turn(&mut [0; BUFFER_SIZE], news, self.now).0
         }
 
         /// Forwards until this end has received the other one's; what came before that.
@@ -685,7 +318,7 @@ mod tests {
                 let turn = self.turn();
                 if let Turn::Ended(_) = turn {
                     // A thread drops the pipe then, which closes its sockets.
-                    for side in [&self.pipe.client, &self.pipe.stream] {
+                    for side in [&self.pipe.client, &self.pipe.backend] {
                         let _ = side.socket.shutdown(Shutdown::Both);
                     }
                 }
@@ -734,11 +367,9 @@ mod tests {
         assert!(matches!(bench.turn(), Turn::Ended(End::Unused(_))));
         let (mut server, stream) = pair();
         stream.set_nonblocking(true).unwrap();
-        let lease = bench.lease();
         let way = (bench.poll.registry(), Token(1));
-        bench.pipe.redirect((TcpStream::from_std(stream), lease), way, bench.now).unwrap();
-        bench.wait_for(Token(1));
-        assert!(matches!(bench.turn(), Turn::Done));
+        bench.pipe.replace_backend(TcpStream::from_std(stream), way).unwrap();
+        bench.begin();
         let mut bytes = [0; 5];
         server.read_exact(&mut bytes).unwrap();
         assert_eq!(&bytes, b"hello");
@@ -752,7 +383,7 @@ mod tests {
             bench.wait_for(Token(0));
             assert!(matches!(bench.turn(), Turn::Done));
             server.read_exact(&mut [0; 5]).unwrap();
-            assert_eq!(bench.pipe.stream.socket.nodelay().unwrap(), is_nodelay);
+            assert_eq!(bench.pipe.backend.socket.nodelay().unwrap(), is_nodelay);
         }
         let (mut bench, mut user, mut server) = Bench::new();
         let much = [b'x'; ONE_SEGMENT + 1];
@@ -760,7 +391,7 @@ mod tests {
         bench.wait_for(Token(0));
         assert!(matches!(bench.turn(), Turn::Done));
         server.read_exact(&mut [0; ONE_SEGMENT + 1]).unwrap();
-        assert!(bench.pipe.stream.socket.nodelay().unwrap());
+        assert!(bench.pipe.backend.socket.nodelay().unwrap());
     }
 
     #[test]
@@ -782,11 +413,10 @@ mod tests {
         bench.wait_for(Token(0));
         assert!(matches!(bench.turn(), Turn::Done));
         server.read_exact(&mut [0; 5]).unwrap();
-        let idle_timeout = bench.pipe.idle_timeout;
-        assert_eq!(bench.pipe.is_idle_at(), bench.now + idle_timeout);
+        assert_eq!(bench.pipe.is_idle_at(), bench.now + IDLE_TIMEOUT);
         drop(server);
         bench.wait_for(Token(1));
-        bench.now += idle_timeout / 2;
+        bench.now += IDLE_TIMEOUT / 2;
         assert!(matches!(bench.turn(), Turn::Done));
         assert_eq!(user.read(&mut [0]).unwrap(), 0);
         assert_eq!(bench.pipe.is_idle_at(), bench.now + HALF_CLOSED);

@@ -1,23 +1,27 @@
 //! `jmqt-lb`: a TCP load balancer. It knows nothing of JMQT.
 //!
-//! Here: arguments, start, signals, end. [`balancer`] holds it all together; a connection goes from
-//! [`accept`] to [`connection`], which finds it a backend, and on to a thread of [`worker`], where
-//! [`forward`] moves the bytes. [`backends`] knows who there is, [`health`] who is fit, [`balance`] chooses.
+//! Here: arguments, start, signals, end. [`balancer`] holds it all together; a [`client`] goes from
+//! [`accept`] to a thread of [`worker`], where a [`connection`] joins it to a backend and [`forward`] moves the bytes.
+//! [`backends`] knows who there is, [`health`] who is fit, [`balance`] chooses.
 
 mod accept;
 mod backends;
 mod balance;
 mod balancer;
 mod checker;
+mod client;
 mod config;
 mod connect_time;
 mod connection;
+mod fault;
 mod forward;
 mod gate;
 mod health;
 mod mapping;
+mod names;
 mod proxy;
 mod resolver;
+mod shared;
 mod signals;
 mod slow_start;
 mod status;

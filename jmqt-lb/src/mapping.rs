@@ -13,7 +13,7 @@ use tracing::warn;
 use crate::backends::Set;
 use crate::config::MappingConfig;
 use crate::gate::Gate;
-use crate::resolver::Resolver;
+use crate::names::Names;
 
 const WARNING_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -37,7 +37,7 @@ pub(crate) struct Mapping {
 struct Configured {
     config: Arc<MappingConfig>,
     /// What was looked up to see whether this configuration can be used, until the resolver takes it over.
-    found: Resolver,
+    found: Names,
 }
 
 /// What happened since the mapping was made.
@@ -56,7 +56,7 @@ impl Mapping {
     pub(crate) fn new(
         address: SocketAddr,
         config: MappingConfig,
-        found: Resolver,
+        found: Names,
         acceptor: Option<&Arc<Waker>>,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -76,13 +76,13 @@ impl Mapping {
     }
 
     /// The configuration, and what was found out for it that nobody has taken over yet.
-    pub(crate) fn take_over(&self) -> (Arc<MappingConfig>, Resolver) {
+    pub(crate) fn take_over(&self) -> (Arc<MappingConfig>, Names) {
         let mut configured = self.configured();
         (Arc::clone(&configured.config), std::mem::take(&mut configured.found))
     }
 
     /// Goes on with another configuration; connections keep the one they began with.
-    pub(crate) fn reconfigure(&self, config: MappingConfig, found: Resolver) {
+    pub(crate) fn reconfigure(&self, config: MappingConfig, found: Names) {
         self.gate.set_limit(config.max_connections.unwrap_or(usize::MAX));
         *self.configured() = Configured { config: Arc::new(config), found };
         self.reconfigured.notify_waiters();

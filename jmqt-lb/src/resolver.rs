@@ -1,141 +1,33 @@
-//! Names of backends to addresses, again and again.
+//! The task that looks the backends of a mapping up, again and again.
 
-use std::collections::{HashMap, HashSet};
-use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::lookup_host;
-use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
-use tracing::warn;
+use tokio::time::sleep;
 
-use crate::backends::{Nodes, Wanted};
-use crate::balancer::Shared;
-use crate::config::{BackendConfig, BackendName, Host, MappingConfig};
+use crate::backends::Nodes;
+use crate::config::MappingConfig;
 use crate::mapping::{self, Mapping};
+use crate::names::Names;
+use crate::shared::Shared;
 
-/// How long one lookup may take.
-const LOOKUP_LIMIT: Duration = Duration::from_secs(10);
 /// When a name without an address is looked up again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What names led to when they were last looked up.
-#[derive(Debug, Default)]
-pub(crate) struct Resolver {
-    known: HashMap<BackendName, Known>,
-}
-
-#[derive(Debug, Default)]
-struct Known {
-    addresses: Vec<SocketAddr>,
-    is_failing: bool,
-}
-
-impl Resolver {
-    /// The backends that this configuration asks for, by address, as far as is known.
-    pub(crate) fn wanted(&self, config: &MappingConfig, nodes: &Nodes) -> Vec<Wanted> {
-        let (mut wanted, mut seen) = (Vec::new(), HashSet::new());
-        for BackendConfig { name, weight, node } in &config.backends {
-            for address in self.addresses(name) {
-                // Two names may lead to one place, which counts once.
-                if seen.insert(address) {
-                    let load = nodes.load(node.as_deref(), address);
-                    wanted.push(Wanted { name: name.to_string(), address, weight: *weight, load });
-                }
-            }
-        }
-        wanted
-    }
-
-    fn addresses(&self, name: &BackendName) -> Vec<SocketAddr> {
-        match &name.host {
-            Host::Address(address) => vec![SocketAddr::new(*address, name.port)],
-            Host::Name(_) => self.known.get(name).map(|known| known.addresses.clone()).unwrap_or_default(),
-        }
-    }
-
-    /// Looks all names up, at the same time, and tells `found` after each. One that cannot be looked up
-    /// keeps the addresses it had; an operator hears of it once.
-    pub(crate) async fn look_up(&mut self, config: &MappingConfig, mut found: impl FnMut(&Self)) {
-        let names: HashSet<_> = config.backends.iter().map(|backend| &backend.name).collect();
-        self.known.retain(|name, _| names.contains(name));
-        let mut lookups = JoinSet::new();
-        for BackendConfig { name, .. } in &config.backends {
-            if let Host::Name(host) = name.host.clone() {
-                let name = name.clone();
-                lookups.spawn(async move {
-                    let addresses = look_up(&host, name.port).await;
-                    (name, addresses)
-                });
-            }
-        }
-        while let Some(done) = lookups.join_next().await {
-            if let Ok((name, addresses)) = done {
-                self.known.entry(name.clone()).or_default().enter(&name, addresses);
-                found(self);
-            }
-        }
-    }
-
-    /// Whether this configuration leads to any backend.
-    pub(crate) fn leads_anywhere(&self, config: &MappingConfig) -> bool {
-        config.backends.iter().any(|BackendConfig { name, .. }| !self.addresses(name).is_empty())
-    }
-
-    /// Whether nothing is known of a name that this configuration asks for.
-    fn is_missing_one(&self, config: &MappingConfig) -> bool {
-        config.backends.iter().any(|BackendConfig { name, .. }| self.addresses(name).is_empty())
-    }
-
-    /// Takes over what another one has found out since.
-    fn learn(&mut self, other: Self) {
-        for (name, known) in other.known {
-            if !known.is_failing || !self.known.contains_key(&name) {
-                self.known.insert(name, known);
-            }
-        }
-    }
-}
-
-impl Known {
-    fn enter(&mut self, name: &BackendName, found: io::Result<Vec<SocketAddr>>) {
-        match found {
-            Ok(addresses) => *self = Self { addresses, is_failing: false },
-            Err(error) => {
-                if !std::mem::replace(&mut self.is_failing, true) {
-                    let kept = self.addresses.len();
-                    warn!(%name, %error, "Cannot look up a backend; it keeps {kept} addresses");
-                }
-            }
-        }
-    }
-}
-
-async fn look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-    let no_answer = |_| io::Error::new(io::ErrorKind::TimedOut, "no answer");
-    let found = timeout(LOOKUP_LIMIT, lookup_host((host, port))).await.map_err(no_answer)??;
-    let mut addresses: Vec<_> = found.collect();
-    addresses.sort_unstable(); // name servers turn the order round
-    addresses.dedup();
-    Ok(addresses)
-}
-
 /// Looks names up until it is aborted.
 pub(crate) async fn run(mapping: Arc<Mapping>, shared: Arc<Shared>) {
-    let mut resolver = Resolver::default();
+    let mut names = Names::default();
     loop {
         let (config, found_before) = mapping.take_over();
-        resolver.learn(found_before);
+        names.learn(found_before);
         // What is known need not wait for what has to be looked up.
-        enter(&mapping, &config, &resolver, &shared.nodes);
-        resolver.look_up(&config, |resolver| enter(&mapping, &config, resolver, &shared.nodes)).await;
+        enter(&mapping, &config, &names, &shared.nodes);
+        names.look_up(&config, |names| enter(&mapping, &config, names, &shared.nodes)).await;
         if !Arc::ptr_eq(&config, &mapping.config()) {
             continue; // replaced meanwhile
         }
         let mut interval = shared.options().resolve_interval;
-        if resolver.is_missing_one(&config) {
+        if names.is_missing_one(&config) {
             interval = interval.min(RETRY_INTERVAL);
         }
         tokio::select! {
@@ -146,8 +38,8 @@ pub(crate) async fn run(mapping: Arc<Mapping>, shared: Arc<Shared>) {
 }
 
 /// Makes what is known the backends. Having none is never better than having the old ones.
-fn enter(mapping: &Mapping, config: &Arc<MappingConfig>, resolver: &Resolver, nodes: &Nodes) {
-    let wanted = resolver.wanted(config, nodes);
+fn enter(mapping: &Mapping, config: &Arc<MappingConfig>, names: &Names, nodes: &Nodes) {
+    let wanted = names.wanted(config, nodes);
     if !wanted.is_empty() && Arc::ptr_eq(config, &mapping.config()) {
         mapping.set.replace(&wanted);
         mapping.resolved.notify_waiters();
@@ -156,49 +48,6 @@ fn enter(mapping: &Mapping, config: &Arc<MappingConfig>, resolver: &Resolver, no
 
 /// Why a mapping cannot begin.
 pub(crate) fn nothing_resolved(config: &MappingConfig) -> String {
-    let names: Vec<_> = config.backends.iter().map(|backend| backend.name.to_string()).collect();
-    format!("no backend of {} has an address: {}", mapping::name(config.listen), names.join(", "))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::Config;
-
-    fn config(backends: &str) -> MappingConfig {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), format!("[mappings]\n8010 = {backends}\n")).unwrap();
-        Config::load(file.path()).unwrap().mappings.remove(0)
-    }
-
-    fn addresses(resolver: &Resolver, config: &MappingConfig) -> Vec<String> {
-        resolver.wanted(config, &Nodes::default()).iter().map(|wanted| wanted.address.to_string()).collect()
-    }
-
-    #[test]
-    fn a_name_is_as_many_backends_as_it_has_addresses_and_follows_them() {
-        let config = config("db:1 weight=3, 10.0.0.9:1");
-        let name = &config.backends[0].name;
-        let mut resolver = Resolver::default();
-        assert_eq!(addresses(&resolver, &config), ["10.0.0.9:1"]);
-        let found =
-            |ends: &[u8]| Ok(ends.iter().map(|end| SocketAddr::from(([10, 0, 0, *end], 1))).collect());
-        let mut enter = |found| resolver.known.entry(name.clone()).or_default().enter(name, found);
-        enter(found(&[1, 2]));
-        enter(found(&[2, 9])); // one of them stands in the file already
-        let wanted = resolver.wanted(&config, &Nodes::default());
-        assert_eq!(wanted.iter().map(|wanted| wanted.weight).collect::<Vec<_>>(), [3, 3]);
-        assert_eq!(addresses(&resolver, &config), ["10.0.0.2:1", "10.0.0.9:1"]);
-    }
-
-    #[test]
-    fn a_lookup_that_fails_changes_nothing() {
-        let config = config("db:1");
-        let name = &config.backends[0].name;
-        let mut resolver = Resolver::default();
-        let mut enter = |found| resolver.known.entry(name.clone()).or_default().enter(name, found);
-        enter(Ok(vec![SocketAddr::from(([10, 0, 0, 1], 1))]));
-        enter(Err(io::ErrorKind::TimedOut.into()));
-        assert_eq!(addresses(&resolver, &config), ["10.0.0.1:1"]);
-    }
+    let backends: Vec<_> = config.backends.iter().map(|backend| backend.name.to_string()).collect();
+    format!("no backend of {} has an address: {}", mapping::name(config.listen), backends.join(", "))
 }

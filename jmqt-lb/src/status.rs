@@ -16,7 +16,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 use tracing::info;
 
-use crate::balancer::Shared;
+use crate::shared::Shared;
 
 /// Requests at once; for one more, the oldest is given up, so that clients that say nothing keep nobody away.
 const REQUESTS: usize = 64;

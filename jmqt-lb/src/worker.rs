@@ -13,8 +13,9 @@ use mio::net::TcpStream;
 use mio::{Events, Poll, Token, Waker};
 use slab::Slab;
 
+use crate::client::Client;
 use crate::connection::Connection;
-use crate::forward::{End, Pipe, Turn};
+use crate::forward::{End, Turn};
 use crate::gate::{Gate, Place};
 
 /// Events taken from the system at a time.
@@ -44,7 +45,7 @@ pub(crate) struct Way {
 }
 
 /// A client that is to be forwarded, and its place on the thread.
-type Arrival = (Connection, TcpStream, Place);
+type Arrival = (Client, TcpStream, Place);
 
 impl Workers {
     /// Starts that many threads; 0 for one per processor.
@@ -84,10 +85,10 @@ impl Drop for Workers {
 }
 
 /// Gives the client to the thread with the fewest, which finds it a backend.
-pub(crate) fn forward(ways: &[Way], connection: Connection, client: TcpStream) {
+pub(crate) fn forward(ways: &[Way], client: Client, socket: TcpStream) {
     let Some(way) = ways.iter().min_by_key(|way| way.live.inside()) else { return };
     // Both fail only if the thread has ended, and then the connection is closed.
-    let _ = way.arrivals.send((connection, client, way.live.enter()));
+    let _ = way.arrivals.send((client, socket, way.live.enter()));
     // One system call for all that arrive together.
     if !way.is_woken.swap(true, Ordering::AcqRel) {
         let _ = way.waker.wake();
@@ -144,7 +145,7 @@ struct Worker {
 }
 
 struct Entry {
-    pipe: Pipe,
+    connection: Connection,
     /// Its alarm. What moves does not set it back: it is looked at when it goes off.
     alarm: Instant,
     is_in_again: bool,
@@ -170,7 +171,7 @@ impl Worker {
                 if event.token() == WAKER {
                     is_woken = true;
                 } else if let Some(entry) = self.entries.get_mut(token / 2) {
-                    entry.pipe.note(token % 2 == 1, event);
+                    entry.connection.note(token % 2 == 1, event);
                     self.turn(token / 2, now);
                 }
             }
@@ -214,29 +215,37 @@ impl Worker {
         self.alarms.first().map(|(alarm, _)| alarm.saturating_duration_since(Instant::now()))
     }
 
-    fn take(&mut self, (mut connection, client, place): Arrival, now: Instant) {
-        let Some(backend) = connection.dial() else { return connection.refused() };
-        let mut pipe = Pipe::new(connection, client, backend, now);
+    fn take(&mut self, (mut client, socket, place): Arrival, now: Instant) {
+        let Some(backend) = client.dial() else { return client.refused() };
+        let mut connection = Connection::new(client, socket, backend, now);
         let slot = self.entries.vacant_entry();
         let key = slot.key();
-        if let Err(error) = pipe.register(self.poll.registry(), [Token(2 * key), Token(2 * key + 1)]) {
-            return pipe.connection.found_no_room(&error);
+        if let Err(error) = connection.register(self.poll.registry(), [Token(2 * key), Token(2 * key + 1)]) {
+            return connection.client.found_no_room(&error);
         }
-        let alarm = pipe.is_idle_at();
+        let alarm = connection.is_idle_at();
         self.alarms.insert((alarm, key));
-        slot.insert(Box::new(Entry { pipe, alarm, is_in_again: false, is_unserved: false, _place: place }));
+        slot.insert(Box::new(Entry {
+            connection,
+            alarm,
+            is_in_again: false,
+            is_unserved: false,
+            _place: place,
+        }));
     }
 
     /// Has another backend take the client of an entry, or ends it.
     fn redirect(&mut self, key: usize, now: Instant) {
         let Some(entry) = self.entries.get_mut(key) else { return };
         entry.is_unserved = false;
-        let Some(backend) = entry.pipe.next_backend() else {
-            entry.pipe.connection.refused();
+        let Some(backend) = entry.connection.next_backend() else {
+            entry.connection.client.refused();
             return self.remove(key);
         };
-        if let Err(error) = entry.pipe.redirect(backend, (self.poll.registry(), Token(2 * key + 1)), now) {
-            entry.pipe.connection.found_no_room(&error);
+        if let Err(error) =
+            entry.connection.redirect(backend, (self.poll.registry(), Token(2 * key + 1)), now)
+        {
+            entry.connection.client.found_no_room(&error);
             return self.remove(key);
         }
         self.set_alarm(key);
@@ -247,13 +256,13 @@ impl Worker {
         if entry.is_unserved {
             return;
         }
-        match entry.pipe.turn(&mut self.buffer, now) {
+        match entry.connection.turn(&mut self.buffer, now) {
             Turn::Done => {}
             Turn::HasMore if std::mem::replace(&mut entry.is_in_again, true) => {}
             Turn::HasMore => self.again.push(key),
             Turn::Ended(end) => return self.end(key, &end),
         }
-        if entry.pipe.is_idle_at() < entry.alarm {
+        if entry.connection.is_idle_at() < entry.alarm {
             self.set_alarm(key);
         }
     }
@@ -261,7 +270,7 @@ impl Worker {
     fn set_alarm(&mut self, key: usize) {
         let Some(entry) = self.entries.get_mut(key) else { return };
         self.alarms.remove(&(entry.alarm, key));
-        entry.alarm = entry.pipe.is_idle_at();
+        entry.alarm = entry.connection.is_idle_at();
         self.alarms.insert((entry.alarm, key));
     }
 
@@ -271,21 +280,21 @@ impl Worker {
             self.alarms.remove(&(alarm, key));
             let is_idle = |worker: &Self| {
                 let entry = worker.entries.get(key);
-                entry.is_some_and(|entry| !entry.is_unserved && entry.pipe.is_idle_at() <= now)
+                entry.is_some_and(|entry| !entry.is_unserved && entry.connection.is_idle_at() <= now)
             };
             if is_idle(self) {
                 // If this machine stood still, there may be more news than were taken.
-                self.entries[key].pipe.expect_news();
+                self.entries[key].connection.expect_news();
                 self.turn(key, now);
             }
-            if is_idle(self) && self.entries[key].pipe.is_overdue(now) {
+            if is_idle(self) && self.entries[key].connection.is_overdue(now) {
                 self.connect_again(key, now);
                 begun_again += 1;
                 if begun_again == AT_A_TIME {
                     return;
                 }
             } else if is_idle(self) {
-                let end = self.entries[key].pipe.end_of_time();
+                let end = self.entries[key].connection.end_of_time();
                 self.end(key, &end);
             } else {
                 self.set_alarm(key);
@@ -295,7 +304,7 @@ impl Worker {
 
     fn connect_again(&mut self, key: usize, now: Instant) {
         let Some(entry) = self.entries.get_mut(key) else { return };
-        match entry.pipe.connect_again((self.poll.registry(), Token(2 * key + 1)), now) {
+        match entry.connection.connect_again((self.poll.registry(), Token(2 * key + 1)), now) {
             Ok(()) => self.set_alarm(key),
             Err(error) => self.end(key, &End::Unreached(error)),
         }
@@ -303,17 +312,17 @@ impl Worker {
 
     fn end(&mut self, key: usize, end: &End) {
         let Some(entry) = self.entries.get_mut(key) else { return };
-        let pipe = &mut entry.pipe;
-        let backend = Arc::clone(&pipe.lease.backend);
+        let connection = &mut entry.connection;
+        let backend = Arc::clone(&connection.lease.backend);
         let goes_on = match end {
-            End::Unreached(error) => pipe.connection.not_reached(&backend, error).is_continue(),
+            End::Unreached(error) => connection.client.not_reached(&backend, error).is_continue(),
             End::Unused(_) => {
-                pipe.connection.ended(&backend, end);
-                pipe.connection.tried.push(backend.address);
+                connection.client.ended(&backend, end);
+                connection.client.tried.push(backend.address);
                 true
             }
             End::Closed | End::Lost(_) | End::Idle => {
-                pipe.connection.ended(&backend, end);
+                connection.client.ended(&backend, end);
                 return self.remove(key);
             }
         };
@@ -321,7 +330,7 @@ impl Worker {
             entry.is_unserved = true;
             self.unserved.push(key);
         } else {
-            pipe.connection.refused();
+            connection.client.refused();
             self.remove(key);
         }
     }

@@ -4,8 +4,8 @@ use std::fmt::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::backends::{View, label};
-use crate::balancer::Shared;
 use crate::mapping::Mapping;
+use crate::shared::Shared;
 
 /// A mapping and its backends as they are at one moment.
 struct Snapshot {
