@@ -40,6 +40,14 @@ const CLOCK_JUMP: Duration = Duration::from_secs(10);
 /// How long a session that ends waits for its cursors to be written.
 const SAVE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The first pause of a cursor that cannot be saved,
+const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
+/// and the longest one.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// This many cursors are set aside at a time: if that is not enough, the trouble is not in single cursors.
+const MOST_SET_ASIDE: usize = 64;
+
 /// When stored things are given up.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct JanitorLimits {
@@ -95,11 +103,16 @@ pub(crate) struct Janitor {
     writing: tokio::sync::Mutex<()>,
 }
 
+/// Where a cursor is.
+type Place = (ChannelKey, ClientId);
+
 #[derive(Default)]
 struct Chores {
     opened: HashMap<u64, SessionRow>,
     closed: Vec<(ClientId, u64)>,
-    cursors: HashMap<(ChannelKey, ClientId), Cursor>,
+    cursors: HashMap<Place, Cursor>,
+    /// Cursors that could not be saved because of what is in the database, until when they wait, and for how long.
+    set_aside: HashMap<Place, (Instant, Duration)>,
     /// Those who wait for the above to be written.
     waiting: Vec<oneshot::Sender<()>>,
     /// Channels with acknowledged messages that may go.
@@ -260,7 +273,7 @@ impl Janitor {
         let (cursors, closed, waiting) = {
             let mut chores = self.chores();
             let taken = (
-                std::mem::take(&mut chores.cursors),
+                chores.take_cursors(Instant::now()),
                 std::mem::take(&mut chores.closed),
                 std::mem::take(&mut chores.waiting),
             );
@@ -270,15 +283,7 @@ impl Janitor {
         };
         let cursors: Vec<_> =
             cursors.into_iter().map(|((key, client), cursor)| CursorUpdate { client, key, cursor }).collect();
-        if !cursors.is_empty()
-            && let Err(error) = self.store.save_cursors(&cursors).await
-        {
-            self.failed("acknowledgements could not be saved; it will be tried again", &error);
-            let mut chores = self.chores();
-            for (place, cursor) in by_place(cursors) {
-                chores.cursors.entry(place).or_insert(cursor); // what has come meanwhile is newer
-            }
-        }
+        self.write_cursors(&cursors).await;
         if !closed.is_empty()
             && let Err(error) = self.store.sessions_closed(&closed, &self.node).await
         {
@@ -291,6 +296,39 @@ impl Janitor {
         }
     }
 
+    /// Saves cursors, all at once. If that fails because of what is in the database, in halves, so that one that cannot be
+    /// saved holds up no other: it is tried again later, and less and less often.
+    async fn write_cursors(&self, cursors: &[CursorUpdate]) {
+        let mut parts = vec![cursors];
+        let mut set_aside = 0;
+        while let Some(part) = parts.pop() {
+            if part.is_empty() {
+                continue;
+            }
+            let Err(error) = self.store.save_cursors(part).await else {
+                self.chores().saved(part);
+                continue;
+            };
+            match part {
+                [one] if error.is_of_data() => {
+                    set_aside += 1;
+                    self.failed("an acknowledgement could not be saved; it will be tried again", &error);
+                    self.chores().set_aside(one, Instant::now());
+                }
+                _ if error.is_of_data() && set_aside < MOST_SET_ASIDE => {
+                    let (left, right) = part.split_at(part.len() / 2);
+                    parts.extend([left, right]);
+                }
+                _ => {
+                    self.failed("acknowledgements could not be saved; it will be tried again", &error);
+                    parts.push(part);
+                    parts.iter().for_each(|part| self.chores().keep(part));
+                    return;
+                }
+            }
+        }
+    }
+
     async fn trim(&self) {
         let to_trim = std::mem::take(&mut self.chores().to_trim);
         let keys: Vec<ChannelKey> = to_trim.into_iter().collect();
@@ -300,7 +338,8 @@ impl Janitor {
         }
     }
 
-    /// Returns the client behind whom to go on, if there are more. An error begins the round again.
+    /// Returns the client behind whom to go on, if there are more; also after an error that may pass. One that is in the
+    /// data begins the round again: nothing behind it can be reached.
     async fn sweep(&self, hub: &Arc<Hub>, mut after: Option<ClientId>) -> Option<ClientId> {
         let limits = self.limits.pending.filter(|_| hub.is_first())?;
         let until = Instant::now() + SWEEP_FOR;
@@ -309,7 +348,7 @@ impl Janitor {
                 Ok(swept) => swept,
                 Err(error) => {
                     self.failed("pending messages could not be counted", &error);
-                    return None;
+                    return after.filter(|_| !error.is_of_data());
                 }
             };
             dropped.into_iter().for_each(|dropped| self.gave_up(hub, &dropped));
@@ -386,11 +425,45 @@ impl Janitor {
 }
 
 /// One cursor for each place: the last one, which is the furthest.
-fn by_place(updates: Vec<CursorUpdate>) -> impl Iterator<Item = ((ChannelKey, ClientId), Cursor)> {
+fn by_place(updates: Vec<CursorUpdate>) -> impl Iterator<Item = (Place, Cursor)> {
     updates.into_iter().map(|update| ((update.key, update.client), update.cursor))
 }
 
 impl Chores {
+    /// Cursors that are to be saved now: those that do not wait.
+    fn take_cursors(&mut self, now: Instant) -> HashMap<Place, Cursor> {
+        if self.set_aside.is_empty() {
+            return std::mem::take(&mut self.cursors);
+        }
+        let waits = |place: &Place| self.set_aside.get(place).is_some_and(|(until, _)| now < *until);
+        self.cursors.extract_if(|place, _| !waits(place)).collect()
+    }
+
+    /// These are on disk.
+    fn saved(&mut self, cursors: &[CursorUpdate]) {
+        if !self.set_aside.is_empty() {
+            for update in cursors {
+                self.set_aside.remove(&(update.key, update.client.clone()));
+            }
+        }
+    }
+
+    /// These are still to be saved.
+    fn keep(&mut self, cursors: &[CursorUpdate]) {
+        for (place, cursor) in by_place(cursors.to_vec()) {
+            self.cursors.entry(place).or_insert(cursor); // what has come meanwhile is newer
+        }
+    }
+
+    /// This one cannot be saved: it waits, longer each time.
+    fn set_aside(&mut self, update: &CursorUpdate, now: Instant) {
+        self.keep(std::slice::from_ref(update));
+        let place = (update.key, update.client.clone());
+        let pause =
+            self.set_aside.get(&place).map_or(SHORTEST_PAUSE, |(_, pause)| (*pause * 2).min(LONGEST_PAUSE));
+        self.set_aside.insert(place, (now + pause, pause));
+    }
+
     fn wait(&mut self) -> oneshot::Receiver<()> {
         let (sender, receiver) = oneshot::channel();
         self.waiting.push(sender);
@@ -411,7 +484,7 @@ mod tests {
             let mut saved = save.lock().unwrap();
             saved.0 += 1;
             if saved.0 <= 100 {
-                return Err(StoreError::Corrupt { what: "page" });
+                return Err(StoreError::TimedOut(Duration::from_secs(10)));
             }
             saved.1.extend(updates.iter().map(|update| (update.key.0, update.cursor.acked.0)));
             Ok(())
@@ -436,6 +509,42 @@ mod tests {
         assert_eq!(written, [(1, 100), (2, 5)]);
         janitor.write_urgent().await;
         assert_eq!(saved.lock().unwrap().0, 101, "nothing is left to be saved");
+    }
+
+    #[tokio::test(start_paused = true)] // protocol.md 2.13
+    async fn a_cursor_that_cannot_be_saved_holds_up_no_other_and_is_tried_less_and_less_often() {
+        let saved = Arc::new(Mutex::new((0, Vec::new())));
+        let save = Arc::clone(&saved);
+        let save_cursors = move |updates: &[CursorUpdate]| {
+            let mut saved = save.lock().unwrap();
+            if updates.iter().any(|update| update.key == ChannelKey(7)) {
+                saved.0 += usize::from(updates.len() == 1);
+                return Err(StoreError::Corrupt { what: "page" });
+            }
+            saved.1.extend(updates.iter().map(|update| update.key.0));
+            Ok(())
+        };
+        let store = Arc::new(Double { save_cursors: Box::new(save_cursors), ..Double::default() });
+        let limits = JanitorLimits { session_expiry: None, pending: None };
+        let janitor = Janitor::new(store, "node".to_owned(), limits, Arc::default());
+        let update = |key| CursorUpdate {
+            client: ClientId::parse("bob").unwrap(),
+            key: ChannelKey(key),
+            cursor: Cursor { acked: Seq(1), beyond: Vec::new() },
+        };
+        janitor.chores().cursors.extend(by_place((1..=100).map(update).collect()));
+        janitor.write_urgent().await;
+        let mut written = std::mem::take(&mut saved.lock().unwrap().1);
+        written.sort_unstable();
+        assert_eq!(written, (1..=100).filter(|key| *key != 7).collect::<Vec<_>>());
+        for _ in 0..2000 {
+            janitor.write_urgent().await;
+            tokio::time::advance(FLUSH_EVERY).await;
+        }
+        let tries = saved.lock().unwrap().0;
+        assert!((10..=20).contains(&tries), "{tries} in ten minutes");
+        assert!(saved.lock().unwrap().1.is_empty(), "nothing is saved twice");
+        assert_eq!(janitor.chores().cursors.len(), 1, "it is not given up");
     }
 
     #[test]

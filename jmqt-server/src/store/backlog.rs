@@ -13,6 +13,7 @@ use jmqt_protocol::ClientId;
 
 use super::cursor::{self, CursorRow};
 use super::{ChannelKey, Cursor, Dropped, PendingLimits, Seq, StoreError, StoredSubscription, Swept};
+use crate::log_limit::log_limited;
 
 /// How many subscriptions one call of [`sweep`] looks at, unless a single client has more.
 pub(super) const SUBSCRIPTIONS_AT_A_TIME: i64 = 512;
@@ -130,9 +131,9 @@ pub(super) trait Sweep {
     ) -> impl Future<Output = Result<u64, StoreError>> + Send;
 }
 
-/// See [`Store::limit_pending`](super::Store::limit_pending). Clients are dealt with one after another: an
-/// error after some ends it early and is not reported, so that what was dropped is; the next call meets it
-/// again.
+/// See [`Store::limit_pending`](super::Store::limit_pending). Clients are dealt with one after another. One whose data
+/// cannot be used is logged and passed over, so that it holds up no other. Another error after some clients ends the
+/// call early and is not reported, so that what was dropped is; the next call meets the error again.
 pub(super) async fn sweep(
     store: &(impl Sweep + Sync),
     limits: PendingLimits,
@@ -143,6 +144,12 @@ pub(super) async fn sweep(
     let mut swept = Swept { dropped: Vec::new(), more_after: after.cloned() };
     for client in behind {
         match limit_client(store, &client, limits, &mut swept.dropped).await {
+            Err(error) if error.is_of_data() => {
+                log_limited!(
+                    warn, target: "jmqt::store", %client, %error,
+                    "cannot limit what waits for a client; the others are looked at"
+                );
+            }
             Err(error) if swept.dropped.is_empty() => return Err(error),
             Err(_) => return Ok(swept),
             Ok(()) => {}

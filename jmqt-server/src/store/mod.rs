@@ -31,6 +31,7 @@ mod retained_cache;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod time;
+mod to_trim;
 mod turns;
 
 use std::time::SystemTime;

@@ -31,7 +31,7 @@ use tokio::sync::Mutex;
 use self::commit::Committer;
 use self::connection::Connections;
 use self::presence::Presence;
-use self::trim::ToTrim;
+use self::trim::Trimming;
 use super::backlog;
 use super::limits::limited;
 use super::names::NameSet;
@@ -123,7 +123,7 @@ pub struct MySqlStore {
     /// Channels that have a retained message; only where nobody else can add one.
     retained: Option<NameSet>,
     retained_limits: RetainedLimits,
-    to_trim: ToTrim,
+    to_trim: Trimming,
     /// Up to which publisher it has been looked whether they are to be forgotten.
     publishers_up_to: std::sync::Mutex<publishers::Place>,
     closed: AtomicBool,

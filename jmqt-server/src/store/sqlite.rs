@@ -12,9 +12,9 @@ mod log;
 mod open;
 mod pending;
 mod publishers;
+mod rescue;
 mod rows;
 mod sessions;
-mod to_trim;
 mod writer;
 
 use std::fs::File;
@@ -29,6 +29,7 @@ use sqlx::{Connection as _, Sqlite, SqlitePool};
 use tokio::sync::{Mutex, MutexGuard};
 
 use self::guard::Guard;
+use self::rescue::MayCopy;
 use self::writer::Writer;
 use super::backlog;
 use super::limits::{TIME_LIMIT, limited};
@@ -92,9 +93,27 @@ impl SqliteStore {
         if self.closed.load(Ordering::Acquire) {
             return Err(StoreError::Closed);
         }
-        self.guard.check_files()?;
+        if let Err(error) = self.guard.check_files() {
+            self.rescue(&mut writer, MayCopy::No).await;
+            return Err(error);
+        }
+        writer.is_sound();
         writer.recover().await?;
         Ok(writer)
+    }
+
+    /// If files of the database are gone, saves what can be saved.
+    async fn rescue(&self, writer: &mut Writer, may_copy: MayCopy) {
+        if let Some(loss) = self.guard.loss() {
+            writer.rescue(loss, may_copy).await;
+        }
+    }
+
+    /// The same, and takes its time for it.
+    async fn rescue_patiently(&self) -> Result<(), StoreError> {
+        let mut writer = limited(async { Ok(self.writer.lock().await) }).await?;
+        self.rescue(&mut writer, MayCopy::Yes).await;
+        Ok(())
     }
 
     /// A connection that reads.

@@ -1769,6 +1769,84 @@ mod sqlite {
         }
     }
 
+    /// What `kill -9` leaves of a database is in this file: opened as a database of its own.
+    async fn reopened(file: &Path) -> Arc<dyn Store> {
+        let left = Sqlite::new();
+        std::fs::copy(file, left.path()).unwrap();
+        let store = left.open().await;
+        std::mem::forget(left); // the folder goes with the process
+        store
+    }
+
+    #[tokio::test]
+    async fn acknowledged_messages_survive_kill_9_after_the_write_ahead_log_was_deleted() {
+        for is_idle in [false, true] {
+            let database = Sqlite::new();
+            let store = database.open().await;
+            let key = subscribed(&*store, "bob", "news").await.key;
+            store.commit(&[append("news", "1")]).await.unwrap();
+            std::fs::remove_file(database.folder.path().join("jmqt.db-wal")).unwrap();
+            if is_idle {
+                until_gone(&*store).await;
+            } else {
+                assert!(is_gone(&store.commit(&[append("news", "2")]).await, "jmqt.db-wal"));
+            }
+            let left = reopened(&database.path()).await;
+            assert_eq!(log(&*left, key).await.first(), Some(&(1, "1".to_owned())));
+        }
+    }
+
+    #[tokio::test]
+    async fn acknowledged_messages_are_copied_where_another_file_has_the_name_of_the_database_or_its_log() {
+        for name in ["jmqt.db", "jmqt.db-wal"] {
+            let database = Sqlite::new();
+            let store = database.open().await;
+            let key = subscribed(&*store, "bob", "news").await.key;
+            let (file, copy) = (database.folder.path().join(name), database.folder.path().join("copy"));
+            std::fs::copy(&file, &copy).unwrap();
+            store.commit(&[append("news", "1")]).await.unwrap();
+            std::fs::rename(&copy, &file).unwrap();
+            until_gone(&*store).await;
+            let files: Vec<_> = std::fs::read_dir(database.folder.path()).unwrap().collect();
+            let saved = files.iter().map(|file| file.as_ref().unwrap().path());
+            let saved: Vec<_> = saved.filter(|path| path.to_str().unwrap().contains(".saved-")).collect();
+            let [saved] = &saved[..] else { panic!("{files:?}") };
+            assert_eq!(log(&*reopened(saved).await, key).await, [(1, "1".to_owned())]);
+            assert!(is_gone(&store.trim(&[]).await, name));
+            assert_eq!(
+                std::fs::read_dir(database.folder.path()).unwrap().count(),
+                files.len(),
+                "copied once"
+            );
+        }
+    }
+
+    /// Trims, as the janitor does every second, until it is noticed that a file is gone.
+    async fn until_gone(store: &dyn Store) {
+        while store.trim(&[]).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_whose_cursor_is_damaged_does_not_keep_others_from_their_limits() {
+        let database = Sqlite::new();
+        let store = database.open().await;
+        let clients = ["alice", "bob", "carol"];
+        for name in clients {
+            subscribed(&*store, name, "news").await;
+        }
+        append_many(&*store, "news", 10).await;
+        store.close().await;
+        database.execute("UPDATE subscriptions SET acked_beyond = x'02' WHERE client_id = 'bob'").await;
+        let store = database.open().await;
+        let limits = PendingLimits { messages: 3, bytes: u64::MAX, own_messages: u64::MAX };
+        let swept = store.limit_pending(limits, None).await.unwrap();
+        let dropped: Vec<_> = swept.dropped.iter().map(|it| (it.client.as_str(), it.messages)).collect();
+        assert_eq!(dropped, [("alice", 7), ("carol", 7)]);
+        assert_eq!(swept.more_after, None);
+    }
+
     /// A file that is gone is noticed before a commit, or else after it.
     fn is_gone<T>(result: &Result<T, StoreError>, name: &str) -> bool {
         match result {

@@ -557,6 +557,30 @@ async fn a_batch_that_fails_does_nothing_at_all() {
 }
 
 #[tokio::test]
+async fn a_channel_that_cannot_be_trimmed_holds_up_no_other() {
+    let Some(database) = MySql::new(false) else { return };
+    let store = open(&database).await;
+    // In place of a damaged page.
+    let trigger = "CREATE TRIGGER fails BEFORE DELETE ON messages FOR EACH ROW \
+        IF OLD.data = 'bad' THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'bad'; END IF";
+    database.connect().await.execute(trigger).await.unwrap();
+    let mut keys = Vec::new();
+    for name in 0..100 {
+        let name = name.to_string();
+        let key = subscribed(&store, "bob", &name).await.key;
+        one(&store, append(&name, if name == "7" { "bad" } else { "good" })).await;
+        one(&store, unsubscribe("bob", &name)).await;
+        keys.push(key);
+    }
+    let error = store.trim(&keys).await.unwrap_err();
+    assert!(error.to_string().contains("bad"), "{error}");
+    for (number, key) in keys.iter().enumerate() {
+        assert_eq!(log(&store, *key).await.len(), usize::from(number == 7), "{number}");
+    }
+    assert_eq!(store.trim(&keys).await.unwrap(), 0, "it is not tried again at once");
+}
+
+#[tokio::test]
 async fn a_row_that_this_program_never_wrote_is_an_error() {
     let Some(database) = MySql::new(false) else { return };
     let store = open(&database).await;

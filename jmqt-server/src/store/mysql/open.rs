@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 use super::commit::Committer;
 use super::connection::{Connected, Connections, Connector, number};
 use super::presence::{KEPT_FOR, Locks, Presence};
-use super::trim::ToTrim;
+use super::trim::Trimming;
 use super::{MySqlOptions, MySqlStore};
 use crate::store::limits::{COMMIT_LIMIT, limited};
 use crate::store::names::NameSet;
@@ -68,7 +68,7 @@ async fn open_in_time(options: &MySqlOptions) -> Result<MySqlStore, StoreError> 
         presence: Mutex::new(presence),
         retained,
         retained_limits: options.retained,
-        to_trim: ToTrim::default(),
+        to_trim: Trimming::default(),
         publishers_up_to: std::sync::Mutex::default(),
         closed: AtomicBool::new(false),
     })

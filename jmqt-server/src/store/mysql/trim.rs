@@ -12,6 +12,7 @@ use super::connection::retried;
 use super::rows::{self, MultiRow};
 use crate::store::limits::{TIME_LIMIT, limited};
 use crate::store::time::millis;
+use crate::store::to_trim::ToTrim;
 use crate::store::{ChannelKey, Seq, StoreError};
 
 /// How many messages the first statement of a turn deletes. They may be large, so it begins with few.
@@ -22,9 +23,6 @@ const MOST_AT_A_TIME: u64 = 2048;
 
 /// How long one transaction goes on deleting.
 const DELETING_TURN: Duration = Duration::from_millis(50);
-
-/// How many channels are looked at in one turn.
-const CHANNELS_AT_A_TIME: usize = 64;
 
 /// How many channels are looked through at a time for what others have left behind.
 const SEARCHED: i64 = 1024;
@@ -68,10 +66,10 @@ static FORGET_CHANNELS: LazyLock<MultiRow> = LazyLock::new(|| {
     )
 });
 
-/// Channels where something may be left to be trimmed.
+/// Which channels are trimmed next, and which are looked for.
 #[derive(Debug, Default)]
-pub(super) struct ToTrim {
-    channels: Mutex<BTreeSet<ChannelKey>>,
+pub(super) struct Trimming {
+    channels: Mutex<ToTrim>,
     search: Mutex<Search>,
     /// One at a time: deleting the same twice helps nobody.
     turn: tokio::sync::Mutex<()>,
@@ -84,23 +82,13 @@ struct Search {
     done: Option<Instant>,
 }
 
-impl ToTrim {
+impl Trimming {
     pub(super) fn extend(&self, channels: impl IntoIterator<Item = ChannelKey>) {
-        self.lock().extend(channels);
+        let channels: Vec<_> = channels.into_iter().collect();
+        self.lock().extend(&channels);
     }
 
-    fn some(&self) -> Vec<ChannelKey> {
-        self.lock().iter().copied().take(CHANNELS_AT_A_TIME).collect()
-    }
-
-    fn remove(&self, channels: &[ChannelKey]) {
-        let mut all = self.lock();
-        for key in channels {
-            all.remove(key);
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeSet<ChannelKey>> {
+    fn lock(&self) -> MutexGuard<'_, ToTrim> {
         self.channels.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -128,44 +116,51 @@ struct Turn {
 
 impl MySqlStore {
     /// See [`Store::trim`](crate::store::Store::trim). Also trims what subscriptions that ended have
-    /// left behind. Stops when its time is up; the next call goes on.
+    /// left behind. Stops when its time is up; the next call goes on. A channel that cannot be trimmed holds up no other.
     pub(super) async fn trim_channels(&self, channels: &[ChannelKey]) -> Result<u64, StoreError> {
         self.check_open()?;
         let until = Instant::now() + TIME_LIMIT;
         let _turn = limited(async { Ok(self.to_trim.turn.lock().await) }).await?;
         self.to_trim.extend(channels.iter().copied());
         self.search_some().await?;
-        let mut deleted = 0;
+        let (mut deleted, mut failed) = (0, None);
         while Instant::now() < until {
-            let keys = self.to_trim.some();
+            let (keys, is_careful) = self.to_trim.lock().next_turn(Instant::now());
             if keys.is_empty() {
                 break;
             }
-            // Taken off the list first, so that what comes onto it meanwhile stays.
-            self.to_trim.remove(&keys);
-            match self.trim_turn(&keys).await {
-                Ok(messages) => deleted += messages,
+            let time = if is_careful { Duration::ZERO } else { DELETING_TURN };
+            let turn = self.trim_turn(&keys, time).await;
+            let mut to_trim = self.to_trim.lock();
+            match turn {
+                Ok(turn) => {
+                    to_trim.worked(&keys, &turn.done);
+                    deleted += turn.deleted;
+                }
+                Err(error) if error.is_of_data() => {
+                    to_trim.failed(&keys, Instant::now());
+                    failed.get_or_insert(error);
+                }
                 Err(error) => {
-                    self.to_trim.extend(keys);
+                    to_trim.interrupted(&keys);
                     return Err(error);
                 }
             }
         }
-        Ok(deleted)
+        failed.map_or(Ok(deleted), Err)
     }
 
-    async fn trim_turn(&self, keys: &[ChannelKey]) -> Result<u64, StoreError> {
-        let turn = retried(|| self.delete_turn(keys)).await?;
-        self.to_trim.extend(keys.iter().copied().filter(|key| !turn.done.contains(key)));
+    async fn trim_turn(&self, keys: &[ChannelKey], time: Duration) -> Result<Turn, StoreError> {
+        let turn = retried(|| self.delete_turn(keys, time)).await?;
         if !turn.empty.is_empty() {
             retried(|| self.forget_channels(&turn.empty)).await?;
         }
-        Ok(turn.deleted)
+        Ok(turn)
     }
 
-    async fn delete_turn(&self, keys: &[ChannelKey]) -> Result<Turn, StoreError> {
+    async fn delete_turn(&self, keys: &[ChannelKey], time: Duration) -> Result<Turn, StoreError> {
         let mut lease = self.connections.lease().await?;
-        let turn = limited(async { delete_turn(lease.begin().await?, keys).await }).await;
+        let turn = limited(async { delete_turn(lease.begin().await?, keys, time).await }).await;
         lease.finish(turn).await
     }
 
@@ -236,10 +231,14 @@ async fn search(
     Ok((found, last.map(|key| key.0)))
 }
 
-/// Trims some of the channels.
-async fn delete_turn(connection: &mut MySqlConnection, keys: &[ChannelKey]) -> Result<Turn, StoreError> {
+/// Trims channels for so long, and one statement at least.
+async fn delete_turn(
+    connection: &mut MySqlConnection,
+    keys: &[ChannelKey],
+    time: Duration,
+) -> Result<Turn, StoreError> {
     let (mut logs, empty) = behind_every_cursor(connection, keys).await?;
-    let end_of_turn = Instant::now() + DELETING_TURN;
+    let end_of_turn = Instant::now() + time;
     let (mut deleted, mut at_a_time) = (0, FEWEST_AT_A_TIME);
     while !logs.is_empty() && (deleted == 0 || Instant::now() < end_of_turn) {
         deleted += delete_some(connection, &mut logs, at_a_time).await?;

@@ -8,6 +8,7 @@ use sqlx::Arguments as _;
 use sqlx::error::BoxDynError;
 use sqlx::sqlite::{SqliteArguments, SqliteConnection};
 
+use super::rescue::MayCopy;
 use super::rows::{self, MultiRow};
 use super::{SqliteStore, cursors, publishers};
 use crate::store::limits::limited;
@@ -156,7 +157,11 @@ impl SqliteStore {
             self.retained.remove(channel.as_str());
         }
         writer.to_trim.extend(&plan.left());
-        self.guard.check_commit()?; // what is in memory belongs to the open files, gone or not
+        // What is in memory belongs to the open files, gone or not.
+        if let Err(error) = self.guard.check_commit() {
+            self.rescue(&mut writer, MayCopy::No).await;
+            return Err(error);
+        }
         Ok(outcomes)
     }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::rescue::Loss;
 use crate::store::StoreError;
 
 /// How often files and disk are looked at, unless something was committed.
@@ -110,6 +111,16 @@ impl Guard {
         match state.gone? {
             Gone::Database => Some(&self.path),
             Gone::Log => Some(&self.log_path),
+        }
+    }
+
+    /// What has been lost, if something is gone, as of the last look.
+    pub(super) fn loss(&self) -> Option<Loss> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let database = self.path.clone();
+        match state.gone? {
+            Gone::Log if !self.log_path.exists() => Some(Loss::Log { database }),
+            Gone::Log | Gone::Database => Some(Loss::Files { database }),
         }
     }
 

@@ -144,6 +144,9 @@ impl SqliteStore {
     /// damaged, holds up no other; and a disk that is full is tried with as little as can be deleted.
     pub(super) async fn trim_channels(&self, channels: &[ChannelKey]) -> Result<u64, StoreError> {
         let until = Instant::now() + TIME_LIMIT;
+        if self.guard.check_files().is_err() {
+            self.rescue_patiently().await?; // nobody waits for this call
+        }
         self.writer().await?.to_trim.extend(channels);
         let (mut deleted, mut failed) = (0, None);
         while Instant::now() < until {
@@ -157,14 +160,14 @@ impl SqliteStore {
             match writer.finish(turn).await {
                 Ok((messages, done)) => {
                     deleted += messages;
-                    writer.to_trim.done(&done);
+                    writer.to_trim.worked(&keys, &done);
                 }
                 Err(error) if error.is_of_data() && !is_disk_full(&error) => {
                     writer.to_trim.failed(&keys, Instant::now());
                     failed.get_or_insert(error);
                 }
                 Err(error) => {
-                    writer.to_trim.be_careful();
+                    writer.to_trim.interrupted(&keys);
                     return Err(error);
                 }
             }

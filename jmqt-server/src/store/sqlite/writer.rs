@@ -4,11 +4,12 @@ use sqlx::ConnectOptions as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 
 use super::publishers::Publishers;
+use super::rescue::{Loss, MayCopy, Rescue};
 use super::rows;
-use super::to_trim::ToTrim;
 use crate::store::limits::{COMMIT_LIMIT, limited, no_answer};
 use crate::store::plan::Plan;
 use crate::store::retained::RetainedTotals;
+use crate::store::to_trim::ToTrim;
 use crate::store::{DatabaseError, StoreError};
 
 /// The connection that writes. Whoever holds it (it is behind a mutex) is the only one who changes
@@ -29,6 +30,7 @@ pub(super) struct Writer {
     pub(super) retained: RetainedTotals,
     /// What is known of publishers.
     pub(super) publishers: Publishers,
+    rescue: Rescue,
 }
 
 impl Writer {
@@ -46,6 +48,7 @@ impl Writer {
             to_trim: ToTrim::default(),
             retained,
             publishers: Publishers::default(),
+            rescue: Rescue::default(),
         }
     }
 
@@ -118,6 +121,20 @@ impl Writer {
             Ok(())
         })
         .await
+    }
+
+    /// Saves what can be saved after a loss; see [`Rescue::run`].
+    pub(super) async fn rescue(&mut self, loss: Loss, may_copy: MayCopy) {
+        if self.recover().await.is_ok()
+            && let Some(connection) = &mut self.connection
+        {
+            self.rescue.run(connection, loss, may_copy).await;
+        }
+    }
+
+    /// The files of the database are there.
+    pub(super) fn is_sound(&mut self) {
+        self.rescue.reset();
     }
 
     /// The connection's thread has ended: the next user opens the database again.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
-use crate::store::ChannelKey;
+use super::ChannelKey;
 
 /// How many channels are looked at in one turn.
 const CHANNELS_AT_A_TIME: usize = 64;
@@ -30,7 +30,8 @@ impl ToTrim {
         self.channels.extend(channels.into_iter().filter(|key| !waits(key)));
     }
 
-    /// What the next turn is for, and whether it is to be a short one.
+    /// Takes out what the next turn is for, and says whether it is to be a short one. Channels that are added meanwhile
+    /// stay.
     pub(super) fn next_turn(&mut self, now: Instant) -> (Vec<ChannelKey>, bool) {
         if !self.set_aside.is_empty() {
             let waited = self.set_aside.iter().filter(|(_, (until, _))| now >= *until);
@@ -38,29 +39,35 @@ impl ToTrim {
         }
         let is_careful = self.careful_turns > 0;
         let most = if is_careful { 1 } else { CHANNELS_AT_A_TIME };
-        (self.channels.iter().copied().take(most).collect(), is_careful)
+        let mut turn = Vec::new();
+        while turn.len() < most
+            && let Some(key) = self.channels.pop_first()
+        {
+            turn.push(key);
+        }
+        (turn, is_careful)
     }
 
-    /// These are done.
-    pub(super) fn done(&mut self, channels: &[ChannelKey]) {
+    /// Of the channels of a turn these are done; the others go on.
+    pub(super) fn worked(&mut self, turn: &[ChannelKey], done: &[ChannelKey]) {
         self.careful_turns = self.careful_turns.saturating_sub(1);
-        for key in channels {
-            self.channels.remove(key);
+        self.channels.extend(turn.iter().filter(|key| !done.contains(key)));
+        for key in done {
             self.set_aside.remove(key);
         }
     }
 
-    /// The next turns are careful, whatever is wrong.
-    pub(super) fn be_careful(&mut self) {
+    /// A turn has failed for a reason that is not in its channels. The next turns are careful.
+    pub(super) fn interrupted(&mut self, turn: &[ChannelKey]) {
         self.careful_turns = CHANNELS_AT_A_TIME;
+        self.channels.extend(turn);
     }
 
     /// A turn has failed because of what is in the database. If it was for one channel, that waits; otherwise each of them is
     /// tried by itself.
     pub(super) fn failed(&mut self, channels: &[ChannelKey], now: Instant) {
-        let [key] = channels else { return self.be_careful() };
+        let [key] = channels else { return self.interrupted(channels) };
         self.careful_turns = self.careful_turns.saturating_sub(1);
-        self.channels.remove(key);
         let pause = self.set_aside.get(key).map_or(SHORTEST, |(_, pause)| (*pause * 2).min(LONGEST));
         self.set_aside.insert(*key, (now + pause, pause));
     }
@@ -88,7 +95,7 @@ mod tests {
                     to_trim.failed(&turn, now);
                 } else {
                     done.extend(turn.iter().copied());
-                    to_trim.done(&turn);
+                    to_trim.worked(&turn, &turn);
                 }
             }
             assert_eq!(done.len(), 99, "in the first second");
