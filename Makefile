@@ -89,7 +89,7 @@ msrv: ## Build with the oldest Rust that each crate names (rustup fetches it)
 	scripts/check-msrv
 
 # What is meant for crates.io, and for npm.
-CRATES = jmqt-log jmqt-core jmqt-protocol jmqt-mqtt jmqt-server jmqt-client jmqt-lb
+CRATES = jmqt-log jmqt-config jmqt-core jmqt-protocol jmqt-mqtt jmqt-server jmqt-client jmqt-lb
 
 .PHONY: package
 package: ## Make the packages for crates.io and npm, and build what is in them (PACKAGE_FLAGS=--allow-dirty before a commit)

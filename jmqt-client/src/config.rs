@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use jmqt_protocol::{AuthToken, ClientId, InvalidPayload, Payload};
 
-pub use file::{ConfigError, Origin};
+pub use jmqt_config::{ConfigError, Origin};
 
 use tokio_rustls::rustls::ClientConfig;
 
@@ -36,7 +36,7 @@ pub struct Config {
     /// What `auth` asks for a token with: any JSON, as the application behind the server wants it (§7.a).
     /// Without it, and without a token, `{}` is sent.
     pub auth_data: Option<Secret>,
-    /// A token that is known already, and whose it is: `auth` is left out as long as it is accepted (§10).
+    /// A token and the client that it belongs to: no `auth` is sent as long as the token is accepted (§10).
     pub token: Option<(ClientId, AuthToken)>,
     /// Where credentials come from for each new connection, instead of the two above
     /// ([`Config::credentials`]).
@@ -65,7 +65,7 @@ pub struct Config {
     /// How long a subscription or a control request waits for its answer, and for a connection. Default 30 seconds.
     pub request_timeout: Duration,
     /// How long a QoS 1 publish that was sent waits for its acknowledgement on that connection, and any publish for room
-    /// in the queue. What waits for a connection waits for as long as there is none. Default 5 minutes.
+    /// in the queue. Waiting for a connection does not count. Default 5 minutes.
     pub publish_timeout: Duration,
     /// How long [`Client::close`](crate::Client::close) goes on sending what is queued. Default 5 seconds.
     pub close_timeout: Duration,
@@ -170,7 +170,7 @@ pub enum WhenFull {
 pub enum Credentials {
     /// `auth` asks for a token with this (§7.a).
     Auth(Secret),
-    /// A token, and whose it is (§10).
+    /// A token, and the client that it belongs to (§10).
     Token(ClientId, AuthToken),
 }
 

@@ -6,8 +6,8 @@
 //! `docs/load-balancer.md` is the same for operators.
 
 mod conflicts;
-mod error;
 mod lines;
+mod problems;
 mod values;
 
 use std::collections::HashSet;
@@ -15,14 +15,15 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+pub(crate) use jmqt_config::ConfigError;
+use jmqt_config::{Keys, Settings, Value, Variables};
 use jmqt_log::{LogConfig, LogMode};
 
 use conflicts::Listening;
-pub(crate) use error::ConfigError;
-use error::Problem;
 use lines::{Entry, Section, Title};
+use problems::Problems;
 pub(crate) use values::{BackendName, Host};
-use values::{Choice, Number, Seconds, Switch, Value};
+use values::{Kind, Number, Seconds};
 
 const DAY: f64 = 86_400.0;
 
@@ -114,34 +115,31 @@ pub(crate) enum ProxyProtocol {
     V2,
 }
 
-const BALANCES: Choice<Balance> = Choice(&[
+const BALANCES: [(&str, Balance); 3] = [
     ("least_connections", Balance::LeastConnections),
     ("round_robin", Balance::RoundRobin),
     ("source_hash", Balance::SourceHash),
-]);
-const PROXY_PROTOCOLS: Choice<ProxyProtocol> =
-    Choice(&[("off", ProxyProtocol::Off), ("v2", ProxyProtocol::V2)]);
-const LOG_MODES: Choice<LogMode> = Choice(&[
+];
+const PROXY_PROTOCOLS: [(&str, ProxyProtocol); 2] = [("off", ProxyProtocol::Off), ("v2", ProxyProtocol::V2)];
+const LOG_MODES: [(&str, LogMode); 5] = [
     ("DBG", LogMode::Debug),
     ("INF", LogMode::Info),
     ("WRN", LogMode::Warning),
     ("ERR", LogMode::Error),
     ("DISABLED", LogMode::Disabled),
-]);
+];
 
-const OPTION_KEYS: [&str; 9] = [
+/// Keys of `[options]`. The last [`RULES`] of them may be in `[mapping ADDRESS]` too.
+const OPTION_KEYS: [&str; 23] = [
     "buffer_size",
     "pre_resolve_workers",
     "resolve_seconds",
     "threads",
-    "max_connections",
     "status_address",
     "drain_seconds",
     "log_path",
     "log_mode",
-];
-/// Keys of `[options]` that `[mapping ADDRESS]` may have too.
-const RULE_KEYS: [&str; 14] = [
+    "max_connections",
     "balance",
     "proxy_protocol",
     "connect_timeout_seconds",
@@ -157,6 +155,20 @@ const RULE_KEYS: [&str; 14] = [
     "health_check_http_port",
     "health_check_http_path",
 ];
+const RULES: usize = 15;
+
+/// The keys of a section. Nothing is read from the environment.
+const fn keys(known: &'static [&'static str]) -> Keys {
+    Keys { known, secret: &[], prefix: "", variables: Variables::Shared }
+}
+
+fn option_keys() -> Keys {
+    keys(&OPTION_KEYS)
+}
+
+fn rule_keys() -> Keys {
+    keys(OPTION_KEYS.split_at(OPTION_KEYS.len() - RULES).1)
+}
 
 impl Config {
     /// Reads and checks a file.
@@ -166,36 +178,32 @@ impl Config {
     pub(crate) fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
-        Self::parse(&text).map_err(|problems| ConfigError::Wrong { path: path.to_owned(), problems })
+        Self::parse(path, &text)
     }
 
-    fn parse(text: &str) -> Result<Self, Vec<Problem>> {
-        let mut problems = Vec::new();
+    fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let mut problems = Problems::new(path);
         let config = Self::read(&lines::sections(text, &mut problems), &mut problems);
-        if problems.is_empty() {
-            return Ok(config);
-        }
-        problems.sort_by_key(|problem| problem.line);
-        Err(problems)
+        problems.into_result(config)
     }
 
-    fn read(sections: &[Section<'_>], problems: &mut Vec<Problem>) -> Self {
+    fn read(sections: &[Section<'_>], problems: &mut Problems) -> Self {
         let of = |title: Title<'static>| {
             let section = sections.iter().find(|section| section.title == title);
             section.map(|section| section.entries.as_slice()).unwrap_or_default()
         };
-        let keys = OPTION_KEYS.iter().chain(&RULE_KEYS).copied().collect();
-        let mut settings = Settings { entries: of(Title::Options), keys, problems };
-        settings.refuse_unknown();
-        let options = Options::read(&mut settings);
-        let rules = Rules::default().overridden(&mut settings);
+        let settings = settings(option_keys(), of(Title::Options), problems);
+        let options = Options::read(&settings);
+        let rules = Rules::default().overridden(&settings);
+        problems.extend(settings.into_problems());
         let (mut mappings, mut listening) = (Vec::new(), Vec::new());
         for Entry { line, key, value } in of(Title::Options) {
             match (*key, values::address(value)) {
                 ("status_address", Some(address)) => listening.push(Listening { line: *line, key, address }),
                 ("log_path", _) => {
-                    let problem = conflicts::log_path(Path::new(value));
-                    problems.extend(problem.map(|problem| Problem::new(*line, key, problem)));
+                    if let Some(problem) = conflicts::log_path(Path::new(value)) {
+                        problems.note(*line, key, problem);
+                    }
                 }
                 _ => {}
             }
@@ -208,8 +216,8 @@ impl Config {
         }
         conflicts::overlapping(&listening, problems);
         if mappings.is_empty() && problems.is_empty() {
-            let problem = "there is nothing to listen on: give a line `[addr:]port = host:port,host:port`";
-            problems.push(Problem::new(0, "[mappings]", problem));
+            let problem = "there is nothing to listen on: add a line `[addr:]port = host:port,host:port`";
+            problems.note(0, "[mappings]", problem);
         }
         for section in sections {
             let Title::Mapping(address) = section.title else { continue };
@@ -220,22 +228,23 @@ impl Config {
 }
 
 impl Options {
-    fn read(settings: &mut Settings<'_, '_>) -> Self {
+    fn read(settings: &Settings) -> Self {
         Self {
-            buffer_size: settings.value("buffer_size", 262_144, &Number("bytes", 1024..=16 << 20)),
-            pre_resolve: settings.value("pre_resolve_workers", true, &Switch),
-            resolve_interval: settings.value("resolve_seconds", seconds(30), &Seconds(0.05..=DAY)),
-            threads: settings.value("threads", 0, &Number("threads", 0..=256)),
-            max_connections: settings.value(
+            buffer_size: value(settings, "buffer_size", 262_144, &Number("bytes", 1024..=16 << 20)),
+            pre_resolve: settings.switch("pre_resolve_workers", true),
+            resolve_interval: value(settings, "resolve_seconds", seconds(30), &Seconds(0.05..=DAY)),
+            threads: value(settings, "threads", 0, &Number("threads", 0..=256)),
+            max_connections: value(
+                settings,
                 "max_connections",
                 100_000,
                 &Number("connections", 1..=10_000_000),
             ),
-            status_address: settings.value("status_address", None, &values::OptionalAddress),
-            drain: settings.value("drain_seconds", seconds(30), &Seconds(0.0..=3600.0)),
+            status_address: value(settings, "status_address", None, &values::OptionalAddress),
+            drain: value(settings, "drain_seconds", seconds(30), &Seconds(0.0..=3600.0)),
             log: LogConfig::new(
-                settings.value("log_mode", LogMode::Info, &LOG_MODES),
-                settings.value("log_path", None, &values::OptionalPath),
+                settings.choice("log_mode", LogMode::Info, &LOG_MODES),
+                settings.path("log_path", ""),
             ),
         }
     }
@@ -243,42 +252,48 @@ impl Options {
 
 impl Rules {
     /// These rules, except for what the section says otherwise.
-    fn overridden(&self, settings: &mut Settings<'_, '_>) -> Self {
+    fn overridden(&self, settings: &Settings) -> Self {
         Self {
-            balance: settings.value("balance", self.balance, &BALANCES),
-            proxy_protocol: settings.value("proxy_protocol", self.proxy_protocol, &PROXY_PROTOCOLS),
-            connect_timeout: settings.value(
+            balance: settings.choice("balance", self.balance, &BALANCES),
+            proxy_protocol: settings.choice("proxy_protocol", self.proxy_protocol, &PROXY_PROTOCOLS),
+            connect_timeout: value(
+                settings,
                 "connect_timeout_seconds",
                 self.connect_timeout,
                 &Seconds(0.05..=300.0),
             ),
-            idle_timeout: settings.value("idle_timeout_seconds", self.idle_timeout, &Seconds(0.05..=DAY)),
-            retries: settings.value("retries", self.retries, &Number("backends", 0..=100)),
-            check_interval: settings.value(
+            idle_timeout: value(settings, "idle_timeout_seconds", self.idle_timeout, &Seconds(0.05..=DAY)),
+            retries: value(settings, "retries", self.retries, &Number("backends", 0..=100)),
+            check_interval: value(
+                settings,
                 "health_check_seconds",
                 self.check_interval,
                 &Seconds(0.0..=3600.0),
             ),
-            check_timeout: settings.value(
+            check_timeout: value(
+                settings,
                 "health_check_timeout_seconds",
                 self.check_timeout,
                 &Seconds(0.05..=300.0),
             ),
-            healthy_after: settings.value("healthy_after", self.healthy_after, &Number("checks", 1..=100)),
-            unhealthy_after: settings.value(
+            healthy_after: value(settings, "healthy_after", self.healthy_after, &Number("checks", 1..=100)),
+            unhealthy_after: value(
+                settings,
                 "unhealthy_after",
                 self.unhealthy_after,
                 &Number("checks", 1..=100),
             ),
-            eject_after: settings.value("eject_after", self.eject_after, &Number("failures", 0..=1000)),
-            eject_time: settings.value("eject_seconds", self.eject_time, &Seconds(0.05..=3600.0)),
-            slow_start: settings.value("slow_start_seconds", self.slow_start, &Seconds(0.0..=3600.0)),
-            check_http_port: settings.value(
+            eject_after: value(settings, "eject_after", self.eject_after, &Number("failures", 0..=1000)),
+            eject_time: value(settings, "eject_seconds", self.eject_time, &Seconds(0.05..=3600.0)),
+            slow_start: value(settings, "slow_start_seconds", self.slow_start, &Seconds(0.0..=3600.0)),
+            check_http_port: value(
+                settings,
                 "health_check_http_port",
                 self.check_http_port,
                 &values::OptionalPort,
             ),
-            check_http_path: settings.value(
+            check_http_path: value(
+                settings,
                 "health_check_http_path",
                 self.check_http_path.clone(),
                 &values::HttpPath,
@@ -313,41 +328,22 @@ const fn seconds(number: u64) -> Duration {
     Duration::from_secs(number)
 }
 
-/// One section while it is read. A wrong value is noted and replaced by the default, so that the rest
-/// of the file is checked too.
-struct Settings<'s, 't> {
-    entries: &'s [Entry<'t>],
-    keys: Vec<&'static str>,
-    problems: &'s mut Vec<Problem>,
+/// One section as settings: every value is text.
+fn settings(keys: Keys, entries: &[Entry<'_>], problems: &Problems) -> Settings {
+    let mut settings = Settings::new(keys);
+    for Entry { line, key, value } in entries {
+        settings.add_value(key, Value::Text((*value).to_owned()), problems.origin(*line));
+    }
+    settings
 }
 
-impl Settings<'_, '_> {
-    fn refuse_unknown(&mut self) {
-        for entry in self.entries.iter().filter(|entry| !self.keys.contains(&entry.key)) {
-            let mut problem = "there is no such key here".to_owned();
-            let alike = self.keys.iter().min_by_key(|key| values::distance(key, entry.key));
-            if let Some(key) = alike.filter(|key| values::distance(key, entry.key) <= 3) {
-                problem = format!("{problem}; did you mean {key}?");
-            }
-            self.problems.push(Problem::new(entry.line, entry.key, problem));
-        }
-    }
-
-    fn value<T>(&mut self, key: &str, default: T, kind: &impl Value<T>) -> T {
-        let Some(entry) = self.entries.iter().find(|entry| entry.key == key) else {
-            return default;
-        };
-        kind.parse(entry.value).unwrap_or_else(|| {
-            let problem = format!("found {:?}, expected {}", entry.value, kind.expected());
-            self.problems.push(Problem::new(entry.line, key, problem));
-            default
-        })
-    }
+fn value<T>(settings: &Settings, key: &'static str, default: T, kind: &impl Kind<T>) -> T {
+    settings.value(key, default, |value| kind.parse(value.as_text()?), || kind.expected())
 }
 
 /// A line of `[mappings]`; `None` if it is wrong, which has been noted then.
-fn mapping(entry: &Entry<'_>, rules: &Rules, problems: &mut Vec<Problem>) -> Option<MappingConfig> {
-    let mut wrong = |problem: String| problems.push(Problem::new(entry.line, entry.key, problem));
+fn mapping(entry: &Entry<'_>, rules: &Rules, problems: &mut Problems) -> Option<MappingConfig> {
+    let mut wrong = |problem: String| problems.note(entry.line, entry.key, problem);
     let listen = values::address(entry.key);
     if listen.is_none() {
         wrong("expected [addr:]port to listen on, such as 8010, 127.0.0.1:8010 or [::]:8010".to_owned());
@@ -360,13 +356,14 @@ fn mapping(entry: &Entry<'_>, rules: &Rules, problems: &mut Vec<Problem>) -> Opt
                  and node=NAME after it; backends are separated by commas"
             )),
             Some(new) if names.insert(new.name.clone()) => backends.push(new),
-            Some(new) => wrong(format!("the backend {} stands there twice", new.name)),
+            Some(new) => wrong(format!("duplicate backend {}", new.name)),
         }
     }
     let mapping = MappingConfig { listen: listen?, backends, rules: rules.clone(), max_connections: None };
     if let Some(BackendConfig { name, .. }) = conflicts::leads_to_itself(&mapping) {
-        let problem = format!("the backend {name} is this mapping itself: connections would never arrive");
-        problems.push(Problem::new(entry.line, entry.key, problem));
+        let problem =
+            format!("the backend {name} is this mapping itself, which would connect to itself forever");
+        problems.note(entry.line, entry.key, problem);
     }
     Some(mapping)
 }
@@ -393,21 +390,20 @@ fn override_mapping(
     section: &Section<'_>,
     address: &str,
     mappings: &mut [MappingConfig],
-    problems: &mut Vec<Problem>,
+    problems: &mut Problems,
 ) {
     let listen = values::address(address);
     let Some(mapping) = mappings.iter_mut().find(|mapping| Some(mapping.listen) == listen) else {
-        let problem = format!("there is no line for {address} in [mappings]");
-        problems.push(Problem::new(section.line, "[mapping]", problem));
+        let problem = format!("[mappings] has no line for {address}");
+        problems.note(section.line, "[mapping]", problem);
         return;
     };
-    let keys = RULE_KEYS.iter().copied().chain(["max_connections"]).collect();
-    let mut settings = Settings { entries: &section.entries, keys, problems };
-    settings.refuse_unknown();
-    mapping.rules = mapping.rules.overridden(&mut settings);
+    let settings = settings(rule_keys(), &section.entries, problems);
+    mapping.rules = mapping.rules.overridden(&settings);
     let limit = Number("connections", 1..=10_000_000);
-    let given = settings.entries.iter().any(|entry| entry.key == "max_connections");
-    mapping.max_connections = given.then(|| settings.value("max_connections", 1, &limit));
+    let given = settings.get("max_connections").is_some();
+    mapping.max_connections = given.then(|| value(&settings, "max_connections", 1, &limit));
+    problems.extend(settings.into_problems());
 }
 
 #[cfg(test)]

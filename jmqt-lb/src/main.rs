@@ -39,7 +39,7 @@ use balancer::Balancer;
 use config::{Config, ConfigError};
 use signals::{Request, Signals};
 
-/// What log lines of the program as a whole come from: the last part stands in them.
+/// The target of log lines about the program as a whole; lines show its last part.
 const MAIN: &str = "jmqt_lb::main";
 
 /// A TCP load balancer: weights, health checks, retries, drain, reload without dropping connections.
@@ -69,7 +69,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("jmqt-lb: {error}");
-            // As after wrong arguments: starting it again will not help.
+            // As after wrong arguments: a restart will not help.
             let is_the_file = arguments.check.is_none() && error.is::<ConfigError>();
             if is_the_file { ExitCode::from(2) } else { ExitCode::FAILURE }
         }
@@ -89,18 +89,18 @@ fn run(file: &Path) -> Result<(), Box<dyn Error>> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(8).build()?;
     let result = runtime.block_on(serve(file, config));
-    // A lookup that hangs is not waited for.
+    // Do not wait for a lookup that hangs.
     runtime.shutdown_background();
     result
 }
 
 async fn serve(file: &Path, config: Config) -> Result<(), Box<dyn Error>> {
     let mut signals = Signals::catch()?;
-    info!(target: MAIN, "Configured by {}", file.display());
+    info!(target: MAIN, "Configuration file {}", file.display());
     let mut balancer = tokio::select! {
         started = Balancer::start(config) => started?,
         name = signals.stop() => {
-            info!(target: MAIN, "Stopped by {name} before it had started");
+            info!(target: MAIN, "{name} received before the start was complete; stopped");
             return Ok(());
         }
     };
@@ -118,7 +118,7 @@ async fn serve(file: &Path, config: Config) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Reads the file again. If it cannot be used, everything goes on as it was.
+/// Reads the file again. If it has a mistake, the old configuration stays in use.
 async fn reload(file: &Path, balancer: &mut Balancer) {
     let result: Result<(), Box<dyn Error>> = async {
         balancer.reload(Config::load(file)?).await?;
@@ -133,21 +133,21 @@ async fn reload(file: &Path, balancer: &mut Balancer) {
         Err(problems) => {
             balancer.reload_failed();
             for problem in problems.to_string().lines() {
-                error!(target: MAIN, "{problem}");
+                error!(target: MAIN, "{}", problem.trim_start());
             }
-            error!(target: MAIN, "Not reloaded: the configuration stays as it was");
+            error!(target: MAIN, "Reload failed; the old configuration stays in use");
         }
     }
 }
 
-/// Stops listening, and waits for connections to end as long as it may.
+/// Stops listening, and waits for connections to end, up to `drain_seconds`.
 async fn drain(mut balancer: Balancer, name: &str, signals: &mut Signals) {
     let limit = balancer.drain_limit();
     balancer.stop_listening().await;
-    info!(target: MAIN, "{name}: no longer listening, waiting for {} connections", balancer.connections());
+    info!(target: MAIN, "{name} received; no longer listening, waiting for {} connections to end", balancer.connections());
     let cut = tokio::select! {
         () = balancer.is_empty() => None,
-        () = sleep(limit) => Some(format!("{} s are over", limit.as_secs_f64())),
+        () = sleep(limit) => Some(format!("drain_seconds ({} s) over", limit.as_secs_f64())),
         name = signals.stop() => Some(name.to_owned()),
     };
     if let Some(reason) = cut {

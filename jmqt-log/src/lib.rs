@@ -2,9 +2,8 @@
 //!
 //! `12-15 10:30:08 [JMQTServer:SOCKET] INF : Listening on tcp 8010 connections=0`
 //!
-//! What a line looks like is in `line`, how it gets out without keeping anyone waiting in `sink`.
-//! Everything that uses `tracing` is logged, the application's own events included; events of
-//! libraries underneath only from WRN on.
+//! `line` formats a line; `sink` writes it without blocking the program. All events of `tracing` are logged, including
+//! those of the application; events of some libraries only from WRN on.
 
 mod file;
 mod line;
@@ -21,9 +20,10 @@ use tracing_subscriber::layer::SubscriberExt;
 
 use file::LogFile;
 use line::LineFormat;
+pub use line::with_causes;
 use sink::{Sink, SinkGuard, Sinks};
 
-/// Targets (by how they begin) of libraries that log for their own developers: heard from WRN on.
+/// Prefixes of the targets of libraries that log for their own developers: logged from WRN on.
 const LIBRARIES: [&str; 9] = [
     "mio::",
     "redis::",
@@ -36,13 +36,13 @@ const LIBRARIES: [&str; 9] = [
     "tungstenite",
 ];
 
-/// What is logged, and where to.
+/// What is logged, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LogConfig {
-    /// A file that lines are appended to, beside the console. Default: none.
+    /// A file that lines are appended to, in addition to the console. Default: none.
     pub path: Option<PathBuf>,
-    /// From which level on. Default [`LogMode::Info`].
+    /// The lowest level that is logged. Default [`LogMode::Info`].
     pub mode: LogMode,
 }
 
@@ -54,25 +54,25 @@ impl LogConfig {
     }
 }
 
-/// From which level on is logged (`LOG_MODE`).
+/// The lowest level that is logged (`LOG_MODE`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum LogMode {
-    /// `TRC`: `DBG`, and the packets of every client, without what they carry: type, channel, ids, size.
+    /// `TRC`: `DBG`, and the packets of every client, without their data: type, channel, ids, size.
     Trace,
-    /// `DBG`: everything but packets, for looking into one client's trouble.
+    /// `DBG`: everything but packets, to investigate the problems of a client.
     Debug,
-    /// `INF`: what the program does.
+    /// `INF`: the normal events of the program.
     Info,
-    /// `WRN`: what an operator should look into.
+    /// `WRN`: events that an operator should investigate.
     Warning,
-    /// `ERR`: what an operator must act on.
+    /// `ERR`: events that an operator must act on.
     Error,
     /// `DISABLED`: nothing.
     Disabled,
 }
 
-/// Why there is no log.
+/// Why the log cannot be set up.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LogError {
@@ -81,17 +81,16 @@ pub enum LogError {
     Open {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
-    /// The program has set a `tracing` subscriber before. One is enough: keep it, and do without
-    /// [`init`], or the other way round.
-    #[error("a log has been set up before")]
+    /// The program already has a `tracing` subscriber. Use either that one or [`init`].
+    #[error("the process already has a tracing subscriber; use either that one or this log")]
     AlreadySet,
 }
 
-/// Keeps the log alive. When it is dropped, what is queued is written, which takes two seconds at
-/// most for each outlet; later lines are lost. Bind it in `main`, to a name other than `_`.
+/// Keeps the log alive. When it is dropped, queued lines are written, which takes at most two seconds for the console and
+/// for the file; later lines are lost. Bind it in `main`, to a name other than `_`.
 #[derive(Debug)]
 #[must_use = "the log ends when its guard is dropped"]
 pub struct LogGuard {
@@ -99,14 +98,14 @@ pub struct LogGuard {
 }
 
 impl LogGuard {
-    /// How many lines were lost because the console or the file did not keep up.
+    /// The number of lines that were lost because the console or the file did not keep up.
     #[must_use]
     pub fn lost_lines(&self) -> u64 {
         self.sinks.iter().map(SinkGuard::lost_lines).sum()
     }
 }
 
-/// Sets up the log of this process: `program` is the name in every line, such as `JMQTServer`.
+/// Sets up the log of this process. `program` is the name in every line, such as `JMQTServer`.
 ///
 /// Lines go to stderr, because stdout is the application's, and are appended to LOG_PATH if there
 /// is one (if that is a directory, to `<program>.log` in it). Only the owner and the group may read a file that is
@@ -149,7 +148,7 @@ fn level(mode: LogMode) -> Option<LevelFilter> {
     }
 }
 
-/// Everything but the outlets, which tests replace.
+/// Everything but the console and the file, which tests replace.
 fn subscriber<W>(program: &str, level: LevelFilter, writer: W) -> impl Subscriber + Send + Sync + use<W>
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
@@ -160,7 +159,7 @@ where
         .with_ansi(false)
         .with_writer(writer);
     tracing_subscriber::registry()
-        // Packets are traced by our own code; of others, not even payloads are safe there.
+        // Only our own code traces packets without payloads; other libraries log from DBG on.
         .with(
             Targets::new()
                 .with_default(level.min(LevelFilter::DEBUG))

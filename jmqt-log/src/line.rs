@@ -1,4 +1,4 @@
-//! One event as one line, whatever a client has put into its values.
+//! One event as one line, with any content of its values.
 
 use std::error::Error;
 use std::fmt;
@@ -9,8 +9,8 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-/// The longest line in bytes, give or take a note of what was left out: with the number of lines in
-/// a queue it bounds the memory that the log can take.
+/// The longest line in bytes, without the note about the bytes left out. With the number of lines in a queue it bounds
+/// the memory of the log.
 const LONGEST_LINE: usize = 8 << 10;
 
 /// `MM-DD HH:MM:SS [program:COMPONENT] LVL : message key=value`.
@@ -69,7 +69,7 @@ fn shorten(line: &mut String) {
     }
 }
 
-/// An event's message, and its other fields as ` key=value`, all of it fit for one line.
+/// An event's message, and its other fields as ` key=value`, escaped for one line.
 struct Values {
     message: String,
     fields: String,
@@ -77,7 +77,7 @@ struct Values {
 
 impl Values {
     fn add(&mut self, field: &Field, value: &str) {
-        // A field with this name beside the text of the event is a field like any other.
+        // A second field with this name is a field like any other.
         if field.name() == "message" && self.message.is_empty() {
             escape(value, &mut self.message);
             return;
@@ -100,34 +100,38 @@ impl Visit for Values {
         self.add(field, value);
     }
 
-    /// Also what was given with `%`: its `Debug` is its `Display`.
+    /// Also values given with `%`: their `Debug` is their `Display`.
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         self.add(field, &format!("{value:?}"));
     }
 
     fn record_error(&mut self, field: &Field, value: &(dyn Error + 'static)) {
-        let mut text = value.to_string();
-        let mut source = value.source();
-        while let Some(cause) = source {
-            let said = cause.to_string();
-            if !text.contains(&said) {
-                text.push_str(": ");
-                text.push_str(&said);
-            }
-            source = cause.source();
-        }
-        self.add(field, &text);
+        self.add(field, &with_causes(value));
     }
 }
 
-/// Whether the value can stand without quotes: it ends where the next white space is, and nothing in
-/// it looks like another field.
+/// The error's text, followed by the texts of its causes that it does not repeat.
+pub fn with_causes(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// Whether the value needs no quotes: it contains no white space, and nothing in it looks like another field.
 fn is_plain(value: &str) -> bool {
     !value.is_empty()
         && !value.chars().any(|c| is_unfit(c) || c.is_whitespace() || matches!(c, '"' | '=' | '\\'))
 }
 
-/// Whether the value is a string in quotes already, as `Debug` makes of strings.
+/// Whether the value is already a string in quotes, as `Debug` makes it.
 fn is_quoted(value: &str) -> bool {
     let Some(inner) = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) else {
         return false;
@@ -162,6 +166,21 @@ fn is_unfit(c: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("no commit")]
+    struct Outer(#[source] std::io::Error);
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("no commit: {0}")]
+    struct Repeating(#[source] std::io::Error);
+
+    #[test]
+    fn an_error_is_text_with_each_cause_once() {
+        let full = || std::io::Error::other("disk full");
+        assert_eq!(with_causes(&Outer(full())), "no commit: disk full");
+        assert_eq!(with_causes(&Repeating(full())), "no commit: disk full");
+    }
 
     #[test]
     fn the_component_is_the_last_part_of_the_target() {

@@ -1,18 +1,16 @@
 //! Raw settings to a checked [`Config`]: file, then environment, then every rule that can be
 //! checked before anything is opened.
 //!
-//! Not here: reading and typing single values (`settings`), the names of the keys (`keys`), opening
+//! Not here: reading the sources and typing single values (`jmqt-config`), the names of the keys (`keys`), opening
 //! what the values name. `docs/configuration.md` is the same for operators.
 
 mod check;
-mod error;
 mod keys;
 mod mysql;
 mod network;
 pub(crate) mod origin;
 mod redis;
 mod redis_options;
-mod settings;
 mod synchronous;
 
 use std::ffi::OsString;
@@ -20,13 +18,13 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use error::{ConfigError, Origin};
+pub use jmqt_config::{ConfigError, Origin};
+use jmqt_config::{Settings, Value};
 pub use jmqt_log::{LogConfig, LogMode};
 pub use mysql::{MySqlConfig, MySqlTls};
 pub use network::{InvalidNetwork, Network};
 pub use origin::{AllowedOrigin, InvalidOrigin};
 pub use redis_options::{RedisMode, RedisOptions};
-use settings::{Settings, SourceText};
 pub use synchronous::Synchronous;
 
 use crate::store::{PendingLimits, RetainedLimits};
@@ -197,13 +195,7 @@ impl Config {
         path: Option<&Path>,
         environment: impl IntoIterator<Item = (N, V)>,
     ) -> Result<Self, ConfigError> {
-        let Some(path) = path else {
-            return Self::read(None, environment);
-        };
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
-        let origin = Origin::File { path: path.to_owned(), line: 0 };
-        Self::read(Some(&SourceText { origin, text: &text }), environment)
+        Self::from_settings(Settings::load(keys::SERVER, path, owned(environment))?)
     }
 
     /// [`Config::load_with`] with the text of a file instead of its path.
@@ -214,15 +206,8 @@ impl Config {
         text: &str,
         environment: impl IntoIterator<Item = (N, V)>,
     ) -> Result<Self, ConfigError> {
-        Self::read(Some(&SourceText { origin: Origin::Text { line: 0 }, text }), environment)
-    }
-
-    fn read<N: Into<OsString>, V: Into<OsString>>(
-        source: Option<&SourceText<'_>>,
-        environment: impl IntoIterator<Item = (N, V)>,
-    ) -> Result<Self, ConfigError> {
-        let environment = environment.into_iter().map(|(name, value)| (name.into(), value.into()));
-        Self::from_settings(Settings::read(source, environment)?)
+        let source = (&Origin::Text { line: 0 }, text);
+        Self::from_settings(Settings::read(keys::SERVER, Some(source), owned(environment))?)
     }
 
     fn from_settings(settings: Settings) -> Result<Self, ConfigError> {
@@ -230,8 +215,8 @@ impl Config {
         let max_packet_bytes = settings.size("MAX_PACKET_BYTES", 4 << 20, 1024..=LARGEST_PACKET);
         let config = Self {
             bind_address: bind_address(&settings),
-            socket_port: settings.port("SOCKET_PORT", 8010),
-            websocket_port: settings.port("WEBSOCKET_PORT", 8012),
+            socket_port: port(&settings, "SOCKET_PORT", 8010),
+            websocket_port: port(&settings, "WEBSOCKET_PORT", 8012),
             ssl: ssl(&settings),
             timeout: settings.seconds("TIMEOUT_SECONDS", 60, 5..=DAY),
             sqlite_path: sqlite_path(&settings),
@@ -318,7 +303,7 @@ impl Config {
             unknown_variables: Vec::new(),
         };
         config.check_listeners(&settings);
-        Ok(Self { unknown_variables: settings.into_unknown_variables()?, ..config })
+        Ok(Self { unknown_variables: settings.finish()?, ..config })
     }
 
     /// What is kept for one absent client; `None` if nothing is limited.
@@ -356,7 +341,7 @@ impl Config {
             taken.push((key, port));
         }
         if taken.is_empty() {
-            settings.note(ConfigError::NoListener);
+            settings.note(no_listener());
         }
     }
 }
@@ -364,8 +349,35 @@ impl Config {
 /// The shipped `server.conf`.
 impl Default for Config {
     fn default() -> Self {
-        Self::read(None, [("", ""); 0]).expect("the defaults are within their own ranges")
+        Self::from_settings(Settings::new(keys::SERVER)).expect("the defaults are within their own ranges")
     }
+}
+
+fn owned<N: Into<OsString>, V: Into<OsString>>(
+    environment: impl IntoIterator<Item = (N, V)>,
+) -> impl Iterator<Item = (OsString, OsString)> {
+    environment.into_iter().map(|(name, value)| (name.into(), value.into()))
+}
+
+/// The error for a configuration with which nobody could connect.
+fn no_listener() -> ConfigError {
+    ConfigError::Incomplete {
+        problem: "there is nothing to listen on: give SOCKET_PORT or WEBSOCKET_PORT, \
+            or ENABLE_SSL = true with SSL_SOCKET_PORT or SSL_WEBSOCKET_PORT",
+    }
+}
+
+/// A port; 0 for any free one. `None` if it was left out: with a file, by leaving out its key, and in any case by an
+/// empty value.
+fn port(settings: &Settings, key: &'static str, default: u16) -> Option<u16> {
+    const EXPECTED: &str = "a port from 0 to 65535 (0: any free one; empty or left out: no such listener)";
+    if settings.is_empty(key) {
+        let is_default = settings.get(key).is_none() && !settings.has_file();
+        return is_default.then_some(default);
+    }
+    let number = |value: &Value| value.as_integer().and_then(|number| u16::try_from(number).ok());
+    // In place of a mistake, a port that nothing else can want.
+    Some(settings.value(key, 0, number, || EXPECTED.to_owned()))
 }
 
 fn bind_address(settings: &Settings) -> IpAddr {
@@ -382,8 +394,8 @@ fn ssl(settings: &Settings) -> Option<SslConfig> {
     // All are read in any case: a wrong value is wrong also where it is not needed yet.
     let cert_path = settings.path("SSL_CERT_PATH", "");
     let key_path = settings.path("SSL_KEY_PATH", "");
-    let socket_port = settings.port("SSL_SOCKET_PORT", 8011);
-    let websocket_port = settings.port("SSL_WEBSOCKET_PORT", 8013);
+    let socket_port = port(settings, "SSL_SOCKET_PORT", 8011);
+    let websocket_port = port(settings, "SSL_WEBSOCKET_PORT", 8013);
     if !settings.switch("ENABLE_SSL", false) {
         return None;
     }

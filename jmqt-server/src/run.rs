@@ -1,6 +1,5 @@
 //! The `main` of a server: runs it, and prints its error for people to read.
 
-use std::error::Error;
 use std::process::ExitCode;
 
 use crate::validators::BoxError;
@@ -35,43 +34,8 @@ pub fn run(program: impl Future<Output = Result<(), BoxError>>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {}", with_causes(&*error));
+            eprintln!("error: {}", jmqt_log::with_causes(&*error));
             crate::exit_code(&*error)
         }
-    }
-}
-
-/// The error's text, followed by those of its causes that it does not repeat.
-fn with_causes(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let said = cause.to_string();
-        if !text.contains(&said) {
-            text.push_str(": ");
-            text.push_str(&said);
-        }
-        source = cause.source();
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[derive(Debug, thiserror::Error)]
-    #[error("no commit")]
-    struct Outer(#[source] std::io::Error);
-
-    #[derive(Debug, thiserror::Error)]
-    #[error("no commit: {0}")]
-    struct Repeating(#[source] std::io::Error);
-
-    #[test]
-    fn an_error_is_text_with_each_cause_once() {
-        let full = || std::io::Error::other("disk full");
-        assert_eq!(with_causes(&Outer(full())), "no commit: disk full");
-        assert_eq!(with_causes(&Repeating(full())), "no commit: disk full");
     }
 }

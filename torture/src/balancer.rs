@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::Command;
 
 use crate::mariadb::tail;
 use crate::process::{Process, free_port, program};
@@ -27,7 +26,7 @@ impl Balancer {
         );
         let file = folder.join("load_balancer.conf");
         std::fs::write(&file, text).unwrap();
-        let mut command = Command::new(program("jmqt-lb"));
+        let mut command = test_support::command(program("jmqt-lb"));
         let log = folder.join("jmqt-lb.log");
         let mut process = Process::start(command.arg("--config").arg(file), &log);
         within("the start of the balancer", async {

@@ -54,7 +54,7 @@ impl Client {
     pub async fn send(&mut self, text: &str) {
         self.conversation.push(format!("> {text}"));
         let sent = within("room to send", self.connection.send_text(text)).await;
-        // Whoever is no longer connected sees that when reading.
+        // A client that is no longer connected notices that when it reads.
         if let Err(error) = sent {
             self.conversation.push(format!("> failed: {error}"));
         }

@@ -1,4 +1,4 @@
-//! A connection that says what it is told to and shows what it was told.
+//! A connection that sends the given packets and shows the received ones.
 
 use std::io;
 use std::net::SocketAddr;
@@ -56,7 +56,7 @@ impl Connection {
         self.send_text(&packet.to_text()).await
     }
 
-    /// The text of the next packet; `None` at the end of the connection, whatever ended it.
+    /// The text of the next packet; `None` at the end of the connection.
     ///
     /// # Cancel safety
     /// Nothing is lost.

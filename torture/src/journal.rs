@@ -53,7 +53,7 @@ pub struct SubscriberLog {
 /// One `conn`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionLog {
-    /// Whose.
+    /// The client.
     pub client: String,
     /// The client's end of the connection.
     pub local: SocketAddr,
@@ -80,7 +80,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 const PROBLEMS: usize = 200;
 
 impl Journal {
-    /// For so many publishers, `p0` and so on, and subscribers, `s0` and so on.
+    /// For this many publishers, `p0` and so on, and subscribers, `s0` and so on.
     #[must_use]
     pub fn new(publishers: u32, subscribers: u32) -> Self {
         let publisher = |number| {

@@ -1,4 +1,4 @@
-//! Publishers and persistent subscribers that keep a cluster busy, and go on whatever happens to it.
+//! Publishers and persistent subscribers that keep a cluster busy, and continue after every fault.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -28,7 +28,7 @@ impl Load {
     pub async fn start(targets: Vec<Target>, options: LoadOptions) -> Self {
         let (phase, receiver) = watch::channel(Phase::Busy);
         let journal = Journal::new(options.publishers, options.subscribers);
-        // Messages are numbered anew in each load, also in one on the same cluster.
+        // Each load numbers its messages from the beginning, also on the same cluster.
         static LOADS: AtomicU32 = AtomicU32::new(0);
         let publisher = format!("load {}", LOADS.fetch_add(1, Ordering::Relaxed));
         let shared = Arc::new(Shared { journal, options, targets, phase: receiver, publisher });
@@ -56,7 +56,7 @@ impl Load {
         &self.shared.journal
     }
 
-    /// Waits until every publisher has had so many more acknowledgements.
+    /// Waits until every publisher has this many more acknowledgements.
     pub async fn progress(&self, messages: usize) {
         let (publishers, _) = self.journal().clients();
         let acked = |number| self.journal().publisher(number).acked;
@@ -71,7 +71,7 @@ impl Load {
 
     /// Has everybody finish, waits until all is quiet, and checks.
     ///
-    /// Whatever part of the cluster was down must be up again.
+    /// All parts of the cluster must be up again.
     pub async fn finish(self, cluster: &Cluster) -> Report {
         let Self { shared, phase, publishers, subscribers, rivals } = self;
         let journal = &shared.journal;

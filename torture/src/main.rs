@@ -45,10 +45,10 @@ impl fmt::Display for Fault {
         match self {
             Self::KillNode(node) => write!(f, "kill -9 of node {node}"),
             Self::RestartNode(node) => write!(f, "orderly restart of node {node}"),
-            Self::PauseNode(node, time) => write!(f, "node {node} stands still for {time:?}"),
+            Self::PauseNode(node, time) => write!(f, "node {node} is paused for {time:?}"),
             Self::CutNode(node, time) => write!(f, "node {node} is cut off from Redis for {time:?}"),
             Self::KillRedis(time) => write!(f, "kill -9 of Redis, which is away for {time:?}"),
-            Self::PauseRedis(time) => write!(f, "Redis stands still for {time:?}"),
+            Self::PauseRedis(time) => write!(f, "Redis is paused for {time:?}"),
             Self::KillMariaDb(time) => write!(f, "kill -9 of MariaDB, which is away for {time:?}"),
             Self::RestartAll => write!(f, "orderly restart of all nodes, one after another"),
         }
@@ -117,7 +117,7 @@ impl Fault {
             }
             Self::CutNode(node, time) => {
                 tokio::time::sleep(time).await;
-                cluster.nodes[node].redis.mend();
+                cluster.nodes[node].redis.repair();
             }
             Self::KillRedis(time) => {
                 tokio::time::sleep(time).await;
@@ -146,7 +146,7 @@ impl Fault {
     }
 }
 
-/// Between two faults every publisher has so many acknowledgements.
+/// Between two faults every publisher gets this many acknowledgements.
 const PROGRESS: usize = 40;
 
 async fn run(minutes: u64, seed: u64) -> ExitCode {

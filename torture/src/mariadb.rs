@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlSslMode};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, Row as _};
+use test_support::find;
 
-use crate::process::{Process, free_port, is_installed, programs_folder};
+use crate::process::{Process, free_port, programs_folder};
 use crate::{LOOK_EVERY, within};
 
 /// The database of the nodes.
@@ -30,7 +31,7 @@ impl MariaDb {
     /// Whether it can be started here.
     #[must_use]
     pub fn is_installed() -> bool {
-        is_installed("mariadbd") && is_installed("mariadb-install-db")
+        find("mariadbd").is_some() && find("mariadb-install-db").is_some()
     }
 
     /// Starts one with its data in this folder.
@@ -59,7 +60,7 @@ impl MariaDb {
     }
 
     async fn try_launch(&mut self) -> bool {
-        let mut command = Command::new("mariadbd");
+        let mut command = test_support::command("mariadbd");
         common(&mut command, &self.folder.join("mysql"));
         command
             .arg(format!("--socket={}", self.folder.join("mysql.sock").display()))
@@ -69,7 +70,7 @@ impl MariaDb {
             .args(["--bind-address=127.0.0.1", "--skip-name-resolve", "--performance-schema=OFF"])
             .args(["--innodb-flush-log-at-trx-commit=1", "--innodb-buffer-pool-size=64M"])
             .args(["--max-allowed-packet=64M", "--max-connections=200", "--aria-pagecache-buffer-size=8M"]);
-        let mut process = Process::start(&command, &self.log());
+        let mut process = Process::start(&mut command, &self.log());
         let answers = within("MariaDB's first answer", async {
             loop {
                 let asked = tokio::time::timeout(ATTEMPT, self.options().connect()).await;
@@ -93,7 +94,7 @@ impl MariaDb {
         self.process.take().expect("MariaDB is running").kill();
     }
 
-    /// It stands still.
+    /// It is paused.
     pub fn pause(&self) {
         self.process.as_ref().expect("MariaDB is running").pause();
     }

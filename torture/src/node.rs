@@ -3,7 +3,6 @@
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use crate::mariadb::{DATABASE, MariaDb, tail};
 use crate::notices::{self, Event, Notice};
@@ -94,10 +93,10 @@ impl Node {
     /// Starts its process, without waiting.
     pub fn launch(&mut self) {
         self.start += 1;
-        let mut command = Command::new(program("torture_node"));
+        let mut command = test_support::command(program("torture_node"));
         command.arg("--config").arg(self.config_path()).arg("--notices").arg(self.notices_path());
         command.args(["--name", &self.name, "--start", &self.start.to_string()]);
-        self.process = Some(Process::start(&command, &self.log_path()));
+        self.process = Some(Process::start(&mut command, &self.log_path()));
     }
 
     /// Waits until it serves clients.

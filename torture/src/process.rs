@@ -19,11 +19,10 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts it with its output at the end of a file.
+    /// Starts it with its output at the end of a file. A command of [`test_support::command`] ends with this process.
     #[must_use]
-    pub fn start(command: &Command, log: &Path) -> Self {
+    pub fn start(command: &mut Command, log: &Path) -> Self {
         let log = append_to(log);
-        let mut command = tied_to_us(command);
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         let child = command.spawn().unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
         Self { child }
@@ -43,7 +42,7 @@ impl Process {
         self.signal(Signal::TERM);
     }
 
-    /// SIGSTOP: it stands still until [`resume`](Self::resume).
+    /// SIGSTOP: it pauses until [`resume`](Self::resume).
     pub fn pause(&self) {
         self.signal(Signal::STOP);
     }
@@ -76,20 +75,6 @@ impl Drop for Process {
     }
 }
 
-/// The same command, set to die with the thread that starts it, also when this process is killed: through `setpriv`,
-/// which keeps the process id, where there is one.
-fn tied_to_us(command: &Command) -> Command {
-    let mut tied = if is_installed("setpriv") {
-        let mut tied = Command::new("setpriv");
-        tied.args(["--pdeathsig", "KILL"]).arg(command.get_program());
-        tied
-    } else {
-        Command::new(command.get_program())
-    };
-    tied.args(command.get_args());
-    tied
-}
-
 fn append_to(path: &Path) -> File {
     OpenOptions::new().create(true).append(true).open(path).unwrap()
 }
@@ -105,13 +90,6 @@ pub fn free_port() -> u16 {
         .map(|_| 16_000 + u16::try_from(random.below(16_000)).unwrap())
         .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok() && given.insert(*port))
         .expect("no free port was found")
-}
-
-/// Whether a program is there to be started.
-#[must_use]
-pub fn is_installed(program: &str) -> bool {
-    let is_file = |folder: &std::path::PathBuf| folder.join(program).is_file();
-    std::env::var_os("PATH").is_some_and(|path| std::env::split_paths(&path).any(|folder| is_file(&folder)))
 }
 
 /// The folder where cargo has put the programs of this workspace: that of this program, or above it.

@@ -26,13 +26,13 @@ impl Proxy {
         Self { address, whole: Arc::new(whole), task }
     }
 
-    /// Ends all connections, and every new one, until [`mend`](Self::mend).
+    /// Ends all connections, and every new one, until [`repair`](Self::repair).
     pub fn cut(&self) {
         self.whole.send_replace(false);
     }
 
     /// Lets connections through again.
-    pub fn mend(&self) {
+    pub fn repair(&self) {
         self.whole.send_replace(true);
     }
 }

@@ -1,14 +1,13 @@
 //! A Redis of one's own.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use redis::AsyncConnectionConfig;
 use redis::aio::MultiplexedConnection;
 
 use crate::mariadb::tail;
-use crate::process::{Process, free_port, is_installed};
+use crate::process::{Process, free_port};
 use crate::{DEADLINE, within};
 
 const RETRY_EVERY: Duration = Duration::from_millis(20);
@@ -26,7 +25,7 @@ impl RedisServer {
     /// Whether it can be started here.
     #[must_use]
     pub fn is_installed() -> bool {
-        is_installed("redis-server")
+        test_support::find("redis-server").is_some()
     }
 
     /// Starts one with its log in this folder.
@@ -51,13 +50,13 @@ impl RedisServer {
     }
 
     async fn try_launch(&mut self) -> bool {
-        let mut command = Command::new("redis-server");
+        let mut command = test_support::command("redis-server");
         command.args(["--bind", "127.0.0.1", "--port", &self.port.to_string()]);
         command
             .args(["--save", "", "--appendonly", "no", "--daemonize", "no"])
             .arg("--dir")
             .arg(&self.folder);
-        let mut process = Process::start(&command, &self.log());
+        let mut process = Process::start(&mut command, &self.log());
         let answers = within("Redis's first answer", async {
             loop {
                 if let Ok(mut connection) = self.connect().await
@@ -99,7 +98,7 @@ impl RedisServer {
         client.get_multiplexed_async_connection_with_config(&config).await
     }
 
-    /// The channels that somebody is subscribed to whose names begin so.
+    /// The channels with subscribers and this prefix.
     pub async fn channels(&self, prefix: &str) -> Vec<String> {
         let asked = async {
             let mut connection = self.connect().await?;

@@ -35,9 +35,9 @@ pub struct LoadOptions {
     pub window: usize,
     /// How long a publisher waits between two messages.
     pub pace: Duration,
-    /// Subscribers drop their connection after twice this at most, and connect anew.
+    /// Subscribers drop their connection after twice this at most, and connect again.
     pub churn: Option<Duration>,
-    /// So many clients, `r0` and so on, come from two sides again and again, each of which ends the other.
+    /// This many clients, `r0` and so on, connect twice again and again, and take over their own sessions.
     pub rivals: u32,
     /// What the clients choose by.
     pub seed: u64,
@@ -110,7 +110,7 @@ impl Session {
 }
 
 impl Shared {
-    /// A session, at whatever target takes the client; tries until there is one.
+    /// A session at any target that accepts the client; tries until there is one.
     pub(crate) async fn connect(self: &Arc<Self>, client: &str, random: &mut Random) -> Session {
         loop {
             let target = *random.choose(&self.targets);

@@ -1,4 +1,4 @@
-//! Takes whatever comes to its persistent subscriptions, and acknowledges it.
+//! Receives the pushes of its persistent subscriptions, and acknowledges them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,7 +32,7 @@ pub(crate) async fn run(shared: Arc<Shared>, number: u32, subscribed: mpsc::Send
                 continue;
             }
             if let Some(subscribed) = subscribed.take() {
-                let _ = subscribed.send(()).await; // whoever waited may have given up
+                let _ = subscribed.send(()).await; // the receiver may have given up
             }
         }
         if serve(&shared, number, &mut session, &mut random).await.is_some() {

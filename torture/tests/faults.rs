@@ -191,7 +191,7 @@ async fn a_node_is_cut_off_from_redis() {
         old.expect_end().await;
         new.leave().await;
     }
-    cluster.nodes[0].redis.mend();
+    cluster.nodes[0].redis.repair();
     load.progress(100).await;
     load.finish(&cluster).await.expect_no_problems();
     for client in &clients {
@@ -223,7 +223,7 @@ async fn what_a_node_accepted_without_redis_is_delivered_when_it_is_gone() {
         }
         let push = format!(r#"{{"push":{{"cn":"news","dt":{data},"cl":"alice","q":1,"id":"*"}}}}"#);
         bob.take(&push).await;
-        cluster.nodes[0].redis.mend();
+        cluster.nodes[0].redis.repair();
         cluster.nodes[0].restart().await;
     }
 }
@@ -240,7 +240,7 @@ async fn a_node_is_cut_off_from_the_database() {
         assert_eq!(cluster.closes_of(name), ["ServerDied"], "once, and before the connAck");
     }
     old.expect_end().await;
-    cluster.nodes[0].mysql.mend();
+    cluster.nodes[0].mysql.repair();
     new.leave().await;
     back.leave().await;
     cluster.mariadb.without_sessions().await;
@@ -273,7 +273,7 @@ async fn a_node_loses_the_database_while_a_close_notifier_runs() {
     cluster.nodes[0].mysql.cut();
     let new = moving.await.unwrap();
     assert_eq!(cluster.closes_of("slow"), ["Takeover"], "once, and before the connAck");
-    cluster.nodes[0].mysql.mend();
+    cluster.nodes[0].mysql.repair();
     new.leave().await;
     cluster.mariadb.without_sessions().await;
     assert_eq!(cluster.closes_of("slow"), ["Takeover", "Disconnected"]);

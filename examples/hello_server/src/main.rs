@@ -1,4 +1,4 @@
-//! The smallest server: everyone is who they say they are, and may do everything. Whoever has said who they are gets a
+//! The smallest server: it accepts every name, and permits everything. A client that has told its name gets a
 //! signed token, without which nobody connects.
 //!
 //! `cargo run --release --bin hello_server -- --config server.conf`

@@ -61,7 +61,7 @@ impl SampleApp {
         Ok(ControlReply::ok(&MySubscriptions { channels: named.collect() })?)
     }
 
-    /// Who is connected now, in alphabetical order. Whoever comes or goes after that is told on the presence channel.
+    /// The connected clients, in alphabetical order. Later changes are published on the presence channel.
     ///
     /// Everybody may ask here, and each answer looks at every connection. An application with many thousands
     /// of clients would tell each only of those that concern it.

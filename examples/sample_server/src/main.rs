@@ -39,7 +39,7 @@ struct Arguments {
     /// one if that is taken]
     #[arg(long, value_name = "PORT")]
     web_port: Option<WebPort>,
-    /// What the web page connects to, as browsers see it: needed where a proxy stands before this server and
+    /// What the web page connects to, as browsers see it: needed if a proxy is in front of this server and
     /// the page cannot know
     #[arg(long, value_name = "URL", value_parser = websocket_url)]
     websocket_url: Option<String>,

@@ -9,7 +9,7 @@
 //! A client that goes and comes back in the meantime is told as online once more, although that is no news to most: who
 //! asked `$online` in between did not get its name.
 //!
-//! As QoS 0. Presence is about now: whoever is connected hears of it, and whoever comes back wants to know who is there, not
+//! As QoS 0. Presence is about now: connected clients are told of changes, and a client that comes back asks who is there, not
 //! who came and went in the meantime. Every client that was ever here is persistently subscribed to the channel, so QoS 1
 //! would keep every coming and going for all those who never return, make those who do acknowledge each of them, and, once
 //! MAX_PENDING_PER_CLIENT is reached, drop older messages that matter.

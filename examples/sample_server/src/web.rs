@@ -38,7 +38,7 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECTION_LIFETIME: Duration = Duration::from_secs(60);
 /// How long that answer may take then.
 const LAST_ANSWER: Duration = Duration::from_secs(5);
-/// After `accept` failed, mostly for want of file descriptors, it is left alone for so long.
+/// The pause after `accept` failed, usually because the process is out of file descriptors.
 const BACKOFF: Duration = Duration::from_secs(1);
 
 const HTML: &str = "text/html; charset=utf-8";
@@ -91,7 +91,7 @@ const FILES: &[(&str, &str, &[u8])] = &files! {
 pub(crate) enum WebPort {
     /// Nowhere: `0`.
     None,
-    /// On whatever port is free: `any`.
+    /// On any free port: `any`.
     Any,
     /// On this one.
     Fixed(u16),
@@ -119,7 +119,7 @@ pub(crate) struct PageConfig {
     pub(crate) websocket_port: Option<u16>,
     /// The TLS WebSocket's port.
     pub(crate) tls_websocket_port: Option<u16>,
-    /// The address to connect to whatever the ports are: `--websocket-url`.
+    /// The address to connect to, with any ports: `--websocket-url`.
     pub(crate) websocket_url: Option<String>,
 }
 
@@ -205,7 +205,7 @@ async fn accept(listener: TcpListener, pages: Arc<Pages>, tasks: TaskTracker, st
 struct Places(VecDeque<Weak<CancellationToken>>);
 
 impl Places {
-    /// A place, given back when it is dropped; whoever holds it leaves when it is cancelled. If all are taken, that
+    /// A place, given back when it is dropped; its holder leaves when it is cancelled. If all are taken, that
     /// is the oldest.
     fn take(&mut self) -> Arc<CancellationToken> {
         if self.0.len() >= MAX_CONNECTIONS {

@@ -1,4 +1,4 @@
-//! The web page, as whoever asks for it over HTTP gets it.
+//! The web page over HTTP.
 
 // A helper that fails is a test that fails.
 #![allow(clippy::unwrap_used)]
@@ -137,7 +137,7 @@ fn what_the_browser_has_is_not_sent_again() {
     let again = ask(address, "GET", "/style.css", &format!("If-None-Match: {etag}\r\n"));
     assert_eq!((again.status, again.content.len()), (304, 0));
     assert_eq!(again.header("etag"), Some(etag));
-    // Another file has another tag, and a tag that is not ours is none.
+    // Another file has another tag, and an unknown tag does not match.
     assert_ne!(get(address, "/app.js").header("etag"), Some(etag));
     assert_eq!(ask(address, "GET", "/style.css", "If-None-Match: \"old\"\r\n").status, 200);
 }

@@ -3,16 +3,14 @@
 //! Environment variables are `JMQT_CLIENT_` and the key, because `JMQT_` and a key is the server's.
 
 use std::ffi::OsString;
-use std::fmt;
-use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
+use jmqt_config::{ConfigError, Keys, Origin, Settings, Variables};
 use jmqt_protocol::{AuthToken, ClientId};
-use toml::{Table, Value};
 
 use super::{Config, Reconnect, Secret, WhenFull};
-use crate::{Endpoint, InvalidUrl};
+use crate::Endpoint;
 
 /// What every variable that concerns a client begins with.
 const PREFIX: &str = "JMQT_CLIENT_";
@@ -51,98 +49,13 @@ pub(super) const KEYS: [&str; 27] = [
 /// Keys whose values are never shown.
 const SECRETS: [&str; 2] = ["AUTH_DATA", "TOKEN"];
 
-/// Where a setting was found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Origin {
-    /// In a file.
-    File(PathBuf),
-    /// In text that the application gave.
-    Text,
-    /// In an environment variable.
-    Environment,
-}
-
-impl Origin {
-    fn locate(&self, key: &str) -> String {
-        match self {
-            Self::File(path) => format!("{}: {key}", path.display()),
-            Self::Text => format!("configuration text: {key}"),
-            Self::Environment => format!("environment variable {PREFIX}{key}"),
-        }
-    }
-
-    /// What comes before the list of keys.
-    fn keys(&self) -> String {
-        match self {
-            Self::File(_) | Self::Text => "the keys are ".to_owned(),
-            Self::Environment => format!("the variables are {PREFIX} and one of "),
-        }
-    }
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::File(path) => path.display().fmt(f),
-            Self::Text => f.write_str("configuration text"),
-            Self::Environment => f.write_str("environment"),
-        }
-    }
-}
-
-/// Why there is no [`Config`]: shown to the user as it stands, never with a token or auth data.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ConfigError {
-    /// The file cannot be read, or is not UTF-8.
-    #[error("cannot read {}: {source}", path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        source: std::io::Error,
-    },
-    /// The file is not made of `KEY = value` lines.
-    #[error("{origin}, line {line}: {problem}; expected KEY = value, with text in quotes")]
-    Syntax {
-        /// Which file.
-        origin: Origin,
-        /// Where in it, counted from 1.
-        line: usize,
-        /// What is wrong there.
-        problem: String,
-    },
-    /// There is no such key.
-    #[error("{}: there is no such key; {}{}", origin.locate(key), origin.keys(), KEYS.join(", "))]
-    UnknownKey {
-        /// Where it stands.
-        origin: Origin,
-        /// What stands there.
-        key: String,
-    },
-    /// The value has the wrong type, or is out of range.
-    #[error("{} is {found}; expected {expected}", origin.locate(key))]
-    BadValue {
-        /// Where it stands.
-        origin: Origin,
-        /// Which key.
-        key: &'static str,
-        /// The value, or `(hidden)`.
-        found: String,
-        /// What would be right.
-        expected: String,
-    },
-    /// A text that was given for a URL is none.
-    #[error(transparent)]
-    Url(#[from] InvalidUrl),
-}
+const CLIENT: Keys = Keys { known: &KEYS, secret: &SECRETS, prefix: PREFIX, variables: Variables::Own };
 
 impl Config {
     /// Reads `path`, or the defaults if there is none, and the environment (`JMQT_CLIENT_` and the key) over it.
     ///
     /// # Errors
-    /// [`ConfigError`] says where, which key, what stands there and what was expected. Show it and stop.
+    /// [`ConfigError`] names every mistake: the place, the key, what was found and what was expected. Print it and stop.
     pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
         Self::load_with(path, std::env::vars_os())
     }
@@ -156,16 +69,7 @@ impl Config {
         path: Option<&Path>,
         environment: impl IntoIterator<Item = (N, V)>,
     ) -> Result<Self, ConfigError> {
-        let mut settings = match path {
-            None => Settings::default(),
-            Some(path) => {
-                let text = std::fs::read_to_string(path)
-                    .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
-                Settings::parse(&text, Origin::File(path.to_owned()))?
-            }
-        };
-        settings.override_by(environment)?;
-        settings.check()
+        Self::checked(Settings::load(CLIENT, path, owned(environment))?)
     }
 
     /// [`Config::load_with`] with the text of a file instead of its path.
@@ -176,260 +80,143 @@ impl Config {
         text: &str,
         environment: impl IntoIterator<Item = (N, V)>,
     ) -> Result<Self, ConfigError> {
-        let mut settings = Settings::parse(text, Origin::Text)?;
-        settings.override_by(environment)?;
-        settings.check()
-    }
-}
-
-/// Known keys with unchecked values, and where each is from.
-#[derive(Default)]
-struct Settings {
-    values: Vec<(&'static str, Value, Origin)>,
-}
-
-impl Settings {
-    fn parse(text: &str, origin: Origin) -> Result<Self, ConfigError> {
-        let table: Table = text.parse().map_err(|error| syntax_error(&error, text, &origin))?;
-        let mut settings = Self::default();
-        for (key, value) in table {
-            let known = known(&key).ok_or_else(|| ConfigError::UnknownKey { origin: origin.clone(), key })?;
-            settings.values.push((known, value, origin.clone()));
-        }
-        Ok(settings)
+        let source = (&Origin::Text { line: 0 }, text);
+        Self::checked(Settings::read(CLIENT, Some(source), owned(environment))?)
     }
 
-    fn override_by<N: Into<OsString>, V: Into<OsString>>(
-        &mut self,
-        environment: impl IntoIterator<Item = (N, V)>,
-    ) -> Result<(), ConfigError> {
-        for (name, value) in environment {
-            let name = name.into();
-            let Some(key) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)) else { continue };
-            let origin = Origin::Environment;
-            let known = known(key)
-                .ok_or(ConfigError::UnknownKey { origin: Origin::Environment, key: key.to_owned() })?;
-            let value = value.into().into_string().map_err(|_| ConfigError::BadValue {
-                origin: Origin::Environment,
-                key: known,
-                found: "not UTF-8".to_owned(),
-                expected: "text".to_owned(),
-            })?;
-            self.values.retain(|(key, ..)| *key != known);
-            self.values.push((known, Value::String(value), origin));
-        }
-        Ok(())
-    }
-
-    fn get(&self, key: &str) -> Option<&(&'static str, Value, Origin)> {
-        self.values.iter().find(|(known, ..)| *known == key)
-    }
-
-    fn bad(&self, key: &'static str, expected: impl Into<String>) -> ConfigError {
-        let (found, origin) = match self.get(key) {
-            Some((_, _, origin)) if SECRETS.contains(&key) => ("(hidden)".to_owned(), origin.clone()),
-            Some((_, value, origin)) => (shown(value), origin.clone()),
-            None => ("absent".to_owned(), Origin::Text),
-        };
-        ConfigError::BadValue { origin, key, found, expected: expected.into() }
-    }
-
-    /// An integer, quoted or not.
-    fn integer(
-        &self,
-        key: &'static str,
-        default: u64,
-        range: RangeInclusive<u64>,
-    ) -> Result<u64, ConfigError> {
-        let number = match self.get(key) {
-            None => return Ok(default),
-            Some((_, Value::Integer(number), _)) => u64::try_from(*number).ok(),
-            Some((_, Value::String(text), _)) => text.trim().parse().ok(),
-            Some(_) => None,
-        };
-        number
-            .filter(|number| range.contains(number))
-            .ok_or_else(|| self.bad(key, format!("an integer from {} to {}", range.start(), range.end())))
-    }
-
-    fn bytes(&self, key: &'static str, default: usize) -> Result<usize, ConfigError> {
-        let bytes = self.integer(key, default as u64, 1024..=1 << 30)?;
-        Ok(usize::try_from(bytes).unwrap_or(usize::MAX))
-    }
-
-    fn seconds(&self, key: &'static str, default: Duration) -> Result<Duration, ConfigError> {
-        self.integer(key, default.as_secs(), 1..=86_400).map(Duration::from_secs)
-    }
-
-    fn switch(&self, key: &'static str, default: bool) -> Result<bool, ConfigError> {
-        let word = match self.get(key) {
-            None => return Ok(default),
-            Some((_, Value::Boolean(on), _)) => return Ok(*on),
-            Some((_, Value::Integer(number), _)) => number.to_string(),
-            Some((_, Value::String(text), _)) => text.trim().to_ascii_lowercase(),
-            Some(_) => String::new(),
-        };
-        match word.as_str() {
-            "1" | "true" | "yes" | "on" => Ok(true),
-            "0" | "false" | "no" | "off" => Ok(false),
-            _ => Err(self.bad(key, "true or false")),
-        }
-    }
-
-    /// Text; `None` if it is absent or empty.
-    fn text(&self, key: &'static str) -> Result<Option<&str>, ConfigError> {
-        match self.get(key) {
-            None => Ok(None),
-            Some((_, Value::String(text), _)) => Ok(Some(text.trim()).filter(|text| !text.is_empty())),
-            Some(_) => Err(self.bad(key, "text in quotes")),
-        }
-    }
-
-    fn path(&self, key: &'static str) -> Result<Option<PathBuf>, ConfigError> {
-        Ok(self.text(key)?.map(PathBuf::from))
-    }
-
-    fn choice<T: Copy>(
-        &self,
-        key: &'static str,
-        default: T,
-        choices: &[(&str, T)],
-    ) -> Result<T, ConfigError> {
-        let Some(word) = self.text(key)? else { return Ok(default) };
-        choices
-            .iter()
-            .find(|(name, _)| name.eq_ignore_ascii_case(word))
-            .map(|(_, choice)| *choice)
-            .ok_or_else(|| {
-                let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
-                self.bad(key, format!("one of {}", names.join(", ")))
-            })
-    }
-
-    fn check(&self) -> Result<Config, ConfigError> {
-        let mut config = Config { endpoints: self.endpoints()?, ..Config::default() };
-        config.tls.ca_path = self.path("SSL_CA_PATH")?;
-        config.tls.cert_path = self.path("SSL_CERT_PATH")?;
-        config.tls.key_path = self.path("SSL_KEY_PATH")?;
-        config.tls.server_name = self.text("SSL_SERVER_NAME")?.map(str::to_owned);
-        config.auth_data = match self.text("AUTH_DATA")? {
-            None => None,
-            Some(json) => Some(Secret::parse(json).map_err(|_| self.bad("AUTH_DATA", "one JSON value"))?),
-        };
-        config.token = self.token()?;
-        if let (Some(path), Some(client)) = (self.path("TOKEN_PATH")?, self.client()?) {
-            config = config.token_file(client, path);
-        }
-        config.reconnect = self.reconnect()?;
-        config.queue_bytes = self.bytes("QUEUE_BYTES", config.queue_bytes)?;
-        let policies =
-            [("WAIT", WhenFull::Wait), ("DROP_OLDEST", WhenFull::DropOldest), ("ERROR", WhenFull::Error)];
-        config.when_full = self.choice("WHEN_FULL", config.when_full, &policies)?;
-        config.window =
-            u32::try_from(self.integer("WINDOW", config.window.into(), 1..=1024)?).unwrap_or(1024);
-        config.stream_bytes = self.bytes("STREAM_BYTES", config.stream_bytes)?;
-        config.max_packet_bytes = self.bytes("MAX_PACKET_BYTES", config.max_packet_bytes)?;
-        config.connect_timeout = self.seconds("CONNECT_TIMEOUT_SECONDS", config.connect_timeout)?;
-        config.request_timeout = self.seconds("REQUEST_TIMEOUT_SECONDS", config.request_timeout)?;
-        config.publish_timeout = self.seconds("PUBLISH_TIMEOUT_SECONDS", config.publish_timeout)?;
-        config.close_timeout = self.seconds("CLOSE_TIMEOUT_SECONDS", config.close_timeout)?;
-        self.check_log(&mut config)?;
+    fn checked(settings: Settings) -> Result<Self, ConfigError> {
+        let config = check(&settings);
+        settings.finish()?;
         Ok(config)
     }
+}
 
-    /// URL, or the original's host, port and switch.
-    fn endpoints(&self) -> Result<Vec<Endpoint>, ConfigError> {
-        let tls = self.switch("ENABLE_SSL", false)?;
-        let usual = crate::Protocol::Socket.with_tls(tls);
-        let port = self.integer("REMOTE_PORT", usual.default_port().into(), 1..=65_535)?;
-        let host = self.text("REMOTE_HOST")?.unwrap_or("localhost");
-        if let Some(url) = self.text("URL")? {
-            let mut endpoints = Endpoint::list(url).map_err(|error| self.bad("URL", error.to_string()))?;
-            for endpoint in &mut endpoints {
-                // TLS that is asked for is never left out.
-                endpoint.protocol = endpoint.protocol.with_tls(tls || endpoint.protocol.is_tls());
-            }
-            return Ok(endpoints);
+fn owned<N: Into<OsString>, V: Into<OsString>>(
+    environment: impl IntoIterator<Item = (N, V)>,
+) -> impl Iterator<Item = (OsString, OsString)> {
+    environment.into_iter().map(|(name, value)| (name.into(), value.into()))
+}
+
+fn check(settings: &Settings) -> Config {
+    let mut config = Config { endpoints: endpoints(settings), ..Config::default() };
+    config.tls.ca_path = settings.path("SSL_CA_PATH", "");
+    config.tls.cert_path = settings.path("SSL_CERT_PATH", "");
+    config.tls.key_path = settings.path("SSL_KEY_PATH", "");
+    config.tls.server_name = text(settings, "SSL_SERVER_NAME").map(str::to_owned);
+    config.auth_data = parsed(settings, "AUTH_DATA", Secret::parse, |_| "one JSON value".to_owned());
+    let client = parsed(settings, "CLIENT_ID", ClientId::parse, ToString::to_string);
+    check_token(settings, client.is_some());
+    config.token = client.clone().zip(text(settings, "TOKEN").map(AuthToken::new));
+    if let (Some(path), Some(client)) = (settings.path("TOKEN_PATH", ""), client) {
+        config = config.token_file(client, path);
+    }
+    config.reconnect = reconnect(settings);
+    config.queue_bytes = bytes(settings, "QUEUE_BYTES", config.queue_bytes);
+    let policies =
+        [("WAIT", WhenFull::Wait), ("DROP_OLDEST", WhenFull::DropOldest), ("ERROR", WhenFull::Error)];
+    config.when_full = choice(settings, "WHEN_FULL", config.when_full, &policies);
+    config.window = u32::try_from(settings.integer("WINDOW", config.window.into(), 1..=1024)).unwrap_or(1024);
+    config.stream_bytes = bytes(settings, "STREAM_BYTES", config.stream_bytes);
+    config.max_packet_bytes = bytes(settings, "MAX_PACKET_BYTES", config.max_packet_bytes);
+    config.connect_timeout = seconds(settings, "CONNECT_TIMEOUT_SECONDS", config.connect_timeout);
+    config.request_timeout = seconds(settings, "REQUEST_TIMEOUT_SECONDS", config.request_timeout);
+    config.publish_timeout = seconds(settings, "PUBLISH_TIMEOUT_SECONDS", config.publish_timeout);
+    config.close_timeout = seconds(settings, "CLOSE_TIMEOUT_SECONDS", config.close_timeout);
+    check_log(settings, &mut config);
+    config
+}
+
+/// Text; `None` if it is absent or empty.
+fn text<'s>(settings: &'s Settings, key: &'static str) -> Option<&'s str> {
+    Some(settings.text(key, "").trim()).filter(|text| !text.is_empty())
+}
+
+/// What `parse` makes of a text; `expected` tells what would be right where it makes nothing.
+fn parsed<T, E>(
+    settings: &Settings,
+    key: &'static str,
+    parse: impl FnOnce(&str) -> Result<T, E>,
+    expected: impl FnOnce(&E) -> String,
+) -> Option<T> {
+    parse(text(settings, key)?).map_err(|error| settings.note_bad(key, expected(&error))).ok()
+}
+
+fn bytes(settings: &Settings, key: &'static str, default: usize) -> usize {
+    settings.size(key, default, 1024..=1 << 30)
+}
+
+fn seconds(settings: &Settings, key: &'static str, default: Duration) -> Duration {
+    settings.seconds(key, default.as_secs(), 1..=86_400)
+}
+
+/// One of a few words; the default too where the text is empty.
+fn choice<T: Copy>(settings: &Settings, key: &'static str, default: T, choices: &[(&'static str, T)]) -> T {
+    if settings.is_empty(key) { default } else { settings.choice(key, default, choices) }
+}
+
+/// URL, or the original's host, port and switch.
+fn endpoints(settings: &Settings) -> Vec<Endpoint> {
+    let tls = settings.switch("ENABLE_SSL", false);
+    let usual = crate::Protocol::Socket.with_tls(tls);
+    let port = settings.integer("REMOTE_PORT", usual.default_port().into(), 1..=65_535);
+    let host = text(settings, "REMOTE_HOST").unwrap_or("localhost");
+    if let Some(mut endpoints) = parsed(settings, "URL", Endpoint::list, ToString::to_string) {
+        for endpoint in &mut endpoints {
+            // TLS that is asked for is never left out.
+            endpoint.protocol = endpoint.protocol.with_tls(tls || endpoint.protocol.is_tls());
         }
-        let mut endpoint = Endpoint::new(usual, host);
-        endpoint.port = u16::try_from(port).unwrap_or(endpoint.port);
-        Ok(vec![endpoint])
+        return endpoints;
     }
+    let mut endpoint = Endpoint::new(usual, host);
+    endpoint.port = u16::try_from(port).unwrap_or(endpoint.port);
+    vec![endpoint]
+}
 
-    fn client(&self) -> Result<Option<ClientId>, ConfigError> {
-        let parse =
-            |client| ClientId::parse(client).map_err(|error| self.bad("CLIENT_ID", error.to_string()));
-        self.text("CLIENT_ID")?.map(parse).transpose()
-    }
-
-    /// CLIENT_ID stands beside one of TOKEN and TOKEN_PATH, or all are absent.
-    fn token(&self) -> Result<Option<(ClientId, AuthToken)>, ConfigError> {
-        match (self.client()?, self.text("TOKEN")?, self.text("TOKEN_PATH")?) {
-            (_, Some(_), Some(_)) => Err(self.bad("TOKEN_PATH", "nothing, because there is a TOKEN")),
-            (Some(client), Some(token), None) => Ok(Some((client, AuthToken::new(token)))),
-            (Some(_), None, None) => Err(self.bad("CLIENT_ID", "TOKEN or TOKEN_PATH beside it")),
-            (None, Some(_), None) => Err(self.bad("TOKEN", "CLIENT_ID beside it")),
-            (None, None, Some(_)) => Err(self.bad("TOKEN_PATH", "CLIENT_ID beside it")),
-            (_, None, _) => Ok(None),
-        }
-    }
-
-    fn reconnect(&self) -> Result<Reconnect, ConfigError> {
-        let first = Duration::from_millis(self.integer("RECONNECT_FIRST_MS", 500, 1..=3_600_000)?);
-        let most = Duration::from_millis(self.integer("RECONNECT_MOST_MS", 30_000, 1..=3_600_000)?);
-        let jitter = self.switch("RECONNECT_JITTER", true)?;
-        if !self.switch("ENABLE_RECONNECT", true)? {
-            return Ok(Reconnect::Off);
-        }
-        if most < first {
-            return Err(self.bad("RECONNECT_MOST_MS", "no less than RECONNECT_FIRST_MS"));
-        }
-        Ok(Reconnect::Backoff { first, most, jitter })
-    }
-
-    #[cfg(feature = "logging")]
-    fn check_log(&self, config: &mut Config) -> Result<(), ConfigError> {
-        use jmqt_log::{LogConfig, LogMode};
-        let modes = [
-            ("DBG", LogMode::Debug),
-            ("INF", LogMode::Info),
-            ("WRN", LogMode::Warning),
-            ("ERR", LogMode::Error),
-            ("DISABLED", LogMode::Disabled),
-        ];
-        let path = self.path("LOG_PATH")?;
-        config.log = LogConfig::new(self.choice("LOG_MODE", LogMode::Info, &modes)?, path);
-        Ok(())
-    }
-
-    #[cfg(not(feature = "logging"))]
-    fn check_log(&self, _: &mut Config) -> Result<(), ConfigError> {
-        // Known all the same, so that one file does for every program.
-        self.text("LOG_PATH")?;
-        self.text("LOG_MODE").map(drop)
+/// CLIENT_ID is given together with one of TOKEN and TOKEN_PATH, or all are absent.
+fn check_token(settings: &Settings, has_client: bool) {
+    let [has_id, has_token, has_path] =
+        ["CLIENT_ID", "TOKEN", "TOKEN_PATH"].map(|key| text(settings, key).is_some());
+    match (has_id, has_token, has_path) {
+        (_, true, true) => settings.note_bad("TOKEN_PATH", "nothing, because there is a TOKEN"),
+        (true, false, false) if has_client => settings.note_bad("CLIENT_ID", "TOKEN or TOKEN_PATH beside it"),
+        (false, true, false) => settings.note_bad("TOKEN", "CLIENT_ID beside it"),
+        (false, false, true) => settings.note_bad("TOKEN_PATH", "CLIENT_ID beside it"),
+        _ => {}
     }
 }
 
-/// A value as it may be shown.
-fn shown(value: &Value) -> String {
-    match value {
-        Value::String(text) => format!("{:?}", text.chars().take(60).collect::<String>()),
-        Value::Integer(number) => number.to_string(),
-        Value::Float(number) => number.to_string(),
-        Value::Boolean(on) => on.to_string(),
-        other => format!("of type {}", other.type_str()),
+fn reconnect(settings: &Settings) -> Reconnect {
+    let first = Duration::from_millis(settings.integer("RECONNECT_FIRST_MS", 500, 1..=3_600_000));
+    let most = Duration::from_millis(settings.integer("RECONNECT_MOST_MS", 30_000, 1..=3_600_000));
+    let jitter = settings.switch("RECONNECT_JITTER", true);
+    if !settings.switch("ENABLE_RECONNECT", true) {
+        return Reconnect::Off;
     }
+    if most < first {
+        settings.note_bad("RECONNECT_MOST_MS", "no less than RECONNECT_FIRST_MS");
+    }
+    Reconnect::Backoff { first, most, jitter }
 }
 
-fn known(key: &str) -> Option<&'static str> {
-    KEYS.into_iter().find(|known| *known == key)
+#[cfg(feature = "logging")]
+fn check_log(settings: &Settings, config: &mut Config) {
+    use jmqt_log::{LogConfig, LogMode};
+    let modes = [
+        ("DBG", LogMode::Debug),
+        ("INF", LogMode::Info),
+        ("WRN", LogMode::Warning),
+        ("ERR", LogMode::Error),
+        ("DISABLED", LogMode::Disabled),
+    ];
+    let path = settings.path("LOG_PATH", "");
+    config.log = LogConfig::new(choice(settings, "LOG_MODE", LogMode::Info, &modes), path);
 }
 
-/// The parser's complaint without the line it quotes, which may hold a token.
-fn syntax_error(error: &toml::de::Error, text: &str, origin: &Origin) -> ConfigError {
-    let at = error.span().map_or(0, |span| span.start.min(text.len()));
-    let line = text.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
-    ConfigError::Syntax { origin: origin.clone(), line, problem: error.message().to_owned() }
+#[cfg(not(feature = "logging"))]
+fn check_log(settings: &Settings, _: &mut Config) {
+    // Known all the same, so that one file does for every program.
+    text(settings, "LOG_PATH");
+    text(settings, "LOG_MODE");
 }
 
 #[cfg(test)]
@@ -474,11 +261,14 @@ mod tests {
 
     #[test]
     fn what_is_wrong_is_named_with_what_was_expected() {
-        refused("WINDOW = 0", "configuration text: WINDOW is 0; expected an integer from 1 to 1024");
+        refused("WINDOW = 0", "configuration text, line 1: WINDOW is 0; expected an integer from 1 to 1024");
         refused("WINDOW = 'x'", "expected an integer");
         refused("WHEN_FULL = 'NEVER'", "expected one of WAIT, DROP_OLDEST, ERROR");
         refused("ENABLE_SSL = 'maybe'", "expected true or false");
-        refused("LOG_MODES = 'INF'", "configuration text: LOG_MODES: there is no such key");
+        refused(
+            "LOG_MODES = 'INF'",
+            "configuration text, line 1: LOG_MODES: there is no such key; did you mean LOG_MODE?",
+        );
         refused("URL = 'http://x'", "`http` is no scheme");
         refused("WINDOW 7", "configuration text, line 1");
         refused("TOKEN = 'x'", "expected CLIENT_ID beside it");
@@ -490,11 +280,9 @@ mod tests {
         );
         let environment = [("JMQT_CLIENT_WINDOWS", "1")];
         let error = Config::from_text("", environment).unwrap_err().to_string();
-        assert!(
-            error.starts_with(
-                "environment variable JMQT_CLIENT_WINDOWS: there is no such key; the variables are JMQT_CLIENT_ and one of "
-            ),
-            "{error}"
+        assert_eq!(
+            error,
+            "environment variable JMQT_CLIENT_WINDOWS: there is no such key; did you mean JMQT_CLIENT_WINDOW?"
         );
     }
 

@@ -1,15 +1,15 @@
-//! An INI file as sections of `key = value` lines, which know where they stand.
+//! An INI file as sections of `key = value` lines with their line numbers.
 
 use std::collections::HashSet;
 
-use super::error::Problem;
+use super::problems::Problems;
 
 /// The name of a section.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Title<'t> {
     Options,
     Mappings,
-    /// `[mapping ADDRESS]`, with what stands for the address.
+    /// `[mapping ADDRESS]`, with the text of the address.
     Mapping(&'t str),
 }
 
@@ -30,7 +30,7 @@ pub(super) struct Entry<'t> {
 }
 
 /// Cuts a file up. What is wrong is noted and passed over.
-pub(super) fn sections<'t>(text: &'t str, problems: &mut Vec<Problem>) -> Vec<Section<'t>> {
+pub(super) fn sections<'t>(text: &'t str, problems: &mut Problems) -> Vec<Section<'t>> {
     let mut sections: Vec<Section<'t>> = Vec::new();
     let mut keys = HashSet::new();
     // Entries of a section that is wrong would only be wrong once more.
@@ -44,13 +44,13 @@ pub(super) fn sections<'t>(text: &'t str, problems: &mut Vec<Problem>) -> Vec<Se
             let title = title(name);
             is_section_known = title.is_some();
             match title {
-                None => problems.push(Problem::new(
+                None => problems.note(
                     line,
                     content,
-                    "there is no such section; expected [options], [mappings] or [mapping ADDRESS]",
-                )),
+                    "unknown section; expected [options], [mappings] or [mapping ADDRESS]",
+                ),
                 Some(title) if sections.iter().any(|section| section.title == title) => {
-                    problems.push(Problem::new(line, content, "this section stands there twice"));
+                    problems.note(line, content, "duplicate section");
                     is_section_known = false;
                 }
                 Some(title) => {
@@ -61,7 +61,7 @@ pub(super) fn sections<'t>(text: &'t str, problems: &mut Vec<Problem>) -> Vec<Se
             continue;
         }
         let Some((key, value)) = content.split_once('=') else {
-            problems.push(Problem::new(line, content, "expected `key = value` or `[section]`"));
+            problems.note(line, content, "expected `key = value` or `[section]`");
             continue;
         };
         if !is_section_known {
@@ -69,13 +69,13 @@ pub(super) fn sections<'t>(text: &'t str, problems: &mut Vec<Problem>) -> Vec<Se
         }
         let entry = Entry { line, key: key.trim(), value: value.trim() };
         match sections.last_mut() {
-            None => problems.push(Problem::new(
+            None => problems.note(
                 line,
                 entry.key,
-                "it stands before the first section; expected [options] or [mappings] above it",
-            )),
+                "it comes before the first section; expected [options] or [mappings] above it",
+            ),
             Some(section) if keys.insert(entry.key) => section.entries.push(entry),
-            Some(_) => problems.push(Problem::new(line, entry.key, "this key stands there twice")),
+            Some(_) => problems.note(line, entry.key, "duplicate key"),
         }
     }
     sections
@@ -93,7 +93,7 @@ fn without_comment(line: &str) -> &str {
     line.trim()
 }
 
-/// What stands in the brackets of a heading. `[::1]:8010 = …` is none.
+/// The text in the brackets of a heading. `[::1]:8010 = …` is not a heading.
 fn heading(content: &str) -> Option<&str> {
     let inner = content.strip_prefix('[')?.strip_suffix(']')?;
     (!content.contains('=')).then(|| inner.trim())

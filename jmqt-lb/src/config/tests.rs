@@ -1,19 +1,16 @@
-use std::path::PathBuf;
-
 use super::*;
 
+/// What is said of each mistake in a file.
 fn problems(text: &str) -> Vec<String> {
-    let path = PathBuf::from("lb.conf");
-    match Config::parse(text) {
+    match Config::parse(Path::new("lb.conf"), text) {
         Ok(config) => panic!("{config:?}"),
-        Err(problems) => {
-            ConfigError::Wrong { path, problems }.to_string().lines().map(str::to_owned).collect()
-        }
+        Err(ConfigError::Several { problems }) => problems.iter().map(ToString::to_string).collect(),
+        Err(problem) => vec![problem.to_string()],
     }
 }
 
 fn parse(text: &str) -> Config {
-    Config::parse(text).unwrap()
+    Config::parse(Path::new("lb.conf"), text).unwrap()
 }
 
 const SHIPPED: &str = include_str!("../../../load_balancer.conf");
@@ -32,7 +29,7 @@ fn the_shipped_file_says_what_holds_without_it() {
 
 #[test]
 fn every_key_is_in_the_shipped_file_and_in_the_guide() {
-    for key in OPTION_KEYS.iter().chain(&RULE_KEYS) {
+    for key in OPTION_KEYS {
         assert!(SHIPPED.lines().any(|line| line.starts_with(&format!("{key} ="))), "{key}");
         assert!(GUIDE.contains(&format!("| `{key}` |")), "{key}");
     }
@@ -81,25 +78,25 @@ fn all_problems_are_told_at_once_with_file_line_key_and_expectation() {
          [mapping 9]\nretries = 1\n[mapping 8010]\nbuffer_size = 4096\n[other]\nx = y\n[options]\n",
     );
     let expected = [
-        "lb.conf, line 1 (early): it stands before the first section; expected [options] or [mappings] above it",
-        "lb.conf, line 3 (bufer_size): there is no such key here; did you mean buffer_size?",
-        r#"lb.conf, line 4 (buffer_size): found "12k", expected a number of bytes, 1024 to 16777216"#,
-        r#"lb.conf, line 5 (retries): found "101", expected a number of backends, 0 to 100"#,
-        r#"lb.conf, line 6 (balance): found "best", expected one of least_connections, round_robin, source_hash"#,
-        r#"lb.conf, line 7 (idle_timeout_seconds): found "1e3", expected a number of seconds, 0.05 to 86400"#,
-        "lb.conf, line 9 (threads): this key stands there twice",
+        "lb.conf, line 1 (early): it comes before the first section; expected [options] or [mappings] above it",
+        "lb.conf, line 3: bufer_size: there is no such key; did you mean buffer_size?",
+        r#"lb.conf, line 4: buffer_size is "12k"; expected a number of bytes from 1024 to 16777216"#,
+        r#"lb.conf, line 5: retries is "101"; expected a number of backends from 0 to 100"#,
+        r#"lb.conf, line 6: balance is "best"; expected one of least_connections, round_robin, source_hash"#,
+        r#"lb.conf, line 7: idle_timeout_seconds is "1e3"; expected a number of seconds from 0.05 to 86400"#,
+        "lb.conf, line 9 (threads): duplicate key",
         "lb.conf, line 10 (nonsense): expected `key = value` or `[section]`",
         "lb.conf, line 12 (80100): expected [addr:]port to listen on, such as 8010, 127.0.0.1:8010 or [::]:8010",
         r#"lb.conf, line 13 (8010): found "a", expected a backend host:port, optionally with weight=1 to weight=1000 and node=NAME after it; backends are separated by commas"#,
         r#"lb.conf, line 13 (8010): found "b:0", expected a backend host:port, optionally with weight=1 to weight=1000 and node=NAME after it; backends are separated by commas"#,
         r#"lb.conf, line 13 (8010): found "c:1 weight=0", expected a backend host:port, optionally with weight=1 to weight=1000 and node=NAME after it; backends are separated by commas"#,
-        "lb.conf, line 13 (8010): the backend d:1 stands there twice",
-        "lb.conf, line 14 (8010): this key stands there twice",
-        "lb.conf, line 15 (0.0.0.0:8010): 0.0.0.0:8010 cannot be listened on beside 0.0.0.0:8010 of line 13: one address holds the other",
-        "lb.conf, line 16 ([mapping]): there is no line for 9 in [mappings]",
-        "lb.conf, line 19 (buffer_size): there is no such key here",
-        "lb.conf, line 20 ([other]): there is no such section; expected [options], [mappings] or [mapping ADDRESS]",
-        "lb.conf, line 22 ([options]): this section stands there twice",
+        "lb.conf, line 13 (8010): duplicate backend d:1",
+        "lb.conf, line 14 (8010): duplicate key",
+        "lb.conf, line 15 (0.0.0.0:8010): 0.0.0.0:8010 conflicts with 0.0.0.0:8010 on line 13: one address includes the other",
+        "lb.conf, line 16 ([mapping]): [mappings] has no line for 9",
+        "lb.conf, line 19: buffer_size: there is no such key",
+        "lb.conf, line 20 ([other]): unknown section; expected [options], [mappings] or [mapping ADDRESS]",
+        "lb.conf, line 22 ([options]): duplicate section",
     ];
     assert_eq!(found, expected);
 }
@@ -117,14 +114,12 @@ fn addresses_that_cannot_be_listened_on_together_are_found() {
          [::]:8012 = a:1\n0.0.0.0:8012 = a:1\n8019 = a:1\n",
     );
     let beside = |line: usize, key: &str, new: &str, other: &str| {
-        format!(
-            "lb.conf, line {line} ({key}): {new} cannot be listened on beside {other}: one address holds the other"
-        )
+        format!("lb.conf, line {line} ({key}): {new} conflicts with {other}: one address includes the other")
     };
     let expected = [
-        beside(5, "127.0.0.1:8010", "127.0.0.1:8010", "0.0.0.0:8010 of line 4"),
-        beside(7, "0.0.0.0:8012", "0.0.0.0:8012", "[::]:8012 of line 6"),
-        beside(8, "8019", "0.0.0.0:8019", "127.0.0.1:8019 of line 2"),
+        beside(5, "127.0.0.1:8010", "127.0.0.1:8010", "0.0.0.0:8010 on line 4"),
+        beside(7, "0.0.0.0:8012", "0.0.0.0:8012", "[::]:8012 on line 6"),
+        beside(8, "8019", "0.0.0.0:8019", "127.0.0.1:8019 on line 2"),
     ];
     assert_eq!(found, expected);
     parse("[mappings]\n127.0.0.1:8010 = a:1\n127.0.0.2:8010 = a:1\n0.0.0.0:0 = a:1\n127.0.0.1:0 = a:1\n");
@@ -132,7 +127,7 @@ fn addresses_that_cannot_be_listened_on_together_are_found() {
 
 #[test]
 fn a_mapping_that_leads_to_itself_is_found() {
-    let itself = "is this mapping itself: connections would never arrive";
+    let itself = "is this mapping itself, which would connect to itself forever";
     for (listen, backend) in [
         ("8010", "127.0.0.1:8010"),
         ("8010", "localhost:8010"),
@@ -149,7 +144,7 @@ fn a_mapping_that_leads_to_itself_is_found() {
 fn a_log_file_in_a_folder_that_is_not_there_is_found() {
     let found = problems("[options]\nlog_path = /no/such/folder/lb.log\n[mappings]\n8010 = a:1\n");
     assert!(
-        found[0].starts_with("lb.conf, line 2 (log_path): the folder /no/such/folder cannot be used: "),
+        found[0].starts_with("lb.conf, line 2 (log_path): cannot use the folder /no/such/folder: "),
         "{found:?}"
     );
 }

@@ -1,13 +1,12 @@
-//! Single values: how each kind is read, and what is said to be expected where it cannot be.
+//! Single values: how each kind is read, and what the error says was expected.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
 use std::time::Duration;
 
 /// A kind of value.
-pub(super) trait Value<T> {
+pub(super) trait Kind<T> {
     fn parse(&self, text: &str) -> Option<T>;
     /// Follows "expected".
     fn expected(&self) -> String;
@@ -16,20 +15,20 @@ pub(super) trait Value<T> {
 /// A whole number of something.
 pub(super) struct Number<T>(pub(super) &'static str, pub(super) RangeInclusive<T>);
 
-impl<T: std::str::FromStr + PartialOrd + fmt::Display> Value<T> for Number<T> {
+impl<T: std::str::FromStr + PartialOrd + fmt::Display> Kind<T> for Number<T> {
     fn parse(&self, text: &str) -> Option<T> {
         text.parse().ok().filter(|number| self.1.contains(number))
     }
 
     fn expected(&self) -> String {
-        format!("a number of {}, {} to {}", self.0, self.1.start(), self.1.end())
+        format!("a number of {} from {} to {}", self.0, self.1.start(), self.1.end())
     }
 }
 
 /// A time in seconds, with decimals or without.
 pub(super) struct Seconds(pub(super) RangeInclusive<f64>);
 
-impl Value<Duration> for Seconds {
+impl Kind<Duration> for Seconds {
     fn parse(&self, text: &str) -> Option<Duration> {
         let is_plain = text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
         let seconds = text.parse::<f64>().ok().filter(|seconds| is_plain && self.0.contains(seconds))?;
@@ -37,46 +36,14 @@ impl Value<Duration> for Seconds {
     }
 
     fn expected(&self) -> String {
-        format!("a number of seconds, {} to {}", self.0.start(), self.0.end())
-    }
-}
-
-/// Yes or no.
-pub(super) struct Switch;
-
-impl Value<bool> for Switch {
-    fn parse(&self, text: &str) -> Option<bool> {
-        match text.to_ascii_lowercase().as_str() {
-            "1" | "true" | "on" | "yes" => Some(true),
-            "0" | "false" | "off" | "no" => Some(false),
-            _ => None,
-        }
-    }
-
-    fn expected(&self) -> String {
-        "1 or 0 (or true, false, on, off, yes, no)".to_owned()
-    }
-}
-
-/// One of some words, in capitals or not.
-pub(super) struct Choice<T: 'static>(pub(super) &'static [(&'static str, T)]);
-
-impl<T: Copy> Value<T> for Choice<T> {
-    fn parse(&self, text: &str) -> Option<T> {
-        let found = self.0.iter().find(|(word, _)| word.eq_ignore_ascii_case(text))?;
-        Some(found.1)
-    }
-
-    fn expected(&self) -> String {
-        let words: Vec<_> = self.0.iter().map(|(word, _)| *word).collect();
-        format!("one of {}", words.join(", "))
+        format!("a number of seconds from {} to {}", self.0.start(), self.0.end())
     }
 }
 
 /// `[addr:]port`, or empty for none.
 pub(super) struct OptionalAddress;
 
-impl Value<Option<SocketAddr>> for OptionalAddress {
+impl Kind<Option<SocketAddr>> for OptionalAddress {
     fn parse(&self, text: &str) -> Option<Option<SocketAddr>> {
         if text.is_empty() { Some(None) } else { address(text).map(Some) }
     }
@@ -86,23 +53,10 @@ impl Value<Option<SocketAddr>> for OptionalAddress {
     }
 }
 
-/// A path, or empty for none.
-pub(super) struct OptionalPath;
-
-impl Value<Option<PathBuf>> for OptionalPath {
-    fn parse(&self, text: &str) -> Option<Option<PathBuf>> {
-        Some(Some(PathBuf::from(text)).filter(|_| !text.is_empty()))
-    }
-
-    fn expected(&self) -> String {
-        "the path of a file, or nothing".to_owned()
-    }
-}
-
 /// A port, or 0 for none.
 pub(super) struct OptionalPort;
 
-impl Value<u16> for OptionalPort {
+impl Kind<u16> for OptionalPort {
     fn parse(&self, text: &str) -> Option<u16> {
         text.parse().ok()
     }
@@ -115,7 +69,7 @@ impl Value<u16> for OptionalPort {
 /// What follows the host in a URL.
 pub(super) struct HttpPath;
 
-impl Value<String> for HttpPath {
+impl Kind<String> for HttpPath {
     fn parse(&self, text: &str) -> Option<String> {
         let is_path = text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic());
         is_path.then(|| text.to_owned())
@@ -138,11 +92,11 @@ pub(super) fn address(text: &str) -> Option<SocketAddr> {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Host {
     Address(IpAddr),
-    /// Looked up now and then, and may have several addresses.
+    /// Looked up periodically; it may have several addresses.
     Name(String),
 }
 
-/// `host:port` as it stands in the file.
+/// `host:port` as written in the file.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct BackendName {
     pub(crate) host: Host,
@@ -184,18 +138,4 @@ fn is_name(text: &str) -> bool {
     text.len() <= 253
         && text.strip_suffix('.').unwrap_or(text).split('.').all(is_label)
         && text.bytes().any(|byte| byte.is_ascii_alphabetic())
-}
-
-/// How many letters must be changed, added or taken away to make one word of the other.
-pub(super) fn distance(left: &str, right: &str) -> usize {
-    let right: Vec<char> = right.chars().collect();
-    let mut row: Vec<usize> = (0..=right.len()).collect();
-    for (index, a) in left.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], index + 1);
-        for (column, b) in right.iter().enumerate() {
-            let best = (diagonal + usize::from(a != *b)).min(row[column] + 1).min(row[column + 1] + 1);
-            diagonal = std::mem::replace(&mut row[column + 1], best);
-        }
-    }
-    row[right.len()]
 }

@@ -118,7 +118,7 @@ fn a_backend_that_does_not_answer_in_time_is_passed_over() {
     let balancer = Balancer::start(&mappings, "connect_timeout_seconds = 0.2");
     let client = balancer.connect();
     exchange(&client, &alive.accept());
-    balancer.logged("no answer within the connect timeout");
+    balancer.logged("no answer within connect_timeout_seconds");
 }
 
 #[test]
@@ -131,7 +131,7 @@ fn a_backend_that_keeps_failing_is_ejected_and_comes_back() {
         exchange(&balancer.connect(), &steady.accept());
         assert_eq!(balancer.metric("jmqt_lb_backend_failures_total", &label), failures);
     }
-    balancer.logged("it failed 2 times in a row");
+    balancer.logged("after 2 failed connections in a row");
     assert_eq!(balancer.metric("jmqt_lb_backend_ejections_total", &label), 1);
 
     // It is there again, but gets nothing until its time is over.
@@ -151,7 +151,7 @@ fn a_backend_that_keeps_failing_is_ejected_and_comes_back() {
         exchange(&client, &stream);
         (index == 0).then_some(())
     });
-    balancer.logged("Backend gets connections again");
+    balancer.logged("Backend accepted again after ejection");
 }
 
 #[test]

@@ -13,7 +13,7 @@ fn run(arguments: &[&str]) -> (Option<i32>, String, String) {
 }
 
 #[test]
-fn help_is_answered_and_wrong_usage_ends_with_2() {
+fn help_is_printed_and_wrong_usage_exits_with_2() {
     let (code, stdout, _) = run(&["--help"]);
     assert_eq!(code, Some(0));
     for word in ["--config <FILE>", "--check <FILE>", "load_balancer.conf", "SIGHUP"] {
@@ -40,8 +40,9 @@ fn a_file_is_checked_without_starting_anything() {
     let (code, stdout, stderr) = run(&["--check", path]);
     assert_eq!((code, stdout.as_str()), (Some(1), ""));
     let expected = [
-        format!("jmqt-lb: {path}, line 2 (8010): found \"a\", expected a backend host:port"),
-        format!("{path}, line 6 (retrys): there is no such key here; did you mean retries?"),
+        "jmqt-lb: the configuration has 2 mistakes:".to_owned(),
+        format!("  {path}, line 2 (8010): found \"a\", expected a backend host:port"),
+        format!("  {path}, line 6: retrys: there is no such key; did you mean retries?"),
     ];
     for (found, expected) in stderr.lines().zip(expected) {
         assert!(found.starts_with(&expected), "{stderr}");
@@ -55,7 +56,7 @@ fn the_shipped_file_is_fine() {
 }
 
 #[test]
-fn what_is_in_the_way_is_named_and_ends_with_1_or_2_if_it_is_the_file() {
+fn errors_name_their_cause_and_exit_with_1_or_with_2_for_the_file() {
     let (code, _, stderr) = run(&["--config", "no/such/file.conf"]);
     assert_eq!(code, Some(2));
     assert!(stderr.starts_with("jmqt-lb: cannot read no/such/file.conf: "), "{stderr}");

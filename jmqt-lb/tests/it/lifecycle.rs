@@ -99,9 +99,9 @@ fn a_file_with_a_mistake_is_not_taken_over() {
     exchange(&client, &server);
 
     balancer.fail_to_reload(&mapping(&backend), "buffer_size = big\nretry = 1");
-    let line = balancer.logged(r#"line 2 (buffer_size): found "big", expected a number of bytes"#);
+    let line = balancer.logged(r#"line 2: buffer_size is "big"; expected a number of bytes"#);
     assert!(line.contains(" ERR : "), "{line}");
-    balancer.logged("line 3 (retry): there is no such key here");
+    balancer.logged("line 3: retry: there is no such key");
     // Nor is one whose addresses cannot be listened on, or whose names lead nowhere.
     let taken = format!("{}\n{} = 127.0.0.1:9", mapping(&backend), backend.address);
     balancer.fail_to_reload(&taken, "");
@@ -143,7 +143,7 @@ fn a_stopping_balancer_waits_no_longer_than_it_may() {
     balancer.signal("TERM");
     assert_eq!(balancer.exit_code(), Some(0));
     assert!(is_closed(&client) && is_closed(&server));
-    balancer.logged("0.3 s are over: closing 1 connections");
+    balancer.logged("drain_seconds (0.3 s) over: closing 1 connections");
 }
 
 #[test]

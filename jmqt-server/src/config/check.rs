@@ -53,7 +53,7 @@ impl Config {
         let missing = asked_for
             .into_iter()
             .filter(|(_, feature, is_asked_for)| *is_asked_for && !built.contains(&(feature, true)));
-        missing.map(|(key, feature, _)| ConfigError::MissingFeature { key, feature }).collect()
+        missing.map(|(key, feature, _)| ConfigError::MissingFeature { key, feature, package: "jmqt-server" }).collect()
     }
 
     fn bad_fields(&self) -> Vec<ConfigError> {
@@ -102,7 +102,7 @@ impl Config {
             expect("mysql", (3..=1000).contains(&mysql.pool_size), mysql.pool_size.to_string(), expected);
         }
         if self.listeners().next().is_none() {
-            problems.push(ConfigError::NoListener);
+            problems.push(super::no_listener());
         }
         problems.extend(self.missing_features(&BUILT));
         problems

@@ -1,5 +1,7 @@
 //! The names of all keys, and which of them hold secrets.
 
+use jmqt_config::{Keys, Variables};
+
 /// Every key there is, in the order of `server.conf` and `docs/configuration.md`.
 pub(super) const KEYS: [&str; 58] = [
     "BIND_ADDRESS",
@@ -63,59 +65,8 @@ pub(super) const KEYS: [&str; 58] = [
 ];
 
 /// Keys whose values are never shown.
-pub(super) const SECRETS: [&str; 2] = ["MYSQL_PSWD", "REDIS_PASSWORD"];
+const SECRETS: [&str; 2] = ["MYSQL_PSWD", "REDIS_PASSWORD"];
 
-/// How many slips of the pen make `name` another key: more is another word.
-const SLIPS: usize = 2;
-
-/// The key that `name` is most likely a misspelling of.
-pub(super) fn nearest(name: &str) -> Option<&'static str> {
-    let name = name.to_ascii_uppercase().replace(['-', '.', ' '], "_");
-    KEYS.into_iter()
-        .map(|key| (distance(&name, key), key))
-        .min_by_key(|(distance, _)| *distance)
-        .filter(|(distance, _)| *distance <= SLIPS)
-        .map(|(_, key)| key)
-}
-
-/// How many letters must be put in, left out, replaced, or swapped with their neighbour.
-fn distance(from: &str, to: &str) -> usize {
-    let (from, to) = (from.as_bytes(), to.as_bytes());
-    let mut before_last = Vec::new();
-    let mut last: Vec<usize> = (0..=to.len()).collect();
-    for i in 0..from.len() {
-        let mut row = vec![i + 1];
-        for j in 0..to.len() {
-            let replaced = last[j] + usize::from(from[i] != to[j]);
-            let mut best = replaced.min(last[j + 1] + 1).min(row[j] + 1);
-            if i > 0 && j > 0 && from[i] == to[j - 1] && from[i - 1] == to[j] {
-                let swapped: usize = before_last[j - 1];
-                best = best.min(swapped + 1);
-            }
-            row.push(best);
-        }
-        before_last = std::mem::replace(&mut last, row);
-    }
-    last[to.len()]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_misspelt_key_is_recognised() {
-        assert_eq!(nearest("SOKET_PORT"), Some("SOCKET_PORT"));
-        assert_eq!(nearest("SOCKTE_PORT"), Some("SOCKET_PORT"));
-        assert_eq!(nearest("socket_port"), Some("SOCKET_PORT"));
-        assert_eq!(nearest("LOG-MODE"), Some("LOG_MODE"));
-        assert_eq!(nearest("MYSQL_PASWD"), Some("MYSQL_PSWD"));
-    }
-
-    #[test]
-    fn another_word_is_not_taken_for_a_key() {
-        for word in ["TOKEN_SECRET", "REMOTE_PORT", "REMOTE_HOST", "PORT", "HOST", "URL", ""] {
-            assert_eq!(nearest(word), None, "{word}");
-        }
-    }
-}
+/// The keys, and what becomes of other variables: an application may have its own under the same prefix.
+pub(super) const SERVER: Keys =
+    Keys { known: &KEYS, secret: &SECRETS, prefix: "JMQT_", variables: Variables::Shared };

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use super::settings::Settings;
+use jmqt_config::Settings;
 
 const DEFAULT_PORT: u16 = 3306;
 

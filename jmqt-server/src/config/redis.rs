@@ -1,8 +1,8 @@
 //! The keys that say where Redis is.
 
-use super::error::ConfigError;
+use jmqt_config::{ConfigError, Settings};
+
 use super::redis_options::{RedisMode, RedisOptions};
-use super::settings::Settings;
 
 const DEFAULT_PORT: u16 = 6379;
 

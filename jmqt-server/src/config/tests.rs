@@ -633,7 +633,7 @@ fn passwords_are_never_shown() {
 fn what_is_not_made_of_settings_is_refused_with_its_line() {
     let unquoted = from_lines("LOG_MODE = INF").unwrap_err().to_string();
     assert!(unquoted.starts_with("configuration text, line 2 (LOG_MODE): "), "{unquoted}");
-    assert!(unquoted.ends_with(" (text stands in quotes; numbers, true and false do not)"), "{unquoted}");
+    assert!(unquoted.ends_with(" (text needs quotes; numbers, true and false do not)"), "{unquoted}");
     let error = from_lines("LOG_MODE = 'INF'\nLOG_MODE = 'INF'").unwrap_err().to_string();
     assert_eq!(error, "configuration text, line 3 (LOG_MODE): duplicate key");
     let origin = Origin::Text { line: 2 };

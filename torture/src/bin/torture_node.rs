@@ -1,4 +1,4 @@
-//! A node that lets everybody do everything, and writes down what it is told.
+//! A node that permits everything, and records its notifications.
 //!
 //! A client is who its auth data says it is: `{"auth":{"dt":"alice"}}`. Control channels offer the server's
 //! own side (§9.e): `$force_sub`, `$force_subs` (many at once), `$force_unsub`, `$force_pub`, `$disconnect`, `$subscriptions`,

@@ -28,7 +28,7 @@ fn a_client_that_is_away_too_long_loses_its_subscription_and_one_that_is_back_in
     let push = bob.expect(r#"{"push":{"cn":"news","dt":1,"#);
     bob.ack(&push);
 
-    process.wait_for_log("client=carol");
+    process.next_logged("client=carol");
     publish(&mut alice, "2");
     let push = bob.expect(r#"{"push":{"cn":"news","dt":2,"#);
     bob.ack(&push);

@@ -72,7 +72,7 @@ fn sixty_four_mebibytes_without_a_nul_are_not_buffered() {
     }
 }
 
-#[test] // protocol.md 2.5: 128 levels, whatever stands above them
+#[test] // protocol.md 2.5: 128 levels, whatever is above them
 fn a_million_levels_of_nesting_are_refused_and_cost_no_stack() {
     let mut siege = Siege::begin(&[]);
     let arrays = "[".repeat(1_000_000);
@@ -163,7 +163,7 @@ fn every_field_as_every_kind_of_value_is_survived() {
                         loop {
                             match client.next() {
                                 Some(answer) if answer == r#"{"hbAck":{}}"# => break,
-                                // Whoever says `disconn`, in whatever way, is let go.
+                                // A client that sends any `disconn` is disconnected.
                                 None if kind == "disconn" => {
                                     client.stream.shutdown(Shutdown::Both).unwrap();
                                     client = open(&siege, true);
@@ -181,7 +181,7 @@ fn every_field_as_every_kind_of_value_is_survived() {
     }
 }
 
-#[test] // protocol.md 2.5: text that is none, in all places
+#[test] // protocol.md 2.5: invalid UTF-8, in all places
 fn invalid_utf_8_is_a_bad_packet() {
     let mut siege = Siege::begin(&[]);
     let bad: [&[u8]; 5] = [b"\xff", b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\xe2\x82"];

@@ -15,7 +15,7 @@ use crate::support::{Client, DEADLINE, Process, field};
 const PUBLISHERS: usize = 50;
 const WINDOW: usize = 100;
 const CHANNELS: usize = 10;
-/// One server after the other is killed when it has acknowledged so many messages: the first one, a
+/// One server after the other is killed when it has acknowledged this many messages: the first one, a
 /// few, and in the midst of a stream that has been going on for a while.
 const KILL_AFTER: [usize; 4] = [1, 500, 10_000, 50_000];
 /// How long before a kill a push may have been acknowledged that comes again (2.13), and as much longer as the
@@ -210,7 +210,7 @@ fn subscribers<'p>(process: &Process, pulse: &'p Pulse) -> Vec<Subscriber<'p>> {
     subscribers
 }
 
-/// Streams until so many messages are acknowledged, and kills the server in the midst of it.
+/// Streams until this many messages are acknowledged, and kills the server meanwhile.
 fn stream_and_kill(
     process: &mut Process,
     publishers: &mut [Publisher],

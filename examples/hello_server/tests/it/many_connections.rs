@@ -15,7 +15,7 @@ const BYTES_EACH: u64 = 2048;
 /// What else the test has open.
 const OTHER_FILES: u64 = 500;
 
-/// So many connections, or what the limit of open files allows.
+/// The number of connections, unless the limit of open files is lower.
 fn allowed_connections(wanted: usize) -> usize {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let enough = wanted as u64 + OTHER_FILES;
@@ -62,7 +62,7 @@ fn dribble(mut connections: Vec<Waiting>, mut after_round: impl FnMut()) {
     }
 }
 
-#[test] // protocol.md 2.15: the wait for the first packet is one wait, whatever trickles in
+#[test] // protocol.md 2.15: the wait for the first packet is one wait, even if bytes arrive
 fn ten_thousand_connections_that_are_silent_or_dribble_cost_little_and_are_closed() {
     let count = allowed_connections(10_000);
     let folder = tempfile::tempdir().unwrap();

@@ -10,7 +10,7 @@ const PACKET: u64 = MIB;
 const QUEUE: u64 = 2 * MIB;
 /// What the rest of the server may grow by meanwhile: SQLite's caches, batches, what the allocator keeps.
 const SLACK: u64 = 40 * MIB;
-/// So many large messages are what a server without these bounds would hold, or nearly.
+/// About the number of large messages that a server without these bounds would hold.
 const MANY: usize = 150;
 
 fn start(folder: &Path, more: &[(&str, &str)]) -> Process {
@@ -39,7 +39,7 @@ fn growth(process: &Process, before: u64, others: &mut Bystanders) -> u64 {
     most
 }
 
-/// Reads and throws away until so many packets have ended.
+/// Reads and discards this many packets.
 fn read_packets(client: &mut Client, mut count: usize) {
     let mut chunk = vec![0; 256 * 1024];
     while count > 0 {

@@ -9,8 +9,8 @@ use crate::support::{Client, DEADLINE, MIB, Process, is_closed};
 
 const MESSAGES: usize = 50_000;
 const BATCH: usize = 500;
-/// So many go through before memory is looked at: SQLite's caches, one for each connection to the
-/// database, fill up to 16 MiB whoever reads.
+/// This many are published before memory is measured: SQLite's caches, one for each connection to the
+/// database, fill up to 16 MiB in any case.
 const WARM_UP: usize = 20_000;
 /// As many as the server has connections that read.
 const READERS: usize = 2;
@@ -54,7 +54,7 @@ fn expect_push(client: &mut Client, number: usize) -> String {
     client.expect(&format!("{{\"push\":{{\"cn\":\"news\",\"dt\":[{number},"))
 }
 
-/// Gets and acknowledges so many messages, which are all there are.
+/// Receives and acknowledges this many messages, and no more come.
 fn read_everything(mut client: Client, messages: usize) -> Client {
     for number in 0..messages {
         let push = expect_push(&mut client, number);

@@ -1,4 +1,5 @@
-//! TLS that is none, or stops half way: others are served, and the timeout ends it (§10, protocol.md 2.15).
+//! Bytes that are not TLS, or handshakes that stop half way: others are served, and the timeout ends them (§10,
+//! protocol.md 2.15).
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};

@@ -5,26 +5,22 @@
 //! test fails and shows what there was. Nothing sleeps to let something happen.
 
 // Each file of tests is a crate of its own, and none uses everything that is here.
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, unused_imports)]
 // A helper that fails is a test that fails.
 #![allow(clippy::unwrap_used)]
 
-use std::io::{BufRead as _, BufReader, Read, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
+use std::ops::{Deref, DerefMut};
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::{Arc, Condvar, Mutex};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::process::{Command, ExitStatus, Output, Stdio};
 
 use serde_json::Value;
-
-/// How long anything that is waited for may take. Generous: it only ends tests that have failed.
-pub const DEADLINE: Duration = Duration::from_secs(30);
+use test_support::Program;
+pub use test_support::{DEADLINE, run as run_to_end};
 
 /// The program, in this folder, with no environment but what is given.
 pub fn program(folder: &Path, environment: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sample_server"));
+    let mut command = test_support::command(env!("CARGO_BIN_EXE_sample_server"));
     surround(&mut command, folder, environment);
     command
 }
@@ -43,73 +39,12 @@ fn surround(command: &mut Command, folder: &Path, environment: &[(&str, &str)]) 
 
 /// Runs the program with these arguments until it ends by itself.
 pub fn run(folder: &Path, environment: &[(&str, &str)], arguments: &[&str]) -> Output {
-    let mut command = program(folder, environment);
-    let mut child = command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let (stdout, stderr) = (read_all(child.stdout.take().unwrap()), read_all(child.stderr.take().unwrap()));
-    let status = end_of(&mut child);
-    Output { status, stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() }
-}
-
-fn read_all(mut from: impl Read + Send + 'static) -> thread::JoinHandle<Vec<u8>> {
-    thread::spawn(move || {
-        let mut read = Vec::new();
-        from.read_to_end(&mut read).unwrap();
-        read
-    })
-}
-
-/// Waits for the end of a process, which is killed if it does not come.
-fn end_of(child: &mut Child) -> ExitStatus {
-    let start = Instant::now();
-    loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            return status;
-        }
-        if start.elapsed() >= DEADLINE {
-            child.kill().unwrap();
-            panic!("it has not ended within {DEADLINE:?}");
-        }
-        thread::sleep(Duration::from_millis(10));
-    }
-}
-
-/// What the log says.
-#[derive(Default)]
-struct Log {
-    read: Mutex<LogRead>,
-    grown: Condvar,
-}
-
-#[derive(Default)]
-struct LogRead {
-    lines: Vec<String>,
-    /// There will be no more: the process has ended.
-    ended: bool,
-}
-
-impl Log {
-    fn read(&self, stderr: impl Read) {
-        for line in BufReader::new(stderr).lines() {
-            self.read.lock().unwrap().lines.push(line.unwrap());
-            self.grown.notify_all();
-        }
-        self.read.lock().unwrap().ended = true;
-        self.grown.notify_all();
-    }
-
-    /// Waits until `found` finds something.
-    fn wait<T>(&self, what: &str, found: impl Fn(&LogRead) -> Option<T>) -> T {
-        let read = self.read.lock().unwrap();
-        let waiting = |read: &mut LogRead| found(read).is_none() && !read.ended;
-        let (read, _) = self.grown.wait_timeout_while(read, DEADLINE, waiting).unwrap();
-        found(&read).unwrap_or_else(|| panic!("no {what} in the log:\n{}", read.lines.join("\n")))
-    }
+    run_to_end(program(folder, environment).args(arguments))
 }
 
 /// A running sample server. It is killed when it is dropped.
 pub struct Server {
-    child: Child,
-    log: Arc<Log>,
+    program: Program,
     address: SocketAddr,
 }
 
@@ -141,7 +76,7 @@ impl Server {
 
     /// The same, without a page, in a shell that has run this before, such as `ulimit -n 64`.
     pub fn start_after(folder: &Path, before: &str, environment: &[(&str, &str)]) -> Self {
-        let mut command = Command::new("/bin/sh");
+        let mut command = test_support::command("/bin/sh");
         surround(&mut command, folder, environment);
         let run = concat!(env!("CARGO_BIN_EXE_sample_server"), " --web-port 0");
         command.args(["-c", &format!("{before}; exec {run}")]);
@@ -149,24 +84,16 @@ impl Server {
     }
 
     fn await_start(command: &mut Command) -> Self {
-        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-        let log = Arc::new(Log::default());
-        let stderr = child.stderr.take().unwrap();
-        let reader = Arc::clone(&log);
-        thread::spawn(move || reader.read(stderr));
+        let program = Program::start(command);
         let listening = "Listening on tcp ";
-        let address = log.wait(listening, |read| {
-            let line = read.lines.iter().find_map(|line| line.split_once(listening))?;
-            Some(line.1.parse().unwrap())
-        });
-        Self { child, log, address }
+        let line = program.logged(listening);
+        let (_, address) = line.split_once(listening).unwrap();
+        Self { program, address: address.parse().unwrap() }
     }
 
     /// A connection on which nothing has been said.
     pub fn connect(&self) -> Client {
-        let stream = TcpStream::connect(self.address).unwrap();
-        stream.set_read_timeout(Some(DEADLINE)).unwrap();
-        Client { stream, received: Vec::new() }
+        Client(test_support::Client::open(self.address))
     }
 
     /// A client that is authenticated and connected, and has heard that it is online.
@@ -177,81 +104,49 @@ impl Server {
         client
     }
 
-    /// Waits for a log line with this text.
-    pub fn logged(&self, text: &str) -> String {
-        self.log.wait(text, |read| read.lines.iter().find(|line| line.contains(text)).cloned())
-    }
-
-    /// The log lines with this text so far.
-    pub fn log_lines(&self, text: &str) -> Vec<String> {
-        let read = self.log.read.lock().unwrap();
-        read.lines.iter().filter(|line| line.contains(text)).cloned().collect()
-    }
-
-    /// Sends a signal, such as `HUP`.
-    pub fn signal(&self, signal: &str) {
-        let kill = format!("kill -{signal} {}", self.child.id());
-        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
-    }
-
     /// Sends a signal, such as `TERM`, and waits for the end.
     pub fn stop(&mut self, signal: &str) -> ExitStatus {
         self.signal(signal);
-        self.ended()
-    }
-
-    /// kill -9.
-    pub fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.ended();
-    }
-
-    fn ended(&mut self) -> ExitStatus {
-        self.log.wait("end", |read| read.ended.then_some(()));
-        end_of(&mut self.child)
+        self.wait()
     }
 }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+impl Deref for Server {
+    type Target = Program;
+
+    fn deref(&self) -> &Program {
+        &self.program
+    }
+}
+
+impl DerefMut for Server {
+    fn deref_mut(&mut self) -> &mut Program {
+        &mut self.program
     }
 }
 
 /// A connection of a client.
-pub struct Client {
-    stream: TcpStream,
-    received: Vec<u8>,
+pub struct Client(test_support::Client);
+
+impl Deref for Client {
+    type Target = test_support::Client;
+
+    fn deref(&self) -> &test_support::Client {
+        &self.0
+    }
+}
+
+impl DerefMut for Client {
+    fn deref_mut(&mut self) -> &mut test_support::Client {
+        &mut self.0
+    }
 }
 
 impl Client {
-    /// Sends this text as a packet.
-    pub fn send(&mut self, packet: &str) {
-        self.stream.write_all(format!("{packet}\0").as_bytes()).unwrap();
-    }
-
-    /// The next packet, whatever it is; `None` at the end of the connection.
-    pub fn receive(&mut self) -> Option<String> {
-        loop {
-            if let Some(end) = self.received.iter().position(|byte| *byte == 0) {
-                let packet = self.received.drain(..=end).take(end).collect();
-                return Some(String::from_utf8(packet).unwrap());
-            }
-            let mut piece = [0; 4096];
-            let length = self.stream.read(&mut piece).expect("a packet, or the end");
-            if length == 0 {
-                return None;
-            }
-            self.received.extend(&piece[..length]);
-        }
-    }
-
     /// The next packet is this one.
     #[track_caller]
     pub fn expect(&mut self, packet: &str) {
-        assert_eq!(self.receive().as_deref(), Some(packet));
+        self.expect_exactly(packet);
     }
 
     /// The next packet is the server's, on the presence channel.
@@ -275,19 +170,6 @@ impl Client {
         }
     }
 
-    /// There is nothing before the answer to a heartbeat.
-    #[track_caller]
-    pub fn expect_nothing(&mut self) {
-        self.send(r#"{"hb":{}}"#);
-        self.expect(r#"{"hbAck":{}}"#);
-    }
-
-    /// The connection ends without another packet.
-    #[track_caller]
-    pub fn expect_end(&mut self) {
-        assert_eq!(self.receive(), None);
-    }
-
     /// The server says with this code why it ends the connection, and ends it (protocol.md 2.22).
     #[track_caller]
     pub fn expect_disconn(&mut self, code: u16) {
@@ -300,17 +182,12 @@ impl Client {
     /// Gets a token under this name.
     #[track_caller]
     pub fn authenticate(&mut self, name: &str) -> String {
-        self.send(&format!(r#"{{"auth":{{"dt":{{"client_name":"{name}"}}}}}}"#));
-        let answer = self.receive().unwrap();
-        let packet: Value = serde_json::from_str(&answer).unwrap();
-        let granted = &packet["authAck"];
-        assert_eq!((&granted["st"], &granted["cl"]), (&1.into(), &name.into()), "{answer}");
-        granted["at"].as_str().unwrap().to_owned()
+        self.authenticate_with(&format!(r#"{{"client_name":"{name}"}}"#))
     }
 
     /// Sends a `conn`.
     pub fn conn(&mut self, name: &str, token: &str) {
-        self.send(&format!(r#"{{"conn":{{"at":"{token}","cl":"{name}"}}}}"#));
+        self.send_conn(name, token, "");
     }
 
     /// Connects, and hears that it is online.

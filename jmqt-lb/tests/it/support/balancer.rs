@@ -1,28 +1,27 @@
 //! The process: started, watched, signalled, killed.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
+use std::ops::{Deref, DerefMut};
+use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
+use test_support::Program;
 
 use super::network::{connect, until};
 use super::{Client, DEADLINE};
 
 /// A running balancer; killed when it is dropped.
 pub struct Balancer {
-    child: Child,
+    program: Program,
     folder: TempDir,
-    log: Arc<Mutex<Vec<String>>>,
     /// What the mappings listen on, in the order of the file.
     pub mappings: Vec<SocketAddr>,
     pub status: SocketAddr,
 }
 
 pub fn command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_jmqt-lb"));
+    let mut command = test_support::command(env!("CARGO_BIN_EXE_jmqt-lb"));
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
@@ -47,16 +46,9 @@ impl Balancer {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("load_balancer.conf");
         std::fs::write(&file, configuration(mappings, options)).unwrap();
-        let mut child = command(&["--config", file.to_str().unwrap()]).spawn().unwrap();
-        let stderr = BufReader::new(child.stderr.take().unwrap());
-        let log = Arc::new(Mutex::new(Vec::new()));
-        // Reads on until the process ends, so that its log never fills the pipe.
-        std::thread::spawn({
-            let log = Arc::clone(&log);
-            move || stderr.lines().map_while(Result::ok).for_each(|line| log.lock().unwrap().push(line))
-        });
+        let program = Program::start(&mut command(&["--config", file.to_str().unwrap()]));
         let nowhere = SocketAddr::from(([0; 4], 0));
-        let mut balancer = Self { child, folder, log, mappings: Vec::new(), status: nowhere };
+        let mut balancer = Self { program, folder, mappings: Vec::new(), status: nowhere };
         let line = balancer.logged("Status page on http://");
         let address = line.rsplit_once("//").unwrap().1;
         balancer.status = address.trim_end_matches('/').parse().unwrap();
@@ -84,20 +76,15 @@ impl Balancer {
 
     /// Has another file refused.
     pub fn fail_to_reload(&self, mappings: &str, options: &str) {
-        let before = self.lines("Not reloaded").len();
+        let before = self.lines("Reload failed").len();
         self.rewrite(mappings, options);
         self.signal("HUP");
-        until(|| (self.lines("Not reloaded").len() > before).then_some(()));
+        until(|| (self.lines("Reload failed").len() > before).then_some(()));
     }
 
     /// All lines so far that contain this.
     pub fn lines(&self, wanted: &str) -> Vec<String> {
-        self.log.lock().unwrap().iter().filter(|line| line.contains(wanted)).cloned().collect()
-    }
-
-    /// Waits for a line that contains this.
-    pub fn logged(&self, wanted: &str) -> String {
-        until(|| self.lines(wanted).into_iter().next())
+        self.log_lines(wanted)
     }
 
     /// What a mapping that was added later listens on.
@@ -117,16 +104,10 @@ impl Balancer {
         connect(Some(client), self.mappings[0])
     }
 
-    /// Sends a signal by name (`HUP`, `TERM`, `INT`).
-    pub fn signal(&self, name: &str) {
-        let status = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status();
-        assert!(status.unwrap().success());
-    }
-
     /// Stops all its threads, and waits until they stand: on a busy machine that takes a while.
     pub fn suspend(&self) {
         self.signal("STOP");
-        let threads = format!("/proc/{}/task", self.child.id());
+        let threads = format!("/proc/{}/task", self.id());
         let stands = |thread: std::fs::DirEntry| {
             let state = std::fs::read_to_string(thread.path().join("stat")).unwrap();
             state.rsplit_once(") ").unwrap().1.starts_with('T')
@@ -134,20 +115,8 @@ impl Balancer {
         until(|| std::fs::read_dir(&threads).unwrap().all(|thread| stands(thread.unwrap())).then_some(()));
     }
 
-    /// Waits for the end, and returns the exit code.
-    pub fn exit_code(&mut self) -> Option<i32> {
-        until(|| self.child.try_wait().unwrap()).code()
-    }
-
     pub fn is_running(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_none()
-    }
-
-    /// Resident memory in bytes.
-    pub fn resident(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+        self.ended().is_none()
     }
 
     /// Asks the status page; the head and the body of its answer.
@@ -181,13 +150,16 @@ fn last_word(line: &str) -> SocketAddr {
     line.rsplit(' ').next().unwrap().parse().unwrap()
 }
 
-impl Drop for Balancer {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("its log:\n{}", self.log.lock().unwrap().join("\n"));
-        }
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+impl Deref for Balancer {
+    type Target = Program;
+
+    fn deref(&self) -> &Program {
+        &self.program
+    }
+}
+
+impl DerefMut for Balancer {
+    fn deref_mut(&mut self) -> &mut Program {
+        &mut self.program
     }
 }

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 
 use super::{Client, Process};
 
-/// A pair of clients that must go on exchanging messages whatever others do.
+/// A pair of clients that must be able to exchange messages despite the others.
 pub struct Bystanders<S = TcpStream> {
     pub alice: Client<S>,
     bob: Client<S>,

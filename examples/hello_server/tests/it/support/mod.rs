@@ -6,18 +6,14 @@
 #![allow(clippy::unwrap_used)]
 
 mod bystanders;
-mod client;
 mod process;
 
 use std::io::{ErrorKind, Read};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 pub use bystanders::Bystanders;
-pub use client::{Client, field, frame};
 pub use process::{Process, command, run};
-
-/// How long anything that is waited for may take. Generous: it only ends tests that have failed.
-pub const DEADLINE: Duration = Duration::from_secs(30);
+pub use test_support::{Client, DEADLINE, field, frame};
 
 pub const MIB: u64 = 1 << 20;
 

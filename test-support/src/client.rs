@@ -1,9 +1,9 @@
-//! A client that says exactly what it is told to, over TCP, TLS or a WebSocket, and blocks.
+//! A client that sends exactly what it is told to, over TCP, TLS or a WebSocket, and blocks.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
-use super::DEADLINE;
+use crate::DEADLINE;
 
 /// A request to become a WebSocket.
 const UPGRADE: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n\
@@ -11,7 +11,9 @@ const UPGRADE: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrad
     Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
 /// One connection.
+#[derive(Debug)]
 pub struct Client<S = TcpStream> {
+    /// The socket, for what only it can do.
     pub stream: S,
     is_websocket: bool,
     received: Vec<u8>,
@@ -48,20 +50,7 @@ impl<S: Read + Write> Client<S> {
         Self { stream, is_websocket: false, received: Vec::new(), at: 0 }
     }
 
-    pub fn conn(&mut self, name: &str, more: &str) {
-        let token = self.authenticate(name);
-        self.send(&format!(r#"{{"conn":{{"at":"{token}","cl":"{name}"{more}}}}}"#));
-        self.expect(r#"{"connAck":{"st":1,"ts":"#);
-    }
-
-    /// A token for this client.
-    pub fn authenticate(&mut self, name: &str) -> String {
-        self.send(&format!(r#"{{"auth":{{"dt":"{name}"}}}}"#));
-        let ack = self.next().unwrap_or_default();
-        let token = ack.strip_prefix(r#"{"authAck":{"st":1,"at":""#).and_then(|rest| rest.split('"').next());
-        token.unwrap_or_else(|| panic!("no token: {ack}")).to_owned()
-    }
-
+    /// Sends this text as a packet.
     pub fn send(&mut self, text: &str) {
         let bytes =
             if self.is_websocket { frame(0x81, text.as_bytes()) } else { [text.as_bytes(), b"\0"].concat() };
@@ -70,15 +59,12 @@ impl<S: Read + Write> Client<S> {
 
     /// The next packet; `None` at the end of the connection, however it ends.
     ///
-    /// A WebSocket's close frame counts as the packet `close 1000`, with its code; pongs and the server's `disconn`
-    /// are passed over.
-    pub fn next(&mut self) -> Option<String> {
+    /// A WebSocket's close frame counts as the packet `close 1000`, with its code; pongs are passed over.
+    pub fn receive(&mut self) -> Option<String> {
         loop {
             let taken = if self.is_websocket { self.take_frame() } else { self.take_text() };
-            match taken {
-                Some(packet) if packet.starts_with(r#"{"disconn":"#) => continue,
-                Some(packet) => return Some(packet),
-                None => {}
+            if taken.is_some() {
+                return taken;
             }
             self.received.drain(..self.at);
             self.at = 0;
@@ -86,6 +72,12 @@ impl<S: Read + Write> Client<S> {
                 return None;
             }
         }
+    }
+
+    /// The next packet that is not the server's `disconn`.
+    #[expect(clippy::should_implement_trait, reason = "it blocks, and fails a test that waits too long")]
+    pub fn next(&mut self) -> Option<String> {
+        std::iter::from_fn(|| self.receive()).find(|packet| !packet.starts_with(r#"{"disconn":"#))
     }
 
     fn take_text(&mut self) -> Option<String> {
@@ -136,6 +128,7 @@ impl<S: Read + Write> Client<S> {
     }
 
     /// The next packet must begin like this.
+    #[track_caller]
     pub fn expect(&mut self, beginning: &str) -> String {
         let packet = self.next();
         assert!(
@@ -145,16 +138,66 @@ impl<S: Read + Write> Client<S> {
         packet.unwrap()
     }
 
+    /// The next packet must be this one.
+    #[track_caller]
+    pub fn expect_exactly(&mut self, packet: &str) {
+        assert_eq!(self.receive().as_deref(), Some(packet));
+    }
+
+    /// The connection must end without another packet.
+    #[track_caller]
+    pub fn expect_end(&mut self) {
+        assert_eq!(self.receive(), None);
+    }
+
+    /// Nothing comes before the answer to a heartbeat.
+    #[track_caller]
+    pub fn expect_nothing(&mut self) {
+        self.send(r#"{"hb":{}}"#);
+        self.expect_exactly(r#"{"hbAck":{}}"#);
+    }
+
+    /// Opens a session as a client of `hello_server`; `more` is added to the `conn`.
+    #[track_caller]
+    pub fn conn(&mut self, name: &str, more: &str) {
+        let token = self.authenticate(name);
+        self.send_conn(name, &token, more);
+        self.expect(r#"{"connAck":{"st":1,"ts":"#);
+    }
+
+    /// Gets a token for this client of `hello_server`.
+    #[track_caller]
+    pub fn authenticate(&mut self, name: &str) -> String {
+        self.authenticate_with(&format!("\"{name}\""))
+    }
+
+    /// Gets a token with this JSON as auth data.
+    #[track_caller]
+    pub fn authenticate_with(&mut self, data: &str) -> String {
+        self.send(&format!(r#"{{"auth":{{"dt":{data}}}}}"#));
+        let ack = self.next().unwrap_or_default();
+        assert!(ack.starts_with(r#"{"authAck":{"st":1,"#), "no token: {ack}");
+        field(&ack, "at").trim_matches('"').to_owned()
+    }
+
+    /// Sends a `conn` with this token; `more` is added to it.
+    pub fn send_conn(&mut self, name: &str, token: &str, more: &str) {
+        self.send(&format!(r#"{{"conn":{{"at":"{token}","cl":"{name}"{more}}}}}"#));
+    }
+
+    /// Subscribes.
+    #[track_caller]
     pub fn sub(&mut self, channel: &str, persistent: u8) {
         self.send(&format!(r#"{{"sub":{{"cn":"{channel}","pr":{persistent}}}}}"#));
         self.expect(r#"{"subAck":{"st":1,"#);
     }
 
+    /// Publishes with QoS 1, without waiting for the answer.
     pub fn publish(&mut self, channel: &str, data: &str, id: &str) {
         self.send(&format!(r#"{{"pub":{{"cn":"{channel}","dt":{data},"q":1,"id":"{id}"}}}}"#));
     }
 
-    /// Acknowledges a push, and hands back its id.
+    /// Acknowledges a push, and returns its id.
     pub fn ack(&mut self, push: &str) -> String {
         let id = field(push, "id").trim_matches('"').to_owned();
         self.send(&format!(r#"{{"pushAck":{{"id":"{id}"}}}}"#));
@@ -163,6 +206,7 @@ impl<S: Read + Write> Client<S> {
 }
 
 /// A WebSocket frame as clients send them (RFC 6455 §5.2); its mask is zero, which masks nothing.
+#[must_use]
 pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut out = vec![first];
     match payload.len() {
@@ -182,6 +226,7 @@ pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 /// The text of a member whose value has neither commas nor braces in it.
+#[must_use]
 pub fn field<'a>(packet: &'a str, key: &str) -> &'a str {
     let (_, rest) = packet.split_once(&format!("\"{key}\":")).unwrap_or_else(|| panic!("no {key}: {packet}"));
     rest.split([',', '}']).next().unwrap()

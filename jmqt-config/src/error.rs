@@ -1,4 +1,4 @@
-//! Why a configuration cannot be used, told so that it can be put right.
+//! Why a configuration cannot be used, with what the operator needs to correct it.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -9,37 +9,49 @@ use std::path::PathBuf;
 pub enum Origin {
     /// In a file.
     File {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Where in it, from 1; 0 if that is not known.
+        /// The line, from 1; 0 if it is not known.
         line: usize,
     },
     /// In text that the application gave.
     Text {
-        /// Where in it, from 1; 0 if that is not known.
+        /// The line, from 1; 0 if it is not known.
         line: usize,
     },
     /// In an environment variable.
-    Environment,
-    /// Nowhere: it is the default.
+    Environment {
+        /// What the names of the program's variables begin with.
+        prefix: &'static str,
+    },
+    /// Nowhere: the value is the default.
     Default,
 }
 
 impl Origin {
     /// The same file or text, at this line.
-    pub(super) fn at_line(&self, line: usize) -> Self {
+    #[must_use]
+    pub fn at_line(&self, line: usize) -> Self {
         match self {
             Self::File { path, .. } => Self::File { path: path.clone(), line },
             Self::Text { .. } => Self::Text { line },
-            Self::Environment | Self::Default => self.clone(),
+            Self::Environment { .. } | Self::Default => self.clone(),
         }
     }
 
-    /// `key` as it is called there, and where that is.
+    /// The line, if there is one and it is known.
+    fn line(&self) -> Option<usize> {
+        match self {
+            Self::File { line, .. } | Self::Text { line } => Some(*line),
+            Self::Environment { .. } | Self::Default => None,
+        }
+    }
+
+    /// `key` by its name in that place, and the place.
     fn locate(&self, key: &str) -> String {
         match self {
             Self::File { .. } | Self::Text { .. } => format!("{self}: {key}"),
-            Self::Environment => format!("environment variable JMQT_{key}"),
+            Self::Environment { prefix } => format!("environment variable {prefix}{key}"),
             Self::Default => format!("{key}, by default,"),
         }
     }
@@ -50,14 +62,14 @@ impl fmt::Display for Origin {
         match self {
             Self::File { path, line } => write!(f, "{}{}", path.display(), at(*line)),
             Self::Text { line } => write!(f, "configuration text{}", at(*line)),
-            Self::Environment => f.write_str("environment"),
+            Self::Environment { .. } => f.write_str("environment"),
             Self::Default => f.write_str("defaults"),
         }
     }
 }
 
-/// Why there is no [`Config`](super::Config): shown to the operator as it stands, and never with
-/// the value of a password.
+/// Why a configuration cannot be used. Its text is meant for the operator and never contains a password, a token or
+/// auth data.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
@@ -66,25 +78,25 @@ pub enum ConfigError {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: std::io::Error,
     },
-    /// The file is not made of `KEY = value` lines.
+    /// A line has the wrong form.
     #[error("{origin}{}: {problem}", in_key(key.as_ref()))]
     Syntax {
-        /// Which file, and where in it.
+        /// The file and the line.
         origin: Origin,
-        /// The key on that line, if there is one.
+        /// The key on that line, if it has one.
         key: Option<String>,
         /// What is wrong there.
         problem: String,
     },
-    /// There is no such key.
+    /// The program has no such key.
     #[error("{}: there is no such key{}", origin.locate(key), did_you_mean(origin, *suggestion))]
     UnknownKey {
-        /// Where it stands.
+        /// Where the key was found.
         origin: Origin,
-        /// What stands there, without `JMQT_`.
+        /// The key, without the prefix of environment variables.
         key: String,
         /// The key that was probably meant.
         suggestion: Option<&'static str>,
@@ -92,68 +104,70 @@ pub enum ConfigError {
     /// The value has the wrong type, or is out of range.
     #[error("{} is {found}; expected {expected}", origin.locate(key))]
     BadValue {
-        /// Where it stands.
+        /// Where the value was found.
         origin: Origin,
-        /// Which key.
+        /// The key.
         key: &'static str,
         /// The value, or `(hidden)`.
         found: String,
-        /// What would be right.
+        /// What a correct value is.
         expected: String,
     },
-    /// The value is fine, but not together with another one.
+    /// The value is correct by itself but contradicts another one.
     #[error("{} is {found}; {problem}", origin.locate(key))]
     Contradiction {
-        /// Where it stands.
+        /// Where the value was found.
         origin: Origin,
-        /// Which key.
+        /// The key.
         key: &'static str,
         /// The value.
         found: String,
         /// What it contradicts.
         problem: String,
     },
-    /// A key that another setting asks for has no value.
+    /// A key that another setting requires has no value.
     #[error("{key} has no value, and {because}")]
     Missing {
-        /// Which key.
+        /// The key.
         key: &'static str,
-        /// What asks for it.
+        /// The setting that requires it.
         because: &'static str,
     },
-    /// No port is given, so nobody could connect.
-    #[error(
-        "there is nothing to listen on: give SOCKET_PORT or WEBSOCKET_PORT, \
-         or ENABLE_SSL = true with SSL_SOCKET_PORT or SSL_WEBSOCKET_PORT"
-    )]
-    NoListener,
-    /// A setting that was made in code is one that no server can work with.
+    /// The settings together leave the program nothing to do.
+    #[error("{problem}")]
+    Incomplete {
+        /// What is missing, and how to give it.
+        problem: &'static str,
+    },
+    /// A value that was set in code cannot work.
     #[error("{key} (`Config::{field}`) is {found}; expected {expected}", key = field.to_uppercase())]
     BadField {
-        /// Which field of [`Config`](super::Config).
+        /// The field of the program's `Config`.
         field: &'static str,
         /// The value.
         found: String,
-        /// What would be right.
+        /// What a correct value is.
         expected: String,
     },
-    /// A setting asks for what this program was built without.
+    /// A setting needs a cargo feature that this program was built without.
     #[error(
-        "{key} needs the cargo feature `{feature}` of jmqt-server, without which this program was built: add it to \
-         `features` of jmqt-server in Cargo.toml and build again, or change the setting"
+        "{key} needs the cargo feature `{feature}` of {package}, without which this program was built: add it to \
+         `features` of {package} in Cargo.toml and build again, or change the setting"
     )]
     MissingFeature {
-        /// Which key.
+        /// The key.
         key: &'static str,
         /// The feature.
         feature: &'static str,
+        /// The crate that has the feature.
+        package: &'static str,
     },
-    /// What a setting names cannot be used: [`Config::check`](super::Config::check) has tried.
+    /// A file, folder or address that a setting names cannot be used.
     #[error("{key}: {problem}")]
     Unusable {
-        /// Which key.
+        /// The key.
         key: &'static str,
-        /// Why not, and what to do.
+        /// The cause, and what to do.
         problem: String,
     },
     /// More than one mistake, one line each.
@@ -166,7 +180,8 @@ pub enum ConfigError {
 
 impl ConfigError {
     /// One error for at least one mistake, in the order of the file.
-    pub(super) fn all(mut problems: Vec<Self>) -> Self {
+    #[must_use]
+    pub fn all(mut problems: Vec<Self>) -> Self {
         problems.sort_by_key(|problem| problem.line().unwrap_or(usize::MAX));
         match problems.pop() {
             Some(only) if problems.is_empty() => only,
@@ -176,18 +191,13 @@ impl ConfigError {
             }
         }
     }
-}
 
-impl ConfigError {
     fn line(&self) -> Option<usize> {
         match self {
             Self::Syntax { origin, .. }
             | Self::UnknownKey { origin, .. }
             | Self::BadValue { origin, .. }
-            | Self::Contradiction { origin, .. } => match origin {
-                Origin::File { line, .. } | Origin::Text { line } => Some(*line),
-                Origin::Environment | Origin::Default => None,
-            },
+            | Self::Contradiction { origin, .. } => origin.line(),
             _ => None,
         }
     }
@@ -206,6 +216,9 @@ fn in_key(key: Option<&String>) -> String {
 }
 
 fn did_you_mean(origin: &Origin, suggestion: Option<&str>) -> String {
-    let prefix = if matches!(origin, Origin::Environment) { "JMQT_" } else { "" };
+    let prefix = match origin {
+        Origin::Environment { prefix } => prefix,
+        _ => "",
+    };
     suggestion.map(|key| format!("; did you mean {prefix}{key}?")).unwrap_or_default()
 }

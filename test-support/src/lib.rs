@@ -1,0 +1,36 @@
+//! What integration tests share: [`Program`], a process that ends with its test, and [`Client`], which sends exactly
+//! what it is told to.
+//!
+//! Waits are for packets, log lines and the end of a process. Each has a [`DEADLINE`], after which the test fails and
+//! shows what there was. Nothing sleeps to let something happen.
+
+// A helper that fails is a test that fails.
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc)]
+
+mod client;
+mod log;
+mod program;
+
+use std::time::{Duration, Instant};
+
+pub use client::{Client, field, frame};
+pub use program::{Program, command, find, run};
+
+/// How long anything that is waited for may take. Generous: it only ends tests that have failed.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Looks again and again, until there is something.
+///
+/// # Panics
+/// There is nothing within the [`DEADLINE`].
+#[track_caller]
+pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(start.elapsed() < DEADLINE, "{what}: not within {DEADLINE:?}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}

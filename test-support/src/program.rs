@@ -1,0 +1,180 @@
+//! A program: started, watched, signalled, and ended with its test.
+
+use std::ffi::OsStr;
+use std::io::Read;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use crate::log::Log;
+use crate::until;
+
+/// The command that starts a program which ends with the thread that starts it, also when this process is killed:
+/// through `setpriv`, which keeps the process id. Where that is missing, [`Program`] ends it when it is dropped.
+pub fn command(program: impl AsRef<OsStr>) -> Command {
+    let Some(setpriv) = find("setpriv") else { return Command::new(program) };
+    let mut command = Command::new(setpriv);
+    command.args(["--pdeathsig", "KILL"]).arg(program);
+    command
+}
+
+/// Where a program is installed; `None` if it is not.
+#[must_use]
+pub fn find(program: &str) -> Option<PathBuf> {
+    let folders = std::env::var_os("PATH")?;
+    std::env::split_paths(&folders).map(|folder| folder.join(program)).find(|path| path.is_file())
+}
+
+/// Runs a command until it ends by itself.
+pub fn run(command: &mut Command) -> Output {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let (stdout, stderr) = (read_all(child.stdout.take().unwrap()), read_all(child.stderr.take().unwrap()));
+    let status = ended(&mut child);
+    Output { status, stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() }
+}
+
+fn read_all(mut from: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
+    std::thread::spawn(move || {
+        let mut read = Vec::new();
+        from.read_to_end(&mut read).unwrap();
+        read
+    })
+}
+
+/// Waits for the end of a process; the test fails if it does not come, and [`Program`] kills it then.
+#[track_caller]
+fn ended(child: &mut Child) -> ExitStatus {
+    until("the end of a program", || child.try_wait().unwrap())
+}
+
+/// A running program and its log. It is killed when it is dropped, also while a test panics, which shows the log.
+#[derive(Debug)]
+pub struct Program {
+    child: Child,
+    log: Arc<Log>,
+}
+
+impl Program {
+    /// Starts a program that logs to stderr.
+    #[track_caller]
+    pub fn start(command: &mut Command) -> Self {
+        command.stdin(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
+        let log = Log::of(child.stderr.take().unwrap());
+        Self { child, log }
+    }
+
+    /// Waits for the first log line with this text.
+    #[track_caller]
+    pub fn logged(&self, text: &str) -> String {
+        self.log.first(text)
+    }
+
+    /// Waits for the next log line with this text, after those that this function has returned; lines before it are
+    /// passed over.
+    #[track_caller]
+    pub fn next_logged(&self, text: &str) -> String {
+        self.log.next(text)
+    }
+
+    /// The log lines with this text so far.
+    #[must_use]
+    pub fn log_lines(&self, text: &str) -> Vec<String> {
+        self.log.lines(text)
+    }
+
+    /// Its process id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal by name (`TERM`, `HUP`).
+    pub fn signal(&self, name: &str) {
+        // Every shell has a `kill`, where there is no such program.
+        let kill = format!("kill -s {name} {}", self.child.id());
+        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+    }
+
+    /// SIGKILL; returns when it is gone.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
+    /// Waits for its end, and until its log is complete.
+    #[track_caller]
+    pub fn wait(&mut self) -> ExitStatus {
+        let status = ended(&mut self.child);
+        self.log.end();
+        status
+    }
+
+    /// Waits for its end, and returns the exit code.
+    #[track_caller]
+    pub fn exit_code(&mut self) -> Option<i32> {
+        self.wait().code()
+    }
+
+    /// Resident memory in bytes.
+    #[must_use]
+    pub fn resident(&self) -> u64 {
+        self.memory("VmRSS:")
+    }
+
+    /// The most that was ever resident, in bytes.
+    #[must_use]
+    pub fn most_resident(&self) -> u64 {
+        self.memory("VmHWM:")
+    }
+
+    fn memory(&self, key: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with(key)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the log of process {}:\n{}", self.child.id(), self.log.lines("").join("\n"));
+        }
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_ends_with_the_test_that_panics() {
+        let id = std::panic::catch_unwind(|| {
+            let program = Program::start(command("sleep").arg("1000"));
+            std::panic::panic_any(program.id());
+        })
+        .unwrap_err();
+        let id = id.downcast::<u32>().unwrap();
+        let is_gone = || !std::path::Path::new(&format!("/proc/{id}")).exists();
+        assert!(is_gone());
+    }
+
+    #[test]
+    fn log_lines_are_waited_for_in_order_or_from_the_beginning() {
+        let program =
+            Program::start(command("sh").args(["-c", "echo one >&2; echo two >&2; echo one more >&2"]));
+        assert_eq!(program.next_logged("one"), "one");
+        assert_eq!(program.next_logged("one"), "one more");
+        assert_eq!(program.logged("two"), "two");
+        assert_eq!(program.log_lines("one"), ["one", "one more"]);
+    }
+}
