@@ -83,7 +83,7 @@ impl Shape {
 pub(crate) enum Pace {
     /// As fast as the windows allow, in batches of at least a quarter window.
     Saturated,
-    /// So many messages per second in all, each when it is due.
+    /// This many messages per second in all, each when it is due.
     PerSecond(f64),
     /// A part of the rate (messages, not deliveries) that another contestant of the row has just reached.
     PartOf { contestant: usize, part: f64 },

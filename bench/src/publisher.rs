@@ -83,7 +83,7 @@ impl Publisher {
         self.lowest + self.window - self.next
     }
 
-    /// Whether so much of the window is free that a batch is worth a write.
+    /// Whether enough of the window is free for a batch.
     pub(crate) fn is_batch_due(&self) -> bool {
         self.room() >= (self.window / 4).max(1)
     }

@@ -16,11 +16,11 @@ use crate::connection::Connection;
 use crate::dialect::{Dialect, Event};
 use crate::wire::Wire;
 
-/// One read takes at most this much, whatever the server has batched.
+/// The most that one read takes.
 const READ_BUFFER: usize = 256 * 1024;
 /// Sockets reported by one wait.
 const READY: usize = 1024;
-/// A server that says nothing for so long has failed the run.
+/// A server that sends nothing for this long has failed the run.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A client to be connected: its name, and the streams whose channels it subscribes to.

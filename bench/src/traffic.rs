@@ -17,8 +17,8 @@ use crate::tracker::Faults;
 
 /// Handshakes under way at a time while a run is set up.
 const PARALLEL_JOINS: usize = 50;
-/// A saturated run goes on until so many windows were delivered: less would be one burst, not a flow. A slow
-/// server gets only so many times the time.
+/// A saturated run continues until this many windows were delivered: less would be one burst, not a flow. A slow
+/// server gets this many times the usual time.
 const WINDOWS: u64 = 4;
 const LONGEST: u32 = 4;
 /// Well within the 60 s that our server grants a silent client.

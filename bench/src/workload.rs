@@ -18,7 +18,7 @@ use crate::traffic::Traffic;
 const FIRST_CONNECTIONS: u32 = 100;
 /// Handshakes under way at a time.
 const PARALLEL: usize = 50;
-/// Memory is read once it has kept its size for so many seconds, or at the latest after so many: servers
+/// Memory is read once it has not changed for this many seconds, or at the latest after this many: servers
 /// tidy up behind their clients on timers (Redis drops query buffers after two seconds, for one).
 const STEADY_SECONDS: u32 = 4;
 const SETTLE_SECONDS: u32 = 20;

@@ -1,4 +1,4 @@
-//! What people want to see of a certificate: whose it is and when it ends.
+//! What people want to know of a certificate: its subject and when it expires.
 //!
 //! Reads, never judges: whether a certificate is to be trusted is rustls' business, and was decided before.
 

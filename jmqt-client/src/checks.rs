@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::{Error, Receipt};
 
-/// What their ids begin with, so that none is that of a QoS 1 publish, whose ids are numbers (protocol.md 2.23).
+/// The prefix of their ids. Ids of QoS 1 publishes are numbers (protocol.md 2.23), so these differ from them.
 const PREFIX: char = 'q';
 
 #[derive(Debug, Default)]
@@ -120,7 +120,7 @@ impl Checks {
         }
     }
 
-    /// A `pubAck`. `None` if its id is none of ours.
+    /// A `pubAck`. `None` if its id is not that of a checked publish.
     pub(crate) fn answered(&mut self, id: &str, status: StatusCode, data: Option<&str>) -> Option<bool> {
         let id: u64 = id.strip_prefix(PREFIX)?.parse().ok()?;
         let at = self.entries.binary_search_by_key(&id, |entry| entry.id).ok().filter(|at| *at < self.handed);
@@ -130,7 +130,7 @@ impl Checks {
         Some(true)
     }
 
-    /// Gives up publishes whose heartbeat was not answered for so long.
+    /// Gives up publishes whose heartbeat was not answered within `limit`.
     pub(crate) fn expire(&mut self, limit: Duration) {
         while let Some(beat) = pop_front_if(&mut self.beats, |beat| beat.sent.elapsed() >= limit) {
             self.finish_up_to(

@@ -102,7 +102,7 @@ impl Client {
         }
     }
 
-    /// Asks for a token and opens no session (§7.a): for whoever hands it to others. Put into a
+    /// Asks for a token and opens no session (§7.a): for programs that pass tokens to clients. Put into a
     /// [`Config::token`], it opens one.
     ///
     /// # Errors
@@ -628,7 +628,7 @@ impl Client {
 fn call(shared: &Shared, name: &'static str, callback: impl FnOnce()) -> bool {
     let is_done = catch_unwind(AssertUnwindSafe(callback)).is_ok();
     if !is_done {
-        tracing::error!(callback = name, "A callback panicked; it is called again for what comes next");
+        tracing::error!(callback = name, "A callback panicked; it will be called again for the next event");
         shared.emit(Event::CallbackPanicked { callback: name });
     }
     is_done

@@ -18,7 +18,7 @@ use crate::{DisconnectReason, Push, ServerClose};
 
 /// How long the end of a connection may take to be written.
 const LAST_WORDS: Duration = Duration::from_millis(250);
-/// A channel is stalled when this part of the window is pushes of it, and none was acknowledged for so long, or for half of
+/// A channel is stalled when this part of the window is pushes of it, and none was acknowledged for this long, or for half of
 /// the server's timeout if that is less.
 const STALLED_PART: usize = 8;
 const STALLED: Duration = Duration::from_secs(10);
@@ -108,7 +108,7 @@ impl Connection {
             }
             let probe_ends = self.heartbeat.probe_ends();
             let turn = tokio::select! {
-                biased; // the socket first: what comes must be read, whatever there is to send
+                biased; // the socket first: incoming bytes must be read even if there is much to send
                 turn = self.link.turn() => turn,
                 () = shared.wake.notified() => continue,
                 () = shared.refetch.notified() => return DisconnectReason::Overflow,
@@ -178,7 +178,7 @@ impl Connection {
         if !is_written {
             return Ok(());
         }
-        // Nothing flows before the subscriptions stand, unless the client is on its way out.
+        // Nothing is sent before the subscriptions are made, unless the client is closing.
         outbound.take(self.link.portion());
         if outbound.is_closing()
             && !self.is_leaving
@@ -246,7 +246,7 @@ impl Connection {
         }
     }
 
-    /// A channel whose pushes nobody takes fills the window, and is named.
+    /// Reports a channel whose pushes are not read, so that they fill the window.
     fn tell_of_stalled_channels(&mut self) {
         let most = (self.shared.config.window as usize / STALLED_PART).max(1);
         let limit = (self.timeout / 2).clamp(Duration::from_secs(1), STALLED);
@@ -255,7 +255,7 @@ impl Connection {
             tracing::warn!(
                 channel = &*channel,
                 unacknowledged,
-                "The application acknowledges no pushes of a channel: is its stream read?"
+                "The application does not acknowledge the pushes of a channel; is its stream read?"
             );
             self.shared.emit(Event::ChannelStalled { channel: channel.into(), unacknowledged });
         }
@@ -319,7 +319,7 @@ impl Receiver {
                 let id = ack.id.as_deref().unwrap_or_default();
                 let data = ack.data.map(jmqt_protocol::Payload::as_str);
                 if !self.shared.outbound().answered(id, ack.status, data) {
-                    tracing::debug!(status = %ack.status, "A pubAck names nothing that waits for one");
+                    tracing::debug!(status = %ack.status, "Unexpected pubAck: no publish waits for it");
                 }
             }
             Packet::SubAck(ack) => {
@@ -327,7 +327,7 @@ impl Receiver {
                 let channel = ack.channel.as_deref().unwrap_or_default();
                 let change = self.shared.routes().sub_answered(channel, ack.status);
                 if let Change::Lost(channel) = change {
-                    tracing::warn!(%channel, status = %ack.status, "A subscription could not be made again");
+                    tracing::warn!(%channel, status = %ack.status, "Cannot subscribe again");
                     self.shared.emit(Event::SubscriptionLost { channel, status: ack.status });
                 }
             }
@@ -349,12 +349,12 @@ impl Receiver {
 
     /// Old servers send what ours do not; it is no reason to leave.
     fn unexpected(&self, kind: PacketType) {
-        tracing::debug!(%kind, "A packet that has no place here was passed over");
+        tracing::debug!(%kind, "Ignored an unexpected packet");
     }
 
     fn bad_packet(&mut self, problem: &str) -> Result<(), DisconnectReason> {
         self.bad += 1;
-        tracing::debug!(problem, "A bad packet was passed over");
+        tracing::debug!(problem, "Ignored a bad packet");
         if self.bad < MOST_BAD_PACKETS {
             return Ok(());
         }

@@ -108,7 +108,7 @@ impl Endpoint {
     /// The servers of one or more URLs with commas in between.
     ///
     /// # Errors
-    /// [`InvalidUrl`] says what is wrong with the first that is none.
+    /// [`InvalidUrl`] names the first invalid URL and its mistake.
     pub fn list(urls: &str) -> Result<Vec<Self>, InvalidUrl> {
         urls.split(',').map(str::parse).collect()
     }
@@ -165,7 +165,7 @@ fn split_port(authority: &str) -> Result<(&str, Option<u16>), InvalidUrl> {
     } else {
         match authority.rsplit_once(':') {
             Some((host, _)) if host.contains(':') => {
-                return Err(invalid("an IPv6 address stands in brackets, as in jmqt://[::1]:8010"));
+                return Err(invalid("an IPv6 address must be in brackets, as in jmqt://[::1]:8010"));
             }
             Some((host, port)) => (host, Some(port)),
             None => (authority, None),
@@ -229,7 +229,7 @@ mod tests {
             ("jmqt://a:0", "the port is not"),
             ("jmqt://a:65536", "the port is not"),
             ("jmqt://a:b", "the port is not"),
-            ("jmqt://::1:8010", "an IPv6 address stands in brackets"),
+            ("jmqt://::1:8010", "an IPv6 address must be in brackets"),
             ("jmqt://[::1", "a `]` is missing"),
             ("jmqt://a/path", "only a WebSocket has a path"),
             ("ws://a/pa th", "the path has a character"),

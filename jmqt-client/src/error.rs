@@ -1,4 +1,4 @@
-//! What can go wrong, told so that it can be put right.
+//! Errors, with hints how to fix them.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -24,21 +24,21 @@ pub enum Error {
         reply: Option<Box<str>>,
     },
     /// The channel is subscribed to with the other persistence. Unsubscribe first (§9.c).
-    #[error("the channel is already subscribed to as {}; unsubscribe before changing that", word(*.is))]
+    #[error("already subscribed to the channel as {}; unsubscribe first", word(*.is))]
     AlreadySubscribed {
         /// What the subscription is.
         is: Persistence,
     },
     /// The server ended the connection with a code that forbids reconnecting (protocol.md 2.22), for example because
     /// the same client connected elsewhere. [`Client::reconnect`](crate::Client::reconnect) starts again.
-    #[error("not connected, and not reconnecting by itself: {0}")]
+    #[error("not connected, and not reconnecting: {0}")]
     Disconnected(DisconnectReason),
     /// The value cannot be written as JSON, or the text is not one JSON value.
     #[error("the data is not JSON: {0}")]
     InvalidData(String),
     /// The connection went while a control request, or a [checked](crate::Publish::checked) QoS 0 publish, was under way: it
     /// may have been carried out or not.
-    #[error("the connection was lost while the request was under way: it may have been carried out or not")]
+    #[error("the connection was lost during the request: its outcome is unknown")]
     ConnectionLost,
     /// There was no answer, or no room in the queue, within the time that the configuration allows.
     #[error("{what} took longer than {limit:?}")]
@@ -55,7 +55,7 @@ pub enum Error {
         limit: usize,
     },
     /// The queue was full, and this message, the oldest that had not been sent, made room for a newer one.
-    #[error("the queue was full, and this message was the oldest in it")]
+    #[error("the message was dropped: the queue was full, and it was the oldest")]
     Dropped,
     /// A packet would be larger than the server takes (MAX_PACKET_BYTES).
     #[error("the packet is larger than the limit of {limit} bytes")]
@@ -203,7 +203,7 @@ pub enum ConnectError {
         /// What to do about it.
         hint: String,
     },
-    /// Whatever answers there is no JMQT server of this protocol.
+    /// The program at this address is not a JMQT server of this protocol.
     #[error("{found}; {hint}")]
     WrongServer {
         /// What answered.
@@ -350,17 +350,17 @@ pub enum DisconnectReason {
     #[error("the connection broke: {0}")]
     Broken(Arc<io::Error>),
     /// Nothing came for as long as the server's `ts`, though we asked.
-    #[error("nothing came from the server for {0:?}")]
+    #[error("no data from the server for {0:?}")]
     Silent(Duration),
     /// The server sent what JMQT does not have, or more than MAX_PACKET_BYTES in one packet.
-    #[error("the server broke the protocol: {0}")]
+    #[error("the server violated the protocol: {0}")]
     Protocol(String),
     /// The subscriptions could not be made again in time.
     #[error("the subscriptions were not acknowledged within {0:?}")]
     NotResumed(Duration),
-    /// A stream had been left unread for so long that pushes had to be left with the server; it has been read
+    /// A stream was unread for so long that pushes had to stay with the server; it has been read
     /// now, and they are fetched.
-    #[error("to fetch the pushes that there was no room for")]
+    #[error("reconnected to fetch pushes for which there was no room")]
     Overflow,
 }
 

@@ -176,7 +176,7 @@ mod tests {
         assert_eq!(look(&mut heartbeat), Ok(Due::Beat));
     }
 
-    #[tokio::test(start_paused = true)] // our clock stands still while a machine is suspended; that of the wall does not
+    #[tokio::test(start_paused = true)] // this clock stops while a machine is suspended; the wall clock does not
     async fn after_a_sleep_of_the_machine_the_server_is_asked() {
         let mut heartbeat = Heartbeat::new(TIMEOUT);
         advance(Duration::from_secs(5)).await;

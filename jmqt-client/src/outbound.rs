@@ -311,7 +311,7 @@ impl Outbound {
         self.unacknowledged.front().is_none_or(|entry| entry.id > id)
     }
 
-    /// Sends a control request, whose packet `encode` makes with the id it is given.
+    /// Sends a control request; `encode` makes the packet with the id it is given.
     pub(crate) fn request(
         &mut self,
         limit: usize,
@@ -374,7 +374,7 @@ impl Outbound {
         }
     }
 
-    /// The server has ended the connection for good: whoever waits is told, and so is everybody who comes until
+    /// The server has ended the connection for good: all waiting callers get this error, and so do later ones until
     /// [`unpark`](Self::unpark). QoS 0 publishes that were queued stay, unless they are checked: nobody could be told of them.
     pub(crate) fn park(&mut self, error: &Error) {
         if self.phase == Phase::Closed {

@@ -18,7 +18,7 @@ pub struct Push {
     retain: Retain,
 }
 
-/// A string of the packet: where it stands there, or, if it had escapes, what it says.
+/// A string of the packet: its place there, or, if it had escapes, the decoded text.
 #[derive(Debug, Clone)]
 enum Text {
     At(Range<u32>),
@@ -46,7 +46,7 @@ impl Push {
 
     fn at(&self, range: &Range<u32>) -> &str {
         let bytes = &self.text[range.start as usize..range.end as usize];
-        // The whole packet was text, and both ends lie between characters.
+        // The whole packet was text, and both ends are between characters.
         std::str::from_utf8(bytes).unwrap_or_default()
     }
 
@@ -129,7 +129,7 @@ impl fmt::Debug for Push {
     }
 }
 
-/// Where `part` stands in `whole`, if it is a slice of it.
+/// The place of `part` in `whole`, if it is a slice of it.
 fn place(part: &str, whole: &str) -> Option<Range<u32>> {
     let start = (part.as_ptr() as usize).checked_sub(whole.as_ptr() as usize)?;
     let end = start + part.len();

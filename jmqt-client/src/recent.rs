@@ -135,7 +135,7 @@ mod tests {
         assert_eq!(recent.look(3, limit, start), None);
         assert_eq!(recent.look(3, limit, start + limit), Some(3));
         assert_eq!(recent.look(3, limit, start + limit * 2), None);
-        // Whoever acknowledges is slow at most.
+        // Acknowledging is the slow path.
         recent.acknowledge("1");
         recent.see("4");
         assert_eq!(recent.look(3, limit, start + limit * 3), None);

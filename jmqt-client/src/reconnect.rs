@@ -14,7 +14,7 @@ use crate::event::Event;
 use crate::shared::{Shared, State, forget};
 use crate::{Config, ConnectError, DisconnectReason, Endpoint, ServerClose};
 
-/// A session that lasted so long was a good one: the next attempt is a first one again. Two clients with the same id
+/// After a session of this length the delays start from the beginning. Two clients with the same id
 /// that take over from each other do not get that far.
 const GOOD_SESSION: Duration = Duration::from_secs(10);
 
@@ -97,7 +97,7 @@ async fn stop(shared: &Shared, reason: DisconnectReason) -> bool {
     }
     shared.park(reason.clone());
     if let Some(close) = reason.server_close() {
-        tracing::warn!(%close, "Not reconnecting until the application asks for it");
+        tracing::warn!(%close, "Not reconnecting; the application must call reconnect");
         shared.emit(Event::Stopped { close: close.clone() });
     }
     tokio::select! {
@@ -187,7 +187,7 @@ async fn session_of(
 ) -> Next {
     let since = Instant::now();
     let reason = connection::serve(session, shared).await;
-    // Whoever asks from now on has heard of the end.
+    // Later callers know of the end.
     forget(&shared.reconnect).await;
     if since.elapsed() >= GOOD_SESSION {
         backoff.reset();

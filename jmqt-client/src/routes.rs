@@ -354,7 +354,7 @@ impl Routes {
         }
     }
 
-    /// Whoever waits for an answer is told this instead. What was not subscribed to before is given up.
+    /// All waiting requests get this error. Subscriptions that were not acknowledged before are given up.
     pub(crate) fn fail_requests(&mut self, error: &Error) {
         let mut given_up = Vec::new();
         for (channel, route) in &mut self.routes {
@@ -452,7 +452,7 @@ mod tests {
         routes.sub_answered("news", StatusCode::OK);
         assert!(first.try_recv().unwrap().unwrap().is_ok());
         let refused = routes.subscribe(&news, Persistence::Persistent, None, &mut out).unwrap_err();
-        assert!(refused.to_string().contains("already subscribed to as temporary"), "{refused}");
+        assert!(refused.to_string().contains("already subscribed to the channel as temporary"), "{refused}");
         let _ = sent(&mut out);
 
         let mut unsub = routes.unsubscribe(&news, &mut out);

@@ -43,7 +43,7 @@ pub(crate) struct Shared {
     pub(crate) closing: Notify,
     /// The application wants a connection that works, now.
     pub(crate) reconnect: Notify,
-    /// Wakes whoever waits for acknowledgements, heartbeats or readers.
+    /// Wakes tasks that wait for acknowledgements, heartbeats or readers.
     pub(crate) progress: Notify,
     /// Which publisher this client is (`pi`, protocol.md 2.23).
     pub(crate) publisher: Box<str>,
@@ -184,7 +184,7 @@ impl Shared {
         }
     }
 
-    /// Pushes of a channel whose stream is gone. Hands back those there is no room for.
+    /// Adds pushes of a channel without a stream. Returns those that do not fit.
     pub(crate) fn leave_to_others(&self, pushes: &mut Vec<Push>) -> Vec<Push> {
         self.everything.offer(pushes).unwrap_or_default()
     }
@@ -230,7 +230,7 @@ impl Shared {
             self.outbound().park(&error);
             routes.fail_requests(&error);
         }
-        // Before the streams stop: whoever finds them so looks at it.
+        // Before the streams stop: readers of ended streams look at it.
         self.state.send_replace(State::Parked);
         self.everything.stop();
         self.routes().streams().for_each(Inbox::stop);

@@ -149,7 +149,7 @@ macro_rules! stream {
 ///
 /// It holds up to `stream_bytes` of pushes that were not read: then the oldest QoS 0 go, and are counted; QoS 1
 /// stay unacknowledged, and the server sends no more of them than the window. It ends when the channel is
-/// unsubscribed from, subscribed to anew, or lost, and when the client ends.
+/// unsubscribed from, subscribed to again, or lost, and when the client ends.
 ///
 /// When the server has ended the connection for good ([`Event::Stopped`](crate::Event::Stopped): a takeover, for example) the
 /// stream hands out what has come and then says `None`, and [`Client::ended`](crate::Client::ended) says why. After

@@ -14,7 +14,7 @@ use crate::{InvalidPayload, MAX_DEPTH, Payload};
 #[error("{0}")]
 pub struct NotJson(pub &'static str);
 
-/// One JSON value as it stands in the text.
+/// One JSON value as written in the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Raw<'a> {
     text: &'a str,
@@ -106,7 +106,7 @@ impl<'a> Lexer<'a> {
     pub fn end(&mut self) -> Result<(), NotJson> {
         match self.peek() {
             None => Ok(()),
-            Some(_) => Err(NotJson("something follows the JSON value")),
+            Some(_) => Err(NotJson("text after the JSON value")),
         }
     }
 
@@ -130,10 +130,10 @@ impl<'a> Lexer<'a> {
     #[inline]
     pub fn key(&mut self) -> Result<Cow<'a, str>, NotJson> {
         if self.peek() != Some(b'"') {
-            return Err(NotJson("a member's key is missing"));
+            return Err(NotJson("missing key of a member"));
         }
         let raw = self.string()?;
-        let key = raw.unescaped().ok_or(NotJson("a member's key has a lone surrogate"))?;
+        let key = raw.unescaped().ok_or(NotJson("lone surrogate in the key of a member"))?;
         self.expect(b':', "a colon is missing after a member's key")?;
         Ok(key)
     }
@@ -172,8 +172,8 @@ impl<'a> Lexer<'a> {
                     at = skip_escape(bytes, at)?;
                     escaped = true;
                 }
-                Some(_) => return Err(NotJson("a control character stands in a string")),
-                None => return Err(NotJson("a string does not end")),
+                Some(_) => return Err(NotJson("control character in a string")),
+                None => return Err(NotJson("unterminated string")),
             }
         }
         self.at = at + 1;
@@ -188,8 +188,8 @@ impl<'a> Lexer<'a> {
             Some(b'f') if rest.starts_with(b"false") => 5,
             Some(b'n') if rest.starts_with(b"null") => 4,
             Some(b'-' | b'0'..=b'9') => number_length(rest)?,
-            Some(_) => return Err(NotJson("a value begins with a character no value begins with")),
-            None => return Err(NotJson("a value is missing")),
+            Some(_) => return Err(NotJson("unexpected character at the beginning of a value")),
+            None => return Err(NotJson("missing value")),
         };
         self.at += length;
         Ok(())
@@ -243,8 +243,8 @@ impl<'a> Lexer<'a> {
                     }
                     Some(b'}') if in_object => self.at += 1,
                     Some(b']') if !in_object => self.at += 1,
-                    Some(_) => return Err(NotJson("a comma or a closing bracket is missing")),
-                    None => return Err(NotJson("an array or object does not end")),
+                    Some(_) => return Err(NotJson("missing comma or closing bracket")),
+                    None => return Err(NotJson("unterminated array or object")),
                 }
                 open.pop();
             }
@@ -253,7 +253,7 @@ impl<'a> Lexer<'a> {
 
     fn member_name(&mut self) -> Result<(), NotJson> {
         if self.peek() != Some(b'"') {
-            return Err(NotJson("a member's key is missing"));
+            return Err(NotJson("missing key of a member"));
         }
         self.string()?;
         self.expect(b':', "a colon is missing after a member's key")
@@ -347,7 +347,7 @@ fn skip_escape(bytes: &[u8], at: usize) -> Result<usize, NotJson> {
             Some(digits) if digits.iter().all(u8::is_ascii_hexdigit) => Ok(at + 6),
             _ => Err(NotJson("`\\u` is not followed by four hexadecimal digits")),
         },
-        _ => Err(NotJson("a string has an unknown escape")),
+        _ => Err(NotJson("unknown escape in a string")),
     }
 }
 
@@ -355,13 +355,13 @@ fn skip_escape(bytes: &[u8], at: usize) -> Result<usize, NotJson> {
 fn number_length(rest: &[u8]) -> Result<usize, NotJson> {
     let digits = |from: usize| rest[from..].iter().take_while(|byte| byte.is_ascii_digit()).count();
     let some_digits = |from: usize| match digits(from) {
-        0 => Err(NotJson("a number lacks digits")),
+        0 => Err(NotJson("number without digits")),
         count => Ok(count),
     };
     let mut at = usize::from(rest.first() == Some(&b'-'));
     let whole = some_digits(at)?;
     if whole > 1 && rest[at] == b'0' {
-        return Err(NotJson("a number begins with 0"));
+        return Err(NotJson("number with a leading 0"));
     }
     at += whole;
     if rest.get(at) == Some(&b'.') {

@@ -39,7 +39,7 @@ impl StatusCode {
         Self(code)
     }
 
-    /// The number that stands on the wire.
+    /// The number on the wire.
     #[must_use]
     pub const fn code(self) -> i32 {
         self.0

@@ -162,7 +162,7 @@ var Fifo = class {
     }
     return item;
   }
-  /** Takes `item` out, wherever it stands. Linear: for what happens seldom. */
+  /** Removes `item` from any place. Linear: for rare cases. */
   remove(item) {
     const index = this.#items.indexOf(item, this.#head);
     if (index < 0)
@@ -203,10 +203,10 @@ function encodeData(data, what) {
   try {
     text = JSON.stringify(data);
   } catch (cause) {
-    throw new UsageError(`the data of ${what} cannot be written as JSON: ${cause.message}`);
+    throw new UsageError(`cannot write the data of ${what} as JSON: ${cause.message}`);
   }
   if (text === void 0) {
-    throw new UsageError(`${what} needs data that JSON has a form for, not ${typeof data}; null is one`);
+    throw new UsageError(`${what} needs data that can be written as JSON, not ${typeof data}; use null for no data`);
   }
   return text;
 }
@@ -282,7 +282,7 @@ function decode(text) {
       return { type, status, token: requiredText(fields, "at"), clientId: requiredText(fields, "cl"), message: "" };
     }
     default:
-      throw new BadPacket(`no server sends ${JSON.stringify(type)}`);
+      throw new BadPacket(`unexpected packet type ${JSON.stringify(type)}`);
   }
 }
 function decodePush(fields) {
@@ -403,7 +403,7 @@ function channelName(raw) {
   }
   const name = raw.replace(EDGES, "");
   if (name === "" || name === "$" || name === "#") {
-    throw new UsageError(`${JSON.stringify(raw)} is not a channel name: it is empty`, Status.INVALID_CHANNEL);
+    throw new UsageError(`${JSON.stringify(raw)} is not a channel name: the name is empty`, Status.INVALID_CHANNEL);
   }
   const size = byteLength(name);
   if (size > MAX_CHANNEL_BYTES) {
@@ -928,7 +928,7 @@ function limited(what, options, timeout, start, cancel, hint = () => "") {
   const { signal } = options;
   const milliseconds = options.timeout ?? timeout;
   if (signal?.aborted)
-    return Promise.reject(new AbortedError(`${what} was aborted before it began`, signal.reason));
+    return Promise.reject(new AbortedError(`${what} was aborted before it started`, signal.reason));
   if (!signal && !(milliseconds > 0))
     return new Promise(start);
   return new Promise((resolve, reject) => {
@@ -1016,7 +1016,7 @@ var Outbox = class {
       this.#inFlight.delete(id);
       const [kind, done] = entry.kind === "request" ? ["request", "it was carried out"] : ["QoS 0 publish", "it arrived"];
       const what = `the ${kind} on channel ${JSON.stringify(entry.channel)} was under way when the connection ended`;
-      entry.reject(new ConnectionLostError(`${what} (${why}): whether ${done} is not known`));
+      entry.reject(new ConnectionLostError(`${what} (${why}): it is unknown whether ${done}`));
     }
   }
   /** Sends what there is room for. */
@@ -1190,13 +1190,13 @@ var Backoff = class {
     this.#attempt++;
     return Math.floor(random() * bound);
   }
-  /** The application has asked for a connection: the delays begin anew. */
+  /** The application has asked for a connection: the delays start again. */
   reset() {
     this.#attempt = 0;
   }
   /**
-   * A session has ended that lasted so long. One that ended at once does not count: a server that ends every session
-   * at once, for whatever reason, must not be asked for the next without a pause.
+   * A session has ended after `milliseconds`. One that ended at once does not count: a server that ends every session
+   * at once must not be asked for the next without a pause.
    */
   sessionLasted(milliseconds) {
     if (milliseconds >= this.#options.stableAfter)
@@ -1449,7 +1449,7 @@ var WebSocketTransport = class {
     try {
       this.#socket = new constructor(url);
     } catch (cause) {
-      throw new UsageError(`the WebSocket ${url} is not possible here: ${cause.message}`);
+      throw new UsageError(`cannot open the WebSocket ${url} here: ${cause.message}`);
     }
     this.#socket.onopen = () => {
       this.#opened = true;
@@ -1636,7 +1636,7 @@ var WorkerTransport = class {
       events.closed(closedError(this.#url, this.#opened, report.closed.code, report.closed.reason));
     } else {
       this.destroy();
-      events.closed(new UsageError(`the WebSocket ${this.#url} is not possible here: ${report.impossible}`));
+      events.closed(new UsageError(`cannot open the WebSocket ${this.#url} here: ${report.impossible}`));
     }
   }
   #askForMore() {
@@ -1997,7 +1997,7 @@ var Session = class {
       beat: () => void this.beat(),
       silent: (milliseconds) => {
         const seconds = (milliseconds / 1e3).toFixed(1);
-        this.destroy(new ConnectionLostError(`${this.#url} has said nothing for ${seconds} seconds`));
+        this.destroy(new ConnectionLostError(`no data from ${this.#url} for ${seconds} seconds`));
       }
     };
     this.#heartbeat = new Heartbeat(timeoutSeconds, events, void 0, this.#workers);
@@ -2436,7 +2436,7 @@ var Tokens = class {
       await this.#refresh();
     return this.#credentials;
   }
-  /** The server does not take them any more (those, or whatever there is). Whether there is a way to new ones. */
+  /** The server no longer accepts the credentials (these, or any). Returns whether there is a way to get new ones. */
   expire(credentials) {
     if (credentials === void 0 || credentials.token === this.#credentials.token)
       this.#expired = true;
@@ -2553,7 +2553,7 @@ var Client = class {
   #toldState = "idle";
   #reason;
   #session;
-  /** Whose session there was last. */
+  /** The client of the last session. */
   #lastClient;
   #connected;
   #connectedAt = 0;
@@ -2640,7 +2640,7 @@ var Client = class {
   auth(data, options = {}) {
     return this.#limited("auth", options, async () => {
       if (this.#state === "reconnecting" || this.#state === "closing") {
-        throw new UsageError(`auth is not possible while the client is ${this.#state}: call disconnect first`);
+        throw new UsageError(`cannot call auth while the client is ${this.#state}; call disconnect first`);
       }
       return this.#tokens.authenticate(data);
     });
@@ -2655,7 +2655,7 @@ var Client = class {
     if (this.#state === "closing")
       await this.#closing;
     if (this.#state !== "idle") {
-      throw new UsageError(`conn is not possible while the client is ${this.#state}: call disconnect first`);
+      throw new UsageError(`cannot call conn while the client is ${this.#state}; call disconnect first`);
     }
     this.#begin(credentials);
     const epoch = ++this.#epoch;
@@ -2703,7 +2703,7 @@ var Client = class {
     if (this.#state === "closing")
       return this.#closing.then(() => this.ready(options));
     if (this.#state === "idle")
-      return Promise.reject(new ClosedError("the client is not connecting: call connect first"));
+      return Promise.reject(new ClosedError("the client is not connecting; call connect first"));
     let waiter;
     return limited("connecting", options, 0, (resolve, reject) => this.#waiters.add(waiter = { resolve, reject }), () => waiter && this.#waiters.delete(waiter));
   }
@@ -2723,7 +2723,7 @@ var Client = class {
    * Subscribes (§7.g). Also without a session: then it is done when there is one. It is made again after
    * each reconnect.
    *
-   * @throws RefusedError; UsageError for a name that is none; TimeoutError; AbortedError.
+   * @throws RefusedError; UsageError for an invalid name; TimeoutError; AbortedError.
    */
   async sub(channel, options = {}) {
     const { subscription, made } = this.#subscribe(channel, options);
@@ -2734,7 +2734,7 @@ var Client = class {
    * The same, with the subscription at once: its `ready()` waits for the server, its `state` events tell what becomes of
    * it, and its `unsub()` ends it, however far it has come.
    *
-   * @throws UsageError for a name that is none.
+   * @throws UsageError for an invalid name.
    */
   subscribe(channel, options = {}) {
     const { subscription, made } = this.#subscribe(channel, options);
@@ -2761,7 +2761,7 @@ var Client = class {
   }
   /**
    * Ends all subscriptions of this client to a channel (§7.i), and the iterators over its messages once they are empty.
-   * Whoever has subscribed more than once ends one of them with its own `unsub`.
+   * To end one of several subscriptions, call its own `unsub`.
    */
   async unsub(channel, options = {}) {
     const name = channelName(channel);
@@ -2984,7 +2984,7 @@ var Client = class {
   /** Who waits for a connection that was given up meanwhile must not open the next. */
   #stillWanted(epoch) {
     if (epoch !== this.#epoch)
-      throw new ClosedError("the connection was given up");
+      throw new ClosedError("the connection attempt was cancelled");
   }
   /** The connection there is, else a new one, once it can be spoken to. */
   async #connection() {

@@ -38,7 +38,7 @@ export interface ClientOptions {
   clientId?: string;
   /** When that token expires, in milliseconds as `Date.now()` counts them, where that is known. */
   expiresAt?: number;
-  /** What to ask the server for a token with, where there is none: the data of an `auth`. */
+  /** The data of the `auth` that asks the server for a token, if there is no token. */
   auth?: unknown;
   /**
    * Gets a new token: when there is none, ahead of `expiresAt`, when the session ended because the token has expired, and
@@ -57,7 +57,7 @@ export interface ClientOptions {
   /** Publishes that wait while there is no session. Default 1,000. */
   queueLimit?: number;
   /**
-   * What happens to a publish beyond that. `wait` (default): the promise of `pub` waits for room, and whoever
+   * What happens to a publish beyond that. `wait` (default): the promise of `pub` waits for room, and code that
    * awaits it with it. `drop-oldest`: the oldest one waiting fails. `error`: the new one fails.
    */
   queueFull?: QueueFull;
@@ -190,7 +190,7 @@ export class Client {
   #toldState: ClientState = 'idle';
   #reason: DisconnectReason | undefined;
   #session: Session | undefined;
-  /** Whose session there was last. */
+  /** The client of the last session. */
   #lastClient: string | undefined;
   #connected: ConnectedEvent | undefined;
   #connectedAt = 0;
@@ -285,7 +285,7 @@ export class Client {
   auth(data: unknown, options: CallOptions = {}): Promise<Credentials> {
     return this.#limited('auth', options, async () => {
       if (this.#state === 'reconnecting' || this.#state === 'closing') {
-        throw new UsageError(`auth is not possible while the client is ${this.#state}: call disconnect first`);
+        throw new UsageError(`cannot call auth while the client is ${this.#state}; call disconnect first`);
       }
       return this.#tokens.authenticate(data);
     });
@@ -300,7 +300,7 @@ export class Client {
   async conn(credentials: Partial<Credentials> = {}, options: CallOptions = {}): Promise<ConnectedEvent> {
     if (this.#state === 'closing') await this.#closing;
     if (this.#state !== 'idle') {
-      throw new UsageError(`conn is not possible while the client is ${this.#state}: call disconnect first`);
+      throw new UsageError(`cannot call conn while the client is ${this.#state}; call disconnect first`);
     }
     this.#begin(credentials);
     const epoch = ++this.#epoch;
@@ -345,7 +345,7 @@ export class Client {
   ready(options: CallOptions = {}): Promise<ConnectedEvent> {
     if (this.#state === 'connected' && this.#connected) return Promise.resolve(this.#connected);
     if (this.#state === 'closing') return this.#closing.then(() => this.ready(options));
-    if (this.#state === 'idle') return Promise.reject(new ClosedError('the client is not connecting: call connect first'));
+    if (this.#state === 'idle') return Promise.reject(new ClosedError('the client is not connecting; call connect first'));
     let waiter: { resolve(event: ConnectedEvent): void; reject(error: unknown): void } | undefined;
     return limited<ConnectedEvent>(
       'connecting',
@@ -371,7 +371,7 @@ export class Client {
    * Subscribes (§7.g). Also without a session: then it is done when there is one. It is made again after
    * each reconnect.
    *
-   * @throws RefusedError; UsageError for a name that is none; TimeoutError; AbortedError.
+   * @throws RefusedError; UsageError for an invalid name; TimeoutError; AbortedError.
    */
   async sub<T = unknown>(channel: string, options: SubOptions<T> = {}): Promise<Subscription<T>> {
     const { subscription, made } = this.#subscribe<T>(channel, options);
@@ -383,7 +383,7 @@ export class Client {
    * The same, with the subscription at once: its `ready()` waits for the server, its `state` events tell what becomes of
    * it, and its `unsub()` ends it, however far it has come.
    *
-   * @throws UsageError for a name that is none.
+   * @throws UsageError for an invalid name.
    */
   subscribe<T = unknown>(channel: string, options: SubOptions<T> = {}): Subscription<T> {
     const { subscription, made } = this.#subscribe<T>(channel, options);
@@ -414,7 +414,7 @@ export class Client {
 
   /**
    * Ends all subscriptions of this client to a channel (§7.i), and the iterators over its messages once they are empty.
-   * Whoever has subscribed more than once ends one of them with its own `unsub`.
+   * To end one of several subscriptions, call its own `unsub`.
    */
   async unsub(channel: string, options: CallOptions = {}): Promise<void> {
     const name = channelName(channel);
@@ -647,7 +647,7 @@ export class Client {
 
   /** Who waits for a connection that was given up meanwhile must not open the next. */
   #stillWanted(epoch: number): void {
-    if (epoch !== this.#epoch) throw new ClosedError('the connection was given up');
+    if (epoch !== this.#epoch) throw new ClosedError('the connection attempt was cancelled');
   }
 
   /** The connection there is, else a new one, once it can be spoken to. */

@@ -215,7 +215,7 @@ export class Deliveries {
 
   #handOver(channel: Channel | undefined, message: Message, handed: Handed | undefined): void {
     if (channel) for (const stream of channel.streams) stream.offer(message, handed);
-    // Whoever is called may add and remove listeners: this message is for those who are there now.
+    // A listener may add and remove listeners: this message is for the current ones.
     const own = channel?.listeners ?? [];
     const only = own.length === 0 && this.#listeners.length === 1 ? this.#listeners[0] : undefined;
     const listeners = only ? undefined : [...this.#listeners, ...own];

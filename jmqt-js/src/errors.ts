@@ -110,7 +110,7 @@ export class UnauthorizedError extends JmqtError {
   }
 }
 
-/** Whatever answers there does not speak JMQT, or not in this way (status 9). */
+/** The server at this address does not speak JMQT, or not over this transport (status 9). */
 export class WrongServerError extends NetworkError {
   override readonly name = 'WrongServerError';
 
@@ -155,7 +155,7 @@ export class ClosedError extends JmqtError {
   }
 }
 
-/** A call that cannot work, whatever the server says: a mistake in the program. */
+/** A call that can never work: a mistake in the program. */
 export class UsageError extends JmqtError {
   override readonly name = 'UsageError';
 

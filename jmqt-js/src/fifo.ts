@@ -1,4 +1,4 @@
-/** A first-in-first-out line whose `shift` does not move what is left. */
+/** A first-in-first-out queue whose `shift` does not move the other items. */
 export class Fifo<T> {
   #items: (T | undefined)[] = [];
   #head = 0;
@@ -28,7 +28,7 @@ export class Fifo<T> {
     return item;
   }
 
-  /** Takes `item` out, wherever it stands. Linear: for what happens seldom. */
+  /** Removes `item` from any place. Linear: for rare cases. */
   remove(item: T): boolean {
     const index = this.#items.indexOf(item, this.#head);
     if (index < 0) return false;

@@ -9,7 +9,7 @@ import { every } from './ticker.js';
 
 export interface HeartbeatEvents {
   beat(): void;
-  /** Nothing was heard for so many milliseconds. */
+  /** Nothing was received for this many milliseconds. */
   silent(milliseconds: number): void;
 }
 

@@ -22,7 +22,7 @@ export function limited<T>(
 ): Promise<T> {
   const { signal } = options;
   const milliseconds = options.timeout ?? timeout;
-  if (signal?.aborted) return Promise.reject(new AbortedError(`${what} was aborted before it began`, signal.reason));
+  if (signal?.aborted) return Promise.reject(new AbortedError(`${what} was aborted before it started`, signal.reason));
   if (!signal && !(milliseconds > 0)) return new Promise(start);
   return new Promise((resolve, reject) => {
     let timer: ReturnType<typeof setTimeout> | undefined;

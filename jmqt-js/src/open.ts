@@ -37,7 +37,7 @@ export function parseUrl(text: string): URL {
   return url;
 }
 
-/** A transport whose code is still being loaded. Nothing is sent before `opened`, so there is little to do. */
+/** A transport while its code is being loaded. Nothing is sent before `opened`, so there is little to do. */
 class LateTransport implements Transport {
   #transport: Transport | undefined;
   #destroyed = false;

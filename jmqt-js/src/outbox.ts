@@ -70,7 +70,7 @@ const CHECKED = 'q';
 interface Entry extends Publish {
   /** Only what is answered, if only by a refusal, has one. */
   id: string | undefined;
-  /** Which of the checked QoS 0 publishes it is; `undefined` if it is none. */
+  /** The number of this checked QoS 0 publish; `undefined` if it is not checked. */
   checkedNumber: number | undefined;
   /** Has its place in the queue, or did not need one. */
   admitted: boolean;
@@ -129,7 +129,7 @@ export class Outbox {
       this.#inFlight.delete(id);
       const [kind, done] = entry.kind === 'request' ? ['request', 'it was carried out'] : ['QoS 0 publish', 'it arrived'];
       const what = `the ${kind} on channel ${JSON.stringify(entry.channel)} was under way when the connection ended`;
-      entry.reject(new ConnectionLostError(`${what} (${why}): whether ${done} is not known`));
+      entry.reject(new ConnectionLostError(`${what} (${why}): it is unknown whether ${done}`));
     }
   }
 

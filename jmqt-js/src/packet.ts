@@ -29,10 +29,10 @@ export function encodeData(data: unknown, what: string): string {
   try {
     text = JSON.stringify(data);
   } catch (cause) {
-    throw new UsageError(`the data of ${what} cannot be written as JSON: ${(cause as Error).message}`);
+    throw new UsageError(`cannot write the data of ${what} as JSON: ${(cause as Error).message}`);
   }
   if (text === undefined) {
-    throw new UsageError(`${what} needs data that JSON has a form for, not ${typeof data}; null is one`);
+    throw new UsageError(`${what} needs data that can be written as JSON, not ${typeof data}; use null for no data`);
   }
   return text;
 }
@@ -130,7 +130,7 @@ export function decode(text: string): ServerPacket {
       return { type, status, token: requiredText(fields, 'at'), clientId: requiredText(fields, 'cl'), message: '' };
     }
     default:
-      throw new BadPacket(`no server sends ${JSON.stringify(type)}`);
+      throw new BadPacket(`unexpected packet type ${JSON.stringify(type)}`);
   }
 }
 
@@ -189,7 +189,7 @@ function flag(fields: Fields, key: string): boolean {
 
 /**
  * The text of `dt` in a packet that {@link decode} has accepted, byte for byte (protocol.md 2.7).
- * Where a key stands twice, the last one counts, as it does for `JSON.parse`.
+ * Of duplicate keys the last one counts, as for `JSON.parse`.
  */
 export function rawData(packet: string): string | undefined {
   const outer = members(packet, skipSpace(packet, 0));
@@ -274,7 +274,7 @@ export function channelName(raw: string): string {
   }
   const name = raw.replace(EDGES, '');
   if (name === '' || name === '$' || name === '#') {
-    throw new UsageError(`${JSON.stringify(raw)} is not a channel name: it is empty`, Status.INVALID_CHANNEL);
+    throw new UsageError(`${JSON.stringify(raw)} is not a channel name: the name is empty`, Status.INVALID_CHANNEL);
   }
   const size = byteLength(name);
   if (size > MAX_CHANNEL_BYTES) {

@@ -9,7 +9,7 @@ export interface ReconnectOptions {
   maxDelay?: number;
   /** Attempts in a row before giving up. Default: without limit. */
   maxAttempts?: number;
-  /** A session must last so many milliseconds for the delays to begin anew. Default 10,000. */
+  /** A session must last this many milliseconds for the delays to start again. Default 10,000. */
   stableAfter?: number;
   /** A number from 0 to 1, below 1. Default `Math.random`. */
   random?: () => number;
@@ -44,14 +44,14 @@ export class Backoff {
     return Math.floor(random() * bound);
   }
 
-  /** The application has asked for a connection: the delays begin anew. */
+  /** The application has asked for a connection: the delays start again. */
   reset(): void {
     this.#attempt = 0;
   }
 
   /**
-   * A session has ended that lasted so long. One that ended at once does not count: a server that ends every session
-   * at once, for whatever reason, must not be asked for the next without a pause.
+   * A session has ended after `milliseconds`. One that ended at once does not count: a server that ends every session
+   * at once must not be asked for the next without a pause.
    */
   sessionLasted(milliseconds: number): void {
     if (milliseconds >= this.#options.stableAfter) this.#attempt = 0;

@@ -266,7 +266,7 @@ export class Session {
       beat: () => void this.beat(),
       silent: (milliseconds: number) => {
         const seconds = (milliseconds / 1000).toFixed(1);
-        this.destroy(new ConnectionLostError(`${this.#url} has said nothing for ${seconds} seconds`));
+        this.destroy(new ConnectionLostError(`no data from ${this.#url} for ${seconds} seconds`));
       },
     };
     this.#heartbeat = new Heartbeat(timeoutSeconds, events, undefined, this.#workers);

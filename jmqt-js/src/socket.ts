@@ -102,7 +102,7 @@ class SocketTransport implements Transport {
     this.#pieceBytes += chunk.length - start;
     if (this.#pieceBytes > this.#maxBytes) {
       const problem = `${this.#where} sent a packet of more than ${this.#maxBytes} bytes`;
-      this.#closed(new NetworkError(`${problem}: raise maxPacketBytes if that is what the server does`));
+      this.#closed(new NetworkError(`${problem}: raise maxPacketBytes if the server sends packets of this size`));
     }
   }
 
@@ -133,7 +133,7 @@ class SocketTransport implements Transport {
       );
     } else {
       const start = JSON.stringify(chunk.toString('latin1', 0, 16));
-      this.#closed(new WrongServerError(`${this.#where} is not a JMQT server: what it says begins with ${start}`));
+      this.#closed(new WrongServerError(`${this.#where} is not a JMQT server: its data begins with ${start}`));
     }
     return false;
   }

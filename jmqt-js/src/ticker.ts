@@ -16,7 +16,7 @@ interface Page {
 }
 
 /**
- * Calls `task` about every so many milliseconds, now and then more often; from a worker while the page is hidden, if
+ * Calls `task` about every `milliseconds`, sometimes more often; from a worker while the page is hidden, if
  * `workers` says that the page allows them. What is returned ends that.
  */
 export function every(milliseconds: number, task: () => void, workers: boolean): () => void {

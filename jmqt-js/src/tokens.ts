@@ -70,7 +70,7 @@ export class Tokens {
     return this.#credentials as Credentials;
   }
 
-  /** The server does not take them any more (those, or whatever there is). Whether there is a way to new ones. */
+  /** The server no longer accepts the credentials (these, or any). Returns whether there is a way to get new ones. */
   expire(credentials: Credentials | undefined): boolean {
     if (credentials === undefined || credentials.token === this.#credentials.token) this.#expired = true;
     return this.#options.refreshToken !== undefined || this.#authData !== undefined;

@@ -11,7 +11,7 @@ export interface TransportEvents {
   opened(): void;
   /** One packet has arrived. */
   received(text: string): void;
-  /** So many QoS 0 pushes were dropped, because they came faster than they were taken. */
+  /** How many QoS 0 pushes were dropped because they arrived faster than they were read. */
   dropped(count: number): void;
   /** There was no room to write, and now there is. */
   writable(): void;

@@ -31,7 +31,7 @@ export class WebSocketTransport implements Transport {
       this.#socket = new constructor(url);
     } catch (cause) {
       // A page from https:// that opens ws://, for one.
-      throw new UsageError(`the WebSocket ${url} is not possible here: ${(cause as Error).message}`);
+      throw new UsageError(`cannot open the WebSocket ${url} here: ${(cause as Error).message}`);
     }
     this.#socket.onopen = () => {
       this.#opened = true;

@@ -1,5 +1,5 @@
 /**
- * A page's WebSocket in a worker, whose messages are handed over many at a time.
+ * A page's WebSocket in a worker, which passes messages on in batches.
  *
  * A browser spends several times as long on the event of one WebSocket message as this client on what is in
  * it, and the page's frames wait for all of them. Here they are events of another thread. The worker is
@@ -26,7 +26,7 @@ type Report =
   | { ready: true }
   | { opened: true }
   | { texts: string[]; dropped: number }
-  /** So many of the packets given have left, or nearly. */
+  /** How many of the given packets have been sent, approximately. */
   | { sent: number }
   | { closed: { code: number; reason: string } }
   | { impossible: string };
@@ -142,7 +142,7 @@ export class WorkerTransport implements Transport {
       events.closed(closedError(this.#url, this.#opened, report.closed.code, report.closed.reason));
     } else {
       this.destroy();
-      events.closed(new UsageError(`the WebSocket ${this.#url} is not possible here: ${report.impossible}`));
+      events.closed(new UsageError(`cannot open the WebSocket ${this.#url} here: ${report.impossible}`));
     }
   }
 

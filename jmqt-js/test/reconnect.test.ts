@@ -82,7 +82,7 @@ test('first the subscriptions, acknowledged; then old publishes with their ids; 
   const published = [1, 2, 3].map((n) => client.pub('p', n, { qos: 1 }));
   const asked = assert.rejects(client.request('$q', { x: 1 }), (error: ConnectionLostError) => {
     assert.ok(error instanceof ConnectionLostError);
-    assert.match(error.message, /under way.*whether it was carried out is not known/);
+    assert.match(error.message, /under way.*unknown whether it was carried out/);
     return true;
   });
   const ids: unknown[] = [];
@@ -252,7 +252,7 @@ test('a server that falls silent is noticed within ts (§7.e)', async (t) => {
   await end.expect('hb');
   const { error } = await next(client, 'disconnect');
   // Three quarters of ts. A timer that is later than half a quarter is forgiven: a longer silence is never said.
-  assert.match(error.message, /has said nothing for (0\.[789]|1\.[01]) seconds/);
+  assert.match(error.message, /no data from .* for (0\.[789]|1\.[01]) seconds/);
 });
 
 test('a stalled connection to the real server is noticed within ts, and replaced', { skip }, async (t) => {
@@ -263,7 +263,7 @@ test('a stalled connection to the real server is noticed within ts, and replaced
   const back = next(bob, 'connected');
   proxy.stall();
   const { error } = await lost;
-  assert.match(error.message, /has said nothing for (3\.[6-9]|4\.\d|5\.[0-5]) seconds/);
+  assert.match(error.message, /no data from .* for (3\.[6-9]|4\.\d|5\.[0-5]) seconds/);
   proxy.resume();
   await back;
 });

@@ -1,6 +1,6 @@
 //! Listeners, and the thread that accepts from them.
 //!
-//! All listeners have one thread with an epoll of its own. It accepts whoever waits and gives each client to a
+//! All listeners have one thread with an epoll of its own. It accepts every waiting client and gives it to a
 //! forwarding thread, which finds it a backend; so a burst is taken in as fast as the system hands it out.
 
 use std::io::{self, ErrorKind};
@@ -26,22 +26,22 @@ use crate::worker;
 
 /// Connections that may wait in the kernel, which has a limit of its own (`net.core.somaxconn`).
 const BACKLOG: i32 = 65_535;
-/// What the kernel takes for a client beyond what it can send now. It would take some megabytes, and then nothing until a
-/// third of that has gone: to a server that watches whether a client reads, a slow one would seem to have stopped.
+/// How much unsent data the kernel accepts for a client. By default it accepts some megabytes, and then nothing until a
+/// third of that is sent: a slow client would look stopped to a server that watches whether its clients read.
 const UNSENT_BYTES: u32 = 128 * 1024;
 /// Clients that are accepted from one listener before the others get their turn.
 const AT_A_TIME: usize = 256;
-/// How long to wait after an error that the next try would only meet again, such as too many open files.
+/// The pause after an error that would occur again at once, such as too many open files.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Events taken from the system at a time.
 const EVENTS: usize = 64;
-/// Listeners have the others.
+/// The other tokens belong to listeners.
 const WAKER: Token = Token(usize::MAX);
 
 /// Binds and listens.
 ///
 /// # Errors
-/// The address is taken, is not this machine's, or may not be used.
+/// The address is in use, is not an address of this machine, or is not permitted.
 pub(crate) fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_reuse_address(true)?; // connections of an earlier process may linger
@@ -54,7 +54,7 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
-/// Where a system knows no such limit, a server sees later that a client reads.
+/// Without this limit, which some systems lack, a server learns later that a client reads.
 fn limit_unsent(socket: &Socket) {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     drop(socket.set_tcp_notsent_lowat(UNSENT_BYTES));
@@ -71,7 +71,7 @@ pub(crate) struct Acceptor {
 
 enum Order {
     Listen(std::net::TcpListener, Arc<Mapping>),
-    /// What the kernel has completed is still accepted, because closing the listener would reset it.
+    /// Connections that the kernel has completed are still accepted, because closing the listener would reset them.
     Close(Arc<Mapping>, oneshot::Sender<()>),
 }
 
@@ -80,7 +80,7 @@ impl Acceptor {
     /// is room again.
     ///
     /// # Errors
-    /// The system has no thread left.
+    /// The system is out of threads.
     pub(crate) fn start(poll: Poll, waker: Arc<Waker>, shared: &Arc<Shared>) -> io::Result<Self> {
         let (sender, orders) = mpsc::channel();
         let accepting = Accepting {
@@ -92,7 +92,7 @@ impl Acceptor {
         };
         let thread = std::thread::Builder::new().name("accept".to_owned()).spawn(move || {
             let outcome = catch_unwind(AssertUnwindSafe(|| accepting.run()));
-            // A balancer that accepts nobody would look sound from outside.
+            // A balancer that accepts nothing would look healthy from outside.
             if !matches!(outcome, Ok(Ok(()))) {
                 eprintln!("jmqt-lb: the accepting thread has failed: {outcome:?}");
                 std::process::abort();
@@ -104,7 +104,7 @@ impl Acceptor {
     /// What the thread is woken by, and the poll that it is to wait on.
     ///
     /// # Errors
-    /// The system has no descriptor left.
+    /// The system is out of descriptors.
     pub(crate) fn prepare() -> io::Result<(Poll, Arc<Waker>)> {
         let poll = Poll::new()?;
         let waker = Waker::new(poll.registry(), WAKER)?;
@@ -154,7 +154,7 @@ struct Accepting {
 struct Listener {
     socket: TcpListener,
     mapping: Arc<Mapping>,
-    /// The system said that clients are there, and has not said since that there are no more.
+    /// The system has announced clients, and has not said since that there are no more.
     is_ready: bool,
     /// When to try again after an error.
     failed_until: Option<Instant>,
@@ -208,7 +208,7 @@ impl Accepting {
                         }
                         !is_it
                     });
-                    let _ = done.send(()); // whoever asked may be gone
+                    let _ = done.send(()); // the caller may be gone
                 }
                 Err(mpsc::TryRecvError::Empty) => return Ok(()),
                 Err(error) => return Err(error),
@@ -234,7 +234,7 @@ impl Listener {
         shared.gate.is_full() || self.mapping.gate.is_full()
     }
 
-    /// Accepts up to so many of the clients that wait.
+    /// Accepts up to `count` of the clients that wait.
     fn accept(&mut self, count: usize, shared: &Shared, runtime: &Handle) {
         if !self.is_ready || self.failed_until.is_some_and(|until| Instant::now() < until) {
             return;
@@ -267,7 +267,7 @@ impl Listener {
     }
 }
 
-/// Gives the client to a thread that finds it a backend.
+/// Gives the client to a forwarding thread, which finds a backend for it.
 fn hand_over(socket: TcpStream, peer: SocketAddr, mapping: &Arc<Mapping>, shared: &Shared, runtime: &Handle) {
     mapping.counters.accepted.fetch_add(1, Ordering::Relaxed);
     let client = Client {

@@ -18,15 +18,15 @@ use crate::connect_time::ConnectTime;
 use crate::health::{Change, Health};
 use crate::slow_start::SlowStart;
 
-/// One address that connections can go to.
+/// One address of a backend.
 #[derive(Debug)]
 pub(crate) struct Backend {
-    /// `host:port` as it stands in the file.
+    /// `host:port` as written in the file.
     pub(crate) name: String,
     pub(crate) address: SocketAddr,
-    /// Connections now; of the address, whatever names it has had.
+    /// Current connections to this address, under any of its names.
     active: Arc<AtomicUsize>,
-    /// Connections now of the server that it belongs to, through all mappings.
+    /// Current connections to the server that the backend belongs to, through all mappings.
     load: Arc<AtomicUsize>,
     /// Failed connections in a row.
     failures: AtomicU32,
@@ -34,11 +34,11 @@ pub(crate) struct Backend {
     pub(crate) counters: BackendCounters,
 }
 
-/// What happened since the backend was first seen.
+/// Counts since the backend was first seen.
 #[derive(Debug, Default)]
 pub(crate) struct BackendCounters {
     pub(crate) connections: AtomicU64,
-    /// Begun anew, because there was no answer for longer than usual.
+    /// Attempts that were repeated because there was no answer for longer than usual.
     pub(crate) repeated: AtomicU64,
     pub(crate) failures: AtomicU64,
     pub(crate) ejections: AtomicU64,
@@ -50,7 +50,7 @@ pub(crate) struct BackendCounters {
 #[derive(Debug, Default)]
 pub(crate) struct Bytes([Shard; SHARDS]);
 
-/// More threads than this share.
+/// Beyond this number, threads share a counter.
 const SHARDS: usize = 8;
 
 #[derive(Debug, Default)]
@@ -89,7 +89,7 @@ impl Backend {
         self.active.load(Ordering::Relaxed)
     }
 
-    /// It served somebody: failures before that do not count any more.
+    /// It served a client: earlier failures no longer count.
     pub(crate) fn worked(&self) {
         if self.failures.load(Ordering::Relaxed) != 0 {
             self.failures.store(0, Ordering::Relaxed);
@@ -97,7 +97,7 @@ impl Backend {
     }
 }
 
-/// What a backend is to be, as the file and the last lookup say.
+/// A backend according to the file and the last lookup.
 #[derive(Debug, Clone)]
 pub(crate) struct Wanted {
     pub(crate) name: String,
@@ -107,7 +107,7 @@ pub(crate) struct Wanted {
     pub(crate) load: Arc<AtomicUsize>,
 }
 
-/// Servers that have several addresses, or are in several mappings: how many connections each has in all.
+/// The total connections of servers that have several addresses or are in several mappings.
 #[derive(Debug, Default)]
 pub(crate) struct Nodes(Mutex<HashMap<Node, Weak<AtomicUsize>>>);
 
@@ -142,8 +142,8 @@ pub(crate) struct Set {
 #[derive(Debug, Default)]
 struct Inner {
     members: Vec<Member>,
-    /// Members no more, but not without connections either: they are shown until these have ended, and
-    /// their counts go on if they come back.
+    /// Removed members that still have connections: they are shown until those have ended, and their counts continue if
+    /// they come back.
     former: Vec<Arc<Backend>>,
     rotation: usize,
 }
@@ -173,7 +173,7 @@ impl Drop for Lease {
 /// A backend as the status page shows it.
 pub(crate) struct View {
     pub(crate) backend: Arc<Backend>,
-    /// `None` if it is no member any more, and serves the connections that it has.
+    /// `None` if it was removed, and only serves the connections that it has.
     pub(crate) member: Option<MemberView>,
 }
 
@@ -188,12 +188,12 @@ impl Set {
         Self { mapping, inner: Mutex::default() }
     }
 
-    /// Nothing that is done under the lock panics half way, so what a panic left is sound.
+    /// No code under the lock panics half way, so the state after a panic is consistent.
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes these the members. Those that were there keep their state and counters.
+    /// Replaces the members. Backends that were members before keep their state and counters.
     pub(crate) fn replace(&self, wanted: &[Wanted]) {
         let mut inner = self.lock();
         let is_first = inner.members.is_empty();
@@ -213,7 +213,7 @@ impl Set {
                         former.remove(&key).filter(|backend| Arc::ptr_eq(&backend.load, &wanted.load));
                     let backend = known.unwrap_or_else(|| Arc::new(Backend::new(wanted, &counts)));
                     info!("Backend added mapping={} backend={}", self.mapping, label(&backend));
-                    // Where all begin at the same time, none has to be spared.
+                    // If all begin at the same time, none needs a slow start.
                     let slow_start = if is_first { SlowStart::default() } else { SlowStart::now() };
                     Member { backend, weight: wanted.weight, turn: 0, health: Health::new(), slow_start }
                 }
@@ -224,7 +224,7 @@ impl Set {
             info!("Backend removed mapping={} backend={}", self.mapping, label(&member.backend));
             former.insert(key(&member.backend), member.backend);
         }
-        // Under another name it is a member still, and that one has the connections.
+        // An address that is still a member under another name has its connections there.
         let addresses: HashSet<_> = wanted.iter().map(|wanted| wanted.address).collect();
         inner.former = former.into_values().collect();
         inner.former.retain(|gone| gone.active() > 0 && !addresses.contains(&gone.address));
@@ -236,8 +236,8 @@ impl Set {
 
     /// Chooses a backend that is not among `tried`, and counts the connection as its own.
     ///
-    /// If none is fit, all are taken for fit: an unlikely success is better than a certain refusal. So are,
-    /// for one who has tried the fit ones in vain, the others.
+    /// If no backend is fit, all count as fit: an unlikely success is better than a certain refusal. The same holds for a
+    /// client that has tried all fit backends without success.
     pub(crate) fn choose(&self, rules: &Rules, client: IpAddr, tried: &[SocketAddr]) -> Option<Lease> {
         let now = Instant::now();
         let mut inner = self.lock();
@@ -246,7 +246,7 @@ impl Set {
             if member.health.returns(now) {
                 member.slow_start = SlowStart::now();
                 info!(
-                    "Backend gets connections again mapping={} backend={}",
+                    "Backend accepted again after ejection mapping={} backend={}",
                     self.mapping,
                     label(&member.backend)
                 );
@@ -297,7 +297,7 @@ impl Set {
         member.health.eject(now + rules.eject_time);
         backend.counters.ejections.fetch_add(1, Ordering::Relaxed);
         warn!(
-            "Backend gets no connections for {} s: it failed {failures} times in a row mapping={} backend={}",
+            "Backend ejected for {} s after {failures} failed connections in a row mapping={} backend={}",
             rules.eject_time.as_secs_f64(),
             self.mapping,
             label(backend),
@@ -321,7 +321,7 @@ impl Set {
         }
     }
 
-    /// Takes all for up: there are no more checks.
+    /// Marks all as up: there are no more checks.
     pub(crate) fn unchecked(&self) {
         self.lock().members.iter_mut().for_each(|member| member.health.unchecked());
     }
@@ -358,7 +358,7 @@ impl Member {
     }
 }
 
-/// The name, and the address if that says more.
+/// The name, followed by the address if that is different.
 pub(crate) fn label(backend: &Backend) -> String {
     let address = backend.address.to_string();
     if backend.name == address { address } else { format!("{}({address})", backend.name) }

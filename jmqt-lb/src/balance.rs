@@ -13,7 +13,7 @@ pub(crate) struct Candidate<'m> {
     pub(crate) weight: u32,
     /// Connections it has now.
     pub(crate) active: usize,
-    /// Where it stands in the round; kept between choices, and 0 at first.
+    /// Its position in the round; kept between choices, 0 at first.
     pub(crate) turn: &'m mut i64,
 }
 

@@ -1,4 +1,4 @@
-//! All mappings: start, reload, drain.
+//! The balancer as a whole: start, reload, drain.
 
 use std::collections::HashMap;
 use std::io;
@@ -30,16 +30,16 @@ const LAST_ACCEPTS: Duration = Duration::from_secs(2);
 const OTHER_FILES: usize = 256;
 const FILES_OF_A_THREAD: usize = 2;
 
-/// Why the balancer cannot start, or not go on with another file.
+/// Why the balancer cannot start, or cannot use a new configuration.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StartError {
-    /// The address is taken, is not this machine's, or may not be used.
+    /// The address is in use, is not an address of this machine, or is not permitted.
     #[error("cannot listen on {address}: {source}")]
     Listen { address: SocketAddr, source: io::Error },
-    /// Names have no addresses, and `pre_resolve_workers` asks for some.
+    /// Names have no addresses, and `pre_resolve_workers` requires them.
     #[error("{0}")]
     Unresolved(String),
-    /// The system has no thread or no descriptor left.
+    /// The system is out of threads or descriptors.
     #[error("cannot start the forwarding threads: {0}")]
     Threads(io::Error),
 }
@@ -60,7 +60,7 @@ struct Running {
     _tasks: JoinSet<()>,
 }
 
-/// All that may fail before a configuration is taken over.
+/// The result of all steps that may fail, before a configuration is applied.
 struct Prepared {
     config: Config,
     /// For mappings that are not there yet.
@@ -74,7 +74,7 @@ impl Balancer {
     /// Listens, and starts all tasks and threads.
     ///
     /// # Errors
-    /// [`StartError`] names what is in the way. Nothing runs then.
+    /// [`StartError`] names the cause. Nothing runs then.
     pub(crate) async fn start(config: Config) -> Result<Self, StartError> {
         let prepared = prepare(config, &HashMap::new(), None).await?;
         let options = prepared.config.options.clone();
@@ -88,13 +88,13 @@ impl Balancer {
         Ok(balancer)
     }
 
-    /// Goes on with another configuration, without touching a connection that is there.
+    /// Replaces the configuration without touching existing connections.
     ///
     /// # Errors
-    /// [`StartError`] names what is in the way. Everything goes on as before then.
+    /// [`StartError`] names the cause. The old configuration stays in use then.
     ///
     /// # Cancel safety
-    /// Dropped before it is done, it has changed nothing.
+    /// Dropping the future before it is done changes nothing.
     pub(crate) async fn reload(&mut self, config: Config) -> Result<(), StartError> {
         let status = self.status.as_ref().map(StatusPage::configured);
         let prepared = prepare(config, &self.running, status).await?;
@@ -180,7 +180,7 @@ impl Balancer {
         Running { mapping, _tasks: tasks }
     }
 
-    /// Stops listening. Connections go on; [`Balancer::is_empty`] waits for them.
+    /// Stops listening. Connections continue; [`Balancer::is_empty`] waits for their end.
     pub(crate) async fn stop_listening(&mut self) {
         self.shared.drain();
         let deadline = Instant::now() + LAST_ACCEPTS;
@@ -191,7 +191,7 @@ impl Balancer {
         }
     }
 
-    /// Waits until no connection is left.
+    /// Waits until there is no connection.
     pub(crate) async fn is_empty(&self) {
         self.shared.gate.is_empty().await;
     }
@@ -213,7 +213,7 @@ impl Balancer {
     }
 }
 
-/// Binds what is not bound yet, and looks names up if that is asked for.
+/// Binds new listeners, and looks names up if `pre_resolve_workers` says so.
 async fn prepare(
     config: Config,
     running: &HashMap<SocketAddr, Running>,
@@ -240,8 +240,8 @@ async fn prepare(
     Ok(Prepared { config, listeners, status, found })
 }
 
-/// `max_connections`, or as many as this process may have descriptors for: two each. Without this a
-/// balancer at its limit of files would accept clients that it cannot connect to a backend.
+/// `max_connections`, or half the number of descriptors that this process may have, whichever is less: a connection
+/// takes two. Without this a balancer at its limit of files would accept clients that it cannot connect to a backend.
 fn connection_limit(max_connections: usize, threads: usize) -> usize {
     let mut files = getrlimit(Resource::Nofile);
     files.current = files.maximum;
@@ -251,7 +251,9 @@ fn connection_limit(max_connections: usize, threads: usize) -> usize {
     let others = OTHER_FILES + FILES_OF_A_THREAD * threads;
     let room = (usize::try_from(files).unwrap_or(usize::MAX).saturating_sub(others) / 2).max(1);
     if room < max_connections {
-        warn!("{room} connections at most, not {max_connections}: the limit of open files is {files}");
+        warn!(
+            "max_connections is lowered from {max_connections} to {room}: the limit of open files is {files}"
+        );
     }
     room.min(max_connections)
 }

@@ -1,4 +1,4 @@
-//! Active health checks: now and then a connection to every backend of a mapping.
+//! Active health checks: periodic connections to every backend of a mapping.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -46,7 +46,8 @@ async fn round(mapping: &Arc<Mapping>, rules: &Rules) {
         let rules = Arc::clone(&shared);
         checks.spawn(async move {
             let checked = timeout(rules.check_timeout, check(&backend, &rules)).await;
-            let too_late = |_| Err(io::Error::new(ErrorKind::TimedOut, "no answer within the time limit"));
+            let too_late =
+                |_| Err(io::Error::new(ErrorKind::TimedOut, "no answer within health_check_timeout_seconds"));
             (backend, checked.unwrap_or_else(too_late))
         });
     }
@@ -82,7 +83,7 @@ async fn check(backend: &Backend, rules: &Rules) -> io::Result<()> {
     if status.starts_with("HTTP/1.") && code.len() == 3 && code.starts_with('2') {
         return Ok(());
     }
-    Err(io::Error::other(format!("GET {path} on port {port} was answered {status:?}")))
+    Err(io::Error::other(format!("GET {path} on port {port} returned {status:?}")))
 }
 
 async fn connect(address: SocketAddr, rules: &Rules) -> io::Result<TcpStream> {

@@ -22,12 +22,12 @@ use crate::proxy;
 pub(crate) struct Client {
     pub(crate) peer: SocketAddr,
     pub(crate) mapping: Arc<Mapping>,
-    /// It keeps the one that it began with.
+    /// The configuration when it arrived, which it keeps.
     pub(crate) config: Arc<MappingConfig>,
     pub(crate) buffer_size: usize,
-    /// Backends that did not take it.
+    /// Backends that did not accept it.
     pub(crate) tried: Vec<SocketAddr>,
-    /// In all gates it counts for.
+    /// Its places in the gates of the balancer and of the mapping.
     pub(crate) _places: [Place; 2],
 }
 
@@ -53,18 +53,18 @@ impl Client {
         None
     }
 
-    /// Enters that a backend did not take it. `Break`: no other one will either.
+    /// Records that a backend did not accept it. `Break`: no other backend can be reached either.
     pub(crate) fn not_reached(&mut self, backend: &Arc<Backend>, error: &io::Error) -> ControlFlow<()> {
         let Self { mapping, config, peer, tried, .. } = self;
         match Fault::of(error) {
             Fault::Backend => {
-                debug!(mapping = %mapping.name, client = %peer, backend = %label(backend), %error, "Not reached");
+                debug!(mapping = %mapping.name, client = %peer, backend = %label(backend), %error, "Cannot reach the backend");
                 mapping.set.failed(backend, &config.rules);
             }
             Fault::Way => {
                 if mapping.may_warn() {
                     let backend = label(backend);
-                    warn!(mapping = %mapping.name, %backend, %error, "This machine has no address or port for it");
+                    warn!(mapping = %mapping.name, %backend, %error, "No local address or port is left for connections to this backend");
                 }
             }
             Fault::Machine => {
@@ -76,7 +76,7 @@ impl Client {
         ControlFlow::Continue(())
     }
 
-    /// What a backend is told about the client before its first byte; nothing, mostly.
+    /// The PROXY header that tells the backend about the client; empty if `proxy_protocol` is off.
     ///
     /// # Errors
     /// The client has gone.
@@ -87,20 +87,20 @@ impl Client {
         }
     }
 
-    /// Enters that nobody serves it.
+    /// Records that no backend serves it.
     pub(crate) fn refused(&self) {
         let mapping = &self.mapping;
         mapping.counters.refused.fetch_add(1, Ordering::Relaxed);
-        debug!(mapping = %mapping.name, client = %self.peer, "No backend takes it");
+        debug!(mapping = %mapping.name, client = %self.peer, "No backend accepts the client");
     }
 
-    /// Enters that this machine cannot forward it.
+    /// Records that this machine cannot forward it.
     pub(crate) fn found_no_room(&self, error: &io::Error) {
         self.mapping.warn_of_no_room(error);
         self.refused();
     }
 
-    /// Enters how it went with a backend that took it.
+    /// Records how its connection to a backend ended.
     pub(crate) fn ended(&self, backend: &Arc<Backend>, end: &End) {
         let mapping = &self.mapping;
         match end {
@@ -113,7 +113,7 @@ impl Client {
         debug!(mapping = %mapping.name, client = %self.peer, backend = %label(backend), reason = %end, "Ended");
     }
 
-    /// Waits until there is a backend, if names have not been looked up yet.
+    /// Waits until a backend is known, if names have not been looked up yet.
     pub(crate) async fn wait_for_backends(&self) {
         let deadline = Instant::now() + self.config.rules.connect_timeout;
         loop {

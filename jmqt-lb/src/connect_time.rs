@@ -1,8 +1,8 @@
-//! How long a backend takes to accept a connection, and so when to ask it once more.
+//! How long a backend takes to accept a connection, and when to try again.
 //!
 //! A backend that does not accept as fast as clients come has a full backlog, which throws the first packet of a
 //! connection away. The system sends it again after a whole second. A backend that mostly answers within a millisecond
-//! is asked again much sooner than that, by a connection begun anew. Not here: when an attempt began (`connection`).
+//! is asked again much sooner than that, by a new attempt to connect. Not here: when an attempt began (`connection`).
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -17,8 +17,8 @@ const SYSTEM: Duration = Duration::from_secs(1);
 pub(crate) struct ConnectTime(AtomicU32);
 
 impl ConnectTime {
-    /// A connection came about after so long. Shorter times count at once, longer ones by and by, so that those of a
-    /// burst do not pass for the usual.
+    /// Records how long a connection took. Shorter times count fully, longer ones gradually, so that a burst does not
+    /// count as the normal case.
     pub(crate) fn note(&self, took: Duration) {
         if took >= SYSTEM {
             return; // the system has sent it again
@@ -32,8 +32,8 @@ impl ConnectTime {
         }
     }
 
-    /// How long to wait for an answer before a connection is begun anew, after it was so often; `None`: that is left to
-    /// the system. Each wait is twice as long as the one before, and none is shorter than the way there and back.
+    /// How long to wait for an answer before the next attempt, after this many attempts; `None`: the system tries
+    /// again. Each wait is twice as long as the one before, and none is shorter than the way there and back.
     pub(crate) fn patience(&self, attempts: u32) -> Option<Duration> {
         let usual = Duration::from_micros(self.0.load(Ordering::Relaxed).into());
         if usual.is_zero() {

@@ -78,7 +78,7 @@ impl Connection {
     /// Has the system announce what becomes of its sockets; under which tokens, [`Connection::note`] says.
     ///
     /// # Errors
-    /// The system has no room for it.
+    /// The system is out of descriptors, memory or watches.
     pub(crate) fn register(&mut self, registry: &Registry, tokens: [Token; 2]) -> io::Result<()> {
         self.pipe.register(registry, tokens)
     }
@@ -146,7 +146,7 @@ impl Connection {
     /// Goes on with another backend after [`End::Unreached`] or [`End::Unused`], with what the client has said.
     ///
     /// # Errors
-    /// The system has no room for it.
+    /// The system is out of descriptors, memory or watches.
     pub(crate) fn redirect(
         &mut self,
         (backend, lease): (TcpStream, Lease),
@@ -167,7 +167,7 @@ impl Connection {
     /// Connects to the same backend again. Usually its backlog was full, and the system would send nothing for a second.
     ///
     /// # Errors
-    /// The system has no room for it.
+    /// The system is out of descriptors, memory or watches.
     pub(crate) fn connect_again(&mut self, token: (&Registry, Token), now: Instant) -> io::Result<()> {
         let backend = &self.lease.backend;
         if let Some(connecting) = &mut self.connecting {
@@ -185,9 +185,10 @@ impl Connection {
     /// How it ends when that time has come.
     pub(crate) fn end_of_time(&self) -> End {
         match self.connecting {
-            Some(_) => {
-                End::Unreached(io::Error::new(ErrorKind::TimedOut, "no answer within the connect timeout"))
-            }
+            Some(_) => End::Unreached(io::Error::new(
+                ErrorKind::TimedOut,
+                "no answer within connect_timeout_seconds",
+            )),
             None => End::Idle,
         }
     }

@@ -1,8 +1,8 @@
-//! What is to blame for a connection that did not come about.
+//! The cause of a connection that could not be made.
 
 use std::io;
 
-/// What is to blame for a connection to a backend that did not come about.
+/// The cause of a connection to a backend that could not be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
     Backend,

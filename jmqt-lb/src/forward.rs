@@ -33,16 +33,16 @@ const HALF_CLOSED: Duration = Duration::from_secs(30);
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum End {
     /// Another backend may be tried.
-    #[error("the backend was not reached: {0}")]
+    #[error("cannot reach the backend: {0}")]
     Unreached(io::Error),
-    #[error("both sides have said all they had to say")]
+    #[error("both sides have closed")]
     Closed,
-    #[error("a side was lost: {0}")]
+    #[error("connection lost: {0}")]
     Lost(io::Error),
     /// Another backend may be tried.
-    #[error("the backend went away at once, before a byte went either way: {0}")]
+    #[error("the backend closed at once, before a byte went either way: {0}")]
     Unused(io::Error),
-    #[error("nothing moved for the whole idle timeout")]
+    #[error("idle timeout")]
     Idle,
 }
 
@@ -101,7 +101,7 @@ impl Pipe {
     /// Has the system announce what becomes of its sockets; under which tokens, [`Pipe::note`] says.
     ///
     /// # Errors
-    /// The system has no room for it.
+    /// The system is out of descriptors, memory or watches.
     pub(crate) fn register(&mut self, registry: &Registry, tokens: [Token; 2]) -> io::Result<()> {
         registry.register(&mut self.client.socket, tokens[0], Interest::READABLE | Interest::WRITABLE)?;
         registry.register(&mut self.backend.socket, tokens[1], Interest::READABLE | Interest::WRITABLE)
@@ -110,7 +110,7 @@ impl Pipe {
     /// Goes on with another connecting socket in the backend's place, with what the client has said.
     ///
     /// # Errors
-    /// The system has no room for it.
+    /// The system is out of descriptors, memory or watches.
     pub(crate) fn replace_backend(
         &mut self,
         backend: TcpStream,
@@ -164,7 +164,7 @@ impl Pipe {
             self.backend.hurry(header.len())?;
             // The buffer of a fresh socket has room for it.
             if self.backend.socket.write(header)? != header.len() {
-                return Err(io::Error::new(ErrorKind::WriteZero, "the PROXY header was not taken"));
+                return Err(io::Error::new(ErrorKind::WriteZero, "cannot write the PROXY header"));
             }
         }
         self.last_moved = now;

@@ -6,17 +6,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use mio::Waker;
 use tokio::sync::Notify;
 
-/// Counts those inside.
+/// The number of connections, and their limit.
 #[derive(Debug)]
 pub(crate) struct Gate {
     inside: AtomicUsize,
     limit: AtomicUsize,
     left: Notify,
-    /// Whom to wake when there is room again.
+    /// Woken when there is room again.
     acceptor: Option<Arc<Waker>>,
 }
 
-/// A place inside; given back when it is dropped.
+/// A connection's place; given back when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Place(Arc<Gate>);
 
@@ -30,7 +30,7 @@ impl Gate {
         })
     }
 
-    /// A lower limit sends nobody away.
+    /// A lower limit closes no connection.
     pub(crate) fn set_limit(&self, limit: usize) {
         self.limit.store(limit, Ordering::Relaxed);
         self.has_room();
@@ -51,16 +51,16 @@ impl Gate {
         self.inside() >= self.limit.load(Ordering::Relaxed)
     }
 
-    /// Takes a place, whether there is one or not: only one thread lets connections in, and it has looked.
+    /// Takes a place without checking the limit: only one thread lets connections in, and it has checked.
     pub(crate) fn enter(self: &Arc<Self>) -> Place {
         self.inside.fetch_add(1, Ordering::Relaxed);
         Place(Arc::clone(self))
     }
 
-    /// Waits until nobody is inside.
+    /// Waits until no connection is inside.
     pub(crate) async fn is_empty(&self) {
         loop {
-            // Listen first: one who leaves between the look and the wait is not to be missed.
+            // Listen first, so that a place that is given back between the look and the wait is noticed.
             let left = self.left.notified();
             tokio::pin!(left);
             left.as_mut().enable();

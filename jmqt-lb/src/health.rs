@@ -1,6 +1,6 @@
-//! Whether one backend is fit for connections: what checks and failed connections say.
+//! Whether one backend is fit for connections, according to checks and failed connections.
 //!
-//! Pure: told what happened and when. Two things are kept apart, because a backend may take connections
+//! Pure: it is told what happened and when. Two things are kept apart, because a backend may take connections
 //! from a check and still serve nobody: the verdict of the checks, and the ejection after failures.
 
 use tokio::time::Instant;
@@ -16,7 +16,7 @@ pub(crate) struct Health {
     ejected_until: Option<Instant>,
 }
 
-/// A change that an operator should hear of.
+/// A change that an operator should know about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Change {
     Up,
@@ -24,7 +24,7 @@ pub(crate) enum Change {
 }
 
 impl Health {
-    /// Fit until something else is known.
+    /// A backend is fit until a check or a connection fails.
     pub(crate) const fn new() -> Self {
         Self { is_up: true, contrary: 0, ejected_until: None }
     }
@@ -66,7 +66,7 @@ impl Health {
         self.ejected_until = Some(until);
     }
 
-    /// Whether an ejection has just ended: says so once.
+    /// Whether an ejection has just ended: true once.
     pub(crate) fn returns(&mut self, now: Instant) -> bool {
         self.ejected_until.take_if(|until| *until <= now).is_some()
     }

@@ -17,7 +17,7 @@ use crate::names::Names;
 
 const WARNING_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What accepting thread, connections, checker, resolver and status page share of one mapping.
+/// The part of one mapping that the accepting thread, connections, checker, resolver and status page share.
 #[derive(Debug)]
 pub(crate) struct Mapping {
     /// The address that is listened on, with the port that it got.
@@ -25,9 +25,9 @@ pub(crate) struct Mapping {
     pub(crate) set: Set,
     pub(crate) gate: Arc<Gate>,
     pub(crate) counters: MappingCounters,
-    /// Told when the configuration was replaced.
+    /// Notified when the configuration was replaced.
     pub(crate) reconfigured: Notify,
-    /// Told when names were looked up.
+    /// Notified when names were looked up.
     pub(crate) resolved: Notify,
     configured: Mutex<Configured>,
     last_warning: Mutex<Option<Instant>>,
@@ -40,7 +40,7 @@ struct Configured {
     found: Names,
 }
 
-/// What happened since the mapping was made.
+/// Counts since the mapping was made.
 #[derive(Debug, Default)]
 pub(crate) struct MappingCounters {
     pub(crate) accepted: AtomicU64,
@@ -52,7 +52,8 @@ pub(crate) struct MappingCounters {
 }
 
 impl Mapping {
-    /// With a configuration, what is known of its names already, and whom to wake when there is room again.
+    /// Makes a mapping from its configuration and the addresses that are known already. `acceptor` is woken when there is
+    /// room again.
     pub(crate) fn new(
         address: SocketAddr,
         config: MappingConfig,
@@ -75,13 +76,13 @@ impl Mapping {
         Arc::clone(&self.configured().config)
     }
 
-    /// The configuration, and what was found out for it that nobody has taken over yet.
+    /// The configuration, and the addresses that were looked up before it was applied. Only the first call gets those.
     pub(crate) fn take_over(&self) -> (Arc<MappingConfig>, Names) {
         let mut configured = self.configured();
         (Arc::clone(&configured.config), std::mem::take(&mut configured.found))
     }
 
-    /// Goes on with another configuration; connections keep the one they began with.
+    /// Replaces the configuration; connections keep the one they began with.
     pub(crate) fn reconfigure(&self, config: MappingConfig, found: Names) {
         self.gate.set_limit(config.max_connections.unwrap_or(usize::MAX));
         *self.configured() = Configured { config: Arc::new(config), found };
@@ -92,14 +93,14 @@ impl Mapping {
         self.configured.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Warns, now and then, that the system cannot take a connection.
+    /// Warns that the system cannot take a connection, at most once in [`WARNING_INTERVAL`].
     pub(crate) fn warn_of_no_room(&self, error: &io::Error) {
         if self.may_warn() {
-            warn!(mapping = %self.name, %error, "The system has no room for a connection");
+            warn!(mapping = %self.name, %error, "The system cannot open another connection");
         }
     }
 
-    /// Whether it is time again to warn of something that may happen to every connection.
+    /// Whether enough time has passed since the last warning about something that may happen to every connection.
     pub(crate) fn may_warn(&self) -> bool {
         let mut last = self.last_warning.lock().unwrap_or_else(PoisonError::into_inner);
         let is_time = last.is_none_or(|last| last.elapsed() >= WARNING_INTERVAL);

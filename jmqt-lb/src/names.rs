@@ -29,12 +29,12 @@ struct Known {
 }
 
 impl Names {
-    /// The backends that this configuration asks for, by address, as far as is known.
+    /// The backends of this configuration, by address, as far as they are known.
     pub(crate) fn wanted(&self, config: &MappingConfig, nodes: &Nodes) -> Vec<Wanted> {
         let (mut wanted, mut seen) = (Vec::new(), HashSet::new());
         for BackendConfig { name, weight, node } in &config.backends {
             for address in self.addresses(name) {
-                // Two names may lead to one place, which counts once.
+                // Two names may have the same address, which counts once.
                 if seen.insert(address) {
                     let load = nodes.load(node.as_deref(), address);
                     wanted.push(Wanted { name: name.to_string(), address, weight: *weight, load });
@@ -51,8 +51,8 @@ impl Names {
         }
     }
 
-    /// Looks all names up, at the same time, and tells `found` after each. One that cannot be looked up
-    /// keeps the addresses it had; an operator hears of it once.
+    /// Looks all names up, at the same time, and calls `found` after each. A name that cannot be looked up
+    /// keeps its addresses; that is logged once.
     pub(crate) async fn look_up(&mut self, config: &MappingConfig, mut found: impl FnMut(&Self)) {
         let names: HashSet<_> = config.backends.iter().map(|backend| &backend.name).collect();
         self.known.retain(|name, _| names.contains(name));
@@ -79,12 +79,12 @@ impl Names {
         config.backends.iter().any(|BackendConfig { name, .. }| !self.addresses(name).is_empty())
     }
 
-    /// Whether nothing is known of a name that this configuration asks for.
+    /// Whether the address of a name of this configuration is unknown.
     pub(crate) fn is_missing_one(&self, config: &MappingConfig) -> bool {
         config.backends.iter().any(|BackendConfig { name, .. }| self.addresses(name).is_empty())
     }
 
-    /// Takes over what another one has found out since.
+    /// Adds the addresses that another lookup has found.
     pub(crate) fn learn(&mut self, other: Self) {
         for (name, known) in other.known {
             if !known.is_failing || !self.known.contains_key(&name) {
@@ -101,7 +101,7 @@ impl Known {
             Err(error) => {
                 if !std::mem::replace(&mut self.is_failing, true) {
                     let kept = self.addresses.len();
-                    warn!(%name, %error, "Cannot look up a backend; it keeps {kept} addresses");
+                    warn!(%name, %error, "Cannot look up a backend; using its last {kept} addresses");
                 }
             }
         }
@@ -112,7 +112,7 @@ async fn look_up(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     let no_answer = |_| io::Error::new(io::ErrorKind::TimedOut, "no answer");
     let found = timeout(LOOKUP_LIMIT, lookup_host((host, port))).await.map_err(no_answer)??;
     let mut addresses: Vec<_> = found.collect();
-    addresses.sort_unstable(); // name servers turn the order round
+    addresses.sort_unstable(); // name servers rotate the order
     addresses.dedup();
     Ok(addresses)
 }
@@ -142,7 +142,7 @@ mod tests {
             |ends: &[u8]| Ok(ends.iter().map(|end| SocketAddr::from(([10, 0, 0, *end], 1))).collect());
         let mut enter = |found| names.known.entry(name.clone()).or_default().enter(name, found);
         enter(found(&[1, 2]));
-        enter(found(&[2, 9])); // one of them stands in the file already
+        enter(found(&[2, 9])); // one of them is in the file already
         let wanted = names.wanted(&config, &Nodes::default());
         assert_eq!(wanted.iter().map(|wanted| wanted.weight).collect::<Vec<_>>(), [3, 3]);
         assert_eq!(addresses(&names, &config), ["10.0.0.2:1", "10.0.0.9:1"]);

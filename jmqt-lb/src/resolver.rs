@@ -37,7 +37,7 @@ pub(crate) async fn run(mapping: Arc<Mapping>, shared: Arc<Shared>) {
     }
 }
 
-/// Makes what is known the backends. Having none is never better than having the old ones.
+/// Makes the known addresses the backends. If none is known, the old ones stay.
 fn enter(mapping: &Mapping, config: &Arc<MappingConfig>, names: &Names, nodes: &Nodes) {
     let wanted = names.wanted(config, nodes);
     if !wanted.is_empty() && Arc::ptr_eq(config, &mapping.config()) {
@@ -46,7 +46,7 @@ fn enter(mapping: &Mapping, config: &Arc<MappingConfig>, names: &Names, nodes: &
     }
 }
 
-/// Why a mapping cannot begin.
+/// The error for a mapping whose backends have no address.
 pub(crate) fn nothing_resolved(config: &MappingConfig) -> String {
     let backends: Vec<_> = config.backends.iter().map(|backend| backend.name.to_string()).collect();
     format!("no backend of {} has an address: {}", mapping::name(config.listen), backends.join(", "))

@@ -22,7 +22,7 @@ pub(crate) struct Shared {
     mappings: Mutex<Vec<Arc<Mapping>>>,
 }
 
-/// What happened since the start.
+/// Counts since the start.
 #[derive(Default)]
 pub(crate) struct Counters {
     pub(crate) reloads: AtomicU64,

@@ -18,14 +18,14 @@ use tracing::info;
 
 use crate::shared::Shared;
 
-/// Requests at once; for one more, the oldest is given up, so that clients that say nothing keep nobody away.
+/// Requests at once; one more ends the oldest, so that silent clients do not block others.
 const REQUESTS: usize = 64;
 const LONGEST_REQUEST: usize = 8 << 10;
 /// How long one request may take.
 const LIMIT: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Answers until it is dropped.
+/// The status page; it serves until it is dropped.
 pub(crate) struct StatusPage {
     configured: SocketAddr,
     _task: JoinSet<()>,
@@ -35,7 +35,7 @@ impl StatusPage {
     /// Serves on `listener`, which was bound as `configured`.
     ///
     /// # Errors
-    /// The system has no room for it.
+    /// The system is out of descriptors, memory or watches.
     pub(crate) fn start(
         configured: SocketAddr,
         listener: std::net::TcpListener,
@@ -71,7 +71,7 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
         }
         let shared = Arc::clone(&shared);
         by_age.push_back(requests.spawn(async move {
-            // A client that asks too slowly, or goes away, gets nothing.
+            // A client that asks too slowly, or closes, gets no answer.
             let _ = timeout(LIMIT, answer(stream, &shared)).await;
         }));
     }
@@ -90,7 +90,9 @@ async fn answer(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
             let status = if is_healthy { "200 OK" } else { "503 Service Unavailable" };
             (status, "text/plain", body)
         }
-        ("GET" | "HEAD", _) => ("404 Not Found", "text/plain", "try /, /metrics or /healthz\n".to_owned()),
+        ("GET" | "HEAD", _) => {
+            ("404 Not Found", "text/plain", "not found; try /, /metrics or /healthz\n".to_owned())
+        }
         _ => ("405 Method Not Allowed", "text/plain", "only GET and HEAD\n".to_owned()),
     };
     let head = format!(

@@ -25,7 +25,7 @@ const EVENTS: usize = 256;
 /// backlogs of the backends, which need the processor to empty them.
 const AT_A_TIME: usize = 32;
 
-/// Connections have the others, two each.
+/// The other tokens belong to connections, two each.
 const WAKER: Token = Token(usize::MAX);
 
 /// All threads. Dropping it ends what still runs.
@@ -51,7 +51,7 @@ impl Workers {
     /// Starts that many threads; 0 for one per processor.
     ///
     /// # Errors
-    /// The system has no thread or no descriptor left.
+    /// The system is out of threads or descriptors.
     pub(crate) fn start(threads: usize) -> io::Result<Self> {
         let threads = match threads {
             0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
@@ -84,7 +84,7 @@ impl Drop for Workers {
     }
 }
 
-/// Gives the client to the thread with the fewest, which finds it a backend.
+/// Gives the client to the thread with the fewest clients, which finds a backend for it.
 pub(crate) fn forward(ways: &[Way], client: Client, socket: TcpStream) {
     let Some(way) = ways.iter().min_by_key(|way| way.live.inside()) else { return };
     // Both fail only if the thread has ended, and then the connection is closed.
@@ -115,7 +115,7 @@ fn start(number: usize) -> io::Result<(Way, JoinHandle<()>)> {
     let thread = std::thread::Builder::new().name(format!("forward-{number}"));
     let thread = thread.spawn(move || {
         let outcome = catch_unwind(AssertUnwindSafe(|| worker.run()));
-        // Its connections are gone, and as it has the fewest now, all that come would go to it.
+        // Its connections are gone; and as it has the fewest now, all new ones would go to it.
         if !matches!(outcome, Ok(Ok(()))) {
             eprintln!("jmqt-lb: a forwarding thread has failed: {outcome:?}");
             std::process::abort();
@@ -134,13 +134,13 @@ struct Worker {
     entries: Slab<Box<Entry>>,
     /// When to look whether a connection is idle: one alarm each.
     alarms: BTreeSet<(Instant, usize)>,
-    /// Who had more to do than one turn.
+    /// Connections that had more to do than one turn.
     again: Vec<usize>,
-    /// Whose backend did not take them: they get another one at the end of the round.
+    /// Connections that their backend refused: they get another backend at the end of the round.
     unserved: Vec<usize>,
     /// More arrivals may be there than were taken.
     has_arrivals: bool,
-    /// Lent to whoever reads; nothing is in it between two turns.
+    /// Lent to the connection that reads; empty between two turns.
     buffer: Vec<u8>,
 }
 
@@ -149,7 +149,7 @@ struct Entry {
     /// Its alarm. What moves does not set it back: it is looked at when it goes off.
     alarm: Instant,
     is_in_again: bool,
-    /// It stands in `unserved`, and the socket of its backend means nothing.
+    /// It is listed in `unserved`, and the socket of its backend means nothing.
     is_unserved: bool,
     _place: Place,
 }

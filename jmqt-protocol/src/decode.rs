@@ -19,7 +19,7 @@ pub enum DecodeError {
         /// What was wrong with it.
         reason: &'static str,
     },
-    /// Known type, unusable value or field. Answered with status 10 and whatever `id` or `cn` could
+    /// Known type, unusable value or field. Answered with status 10 and the `id` or `cn` that could
     /// be read (2.5).
     #[error("{kind} packet: {problem}")]
     BadField {
@@ -57,7 +57,7 @@ pub fn decode(text: &str) -> Result<Packet<'_>, DecodeError> {
     let mut lexer = Lexer::new(text);
     lexer.expect(b'{', "it is not an object")?;
     if lexer.eat(b'}') {
-        return Err(DecodeError::NotAPacket { reason: "the object has no member" });
+        return Err(DecodeError::NotAPacket { reason: "the object is empty" });
     }
     let key = lexer.key()?;
     let kind = PacketType::from_key(&key);
@@ -76,12 +76,12 @@ pub fn decode(text: &str) -> Result<Packet<'_>, DecodeError> {
     lexer.end()?;
 
     let Some(kind) = kind else {
-        return Err(DecodeError::NotAPacket { reason: "the packet type is unknown" });
+        return Err(DecodeError::NotAPacket { reason: "unknown packet type" });
     };
     if !is_object {
         return Err(DecodeError::BadField {
             kind,
-            problem: "its value must be an object".to_owned(),
+            problem: "the value must be an object".to_owned(),
             echo: Echo::default(),
         });
     }
@@ -183,7 +183,7 @@ const fn fields_of(kind: PacketType) -> u16 {
 
 type Problem = String;
 
-/// The members of a packet's value, by field, as they stand in the text.
+/// The members of a packet's value, by field, as written in the text.
 struct Fields<'a> {
     raw: [Option<Raw<'a>>; FIELDS],
     repeated: u16,
@@ -306,7 +306,7 @@ impl<'a> Fields<'a> {
             return Ok(());
         }
         let keys = ["dt", "st", "ts", "at", "cn", "pr", "mg", "id", "cl", "rt", "q", "wn", "pi"];
-        Err(format!("field `{}` stands there twice", keys[repeated.trailing_zeros() as usize]))
+        Err(format!("duplicate field `{}`", keys[repeated.trailing_zeros() as usize]))
     }
 
     fn echo(&self) -> Echo {
@@ -327,7 +327,7 @@ impl<'a> Fields<'a> {
         match self.raw[field as usize] {
             Some(raw) if raw.text().starts_with('"') => match raw.unescaped() {
                 Some(string) => Ok(Some(string)),
-                None => Err(format!("field `{}` has a lone surrogate", field.key())),
+                None => Err(format!("field `{}` contains a lone surrogate", field.key())),
             },
             Some(raw) if raw.text() != "null" => Err(wrong(field, "a string")),
             _ => Ok(None),
@@ -440,19 +440,19 @@ mod tests {
 
     #[test] // protocol.md 2.5
     fn a_bad_field_is_named_with_its_packet() {
-        assert_eq!(problem(r#"{"sub":7}"#), "sub packet: its value must be an object");
+        assert_eq!(problem(r#"{"sub":7}"#), "sub packet: the value must be an object");
         assert_eq!(problem(r#"{"sub":{}}"#), "sub packet: field `cn` is missing");
         assert_eq!(problem(r#"{"sub":{"cn":null}}"#), "sub packet: field `cn` is missing");
         assert_eq!(problem(r#"{"sub":{"cn":7}}"#), "sub packet: field `cn` must be a string");
         assert_eq!(problem(r#"{"sub":{"cn":"a","pr":2}}"#), "sub packet: field `pr` must be 0 or 1");
-        assert_eq!(problem(r#"{"sub":{"cn":"a","cn":"a"}}"#), "sub packet: field `cn` stands there twice");
+        assert_eq!(problem(r#"{"sub":{"cn":"a","cn":"a"}}"#), "sub packet: duplicate field `cn`");
         assert_eq!(problem(r#"{"pub":{"cn":"a"}}"#), "pub packet: field `dt` is missing");
         assert_eq!(problem(r#"{"pub":{"cn":"a","dt":1,"q":2}}"#), "pub packet: field `q` must be 0 or 1");
         assert_eq!(
             problem(r#"{"conn":{"at":"t","cl":"c","wn":0}}"#),
             "conn packet: field `wn` must be an integer of 1 or more"
         );
-        assert_eq!(problem(r#"{"sub":{"cn":"\ud800"}}"#), "sub packet: field `cn` has a lone surrogate");
+        assert_eq!(problem(r#"{"sub":{"cn":"\ud800"}}"#), "sub packet: field `cn` contains a lone surrogate");
     }
 
     #[test] // protocol.md 2.5

@@ -13,7 +13,7 @@ pub struct PacketTooLarge {
 
 /// Cuts chunks of a byte stream at their NUL bytes.
 ///
-/// Packets that lie whole in a chunk are handed out as slices of it; only one that spans chunks is
+/// Packets that are complete in a chunk are returned as slices of it; only one that spans chunks is
 /// copied, and never more of it than the limit. A decoder with nothing half-read holds no memory.
 #[derive(Debug)]
 pub struct NulDecoder {

@@ -27,7 +27,7 @@ pub enum PacketType {
 }
 
 impl PacketType {
-    /// The key as it stands on the wire.
+    /// The key on the wire.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -79,7 +79,7 @@ impl fmt::Display for PacketType {
 
 /// One packet, borrowing from the text it was read from (§7).
 ///
-/// Channel names and ids are as they stand on the wire: a reader checks them with
+/// Channel names and ids are those on the wire, unchecked: a reader checks them with
 /// [`ChannelName::parse`](crate::ChannelName::parse) and [`ClientId::parse`](crate::ClientId::parse),
 /// because a bad name is answered differently from a bad packet (protocol.md 2.5, 2.8).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,7 +131,7 @@ impl Packet<'_> {
 /// Client: asks for a token (§7.a).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Auth<'a> {
-    /// `dt`: whatever the application authenticates with.
+    /// `dt`: the credentials of the application's choice.
     pub data: Payload<'a>,
 }
 
@@ -188,7 +188,7 @@ pub struct ConnAck {
 /// Client: subscribe (§7.g).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sub<'a> {
-    /// `cn`, as it stands on the wire.
+    /// `cn`, as on the wire.
     pub channel: Cow<'a, str>,
     /// `pr`.
     pub persistence: Persistence,
@@ -206,7 +206,7 @@ pub struct SubAck<'a> {
 /// Client: unsubscribe (§7.i).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unsub<'a> {
-    /// `cn`, as it stands on the wire.
+    /// `cn`, as on the wire.
     pub channel: Cow<'a, str>,
 }
 
@@ -222,7 +222,7 @@ pub struct UnsubAck<'a> {
 /// Client: publish (§7.k).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pub<'a> {
-    /// `cn`, as it stands on the wire.
+    /// `cn`, as on the wire.
     pub channel: Cow<'a, str>,
     /// `dt`; absent only on control channels (protocol.md 2.7).
     pub data: Option<Payload<'a>>,

@@ -17,7 +17,7 @@ use crate::server::usage::Usage;
 /// A small message.
 const MESSAGE: usize = 128;
 const BULK_WRITE: usize = 256 * 1024;
-/// A balancer that moves nothing for so long has failed the run.
+/// A balancer that forwards nothing for this long has failed the run.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Connections that are not counted, so that what is allocated once is nobody's.
 const FIRST: usize = 100;
@@ -27,12 +27,12 @@ const FIRST: usize = 100;
 pub(super) enum Load {
     /// Write as much as is taken. CPU seconds of the balancer per GB.
     Bulk { connections: usize },
-    /// Keep so many messages on the way there and back. CPU microseconds of the balancer per message,
+    /// Keep this many messages on the way there and back. CPU microseconds of the balancer per message,
     /// each way counting as one.
     Echo { connections: usize, window: usize },
     /// One message there and back at a time, the connections in turn: see [`latency`].
     Latency { connections: usize },
-    /// Come, say one message, hear it back and go, so many in all and so many at a time. CPU microseconds of the
+    /// Connect, send one message, receive it back and close; this many clients in all, and this many at a time. CPU microseconds of the
     /// balancer per connection.
     Short { connections: usize, at_a_time: usize },
     /// Come all at once and say one message. Milliseconds until all have heard it back.
@@ -225,7 +225,7 @@ fn round_trip(stream: &mut TcpStream) -> Result<()> {
     Ok(())
 }
 
-/// So many clients in all, and so many at a time, each of which connects, says one message, and goes when it has
+/// This many clients in all, and this many at a time, each of which connects, sends one message, and closes when it has
 /// heard it back. How long that takes.
 fn visits(address: SocketAddr, count: usize, at_a_time: usize) -> Result<Duration> {
     let mut watch = Watch::new()?;

@@ -2,7 +2,7 @@
 
 use super::load::Load;
 
-/// One load and what it is judged by.
+/// One load and the figures that it is judged by.
 pub(super) struct Row {
     pub(super) name: &'static str,
     pub(super) title: &'static str,

@@ -163,7 +163,7 @@ impl Dialect for Jmqt {
     }
 }
 
-/// The text of the packet's `id`: it stands after the payload or is at least not inside it.
+/// The text of the packet's `id`, which is after the payload, or at least not inside it.
 fn id_of(packet: &[u8]) -> Option<&[u8]> {
     const KEY: &[u8] = b"\"id\":\"";
     let id = &packet[memmem::rfind(packet, KEY)? + KEY.len()..];

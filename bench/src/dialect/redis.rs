@@ -1,4 +1,4 @@
-//! Redis pub/sub in RESP2. `AUTH default …` stands for authentication: the default user takes any password.
+//! Redis pub/sub in RESP2. `AUTH default …` replaces authentication: the default user accepts any password.
 
 use anyhow::{Context, Result, bail};
 use memchr::memmem;

@@ -122,7 +122,7 @@ fn flood(address: SocketAddr, number: usize, stop: &AtomicBool) -> Result<()> {
     })
 }
 
-/// A retained message with so many bytes of data.
+/// A retained message with this many bytes of data.
 fn retain(address: SocketAddr, bytes: usize) -> Result<()> {
     let stop = AtomicBool::new(false);
     let mut client = Client::connect(address, "retainer", &stop)?;
@@ -140,7 +140,7 @@ fn large_answers(address: SocketAddr, number: usize, stop: &AtomicBool) -> Resul
     Ok(())
 }
 
-/// `sub` to so many channels of this client's own.
+/// `sub` to this many channels of this client.
 fn subscribe(client: &mut Client<'_>, number: usize, channels: usize, persistent: usize) -> Result<()> {
     for first in (0..channels).step_by(500) {
         let channels = first..channels.min(first + 500);
@@ -173,7 +173,7 @@ fn come_and_go(address: SocketAddr, number: usize, stop: &AtomicBool) -> Result<
     subscribe(&mut client, number, SUBSCRIPTIONS, PERSISTENT)
 }
 
-/// A client that is subscribed to so many channels, and away.
+/// A client that is subscribed to this many channels, and absent.
 fn leave_subscribed(address: SocketAddr, channels: usize) -> Result<()> {
     let stop = AtomicBool::new(false);
     let mut client = Client::connect(address, "victim", &stop)?;

@@ -17,7 +17,7 @@ pub(super) struct Measured {
     pub(super) rate: f64,
 }
 
-/// At most this many QoS 1 publishes are on their way at a time.
+/// The most QoS 1 publishes without an acknowledgement at a time.
 const WINDOW: usize = 16;
 /// From one QoS 1 publish to the next: 2,000 a second, which no server is busy with. A publisher that keeps a
 /// processor busy by itself would have to share it, however fair the server is.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
-/// So long one read or write may take before it is looked whether to stop.
+/// The time of one read or write, after which the stop flag is checked.
 const STEP: Duration = Duration::from_millis(200);
 
 pub(super) struct Client<'s> {
@@ -75,7 +75,7 @@ impl<'s> Client<'s> {
         }
     }
 
-    /// Reads and throws away until so many packets have come.
+    /// Reads and discards this many packets.
     pub(super) fn skip(&mut self, packets: usize) -> Result<()> {
         for _ in 0..packets {
             self.next()?;

@@ -102,7 +102,7 @@ impl Heard {
     /// The first number behind `"name":`.
     pub(crate) fn number(&self, name: &str) -> Option<u64> {
         let key = format!("\"{name}\":");
-        // Numbers stand at the beginning; what follows may be long.
+        // Numbers are at the beginning; the rest may be long.
         let start = &self.control[..self.control.len().min(200)];
         let at = memchr::memmem::find(start, key.as_bytes())? + key.len();
         let digits = start[at..].iter().take_while(|byte| byte.is_ascii_digit());
@@ -153,7 +153,7 @@ impl Ear {
         }
     }
 
-    /// One `message`, or `None` for what is none.
+    /// One `message`, or `None` for another reply.
     fn read_value(&mut self) -> Result<Option<Vec<u8>>> {
         let head = self.line()?;
         let Some(count) = head.strip_prefix('*') else { bail!("Redis says {head}") };

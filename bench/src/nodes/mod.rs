@@ -52,7 +52,7 @@ const MOST_SESSIONS: usize = 20_000;
 const MOST_SESSIONS_ELSEWHERE: usize = 4_000_000;
 /// What takes longer has failed.
 const STEP_LIMIT: Duration = Duration::from_secs(180);
-/// So many sessions begin and end on other nodes in the last part of a row.
+/// The number of sessions that begin and end on other nodes in the last part of a row.
 const CHANGES: usize = 20_000;
 const CONNECTING: usize = 32;
 
@@ -210,7 +210,7 @@ fn change(node: &LoneNode, server: u64, nodes: usize) -> Result<()> {
     mouth.say(&voice.say(&all, "\"Leaving\""))
 }
 
-/// What it costs to seal a payload of so many bytes, made up and copied.
+/// The cost of sealing a payload of this size.
 fn seal(voice: &Voice, bytes: usize) -> Duration {
     let (payload, all) = ("x".repeat(bytes), bus::everybody());
     let times = u32::try_from(20_000_000 / (bytes + 1000)).unwrap_or(1);

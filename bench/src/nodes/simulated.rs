@@ -17,9 +17,9 @@ use crate::server::cluster::Common;
 const IN_ONE_PART: usize = 500;
 const ON_THEIR_WAY: u64 = 4;
 const BEAT_EVERY: Duration = Duration::from_secs(1);
-/// The crowd has so many connections to speak by; each node hears by its own.
+/// The number of connections by which the simulated nodes publish; each node has its own to receive.
 const MOUTHS: usize = 8;
-/// How long a node listens in vain: the others' beats come every second.
+/// How long a node waits without a message: the others send heartbeats every second.
 const PATIENCE: Duration = Duration::from_secs(30);
 const STACK_BYTES: usize = 256 << 10;
 
@@ -66,7 +66,7 @@ fn say(mouths: &[Mutex<Mouth>], node: u64, bytes: &[u8]) -> Result<()> {
 }
 
 impl Crowd {
-    /// Starts nodes with so many sessions each; when this returns, all listen.
+    /// Starts nodes with this many sessions each; when this returns, all listen.
     pub(crate) fn start(
         redis: SocketAddr,
         server: u64,
@@ -122,7 +122,7 @@ impl Crowd {
         self.voices.iter().try_for_each(|voice| say(&self.mouths, voice.node, &words(voice)))
     }
 
-    /// Waits until something has happened to so many nodes.
+    /// Waits until something has happened to this many nodes.
     pub(crate) fn wait(&self, nodes: usize, wanted: Event, limit: Duration) -> Result<()> {
         let end = Instant::now() + limit;
         let mut left = nodes;

@@ -5,7 +5,7 @@ use crate::plan::{Pace, Plan, Shape};
 use crate::server::{Kind, Listener};
 use crate::workload::{Metric, Workload};
 
-/// What our server is called where it stands beside peers.
+/// The name of our server in comparisons.
 const OURS: &str = "JMQT";
 const PEERS: [Kind; 3] = [Kind::Redis, Kind::Nats, Kind::Mosquitto];
 

@@ -14,9 +14,9 @@ pub(crate) enum Bound {
 pub(crate) enum Against {
     /// Nothing: the figure itself counts.
     Nothing,
-    /// So many times another contestant's.
+    /// This many times another contestant's.
     Ratio(&'static str),
-    /// So much more than another contestant's.
+    /// This much more than another contestant's.
     Difference(&'static str),
 }
 

@@ -73,7 +73,7 @@ pub(crate) enum Framing {
 /// One packet's text as it came.
 pub(crate) struct Incoming<'a> {
     pub(crate) bytes: &'a [u8],
-    /// The read it came in, if it lies whole in it.
+    /// The read that contains the whole packet, if one does.
     pub(crate) whole: Option<&'a Bytes>,
 }
 
@@ -158,7 +158,7 @@ impl Link {
         self.writing.len()
     }
 
-    /// Writes and reads whatever can be, and returns as soon as there is something to say.
+    /// Writes and reads as much as possible, and returns as soon as there is an event.
     ///
     /// # Cancel safety
     /// What was written is noted, what was read is returned: nothing is lost if the future is dropped.

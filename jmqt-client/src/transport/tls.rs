@@ -36,7 +36,7 @@ pub(crate) fn connector(tls: &TlsConfig) -> Result<TlsConnector, ConnectError> {
         .with_protocol_versions(rustls::DEFAULT_VERSIONS)
         .map_err(|error| unusable(error.to_string()))?;
     let builder = if tls.accept_any_certificate {
-        tracing::warn!("The server's certificate is not checked: anybody can be the server");
+        tracing::warn!("The server's certificate is not checked: any server is accepted");
         builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
     } else {
         builder.with_root_certificates(roots(tls)?)

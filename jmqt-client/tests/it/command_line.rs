@@ -242,7 +242,7 @@ async fn mistakes_are_told_before_anything_is_done() {
         (&["unsub", "news"], "unsub ends the subscription of a client that has a name: --name NAME"),
         (&["sub", "#bob"], "jmqt sub '#me' --name bob"),
         (&["sub", "$time"], "jmqt request '$time'"),
-        (&["pub", "news", "{bad"], "begins like JSON and is none"),
+        (&["pub", "news", "{bad"], "begins like JSON and is not JSON"),
         (&["pub", "news", "[1,"], "--text"),
     ] {
         let (code, printed, error) = said(&run(&server, arguments).await);

@@ -81,7 +81,10 @@ async fn a_line_that_is_no_message_is_told_with_its_number_and_the_others_are_pu
             break;
         }
         let told: Vec<_> = error.lines().collect();
-        assert!(told[0].starts_with("jmqt: line 2: the message begins like JSON and is none: "), "{error}");
+        assert!(
+            told[0].starts_with("jmqt: line 2: the message begins like JSON and is not JSON: "),
+            "{error}"
+        );
         assert!(told[0].ends_with("--text sends it as a string"), "{error}");
         assert!(told[1].starts_with("jmqt: line 4: the message begins like JSON"), "{error}");
         assert!(told[2].starts_with("jmqt: of 4 messages 0 were refused, 2 were not sent"), "{error}");

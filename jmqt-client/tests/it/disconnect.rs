@@ -360,6 +360,6 @@ async fn reconnect_asks_a_connected_server_for_a_sign_of_life() {
     alice.reconnect();
     script.expect(r#"{"hb":{}}"#).await;
     // No answer: the server's own timeout is an hour.
-    assert!(disconnected(&mut events).await.starts_with("nothing came from the server for"));
+    assert!(disconnected(&mut events).await.starts_with("no data from the server for"));
     server.session(3600).await;
 }

@@ -228,6 +228,6 @@ async fn a_dead_server_is_noticed_within_its_timeout() {
     let _script = server.session(3).await;
     // A look at the clock that comes late is forgiven, so a longer silence is never said.
     let reason = disconnected(&mut events).await;
-    assert!(reason.starts_with("nothing came from the server for 3."), "{reason}");
+    assert!(reason.starts_with("no data from the server for 3."), "{reason}");
     server.session(3).await;
 }

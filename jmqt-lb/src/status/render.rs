@@ -1,4 +1,4 @@
-//! What the status page says.
+//! The contents of the status page.
 
 use std::fmt::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -167,7 +167,7 @@ impl Metrics {
             });
             self.family(&format!("backend_{name}"), kind, help, values);
         };
-        // Nobody need be woken for one that was removed: it has no fitness, only connections.
+        // A removed backend has connections, but no state that an alert could be based on.
         family("up", "gauge", "1 if it gets connections.", |view| {
             view.member.as_ref().map(|_| (state(view) == "up").into())
         });
@@ -184,7 +184,7 @@ impl Metrics {
         family(
             "repeated_total",
             "counter",
-            "Connections begun anew, as there was no answer for longer than usual.",
+            "Attempts to connect that were repeated because there was no answer for longer than usual.",
             |view| Some(read(&view.backend.counters.repeated)),
         );
         family("failures_total", "counter", "Connections failed.", |view| {
@@ -202,7 +202,7 @@ impl Metrics {
     }
 }
 
-/// Names of hosts and addresses contain nothing that would have to be escaped.
+/// Names of hosts and addresses contain nothing to escape.
 fn labels(mapping: &Mapping, view: &View) -> String {
     format!(
         "{{mapping=\"{}\",backend=\"{}\",address=\"{}\"}}",

@@ -53,7 +53,9 @@ impl Config {
         let missing = asked_for
             .into_iter()
             .filter(|(_, feature, is_asked_for)| *is_asked_for && !built.contains(&(feature, true)));
-        missing.map(|(key, feature, _)| ConfigError::MissingFeature { key, feature, package: "jmqt-server" }).collect()
+        missing
+            .map(|(key, feature, _)| ConfigError::MissingFeature { key, feature, package: "jmqt-server" })
+            .collect()
     }
 
     fn bad_fields(&self) -> Vec<ConfigError> {

@@ -87,5 +87,5 @@ async fn no_socket_and_no_port_is_nothing_to_listen_on() {
     let folder = tempfile::tempdir().unwrap();
     let builder = Server::builder(configured(&folder)).app(TestApp::new());
     let error = builder.start().await.err().unwrap();
-    assert!(matches!(error, StartError::Config(config::ConfigError::NoListener)), "{error}");
+    assert!(matches!(error, StartError::Config(config::ConfigError::Incomplete { .. })), "{error}");
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::arguments::ConnectionArguments;
 
-/// The connection options of this call, for a shell. Secrets are not among them: a word in capitals stands for each.
+/// The connection options of this call, for a shell. Secrets are replaced by a word in capitals.
 pub(crate) struct Again {
     options: String,
     is_named: bool,

@@ -55,10 +55,10 @@ Examples:
   jmqt pub jobs '{\"sum\":[1,2]}' --wait-reply 5   and print what a client answers to this one
 
 Placeholders of --template: {number} the message's number, {time} the time (RFC 3339, UTC), {ms} milliseconds since
-1970, {random} 16 random hexadecimal digits. In JSON {time} and {random} stand in quotes: '{\"id\":\"{random}\"}'.
+1970, {random} 16 random hexadecimal digits. In JSON put {time} and {random} in quotes: '{\"id\":\"{random}\"}'.
 
 A message that the server refuses is told, and makes the exit code 4, with either QoS. With -l the others are published; a
-line that begins like JSON and is none, such as [INFO] started, is told with its number, and makes the exit code 2.";
+line that begins like JSON and is not JSON, such as [INFO] started, is reported with its number, and makes the exit code 2.";
 
 const P2P_EXAMPLES: &str = "\
 Examples:
@@ -68,7 +68,7 @@ Examples:
 
 const REPLY_EXAMPLES: &str = "\
 Examples:
-  jmqt reply ping pong                                  \"pong\" to whoever publishes on ping
+  jmqt reply ping pong                                  \"pong\" to clients that publish on ping
   jmqt reply '#me' --name echo --template '{data}'      what is sent to echo comes back
   jmqt reply jobs --command 'jq .sum|add'               the data is the command's input, the answer its output
   jmqt pub ping hello --wait-reply 5                    asks
@@ -149,7 +149,7 @@ pub(crate) struct ConnectionArguments {
     /// A file with the token, which is read for each connection
     #[arg(long, global = true, value_name = "FILE", requires = "client_id", conflicts_with = "token")]
     pub(crate) token_file: Option<PathBuf>,
-    /// Whose token it is
+    /// The client that the token belongs to
     #[arg(long, global = true, value_name = "CLIENT")]
     pub(crate) client_id: Option<String>,
     /// Give up after this time
@@ -251,7 +251,7 @@ pub(crate) enum Command {
         /// Replace placeholders in the answer, such as {data}
         #[arg(long)]
         template: bool,
-        /// Send the answer as a JSON string, whatever it looks like
+        /// Send the answer as a JSON string, even if it looks like JSON
         #[arg(long)]
         text: bool,
         /// QoS of the answers: 0, or 1 for stored ones
@@ -359,7 +359,7 @@ pub(crate) enum Shell {
 
 #[derive(Debug, Args)]
 pub(crate) struct Input {
-    /// The message: JSON, or any other text, which is sent as a JSON string. Text that begins like JSON and is none is
+    /// The message: JSON, or any other text, which is sent as a JSON string. Text that begins like JSON and is not JSON is
     /// refused, unless --text says that it is meant
     #[arg(required_unless_present_any = ["lines", "file", "stdin", "clear"])]
     pub(crate) message: Option<String>,
@@ -372,7 +372,7 @@ pub(crate) struct Input {
     /// The message is standard input, all of it
     #[arg(short, long, conflicts_with = "message")]
     pub(crate) stdin: bool,
-    /// Send the message as a JSON string, whatever it looks like
+    /// Send the message as a JSON string, even if it looks like JSON
     #[arg(long)]
     pub(crate) text: bool,
     /// Replace placeholders in the message, such as {number}

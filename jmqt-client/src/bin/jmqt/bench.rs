@@ -16,7 +16,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::{Failure, Output, channel, random_name, second};
 
-/// What has not arrived after so long without any arrival is lost, and holds nobody up.
+/// After this time without an arrival, missing messages count as lost.
 const STALL: Duration = Duration::from_secs(1);
 /// Connections that may be in the making at a time.
 const CONNECTING: usize = 100;

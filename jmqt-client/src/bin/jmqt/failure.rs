@@ -129,7 +129,7 @@ impl From<ConfigError> for Failure {
 }
 
 impl From<std::io::Error> for Failure {
-    /// Whoever reads the output may have had enough: that is no failure.
+    /// The reader of the output may have closed it: that is not a failure.
     fn from(error: std::io::Error) -> Self {
         if error.kind() == std::io::ErrorKind::BrokenPipe {
             return Self { message: String::new(), code: 0, refusal: None };

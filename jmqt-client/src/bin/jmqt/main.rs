@@ -63,7 +63,7 @@ async fn main() -> ExitCode {
             if !failure.message.is_empty() {
                 note(format_args!("{}", failure.message));
                 if output.json {
-                    // Whoever reads it may have gone.
+                    // The reader may have closed it.
                     let _ = writeln!(std::io::stdout(), "{}", failure.json());
                 }
             }
@@ -135,7 +135,7 @@ async fn interrupted() -> Result<(), Failure> {
 
 /// Says something on standard error that is not the command's result.
 pub(crate) fn note(words: std::fmt::Arguments<'_>) {
-    // Whoever reads it may have gone.
+    // The reader may have closed it.
     let _ = writeln!(std::io::stderr(), "jmqt: {words}");
 }
 
@@ -302,7 +302,7 @@ fn show_packet(direction: Direction, packet: &str) {
         Direction::Received => '<',
     };
     let line = terminal::noted(format!("{} {sign} {packet}", terminal::now()));
-    // Whoever reads it may have gone.
+    // The reader may have closed it.
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 

@@ -14,7 +14,7 @@ pub(crate) async fn run(config: Config, count: u64, interval: u64, output: Outpu
     let (sender, receiver) =
         (Client::connect(config.clone()).await?, Client::connect(second(config)?).await?);
     let target = ChannelName::of_client(&receiver.connected().await?);
-    // Other messages of this client are none of ping's business.
+    // Ignore other messages of this client.
     let mut pushes = receiver.pushes().acknowledge_by_hand();
     let mut times = Vec::new();
     for number in 1..=count {

@@ -265,7 +265,7 @@ impl Sender<'_> {
         }
         if unsent > 0 {
             words.push_str(&format!(
-                ", {unsent} were not sent because they begin like JSON and are none, or are too large"
+                ", {unsent} were not sent because they begin like JSON and are not JSON, or are too large"
             ));
         }
         Err(match (refused, lost) {
@@ -276,7 +276,7 @@ impl Sender<'_> {
     }
 }
 
-/// [`message`] of a template whose placeholders have been replaced: a mistake is only understood if that is shown.
+/// [`message`] of a template whose placeholders have been replaced: an error shows the result, or it could not be understood.
 pub(crate) fn filled_message(channel: ChannelName, text: String, is_text: bool) -> Result<Publish, Failure> {
     let start = start_of(&text);
     message(channel, text, is_text)
@@ -298,7 +298,8 @@ impl Output {
     }
 }
 
-/// JSON as it stands; any other text as a JSON string. What begins like JSON and is none is a mistake, unless it `is_text`.
+/// JSON unchanged; any other text as a JSON string. Text that begins like JSON and is not JSON is a mistake, unless it
+/// `is_text`.
 pub(crate) fn message(channel: ChannelName, text: String, is_text: bool) -> Result<Publish, Failure> {
     let as_string =
         |channel| Publish::json(channel, text.trim_end_matches(['\r', '\n'])).map_err(Failure::new);
@@ -308,7 +309,7 @@ pub(crate) fn message(channel: ChannelName, text: String, is_text: bool) -> Resu
     match Publish::raw(channel.clone(), text.as_str()) {
         Ok(message) => Ok(message),
         Err(error) if text.trim_start().starts_with(['{', '[', '"']) => Err(Failure::usage(format!(
-            "the message begins like JSON and is none: {error}. --text sends it as a string"
+            "the message begins like JSON and is not JSON: {error}; --text sends it as a string"
         ))),
         Err(_) => as_string(channel),
     }

@@ -21,7 +21,7 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(30);
 pub(crate) struct Wanted {
     pub(crate) channel: String,
     pub(crate) answer: Answer,
-    /// Send it as a JSON string, whatever it looks like.
+    /// Send it as a JSON string, even if it looks like JSON.
     pub(crate) is_text: bool,
     pub(crate) qos: u8,
     pub(crate) count: Option<u64>,

@@ -13,7 +13,7 @@ use crate::{Failure, Output, channel, note};
 
 /// How often lost messages are looked for.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// What stands for the client's own point-to-point channel.
+/// The word for the client's own point-to-point channel.
 const OWN: [&str; 2] = ["#me", "#"];
 
 pub(crate) struct Wanted {
@@ -237,7 +237,7 @@ impl Shown {
     }
 }
 
-/// What stands behind a percent sign is replaced; a letter without a meaning stays as it is.
+/// Replaces letters behind a percent sign; an unknown letter stays as it is.
 fn formatted(format: &str, push: &Push) -> String {
     let mut text = String::new();
     let mut rest = format.chars();
