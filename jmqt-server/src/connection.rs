@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::ops::ControlFlow;
 
 /// How a client is connected.
 ///
@@ -68,6 +69,12 @@ pub struct ConnectionInfo {
     /// Which of the four listeners it came to.
     pub protocol: Protocol,
 }
+
+/// What became of something that may end the connection: `Break` does.
+pub(crate) type Flow<T = ()> = ControlFlow<CloseReason, T>;
+
+/// The connection goes on.
+pub(crate) const CONTINUE: Flow = ControlFlow::Continue(());
 
 /// Why a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -91,11 +91,11 @@ mod connection;
 mod context;
 mod counters;
 mod disconnect;
-mod dispatch;
 mod exit;
 mod handle;
 mod hub;
 mod json;
+mod language;
 mod listener;
 mod log_limit;
 mod message;
@@ -106,6 +106,7 @@ pub mod prelude;
 #[cfg(test)]
 mod rooms;
 mod run;
+mod serve;
 mod server;
 mod session;
 #[doc(hidden)] // public for the tests of this repository alone: it changes without notice

@@ -142,15 +142,7 @@ impl Server {
             }
             None => (None, None),
         };
-        let hub = Hub::new(
-            context,
-            Arc::clone(&store),
-            Arc::clone(&bus),
-            queue,
-            Arc::clone(&janitor),
-            cluster,
-            stored,
-        );
+        let hub = Hub::new(context, Arc::clone(&store), bus, queue, Arc::clone(&janitor), cluster, stored);
         let hub = Arc::new(hub);
         let handle = ServerHandle::new(Arc::clone(&hub));
         let port = |wanted| {
@@ -167,7 +159,7 @@ impl Server {
         // In a cluster it takes a while to know who is dead.
         let orphans = match joining {
             Some(_) => None,
-            None => Some(Orphans::claim(&shared, &*store).await?),
+            None => Some(Orphans::claim(&shared.hub).await?),
         };
         // Nothing fails from here on, so nothing is left running by a start that does.
         let stop_janitor = CancellationToken::new();
@@ -179,7 +171,7 @@ impl Server {
         let (membership, arrivals) = match joining {
             Some((cluster, events, tasks)) => {
                 let (membership, arrivals) =
-                    Membership::start(&shared, &stop_listening, bus, cluster, events, tasks).await;
+                    Membership::start(&shared, &stop_listening, cluster, events, tasks).await;
                 (Some(membership), Some(arrivals))
             }
             None => (None, None),
@@ -210,8 +202,8 @@ impl Server {
             spread: if config.spread_drain { config.drain } else { Duration::ZERO },
         };
         if let Some(orphans) = orphans {
-            let (shared, store) = (Arc::clone(&server.shared), Arc::clone(&server.store));
-            server.shared.tasks.spawn(orphans.notify(shared, store, server.stop_listening.clone()));
+            let notifying = orphans.notify(Arc::clone(&server.shared), server.stop_listening.clone());
+            server.shared.tasks.spawn(notifying);
         }
         server.listen(listeners);
         Ok(server)

@@ -181,6 +181,17 @@ impl Cluster {
         (cluster, ClusterTasks { registrar: registrar_task, arrivals: arrived, orphans: orphaned })
     }
 
+    /// Keeps the link to other nodes until it is told to stop.
+    pub(crate) fn run_bus(&self, stop: CancellationToken) -> impl Future<Output = ()> + Send + use<> {
+        let bus = Arc::clone(&self.bus);
+        async move { bus.run(stop).await }
+    }
+
+    /// Waits until other nodes can be reached.
+    pub(crate) async fn bus_is_up(&self) {
+        self.bus.up().await;
+    }
+
     /// Serves the cluster until it is told to stop. Each part is a task of its own: none waits for another,
     /// least of all the signs of life.
     pub(crate) async fn run(

@@ -22,7 +22,8 @@ use crate::admission::{AddressKey, ConnectionPermit, Refusal};
 use crate::connection::{ConnectionInfo, Protocol};
 use crate::context::Shared;
 use crate::log_limit::LogLimit;
-use crate::session::{Accepted, Session};
+use crate::serve::Connection;
+use crate::session::Accepted;
 use crate::tls::{Certificates, TlsAcceptor};
 
 use proxy::HeaderError;
@@ -369,9 +370,9 @@ impl Newcomer {
 
     fn begin_session(self, accepted: Accepted) {
         let Self { shared, info, permit, accepted_at } = self;
-        let session = Session::new(Arc::clone(&shared), info, accepted, accepted_at);
-        let permit = permit.occupy(session.outbox());
-        shared.tasks.spawn(session.run(permit));
+        let connection = Connection::new(Arc::clone(&shared), info, accepted, accepted_at);
+        let permit = permit.occupy(connection.outbox());
+        shared.tasks.spawn(connection.run(permit));
     }
 }
 

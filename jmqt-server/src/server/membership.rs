@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::join;
 use super::orphans::{AT_A_TIME, notify};
 use super::supervise::{fail, supervise};
-use crate::bus::{Bus, BusEvents};
+use crate::bus::BusEvents;
 use crate::context::Shared;
 use crate::hub::{Arrival, Cluster, ClusterTasks, Orphan};
 
@@ -35,16 +35,12 @@ impl Membership {
     pub(super) async fn start(
         shared: &Arc<Shared>,
         stop_listening: &CancellationToken,
-        bus: Arc<dyn Bus>,
         cluster: Arc<Cluster>,
         events: BusEvents,
         tasks: ClusterTasks,
     ) -> (Self, mpsc::Receiver<Arrival>) {
         let (stop, stop_bus) = (CancellationToken::new(), CancellationToken::new());
-        let run_bus = {
-            let (bus, stop) = (Arc::clone(&bus), stop_bus.clone());
-            async move { bus.run(stop).await }
-        };
+        let (bus, run_bus) = (Arc::clone(&cluster), cluster.run_bus(stop_bus.clone()));
         let hub = Arc::clone(&shared.hub);
         let membership = Self {
             orphans: {
@@ -70,7 +66,7 @@ impl Membership {
             stop,
             stop_bus,
         };
-        if timeout(FIRST_LINK, bus.up()).await.is_err() {
+        if timeout(FIRST_LINK, bus.bus_is_up()).await.is_err() {
             tracing::warn!(target: "jmqt::bus", "Redis cannot be reached yet: starting without other nodes");
         }
         (membership, tasks.arrivals)
@@ -104,7 +100,7 @@ async fn notify_orphans(
             if !cluster.is_claimed(&orphan.session).await {
                 return;
             }
-            notify(shared, &*shared.hub.store, &orphan.session.row).await;
+            notify(shared, &orphan.session.row).await;
             drop(orphan.mark);
             let _ = orphan.done.send(()); // whoever waited may have given up
         }

@@ -3,20 +3,18 @@
 //! They are claimed before the server listens, so that a `conn` of one of their clients waits until its
 //! old session has been told of; the notifiers themselves run while other clients connect.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt, stream};
-use jmqt_protocol::ClientId;
 use tokio_util::sync::CancellationToken;
 
-use crate::bus::connection_info;
 use crate::connection::{CloseReason, ConnectionInfo, Protocol};
 use crate::context::Shared;
-use crate::hub::Claim;
-use crate::store::{SessionRow, Store, StoreError};
+use crate::hub::{Claim, Hub, claim_orphans, forget_orphan, orphan_connection};
+use crate::serve::notify_close;
+use crate::store::{SessionRow, StoreError};
 use crate::validators::CloseNotice;
 
 /// So many notifiers run at a time.
@@ -30,30 +28,23 @@ pub(super) struct Orphans(Vec<(Claim, Vec<SessionRow>)>);
 
 impl Orphans {
     /// Takes them over from whatever process left them behind.
-    pub(super) async fn claim(shared: &Shared, store: &dyn Store) -> Result<Self, StoreError> {
-        let sessions = store.claim_orphans(&shared.hub.janitor.node).await?;
-        if !sessions.is_empty() {
-            tracing::info!(target: "jmqt::session", sessions = sessions.len(), "ending sessions that were left behind");
+    pub(super) async fn claim(hub: &Hub) -> Result<Self, StoreError> {
+        let orphans = claim_orphans(hub).await?;
+        let sessions: usize = orphans.iter().map(|(_, sessions)| sessions.len()).sum();
+        if sessions > 0 {
+            tracing::info!(target: "jmqt::session", sessions, "ending sessions that were left behind");
         }
-        let mut by_client: HashMap<ClientId, Vec<SessionRow>> = HashMap::new();
-        for session in sessions {
-            by_client.entry(session.client.clone()).or_default().push(session);
-        }
-        let mut claimed = Vec::with_capacity(by_client.len());
-        for (client, sessions) in by_client {
-            claimed.push((shared.hub.connections.claim(&client, None).await, sessions));
-        }
-        Ok(Self(claimed))
+        Ok(Self(orphans))
     }
 
     /// Runs the notifiers. Told to stop, it finishes those that are running; the next start does the rest.
-    pub(super) async fn notify(self, shared: Arc<Shared>, store: Arc<dyn Store>, stop: CancellationToken) {
+    pub(super) async fn notify(self, shared: Arc<Shared>, stop: CancellationToken) {
         let notifying = stream::iter(self.0).take_until(stop.cancelled_owned());
         let each = notifying.for_each_concurrent(AT_A_TIME, |(claim, sessions)| {
-            let (shared, store) = (&shared, &store);
+            let shared = &shared;
             async move {
                 for session in sessions {
-                    notify(shared, &**store, &session).await;
+                    notify(shared, &session).await;
                 }
                 drop(claim);
             }
@@ -63,17 +54,17 @@ impl Orphans {
 }
 
 /// Runs the close notifier of one session, and takes it out of the store.
-pub(super) async fn notify(shared: &Arc<Shared>, store: &dyn Store, session: &SessionRow) {
+pub(super) async fn notify(shared: &Shared, session: &SessionRow) {
     let client = &session.client;
-    let info = connection_info(&session.protocol, &session.address).unwrap_or_else(|| {
+    let info = orphan_connection(session).unwrap_or_else(|| {
         tracing::warn!(target: "jmqt::session", %client, "the store does not tell where this session came from");
         ConnectionInfo { remote: SocketAddr::from(([0, 0, 0, 0], 0)), protocol: Protocol::Socket }
     });
     let notice = CloseNotice::new(info, client, CloseReason::ServerDied, &shared.handle, None.into());
-    shared.notify_close(&notice).await;
+    notify_close(shared, &notice).await;
     // It has been told of, which must not happen again: a store that is away is waited for.
     let mut is_first = true;
-    while let Err(error) = store.orphan_closed(session).await {
+    while let Err(error) = forget_orphan(&shared.hub, session).await {
         if shared.admission.closing.is_cancelled() {
             tracing::error!(target: "jmqt::session", %client, %error, "the next start will end this session again");
             return;

@@ -15,7 +15,7 @@ thread_local! {
 }
 
 /// A buffer on loan, given back when it is dropped.
-pub(super) struct ReadBuffer(Box<[u8]>);
+pub(crate) struct ReadBuffer(Box<[u8]>);
 
 /// How large the next read should be, judged by the last one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -50,7 +50,7 @@ impl ReadBuffer {
         &mut self.0
     }
 
-    pub(super) fn filled(&self, length: usize) -> &[u8] {
+    pub(crate) fn filled(&self, length: usize) -> &[u8] {
         &self.0[..length]
     }
 }

@@ -5,7 +5,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::tcp::OwnedReadHalf;
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::buffer::{ReadBuffer, ReadSize};
 use crate::outbox::Outbox;
@@ -22,7 +23,24 @@ pub(crate) enum Io {
     },
 }
 
+/// A socket on which everything below the language has been agreed.
+pub(crate) enum Accepted {
+    Plain(TcpStream),
+    Tls(Box<TlsStream>),
+}
+
 impl Io {
+    /// Also returns what the outbox writes to by itself.
+    pub(super) fn new(accepted: Accepted) -> (Self, Option<OwnedWriteHalf>) {
+        match accepted {
+            Accepted::Plain(stream) => {
+                let (reading, writing) = stream.into_split();
+                (Self::Plain(reading), Some(writing))
+            }
+            Accepted::Tls(stream) => (Self::Tls { stream, unflushed: false }, None),
+        }
+    }
+
     /// Whether [`poll_drain`](Self::poll_drain) has something to do although the outbox is empty.
     pub(super) fn is_unflushed(&self) -> bool {
         matches!(self, Self::Tls { unflushed: true, .. })
@@ -40,6 +58,11 @@ impl Io {
             Self::Plain(stream) => poll_read_into(stream, cx, size),
             Self::Tls { stream, .. } => poll_read_into(stream, cx, size),
         }
+    }
+
+    /// Waits for bytes, and throws them away. Returns their number.
+    pub(crate) fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.poll_read(cx, ReadSize::Large).map_ok(|(_, length)| length)
     }
 
     /// Writes what waits in the outbox; ready when nothing is left.

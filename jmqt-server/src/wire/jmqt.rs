@@ -36,14 +36,32 @@ pub(crate) struct Receipt {
 }
 
 impl Receipt {
-    /// Of a `pub` with this id.
-    pub(crate) fn of_jmqt(id: Option<&str>) -> Self {
-        Self { id: id.map(Into::into) }
-    }
-
     /// What it takes in memory beside itself.
     pub(crate) fn bytes(&self) -> usize {
         self.id.as_ref().map_or(0, |id| id.len())
+    }
+}
+
+/// The same as long as the publish is looked at.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ReceiptRef<'a> {
+    id: Option<&'a str>,
+}
+
+impl<'a> ReceiptRef<'a> {
+    /// Of a `pub` with this id.
+    pub(crate) const fn of_jmqt(id: Option<&'a str>) -> Self {
+        Self { id }
+    }
+
+    /// Whether the client would know which publish an answer is to.
+    pub(crate) const fn can_be_answered(self) -> bool {
+        self.id.is_some()
+    }
+
+    /// A receipt for longer.
+    pub(crate) fn kept(self) -> Receipt {
+        Receipt { id: self.id.map(Into::into) }
     }
 }
 

@@ -10,7 +10,7 @@ mod pushes;
 use crate::transport::Framing;
 
 pub(crate) use ids::IdSpace;
-pub(crate) use jmqt::{Receipt, RetainedPieces, framed, receipt, retained};
+pub(crate) use jmqt::{Receipt, ReceiptRef, RetainedPieces, framed, receipt, retained};
 pub(crate) use pushes::{LoggedPushes, Pushes, PushesBuilder};
 
 /// What the bytes of a client look like: its language, and how its packets are told apart.

@@ -1,0 +1,72 @@
+//! Answers: appended to the outbox, shown to operators.
+
+use std::borrow::Cow;
+
+use jmqt_protocol::{
+    AuthAck, AuthOutcome, ConnAck, Echo, Packet, PacketType, PubAck, Qos, StatusCode, SubAck, UnsubAck,
+};
+
+use crate::packet_trace;
+use crate::session::Session;
+use crate::wire;
+
+/// Appends a packet to the outbox; it is written at the end of the batch.
+pub(super) fn answer(session: &mut Session, packet: &Packet<'_>) {
+    log_refusal(session, packet);
+    let framed = framed(session, packet);
+    let is_full = session.outbox.answer(framed);
+    session.answered(is_full);
+}
+
+/// A packet as this client gets it. It will be sent.
+pub(super) fn framed(session: &Session, packet: &Packet<'_>) -> Vec<u8> {
+    packet_trace::sent(session.name(), packet);
+    wire::framed(session.outbox.form, packet)
+}
+
+/// Shows an operator why a client does not get on. Publishes are shown where they are refused: not all are answered.
+fn log_refusal(session: &Session, packet: &Packet<'_>) {
+    if !tracing::enabled!(target: "jmqt::session", tracing::Level::DEBUG) {
+        return;
+    }
+    let (status, channel) = match packet {
+        Packet::AuthAck(AuthAck { outcome: AuthOutcome::Refused { status, .. } }) => (*status, None),
+        Packet::ConnAck(ack) => (ack.status, None),
+        Packet::SubAck(ack) => (ack.status, ack.channel.as_deref()),
+        Packet::UnsubAck(ack) => (ack.status, ack.channel.as_deref()),
+        _ => return,
+    };
+    if !status.is_ok() {
+        let kind = packet.packet_type().as_str().trim_end_matches("Ack");
+        tracing::debug!(target: "jmqt::session", client = session.name(), remote = %session.info.remote, channel, ?status, "refused: {kind}");
+    }
+}
+
+/// A known type with an unusable field is told so, with whatever could be read (2.5). Before
+/// `conn` nothing but `auth` and `conn` is answered (2.1).
+pub(super) fn answer_bad_field(session: &mut Session, kind: PacketType, problem: &str, echo: &Echo) {
+    if session.member.is_none() && !matches!(kind, PacketType::Auth | PacketType::Conn) {
+        return;
+    }
+    let status = StatusCode::INVALID_PACKET;
+    let channel = echo.channel.as_deref().map(Cow::Borrowed);
+    let packet = match kind {
+        PacketType::Auth => {
+            let outcome = AuthOutcome::Refused { status, message: problem.into() };
+            Packet::AuthAck(AuthAck { outcome })
+        }
+        PacketType::Conn => {
+            Packet::ConnAck(ConnAck { status, timeout_seconds: None, remembers_publishes: false })
+        }
+        PacketType::Sub => Packet::SubAck(SubAck { status, channel }),
+        PacketType::Unsub => Packet::UnsubAck(UnsubAck { status, channel }),
+        // A QoS 0 publish is answered only if it has an id.
+        PacketType::Pub if echo.id.is_none() && echo.qos == Qos::AtMostOnce => return,
+        PacketType::Pub => {
+            let id = echo.id.as_deref().map(Cow::Borrowed);
+            Packet::PubAck(PubAck { status, id, data: None })
+        }
+        _ => return,
+    };
+    answer(session, &packet);
+}

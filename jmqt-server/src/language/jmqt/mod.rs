@@ -1,0 +1,130 @@
+//! JMQT: from packet text to the handler of its type.
+//!
+//! A handler reads a packet, calls a verb of the session, and answers. Nothing here knows sockets, databases or validators.
+
+mod answer;
+mod auth;
+mod conn;
+mod goodbye;
+mod publish;
+mod sub;
+
+use std::ops::ControlFlow;
+
+use jmqt_protocol::{DecodeError, Packet, PushAck, decode};
+
+use crate::connection::{CONTINUE, Flow};
+use crate::context::Shared;
+use crate::packet_trace;
+use crate::session::{Member, Session, cost, verbs};
+
+use answer::{answer, answer_bad_field};
+use auth::handle_auth;
+use conn::{handle_conn, handle_conn_again};
+use publish::handle_pub;
+use sub::{handle_sub, handle_unsub};
+
+pub(crate) use goodbye::goodbye;
+
+/// A packet of more bytes than this can take a thread for a while: up to 10 ns a byte, if it is made of tiny members.
+const LONG_PACKET: usize = 64 * 1024;
+
+/// Handles one packet text.
+pub(crate) async fn handle(shared: &Shared, session: &mut Session, text: &[u8]) -> Flow {
+    let Ok(text) = std::str::from_utf8(text) else {
+        return session.bad_packet(&"it is not UTF-8");
+    };
+    let decoded = match text.len() > LONG_PACKET {
+        false => decode(text),
+        true => Box::pin(decode_long(shared, session, text)).await?,
+    };
+    if packet_trace::is_on()
+        && let Ok(packet) = &decoded
+    {
+        packet_trace::received(session.name(), session.info.remote, packet, text.len());
+    }
+    match decoded {
+        // By far the most, and as few moves as possible for them.
+        Ok(Packet::Pub(publish)) if let Some(member) = &session.member => {
+            let client = member.client.clone();
+            session.good_packet();
+            handle_pub(shared, session, &client, &publish).await
+        }
+        Ok(Packet::PushAck(ack)) if session.member.is_some() => {
+            session.good_packet();
+            handle_push_ack(shared, session, &ack)
+        }
+        Ok(packet) => Box::pin(handle_packet(shared, session, packet)).await,
+        Err(error) => {
+            if let DecodeError::BadField { kind, problem, echo } = &error {
+                answer_bad_field(session, *kind, problem, echo);
+            }
+            session.bad_packet(&error)
+        }
+    }
+}
+
+/// Long packets take turns, and not all threads are at them: many clients that send them hold up each other and
+/// nobody else.
+async fn decode_long<'t>(
+    shared: &Shared,
+    session: &mut Session,
+    text: &'t str,
+) -> Flow<Result<Packet<'t>, DecodeError>> {
+    let _turn = session.wait(shared.long_packets.acquire()).await?;
+    session.spend(cost::LOOK);
+    ControlFlow::Continue(decode(text))
+}
+
+async fn handle_packet(shared: &Shared, session: &mut Session, packet: Packet<'_>) -> Flow {
+    session.begin_request().await;
+    match session.member.clone() {
+        Some(member) => handle_in_session(shared, session, member, packet).await,
+        None => handle_before_conn(shared, session, packet).await,
+    }
+}
+
+/// The packets of a session that are not its daily bread.
+async fn handle_in_session(
+    shared: &Shared,
+    session: &mut Session,
+    member: Member,
+    packet: Packet<'_>,
+) -> Flow {
+    let kind = packet.packet_type();
+    let client = &member.client;
+    let flow = match packet {
+        Packet::Hb => {
+            answer(session, &Packet::HbAck);
+            CONTINUE
+        }
+        Packet::Sub(sub) => handle_sub(shared, session, client, sub).await,
+        Packet::Unsub(unsub) => handle_unsub(shared, session, client, unsub).await,
+        Packet::Auth(auth) => handle_auth(shared, session, auth).await,
+        Packet::Conn(conn) => handle_conn_again(shared, session, client, &conn),
+        Packet::Disconn(_) => verbs::leave(shared, session, client).await,
+        _ => return session.bad_packet(&format_args!("a client does not send {kind}")),
+    };
+    session.good_packet();
+    flow
+}
+
+/// Before `conn` has succeeded only `auth` and `conn` are answered (2.1).
+async fn handle_before_conn(shared: &Shared, session: &mut Session, packet: Packet<'_>) -> Flow {
+    let flow = match packet {
+        Packet::Auth(auth) => handle_auth(shared, session, auth).await,
+        Packet::Conn(conn) => handle_conn(shared, session, conn).await,
+        other => {
+            let kind = other.packet_type();
+            return session.bad_packet(&format_args!("{kind} before conn"));
+        }
+    };
+    session.good_packet();
+    flow
+}
+
+/// `pushAck` (§7.n, protocol.md 2.14), whatever its status: the client has had the message.
+fn handle_push_ack(shared: &Shared, session: &Session, ack: &PushAck<'_>) -> Flow {
+    verbs::acknowledge(shared, session, session.outbox.context.ids.parse(&ack.id));
+    CONTINUE
+}

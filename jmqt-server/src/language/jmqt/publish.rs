@@ -1,0 +1,112 @@
+//! `pub` (§7.k, §9.a, §9.d, protocol.md 2.5, 2.8, 2.10, 2.19, 2.23).
+
+use std::borrow::Cow;
+
+use jmqt_protocol::{ChannelKind, ChannelName, ClientId, Packet, Payload, Pub, PubAck, Qos, StatusCode};
+
+use super::answer::answer;
+use crate::connection::{CONTINUE, Flow};
+use crate::context::Shared;
+use crate::session::verbs::{Publication, parse_number};
+use crate::session::{Session, verbs};
+use crate::wire::ReceiptRef;
+
+/// The longest packet id that is taken (protocol.md 2.8).
+const MAX_ID_BYTES: usize = 256;
+
+pub(super) async fn handle_pub(
+    shared: &Shared,
+    session: &mut Session,
+    client: &ClientId,
+    publish: &Pub<'_>,
+) -> Flow {
+    let name = publish.channel.trim();
+    let channel = match session.channel_named(name) {
+        Some(channel) => channel.clone(),
+        None => match ChannelName::parse(name) {
+            Ok(channel) => channel,
+            Err(_) => return refuse(shared, session, client, publish, StatusCode::INVALID_CHANNEL).await,
+        },
+    };
+    if channel.kind() == ChannelKind::Control {
+        return Box::pin(handle_control(shared, session, client, &channel, publish)).await;
+    }
+    let Ok(number) = number(session, publish) else {
+        return refuse(shared, session, client, publish, StatusCode::INVALID_PACKET).await;
+    };
+    let publication = Publication {
+        data: publish.data.unwrap_or(Payload::NULL),
+        qos: publish.qos,
+        retain: publish.retain,
+        receipt: ReceiptRef::of_jmqt(publish.id.as_deref()),
+        number,
+    };
+    match verbs::publish(shared, session, client, channel, publication).await? {
+        Ok(()) => CONTINUE,
+        Err(status) => refuse(shared, session, client, publish, status).await,
+    }
+}
+
+/// `pub` to a control channel (2.19).
+async fn handle_control(
+    shared: &Shared,
+    session: &mut Session,
+    client: &ClientId,
+    channel: &ChannelName,
+    publish: &Pub<'_>,
+) -> Flow {
+    session.begin_request().await;
+    let Some(id) = publish.id.as_deref().filter(|id| id.len() <= MAX_ID_BYTES) else {
+        let status = StatusCode::INVALID_PACKET;
+        answer(session, &Packet::PubAck(PubAck { status, id: None, data: None }));
+        return CONTINUE;
+    };
+    let reply = verbs::control(shared, session, client, channel, publish.data).await?;
+    answer(
+        session,
+        &Packet::PubAck(PubAck {
+            status: reply.status,
+            id: Some(Cow::Borrowed(id)),
+            data: reply.data.as_deref().map(Payload::trust),
+        }),
+    );
+    CONTINUE
+}
+
+/// Answers a publish that is not carried out: a QoS 0 one only if it has an id (2.5).
+async fn refuse(
+    shared: &Shared,
+    session: &mut Session,
+    client: &ClientId,
+    publish: &Pub<'_>,
+    status: StatusCode,
+) -> Flow {
+    tracing::debug!(target: "jmqt::session", client = session.name(), remote = %session.info.remote, channel = &*publish.channel, ?status, "refused: pub");
+    if publish.qos == Qos::AtMostOnce && publish.id.is_none() {
+        return CONTINUE;
+    }
+    // One that is too long is not sent back: it could be as long as a packet.
+    let id = publish.id.as_deref().filter(|id| id.len() <= MAX_ID_BYTES);
+    if publish.qos == Qos::AtLeastOnce
+        && verbs::refuse_in_order(shared, session, client, ReceiptRef::of_jmqt(id), status).await?
+    {
+        return CONTINUE;
+    }
+    let id = id.map(Cow::Borrowed);
+    answer(session, &Packet::PubAck(PubAck { status, id, data: None }));
+    CONTINUE
+}
+
+/// A QoS 1 publish has no id, or it is not the number that it has to be; or the id is too long.
+struct UnusableId;
+
+/// The number of a publish that is to be taken once (2.23).
+fn number(session: &Session, publish: &Pub<'_>) -> Result<Option<u64>, UnusableId> {
+    match (publish.qos, publish.id.as_deref()) {
+        (_, Some(id)) if id.len() > MAX_ID_BYTES => Err(UnusableId),
+        (Qos::AtMostOnce, _) => Ok(None),
+        (Qos::AtLeastOnce, None) => Err(UnusableId),
+        (Qos::AtLeastOnce, Some(_)) if session.publisher.is_none() => Ok(None),
+        (Qos::AtLeastOnce, Some(id)) => parse_number(id).map(Some).ok_or(UnusableId),
+    }
+}

@@ -1,0 +1,194 @@
+//! The end of a connection: the last bytes, the tables, the notifiers (§9.f, protocol.md 2.16).
+
+use std::future::poll_fn;
+use std::ops::ControlFlow;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use jmqt_core::DisconnectCode;
+use tokio::time::timeout;
+
+use crate::connection::{CloseReason, ConnectionInfo, Flow};
+use crate::context::Shared;
+use crate::disconnect::Disconnect;
+use crate::language::jmqt;
+use crate::log_limit::log_limited;
+use crate::outbox::Outbox;
+use crate::session::{Io, Member, Remains, Session};
+use crate::transport::{CloseCode, Decoder, TransportError};
+use crate::validators::{Asked, Attached, CloseNotice, asking, let_go, poll_contained, poll_guarded};
+
+/// How long the last bytes may take to leave.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a client that leaves waits for the `pubAck`s of its publishes.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long, and for how many reads, what the client still sends is read and thrown away.
+const LINGER_TIMEOUT: Duration = Duration::from_millis(500);
+const LINGER_READS: usize = 64;
+
+/// Ends the connection, even if something panics on the way. Returns the socket if the client may not have read yet what it
+/// was told: [`linger`] is for the caller, who keeps less in memory meanwhile than this does.
+pub(super) async fn end(
+    shared: Arc<Shared>,
+    decoder: Decoder,
+    session: Session,
+    reason: CloseReason,
+) -> Option<Io> {
+    let (outbox, member) = (Arc::clone(&session.outbox), session.member.clone());
+    let mut closing = pin!(Some(close(&shared, decoder, session, reason)));
+    let message = match poll_fn(|cx| poll_contained(closing.as_mut(), cx)).await {
+        Ok(lingering) => return lingering,
+        Err(message) => message,
+    };
+    tracing::error!(target: "jmqt::session", message, "the end of a connection panicked; clearing the tables");
+    outbox.close(reason);
+    outbox.release_socket();
+    let mut clearing = pin!(Some(shared.hub.close_tables(&outbox)));
+    drop(poll_fn(|cx| poll_contained(clearing.as_mut(), cx)).await);
+    if let Some(Member { client, generation }) = member {
+        // Not as notified: if the close notifier has not run, the next start or another node runs it.
+        shared.hub.close_session(&client, generation, true, false).await;
+    }
+    None
+}
+
+/// Ends the connection. Every way out leads through here, once.
+async fn close(
+    shared: &Shared,
+    mut decoder: Decoder,
+    mut session: Session,
+    reason: CloseReason,
+) -> Option<Io> {
+    let client = session.name().to_owned();
+    tracing::debug!(target: "jmqt::session", client, remote = %session.info.remote, %reason, "closing");
+    if matches!(reason, CloseReason::Disconnected | CloseReason::ClosedByClient) {
+        settle(&mut session).await;
+    }
+    session.outbox.close(reason);
+    say_goodbye(&mut decoder, &session, reason);
+    drop(decoder);
+    let was_told = send_last_bytes(shared, &mut session, reason).await;
+    let (info, outbox) = (session.info, Arc::clone(&session.outbox));
+    let Remains { member, attached, io } = session.into_remains();
+    outbox.release_socket();
+    let lingering = was_told.then_some(io);
+    end_session(shared, &outbox, info, member, attached, reason).await;
+    lingering
+}
+
+/// Queues the last packet and, on a WebSocket, the close frame: nothing follows them (protocol.md 2.22).
+fn say_goodbye(decoder: &mut Decoder, session: &Session, reason: CloseReason) {
+    let outbox = &session.outbox;
+    session.append(decoder.take_output());
+    let mut last = Vec::new();
+    match outbox.farewell(reason) {
+        Some(farewell) if decoder.is_open() => {
+            last = jmqt::goodbye(session, &farewell);
+            decoder.close(farewell.code().code().into(), farewell.message());
+        }
+        None if reason == CloseReason::Disconnected => decoder.close(CloseCode::Normal, ""),
+        _ => {} // it cannot be told, or has said goodbye itself
+    }
+    last.extend(decoder.take_output());
+    outbox.end_with(&last);
+}
+
+/// Nothing more can be read: ends the connection, and tells the client why.
+pub(super) fn end_transport(shared: &Shared, session: &Session, error: &TransportError) -> Flow {
+    tracing::debug!(target: "jmqt::session", client = session.name(), remote = %session.info.remote, %error, "the transport ended");
+    let reason = error.close_reason();
+    let code = match error {
+        TransportError::Closed | TransportError::HealthChecked => return ControlFlow::Break(reason),
+        TransportError::PacketTooLarge(_) => DisconnectCode::PACKET_TOO_LARGE,
+        TransportError::Violation(_) => DisconnectCode::BAD_PACKETS,
+        TransportError::ForeignPage { origin } => {
+            shared.hub.counters.origins_refused.increment();
+            log_limited!(warn, target: "jmqt::session", remote = %session.info.remote, origin, "a page of another host may not connect: if it should, add its origin to ALLOWED_ORIGINS");
+            DisconnectCode::BAD_PACKETS
+        }
+    };
+    session.outbox.close_saying(reason, Disconnect::new(code, error.to_string()));
+    ControlFlow::Break(reason)
+}
+
+/// Clears the tables, and runs the close notifier.
+async fn end_session(
+    shared: &Shared,
+    outbox: &Arc<Outbox>,
+    info: ConnectionInfo,
+    member: Option<Member>,
+    attached: Option<Arc<Attached>>,
+    reason: CloseReason,
+) {
+    // A `conn` may have been given up half way, so the tables are cleared in any case.
+    let is_known = shared.hub.close_tables(outbox).await;
+    shared.hub.settle_session(member.as_ref().map(|member| &member.client), outbox).await;
+    let Some(Member { client, generation }) = member else { return };
+    let is_ours = shared.hub.claim_close(&client, generation, info).await;
+    if is_ours {
+        let session = attached.as_ref().and_then(|attached| attached.data()).into();
+        let notice = CloseNotice::new(info, &client, reason, &shared.handle, session);
+        notify_close(shared, &notice).await;
+    }
+    shared.hub.close_session(&client, generation, is_known, is_ours).await;
+}
+
+/// Waits for the `pubAck`s that are outstanding, so that they leave before the connection does.
+async fn settle(session: &mut Session) {
+    session.outbox.leave();
+    let settled = poll_fn(|cx| {
+        let ended = matches!(session.poll_duties(cx), Poll::Ready(ControlFlow::Break(_)));
+        if ended || !session.outbox.has_unsettled() { Poll::Ready(()) } else { Poll::Pending }
+    });
+    // What is not settled in time is not acknowledged, which is what the client will see.
+    drop(timeout(SETTLE_TIMEOUT, settled).await);
+}
+
+/// Writes what is queued, within limits. Returns whether all of it has been, and the client may still be
+/// sending, not having read it.
+async fn send_last_bytes(shared: &Shared, session: &mut Session, reason: CloseReason) -> bool {
+    if matches!(reason, CloseReason::SlowConsumer | CloseReason::ConnectionLost) {
+        return false;
+    }
+    let limit = match reason {
+        CloseReason::Shutdown => shared.limits.drain.max(Duration::from_millis(100)),
+        _ => FLUSH_TIMEOUT,
+    };
+    let flushed = timeout(limit, poll_fn(|cx| session.poll_drain(cx))).await;
+    if !matches!(flushed, Ok(Ok(()))) {
+        return false;
+    }
+    let shut = timeout(FLUSH_TIMEOUT, poll_fn(|cx| session.poll_shutdown(cx))).await;
+    matches!(shut, Ok(Ok(()))) && reason != CloseReason::ClosedByClient
+}
+
+/// Throws away what the client still sends, for a moment: closing a socket with unread bytes resets it, and
+/// the client loses what it was told.
+pub(super) async fn linger(mut io: Io) {
+    let mut reads = 0;
+    let thrown_away = poll_fn(|cx| {
+        while reads < LINGER_READS {
+            match io.poll_discard(cx) {
+                Poll::Ready(Ok(length)) if length > 0 => reads += 1,
+                Poll::Ready(_) => break,
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        Poll::Ready(())
+    });
+    drop(timeout(LINGER_TIMEOUT, thrown_away).await);
+}
+
+/// Runs the close notifier, within its time limit.
+pub(crate) async fn notify_close(shared: &Shared, notice: &CloseNotice<'_>) {
+    let mut question = asking(|| shared.validators.close.on_close(notice));
+    let guarded = poll_fn(|cx| poll_guarded(&mut question, cx));
+    let asked = timeout(shared.limits.validator_timeout, guarded).await;
+    let asked = asked.unwrap_or(Asked::TimedOut);
+    let_go("close notifier", question);
+    if asked.logged("close notifier", notice.client.as_str()).is_none() {
+        shared.hub.counters.validator_failures.increment();
+    }
+}

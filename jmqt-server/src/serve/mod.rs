@@ -1,0 +1,175 @@
+//! The task of a connection, from its first byte to the close notifier (§5, §9.f): it waits, reads, hands packets to the
+//! language, and ends.
+//!
+//! Not here: what a packet says (`language`), what goes on while a request waits (`session`).
+
+mod close;
+
+use std::future::poll_fn;
+use std::ops::ControlFlow;
+use std::pin::pin;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use crate::admission::ConnectionPermit;
+use crate::connection::{CONTINUE, CloseReason, ConnectionInfo, Flow};
+use crate::context::Shared;
+use crate::language::jmqt;
+use crate::log_limit::log_limited;
+use crate::outbox::Outbox;
+use crate::session::{Accepted, Event, Session};
+use crate::transport::{Decoder, Framing};
+use crate::validators::poll_contained;
+use crate::wire::Form;
+
+pub(crate) use close::notify_close;
+
+/// One connection.
+pub(crate) struct Connection {
+    shared: Arc<Shared>,
+    /// Apart from the session, because a packet borrows its buffer while it is handled.
+    decoder: Decoder,
+    session: Session,
+}
+
+impl Connection {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        info: ConnectionInfo,
+        accepted: Accepted,
+        accepted_at: Instant,
+    ) -> Self {
+        let framing = if info.protocol.is_websocket() { Framing::WebSocket } else { Framing::Nul };
+        Self {
+            decoder: Decoder::new(framing, shared.limits.preconn_packet_bytes, Arc::clone(&shared.http)),
+            session: Session::new(Arc::clone(&shared), info, Form::of_jmqt(framing), accepted, accepted_at),
+            shared,
+        }
+    }
+
+    pub(crate) fn outbox(&self) -> &Arc<Outbox> {
+        &self.session.outbox
+    }
+
+    /// Serves the connection until one side ends it, and does what is to be done then.
+    ///
+    /// Not an `async fn`: that would keep room for its arguments twice, for every idle connection.
+    #[allow(clippy::manual_async_fn, reason = "see above")]
+    pub(crate) fn run(mut self, permit: ConnectionPermit) -> impl Future<Output = ()> + Send {
+        async move {
+            let served = {
+                let mut serving = pin!(Some(self.serve()));
+                poll_fn(|cx| poll_contained(serving.as_mut(), cx)).await
+            };
+            // Whatever happened, the end comes: nobody else would clear the tables.
+            let reason = served.unwrap_or_else(|message| {
+                tracing::error!(target: "jmqt::session", message, "the task of a connection panicked; ending the connection");
+                CloseReason::ServerError
+            });
+            // Last of all, because a newer connection of the same client does not wait for this.
+            let Self { shared, decoder, session } = self;
+            if let Some(io) = Box::pin(close::end(shared, decoder, session, reason)).await {
+                Box::pin(close::linger(io)).await;
+            }
+            drop(permit);
+        }
+    }
+
+    async fn serve(&mut self) -> CloseReason {
+        loop {
+            match poll_fn(|cx| self.session.poll_event(cx)).await {
+                Event::Ended(reason) => return reason,
+                Event::Drained => self.shared.hub.resume(&self.session.outbox),
+                Event::Received(buffer, length) => {
+                    self.session.adapt_reads(length);
+                    // Boxed, because this future is large and an idle session must not hold room for it:
+                    // one allocation a read, whatever number of packets it brings.
+                    let handled = Box::pin(self.handle(buffer.filled(length))).await;
+                    if let ControlFlow::Break(reason) = handled {
+                        return reason;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Handles everything complete in what was received, then writes.
+    async fn handle(&mut self, received: &[u8]) -> Flow {
+        let Self { shared, decoder, session } = self;
+        let mut chunk = received;
+        let now = Instant::now();
+        session.received(now, true);
+        session.begin_turn(now).await?;
+        loop {
+            match decoder.next(&mut chunk) {
+                Ok(Some(text)) => {
+                    session.packet_completed();
+                    let had_session = session.member.is_some();
+                    let flow = jmqt::handle(shared, session, text).await;
+                    if flow.is_break() {
+                        session.end_batch().await;
+                        return flow;
+                    }
+                    if session.is_full() {
+                        session.wait_for_room().await?;
+                    }
+                    if session.has_spent_a_look() {
+                        session.look_at_the_clock().await?;
+                    }
+                    if !had_session && session.member.is_some() {
+                        decoder.set_limit(shared.limits.packet_bytes);
+                    }
+                }
+                Ok(None) => {
+                    if let Some(upgrade) = decoder.take_upgrade() {
+                        session.upgraded(upgrade);
+                    }
+                    session.append(decoder.take_output());
+                    if !decoder.has_more() {
+                        break;
+                    }
+                }
+                Err(error) => {
+                    session.end_batch().await;
+                    session.append(decoder.take_output());
+                    return close::end_transport(shared, session, &error);
+                }
+            }
+        }
+        session.received(now, decoder.is_mid_packet());
+        if !session.keep_partial(decoder.buffered()) {
+            session.end_batch().await;
+            return refuse_partial_packet(shared, session);
+        }
+        session.end_batch().await;
+        shared.hub.resume(&session.outbox);
+        CONTINUE
+    }
+}
+
+/// The half-received packets of all connections together take too much, and this one's has grown.
+fn refuse_partial_packet(shared: &Shared, session: &Session) -> Flow {
+    shared.hub.counters.partial_packets_refused.increment();
+    let key = match session.member {
+        Some(_) => "MAX_TOTAL_PARTIAL_PACKET_BYTES",
+        None => "MAX_TOTAL_PRECONN_BYTES",
+    };
+    log_limited!(warn, target: "jmqt::session", client = session.name(), remote = %session.info.remote, "closing a connection in the middle of a packet: all half-received packets take {key}");
+    ControlFlow::Break(CloseReason::TryLater)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn future_size<A, B, F: Future>(_: impl FnOnce(A, B) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test] // ten thousand idle connections are ten thousand of these
+    fn an_idle_session_is_a_small_future() {
+        let size = future_size(Connection::run);
+        assert!(size <= 512, "{size}");
+    }
+}

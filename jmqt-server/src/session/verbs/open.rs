@@ -1,0 +1,191 @@
+//! A client opens a session (§7.c, protocol.md 2.2 to 2.4, 2.9, 2.23).
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use jmqt_core::{ChannelName, ClientId, StatusCode};
+
+use crate::connection::{CONTINUE, CloseReason, Flow};
+use crate::context::Shared;
+use crate::handle::ConnHandle;
+use crate::hub::{HubError, NewSession, OpenedSession, Recorded};
+use crate::log_limit::log_limited;
+use crate::outbox::Redelivery;
+use crate::session::{Member, Session};
+use crate::store::PublisherId;
+use crate::validators::{Attached, ConnRequest, ConnVerdict, OpenNotice, asking};
+
+/// After so many channels have been asked for their retained messages, others have a turn.
+const CHANNELS_PER_TURN: usize = 64;
+
+/// The session that a client asks for.
+pub(crate) struct Opening<'a> {
+    pub(crate) client: ClientId,
+    pub(crate) token: &'a str,
+    /// How many QoS 1 pushes it may have unacknowledged, if it says so.
+    pub(crate) window: Option<u32>,
+    pub(crate) redelivery: Redelivery,
+    pub(crate) publisher: Option<PublisherId>,
+}
+
+/// A session that is there and has been sent nothing: [`start`] it when the client was told that it is open.
+pub(crate) struct Opened {
+    client: ClientId,
+    /// Channels that may have a retained message for it.
+    retained: Vec<ChannelName>,
+}
+
+/// Why there is no session.
+pub(crate) enum NotOpened {
+    Refused(StatusCode),
+    /// The session that the client has goes on, and this connection is to end; it may come back after this time.
+    TooManyTakeovers(Duration),
+}
+
+/// What the application has decided about a session that it accepts.
+struct Accepted {
+    recorded: Vec<Recorded>,
+    attached: Option<Arc<Attached>>,
+    /// From the verdict on.
+    valid_for: Option<Duration>,
+}
+
+/// Asks the conn validator, and begins the session.
+pub(crate) async fn open(
+    shared: &Shared,
+    session: &mut Session,
+    opening: Opening<'_>,
+) -> Flow<Result<Opened, NotOpened>> {
+    let accepted = match ask(shared, session, &opening).await? {
+        Ok(accepted) => accepted,
+        Err(status) => return ControlFlow::Continue(Err(NotOpened::Refused(status))),
+    };
+    let opened = begin(shared, session, opening, accepted).await?;
+    ControlFlow::Continue(opened.map_err(|error| match error {
+        HubError::TooManyTakeovers(wait) => {
+            shared.hub.counters.takeovers_refused.increment();
+            log_limited!(warn, target: "jmqt::session", remote = %session.info.remote, "a client's sessions are taken over more often than MAX_TAKEOVERS_PER_SECOND: does it run twice?");
+            NotOpened::TooManyTakeovers(wait)
+        }
+        error => {
+            tracing::debug!(target: "jmqt::session", remote = %session.info.remote, %error, "conn failed");
+            NotOpened::Refused(StatusCode::SERVER_ERROR)
+        }
+    }))
+}
+
+/// What the application has decided about the session, or why there is to be none.
+async fn ask(
+    shared: &Shared,
+    session: &mut Session,
+    opening: &Opening<'_>,
+) -> Flow<Result<Accepted, StatusCode>> {
+    let client = &opening.client;
+    let handle = ConnHandle::new(client.clone(), shared.handle.clone());
+    // What `auth` attached for another client is not for this one.
+    let attached = session.attached.clone();
+    let data = attached.as_ref().and_then(|attached| attached.data_for(client));
+    let upgrade = attached.as_ref().and_then(|attached| attached.upgrade());
+    let request = ConnRequest::new(session.info, client, opening.token, &handle, data.into(), upgrade);
+    let question = asking(|| shared.validators.conn.validate_conn(&request));
+    ControlFlow::Continue(match session.ask("conn validator", question).await? {
+        Some(ConnVerdict::Accept(acceptance)) => {
+            for (channel, persistence) in acceptance.subscriptions {
+                if let Err(error) = handle.force_sub(&channel, persistence) {
+                    session.validator_mistake("conn validator", &error);
+                    return ControlFlow::Continue(Err(StatusCode::SERVER_ERROR));
+                }
+            }
+            // From here on the request that a WebSocket began with is not kept any more.
+            let data = acceptance.session.or_else(|| data.cloned());
+            let attached = data.map(|data| Arc::new(Attached::new(client.clone(), data)));
+            let valid_for = acceptance.valid_for;
+            Ok(Accepted { recorded: handle.into_recorded(), attached, valid_for })
+        }
+        Some(ConnVerdict::Refuse(status)) if !status.is_ok() => Err(status),
+        Some(_) => {
+            session.validator_mistake("conn validator", &"it refused with status OK");
+            Err(StatusCode::SERVER_ERROR)
+        }
+        None => Err(StatusCode::SERVER_ERROR),
+    })
+}
+
+async fn begin(
+    shared: &Shared,
+    session: &mut Session,
+    opening: Opening<'_>,
+    accepted: Accepted,
+) -> Flow<Result<Opened, HubError>> {
+    let outbox = Arc::clone(&session.outbox);
+    let Opening { client, window, redelivery, publisher, .. } = opening;
+    let Accepted { recorded, attached, valid_for } = accepted;
+    let began = Instant::now();
+    let most = shared.limits.max_inflight;
+    let new = NewSession {
+        client: &client,
+        outbox: &outbox,
+        info: session.info,
+        window: window.map_or(most, |window| window.min(most)),
+        redelivery,
+        recorded,
+        takeovers_per_second: shared.limits.takeovers_per_second,
+    };
+    let OpenedSession { generation, retained, claim } =
+        match session.wait(shared.hub.open_session(new)).await? {
+            Ok(opened) => opened,
+            Err(error) => return ControlFlow::Continue(Err(error)),
+        };
+    tracing::debug!(target: "jmqt::session", client = %client, remote = %session.info.remote, "connected");
+    session.publisher = publisher;
+    session.begun(Member { client: client.clone(), generation });
+    if let Some(time) = valid_for {
+        session.expire_after(time.saturating_sub(began.elapsed()));
+    }
+    session.attached = attached;
+    drop(claim);
+    ControlFlow::Continue(Ok(Opened { client, retained }))
+}
+
+/// What follows when the client was told that its session is open: the first window of pending pushes, the retained
+/// messages, each when there is room for it, then whatever was held back (2.3); and the open notifier.
+pub(crate) async fn start(shared: &Shared, session: &mut Session, opened: Opened) -> Flow {
+    let Opened { client, retained } = opened;
+    start_pushing(shared, session, &retained).await?;
+    if let Some(open) = &shared.validators.open {
+        let attached = session.attached.clone();
+        let of_session = attached.as_ref().and_then(|attached| attached.data()).into();
+        let notice = OpenNotice::new(session.info, &client, &shared.handle, of_session);
+        // A notifier that failed has been logged; the session goes on.
+        session.ask("open notifier", asking(|| open.on_open(&notice))).await?;
+    }
+    CONTINUE
+}
+
+async fn start_pushing(shared: &Shared, session: &mut Session, retained: &[ChannelName]) -> Flow {
+    let outbox = Arc::clone(&session.outbox);
+    session.wait(shared.hub.resume_first(&outbox)).await?;
+    for (turn, channels) in retained.chunks(CHANNELS_PER_TURN).enumerate() {
+        if turn > 0 {
+            session.let_others_run().await?;
+        }
+        // One must not be left out (2.12), and the client has been told that it is connected.
+        let Ok(there) = session.wait(shared.hub.retained_among(channels)).await? else {
+            return ControlFlow::Break(CloseReason::StoreUnclear);
+        };
+        for channel in there {
+            if outbox.duties().full {
+                session.wait_for_room().await?;
+            }
+            let Ok(push) = session.wait(shared.hub.retained_push(&channel)).await? else {
+                return ControlFlow::Break(CloseReason::StoreUnclear);
+            };
+            if let Some(push) = push {
+                outbox.append_retained(&channel, push);
+            }
+        }
+    }
+    shared.hub.go_live(&outbox);
+    CONTINUE
+}

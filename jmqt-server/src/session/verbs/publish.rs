@@ -1,0 +1,227 @@
+//! A client publishes to a plain or point-to-point channel, and acknowledges what it was sent (§7.k, §7.n, §9.a, §9.d,
+//! protocol.md 2.10 to 2.14, 2.21, 2.23).
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::task::Poll;
+
+use jmqt_core::{ChannelKind, ChannelName, ClientId, Payload, Qos, Retain, StatusCode};
+
+use super::status_of;
+use crate::connection::Flow;
+use crate::context::Shared;
+use crate::message::{Json, Message, PushId};
+use crate::session::Session;
+use crate::session::batch::Gathered;
+use crate::store::PublishId;
+use crate::validators::{PubRequest, PubVerdict, Replacement, Verdict, asking, poll_at_once};
+use crate::wire::ReceiptRef;
+
+/// What a client publishes.
+#[derive(Clone, Copy)]
+pub(crate) struct Publication<'a> {
+    pub(crate) data: Payload<'a>,
+    pub(crate) qos: Qos,
+    pub(crate) retain: Retain,
+    /// By what the client knows the acknowledgement.
+    pub(crate) receipt: ReceiptRef<'a>,
+    /// The number of one that is to be taken once (2.23).
+    pub(crate) number: Option<u64>,
+}
+
+/// What became of a publish: `Ok`, and nothing is to be answered now; or the status that it is refused with.
+type Published = Flow<Result<(), StatusCode>>;
+
+const DONE: Published = ControlFlow::Continue(Ok(()));
+
+/// Publishes to a plain or point-to-point channel. The acknowledgement of a QoS 1 publish comes when it is on disk.
+pub(crate) async fn publish(
+    shared: &Shared,
+    session: &mut Session,
+    client: &ClientId,
+    channel: ChannelName,
+    publication: Publication<'_>,
+) -> Published {
+    let attached = session.attached.clone();
+    let request = PubRequest {
+        connection: session.info,
+        client,
+        channel: &channel,
+        data: publication.data,
+        qos: publication.qos,
+        retain: publication.retain,
+        server: &shared.handle,
+        session: attached.as_ref().and_then(|attached| attached.data()).into(),
+    };
+    // Not by way of `ask`: for a validator that answers at once, no future is made but its own.
+    let asked = {
+        let mut question = asking(|| shared.validators.publish.validate_pub(&request));
+        match poll_at_once(&mut question) {
+            Poll::Ready(asked) => asked,
+            Poll::Pending => session.wait_for_answer("pub validator", question).await?,
+        }
+    };
+    let status = match session.answer_of("pub validator", asked) {
+        Some(PubVerdict::Allow) => StatusCode::OK,
+        Some(PubVerdict::Replace(replacement)) => {
+            return Box::pin(publish_replaced(shared, session, client, channel, publication, replacement))
+                .await;
+        }
+        Some(PubVerdict::Refuse(status)) => {
+            status_of(session, "pub validator", Some(Verdict::Refuse(status)))
+        }
+        None => StatusCode::SERVER_ERROR,
+    };
+    if !status.is_ok() {
+        return ControlFlow::Continue(Err(status));
+    }
+    if publication.qos == Qos::AtMostOnce
+        && publication.retain == Retain::No
+        && channel.kind() == ChannelKind::Plain
+        && session.gather_at_once(&channel, publication.data) == Gathered::Yes
+    {
+        return DONE;
+    }
+    publish_allowed(shared, session, client, channel, publication).await
+}
+
+/// Publishes other data than the client sent. In a future of its own, which costs those nothing that do not.
+async fn publish_replaced(
+    shared: &Shared,
+    session: &mut Session,
+    client: &ClientId,
+    channel: ChannelName,
+    publication: Publication<'_>,
+    replacement: Replacement,
+) -> Published {
+    let data = replacement.data();
+    if data.as_str().len() > shared.limits.packet_bytes {
+        session.validator_mistake("pub validator", &"its data is larger than MAX_PACKET_BYTES");
+        return ControlFlow::Continue(Err(StatusCode::SERVER_ERROR));
+    }
+    publish_allowed(shared, session, client, channel, Publication { data, ..publication }).await
+}
+
+async fn publish_allowed(
+    shared: &Shared,
+    session: &mut Session,
+    client: &ClientId,
+    channel: ChannelName,
+    publication: Publication<'_>,
+) -> Published {
+    match channel.kind() {
+        ChannelKind::PeerToPeer => publish_to_peer(shared, session, client, channel, publication).await,
+        _ => publish_to_all(shared, session, client, channel, publication).await,
+    }
+}
+
+async fn publish_to_all(
+    shared: &Shared,
+    session: &mut Session,
+    client: &ClientId,
+    channel: ChannelName,
+    publication: Publication<'_>,
+) -> Published {
+    if publication.qos == Qos::AtLeastOnce {
+        return submit(shared, session, client, channel, publication, StatusCode::OK).await;
+    }
+    if publication.retain == Retain::Yes {
+        // Before it is looked who is subscribed: whoever is not yet will find it on its way (2.12).
+        let message = message(client, channel.clone(), publication);
+        let outbox = Arc::clone(&session.outbox);
+        let receipt = publication.receipt;
+        let publisher = receipt.can_be_answered().then(|| (&outbox, receipt.kept()));
+        // It may only fail while the server stops; nobody has been promised anything.
+        let _ = session.wait(shared.hub.submit_retained(message, publisher)).await?;
+    }
+    session.gather(&channel, publication.data).await;
+    DONE
+}
+
+/// A message for one client (2.11, 2.21). It is never retained (2.12).
+async fn publish_to_peer(
+    shared: &Shared,
+    session: &mut Session,
+    client: &ClientId,
+    channel: ChannelName,
+    publication: Publication<'_>,
+) -> Published {
+    let to_itself = channel.as_str().strip_prefix('#') == Some(client.as_str());
+    let present = match to_itself {
+        true => false,
+        false => session.wait(shared.hub.takes_point_to_point(&channel)).await?,
+    };
+    match (publication.qos, present) {
+        (Qos::AtMostOnce, true) => {
+            session.gather(&channel, publication.data).await;
+            DONE
+        }
+        (Qos::AtLeastOnce, true) => {
+            submit(shared, session, client, channel, publication, StatusCode::OK).await
+        }
+        // It is stored if that client has a persistent subscription to its channel.
+        (Qos::AtLeastOnce, false) if !to_itself => {
+            submit(shared, session, client, channel, publication, StatusCode::CLIENT_OFFLINE).await
+        }
+        _ => ControlFlow::Continue(Err(StatusCode::CLIENT_OFFLINE)),
+    }
+}
+
+/// Hands a QoS 1 publish to the store; it is acknowledged when it is on disk (2.13).
+async fn submit(
+    shared: &Shared,
+    session: &mut Session,
+    client: &ClientId,
+    channel: ChannelName,
+    publication: Publication<'_>,
+    status: StatusCode,
+) -> Published {
+    let outbox = Arc::clone(&session.outbox);
+    let message = message(client, channel, publication);
+    let receipt = publication.receipt.kept();
+    let once = session.publisher.as_ref().and_then(|publisher| {
+        let receiver_is_away = status == StatusCode::CLIENT_OFFLINE;
+        Some(PublishId { publisher: publisher.clone(), number: publication.number?, receiver_is_away })
+    });
+    let submitting = shared.hub.submit_publish(message, &outbox, receipt, status, once);
+    let submitted = session.wait(submitting).await?;
+    ControlFlow::Continue(submitted.map_err(|_| StatusCode::SERVER_ERROR))
+}
+
+/// Has a QoS 1 publish that is not carried out answered behind those that wait for the store: acknowledgements keep their
+/// order (2.10). `false`: none waits, and the caller answers.
+pub(crate) async fn refuse_in_order(
+    shared: &Shared,
+    session: &mut Session,
+    client: &ClientId,
+    receipt: ReceiptRef<'_>,
+    status: StatusCode,
+) -> Flow<bool> {
+    if !session.outbox.has_unsettled() {
+        return ControlFlow::Continue(false);
+    }
+    let outbox = Arc::clone(&session.outbox);
+    let submitting = shared.hub.submit_answer(client, &outbox, receipt.kept(), status);
+    ControlFlow::Continue(session.wait(submitting).await?.is_ok())
+}
+
+/// The client has had the QoS 1 push with this id, if it is an id. What that makes room for is sent at the end of the batch.
+pub(crate) fn acknowledge(shared: &Shared, session: &Session, push: Option<PushId>) {
+    if !push.is_some_and(|push| session.outbox.acknowledge(push)) {
+        shared.hub.counters.acks_ignored.increment();
+    }
+}
+
+fn message(client: &ClientId, channel: ChannelName, publication: Publication<'_>) -> Message {
+    let retain = match channel.kind() {
+        ChannelKind::Plain => publication.retain,
+        _ => Retain::No,
+    };
+    Message {
+        channel,
+        sender: Some(client.clone()),
+        data: Json::copy_of(publication.data),
+        qos: publication.qos,
+        retain,
+    }
+}

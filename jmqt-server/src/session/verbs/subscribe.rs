@@ -1,0 +1,83 @@
+//! A client subscribes, or does so no longer (§7.g, §7.i, §9.b, §9.c, protocol.md 2.8, 2.12, 2.20).
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use jmqt_core::{ChannelName, ClientId, Persistence, StatusCode};
+
+use super::status_of;
+use crate::connection::Flow;
+use crate::context::Shared;
+use crate::hub::Subscribed;
+use crate::log_limit::log_limited;
+use crate::session::Session;
+use crate::validators::{SubRequest, UnsubRequest, asking};
+
+/// Subscribes the client to a plain channel. The answer is queued together with what the channel has for the client:
+/// with [`Outbox::open`](crate::outbox::Outbox::open).
+pub(crate) async fn subscribe(
+    shared: &Shared,
+    session: &mut Session,
+    client: &ClientId,
+    channel: &ChannelName,
+    persistence: Persistence,
+) -> Flow<Result<Subscribed, StatusCode>> {
+    let attached = session.attached.clone();
+    let of_session = attached.as_ref().and_then(|attached| attached.data()).into();
+    let request = SubRequest::new(session.info, client, channel, persistence, &shared.handle, of_session);
+    let question = asking(|| shared.validators.sub.validate_sub(&request));
+    let verdict = session.ask("sub validator", question).await?;
+    let status = status_of(session, "sub validator", verdict);
+    if !status.is_ok() {
+        return ControlFlow::Continue(Err(status));
+    }
+    if !has_room(shared, session, client, channel, persistence) {
+        return ControlFlow::Continue(Err(StatusCode::NOT_ALLOWED));
+    }
+    let outbox = Arc::clone(&session.outbox);
+    let subscribed = session.wait(shared.hub.subscribe(&outbox, client, channel, persistence)).await?;
+    ControlFlow::Continue(subscribed.map_err(|_| StatusCode::SERVER_ERROR))
+}
+
+/// Unsubscribes the client from a plain channel.
+pub(crate) async fn unsubscribe(
+    shared: &Shared,
+    session: &mut Session,
+    client: &ClientId,
+    channel: &ChannelName,
+) -> Flow<StatusCode> {
+    let attached = session.attached.clone();
+    let of_session = attached.as_ref().and_then(|attached| attached.data()).into();
+    let request = UnsubRequest::new(session.info, client, channel, &shared.handle, of_session);
+    let question = asking(|| shared.validators.unsub.validate_unsub(&request));
+    let verdict = session.ask("unsub validator", question).await?;
+    let status = status_of(session, "unsub validator", verdict);
+    if !status.is_ok() {
+        return ControlFlow::Continue(status);
+    }
+    let outbox = Arc::clone(&session.outbox);
+    let unsubscribed = session.wait(shared.hub.unsubscribe(&outbox, client, channel)).await?;
+    ControlFlow::Continue(if unsubscribed.is_ok() { StatusCode::OK } else { StatusCode::SERVER_ERROR })
+}
+
+/// Whether the client has room for one more subscription; one that it has already takes none.
+fn has_room(
+    shared: &Shared,
+    session: &Session,
+    client: &ClientId,
+    channel: &ChannelName,
+    persistence: Persistence,
+) -> bool {
+    if session.outbox.subscription(channel.as_str()).is_some() {
+        return true;
+    }
+    let limits = &shared.limits;
+    let (all, persistent) = session.outbox.subscription_counts(ChannelName::of_client(client).as_str());
+    let is_refused = all >= limits.subscriptions
+        || persistence == Persistence::Persistent && persistent >= limits.persistent_subscriptions;
+    if is_refused {
+        shared.hub.counters.subscriptions_refused.increment();
+        log_limited!(warn, target: "jmqt::session", %client, all, persistent, "a subscription was refused: the client has as many as MAX_SUBSCRIPTIONS_PER_CLIENT and MAX_PERSISTENT_SUBSCRIPTIONS_PER_CLIENT allow");
+    }
+    !is_refused
+}

@@ -1,0 +1,258 @@
+//! What a session waits for, and what goes on meanwhile: writing what waits in the outbox, and seeing the end.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::ops::ControlFlow;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::Session;
+use super::buffer::ReadBuffer;
+use super::idle::{Due, Observed};
+use crate::connection::{CONTINUE, CloseReason, Flow};
+use crate::transport::PING;
+use crate::validators::{Asked, Question, let_go, poll_at_once, poll_guarded};
+
+/// After this time a session that has more to do lets others run. A shorter time changes little, because one read of
+/// a busy session takes about as long.
+const TURN: Duration = Duration::from_micros(500);
+
+/// What a session waits for between its reads.
+pub(crate) enum Event {
+    Received(ReadBuffer, usize),
+    /// The outbox has room again.
+    Drained,
+    Ended(CloseReason),
+}
+
+impl Session {
+    /// Waits for the next thing to happen on the connection.
+    pub(crate) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        let event = self.poll_for_event(cx);
+        if event.is_pending() {
+            self.turn_began = None;
+        }
+        event
+    }
+
+    fn poll_for_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
+        let duties = match self.poll_duties(cx) {
+            Poll::Ready(ControlFlow::Break(reason)) => return Poll::Ready(Event::Ended(reason)),
+            Poll::Ready(ControlFlow::Continue(())) => return Poll::Ready(Event::Drained),
+            Poll::Pending => self.outbox.duties(),
+        };
+        // A client that does not read its answers is not read from either.
+        if !duties.full
+            && let Poll::Ready(read) = self.io.poll_read(cx, self.read_size)
+        {
+            return Poll::Ready(match read {
+                Ok((_, 0)) => Event::Ended(CloseReason::ClosedByClient),
+                Ok((buffer, length)) => Event::Received(buffer, length),
+                Err(error) => Event::Ended(self.lost(&error)),
+            });
+        }
+        self.poll_clock(cx, !duties.full).map(Event::Ended)
+    }
+
+    /// Something was received at this moment: unless the session has just waited, its turn goes on.
+    pub(crate) async fn begin_turn(&mut self, now: Instant) -> Flow {
+        match self.turn_began {
+            Some(began) if now.duration_since(began) >= TURN => self.let_others_run().await,
+            Some(_) => CONTINUE,
+            None => {
+                self.turn_began = Some(now);
+                CONTINUE
+            }
+        }
+    }
+
+    pub(crate) async fn look_at_the_clock(&mut self) -> Flow {
+        self.batch.spent = 0;
+        self.begin_turn(Instant::now()).await
+    }
+
+    /// Writes what was gathered, and lets everything else run that is ready to.
+    pub(super) async fn let_others_run(&mut self) -> Flow {
+        self.end_batch().await;
+        tokio::task::yield_now().await;
+        let now = Instant::now();
+        self.turn_began = Some(now);
+        if self.clock.has_expired(now) {
+            return ControlFlow::Break(self.token_expired());
+        }
+        poll_fn(|cx| match self.poll_duties(cx) {
+            Poll::Ready(flow) => Poll::Ready(flow),
+            Poll::Pending => Poll::Ready(CONTINUE),
+        })
+        .await
+    }
+
+    /// Whether the time is up. `reading`: what the client sends is read, so its silence counts.
+    fn poll_clock(&mut self, cx: &mut Context<'_>, reading: bool) -> Poll<CloseReason> {
+        let outbox = &self.outbox;
+        let observe = || {
+            let (written, waiting) = outbox.progress();
+            Observed {
+                reading,
+                blocked_at: (waiting > 0).then_some(written),
+                window_full_since: outbox.window_full_since(),
+            }
+        };
+        loop {
+            match std::task::ready!(self.clock.poll(cx, observe)) {
+                Due::End(CloseReason::TokenExpired) => return Poll::Ready(self.token_expired()),
+                Due::End(reason) => return Poll::Ready(reason),
+                Due::Ping => {
+                    outbox.append(Bytes::from_static(&PING));
+                    outbox.flush();
+                }
+            }
+        }
+    }
+
+    fn token_expired(&self) -> CloseReason {
+        self.shared.hub.counters.tokens_expired.increment();
+        CloseReason::TokenExpired
+    }
+
+    /// What goes on whatever the session waits for: writing the rest, and seeing the end. `Continue`:
+    /// what had been waiting to be written is gone.
+    pub(crate) fn poll_duties(&mut self, cx: &mut Context<'_>) -> Poll<Flow> {
+        self.outbox.register(cx.waker());
+        let duties = self.outbox.duties();
+        if let Some(reason) = duties.closed {
+            return Poll::Ready(ControlFlow::Break(reason));
+        }
+        if !duties.blocked && !self.io.is_unflushed() {
+            return Poll::Pending;
+        }
+        match self.poll_drain(cx) {
+            Poll::Ready(Ok(())) => {
+                self.clock.unblocked();
+                Poll::Ready(CONTINUE)
+            }
+            Poll::Ready(Err(error)) => Poll::Ready(ControlFlow::Break(self.lost(&error))),
+            Poll::Pending => {
+                self.clock.watch_blocked(self.outbox.progress().0);
+                Poll::Pending
+            }
+        }
+    }
+
+    /// Writes what waits in the outbox; ready when nothing is left.
+    pub(crate) fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        self.io.poll_drain(cx, &self.outbox)
+    }
+
+    /// Says that nothing more will be sent.
+    pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        self.io.poll_shutdown(cx)
+    }
+
+    fn lost(&self, error: &std::io::Error) -> CloseReason {
+        tracing::debug!(target: "jmqt::session", client = self.name(), remote = %self.info.remote, %error, "the connection was lost");
+        CloseReason::ConnectionLost
+    }
+
+    /// Waits for `future`, going on with the duties meanwhile. The idle clock stands still, and what the
+    /// batch has gathered does not wait. `Break`, if the connection is to be closed first: then the future is dropped.
+    pub(crate) async fn wait<F: Future>(&mut self, future: F) -> Flow<F::Output> {
+        let mut future = pin!(future);
+        if let Poll::Ready(output) = poll_once(future.as_mut()).await {
+            return ControlFlow::Continue(output);
+        }
+        self.end_batch().await;
+        let since = Instant::now();
+        let output = poll_fn(|cx| {
+            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                return Poll::Ready(ControlFlow::Continue(output));
+            }
+            self.turn_began = None;
+            loop {
+                match self.poll_duties(cx) {
+                    Poll::Ready(ControlFlow::Break(reason)) => {
+                        return Poll::Ready(ControlFlow::Break(reason));
+                    }
+                    Poll::Ready(ControlFlow::Continue(())) => {}
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+        });
+        let output = output.await;
+        self.clock.stood_still(since.elapsed());
+        output
+    }
+
+    /// Asks a validator, within its time limit. `None`: it failed, which has been logged, and the
+    /// request is to be answered SERVER_ERROR (2.17).
+    pub(super) async fn ask<T>(
+        &mut self,
+        what: &'static str,
+        mut question: Question<'_, T>,
+    ) -> Flow<Option<T>> {
+        let asked = match poll_at_once(&mut question) {
+            Poll::Ready(asked) => {
+                let_go(what, question);
+                asked
+            }
+            Poll::Pending => self.wait_for_answer(what, question).await?,
+        };
+        ControlFlow::Continue(self.answer_of(what, asked))
+    }
+
+    /// Waits for a validator that did not answer at once.
+    pub(super) async fn wait_for_answer<T>(
+        &mut self,
+        what: &'static str,
+        mut question: Question<'_, T>,
+    ) -> Flow<Asked<T>> {
+        let limit = self.shared.limits.validator_timeout;
+        let answer = poll_fn(|cx| poll_guarded(&mut question, cx));
+        let timed = self.wait(tokio::time::timeout(limit, answer)).await;
+        let_go(what, question);
+        ControlFlow::Continue(timed?.unwrap_or(Asked::TimedOut))
+    }
+
+    /// A validator's answer; a failure is logged and counted.
+    pub(super) fn answer_of<T>(&mut self, what: &'static str, asked: Asked<T>) -> Option<T> {
+        if let Asked::Answer(answer) = asked {
+            return Some(answer);
+        }
+        self.shared.hub.counters.validator_failures.increment();
+        asked.logged(what, self.name())
+    }
+
+    /// A validator answered, but with something that it must not answer. Logged and counted as a failure.
+    pub(super) fn validator_mistake(&self, what: &'static str, mistake: &dyn fmt::Display) {
+        self.shared.hub.counters.validator_failures.increment();
+        tracing::error!(target: "jmqt::app", client = self.name(), %mistake, "{what} made a mistake");
+    }
+
+    /// Writes what was gathered, and waits until the client has taken so much that there is room for an answer. `Break`, if
+    /// the connection is to be closed: it may be that the client takes nothing.
+    pub(crate) async fn wait_for_room(&mut self) -> Flow {
+        self.end_batch().await;
+        self.batch.full = false;
+        let since = Instant::now();
+        let room = poll_fn(|cx| {
+            if let Poll::Ready(flow) = self.poll_duties(cx) {
+                return Poll::Ready(flow);
+            }
+            if !self.outbox.duties().full {
+                return Poll::Ready(CONTINUE);
+            }
+            self.poll_clock(cx, false).map(ControlFlow::Break)
+        });
+        let room = room.await;
+        self.clock.stood_still(since.elapsed());
+        room
+    }
+}
+
+async fn poll_once<F: Future>(mut future: Pin<&mut F>) -> Poll<F::Output> {
+    poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await
+}
