@@ -18,6 +18,18 @@ pub enum Protocol {
     WebSocket,
     /// WebSocket over TLS, port 8013 by default.
     SslWebSocket,
+    /// Plain TCP, on which clients speak lines of text.
+    #[cfg(test)]
+    Lines,
+}
+
+/// What a client speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Language {
+    Jmqt,
+    /// Lines of text: a language for tests.
+    #[cfg(test)]
+    Lines,
 }
 
 impl Protocol {
@@ -32,11 +44,21 @@ impl Protocol {
             Self::SslSocket => "SSL_SOCKET",
             Self::WebSocket => "WEB_SOCKET",
             Self::SslWebSocket => "SSL_WEB_SOCKET",
+            #[cfg(test)]
+            Self::Lines => "LINES",
         }
     }
 
     pub(crate) fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|protocol| protocol.as_str() == name)
+    }
+
+    pub(crate) const fn language(self) -> Language {
+        match self {
+            Self::Socket | Self::SslSocket | Self::WebSocket | Self::SslWebSocket => Language::Jmqt,
+            #[cfg(test)]
+            Self::Lines => Language::Lines,
+        }
     }
 
     /// Whether it is encrypted by the server itself.

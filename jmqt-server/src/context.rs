@@ -25,7 +25,7 @@ pub(crate) struct Shared {
     pub(crate) hub: Arc<Hub>,
     pub(crate) handle: ServerHandle,
     pub(crate) limits: Limits,
-    pub(crate) idle: Arc<IdleLimits>,
+    pub(crate) idle: IdleLimits,
     /// Half-received packets of sessions.
     pub(crate) partial_packets: Arc<Budget>,
     /// Half-received packets of connections without a session.
@@ -97,7 +97,7 @@ impl Shared {
             hub,
             handle,
             limits: Limits::new(config),
-            idle: Arc::new(IdleLimits { timeout: config.timeout, slow_consumer: config.slow_consumer }),
+            idle: IdleLimits { timeout: config.timeout, slow_consumer: config.slow_consumer },
             partial_packets: Arc::new(Budget::new(config.max_total_partial_packet_bytes)),
             preconn_packets: Arc::new(Budget::new(config.max_total_preconn_bytes)),
             http: Arc::new(http),

@@ -6,6 +6,8 @@ mod membership;
 mod orphans;
 #[cfg(test)]
 mod races;
+#[cfg(test)]
+mod second_language;
 mod signals;
 mod stored;
 mod supervise;
@@ -443,5 +445,7 @@ fn kind(protocol: Protocol) -> &'static str {
         Protocol::SslSocket => "tls",
         Protocol::WebSocket => "ws",
         Protocol::SslWebSocket => "wss",
+        #[cfg(test)]
+        Protocol::Lines => "lines",
     }
 }

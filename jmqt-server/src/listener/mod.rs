@@ -39,6 +39,8 @@ macro_rules! log_for {
             Protocol::SslSocket => tracing::$level!(target: "jmqt::ssl_socket", $($event)+),
             Protocol::WebSocket => tracing::$level!(target: "jmqt::web_socket", $($event)+),
             Protocol::SslWebSocket => tracing::$level!(target: "jmqt::ssl_web_socket", $($event)+),
+            #[cfg(test)]
+            Protocol::Lines => tracing::$level!(target: "jmqt::lines", $($event)+),
         }
     };
 }
@@ -262,6 +264,8 @@ fn turn_away(shared: &Arc<Shared>, stream: TcpStream, protocol: Protocol, proble
         ),
         // A handshake costs more than this is worth.
         Protocol::SslSocket | Protocol::SslWebSocket => return,
+        #[cfg(test)]
+        Protocol::Lines => return,
     };
     // A socket that was just accepted has room for this; if it is gone, nobody is there to be told.
     let socket = socket2::SockRef::from(&stream);

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use crate::connection::{CloseReason, ConnectionInfo, Flow};
 use crate::context::Shared;
 use crate::disconnect::Disconnect;
-use crate::language::jmqt;
+use crate::language;
 use crate::log_limit::log_limited;
 use crate::outbox::Outbox;
 use crate::session::{Io, Member, Remains, Session};
@@ -85,7 +85,7 @@ fn say_goodbye(decoder: &mut Decoder, session: &Session, reason: CloseReason) {
     let mut last = Vec::new();
     match outbox.farewell(reason) {
         Some(farewell) if decoder.is_open() => {
-            last = jmqt::goodbye(session, &farewell);
+            last = language::goodbye(session, &farewell);
             decoder.close(farewell.code().code().into(), farewell.message());
         }
         None if reason == CloseReason::Disconnected => decoder.close(CloseCode::Normal, ""),

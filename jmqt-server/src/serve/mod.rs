@@ -15,13 +15,12 @@ use tokio::time::Instant;
 use crate::admission::ConnectionPermit;
 use crate::connection::{CONTINUE, CloseReason, ConnectionInfo, Flow};
 use crate::context::Shared;
-use crate::language::jmqt;
+use crate::language;
 use crate::log_limit::log_limited;
 use crate::outbox::Outbox;
 use crate::session::{Accepted, Event, Session};
-use crate::transport::{Decoder, Framing};
+use crate::transport::Decoder;
 use crate::validators::poll_contained;
-use crate::wire::Form;
 
 pub(crate) use close::notify_close;
 
@@ -40,10 +39,10 @@ impl Connection {
         accepted: Accepted,
         accepted_at: Instant,
     ) -> Self {
-        let framing = if info.protocol.is_websocket() { Framing::WebSocket } else { Framing::Nul };
+        let (framing, form) = (language::framing(info.protocol), language::form(info.protocol));
         Self {
             decoder: Decoder::new(framing, shared.limits.preconn_packet_bytes, Arc::clone(&shared.http)),
-            session: Session::new(Arc::clone(&shared), info, Form::of_jmqt(framing), accepted, accepted_at),
+            session: Session::new(Arc::clone(&shared), info, form, accepted, accepted_at),
             shared,
         }
     }
@@ -106,7 +105,7 @@ impl Connection {
                 Ok(Some(text)) => {
                     session.packet_completed();
                     let had_session = session.member.is_some();
-                    let flow = jmqt::handle(shared, session, text).await;
+                    let flow = language::handle(shared, session, text).await;
                     if flow.is_break() {
                         session.end_batch().await;
                         return flow;

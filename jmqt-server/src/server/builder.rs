@@ -483,6 +483,8 @@ fn note_sockets(config: &mut Config, sockets: &[(Protocol, BoundSocket)]) -> Res
                 };
                 *of_config = Some(port);
             }
+            #[cfg(test)]
+            Protocol::Lines => {}
         }
     }
     Ok(())

@@ -1,7 +1,6 @@
 //! How long a connection may keep the server waiting (protocol.md 2.15, 2.14, design of slow consumers).
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -18,13 +17,12 @@ const LAST_LOOK: u32 = 64;
 /// A connection that took fewer bytes than this in SLOW_CONSUMER_SECONDS is closed.
 const SLOW_CONSUMER_BYTES: u64 = 1024;
 
-/// One connection's clocks, and the one timer that serves them all.
+/// One connection's clocks, and the one timer that serves them all. The limits are those of the server, and handed in: a
+/// copy of them would take room in each connection.
 ///
 /// Nothing is rearmed when bytes come in: the timer runs to the deadline it was set to, and looks then
 /// whether that has moved.
 pub(super) struct IdleClock {
-    /// Shared by all connections: a copy would take room in each.
-    limits: Arc<IdleLimits>,
     /// Before a session: when the wait began. Within one: when bytes were received last.
     since: Instant,
     in_session: bool,
@@ -65,10 +63,9 @@ pub(super) struct Observed {
 
 impl IdleClock {
     /// `pings`: what is silent for half of the time is sent a ping.
-    pub(super) fn new(limits: Arc<IdleLimits>, accepted: Instant, pings: bool) -> Self {
+    pub(super) fn new(limits: &IdleLimits, accepted: Instant, pings: bool) -> Self {
         let timer = Box::pin(tokio::time::sleep_until(accepted + limits.timeout));
         Self {
-            limits,
             since: accepted,
             in_session: false,
             auth_restarts: 0,
@@ -108,11 +105,11 @@ impl IdleClock {
         }
     }
 
-    pub(super) fn session_begun(&mut self, now: Instant) {
+    pub(super) fn session_begun(&mut self, limits: &IdleLimits, now: Instant) {
         self.in_session = true;
         self.since = now;
         if self.pings {
-            self.look_at(now + self.limits.timeout / 2);
+            self.look_at(now + limits.timeout / 2);
         }
     }
 
@@ -144,12 +141,17 @@ impl IdleClock {
     }
 
     /// What is due. Rearms the timer when nothing is; after a ping that is done at the next call.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, observe: impl Fn() -> Observed) -> Poll<Due> {
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        limits: &IdleLimits,
+        observe: impl Fn() -> Observed,
+    ) -> Poll<Due> {
         loop {
             if self.timer.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;
             }
-            let (deadline, due) = self.next_deadline(&observe());
+            let (deadline, due) = self.next_deadline(limits, &observe());
             let now = Instant::now();
             let next = if now < deadline {
                 deadline
@@ -163,8 +165,8 @@ impl IdleClock {
                     return Poll::Ready(due);
                 }
                 let period = match reason {
-                    CloseReason::SlowConsumer => self.limits.slow_consumer,
-                    _ => self.limits.timeout,
+                    CloseReason::SlowConsumer => limits.slow_consumer,
+                    _ => limits.timeout,
                 };
                 now + period / LAST_LOOK
             };
@@ -173,13 +175,13 @@ impl IdleClock {
     }
 
     /// The outbox has become blocked: its deadline may come before the one the timer is set to.
-    pub(super) fn watch_blocked(&mut self, written: u64) {
+    pub(super) fn watch_blocked(&mut self, limits: &IdleLimits, written: u64) {
         if self.blocked.is_some() {
             return;
         }
         let now = Instant::now();
         self.blocked = Some((now, written));
-        self.look_at(now + self.limits.slow_consumer);
+        self.look_at(now + limits.slow_consumer);
     }
 
     /// The outbox is empty again.
@@ -187,8 +189,8 @@ impl IdleClock {
         self.blocked = None;
     }
 
-    fn next_deadline(&mut self, observed: &Observed) -> (Instant, Due) {
-        let timeout = self.limits.timeout;
+    fn next_deadline(&mut self, limits: &IdleLimits, observed: &Observed) -> (Instant, Due) {
+        let timeout = limits.timeout;
         let since = if observed.reading { self.since } else { Instant::now() };
         let mut next = (since + timeout, Due::End(CloseReason::IdleTimeout));
         if self.pings && self.in_session && !self.pinged {
@@ -213,12 +215,10 @@ impl IdleClock {
         }
         match (observed.blocked_at, &mut self.blocked) {
             (Some(written), Some((since, mark))) => {
-                if *since + self.limits.slow_consumer <= Instant::now()
-                    && written >= *mark + SLOW_CONSUMER_BYTES
-                {
+                if *since + limits.slow_consumer <= Instant::now() && written >= *mark + SLOW_CONSUMER_BYTES {
                     (*since, *mark) = (Instant::now(), written);
                 }
-                sooner(*since + self.limits.slow_consumer, CloseReason::SlowConsumer);
+                sooner(*since + limits.slow_consumer, CloseReason::SlowConsumer);
             }
             _ => self.blocked = None,
         }
@@ -235,7 +235,7 @@ mod tests {
 
     async fn expires(clock: &mut IdleClock, observe: impl Fn() -> Observed) -> (CloseReason, u64) {
         let start = Instant::now();
-        match std::future::poll_fn(|cx| clock.poll(cx, &observe)).await {
+        match std::future::poll_fn(|cx| clock.poll(cx, &LIMITS, &observe)).await {
             Due::End(reason) => (reason, start.elapsed().as_secs()),
             Due::Ping => panic!("a ping"),
         }
@@ -247,7 +247,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)] // protocol.md 2.15
     async fn before_conn_bytes_are_no_sign_of_life() {
-        let mut clock = IdleClock::new(Arc::new(LIMITS), Instant::now(), false);
+        let mut clock = IdleClock::new(&LIMITS, Instant::now(), false);
         tokio::time::advance(Duration::from_secs(50)).await;
         clock.received(Instant::now(), true);
         assert_eq!(expires(&mut clock, nothing).await, (CloseReason::IdleTimeout, 10));
@@ -255,7 +255,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)] // protocol.md 2.1
     async fn five_answered_auths_restart_the_wait() {
-        let mut clock = IdleClock::new(Arc::new(LIMITS), Instant::now(), false);
+        let mut clock = IdleClock::new(&LIMITS, Instant::now(), false);
         for _ in 0..7 {
             tokio::time::advance(Duration::from_secs(5)).await;
             clock.auth_answered(Instant::now());
@@ -265,8 +265,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)] // protocol.md 2.15
     async fn in_a_session_bytes_count_but_one_packet_has_its_limit() {
-        let mut clock = IdleClock::new(Arc::new(LIMITS), Instant::now(), false);
-        clock.session_begun(Instant::now());
+        let mut clock = IdleClock::new(&LIMITS, Instant::now(), false);
+        clock.session_begun(&LIMITS, Instant::now());
         for _ in 0..4 {
             clock.received(Instant::now(), true);
             tokio::time::advance(Duration::from_secs(50)).await;
@@ -277,11 +277,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)] // protocol.md 2.15
     async fn what_was_sent_in_time_counts_although_it_is_read_after_the_timer() {
-        let mut clock = IdleClock::new(Arc::new(LIMITS), Instant::now(), false);
-        clock.session_begun(Instant::now());
+        let mut clock = IdleClock::new(&LIMITS, Instant::now(), false);
+        clock.session_begun(&LIMITS, Instant::now());
         for _ in 0..3 {
             tokio::time::advance(Duration::from_secs(90)).await; // nothing runs meanwhile
-            let looked = std::future::poll_fn(|cx| Poll::Ready(clock.poll(cx, nothing))).await;
+            let looked = std::future::poll_fn(|cx| Poll::Ready(clock.poll(cx, &LIMITS, nothing))).await;
             assert!(looked.is_pending());
             clock.received(Instant::now(), false);
         }
@@ -290,8 +290,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)] // protocol.md 2.15
     async fn the_clock_stands_still_while_a_request_is_handled() {
-        let mut clock = IdleClock::new(Arc::new(LIMITS), Instant::now(), false);
-        clock.session_begun(Instant::now());
+        let mut clock = IdleClock::new(&LIMITS, Instant::now(), false);
+        clock.session_begun(&LIMITS, Instant::now());
         tokio::time::advance(Duration::from_secs(20)).await;
         clock.stood_still(Duration::from_secs(20));
         assert_eq!(expires(&mut clock, nothing).await, (CloseReason::IdleTimeout, 60));
@@ -299,10 +299,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)] // protocol.md 2.15
     async fn the_silence_of_a_client_that_is_not_read_from_does_not_count() {
-        let mut clock = IdleClock::new(Arc::new(LIMITS), Instant::now(), false);
-        clock.session_begun(Instant::now());
+        let mut clock = IdleClock::new(&LIMITS, Instant::now(), false);
+        clock.session_begun(&LIMITS, Instant::now());
         clock.received(Instant::now(), true);
-        clock.watch_blocked(0);
+        clock.watch_blocked(&LIMITS, 0);
         let started = Instant::now();
         // It takes a kilobyte in every slow-consumer period, for ten minutes.
         let observe = || {
@@ -316,42 +316,42 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_consumer_that_takes_nothing_is_slow_and_one_that_takes_some_is_not() {
-        let mut clock = IdleClock::new(Arc::new(LIMITS), Instant::now(), false);
-        clock.session_begun(Instant::now());
-        clock.watch_blocked(100);
+        let mut clock = IdleClock::new(&LIMITS, Instant::now(), false);
+        clock.session_begun(&LIMITS, Instant::now());
+        clock.watch_blocked(&LIMITS, 100);
         let stuck = || Observed { blocked_at: Some(1123), ..nothing() };
         assert_eq!(expires(&mut clock, stuck).await, (CloseReason::SlowConsumer, 30));
-        let mut clock = IdleClock::new(Arc::new(LIMITS), Instant::now(), false);
-        clock.session_begun(Instant::now());
-        clock.watch_blocked(100);
+        let mut clock = IdleClock::new(&LIMITS, Instant::now(), false);
+        clock.session_begun(&LIMITS, Instant::now());
+        clock.watch_blocked(&LIMITS, 100);
         let moving = || Observed { blocked_at: Some(1124), ..nothing() };
         assert_eq!(expires(&mut clock, moving).await, (CloseReason::IdleTimeout, 60));
     }
 
     #[tokio::test(start_paused = true)] // protocol.md 2.24
     async fn a_websocket_is_pinged_once_in_each_silence_and_the_answer_counts() {
-        let mut clock = IdleClock::new(Arc::new(LIMITS), Instant::now(), true);
+        let mut clock = IdleClock::new(&LIMITS, Instant::now(), true);
         tokio::time::advance(Duration::from_secs(10)).await;
-        clock.session_begun(Instant::now());
+        clock.session_begun(&LIMITS, Instant::now());
         for _ in 0..5 {
             let start = Instant::now();
-            let due = std::future::poll_fn(|cx| clock.poll(cx, nothing)).await;
+            let due = std::future::poll_fn(|cx| clock.poll(cx, &LIMITS, nothing)).await;
             assert_eq!((due, start.elapsed().as_secs()), (Due::Ping, 30));
             clock.received(Instant::now(), false);
         }
-        let due = std::future::poll_fn(|cx| clock.poll(cx, nothing)).await;
+        let due = std::future::poll_fn(|cx| clock.poll(cx, &LIMITS, nothing)).await;
         assert_eq!(due, Due::Ping);
         assert_eq!(expires(&mut clock, nothing).await, (CloseReason::IdleTimeout, 30));
     }
 
     #[tokio::test(start_paused = true)] // protocol.md 2.24
     async fn a_websocket_that_speaks_is_not_pinged() {
-        let mut clock = IdleClock::new(Arc::new(LIMITS), Instant::now(), true);
-        clock.session_begun(Instant::now());
+        let mut clock = IdleClock::new(&LIMITS, Instant::now(), true);
+        clock.session_begun(&LIMITS, Instant::now());
         for _ in 0..10 {
             tokio::time::advance(Duration::from_secs(20)).await;
             clock.received(Instant::now(), false);
-            let looked = std::future::poll_fn(|cx| Poll::Ready(clock.poll(cx, nothing))).await;
+            let looked = std::future::poll_fn(|cx| Poll::Ready(clock.poll(cx, &LIMITS, nothing))).await;
             assert!(looked.is_pending());
         }
     }
@@ -359,8 +359,8 @@ mod tests {
     #[tokio::test(start_paused = true)] // protocol.md 2.2
     async fn an_expired_token_ends_a_session_that_speaks() {
         for lifetime in [10, 100] {
-            let mut clock = IdleClock::new(Arc::new(LIMITS), Instant::now(), false);
-            clock.session_begun(Instant::now());
+            let mut clock = IdleClock::new(&LIMITS, Instant::now(), false);
+            clock.session_begun(&LIMITS, Instant::now());
             clock.expire_after(Instant::now(), Duration::from_secs(lifetime));
             let start = Instant::now();
             tokio::time::advance(Duration::from_secs(lifetime / 2)).await;
@@ -370,15 +370,15 @@ mod tests {
             assert_eq!(start.elapsed().as_secs(), lifetime);
             assert!(clock.has_expired(Instant::now()));
         }
-        let mut clock = IdleClock::new(Arc::new(LIMITS), Instant::now(), false);
-        clock.session_begun(Instant::now());
+        let mut clock = IdleClock::new(&LIMITS, Instant::now(), false);
+        clock.session_begun(&LIMITS, Instant::now());
         clock.expire_after(Instant::now(), Duration::MAX);
         assert_eq!(expires(&mut clock, nothing).await, (CloseReason::IdleTimeout, 60));
     }
 
     #[tokio::test(start_paused = true)] // protocol.md 2.24
     async fn before_conn_nothing_is_pinged() {
-        let mut clock = IdleClock::new(Arc::new(LIMITS), Instant::now(), true);
+        let mut clock = IdleClock::new(&LIMITS, Instant::now(), true);
         assert_eq!(expires(&mut clock, nothing).await, (CloseReason::IdleTimeout, 60));
     }
 }

@@ -89,7 +89,7 @@ impl Session {
         let (io, inline) = Io::new(accepted);
         let outbox = Arc::new(Outbox::new(form, inline, Arc::clone(&shared.hub.context)));
         Self {
-            clock: IdleClock::new(Arc::clone(&shared.idle), accepted_at, info.protocol.is_websocket()),
+            clock: IdleClock::new(&shared.idle, accepted_at, info.protocol.is_websocket()),
             partial: Share::new(&shared.preconn_packets),
             shared,
             info,
@@ -114,7 +114,7 @@ impl Session {
     fn begun(&mut self, member: Member) {
         self.partial = Share::new(&self.shared.partial_packets);
         self.member = Some(member);
-        self.clock.session_begun(Instant::now());
+        self.clock.session_begun(&self.shared.idle, Instant::now());
     }
 
     /// The session may last so long.

@@ -103,7 +103,7 @@ impl Session {
             }
         };
         loop {
-            match std::task::ready!(self.clock.poll(cx, observe)) {
+            match std::task::ready!(self.clock.poll(cx, &self.shared.idle, observe)) {
                 Due::End(CloseReason::TokenExpired) => return Poll::Ready(self.token_expired()),
                 Due::End(reason) => return Poll::Ready(reason),
                 Due::Ping => {
@@ -137,7 +137,7 @@ impl Session {
             }
             Poll::Ready(Err(error)) => Poll::Ready(ControlFlow::Break(self.lost(&error))),
             Poll::Pending => {
-                self.clock.watch_blocked(self.outbox.progress().0);
+                self.clock.watch_blocked(&self.shared.idle, self.outbox.progress().0);
                 Poll::Pending
             }
         }

@@ -7,7 +7,7 @@ use super::Form;
 use super::ids::{IdSpace, IdText};
 use crate::message::{LoggedPush, Pieces, RetainedPush, Run, place};
 use crate::packet_trace;
-use crate::transport::websocket_header;
+use crate::transport::{Framing, websocket_header};
 
 /// What JMQT writes of a push beside what its frame has: of an id its key and quotes, and what ends the packet.
 const ID_BYTES: usize = 14;
@@ -16,12 +16,12 @@ const ID_BYTES: usize = 14;
 pub(crate) fn framed(form: Form, packet: &Packet<'_>) -> Vec<u8> {
     let mut text = Vec::new();
     packet.encode(&mut text);
-    match form {
-        Form::JmqtNul => {
+    match form.framing() {
+        Framing::Nul => {
             text.push(NUL);
             text
         }
-        Form::JmqtWebSocket => {
+        Framing::WebSocket => {
             let mut framed = Vec::with_capacity(text.len() + 10);
             form.framing().frame(&text, &mut framed);
             framed
@@ -36,6 +36,11 @@ pub(crate) struct Receipt {
 }
 
 impl Receipt {
+    #[cfg(test)]
+    pub(super) fn id(&self) -> Option<&str> {
+        self.id.as_deref()
+    }
+
     /// What it takes in memory beside itself.
     pub(crate) fn bytes(&self) -> usize {
         self.id.as_ref().map_or(0, |id| id.len())
@@ -66,7 +71,7 @@ impl<'a> ReceiptRef<'a> {
 }
 
 /// The answer to the publish that a receipt is for.
-pub(crate) fn receipt(form: Form, receipt: &Receipt, status: StatusCode) -> Vec<u8> {
+pub(super) fn receipt(form: Form, receipt: &Receipt, status: StatusCode) -> Vec<u8> {
     let id = receipt.id.as_deref().map(Into::into);
     let packet = Packet::PubAck(PubAck { status, id, data: None });
     // Whose it is, nobody knows here; the packet id tells.
@@ -96,12 +101,12 @@ impl Encoder {
 
     fn push(&mut self, frame: &PushFrame, data: &[u8], id: Option<&str>) {
         let bytes = &mut self.bytes;
-        match self.form {
-            Form::JmqtNul => {
+        match self.form.framing() {
+            Framing::Nul => {
                 frame.write_text(data, id, bytes);
                 bytes.push(NUL);
             }
-            Form::JmqtWebSocket => {
+            Framing::WebSocket => {
                 self.behind.clear();
                 frame.write_behind(id, &mut self.behind);
                 websocket_header(frame.before().len() + data.len() + self.behind.len(), bytes);
@@ -173,14 +178,14 @@ pub(crate) struct RetainedPieces {
     pub(crate) tail: Vec<u8>,
 }
 
-pub(crate) fn retained(form: Form, channel: &ChannelName, retained: RetainedPush) -> RetainedPieces {
+pub(super) fn retained(form: Form, channel: &ChannelName, retained: RetainedPush) -> RetainedPieces {
     let RetainedPush { sender, data, counted: _ } = retained;
     let (frame, data) = (frame(channel, sender.as_ref()), data.into_bytes());
     let (before, mut tail) = frame.around_retained();
     let mut head = Vec::with_capacity(before.len() + 10);
-    match form {
-        Form::JmqtWebSocket => websocket_header(before.len() + data.len() + tail.len(), &mut head),
-        Form::JmqtNul => tail.push(NUL),
+    match form.framing() {
+        Framing::WebSocket => websocket_header(before.len() + data.len() + tail.len(), &mut head),
+        Framing::Nul => tail.push(NUL),
     }
     head.extend_from_slice(before);
     RetainedPieces { head, data, tail }

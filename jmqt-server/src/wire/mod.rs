@@ -5,12 +5,17 @@
 
 mod ids;
 mod jmqt;
+#[cfg(test)]
+pub(crate) mod lines;
 mod pushes;
 
+use jmqt_core::{ChannelName, StatusCode};
+
+use crate::message::RetainedPush;
 use crate::transport::Framing;
 
 pub(crate) use ids::IdSpace;
-pub(crate) use jmqt::{Receipt, ReceiptRef, RetainedPieces, framed, receipt, retained};
+pub(crate) use jmqt::{Receipt, ReceiptRef, RetainedPieces, framed};
 pub(crate) use pushes::{LoggedPushes, Pushes, PushesBuilder};
 
 /// What the bytes of a client look like: its language, and how its packets are told apart.
@@ -20,12 +25,15 @@ pub(crate) enum Form {
     JmqtNul,
     /// JMQT, a WebSocket message each.
     JmqtWebSocket,
+    /// Lines of text: a language for tests.
+    #[cfg(test)]
+    Lines,
 }
 
 impl Form {
-    const COUNT: usize = 2;
+    const COUNT: usize = if cfg!(test) { 3 } else { 2 };
 
-    pub(crate) fn of_jmqt(framing: Framing) -> Self {
+    pub(crate) const fn of_jmqt(framing: Framing) -> Self {
         match framing {
             Framing::Nul => Self::JmqtNul,
             Framing::WebSocket => Self::JmqtWebSocket,
@@ -36,6 +44,26 @@ impl Form {
         match self {
             Self::JmqtNul => Framing::Nul,
             Self::JmqtWebSocket => Framing::WebSocket,
+            #[cfg(test)]
+            Self::Lines => Framing::Nul,
         }
+    }
+}
+
+/// The answer to the publish that a receipt is for.
+pub(crate) fn receipt(form: Form, receipt: &Receipt, status: StatusCode) -> Vec<u8> {
+    match form {
+        Form::JmqtNul | Form::JmqtWebSocket => jmqt::receipt(form, receipt, status),
+        #[cfg(test)]
+        Form::Lines => lines::receipt(receipt, status),
+    }
+}
+
+/// A channel's retained message (§9.b).
+pub(crate) fn retained(form: Form, channel: &ChannelName, retained: RetainedPush) -> RetainedPieces {
+    match form {
+        Form::JmqtNul | Form::JmqtWebSocket => jmqt::retained(form, channel, retained),
+        #[cfg(test)]
+        Form::Lines => lines::retained(channel, retained),
     }
 }

@@ -5,6 +5,8 @@ use std::sync::OnceLock;
 use jmqt_protocol::{ChannelName, ClientId, NUL, Payload, PushFrame};
 
 use super::ids::IdSpace;
+#[cfg(test)]
+use super::lines;
 use super::{Form, jmqt};
 use crate::message::{LoggedPush, Message, Pieces, Run, place};
 use crate::store::{ChannelKey, Seq};
@@ -21,6 +23,8 @@ impl Forms {
 
 /// QoS 0 messages of one channel and publisher.
 pub(crate) struct Pushes {
+    channel: ChannelName,
+    sender: Option<ClientId>,
     run: Run,
     source: Source,
     forms: Forms,
@@ -31,7 +35,7 @@ enum Source {
     /// Packets in [`Form::JmqtNul`].
     JmqtNul,
     /// What another node has sent.
-    Bus { channel: ChannelName, sender: Option<ClientId> },
+    Bus,
 }
 
 impl Pushes {
@@ -44,7 +48,7 @@ impl Pushes {
 
     /// Of messages that another node has sent.
     pub(crate) fn of_run(channel: ChannelName, sender: Option<ClientId>, run: Run) -> Self {
-        Self { run, source: Source::Bus { channel, sender }, forms: Forms::default() }
+        Self { channel, sender, run, source: Source::Bus, forms: Forms::default() }
     }
 
     /// The messages, for other nodes.
@@ -59,9 +63,11 @@ impl Pushes {
             (Source::JmqtNul, Form::JmqtWebSocket) => {
                 self.forms.get(form, || jmqt::nul_to_websocket(&self.run.pieces))
             }
-            (Source::Bus { channel, sender }, _) => {
-                self.forms.get(form, || jmqt::encode_run(form, channel, sender.as_ref(), &self.run))
-            }
+            (Source::Bus, Form::JmqtNul | Form::JmqtWebSocket) => self
+                .forms
+                .get(form, || jmqt::encode_run(form, &self.channel, self.sender.as_ref(), &self.run)),
+            #[cfg(test)]
+            (_, Form::Lines) => self.forms.get(form, || lines::encode_run(&self.channel, &self.run)),
         }
     }
 }
@@ -69,6 +75,8 @@ impl Pushes {
 /// QoS 0 messages of a JMQT client, or of the server, being put together: most subscribers will get them as they are
 /// written here.
 pub(crate) struct PushesBuilder {
+    channel: ChannelName,
+    sender: Option<ClientId>,
     frame: PushFrame,
     text: Vec<u8>,
     ends: Vec<u32>,
@@ -76,7 +84,13 @@ pub(crate) struct PushesBuilder {
 
 impl PushesBuilder {
     pub(crate) fn new(channel: &ChannelName, sender: Option<&ClientId>) -> Self {
-        Self { frame: jmqt::frame(channel, sender), text: Vec::new(), ends: Vec::new() }
+        Self {
+            channel: channel.clone(),
+            sender: sender.cloned(),
+            frame: jmqt::frame(channel, sender),
+            text: Vec::new(),
+            ends: Vec::new(),
+        }
     }
 
     pub(crate) fn push(&mut self, data: Payload<'_>) {
@@ -103,7 +117,9 @@ impl PushesBuilder {
         let before = self.frame.before().len();
         let behind = self.frame.overhead() - before + 1; // the NUL
         let pieces = Pieces { bytes: self.text.into(), ends: self.ends.into() };
-        Pushes { run: Run { pieces, before, behind }, source: Source::JmqtNul, forms: Forms::default() }
+        let run = Run { pieces, before, behind };
+        let Self { channel, sender, .. } = self;
+        Pushes { channel, sender, run, source: Source::JmqtNul, forms: Forms::default() }
     }
 }
 
@@ -125,7 +141,13 @@ impl LoggedPushes {
 
     /// The messages as a client of this form gets them.
     pub(crate) fn framed(&self, form: Form) -> &Pieces {
-        self.forms.get(form, || jmqt::encode_logged(form, self.ids, &self.channel, &self.messages))
+        self.forms.get(form, || match form {
+            Form::JmqtNul | Form::JmqtWebSocket => {
+                jmqt::encode_logged(form, self.ids, &self.channel, &self.messages)
+            }
+            #[cfg(test)]
+            Form::Lines => lines::encode_logged(self.ids, &self.channel, &self.messages),
+        })
     }
 
     /// About what they take in memory, encoded once.

@@ -5,6 +5,6 @@ use crate::session::Session;
 use crate::wire;
 
 /// The last packet that a client is sent.
-pub(crate) fn goodbye(session: &Session, disconnect: &Disconnect) -> Vec<u8> {
+pub(in crate::language) fn goodbye(session: &Session, disconnect: &Disconnect) -> Vec<u8> {
     wire::framed(session.outbox.form, &disconnect.packet())
 }

@@ -24,13 +24,13 @@ use conn::{handle_conn, handle_conn_again};
 use publish::handle_pub;
 use sub::{handle_sub, handle_unsub};
 
-pub(crate) use goodbye::goodbye;
+pub(super) use goodbye::goodbye;
 
 /// A packet of more bytes than this can take a thread for a while: up to 10 ns a byte, if it is made of tiny members.
 const LONG_PACKET: usize = 64 * 1024;
 
 /// Handles one packet text.
-pub(crate) async fn handle(shared: &Shared, session: &mut Session, text: &[u8]) -> Flow {
+pub(super) async fn handle(shared: &Shared, session: &mut Session, text: &[u8]) -> Flow {
     let Ok(text) = std::str::from_utf8(text) else {
         return session.bad_packet(&"it is not UTF-8");
     };
