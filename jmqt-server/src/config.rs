@@ -6,6 +6,7 @@
 
 mod check;
 mod keys;
+mod limits;
 mod mysql;
 mod network;
 pub(crate) mod origin;
@@ -18,16 +19,16 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use crate::tls::SslConfig;
 pub use jmqt_config::{ConfigError, Origin};
 use jmqt_config::{Settings, Value};
 pub use jmqt_log::{LogConfig, LogMode};
+pub use limits::{PendingLimits, RetainedLimits};
 pub use mysql::{MySqlConfig, MySqlTls};
 pub use network::{InvalidNetwork, Network};
 pub use origin::{AllowedOrigin, InvalidOrigin};
 pub use redis_options::{RedisMode, RedisOptions};
 pub use synchronous::Synchronous;
-
-use crate::store::{PendingLimits, RetainedLimits};
 
 /// The largest packet that can be asked for: 1 GiB.
 const LARGEST_PACKET: usize = 1 << 30;
@@ -144,33 +145,6 @@ pub struct Config {
     /// Environment variables that begin with `JMQT_`, are no keys, and resemble none: the
     /// application's own, or a mistake. Sorted.
     pub unknown_variables: Vec<String>,
-}
-
-/// The TLS listeners.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct SslConfig {
-    /// The certificate chain, PEM.
-    pub cert_path: PathBuf,
-    /// The private key, PEM.
-    pub key_path: PathBuf,
-    /// The TLS socket's port; 0 for any free one, `None` for no such listener. Default 8011.
-    pub socket_port: Option<u16>,
-    /// The TLS WebSocket's port; 0 for any free one, `None` for no such listener. Default 8013.
-    pub websocket_port: Option<u16>,
-}
-
-impl SslConfig {
-    /// TLS with these files, on the default ports.
-    #[must_use]
-    pub fn new(cert_path: impl Into<PathBuf>, key_path: impl Into<PathBuf>) -> Self {
-        Self {
-            cert_path: cert_path.into(),
-            key_path: key_path.into(),
-            socket_port: Some(8011),
-            websocket_port: Some(8013),
-        }
-    }
 }
 
 impl Config {

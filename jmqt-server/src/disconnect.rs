@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use jmqt_protocol::{Disconn, DisconnectCode, Packet};
+use jmqt_core::DisconnectCode;
 
 use crate::connection::{CloseReason, ConnectionInfo};
 
@@ -130,14 +130,6 @@ impl Disconnect {
             CloseReason::Shutdown => DisconnectCode::SHUTDOWN,
         };
         Some(Self::new(code, reason.to_string()))
-    }
-
-    pub(crate) fn packet(&self) -> Packet<'_> {
-        Packet::Disconn(Disconn {
-            code: Some(self.code),
-            message: Some((&*self.message).into()),
-            retry_after_seconds: self.retry_after_seconds,
-        })
     }
 }
 

@@ -5,8 +5,10 @@ use std::process::ExitCode;
 
 use jmqt_log::LogError;
 
+use crate::config::ConfigError;
+use crate::server::StartError;
+use crate::tls::TlsError;
 use crate::tokens::SecretError;
-use crate::{ConfigError, StartError, TlsError};
 
 /// The exit code for a server that ended with this error: 2 after a mistake in the configuration, or if the database is
 /// damaged, so that nothing starts it again (`RestartPreventExitStatus=2` in systemd), as after wrong arguments; else 1.

@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use jmqt_protocol::{ChannelKind, ChannelName, ClientId, InvalidPayload, Payload, Persistence, Qos, Retain};
+use jmqt_core::{ChannelKind, ChannelName, ClientId, InvalidPayload, Payload, Persistence, Qos, Retain};
 
 use crate::connection::{CloseReason, ConnectionInfo};
 use crate::counters::CountersSnapshot;

@@ -1,6 +1,6 @@
 //! Values of the application as JSON text.
 
-use jmqt_protocol::Payload;
+use jmqt_core::Payload;
 
 /// A value as JSON text that every client can read.
 pub(crate) fn json_text(value: &impl serde::Serialize) -> Result<String, serde_json::Error> {

@@ -126,12 +126,12 @@ pub use counters::CountersSnapshot;
 pub use disconnect::Disconnect;
 pub use exit::exit_code;
 pub use handle::{ConnHandle, HandleError, Publish, ServerHandle};
-/// The log of this process: see [`init`](logging::init).
-pub use jmqt_log as logging;
-pub use jmqt_protocol::{
+pub use jmqt_core::{
     AuthToken, ChannelKind, ChannelName, ClientId, DisconnectCode, InvalidChannel, InvalidClientId,
     InvalidPayload, Payload, Persistence, Qos, Retain, StatusCode,
 };
+/// The log of this process: see [`init`](logging::init).
+pub use jmqt_log as logging;
 pub use listener::BoundSocket;
 pub use run::run;
 pub use server::{Server, ServerBuilder, StartError};

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use jmqt_protocol::{ChannelName, ClientId, Payload, Qos, Retain};
+use jmqt_core::{ChannelName, ClientId, Payload, Qos, Retain};
 
 use crate::budget::Share;
 use crate::store::{ChannelKey, LogPlace, Seq};

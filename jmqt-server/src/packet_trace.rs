@@ -5,7 +5,8 @@
 
 use std::fmt;
 
-use jmqt_protocol::{AuthOutcome, ConnAck, Packet, Persistence, Qos, Retain, StatusCode};
+use jmqt_core::{Persistence, Qos, Retain, StatusCode};
+use jmqt_protocol::{AuthOutcome, ConnAck, Packet};
 
 /// Where they are logged.
 macro_rules! target {

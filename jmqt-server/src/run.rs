@@ -35,7 +35,7 @@ pub fn run(program: impl Future<Output = Result<(), BoxError>>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {}", jmqt_log::with_causes(&*error));
-            crate::exit_code(&*error)
+            crate::exit::exit_code(&*error)
         }
     }
 }

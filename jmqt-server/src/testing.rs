@@ -33,7 +33,7 @@ use std::any::Any;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use jmqt_protocol::{ChannelName, ClientId, Payload, Persistence, Qos, Retain};
+use jmqt_core::{ChannelName, ClientId, Payload, Persistence, Qos, Retain};
 
 use crate::connection::{CloseReason, ConnectionInfo, Protocol};
 use crate::handle::{ConnHandle, Detached, ServerHandle};

@@ -44,12 +44,12 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
-use jmqt_protocol::{AuthToken, ClientId, StatusCode};
+use jmqt_core::{AuthToken, ClientId, StatusCode};
 use jwt_compact::alg::{Hs256, Hs256Key};
 use jwt_compact::{AlgorithmExt as _, Claims, Header, TimeOptions, UntrustedToken};
 use serde::{Deserialize, Serialize};
 
-use crate::Config;
+use crate::config::Config;
 use crate::validators::{AuthVerdict, BoxError, ConnRequest, ConnValidator, ConnVerdict};
 
 pub use secret::{SECRET_VARIABLE, SecretError, SecretOrigin, TokenSecret};

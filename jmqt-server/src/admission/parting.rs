@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use jmqt_protocol::DisconnectCode;
+use jmqt_core::DisconnectCode;
 use tokio::time::Instant;
 
 use crate::disconnect::Disconnect;

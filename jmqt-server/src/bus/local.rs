@@ -1,7 +1,7 @@
 //! The bus of a server that is alone.
 
 use async_trait::async_trait;
-use jmqt_protocol::{ChannelName, ClientId};
+use jmqt_core::{ChannelName, ClientId};
 use tokio_util::sync::CancellationToken;
 
 use super::{Bus, Control, NodeId};

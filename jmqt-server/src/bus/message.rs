@@ -8,7 +8,7 @@
 //! (`seal.rs`), which is looked at before anything but the version.
 
 use bytes::{Buf, BufMut, Bytes};
-use jmqt_protocol::{ChannelName, ClientId, DisconnectCode};
+use jmqt_core::{ChannelName, ClientId, DisconnectCode};
 use serde::{Deserialize, Serialize};
 
 use crate::connection::{ConnectionInfo, Protocol};

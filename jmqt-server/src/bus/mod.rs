@@ -15,7 +15,7 @@ mod redis;
 mod seal;
 
 use async_trait::async_trait;
-use jmqt_protocol::{ChannelName, ClientId};
+use jmqt_core::{ChannelName, ClientId};
 use tokio_util::sync::CancellationToken;
 
 use crate::message::{LoggedPush, Run};

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use jmqt_protocol::{ChannelName, ClientId, Persistence, Retain};
+use jmqt_core::{ChannelName, ClientId, Persistence, Retain};
 
 use super::error::HandleError;
 use crate::connection::ConnectionInfo;

@@ -1,6 +1,6 @@
 //! Why a handle could not do what it was asked to do.
 
-use jmqt_protocol::ChannelName;
+use jmqt_core::ChannelName;
 
 use crate::hub::HubError;
 

@@ -5,7 +5,7 @@ use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use jmqt_protocol::ChannelName;
+use jmqt_core::ChannelName;
 
 use crate::message::LoggedPush;
 use crate::outbox::Subscription;
@@ -232,7 +232,7 @@ mod tests {
         };
         let outbox = Outbox::new(Form::JmqtNul, None, Arc::new(hub));
         let (outbox, channels) = (Arc::new(outbox), Channels::default());
-        let client = jmqt_protocol::ClientId::parse("bob").unwrap();
+        let client = jmqt_core::ClientId::parse("bob").unwrap();
         let subscribe = |name: &str| {
             let (channel, stage) = (ChannelName::parse(name).unwrap(), Stage::Live);
             let log = LogState::Temporary;

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use jmqt_protocol::{ChannelKind, ChannelName, StatusCode};
+use jmqt_core::{ChannelKind, ChannelName, StatusCode};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use jmqt_protocol::{ChannelName, ClientId, StatusCode};
+use jmqt_core::{ChannelName, ClientId, StatusCode};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;

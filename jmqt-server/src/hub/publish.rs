@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use jmqt_protocol::{ChannelKind, ChannelName, ClientId, Qos, Retain, StatusCode};
+use jmqt_core::{ChannelKind, ChannelName, ClientId, Qos, Retain, StatusCode};
 
 use super::channels::Members;
 use super::fan_out::fan_out;
@@ -229,7 +229,7 @@ mod tests {
     use std::sync::{Mutex, mpsc};
 
     use futures_util::FutureExt as _;
-    use jmqt_protocol::Persistence;
+    use jmqt_core::Persistence;
 
     use super::*;
     use crate::store::Double;

@@ -192,7 +192,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
     use std::time::Duration;
 
-    use jmqt_protocol::{ChannelName, ClientId};
+    use jmqt_core::{ChannelName, ClientId};
 
     use super::*;
     use crate::outbox::{LogState, Stage};

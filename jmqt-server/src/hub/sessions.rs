@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
-use jmqt_protocol::{ChannelName, ClientId, Persistence};
+use jmqt_core::{ChannelName, ClientId, Persistence};
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
 use tokio::time::timeout;

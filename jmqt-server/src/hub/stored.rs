@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use jmqt_protocol::{ChannelName, ClientId, Retain};
+use jmqt_core::{ChannelName, ClientId, Retain};
 use tokio::sync::mpsc;
 
 use crate::counters::Counters;

@@ -5,7 +5,7 @@ use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jmqt_protocol::{ChannelKind, ChannelName, ClientId, Persistence};
+use jmqt_core::{ChannelKind, ChannelName, ClientId, Persistence};
 use tokio::sync::{MutexGuard, SemaphorePermit};
 use tokio::time::{sleep, timeout};
 
@@ -404,7 +404,7 @@ fn unclear(outbox: &Outbox, error: HubError) -> HubError {
 mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    use jmqt_protocol::{Qos, Retain};
+    use jmqt_core::{Qos, Retain};
 
     use super::*;
     use crate::message::Message;

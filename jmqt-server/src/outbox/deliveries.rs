@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use jmqt_protocol::ChannelName;
+use jmqt_core::ChannelName;
 
 use super::subscription::{Changing, LogPosition, LogState, Stage, Subscription};
 use super::window::{Redelivery, Window};

@@ -1,6 +1,6 @@
 //! What the store has not settled of a session: its publishes, and changes of its subscriptions.
 
-use jmqt_protocol::StatusCode;
+use jmqt_core::StatusCode;
 
 use super::{Outbox, Phase};
 use crate::wire::{self, Receipt};

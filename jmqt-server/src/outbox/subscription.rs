@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use jmqt_protocol::{ChannelName, ClientId, Persistence};
+use jmqt_core::{ChannelName, ClientId, Persistence};
 
 use super::Outbox;
 use super::cursor::Acked;

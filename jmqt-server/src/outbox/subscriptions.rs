@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use jmqt_protocol::{ChannelName, Persistence};
+use jmqt_core::{ChannelName, Persistence};
 
 use super::subscription::{LogPosition, LogState, Named, Stage, Subscription};
 use super::{Outbox, Phase, State};

@@ -1,4 +1,5 @@
-use jmqt_protocol::{ChannelName, ClientId, Packet};
+use jmqt_core::{ChannelName, ClientId};
+use jmqt_protocol::Packet;
 
 use super::subscription::LogPosition;
 use super::*;
@@ -93,7 +94,7 @@ fn got(outbox: &Outbox) -> Vec<String> {
 }
 
 fn ack() -> Vec<u8> {
-    let status = jmqt_protocol::StatusCode::OK;
+    let status = jmqt_core::StatusCode::OK;
     let ack = jmqt_protocol::SubAck { status, channel: Some("news".into()) };
     framed(Form::JmqtNul, &Packet::SubAck(ack))
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use jmqt_protocol::ChannelName;
+use jmqt_core::ChannelName;
 
 use super::subscription::{Stage, Subscription};
 use crate::message::PushId;

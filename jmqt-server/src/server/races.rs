@@ -4,7 +4,7 @@
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use jmqt_protocol::{ChannelName, ClientId, Persistence};
+use jmqt_core::{ChannelName, ClientId, Persistence};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;

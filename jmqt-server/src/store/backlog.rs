@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
-use jmqt_protocol::ClientId;
+use jmqt_core::ClientId;
 
 use super::cursor::{self, CursorRow};
 use super::{ChannelKey, Cursor, Dropped, PendingLimits, Seq, StoreError, StoredSubscription, Swept};
@@ -191,6 +191,12 @@ async fn limit_client(
         dropped.extend(limit_own(store, client, &own, limits).await?);
     }
     Ok(())
+}
+
+/// Whoever has no more than this, in all, of the own channel, and bytes, is within the limits.
+pub(super) fn bounds(limits: PendingLimits) -> [i64; 3] {
+    let share = limits.own_messages / SHARE_OF_ONE;
+    [limits.messages, share, limits.bytes / SHARE_OF_ONE].map(|it| i64::try_from(it).unwrap_or(i64::MAX))
 }
 
 /// The channels that have to lose something, and what is left of each.

@@ -5,7 +5,7 @@
 //! notifier claims the row first, so it runs once, whichever node it was that ended the session.
 
 use async_trait::async_trait;
-use jmqt_protocol::ClientId;
+use jmqt_core::ClientId;
 
 use super::{ChannelKey, Seq, SessionRow, Store, StoreError};
 

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use jmqt_protocol::ChannelName;
+use jmqt_core::ChannelName;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -424,7 +424,7 @@ mod tests {
     use std::time::Duration;
 
     use futures_util::FutureExt as _;
-    use jmqt_protocol::ChannelName;
+    use jmqt_core::ChannelName;
 
     use super::*;
     use crate::store::{DatabaseError, Double};

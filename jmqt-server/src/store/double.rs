@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use async_trait::async_trait;
-use jmqt_protocol::{ChannelName, ClientId};
+use jmqt_core::{ChannelName, ClientId};
 
 use super::{
     ChannelKey, CursorUpdate, Epoch, Expired, Forgotten, IsAway, LogPart, Operation, Outcome, PendingLimits,

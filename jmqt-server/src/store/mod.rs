@@ -38,8 +38,9 @@ use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use jmqt_protocol::{ChannelName, ClientId};
+use jmqt_core::{ChannelName, ClientId};
 
+pub use crate::config::{PendingLimits, RetainedLimits};
 pub use cluster::{ClusterStore, Entered, NodeBeat, SharedSession};
 pub(crate) use commit::{CommitQueue, NotCommitted, Order, Settled, SettledBatches, Tagged};
 #[cfg(test)]
@@ -50,7 +51,6 @@ pub(crate) use failures::store_failed;
 pub use mysql::{MySqlOptions, MySqlStore};
 pub(crate) use publisher::parse_number;
 pub use publisher::{PublishId, PublisherId};
-pub use retained::RetainedLimits;
 #[cfg(feature = "sqlite")]
 pub use sqlite::{SqliteOptions, SqliteStore};
 pub(crate) use turns::Source;
@@ -248,26 +248,6 @@ pub struct SessionRow {
     pub address: String,
     /// When it began.
     pub since: SystemTime,
-}
-
-/// How much is kept for one client that does not acknowledge.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PendingLimits {
-    /// Messages of all channels but the client's own point-to-point channel.
-    pub messages: u64,
-    /// The bytes of their payloads; and the same again for the client's own channel.
-    pub bytes: u64,
-    /// Messages of the client's own point-to-point channel.
-    pub own_messages: u64,
-}
-
-impl PendingLimits {
-    /// Whoever has no more than this, in all, of the own channel, and bytes, is within the limits.
-    fn bounds(self) -> [i64; 3] {
-        let share = self.own_messages / backlog::SHARE_OF_ONE;
-        [self.messages, share, self.bytes / backlog::SHARE_OF_ONE]
-            .map(|it| i64::try_from(it).unwrap_or(i64::MAX))
-    }
 }
 
 /// Pending messages that were given up, because there were too many for one client.

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use jmqt_protocol::{ChannelName, ClientId};
+use jmqt_core::{ChannelName, ClientId};
 
 use crate::name_map::NameMap;
 

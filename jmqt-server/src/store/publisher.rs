@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use jmqt_protocol::ClientId;
+use jmqt_core::ClientId;
 
 use super::StoreError;
 use super::time::millis;

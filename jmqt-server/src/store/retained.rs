@@ -1,21 +1,6 @@
 //! How much room there is for retained messages.
 
-/// How much may be retained in the whole database; `None` for any number. A message that replaces the one that its channel
-/// has is always taken, and counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct RetainedLimits {
-    /// Channels that have a retained message.
-    pub messages: Option<u64>,
-    /// The bytes of all their payloads.
-    pub bytes: Option<u64>,
-}
-
-impl RetainedLimits {
-    /// Whether there is no limit at all.
-    pub(super) fn are_none(self) -> bool {
-        self == Self::default()
-    }
-}
+use crate::config::RetainedLimits;
 
 /// What all retained messages come to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use jmqt_protocol::ChannelName;
+use jmqt_core::ChannelName;
 
 use super::Retained;
 use crate::name_map::NameMap;

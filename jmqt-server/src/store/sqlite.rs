@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use async_trait::async_trait;
-use jmqt_protocol::{ChannelName, ClientId};
+use jmqt_core::{ChannelName, ClientId};
 use sqlx::pool::PoolConnection;
 use sqlx::{Connection as _, Sqlite, SqlitePool};
 use tokio::sync::{Mutex, MutexGuard};

@@ -10,8 +10,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
+use super::SslConfig;
 use super::TlsError;
-use crate::config::SslConfig;
 
 #[derive(Clone)]
 pub(crate) struct TlsAcceptor(Infallible);

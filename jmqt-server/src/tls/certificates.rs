@@ -12,9 +12,9 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{self, ServerConfig};
 use tokio_util::sync::CancellationToken;
 
+use super::SslConfig;
 use super::TlsError;
 use super::certificate::Certificate;
-use crate::config::SslConfig;
 
 pub(crate) use tokio_rustls::TlsAcceptor;
 

@@ -10,7 +10,9 @@ mod certificates;
 #[cfg(not(feature = "tls"))]
 #[path = "absent.rs"]
 mod certificates;
+mod config;
 mod error;
 
 pub(crate) use certificates::{Certificates, TlsAcceptor, TlsStream, check};
+pub use config::SslConfig;
 pub use error::TlsError;

@@ -6,7 +6,8 @@ use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use crate::{BoxError, Config};
+use crate::config::Config;
+use crate::validators::BoxError;
 
 /// The environment variable that has the secret, where there is one.
 pub const SECRET_VARIABLE: &str = "JMQT_TOKEN_SECRET";

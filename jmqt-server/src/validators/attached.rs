@@ -5,7 +5,7 @@ use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
-use jmqt_protocol::ClientId;
+use jmqt_core::ClientId;
 
 use crate::upgrade::Upgrade;
 

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use jmqt_protocol::{AuthToken, ClientId, Payload, StatusCode};
+use jmqt_core::{AuthToken, ClientId, Payload, StatusCode};
 
 use super::attached::{SessionData, SessionRef, session_getters};
 use super::{BoxError, UnexpectedData, read_json};

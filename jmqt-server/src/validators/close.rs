@@ -1,7 +1,7 @@
 //! A session is over, whatever the reason (§9.f, protocol.md 2.16).
 
 use async_trait::async_trait;
-use jmqt_protocol::ClientId;
+use jmqt_core::ClientId;
 
 use super::BoxError;
 use super::attached::{SessionRef, session_getters};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use jmqt_protocol::{ChannelName, ClientId, Persistence, StatusCode};
+use jmqt_core::{ChannelName, ClientId, Persistence, StatusCode};
 
 use super::BoxError;
 use super::attached::{SessionData, SessionRef, session_getters};

@@ -1,7 +1,7 @@
 //! `pub` to `$name`: a request to the application (§9.d).
 
 use async_trait::async_trait;
-use jmqt_protocol::{ChannelName, ClientId, InvalidPayload, Payload, StatusCode};
+use jmqt_core::{ChannelName, ClientId, InvalidPayload, Payload, StatusCode};
 
 use super::attached::{SessionRef, session_getters};
 use super::{BoxError, UnexpectedData, read_json};

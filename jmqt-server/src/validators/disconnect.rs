@@ -1,7 +1,7 @@
 //! `disconn`: a client leaves on purpose (§9.f).
 
 use async_trait::async_trait;
-use jmqt_protocol::ClientId;
+use jmqt_core::ClientId;
 
 use super::BoxError;
 use super::attached::{SessionRef, session_getters};

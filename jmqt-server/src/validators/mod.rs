@@ -21,7 +21,7 @@ mod unsub;
 
 use std::sync::Arc;
 
-use jmqt_protocol::{Payload, StatusCode};
+use jmqt_core::{Payload, StatusCode};
 
 pub(crate) use ask::{Asked, Question, asking, let_go, poll_at_once, poll_contained, poll_guarded};
 pub(crate) use attached::{Attached, SessionData};

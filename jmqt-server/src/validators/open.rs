@@ -1,7 +1,7 @@
 //! A session has begun (§7.d).
 
 use async_trait::async_trait;
-use jmqt_protocol::ClientId;
+use jmqt_core::ClientId;
 
 use super::BoxError;
 use super::attached::{SessionRef, session_getters};

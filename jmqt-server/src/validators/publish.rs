@@ -3,7 +3,7 @@
 use std::fmt;
 
 use async_trait::async_trait;
-use jmqt_protocol::{ChannelName, ClientId, InvalidPayload, Payload, Qos, Retain, StatusCode};
+use jmqt_core::{ChannelName, ClientId, InvalidPayload, Payload, Qos, Retain, StatusCode};
 
 use super::attached::{SessionRef, session_getters};
 use super::{BoxError, UnexpectedData, Verdict, read_json};

@@ -1,7 +1,7 @@
 //! Validators ready to plug.
 
 use async_trait::async_trait;
-use jmqt_protocol::StatusCode;
+use jmqt_core::StatusCode;
 
 use super::{
     AuthRequest, AuthValidator, AuthVerdict, BoxError, CloseNotifier, ConnRequest, ConnValidator,

@@ -1,7 +1,7 @@
 //! A QoS 1 message has been stored (§9.a, protocol.md 2.13).
 
 use async_trait::async_trait;
-use jmqt_protocol::{ChannelName, ClientId, Payload, Retain};
+use jmqt_core::{ChannelName, ClientId, Payload, Retain};
 
 use super::BoxError;
 use crate::handle::ServerHandle;

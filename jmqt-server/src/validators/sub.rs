@@ -1,7 +1,7 @@
 //! `sub`: may this client subscribe to this channel? (§7.g)
 
 use async_trait::async_trait;
-use jmqt_protocol::{ChannelName, ClientId, Persistence};
+use jmqt_core::{ChannelName, ClientId, Persistence};
 
 use super::attached::{SessionRef, session_getters};
 use super::{BoxError, Verdict};

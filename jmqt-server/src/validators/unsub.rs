@@ -1,7 +1,7 @@
 //! `unsub`: may this client unsubscribe from this channel? (§7.i)
 
 use async_trait::async_trait;
-use jmqt_protocol::{ChannelName, ClientId};
+use jmqt_core::{ChannelName, ClientId};
 
 use super::attached::{SessionRef, session_getters};
 use super::{BoxError, Verdict};

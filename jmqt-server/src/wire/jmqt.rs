@@ -1,7 +1,8 @@
 //! JMQT: packets as they are written to a socket or a WebSocket.
 
 use bytes::Bytes;
-use jmqt_protocol::{ChannelName, ClientId, NUL, Packet, PubAck, PushFrame, StatusCode};
+use jmqt_core::{ChannelName, ClientId, StatusCode};
+use jmqt_protocol::{NUL, Packet, PubAck, PushFrame};
 
 use super::Form;
 use super::ids::{IdSpace, IdText};

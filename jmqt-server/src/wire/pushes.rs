@@ -2,7 +2,8 @@
 
 use std::sync::OnceLock;
 
-use jmqt_protocol::{ChannelName, ClientId, NUL, Payload, PushFrame};
+use jmqt_core::{ChannelName, ClientId, Payload};
+use jmqt_protocol::{NUL, PushFrame};
 
 use super::ids::IdSpace;
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use jmqt_protocol::ChannelName;
+use jmqt_core::ChannelName;
 use redis::RedisResult;
 use tokio::sync::Notify;
 

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use jmqt_protocol::ChannelName;
+use jmqt_core::ChannelName;
 use tokio::sync::{Notify, watch};
 
 use crate::bus::NodeId;

@@ -7,7 +7,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use jmqt_protocol::DisconnectCode;
+use jmqt_core::DisconnectCode;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 

@@ -14,7 +14,7 @@ use std::hash::BuildHasher as _;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use jmqt_protocol::ClientId;
+use jmqt_core::ClientId;
 use tokio::time::Instant;
 
 use crate::bus::{Digest, NodeId, Presence, connection_info};

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jmqt_protocol::ChannelName;
+use jmqt_core::ChannelName;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::directory::Part;

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use jmqt_protocol::ClientId;
+use jmqt_core::ClientId;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 

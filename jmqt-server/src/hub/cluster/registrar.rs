@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use jmqt_protocol::ClientId;
+use jmqt_core::ClientId;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::counters::Counters;

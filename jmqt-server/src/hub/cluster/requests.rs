@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jmqt_protocol::{ChannelName, ClientId, Persistence};
+use jmqt_core::{ChannelName, ClientId, Persistence};
 use tokio::time::timeout;
 
 use super::{Cluster, Location};

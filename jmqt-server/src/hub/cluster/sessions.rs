@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::join_all;
-use jmqt_protocol::ClientId;
+use jmqt_core::ClientId;
 use tokio::time::Instant;
 
 use super::Cluster;

@@ -2,9 +2,8 @@
 
 use std::borrow::Cow;
 
-use jmqt_protocol::{
-    AuthAck, AuthOutcome, ConnAck, Echo, Packet, PacketType, PubAck, Qos, StatusCode, SubAck, UnsubAck,
-};
+use jmqt_core::{Qos, StatusCode};
+use jmqt_protocol::{AuthAck, AuthOutcome, ConnAck, Echo, Packet, PacketType, PubAck, SubAck, UnsubAck};
 
 use crate::packet_trace;
 use crate::session::Session;

@@ -2,7 +2,8 @@
 
 use std::ops::ControlFlow;
 
-use jmqt_protocol::{ClientId, Conn, ConnAck, Packet, StatusCode};
+use jmqt_core::{ClientId, StatusCode};
+use jmqt_protocol::{Conn, ConnAck, Packet};
 
 use super::answer::answer;
 use crate::connection::{CONTINUE, CloseReason, Flow};

@@ -1,10 +1,17 @@
 //! `disconn` of the server: why it closes a connection (protocol.md 2.22).
 
+use jmqt_protocol::{Disconn, Packet};
+
 use crate::disconnect::Disconnect;
 use crate::session::Session;
 use crate::wire;
 
 /// The last packet that a client is sent.
 pub(in crate::language) fn goodbye(session: &Session, disconnect: &Disconnect) -> Vec<u8> {
-    wire::framed(session.outbox.form, &disconnect.packet())
+    let packet = Packet::Disconn(Disconn {
+        code: Some(disconnect.code()),
+        message: Some(disconnect.message().into()),
+        retry_after_seconds: disconnect.retry_after_seconds(),
+    });
+    wire::framed(session.outbox.form, &packet)
 }

@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 
-use jmqt_protocol::{ChannelKind, ChannelName, ClientId, Packet, Payload, Pub, PubAck, Qos, StatusCode};
+use jmqt_core::{ChannelKind, ChannelName, ClientId, Payload, Qos, StatusCode};
+use jmqt_protocol::{Packet, Pub, PubAck};
 
 use super::answer::answer;
 use crate::connection::{CONTINUE, Flow};

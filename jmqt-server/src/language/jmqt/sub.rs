@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 
-use jmqt_protocol::{ChannelKind, ChannelName, ClientId, Packet, StatusCode, Sub, SubAck, Unsub, UnsubAck};
+use jmqt_core::{ChannelKind, ChannelName, ClientId, StatusCode};
+use jmqt_protocol::{Packet, Sub, SubAck, Unsub, UnsubAck};
 
 use super::answer::{answer, framed};
 use crate::connection::{CONTINUE, Flow};

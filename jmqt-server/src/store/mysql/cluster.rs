@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
-use jmqt_protocol::ClientId;
+use jmqt_core::ClientId;
 use sqlx::Executor as _;
 use sqlx::mysql::{MySqlConnection, MySqlRow};
 

@@ -6,7 +6,7 @@
 use std::sync::LazyLock;
 use std::time::{Duration, Instant, SystemTime};
 
-use jmqt_protocol::{ChannelName, ClientId};
+use jmqt_core::{ChannelName, ClientId};
 use sqlx::mysql::{MySqlArguments, MySqlConnection};
 use sqlx::{Arguments as _, AssertSqlSafe, Executor as _};
 

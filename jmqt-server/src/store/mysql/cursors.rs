@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-use jmqt_protocol::ClientId;
+use jmqt_core::ClientId;
 use sqlx::Arguments as _;
 use sqlx::Row as _;
 use sqlx::mysql::{MySqlConnection, MySqlRow};

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
 use std::time::{Instant, SystemTime};
 
-use jmqt_protocol::ClientId;
+use jmqt_core::ClientId;
 use sqlx::mysql::MySqlConnection;
 use sqlx::{Arguments as _, Row as _};
 

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::sync::LazyLock;
 
 use futures_util::TryStreamExt as _;
-use jmqt_protocol::ClientId;
+use jmqt_core::ClientId;
 use sqlx::Row as _;
 use sqlx::mysql::MySqlConnection;
 
@@ -194,7 +194,7 @@ async fn clients_behind(
         ORDER BY s.client_id";
     let up_to = last.as_ref().map_or(BEHIND_ALL, |client| client.as_str().as_bytes());
     let query = sqlx::query(sql).bind(after).bind(up_to);
-    let query = limits.bounds().into_iter().fold(query, sqlx::query::Query::bind);
+    let query = backlog::bounds(limits).into_iter().fold(query, sqlx::query::Query::bind);
     let behind = query.fetch_all(connection).await?;
     Ok((behind.iter().map(|row| rows::client(row, 0)).collect::<Result<_, _>>()?, last))
 }

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::sync::{LazyLock, PoisonError};
 use std::time::SystemTime;
 
-use jmqt_protocol::ClientId;
+use jmqt_core::ClientId;
 use sqlx::error::BoxDynError;
 use sqlx::mysql::{MySqlArguments, MySqlConnection, MySqlRow};
 use sqlx::{Arguments as _, Row as _};

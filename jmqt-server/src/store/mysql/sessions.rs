@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 use std::time::SystemTime;
 
-use jmqt_protocol::ClientId;
+use jmqt_core::ClientId;
 use sqlx::Arguments as _;
 use sqlx::error::BoxDynError;
 use sqlx::mysql::{MySqlArguments, MySqlConnection, MySqlRow};

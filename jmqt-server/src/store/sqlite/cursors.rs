@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use jmqt_protocol::ClientId;
+use jmqt_core::ClientId;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use sqlx::{Arguments as _, Row as _};
 

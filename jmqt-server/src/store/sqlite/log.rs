@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use futures_util::TryStreamExt as _;
-use jmqt_protocol::{ChannelName, ClientId};
+use jmqt_core::{ChannelName, ClientId};
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{Arguments as _, Either, Executor as _, Row as _};
 

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 use std::sync::LazyLock;
 
 use futures_util::TryStreamExt as _;
-use jmqt_protocol::ClientId;
+use jmqt_core::ClientId;
 use sqlx::sqlite::SqliteConnection;
 use sqlx::{Arguments as _, Row as _};
 
@@ -178,7 +178,7 @@ async fn clients_behind(
         Some(client) => query.bind(client.as_str()),
         None => query.bind(BEHIND_ALL),
     };
-    let query = limits.bounds().into_iter().fold(query, sqlx::query::Query::bind);
+    let query = backlog::bounds(limits).into_iter().fold(query, sqlx::query::Query::bind);
     let behind = query.fetch_all(connection).await?;
     Ok((behind.iter().map(|row| rows::client(row, 0)).collect::<Result<_, _>>()?, last))
 }

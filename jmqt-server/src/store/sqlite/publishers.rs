@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 use std::time::SystemTime;
 
-use jmqt_protocol::ClientId;
+use jmqt_core::ClientId;
 use sqlx::error::BoxDynError;
 use sqlx::sqlite::{SqliteArguments, SqliteConnection};
 use sqlx::{Arguments as _, Row as _};

@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 use std::time::SystemTime;
 
-use jmqt_protocol::ClientId;
+use jmqt_core::ClientId;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Arguments as _, Row as _};
 

@@ -1,0 +1,30 @@
+//! Where certificate and key are, and the ports.
+
+use std::path::PathBuf;
+
+/// The TLS listeners.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct SslConfig {
+    /// The certificate chain, PEM.
+    pub cert_path: PathBuf,
+    /// The private key, PEM.
+    pub key_path: PathBuf,
+    /// The TLS socket's port; 0 for any free one, `None` for no such listener. Default 8011.
+    pub socket_port: Option<u16>,
+    /// The TLS WebSocket's port; 0 for any free one, `None` for no such listener. Default 8013.
+    pub websocket_port: Option<u16>,
+}
+
+impl SslConfig {
+    /// TLS with these files, on the default ports.
+    #[must_use]
+    pub fn new(cert_path: impl Into<PathBuf>, key_path: impl Into<PathBuf>) -> Self {
+        Self {
+            cert_path: cert_path.into(),
+            key_path: key_path.into(),
+            socket_port: Some(8011),
+            websocket_port: Some(8013),
+        }
+    }
+}
