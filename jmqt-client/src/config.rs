@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jmqt_protocol::{AuthToken, ClientId, InvalidPayload, Payload};
+use jmqt_protocol::{AuthToken, ClientId, InvalidPayload, Payload, PayloadBuf};
 
 pub use jmqt_config::{ConfigError, Origin};
 
@@ -76,7 +76,7 @@ pub struct Config {
 
 /// JSON text that is shown nowhere: its `Debug` is blank.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret(Box<str>);
+pub struct Secret(PayloadBuf);
 
 impl Secret {
     /// Checks that `json` is one JSON value.
@@ -84,11 +84,11 @@ impl Secret {
     /// # Errors
     /// [`InvalidPayload`] if it is not, or nested deeper than 128.
     pub fn parse(json: &str) -> Result<Self, InvalidPayload> {
-        Ok(Self(Payload::parse(json)?.as_str().into()))
+        Ok(Self(Payload::parse(json)?.into()))
     }
 
-    pub(crate) fn reveal(&self) -> &str {
-        &self.0
+    pub(crate) fn reveal(&self) -> Payload<'_> {
+        self.0.as_payload()
     }
 }
 

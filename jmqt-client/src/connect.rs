@@ -245,8 +245,8 @@ impl Opening<'_, '_> {
     }
 
     async fn auth(&mut self, talk: &mut Talk) -> Result<(ClientId, AuthToken), ConnectError> {
-        let data = self.auth_data.as_ref().map_or("{}", |data| data.reveal());
-        let packet = Packet::Auth(Auth { data: Payload::trust(data) });
+        let data = self.auth_data.as_ref().map_or(Payload::EMPTY_OBJECT, |data| data.reveal());
+        let packet = Packet::Auth(Auth { data });
         let answer = self.limited(Step::Auth, NO_ANSWER, talk.ask(&packet, Step::Auth)).await?;
         let Answer::Granted { client, token } = answer else {
             return match answer {

@@ -4,7 +4,9 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use jmqt_protocol::{ChannelKind, ChannelName, ClientId, InvalidChannel, Packet, Payload, Pub, Qos, Retain};
+use jmqt_protocol::{
+    ChannelKind, ChannelName, ClientId, InvalidChannel, Packet, PayloadBuf, Pub, Qos, Retain,
+};
 use tokio::sync::oneshot;
 
 use crate::Error;
@@ -59,7 +61,7 @@ impl IntoChannel for String {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Publish {
     pub(crate) channel: ChannelName,
-    data: String,
+    data: PayloadBuf,
     pub(crate) qos: Qos,
     retain: Retain,
     pub(crate) is_checked: bool,
@@ -71,7 +73,7 @@ impl Publish {
     /// # Errors
     /// [`Error::InvalidChannel`]; [`Error::InvalidData`] for a value that JSON cannot hold.
     pub fn json(channel: impl IntoChannel, data: &(impl serde::Serialize + ?Sized)) -> Result<Self, Error> {
-        Ok(Self::trusted(channel.into_channel()?, serde_json::to_string(data)?))
+        Ok(Self::new(channel.into_channel()?, PayloadBuf::json(data)?))
     }
 
     /// JSON text, which reaches the subscribers byte for byte (protocol.md 2.7).
@@ -80,12 +82,7 @@ impl Publish {
     /// [`Error::InvalidChannel`]; [`Error::InvalidData`] if it is not one JSON value, or nested deeper than 128.
     pub fn raw(channel: impl IntoChannel, data: impl Into<String>) -> Result<Self, Error> {
         let channel = channel.into_channel()?;
-        let mut data = data.into();
-        let value = Payload::parse(&data)?.as_str();
-        if value.len() < data.len() {
-            data = value.to_owned();
-        }
-        Ok(Self::trusted(channel, data))
+        Ok(Self::new(channel, PayloadBuf::parse(data.into())?))
     }
 
     /// A value for one client, on its point-to-point channel (§9.d).
@@ -96,7 +93,7 @@ impl Publish {
         Self::json(ChannelName::of_client(client), data)
     }
 
-    const fn trusted(channel: ChannelName, data: String) -> Self {
+    const fn new(channel: ChannelName, data: PayloadBuf) -> Self {
         Self { channel, data, qos: Qos::AtMostOnce, retain: Retain::No, is_checked: false }
     }
 
@@ -146,7 +143,7 @@ impl Publish {
     /// The data, as JSON text.
     #[must_use]
     pub fn data(&self) -> &str {
-        &self.data
+        self.data.as_str()
     }
 
     /// The QoS.
@@ -163,7 +160,7 @@ impl Publish {
         };
         Packet::Pub(Pub {
             channel: self.channel.as_str().into(),
-            data: Some(Payload::trust(&self.data)),
+            data: Some(self.data.as_payload()),
             qos: self.qos,
             retain,
             id: id.map(Into::into),
@@ -173,7 +170,7 @@ impl Publish {
 
     /// At most how long the packet is, its NUL included.
     pub(crate) fn size_hint(&self) -> usize {
-        self.channel.as_str().len() + self.data.len() + 64
+        self.channel.as_str().len() + self.data.as_str().len() + 64
     }
 }
 

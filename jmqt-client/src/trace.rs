@@ -55,7 +55,9 @@ impl fmt::Debug for PacketTrace {
 
 fn without_secrets(text: &str) -> Cow<'_, str> {
     let shown = match decode(text) {
-        Ok(Packet::Auth(_)) => Packet::Auth(Auth { data: Payload::trust("\"(hidden)\"") }),
+        Ok(Packet::Auth(_)) => {
+            Packet::Auth(Auth { data: Payload::parse("\"(hidden)\"").unwrap_or(Payload::NULL) })
+        }
         Ok(Packet::Conn(conn)) => Packet::Conn(Conn { token: HIDDEN.into(), ..conn }),
         Ok(Packet::AuthAck(AuthAck { outcome: AuthOutcome::Granted { client, .. } })) => {
             Packet::AuthAck(AuthAck { outcome: AuthOutcome::Granted { token: HIDDEN.into(), client } })

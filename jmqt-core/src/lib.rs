@@ -17,7 +17,7 @@ pub use names::{
     AuthToken, ChannelKind, ChannelName, ClientId, InvalidChannel, InvalidClientId, MAX_CHANNEL_BYTES,
     MAX_CLIENT_ID_BYTES,
 };
-pub use payload::{InvalidPayload, MAX_DEPTH, Payload};
+pub use payload::{InvalidPayload, MAX_DEPTH, Payload, PayloadBuf};
 pub use status::StatusCode;
 
 /// The code in the README compiles.

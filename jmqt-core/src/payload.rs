@@ -1,5 +1,7 @@
 //! The `dt` of a message: JSON text that passes through byte for byte (protocol.md 2.7).
 
+use std::fmt;
+
 use crate::json::Lexer;
 
 /// How deep arrays and objects may nest in a payload (protocol.md 2.5).
@@ -18,6 +20,8 @@ pub struct InvalidPayload;
 impl<'a> Payload<'a> {
     /// The JSON `null`.
     pub const NULL: Self = Self("null");
+    /// The JSON object without members.
+    pub const EMPTY_OBJECT: Self = Self("{}");
 
     /// Checks that `text` is one JSON value. Surrounding white space is left out.
     ///
@@ -36,17 +40,65 @@ impl<'a> Payload<'a> {
         Self(text)
     }
 
-    /// A value that has been checked before: by the decoder, or before it was stored.
-    #[must_use]
-    pub const fn trust(text: &'a str) -> Self {
-        Self(text)
-    }
-
     /// The JSON text.
     #[must_use]
     #[inline]
     pub const fn as_str(self) -> &'a str {
         self.0
+    }
+}
+
+/// A [`Payload`] that owns its text.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PayloadBuf(String);
+
+impl PayloadBuf {
+    /// A value, as JSON text.
+    ///
+    /// # Errors
+    /// What `serde_json` says of a value that JSON cannot hold, or that nests deeper than [`MAX_DEPTH`].
+    pub fn json(value: &(impl serde::Serialize + ?Sized)) -> Result<Self, serde_json::Error> {
+        Self::parse(serde_json::to_string(value)?).map_err(serde::ser::Error::custom)
+    }
+
+    /// Checks that `text` is one JSON value. Surrounding white space is left out.
+    ///
+    /// # Errors
+    /// [`InvalidPayload`] if it is anything else, or nested too deep.
+    pub fn parse(text: String) -> Result<Self, InvalidPayload> {
+        let value = Payload::parse(&text)?;
+        if value.0.len() < text.len() { Ok(value.into()) } else { Ok(Self(text)) }
+    }
+
+    /// The payload.
+    #[must_use]
+    pub fn as_payload(&self) -> Payload<'_> {
+        Payload(&self.0)
+    }
+
+    /// The JSON text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The JSON text, to keep.
+    #[must_use]
+    pub fn into_string(self) -> String {
+        self.0
+    }
+}
+
+impl From<Payload<'_>> for PayloadBuf {
+    fn from(payload: Payload<'_>) -> Self {
+        Self(payload.0.to_owned())
+    }
+}
+
+impl fmt::Debug for PayloadBuf {
+    /// Its length only: data is not for logs.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PayloadBuf({} bytes)", self.0.len())
     }
 }
 
@@ -66,6 +118,19 @@ mod tests {
         for bad in ["", "1 2", "{", "nul", "\"\u{1}\"", "01", "[1,]"] {
             assert_eq!(Payload::parse(bad), Err(InvalidPayload), "{bad:?}");
         }
+    }
+
+    #[test] // protocol.md 2.5, 2.7
+    fn owned_text_is_checked_as_borrowed_text_is() {
+        assert_eq!(PayloadBuf::parse(" [1] ".to_owned()).unwrap().as_str(), "[1]");
+        assert_eq!(PayloadBuf::parse("7".to_owned()).unwrap().as_payload(), Payload("7"));
+        assert_eq!(PayloadBuf::parse(r#"1},"cn":"#.to_owned()), Err(InvalidPayload));
+        assert_eq!(PayloadBuf::json(&["a"]).unwrap().as_str(), r#"["a"]"#);
+        let mut deep = serde_json::Value::Null;
+        for _ in 0..129 {
+            deep = serde_json::Value::Array(vec![deep]);
+        }
+        assert!(PayloadBuf::json(&deep).is_err());
     }
 
     #[test] // protocol.md 2.5

@@ -29,8 +29,8 @@ pub use encode::{PushFrame, escape_into};
 pub use frame::{NUL, NulDecoder, PacketTooLarge};
 pub use jmqt_core::{
     AuthToken, ChannelKind, ChannelName, ClientId, DisconnectCode, InvalidChannel, InvalidClientId,
-    InvalidPayload, MAX_CHANNEL_BYTES, MAX_CLIENT_ID_BYTES, MAX_DEPTH, Payload, Persistence, Qos, Retain,
-    StatusCode,
+    InvalidPayload, MAX_CHANNEL_BYTES, MAX_CLIENT_ID_BYTES, MAX_DEPTH, Payload, PayloadBuf, Persistence, Qos,
+    Retain, StatusCode,
 };
 pub use packet::{
     Auth, AuthAck, AuthOutcome, Conn, ConnAck, Disconn, Packet, PacketType, Pub, PubAck, Push, PushAck, Sub,

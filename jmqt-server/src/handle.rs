@@ -8,13 +8,14 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use jmqt_core::{ChannelKind, ChannelName, ClientId, InvalidPayload, Payload, Persistence, Qos, Retain};
+use jmqt_core::{
+    ChannelKind, ChannelName, ClientId, InvalidPayload, Payload, PayloadBuf, Persistence, Qos, Retain,
+};
 
 use crate::connection::{CloseReason, ConnectionInfo};
 use crate::counters::CountersSnapshot;
 use crate::disconnect::Disconnect;
 use crate::hub::{Hub, Recorded};
-use crate::json::json_text;
 use crate::message::{Json, Message};
 
 pub(crate) use detached::Detached;
@@ -43,7 +44,7 @@ impl Publish {
     /// # Errors
     /// What `serde_json` says of a value that JSON cannot hold, or that nests deeper than 128.
     pub fn json(channel: ChannelName, data: &impl serde::Serialize) -> Result<Self, serde_json::Error> {
-        let data = json_text(data)?.into();
+        let data = PayloadBuf::json(data)?.into_string().into();
         Ok(Self { channel, data, qos: Qos::AtMostOnce, retain: Retain::No })
     }
 

@@ -94,7 +94,6 @@ mod disconnect;
 mod exit;
 mod handle;
 mod hub;
-mod json;
 mod language;
 mod listener;
 mod log_limit;

@@ -1,13 +1,12 @@
 //! `pub` to `$name`: a request to the application (§9.d).
 
 use async_trait::async_trait;
-use jmqt_core::{ChannelName, ClientId, InvalidPayload, Payload, StatusCode};
+use jmqt_core::{ChannelName, ClientId, InvalidPayload, Payload, PayloadBuf, StatusCode};
 
 use super::attached::{SessionRef, session_getters};
 use super::{BoxError, UnexpectedData, read_json};
 use crate::connection::ConnectionInfo;
 use crate::handle::ServerHandle;
-use crate::json::json_text;
 
 /// A `pub` packet to a control channel, with an id.
 #[derive(Debug, Clone, Copy)]
@@ -56,7 +55,7 @@ impl<'a> ControlRequest<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ControlReply {
     pub(crate) status: StatusCode,
-    pub(crate) data: Option<String>,
+    pub(crate) data: Option<PayloadBuf>,
 }
 
 impl ControlReply {
@@ -71,7 +70,7 @@ impl ControlReply {
     /// # Errors
     /// What `serde_json` says of a value that JSON cannot hold, or that nests deeper than 128.
     pub fn ok(data: &impl serde::Serialize) -> Result<Self, serde_json::Error> {
-        Ok(Self { status: StatusCode::OK, data: Some(json_text(data)?) })
+        Ok(Self { status: StatusCode::OK, data: Some(PayloadBuf::json(data)?) })
     }
 
     /// Any status and JSON text, which reaches the client byte for byte.
@@ -79,7 +78,7 @@ impl ControlReply {
     /// # Errors
     /// [`InvalidPayload`] if the text is not one JSON value.
     pub fn with_json(status: StatusCode, data: &str) -> Result<Self, InvalidPayload> {
-        Ok(Self { status, data: Some(Payload::parse(data)?.as_str().to_owned()) })
+        Ok(Self { status, data: Some(Payload::parse(data)?.into()) })
     }
 }
 

@@ -3,13 +3,12 @@
 use std::fmt;
 
 use async_trait::async_trait;
-use jmqt_core::{ChannelName, ClientId, InvalidPayload, Payload, Qos, Retain, StatusCode};
+use jmqt_core::{ChannelName, ClientId, InvalidPayload, Payload, PayloadBuf, Qos, Retain, StatusCode};
 
 use super::attached::{SessionRef, session_getters};
 use super::{BoxError, UnexpectedData, Verdict, read_json};
 use crate::connection::ConnectionInfo;
 use crate::handle::ServerHandle;
-use crate::json::json_text;
 
 /// A `pub` packet to a plain or point-to-point channel.
 #[derive(Debug, Clone, Copy)]
@@ -61,20 +60,20 @@ pub enum PubVerdict {
 
 /// The data that is published instead of what the client sent.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Replacement(pub(crate) Box<str>);
+pub struct Replacement(PayloadBuf);
 
 impl Replacement {
     /// The JSON text.
     #[must_use]
     pub fn data(&self) -> Payload<'_> {
-        Payload::trust(&self.0)
+        self.0.as_payload()
     }
 }
 
 impl fmt::Debug for Replacement {
     /// Its length only: data is not for logs.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Replacement({} bytes)", self.0.len())
+        write!(f, "Replacement({} bytes)", self.0.as_str().len())
     }
 }
 
@@ -89,7 +88,7 @@ impl PubVerdict {
     /// # Errors
     /// What `serde_json` says of a value that JSON cannot hold, or that nests deeper than 128.
     pub fn replace(data: &impl serde::Serialize) -> Result<Self, serde_json::Error> {
-        Ok(Self::Replace(Replacement(json_text(data)?.into())))
+        Ok(Self::Replace(Replacement(PayloadBuf::json(data)?)))
     }
 
     /// The same with JSON text, which reaches the subscribers byte for byte (protocol.md 2.7).
@@ -97,7 +96,7 @@ impl PubVerdict {
     /// # Errors
     /// [`InvalidPayload`] if it is not one JSON value, or nested deeper than 128.
     pub fn replace_raw(data: &str) -> Result<Self, InvalidPayload> {
-        Ok(Self::Replace(Replacement(Payload::parse(data)?.as_str().into())))
+        Ok(Self::Replace(Replacement(Payload::parse(data)?.into())))
     }
 }
 

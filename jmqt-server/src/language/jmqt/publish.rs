@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use jmqt_core::{ChannelKind, ChannelName, ClientId, Payload, Qos, StatusCode};
+use jmqt_core::{ChannelKind, ChannelName, ClientId, Payload, PayloadBuf, Qos, StatusCode};
 use jmqt_protocol::{Packet, Pub, PubAck};
 
 use super::answer::answer;
@@ -68,7 +68,7 @@ async fn handle_control(
         &Packet::PubAck(PubAck {
             status: reply.status,
             id: Some(Cow::Borrowed(id)),
-            data: reply.data.as_deref().map(Payload::trust),
+            data: reply.data.as_ref().map(PayloadBuf::as_payload),
         }),
     );
     CONTINUE
