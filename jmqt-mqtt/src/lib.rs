@@ -3,16 +3,23 @@
 mod decode;
 mod encode;
 mod error;
+mod escape;
+mod filter;
 mod frame;
 mod packet;
 mod packet_type;
+pub mod payload;
 mod property;
 mod read;
 mod reason;
+mod topic;
+mod trie;
 mod version;
 
 pub use encode::Patches;
 pub use error::{Answer, DecodeError, EncodeError, Violation};
+pub use escape::{client_to_topic, name_to_topic, topic_to_client, topic_to_name};
+pub use filter::Filter;
 pub use frame::{Frame, FrameDecoder, Header, Peek, peek};
 pub use packet::{
     Ack, Auth, Codes, ConnAck, Connect, Delivery, Disconnect, FilterBuf, Filters, NameBuf, Names, Packet,
@@ -22,4 +29,6 @@ pub use packet_type::PacketType;
 pub use property::{Place, Properties, Property, PropertyBuf, PropertyId, SubscriptionId};
 pub use read::PacketId;
 pub use reason::ReasonCode;
+pub use topic::{InvalidTopic, MAX_SEPARATORS, MAX_TOPIC_BYTES, TopicName, TopicUse, is_presentable};
+pub use trie::{Level, Trie};
 pub use version::{Qos, Sender, Version};
