@@ -29,3 +29,8 @@ pub use error::{ConfigError, Origin};
 pub use keys::{Keys, Variables};
 pub use settings::Settings;
 pub use value::Value;
+
+/// The code in the README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
