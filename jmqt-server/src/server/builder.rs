@@ -438,7 +438,7 @@ async fn open_backend(config: &Config) -> Result<Backend, StartError> {
     #[cfg(feature = "sqlite")]
     return Ok(Backend::Alone(Arc::new(SqliteStore::open(sqlite_options(config)).await?)));
     #[cfg(not(feature = "sqlite"))]
-    Err(ConfigError::MissingFeature { key: "SQLITE_PATH", feature: "sqlite" }.into())
+    Err(ConfigError::MissingFeature { key: "SQLITE_PATH", feature: "sqlite", package: "jmqt-server" }.into())
 }
 
 #[cfg(feature = "sqlite")]
