@@ -147,8 +147,10 @@ fn connect<'a>(frame: &Frame<'a>, said: &mut Option<Version>) -> Result<Connect<
             Some(Will { qos, retain, topic, payload: reader.binary()?, properties })
         }
     };
-    let user_name = if flags.user_name { Some(reader.string()?) } else { None };
-    let password = if flags.password { Some(reader.binary()?) } else { None };
+    // MQTT 3.1 lets a packet end before a user name or password that its flags announce.
+    let is_there = |flag: bool, reader: Reader<'_>| flag && !(version == Version::V3_1 && reader.is_empty());
+    let user_name = if is_there(flags.user_name, reader) { Some(reader.string()?) } else { None };
+    let password = if is_there(flags.password, reader) { Some(reader.binary()?) } else { None };
     reader.end()?;
     Ok(Connect {
         version,

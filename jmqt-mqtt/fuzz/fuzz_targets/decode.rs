@@ -11,7 +11,7 @@ fuzz_target!(|input: (u8, &[u8])| {
     let mut decoder = FrameDecoder::new(input.1.len());
     let mut stream = input.1;
     while let Ok(Some(frame)) = decoder.next(&mut stream, Some(version)) {
-        let _ = Connect::decode(&frame).inspect_err(|error| drop((error.answer(), error.statement())));
+        let _ = Connect::decode(&frame).map_err(|error| (error.answer(), error.statement()));
         let packet = match Packet::decode(&frame, version, sender) {
             Ok(packet) => packet,
             Err(error) => {

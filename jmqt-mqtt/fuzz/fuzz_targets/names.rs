@@ -9,7 +9,8 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: (Vec<&str>, &str, &[u8])| {
     let (filters, topic, bytes) = input;
-    let filters: Vec<Filter<'_>> = filters.into_iter().filter_map(|filter| Filter::parse(filter).ok()).collect();
+    let filters: Vec<Filter<'_>> =
+        filters.into_iter().filter_map(|filter| Filter::parse(filter).ok()).collect();
     if let Ok(topic) = TopicName::parse(topic) {
         let _ = topic.usage();
         let topic = topic.as_str();

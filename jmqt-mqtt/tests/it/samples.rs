@@ -497,6 +497,15 @@ fn mqtt_3_1_knows_dup_in_three_more_packets() {
     read_as("8A 06  00 01  00 01 'a' 00", Version::V3_1, Client, &Packet::Subscribe(packet));
 }
 
+#[test] // MQTT 3.1: 3.1, where the length takes precedence over the flags
+fn mqtt_3_1_may_announce_a_user_name_and_a_password_that_are_not_there() {
+    let connect = connect(Version::V3_1);
+    read_as("10 10  00 06 'MQIsdp' 03 C2 00 3C  00 02 'c1'", OLD, Client, &Packet::Connect(connect));
+    read_as("10 15  00 06 'MQIsdp' 03 C2 00 3C  00 02 'c1'  00 03 'bob'", OLD, Client, &{
+        Packet::Connect(Connect { user_name: Some("bob"), ..connect })
+    });
+}
+
 #[test] // what a receiver would refuse is not written, and nothing of it is
 fn a_packet_that_breaks_a_rule_is_not_written() {
     let long = "x".repeat(65_536);
