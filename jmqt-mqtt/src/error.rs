@@ -137,6 +137,8 @@ pub enum Answer {
 }
 
 /// A packet that is refused. The connection it came on is to be closed [MQTT-4.13.1-1], [MQTT-4.8.0-1].
+///
+/// It says nothing of what is in the packet: it may be logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {violation}", .packet.map_or("packet", PacketType::name))]
 pub struct DecodeError {
@@ -157,6 +159,8 @@ impl DecodeError {
             None => match self.violation {
                 Violation::ProtocolName => Some("MQTT-3.1.2-1"),
                 Violation::ProtocolLevel(_) => Some("MQTT-3.1.2-2"),
+                // Before a version is agreed on only CONNECT is read.
+                Violation::WrongDirection => Some("MQTT-3.1.0-1"),
                 _ => None,
             },
         }
@@ -222,10 +226,6 @@ impl Violation {
     pub const fn statement(self, packet: Option<PacketType>, version: Version) -> Option<&'static str> {
         let v5 = version.has_properties();
         Some(match self {
-            Self::WrongDirection => match packet {
-                Some(PacketType::Auth) => "MQTT-4.12.0-7",
-                _ => return None,
-            },
             Self::Flags(_) => match packet {
                 Some(PacketType::PubRel) => "MQTT-3.6.1-1",
                 Some(PacketType::Subscribe) => "MQTT-3.8.1-1",

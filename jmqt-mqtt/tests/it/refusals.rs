@@ -148,6 +148,7 @@ fn the_first_packet_must_be_a_connect() {
     let frame = crate::frame(&mut decoder, &packet).unwrap();
     let error = Connect::decode(&frame).unwrap_err();
     assert_eq!((error.violation, error.answer()), (Violation::WrongDirection, Answer::Close));
+    assert_eq!(error.statement(), Some("MQTT-3.1.0-1"));
 }
 
 #[test] // [MQTT-3.1.2-1] [MQTT-3.1.2-2]
