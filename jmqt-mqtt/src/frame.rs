@@ -58,7 +58,10 @@ pub fn peek(bytes: &[u8], limit: usize) -> Result<Peek, Violation> {
     if PacketType::of_first_byte(first).is_none() {
         return Err(Violation::ReservedType(first >> 4));
     }
-    let Some(remaining) = variable(rest)? else { return Ok(Peek::Unknown) };
+    let Some(remaining) = variable(rest)? else {
+        // At least one more byte belongs to the packet.
+        return if bytes.len() < limit { Ok(Peek::Unknown) } else { Err(Violation::TooLarge { limit }) };
+    };
     let header = Header {
         first,
         length: 1 + remaining.length,

@@ -17,8 +17,9 @@ fuzz_target!(|input: (u8, Vec<Vec<u8>>)| {
             match decoder.next(&mut chunk, None) {
                 Ok(Some(frame)) => assert_eq!(Ok(Some(frame)), whole.next(&mut rest, None)),
                 Ok(None) => break,
-                Err(error) => {
-                    assert_eq!(Err(error), whole.next(&mut rest, None));
+                Err(_) => {
+                    // A limit of less than five bytes may be noticed before a length of five.
+                    assert!(whole.next(&mut rest, None).is_err());
                     return;
                 }
             }

@@ -32,6 +32,9 @@ fn a_packet_of_the_limit_passes_and_one_byte_more_does_not() {
         Ok(Peek::Known(Header { first: 0x30, length: 2, body_length: 98, minimal_length: true }))
     );
     assert_eq!(peek(&[0x30, 99], 100), Err(Violation::TooLarge { limit: 100 }));
+    // Also where the length is not yet known.
+    assert_eq!(peek(&[0x30, 0x80, 0x80], 4), Ok(Peek::Unknown));
+    assert_eq!(peek(&[0x30, 0x80, 0x80], 3), Err(Violation::TooLarge { limit: 3 }));
     let mut decoder = FrameDecoder::new(100);
     let error = decoder.next(&mut &[0x30, 99][..], Some(Version::V5)).unwrap_err();
     assert_eq!(error.answer(), Answer::Disconnect(ReasonCode::PACKET_TOO_LARGE));
