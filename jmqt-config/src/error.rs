@@ -151,7 +151,7 @@ pub enum ConfigError {
     },
     /// A setting needs a cargo feature that this program was built without.
     #[error(
-        "{key} needs the cargo feature `{feature}` of {package}, without which this program was built: add it to \
+        "{key} needs the cargo feature `{feature}` of {package}, but this program was built without it: add it to \
          `features` of {package} in Cargo.toml and build again, or change the setting"
     )]
     MissingFeature {

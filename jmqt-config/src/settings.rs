@@ -282,7 +282,7 @@ impl Settings {
             return None;
         }
         if text == "~" || text.starts_with("~/") {
-            const EXPECTED: &str = "a path without `~`, which only shells replace: write the whole path";
+            const EXPECTED: &str = "a path without `~`, which only shells expand: write the full path";
             self.note_bad(key, EXPECTED);
             return None;
         }
@@ -324,7 +324,7 @@ impl Settings {
         };
         let items = items.ok_or_else(|| self.bad_value(key, expected))?;
         let parsed = items.into_iter().map(|item| {
-            let wrong = || self.bad_value(key, format!("{expected}, which {} is not", quoted(item.trim())));
+            let wrong = || self.bad_value(key, format!("{expected}; {} is invalid", quoted(item.trim())));
             item.trim().parse().map_err(|_| wrong())
         });
         parsed.collect()

@@ -310,7 +310,7 @@ impl Config {
         let mut taken: Vec<(&str, u16)> = Vec::new();
         for (key, port) in self.listeners() {
             if let Some((other, _)) = taken.iter().find(|(_, other)| *other == port && port != 0) {
-                settings.note(settings.contradiction(key, port, format!("so is {other}")));
+                settings.note(settings.contradiction(key, port, format!("{other} has the same port")));
             }
             taken.push((key, port));
         }
@@ -336,7 +336,7 @@ fn owned<N: Into<OsString>, V: Into<OsString>>(
 /// The error for a configuration with which nobody could connect.
 fn no_listener() -> ConfigError {
     ConfigError::Incomplete {
-        problem: "there is nothing to listen on: give SOCKET_PORT or WEBSOCKET_PORT, \
+        problem: "no listener is configured: set SOCKET_PORT or WEBSOCKET_PORT, \
             or ENABLE_SSL = true with SSL_SOCKET_PORT or SSL_WEBSOCKET_PORT",
     }
 }
@@ -374,7 +374,7 @@ fn ssl(settings: &Settings) -> Option<SslConfig> {
         return None;
     }
     if socket_port.is_none() && websocket_port.is_none() {
-        let problem = "but there is neither an SSL_SOCKET_PORT nor an SSL_WEBSOCKET_PORT";
+        let problem = "it requires SSL_SOCKET_PORT or SSL_WEBSOCKET_PORT";
         settings.note(settings.contradiction("ENABLE_SSL", true, problem));
     }
     for (key, path) in [("SSL_CERT_PATH", &cert_path), ("SSL_KEY_PATH", &key_path)] {

@@ -281,7 +281,7 @@ impl Server {
                 tracing::info!(target: "jmqt::server", "reloaded MAX_CONNECTIONS, MAX_CONNECTIONS_PER_ADDRESS, MAX_CONNECTS_PER_ADDRESS_PER_SECOND and TRUSTED_PROXIES; other keys change at the next start");
             }
             Err(error) => {
-                tracing::error!(target: "jmqt::server", %error, "the configuration cannot be used: the old one stays");
+                tracing::error!(target: "jmqt::server", %error, "cannot use the new configuration: the old one stays in force");
             }
         }
     }
@@ -416,7 +416,7 @@ impl Server {
 /// What running the server came to.
 fn outcome(failed: &CancellationToken) -> io::Result<()> {
     match failed.is_cancelled() {
-        true => Err(io::Error::other("a task of the server failed; the log says which")),
+        true => Err(io::Error::other("a task of the server failed; the log names it")),
         false => Ok(()),
     }
 }

@@ -235,7 +235,7 @@ fn a_lack_of_open_files_is_warned_of_and_ends_when_there_are_some_again() {
     let server = Server::start_after(folder.path(), "ulimit -n 64", &[("JMQT_MAX_CONNECTIONS", "100")]);
     server.logged(" WRN : the limit of open files leaves room for about 0 connections");
     let mut clients: Vec<_> = (0..100).map(|_| server.connect()).collect();
-    server.logged(" WRN : connections cannot be accepted and wait");
+    server.logged(" WRN : cannot accept connections");
     clients.drain(..90);
     clients.last_mut().unwrap().authenticate("bob");
     assert_eq!(server.log_lines("cannot be accepted").len(), 1, "one line a minute");

@@ -145,7 +145,7 @@ fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'st
     let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     match read {
         Ok(chain) if chain.is_empty() => {
-            Err(file(key, path, "there is no certificate in it; a PEM file was expected".to_owned()))
+            Err(file(key, path, "the file contains no certificate; expected a PEM file".to_owned()))
         }
         Ok(chain) => Ok(chain),
         Err(error) => Err(file(key, path, pem_problem(&error, "certificate"))),

@@ -44,7 +44,7 @@ impl Parting {
     /// What connection number `number` is told.
     pub(crate) fn say(&self, number: u64) -> Disconnect {
         let message = match self.code {
-            DisconnectCode::DRAIN => "this node is stopping; others are there",
+            DisconnectCode::DRAIN => "this node is stopping; connect to another node",
             _ => "the server is stopping",
         };
         let seconds = Duration::from_secs(self.first + number % self.spread);

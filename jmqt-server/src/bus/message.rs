@@ -376,18 +376,18 @@ impl BusMessage {
     /// Reads what a node with this database has written.
     pub(crate) fn decode(mut payload: Bytes, epoch: Epoch) -> Result<Self, NotAMessage> {
         if number(payload.try_get_u8())? != VERSION {
-            return Err(NotAMessage("it is not of this version"));
+            return Err(NotAMessage("the message has another format version"));
         }
         let kind = number(payload.try_get_u8())?;
         let from = NodeId(number(payload.try_get_u64())?);
         if number(payload.try_get_u32())? != epoch.0 {
-            return Err(NotAMessage("it is from a node that has another database"));
+            return Err(NotAMessage("the sender uses another database"));
         }
         let body = match kind {
             QOS0 => Body::Qos0(decode_qos0(payload)?),
             QOS1 => Body::Qos1(decode_qos1(payload)?),
             CONTROL => Body::Control(decode_control(&payload)?),
-            _ => return Err(NotAMessage("unknown kind")),
+            _ => return Err(NotAMessage("unknown kind of message")),
         };
         Ok(Self { from, body })
     }
@@ -403,7 +403,7 @@ fn decode_control(payload: &[u8]) -> Result<Control, NotAMessage> {
 
 /// No log is longer than this, and counting on from there is safe.
 fn check_seq(seq: u64) -> Result<(), NotAMessage> {
-    i64::try_from(seq).map(drop).map_err(|_| NotAMessage("it is of a place that no log has"))
+    i64::try_from(seq).map(drop).map_err(|_| NotAMessage("the message has an invalid log position"))
 }
 
 fn decode_qos0(mut payload: Bytes) -> Result<Messages, NotAMessage> {
@@ -413,7 +413,7 @@ fn decode_qos0(mut payload: Bytes) -> Result<Messages, NotAMessage> {
     let mut rest = &payload[..];
     while !rest.is_empty() {
         let length = number(rest.try_get_u32())? as usize;
-        rest = rest.get(length..).ok_or(NotAMessage("cut short"))?;
+        rest = rest.get(length..).ok_or(NotAMessage("the message is truncated"))?;
         ends.push(place(payload.len() - rest.len()));
     }
     let pieces = Pieces { bytes: payload, ends: ends.into() };
@@ -436,7 +436,7 @@ fn decode_qos1(mut payload: Bytes) -> Result<LoggedMessages, NotAMessage> {
                 process: number(payload.try_get_u32())?,
                 number: number(payload.try_get_u64())?,
             },
-            _ => return Err(NotAMessage("unknown place")),
+            _ => return Err(NotAMessage("unknown kind of push id")),
         };
         let sender = take_sender(&mut payload)?;
         if let PushId::Logged(LogPlace { seq, .. }) = id {
@@ -448,18 +448,18 @@ fn decode_qos1(mut payload: Bytes) -> Result<LoggedMessages, NotAMessage> {
         messages.push(LoggedPush { id, sender, data });
     }
     if !payload.is_empty() {
-        return Err(NotAMessage("its parts do not fit together"));
+        return Err(NotAMessage("extra bytes after the last message"));
     }
     Ok(LoggedMessages { channel, messages })
 }
 
 fn number<T>(taken: Result<T, bytes::TryGetError>) -> Result<T, NotAMessage> {
-    taken.map_err(|_| NotAMessage("cut short"))
+    taken.map_err(|_| NotAMessage("the message is truncated"))
 }
 
 fn take_bytes(payload: &mut Bytes, length: usize) -> Result<Bytes, NotAMessage> {
     if payload.len() < length {
-        return Err(NotAMessage("cut short"));
+        return Err(NotAMessage("the message is truncated"));
     }
     Ok(payload.split_to(length))
 }

@@ -89,12 +89,12 @@ impl Inbox {
         }
         if let Some(version) = message::other_version(&payload) {
             self.counters.bus_refused.increment();
-            log_limited!(warn, target: "jmqt::bus", version, "refused what a node of another version says: stop all nodes of the cluster, then start them with the same version (or another program uses the same REDIS_PREFIX)");
+            log_limited!(warn, target: "jmqt::bus", version, "refused a message of a node with another version: stop all nodes of the cluster, then start them with the same version (or another program uses the same REDIS_PREFIX)");
             return true;
         }
         if !self.seal.take_off(channel, &mut payload) {
             self.counters.bus_refused.increment();
-            log_limited!(warn, target: "jmqt::bus", "refused what does not come from a node of this cluster: another cluster or program uses the same REDIS_PREFIX");
+            log_limited!(warn, target: "jmqt::bus", "refused a message from outside this cluster: another cluster or program uses the same REDIS_PREFIX");
             return true;
         }
         let message = match BusMessage::decode(Bytes::from(payload), self.speaker.epoch) {
@@ -188,11 +188,11 @@ impl RedisBus {
         let end = tokio::select! {
             end = self.use_link(&link, stop) => end,
             () = lost.wait() => End::Lost("the connection ended"),
-            () = reset.cancelled() => End::Lost("it does not answer"),
+            () = reset.cancelled() => End::Lost("Redis does not answer"),
         };
         if self.up.swap(false, Ordering::AcqRel) {
             if let End::Lost(reason) = end {
-                tracing::warn!(target: "jmqt::bus", reason, "the link to Redis is lost");
+                tracing::warn!(target: "jmqt::bus", reason, "lost the connection to Redis");
             }
             self.counters.bus_dropped.add(self.outgoing.clear());
             // Waits for room: this one must not be lost, and room is made all the time.
@@ -213,7 +213,7 @@ impl RedisBus {
         self.up.store(true, Ordering::Release);
         self.came_up.notify_waiters();
         self.interest.link_is_up();
-        tracing::info!(target: "jmqt::bus", node = %self.speaker.node, "the link to Redis stands");
+        tracing::info!(target: "jmqt::bus", node = %self.speaker.node, "connected to Redis");
         drop(self.inbox.controls.send(BusEvent::Up).await);
         let result = tokio::select! {
             result = self.interest.keep(link, |name| self.names.channel(name)) => result,
@@ -225,7 +225,7 @@ impl RedisBus {
             }
         };
         match result {
-            Ok(()) => End::Lost("it was closed"),
+            Ok(()) => End::Lost("the connection was closed"),
             Err(error) => self.failed(&error),
         }
     }

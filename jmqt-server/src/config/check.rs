@@ -141,7 +141,7 @@ fn file_in_folder(path: &Path, makes_folders: bool) -> Result<(), String> {
     let existing = folder.ancestors().find(|folder| folder.as_os_str().is_empty() || folder.exists());
     match existing {
         Some(existing) if existing != folder && !makes_folders => {
-            Err(format!("there is no folder {}; make it, or correct the path", folder.display()))
+            Err(format!("the folder {} does not exist; create it, or correct the path", folder.display()))
         }
         Some(existing) => {
             let existing = if existing.as_os_str().is_empty() { Path::new(".") } else { existing };
@@ -151,10 +151,10 @@ fn file_in_folder(path: &Path, makes_folders: bool) -> Result<(), String> {
                 return Err(format!("{} is not a folder", existing.display()));
             }
             if metadata.permissions().readonly() {
-                return Err(format!("the folder {} cannot be written to", existing.display()));
+                return Err(format!("the folder {} is not writable", existing.display()));
             }
             Ok(())
         }
-        None => Err(format!("there is no folder {}", folder.display())),
+        None => Err(format!("the folder {} does not exist", folder.display())),
     }
 }

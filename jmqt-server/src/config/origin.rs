@@ -17,7 +17,7 @@ pub enum AllowedOrigin {
 
 /// The text is not `*`, `null`, or an origin such as `https://example.com:8443`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("an origin is `*`, `null`, or a scheme, `://`, a host and perhaps a port")]
+#[error("an origin is `*`, `null`, or a scheme, `://`, a host and an optional port")]
 pub struct InvalidOrigin;
 
 impl FromStr for AllowedOrigin {

@@ -34,7 +34,7 @@ pub(super) fn redis(settings: &Settings) -> Option<RedisOptions> {
         return None;
     }
     if !settings.switch("ENABLE_MYSQL", false) {
-        let problem = "ENABLE_MYSQL must be so too: the nodes of a cluster share a database";
+        let problem = "ENABLE_MYSQL must be true too: the nodes of a cluster share a database";
         settings.note(settings.contradiction("ENABLE_REDIS", true, problem));
     }
     if nodes.as_ref().is_some_and(Vec::is_empty) && !matches!(mode, Mode::Standalone) {
@@ -62,7 +62,7 @@ pub(super) fn redis(settings: &Settings) -> Option<RedisOptions> {
 
 /// `host:port` with commas between; an IPv6 address stands in brackets. `None`: that is not what was given.
 fn nodes(settings: &Settings) -> Option<Vec<(String, u16)>> {
-    const EXPECTED: &str = "host:port, with commas between several";
+    const EXPECTED: &str = "a list of host:port, separated by commas";
     let text = settings.text("REDIS_NODES", "");
     let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
     let node = |item: &str| {

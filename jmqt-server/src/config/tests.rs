@@ -87,7 +87,7 @@ fn a_setting_that_needs_a_missing_feature_is_refused_by_name() {
     assert_eq!(
         missing("", &none),
         [
-            "SQLITE_PATH needs the cargo feature `sqlite` of jmqt-server, without which this program was built: add it to \
+            "SQLITE_PATH needs the cargo feature `sqlite` of jmqt-server, but this program was built without it: add it to \
           `features` of jmqt-server in Cargo.toml and build again, or change the setting"
         ]
     );
@@ -119,7 +119,7 @@ fn what_settings_name_is_checked_before_the_start() {
         "4 mistakes",
         "SQLITE_PATH: ",
         " is a folder",
-        "LOG_PATH: there is no folder ",
+        "LOG_PATH: the folder ",
         "BIND_ADDRESS: cannot listen on 192.0.2.1",
         "SSL_CERT_PATH ",
     ] {
@@ -130,7 +130,7 @@ fn what_settings_name_is_checked_before_the_start() {
 
 #[test]
 fn a_path_from_the_home_folder_is_refused() {
-    const EXPECTED: &str = "expected a path without `~`, which only shells replace: write the whole path";
+    const EXPECTED: &str = "expected a path without `~`, which only shells expand: write the full path";
     refused(
         from_lines("LOG_PATH = '~/jmqt.log'"),
         &format!("configuration text: LOG_PATH is \"~/jmqt.log\"; {EXPECTED}"),
@@ -198,7 +198,7 @@ fn an_empty_variable_takes_a_port_away() {
 
 #[test]
 fn one_listener_at_least_must_remain() {
-    let message = "there is nothing to listen on: give SOCKET_PORT or WEBSOCKET_PORT, \
+    let message = "no listener is configured: set SOCKET_PORT or WEBSOCKET_PORT, \
                    or ENABLE_SSL = true with SSL_SOCKET_PORT or SSL_WEBSOCKET_PORT";
     refused(Config::from_text("", NO_VARIABLES), message);
     refused(Config::from_text("SSL_SOCKET_PORT = 8011", NO_VARIABLES), message);
@@ -208,7 +208,7 @@ fn one_listener_at_least_must_remain() {
 fn two_listeners_cannot_share_a_port() {
     refused(
         from_lines("WEBSOCKET_PORT = 8010"),
-        "configuration text: WEBSOCKET_PORT is 8010; so is SOCKET_PORT",
+        "configuration text: WEBSOCKET_PORT is 8010; SOCKET_PORT has the same port",
     );
     assert!(Config::from_text("SOCKET_PORT = 0\nWEBSOCKET_PORT = 0", NO_VARIABLES).is_ok());
 }
@@ -298,7 +298,7 @@ fn ssl_needs_a_certificate_a_key_and_a_port() {
     );
     refused(
         from_lines("ENABLE_SSL = true\nSSL_CERT_PATH = 'c'\nSSL_KEY_PATH = 'k'"),
-        "configuration text: ENABLE_SSL is true; but there is neither an SSL_SOCKET_PORT nor an SSL_WEBSOCKET_PORT",
+        "configuration text: ENABLE_SSL is true; it requires SSL_SOCKET_PORT or SSL_WEBSOCKET_PORT",
     );
     let config = from_lines(&format!("{ssl}SSL_CERT_PATH = 'c'\nSSL_KEY_PATH = 'k'")).unwrap();
     let ssl = config.ssl.unwrap();
@@ -495,7 +495,7 @@ fn what_several_nodes_need_may_be_there_and_not_be_used() {
     assert!(config.mysql.is_none() && config.redis.is_none());
     refused(
         from_variables([("JMQT_ENABLE_REDIS", "true")]),
-        "environment variable JMQT_ENABLE_REDIS is true; ENABLE_MYSQL must be so too: the nodes of a \
+        "environment variable JMQT_ENABLE_REDIS is true; ENABLE_MYSQL must be true too: the nodes of a \
          cluster share a database",
     );
 }
@@ -541,7 +541,7 @@ fn sentinels_and_redis_clusters_are_named_by_their_nodes() {
     );
     refused(
         with("REDIS_MODE = 'CLUSTER'\nREDIS_NODES = 'a'"),
-        "configuration text: REDIS_NODES is \"a\"; expected host:port, with commas between several",
+        "configuration text: REDIS_NODES is \"a\"; expected a list of host:port, separated by commas",
     );
     refused(
         with("REDIS_MODE = 'CLUSTER'\nREDIS_NODES = 'a:1'\nREDIS_DB_INDEX = 1"),
@@ -581,7 +581,7 @@ fn what_is_no_trusted_proxy_is_named() {
     ] {
         refused(
             from_lines(&format!("TRUSTED_PROXIES = {value}")),
-            &format!("configuration text: TRUSTED_PROXIES is {shown}; {EXPECTED}, which {wrong} is not"),
+            &format!("configuration text: TRUSTED_PROXIES is {shown}; {EXPECTED}; {wrong} is invalid"),
         );
     }
     for (value, shown) in [("7", "7"), ("true", "true"), ("[7]", "a list")] {
@@ -593,7 +593,7 @@ fn what_is_no_trusted_proxy_is_named() {
     refused(
         from_variables([("JMQT_TRUSTED_PROXIES", "everybody")]),
         &format!(
-            "environment variable JMQT_TRUSTED_PROXIES is \"everybody\"; {EXPECTED}, which \"everybody\" is not"
+            "environment variable JMQT_TRUSTED_PROXIES is \"everybody\"; {EXPECTED}; \"everybody\" is invalid"
         ),
     );
 }

@@ -155,7 +155,7 @@ impl Listener {
         static LIMIT: LogLimit = LogLimit::new();
         shared.hub.counters.accepts_failed.increment();
         if let Some(left_out) = LIMIT.permit() {
-            log_for!(self.protocol, warn, left_out, %error, "connections cannot be accepted and wait: if there are too many open files, raise their limit (`ulimit -n`) or lower MAX_CONNECTIONS");
+            log_for!(self.protocol, warn, left_out, %error, "cannot accept connections: if too many files are open, raise the limit (`ulimit -n`) or lower MAX_CONNECTIONS");
         }
     }
 
@@ -172,7 +172,7 @@ impl Listener {
                     return Some(listener);
                 }
                 Err(error) => {
-                    log_for!(protocol, error, %error, "cannot listen on {address} again, and will try once more");
+                    log_for!(protocol, error, %error, "cannot listen on {address} again; retrying");
                     tokio::time::sleep(REOPEN_EVERY).await;
                 }
             }
@@ -185,9 +185,9 @@ impl Listener {
             static LIMIT: LogLimit = LogLimit::new();
             counters.connections_refused.increment();
             if let Some(left_out) = LIMIT.permit() {
-                log_for!(self.protocol, warn, left_out, %remote, "refused: MAX_CONNECTIONS are open");
+                log_for!(self.protocol, warn, left_out, %remote, "refused: MAX_CONNECTIONS is reached");
             }
-            let problem = "the server has as many connections as it may have";
+            let problem = "the server has reached its limit of connections";
             return turn_away(shared, stream, self.protocol, problem);
         };
         let is_proxy = shared.admission.is_trusted_proxy(remote.ip());
@@ -353,7 +353,7 @@ impl Newcomer {
             self.shared.hub.counters.proxy_headers_refused.increment();
         }
         let proxy = self.info.remote;
-        log_for!(self.info.protocol, debug, %proxy, %error, "refused: expected a PROXY protocol header, as TRUSTED_PROXIES has its address");
+        log_for!(self.info.protocol, debug, %proxy, %error, "refused: expected a PROXY protocol header, because TRUSTED_PROXIES contains its address");
         false
     }
 

@@ -23,19 +23,19 @@ const V2_MAX_BYTES: usize = 4096;
 #[derive(Debug, thiserror::Error)]
 pub(super) enum HeaderError {
     /// Other bytes.
-    #[error("it begins with something else")]
+    #[error("the connection does not begin with a header")]
     Missing,
     /// A header that breaks the rules.
     #[error("version {version}: {problem}")]
     Malformed { version: u8, problem: &'static str },
     /// It was closed before its first byte, as simple health checks do.
-    #[error("it was closed before it said anything")]
+    #[error("the connection was closed before the header")]
     NothingSent,
     /// It was closed within the header.
-    #[error("it was closed within the header")]
+    #[error("the connection was closed within the header")]
     Ended,
     /// The header took longer than a first packet may.
-    #[error("it was not complete within TIMEOUT_SECONDS")]
+    #[error("the header was not complete within TIMEOUT_SECONDS")]
     TooLate,
     /// The connection broke.
     #[error(transparent)]
@@ -164,17 +164,17 @@ fn parse_v2(bytes: &[u8]) -> Result<Parsed, HeaderError> {
     };
     let rest_bytes = usize::from(u16::from_be_bytes([high, low]));
     if rest_bytes > V2_MAX_BYTES - V2_FIXED_BYTES {
-        return Err(malformed("it is longer than 4096 bytes"));
+        return Err(malformed("the header is longer than 4096 bytes"));
     }
     let Some(rest) = rest.get(..rest_bytes) else { return Ok(Parsed::Partial) };
-    let is_too_short = malformed("it is too short for its addresses");
+    let is_too_short = malformed("the header is too short for its addresses");
     let client = match family_and_transport {
         _ if is_local => None,
         0x11 => Some(v2_client::<4, Ipv4Addr>(rest).ok_or(is_too_short)?),
         0x21 => Some(v2_client::<16, Ipv6Addr>(rest).ok_or(is_too_short)?),
         // Unspecified, datagrams, Unix sockets.
         0x00..=0x02 | 0x10 | 0x12 | 0x20 | 0x22 | 0x30..=0x32 => None,
-        _ => return Err(malformed("there is no such address family")),
+        _ => return Err(malformed("unknown address family or transport")),
     };
     Ok(Parsed::Whole { bytes: V2_FIXED_BYTES + rest_bytes, client })
 }

@@ -66,7 +66,7 @@ pub enum StartError {
         source: io::Error,
     },
     /// A socket was given for a TLS protocol, and the configuration has no certificate.
-    #[error("a socket was given for {protocol}, and the configuration has no certificate: set `Config::ssl`")]
+    #[error("a socket was given for {protocol}, but the configuration has no certificate: set `Config::ssl`")]
     NoCertificate {
         /// What for.
         protocol: Protocol,
@@ -75,7 +75,7 @@ pub enum StartError {
     #[error("cannot catch signals: {0}")]
     Signals(io::Error),
     /// The operating system has no random numbers.
-    #[error("no random numbers: {0}")]
+    #[error("the system provides no random numbers: {0}")]
     Random(BoxError),
 }
 

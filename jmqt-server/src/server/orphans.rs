@@ -32,7 +32,7 @@ impl Orphans {
         let orphans = claim_orphans(hub).await?;
         let sessions: usize = orphans.iter().map(|(_, sessions)| sessions.len()).sum();
         if sessions > 0 {
-            tracing::info!(target: "jmqt::session", sessions, "ending sessions that were left behind");
+            tracing::info!(target: "jmqt::session", sessions, "ending sessions of a process that died");
         }
         Ok(Self(orphans))
     }
@@ -57,7 +57,7 @@ impl Orphans {
 pub(super) async fn notify(shared: &Shared, session: &SessionRow) {
     let client = &session.client;
     let info = orphan_connection(session).unwrap_or_else(|| {
-        tracing::warn!(target: "jmqt::session", %client, "the store does not tell where this session came from");
+        tracing::warn!(target: "jmqt::session", %client, "the store has no valid address for this session");
         ConnectionInfo { remote: SocketAddr::from(([0, 0, 0, 0], 0)), protocol: Protocol::Socket }
     });
     let notice = CloseNotice::new(info, client, CloseReason::ServerDied, &shared.handle, None.into());
@@ -66,11 +66,11 @@ pub(super) async fn notify(shared: &Shared, session: &SessionRow) {
     let mut is_first = true;
     while let Err(error) = forget_orphan(&shared.hub, session).await {
         if shared.admission.closing.is_cancelled() {
-            tracing::error!(target: "jmqt::session", %client, %error, "the next start will end this session again");
+            tracing::error!(target: "jmqt::session", %client, %error, "cannot delete an ended session from the store; the next start calls its close notifier again");
             return;
         }
         if std::mem::take(&mut is_first) {
-            tracing::warn!(target: "jmqt::session", %client, %error, "a session that has ended cannot be forgotten yet");
+            tracing::warn!(target: "jmqt::session", %client, %error, "cannot delete an ended session from the store; retrying");
         }
         tokio::select! {
             () = shared.admission.closing.cancelled() => {} // once more, then no more

@@ -34,7 +34,7 @@ pub(super) async fn supervised(
     let mut task = pin!(Some(task));
     let failure = match poll_fn(|cx| poll_contained(task.as_mut(), cx)).await {
         Ok(()) if stop.is_cancelled() => return,
-        Ok(()) => "it ended before it was told to".into(),
+        Ok(()) => "the task ended before the server stopped".into(),
         Err(panic) => panic,
     };
     stop_listening.cancel();
@@ -43,7 +43,7 @@ pub(super) async fn supervised(
 
 /// The server cannot go on: connections are closed, and whoever runs the server is told.
 pub(super) fn fail(shared: &Shared, task: &'static str, message: &str) {
-    tracing::error!(target: "jmqt::server", task, message, "a task of the server failed; the server ends");
+    tracing::error!(target: "jmqt::server", task, message, "a task of the server failed; stopping the server");
     shared.failed.cancel();
     shared.admission.closing.cancel();
     for (_, outbox) in shared.admission.numbered_outboxes() {

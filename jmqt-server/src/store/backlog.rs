@@ -147,7 +147,7 @@ pub(super) async fn sweep(
             Err(error) if error.is_of_data() => {
                 log_limited!(
                     warn, target: "jmqt::store", %client, %error,
-                    "cannot limit what waits for a client; the others are looked at"
+                    "cannot limit the pending messages of a client; continuing with the others"
                 );
             }
             Err(error) if swept.dropped.is_empty() => return Err(error),

@@ -51,8 +51,8 @@ pub(crate) struct Settled<T> {
 pub(crate) enum NotCommitted {
     #[error("the store failed")]
     Failed,
-    /// It may have happened all the same.
-    #[error("the store has not told what became of it")]
+    /// The commit may have happened nevertheless.
+    #[error("commit outcome unknown")]
     Unknown,
 }
 

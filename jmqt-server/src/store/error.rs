@@ -40,8 +40,8 @@ pub enum StoreError {
     },
     /// A file of the database was deleted or replaced while it was open.
     #[error(
-        "{path} was deleted or replaced while the server has it open: stop the server, and put the file back or \
-         let it make a new one"
+        "{path} was deleted or replaced while the server has it open: stop the server, then restore the file or \
+         let the server create a new one"
     )]
     Gone {
         /// The database file, or its write-ahead log.
@@ -49,15 +49,15 @@ pub enum StoreError {
     },
     /// The same was noticed after a commit, which has happened in a file that has no name any more.
     #[error(
-        "{path} was deleted or replaced before a commit was done, which may be lost: stop the server, and put the file \
-         back or let it make a new one"
+        "{path} was deleted or replaced before a commit was complete, and the commit may be lost: stop the server, then \
+         restore the file or let the server create a new one"
     )]
     CommittedToGone {
         /// The database file, or its write-ahead log.
         path: String,
     },
     /// The disk is nearly full.
-    #[error("the disk of {path} is nearly full: no message is stored until there is more room")]
+    #[error("the disk of {path} is nearly full: the server stores no messages until space is freed")]
     NoRoom {
         /// The database file.
         path: String,
@@ -66,7 +66,7 @@ pub enum StoreError {
     #[error("cannot migrate the database: {0}")]
     Migrate(#[source] MigrationError),
     /// A row holds what this program never wrote.
-    #[error("the database holds an invalid {what}")]
+    #[error("the database contains an invalid {what}")]
     Corrupt {
         /// Which value.
         what: &'static str,
@@ -78,11 +78,11 @@ pub enum StoreError {
     #[error("the database did not answer within {0:?}")]
     TimedOut(Duration),
     /// Somebody else kept locked what was needed, for longer than any node may.
-    #[error("somebody else has locked a part of the database for too long")]
+    #[error("another connection has locked a part of the database for too long")]
     Locked,
     /// The database was told to commit, and it is not known what became of that: it has happened, or it
     /// has not.
-    #[error("the database has not told whether it has committed: {0}")]
+    #[error("commit outcome unknown: {0}")]
     Unanswered(#[source] DatabaseError),
     /// The store has been closed.
     #[error("the store is closed")]

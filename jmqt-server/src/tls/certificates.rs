@@ -198,16 +198,16 @@ fn private_key(ssl: &SslConfig, pem: &[u8]) -> Result<PrivateKeyDer<'static>, Tl
         let has = |text: &[u8]| memchr::memmem::find(pem, text).is_some();
         if has(b"BEGIN ENCRYPTED PRIVATE KEY") || has(b"Proc-Type: 4,ENCRYPTED") {
             return refused(
-                "the key has a passphrase, which a server cannot ask for: remove it (openssl pkey -in KEY -out \
+                "the key has a passphrase, and the server cannot ask for it: remove it (openssl pkey -in KEY -out \
                  NEW_KEY), and let nobody else read the file",
             );
         }
         match source {
             pem::Error::NoItemsFound if has(b"BEGIN CERTIFICATE") => {
-                refused("there is a certificate in it and no private key: SSL_CERT_PATH is for the certificate")
+                refused("the file contains a certificate and no private key: SSL_CERT_PATH is for the certificate")
             }
             pem::Error::NoItemsFound => {
-                refused("there is no private key in it; a PEM file was expected (PKCS #8, PKCS #1 or SEC 1)")
+                refused("the file contains no private key; expected a PEM file (PKCS #8, PKCS #1 or SEC 1)")
             }
             source => unreadable("SSL_KEY_PATH", &ssl.key_path, source),
         }
@@ -227,7 +227,7 @@ fn tell_expiry(ssl: &SslConfig, certificate: Option<Certificate>) {
             tracing::warn!(target: "jmqt::tls", %path, %last_day, "the certificate expires in {days} days: renew it");
         }
         Some(_) if certificate.is_early(now) => {
-            tracing::warn!(target: "jmqt::tls", %path, "the certificate is not valid yet: clients refuse it; look at this machine's clock");
+            tracing::warn!(target: "jmqt::tls", %path, "the certificate is not valid yet: clients refuse it; check this machine's clock");
         }
         Some(_) => {}
     }

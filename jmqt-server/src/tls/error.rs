@@ -20,7 +20,7 @@ pub enum TlsError {
         source: BoxError,
     },
     /// The certificate file has no certificate in it.
-    #[error("SSL_CERT_PATH {path}: there is no certificate in it; a PEM file was expected")]
+    #[error("SSL_CERT_PATH {path}: the file contains no certificate; expected a PEM file")]
     NoCertificate {
         /// The file.
         path: PathBuf,

@@ -57,7 +57,7 @@ pub enum SecretError {
         source: io::Error,
     },
     /// There is no file and none can be made.
-    #[error("cannot make the token secret {}: {source} ({SECRET_VARIABLE} would do instead)", path.display())]
+    #[error("cannot create the token secret {}: {source} (alternatively, set {SECRET_VARIABLE})", path.display())]
     NotMade {
         /// The file.
         path: PathBuf,
@@ -65,7 +65,7 @@ pub enum SecretError {
         source: io::Error,
     },
     /// The operating system has no random numbers.
-    #[error("cannot make a token secret: {0}")]
+    #[error("cannot generate a token secret: {0}")]
     Random(BoxError),
 }
 

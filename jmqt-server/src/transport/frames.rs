@@ -195,16 +195,16 @@ impl FrameReader {
         match frame.opcode {
             opcode::CLOSE | opcode::PING | opcode::PONG => {
                 if !frame.is_final || frame.remaining > CONTROL_BYTES {
-                    return Err(violation("a control frame in pieces or too long"));
+                    return Err(violation("a control frame is fragmented or too long"));
                 }
                 self.control.clear();
                 return Ok(());
             }
             opcode::TEXT if self.in_message => {
-                return Err(violation("a message begins inside another one"));
+                return Err(violation("a message begins within another one"));
             }
             opcode::CONTINUATION if !self.in_message => {
-                return Err(violation("a message goes on that has not begun"));
+                return Err(violation("a continuation frame without a message"));
             }
             opcode::TEXT | opcode::CONTINUATION => self.in_message = true,
             opcode::BINARY => {
@@ -263,10 +263,10 @@ impl Frame {
 fn parse_lengths(bytes: &[u8]) -> Result<Option<(u64, usize)>, TransportError> {
     let &[first, second, ref rest @ ..] = bytes else { return Ok(None) };
     if first & RESERVED != 0 {
-        return Err(violation("reserved bits are set; no extension was agreed upon"));
+        return Err(violation("reserved bits are set, but no extension was negotiated"));
     }
     if second & MASKED == 0 {
-        return Err(violation("a frame without a mask"));
+        return Err(violation("a frame is not masked"));
     }
     let (length, header_bytes) = match second & !MASKED {
         126 => match rest.first_chunk() {
@@ -287,7 +287,7 @@ fn close_code(payload: &[u8]) -> Result<Option<CloseCode>, TransportError> {
     let Some((code, reason)) = payload.split_first_chunk() else {
         return match payload {
             [] => Ok(None),
-            _ => Err(violation("a close frame with half a code")),
+            _ => Err(violation("a close frame with an incomplete code")),
         };
     };
     let code = CloseCode::from(u16::from_be_bytes(*code));
@@ -419,14 +419,14 @@ mod tests {
         let mut twice = frame(0x01, b"a", mask);
         twice.extend(frame(0x81, b"b", mask));
         for (input, code) in [
-            (vec![0x81, 0x01, b'a'], "a frame without a mask"),
+            (vec![0x81, 0x01, b'a'], "a frame is not masked"),
             (frame(0xc1, b"a", mask), "reserved bits"),
             (frame(0x83, b"a", mask), "an unknown kind"),
-            (frame(0x80, b"a", mask), "a message goes on that has not begun"),
-            (twice, "a message begins inside another"),
+            (frame(0x80, b"a", mask), "a continuation frame without a message"),
+            (twice, "a message begins within another"),
             (frame(0x09, b"a", mask), "a control frame in pieces"),
-            (frame(0x89, &[0; 126], mask), "a control frame in pieces or too long"),
-            (frame(0x88, &[3], mask), "a close frame with half a code"),
+            (frame(0x89, &[0; 126], mask), "a control frame is fragmented or too long"),
+            (frame(0x88, &[3], mask), "a close frame with an incomplete code"),
             (frame(0x88, &1005u16.to_be_bytes(), mask), "a close frame with a code"),
             (frame(0x88, b"\x03\xe8\xff", mask), "a close frame whose reason"),
             (frame(0x81, b"\xff", mask), "a text message that is not UTF-8"),

@@ -53,9 +53,7 @@ pub(crate) enum TransportError {
     #[error("an HTTP health check")]
     HealthChecked,
     /// WebSocket: a page that may not connect.
-    #[error(
-        "pages of {origin} may not connect: they are from another host, and ALLOWED_ORIGINS does not list them"
-    )]
+    #[error("pages of {origin} may not connect: ALLOWED_ORIGINS does not contain this origin")]
     ForeignPage { origin: String },
     #[error("{0}")]
     Violation(Cow<'static, str>),

@@ -49,7 +49,7 @@ async fn a_client_for_which_too_much_waits_is_told_so() {
             alice.pub1("news", &data).await;
         }
         assert_eq!(bob.next_push().await.data(), data);
-        assert_eq!(bob.told().await, told(4003, "too much was waiting for the client"));
+        assert_eq!(bob.told().await, told(4003, "too much data was queued for the client"));
     }
 }
 

@@ -119,13 +119,13 @@ async fn who_finds_no_place_is_told_when_to_come_back() {
     let mut alice = server.connect("alice").await;
     let refusal = server.open_raw(Protocol::Socket).await.bytes_until_closed().await;
     let expected =
-        "{\"disconn\":{\"st\":4006,\"mg\":\"the server has as many connections as it may have\",\"ts\":5}}\0";
+        "{\"disconn\":{\"st\":4006,\"mg\":\"the server has reached its limit of connections\",\"ts\":5}}\0";
     assert_eq!(refusal.escape_ascii().to_string(), expected.as_bytes().escape_ascii().to_string());
     let refusal = server.open_raw(Protocol::WebSocket).await.bytes_until_closed().await;
     let refusal = String::from_utf8(refusal).unwrap();
     assert!(refusal.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{refusal}");
     assert!(refusal.contains("\r\nRetry-After: 5\r\n"), "{refusal}");
-    assert!(refusal.ends_with("\r\n\r\nthe server has as many connections as it may have\n"), "{refusal}");
+    assert!(refusal.ends_with("\r\n\r\nthe server has reached its limit of connections\n"), "{refusal}");
     // An answer would cost a handshake.
     assert_eq!(server.open_raw(Protocol::SslSocket).await.bytes_until_closed().await, b"");
     assert_eq!(server.counters().connections_refused, 3);

@@ -1734,7 +1734,7 @@ mod sqlite {
     async fn what_is_no_file_is_refused() {
         for name in [":memory:", "file:x.db?mode=memory", "file::memory:?cache=shared"] {
             let error = open(Path::new(name)).await.unwrap_err();
-            assert!(error.to_string().contains("has to be a file"), "{error}");
+            assert!(error.to_string().contains("must be a file"), "{error}");
         }
     }
 

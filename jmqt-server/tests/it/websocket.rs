@@ -89,12 +89,12 @@ async fn a_close_is_answered_with_the_same_code_and_then_the_connection_ends() {
 async fn broken_frames_end_the_connection_and_the_client_is_told_what_is_wrong() {
     let server = TestServer::start().await;
     let cases: [(&[u8], &str); 6] = [
-        (&[0x81, 2, b'{', b'}'], "a frame without a mask"),
+        (&[0x81, 2, b'{', b'}'], "a frame is not masked"),
         (&[0x81, 0x81, 0, 0, 0, 0, 0xFF], "a text message that is not UTF-8"),
-        (&[0x80, 0x81, 0, 0, 0, 0, b'x'], "a message goes on that has not begun"),
+        (&[0x80, 0x81, 0, 0, 0, 0, b'x'], "a continuation frame without a message"),
         (&[0x83, 0x81, 0, 0, 0, 0, b'x'], "an unknown kind of frame"),
-        (&[0xC1, 0x81, 0, 0, 0, 0, b'x'], "reserved bits are set; no extension was agreed upon"),
-        (&[0x09, 0x81, 0, 0, 0, 0, b'x'], "a control frame in pieces or too long"),
+        (&[0xC1, 0x81, 0, 0, 0, 0, b'x'], "reserved bits are set, but no extension was negotiated"),
+        (&[0x09, 0x81, 0, 0, 0, 0, b'x'], "a control frame is fragmented or too long"),
     ];
     for (bytes, why) in cases {
         let mut alice = server.websocket("alice").await;

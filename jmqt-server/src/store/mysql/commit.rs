@@ -395,13 +395,13 @@ impl MySqlStore {
     /// Whether the last batch was committed, although the COMMIT was not answered; `None` if that cannot be
     /// found out. Waits until the server has come to the end of it.
     async fn has_happened(&self, committer: &Committer) -> Option<bool> {
-        tracing::warn!("a COMMIT was not answered: looking for what became of it");
+        tracing::warn!("no answer to a COMMIT: looking up its outcome");
         let until = tokio::time::Instant::now() + COMMIT_LIMIT;
         let mut pause = Duration::from_millis(20);
         while tokio::time::Instant::now() < until {
             match limited(self.last_batch(committer)).await {
                 Ok(batch) => return Some(batch == Some(committer.batch)),
-                Err(error) => tracing::debug!(%error, "what became of a COMMIT is still unknown"),
+                Err(error) => tracing::debug!(%error, "the outcome of a COMMIT is still unknown"),
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(1));
@@ -469,7 +469,7 @@ async fn get_lock_back(
 async fn kill(connection: &mut MySqlConnection, id: u64) {
     let killed = connection.execute(AssertSqlSafe(format!("KILL {id}"))).await;
     if let Err(error) = killed {
-        tracing::debug!(%error, id, "a lost connection could not be ended");
+        tracing::debug!(%error, id, "cannot end a lost connection");
     }
 }
 

@@ -90,7 +90,7 @@ fn cannot_connect(options: &MySqlOptions, error: StoreError) -> StoreError {
     let (database, user) = (&options.database, &options.user);
     let advice = match (number(&error), &error) {
         (Some(1049), _) => format!(
-            "; make it with: CREATE DATABASE `{database}` CHARACTER SET utf8mb4; \
+            "; create it with: CREATE DATABASE `{database}` CHARACTER SET utf8mb4; \
              GRANT ALTER, CREATE, DELETE, DROP, INDEX, INSERT, SELECT, UPDATE ON `{database}`.* TO '{user}'@'%'"
         ),
         (Some(1044 | 1142), _) => format!(
@@ -110,7 +110,7 @@ async fn check_server(options: &MySqlOptions, connected: &mut Connected) -> Resu
     let needed = (options.largest_payload + BESIDE_PAYLOAD).max(SMALLEST_PACKET);
     if connected.max_packet < needed {
         let reason = format!(
-            "the server takes packets of up to {} bytes, and MAX_PACKET_BYTES needs {needed}: \
+            "the server accepts packets of up to {} bytes, and MAX_PACKET_BYTES needs {needed}: \
              raise its variable max_allowed_packet, or lower MAX_PACKET_BYTES",
             connected.max_packet
         );
@@ -120,7 +120,7 @@ async fn check_server(options: &MySqlOptions, connected: &mut Connected) -> Resu
     let (version, flush): (Vec<u8>, i64) = sqlx::query_as(sql).fetch_one(&mut connected.connection).await?;
     let version = String::from_utf8_lossy(&version);
     if !is_new_enough(&version) {
-        let reason = format!("the server is {version}; needed is MySQL 8.0 or MariaDB 10.6, or later");
+        let reason = format!("the server is {version}; expected MySQL 8.0 or MariaDB 10.6, or later");
         return Err(cannot_open(options, reason));
     }
     if flush != 1 {

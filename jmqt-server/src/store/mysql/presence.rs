@@ -138,7 +138,9 @@ impl Presence {
                 return Ok(Self { connection: Some(connected) });
             }
         }
-        tracing::warn!("{SEATS} others share the database: this node is not seen by one that wants it alone");
+        tracing::warn!(
+            "{SEATS} other nodes share the database: a node that needs it exclusively cannot detect this node"
+        );
         hang_up(connected.connection).await;
         Ok(Self::default())
     }

@@ -71,8 +71,8 @@ pub(super) async fn open(options: SqliteOptions) -> Result<SqliteStore, StoreErr
 fn check_is_file(path: &Path) -> Result<(), StoreError> {
     let name = path.as_os_str().to_string_lossy();
     if name.is_empty() || name.starts_with(":memory:") || name.starts_with("file:") {
-        let reason = "the database has to be a file, given by its path: what is acknowledged must survive the \
-            server. For a server that is to forget everything, take a file in a temporary folder";
+        let reason = "the database must be a file, given by its path, because acknowledged messages must survive \
+            the server. For a server that keeps nothing, use a file in a temporary folder";
         return Err(cannot_open(path, reason));
     }
     Ok(())

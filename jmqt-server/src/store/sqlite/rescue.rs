@@ -65,13 +65,13 @@ impl Rescue {
                 self.is_done = true;
                 tracing::error!(
                     target: "jmqt::store", path = %path.display(),
-                    "files of the database were deleted or replaced; all that was acknowledged is in this file: \
+                    "files of the database were deleted or replaced; this file contains all acknowledged data: \
                      stop the server, and start it again with this file as SQLITE_PATH"
                 );
             }
             Err(error) => tracing::error!(
                 target: "jmqt::store", %error,
-                "files of the database were deleted or replaced, and what was acknowledged could not be saved: \
+                "files of the database were deleted or replaced, and the acknowledged data could not be saved: \
                  do not kill the server; copy the database out of its open files, or stop it with SIGTERM"
             ),
         }

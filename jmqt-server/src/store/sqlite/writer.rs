@@ -149,7 +149,7 @@ impl Writer {
     }
 
     async fn reconnect(&mut self) -> Result<(), StoreError> {
-        tracing::warn!(target: "jmqt::store", "opening the database again: its connection cannot be used any more");
+        tracing::warn!(target: "jmqt::store", "reopening the database: its connection is no longer usable");
         self.connection = Some(self.options.connect().await?);
         Ok(())
     }
