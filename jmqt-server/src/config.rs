@@ -2,7 +2,7 @@
 //! checked before anything is opened.
 //!
 //! Not here: reading the sources and typing single values (`jmqt-config`), the names of the keys (`keys`), opening
-//! what the values name. `docs/configuration.md` is the same for operators.
+//! the files and ports that the values name. `docs/configuration.md` describes the keys for operators.
 
 mod check;
 mod keys;
@@ -30,31 +30,31 @@ pub use origin::{AllowedOrigin, InvalidOrigin};
 pub use redis_options::{RedisMode, RedisOptions};
 pub use synchronous::Synchronous;
 
-/// The largest packet that can be asked for: 1 GiB.
+/// The upper limit of `max_packet_bytes`: 1 GiB.
 const LARGEST_PACKET: usize = 1 << 30;
-/// The largest outbound queue: 16 GiB, or what the address space has.
+/// The largest outbound queue: 16 GiB, or the size of the address space.
 const LARGEST_QUEUE: usize = if usize::BITS > 34 { 1 << 34 } else { usize::MAX };
-/// The most that all connections together may be allowed: 1 TiB, or what the address space has.
+/// The upper limit for all connections together: 1 TiB, or the size of the address space.
 const LARGEST_TOTAL: usize = if usize::BITS > 40 { 1 << 40 } else { usize::MAX };
-/// The most subscriptions that a client may be allowed.
+/// The upper limit of subscriptions per client.
 const MOST_SUBSCRIPTIONS: usize = 10_000_000;
-/// How many connections there may be unless somebody chooses.
+/// The default of MAX_CONNECTIONS.
 pub(crate) const DEFAULT_MAX_CONNECTIONS: usize = 100_000;
 const DAY: u64 = 86_400;
 
-/// A checked configuration: what a server needs to know before it starts.
+/// A checked configuration of a server.
 ///
-/// [`Config::default`] is the shipped `server.conf`. Fields may be changed afterwards, as tests and
-/// embedding applications do: the server's start, and [`Config::check`] before it, refuse what no server can work
-/// with. The ranges below are those of [`Config::load`]; in code, times may be shorter, and sizes smaller, for tests.
+/// [`Config::default`] is the shipped `server.conf`. Tests and embedding applications may change fields
+/// afterwards. [`Config::check`] and the start of the server refuse invalid settings.
+/// The ranges below are those of [`Config::load`]; in code, times may be shorter, and sizes smaller, for tests.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Config {
-    /// The address that every listener binds. Default 127.0.0.1: this machine alone.
+    /// The address that every listener binds. Default 127.0.0.1: only this machine can connect.
     pub bind_address: IpAddr,
-    /// The plain socket's port; 0 for any free one, `None` for no such listener. Default 8010.
+    /// The port of the plain socket; 0 for any free port, `None` for no such listener. Default 8010.
     pub socket_port: Option<u16>,
-    /// The plain WebSocket's port; 0 for any free one, `None` for no such listener. Default 8012.
+    /// The port of the plain WebSocket; 0 for any free port, `None` for no such listener. Default 8012.
     pub websocket_port: Option<u16>,
     /// TLS, if it is enabled. Default `None`.
     pub ssl: Option<SslConfig>,
@@ -62,106 +62,107 @@ pub struct Config {
     pub timeout: Duration,
     /// The database file. Default `jmqt.db`.
     pub sqlite_path: PathBuf,
-    /// What a commit waits for. Default [`Synchronous::Full`].
+    /// When a commit counts as done. Default [`Synchronous::Full`].
     pub sqlite_synchronous: Synchronous,
-    /// The database that takes the place of the SQLite file; `None`, the default, for none. Without
-    /// `redis`, this server is the only one that uses it.
+    /// The MySQL or MariaDB database that replaces the SQLite file. `None`, the default: the server uses SQLite. Without
+    /// `redis`, only this server uses the database.
     pub mysql: Option<MySqlConfig>,
     /// The largest packet of a client that has a session, in bytes (protocol.md 2.5). 1 KiB to
     /// 1 GiB, default 4 MiB.
     pub max_packet_bytes: usize,
-    /// The largest packet before that, in bytes (protocol.md 2.5). 1 KiB to `max_packet_bytes`,
+    /// The largest packet of a client without a session, in bytes (protocol.md 2.5). 1 KiB to `max_packet_bytes`,
     /// default 16 KiB.
     pub max_preconn_packet_bytes: usize,
-    /// How many QoS 1 pushes a client may have unacknowledged (protocol.md 2.14). 1 to 1024,
+    /// The most unacknowledged QoS 1 pushes of a client (protocol.md 2.14). 1 to 1024,
     /// default 128.
     pub max_inflight: u32,
-    /// How many connections there may be at once, those without a session included. At least 1,
+    /// The most open connections, including those without a session. At least 1,
     /// default 100,000.
     pub max_connections: usize,
-    /// How many connections there may be at once from one address, of which an IPv6 address is its /64. Loopback
+    /// The most open connections from one address. The /64 of an IPv6 address counts as one address. Loopback
     /// addresses have no limit. `None` for no limit, default 100.
     pub max_connections_per_address: Option<u32>,
-    /// How many new connections one such address may make in a second. `None` for no limit, default 50.
+    /// The most new connections per second from one address. `None` for no limit, default 50.
     pub max_connects_per_address_per_second: Option<u32>,
-    /// How many sessions of one client a newer connection may end in a second, on one node; five may come at
-    /// once. Beyond that `conn` is answered SERVER_ERROR, and the connection closed. `None` for no limit, default 1.
+    /// The most takeovers per second of the sessions of one client, on one node, with bursts of five. Beyond that, the
+    /// server answers `conn` with SERVER_ERROR and closes the connection. `None` for no limit, default 1.
     pub max_takeovers_per_second: Option<u32>,
-    /// How many bytes may wait to be sent to one client. At least twice `max_packet_bytes`, default
+    /// The most bytes in the outbound queue of one client. At least twice `max_packet_bytes`, default
     /// 8 MiB.
     pub outbound_queue_bytes: usize,
-    /// How many subscriptions a client may make; `sub` is answered 7 beyond that. Those that the application
-    /// makes are not limited, yet they count. 1 to 10,000,000, default 10,000.
+    /// The most subscriptions of a client. Beyond that, the server answers `sub` with 7. Subscriptions that the
+    /// application makes count, but are not limited. 1 to 10,000,000, default 10,000.
     pub max_subscriptions_per_client: usize,
-    /// The same for persistent ones. 0 to 10,000,000, default 1,000.
+    /// The most persistent subscriptions of a client. 0 to 10,000,000, default 1,000.
     pub max_persistent_subscriptions_per_client: usize,
-    /// How many bytes may wait to be sent to all clients together; 0, the default, is a quarter of the memory of
-    /// the machine or of its control group. Beyond that nobody's queue grows past 64 KiB, and those with more
-    /// than 1 MiB are closed when there is more for them.
+    /// The most bytes in the outbound queues of all clients together. 0, the default, is a quarter of the memory of
+    /// the machine or of its control group. Beyond that, no queue grows past 64 KiB, and a connection with more
+    /// than 1 MiB in its queue is closed when the next message for it arrives.
     pub max_total_outbound_bytes: usize,
-    /// How many bytes of half-received packets all sessions may hold together. A connection whose packet goes
-    /// beyond that is closed. At least 1 MiB, default 256 MiB.
+    /// The most bytes of incomplete packets of all sessions together. A connection whose packet exceeds this
+    /// limit is closed. At least 1 MiB, default 256 MiB.
     pub max_total_partial_packet_bytes: usize,
     /// The same for connections without a session. At least 1 MiB, default 64 MiB.
     pub max_total_preconn_bytes: usize,
-    /// How long a client may take next to nothing while something waits for it, before its
+    /// How long a client may read almost nothing while data is queued for it, before its
     /// connection is closed. 1 second to a day, default 30 seconds.
     pub slow_consumer: Duration,
     /// How long a validator may take (protocol.md 2.17). 1 second to an hour, default 10 seconds.
     pub validator_timeout: Duration,
-    /// After what absence a client's persistent subscriptions are removed; `None` for never. Default 7 days.
+    /// How long a client may be absent before its persistent subscriptions are removed; `None` for no limit. Default
+    /// 7 days.
     pub session_expiry: Option<Duration>,
-    /// How many messages are kept for one absent client, the oldest of the channel with most going first;
-    /// `None` for no limit. Default 100,000.
+    /// The most messages kept for one absent client. Beyond that, the server removes the oldest messages of the channel
+    /// that has the most. `None` for no limit. Default 100,000.
     pub max_pending_per_client: Option<u64>,
-    /// How many bytes of payload are kept for one absent client, likewise; `None` for no limit. Default 64 MiB.
+    /// The most payload bytes kept for one absent client; `None` for no limit. Default 64 MiB.
     pub max_pending_bytes_per_client: Option<u64>,
-    /// How many messages are kept in the point-to-point channel of one absent client, a tenth of them at most
-    /// from one publisher; `None` for no limit. Default 1,000.
+    /// The most messages kept in the point-to-point channel of one absent client. At most a tenth of them come
+    /// from one publisher. `None` for no limit. Default 1,000.
     pub max_pending_p2p_per_client: Option<u64>,
-    /// How many channels may have a retained message; `None` for no limit. Default 100,000.
+    /// The most channels with a retained message; `None` for no limit. Default 100,000.
     pub max_retained_messages: Option<u64>,
-    /// How many bytes of payload all retained messages may have together; `None` for no limit. Default 256 MiB.
+    /// The most payload bytes of all retained messages together; `None` for no limit. Default 256 MiB.
     pub max_retained_bytes: Option<u64>,
-    /// How long a stopping server goes on flushing what is queued. Up to an hour, default
+    /// How long a stopping server continues to send queued messages. Up to an hour, default
     /// 5 seconds.
     pub drain: Duration,
-    /// How the server reaches the other nodes of its cluster; `None`, the default, for a server that is
-    /// alone. A cluster needs a database that all nodes share.
+    /// How the server reaches the other nodes of its cluster. `None`, the default: a single server. A cluster needs a
+    /// database that all nodes share.
     pub redis: Option<RedisOptions>,
-    /// Whether a stopping server closes its sessions one by one, in even steps over `drain`, so that
-    /// their clients do not come to other nodes all at once. Each is served until its turn, and then has
-    /// `drain` to take what is queued for it. For a node of several: a server that is alone has nowhere
-    /// to send its clients, and stops at once. ENABLE_REDIS sets it. Default `false`.
+    /// `true`: a stopping server closes its sessions one by one, in even steps over `drain`, so that
+    /// their clients do not connect to other nodes all at once. Each session is served until its turn, and then has
+    /// `drain` to receive its queued messages. This is for nodes of a cluster: the clients of a single server have no
+    /// other node, so it closes all sessions at once. ENABLE_REDIS sets this field. Default `false`.
     pub spread_drain: bool,
-    /// Pages that may connect to the WebSocket ports, beside those of the server's own host name. Default empty.
+    /// Origins whose pages may connect to the WebSocket ports, in addition to the server's own host name. Default empty.
     pub allowed_origins: Vec<AllowedOrigin>,
     /// Networks of load balancers. A connection from one of them must begin with a PROXY protocol header,
-    /// version 1 or 2, and comes from the client that this names; or, on the plain WebSocket port, with an HTTP
+    /// version 1 or 2, that names the client; or, on the plain WebSocket port, with an HTTP
     /// request whose `X-Forwarded-For` or `Forwarded` names the client. Default empty.
     pub trusted_proxies: Vec<Network>,
-    /// What is logged, and where to.
+    /// The level and the destination of the log.
     pub log: LogConfig,
-    /// Environment variables that begin with `JMQT_`, are no keys, and resemble none: the
-    /// application's own, or a mistake. Sorted.
+    /// Environment variables that begin with `JMQT_`, are not keys, and do not resemble keys: they belong to the
+    /// application, or are mistakes. Sorted.
     pub unknown_variables: Vec<String>,
 }
 
 impl Config {
-    /// Reads `path`, or the defaults if there is none, and the environment over it.
+    /// Reads `path`, or the defaults if it is `None`. Environment variables override both.
     ///
-    /// A key that the file leaves out has its default, except a port: a listener that a file does
-    /// not mention does not exist.
+    /// A key that the file omits has its default, except a port: the server does not open a listener that the file
+    /// omits.
     ///
     /// # Errors
-    /// [`ConfigError`] says of every mistake where it is, which key, what was found and what was expected. Show it
-    /// and stop, with an exit code after which nobody tries again (see [`exit_code`](crate::exit_code)).
+    /// [`ConfigError`] names, for each mistake, its place, the key, the value, and what was expected. Show it
+    /// and stop, with an exit code that prevents a restart (see [`exit_code`](crate::exit_code)).
     pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
         Self::load_with(path, std::env::vars_os())
     }
 
-    /// [`Config::load`] with another environment: all variables by their full names, of which those
-    /// that begin with `JMQT_` count.
+    /// [`Config::load`] with another environment: variables with their full names. Only variables
+    /// that begin with `JMQT_` are used.
     ///
     /// # Errors
     /// As [`Config::load`].
@@ -280,7 +281,7 @@ impl Config {
         Ok(Self { unknown_variables: settings.finish()?, ..config })
     }
 
-    /// What is kept for one absent client; `None` if nothing is limited.
+    /// The limits for one absent client; `None` if nothing is limited.
     pub(crate) fn pending_limits(&self) -> Option<PendingLimits> {
         let limits =
             [self.max_pending_per_client, self.max_pending_bytes_per_client, self.max_pending_p2p_per_client];
@@ -288,12 +289,12 @@ impl Config {
         limits.iter().any(Option::is_some).then_some(PendingLimits { messages, bytes, own_messages })
     }
 
-    /// What may be retained.
+    /// The limits of retained messages.
     pub(crate) fn retained_limits(&self) -> RetainedLimits {
         RetainedLimits { messages: self.max_retained_messages, bytes: self.max_retained_bytes }
     }
 
-    /// The ports and the keys that name them, of listeners there are to be.
+    /// The ports of all configured listeners, each with its key.
     fn listeners(&self) -> impl Iterator<Item = (&'static str, u16)> {
         let ssl = self.ssl.as_ref();
         let listeners = [
@@ -305,7 +306,7 @@ impl Config {
         listeners.into_iter().filter_map(|(key, port)| Some((key, port?)))
     }
 
-    /// There is at least one, and no two want the same port.
+    /// Checks that at least one listener is configured, and that no two have the same port.
     fn check_listeners(&self, settings: &Settings) {
         let mut taken: Vec<(&str, u16)> = Vec::new();
         for (key, port) in self.listeners() {
@@ -333,7 +334,7 @@ fn owned<N: Into<OsString>, V: Into<OsString>>(
     environment.into_iter().map(|(name, value)| (name.into(), value.into()))
 }
 
-/// The error for a configuration with which nobody could connect.
+/// The error for a configuration without listeners.
 fn no_listener() -> ConfigError {
     ConfigError::Incomplete {
         problem: "no listener is configured: set SOCKET_PORT or WEBSOCKET_PORT, \
@@ -341,8 +342,7 @@ fn no_listener() -> ConfigError {
     }
 }
 
-/// A port; 0 for any free one. `None` if it was left out: with a file, by leaving out its key, and in any case by an
-/// empty value.
+/// A port; 0 for any free port. `None` if a file omits the key, or if the value is empty.
 fn port(settings: &Settings, key: &'static str, default: u16) -> Option<u16> {
     const EXPECTED: &str = "a port from 0 to 65535 (0: any free one; empty or left out: no such listener)";
     if settings.is_empty(key) {
@@ -350,7 +350,7 @@ fn port(settings: &Settings, key: &'static str, default: u16) -> Option<u16> {
         return is_default.then_some(default);
     }
     let number = |value: &Value| value.as_integer().and_then(|number| u16::try_from(number).ok());
-    // In place of a mistake, a port that nothing else can want.
+    // Instead of an invalid value: a port that does not collide with another.
     Some(settings.value(key, 0, number, || EXPECTED.to_owned()))
 }
 
@@ -365,7 +365,7 @@ fn bind_address(settings: &Settings) -> IpAddr {
 }
 
 fn ssl(settings: &Settings) -> Option<SslConfig> {
-    // All are read in any case: a wrong value is wrong also where it is not needed yet.
+    // All keys are read even if TLS is disabled, so that every wrong value is reported.
     let cert_path = settings.path("SSL_CERT_PATH", "");
     let key_path = settings.path("SSL_KEY_PATH", "");
     let socket_port = port(settings, "SSL_SOCKET_PORT", 8011);
@@ -398,13 +398,13 @@ fn sqlite_path(settings: &Settings) -> PathBuf {
     path.unwrap_or_default()
 }
 
-/// A limit for one address or client; 0 is none.
+/// A limit for one address or client; 0 means no limit.
 fn limit(settings: &Settings, key: &'static str, default: u64) -> Option<u32> {
     let limit = settings.integer(key, default, 0..=10_000_000);
     u32::try_from(limit).ok().filter(|limit| *limit > 0)
 }
 
-/// Unless given, as large as it usually is and never larger than other packets.
+/// The configured value, or the default, but not more than `max_packet_bytes`.
 fn max_preconn_packet_bytes(settings: &Settings, max_packet_bytes: usize) -> usize {
     let default = max_packet_bytes.min(16 << 10);
     let bytes = settings.size("MAX_PRECONN_PACKET_BYTES", default, 1024..=LARGEST_PACKET);
@@ -415,7 +415,7 @@ fn max_preconn_packet_bytes(settings: &Settings, max_packet_bytes: usize) -> usi
     bytes
 }
 
-/// Unless given, as large as it usually is and never too small for two packets.
+/// The configured value, or the default, but not less than two packets.
 fn outbound_queue_bytes(settings: &Settings, max_packet_bytes: usize) -> usize {
     let least = max_packet_bytes * 2;
     let bytes = settings.size("OUTBOUND_QUEUE_BYTES", least.max(8 << 20), 1..=LARGEST_QUEUE);

@@ -1,8 +1,8 @@
-//! How many connections each address has, and how fast it makes new ones.
+//! Limits the connections of each address: their number, and the rate of new ones.
 //!
-//! An address is an IPv4 address or the /64 of an IPv6 address, which is what one customer of a network has. The table
-//! holds an address while it has connections, and until its allowance for new ones is whole again: it cannot become
-//! larger than what is open and what was tried within a second. Not here: where the address comes from.
+//! An address is an IPv4 address or the /64 of an IPv6 address, the usual allocation for one customer. The table
+//! contains an address while it has connections, and until its allowance for new connections is full again. Its size is
+//! limited by the open connections and the attempts of one second. Not here: determining the address.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -10,26 +10,26 @@ use std::sync::{Mutex, PoisonError};
 
 use tokio::time::Instant;
 
-/// The table is looked through for what may go when it has grown to this, and then to twice what was left.
+/// The table is cleaned when it reaches this size, then when it reaches twice the size after the last cleaning.
 const FIRST_SWEEP: usize = 1024;
-/// Entries beyond those of open connections: an address for which there is no room has no limit on its rate.
+/// The most entries without open connections. An address without an entry has no rate limit.
 const MAX_IDLE_ENTRIES: usize = 1 << 17;
-/// How long an allowance takes to be whole again.
+/// The time in which an empty allowance becomes full.
 const SECOND_MILLIS: u64 = 1000;
 
-/// What an address is allowed. `None`: there is no limit.
+/// The limits of an address. `None`: no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct AddressLimits {
     pub(crate) connections: Option<u32>,
     pub(crate) connects_per_second: Option<u32>,
 }
 
-/// Why an address does not get another connection.
+/// The limit that refuses another connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// It has MAX_CONNECTIONS_PER_ADDRESS.
+    /// The address has MAX_CONNECTIONS_PER_ADDRESS connections.
     TooMany,
-    /// It made MAX_CONNECTS_PER_ADDRESS_PER_SECOND within a second.
+    /// The address made MAX_CONNECTS_PER_ADDRESS_PER_SECOND connections within a second.
     TooFast,
 }
 
@@ -45,7 +45,7 @@ struct Table {
     sweep_at: usize,
 }
 
-/// An address as it is counted.
+/// The unit of counting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Key {
     V4([u8; 4]),
@@ -56,15 +56,15 @@ pub(crate) enum Key {
 #[derive(Debug, Clone, Copy)]
 struct Entry {
     open: u32,
-    /// New connections that are left of this second's allowance, in thousandths, at the time `at`.
+    /// The allowance for new connections at the time `at`, in thousandths of a connection.
     allowance: u64,
     /// Milliseconds since the start.
     at: u64,
 }
 
 impl Key {
-    /// `None` for loopback addresses, which have no limit: everything that a proxy on this machine passes on
-    /// without saying for whom comes from there, as do tests and measurements.
+    /// `None` for loopback addresses, which have no limit: connections of a local proxy that does not name its
+    /// clients come from there, as do tests and measurements.
     pub(crate) fn of(address: IpAddr) -> Option<Self> {
         match address.to_canonical() {
             address if address.is_loopback() => None,
@@ -79,7 +79,7 @@ impl Key {
 
 impl Addresses {
     pub(crate) fn new(limits: AddressLimits) -> Self {
-        // The standard library's hash, keyed and slow to collide: clients choose their addresses.
+        // The keyed hash of the standard library resists collisions: clients choose their addresses.
         let table = Table { limits, by_key: HashMap::new(), sweep_at: FIRST_SWEEP };
         Self { start: Instant::now(), table: Mutex::new(table) }
     }
@@ -92,14 +92,14 @@ impl Addresses {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts one more connection of this address, to be given back by [`leave`](Self::leave), unless it has or makes
-    /// too many.
+    /// Counts one more connection of this address, unless it exceeds a limit. [`leave`](Self::leave) ends the
+    /// connection.
     pub(crate) fn enter(&self, key: Key, now: Instant) -> Result<(), Refusal> {
         let now = u64::try_from(now.saturating_duration_since(self.start).as_millis()).unwrap_or(u64::MAX);
         let mut table = self.table();
         let AddressLimits { connections, connects_per_second } = table.limits;
         if connections.is_none() && connects_per_second.is_none() {
-            // Connections are counted all the same: limits may be set while they are open.
+            // Connections are counted even without limits: limits may be set while they are open.
             table.entry(key, now, 0).open += 1;
             return Ok(());
         }
@@ -135,7 +135,7 @@ impl Table {
         self.by_key.entry(key).or_insert(Entry { open: 0, allowance, at: now })
     }
 
-    /// Removes what says no more than a new entry would.
+    /// Removes entries that are equal to a new entry.
     fn sweep(&mut self, now: u64) {
         let is_needed = |entry: &Entry| entry.open > 0 || now.saturating_sub(entry.at) < SECOND_MILLIS;
         self.by_key.retain(|_, entry| is_needed(entry));
@@ -208,7 +208,7 @@ mod tests {
             addresses.enter(key, start + Duration::from_micros(u64::from(number) * 20)).unwrap();
             addresses.leave(key);
         }
-        // 50,000 a second, of which those of a second and of as many more may be there.
+        // 50,000 addresses a second; the table may contain those of two seconds.
         assert!(addresses.table().by_key.len() < 200_000, "{}", addresses.table().by_key.len());
         assert_eq!(addresses.table().by_key[&stays].open, 1);
     }

@@ -1,7 +1,7 @@
-//! Who may connect, and every connection that is open, with a session or without.
+//! Admits connections, and tracks all open connections, with or without a session.
 //!
-//! A connection holds a [`ConnectionPermit`] from `accept` to its end. Not here: how clients are accepted and turned away
-//! (`listener`), which sessions there are (`hub`).
+//! A connection holds a [`ConnectionPermit`] from `accept` to its end. Not here: accepting and refusing sockets
+//! (`listener`), the table of sessions (`hub`).
 
 mod addresses;
 mod parting;
@@ -24,16 +24,16 @@ use addresses::{AddressLimits, Addresses};
 pub(crate) use addresses::{Key as AddressKey, Refusal};
 pub(crate) use parting::Parting;
 
-/// The limits on connections, and the connections.
+/// The limits of connections, and all open connections.
 pub(crate) struct Admission {
     trusted_proxies: RwLock<Box<[Network]>>,
     /// MAX_CONNECTIONS.
     max_connections: AtomicUsize,
     addresses: Addresses,
     open: Mutex<OpenConnections>,
-    /// The server is stopping: what is no session yet does not become one.
+    /// Cancelled when the server stops: no new sessions begin.
     pub(crate) closing: CancellationToken,
-    /// What clients are told then.
+    /// The disconnect reason and delay for clients of a stopping server.
     parting: OnceLock<Parting>,
     counters: Arc<Counters>,
 }
@@ -41,15 +41,15 @@ pub(crate) struct Admission {
 #[derive(Default)]
 struct OpenConnections {
     next: u64,
-    /// `None` until the connection has an outbox (while its PROXY header is read and TLS agreed upon).
+    /// `None` until the connection has an outbox (during the PROXY header and the TLS handshake).
     by_number: HashMap<u64, Option<Weak<Outbox>>, foldhash::fast::RandomState>,
 }
 
-/// One of MAX_CONNECTIONS, given back when it is dropped.
+/// A permit for one of MAX_CONNECTIONS connections, returned on drop.
 pub(crate) struct ConnectionPermit {
     admission: Arc<Admission>,
     number: u64,
-    /// The address that it counts for, if it does.
+    /// The address that the connection is counted for, if any.
     address: Option<AddressKey>,
 }
 
@@ -66,7 +66,7 @@ impl Admission {
         }
     }
 
-    /// Takes over what of a configuration can change while the server runs.
+    /// Applies the settings that can change while the server runs.
     pub(crate) fn reconfigure(&self, config: &Config) {
         self.max_connections.store(config.max_connections, Ordering::Relaxed);
         self.addresses.set_limits(address_limits(config));
@@ -78,13 +78,13 @@ impl Admission {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether what this peer says about the client is believed.
+    /// Returns `true` if this peer may name the client's address.
     pub(crate) fn is_trusted_proxy(&self, peer: IpAddr) -> bool {
         let proxies = self.trusted_proxies.read().unwrap_or_else(PoisonError::into_inner);
         proxies.iter().any(|network| network.contains(peer))
     }
 
-    /// Lets one more connection in, unless MAX_CONNECTIONS are open.
+    /// Admits one more connection, unless MAX_CONNECTIONS are open.
     pub(crate) fn admit(self: &Arc<Self>) -> Option<ConnectionPermit> {
         let mut open = self.open();
         if open.by_number.len() >= self.max_connections.load(Ordering::Relaxed) {
@@ -96,17 +96,17 @@ impl Admission {
         Some(ConnectionPermit { admission: Arc::clone(self), number, address: None })
     }
 
-    /// Of all connections, with a session or without.
+    /// The number of all connections, with or without a session.
     pub(crate) fn numbered_outboxes(&self) -> Vec<(u64, Arc<Outbox>)> {
         let open = self.open();
         let outboxes = open.by_number.iter().filter_map(|(number, outbox)| Some((number, outbox.as_ref()?)));
         outboxes.filter_map(|(number, outbox)| Some((*number, outbox.upgrade()?))).collect()
     }
 
-    /// The server stops: from now on [`part`](Self::part) tells clients this, and connections that get their outbox later
-    /// are closed at once.
+    /// Begins the stop of the server: [`part`](Self::part) sends this reason to clients, and connections that get their
+    /// outbox later are closed at once.
     pub(crate) fn begin_to_stop(&self, parting: Parting) {
-        // Told only once: stopping consumes the server.
+        // Set only once: stopping consumes the server.
         let _ = self.parting.set(parting);
         self.closing.cancel();
     }
@@ -128,7 +128,7 @@ impl ConnectionPermit {
         Ok(())
     }
 
-    /// The connection has an outbox now, through which it can be closed.
+    /// Registers the outbox of the connection, through which it can be closed.
     pub(crate) fn occupy(self, outbox: &Arc<Outbox>) -> Self {
         self.admission.open().by_number.insert(self.number, Some(Arc::downgrade(outbox)));
         if self.admission.closing.is_cancelled() {

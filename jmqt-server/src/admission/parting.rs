@@ -1,5 +1,5 @@
-//! What the clients of a server that stops are told: different times to wait, so that they do not come back, to this node or
-//! to others, all at once (protocol.md 2.22).
+//! The reconnect delays for the clients of a stopping server. Delays differ, so that the clients do not all connect at once,
+//! to this node or to others (protocol.md 2.22).
 
 use std::time::Duration;
 
@@ -8,40 +8,40 @@ use tokio::time::Instant;
 
 use crate::disconnect::Disconnect;
 
-/// So many clients a second are asked to come back to a server that starts again, and
+/// Clients per second that return to a server that restarts.
 const RETURNING_PER_SECOND: usize = 500;
-/// they are spread over this many seconds at least and at most.
+/// The least and the most seconds over which these clients are spread.
 const RETURN_SECONDS: (usize, usize) = (2, 30);
-/// So many clients a second are sent to other nodes, and
+/// Clients per second that move to other nodes.
 const MOVING_PER_SECOND: usize = 2000;
-/// they are spread over this many seconds at most.
+/// The most seconds over which these clients are spread.
 const MOVE_SECONDS: usize = 5;
 
-/// What a server that stops tells its clients.
+/// The disconnect reasons of a stopping server.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Parting {
     code: DisconnectCode,
     /// When the last connection is closed.
     over: Instant,
-    /// The least time to wait from then on, and for how many seconds more clients are spread.
+    /// The least delay after `over`, and the seconds over which clients are spread after it.
     first: u64,
     spread: u64,
 }
 
 impl Parting {
-    /// For so many connections, which are closed one by one over `time`, or all at once.
+    /// The reasons for this number of connections, which are closed one by one over `time`, or all at once.
     pub(crate) fn new(connections: usize, others_are_there: bool, time: Duration) -> Self {
         let over = Instant::now() + time;
         if !others_are_there {
             let spread = (connections / RETURNING_PER_SECOND).clamp(RETURN_SECONDS.0, RETURN_SECONDS.1);
             return Self { code: DisconnectCode::SHUTDOWN, over, first: 1, spread: spread as u64 };
         }
-        // Those that are closed one by one may come to another node at once.
+        // Clients that are disconnected one by one may connect to another node at once.
         let spread = if time.is_zero() { (connections / MOVING_PER_SECOND).min(MOVE_SECONDS) } else { 0 };
         Self { code: DisconnectCode::DRAIN, over: Instant::now(), first: 0, spread: 1 + spread as u64 }
     }
 
-    /// What connection number `number` is told.
+    /// The disconnect reason of connection number `number`.
     pub(crate) fn say(&self, number: u64) -> Disconnect {
         let message = match self.code {
             DisconnectCode::DRAIN => "this node is stopping; connect to another node",
@@ -72,7 +72,7 @@ mod tests {
         assert_eq!(waits(0, false, 0), (SHUTDOWN, vec![1, 2]));
         assert_eq!(waits(2000, false, 0), (SHUTDOWN, vec![1, 2, 3, 4]));
         assert_eq!(waits(1_000_000, false, 0), (SHUTDOWN, (1..=30).collect()));
-        // Nobody is there before the last of them was closed.
+        // No client returns before the last connection is closed.
         assert_eq!(waits(10, false, 7), (SHUTDOWN, vec![8, 9]));
     }
 

@@ -1,5 +1,5 @@
-//! What can be checked of a configuration before a server starts: settings made in code, and whether what they
-//! name can be used.
+//! Checks of a configuration before a server starts: settings made in code, and the files and addresses that they
+//! name.
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -8,16 +8,16 @@ use std::path::Path;
 use super::{Config, ConfigError};
 use crate::tls;
 
-/// The smallest packet limit that a `conn` with an ordinary token fits in.
+/// The smallest packet limit that has room for a `conn` with an ordinary token.
 const SMALLEST_PACKET: usize = 64;
 
 impl Config {
-    /// Checks all that can be checked without starting: every setting, certificate and key, that the address
-    /// is one of this machine, and that the folders of the log and the database are there. It opens no port of
-    /// the configuration, no database and no log.
+    /// Checks the configuration without starting a server: every setting, certificate and key, the bind address
+    /// (it must belong to this machine), and the folders of the log and the database (they must exist). It opens no port
+    /// of the configuration, no database and no log.
     ///
     /// # Errors
-    /// [`ConfigError`] tells all mistakes that were found.
+    /// [`ConfigError`] lists all mistakes.
     pub fn check(&self) -> Result<(), ConfigError> {
         let mut problems = self.bad_fields();
         let mut note = |key, problem: Result<(), String>| {
@@ -36,13 +36,13 @@ impl Config {
         if problems.is_empty() { Ok(()) } else { Err(ConfigError::all(problems)) }
     }
 
-    /// What a server's start refuses: settings that no server can work with.
+    /// Settings that the start of a server refuses.
     pub(crate) fn check_fields(&self) -> Result<(), ConfigError> {
         let problems = self.bad_fields();
         if problems.is_empty() { Ok(()) } else { Err(ConfigError::all(problems)) }
     }
 
-    /// What is asked for and was not built.
+    /// Settings that need a cargo feature that this build does not have.
     pub(super) fn missing_features(&self, built: &[(&str, bool)]) -> Vec<ConfigError> {
         let asked_for = [
             ("SQLITE_PATH", "sqlite", self.mysql.is_none()),
@@ -111,7 +111,7 @@ impl Config {
     }
 }
 
-/// The cargo features that settings may ask for, and whether this build has them.
+/// The cargo features that settings may need, and whether this build has them.
 const BUILT: [(&str, bool); 4] = [
     ("sqlite", cfg!(feature = "sqlite")),
     ("mysql", cfg!(feature = "mysql")),
@@ -119,7 +119,7 @@ const BUILT: [(&str, bool); 4] = [
     ("tls", cfg!(feature = "tls")),
 ];
 
-/// Whether a listener could have this address, whatever its port.
+/// Checks that a listener can bind this address, with any port.
 fn bindable(address: IpAddr) -> Result<(), String> {
     match TcpListener::bind(SocketAddr::new(address, 0)) {
         Ok(_) => Ok(()),
@@ -129,7 +129,7 @@ fn bindable(address: IpAddr) -> Result<(), String> {
     }
 }
 
-/// Whether a file can be made here; `makes_folders` if folders that are missing are made too.
+/// Checks that a file can be created here; `makes_folders`: missing folders are created too.
 fn file_in_folder(path: &Path, makes_folders: bool) -> Result<(), String> {
     if path.is_dir() {
         return Err(format!("{} is a folder; expected the path of a file", path.display()));

@@ -2,7 +2,7 @@
 
 use jmqt_config::{Keys, Variables};
 
-/// Every key there is, in the order of `server.conf` and `docs/configuration.md`.
+/// All keys, in the order of `server.conf` and `docs/configuration.md`.
 pub(super) const KEYS: [&str; 58] = [
     "BIND_ADDRESS",
     "SOCKET_PORT",
@@ -67,6 +67,6 @@ pub(super) const KEYS: [&str; 58] = [
 /// Keys whose values are never shown.
 const SECRETS: [&str; 2] = ["MYSQL_PSWD", "REDIS_PASSWORD"];
 
-/// The keys, and what becomes of other variables: an application may have its own under the same prefix.
+/// The keys. Other variables with the same prefix may belong to the application.
 pub(super) const SERVER: Keys =
     Keys { known: &KEYS, secret: &SECRETS, prefix: "JMQT_", variables: Variables::Shared };

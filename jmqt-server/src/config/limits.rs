@@ -1,18 +1,18 @@
-//! Limits that the store keeps.
+//! Limits that the store enforces.
 
-/// How much is kept for one client that does not acknowledge.
+/// Limits of the messages kept for one client that does not acknowledge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PendingLimits {
     /// Messages of all channels but the client's own point-to-point channel.
     pub messages: u64,
-    /// The bytes of their payloads; and the same again for the client's own channel.
+    /// The payload bytes of these messages. The client's own channel has a second limit of the same size.
     pub bytes: u64,
     /// Messages of the client's own point-to-point channel.
     pub own_messages: u64,
 }
 
-/// How much may be retained in the whole database; `None` for any number. A message that replaces the one that its channel
-/// has is always taken, and counted.
+/// Limits of retained messages in the whole database; `None` for no limit. A message that replaces the retained message of
+/// its channel is always accepted, and counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RetainedLimits {
     /// Channels that have a retained message.

@@ -1,4 +1,4 @@
-//! The keys that say where MySQL is.
+//! The keys of the connection to MySQL.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -17,13 +17,13 @@ pub struct MySqlConfig {
     pub port: u16,
     /// The database, which must exist. Default `jmqt`.
     pub database: String,
-    /// Who connects. Default `jmqt`.
+    /// The database user. Default `jmqt`.
     pub user: String,
-    /// Their password; empty, the default, for none.
+    /// The password of the user; empty, the default, for no password.
     pub password: String,
     /// Whether connections are encrypted. Default [`MySqlTls::Preferred`].
     pub tls: MySqlTls,
-    /// How many connections there may be. 3 to 1,000, default 8.
+    /// The size of the connection pool. 3 to 1,000, default 8.
     pub pool_size: u32,
 }
 
@@ -56,24 +56,24 @@ impl fmt::Debug for MySqlConfig {
     }
 }
 
-/// Whether connections to the database are encrypted, and whose certificate is taken.
+/// The encryption of connections to the database, and the certificates that are accepted.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum MySqlTls {
-    /// Never.
+    /// Never encrypted.
     Disabled,
-    /// If the server can; any certificate is taken.
+    /// Encrypted if the server supports it; any certificate is accepted.
     #[default]
     Preferred,
-    /// Always; any certificate is taken.
+    /// Always encrypted; any certificate is accepted.
     Required,
-    /// Always, and somebody in `ca`, or somebody whom the operating system trusts, must have signed the
+    /// Always encrypted. An authority in `ca`, or one that the operating system trusts, must have signed the
     /// certificate.
     VerifyCa {
         /// A file of certificates, PEM.
         ca: Option<PathBuf>,
     },
-    /// As [`VerifyCa`](Self::VerifyCa), and the certificate must be that of the host.
+    /// As [`VerifyCa`](Self::VerifyCa), and the certificate must contain the host name.
     VerifyIdentity {
         /// A file of certificates, PEM.
         ca: Option<PathBuf>,
@@ -89,7 +89,7 @@ enum SslMode {
     VerifyIdentity,
 }
 
-/// All keys are read in any case: a wrong value is wrong also where it is not needed yet.
+/// All keys are read even if they are not needed, so that every wrong value is reported.
 pub(super) fn mysql(settings: &Settings) -> Option<MySqlConfig> {
     let modes = [
         ("DISABLED", SslMode::Disabled),
@@ -121,7 +121,7 @@ pub(super) fn mysql(settings: &Settings) -> Option<MySqlConfig> {
     settings.switch("ENABLE_MYSQL", false).then_some(config)
 }
 
-/// A text that names something, so that an empty one is none.
+/// A text that must not be empty.
 fn name(settings: &Settings, key: &'static str, default: &str) -> String {
     let text = settings.text(key, default).trim();
     if text.is_empty() { default } else { text }.to_owned()

@@ -1,33 +1,33 @@
-//! Networks, as lists of addresses name them: an IP address and how many of its bits count.
+//! IP networks: an address and the length of its prefix.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
-/// How many bits of an IPv6 address say that it is an IPv4 address.
+/// The length of the IPv6 prefix that marks an IPv4-mapped address.
 const MAPPED_BITS: u8 = 96;
 
 /// An IP network: `10.0.0.0/8`, `2001:db8::/32`, or one address.
 ///
-/// An IPv4 address that is written, or seen by a listener, as an IPv6 one (`::ffff:10.0.0.1`) is the IPv4
-/// address.
+/// An IPv4-mapped IPv6 address (`::ffff:10.0.0.1`) counts as the IPv4 address, both in a text and from a
+/// listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Network {
-    /// Without the bits that do not count.
+    /// The bits after the prefix are 0.
     address: IpAddr,
     prefix_bits: u8,
 }
 
-/// The text is neither an IP address nor one with `/` and a number of bits behind it.
+/// The text is neither an IP address nor an IP address with `/` and a prefix length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not an IP address or network, such as 127.0.0.1 or 10.0.0.0/8")]
 pub struct InvalidNetwork;
 
 impl Network {
-    /// The network of this address's first `prefix_bits` bits; the others do not matter.
+    /// The network of the first `prefix_bits` bits of this address; the other bits are ignored.
     ///
     /// # Errors
-    /// The address has not so many bits.
+    /// `prefix_bits` is larger than the number of bits of the address.
     pub fn new(address: IpAddr, prefix_bits: u8) -> Result<Self, InvalidNetwork> {
         if prefix_bits > bits(address) {
             return Err(InvalidNetwork);
@@ -49,7 +49,7 @@ impl Network {
 }
 
 impl From<IpAddr> for Network {
-    /// This address and no other.
+    /// The network that contains only this address.
     fn from(address: IpAddr) -> Self {
         let address = address.to_canonical();
         Self { address, prefix_bits: bits(address) }
@@ -63,7 +63,7 @@ impl FromStr for Network {
         let Some((address, prefix_bits)) = text.split_once('/') else {
             return text.parse().map(IpAddr::into).map_err(|_| InvalidNetwork);
         };
-        // `parse` would also take a plus sign.
+        // `parse` would also accept a plus sign.
         if !prefix_bits.bytes().all(|digit| digit.is_ascii_digit()) {
             return Err(InvalidNetwork);
         }
@@ -82,7 +82,7 @@ fn bits(address: IpAddr) -> u8 {
     if address.is_ipv4() { 32 } else { 128 }
 }
 
-/// The address with the bits behind the prefix set to 0.
+/// The address with the bits after the prefix set to 0.
 fn masked(address: IpAddr, prefix_bits: u8) -> IpAddr {
     let behind = u32::from(bits(address) - prefix_bits);
     match address {

@@ -1,4 +1,4 @@
-//! Which pages may connect: ALLOWED_ORIGINS, and what a browser says of itself in `Origin` (RFC 6454).
+//! Decides which pages may connect: ALLOWED_ORIGINS, and the header `Origin` of browsers (RFC 6454).
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -10,8 +10,8 @@ use std::str::FromStr;
 pub enum AllowedOrigin {
     /// `*`: pages from anywhere.
     Any,
-    /// Pages from this origin: scheme, host and port, in small letters and without the scheme's own port; or `null`,
-    /// the origin of pages that have none, such as files.
+    /// Pages from this origin: scheme, host and port, in lower case and without the default port of the scheme; or `null`,
+    /// which browsers send for pages without an origin, such as files.
     Exact(String),
 }
 
@@ -41,8 +41,8 @@ impl fmt::Display for AllowedOrigin {
     }
 }
 
-/// Whether a page of this origin may connect to the server that it called by this `Host`: the two have the same host
-/// name, whatever their ports (all loopback names are one), or the origin is listed.
+/// Returns `true` if a page of this origin may connect to the server under this `Host`: both have the same host
+/// name (ports are ignored, and all loopback names are equal), or the origin is listed.
 pub(crate) fn is_allowed(origin: &str, host: Option<&str>, listed: &[AllowedOrigin]) -> bool {
     let normal = normalized(origin);
     let is_listed = |allowed: &AllowedOrigin| match allowed {
@@ -58,7 +58,7 @@ pub(crate) fn is_allowed(origin: &str, host: Option<&str>, listed: &[AllowedOrig
     is_same || listed.iter().any(is_listed)
 }
 
-/// `scheme://host[:port]` in small letters, without the port that the scheme has anyway.
+/// `scheme://host[:port]` in lower case, without the default port of the scheme.
 fn normalized(origin: &str) -> Option<String> {
     let mut origin = origin.trim().to_ascii_lowercase();
     let (scheme, authority) = origin.split_once("://")?;
@@ -80,7 +80,7 @@ fn normalized(origin: &str) -> Option<String> {
     Some(origin)
 }
 
-/// The host of `host[:port]`; an IPv6 address has brackets.
+/// The host of `host[:port]`; an IPv6 address is in brackets.
 fn host_name(authority: &str) -> &str {
     match authority.find(']') {
         Some(end) if authority.starts_with('[') => &authority[..=end],

@@ -1,4 +1,4 @@
-//! The keys that say where Redis is.
+//! The keys of the connection to Redis.
 
 use jmqt_config::{ConfigError, Settings};
 
@@ -13,7 +13,7 @@ enum Mode {
     Cluster,
 }
 
-/// All keys are read in any case: a wrong value is wrong also where it is not needed yet.
+/// All keys are read even if they are not needed, so that every wrong value is reported.
 pub(super) fn redis(settings: &Settings) -> Option<RedisOptions> {
     let host = settings.text("REDIS_HOST", "127.0.0.1").trim();
     let port = settings.integer("REDIS_PORT", DEFAULT_PORT.into(), 1..=65_535);
@@ -60,7 +60,7 @@ pub(super) fn redis(settings: &Settings) -> Option<RedisOptions> {
     Some(RedisOptions { mode, db_index, user, password, tls, ca_path, prefix: prefix.to_owned() })
 }
 
-/// `host:port` with commas between; an IPv6 address stands in brackets. `None`: that is not what was given.
+/// Parses `host:port` items separated by commas; an IPv6 address is in brackets. `None` if the text is invalid.
 fn nodes(settings: &Settings) -> Option<Vec<(String, u16)>> {
     const EXPECTED: &str = "a list of host:port, separated by commas";
     let text = settings.text("REDIS_NODES", "");

@@ -1,28 +1,28 @@
-//! Where Redis is.
+//! The options of the connection to Redis.
 
 use std::path::PathBuf;
 
-/// Where Redis is, and how it is reached.
+/// The options of the connection to Redis.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct RedisOptions {
     /// One server, Sentinels, or a cluster.
     pub mode: RedisMode,
-    /// The database's number; 0 on a cluster. Publish/subscribe does not look at it.
+    /// The number of the database; 0 on a cluster. Publish/subscribe ignores it.
     pub db_index: i64,
-    /// An ACL user; `None` for the default one.
+    /// An ACL user; `None` for the default user.
     pub user: Option<String>,
-    /// Its password.
+    /// The password of the user.
     pub password: Option<String>,
     /// Whether the connection is encrypted.
     pub tls: bool,
     /// The certificate authority to trust instead of the system's, PEM.
     pub ca_path: Option<PathBuf>,
-    /// What the names of all Redis channels begin with.
+    /// The prefix of the names of all Redis channels.
     pub prefix: String,
 }
 
-/// How a Redis service is made up.
+/// The kind of a Redis service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RedisMode {
@@ -33,14 +33,14 @@ pub enum RedisMode {
         /// Its port.
         port: u16,
     },
-    /// A server that Sentinels know.
+    /// A server that Sentinels monitor.
     Sentinel {
         /// The Sentinels.
         nodes: Vec<(String, u16)>,
-        /// The name they know it by.
+        /// The name of the server in the configuration of the Sentinels.
         master: String,
     },
-    /// A Redis Cluster; pushes then go through sharded publish/subscribe, which takes Redis 7.
+    /// A Redis Cluster. Pushes go through sharded publish/subscribe, which needs Redis 7.
     Cluster {
         /// Some of its nodes.
         nodes: Vec<(String, u16)>,
@@ -72,6 +72,6 @@ impl std::fmt::Debug for RedisOptions {
             .field("tls", &self.tls)
             .field("ca_path", &self.ca_path)
             .field("prefix", &self.prefix)
-            .finish_non_exhaustive() // the password stays here
+            .finish_non_exhaustive() // omits the password
     }
 }

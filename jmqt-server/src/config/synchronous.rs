@@ -4,10 +4,10 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Synchronous {
-    /// Once the disk has it: it survives a power failure.
+    /// A commit counts when it is on disk: it survives a power failure.
     #[default]
     Full,
-    /// Once the operating system has it: it survives the end of this process, and a power failure
+    /// A commit counts when the operating system has it: it survives the end of this process, but a power failure
     /// may undo the last commits.
     Normal,
 }

@@ -15,7 +15,7 @@ fn from_variables<const N: usize>(variables: [(&str, &str); N]) -> Result<Config
     Config::load_with(None, variables)
 }
 
-/// There is one mistake, and this is what is said of it, wherever in the text it is.
+/// Asserts that the error has exactly one mistake, with this text.
 #[track_caller]
 fn refused(result: Result<Config, ConfigError>, message: &str) {
     let error = result.unwrap_err().to_string();
@@ -237,7 +237,7 @@ fn the_environment_overrides_the_file() {
 
 #[test]
 fn the_process_environment_is_read() {
-    // No variable is set by a test, but reading whatever there is must not fail.
+    // Tests set no variables; reading the real environment must not fail.
     assert!(Config::load(None).is_ok());
 }
 

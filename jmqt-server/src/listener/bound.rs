@@ -1,8 +1,8 @@
-//! A listening socket of the application's.
+//! A listening socket that the application has bound.
 
 use std::io;
 
-/// A TCP socket that listens already: a [`std::net::TcpListener`] or a [`tokio::net::TcpListener`], for
+/// A bound TCP socket: a [`std::net::TcpListener`] or a [`tokio::net::TcpListener`], for
 /// [`ServerBuilder::listener`](crate::ServerBuilder::listener).
 #[derive(Debug)]
 pub struct BoundSocket(Inner);
@@ -14,7 +14,7 @@ enum Inner {
 }
 
 impl BoundSocket {
-    /// The port that it listens on.
+    /// The port of the socket.
     pub(crate) fn port(&self) -> io::Result<u16> {
         let address = match &self.0 {
             Inner::Std(socket) => socket.local_addr(),
@@ -23,7 +23,7 @@ impl BoundSocket {
         Ok(address?.port())
     }
 
-    /// The socket, for the runtime that this is called on.
+    /// Registers the socket with the current runtime.
     pub(super) fn into_listener(self) -> io::Result<tokio::net::TcpListener> {
         match self.0 {
             Inner::Std(socket) => {

@@ -1,13 +1,13 @@
-//! How many files, and so connections, this process may have open.
+//! The limit of open files, which also limits the number of connections.
 
 use crate::config::DEFAULT_MAX_CONNECTIONS;
 
-/// What is kept for everything else: the database, its readers, the log, standard streams, the page of an
-/// application.
+/// File descriptors that are reserved for other purposes: the database, its readers, the log, standard streams, files
+/// of the application.
 const RESERVED: u64 = 128;
 
-/// Raises the soft limit of open files to the hard one, and warns if MAX_CONNECTIONS do not fit. If nobody has chosen
-/// MAX_CONNECTIONS, that is worth a note only: a server on a desktop never has as many.
+/// Raises the soft limit of open files to the hard limit, and warns if MAX_CONNECTIONS exceeds it. If MAX_CONNECTIONS
+/// has its default, this is logged as information only: a server on a desktop never has that many connections.
 #[cfg(unix)]
 pub(crate) fn raise_limit(max_connections: usize) {
     use rustix::process::{Resource, getrlimit, setrlimit};
@@ -15,7 +15,7 @@ pub(crate) fn raise_limit(max_connections: usize) {
     let before = limit.current;
     if limit.current != limit.maximum {
         limit.current = limit.maximum;
-        // Where that is not allowed, what there is has to do.
+        // If this is not allowed, the soft limit stays.
         if setrlimit(Resource::Nofile, limit).is_ok() {
             tracing::debug!(target: "jmqt::server", ?before, now = ?limit.current, "raised the limit of open files");
         }

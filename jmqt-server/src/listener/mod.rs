@@ -1,5 +1,5 @@
-//! Sockets that accept connections: one loop for each listener, and what happens to a socket until it
-//! is a session.
+//! Accepts connections: one loop for each listener, and the handling of a socket before its session
+//! begins.
 
 mod bound;
 mod files;
@@ -31,7 +31,7 @@ use proxy::HeaderError;
 pub use bound::BoundSocket;
 pub(crate) use files::raise_limit;
 
-/// Logs under a listener's own name; the target of an event has to be a constant.
+/// Logs with the target of the listener. The target of an event must be a constant, hence the macro.
 macro_rules! log_for {
     ($protocol:expr, $level:ident, $($event:tt)+) => {
         match $protocol {
@@ -46,28 +46,28 @@ macro_rules! log_for {
 }
 pub(crate) use log_for;
 
-/// How many connections the kernel keeps for us between two accepts.
+/// The listen backlog of the kernel.
 const BACKLOG: u32 = 4096;
-/// What the kernel takes for a client beyond what it can send now. It would take some megabytes, and then nothing until a
-/// third of that has gone: a client that reads steadily would look as if it did not read at all, and what waits for it
-/// would be counted nowhere.
+/// The limit of unsent bytes in the kernel's send buffer. Without it, the kernel accepts some megabytes, and then nothing
+/// until a third of them is sent: a client that reads steadily would appear stalled, and the buffered bytes would not
+/// be counted.
 const UNSENT_BYTES: u32 = 128 * 1024;
-/// After `accept` failed, mostly for want of file descriptors, it is left alone for so long.
+/// The pause after a failed `accept`, which usually means that no file descriptors are left.
 const BACKOFF: Duration = Duration::from_millis(100);
-/// When a client that was turned away because of a limit should come back.
+/// The delay after which a client that was refused because of a limit should reconnect.
 const RETRY_SECONDS: u32 = 5;
-/// How long and how often such a client is read from.
+/// How long the server reads from a refused client, and the most such clients at a time.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_READS: usize = 16;
 
-/// A port that was closed and cannot be opened is tried again after this.
+/// The delay between attempts to reopen a port.
 const REOPEN_EVERY: Duration = Duration::from_secs(5);
 
-/// Waits until clients are let in, or not.
+/// Waits until the node accepts clients, or stops accepting them.
 async fn turned(gate: &mut Option<watch::Receiver<bool>>, to: bool) {
     let Some(gate) = gate else { return std::future::pending().await };
     if gate.wait_for(|lets_in| *lets_in == to).await.is_err() {
-        std::future::pending().await // the server is ending
+        std::future::pending().await // the server is stopping
     }
 }
 
@@ -76,7 +76,8 @@ pub(crate) struct Listener {
     socket: TcpListener,
     protocol: Protocol,
     tls: Option<Arc<Certificates>>,
-    /// The application has bound it, so it is not closed before the end: it could perhaps not be bound again.
+    /// The application has bound the socket. It stays open until the server stops, because it might be impossible to bind
+    /// it again.
     is_given: bool,
 }
 
@@ -98,7 +99,7 @@ impl Listener {
         tls: Option<Arc<Certificates>>,
     ) -> io::Result<Self> {
         let socket = if address.is_ipv6() { TcpSocket::new_v6()? } else { TcpSocket::new_v4()? };
-        // A restarted server must not wait for the old one's connections to time out.
+        // A restarted server must not wait until connections of the previous process time out.
         socket.set_reuseaddr(true)?;
         limit_unsent(&socket);
         socket.bind(address)?;
@@ -113,8 +114,8 @@ impl Listener {
         self.socket.local_addr()
     }
 
-    /// Accepts until it is told to stop; then the port is closed. In between it is closed as long as other
-    /// nodes of the cluster are better for clients.
+    /// Accepts connections until the server stops, then closes the port. The port is also closed while clients should
+    /// connect to other nodes of the cluster.
     pub(crate) async fn run(mut self, shared: Arc<Shared>, stop: CancellationToken) {
         let mut gate = shared.gate().filter(|_| !self.is_given);
         loop {
@@ -134,11 +135,11 @@ impl Listener {
                 accepted = self.socket.accept() => accepted,
             };
             match accepted {
-                // A listener on `::` sees IPv4 addresses as IPv6 ones.
+                // A listener on `::` reports IPv4 addresses as IPv6 addresses.
                 Ok((stream, remote)) => {
                     self.welcome(&shared, stream, SocketAddr::new(remote.ip().to_canonical(), remote.port()));
                 }
-                // The client went away before its turn came; the next one need not wait.
+                // The client disconnected before it was accepted; the next client need not wait.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
                     self.accept_failed(&shared, &error);
@@ -159,7 +160,7 @@ impl Listener {
         }
     }
 
-    /// Closes the port until clients are let in again. `None`: its address is not known.
+    /// Closes the port until the node accepts clients again. `None`: the address is unknown.
     async fn close_for_a_while(self, gate: &mut Option<watch::Receiver<bool>>) -> Option<Self> {
         let (address, protocol, tls) = (self.address().ok()?, self.protocol, self.tls.clone());
         drop(self);
@@ -191,13 +192,13 @@ impl Listener {
             return turn_away(shared, stream, self.protocol, problem);
         };
         let is_proxy = shared.admission.is_trusted_proxy(remote.ip());
-        // Behind a proxy the address that counts is in the header.
+        // For a proxy, the header contains the address that counts.
         if !is_proxy && let Some(problem) = count_address(shared, &mut permit, remote, self.protocol) {
             return turn_away(shared, stream, self.protocol, problem);
         }
         counters.connections_accepted.increment();
-        // Small answers must not wait for the acknowledgement of earlier ones. It fails only on a
-        // socket that is gone already.
+        // Small answers must not wait for the acknowledgement of earlier answers. This fails only on a
+        // closed socket.
         drop(stream.set_nodelay(true));
         let newcomer = Newcomer {
             shared: Arc::clone(shared),
@@ -214,7 +215,7 @@ impl Listener {
     }
 }
 
-/// Connections get this from their listener. Where a system knows no such limit, a slow client is noticed later.
+/// Connections inherit this option from their listener. On systems without it, slow clients are detected later.
 fn limit_unsent<'s, S>(socket: &'s S)
 where
     socket2::SockRef<'s>: From<&'s S>,
@@ -225,7 +226,7 @@ where
     let _ = (socket, UNSENT_BYTES);
 }
 
-/// Counts the connection for its address. If that has or makes too many: what to tell the client.
+/// Counts the connection for its address. If the address exceeds a limit, returns the text for the client.
 fn count_address(
     shared: &Shared,
     permit: &mut ConnectionPermit,
@@ -248,9 +249,9 @@ fn count_address(
     })
 }
 
-/// Says why a connection is not accepted, as far as that can be said without waiting: it is closed in any case. What the
-/// client sends is thrown away for a moment, if not too many have that: closing a socket with unread bytes resets the
-/// connection, and the client may lose what it was told.
+/// Sends the reason of a refusal, as far as possible without waiting, then closes the connection. Before that, the server
+/// reads and discards input for a moment, for a limited number of clients: closing a socket with unread bytes resets the
+/// connection, and the client may lose the reason.
 fn turn_away(shared: &Arc<Shared>, stream: TcpStream, protocol: Protocol, problem: &str) {
     let answer = match protocol {
         // 4006 is TRY_LATER (protocol.md 2.22).
@@ -262,12 +263,12 @@ fn turn_away(shared: &Arc<Shared>, stream: TcpStream, protocol: Protocol, proble
              Content-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n\r\n{problem}\n",
             problem.len() + 1
         ),
-        // A handshake costs more than this is worth.
+        // A TLS handshake would cost too much for a refusal.
         Protocol::SslSocket | Protocol::SslWebSocket => return,
         #[cfg(test)]
         Protocol::Lines => return,
     };
-    // A socket that was just accepted has room for this; if it is gone, nobody is there to be told.
+    // The send buffer of a new socket has room for this. If the client is gone, the error does not matter.
     let socket = socket2::SockRef::from(&stream);
     if socket.send(answer.as_bytes()).is_err() || socket.shutdown(Shutdown::Write).is_err() {
         return;
@@ -287,7 +288,7 @@ fn turn_away(shared: &Arc<Shared>, stream: TcpStream, protocol: Protocol, proble
     });
 }
 
-/// A connection that is no session yet.
+/// A connection without a session.
 struct Newcomer {
     shared: Arc<Shared>,
     info: ConnectionInfo,
@@ -296,8 +297,7 @@ struct Newcomer {
 }
 
 impl Newcomer {
-    /// What comes before everything else, within the time a first packet may take (2.15): the header of a
-    /// proxy, then TLS.
+    /// Reads the PROXY protocol header, then does the TLS handshake, within the time limit of the first packet (2.15).
     async fn agree(mut self, stream: TcpStream, is_proxy: bool, tls: Option<TlsAcceptor>) {
         let closing = self.shared.admission.closing.clone();
         let agreed = async {
@@ -306,7 +306,7 @@ impl Newcomer {
                     return None;
                 }
                 let ConnectionInfo { remote, protocol } = self.info;
-                // A proxy that has not said yet who the client is has as many connections as it likes.
+                // Connections of a proxy whose client is not known yet have no limit per address.
                 if !self.shared.admission.is_trusted_proxy(remote.ip())
                     && let Some(problem) = count_address(&self.shared, &mut self.permit, remote, protocol)
                 {
@@ -332,12 +332,12 @@ impl Newcomer {
         self.accepted_at + self.shared.idle.timeout
     }
 
-    /// Learns from the header who the client is. `false`: there was none that could be used.
+    /// Reads the client's address from the header. `false`: the header is missing or invalid.
     async fn read_proxy_header(&mut self, stream: &TcpStream) -> bool {
         let is_http = self.info.protocol == Protocol::WebSocket;
         let header = async {
             if is_http && proxy::begins_with_http(stream).await? {
-                return Ok(None); // the request says who the client is
+                return Ok(None); // the HTTP request names the client
             }
             proxy::read_header(stream).await
         };
@@ -380,19 +380,18 @@ impl Newcomer {
     }
 }
 
-/// Drives a future that computes a lot between its waits, and only while it has one of the places: the others wait
-/// their turn in order, in which sessions are served too. While it waits for the client it has none, so that clients
-/// that say nothing keep nobody away.
+/// Polls a future that computes a lot between its waits, and holds a permit during each poll. The permits are granted
+/// in order. A future that waits for its client holds no permit, so that silent clients do not block others.
 async fn in_turns<F: Future>(places: &tokio::sync::Semaphore, future: F) -> F::Output {
     let mut future = pin!(future);
     loop {
-        // It is never closed; if it were, there would be no turns.
+        // The semaphore is never closed; if it were, polling without a permit would be correct.
         let place = places.acquire().await;
         if let Poll::Ready(output) = poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await {
             return output;
         }
         drop(place);
-        // The future has registered this task with what it waits for.
+        // The future has registered the waker of this task.
         let mut has_waited = false;
         poll_fn(|_| if std::mem::replace(&mut has_waited, true) { Poll::Ready(()) } else { Poll::Pending })
             .await;

@@ -1,7 +1,7 @@
-//! The PROXY protocol, versions 1 and 2: what a load balancer says about a client before its first byte.
+//! The PROXY protocol, versions 1 and 2: a load balancer sends a header with the client's address before the first byte.
 //!
-//! [`parse`] knows the two headers and no sockets; [`read_header`] takes exactly the header off a socket.
-//! Which peers are asked for one, and what becomes of the address, is in the module above.
+//! [`parse`] parses the two kinds of headers without I/O; [`read_header`] reads exactly the header from a socket.
+//! The parent module decides which peers must send a header, and uses the address.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -9,32 +9,32 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use tokio::net::TcpStream;
 
 const V1_BEGINNING: &[u8] = b"PROXY ";
-/// The longest line of version 1, its end included.
+/// The longest line of version 1, including its end.
 const V1_MAX_BYTES: usize = 107;
 
 const V2_SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 /// Signature, version and command, address family and transport, and the length of the rest.
 const V2_FIXED_BYTES: usize = 16;
-/// The longest header of version 2 that is read. Addresses take 36 bytes, 216 at most; what may follow is
-/// of no interest here, and senders are told to stay below 536.
+/// The longest header of version 2 that is read. Addresses take 36 bytes, at most 216. The fields after them are
+/// ignored, and the specification tells senders to stay below 536 bytes.
 const V2_MAX_BYTES: usize = 4096;
 
-/// Why a connection that should begin with a header does not.
+/// The reason why a required header could not be read.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum HeaderError {
-    /// Other bytes.
+    /// The first bytes are not a header.
     #[error("the connection does not begin with a header")]
     Missing,
-    /// A header that breaks the rules.
+    /// The header is invalid.
     #[error("version {version}: {problem}")]
     Malformed { version: u8, problem: &'static str },
-    /// It was closed before its first byte, as simple health checks do.
+    /// The connection was closed before its first byte, as simple health checks do.
     #[error("the connection was closed before the header")]
     NothingSent,
-    /// It was closed within the header.
+    /// The connection was closed within the header.
     #[error("the connection was closed within the header")]
     Ended,
-    /// The header took longer than a first packet may.
+    /// The header was not complete within the time limit of a first packet.
     #[error("the header was not complete within TIMEOUT_SECONDS")]
     TooLate,
     /// The connection broke.
@@ -42,25 +42,25 @@ pub(super) enum HeaderError {
     Lost(#[from] io::Error),
 }
 
-/// What the first bytes of a connection are.
+/// The result of parsing the first bytes of a connection.
 #[derive(Debug, PartialEq, Eq)]
 enum Parsed {
-    /// The beginning of a header, of which at least one byte more is to come.
+    /// The header is incomplete.
     Partial,
-    /// They begin with a whole header of so many bytes. It names the client; `None`: the connection is
-    /// the sender's own, or the client's address is of another kind.
+    /// A complete header of `bytes` bytes. `None`: the sender itself connects, or the client's address is not an
+    /// IP address.
     Whole { bytes: usize, client: Option<SocketAddr> },
 }
 
-/// Takes the header, and no byte more, off the socket; returns the client that it names.
+/// Reads the header, and no byte more, from the socket; returns the client that it names.
 ///
 /// # Cancel safety
-/// Dropped early, part of the header is gone: close the connection.
+/// If the future is dropped early, part of the header is lost: close the connection.
 pub(super) async fn read_header(stream: &TcpStream) -> Result<Option<SocketAddr>, HeaderError> {
     let mut header = Vec::new();
     let mut chunk = [0; 256];
     loop {
-        // A look first: the header's end is known only when it is seen, and what is behind it is not ours.
+        // Peek first: bytes after the header must stay in the socket, and its length is unknown until it has been parsed.
         let seen = stream.peek(&mut chunk).await?;
         let before = header.len();
         if seen == 0 {
@@ -77,15 +77,15 @@ pub(super) async fn read_header(stream: &TcpStream) -> Result<Option<SocketAddr>
     }
 }
 
-/// Whether a connection to a plain WebSocket port begins with an HTTP request, so that there is no header: HTTP proxies
-/// send none, and name the client in the request.
+/// Returns `true` if a connection to a plain WebSocket port begins with an HTTP request instead of a header: HTTP proxies
+/// name the client in the request.
 pub(super) async fn begins_with_http(stream: &TcpStream) -> io::Result<bool> {
     let mut first = [0];
-    // `GET` for WebSockets and health checks, `HEAD` and `OPTIONS` for health checks. Headers begin otherwise.
+    // `GET` for WebSockets and health checks, `HEAD` and `OPTIONS` for health checks. PROXY headers begin differently.
     Ok(stream.peek(&mut first).await? == 1 && matches!(first[0], b'G' | b'H' | b'O'))
 }
 
-/// Reads bytes that have been seen.
+/// Reads bytes that have been peeked.
 async fn take(stream: &TcpStream, mut seen: &mut [u8]) -> io::Result<()> {
     while !seen.is_empty() {
         stream.readable().await?;
@@ -99,8 +99,8 @@ async fn take(stream: &TcpStream, mut seen: &mut [u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Looks for a header at the beginning of `bytes`. What is the beginning of one may not be longer than the
-/// longest header; it is refused as soon as it cannot become one.
+/// Parses a header at the beginning of `bytes`. Bytes that cannot become a valid header, or are longer than the longest
+/// header, are refused at once.
 fn parse(bytes: &[u8]) -> Result<Parsed, HeaderError> {
     let begins_as = |beginning: &[u8]| bytes.iter().zip(beginning).all(|(byte, expected)| byte == expected);
     if begins_as(V2_SIGNATURE) {
@@ -145,7 +145,7 @@ fn v1_client<'a, A: std::str::FromStr + Into<IpAddr>>(
     fields.next().is_none().then(|| client(source.into(), source_port))
 }
 
-/// `parse` would also take a plus sign and leading zeros.
+/// `parse` would also accept a plus sign and leading zeros.
 fn is_number(text: &str) -> bool {
     text.bytes().all(|digit| digit.is_ascii_digit()) && (text == "0" || !text.starts_with('0'))
 }
@@ -187,7 +187,7 @@ fn v2_client<const N: usize, A: From<[u8; N]> + Into<IpAddr>>(addresses: &[u8]) 
     Some(client(A::from(*source).into(), u16::from_be_bytes([high, low])))
 }
 
-/// An IPv4 address as such, also where a balancer's IPv6 listener saw it.
+/// Converts an IPv4-mapped IPv6 address to IPv4.
 fn client(address: IpAddr, port: u16) -> SocketAddr {
     SocketAddr::new(address.to_canonical(), port)
 }
@@ -233,7 +233,7 @@ mod tests {
             (ipv6("2001:db8::1"), Some("[2001:db8::1]:1")),
             (ipv6("::ffff:192.0.2.7"), Some("192.0.2.7:1")),
             (v2(0x20, 0, b""), None),
-            (v2(0x20, 0x11, &[0; 12]), None), // LOCAL: what follows is not looked at
+            (v2(0x20, 0x11, &[0; 12]), None), // LOCAL: the rest is ignored
             (v2(0x20, 0xff, b"?"), None),
             (v2(0x21, 0, b""), None),
             (v2(0x21, 0, b"anything"), None),

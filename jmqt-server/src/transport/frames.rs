@@ -424,7 +424,7 @@ mod tests {
             (frame(0x83, b"a", mask), "an unknown kind"),
             (frame(0x80, b"a", mask), "a continuation frame without a message"),
             (twice, "a message begins within another"),
-            (frame(0x09, b"a", mask), "a control frame in pieces"),
+            (frame(0x09, b"a", mask), "a control frame is fragmented"),
             (frame(0x89, &[0; 126], mask), "a control frame is fragmented or too long"),
             (frame(0x88, &[3], mask), "a close frame with an incomplete code"),
             (frame(0x88, &1005u16.to_be_bytes(), mask), "a close frame with a code"),
