@@ -1,13 +1,13 @@
-//! Bytes that all connections hold together, against a limit: one slow or hostile client is bounded by its own
-//! limits, many of them by these.
+//! Limits the bytes that all connections hold together: limits per connection bound one slow or hostile client, these
+//! bound many of them.
 //!
-//! What a connection holds is counted in whole [units](Share::UNIT), so that the shared counter is left alone by
-//! connections that hold little, which is nearly all of them nearly all of the time.
+//! The bytes of a connection are counted in whole [units](Share::UNIT), so that connections that hold little, which are
+//! most of them most of the time, do not touch the shared counter.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// What all connections may hold together of one kind.
+/// The limit of bytes of one kind for all connections together.
 #[derive(Debug)]
 pub(crate) struct Budget {
     used: AtomicUsize,
@@ -23,8 +23,8 @@ impl Budget {
         self.used.load(Ordering::Relaxed) >= self.limit
     }
 
-    /// What one connection holds has changed. Takes what there is, whether or not it is within the limit: it
-    /// has been allocated. `false` if it grew and all of them hold too much now.
+    /// Changes the bytes of one connection. The new value counts even beyond the limit, because the memory
+    /// is allocated already. `false` if the value grew and the total exceeds the limit.
     pub(crate) fn change(&self, before: usize, now: usize) -> bool {
         if now > before {
             let grown = now - before;
@@ -40,7 +40,7 @@ impl Budget {
     }
 }
 
-/// What one connection holds of a budget; given back when it is dropped.
+/// The bytes of one connection in a budget; returned on drop.
 #[derive(Debug)]
 pub(crate) struct Share {
     budget: Arc<Budget>,
@@ -48,15 +48,15 @@ pub(crate) struct Share {
 }
 
 impl Share {
-    /// What a connection holds is counted in multiples of this.
+    /// The unit of counting, in bytes.
     const UNIT: usize = 4096;
 
     pub(crate) fn new(budget: &Arc<Budget>) -> Self {
         Self { budget: Arc::clone(budget), held: 0 }
     }
 
-    /// The connection holds so many bytes now. `false` if all of them hold too much, and this one holds more
-    /// than before.
+    /// Sets the bytes that the connection holds. `false` if the total exceeds the limit and this connection
+    /// holds more than before.
     pub(crate) fn set(&mut self, bytes: usize) -> bool {
         let now = bytes / Self::UNIT * Self::UNIT;
         let before = std::mem::replace(&mut self.held, now);
@@ -70,11 +70,11 @@ impl Drop for Share {
     }
 }
 
-/// The memory that this process may use: the machine's, or less if a control group says so. `None` where that
-/// cannot be found out.
+/// The memory that this process may use: that of the machine, or the smaller limit of a control group. `None` if it
+/// is unknown.
 pub(crate) fn memory_bytes() -> Option<usize> {
     let machine = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| mem_total(&text));
-    // A group within a container sees its own limit at the top; outside of one its path is listed.
+    // Within a container, the group's limit is at the top of the hierarchy; outside, the path is listed.
     let group = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let path = group.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/").to_owned();
     let limits = std::iter::successors(Some(path.as_str()), |path| path.rsplit_once('/').map(|(up, _)| up))

@@ -1,12 +1,12 @@
-//! A client's connection: how it is connected, from where, and why it ends.
+//! A client's connection: its protocol, its address, and the reason of its end.
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 
-/// How a client is connected.
+/// The protocol of a client's connection.
 ///
-/// More may come, so a `match` needs an arm for those that are not listed here.
+/// New protocols may be added, so a `match` needs a wildcard arm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Protocol {
@@ -18,12 +18,12 @@ pub enum Protocol {
     WebSocket,
     /// WebSocket over TLS, port 8013 by default.
     SslWebSocket,
-    /// Plain TCP, on which clients speak lines of text.
+    /// Plain TCP with the line language.
     #[cfg(test)]
     Lines,
 }
 
-/// What a client speaks.
+/// The language of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Language {
     Jmqt,
@@ -33,10 +33,10 @@ pub(crate) enum Language {
 }
 
 impl Protocol {
-    /// The four over which clients speak JMQT, in the order of their default ports.
+    /// The four protocols of JMQT, in the order of their default ports.
     pub const ALL: [Self; 4] = [Self::Socket, Self::SslSocket, Self::WebSocket, Self::SslWebSocket];
 
-    /// The name the original server gives it, as it is logged and stored.
+    /// The name in the original server, used in logs and in the store.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -61,13 +61,13 @@ impl Protocol {
         }
     }
 
-    /// Whether it is encrypted by the server itself.
+    /// Returns `true` if the server itself encrypts the connection.
     #[must_use]
     pub const fn is_tls(self) -> bool {
         matches!(self, Self::SslSocket | Self::SslWebSocket)
     }
 
-    /// Whether packets come in WebSocket messages.
+    /// Returns `true` if packets are WebSocket messages.
     #[must_use]
     pub const fn is_websocket(self) -> bool {
         matches!(self, Self::WebSocket | Self::SslWebSocket)
@@ -80,25 +80,25 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// The connection a request came over.
+/// The connection of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConnectionInfo {
-    /// The client's address: that of the other end, or, behind one of TRUSTED_PROXIES, the one that the
-    /// PROXY protocol header names, or that `X-Forwarded-For` names in the request of a WebSocket. An address from
-    /// there has port 0 unless the proxy said more.
+    /// The client's address: the peer address, or, behind one of TRUSTED_PROXIES, the address in the
+    /// PROXY protocol header or in the `X-Forwarded-For` of a WebSocket request. The port is 0 if the proxy
+    /// does not name it.
     pub remote: SocketAddr,
-    /// Which of the four listeners it came to.
+    /// The protocol of the listener.
     pub protocol: Protocol,
 }
 
-/// What became of something that may end the connection: `Break` does.
+/// The result of a step that may end the connection with `Break`.
 pub(crate) type Flow<T = ()> = ControlFlow<CloseReason, T>;
 
-/// The connection goes on.
+/// The connection continues.
 pub(crate) const CONTINUE: Flow = ControlFlow::Continue(());
 
-/// Why a connection ended.
+/// The reason of the end of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CloseReason {
@@ -108,41 +108,41 @@ pub enum CloseReason {
     ClosedByClient,
     /// The connection broke.
     ConnectionLost,
-    /// A newer connection of the same client won (protocol.md 2.4).
+    /// A newer connection of the same client took over (protocol.md 2.4).
     Takeover,
     /// Nothing was received for TIMEOUT_SECONDS, or one packet took too long (protocol.md 2.15).
     IdleTimeout,
-    /// It took less than 1 KiB in SLOW_CONSUMER_SECONDS while something was waiting for it.
+    /// The client read less than 1 KiB within SLOW_CONSUMER_SECONDS while data was queued for it.
     SlowConsumer,
-    /// Its window stayed full for 2 × TIMEOUT_SECONDS without any `pushAck` (protocol.md 2.14).
+    /// The client's window stayed full for 2 × TIMEOUT_SECONDS without any `pushAck` (protocol.md 2.14).
     NoAcknowledgements,
-    /// More QoS 1 messages waited for it in memory than its outbound queue may hold (protocol.md 2.14).
+    /// The QoS 1 messages in memory exceeded the limit of the client's outbound queue (protocol.md 2.14).
     QueueOverflow,
-    /// The store has not told whether a change to its persistent subscriptions was made: the next session
-    /// finds out.
+    /// The outcome of a change to the client's persistent subscriptions is unknown: the next session reads the
+    /// subscriptions from the store.
     StoreUnclear,
     /// Sixteen bad packets in a row (protocol.md 2.5).
     BadPackets,
     /// A packet larger than MAX_PACKET_BYTES (protocol.md 2.5).
     PacketTooLarge,
-    /// A limit was reached that may have room later: half-received packets of all connections together took more
-    /// memory than they may, or the client's sessions were taken over too often.
+    /// A temporary limit was reached: incomplete packets of all connections together took too much
+    /// memory, or the client's sessions were taken over too often.
     TryLater,
     /// Too many `auth` and `conn` packets were refused on this connection (protocol.md 2.1).
     TooManyRefusals,
-    /// It sent too many `auth` packets before a `conn`, granted or not (protocol.md 2.1).
+    /// The client sent too many `auth` packets before a `conn`, granted or refused (protocol.md 2.1).
     TooManyAuths,
-    /// The time is over for which the application accepted the session (protocol.md 2.2).
+    /// The time for which the application accepted the session is over (protocol.md 2.2).
     TokenExpired,
-    /// It broke the rules of TLS or WebSocket, or sent binary WebSocket messages.
+    /// The client violated the rules of TLS or WebSocket, or sent binary WebSocket messages.
     ProtocolViolation,
-    /// The server failed while it served this connection: a bug, which the log tells of.
+    /// The server failed while it served this connection: a bug, which is logged.
     ServerError,
-    /// The application asked for it.
+    /// The application closed the connection.
     ByApplication,
     /// The server is stopping.
     Shutdown,
-    /// The process that served it died; this one found what it left behind.
+    /// The process that served the session died; this process ended the session later.
     ServerDied,
 }
 

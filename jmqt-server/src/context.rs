@@ -1,4 +1,4 @@
-//! What every connection of a server shares: the hub, the application, the limits.
+//! The state that all connections of a server share: the hub, the application, the limits.
 
 use std::num::NonZero;
 use std::sync::Arc;
@@ -16,37 +16,37 @@ use crate::hub::Hub;
 use crate::transport::HttpContext;
 use crate::validators::Validators;
 
-/// So many clients that were turned away are read from for a moment.
+/// The most refused clients whose input is read for a moment.
 const TURNED_AWAY: usize = 64;
 
-/// What every connection of a server shares.
+/// The state that all connections of a server share.
 pub(crate) struct Shared {
     pub(crate) validators: Validators,
     pub(crate) hub: Arc<Hub>,
     pub(crate) handle: ServerHandle,
     pub(crate) limits: Limits,
     pub(crate) idle: IdleLimits,
-    /// Half-received packets of sessions.
+    /// Incomplete packets of sessions.
     pub(crate) partial_packets: Arc<Budget>,
-    /// Half-received packets of connections without a session.
+    /// Incomplete packets of connections without a session.
     pub(crate) preconn_packets: Arc<Budget>,
-    /// How HTTP requests are answered.
+    /// The settings for answers to HTTP requests.
     pub(crate) http: Arc<HttpContext>,
-    /// Who may connect, and who is connected.
+    /// The limits of connections, and the open connections.
     pub(crate) admission: Arc<Admission>,
-    /// TLS handshakes that are computed at a time.
+    /// Permits for TLS handshakes that are computed at a time.
     pub(crate) handshakes: Semaphore,
-    /// Long packets that are decoded at a time: fewer than there are threads, so that one is left for everybody else.
+    /// Permits for long packets that are decoded at a time: fewer than threads, so that one thread is left for other work.
     pub(crate) long_packets: Arc<Semaphore>,
-    /// Clients that were turned away and may still read why, at a time.
+    /// Permits for refused clients that still read the reason.
     pub(crate) turned_away: Arc<Semaphore>,
     /// Every task that serves a connection.
     pub(crate) tasks: TaskTracker,
-    /// A task that the server cannot do without has failed: the server ends.
+    /// Cancelled when an essential task has failed: the server stops.
     pub(crate) failed: CancellationToken,
 }
 
-/// The configuration, as sessions need it.
+/// The settings of sessions.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
     pub(crate) packet_bytes: usize,
@@ -60,7 +60,7 @@ pub(crate) struct Limits {
     pub(crate) takeovers_per_second: Option<u32>,
 }
 
-/// How long a connection may keep the server waiting.
+/// The time limits of a connection.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct IdleLimits {
     pub(crate) timeout: Duration,
@@ -111,7 +111,7 @@ impl Shared {
         }
     }
 
-    /// Tells when listeners are to be closed and opened; `None`: they stay open.
+    /// The signal to close and reopen listeners; `None`: they stay open.
     pub(crate) fn gate(&self) -> Option<watch::Receiver<bool>> {
         self.hub.cluster.as_ref().map(|cluster| cluster.lets_in())
     }

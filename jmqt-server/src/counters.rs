@@ -1,16 +1,16 @@
-//! What the server counts, for operators and for tests that wait for something to have happened.
+//! The counters of the server, for operators and for tests that wait for an event.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! counters {
     ($($(#[doc = $doc:literal])+ $name:ident,)+) => {
-        /// The running counts. Relaxed: they are read by people, not by the protocol.
+        /// The live counters. Relaxed ordering is enough: no logic depends on them.
         #[derive(Debug, Default)]
         pub(crate) struct Counters {
             $(pub(crate) $name: Counter,)+
         }
 
-        /// The counts at one moment, since the server started.
+        /// A snapshot of the counters, which begin at 0 when the server starts.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
         #[non_exhaustive]
         pub struct CountersSnapshot {
@@ -28,74 +28,74 @@ macro_rules! counters {
 counters! {
     /// Connections accepted by a listener.
     connections_accepted,
-    /// Connections turned away because MAX_CONNECTIONS were open.
+    /// Connections refused because MAX_CONNECTIONS were open.
     connections_refused,
-    /// Connections turned away because their address had MAX_CONNECTIONS_PER_ADDRESS, or made
+    /// Connections refused because their address reached MAX_CONNECTIONS_PER_ADDRESS or
     /// MAX_CONNECTS_PER_ADDRESS_PER_SECOND.
     connections_refused_by_address,
-    /// How often a listener could not accept a connection, mostly because too many files were open.
+    /// Failed attempts of listeners to accept a connection, mostly because too many files were open.
     accepts_failed,
     /// TLS handshakes that failed or took too long.
     tls_handshakes_failed,
-    /// Connections from TRUSTED_PROXIES closed because they did not begin with a PROXY protocol header. Those
-    /// that ended before their first byte, as simple health checks do, are not counted.
+    /// Connections from TRUSTED_PROXIES closed because they did not begin with a PROXY protocol header. Connections
+    /// that end before their first byte, such as simple health checks, are not counted.
     proxy_headers_refused,
-    /// WebSockets refused because a page of another host asked for them that ALLOWED_ORIGINS does not list.
+    /// WebSockets refused because the page is of another host, and ALLOWED_ORIGINS does not contain its origin.
     origins_refused,
-    /// Connections that have ended, with a session or without.
+    /// Connections that have ended, with or without a session.
     connections_closed,
     /// Sessions opened by a `conn`.
     sessions_opened,
-    /// Sessions that have ended, close notifier included.
+    /// Sessions that have ended, including their close notifiers.
     sessions_closed,
-    /// `conn`s refused because the client's sessions were taken over more often than MAX_TAKEOVERS_PER_SECOND.
+    /// `conn` packets refused because the client's sessions were taken over more often than MAX_TAKEOVERS_PER_SECOND.
     takeovers_refused,
     /// Connections closed because five `auth` and `conn` packets were refused on them, or 20 `auth` were sent.
     refusals_closed,
     /// Sessions ended because their token expired.
     tokens_expired,
-    /// Packets that were no packets, or had unusable fields, or came before `conn` (protocol.md 2.1, 2.5).
+    /// Packets that were invalid, had invalid fields, or came before `conn` (protocol.md 2.1, 2.5).
     bad_packets,
     /// Messages published by clients and by the application.
     messages_published,
-    /// QoS 1 publishes that came again after a lost connection and had been taken already (protocol.md 2.23).
+    /// QoS 1 publishes that were repeated after a lost connection, and were stored already (protocol.md 2.23).
     publishes_repeated,
-    /// Pushes handed to outbound queues.
+    /// Pushes added to outbound queues.
     pushes_sent,
     /// QoS 0 pushes dropped because an outbound queue was full.
     pushes_dropped,
-    /// Clients closed because all outbound queues together held MAX_TOTAL_OUTBOUND_BYTES and theirs was large.
+    /// Connections closed because all outbound queues together reached MAX_TOTAL_OUTBOUND_BYTES and theirs was large.
     outbound_closed,
-    /// Connections closed because half-received packets together held MAX_TOTAL_PARTIAL_PACKET_BYTES, or before
-    /// `conn` MAX_TOTAL_PRECONN_BYTES.
+    /// Connections closed because incomplete packets together reached MAX_TOTAL_PARTIAL_PACKET_BYTES or, before
+    /// `conn`, MAX_TOTAL_PRECONN_BYTES.
     partial_packets_refused,
-    /// `sub`s refused because the client had as many subscriptions as it may have.
+    /// `sub` packets refused because the client had reached its limit of subscriptions.
     subscriptions_refused,
-    /// `pushAck`s that named no outstanding push (protocol.md 2.14).
+    /// `pushAck` packets that matched no outstanding push (protocol.md 2.14).
     acks_ignored,
     /// QoS 1 pushes sent again after a reconnect.
     redeliveries,
-    /// Stored messages given up because a client had more of them than MAX_PENDING_PER_CLIENT,
-    /// MAX_PENDING_BYTES_PER_CLIENT or MAX_PENDING_P2P_PER_CLIENT allow.
+    /// Stored messages dropped because a client exceeded MAX_PENDING_PER_CLIENT,
+    /// MAX_PENDING_BYTES_PER_CLIENT or MAX_PENDING_P2P_PER_CLIENT.
     pending_dropped,
-    /// Messages that were not retained because MAX_RETAINED_MESSAGES or MAX_RETAINED_BYTES were there already.
+    /// Messages that were not retained because MAX_RETAINED_MESSAGES or MAX_RETAINED_BYTES was reached.
     retained_refused,
-    /// Persistent subscriptions removed because their client did not return in SESSION_EXPIRY_SECONDS.
+    /// Persistent subscriptions removed because their client did not return within SESSION_EXPIRY_SECONDS.
     subscriptions_expired,
     /// Requests answered SERVER_ERROR because a validator failed, panicked or took too long.
     validator_failures,
-    /// Stored QoS 1 messages that a `StoredNotifier` was not told of, because it was too slow.
+    /// Stored QoS 1 messages for which a `StoredNotifier` was not called, because it was too slow.
     stored_notices_dropped,
-    /// Batches of pushes that did not reach other nodes, because the link to them was down or too slow. QoS 1
-    /// pushes of persistent subscriptions are found in the store all the same.
+    /// Batches of pushes that did not reach other nodes, because the connection to Redis was down or too slow. Other nodes
+    /// read QoS 1 pushes of persistent subscriptions from the store.
     bus_dropped,
-    /// What was heard in Redis and did not come from a node of this cluster and version.
+    /// Messages received from Redis that were not from a node of this cluster and version.
     bus_refused,
     /// Store operations that failed.
     store_failures,
 }
 
-/// One count.
+/// One counter.
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
 

@@ -1,4 +1,4 @@
-//! What a client is told when the server closes its connection (protocol.md 2.22).
+//! The disconnect reason that the server sends when it closes a connection (protocol.md 2.22).
 
 use std::time::Duration;
 
@@ -6,11 +6,11 @@ use jmqt_core::DisconnectCode;
 
 use crate::connection::{CloseReason, ConnectionInfo};
 
-/// The longest text that a client is told.
+/// The longest message for a client, in bytes.
 const MESSAGE_BYTES: usize = 512;
 
-/// What a client is told when the server closes its connection: a code that says whether it may reconnect by
-/// itself, a text for people, and how long to wait (protocol.md 2.22). For
+/// The disconnect reason that the server sends when it closes a connection: a code that decides if the client may
+/// reconnect by itself, a message for people, and a delay (protocol.md 2.22). For
 /// [`ServerHandle::disconnect_with`](crate::ServerHandle::disconnect_with).
 ///
 /// ```
@@ -18,7 +18,7 @@ const MESSAGE_BYTES: usize = 512;
 /// use jmqt_server::Disconnect;
 ///
 /// let for_good = Disconnect::kick("your account was closed");
-/// let for_now = Disconnect::by_application("the game begins anew").retry_after(Duration::from_secs(5));
+/// let for_now = Disconnect::by_application("the game restarts").retry_after(Duration::from_secs(5));
 /// assert!(!for_good.code().may_reconnect() && for_now.code().may_reconnect());
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,22 +29,22 @@ pub struct Disconnect {
 }
 
 impl Disconnect {
-    /// 4503 KICKED: the client does not come back by itself. `message` is for people to read; what is longer
-    /// than 512 bytes is cut off.
+    /// 4503 KICKED: the client does not reconnect by itself. `message` is for people, and is cut to
+    /// 512 bytes.
     #[must_use]
     pub fn kick(message: impl Into<String>) -> Self {
         Self::new(DisconnectCode::KICKED, message)
     }
 
-    /// 4008 BY_APPLICATION: the client may come back by itself. `message` is for people to read; what is longer
-    /// than 512 bytes is cut off.
+    /// 4008 BY_APPLICATION: the client may reconnect by itself. `message` is for people, and is cut to
+    /// 512 bytes.
     #[must_use]
     pub fn by_application(message: impl Into<String>) -> Self {
         Self::new(DisconnectCode::BY_APPLICATION, message)
     }
 
-    /// How long the client should wait before it reconnects, in whole seconds, rounded up. Without this it
-    /// decides for itself.
+    /// Sets how long the client should wait before it reconnects, in whole seconds, rounded up. Without this, the client
+    /// chooses the delay.
     #[must_use]
     pub fn retry_after(mut self, time: Duration) -> Self {
         let seconds = time.as_secs() + u64::from(time.subsec_nanos() > 0);
@@ -52,19 +52,19 @@ impl Disconnect {
         self
     }
 
-    /// The code, and with it whether the client may reconnect by itself.
+    /// The code, which decides if the client may reconnect by itself.
     #[must_use]
     pub const fn code(&self) -> DisconnectCode {
         self.code
     }
 
-    /// The text for people.
+    /// The message for people.
     #[must_use]
     pub fn message(&self) -> &str {
         &self.message
     }
 
-    /// How many seconds the client should wait before it reconnects; `None`: it decides for itself.
+    /// The seconds that the client should wait before it reconnects; `None`: the client chooses the delay.
     #[must_use]
     pub const fn retry_after_seconds(&self) -> Option<u32> {
         self.retry_after_seconds
@@ -84,12 +84,12 @@ impl Disconnect {
         Self { retry_after_seconds, ..Self::new(code, message) }
     }
 
-    /// What the application says without saying anything.
+    /// The reason when the application gives none.
     pub(crate) fn usual() -> Self {
         Self::by_application(CloseReason::ByApplication.to_string())
     }
 
-    /// A newer connection of the client took over: which one, as far as that is known.
+    /// A newer connection of the client took over; the message names it if it is known.
     pub(crate) fn takeover(by: Option<ConnectionInfo>) -> Self {
         let mut message = "another connection of this client took over".to_owned();
         if let Some(ConnectionInfo { remote, protocol }) = by {
@@ -99,17 +99,17 @@ impl Disconnect {
         Self::new(DisconnectCode::TAKEOVER, message)
     }
 
-    /// The client's sessions were taken over too often; the next takeover may be so much later.
+    /// The client's sessions were taken over too often; the next takeover is allowed after `wait`.
     pub(crate) fn too_many_takeovers(wait: Duration) -> Self {
         Self::new(DisconnectCode::TRY_LATER, "this client connects too often").retry_after(wait)
     }
 
-    /// Other nodes have taken this one's sessions over, because they thought it dead.
+    /// Other nodes have taken over the sessions of this node, because they considered it dead.
     pub(crate) fn node_was_cut_off() -> Self {
         Self::new(DisconnectCode::SERVER_ERROR, "this node was cut off from its cluster")
     }
 
-    /// What is said where nobody has said anything more particular; `None` where nothing is said.
+    /// The default disconnect reason of a close reason; `None` if no `disconn` is sent.
     pub(crate) fn because(reason: CloseReason) -> Option<Self> {
         let code = match reason {
             CloseReason::Disconnected

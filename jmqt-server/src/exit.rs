@@ -1,4 +1,4 @@
-//! How a program says to what started it whether to try again.
+//! The exit codes that tell a service manager if a restart makes sense.
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -11,7 +11,8 @@ use crate::tls::TlsError;
 use crate::tokens::SecretError;
 
 /// The exit code for a server that ended with this error: 2 after a mistake in the configuration, or if the database is
-/// damaged, so that nothing starts it again (`RestartPreventExitStatus=2` in systemd), as after wrong arguments; else 1.
+/// damaged, so that a service manager does not restart it (`RestartPreventExitStatus=2` in systemd), as after wrong
+/// arguments; otherwise 1.
 ///
 /// Mistakes are: every [`ConfigError`], [`TlsError`] and [`SecretError`](crate::tokens::SecretError), a log file that
 /// cannot be opened, and a [`StartError`] that [is one](StartError::is_mistake).

@@ -1,15 +1,15 @@
-//! Log lines that a client can provoke: at most one a minute of each kind, with a count of those left out.
+//! Limits log lines that a client can provoke: at most one a minute of each kind, with the number of omitted events.
 //!
-//! [`log_limited!`](log_limited) is for the usual line; a [`LogLimit`] of one's own is for a line whose target is
-//! chosen at run time. Neither replaces a counter: a line tells an operator where to look, a counter how often.
+//! [`log_limited!`](log_limited) is for the usual line; use a separate [`LogLimit`] for a line whose target is
+//! chosen at run time. Neither replaces a counter: a line shows an operator where to look, a counter how often.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How far apart two lines of one kind are at least.
+/// The least time between two lines of one kind.
 const INTERVAL: Duration = Duration::from_secs(60);
 
-/// Decides which events of one kind are logged. Made in a `static`, one for each kind.
+/// Decides which events of one kind are logged. Each kind has one in a `static`.
 pub(crate) struct LogLimit(Mutex<State>);
 
 struct State {
@@ -22,8 +22,8 @@ impl LogLimit {
         Self(Mutex::new(State { last: None, left_out: 0 }))
     }
 
-    /// `Some` if this event is to be logged, with the number of events since the last line that were not:
-    /// `Some(None)` if there were none, so that the field is absent from the line.
+    /// `Some` if this event is to be logged, with the number of events omitted since the last line:
+    /// `Some(None)` if no event was omitted, so that the line has no such field.
     pub(crate) fn permit(&self) -> Option<Option<u64>> {
         self.permit_at(Instant::now())
     }

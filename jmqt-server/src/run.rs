@@ -1,10 +1,10 @@
-//! The `main` of a server: runs it, and prints its error for people to read.
+//! The `main` of a server: runs it, and prints its error.
 
 use std::process::ExitCode;
 
 use crate::validators::BoxError;
 
-/// Runs an async program on a tokio runtime of all processors, and turns its outcome into an exit code
+/// Runs an async program on a multi-threaded tokio runtime, and converts its result to an exit code
 /// ([`exit_code`](crate::exit_code)). An error is
 /// printed to stderr as text, with its causes.
 ///
@@ -23,7 +23,7 @@ use crate::validators::BoxError;
 /// }
 /// ```
 ///
-/// It is for programs that have nothing else to do with a runtime. Others use `#[tokio::main]` and print errors
+/// This is for programs that do not need the runtime for anything else. Others use `#[tokio::main]` and print errors
 /// themselves.
 pub fn run(program: impl Future<Output = Result<(), BoxError>>) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();

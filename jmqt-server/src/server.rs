@@ -49,7 +49,7 @@ use supervise::{supervise, supervised};
 
 pub use builder::{ServerBuilder, StartError};
 
-/// Where a server keeps its data, and how it reaches other nodes.
+/// The store and the bus of a server.
 enum Backend {
     Alone(Arc<dyn Store>),
     #[cfg(feature = "redis")]
@@ -66,14 +66,14 @@ impl Backend {
     }
 }
 
-/// How long the rooms behind the sessions may take to stop.
+/// How long the store and the bus may take to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What the machine is taken to have where it does not say how much memory there is.
+/// The assumed memory of a machine whose memory size is unknown.
 const UNKNOWN_MEMORY_BYTES: usize = 2 << 30;
 
-/// A running server. Dropping it does not stop it in order: call [`shutdown`](Self::shutdown), or let
-/// [`run_until_signal`](Self::run_until_signal) do it.
+/// A running server. Dropping it does not stop it gracefully: call [`shutdown`](Self::shutdown) or
+/// [`run_until_signal`](Self::run_until_signal).
 pub struct Server {
     shared: Arc<Shared>,
     addresses: Vec<(Protocol, SocketAddr)>,
@@ -83,15 +83,15 @@ pub struct Server {
     janitor: JoinHandle<()>,
     committer: JoinHandle<()>,
     deliverer: JoinHandle<()>,
-    /// Tells the application of stored messages, and what stops it.
+    /// The task that notifies the application of stored messages, and the token that stops it.
     stored: Option<(CancellationToken, JoinHandle<()>)>,
-    /// What makes it a node of a cluster.
+    /// The cluster membership; `None` for a single server.
     membership: Option<Membership>,
     store: Arc<dyn Store>,
     signals: Option<Signals>,
     certificates: Option<Arc<Certificates>>,
     reread: Option<Reread>,
-    /// Over what time sessions are closed one by one; zero: all at once.
+    /// The time over which sessions are closed one by one; zero: all at once.
     spread: Duration,
 }
 
@@ -158,12 +158,12 @@ impl Server {
                 move || hub.trouble()
             });
         let shared = Arc::new(Shared::new(config, validators, Arc::clone(&hub), handle, http));
-        // In a cluster it takes a while to know who is dead.
+        // In a cluster it takes some time until dead nodes are detected.
         let orphans = match joining {
             Some(_) => None,
             None => Some(Orphans::claim(&shared.hub).await?),
         };
-        // Nothing fails from here on, so nothing is left running by a start that does.
+        // Nothing fails from here on, so a failed start leaves no task running.
         let stop_janitor = CancellationToken::new();
         let run_janitor = {
             let (hub, stop) = (Arc::clone(&hub), stop_janitor.clone());
@@ -223,54 +223,54 @@ impl Server {
         }
     }
 
-    /// Supervises what ends with the listeners.
+    /// Supervises a task that ends with the listeners.
     fn spawn_beside_listeners(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let stop = self.stop_listening.clone();
         self.listeners.spawn(supervised(name, Arc::clone(&self.shared), stop.clone(), stop, task));
     }
 
-    /// The address a listener is bound to, with the port that was chosen for 0; `None` if the
+    /// The address of a listener, with the port that was chosen for 0; `None` if the
     /// configuration has no such listener.
     #[must_use]
     pub fn local_addr(&self, protocol: Protocol) -> Option<SocketAddr> {
         self.addresses.iter().find(|(of, _)| *of == protocol).map(|(_, address)| *address)
     }
 
-    /// The server's own side, for the application.
+    /// The handle through which the application acts as the server.
     #[must_use]
     pub fn handle(&self) -> ServerHandle {
         self.shared.handle.clone()
     }
 
-    /// New connections use what the files hold, a few seconds after that has changed.
+    /// Reloads the certificate and key a few seconds after their files change. New connections use them.
     fn watch_certificates(&mut self, certificates: Arc<Certificates>) {
         let watch = Arc::clone(&certificates).watch(self.stop_listening.clone());
         self.spawn_beside_listeners("certificates", watch);
         self.certificates = Some(certificates);
     }
 
-    /// Takes over what of a configuration can change while the server runs: `max_connections`,
+    /// Applies the settings that can change while the server runs: `max_connections`,
     /// `max_connections_per_address`, `max_connects_per_address_per_second` and `trusted_proxies`, for new connections.
-    /// Everything else waits for the next start. Nobody is disconnected.
+    /// All other settings change at the next start. Existing connections stay open.
     ///
     /// # Errors
-    /// The configuration has settings that no server can work with; nothing has changed.
+    /// The configuration is invalid; nothing has changed.
     pub fn reload(&self, config: &Config) -> Result<(), ConfigError> {
         config.check_fields()?;
         self.shared.admission.reconfigure(config);
         Ok(())
     }
 
-    /// Reads certificate and key again, for new connections. If they cannot be used, the old ones stay, with an
-    /// error in the log. It happens by itself too, a few seconds after the files have changed.
+    /// Reloads the certificate and key, for new connections. If they cannot be used, the old ones stay in use, and an
+    /// error is logged. The server also does this by itself, a few seconds after the files have changed.
     pub async fn reload_certificates(&self) {
         if let Some(certificates) = self.certificates.clone() {
-            // Files may be on a disk that is slow, or gone.
+            // The files may be on a slow or missing disk.
             let _ = tokio::task::spawn_blocking(move || certificates.reload()).await;
         }
     }
 
-    /// SIGHUP: the log, certificates, and what of the configuration can change.
+    /// SIGHUP: reopens the log, reloads certificates and the settings that can change.
     async fn reload_all(&self) {
         jmqt_log::reopen();
         tracing::info!(target: "jmqt::server", signal = "SIGHUP", "reloading");
@@ -286,15 +286,15 @@ impl Server {
         }
     }
 
-    /// Serves until SIGINT or SIGTERM, then stops in order; a second one of them stops at once, and what
-    /// was not finished then is finished by the next start. SIGHUP opens the log file again, reads certificate and
-    /// key again, and, with [`ServerBuilder::reload_with`], the configuration.
+    /// Serves until SIGINT or SIGTERM, then stops gracefully. A second signal stops the server at once; the
+    /// next start then finishes the remaining work. SIGHUP reopens the log file and reloads the certificate and
+    /// key, and, with [`ServerBuilder::reload_with`], the configuration.
     ///
-    /// It installs the signal handlers itself. [`ServerBuilder::catch_signals`] does so earlier, before the server starts.
+    /// This installs the signal handlers. [`ServerBuilder::catch_signals`] does so earlier, before the server starts.
     ///
     /// # Errors
-    /// Signal handlers cannot be installed; or a task that the server cannot do without failed, which is a bug and
-    /// in the log: then the server has stopped by itself, and should be started again.
+    /// Signal handlers cannot be installed; or an essential task of the server failed, which is a bug and is
+    /// logged: the server has stopped by itself, and should be restarted.
     pub async fn run_until_signal(mut self) -> io::Result<()> {
         let mut signals = match self.signals.take() {
             Some(signals) => signals,
@@ -321,8 +321,9 @@ impl Server {
         outcome(&failed)
     }
 
-    /// Serves until `stop` is ready, then stops in order, as [`shutdown`](Self::shutdown) does. It catches no signals: for
-    /// programs that have a way of their own to be stopped.
+    /// Serves until `stop` is ready, then stops gracefully, as [`shutdown`](Self::shutdown) does. It catches no
+    /// signals: this
+    /// is for programs that decide themselves when to stop.
     ///
     /// ```no_run
     /// # async fn run(server: jmqt_server::Server) -> std::io::Result<()> {
@@ -335,7 +336,7 @@ impl Server {
     /// ```
     ///
     /// # Errors
-    /// A task that the server cannot do without failed, as for [`run_until_signal`](Self::run_until_signal).
+    /// An essential task of the server failed, as for [`run_until_signal`](Self::run_until_signal).
     pub async fn run_until(self, stop: impl Future<Output = ()>) -> io::Result<()> {
         let failed = self.shared.failed.clone();
         tokio::select! {
@@ -346,18 +347,18 @@ impl Server {
         outcome(&failed)
     }
 
-    /// Waits until a task that the server cannot do without has failed: its connections are closed by then, and
-    /// nothing is left but [`shutdown`](Self::shutdown). [`run_until_signal`](Self::run_until_signal) looks for
-    /// it by itself.
+    /// Waits until an essential task of the server has failed. The connections are closed then;
+    /// call [`shutdown`](Self::shutdown). [`run_until_signal`](Self::run_until_signal) does this
+    /// by itself.
     pub async fn failed(&self) {
         self.shared.failed.cancelled().await;
     }
 
-    /// Stops in order: no new connections; every session writes what is queued, within DRAIN_SECONDS,
-    /// and its notifiers run; what the store still has to be told is written; the store is closed.
+    /// Stops gracefully: the listeners close; every session sends its queued messages, within DRAIN_SECONDS,
+    /// and its notifiers run; pending writes go to the store; the store is closed.
     ///
-    /// With [`Config::spread_drain`] sessions are closed one by one over DRAIN_SECONDS, and each is served
-    /// until its turn comes; if all have ended before, so does the wait.
+    /// With [`Config::spread_drain`], sessions are closed one by one over DRAIN_SECONDS, and each is served
+    /// until its turn. The wait ends early if all sessions have ended.
     pub async fn shutdown(self) {
         let Self {
             shared,
@@ -382,7 +383,7 @@ impl Server {
         if !spread.is_zero() {
             tokio::select! {
                 () = drain::drain_sessions(&shared, spread) => {}
-                () = shared.tasks.wait() => {} // nobody is left
+                () = shared.tasks.wait() => {} // all connections have ended
             }
         }
         drain::close_all(&shared.admission);
@@ -393,7 +394,7 @@ impl Server {
         stop_janitor.cancel();
         let rooms = async {
             join(janitor).await;
-            // Clones of the handle may live on in the application, so the queue is closed, not dropped.
+            // The application may keep clones of the handle, so the queue is closed, not dropped.
             shared.hub.close_queue();
             join(committer).await;
             join(deliverer).await;
@@ -413,7 +414,7 @@ impl Server {
     }
 }
 
-/// What running the server came to.
+/// The result of running the server.
 fn outcome(failed: &CancellationToken) -> io::Result<()> {
     match failed.is_cancelled() {
         true => Err(io::Error::other("a task of the server failed; the log names it")),
@@ -427,7 +428,7 @@ async fn join(task: JoinHandle<()>) {
     }
 }
 
-/// MAX_TOTAL_OUTBOUND_BYTES, or a quarter of the memory there is.
+/// MAX_TOTAL_OUTBOUND_BYTES, or a quarter of the available memory.
 fn total_outbound_bytes(config: &Config) -> usize {
     match config.max_total_outbound_bytes {
         0 => budget::memory_bytes().unwrap_or(UNKNOWN_MEMORY_BYTES) / 4,

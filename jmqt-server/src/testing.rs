@@ -1,5 +1,5 @@
-//! Unit tests of validators, without a server: requests that are made by hand, and a [`ServerHandle`] that only
-//! remembers what was done through it.
+//! Unit tests of validators without a server: constructed requests, and a [`ServerHandle`] that
+//! records its calls.
 //!
 //! ```
 //! use jmqt_server::testing::{TestClient, TestServer};
@@ -45,10 +45,9 @@ use crate::validators::{
     SessionData, StoredNotice, SubRequest, UnsubRequest,
 };
 
-/// A server that is not there: its [`handle`](Self::handle) works, and this tells what was done through it.
+/// A simulated server: it records the calls of its [`handle`](Self::handle).
 ///
-/// Nothing is delivered, and no validator is asked. Clients are connected that a test
-/// [connects](Self::connect). Cheap to clone.
+/// It delivers nothing, and calls no validator. A test [connects](Self::connect) clients. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct TestServer {
     detached: Arc<Detached>,
@@ -67,7 +66,7 @@ pub struct Published {
     pub data: String,
     /// The quality of service.
     pub qos: Qos,
-    /// Whether it was to be retained.
+    /// `true` if the message was to be retained.
     pub retain: Retain,
 }
 
@@ -105,12 +104,12 @@ impl TestServer {
         &self.handle
     }
 
-    /// From now on this client is connected, subscribed to its own `#` channel.
+    /// Connects this client, with a subscription to its own `#` channel.
     pub fn connect(&self, client: &ClientId) {
         self.detached.connect(client, connection());
     }
 
-    /// Everything that was published, in order.
+    /// All published messages, in order.
     #[must_use]
     pub fn published(&self) -> Vec<Published> {
         self.detached.published().into_iter().map(Published::from).collect()
@@ -123,7 +122,7 @@ impl TestServer {
     }
 }
 
-/// A connection of a client, which makes its requests.
+/// A connection of a client, which constructs its requests.
 #[derive(Debug, Clone)]
 pub struct TestClient {
     id: ClientId,
@@ -140,22 +139,21 @@ impl TestClient {
         Self { id, connection: connection(), session: None, upgrade: None, server: server.handle.clone() }
     }
 
-    /// Its requests carry this session data.
+    /// Sets the session data of its requests.
     #[must_use]
     pub fn attach<T: Any + Send + Sync>(mut self, data: Arc<T>) -> Self {
         self.session = Some(data);
         self
     }
 
-    /// Its requests come from this address, over this protocol.
+    /// Sets the address and the protocol of its requests.
     #[must_use]
     pub const fn from(mut self, remote: SocketAddr, protocol: Protocol) -> Self {
         self.connection = ConnectionInfo { remote, protocol };
         self
     }
 
-    /// Its requests come over a WebSocket that began with this request: the path, with the query if there is one, and
-    /// header lines.
+    /// Sets the HTTP request of its WebSocket: the path, with an optional query, and header lines.
     #[must_use]
     pub fn websocket(mut self, target: &str, headers: &[(&str, &str)]) -> Self {
         let lines: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
@@ -165,7 +163,7 @@ impl TestClient {
         self
     }
 
-    /// Its id.
+    /// The client id.
     #[must_use]
     pub const fn id(&self) -> &ClientId {
         &self.id
@@ -219,32 +217,32 @@ impl TestClient {
         ControlRequest::new(self.connection, &self.id, channel, data, &self.server, session)
     }
 
-    /// What an [`OpenNotifier`](crate::OpenNotifier) is told.
+    /// The notice for an [`OpenNotifier`](crate::OpenNotifier).
     #[must_use]
     pub fn opened(&self) -> OpenNotice<'_> {
         OpenNotice::new(self.connection, &self.id, &self.server, self.session.as_ref().into())
     }
 
-    /// What a [`DisconnectNotifier`](crate::DisconnectNotifier) is told.
+    /// The notice for a [`DisconnectNotifier`](crate::DisconnectNotifier).
     #[must_use]
     pub fn disconnected(&self) -> DisconnectNotice<'_> {
         DisconnectNotice::new(self.connection, &self.id, &self.server, self.session.as_ref().into())
     }
 
-    /// What a [`CloseNotifier`](crate::CloseNotifier) is told.
+    /// The notice for a [`CloseNotifier`](crate::CloseNotifier).
     #[must_use]
     pub fn closed(&self, reason: CloseReason) -> CloseNotice<'_> {
         CloseNotice::new(self.connection, &self.id, reason, &self.server, self.session.as_ref().into())
     }
 
-    /// What a [`StoredNotifier`](crate::StoredNotifier) is told of a message that this client published.
+    /// The notice for a [`StoredNotifier`](crate::StoredNotifier) of a message that this client published.
     #[must_use]
     pub fn stored<'a>(&'a self, channel: &'a ChannelName, data: Payload<'a>) -> StoredNotice<'a> {
         StoredNotice::new(channel, Some(&self.id), data, Retain::No, &self.server)
     }
 }
 
-/// A `conn` packet, and what its validator records through the handle of the request.
+/// A `conn` packet, and the calls that its validator makes through the handle of the request.
 #[derive(Debug)]
 pub struct TestConn<'a> {
     client: &'a TestClient,
@@ -261,7 +259,7 @@ impl TestConn<'_> {
         ConnRequest::new(*connection, id, self.token, &self.handle, session, upgrade.as_ref())
     }
 
-    /// The subscriptions that were recorded and not taken back, in order.
+    /// The recorded subscriptions that were not removed again, in order.
     #[must_use]
     pub fn subscriptions(&self) -> Vec<(ChannelName, Persistence)> {
         let mut subscriptions: Vec<(ChannelName, Persistence)> = Vec::new();

@@ -1,11 +1,11 @@
-//! Tokens: what `authAck` hands out and `conn` brings back (§10), ready to use.
+//! Tokens, which `authAck` issues and `conn` presents (§10).
 //!
-//! A [`TokenIssuer`] makes signed tokens that expire, and checks them. It is a
-//! [`ConnValidator`]: plugged as one, it accepts every client that brings its own, unexpired
-//! token. An application that has more to decide at `conn` calls [`TokenIssuer::check`] itself.
+//! A [`TokenIssuer`] issues signed tokens that expire, and checks them. It is a
+//! [`ConnValidator`] that accepts every client with its own, unexpired
+//! token. An application that decides more at `conn` calls [`TokenIssuer::check`] itself.
 //!
-//! A token is a JSON Web Token under HMAC-SHA256. It names one client and the moment it ends, and nothing about it
-//! is stored: whoever has the [secret](TokenSecret) can check it, so it outlives a restart and holds on every node
+//! A token is a JSON Web Token signed with HMAC-SHA256. It names one client and the time of its expiry. The server stores
+//! no tokens: it checks them with the [secret](TokenSecret), so a token is valid after a restart, and on every node
 //! with the same secret.
 //!
 //! ```
@@ -54,10 +54,10 @@ use crate::validators::{AuthVerdict, BoxError, ConnRequest, ConnValidator, ConnV
 
 pub use secret::{SECRET_VARIABLE, SecretError, SecretOrigin, TokenSecret};
 
-/// How long a token is valid unless told otherwise: a day.
+/// The default lifetime of a token: a day.
 pub const TOKEN_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Makes tokens and checks them. Cheap to clone.
+/// Issues tokens and checks them. Cheap to clone.
 #[derive(Clone)]
 pub struct TokenIssuer {
     key: Arc<Hs256Key>,
@@ -70,27 +70,27 @@ impl fmt::Debug for TokenIssuer {
     }
 }
 
-/// Why a token does not prove what it should. Do not tell the client which it was.
+/// The reason why a token is refused. Do not send this reason to the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TokenError {
-    /// It was not made with this secret, was changed, or is no token at all.
+    /// The token was not issued with this secret, was changed, or is not a token.
     #[error("the token was not issued with this secret")]
     NotOurs,
-    /// It was given to another client.
+    /// The token belongs to another client.
     #[error("the token belongs to another client")]
     OtherClient,
-    /// Its time is over.
+    /// The token has expired.
     #[error("the token has expired")]
     Expired,
 }
 
-/// A token could not be made.
+/// A token could not be issued.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot make a token: {0}")]
 pub struct IssueError(jwt_compact::CreationError);
 
-/// The claim beside the standard `iat` and `exp`.
+/// The claim in addition to the standard `iat` and `exp`.
 #[derive(Serialize, Deserialize)]
 struct Subject {
     sub: String,
@@ -104,16 +104,16 @@ impl TokenIssuer {
         Self { key, lifetime: lifetime(TOKEN_LIFETIME) }
     }
 
-    /// Signs with the secret that [`TokenSecret::load`] finds: in the environment variable `JMQT_TOKEN_SECRET`, else
-    /// in a file beside the store, which is made if it is not there. Nodes of a cluster need the variable.
+    /// Signs with the secret that [`TokenSecret::load`] finds: in the environment variable `JMQT_TOKEN_SECRET`, or
+    /// in a file beside the store, which is created if it is missing. Nodes of a cluster need the variable.
     ///
     /// # Errors
-    /// [`SecretError`] says which place cannot be used, and why.
+    /// [`SecretError`] names the place that cannot be used, and the cause.
     pub fn from_config(config: &Config) -> Result<Self, SecretError> {
         Ok(Self::new(&TokenSecret::load(config)?))
     }
 
-    /// Signs with a secret that is forgotten when the process ends: clients authenticate again after a restart.
+    /// Signs with a random secret of this process: clients must authenticate again after a restart.
     ///
     /// # Errors
     /// [`SecretError::Random`].
@@ -121,14 +121,14 @@ impl TokenIssuer {
         Ok(Self::new(&TokenSecret::random()?))
     }
 
-    /// Tokens made from now on are valid for this long, but not longer than a hundred years.
+    /// Sets the lifetime of new tokens, at most a hundred years.
     #[must_use]
     pub fn valid_for(mut self, time: Duration) -> Self {
         self.lifetime = lifetime(time);
         self
     }
 
-    /// A token for this client, valid from now on.
+    /// Issues a token for this client, valid from now on.
     ///
     /// # Errors
     /// [`IssueError`]; there is no known cause.
@@ -136,7 +136,7 @@ impl TokenIssuer {
         self.issue_at(client, Utc::now())
     }
 
-    /// A verdict that grants this client a token.
+    /// Returns a verdict that grants this client a token.
     ///
     /// # Errors
     /// As [`issue`](Self::issue).
@@ -145,15 +145,15 @@ impl TokenIssuer {
         Ok(AuthVerdict::grant(client, token))
     }
 
-    /// Whether this token was issued to this client and has not expired.
+    /// Checks that this token was issued to this client and has not expired.
     ///
     /// # Errors
-    /// [`TokenError`]: it does not prove who the client is. Refuse with [`StatusCode::INVALID_TOKEN`].
+    /// [`TokenError`]: the token does not prove the identity of the client. Refuse with [`StatusCode::INVALID_TOKEN`].
     pub fn check(&self, client: &ClientId, token: &str) -> Result<(), TokenError> {
         self.valid_until(client, token).map(drop)
     }
 
-    /// The same, and until when the token is valid: for [`ConnVerdict::valid_until`].
+    /// As [`check`](Self::check), and returns the time of expiry, for [`ConnVerdict::valid_until`].
     ///
     /// # Errors
     /// As [`check`](Self::check).
@@ -180,7 +180,7 @@ impl TokenIssuer {
     }
 }
 
-/// Accepts a client that brings its own, unexpired token, until that expires; refuses any other with INVALID_TOKEN.
+/// Accepts a client with its own, unexpired token, until the token expires; refuses any other with INVALID_TOKEN.
 #[async_trait]
 impl ConnValidator for TokenIssuer {
     async fn validate_conn(&self, request: &ConnRequest<'_>) -> Result<ConnVerdict, BoxError> {
@@ -195,7 +195,7 @@ impl ConnValidator for TokenIssuer {
     }
 }
 
-/// A hundred years at most: a longer one would end beyond the calendar.
+/// At most a hundred years: the expiry of a longer lifetime could overflow.
 fn lifetime(time: Duration) -> TimeDelta {
     const LONGEST: TimeDelta = TimeDelta::days(36_500);
     TimeDelta::from_std(time).unwrap_or(LONGEST).min(LONGEST)

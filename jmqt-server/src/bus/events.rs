@@ -1,4 +1,4 @@
-//! What a bus has received, in the order in which it is to be handled.
+//! The events of a bus, in the order in which they must be handled.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 
 use super::BusEvent;
 
-/// Where what was received comes out.
+/// The receiving end of a bus.
 pub(crate) struct BusEvents {
     controls: mpsc::Receiver<BusEvent>,
     pushes: mpsc::Receiver<(BusEvent, usize)>,
@@ -15,7 +15,7 @@ pub(crate) struct BusEvents {
 }
 
 impl BusEvents {
-    /// `bytes` counts what waits in `pushes`.
+    /// `bytes` counts the bytes queued in `pushes`.
     pub(super) fn new(
         controls: mpsc::Receiver<BusEvent>,
         pushes: mpsc::Receiver<(BusEvent, usize)>,
@@ -24,10 +24,10 @@ impl BusEvents {
         Self { controls, pushes, bytes }
     }
 
-    /// What comes next, control messages first; `None` when the bus is gone.
+    /// The next event, control messages first; `None` when the bus has ended.
     ///
     /// # Cancel safety
-    /// Dropped before it is ready, nothing is lost.
+    /// No event is lost if the future is dropped.
     pub(crate) async fn next(&mut self) -> Option<BusEvent> {
         tokio::select! {
             biased;
@@ -37,7 +37,7 @@ impl BusEvents {
         }
     }
 
-    /// What has come already; `None` if there is nothing at the moment.
+    /// The next event that is available now; `None` if there is none.
     pub(crate) fn next_at_once(&mut self) -> Option<BusEvent> {
         if let Ok(event) = self.controls.try_recv() {
             return Some(event);

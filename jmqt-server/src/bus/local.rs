@@ -1,4 +1,4 @@
-//! The bus of a server that is alone.
+//! The bus of a single server.
 
 use async_trait::async_trait;
 use jmqt_core::{ChannelName, ClientId};
@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Bus, Control, NodeId};
 use crate::message::{LoggedPush, Run};
 
-/// There are no other nodes.
+/// A bus without other nodes.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct LocalBus;
 

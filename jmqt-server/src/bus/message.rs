@@ -1,11 +1,11 @@
-//! What nodes tell each other, and how it is written.
+//! The messages between nodes, and their encoding.
 //!
-//! Messages of clients travel as they were published, in no client's language: the data of each with its length in
-//! front, behind a short binary header. The node that receives them encodes them once for each form that its clients
-//! take. Everything else is rare, and JSON.
+//! Client messages are sent in a form that is independent of the clients' languages: a short binary header, then the
+//! data of each message after its length. The receiving node encodes them once for each form that its clients
+//! need. All other messages are rare, and JSON.
 //!
-//! All nodes of a cluster run the same version of this: it is the first byte. Behind all there is a seal
-//! (`seal.rs`), which is looked at before anything but the version.
+//! All nodes of a cluster use the same version of this format: it is the first byte. The last bytes are a seal
+//! (`seal.rs`), which is verified before anything but the version is read.
 
 use bytes::{Buf, BufMut, Bytes};
 use jmqt_core::{ChannelName, ClientId, DisconnectCode};
@@ -16,16 +16,16 @@ use crate::disconnect::Disconnect;
 use crate::message::{Json, LoggedPush, Pieces, PushId, Run, place};
 use crate::store::{ChannelKey, Epoch, LogPlace, Seq, Stamp};
 
-/// The first byte of everything.
+/// The first byte of every message.
 const VERSION: u8 = 4;
 const QOS0: u8 = 0;
 const QOS1: u8 = 1;
 const CONTROL: u8 = 2;
 const NOBODY: u16 = u16::MAX;
-/// What is in front of the data of a message.
+/// The size of the length before the data of a message.
 const LENGTH_BYTES: usize = size_of::<u32>();
 
-/// Which process: made at random when it starts.
+/// The id of a server process, generated at random at its start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct NodeId(pub(crate) u64);
 
@@ -36,21 +36,21 @@ impl std::fmt::Display for NodeId {
 }
 
 impl NodeId {
-    /// Reads what `Display` has written.
+    /// Parses the output of `Display`.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         u64::from_str_radix(text, 16).ok().filter(|_| text.len() == 16).map(Self)
     }
 }
 
-/// Who speaks: a node, and the database that it has in common with those of its cluster. What it says of
-/// places in logs means nothing to others.
+/// The sender: a node, and the database that the nodes of its cluster share. Log positions
+/// are valid only for this database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Speaker {
     pub(crate) node: NodeId,
     pub(crate) epoch: Epoch,
 }
 
-/// Something from another node, or from this one: a bus hands back what it is given.
+/// A message from another node, or from this node: a bus also returns the node's own messages.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct BusMessage {
     pub(crate) from: NodeId,
@@ -79,7 +79,7 @@ pub(crate) struct LoggedMessages {
     pub(crate) messages: Vec<LoggedPush>,
 }
 
-/// A client's session, as other nodes know it.
+/// A client's session, as other nodes see it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Presence {
     pub(crate) client: String,
@@ -88,8 +88,8 @@ pub(crate) struct Presence {
     pub(crate) address: String,
 }
 
-/// What a node's sessions come to: who has heard all that it said of them has the same. Sessions that begin and
-/// end change it, in any order.
+/// A digest of the sessions of a node. A node that has received all messages about these sessions computes the same
+/// digest. It is independent of the order in which sessions begin and end.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Digest {
     pub(crate) count: u64,
@@ -108,7 +108,7 @@ impl Digest {
     }
 }
 
-/// Of nodes that may have been compiled by different compilers: FNV-1a, and the mixing of splitmix64.
+/// FNV-1a, and the mixing of splitmix64: equal on nodes that were built by different compilers.
 fn session_hash(client: &str, generation: u64) -> u64 {
     let of_client = client.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
@@ -119,37 +119,37 @@ fn session_hash(client: &str, generation: u64) -> u64 {
     hash ^ (hash >> 31)
 }
 
-/// What is said to all nodes, or to one.
+/// A control message to all nodes, or to one node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Control {
-    /// This node is there. Said every second.
+    /// A heartbeat, sent every second.
     Beat {
-        /// Of the sessions that it has told of.
+        /// The digest of the sessions that the node has announced.
         sessions: Digest,
-        /// Whether it has reached the database lately.
+        /// `true` if the node has recently reached the database.
         has_database: bool,
     },
-    /// The same, and whoever hears it says so too, to the sender: its link has come up.
+    /// A heartbeat that receivers answer with their own to the sender, because its connection is new.
     Hello {
         sessions: Digest,
         has_database: bool,
     },
-    /// This node ends: nobody has to wait until it is missed.
+    /// This node stops: other nodes need not wait for a missing heartbeat.
     Leaving,
-    /// Whoever hears this tells the sender of its sessions.
+    /// Requests the sessions of every receiver.
     WantSessions,
-    /// The sessions of this node, in several messages: what was known before the first of them and is
-    /// in none of them is over.
+    /// The sessions of this node, in several parts: sessions that were known before the first part and are
+    /// in no part have ended.
     Sessions {
         list: u64,
-        /// Counted from 0, without gaps.
+        /// The number of the part, from 0, without gaps.
         part: u32,
-        /// What they come to, when the first part is said.
+        /// The digest of the sessions when the first part is sent.
         digest: Digest,
         sessions: Vec<Presence>,
         last: bool,
     },
-    /// A part of such a list has arrived, and more may be sent.
+    /// A part of such a list has arrived; the next may be sent.
     GotSessions {
         list: u64,
         part: u32,
@@ -161,11 +161,11 @@ pub(crate) enum Control {
         client: String,
         generation: u64,
     },
-    /// Nothing but its coming back to the sender matters.
+    /// A message that the sender sends to itself, to see that it arrives.
     Fence(u64),
-    /// The last messages of channels that this node has lately appended to.
+    /// The last messages of channels to which this node has recently appended.
     Tails(Vec<(String, i64, u64)>),
-    /// Asks one node for something; `number` comes back in the [`Answer`](Self::Answer).
+    /// A request to one node; the [`Answer`](Self::Answer) repeats `number`.
     Ask {
         number: u64,
         request: Request,
@@ -174,16 +174,16 @@ pub(crate) enum Control {
         number: u64,
         answer: Answer,
     },
-    /// Closes a client's connection, on the application's behalf.
+    /// Closes a client's connection for the application.
     Disconnect {
         client: String,
-        /// What the client is told. Older versions of this server do not say.
+        /// The disconnect reason for the client. Older versions of this server omit it.
         #[serde(default)]
         farewell: Option<Farewell>,
     },
 }
 
-/// What a client is told when its connection is closed.
+/// The disconnect reason for a client.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Farewell {
     code: u16,
@@ -207,7 +207,7 @@ impl From<Farewell> for Disconnect {
     }
 }
 
-/// Where a connection came from.
+/// The origin of a connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Origin {
     pub(crate) protocol: String,
@@ -224,19 +224,19 @@ impl Origin {
     }
 }
 
-/// Where a connection came from, as stores and nodes write it.
+/// The origin of a connection, as stores and nodes write it.
 pub(crate) fn connection_info(protocol: &str, address: &str) -> Option<ConnectionInfo> {
     Some(ConnectionInfo { remote: address.parse().ok()?, protocol: Protocol::from_name(protocol)? })
 }
 
-/// What one node asks another to do for a client that is connected there.
+/// A request to another node for a client that is connected there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Request {
-    /// Ends the sessions of a client that are older than a generation, close notifiers included.
+    /// Ends the sessions of a client that are older than a generation, including their close notifiers.
     EndSessions {
         client: String,
         below: u64,
-        /// The connection that takes over. Older versions of this server do not say.
+        /// The connection that takes over. Older versions of this server omit it.
         #[serde(default)]
         by: Option<Origin>,
     },
@@ -257,22 +257,22 @@ pub(crate) enum Request {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Answer {
     Done,
-    /// Whether there was something.
+    /// `true` if the subscription existed.
     Existed(bool),
-    /// Channels, and whether persistently.
+    /// Channels, and the persistence of each subscription.
     Subscriptions(Vec<(String, bool)>),
     /// The client is not connected there.
     NotHere,
-    /// What was asked for has been done as far as it can be: the node cannot reach the database, and leaves the
-    /// rest to who has asked.
+    /// The request has been carried out as far as possible: the node cannot reach the database, and leaves the
+    /// rest to the node that asked.
     WithoutDatabase,
     /// The store failed.
     Failed,
-    /// There is too much to do: ask again.
+    /// The node is busy: repeat the request.
     Busy,
 }
 
-/// What was received is nothing that a node of this cluster and version writes.
+/// The received bytes are not a message of a node of this cluster and version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct NotAMessage(&'static str);
@@ -286,23 +286,23 @@ fn header(from: Speaker, kind: u8, room: usize) -> Vec<u8> {
     out
 }
 
-/// The version of whoever has written it, if that is not this node's.
+/// The version of the sender, if it differs from this node's version.
 pub(crate) fn other_version(payload: &[u8]) -> Option<u8> {
     payload.first().copied().filter(|version| *version != VERSION)
 }
 
-/// Whether it is pushes: what may be dropped when there is no room.
+/// Returns `true` for pushes, which may be dropped when the queue is full.
 pub(crate) fn is_pushes(payload: &[u8]) -> bool {
     payload.get(1).is_some_and(|kind| *kind != CONTROL)
 }
 
-/// Whether `node` has written it.
+/// Returns `true` if `node` is the sender.
 pub(crate) fn is_from(payload: &[u8], node: NodeId) -> bool {
     payload.get(2..10).is_some_and(|from| from == node.0.to_be_bytes())
 }
 
-/// QoS 0 messages. Returns what was written, and how much of it is the header: more messages of the same
-/// channel and publisher may be appended to it.
+/// Encodes QoS 0 messages. Returns the bytes, and the length of the header: more messages of the same
+/// channel and publisher may be appended.
 pub(crate) fn encode_qos0(
     from: Speaker,
     channel: &ChannelName,
@@ -310,7 +310,7 @@ pub(crate) fn encode_qos0(
     run: &Run,
 ) -> (Vec<u8>, usize) {
     let names = channel.as_str().len() + sender.map_or(0, |sender| sender.as_str().len());
-    // What a run has around the data takes no less than a length does.
+    // The bytes around each piece of data in a run are at least as long as a length.
     let mut out = header(from, QOS0, 4 + names + run.pieces.bytes.len());
     put_text(&mut out, channel.as_str());
     put_sender(&mut out, sender);
@@ -348,18 +348,18 @@ pub(crate) fn encode_qos1(from: Speaker, channel: &ChannelName, messages: &[Logg
 
 pub(crate) fn encode_control(from: Speaker, control: &Control) -> Vec<u8> {
     let mut out = header(from, CONTROL, 100);
-    // Strings and numbers always make JSON.
+    // Strings and numbers always serialize to JSON.
     drop(serde_json::to_writer(&mut out, control));
     out
 }
 
 fn put_text(out: &mut Vec<u8>, text: &str) {
-    // Names are 512 bytes at most.
+    // Names have at most 512 bytes.
     out.put_u16(u16::try_from(text.len()).unwrap_or(NOBODY - 1));
     out.extend_from_slice(text.as_bytes());
 }
 
-/// Data, behind its length.
+/// Writes data after its length.
 fn put_data(out: &mut Vec<u8>, data: &[u8]) {
     out.put_u32(place(data.len()));
     out.extend_from_slice(data);
@@ -373,7 +373,7 @@ fn put_sender(out: &mut Vec<u8>, sender: Option<&ClientId>) {
 }
 
 impl BusMessage {
-    /// Reads what a node with this database has written.
+    /// Decodes a message of a node with this database.
     pub(crate) fn decode(mut payload: Bytes, epoch: Epoch) -> Result<Self, NotAMessage> {
         if number(payload.try_get_u8())? != VERSION {
             return Err(NotAMessage("the message has another format version"));
@@ -401,7 +401,7 @@ fn decode_control(payload: &[u8]) -> Result<Control, NotAMessage> {
     Ok(control)
 }
 
-/// No log is longer than this, and counting on from there is safe.
+/// Log positions are at most `i64::MAX`, so that adding to them cannot overflow.
 fn check_seq(seq: u64) -> Result<(), NotAMessage> {
     i64::try_from(seq).map(drop).map_err(|_| NotAMessage("the message has an invalid log position"))
 }
@@ -423,7 +423,7 @@ fn decode_qos0(mut payload: Bytes) -> Result<Messages, NotAMessage> {
 fn decode_qos1(mut payload: Bytes) -> Result<LoggedMessages, NotAMessage> {
     let channel = take_channel(&mut payload)?;
     let count = number(payload.try_get_u32())? as usize;
-    // Each takes 19 bytes at least: a count that cannot be true reserves nothing.
+    // Each message takes at least 19 bytes: an impossible count reserves no memory.
     let mut messages = Vec::with_capacity(count.min(payload.len() / 19));
     for _ in 0..count {
         let id = match number(payload.try_get_u8())? {
@@ -443,7 +443,7 @@ fn decode_qos1(mut payload: Bytes) -> Result<LoggedMessages, NotAMessage> {
             check_seq(seq.0)?;
         }
         let length = number(payload.try_get_u32())?;
-        // The seal says that it comes from a node, which has checked it.
+        // The seal proves that a node sent it, and that node has checked the JSON.
         let data = Json::checked_before(take_bytes(&mut payload, length as usize)?);
         messages.push(LoggedPush { id, sender, data });
     }
@@ -512,7 +512,7 @@ mod tests {
     #[test]
     fn qos_0_messages_come_out_as_they_went_in_and_more_may_be_appended() {
         let sender = ClientId::parse("alice").unwrap();
-        // As somebody may have them: something around each.
+        // A run may have other bytes around each piece.
         let pieces = Pieces { bytes: Bytes::from_static(b"<1>;<22>;"), ends: [4, 9].into() };
         let run = Run { pieces, before: 1, behind: 2 };
         for sender in [Some(sender), None] {

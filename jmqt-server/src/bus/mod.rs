@@ -1,10 +1,10 @@
-//! Between the nodes of a cluster: what was published elsewhere, and what nodes tell each other.
+//! The bus between the nodes of a cluster: it carries published messages and control messages.
 //!
-//! A bus carries messages at most once, in order for as long as the link to it stands. It is never the
-//! only place where something is: what it loses is found again in the store, or by asking. It hands what
-//! it receives over by a channel, and knows neither the hub nor the store.
+//! A bus delivers messages at most once, and in order while the connection lasts. It is never the
+//! only source of data: lost messages are read from the store, or requested again. It passes received messages on
+//! through a channel, and depends neither on the hub nor on the store.
 //!
-//! A server alone has [`LocalBus`], which has nobody to talk to.
+//! A single server has [`LocalBus`].
 
 mod events;
 mod local;
@@ -31,65 +31,65 @@ pub(crate) use redis::RedisBus;
 #[cfg(feature = "redis")]
 pub(crate) use seal::Seal;
 
-/// What comes from a bus.
+/// An event from a bus.
 #[derive(Debug)]
 pub(crate) enum BusEvent {
-    /// The link stands, and this node gets what it has joined. What was said before may be lost.
+    /// The bus is connected, and this node receives the channels that it has joined. Earlier messages may be lost.
     Up,
-    /// The link is gone; the bus is trying to get it back.
+    /// The connection is lost; the bus reconnects.
     Down,
-    /// Something a node has said: another one, or this one.
+    /// A message from another node, or from this node.
     Message(BusMessage),
-    /// Something was sent to a node that is not listening.
+    /// A message was sent to a node that is not connected.
     NobodyThere(NodeId),
 }
 
-/// The link to the other nodes.
+/// The connection to the other nodes.
 ///
-/// Nothing here waits for other nodes, and nothing fails: what finds no link or no room is dropped and
-/// counted (pushes), or ends the link so that everybody asks anew (control messages).
+/// Methods do not wait for other nodes, and do not fail. Without a connection or room, pushes are dropped and
+/// counted, and control messages end the connection, so that all nodes synchronize again.
 #[async_trait]
 pub(crate) trait Bus: Send + Sync + 'static {
-    /// This node has one more subscriber of `channel`.
+    /// Adds one subscriber of `channel` on this node.
     fn join(&self, channel: &ChannelName);
 
-    /// Returns when what is published elsewhere in a channel that was joined reaches this node, or when
-    /// there is no link.
+    /// Returns when messages that other nodes publish in a joined channel reach this node, or when
+    /// the bus is not connected.
     async fn joined(&self, channel: &ChannelName);
 
-    /// This node has one subscriber of `channel` less.
+    /// Removes one subscriber of `channel` on this node.
     fn leave(&self, channel: &ChannelName);
 
-    /// Whether the link stands.
+    /// Returns `true` if the bus is connected.
     fn is_up(&self) -> bool;
 
-    /// Waits until the link stands.
+    /// Waits until the bus is connected.
     async fn up(&self);
 
-    /// Hands QoS 0 messages over to the nodes that joined their channel.
+    /// Sends QoS 0 messages to the nodes that joined their channel.
     fn publish_qos0(&self, channel: &ChannelName, sender: Option<&ClientId>, run: &Run);
 
-    /// The same to one node, for a client that is connected there.
+    /// Sends the messages to one node, for a client that is connected there.
     fn send_qos0(&self, to: NodeId, channel: &ChannelName, sender: Option<&ClientId>, run: &Run);
 
-    /// Hands QoS 1 messages over to the nodes that joined their channel.
+    /// Sends QoS 1 messages to the nodes that joined their channel.
     fn publish_qos1(&self, channel: &ChannelName, messages: &[LoggedPush]);
 
-    /// The same to one node, for a client that is connected there.
+    /// Sends the messages to one node, for a client that is connected there.
     fn send_qos1(&self, to: NodeId, channel: &ChannelName, messages: &[LoggedPush]);
 
-    /// Waits until the pushes that were handed over before have left this node, or the link has ended.
+    /// Waits until all earlier pushes have left this node, or the connection has ended.
     async fn sent(&self);
 
-    /// Says something to one node.
+    /// Sends a control message to one node.
     fn send(&self, to: NodeId, control: &Control);
 
-    /// Says something to all nodes, this one included.
+    /// Sends a control message to all nodes, including this one.
     fn broadcast(&self, control: &Control);
 
-    /// Gives the link up and makes a new one: it seems to be dead.
+    /// Drops the connection, which appears dead, and reconnects.
     fn reset(&self);
 
-    /// Keeps the link up until it is told to stop; what was said before that has been sent then.
+    /// Keeps the bus connected until `stop` is cancelled, then sends the queued messages.
     async fn run(&self, stop: CancellationToken);
 }

@@ -1,8 +1,8 @@
-//! The bus over Redis: publish/subscribe of one server, of one behind Sentinels, or of a cluster.
+//! The bus over Redis: publish/subscribe of a single server, of a server behind Sentinels, or of a cluster.
 //!
-//! One connection carries everything. A node subscribes to a Redis channel for each JMQT channel that its
-//! sessions need, to one of its own, and to one that all nodes have. Nothing is kept in Redis: whatever it
-//! forgets, the nodes tell each other again when the link is back.
+//! One connection carries all messages. A node subscribes to a Redis channel for each JMQT channel that its
+//! sessions need, to a channel for this node, and to a channel for all nodes. Redis stores nothing: after a lost
+//! connection, the nodes synchronize again.
 
 mod interest;
 mod link;
@@ -35,24 +35,24 @@ use crate::counters::Counters;
 use crate::log_limit::log_limited;
 use crate::message::{LoggedPush, Run};
 
-/// How long making a connection may take, and how long an answer.
+/// The time limits of connecting, and of an answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
-/// Between two attempts to connect: at first and at most.
+/// The delay between attempts to connect: at first and at most.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
-/// As long as Redis cannot be reached, the log says so this often.
+/// How often the log reports that Redis cannot be reached.
 const TOLD_EVERY: Duration = Duration::from_secs(60);
-/// How long a subscription waits for its confirmation before it goes on without.
+/// How long a subscription waits for its confirmation before it continues without.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long what was said last may take to leave when the bus stops.
+/// How long the last messages may take when the bus stops.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-/// So much may have been received and not yet been looked at.
+/// The most received bytes that are not handled yet.
 const INBOX_CONTROLS: usize = 65_536;
 const INBOX_MESSAGES: usize = 65_536;
 const INBOX_BYTES: usize = 64 << 20;
 
-/// See the module.
+/// See the module documentation.
 pub(crate) struct RedisBus {
     speaker: Speaker,
     seal: Seal,
@@ -63,16 +63,16 @@ pub(crate) struct RedisBus {
     inbox: Arc<Inbox>,
     up: AtomicBool,
     came_up: Notify,
-    /// Cancelled to give up the present link.
+    /// Cancelled to drop the current connection.
     present: Mutex<CancellationToken>,
     counters: Arc<Counters>,
 }
 
-/// What was received and not yet looked at.
+/// Received messages that are not handled yet.
 struct Inbox {
     speaker: Speaker,
     seal: Seal,
-    /// What nodes tell each other does not wait behind pushes.
+    /// Control messages do not wait behind pushes.
     controls: mpsc::Sender<BusEvent>,
     pushes: mpsc::Sender<(BusEvent, usize)>,
     bytes: Arc<AtomicUsize>,
@@ -80,12 +80,12 @@ struct Inbox {
 }
 
 impl Inbox {
-    /// Takes what the connection has received, without waiting. `false`: what may not be lost is lost, so
-    /// the link must not go on.
+    /// Takes a received message, without waiting. `false`: a control message is lost, so
+    /// the connection must end.
     fn take(&self, channel: &[u8], mut payload: Vec<u8>) -> bool {
         let (size, is_pushes) = (payload.len(), message::is_pushes(&payload));
         if is_pushes && message::is_from(&payload, self.speaker.node) {
-            return true; // its own sessions have them already
+            return true; // the node's own sessions have these pushes already
         }
         if let Some(version) = message::other_version(&payload) {
             self.counters.bus_refused.increment();
@@ -117,7 +117,7 @@ impl Inbox {
     }
 }
 
-/// Why a link ended.
+/// The reason why a connection ended.
 enum End {
     Stop,
     NotConnected(String),
@@ -161,7 +161,7 @@ impl RedisBus {
     }
 
     fn put_control(&self, target: Target, control: &Control) {
-        // While there is no link nobody hears it; when there is one again, everything is told anew.
+        // Without a connection, the message is dropped: nodes synchronize after reconnecting.
         if self.is_up() && !self.outgoing.put(target, message::encode_control(self.speaker, control), 0) {
             self.reset();
         }
@@ -171,7 +171,7 @@ impl RedisBus {
         Received::new(Arc::clone(&self.inbox), Arc::clone(&self.names), Arc::clone(&self.interest))
     }
 
-    /// Serves one link for as long as it stands.
+    /// Serves one connection until it ends.
     async fn serve(&self, stop: &CancellationToken) -> End {
         let (received, mut lost) = self.received();
         let reset = CancellationToken::new();
@@ -195,7 +195,7 @@ impl RedisBus {
                 tracing::warn!(target: "jmqt::bus", reason, "lost the connection to Redis");
             }
             self.counters.bus_dropped.add(self.outgoing.clear());
-            // Waits for room: this one must not be lost, and room is made all the time.
+            // Wait for room: this event must not be lost, and the receiver makes room all the time.
             drop(self.inbox.controls.send(BusEvent::Down).await);
         }
         self.interest.link_lost();
@@ -258,7 +258,7 @@ impl RedisBus {
             self.outgoing.taken_was_sent();
             for (node, listeners) in to_nodes.into_iter().zip(listeners) {
                 if let Some(node) = node.filter(|_| listeners == 0) {
-                    // It saves waiting; if there is no room for it, there is a wait.
+                    // This only avoids a wait; if there is no room, the sender waits for its time limit.
                     drop(self.inbox.controls.try_send(BusEvent::NobodyThere(node)));
                 }
             }
@@ -287,7 +287,7 @@ impl Bus for RedisBus {
 
     async fn up(&self) {
         loop {
-            // It hears of everything from here on, polled or not.
+            // `notified` receives notifications from here on, even before it is polled.
             let came_up = self.came_up.notified();
             if self.is_up() {
                 return;
@@ -348,7 +348,7 @@ impl Bus for RedisBus {
                 End::Lost(_) if before.elapsed() > LONGEST_PAUSE => (pause, told) = (FIRST_PAUSE, None),
                 End::Lost(_) => (pause, told) = ((pause * 2).min(LONGEST_PAUSE), None),
             }
-            // Full jitter: nodes that lost Redis together do not come back together.
+            // Full jitter: nodes that lost Redis at the same time do not reconnect at the same time.
             let part = f64::from(getrandom::u32().unwrap_or(u32::MAX)) / f64::from(u32::MAX);
             tokio::select! {
                 () = stop.cancelled() => return,

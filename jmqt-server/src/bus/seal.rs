@@ -1,15 +1,15 @@
-//! Who may speak on the bus: whoever knows the key that is in the cluster's database.
+//! Authenticates bus messages with a key from the cluster's database.
 //!
-//! Redis lets everybody publish who can reach it, and other programs use it too. What nodes say there ends
-//! sessions, and is delivered to clients; so it carries a seal, an HMAC-SHA256 over the name of the Redis channel
-//! and the bytes, cut to 16 bytes, and what has none is not looked at. It does not keep secret what is said, nor
-//! keep anybody from saying again what a node has said: for that Redis has passwords and TLS.
+//! Every program that can reach Redis can publish there. Bus messages end sessions and are delivered to clients, so each
+//! carries a seal: an HMAC-SHA256 over the name of the Redis channel and the bytes, cut to 16 bytes. Messages
+//! without a valid seal are refused. The seal does not encrypt messages, and does not prevent replay: use passwords and
+//! TLS of Redis for that.
 //!
-//! A batch of pushes has one seal, however many messages it holds.
+//! A batch of pushes has one seal for all its messages.
 
 use ring::hmac;
 
-/// Of the seal behind a payload.
+/// The size of the seal after a payload.
 const BYTES: usize = 16;
 
 /// The key, ready to use.
@@ -29,17 +29,17 @@ impl Seal {
         context.sign()
     }
 
-    /// Puts the seal behind what is going to be said in a Redis channel.
+    /// Appends the seal to a payload for a Redis channel.
     pub(crate) fn put(&self, channel: &str, payload: &mut Vec<u8>) {
         let tag = self.tag(channel.as_bytes(), payload);
         payload.extend_from_slice(&tag.as_ref()[..BYTES]);
     }
 
-    /// Takes the seal off what was heard there; `false` if it is not the one of this cluster.
+    /// Verifies and removes the seal of a received payload; `false` if the seal is not valid in this cluster.
     pub(crate) fn take_off(&self, channel: &[u8], payload: &mut Vec<u8>) -> bool {
         let Some(end) = payload.len().checked_sub(BYTES) else { return false };
         let tag = self.tag(channel, &payload[..end]);
-        // Every byte is looked at, so that the time does not tell how many were right.
+        // Every byte is compared, so that the time does not reveal how many bytes were right.
         let differences = tag.as_ref().iter().zip(&payload[end..]).fold(0, |all, (a, b)| all | (a ^ b));
         payload.truncate(end);
         differences == 0

@@ -1,4 +1,4 @@
-//! Gathering the validators, and starting a server with them.
+//! Collects the validators, and starts a server with them.
 
 use std::io;
 use std::net::SocketAddr;
@@ -23,20 +23,20 @@ use crate::validators::{
     Validators,
 };
 
-/// Why a server did not start.
+/// An error at the start of a server.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// Some of the four validators that have no default have not been given.
+    /// Some of the four required validators are missing.
     #[error("the server needs these validators, which have no default: {}", .missing.join(", "))]
     MissingValidators {
-        /// Their traits.
+        /// The traits of the missing validators.
         missing: Vec<&'static str>,
     },
-    /// The configuration has settings that no server can work with.
+    /// The configuration is invalid.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// `Config::redis` is set, and `Config::mysql` is not.
+    /// `Config::redis` is set, but `Config::mysql` is not.
     #[error("a node of a cluster needs the database that its nodes share: MySQL or MariaDB")]
     ClusterWithoutDatabase,
     /// The store cannot be opened.
@@ -45,43 +45,44 @@ pub enum StartError {
     /// The certificate or key cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// An address cannot be listened on.
+    /// The server cannot listen on an address.
     #[error("cannot listen on {address} ({key}): {source}{}", advice(source, *address))]
     Listen {
         /// The configuration key of the port.
         key: &'static str,
         /// The address.
         address: SocketAddr,
-        /// What for.
+        /// The protocol.
         protocol: Protocol,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
     /// A socket that was given to [`ServerBuilder::listener`] cannot be used.
     #[error("cannot use the socket that was given for {protocol}: {source}")]
     Socket {
-        /// What for.
+        /// The protocol.
         protocol: Protocol,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
-    /// A socket was given for a TLS protocol, and the configuration has no certificate.
+    /// A socket was given for a TLS protocol, but the configuration has no certificate.
     #[error("a socket was given for {protocol}, but the configuration has no certificate: set `Config::ssl`")]
     NoCertificate {
-        /// What for.
+        /// The protocol.
         protocol: Protocol,
     },
     /// Signal handlers cannot be installed.
     #[error("cannot catch signals: {0}")]
     Signals(io::Error),
-    /// The operating system has no random numbers.
+    /// The operating system provides no random numbers.
     #[error("the system provides no random numbers: {0}")]
     Random(BoxError),
 }
 
 impl StartError {
-    /// Whether the configuration is wrong, or the database damaged, so that another start would fail in the same way. A
-    /// port that somebody else has, or a database that does not answer, may be there at the next try.
+    /// Returns `true` if the configuration is wrong or the database is damaged, so that another start would fail in the
+    /// same
+    /// way. A port in use, or a database that does not answer, may be available at the next start.
     #[must_use]
     pub fn is_mistake(&self) -> bool {
         match self {
@@ -97,7 +98,7 @@ impl StartError {
     }
 }
 
-/// What to do about an address that cannot be listened on.
+/// Advice for an address on which the server cannot listen.
 fn advice(error: &io::Error, address: SocketAddr) -> String {
     let port = address.port();
     match error.kind() {
@@ -116,15 +117,15 @@ fn advice(error: &io::Error, address: SocketAddr) -> String {
     }
 }
 
-/// Reads the configuration again.
+/// A function that reads the configuration again.
 pub(super) type Reread = Box<dyn Fn() -> Result<Config, ConfigError> + Send + Sync>;
 
-/// Gathers the validators, then starts the server.
+/// Collects the validators, then starts the server.
 ///
-/// Usually one type decides everything, and [`app`](Self::app) takes it. Otherwise the validators
-/// are set one by one (`validate_auth`, `validate_conn`, `validate_sub`, `validate_pub`), and all four must be there, since no
-/// answer is safe for all applications. The others have defaults: every client may unsubscribe, there are no control
-/// channels, nothing is called at disconnects and closes.
+/// Usually one type implements all traits, and [`app`](Self::app) takes it. Otherwise set the validators
+/// one by one (`validate_auth`, `validate_conn`, `validate_sub`, `validate_pub`). These four are required, because no
+/// default is safe for all applications. The others have defaults: every client may unsubscribe, control requests are
+/// answered INVALID_CHANNEL, and no notifier is called.
 #[must_use = "a builder does nothing until `start` is called"]
 pub struct ServerBuilder {
     config: Config,
@@ -163,10 +164,11 @@ impl ServerBuilder {
         }
     }
 
-    /// One application for all eight: the usual way. An empty `impl` is enough for the traits that have defaults.
+    /// Sets one application for all eight traits: the usual way. An empty `impl` is enough for the traits that have
+    /// defaults.
     ///
-    /// The application may be an `Arc`, of which other parts of the program, and [`on_open`](Self::on_open) and
-    /// [`on_stored`](Self::on_stored), have clones.
+    /// The application may be an `Arc`; other parts of the program, and [`on_open`](Self::on_open) and
+    /// [`on_stored`](Self::on_stored), can have clones.
     ///
     /// ```
     /// use jmqt_server::prelude::*;
@@ -302,8 +304,8 @@ impl ServerBuilder {
         self
     }
 
-    /// Serves on a socket that is bound already, in place of the port that the configuration has for this protocol: one
-    /// that a test has bound, or that systemd has passed on (socket activation). Several sockets may serve one protocol.
+    /// Serves on a bound socket instead of the configured port of this protocol: a socket
+    /// that a test has bound, or that systemd has passed (socket activation). Several sockets may serve one protocol.
     /// For a TLS protocol the configuration must have a certificate ([`Config::ssl`]).
     ///
     /// A node of a cluster that has lost its database closes its ports for a while. It leaves such a socket open.
@@ -332,15 +334,17 @@ impl ServerBuilder {
         self
     }
 
-    /// Catches SIGINT, SIGTERM and SIGHUP from the start on, for a program that ends with
-    /// [`Server::run_until_signal`]: a signal that comes while the server starts is not lost then.
+    /// Catches SIGINT, SIGTERM and SIGHUP from the start on, so that signals during the start are not lost. For
+    /// programs that
+    /// call [`Server::run_until_signal`].
     pub fn catch_signals(mut self) -> Self {
         self.catch_signals = true;
         self
     }
 
-    /// How SIGHUP gets a new configuration, usually by [`Config::load`] of the same file: [`Server::reload`] has what
-    /// becomes of it. Without this, SIGHUP reads certificates again and opens the log again, and nothing else.
+    /// Sets the function that reads the configuration at SIGHUP, usually [`Config::load`] of the same file.
+    /// [`Server::reload`] lists the settings that change. Without this, SIGHUP only reloads certificates and reopens
+    /// the log.
     pub fn reload_with(
         mut self,
         reread: impl Fn() -> Result<Config, ConfigError> + Send + Sync + 'static,
@@ -349,13 +353,13 @@ impl ServerBuilder {
         self
     }
 
-    /// Opens the store and listens. When this returns, clients can connect; the close notifier is being
-    /// called for sessions that a killed process left behind, and their clients' next `conn` waits for it.
+    /// Opens the store and the listeners. When this returns, clients can connect. The close notifier is still
+    /// being called for sessions of a killed process; the next `conn` of such a client waits for it.
     ///
-    /// The process may have as many files open from then on as its hard limit allows (`ulimit -Hn`).
+    /// The start raises the limit of open files to the hard limit (`ulimit -Hn`).
     ///
     /// # Errors
-    /// [`StartError`] names what is missing or in the way; nothing is left running.
+    /// [`StartError`] names the cause; nothing is left running.
     pub async fn start(self) -> Result<Server, StartError> {
         let mut builder = self;
         let (mut config, reread) = (builder.config.clone(), builder.reread.take());
@@ -421,7 +425,7 @@ impl ServerBuilder {
     }
 }
 
-/// Opens the database that the configuration names. That its feature is there has been checked.
+/// Opens the database that the configuration names. The cargo feature has been checked before.
 async fn open_backend(config: &Config) -> Result<Backend, StartError> {
     if config.mysql.is_none() && config.redis.is_some() {
         return Err(StartError::ClusterWithoutDatabase);
@@ -466,7 +470,7 @@ fn mysql_options(config: &Config, mysql: &MySqlConfig) -> MySqlOptions {
     }
 }
 
-/// Enters the ports of sockets that are bound already in the configuration, in place of what it has for their protocols.
+/// Replaces the configured ports of protocols with the ports of bound sockets.
 fn note_sockets(config: &mut Config, sockets: &[(Protocol, BoundSocket)]) -> Result<(), StartError> {
     for (protocol, socket) in sockets {
         let port = socket.port().map_err(|source| StartError::Socket { protocol: *protocol, source })?;
@@ -490,7 +494,7 @@ fn note_sockets(config: &mut Config, sockets: &[(Protocol, BoundSocket)]) -> Res
     Ok(())
 }
 
-/// Takes the sockets that are bound already, and binds the other listeners that the configuration asks for.
+/// Uses the bound sockets, and binds the other configured listeners.
 fn bind(
     config: &Config,
     sockets: Vec<(Protocol, BoundSocket)>,

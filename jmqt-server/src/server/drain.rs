@@ -10,8 +10,8 @@ use crate::admission::{Admission, Parting};
 use crate::context::Shared;
 use crate::outbox::Outbox;
 
-/// The server stops: what is no session yet does not become one. Sessions are closed one by one over
-/// `time`, if that is not zero.
+/// Begins the stop of the server: no new sessions begin. Sessions are closed one by one over
+/// `time`, if it is not zero.
 pub(super) fn begin_to_stop(shared: &Shared, time: Duration) {
     let others_are_there = shared.hub.cluster.as_ref().is_some_and(|cluster| cluster.has_others());
     let connections = shared.admission.numbered_outboxes().len();
@@ -25,7 +25,7 @@ pub(super) fn close_all(admission: &Admission) {
 }
 
 /// Closes connections without a session at once, and sessions in even steps over `time`, the first at
-/// once. A session that ends by itself changes nothing for the others.
+/// once. A session that ends by itself does not change the schedule of the others.
 pub(super) async fn drain_sessions(shared: &Shared, time: Duration) {
     let sessions = close_all_without_session(shared);
     tracing::info!(target: "jmqt::server", sessions = sessions.len(), over = ?time, "closing sessions one by one");
@@ -38,7 +38,7 @@ pub(super) async fn drain_sessions(shared: &Shared, time: Duration) {
     .await;
 }
 
-/// Returns the sessions: weakly, since what ends by itself need not be kept until its turn.
+/// Returns weak references to the sessions, so that a session that ends by itself is freed before its turn.
 fn close_all_without_session(shared: &Shared) -> Vec<Weak<Outbox>> {
     let sessions = shared.hub.connections.outboxes();
     let with_session: HashSet<_> = sessions.iter().map(Arc::as_ptr).collect();
@@ -50,13 +50,13 @@ fn close_all_without_session(shared: &Shared) -> Vec<Weak<Outbox>> {
     sessions.iter().map(Arc::downgrade).collect()
 }
 
-/// Does something with each item, the first at once, the next each a step later, so that the last one's
-/// step ends with `time`.
+/// Calls a function with each item, the first at once, each next one a step later, so that the step of the
+/// last item ends with `time`.
 async fn in_even_steps<T>(time: Duration, items: Vec<T>, mut act: impl FnMut(T)) {
     let start = Instant::now();
     let step = time.as_secs_f64() / items.len().max(1) as f64;
     for (index, item) in items.into_iter().enumerate() {
-        // From the start, not from the last one: lateness does not add up.
+        // Measured from the start, not from the previous item, so that delays do not add up.
         tokio::time::sleep_until(start + Duration::from_secs_f64(step * index as f64)).await;
         act(item);
     }

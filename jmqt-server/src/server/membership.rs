@@ -1,4 +1,4 @@
-//! The tasks that make a server a node of a cluster, and their end.
+//! The tasks of a cluster node: start and stop.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,10 +16,10 @@ use crate::bus::BusEvents;
 use crate::context::Shared;
 use crate::hub::{Arrival, Cluster, ClusterTasks, Orphan};
 
-/// How long a start waits for the bus.
+/// How long the start waits for the bus.
 const FIRST_LINK: Duration = Duration::from_secs(3);
 
-/// A node's part in its cluster, for as long as it has one.
+/// The cluster membership of a node.
 pub(super) struct Membership {
     stop: CancellationToken,
     stop_bus: CancellationToken,
@@ -30,8 +30,9 @@ pub(super) struct Membership {
 }
 
 impl Membership {
-    /// Joins the cluster, and waits a moment for it: without Redis the server serves its own clients. Returns
-    /// also where what other nodes publish comes out.
+    /// Joins the cluster, and waits a short time for the bus. Without Redis, the server serves its own clients. Also
+    /// returns
+    /// the receiver of messages that other nodes publish.
     pub(super) async fn start(
         shared: &Arc<Shared>,
         stop_listening: &CancellationToken,
@@ -57,7 +58,7 @@ impl Membership {
                     {
                         listening.cancel();
                         fail(&failing, "cluster", &part);
-                        told.cancelled().await; // it has been told of, and is not told of once more
+                        told.cancelled().await; // reported once
                     }
                 })
             },
@@ -72,20 +73,20 @@ impl Membership {
         (membership, tasks.arrivals)
     }
 
-    /// Leaves the cluster: says so, and sends what was to be sent.
+    /// Leaves the cluster: notifies the other nodes, and sends queued messages.
     pub(super) async fn end(self) {
         self.stop.cancel();
         join(self.cluster).await;
         join(self.orphans).await;
         self.stop_bus.cancel();
         join(self.bus).await;
-        // It serves sessions, and there is none any more.
+        // All sessions have ended.
         self.registrar.abort();
     }
 }
 
-/// Runs the close notifiers of sessions that dead nodes have left. Told to stop, it finishes those that are
-/// running; the others are claimed again when this node is missed.
+/// Runs the close notifiers of sessions of dead nodes. When `stop` is cancelled, it finishes the running
+/// notifiers; other nodes claim the rest when they detect that this node is gone.
 async fn notify_orphans(
     shared: Arc<Shared>,
     cluster: Arc<Cluster>,
@@ -96,13 +97,13 @@ async fn notify_orphans(
     let each = received.for_each_concurrent(AT_A_TIME, |orphan| {
         let (shared, cluster) = (&shared, &cluster);
         async move {
-            // It may have been notified of since it was claimed.
+            // Its notifier may have run since it was claimed.
             if !cluster.is_claimed(&orphan.session).await {
                 return;
             }
             notify(shared, &orphan.session.row).await;
             drop(orphan.mark);
-            let _ = orphan.done.send(()); // whoever waited may have given up
+            let _ = orphan.done.send(()); // the receiver may be gone
         }
     });
     each.await;

@@ -1,7 +1,7 @@
-//! Sessions that a killed process left behind end here, close notifier included (§9.f, protocol.md 2.16).
+//! Ends the sessions of a killed process, including their close notifiers (§9.f, protocol.md 2.16).
 //!
-//! They are claimed before the server listens, so that a `conn` of one of their clients waits until its
-//! old session has been told of; the notifiers themselves run while other clients connect.
+//! The sessions are claimed before the server listens, so that a `conn` of one of their clients waits for the
+//! close notifier of the old session. The notifiers run while other clients connect.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,17 +17,17 @@ use crate::serve::notify_close;
 use crate::store::{SessionRow, StoreError};
 use crate::validators::CloseNotice;
 
-/// So many notifiers run at a time.
+/// The number of notifiers that run at a time.
 pub(super) const AT_A_TIME: usize = 64;
 
-/// Between two attempts to take a session that has been told of out of a store that is away.
+/// The delay between attempts to delete a notified session while the store is unavailable.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
 
-/// Claimed, not yet notified. Those of one client are in order, the oldest first.
+/// Sessions that are claimed and not yet notified. Sessions of one client are in order, the oldest first.
 pub(super) struct Orphans(Vec<(Claim, Vec<SessionRow>)>);
 
 impl Orphans {
-    /// Takes them over from whatever process left them behind.
+    /// Claims the sessions of previous processes.
     pub(super) async fn claim(hub: &Hub) -> Result<Self, StoreError> {
         let orphans = claim_orphans(hub).await?;
         let sessions: usize = orphans.iter().map(|(_, sessions)| sessions.len()).sum();
@@ -37,7 +37,7 @@ impl Orphans {
         Ok(Self(orphans))
     }
 
-    /// Runs the notifiers. Told to stop, it finishes those that are running; the next start does the rest.
+    /// Runs the notifiers. When the server stops, it finishes the running ones; the next start runs the rest.
     pub(super) async fn notify(self, shared: Arc<Shared>, stop: CancellationToken) {
         let notifying = stream::iter(self.0).take_until(stop.cancelled_owned());
         let each = notifying.for_each_concurrent(AT_A_TIME, |(claim, sessions)| {
@@ -53,7 +53,7 @@ impl Orphans {
     }
 }
 
-/// Runs the close notifier of one session, and takes it out of the store.
+/// Runs the close notifier of one session, and deletes the session from the store.
 pub(super) async fn notify(shared: &Shared, session: &SessionRow) {
     let client = &session.client;
     let info = orphan_connection(session).unwrap_or_else(|| {
@@ -62,7 +62,7 @@ pub(super) async fn notify(shared: &Shared, session: &SessionRow) {
     });
     let notice = CloseNotice::new(info, client, CloseReason::ServerDied, &shared.handle, None.into());
     notify_close(shared, &notice).await;
-    // It has been told of, which must not happen again: a store that is away is waited for.
+    // The notifier must not run a second time: wait for the store if it is unavailable.
     let mut is_first = true;
     while let Err(error) = forget_orphan(&shared.hub, session).await {
         if shared.admission.closing.is_cancelled() {
@@ -73,7 +73,7 @@ pub(super) async fn notify(shared: &Shared, session: &SessionRow) {
             tracing::warn!(target: "jmqt::session", %client, %error, "cannot delete an ended session from the store; retrying");
         }
         tokio::select! {
-            () = shared.admission.closing.cancelled() => {} // once more, then no more
+            () = shared.admission.closing.cancelled() => {} // one last attempt
             () = tokio::time::sleep(RETRY_EVERY) => {}
         }
     }

@@ -1,5 +1,5 @@
-//! Order where sessions and subscriptions begin, end or change while messages come in (protocol.md 2.2, 2.3, 2.10, 2.14,
-//! 2.20): whole servers, whose store stops at a gate until the test has done what is to happen meanwhile.
+//! Tests of message order while sessions and subscriptions begin, end or change (protocol.md 2.2, 2.3, 2.10, 2.14,
+//! 2.20). They run whole servers whose store waits at a gate until the test has done its next step.
 
 use std::time::{Duration, SystemTime};
 
@@ -19,7 +19,7 @@ use crate::store::{
 };
 use crate::{AllowAll, BoxError, ConnRequest, ConnValidator, ConnVerdict, DenyAll, Publish};
 
-/// A place where the store stops while it is closed.
+/// A gate at which the store waits while it is closed.
 struct Gate {
     is_open: watch::Sender<bool>,
     waiting: watch::Sender<usize>,
@@ -44,7 +44,7 @@ impl Gate {
         self.waiting.send_modify(|waiting| *waiting -= 1);
     }
 
-    /// Until somebody stands there.
+    /// Waits until the store has reached the gate.
     async fn reached(&self) {
         within(self.waiting.subscribe().wait_for(|waiting| *waiting > 0)).await.unwrap();
     }
@@ -142,7 +142,7 @@ impl Store for Gated {
     }
 }
 
-/// The session of a client `busy` begins with a message, which has to be stored before its `connAck`.
+/// The validator publishes a message when client `busy` connects; it must be stored before the `connAck`.
 struct PublishesAtFirst;
 
 #[async_trait]
@@ -205,7 +205,7 @@ impl Started {
         client
     }
 
-    /// Carries it out in a task of its own.
+    /// Runs the operation in a separate task.
     fn force_sub(&self, name: &str, to: &str, persistence: Persistence) -> JoinHandle<()> {
         let (handle, client, channel) = (self.server.handle(), client(name), channel(to));
         tokio::spawn(async move { handle.force_sub(&client, &channel, persistence).await.unwrap() })
@@ -213,12 +213,12 @@ impl Started {
 
     async fn retain(&self, to: &str) {
         self.server.handle().force_pub(Publish::json(channel(to), &0).unwrap().retained()).await.unwrap();
-        // That it is in the store is told by the next one.
+        // The next answer shows that the message is in the store.
         let after = Publish::json(channel("after"), &0).unwrap().at_least_once();
         self.server.handle().force_pub(after).await.unwrap();
     }
 
-    /// All that has been submitted so far waits behind what is at the gate: until that is so.
+    /// Waits until all submitted operations are queued behind the operation at the gate.
     async fn waiting(&self, operations: usize) {
         within(async {
             while self.server.shared.hub.waiting() < operations {
@@ -258,7 +258,7 @@ impl Client {
         }
     }
 
-    /// Everything up to the answer to a heartbeat.
+    /// All packets before the answer to a heartbeat.
     async fn up_to_now(&mut self) -> Vec<String> {
         self.send(r#"{"hb":{}}"#).await;
         let mut packets = Vec::new();
@@ -282,7 +282,7 @@ async fn what_the_application_subscribes_a_connecting_client_to_comes_after_the_
     started.store.commit.close();
     let mut busy = started.open().await;
     busy.send(r#"{"conn":{"at":"","cl":"busy"}}"#).await;
-    started.store.commit.reached().await; // it is connecting
+    started.store.commit.reached().await; // the client is connecting
     within(started.force_sub("busy", "news", Persistence::Temporary)).await.unwrap();
     started.store.commit.open();
     assert_eq!(busy.next().await, "connAck");
@@ -302,7 +302,7 @@ async fn no_retained_message_comes_when_force_unsub_has_returned() {
         .unwrap();
     started.store.retained.close();
     let mut bob = started.connect("bob").await;
-    started.store.retained.reached().await; // it has been read, and not been sent
+    started.store.retained.reached().await; // the retained message has been read, but not sent
     assert!(started.server.handle().force_unsub(&client("bob"), &channel("news")).await.unwrap());
     started.store.retained.open();
     assert_eq!(bob.up_to_now().await, [""; 0]);
@@ -321,7 +321,7 @@ async fn no_message_comes_before_the_sub_ack_while_the_retained_message_is_read(
     bob.send(r#"{"sub":{"cn":"news"}}"#).await;
     started.store.retained.reached().await;
     alice.publish("news", 1).await;
-    // Something is written, so that what waits for room would follow.
+    // The outbox writes something, so that a message that waits for room would follow.
     alice.publish("other", 2).await;
     assert_eq!((alice.next().await, alice.next().await), ("pubAck".into(), "pubAck".into()));
     assert_eq!(bob.next().await, "other 2");
@@ -336,7 +336,7 @@ async fn no_message_comes_before_the_sub_ack_while_the_retained_message_is_read(
 #[tokio::test] // protocol.md 2.14, 2.20
 async fn what_is_committed_with_a_change_of_the_flag_is_pushed_once() {
     for to in [Persistence::Persistent, Persistence::Temporary] {
-        // With somebody who stays persistently subscribed, all is in the log; otherwise only what may be read again.
+        // With another persistent subscriber, all messages are logged; otherwise only those that may be read again.
         for has_log in [true, false] {
             let started = Started::new().await;
             if has_log {
@@ -352,7 +352,7 @@ async fn what_is_committed_with_a_change_of_the_flag_is_pushed_once() {
             started.store.commit.close();
             alice.publish("other", 1).await;
             started.store.commit.reached().await;
-            // All of these are in one batch, behind that one.
+            // All of these are in one batch, after the first.
             alice.publish("news", 2).await;
             started.waiting(1).await;
             let changed = started.force_sub("bob", "news", to);

@@ -1,5 +1,5 @@
-//! A second language beside JMQT: clients that speak lines of text meet clients that speak JMQT, on the same channels, in one
-//! hub that knows neither.
+//! Tests of a second language: clients that speak lines of text and clients that speak JMQT use the same channels of one
+//! hub, which is independent of both.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::*;
 use crate::{AllowAll, DenyAll};
 
-/// A client of either language: it ends what it sends with a NUL byte, and gets pieces that end with `end`.
+/// A client of either language: it ends its packets with a NUL byte, and receives packets that end with `end`.
 struct Client {
     stream: BufReader<TcpStream>,
     end: u8,
@@ -23,14 +23,14 @@ impl Client {
         Self { stream: BufReader::new(stream), end }
     }
 
-    /// A session of the language of lines.
+    /// Opens a session of the line language.
     async fn lines(server: &Server, name: &str) -> Self {
         let mut client = Self::connect(server, Protocol::Lines).await;
         client.says(&format!("CONN {name}"), "CONN 1").await;
         client
     }
 
-    /// A session of JMQT.
+    /// Opens a session of JMQT.
     async fn jmqt(server: &Server, name: &str) -> Self {
         let mut client = Self::connect(server, Protocol::Socket).await;
         client.send(&format!(r#"{{"conn":{{"at":"","cl":"{name}"}}}}"#)).await;
@@ -42,13 +42,13 @@ impl Client {
         self.stream.get_mut().write_all(format!("{text}\0").as_bytes()).await.unwrap();
     }
 
-    /// Sends something, and gets this next.
+    /// Sends a packet, and expects this answer.
     async fn says(&mut self, text: &str, answer: &str) {
         self.send(text).await;
         assert_eq!(self.next().await, answer);
     }
 
-    /// What comes next; nothing, if that is the end.
+    /// The next packet; empty at the end of the connection.
     async fn next(&mut self) -> String {
         let mut piece = Vec::new();
         let reading = self.stream.read_until(self.end, &mut piece);
@@ -95,7 +95,7 @@ async fn clients_of_two_languages_meet_on_a_channel() {
     assert_eq!(bob.next().await, r#"{"push":{"cn":"news","dt":"hello bob","cl":"lena"}}"#);
     bob.send(r#"{"pub":{"cn":"news","dt":{"hello":"lena"}}}"#).await;
     assert_eq!(lena.next().await, r#"MSG news {"hello":"lena"}"#);
-    // Another client of lines gets the same bytes from the same run.
+    // Another line client gets the same bytes from the same run.
     let mut lars = Client::lines(&server, "lars").await;
     lars.says("SUB news", "SUB news 1").await;
     bob.send(r#"{"pub":{"cn":"news","dt":2}}"#).await;
@@ -120,7 +120,7 @@ async fn stored_and_retained_messages_cross_from_one_language_to_the_other() {
     let line = lena.next().await;
     let [_, id, ..] = line.split(' ').collect::<Vec<_>>()[..] else { panic!("{line}") };
     assert_eq!(line, format!(r#"MSG1 {id} log "two""#));
-    // It is acknowledged, so it does not come again; what comes while nobody is connected does.
+    // The acknowledged message is not sent again; a message published during the absence is.
     lena.send(&format!("GOT {id}")).await;
     lena.send("BYE").await;
     lena.is_closed().await;
@@ -128,7 +128,7 @@ async fn stored_and_retained_messages_cross_from_one_language_to_the_other() {
     let mut lena = Client::lines(&server, "lena").await;
     let line = lena.next().await;
     assert!(line.starts_with("MSG1 ") && line.ends_with(r#" log "three""#), "{line}");
-    // Retained in one language, read in the other, in both directions.
+    // A message retained in one language is read in the other, in both directions.
     lena.send("KEEP weather rain").await;
     bob.says(r#"{"sub":{"cn":"weather"}}"#, r#"{"subAck":{"st":1,"cn":"weather"}}"#).await;
     assert_eq!(bob.next().await, r#"{"push":{"cn":"weather","dt":"rain","cl":"lena","rt":1}}"#);

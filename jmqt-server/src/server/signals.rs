@@ -2,7 +2,7 @@
 
 use std::io;
 
-/// What is asked for.
+/// The request of the signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Request {
     /// SIGHUP.
@@ -11,7 +11,7 @@ pub(super) enum Request {
     Stop(&'static str),
 }
 
-/// SIGINT, SIGTERM and SIGHUP, caught from when this is made.
+/// Catches SIGINT, SIGTERM and SIGHUP from its creation on.
 pub(super) struct Signals {
     #[cfg(unix)]
     hangup: tokio::signal::unix::Signal,
@@ -51,12 +51,12 @@ impl Signals {
 
     #[cfg(not(unix))]
     pub(super) async fn next(&mut self) -> Request {
-        // Without a handler there is nothing to wait for.
+        // Without a handler, no signal arrives.
         let _ = tokio::signal::ctrl_c().await;
         Request::Stop("ctrl-c")
     }
 
-    /// Only what stops: whoever is stopping reloads nothing.
+    /// The next signal that stops the server; SIGHUP is ignored during the stop.
     ///
     /// # Cancel safety
     /// As [`Signals::next`].

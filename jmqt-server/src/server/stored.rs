@@ -1,4 +1,4 @@
-//! Tells the application of stored messages, one after the other.
+//! Notifies the application of stored messages, one after the other.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::context::Shared;
 use crate::hub::Stored;
 use crate::validators::{Asked, StoredNotice, StoredNotifier, asking, let_go, poll_guarded};
 
-/// Runs until it is told to stop; what waits then is still told.
+/// Runs until `stop` is cancelled, then notifies of the queued messages.
 pub(super) async fn tell(
     shared: Arc<Shared>,
     notifier: Arc<dyn StoredNotifier>,

@@ -1,5 +1,5 @@
-//! Tasks that a server cannot do without. If one of them panics, or returns before it was told to stop, the server
-//! ends: going on without it would acknowledge nothing, or deliver nothing, and look alive.
+//! Supervises essential tasks. If one of them panics, or returns before the server stops, the server
+//! stops: without the task it would appear alive, but acknowledge or deliver nothing.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -12,7 +12,7 @@ use crate::connection::CloseReason;
 use crate::context::Shared;
 use crate::validators::poll_contained;
 
-/// Runs such a task, which may return once `stop` is cancelled. `stop_listening` stops the listeners of its server.
+/// Runs an essential task, which may return after `stop` is cancelled. `stop_listening` stops the listeners of the server.
 pub(super) fn supervise(
     name: &'static str,
     shared: &Arc<Shared>,
@@ -23,7 +23,7 @@ pub(super) fn supervise(
     tokio::spawn(supervised(name, Arc::clone(shared), stop_listening.clone(), stop.clone(), task))
 }
 
-/// The same as a future, for whoever spawns it.
+/// As [`supervise`], but returns a future for the caller to spawn.
 pub(super) async fn supervised(
     name: &'static str,
     shared: Arc<Shared>,
@@ -41,7 +41,7 @@ pub(super) async fn supervised(
     fail(&shared, name, &failure);
 }
 
-/// The server cannot go on: connections are closed, and whoever runs the server is told.
+/// Handles a failed task: closes connections, and reports the failure to the owner of the server.
 pub(super) fn fail(shared: &Shared, task: &'static str, message: &str) {
     tracing::error!(target: "jmqt::server", task, message, "a task of the server failed; stopping the server");
     shared.failed.cancel();

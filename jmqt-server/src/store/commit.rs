@@ -1,8 +1,8 @@
-//! Group commit: one task that gathers what arrived while the last commit ran.
+//! Group commit: one task collects the operations that arrived while the last commit ran.
 //!
-//! It is the only caller of [`Store::commit`], so the order in which it takes operations is the order of every
-//! channel. They wait by source, and sources take turns ([`Turns`]). What came of each operation goes on, in the
-//! order of the commits, to whoever delivers.
+//! The task is the only caller of [`Store::commit`], so the order in which it takes operations is the order of every
+//! channel. Operations wait by source, and sources take turns ([`Turns`]). The outcomes are passed on for delivery, in the
+//! order of the commits.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as MapEntry;
@@ -21,32 +21,32 @@ use super::{Append, Operation, Outcome, Store, StoreError, store_failed};
 use crate::counters::Counters;
 use crate::name_map::NameMap;
 
-/// How many bytes may wait, payloads, names and ids, in KiB: a semaphore counts them.
+/// The most waiting bytes of payloads, names and ids, in KiB: a semaphore counts them.
 const QUEUE_KIB: usize = 64 * 1024;
-/// Each operation counts for as much at least, so that 8,192 may wait.
+/// The least size that an operation counts for, so that at most 8,192 operations wait.
 const LEAST_KIB: usize = 8;
-/// After so many failures the rest of a batch fails without being tried. One bad operation among 1,024 is
-/// found with 11.
+/// After this number of failures the rest of a batch fails without a try. Finding one bad operation among 1,024 takes
+/// 11 failures.
 const FAILURES_PER_BATCH: usize = 24;
-/// So many settled batches may wait to be delivered before the next commit does.
+/// The most settled batches that wait for delivery before the next commit waits.
 const SETTLED_BATCHES: usize = 4;
 /// A batch [may wait](Turns::is_worth_waiting) for this part of the time that the last commit took,
 const WAITED_PART: u32 = 4;
-/// and so long at most.
+/// and at most for this time.
 const LONGEST_WAIT: Duration = Duration::from_millis(1);
 
-/// An operation that has been carried out, or has failed.
+/// A finished operation: carried out, or failed.
 #[derive(Debug)]
 pub(crate) struct Settled<T> {
-    /// What was to be done; `None` only keeps a place in the order.
+    /// The operation; `None` for an entry that only keeps a place in the order.
     pub(crate) operation: Option<Operation>,
-    /// What the submitter gave along.
+    /// The tag of the submitter.
     pub(crate) tag: T,
-    /// `Ok(None)` only where there was no operation.
+    /// The outcome; `Ok(None)` only without an operation.
     pub(crate) result: Result<Option<Outcome>, NotCommitted>,
 }
 
-/// The store could not do it; the reason has been logged.
+/// The reason why an operation is not committed; the error of the store has been logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NotCommitted {
     #[error("the store failed")]
@@ -56,20 +56,20 @@ pub(crate) enum NotCommitted {
     Unknown,
 }
 
-/// What a submitter gives along.
+/// The tag of a submitter.
 pub(crate) trait Tagged {
-    /// How many bytes it holds beside itself.
+    /// The number of bytes that the tag holds on the heap.
     fn bytes(&self) -> usize;
 }
 
-/// In what order something is carried out.
+/// The order in which an operation is carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Order<'a> {
-    /// After what this source has submitted before.
+    /// After the earlier operations of this source.
     Of(Source),
-    /// After the retained messages of this channel that are on their way, whoever's they are.
+    /// After the pending retained messages of this channel from all sources.
     AfterRetained(&'a ChannelName),
-    /// After all that was submitted before, whoever's it is.
+    /// After all earlier operations of all sources.
     AfterAll,
 }
 
@@ -86,7 +86,7 @@ pub(crate) struct CommitQueue<T> {
     closed: CancellationToken,
 }
 
-/// The other end of the queue: to be [run](Committer::run) by one task.
+/// The receiving end of the queue, which one task must [run](Committer::run).
 pub(crate) struct Committer<T> {
     shared: Arc<Shared<T>>,
     closed: CancellationToken,
@@ -97,22 +97,22 @@ pub(crate) struct Committer<T> {
 
 struct Shared<T> {
     waiting: Mutex<Waiting<T>>,
-    /// Something has come that the committer may be waiting for.
+    /// Notifies the committer of a new operation.
     arrived: Notify,
-    /// How many retained messages are on their way.
+    /// The number of pending retained messages.
     retained: AtomicUsize,
     cache: RetainedCache,
 }
 
 struct Waiting<T> {
     turns: Turns<Entry<T>>,
-    /// The retained messages that are on their way: how many of each channel, and the last one.
+    /// The pending retained messages: their number for each channel, and the last one.
     retained: NameMap<ChannelName, (usize, Place)>,
-    /// Nothing more is taken.
+    /// The queue is closed.
     is_closed: bool,
 }
 
-/// What is settled comes out here, batch by batch.
+/// The output of finished operations, batch by batch.
 pub(crate) type SettledBatches<T> = mpsc::Receiver<Vec<Settled<T>>>;
 
 impl<T> Shared<T> {
@@ -122,7 +122,7 @@ impl<T> Shared<T> {
 }
 
 impl<T> Waiting<T> {
-    /// What the operation must not be taken before: a retained message of the same channel, from another source.
+    /// The operation that must be taken first: a retained message of the same channel from another source.
     fn place_before(&self, source: Source, operation: &Operation) -> Option<Place> {
         if self.retained.is_empty() {
             return None;
@@ -160,21 +160,21 @@ impl<T> CommitQueue<T> {
         self.closed.clone()
     }
 
-    /// Takes nothing more; the committer ends when it has carried out what was taken.
+    /// Closes the queue; the committer ends after it has carried out the accepted operations.
     pub(crate) fn close(&self) {
         self.shared.lock().is_closed = true;
         self.room.close();
         self.closed.cancel();
     }
 
-    /// Waits for room and takes the next place in the order of its source. `None` for an operation keeps a place
-    /// only: what is settled before it is delivered before it.
+    /// Waits for room and takes the next place in the order of its source. `None` instead of an operation only keeps a
+    /// place: operations before it are delivered before it.
     ///
     /// # Errors
     /// Gives the tag back when the queue has been closed.
     ///
     /// # Cancel safety
-    /// Dropped before it is ready, nothing was submitted.
+    /// If the future is dropped before it is ready, nothing was submitted.
     pub(crate) async fn submit(&self, order: Order<'_>, operation: Option<Operation>, tag: T) -> Result<(), T>
     where
         T: Tagged,
@@ -201,7 +201,7 @@ impl<T> CommitQueue<T> {
                 };
                 full
             };
-            drop(room); // it is for others meanwhile
+            drop(room); // others may use the room meanwhile
             full.await;
         }
     }
@@ -226,7 +226,7 @@ impl<T> CommitQueue<T> {
         }
     }
 
-    /// Retained messages that were read lately. They are right where everything that is retained goes through this queue.
+    /// A cache of retained messages. It is correct if all changes of retained messages go through this queue.
     pub(crate) fn cache(&self) -> &RetainedCache {
         &self.shared.cache
     }
@@ -236,14 +236,14 @@ impl<T> CommitQueue<T> {
         self.shared.lock().turns.len()
     }
 
-    /// Whether a retained message of this channel is on its way to the store.
+    /// Returns `true` if a retained message of this channel is pending.
     pub(crate) fn has_retained(&self, channel: &ChannelName) -> bool {
         self.shared.retained.load(Ordering::SeqCst) > 0 && self.shared.lock().retained.contains_key(channel)
     }
 }
 
 impl<T> Drop for Committer<T> {
-    /// Whoever waits for what is never carried out learns of it.
+    /// Notifies submitters of operations that are never carried out.
     fn drop(&mut self) {
         let mut waiting = self.shared.lock();
         waiting.is_closed = true;
@@ -252,7 +252,7 @@ impl<T> Drop for Committer<T> {
 }
 
 impl<T> Committer<T> {
-    /// Commits until the queue has been closed and nothing is left.
+    /// Commits until the queue is closed and empty.
     pub(crate) async fn run(self) {
         let mut took = Duration::ZERO;
         loop {
@@ -266,8 +266,8 @@ impl<T> Committer<T> {
         }
     }
 
-    /// `None` when the queue has been closed and nothing is left. A batch that others are likely to miss by a hair
-    /// waits for them, for so long at most.
+    /// The next batch; `None` when the queue is closed and empty. If more operations are likely to arrive soon, the batch
+    /// waits for them, for a limited time.
     async fn next_batch(&self, patience: Duration) -> Option<Vec<Entry<T>>> {
         let others = async {
             while self.shared.lock().turns.is_worth_waiting() {
@@ -336,9 +336,9 @@ impl<T> Committer<T> {
         }
     }
 
-    /// Commits, and where that fails goes on with the halves, always in order: one bad operation must
-    /// not fail its neighbours, and a full disk must not be asked a thousand times. A database that is away
-    /// is not asked twice.
+    /// Commits a batch. If that fails, commits its halves, always in order: one bad operation must
+    /// not fail the others, and a full disk must not cause a thousand attempts. An unavailable database
+    /// is tried only once.
     async fn commit(&self, operations: &[Operation]) -> Vec<Result<Outcome, NotCommitted>> {
         let mut results = Vec::with_capacity(operations.len());
         let mut failures_left = FAILURES_PER_BATCH;
@@ -360,9 +360,9 @@ impl<T> Committer<T> {
                         // Trying again could store a message twice.
                         results.extend(range.map(|_| Err(NotCommitted::Unknown)));
                     } else if error.is_of_database() {
-                        // Each further try would hold up the queue for as long again. What was locked has
-                        // been waited for: its owner is no node that has vanished, but somebody who may
-                        // have it for hours.
+                        // Each further try would delay the queue for the same time again. The lock wait has
+                        // timed out: the owner of the lock is not a dead node, but a connection that may hold
+                        // it for hours.
                         failures_left = 0;
                         results.extend(range.map(|_| Err(NotCommitted::Failed)));
                     } else if range.len() == 1 {
@@ -385,7 +385,7 @@ impl<T> Committer<T> {
 }
 
 impl Operation {
-    /// Of payload and names.
+    /// The size of the payload and the names.
     fn bytes(&self) -> usize {
         match self {
             Self::Append(Append { channel, sender, data, .. }) => {
@@ -449,7 +449,7 @@ mod tests {
         }
     }
 
-    /// An id of so many bytes.
+    /// An id of this many bytes.
     struct Id(usize);
 
     impl Tagged for Id {
@@ -552,14 +552,14 @@ mod tests {
         assert!(queue.submit(ALICE, None, Reply(tag)).await.is_err());
     }
 
-    /// What a batch that is refused fails with.
+    /// The error of a refused batch.
     type Reason = fn() -> StoreError;
 
     fn is_bad(operation: &Operation) -> bool {
         matches!(operation, Operation::Append(append) if append.data == "bad")
     }
 
-    /// Refuses batches with a message `bad` in them, and notes how long each batch was.
+    /// Refuses batches that contain a message `bad`, and records the length of each batch.
     fn refusing(reason: Reason, asked: &Arc<Mutex<Vec<usize>>>) -> Double {
         let asked = Arc::clone(asked);
         let commit = move |batch: &[Operation]| {
@@ -572,8 +572,8 @@ mod tests {
         Double { commit: Box::new(commit), ..Double::default() }
     }
 
-    /// What comes of 64 messages in one batch, of which the eighth is bad, and how long the batches were that
-    /// the store was asked to commit.
+    /// The outcomes of a batch of 64 messages, of which the eighth is bad, and the lengths of the batches that
+    /// the store received.
     async fn commit_with(reason: Reason) -> (Vec<Result<(), NotCommitted>>, Vec<usize>) {
         let asked = Arc::default();
         let store = Arc::new(refusing(reason, &asked));

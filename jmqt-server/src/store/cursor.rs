@@ -1,17 +1,17 @@
-//! How cursors move, and the form in which databases keep them.
+//! Operations on cursors, and their form in databases.
 
 use std::collections::HashMap;
 
 use super::{CURSOR_WINDOW, ChannelKey, Cursor, CursorUpdate, Seq, StoreError};
 
-/// How many words of 64 bits `Cursor::beyond` has, unless it is empty.
+/// The number of 64-bit words in `Cursor::beyond`, unless it is empty.
 const WORDS: usize = (CURSOR_WINDOW / 64) as usize;
 
 /// A cursor in the form of its row: tidy, and ordered by how far it is.
 ///
-/// The maps of one cursor place compare as they grow: a map that has all bits of another, and more,
-/// is the greater of the two, here as in a database that compares byte for byte. So what writes greater
-/// rows only never takes an acknowledgement back.
+/// The byte order of the maps at one position follows their growth: a map with all bits of another, and more,
+/// is greater, here and in a database that compares bytes. So an update that only writes greater
+/// rows never removes an acknowledgement.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct CursorRow {
     pub(super) acked: Seq,
@@ -26,7 +26,7 @@ impl From<Cursor> for CursorRow {
     }
 }
 
-/// One update for each cursor: an UPDATE that finds two rows for one takes either.
+/// Merges the updates to one for each cursor, because an UPDATE with two values for one row uses either.
 pub(super) fn newest(updates: &[CursorUpdate]) -> Vec<(ChannelKey, &str, CursorRow)> {
     let mut newest: HashMap<(ChannelKey, &str), CursorRow> = HashMap::with_capacity(updates.len());
     for update in updates {
@@ -50,12 +50,12 @@ pub(super) fn parse(acked: Seq, beyond: &[u8]) -> Result<Cursor, StoreError> {
     Ok(Cursor { acked, beyond: words })
 }
 
-/// How many messages behind `acked` are acknowledged.
+/// The number of acknowledged messages after `acked`.
 pub(super) fn acked_beyond(cursor: &Cursor) -> u64 {
     cursor.beyond.iter().map(|word| u64::from(word.count_ones())).sum()
 }
 
-/// Whether a message is acknowledged.
+/// Returns `true` if a message is acknowledged.
 pub(super) fn is_acked(cursor: &Cursor, seq: Seq) -> bool {
     let Some(bit) = seq.0.checked_sub(cursor.acked.0 + 1) else {
         return true;
@@ -64,14 +64,14 @@ pub(super) fn is_acked(cursor: &Cursor, seq: Seq) -> bool {
     word.is_some_and(|word| word >> (bit % 64) & 1 == 1)
 }
 
-/// How many of the first `by` messages behind `acked` are acknowledged.
+/// The number of acknowledged messages among the first `by` messages after `acked`.
 pub(super) fn acked_within(cursor: &Cursor, by: u64) -> u64 {
     let places = 1..=by.min(cursor.beyond.len() as u64 * 64);
     places.filter(|place| is_acked(cursor, Seq(cursor.acked.0 + place))).count() as u64
 }
 
-/// Moves a cursor `by` messages on, and further over those acknowledged right behind that. Leaves
-/// the map as it has to be: bit 0 unset, empty if nothing is set.
+/// Moves a cursor forward by `by` messages, and over directly following acknowledged messages. Keeps
+/// the map normalized: bit 0 unset, empty if no bit is set.
 pub(super) fn advance(cursor: &mut Cursor, by: u64) {
     cursor.beyond.resize(if cursor.beyond.is_empty() { 0 } else { WORDS }, 0);
     shift(cursor, by);

@@ -1,4 +1,4 @@
-//! A store for tests, which does as it is told.
+//! A scripted store for tests.
 
 use std::time::SystemTime;
 
@@ -13,7 +13,7 @@ use super::{
 type Answers<Asked, T> = Box<dyn Fn(&[Asked]) -> Result<T, StoreError> + Send + Sync>;
 type Answer<Asked, T> = Box<dyn Fn(Asked) -> Result<T, StoreError> + Send + Sync>;
 
-/// What the store answers. Everything else works and does nothing.
+/// The answers of the store. All other methods succeed and do nothing.
 pub(crate) struct Double {
     pub(crate) commit: Answers<Operation, Vec<Outcome>>,
     /// Asked for a log behind a place.

@@ -21,12 +21,12 @@ impl From<MigrateError> for StoreError {
     }
 }
 
-/// Whether the database itself says so, and not the way to it.
+/// Returns `true` if the error is from the database itself, and not from the connection.
 pub(super) fn is_answer(error: &Error) -> bool {
     matches!(error, Error::Database(_))
 }
 
-/// The same during a migration.
+/// As above, for an error during a migration.
 pub(super) fn is_migration_of_damage(error: &MigrateError) -> bool {
     match error {
         MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => is_damage(error),
@@ -34,7 +34,7 @@ pub(super) fn is_migration_of_damage(error: &MigrateError) -> bool {
     }
 }
 
-/// Whether SQLite says that its file is damaged or is no database.
+/// Returns `true` if SQLite reports that the file is damaged or not a database.
 #[cfg(feature = "sqlite")]
 pub(super) fn is_damage(error: &Error) -> bool {
     const CORRUPT: i32 = 11;

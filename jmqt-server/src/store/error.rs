@@ -1,23 +1,23 @@
-//! Why the store could not do something.
+//! The errors of the store.
 
 use std::io;
 use std::time::Duration;
 
 use super::driver;
 
-/// What the database's driver says about a failure.
+/// The error of the database driver.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub struct DatabaseError(pub(super) driver::Error);
 
-/// What the database's driver says about a schema that it could not bring up to date.
+/// The error of the database driver during a migration of the schema.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub struct MigrationError(pub(super) driver::MigrateError);
 
-/// Why the store could not do it. Nothing of what was asked has happened, except after
-/// [`Unanswered`](Self::Unanswered) and [`CommittedToGone`](Self::CommittedToGone), when that is not known, and in tasks that
-/// clean up, which work in several transactions.
+/// An error of the store. Nothing was changed, except after
+/// [`Unanswered`](Self::Unanswered) and [`CommittedToGone`](Self::CommittedToGone), when the outcome is unknown, and in
+/// maintenance tasks, which use several transactions.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
@@ -30,12 +30,12 @@ pub enum StoreError {
         /// The lock file.
         path: String,
     },
-    /// The database cannot be opened or made.
+    /// The database cannot be opened or created.
     #[error("cannot open {path}: {source}")]
     Open {
-        /// What was to be opened.
+        /// The database.
         path: String,
-        /// Why not.
+        /// The cause.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A file of the database was deleted or replaced while it was open.
@@ -47,7 +47,7 @@ pub enum StoreError {
         /// The database file, or its write-ahead log.
         path: String,
     },
-    /// The same was noticed after a commit, which has happened in a file that has no name any more.
+    /// A deleted or replaced file was detected after a commit, which is in the deleted file.
     #[error(
         "{path} was deleted or replaced before a commit was complete, and the commit may be lost: stop the server, then \
          restore the file or let the server create a new one"
@@ -65,23 +65,22 @@ pub enum StoreError {
     /// The schema could not be brought up to date.
     #[error("cannot migrate the database: {0}")]
     Migrate(#[source] MigrationError),
-    /// A row holds what this program never wrote.
+    /// A row contains a value that this program never writes.
     #[error("the database contains an invalid {what}")]
     Corrupt {
-        /// Which value.
+        /// The kind of value.
         what: &'static str,
     },
-    /// There is no connection to the database, and none could be made.
+    /// The server cannot connect to the database.
     #[error("no connection to the database: {0}")]
     Unreachable(#[source] DatabaseError),
-    /// No answer in time.
+    /// The database did not answer in time.
     #[error("the database did not answer within {0:?}")]
     TimedOut(Duration),
-    /// Somebody else kept locked what was needed, for longer than any node may.
+    /// Another connection has held a lock for longer than a node is allowed to.
     #[error("another connection has locked a part of the database for too long")]
     Locked,
-    /// The database was told to commit, and it is not known what became of that: it has happened, or it
-    /// has not.
+    /// The outcome of a COMMIT is unknown: the answer of the database is missing.
     #[error("commit outcome unknown: {0}")]
     Unanswered(#[source] DatabaseError),
     /// The store has been closed.
@@ -90,7 +89,7 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Whether the reason lies with the database, or with others who use it, and not with what it was asked.
+    /// Returns `true` if the cause is the database or another user of it, and not the operation.
     pub(super) fn is_of_database(&self) -> bool {
         match self {
             Self::Unreachable(_)
@@ -109,13 +108,13 @@ impl StoreError {
         }
     }
 
-    /// Whether it has happened, or is there after a restart, is not known.
+    /// Returns `true` if it is unknown whether the change was made, or survives a restart.
     pub(super) fn is_unknown(&self) -> bool {
         matches!(self, Self::Unanswered(_) | Self::CommittedToGone { .. })
     }
 
-    /// Whether the database cannot be opened for a reason that does not pass by itself. What a database server says may
-    /// be put right there, and what a full disk says by making room.
+    /// Returns `true` if the database cannot be opened for a permanent reason. Errors of a database server, and a full
+    /// disk, can be fixed without a change of this server.
     pub(crate) fn is_lasting(&self) -> bool {
         use io::ErrorKind::{
             InvalidFilename, IsADirectory, NotADirectory, PermissionDenied, ReadOnlyFilesystem,
@@ -129,7 +128,7 @@ impl StoreError {
         is_for_good || source.downcast_ref().is_some_and(driver::is_answer)
     }
 
-    /// Whether SQLite says that its file is damaged or is no database, or a value shows it.
+    /// Returns `true` if SQLite, or an invalid value, shows that the file is damaged or not a database.
     pub(crate) fn is_damage(&self) -> bool {
         match self {
             Self::Corrupt { .. } => true,
@@ -139,7 +138,7 @@ impl StoreError {
         }
     }
 
-    /// Whether the database has answered, and the reason lies with the data or the statement: trying again soon is likely to
+    /// Returns `true` if the database has answered, and the cause is the data or the statement: a retry is likely to
     /// fail in the same way.
     pub(crate) fn is_of_data(&self) -> bool {
         match self {

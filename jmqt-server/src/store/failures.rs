@@ -1,4 +1,4 @@
-//! What the server does about every failure of its store: counts it, and logs it once a minute.
+//! Counts every failure of the store, and logs it at most once a minute.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -7,8 +7,8 @@ use super::StoreError;
 use crate::counters::Counters;
 use crate::log_limit::LogLimit;
 
-/// Counts a failure, and logs it if the last line with the same words is a minute old. While a database is away,
-/// every client that tries again would write a line otherwise.
+/// Counts a failure, and logs it if the last line with the same text is a minute old. Otherwise, every retry of a client
+/// would write a line while a database is unavailable.
 pub(crate) fn store_failed(counters: &Counters, what: &'static str, error: &StoreError) {
     static KINDS: Mutex<BTreeMap<&'static str, LogLimit>> = Mutex::new(BTreeMap::new());
     counters.store_failures.increment();

@@ -1,11 +1,11 @@
 //! What survives a restart: channel logs, cursors, retained messages, sessions.
 //!
-//! A QoS 1 message is written once to its channel's log, however many clients are subscribed; what a
-//! client still owes acknowledgements for is the part of the log behind its cursor. Everything that
-//! touches a channel's log goes through [`Store::commit`], one batch at a time, which makes the
+//! A QoS 1 message is written once to the log of its channel, independent of the number of subscribers. The messages
+//! that a client has not acknowledged are the part of the log after its cursor. All changes of a
+//! log go through [`Store::commit`], one batch at a time, which makes the
 //! caller (the commit queue) the only sequencer of every channel.
 //!
-//! Not here: who is connected, what is in flight, what a packet looks like.
+//! Not here: connections, messages in flight, the form of packets.
 
 mod backlog;
 mod cluster;
@@ -55,25 +55,25 @@ pub use publisher::{PublishId, PublisherId};
 pub use sqlite::{SqliteOptions, SqliteStore};
 pub(crate) use turns::Source;
 
-/// Names a channel's row. Never given out twice, not even after the channel was forgotten.
+/// The key of a channel's row. Never used twice, not even after the channel was deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ChannelKey(pub i64);
 
-/// A message's place in its channel's log: 1, 2, 3 … without gaps, in commit order.
+/// The position of a message in the log of its channel: 1, 2, 3 … without gaps, in commit order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Seq(pub u64);
 
-/// A number that all messages of one commit have in common, made at random for each commit, and stored with
-/// them. Push ids contain it, so that they differ even if a place in a log is given out a second time,
-/// as happens after an older copy of the database was restored. Never 0, except for [`Stamp::NONE`].
+/// A random number of each commit, stored with its messages.
+/// Push ids contain it, so that they differ even if a log position is used a second time
+/// after an older copy of the database was restored. Never 0, except for [`Stamp::NONE`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Stamp(pub u64);
 
 impl Stamp {
-    /// That of messages that were stored by versions which had no stamps.
+    /// The stamp of messages that were stored by versions without stamps.
     pub const NONE: Self = Self(0);
 
-    /// Makes one up, from 1 to 2^63 - 1: databases' integers are signed.
+    /// Generates a stamp from 1 to 2^63 - 1, because integers of databases are signed.
     fn random() -> Result<Self, StoreError> {
         match getrandom::u64() {
             Ok(number) => Ok(Self((number >> 1).max(1))),
@@ -84,7 +84,7 @@ impl Stamp {
     }
 }
 
-/// Where a message is: its channel, its number there, and the stamp that it was given with the number.
+/// The position of a message: its channel, its number in the log, and its stamp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LogPlace {
     /// The channel's row.
@@ -95,14 +95,14 @@ pub struct LogPlace {
     pub stamp: Stamp,
 }
 
-/// Tells one database from another: made at random when the database was made.
+/// Identifies a database: generated at random when the database was created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Epoch(pub u32);
 
-/// How many messages beyond the last contiguous acknowledgement a cursor can remember.
+/// The number of messages after the last contiguous acknowledgement that a cursor can record.
 pub const CURSOR_WINDOW: u64 = 1024;
 
-/// What one client has acknowledged of one channel's log.
+/// The messages that one client has acknowledged in the log of one channel.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Cursor {
     /// Everything up to and including this one is acknowledged.
@@ -112,29 +112,29 @@ pub struct Cursor {
     pub beyond: Vec<u64>,
 }
 
-/// One thing to be done to a channel, in the place its [`Store::commit`] batch gives it.
+/// One operation on a channel, in the order of its [`Store::commit`] batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Operation {
     /// A message to be logged, retained, or both.
     Append(Append),
-    /// Makes a persistent subscription, which starts after the last message logged so far. If there
-    /// is one already, it stays as it is.
+    /// Creates a persistent subscription, which starts after the last logged message. An existing
+    /// subscription stays unchanged.
     Subscribe {
-        /// Who subscribes.
+        /// The client that subscribes.
         client: ClientId,
-        /// To what.
+        /// The channel.
         channel: ChannelName,
     },
-    /// Ends a persistent subscription and forgets its cursor. If there is none, nothing happens.
+    /// Ends a persistent subscription and deletes its cursor, if it exists.
     Unsubscribe {
-        /// Who unsubscribes.
+        /// The client that unsubscribes.
         client: ClientId,
-        /// From what.
+        /// The channel.
         channel: ChannelName,
     },
-    /// Forgets the channel's retained message.
+    /// Deletes the retained message of the channel.
     ClearRetained {
-        /// Which channel.
+        /// The channel.
         channel: ChannelName,
     },
 }
@@ -142,38 +142,38 @@ pub enum Operation {
 /// A message for [`Operation::Append`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Append {
-    /// Where it was published.
+    /// The channel of the message.
     pub channel: ChannelName,
-    /// Who published it; `None` for the server.
+    /// The publisher; `None` for the server.
     pub sender: Option<ClientId>,
     /// The payload, JSON text, kept byte for byte.
     pub data: Bytes,
-    /// Log it (QoS 1), if the channel has a persistent subscription at this place in the order.
+    /// Log the message (QoS 1), if the channel has a persistent subscription at this point in the order.
     pub log: bool,
-    /// Replace the channel's retained message with it.
+    /// Replace the retained message of the channel with this message.
     pub retain: bool,
-    /// If there is one, a publish of `sender` that has been taken already is not taken again.
+    /// If set, a publish of `sender` that was stored before is not stored again.
     pub once: Option<PublishId>,
 }
 
-/// What came of an [`Operation`], in the same place of the list.
+/// The outcome of the [`Operation`] at the same index.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// For `Append`: the message's place, or `None` if it was not logged.
+    /// For `Append`: the position of the message, or `None` if it was not logged.
     Appended(Option<LogPlace>),
-    /// For `Append`: this publish has been taken before, and nothing was done.
+    /// For `Append`: this publish was stored before; nothing was done.
     Repeated {
-        /// As it was then.
+        /// The position at that time.
         receiver_is_away: bool,
     },
-    /// For `Append`: it was to be retained, and its channel has no retained message, and there is no room for one
-    /// more ([`RetainedLimits`]). Nothing was done.
+    /// For `Append`: the message was to be retained, its channel has no retained message, and a limit of
+    /// [`RetainedLimits`] is reached. Nothing was done.
     TooManyRetained,
     /// For `Subscribe`: the subscription, old or new.
     Subscribed(StoredSubscription),
-    /// For `Unsubscribe`: whether there was a subscription.
+    /// For `Unsubscribe`: `true` if the subscription existed.
     Unsubscribed(bool),
-    /// For `ClearRetained`: whether there was a message.
+    /// For `ClearRetained`: `true` if a message existed.
     Cleared(bool),
 }
 
@@ -182,9 +182,9 @@ pub enum Outcome {
 pub struct StoredSubscription {
     /// The channel.
     pub channel: ChannelName,
-    /// Its row.
+    /// The key of its row.
     pub key: ChannelKey,
-    /// What the client has acknowledged.
+    /// The acknowledgements of the client.
     pub cursor: Cursor,
     /// The last message logged in the channel when this was read.
     pub last: Seq,
@@ -193,7 +193,7 @@ pub struct StoredSubscription {
 /// A retained message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Retained {
-    /// Who published it; `None` for the server.
+    /// The publisher; `None` for the server.
     pub sender: Option<ClientId>,
     /// The payload, JSON text.
     pub data: Bytes,
@@ -206,41 +206,42 @@ pub struct LoggedMessage {
     pub seq: Seq,
     /// The stamp of the commit that stored it.
     pub stamp: Stamp,
-    /// Who published it; `None` for the server.
+    /// The publisher; `None` for the server.
     pub sender: Option<ClientId>,
     /// The payload, JSON text.
     pub data: Bytes,
 }
 
-/// A part of a log, and where the log ends, as both were at one moment.
+/// A part of a log, and the end of the log, read at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LogPart {
-    /// The messages that were asked for, in order.
+    /// The requested messages, in order.
     pub messages: Vec<LoggedMessage>,
-    /// The last message logged in the channel; 0 if there is no such channel. What is missing up to there is gone for
-    /// good. What comes behind it may be in the log already, if the database answers from an older state.
+    /// The last message logged in the channel; 0 if the channel does not exist. Messages missing up to there are
+    /// deleted for
+    /// good. Later messages may be in the log already, if the database answers from an older state.
     pub last: Seq,
 }
 
 /// New values for a cursor, to be written by [`Store::save_cursors`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CursorUpdate {
-    /// Whose.
+    /// The client.
     pub client: ClientId,
-    /// In which channel.
+    /// The key of the channel.
     pub key: ChannelKey,
-    /// What it is now.
+    /// The new cursor value.
     pub cursor: Cursor,
 }
 
-/// One session, as it is remembered for the case that this process dies.
+/// One session, stored in case this process dies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionRow {
-    /// Whose.
+    /// The client.
     pub client: ClientId,
-    /// Rises with every `conn` of this process; with `node` it names the session.
+    /// Increases with every `conn` of this process; together with `node` it identifies the session.
     pub generation: u64,
-    /// Which process serves it: made at random when the process starts.
+    /// The process that serves the session: an id generated at random when the process starts.
     pub node: String,
     /// `SOCKET`, `SSL_SOCKET`, `WEB_SOCKET` or `SSL_WEB_SOCKET`.
     pub protocol: String,
@@ -250,94 +251,94 @@ pub struct SessionRow {
     pub since: SystemTime,
 }
 
-/// Pending messages that were given up, because there were too many for one client.
+/// Pending messages that were dropped because they exceeded the limits of one client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dropped {
-    /// Whose.
+    /// The client.
     pub client: ClientId,
-    /// Of which channel.
+    /// The channel.
     pub channel: ChannelName,
-    /// Its row.
+    /// The key of its row.
     pub key: ChannelKey,
-    /// The cursor now stands here at least. Messages behind it may have been given up too.
+    /// The cursor is now at least here. Messages after it may have been dropped too.
     pub up_to: Seq,
-    /// How many messages were given up.
+    /// The number of dropped messages.
     pub messages: u64,
 }
 
-/// What one call of [`Store::limit_pending`] has done.
+/// The result of one call of [`Store::limit_pending`].
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Swept {
-    /// What was given up.
+    /// The dropped messages.
     pub dropped: Vec<Dropped>,
-    /// The last client that was looked at, for the next call to go on behind; `None` if it was the last one.
+    /// The last checked client, after which the next call continues; `None` if no client is left.
     pub more_after: Option<ClientId>,
 }
 
-/// A client that did not come back in time.
+/// A client that did not return in time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Expired {
-    /// Who.
+    /// The client.
     pub client: ClientId,
-    /// How many persistent subscriptions were removed.
+    /// The number of removed persistent subscriptions.
     pub subscriptions: u64,
 }
 
-/// What one call of [`Store::forget_publishers`] has done.
+/// The result of one call of [`Store::forget_publishers`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Forgotten {
-    /// How many were forgotten.
+    /// The number of deleted publishers.
     pub publishers: u64,
-    /// Whether it came to the last one.
+    /// `true` if the call reached the last publisher.
     pub is_round_complete: bool,
 }
 
-/// Whether a client is not here, and kept away from now on: see [`Store::expire`].
+/// Returns `true` if a client is absent, and blocks it from now on: see [`Store::expire`].
 pub type IsAway<'a> = dyn for<'c> FnMut(&'c ClientId) -> bool + Send + 'a;
 
-/// Where channel logs, cursors, retained messages and sessions are kept.
+/// The storage of channel logs, cursors, retained messages and sessions.
 ///
-/// `Ok` from a method that writes means: committed, and on disk as far as the database was told to
-/// care (SQLite: `synchronous=FULL`). `Err` means nothing of it happened, with two exceptions: after
-/// [`StoreError::Unanswered`] and [`StoreError::CommittedToGone`] nobody knows what is left of it, so
-/// [`commit`](Self::commit) must not be tried again then;
-/// and the methods that tidy (`save_cursors`, `trim`, `sessions_*`, `expire`, `limit_pending`, `forget_publishers`)
-/// work in several transactions, may have done a part, and can simply be repeated.
+/// `Ok` from a method that writes means: committed, and on disk as far as the database is configured
+/// for it (SQLite: `synchronous=FULL`). `Err` means that nothing was changed, with two exceptions. After
+/// [`StoreError::Unanswered`] and [`StoreError::CommittedToGone`] the outcome is unknown, so
+/// [`commit`](Self::commit) must not be repeated.
+/// The maintenance methods (`save_cursors`, `trim`, `sessions_*`, `expire`, `limit_pending`, `forget_publishers`)
+/// use several transactions, may have done a part, and can be repeated.
 ///
 /// Methods may be called from any task at the same time, except that [`commit`](Self::commit) is
 /// called by one task only, one batch after another.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
-    /// Which database this is.
+    /// The identity of the database.
     fn epoch(&self) -> Epoch;
 
     /// Carries out `batch` in order, as if one by one, all or nothing, and returns as many outcomes.
     ///
-    /// The publishers' `pubAck` and the subscribers' `subAck` rest on `Ok` (§9.a, protocol.md 2.13).
+    /// `pubAck` to publishers and `subAck` to subscribers depend on `Ok` (§9.a, protocol.md 2.13).
     ///
-    /// Which publishes were taken is remembered with the messages that were stored (protocol.md 2.23). A publish that
-    /// was not stored, because nobody is persistently subscribed, may be taken again.
+    /// The ids of stored publishes are recorded with the messages (protocol.md 2.23). A publish that
+    /// was not stored, because the channel has no persistent subscription, may be accepted again.
     async fn commit(&self, batch: &[Operation]) -> Result<Vec<Outcome>, StoreError>;
 
     /// The client's persistent subscriptions, in the order of their channel keys.
     async fn subscriptions(&self, client: &ClientId) -> Result<Vec<StoredSubscription>, StoreError>;
 
-    /// Whether a read of this channel's retained message could find one. `false` is certain;
-    /// it counts what [`commit`](Self::commit) has done, not what is still on its way there.
+    /// Returns `true` if this channel may have a retained message. `false` is certain
+    /// for all finished calls of [`commit`](Self::commit), not for pending ones.
     fn may_have_retained(&self, channel: &ChannelName) -> bool;
 
-    /// The channel's retained message. It sees every commit that has been answered.
+    /// The retained message of the channel. The read sees every commit that has been answered.
     async fn read_retained(&self, channel: &ChannelName) -> Result<Option<Retained>, StoreError>;
 
-    /// Those of the channels that have a retained message, or may have one, in the same order: read at once, where reading
-    /// takes a trip to a server for each.
+    /// The retained messages of the channels that have one, or may have one, in the same order. A database server
+    /// reads them with one statement.
     async fn retained_among(&self, channels: &[ChannelName]) -> Result<Vec<ChannelName>, StoreError> {
         Ok(channels.iter().filter(|channel| self.may_have_retained(channel)).cloned().collect())
     }
 
-    /// Messages of one log behind `after`, in order: at most `messages`, and no more after
-    /// `bytes` of payload have been gathered (so one at least, if there is one). They are read with the end of the log in one
-    /// statement, whose answer may be older than the last commit where a proxy lets replicas answer.
+    /// Messages of one log after `after`, in order: at most `messages`, and no more after
+    /// `bytes` of payload have been collected (at least one message, if one exists). They are read together with the end of
+    /// the log in one statement, whose answer may be older than the last commit if a proxy reads from replicas.
     async fn read_log(
         &self,
         key: ChannelKey,
@@ -346,57 +347,57 @@ pub trait Store: Send + Sync + 'static {
         bytes: usize,
     ) -> Result<LogPart, StoreError>;
 
-    /// Writes cursors. Never moves one backwards, never makes a subscription: what is behind the
-    /// stored cursor or has no row is left out.
+    /// Writes cursors. Never moves a cursor backwards, and never creates a subscription: updates that are behind the
+    /// stored cursor or have no row are ignored.
     async fn save_cursors(&self, updates: &[CursorUpdate]) -> Result<(), StoreError>;
 
-    /// Deletes what lies behind every cursor of these channels, and channels that have no
-    /// subscription, no message and no retained message left. What unsubscribing, expiry or a crash left
-    /// behind is worked off too, so it is to be called now and then with no channels at all. Returns how
-    /// many messages went.
+    /// Deletes the messages that all cursors of these channels have passed, and channels that have no
+    /// subscription, no message and no retained message left. It also deletes the remains of unsubscriptions, expiry and
+    /// crashes, so it must be called from time to time even without channels. Returns the
+    /// number of deleted messages.
     async fn trim(&self, channels: &[ChannelKey]) -> Result<u64, StoreError>;
 
-    /// Remembers sessions that have begun.
+    /// Stores sessions that have begun.
     async fn sessions_opened(&self, sessions: &[SessionRow]) -> Result<(), StoreError>;
 
-    /// Forgets sessions whose close notifier has run, and notes when their clients were last seen
-    /// (only of clients that have persistent subscriptions).
+    /// Deletes sessions whose close notifier has run, and records when their clients were last seen
+    /// (only for clients that have persistent subscriptions).
     async fn sessions_closed(&self, sessions: &[(ClientId, u64)], node: &str) -> Result<(), StoreError>;
 
-    /// The sessions that other processes left behind, oldest first, now marked as claimed by `node`.
-    /// Their close notifiers are the caller's to run; [`orphan_closed`] forgets them.
+    /// Claims the sessions of other processes for `node` and returns them, oldest first.
+    /// The caller must run their close notifiers; [`orphan_closed`] deletes them.
     ///
     /// [`orphan_closed`]: Self::orphan_closed
     async fn claim_orphans(&self, node: &str) -> Result<Vec<SessionRow>, StoreError>;
 
-    /// Forgets one claimed session, after its close notifier has run, and notes when the client was seen.
+    /// Deletes one claimed session, after its close notifier has run, and records when the client was last seen.
     async fn orphan_closed(&self, session: &SessionRow) -> Result<(), StoreError>;
 
-    /// Removes the persistent subscriptions of clients last seen before `before` that have no
-    /// session row, and says whose. Each client is put to `is_away` first, and spared if that says no:
-    /// a session that has just begun has no row yet. Whoever says yes keeps the client away until this
-    /// returns.
+    /// Removes the persistent subscriptions of clients that were last seen before `before` and have no
+    /// session row, and returns these clients. It calls `is_away` for each client first, and skips the client on `false`:
+    /// a session that has just begun has no row yet. After `true`, `is_away` blocks the client until this
+    /// method returns.
     async fn expire(&self, before: SystemTime, is_away: &mut IsAway<'_>) -> Result<Vec<Expired>, StoreError>;
 
-    /// Gives up pending messages of clients that have more of them than allowed: the oldest of the channel that
-    /// has most, and in the client's own point-to-point channel the oldest of the publisher who has most. A
-    /// call looks at the next few clients by their ids, those behind `after` or the first ones. Of a client
-    /// that has very much it may give up a part only; the rest is for later rounds.
+    /// Drops pending messages of clients that exceed their limits: the oldest messages of the channel that
+    /// has most, and in the client's own point-to-point channel the oldest messages of the publisher that has most. A
+    /// call checks the next few clients in the order of their ids, after `after` or from the first one. For a client
+    /// with very many messages it may drop only a part; later calls drop the rest.
     async fn limit_pending(
         &self,
         limits: PendingLimits,
         after: Option<&ClientId>,
     ) -> Result<Swept, StoreError>;
 
-    /// Forgets publishers that have not published for a day. A call looks at the next few; the one after the
-    /// last begins again with the first ones.
+    /// Deletes publishers that have not published for a day. A call checks the next few; after the
+    /// last publisher, the next call begins again with the first one.
     async fn forget_publishers(&self, now: SystemTime) -> Result<Forgotten, StoreError>;
 
-    /// Whether the files of the database are known to be gone, so that nothing can be committed.
+    /// Returns `true` if the files of the database are known to be missing, so that nothing can be committed.
     fn is_gone(&self) -> bool {
         false
     }
 
-    /// Finishes what is running and closes the database. Later calls fail with [`StoreError::Closed`].
+    /// Finishes running operations and closes the database. Later calls fail with [`StoreError::Closed`].
     async fn close(&self);
 }

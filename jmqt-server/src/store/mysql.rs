@@ -101,9 +101,9 @@ impl fmt::Debug for MySqlOptions {
 ///
 /// A commit is on disk if the server was told so (`innodb_flush_log_at_trx_commit = 1`, its default).
 ///
-/// `save_cursors`, `trim`, `expire`, `limit_pending` and the notes on sessions work in several short
-/// transactions when they have much to do, so after an error from one of them a part may be done. All of
-/// them may simply be called again.
+/// `save_cursors`, `trim`, `expire`, `limit_pending` and the updates of sessions use several short
+/// transactions for large amounts, so after an error a part may be done. All of
+/// them can be repeated.
 ///
 /// No statement is waited for longer than about 10 seconds, no COMMIT and no search for the fate of one
 /// longer than 30. Connections that were lost are made anew by the next call; while the server cannot be

@@ -1,14 +1,14 @@
-//! A set of names kept in memory as fingerprints, to answer "surely not" without the database.
+//! A set of names, stored in memory as fingerprints. It excludes missing names without a database read.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use std::collections::HashSet;
 
-/// Names of one kind. It may hold names that are gone from the database, never lack one that is there.
+/// Names of one kind. The set may contain names that are deleted in the database, but contains every name that exists.
 ///
-/// A name is kept as 128 bits of two keyed hashes (SipHash, keys random for each process): two names
-/// with the same fingerprint are not to be expected in the life of the universe, nor can they be made.
+/// A name is stored as 128 bits of two keyed hashes (SipHash, with random keys for each process): a
+/// collision is practically impossible, and cannot be constructed.
 #[derive(Debug, Default)]
 pub(super) struct NameSet {
     keys: [RandomState; 2],
@@ -16,20 +16,20 @@ pub(super) struct NameSet {
 }
 
 impl NameSet {
-    /// Whether the name may be there. `false` is certain.
+    /// Returns `true` if the name may exist. `false` is certain.
     pub(super) fn may_contain(&self, name: &str) -> bool {
         let fingerprint = self.fingerprint(name);
         self.read().contains(&fingerprint)
     }
 
-    /// Adds a name. To be called before the transaction that adds it is committed.
+    /// Adds a name. Call this before the commit of the transaction that adds the name.
     pub(super) fn insert(&self, name: &str) {
         let fingerprint = self.fingerprint(name);
         self.write().insert(fingerprint);
     }
 
-    /// Takes a name out. To be called after the transaction that removes it is committed, while no
-    /// other can add it.
+    /// Removes a name. Call this after the commit of the transaction that removes the name, while no
+    /// other transaction can add it.
     pub(super) fn remove(&self, name: &str) {
         let fingerprint = self.fingerprint(name);
         self.write().remove(&fingerprint);

@@ -1,4 +1,4 @@
-//! In place of `driver.rs` in a build without databases: there are no errors then.
+//! Replaces `driver.rs` in a build without databases, which has no driver errors.
 
 use std::convert::Infallible;
 

@@ -1,7 +1,7 @@
-//! A batch carried out in memory: what comes of each operation, and what is different afterwards.
+//! Carries out a batch in memory: computes the outcome of each operation, and the changed rows.
 //!
-//! Nothing here touches a database. The rows that the operations need are put in first; what is not
-//! put in does not exist.
+//! This module does not access a database. The rows that the operations need are inserted first; other
+//! rows count as missing.
 
 use std::collections::HashMap;
 
@@ -27,26 +27,26 @@ pub(super) struct ChannelRow {
     pub(super) bytes: u64,
 }
 
-/// A channel, as it was and as it is now.
+/// A channel, before and after the batch.
 #[derive(Debug)]
 pub(super) struct Channel<'b> {
     pub(super) name: &'b ChannelName,
     pub(super) key: Option<ChannelKey>,
-    /// Whether it has a row in the database.
+    /// `true` if it has a row in the database.
     pub(super) stored: bool,
     pub(super) last: Seq,
-    /// How many bytes of payload were ever logged there.
+    /// The total payload bytes ever logged in the channel.
     pub(super) bytes: u64,
-    /// How many persistent subscriptions it has.
+    /// The number of its persistent subscriptions.
     pub(super) persistent: u64,
-    /// Whether `last` or `persistent` differs from the row.
+    /// `true` if `last` or `persistent` differs from the row.
     pub(super) changed: bool,
     /// The size of the retained message's payload, if there is one.
     retained_bytes: Option<u64>,
     /// The retained message, if an operation set it.
     pub(super) retained: Option<Retained>,
     pub(super) retained_changed: bool,
-    /// Whether a subscription or the retained message went.
+    /// `true` if a subscription or the retained message was removed.
     pub(super) left: bool,
 }
 
@@ -67,29 +67,29 @@ impl<'b> Channel<'b> {
         }
     }
 
-    /// Whether something depends on its having a row.
+    /// Returns `true` if the channel needs a row.
     fn needs_row(&self) -> bool {
         self.persistent > 0 || self.last > Seq(0) || self.retained_bytes.is_some()
     }
 }
 
-/// A subscription, as it was and as it is now.
+/// A subscription, before and after the batch.
 #[derive(Debug, Default)]
 struct Subscription {
     before: Option<Cursor>,
     now: Option<Cursor>,
 }
 
-/// A publisher that sends each publish once, as far as it can tell.
+/// A publisher that uses publishing once (protocol.md 2.23).
 #[derive(Debug)]
 pub(super) struct Publisher<'b> {
     pub(super) client: &'b ClientId,
     pub(super) id: &'b PublisherId,
-    /// Which of its publishes have been taken.
+    /// The ids of its accepted publishes.
     pub(super) seen: Seen,
-    /// Whether it has a row in the database.
+    /// `true` if it has a row in the database.
     pub(super) stored: bool,
-    /// Whether the row has to be written: one of its messages is.
+    /// `true` if the row must be written, because one of its messages is stored.
     pub(super) changed: bool,
 }
 
@@ -98,32 +98,32 @@ pub(super) struct Publisher<'b> {
 pub(super) struct Logged<'b> {
     pub(super) key: ChannelKey,
     pub(super) seq: Seq,
-    /// How many bytes of payload were logged in the channel before it.
+    /// The total payload bytes logged in the channel before this message.
     pub(super) bytes_before: u64,
     pub(super) append: &'b Append,
 }
 
-/// A batch on its way.
+/// A batch in progress.
 #[derive(Debug)]
 pub(super) struct Plan<'b> {
-    /// What the messages of this batch are stamped with.
+    /// The stamp of the messages of this batch.
     stamp: Stamp,
     channels: Vec<Channel<'b>>,
     by_name: NameMap<&'b ChannelName, usize>,
-    /// Where the channel of the last append is.
+    /// The index of the channel of the last append.
     last_index: usize,
     by_key: Map<ChannelKey, usize>,
     subscriptions: NameMap<(ChannelKey, &'b ClientId), Subscription>,
     /// In the order of client and id.
     publishers: Vec<Publisher<'b>>,
     messages: Vec<Logged<'b>>,
-    /// What all retained messages come to.
+    /// The totals of all retained messages.
     room: RetainedRoom,
 }
 
 impl<'b> Plan<'b> {
-    /// Notes which channels the operations of `batch` can concern. `may_be_retained` spares looking
-    /// for retained messages that are not there.
+    /// Collects the channels that the operations of `batch` may concern. `may_be_retained` avoids reading
+    /// retained messages that do not exist.
     pub(super) fn new(
         batch: &'b [Operation],
         stamp: Stamp,
@@ -169,12 +169,12 @@ impl<'b> Plan<'b> {
         }
     }
 
-    /// The channels, as they are now.
+    /// The channels in their current state.
     pub(super) fn channels(&self) -> &[Channel<'b>] {
         &self.channels
     }
 
-    /// Puts a channel's row in.
+    /// Inserts the row of a channel.
     pub(super) fn put_channel(&mut self, name: &ChannelName, row: ChannelRow) {
         if let Some(&index) = self.by_name.get(name) {
             let channel = &mut self.channels[index];
@@ -184,8 +184,8 @@ impl<'b> Plan<'b> {
         }
     }
 
-    /// The subscriptions that the operations concern and the database may have. Asked once the
-    /// channels are in.
+    /// The subscriptions that the operations concern and that may exist in the database. Call this after the
+    /// channels are inserted.
     pub(super) fn subscriptions_to_load(&self, batch: &'b [Operation]) -> Vec<(ChannelKey, &'b ClientId)> {
         let pair = |operation: &'b Operation| match operation {
             Operation::Subscribe { client, channel } | Operation::Unsubscribe { client, channel } => {
@@ -200,13 +200,13 @@ impl<'b> Plan<'b> {
         pairs
     }
 
-    /// Puts a subscription in.
+    /// Inserts a subscription.
     pub(super) fn put_subscription(&mut self, key: ChannelKey, client: &'b ClientId, cursor: Cursor) {
         let (before, now) = (Some(cursor.clone()), Some(cursor));
         self.subscriptions.insert((key, client), Subscription { before, now });
     }
 
-    /// The channels whose retained messages the operations replace or clear. Asked once the channels are in.
+    /// The channels whose retained messages the operations replace or clear. Call this after the channels are inserted.
     pub(super) fn retained_to_load(&self, batch: &[Operation]) -> Vec<ChannelKey> {
         let key = |operation: &Operation| match operation {
             Operation::Append(Append { channel, retain: true, .. })
@@ -219,29 +219,29 @@ impl<'b> Plan<'b> {
         keys
     }
 
-    /// Puts in that a channel has a retained message of so many bytes.
+    /// Inserts the size of the retained message of a channel.
     pub(super) fn put_retained(&mut self, key: ChannelKey, bytes: u64) {
         if let Some(&index) = self.by_key.get(&key) {
             self.channels[index].retained_bytes = Some(bytes);
         }
     }
 
-    /// Puts in what all retained messages come to.
+    /// Inserts the totals of all retained messages.
     pub(super) fn put_room(&mut self, room: RetainedRoom) {
         self.room = room;
     }
 
-    /// What all retained messages come to, now.
+    /// The current totals of all retained messages.
     pub(super) fn room(&self) -> RetainedRoom {
         self.room
     }
 
-    /// Publishers of messages in the batch, as they are now.
+    /// The publishers of messages in the batch, in their current state.
     pub(super) fn publishers(&self) -> &[Publisher<'b>] {
         &self.publishers
     }
 
-    /// Puts a publisher in; `stored` if it has a row.
+    /// Inserts a publisher; `stored` if it has a row.
     pub(super) fn put_publisher(&mut self, client: &ClientId, id: &PublisherId, seen: Seen, stored: bool) {
         if let Some(index) = self.publisher(client, id) {
             let publisher = &mut self.publishers[index];
@@ -249,7 +249,7 @@ impl<'b> Plan<'b> {
         }
     }
 
-    /// Whether no message of the batch can come to be stored. Asked once the channels are in.
+    /// Returns `true` if no message of the batch can be stored. Call this after the channels are inserted.
     pub(super) fn stores_no_message(&self, batch: &[Operation]) -> bool {
         let may_store = |operation: &Operation| match operation {
             Operation::Append(append) => append.retain,
@@ -259,17 +259,17 @@ impl<'b> Plan<'b> {
         self.channels.iter().all(|channel| channel.persistent == 0) && !batch.iter().any(may_store)
     }
 
-    /// Takes the publishers out, once the batch has been written.
+    /// Removes and returns the publishers, after the batch has been written.
     pub(super) fn take_publishers(&mut self) -> Vec<Publisher<'b>> {
         std::mem::take(&mut self.publishers)
     }
 
-    /// Publishers whose rows are to be written.
+    /// The publishers whose rows must be written.
     pub(super) fn changed_publishers(&self) -> Vec<&Publisher<'b>> {
         self.publishers.iter().filter(|it| it.changed).collect()
     }
 
-    /// Whether a publisher has messages in the batch.
+    /// Returns `true` if a publisher has messages in the batch.
     pub(super) fn has_publisher(&self, client: &ClientId, id: &PublisherId) -> bool {
         self.publisher(client, id).is_some()
     }
@@ -278,7 +278,7 @@ impl<'b> Plan<'b> {
         self.publishers.binary_search_by(|it| (it.client, it.id).cmp(&(client, id))).ok()
     }
 
-    /// Carries the batch out. Channels that need a row get their keys from `next_key`.
+    /// Carries out the batch. Channels that need a row get their keys from `next_key`.
     pub(super) fn carry_out(&mut self, batch: &'b [Operation], next_key: &mut i64) -> Vec<Outcome> {
         let outcome = |operation: &'b Operation| match operation {
             Operation::Append(append) => match named(append) {
@@ -292,8 +292,9 @@ impl<'b> Plan<'b> {
         batch.iter().map(outcome).collect()
     }
 
-    /// Appends what has not been taken before. It is remembered if it was stored; and also, as far as that costs nothing,
-    /// if it was thrown away and the publisher is told that all is well.
+    /// Appends a message, unless its publish was accepted before. The publish id is recorded if the message was stored,
+    /// and,
+    /// if this needs no extra write, if the message was discarded and acknowledged with OK.
     fn append_once(
         &mut self,
         append: &'b Append,
@@ -309,7 +310,7 @@ impl<'b> Plan<'b> {
         }
         let outcome = self.append(append, next_key);
         if outcome == Outcome::TooManyRetained {
-            return outcome; // it may be sent again when there is room
+            return outcome; // the publisher may send it again later
         }
         let is_stored = append.retain || matches!(outcome, Outcome::Appended(Some(_)));
         let publisher = &mut self.publishers[index];
@@ -348,7 +349,7 @@ impl<'b> Plan<'b> {
         Outcome::Appended(Some(LogPlace { key, seq, stamp: self.stamp }))
     }
 
-    /// The place of a channel in `channels`. Often it is that of the message before.
+    /// The index of a channel in `channels`, often the same as for the previous message.
     fn index(&mut self, name: &ChannelName) -> Option<usize> {
         if self.channels.get(self.last_index).is_none_or(|last| last.name != name) {
             self.last_index = *self.by_name.get(name)?;
@@ -406,63 +407,63 @@ impl<'b> Plan<'b> {
         })
     }
 
-    /// Whether there is nothing to be written.
+    /// Returns `true` if nothing needs to be written.
     pub(super) fn is_unchanged(&self) -> bool {
         let channel = |it: &Channel<'_>| it.changed || it.retained_changed;
         !self.channels.iter().any(channel) && self.subscriptions.values().all(|it| it.now == it.before)
     }
 
-    /// What the messages are stamped with.
+    /// The stamp of the messages.
     pub(super) fn stamp(&self) -> Stamp {
         self.stamp
     }
 
-    /// The messages to be logged.
+    /// The messages to log.
     pub(super) fn messages(&self) -> &[Logged<'b>] {
         &self.messages
     }
 
-    /// Channels to be made.
+    /// The channels to insert.
     pub(super) fn made(&self) -> Vec<&Channel<'b>> {
         self.channels.iter().filter(|it| !it.stored && it.needs_row()).collect()
     }
 
-    /// Channels whose rows are to be changed.
+    /// The channels whose rows change.
     pub(super) fn changed(&self) -> Vec<&Channel<'b>> {
         self.channels.iter().filter(|it| it.stored && it.changed).collect()
     }
 
-    /// Channels that lost something, so that part of their log or their row may have to go.
+    /// Channels that lost a subscription or a retained message, so that parts of their log, or their row, may be deletable.
     pub(super) fn left(&self) -> Vec<ChannelKey> {
         self.channels.iter().filter(|it| it.left).filter_map(|it| it.key).collect()
     }
 
-    /// Retained messages to be written.
+    /// The retained messages to write.
     pub(super) fn retained(&self) -> Vec<(ChannelKey, &ChannelName, &Retained)> {
         let written = self.channels.iter().filter(|it| it.retained_changed);
         written.filter_map(|it| Some((it.key?, it.name, it.retained.as_ref()?))).collect()
     }
 
-    /// Retained messages to be deleted.
+    /// The retained messages to delete.
     pub(super) fn cleared(&self) -> Vec<(ChannelKey, &'b ChannelName)> {
         let gone = |it: &&Channel<'_>| it.retained_changed && it.retained_bytes.is_none();
         self.channels.iter().filter(gone).filter_map(|it| Some((it.key?, it.name))).collect()
     }
 
-    /// Subscriptions to be written.
+    /// The subscriptions to write.
     pub(super) fn subscribed(&self) -> Vec<(ChannelKey, &'b ClientId, &Cursor)> {
         let changed = self.subscriptions.iter().filter(|(_, it)| it.now != it.before);
         changed.filter_map(|(&(key, client), it)| Some((key, client, it.now.as_ref()?))).collect()
     }
 
-    /// Subscriptions to be deleted.
+    /// The subscriptions to delete.
     pub(super) fn unsubscribed(&self) -> Vec<(ChannelKey, &'b ClientId)> {
         let gone = self.subscriptions.iter().filter(|(_, it)| it.now.is_none());
         gone.filter(|(_, it)| it.before.is_some()).map(|(&pair, _)| pair).collect()
     }
 }
 
-/// The name of a publish that is to be taken once, with its client.
+/// The client and the id of a publish that must be stored only once.
 fn named(append: &Append) -> Option<(&ClientId, &PublishId)> {
     Some((append.sender.as_ref()?, append.once.as_ref()?))
 }

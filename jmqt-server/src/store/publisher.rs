@@ -1,6 +1,6 @@
-//! Which publishes of a publisher have been taken, so that none is taken twice (protocol.md 2.23).
+//! Records the accepted publishes of a publisher, so that none is stored twice (protocol.md 2.23).
 //!
-//! Ids of one publisher rise, so what was seen is one run of ids, or a few: what lies between them was
+//! The ids of one publisher increase, so the accepted ids form one run, or a few: the ids between runs were
 //! refused. A [`Seen`] is a row of the table `publishers`.
 
 use std::collections::BTreeMap;
@@ -12,20 +12,20 @@ use jmqt_core::ClientId;
 use super::StoreError;
 use super::time::millis;
 
-/// How many bytes a publisher's id may have.
+/// The largest size of a publisher id in bytes.
 const MAX_PUBLISHER_BYTES: usize = 64;
-/// How many publishes of one publisher are remembered: the latest.
+/// The number of recorded publishes of one publisher: the latest.
 const REMEMBERED: u64 = 10_000;
-/// And how many runs they may fall into: whoever leaves gaps is not to have large rows written for small messages.
+/// The most runs of one publisher, so that a publisher that leaves gaps does not cause large rows for small messages.
 const MOST_RUNS: usize = 1024;
-/// How many publishers of one client are remembered: those that have published last.
+/// The number of recorded publishers of one client: those that published last.
 const PUBLISHERS_PER_CLIENT: usize = 8;
-/// How long after its last publish a publisher is remembered.
+/// How long a publisher is recorded after its last publish.
 const REMEMBERED_FOR: Duration = Duration::from_secs(24 * 60 * 60);
-/// How many rows one step of the search for forgotten publishers looks at.
+/// The number of rows that one step of the search for expired publishers reads.
 pub(super) const LOOKED_AT: usize = 512;
 
-/// Which publisher of its client sends a publish: 1 to 64 bytes (`pi`). Cheap to clone.
+/// The id of a publisher of a client: 1 to 64 bytes (`pi`). Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PublisherId(Arc<str>);
 
@@ -41,25 +41,25 @@ impl PublisherId {
     }
 }
 
-/// Names a publish of a client, however often it is sent.
+/// Identifies a publish of a client, also when it is sent again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublishId {
-    /// Which publisher of the client.
+    /// The publisher of the client.
     pub publisher: PublisherId,
     /// The packet's `id`, 1 to 2^63 - 1.
     pub number: u64,
-    /// The publisher is told that the receiver is not connected (status 8), and is told so again.
+    /// The publish is answered with status 8 (the receiver is not connected), also when it is sent again.
     pub receiver_is_away: bool,
 }
 
-/// Reads the `id` of a publish that is to be taken once: a decimal integer from 1 to 2^63 - 1, as integers are
-/// usually written.
+/// Parses the `id` of a publish for publishing once: a decimal integer from 1 to 2^63 - 1, without a sign or leading
+/// zeros.
 pub(crate) fn parse_number(id: &str) -> Option<u64> {
     let is_decimal = !id.starts_with('0') && id.bytes().all(|byte| byte.is_ascii_digit());
     id.parse::<i64>().ok().filter(|_| is_decimal).map(i64::cast_unsigned)
 }
 
-/// Consecutive publishes that were answered alike.
+/// Consecutive publishes with the same answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Run {
     first: u64,
@@ -72,22 +72,22 @@ impl Run {
         self.last - self.first + 1
     }
 
-    /// Whether `other`, which is behind it, goes on where it ends.
+    /// Returns `true` if `other` begins directly after the end of this run.
     fn is_continued_by(self, other: Self) -> bool {
         self.last + 1 == other.first && self.receiver_is_away == other.receiver_is_away
     }
 }
 
-/// The publishes of one publisher that have been taken: the latest 10,000.
+/// The accepted publishes of one publisher: the latest 10,000.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Seen {
-    /// In rising order, apart from each other.
+    /// In ascending order, with gaps between them.
     runs: Vec<Run>,
     count: u64,
 }
 
 impl Seen {
-    /// Whether a publish has been taken, and if so, whether its receiver was away.
+    /// `Some` if a publish was accepted: `true` if its receiver was absent.
     pub(super) fn find(&self, number: u64) -> Option<bool> {
         let run = self.runs.get(self.place_of(number))?;
         (run.first <= number).then_some(run.receiver_is_away)
@@ -101,7 +101,7 @@ impl Seen {
         }
     }
 
-    /// Adds a publish that is not in it. If there are too many, the lowest are forgotten.
+    /// Adds a publish that is not recorded yet. If a limit is exceeded, removes the lowest ids.
     pub(super) fn insert(&mut self, number: u64, receiver_is_away: bool) {
         let mut place = self.place_of(number);
         self.runs.insert(place, Run { first: number, last: number, receiver_is_away });
@@ -134,13 +134,13 @@ impl Seen {
         }
     }
 
-    /// How many runs it has: what it takes.
+    /// The number of runs, which determines its size.
     pub(super) fn runs(&self) -> usize {
         self.runs.len()
     }
 
-    /// The form of its row: for each run the distance from the one before, its length, and how it was answered, as
-    /// numbers of 7 bits a byte, the low ones first.
+    /// Encodes it for its row: for each run the distance from the previous run, its length, and its answer, as
+    /// numbers with 7 bits per byte, low bits first.
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(4 + 2 * self.runs.len());
         let mut before = 0;
@@ -152,7 +152,7 @@ impl Seen {
         bytes
     }
 
-    /// Reads it from its row.
+    /// Decodes it from its row.
     pub(super) fn parse(mut bytes: &[u8]) -> Result<Self, StoreError> {
         let invalid = StoreError::Corrupt { what: "publisher" };
         let mut seen = Self::default();
@@ -177,7 +177,7 @@ impl Seen {
     }
 }
 
-/// A publisher's row, without what it has seen.
+/// The row of a publisher, without its recorded publishes.
 #[derive(Debug)]
 pub(super) struct PublisherRow {
     pub(super) client: ClientId,
@@ -186,7 +186,7 @@ pub(super) struct PublisherRow {
     pub(super) used_at: i64,
 }
 
-/// Those that are too many for their clients: the ones that have published least recently. `is_here` are spared.
+/// The publishers beyond the limit of their clients: those that published least recently, except those of `is_here`.
 pub(super) fn too_many(
     rows: Vec<PublisherRow>,
     is_here: impl Fn(&ClientId, &PublisherId) -> bool,
@@ -206,8 +206,8 @@ pub(super) fn too_many(
     gone
 }
 
-/// When publishers have published that are still remembered, in milliseconds since 1970. Others are forgotten, also
-/// those of which a wrong clock says that they will publish in the future.
+/// The range of last-publish times of recorded publishers, in milliseconds since 1970. Publishers outside of it are
+/// deleted, including those for which a wrong clock has recorded a time in the future.
 pub(super) fn remembered(now: SystemTime) -> std::ops::RangeInclusive<i64> {
     let long = i64::try_from(REMEMBERED_FOR.as_millis()).unwrap_or(i64::MAX);
     millis(now).saturating_sub(long)..=millis(now).saturating_add(long)
@@ -297,7 +297,7 @@ mod tests {
         assert_eq!((seen.find(1), seen.count), (Some(false), REMEMBERED));
         seen.insert(11_001, true);
         assert_eq!((seen.find(1), seen.find(2), seen.find(11_001)), (None, Some(false), Some(true)));
-        seen.insert(1, false); // below all others, and forgotten at once
+        seen.insert(1, false); // the lowest id, removed at once
         assert_eq!((seen.find(1), seen.find(2), seen.count), (None, Some(false), REMEMBERED));
         for number in 11_002..=21_000 {
             seen.insert(number, false);

@@ -1,15 +1,15 @@
-//! How much room there is for retained messages.
+//! The limits of retained messages.
 
 use crate::config::RetainedLimits;
 
-/// What all retained messages come to.
+/// The totals of all retained messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct RetainedTotals {
     pub(super) messages: u64,
     pub(super) bytes: u64,
 }
 
-/// The totals beside their limits.
+/// The totals and their limits.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct RetainedRoom {
     pub(super) limits: RetainedLimits,
@@ -17,7 +17,7 @@ pub(super) struct RetainedRoom {
 }
 
 impl RetainedRoom {
-    /// Whether there is room for one more message of so many bytes.
+    /// Returns `true` if the limits allow one more message of this size.
     pub(super) fn takes(&self, bytes: u64) -> bool {
         let fits = |total: u64, more: u64, limit: Option<u64>| {
             limit.is_none_or(|limit| total.saturating_add(more) <= limit)
@@ -26,7 +26,7 @@ impl RetainedRoom {
             && fits(self.totals.bytes, bytes, self.limits.bytes)
     }
 
-    /// A channel's retained message was of the first size and is of the second.
+    /// Changes the size of the retained message of a channel from the first to the second value.
     pub(super) fn replace(&mut self, before: Option<u64>, now: Option<u64>) {
         let change = |total: u64, less: u64, more: u64| total.saturating_sub(less).saturating_add(more);
         let Self { totals, .. } = self;

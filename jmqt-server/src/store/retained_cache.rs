@@ -1,7 +1,8 @@
-//! Retained messages that were read a short while ago, for subscribers that come one after the other.
+//! A cache of recently read retained messages, for subscribers that arrive one after the other.
 //!
-//! What is found here is what a read of the store would find. Whatever may change a channel's message takes it out: when it is
-//! submitted, and once more when the store has settled it; a read that was begun before either is not kept.
+//! The cache returns the same as a read of the store. Every operation that may change the message of a channel removes it
+//! from the cache, when it is submitted and again when the store has finished it. The result of a read that began before
+//! either is not cached.
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, RandomState};
@@ -12,16 +13,16 @@ use jmqt_core::ChannelName;
 use super::Retained;
 use crate::name_map::NameMap;
 
-/// How many bytes are kept, payloads and names.
+/// The most cached bytes of payloads and names.
 const CACHED_BYTES: usize = 16 << 20;
 
-/// What a message takes beside its payload and the name of its channel.
+/// The memory of a message in addition to its payload and the name of its channel.
 const OVERHEAD: usize = 256;
 
-/// Changes are noted for so many groups of channels.
+/// The number of channel groups for which changes are tracked.
 const GROUPS: usize = 64;
 
-/// Tells what has changed in a channel's group since a read was begun.
+/// Detects changes in the group of a channel since the begin of a read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ticket(u64);
 
@@ -33,19 +34,19 @@ pub(crate) struct RetainedCache {
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Group {
-    /// How often something was submitted or settled.
+    /// The number of submitted and finished operations.
     changes: u64,
-    /// What is submitted and not settled.
+    /// The number of operations that are submitted and not finished.
     pending: usize,
 }
 
 #[derive(Debug)]
 struct State {
     groups: [Group; GROUPS],
-    /// It is not known of a write whether it has happened, or when it will: nothing is kept any more.
+    /// The outcome of a write is unknown: nothing is cached any more.
     is_off: bool,
     messages: NameMap<ChannelName, (u64, Retained)>,
-    /// The channels, the one that was read first at the front.
+    /// The channels, in the order of their reads.
     in_order: BTreeMap<u64, ChannelName>,
     reads: u64,
     bytes: usize,
@@ -73,7 +74,7 @@ impl RetainedCache {
         (self.hasher.hash_one(channel.as_str()) >> 32) as usize % GROUPS
     }
 
-    /// A message for this channel, or its end, is on its way to the store.
+    /// A change of the retained message of this channel is submitted to the store.
     pub(super) fn submitted(&self, channel: &ChannelName) {
         let mut state = self.lock();
         let group = &mut state.groups[self.group(channel)];
@@ -81,7 +82,7 @@ impl RetainedCache {
         state.remove(channel);
     }
 
-    /// The store is done with it; `is_known`: it has happened, or it will not.
+    /// The store has finished the change; `is_known`: its outcome is known.
     pub(super) fn settled(&self, channel: &ChannelName, is_known: bool) {
         let mut state = self.lock();
         let group = &mut state.groups[self.group(channel)];
@@ -92,7 +93,7 @@ impl RetainedCache {
         }
     }
 
-    /// To be asked for before the store is read.
+    /// Returns a ticket; take it before reading the store.
     pub(crate) fn ticket(&self, channel: &ChannelName) -> Ticket {
         Ticket(self.lock().groups[self.group(channel)].changes)
     }
@@ -101,7 +102,7 @@ impl RetainedCache {
         self.lock().messages.get(channel).map(|(_, retained)| retained.clone())
     }
 
-    /// Keeps what a read has found, unless something else may be there by now.
+    /// Caches the result of a read, unless the message may have changed since.
     pub(crate) fn keep(&self, ticket: Ticket, channel: &ChannelName, retained: &Retained) {
         let mut state = self.lock();
         let size = size(channel, retained);
@@ -157,12 +158,12 @@ mod tests {
 
         cache.submitted(&news);
         assert_eq!(cache.find(&news), None, "as soon as something is on its way");
-        cache.keep(ticket, &news, &message(1)); // begun before
+        cache.keep(ticket, &news, &message(1)); // a read that began before
         let during = cache.ticket(&news);
         cache.keep(during, &news, &message(1));
         assert_eq!(cache.find(&news), None);
         cache.settled(&news, true);
-        cache.keep(during, &news, &message(1)); // it may have read what was there before the commit
+        cache.keep(during, &news, &message(1)); // the read may have returned the state before the commit
         assert_eq!(cache.find(&news), None);
         cache.keep(cache.ticket(&news), &news, &message(2));
         assert_eq!(cache.find(&news), Some(message(2)));

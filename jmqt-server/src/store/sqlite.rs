@@ -1,8 +1,8 @@
-//! The store in one SQLite file, for a server that is alone.
+//! The store in one SQLite file, for a single server.
 //!
-//! One connection writes; commits, cursors, trimming, sessions and expiry take turns on it, each in
-//! transactions of its own, long deletions in small ones. A few connections read beside it. A lock
-//! file keeps other processes out, so what this process knows of the database stays true.
+//! One connection writes: commits, cursors, trimming, sessions and expiry take turns on it, each in
+//! separate transactions, long deletions in several small ones. A few other connections read. A lock
+//! file excludes other processes, so the state that this process caches stays valid.
 
 mod commit;
 mod cursors;
@@ -40,26 +40,26 @@ use super::{
 };
 use crate::config::Synchronous;
 
-/// Where the database is and how careful it is.
+/// The options of the SQLite store.
 #[derive(Debug, Clone)]
 pub struct SqliteOptions {
-    /// The database file. It and its folder are made if they are missing; beside it there will be
-    /// files with `-wal`, `-shm` and `.lock` added to its name.
+    /// The database file. A missing file or folder is created. Files with `-wal`, `-shm` and `.lock` added to the name are
+    /// created beside it.
     pub path: PathBuf,
     /// When a commit counts as done.
     pub synchronous: Synchronous,
-    /// How much may be retained.
+    /// The limits of retained messages.
     pub retained: RetainedLimits,
 }
 
 /// A [`Store`] in one SQLite file.
 ///
-/// `save_cursors`, `trim`, `expire`, `limit_pending` and the notes on sessions work in several short
-/// transactions when they have much to do, so after an error from one of them a part may be done. All of
-/// them may simply be called again.
+/// `save_cursors`, `trim`, `expire`, `limit_pending` and the updates of sessions use several short
+/// transactions for large amounts, so after an error a part may be done. All of
+/// them can be repeated.
 ///
 /// No call waits for the database longer than about 10 seconds a step, 30 for a COMMIT. If a COMMIT
-/// fails with [`StoreError::Unanswered`], it is not known whether it has happened.
+/// fails with [`StoreError::Unanswered`], its outcome is unknown.
 #[derive(Debug)]
 pub struct SqliteStore {
     epoch: Epoch,
@@ -77,17 +77,17 @@ pub struct SqliteStore {
 }
 
 impl SqliteStore {
-    /// Opens the database, makes it if there is none, and brings its schema up to date.
+    /// Opens the database, creates it if it is missing, and migrates its schema.
     ///
     /// # Errors
-    /// [`StoreError::InUse`] if another process has it; [`StoreError::Open`] if the file or folder
-    /// cannot be made or opened, is no database, or was written by a newer version of this program;
-    /// [`StoreError::Migrate`] and [`StoreError::Database`] if it fails later on.
+    /// [`StoreError::InUse`] if another process has it open; [`StoreError::Open`] if the file or folder
+    /// cannot be created or opened, is not a database, or was written by a newer version of this program;
+    /// [`StoreError::Migrate`] and [`StoreError::Database`] for later failures.
     pub async fn open(options: SqliteOptions) -> Result<Self, StoreError> {
         open::open(options).await
     }
 
-    /// The connection that writes, with no transaction open.
+    /// The connection that writes, without an open transaction.
     async fn writer(&self) -> Result<MutexGuard<'_, Writer>, StoreError> {
         let mut writer = limited(async { Ok(self.writer.lock().await) }).await?;
         if self.closed.load(Ordering::Acquire) {
@@ -102,14 +102,14 @@ impl SqliteStore {
         Ok(writer)
     }
 
-    /// If files of the database are gone, saves what can be saved.
+    /// If files of the database are missing, saves as much data as possible.
     async fn rescue(&self, writer: &mut Writer, may_copy: MayCopy) {
         if let Some(loss) = self.guard.loss() {
             writer.rescue(loss, may_copy).await;
         }
     }
 
-    /// The same, and takes its time for it.
+    /// As above, and also copies the database, which may take long.
     async fn rescue_patiently(&self) -> Result<(), StoreError> {
         let mut writer = limited(async { Ok(self.writer.lock().await) }).await?;
         self.rescue(&mut writer, MayCopy::Yes).await;
@@ -206,13 +206,13 @@ impl Store for SqliteStore {
     async fn close(&self) {
         self.closed.store(true, Ordering::Release);
         let closing = async {
-            // The connection that writes goes last: the last one folds the write-ahead log away.
+            // The connection that writes is closed last: the last connection folds the write-ahead log into the database.
             self.readers.close().await;
             if let Some(connection) = self.writer.lock().await.take() {
                 connection.close().await?;
             }
             self.guard.unlock();
-            let _ = self.lock.unlock(); // or else it is unlocked when the store is dropped
+            let _ = self.lock.unlock(); // otherwise dropping the store unlocks it
             Ok(())
         };
         if let Err(error) = limited(closing).await {

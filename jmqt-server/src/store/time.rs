@@ -11,7 +11,7 @@ pub(super) fn millis(time: SystemTime) -> i64 {
     }
 }
 
-/// The time of so many milliseconds since 1970; `None` if the system cannot express it.
+/// The time for a number of milliseconds since 1970; `None` if the system cannot represent it.
 pub(super) fn from_millis(millis: i64) -> Option<SystemTime> {
     let span = Duration::from_millis(millis.unsigned_abs());
     match millis {

@@ -1,36 +1,36 @@
-//! Which logs are to be trimmed, and what becomes of those that cannot be.
+//! Schedules the trimming of logs, including logs that cannot be trimmed.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use super::ChannelKey;
 
-/// How many channels are looked at in one turn.
+/// The number of channels in one turn.
 const CHANNELS_AT_A_TIME: usize = 64;
 /// The first pause of a channel that cannot be trimmed,
 const SHORTEST: Duration = Duration::from_secs(1);
 /// and the longest one.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// Channels where something may be left to be trimmed.
+/// Channels that may have messages to trim.
 #[derive(Debug, Default)]
 pub(super) struct ToTrim {
     channels: BTreeSet<ChannelKey>,
-    /// So many turns are for one channel each, and as short as can be: a longer one has failed.
+    /// The number of turns that handle only one channel each, as briefly as possible, because a longer turn has failed.
     careful_turns: usize,
-    /// Channels that could not be trimmed, until when they wait, and for how long.
+    /// Channels that could not be trimmed, with the end and the length of their pause.
     set_aside: HashMap<ChannelKey, (Instant, Duration), foldhash::fast::RandomState>,
 }
 
 impl ToTrim {
-    /// Adds channels, except those that wait.
+    /// Adds channels, except those in a pause.
     pub(super) fn extend<'k>(&mut self, channels: impl IntoIterator<Item = &'k ChannelKey>) {
         let now = Instant::now();
         let waits = |key: &ChannelKey| self.set_aside.get(key).is_some_and(|(until, _)| now < *until);
         self.channels.extend(channels.into_iter().filter(|key| !waits(key)));
     }
 
-    /// Takes out what the next turn is for, and says whether it is to be a short one. Channels that are added meanwhile
+    /// Takes the channels of the next turn, and returns if the turn must be short. Channels that are added meanwhile
     /// stay.
     pub(super) fn next_turn(&mut self, now: Instant) -> (Vec<ChannelKey>, bool) {
         if !self.set_aside.is_empty() {
@@ -48,7 +48,7 @@ impl ToTrim {
         (turn, is_careful)
     }
 
-    /// Of the channels of a turn these are done; the others go on.
+    /// Records the finished channels of a turn; the others continue.
     pub(super) fn worked(&mut self, turn: &[ChannelKey], done: &[ChannelKey]) {
         self.careful_turns = self.careful_turns.saturating_sub(1);
         self.channels.extend(turn.iter().filter(|key| !done.contains(key)));
@@ -57,14 +57,14 @@ impl ToTrim {
         }
     }
 
-    /// A turn has failed for a reason that is not in its channels. The next turns are careful.
+    /// Records a turn that failed independently of its channels. The next turns are short.
     pub(super) fn interrupted(&mut self, turn: &[ChannelKey]) {
         self.careful_turns = CHANNELS_AT_A_TIME;
         self.channels.extend(turn);
     }
 
-    /// A turn has failed because of what is in the database. If it was for one channel, that waits; otherwise each of them is
-    /// tried by itself.
+    /// Records a turn that failed because of data in the database. A single channel pauses; several channels are
+    /// tried one by one.
     pub(super) fn failed(&mut self, channels: &[ChannelKey], now: Instant) {
         let [key] = channels else { return self.interrupted(channels) };
         self.careful_turns = self.careful_turns.saturating_sub(1);

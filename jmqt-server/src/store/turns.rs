@@ -1,12 +1,12 @@
-//! What waits for the committer: a queue for each source, and they take turns.
+//! The operations that wait for the committer: one queue per source. Sources take turns.
 //!
-//! A source is a client, or the application. What one source has asked for keeps its order; what several have is
-//! carried out in the order it came in too, as long as none of them has more waiting than its share of a batch. One that
-//! has more does not hold up the others: as long as others come and go it gets no more than its share, so that batches
-//! are short. And before a batch that would have only such a source in it, those that were served just before and
-//! use to come back get a moment to do so, since they would miss it by a hair each time.
+//! A source is a client, or the application. Operations of one source keep their order. Operations of several sources are
+//! also carried out in the order of their arrival, if no source has more waiting than its share of a batch. A source with
+//! more does not delay the others: while others are active, it gets only its share, so that batches
+//! stay short. Before a batch that would contain only such a source, the committer waits a moment for recently served
+//! sources with few operations, because they would otherwise just miss each batch.
 //!
-//! Pure: no locks, and the clock is the caller's.
+//! Pure: no locks, and the caller supplies the time.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -15,33 +15,33 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio::sync::futures::OwnedNotified;
 
-/// A batch is cut at so many operations,
+/// The most operations of a batch,
 const BATCH_OPERATIONS: usize = 1024;
-/// or at so many bytes.
+/// and its most bytes.
 const BATCH_BYTES: usize = 4 << 20;
-/// What a source has waiting that has never had more since it came is taken at once.
+/// All operations of a source are taken at once if it never had more than this waiting.
 const LITTLE_OPERATIONS: usize = 128;
 const LITTLE_BYTES: usize = 256 << 10;
-/// Of what another has waiting, so much is taken as long as others come and go,
+/// The share of any other source in a batch while others are active,
 const SHARE_OPERATIONS: usize = 16;
 const SHARE_BYTES: usize = 64 << 10;
-/// and so much of all of these together: a batch should not take much longer than without them.
+/// and the share of all such sources together: a batch should not take much longer than without them.
 const CROWD_OPERATIONS: usize = 24;
 const CROWD_BYTES: usize = 256 << 10;
-/// So long after somebody with little to do was served, somebody else may come.
+/// How long after serving a small source another small source is expected.
 const COME_AND_GO: Duration = Duration::from_millis(100);
-/// How much may wait of one source, and one operation at least.
+/// The most waiting bytes of one source; one operation is always accepted.
 const SOURCE_OPERATIONS: usize = 1024;
 const SOURCE_BYTES: usize = 8 << 20;
-/// If so many sources have been in one batch, there is no need to wait for any of them.
+/// After a batch with this many sources, waiting for them is not necessary.
 const REMEMBERED: usize = 64;
-/// After nobody came back, so many batches are not held up.
+/// After a wait without effect, this number of batches do not wait.
 const IN_VAIN: u32 = 16;
-/// Queues that are kept for the next source, if they are this long at most.
+/// Empty queues kept for reuse, and their largest capacity.
 const SPARE_QUEUES: usize = 64;
 const SPARE_OPERATIONS: usize = 64;
 
-/// Whose operations keep their order.
+/// A source, whose operations keep their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Source(pub(crate) u64);
 
@@ -54,7 +54,7 @@ pub(super) struct Place {
 
 struct Waiting<T> {
     number: u64,
-    /// Not before this one.
+    /// The operation that must be taken before this one.
     after: Option<Place>,
     bytes: usize,
     item: T,
@@ -63,9 +63,9 @@ struct Waiting<T> {
 struct Queue<T> {
     waiting: VecDeque<Waiting<T>>,
     bytes: usize,
-    /// It has never had more than a little waiting since it came.
+    /// The source has never had more than [`LITTLE_OPERATIONS`] waiting.
     is_light: bool,
-    /// Those who wait for room.
+    /// Notifies submitters that wait for room.
     room: Option<Arc<Notify>>,
 }
 
@@ -73,16 +73,16 @@ struct Queue<T> {
 pub(super) struct Turns<T> {
     next: u64,
     queues: HashMap<Source, Queue<T>, foldhash::fast::RandomState>,
-    /// Those that have something waiting, the next one first.
+    /// The sources with waiting operations, the next one first.
     order: VecDeque<Source>,
-    /// What waits for all that came before, whoever's it is.
+    /// Operations that wait for all earlier operations of all sources.
     fences: VecDeque<Waiting<T>>,
     spare: Vec<VecDeque<Waiting<T>>>,
-    /// Somebody with little to do was served.
+    /// The time when a small source was last served.
     last_light: Option<Instant>,
-    /// Those with little to do that were in the last batches, the last one first.
+    /// The small sources in the last batches, the last batch first.
     served: [Vec<Source>; 3],
-    /// So many batches more are not held up.
+    /// The number of further batches that do not wait.
     in_vain: u32,
 }
 
@@ -101,7 +101,7 @@ impl<T> Default for Turns<T> {
     }
 }
 
-/// What a batch may still take.
+/// The remaining room of a batch.
 struct Room {
     operations: usize,
     bytes: usize,
@@ -113,7 +113,7 @@ impl Room {
         Self { operations, bytes, is_empty: true }
     }
 
-    /// Whether so much fits: whatever it is, if it is the first.
+    /// Returns `true` if an operation fits; the first one always fits.
     fn fits(&self, bytes: usize) -> bool {
         self.is_empty || (self.operations > 0 && self.bytes >= bytes)
     }
@@ -135,7 +135,7 @@ impl<T> Turns<T> {
         self.queues.values().map(|queue| queue.waiting.len()).sum::<usize>() + self.fences.len()
     }
 
-    /// Something that is not to be taken before `after`. Returns its place.
+    /// Adds an operation that must not be taken before `after`. Returns its place.
     pub(super) fn push(&mut self, source: Source, after: Option<Place>, bytes: usize, item: T) -> Place {
         let number = self.number();
         let spare = &mut self.spare;
@@ -150,13 +150,13 @@ impl<T> Turns<T> {
         Place { source, number }
     }
 
-    /// Something of nobody in particular, that is not to be taken before `after`.
+    /// Adds an operation without a source that must not be taken before `after`.
     pub(super) fn push_alone(&mut self, after: Option<Place>, bytes: usize, item: T) {
         // A number that no client has, or hardly any: then it comes after what that has asked for.
         self.push(Source(!self.next), after, bytes, item);
     }
 
-    /// Something that is not to be taken before all that was pushed before it.
+    /// Adds an operation that must not be taken before all earlier operations.
     pub(super) fn push_fence(&mut self, item: T) {
         let number = self.number();
         self.fences.push_back(Waiting { number, after: None, bytes: 0, item });
@@ -167,7 +167,7 @@ impl<T> Turns<T> {
         self.next
     }
 
-    /// If as much of this source waits as may: what to wait for before it is tried again.
+    /// If this source has reached its limit of waiting operations: the notification to wait for before the next try.
     pub(super) fn wait_for_room(&mut self, source: Source, bytes: usize) -> Option<OwnedNotified> {
         let queue = self.queues.get_mut(&source)?;
         if queue.waiting.len() < SOURCE_OPERATIONS && queue.bytes + bytes <= SOURCE_BYTES {
@@ -176,8 +176,8 @@ impl<T> Turns<T> {
         Some(Arc::clone(queue.room.get_or_insert_default()).notified_owned())
     }
 
-    /// Whether the next batch is worth waiting for: all that waits is of sources that have more than their share, and
-    /// some that have less were in the last batch, and in one before, and may come back in a moment.
+    /// Returns `true` if the next batch should wait: all waiting operations are of sources with more than their share, and
+    /// small sources were in the last batch and in an earlier one, and may return in a moment.
     pub(super) fn is_worth_waiting(&self) -> bool {
         let [last, earlier @ ..] = &self.served;
         if last.is_empty() || self.order.is_empty() || self.in_vain > 0 {
@@ -190,12 +190,12 @@ impl<T> Turns<T> {
         self.order.iter().any(is_heavy) && last.iter().any(|source| is_missing(&source))
     }
 
-    /// It was waited for, and nobody came.
+    /// Records a wait without new operations.
     pub(super) fn waited_in_vain(&mut self) {
         self.in_vain = IN_VAIN;
     }
 
-    /// The next batch, in the order it came in. Nothing, only if nothing waits.
+    /// The next batch, in the order of arrival. Empty only if no operation waits.
     pub(super) fn take(&mut self, now: Instant) -> Vec<T> {
         let mut batch = Vec::new();
         let mut room = Room::new(BATCH_OPERATIONS, BATCH_BYTES);
@@ -226,12 +226,12 @@ impl<T> Turns<T> {
         batch.into_iter().map(|(_, item)| item).collect()
     }
 
-    /// Whether somebody with little to do waits, or did a moment ago.
+    /// Returns `true` if a small source waits, or was served a moment ago.
     fn others_come(&self, now: Instant) -> bool {
         if self.order.len() < 2 {
             let one = self.order.front().and_then(|source| self.queues.get(source));
             if one.is_none_or(|one| one.is_light) {
-                return true; // all of it is taken anyway
+                return true; // all operations are taken anyway
             }
         }
         self.last_light.is_some_and(|then| now.saturating_duration_since(then) < COME_AND_GO)
@@ -290,13 +290,13 @@ impl<T> Turns<T> {
             self.queues.insert(source, queue);
             if has_taken { self.order.push_back(source) } else { left_out.push_back(source) }
         }
-        // Who got nothing comes first next time.
+        // Sources that got nothing come first next time.
         while let Some(source) = left_out.pop_back() {
             self.order.push_front(source);
         }
     }
 
-    /// Whether what has this place has not been taken yet.
+    /// Returns `true` if the operation with this place is still waiting.
     fn waits(&self, place: Place) -> bool {
         let first = self.queues.get(&place.source).and_then(|queue| queue.waiting.front());
         first.is_some_and(|first| first.number <= place.number)
@@ -313,7 +313,7 @@ impl<T> Turns<T> {
         }
     }
 
-    /// Forgets all that waits.
+    /// Drops all waiting operations.
     pub(super) fn clear(&mut self) {
         for (_, mut queue) in self.queues.drain() {
             if let Some(waiting) = queue.room.take() {

@@ -1,6 +1,6 @@
-//! As much of a certificate (X.509, DER) as it takes to warn of one that clients will refuse.
+//! Parses the parts of a certificate (X.509, DER) that are needed to warn of certificates that clients refuse.
 //!
-//! Reads, never judges trust. Not here: files, TLS.
+//! It does not verify trust. Not here: files, TLS.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,19 +11,19 @@ use x509_cert::spki::SubjectPublicKeyInfoOwned;
 /// An RSA key.
 const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
 
-/// What a certificate says of itself.
+/// The parsed fields of a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Certificate {
     /// 1 to 3.
     pub(super) version: u8,
     not_before: DateTime,
     not_after: DateTime,
-    /// The length of its key, if that is an RSA key.
+    /// The length of its key, if it is an RSA key.
     pub(super) rsa_bits: Option<usize>,
 }
 
 impl Certificate {
-    /// `None` if that is not a certificate.
+    /// `None` if the bytes are not a certificate.
     pub(super) fn parse(der: &[u8]) -> Option<Self> {
         let certificate = x509_cert::Certificate::from_der(der).ok()?;
         let certificate = certificate.tbs_certificate();
@@ -36,24 +36,24 @@ impl Certificate {
         })
     }
 
-    /// How long it is valid from then on; `None` if it has ended.
+    /// The remaining validity at `now`; `None` if the certificate has expired.
     pub(super) fn left(&self, now: SystemTime) -> Option<Duration> {
         self.not_after.unix_duration().checked_sub(now.duration_since(UNIX_EPOCH).unwrap_or_default())
     }
 
-    /// Whether its time has not come yet.
+    /// Returns `true` if the certificate is not valid yet.
     pub(super) fn is_early(&self, now: SystemTime) -> bool {
         now.duration_since(UNIX_EPOCH).unwrap_or_default() < self.not_before.unix_duration()
     }
 
-    /// The day on which it ends, such as `2027-01-31`.
+    /// The last day of its validity, such as `2027-01-31`.
     pub(super) fn last_day(&self) -> String {
         let end = self.not_after;
         format!("{:04}-{:02}-{:02}", end.year(), end.month(), end.day())
     }
 }
 
-/// The length of the modulus, which is the first of the two numbers that an RSA key is.
+/// The length of the modulus, the first of the two numbers of an RSA key.
 fn rsa_bits(key: &SubjectPublicKeyInfoOwned) -> Option<usize> {
     if key.algorithm.oid != RSA {
         return None;
@@ -88,7 +88,7 @@ mod tests {
         assert_eq!(certificate.left(end + Duration::from_secs(1)), None);
         assert!(certificate.is_early(UNIX_EPOCH) && !certificate.is_early(end));
         for length in 0..der.len() {
-            // Neither panics nor reads beyond the end.
+            // Truncated input neither panics nor is read beyond its end.
             let _ = Certificate::parse(&der[..length]);
         }
         assert_eq!(Certificate::parse(b"x"), None);

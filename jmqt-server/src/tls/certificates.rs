@@ -1,4 +1,4 @@
-//! The server's certificate and key, and when they are read again.
+//! The server's certificate and key, and their reloading.
 
 use std::hash::{DefaultHasher, Hasher as _};
 use std::io;
@@ -21,16 +21,16 @@ pub(crate) use tokio_rustls::TlsAcceptor;
 /// An encrypted connection.
 pub(crate) type TlsStream = tokio_rustls::server::TlsStream<tokio::net::TcpStream>;
 
-/// How often the files are looked at for a change.
+/// How often the files are checked for a change.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
-/// How often a certificate that ends soon is told of.
+/// How often the log warns of a certificate that expires soon.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(86_400);
-/// A certificate that ends within this time is worth a warning.
+/// The log warns of a certificate that expires within this time.
 const SOON: Duration = Duration::from_secs(14 * 86_400);
-/// The shortest RSA key that clients accept, and that TLS is done with here.
+/// The shortest RSA key that clients, and this server, accept.
 const LEAST_RSA_BITS: usize = 2048;
 
-/// Both files as they were read.
+/// The content of both files.
 struct Files {
     certificate: Vec<u8>,
     key: Vec<u8>,
@@ -45,33 +45,33 @@ impl Files {
     }
 }
 
-/// A certificate that is served.
+/// A certificate in use.
 struct Loaded {
     acceptor: TlsAcceptor,
     certificate: Option<Certificate>,
 }
 
-/// What new TLS connections are accepted with: the certificate and key of two files, read again when they change.
+/// The certificate and key for new TLS connections, reloaded from their two files when these change.
 pub(crate) struct Certificates {
     ssl: SslConfig,
     current: RwLock<Loaded>,
-    /// What was looked at last, used or not.
+    /// The state of the files at the last check.
     seen: Mutex<Seen>,
 }
 
-/// What the files held: a hash of both, or of why they could not be read.
+/// A hash of the content of both files, or of the error when reading them.
 #[derive(Clone, Copy)]
 struct Seen {
-    /// What was used, or was found to be unusable.
+    /// The hash of the content that was last used or refused.
     judged: u64,
-    /// What the last look saw. Files are judged when two looks saw the same: one of them may be half written, or
-    /// replaced and the other not yet.
+    /// The hash at the last check. Files are used when two checks see the same content: one file may be half written, or
+    /// replaced before the other.
     last: u64,
 }
 
 impl Certificates {
     /// # Errors
-    /// The files cannot be used; the error says which, why, and what to do.
+    /// The files cannot be used; the error names the file, the cause, and what to do.
     pub(crate) fn load(ssl: &SslConfig) -> Result<Self, TlsError> {
         let files = Files::read(ssl);
         let hash = hash(&files);
@@ -81,13 +81,13 @@ impl Certificates {
         Ok(Self { ssl: ssl.clone(), current: RwLock::new(loaded), seen })
     }
 
-    /// For one new connection.
+    /// The TLS settings for one new connection.
     pub(crate) fn acceptor(&self) -> TlsAcceptor {
         self.current.read().unwrap_or_else(PoisonError::into_inner).acceptor.clone()
     }
 
-    /// Reads the files again, and uses them for new connections from now on. If they cannot be used, what there
-    /// was stays, with an error in the log. Blocks for as long as reading two files takes.
+    /// Reads the files again, and uses them for new connections. If they cannot be used, the old certificate and key
+    /// stay in use, and an error is logged. Blocks while it reads the two files.
     pub(crate) fn reload(&self) {
         let files = Files::read(&self.ssl);
         let hash = hash(&files);
@@ -95,7 +95,7 @@ impl Certificates {
         self.judge(files);
     }
 
-    /// [`reload`](Self::reload), if the files have changed and the look before saw the same.
+    /// Calls [`reload`](Self::reload) if the files have changed and the previous check saw the same content.
     fn reload_if_changed(&self) {
         let files = Files::read(&self.ssl);
         let hash = hash(&files);
@@ -123,7 +123,7 @@ impl Certificates {
         }
     }
 
-    /// Looks for changes until it is told to stop.
+    /// Checks for changes until `stop` is cancelled.
     pub(crate) async fn watch(self: Arc<Self>, stop: CancellationToken) {
         let mut looks: u32 = 0;
         let looks_a_day =
@@ -134,7 +134,7 @@ impl Certificates {
                 () = tokio::time::sleep(LOOK_INTERVAL) => {}
             }
             let certificates = Arc::clone(&self);
-            // A file may be on a disk that is slow, or gone.
+            // A file may be on a slow or missing disk.
             let _ = tokio::task::spawn_blocking(move || certificates.reload_if_changed()).await;
             looks += 1;
             if looks >= looks_a_day {
@@ -146,7 +146,7 @@ impl Certificates {
     }
 }
 
-/// Checks certificate chain and key without keeping them.
+/// Checks the certificate chain and the key without using them.
 pub(crate) fn check(ssl: &SslConfig) -> Result<(), TlsError> {
     loaded(ssl, &Files::read(ssl)?).map(drop)
 }
@@ -168,7 +168,7 @@ fn loaded(ssl: &SslConfig, files: &Files) -> Result<Loaded, TlsError> {
         .with_protocol_versions(rustls::DEFAULT_VERSIONS)
         .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
         .map_err(|error| TlsError::Unusable(error.into()))?;
-    // One ticket is enough to come back with, and each costs a write at the handshake.
+    // One ticket is enough to resume a session, and each ticket costs a write at the handshake.
     config.send_tls13_tickets = 1;
     Ok(Loaded { acceptor: TlsAcceptor::from(Arc::new(config)), certificate })
 }
@@ -214,7 +214,7 @@ fn private_key(ssl: &SslConfig, pem: &[u8]) -> Result<PrivateKeyDer<'static>, Tl
     })
 }
 
-/// Logs that a certificate has ended, or will soon.
+/// Logs that a certificate has expired, or expires soon.
 fn tell_expiry(ssl: &SslConfig, certificate: Option<Certificate>) {
     let Some(certificate) = certificate else { return };
     let (now, path, last_day) = (SystemTime::now(), ssl.cert_path.display(), certificate.last_day());
@@ -234,7 +234,7 @@ fn tell_expiry(ssl: &SslConfig, certificate: Option<Certificate>) {
 }
 
 fn read(key: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
-    /// Larger than any chain; what is larger is something else.
+    /// Larger than any certificate chain; larger files are not read completely.
     const LARGEST: u64 = 1 << 20;
     let file = std::fs::File::open(path);
     let mut bytes = Vec::new();

@@ -1,4 +1,4 @@
-//! Where certificate and key are, and the ports.
+//! The configuration of TLS: certificate, key and ports.
 
 use std::path::PathBuf;
 

@@ -1,7 +1,7 @@
 //! TLS on the server's listeners: certificate and key, and the encrypted connection.
 //!
-//! In a build without the feature `tls` the same names stand for things that cannot be made, so that no other
-//! room has to know.
+//! In a build without the feature `tls`, the same names are types that cannot be constructed, so that no other
+//! module needs conditional compilation.
 
 #[cfg(feature = "tls")]
 mod certificate;

@@ -9,26 +9,26 @@ use std::path::{Path, PathBuf};
 use crate::config::Config;
 use crate::validators::BoxError;
 
-/// The environment variable that has the secret, where there is one.
+/// The environment variable with the secret.
 pub const SECRET_VARIABLE: &str = "JMQT_TOKEN_SECRET";
 /// The shortest secret in bytes: as long as the signature, so that the signature is the weaker part.
 const SHORTEST_SECRET: usize = 32;
 
-/// What tokens are signed with: text of 32 bytes or more, without the white space around it. Its
-/// `Debug` is blank.
+/// The secret that signs tokens: text of 32 bytes or more, without the white space around it. Its
+/// `Debug` output hides the value.
 #[derive(Clone, PartialEq, Eq)]
 pub struct TokenSecret {
     bytes: Vec<u8>,
     origin: SecretOrigin,
 }
 
-/// Where a secret is from.
+/// The source of a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SecretOrigin {
     /// [`SECRET_VARIABLE`].
     Environment,
-    /// A file, made now or at an earlier start.
+    /// A file, created now or at an earlier start.
     File(PathBuf),
     /// The application: [`TokenSecret::new`].
     Application,
@@ -36,41 +36,41 @@ pub enum SecretOrigin {
     Random,
 }
 
-/// Why there is no secret.
+/// An error while loading or creating the secret.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SecretError {
-    /// Somebody could guess it.
+    /// The secret is too short, and could be guessed.
     #[error("the token secret in {origin} has {found} bytes; it must have {SHORTEST_SECRET} or more")]
     TooShort {
-        /// The place it is from.
+        /// The source of the secret.
         origin: SecretOrigin,
         /// Its length in bytes.
         found: usize,
     },
-    /// There is a file that cannot be read.
+    /// The file cannot be read.
     #[error("cannot read the token secret {}: {source}", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
-    /// There is no file and none can be made.
+    /// The file is missing and cannot be created.
     #[error("cannot create the token secret {}: {source} (alternatively, set {SECRET_VARIABLE})", path.display())]
     NotMade {
         /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The cause.
         source: io::Error,
     },
-    /// The operating system has no random numbers.
+    /// The operating system provides no random numbers.
     #[error("cannot generate a token secret: {0}")]
     Random(BoxError),
 }
 
 impl TokenSecret {
-    /// A secret that the application has from elsewhere: text of 32 bytes or more, without the white space
+    /// A secret that the application provides: text of 32 bytes or more, without the white space
     /// around it.
     ///
     /// # Errors
@@ -79,7 +79,7 @@ impl TokenSecret {
         Self::parse(secret.as_ref(), SecretOrigin::Application)
     }
 
-    /// A secret of this process alone.
+    /// A random secret of this process.
     ///
     /// # Errors
     /// [`SecretError::Random`].
@@ -88,11 +88,11 @@ impl TokenSecret {
         Self::parse(text.as_bytes(), SecretOrigin::Random)
     }
 
-    /// The secret in the environment variable [`SECRET_VARIABLE`], else that in a file named after the SQLite file
-    /// (`jmqt.db.secret` beside `jmqt.db`), which is made if it is not there, readable by its owner only.
+    /// Loads the secret from the environment variable [`SECRET_VARIABLE`], or from a file named after the SQLite file
+    /// (`jmqt.db.secret` beside `jmqt.db`). A missing file is created, readable by its owner only.
     ///
     /// # Errors
-    /// [`SecretError`] says which place cannot be used, and why.
+    /// [`SecretError`] names the place that cannot be used, and the cause.
     pub fn load(config: &Config) -> Result<Self, SecretError> {
         let secret = Self::load_with(std::env::var_os(SECRET_VARIABLE).as_deref(), &config.sqlite_path)?;
         if config.redis.is_some() && matches!(secret.origin, SecretOrigin::File(_)) {
@@ -101,7 +101,7 @@ impl TokenSecret {
         Ok(secret)
     }
 
-    /// Where it is from.
+    /// The source of the secret.
     #[must_use]
     pub const fn origin(&self) -> &SecretOrigin {
         &self.origin
@@ -112,7 +112,7 @@ impl TokenSecret {
     }
 
     fn load_with(variable: Option<&OsStr>, store: &Path) -> Result<Self, SecretError> {
-        // A variable that is set but empty is a mistake in somebody's script, and refused like any other.
+        // A variable that is set but empty is probably a mistake in a script, and is refused as too short.
         if let Some(text) = variable {
             return Self::parse(text.as_encoded_bytes(), SecretOrigin::Environment);
         }
@@ -126,7 +126,7 @@ impl TokenSecret {
                 let secret = random_text().map_err(|error| SecretError::Random(error.into()))?;
                 make(path, &secret)
                     .map_err(|source| SecretError::NotMade { path: path.to_owned(), source })?;
-                // Read again, because another process may have been first: then its secret counts.
+                // Read the file again, because another process may have created it first: then its secret counts.
                 fs::read(path).map_err(unreadable)?
             }
             text => text.map_err(unreadable)?,
@@ -135,7 +135,7 @@ impl TokenSecret {
         Self::parse(&text, SecretOrigin::File(path.to_owned()))
     }
 
-    /// A line's end is no part of it, so that `JMQT_TOKEN_SECRET="$(cat jmqt.db.secret)"` is the same.
+    /// The line end is not part of the secret, so that `JMQT_TOKEN_SECRET="$(cat jmqt.db.secret)"` is the same.
     fn parse(text: &[u8], origin: SecretOrigin) -> Result<Self, SecretError> {
         let text = text.trim_ascii();
         if text.len() < SHORTEST_SECRET {
@@ -169,7 +169,7 @@ fn beside(store: &Path) -> PathBuf {
     name.into()
 }
 
-/// 32 random bytes in hexadecimal, and a line's end.
+/// 32 random bytes in hexadecimal, and a line end.
 fn random_text() -> Result<String, getrandom::Error> {
     let mut bytes = [0; SHORTEST_SECRET];
     getrandom::fill(&mut bytes)?;
@@ -177,11 +177,11 @@ fn random_text() -> Result<String, getrandom::Error> {
     Ok(digits.chain(["\n".to_owned()]).collect())
 }
 
-/// Makes the file with all that belongs in it, in one step, unless there is one by now.
+/// Creates the file with its content in one atomic step, unless it exists.
 ///
-/// Two processes that start together must not sign with two secrets, and neither may see half of one:
-/// so it is written under another name, readable by its owner only, and then given its own name, which
-/// only the first to ask for gets.
+/// Two processes that start together must not sign with two secrets, and neither may read an incomplete secret.
+/// So the file is written under a temporary name, readable by its owner only, and then linked to its final name, which
+/// succeeds for the first process only.
 fn make(path: &Path, text: &str) -> io::Result<()> {
     let folder = match path.parent() {
         Some(folder) if folder != Path::new("") => folder,
@@ -198,7 +198,7 @@ fn make(path: &Path, text: &str) -> io::Result<()> {
     }
 }
 
-/// As the store makes it, which does so only later.
+/// Creates the folder in the same way as the store does later.
 fn private_folder() -> DirBuilder {
     let mut builder = DirBuilder::new();
     #[cfg(unix)]
@@ -207,7 +207,7 @@ fn private_folder() -> DirBuilder {
     builder
 }
 
-/// After a power failure the file must still have its name: tokens signed with it are out there.
+/// Syncs the folder: after a power failure the file must still exist, because clients have tokens signed with it.
 fn sync_folder(folder: &Path) -> io::Result<()> {
     if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
 }
@@ -331,7 +331,7 @@ mod tests {
         assert!(error.to_string().contains("jmqt.db.secret"), "{error}");
 
         fs::write(folder.path().join("file"), "").unwrap();
-        // No folder can be made where a file is; which of the two fails depends on the system.
+        // A folder cannot be created where a file exists; which of the two operations fails depends on the system.
         let error = TokenSecret::load_with(None, &folder.path().join("file/jmqt.db")).unwrap_err();
         assert!(error.to_string().contains("jmqt.db.secret"), "{error}");
     }

@@ -1,9 +1,9 @@
-//! The frames of a WebSocket client (RFC 6455 §5), as a state machine over bytes: messages out of them,
-//! pings answered, the goodbye. The upgrade before them is in `websocket.rs`.
+//! Reads the frames of a WebSocket client (RFC 6455 §5), as a state machine over bytes: it extracts messages,
+//! answers pings and does the closing handshake. The upgrade is in `websocket.rs`.
 //!
-//! Written here although `tungstenite` could do it: reading a small message through it costs twice what
-//! JMQT itself costs (two copies, a reference-counted buffer and a UTF-8 check of its own for each). This
-//! reader copies once, while it takes the mask off, and keeps nothing while a connection is idle.
+//! This replaces `tungstenite`, with which reading a small message costs twice as much as the JMQT processing
+//! (two copies, a reference-counted buffer and a separate UTF-8 check for each message). This
+//! reader copies once, while it removes the mask, and holds no memory while a connection is idle.
 
 use tungstenite::protocol::frame::coding::CloseCode;
 
@@ -16,7 +16,7 @@ const RESERVED: u8 = 0x70;
 const MASKED: u8 = 0x80;
 /// The longest header: two bytes, eight of length, four of mask.
 const HEADER_BYTES: usize = 14;
-/// What a ping, pong or close frame may carry.
+/// The largest payload of a ping, pong or close frame.
 const CONTROL_BYTES: usize = 125;
 
 /// The kinds of frames (RFC 6455 §5.2).
@@ -29,24 +29,24 @@ mod opcode {
     pub(super) const PONG: u8 = 10;
 }
 
-/// A ping without a payload, as it is sent.
+/// An encoded ping without a payload.
 pub(crate) const PING: [u8; 2] = [FINAL | opcode::PING, 0];
 
-/// Cuts a client's bytes into text messages.
+/// Splits the bytes of a client into text messages.
 pub(super) struct FrameReader {
     limit: usize,
-    /// The message being put together, or the one handed out last.
+    /// The incomplete message, or the message returned last.
     message: Vec<u8>,
-    /// The part of a header that has come.
+    /// The received part of a header.
     header: [u8; HEADER_BYTES],
     header_length: u8,
     frame: Option<Frame>,
-    /// A message has begun and its last frame has not ended.
+    /// A message has begun and is not complete.
     in_message: bool,
-    /// The message in `message` was handed out: the next one begins with an empty buffer.
+    /// The message in `message` was returned: the next message begins with an empty buffer.
     handed_out: bool,
     closed: bool,
-    /// What the payload of a ping or close frame has brought so far.
+    /// The received payload of a ping or close frame.
     control: Vec<u8>,
     /// Pongs and the close frame, to be sent.
     pub(super) output: Vec<u8>,
@@ -57,9 +57,9 @@ pub(super) struct FrameReader {
 struct Frame {
     opcode: u8,
     is_final: bool,
-    /// Payload bytes still to come.
+    /// The number of payload bytes not received yet.
     remaining: usize,
-    /// For the next of them first.
+    /// The mask, rotated so that it begins with the next payload byte.
     mask: [u8; 4],
 }
 
@@ -83,17 +83,17 @@ impl FrameReader {
         self.limit = limit;
     }
 
-    /// How many bytes it holds on to.
+    /// The number of bytes that the reader holds.
     pub(super) fn buffered(&self) -> usize {
         self.message.capacity()
     }
 
-    /// Whether the beginning of a message or frame is waiting for its end.
+    /// Returns `true` if a message or frame is incomplete.
     pub(super) fn is_mid_message(&self) -> bool {
         self.in_message || self.frame.is_some() || self.header_length > 0
     }
 
-    /// The next message in `input`; `None` when that is used up.
+    /// The next message in `input`; `None` when the input is used up.
     pub(super) fn next(&mut self, input: &mut &[u8]) -> Result<Option<&[u8]>, TransportError> {
         if std::mem::take(&mut self.handed_out) {
             self.message.clear();
@@ -128,12 +128,12 @@ impl FrameReader {
         }
     }
 
-    /// Whether nobody has said goodbye yet.
+    /// Returns `true` until either side has sent a close frame.
     pub(super) fn is_open(&self) -> bool {
         !self.closed
     }
 
-    /// Says goodbye, once. Of the reason only so much is sent as fits into a control frame.
+    /// Sends a close frame, once. The reason is cut to the size of a control frame.
     pub(super) fn close(&mut self, code: Option<CloseCode>, reason: &str) {
         if std::mem::replace(&mut self.closed, true) {
             return;
@@ -154,11 +154,11 @@ impl FrameReader {
         }
     }
 
-    /// Reads a header, and checks what can be checked by it: before any of the payload is kept.
+    /// Reads a header, and checks it before any of the payload is kept.
     fn read_header(&mut self, input: &mut &[u8]) -> Result<Option<Frame>, TransportError> {
         let kept = usize::from(self.header_length);
         let fresh = input.len().min(HEADER_BYTES - kept);
-        // Usually all of it is in the input; then nothing is copied.
+        // Usually the input contains the whole header; then nothing is copied.
         let mut joined = [0; HEADER_BYTES];
         let bytes = if kept == 0 {
             &input[..fresh]
@@ -176,7 +176,7 @@ impl FrameReader {
         let frame = Frame {
             opcode: bytes[0] & 0x0f,
             is_final: bytes[0] & FINAL != 0,
-            // A length beyond the address space is beyond any limit too.
+            // A length beyond the address space exceeds every limit too.
             remaining: usize::try_from(length).unwrap_or(usize::MAX),
             mask: [
                 bytes[header_bytes - 4],
@@ -239,7 +239,7 @@ impl FrameReader {
 }
 
 impl Frame {
-    /// Appends what has come of the payload to `target`, without its mask.
+    /// Appends the received payload bytes to `target`, unmasked.
     fn take_payload(&mut self, input: &mut &[u8], target: &mut Vec<u8>) {
         let length = self.remaining.min(input.len());
         let start = target.len();
@@ -259,7 +259,7 @@ impl Frame {
     }
 }
 
-/// The payload's length and the header's, if all of the header is there.
+/// The lengths of the payload and of the header, if the header is complete.
 fn parse_lengths(bytes: &[u8]) -> Result<Option<(u64, usize)>, TransportError> {
     let &[first, second, ref rest @ ..] = bytes else { return Ok(None) };
     if first & RESERVED != 0 {
@@ -282,7 +282,7 @@ fn parse_lengths(bytes: &[u8]) -> Result<Option<(u64, usize)>, TransportError> {
     Ok((bytes.len() >= header_bytes).then_some((length, header_bytes)))
 }
 
-/// The code in a close frame, which is answered with the same one (RFC 6455 §5.5.1).
+/// The code in a close frame, which the answer repeats (RFC 6455 §5.5.1).
 fn close_code(payload: &[u8]) -> Result<Option<CloseCode>, TransportError> {
     let Some((code, reason)) = payload.split_first_chunk() else {
         return match payload {

@@ -1,4 +1,4 @@
-//! Bytes to packet texts and back, for one connection. No sockets here: bytes come in, texts go out.
+//! Converts bytes to packet texts and back, for one connection. It does no I/O.
 
 mod frames;
 mod upgrade;
@@ -16,12 +16,12 @@ pub(crate) use frames::PING;
 pub(crate) use upgrade::HttpContext;
 pub(crate) use websocket::{CloseCode, WebSocketDecoder, websocket_header};
 
-/// How packets are told apart on the wire (§3).
+/// The framing of packets on the wire (§3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Framing {
     /// A NUL byte ends each packet.
     Nul,
-    /// One text message each.
+    /// Each packet is one text message.
     WebSocket,
 }
 
@@ -41,18 +41,18 @@ impl Framing {
     }
 }
 
-/// Why nothing more can be read from a connection.
+/// The reason why nothing more can be read from a connection.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum TransportError {
     #[error(transparent)]
     PacketTooLarge(#[from] PacketTooLarge),
-    /// WebSocket: the other end has said goodbye.
+    /// WebSocket: the client has sent a close frame.
     #[error("the client closed the WebSocket")]
     Closed,
     /// The connection was for a health check, which has been answered.
     #[error("an HTTP health check")]
     HealthChecked,
-    /// WebSocket: a page that may not connect.
+    /// WebSocket: the origin of the page may not connect.
     #[error("pages of {origin} may not connect: ALLOWED_ORIGINS does not contain this origin")]
     ForeignPage { origin: String },
     #[error("{0}")]
@@ -69,14 +69,14 @@ impl TransportError {
     }
 }
 
-/// Cuts what was received into packet texts.
+/// Splits received bytes into packet texts.
 pub(crate) enum Decoder {
-    /// A socket from which nothing has come yet.
+    /// A socket that has received nothing yet.
     First {
         limit: usize,
         context: Arc<HttpContext>,
     },
-    /// It was HTTP or TLS, which a plain socket does not speak; what is left is the answer.
+    /// The client sent HTTP or TLS to a plain socket; the answer is still to be sent.
     Foreign(Vec<u8>),
     Nul(NulDecoder),
     WebSocket(Box<WebSocketDecoder>),
@@ -90,8 +90,8 @@ impl Decoder {
         }
     }
 
-    /// Looks at the first bytes of a socket: a browser or a WebSocket client that has the wrong port is told
-    /// so at once, and does not have to wait for its own time limit.
+    /// Checks the first bytes of a socket: a browser or a WebSocket client with the wrong port gets an answer
+    /// at once, and does not have to wait for its own time limit.
     fn recognise(&mut self, chunk: &mut &[u8]) -> Result<(), TransportError> {
         let Self::First { limit, context } = self else { return Ok(()) };
         let (answer, reason) = if upgrade::looks_like_http(chunk) {
@@ -141,7 +141,7 @@ impl Decoder {
         }
     }
 
-    /// How many bytes it keeps of what was received.
+    /// The number of received bytes that the decoder holds.
     pub(crate) fn buffered(&self) -> usize {
         match self {
             Self::First { .. } | Self::Foreign(_) => 0,
@@ -150,7 +150,7 @@ impl Decoder {
         }
     }
 
-    /// Whether the beginning of a packet is waiting for its end (2.15).
+    /// Returns `true` if a packet is incomplete (2.15).
     pub(crate) fn is_mid_packet(&self) -> bool {
         match self {
             Self::First { .. } | Self::Foreign(_) => false,
@@ -159,7 +159,7 @@ impl Decoder {
         }
     }
 
-    /// The request that a WebSocket began with, once.
+    /// Returns the HTTP request of the WebSocket, once.
     pub(crate) fn take_upgrade(&mut self) -> Option<Arc<Upgrade>> {
         match self {
             Self::WebSocket(decoder) => decoder.take_upgrade(),
@@ -167,7 +167,7 @@ impl Decoder {
         }
     }
 
-    /// What the transport itself wants to send: the WebSocket upgrade, pongs, a close frame.
+    /// Bytes that the transport itself has to send: the WebSocket upgrade, pongs, a close frame.
     pub(crate) fn take_output(&mut self) -> Vec<u8> {
         match self {
             Self::First { .. } | Self::Nul(_) => Vec::new(),
@@ -176,7 +176,7 @@ impl Decoder {
         }
     }
 
-    /// Whether a packet can be sent: not before a WebSocket has been agreed on, nor after its close frame.
+    /// Returns `true` if a packet can be sent: on a WebSocket, after the upgrade and before the close frame.
     pub(crate) fn is_open(&self) -> bool {
         match self {
             Self::First { .. } | Self::Nul(_) => true,
@@ -185,7 +185,7 @@ impl Decoder {
         }
     }
 
-    /// Says goodbye in the transport's own way; [`take_output`](Self::take_output) has it.
+    /// Adds the close frame of the transport, if it has one, to [`take_output`](Self::take_output).
     pub(crate) fn close(&mut self, code: CloseCode, reason: &str) {
         if let Self::WebSocket(decoder) = self {
             decoder.close(code, reason);

@@ -1,8 +1,8 @@
-//! HTTP in front of a WebSocket: the upgrade (RFC 6455 §4), health checks, and a clear answer to
-//! everything else.
+//! HTTP before a WebSocket: the upgrade (RFC 6455 §4), health checks, and an explicit answer to
+//! every other request.
 //!
-//! One request is read, answered, and forgotten. Bodies are not read and connections are not reused:
-//! what is not an upgrade ends the connection. Not here: frames (`frames`), sockets.
+//! A connection has one request. Bodies are not read, and connections are not reused:
+//! a request that is not an upgrade ends the connection. Not here: frames (`frames`), sockets.
 
 use std::fmt::{self, Write as _};
 use std::sync::RwLock;
@@ -12,30 +12,30 @@ use tungstenite::handshake::derive_accept_key;
 
 use crate::config::{AllowedOrigin, origin};
 
-/// The longest request, from its first byte to the empty line.
+/// The longest request in bytes, from its first byte to the empty line.
 const MAX_HEAD_BYTES: usize = 16 << 10;
-/// Header lines of a request.
+/// The most header lines of a request.
 const MAX_HEADER_LINES: usize = 100;
-/// The one subprotocol that is answered when a client offers it.
+/// The only subprotocol that the server accepts.
 const SUBPROTOCOL: &str = "jmqt";
-/// Where health checks ask.
+/// The path of health checks.
 const HEALTH_PATH: &str = "/healthz";
 /// The length of a `Sec-WebSocket-Key`: 16 bytes in base64.
 const KEY_LENGTH: usize = 24;
 
-/// What all connections of a server answer HTTP requests by.
+/// The settings for answers to HTTP requests, shared by all connections.
 #[derive(Debug, Default)]
 pub(crate) struct HttpContext {
     websocket_port: Option<u16>,
     tls_websocket_port: Option<u16>,
-    /// Pages of other hosts that may connect.
+    /// Origins of other hosts whose pages may connect.
     allowed_origins: Vec<AllowedOrigin>,
-    /// Why health checks are answered 503, whatever is found; `None` while the server is not stopping.
+    /// The reason to answer every health check with 503; `None` while the server is not stopping.
     unready: RwLock<Option<&'static str>>,
     check: Check,
 }
 
-/// Finds out why health checks are to be answered 503.
+/// Returns the reason to answer health checks with 503, if there is one.
 #[derive(Default)]
 struct Check(Option<Box<dyn Fn() -> Option<&'static str> + Send + Sync>>);
 
@@ -46,18 +46,18 @@ impl fmt::Debug for Check {
 }
 
 impl HttpContext {
-    /// With the ports that somebody who asks at the wrong one is sent to.
+    /// Sets the WebSocket ports that the answer to a request at a wrong port names.
     pub(crate) fn new(websocket_port: Option<u16>, tls_websocket_port: Option<u16>) -> Self {
         Self { websocket_port, tls_websocket_port, ..Self::default() }
     }
 
-    /// Pages of these origins may connect, beside those of the server's own host.
+    /// Sets the origins whose pages may connect, in addition to the server's own host.
     pub(crate) fn with_allowed_origins(mut self, allowed: Vec<AllowedOrigin>) -> Self {
         self.allowed_origins = allowed;
         self
     }
 
-    /// Health checks ask this for a reason to be answered 503.
+    /// Sets the function that returns a reason to answer health checks with 503.
     pub(crate) fn with_check(
         mut self,
         check: impl Fn() -> Option<&'static str> + Send + Sync + 'static,
@@ -66,7 +66,7 @@ impl HttpContext {
         self
     }
 
-    /// Health checks are answered 503 with this word from now on, or, with `None`, as before.
+    /// Sets the reason to answer every health check with 503. `None`: the function decides again.
     pub(crate) fn set_unready(&self, reason: Option<&'static str>) {
         *self.unready.write().unwrap_or_else(std::sync::PoisonError::into_inner) = reason;
     }
@@ -79,10 +79,10 @@ impl HttpContext {
         }
     }
 
-    /// The answer to an HTTP request that came to a port for packets without HTTP.
+    /// The answer to an HTTP request at a plain socket port.
     pub(super) fn wrong_port(&self) -> Vec<u8> {
         let mut text = "This port is for JMQT over TCP, not for HTTP or WebSocket.".to_owned();
-        // Infallible: it is a `String` that is written to.
+        // Infallible: writing to a `String` does not fail.
         let _ = match (self.websocket_port, self.tls_websocket_port) {
             (None, None) => write!(text, " The server has no WebSocket port."),
             (Some(port), None) => write!(text, " WebSockets connect to port {port} (ws)."),
@@ -95,33 +95,33 @@ impl HttpContext {
     }
 }
 
-/// What came of a request.
+/// The result of reading a request.
 #[derive(Debug)]
 pub(super) enum Outcome {
-    /// It has not ended yet.
+    /// The request is incomplete.
     Incomplete,
-    /// The connection is a WebSocket once the answer has been sent. The request was so long.
+    /// The connection is a WebSocket after the answer has been sent. `head_length` is the length of the request.
     Upgraded { answer: Vec<u8>, head_length: usize },
-    /// It was a health check; the connection ends with the answer.
+    /// The request was a health check; the connection ends with the answer.
     Checked { answer: Vec<u8> },
-    /// It came from a page that may not connect; the connection ends with the answer.
+    /// The origin of the page may not connect; the connection ends with the answer.
     ForeignPage { answer: Vec<u8>, origin: String },
-    /// It was refused; the connection ends with the answer.
+    /// The request was refused; the connection ends with the answer.
     Refused { answer: Vec<u8>, problem: String },
 }
 
-/// Whether these first bytes of a connection are the beginning of an HTTP request, and not a packet.
+/// Returns `true` if these first bytes of a connection begin an HTTP request, and not a packet.
 pub(super) fn looks_like_http(bytes: &[u8]) -> bool {
     const METHODS: [&[u8]; 7] = [b"GET ", b"HEAD ", b"POST ", b"PUT ", b"OPTIONS ", b"DELETE ", b"CONNECT "];
     METHODS.iter().any(|method| bytes.starts_with(method))
 }
 
-/// Whether these first bytes of a connection are the beginning of a TLS handshake.
+/// Returns `true` if these first bytes of a connection begin a TLS handshake.
 pub(super) fn looks_like_tls(bytes: &[u8]) -> bool {
     bytes.starts_with(&[0x16, 0x03])
 }
 
-/// Reads what has come of a request, of which the first `seen` bytes were looked at before.
+/// Reads the received part of a request. The first `seen` bytes were searched before.
 pub(super) fn read(head: &[u8], seen: usize, context: &HttpContext) -> Outcome {
     let Some(length) = head_length(head, seen) else {
         if head.len() >= MAX_HEAD_BYTES {
@@ -161,7 +161,7 @@ pub(super) fn read(head: &[u8], seen: usize, context: &HttpContext) -> Outcome {
     request.answer(context, length)
 }
 
-/// How long the request is, its empty line included, if that has come.
+/// The length of the request including its empty line; `None` if it is incomplete.
 fn head_length(head: &[u8], seen: usize) -> Option<usize> {
     let from = seen.saturating_sub(3);
     memchr::memchr_iter(b'\n', &head[from..]).map(|at| from + at).find_map(|at| {
@@ -174,7 +174,7 @@ fn head_length(head: &[u8], seen: usize) -> Option<usize> {
 struct Request<'a> {
     method: &'a str,
     path: &'a str,
-    /// The number behind `HTTP/1.`.
+    /// The number after `HTTP/1.`.
     version: u8,
     headers: &'a [Header<'a>],
 }
@@ -186,7 +186,7 @@ impl<'a> Request<'a> {
         of_that_name.filter_map(|header| std::str::from_utf8(header.value).ok()).map(str::trim)
     }
 
-    /// The items of a header whose value is a list, which may be spread over several lines (RFC 9110 §5.3).
+    /// The items of a header whose value is a list, which may span several lines (RFC 9110 §5.3).
     fn items(&self, name: &'static str) -> impl Iterator<Item = &'a str> + use<'a> {
         self.values(name).flat_map(|value| value.split(',')).map(str::trim)
     }
@@ -199,7 +199,7 @@ impl<'a> Request<'a> {
         let path = self.path.split('?').next().unwrap_or_default();
         let with_body = self.method != "HEAD";
         match self.method {
-            // HAProxy's `option httpchk` asks with OPTIONS unless it is told otherwise.
+            // HAProxy's `option httpchk` uses OPTIONS by default.
             "OPTIONS" => {
                 let (status, text) = context.health();
                 Outcome::Checked { answer: answer(status, "Allow: GET, HEAD, OPTIONS\r\n", text, true) }
@@ -245,7 +245,7 @@ impl<'a> Request<'a> {
         let (Some(key), None) = (keys.next().filter(|key| key.len() == KEY_LENGTH), keys.next()) else {
             return refuse("the WebSocket upgrade needs one header Sec-WebSocket-Key of 16 bytes in base64");
         };
-        // Every line counts, also one that is not UTF-8: what is not understood is not allowed.
+        // Every line counts, including lines that are not UTF-8: an unknown origin is refused.
         let mut origins = self.headers.iter().filter(|header| header.name.eq_ignore_ascii_case("Origin"));
         let host = self.values("Host").next();
         let foreign = origins.find_map(|header| {
@@ -285,14 +285,14 @@ fn refused(status: &str, headers: &str, text: &str, problem: &str) -> Outcome {
     Outcome::Refused { answer: answer(status, headers, text, true), problem: problem.to_owned() }
 }
 
-/// The problem as a sentence of its own.
+/// The problem as a complete sentence.
 fn sentence(problem: &str) -> String {
     let mut letters = problem.chars();
     let first = letters.next().map(|letter| letter.to_ascii_uppercase());
     first.into_iter().chain(letters).chain(['.']).collect()
 }
 
-/// An answer that ends the connection. `headers` are whole lines.
+/// An answer that ends the connection. `headers` contains complete lines.
 fn answer(status: &str, headers: &str, text: &str, with_body: bool) -> Vec<u8> {
     let mut answer = format!(
         "HTTP/1.1 {status}\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\n\

@@ -1,7 +1,7 @@
 //! WebSocket (RFC 6455) as a state machine over bytes: first the upgrade, then frames.
 //!
-//! The upgrade is read by [`upgrade`], frames by [`FrameReader`]; pushes are written as ready-made frames
-//! beside what the reader wants to say.
+//! [`upgrade`] reads the upgrade, and [`FrameReader`] the frames. Pushes are written as encoded frames,
+//! independently of the output of the reader.
 
 use std::sync::Arc;
 
@@ -21,19 +21,19 @@ pub(crate) struct WebSocketDecoder {
 enum State {
     Upgrading {
         context: Arc<HttpContext>,
-        /// What has come of the request.
+        /// The received part of the request.
         head: Vec<u8>,
     },
     Open {
         frames: FrameReader,
-        /// What came right behind the upgrade.
+        /// The bytes received directly after the upgrade.
         behind: Behind,
         /// The answer to the upgrade, to be sent before everything else.
         answer: Vec<u8>,
-        /// The request, until somebody takes it.
+        /// The request, until it is taken.
         upgrade: Option<Arc<Upgrade>>,
     },
-    /// There is no WebSocket; what is left is the answer.
+    /// The upgrade failed; the answer is still to be sent.
     Ended(Vec<u8>),
 }
 
@@ -48,7 +48,7 @@ impl WebSocketDecoder {
             head.extend_from_slice(chunk);
             *chunk = &[];
             let outcome = upgrade::read(head, seen, context);
-            // The answer to the upgrade has to leave before any answer to what follows it.
+            // The answer to the upgrade must be sent before any answer to later bytes.
             self.upgrade(outcome)?;
             return Ok(None);
         }
@@ -64,8 +64,8 @@ impl WebSocketDecoder {
         Ok(message)
     }
 
-    /// Whether [`next`](Self::next) has something left although it returned `None`: what came right
-    /// behind the upgrade.
+    /// Returns `true` if [`next`](Self::next) has unread input although it returned `None`: bytes received directly
+    /// after the upgrade.
     pub(crate) fn has_more(&self) -> bool {
         matches!(&self.state, State::Open { behind, .. } if !behind.is_used_up())
     }
@@ -101,7 +101,7 @@ impl WebSocketDecoder {
         }
     }
 
-    /// The request that the WebSocket began with, once.
+    /// Returns the HTTP request of the WebSocket, once.
     pub(crate) fn take_upgrade(&mut self) -> Option<Arc<Upgrade>> {
         match &mut self.state {
             State::Open { upgrade, .. } => upgrade.take(),
@@ -109,7 +109,7 @@ impl WebSocketDecoder {
         }
     }
 
-    /// Whether a message can be sent: after the upgrade, and before anybody has said goodbye.
+    /// Returns `true` if a message can be sent: after the upgrade, and before a close frame of either side.
     pub(crate) fn is_open(&self) -> bool {
         matches!(&self.state, State::Open { frames, .. } if frames.is_open())
     }
@@ -146,7 +146,7 @@ impl WebSocketDecoder {
     }
 }
 
-/// What was received right behind the upgrade and is not read yet.
+/// The unread bytes that were received directly after the upgrade.
 #[derive(Debug, Default)]
 struct Behind {
     input: Vec<u8>,
@@ -162,7 +162,7 @@ impl Behind {
         &self.input[self.at..]
     }
 
-    /// Frees the input once it is used up: an idle connection keeps nothing.
+    /// Frees the input when it is used up, so that an idle connection holds no memory.
     fn reclaim(&mut self) {
         if self.is_used_up() {
             *self = Self::default();

@@ -1,4 +1,4 @@
-//! Which channels this node needs, and what Redis has been told of it.
+//! Tracks the channels that this node needs, and their subscriptions in Redis.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -9,12 +9,12 @@ use tokio::sync::Notify;
 use super::link::Link;
 use crate::name_map::NameMap;
 
-/// One command names so many channels.
+/// The most channels in one command.
 const CHANNELS_AT_A_TIME: usize = 512;
 
 #[derive(Default)]
 struct Entry {
-    /// How many subscriptions of this node need it.
+    /// The number of subscriptions of this node that need the channel.
     members: usize,
     /// Redis has confirmed it.
     subscribed: bool,
@@ -23,16 +23,16 @@ struct Entry {
 #[derive(Default)]
 struct Channels {
     entries: NameMap<ChannelName, Entry>,
-    /// Those of which Redis may have to be told something.
+    /// Channels whose subscription in Redis may have to change.
     changed: Vec<ChannelName>,
-    /// Those that Redis is being asked to unsubscribe, and has not confirmed; and how often.
+    /// Channels with unconfirmed UNSUBSCRIBE requests, and the number of these requests.
     leaving: NameMap<ChannelName, usize>,
-    /// There is a link, which is told of every change. Without one there is nothing to keep for it: a new
-    /// one is told all there is.
+    /// `true` while connected: every change is sent. Without a connection no changes are recorded, because a new
+    /// connection subscribes all channels.
     is_linked: bool,
 }
 
-/// See the module.
+/// See the module documentation.
 #[derive(Default)]
 pub(super) struct Interest {
     channels: Mutex<Channels>,
@@ -40,7 +40,7 @@ pub(super) struct Interest {
     confirmed: Notify,
 }
 
-/// What Redis has to be told next.
+/// The next changes to send to Redis.
 #[derive(Default)]
 struct Orders {
     subscribe: Vec<ChannelName>,
@@ -64,10 +64,10 @@ impl Interest {
         }
     }
 
-    /// Returns at once if there is no link, or else when Redis has confirmed.
+    /// Returns when Redis has confirmed, or at once without a connection.
     pub(super) async fn joined(&self, channel: &ChannelName, is_up: impl Fn() -> bool) {
         loop {
-            // It hears of everything from here on, polled or not.
+            // `notified` receives notifications from here on, even before it is polled.
             let confirmed = self.confirmed.notified();
             if !is_up() || self.lock().entries.get(channel).is_none_or(|entry| entry.subscribed) {
                 return;
@@ -93,7 +93,7 @@ impl Interest {
         }
     }
 
-    /// Redis has unsubscribed this node from a channel; `false` if it was not asked to, and somebody needs
+    /// Handles the end of a subscription in Redis; `false` if this node did not request it, and needs
     /// the channel.
     pub(super) fn unsubscribed(&self, channel: &str) -> bool {
         let mut channels = self.lock();
@@ -108,7 +108,7 @@ impl Interest {
         entries.get(channel).is_none_or(|entry| entry.members == 0)
     }
 
-    /// The link is gone: nothing is subscribed any more, and nobody waits for it.
+    /// Handles a lost connection: no channel is subscribed, and waiting callers continue.
     pub(super) fn link_lost(&self) {
         let mut channels = self.lock();
         channels.entries.retain(|_, entry| {
@@ -126,7 +126,7 @@ impl Interest {
         self.confirmed.notify_waiters();
     }
 
-    /// Tells a new link all there is.
+    /// Subscribes all channels on a new connection.
     pub(super) async fn subscribe_all(&self, link: &Link, name: impl Fn(&str) -> String) -> RedisResult<()> {
         self.link_begins();
         self.tell(link, &name).await
@@ -140,7 +140,7 @@ impl Interest {
         changed.extend(entries.keys().cloned());
     }
 
-    /// Tells the link of every change, for as long as it stands.
+    /// Sends every change, until the connection ends.
     pub(super) async fn keep(&self, link: &Link, name: impl Fn(&str) -> String) -> RedisResult<()> {
         loop {
             self.tell(link, &name).await?;
@@ -165,8 +165,8 @@ impl Interest {
         }
     }
 
-    /// Takes what has changed. What is going to be unsubscribed counts as such from here on, so that a
-    /// member that comes meanwhile subscribes anew.
+    /// Takes the changes. Channels to unsubscribe count as unsubscribed from here on, so that a
+    /// new member subscribes again.
     fn orders(&self) -> Orders {
         let mut channels = self.lock();
         let mut orders = Orders::default();
@@ -193,8 +193,8 @@ impl Interest {
         let mut channels = self.lock();
         let Channels { entries, changed, .. } = &mut *channels;
         for channel in subscribed {
-            // Every member may have left meanwhile: then the entry is there still, or is gone and Redis
-            // has to be told.
+            // All members may have left meanwhile: then the entry still exists, or it is gone and Redis
+            // must unsubscribe.
             let entry = entries.entry(channel.clone()).or_default();
             entry.subscribed = true;
             if entry.members == 0 {
@@ -210,7 +210,7 @@ impl Interest {
         self.lock().entries.len()
     }
 
-    /// With a link that is told of nothing yet.
+    /// With a connection that has received no commands yet.
     #[cfg(test)]
     fn linked() -> Self {
         let interest = Self::default();

@@ -1,4 +1,4 @@
-//! One connection to Redis, whatever kind of Redis it is.
+//! One connection to Redis of any kind.
 
 use futures_util::future::try_join_all;
 use redis::aio::MultiplexedConnection;
@@ -13,7 +13,7 @@ use redis::{
 use super::{ANSWER_TIMEOUT, CONNECT_TIMEOUT};
 use crate::config::{RedisMode, RedisOptions};
 
-/// So many messages may be on their way to a connection that is slow to take them.
+/// The most messages in flight to a slow connection.
 const CONNECTION_QUEUE: usize = 64;
 
 /// A connection.
@@ -23,7 +23,7 @@ pub(super) enum Link {
 }
 
 impl Link {
-    /// Connects; `received` is given what comes in.
+    /// Connects; `received` gets the incoming messages.
     pub(super) async fn connect(
         options: &RedisOptions,
         received: impl Fn(PushInfo) + Send + Sync + 'static,
@@ -92,7 +92,7 @@ impl Link {
         }
     }
 
-    /// Publishes messages in order. Returns how many listened to each (on a cluster, on its shard).
+    /// Publishes messages in order. Returns the number of receivers of each (on a cluster, on its shard).
     pub(super) async fn publish(&self, messages: Vec<(String, Vec<u8>)>) -> RedisResult<Vec<u64>> {
         match self {
             Self::One(connection) => {
@@ -116,7 +116,7 @@ impl Link {
     }
 }
 
-/// What went wrong, with what the server said of it.
+/// The error as text, with the message of the server.
 pub(super) fn explain(error: &RedisError) -> String {
     let hint = match error.code() {
         Some("NOAUTH" | "WRONGPASS") => " (see REDIS_USER and REDIS_PASSWORD)",
@@ -174,7 +174,7 @@ fn sentinel(
     master: &str,
     certificates: Option<TlsCertificates>,
 ) -> RedisResult<redis::sentinel::SentinelClient> {
-    // Sentinels are asked in plain text: they rarely have certificates of their own.
+    // Connections to Sentinels are not encrypted: Sentinels rarely have certificates.
     let sentinels = nodes.iter().map(|(host, port)| ConnectionAddr::Tcp(host.clone(), *port));
     let mut builder = SentinelClientBuilder::new(sentinels, master, SentinelServerType::Master)?
         .set_client_to_redis_protocol(ProtocolVersion::RESP3)

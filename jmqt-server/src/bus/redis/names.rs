@@ -1,14 +1,14 @@
-//! What the Redis channels are called.
+//! The names of the Redis channels.
 
 use super::outgoing::Target;
 use crate::bus::NodeId;
 use crate::config::{RedisMode, RedisOptions};
 
-/// On a Redis Cluster the names of these channels have this in common, which alone says where they live: so
-/// what nodes tell each other keeps one order, whether it is for one node or for all.
+/// The hash tag of control channels. It places them on one shard of a Redis Cluster, so that control messages keep their
+/// order, both those to one node and those to all nodes.
 const SHARD: &str = "{nodes}:";
 
-/// See the module.
+/// See the module documentation.
 pub(super) struct Names {
     prefix: String,
     shard: &'static str,
@@ -20,7 +20,7 @@ impl Names {
         Self { prefix: options.prefix.clone(), shard }
     }
 
-    /// Of a JMQT channel.
+    /// The name for a JMQT channel.
     pub(super) fn channel(&self, name: &str) -> String {
         format!("{}c:{name}", self.prefix)
     }
@@ -30,12 +30,12 @@ impl Names {
         name.strip_prefix(self.prefix.as_str())?.strip_prefix("c:")
     }
 
-    /// Of one node's own.
+    /// The name of the channel of one node.
     pub(super) fn node(&self, node: NodeId) -> String {
         format!("{}{}n:{node}", self.prefix, self.shard)
     }
 
-    /// Of the one that all nodes have.
+    /// The name of the channel of all nodes.
     pub(super) fn everybody(&self) -> String {
         format!("{}{}all", self.prefix, self.shard)
     }

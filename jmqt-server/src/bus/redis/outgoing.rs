@@ -1,4 +1,4 @@
-//! What waits to be published.
+//! The queue of messages to publish.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -8,17 +8,17 @@ use tokio::sync::{Notify, watch};
 
 use crate::bus::NodeId;
 
-/// So much may wait. Control messages may use twice as much.
+/// The most queued bytes. Control messages may use twice as much.
 const WAITING_BYTES: usize = 64 << 20;
-/// One payload takes on more pushes up to this.
+/// Pushes are joined to a payload up to this size.
 const JOINED_BYTES: usize = 64 << 10;
-/// One pipeline has so many messages, or about so many bytes.
+/// The most messages of one pipeline, and about the most bytes.
 const BATCH_MESSAGES: usize = 512;
 const BATCH_BYTES: usize = 1 << 20;
-/// What a message costs beside its payload.
+/// The memory of a message in addition to its payload.
 const OVERHEAD: usize = 128;
 
-/// Who is to get a message.
+/// The receivers of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Target {
     /// The nodes that joined the channel.
@@ -28,7 +28,7 @@ pub(super) enum Target {
 }
 
 impl Target {
-    /// The one node that is meant.
+    /// One node.
     pub(super) fn node(&self) -> Option<NodeId> {
         match self {
             Self::Node(node) => Some(*node),
@@ -40,17 +40,17 @@ impl Target {
 struct Waiting {
     target: Target,
     payload: Vec<u8>,
-    /// How much of it is a header that more pushes may share; 0 if nothing can be added.
+    /// The length of the header that more pushes may share; 0 if no pushes can be added.
     header: usize,
 }
 
 #[derive(Default)]
 struct Queue {
-    /// What nodes tell each other does not wait behind pushes: a node under load is not a dead one.
+    /// Control messages do not wait behind pushes, so that a node under load does not appear dead.
     control: VecDeque<(Target, Vec<u8>)>,
     waiting: VecDeque<Waiting>,
     bytes: usize,
-    /// How many payloads of pushes have been put in, and taken out, since the start.
+    /// The number of payloads of pushes added, and removed, since the start.
     put: u64,
     taken: u64,
 }
@@ -61,11 +61,11 @@ impl Queue {
     }
 }
 
-/// Two queues with a bound, control messages and pushes, each in the order of what was put in.
+/// Two bounded queues, control messages and pushes, each in order.
 pub(super) struct Outgoing {
     queue: Mutex<Queue>,
     ready: Notify,
-    /// How many payloads of pushes Redis has had, or never will.
+    /// The number of payloads of pushes that were sent or dropped.
     sent: watch::Sender<u64>,
 }
 
@@ -78,8 +78,8 @@ impl Outgoing {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts a message at the end, or joins its pushes to the last one if that has the same header; `false`
-    /// if there is no room.
+    /// Adds a message at the end, or joins its pushes to the last message if it has the same header; `false`
+    /// if the queue is full.
     pub(super) fn put(&self, target: Target, payload: Vec<u8>, header: usize) -> bool {
         let mut queue = self.lock();
         let is_control = !crate::bus::message::is_pushes(&payload);
@@ -111,14 +111,14 @@ impl Outgoing {
         true
     }
 
-    /// Waits until there is something.
+    /// Waits until the queue contains a message.
     pub(super) async fn ready(&self) {
         while self.lock().is_empty() {
             self.ready.notified().await;
         }
     }
 
-    /// Takes some of it, control messages first.
+    /// Takes some messages, control messages first.
     pub(super) fn take(&self) -> Vec<(Target, Vec<u8>)> {
         let mut queue = self.lock();
         let (mut batch, mut bytes) = (Vec::new(), 0);
@@ -141,20 +141,20 @@ impl Outgoing {
         batch
     }
 
-    /// Redis has all that was taken.
+    /// Records that Redis has received all taken messages.
     pub(super) fn taken_was_sent(&self) {
         let taken = self.lock().taken;
         self.sent.send_replace(taken);
     }
 
-    /// Waits until the pushes that were put in before have been sent, or given up.
+    /// Waits until all pushes added before have been sent or dropped.
     pub(super) async fn sent(&self) {
         let put = self.lock().put;
-        // The sender is here, so it does not end.
+        // The sender is in `self`, so the channel does not close.
         drop(self.sent.subscribe().wait_for(|sent| *sent >= put).await);
     }
 
-    /// Throws everything away; returns how many payloads of pushes that were.
+    /// Drops all messages; returns the number of dropped payloads of pushes.
     pub(super) fn clear(&self) -> u64 {
         let mut queue = self.lock();
         let (pushes, put) = (queue.waiting.len(), queue.put);
@@ -215,7 +215,7 @@ mod tests {
         while put(&outgoing, pushes("a", &large)) {
             taken += 1;
         }
-        assert_eq!(taken, 63); // each has a header too
+        assert_eq!(taken, 63); // each payload also has a header
         assert!(outgoing.put(Target::All, encode_control(SPEAKER, &Control::Leaving), 0));
         assert_eq!(outgoing.clear(), 63);
         assert!(put(&outgoing, pushes("a", &large)));

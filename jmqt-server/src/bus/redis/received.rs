@@ -1,4 +1,4 @@
-//! What comes in by a connection to Redis, and whether that has been lost.
+//! Receives messages from Redis, and detects a lost connection.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +10,7 @@ use super::Inbox;
 use super::interest::Interest;
 use super::names::Names;
 
-/// Takes what a connection receives.
+/// Takes the messages of a connection.
 pub(super) struct Received {
     inbox: Arc<Inbox>,
     names: Arc<Names>,
@@ -24,7 +24,7 @@ struct LostSignal {
     changed: Notify,
 }
 
-/// Tells when a connection is of no use any more.
+/// Signals that a connection is no longer usable.
 pub(super) struct Lost(Arc<LostSignal>);
 
 impl Lost {
@@ -52,7 +52,7 @@ impl Received {
                     self.lose();
                 }
             }
-            // A cluster connection mends itself, but what it was told meanwhile is gone all the same.
+            // A cluster connection reconnects by itself, but the messages sent meanwhile are lost.
             PushKind::Disconnection => self.lose(),
             PushKind::Unsubscribe | PushKind::SUnsubscribe => {
                 if let Some(Value::BulkString(name)) = info.data.first()
@@ -65,12 +65,12 @@ impl Received {
         }
     }
 
-    /// Whether the end of a subscription is no loss. A cluster ends one unasked when its channel moves to
-    /// another shard.
+    /// Returns `true` if this node expected the end of a subscription. A cluster ends a subscription by itself when its
+    /// channel moves to another shard.
     fn was_to_be_unsubscribed(&self, name: &[u8]) -> bool {
         match std::str::from_utf8(name).ok().and_then(|name| self.names.channel_of(name)) {
             Some(channel) => self.interest.unsubscribed(channel),
-            None => false, // this node's own channel, or everybody's, which nobody asks to end
+            None => false, // a control channel, which this node never unsubscribes
         }
     }
 

@@ -1,5 +1,5 @@
-//! The bus on a real Redis, which `JMQT_TEST_REDIS` names (`scripts/with-databases` starts one). Each test
-//! uses a prefix of its own. Those that need a Redis of another kind start one.
+//! Tests of the bus on a real Redis, which `JMQT_TEST_REDIS` names (`scripts/with-databases` starts one). Each test
+//! uses a separate prefix. Tests that need another kind of Redis start it.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
@@ -26,7 +26,7 @@ fn speaker(node: u64) -> Speaker {
     Speaker { node: NodeId(node), epoch: Epoch(7) }
 }
 
-/// Options for the Redis of the tests; `None`, said aloud, if there is none.
+/// The options of the Redis for tests; prints a line and returns `None` without one.
 fn options(test: &str) -> Option<RedisOptions> {
     let Ok(url) = std::env::var("JMQT_TEST_REDIS") else {
         eprintln!("left out for want of a Redis (JMQT_TEST_REDIS): {test}");
@@ -63,7 +63,7 @@ impl Node {
         timeout(DEADLINE, self.events.next()).await.expect("something happens").expect("the bus is there")
     }
 
-    /// The next thing that is said.
+    /// The next message.
     async fn hear(&mut self) -> (NodeId, Body) {
         loop {
             match self.next().await {
@@ -94,7 +94,7 @@ fn run(data: &str) -> Run {
     Run { pieces, before: 0, behind: 0 }
 }
 
-/// A connection that is as patient as the tests are.
+/// A connection with the time limit of the tests.
 async fn ask_redis(host: &str, port: u16) -> MultiplexedConnection {
     let config = redis::AsyncConnectionConfig::new()
         .set_connection_timeout(Some(DEADLINE))
@@ -103,7 +103,7 @@ async fn ask_redis(host: &str, port: u16) -> MultiplexedConnection {
     client.get_multiplexed_async_connection_with_config(&config).await.unwrap()
 }
 
-/// How many connections are subscribed to a channel of these options' prefix.
+/// The number of connections that are subscribed to a channel with the prefix of these options.
 async fn channels_in_redis(options: &RedisOptions) -> Vec<String> {
     let RedisMode::Standalone { host, port } = &options.mode else { return Vec::new() };
     let mut connection = ask_redis(host, *port).await;
@@ -192,7 +192,7 @@ async fn joining_and_leaving_over_and_over_leaves_nothing_behind() {
         for name in &names {
             a.bus.leave(name);
         }
-        // Behind this one everything before it has been carried out.
+        // When this command is answered, all earlier commands have been carried out.
         let last = channel("last");
         a.join(&last).await;
         let mut left = channels_in_redis(&options).await;
@@ -234,7 +234,7 @@ async fn a_link_that_is_reset_comes_back_with_everything_that_was_joined() {
 
 #[tokio::test]
 async fn without_redis_nobody_waits_and_what_is_lost_is_counted() {
-    let options = RedisOptions::standalone("127.0.0.1", 1); // nobody listens there
+    let options = RedisOptions::standalone("127.0.0.1", 1); // no server listens there
     let (bus, _events) = RedisBus::new(speaker(1), seal(), options, Arc::default());
     let (bus, stop) = (Arc::new(bus), CancellationToken::new());
     let running = {
@@ -249,7 +249,7 @@ async fn without_redis_nobody_waits_and_what_is_lost_is_counted() {
     timeout(DEADLINE, running).await.unwrap().unwrap();
 }
 
-/// A Redis of its own kind. It stops, and its folder goes, when this is dropped.
+/// A Redis that a test starts. Dropping this stops it and deletes its folder.
 struct OwnRedis {
     children: Vec<Child>,
     folder: TempDir,
@@ -265,7 +265,7 @@ impl Drop for OwnRedis {
 }
 
 impl OwnRedis {
-    /// `None`, said aloud, where the tests are to do without Redis.
+    /// Prints a line and returns `None` if the tests run without Redis.
     fn new(test: &str) -> Option<Self> {
         options(test)?;
         Some(Self { children: Vec::new(), folder: tempfile::tempdir().unwrap() })
@@ -294,7 +294,7 @@ impl OwnRedis {
     }
 }
 
-/// Below the range that connections get their ports from, and so that a cluster's second port fits.
+/// A port below the ephemeral range, with room for the second port of a cluster.
 fn free_port() -> u16 {
     let taken = |port: &u16| {
         let is_free = |port: u16| TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], port))).is_ok();
@@ -308,7 +308,7 @@ fn words(text: &str) -> Vec<String> {
     text.split(' ').map(str::to_owned).collect()
 }
 
-/// Two nodes that hear of each other's pushes.
+/// Checks that two nodes receive each other's pushes.
 async fn two_nodes_talk(options: &RedisOptions) {
     let (a, mut b) = (Node::start(1, options).await, Node::start(2, options).await);
     let names: Vec<_> = (0..20).map(|number| channel(&format!("c{number}"))).collect();

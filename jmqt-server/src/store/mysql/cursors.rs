@@ -110,7 +110,7 @@ async fn lock_named(
     Ok(found)
 }
 
-/// Reads a cursor from two columns that follow each other.
+/// Reads a cursor from two consecutive columns.
 pub(super) fn read(row: &MySqlRow, column: usize) -> Result<Cursor, StoreError> {
     cursor::parse(rows::seq(row, column)?, row.try_get(column + 1)?)
 }

@@ -1,4 +1,4 @@
-//! Clients that did not come back in time.
+//! Removes clients that did not return in time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
@@ -74,7 +74,7 @@ struct Place {
 }
 
 impl MySqlStore {
-    /// A clock that was ahead may have noted times that are still to come.
+    /// Corrects times in the future, which a wrong clock has written.
     async fn correct_future(&self) -> Result<(), StoreError> {
         let now = SystemTime::now();
         let corrected = retried(|| async {
@@ -97,9 +97,9 @@ impl MySqlStore {
         corrected.await
     }
 
-    /// See [`Store::expire`](crate::store::Store::expire). Clients go a few at a time: an error after
-    /// some have gone ends it early and is not reported, so that theirs is; the next call meets it
-    /// again.
+    /// See [`Store::expire`](crate::store::Store::expire). Clients are removed in small groups. An error after
+    /// the first group ends the call early and is not returned, so that the caller gets the removed clients; the next call
+    /// meets the error again.
     pub(super) async fn expire_clients(
         &self,
         before: SystemTime,

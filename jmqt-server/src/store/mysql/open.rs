@@ -18,7 +18,7 @@ use crate::store::names::NameSet;
 use crate::store::time::millis;
 use crate::store::{DatabaseError, Epoch, StoreError};
 
-/// The steps from nothing to the schema of this version, in order. A step that was released never changes.
+/// The migrations from an empty database to the schema of this version, in order. A released migration never changes.
 /// Each can be run again after it was interrupted.
 const MIGRATIONS: [(i64, &str, &str); 3] = [
     (1, "tables", include_str!("../migrations/0001_mysql.sql")),

@@ -1,4 +1,4 @@
-//! Clients for whom too many messages wait.
+//! Limits the pending messages of clients.
 
 use std::ops::RangeInclusive;
 use std::sync::LazyLock;
@@ -222,7 +222,7 @@ async fn pending_of(connection: &mut MySqlConnection, client: &ClientId) -> Resu
     Ok(pending)
 }
 
-/// Moves the cursors on, from where they are by now.
+/// Moves the cursors forward from their current positions.
 async fn raise(
     connection: &mut MySqlConnection,
     client: &ClientId,

@@ -138,7 +138,7 @@ pub(super) fn add_name(arguments: &mut MySqlArguments, name: &str) -> Result<(),
     arguments.add(name.as_bytes())
 }
 
-/// Adds who sent a message; the server is NULL.
+/// Adds the sender of a message; NULL for the server.
 pub(super) fn add_sender(
     arguments: &mut MySqlArguments,
     sender: Option<&ClientId>,
@@ -151,7 +151,7 @@ pub(super) fn key(row: &MySqlRow, column: usize) -> Result<ChannelKey, StoreErro
     Ok(ChannelKey(row.try_get(column)?))
 }
 
-/// Reads a place in a log.
+/// Reads a log position.
 pub(super) fn seq(row: &MySqlRow, column: usize) -> Result<Seq, StoreError> {
     count(row, column).map(Seq)
 }
@@ -204,7 +204,7 @@ pub(super) fn client(row: &MySqlRow, column: usize) -> Result<ClientId, StoreErr
     ClientId::parse(text(row, column)?).map_err(|_| StoreError::Corrupt { what: "client id" })
 }
 
-/// Reads who sent a message.
+/// Reads the sender of a message.
 pub(super) fn sender(row: &MySqlRow, column: usize) -> Result<Option<ClientId>, StoreError> {
     let text = optional_text(row, column)?;
     text.map(ClientId::parse).transpose().map_err(|_| StoreError::Corrupt { what: "sender" })

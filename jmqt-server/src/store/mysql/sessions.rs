@@ -42,7 +42,7 @@ static REMOVE: LazyLock<MultiRow> = LazyLock::new(|| {
          ON s.client_id = v.a AND s.generation = v.b AND s.node_id = v.c",
     )
 });
-/// `clients` has those with persistent subscriptions only, and nobody was last seen earlier than known.
+/// `clients` contains only clients with persistent subscriptions, and a last-seen time never moves back.
 static SEEN: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::table(
         &["BINARY", "SIGNED"],
@@ -106,8 +106,8 @@ impl MySqlStore {
         Ok(())
     }
 
-    /// See [`Store::claim_orphans`](crate::store::Store::claim_orphans). What another process claimed
-    /// and did not finish is claimed again; what `node` has claimed already is not.
+    /// See [`Store::claim_orphans`](crate::store::Store::claim_orphans). Unfinished claims of another process
+    /// are claimed again; existing claims of `node` are not.
     pub(super) async fn claim_all_others(&self, node: &str) -> Result<Vec<SessionRow>, StoreError> {
         self.check_open()?;
         let sql = concat!(

@@ -15,10 +15,10 @@ use crate::store::time::millis;
 use crate::store::to_trim::ToTrim;
 use crate::store::{ChannelKey, Seq, StoreError};
 
-/// How many messages the first statement of a turn deletes. They may be large, so it begins with few.
+/// The number of messages that the first statement of a turn deletes: few, because they may be large.
 const FEWEST_AT_A_TIME: u64 = 32;
 
-/// How many messages one statement deletes at most.
+/// The most messages that one statement deletes.
 const MOST_AT_A_TIME: u64 = 2048;
 
 /// How long one transaction goes on deleting.
@@ -55,7 +55,7 @@ static LOCK_CHANNELS: LazyLock<MultiRow> = LazyLock::new(|| {
         "SELECT id FROM channels FORCE INDEX (PRIMARY) WHERE id IN ({rows}) ORDER BY id FOR UPDATE",
     )
 });
-/// Deletes those of the channels that have nothing left.
+/// Deletes channels that have no content left.
 static FORGET_CHANNELS: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::table(
         &["SIGNED"],
@@ -97,7 +97,7 @@ impl Trimming {
     }
 }
 
-/// Messages of one channel that can go.
+/// Deletable messages of one channel.
 #[derive(Clone, Copy)]
 struct Behind {
     key: ChannelKey,
@@ -276,7 +276,7 @@ async fn behind_every_cursor(
     Ok((logs, empty.into_iter().collect()))
 }
 
-/// Deletes about so many messages from the beginnings of `logs`, and takes out those that are done.
+/// Deletes about this number of messages from the beginnings of `logs`, and removes finished logs from the list.
 async fn delete_some(
     connection: &mut MySqlConnection,
     logs: &mut Vec<Behind>,

@@ -1,4 +1,4 @@
-//! One batch: load what it needs, carry it out in memory, write what is different.
+//! One batch: loads the needed rows, carries out the batch in memory, writes the changed rows.
 
 use std::sync::LazyLock;
 use std::time::SystemTime;
@@ -23,7 +23,7 @@ static CHANNELS: LazyLock<MultiRow> = LazyLock::new(|| {
         "SELECT name, id, last_seq, persistent_count, total_bytes FROM channels WHERE name IN ({rows})",
     )
 });
-/// `length` looks at the head of a row only; `bytes` lies behind the payload.
+/// `length` reads only the header of a row; `bytes` is stored after the payload.
 static RETAINED: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::new(1, "SELECT channel_id, length(data) FROM retained WHERE channel_id IN ({rows})")
 });
@@ -89,7 +89,7 @@ static FORGET_CLIENTS: LazyLock<MultiRow> = LazyLock::new(|| {
          RETURNING client_id",
     )
 });
-/// Deletes those of the channels that have nothing left.
+/// Deletes channels that have no content left.
 static FORGET_CHANNELS: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::new(
         1,
@@ -157,7 +157,7 @@ impl SqliteStore {
             self.retained.remove(channel.as_str());
         }
         writer.to_trim.extend(&plan.left());
-        // What is in memory belongs to the open files, gone or not.
+        // The state in memory belongs to the open files, even if they are deleted.
         if let Err(error) = self.guard.check_commit() {
             self.rescue(&mut writer, MayCopy::No).await;
             return Err(error);
@@ -165,7 +165,7 @@ impl SqliteStore {
         Ok(outcomes)
     }
 
-    /// Fails if there is no room for another message. What was trimmed has made room in the database, and none on the disk.
+    /// Fails if there is no room for another message. Trimmed messages free space in the database, but not on the disk.
     async fn check_room(&self, connection: &mut SqliteConnection, bytes: u64) -> Result<(), StoreError> {
         if self.guard.has_room(bytes) {
             return Ok(());
@@ -175,7 +175,7 @@ impl SqliteStore {
         self.guard.check_room(unused.unsigned_abs())
     }
 
-    /// Adds to the names in memory what the batch is going to add to the database.
+    /// Adds the new names of the batch to the names in memory.
     fn expect(&self, plan: &Plan<'_>) {
         for (_, client, _) in plan.subscribed() {
             self.clients.insert(client.as_str());
@@ -186,7 +186,7 @@ impl SqliteStore {
     }
 }
 
-/// Puts into `plan` the rows it needs.
+/// Inserts the needed rows into `plan`.
 async fn load<'b>(
     connection: &mut SqliteConnection,
     plan: &mut Plan<'b>,
@@ -214,7 +214,7 @@ async fn load<'b>(
     Ok(())
 }
 
-/// Writes what is different, and returns the clients that have no subscription any more.
+/// Writes the changed rows, and returns the clients that have no subscription any more.
 async fn write(connection: &mut SqliteConnection, plan: &Plan<'_>) -> Result<Vec<ClientId>, StoreError> {
     write_channels(connection, plan).await?;
     write_messages(connection, plan).await?;
@@ -295,7 +295,7 @@ async fn write_retained(connection: &mut SqliteConnection, plan: &Plan<'_>) -> R
     Ok(())
 }
 
-/// Deletes those of the channels that have no subscription, message or retained message left.
+/// Deletes channels that have no subscription, message or retained message left.
 pub(super) async fn forget_channels(
     connection: &mut SqliteConnection,
     channels: &[ChannelKey],

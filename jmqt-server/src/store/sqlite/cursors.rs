@@ -12,7 +12,7 @@ use crate::store::cursor::{self, CursorRow};
 use crate::store::limits::limited;
 use crate::store::{ChannelKey, Cursor, CursorUpdate, StoreError};
 
-/// How many cursors one transaction writes: a commit waits no longer than for these.
+/// The number of cursors that one transaction writes, which limits the wait of a commit.
 const CURSORS_AT_A_TIME: usize = 1024;
 
 static CURSORS: LazyLock<MultiRow> = LazyLock::new(|| {
@@ -43,7 +43,7 @@ pub(super) fn statements() -> [&'static MultiRow; 2] {
 
 impl SqliteStore {
     /// See [`Store::save_cursors`](crate::store::Store::save_cursors). After an error some of the
-    /// cursors may have been written: a few at a time take their turn with commits.
+    /// cursors may have been written: small groups alternate with commits.
     pub(super) async fn write_cursors(&self, updates: &[CursorUpdate]) -> Result<(), StoreError> {
         let newest = cursor::newest(updates);
         for chunk in newest.chunks(CURSORS_AT_A_TIME) {
@@ -59,7 +59,7 @@ impl SqliteStore {
     }
 }
 
-/// Writes those that move on, in the transaction that is open.
+/// Writes the cursors that move forward, in the open transaction.
 pub(super) async fn update(
     connection: &mut SqliteConnection,
     cursors: &[(ChannelKey, &str, CursorRow)],
@@ -74,7 +74,7 @@ pub(super) async fn update(
     Ok(())
 }
 
-/// Reads the cursors of these subscriptions, as far as they exist.
+/// Reads the cursors of these subscriptions that exist.
 pub(super) async fn fetch(
     connection: &mut SqliteConnection,
     subscriptions: &[(ChannelKey, &ClientId)],
@@ -87,7 +87,7 @@ pub(super) async fn fetch(
     found.await?.iter().map(cursor).collect()
 }
 
-/// Reads a cursor from two columns that follow each other.
+/// Reads a cursor from two consecutive columns.
 pub(super) fn read(row: &SqliteRow, column: usize) -> Result<Cursor, StoreError> {
     cursor::parse(rows::seq(row, column)?, row.try_get(column + 1)?)
 }

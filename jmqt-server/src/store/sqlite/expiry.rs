@@ -1,4 +1,4 @@
-//! Clients that did not come back in time.
+//! Removes clients that did not return in time.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -15,7 +15,7 @@ use crate::store::limits::{FUTURE, TIME_LIMIT, limited};
 use crate::store::time::millis;
 use crate::store::{ChannelKey, Expired, IsAway, StoreError};
 
-/// How many clients go in one transaction: a commit waits no longer than for these.
+/// The number of clients that one transaction removes, which limits the wait of a commit.
 const CLIENTS_AT_A_TIME: usize = 16;
 
 static SUBSCRIPTIONS: LazyLock<MultiRow> = LazyLock::new(|| {
@@ -38,8 +38,8 @@ pub(super) fn statements() -> [&'static MultiRow; 4] {
     [&SUBSCRIPTIONS, &LEAVE_CHANNELS, &FORGET_SUBSCRIPTIONS, &FORGET_CLIENTS]
 }
 
-/// Clients that go together, with the number of their subscriptions; and the channels they leave,
-/// with the number of those who leave.
+/// Clients that are removed together, with the number of their subscriptions; and their channels,
+/// with the number of removed subscribers.
 #[derive(Default)]
 struct Leaving {
     clients: BTreeMap<ClientId, u64>,
@@ -47,9 +47,9 @@ struct Leaving {
 }
 
 impl SqliteStore {
-    /// See [`Store::expire`](crate::store::Store::expire). Clients go a few at a time: an error after
-    /// some have gone ends it early and is not reported, so that theirs is; the next call meets it
-    /// again.
+    /// See [`Store::expire`](crate::store::Store::expire). Clients are removed in small groups. An error after
+    /// the first group ends the call early and is not returned, so that the caller gets the removed clients; the next call
+    /// meets the error again.
     pub(super) async fn expire_clients(
         &self,
         before: SystemTime,
@@ -71,7 +71,7 @@ impl SqliteStore {
         Ok(expired)
     }
 
-    /// A clock that was ahead may have noted times that are still to come.
+    /// Corrects times in the future, which a wrong clock has written.
     async fn correct_future(&self) -> Result<(), StoreError> {
         let now = SystemTime::now();
         let mut writer = self.writer().await?;

@@ -1,5 +1,5 @@
-//! Watches what the database stands on: that its file and its write-ahead log are still there and nobody else's, and
-//! that there is room.
+//! Checks that the database file and its write-ahead log still exist and are the same files, and
+//! that the disk has room.
 
 use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::io;
@@ -10,32 +10,32 @@ use std::time::{Duration, Instant};
 use super::rescue::Loss;
 use crate::store::StoreError;
 
-/// How often files and disk are looked at, unless something was committed.
+/// How often files and disk are checked without commits.
 const EVERY: Duration = Duration::from_secs(1);
-/// The disk also after so many bytes were written.
+/// The disk is also checked after this number of written bytes.
 const EVERY_BYTES: u64 = 256 << 10;
 
-/// Less room than this, or than a twentieth of the disk if that is less, is left to what must be written: no
-/// message is taken any more. What is unused within the database counts, as long as [`LEAST_ON_DISK`] is free on the
-/// disk: every page goes through the write-ahead log first.
+/// The reserve for necessary writes: with less free space than this, or than a twentieth of the disk if that is less, no
+/// message is stored. Unused space within the database counts while [`LEAST_ON_DISK`] is free on the
+/// disk, because every page goes through the write-ahead log first.
 const LEAST_ROOM: u64 = 64 << 20;
 const LEAST_SHARE: u64 = 20;
-/// This part of it, in eighths, has to be free on the disk in any case.
+/// The part of the reserve, in eighths, that must be free on the disk itself.
 const LEAST_ON_DISK: u64 = 3;
-/// This part of it is what the write-ahead log may grow to before it is folded into the database, which takes as much
-/// once more. Otherwise what was acknowledged could not even be deleted.
+/// The part of the reserve to which the write-ahead log may grow before it is folded into the database, which needs the
+/// same space again. Without this room, acknowledged messages could not be deleted.
 const LOG_SHARE: u64 = 4;
 const PAGE_BYTES: u64 = 4096;
 
 /// The database file, held open and locked.
 ///
-/// The lock is that of `flock`, which belongs to the file whatever it is called, and is independent of the
-/// locks that SQLite sets. The file must not be closed while SQLite has it open: that would release
+/// The lock is an `flock`, which belongs to the file under any name, and is independent of the
+/// locks of SQLite. The file must not be closed while SQLite has it open: that would release
 /// SQLite's locks.
 ///
-/// The write-ahead log is made by the first read of a connection, and SQLite deletes it when the last connection closes.
-/// In between it is one file. Should all connections break and be made again, the server has to be started again too:
-/// nobody can tell then who has deleted the log.
+/// The first read of a connection creates the write-ahead log, and SQLite deletes it when the last connection closes.
+/// Between these two it stays the same file. If all connections break and are opened again, the server must be restarted
+/// too, because it is unknown then who has deleted the log.
 #[derive(Debug)]
 pub(super) struct Guard {
     path: PathBuf,
@@ -56,7 +56,7 @@ struct State {
     is_full: bool,
 }
 
-/// Which file is gone, or has lost its name to another one.
+/// The file that is missing, or was replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Gone {
     Database,
@@ -84,23 +84,23 @@ impl Guard {
         Ok(Self { path, file, database, log_path, log, state: Mutex::default() })
     }
 
-    /// Lets others open the database.
+    /// Unlocks the database for others.
     pub(super) fn unlock(&self) {
-        let _ = self.file.unlock(); // or else it is unlocked when the store is dropped
+        let _ = self.file.unlock(); // otherwise dropping the store unlocks it
     }
 
-    /// Fails if the database or its log was deleted, or another file has its name, as of a second ago.
+    /// Fails if the database or its log was deleted or replaced. The check may be a second old.
     pub(super) fn check_files(&self) -> Result<(), StoreError> {
         self.look(EVERY).map_or(Ok(()), |path| Err(StoreError::Gone { path: path.display().to_string() }))
     }
 
-    /// The same, as of now, for what was just committed: it may have gone to files that have no name any more.
+    /// The same with a new check, after a commit: the commit may be in deleted files.
     pub(super) fn check_commit(&self) -> Result<(), StoreError> {
         let gone = self.look(Duration::ZERO);
         gone.map_or(Ok(()), |path| Err(StoreError::CommittedToGone { path: path.display().to_string() }))
     }
 
-    /// The file that is gone, if one is, as of so long ago at most.
+    /// The missing file, if any, according to a check that is at most this old.
     fn look(&self, at_most: Duration) -> Option<&Path> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
@@ -114,7 +114,7 @@ impl Guard {
         }
     }
 
-    /// What has been lost, if something is gone, as of the last look.
+    /// The loss, if a file was missing at the last check.
     pub(super) fn loss(&self) -> Option<Loss> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let database = self.path.clone();
@@ -139,14 +139,15 @@ impl Guard {
         }
     }
 
-    /// At how many pages the write-ahead log is folded into the database.
+    /// The number of pages at which the write-ahead log is folded into the database.
     pub(super) fn log_pages(&self) -> u64 {
         let least = room(&self.file).map_or(LEAST_ROOM, |(_, all)| least_room(all));
         (least / LOG_SHARE / PAGE_BYTES).clamp(16, 4000)
     }
 
-    /// Whether there is plenty of room on the disk, as of a moment ago: then nobody need ask the database. About so many
-    /// `bytes` are to be written.
+    /// Returns `true` if the disk has plenty of room, according to a recent check: the database need not be asked then.
+    /// About
+    /// `bytes` bytes are to be written.
     pub(super) fn has_room(&self, bytes: u64) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
@@ -159,7 +160,7 @@ impl Guard {
         room(&self.file).is_none_or(|(free, all)| !is_full(free, 0, all, state.is_full))
     }
 
-    /// Fails if disk and database are nearly full, until there is clearly more room again. `unused` bytes are free in the
+    /// Fails if disk and database are nearly full, until clearly more room is free. `unused` bytes are free in the
     /// database.
     pub(super) fn check_room(&self, unused: u64) -> Result<(), StoreError> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -170,19 +171,20 @@ impl Guard {
     }
 }
 
-/// What has to be free on a disk of so many bytes.
+/// The reserve on a disk of this size.
 fn least_room(all: u64) -> u64 {
     LEAST_ROOM.min(all / LEAST_SHARE)
 }
 
-/// Whether so few bytes are free on a disk, and unused in the database. Once it is, a quarter more is needed before it is not.
+/// Returns `true` if too few bytes are free on the disk and unused in the database. After that, a quarter more must be
+/// free before it returns `false`.
 fn is_full(free: u64, unused: u64, all: u64, was_full: bool) -> bool {
     let least = least_room(all);
     let on_disk = least / 8 * LEAST_ON_DISK;
     free < on_disk || free.saturating_add(unused) < if was_full { least + least / 4 } else { least }
 }
 
-/// Disk and number of a file, which it keeps whatever it is called.
+/// The device and inode of a file, which do not depend on its name.
 type Identity = (u64, u64);
 
 #[cfg(unix)]
@@ -196,15 +198,15 @@ fn identity(_: &Metadata) -> Identity {
     (0, 0)
 }
 
-/// Whether the file at `path` is this one, as far as is known.
+/// Returns `true` if the file at `path` is this file, or if this is unknown.
 fn has_name(path: &Path, file: Identity) -> bool {
     match std::fs::metadata(path) {
         Ok(named) => identity(&named) == file,
-        Err(error) => error.kind() != io::ErrorKind::NotFound, // it is not known
+        Err(error) => error.kind() != io::ErrorKind::NotFound, // unknown
     }
 }
 
-/// How many bytes of the disk are free for this user, and how many there are; `None` if it does not say.
+/// The free bytes of the disk for this user, and its size; `None` if they are unknown.
 #[cfg(unix)]
 fn room(file: &File) -> Option<(u64, u64)> {
     let disk = rustix::fs::fstatvfs(file).ok()?;

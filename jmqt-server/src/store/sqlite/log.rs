@@ -1,4 +1,4 @@
-//! What clients have to read: subscriptions and logs. And what nobody has to read any more.
+//! Reads subscriptions and logs, and trims messages that all clients have acknowledged.
 
 use std::sync::LazyLock;
 use std::sync::atomic::Ordering;
@@ -18,16 +18,16 @@ use crate::store::{
     ChannelKey, DatabaseError, LogPart, LoggedMessage, Retained, Seq, StoreError, StoredSubscription,
 };
 
-/// How many messages the first statement of a turn deletes. They may be large, so it begins with few.
+/// The number of messages that the first statement of a turn deletes: few, because they may be large.
 const FEWEST_AT_A_TIME: u64 = 32;
 
-/// How many messages one statement deletes at most.
+/// The most messages that one statement deletes.
 const MOST_AT_A_TIME: u64 = 2048;
 
-/// How long deletion goes on before it lets others write.
+/// How long a deletion may take before others write.
 const DELETING_TURN: Duration = Duration::from_millis(10);
 
-/// Where a log begins, and how far every cursor is.
+/// The begin of a log, and its lowest cursor.
 static LOGS: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::new(
         1,
@@ -52,7 +52,7 @@ pub(super) fn statements() -> [&'static MultiRow; 2] {
     [&LOGS, &DELETE]
 }
 
-/// Messages of one channel that can go.
+/// Deletable messages of one channel.
 struct Behind {
     key: ChannelKey,
     first: u64,
@@ -124,7 +124,7 @@ impl SqliteStore {
         while gathered < bytes || log.messages.is_empty() {
             let row = match found.try_next().await? {
                 Some(Either::Right(row)) => row,
-                Some(Either::Left(_)) => break, // the end of the statement
+                Some(Either::Left(_)) => break, // end of the statement
                 None => return Err(sqlx::Error::WorkerCrashed.into()),
             };
             if row.try_get::<Option<i64>, _>(4)?.is_some() {
@@ -139,13 +139,13 @@ impl SqliteStore {
         Ok(log)
     }
 
-    /// See [`Store::trim`](crate::store::Store::trim). Also trims what subscriptions that ended have
-    /// left behind. Stops when its time is up; the next call goes on. A channel that cannot be trimmed, because a page is
-    /// damaged, holds up no other; and a disk that is full is tried with as little as can be deleted.
+    /// See [`Store::trim`](crate::store::Store::trim). Also deletes the remains of ended subscriptions.
+    /// Stops when its time is up; the next call continues. A channel that cannot be trimmed, because a page is
+    /// damaged, does not delay others. On a full disk, it tries the smallest possible deletions.
     pub(super) async fn trim_channels(&self, channels: &[ChannelKey]) -> Result<u64, StoreError> {
         let until = Instant::now() + TIME_LIMIT;
         if self.guard.check_files().is_err() {
-            self.rescue_patiently().await?; // nobody waits for this call
+            self.rescue_patiently().await?; // no caller waits for this
         }
         self.writer().await?.to_trim.extend(channels);
         let (mut deleted, mut failed) = (0, None);
@@ -186,9 +186,10 @@ fn is_disk_full(error: &StoreError) -> bool {
     }
 }
 
-/// Trims channels for so long, and one statement at least. Returns how many messages went and which channels are done.
+/// Trims channels for this time, and with at least one statement. Returns the number of deleted messages and the finished
+/// channels.
 ///
-/// All of them at once: messages logged at the same time share pages, which are best emptied together.
+/// All channels are trimmed together: messages logged at the same time share pages, which are best emptied together.
 async fn trim_some(
     writer: &mut Writer,
     mut keys: Vec<ChannelKey>,
@@ -207,7 +208,7 @@ async fn trim_some(
     Ok((deleted, keys))
 }
 
-/// The channels that have messages behind every cursor.
+/// The channels that have messages that all cursors have passed.
 async fn behind_every_cursor(
     connection: &mut SqliteConnection,
     keys: &[ChannelKey],
@@ -224,7 +225,7 @@ async fn behind_every_cursor(
     Ok(logs)
 }
 
-/// Deletes about so many messages from the beginnings of `logs`, and takes out those that are done.
+/// Deletes about this number of messages from the beginnings of `logs`, and removes finished logs from the list.
 async fn delete_some(
     connection: &mut SqliteConnection,
     logs: &mut Vec<Behind>,

@@ -1,4 +1,4 @@
-//! From a path to a store: lock, files, connections, schema, and what is kept in memory.
+//! Opens a store: lock, files, connections, schema, and the state in memory.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
@@ -21,14 +21,14 @@ use crate::store::names::NameSet;
 use crate::store::retained::RetainedTotals;
 use crate::store::{ChannelKey, Epoch, StoreError};
 
-/// The steps from nothing to the schema of this version, in order. A step that was released never changes.
+/// The migrations from an empty database to the schema of this version, in order. A released migration never changes.
 const MIGRATIONS: [(i64, &str, &str); 3] = [
     (1, "tables", include_str!("../migrations/0001_sqlite.sql")),
     (2, "stamps and sizes", include_str!("../migrations/0002_sqlite.sql")),
     (3, "publishers", include_str!("../migrations/0003_sqlite.sql")),
 ];
 
-/// How many connections read. SQLite reads of several run side by side, but rarely wait for a disk.
+/// The number of connections that read. SQLite reads in parallel, but rarely waits for a disk.
 const READERS: u32 = 2;
 
 pub(super) async fn open(options: SqliteOptions) -> Result<SqliteStore, StoreError> {
@@ -51,7 +51,7 @@ pub(super) async fn open(options: SqliteOptions) -> Result<SqliteStore, StoreErr
     let next_channel = sqlx::query_scalar(next).fetch_one(&mut connection).await?;
     let to_trim = left_to_trim(&mut connection).await?;
 
-    guard.check_files()?; // the write-ahead log is there by now
+    guard.check_files()?; // the write-ahead log exists now
     let mut writer = Writer::new(options.clone(), connection, next_channel, retained_totals);
     writer.to_trim.extend(&to_trim);
     Ok(SqliteStore {
@@ -67,7 +67,7 @@ pub(super) async fn open(options: SqliteOptions) -> Result<SqliteStore, StoreErr
     })
 }
 
-/// SQLite takes some names for something else than a file, of which each connection would have its own.
+/// Refuses names that SQLite does not treat as files: each connection would have a separate database.
 fn check_is_file(path: &Path) -> Result<(), StoreError> {
     let name = path.as_os_str().to_string_lossy();
     if name.is_empty() || name.starts_with(":memory:") || name.starts_with("file:") {
@@ -82,7 +82,7 @@ fn cannot_open(path: &Path, source: impl Into<Box<dyn std::error::Error + Send +
     StoreError::Open { path: path.display().to_string(), source: source.into() }
 }
 
-/// Takes the lock file beside the database, in a folder made if need be.
+/// Locks the lock file beside the database, and creates the folder if it is missing.
 fn lock(database: &Path) -> Result<File, StoreError> {
     let path = beside(database, ".lock");
     let file = make_folder(database).and_then(|()| private_file().open(&path));
@@ -112,7 +112,7 @@ fn make_folder(database: &Path) -> std::io::Result<()> {
     }
 }
 
-/// Makes the database file if there is none. SQLite gives its other files the same permissions.
+/// Creates the database file if it is missing. SQLite gives its other files the same permissions.
 fn make_private(database: &Path) -> std::io::Result<()> {
     private_file().open(database).map(drop)
 }
@@ -134,7 +134,7 @@ fn connect_options(options: &SqliteOptions, log_pages: u64) -> SqliteConnectOpti
         .filename(&options.path)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(synchronous)
-        // There are none: what belongs together is written together, and every check would cost.
+        // The schema has no foreign keys: related rows are written together, and every check would cost time.
         .foreign_keys(false)
         .busy_timeout(Duration::from_secs(5))
         .pragma("wal_autocheckpoint", log_pages.to_string())
@@ -146,7 +146,7 @@ fn connect_options(options: &SqliteOptions, log_pages: u64) -> SqliteConnectOpti
 }
 
 async fn readers(options: SqliteConnectOptions) -> Result<SqlitePool, sqlx::Error> {
-    // Rows wait in a buffer between threads; a payload can be large, so it holds only a few.
+    // The buffer of rows between threads is small, because a payload can be large.
     let options = options.read_only(true).row_buffer_size(16);
     SqlitePoolOptions::new()
         .min_connections(1)
@@ -154,7 +154,7 @@ async fn readers(options: SqliteConnectOptions) -> Result<SqlitePool, sqlx::Erro
         .acquire_timeout(TIME_LIMIT)
         .idle_timeout(None)
         .max_lifetime(None)
-        .test_before_acquire(false) // a file does not hang up
+        .test_before_acquire(false) // a file does not disconnect
         .connect_with(options)
         .await
 }
@@ -177,7 +177,7 @@ async fn migrate(path: &Path, connection: &mut SqliteConnection) -> Result<(), S
     }
 }
 
-/// Reads the epoch; makes it if the database is new.
+/// Reads the epoch; generates it if the database is new.
 async fn epoch(connection: &mut SqliteConnection) -> Result<Epoch, StoreError> {
     let random = getrandom::u32().map_err(|error| StoreError::Open {
         path: "the system's random numbers".to_owned(),
@@ -205,7 +205,7 @@ async fn retained_totals(connection: &mut SqliteConnection) -> Result<RetainedTo
     Ok(RetainedTotals { messages: messages.unsigned_abs(), bytes: bytes.unsigned_abs() })
 }
 
-/// Channels that the last process did not get to trim.
+/// Channels that the previous process has not trimmed.
 async fn left_to_trim(connection: &mut SqliteConnection) -> Result<Vec<ChannelKey>, StoreError> {
     let sql = "SELECT id FROM channels AS c WHERE \
         EXISTS (SELECT 1 FROM messages AS m WHERE m.channel_id = c.id AND m.seq <= COALESCE( \

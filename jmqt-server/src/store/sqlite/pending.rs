@@ -1,4 +1,4 @@
-//! Clients for whom too many messages wait.
+//! Limits the pending messages of clients.
 
 use std::ops::RangeInclusive;
 use std::sync::LazyLock;
@@ -19,7 +19,7 @@ use crate::store::cursor;
 use crate::store::limits::limited;
 use crate::store::{ChannelKey, Dropped, PendingLimits, Seq, StoreError, StoredSubscription};
 
-/// Sorts behind every client's id: what is no text comes last.
+/// Sorts after every client id: values that are not text come last.
 const BEHIND_ALL: &[u8] = b"\xff";
 
 static POSITIONS: LazyLock<MultiRow> = LazyLock::new(|| {
@@ -164,7 +164,7 @@ async fn clients_behind(
             None => return Ok((vec![next.clone()], Some(next))),
         }
     }
-    // Without the hint the rows might be read in the order of their channels, all of them.
+    // Without the hint, SQLite might read all rows in the order of their channels.
     let sql = "SELECT s.client_id FROM subscriptions AS s INDEXED BY subscriptions_by_client \
         CROSS JOIN channels AS c ON c.id = s.channel_id \
         WHERE s.client_id > ?1 AND s.client_id <= ?2 AND c.last_seq > s.acked_seq GROUP BY s.client_id \
@@ -208,7 +208,7 @@ async fn pending_of(
     Ok(pending)
 }
 
-/// Moves the cursors on, from where they are by now.
+/// Moves the cursors forward from their current positions.
 async fn raise(writer: &mut Writer, client: &ClientId, cuts: &[Cut]) -> Result<Vec<Dropped>, StoreError> {
     let pairs: Vec<_> = cuts.iter().map(|cut| (cut.key(), client)).collect();
     let found = cursors::fetch(writer.connection()?, &pairs).await?;

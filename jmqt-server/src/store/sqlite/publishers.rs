@@ -1,4 +1,4 @@
-//! Which publishes have been taken, of publishers that send each once.
+//! The accepted publishes of publishers that use publishing once.
 
 use std::sync::LazyLock;
 use std::time::SystemTime;
@@ -17,9 +17,9 @@ use crate::store::publisher::{LOOKED_AT, PublisherRow, Seen, remembered, too_man
 use crate::store::time::millis;
 use crate::store::{Forgotten, PublisherId, StoreError};
 
-/// How many publishers are known in memory.
+/// The number of publishers cached in memory.
 const KNOWN: usize = 8192;
-/// Only those are that are as small as this. A usual one has one run.
+/// The most runs of a cached publisher. A typical publisher has one run.
 const KNOWN_RUNS: usize = 16;
 
 static PUBLISHERS: LazyLock<MultiRow> = LazyLock::new(|| {
@@ -56,17 +56,17 @@ pub(super) fn statements() -> [&'static MultiRow; 4] {
 
 type Key = (ClientId, PublisherId);
 
-/// Publishers that have published lately. What is not known is read from the database: only this process writes there.
+/// A cache of recent publishers. Others are read from the database, to which only this process writes.
 #[derive(Debug, Default)]
 pub(super) struct Publishers {
-    /// With whether they have a row. A batch takes those it concerns out, and puts them back when it is committed.
+    /// The publishers, and if they have a row. A batch removes its publishers, and returns them when it is committed.
     known: NameMap<Key, (Seen, bool)>,
-    /// Up to which it has been looked whether they are to be forgotten.
+    /// The last publisher that was checked for expiry.
     up_to: Option<Key>,
 }
 
 impl Publishers {
-    /// Puts into `plan` what is known of its publishers, or stored.
+    /// Inserts the publishers of `plan` from the cache or the database.
     pub(super) async fn load(
         &mut self,
         connection: &mut SqliteConnection,
@@ -91,7 +91,7 @@ impl Publishers {
         Ok(())
     }
 
-    /// Knows what a batch has made of publishers.
+    /// Caches the publishers of a committed batch.
     pub(super) fn keep(&mut self, publishers: Vec<Publisher<'_>>) {
         for Publisher { client, id, seen, stored, changed } in publishers {
             if seen.runs() > KNOWN_RUNS {
@@ -104,7 +104,7 @@ impl Publishers {
         }
     }
 
-    /// Knows no more of publishers that have lost their rows.
+    /// Removes publishers without rows from the cache.
     pub(super) fn forget(&mut self, gone: &[Key]) {
         for key in gone {
             self.known.remove(key);
@@ -112,7 +112,7 @@ impl Publishers {
     }
 }
 
-/// Writes what is different, and returns publishers that had to go because their clients have too many.
+/// Writes the changed rows, and returns the publishers deleted because their clients have too many.
 pub(super) async fn write(
     connection: &mut SqliteConnection,
     plan: &Plan<'_>,

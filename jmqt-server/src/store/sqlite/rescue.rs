@@ -1,8 +1,8 @@
-//! What can still be saved when the database file, or its write-ahead log, has lost its name.
+//! Saves the data after the database file, or its write-ahead log, was deleted or replaced.
 //!
-//! The process has both files open, so it can still read what was acknowledged; after its end nobody can. Where only the
-//! log is gone, the log is folded into the database. Where another file has the log's name, the next start would read
-//! that one, and where the database is gone, there is nothing to fold the log into: then all is copied into a new file
+//! The process has both files open, so it can still read the acknowledged data; after its end the data is lost. If only the
+//! log is deleted, the log is folded into the database. If the log is replaced (the next start would read the new file), or
+//! if the database is deleted or replaced, all data is copied into a new file
 //! beside the database.
 
 use std::io;
@@ -16,13 +16,13 @@ use super::rows;
 use crate::store::StoreError;
 use crate::store::limits::limited;
 
-/// How long after a rescue that failed the next one begins.
+/// The delay after a failed rescue.
 const PAUSE: Duration = Duration::from_secs(10);
 
-/// How long copying the database may take.
+/// The time limit for copying the database.
 const COPY_LIMIT: Duration = Duration::from_secs(600);
 
-/// What has been lost.
+/// The kind of loss.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Loss {
     /// The write-ahead log was deleted.
@@ -31,14 +31,14 @@ pub(super) enum Loss {
     Files { database: PathBuf },
 }
 
-/// Whether there is time to copy the database.
+/// `Yes` if there is time to copy the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum MayCopy {
     Yes,
     No,
 }
 
-/// What has been saved since the loss was noticed.
+/// The state of the rescue.
 #[derive(Debug, Default)]
 pub(super) struct Rescue {
     is_done: bool,
@@ -46,7 +46,8 @@ pub(super) struct Rescue {
 }
 
 impl Rescue {
-    /// Saves what can be saved, unless that is done, or has just failed. Copying may take long, so `may_copy` says whether there is time for it.
+    /// Saves as much data as possible, unless this is done, or has just failed. Copying may take long, so it needs
+    /// `may_copy`.
     pub(super) async fn run(&mut self, connection: &mut SqliteConnection, loss: Loss, may_copy: MayCopy) {
         let is_copy = matches!(loss, Loss::Files { .. });
         if self.is_done
@@ -77,13 +78,13 @@ impl Rescue {
         }
     }
 
-    /// The files are there again.
+    /// Resets the state after the files exist again.
     pub(super) fn reset(&mut self) {
         *self = Self::default();
     }
 }
 
-/// Folds the write-ahead log into the database, both under whatever name.
+/// Folds the write-ahead log into the database; both may have any name.
 async fn fold(connection: &mut SqliteConnection) -> Result<(), StoreError> {
     limited(async {
         let row = sqlx::query("PRAGMA wal_checkpoint(FULL)").fetch_one(&mut *connection).await?;
@@ -113,7 +114,7 @@ async fn copy(connection: &mut SqliteConnection, database: &Path) -> Result<Path
     Ok(path)
 }
 
-/// An empty file, which SQLite takes for a new database.
+/// Creates an empty file, which SQLite treats as a new database.
 fn make(path: &Path) -> io::Result<()> {
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create_new(true);

@@ -1,7 +1,7 @@
-//! Many rows in one statement, and values of rows checked as they are read.
+//! Statements with many rows, and checked reading of values.
 //!
-//! Every statement costs a trip to the connection's thread, so rows go in few large statements; their
-//! shapes are fixed, so that each stays prepared.
+//! Every statement costs a round trip to the connection's thread, so rows are grouped in few large statements of
+//! fixed sizes, which stay prepared.
 
 use std::time::SystemTime;
 
@@ -16,7 +16,7 @@ use sqlx::{Arguments as _, AssertSqlSafe, Either, Executor as _, Row as _, SqlSa
 use crate::store::time::from_millis;
 use crate::store::{ChannelKey, PublisherId, Seq, Stamp, StoreError};
 
-/// How many rows a statement can take, smallest first.
+/// The row counts of the statements, smallest first.
 const SHAPES: [usize; 3] = [1, 8, 64];
 
 /// A statement that takes any number of rows.
@@ -31,19 +31,19 @@ type Bound = (SqlStr, SqliteArguments);
 impl MultiRow {
     /// A statement of `columns` values a row. `{rows}` in `sql` stands for `(?,?),(?,?)` and so on.
     ///
-    /// Rows that a shape has and the caller has not are all NULL: an IN list never finds them, a
-    /// join neither, and an INSERT must leave them out with `WHERE column1 IS NOT NULL`.
+    /// Unused rows of a statement are NULL: an IN list or a join never finds them,
+    /// and an INSERT must exclude them with `WHERE column1 IS NOT NULL`.
     pub(super) fn new(columns: usize, sql: &str) -> Self {
         let row = format!("({})", vec!["?"; columns].join(","));
         let shapes = SHAPES.map(|size| {
             let rows = vec![row.as_str(); size].join(",");
             let text: std::sync::Arc<str> = sql.replace("{rows}", &rows).into();
-            AssertSqlSafe(text).into_sql_str() // made of constants only
+            AssertSqlSafe(text).into_sql_str() // contains only constants
         });
         Self { columns, shapes }
     }
 
-    /// Runs it for all `rows`; `values` adds the values of one. Returns how many rows changed.
+    /// Runs the statement for all `rows`; `values` adds the values of one row. Returns the number of changed rows.
     pub(super) async fn execute<T>(
         &self,
         connection: &mut SqliteConnection,
@@ -68,7 +68,7 @@ impl MultiRow {
         Ok(changed)
     }
 
-    /// Runs it for all `rows` and returns what came back, in no particular order.
+    /// Runs the statement for all `rows` and returns the result rows in any order.
     pub(super) async fn fetch<T>(
         &self,
         connection: &mut SqliteConnection,
@@ -82,7 +82,7 @@ impl MultiRow {
         Ok(found)
     }
 
-    /// Cuts `rows` into statements. A rest goes into the smallest shape that holds all of it: empty
+    /// Splits `rows` into statements. The rest goes into the smallest statement that holds it: empty
     /// rows cost less than another statement.
     fn bind<T>(
         &self,
@@ -107,9 +107,9 @@ impl MultiRow {
     }
 }
 
-/// Runs one statement to its end. Returns the rows that came back, and how many have changed.
+/// Runs one statement to its end. Returns the result rows, and the number of changed rows.
 ///
-/// If the connection's thread ends in the middle, sqlx lets the rows end as if there were no more.
+/// If the connection's thread ends early, sqlx ends the rows as if they were complete.
 pub(super) async fn run(
     query: Query<'_, Sqlite, SqliteArguments>,
     connection: &mut SqliteConnection,
@@ -126,12 +126,12 @@ pub(super) async fn run(
     Ok((rows, done.rows_affected()))
 }
 
-/// Adds a place in a log; SQLite's integers are signed.
+/// Adds a log position; SQLite's integers are signed.
 pub(super) fn add_seq(arguments: &mut SqliteArguments, seq: Seq) -> Result<(), BoxDynError> {
     arguments.add(i64::try_from(seq.0)?)
 }
 
-/// Adds who sent a message; the server is NULL.
+/// Adds the sender of a message; NULL for the server.
 pub(super) fn add_sender(
     arguments: &mut SqliteArguments,
     sender: Option<&ClientId>,
@@ -144,7 +144,7 @@ pub(super) fn key(row: &SqliteRow, column: usize) -> Result<ChannelKey, StoreErr
     Ok(ChannelKey(row.try_get(column)?))
 }
 
-/// Reads a place in a log.
+/// Reads a log position.
 pub(super) fn seq(row: &SqliteRow, column: usize) -> Result<Seq, StoreError> {
     count(row, column).map(Seq)
 }
@@ -178,7 +178,7 @@ pub(super) fn publisher(row: &SqliteRow, column: usize) -> Result<PublisherId, S
     PublisherId::parse(row.try_get(column)?).ok_or(StoreError::Corrupt { what: "publisher" })
 }
 
-/// Reads who sent a message.
+/// Reads the sender of a message.
 pub(super) fn sender(row: &SqliteRow, column: usize) -> Result<Option<ClientId>, StoreError> {
     let text: Option<&str> = row.try_get(column)?;
     text.map(ClientId::parse).transpose().map_err(|_| StoreError::Corrupt { what: "sender" })

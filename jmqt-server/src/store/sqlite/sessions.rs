@@ -1,4 +1,4 @@
-//! Sessions, as they are remembered for the case that this process dies.
+//! The rows of sessions, which are used if this process dies.
 
 use std::sync::LazyLock;
 use std::time::SystemTime;
@@ -13,7 +13,7 @@ use crate::store::limits::limited;
 use crate::store::time::millis;
 use crate::store::{SessionRow, StoreError};
 
-/// How many sessions one transaction writes: a commit waits no longer than for these.
+/// The number of sessions that one transaction writes, which limits the wait of a commit.
 const SESSIONS_AT_A_TIME: usize = 1024;
 
 static ADD: LazyLock<MultiRow> = LazyLock::new(|| {
@@ -33,7 +33,7 @@ static REMOVE: LazyLock<MultiRow> = LazyLock::new(|| {
          AND s.node_id = v.column3)",
     )
 });
-/// `clients` has those with persistent subscriptions only, and nobody was last seen earlier than known.
+/// `clients` contains only clients with persistent subscriptions, and a last-seen time never moves back.
 static SEEN: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::new(
         2,
@@ -102,8 +102,8 @@ impl SqliteStore {
         Ok(())
     }
 
-    /// See [`Store::claim_orphans`](crate::store::Store::claim_orphans). What another process claimed
-    /// and did not finish is claimed again; what `node` has claimed already is not.
+    /// See [`Store::claim_orphans`](crate::store::Store::claim_orphans). Unfinished claims of another process
+    /// are claimed again; existing claims of `node` are not.
     pub(super) async fn claim_sessions(&self, node: &str) -> Result<Vec<SessionRow>, StoreError> {
         let mut writer = self.writer().await?;
         let sql = "UPDATE sessions SET close_claimed_by = ?1 \

@@ -1,4 +1,4 @@
-//! The one connection that writes, and its way back to a clean state after anything.
+//! The connection that writes, and its recovery to a clean state.
 
 use sqlx::ConnectOptions as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
@@ -12,23 +12,23 @@ use crate::store::retained::RetainedTotals;
 use crate::store::to_trim::ToTrim;
 use crate::store::{DatabaseError, StoreError};
 
-/// The connection that writes. Whoever holds it (it is behind a mutex) is the only one who changes
-/// the database, so what was read through it stays true until it is let go.
+/// The connection that writes. The task that holds it (behind a mutex) is the only one that changes
+/// the database, so its reads stay valid until it releases the connection.
 ///
 /// A future that uses it may be dropped anywhere. `dirty` then tells the next user that a transaction
-/// may be open; commands that were already under way come before that user's own.
+/// may be open. Commands in progress are executed before those of the next user.
 #[derive(Debug)]
 pub(super) struct Writer {
     options: SqliteConnectOptions,
     connection: Option<SqliteConnection>,
     dirty: bool,
-    /// The key of the next channel to be made.
+    /// The key of the next new channel.
     pub(super) next_channel: i64,
-    /// Channels where something may be left to be trimmed.
+    /// Channels that may have messages to trim.
     pub(super) to_trim: ToTrim,
-    /// What all retained messages come to.
+    /// The totals of all retained messages.
     pub(super) retained: RetainedTotals,
-    /// What is known of publishers.
+    /// The cached publishers.
     pub(super) publishers: Publishers,
     rescue: Rescue,
 }
@@ -57,7 +57,7 @@ impl Writer {
         self.connection.as_mut().ok_or(StoreError::Closed)
     }
 
-    /// Puts into `plan` what is known of its publishers, or stored.
+    /// Inserts the publishers of `plan` from the cache or the database.
     pub(super) async fn load_publishers(&mut self, plan: &mut Plan<'_>) -> Result<(), StoreError> {
         let connection = self.connection.as_mut().ok_or(StoreError::Closed)?;
         self.publishers.load(connection, plan).await
@@ -69,11 +69,11 @@ impl Writer {
         self.execute("BEGIN IMMEDIATE").await
     }
 
-    /// Ends the transaction, if there is one: commits it if `result` is `Ok`, or else undoes it.
+    /// Ends the transaction, if one is open: commits it if `result` is `Ok`, otherwise rolls it back.
     ///
     /// # Errors
-    /// That of `result`, or that of the COMMIT. Nothing has happened then, except that after
-    /// [`StoreError::Unanswered`] it is not known whether it has.
+    /// The error of `result` or of the COMMIT. Nothing was changed, except that the outcome is unknown after
+    /// [`StoreError::Unanswered`].
     pub(super) async fn finish<T>(&mut self, result: Result<T, StoreError>) -> Result<T, StoreError> {
         if is_thread_gone(&result) {
             self.give_up();
@@ -98,13 +98,13 @@ impl Writer {
         if result.is_ok() {
             self.dirty = false;
         } else if let Err(error) = self.recover().await {
-            // The caller gets the first error; the next user tries again and gets this one.
+            // The caller gets the first error; the next user tries again and gets the later error.
             tracing::warn!(%error, "cannot undo a transaction yet");
         }
         result
     }
 
-    /// Makes sure that no transaction is open, by a new connection if nothing else helps.
+    /// Ensures that no transaction is open, with a new connection if necessary.
     ///
     /// # Errors
     /// The database cannot be reached. The next user tries again.
@@ -123,7 +123,7 @@ impl Writer {
         .await
     }
 
-    /// Saves what can be saved after a loss; see [`Rescue::run`].
+    /// Saves data after a loss of files; see [`Rescue::run`].
     pub(super) async fn rescue(&mut self, loss: Loss, may_copy: MayCopy) {
         if self.recover().await.is_ok()
             && let Some(connection) = &mut self.connection
@@ -132,17 +132,17 @@ impl Writer {
         }
     }
 
-    /// The files of the database are there.
+    /// Records that the files of the database exist.
     pub(super) fn is_sound(&mut self) {
         self.rescue.reset();
     }
 
-    /// The connection's thread has ended: the next user opens the database again.
+    /// Records that the connection's thread has ended: the next user reopens the database.
     fn give_up(&mut self) {
         (self.connection, self.dirty) = (None, true);
     }
 
-    /// Gives the connection up for good.
+    /// Closes the connection for good.
     pub(super) fn take(&mut self) -> Option<SqliteConnection> {
         self.dirty = false;
         self.connection.take()
@@ -160,12 +160,12 @@ impl Writer {
     }
 }
 
-/// Whether the thread that works for the connection has ended, as it does when something in it panics.
+/// Returns `true` if the connection's thread has ended, for example after a panic.
 fn is_thread_gone<T>(result: &Result<T, StoreError>) -> bool {
     matches!(result, Err(StoreError::Database(DatabaseError(sqlx::Error::WorkerCrashed))))
 }
 
-/// SQLite undoes a transaction by itself after some errors, disk full among them.
+/// SQLite rolls back a transaction by itself after some errors, such as a full disk.
 fn is_no_transaction(error: &StoreError) -> bool {
     match error {
         StoreError::Database(DatabaseError(sqlx::Error::Database(error))) => {
