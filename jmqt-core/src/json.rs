@@ -130,11 +130,11 @@ impl<'a> Lexer<'a> {
     #[inline]
     pub fn key(&mut self) -> Result<Cow<'a, str>, NotJson> {
         if self.peek() != Some(b'"') {
-            return Err(NotJson("missing key of a member"));
+            return Err(NotJson("missing key in an object"));
         }
         let raw = self.string()?;
-        let key = raw.unescaped().ok_or(NotJson("lone surrogate in the key of a member"))?;
-        self.expect(b':', "a colon is missing after a member's key")?;
+        let key = raw.unescaped().ok_or(NotJson("lone surrogate in an object key"))?;
+        self.expect(b':', "missing colon after an object key")?;
         Ok(key)
     }
 
@@ -253,10 +253,10 @@ impl<'a> Lexer<'a> {
 
     fn member_name(&mut self) -> Result<(), NotJson> {
         if self.peek() != Some(b'"') {
-            return Err(NotJson("missing key of a member"));
+            return Err(NotJson("missing key in an object"));
         }
         self.string()?;
-        self.expect(b':', "a colon is missing after a member's key")
+        self.expect(b':', "missing colon after an object key")
     }
 }
 

@@ -26,7 +26,7 @@ pub enum ChannelKind {
 
 /// The name is empty, a sigil alone, or longer than [`MAX_CHANNEL_BYTES`]: status 11.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a channel name is 1 to 512 bytes and more than `$` or `#` alone")]
+#[error("a channel name must have 1 to 512 bytes and must not be `$` or `#`")]
 pub struct InvalidChannel;
 
 impl ChannelName {
@@ -78,7 +78,7 @@ pub struct ClientId(Arc<str>);
 
 /// The id is empty, longer than [`MAX_CLIENT_ID_BYTES`], or has surrounding white space: status 10.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a client id is 1 to 256 bytes without surrounding white space")]
+#[error("a client id must have 1 to 256 bytes and no surrounding white space")]
 pub struct InvalidClientId;
 
 impl ClientId {

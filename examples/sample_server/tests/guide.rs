@@ -35,7 +35,7 @@ fn an_auth_under_a_name_that_is_no_client_id_is_told_why() {
         client.send(&format!(r#"{{"auth":{{"dt":{{"client_name":"{name}"}}}}}}"#));
         client.expect(concat!(
             r#"{"authAck":{"st":10,"mg":"client_name cannot be used: "#,
-            r#"a client id is 1 to 256 bytes without surrounding white space"}}"#
+            r#"a client id must have 1 to 256 bytes and no surrounding white space"}}"#
         ));
     }
 }

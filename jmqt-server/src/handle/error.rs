@@ -10,14 +10,14 @@ use crate::hub::HubError;
 pub enum HandleError {
     /// A control channel, or a point-to-point channel that this may not be done to: to be subscribed to, of another
     /// client; to be published to in a client's name, its own (protocol.md 2.11, 2.20).
-    #[error("channel {0} cannot be used for this")]
+    #[error("channel {0} does not allow this operation")]
     InvalidChannel(ChannelName),
     /// A temporary subscription of a client that is not connected.
     #[error("the client is not connected")]
     NotConnected,
     /// A QoS 1 message was to be retained, and MAX_RETAINED_MESSAGES or MAX_RETAINED_BYTES are there already: it was not
     /// published. (One of QoS 0 is pushed and not retained, which is counted and logged.)
-    #[error("no more messages can be retained (MAX_RETAINED_MESSAGES, MAX_RETAINED_BYTES)")]
+    #[error("the limit of retained messages is reached (MAX_RETAINED_MESSAGES, MAX_RETAINED_BYTES)")]
     TooManyRetained,
     /// The database failed; the log has the reason.
     #[error("the store failed")]

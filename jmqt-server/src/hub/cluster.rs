@@ -220,7 +220,7 @@ impl Cluster {
             () = stop.cancelled() => {}
             Some(ended) = parts.join_next() => {
                 parts.shutdown().await;
-                return Err(format!("a part of it has ended: {ended:?}"));
+                return Err(format!("a cluster task has ended: {ended:?}"));
             }
         }
         parts.shutdown().await;

@@ -79,7 +79,7 @@ impl ClockWatch {
             if jump > CLOCK_JUMP {
                 tracing::warn!(
                     target: "jmqt::store", seconds = jump.as_secs(), forward = clock > expected,
-                    "the clock has jumped: no absent client expires for SESSION_EXPIRY_SECONDS"
+                    "the system clock has jumped: expiring no absent clients for SESSION_EXPIRY_SECONDS"
                 );
                 self.grace_until = Some(now + expiry);
             }
@@ -260,7 +260,7 @@ impl Janitor {
         if !rows.is_empty()
             && let Err(error) = self.store.sessions_opened(&rows).await
         {
-            self.failed("sessions could not be noted", &error);
+            self.failed("cannot save new sessions", &error);
             let mut chores = self.chores();
             let closed: HashSet<u64> = chores.closed.iter().map(|(_, generation)| *generation).collect();
             let open = rows.into_iter().filter(|row| !closed.contains(&row.generation));
@@ -287,7 +287,7 @@ impl Janitor {
         if !closed.is_empty()
             && let Err(error) = self.store.sessions_closed(&closed, &self.node).await
         {
-            self.failed("ended sessions could not be noted", &error);
+            self.failed("cannot save ended sessions", &error);
             self.chores().closed.extend(closed);
         }
         for waiting in waiting {
@@ -312,7 +312,7 @@ impl Janitor {
             match part {
                 [one] if error.is_of_data() => {
                     set_aside += 1;
-                    self.failed("an acknowledgement could not be saved; it will be tried again", &error);
+                    self.failed("cannot save an acknowledgement; retrying", &error);
                     self.chores().set_aside(one, Instant::now());
                 }
                 _ if error.is_of_data() && set_aside < MOST_SET_ASIDE => {
@@ -320,7 +320,7 @@ impl Janitor {
                     parts.extend([left, right]);
                 }
                 _ => {
-                    self.failed("acknowledgements could not be saved; it will be tried again", &error);
+                    self.failed("cannot save acknowledgements; retrying", &error);
                     parts.push(part);
                     parts.iter().for_each(|part| self.chores().keep(part));
                     return;
@@ -333,7 +333,7 @@ impl Janitor {
         let to_trim = std::mem::take(&mut self.chores().to_trim);
         let keys: Vec<ChannelKey> = to_trim.into_iter().collect();
         if let Err(error) = self.store.trim(&keys).await {
-            self.failed("logs could not be trimmed", &error);
+            self.failed("cannot trim channel logs", &error);
             self.chores().to_trim.extend(keys);
         }
     }
@@ -347,7 +347,7 @@ impl Janitor {
             let Swept { dropped, more_after } = match self.store.limit_pending(limits, after.as_ref()).await {
                 Ok(swept) => swept,
                 Err(error) => {
-                    self.failed("pending messages could not be counted", &error);
+                    self.failed("cannot count pending messages", &error);
                     return after.filter(|_| !error.is_of_data());
                 }
             };
@@ -363,8 +363,8 @@ impl Janitor {
         log_limited!(
             warn, target: "jmqt::store", client = %dropped.client, channel = %dropped.channel,
             messages = dropped.messages,
-            "pending messages were given up: there are more than one client may have (MAX_PENDING_PER_CLIENT, \
-             MAX_PENDING_BYTES_PER_CLIENT, MAX_PENDING_P2P_PER_CLIENT)"
+            "dropped pending messages: the client has more than MAX_PENDING_PER_CLIENT, \
+             MAX_PENDING_BYTES_PER_CLIENT or MAX_PENDING_P2P_PER_CLIENT allows"
         );
         hub.counters.pending_dropped.add(dropped.messages);
         self.chores().to_trim.insert(dropped.key);
@@ -395,12 +395,12 @@ impl Janitor {
                 for expired in expired {
                     tracing::info!(
                         target: "jmqt::store", client = %expired.client,
-                        subscriptions = expired.subscriptions, "a client did not return in SESSION_EXPIRY_SECONDS"
+                        subscriptions = expired.subscriptions, "removed a client that was absent for SESSION_EXPIRY_SECONDS"
                     );
                     hub.counters.subscriptions_expired.add(expired.subscriptions);
                 }
             }
-            Err(error) => self.failed("clients that did not return could not be looked for", &error),
+            Err(error) => self.failed("cannot look for expired clients", &error),
         }
     }
 
@@ -414,7 +414,7 @@ impl Janitor {
             match self.store.forget_publishers(SystemTime::now()).await {
                 Ok(forgotten) if forgotten.is_round_complete || Instant::now() > until => return,
                 Ok(_) => {}
-                Err(error) => return self.failed("publishers that have gone could not be forgotten", &error),
+                Err(error) => return self.failed("cannot remove silent publishers", &error),
             }
         }
     }

@@ -111,17 +111,17 @@ pub(crate) enum HubError {
     #[error("the store failed")]
     Store,
     /// It may have happened all the same.
-    #[error("the store has not told what became of it")]
+    #[error("commit outcome unknown")]
     Unknown,
-    #[error("no more messages can be retained (MAX_RETAINED_MESSAGES, MAX_RETAINED_BYTES)")]
+    #[error("the limit of retained messages is reached (MAX_RETAINED_MESSAGES, MAX_RETAINED_BYTES)")]
     TooManyRetained,
-    #[error("too much waits for all clients together (MAX_TOTAL_OUTBOUND_BYTES)")]
+    #[error("the outbound queues of all clients together are full (MAX_TOTAL_OUTBOUND_BYTES)")]
     NoRoom,
     #[error("the session has ended")]
     SessionEnded,
     #[error("the client is connecting to another node")]
     Superseded,
-    #[error("the client's sessions were taken over too often, the next may be in {0:?}")]
+    #[error("the client's sessions were taken over too often; retry in {0:?}")]
     TooManyTakeovers(Duration),
 }
 

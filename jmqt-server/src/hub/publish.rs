@@ -146,7 +146,7 @@ impl Hub {
         let client = append.sender.as_ref().map_or("", ClientId::as_str);
         log_limited!(
             warn, target: "jmqt::store", client, channel = %append.channel, bytes = append.data.len(),
-            "a message was not retained: MAX_RETAINED_MESSAGES or MAX_RETAINED_BYTES are there already"
+            "message not retained: MAX_RETAINED_MESSAGES or MAX_RETAINED_BYTES is reached"
         );
     }
 
@@ -216,7 +216,7 @@ pub(super) fn intact(channel: &ChannelName, data: Bytes) -> Option<Json> {
     if json.is_none() {
         log_limited!(
             error, target: "jmqt::store", channel = %channel,
-            "a stored message is damaged and is left out: check the disk, and restore the database from a backup"
+            "skipped a damaged message in the store: check the disk, and restore the database from a backup"
         );
     }
     json

@@ -113,13 +113,13 @@ impl Hub {
             }
             Err(StoreError::Closed) => return,
             Err(error) => {
-                store_failed(&self.counters, "the messages of a channel could not be read", &error);
+                store_failed(&self.counters, "cannot read the messages of a channel", &error);
                 if error.is_of_data() {
                     let channel = &subscription.channel;
                     log_limited!(
                         error, target: "jmqt::store", %channel, %error,
-                        "the messages of a channel cannot be read, and it is tried once a minute: check the disk, and \
-                         restore the database from a backup; other channels go on"
+                        "cannot read the messages of a channel, retrying once a minute; other channels are not affected: check \
+                         the disk, and restore the database from a backup"
                     );
                     LONGEST_FOR_LOG
                 } else {

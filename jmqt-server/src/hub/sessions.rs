@@ -91,7 +91,7 @@ impl Hub {
     ) -> Result<OpenedSession, HubError> {
         let claim = self.connections.claim_within(new.client, new.info, new.takeovers_per_second);
         let Ok(claim) = timeout(TAKEOVER_TIMEOUT, claim).await else {
-            log_limited!(error, target: "jmqt::session", client = %new.client, "the older session did not end in time");
+            log_limited!(error, target: "jmqt::session", client = %new.client, "the older session of the client did not end in time");
             return Err(HubError::SessionEnded);
         };
         let claim = claim.map_err(HubError::TooManyTakeovers)?;

@@ -68,7 +68,7 @@ impl StoredQueue {
         };
         if !fits || self.messages.try_send(stored).is_err() {
             self.counters.stored_notices_dropped.increment();
-            log_limited!(warn, target: "jmqt::app", "stored notifier is too slow: it misses messages");
+            log_limited!(warn, target: "jmqt::app", "the stored notifier is too slow and misses messages");
         }
     }
 }

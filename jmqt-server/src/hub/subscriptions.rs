@@ -356,7 +356,7 @@ impl Hub {
             // It is never closed.
             let place = self.retained_reads.acquire().await.map_err(|_| HubError::SessionEnded)?;
             if outbound.is_used_up() {
-                log_limited!(warn, target: "jmqt::session", "retained messages wait: MAX_TOTAL_OUTBOUND_BYTES wait for all clients together");
+                log_limited!(warn, target: "jmqt::session", "delaying retained messages: the outbound queues of all clients together have reached MAX_TOTAL_OUTBOUND_BYTES");
             }
             while outbound.is_used_up() {
                 sleep(LOOK_FOR_ROOM).await;

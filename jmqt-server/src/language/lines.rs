@@ -17,7 +17,7 @@ use crate::wire::lines::line;
 
 /// Handles one line.
 pub(super) async fn handle(shared: &Shared, session: &mut Session, text: &[u8]) -> Flow {
-    let Ok(text) = std::str::from_utf8(text) else { return session.bad_packet(&"it is not UTF-8") };
+    let Ok(text) = std::str::from_utf8(text) else { return session.bad_packet(&"packet is not UTF-8") };
     let (verb, rest) = text.split_once(' ').unwrap_or((text, ""));
     let client = session.member.as_ref().map(|member| member.client.clone());
     if !verb.starts_with("PUB") {
@@ -51,7 +51,7 @@ pub(super) async fn handle(shared: &Shared, session: &mut Session, text: &[u8]) 
             answer(session, &format!("ASK {channel} {}", reply.status.code()))
         }
         ("BYE", Some(client)) => verbs::leave(shared, session, &client).await,
-        _ => session.bad_packet(&"no such line here"),
+        _ => session.bad_packet(&"unknown line"),
     }
 }
 

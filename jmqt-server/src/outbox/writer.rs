@@ -275,7 +275,7 @@ impl Outbox {
             return;
         }
         self.context.counters.outbound_closed.increment();
-        log_limited!(warn, target: "jmqt::session", bytes, "closing a client that does not read: MAX_TOTAL_OUTBOUND_BYTES wait for all clients together");
+        log_limited!(warn, target: "jmqt::session", bytes, "closing a client that does not read: the outbound queues of all clients together have reached MAX_TOTAL_OUTBOUND_BYTES");
         state.close(CloseReason::QueueOverflow);
         self.waker.wake();
     }

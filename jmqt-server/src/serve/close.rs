@@ -42,7 +42,7 @@ pub(super) async fn end(
         Ok(lingering) => return lingering,
         Err(message) => message,
     };
-    tracing::error!(target: "jmqt::session", message, "the end of a connection panicked; clearing the tables");
+    tracing::error!(target: "jmqt::session", message, "ending a connection panicked; removing it from the tables");
     outbox.close(reason);
     outbox.release_socket();
     let mut clearing = pin!(Some(shared.hub.close_tables(&outbox)));
@@ -105,7 +105,7 @@ pub(super) fn end_transport(shared: &Shared, session: &Session, error: &Transpor
         TransportError::Violation(_) => DisconnectCode::BAD_PACKETS,
         TransportError::ForeignPage { origin } => {
             shared.hub.counters.origins_refused.increment();
-            log_limited!(warn, target: "jmqt::session", remote = %session.info.remote, origin, "a page of another host may not connect: if it should, add its origin to ALLOWED_ORIGINS");
+            log_limited!(warn, target: "jmqt::session", remote = %session.info.remote, origin, "refused a web page of another origin: to allow it, add the origin to ALLOWED_ORIGINS");
             DisconnectCode::BAD_PACKETS
         }
     };

@@ -154,7 +154,7 @@ fn refuse_partial_packet(shared: &Shared, session: &Session) -> Flow {
         Some(_) => "MAX_TOTAL_PARTIAL_PACKET_BYTES",
         None => "MAX_TOTAL_PRECONN_BYTES",
     };
-    log_limited!(warn, target: "jmqt::session", client = session.name(), remote = %session.info.remote, "closing a connection in the middle of a packet: all half-received packets take {key}");
+    log_limited!(warn, target: "jmqt::session", client = session.name(), remote = %session.info.remote, "closing a connection in the middle of a packet: all incomplete packets together have reached {key}");
     ControlFlow::Break(CloseReason::TryLater)
 }
 

@@ -218,7 +218,7 @@ impl Session {
             return CONTINUE;
         }
         self.shared.hub.counters.refusals_closed.increment();
-        log_limited!(warn, target: "jmqt::session", client = self.name(), remote = %self.info.remote, "closing a connection: too many auth and conn packets were refused");
+        log_limited!(warn, target: "jmqt::session", client = self.name(), remote = %self.info.remote, "closing a connection: too many refused auth and conn packets");
         ControlFlow::Break(CloseReason::TooManyRefusals)
     }
 

@@ -229,7 +229,7 @@ impl Session {
     /// A validator answered, but with something that it must not answer. Logged and counted as a failure.
     pub(super) fn validator_mistake(&self, what: &'static str, mistake: &dyn fmt::Display) {
         self.shared.hub.counters.validator_failures.increment();
-        tracing::error!(target: "jmqt::app", client = self.name(), %mistake, "{what} made a mistake");
+        tracing::error!(target: "jmqt::app", client = self.name(), %mistake, "{what} returned an invalid answer");
     }
 
     /// Writes what was gathered, and waits until the client has taken so much that there is room for an answer. `Break`, if

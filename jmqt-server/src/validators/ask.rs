@@ -52,7 +52,7 @@ pub(crate) fn asking<'a, T: 'a>(ask: impl FnOnce() -> Question<'a, T>) -> Questi
 pub(crate) fn let_go<T>(what: &'static str, question: Question<'_, T>) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(question))) {
         let message = panic_message(&*panic);
-        tracing::error!(target: "jmqt::app", message, "{what} panicked while its future was dropped");
+        tracing::error!(target: "jmqt::app", message, "{what} panicked while the server dropped its future");
     }
 }
 

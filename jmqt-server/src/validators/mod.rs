@@ -71,7 +71,7 @@ pub(crate) struct Validators {
 
 /// Data that is not JSON of the expected form. It does not quote the data, so it may be logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the data is not what was expected, at line {line}, column {column}")]
+#[error("the data does not have the expected type, at line {line}, column {column}")]
 pub struct UnexpectedData {
     line: usize,
     column: usize,

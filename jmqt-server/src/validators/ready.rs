@@ -50,7 +50,7 @@ impl UnsubValidator for AllowAll {}
 #[async_trait]
 impl AuthValidator for DenyAll {
     async fn validate_auth(&self, _: &AuthRequest<'_>) -> Result<AuthVerdict, BoxError> {
-        Ok(AuthVerdict::refuse(StatusCode::NOT_ALLOWED, "authentication is not offered here"))
+        Ok(AuthVerdict::refuse(StatusCode::NOT_ALLOWED, "this server does not offer authentication"))
     }
 }
 

@@ -9,7 +9,7 @@ const REQUESTS: [(Asked, &str, &str); 5] = [
     (
         Asked::Auth,
         r#"{"auth":{"dt":{"client_name":"a"}}}"#,
-        r#"{"authAck":{"st":5,"mg":"the server could not answer this request"}}"#,
+        r#"{"authAck":{"st":5,"mg":"the server cannot answer this request"}}"#,
     ),
     (Asked::Sub, r#"{"sub":{"cn":"news"}}"#, r#"{"subAck":{"st":5,"cn":"news"}}"#),
     (Asked::Unsub, r#"{"unsub":{"cn":"news"}}"#, r#"{"unsubAck":{"st":5,"cn":"news"}}"#),

@@ -115,10 +115,10 @@ impl Cluster {
             let lets_in = verdict == Verdict::Open;
             if self.database.lets_in.send_if_modified(|is| std::mem::replace(is, lets_in) != lets_in) {
                 match lets_in {
-                    true => tracing::info!(target: "jmqt::bus", "clients are let in again"),
+                    true => tracing::info!(target: "jmqt::bus", "accepting clients again"),
                     false => tracing::error!(
                         target: "jmqt::bus",
-                        "this node cannot reach the database, and others can, or it cannot hear them: no clients are let in"
+                        "this node cannot reach the database, but other nodes can or are not heard: refusing new clients"
                     ),
                 }
             }
@@ -133,13 +133,15 @@ impl Cluster {
             let at_a_time = *at_a_time.get_or_insert_with(|| {
                 tracing::error!(
                     target: "jmqt::bus", sessions = sessions.len(),
-                    "this node still cannot reach the database, and others can: ending its sessions, which come back there"
+                    "this node still cannot reach the database, but other nodes can: ending its sessions, so that clients reconnect to those"
                 );
                 sessions.len().div_ceil(LOOKS_TO_HAND_OVER)
             });
             for outbox in sessions.iter().take(at_a_time) {
-                let farewell =
-                    Disconnect::new(DisconnectCode::DRAIN, "this node cannot reach the database; others can");
+                let farewell = Disconnect::new(
+                    DisconnectCode::DRAIN,
+                    "this node cannot reach the database; other nodes can",
+                );
                 outbox.close_saying(CloseReason::Shutdown, farewell.retry_after(Duration::ZERO));
             }
         }

@@ -79,7 +79,7 @@ impl Cluster {
             return;
         }
         if is_missed {
-            tracing::warn!(target: "jmqt::bus", "nothing comes back from Redis: connecting anew");
+            tracing::warn!(target: "jmqt::bus", "no heartbeat came back from Redis; reconnecting");
             self.bus.reset();
             return;
         }
@@ -166,7 +166,7 @@ impl Cluster {
         if self.directory.beaten(from, sessions, has_database, Instant::now()) {
             tracing::info!(
                 target: "jmqt::bus", node = %from, sessions = sessions.count,
-                "some sessions of another node were not heard of: asking for its list"
+                "the session list of another node is incomplete: requesting it again"
             );
             self.ask_for_lists();
         }
@@ -205,7 +205,7 @@ impl Cluster {
                     Part::Unwanted => return,
                     Part::Taken => {}
                     Part::Last(sessions) => {
-                        tracing::info!(target: "jmqt::bus", node = %from, sessions, "heard the list of another node's sessions");
+                        tracing::info!(target: "jmqt::bus", node = %from, sessions, "received the session list of another node");
                         self.ask_for_lists();
                     }
                 }

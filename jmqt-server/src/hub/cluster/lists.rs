@@ -225,13 +225,13 @@ impl Cluster {
             let awaited = if some.is_none() { part + 1 } else { (part + 1).saturating_sub(ON_THEIR_WAY) };
             match self.lists.arrived(awaited).await {
                 None => {
-                    tracing::info!(target: "jmqt::bus", "nobody is left to be told the list of this node's sessions");
+                    tracing::info!(target: "jmqt::bus", "no node is left to send the session list to");
                     return;
                 }
                 Some(late) if !late.is_empty() => {
                     tracing::warn!(
                         target: "jmqt::bus", nodes = ?late.iter().map(ToString::to_string).collect::<Vec<_>>(),
-                        "a node was too slow to be told the list of this node's sessions: it has to ask again"
+                        "a node is too slow to receive the session list and has to request it again"
                     );
                 }
                 Some(_) => {}
@@ -239,7 +239,7 @@ impl Cluster {
         }
         tracing::info!(
             target: "jmqt::bus", nodes = hearers.len(), sessions = sessions.len(), took = ?start.elapsed(),
-            "told other nodes the list of this node's sessions"
+            "sent the session list to other nodes"
         );
     }
 }

@@ -130,7 +130,7 @@ impl RegistrarTask {
             return;
         }
         if let Err(error) = self.store.sessions_closed(&unwanted, &self.node).await {
-            store_failed(&self.counters, "sessions that were given up could not be taken out", &error);
+            store_failed(&self.counters, "cannot remove abandoned sessions from the store", &error);
             self.unwanted.sessions().extend(unwanted); // for the next time there is something to do
         }
     }
@@ -147,7 +147,7 @@ impl RegistrarTask {
                     let _ = reply.send(is_mine);
                 }
             }
-            Err(error) => store_failed(&self.counters, "sessions could not be claimed", &error),
+            Err(error) => store_failed(&self.counters, "cannot claim sessions", &error),
         }
     }
 
@@ -172,7 +172,7 @@ impl RegistrarTask {
                     drop(reply.send(Delivery { content: Some((row.client, entered)), unwanted }));
                 }
             }
-            Err(error) => store_failed(&self.counters, "sessions could not be entered", &error),
+            Err(error) => store_failed(&self.counters, "cannot add sessions to the store", &error),
         }
         later
     }

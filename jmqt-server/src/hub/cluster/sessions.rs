@@ -108,7 +108,7 @@ impl Cluster {
             Ok(Ok(())) => Ok(session),
             Ok(Err(error)) => Err(error),
             Err(_) => {
-                tracing::error!(target: "jmqt::session", %client, "the older session did not end in time");
+                tracing::error!(target: "jmqt::session", %client, "the older session of the client did not end in time");
                 Err(HubError::SessionEnded)
             }
         }
@@ -201,7 +201,7 @@ impl Cluster {
                     }
                     tracing::warn!(
                         target: "jmqt::session", client = %row.client, node = %row.node,
-                        "a node did not end a session, so it seems to have lost the database: taking it over"
+                        "another node did not end a session in time; it seems to have lost the database: taking the session over"
                     );
                     let claimed = SharedSession { row: row.clone(), claimed_by: Some(self.name.clone()) };
                     drop(self.notify_of(claimed).await); // its row goes when that is done
@@ -265,7 +265,7 @@ impl Cluster {
     }
 
     pub(super) fn failed(&self, error: &crate::store::StoreError) -> HubError {
-        crate::store::store_failed(&self.counters, "the store failed in the cluster", error);
+        crate::store::store_failed(&self.counters, "the store failed in a cluster task", error);
         HubError::Store
     }
 }

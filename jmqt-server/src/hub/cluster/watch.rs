@@ -131,13 +131,13 @@ impl Cluster {
                 Ok(None) => self.end_as_condemned(hub, last_beat).await,
                 Err(error) => {
                     // Those who need an answer log it too; this one tells of it when nobody does.
-                    tracing::debug!(target: "jmqt::store", %error, "the nodes cannot be looked for");
+                    tracing::debug!(target: "jmqt::store", %error, "cannot read the list of nodes");
                 }
             }
             if forgot.elapsed() >= FORGET_EVERY && self.is_first() {
                 forgot = Instant::now();
                 if let Err(error) = self.store.forget_condemned().await {
-                    tracing::debug!(target: "jmqt::store", %error, "nodes that are gone cannot be forgotten");
+                    tracing::debug!(target: "jmqt::store", %error, "cannot remove nodes that are gone");
                 }
             }
         }
@@ -147,7 +147,7 @@ impl Cluster {
         let others = beats.iter().filter_map(|it| Some((NodeId::parse(&it.node)?, it.beat)));
         let others: Vec<_> = others.filter(|(node, _)| *node != self.node).collect();
         for node in self.directory.beats(&others, Instant::now()) {
-            tracing::warn!(target: "jmqt::bus", %node, "a node is silent: its sessions are taken over");
+            tracing::warn!(target: "jmqt::bus", %node, "a node is silent: taking its sessions over");
             self.asked.give_up(Some(node));
             self.lists.gone(node);
             self.died.notify_one();
@@ -167,8 +167,8 @@ impl Cluster {
     async fn end_as_condemned(&self, hub: &Hub, last_beat: u64) {
         tracing::error!(
             target: "jmqt::bus",
-            "this node stood still, or could reach neither Redis nor the database, and the others have taken \
-             its sessions over: ending them"
+            "other nodes have taken over the sessions of this node, because it stalled or could reach neither Redis \
+             nor the database: ending the sessions"
         );
         self.condemned.store(true, Ordering::Release);
         loop {

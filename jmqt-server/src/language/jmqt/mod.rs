@@ -32,7 +32,7 @@ const LONG_PACKET: usize = 64 * 1024;
 /// Handles one packet text.
 pub(super) async fn handle(shared: &Shared, session: &mut Session, text: &[u8]) -> Flow {
     let Ok(text) = std::str::from_utf8(text) else {
-        return session.bad_packet(&"it is not UTF-8");
+        return session.bad_packet(&"packet is not UTF-8");
     };
     let decoded = match text.len() > LONG_PACKET {
         false => decode(text),
@@ -103,7 +103,7 @@ async fn handle_in_session(
         Packet::Auth(auth) => handle_auth(shared, session, auth).await,
         Packet::Conn(conn) => handle_conn_again(shared, session, client, &conn),
         Packet::Disconn(_) => verbs::leave(shared, session, client).await,
-        _ => return session.bad_packet(&format_args!("a client does not send {kind}")),
+        _ => return session.bad_packet(&format_args!("a client must not send {kind}")),
     };
     session.good_packet();
     flow

@@ -42,7 +42,7 @@ pub(crate) async fn authenticate(
             if verdict.is_some() {
                 session.validator_mistake("auth validator", &"it refused with status OK");
             }
-            let message = "the server could not answer this request".to_owned();
+            let message = "the server cannot answer this request".to_owned();
             Err(RefusedAuth { status: StatusCode::SERVER_ERROR, message })
         }
     })

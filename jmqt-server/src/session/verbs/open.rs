@@ -65,7 +65,7 @@ pub(crate) async fn open(
     ControlFlow::Continue(opened.map_err(|error| match error {
         HubError::TooManyTakeovers(wait) => {
             shared.hub.counters.takeovers_refused.increment();
-            log_limited!(warn, target: "jmqt::session", remote = %session.info.remote, "a client's sessions are taken over more often than MAX_TAKEOVERS_PER_SECOND: does it run twice?");
+            log_limited!(warn, target: "jmqt::session", remote = %session.info.remote, "a client's sessions are taken over more often than MAX_TAKEOVERS_PER_SECOND: check whether two programs use the same client id");
             NotOpened::TooManyTakeovers(wait)
         }
         error => {

@@ -77,7 +77,7 @@ fn has_room(
         || persistence == Persistence::Persistent && persistent >= limits.persistent_subscriptions;
     if is_refused {
         shared.hub.counters.subscriptions_refused.increment();
-        log_limited!(warn, target: "jmqt::session", %client, all, persistent, "a subscription was refused: the client has as many as MAX_SUBSCRIPTIONS_PER_CLIENT and MAX_PERSISTENT_SUBSCRIPTIONS_PER_CLIENT allow");
+        log_limited!(warn, target: "jmqt::session", %client, all, persistent, "refused a subscription: the client has reached MAX_SUBSCRIPTIONS_PER_CLIENT or MAX_PERSISTENT_SUBSCRIPTIONS_PER_CLIENT");
     }
     !is_refused
 }
