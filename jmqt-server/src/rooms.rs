@@ -168,9 +168,9 @@ fn rooms_import_what_the_table_allows_and_all_of_it() {
 }
 
 #[test]
-fn the_files_on_the_way_of_a_message_are_there() {
+fn the_files_on_the_path_of_a_message_exist() {
     let map = map();
-    let way = section(&map, "The way of a message");
+    let way = section(&map, "The path of a message");
     let named = way.split(|letter: char| !(letter.is_ascii_alphanumeric() || "_/.-".contains(letter)));
     let named: Vec<&str> = named.filter(|word| word.ends_with(".rs") && word.len() > 3).collect();
     assert!(named.len() > 15, "{named:?}");
