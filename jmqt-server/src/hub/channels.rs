@@ -1,4 +1,4 @@
-//! Who on this node is subscribed to what.
+//! The subscriptions of this node by channel.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasher;
@@ -13,12 +13,12 @@ use crate::store::{ChannelKey, Seq};
 use crate::wire::LoggedPushes;
 
 const SHARDS: usize = 16;
-/// A channel keeps so many bytes of recent pushes for subscribers that are a little behind,
+/// The limit for the recent pushes of one channel, kept for subscribers that are slightly behind.
 const TAIL_BYTES: usize = 2 << 20;
-/// and all channels together so many.
+/// The limit for the recent pushes of all channels together.
 const ALL_TAILS_BYTES: usize = 64 << 20;
 
-/// A table with room for more gives it back after a burst, once it uses a small part.
+/// A table with a capacity above this shrinks when it uses only a small part of it.
 const MUCH: usize = 1024;
 
 /// The members of a channel at one moment.
@@ -26,7 +26,7 @@ pub(crate) type Members = Arc<[Arc<Subscription>]>;
 
 type Shard = HashMap<ChannelName, Arc<Channel>, foldhash::fast::RandomState>;
 
-/// The channels that somebody on this node is subscribed to.
+/// The channels with subscribers on this node.
 pub(crate) struct Channels {
     shards: [RwLock<Shard>; SHARDS],
     hasher: foldhash::fast::RandomState,
@@ -43,16 +43,16 @@ pub(crate) struct Channel {
 #[derive(Default)]
 struct MemberList {
     list: Vec<Arc<Subscription>>,
-    /// The same, for publishers to walk through without the lock; made anew after a change.
+    /// The same members, for publishers to iterate without the lock; rebuilt after a change.
     snapshot: Option<Members>,
 }
 
-/// The last pushes, kept while somebody has not got all of them.
+/// The last pushes of a channel, kept while a subscriber has not received all of them.
 #[derive(Default)]
 struct Tail {
     /// Boxed, because most channels keep none.
     kept: Option<Box<Kept>>,
-    /// The channel has been removed: whoever still has it must keep nothing there any more.
+    /// The channel has been removed from the table. Tasks that still hold it must not store anything in it.
     is_removed: bool,
 }
 
@@ -95,7 +95,7 @@ impl Channels {
         members.snapshot = None;
     }
 
-    /// Removes a member; `false` if it was none.
+    /// Removes a member; returns `false` if it is not a member.
     pub(crate) fn remove(&self, subscription: &Arc<Subscription>) -> bool {
         let shard = self.shard(subscription.channel.as_str());
         let mut shard = shard.write().unwrap_or_else(PoisonError::into_inner);
@@ -128,13 +128,13 @@ impl Channels {
         true
     }
 
-    /// The channel, if anybody here is subscribed to it.
+    /// The channel, if it has subscribers on this node.
     pub(crate) fn get(&self, channel: &str) -> Option<Arc<Channel>> {
         let shard = self.shard(channel).read().unwrap_or_else(PoisonError::into_inner);
         shard.get(channel).cloned()
     }
 
-    /// Keeps a run of pushes for those who could not take all of it, or, given `None`, nothing.
+    /// Keeps a run of pushes for subscribers that did not accept all of it; `None` clears the kept runs.
     pub(crate) fn keep_tail(&self, channel: &Channel, run: Option<Arc<LoggedPushes>>) {
         self.change_tail(channel, run, false);
     }
@@ -178,8 +178,8 @@ impl Channel {
         snapshot
     }
 
-    /// The kept run that has this message of a log. (One that has messages before it and behind it need not:
-    /// the messages of a batch that had to be halved may have others between them.)
+    /// The kept run that contains this message of a log. A run with earlier and later messages may not contain it,
+    /// because a batch that was halved can have gaps.
     pub(crate) fn tail_with(&self, key: ChannelKey, seq: Seq) -> Option<Arc<LoggedPushes>> {
         let tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
         let is_wanted = |message: &LoggedPush| message.id.place() == Some((key, seq));

@@ -1,8 +1,8 @@
-//! What makes this server a node of a cluster: it knows the others, takes sessions over from them, does
-//! for them what only it can do, and has what they publish delivered.
+//! A node of a cluster: it knows the other nodes, takes over their sessions, sends them requests, and delivers their
+//! messages.
 //!
-//! The store decides (who has a session, who tells of its end, what is in a log); the bus is quick and may
-//! lose anything. So everything that came by the bus alone is looked up again when it was away.
+//! The store decides which node has a session, which node reports its end, and what is in a log. The bus is fast but
+//! may lose messages, so everything that arrives by the bus alone is checked against the store after an outage.
 
 mod asked;
 mod database;
@@ -43,36 +43,36 @@ use registrar::Registrar;
 pub(crate) use registrar::RegistrarTask;
 pub(super) use reorder::Reorder;
 
-/// A node shows that it is there this often, on the bus and in the store.
+/// The interval of the beats, on the bus and in the store.
 const BEAT_EVERY: Duration = Duration::from_secs(1);
-/// How long the bus may take to bring back what was said to everybody.
+/// The time limit for the bus to return a fence.
 const FENCE_TIMEOUT: Duration = Duration::from_secs(2);
-/// So many QoS 1 payloads from other nodes may wait to be delivered, and so much of them.
+/// The limits for QoS 1 payloads from other nodes that wait for delivery: their number and size.
 const ARRIVALS: usize = 4096;
 const ARRIVALS_KIB: u32 = 64 * 1024;
-/// So many sessions of other nodes may wait for their close notifiers.
+/// The number of sessions of other nodes that may wait for their close notifiers.
 const ORPHANS: usize = 256;
-/// So many requests of other nodes are worked on at a time.
+/// The number of requests of other nodes that are handled at a time.
 const ANSWERING: usize = 256;
 
-/// What other nodes have to be delivered, in order.
+/// Messages of other nodes to deliver, in order.
 #[derive(Debug)]
 pub(crate) enum Arrival {
     Pushes(LoggedMessages, OwnedSemaphorePermit),
-    /// Channel, its key in the store, and the last message that is in its log.
+    /// The channel, its key in the store, and the last message in its log.
     Tails(Vec<(String, i64, u64)>),
 }
 
-/// A session whose node is gone, claimed by this one: its close notifier is to be run.
+/// A session of a dead node that this node has claimed. Its close notifier must run.
 pub(crate) struct Orphan {
     pub(crate) session: SharedSession,
-    /// Told when it has been.
+    /// Notified when the close notifier has run.
     pub(crate) done: oneshot::Sender<()>,
-    /// To be kept until then.
+    /// Held until the close notifier has run.
     pub(crate) mark: OrphanMark,
 }
 
-/// As long as it is there, its session is not given to the notifier once more.
+/// While this exists, the session is not given to the close notifier again.
 pub(crate) struct OrphanMark {
     notifying: Arc<Mutex<HashSet<(ClientId, u64)>>>,
     session: (ClientId, u64),
@@ -87,7 +87,7 @@ impl Drop for OrphanMark {
 /// A node's view of its cluster.
 pub(crate) struct Cluster {
     node: NodeId,
-    /// The same, as the store knows it.
+    /// The name of this node in the store.
     name: String,
     bus: Arc<dyn Bus>,
     store: Arc<dyn ClusterStore>,
@@ -104,36 +104,36 @@ pub(crate) struct Cluster {
     arrivals: mpsc::Sender<Arrival>,
     arrivals_room: Arc<Semaphore>,
     orphans: mpsc::Sender<Orphan>,
-    /// The sessions whose close notifiers this node is running, or going to run, for others.
+    /// The sessions of other nodes whose close notifiers this node runs or will run.
     notifying: Arc<Mutex<HashSet<(ClientId, u64)>>>,
-    /// The last message that this node has appended to each channel, until the others have been told.
+    /// The last message that this node appended to each channel, until it is announced.
     tails: Mutex<HashMap<ChannelName, (i64, u64)>>,
-    /// Something may have been missed: logs are to be compared with the store.
+    /// Requests that logs are compared with the store, because messages may have been missed.
     compare: Notify,
-    /// The others thought this node dead: it ends its sessions.
+    /// The other nodes consider this node dead: it must end its sessions.
     condemned: AtomicBool,
-    /// A node has died.
+    /// Notified when a node has died.
     died: Notify,
     tasks: TaskTracker,
 }
 
-/// What a [`Cluster`] leaves to others to do.
+/// The tasks and queues of a [`Cluster`] that its owner must run.
 pub(crate) struct ClusterTasks {
     pub(crate) registrar: RegistrarTask,
     pub(crate) arrivals: mpsc::Receiver<Arrival>,
     pub(crate) orphans: mpsc::Receiver<Orphan>,
 }
 
-/// Those who wait for a [fence](Cluster::fence).
+/// The tasks that wait for a [fence](Cluster::fence).
 #[derive(Default)]
 struct Fences {
-    /// Its number, since when, and for whom.
+    /// The number of the current fence, its start, and the waiting tasks.
     on_its_way: Option<(u64, Instant, Vec<oneshot::Sender<()>>)>,
-    /// For those who came too late for that one.
+    /// The tasks that wait for the next fence.
     next: Vec<oneshot::Sender<()>>,
 }
 
-/// Where a client is.
+/// The location of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Location {
     Here,
@@ -181,7 +181,7 @@ impl Cluster {
         (cluster, ClusterTasks { registrar: registrar_task, arrivals: arrived, orphans: orphaned })
     }
 
-    /// Keeps the link to other nodes until it is told to stop.
+    /// Runs the connection to other nodes until it is told to stop.
     pub(crate) fn run_bus(&self, stop: CancellationToken) -> impl Future<Output = ()> + Send + use<> {
         let bus = Arc::clone(&self.bus);
         async move { bus.run(stop).await }
@@ -192,8 +192,8 @@ impl Cluster {
         self.bus.up().await;
     }
 
-    /// Serves the cluster until it is told to stop. Each part is a task of its own: none waits for another,
-    /// least of all the signs of life.
+    /// Runs the cluster until it is told to stop. Each part is a separate task, so that no part, in particular the
+    /// beats, waits for another.
     pub(crate) async fn run(
         self: Arc<Self>,
         hub: Arc<Hub>,
@@ -240,9 +240,9 @@ impl Cluster {
         self.fences.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until everything that was said to all nodes before has reached them, or Redis; `false` if the
-    /// bus is away. What they have said before that is known here then. There is one on its way at a time,
-    /// however many wait.
+    /// Waits until all earlier messages to all nodes have reached them, or Redis. After that, all earlier messages of
+    /// other nodes are known here. Returns `false` if the bus is unavailable. Only one fence is in progress at a
+    /// time, for any number of waiting tasks.
     async fn fence(&self) -> bool {
         if !self.bus.is_up() {
             return false;
@@ -278,8 +278,8 @@ impl Cluster {
         }
     }
 
-    /// Has the close notifier of a session run, which this node has claimed. `None`: it is being run, or
-    /// the server stops.
+    /// Runs the close notifier of a session that this node has claimed. Returns `None` if the notifier is already
+    /// running, or the server is stopping.
     async fn notify_of(&self, session: SharedSession) -> Option<oneshot::Receiver<()>> {
         let key = (session.row.client.clone(), session.row.generation);
         if !self.notifying.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone()) {
@@ -291,7 +291,7 @@ impl Cluster {
         Some(notified)
     }
 
-    /// Where another node has this client, as far as is known at once.
+    /// The other node that has this client, if the directory knows it.
     pub(super) fn node_of(&self, client: &str) -> Option<NodeId> {
         self.directory.find(client).map(|session| session.node)
     }
@@ -300,12 +300,12 @@ impl Cluster {
         self.directory.find(client.as_str()).is_some()
     }
 
-    /// Everybody who is connected to another node.
+    /// All clients that are connected to other nodes.
     pub(crate) fn elsewhere(&self) -> Vec<(ClientId, ConnectionInfo)> {
         self.directory.all()
     }
 
-    /// Closes the connection of a client on another node; `false` if it is on none.
+    /// Closes the connection of a client on another node; returns `false` if there is none.
     pub(crate) fn disconnect(&self, client: &ClientId, farewell: &Disconnect) -> bool {
         let Some(session) = self.directory.find(client.as_str()) else { return false };
         let farewell = Some(farewell.into());
@@ -313,7 +313,7 @@ impl Cluster {
         true
     }
 
-    /// What the client of a session is told that is not to begin.
+    /// The disconnect reason for a session that was called off.
     pub(super) fn why_called_off(&self) -> Disconnect {
         match self.condemned.load(Ordering::Acquire) {
             true => Disconnect::node_was_cut_off(),
@@ -321,17 +321,17 @@ impl Cluster {
         }
     }
 
-    /// Whether other nodes are there that this one's clients can go to.
+    /// Returns `true` if there are other nodes for this node's clients.
     pub(crate) fn has_others(&self) -> bool {
         self.directory.has_others(Instant::now())
     }
 
-    /// Whether it is for this node to do what one node does for all.
+    /// Returns `true` if this node runs the singleton tasks of the cluster.
     pub(super) fn is_first(&self) -> bool {
         self.directory.is_first(self.node)
     }
 
-    /// Notes that this node has appended to a channel.
+    /// Records that this node has appended to a channel.
     pub(super) fn appended(&self, channel: &ChannelName, key: i64, seq: u64) {
         let mut tails = self.tails.lock().unwrap_or_else(PoisonError::into_inner);
         match tails.get_mut(channel) {
@@ -340,13 +340,13 @@ impl Cluster {
         }
     }
 
-    /// What the others have not been told yet.
+    /// The last messages that have not been announced.
     fn tails(&self) -> Vec<(String, i64, u64)> {
         let tails = self.tails.lock().unwrap_or_else(PoisonError::into_inner);
         tails.iter().map(|(channel, (key, seq))| (channel.as_str().to_owned(), *key, *seq)).collect()
     }
 
-    /// The others have been told: the message has come back.
+    /// Removes announced messages: the announcement has come back.
     fn told_tails(&self, told: &[(String, i64, u64)]) {
         let mut tails = self.tails.lock().unwrap_or_else(PoisonError::into_inner);
         for (channel, key, seq) in told {
@@ -358,7 +358,7 @@ impl Cluster {
 }
 
 impl Hub {
-    /// Where a client is: asked of the other nodes if this one does not know.
+    /// The location of a client. Asks the other nodes if this node does not know it.
     pub(crate) async fn locate(&self, client: &str) -> Location {
         let known = || {
             if self.connections.outbox(client).is_some() {

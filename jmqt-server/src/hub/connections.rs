@@ -1,4 +1,4 @@
-//! Who is connected: at most one session a client (protocol.md 2.4).
+//! The connected clients. A client has at most one session (protocol.md 2.4).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use crate::disconnect::Disconnect;
 use crate::name_map::NameMap;
 use crate::outbox::Outbox;
 
-/// So many takeovers of one client may come at once; MAX_TAKEOVERS_PER_SECOND holds in the long run.
+/// The number of takeovers of one client in a burst. MAX_TAKEOVERS_PER_SECOND limits the average.
 const TAKEOVER_BURST: u32 = 5;
 
 /// The sessions of this node by client.
@@ -25,25 +25,25 @@ pub(crate) struct Connections {
 #[derive(Default)]
 struct Slot {
     session: Option<Registered>,
-    /// Boxed, because it is there only while sessions come and go, and after a takeover.
+    /// Boxed, because it exists only while sessions begin and end, and after a takeover.
     change: Option<Box<Change>>,
 }
 
 #[derive(Default)]
 struct Change {
-    /// The generation of a session that is about to begin, and the way to call it off.
+    /// The generation of a session that is opening, and the token that calls it off.
     opening: Option<(u64, CancellationToken)>,
-    /// Those who want to be the client's session queue here, first come first served.
+    /// Serializes the connections that want to become the client's session, in order of arrival.
     claims: Option<Arc<tokio::sync::Mutex<()>>>,
-    /// Told when the session has ended, close notifier included, or is not going to begin.
+    /// Notified when the session has ended, including its close notifier, or will not begin.
     ended: Option<Arc<Notify>>,
-    /// When the takeovers so far would have been spread evenly. Kept while the client is here, which it is all
-    /// the time as long as one of its connections takes over from the other.
+    /// The time at which the takeovers so far would be spread evenly. Kept while the client is connected. If its
+    /// connections take over from each other, that is all the time.
     takeovers_until: Option<Instant>,
 }
 
 impl Change {
-    /// Nothing of it has to be kept.
+    /// Returns `true` if the slot can be removed.
     fn is_over(&self) -> bool {
         let Self { opening, claims, ended, takeovers_until } = self;
         opening.is_none() && claims.is_none() && ended.is_none() && takeovers_until.is_none()
@@ -63,7 +63,7 @@ impl Slot {
         self.change.as_ref().is_some_and(|change| change.claims.is_some())
     }
 
-    /// Tells those who wait for the end of the session, or of one that does not begin.
+    /// Notifies the tasks that wait for the end of the session, or of a session that does not begin.
     fn tell_of_the_end(&mut self) {
         if let Some(ended) = self.change.as_mut().and_then(|change| change.ended.take()) {
             ended.notify_waiters();
@@ -73,7 +73,7 @@ impl Slot {
     /// Counts a takeover at this moment.
     ///
     /// # Errors
-    /// How long to wait, if there have been too many: then it is not counted.
+    /// The time to wait if there were too many takeovers. The takeover is not counted then.
     fn take_over(&mut self, per_second: u32, now: Instant) -> Result<(), Duration> {
         let interval = Duration::from_secs(1) / per_second;
         let change = self.change();
@@ -95,7 +95,7 @@ pub(crate) struct Registered {
     pub(crate) generation: u64,
 }
 
-/// A session that is about to begin, until this is dropped.
+/// A session that is opening, until this is dropped.
 pub(crate) struct Opening {
     connections: Arc<Connections>,
     client: ClientId,
@@ -103,7 +103,7 @@ pub(crate) struct Opening {
 }
 
 impl Opening {
-    /// Waits until a newer session of the client is about to begin elsewhere.
+    /// Waits until a newer session of the client is opening on another node.
     pub(crate) async fn called_off(&self) {
         self.called_off.cancelled().await;
     }
@@ -127,24 +127,24 @@ impl Drop for Opening {
     }
 }
 
-/// See [`Connections::find`].
+/// The result of [`Connections::find`].
 pub(crate) enum Found {
     Session(Registered),
-    /// It is about to begin; it can be called off.
+    /// The session is opening; the token calls it off.
     Opening(CancellationToken),
-    /// There is no such session, but there may be one at any moment.
+    /// There is no such session, but one may begin at any moment.
     Unknown,
-    /// The client has nothing here.
+    /// The client has no session here.
     Nothing,
 }
 
-/// The right to be the next session of a client. Later claims wait until it is dropped.
+/// The right to become the next session of a client. Later claims wait until this is dropped.
 pub(crate) struct Claim {
     _turn: OwnedMutexGuard<()>, // given up before the slot is looked at
     slot: SlotUser,
 }
 
-/// Forgets the client's slot, if nobody needs it any more.
+/// Removes the client's slot when it is no longer used.
 struct SlotUser {
     connections: Arc<Connections>,
     client: ClientId,
@@ -161,21 +161,21 @@ impl Connections {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for earlier claims, ends the present session, which is told of the connection that takes over,
-    /// and waits until that is over.
+    /// Waits for earlier claims, ends the current session, sends it the address of the connection that takes over,
+    /// and waits until it has ended.
     ///
     /// # Cancel safety
-    /// Dropped early, the claim is given up; the session that was told to end ends all the same.
+    /// If the future is dropped early, the claim is given up. The session still ends if it was asked to.
     pub(crate) async fn claim(self: &Arc<Self>, client: &ClientId, by: Option<ConnectionInfo>) -> Claim {
         let claim = self.turn(client).await;
         self.end_present(client, by).await;
         claim
     }
 
-    /// The same, unless the client's sessions here have been taken over too often.
+    /// As [`claim`](Self::claim), but refuses if the client's sessions here have been taken over too often.
     ///
     /// # Errors
-    /// How long to wait; then the present session goes on.
+    /// The time to wait. The current session continues.
     pub(crate) async fn claim_within(
         self: &Arc<Self>,
         client: &ClientId,
@@ -204,7 +204,7 @@ impl Connections {
         Claim { _turn: claims.lock_owned().await, slot }
     }
 
-    /// Ends the session of a client that has been claimed, and waits until that is over.
+    /// Ends the session of a claimed client, and waits until it has ended.
     async fn end_present(&self, client: &ClientId, by: Option<ConnectionInfo>) {
         loop {
             let ended = {
@@ -219,7 +219,7 @@ impl Connections {
         }
     }
 
-    /// The right to keep a client away; `None` if it is here, or on its way in.
+    /// The right to keep a client away; `None` if the client is connected or connecting.
     pub(crate) fn claim_absent(self: &Arc<Self>, client: &ClientId) -> Option<Claim> {
         let slot = SlotUser { connections: Arc::clone(self), client: client.clone() };
         let claims = {
@@ -233,7 +233,7 @@ impl Connections {
         (!is_here).then_some(claim)
     }
 
-    /// A session with this generation is about to begin.
+    /// Records that a session with this generation is opening.
     pub(crate) fn open(self: &Arc<Self>, claim: &Claim, generation: u64) -> Opening {
         let (client, called_off) = (claim.slot.client.clone(), CancellationToken::new());
         self.lock().entry(client.clone()).or_default().change().opening =
@@ -241,15 +241,16 @@ impl Connections {
         Opening { connections: Arc::clone(self), client, called_off }
     }
 
-    /// Ends a client's session here, or one that is about to begin, if its generation is lower than
-    /// `below`, and waits until that is over. It is told of the connection that takes over.
+    /// Ends a client's session here, or one that is opening, if its generation is lower than `below`, and waits until
+    /// it has ended. The session receives the address of the connection that takes over.
     pub(crate) async fn end_below(&self, client: &ClientId, below: u64, by: Option<ConnectionInfo>) {
         while let Some(ended) = self.begin_to_end_below(client, below, by) {
             ended.await;
         }
     }
 
-    /// The same without waiting; `None` if there is nothing to end, or else what tells that it may be over.
+    /// As [`end_below`](Self::end_below), without waiting. Returns `None` if there is no such session, otherwise a
+    /// notification that it may have ended.
     pub(crate) fn begin_to_end_below(
         &self,
         client: &ClientId,
@@ -269,7 +270,7 @@ impl Connections {
         Some(Arc::clone(slot.change().ended.get_or_insert_default()).notified_owned())
     }
 
-    /// Ends all sessions, and calls off those that are about to begin; `true` if there is none any more.
+    /// Ends all sessions, and calls off sessions that are opening. Returns `true` if none is left.
     pub(crate) fn end_all(&self, reason: CloseReason, farewell: &Disconnect) -> bool {
         let slots = self.lock();
         let mut is_over = true;
@@ -285,7 +286,7 @@ impl Connections {
         is_over
     }
 
-    /// What there is of one session here.
+    /// Looks up one session on this node.
     pub(crate) fn find(&self, client: &ClientId, generation: u64) -> Found {
         let slots = self.lock();
         let Some(slot) = slots.get(client) else { return Found::Nothing };
@@ -301,7 +302,7 @@ impl Connections {
         self.lock().entry(claim.slot.client.clone()).or_default().session = Some(session);
     }
 
-    /// The session has ended, close notifier included.
+    /// Removes a session that has ended, including its close notifier.
     pub(crate) fn unregister(&self, client: &ClientId) {
         let mut slots = self.lock();
         let Some(slot) = slots.get_mut(client) else { return };
@@ -310,7 +311,7 @@ impl Connections {
         forget_if_unused(&mut slots, client);
     }
 
-    /// The outbox of a client that is connected and not about to be closed.
+    /// The outbox of a connected client whose session is not closing.
     pub(crate) fn outbox(&self, client: &str) -> Option<Arc<Outbox>> {
         self.session(client).map(|session| session.outbox)
     }
@@ -320,26 +321,26 @@ impl Connections {
         session.outbox.closed().is_none().then_some(session)
     }
 
-    /// The session of a client, also one that is about to be closed.
+    /// The session of a client, including one that is closing.
     pub(crate) fn any_session(&self, client: &str) -> Option<Registered> {
         self.lock().get(client)?.session.clone()
     }
 
-    /// Every session, those about to be closed included.
+    /// All sessions, including those that are closing.
     pub(crate) fn sessions(&self) -> Vec<(ClientId, Registered)> {
         let slots = self.lock();
         let sessions = slots.iter().filter_map(|(client, slot)| Some((client, slot.session.as_ref()?)));
         sessions.map(|(client, session)| (client.clone(), session.clone())).collect()
     }
 
-    /// Of all sessions that are not about to be closed.
+    /// The outboxes of all sessions that are not closing.
     pub(crate) fn outboxes(&self) -> Vec<Arc<Outbox>> {
         let slots = self.lock();
         let outboxes = slots.values().filter_map(|slot| Some(&slot.session.as_ref()?.outbox));
         outboxes.filter(|outbox| outbox.closed().is_none()).cloned().collect()
     }
 
-    /// Everybody who is connected.
+    /// All connected clients.
     pub(crate) fn all(&self) -> Vec<(ClientId, ConnectionInfo)> {
         let slots = self.lock();
         let sessions = slots.iter().filter_map(|(client, slot)| Some((client, slot.session.as_ref()?)));

@@ -1,7 +1,7 @@
-//! After a commit: acknowledgements to publishers, answers to those who wait, pushes in log order.
+//! The work after a commit: acknowledgements to publishers, answers to waiting tasks, pushes in log order.
 //!
-//! One task, so that the messages of a channel are offered in the order they were committed in. It
-//! runs beside the next commit and never waits for a client.
+//! One task does it, so the messages of a channel are offered in commit order. It runs during the next commit and
+//! never waits for a client.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,19 +21,19 @@ use crate::outbox::Source;
 use crate::store::{NotCommitted, Operation, Outcome, Settled, SettledBatches};
 use crate::wire::LoggedPushes;
 
-/// The task that delivers.
+/// The delivery task.
 pub(crate) struct Deliverer {
     hub: Arc<Hub>,
     batches: SettledBatches<Tag>,
-    /// What other nodes have appended.
+    /// Messages that other nodes have appended.
     arrivals: Option<mpsc::Receiver<Arrival>>,
-    /// Puts what several nodes have appended in order.
+    /// Restores the log order of messages from several nodes.
     reorder: Reorder<Arc<LoggedPushes>>,
-    /// What is to be offered next.
+    /// The messages to offer next.
     ready: Vec<Arc<LoggedPushes>>,
 }
 
-/// Who waits for what came of an operation.
+/// A task that waits for an outcome, and the outcome.
 type Waiting = (oneshot::Sender<Result<Outcome, NotCommitted>>, Result<Option<Outcome>, NotCommitted>);
 
 /// The messages of one channel in one batch.
@@ -51,7 +51,7 @@ impl Deliverer {
         Self { hub, batches, arrivals, reorder: Reorder::default(), ready: Vec::new() }
     }
 
-    /// Delivers until the committer has gone and nothing is left.
+    /// Delivers until the committer has ended and nothing is left.
     pub(crate) async fn run(mut self) {
         let mut dirty = DirtyOutboxes::default();
         loop {
@@ -100,7 +100,7 @@ impl Deliverer {
         }
     }
 
-    /// Acknowledges publishes, in order, and gathers what is to be pushed, and those who are answered afterwards.
+    /// Acknowledges publishes in order. Collects the pushes, and the answers that follow the pushes.
     fn settle(&self, batch: Vec<Settled<Tag>>, dirty: &mut DirtyOutboxes) -> (Vec<Group>, Vec<Waiting>) {
         let (mut groups, mut replies): (Vec<Group>, Vec<Waiting>) = (Vec::new(), Vec::new());
         let mut by_channel: NameMap<ChannelName, usize> = NameMap::default();
@@ -175,7 +175,7 @@ impl Deliverer {
         self.put(logged, dirty).await;
     }
 
-    /// Hands what this node has appended over to the others.
+    /// Sends the messages that this node has appended to other nodes.
     fn tell_others(&self, logged: &LoggedPushes) {
         let Some(cluster) = &self.hub.cluster else { return };
         let LoggedPushes { channel, messages, .. } = logged;
@@ -199,7 +199,7 @@ impl Deliverer {
         }
     }
 
-    /// Offers a run to its subscribers, once what is before it in the log has come.
+    /// Offers a run to its subscribers after all earlier messages of the log.
     async fn put(&mut self, run: Arc<LoggedPushes>, dirty: &mut DirtyOutboxes) {
         match run.places().filter(|_| self.hub.cluster.is_some()) {
             None => self.ready.push(run),

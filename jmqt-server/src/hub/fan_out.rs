@@ -1,18 +1,18 @@
-//! Handing something to all subscribers of a channel.
+//! Offers something to all subscribers of a channel.
 
 use std::sync::Arc;
 
 use super::channels::Members;
 use crate::outbox::{Outbox, Subscription};
 
-/// After so many sessions a fan-out lets other tasks run.
+/// The number of sessions after which a fan-out yields.
 const SESSIONS_PER_TURN: usize = 256;
 
-/// Outboxes with something appended and not yet flushed.
+/// Outboxes with appended bytes that have not been flushed.
 #[derive(Default)]
 pub(crate) struct DirtyOutboxes {
     outboxes: Vec<Arc<Outbox>>,
-    /// How many sessions have been offered something since others had a turn.
+    /// The number of sessions since the last yield.
     offered: usize,
 }
 
@@ -32,19 +32,19 @@ impl DirtyOutboxes {
         self.outboxes.shrink_to(SESSIONS_PER_TURN * 4); // what a large batch took
     }
 
-    /// Others have just had their turn.
+    /// Records that the task has just yielded.
     pub(super) fn begin_turn(&mut self) {
         self.offered = 0;
     }
 
-    /// Something was done that takes about as long as one session.
+    /// Counts work that takes about as long as one session.
     pub(super) fn spend(&mut self) {
         self.offered += 1;
     }
 }
 
-/// Offers something to each of the members. Those to whom `offer` answers that the caller is to flush are added to
-/// `dirty`. After some sessions everything is flushed, and others have a turn.
+/// Offers something to each member. Members for which `offer` requests a flush are added to `dirty`. After some
+/// sessions all are flushed, and the task yields.
 pub(super) async fn fan_out(
     members: Option<Members>,
     dirty: &mut DirtyOutboxes,

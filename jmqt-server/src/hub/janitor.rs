@@ -1,7 +1,7 @@
-//! What the store has to be told now and then: cursors, sessions, clients that never come back.
+//! The regular work on the store: cursors, sessions, expired clients.
 //!
-//! One task, which gathers what came while it was writing, so that ten thousand sessions that end
-//! together cost a few transactions. Nothing here is on the way of a message.
+//! One task collects the work that arrives while it writes, so that ten thousand sessions that end together need few
+//! transactions. Messages do not pass through this file.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,51 +23,52 @@ use crate::store::{
     store_failed,
 };
 
-/// Cursors that moved and sessions that began are written this often (2.13: within a second).
+/// The interval for writing moved cursors and new sessions (2.13: within a second).
 const FLUSH_EVERY: Duration = Duration::from_millis(300);
-/// Logs are trimmed this often.
+/// The interval for trimming logs.
 const TRIM_EVERY: Duration = Duration::from_secs(1);
-/// Pending messages are counted this often,
+/// The interval for counting pending messages.
 const SWEEP_EVERY: Duration = Duration::from_secs(5);
-/// for so long, or until they have been counted for all clients; the next time goes on from there.
+/// The time limit for one sweep of pending messages; the next one continues there.
 const SWEEP_FOR: Duration = Duration::from_millis(500);
-/// Clients that did not return are looked for this often, and sooner where they may not be away that long.
+/// The interval for looking for expired clients; shorter if SESSION_EXPIRY_SECONDS is short.
 const EXPIRE_EVERY: Duration = Duration::from_secs(30);
-/// But no more often than this.
+/// The shortest such interval.
 const EXPIRE_AT_MOST_EVERY: Duration = Duration::from_secs(1);
-/// A clock that gains or loses more than this between two looks has been set.
+/// A clock that gains or loses more than this between two checks has been set.
 const CLOCK_JUMP: Duration = Duration::from_secs(10);
-/// How long a session that ends waits for its cursors to be written.
+/// The time limit for an ending session to wait for its cursors.
 const SAVE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The first pause of a cursor that cannot be saved,
+/// The first pause of a cursor that cannot be saved.
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
-/// and the longest one.
+/// The longest pause of a cursor that cannot be saved.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// This many cursors are set aside at a time: if that is not enough, the trouble is not in single cursors.
+/// The number of cursors that may be set aside at a time. If more fail, single cursors are not the cause.
 const MOST_SET_ASIDE: usize = 64;
 
-/// When stored things are given up.
+/// The limits for what the store keeps.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct JanitorLimits {
     /// SESSION_EXPIRY_SECONDS; `None` never.
     pub(crate) session_expiry: Option<Duration>,
-    /// What is kept for one client; `None` for any number.
+    /// The limit for one client's pending messages; `None`: unlimited.
     pub(crate) pending: Option<PendingLimits>,
 }
 
-/// Compares the clock with the time that passes: one that jumps tells nothing of how long clients were away.
+/// Compares the system clock with the elapsed time. After a jump, the clock does not tell how long clients were
+/// absent.
 #[derive(Debug, Default)]
 struct ClockWatch {
     last: Option<(SystemTime, Instant)>,
-    /// Nobody expires until then.
+    /// No client expires before this time.
     grace_until: Option<Instant>,
 }
 
 impl ClockWatch {
-    /// Whether clients may expire now. After a jump they may not for one more period, in which they can come
-    /// back.
+    /// Returns `true` if clients may expire now. After a jump they may not for one more period, in which they can
+    /// return.
     fn may_expire(&mut self, clock: SystemTime, now: Instant, expiry: Duration) -> bool {
         if let Some((clock_before, before)) = self.last.replace((clock, now)) {
             let passed = now.saturating_duration_since(before);
@@ -88,22 +89,22 @@ impl ClockWatch {
     }
 }
 
-/// The list of things to be written.
+/// The pending regular work on the store.
 pub(crate) struct Janitor {
     store: Arc<dyn Store>,
     counters: Arc<Counters>,
     clock: Mutex<ClockWatch>,
-    /// Names this process among those that have used the store.
+    /// The name of this process in the store.
     pub(crate) node: String,
     limits: JanitorLimits,
     generations: AtomicU64,
     chores: Mutex<Chores>,
     urgent: Notify,
-    /// A session's row is written before it is removed, whoever does either.
+    /// Ensures that a session's row is written before it is removed.
     writing: tokio::sync::Mutex<()>,
 }
 
-/// Where a cursor is.
+/// The key of a cursor.
 type Place = (ChannelKey, ClientId);
 
 #[derive(Default)]
@@ -111,11 +112,11 @@ struct Chores {
     opened: HashMap<u64, SessionRow>,
     closed: Vec<(ClientId, u64)>,
     cursors: HashMap<Place, Cursor>,
-    /// Cursors that could not be saved because of what is in the database, until when they wait, and for how long.
+    /// Cursors that cannot be saved because of damaged data, each with the end and the length of its pause.
     set_aside: HashMap<Place, (Instant, Duration)>,
-    /// Those who wait for the above to be written.
+    /// The tasks that wait until the cursors above are written.
     waiting: Vec<oneshot::Sender<()>>,
-    /// Channels with acknowledged messages that may go.
+    /// Channels with acknowledged messages that can be deleted.
     to_trim: HashSet<ChannelKey>,
 }
 
@@ -143,12 +144,12 @@ impl Janitor {
         self.chores.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What tells a session of this process from all before it, in a server that is alone.
+    /// The next generation of a single server. It is higher than those of all earlier sessions.
     pub(crate) fn next_generation(&self) -> u64 {
         self.generations.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// A session has begun. Its row is written within a second, and not waited for.
+    /// Records a new session. Its row is written within a second; the caller does not wait.
     pub(crate) fn session_opened(&self, client: &ClientId, generation: u64, info: ConnectionInfo) {
         let row = SessionRow {
             client: client.clone(),
@@ -161,14 +162,14 @@ impl Janitor {
         self.chores().opened.insert(generation, row);
     }
 
-    /// A session that was entered has not begun, or its row has outlived it: there is nobody to notify.
+    /// Deletes the row of a session that did not begin, or that has ended. No notifier runs.
     pub(crate) fn forget_session(&self, client: &ClientId, generation: u64) {
         self.chores().closed.push((client.clone(), generation));
         self.urgent.notify_one();
     }
 
-    /// A session's close notifier has run: forgotten at once, so that a crash does not repeat it.
-    /// When it was is noted for clients that the store knows for their subscriptions.
+    /// Deletes the session after its close notifier has run, at once, so that a crash does not repeat the notifier.
+    /// For clients with stored subscriptions the time is recorded.
     pub(crate) async fn session_closed(&self, client: &ClientId, generation: u64, is_known: bool) {
         let written = {
             let mut chores = self.chores();
@@ -183,7 +184,7 @@ impl Janitor {
         drop(tokio::time::timeout(SAVE_TIMEOUT, written).await);
     }
 
-    /// Writes cursors of a session that ends, before its client's next session reads them.
+    /// Writes the cursors of an ending session before the client's next session reads them.
     pub(crate) async fn save_cursors(&self, cursors: Vec<CursorUpdate>) {
         let written = {
             let mut chores = self.chores();
@@ -194,7 +195,7 @@ impl Janitor {
         drop(tokio::time::timeout(SAVE_TIMEOUT, written).await);
     }
 
-    /// Writes and tidies until it is told to stop; what is left then is written before it returns.
+    /// Runs until it is told to stop, and then writes what is left.
     pub(crate) async fn run(&self, hub: Arc<Hub>, stop: CancellationToken) {
         // Beside each other: tidying may take long, and cursors must be on disk within a second.
         tokio::join!(self.write_until(&hub, &stop), self.tidy_until(&hub, &stop));
@@ -296,8 +297,8 @@ impl Janitor {
         }
     }
 
-    /// Saves cursors, all at once. If that fails because of what is in the database, in halves, so that one that cannot be
-    /// saved holds up no other: it is tried again later, and less and less often.
+    /// Saves cursors in one transaction. If damaged data makes that fail, it saves them in halves, so that one bad
+    /// cursor does not affect others. The bad one is retried less and less often.
     async fn write_cursors(&self, cursors: &[CursorUpdate]) {
         let mut parts = vec![cursors];
         let mut set_aside = 0;
@@ -338,8 +339,8 @@ impl Janitor {
         }
     }
 
-    /// Returns the client behind whom to go on, if there are more; also after an error that may pass. One that is in the
-    /// data begins the round again: nothing behind it can be reached.
+    /// Returns the client after which to continue if there are more, also after a temporary error. An error caused by
+    /// damaged data starts the round again, because the clients after it cannot be reached.
     async fn sweep(&self, hub: &Arc<Hub>, mut after: Option<ClientId>) -> Option<ClientId> {
         let limits = self.limits.pending.filter(|_| hub.is_first())?;
         let until = Instant::now() + SWEEP_FOR;
@@ -404,7 +405,7 @@ impl Janitor {
         }
     }
 
-    /// Goes on where the last time ended, for [`SWEEP_FOR`] at most.
+    /// Continues where the last call ended, for at most [`SWEEP_FOR`].
     async fn forget_publishers(&self, hub: &Hub) {
         if !hub.is_first() {
             return;
@@ -424,13 +425,13 @@ impl Janitor {
     }
 }
 
-/// One cursor for each place: the last one, which is the furthest.
+/// Keeps the last, and therefore furthest, cursor of each place.
 fn by_place(updates: Vec<CursorUpdate>) -> impl Iterator<Item = (Place, Cursor)> {
     updates.into_iter().map(|update| ((update.key, update.client), update.cursor))
 }
 
 impl Chores {
-    /// Cursors that are to be saved now: those that do not wait.
+    /// Takes the cursors to save now, without those that are paused.
     fn take_cursors(&mut self, now: Instant) -> HashMap<Place, Cursor> {
         if self.set_aside.is_empty() {
             return std::mem::take(&mut self.cursors);
@@ -439,7 +440,7 @@ impl Chores {
         self.cursors.extract_if(|place, _| !waits(place)).collect()
     }
 
-    /// These are on disk.
+    /// Records that these cursors are on disk.
     fn saved(&mut self, cursors: &[CursorUpdate]) {
         if !self.set_aside.is_empty() {
             for update in cursors {
@@ -448,14 +449,14 @@ impl Chores {
         }
     }
 
-    /// These are still to be saved.
+    /// Keeps these cursors for the next attempt.
     fn keep(&mut self, cursors: &[CursorUpdate]) {
         for (place, cursor) in by_place(cursors.to_vec()) {
             self.cursors.entry(place).or_insert(cursor); // what has come meanwhile is newer
         }
     }
 
-    /// This one cannot be saved: it waits, longer each time.
+    /// Sets aside a cursor that cannot be saved, with a longer pause each time.
     fn set_aside(&mut self, update: &CursorUpdate, now: Instant) {
         self.keep(std::slice::from_ref(update));
         let place = (update.key, update.client.clone());

@@ -1,8 +1,8 @@
-//! Where messages find their receivers: connections, channels, the way through the store.
+//! The hub delivers messages to subscribers: connections, channels, the path through the store.
 //!
-//! The hub calls the store and the bus and hands messages to outboxes. It knows neither packets
-//! nor validators nor sockets, and it never waits for a client: what an outbox has no room for
-//! stays in the log (QoS 1) or is dropped and counted (QoS 0).
+//! The hub calls the store and the bus and passes messages to outboxes. It does not depend on packets, validators or
+//! sockets, and it never waits for a client: a message without room in the outbox stays in the log (QoS 1) or is
+//! dropped and counted (QoS 0).
 
 mod channels;
 mod cluster;
@@ -49,17 +49,17 @@ pub(crate) use sessions::{NewSession, OpenedSession, Recorded};
 pub(crate) use stored::{Stored, StoredQueue};
 pub(crate) use subscriptions::Subscribed;
 
-/// No answer from the store takes longer than this, or the request is answered SERVER_ERROR.
+/// The time limit for an answer from the store. After it the request is answered SERVER_ERROR.
 const STORE_TIMEOUT: Duration = Duration::from_secs(20);
-/// Changes to one client's subscriptions take turns; so many clients may change theirs at a time.
+/// The number of locks for subscription changes. Changes of one client are serialized by one of these locks.
 const CHANGE_LOCKS: usize = 64;
-/// At most this many retained messages are read at a time.
+/// The number of retained messages that are read at a time.
 const RETAINED_READS: usize = 16;
 
-/// The application, in the commit queue.
+/// The source of the application's operations in the commit queue.
 const THE_SERVER: Source = Source(0);
 
-/// The server's switchboard.
+/// The connections, channels and store access of a server.
 pub(crate) struct Hub {
     pub(crate) connections: Arc<Connections>,
     pub(crate) channels: Channels,
@@ -68,14 +68,14 @@ pub(crate) struct Hub {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) bus: Arc<dyn Bus>,
     pub(crate) janitor: Arc<Janitor>,
-    /// `None` for a server that is alone.
+    /// `None` for a single server.
     pub(crate) cluster: Option<Arc<Cluster>>,
-    /// Where the application hears of stored messages; `None` if it does not want to.
+    /// The queue to the stored notifier; `None` if the application has none.
     stored: Option<StoredQueue>,
     queue: CommitQueue<Tag>,
     changes: [tokio::sync::Mutex<()>; CHANGE_LOCKS],
     hasher: foldhash::fast::RandomState,
-    /// So many retained messages are read at a time.
+    /// Limits the number of retained messages that are read at a time.
     retained_reads: Semaphore,
     memory_ids: AtomicU64,
     /// Subscriptions whose logs cannot be read now.
@@ -84,15 +84,15 @@ pub(crate) struct Hub {
     resumes: TaskTracker,
 }
 
-/// Who wants to know what became of an operation.
+/// The receiver of the outcome of an operation.
 pub(crate) enum Tag {
-    /// A client's QoS 1 publish: it is acknowledged, with this status if the store did its part.
+    /// A client's QoS 1 publish. It is acknowledged with this status if the store succeeds.
     Publish { outbox: Arc<Outbox>, receipt: Receipt, status: StatusCode },
-    /// A client's QoS 0 publish that can be answered, which is told if its message is not retained.
+    /// A client's QoS 0 publish that can be answered. The client receives an answer if the message is not retained.
     Retain { outbox: Arc<Outbox>, receipt: Receipt },
-    /// Somebody who waits.
+    /// A task that waits for the outcome.
     Reply(oneshot::Sender<Result<Outcome, NotCommitted>>),
-    /// Nobody.
+    /// No receiver.
     Nobody,
 }
 
@@ -105,12 +105,12 @@ impl Tagged for Tag {
     }
 }
 
-/// Why the hub could not do what was asked.
+/// An error of a hub operation.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HubError {
     #[error("the store failed")]
     Store,
-    /// It may have happened all the same.
+    /// The operation may have been committed.
     #[error("commit outcome unknown")]
     Unknown,
     #[error("the limit of retained messages is reached (MAX_RETAINED_MESSAGES, MAX_RETAINED_BYTES)")]
@@ -164,7 +164,7 @@ impl Hub {
         }
     }
 
-    /// Takes a place in the commit queue and waits for the outcome.
+    /// Submits an operation to the commit queue and waits for the outcome.
     async fn commit(&self, operation: Operation) -> Result<Outcome, HubError> {
         let (reply, answer) = oneshot::channel();
         let source = match &operation {
@@ -187,12 +187,12 @@ impl Hub {
         Ok(answer.map_err(|_| HubError::Store)??)
     }
 
-    /// Whose operations keep their order in the commit queue: all that this client asks for.
+    /// The source of a client's operations, which keep their order in the commit queue.
     fn source_of(&self, client: &ClientId) -> Source {
         Source(self.hasher.hash_one(client.as_str()))
     }
 
-    /// Waits until the retained messages of this channel that were submitted before are in the store, or have failed.
+    /// Waits until all earlier retained messages of this channel are stored or have failed.
     async fn retained_fence(&self, channel: &ChannelName) -> Result<(), HubError> {
         let (reply, answer) = oneshot::channel();
         let passed = async {
@@ -205,8 +205,8 @@ impl Hub {
         passed.unwrap_or_else(|_| Err(self.store_failed(&StoreError::TimedOut(STORE_TIMEOUT))))
     }
 
-    /// Carries out a change of a client's subscriptions. If the caller goes away meanwhile, the session
-    /// waits for it [before it ends](Self::settle_session).
+    /// Changes the subscriptions of a client. If the caller is dropped meanwhile, the session waits for the change
+    /// [before it ends](Self::settle_session).
     async fn commit_change(&self, outbox: &Outbox, operation: Operation) -> Result<Outcome, HubError> {
         outbox.change_submitted();
         let outcome = self.commit(operation).await;
@@ -216,8 +216,8 @@ impl Hub {
         outcome
     }
 
-    /// Why clients had better not come to this server, in a few words: a node of a cluster alone has lost the database,
-    /// or the database of a server that is alone is gone.
+    /// The reason why clients should avoid this server, as a short text: a node of a cluster has lost the database
+    /// while other nodes have not, or the database of a single server is gone.
     pub(crate) fn trouble(&self) -> Option<&'static str> {
         if self.cluster.as_ref().is_some_and(|cluster| !*cluster.lets_in().borrow()) {
             return Some("cannot reach the database");
@@ -225,23 +225,23 @@ impl Hub {
         self.store.is_gone().then_some("the database was deleted or replaced")
     }
 
-    /// Whether it is for this node to do what one node does for all.
+    /// Returns `true` if this node runs the singleton tasks of the cluster.
     fn is_first(&self) -> bool {
         self.cluster.as_ref().is_none_or(|cluster| cluster.is_first())
     }
 
-    /// How many operations wait for the committer.
+    /// The number of operations that wait for the committer.
     #[cfg(test)]
     pub(crate) fn waiting(&self) -> usize {
         self.queue.waiting()
     }
 
-    /// Nothing more is taken for the store; what was taken is carried out.
+    /// Closes the commit queue. Submitted operations are still executed.
     pub(crate) fn close_queue(&self) {
         self.queue.close();
     }
 
-    /// A failure of the store, for which the request is answered SERVER_ERROR.
+    /// Logs and counts a failure of the store. The request is answered SERVER_ERROR.
     fn store_failed(&self, error: &StoreError) -> HubError {
         store_failed(&self.counters, "the store failed", error);
         HubError::Store

@@ -1,4 +1,4 @@
-//! Sessions that a killed process left behind in the store: they are claimed here, and forgotten when their close notifiers
+//! Sessions in the store that a dead process has left. They are claimed here, and deleted after their close notifiers
 //! have run (§9.f, protocol.md 2.16).
 
 use std::collections::HashMap;
@@ -11,8 +11,8 @@ use crate::bus::connection_info;
 use crate::connection::ConnectionInfo;
 use crate::store::{SessionRow, StoreError};
 
-/// Takes them over from whatever process left them behind. Those of one client are in order, the oldest first; a session of
-/// that client does not begin while the claim is held.
+/// Claims the sessions that other processes have left. Sessions of one client are in order, oldest first. A new
+/// session of the client does not begin while the claim is held.
 pub(crate) async fn claim_orphans(hub: &Hub) -> Result<Vec<(Claim, Vec<SessionRow>)>, StoreError> {
     let mut by_client: HashMap<ClientId, Vec<SessionRow>> = HashMap::new();
     for session in hub.store.claim_orphans(&hub.janitor.node).await? {
@@ -25,12 +25,12 @@ pub(crate) async fn claim_orphans(hub: &Hub) -> Result<Vec<(Claim, Vec<SessionRo
     Ok(claimed)
 }
 
-/// Where the client of such a session was connected from; `None` if the store does not tell.
+/// The remote address of an orphaned session's client; `None` if the store does not have it.
 pub(crate) fn orphan_connection(session: &SessionRow) -> Option<ConnectionInfo> {
     connection_info(&session.protocol, &session.address)
 }
 
-/// Its close notifier has run.
+/// Deletes a session whose close notifier has run.
 pub(crate) async fn forget_orphan(hub: &Hub, session: &SessionRow) -> Result<(), StoreError> {
     hub.store.orphan_closed(session).await
 }

@@ -1,4 +1,4 @@
-//! Logs that could not be read, or not to their end: tried again less and less often, while all others flow.
+//! Logs that cannot be read, or not to their end. They are retried less and less often; other logs are not affected.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,17 +12,17 @@ use crate::store::ChannelKey;
 
 /// The first pause before a log is read again.
 const SHORTEST: Duration = Duration::from_millis(250);
-/// The longest one while the database is away or lags behind: it may be back any moment.
+/// The longest pause while the database is unavailable or lags behind.
 pub(super) const LONGEST_FOR_DATABASE: Duration = Duration::from_secs(1);
-/// The longest one where the log itself is damaged.
+/// The longest pause if the log is damaged.
 pub(super) const LONGEST_FOR_LOG: Duration = Duration::from_secs(60);
-/// So many subscriptions of one log try it at a time. If one can read it, all others follow.
+/// The number of subscriptions that retry one log at a time. After a success all others follow.
 const TRIES: usize = 8;
 
 /// Subscriptions that wait for their log to be readable.
 #[derive(Default)]
 pub(super) struct Parked {
-    /// There are some, so that whoever reads a log otherwise need not look.
+    /// `true` if a log is parked, so that readers of other logs need no lock.
     any: AtomicBool,
     logs: Mutex<HashMap<ChannelKey, ParkedLog, foldhash::fast::RandomState>>,
 }
@@ -38,7 +38,7 @@ impl Parked {
         self.logs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether this log is not to be read now; the subscription waits with the others then.
+    /// Returns `true` if the log must not be read now. The subscription then waits with the others.
     pub(super) fn joins(&self, key: ChannelKey, subscription: &Arc<Subscription>, now: Instant) -> bool {
         if !self.any.load(Ordering::Relaxed) {
             return false;
@@ -49,7 +49,7 @@ impl Parked {
         true
     }
 
-    /// A log could not be read for this subscription. Returns how long it waits.
+    /// Records that a log could not be read for this subscription. Returns its waiting time.
     pub(super) fn failed(
         &self,
         key: ChannelKey,
@@ -72,7 +72,7 @@ impl Parked {
         log.until - now
     }
 
-    /// A log was read. Returns who waited for that.
+    /// Records that a log was read. Returns the subscriptions that waited for it.
     pub(super) fn succeeded(&self, key: ChannelKey) -> VecDeque<Weak<Subscription>> {
         if !self.any.load(Ordering::Relaxed) {
             return VecDeque::new();
@@ -83,7 +83,7 @@ impl Parked {
         waiting
     }
 
-    /// Those who are to try now.
+    /// The subscriptions whose retry is due.
     pub(super) fn due(&self, now: Instant) -> Vec<Arc<Subscription>> {
         if !self.any.load(Ordering::Relaxed) {
             return Vec::new();

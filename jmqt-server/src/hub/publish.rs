@@ -1,4 +1,4 @@
-//! From a publish to its subscribers: at once for QoS 0, by way of the store for QoS 1 and retained.
+//! From a publish to its subscribers: directly for QoS 0, through the store for QoS 1 and retained messages.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::store::{Append, Operation, Order, Outcome, PublishId, Source};
 use crate::wire::{Pushes, Receipt};
 
 impl Hub {
-    /// Whether anybody on this or another node may want messages of this channel.
+    /// Returns `true` if a client on this or another node may be subscribed to this channel.
     pub(crate) fn has_subscribers(&self, channel: &ChannelName) -> bool {
         match (channel.kind(), &self.cluster) {
             (ChannelKind::PeerToPeer, cluster) => {
@@ -28,7 +28,7 @@ impl Hub {
         }
     }
 
-    /// The subscribers on this node. A point-to-point channel has one at most, found by its name.
+    /// The subscribers on this node. A point-to-point channel has at most one, found by its name.
     pub(super) fn members(&self, channel: &ChannelName) -> Option<Members> {
         if channel.kind() != ChannelKind::PeerToPeer {
             return Some(self.channels.get(channel.as_str())?.members());
@@ -38,10 +38,10 @@ impl Hub {
         Some([subscription].into())
     }
 
-    /// Delivers QoS 0 pushes of one channel and one publisher, on whatever node. With [`Flush::Later`]
-    /// the outboxes that got something are added to `dirty`.
+    /// Delivers QoS 0 pushes of one channel and one publisher to the subscribers on all nodes. With [`Flush::Later`]
+    /// the outboxes that received a push are added to `dirty`.
     ///
-    /// Not an `async fn`, which would be one future around another for every push.
+    /// This is not an `async fn`, which would nest one future in another for every push.
     pub(crate) fn push<'a>(
         &self,
         channel: &ChannelName,
@@ -64,7 +64,7 @@ impl Hub {
         push_to(members, sender, pushes, flush, dirty)
     }
 
-    /// The same to the subscribers on this node.
+    /// Delivers QoS 0 pushes to the subscribers on this node.
     pub(super) async fn push_here(
         &self,
         channel: &ChannelName,
@@ -76,11 +76,11 @@ impl Hub {
         push_to(self.members(channel), sender, pushes, flush, dirty).await;
     }
 
-    /// A client's QoS 1 publish takes its place in the order; its acknowledgement follows when it is settled. With `once` it is
-    /// answered as before if it was taken before.
+    /// Submits a client's QoS 1 publish. The acknowledgement follows when it is settled. With `once`, a repeated
+    /// publish receives its first answer again.
     ///
     /// # Cancel safety
-    /// Dropped before it is ready, nothing was submitted.
+    /// If the future is dropped before it is ready, nothing was submitted.
     pub(crate) async fn submit_publish(
         &self,
         message: Message,
@@ -95,7 +95,7 @@ impl Hub {
         self.submit_acknowledged(source, Some(message.into_operation(once)), tag, outbox).await
     }
 
-    /// An answer that must not overtake those to earlier publishes (2.10).
+    /// Submits an answer that must not overtake the answers to earlier publishes (2.10).
     pub(crate) async fn submit_answer(
         &self,
         client: &ClientId,
@@ -126,8 +126,8 @@ impl Hub {
         message.sender.as_ref().map_or(THE_SERVER, |client| self.source_of(client))
     }
 
-    /// The retained part of a QoS 0 publish, which nobody waits for (2.13). A client that can be answered is told if there
-    /// is no room for it.
+    /// Submits the retained message of a QoS 0 publish. No task waits for it (2.13). A client that can be answered
+    /// receives an error if there is no room.
     pub(crate) async fn submit_retained(
         &self,
         message: Message,
@@ -150,8 +150,8 @@ impl Hub {
         );
     }
 
-    /// A publish on the server's own account (§9.e): when it returns, a QoS 1 message is on disk and a
-    /// QoS 0 message has been handed to everybody's outbox.
+    /// Publishes a message of the application (§9.e). On return a QoS 1 message is on disk, and a QoS 0 message is in
+    /// the outboxes of all subscribers.
     pub(crate) async fn publish(&self, message: Message) -> Result<(), HubError> {
         self.counters.messages_published.increment();
         if message.qos == Qos::AtLeastOnce {
@@ -169,7 +169,7 @@ impl Hub {
         Ok(())
     }
 
-    /// Whether a client is connected, to any node, and takes point-to-point messages.
+    /// Returns `true` if the client is connected to any node and accepts point-to-point messages.
     pub(crate) async fn takes_point_to_point(&self, channel: &ChannelName) -> bool {
         if self.members(channel).is_some_and(|members| members[0].stage() != Stage::Ended) {
             return true;
@@ -205,12 +205,12 @@ fn push_to<'a>(
     })
 }
 
-/// The client whose point-to-point channel it is.
+/// The client of a point-to-point channel.
 pub(super) fn peer(channel: &ChannelName) -> &str {
     channel.as_str().strip_prefix('#').unwrap_or_default()
 }
 
-/// What came out of the store, if it is what went in: JSON. Anything else is not sent to a client.
+/// Checks that data from the store is JSON. Other data is not sent to clients.
 pub(super) fn intact(channel: &ChannelName, data: Bytes) -> Option<Json> {
     let json = Json::parse(data);
     if json.is_none() {

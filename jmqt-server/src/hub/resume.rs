@@ -1,5 +1,5 @@
-//! Sending a client what is in the log for it: after a reconnect, and whenever its window was full
-//! (§9.a, protocol.md 2.3, 2.14).
+//! Sends a client the messages in the log: after a reconnect, and after its window was full (§9.a, protocol.md 2.3,
+//! 2.14).
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -15,22 +15,22 @@ use crate::outbox::{Missing, Outbox, Source, Subscription};
 use crate::store::{ChannelKey, LogPart, LogPlace, LoggedMessage, Seq, StoreError, store_failed};
 use crate::wire::LoggedPushes;
 
-/// One read of the log brings no more payload than this (and one message at least).
+/// The payload limit for one read of the log. A read returns at least one message.
 const READ_BYTES: usize = 1 << 20;
-/// A session that ends reads so many logs for acknowledgements of messages that were not repeated.
+/// The number of logs that an ending session reads for acknowledgements of messages that were not repeated.
 const EARLY_READS: usize = 16;
 
-/// Tells apart a resume that goes on from one that goes round in circles.
+/// Detects a resume that makes no progress.
 #[derive(Default)]
 struct Progress {
-    /// Where each channel stood at its last turn.
+    /// The position of each channel at its last turn.
     places: HashMap<ChannelKey, u64>,
-    /// How many turns in a row have found a channel where it stood before.
+    /// The number of consecutive turns without progress.
     in_vain: usize,
 }
 
 impl Progress {
-    /// What a resume has to read next; `None` when it is over, or makes no progress.
+    /// The next read of a resume; `None` if it is complete or makes no progress.
     fn next_missing(&mut self, outbox: &Outbox) -> Option<Missing> {
         let missing = outbox.next_missing()?;
         if self.is_stuck(missing.key, missing.after) {
@@ -40,7 +40,7 @@ impl Progress {
         Some(missing)
     }
 
-    /// A channel has its turn. `true`: no channel has come any further since its last one.
+    /// Records a turn of a channel. Returns `true` if no channel has made progress since its last turn.
     fn is_stuck(&mut self, key: ChannelKey, after: u64) -> bool {
         let stands_still = self.places.insert(key, after) == Some(after);
         self.in_vain = if stands_still { self.in_vain + 1 } else { 0 };
@@ -49,8 +49,8 @@ impl Progress {
 }
 
 impl Hub {
-    /// Sends what there is room for: from memory at once, from the store in a task of its own. A session
-    /// that has not gone live is left alone: nothing comes before its `connAck`, and it resumes then.
+    /// Sends messages while there is room: from memory at once, from the store in a separate task. A session that is
+    /// not live yet is skipped, because the `connAck` must come first; it resumes afterwards.
     pub(crate) fn resume(self: &Arc<Self>, outbox: &Arc<Outbox>) {
         if !outbox.wants_resume() || outbox.is_connecting() || !outbox.begin_resume() {
             return;
@@ -71,8 +71,8 @@ impl Hub {
         outbox.flush();
     }
 
-    /// The first window after `conn`, by the session's own task, because the `connAck` comes before it
-    /// and the retained messages after it (2.3).
+    /// Sends the first window after `conn` in the session's own task, after the `connAck` and before the retained
+    /// messages (2.3).
     pub(crate) async fn resume_first(self: &Arc<Self>, outbox: &Arc<Outbox>) {
         if outbox.wants_resume() && outbox.begin_resume() {
             self.resume_begun(outbox).await;
@@ -131,7 +131,7 @@ impl Hub {
         self.parked.failed(*key, subscription, longest, Instant::now());
     }
 
-    /// Lets those try again whose logs could not be read, if it is time. To be called a few times a second.
+    /// Retries parked logs that are due. Call this a few times a second.
     pub(super) fn retry_parked(self: &Arc<Self>) {
         for subscription in self.parked.due(Instant::now()) {
             self.unpark([Arc::downgrade(&subscription)]);
@@ -145,8 +145,8 @@ impl Hub {
         }
     }
 
-    /// Of a session that ends: looks whether acknowledgements that came before their messages were repeated name
-    /// what the log has. A message whose acknowledgement is not looked at comes once more.
+    /// Checks, for an ending session, the acknowledgements that arrived before their messages were repeated against
+    /// the log. A message whose acknowledgement is not checked is sent again.
     pub(super) async fn confirm_early_acks(&self, outbox: &Outbox) {
         for (key, mut early) in outbox.take_early_acks().into_iter().take(EARLY_READS) {
             early.sort_unstable();
@@ -166,7 +166,8 @@ impl Hub {
         }
     }
 
-    /// Offers what was read. `false` if the log should have more than the database has told: it lags behind.
+    /// Offers the messages of a read. Returns `false` if the log should be longer than the database reported, which
+    /// then lags behind.
     fn offer_read(&self, missing: &Missing, LogPart { messages, last }: LogPart) -> bool {
         let bytes: usize = messages.iter().map(|message| message.data.len()).sum();
         let cut = messages.len() == missing.count || bytes >= READ_BYTES;
@@ -232,7 +233,7 @@ mod tests {
         made
     }
 
-    /// Messages behind `after` of a log that ends at `last`, each with its number as data.
+    /// Messages after `after` of a log that ends at `last`. The data of each message is its number.
     fn part(after: Seq, last: u64) -> LogPart {
         let message = |seq: u64| {
             let data = seq.to_string().into();
@@ -241,7 +242,7 @@ mod tests {
         LogPart { messages: (after.0 + 1..=last).map(message).collect(), last: Seq(last) }
     }
 
-    /// The data of the pushes that the client has got by now.
+    /// The data of the pushes that the client has received.
     fn got(outbox: &Outbox) -> Vec<u64> {
         let packets = outbox.taken();
         let data = |packet: &str| {
@@ -251,7 +252,7 @@ mod tests {
         packets.split('\0').filter(|packet| !packet.is_empty()).map(data).collect()
     }
 
-    /// What a server does meanwhile: the janitor looks for logs to be read again, and the session resumes at each packet.
+    /// Simulates the server for this time: the janitor retries logs, and the session resumes at each packet.
     async fn pass(hub: &Arc<Hub>, outbox: &Arc<Outbox>, time: Duration) {
         let until = Instant::now() + time;
         while Instant::now() < until {

@@ -18,15 +18,15 @@ use crate::message::Message;
 use crate::outbox::{LogState, Outbox, Redelivery, Stage};
 use crate::store::Order;
 
-/// How long a `conn` waits for the client's older session to end.
+/// The time limit for a `conn` to wait for the client's older session to end.
 const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long the end of a session waits for its last pushes to leave for other nodes.
+/// The time limit for the last pushes of an ending session to be sent to other nodes.
 const SENT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// After so many subscriptions, others have a turn.
+/// The number of subscriptions after which the loop yields.
 const SUBSCRIPTIONS_PER_TURN: usize = 256;
 
-/// What a connection validator did through the handle of its request (2.2).
+/// A call that a connection validator made through the handle of its request (2.2).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Recorded {
     Subscribe(ChannelName, Persistence),
@@ -46,16 +46,16 @@ pub(crate) struct NewSession<'a> {
     pub(crate) takeovers_per_second: Option<u32>,
 }
 
-/// A session that exists, and has been told nothing yet.
+/// A session that exists, and to which nothing has been sent.
 pub(crate) struct OpenedSession {
     pub(crate) generation: u64,
-    /// The channels whose retained messages follow, as far as there are any.
+    /// The channels whose retained messages are to be sent, if they have one.
     pub(crate) retained: Vec<ChannelName>,
-    /// The next `conn` of this client waits until the caller has noted the session.
+    /// The next `conn` of this client waits until the caller has recorded the session.
     pub(crate) claim: Claim,
 }
 
-/// Takes a session out of the table again if its opening fails or is given up.
+/// Removes a session from the table if opening it fails or is cancelled.
 struct Unfinished<'a>(Option<(&'a Connections, &'a ClientId)>);
 
 impl Drop for Unfinished<'_> {
@@ -66,7 +66,7 @@ impl Drop for Unfinished<'_> {
     }
 }
 
-/// How many of the calls, which begin with a subscription, are subscriptions to channels that differ.
+/// The number of subscriptions to different channels at the beginning of the recorded calls.
 fn subscribed_together(recorded: &[Recorded]) -> usize {
     let mut channels = HashSet::new();
     let subscribes = recorded.iter().take(SUBSCRIPTIONS_PER_TURN).map_while(|recorded| match recorded {
@@ -77,13 +77,13 @@ fn subscribed_together(recorded: &[Recorded]) -> usize {
 }
 
 impl Hub {
-    /// Carries out an accepted `conn`, in the order of protocol.md 2.2, up to the `connAck`.
+    /// Opens the session of an accepted `conn`, in the order of protocol.md 2.2, up to the `connAck`.
     ///
     /// # Errors
-    /// The store failed, or an older session did not end in time; then there is no session.
+    /// The store failed, or an older session did not end in time. There is no session then.
     ///
     /// # Cancel safety
-    /// Dropped early, there is no session; the caller clears the tables with
+    /// If the future is dropped early, there is no session; the caller clears the tables with
     /// [`close_tables`](Self::close_tables).
     pub(crate) async fn open_session(
         self: &Arc<Self>,
@@ -138,7 +138,7 @@ impl Hub {
         Ok(OpenedSession { generation, retained, claim })
     }
 
-    /// What was held back follows (2.3).
+    /// Sends the messages that were held until the `connAck` (2.3).
     pub(crate) fn go_live(self: &Arc<Self>, outbox: &Arc<Outbox>) {
         outbox.go_live();
         self.resume(outbox); // what has been logged since the first window
@@ -157,7 +157,7 @@ impl Hub {
         Ok(retained)
     }
 
-    /// Enters the client's persistent subscriptions, and returns their channels.
+    /// Adds the client's persistent subscriptions to the tables, and returns their channels.
     async fn restore(&self, new: &NewSession<'_>) -> Result<Vec<ChannelName>, HubError> {
         let _turn = self.change_of(new.client).await;
         let stored = self.stored_subscriptions(new.client).await?;
@@ -191,7 +191,7 @@ impl Hub {
         self.store.subscriptions(client).await.map_err(|error| self.store_failed(&error))
     }
 
-    /// What the connection validator recorded, in its order.
+    /// Executes the calls that the connection validator recorded, in order.
     async fn carry_out(
         self: &Arc<Self>,
         new: &NewSession<'_>,
@@ -236,8 +236,8 @@ impl Hub {
         Ok(())
     }
 
-    /// Ends a session in the tables: nothing is pushed to it any more, its cursors are on disk.
-    /// Returns whether it had persistent subscriptions, or may come to have had.
+    /// Removes a session from the tables. Afterwards it receives no pushes, and its cursors are on disk. Returns
+    /// `true` if the session had persistent subscriptions, or may have had some.
     pub(crate) async fn close_tables(&self, outbox: &Arc<Outbox>) -> bool {
         self.confirm_early_acks(outbox).await;
         let cursors = outbox.take_moved_cursors();
@@ -256,9 +256,8 @@ impl Hub {
         persistent
     }
 
-    /// Waits until what a session has asked for is done: a session of the same client that began before,
-    /// here or on another node, could be overtaken by it (2.10), or find its subscriptions otherwise than
-    /// they are going to be.
+    /// Waits until the operations of a session are finished. Otherwise a later session of the client, here or on
+    /// another node, could overtake them (2.10), or read subscriptions that are about to change.
     pub(crate) async fn settle_session(&self, client: Option<&ClientId>, outbox: &Outbox) {
         if outbox.is_with_store() {
             // If the session has not begun, it is not known any more whose it was going to be.
@@ -277,8 +276,8 @@ impl Hub {
         }
     }
 
-    /// The session is over, close notifier included, unless that was another node's to run: the next
-    /// `conn` of this client may go on.
+    /// Ends a session after its close notifier has run on this or another node. The next `conn` of this client
+    /// continues.
     pub(crate) async fn close_session(
         &self,
         client: &ClientId,

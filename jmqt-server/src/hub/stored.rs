@@ -1,6 +1,6 @@
-//! The queue between the delivery of stored messages and the application that wants to hear of them.
+//! The queue between the delivery of stored messages and the stored notifier of the application.
 //!
-//! The delivery never waits for the application: what finds no room is dropped and counted.
+//! The delivery never waits for the application: a message without room is dropped and counted.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,9 +13,9 @@ use crate::log_limit::log_limited;
 use crate::message::Json;
 use crate::store::Append;
 
-/// How many messages wait at most,
+/// The limit for the number of waiting messages.
 const MESSAGES: usize = 8192;
-/// and how many bytes of data they hold together.
+/// The limit for the data bytes of waiting messages.
 const BYTES: usize = 64 << 20;
 
 /// A message that has been stored.
@@ -24,18 +24,18 @@ pub(crate) struct Stored {
     pub(crate) sender: Option<ClientId>,
     pub(crate) data: Json,
     pub(crate) retain: Retain,
-    /// Gives its bytes back when it is dropped.
+    /// Returns its bytes when dropped.
     _room: Room,
 }
 
-/// The end that takes messages.
+/// The sending end of the queue.
 pub(crate) struct StoredQueue {
     messages: mpsc::Sender<Stored>,
     bytes: Arc<AtomicUsize>,
     counters: Arc<Counters>,
 }
 
-/// Bytes of the queue's limit.
+/// A reserved part of the queue's byte limit.
 struct Room {
     bytes: Arc<AtomicUsize>,
     taken: usize,

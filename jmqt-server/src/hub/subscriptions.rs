@@ -1,4 +1,4 @@
-//! Making and ending subscriptions: for `sub` and `unsub`, and on the server's own account (§9.c, §9.e).
+//! Creates and ends subscriptions, for `sub`, `unsub` and the application (§9.c, §9.e).
 
 use std::collections::HashSet;
 use std::hash::BuildHasher;
@@ -18,34 +18,34 @@ use crate::message::{Json, RetainedPush};
 use crate::outbox::{LogState, Outbox, Stage, Subscription};
 use crate::store::{Operation, Outcome, Retained};
 
-/// A retained message waits at most this long for others to take what waits for them,
+/// The time limit for a retained message to wait for room in the outbound queues.
 const ROOM_LIMIT: Duration = Duration::from_secs(30);
-/// and this long from one look to the next.
+/// The interval between two checks for room.
 const LOOK_FOR_ROOM: Duration = Duration::from_millis(20);
 
-/// A subscription that counts, whose pushes wait for [`Outbox::open`].
+/// A subscription that is active, and whose pushes wait for [`Outbox::open`].
 pub(crate) struct Subscribed {
     pub(crate) subscription: Arc<Subscription>,
     pub(crate) retained: Option<RetainedPush>,
 }
 
-/// A subscription that is in force, made now or before.
+/// An active subscription, created now or earlier.
 pub(super) struct Made {
     subscription: Arc<Subscription>,
     is_new: bool,
 }
 
 impl Hub {
-    /// Changes to one client's subscriptions take turns, whoever asks for them.
+    /// Serializes the changes of one client's subscriptions.
     pub(super) async fn change_of(&self, client: &ClientId) -> MutexGuard<'_, ()> {
         let hash = self.hasher.hash_one(client.as_str());
         self.changes[(hash >> 48) as usize % CHANGE_LOCKS].lock().await
     }
 
-    /// Subscribes a connected client. A subscription that exists stays as it is (2.20).
+    /// Subscribes a connected client. An existing subscription stays unchanged (2.20).
     ///
-    /// For a persistent one the subscription is on disk when this returns (2.13). It counts from before
-    /// the retained message is read, so that one may come twice but is never missed (2.12).
+    /// A persistent subscription is on disk when this returns (2.13). The subscription is active before the retained
+    /// message is read, so that message may arrive twice but is never missed (2.12).
     pub(crate) async fn subscribe(
         self: &Arc<Self>,
         outbox: &Arc<Outbox>,
@@ -83,8 +83,8 @@ impl Hub {
         Ok(Made { subscription, is_new: true })
     }
 
-    /// Reads the retained message of a subscription that is in force. For a persistent one too, this is after its commit and
-    /// no part of it: it would hold up everybody's publishes.
+    /// Reads the retained message of an active subscription. For a persistent subscription this happens after its
+    /// commit, because reading inside the commit would delay all publishes.
     async fn with_retained(&self, outbox: &Outbox, made: Made) -> Result<Subscribed, HubError> {
         let Made { subscription, is_new } = made;
         match self.retained_push(&subscription.channel).await {
@@ -101,7 +101,7 @@ impl Hub {
         }
     }
 
-    /// Enters a subscription into the tables, where pushes find it from now on.
+    /// Adds a subscription to the tables. Pushes reach it from now on.
     pub(super) async fn insert(
         &self,
         outbox: &Arc<Outbox>,
@@ -129,7 +129,7 @@ impl Hub {
         Ok(subscription)
     }
 
-    /// Makes an entered subscription persistent.
+    /// Makes a subscription in the tables persistent.
     async fn attach(&self, subscription: &Arc<Subscription>) -> Result<(), HubError> {
         let Subscription { client, channel, outbox, .. } = &**subscription;
         let operation = Operation::Subscribe { client: client.clone(), channel: channel.clone() };
@@ -140,7 +140,7 @@ impl Hub {
         Ok(())
     }
 
-    /// Ends a persistent subscription in the store; `false` if there was none.
+    /// Ends a persistent subscription in the store; returns `false` if it does not exist.
     async fn unsubscribe_in_store(
         &self,
         outbox: &Outbox,
@@ -154,8 +154,8 @@ impl Hub {
         }
     }
 
-    /// Ends a subscription of a connected client; `false` if there was none. Nothing of it is pushed
-    /// after this returns, and a persistent one is gone from disk.
+    /// Ends a subscription of a connected client; returns `false` if it does not exist. After this returns, no
+    /// message of it is pushed, and a persistent subscription is deleted from disk.
     pub(crate) async fn unsubscribe(
         &self,
         outbox: &Arc<Outbox>,
@@ -181,7 +181,7 @@ impl Hub {
         Ok(true)
     }
 
-    /// Subscribes a client on the server's own account, connected to this node or to none. An existing
+    /// Subscribes a client for the application; the client is connected to this node or to none. An existing
     /// subscription changes its flag (2.20). The retained message is sent as for `sub`.
     pub(super) async fn force_subscribe_here(
         self: &Arc<Self>,
@@ -232,7 +232,7 @@ impl Hub {
         self.subscribe_in_turn(outbox, client, channel, persistence, Stage::Live).await
     }
 
-    /// Ends a client's subscription on the server's own account, connected to this node or to none.
+    /// Ends a client's subscription for the application; the client is connected to this node or to none.
     pub(super) async fn force_unsubscribe_here(
         self: &Arc<Self>,
         client: &ClientId,
@@ -252,7 +252,7 @@ impl Hub {
         Ok(existed)
     }
 
-    /// A client's subscriptions: all of one connected here, the persistent ones of any other.
+    /// The subscriptions of a client: all of them if it is connected here, otherwise the persistent ones.
     pub(super) async fn subscriptions_here(
         &self,
         client: &ClientId,
@@ -274,7 +274,7 @@ impl Hub {
         Ok(list)
     }
 
-    /// The clients that are connected here and subscribed to a channel.
+    /// The clients on this node that are subscribed to a channel.
     pub(crate) fn subscribers_here(&self, channel: &ChannelName) -> Vec<(ClientId, Persistence)> {
         let Some(members) = self.members(channel) else { return Vec::new() };
         let current = members
@@ -289,14 +289,14 @@ impl Hub {
         }
     }
 
-    /// Takes a subscription that has ended out of its channel.
+    /// Removes an ended subscription from its channel.
     pub(super) fn leave(&self, subscription: &Arc<Subscription>) {
         if subscription.channel.kind() != ChannelKind::PeerToPeer && self.channels.remove(subscription) {
             self.bus.leave(&subscription.channel);
         }
     }
 
-    /// Those of the channels that have a retained message, or may have one.
+    /// Filters the channels that have, or may have, a retained message.
     pub(crate) async fn retained_among(
         &self,
         channels: &[ChannelName],
@@ -348,8 +348,9 @@ impl Hub {
         Ok(Some(RetainedPush { sender, counted: counted(json.as_bytes()), data: json }))
     }
 
-    /// Waits until less waits for all clients together than MAX_TOTAL_OUTBOUND_BYTES, for a limited time: a retained
-    /// message is as long as a packet may be. Only a few read at a time, or all might find the same room.
+    /// Waits, for a limited time, until the outbound queues of all clients hold less than MAX_TOTAL_OUTBOUND_BYTES. A
+    /// retained message can be as long as the largest packet. The number of readers is limited, so that they do not
+    /// all use the same room.
     async fn room_for_retained(&self) -> Result<SemaphorePermit<'_>, HubError> {
         let outbound = &self.context.outbound;
         let room = async {
@@ -366,7 +367,7 @@ impl Hub {
         timeout(ROOM_LIMIT, room).await.unwrap_or(Err(HubError::NoRoom))
     }
 
-    /// Forgets a channel's retained message; `false` if there was none.
+    /// Deletes the retained message of a channel; returns `false` if there is none.
     pub(crate) async fn clear_retained(&self, channel: &ChannelName) -> Result<bool, HubError> {
         match self.commit(Operation::ClearRetained { channel: channel.clone() }).await? {
             Outcome::Cleared(existed) => Ok(existed),
@@ -375,7 +376,7 @@ impl Hub {
     }
 }
 
-/// A temporary subscription that is to become persistent, until this is dropped.
+/// Marks a temporary subscription as becoming persistent until this is dropped.
 struct Change<'a>(&'a Arc<Subscription>);
 
 impl<'a> Change<'a> {
@@ -391,8 +392,8 @@ impl Drop for Change<'_> {
     }
 }
 
-/// A session whose subscriptions may or may not have changed in the store must not go on with what it
-/// believes: it ends, and the next one reads them.
+/// Ends a session if the outcome of its subscription change is unknown. The next session reads the subscriptions from
+/// the store.
 fn unclear(outbox: &Outbox, error: HubError) -> HubError {
     if matches!(error, HubError::Unknown) {
         outbox.close(CloseReason::StoreUnclear);

@@ -1,4 +1,4 @@
-//! What this node has asked others, and waits to be answered.
+//! The requests of this node to other nodes that wait for an answer.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -9,19 +9,19 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::bus::{Answer, NodeId};
 
-/// So many requests may be on their way to one node; the others wait for their turn. It is less than what a
-/// node works on at a time, so that several can ask it.
+/// The number of requests to one node in progress; others wait. It is lower than the number of requests that a node
+/// handles at a time, so that several nodes can send requests.
 const AT_A_TIME: usize = 64;
 
-/// See the module.
+/// The requests in progress and the limits per node.
 #[derive(Default)]
 pub(super) struct Asked {
-    /// By their numbers: who is to answer, and to whom.
+    /// By request number: the node that answers, and the receiver of the answer.
     waiting: Mutex<HashMap<u64, (NodeId, oneshot::Sender<Answer>)>>,
     turns: Mutex<HashMap<NodeId, Arc<Semaphore>>>,
 }
 
-/// An answer on its way; nobody waits for it any longer when this is dropped.
+/// An answer that is expected. Dropping this gives it up.
 pub(super) struct Expected<'a> {
     asked: &'a Asked,
     number: u64,
@@ -33,7 +33,7 @@ impl Asked {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A node is about to be asked.
+    /// Registers a request to a node.
     pub(super) fn expect(&self, number: u64, from: NodeId) -> Expected<'_> {
         let (reply, answer) = oneshot::channel();
         self.waiting().insert(number, (from, reply));
@@ -48,12 +48,12 @@ impl Asked {
         }
     }
 
-    /// Nobody waits any longer for the answers of a node that is not there; `None`: of any.
+    /// Gives up the answers of a node that is gone; `None`: of all nodes.
     pub(super) fn give_up(&self, from: Option<NodeId>) {
         self.waiting().retain(|_, (node, _)| from.is_some_and(|from| *node != from));
     }
 
-    /// Waits until a node may be asked for one thing more.
+    /// Waits until a node may receive another request.
     pub(super) async fn turn(&self, node: NodeId) -> Option<OwnedSemaphorePermit> {
         let turns = {
             let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
@@ -66,7 +66,7 @@ impl Asked {
 }
 
 impl Future for Expected<'_> {
-    /// `None`: there will be none.
+    /// `None`: no answer will come.
     type Output = Option<Answer>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {

@@ -1,8 +1,9 @@
-//! Whether this node reaches the database, and what it does when it alone does not: it is the worst place a client
-//! can come to, as nobody can connect there, and looks to a balancer like the one with the most room.
+//! Detects that this node alone has lost the database, and hands its clients over. Such a node cannot accept clients,
+//! has few of them, and therefore attracts new ones from a balancer.
 //!
-//! So it closes its listeners, and if that lasts, hands its sessions over to the nodes that have the database. When
-//! none has, that would help nobody: the listeners stay open, and the sessions go on with what needs no database.
+//! The node closes its listeners, and later hands its sessions over to the nodes that have the database. If no node
+//! has the database, a handover would not help: the listeners stay open, and the sessions continue with requests that
+//! need no database.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -16,34 +17,34 @@ use crate::connection::CloseReason;
 use crate::disconnect::Disconnect;
 use crate::hub::Hub;
 
-/// A node that has not reached the database for so long has lost it: two of its looks have failed, or take long.
+/// A node that has not reached the database for this long has lost it: two checks have failed or are slow.
 const LOST_AFTER: Duration = Duration::from_millis(2500);
-/// One that has reached it in this time says to the others that it has it. So much less than the other that a
-/// database which is away from all is not taken for one that is away from one.
+/// A node that reached the database within this time reports so in its beats. This is so much shorter than
+/// `LOST_AFTER` that a database lost by all nodes is not mistaken for one lost by a single node.
 const HAD_WITHIN: Duration = Duration::from_millis(1500);
-/// After so long it hands its sessions over.
+/// The time without the database after which a node hands its sessions over.
 const HAND_OVER_AFTER: Duration = Duration::from_secs(10);
-/// How often it is looked whether any of this is so.
+/// The interval of the checks.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// With each look such a part of the sessions is ended: all within 5 seconds.
+/// The number of checks over which the sessions are ended: all within 5 seconds.
 const LOOKS_TO_HAND_OVER: usize = 20;
 
-/// See the module.
+/// The state of this node's access to the database.
 pub(super) struct Database {
-    /// When it was reached last.
+    /// The last time the database was reached.
     reached: Mutex<Instant>,
-    /// Whether clients are let in.
+    /// Whether the node accepts clients.
     lets_in: watch::Sender<bool>,
 }
 
-/// What is to be done.
+/// The state that a check determines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verdict {
-    /// Clients are let in.
+    /// The node accepts clients.
     Open,
-    /// They are not, as other nodes are better.
+    /// The node accepts no clients, because other nodes have the database.
     Closed,
-    /// And those that are here are to go there.
+    /// The node also hands its sessions over to other nodes.
     HandOver,
 }
 
@@ -56,12 +57,13 @@ impl Database {
         *self.reached.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// It has been reached, or this node could not look.
+    /// Records that the database was reached, or that this node could not check.
     pub(super) fn reach(&self, now: Instant) {
         *self.reached.lock().unwrap_or_else(PoisonError::into_inner) = now;
     }
 
-    /// `elsewhere` tells whether another node has said since a moment that it has the database.
+    /// Determines the state. `elsewhere` returns `true` if another node has reported since the given time that it has
+    /// the database.
     fn judge(&self, now: Instant, has_link: bool, elsewhere: impl Fn(Instant) -> bool) -> Verdict {
         let reached = self.reached();
         let away = now - reached;
@@ -83,22 +85,22 @@ impl Database {
 }
 
 impl Cluster {
-    /// Whether this node has reached the database lately, for the others to know.
+    /// Returns `true` if this node has reached the database recently; sent in the beats.
     pub(super) fn has_database(&self) -> bool {
         self.database.reached().elapsed() < HAD_WITHIN
     }
 
-    /// Whether it has not for so long that it should not be waited for.
+    /// Returns `true` if the database has been lost for so long that callers should not wait for it.
     pub(super) fn has_lost_database(&self) -> bool {
         self.database.reached().elapsed() >= LOST_AFTER
     }
 
-    /// Whether clients are let in, and tells when that changes.
+    /// Whether the node accepts clients, as a value to watch.
     pub(crate) fn lets_in(&self) -> watch::Receiver<bool> {
         self.database.lets_in.subscribe()
     }
 
-    /// Closes and opens the listeners, and hands the sessions over, as the module says.
+    /// Closes and opens the listeners, and hands the sessions over, as described above.
     pub(super) async fn watch_database(&self, hub: &Hub) {
         let mut tick = tokio::time::interval(LOOK_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -147,7 +149,7 @@ impl Cluster {
         }
     }
 
-    /// Sweeps out what the directory has given up, a little at a time.
+    /// Removes outdated entries from the directory, in small steps.
     pub(super) async fn sweep_directory(&self) {
         let mut tick = tokio::time::interval(super::BEAT_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -1,13 +1,12 @@
-//! Which nodes there are, and who is connected to the others.
+//! The nodes of the cluster, and the clients that are connected to other nodes.
 //!
-//! Every node tells the others of its sessions, and shows every second that it is there: on the bus, and in
-//! the store. It is dead when it does neither. What is known here may be a moment old; the store decides
-//! where that matters.
+//! Each node announces its sessions, and shows every second that it is alive: on the bus and in the store. It is dead
+//! if it does neither. This data may be slightly old; the store decides where that matters.
 //!
-//! With every sign of life on the bus a node says what its sessions come to ([`Digest`]). Who has heard
-//! everything has the same; who has not asks for the whole list. What is known of a session carries a tag, and
-//! counts if its node's tags have not moved on: so a node, or what an older list said, is forgotten at once, and
-//! swept out afterwards, a little at a time.
+//! With each beat a node sends a [`Digest`] of its sessions. A node that has received everything has the same digest;
+//! a node with a different one requests the whole list. Each known session carries a tag, and is valid if the tags of
+//! its node have not moved on. A node, or the content of an older list, is therefore forgotten at once, and removed
+//! afterwards in small steps.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasher as _;
@@ -21,19 +20,19 @@ use crate::bus::{Digest, NodeId, Presence, connection_info};
 use crate::connection::ConnectionInfo;
 use crate::name_map::NameMap;
 
-/// A node that showed nothing for so long is dead, if it could have been noticed all the time.
+/// A node that showed nothing for this long is dead, if the observer was looking during the whole time.
 pub(super) const LEASE: Duration = Duration::from_secs(5);
-/// A node that showed nothing for so long may be dead; it is, if Redis knows that it does not listen.
+/// A node that showed nothing for this long is dead if Redis reports that it is not subscribed.
 const OVERDUE: Duration = Duration::from_millis(2500);
-/// Who looks into the store less often than this has not looked all the time.
+/// An observer that reads the store less often than this was not looking during the whole time.
 const BLIND_AFTER: Duration = Duration::from_millis(2500);
-/// A node that was asked for its list, or is telling it, and from which nothing has come for so long, is asked
+/// If nothing arrives for this long from a node whose list was requested, or is arriving, the list is requested
 /// again.
 const LIST_TIMEOUT: Duration = Duration::from_secs(10);
-/// So many nodes are asked for their lists at a time, those with the lowest numbers first: nodes that miss
-/// the same lists hear them together.
+/// The number of nodes whose lists are requested at a time, lowest numbers first, so that nodes that miss the same
+/// lists receive them together.
 const LISTS_AT_A_TIME: usize = 4;
-/// The table of sessions has so many parts, which are swept one by one.
+/// The number of parts of the session table. Outdated entries are removed one part at a time.
 const PARTS: usize = 256;
 
 /// A session on another node.
@@ -42,50 +41,50 @@ pub(super) struct Elsewhere {
     pub(super) node: NodeId,
     pub(super) generation: u64,
     pub(super) info: ConnectionInfo,
-    /// What its node's tag was when it was heard of.
+    /// The tag of its node when the session was announced.
     tag: u64,
 }
 
-/// What is known of a node's sessions.
+/// The completeness of what is known of a node's sessions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Knowledge {
-    /// All that it said was heard, as far as it has said what its sessions come to.
+    /// All announcements up to the last digest were received.
     Whole,
-    /// It has sessions that are not known here, or the other way round.
+    /// The digest differs from the known sessions.
     Wanting { asked: Option<Instant> },
-    /// Its list is coming: this part is next.
+    /// The list is arriving; `next` is the next part.
     Coming { list: u64, next: u32, last: Instant },
 }
 
-/// What became of a part of a list.
+/// The result of a part of a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Part {
-    /// Nobody here needs it.
+    /// The part is not needed.
     Unwanted,
-    /// It was put in; there are more.
+    /// The part was added; more parts follow.
     Taken,
-    /// It was the last: so many sessions are known of the node now.
+    /// The part was the last one. The number of sessions of the node that are now known.
     Last(u64),
 }
 
 #[derive(Debug)]
 struct Node {
-    /// When it was last heard on the bus.
+    /// The last time the node was heard on the bus.
     heard: Instant,
-    /// Its beat in the store, and when that was seen to rise.
+    /// The node's beat in the store, and the time when it last rose.
     beat: u64,
     rose: Instant,
     is_dead: bool,
-    /// Something was sent to it, and it was not listening.
+    /// A message was sent to the node, and the node was not subscribed.
     is_missing: bool,
-    /// When it said last that it has the database.
+    /// The last time the node reported that it has the database.
     had_database: Option<Instant>,
-    /// What the sessions that it has told of come to; `None` if some were missed.
+    /// The digest of the announced sessions; `None` if announcements were missed.
     said: Option<Digest>,
     knowledge: Knowledge,
-    /// Sessions that have ended since its list began to come: that may name them still.
+    /// Sessions that have ended since the list began to arrive, and that the list may still contain.
     closed: HashSet<(ClientId, u64)>,
-    /// What is heard of it now carries this tag, and counts if its tag is at least the other.
+    /// The tag for new announcements, and the lowest tag that is valid.
     tag: u64,
     counts_from: u64,
 }
@@ -107,7 +106,7 @@ impl Node {
         }
     }
 
-    /// What comes of its list from here on is of no use.
+    /// Discards the remaining parts of the arriving list.
     fn give_up_list(&mut self) {
         self.closed = HashSet::new();
         (self.said, self.knowledge) = (None, Knowledge::Wanting { asked: None });
@@ -122,11 +121,11 @@ struct Inner {
     part_of: foldhash::fast::RandomState,
     last_tag: u64,
     link_since: Option<Instant>,
-    /// When the store was last read.
+    /// The last time the store was read.
     read: Option<Instant>,
-    /// A node is gone, or was silent: what it said last may not have reached this one.
+    /// A node has ended or was silent. Its last messages may be lost.
     may_have_missed: bool,
-    /// There are sessions in the table that do not count any more.
+    /// The table contains outdated sessions.
     needs_sweep: bool,
 }
 
@@ -145,7 +144,7 @@ impl Default for Inner {
     }
 }
 
-/// See the module.
+/// The nodes and their sessions.
 #[derive(Default)]
 pub(super) struct Directory(Mutex<Inner>);
 
@@ -154,8 +153,8 @@ impl Directory {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The link stands again: everybody has the whole lease to be heard. Whether something was missed they
-    /// say themselves.
+    /// Records that the bus is connected again. All nodes have a whole lease to be heard. Their digests tell whether
+    /// announcements were missed.
     pub(super) fn link_up(&self, now: Instant) {
         let mut inner = self.lock();
         inner.link_since = Some(now);
@@ -167,12 +166,12 @@ impl Directory {
         }
     }
 
-    /// Nobody can be heard.
+    /// Records that the bus is disconnected and no node can be heard.
     pub(super) fn link_down(&self) {
         self.lock().link_since = None;
     }
 
-    /// A node is there.
+    /// Records that a node was heard.
     pub(super) fn heard(&self, node: NodeId, now: Instant) {
         let mut inner = self.lock();
         let overdue = {
@@ -184,8 +183,8 @@ impl Directory {
         inner.may_have_missed |= overdue;
     }
 
-    /// A node shows that it is there, and says what its sessions come to. `true`: something of them was missed,
-    /// which is news.
+    /// Records a beat of a node, with the digest of its sessions. Returns `true` if it shows for the first time that
+    /// announcements were missed.
     pub(super) fn beaten(&self, node: NodeId, sessions: Digest, has_database: bool, now: Instant) -> bool {
         let mut inner = self.lock();
         let node = inner.node(node, now);
@@ -202,7 +201,7 @@ impl Directory {
         }
     }
 
-    /// The nodes that are to be asked for their lists now.
+    /// The nodes whose lists should be requested now.
     pub(super) fn to_ask(&self, now: Instant) -> Vec<NodeId> {
         let mut inner = self.lock();
         if inner.link_since.is_none() {
@@ -232,7 +231,7 @@ impl Directory {
         wanting
     }
 
-    /// A part of a node's list of sessions, which come to `digest` when the first of it is said.
+    /// Adds a part of a node's session list. `digest` is the digest at the time of the first part.
     pub(super) fn listed(
         &self,
         id: NodeId,
@@ -304,14 +303,14 @@ impl Directory {
         }
     }
 
-    /// Where a client is, if it is on another node.
+    /// The location of a client on another node.
     pub(super) fn find(&self, client: &str) -> Option<Elsewhere> {
         let inner = self.lock();
         let session = inner.parts[inner.part(client)].get(client)?;
         counts(&inner.nodes, session).then_some(*session)
     }
 
-    /// Everybody who is on another node.
+    /// All clients on other nodes.
     pub(super) fn all(&self) -> Vec<(ClientId, ConnectionInfo)> {
         let mut all = Vec::new();
         for part in 0..PARTS {
@@ -322,12 +321,12 @@ impl Directory {
         all
     }
 
-    /// Whether there is something to [sweep](Self::sweep); tells of it once.
+    /// Returns `true` if a [sweep](Self::sweep) is needed, and resets the flag.
     pub(super) fn needs_sweep(&self) -> bool {
         std::mem::take(&mut self.lock().needs_sweep)
     }
 
-    /// Forgets what does not count any more in one part of the table, while others wait.
+    /// Removes outdated sessions from one part of the table, under its lock.
     fn sweep_part(&self, part: usize) {
         let mut inner = self.lock();
         let Inner { nodes, parts, .. } = &mut *inner;
@@ -337,7 +336,7 @@ impl Directory {
         }
     }
 
-    /// Forgets what does not count any more.
+    /// Removes outdated sessions.
     pub(super) async fn sweep(&self) {
         for part in 0..PARTS {
             self.sweep_part(part);
@@ -345,8 +344,8 @@ impl Directory {
         }
     }
 
-    /// The store has been read: these are the nodes that it knows of, with their beats. Only a beat that has
-    /// risen is news. Returns those that have died by now; each is told once.
+    /// Records the nodes and beats that were read from the store. Only a beat that has risen counts as a sign of
+    /// life. Returns the nodes that have died; each is returned once.
     pub(super) fn beats(&self, beats: &[(NodeId, u64)], now: Instant) -> Vec<NodeId> {
         let mut inner = self.lock();
         let was_blind = inner.read.replace(now).is_none_or(|read| now - read > BLIND_AFTER);
@@ -391,19 +390,19 @@ impl Directory {
         dead
     }
 
-    /// A node says that it ends.
+    /// Records that a node has announced its end.
     pub(super) fn left(&self, node: NodeId) {
         let mut inner = self.lock();
         inner.nodes.remove(&node);
         (inner.may_have_missed, inner.needs_sweep) = (true, true);
     }
 
-    /// Whether something a node said may not have reached this one; tells of it once.
+    /// Returns `true` if messages of a node may have been lost, and resets the flag.
     pub(super) fn may_have_missed(&self) -> bool {
         std::mem::take(&mut self.lock().may_have_missed)
     }
 
-    /// Those that are dead, with the last beats that were seen of them.
+    /// The dead nodes, with the last beats seen.
     pub(super) fn dead(&self) -> Vec<(NodeId, u64)> {
         let inner = self.lock();
         let dead = inner.nodes.iter().filter(|(_, node)| node.is_dead);
@@ -414,33 +413,33 @@ impl Directory {
         self.lock().nodes.get(&node).is_some_and(|node| node.is_dead)
     }
 
-    /// A node does not listen at this moment: it is not known to be here until it is heard again.
+    /// Records that a node is not subscribed. It does not count as alive until it is heard again.
     pub(super) fn not_listening(&self, node: NodeId) {
         if let Some(node) = self.lock().nodes.get_mut(&node) {
             node.is_missing = true;
         }
     }
 
-    /// Whether a node was heard lately.
+    /// Returns `true` if a node was heard recently.
     pub(super) fn is_here(&self, node: NodeId, now: Instant) -> bool {
         let inner = self.lock();
         inner.link_since.is_some() && inner.nodes.get(&node).is_some_and(|node| node.is_here(now))
     }
 
-    /// Whether another node has said since `since` that it has the database, and is still there.
+    /// Returns `true` if another live node has reported since `since` that it has the database.
     pub(super) fn has_database_elsewhere(&self, since: Instant, now: Instant) -> bool {
         let inner = self.lock();
         let has = |node: &Node| node.had_database.is_some_and(|had| had >= since) && node.is_here(now);
         inner.link_since.is_some() && inner.nodes.values().any(has)
     }
 
-    /// Whether no node that is there has a lower number than `own`.
-    /// Whether any other node is there.
+    /// Returns `true` if another node is alive.
     pub(super) fn has_others(&self, now: Instant) -> bool {
         let inner = self.lock();
         inner.nodes.values().any(|node| !node.is_dead && !node.is_missing && now - node.heard < OVERDUE)
     }
 
+    /// Returns `true` if no live node has a lower number than `own`.
     pub(super) fn is_first(&self, own: NodeId) -> bool {
         !self.lock().nodes.iter().any(|(id, node)| *id < own && !node.is_dead)
     }
@@ -452,7 +451,7 @@ impl Node {
     }
 }
 
-/// Whether what is known of a session was not overtaken by what is known of its node.
+/// Returns `true` if the entry of a session is still valid.
 fn counts(nodes: &HashMap<NodeId, Node>, session: &Elsewhere) -> bool {
     nodes.get(&session.node).is_some_and(|node| session.tag >= node.counts_from)
 }
@@ -517,7 +516,7 @@ mod tests {
         all
     }
 
-    /// A directory that hears of both.
+    /// A directory that hears both nodes.
     fn with_both(now: Instant) -> Directory {
         let directory = Directory::default();
         directory.link_up(now);
@@ -645,7 +644,7 @@ mod tests {
         assert!(!directory.has_database_elsewhere(now, now + OVERDUE), "it is silent");
     }
 
-    /// A directory that has looked into the store every second since `start`, when `A` was there.
+    /// A directory that has read the store every second since `start`, when `A` was alive.
     fn with_a(start: Instant) -> Directory {
         let directory = Directory::default();
         directory.link_up(start);
@@ -655,7 +654,8 @@ mod tests {
         directory
     }
 
-    /// Looks every second, for so many seconds from `start`; returns when `A` was found dead.
+    /// Reads the store every second, for this many seconds from `start`. Returns the time at which `A` was found
+    /// dead.
     fn look(
         directory: &Directory,
         start: Instant,

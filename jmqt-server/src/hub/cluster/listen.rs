@@ -1,5 +1,4 @@
-//! What a node hears from the others, and says to them: sessions that begin and end, pushes, requests, and
-//! that it is there.
+//! Receives messages from other nodes and sends to them: announcements of sessions, pushes, requests, beats.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,18 +16,18 @@ use crate::outbox::Flush;
 use crate::store::ChannelKey;
 use crate::wire::Pushes;
 
-/// A link that brought no beat back for so long is dead.
+/// A connection that returned no beat for this long is dead.
 const DEAF_AFTER: Duration = Duration::from_secs(3);
-/// One message lists the last messages of so many channels.
+/// The number of channels in one announcement of log ends.
 const LISTED_AT_A_TIME: usize = 500;
-/// So much is handled before the sockets are written to.
+/// The number of events that are handled before the sockets are written to.
 const EVENTS_AT_A_TIME: usize = 64;
 
-/// How far one's own voice can be heard.
+/// Tracks whether this node's own messages come back.
 struct Echo {
-    /// When the link came up, or brought the last beat back; `None` before this node has heard of the link.
+    /// The time when the connection was established or returned the last beat; `None` before the first connection.
     last: Option<Instant>,
-    /// When this node beat last, or would have if the link had been up.
+    /// The time of this node's last beat, or when it would have been due.
     beaten: Instant,
 }
 
@@ -37,7 +36,7 @@ impl Echo {
         Self { last: None, beaten: now }
     }
 
-    /// Whether the link is dead; asked at every beat.
+    /// Returns `true` if the connection is dead. Called at every beat.
     fn is_missed(&mut self, now: Instant) -> bool {
         let since_beat = now - std::mem::replace(&mut self.beaten, now);
         if since_beat > BEAT_EVERY * 2 {
@@ -49,7 +48,7 @@ impl Echo {
 }
 
 impl Cluster {
-    /// Hears and speaks as long as the bus is there.
+    /// Receives and sends as long as the bus exists.
     pub(super) async fn listen(self: &Arc<Self>, hub: &Arc<Hub>, events: &mut BusEvents) {
         let mut beat = tokio::time::interval(BEAT_EVERY);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -151,7 +150,7 @@ impl Cluster {
         self.compare.notify_one();
     }
 
-    /// Shows that this node is there: to one node, or to all.
+    /// Sends a sign of life to one node, or to all.
     fn show(&self, to: Option<NodeId>) {
         self.told().beat(&*self.bus, to, self.has_database());
     }
@@ -172,7 +171,7 @@ impl Cluster {
         }
     }
 
-    /// What comes back: one's own words, in the order they were said in among those of the others.
+    /// Handles this node's own messages, which arrive in order among those of the other nodes.
     fn heard_itself(&self, control: Control, echo: &mut Echo) {
         match control {
             Control::Beat { .. } | Control::Hello { .. } => echo.last = Some(Instant::now()),
@@ -236,7 +235,7 @@ impl Hub {
         self.push_here(&channel, sender.as_ref(), &pushes, flush, dirty).await;
     }
 
-    /// The log of a channel has messages that may not have been heard of.
+    /// Records that the log of a channel may have messages that this node has not received.
     pub(in crate::hub) fn note_tail(self: &Arc<Self>, channel: &str, key: i64, seq: u64) {
         let Ok(channel) = ChannelName::parse(channel) else { return };
         let Some(members) = self.members(&channel) else { return };

@@ -1,9 +1,9 @@
-//! What this node tells the others of its sessions: each that begins or ends, what they come to, and the whole
-//! list to those who missed something.
+//! Announces the sessions of this node: each begin and end, their digest, and the whole list for nodes that missed
+//! announcements.
 //!
-//! One list is told at a time, to everybody who has asked for it meanwhile, in parts; the next part waits until
-//! the ones before have arrived. So what is on its way is bounded, whatever the number of sessions and nodes,
-//! and a node that is slow or gone holds the others up for a moment only.
+//! One list is sent at a time, to all nodes that have requested it, in parts. The next part waits until the previous
+//! ones have arrived. The data in transit is therefore bounded for any number of sessions and nodes, and a slow or
+//! dead node delays the others only briefly.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,16 +19,17 @@ use crate::bus::{Bus, Control, Digest, NodeId, Presence};
 use crate::connection::ConnectionInfo;
 use crate::hub::Hub;
 
-/// One part lists so many sessions.
+/// The number of sessions in one part.
 const IN_ONE_PART: usize = 500;
-/// So many parts may be on their way.
+/// The number of parts in transit.
 const ON_THEIR_WAY: u32 = 4;
-/// A node that takes longer over a part is left out; it asks again.
+/// A node that needs longer for a part is left out, and has to request the list again.
 const PART_TIMEOUT: Duration = Duration::from_secs(5);
-/// Those who miss the same list ask for it at about the same time.
+/// The time to collect requests before a list starts. Nodes that miss the same list request it at about the same
+/// time.
 const GATHER: Duration = Duration::from_millis(50);
 
-/// The sessions that the others have been told of, each with its generation.
+/// The announced sessions, with their generations.
 #[derive(Default)]
 pub(super) struct Told {
     sessions: HashMap<ClientId, u64, foldhash::fast::RandomState>,
@@ -36,8 +37,8 @@ pub(super) struct Told {
 }
 
 impl Told {
-    /// A session begins. It is told of under the lock that holds this, so that a digest that is said later
-    /// has it, and one that was said before has not.
+    /// Announces the begin of a session. The caller's lock covers the announcement, so a later digest includes the
+    /// session and an earlier one does not.
     pub(super) fn opened(&mut self, bus: &dyn Bus, client: &ClientId, generation: u64, info: ConnectionInfo) {
         if let Some(older) = self.sessions.insert(client.clone(), generation) {
             self.digest.remove(client.as_str(), older);
@@ -47,7 +48,7 @@ impl Told {
         bus.broadcast(&Control::Opened(presence(client, generation, info)));
     }
 
-    /// A session is over. Told of once, and only if its beginning was.
+    /// Announces the end of a session, once, and only if its begin was announced.
     pub(super) fn closed(&mut self, bus: &dyn Bus, client: &ClientId, generation: u64) {
         if self.sessions.get(client) == Some(&generation) {
             self.sessions.remove(client);
@@ -69,7 +70,7 @@ impl Told {
     }
 }
 
-/// Who has asked for the list, and how far those are who hear it.
+/// The requests for the list, and the progress of the receiving nodes.
 #[derive(Default)]
 pub(super) struct Lists {
     state: Mutex<State>,
@@ -79,12 +80,12 @@ pub(super) struct Lists {
 #[derive(Default)]
 struct State {
     asked: Vec<NodeId>,
-    /// Somebody is telling.
+    /// A task is sending the list.
     is_told: bool,
     list: u64,
-    /// The parts that have arrived at those who hear it, counted.
+    /// The number of parts that have arrived at each receiving node.
     arrived: HashMap<NodeId, u32>,
-    /// The link has ended since.
+    /// The connection has ended since the list began.
     is_given_up: bool,
 }
 
@@ -93,7 +94,7 @@ impl Lists {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A node asks; `true` if nobody is telling yet.
+    /// Adds a request of a node. Returns `true` if no task is sending yet.
     fn ask(&self, node: NodeId) -> bool {
         let mut state = self.state();
         if !state.asked.contains(&node) {
@@ -102,7 +103,7 @@ impl Lists {
         !std::mem::replace(&mut state.is_told, true)
     }
 
-    /// Those who have asked hear the list with this number; `false`: there is nobody.
+    /// Begins a list with this number for the nodes that requested it; returns `false` if there are none.
     fn begin(&self, list: u64) -> bool {
         let mut state = self.state();
         let asked = std::mem::take(&mut state.asked);
@@ -113,12 +114,12 @@ impl Lists {
         state.is_told
     }
 
-    /// Those who hear the list.
+    /// The nodes that receive the current list.
     fn hearers(&self) -> Vec<NodeId> {
         self.state().arrived.keys().copied().collect()
     }
 
-    /// A part has arrived at a node.
+    /// Records that a part has arrived at a node.
     pub(super) fn got(&self, node: NodeId, list: u64, part: u32) {
         let mut state = self.state();
         if state.list == list
@@ -130,7 +131,7 @@ impl Lists {
         }
     }
 
-    /// A node is not there any more.
+    /// Removes a node that is gone.
     pub(super) fn gone(&self, node: NodeId) {
         let mut state = self.state();
         state.asked.retain(|asked| *asked != node);
@@ -139,7 +140,7 @@ impl Lists {
         self.changed.notify_one();
     }
 
-    /// The link has ended: whoever needs the list asks again.
+    /// Ends the list because the connection has ended. Nodes that need it request it again.
     pub(super) fn give_up(&self) {
         let mut state = self.state();
         state.asked.clear();
@@ -149,8 +150,8 @@ impl Lists {
         self.changed.notify_one();
     }
 
-    /// Waits until so many parts have arrived at everybody who hears the list. Returns those for whom it
-    /// did not wait any longer; `None`: there is nobody left.
+    /// Waits until this many parts have arrived at all receiving nodes. Returns the nodes that were too slow; `None`
+    /// if no node is left.
     async fn arrived(&self, parts: u32) -> Option<Vec<NodeId>> {
         let until = Instant::now() + PART_TIMEOUT;
         loop {
@@ -179,7 +180,7 @@ impl Cluster {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A node wants to be told of this one's sessions.
+    /// Sends the session list to a node that requests it.
     pub(super) fn tell_sessions(self: &Arc<Self>, hub: &Arc<Hub>, to: NodeId) {
         if self.lists.ask(to) {
             let (cluster, hub) = (Arc::clone(self), Arc::clone(hub));
@@ -196,7 +197,7 @@ impl Cluster {
         }
     }
 
-    /// Tells the list to those who hear it.
+    /// Sends the list to the receiving nodes.
     async fn tell_list(&self, hub: &Hub, list: u64) {
         let (start, hearers) = (Instant::now(), self.lists.hearers());
         let say = |part, digest, sessions: Vec<Presence>, last| {

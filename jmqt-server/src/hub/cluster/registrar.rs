@@ -1,4 +1,4 @@
-//! Sessions on their way into the store and out of it, gathered so that many cost few transactions.
+//! Adds sessions to the store and removes them, in batches to save transactions.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,36 +9,36 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use crate::counters::Counters;
 use crate::store::{ClusterStore, Entered, SessionRow, SharedSession, store_failed};
 
-/// So many may wait; whoever comes then waits for room.
+/// The number of waiting jobs; later callers wait for room.
 const WAITING: usize = 4096;
-/// One call of the store takes so many.
+/// The number of sessions in one call of the store.
 const AT_A_TIME: usize = 512;
 
-/// One thing to do.
+/// One job.
 enum Job {
     Enter(SessionRow, oneshot::Sender<Delivery>),
     Claim(SharedSession, oneshot::Sender<bool>),
 }
 
-/// What was entered, on its way to whoever asked for it. Dropped on that way, it is to be taken out again.
+/// An entered session on its way to the caller. If the caller has given up, the session is removed again.
 struct Delivery {
     content: Option<(ClientId, Entered)>,
     unwanted: Arc<Unwanted>,
 }
 
-/// Sessions that were entered for somebody who has given up.
+/// Sessions whose callers have given up.
 #[derive(Default)]
 struct Unwanted {
     sessions: Mutex<Vec<(ClientId, u64)>>,
     added: Notify,
 }
 
-/// The entrance.
+/// The sending end of the queue of jobs.
 pub(super) struct Registrar {
     jobs: mpsc::Sender<Job>,
 }
 
-/// The task that does it.
+/// The task that executes the jobs.
 pub(crate) struct RegistrarTask {
     jobs: mpsc::Receiver<Job>,
     store: Arc<dyn ClusterStore>,
@@ -47,7 +47,7 @@ pub(crate) struct RegistrarTask {
     unwanted: Arc<Unwanted>,
 }
 
-/// The store failed, which has been logged.
+/// The store failed. The failure has been logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct NotRegistered;
 
@@ -61,17 +61,17 @@ impl Registrar {
         (Self { jobs }, RegistrarTask { jobs: receiver, store, node, counters, unwanted: Arc::default() })
     }
 
-    /// Enters a session that is about to begin.
+    /// Adds a session that is about to begin.
     ///
     /// # Cancel safety
-    /// Dropped early, the session may have been entered or not; if it has, it is taken out again.
+    /// If the future is dropped early, the session may or may not have been added; if it was, it is removed again.
     pub(super) async fn enter(&self, row: SessionRow) -> Result<Entered, NotRegistered> {
         let (reply, answer) = oneshot::channel();
         self.jobs.send(Job::Enter(row, reply)).await.map_err(|_| NotRegistered)?;
         answer.await.ok().and_then(Delivery::accept).ok_or(NotRegistered)
     }
 
-    /// Claims the close notifier of a session for this node; `true` if it is this node's.
+    /// Claims the close notifier of a session for this node; returns `true` if this node has it.
     pub(super) async fn claim(&self, session: SharedSession) -> Result<bool, NotRegistered> {
         let (reply, answer) = oneshot::channel();
         self.jobs.send(Job::Claim(session, reply)).await.map_err(|_| NotRegistered)?;
@@ -101,7 +101,7 @@ impl Unwanted {
 }
 
 impl RegistrarTask {
-    /// Works until every [`Registrar`] is gone.
+    /// Works until all [`Registrar`]s are dropped.
     pub(crate) async fn run(mut self) {
         let mut jobs = Vec::new();
         loop {
@@ -151,7 +151,7 @@ impl RegistrarTask {
         }
     }
 
-    /// Enters the sessions; returns those that have to wait, because a client comes once in a call.
+    /// Adds the sessions. Returns those that must wait, because one call can add a client only once.
     async fn enter(
         &self,
         jobs: Vec<(SessionRow, oneshot::Sender<Delivery>)>,

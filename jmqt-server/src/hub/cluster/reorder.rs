@@ -1,7 +1,7 @@
-//! Puts QoS 1 pushes that several nodes have appended to one log back into its order.
+//! Restores the log order of QoS 1 pushes that several nodes have appended to one log.
 //!
-//! Which way a message takes does not matter for what is delivered: a subscription that misses something
-//! reads the log. But reading costs, and what is missing is mostly a moment behind. So it is waited for.
+//! Delivery does not depend on this: a subscription that misses a message reads the log. But a read is expensive, and
+//! a missing message usually arrives shortly afterwards, so it is worth a short wait.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
@@ -10,22 +10,22 @@ use tokio::time::Instant;
 
 use crate::store::ChannelKey;
 
-/// How long a gap is waited for.
+/// The time to wait for a missing message.
 const PATIENCE: Duration = Duration::from_millis(20);
-/// So many channels are remembered at least before they are forgotten.
+/// The number of channels above which idle ones are forgotten.
 const CHANNELS: usize = 16_384;
 
 struct Channel<T> {
-    /// What is to come next.
+    /// The next number.
     next: u64,
     waiting: BTreeMap<u64, (u64, T)>,
     since: Instant,
 }
 
-/// What has come too early, channel by channel.
+/// Messages that arrived too early, by channel.
 pub(crate) struct Reorder<T> {
     channels: HashMap<ChannelKey, Channel<T>, foldhash::fast::RandomState>,
-    /// Those where something waits.
+    /// The channels with waiting messages.
     waiting: HashSet<ChannelKey, foldhash::fast::RandomState>,
     prune_at: usize,
 }
@@ -37,7 +37,7 @@ impl<T> Default for Reorder<T> {
 }
 
 impl<T> Reorder<T> {
-    /// Takes the messages `first` to `last` of a log, and puts into `ready` what is to be delivered now.
+    /// Takes the messages `first` to `last` of a log, and appends to `ready` what is to be delivered now.
     pub(crate) fn put(
         &mut self,
         key: ChannelKey,
@@ -78,13 +78,13 @@ impl<T> Reorder<T> {
         }
     }
 
-    /// When the next gap has been waited for long enough.
+    /// The time when the wait for the next gap ends.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let waiting = self.waiting.iter().filter_map(|key| self.channels.get(key));
         waiting.map(|channel| channel.since + PATIENCE).min()
     }
 
-    /// Gives up the gaps that have been waited for long enough.
+    /// Gives up the gaps whose wait has ended.
     pub(crate) fn expired(&mut self, now: Instant, ready: &mut Vec<T>) {
         let Self { channels, waiting, .. } = self;
         waiting.retain(|key| {
@@ -100,7 +100,8 @@ impl<T> Reorder<T> {
         });
     }
 
-    /// Forgets the channels where nothing waits, when there are many: the next message of each begins anew.
+    /// Forgets channels without waiting messages if there are many. The next message of such a channel starts a new
+    /// sequence.
     fn prune(&mut self) {
         if self.channels.len() < self.prune_at {
             return;

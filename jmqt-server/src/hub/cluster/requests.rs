@@ -1,4 +1,4 @@
-//! What one node asks another to do, for a client that is connected there (§9.e, protocol.md 2.4, 2.20).
+//! Requests to other nodes on behalf of a client that is connected there (§9.e, protocol.md 2.4, 2.20).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,18 +10,18 @@ use super::{Cluster, Location};
 use crate::bus::{Answer, Control, NodeId, Origin, Request};
 use crate::hub::{Hub, HubError};
 
-/// How long another node may take over the subscriptions of a client of its own.
+/// The time limit for another node to change the subscriptions of one of its clients.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(25);
-/// A node that has too much to do is asked again after this.
+/// The pause before a request to a busy node is repeated.
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
-/// How long one request waits for a session to end.
+/// The time for which one request waits for a session to end.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 const END_TIMEOUT_WITHOUT_DATABASE: Duration = Duration::from_millis(200);
-/// How often a client that moves from node to node is followed.
+/// The number of times a client that moves between nodes is followed.
 const MOVES: usize = 4;
 
 impl Cluster {
-    /// Asks a node for something; `None` if there is no answer within the limit, or nobody there.
+    /// Sends a request to a node. Returns `None` if no answer arrives within the limit, or the node is gone.
     pub(super) async fn ask(&self, node: NodeId, request: Request, limit: Duration) -> Option<Answer> {
         let number = self.number();
         let answer = self.asked.expect(number, node);
@@ -33,7 +33,7 @@ impl Cluster {
         timeout(limit, answer).await.ok()?
     }
 
-    /// The same for what takes its time: not too much at once, and again where there was too much to do.
+    /// As [`ask`](Self::ask), for slow requests: limits their number, and repeats a request if the node is busy.
     async fn ask_in_turn(&self, node: NodeId, request: Request) -> Option<Answer> {
         let asking = async {
             let _turn = self.asked.turn(node).await?;
@@ -47,7 +47,7 @@ impl Cluster {
         timeout(ANSWER_TIMEOUT, asking).await.ok()?
     }
 
-    /// Does what another node has asked for, in a task of its own.
+    /// Executes the request of another node in a separate task.
     pub(super) fn answer(self: &Arc<Self>, hub: &Arc<Hub>, from: NodeId, number: u64, request: Request) {
         if let Request::EndSessions { client, below, by } = &request
             && let Ok(client) = ClientId::parse(client)
@@ -71,7 +71,7 @@ impl Cluster {
     }
 }
 
-/// What there is to do about a client's subscription, wherever the client is.
+/// An operation on a client's subscription, wherever the client is connected.
 #[derive(Debug, Clone, Copy)]
 enum Change {
     Subscribe(Persistence),
@@ -136,7 +136,7 @@ impl Hub {
         }
     }
 
-    /// Subscribes a client on the server's own account, connected to any node or to none. An existing
+    /// Subscribes a client for the application; the client is connected to any node or to none. An existing
     /// subscription changes its flag (2.20). The retained message is sent as for `sub`.
     pub(crate) async fn force_subscribe(
         self: &Arc<Self>,
@@ -147,7 +147,7 @@ impl Hub {
         self.change_anywhere(client, channel, Change::Subscribe(persistence)).await.map(drop)
     }
 
-    /// Ends a client's subscription on the server's own account, connected to any node or to none.
+    /// Ends a client's subscription for the application; the client is connected to any node or to none.
     pub(crate) async fn force_unsubscribe(
         self: &Arc<Self>,
         client: &ClientId,
@@ -206,7 +206,7 @@ impl Hub {
         }
     }
 
-    /// A client's subscriptions: all of a connected one, the persistent ones of any other.
+    /// The subscriptions of a client: all of them if it is connected, otherwise the persistent ones.
     pub(crate) async fn subscriptions_of(
         &self,
         client: &ClientId,

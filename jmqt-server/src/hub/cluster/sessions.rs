@@ -1,5 +1,4 @@
-//! A session begins on this node, and whatever other one the client had ends, wherever that was
-//! (protocol.md 2.2, 2.4, 2.16).
+//! Begins a session on this node, and ends the client's other sessions on any node (protocol.md 2.2, 2.4, 2.16).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,16 +16,16 @@ use crate::hub::connections::{Claim, Connections, Opening};
 use crate::hub::{Hub, HubError, Janitor};
 use crate::store::{Entered, SessionRow, SharedSession};
 
-/// A node is asked to end a session this often, as long as it shows that it is there.
+/// The interval for asking a live node to end a session.
 const ASK_EVERY: Duration = Duration::from_secs(1);
-/// How often one looks whether a session is gone that one cannot hear of.
+/// The interval for checking whether a session has gone whose node cannot be heard.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// How long all of it may take.
+/// The time limit for ending all older sessions.
 const END_TIMEOUT: Duration = Duration::from_secs(60);
-/// Between two attempts to claim a session while the store is away.
+/// The pause between attempts to claim a session while the store is unavailable.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
 
-/// A session that has been entered in the store. Dropped before it is [kept](Self::keep), it is taken out.
+/// A session that has been added to the store. If it is dropped before it is [kept](Self::keep), it is removed.
 pub(in crate::hub) struct ClusterSession {
     cluster: Arc<Cluster>,
     janitor: Arc<Janitor>,
@@ -37,13 +36,13 @@ pub(in crate::hub) struct ClusterSession {
 }
 
 impl ClusterSession {
-    /// The session has begun: its end is the session's own business now.
+    /// Confirms that the session has begun. From now on its end removes the row.
     pub(in crate::hub) fn keep(mut self) -> u64 {
         self.kept = true;
         self.generation
     }
 
-    /// Waits until a newer session of the client is about to begin elsewhere.
+    /// Waits until a newer session of the client is opening on another node.
     async fn called_off(&self) {
         match &self.opening {
             Some(opening) => opening.called_off().await,
@@ -51,8 +50,8 @@ impl ClusterSession {
         }
     }
 
-    /// It is in the table of connections: others find it there from now on. `false`: it was called off
-    /// before.
+    /// Records that the session is in the table of connections, where other nodes find it. Returns `false` if it was
+    /// called off before.
     pub(in crate::hub) fn registered(&mut self) -> bool {
         self.opening.take().is_none_or(|opening| !opening.is_called_off())
     }
@@ -69,11 +68,11 @@ impl Drop for ClusterSession {
 }
 
 impl Cluster {
-    /// Enters a session, and ends the client's others, close notifiers included.
+    /// Adds a session to the store, and ends the client's other sessions, including their close notifiers.
     ///
     /// # Errors
-    /// The store failed; the others did not end in time; or a newer session of the client is about to
-    /// begin elsewhere ([`HubError::Superseded`]).
+    /// The store failed; the other sessions did not end in time; or a newer session of the client is opening on
+    /// another node ([`HubError::Superseded`]).
     pub(in crate::hub) async fn begin_session(
         self: &Arc<Self>,
         connections: &Arc<Connections>,
@@ -187,8 +186,8 @@ impl Cluster {
         }
     }
 
-    /// Does what the nodes of sessions that were called off should have done long ago: those are there, but
-    /// cannot reach the store. `done` has the nodes that say they have nothing of these sessions any more.
+    /// Takes over sessions that were called off and whose nodes are alive but cannot reach the store. `done` contains
+    /// the nodes that have reported that these sessions have ended.
     async fn take_over(&self, sessions: Vec<&SharedSession>, done: &[String]) {
         for session in sessions {
             let row = &session.row;
@@ -223,21 +222,21 @@ impl Cluster {
         Ok(sessions.into_iter().filter(|session| session.row.generation < below).collect())
     }
 
-    /// The session can be found from here on by whoever looks for its client. When this returns, whatever
-    /// others have done for the client while it was away is in the store.
+    /// Announces the session to the other nodes. When this returns, all changes that other nodes made for the client
+    /// while it was absent are in the store.
     pub(in crate::hub) async fn announce(&self, client: &ClientId, generation: u64, info: ConnectionInfo) {
         self.told().opened(&*self.bus, client, generation, info);
         self.fence().await;
     }
 
-    /// The session is over, or has not begun.
+    /// Announces that the session has ended, or has not begun.
     pub(in crate::hub) fn session_closed(&self, client: &ClientId, generation: u64) {
         self.told().closed(&*self.bus, client, generation);
     }
 
-    /// Claims the close notifier of a session of this node that ends, which may have been done before;
-    /// `false` if another node has it, which thought this one dead. Waits for a store that is away: until it
-    /// is back nobody else can know either.
+    /// Claims the close notifier of an ending session of this node, possibly again. Returns `false` if another node
+    /// has claimed it because it considered this one dead. Waits while the store is unavailable, because no other
+    /// node can know either.
     pub(super) async fn claim_own(&self, client: &ClientId, generation: u64, info: ConnectionInfo) -> bool {
         let row = self.row(client, generation, info);
         for claimed_by in [None, Some(self.name.clone())] {
@@ -258,8 +257,8 @@ impl Cluster {
         }
     }
 
-    /// Whether a session that this node has claimed still waits for its close notifier. While the store does
-    /// not tell, it does not: it will be claimed again.
+    /// Returns `true` if a session that this node has claimed still waits for its close notifier. Returns `false`
+    /// while the store is unavailable: the session will be claimed again.
     pub(crate) async fn is_claimed(&self, session: &SharedSession) -> bool {
         self.registrar.claim(session.clone()).await.unwrap_or(false)
     }
@@ -270,7 +269,7 @@ impl Cluster {
     }
 }
 
-/// The node that has to do something about a session.
+/// The node that is responsible for a session.
 fn acting_node(session: &SharedSession) -> Option<NodeId> {
     NodeId::parse(session.claimed_by.as_ref().unwrap_or(&session.row.node))
 }
@@ -285,7 +284,7 @@ pub(super) fn presence(client: &ClientId, generation: u64, info: ConnectionInfo)
 }
 
 impl Hub {
-    /// Whether this node is the one to run the close notifier of its session (protocol.md 2.16).
+    /// Returns `true` if this node runs the close notifier of its session (protocol.md 2.16).
     pub(crate) async fn claim_close(&self, client: &ClientId, generation: u64, info: ConnectionInfo) -> bool {
         match &self.cluster {
             Some(cluster) => {

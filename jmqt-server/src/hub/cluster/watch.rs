@@ -1,5 +1,4 @@
-//! What a node looks for as long as it runs: what it has missed, sessions that others have called off, who is
-//! dead, and what the dead have left.
+//! The periodic checks of a node: missed messages, called-off sessions, dead nodes and their sessions.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,25 +16,25 @@ use crate::hub::connections::Found;
 use crate::outbox::Subscription;
 use crate::store::{ChannelKey, NodeBeat, SharedSession, StoreError};
 
-/// Sessions that others have called off in the store are looked for this often.
+/// The interval for looking for called-off sessions in the store.
 const CALLED_OFF_EVERY: Duration = Duration::from_millis(500);
-/// A node that ends its sessions because it was condemned looks this often whether they have ended.
+/// The interval at which a condemned node checks whether its sessions have ended.
 const ENDING_EVERY: Duration = Duration::from_millis(100);
-/// Sessions that the dead have left are looked for this often, and when a node dies.
+/// The interval for looking for sessions of dead nodes; a death triggers the check too.
 const INHERIT_EVERY: Duration = Duration::from_secs(2);
-/// Of the sessions that a dead node has left, so many are claimed at a time: others take some too.
+/// The number of sessions of a dead node that are claimed at a time. Other nodes claim some too.
 const INHERIT_AT_A_TIME: usize = 64;
-/// The first node forgets those that were condemned, and of which nothing is left, this often.
+/// The interval at which the first node deletes condemned nodes without sessions.
 const FORGET_EVERY: Duration = Duration::from_secs(60);
-/// The store is asked for the last messages of so many channels at a time.
+/// The number of channels in one query for the last messages.
 const COMPARED_AT_A_TIME: usize = 500;
-/// Between two looks at all logs.
+/// The pause between two comparisons of all logs.
 const COMPARE_AGAIN_AFTER: Duration = Duration::from_secs(2);
 
 impl Cluster {
-    /// Looks in the store for what was missed while the bus was away, or too fast, or said by a node that was
-    /// not heard. Once more a little later: some sessions were just being opened, and did not know yet where
-    /// they stand. However often there is a reason to look, it is done twice in that time.
+    /// Compares logs with the store after the bus was unavailable, after messages were dropped, and after a node was
+    /// silent. Compares again after a pause, because sessions that were opening did not know their positions yet. Any
+    /// number of triggers in that time causes two comparisons.
     pub(super) async fn watch_logs(&self, hub: &Arc<Hub>) {
         loop {
             self.compare.notified().await;
@@ -71,8 +70,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// Ends the sessions that others have called off in the store: while the bus is away, and after this
-    /// node was thought dead.
+    /// Ends sessions that other nodes have called off in the store: while the bus is unavailable, and after this node
+    /// was considered dead.
     pub(super) async fn watch_called_off(&self, hub: &Arc<Hub>) {
         let mut tick = tokio::time::interval(CALLED_OFF_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -105,8 +104,8 @@ impl Cluster {
         }
     }
 
-    /// Shows in the store that this node is there, sees there who is not, and claims what the dead have
-    /// left.
+    /// Writes this node's sign of life to the store, reads those of the others, and claims the sessions of dead
+    /// nodes.
     pub(super) async fn watch_nodes(&self, hub: &Hub) {
         let mut tick = tokio::time::interval(BEAT_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -155,15 +154,15 @@ impl Cluster {
         self.compare_if_missed();
     }
 
-    /// A node that ended may have taken with it the news of what it appended last.
+    /// Compares logs if a node has ended, because its last announcements may be lost.
     pub(super) fn compare_if_missed(&self) {
         if self.directory.may_have_missed() {
             self.compare.notify_one();
         }
     }
 
-    /// The others thought this node dead, and have told of the end of its sessions, or are about to. So
-    /// they end, and then it is a node again.
+    /// Ends all sessions of a condemned node: other nodes have claimed them, or are about to. Afterwards the node
+    /// joins the cluster again.
     async fn end_as_condemned(&self, hub: &Hub, last_beat: u64) {
         tracing::error!(
             target: "jmqt::bus",
@@ -185,7 +184,7 @@ impl Cluster {
         tracing::info!(target: "jmqt::bus", "this node serves clients again");
     }
 
-    /// Claims the sessions that dead nodes have left, and has their close notifiers run.
+    /// Claims the sessions of dead nodes, and runs their close notifiers.
     pub(super) async fn inherit(&self) {
         let mut tick = tokio::time::interval(INHERIT_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -204,7 +203,7 @@ impl Cluster {
         }
     }
 
-    /// Does so for one that was found dead with this beat.
+    /// Claims sessions of one node that was found dead with this beat.
     async fn inherit_from(&self, node: NodeId, beat: u64) {
         let of = NodeBeat { node: node.to_string(), beat };
         while self.directory.is_dead(node) {
