@@ -1,9 +1,9 @@
-//! A language for tests: lines of text. It shows what a second language needs, and that the hub, the outbox, the bus and
-//! the store need nothing for it.
+//! A language for tests, made of text lines. It shows what a second language needs, and that the hub, the outbox, the
+//! bus and the store do not depend on the language.
 //!
-//! A client sends `CONN name`, `SUB channel`, `SUB1 channel` (persistent), `UNSUB channel`, `PUB channel text`,
-//! `KEEP channel text` (retained), `PUB1 id channel text` (QoS 1), `GOT push` (the acknowledgement of one), `ASK channel
-//! text` (a control request) and `BYE`, each with a NUL byte behind it. What it gets is in `wire/lines.rs`.
+//! A client sends `CONN name`, `SUB channel`, `SUB1 channel` (persistent), `UNSUB channel`, `PUB channel text`, `KEEP
+//! channel text` (retained), `PUB1 id channel text` (QoS 1), `GOT push` (an acknowledgement), `ASK channel text` (a
+//! control request) and `BYE`, each with a NUL byte at the end. `wire/lines.rs` has the lines that it receives.
 
 use jmqt_core::{ChannelName, ClientId, Payload, Persistence, Qos, Retain, StatusCode};
 
@@ -55,7 +55,7 @@ pub(super) async fn handle(shared: &Shared, session: &mut Session, text: &[u8]) 
     }
 }
 
-/// The last line that a client is sent.
+/// The last line to a client.
 pub(super) fn goodbye(disconnect: &Disconnect) -> Vec<u8> {
     line(&format!("END {}", disconnect.code().code()))
 }

@@ -1,8 +1,8 @@
-//! What clients speak: each room makes packets verbs of the session, and what comes of them answers.
+//! The languages of clients. Each room converts packets into verbs of the session, and results into answers.
 //!
-//! A language reads packets here, above the session, and has them encoded in `wire`, below the outbox. Each room offers the
-//! same: the form that its clients get, handling one packet, and saying goodbye. A connection has the language of the
-//! listener that it came to.
+//! A language reads packets here, above the session, and encodes them in `wire`, below the outbox. Each room offers
+//! the same functions: the form of its clients, handling a packet, and the last packet. The listener determines the
+//! language of its connections.
 
 mod jmqt;
 #[cfg(test)]
@@ -15,12 +15,12 @@ use crate::session::Session;
 use crate::transport::Framing;
 use crate::wire::Form;
 
-/// How packets are told apart in what a client sends.
+/// The framing of the packets that a client sends.
 pub(crate) const fn framing(protocol: Protocol) -> Framing {
     if protocol.is_websocket() { Framing::WebSocket } else { Framing::Nul }
 }
 
-/// What the bytes look like that a client gets.
+/// The encoding that a client receives.
 pub(crate) const fn form(protocol: Protocol) -> Form {
     match protocol.language() {
         Language::Jmqt => Form::of_jmqt(framing(protocol)),
@@ -38,7 +38,7 @@ pub(crate) async fn handle(shared: &Shared, session: &mut Session, packet: &[u8]
     }
 }
 
-/// The last packet that a client is sent, as it gets it.
+/// The last packet to a client, encoded.
 pub(crate) fn goodbye(session: &Session, disconnect: &Disconnect) -> Vec<u8> {
     match session.info.protocol.language() {
         Language::Jmqt => jmqt::goodbye(session, disconnect),

@@ -1,10 +1,10 @@
-//! What one client has acknowledged of one channel's log, while it is connected (protocol.md 2.14).
+//! The messages of one channel's log that one client has acknowledged, while it is connected (protocol.md 2.14).
 
 use crate::store::{CURSOR_WINDOW, Cursor, Seq};
 
 const WORDS: usize = CURSOR_WINDOW as usize / 64;
 
-/// The acknowledged part of a log: everything up to a place, and single messages beyond it.
+/// The acknowledged part of a log: all messages up to a position, and single messages beyond it.
 #[derive(Debug, Default)]
 pub(crate) struct Acked {
     up_to: u64,
@@ -30,12 +30,12 @@ impl Acked {
         Cursor { acked: Seq(self.up_to), beyond }
     }
 
-    /// Everything up to and including this place is acknowledged.
+    /// All messages up to and including this position are acknowledged.
     pub(crate) fn up_to(&self) -> u64 {
         self.up_to
     }
 
-    /// The last place that can be remembered, so nothing beyond it may be pushed.
+    /// The last position that can be recorded. No message beyond it may be pushed.
     pub(crate) fn horizon(&self) -> u64 {
         self.up_to + CURSOR_WINDOW
     }
@@ -51,7 +51,7 @@ impl Acked {
         }
     }
 
-    /// Notes one acknowledgement; `false` if it was there already or is beyond the horizon.
+    /// Records one acknowledgement; returns `false` if it was recorded before or is beyond the horizon.
     pub(crate) fn insert(&mut self, seq: u64) -> bool {
         if self.contains(seq) || seq > self.horizon() {
             return false;
@@ -67,7 +67,7 @@ impl Acked {
         true
     }
 
-    /// Passes over everything up to `seq`: those messages are gone.
+    /// Skips all messages up to `seq`, because they are deleted.
     pub(crate) fn skip_to(&mut self, seq: u64) {
         if seq > self.up_to {
             self.advance(seq - self.up_to);

@@ -1,4 +1,4 @@
-//! Cursors that have moved, and acknowledgements that came before their messages were repeated.
+//! Moved cursors, and acknowledgements that arrived before their messages were repeated.
 
 use std::sync::{Arc, PoisonError};
 
@@ -12,7 +12,7 @@ impl Outbox {
         moved.push(Arc::clone(self));
     }
 
-    /// Acknowledgements whose messages have not been read yet, by channel.
+    /// Takes the acknowledgements whose messages have not been read yet, by channel.
     pub(crate) fn take_early_acks(&self) -> Vec<(ChannelKey, Vec<(u64, Stamp)>)> {
         let state = self.lock();
         let Some(window) = state.deliveries.made_window() else { return Vec::new() };
@@ -24,7 +24,7 @@ impl Outbox {
         all.filter(|(_, early)| !early.is_empty()).collect()
     }
 
-    /// Messages that have turned out to be those that were acknowledged.
+    /// Records early acknowledgements that match messages of the log.
     pub(crate) fn confirm_early_acks(&self, key: ChannelKey, seqs: &[u64]) {
         let state = self.lock();
         let Some(subscription) = state.deliveries.made_window().and_then(|window| window.by_key.get(&key))
@@ -38,7 +38,7 @@ impl Outbox {
         }
     }
 
-    /// The cursors that have moved since the last call, to be written to the store.
+    /// Takes the cursors that have moved since the last call, to write them to the store.
     pub(crate) fn take_moved_cursors(&self) -> Vec<CursorUpdate> {
         let mut updates = Vec::new();
         let mut state = self.lock();

@@ -1,5 +1,5 @@
-//! QoS 1 pushes: what the window takes is appended; the rest waits in the log for a persistent subscription, in memory
-//! for a temporary one.
+//! QoS 1 pushes. Pushes that fit into the window are appended. The others wait: in the log for a persistent
+//! subscription, in memory for a temporary one.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -18,23 +18,23 @@ use crate::packet_trace;
 use crate::store::{ChannelKey, LogPlace, Seq};
 use crate::wire::LoggedPushes;
 
-/// Where the pushes of an [`Outbox::offer`] come from.
+/// The origin of the pushes of an [`Outbox::offer`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Source {
-    /// They have just been committed. Before the session [goes live](Outbox::go_live) they wait.
+    /// They have just been committed. They wait until the session [goes live](Outbox::go_live).
     Live,
-    /// They were committed a moment ago, and a resume has asked for them.
+    /// They were committed recently, and a resume has requested them.
     Memory,
-    /// They were read from this log, which holds nothing else up to this place: gaps are final.
+    /// They were read from this log. The read is complete up to `through`: gaps are final.
     Log {
         key: ChannelKey,
-        /// The last place this read has covered.
+        /// The last position that the read covers.
         through: u64,
     },
 }
 
 impl Source {
-    /// The log they come from; `None` if they are in none.
+    /// The log of the pushes; `None` if they are not logged.
     fn log(self, logged: &LoggedPushes) -> Option<ChannelKey> {
         match self {
             Self::Log { key, .. } => Some(key),
@@ -45,23 +45,23 @@ impl Source {
     }
 }
 
-/// What came of an [`Outbox::offer`].
+/// The result of an [`Outbox::offer`].
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Offered {
-    /// The caller is the one to [`flush`](Outbox::flush).
+    /// The caller must call [`flush`](Outbox::flush).
     pub(crate) flush: bool,
-    /// Not everything was taken: the log will be needed.
+    /// Not all pushes were accepted. The rest must be read from the log.
     pub(crate) behind: bool,
 }
 
-/// The QoS 1 side of a session.
+/// The QoS 1 part of a session.
 #[derive(Default)]
 pub(super) struct Deliveries {
-    /// Made when the session needs it first.
+    /// Created on first use.
     window: Option<Box<Window>>,
     window_size: u32,
     redelivery: Redelivery,
-    /// The session is in the list of those whose cursors have moved.
+    /// The session is in the list of sessions with moved cursors.
     pub(super) cursors_listed: bool,
 }
 
@@ -71,7 +71,7 @@ impl Deliveries {
         self.window.get_or_insert_with(|| Box::new(Window::new(size, redelivery)))
     }
 
-    /// The window, if the session has needed one.
+    /// The window, if it has been created.
     pub(super) fn made_window(&self) -> Option<&Window> {
         self.window.as_deref()
     }
@@ -92,14 +92,14 @@ impl Deliveries {
         self.window.as_ref().map_or(0, |window| window.by_key.len())
     }
 
-    /// A subscription has its place in the log.
+    /// Adds a subscription with its log position.
     pub(super) fn attach(&mut self, subscription: &Arc<Subscription>, position: &mut LogPosition) {
         let window = self.window();
         window.by_key.insert(position.key, Arc::clone(subscription));
         list_if_behind(window, subscription, position);
     }
 
-    /// It loses its place.
+    /// Removes a subscription and its log position.
     pub(super) fn detach(&mut self, subscription: &Subscription, position: &LogPosition) {
         let Some(window) = &mut self.window else { return };
         window.by_key.remove(&position.key);
@@ -108,21 +108,21 @@ impl Deliveries {
         window.behind.retain(|behind| behind.channel != subscription.channel);
     }
 
-    /// The subscription to this channel has ended.
+    /// Removes the subscription to this channel, which has ended.
     pub(super) fn forget(&mut self, channel: &ChannelName) {
         if let Some(window) = &mut self.window {
             window.forget(channel);
         }
     }
 
-    /// The session is to enter the list of those whose cursors have moved.
+    /// Returns `true` if the session must be added to the list of sessions with moved cursors.
     pub(super) fn is_first_to_move(&mut self) -> bool {
         !std::mem::replace(&mut self.cursors_listed, true)
     }
 }
 
 impl Outbox {
-    /// The client takes so many pushes at a time.
+    /// Sets the number of pushes that may be unacknowledged.
     pub(crate) fn set_window(&self, window_size: u32, redelivery: Redelivery) {
         let mut state = self.lock();
         state.deliveries.window_size = window_size;
@@ -133,8 +133,8 @@ impl Outbox {
         self.lock().deliveries.window.as_ref()?.full_since()
     }
 
-    /// Offers QoS 1 pushes to one subscription: what its window takes is appended, the rest waits (in
-    /// the log for a persistent subscription, in memory for a temporary one).
+    /// Offers QoS 1 pushes to one subscription. Pushes that fit into the window are appended; the others wait in the
+    /// log (persistent subscription) or in memory (temporary subscription).
     pub(crate) fn offer(
         &self,
         subscription: &Arc<Subscription>,
@@ -195,8 +195,8 @@ impl Outbox {
         }
     }
 
-    /// Pushes one message of a temporary subscription, or lets it wait; `false` if there is no room for that,
-    /// which ends the connection.
+    /// Pushes or queues one message of a temporary subscription. Returns `false` if there is no room, which ends the
+    /// connection.
     pub(super) fn push_temporary(
         &self,
         state: &mut State,
@@ -225,7 +225,7 @@ impl Outbox {
         waits
     }
 
-    /// A QoS 1 push finds no room. Leaving it out would be a silent hole (2.14).
+    /// Closes the connection because a QoS 1 push has no room. Dropping the push would be an unreported loss (2.14).
     fn overflow(&self, state: &mut State) {
         state.close(CloseReason::QueueOverflow);
         self.waker.wake();
@@ -355,7 +355,7 @@ impl Outbox {
         list_if_behind(state.deliveries.window(), subscription, position);
     }
 
-    /// The client has got a push. `false` if that is not outstanding (2.14).
+    /// Records the acknowledgement of a push. Returns `false` if that push is not outstanding (2.14).
     pub(crate) fn acknowledge(self: &Arc<Self>, id: PushId) -> bool {
         let mut state = self.lock();
         let Some(window) = &mut state.deliveries.window else { return false };
@@ -381,7 +381,7 @@ impl Outbox {
         counted
     }
 
-    /// Lets temporary pushes that waited follow into the room there is, in the window and in the queue.
+    /// Sends waiting temporary pushes while the window and the queue have room.
     pub(super) fn pump(&self, state: &mut State) {
         let limit = self.limit();
         if !state.is_flowing() {
@@ -396,7 +396,8 @@ impl Outbox {
         }
     }
 
-    /// The log has messages up to `seq`, which may not have been offered. `true` if the client is behind.
+    /// Records that the log has messages up to `seq`, which may not have been offered. Returns `true` if the client
+    /// is behind.
     pub(crate) fn note_seen(&self, subscription: &Arc<Subscription>, key: ChannelKey, seq: Seq) -> bool {
         let mut state = self.lock();
         let mut log = subscription.log();
@@ -420,8 +421,8 @@ impl Outbox {
 }
 
 impl LogPosition {
-    /// Nothing from `next` up to `seq` is to be pushed: it is the client's own, or gone. Goes no further
-    /// than the horizon; the rest is for when that has moved.
+    /// Skips the messages from `next` to `seq`, which are the client's own or deleted. Stops at the horizon, and
+    /// continues when the horizon has moved.
     pub(super) fn pass_over(&mut self, seq: u64) {
         if self.next <= seq && self.next == self.acked.up_to() + 1 {
             self.acked.skip_to(seq); // the horizon goes with it
@@ -435,12 +436,12 @@ impl LogPosition {
     }
 }
 
-/// What an acknowledgement of a logged message did.
+/// The effect of the acknowledgement of a logged message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Acknowledged {
-    /// It named nothing that is outstanding.
+    /// The message is not outstanding.
     Nothing,
-    /// It is kept until the message is read.
+    /// The acknowledgement is kept until the message is read.
     Kept,
     /// The cursor has changed.
     Moved,

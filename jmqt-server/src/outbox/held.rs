@@ -1,4 +1,5 @@
-//! QoS 0: pushes that go out at once, or are held until the `connAck` or the `subAck` of their subscription is out.
+//! QoS 0 pushes. They are appended at once, or held until the `connAck`, or the `subAck` of their subscription, is
+//! queued.
 
 use bytes::Bytes;
 
@@ -8,7 +9,7 @@ use super::{Flush, Outbox, State};
 use crate::packet_trace;
 use crate::wire::{Pushes, RetainedPieces};
 
-/// What came too early, in order.
+/// The held pushes, in order.
 #[derive(Default)]
 pub(super) struct Held {
     pieces: Vec<Bytes>,
@@ -33,7 +34,7 @@ impl Held {
 }
 
 impl Outbox {
-    /// Appends QoS 0 pushes for one subscription, as many as fit. `true` if the caller is the one to
+    /// Appends as many QoS 0 pushes for one subscription as fit. Returns `true` if the caller must
     /// [`flush`](Self::flush).
     pub(crate) fn push(&self, subscription: &Subscription, pushes: &Pushes, flush: Flush) -> bool {
         let framed = pushes.framed(self.form);
@@ -94,7 +95,7 @@ impl Outbox {
     }
 }
 
-/// How many of the messages fit behind `waiting` bytes. An empty queue takes one of any size.
+/// The number of messages that fit after `waiting` bytes. An empty queue accepts one message of any size.
 fn fitting(ends: &[u32], waiting: usize, limit: usize) -> usize {
     match ends.last() {
         Some(&end) if waiting + end as usize <= limit => ends.len(),

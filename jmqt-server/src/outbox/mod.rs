@@ -1,15 +1,14 @@
-//! What other tasks may touch of a session, all of it under one short lock.
+//! The part of a session that other tasks may change, under one short lock.
 //!
-//! Publishers append pushes here and, on plain connections, write them to the socket right away, so
-//! that a fan-out costs neither a task switch nor a copy. Once the kernel takes less than everything,
-//! only the session's own task writes, until nothing is left. Bytes are appended and written under
-//! the same lock, so they never change places; whether the client is still subscribed is looked at
-//! under it too, so nothing follows an `unsubAck`.
+//! Publishers append pushes here and, on unencrypted connections, write them to the socket directly, so a fan-out
+//! needs no task switch and no copy. After a partial write only the session's task writes, until the queue is empty.
+//! Bytes are appended and written under the same lock, which keeps their order. The subscription is checked under
+//! this lock too, so no push follows an `unsubAck`.
 //!
-//! Here are the lock, the waker and how far the connection has come. Each part of what the lock protects has a file:
-//! the bytes and the socket ([`writer`]), what waits until the client may have it ([`held`]), the subscriptions
-//! ([`subscriptions`]), QoS 1 pushes ([`deliveries`], [`resume`], [`cursors`]), and what the store has not settled
-//! ([`settling`]).
+//! This file has the lock, the waker and the phase of the connection. The other files have the parts that the lock
+//! protects: bytes and socket ([`writer`]), messages held until the client may receive them ([`held`]), subscriptions
+//! ([`subscriptions`]), QoS 1 pushes ([`deliveries`], [`resume`], [`cursors`]), and operations that the store has not
+//! settled ([`settling`]).
 
 mod cursor;
 mod cursors;
@@ -49,7 +48,7 @@ pub(crate) use self::subscription::{LogState, Stage, Subscription};
 pub(crate) use self::window::Redelivery;
 pub(crate) use self::writer::Flush;
 
-/// What all outboxes of a server share.
+/// The state that all outboxes of a server share.
 pub(crate) struct OutboxContext {
     /// OUTBOUND_QUEUE_BYTES.
     pub(crate) queue_bytes: usize,
@@ -61,34 +60,34 @@ pub(crate) struct OutboxContext {
     pub(crate) moved_cursors: Mutex<Vec<Arc<Outbox>>>,
 }
 
-/// One session's outgoing side.
+/// The outgoing part of one session.
 pub(crate) struct Outbox {
-    /// What the bytes of this client look like.
+    /// The encoding that this client receives.
     pub(crate) form: Form,
     pub(crate) context: Arc<OutboxContext>,
     waker: AtomicWaker,
     state: Mutex<State>,
 }
 
-/// How far the connection has come.
+/// The phase of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// Its `connAck` has not been queued, and nothing may come before that.
+    /// The `connAck` has not been queued, and nothing may be sent before it.
     Connecting,
-    /// Pushes flow.
+    /// Pushes are sent.
     Live,
-    /// The same, and the session's task waits until all publishes of the client are settled.
+    /// Pushes are sent, and the session's task waits until all publishes of the client are settled.
     Leaving,
-    /// It ends: nothing more is pushed.
+    /// The connection is ending: no pushes are sent.
     Closed(CloseReason),
 }
 
 struct State {
     phase: Phase,
-    /// What the client is told of the end, if that is more than the reason says.
+    /// The disconnect reason for the client, if it differs from the default for the close reason.
     farewell: Option<Box<Disconnect>>,
     writer: Writer,
-    /// Boxed, because there is seldom anything.
+    /// Boxed, because it is usually empty.
     held: Option<Box<Held>>,
     subscriptions: Subscriptions,
     deliveries: Deliveries,
@@ -107,12 +106,12 @@ impl State {
         self.phase == Phase::Connecting
     }
 
-    /// Whether pushes may be appended.
+    /// Returns `true` if pushes may be appended.
     fn is_flowing(&self) -> bool {
         matches!(self.phase, Phase::Live | Phase::Leaving)
     }
 
-    /// The first reason counts.
+    /// Closes the connection. Only the first reason is kept.
     fn close(&mut self, reason: CloseReason) {
         if self.closed().is_none() {
             self.phase = Phase::Closed(reason);
@@ -123,20 +122,20 @@ impl State {
         self.held.as_ref().map_or(0, |held| held.bytes())
     }
 
-    /// Everything that waits for the client, in the queue, in the window and until it is live.
+    /// The bytes that wait for the client: in the queue, in the window, and held.
     fn waiting(&self) -> usize {
         self.writer.len() + self.held_bytes() + self.deliveries.waiting_bytes()
     }
 }
 
-/// See [`Outbox::duties`].
+/// The result of [`Outbox::duties`].
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Duties {
-    /// Why the connection is to be closed, if it is.
+    /// The reason why the connection must be closed, if it must.
     pub(crate) closed: Option<CloseReason>,
-    /// The session's task has something to write.
+    /// The session's task has bytes to write.
     pub(crate) blocked: bool,
-    /// So much is waiting that the session must not read on.
+    /// The queue is full: the session must not read more packets.
     pub(crate) full: bool,
 }
 
@@ -158,12 +157,12 @@ impl Outbox {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Wakes the session's task whenever it has something to do here.
+    /// Registers the waker of the session's task, which is woken when there is work here.
     pub(crate) fn register(&self, waker: &Waker) {
         self.waker.register(waker);
     }
 
-    /// What the session's task has to know before it waits.
+    /// The work for the session's task; checked before it waits.
     pub(crate) fn duties(&self) -> Duties {
         let state = self.lock();
         Duties {
@@ -173,12 +172,12 @@ impl Outbox {
         }
     }
 
-    /// Whether [`go_live`](Self::go_live) is still to come.
+    /// Returns `true` until [`go_live`](Self::go_live) is called.
     pub(crate) fn is_connecting(&self) -> bool {
         self.lock().is_connecting()
     }
 
-    /// The `connAck`, the first window and the retained messages are queued: live pushes follow (2.3).
+    /// Starts live pushes, after the `connAck`, the first window and the retained messages are queued (2.3).
     pub(crate) fn go_live(&self) {
         let mut state = self.lock();
         if state.is_connecting() {
@@ -187,7 +186,7 @@ impl Outbox {
         self.release_held(&mut state);
     }
 
-    /// The client is leaving: its task wants to be woken when nothing is unsettled any more.
+    /// Records that the client is leaving. The session's task is woken when nothing is unsettled any more.
     pub(crate) fn leave(&self) {
         let mut state = self.lock();
         if state.phase == Phase::Live {
@@ -195,18 +194,18 @@ impl Outbox {
         }
     }
 
-    /// Why the connection is to be closed, if it is.
+    /// The reason why the connection must be closed, if it must.
     pub(crate) fn closed(&self) -> Option<CloseReason> {
         self.lock().closed()
     }
 
-    /// Closes the connection. The first reason counts.
+    /// Closes the connection. Only the first reason is kept.
     pub(crate) fn close(&self, reason: CloseReason) {
         self.lock().close(reason);
         self.waker.wake();
     }
 
-    /// The same, and the client is told this (protocol.md 2.22).
+    /// Closes the connection with this disconnect reason for the client (protocol.md 2.22).
     pub(crate) fn close_saying(&self, reason: CloseReason, farewell: Disconnect) {
         let mut state = self.lock();
         if state.closed().is_none() {
@@ -217,7 +216,7 @@ impl Outbox {
         self.waker.wake();
     }
 
-    /// What the client of a connection that ends for this reason is told; `None`: nothing.
+    /// The disconnect reason for the client of a connection that ends for this close reason; `None` if none is sent.
     pub(crate) fn farewell(&self, reason: CloseReason) -> Option<Box<Disconnect>> {
         let mut state = self.lock();
         let farewell = if state.closed() == Some(reason) { state.farewell.take() } else { None };

@@ -5,14 +5,14 @@ use std::io::{self, IoSlice};
 
 use bytes::{Buf, Bytes};
 
-/// Up to this size a piece is copied behind the others; a larger one is shared between subscribers.
+/// A piece up to this size is copied to the tail; a larger one is shared between subscribers.
 pub(crate) const COPIED_BYTES: usize = 2048;
-/// A copied tail longer than this is closed, and a new one begun.
+/// A copied tail that is longer than this is closed, and a new one begins.
 const TAIL_BYTES: usize = 64 * 1024;
-/// How many pieces one call hands to the kernel.
+/// The number of pieces in one write call.
 pub(crate) const SLICES: usize = 16;
 
-/// Bytes in order: shared pieces, then a tail of small copied ones. Holds no memory while empty.
+/// Bytes in order: shared pieces, then a tail of small copied ones. An empty queue holds no memory.
 #[derive(Debug, Default)]
 pub(crate) struct SendQueue {
     pieces: VecDeque<Bytes>,
@@ -30,7 +30,7 @@ impl SendQueue {
         self.length == 0
     }
 
-    /// Appends the last bytes: whatever comes after them is thrown away.
+    /// Appends the last bytes. Bytes appended later are discarded.
     pub(crate) fn end_with(&mut self, bytes: &[u8]) {
         self.push_copy(bytes);
         self.ended = true;
@@ -59,8 +59,8 @@ impl SendQueue {
         self.pieces.push_back(bytes);
     }
 
-    /// Hands the bytes to `write`, at most so many pieces at a time, until it takes no more, and drops
-    /// what it took.
+    /// Passes the bytes to `write`, a limited number of pieces at a time, until it accepts no more. Removes the
+    /// accepted bytes.
     pub(crate) fn write_with(
         &mut self,
         pieces: usize,

@@ -1,4 +1,4 @@
-//! What is read from the log for a session: after a reconnect, and whenever its window was full.
+//! Messages that a session reads from the log: after a reconnect, and after its window was full.
 
 use std::sync::Arc;
 
@@ -7,18 +7,18 @@ use super::deliveries::list_if_behind;
 use super::subscription::{LogState, Stage, Subscription};
 use crate::store::{ChannelKey, Seq};
 
-/// A part of the log that a session wants read.
+/// A part of the log that a session must read.
 pub(crate) struct Missing {
     pub(crate) subscription: Arc<Subscription>,
     pub(crate) key: ChannelKey,
     pub(crate) after: u64,
-    /// The last message known to be there.
+    /// The last message that is known to be in the log.
     pub(crate) seen: u64,
     pub(crate) count: usize,
 }
 
 impl Outbox {
-    /// Whether there is something in the log for this client, room for it, and nobody at it.
+    /// Returns `true` if the log has messages for this client, there is room for them, and no task reads them yet.
     pub(crate) fn wants_resume(&self) -> bool {
         let state = self.lock();
         state.closed().is_none()
@@ -28,8 +28,8 @@ impl Outbox {
             })
     }
 
-    /// Takes the reading upon the caller, who calls [`next_missing`](Self::next_missing) until it
-    /// returns `None`; `false` if somebody else is at it.
+    /// Makes the caller the reader, who calls [`next_missing`](Self::next_missing) until it returns `None`. Returns
+    /// `false` if there is another reader.
     pub(crate) fn begin_resume(&self) -> bool {
         let mut state = self.lock();
         state
@@ -38,8 +38,8 @@ impl Outbox {
             .is_some_and(|window| !std::mem::replace(&mut window.resuming, true))
     }
 
-    /// What is to be read next, the subscriptions that are behind taking turns; `None` when nothing can
-    /// be sent now, which also ends the resume.
+    /// The next part to read; subscriptions that are behind take turns. Returns `None` if nothing can be sent now,
+    /// which also ends the resume.
     pub(crate) fn next_missing(&self) -> Option<Missing> {
         let mut state = self.lock();
         let full = state.closed().is_some() || self.is_full(&state);
@@ -82,15 +82,15 @@ impl Outbox {
         None
     }
 
-    /// The subscription's log cannot be read now: no resume looks at it until [`unpark`](Self::unpark). It stays listed, so
-    /// that nothing enters it into the list meanwhile.
+    /// Excludes a subscription whose log cannot be read from resumes until [`unpark`](Self::unpark). It stays in the
+    /// list of subscriptions that are behind, so it is not added again.
     pub(crate) fn park(&self, subscription: &Arc<Subscription>) {
         if let Some(window) = self.lock().deliveries.made_window_mut() {
             window.behind.retain(|behind| !Arc::ptr_eq(behind, subscription));
         }
     }
 
-    /// Its log may be read again.
+    /// Includes the subscription in resumes again.
     pub(crate) fn unpark(&self, subscription: &Arc<Subscription>) {
         let mut state = self.lock();
         let Some(window) = state.deliveries.made_window_mut() else { return };
@@ -111,7 +111,7 @@ impl Outbox {
         }
     }
 
-    /// Messages up to `seq` were given up (MAX_PENDING_PER_CLIENT).
+    /// Skips dropped messages up to `seq` (MAX_PENDING_PER_CLIENT).
     pub(crate) fn give_up(&self, key: ChannelKey, seq: Seq) {
         let mut state = self.lock();
         let Some(window) = state.deliveries.made_window_mut() else { return };

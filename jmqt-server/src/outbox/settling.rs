@@ -1,11 +1,11 @@
-//! What the store has not settled of a session: its publishes, and changes of its subscriptions.
+//! The operations of a session that the store has not settled: publishes, and changes of subscriptions.
 
 use jmqt_core::StatusCode;
 
 use super::{Outbox, Phase};
 use crate::wire::{self, Receipt};
 
-/// How many of each.
+/// The numbers of unsettled operations.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Settling {
     /// QoS 1 publishes.
@@ -14,7 +14,7 @@ pub(super) struct Settling {
     changes: u32,
 }
 
-/// A publish that is being submitted: dropped without [`keep`](Self::keep), it was not.
+/// A publish that is being submitted. Dropping this without [`keep`](Self::keep) means that it was not submitted.
 pub(crate) struct Submitted<'a>(Option<&'a Outbox>);
 
 impl Submitted<'_> {
@@ -37,8 +37,8 @@ impl Outbox {
         Submitted(Some(self))
     }
 
-    /// Appends the acknowledgement of a publish that is settled; flushed later. `true` if the caller is the
-    /// one to flush.
+    /// Appends the acknowledgement of a settled publish, to be flushed later. Returns `true` if the caller must
+    /// flush.
     pub(crate) fn settle(&self, receipt: &Receipt, status: StatusCode) -> bool {
         self.tell(receipt, status);
         let mut state = self.lock();
@@ -49,33 +49,33 @@ impl Outbox {
         state.writer.is_first_to_append()
     }
 
-    /// Appends the answer to a publish that nobody waits for; flushed by the caller.
+    /// Appends the answer to a publish that no task waits for. The caller must flush.
     pub(crate) fn tell(&self, receipt: &Receipt, status: StatusCode) {
         self.answer(wire::receipt(self.form, receipt, status));
     }
 
-    /// Whether acknowledgements of earlier publishes are still to come (2.10, 2.16).
+    /// Returns `true` if acknowledgements of earlier publishes are outstanding (2.10, 2.16).
     pub(crate) fn has_unsettled(&self) -> bool {
         self.lock().settling.publishes > 0
     }
 
-    /// A change of this session's subscriptions goes to the store.
+    /// Counts a change of subscriptions that is submitted to the store.
     pub(crate) fn change_submitted(&self) {
         self.lock().settling.changes += 1;
     }
 
-    /// The store has settled it.
+    /// Records that the store has settled a change of subscriptions.
     pub(crate) fn change_settled(&self) {
         let mut state = self.lock();
         state.settling.changes = state.settling.changes.saturating_sub(1);
     }
 
-    /// Whether a change of its subscriptions is with the store.
+    /// Returns `true` if a change of subscriptions is unsettled.
     pub(crate) fn is_changing(&self) -> bool {
         self.lock().settling.changes > 0
     }
 
-    /// Whether the store may still have something to do for this session.
+    /// Returns `true` if the store may still execute operations of this session.
     pub(crate) fn is_with_store(&self) -> bool {
         let Settling { publishes, changes } = self.lock().settling;
         publishes > 0 || changes > 0

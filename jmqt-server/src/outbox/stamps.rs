@@ -1,45 +1,44 @@
-//! Which stamps the messages of a log have: an acknowledgement counts only if it names the right one.
+//! The stamps of the messages of a log. An acknowledgement counts only if it has the right stamp.
 //!
-//! After an older copy of the database was restored, a place in a log is given to a second message. A client
-//! may still acknowledge the first one then, and that must not acknowledge the second.
+//! After an older copy of the database is restored, a log position is assigned to a second message. A client may
+//! still acknowledge the first message, which must not acknowledge the second one.
 
 use std::collections::VecDeque;
 
 use crate::store::{CURSOR_WINDOW, Seq, Stamp};
 
-/// The stamps of one log's messages, as far as acknowledgements may name them.
+/// The stamps of those messages of one log that acknowledgements may name.
 #[derive(Debug, Default)]
 pub(crate) struct Stamps {
-    /// Of what was pushed on this connection, in order: the message that is named, and those that follow it
-    /// up to the next one here, have this stamp.
+    /// Pushes of this connection, in order. An entry's stamp is valid from its message up to the next entry.
     pushed: VecDeque<(u64, Stamp)>,
-    /// Acknowledgements of messages that have not been pushed on this connection yet, in no order. Their
-    /// stamps are compared when the messages are read from the log.
+    /// Unordered acknowledgements of messages that have not been pushed on this connection yet. Their stamps are
+    /// compared when the messages are read from the log.
     early: Vec<(u64, Stamp)>,
 }
 
 impl Stamps {
-    /// Notes a push. Pushes are noted in their order.
+    /// Records a push. Pushes are recorded in order.
     pub(crate) fn pushed(&mut self, Seq(seq): Seq, stamp: Stamp) {
         if self.pushed.back().is_none_or(|(_, last)| *last != stamp) {
             self.pushed.push_back((seq, stamp));
         }
     }
 
-    /// Whether the message was pushed with this stamp.
+    /// Returns `true` if the message was pushed with this stamp.
     pub(crate) fn was_pushed(&self, Seq(seq): Seq, stamp: Stamp) -> bool {
         let behind = self.pushed.partition_point(|(first, _)| *first <= seq);
         behind.checked_sub(1).is_some_and(|run| self.pushed[run].1 == stamp)
     }
 
-    /// Everything up to here is acknowledged, so nobody will ask.
+    /// Forgets the stamps up to here, because all these messages are acknowledged.
     pub(crate) fn forget_up_to(&mut self, seq: u64) {
         while self.pushed.get(1).is_some_and(|(first, _)| *first <= seq + 1) {
             self.pushed.pop_front();
         }
     }
 
-    /// Keeps an acknowledgement until the message is read; `false` if it was there already, or there are too
+    /// Keeps an acknowledgement until the message is read; returns `false` if it is a duplicate or there are too
     /// many.
     pub(crate) fn acknowledge_early(&mut self, Seq(seq): Seq, stamp: Stamp) -> bool {
         let is_new = self.early.len() < CURSOR_WINDOW as usize && !self.early.contains(&(seq, stamp));
@@ -49,12 +48,12 @@ impl Stamps {
         is_new
     }
 
-    /// The acknowledgements whose messages have not been read.
+    /// Takes the acknowledgements whose messages have not been read.
     pub(crate) fn take_all_early(&mut self) -> Vec<(u64, Stamp)> {
         std::mem::take(&mut self.early)
     }
 
-    /// A message is about to be pushed: whether it was acknowledged already.
+    /// Returns `true` if a message that is about to be pushed was already acknowledged.
     pub(crate) fn take_early(&mut self, Seq(seq): Seq, stamp: Stamp) -> bool {
         if self.early.is_empty() {
             return false;

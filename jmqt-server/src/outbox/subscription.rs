@@ -19,17 +19,17 @@ pub(crate) struct Subscription {
     pub(crate) channel: ChannelName,
     pub(crate) client: ClientId,
     pub(crate) outbox: Arc<Outbox>,
-    /// A [`Stage`]; written under the outbox's lock only.
+    /// A [`Stage`]; written only under the outbox's lock.
     stage: AtomicU8,
-    /// Unacknowledged pushes while it is temporary; used under the outbox's lock only.
+    /// The number of unacknowledged pushes of a temporary subscription; used only under the outbox's lock.
     temporary_in_flight: AtomicU32,
-    /// Its place in the channel's member list; used under that list's lock only.
+    /// The index in the channel's member list; used only under that list's lock.
     pub(crate) slot: AtomicUsize,
     /// Locked under the outbox's lock, or alone.
     log: Mutex<LogState>,
 }
 
-/// A subscription among those of its session: found by its channel's name.
+/// A subscription of a session, found by the name of its channel.
 pub(super) struct Named(pub(super) Arc<Subscription>);
 
 impl Borrow<str> for Named {
@@ -52,33 +52,33 @@ impl PartialEq for Named {
 
 impl Eq for Named {}
 
-/// How far a subscription has come.
+/// The stage of a subscription.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Stage {
-    /// Counts already, but its `subAck` has not been queued: pushes are held.
+    /// The subscription is active, but its `subAck` has not been queued: pushes are held.
     Opening,
-    /// Pushes flow.
+    /// Pushes are sent.
     Live,
-    /// Nothing may follow.
+    /// Nothing may be sent.
     Ended,
 }
 
-/// Where a subscription stands in its channel's log.
+/// The state of a subscription with regard to its channel's log.
 pub(crate) enum LogState {
-    /// It is temporary: it has nothing to do with the log.
+    /// The subscription is temporary and does not use the log.
     Temporary,
-    /// It is persistent, and the store has not yet said where it starts. `seen` is the last message
-    /// that was heard of meanwhile, and of which log: the channel may have been forgotten and made anew.
+    /// The subscription is persistent, and the store has not returned its position yet. `seen` is the last message
+    /// received meanwhile, and its log: the channel may have been deleted and created again.
     Attaching { seen: Option<(ChannelKey, Seq)> },
-    /// It is temporary, and the store has been asked to make it persistent.
+    /// The subscription is temporary, and the store has been asked to make it persistent.
     Changing(Box<Changing>),
-    /// It is persistent.
+    /// The subscription is persistent.
     Attached(Box<LogPosition>),
 }
 
-/// What came for a temporary subscription while the store made it persistent: only the store can say which of it
-/// the log will bring, and everything is to be pushed once.
+/// Messages that arrived for a temporary subscription while the store made it persistent. Only the store knows which
+/// of them are in the log, and each message must be pushed once.
 #[derive(Default)]
 pub(crate) struct Changing {
     pub(super) kept: Vec<(PushId, Bytes)>,
@@ -87,23 +87,23 @@ pub(crate) struct Changing {
     pub(super) seen: Option<(ChannelKey, Seq)>,
 }
 
-/// The place of a persistent subscription in the log.
+/// The position of a persistent subscription in the log.
 pub(crate) struct LogPosition {
     pub(crate) key: ChannelKey,
-    /// What is to be pushed next on this connection.
+    /// The next message to push on this connection.
     pub(crate) next: u64,
-    /// The last message known to be in the log. If `next` is not beyond it, the client is behind.
+    /// The last message that is known to be in the log. If `next` is not beyond it, the client is behind.
     pub(crate) seen: u64,
-    /// What was in the log when this connection came: pushing it counts as redelivery.
+    /// The end of the log when this connection began: pushing earlier messages counts as redelivery.
     pub(crate) pending_until: u64,
     pub(crate) acked: Acked,
-    /// The stamps of what acknowledgements may name.
+    /// The stamps of the messages that acknowledgements may name.
     pub(crate) stamps: Stamps,
-    /// Pushed on this connection and not acknowledged.
+    /// The number of unacknowledged pushes of this connection.
     pub(crate) in_flight: u32,
     /// `acked` has changed since it was last written to the store.
     pub(crate) dirty: bool,
-    /// It stands in the list of those that are behind.
+    /// The subscription is in the list of those that are behind.
     pub(crate) listed: bool,
 }
 
@@ -175,7 +175,7 @@ impl Subscription {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The channel's key in the store, once a persistent subscription knows it.
+    /// The channel's key in the store; `None` for a subscription that does not have it yet.
     pub(crate) fn key(&self) -> Option<ChannelKey> {
         match &*self.log() {
             LogState::Attached(position) => Some(position.key),

@@ -1,4 +1,4 @@
-//! The subscriptions of a session, and how they change.
+//! The subscriptions of a session and their changes.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::name_map::NameSet;
 use crate::store::{Seq, StoredSubscription};
 use crate::wire::{self, RetainedPieces};
 
-/// By the names of their channels.
+/// Subscriptions by channel name.
 #[derive(Default)]
 pub(super) struct Subscriptions(NameSet<Named>);
 
@@ -25,7 +25,7 @@ impl Subscriptions {
         self.0.iter().map(|Named(subscription)| subscription)
     }
 
-    /// Takes at most so many out.
+    /// Removes at most this many subscriptions.
     fn take(&mut self, limit: usize) -> Vec<Arc<Subscription>> {
         let taken = self.0.extract_if(|_| true).take(limit);
         taken.map(|Named(subscription)| subscription).collect()
@@ -37,7 +37,7 @@ impl Outbox {
         self.lock().subscriptions.get(channel).cloned()
     }
 
-    /// How many subscriptions the client has, and how many of them are persistent; its own point-to-point
+    /// The number of subscriptions of the client, and the number of persistent ones. The client's own point-to-point
     /// channel is not counted.
     pub(crate) fn subscription_counts(&self, own_channel: &str) -> (usize, usize) {
         let state = self.lock();
@@ -54,14 +54,14 @@ impl Outbox {
         self.lock().subscriptions.all().cloned().collect()
     }
 
-    /// Adds a subscription; what was there under this name stays.
+    /// Adds a subscription. An existing one with this name is kept.
     pub(crate) fn insert_subscription(&self, subscription: &Arc<Subscription>) -> bool {
         let mut state = self.lock();
         // One that is there already stays.
         state.closed().is_none() && state.subscriptions.0.insert(Named(Arc::clone(subscription)))
     }
 
-    /// Ends a subscription: nothing of it is pushed after this returns.
+    /// Ends a subscription: none of its messages is pushed after this returns.
     pub(crate) fn remove_subscription(&self, channel: &str) -> Option<Arc<Subscription>> {
         let mut state = self.lock();
         let Named(subscription) = state.subscriptions.0.take(channel)?;
@@ -76,8 +76,8 @@ impl Outbox {
         self.pump(state);
     }
 
-    /// Ends at most so many subscriptions and hands them over, to be taken from their channels; `None` when
-    /// there is none left. For the end of a session, or of one that did not come about.
+    /// Ends at most this many subscriptions and returns them, to be removed from their channels; `None` if none is
+    /// left. Called at the end of a session, or of one that did not begin.
     pub(crate) fn remove_subscriptions(&self, limit: usize) -> Option<Vec<Arc<Subscription>>> {
         let mut state = self.lock();
         let removed = state.subscriptions.take(limit);
@@ -92,7 +92,7 @@ impl Outbox {
         (!removed.is_empty()).then_some(removed)
     }
 
-    /// The store has said where a persistent subscription stands.
+    /// Sets the log position of a persistent subscription that the store has returned.
     pub(crate) fn attach(&self, subscription: &Arc<Subscription>, stored: &StoredSubscription) {
         let mut state = self.lock();
         if subscription.stage() == Stage::Ended {
@@ -124,8 +124,8 @@ impl Outbox {
         *log = LogState::Attached(Box::new(position));
     }
 
-    /// The store is about to make a temporary subscription persistent: until it has said from where on, nothing
-    /// is pushed. Whatever happens, [`end_change`](Self::end_change) is called afterwards.
+    /// Marks a temporary subscription as becoming persistent. Nothing is pushed until the store has returned the
+    /// position. [`end_change`](Self::end_change) must be called afterwards in every case.
     pub(crate) fn begin_change(&self, subscription: &Subscription) {
         let _state = self.lock();
         let mut log = subscription.log();
@@ -134,7 +134,8 @@ impl Outbox {
         }
     }
 
-    /// If it has not become persistent, it is temporary as before, and what was kept follows.
+    /// Ends a change. If the subscription has not become persistent, it is temporary as before, and the kept messages
+    /// follow.
     pub(crate) fn end_change(&self, subscription: &Arc<Subscription>) {
         let mut state = self.lock();
         let mut log = subscription.log();
@@ -161,7 +162,7 @@ impl Outbox {
         }
     }
 
-    /// A persistent subscription becomes temporary: its place in the log is forgotten.
+    /// Makes a persistent subscription temporary, and forgets its log position.
     pub(crate) fn detach(&self, subscription: &Subscription) {
         let mut state = self.lock();
         self.detach_locked(&mut state, subscription);
@@ -176,8 +177,8 @@ impl Outbox {
         *log = LogState::Temporary;
     }
 
-    /// The subscription's `subAck` and retained message are queued, and what was held follows. `true` if the
-    /// queue is full now.
+    /// Sends the held messages of a subscription whose `subAck` and retained message are queued. Returns `true` if
+    /// the queue is full now.
     pub(crate) fn open(
         &self,
         subscription: &Subscription,
@@ -211,7 +212,7 @@ impl Outbox {
         self.is_full(&state)
     }
 
-    /// Queues a retained message of a subscription that there has been for a while, unless it has ended.
+    /// Queues a retained message of an existing subscription, unless it has ended.
     pub(crate) fn append_retained(&self, channel: &ChannelName, mut retained: RetainedPush) {
         let _counted = retained.counted.take();
         let retained = wire::retained(self.form, channel, retained);
@@ -223,7 +224,7 @@ impl Outbox {
     }
 }
 
-/// The last place before what a persistent subscription gets.
+/// The last position before the messages of a persistent subscription.
 fn stored_up_to(stored: &StoredSubscription) -> u64 {
     LogPosition::new(stored).next - 1
 }

@@ -32,7 +32,7 @@ fn an_outbox_is_small() {
     assert!(size_of::<Outbox>() <= 248, "{}", size_of::<Outbox>());
 }
 
-/// Of an encrypted connection, which is written only when a test says so.
+/// The outbox of an encrypted connection, which is written only when a test requests it.
 fn outbox() -> Arc<Outbox> {
     let context = OutboxContext {
         queue_bytes: 1 << 20,
@@ -72,7 +72,7 @@ fn stored(last: u64) -> StoredSubscription {
     StoredSubscription { channel, key: ChannelKey(1), cursor, last: Seq(last) }
 }
 
-/// What the client has got since the last call: packet types, retained messages and the data of pushes.
+/// The packets since the last call: packet types, retained messages and the data of pushes.
 fn got(outbox: &Outbox) -> Vec<String> {
     let mut bytes = Vec::new();
     let drained = outbox.drain_with(|piece| {

@@ -1,4 +1,4 @@
-//! What a client has been sent and not acknowledged, and what waits for room (protocol.md 2.14).
+//! The pushes that a client has not acknowledged, and those that wait for room (protocol.md 2.14).
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -11,42 +11,43 @@ use super::subscription::{Stage, Subscription};
 use crate::message::PushId;
 use crate::store::ChannelKey;
 
-/// How a client gets what was pushed to it on an earlier connection.
+/// The speed of redelivery of pushes from an earlier connection.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Redelivery {
-    /// As fast as everything else.
+    /// As fast as other pushes.
     #[default]
     AtOnce,
-    /// In small portions: an original client on a socket, which loses packets of a burst (2.14).
+    /// In small portions, for an original client on a socket, which loses packets of a burst (2.14).
     Careful,
 }
 
-/// How many bytes of redelivered pushes an original client on a socket gets at a time.
+/// The bytes of redelivered pushes that an original client on a socket receives at a time.
 const CAREFUL_REDELIVERY_BYTES: usize = 1000;
 
-/// Tables with room for more are given back when nothing waits any more.
+/// A table with a capacity above this shrinks when nothing waits any more.
 const MUCH: usize = 64;
 
-/// What a push that waits takes beside its bytes.
+/// The memory of a waiting push in addition to its bytes.
 const WAITING_OVERHEAD: usize = 96;
 
-/// From this size on, no channel gets the whole window.
+/// In a window of at least this size, no channel gets the whole window.
 const SHARED_FROM: usize = 32;
-/// A channel gets another push while it has fewer than this many times what is free: alone up to three quarters of the window,
-/// two that acknowledge nothing three sevenths each, and so on. Something is always left for the others.
+/// A channel gets another push while it has fewer unacknowledged pushes than this many times the free part of the
+/// window. A single channel can use three quarters of the window, two channels that acknowledge nothing three
+/// sevenths each, and so on. Some room is always left for other channels.
 const PARTS: usize = 3;
 
-/// The QoS 1 side of one session. Made when the session needs it first.
+/// The QoS 1 part of one session. Created on first use.
 pub(crate) struct Window {
-    /// How many pushes may be unacknowledged at a time.
+    /// The number of pushes that may be unacknowledged.
     size: usize,
-    /// Unacknowledged pushes of persistent subscriptions.
+    /// The number of unacknowledged pushes of persistent subscriptions.
     logged: usize,
     /// Unacknowledged pushes of temporary subscriptions, oldest first.
     temporary: VecDeque<(PushId, Arc<Subscription>)>,
-    /// Pushes of temporary subscriptions that found no room, by the address of the subscription.
+    /// Pushes of temporary subscriptions that wait for room, by the address of the subscription.
     waiting: HashMap<usize, VecDeque<(PushId, Bytes)>, foldhash::fast::RandomState>,
-    /// Those subscriptions, in turn.
+    /// The subscriptions with waiting pushes, in turn.
     turns: VecDeque<Arc<Subscription>>,
     waiting_bytes: usize,
     /// Persistent subscriptions, by the key that push ids carry.
@@ -57,7 +58,7 @@ pub(crate) struct Window {
     pub(crate) resuming: bool,
     /// Redelivered pushes in flight, for clients that lose packets of a burst.
     careful: Option<Vec<Redelivered>>,
-    /// Since when the window has been full without any acknowledgement.
+    /// The time since which the window has been full without an acknowledgement.
     full_since: Option<Instant>,
 }
 
@@ -67,7 +68,7 @@ struct Redelivered {
     bytes: usize,
 }
 
-/// A key that is the subscription's own for as long as somebody has it.
+/// A key that is unique while the subscription exists.
 fn address(subscription: &Arc<Subscription>) -> usize {
     Arc::as_ptr(subscription).addr()
 }
@@ -89,7 +90,7 @@ impl Window {
         }
     }
 
-    /// What the pushes take that found no room.
+    /// The bytes of the pushes that wait for room.
     pub(crate) fn waiting_bytes(&self) -> usize {
         self.waiting_bytes
     }
@@ -102,8 +103,8 @@ impl Window {
         self.size.saturating_sub(self.in_flight())
     }
 
-    /// How many more pushes a channel may have that has so many in flight: one that acknowledges nothing leaves room for the
-    /// others.
+    /// The number of further pushes for a channel with this many in flight. A channel that acknowledges nothing
+    /// leaves room for others.
     fn share_left(&self, in_flight: usize) -> usize {
         let free = self.free();
         if self.size < SHARED_FROM {
@@ -113,8 +114,8 @@ impl Window {
         (PARTS * free).saturating_sub(in_flight).div_ceil(PARTS + 1)
     }
 
-    /// How many pushes of a persistent subscription that has so many in flight may go out now. While both kinds wait, each
-    /// is left half of the window, so that neither starves.
+    /// The number of pushes of a persistent subscription with this many in flight that may be sent now. If both kinds
+    /// wait, each kind gets half of the window, so that neither starves.
     pub(crate) fn room_for_logged(&self, in_flight: u32) -> usize {
         let share = self.share_left(in_flight as usize);
         if self.waiting.is_empty() {
@@ -123,7 +124,7 @@ impl Window {
         share.min((self.size / 2).max(1).saturating_sub(self.logged))
     }
 
-    /// What each of the subscriptions that are behind may have of the window, so that all get some.
+    /// The share of the window for each subscription that is behind.
     pub(crate) fn share_of_one_behind(&self) -> usize {
         self.size.div_ceil(self.behind.len().max(1))
     }
@@ -143,7 +144,7 @@ impl Window {
         self.note_if_full();
     }
 
-    /// Whether a redelivery of so many bytes may go out now: one always may, if it is alone.
+    /// Returns `true` if a redelivery of this size may be sent now. A single one is always allowed.
     pub(crate) fn has_room_for_redelivery(&self, bytes: usize) -> bool {
         self.careful.as_ref().is_none_or(|redelivered| {
             let in_flight: usize = redelivered.iter().map(|push| push.bytes).sum();
@@ -157,14 +158,14 @@ impl Window {
         }
     }
 
-    /// A redelivery is acknowledged.
+    /// Records that a redelivery is acknowledged.
     pub(crate) fn redelivery_ended(&mut self, key: ChannelKey, seq: u64) {
         if let Some(redelivered) = &mut self.careful {
             redelivered.retain(|push| push.key != key || push.seq != seq);
         }
     }
 
-    /// Redeliveries of this channel up to `seq` are given up.
+    /// Gives up the redeliveries of this channel up to `seq`.
     pub(crate) fn redeliveries_ended_up_to(&mut self, key: ChannelKey, seq: u64) {
         if let Some(redelivered) = &mut self.careful {
             redelivered.retain(|push| push.key != key || push.seq > seq);
@@ -182,7 +183,7 @@ impl Window {
         self.note_if_full();
     }
 
-    /// Takes a temporary push into flight; `false` if it has to wait.
+    /// Puts a temporary push in flight; returns `false` if it must wait.
     pub(crate) fn try_send_temporary(&mut self, id: PushId, subscription: &Arc<Subscription>) -> bool {
         let waits = !self.waiting.is_empty() && self.waiting.contains_key(&address(subscription));
         if waits || !self.has_room_for_temporary(subscription) {
@@ -192,7 +193,7 @@ impl Window {
         true
     }
 
-    /// Keeps a temporary push for later; `false` if that would be more than `limit` bytes.
+    /// Keeps a temporary push for later; returns `false` if that would exceed `limit` bytes.
     pub(crate) fn wait(
         &mut self,
         id: PushId,
@@ -212,7 +213,7 @@ impl Window {
         true
     }
 
-    /// The next waiting push, now in flight, if there is room for one.
+    /// Takes the next waiting push and puts it in flight, if there is room.
     pub(crate) fn next_waiting(&mut self) -> Option<Bytes> {
         if self.free() == 0 {
             return None;
@@ -235,7 +236,7 @@ impl Window {
         Some(bytes)
     }
 
-    /// A `pushAck` for a temporary push; `false` if there is no such one in flight.
+    /// Records a `pushAck` for a temporary push; returns `false` if that push is not in flight.
     pub(crate) fn acknowledge_temporary(&mut self, id: PushId) -> bool {
         let Some(at) = self.temporary.iter().position(|(sent, _)| *sent == id) else {
             return false;
@@ -248,7 +249,7 @@ impl Window {
         true
     }
 
-    /// The subscription has ended: nothing of it is in flight or waiting any more.
+    /// Removes the pushes of a subscription that has ended, in flight and waiting.
     pub(crate) fn forget(&mut self, channel: &ChannelName) {
         let before = self.in_flight();
         self.temporary.retain(|(_, subscription)| {
@@ -277,7 +278,8 @@ impl Window {
         self.full_since
     }
 
-    /// Full is also a window in which a channel has all it can get: whoever acknowledges nothing does not fill it further.
+    /// Records whether the window is full. It also counts as full if a channel has its whole share, because a client
+    /// that acknowledges nothing does not fill it further.
     fn note_if_full(&mut self) {
         let reserve = if self.size < SHARED_FROM { 0 } else { self.size.div_ceil(PARTS + 1) };
         if self.free() <= reserve && self.full_since.is_none() {

@@ -1,4 +1,4 @@
-//! The bytes of a session and its socket: appending, writing, and how much may wait.
+//! The bytes of a session and its socket: appending, writing, and the limits for waiting bytes.
 
 use std::io;
 
@@ -10,40 +10,40 @@ use super::{Outbox, State};
 use crate::connection::CloseReason;
 use crate::log_limit::log_limited;
 
-/// A queue of at most so many bytes is always possible, and is not counted among what waits for all clients.
+/// A queue up to this size is always allowed, and is not counted in the total of all clients.
 const SMALL_QUEUE_BYTES: usize = 64 * 1024;
-/// With more than this a client is closed when too much waits for all clients together.
+/// A client with a larger queue is closed when the total of all clients is reached.
 const LARGE_QUEUE_BYTES: usize = 1 << 20;
 
-/// When appended bytes go to the socket.
+/// The time at which appended bytes are written to the socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Flush {
     /// At once.
     Now,
-    /// When the caller calls [`Outbox::flush`]: more is to come.
+    /// When the caller calls [`Outbox::flush`], because more bytes follow.
     Later,
 }
 
-/// Who writes to the socket.
+/// The task that writes to the socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum WrittenBy {
-    /// Whoever appends.
+    /// Any task that appends.
     Anybody,
-    /// The session's task: the kernel took less than everything, or the bytes are to be encrypted.
+    /// The session's task, because the last write was partial, or the bytes must be encrypted.
     Task,
 }
 
-/// What waits to be written, and where to.
+/// The bytes that wait to be written, and their destination.
 pub(super) struct Writer {
-    /// Plain connections only: TLS has to be encrypted by the session's own task.
+    /// Set on unencrypted connections only. TLS is encrypted by the session's own task.
     inline: Option<OwnedWriteHalf>,
     queue: SendQueue,
-    /// Bytes the kernel has taken so far.
+    /// The number of bytes that the kernel has accepted so far.
     written: u64,
-    /// What has been counted of what waits for the client, in units of [`SMALL_QUEUE_BYTES`].
+    /// The bytes that are counted in the total of all clients, in units of [`SMALL_QUEUE_BYTES`].
     counted: u32,
     by: WrittenBy,
-    /// Appended with [`Flush::Later`], and [`Outbox::flush`] has not come yet.
+    /// Bytes were appended with [`Flush::Later`], and [`Outbox::flush`] has not been called yet.
     unflushed: bool,
 }
 
@@ -67,7 +67,7 @@ impl Writer {
         self.queue.is_empty()
     }
 
-    /// How many bytes have been counted among what waits for all clients.
+    /// The number of bytes that are counted in the total of all clients.
     pub(super) fn counted(&self) -> usize {
         self.counted as usize * SMALL_QUEUE_BYTES
     }
@@ -84,18 +84,18 @@ impl Writer {
         self.queue.push_copy(bytes);
     }
 
-    /// Something was appended with [`Flush::Later`]. `true` if nothing had been since the last flush: the
-    /// caller is the one to flush.
+    /// Records that bytes were appended with [`Flush::Later`]. Returns `true` for the first time since the last
+    /// flush: the caller must flush.
     pub(super) fn is_first_to_append(&mut self) -> bool {
         !std::mem::replace(&mut self.unflushed, true)
     }
 
-    /// Whether bytes may go to the socket without passing through the queue.
+    /// Returns `true` if bytes may be written to the socket without passing through the queue.
     pub(super) fn is_idle(&self) -> bool {
         self.queue.is_empty() && self.by == WrittenBy::Anybody && self.inline.is_some()
     }
 
-    /// Writes what the kernel takes.
+    /// Writes as much as the kernel accepts.
     fn write(&mut self) -> io::Result<()> {
         let Self { inline: Some(socket), queue, written, .. } = self else { return Ok(()) };
         queue.write_with(SLICES, |slices| {
@@ -108,7 +108,7 @@ impl Writer {
         })
     }
 
-    /// Hands what waits to `write`, piece by piece.
+    /// Passes the waiting bytes to `write`, piece by piece.
     fn write_with(&mut self, mut write: impl FnMut(&[u8]) -> io::Result<usize>) -> io::Result<()> {
         let Self { queue, written, .. } = self;
         queue.write_with(1, |slices| {
@@ -120,8 +120,8 @@ impl Writer {
 }
 
 impl Outbox {
-    /// Appends what the session says itself, in the form of the client: an acknowledgement, mostly. `true` if the
-    /// queue is full now: the session must handle nothing more until the client has taken some of it.
+    /// Appends a packet of the session itself, usually an acknowledgement, in the form of the client. Returns `true`
+    /// if the queue is full now: the session must not handle more packets until the client has read some of it.
     pub(crate) fn answer(&self, mut framed: Vec<u8>) -> bool {
         let mut state = self.lock();
         if framed.len() <= COPIED_BYTES {
@@ -133,17 +133,17 @@ impl Outbox {
         self.is_full(&state)
     }
 
-    /// Appends bytes that are framed already.
+    /// Appends bytes that are already framed.
     pub(crate) fn append(&self, bytes: Bytes) {
         self.lock().writer.push(bytes);
     }
 
-    /// Appends bytes after which nothing more is sent.
+    /// Appends the last bytes of the connection.
     pub(crate) fn end_with(&self, bytes: &[u8]) {
         self.lock().writer.queue.end_with(bytes);
     }
 
-    /// Writes what it can, unless the session's task is at it already.
+    /// Writes as much as possible, unless the session's task is writing.
     pub(crate) fn flush(&self) {
         let mut state = self.lock();
         state.writer.unflushed = false;
@@ -172,7 +172,7 @@ impl Outbox {
         }
     }
 
-    /// The way of most pushes: straight from the shared bytes into the kernel.
+    /// The path of most pushes: directly from the shared bytes to the kernel.
     pub(super) fn write_or_keep(&self, state: &mut State, bytes: &Bytes, length: usize) {
         let writer = &mut state.writer;
         let Some(socket) = &writer.inline else { return };
@@ -203,14 +203,14 @@ impl Outbox {
         self.waker.wake();
     }
 
-    /// Goes on writing where the kernel took too little; `true` when nothing is left.
+    /// Continues after a partial write; returns `true` when the queue is empty.
     pub(crate) fn drain_plain(&self) -> io::Result<bool> {
         let mut state = self.lock();
         let result = state.writer.write();
         self.drained(&mut state, result)
     }
 
-    /// Lets the session's task write in its own way (TLS).
+    /// Lets the session's task write the bytes itself (TLS).
     pub(crate) fn drain_with(&self, write: impl FnMut(&[u8]) -> io::Result<usize>) -> io::Result<bool> {
         let mut state = self.lock();
         let result = state.writer.write_with(write);
@@ -233,7 +233,7 @@ impl Outbox {
         }
     }
 
-    /// Lets go of the socket, which closes it: what is appended from now on goes nowhere.
+    /// Drops the socket, which closes it. Bytes appended later are discarded.
     pub(crate) fn release_socket(&self) {
         let mut state = self.lock();
         state.writer.inline = None;
@@ -241,7 +241,7 @@ impl Outbox {
         self.count(&mut state);
     }
 
-    /// Bytes taken by the kernel so far, and bytes waiting.
+    /// The number of bytes that the kernel has accepted so far, and the number of waiting bytes.
     pub(crate) fn progress(&self) -> (u64, usize) {
         let state = self.lock();
         (state.writer.written, state.writer.len())
@@ -251,13 +251,13 @@ impl Outbox {
         state.writer.len() >= self.limit()
     }
 
-    /// What may wait in the queue now: little, if too much waits for all clients together.
+    /// The current limit of the queue. It is small while the total of all clients is reached.
     pub(super) fn limit(&self) -> usize {
         let limit = self.context.queue_bytes;
         if self.context.outbound.is_used_up() { limit.min(SMALL_QUEUE_BYTES) } else { limit }
     }
 
-    /// Counts what waits here among what waits for all clients, once it is more than a little.
+    /// Counts the waiting bytes in the total of all clients, if they exceed the uncounted size.
     pub(super) fn count(&self, state: &mut State) {
         let now = u32::try_from(state.waiting() / SMALL_QUEUE_BYTES).unwrap_or(u32::MAX);
         if now != state.writer.counted {
@@ -267,8 +267,8 @@ impl Outbox {
         }
     }
 
-    /// A push had to be dropped. If that is because too much waits for all clients, the ones for whom most
-    /// of it waits have to go.
+    /// Called when a push was dropped. If the total of all clients is reached, clients with the largest queues are
+    /// closed.
     pub(super) fn shed_if_large(&self, state: &mut State) {
         let bytes = state.writer.counted();
         if bytes < LARGE_QUEUE_BYTES || !self.context.outbound.is_used_up() || state.closed().is_some() {

@@ -20,16 +20,16 @@ use crate::session::{Io, Member, Remains, Session};
 use crate::transport::{CloseCode, Decoder, TransportError};
 use crate::validators::{Asked, Attached, CloseNotice, asking, let_go, poll_contained, poll_guarded};
 
-/// How long the last bytes may take to leave.
+/// The time limit for sending the last bytes.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a client that leaves waits for the `pubAck`s of its publishes.
+/// The time for which a leaving client waits for the `pubAck`s of its publishes.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long, and for how many reads, what the client still sends is read and thrown away.
+/// The limits, in time and reads, for discarding the bytes that the client still sends.
 const LINGER_TIMEOUT: Duration = Duration::from_millis(500);
 const LINGER_READS: usize = 64;
 
-/// Ends the connection, even if something panics on the way. Returns the socket if the client may not have read yet what it
-/// was told: [`linger`] is for the caller, who keeps less in memory meanwhile than this does.
+/// Ends the connection, even if a part of that panics. Returns the socket if the client may not have read the last
+/// bytes yet: the caller must [`linger`], because it holds less memory meanwhile.
 pub(super) async fn end(
     shared: Arc<Shared>,
     decoder: Decoder,
@@ -54,7 +54,7 @@ pub(super) async fn end(
     None
 }
 
-/// Ends the connection. Every way out leads through here, once.
+/// Ends the connection. Every end of a connection passes through here once.
 async fn close(
     shared: &Shared,
     mut decoder: Decoder,
@@ -78,7 +78,7 @@ async fn close(
     lingering
 }
 
-/// Queues the last packet and, on a WebSocket, the close frame: nothing follows them (protocol.md 2.22).
+/// Queues the last packet and, on a WebSocket, the close frame. Nothing follows them (protocol.md 2.22).
 fn say_goodbye(decoder: &mut Decoder, session: &Session, reason: CloseReason) {
     let outbox = &session.outbox;
     session.append(decoder.take_output());
@@ -95,7 +95,7 @@ fn say_goodbye(decoder: &mut Decoder, session: &Session, reason: CloseReason) {
     outbox.end_with(&last);
 }
 
-/// Nothing more can be read: ends the connection, and tells the client why.
+/// Ends a connection that cannot be read any more, and sends the reason to the client.
 pub(super) fn end_transport(shared: &Shared, session: &Session, error: &TransportError) -> Flow {
     tracing::debug!(target: "jmqt::session", client = session.name(), remote = %session.info.remote, %error, "the transport ended");
     let reason = error.close_reason();
@@ -113,7 +113,7 @@ pub(super) fn end_transport(shared: &Shared, session: &Session, error: &Transpor
     ControlFlow::Break(reason)
 }
 
-/// Clears the tables, and runs the close notifier.
+/// Removes the session from the tables, and runs the close notifier.
 async fn end_session(
     shared: &Shared,
     outbox: &Arc<Outbox>,
@@ -135,7 +135,7 @@ async fn end_session(
     shared.hub.close_session(&client, generation, is_known, is_ours).await;
 }
 
-/// Waits for the `pubAck`s that are outstanding, so that they leave before the connection does.
+/// Waits for outstanding `pubAck`s, so that they are sent before the connection ends.
 async fn settle(session: &mut Session) {
     session.outbox.leave();
     let settled = poll_fn(|cx| {
@@ -146,8 +146,8 @@ async fn settle(session: &mut Session) {
     drop(timeout(SETTLE_TIMEOUT, settled).await);
 }
 
-/// Writes what is queued, within limits. Returns whether all of it has been, and the client may still be
-/// sending, not having read it.
+/// Writes the queue, within limits. Returns `true` if all bytes were written and the client may still be sending
+/// without having read them.
 async fn send_last_bytes(shared: &Shared, session: &mut Session, reason: CloseReason) -> bool {
     if matches!(reason, CloseReason::SlowConsumer | CloseReason::ConnectionLost) {
         return false;
@@ -164,8 +164,8 @@ async fn send_last_bytes(shared: &Shared, session: &mut Session, reason: CloseRe
     matches!(shut, Ok(Ok(()))) && reason != CloseReason::ClosedByClient
 }
 
-/// Throws away what the client still sends, for a moment: closing a socket with unread bytes resets it, and
-/// the client loses what it was told.
+/// Discards received bytes for a moment. Closing a socket with unread bytes resets it, and the client would lose the
+/// disconnect reason.
 pub(super) async fn linger(mut io: Io) {
     let mut reads = 0;
     let thrown_away = poll_fn(|cx| {

@@ -1,7 +1,7 @@
-//! The task of a connection, from its first byte to the close notifier (§5, §9.f): it waits, reads, hands packets to the
-//! language, and ends.
+//! The task of a connection, from its first byte to the close notifier (§5, §9.f): it waits, reads, passes packets to
+//! the language, and ends.
 //!
-//! Not here: what a packet says (`language`), what goes on while a request waits (`session`).
+//! Other rooms have the content of packets (`language`) and the work while a request waits (`session`).
 
 mod close;
 
@@ -27,7 +27,7 @@ pub(crate) use close::notify_close;
 /// One connection.
 pub(crate) struct Connection {
     shared: Arc<Shared>,
-    /// Apart from the session, because a packet borrows its buffer while it is handled.
+    /// Separate from the session, because a packet borrows the decoder's buffer while it is handled.
     decoder: Decoder,
     session: Session,
 }
@@ -51,9 +51,9 @@ impl Connection {
         &self.session.outbox
     }
 
-    /// Serves the connection until one side ends it, and does what is to be done then.
+    /// Serves the connection until one side ends it, and then ends the session.
     ///
-    /// Not an `async fn`: that would keep room for its arguments twice, for every idle connection.
+    /// This is not an `async fn`, which would store its arguments twice in every idle connection.
     #[allow(clippy::manual_async_fn, reason = "see above")]
     pub(crate) fn run(mut self, permit: ConnectionPermit) -> impl Future<Output = ()> + Send {
         async move {
@@ -93,7 +93,7 @@ impl Connection {
         }
     }
 
-    /// Handles everything complete in what was received, then writes.
+    /// Handles all complete packets of a read, then writes.
     async fn handle(&mut self, received: &[u8]) -> Flow {
         let Self { shared, decoder, session } = self;
         let mut chunk = received;
@@ -147,7 +147,8 @@ impl Connection {
     }
 }
 
-/// The half-received packets of all connections together take too much, and this one's has grown.
+/// Closes the connection, because the incomplete packets of all connections exceed their limit, and this one has
+/// grown.
 fn refuse_partial_packet(shared: &Shared, session: &Session) -> Flow {
     shared.hub.counters.partial_packets_refused.increment();
     let key = match session.member {

@@ -1,7 +1,7 @@
-//! What one read has brought about and has not been written yet.
+//! The effects of one read that have not been written yet.
 //!
-//! Consecutive QoS 0 publishes to one channel are joined into one piece, encoded once, and appended once
-//! to each subscriber. The number of writes dominates the cost of a fan-out; this is what keeps it low.
+//! Consecutive QoS 0 publishes to one channel are joined into one piece, encoded once, and appended once to each
+//! subscriber. This keeps the number of writes low, which dominates the cost of a fan-out.
 
 use jmqt_core::{ChannelName, ClientId, Payload};
 
@@ -10,33 +10,33 @@ use crate::hub::{DirtyOutboxes, Hub};
 use crate::outbox::Flush;
 use crate::wire::PushesBuilder;
 
-/// A run of pushes is delivered when it has grown to this.
+/// A run of pushes of this size is delivered.
 const RUN_BYTES: usize = 64 * 1024;
 
-/// Gathered while a read is handled.
+/// The work collected while a read is handled.
 #[derive(Default)]
 pub(super) struct Batch {
     run: Option<Box<Run>>,
     dirty: DirtyOutboxes,
-    /// What has been done since the clock was last looked at, in [costs](cost).
+    /// The work since the clock was last read, in [costs](cost).
     pub(super) spent: u32,
-    /// The session's own outbox is full: nothing more is handled until the client has taken some of it.
+    /// The session's own outbox is full: no packet is handled until the client has read some of it.
     pub(super) full: bool,
 }
 
 /// Consecutive QoS 0 publishes to one channel.
 struct Run {
     channel: ChannelName,
-    /// `None` if nobody is subscribed: then there is nothing to encode.
+    /// `None` if there are no subscribers, so nothing needs to be encoded.
     pushes: Option<PushesBuilder>,
     published: u64,
 }
 
-/// Whether a publish has joined the open run.
+/// The result of adding a publish to the open run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Gathered {
     Yes,
-    /// The open run has to be delivered first.
+    /// The open run must be delivered first.
     No,
 }
 
@@ -47,7 +47,7 @@ impl Run {
 }
 
 impl Batch {
-    /// The channel of the open run, if it has this name.
+    /// The channel of the open run if it has this name.
     pub(super) fn channel_named(&self, name: &str) -> Option<&ChannelName> {
         self.run.as_ref().map(|run| &run.channel).filter(|channel| channel.as_str() == name)
     }
@@ -92,12 +92,12 @@ impl Batch {
         hub.push(&run.channel, sender, &pushes.finish(), flush, &mut self.dirty).await;
     }
 
-    /// Writes to the sockets of subscribers what was delivered to them.
+    /// Writes delivered pushes to the sockets of subscribers.
     pub(super) fn flush(&mut self) {
         self.dirty.flush();
     }
 
-    /// Delivers and writes everything that was gathered.
+    /// Delivers and writes all collected pushes.
     pub(super) async fn end(&mut self, hub: &Hub, sender: Option<&ClientId>) {
         if self.run.is_some() {
             // With nothing else to write, the pushes go straight from here into the sockets.

@@ -1,12 +1,12 @@
-//! Read buffers, lent to a session while it handles what it received. An idle session holds none.
+//! Read buffers, lent to a session while it handles received bytes. An idle session has none.
 
 use std::cell::RefCell;
 
-/// What a session that does little reads with,
+/// The buffer size of a session with little traffic.
 const SMALL_BYTES: usize = 4 * 1024;
-/// and one that fills the small one.
+/// The buffer size of a session that fills the small buffer.
 const LARGE_BYTES: usize = 64 * 1024;
-/// A thread keeps so many of each for the next read.
+/// The number of buffers of each size that a thread keeps.
 const KEPT: usize = 8;
 
 thread_local! {
@@ -14,10 +14,10 @@ thread_local! {
     static LARGE: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A buffer on loan, given back when it is dropped.
+/// A borrowed buffer, returned when it is dropped.
 pub(crate) struct ReadBuffer(Box<[u8]>);
 
-/// How large the next read should be, judged by the last one.
+/// The size of the next read, derived from the last one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum ReadSize {
     #[default]
@@ -26,7 +26,7 @@ pub(super) enum ReadSize {
 }
 
 impl ReadSize {
-    /// Adapts to a read that brought so many bytes.
+    /// Adapts the size after a read of this many bytes.
     pub(super) fn adapt(&mut self, received: usize) {
         if received >= SMALL_BYTES {
             *self = Self::Large;

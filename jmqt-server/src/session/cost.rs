@@ -1,11 +1,11 @@
-//! About how long things take, so that the clock need not be looked at for each (in no unit: a QoS 0 publish that joins its
-//! run costs 1).
+//! Approximate costs of operations, so that the clock is not read for each of them. The unit is a QoS 0 publish that
+//! joins its run.
 
-/// Whatever comes in.
+/// Any packet.
 pub(crate) const PACKET: u32 = 1;
-/// A run that is delivered.
+/// The delivery of a run.
 pub(crate) const RUN: u32 = 8;
-/// A request: to the application, to the store, about subscriptions.
+/// A request to the application or the store, or a change of subscriptions.
 pub(crate) const REQUEST: u32 = 64;
-/// After so much the clock is looked at.
+/// The cost after which the clock is read.
 pub(crate) const LOOK: u32 = 64;

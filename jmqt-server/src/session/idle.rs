@@ -1,4 +1,4 @@
-//! How long a connection may keep the server waiting (protocol.md 2.15, 2.14, design of slow consumers).
+//! The time limits of a connection (protocol.md 2.14, 2.15, slow consumers).
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -9,60 +9,59 @@ use tokio::time::{Instant, Sleep};
 use crate::connection::CloseReason;
 use crate::context::IdleLimits;
 
-/// How many answered `auth` packets restart the wait before `conn`.
+/// The number of answered `auth` packets that restart the wait for `conn`.
 const AUTH_RESTARTS: u8 = 5;
-/// A connection whose time is up is looked at once more, after this part of its time: when this process stood
-/// still, timers go off before what clients did meanwhile is seen.
+/// A connection whose time is up is checked once more, after this part of its time. After a stall of this process,
+/// timers fire before the bytes that clients sent meanwhile are read.
 const LAST_LOOK: u32 = 64;
 /// A connection that took fewer bytes than this in SLOW_CONSUMER_SECONDS is closed.
 const SLOW_CONSUMER_BYTES: u64 = 1024;
 
-/// One connection's clocks, and the one timer that serves them all. The limits are those of the server, and handed in: a
-/// copy of them would take room in each connection.
+/// The clocks of one connection, and their single timer. The limits belong to the server and are passed in, because a
+/// copy would need memory in each connection.
 ///
-/// Nothing is rearmed when bytes come in: the timer runs to the deadline it was set to, and looks then
-/// whether that has moved.
+/// Received bytes do not rearm the timer. When it fires, it checks whether the deadline has moved.
 pub(super) struct IdleClock {
-    /// Before a session: when the wait began. Within one: when bytes were received last.
+    /// Before a session: the start of the wait. Within one: the time of the last received bytes.
     since: Instant,
     in_session: bool,
     auth_restarts: u8,
-    /// Silence is answered with a ping after half of its time: this is a WebSocket.
+    /// The connection is a WebSocket: a ping is sent after half of the silence limit.
     pings: bool,
-    /// A ping was sent in this silence.
+    /// A ping was sent during this silence.
     pinged: bool,
-    /// When the packet began that is half received.
+    /// The start of the incomplete packet.
     packet_since: Option<Instant>,
-    /// When the outbox was seen blocked, and how many bytes had been taken then.
+    /// The time when the outbox was found blocked, and the number of bytes accepted until then.
     blocked: Option<(Instant, u64)>,
-    /// When the session's token expires.
+    /// The expiry of the session's token.
     expires: Option<Instant>,
-    /// The deadline that had passed when the timer went off last.
+    /// The deadline that had passed when the timer last fired.
     overdue: Option<Instant>,
     timer: Pin<Box<Sleep>>,
 }
 
-/// What is to be done now.
+/// The action that is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Due {
-    /// A WebSocket ping is to be sent (protocol.md 2.24).
+    /// Send a WebSocket ping (protocol.md 2.24).
     Ping,
-    /// The connection is to be closed.
+    /// Close the connection.
     End(CloseReason),
 }
 
-/// What the clocks are checked against.
+/// The state of the connection that the clocks are checked against.
 pub(super) struct Observed {
-    /// The client is read from, so that its silence counts. It is not while its outbox is full.
+    /// The client is being read, so its silence counts. It is not read while its outbox is full.
     pub(super) reading: bool,
-    /// Bytes taken by the kernel so far, if something is waiting.
+    /// The number of bytes accepted by the kernel so far, if bytes are waiting.
     pub(super) blocked_at: Option<u64>,
-    /// Since when the in-flight window has been full.
+    /// The time since which the window has been full.
     pub(super) window_full_since: Option<std::time::Instant>,
 }
 
 impl IdleClock {
-    /// `pings`: what is silent for half of the time is sent a ping.
+    /// `pings`: send a ping after half of the silence limit.
     pub(super) fn new(limits: &IdleLimits, accepted: Instant, pings: bool) -> Self {
         let timer = Box::pin(tokio::time::sleep_until(accepted + limits.timeout));
         Self {
@@ -79,7 +78,7 @@ impl IdleClock {
         }
     }
 
-    /// Bytes were received, which end in the middle of a packet or do not.
+    /// Records received bytes; `mid_packet` tells whether they end within a packet.
     pub(super) fn received(&mut self, now: Instant, mid_packet: bool) {
         if self.in_session {
             self.since = now;
@@ -92,12 +91,12 @@ impl IdleClock {
         }
     }
 
-    /// A packet was completed in these bytes, so the one that is half received began with them.
+    /// Records that a packet was completed in these bytes, so an incomplete one began with them.
     pub(super) fn packet_completed(&mut self) {
         self.packet_since = None;
     }
 
-    /// An `auth` was answered before `conn`.
+    /// Records that an `auth` was answered before `conn`.
     pub(super) fn auth_answered(&mut self, now: Instant) {
         if !self.in_session && self.auth_restarts < AUTH_RESTARTS {
             self.auth_restarts += 1;
@@ -113,7 +112,7 @@ impl IdleClock {
         }
     }
 
-    /// The session ends after this time, whatever it does.
+    /// Limits the session to this time.
     pub(super) fn expire_after(&mut self, now: Instant, time: Duration) {
         // What is too far away for the clock never comes.
         self.expires = now.checked_add(time);
@@ -122,25 +121,25 @@ impl IdleClock {
         }
     }
 
-    /// For a session that is never without something to do, so that nobody asks the timer.
+    /// Returns `true` if the token has expired. For a session that is always busy and never polls the timer.
     pub(super) fn has_expired(&self, now: Instant) -> bool {
         self.expires.is_some_and(|expires| expires <= now)
     }
 
-    /// Sets the timer to this time, unless it goes off sooner.
+    /// Sets the timer to this time, unless it fires earlier.
     fn look_at(&mut self, deadline: Instant) {
         if deadline < self.timer.deadline() {
             self.timer.as_mut().reset(deadline);
         }
     }
 
-    /// A request was handled for so long: the clock stood still.
+    /// Moves the clocks by the duration of a request, during which they are stopped.
     pub(super) fn stood_still(&mut self, pause: Duration) {
         self.since += pause;
         self.packet_since = self.packet_since.map(|since| since + pause);
     }
 
-    /// What is due. Rearms the timer when nothing is; after a ping that is done at the next call.
+    /// The action that is due. Rearms the timer if there is none; after a ping the next call rearms it.
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -174,7 +173,7 @@ impl IdleClock {
         }
     }
 
-    /// The outbox has become blocked: its deadline may come before the one the timer is set to.
+    /// Records that the outbox is blocked. Its deadline may be earlier than the timer's.
     pub(super) fn watch_blocked(&mut self, limits: &IdleLimits, written: u64) {
         if self.blocked.is_some() {
             return;
@@ -184,7 +183,7 @@ impl IdleClock {
         self.look_at(now + limits.slow_consumer);
     }
 
-    /// The outbox is empty again.
+    /// Records that the outbox is empty again.
     pub(super) fn unblocked(&mut self) {
         self.blocked = None;
     }

@@ -1,4 +1,4 @@
-//! The socket of one session, plain or TLS, as its own task sees it.
+//! The socket of one session, plain or TLS, for its own task.
 
 use std::io;
 use std::pin::Pin;
@@ -12,25 +12,25 @@ use super::buffer::{ReadBuffer, ReadSize};
 use crate::outbox::Outbox;
 use crate::tls::TlsStream;
 
-/// What a session reads from and writes to.
+/// The connection that a session reads from and writes to.
 pub(crate) enum Io {
-    /// Shared with the outbox, which writes to it from other tasks.
+    /// Shared with the outbox, which other tasks use to write to it.
     Plain(OwnedReadHalf),
     Tls {
         stream: Box<TlsStream>,
-        /// Encrypted bytes are left that the socket did not take.
+        /// The socket has not accepted all encrypted bytes.
         unflushed: bool,
     },
 }
 
-/// A socket on which everything below the language has been agreed.
+/// A socket after all handshakes below the language.
 pub(crate) enum Accepted {
     Plain(TcpStream),
     Tls(Box<TlsStream>),
 }
 
 impl Io {
-    /// Also returns what the outbox writes to by itself.
+    /// Also returns the half that the outbox writes to directly.
     pub(super) fn new(accepted: Accepted) -> (Self, Option<OwnedWriteHalf>) {
         match accepted {
             Accepted::Plain(stream) => {
@@ -41,12 +41,12 @@ impl Io {
         }
     }
 
-    /// Whether [`poll_drain`](Self::poll_drain) has something to do although the outbox is empty.
+    /// Returns `true` if [`poll_drain`](Self::poll_drain) has work although the outbox is empty.
     pub(super) fn is_unflushed(&self) -> bool {
         matches!(self, Self::Tls { unflushed: true, .. })
     }
 
-    /// Waits for bytes. A buffer is lent only when there are some.
+    /// Waits for bytes. A buffer is lent only when bytes are available.
     pub(super) fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
@@ -60,12 +60,12 @@ impl Io {
         }
     }
 
-    /// Waits for bytes, and throws them away. Returns their number.
+    /// Waits for bytes, and discards them. Returns their number.
     pub(crate) fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         self.poll_read(cx, ReadSize::Large).map_ok(|(_, length)| length)
     }
 
-    /// Writes what waits in the outbox; ready when nothing is left.
+    /// Writes the bytes of the outbox; ready when none are left.
     pub(super) fn poll_drain(&mut self, cx: &mut Context<'_>, outbox: &Outbox) -> Poll<io::Result<()>> {
         match self {
             Self::Plain(stream) => loop {
@@ -100,7 +100,7 @@ impl Io {
         }
     }
 
-    /// Says that nothing more will be sent.
+    /// Shuts down the sending direction.
     pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Plain(stream) => {

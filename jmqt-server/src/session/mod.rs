@@ -1,11 +1,11 @@
-//! A client's session as its own task sees it: who it is, its socket, its clocks, and what it has gathered.
+//! The state of a client's session in its own task: identity, socket, clocks, and collected work.
 //!
-//! One task owns a [`Session`] (`serve`), so requests are handled and answered in arrival order (protocol.md 2.10). What
-//! other tasks may touch is its [`Outbox`]. [`verbs`] are what a client can ask for, in whatever language. While a request
-//! waits, for a validator or the disk, the same task goes on writing what waits in the outbox and sees when the connection
-//! is to be closed ([`wait`]).
+//! One task owns a [`Session`] (`serve`), so requests are handled and answered in order of arrival (protocol.md
+//! 2.10). The part that other tasks may change is its [`Outbox`]. [`verbs`] are the requests of a client in any
+//! language. While a request waits for a validator or the disk, the same task writes the outbox and notices when the
+//! connection is to be closed ([`wait`]).
 //!
-//! Not here: packets (`language`), the loop that reads (`serve`), who subscribes to what (`hub`).
+//! Other rooms have the packets (`language`), the read loop (`serve`), and the subscriptions of channels (`hub`).
 
 mod batch;
 mod buffer;
@@ -42,36 +42,36 @@ use patience::Patience;
 pub(crate) use io::{Accepted, Io};
 pub(crate) use wait::Event;
 
-/// One session, or a connection that is none yet.
+/// A session, or a connection without one.
 pub(crate) struct Session {
     shared: Arc<Shared>,
     pub(crate) info: ConnectionInfo,
     pub(crate) outbox: Arc<Outbox>,
-    /// Present once the session was accepted.
+    /// Set after the session was accepted.
     pub(crate) member: Option<Member>,
-    /// What the application has attached; with a session, to that session.
+    /// The data that the application has attached, to the connection or to the session.
     pub(crate) attached: Option<Arc<Attached>>,
-    /// Which publisher of its client it is, if that wants each publish to be taken once (protocol.md 2.23).
+    /// The publisher of the client, if the client publishes once (protocol.md 2.23).
     pub(crate) publisher: Option<PublisherId>,
     batch: Batch,
     io: Io,
     clock: IdleClock,
     read_size: ReadSize,
     patience: Patience,
-    /// What the half-received packet takes.
+    /// The memory of the incomplete packet.
     partial: Share,
-    /// Since when it has not let anything else run.
+    /// The time since which the task has not yielded.
     turn_began: Option<Instant>,
 }
 
-/// Whose session it is.
+/// The identity of a session.
 #[derive(Debug, Clone)]
 pub(crate) struct Member {
     pub(crate) client: ClientId,
     pub(crate) generation: u64,
 }
 
-/// What is left of a session when its connection ends.
+/// The parts of a session that outlive its connection.
 pub(crate) struct Remains {
     pub(crate) member: Option<Member>,
     pub(crate) attached: Option<Arc<Attached>>,
@@ -105,19 +105,19 @@ impl Session {
         }
     }
 
-    /// The name to log this connection under.
+    /// The name of this connection for logs.
     pub(crate) fn name(&self) -> &str {
         self.member.as_ref().map_or("", |member| member.client.as_str())
     }
 
-    /// A session has begun on this connection.
+    /// Begins a session on this connection.
     fn begun(&mut self, member: Member) {
         self.partial = Share::new(&self.shared.partial_packets);
         self.member = Some(member);
         self.clock.session_begun(&self.shared.idle, Instant::now());
     }
 
-    /// The session may last so long.
+    /// Limits the duration of the session.
     fn expire_after(&mut self, time: Duration) {
         self.clock.expire_after(Instant::now(), time);
     }
@@ -135,7 +135,8 @@ impl Session {
         }
     }
 
-    /// The connection has become a WebSocket, by this request. Behind an HTTP proxy it says who the client is.
+    /// Records the request that upgraded the connection to a WebSocket. Behind an HTTP proxy it contains the client's
+    /// address.
     pub(crate) fn upgraded(&mut self, upgrade: Arc<Upgrade>) {
         let is_proxy = |ip| self.shared.admission.is_trusted_proxy(ip);
         if is_proxy(self.info.remote.ip())
@@ -146,38 +147,39 @@ impl Session {
         self.attached = Some(Arc::new(Attached::default().with_upgrade(Some(upgrade))));
     }
 
-    /// Bytes were received at this moment; `mid_packet`: a packet has begun and not ended.
+    /// Records that bytes were received; `mid_packet` tells whether they end within a packet.
     pub(crate) fn received(&mut self, now: Instant, mid_packet: bool) {
         self.clock.received(now, mid_packet);
     }
 
-    /// A packet is complete.
+    /// Records that a packet is complete.
     pub(crate) fn packet_completed(&mut self) {
         self.clock.packet_completed();
         self.spend(cost::PACKET);
     }
 
-    /// So many bytes of a packet wait for the rest of it; `false`: all such packets together take too much.
+    /// Accounts for the bytes of an incomplete packet; returns `false` if all such packets together exceed their
+    /// limit.
     pub(crate) fn keep_partial(&mut self, bytes: usize) -> bool {
         self.partial.set(bytes)
     }
 
-    /// So much came with a read.
+    /// Adapts the read buffer to the size of a read.
     pub(crate) fn adapt_reads(&mut self, length: usize) {
         self.read_size.adapt(length);
     }
 
-    /// Something is done that takes longer than most packets do.
+    /// Adds the cost of an expensive operation.
     pub(crate) fn spend(&mut self, cost: u32) {
         self.batch.spent += cost;
     }
 
-    /// Whether the clock should be looked at.
+    /// Returns `true` if the clock should be read.
     pub(crate) fn has_spent_a_look(&self) -> bool {
         self.batch.spent >= cost::LOOK
     }
 
-    /// Appends what the transport has to say, a pong for example.
+    /// Appends output of the transport, for example a pong.
     pub(crate) fn append(&self, output: Vec<u8>) {
         if !output.is_empty() {
             self.outbox.append(output.into());
@@ -199,7 +201,7 @@ impl Session {
         self.patience.good_packet();
     }
 
-    /// An `auth` has come. Before a session only so many are answered (2.1).
+    /// Counts an `auth`. Before a session a limited number is answered (2.1).
     pub(crate) fn count_auth(&mut self) -> Flow {
         if self.member.is_some() || self.patience.survives_auth() {
             return CONTINUE;
@@ -209,8 +211,8 @@ impl Session {
         ControlFlow::Break(CloseReason::TooManyAuths)
     }
 
-    /// An `auth` or `conn` was refused with this status. The fifth ends the connection (2.1). It does not count that
-    /// the server failed, which is not the client's doing, nor that a packet cannot be used, which tries nothing.
+    /// Counts a refused `auth` or `conn`. The fifth ends the connection (2.1). Failures of the server and malformed
+    /// packets do not count, because the first are not the client's fault and the second try no credentials.
     pub(crate) fn count_refusal(&mut self, status: StatusCode) -> Flow {
         if matches!(status, StatusCode::SERVER_ERROR | StatusCode::INVALID_PACKET)
             || self.patience.survives_refusal()
@@ -222,22 +224,22 @@ impl Session {
         ControlFlow::Break(CloseReason::TooManyRefusals)
     }
 
-    /// The outbox has taken an answer; `is_full`: it has no room for more.
+    /// Records that an answer was appended; `is_full` tells whether the outbox is full now.
     pub(crate) fn answered(&mut self, is_full: bool) {
         self.batch.full |= is_full;
     }
 
-    /// Nothing more is handled until the client has taken some of what waits.
+    /// Returns `true` if no packet may be handled until the client has read some of the queue.
     pub(crate) fn is_full(&self) -> bool {
         self.batch.full
     }
 
-    /// The channel that was published to last, if it has this name: saves checking the name again.
+    /// The channel of the last publish if it has this name, which saves validating the name again.
     pub(crate) fn channel_named(&self, name: &str) -> Option<&ChannelName> {
         self.batch.channel_named(name)
     }
 
-    /// Anything but a publish or an acknowledgement is going to be handled: what was published before is delivered before.
+    /// Delivers earlier publishes before a packet that is neither a publish nor an acknowledgement.
     pub(crate) async fn begin_request(&mut self) {
         self.deliver_run(Flush::Later).await;
         self.spend(cost::REQUEST);
@@ -261,13 +263,13 @@ impl Session {
         self.batch.gather(&self.shared.hub, sender, channel, data)
     }
 
-    /// Delivers the open run, before anything that must come after it.
+    /// Delivers the open run before an operation that must follow it.
     async fn deliver_run(&mut self, flush: Flush) {
         let sender = self.member.as_ref().map(|member| &member.client);
         self.batch.deliver_run(&self.shared.hub, sender, flush).await;
     }
 
-    /// Delivers and writes everything that was gathered.
+    /// Delivers and writes all collected pushes.
     pub(crate) async fn end_batch(&mut self) {
         let sender = self.member.as_ref().map(|member| &member.client);
         self.batch.end(&self.shared.hub, sender).await;

@@ -1,4 +1,4 @@
-//! What a session waits for, and what goes on meanwhile: writing what waits in the outbox, and seeing the end.
+//! The events a session waits for, and the work during the wait: writing the outbox and noticing the end.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -17,11 +17,11 @@ use crate::connection::{CONTINUE, CloseReason, Flow};
 use crate::transport::PING;
 use crate::validators::{Asked, Question, let_go, poll_at_once, poll_guarded};
 
-/// After this time a session that has more to do lets others run. A shorter time changes little, because one read of
-/// a busy session takes about as long.
+/// The time after which a busy session yields. A shorter time has little effect, because one read of a busy session
+/// takes about as long.
 const TURN: Duration = Duration::from_micros(500);
 
-/// What a session waits for between its reads.
+/// The events between reads.
 pub(crate) enum Event {
     Received(ReadBuffer, usize),
     /// The outbox has room again.
@@ -30,7 +30,7 @@ pub(crate) enum Event {
 }
 
 impl Session {
-    /// Waits for the next thing to happen on the connection.
+    /// Waits for the next event of the connection.
     pub(crate) fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         let event = self.poll_for_event(cx);
         if event.is_pending() {
@@ -58,7 +58,7 @@ impl Session {
         self.poll_clock(cx, !duties.full).map(Event::Ended)
     }
 
-    /// Something was received at this moment: unless the session has just waited, its turn goes on.
+    /// Begins a turn when bytes are received, unless the current turn continues.
     pub(crate) async fn begin_turn(&mut self, now: Instant) -> Flow {
         match self.turn_began {
             Some(began) if now.duration_since(began) >= TURN => self.let_others_run().await,
@@ -75,7 +75,7 @@ impl Session {
         self.begin_turn(Instant::now()).await
     }
 
-    /// Writes what was gathered, and lets everything else run that is ready to.
+    /// Writes the collected pushes, and yields to other tasks.
     pub(super) async fn let_others_run(&mut self) -> Flow {
         self.end_batch().await;
         tokio::task::yield_now().await;
@@ -91,7 +91,7 @@ impl Session {
         .await
     }
 
-    /// Whether the time is up. `reading`: what the client sends is read, so its silence counts.
+    /// Checks the time limits. `reading`: the client is being read, so its silence counts.
     fn poll_clock(&mut self, cx: &mut Context<'_>, reading: bool) -> Poll<CloseReason> {
         let outbox = &self.outbox;
         let observe = || {
@@ -119,8 +119,7 @@ impl Session {
         CloseReason::TokenExpired
     }
 
-    /// What goes on whatever the session waits for: writing the rest, and seeing the end. `Continue`:
-    /// what had been waiting to be written is gone.
+    /// The work during every wait: writing the outbox and noticing the end. `Continue`: the outbox has become empty.
     pub(crate) fn poll_duties(&mut self, cx: &mut Context<'_>) -> Poll<Flow> {
         self.outbox.register(cx.waker());
         let duties = self.outbox.duties();
@@ -143,12 +142,12 @@ impl Session {
         }
     }
 
-    /// Writes what waits in the outbox; ready when nothing is left.
+    /// Writes the bytes of the outbox; ready when none are left.
     pub(crate) fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         self.io.poll_drain(cx, &self.outbox)
     }
 
-    /// Says that nothing more will be sent.
+    /// Shuts down the sending direction.
     pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         self.io.poll_shutdown(cx)
     }
@@ -158,8 +157,8 @@ impl Session {
         CloseReason::ConnectionLost
     }
 
-    /// Waits for `future`, going on with the duties meanwhile. The idle clock stands still, and what the
-    /// batch has gathered does not wait. `Break`, if the connection is to be closed first: then the future is dropped.
+    /// Waits for `future` and continues the other work meanwhile. The idle clock is stopped, and the collected pushes
+    /// are sent. Returns `Break` if the connection must be closed first; the future is dropped then.
     pub(crate) async fn wait<F: Future>(&mut self, future: F) -> Flow<F::Output> {
         let mut future = pin!(future);
         if let Poll::Ready(output) = poll_once(future.as_mut()).await {
@@ -187,8 +186,8 @@ impl Session {
         output
     }
 
-    /// Asks a validator, within its time limit. `None`: it failed, which has been logged, and the
-    /// request is to be answered SERVER_ERROR (2.17).
+    /// Asks a validator, within its time limit. `None`: the validator failed, which has been logged; the request is
+    /// answered SERVER_ERROR (2.17).
     pub(super) async fn ask<T>(
         &mut self,
         what: &'static str,
@@ -217,7 +216,7 @@ impl Session {
         ControlFlow::Continue(timed?.unwrap_or(Asked::TimedOut))
     }
 
-    /// A validator's answer; a failure is logged and counted.
+    /// The answer of a validator; a failure is logged and counted.
     pub(super) fn answer_of<T>(&mut self, what: &'static str, asked: Asked<T>) -> Option<T> {
         if let Asked::Answer(answer) = asked {
             return Some(answer);
@@ -226,14 +225,14 @@ impl Session {
         asked.logged(what, self.name())
     }
 
-    /// A validator answered, but with something that it must not answer. Logged and counted as a failure.
+    /// Logs and counts an invalid answer of a validator as a failure.
     pub(super) fn validator_mistake(&self, what: &'static str, mistake: &dyn fmt::Display) {
         self.shared.hub.counters.validator_failures.increment();
         tracing::error!(target: "jmqt::app", client = self.name(), %mistake, "{what} returned an invalid answer");
     }
 
-    /// Writes what was gathered, and waits until the client has taken so much that there is room for an answer. `Break`, if
-    /// the connection is to be closed: it may be that the client takes nothing.
+    /// Writes the collected pushes, and waits until the outbox has room for an answer. Returns `Break` if the
+    /// connection must be closed, for example because the client does not read.
     pub(crate) async fn wait_for_room(&mut self) -> Flow {
         self.end_batch().await;
         self.batch.full = false;

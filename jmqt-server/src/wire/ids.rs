@@ -1,13 +1,13 @@
-//! The ids that this server gives its QoS 1 pushes, as JMQT writes them (§9.a).
+//! The ids of the QoS 1 pushes of this server, in the text form of JMQT (§9.a).
 
 use crate::message::PushId;
 use crate::store::{ChannelKey, Epoch, LogPlace, Seq, Stamp};
 
-/// What makes ids of different databases and processes different.
+/// Distinguishes the ids of different databases and processes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct IdSpace {
     epoch: Epoch,
-    /// Made at random when the process started.
+    /// A random number of the process.
     process: u32,
 }
 
@@ -16,17 +16,17 @@ impl IdSpace {
         Self { epoch, process }
     }
 
-    /// Names the database.
+    /// The epoch of the database.
     pub(crate) fn epoch(self) -> Epoch {
         self.epoch
     }
 
-    /// The id of a message that is never stored.
+    /// The id of a message that is not stored.
     pub(crate) fn in_memory(self, number: u64) -> PushId {
         PushId::Memory { process: self.process, number }
     }
 
-    /// Reads an id of this database, or of a message in some process's memory; `None` for any other text.
+    /// Parses an id of this database, or of a message that was only in memory; returns `None` for any other text.
     pub(crate) fn parse(self, text: &str) -> Option<PushId> {
         if let Some(memory) = text.strip_prefix('m') {
             let (process, number) = memory.split_once('-')?;
@@ -45,15 +45,15 @@ impl IdSpace {
     }
 }
 
-/// Writes ids one after another. What an id has in common with the one before is left as it is.
+/// Writes ids one after another. The prefix that an id shares with the previous one is reused.
 pub(super) struct IdText {
     ids: IdSpace,
     text: String,
-    /// What the beginning of `text` says, and how long that is.
+    /// The meaning and the length of the prefix in `text`.
     beginning: Option<(Beginning, usize)>,
 }
 
-/// What the ids of a channel in one commit, or those of a process, begin with.
+/// The prefix of the ids of a channel in one commit, or of a process.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Beginning {
     Log(ChannelKey, Stamp),
@@ -105,7 +105,7 @@ impl IdText {
     }
 }
 
-/// Appends a number in hexadecimal digits: several times as fast as by way of `fmt`.
+/// Appends a number in hexadecimal digits. This is several times faster than `fmt`.
 fn push_hex(number: u64, text: &mut String) {
     let digits = (u64::BITS - number.leading_zeros()).div_ceil(4).max(1);
     for place in (0..digits).rev() {
@@ -114,7 +114,7 @@ fn push_hex(number: u64, text: &mut String) {
     }
 }
 
-/// The number that some hexadecimal digits, as [`push_hex`] writes them, stand for.
+/// Parses hexadecimal digits as written by [`push_hex`].
 fn hex(digits: &str) -> Option<u64> {
     if digits.is_empty() || digits.len() > 16 {
         return None;

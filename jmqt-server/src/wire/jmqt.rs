@@ -10,10 +10,10 @@ use crate::message::{LoggedPush, Pieces, RetainedPush, Run, place};
 use crate::packet_trace;
 use crate::transport::{Framing, websocket_header};
 
-/// What JMQT writes of a push beside what its frame has: of an id its key and quotes, and what ends the packet.
+/// The bytes of a push beside its frame: the key and quotes of the id, and the end of the packet.
 const ID_BYTES: usize = 14;
 
-/// A packet in this form.
+/// Encodes a packet in this form.
 pub(crate) fn framed(form: Form, packet: &Packet<'_>) -> Vec<u8> {
     let mut text = Vec::new();
     packet.encode(&mut text);
@@ -30,7 +30,7 @@ pub(crate) fn framed(form: Form, packet: &Packet<'_>) -> Vec<u8> {
     }
 }
 
-/// By what a publisher knows which of its publishes an answer is to. The hub keeps it and does not look at it.
+/// Identifies the publish that an answer belongs to. The hub keeps it without reading it.
 #[derive(Debug)]
 pub(crate) struct Receipt {
     id: Option<Box<str>>,
@@ -42,36 +42,36 @@ impl Receipt {
         self.id.as_deref()
     }
 
-    /// What it takes in memory beside itself.
+    /// The memory of the receipt in addition to its own size.
     pub(crate) fn bytes(&self) -> usize {
         self.id.as_ref().map_or(0, |id| id.len())
     }
 }
 
-/// The same as long as the publish is looked at.
+/// A borrowed receipt, while the publish is handled.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ReceiptRef<'a> {
     id: Option<&'a str>,
 }
 
 impl<'a> ReceiptRef<'a> {
-    /// Of a `pub` with this id.
+    /// The receipt of a `pub` with this id.
     pub(crate) const fn of_jmqt(id: Option<&'a str>) -> Self {
         Self { id }
     }
 
-    /// Whether the client would know which publish an answer is to.
+    /// Returns `true` if the client can assign an answer to its publish.
     pub(crate) const fn can_be_answered(self) -> bool {
         self.id.is_some()
     }
 
-    /// A receipt for longer.
+    /// Converts this into an owned receipt.
     pub(crate) fn kept(self) -> Receipt {
         Receipt { id: self.id.map(Into::into) }
     }
 }
 
-/// The answer to the publish that a receipt is for.
+/// Encodes the answer to the publish of a receipt.
 pub(super) fn receipt(form: Form, receipt: &Receipt, status: StatusCode) -> Vec<u8> {
     let id = receipt.id.as_deref().map(Into::into);
     let packet = Packet::PubAck(PubAck { status, id, data: None });
@@ -80,17 +80,17 @@ pub(super) fn receipt(form: Form, receipt: &Receipt, status: StatusCode) -> Vec<
     framed(form, &packet)
 }
 
-/// Pushes of one channel by one publisher.
+/// The part that all pushes of one channel and publisher share.
 pub(super) fn frame(channel: &ChannelName, sender: Option<&ClientId>) -> PushFrame {
     PushFrame::new(channel.as_str(), sender.map_or("", ClientId::as_str))
 }
 
-/// Puts pushes together in one form.
+/// Joins pushes in one form.
 struct Encoder {
     form: Form,
     bytes: Vec<u8>,
     ends: Vec<u32>,
-    /// What is behind the data, while its length is looked at.
+    /// A buffer for the part after the data, while the length is computed.
     behind: Vec<u8>,
 }
 
@@ -124,7 +124,7 @@ impl Encoder {
     }
 }
 
-/// QoS 0 messages.
+/// Encodes QoS 0 messages.
 pub(super) fn encode_run(form: Form, channel: &ChannelName, sender: Option<&ClientId>, run: &Run) -> Pieces {
     let frame = frame(channel, sender);
     let count = run.pieces.ends.len();
@@ -135,7 +135,7 @@ pub(super) fn encode_run(form: Form, channel: &ChannelName, sender: Option<&Clie
     encoder.finish()
 }
 
-/// QoS 1 messages. Server frames are not masked, so they are the same for every subscriber.
+/// Encodes QoS 1 messages. Frames of the server are not masked, so they are the same for every subscriber.
 pub(super) fn encode_logged(
     form: Form,
     ids: IdSpace,
@@ -159,7 +159,7 @@ pub(super) fn encode_logged(
     encoder.finish()
 }
 
-/// The same pushes, each with a NUL behind it, as WebSocket messages.
+/// Converts NUL-terminated pushes to WebSocket messages.
 pub(super) fn nul_to_websocket(nul: &Pieces) -> Pieces {
     let mut bytes = Vec::with_capacity(nul.bytes.len() + nul.ends.len() * 4);
     let mut ends = Vec::with_capacity(nul.ends.len());
@@ -172,7 +172,7 @@ pub(super) fn nul_to_websocket(nul: &Pieces) -> Pieces {
     Pieces { bytes: bytes.into(), ends: ends.into() }
 }
 
-/// A channel's retained message for one client (§9.b). Its data is shared with whoever read it.
+/// A channel's retained message for one client (§9.b). Its data is shared with all readers.
 pub(crate) struct RetainedPieces {
     pub(crate) head: Vec<u8>,
     pub(crate) data: Bytes,

@@ -1,4 +1,4 @@
-//! The lines that clients of the language of tests get.
+//! Encodes the lines that clients of the test language receive.
 
 use bytes::Bytes;
 use jmqt_core::{ChannelName, StatusCode};

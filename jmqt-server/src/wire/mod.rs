@@ -1,7 +1,7 @@
-//! From messages to the bytes that clients get: each message once per form, however many clients take that form.
+//! Encodes messages: each message once per form, for any number of clients.
 //!
-//! The outbox asks for the bytes of its form. It and the hub know neither what packets look like nor how they are told
-//! apart; what differs from session to session (nothing, in JMQT) is for this room too.
+//! The outbox requests the bytes in its form. The outbox and the hub know neither the packets nor their framing.
+//! Differences between sessions (JMQT has none) belong to this room too.
 
 mod ids;
 mod jmqt;
@@ -18,14 +18,14 @@ pub(crate) use ids::IdSpace;
 pub(crate) use jmqt::{Receipt, ReceiptRef, RetainedPieces, framed};
 pub(crate) use pushes::{LoggedPushes, Pushes, PushesBuilder};
 
-/// What the bytes of a client look like: its language, and how its packets are told apart.
+/// The encoding that a client receives: its language, and the framing of its packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Form {
-    /// JMQT, a NUL byte behind each packet.
+    /// JMQT with a NUL byte after each packet.
     JmqtNul,
-    /// JMQT, a WebSocket message each.
+    /// JMQT with a WebSocket message per packet.
     JmqtWebSocket,
-    /// Lines of text: a language for tests.
+    /// Lines of text, a language for tests.
     #[cfg(test)]
     Lines,
 }
@@ -50,7 +50,7 @@ impl Form {
     }
 }
 
-/// The answer to the publish that a receipt is for.
+/// Encodes the answer to the publish of a receipt.
 pub(crate) fn receipt(form: Form, receipt: &Receipt, status: StatusCode) -> Vec<u8> {
     match form {
         Form::JmqtNul | Form::JmqtWebSocket => jmqt::receipt(form, receipt, status),
@@ -59,7 +59,7 @@ pub(crate) fn receipt(form: Form, receipt: &Receipt, status: StatusCode) -> Vec<
     }
 }
 
-/// A channel's retained message (§9.b).
+/// Encodes a channel's retained message (§9.b).
 pub(crate) fn retained(form: Form, channel: &ChannelName, retained: RetainedPush) -> RetainedPieces {
     match form {
         Form::JmqtNul | Form::JmqtWebSocket => jmqt::retained(form, channel, retained),

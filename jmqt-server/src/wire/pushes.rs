@@ -12,7 +12,7 @@ use super::{Form, jmqt};
 use crate::message::{LoggedPush, Message, Pieces, Run, place};
 use crate::store::{ChannelKey, Seq};
 
-/// The same pushes in each form that somebody has asked for.
+/// The same pushes in each requested form.
 #[derive(Default)]
 struct Forms([OnceLock<Pieces>; Form::COUNT]);
 
@@ -31,23 +31,23 @@ pub(crate) struct Pushes {
     forms: Forms,
 }
 
-/// What the pieces of a run are.
+/// The content of the pieces of a run.
 enum Source {
     /// Packets in [`Form::JmqtNul`].
     JmqtNul,
-    /// What another node has sent.
+    /// Messages from another node.
     Bus,
 }
 
 impl Pushes {
-    /// Of one message, whatever its QoS.
+    /// The push of one message of any QoS.
     pub(crate) fn of(message: &Message) -> Self {
         let mut pushes = PushesBuilder::new(&message.channel, message.sender.as_ref());
         pushes.push_text(message.data.as_bytes());
         pushes.finish()
     }
 
-    /// Of messages that another node has sent.
+    /// The pushes of messages from another node.
     pub(crate) fn of_run(channel: ChannelName, sender: Option<ClientId>, run: Run) -> Self {
         Self { channel, sender, run, source: Source::Bus, forms: Forms::default() }
     }
@@ -57,7 +57,7 @@ impl Pushes {
         &self.run
     }
 
-    /// The messages as a client of this form gets them.
+    /// The messages encoded in this form.
     pub(crate) fn framed(&self, form: Form) -> &Pieces {
         match (&self.source, form) {
             (Source::JmqtNul, Form::JmqtNul) => &self.run.pieces,
@@ -73,8 +73,8 @@ impl Pushes {
     }
 }
 
-/// QoS 0 messages of a JMQT client, or of the server, being put together: most subscribers will get them as they are
-/// written here.
+/// Collects QoS 0 messages of a JMQT client or of the server. They are written in the form that most subscribers
+/// receive.
 pub(crate) struct PushesBuilder {
     channel: ChannelName,
     sender: Option<ClientId>,
@@ -109,7 +109,7 @@ impl PushesBuilder {
         self.ends.push(place(self.text.len()));
     }
 
-    /// How many bytes they take.
+    /// The number of bytes.
     pub(crate) fn len(&self) -> usize {
         self.text.len()
     }
@@ -132,7 +132,7 @@ pub(crate) struct LoggedPushes {
     forms: Forms,
 }
 
-/// What a message takes in memory beside its data, twice.
+/// The memory of a message in addition to its data, counted twice.
 const MESSAGE_BYTES: usize = 256;
 
 impl LoggedPushes {
@@ -140,7 +140,7 @@ impl LoggedPushes {
         Self { channel, messages, ids, forms: Forms::default() }
     }
 
-    /// The messages as a client of this form gets them.
+    /// The messages encoded in this form.
     pub(crate) fn framed(&self, form: Form) -> &Pieces {
         self.forms.get(form, || match form {
             Form::JmqtNul | Form::JmqtWebSocket => {
@@ -151,13 +151,13 @@ impl LoggedPushes {
         })
     }
 
-    /// About what they take in memory, encoded once.
+    /// The approximate memory of the messages, encoded once.
     pub(crate) fn bytes(&self) -> usize {
         let bytes = self.messages.iter().map(|message| 2 * message.data.as_bytes().len() + MESSAGE_BYTES);
         bytes.sum()
     }
 
-    /// The channel's key and the first and last place in its log; `None` if nothing of it is logged.
+    /// The channel's key, and the first and last position in its log; `None` if no message is logged.
     pub(crate) fn places(&self) -> Option<(ChannelKey, u64, u64)> {
         let mut places = self.messages.iter().filter_map(|message| message.id.place());
         let (key, Seq(first)) = places.next()?;

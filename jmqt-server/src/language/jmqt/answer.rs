@@ -1,4 +1,4 @@
-//! Answers: appended to the outbox, shown to operators.
+//! Answers: appended to the outbox, and logged if they refuse.
 
 use std::borrow::Cow;
 
@@ -17,13 +17,13 @@ pub(super) fn answer(session: &mut Session, packet: &Packet<'_>) {
     session.answered(is_full);
 }
 
-/// A packet as this client gets it. It will be sent.
+/// Encodes a packet that will be sent to this client.
 pub(super) fn framed(session: &Session, packet: &Packet<'_>) -> Vec<u8> {
     packet_trace::sent(session.name(), packet);
     wire::framed(session.outbox.form, packet)
 }
 
-/// Shows an operator why a client does not get on. Publishes are shown where they are refused: not all are answered.
+/// Logs a refusal. Publishes are logged where they are refused, because not all of them are answered.
 fn log_refusal(session: &Session, packet: &Packet<'_>) {
     if !tracing::enabled!(target: "jmqt::session", tracing::Level::DEBUG) {
         return;
@@ -41,8 +41,8 @@ fn log_refusal(session: &Session, packet: &Packet<'_>) {
     }
 }
 
-/// A known type with an unusable field is told so, with whatever could be read (2.5). Before
-/// `conn` nothing but `auth` and `conn` is answered (2.1).
+/// Answers a packet with a known type and an invalid field, with the fields that could be read (2.5). Before `conn`
+/// only `auth` and `conn` are answered (2.1).
 pub(super) fn answer_bad_field(session: &mut Session, kind: PacketType, problem: &str, echo: &Echo) {
     if session.member.is_none() && !matches!(kind, PacketType::Auth | PacketType::Conn) {
         return;

@@ -42,7 +42,7 @@ pub(super) async fn handle_conn(shared: &Shared, session: &mut Session, conn: Co
     }
 }
 
-/// A `conn` within a session: fine if it names the same client (2.4).
+/// Handles a `conn` within a session. It succeeds if it names the same client (2.4).
 pub(super) fn handle_conn_again(
     shared: &Shared,
     session: &mut Session,

@@ -1,4 +1,4 @@
-//! `disconn` of the server: why it closes a connection (protocol.md 2.22).
+//! The server's `disconn`, with the reason for closing a connection (protocol.md 2.22).
 
 use jmqt_protocol::{Disconn, Packet};
 
@@ -6,7 +6,7 @@ use crate::disconnect::Disconnect;
 use crate::session::Session;
 use crate::wire;
 
-/// The last packet that a client is sent.
+/// The last packet to a client.
 pub(in crate::language) fn goodbye(session: &Session, disconnect: &Disconnect) -> Vec<u8> {
     let packet = Packet::Disconn(Disconn {
         code: Some(disconnect.code()),

@@ -1,6 +1,7 @@
 //! JMQT: from packet text to the handler of its type.
 //!
-//! A handler reads a packet, calls a verb of the session, and answers. Nothing here knows sockets, databases or validators.
+//! A handler reads a packet, calls a verb of the session, and answers. This room does not depend on sockets,
+//! databases or validators.
 
 mod answer;
 mod auth;
@@ -26,7 +27,7 @@ use sub::{handle_sub, handle_unsub};
 
 pub(super) use goodbye::goodbye;
 
-/// A packet of more bytes than this can take a thread for a while: up to 10 ns a byte, if it is made of tiny members.
+/// A packet of more bytes than this can occupy a thread: up to 10 ns per byte if it consists of tiny members.
 const LONG_PACKET: usize = 64 * 1024;
 
 /// Handles one packet text.
@@ -64,8 +65,8 @@ pub(super) async fn handle(shared: &Shared, session: &mut Session, text: &[u8]) 
     }
 }
 
-/// Long packets take turns, and not all threads are at them: many clients that send them hold up each other and
-/// nobody else.
+/// Decodes a long packet. Long packets take turns and do not occupy all threads, so the clients that send them delay
+/// only each other.
 async fn decode_long<'t>(
     shared: &Shared,
     session: &mut Session,
@@ -84,7 +85,7 @@ async fn handle_packet(shared: &Shared, session: &mut Session, packet: Packet<'_
     }
 }
 
-/// The packets of a session that are not its daily bread.
+/// Handles the less frequent packets of a session.
 async fn handle_in_session(
     shared: &Shared,
     session: &mut Session,
@@ -109,7 +110,7 @@ async fn handle_in_session(
     flow
 }
 
-/// Before `conn` has succeeded only `auth` and `conn` are answered (2.1).
+/// Handles a packet before `conn` has succeeded: only `auth` and `conn` are answered (2.1).
 async fn handle_before_conn(shared: &Shared, session: &mut Session, packet: Packet<'_>) -> Flow {
     let flow = match packet {
         Packet::Auth(auth) => handle_auth(shared, session, auth).await,
@@ -123,7 +124,7 @@ async fn handle_before_conn(shared: &Shared, session: &mut Session, packet: Pack
     flow
 }
 
-/// `pushAck` (§7.n, protocol.md 2.14), whatever its status: the client has had the message.
+/// Handles a `pushAck` (§7.n, protocol.md 2.14) of any status: the client has received the message.
 fn handle_push_ack(shared: &Shared, session: &Session, ack: &PushAck<'_>) -> Flow {
     verbs::acknowledge(shared, session, session.outbox.context.ids.parse(&ack.id));
     CONTINUE

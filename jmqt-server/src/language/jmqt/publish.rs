@@ -12,7 +12,7 @@ use crate::session::verbs::{Publication, parse_number};
 use crate::session::{Session, verbs};
 use crate::wire::ReceiptRef;
 
-/// The longest packet id that is taken (protocol.md 2.8).
+/// The longest accepted packet id (protocol.md 2.8).
 const MAX_ID_BYTES: usize = 256;
 
 pub(super) async fn handle_pub(
@@ -48,7 +48,7 @@ pub(super) async fn handle_pub(
     }
 }
 
-/// `pub` to a control channel (2.19).
+/// Handles a `pub` to a control channel (2.19).
 async fn handle_control(
     shared: &Shared,
     session: &mut Session,
@@ -74,7 +74,7 @@ async fn handle_control(
     CONTINUE
 }
 
-/// Answers a publish that is not carried out: a QoS 0 one only if it has an id (2.5).
+/// Answers a refused publish. A QoS 0 publish is answered only if it has an id (2.5).
 async fn refuse(
     shared: &Shared,
     session: &mut Session,
@@ -98,10 +98,10 @@ async fn refuse(
     CONTINUE
 }
 
-/// A QoS 1 publish has no id, or it is not the number that it has to be; or the id is too long.
+/// The id of a QoS 1 publish is missing, too long, or not the required number.
 struct UnusableId;
 
-/// The number of a publish that is to be taken once (2.23).
+/// The number of a publish that is stored once (2.23).
 fn number(session: &Session, publish: &Pub<'_>) -> Result<Option<u64>, UnusableId> {
     match (publish.qos, publish.id.as_deref()) {
         (_, Some(id)) if id.len() > MAX_ID_BYTES => Err(UnusableId),

@@ -47,7 +47,7 @@ pub(super) async fn handle_unsub(
     CONTINUE
 }
 
-/// The name, if a client may subscribe to it and unsubscribe from it (2.8).
+/// The channel name, if a client may subscribe to it and unsubscribe from it (2.8).
 fn plain_channel(raw: &str) -> Option<ChannelName> {
     ChannelName::parse(raw).ok().filter(|channel| channel.kind() == ChannelKind::Plain)
 }

@@ -1,4 +1,4 @@
-//! A client says who it is and proves it (§7.a, §10).
+//! The verb `authenticate`: a client proves its identity (§7.a, §10).
 
 use std::ops::ControlFlow;
 
@@ -9,10 +9,10 @@ use crate::context::Shared;
 use crate::session::Session;
 use crate::validators::{AuthRequest, AuthVerdict, Grant, asking};
 
-/// Why a client got no token.
+/// The reason why a client received no token.
 pub(crate) struct RefusedAuth {
     pub(crate) status: StatusCode,
-    /// For people to read.
+    /// A message for users.
     pub(crate) message: String,
 }
 

@@ -1,4 +1,4 @@
-//! A request to the application, on a control channel (§9.d, protocol.md 2.19).
+//! The verb `control`: a request to the application on a control channel (§9.d, protocol.md 2.19).
 
 use std::ops::ControlFlow;
 

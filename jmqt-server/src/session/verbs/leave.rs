@@ -1,4 +1,4 @@
-//! A client says goodbye (§9.f, protocol.md 2.16).
+//! The verb `leave`: a client ends its session (§9.f, protocol.md 2.16).
 
 use std::ops::ControlFlow;
 
@@ -9,7 +9,7 @@ use crate::context::Shared;
 use crate::session::Session;
 use crate::validators::{DisconnectNotice, asking};
 
-/// Tells the disconnect notifier, and ends the connection.
+/// Calls the disconnect notifier, and ends the connection.
 pub(crate) async fn leave(shared: &Shared, session: &mut Session, client: &ClientId) -> Flow {
     let attached = session.attached.clone();
     let of_session = attached.as_ref().and_then(|attached| attached.data()).into();

@@ -1,8 +1,8 @@
-//! What a client can ask for, in whatever language.
+//! The requests of a client in any language.
 //!
-//! A verb asks its validator, calls the hub, and returns what came of it, or the status that the request is refused with. It
-//! knows no packets: a room under `language` makes a packet a verb's arguments, and the result an answer.
-//! `ControlFlow::Break` is the end of the connection.
+//! A verb asks its validator, calls the hub, and returns the result, or the status of the refusal. It knows no
+//! packets: a room under `language` converts a packet into the arguments of a verb, and the result into an answer.
+//! `ControlFlow::Break` ends the connection.
 
 mod authenticate;
 mod control;
@@ -26,7 +26,7 @@ use jmqt_core::StatusCode;
 use super::Session;
 use crate::validators::Verdict;
 
-/// What a verdict means for the acknowledgement.
+/// The status for the acknowledgement that corresponds to a verdict.
 fn status_of(session: &Session, what: &'static str, verdict: Option<Verdict>) -> StatusCode {
     match verdict {
         Some(Verdict::Allow) => StatusCode::OK,

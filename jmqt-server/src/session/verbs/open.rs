@@ -1,4 +1,4 @@
-//! A client opens a session (§7.c, protocol.md 2.2 to 2.4, 2.9, 2.23).
+//! The verb `open`: a client begins a session (§7.c, protocol.md 2.2 to 2.4, 2.9, 2.23).
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -16,42 +16,43 @@ use crate::session::{Member, Session};
 use crate::store::PublisherId;
 use crate::validators::{Attached, ConnRequest, ConnVerdict, OpenNotice, asking};
 
-/// After so many channels have been asked for their retained messages, others have a turn.
+/// The number of channels with retained messages after which the loop yields.
 const CHANNELS_PER_TURN: usize = 64;
 
-/// The session that a client asks for.
+/// The session that a client requests.
 pub(crate) struct Opening<'a> {
     pub(crate) client: ClientId,
     pub(crate) token: &'a str,
-    /// How many QoS 1 pushes it may have unacknowledged, if it says so.
+    /// The number of QoS 1 pushes that may be unacknowledged, if the client sets it.
     pub(crate) window: Option<u32>,
     pub(crate) redelivery: Redelivery,
     pub(crate) publisher: Option<PublisherId>,
 }
 
-/// A session that is there and has been sent nothing: [`start`] it when the client was told that it is open.
+/// A new session to which nothing has been sent. Call [`start`] after the client received the acknowledgement.
 pub(crate) struct Opened {
     client: ClientId,
-    /// Channels that may have a retained message for it.
+    /// Channels that may have a retained message for the session.
     retained: Vec<ChannelName>,
 }
 
-/// Why there is no session.
+/// The reason why no session was opened.
 pub(crate) enum NotOpened {
     Refused(StatusCode),
-    /// The session that the client has goes on, and this connection is to end; it may come back after this time.
+    /// The existing session of the client continues, and this connection ends; the client may reconnect after this
+    /// time.
     TooManyTakeovers(Duration),
 }
 
-/// What the application has decided about a session that it accepts.
+/// The application's decision about an accepted session.
 struct Accepted {
     recorded: Vec<Recorded>,
     attached: Option<Arc<Attached>>,
-    /// From the verdict on.
+    /// The duration, counted from the verdict.
     valid_for: Option<Duration>,
 }
 
-/// Asks the conn validator, and begins the session.
+/// Asks the conn validator, and opens the session.
 pub(crate) async fn open(
     shared: &Shared,
     session: &mut Session,
@@ -75,7 +76,7 @@ pub(crate) async fn open(
     }))
 }
 
-/// What the application has decided about the session, or why there is to be none.
+/// The application's decision about the session, or the reason for the refusal.
 async fn ask(
     shared: &Shared,
     session: &mut Session,
@@ -148,8 +149,8 @@ async fn begin(
     ControlFlow::Continue(Ok(Opened { client, retained }))
 }
 
-/// What follows when the client was told that its session is open: the first window of pending pushes, the retained
-/// messages, each when there is room for it, then whatever was held back (2.3); and the open notifier.
+/// Sends what follows the acknowledgement of a new session: the first window of pending pushes, the retained
+/// messages, each when there is room for it, and then the held messages (2.3). Then calls the open notifier.
 pub(crate) async fn start(shared: &Shared, session: &mut Session, opened: Opened) -> Flow {
     let Opened { client, retained } = opened;
     start_pushing(shared, session, &retained).await?;

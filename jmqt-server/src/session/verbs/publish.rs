@@ -1,5 +1,5 @@
-//! A client publishes to a plain or point-to-point channel, and acknowledges what it was sent (§7.k, §7.n, §9.a, §9.d,
-//! protocol.md 2.10 to 2.14, 2.21, 2.23).
+//! The verbs `publish` and `acknowledge`: a client publishes to a plain or point-to-point channel, and acknowledges
+//! pushes (§7.k, §7.n, §9.a, §9.d, protocol.md 2.10 to 2.14, 2.21, 2.23).
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -17,24 +17,24 @@ use crate::store::PublishId;
 use crate::validators::{PubRequest, PubVerdict, Replacement, Verdict, asking, poll_at_once};
 use crate::wire::ReceiptRef;
 
-/// What a client publishes.
+/// The message that a client publishes.
 #[derive(Clone, Copy)]
 pub(crate) struct Publication<'a> {
     pub(crate) data: Payload<'a>,
     pub(crate) qos: Qos,
     pub(crate) retain: Retain,
-    /// By what the client knows the acknowledgement.
+    /// Identifies the publish in the acknowledgement.
     pub(crate) receipt: ReceiptRef<'a>,
-    /// The number of one that is to be taken once (2.23).
+    /// The number of a publish that is stored once (2.23).
     pub(crate) number: Option<u64>,
 }
 
-/// What became of a publish: `Ok`, and nothing is to be answered now; or the status that it is refused with.
+/// The result of a publish: `Ok` if nothing is to be answered now, otherwise the status of the refusal.
 type Published = Flow<Result<(), StatusCode>>;
 
 const DONE: Published = ControlFlow::Continue(Ok(()));
 
-/// Publishes to a plain or point-to-point channel. The acknowledgement of a QoS 1 publish comes when it is on disk.
+/// Publishes to a plain or point-to-point channel. A QoS 1 publish is acknowledged when it is on disk.
 pub(crate) async fn publish(
     shared: &Shared,
     session: &mut Session,
@@ -85,7 +85,8 @@ pub(crate) async fn publish(
     publish_allowed(shared, session, client, channel, publication).await
 }
 
-/// Publishes other data than the client sent. In a future of its own, which costs those nothing that do not.
+/// Publishes data that differs from what the client sent. A separate future, so that other publishes do not pay for
+/// it.
 async fn publish_replaced(
     shared: &Shared,
     session: &mut Session,
@@ -138,7 +139,7 @@ async fn publish_to_all(
     DONE
 }
 
-/// A message for one client (2.11, 2.21). It is never retained (2.12).
+/// Publishes a message for one client (2.11, 2.21). It is never retained (2.12).
 async fn publish_to_peer(
     shared: &Shared,
     session: &mut Session,
@@ -167,7 +168,7 @@ async fn publish_to_peer(
     }
 }
 
-/// Hands a QoS 1 publish to the store; it is acknowledged when it is on disk (2.13).
+/// Submits a QoS 1 publish to the store; it is acknowledged when it is on disk (2.13).
 async fn submit(
     shared: &Shared,
     session: &mut Session,
@@ -188,8 +189,8 @@ async fn submit(
     ControlFlow::Continue(submitted.map_err(|_| StatusCode::SERVER_ERROR))
 }
 
-/// Has a QoS 1 publish that is not carried out answered behind those that wait for the store: acknowledgements keep their
-/// order (2.10). `false`: none waits, and the caller answers.
+/// Answers a refused QoS 1 publish after those that wait for the store, because acknowledgements keep their order
+/// (2.10). Returns `false` if none waits: the caller must answer.
 pub(crate) async fn refuse_in_order(
     shared: &Shared,
     session: &mut Session,
@@ -205,7 +206,8 @@ pub(crate) async fn refuse_in_order(
     ControlFlow::Continue(session.wait(submitting).await?.is_ok())
 }
 
-/// The client has had the QoS 1 push with this id, if it is an id. What that makes room for is sent at the end of the batch.
+/// Records the acknowledgement of the QoS 1 push with this id. Pushes that now have room are sent at the end of the
+/// batch.
 pub(crate) fn acknowledge(shared: &Shared, session: &Session, push: Option<PushId>) {
     if !push.is_some_and(|push| session.outbox.acknowledge(push)) {
         shared.hub.counters.acks_ignored.increment();

@@ -1,4 +1,4 @@
-//! A client subscribes, or does so no longer (§7.g, §7.i, §9.b, §9.c, protocol.md 2.8, 2.12, 2.20).
+//! The verbs `subscribe` and `unsubscribe` (§7.g, §7.i, §9.b, §9.c, protocol.md 2.8, 2.12, 2.20).
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -13,8 +13,8 @@ use crate::log_limit::log_limited;
 use crate::session::Session;
 use crate::validators::{SubRequest, UnsubRequest, asking};
 
-/// Subscribes the client to a plain channel. The answer is queued together with what the channel has for the client:
-/// with [`Outbox::open`](crate::outbox::Outbox::open).
+/// Subscribes the client to a plain channel. The answer is queued together with the retained message, with
+/// [`Outbox::open`](crate::outbox::Outbox::open).
 pub(crate) async fn subscribe(
     shared: &Shared,
     session: &mut Session,
@@ -60,7 +60,7 @@ pub(crate) async fn unsubscribe(
     ControlFlow::Continue(if unsubscribed.is_ok() { StatusCode::OK } else { StatusCode::SERVER_ERROR })
 }
 
-/// Whether the client has room for one more subscription; one that it has already takes none.
+/// Returns `true` if the client may have one more subscription. An existing one needs no room.
 fn has_room(
     shared: &Shared,
     session: &Session,
