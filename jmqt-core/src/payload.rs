@@ -14,7 +14,7 @@ pub struct Payload<'a>(&'a str);
 
 /// The text is not exactly one JSON value, or nests deeper than [`MAX_DEPTH`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a payload must be one JSON value, nested at most 128 levels deep")]
+#[error("a payload must be one JSON value, nested at most 128 deep")]
 pub struct InvalidPayload;
 
 impl<'a> Payload<'a> {
