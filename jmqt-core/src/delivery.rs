@@ -1,31 +1,31 @@
-//! How a message is delivered and how long a subscription lasts (§9.a to §9.c).
+//! Quality of service and persistence of subscriptions (§9.a to §9.c).
 
-/// Whether a message is stored and acknowledged (§9.a).
+/// The quality of service of a message (§9.a).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Qos {
-    /// 0: to those who are connected now, without acknowledgement.
+    /// 0: delivered to the connected subscribers, without acknowledgement.
     #[default]
     AtMostOnce,
-    /// 1: stored first, then delivered until acknowledged.
+    /// 1: stored first, then delivered until it is acknowledged.
     AtLeastOnce,
 }
 
-/// Whether a subscription survives the session (§9.c).
+/// The persistence of a subscription (§9.c).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Persistence {
-    /// It ends with the session.
+    /// The subscription ends with the session.
     #[default]
     Temporary,
-    /// It survives, and messages are stored while the client is away.
+    /// The subscription outlives the session, and messages are stored while the client is absent.
     Persistent,
 }
 
-/// Whether a message is kept for those who subscribe later (§9.b).
+/// Whether a message is kept for later subscribers (§9.b).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Retain {
-    /// It is not.
+    /// The message is not kept.
     #[default]
     No,
-    /// It replaces the channel's retained message.
+    /// The message replaces the channel's retained message.
     Yes,
 }

@@ -1,4 +1,4 @@
-//! Why a server closes a connection (protocol.md 2.22).
+//! The reasons why a server closes a connection (protocol.md 2.22).
 
 use std::fmt;
 
@@ -16,17 +16,17 @@ impl DisconnectCode {
     pub const DRAIN: Self = Self(4001);
     /// 4002: nothing was received in time (protocol.md 2.15).
     pub const IDLE: Self = Self(4002);
-    /// 4003: the client did not read what was sent to it.
+    /// 4003: the client did not read the data that was sent to it.
     pub const SLOW: Self = Self(4003);
     /// 4004: the client did not acknowledge QoS 1 pushes (protocol.md 2.14).
     pub const NO_ACKNOWLEDGEMENTS: Self = Self(4004);
     /// 4005: the server, its database or its application failed.
     pub const SERVER_ERROR: Self = Self(4005);
-    /// 4006: a limit that may have room later, for example a rate.
+    /// 4006: a temporary limit, for example a rate.
     pub const TRY_LATER: Self = Self(4006);
     /// 4007: the token of the session has expired; a new one is needed.
     pub const TOKEN_EXPIRED: Self = Self(4007);
-    /// 4008: the application closed the connection, and the client may come back.
+    /// 4008: the application closed the connection, and the client may reconnect.
     pub const BY_APPLICATION: Self = Self(4008);
     /// 4500: a newer connection of the same client took over (protocol.md 2.4).
     pub const TAKEOVER: Self = Self(4500);
@@ -34,24 +34,24 @@ impl DisconnectCode {
     pub const BAD_PACKETS: Self = Self(4501);
     /// 4502: a packet was larger than the server allows (protocol.md 2.5).
     pub const PACKET_TOO_LARGE: Self = Self(4502);
-    /// 4503: the application closed the connection, and the client is not to come back by itself.
+    /// 4503: the application closed the connection, and the client must not reconnect by itself.
     pub const KICKED: Self = Self(4503);
     /// 4504: too many refused `auth` and `conn` packets on one connection.
     pub const TOO_MANY_REFUSALS: Self = Self(4504);
 
-    /// A code by its number; any number is allowed.
+    /// Makes a code from its number; any number is allowed.
     #[must_use]
     pub const fn new(code: u16) -> Self {
         Self(code)
     }
 
-    /// The number that is sent.
+    /// The number on the wire.
     #[must_use]
     pub const fn code(self) -> u16 {
         self.0
     }
 
-    /// Whether the client may reconnect without being asked to: true unless the number is 4500 to 4999.
+    /// Returns `true` if the client may reconnect by itself: for all numbers except 4500 to 4999.
     #[must_use]
     pub const fn may_reconnect(self) -> bool {
         !matches!(self.0, 4500..=4999)

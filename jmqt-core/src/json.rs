@@ -1,40 +1,39 @@
-//! JSON text cut into its pieces without building anything.
+//! A lexer that splits JSON text without building values.
 //!
-//! Accepts exactly the grammar of RFC 8259, as `serde_json` does (a property test holds the two
-//! against each other). It exists because a server reads millions of small packets whose payload
-//! it must check but never look at: going over the text once, eight bytes at a step, costs a
-//! quarter of what deserialising into a `RawValue` costs.
+//! It accepts exactly the grammar of RFC 8259, as `serde_json` does; a property test compares both. A server reads
+//! millions of small packets, whose payload it must validate but never read. Scanning the text once, eight bytes at a
+//! time, costs a quarter of deserializing it into a `RawValue`.
 
 use std::borrow::Cow;
 
 use crate::{InvalidPayload, MAX_DEPTH, Payload};
 
-/// The text is not JSON; `.0` says what was wrong.
+/// The text is not JSON; `.0` describes the error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct NotJson(pub &'static str);
 
-/// One JSON value as written in the text.
+/// One JSON value as text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Raw<'a> {
     text: &'a str,
     depth: u32,
-    /// It is a string with escapes.
+    /// The value is a string with escapes.
     escaped: bool,
 }
 
 impl<'a> Raw<'a> {
-    /// The value as it stands in the text, without white space around it.
+    /// The text of the value without surrounding white space.
     #[must_use]
     #[inline]
     pub const fn text(self) -> &'a str {
         self.text
     }
 
-    /// The value as a payload. Only a lexer makes a `Raw`, so nothing is checked here but the depth.
+    /// The value as a payload. Only a lexer creates a `Raw`, so only the depth is checked.
     ///
     /// # Errors
-    /// [`InvalidPayload`] if it is nested deeper than [`MAX_DEPTH`].
+    /// [`InvalidPayload`] if the value is nested deeper than [`MAX_DEPTH`].
     #[inline]
     pub fn payload(self) -> Result<Payload<'a>, InvalidPayload> {
         if self.depth as usize > MAX_DEPTH {
@@ -43,7 +42,7 @@ impl<'a> Raw<'a> {
         Ok(Payload::of_checked(self.text))
     }
 
-    /// The text of a string; `None` if it has a lone surrogate escape.
+    /// The content of a string; `None` if it has a lone surrogate escape.
     #[must_use]
     #[inline]
     pub fn unescaped(self) -> Option<Cow<'a, str>> {
@@ -61,14 +60,14 @@ pub struct Lexer<'a> {
 }
 
 impl<'a> Lexer<'a> {
-    /// The beginning of this text.
+    /// A lexer at the beginning of this text.
     #[must_use]
     #[inline]
     pub const fn new(text: &'a str) -> Self {
         Self { text, at: 0 }
     }
 
-    /// The next byte that is not white space, without passing over it.
+    /// Peeks at the next byte that is not white space.
     #[inline]
     pub fn peek(&mut self) -> Option<u8> {
         let bytes = self.text.as_bytes();
@@ -81,7 +80,7 @@ impl<'a> Lexer<'a> {
         None
     }
 
-    /// Passes over `byte`, and says whether it was there.
+    /// Skips `byte` if it is next, and returns whether it was.
     #[inline]
     pub fn eat(&mut self, byte: u8) -> bool {
         let found = self.peek() == Some(byte);
@@ -89,19 +88,19 @@ impl<'a> Lexer<'a> {
         found
     }
 
-    /// Passes over `byte`, which the grammar wants here.
+    /// Skips `byte`, which the grammar requires here.
     ///
     /// # Errors
-    /// `missing`, if another byte is there.
+    /// `missing` if another byte is next.
     #[inline]
     pub fn expect(&mut self, byte: u8, missing: &'static str) -> Result<(), NotJson> {
         if self.eat(byte) { Ok(()) } else { Err(NotJson(missing)) }
     }
 
-    /// Nothing but white space may be left.
+    /// Checks that only white space is left.
     ///
     /// # Errors
-    /// Something follows.
+    /// More text follows.
     #[inline]
     pub fn end(&mut self) -> Result<(), NotJson> {
         match self.peek() {
@@ -110,8 +109,8 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    /// A member's key of two letters, and its colon, written as everybody writes them; `None`, and nothing
-    /// is passed over, if it is not that. Saves most keys the way through [`key`](Self::key).
+    /// Reads an object key of two letters with its colon, in the usual notation. Returns `None` and reads nothing if
+    /// another notation is used. This avoids [`key`](Self::key) for most keys.
     #[inline]
     pub fn short_key(&mut self) -> Option<[u8; 2]> {
         match self.text.as_bytes().get(self.at..self.at + 5) {
@@ -123,10 +122,10 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    /// A member's key and its colon.
+    /// Reads an object key and its colon.
     ///
     /// # Errors
-    /// What is there is no key with a colon.
+    /// The text is not a key with a colon.
     #[inline]
     pub fn key(&mut self) -> Result<Cow<'a, str>, NotJson> {
         if self.peek() != Some(b'"') {
@@ -138,10 +137,10 @@ impl<'a> Lexer<'a> {
         Ok(key)
     }
 
-    /// One value of any kind.
+    /// Reads one value of any type.
     ///
     /// # Errors
-    /// What is there is no JSON value.
+    /// The text is not a JSON value.
     #[inline]
     pub fn value(&mut self) -> Result<Raw<'a>, NotJson> {
         let first = self.peek();
@@ -157,7 +156,7 @@ impl<'a> Lexer<'a> {
         Ok(Raw { text: &self.text[start..self.at], depth, escaped: false })
     }
 
-    /// A string, quotes included. The next byte is its opening quote.
+    /// Reads a string, quotes included. The next byte is its opening quote.
     #[inline]
     fn string(&mut self) -> Result<Raw<'a>, NotJson> {
         let bytes = self.text.as_bytes();
@@ -180,7 +179,7 @@ impl<'a> Lexer<'a> {
         Ok(Raw { text: &self.text[start..self.at], depth: 0, escaped })
     }
 
-    /// A number, `true`, `false` or `null`.
+    /// Reads a number, `true`, `false` or `null`.
     fn scalar(&mut self) -> Result<(), NotJson> {
         let rest = &self.text.as_bytes()[self.at..];
         let length = match rest.first() {
@@ -195,8 +194,8 @@ impl<'a> Lexer<'a> {
         Ok(())
     }
 
-    /// An array or object, however deep; returns its depth. Not recursive: a million `[` must not
-    /// end in a stack overflow.
+    /// Reads an array or object of any depth and returns its depth. It is not recursive, because a million `[` must
+    /// not overflow the stack.
     fn container(&mut self) -> Result<u32, NotJson> {
         let mut open = OpenContainers::default();
         let mut deepest = 0;
@@ -260,7 +259,7 @@ impl<'a> Lexer<'a> {
     }
 }
 
-/// Which of the open containers are objects: a bit each, the heap only beyond 64.
+/// Tells which open containers are objects: one bit each, on the heap only beyond 64.
 #[derive(Default)]
 struct OpenContainers {
     depth: usize,
@@ -293,7 +292,7 @@ impl OpenContainers {
     }
 }
 
-/// The first place at or after `at` with a quote, a backslash or a control character, or the end.
+/// The first position at or after `at` with a quote, a backslash or a control character, or the end.
 fn skip_plain(bytes: &[u8], mut at: usize) -> usize {
     // Most strings are short keys and names, which the first step ends; the long ones are payloads.
     match special_in_word(bytes, at) {
@@ -316,7 +315,7 @@ fn skip_plain(bytes: &[u8], mut at: usize) -> usize {
     }
 }
 
-/// Looks at eight bytes, or at what is left: where a string's plain part ends, if it does so there.
+/// Finds the end of a string's plain part in the next eight bytes, or in the rest of the text.
 fn special_in_word(bytes: &[u8], at: usize) -> Option<usize> {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const HIGH: u64 = 0x8080_8080_8080_8080;
@@ -339,7 +338,7 @@ fn is_special(byte: u8) -> bool {
     (byte == b'"') | (byte == b'\\') | (byte < 0x20)
 }
 
-/// The place after the escape sequence at `at`.
+/// The position after the escape sequence at `at`.
 fn skip_escape(bytes: &[u8], at: usize) -> Result<usize, NotJson> {
     match bytes.get(at + 1) {
         Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => Ok(at + 2),
@@ -351,7 +350,7 @@ fn skip_escape(bytes: &[u8], at: usize) -> Result<usize, NotJson> {
     }
 }
 
-/// How many bytes of `rest` are a number.
+/// The length of the number at the start of `rest`.
 fn number_length(rest: &[u8]) -> Result<usize, NotJson> {
     let digits = |from: usize| rest[from..].iter().take_while(|byte| byte.is_ascii_digit()).count();
     let some_digits = |from: usize| match digits(from) {
@@ -386,7 +385,7 @@ mod tests {
         lexer.value().and_then(|_| lexer.end()).is_ok()
     }
 
-    /// `serde_json` goes over a raw value without unescaping its strings, as the lexer does.
+    /// `serde_json` scans a raw value without unescaping its strings, as the lexer does.
     fn serde_accepts(text: &str) -> bool {
         serde_json::from_str::<&serde_json::value::RawValue>(text).is_ok()
     }

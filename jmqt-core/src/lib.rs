@@ -1,8 +1,8 @@
-//! The words that every language of a server shares: names, delivery flags, status codes and JSON payloads.
+//! Types that all languages of a server share: names, delivery flags, status codes and JSON payloads.
 //!
-//! A client speaks one language, JMQT for example; the hub, the store and the bus know only the words of this crate. So it
-//! depends on no packet of any language. Like `jmqt-protocol` it never waits: no sockets, no clock, no files, no runtime.
-//! Applications find these words in `jmqt-server` and `jmqt-client`.
+//! A client speaks one language, for example JMQT; the hub, the store and the bus use only the types of this crate.
+//! The crate therefore depends on no packet of any language. Like `jmqt-protocol` it does no I/O: no sockets, clock,
+//! files, runtime. `jmqt-server` and `jmqt-client` re-export these types to applications.
 
 mod delivery;
 mod disconnect;

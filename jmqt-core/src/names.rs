@@ -1,4 +1,4 @@
-//! Names that have been checked once: channels, clients, tokens (§9.d, §10, protocol.md 2.8).
+//! Validated names: channels, clients, tokens (§9.d, §10, protocol.md 2.8).
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -13,10 +13,10 @@ pub const MAX_CLIENT_ID_BYTES: usize = 256;
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ChannelName(Arc<str>);
 
-/// What a channel is for, which its first character tells (§9.d).
+/// The kind of a channel, determined by its first character (§9.d).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChannelKind {
-    /// Published to and subscribed to.
+    /// A channel for publishing and subscribing.
     Plain,
     /// `$name`: a request to the server application.
     Control,
@@ -30,10 +30,10 @@ pub enum ChannelKind {
 pub struct InvalidChannel;
 
 impl ChannelName {
-    /// Trims and checks `raw`. There is no other way in, so no code downstream checks again.
+    /// Trims and validates `raw`. There is no other constructor, so later code need not validate again.
     ///
     /// # Errors
-    /// [`InvalidChannel`] if nothing, or a sigil alone, or more than 512 bytes are left.
+    /// [`InvalidChannel`] if the rest is empty, a sigil alone, or longer than 512 bytes.
     pub fn parse(raw: &str) -> Result<Self, InvalidChannel> {
         let name = raw.trim();
         if matches!(name, "" | "$" | "#") || name.len() > MAX_CHANNEL_BYTES {
@@ -54,7 +54,7 @@ impl ChannelName {
         &self.0
     }
 
-    /// Plain, control or point-to-point.
+    /// The kind of the channel.
     #[must_use]
     pub fn kind(&self) -> ChannelKind {
         match self.0.as_bytes()[0] {
@@ -64,8 +64,7 @@ impl ChannelName {
         }
     }
 
-    /// The client a point-to-point channel leads to, or `None` for other channels and for a name
-    /// that no client can have.
+    /// The client of a point-to-point channel; `None` for other channels and for a name that no client can have.
     #[must_use]
     pub fn peer(&self) -> Option<ClientId> {
         ClientId::parse(self.0.strip_prefix('#')?).ok()
@@ -82,7 +81,7 @@ pub struct ClientId(Arc<str>);
 pub struct InvalidClientId;
 
 impl ClientId {
-    /// Checks `raw`; nothing is trimmed, because two spellings must not be one client.
+    /// Validates `raw`, without trimming, because two spellings must not be the same client.
     ///
     /// # Errors
     /// [`InvalidClientId`] if it is empty, longer than 256 bytes, or has surrounding white space.
@@ -140,18 +139,18 @@ macro_rules! name {
 name!(ChannelName, InvalidChannel);
 name!(ClientId, InvalidClientId);
 
-/// What `authAck` hands out and `conn` brings back (§10). Shown nowhere: its `Debug` is blank.
+/// The token that `authAck` contains and `conn` sends back (§10). Its `Debug` output is blank.
 #[derive(Clone, PartialEq, Eq)]
 pub struct AuthToken(Box<str>);
 
 impl AuthToken {
-    /// Wraps a token; what is in it is the application's business.
+    /// Wraps a token, whose content only the application knows.
     #[must_use]
     pub fn new(token: impl Into<Box<str>>) -> Self {
         Self(token.into())
     }
 
-    /// The token itself. Never log it.
+    /// The text of the token. Never log it.
     #[must_use]
     pub fn reveal(&self) -> &str {
         &self.0

@@ -1,18 +1,18 @@
-//! The `dt` of a message: JSON text that passes through byte for byte (protocol.md 2.7).
+//! The `dt` of a message: JSON text that is passed on byte for byte (protocol.md 2.7).
 
 use std::fmt;
 
 use crate::json::Lexer;
 
-/// How deep arrays and objects may nest in a payload (protocol.md 2.5).
+/// The maximum nesting of arrays and objects in a payload (protocol.md 2.5).
 pub const MAX_DEPTH: usize = 128;
 
-/// One JSON value, as text, never re-serialised: numbers keep their digits, objects their key
-/// order, strings their escapes (protocol.md 2.7).
+/// One JSON value as text. It is never serialized again: numbers keep their digits, objects their key order, strings
+/// their escapes (protocol.md 2.7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Payload<'a>(&'a str);
 
-/// The text is not exactly one JSON value, or nests deeper than [`MAX_DEPTH`].
+/// The text is not exactly one JSON value, or is nested deeper than [`MAX_DEPTH`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a payload must be one JSON value, nested at most 128 deep")]
 pub struct InvalidPayload;
@@ -23,10 +23,10 @@ impl<'a> Payload<'a> {
     /// The JSON object without members.
     pub const EMPTY_OBJECT: Self = Self("{}");
 
-    /// Checks that `text` is one JSON value. Surrounding white space is left out.
+    /// Validates that `text` is one JSON value, and removes surrounding white space.
     ///
     /// # Errors
-    /// [`InvalidPayload`] if it is anything else, or nested too deep.
+    /// [`InvalidPayload`] if it is not, or is nested too deep.
     pub fn parse(text: &'a str) -> Result<Self, InvalidPayload> {
         let mut lexer = Lexer::new(text);
         let value = lexer.value().map_err(|_| InvalidPayload)?;
@@ -34,7 +34,7 @@ impl<'a> Payload<'a> {
         value.payload()
     }
 
-    /// What a lexer has found to be one JSON value that is not nested too deep.
+    /// Wraps text that a lexer has found to be one JSON value within the depth limit.
     #[inline]
     pub(crate) const fn of_checked(text: &'a str) -> Self {
         Self(text)
@@ -53,24 +53,25 @@ impl<'a> Payload<'a> {
 pub struct PayloadBuf(String);
 
 impl PayloadBuf {
-    /// A value, as JSON text.
+    /// Converts a value to JSON text.
     ///
     /// # Errors
-    /// What `serde_json` says of a value that JSON cannot hold, or that nests deeper than [`MAX_DEPTH`].
+    /// The error of `serde_json` if JSON cannot represent the value, or the value is nested deeper than
+    /// [`MAX_DEPTH`].
     pub fn json(value: &(impl serde::Serialize + ?Sized)) -> Result<Self, serde_json::Error> {
         Self::parse(serde_json::to_string(value)?).map_err(serde::ser::Error::custom)
     }
 
-    /// Checks that `text` is one JSON value. Surrounding white space is left out.
+    /// Validates that `text` is one JSON value, and removes surrounding white space.
     ///
     /// # Errors
-    /// [`InvalidPayload`] if it is anything else, or nested too deep.
+    /// [`InvalidPayload`] if it is not, or is nested too deep.
     pub fn parse(text: String) -> Result<Self, InvalidPayload> {
         let value = Payload::parse(&text)?;
         if value.0.len() < text.len() { Ok(value.into()) } else { Ok(Self(text)) }
     }
 
-    /// The payload.
+    /// A borrowed payload.
     #[must_use]
     pub fn as_payload(&self) -> Payload<'_> {
         Payload(&self.0)
@@ -82,7 +83,7 @@ impl PayloadBuf {
         &self.0
     }
 
-    /// The JSON text, to keep.
+    /// Converts into the JSON text.
     #[must_use]
     pub fn into_string(self) -> String {
         self.0
@@ -96,7 +97,7 @@ impl From<Payload<'_>> for PayloadBuf {
 }
 
 impl fmt::Debug for PayloadBuf {
-    /// Its length only: data is not for logs.
+    /// Shows only the length, because data must not be logged.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "PayloadBuf({} bytes)", self.0.len())
     }

@@ -1,5 +1,4 @@
-//! The server's own side of the protocol: subscriptions, publishes and questions on the application's
-//! account (§9.e).
+//! The API for the application: subscriptions, publishes, queries and disconnects (§9.e).
 
 mod detached;
 mod error;
@@ -21,7 +20,7 @@ use crate::message::{Json, Message};
 pub(crate) use detached::Detached;
 pub use error::HandleError;
 
-/// A message the application publishes; QoS 0 and not retained unless told otherwise.
+/// A message that the application publishes. The default is QoS 0, not retained.
 ///
 /// ```
 /// use jmqt_server::{ChannelName, Publish};
@@ -39,19 +38,19 @@ pub struct Publish {
 }
 
 impl Publish {
-    /// A value, as JSON.
+    /// Converts a value to JSON.
     ///
     /// # Errors
-    /// What `serde_json` says of a value that JSON cannot hold, or that nests deeper than 128.
+    /// The error of `serde_json` if JSON cannot represent the value, or the value is nested deeper than 128.
     pub fn json(channel: ChannelName, data: &impl serde::Serialize) -> Result<Self, serde_json::Error> {
         let data = PayloadBuf::json(data)?.into_string().into();
         Ok(Self { channel, data, qos: Qos::AtMostOnce, retain: Retain::No })
     }
 
-    /// JSON text, which reaches the subscribers byte for byte (protocol.md 2.7).
+    /// Takes JSON text, which subscribers receive byte for byte (protocol.md 2.7).
     ///
     /// # Errors
-    /// [`InvalidPayload`] if it is not one JSON value, or nested deeper than 128.
+    /// [`InvalidPayload`] if the text is not one JSON value, or is nested deeper than 128.
     pub fn raw(channel: ChannelName, data: &str) -> Result<Self, InvalidPayload> {
         let data = Bytes::copy_from_slice(Payload::parse(data)?.as_str().as_bytes());
         Ok(Self { channel, data, qos: Qos::AtMostOnce, retain: Retain::No })
@@ -64,7 +63,7 @@ impl Publish {
         self
     }
 
-    /// Kept for those who subscribe later (§9.b). Without effect on point-to-point channels.
+    /// Keeps the message for later subscribers (§9.b). No effect on point-to-point channels.
     #[must_use]
     pub const fn retained(mut self) -> Self {
         self.retain = Retain::Yes;
@@ -82,14 +81,13 @@ impl Publish {
     }
 }
 
-/// The running server, as its application sees it. Cheap to clone; usable from validators and from
-/// anywhere else in the program (§9.e).
+/// The running server. Cheap to clone; usable in validators and anywhere else in the program (§9.e).
 #[derive(Clone)]
 pub struct ServerHandle {
     side: Side,
 }
 
-/// What is behind a handle.
+/// The server of a handle.
 #[derive(Clone)]
 enum Side {
     Live(Arc<Hub>),
@@ -112,8 +110,8 @@ impl ServerHandle {
         Self { side: Side::Detached(server) }
     }
 
-    /// A client's subscriptions by channel name: all of a connected client, the persistent ones of any
-    /// other. Its own `#` channel is among them.
+    /// The subscriptions of a client by channel name: all of them if the client is connected, otherwise the
+    /// persistent ones. They include the client's own `#` channel.
     ///
     /// ```
     /// # use jmqt_server::prelude::*;
@@ -160,7 +158,7 @@ impl ServerHandle {
     /// [`HandleError::Store`].
     ///
     /// # Cancel safety
-    /// Once it was polled it is carried out, whether it is waited for or not.
+    /// Once polled, the change is executed even if the future is dropped.
     pub async fn force_sub(
         &self,
         client: &ClientId,
@@ -178,14 +176,14 @@ impl ServerHandle {
         Ok(task.await.map_err(|_| HandleError::Store)??)
     }
 
-    /// Ends a client's subscription, connected or not; `false` if there was none. Nothing of the
-    /// channel is pushed to the client afterwards.
+    /// Ends a client's subscription, whether the client is connected or not; returns `false` if it does not exist. No
+    /// message of the channel is pushed to the client afterwards.
     ///
     /// # Errors
     /// [`HandleError::InvalidChannel`] as for [`force_sub`](Self::force_sub), [`HandleError::Store`].
     ///
     /// # Cancel safety
-    /// Once it was polled it is carried out, whether it is waited for or not.
+    /// Once polled, the change is executed even if the future is dropped.
     pub async fn force_unsub(&self, client: &ClientId, channel: &ChannelName) -> Result<bool, HandleError> {
         check_subscribable(client, channel)?;
         let hub = match &self.side {
@@ -197,9 +195,8 @@ impl ServerHandle {
         Ok(task.await.map_err(|_| HandleError::Store)??)
     }
 
-    /// Publishes on the server's own account; subscribers see an empty `cl`. When this returns, a QoS 1
-    /// message is on disk for every persistent subscriber, and a QoS 0 message has been handed to
-    /// everybody's outbound queue.
+    /// Publishes a message of the server; subscribers see an empty `cl`. When this returns, a QoS 1 message is on
+    /// disk for every persistent subscriber, and a QoS 0 message is in the outbound queues of all subscribers.
     ///
     /// ```
     /// # use jmqt_server::prelude::*;
@@ -219,9 +216,9 @@ impl ServerHandle {
         self.publish(publish.into_message()?).await
     }
 
-    /// Publishes in a client's name, connected or not, without asking the validators: subscribers see the client as
-    /// the publisher, and the client itself is not sent the message (protocol.md 2.11). It is in no order with what
-    /// the client publishes itself. When this returns, the same holds as for [`force_pub`](Self::force_pub).
+    /// Publishes a message of a client, connected or not, without asking the validators. Subscribers see the client
+    /// as the publisher, and the client itself does not receive the message (protocol.md 2.11). Its order relative to
+    /// the client's own publishes is undefined. The guarantees on return are those of [`force_pub`](Self::force_pub).
     ///
     /// ```
     /// # use jmqt_server::prelude::*;
@@ -253,7 +250,7 @@ impl ServerHandle {
     }
 
     /// The clients that are connected to this node and subscribed to a channel, in no particular order. Clients on
-    /// other nodes, and persistent subscriptions of clients that are away, are not among them.
+    /// other nodes, and persistent subscriptions of absent clients, are not included.
     ///
     /// ```
     /// # use jmqt_server::prelude::*;
@@ -272,7 +269,7 @@ impl ServerHandle {
         }
     }
 
-    /// Whether the client has a session now, on whatever node; of other nodes what was true a moment ago.
+    /// Returns `true` if the client has a session on any node. Information about other nodes may be slightly old.
     #[must_use]
     pub fn is_connected(&self, client: &ClientId) -> bool {
         match &self.side {
@@ -284,8 +281,8 @@ impl ServerHandle {
         }
     }
 
-    /// Everybody who has a session now, on whatever node, in no particular order; of other nodes what was
-    /// true a moment ago.
+    /// All clients that have a session on any node, in no particular order. Information about other nodes may be
+    /// slightly old.
     ///
     /// ```
     /// # use jmqt_server::prelude::*;
@@ -309,16 +306,16 @@ impl ServerHandle {
         all
     }
 
-    /// Closes a client's connection with [`CloseReason::ByApplication`], on whatever node; `false` if it has
-    /// none. Another node does it a moment later. The client is told 4008 BY_APPLICATION and may come back by
-    /// itself; see [`disconnect_with`](Self::disconnect_with).
+    /// Closes a client's connection on any node with [`CloseReason::ByApplication`]; returns `false` if the client is
+    /// not connected. Another node closes it shortly afterwards. The client receives 4008 BY_APPLICATION and may
+    /// reconnect by itself; see [`disconnect_with`](Self::disconnect_with).
     #[allow(clippy::must_use_candidate, reason = "it is called for what it does")]
     pub fn disconnect(&self, client: &ClientId) -> bool {
         self.disconnect_with(client, Disconnect::usual())
     }
 
-    /// The same, and the client is told this: a reason for people to read, and whether it may come back by
-    /// itself (protocol.md 2.22).
+    /// As [`disconnect`](Self::disconnect), with a disconnect reason for the client: a message for users, and whether
+    /// the client may reconnect by itself (protocol.md 2.22).
     ///
     /// ```no_run
     /// # use jmqt_server::{ClientId, Disconnect, ServerHandle};
@@ -343,7 +340,7 @@ impl ServerHandle {
         hub.cluster.as_ref().is_some_and(|cluster| cluster.disconnect(client, &disconnect))
     }
 
-    /// Forgets a channel's retained message; `false` if there was none.
+    /// Deletes a channel's retained message; returns `false` if there is none.
     ///
     /// # Errors
     /// [`HandleError::Store`].
@@ -354,9 +351,10 @@ impl ServerHandle {
         }
     }
 
-    /// Whether clients had better come to this server than to another of its cluster: for an application's own
-    /// health check. `false` where a node alone has lost the database, and has closed its listeners for that, and
-    /// where the files of SQLite were deleted or replaced. `GET /healthz` on a WebSocket port is answered accordingly.
+    /// Returns `true` if clients should use this server, for a health check of the application. Returns `false` if
+    /// this node of a cluster has lost the database while other nodes have it, and has therefore closed its
+    /// listeners, or if the files of SQLite were deleted or replaced. `GET /healthz` on a WebSocket port has the same
+    /// result.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         match &self.side {
@@ -365,7 +363,7 @@ impl ServerHandle {
         }
     }
 
-    /// What the server has counted since it started.
+    /// The counters of the server since its start.
     #[must_use]
     pub fn counters(&self) -> CountersSnapshot {
         match &self.side {
@@ -375,7 +373,7 @@ impl ServerHandle {
     }
 }
 
-/// A client's own `#` channel is the only one of its kind it may be subscribed to (2.20).
+/// Checks that a `#` channel is the client's own, the only one that it may be subscribed to (2.20).
 fn check_subscribable(client: &ClientId, channel: &ChannelName) -> Result<(), HandleError> {
     let allowed = match channel.kind() {
         ChannelKind::Plain => true,
@@ -389,9 +387,9 @@ fn is_own_channel(client: &ClientId, channel: &ChannelName) -> bool {
     channel.as_str().strip_prefix('#') == Some(client.as_str())
 }
 
-/// The handle of a `conn` request: what is done through it happens once the connection is accepted, in
-/// order and before the `connAck`, with its pushes to this client held back until after it. On a
-/// refusal, an error or a timeout it is dropped (protocol.md 2.2).
+/// The handle of a `conn` request. Its calls are executed after the connection is accepted, in order and before the
+/// `connAck`; pushes to this client are held until after the `connAck`. After a refusal, an error or a timeout they
+/// are discarded (protocol.md 2.2).
 #[derive(Debug)]
 pub struct ConnHandle {
     client: ClientId,
@@ -408,7 +406,7 @@ impl ConnHandle {
         self.recorded.lock().unwrap_or_else(PoisonError::into_inner).push(recorded);
     }
 
-    /// What has been recorded so far.
+    /// The calls recorded so far.
     pub(crate) fn recorded(&self) -> Vec<Recorded> {
         self.recorded.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -437,7 +435,7 @@ impl ConnHandle {
         Ok(())
     }
 
-    /// Publishes on the server's own account, as [`ServerHandle::force_pub`] does.
+    /// Publishes a message of the server, as [`ServerHandle::force_pub`] does.
     ///
     /// # Errors
     /// [`HandleError::InvalidChannel`] for a control channel.
@@ -446,7 +444,7 @@ impl ConnHandle {
         Ok(())
     }
 
-    /// The server-wide handle, which acts at once.
+    /// The handle of the server, whose calls are executed at once.
     #[must_use]
     pub const fn server(&self) -> &ServerHandle {
         &self.server

@@ -2,19 +2,20 @@
 //! TLS, with QoS 0 and 1, retained messages, persistent subscriptions, point-to-point and control
 //! channels.
 //!
-//! Your application decides, in async traits. Usually one type implements them all, and [`ServerBuilder::app`] takes it (an
-//! `Arc` of it works too):
+//! Your application makes the decisions in async traits. Usually one type implements all of them; pass it, or an
+//! `Arc` of it, to [`ServerBuilder::app`]:
 //!
-//! - [`AuthValidator`], [`ConnValidator`], [`SubValidator`] and [`PubValidator`] must be there.
+//! - [`AuthValidator`], [`ConnValidator`], [`SubValidator`] and [`PubValidator`] are required.
 //! - [`UnsubValidator`], [`ControlHandler`], [`DisconnectNotifier`] and [`CloseNotifier`] have defaults: an empty `impl` is enough.
 //! - [`OpenNotifier`] and [`StoredNotifier`] are optional.
 //!
-//! The server does the rest: sessions, order, redelivery, limits, a store in SQLite or MySQL, and, with Redis between them, several
-//! nodes that serve clients together. A `pubAck` with status 1 means that the message is on disk for every persistent
+//! The server does the rest: sessions, order, redelivery, limits, a store in SQLite or MySQL, and, with Redis, a
+//! cluster of several nodes. A `pubAck` with status 1 means that the message is on disk for every persistent
 //! subscriber.
 //!
-//! The validators can also be set one by one, as in this complete server. `{"auth":{"dt":{"client_name":"alice"}}}` gives a client
-//! a token that makes it `alice`; without a token nobody connects:
+//! The validators can also be set one by one, as in this complete server. A client that sends
+//! `{"auth":{"dt":{"client_name":"alice"}}}` receives a token for the client id `alice`; a client without a token
+//! cannot connect:
 //!
 //! ```
 //! use std::collections::BTreeMap;
@@ -57,12 +58,13 @@
 //! }
 //! ```
 //!
-//! Your program acts through a [`ServerHandle`], inside of validators and elsewhere: it subscribes and unsubscribes clients,
-//! publishes, asks who is connected, and disconnects (§9.e). [`testing`] has what unit tests of validators need.
+//! Your program controls the server with a [`ServerHandle`], in validators and elsewhere: it subscribes and
+//! unsubscribes clients, publishes, lists connected clients, and disconnects them (§9.e). [`testing`] helps to write
+//! unit tests of validators.
 //!
 //! # Features
 //!
-//! - `sqlite` (default): sessions and messages in a file, for a server that is alone.
+//! - `sqlite` (default): sessions and messages in a file, for a single server.
 //! - `tls` (default): TLS listeners.
 //! - `mysql`: sessions and messages in MySQL or MariaDB.
 //! - `redis`: several nodes that share a database; it turns on `mysql`.
@@ -70,11 +72,11 @@
 //! A server needs `sqlite` or `mysql`. A setting that needs a missing feature stops the start with
 //! [`ConfigError::MissingFeature`].
 //!
-//! # What else to know
+//! # Further notes
 //!
-//! The server runs on the tokio runtime it is started on. Events are logged with `tracing`; [`logging`]
-//! has the format and the outlets of the sample server. Sections (§) are those of the JMQT 1.0
-//! specification, `protocol.md` is `docs/protocol.md` of this repository.
+//! The server runs on the tokio runtime that starts it. Events are logged with `tracing`; [`logging`] has the format
+//! and the outputs of the sample server. Sections (§) are those of the JMQT 1.0 specification; `protocol.md` is
+//! `docs/protocol.md` of this repository.
 
 // What only some features use is not marked where it is: a build with all of them, which CI makes, finds code that nobody
 // uses.

@@ -1,5 +1,5 @@
-//! Messages on their way through the server, in no client's language: as the hub hands them on, the store keeps them
-//! and the bus carries them. The bytes that a client gets are made from them in `wire`.
+//! Messages inside the server, independent of the client's language: the hub passes them on, the store keeps them,
+//! and the bus carries them. `wire` encodes them for clients.
 
 use std::ops::Range;
 
@@ -9,22 +9,22 @@ use jmqt_core::{ChannelName, ClientId, Payload, Qos, Retain};
 use crate::budget::Share;
 use crate::store::{ChannelKey, LogPlace, Seq};
 
-/// A piece of less than one in so many of a buffer is copied rather than shared, if it has to wait: what a client
-/// keeps in memory is at most so many times what is counted.
+/// A piece smaller than this fraction of its buffer is copied instead of shared if it must wait. The memory of a
+/// client is therefore at most this many times the counted bytes.
 const SHARED_PART: usize = 4;
 
-/// A message on its way.
+/// A message that is being published.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Message {
     pub(crate) channel: ChannelName,
-    /// `None` for the server.
+    /// `None` for messages of the server.
     pub(crate) sender: Option<ClientId>,
     pub(crate) data: Json,
     pub(crate) qos: Qos,
     pub(crate) retain: Retain,
 }
 
-/// The text of one JSON value, checked when it came into the server. Cheap to clone.
+/// The text of one JSON value, validated when it entered the server. Cheap to clone.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Json(Bytes);
 
@@ -35,18 +35,18 @@ impl std::fmt::Debug for Json {
 }
 
 impl Json {
-    /// Copies what a decoder has checked.
+    /// Copies a payload that a decoder has validated.
     pub(crate) fn copy_of(payload: Payload<'_>) -> Self {
         Self(Bytes::copy_from_slice(payload.as_str().as_bytes()))
     }
 
-    /// Checks what something else than a client has brought: the store.
+    /// Validates data that does not come from a client, but from the store.
     pub(crate) fn parse(data: Bytes) -> Option<Self> {
         let is_json = std::str::from_utf8(&data).is_ok_and(|text| Payload::parse(text).is_ok());
         is_json.then_some(Self(data))
     }
 
-    /// Bytes that were a [`Json`] before, in the store's queue or on another node.
+    /// Wraps bytes of an earlier [`Json`], from the store's queue or another node.
     pub(crate) fn checked_before(data: Bytes) -> Self {
         Self(data)
     }
@@ -59,28 +59,28 @@ impl Json {
         self.0
     }
 
-    /// For the application, which gets text. Looks at every byte.
+    /// Converts to the text type of the application. Reads every byte.
     pub(crate) fn to_payload(&self) -> Payload<'_> {
         std::str::from_utf8(&self.0).ok().and_then(|text| Payload::parse(text).ok()).unwrap_or(Payload::NULL)
     }
 }
 
-/// Names one QoS 1 message, unrelated to the publisher's own id.
+/// Identifies one QoS 1 message, independent of the publisher's own id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum PushId {
-    /// A logged message: a redelivery carries the same id, and no other message ever will, not even after an
-    /// older copy of the database was restored.
+    /// A logged message. A redelivery has the same id, and no other message ever has it, not even after an older copy
+    /// of the database is restored.
     Logged(LogPlace),
-    /// A message that was never stored: the number that process gave it.
+    /// A message that was not stored, with a number of the process.
     Memory {
-        /// Made at random when the process started.
+        /// A random number of the process.
         process: u32,
         number: u64,
     },
 }
 
 impl PushId {
-    /// Where the message is in a log, if it is.
+    /// The position of the message in a log, if it is logged.
     pub(crate) fn place(self) -> Option<(ChannelKey, Seq)> {
         match self {
             Self::Logged(place) => Some((place.key, place.seq)),
@@ -89,7 +89,7 @@ impl PushId {
     }
 }
 
-/// A QoS 1 message that is to be pushed.
+/// A QoS 1 message to push.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LoggedPush {
     pub(crate) id: PushId,
@@ -102,26 +102,26 @@ pub(crate) struct LoggedPush {
 pub(crate) struct RetainedPush {
     pub(crate) sender: Option<ClientId>,
     pub(crate) data: Json,
-    /// What it takes of MAX_TOTAL_OUTBOUND_BYTES until it is in a client's queue.
+    /// Its share of MAX_TOTAL_OUTBOUND_BYTES until it is in a client's queue.
     pub(crate) counted: Option<Share>,
 }
 
-/// Pieces of one buffer, one behind the other.
+/// Consecutive pieces of one buffer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Pieces {
     pub(crate) bytes: Bytes,
-    /// The place after each piece.
+    /// The end of each piece.
     pub(crate) ends: Box<[u32]>,
 }
 
 impl Pieces {
-    /// Where piece `index` begins; for the index after the last one, where that one ends.
+    /// The start of piece `index`; for the index after the last piece, its end.
     pub(crate) fn start(&self, index: usize) -> usize {
         index.checked_sub(1).map_or(0, |before| self.ends[before] as usize)
     }
 
-    /// Consecutive pieces, to be kept for a while: a part of the buffer, or a copy where that would keep
-    /// a much larger buffer alive.
+    /// Consecutive pieces to keep for a while: a slice of the buffer, or a copy if the slice would keep a much larger
+    /// buffer alive.
     pub(crate) fn cut(&self, pieces: Range<usize>) -> Bytes {
         let bytes = self.start(pieces.start)..self.start(pieces.end);
         if bytes.len() * SHARED_PART < self.bytes.len() {
@@ -131,8 +131,8 @@ impl Pieces {
     }
 }
 
-/// QoS 0 messages of one channel and publisher. In its piece of the buffer, the data of each has so many bytes before
-/// and behind it: of a packet, or the length that the bus puts there.
+/// QoS 0 messages of one channel and publisher. In each piece of the buffer, a fixed number of bytes precede and
+/// follow the data: the rest of a packet, or the length that the bus adds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Run {
     pub(crate) pieces: Pieces,
@@ -152,7 +152,7 @@ impl Run {
     }
 }
 
-/// The place behind a piece. A run is cut at 64 KiB, and a packet is far below 4 GiB.
+/// The end position of a piece. A run ends at 64 KiB, and a packet is far below 4 GiB.
 pub(crate) fn place(at: usize) -> u32 {
     u32::try_from(at).expect("a run of messages is shorter than 4 GiB")
 }

@@ -1,21 +1,21 @@
-//! Packets as `LOG_MODE = "TRC"` shows them: type, channel, ids, status and size; never data, tokens, or what
-//! somebody authenticates with.
+//! The packets in the log with `LOG_MODE = "TRC"`: type, channel, ids, status and size; never data, tokens or auth
+//! data.
 //!
-//! While that is off, a packet costs one comparison with a number that is read from memory.
+//! While the trace is off, a packet costs one comparison with a number in memory.
 
 use std::fmt;
 
 use jmqt_core::{Persistence, Qos, Retain, StatusCode};
 use jmqt_protocol::{AuthOutcome, ConnAck, Packet};
 
-/// Where they are logged.
+/// The target of the log lines.
 macro_rules! target {
     () => {
         "jmqt::packet"
     };
 }
 
-/// Whether packets are shown.
+/// Returns `true` if packets are logged.
 #[inline]
 pub(crate) fn is_on() -> bool {
     tracing::enabled!(target: target!(), tracing::Level::TRACE)
@@ -42,7 +42,7 @@ pub(crate) fn pushed(client: &str, channel: &str, qos: u8, count: u64, bytes: us
     }
 }
 
-/// A packet without what it carries.
+/// A packet without its data.
 struct Shown<'a>(&'a Packet<'a>);
 
 impl fmt::Display for Shown<'_> {

@@ -1,6 +1,6 @@
-//! What nearly every server needs: `use jmqt_server::prelude::*`.
+//! The names that most servers need: `use jmqt_server::prelude::*`.
 //!
-//! Everything else is imported by its path, such as [`jmqt_server::Disconnect`](crate::Disconnect) or
+//! Import other names by path, for example [`jmqt_server::Disconnect`](crate::Disconnect) or
 //! [`jmqt_server::testing`](crate::testing).
 
 pub use crate::tokens::TokenIssuer;

@@ -1,15 +1,15 @@
-//! The HTTP request that a WebSocket began with, for the validators of `auth` and `conn`.
+//! The HTTP request that began a WebSocket, for the validators of `auth` and `conn`.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-/// The request that a WebSocket began with: path, query, headers and cookies.
+/// The HTTP request that began a WebSocket: path, query, headers and cookies.
 ///
-/// The server keeps it, 16 KiB at most, until the `conn` of the connection is accepted, and forgets it then: an idle
-/// connection pays nothing for it. What is needed for longer goes into the session data
-/// ([`ConnVerdict::attach`](crate::ConnVerdict::attach)), if need be as a clone of its `Arc`.
+/// The server keeps at most 16 KiB of it, until the `conn` of the connection is accepted, so an idle connection needs
+/// no memory for it. Store values that are needed longer in the session data
+/// ([`ConnVerdict::attach`](crate::ConnVerdict::attach)), or a clone of this `Arc`.
 ///
-/// Headers are what a client says of itself. Do not log cookies and `Authorization`.
+/// Clients can send any headers. Do not log cookies and `Authorization`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Upgrade(Box<str>);
 
@@ -20,7 +20,7 @@ impl fmt::Debug for Upgrade {
 }
 
 impl Upgrade {
-    /// For a request that has been checked. Bytes that are not UTF-8 are replaced.
+    /// Parses a validated request. Bytes that are not UTF-8 are replaced.
     pub(crate) fn new(head: &[u8]) -> Self {
         Self(String::from_utf8_lossy(head).into())
     }
@@ -29,25 +29,25 @@ impl Upgrade {
         self.0.split(' ').nth(1).unwrap_or_default()
     }
 
-    /// The path that was asked for, without the query: `/chat`. Percent encoding is left as it is.
+    /// The requested path without the query: `/chat`. Percent encoding is kept.
     #[must_use]
     pub fn path(&self) -> &str {
         self.target().split('?').next().unwrap_or_default()
     }
 
-    /// The query, without its `?`: `room=1&x=y`. Percent encoding is left as it is.
+    /// The query without its `?`: `room=1&x=y`. Percent encoding is kept.
     #[must_use]
     pub fn query(&self) -> Option<&str> {
         self.target().split_once('?').map(|(_, query)| query)
     }
 
-    /// All headers in order: names as they were sent, values without the white space around them.
+    /// All headers in order: names as sent, values without surrounding white space.
     pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
         let lines = self.0.lines().skip(1).take_while(|line| !line.is_empty());
         lines.filter_map(|line| line.split_once(':')).map(|(name, value)| (name, value.trim()))
     }
 
-    /// The first header of this name, in whatever letters.
+    /// The first header with this name, ignoring case.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.all(name).next()
@@ -59,13 +59,14 @@ impl Upgrade {
         of_that_name.into_iter()
     }
 
-    /// The origin of the page that connects; `None` if it is not a browser. It was checked against ALLOWED_ORIGINS.
+    /// The origin of the web page that connects; `None` for clients that are not browsers. It has been checked
+    /// against ALLOWED_ORIGINS.
     #[must_use]
     pub fn origin(&self) -> Option<&str> {
         self.header("Origin")
     }
 
-    /// A cookie's value.
+    /// The value of a cookie.
     #[must_use]
     pub fn cookie(&self, name: &str) -> Option<&str> {
         let cookies = self.headers().filter(|(of, _)| of.eq_ignore_ascii_case("Cookie"));
@@ -74,8 +75,8 @@ impl Upgrade {
         pairs.find(|(of, _)| of.trim() == name).map(|(_, value)| value.trim())
     }
 
-    /// The address that the request came from, as the proxies before the server say: the last one in
-    /// `X-Forwarded-For`, or else `Forwarded`, that is not a proxy's own.
+    /// The address of the client according to the proxies before the server: the last address in `X-Forwarded-For`,
+    /// or otherwise `Forwarded`, that is not a proxy's.
     pub(crate) fn forwarded_for(&self, is_proxy: impl Fn(IpAddr) -> bool) -> Option<SocketAddr> {
         let mut hops: Vec<Option<SocketAddr>> =
             self.all("X-Forwarded-For").flat_map(|value| value.split(',')).map(address).collect();
@@ -96,7 +97,7 @@ impl Upgrade {
     }
 }
 
-/// `192.0.2.7`, `192.0.2.7:40000`, `2001:db8::1`, `[2001:db8::1]:40000`; the port is 0 where there is none.
+/// Parses `192.0.2.7`, `192.0.2.7:40000`, `2001:db8::1`, `[2001:db8::1]:40000`; the port is 0 if it is missing.
 fn address(text: &str) -> Option<SocketAddr> {
     let text = text.trim();
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
@@ -105,7 +106,7 @@ fn address(text: &str) -> Option<SocketAddr> {
     Some(SocketAddr::new(address.ip().to_canonical(), address.port()))
 }
 
-/// `for=192.0.2.7;proto=https` (RFC 7239).
+/// Parses `for=192.0.2.7;proto=https` (RFC 7239).
 fn forwarded_element(element: &str) -> Option<SocketAddr> {
     let mut pairs = element.split(';').filter_map(|pair| pair.split_once('='));
     let (_, value) = pairs.find(|(name, _)| name.trim().eq_ignore_ascii_case("for"))?;

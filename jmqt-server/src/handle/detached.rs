@@ -1,4 +1,4 @@
-//! A server that is not there: it remembers what was done through its handle.
+//! A replacement for a server in tests: it records the calls of its handle.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -9,7 +9,7 @@ use super::error::HandleError;
 use crate::connection::ConnectionInfo;
 use crate::message::Message;
 
-/// What is behind the handle of a [`TestServer`](crate::testing::TestServer).
+/// The data of a [`TestServer`](crate::testing::TestServer)'s handle.
 #[derive(Debug, Default)]
 pub(crate) struct Detached(Mutex<State>);
 
@@ -34,7 +34,7 @@ impl Detached {
         state.subscriptions.entry(client.clone()).or_default().entry(own).or_insert(Persistence::Temporary);
     }
 
-    /// Everything that was published, in order.
+    /// All published messages, in order.
     pub(crate) fn published(&self) -> Vec<Message> {
         self.lock().published.clone()
     }

@@ -1,5 +1,4 @@
-//! An `Arc` of a validator is that validator: an application that is used elsewhere too is plugged as a
-//! clone of its `Arc`.
+//! Implements the validators for an `Arc` of a validator, so that the program can keep a clone of it.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,8 +10,8 @@ use super::{
     StoredNotifier, SubRequest, SubValidator, UnsubRequest, UnsubValidator, Verdict,
 };
 
-/// Hands the question on. Written out as `async_trait` would, because with `async_trait` each question would be
-/// one boxed future around another.
+/// Forwards the call. Written as `async_trait` would expand it, because `async_trait` would box one future in another
+/// for each call.
 macro_rules! forward {
     ($($of:ident::$method:ident($request:ident) -> $answer:ty;)+) => {$(
         impl<T: $of + ?Sized> $of for Arc<T> {

@@ -1,4 +1,4 @@
-//! Asking a validator without being hurt by it: errors and panics are values (protocol.md 2.17).
+//! Calls validators and turns their errors and panics into values (protocol.md 2.17).
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
@@ -6,20 +6,20 @@ use std::task::{Context, Poll, Waker};
 
 use super::BoxError;
 
-/// What came of asking a validator.
+/// The result of calling a validator.
 pub(crate) enum Asked<T> {
-    /// It answered.
+    /// The validator answered.
     Answer(T),
-    /// It returned an error.
+    /// The validator returned an error.
     Failed(BoxError),
-    /// It panicked.
+    /// The validator panicked.
     Panicked(String),
-    /// It did not answer in time, and was dropped.
+    /// The validator did not answer in time, and its future was dropped.
     TimedOut,
 }
 
 impl<T> Asked<T> {
-    /// The answer, or `None` after the failure was logged: the one place where that happens.
+    /// The answer, or `None` after logging the failure. Failures are logged only here.
     pub(crate) fn logged(self, what: &'static str, client: &str) -> Option<T> {
         match self {
             Self::Answer(answer) => return Some(answer),
@@ -37,10 +37,10 @@ impl<T> Asked<T> {
     }
 }
 
-/// A validator's future, as `async_trait` boxes it.
+/// A validator's future, boxed by `async_trait`.
 pub(crate) type Question<'a, T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send + 'a>>;
 
-/// Asks a validator. One that panics before it returns its future gets the answer of one that panics later.
+/// Calls a validator. A panic before it returns its future is handled as a later panic.
 pub(crate) fn asking<'a, T: 'a>(ask: impl FnOnce() -> Question<'a, T>) -> Question<'a, T> {
     match catch_unwind(AssertUnwindSafe(ask)) {
         Ok(question) => question,
@@ -48,7 +48,7 @@ pub(crate) fn asking<'a, T: 'a>(ask: impl FnOnce() -> Question<'a, T>) -> Questi
     }
 }
 
-/// Lets go of a validator's future, which may panic in its `Drop`.
+/// Drops a validator's future, whose `Drop` may panic.
 pub(crate) fn let_go<T>(what: &'static str, question: Question<'_, T>) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| drop(question))) {
         let message = panic_message(&*panic);
@@ -56,8 +56,8 @@ pub(crate) fn let_go<T>(what: &'static str, question: Question<'_, T>) {
     }
 }
 
-/// Polls a future that may panic. After `Ready` it is gone, even if its `Drop` panicked as well, and must not be
-/// polled again.
+/// Polls a future that may panic. After `Ready` the future has been dropped, even if its `Drop` panicked too, and
+/// must not be polled again.
 pub(crate) fn poll_contained<F: Future>(
     mut future: Pin<&mut Option<F>>,
     cx: &mut Context<'_>,
@@ -88,8 +88,8 @@ pub(crate) fn poll_guarded<T>(question: &mut Question<'_, T>, cx: &mut Context<'
     }
 }
 
-/// Polls a validator for the first time. Most answer at once, which costs neither a timer nor a waker; one
-/// that does not is to be polled again.
+/// Polls a validator for the first time. Most validators answer at once, which needs no timer and no waker; otherwise
+/// the caller must poll again.
 pub(crate) fn poll_at_once<T>(question: &mut Question<'_, T>) -> Poll<Asked<T>> {
     poll_guarded(question, &mut Context::from_waker(Waker::noop()))
 }

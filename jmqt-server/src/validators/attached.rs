@@ -1,5 +1,5 @@
-//! What a connection carries for its application: the session data that `auth` or `conn` attached, for every later
-//! request and notice of the session; and, until `conn` is accepted, the request that a WebSocket began with.
+//! The data of a connection for its application: the session data that `auth` or `conn` attached, for all later
+//! requests and notices of the session; and, until `conn` is accepted, the HTTP request that began a WebSocket.
 
 use std::any::Any;
 use std::fmt;
@@ -9,10 +9,10 @@ use jmqt_core::ClientId;
 
 use crate::upgrade::Upgrade;
 
-/// A value of the application, of whatever type.
+/// A value of any type of the application.
 pub(crate) type SessionData = Arc<dyn Any + Send + Sync>;
 
-/// What a connection carries for its application.
+/// The data of a connection for its application.
 #[derive(Clone, Default)]
 pub(crate) struct Attached {
     session: Option<(ClientId, SessionData)>,
@@ -39,8 +39,8 @@ impl Attached {
         self.session.as_ref().map(|(_, data)| data)
     }
 
-    /// The data, if it was attached for this client: what `auth` said of one client must not be believed of
-    /// another one that connects afterwards.
+    /// The data, if it was attached for this client. Data that `auth` attached for one client must not be used for
+    /// another client that connects afterwards.
     pub(crate) fn data_for(&self, client: &ClientId) -> Option<&SessionData> {
         self.session.as_ref().filter(|(of, _)| of == client).map(|(_, data)| data)
     }
@@ -49,7 +49,7 @@ impl Attached {
         self.upgrade.as_ref()
     }
 }
-/// Session data in a request: a reference, or nothing.
+/// Session data in a request, if any.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct SessionRef<'a>(pub(crate) Option<&'a SessionData>);
 
@@ -65,7 +65,7 @@ impl<'a> From<Option<&'a SessionData>> for SessionRef<'a> {
     }
 }
 
-/// Gives a request or notice with a field `session` its typed getters.
+/// Adds typed getters to a request or notice with a field `session`.
 macro_rules! session_getters {
     ($($of:ident),+) => {$(
         impl<'a> $of<'a> {
@@ -78,7 +78,7 @@ macro_rules! session_getters {
                 self.session.0?.downcast_ref()
             }
 
-            /// The same, to be kept for longer than the request.
+            /// As [`session`](Self::session), as an `Arc` that can outlive the request.
             #[must_use]
             pub fn session_arc<T: std::any::Any + Send + Sync>(&self) -> Option<std::sync::Arc<T>> {
                 std::sync::Arc::clone(self.session.0?).downcast().ok()

@@ -16,11 +16,11 @@ use crate::upgrade::Upgrade;
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct AuthRequest<'a> {
-    /// The connection it came over.
+    /// The connection of the packet.
     pub connection: ConnectionInfo,
-    /// `dt`: whatever this application authenticates with. Never log it.
+    /// `dt`: the authentication data in the format of the application. Never log it.
     pub data: Payload<'a>,
-    /// The server's own side.
+    /// The handle of the server.
     pub server: &'a ServerHandle,
     pub(crate) session: SessionRef<'a>,
     upgrade: Option<&'a Arc<Upgrade>>,
@@ -29,8 +29,8 @@ pub struct AuthRequest<'a> {
 session_getters!(AuthRequest);
 
 impl<'a> AuthRequest<'a> {
-    /// The HTTP request that the WebSocket began with: path, query, headers, cookies. `None` for a connection over TCP,
-    /// and within a session, when it has been forgotten.
+    /// The HTTP request that began the WebSocket: path, query, headers, cookies. `None` for a connection over TCP,
+    /// and within a session, because it is dropped when the session begins.
     #[must_use]
     pub const fn upgrade(&self) -> Option<&'a Arc<Upgrade>> {
         self.upgrade
@@ -38,10 +38,10 @@ impl<'a> AuthRequest<'a> {
 }
 
 impl<'a> AuthRequest<'a> {
-    /// The data, read as a value of the application: JSON of this type.
+    /// Parses the data as JSON of this type.
     ///
     /// # Errors
-    /// [`UnexpectedData`](crate::UnexpectedData): it is something else. Refuse with
+    /// [`UnexpectedData`](crate::UnexpectedData) if the data has another type. Refuse with
     /// [`StatusCode::INVALID_PACKET`](crate::StatusCode::INVALID_PACKET).
     pub fn json<T: serde::Deserialize<'a>>(&self) -> Result<T, UnexpectedData> {
         read_json(self.data)
@@ -68,14 +68,14 @@ pub enum AuthVerdict {
     Grant(Grant),
     /// `authAck` with another status and the reason.
     Refuse {
-        /// `st`. `StatusCode::OK` here is a mistake of the application, answered as SERVER_ERROR.
+        /// `st`. `StatusCode::OK` here is an error of the application, answered as SERVER_ERROR.
         status: StatusCode,
-        /// `mg`, for the user to read.
+        /// `mg`, a message for the user.
         message: String,
     },
 }
 
-/// What a client is granted; made by [`AuthVerdict::grant`].
+/// The client id and token of a successful `auth`; made by [`AuthVerdict::grant`].
 #[derive(Debug, Clone)]
 pub struct Grant {
     pub(crate) client: ClientId,
@@ -84,16 +84,16 @@ pub struct Grant {
 }
 
 impl AuthVerdict {
-    /// Grants this token for this client id, the two that the client connects with.
+    /// Grants this client id and token. The client sends both in its `conn`.
     #[must_use]
     pub const fn grant(client: ClientId, token: AuthToken) -> Self {
         Self::Grant(Grant { client, token, session: None })
     }
 
-    /// Attaches data for the session that this client opens on the same connection: its `conn` request sees
-    /// it ([`ConnRequest::session`](crate::ConnRequest::session)), and so does everything after that unless
-    /// [`ConnVerdict::attach`](crate::ConnVerdict::attach) replaces it. Within a session of this client it
-    /// replaces the data of that session. A refusal attaches nothing.
+    /// Attaches data for the session that this client opens on the same connection. The `conn` request has it
+    /// ([`ConnRequest::session`](crate::ConnRequest::session)), and so have all later requests unless
+    /// [`ConnVerdict::attach`](crate::ConnVerdict::attach) replaces it. Within a session of this client it replaces
+    /// the data of that session. A refusal attaches nothing.
     #[must_use]
     pub fn attach<T: Any + Send + Sync>(mut self, data: Arc<T>) -> Self {
         if let Self::Grant(grant) = &mut self {
@@ -102,7 +102,7 @@ impl AuthVerdict {
         self
     }
 
-    /// The client id and the token, if they are granted.
+    /// The client id and the token if they are granted.
     #[must_use]
     pub const fn granted(&self) -> Option<(&ClientId, &AuthToken)> {
         match self {
@@ -118,9 +118,9 @@ impl AuthVerdict {
     }
 }
 
-/// Decides who a client is, and gives it a token (§7.a, §7.b, §10).
+/// Identifies a client, and gives it a token (§7.a, §7.b, §10).
 ///
-/// Asked for every `auth` packet, before a session and also within one.
+/// Called for every `auth` packet, before and within a session.
 ///
 /// The `impl` needs `#[async_trait]`; without it the compiler says "lifetime parameters do not match the trait"
 /// (E0195).
@@ -154,7 +154,7 @@ pub trait AuthValidator: Send + Sync + 'static {
     /// SERVER_ERROR, for this request alone (protocol.md 2.17).
     ///
     /// # Cancel safety
-    /// The future is dropped when its time is up or its connection ends: keep no half-done work
-    /// across an `.await`.
+    /// The future is dropped at its time limit, or when its connection ends: do not keep incomplete work across an
+    /// `.await`.
     async fn validate_auth(&self, request: &AuthRequest<'_>) -> Result<AuthVerdict, BoxError>;
 }

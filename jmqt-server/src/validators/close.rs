@@ -1,4 +1,4 @@
-//! A session is over, whatever the reason (§9.f, protocol.md 2.16).
+//! A session has ended, for any reason (§9.f, protocol.md 2.16).
 
 use async_trait::async_trait;
 use jmqt_core::ClientId;
@@ -12,13 +12,13 @@ use crate::handle::ServerHandle;
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct CloseNotice<'a> {
-    /// The connection it was on.
+    /// The connection of the session.
     pub connection: ConnectionInfo,
-    /// The client whose session it was.
+    /// The client of the session.
     pub client: &'a ClientId,
-    /// Why it ended.
+    /// The reason why the session ended.
     pub reason: CloseReason,
-    /// The server's own side.
+    /// The handle of the server.
     pub server: &'a ServerHandle,
     pub(crate) session: SessionRef<'a>,
 }
@@ -37,7 +37,7 @@ impl<'a> CloseNotice<'a> {
     }
 }
 
-/// Hears of every session that ends (§9.f, protocol.md 2.16). `impl CloseNotifier for App {}` does nothing.
+/// Called for every session that ends (§9.f, protocol.md 2.16). `impl CloseNotifier for App {}` does nothing.
 ///
 /// The `impl` needs `#[async_trait]`; without it the compiler says "lifetime parameters do not match the trait"
 /// (E0195).
@@ -57,11 +57,11 @@ impl<'a> CloseNotice<'a> {
 /// ```
 #[async_trait]
 pub trait CloseNotifier: Send + Sync + 'static {
-    /// Called once per session, whatever ended it. When the process dies, the next one that opens the
-    /// same store calls it with [`CloseReason::ServerDied`]; twice for one session only if the
-    /// process died inside this very call.
+    /// Called once per session, for any reason of its end. If the process dies, the next process that opens the same
+    /// store calls it with [`CloseReason::ServerDied`]. It is called twice for one session only if the process dies
+    /// during the call.
     ///
-    /// A newer connection of the same client is not accepted before this returns or its time is up.
+    /// A newer connection of the same client is accepted only after this has returned or its time limit has passed.
     ///
     /// # Errors
     /// An error, a panic, or more than VALIDATOR_TIMEOUT_SECONDS (default 10) is logged.

@@ -17,14 +17,14 @@ use crate::upgrade::Upgrade;
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct ConnRequest<'a> {
-    /// The connection it came over.
+    /// The connection of the packet.
     pub connection: ConnectionInfo,
-    /// `cl`: who it says it is.
+    /// `cl`: the client id.
     pub client: &'a ClientId,
-    /// `at`: what proves it. Never log it.
+    /// `at`: the token. Never log it.
     pub token: &'a str,
-    /// What is done through this handle happens once the connection is accepted, and not at all if
-    /// it is refused (protocol.md 2.2).
+    /// Calls through this handle are executed after the connection is accepted, and discarded if it is refused
+    /// (protocol.md 2.2).
     pub server: &'a ConnHandle,
     pub(crate) session: SessionRef<'a>,
     upgrade: Option<&'a Arc<Upgrade>>,
@@ -33,8 +33,8 @@ pub struct ConnRequest<'a> {
 session_getters!(ConnRequest);
 
 impl<'a> ConnRequest<'a> {
-    /// The HTTP request that the WebSocket began with: path, query, headers, cookies. `None` for a connection over TCP,
-    /// and within a session, when it has been forgotten.
+    /// The HTTP request that began the WebSocket: path, query, headers, cookies. `None` for a connection over TCP,
+    /// and within a session, because it is dropped when the session begins.
     #[must_use]
     pub const fn upgrade(&self) -> Option<&'a Arc<Upgrade>> {
         self.upgrade
@@ -60,12 +60,12 @@ impl<'a> ConnRequest<'a> {
 pub enum ConnVerdict {
     /// The session begins; made by [`accept`](Self::accept).
     Accept(Acceptance),
-    /// `connAck` with this status; the connection stays, without a session. `StatusCode::OK` here is a
-    /// mistake of the application, answered as SERVER_ERROR.
+    /// `connAck` with this status; the connection continues without a session. `StatusCode::OK` here is an error of
+    /// the application, answered as SERVER_ERROR.
     Refuse(StatusCode),
 }
 
-/// How a session begins; made by [`ConnVerdict::accept`].
+/// The properties of a session that begins; made by [`ConnVerdict::accept`].
 #[derive(Debug, Clone, Default)]
 pub struct Acceptance {
     pub(crate) subscriptions: Vec<(ChannelName, Persistence)>,
@@ -80,9 +80,9 @@ impl ConnVerdict {
         Self::Accept(Acceptance { subscriptions: Vec::new(), session: None, valid_for: None })
     }
 
-    /// Subscribes the client, after what was recorded through [`ConnRequest::server`]. A control channel or
-    /// another client's `#` channel is a mistake of the application: it is logged, and the `conn` is
-    /// answered SERVER_ERROR. A refusal subscribes to nothing.
+    /// Subscribes the client, after the calls through [`ConnRequest::server`]. A control channel or another client's
+    /// `#` channel is an error of the application: it is logged, and the `conn` is answered SERVER_ERROR. A refusal
+    /// makes no subscriptions.
     #[must_use]
     pub fn subscribe(mut self, channel: ChannelName, persistence: Persistence) -> Self {
         if let Self::Accept(acceptance) = &mut self {
@@ -91,12 +91,11 @@ impl ConnVerdict {
         self
     }
 
-    /// Attaches data to the session: every later request and notice of it has it, by
-    /// [`SubRequest::session`](crate::SubRequest::session) and its like. It takes the place of what
-    /// [`AuthVerdict::attach`](crate::AuthVerdict::attach) attached. A refusal attaches nothing.
+    /// Attaches data to the session. All later requests and notices of the session have it, with
+    /// [`SubRequest::session`](crate::SubRequest::session) and similar functions. It replaces the data of
+    /// [`AuthVerdict::attach`](crate::AuthVerdict::attach). A refusal attaches nothing.
     ///
-    /// The data is dropped with the session. The close notifier of a session whose server process died is
-    /// called without it.
+    /// The data is dropped with the session. The close notifier of a session whose process died does not have it.
     #[must_use]
     pub fn attach<T: Any + Send + Sync>(mut self, data: Arc<T>) -> Self {
         if let Self::Accept(acceptance) = &mut self {
@@ -105,8 +104,8 @@ impl ConnVerdict {
         self
     }
 
-    /// Ends the session after this time, with 4007 TOKEN_EXPIRED (protocol.md 2.22): the client authenticates
-    /// before it connects again. Without this, or with a time that no clock reaches, it is not ended.
+    /// Ends the session after this time with 4007 TOKEN_EXPIRED (protocol.md 2.22); the client must authenticate
+    /// before it reconnects. By default, and with a time that the clock cannot represent, the session has no limit.
     #[must_use]
     pub fn valid_for(mut self, time: Duration) -> Self {
         if let Self::Accept(acceptance) = &mut self {
@@ -115,13 +114,14 @@ impl ConnVerdict {
         self
     }
 
-    /// The same, at this time of the clock. A time that is over ends the session when it has begun.
+    /// As [`valid_for`](Self::valid_for), with a time of day. A time in the past ends the session as soon as it has
+    /// begun.
     #[must_use]
     pub fn valid_until(self, time: SystemTime) -> Self {
         self.valid_for(time.duration_since(SystemTime::now()).unwrap_or_default())
     }
 
-    /// Whether the session begins.
+    /// Returns `true` if the session is accepted.
     #[must_use]
     pub const fn is_accepted(&self) -> bool {
         matches!(self, Self::Accept(_))
@@ -139,8 +139,8 @@ impl ConnVerdict {
 
 /// Decides whether a client may open a session (§7.c, §7.d).
 ///
-/// Asked for every `conn` on a connection that has no session. [`TokenIssuer`](crate::tokens::TokenIssuer) is one that is
-/// ready to use.
+/// Called for every `conn` on a connection without a session. [`TokenIssuer`](crate::tokens::TokenIssuer) is a ready
+/// implementation.
 ///
 /// The `impl` needs `#[async_trait]`; without it the compiler says "lifetime parameters do not match the trait"
 /// (E0195).
@@ -175,7 +175,7 @@ pub trait ConnValidator: Send + Sync + 'static {
     /// SERVER_ERROR; what the handle recorded is dropped (protocol.md 2.2, 2.17).
     ///
     /// # Cancel safety
-    /// The future is dropped when its time is up or its connection ends: keep no half-done work
-    /// across an `.await`.
+    /// The future is dropped at its time limit, or when its connection ends: do not keep incomplete work across an
+    /// `.await`.
     async fn validate_conn(&self, request: &ConnRequest<'_>) -> Result<ConnVerdict, BoxError>;
 }

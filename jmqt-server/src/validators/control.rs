@@ -12,15 +12,15 @@ use crate::handle::ServerHandle;
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct ControlRequest<'a> {
-    /// The connection it came over.
+    /// The connection of the packet.
     pub connection: ConnectionInfo,
-    /// The client that asks.
+    /// The client that sends the request.
     pub client: &'a ClientId,
     /// `cn`, with its `$`.
     pub channel: &'a ChannelName,
-    /// `dt`, if there is one. Never log it.
+    /// `dt`, if present. Never log it.
     pub data: Option<Payload<'a>>,
-    /// The server's own side.
+    /// The handle of the server.
     pub server: &'a ServerHandle,
     pub(crate) session: SessionRef<'a>,
 }
@@ -28,10 +28,10 @@ pub struct ControlRequest<'a> {
 session_getters!(ControlRequest);
 
 impl<'a> ControlRequest<'a> {
-    /// The data, or `null` if there is none, read as a value of the application: JSON of this type.
+    /// Parses the data, or `null` if there is none, as JSON of this type.
     ///
     /// # Errors
-    /// [`UnexpectedData`](crate::UnexpectedData): it is something else. Refuse with
+    /// [`UnexpectedData`](crate::UnexpectedData) if the data has another type. Refuse with
     /// [`StatusCode::INVALID_PACKET`](crate::StatusCode::INVALID_PACKET).
     pub fn json<T: serde::Deserialize<'a>>(&self) -> Result<T, UnexpectedData> {
         read_json(self.data.unwrap_or(Payload::NULL))
@@ -51,7 +51,7 @@ impl<'a> ControlRequest<'a> {
     }
 }
 
-/// What the `pubAck` of a control request says.
+/// The content of the `pubAck` of a control request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ControlReply {
     pub(crate) status: StatusCode,
@@ -68,12 +68,12 @@ impl ControlReply {
     /// Status 1 and a value, as JSON.
     ///
     /// # Errors
-    /// What `serde_json` says of a value that JSON cannot hold, or that nests deeper than 128.
+    /// The error of `serde_json` if JSON cannot represent the value, or the value is nested deeper than 128.
     pub fn ok(data: &impl serde::Serialize) -> Result<Self, serde_json::Error> {
         Ok(Self { status: StatusCode::OK, data: Some(PayloadBuf::json(data)?) })
     }
 
-    /// Any status and JSON text, which reaches the client byte for byte.
+    /// Any status and JSON text, which the client receives byte for byte.
     ///
     /// # Errors
     /// [`InvalidPayload`] if the text is not one JSON value.
@@ -84,9 +84,9 @@ impl ControlReply {
 
 /// Answers control requests (§9.d).
 ///
-/// Asked once per `pub` to a `$` channel that carries an id, in order for one client: the next packet
-/// of the same connection waits for the answer. Unless it says otherwise, there are no control channels, and the answer
-/// is INVALID_CHANNEL: `impl ControlHandler for App {}` is enough.
+/// Called once per `pub` with an id to a `$` channel, in order for one client: the next packet of the same connection
+/// waits for the answer. By default there are no control channels, and the answer is INVALID_CHANNEL: `impl
+/// ControlHandler for App {}` is enough.
 ///
 /// The `impl` needs `#[async_trait]`; without it the compiler says "lifetime parameters do not match the trait"
 /// (E0195).
@@ -120,8 +120,8 @@ pub trait ControlHandler: Send + Sync + 'static {
     /// SERVER_ERROR, for this request alone; the session goes on (protocol.md 2.17).
     ///
     /// # Cancel safety
-    /// The future is dropped when its time is up or its connection ends: keep no half-done work
-    /// across an `.await`.
+    /// The future is dropped at its time limit, or when its connection ends: do not keep incomplete work across an
+    /// `.await`.
     async fn handle_control(&self, request: &ControlRequest<'_>) -> Result<ControlReply, BoxError> {
         let _ = request;
         Ok(ControlReply::status(StatusCode::INVALID_CHANNEL))

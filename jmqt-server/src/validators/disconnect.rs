@@ -1,4 +1,4 @@
-//! `disconn`: a client leaves on purpose (§9.f).
+//! `disconn`: a client leaves intentionally (§9.f).
 
 use async_trait::async_trait;
 use jmqt_core::ClientId;
@@ -12,11 +12,11 @@ use crate::handle::ServerHandle;
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct DisconnectNotice<'a> {
-    /// The connection it came over.
+    /// The connection of the packet.
     pub connection: ConnectionInfo,
     /// The client that leaves.
     pub client: &'a ClientId,
-    /// The server's own side.
+    /// The handle of the server.
     pub server: &'a ServerHandle,
     pub(crate) session: SessionRef<'a>,
 }
@@ -34,7 +34,8 @@ impl<'a> DisconnectNotice<'a> {
     }
 }
 
-/// Hears of clients that leave on purpose (§9.f, protocol.md 2.16). `impl DisconnectNotifier for App {}` does nothing.
+/// Called for clients that leave intentionally (§9.f, protocol.md 2.16). `impl DisconnectNotifier for App {}` does
+/// nothing.
 ///
 /// The `impl` needs `#[async_trait]`; without it the compiler says "lifetime parameters do not match the trait"
 /// (E0195).
@@ -54,12 +55,11 @@ impl<'a> DisconnectNotice<'a> {
 /// ```
 #[async_trait]
 pub trait DisconnectNotifier: Send + Sync + 'static {
-    /// Called once per session that sends `disconn`, before its [`CloseNotifier`](super::CloseNotifier)
-    /// and while its subscriptions still stand.
+    /// Called once per session that sends `disconn`, before its [`CloseNotifier`](super::CloseNotifier), while its
+    /// subscriptions are still active.
     ///
     /// # Errors
-    /// An error, a panic, or more than VALIDATOR_TIMEOUT_SECONDS (default 10) is logged; the session
-    /// ends all the same.
+    /// An error, a panic, or more than VALIDATOR_TIMEOUT_SECONDS (default 10) is logged; the session still ends.
     async fn on_disconnect(&self, notice: &DisconnectNotice<'_>) -> Result<(), BoxError> {
         let _ = notice;
         Ok(())

@@ -1,8 +1,8 @@
-//! What the application decides: eight traits, one per decision, two more that only listen, and how they are asked.
+//! The decisions of the application: eight traits, one per decision, and two more for notifications.
 //!
-//! One type may implement all of them, or each may be plugged on its own; [`AllowAll`], [`DenyAll`] and
-//! [`Silent`] are ready to plug. Whatever a validator does (fails, panics, takes too long), it costs
-//! that one request a SERVER_ERROR and nothing else (protocol.md 2.17).
+//! One type may implement all of them, or each may be set separately; [`AllowAll`], [`DenyAll`] and [`Silent`] are
+//! ready to use. A validator that fails, panics or takes too long causes a SERVER_ERROR for that request only
+//! (protocol.md 2.17).
 
 mod arc;
 mod ask;
@@ -37,15 +37,15 @@ pub use stored::{StoredNotice, StoredNotifier};
 pub use sub::{SubRequest, SubValidator};
 pub use unsub::{UnsubRequest, UnsubValidator};
 
-/// What a validator may fail with. It is logged, and the client is answered SERVER_ERROR.
+/// An error of a validator. It is logged, and the client is answered SERVER_ERROR.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// The answer to a request that is either carried out or not.
+/// The answer to a request that is either executed or refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// Go on.
+    /// Execute the request.
     Allow,
-    /// Do not; this status goes into the acknowledgement. `StatusCode::OK` here is a mistake of the
+    /// Refuse the request with this status in the acknowledgement. `StatusCode::OK` here is an error of the
     /// application and answered as SERVER_ERROR.
     Refuse(StatusCode),
 }
@@ -55,7 +55,7 @@ impl Verdict {
     pub const NOT_ALLOWED: Self = Self::Refuse(StatusCode::NOT_ALLOWED);
 }
 
-/// Whom a server asks and tells; the builder has seen to the eight that it needs.
+/// The validators and notifiers of a server. The builder ensures that the eight required ones are set.
 pub(crate) struct Validators {
     pub(crate) auth: Arc<dyn AuthValidator>,
     pub(crate) conn: Arc<dyn ConnValidator>,
@@ -69,7 +69,7 @@ pub(crate) struct Validators {
     pub(crate) stored: Option<Arc<dyn StoredNotifier>>,
 }
 
-/// Data that is not JSON of the expected form. It does not quote the data, so it may be logged.
+/// The data is not JSON of the expected type. The error does not quote the data, so it may be logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the data does not have the expected type, at line {line}, column {column}")]
 pub struct UnexpectedData {
@@ -77,7 +77,7 @@ pub struct UnexpectedData {
     column: usize,
 }
 
-/// Reads data as a value of the application.
+/// Parses data into a type of the application.
 fn read_json<'a, T: serde::Deserialize<'a>>(data: Payload<'a>) -> Result<T, UnexpectedData> {
     let read = serde_json::from_str(data.as_str());
     read.map_err(|error| UnexpectedData { line: error.line(), column: error.column() })

@@ -12,11 +12,11 @@ use crate::handle::ServerHandle;
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct OpenNotice<'a> {
-    /// The connection that it is on.
+    /// The connection of the session.
     pub connection: ConnectionInfo,
-    /// The client whose session it is.
+    /// The client of the session.
     pub client: &'a ClientId,
-    /// The server's own side.
+    /// The handle of the server.
     pub server: &'a ServerHandle,
     pub(crate) session: SessionRef<'a>,
 }
@@ -34,7 +34,8 @@ impl<'a> OpenNotice<'a> {
     }
 }
 
-/// Hears of every session that begins. Optional: give it to [`ServerBuilder::on_open`](crate::ServerBuilder::on_open).
+/// Called for every session that begins. Optional: set it with
+/// [`ServerBuilder::on_open`](crate::ServerBuilder::on_open).
 ///
 /// The `impl` needs `#[async_trait]`; without it the compiler says "lifetime parameters do not match the trait"
 /// (E0195).
@@ -55,13 +56,13 @@ impl<'a> OpenNotice<'a> {
 /// ```
 #[async_trait]
 pub trait OpenNotifier: Send + Sync + 'static {
-    /// Called once per session, after its `connAck` and its first pushes. The client's next packet is handled when
-    /// this has returned, or its time is up.
+    /// Called once per session, after its `connAck` and its first pushes. The client's next packet is handled after
+    /// this has returned or its time limit has passed.
     ///
     /// # Errors
     /// An error, a panic, or more than VALIDATOR_TIMEOUT_SECONDS (default 10) is logged; the session goes on.
     ///
     /// # Cancel safety
-    /// The future is dropped when its time is up or its connection ends.
+    /// The future is dropped at its time limit, or when its connection ends.
     async fn on_open(&self, notice: &OpenNotice<'_>) -> Result<(), BoxError>;
 }

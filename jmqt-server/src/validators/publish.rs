@@ -14,7 +14,7 @@ use crate::handle::ServerHandle;
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct PubRequest<'a> {
-    /// The connection it came over.
+    /// The connection of the packet.
     pub connection: ConnectionInfo,
     /// The client that publishes.
     pub client: &'a ClientId,
@@ -26,7 +26,7 @@ pub struct PubRequest<'a> {
     pub qos: Qos,
     /// `rt`.
     pub retain: Retain,
-    /// The server's own side.
+    /// The handle of the server.
     pub server: &'a ServerHandle,
     pub(crate) session: SessionRef<'a>,
 }
@@ -34,10 +34,10 @@ pub struct PubRequest<'a> {
 session_getters!(PubRequest);
 
 impl<'a> PubRequest<'a> {
-    /// The data, read as a value of the application: JSON of this type.
+    /// Parses the data as JSON of this type.
     ///
     /// # Errors
-    /// [`UnexpectedData`](crate::UnexpectedData): it is something else. Refuse with
+    /// [`UnexpectedData`](crate::UnexpectedData) if the data has another type. Refuse with
     /// [`StatusCode::INVALID_PACKET`](crate::StatusCode::INVALID_PACKET).
     pub fn json<T: serde::Deserialize<'a>>(&self) -> Result<T, UnexpectedData> {
         read_json(self.data)
@@ -48,17 +48,16 @@ impl<'a> PubRequest<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PubVerdict {
-    /// Publish the message as it is.
+    /// Publish the message unchanged.
     Allow,
-    /// Publish other data in its place; made by [`replace`](Self::replace) or
-    /// [`replace_raw`](Self::replace_raw).
+    /// Publish other data instead; made by [`replace`](Self::replace) or [`replace_raw`](Self::replace_raw).
     Replace(Replacement),
-    /// Do not publish; this status goes into the `pubAck`. `StatusCode::OK` here is a mistake of the
-    /// application and answered as SERVER_ERROR.
+    /// Refuse the message with this status in the `pubAck`. `StatusCode::OK` here is an error of the application and
+    /// answered as SERVER_ERROR.
     Refuse(StatusCode),
 }
 
-/// The data that is published instead of what the client sent.
+/// The data that is published instead of the client's data.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Replacement(PayloadBuf);
 
@@ -71,7 +70,7 @@ impl Replacement {
 }
 
 impl fmt::Debug for Replacement {
-    /// Its length only: data is not for logs.
+    /// Shows only the length, because data must not be logged.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Replacement({} bytes)", self.0.as_str().len())
     }
@@ -81,20 +80,20 @@ impl PubVerdict {
     /// Refuses with [`StatusCode::NOT_ALLOWED`].
     pub const NOT_ALLOWED: Self = Self::Refuse(StatusCode::NOT_ALLOWED);
 
-    /// Publishes this value, as JSON, instead of what the client sent. Everything else stays: channel,
-    /// publisher, QoS, the retained flag and the `id` of the `pubAck`. Data that makes the packet larger than
-    /// MAX_PACKET_BYTES is a mistake of the application, answered as SERVER_ERROR.
+    /// Publishes this value, as JSON, instead of the client's data. Channel, publisher, QoS, the retained flag and
+    /// the `id` of the `pubAck` stay unchanged. Data that makes the packet larger than MAX_PACKET_BYTES is an error
+    /// of the application, answered as SERVER_ERROR.
     ///
     /// # Errors
-    /// What `serde_json` says of a value that JSON cannot hold, or that nests deeper than 128.
+    /// The error of `serde_json` if JSON cannot represent the value, or the value is nested deeper than 128.
     pub fn replace(data: &impl serde::Serialize) -> Result<Self, serde_json::Error> {
         Ok(Self::Replace(Replacement(PayloadBuf::json(data)?)))
     }
 
-    /// The same with JSON text, which reaches the subscribers byte for byte (protocol.md 2.7).
+    /// As [`replace`](Self::replace), with JSON text, which subscribers receive byte for byte (protocol.md 2.7).
     ///
     /// # Errors
-    /// [`InvalidPayload`] if it is not one JSON value, or nested deeper than 128.
+    /// [`InvalidPayload`] if the text is not one JSON value, or is nested deeper than 128.
     pub fn replace_raw(data: &str) -> Result<Self, InvalidPayload> {
         Ok(Self::Replace(Replacement(Payload::parse(data)?.into())))
     }
@@ -111,9 +110,9 @@ impl From<Verdict> for PubVerdict {
 
 /// Decides whether a client may publish a message, and may change its data (§7.k, §7.l).
 ///
-/// Asked once per `pub` packet with a valid channel name, in order for one client, for point-to-point
-/// channels too; never for control channels, which go to the [`ControlHandler`](super::ControlHandler). A refusal
-/// is answered if the message is QoS 1 or carries an id (protocol.md 2.5).
+/// Called once per `pub` packet with a valid channel name, in order for one client, also for point-to-point channels.
+/// Never called for control channels, which the [`ControlHandler`](super::ControlHandler) handles. A refusal is
+/// answered if the message has QoS 1 or an id (protocol.md 2.5).
 ///
 /// The `impl` needs `#[async_trait]`; without it the compiler says "lifetime parameters do not match the trait"
 /// (E0195).
@@ -150,7 +149,7 @@ pub trait PubValidator: Send + Sync + 'static {
     /// SERVER_ERROR, for this request alone; the session goes on (protocol.md 2.17).
     ///
     /// # Cancel safety
-    /// The future is dropped when its time is up or its connection ends: keep no half-done work
-    /// across an `.await`.
+    /// The future is dropped at its time limit, or when its connection ends: do not keep incomplete work across an
+    /// `.await`.
     async fn validate_pub(&self, request: &PubRequest<'_>) -> Result<PubVerdict, BoxError>;
 }

@@ -1,4 +1,4 @@
-//! Validators ready to plug.
+//! Validators that are ready to use.
 
 use async_trait::async_trait;
 use jmqt_core::StatusCode;
@@ -9,18 +9,18 @@ use super::{
     SubValidator, UnsubRequest, UnsubValidator, Verdict,
 };
 
-/// Lets every `conn`, `sub`, `pub` and `unsub` pass.
+/// Allows every `conn`, `sub`, `pub` and `unsub`.
 ///
-/// It is no [`AuthValidator`]: who a client is, only the application can say.
+/// It is not an [`AuthValidator`], because only the application can identify clients.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct AllowAll;
 
-/// Refuses every request: `auth`, `conn`, `sub`, `pub` and `unsub` with NOT_ALLOWED, control requests
-/// with INVALID_CHANNEL.
+/// Refuses every request: `auth`, `conn`, `sub`, `pub` and `unsub` with NOT_ALLOWED, control requests with
+/// INVALID_CHANNEL.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct DenyAll;
 
-/// Hears every notice and does nothing.
+/// Receives every notice and does nothing.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Silent;
 

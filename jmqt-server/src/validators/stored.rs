@@ -12,13 +12,13 @@ use crate::handle::ServerHandle;
 pub struct StoredNotice<'a> {
     /// The channel.
     pub channel: &'a ChannelName,
-    /// The publisher; `None` for the server itself.
+    /// The publisher; `None` for the server.
     pub client: Option<&'a ClientId>,
     /// The data. Never log it.
     pub data: Payload<'a>,
-    /// Whether it became the channel's retained message.
+    /// Whether the message became the channel's retained message.
     pub retain: Retain,
-    /// The server's own side.
+    /// The handle of the server.
     pub server: &'a ServerHandle,
 }
 
@@ -34,13 +34,13 @@ impl<'a> StoredNotice<'a> {
     }
 }
 
-/// Hears of every QoS 1 message that was published on this server, after the commit that its `pubAck` rests on.
-/// Optional, and without cost where there is none: give it to
+/// Called for every QoS 1 message that is published on this server, after the commit that its `pubAck` confirms.
+/// Optional, and free of cost if it is not set: set it with
 /// [`ServerBuilder::on_stored`](crate::ServerBuilder::on_stored).
 ///
-/// It is called for one message at a time, in the order in which they were committed, beside the delivery, which never
-/// waits for it. Up to 8,192 messages or 64 MiB wait for it. Beyond that, and when the process dies, notices are
-/// lost; the counter `stored_notices_dropped` has their number. Messages that other nodes stored are not among them.
+/// It is called for one message at a time, in commit order. The delivery of messages never waits for it. Up to 8,192
+/// messages or 64 MiB wait for it. Notices beyond that, and those that wait when the process dies, are lost; the
+/// counter `stored_notices_dropped` counts them. Messages that other nodes stored are not included.
 ///
 /// The `impl` needs `#[async_trait]`; without it the compiler says "lifetime parameters do not match the trait"
 /// (E0195).
@@ -66,7 +66,7 @@ pub trait StoredNotifier: Send + Sync + 'static {
     /// Called once per message.
     ///
     /// # Errors
-    /// An error, a panic, or more than VALIDATOR_TIMEOUT_SECONDS (default 10) is logged; the message is stored and
-    /// delivered all the same.
+    /// An error, a panic, or more than VALIDATOR_TIMEOUT_SECONDS (default 10) is logged; the message stays stored and
+    /// is delivered.
     async fn on_stored(&self, notice: &StoredNotice<'_>) -> Result<(), BoxError>;
 }

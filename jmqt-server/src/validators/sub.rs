@@ -8,11 +8,11 @@ use super::{BoxError, Verdict};
 use crate::connection::ConnectionInfo;
 use crate::handle::ServerHandle;
 
-/// A `sub` packet with a channel name that may be subscribed to.
+/// A `sub` packet with the name of a channel that allows subscriptions.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct SubRequest<'a> {
-    /// The connection it came over.
+    /// The connection of the packet.
     pub connection: ConnectionInfo,
     /// The client that subscribes.
     pub client: &'a ClientId,
@@ -20,7 +20,7 @@ pub struct SubRequest<'a> {
     pub channel: &'a ChannelName,
     /// `pr`.
     pub persistence: Persistence,
-    /// The server's own side.
+    /// The handle of the server.
     pub server: &'a ServerHandle,
     pub(crate) session: SessionRef<'a>,
 }
@@ -42,9 +42,8 @@ impl<'a> SubRequest<'a> {
 
 /// Decides whether a client may subscribe to a channel (§7.g, §7.h).
 ///
-/// Asked once per `sub` packet with a valid channel name, in order for one client, also when it is
-/// subscribed already (protocol.md 2.20); never for `$` and `#` channels, which the server refuses by
-/// itself (§9.d).
+/// Called once per `sub` packet with a valid channel name, in order for one client, also if the client is already
+/// subscribed (protocol.md 2.20). Never called for `$` and `#` channels, which the server refuses itself (§9.d).
 ///
 /// The `impl` needs `#[async_trait]`; without it the compiler says "lifetime parameters do not match the trait"
 /// (E0195).
@@ -71,7 +70,7 @@ pub trait SubValidator: Send + Sync + 'static {
     /// SERVER_ERROR, for this request alone; the session goes on (protocol.md 2.17).
     ///
     /// # Cancel safety
-    /// The future is dropped when its time is up or its connection ends: keep no half-done work
-    /// across an `.await`.
+    /// The future is dropped at its time limit, or when its connection ends: do not keep incomplete work across an
+    /// `.await`.
     async fn validate_sub(&self, request: &SubRequest<'_>) -> Result<Verdict, BoxError>;
 }

@@ -8,17 +8,17 @@ use super::{BoxError, Verdict};
 use crate::connection::ConnectionInfo;
 use crate::handle::ServerHandle;
 
-/// An `unsub` packet with a channel name that may be unsubscribed from.
+/// An `unsub` packet with the name of a channel that allows subscriptions.
 #[derive(Debug, Clone, Copy)]
 #[non_exhaustive]
 pub struct UnsubRequest<'a> {
-    /// The connection it came over.
+    /// The connection of the packet.
     pub connection: ConnectionInfo,
     /// The client that unsubscribes.
     pub client: &'a ClientId,
     /// `cn`.
     pub channel: &'a ChannelName,
-    /// The server's own side.
+    /// The handle of the server.
     pub server: &'a ServerHandle,
     pub(crate) session: SessionRef<'a>,
 }
@@ -39,9 +39,9 @@ impl<'a> UnsubRequest<'a> {
 
 /// Decides whether a client may unsubscribe from a channel (§7.i, §7.j).
 ///
-/// Asked once per `unsub` packet with a valid channel name, also when the client is not subscribed;
-/// never for `$` and `#` channels, which the server refuses by itself (§9.d). Unless it says otherwise, every client may
-/// unsubscribe from everything: `impl UnsubValidator for App {}` is enough.
+/// Called once per `unsub` packet with a valid channel name, also if the client is not subscribed. Never called for
+/// `$` and `#` channels, which the server refuses itself (§9.d). By default every client may unsubscribe from every
+/// channel: `impl UnsubValidator for App {}` is enough.
 ///
 /// The `impl` needs `#[async_trait]`; without it the compiler says "lifetime parameters do not match the trait"
 /// (E0195).
@@ -68,8 +68,8 @@ pub trait UnsubValidator: Send + Sync + 'static {
     /// SERVER_ERROR, for this request alone; the session goes on (protocol.md 2.17).
     ///
     /// # Cancel safety
-    /// The future is dropped when its time is up or its connection ends: keep no half-done work
-    /// across an `.await`.
+    /// The future is dropped at its time limit, or when its connection ends: do not keep incomplete work across an
+    /// `.await`.
     async fn validate_unsub(&self, request: &UnsubRequest<'_>) -> Result<Verdict, BoxError> {
         let _ = request;
         Ok(Verdict::Allow)
