@@ -200,7 +200,7 @@ impl<'a> Lexer<'a> {
         let mut open = OpenContainers::default();
         let mut deepest = 0;
         loop {
-            // Here a value is wanted.
+            // A value is expected here.
             match self.peek() {
                 Some(b'[') => {
                     self.at += 1;
@@ -300,7 +300,7 @@ fn skip_plain(bytes: &[u8], mut at: usize) -> usize {
         None => at += 8,
     }
     while let Some(chunk) = bytes.get(at..at + 32) {
-        // Without a branch in it, so that the compiler compares sixteen bytes at a time.
+        // Without a branch, so that the compiler compares sixteen bytes at a time.
         let special = chunk.iter().fold(false, |found, &byte| found | is_special(byte));
         if special {
             break;

@@ -119,7 +119,7 @@ macro_rules! name {
             }
         }
 
-        // Lets maps keyed by the name be asked with a plain `&str`: both hash as `str` does.
+        // Allows lookups by `&str` in maps keyed by the name: both hash as `str` does.
         impl Borrow<str> for $name {
             fn borrow(&self) -> &str {
                 &self.0

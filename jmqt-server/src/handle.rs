@@ -171,7 +171,7 @@ impl ServerHandle {
             Side::Detached(server) => return server.subscribe(client, channel, persistence),
         };
         let (client, channel) = (client.clone(), channel.clone());
-        // In a task of its own: half a subscription would hold pushes back for good.
+        // In a separate task, because an incomplete subscription would hold pushes back forever.
         let task = tokio::spawn(async move { hub.force_subscribe(&client, &channel, persistence).await });
         Ok(task.await.map_err(|_| HandleError::Store)??)
     }

@@ -30,7 +30,7 @@ pub(crate) struct Json(Bytes);
 
 impl std::fmt::Debug for Json {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Json({} bytes)", self.0.len()) // nobody logs what a message says
+        write!(f, "Json({} bytes)", self.0.len()) // data must not be logged
     }
 }
 
@@ -162,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_data_of_a_run_is_what_lies_between_the_rest_of_its_pieces() {
+    fn the_data_of_a_run_is_found_in_its_pieces() {
         let pieces = Pieces { bytes: Bytes::from_static(b"<1>.<22>.<>."), ends: [4, 9, 12].into() };
         let run = Run { pieces, before: 1, behind: 2 };
         assert_eq!(run.data().collect::<Vec<_>>(), [&b"1"[..], b"22", b""]);

@@ -52,7 +52,7 @@ impl fmt::Display for Shown<'_> {
             Packet::Auth(_) | Packet::Hb | Packet::HbAck => Ok(()),
             Packet::AuthAck(ack) => match &ack.outcome {
                 AuthOutcome::Granted { client, .. } => write!(f, " st=1 cl={client:?}"),
-                // The message is the application's, and may quote what it was given.
+                // The message comes from the application, and may quote its input.
                 AuthOutcome::Refused { status, .. } => write!(f, " st={}", number(*status)),
             },
             Packet::Conn(conn) => {
@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn packets_are_shown_without_what_they_carry() {
+    fn packets_are_logged_without_their_data() {
         for (packet, shown) in [
             (r#"{"auth":{"dt":{"password":"hunter2"}}}"#, "auth"),
             (r#"{"authAck":{"st":1,"at":"hunter2","cl":"alice"}}"#, "authAck st=1 cl=\"alice\""),

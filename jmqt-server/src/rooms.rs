@@ -206,7 +206,7 @@ fn imports_of(file: &File) -> Vec<Vec<String>> {
             "crate" => Vec::new(),
             "self" => file.module.clone(),
             "super" => file.module[..file.module.len().saturating_sub(1)].to_vec(),
-            // A child of this file, or another crate: which of both, the caller finds out.
+            // A child of this file, or another crate; the caller decides which.
             _ => file.module.iter().cloned().chain([base[0].to_owned()]).collect(),
         };
         for part in &base[1..] {
@@ -236,18 +236,18 @@ fn no_files_import_each_other_in_a_circle() {
         .map(|file| {
             let to = imports_of(file).into_iter().filter_map(|import| {
                 let at = (1..=import.len()).rev().find_map(|end| by_module.get(&import[..end]).copied())?;
-                // A file and the folder that it is in are one thing, and a name of another crate resolves to the file itself.
+                // A file and its folder are one module, and a name of another crate resolves to the file itself.
                 (!file.module.starts_with(&files[at].module)).then_some(at)
             });
             to.collect()
         })
         .collect();
-    // What imports nothing that is left is taken away, until all that is left is in a circle or above one.
+    // Files without remaining imports are removed, until all remaining ones are in a circle or above one.
     let mut left: BTreeSet<usize> = (0..files.len()).collect();
     while let Some(at) = left.iter().copied().find(|&at| arrows[at].is_disjoint(&left)) {
         left.remove(&at);
     }
-    // And the same from above.
+    // Files that no remaining file imports are removed too.
     while let Some(at) = left.iter().copied().find(|&at| left.iter().all(|&from| !arrows[from].contains(&at)))
     {
         left.remove(&at);

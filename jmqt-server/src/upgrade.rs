@@ -86,7 +86,7 @@ impl Upgrade {
         }
         let mut client = None;
         for hop in hops.into_iter().rev() {
-            // What is before a hop that cannot be read may be anybody's invention.
+            // Entries before an unreadable hop cannot be trusted.
             let Some(hop) = hop else { break };
             client = Some(hop);
             if !is_proxy(hop.ip()) {

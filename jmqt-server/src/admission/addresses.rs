@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_has_so_many_connections_and_gets_places_back() {
+    fn connections_of_an_address_are_limited_and_counted_down() {
         let addresses = addresses(Some(2), None);
         let (alice, bob, now) = (key("192.0.2.1"), key("192.0.2.2"), Instant::now());
         assert_eq!([(); 3].map(|()| addresses.enter(alice, now)), [Ok(()), Ok(()), Err(Refusal::TooMany)]);
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_makes_so_many_connections_a_second() {
+    fn connections_of_an_address_per_second_are_limited() {
         let addresses = addresses(None, Some(3));
         let (alice, start) = (key("192.0.2.1"), Instant::now());
         let made = |after: u64| {

@@ -205,10 +205,10 @@ mod tests {
     }
 
     #[test]
-    fn a_kept_run_is_found_by_the_messages_that_it_has() {
+    fn a_kept_run_is_found_by_its_messages() {
         let (key, channels, channel) = (ChannelKey(7), Channels::default(), Channel::default());
         let place = |seq| LogPlace { key, seq: Seq(seq), stamp: Stamp(seq) };
-        // What is between them went another way.
+        // The messages between them were delivered otherwise.
         let run = logged(vec![message(place(5)), message(place(8))]);
         channels.keep_tail(&channel, Some(Arc::new(run)));
         let found = [4, 5, 6, 7, 8, 9].map(|seq| channel.tail_with(key, Seq(seq)).is_some());
@@ -217,12 +217,12 @@ mod tests {
     }
 
     #[test] // there may be a hundred thousand
-    fn a_channel_of_which_nothing_is_kept_is_small() {
+    fn a_channel_without_kept_runs_is_small() {
         assert!(size_of::<Channel>() <= 72, "{}", size_of::<Channel>());
     }
 
     #[test]
-    fn tables_give_back_what_a_burst_took() {
+    fn tables_shrink_after_a_burst() {
         let hub = OutboxContext {
             queue_bytes: 1 << 20,
             outbound: Arc::new(crate::budget::Budget::new(1 << 30)),
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_channel_that_was_removed_keeps_nothing() {
+    fn a_removed_channel_keeps_no_runs() {
         let (channels, channel) = (Channels::default(), Channel::default());
         channels.change_tail(&channel, None, true);
         let run = logged(vec![message(LogPlace { key: ChannelKey(7), seq: Seq(1), stamp: Stamp(1) })]);

@@ -226,7 +226,7 @@ impl Cluster {
         parts.shutdown().await;
         self.tasks.close();
         if let Err(error) = self.store.leave(&self.name).await {
-            self.failed(&error); // the others will miss this node, and find that nothing is left of it
+            self.failed(&error); // other nodes notice that this node is gone, and find no sessions of it
         }
         self.bus.broadcast(&Control::Leaving);
         Ok(())
@@ -251,7 +251,7 @@ impl Cluster {
         {
             let mut fences = self.fences();
             fences.next.push(reached);
-            // One that was lost, between the end of a link and the news of it, must not hold up the rest.
+            // A fence that was lost when the connection ended must not delay the others.
             let is_under_way =
                 fences.on_its_way.as_ref().is_some_and(|(_, since, _)| since.elapsed() < FENCE_TIMEOUT);
             if !is_under_way {
@@ -271,7 +271,7 @@ impl Cluster {
         let mut fences = self.fences();
         let Some((_, _, reached)) = fences.on_its_way.take_if(|(of, ..)| *of == number) else { return };
         for reached in reached {
-            let _ = reached.send(()); // whoever waited may have given up
+            let _ = reached.send(()); // the waiting task may have given up
         }
         if !fences.next.is_empty() {
             self.send_fence(&mut fences);
@@ -370,7 +370,7 @@ impl Hub {
             return known;
         }
         match &self.cluster {
-            // It may have come a moment ago: whatever was said before the fence is known behind it.
+            // It may have connected recently: after the fence, all earlier announcements are known.
             Some(cluster) if cluster.fence().await => known().unwrap_or(Location::Away),
             _ => Location::Away,
         }

@@ -140,7 +140,7 @@ pub(crate) enum Found {
 
 /// The right to become the next session of a client. Later claims wait until this is dropped.
 pub(crate) struct Claim {
-    _turn: OwnedMutexGuard<()>, // given up before the slot is looked at
+    _turn: OwnedMutexGuard<()>, // released before the slot is checked
     slot: SlotUser,
 }
 
@@ -228,7 +228,7 @@ impl Connections {
             Arc::clone(slot.change().claims.get_or_insert_default())
         };
         let claim = Claim { _turn: claims.try_lock_owned().ok()?, slot };
-        // Looked at with the claim in hand, without which no session begins.
+        // Checked while holding the claim, without which no session begins.
         let is_here = self.lock().get(client).is_some_and(|slot| slot.session.is_some());
         (!is_here).then_some(claim)
     }
@@ -367,12 +367,12 @@ mod tests {
     use super::*;
 
     #[test] // ten thousand clients are ten thousand of these, and what a table keeps free
-    fn the_slot_of_a_session_that_goes_on_is_small() {
+    fn the_slot_of_an_open_session_is_small() {
         assert!(size_of::<Slot>() <= 64, "{}", size_of::<Slot>());
     }
 
     #[test] // protocol.md 2.4
-    fn takeovers_come_five_at_once_and_then_one_a_second() {
+    fn takeovers_are_limited_to_five_at_once_and_then_one_per_second() {
         let (mut slot, start) = (Slot::default(), Instant::now());
         let mut at = |milliseconds| slot.take_over(1, start + Duration::from_millis(milliseconds));
         for _ in 0..5 {
@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[tokio::test] // protocol.md 2.2: what expires cannot come back half way
-    async fn a_client_that_is_claimed_as_absent_is_not_let_in_meanwhile() {
+    async fn a_client_claimed_as_absent_cannot_connect_meanwhile() {
         let connections = Arc::new(Connections::default());
         let alice = ClientId::parse("alice").unwrap();
         let expiring = connections.claim_absent(&alice).unwrap();

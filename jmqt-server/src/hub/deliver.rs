@@ -75,11 +75,11 @@ impl Deliverer {
                     for group in groups {
                         self.deliver(group, &mut dirty).await;
                     }
-                    // Only now: whoever made a subscription persistent would push from the log what comes behind it,
-                    // and what came before would find no temporary one any more.
+                    // Only now: a task that made a subscription persistent would push later messages from the log,
+                    // and earlier messages would not find the temporary subscription any more.
                     for (reply, result) in replies {
                         let outcome = result.and_then(|outcome| outcome.ok_or(NotCommitted::Failed));
-                        drop(reply.send(outcome)); // whoever waited may have given up
+                        drop(reply.send(outcome)); // the waiting task may have given up
                     }
                 }
                 arrival = arrival => match arrival {
@@ -104,7 +104,7 @@ impl Deliverer {
     fn settle(&self, batch: Vec<Settled<Tag>>, dirty: &mut DirtyOutboxes) -> (Vec<Group>, Vec<Waiting>) {
         let (mut groups, mut replies): (Vec<Group>, Vec<Waiting>) = (Vec::new(), Vec::new());
         let mut by_channel: NameMap<ChannelName, usize> = NameMap::default();
-        let mut group = 0; // that of the message before: often it is the next one's too
+        let mut group = 0; // the group of the previous message, often also that of the next
         for settled in batch {
             if let (Some(Operation::Append(append)), Ok(Some(Outcome::TooManyRetained))) =
                 (&settled.operation, &settled.result)
@@ -167,7 +167,7 @@ impl Deliverer {
 
     async fn deliver(&mut self, group: Group, dirty: &mut DirtyOutboxes) {
         if self.hub.cluster.is_none() && self.hub.members(&group.channel).is_none() {
-            return; // nobody is there to be sent anything
+            return; // there are no other nodes
         }
         let Group { channel, messages } = group;
         let logged = Arc::new(LoggedPushes::new(self.hub.context.ids, channel, messages));

@@ -174,13 +174,13 @@ impl Janitor {
         let written = {
             let mut chores = self.chores();
             if chores.opened.remove(&generation).is_some() && !is_known {
-                return; // the store never heard of it
+                return; // the store does not have it
             }
             chores.closed.push((client.clone(), generation));
             chores.wait()
         };
         self.urgent.notify_one();
-        // Bounded: the session must not hang on a store that does.
+        // Bounded, because the session must not hang if the store does.
         drop(tokio::time::timeout(SAVE_TIMEOUT, written).await);
     }
 
@@ -197,7 +197,7 @@ impl Janitor {
 
     /// Runs until it is told to stop, and then writes what is left.
     pub(crate) async fn run(&self, hub: Arc<Hub>, stop: CancellationToken) {
-        // Beside each other: tidying may take long, and cursors must be on disk within a second.
+        // In parallel: trimming may take long, and cursors must be on disk within a second.
         tokio::join!(self.write_until(&hub, &stop), self.tidy_until(&hub, &stop));
         self.trim().await;
     }
@@ -255,7 +255,7 @@ impl Janitor {
 
     async fn write_opened(&self) {
         let _turn = self.writing.lock().await;
-        // Taken as a whole, so that after a burst nothing stays of the table.
+        // The whole table is taken, so that its memory is freed after a burst.
         let opened = std::mem::take(&mut self.chores().opened);
         let rows: Vec<SessionRow> = opened.into_values().collect();
         if !rows.is_empty()
@@ -292,7 +292,7 @@ impl Janitor {
             self.chores().closed.extend(closed);
         }
         for waiting in waiting {
-            // Whoever waited may have given up.
+            // The waiting task may have given up.
             let _ = waiting.send(());
         }
     }
@@ -383,7 +383,7 @@ impl Janitor {
             clock.may_expire(now, Instant::now(), expiry)
         };
         let Some(before) = now.checked_sub(expiry).filter(|_| may_expire) else { return };
-        // Held until they are gone: a client that comes back meanwhile waits, and then has nothing left.
+        // Held until they are deleted: a client that reconnects meanwhile waits, and then has no subscriptions.
         let mut held = Vec::new();
         let mut is_away = |client: &ClientId| {
             let claim = hub.connections.claim_absent(client);
@@ -452,7 +452,7 @@ impl Chores {
     /// Keeps these cursors for the next attempt.
     fn keep(&mut self, cursors: &[CursorUpdate]) {
         for (place, cursor) in by_place(cursors.to_vec()) {
-            self.cursors.entry(place).or_insert(cursor); // what has come meanwhile is newer
+            self.cursors.entry(place).or_insert(cursor); // a cursor that arrived meanwhile is newer
         }
     }
 
@@ -478,7 +478,7 @@ mod tests {
     use crate::store::{Double, Seq};
 
     #[tokio::test] // protocol.md 2.13
-    async fn cursors_that_could_not_be_saved_are_kept_once_each_and_saved_when_it_works_again() {
+    async fn unsaved_cursors_are_kept_once_each_and_saved_later() {
         let saved = Arc::new(Mutex::new((0, Vec::new())));
         let save = Arc::clone(&saved);
         let save_cursors = move |updates: &[CursorUpdate]| {
@@ -513,7 +513,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)] // protocol.md 2.13
-    async fn a_cursor_that_cannot_be_saved_holds_up_no_other_and_is_tried_less_and_less_often() {
+    async fn a_cursor_that_cannot_be_saved_is_retried_less_often_and_delays_no_other() {
         let saved = Arc::new(Mutex::new((0, Vec::new())));
         let save = Arc::clone(&saved);
         let save_cursors = move |updates: &[CursorUpdate]| {
@@ -549,7 +549,7 @@ mod tests {
     }
 
     #[test]
-    fn after_the_clock_has_jumped_nobody_expires_for_one_period() {
+    fn after_a_clock_jump_no_client_expires_for_one_period() {
         let (clock, now, expiry) = (SystemTime::now(), Instant::now(), Duration::from_secs(3600));
         let seconds = Duration::from_secs;
         let mut watch = ClockWatch::default();

@@ -168,7 +168,7 @@ impl Hub {
     async fn commit(&self, operation: Operation) -> Result<Outcome, HubError> {
         let (reply, answer) = oneshot::channel();
         let source = match &operation {
-            // In order with what the client publishes.
+            // In the order of the client's publishes.
             Operation::Subscribe { client, .. } | Operation::Unsubscribe { client, .. } => {
                 self.source_of(client)
             }
@@ -177,7 +177,7 @@ impl Hub {
         let submitted = self.queue.submit(Order::Of(source), Some(operation), Tag::Reply(reply));
         let until = Instant::now() + STORE_TIMEOUT;
         let too_late = || self.store_failed(&StoreError::TimedOut(STORE_TIMEOUT));
-        // What found no place in the queue will not happen; of the rest it is not known.
+        // An operation that is not in the queue will not be executed; the outcome of the others is unknown.
         let submitted = tokio::time::timeout_at(until, submitted).await.map_err(|_| too_late())?;
         submitted.map_err(|_| HubError::Store)?;
         let Ok(answer) = tokio::time::timeout_at(until, answer).await else {

@@ -100,7 +100,7 @@ impl Parked {
             {
                 due.extend(subscription.upgrade());
             }
-            // How long the pause was is remembered for as long as somebody may be reading.
+            // The length of the pause is kept while a task may be reading.
             !log.waiting.is_empty() || now < log.until + LONGEST_FOR_LOG
         });
         self.any.store(!logs.is_empty(), Ordering::Relaxed);

@@ -22,7 +22,7 @@ impl Hub {
                 let elsewhere = |cluster: &Arc<Cluster>| cluster.node_of(peer(channel)).is_some();
                 self.members(channel).is_some() || cluster.as_ref().is_some_and(elsewhere)
             }
-            // Who is subscribed elsewhere is for Redis to know.
+            // Redis knows the subscribers of other nodes.
             (_, Some(_)) => true,
             (_, None) => self.channels.get(channel.as_str()).is_some(),
         }
@@ -160,7 +160,7 @@ impl Hub {
                 _ => Ok(()),
             };
         }
-        // Before it is looked who is subscribed: whoever is not yet will find it on its way (2.12).
+        // Before the subscribers are looked up: a later subscriber finds the message in the queue (2.12).
         if message.retain == Retain::Yes {
             self.submit_retained(message.clone(), None).await?;
         }
@@ -200,7 +200,7 @@ fn push_to<'a>(
 ) -> impl Future<Output = ()> + Send + use<'a> {
     dirty.begin_turn();
     fan_out(members, dirty, move |subscription| {
-        // Nobody receives their own message (2.11).
+        // A publisher does not receive its own message (2.11).
         Some(&subscription.client) != sender && subscription.outbox.push(subscription, pushes, flush)
     })
 }
@@ -235,7 +235,7 @@ mod tests {
     use crate::store::Double;
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)] // protocol.md 2.12
-    async fn a_retained_message_that_waits_for_room_reaches_who_subscribes_meanwhile() {
+    async fn a_waiting_retained_message_reaches_later_subscribers() {
         let (open, gate) = mpsc::channel::<()>();
         let (gate, is_committing) = (Mutex::new(gate), Arc::new(AtomicBool::new(false)));
         let committing = Arc::clone(&is_committing);

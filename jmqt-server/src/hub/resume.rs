@@ -171,7 +171,7 @@ impl Hub {
     fn offer_read(&self, missing: &Missing, LogPart { messages, last }: LogPart) -> bool {
         let bytes: usize = messages.iter().map(|message| message.data.len()).sum();
         let cut = messages.len() == missing.count || bytes >= READ_BYTES;
-        // What it has not told of may exist; what it has told the end of does not.
+        // Messages that it did not return may exist, but none beyond the end that it returned.
         let through = match messages.last() {
             Some(last) if cut => last.seq.0,
             _ => last.0,
@@ -203,7 +203,7 @@ mod tests {
     const B: ChannelKey = ChannelKey(2);
 
     #[test]
-    fn channels_that_take_turns_and_stand_still_are_stuck() {
+    fn a_resume_is_stuck_if_no_channel_makes_progress() {
         let mut progress = Progress::default();
         for (key, after, is_stuck) in [(A, 5, false), (B, 7, false), (A, 5, false), (B, 7, true)] {
             assert_eq!(progress.is_stuck(key, after), is_stuck);
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn as_long_as_one_channel_gets_on_nothing_is_stuck() {
+    fn a_resume_is_not_stuck_while_one_channel_makes_progress() {
         let mut progress = Progress::default();
         for after in 0..10 {
             assert!(!progress.is_stuck(A, 5) && !progress.is_stuck(B, after));
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)] // a proxy lets a replica answer that does not have the last commits yet
-    async fn a_database_that_lags_behind_makes_nobody_skip_a_message() {
+    async fn a_lagging_database_makes_no_client_skip_a_message() {
         let told = Arc::new(AtomicU64::new(3));
         let answer = Arc::clone(&told);
         let read_log = move |(_, after)| Ok(part(after, answer.load(Ordering::SeqCst)));
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_log_that_cannot_be_read_is_tried_less_and_less_often_and_holds_up_no_other() {
+    async fn an_unreadable_log_is_retried_less_often_and_delays_no_other() {
         let (tries, is_mended) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let (counted, mended) = (Arc::clone(&tries), Arc::clone(&is_mended));
         let read_log = move |(key, after)| {

@@ -161,7 +161,7 @@ impl Hub {
     async fn restore(&self, new: &NewSession<'_>) -> Result<Vec<ChannelName>, HubError> {
         let _turn = self.change_of(new.client).await;
         let stored = self.stored_subscriptions(new.client).await?;
-        // Many at once: each waits until it is heard of by other nodes.
+        // In parallel: each waits until other nodes know of it.
         for turn in stored.chunks(SUBSCRIPTIONS_PER_TURN) {
             let inserted = turn.iter().map(|stored| {
                 let log = LogState::Attaching { seen: None };
@@ -171,7 +171,7 @@ impl Hub {
             yield_now().await;
         }
         drop(stored);
-        // Read again now that nothing can pass unseen: what is logged from here on is offered.
+        // Read again, because from now on every logged message is offered.
         let stored = self.stored_subscriptions(new.client).await?;
         for turn in stored.chunks(SUBSCRIPTIONS_PER_TURN) {
             for stored in turn {
@@ -197,7 +197,7 @@ impl Hub {
         new: &NewSession<'_>,
         retained: &mut Vec<ChannelName>,
     ) -> Result<(), HubError> {
-        // A channel of a list that may be long is looked for in a set.
+        // The list may be long, so channels are looked up in a set.
         let mut listed: HashSet<ChannelName, foldhash::fast::RandomState> =
             retained.iter().cloned().collect();
         let mut recorded = &new.recorded[..];
@@ -211,7 +211,7 @@ impl Hub {
                         Recorded::Subscribe(channel, persistence) => Some((channel, *persistence)),
                         _ => None,
                     });
-                    // At once, so that the store has a few batches to commit and not as many as there are channels. The
+                    // At once, so that the store commits few batches instead of one per channel. The
                     // retained messages are read when there is room for them.
                     try_join_all(subscribe.clone().map(|(channel, persistence)| {
                         self.force_in_turn(new.outbox, new.client, channel, persistence)
@@ -260,9 +260,9 @@ impl Hub {
     /// another node, could overtake them (2.10), or read subscriptions that are about to change.
     pub(crate) async fn settle_session(&self, client: Option<&ClientId>, outbox: &Outbox) {
         if outbox.is_with_store() {
-            // If the session has not begun, it is not known any more whose it was going to be.
+            // If the session has not begun, its client is not known any more.
             let order = client.map_or(Order::AfterAll, |client| Order::Of(self.source_of(client)));
-            // What is behind it in the queue is answered when it has been carried out.
+            // A later operation in the queue is answered after the earlier ones are executed.
             let (reply, carried_out) = oneshot::channel();
             let settled = async {
                 if self.queue.submit(order, None, Tag::Reply(reply)).await.is_ok() {
@@ -322,7 +322,7 @@ mod tests {
         let channel = |number: u64| ChannelName::parse(&number.to_string()).unwrap();
         let subscribe = |number| Recorded::Subscribe(channel(number), Persistence::Persistent);
         let mut recorded: Vec<_> = (0..50).map(subscribe).collect();
-        recorded.push(subscribe(7)); // once more
+        recorded.push(subscribe(7)); // again
         let opened = hub.open_session(NewSession {
             client: &client,
             outbox: &outbox,

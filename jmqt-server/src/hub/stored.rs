@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_for_a_slow_notifier_is_bounded_in_number_and_in_bytes() {
+    fn the_queue_of_a_slow_notifier_is_bounded_in_number_and_bytes() {
         let counters = Arc::new(Counters::default());
         let (queue, mut waiting) = StoredQueue::new(Arc::clone(&counters));
         let dropped = || counters.snapshot().stored_notices_dropped;

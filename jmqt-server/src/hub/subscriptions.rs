@@ -92,7 +92,7 @@ impl Hub {
             Err(error) => {
                 match (subscription.persistence(), subscription.stage()) {
                     (Persistence::Temporary, _) if is_new => self.remove(outbox, &subscription.channel),
-                    // It is in the store, and its `subAck` would say that it is not: the next session has it.
+                    // It is in the store, but its `subAck` would deny it: the next session has it.
                     (Persistence::Persistent, Stage::Opening) => outbox.close(CloseReason::StoreUnclear),
                     _ => {} // it stays in force; whoever asked for it may ask again
                 }
@@ -116,13 +116,13 @@ impl Hub {
             return Err(HubError::SessionEnded);
         }
         if channel.kind() != ChannelKind::PeerToPeer {
-            // In this order: whoever takes it out of the channel leaves, so it must have joined.
+            // In this order: removing it from the channel leaves the bus channel, so it must have joined before.
             self.bus.join(channel);
             self.channels.add(&subscription);
             self.bus.joined(channel).await;
         }
         if subscription.stage() == Stage::Ended {
-            // The session ended in between and did not find it in the channel's list yet.
+            // The session ended meanwhile, before the subscription was in the channel's list.
             self.leave(&subscription);
             return Err(HubError::SessionEnded);
         }
@@ -201,7 +201,7 @@ impl Hub {
         let made = self.force_in_turn(&outbox, client, channel, persistence).await?;
         let subscribed = self.with_retained(&outbox, made).await?;
         outbox.open(&subscribed.subscription, None, subscribed.retained);
-        self.resume(&outbox); // a flag that changed may have freed a part of the window
+        self.resume(&outbox); // a changed flag may have freed a part of the window
         outbox.flush();
         Ok(())
     }
@@ -332,7 +332,7 @@ impl Hub {
             share.set(data.len());
             Some(share)
         };
-        // Other nodes retain without this one knowing.
+        // Other nodes retain messages without telling this one.
         let cache = self.cluster.is_none().then(|| self.queue.cache());
         if let Some(retained) = cache.and_then(|cache| cache.find(channel)) {
             let Retained { sender, data } = retained;

@@ -141,7 +141,7 @@ impl Outbox {
         logged: &LoggedPushes,
         source: Source,
     ) -> Offered {
-        logged.framed(self.form); // now, and not under the lock
+        logged.framed(self.form); // now, because it must not run under the lock
         let mut state = self.lock();
         if state.closed().is_some() || subscription.stage() == Stage::Ended {
             return Offered { flush: false, behind: false };
@@ -158,11 +158,11 @@ impl Outbox {
                 (false, false)
             }
             LogState::Attaching { seen } => {
-                // Keys are never given twice, so the greatest is of the log that is there now.
+                // Keys are never reused, so the greatest belongs to the current log.
                 *seen = (*seen).max(logged.last_logged());
                 (false, true)
             }
-            // They may be of a log that has been forgotten, the channel and the subscription made anew.
+            // They may belong to a deleted log, whose channel and subscription were created again.
             LogState::Attached(position) if source.log(logged).is_some_and(|log| log != position.key) => {
                 (false, false)
             }
@@ -186,7 +186,7 @@ impl Outbox {
         let framed = logged.framed(self.form);
         for (index, message) in logged.messages.iter().enumerate() {
             if message.sender.as_ref() == Some(&subscription.client) {
-                continue; // nobody receives their own message (2.11)
+                continue; // a publisher does not receive its own message (2.11)
             }
             let bytes = framed.cut(index..index + 1);
             if !self.push_temporary(state, subscription, message.id, bytes) {
@@ -241,7 +241,7 @@ impl Outbox {
         let framed = logged.framed(self.form);
         for (index, message) in logged.messages.iter().enumerate() {
             if message.sender.as_ref() == Some(&subscription.client) {
-                continue; // nobody receives their own message (2.11)
+                continue; // a publisher does not receive its own message (2.11)
             }
             let bytes = framed.cut(index..index + 1);
             if !changing.kept.is_empty() && changing.bytes + bytes.len() > self.limit() {
@@ -285,7 +285,7 @@ impl Outbox {
             }
             if seq > position.next {
                 if !matches!(source, Source::Log { .. }) {
-                    is_behind = true; // something is missing: the log has it
+                    is_behind = true; // a message is missing: it is in the log
                     continue;
                 }
                 position.pass_over(seq - 1);
@@ -295,7 +295,7 @@ impl Outbox {
                 continue;
             }
             if message.sender.as_ref() == Some(&subscription.client) {
-                position.pass_over(seq); // for its cursor, one's own message is acknowledged (2.11)
+                position.pass_over(seq); // for the cursor, the client's own message is acknowledged (2.11)
                 continue;
             }
             if position.acked.contains(seq) {
@@ -350,7 +350,7 @@ impl Outbox {
             })
             && position.next <= through
         {
-            position.pass_over(through); // the log has nothing else up to there
+            position.pass_over(through); // the log has no other messages up to there
         }
         list_if_behind(state.deliveries.window(), subscription, position);
     }

@@ -79,7 +79,7 @@ impl SendQueue {
             let taken = write(&slices[..used])?;
             self.advance(taken);
             if taken < offered {
-                // A short write means that the kernel is full: asking again would only say so.
+                // A short write means that the kernel's buffer is full, so a second call is useless.
                 return Err(io::ErrorKind::WouldBlock.into());
             }
         }
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_leave_in_the_order_they_came_however_little_is_taken() {
+    fn partial_writes_keep_the_order_of_bytes() {
         let mut queue = SendQueue::default();
         let mut expected = Vec::new();
         for round in 0..50u8 {

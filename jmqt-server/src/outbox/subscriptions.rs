@@ -57,7 +57,7 @@ impl Outbox {
     /// Adds a subscription. An existing one with this name is kept.
     pub(crate) fn insert_subscription(&self, subscription: &Arc<Subscription>) -> bool {
         let mut state = self.lock();
-        // One that is there already stays.
+        // An existing subscription is kept.
         state.closed().is_none() && state.subscriptions.0.insert(Named(Arc::clone(subscription)))
     }
 
@@ -103,7 +103,7 @@ impl Outbox {
             LogState::Attaching { seen } => seen,
             LogState::Changing(ref mut changing) => {
                 let changing = std::mem::take(&mut **changing);
-                // What the log has from the new beginning on is pushed from there.
+                // Messages from the new start on are pushed from the log.
                 let is_in_log = |id: PushId| {
                     id.place().is_some_and(|(key, seq)| key == stored.key && seq.0 > stored_up_to(stored))
                 };

@@ -14,12 +14,12 @@ fn position(acked: u64) -> LogPosition {
 }
 
 #[test] // protocol.md 2.14
-fn what_is_gone_is_passed_over_as_far_as_can_be_remembered() {
+fn deleted_messages_are_skipped_up_to_the_horizon() {
     let mut position = position(10);
-    position.pass_over(1 << 40); // at once, however much it is
+    position.pass_over(1 << 40); // in one step, for any distance
     assert_eq!((position.next, position.acked.up_to()), ((1 << 40) + 1, 1 << 40));
     let sent = position.next;
-    position.next += 1; // one is with the client
+    position.next += 1; // one push is outstanding
     position.pass_over(sent + 2 * CURSOR_WINDOW);
     assert_eq!((position.next, position.acked.up_to()), (sent + CURSOR_WINDOW, sent - 1));
     assert!(position.acked.insert(sent));
@@ -112,7 +112,7 @@ fn a_retained_message_waits_until_the_session_is_live() {
 }
 
 #[test] // protocol.md 2.20
-fn no_retained_message_comes_of_a_subscription_that_has_ended() {
+fn an_ended_subscription_receives_no_retained_message() {
     let outbox = outbox();
     outbox.go_live();
     let subscription = subscribe(&outbox, Stage::Opening, LogState::Temporary);
@@ -131,7 +131,7 @@ fn no_push_of_either_kind_of_subscription_comes_before_its_sub_ack() {
             outbox.attach(&subscription, &stored(0));
         }
         outbox.offer(&subscription, &logged(1..=2), Source::Live);
-        outbox.answer(framed(Form::JmqtNul, &Packet::HbAck)); // so that something is written, which lets what waits follow
+        outbox.answer(framed(Form::JmqtNul, &Packet::HbAck)); // so that a write lets waiting pushes follow
         assert_eq!(got(&outbox), ["hbAck"]);
         assert!(!outbox.begin_resume() || outbox.next_missing().is_none());
         outbox.open(&subscription, Some(ack()), Some(retained()));
@@ -145,13 +145,13 @@ fn no_push_of_either_kind_of_subscription_comes_before_its_sub_ack() {
 }
 
 #[test] // protocol.md 2.10, 2.14, 2.20
-fn what_comes_while_a_subscription_becomes_persistent_is_pushed_once() {
+fn messages_during_a_change_to_persistent_are_pushed_once() {
     let outbox = outbox();
     outbox.go_live();
     let subscription = subscribe(&outbox, Stage::Live, LogState::Temporary);
     outbox.offer(&subscription, &logged(1..=1), Source::Live);
     outbox.begin_change(&subscription);
-    // The store subscribes between 3 and 4, and that is heard of after both.
+    // The store subscribes between 3 and 4, and reports it after both.
     outbox.offer(&subscription, &logged(2..=4), Source::Live);
     assert_eq!(got(&outbox), ["1"]);
     outbox.attach(&subscription, &stored(3));
@@ -165,7 +165,7 @@ fn what_comes_while_a_subscription_becomes_persistent_is_pushed_once() {
 }
 
 #[test] // protocol.md 2.14, 2.20: where nobody is persistently subscribed, the log does not have it
-fn what_is_in_no_log_is_pushed_whatever_the_subscription_is_about_to_become() {
+fn unlogged_messages_are_pushed_during_a_change_of_the_subscription() {
     let outbox = outbox();
     outbox.set_window(3, Redelivery::AtOnce);
     outbox.go_live();
@@ -184,7 +184,7 @@ fn what_is_in_no_log_is_pushed_whatever_the_subscription_is_about_to_become() {
 }
 
 #[test] // protocol.md 2.20
-fn what_came_while_a_subscription_could_not_be_made_persistent_is_pushed_then() {
+fn messages_during_a_failed_change_are_pushed_afterwards() {
     let outbox = outbox();
     outbox.go_live();
     let subscription = subscribe(&outbox, Stage::Live, LogState::Temporary);

@@ -218,7 +218,7 @@ impl Window {
         if self.free() == 0 {
             return None;
         }
-        // Few are passed over: each of them has a share of the window already.
+        // Few are skipped: each of them already has a share of the window.
         let at = self.turns.iter().position(|subscription| self.has_room_for_temporary(subscription))?;
         let subscription = self.turns.remove(at)?;
         let pushes = self.waiting.get_mut(&address(&subscription))?;

@@ -168,7 +168,7 @@ impl Outbox {
             if let Err(error) = state.writer.write() {
                 return self.write_failed(state, &error);
             }
-            self.pump(state); // what found the queue full
+            self.pump(state); // pushes that had no room in the queue
         }
     }
 
@@ -219,7 +219,7 @@ impl Outbox {
 
     fn drained(&self, state: &mut State, result: io::Result<()>) -> io::Result<bool> {
         if result.is_ok() {
-            self.pump(state); // what found the queue full
+            self.pump(state); // pushes that had no room in the queue
         }
         self.count(state);
         match result {

@@ -61,7 +61,7 @@ impl Connection {
                 let mut serving = pin!(Some(self.serve()));
                 poll_fn(|cx| poll_contained(serving.as_mut(), cx)).await
             };
-            // Whatever happened, the end comes: nobody else would clear the tables.
+            // The end runs in every case, because it clears the tables.
             let reason = served.unwrap_or_else(|message| {
                 tracing::error!(target: "jmqt::session", message, "the task of a connection panicked; ending the connection");
                 CloseReason::ServerError

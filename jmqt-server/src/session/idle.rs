@@ -114,7 +114,7 @@ impl IdleClock {
 
     /// Limits the session to this time.
     pub(super) fn expire_after(&mut self, now: Instant, time: Duration) {
-        // What is too far away for the clock never comes.
+        // A time that the clock cannot represent never comes.
         self.expires = now.checked_add(time);
         if let Some(expires) = self.expires {
             self.look_at(expires);
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)] // protocol.md 2.15
-    async fn before_conn_bytes_are_no_sign_of_life() {
+    async fn before_conn_bytes_do_not_extend_the_limit() {
         let mut clock = IdleClock::new(&LIMITS, Instant::now(), false);
         tokio::time::advance(Duration::from_secs(50)).await;
         clock.received(Instant::now(), true);
@@ -275,11 +275,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)] // protocol.md 2.15
-    async fn what_was_sent_in_time_counts_although_it_is_read_after_the_timer() {
+    async fn bytes_sent_in_time_count_if_read_after_the_timer() {
         let mut clock = IdleClock::new(&LIMITS, Instant::now(), false);
         clock.session_begun(&LIMITS, Instant::now());
         for _ in 0..3 {
-            tokio::time::advance(Duration::from_secs(90)).await; // nothing runs meanwhile
+            tokio::time::advance(Duration::from_secs(90)).await; // no task runs meanwhile
             let looked = std::future::poll_fn(|cx| Poll::Ready(clock.poll(cx, &LIMITS, nothing))).await;
             assert!(looked.is_pending());
             clock.received(Instant::now(), false);
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)] // protocol.md 2.15
-    async fn the_clock_stands_still_while_a_request_is_handled() {
+    async fn the_clock_is_stopped_while_a_request_is_handled() {
         let mut clock = IdleClock::new(&LIMITS, Instant::now(), false);
         clock.session_begun(&LIMITS, Instant::now());
         tokio::time::advance(Duration::from_secs(20)).await;
@@ -303,7 +303,7 @@ mod tests {
         clock.received(Instant::now(), true);
         clock.watch_blocked(&LIMITS, 0);
         let started = Instant::now();
-        // It takes a kilobyte in every slow-consumer period, for ten minutes.
+        // It reads a kilobyte in every slow-consumer period, for ten minutes.
         let observe = || {
             let taken = started.elapsed().as_secs().min(600) * 40;
             Observed { reading: false, blocked_at: Some(taken), window_full_since: Some(started.into_std()) }
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_consumer_that_takes_nothing_is_slow_and_one_that_takes_some_is_not() {
+    async fn a_client_is_slow_if_it_reads_nothing() {
         let mut clock = IdleClock::new(&LIMITS, Instant::now(), false);
         clock.session_begun(&LIMITS, Instant::now());
         clock.watch_blocked(&LIMITS, 100);
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)] // protocol.md 2.24
-    async fn a_websocket_that_speaks_is_not_pinged() {
+    async fn an_active_websocket_is_not_pinged() {
         let mut clock = IdleClock::new(&LIMITS, Instant::now(), true);
         clock.session_begun(&LIMITS, Instant::now());
         for _ in 0..10 {
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)] // protocol.md 2.2
-    async fn an_expired_token_ends_a_session_that_speaks() {
+    async fn an_expired_token_ends_an_active_session() {
         for lifetime in [10, 100] {
             let mut clock = IdleClock::new(&LIMITS, Instant::now(), false);
             clock.session_begun(&LIMITS, Instant::now());
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)] // protocol.md 2.24
-    async fn before_conn_nothing_is_pinged() {
+    async fn before_conn_no_ping_is_sent() {
         let mut clock = IdleClock::new(&LIMITS, Instant::now(), true);
         assert_eq!(expires(&mut clock, nothing).await, (CloseReason::IdleTimeout, 60));
     }

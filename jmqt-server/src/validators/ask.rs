@@ -79,7 +79,7 @@ pub(crate) fn poll_contained<F: Future>(
 
 /// Polls a validator once. After `Ready` it must not be polled again.
 pub(crate) fn poll_guarded<T>(question: &mut Question<'_, T>, cx: &mut Context<'_>) -> Poll<Asked<T>> {
-    // Nothing of ours is touched inside, and a future that panicked is never polled again.
+    // The future shares no state with the server, and is never polled again after a panic.
     match catch_unwind(AssertUnwindSafe(|| question.as_mut().poll(cx))) {
         Ok(Poll::Pending) => Poll::Pending,
         Ok(Poll::Ready(Ok(answer))) => Poll::Ready(Asked::Answer(answer)),

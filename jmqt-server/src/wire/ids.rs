@@ -86,7 +86,7 @@ impl IdText {
     fn begin(&mut self, beginning: Beginning) {
         let text = &mut self.text;
         match beginning {
-            // The form that it had before there were stamps, for messages that were stored then.
+            // The old form without a stamp, for messages that were stored by earlier versions.
             Beginning::Log(_, Stamp::NONE) => push_hex(self.ids.epoch.0.into(), text),
             Beginning::Log(_, Stamp(stamp)) => {
                 text.push('s');
@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_are_read_back_and_foreign_ones_are_not() {
+    fn own_ids_are_parsed_and_foreign_ones_refused() {
         let ids = IdSpace::new(Epoch(0xbeef), 7);
         let mut text = IdText::new(ids);
         let logged = |stamp| PushId::Logged(LogPlace { key: ChannelKey(12), seq: Seq(3456), stamp });

@@ -75,7 +75,7 @@ impl<'a> ReceiptRef<'a> {
 pub(super) fn receipt(form: Form, receipt: &Receipt, status: StatusCode) -> Vec<u8> {
     let id = receipt.id.as_deref().map(Into::into);
     let packet = Packet::PubAck(PubAck { status, id, data: None });
-    // Whose it is, nobody knows here; the packet id tells.
+    // The channel is not known here; the packet id identifies the publish.
     packet_trace::sent("", &packet);
     framed(form, &packet)
 }

@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test] // §3: the same packets, wherever they were published and however they are framed
-    fn what_was_published_elsewhere_looks_like_what_was_published_here() {
+    fn messages_of_other_nodes_are_encoded_like_local_ones() {
         let long = format!("\"{}\"", "x".repeat(300));
         let here = pushes(&["1", &long]);
         assert_eq!(here.run().data().collect::<Vec<_>>(), [b"1", long.as_bytes()]);

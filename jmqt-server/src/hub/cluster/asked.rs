@@ -43,7 +43,7 @@ impl Asked {
     pub(super) fn answered(&self, number: u64, answer: Answer) {
         let waiting = self.waiting().remove(&number);
         if let Some((_, reply)) = waiting {
-            // Whoever asked may have given up.
+            // The caller may have given up.
             let _ = reply.send(answer);
         }
     }
@@ -57,7 +57,7 @@ impl Asked {
     pub(super) async fn turn(&self, node: NodeId) -> Option<OwnedSemaphorePermit> {
         let turns = {
             let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
-            // Nodes come and go; whoever waits or has a turn holds on to its own.
+            // Nodes join and leave; waiting tasks keep their own semaphore.
             turns.retain(|id, turns| *id == node || Arc::strong_count(turns) > 1);
             Arc::clone(turns.entry(node).or_insert_with(|| Arc::new(Semaphore::new(AT_A_TIME))))
         };
@@ -90,7 +90,7 @@ mod tests {
     const B: NodeId = NodeId(2);
 
     #[test]
-    fn an_answer_reaches_who_waits_for_it_and_nobody_waits_for_the_dead() {
+    fn an_answer_reaches_its_request_and_requests_to_dead_nodes_end() {
         let asked = Asked::default();
         let (first, second, third) = (asked.expect(1, A), asked.expect(2, B), asked.expect(3, A));
         asked.answered(3, Answer::Done);
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_kept_of_who_does_not_wait() {
+    fn cancelled_requests_are_removed() {
         let asked = Asked::default();
         drop(asked.expect(1, A));
         assert!(asked.waiting().is_empty());
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_is_asked_for_so_much_at_a_time_and_others_beside_it() {
+    fn requests_are_limited_per_node() {
         let asked = Asked::default();
         let mut turns: Vec<_> = (0..AT_A_TIME).map(|_| asked.turn(A).now_or_never()).collect();
         assert!(turns.iter().all(Option::is_some));

@@ -71,10 +71,10 @@ impl Database {
             return Verdict::Open;
         }
         if !has_link {
-            // Neither database nor Redis: the others will say in a moment that its sessions are over.
+            // Neither database nor Redis: the other nodes will soon take its sessions over.
             return Verdict::Closed;
         }
-        // What was said before that may have been true for this node as well.
+        // An earlier report may have been true for this node as well.
         let since = (reached + LOST_AFTER).max(now.checked_sub(LOST_AFTER).unwrap_or(now));
         match elsewhere(since) {
             true if away >= HAND_OVER_AFTER => Verdict::HandOver,
@@ -110,7 +110,7 @@ impl Cluster {
             tick.tick().await;
             let now = Instant::now();
             if now - std::mem::replace(&mut looked, now) > LOOK_EVERY * 4 {
-                self.database.reach(now); // this node stood still: it has its whole time again
+                self.database.reach(now); // this node stalled: it has its whole time again
             }
             let elsewhere = |since| self.directory.has_database_elsewhere(since, now);
             let verdict = self.database.judge(now, self.bus.is_up(), elsewhere);
@@ -169,7 +169,7 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     #[test]
-    fn a_node_that_alone_has_lost_the_database_lets_nobody_in_and_then_hands_over() {
+    fn a_node_that_alone_lost_the_database_refuses_clients_and_then_hands_over() {
         let start = Instant::now();
         let database = Database::new(start);
         let verdict = |ms: u32| database.judge(start + MS * ms, true, |_| true);
@@ -181,11 +181,11 @@ mod tests {
     }
 
     #[test]
-    fn when_no_other_node_has_the_database_clients_are_let_in_and_stay() {
+    fn if_no_other_node_has_the_database_clients_are_accepted_and_stay() {
         let start = Instant::now();
         let database = Database::new(start);
         for ms in (0..60_000).step_by(250) {
-            // The others had it a little longer, and have said so.
+            // The other nodes had it slightly longer, and have reported it.
             let said = start + HAD_WITHIN;
             let verdict = database.judge(start + MS * ms, true, |since| said >= since + MS);
             assert_eq!(verdict, Verdict::Open, "{ms}");
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_without_database_and_redis_lets_nobody_in_and_keeps_its_sessions() {
+    fn a_node_without_database_and_redis_refuses_clients_and_keeps_its_sessions() {
         let start = Instant::now();
         let database = Database::new(start);
         let verdict = |ms: u32| database.judge(start + MS * ms, false, |_| false);

@@ -245,7 +245,7 @@ impl Directory {
         let new_tag = inner.last_tag + 1;
         let Some(node) = inner.nodes.get_mut(&id) else { return Part::Unwanted };
         match node.knowledge {
-            // Of one that comes already it is another, because that one was given up.
+            // A first part during another list begins a new list, because the old one was given up.
             Knowledge::Wanting { .. } | Knowledge::Coming { .. } if part == 0 => {
                 (node.said, node.tag, inner.last_tag) = (Some(digest), new_tag, new_tag);
                 node.closed.clear();
@@ -314,7 +314,7 @@ impl Directory {
     pub(super) fn all(&self) -> Vec<(ClientId, ConnectionInfo)> {
         let mut all = Vec::new();
         for part in 0..PARTS {
-            let inner = self.lock(); // given up in between: others find their clients here
+            let inner = self.lock(); // released in between, because other tasks look up clients here
             let sessions = inner.parts[part].iter().filter(|(_, session)| counts(&inner.nodes, session));
             all.extend(sessions.map(|(client, session)| (client.clone(), session.info)));
         }
@@ -364,7 +364,7 @@ impl Directory {
             }
         }
         if was_blind {
-            // Whoever could not see cannot judge: everybody has the whole lease again.
+            // An observer that stalled cannot judge: all nodes have the whole lease again.
             inner.nodes.values_mut().for_each(|node| node.rose = now);
         }
         let hears = inner.link_since.is_some_and(|since| now - since >= LEASE);
@@ -526,7 +526,7 @@ mod tests {
     }
 
     #[test] // protocol.md 2.4: the newer session counts, in whatever order one hears of the two
-    fn the_session_with_the_higher_generation_counts() {
+    fn the_session_with_the_higher_generation_is_valid() {
         let directory = with_both(Instant::now());
         directory.opened(B, &presence("bob", 8));
         directory.opened(A, &presence("bob", 7));
@@ -538,12 +538,12 @@ mod tests {
     }
 
     #[test]
-    fn who_has_heard_of_every_session_asks_for_no_list_also_when_the_link_was_away() {
+    fn a_node_with_all_sessions_requests_no_list_after_a_reconnect() {
         let now = Instant::now();
         let directory = with_both(now);
         directory.opened(A, &presence("alice", 1));
         directory.opened(A, &presence("bob", 7));
-        directory.opened(B, &presence("bob", 8)); // he has moved, and A has not told yet
+        directory.opened(B, &presence("bob", 8)); // bob has moved, and A has not announced it yet
         assert!(!directory.beaten(A, digest(&[("alice", 1), ("bob", 7)]), true, now));
         directory.closed(A, "bob", 7);
         directory.link_down();
@@ -555,7 +555,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_is_asked_for_once_where_something_was_missed_and_replaces_what_was_known() {
+    fn a_list_is_requested_once_after_a_loss_and_replaces_the_entries() {
         let now = Instant::now();
         let directory = with_both(now);
         directory.opened(A, &presence("gone", 1));
@@ -568,7 +568,7 @@ mod tests {
             directory.listed(A, (9, part, is_last), of_a, sessions, now)
         };
         assert_eq!(part(0, &[], false), Part::Taken);
-        directory.closed(A, "dave", 4); // ends, and another begins, while the list is on its way
+        directory.closed(A, "dave", 4); // one ends, and another begins, while the list is in transit
         directory.opened(A, &presence("carol", 5));
         assert_eq!(part(1, &[presence("alice", 3), presence("dave", 4)], false), Part::Taken);
         assert_eq!(part(2, &[], true), Part::Last(2));
@@ -579,7 +579,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_lost_a_part_or_stands_still_is_asked_for_again() {
+    fn a_list_with_a_lost_part_or_without_progress_is_requested_again() {
         let now = Instant::now();
         let directory = with_both(now);
         let of_a = digest(&[("alice", 3), ("bob", 4)]);
@@ -596,7 +596,7 @@ mod tests {
     }
 
     #[test]
-    fn a_few_lists_are_asked_for_at_a_time() {
+    fn the_number_of_requested_lists_is_limited() {
         let now = Instant::now();
         let directory = Directory::default();
         directory.link_up(now);
@@ -614,7 +614,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_known_of_a_node_that_went_counts_no_more_and_is_swept_out() {
+    async fn entries_of_a_departed_node_are_invalid_and_removed() {
         let now = Instant::now();
         let directory = with_both(now);
         for client in 0..1000 {
@@ -623,7 +623,7 @@ mod tests {
         }
         let held = |directory: &Directory| directory.lock().parts.iter().map(HashMap::len).sum::<usize>();
         directory.left(A);
-        directory.heard(A, now); // what comes to life again is another
+        directory.heard(A, now); // a node that returns is a new one
         assert_eq!((node_of(&directory, "a1"), node_of(&directory, "b1")), (None, Some(B)));
         assert_eq!((held(&directory), directory.all().len()), (2000, 1000));
         directory.opened(A, &presence("a1", 1));
@@ -633,7 +633,7 @@ mod tests {
     }
 
     #[test]
-    fn another_node_has_the_database_if_it_has_said_so_since_and_is_there() {
+    fn another_node_has_the_database_if_it_reported_so_recently_and_is_alive() {
         let now = Instant::now();
         let directory = with_both(now);
         directory.beaten(A, Digest::default(), false, now);
@@ -672,7 +672,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_shows_nothing_for_the_lease_is_dead() {
+    fn a_node_without_signs_of_life_for_the_lease_is_dead() {
         let start = Instant::now();
         let directory = with_a(start);
         assert_eq!(look(&directory, start, 1..=20, 1), Some(5));
@@ -686,7 +686,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_node_of_which_the_store_tells_nothing_new_stays_dead() {
+    fn a_dead_node_without_a_new_beat_stays_dead() {
         let start = Instant::now();
         let directory = with_a(start);
         assert_eq!(look(&directory, start, 1..=6, 1), Some(5));
@@ -698,7 +698,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_redis_knows_not_to_listen_is_dead_sooner() {
+    fn a_node_that_is_not_subscribed_in_redis_is_dead_sooner() {
         let start = Instant::now();
         let directory = with_a(start);
         directory.not_listening(A);
@@ -706,7 +706,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_is_heard_or_beats_in_the_store_is_not_dead() {
+    fn a_node_with_a_sign_of_life_on_bus_or_store_is_not_dead() {
         let start = Instant::now();
         let (heard, beats) = (with_a(start), with_a(start));
         beats.not_listening(A);
@@ -720,10 +720,10 @@ mod tests {
     }
 
     #[test]
-    fn who_could_not_look_does_not_judge() {
+    fn a_stalled_observer_declares_no_node_dead() {
         let start = Instant::now();
         let directory = with_a(start);
-        let later = start + SECOND * 30; // it stood still itself
+        let later = start + SECOND * 30; // it stalled itself
         assert_eq!(directory.beats(&[(A, 1)], later), []);
         assert_eq!(look(&directory, later, 1..=20, 1), Some(5));
     }
@@ -738,7 +738,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_has_left_is_not_missed() {
+    fn a_node_that_announced_its_end_is_not_reported_dead() {
         let start = Instant::now();
         let directory = with_a(start);
         directory.left(A);
@@ -750,7 +750,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_node_said_while_it_was_not_heard_may_be_missed() {
+    fn messages_of_a_node_that_was_not_heard_may_be_lost() {
         let start = Instant::now();
         let directory = with_a(start);
         for second in 1..=8 {
@@ -762,7 +762,7 @@ mod tests {
         assert!(!directory.is_dead(A) && !directory.may_have_missed());
         directory.heard(A, start + SECOND * 8);
         assert!(directory.may_have_missed(), "it is heard again");
-        // It has ended where its last words were not heard.
+        // It ended, and its last messages were not heard.
         for second in 9..=12 {
             directory.beats(&[], start + SECOND * second);
             assert!(!directory.may_have_missed());

@@ -40,7 +40,7 @@ impl Echo {
     fn is_missed(&mut self, now: Instant) -> bool {
         let since_beat = now - std::mem::replace(&mut self.beaten, now);
         if since_beat > BEAT_EVERY * 2 {
-            // This node stood still itself, and has not listened: the echo gets its whole time again.
+            // This node stalled itself: the echo gets its whole time again.
             self.last = self.last.map(|_| now);
         }
         self.last.is_some_and(|last| now - last > DEAF_AFTER)
@@ -56,12 +56,12 @@ impl Cluster {
         let mut dirty = DirtyOutboxes::default();
         loop {
             tokio::select! {
-                biased; // one's own beat is due also while others talk without a pause
+                biased; // the own beat is due even if events arrive without a pause
                 _ = beat.tick() => self.beat(&mut echo),
                 event = events.next() => {
                     let Some(event) = event else { return };
                     self.handle(hub, event, events.is_empty(), &mut echo, &mut dirty).await;
-                    // What has come meanwhile is handled before anything is written.
+                    // Events that have arrived are handled before the sockets are written.
                     for _ in 1..EVENTS_AT_A_TIME {
                         let Some(event) = events.next_at_once() else { break };
                         self.handle(hub, event, false, &mut echo, &mut dirty).await;
@@ -133,7 +133,7 @@ impl Cluster {
 
     fn missed(&self, hub: &Hub) {
         hub.counters.bus_dropped.increment();
-        self.compare.notify_one(); // who misses something finds it in the log
+        self.compare.notify_one(); // missed messages are found in the log
     }
 
     fn arrived(&self, hub: &Hub, arrival: Arrival) {
@@ -255,7 +255,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn a_link_that_brings_nothing_back_is_dead_after_three_seconds() {
+    fn a_connection_without_an_echo_is_dead_after_three_seconds() {
         let start = Instant::now();
         let mut echo = Echo::new(start);
         assert!(!echo.is_missed(start));
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_stood_still_waits_for_the_echo_anew() {
+    fn a_stalled_node_waits_for_the_echo_again() {
         let start = Instant::now();
         let mut echo = Echo::new(start);
         echo.last = Some(start);

@@ -209,20 +209,20 @@ impl Cluster {
         };
         let (digest, sessions) = {
             let told = self.told();
-            // What begins or ends while the list is told is told behind this, and counts.
+            // A session that begins or ends during the list is announced after this, and is valid.
             say(0, told.digest, Vec::new(), false);
             let sessions: Vec<_> = told.sessions.iter().map(|(client, it)| (client.clone(), *it)).collect();
             (told.digest, sessions)
         };
         let parts = sessions.chunks(IN_ONE_PART).map(Some).chain([None]);
         for (part, some) in (1..).zip(parts) {
-            // One that has ended meanwhile, and could be left out, has been told of.
+            // A session that has ended meanwhile could be left out, because its end was announced.
             let present = some.unwrap_or_default().iter().filter_map(|(client, generation)| {
                 let session = hub.connections.any_session(client.as_str())?;
                 (session.generation == *generation).then(|| presence(client, *generation, session.info))
             });
             say(part, digest, present.collect(), some.is_none());
-            // Of the last, all have to arrive, so that the next list finds nothing on its way.
+            // All parts must arrive before the next list begins.
             let awaited = if some.is_none() { part + 1 } else { (part + 1).saturating_sub(ON_THEIR_WAY) };
             match self.lists.arrived(awaited).await {
                 None => {
@@ -255,7 +255,7 @@ mod tests {
     const B: NodeId = NodeId(2);
 
     #[tokio::test(start_paused = true)]
-    async fn the_next_part_waits_for_all_who_hear_the_list_and_for_nobody_too_long() {
+    async fn the_next_part_waits_for_all_receivers_up_to_a_limit() {
         let lists = Lists::default();
         assert!(lists.ask(A) && !lists.ask(B) && !lists.ask(A), "one is enough to tell it");
         assert!(lists.begin(7));

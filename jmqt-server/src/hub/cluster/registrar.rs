@@ -131,7 +131,7 @@ impl RegistrarTask {
         }
         if let Err(error) = self.store.sessions_closed(&unwanted, &self.node).await {
             store_failed(&self.counters, "cannot remove abandoned sessions from the store", &error);
-            self.unwanted.sessions().extend(unwanted); // for the next time there is something to do
+            self.unwanted.sessions().extend(unwanted); // for the next round
         }
     }
 
@@ -143,7 +143,7 @@ impl RegistrarTask {
         match self.store.claim_sessions(&sessions, &self.node).await {
             Ok(claimed) => {
                 for (reply, is_mine) in replies.into_iter().zip(claimed) {
-                    // Whoever waited may have given up.
+                    // The waiting task may have given up.
                     let _ = reply.send(is_mine);
                 }
             }
@@ -157,7 +157,7 @@ impl RegistrarTask {
         jobs: Vec<(SessionRow, oneshot::Sender<Delivery>)>,
     ) -> Vec<(SessionRow, oneshot::Sender<Delivery>)> {
         let mut clients = HashSet::new();
-        // Whoever has given up need not be entered.
+        // Sessions of callers that have given up are not added.
         let wanted = jobs.into_iter().filter(|(_, reply)| !reply.is_closed());
         let (now, later): (Vec<_>, Vec<_>) = wanted.partition(|(row, _)| clients.insert(row.client.clone()));
         let (rows, replies): (Vec<_>, Vec<_>) = now.into_iter().unzip();
@@ -168,7 +168,7 @@ impl RegistrarTask {
             Ok(entered) => {
                 for ((row, reply), entered) in rows.into_iter().zip(replies).zip(entered) {
                     let unwanted = Arc::clone(&self.unwanted);
-                    // Whoever has given up drops it, now or later.
+                    // A caller that has given up drops it, now or later.
                     drop(reply.send(Delivery { content: Some((row.client, entered)), unwanted }));
                 }
             }
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_entered_for_nobody_is_taken_out_again_whenever_they_gave_up() {
+    async fn sessions_added_for_cancelled_callers_are_removed() {
         let unwanted = Arc::new(Unwanted::default());
         let (reply, answer) = oneshot::channel();
         drop(reply.send(delivery(&unwanted, 1)));
@@ -199,7 +199,7 @@ mod tests {
         drop(reply.send(delivery(&unwanted, 2)));
         let (reply, answer) = oneshot::channel();
         drop(reply.send(delivery(&unwanted, 3)));
-        drop(answer); // it had been answered, and did not look
+        drop(answer); // it was answered, and did not read the answer
         unwanted.added.notified().await;
         let left: Vec<_> = unwanted.sessions().iter().map(|(_, generation)| *generation).collect();
         assert_eq!(left, [2, 3]);

@@ -118,17 +118,17 @@ mod tests {
     const KEY: ChannelKey = ChannelKey(1);
 
     #[test]
-    fn what_comes_too_early_waits_for_what_is_before_it() {
+    fn early_messages_wait_for_earlier_ones() {
         let (mut reorder, mut ready, now) = (Reorder::default(), Vec::new(), Instant::now());
         for (first, last, item) in [(5, 6, "b"), (9, 9, "d"), (10, 12, "e"), (7, 8, "c"), (1, 4, "a")] {
             reorder.put(KEY, (first, last), item, now, &mut ready);
         }
-        assert_eq!(ready, ["b", "c", "d", "e", "a"]); // the first to come sets the beginning
+        assert_eq!(ready, ["b", "c", "d", "e", "a"]); // the first to arrive sets the start
         assert_eq!(reorder.deadline(), None);
     }
 
     #[test]
-    fn a_gap_is_not_waited_for_longer_than_it_takes() {
+    fn the_wait_for_a_gap_is_limited() {
         let (mut reorder, mut ready, now) = (Reorder::default(), Vec::new(), Instant::now());
         reorder.put(KEY, (1, 1), 1, now, &mut ready);
         reorder.put(KEY, (5, 5), 5, now, &mut ready);
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn channels_are_not_remembered_for_ever() {
+    fn idle_channels_are_forgotten() {
         let (mut reorder, mut ready, now) = (Reorder::default(), Vec::new(), Instant::now());
         for key in 0..CHANNELS as i64 {
             reorder.put(ChannelKey(key), (1, 1), (), now, &mut ready);

@@ -25,7 +25,7 @@ impl Cluster {
     pub(super) async fn ask(&self, node: NodeId, request: Request, limit: Duration) -> Option<Answer> {
         let number = self.number();
         let answer = self.asked.expect(number, node);
-        // A link that is lost from here on is told of behind this, and ends the waiting.
+        // A connection that is lost from here on ends the wait.
         if !self.bus.is_up() {
             return None;
         }
@@ -52,11 +52,11 @@ impl Cluster {
         if let Request::EndSessions { client, below, by } = &request
             && let Ok(client) = ClientId::parse(client)
         {
-            // It ends also if there is nobody to wait for it.
+            // It ends even if no task waits for it.
             drop(hub.connections.begin_to_end_below(&client, *below, by.as_ref().and_then(Origin::info)));
         }
         let Ok(turn) = Arc::clone(&self.answering).try_acquire_owned() else {
-            // Whoever waits for the end of a session looks in the store as well, and asks again.
+            // A node that waits for the end of a session also reads the store, and asks again.
             if !matches!(request, Request::EndSessions { .. }) {
                 self.bus.send(from, &Control::Answer { number, answer: Answer::Busy });
             }
@@ -169,7 +169,7 @@ impl Hub {
                     match cluster.ask_in_turn(node, change.request(client, channel)).await {
                         Some(Answer::Done) => return Ok(true),
                         Some(Answer::Existed(there)) => return Ok(existed | there),
-                        // It is leaving, or has left: what is persistent is for the store.
+                        // It is leaving, or has left: the store changes persistent subscriptions.
                         Some(Answer::NotHere) => existed |= self.change_here(client, channel, change).await?,
                         Some(_) => return Err(HubError::Store),
                         None => return Err(HubError::SessionEnded),
@@ -180,7 +180,7 @@ impl Hub {
                 }
                 (location, cluster) => {
                     existed |= self.change_here(client, channel, change).await?;
-                    // A client that has come meanwhile to another node may have read what was there before.
+                    // A client that has connected to another node meanwhile may have read the old state.
                     let may_have_come = location == Location::Away && cluster.is_some();
                     if !may_have_come || self.locate(client.as_str()).await == Location::Away {
                         return Ok(existed);

@@ -82,7 +82,7 @@ impl Cluster {
         info: ConnectionInfo,
     ) -> Result<ClusterSession, HubError> {
         if self.condemned.load(Ordering::Acquire) {
-            return Err(HubError::Store); // in a moment it is a node again
+            return Err(HubError::Store); // this node joins again soon
         }
         let row = self.row(client, 0, info);
         let Entered { generation, older } = self.registrar.enter(row).await.map_err(|_| HubError::Store)?;
@@ -95,7 +95,7 @@ impl Cluster {
             kept: false,
         };
         if self.condemned.load(Ordering::Acquire) {
-            return Err(HubError::Store); // whoever looked for what is to be ended may not have seen it
+            return Err(HubError::Store); // the search for sessions to end may have missed it
         }
         let ended = self.end_older(janitor, client, generation, info, older);
         let ended = tokio::time::timeout(END_TIMEOUT, ended);
@@ -167,10 +167,10 @@ impl Cluster {
             if older.is_empty() {
                 return Ok(());
             }
-            // Those cannot claim the ends of their sessions, and say so.
+            // Those nodes cannot claim the ends of their sessions, and report it.
             let left: Vec<_> = older.iter().filter(|it| without_database.contains(&it.row.node)).collect();
             self.take_over(left, &done).await;
-            // Who did not answer looks in the store, or is dead, and then it is inherited from.
+            // A node that did not answer reads the store, or is dead, and its sessions are inherited.
             match called_off {
                 None => {
                     let rows: Vec<_> = older.iter().map(|session| session.row.clone()).collect();
@@ -196,14 +196,14 @@ impl Cluster {
                 // again, it finds the claim.
                 None => {
                     if self.registrar.claim(session.clone()).await != Ok(true) {
-                        continue; // it is on its way after all, or will be tried again
+                        continue; // it is ending after all, or will be tried again
                     }
                     tracing::warn!(
                         target: "jmqt::session", client = %row.client, node = %row.node,
                         "another node did not end a session in time; it seems to have lost the database: taking the session over"
                     );
                     let claimed = SharedSession { row: row.clone(), claimed_by: Some(self.name.clone()) };
-                    drop(self.notify_of(claimed).await); // its row goes when that is done
+                    drop(self.notify_of(claimed).await); // its row is deleted after that
                 }
                 // Its close notifier has run; only the row is left.
                 Some(by) if *by == row.node && done.contains(by) => {
@@ -288,7 +288,7 @@ impl Hub {
     pub(crate) async fn claim_close(&self, client: &ClientId, generation: u64, info: ConnectionInfo) -> bool {
         match &self.cluster {
             Some(cluster) => {
-                cluster.session_closed(client, generation); // nothing reaches it any more
+                cluster.session_closed(client, generation); // it receives nothing any more
                 cluster.claim_own(client, generation, info).await
             }
             None => true,

@@ -77,16 +77,16 @@ impl Cluster {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            // An error has been logged by those who need an answer.
+            // The error is logged by tasks that need an answer.
             let Ok(called_off) = self.store.called_off(&self.name).await else { continue };
             for SharedSession { row, claimed_by } in called_off {
                 let (client, generation) = (row.client, row.generation);
                 match hub.connections.find(&client, generation) {
                     Found::Session(session) => {
-                        // Claimed first, so that whoever waits for it sees that it is being ended.
+                        // Claimed first, so that waiting nodes see that it is ending.
                         let claim = self.claim_own(&client, generation, session.info);
                         drop(tokio::time::timeout(CALLED_OFF_EVERY, claim).await);
-                        // Called off for a newer connection, or claimed because this node was thought dead.
+                        // Called off for a newer connection, or claimed because this node was considered dead.
                         let farewell = match claimed_by {
                             Some(by) if by != self.name => Disconnect::node_was_cut_off(),
                             _ => Disconnect::takeover(None),
@@ -120,7 +120,7 @@ impl Cluster {
                 Ok(Some(beats)) => {
                     let own = beats.iter().find(|it| it.node == self.name).map_or(0, |it| it.beat);
                     if own == 1 && last_beat > 0 {
-                        // Condemned, and forgotten since nothing was left of it: nobody knows of what it has.
+                        // Condemned and deleted, because it had no sessions left: no other node knows its sessions.
                         self.end_as_condemned(hub, last_beat).await;
                         continue;
                     }
@@ -129,7 +129,7 @@ impl Cluster {
                 }
                 Ok(None) => self.end_as_condemned(hub, last_beat).await,
                 Err(error) => {
-                    // Those who need an answer log it too; this one tells of it when nobody does.
+                    // Tasks that need an answer log it too; this line reports it otherwise.
                     tracing::debug!(target: "jmqt::store", %error, "cannot read the list of nodes");
                 }
             }
@@ -196,7 +196,7 @@ impl Cluster {
             for (node, beat) in self.directory.dead() {
                 self.inherit_from(node, beat).await;
             }
-            // What was claimed without an answer of the store, and may have been claimed all the same.
+            // Claims without an answer from the store may have succeeded.
             for session in self.store.claimed(&self.name).await.unwrap_or_default() {
                 drop(self.notify_of(session).await);
             }
@@ -222,7 +222,7 @@ impl Cluster {
                 running.extend(self.notify_of(session).await);
             }
             if running.is_empty() {
-                return; // they are being notified of, or the server stops
+                return; // their notifiers are running, or the server stops
             }
             for notified in running {
                 drop(notified.await);

@@ -34,7 +34,7 @@ pub(super) async fn handle_conn(shared: &Shared, session: &mut Session, conn: Co
         }
         Err(NotOpened::Refused(status)) => refuse(session, status),
         Err(NotOpened::TooManyTakeovers(wait)) => {
-            // Whatever that says, this connection ends.
+            // This connection ends with any result.
             let _ = refuse(session, StatusCode::SERVER_ERROR);
             session.outbox.close_saying(CloseReason::TryLater, Disconnect::too_many_takeovers(wait));
             ControlFlow::Break(CloseReason::TryLater)

@@ -45,7 +45,7 @@ pub(super) async fn handle(shared: &Shared, session: &mut Session, text: &[u8]) 
         packet_trace::received(session.name(), session.info.remote, packet, text.len());
     }
     match decoded {
-        // By far the most, and as few moves as possible for them.
+        // The most frequent packets, with as few moves as possible.
         Ok(Packet::Pub(publish)) if let Some(member) = &session.member => {
             let client = member.client.clone();
             session.good_packet();

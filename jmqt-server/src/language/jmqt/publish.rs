@@ -86,7 +86,7 @@ async fn refuse(
     if publish.qos == Qos::AtMostOnce && publish.id.is_none() {
         return CONTINUE;
     }
-    // One that is too long is not sent back: it could be as long as a packet.
+    // An id that is too long is not sent back, because it could be as long as a packet.
     let id = publish.id.as_deref().filter(|id| id.len() <= MAX_ID_BYTES);
     if publish.qos == Qos::AtLeastOnce
         && verbs::refuse_in_order(shared, session, client, ReceiptRef::of_jmqt(id), status).await?

@@ -23,7 +23,7 @@ pub(super) async fn handle_sub(
     match verbs::subscribe(shared, session, client, &channel, sub.persistence).await? {
         Ok(subscribed) => {
             let ack = framed(session, &sub_ack(StatusCode::OK, channel.as_str()));
-            // With what the channel has for the client: the retained message, and what was held.
+            // Together with the channel's messages for the client: the retained message and held pushes.
             let is_full = session.outbox.open(&subscribed.subscription, Some(ack), subscribed.retained);
             session.answered(is_full);
         }

@@ -15,7 +15,7 @@ pub(crate) async fn leave(shared: &Shared, session: &mut Session, client: &Clien
     let of_session = attached.as_ref().and_then(|attached| attached.data()).into();
     let notice = DisconnectNotice::new(session.info, client, &shared.handle, of_session);
     let question = asking(|| shared.validators.disconnect.on_disconnect(&notice));
-    // A notifier that failed has been logged; the session ends all the same.
+    // A failure of the notifier has been logged; the session still ends.
     session.ask("disconnect notifier", question).await?;
     ControlFlow::Break(CloseReason::Disconnected)
 }

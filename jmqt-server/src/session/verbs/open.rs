@@ -84,7 +84,7 @@ async fn ask(
 ) -> Flow<Result<Accepted, StatusCode>> {
     let client = &opening.client;
     let handle = ConnHandle::new(client.clone(), shared.handle.clone());
-    // What `auth` attached for another client is not for this one.
+    // Data that `auth` attached for another client is not used for this one.
     let attached = session.attached.clone();
     let data = attached.as_ref().and_then(|attached| attached.data_for(client));
     let upgrade = attached.as_ref().and_then(|attached| attached.upgrade());
@@ -98,7 +98,7 @@ async fn ask(
                     return ControlFlow::Continue(Err(StatusCode::SERVER_ERROR));
                 }
             }
-            // From here on the request that a WebSocket began with is not kept any more.
+            // From here on the HTTP request of a WebSocket is dropped.
             let data = acceptance.session.or_else(|| data.cloned());
             let attached = data.map(|data| Arc::new(Attached::new(client.clone(), data)));
             let valid_for = acceptance.valid_for;
@@ -158,7 +158,7 @@ pub(crate) async fn start(shared: &Shared, session: &mut Session, opened: Opened
         let attached = session.attached.clone();
         let of_session = attached.as_ref().and_then(|attached| attached.data()).into();
         let notice = OpenNotice::new(session.info, &client, &shared.handle, of_session);
-        // A notifier that failed has been logged; the session goes on.
+        // A failure of the notifier has been logged; the session continues.
         session.ask("open notifier", asking(|| open.on_open(&notice))).await?;
     }
     CONTINUE
@@ -171,7 +171,7 @@ async fn start_pushing(shared: &Shared, session: &mut Session, retained: &[Chann
         if turn > 0 {
             session.let_others_run().await?;
         }
-        // One must not be left out (2.12), and the client has been told that it is connected.
+        // None may be skipped (2.12), and the client already has its `connAck`.
         let Ok(there) = session.wait(shared.hub.retained_among(channels)).await? else {
             return ControlFlow::Break(CloseReason::StoreUnclear);
         };

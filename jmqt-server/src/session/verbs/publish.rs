@@ -53,7 +53,7 @@ pub(crate) async fn publish(
         server: &shared.handle,
         session: attached.as_ref().and_then(|attached| attached.data()).into(),
     };
-    // Not by way of `ask`: for a validator that answers at once, no future is made but its own.
+    // Not through `ask`, so that a validator that answers at once needs only its own future.
     let asked = {
         let mut question = asking(|| shared.validators.publish.validate_pub(&request));
         match poll_at_once(&mut question) {
@@ -127,12 +127,12 @@ async fn publish_to_all(
         return submit(shared, session, client, channel, publication, StatusCode::OK).await;
     }
     if publication.retain == Retain::Yes {
-        // Before it is looked who is subscribed: whoever is not yet will find it on its way (2.12).
+        // Before the subscribers are looked up: a later subscriber finds the message in the queue (2.12).
         let message = message(client, channel.clone(), publication);
         let outbox = Arc::clone(&session.outbox);
         let receipt = publication.receipt;
         let publisher = receipt.can_be_answered().then(|| (&outbox, receipt.kept()));
-        // It may only fail while the server stops; nobody has been promised anything.
+        // It can fail only while the server stops, and no client expects an answer.
         let _ = session.wait(shared.hub.submit_retained(message, publisher)).await?;
     }
     session.gather(&channel, publication.data).await;
