@@ -26,14 +26,16 @@ pub(super) async fn handle_pub(
         Some(channel) => channel.clone(),
         None => match ChannelName::parse(name) {
             Ok(channel) => channel,
-            Err(_) => return refuse(shared, session, client, publish, StatusCode::INVALID_CHANNEL).await,
+            Err(_) => {
+                return Box::pin(refuse(shared, session, client, publish, StatusCode::INVALID_CHANNEL)).await;
+            }
         },
     };
     if channel.kind() == ChannelKind::Control {
         return Box::pin(handle_control(shared, session, client, &channel, publish)).await;
     }
     let Ok(number) = number(session, publish) else {
-        return refuse(shared, session, client, publish, StatusCode::INVALID_PACKET).await;
+        return Box::pin(refuse(shared, session, client, publish, StatusCode::INVALID_PACKET)).await;
     };
     let publication = Publication {
         data: publish.data.unwrap_or(Payload::NULL),
@@ -44,7 +46,7 @@ pub(super) async fn handle_pub(
     };
     match verbs::publish(shared, session, client, channel, publication).await? {
         Ok(()) => CONTINUE,
-        Err(status) => refuse(shared, session, client, publish, status).await,
+        Err(status) => Box::pin(refuse(shared, session, client, publish, status)).await,
     }
 }
 

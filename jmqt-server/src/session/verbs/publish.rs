@@ -82,7 +82,7 @@ pub(crate) async fn publish(
     {
         return DONE;
     }
-    publish_allowed(shared, session, client, channel, publication).await
+    publish_allowed(shared, session, client, channel, &publication).await
 }
 
 /// Publishes data that differs from what the client sent. A separate future, so that other publishes do not pay for
@@ -100,7 +100,7 @@ async fn publish_replaced(
         session.validator_mistake("pub validator", &"its data is larger than MAX_PACKET_BYTES");
         return ControlFlow::Continue(Err(StatusCode::SERVER_ERROR));
     }
-    publish_allowed(shared, session, client, channel, Publication { data, ..publication }).await
+    publish_allowed(shared, session, client, channel, &Publication { data, ..publication }).await
 }
 
 async fn publish_allowed(
@@ -108,7 +108,7 @@ async fn publish_allowed(
     session: &mut Session,
     client: &ClientId,
     channel: ChannelName,
-    publication: Publication<'_>,
+    publication: &Publication<'_>,
 ) -> Published {
     match channel.kind() {
         ChannelKind::PeerToPeer => publish_to_peer(shared, session, client, channel, publication).await,
@@ -121,7 +121,7 @@ async fn publish_to_all(
     session: &mut Session,
     client: &ClientId,
     channel: ChannelName,
-    publication: Publication<'_>,
+    publication: &Publication<'_>,
 ) -> Published {
     if publication.qos == Qos::AtLeastOnce {
         return submit(shared, session, client, channel, publication, StatusCode::OK).await;
@@ -145,7 +145,7 @@ async fn publish_to_peer(
     session: &mut Session,
     client: &ClientId,
     channel: ChannelName,
-    publication: Publication<'_>,
+    publication: &Publication<'_>,
 ) -> Published {
     let to_itself = channel.as_str().strip_prefix('#') == Some(client.as_str());
     let present = match to_itself {
@@ -174,7 +174,7 @@ async fn submit(
     session: &mut Session,
     client: &ClientId,
     channel: ChannelName,
-    publication: Publication<'_>,
+    publication: &Publication<'_>,
     status: StatusCode,
 ) -> Published {
     let outbox = Arc::clone(&session.outbox);
@@ -214,7 +214,7 @@ pub(crate) fn acknowledge(shared: &Shared, session: &Session, push: Option<PushI
     }
 }
 
-fn message(client: &ClientId, channel: ChannelName, publication: Publication<'_>) -> Message {
+fn message(client: &ClientId, channel: ChannelName, publication: &Publication<'_>) -> Message {
     let retain = match channel.kind() {
         ChannelKind::Plain => publication.retain,
         _ => Retain::No,
