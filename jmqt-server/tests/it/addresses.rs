@@ -30,7 +30,7 @@ async fn connect_from(server: &TestServer, address: &str) -> Option<Client> {
 }
 
 #[tokio::test] // MAX_CONNECTIONS_PER_ADDRESS
-async fn an_address_has_so_many_connections_and_gets_places_back() {
+async fn connections_of_an_address_are_limited_and_counted_down() {
     let server = limited(Some(2), None).await;
     let alice = connect_from(&server, "192.0.2.1").await.unwrap();
     let _other = connect_from(&server, "192.0.2.1").await.unwrap();
@@ -66,7 +66,7 @@ async fn addresses_of_one_ipv6_network_are_counted_together() {
 }
 
 #[tokio::test] // MAX_CONNECTS_PER_ADDRESS_PER_SECOND
-async fn an_address_makes_so_many_connections_a_second() {
+async fn connections_of_an_address_per_second_are_limited() {
     let server = limited(None, Some(1)).await;
     let mut refused = 0;
     for _ in 0..20 {

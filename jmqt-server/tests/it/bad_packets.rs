@@ -4,7 +4,7 @@ use crate::support::TestServer;
 use jmqt_server::{CloseReason, Protocol};
 
 #[tokio::test] // protocol.md 2.5
-async fn what_is_no_packet_is_dropped_and_the_session_goes_on() {
+async fn invalid_packets_are_dropped_and_the_session_continues() {
     let server = TestServer::start().await;
     let mut alice = server.connect("alice").await;
     for text in [
@@ -25,7 +25,7 @@ async fn what_is_no_packet_is_dropped_and_the_session_goes_on() {
 }
 
 #[tokio::test] // protocol.md 2.5
-async fn a_bad_field_is_answered_with_status_10_and_what_could_be_read() {
+async fn a_bad_field_is_answered_with_status_10_and_the_readable_fields() {
     let server = TestServer::start().await;
     let mut alice = server.connect("alice").await;
     for (bad, answer) in [
@@ -71,7 +71,7 @@ async fn the_answers_to_bad_packets_arrive_before_the_close() {
 }
 
 #[tokio::test] // protocol.md 2.5: on a WebSocket too
-async fn bad_packets_over_a_websocket_are_treated_alike() {
+async fn bad_packets_over_a_websocket_are_handled_the_same_way() {
     let server = TestServer::start().await;
     let mut alice = server.connect_over(Protocol::WebSocket, "alice").await;
     for _ in 0..15 {

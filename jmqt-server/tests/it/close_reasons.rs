@@ -26,7 +26,7 @@ async fn a_connection_that_breaks_is_lost() {
 }
 
 #[tokio::test] // protocol.md 2.16: the client's fault
-async fn a_client_that_breaks_the_rules_is_told_of_with_the_rule() {
+async fn a_protocol_violation_is_reported_with_the_violated_rule() {
     let server = TestServer::configured(|config| config.max_packet_bytes = 1000).await;
     let mut alice = server.connect("alice").await;
     alice.send_all(&["nonsense"; 16]).await;
@@ -46,7 +46,7 @@ async fn a_client_that_breaks_the_rules_is_told_of_with_the_rule() {
 }
 
 #[tokio::test] // protocol.md 2.16: garbage within TLS
-async fn a_client_that_breaks_tls_ends_alone() {
+async fn a_tls_error_ends_only_its_own_connection() {
     let server = TestServer::start().await;
     let stream = server.open_tcp(Protocol::SslSocket).await;
     let descriptor = stream.into_std().unwrap();
@@ -65,7 +65,7 @@ async fn a_client_that_breaks_tls_ends_alone() {
 }
 
 #[tokio::test] // §9.f, protocol.md 2.16: `disconn` and closing, both
-async fn disconn_and_a_close_behind_it_are_one_end() {
+async fn disconn_followed_by_a_close_ends_the_session_once() {
     let server = TestServer::start().await;
     for protocol in Protocol::ALL {
         let mut alice = server.connect_over(protocol, "alice").await;
@@ -78,7 +78,7 @@ async fn disconn_and_a_close_behind_it_are_one_end() {
 }
 
 #[tokio::test] // protocol.md 2.16: nothing behind a `disconn` is carried out
-async fn what_follows_a_disconn_is_not_handled() {
+async fn packets_after_a_disconn_are_ignored() {
     let server = TestServer::start().await;
     let (mut alice, mut bob) = (server.connect("alice").await, server.connect("bob").await);
     bob.sub("news").await;
@@ -91,7 +91,7 @@ async fn what_follows_a_disconn_is_not_handled() {
 }
 
 #[tokio::test] // protocol.md 2.16: the disconnect notifier runs while the subscriptions still stand
-async fn subscriptions_stand_while_the_disconnect_notifier_runs_and_not_after() {
+async fn subscriptions_exist_while_the_disconnect_notifier_runs_and_not_after() {
     let server = TestServer::start().await;
     let mut alice = server.connect("alice").await;
     alice.sub("news").await;
@@ -123,7 +123,7 @@ async fn disconn_waits_for_all_outstanding_acks() {
 }
 
 #[tokio::test] // protocol.md 2.16: closed by the application, from within a request of that client
-async fn an_application_may_disconnect_the_client_that_is_asking() {
+async fn an_application_may_disconnect_the_requesting_client() {
     let server = TestServer::start().await;
     server.app.on_control(|request| async move {
         assert!(request.server.disconnect(&request.client));

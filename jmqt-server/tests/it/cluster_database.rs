@@ -53,7 +53,7 @@ async fn listens(node: &TestServer, protocol: Protocol) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_node_that_alone_has_lost_the_database_hands_its_clients_over_and_opens_again() {
+async fn a_node_that_loses_the_database_hands_over_its_clients_and_reopens() {
     let Some((_database, [(a, of_a), (b, _of_b)])) = two_nodes().await else { return };
     let (mut alice, mut bob) = (a.connect("alice").await, b.connect("bob").await);
     bob.sub("news").await;
@@ -82,7 +82,7 @@ async fn a_node_that_alone_has_lost_the_database_hands_its_clients_over_and_open
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_database_that_is_away_from_all_nodes_closes_none() {
+async fn a_database_lost_by_all_nodes_closes_no_listener() {
     let Some((_database, [(a, of_a), (b, of_b)])) = two_nodes().await else { return };
     let (mut alice, mut bob) = (a.connect("alice").await, b.connect("bob").await);
     bob.sub("news").await;

@@ -4,7 +4,7 @@ use crate::support::{TestServer, channel, client_id};
 use jmqt_server::{CloseReason, ConnVerdict, Persistence, Protocol, Publish};
 
 #[tokio::test] // protocol.md 2.2
-async fn what_the_validator_did_through_its_handle_follows_the_conn_ack() {
+async fn calls_of_the_validator_take_effect_after_the_conn_ack() {
     let server = TestServer::start().await;
     server.app.on_conn(|request| {
         request.server.force_sub(&channel("update"), Persistence::Persistent)?;

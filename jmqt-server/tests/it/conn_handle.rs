@@ -15,7 +15,7 @@ fn record(request: &ConnRequest<'_>) {
 }
 
 #[tokio::test] // protocol.md 2.2
-async fn what_the_validator_recorded_is_carried_out_in_order_and_pushed_after_the_conn_ack() {
+async fn recorded_calls_are_executed_in_order_and_pushed_after_the_conn_ack() {
     let server = TestServer::start().await;
     server.app.on_conn(|request| {
         record(request);
@@ -38,7 +38,7 @@ async fn what_the_validator_recorded_is_carried_out_in_order_and_pushed_after_th
 }
 
 #[tokio::test] // protocol.md 2.2
-async fn what_the_validator_recorded_is_dropped_when_it_refuses_or_fails() {
+async fn recorded_calls_are_dropped_if_the_validator_refuses_or_fails() {
     let server = TestServer::configured(|config| config.validator_timeout = support::DEADLINE / 100).await;
     let mut bob = server.connect("bob").await;
     bob.sub("inbox").await;
@@ -69,7 +69,7 @@ async fn what_the_validator_recorded_is_dropped_when_it_refuses_or_fails() {
 }
 
 #[tokio::test] // protocol.md 2.2
-async fn the_server_wide_handle_acts_at_once_whatever_becomes_of_the_conn() {
+async fn the_server_handle_acts_at_once_even_if_the_conn_is_refused() {
     let server = TestServer::start().await;
     let mut bob = server.connect("bob").await;
     bob.sub("inbox").await;
@@ -88,7 +88,7 @@ async fn the_server_wide_handle_acts_at_once_whatever_becomes_of_the_conn() {
 }
 
 #[tokio::test] // protocol.md 2.2
-async fn the_verdict_may_bring_subscriptions() {
+async fn the_verdict_may_contain_subscriptions() {
     let server = TestServer::start().await;
     server.app.on_conn(|_| {
         Ok(ConnVerdict::accept()
@@ -108,7 +108,7 @@ async fn the_verdict_may_bring_subscriptions() {
 }
 
 #[tokio::test] // protocol.md 2.20: another client's messages are for that client alone
-async fn a_verdict_that_subscribes_to_a_channel_of_another_client_is_a_mistake() {
+async fn a_verdict_cannot_subscribe_to_another_clients_channel() {
     let server = TestServer::start().await;
     for (wrong, mistakes) in [("#bob", 1), ("$control", 2)] {
         server.app.on_conn(move |request| {
@@ -127,7 +127,7 @@ async fn a_verdict_that_subscribes_to_a_channel_of_another_client_is_a_mistake()
 }
 
 #[tokio::test] // protocol.md 2.2
-async fn the_own_channel_is_subscribed_unless_it_is_already() {
+async fn a_clients_own_channel_is_subscribed_once() {
     let server = TestServer::start().await;
     let (alice, own) = (client_id("alice"), channel("#alice"));
     let first = server.connect("alice").await;

@@ -71,7 +71,7 @@ async fn the_handler_may_subscribe_and_publish_for_its_client() {
 }
 
 #[tokio::test] // §9.d: to others, a control channel does not exist
-async fn a_request_is_nobody_elses_business() {
+async fn a_request_is_not_visible_to_other_clients() {
     let server = TestServer::start().await;
     let (mut alice, mut bob) = (server.connect("alice").await, server.connect("bob").await);
     bob.send(r#"{"sub":{"cn":"$echo"}}"#).await;
@@ -82,7 +82,7 @@ async fn a_request_is_nobody_elses_business() {
 }
 
 #[tokio::test] // protocol.md 2.10: a batch of requests around others
-async fn what_was_published_before_a_request_is_delivered_before_its_answer() {
+async fn earlier_publishes_are_delivered_before_the_answer_to_a_request() {
     let server = TestServer::start().await;
     let (mut alice, mut bob) = (server.connect("alice").await, server.connect("bob").await);
     bob.sub("news").await;

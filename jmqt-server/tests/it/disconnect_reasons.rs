@@ -12,7 +12,7 @@ fn told(code: u16, message: &str) -> Told {
 }
 
 #[tokio::test] // 4500
-async fn a_client_that_is_taken_over_is_told_by_whom() {
+async fn a_takeover_reason_names_the_new_connection() {
     let server = TestServer::start().await;
     for old in Protocol::ALL {
         for new in BOTH {
@@ -26,7 +26,7 @@ async fn a_client_that_is_taken_over_is_told_by_whom() {
 }
 
 #[tokio::test] // 4002, before a session and within one
-async fn a_silent_client_is_told_so() {
+async fn a_silent_client_receives_the_reason_idle() {
     let server = TestServer::configured(|config| config.timeout = Duration::from_secs(1)).await;
     for protocol in Protocol::ALL {
         let mut nobody = server.open(protocol).await;
@@ -37,7 +37,7 @@ async fn a_silent_client_is_told_so() {
 }
 
 #[tokio::test] // 4003
-async fn a_client_for_which_too_much_waits_is_told_so() {
+async fn a_slow_client_receives_the_reason_slow() {
     let server = TestServer::configured(|config| config.outbound_queue_bytes = 10_000).await;
     let mut alice = server.connect("alice").await;
     for protocol in BOTH {
@@ -54,7 +54,7 @@ async fn a_client_for_which_too_much_waits_is_told_so() {
 }
 
 #[tokio::test] // 4004
-async fn a_client_that_does_not_acknowledge_is_told_so() {
+async fn a_client_that_does_not_acknowledge_receives_that_reason() {
     let server = TestServer::configured(|config| config.timeout = Duration::from_secs(1)).await;
     for protocol in BOTH {
         let mut bob = server.open(protocol).await;
@@ -77,7 +77,7 @@ async fn a_client_that_does_not_acknowledge_is_told_so() {
 }
 
 #[tokio::test] // 4501
-async fn a_client_that_sends_bad_packets_is_told_so() {
+async fn a_client_that_sends_bad_packets_receives_that_reason() {
     let server = TestServer::start().await;
     for protocol in BOTH {
         let mut alice = server.connect_over(protocol, "alice").await;
@@ -87,7 +87,7 @@ async fn a_client_that_sends_bad_packets_is_told_so() {
 }
 
 #[tokio::test] // 4502
-async fn a_client_whose_packet_is_too_large_is_told_the_limit() {
+async fn the_reason_for_a_large_packet_contains_the_limit() {
     let server = TestServer::configured(|config| config.max_packet_bytes = 1000).await;
     for protocol in BOTH {
         let mut alice = server.connect_over(protocol, "alice").await;
@@ -99,7 +99,7 @@ async fn a_client_whose_packet_is_too_large_is_told_the_limit() {
 }
 
 #[tokio::test] // 4008 and 4503
-async fn a_client_that_the_application_disconnects_is_told_what_the_application_says() {
+async fn a_client_receives_the_disconnect_reason_of_the_application() {
     let server = TestServer::start().await;
     let id = client_id("alice");
     for protocol in Protocol::ALL {
@@ -125,7 +125,7 @@ async fn a_client_that_the_application_disconnects_is_told_what_the_application_
 }
 
 #[tokio::test] // 4000: with a time to wait, so that not all come back at once
-async fn clients_of_a_server_that_stops_are_told_when_to_come_back() {
+async fn clients_of_a_stopping_server_receive_a_retry_time() {
     let mut server = TestServer::start().await;
     let mut clients = Vec::new();
     for protocol in Protocol::ALL {
@@ -157,7 +157,7 @@ async fn clients_of_a_server_that_stops_are_told_when_to_come_back() {
 }
 
 #[tokio::test] // one by one: nobody comes back before the last one has been closed
-async fn clients_that_are_closed_one_by_one_are_told_to_wait_for_the_last() {
+async fn clients_closed_in_steps_receive_retry_times_after_the_last_step() {
     let mut server = TestServer::configured(|config: &mut Config| {
         config.drain = Duration::from_secs(2);
         config.spread_drain = true;
@@ -177,7 +177,7 @@ async fn clients_that_are_closed_one_by_one_are_told_to_wait_for_the_last() {
 }
 
 #[tokio::test] // only what the client did not ask for is explained
-async fn a_client_that_leaves_is_told_nothing() {
+async fn a_client_that_leaves_receives_no_reason() {
     let server = TestServer::start().await;
     let mut alice = server.connect("alice").await;
     alice.send(r#"{"disconn":{}}"#).await;
@@ -192,7 +192,7 @@ async fn a_client_that_leaves_is_told_nothing() {
 }
 
 #[tokio::test] // nothing can be said where nothing is agreed on
-async fn a_connection_that_is_no_websocket_yet_is_told_nothing() {
+async fn a_connection_before_its_upgrade_receives_no_reason() {
     let server = TestServer::configured(|config| config.timeout = Duration::from_secs(1)).await;
     let mut browser = server.open_raw(Protocol::WebSocket).await;
     browser.send_bytes(b"GET / HTTP/1.1\r\n").await;
@@ -200,7 +200,7 @@ async fn a_connection_that_is_no_websocket_yet_is_told_nothing() {
 }
 
 #[tokio::test] // nothing follows a `disconn`, whatever is on its way
-async fn what_is_published_meanwhile_comes_before_the_disconn_or_not_at_all() {
+async fn concurrent_pushes_arrive_before_the_disconn_or_not_at_all() {
     let server = TestServer::start().await;
     let mut alice = server.connect("alice").await;
     for round in 0..20 {

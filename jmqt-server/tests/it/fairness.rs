@@ -51,7 +51,7 @@ async fn others_are_answered_while_pipelined_requests_are_handled() {
 }
 
 #[tokio::test]
-async fn others_are_answered_while_a_client_with_many_subscriptions_comes_and_goes() {
+async fn others_are_answered_while_a_client_with_many_subscriptions_reconnects() {
     let server = TestServer::start().await;
     server.app.on_conn(|request| {
         if request.client.as_str() == "mallory" {

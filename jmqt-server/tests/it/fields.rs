@@ -5,7 +5,7 @@ use crate::support::{Asked, Behaviour, TestServer, channel};
 use jmqt_server::StatusCode;
 
 #[tokio::test] // protocol.md 2.5
-async fn data_may_be_nested_128_deep_and_no_deeper() {
+async fn data_may_be_nested_128_deep_but_not_deeper() {
     let server = TestServer::start().await;
     let (mut alice, mut bob) = (server.connect("alice").await, server.connect("bob").await);
     bob.sub("news").await;
@@ -47,7 +47,7 @@ async fn a_qos_0_publish_with_a_bad_field_is_answered_only_if_it_has_an_id() {
 }
 
 #[tokio::test] // protocol.md 2.6
-async fn flags_and_ids_are_taken_in_several_spellings() {
+async fn flags_and_ids_are_accepted_in_several_notations() {
     let server = TestServer::start().await;
     let (mut alice, mut bob) = (server.connect("alice").await, server.connect("bob").await);
     for flag in ["1", "true", r#""1""#] {
@@ -165,7 +165,7 @@ async fn data_is_required_except_on_control_channels() {
 }
 
 #[tokio::test] // protocol.md 2.19
-async fn a_publish_sent_again_is_a_new_message() {
+async fn a_repeated_publish_without_publisher_is_a_new_message() {
     let server = TestServer::start().await;
     let (mut alice, mut bob) = (server.connect("alice").await, server.connect("bob").await);
     bob.sub_persistent("news").await;
@@ -189,7 +189,7 @@ async fn a_qos_1_publish_without_id_is_answered_10_without_id() {
 }
 
 #[tokio::test] // protocol.md 2.6, 2.7, 2.8: names and ids are text, whatever is in it
-async fn escapes_in_names_and_ids_are_understood_and_lone_surrogates_are_none() {
+async fn escapes_in_names_and_ids_are_decoded_and_lone_surrogates_refused() {
     let server = TestServer::start().await;
     let mut bob = server.connect("bob").await;
     let mut alice = server.connect("alice").await;

@@ -12,7 +12,7 @@ fn message(name: &str, data: &str) -> Publish {
 }
 
 #[tokio::test] // §9.e: nobody is asked
-async fn what_the_application_does_asks_no_validator() {
+async fn calls_of_the_application_ask_no_validator() {
     let server = TestServer::start().await;
     let (handle, bob) = (server.handle(), client_id("bob"));
     let mut client = server.connect("bob").await;
@@ -41,7 +41,7 @@ async fn publishes_are_checked_and_pass_byte_for_byte() {
 }
 
 #[tokio::test] // §9.d, protocol.md 2.21
-async fn the_application_may_write_to_one_client() {
+async fn the_application_may_publish_to_one_client() {
     let server = TestServer::start().await;
     let handle = server.handle();
     let mut bob = server.websocket("bob").await;
@@ -108,7 +108,7 @@ async fn a_forced_subscription_sends_the_retained_message_each_time_and_also_whe
 }
 
 #[tokio::test] // protocol.md 2.20: what was in flight stays where it was
-async fn a_flag_that_changes_neither_repeats_nor_loses_a_message() {
+async fn a_change_of_the_flag_neither_repeats_nor_loses_a_message() {
     let server = TestServer::start().await;
     let (handle, id) = (server.handle(), client_id("bob"));
     let mut bob = server.connect("bob").await;
@@ -145,7 +145,7 @@ async fn a_forced_subscription_may_be_to_the_clients_own_channel() {
 }
 
 #[tokio::test] // §9.e: for a client nobody has heard of
-async fn absent_clients_have_nothing_and_that_is_no_error() {
+async fn queries_for_absent_clients_return_nothing_without_an_error() {
     let server = TestServer::start().await;
     let (handle, nobody) = (server.handle(), client_id("nobody"));
     assert!(!handle.is_connected(&nobody));
@@ -157,7 +157,7 @@ async fn absent_clients_have_nothing_and_that_is_no_error() {
 }
 
 #[tokio::test] // §9.e
-async fn connections_are_listed_with_where_they_are_from() {
+async fn connections_are_listed_with_their_remote_addresses() {
     let server = TestServer::start().await;
     let stream = server.open_tcp(Protocol::Socket).await;
     let from = stream.local_addr().unwrap();
@@ -180,7 +180,7 @@ async fn connections_are_listed_with_where_they_are_from() {
 }
 
 #[tokio::test] // §9.e: half a subscription would hold pushes back for good
-async fn a_forced_subscription_that_is_not_waited_for_is_made_all_the_same() {
+async fn a_forced_subscription_is_made_even_if_its_future_is_dropped() {
     let server = TestServer::start().await;
     let (handle, id) = (server.handle(), client_id("bob"));
     let mut bob = server.connect("bob").await;
@@ -202,7 +202,7 @@ async fn a_forced_subscription_that_is_not_waited_for_is_made_all_the_same() {
 }
 
 #[tokio::test] // protocol.md 2.11: as if the client had published it
-async fn a_message_in_a_clients_name_is_pushed_to_others_and_not_to_that_client() {
+async fn a_message_published_as_a_client_is_not_pushed_to_that_client() {
     let server = TestServer::start().await;
     let (handle, id) = (server.handle(), client_id("alice"));
     let (mut alice, mut bob) = (server.connect("alice").await, server.connect("bob").await);
@@ -224,7 +224,7 @@ async fn a_message_in_a_clients_name_is_pushed_to_others_and_not_to_that_client(
 }
 
 #[tokio::test]
-async fn the_subscribers_of_a_channel_are_those_who_are_connected() {
+async fn the_subscribers_of_a_channel_are_the_connected_clients() {
     let server = TestServer::start().await;
     let handle = server.handle();
     let (mut alice, mut bob) = (server.connect("alice").await, server.connect("bob").await);
@@ -243,7 +243,7 @@ async fn the_subscribers_of_a_channel_are_those_who_are_connected() {
 }
 
 #[test] // protocol.md 2.5: clients refuse what nests deeper
-fn a_value_that_nests_too_deep_is_no_message() {
+fn a_value_that_is_nested_too_deep_is_refused() {
     let nested = |depth| {
         let value = (1..depth).fold(serde_json::json!([]), |inner, _| serde_json::json!([inner]));
         Publish::json(channel("news"), &value)

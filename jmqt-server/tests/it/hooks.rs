@@ -106,7 +106,7 @@ async fn a_pub_validator_may_change_the_data_of_a_message() {
 }
 
 #[tokio::test] // protocol.md 2.5, 2.17: nobody gets what clients could not read
-async fn data_that_is_too_large_or_too_deep_is_a_mistake_of_the_validator() {
+async fn data_that_is_too_large_or_too_deep_is_a_validator_error() {
     let run = start(|builder, _| builder).await;
     let mut alice = run.connect("alice").await;
     for wrong in ["huge", "deep"] {
@@ -117,7 +117,7 @@ async fn data_that_is_too_large_or_too_deep_is_a_mistake_of_the_validator() {
 }
 
 #[tokio::test] // §7.d
-async fn the_open_notifier_is_told_after_the_conn_ack_and_before_later_packets_are_handled() {
+async fn the_open_notifier_runs_after_the_conn_ack_and_before_later_packets() {
     let mut run = start(|builder, app| builder.on_open(app)).await;
     let mut alice = run.connect("alice").await;
     run.expect_heard("alice opened").await;
@@ -130,7 +130,7 @@ async fn the_open_notifier_is_told_after_the_conn_ack_and_before_later_packets_a
 }
 
 #[tokio::test] // protocol.md 2.13
-async fn the_stored_notifier_is_told_of_qos_1_messages_in_order_and_of_no_others() {
+async fn the_stored_notifier_receives_only_qos_1_messages_in_order() {
     let mut run = start(|builder, app| builder.on_stored(app)).await;
     let (mut alice, mut bob) = (run.connect("alice").await, run.connect("bob").await);
     bob.sub_persistent("news").await;
@@ -154,7 +154,7 @@ async fn the_stored_notifier_is_told_of_qos_1_messages_in_order_and_of_no_others
 }
 
 #[tokio::test] // §7.i, §9.d, §9.f
-async fn what_may_be_left_out_allows_unsub_and_knows_no_control_channels() {
+async fn default_validators_allow_unsub_and_have_no_control_channels() {
     let run = start(|builder, _| builder).await;
     let mut alice = run.connect("alice").await;
     alice.send(r#"{"sub":{"cn":"news"}}"#).await;

@@ -32,7 +32,7 @@ async fn send_until_closed(client: &mut Client, bytes: &[u8]) {
 }
 
 #[tokio::test] // protocol.md 2.15: from accept, upgrade and TLS included
-async fn a_connection_that_says_nothing_is_closed_on_every_listener() {
+async fn a_silent_connection_is_closed_on_every_listener() {
     let server = with_timeout(1000).await; // enough to agree in
     let mut raw = Vec::new();
     for protocol in Protocol::ALL {
@@ -60,7 +60,7 @@ async fn a_silent_session_is_closed_on_every_listener() {
 /// A server whose thread did nothing for a while: what its clients sent, and the timers, come up together, and one
 /// socket at a time is looked at.
 #[test] // protocol.md 2.15
-fn a_server_that_stood_still_hears_its_clients_before_it_gives_them_up() {
+fn a_stalled_server_reads_from_its_clients_before_it_closes_them() {
     const CLIENTS: usize = 4;
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     runtime.enable_all().max_io_events_per_tick(1).build().unwrap().block_on(async {
@@ -87,7 +87,7 @@ async fn auths_do_not_keep_a_connection_without_session_alive() {
 }
 
 #[tokio::test] // protocol.md 2.15: upgrade included
-async fn an_upgrade_that_dribbles_in_is_not_waited_for() {
+async fn a_slow_upgrade_is_closed_at_the_time_limit() {
     let server = with_timeout(200).await;
     let mut alice = server.open_raw(Protocol::WebSocket).await;
     alice.send_bytes(b"GET / HTTP/1.1\r\nX: ").await;
@@ -95,7 +95,7 @@ async fn an_upgrade_that_dribbles_in_is_not_waited_for() {
 }
 
 #[tokio::test] // protocol.md 2.15
-async fn in_a_session_one_packet_may_not_take_forever() {
+async fn in_a_session_one_packet_has_a_time_limit() {
     let server = with_timeout(1000).await;
     let mut alice = server.connect("alice").await;
     send_until_closed(&mut alice, b" ").await;
@@ -123,7 +123,7 @@ async fn in_a_session_a_packet_may_take_longer_than_the_timeout() {
 }
 
 #[tokio::test] // protocol.md 2.15
-async fn the_clock_stands_still_while_a_request_is_handled() {
+async fn the_clock_is_stopped_while_a_request_is_handled() {
     let server = with_timeout(300).await;
     let mut alice = server.connect("alice").await;
     let gate = server.app.hold(Asked::Control);
@@ -135,7 +135,7 @@ async fn the_clock_stands_still_while_a_request_is_handled() {
 }
 
 #[tokio::test] // protocol.md 2.15: before `conn`, too
-async fn the_clock_stands_still_while_conn_is_decided() {
+async fn the_clock_is_stopped_while_conn_is_validated() {
     let server = with_timeout(300).await;
     let gate = server.app.hold(Asked::Conn);
     let mut alice = server.open(Protocol::Socket).await;

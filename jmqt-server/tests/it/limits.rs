@@ -32,7 +32,7 @@ async fn publish(alice: &mut Client, number: usize, bytes: usize) {
 // ---- packets ------------------------------------------------------------------------------------
 
 #[tokio::test] // protocol.md 2.5: without buffering more than that
-async fn a_packet_without_end_is_cut_off() {
+async fn an_endless_packet_ends_the_connection() {
     let server = TestServer::configured(|config| config.max_packet_bytes = 100_000).await;
     let endless = vec![b'x'; 1 << 20];
     let mut nobody = server.open(Protocol::Socket).await;
@@ -47,7 +47,7 @@ async fn a_packet_without_end_is_cut_off() {
 }
 
 #[tokio::test] // protocol.md 2.5: the limit is the packet's, not the read's
-async fn many_packets_in_one_write_are_not_one_large_packet() {
+async fn the_packet_limit_applies_to_each_packet_of_a_write() {
     let server = TestServer::configured(|config| config.max_packet_bytes = 2000).await;
     for protocol in Protocol::ALL {
         let mut alice = server.connect_over(protocol, "alice").await;
@@ -71,7 +71,7 @@ async fn a_websocket_message_in_fragments_has_the_same_limit() {
 }
 
 #[tokio::test] // protocol.md 2.5, 2.7: four mebibytes by default
-async fn a_packet_of_four_mebibytes_passes_on_every_listener() {
+async fn a_packet_of_four_mebibytes_is_accepted_on_every_listener() {
     let server = TestServer::start().await;
     let mut alice = server.connect("alice").await;
     let frame = r#"{"pub":{"cn":"news","dt":""}}"#.len();
@@ -89,7 +89,7 @@ async fn a_packet_of_four_mebibytes_passes_on_every_listener() {
 // ---- connections --------------------------------------------------------------------------------
 
 #[tokio::test] // MAX_CONNECTIONS counts connections without a session too, and gives places back
-async fn a_place_that_was_given_back_is_given_to_the_next() {
+async fn a_closed_connection_makes_room_for_the_next() {
     let server = TestServer::configured(|config| config.max_connections = 2).await;
     let mut alice = server.connect("alice").await;
     let waiting = server.open(Protocol::WebSocket).await;
@@ -114,7 +114,7 @@ async fn a_place_that_was_given_back_is_given_to_the_next() {
 }
 
 #[tokio::test] // docs/configuration.md, protocol.md 2.22
-async fn who_finds_no_place_is_told_when_to_come_back() {
+async fn a_refused_connection_receives_a_retry_time() {
     let server = TestServer::configured(|config| config.max_connections = 1).await;
     let mut alice = server.connect("alice").await;
     let refusal = server.open_raw(Protocol::Socket).await.bytes_until_closed().await;
@@ -133,7 +133,7 @@ async fn who_finds_no_place_is_told_when_to_come_back() {
 }
 
 #[tokio::test] // protocol.md 2.22: a connection that is reset may lose it
-async fn who_finds_no_place_is_told_so_although_it_has_sent_something() {
+async fn a_refused_connection_receives_the_reason_even_after_sending_data() {
     let server = TestServer::configured(|config| config.max_connections = 1).await;
     let _alice = server.connect("alice").await;
     // The server accepts only when this test waits, so by then there is something to be read.
@@ -162,7 +162,7 @@ async fn with_small_queues(slow_consumer: Duration) -> TestServer {
 }
 
 #[tokio::test] // design: an empty queue takes one packet of any size
-async fn an_empty_queue_takes_one_packet_of_any_size() {
+async fn an_empty_queue_accepts_one_packet_of_any_size() {
     let server = TestServer::configured(|config| config.outbound_queue_bytes = 1000).await;
     let mut alice = server.connect("alice").await;
     for protocol in Protocol::ALL {
@@ -320,7 +320,7 @@ async fn a_client_that_reads_slowly_but_steadily_stays_and_one_that_reads_nothin
 }
 
 #[tokio::test] // design: a client that does not read its answers is not read from either
-async fn a_client_that_only_asks_is_held_back_and_given_up() {
+async fn a_client_that_sends_requests_without_reading_is_closed() {
     let server = with_small_queues(Duration::from_millis(300)).await;
     let mut alice = server.connect("alice").await;
     let echo = format!(r#"{{"pub":{{"cn":"$echo","id":"1","dt":{}}}}}{}"#, data(0, 60_000), '\0');
@@ -348,7 +348,7 @@ async fn asked_until_it_stops(server: &TestServer, asked: Asked) -> usize {
 }
 
 #[tokio::test] // protocol.md 2.10: pipelined requests are handled when there is room for their answers
-async fn requests_wait_while_the_answers_to_earlier_ones_are_not_read() {
+async fn requests_wait_until_earlier_answers_are_read() {
     const REQUESTS: usize = 500; // 30 MB of answers: more than the kernel keeps
     let server = with_small_queues(Duration::from_secs(60)).await;
     let mut alice = server.connect("alice").await;
@@ -386,7 +386,7 @@ async fn requests_wait_while_the_answers_to_earlier_ones_are_not_read() {
 }
 
 #[tokio::test] // protocol.md 2.3: however many retained messages come with a session, all of them do
-async fn many_retained_messages_come_one_after_the_other() {
+async fn many_retained_messages_are_sent_one_at_a_time() {
     const CHANNELS: usize = 300; // 15 MB
     let server = with_small_queues(Duration::from_secs(60)).await;
     let mut alice = server.connect("alice").await;
@@ -462,7 +462,7 @@ async fn qos_1_survives_the_close_of_a_slow_consumer() {
 }
 
 #[tokio::test] // protocol.md 2.14: for others in memory, and beyond that the connection is closed
-async fn too_much_qos_1_for_a_temporary_subscription_closes_the_connection() {
+async fn a_qos_1_overflow_of_a_temporary_subscription_closes_the_connection() {
     let server = with_small_queues(Duration::from_secs(60)).await;
     let mut alice = server.connect("alice").await;
     let mut bob = server.connect_with_window("bob", 1).await;
@@ -484,7 +484,7 @@ async fn too_much_qos_1_for_a_temporary_subscription_closes_the_connection() {
 }
 
 #[tokio::test] // MAX_PENDING_PER_CLIENT: the oldest go first, and it is counted
-async fn more_pending_messages_than_allowed_are_given_up_from_the_oldest_on() {
+async fn excess_pending_messages_are_dropped_oldest_first() {
     let server = TestServer::configured(|config| config.max_pending_per_client = Some(3)).await;
     let mut bob = server.connect("bob").await;
     bob.sub_persistent("news").await;
@@ -511,7 +511,7 @@ async fn more_pending_messages_than_allowed_are_given_up_from_the_oldest_on() {
 // ---- what one client and all clients may hold ---------------------------------------------------
 
 #[tokio::test] // protocol.md 2.8: MAX_SUBSCRIPTIONS_PER_CLIENT, MAX_PERSISTENT_SUBSCRIPTIONS_PER_CLIENT
-async fn a_client_makes_no_more_subscriptions_than_it_may() {
+async fn subscriptions_of_a_client_are_limited() {
     let server = TestServer::configured(|config| {
         config.max_subscriptions_per_client = 3;
         config.max_persistent_subscriptions_per_client = 1;
@@ -558,7 +558,7 @@ async fn a_publish_with_an_id_of_more_than_256_bytes_is_refused() {
 }
 
 #[tokio::test] // MAX_TOTAL_PARTIAL_PACKET_BYTES: the others are served on
-async fn half_received_packets_of_all_sessions_together_are_limited() {
+async fn incomplete_packets_of_all_sessions_together_are_limited() {
     let server = TestServer::configured(|config| config.max_total_partial_packet_bytes = 100_000).await;
     let half = format!(r#"{{"hb":{{"x":"{}"#, "x".repeat(70_000));
     let mut refused = 0;
@@ -604,7 +604,7 @@ async fn half_received_packets_of_all_sessions_together_are_limited() {
 }
 
 #[tokio::test] // MAX_TOTAL_PRECONN_BYTES: and those with a session are not concerned
-async fn half_received_packets_before_conn_are_limited_together() {
+async fn incomplete_packets_before_conn_are_limited_together() {
     let server = TestServer::configured(|config| config.max_total_preconn_bytes = 100_000).await;
     let mut alice = server.connect("alice").await;
     let mut connections = Vec::new();
@@ -637,7 +637,7 @@ async fn half_received_packets_before_conn_are_limited_together() {
 }
 
 #[tokio::test] // MAX_TOTAL_OUTBOUND_BYTES: who does not read goes, who reads does not notice
-async fn when_too_much_waits_for_all_clients_the_largest_queues_are_closed() {
+async fn at_the_limit_of_all_queues_the_largest_queues_are_closed() {
     let server = TestServer::configured(|config| config.max_total_outbound_bytes = 3 << 20).await;
     let mut alice = server.connect("alice").await;
     let mut bob = server.connect("bob").await;
@@ -665,7 +665,7 @@ async fn when_too_much_waits_for_all_clients_the_largest_queues_are_closed() {
 // ---- retained messages --------------------------------------------------------------------------
 
 #[tokio::test] // protocol.md 2.12
-async fn no_more_messages_are_retained_than_may_be() {
+async fn retained_messages_are_limited() {
     let server = TestServer::configured(|config| {
         config.max_retained_messages = Some(1);
         config.max_retained_bytes = Some(100);

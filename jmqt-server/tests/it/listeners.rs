@@ -61,7 +61,7 @@ async fn a_socket_for_tls_needs_a_certificate() {
 }
 
 #[tokio::test]
-async fn a_server_stops_in_order_when_the_application_says_so() {
+async fn a_server_stops_in_order_when_the_application_requests_it() {
     let folder = tempfile::tempdir().unwrap();
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
@@ -83,7 +83,7 @@ async fn a_server_stops_in_order_when_the_application_says_so() {
 }
 
 #[tokio::test]
-async fn no_socket_and_no_port_is_nothing_to_listen_on() {
+async fn a_server_without_socket_and_port_does_not_start() {
     let folder = tempfile::tempdir().unwrap();
     let builder = Server::builder(configured(&folder)).app(TestApp::new());
     let error = builder.start().await.err().unwrap();

@@ -29,7 +29,7 @@ fn in_mysql_behind(proxy: &Proxy, config: &mut Config, database: &MySql) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)] // §9.a, §9.b, §9.c
-async fn what_is_not_acknowledged_comes_again_after_a_restart() {
+async fn unacknowledged_messages_are_repeated_after_a_restart() {
     let Some(database) = MySql::new(false) else { return };
     database.make().await;
     let mut server = TestServer::configured(|config| in_mysql(config, &database)).await;
@@ -48,7 +48,7 @@ async fn what_is_not_acknowledged_comes_again_after_a_restart() {
 }
 
 #[tokio::test] // protocol.md 2.4, 2.13
-async fn a_newer_session_finds_what_the_older_one_has_asked_of_the_store() {
+async fn a_newer_session_sees_all_changes_of_the_older_one() {
     let Some(database) = MySql::new(false) else { return };
     database.make().await;
     let mut server = TestServer::configured(|config| in_mysql(config, &database)).await;
@@ -85,7 +85,7 @@ async fn a_newer_session_finds_what_the_older_one_has_asked_of_the_store() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)] // protocol.md 2.13, 2.16
-async fn what_a_database_that_is_away_was_not_asked_is_answered_as_failed() {
+async fn requests_fail_while_the_database_is_unavailable() {
     const PUBLISHES: usize = 200;
     let Some(database) = MySql::new(false) else { return };
     database.make().await;
@@ -111,7 +111,7 @@ async fn what_a_database_that_is_away_was_not_asked_is_answered_as_failed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)] // protocol.md 2.13, 2.16
-async fn who_cannot_be_told_what_became_of_its_subscription_is_closed() {
+async fn a_subscription_with_unknown_outcome_closes_the_session() {
     let Some(database) = MySql::new(false) else { return };
     database.make().await;
     let proxy = Proxy::start(database.address()).await;
@@ -132,7 +132,7 @@ async fn who_cannot_be_told_what_became_of_its_subscription_is_closed() {
 }
 
 #[tokio::test]
-async fn a_database_that_is_missing_stops_the_start() {
+async fn a_missing_database_stops_the_start() {
     let Some(database) = MySql::new(false) else { return };
     let mut config = Config::default();
     in_mysql(&mut config, &database);
@@ -142,7 +142,7 @@ async fn a_database_that_is_missing_stops_the_start() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_conn_takes_as_many_trips_to_the_database_however_many_subscriptions_it_has() {
+async fn the_round_trips_of_a_conn_do_not_depend_on_its_subscriptions() {
     let Some(mariadb) = MariaDb::start().await else { return };
     let database = MySql::on(mariadb.options(), false);
     database.make().await;

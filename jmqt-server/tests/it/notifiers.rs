@@ -25,7 +25,7 @@ async fn after_disconn_outstanding_acks_are_still_sent() {
 }
 
 #[tokio::test] // protocol.md 2.16
-async fn any_other_end_calls_the_close_notifier_alone_with_its_reason() {
+async fn any_other_end_calls_only_the_close_notifier_with_the_reason() {
     let mut server = TestServer::start().await;
     for protocol in Protocol::ALL {
         let alice = server.connect_over(protocol, "alice").await;
@@ -76,7 +76,7 @@ async fn a_silent_client_is_closed_and_one_that_sends_heartbeats_is_not() {
 }
 
 #[tokio::test] // a stopping server writes what is queued
-async fn shutdown_flushes_what_is_queued() {
+async fn shutdown_flushes_the_queues() {
     let mut server = TestServer::start().await;
     let (mut alice, mut bob) = (server.connect("alice").await, server.connect("bob").await);
     bob.sub("news").await;

@@ -6,7 +6,7 @@ use crate::support::{Asked, TestServer, channel, client_id};
 use jmqt_server::{CloseReason, Persistence, Protocol};
 
 #[tokio::test] // §9.d
-async fn a_message_reaches_that_one_client() {
+async fn a_point_to_point_message_reaches_only_its_client() {
     let server = TestServer::start().await;
     let mut alice = server.connect("alice").await;
     let mut carol = server.connect("carol").await;
@@ -40,7 +40,7 @@ async fn a_message_to_an_unknown_client_is_answered_with_8_and_not_stored() {
 }
 
 #[tokio::test] // protocol.md 2.21: away, without a persistent subscription
-async fn a_client_that_is_away_misses_what_was_sent_to_it() {
+async fn an_absent_client_misses_point_to_point_messages() {
     let server = TestServer::start().await;
     let mut bob = server.connect("bob").await;
     bob.sub_persistent("news").await; // persistent, but not the one that counts
@@ -54,7 +54,7 @@ async fn a_client_that_is_away_misses_what_was_sent_to_it() {
 }
 
 #[tokio::test] // protocol.md 2.21: away, with one
-async fn with_a_persistent_subscription_qos_1_is_stored_and_answered_with_8_all_the_same() {
+async fn qos_1_for_an_absent_persistent_subscriber_is_stored_and_answered_with_8() {
     let mut server = TestServer::start().await;
     let (bob, own) = (client_id("bob"), channel("#bob"));
     server.handle().force_sub(&bob, &own, Persistence::Persistent).await.unwrap();

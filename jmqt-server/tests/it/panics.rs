@@ -78,7 +78,7 @@ async fn connect(server: &Server, protocol: Protocol) -> Client {
 }
 
 #[tokio::test] // protocol.md 2.17
-async fn a_validator_that_panics_at_once_or_when_it_is_dropped_costs_one_request() {
+async fn a_validator_panic_at_once_or_on_drop_fails_one_request() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = Config::default();
     config.bind_address = [127, 0, 0, 1].into();

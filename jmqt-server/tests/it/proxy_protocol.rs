@@ -58,7 +58,7 @@ fn address_of(server: &TestServer, client: &Client) -> String {
 }
 
 #[tokio::test]
-async fn on_every_listener_the_header_comes_before_everything_else() {
+async fn on_every_listener_the_header_comes_first() {
     let server = behind_a_proxy().await;
     let headers = [(V1, IPV4_CLIENT), (V1_IPV6, IPV6_CLIENT), (V2, IPV4_CLIENT), (V2_IPV6, IPV6_CLIENT)];
     for protocol in Protocol::ALL {
@@ -71,7 +71,7 @@ async fn on_every_listener_the_header_comes_before_everything_else() {
 }
 
 #[tokio::test]
-async fn what_follows_the_addresses_in_a_header_is_skipped() {
+async fn header_fields_after_the_addresses_are_skipped() {
     let server = behind_a_proxy().await;
     let header = [V2_WITH_TLV, &[b'x'; 300]].concat();
     let alice = connect_with(&server, Protocol::SslWebSocket, &header, "alice").await;
@@ -79,7 +79,7 @@ async fn what_follows_the_addresses_in_a_header_is_skipped() {
 }
 
 #[tokio::test]
-async fn a_header_may_come_byte_by_byte() {
+async fn a_header_may_arrive_byte_by_byte() {
     let server = behind_a_proxy().await;
     for (name, header) in [("alice", V1), ("bob", V2)] {
         let mut client = server.open_raw(Protocol::Socket).await;
@@ -93,7 +93,7 @@ async fn a_header_may_come_byte_by_byte() {
 }
 
 #[tokio::test]
-async fn packets_may_come_in_the_same_write_as_the_header() {
+async fn packets_may_arrive_in_the_same_write_as_the_header() {
     let server = behind_a_proxy().await;
     for (name, header) in [("alice", V1), ("bob", V2)] {
         let mut client = server.open_raw(Protocol::Socket).await;
@@ -127,7 +127,7 @@ async fn validators_see_the_client_and_not_the_proxy() {
 }
 
 #[tokio::test] // the balancer's own connections, and clients whose address is of another kind
-async fn a_header_that_names_nobody_leaves_the_peers_address() {
+async fn a_header_without_addresses_keeps_the_peer_address() {
     let server = behind_a_proxy().await;
     let headers: [&[u8]; 5] = [
         V2_LOCAL,
@@ -146,7 +146,7 @@ async fn a_header_that_names_nobody_leaves_the_peers_address() {
 }
 
 #[tokio::test] // a check of jmqt-lb, and one of a balancer that knows no headers
-async fn health_checks_are_no_mistakes() {
+async fn health_checks_are_not_counted_as_errors() {
     let server = behind_a_proxy().await;
     for protocol in Protocol::ALL {
         for header in [V2_LOCAL, b""] {
@@ -159,7 +159,7 @@ async fn health_checks_are_no_mistakes() {
 }
 
 #[tokio::test]
-async fn a_trusted_proxy_without_a_header_that_can_be_used_is_refused() {
+async fn a_trusted_proxy_without_a_valid_header_is_refused() {
     let server = behind_a_proxy().await;
     let mut refused = 0;
     for protocol in Protocol::ALL {
@@ -196,7 +196,7 @@ async fn a_proxy_that_leaves_within_its_header_is_counted() {
 }
 
 #[tokio::test] // protocol.md 2.15: the header counts within the time to the first packet
-async fn a_header_is_not_waited_for_longer_than_a_first_packet() {
+async fn a_header_has_the_time_limit_of_a_first_packet() {
     let server = TestServer::configured(|config| {
         config.timeout = Duration::from_secs(1);
         trust(config, &["127.0.0.1"]);
@@ -220,7 +220,7 @@ async fn a_header_is_not_waited_for_longer_than_a_first_packet() {
 }
 
 #[tokio::test] // anybody could name any address
-async fn nobody_else_is_asked_for_a_header_or_believed_one() {
+async fn headers_of_untrusted_peers_are_not_accepted() {
     let server = TestServer::configured(|config| trust(config, &["10.0.0.0/8", "::1"])).await;
     let mut bad_packets = 0;
     for (name, header) in [("alice", V1), ("bob", V2)] {
@@ -248,7 +248,7 @@ async fn a_mapped_peer_is_matched_as_ipv4() {
 }
 
 #[tokio::test] // MAX_CONNECTIONS: a connection counts before its header has come
-async fn a_connection_that_owes_its_header_takes_up_a_place() {
+async fn a_connection_without_its_header_counts_towards_the_limit() {
     let server = TestServer::configured(|config| {
         config.max_connections = 1;
         trust(config, &["127.0.0.1"]);

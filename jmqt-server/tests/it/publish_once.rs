@@ -23,7 +23,7 @@ fn answer(status: u8, id: &str) -> String {
 }
 
 #[tokio::test]
-async fn only_a_publisher_that_says_who_it_is_is_promised_to_be_remembered() {
+async fn only_a_publisher_with_an_id_is_remembered() {
     let server = TestServer::start().await;
     let mut alice = server.open(Protocol::Socket).await;
     let long = "p".repeat(65);
@@ -121,7 +121,7 @@ async fn a_temporary_subscriber_is_pushed_a_repeated_publish_once() {
 }
 
 #[tokio::test]
-async fn a_refused_publish_is_refused_again_and_stored_when_it_is_allowed() {
+async fn a_refused_publish_is_validated_again_when_repeated() {
     let server = TestServer::start().await;
     let mut bob = server.connect("bob").await;
     bob.sub_persistent("news").await;
@@ -142,7 +142,7 @@ async fn a_refused_publish_is_refused_again_and_stored_when_it_is_allowed() {
 }
 
 #[tokio::test] // protocol.md 2.21: 8 is final
-async fn a_repeated_publish_is_answered_as_it_was_before() {
+async fn a_repeated_publish_receives_the_same_answer() {
     let server = TestServer::start().await;
     let mut bob = server.connect("bob").await;
     let (bob_id, own) = (client_id("bob"), channel("#bob"));

@@ -48,7 +48,7 @@ async fn packets_of_one_connection_are_answered_in_their_order() {
 }
 
 #[tokio::test] // protocol.md 2.10: the order holds although a validator takes its time
-async fn a_slow_validator_holds_up_what_comes_behind_it() {
+async fn a_slow_validator_delays_later_packets_of_the_connection() {
     let server = TestServer::start().await;
     let mut alice = server.connect("alice").await;
     let gate = server.app.hold(Asked::Sub);
@@ -61,7 +61,7 @@ async fn a_slow_validator_holds_up_what_comes_behind_it() {
 }
 
 #[tokio::test] // protocol.md 2.10
-async fn acks_of_qos_1_publishes_keep_their_order_also_with_refusals_among_them() {
+async fn acks_and_refusals_of_qos_1_publishes_keep_their_order() {
     let server = TestServer::start().await;
     let (mut alice, mut bob) = (server.connect("alice").await, server.connect("bob").await);
     bob.sub_persistent("news").await;
@@ -218,7 +218,7 @@ async fn order_holds_across_a_reconnect_of_the_publisher() {
 }
 
 #[tokio::test] // protocol.md 2.10
-async fn retained_messages_are_replaced_in_order_of_arrival_whatever_their_qos() {
+async fn retained_messages_of_any_qos_are_replaced_in_order_of_arrival() {
     let server = TestServer::start().await;
     let (mut alice, mut bob) = (server.connect("alice").await, server.connect("bob").await);
     let (q0, q1) = ("", r#","q":1,"id":"p""#);
@@ -240,7 +240,7 @@ async fn retained_messages_are_replaced_in_order_of_arrival_whatever_their_qos()
 // ---- 2.11: own messages -------------------------------------------------------------------------
 
 #[tokio::test] // protocol.md 2.11
-async fn a_publisher_does_not_hear_itself() {
+async fn a_publisher_does_not_receive_its_own_messages() {
     let server = TestServer::start().await;
     let (mut alice, mut bob) = (server.connect("alice").await, server.connect("bob").await);
     alice.sub("news").await;
@@ -256,7 +256,7 @@ async fn a_publisher_does_not_hear_itself() {
 }
 
 #[tokio::test] // protocol.md 2.11: for its cursor its own message counts as acknowledged
-async fn own_messages_do_not_come_after_a_reconnect_either() {
+async fn own_messages_are_not_delivered_after_a_reconnect() {
     let mut server = TestServer::start().await;
     let (mut alice, mut bob) = (server.connect("alice").await, server.connect("bob").await);
     alice.sub_persistent("news").await;
@@ -280,7 +280,7 @@ async fn own_messages_do_not_come_after_a_reconnect_either() {
 }
 
 #[tokio::test] // protocol.md 2.11
-async fn ones_own_retained_message_comes_on_a_later_subscribe_and_connect() {
+async fn a_publisher_receives_its_own_retained_message_later() {
     let server = TestServer::start().await;
     let mut alice = server.connect("alice").await;
     let retained = r#"{"push":{"cn":"news","dt":1,"cl":"alice","rt":1}}"#;
@@ -292,7 +292,7 @@ async fn ones_own_retained_message_comes_on_a_later_subscribe_and_connect() {
 }
 
 #[tokio::test] // protocol.md 2.11
-async fn a_message_to_ones_own_channel_is_answered_with_8() {
+async fn a_message_to_the_publishers_own_channel_is_answered_with_8() {
     let server = TestServer::start().await;
     let mut alice = server.connect("alice").await;
     alice.send(r##"{"pub":{"cn":"#alice","dt":1,"q":1,"id":"1"}}"##).await;

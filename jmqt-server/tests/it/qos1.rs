@@ -8,7 +8,7 @@ fn publish(channel: &str, number: usize) -> String {
 }
 
 #[tokio::test] // §9.a: a push without a `pushAck` is sent again when the client reconnects
-async fn an_unacknowledged_push_comes_again_with_the_same_id_after_reconnect() {
+async fn an_unacknowledged_push_is_repeated_with_the_same_id_after_a_reconnect() {
     let server = TestServer::start().await;
     let (mut alice, mut bob) = (server.connect("alice").await, server.connect("bob").await);
     bob.sub_persistent("news").await;
@@ -27,7 +27,7 @@ async fn an_unacknowledged_push_comes_again_with_the_same_id_after_reconnect() {
 }
 
 #[tokio::test] // protocol.md 2.13
-async fn what_was_acknowledged_survives_a_crash() {
+async fn acknowledged_publishes_survive_a_crash() {
     let mut server = TestServer::start().await;
     let (mut alice, mut bob) = (server.connect("alice").await, server.connect("bob").await);
     bob.sub_persistent("news").await;
@@ -157,7 +157,7 @@ async fn unsubscribing_frees_the_window_for_other_channels() {
 }
 
 #[tokio::test] // protocol.md 2.14
-async fn acks_count_once_from_whichever_connection_and_others_are_ignored() {
+async fn acks_count_once_from_any_connection_and_others_are_ignored() {
     let server = TestServer::start().await;
     let (mut alice, mut bob) = (server.connect("alice").await, server.connect_with_window("bob", 10).await);
     bob.sub_persistent("news").await;

@@ -26,7 +26,7 @@ async fn the_push_has_an_id_of_the_server_and_the_ack_the_id_of_the_publisher() 
 }
 
 #[tokio::test] // §9.a
-async fn what_was_acknowledged_out_of_order_leaves_the_others_to_come_again() {
+async fn messages_skipped_by_out_of_order_acks_are_repeated() {
     let mut server = TestServer::start().await;
     let (mut alice, mut bob) = (server.connect("alice").await, server.connect("bob").await);
     bob.sub_persistent("news").await;
@@ -69,7 +69,7 @@ async fn a_push_is_not_repeated_within_a_connection() {
 }
 
 #[tokio::test] // protocol.md 2.3: live QoS 1 of a channel follows what is pending of it
-async fn live_messages_wait_behind_what_is_pending() {
+async fn live_messages_follow_pending_messages() {
     let server = TestServer::start().await;
     let mut bob = server.connect("bob").await;
     bob.sub_persistent("news").await;
@@ -170,7 +170,7 @@ async fn a_forced_unsub_frees_the_window_too() {
 }
 
 #[tokio::test] // protocol.md 2.14: acks from a later connection
-async fn an_ack_may_come_over_a_later_connection_before_the_push_is_repeated() {
+async fn an_ack_may_arrive_on_a_later_connection_before_the_push_is_repeated() {
     let server = TestServer::start().await;
     let (mut alice, mut bob) = (server.connect("alice").await, server.connect("bob").await);
     bob.sub_persistent("news").await;
@@ -190,7 +190,7 @@ async fn an_ack_may_come_over_a_later_connection_before_the_push_is_repeated() {
 }
 
 #[tokio::test] // protocol.md 2.14: others are ignored and counted
-async fn acks_that_name_nothing_of_ones_own_are_ignored_and_counted() {
+async fn acks_of_foreign_pushes_are_ignored_and_counted() {
     let server = TestServer::start().await;
     let mut alice = server.connect("alice").await;
     let (mut bob, mut carol) = (server.connect("bob").await, server.connect("carol").await);
@@ -223,7 +223,7 @@ async fn acks_that_name_nothing_of_ones_own_are_ignored_and_counted() {
 }
 
 #[tokio::test] // §9.a: whatever status it carries
-async fn an_ack_counts_whatever_its_status() {
+async fn an_ack_counts_with_any_status() {
     let server = TestServer::start().await;
     let mut alice = server.connect("alice").await;
     let mut bob = server.connect_with_window("bob", 1).await;

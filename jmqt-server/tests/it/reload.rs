@@ -11,7 +11,7 @@ async fn is_trusted(server: &TestServer, connector: &tokio_rustls::TlsConnector)
 }
 
 #[tokio::test]
-async fn a_new_certificate_is_for_new_connections_and_old_ones_go_on() {
+async fn a_new_certificate_is_used_for_new_connections_only() {
     let mut server = TestServer::start().await;
     let mut alice = server.tls("alice").await;
     let old = server.tls_connector();
@@ -25,7 +25,7 @@ async fn a_new_certificate_is_for_new_connections_and_old_ones_go_on() {
 }
 
 #[tokio::test]
-async fn a_broken_pair_leaves_the_old_certificate() {
+async fn an_invalid_pair_keeps_the_old_certificate() {
     let mut server = TestServer::start().await;
     let old = server.tls_connector();
     let certificate = server.certificate_path();
@@ -40,7 +40,7 @@ async fn a_broken_pair_leaves_the_old_certificate() {
 }
 
 #[tokio::test]
-async fn certificates_are_read_again_by_themselves_when_the_files_change() {
+async fn certificates_are_reloaded_when_the_files_change() {
     let mut server = TestServer::start().await;
     let old = server.tls_connector();
     server.renew_certificate();
@@ -57,7 +57,7 @@ async fn certificates_are_read_again_by_themselves_when_the_files_change() {
 }
 
 #[tokio::test]
-async fn max_connections_can_change_and_nobody_is_disconnected() {
+async fn max_connections_can_change_without_disconnecting_clients() {
     let server = TestServer::configured(|config| config.max_connections = 1).await;
     let mut alice = server.connect("alice").await;
     let mut config = Config::default();

@@ -3,7 +3,7 @@
 use crate::support::{TestServer, channel};
 
 #[tokio::test] // §9.b
-async fn the_latest_retained_message_comes_with_rt_and_without_id_on_subscribing() {
+async fn a_subscriber_receives_the_latest_retained_message_with_rt_and_without_id() {
     let server = TestServer::start().await;
     let (mut alice, mut bob) = (server.connect("alice").await, server.connect("bob").await);
     alice.send(r#"{"pub":{"cn":"news","dt":1,"rt":1}}"#).await; // nobody is subscribed
@@ -23,7 +23,7 @@ async fn the_latest_retained_message_comes_with_rt_and_without_id_on_subscribing
 }
 
 #[tokio::test] // §9.b
-async fn on_connecting_it_comes_for_persistent_subscriptions_alone() {
+async fn on_connecting_retained_messages_come_only_for_persistent_subscriptions() {
     let server = TestServer::start().await;
     let (mut alice, mut bob) = (server.connect("alice").await, server.connect("bob").await);
     bob.sub_persistent("kept").await;
@@ -41,7 +41,7 @@ async fn on_connecting_it_comes_for_persistent_subscriptions_alone() {
 }
 
 #[tokio::test] // §9.b: not to be acknowledged, and no part of the window
-async fn it_takes_no_place_in_the_window() {
+async fn a_retained_message_does_not_count_towards_the_window() {
     let server = TestServer::start().await;
     let mut alice = server.connect("alice").await;
     let mut bob = server.connect_with_window("bob", 1).await;
@@ -89,7 +89,7 @@ async fn on_p2p_and_control_channels_the_flag_is_ignored() {
 }
 
 #[tokio::test] // protocol.md 2.12: it may come twice, never not at all
-async fn whoever_subscribes_while_it_is_published_gets_it() {
+async fn a_subscriber_during_a_retained_publish_receives_it() {
     let server = TestServer::start().await;
     let (mut alice, mut bob) = (server.connect("alice").await, server.connect("bob").await);
     for round in 0..100 {
@@ -121,7 +121,7 @@ async fn a_subscription_after_a_retained_publish_always_gets_it() {
 }
 
 #[tokio::test] // protocol.md 2.13
-async fn it_survives_a_restart_and_an_acknowledged_one_a_crash() {
+async fn retained_messages_survive_a_restart_and_acknowledged_ones_a_crash() {
     let mut server = TestServer::start().await;
     let mut alice = server.connect("alice").await;
     alice.send(r#"{"pub":{"cn":"a","dt":1,"rt":1}}"#).await; // QoS 0

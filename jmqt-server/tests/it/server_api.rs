@@ -4,7 +4,7 @@ use crate::support::{TestServer, channel, client_id};
 use jmqt_server::{CloseReason, HandleError, Persistence, Publish};
 
 #[tokio::test]
-async fn a_forced_subscription_gets_messages_and_the_retained_one() {
+async fn a_forced_subscription_receives_messages_and_the_retained_message() {
     let server = TestServer::start().await;
     let mut bob = server.connect("bob").await;
     let handle = server.handle();
@@ -60,7 +60,7 @@ async fn a_forced_subscription_changes_the_flag_both_ways() {
 }
 
 #[tokio::test] // protocol.md 2.20
-async fn channels_that_cannot_be_used_are_refused() {
+async fn channels_that_do_not_allow_the_call_are_refused() {
     let server = TestServer::start().await;
     let (handle, bob) = (server.handle(), client_id("bob"));
     for name in ["$list", "#alice"] {

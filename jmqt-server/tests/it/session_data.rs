@@ -146,7 +146,7 @@ impl Running {
 const CONNECTED: &str = r#"{"connAck":{"st":1,"ts":60}}"#;
 
 #[tokio::test]
-async fn what_conn_attached_is_seen_by_everything_that_follows() {
+async fn data_attached_by_conn_is_visible_to_all_later_requests() {
     let mut run = start().await;
     run.exchange(r#"{"conn":{"cl":"alice","at":"admin"}}"#, CONNECTED).await;
     run.exchange(r#"{"sub":{"cn":"news"}}"#, r#"{"subAck":{"st":1,"cn":"news"}}"#).await;
@@ -161,7 +161,7 @@ async fn what_conn_attached_is_seen_by_everything_that_follows() {
 }
 
 #[tokio::test]
-async fn what_auth_attached_is_seen_from_conn_on_unless_conn_attaches_something_else() {
+async fn data_attached_by_auth_is_visible_until_conn_replaces_it() {
     let mut run = start().await;
     let granted = r#"{"authAck":{"st":1,"at":"t","cl":"alice"}}"#;
     run.exchange(r#"{"auth":{"dt":["alice","reader"]}}"#, granted).await;
@@ -178,7 +178,7 @@ async fn what_auth_attached_is_seen_from_conn_on_unless_conn_attaches_something_
 }
 
 #[tokio::test] // who has two accounts must not carry the rights of one into the session of the other
-async fn what_auth_attached_for_one_client_is_not_seen_by_another() {
+async fn data_attached_by_auth_is_not_visible_to_another_client() {
     let mut run = start().await;
     run.exchange(r#"{"auth":{"dt":["root","admin"]}}"#, r#"{"authAck":{"st":1,"at":"t","cl":"root"}}"#).await;
     run.exchange(r#"{"conn":{"cl":"alice","at":"t"}}"#, CONNECTED).await;

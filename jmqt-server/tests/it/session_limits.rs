@@ -48,7 +48,7 @@ async fn the_fifth_refused_auth_ends_a_session() {
 }
 
 #[tokio::test] // protocol.md 2.1
-async fn before_a_session_the_21st_auth_ends_the_connection_without_asking_anybody() {
+async fn before_a_session_the_21st_auth_ends_the_connection_unvalidated() {
     let server = TestServer::start().await;
     let mut nobody = server.open(Protocol::Socket).await;
     for _ in 0..20 {
@@ -62,7 +62,7 @@ async fn before_a_session_the_21st_auth_ends_the_connection_without_asking_anybo
 }
 
 #[tokio::test] // protocol.md 2.1: that is not the client's doing
-async fn a_server_that_fails_refuses_nobody() {
+async fn failures_of_the_server_do_not_count_as_refusals() {
     let server = TestServer::start().await;
     server.app.set(Asked::Conn, Behaviour::Refuse(StatusCode::SERVER_ERROR));
     let mut alice = server.open(Protocol::Socket).await;
@@ -76,7 +76,7 @@ async fn a_server_that_fails_refuses_nobody() {
 }
 
 #[tokio::test] // protocol.md 2.4
-async fn a_client_that_takes_over_from_itself_all_the_time_is_sent_away() {
+async fn takeovers_of_one_client_are_limited() {
     let server = TestServer::configured(|config| config.max_takeovers_per_second = Some(1)).await;
     let mut bob = server.connect("bob").await;
     let mut alice = server.connect("alice").await;
@@ -107,7 +107,7 @@ async fn a_client_that_takes_over_from_itself_all_the_time_is_sent_away() {
 }
 
 #[tokio::test] // protocol.md 2.2, 2.22
-async fn a_session_ends_when_its_token_expires_whatever_the_client_does() {
+async fn an_active_session_ends_when_its_token_expires() {
     let server = TestServer::start().await;
     server.app.on_conn(|_| {
         let verdict = ConnVerdict::accept().valid_until(SystemTime::now() + Duration::from_millis(500));

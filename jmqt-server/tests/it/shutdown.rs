@@ -31,7 +31,7 @@ async fn a_shutdown_ends_every_session_once_with_its_reason() {
 }
 
 #[tokio::test] // listeners stop first
-async fn after_a_shutdown_nobody_is_let_in() {
+async fn after_a_shutdown_no_connection_is_accepted() {
     let mut server = TestServer::start().await;
     let addresses = Protocol::ALL.map(|protocol| server.address(protocol));
     server.shutdown().await;
@@ -76,7 +76,7 @@ async fn a_shutdown_waits_for_the_close_notifiers() {
 }
 
 #[tokio::test] // protocol.md 2.13: what was acknowledged, and what was subscribed, is there again
-async fn after_a_restart_everything_that_was_stored_is_there() {
+async fn after_a_restart_all_stored_data_exists() {
     let mut server = TestServer::start().await;
     let (mut alice, mut bob) = (server.connect("alice").await, server.connect("bob").await);
     bob.sub_persistent("news").await;
@@ -99,7 +99,7 @@ async fn after_a_restart_everything_that_was_stored_is_there() {
 }
 
 #[tokio::test] // protocol.md 2.10: acks that are waited for when it stops
-async fn what_was_published_right_before_the_shutdown_is_acknowledged_only_if_it_is_stored() {
+async fn publishes_right_before_a_shutdown_are_acknowledged_only_if_stored() {
     let mut server = TestServer::start().await;
     let (mut alice, mut bob) = (server.connect("alice").await, server.connect("bob").await);
     bob.sub_persistent("news").await;
@@ -139,7 +139,7 @@ async fn a_handle_outlives_its_server() {
 // ---- when it dies -------------------------------------------------------------------------------
 
 #[tokio::test] // protocol.md 2.16: by the next process, when the server died
-async fn the_next_process_tells_of_sessions_that_a_dead_one_left_behind() {
+async fn the_next_process_runs_the_close_notifiers_of_a_dead_one() {
     let mut server = TestServer::start().await;
     let mut alice = crash_with_a_session_of_alice_on_disk(&mut server, |_| {}).await;
     alice.expect(r#"{"connAck":{"st":1,"ts":60}}"#).await;
@@ -151,7 +151,7 @@ async fn the_next_process_tells_of_sessions_that_a_dead_one_left_behind() {
 }
 
 #[tokio::test] // protocol.md 2.2, 2.16: her older session has ended, wherever it was, and has been told of
-async fn a_client_whose_session_was_left_behind_waits_for_its_close_notifier_and_nobody_else_does() {
+async fn only_the_client_of_an_orphaned_session_waits_for_its_close_notifier() {
     let mut server = TestServer::start().await;
     let gate = Gate::closed();
     let hold = |app: &TestApp| app.set(Asked::Close, Behaviour::Hold(gate.clone()));
@@ -194,7 +194,7 @@ async fn crash_with_a_session_of_alice_on_disk(
 }
 
 #[tokio::test] // protocol.md 2.16: a session that ended before is not told of again
-async fn a_session_that_was_closed_is_not_told_of_after_a_crash() {
+async fn a_closed_session_is_not_reported_again_after_a_crash() {
     let mut server = TestServer::start().await;
     let mut alice = server.connect("alice").await;
     alice.sub_persistent("news").await;

@@ -39,7 +39,7 @@ impl AsyncWrite for Dribble {
 }
 
 #[tokio::test] // §3
-async fn packets_may_come_byte_by_byte() {
+async fn packets_may_arrive_byte_by_byte() {
     let server = TestServer::start().await;
     let mut alice = Client::new(Protocol::Socket, Dribble(server.open_tcp(Protocol::Socket).await));
     alice.conn_as("alice", "").await;
@@ -49,7 +49,7 @@ async fn packets_may_come_byte_by_byte() {
 }
 
 #[tokio::test] // §10: the handshake, too
-async fn tls_may_come_byte_by_byte() {
+async fn tls_may_arrive_byte_by_byte() {
     let server = TestServer::start().await;
     for protocol in [Protocol::SslSocket, Protocol::SslWebSocket] {
         let stream = Dribble(server.open_tcp(protocol).await);
@@ -65,7 +65,7 @@ async fn tls_may_come_byte_by_byte() {
 }
 
 #[tokio::test] // §3: thousands of packets in one write, answered one by one
-async fn many_packets_may_come_at_once() {
+async fn many_packets_may_arrive_at_once() {
     const PACKETS: usize = 5000;
     let server = TestServer::start().await;
     for protocol in Protocol::ALL {
@@ -106,7 +106,7 @@ async fn a_small_packet_and_its_nul_are_sent_together() {
 }
 
 #[tokio::test] // §9.f: half a packet is no packet
-async fn a_connection_that_ends_within_a_packet_has_not_sent_it() {
+async fn a_packet_cut_off_by_the_end_of_the_connection_is_ignored() {
     let server = TestServer::start().await;
     let mut bob = server.connect("bob").await;
     bob.sub("news").await;

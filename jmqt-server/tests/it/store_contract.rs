@@ -1602,7 +1602,7 @@ mod sqlite {
     contract! { Some(Sqlite::new()); may_have_retained_is_never_wrongly_false }
 
     #[tokio::test]
-    async fn a_batch_that_fails_does_nothing_at_all() {
+    async fn a_failed_batch_has_no_effect() {
         let database = Sqlite::new();
         database.open().await.close().await;
         database
@@ -1644,7 +1644,7 @@ mod sqlite {
     }
 
     #[tokio::test]
-    async fn a_database_whose_thread_has_panicked_is_opened_again() {
+    async fn a_database_is_reopened_after_its_thread_panicked() {
         let database = Sqlite::new();
         let store = database.open().await;
         let key = subscribed(&*store, "bob", "news").await.key;
@@ -1664,7 +1664,7 @@ mod sqlite {
     }
 
     #[tokio::test]
-    async fn a_database_of_the_first_schema_is_brought_up_to_date_with_all_that_is_in_it() {
+    async fn a_database_of_the_first_schema_is_migrated_with_its_data() {
         let database = Sqlite::new();
         let options = SqliteConnectOptions::new().filename(database.path()).create_if_missing(true);
         let mut connection = options.connect().await.unwrap();
@@ -1731,7 +1731,7 @@ mod sqlite {
     }
 
     #[tokio::test]
-    async fn what_is_no_file_is_refused() {
+    async fn a_database_path_that_is_not_a_file_is_refused() {
         for name in [":memory:", "file:x.db?mode=memory", "file::memory:?cache=shared"] {
             let error = open(Path::new(name)).await.unwrap_err();
             assert!(error.to_string().contains("must be a file"), "{error}");
@@ -1829,7 +1829,7 @@ mod sqlite {
     }
 
     #[tokio::test]
-    async fn a_client_whose_cursor_is_damaged_does_not_keep_others_from_their_limits() {
+    async fn a_damaged_cursor_does_not_disable_the_limits_of_other_clients() {
         let database = Sqlite::new();
         let store = database.open().await;
         let clients = ["alice", "bob", "carol"];
@@ -1856,7 +1856,7 @@ mod sqlite {
     }
 
     #[tokio::test]
-    async fn folders_are_made_and_files_are_private() {
+    async fn folders_are_created_and_files_are_private() {
         use std::os::unix::fs::PermissionsExt as _;
         let folder = TempDir::new().unwrap();
         let path = folder.path().join("a/b/jmqt.db");
@@ -1871,7 +1871,7 @@ mod sqlite {
     }
 
     #[tokio::test]
-    async fn what_cannot_be_opened_is_named() {
+    async fn an_error_names_the_file_that_cannot_be_opened() {
         let folder = TempDir::new().unwrap();
         let not_a_database = folder.path().join("text.db");
         std::fs::write(&not_a_database, "no database at all".repeat(1000)).unwrap();
@@ -1885,7 +1885,7 @@ mod sqlite {
     }
 
     #[tokio::test] // exit code 2: another start would fail in the same way
-    async fn a_start_with_a_damaged_database_is_not_tried_again() {
+    async fn a_start_with_a_damaged_database_is_not_retried() {
         for damaged in [0..16, 4096..40_000] {
             let database = Sqlite::new();
             database.open().await.close().await;
@@ -1898,7 +1898,7 @@ mod sqlite {
     }
 
     #[tokio::test]
-    async fn a_database_of_a_newer_version_is_left_alone() {
+    async fn a_database_of_a_newer_version_is_not_changed() {
         let database = Sqlite::new();
         database.open().await.close().await;
         database
@@ -1912,7 +1912,7 @@ mod sqlite {
     }
 
     #[tokio::test]
-    async fn a_row_that_this_program_never_wrote_is_an_error() {
+    async fn an_invalid_row_is_an_error() {
         let database = Sqlite::new();
         let store = database.open().await;
         subscribed(&*store, "bob", "news").await;
@@ -1933,7 +1933,7 @@ mod sqlite {
     }
 
     #[tokio::test]
-    async fn a_batch_that_needs_no_row_writes_nothing() {
+    async fn a_batch_without_rows_writes_nothing() {
         let database = Sqlite::new();
         let store = database.open().await;
         subscribed(&*store, "bob", "news").await;
@@ -1972,7 +1972,7 @@ mod sqlite {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn what_was_trimmed_makes_room_on_a_full_disk() {
+    async fn trimming_makes_room_on_a_full_disk() {
         let Some(disk) = SmallDisk::mount("size=64m") else { return };
         let store = open(&disk.folder.path().join("jmqt.db")).await.unwrap();
         let key = subscribed(&store, "bob", "news").await.key;
@@ -1995,7 +1995,7 @@ mod sqlite {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_channel_that_cannot_be_trimmed_holds_up_no_other() {
+    async fn a_channel_that_cannot_be_trimmed_does_not_delay_others() {
         let database = Sqlite::new();
         database.open().await.close().await;
         // In place of a damaged page.

@@ -121,7 +121,7 @@ fn soon() -> SystemTime {
 // ---- who may open a database ----
 
 #[tokio::test]
-async fn a_database_of_the_first_schema_is_brought_up_to_date_with_all_that_is_in_it() {
+async fn a_database_of_the_first_schema_is_migrated_with_its_data() {
     let Some(database) = MySql::new(false) else { return };
     database.make().await;
     let mut connection = database.connect().await;
@@ -157,7 +157,7 @@ async fn a_database_of_the_first_schema_is_brought_up_to_date_with_all_that_is_i
 }
 
 #[tokio::test]
-async fn a_store_that_is_not_shared_keeps_everybody_else_out() {
+async fn an_unshared_store_excludes_other_processes() {
     let Some(alone) = MySql::new(false) else { return };
     let store = open(&alone).await;
     for shared in [false, true] {
@@ -176,7 +176,7 @@ async fn a_store_that_is_not_shared_keeps_everybody_else_out() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nodes_that_open_a_new_database_at_once_do_no_harm() {
+async fn nodes_may_open_a_new_database_at_the_same_time() {
     let Some(database) = MySql::new(true) else { return };
     database.make().await;
     let opening: Vec<_> = (0..6).map(|_| tokio::spawn(MySqlStore::open(database.options()))).collect();
@@ -194,7 +194,7 @@ async fn nodes_that_open_a_new_database_at_once_do_no_harm() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_opened_says_why() {
+async fn a_failed_open_reports_the_cause() {
     let Some(database) = MySql::new(false) else { return };
     let error = MySqlStore::open(database.options()).await.unwrap_err().to_string();
     assert!(error.contains(&format!("CREATE DATABASE `{}`", database.name)), "{error}");
@@ -214,7 +214,7 @@ async fn what_cannot_be_opened_says_why() {
 }
 
 #[tokio::test]
-async fn a_database_of_a_newer_version_is_left_alone() {
+async fn a_database_of_a_newer_version_is_not_changed() {
     let Some(database) = MySql::new(false) else { return };
     open(&database).await.close().await;
     let future = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
@@ -225,7 +225,7 @@ async fn a_database_of_a_newer_version_is_left_alone() {
 }
 
 #[tokio::test]
-async fn a_migration_that_was_interrupted_is_finished_by_the_next_start() {
+async fn an_interrupted_migration_is_finished_by_the_next_start() {
     let Some(database) = MySql::new(false) else { return };
     let store = open(&database).await;
     let epoch = store.epoch();
@@ -257,7 +257,7 @@ async fn a_password_is_not_shown() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_are_encrypted_as_asked() {
+async fn connections_are_encrypted_as_configured() {
     let folder = tempfile::tempdir().unwrap();
     let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
     let other = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
@@ -412,7 +412,7 @@ async fn several_nodes_number_the_messages_of_a_channel_without_gaps() {
 
 // A publisher comes back on another node while the first one is still committing what it sent there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_two_nodes_that_get_the_same_publish_one_stores_it() {
+async fn of_two_nodes_that_receive_the_same_publish_one_stores_it() {
     const ROUNDS: u64 = 50;
     let Some(database) = MySql::new(true) else { return };
     let nodes = [open(&database).await, open(&database).await, open(&database).await];
@@ -476,7 +476,7 @@ async fn a_channel_is_not_forgotten_under_a_subscriber() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_with_subscriptions_is_known_whatever_node_they_came_from() {
+async fn subscriptions_made_on_another_node_are_known() {
     let Some(database) = MySql::new(true) else { return };
     let (a, b) = (open(&database).await, open(&database).await);
     for round in 0..50 {
@@ -490,7 +490,7 @@ async fn a_client_with_subscriptions_is_known_whatever_node_they_came_from() {
 }
 
 #[tokio::test]
-async fn what_one_node_retains_is_counted_by_the_others_within_seconds() {
+async fn retained_messages_of_one_node_are_counted_by_the_others_within_seconds() {
     let Some(database) = MySql::new(true) else { return };
     database.make().await;
     let retained = RetainedLimits { messages: Some(3), bytes: None };
@@ -516,7 +516,7 @@ async fn what_one_node_retains_is_counted_by_the_others_within_seconds() {
 }
 
 #[tokio::test]
-async fn what_one_node_retains_the_others_see() {
+async fn retained_messages_of_one_node_are_visible_to_the_others() {
     let Some(database) = MySql::new(true) else { return };
     let (a, b) = (open(&database).await, open(&database).await);
     one(&a, retain("news", "1")).await;
@@ -528,7 +528,7 @@ async fn what_one_node_retains_the_others_see() {
 }
 
 #[tokio::test]
-async fn a_batch_that_fails_does_nothing_at_all() {
+async fn a_failed_batch_has_no_effect() {
     let Some(database) = MySql::new(false) else { return };
     let store = open(&database).await;
     let trigger = "CREATE TRIGGER fails BEFORE INSERT ON messages FOR EACH ROW \
@@ -557,7 +557,7 @@ async fn a_batch_that_fails_does_nothing_at_all() {
 }
 
 #[tokio::test]
-async fn a_channel_that_cannot_be_trimmed_holds_up_no_other() {
+async fn a_channel_that_cannot_be_trimmed_does_not_delay_others() {
     let Some(database) = MySql::new(false) else { return };
     let store = open(&database).await;
     // In place of a damaged page.
@@ -581,7 +581,7 @@ async fn a_channel_that_cannot_be_trimmed_holds_up_no_other() {
 }
 
 #[tokio::test]
-async fn a_row_that_this_program_never_wrote_is_an_error() {
+async fn an_invalid_row_is_an_error() {
     let Some(database) = MySql::new(false) else { return };
     let store = open(&database).await;
     subscribed(&store, "bob", "news").await;
@@ -601,7 +601,7 @@ async fn a_row_that_this_program_never_wrote_is_an_error() {
 // ---- lost connections ----
 
 #[tokio::test]
-async fn a_commit_that_was_not_answered_is_looked_up() {
+async fn a_commit_without_an_answer_is_looked_up() {
     let Some(mut database) = MySql::new(true) else { return };
     for shared in [true, false] {
         database.make().await;
@@ -641,7 +641,7 @@ async fn open_behind(proxy: &Proxy, database: &MySql) -> MySqlStore {
 }
 
 #[tokio::test]
-async fn what_a_database_that_does_not_answer_was_asked_has_not_happened() {
+async fn an_operation_of_an_unresponsive_database_is_not_executed() {
     for shared in [true, false] {
         let Some(database) = MySql::new(shared) else { return };
         database.make().await;
@@ -684,7 +684,7 @@ async fn until_cut(proxy: &Proxy, work: &mut (impl Future<Output: std::fmt::Debu
 }
 
 #[tokio::test]
-async fn what_a_vanished_node_has_locked_the_others_get_in_time() {
+async fn locks_of_a_vanished_node_are_released_in_time() {
     let Some(database) = MySql::new(true) else { return };
     database.make().await;
     let proxy = Proxy::start(database.address()).await;
@@ -699,7 +699,7 @@ async fn what_a_vanished_node_has_locked_the_others_get_in_time() {
 }
 
 #[tokio::test]
-async fn what_somebody_keeps_locked_fails_as_that() {
+async fn a_lock_timeout_is_reported_as_such() {
     let Some(database) = MySql::new(true) else { return };
     let store = open(&database).await;
     let key = subscribed(&store, "bob", "news").await.key;
@@ -713,7 +713,7 @@ async fn what_somebody_keeps_locked_fails_as_that() {
 }
 
 #[tokio::test]
-async fn a_store_on_which_the_server_has_hung_up_goes_on() {
+async fn a_store_continues_after_the_server_closed_its_connections() {
     let Some(database) = MySql::new(true) else { return };
     let store = open(&database).await;
     let key = subscribed(&store, "bob", "news").await.key;
@@ -732,7 +732,7 @@ async fn a_store_on_which_the_server_has_hung_up_goes_on() {
 }
 
 #[tokio::test]
-async fn a_commit_whose_fate_cannot_be_found_out_says_so() {
+async fn a_commit_with_unknown_outcome_is_reported_as_such() {
     let Some(database) = MySql::new(true) else { return };
     database.make().await;
     let proxy = Proxy::start(database.address()).await;
@@ -749,7 +749,7 @@ async fn a_commit_whose_fate_cannot_be_found_out_says_so() {
 }
 
 #[tokio::test]
-async fn connections_that_were_ended_are_made_anew() {
+async fn closed_connections_are_opened_again() {
     for shared in [false, true] {
         let Some(database) = MySql::new(shared) else { return };
         let store = open(&database).await;
@@ -780,7 +780,7 @@ async fn a_store_that_lost_its_database_to_another_does_not_write() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_was_restarted_is_used_again() {
+async fn a_restarted_database_server_is_used_again() {
     let Some(mut server) = MariaDb::start().await else { return };
     let database = MySql::on(server.options(), false);
     let store = open(&database).await;
@@ -804,7 +804,7 @@ async fn a_server_that_was_restarted_is_used_again() {
 // ---- sessions ----
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_two_sessions_of_one_client_the_newer_is_told_of_the_older() {
+async fn a_newer_session_of_a_client_learns_of_the_older_one() {
     let Some(database) = MySql::new(true) else { return };
     let (a, b) = (open(&database).await, open(&database).await);
     for round in 0..50 {
@@ -821,7 +821,7 @@ async fn of_two_sessions_of_one_client_the_newer_is_told_of_the_older() {
 }
 
 #[tokio::test]
-async fn sessions_are_entered_many_at_a_time() {
+async fn sessions_are_added_in_batches() {
     let Some(database) = MySql::new(true) else { return };
     let store = open(&database).await;
     assert_eq!(store.enter_sessions(&[]).await.unwrap(), []);
@@ -920,7 +920,7 @@ fn seen(node: &str, beat: u64) -> NodeBeat {
 }
 
 #[tokio::test]
-async fn a_node_that_was_thought_dead_learns_of_it_and_comes_back() {
+async fn a_condemned_live_node_notices_it_and_rejoins() {
     let Some(database) = MySql::new(true) else { return };
     let (a, b) = (open(&database).await, open(&database).await);
     assert_eq!(beats(&a, "a").await, named([("a", 1)]));
@@ -940,7 +940,7 @@ async fn a_node_that_was_thought_dead_learns_of_it_and_comes_back() {
 }
 
 #[tokio::test]
-async fn a_condemned_node_is_forgotten_with_its_last_session_and_notices_it_when_it_lives() {
+async fn a_condemned_node_is_deleted_with_its_last_session_and_notices_it() {
     let Some(database) = MySql::new(true) else { return };
     let (a, b) = (open(&database).await, open(&database).await);
     for beat in 1..=3 {
@@ -962,7 +962,7 @@ async fn a_condemned_node_is_forgotten_with_its_last_session_and_notices_it_when
 }
 
 #[tokio::test]
-async fn a_beat_does_not_read_all_sessions_whoever_was_condemned() {
+async fn a_beat_does_not_read_all_sessions_after_a_condemnation() {
     const SESSIONS: i64 = 10_000;
     let Some(database) = MySql::new(true) else { return };
     let store = open(&database).await;
@@ -997,7 +997,7 @@ async fn a_beat_does_not_read_all_sessions_whoever_was_condemned() {
 }
 
 #[tokio::test]
-async fn a_node_is_condemned_for_what_was_seen_of_it_and_for_nothing_older() {
+async fn a_node_is_condemned_only_with_its_last_seen_beat() {
     let Some(database) = MySql::new(true) else { return };
     let (a, b) = (open(&database).await, open(&database).await);
     for beat in 1..=3 {
@@ -1025,7 +1025,7 @@ async fn a_node_is_condemned_for_what_was_seen_of_it_and_for_nothing_older() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn all_sessions_of_a_dead_node_are_claimed_at_one_go() {
+async fn all_sessions_of_a_dead_node_are_claimed_at_once() {
     const SESSIONS: usize = 300;
     const AT_A_TIME: usize = 64;
     let Some(database) = MySql::new(true) else { return };
@@ -1086,7 +1086,7 @@ async fn the_sessions_of_a_dead_node_are_claimed_in_portions() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_that_enters_is_not_expired_or_finds_nothing_left() {
+async fn a_connecting_client_is_either_kept_or_fully_expired() {
     let Some(database) = MySql::new(true) else { return };
     let (a, b) = (open(&database).await, open(&database).await);
     let (mut expired_first, mut entered_first) = (0, 0);

@@ -4,7 +4,7 @@ use crate::support::{Asked, Behaviour, TestServer, channel, client_id};
 use jmqt_server::{CloseReason, Persistence, StatusCode};
 
 #[tokio::test] // §7.g, §7.i
-async fn a_subscriber_gets_what_is_published_until_it_unsubscribes() {
+async fn a_subscriber_receives_publishes_until_it_unsubscribes() {
     let server = TestServer::start().await;
     let (mut alice, mut bob) = (server.connect("alice").await, server.connect("bob").await);
     bob.send(r#"{"sub":{"cn":"news"}}"#).await;
@@ -38,7 +38,7 @@ async fn nothing_follows_an_unsub_ack() {
 }
 
 #[tokio::test] // §9.a: nobody gets what others are subscribed to
-async fn only_subscribers_of_that_very_channel_get_it() {
+async fn only_subscribers_of_the_same_channel_receive_a_message() {
     let server = TestServer::start().await;
     let (mut alice, mut bob) = (server.connect("alice").await, server.connect("bob").await);
     bob.sub("news").await;
@@ -69,7 +69,7 @@ async fn names_are_trimmed_and_acks_carry_the_trimmed_name() {
 }
 
 #[tokio::test] // protocol.md 2.8
-async fn invalid_channel_names_are_answered_with_11_and_nobody_is_asked() {
+async fn invalid_channel_names_are_answered_with_11_unvalidated() {
     let server = TestServer::start().await;
     let mut alice = server.connect("alice").await;
     let long = "x".repeat(513);
@@ -109,7 +109,7 @@ async fn clients_may_not_subscribe_to_or_unsubscribe_from_control_and_p2p_channe
 // ---- 2.20: again, and not at all ----------------------------------------------------------------
 
 #[tokio::test] // protocol.md 2.20
-async fn subscribing_again_asks_again_sends_the_retained_message_again_and_changes_nothing() {
+async fn a_repeated_sub_is_validated_and_sends_the_retained_message_again() {
     let server = TestServer::start().await;
     let (mut alice, mut bob) = (server.connect("alice").await, server.connect("bob").await);
     alice.send(r#"{"pub":{"cn":"news","dt":0,"rt":1}}"#).await;
@@ -146,7 +146,7 @@ async fn subscribing_again_persistently_leaves_a_temporary_subscription_temporar
 }
 
 #[tokio::test] // protocol.md 2.20
-async fn a_refused_subscription_leaves_things_as_they_were() {
+async fn a_refused_subscription_changes_nothing() {
     let server = TestServer::start().await;
     let (mut alice, mut bob) = (server.connect("alice").await, server.connect("bob").await);
     bob.sub("news").await;
@@ -164,7 +164,7 @@ async fn a_refused_subscription_leaves_things_as_they_were() {
 }
 
 #[tokio::test] // protocol.md 2.20
-async fn unsubscribing_what_is_not_subscribed_is_ok_unless_the_validator_refuses() {
+async fn an_unsub_without_subscription_is_ok_unless_refused() {
     let server = TestServer::start().await;
     let (mut alice, mut bob) = (server.connect("alice").await, server.connect("bob").await);
     bob.send(r#"{"unsub":{"cn":"news"}}"#).await;
@@ -213,7 +213,7 @@ async fn a_persistent_subscription_survives_the_session_and_a_restart() {
 }
 
 #[tokio::test] // §9.c, §9.f
-async fn a_temporary_subscription_ends_with_its_session_and_so_does_what_is_pending_for_it() {
+async fn a_temporary_subscription_and_its_pending_messages_end_with_the_session() {
     let server = TestServer::start().await;
     let (mut alice, mut bob) = (server.connect("alice").await, server.connect("bob").await);
     bob.sub("news").await;
@@ -230,7 +230,7 @@ async fn a_temporary_subscription_ends_with_its_session_and_so_does_what_is_pend
 }
 
 #[tokio::test] // §9.a, §9.c
-async fn while_a_client_is_away_qos_1_is_stored_for_it_and_qos_0_is_not() {
+async fn qos_1_is_stored_for_an_absent_client_and_qos_0_is_not() {
     let server = TestServer::start().await;
     let (mut alice, mut bob) = (server.connect("alice").await, server.connect("bob").await);
     bob.sub_persistent("news").await;
@@ -250,7 +250,7 @@ async fn while_a_client_is_away_qos_1_is_stored_for_it_and_qos_0_is_not() {
 }
 
 #[tokio::test] // §9.c: unsubscribing gives up what is pending
-async fn a_persistent_subscription_that_was_unsubscribed_leaves_nothing_behind() {
+async fn unsubscribing_deletes_all_data_of_a_persistent_subscription() {
     let mut server = TestServer::start().await;
     let (mut alice, mut bob) = (server.connect("alice").await, server.connect("bob").await);
     bob.sub_persistent("news").await;

@@ -21,7 +21,7 @@ async fn a_conn_waits_for_the_close_notifier_of_the_older_session() {
 }
 
 #[tokio::test] // protocol.md 2.4
-async fn a_newer_connection_of_the_same_client_wins() {
+async fn a_newer_connection_of_the_same_client_takes_over() {
     let server = TestServer::start().await;
     let mut old = server.connect("alice").await;
     let mut new = server.websocket("alice").await;
@@ -33,7 +33,7 @@ async fn a_newer_connection_of_the_same_client_wins() {
 }
 
 #[tokio::test] // protocol.md 2.4: the wrong case beside the right one
-async fn a_refused_conn_takes_nothing_over() {
+async fn a_refused_conn_does_not_take_over() {
     let server = TestServer::start().await;
     let mut alice = server.connect("alice").await;
     let mut mallory = server.open(Protocol::Socket).await;
@@ -43,7 +43,7 @@ async fn a_refused_conn_takes_nothing_over() {
 }
 
 #[tokio::test] // protocol.md 2.4
-async fn a_second_conn_for_the_same_client_is_fine_and_asks_nobody() {
+async fn a_second_conn_for_the_same_client_succeeds_unvalidated() {
     let server = TestServer::start().await;
     let mut alice = server.connect("alice").await;
     alice.sub_persistent("news").await;
@@ -71,7 +71,7 @@ async fn a_second_conn_for_another_client_is_not_allowed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)] // protocol.md 2.4, 2.16
-async fn of_a_hundred_connections_that_claim_one_client_one_survives() {
+async fn of_a_hundred_connections_of_one_client_one_survives() {
     const CONNECTIONS: usize = 100;
     let server = TestServer::start().await;
     let (over, _) = tokio::sync::broadcast::channel::<()>(1);

@@ -94,7 +94,7 @@ async fn a_health_check_fails_when_the_database_was_deleted() {
 }
 
 #[tokio::test]
-async fn garbage_instead_of_tls_disturbs_nobody() {
+async fn garbage_instead_of_tls_does_not_affect_others() {
     let server = TestServer::configured(|config| config.timeout = Duration::from_secs(1)).await;
     let mut garbage = server.open_raw(Protocol::SslSocket).await;
     garbage.send_bytes(b"{\"auth\":{}}\0 this is no hello").await;
@@ -107,7 +107,7 @@ async fn garbage_instead_of_tls_disturbs_nobody() {
 }
 
 #[tokio::test] // protocol.md 2.15: the first packet is waited for once, however slowly it comes
-async fn a_first_packet_that_dribbles_in_is_not_waited_for() {
+async fn a_slow_first_packet_is_closed_at_the_time_limit() {
     let server = TestServer::configured(|config| config.timeout = Duration::from_millis(300)).await;
     let mut slow = server.open(Protocol::Socket).await;
     let dribble = async {
@@ -130,7 +130,7 @@ async fn a_first_packet_that_dribbles_in_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn connections_beyond_max_connections_are_turned_away() {
+async fn connections_beyond_max_connections_are_refused() {
     let server = TestServer::configured(|config| config.max_connections = 2).await;
     let mut alice = server.connect("alice").await;
     let bob = server.connect("bob").await;
@@ -143,7 +143,7 @@ async fn connections_beyond_max_connections_are_turned_away() {
 }
 
 #[tokio::test] // a subscriber that does not read: others are served, and it is closed
-async fn a_slow_consumer_is_closed_and_nobody_waits_for_it() {
+async fn a_slow_consumer_is_closed_and_delays_no_other_client() {
     let server = TestServer::configured(|config| {
         config.max_packet_bytes = 64 * 1024;
         config.outbound_queue_bytes = 128 * 1024;
@@ -164,7 +164,7 @@ async fn a_slow_consumer_is_closed_and_nobody_waits_for_it() {
 }
 
 #[tokio::test] // protocol.md 2.14: a queue that is full leaves QoS 1 in the store
-async fn qos_1_that_finds_the_queue_full_comes_from_the_store_in_order() {
+async fn qos_1_for_a_full_queue_is_read_from_the_store_in_order() {
     let server = TestServer::configured(|config| {
         config.max_packet_bytes = 64 * 1024;
         config.outbound_queue_bytes = 128 * 1024;

@@ -23,7 +23,7 @@ async fn open(server: &TestServer, request: &[u8]) -> Client {
 }
 
 #[tokio::test] // RFC 6454
-async fn a_page_of_another_host_is_told_why_it_may_not_connect() {
+async fn a_web_page_of_another_origin_is_refused_with_the_reason() {
     let server = TestServer::configured(|config| {
         config.allowed_origins = vec!["https://app.example".parse().unwrap()];
     })
@@ -39,7 +39,7 @@ async fn a_page_of_another_host_is_told_why_it_may_not_connect() {
 }
 
 #[tokio::test]
-async fn conn_sees_the_request_and_a_session_does_not_keep_it() {
+async fn the_http_request_is_visible_to_conn_and_then_dropped() {
     let server = TestServer::start().await;
     let (seen, mut told) = mpsc::unbounded_channel();
     let keeps = std::sync::Arc::new(std::sync::Mutex::new(None));
@@ -65,7 +65,7 @@ async fn conn_sees_the_request_and_a_session_does_not_keep_it() {
 }
 
 #[tokio::test] // an HTTP proxy sends no PROXY header, and names the client in the request
-async fn behind_an_http_proxy_the_client_is_the_one_in_the_request() {
+async fn behind_an_http_proxy_the_client_address_comes_from_the_request() {
     let proxied = TestServer::configured(|config| {
         config.trusted_proxies = vec!["127.0.0.1".parse().unwrap(), "10.0.0.0/8".parse().unwrap()];
     })

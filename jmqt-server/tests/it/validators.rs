@@ -18,7 +18,7 @@ const REQUESTS: [(Asked, &str, &str); 5] = [
 ];
 
 #[tokio::test] // protocol.md 2.17
-async fn a_validator_that_fails_panics_or_hangs_costs_one_request() {
+async fn a_validator_that_fails_panics_or_hangs_fails_one_request() {
     let server = TestServer::configured(|config| config.validator_timeout = Duration::from_millis(100)).await;
     let mut alice = server.connect("alice").await;
     for behaviour in [Behaviour::Fail, Behaviour::Panic, Behaviour::Hang] {
@@ -46,7 +46,7 @@ async fn a_validator_that_fails_panics_or_hangs_costs_one_request() {
 }
 
 #[tokio::test] // protocol.md 2.17, 2.5: what is not decided is not delivered, and answered only if it has an id
-async fn a_publish_whose_validator_fails_reaches_nobody_at_either_qos() {
+async fn a_publish_whose_validator_fails_is_not_delivered() {
     let server = TestServer::configured(|config| config.validator_timeout = Duration::from_millis(100)).await;
     let (mut alice, mut bob) = (server.connect("alice").await, server.connect("bob").await);
     bob.sub_persistent("news").await;
@@ -89,7 +89,7 @@ async fn a_notifier_that_fails_panics_or_hangs_does_not_keep_a_session_alive() {
 }
 
 #[tokio::test] // protocol.md 2.17
-async fn pushes_and_acks_go_on_flowing_while_a_validator_runs() {
+async fn pushes_and_acks_are_sent_while_a_validator_runs() {
     let server = TestServer::start().await;
     let (mut alice, mut bob) = (server.connect("alice").await, server.connect("bob").await);
     bob.sub("news").await;

@@ -29,7 +29,7 @@ async fn a_refusal_with_status_ok_is_a_server_error() {
 }
 
 #[tokio::test] // §7.b, §7.d, §7.h, §7.j, §7.l: any status of the application's arrives
-async fn refusals_carry_the_status_the_application_chose() {
+async fn refusals_have_the_status_of_the_application() {
     let server = TestServer::start().await;
     let mut alice = server.connect("alice").await;
     for status in [0, 6, 42, -1] {
@@ -91,7 +91,7 @@ async fn while_a_validator_waits_pushes_and_earlier_acks_arrive() {
 }
 
 #[tokio::test] // protocol.md 2.17: one client's validator holds up nobody else
-async fn others_do_not_notice_that_a_validator_hangs() {
+async fn a_hanging_validator_does_not_delay_other_clients() {
     let server = TestServer::start().await;
     let (mut alice, mut bob) = (server.connect("alice").await, server.connect("bob").await);
     server.app.set(Asked::Control, Behaviour::Hang);
@@ -103,7 +103,7 @@ async fn others_do_not_notice_that_a_validator_hangs() {
 }
 
 #[tokio::test] // protocol.md 2.5: what was published in the same write is not held up either
-async fn what_was_published_before_a_request_does_not_wait_for_its_validator() {
+async fn earlier_publishes_do_not_wait_for_the_validator_of_a_request() {
     let server = TestServer::start().await;
     let (mut alice, mut bob) = (server.connect("alice").await, server.connect("bob").await);
     bob.sub("news").await;
@@ -113,7 +113,7 @@ async fn what_was_published_before_a_request_does_not_wait_for_its_validator() {
 }
 
 #[tokio::test] // protocol.md 2.17, §9.f: the end of the connection is the end of the question
-async fn a_request_is_given_up_when_its_connection_is_closed() {
+async fn a_request_is_cancelled_when_its_connection_is_closed() {
     let server = TestServer::start().await;
     server.app.set(Asked::Sub, Behaviour::Hang);
     let mut alice = server.connect("alice").await;
@@ -139,7 +139,7 @@ async fn a_conn_that_timed_out_has_left_no_session() {
 }
 
 #[tokio::test] // protocol.md 2.2: bounded wait
-async fn a_close_notifier_that_hangs_holds_up_the_next_conn_for_its_time_only() {
+async fn a_hanging_close_notifier_delays_the_next_conn_up_to_its_time_limit() {
     let server = TestServer::configured(|config| config.validator_timeout = Duration::from_millis(100)).await;
     let _old = server.connect("alice").await;
     server.app.set(Asked::Close, Behaviour::Hang);

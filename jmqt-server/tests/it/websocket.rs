@@ -10,7 +10,7 @@ use jmqt_server::{CloseReason, Protocol};
 use tungstenite::Message;
 
 #[tokio::test] // by somebody else's client, so that both ends cannot be wrong in the same way
-async fn a_library_client_can_talk_to_it() {
+async fn a_websocket_library_can_connect() {
     let server = TestServer::start().await;
     let address = server.address(Protocol::WebSocket);
     let talk = move || {
@@ -38,7 +38,7 @@ async fn a_library_client_can_talk_to_it() {
 }
 
 #[tokio::test] // RFC 6455 §4: in any pieces, and with a message right behind it
-async fn the_upgrade_may_dribble_in_with_a_message_behind_it() {
+async fn a_slow_upgrade_may_be_followed_by_a_message() {
     let server = TestServer::start().await;
     let mut alice = server.open_raw(Protocol::WebSocket).await;
     for byte in UPGRADE {
@@ -57,7 +57,7 @@ async fn the_upgrade_may_dribble_in_with_a_message_behind_it() {
 }
 
 #[tokio::test] // RFC 6455 §4: all in one write
-async fn a_message_may_come_in_the_same_write_as_the_upgrade() {
+async fn a_message_may_arrive_in_the_same_write_as_the_upgrade() {
     let server = TestServer::start().await;
     let mut alice = server.open_raw(Protocol::WebSocket).await;
     let mut all = UPGRADE.to_vec();
@@ -86,7 +86,7 @@ async fn a_close_is_answered_with_the_same_code_and_then_the_connection_ends() {
 }
 
 #[tokio::test] // RFC 6455 §5.1, §5.2, §5.5, §8.1
-async fn broken_frames_end_the_connection_and_the_client_is_told_what_is_wrong() {
+async fn invalid_frames_end_the_connection_with_a_reason() {
     let server = TestServer::start().await;
     let cases: [(&[u8], &str); 6] = [
         (&[0x81, 2, b'{', b'}'], "a frame is not masked"),
