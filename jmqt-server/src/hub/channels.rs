@@ -213,7 +213,7 @@ mod tests {
         channels.keep_tail(&channel, Some(Arc::new(run)));
         let found = [4, 5, 6, 7, 8, 9].map(|seq| channel.tail_with(key, Seq(seq)).is_some());
         assert_eq!(found, [false, true, false, false, true, false]);
-        assert!(channel.tail_with(ChannelKey(8), Seq(5)).is_none(), "the channel was made anew");
+        assert!(channel.tail_with(ChannelKey(8), Seq(5)).is_none(), "the channel was created again");
     }
 
     #[test] // there may be a hundred thousand

@@ -393,14 +393,14 @@ mod tests {
         let connections = Arc::new(Connections::default());
         let alice = ClientId::parse("alice").unwrap();
         let expiring = connections.claim_absent(&alice).unwrap();
-        assert!(connections.claim_absent(&alice).is_none(), "somebody is at it");
+        assert!(connections.claim_absent(&alice).is_none(), "another task has the claim");
         let mut coming = Box::pin(connections.claim(&alice, None));
         assert!(futures_util::poll!(&mut coming).is_pending());
         drop(expiring);
         let entering = coming.await;
-        assert!(connections.claim_absent(&alice).is_none(), "she is on her way in");
+        assert!(connections.claim_absent(&alice).is_none(), "alice is connecting");
         drop(entering);
         assert!(connections.claim_absent(&alice).is_some());
-        assert!(connections.lock().is_empty(), "nothing is kept of clients that are not here");
+        assert!(connections.lock().is_empty(), "no slots of absent clients are kept");
     }
 }

@@ -509,7 +509,7 @@ mod tests {
         written.sort_unstable();
         assert_eq!(written, [(1, 100), (2, 5)]);
         janitor.write_urgent().await;
-        assert_eq!(saved.lock().unwrap().0, 101, "nothing is left to be saved");
+        assert_eq!(saved.lock().unwrap().0, 101, "all cursors are saved");
     }
 
     #[tokio::test(start_paused = true)] // protocol.md 2.13
@@ -545,7 +545,7 @@ mod tests {
         let tries = saved.lock().unwrap().0;
         assert!((10..=20).contains(&tries), "{tries} in ten minutes");
         assert!(saved.lock().unwrap().1.is_empty(), "nothing is saved twice");
-        assert_eq!(janitor.chores().cursors.len(), 1, "it is not given up");
+        assert_eq!(janitor.chores().cursors.len(), 1, "the cursor is kept");
     }
 
     #[test]
@@ -559,6 +559,6 @@ mod tests {
         assert!(!watch.may_expire(ahead + seconds(60), now + seconds(60), expiry));
         assert!(!watch.may_expire(ahead + seconds(3600), now + seconds(3600), expiry));
         assert!(watch.may_expire(ahead + seconds(3660), now + seconds(3660), expiry));
-        assert!(!watch.may_expire(clock + seconds(3690), now + seconds(3690), expiry), "back again");
+        assert!(!watch.may_expire(clock + seconds(3690), now + seconds(3690), expiry), "the clock is back");
     }
 }

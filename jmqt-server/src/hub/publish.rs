@@ -262,11 +262,11 @@ mod tests {
         let news = message("news", Qos::AtMostOnce, Retain::Yes);
         let channel = news.channel.clone();
         let mut publishing = pin!(hub.publish(news));
-        assert!(publishing.as_mut().now_or_never().is_none(), "as much of the server waits as may");
+        assert!(publishing.as_mut().now_or_never().is_none(), "the commit queue is full for the server");
         let (bob, outbox) = (ClientId::parse("bob").unwrap(), hub.outbox());
         outbox.go_live();
         let subscribed = hub.subscribe(&outbox, &bob, &channel, Persistence::Temporary).await.unwrap();
-        assert!(subscribed.retained.is_none(), "it has not been submitted");
+        assert!(subscribed.retained.is_none(), "the retained message has not been submitted");
         outbox.open(&subscribed.subscription, None, None);
         drop(open);
         publishing.await.unwrap();

@@ -298,7 +298,11 @@ mod tests {
             subscribe(outbox, "news", B, 7);
             hub.go_live(outbox);
             pass(&hub, outbox, TICK).await;
-            assert_eq!(got(outbox), [1, 2, 3, 4, 5, 6, 7], "of the other channel, at once");
+            assert_eq!(
+                got(outbox),
+                [1, 2, 3, 4, 5, 6, 7],
+                "the messages of the other channel arrive at once"
+            );
         }
         for outbox in &outboxes {
             pass(&hub, outbox, Duration::from_secs(300)).await;

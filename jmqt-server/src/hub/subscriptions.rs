@@ -94,7 +94,7 @@ impl Hub {
                     (Persistence::Temporary, _) if is_new => self.remove(outbox, &subscription.channel),
                     // It is in the store, but its `subAck` would deny it: the next session has it.
                     (Persistence::Persistent, Stage::Opening) => outbox.close(CloseReason::StoreUnclear),
-                    _ => {} // it stays in force; whoever asked for it may ask again
+                    _ => {} // it stays active; the caller may ask again
                 }
                 Err(error)
             }

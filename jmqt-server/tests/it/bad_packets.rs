@@ -40,7 +40,7 @@ async fn a_bad_field_is_answered_with_status_10_and_the_readable_fields() {
     ] {
         alice.send(bad).await;
         alice.expect(answer).await;
-        alice.expect_nothing_before_hb().await; // also starts the count of bad ones anew
+        alice.expect_nothing_before_hb().await; // also resets the count of bad packets
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::support::{Asked, Client, Incoming, Notice, TestServer};
 use jmqt_server::{CloseReason, Config, Protocol};
 
-/// A server whose clients may be silent for so many milliseconds.
+/// A server whose clients may be silent for this number of milliseconds.
 async fn with_timeout(milliseconds: u64) -> TestServer {
     TestServer::configured(|config| config.timeout = Duration::from_millis(milliseconds)).await
 }
@@ -119,7 +119,7 @@ async fn in_a_session_a_packet_may_take_longer_than_the_timeout() {
         }
         // This machine stood still, and the packet took four timeouts.
     }
-    panic!("this machine stands still again and again");
+    panic!("this machine stalls repeatedly");
 }
 
 #[tokio::test] // protocol.md 2.15

@@ -15,7 +15,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::Interval;
 use tokio_rustls::rustls::pki_types::ServerName;
 
-/// A heartbeat of exactly so many bytes.
+/// A heartbeat of exactly this number of bytes.
 fn heartbeat(length: usize) -> String {
     let frame = r#"{"hb":{"x":""}}"#.len();
     format!(r#"{{"hb":{{"x":"{}"}}}}"#, "x".repeat(length - frame))

@@ -177,7 +177,7 @@ async fn data_attached_by_auth_is_visible_until_conn_replaces_it() {
     run.expect_seen(&["auth nothing", "conn reader", "sub admin"]).await;
 }
 
-#[tokio::test] // who has two accounts must not carry the rights of one into the session of the other
+#[tokio::test] // a user with two accounts must not use the rights of one in the session of the other
 async fn data_attached_by_auth_is_not_visible_to_another_client() {
     let mut run = start().await;
     run.exchange(r#"{"auth":{"dt":["root","admin"]}}"#, r#"{"authAck":{"st":1,"at":"t","cl":"root"}}"#).await;

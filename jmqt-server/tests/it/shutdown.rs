@@ -150,7 +150,7 @@ async fn the_next_process_runs_the_close_notifiers_of_a_dead_one() {
     assert_eq!(server.app.more_notices().await, [], "it was told again");
 }
 
-#[tokio::test] // protocol.md 2.2, 2.16: her older session has ended, wherever it was, and has been told of
+#[tokio::test] // protocol.md 2.2, 2.16: her older session on any node has ended and was reported
 async fn only_the_client_of_an_orphaned_session_waits_for_its_close_notifier() {
     let mut server = TestServer::start().await;
     let gate = Gate::closed();
@@ -193,7 +193,7 @@ async fn crash_with_a_session_of_alice_on_disk(
     panic!("the session was not noted within ten seconds");
 }
 
-#[tokio::test] // protocol.md 2.16: a session that ended before is not told of again
+#[tokio::test] // protocol.md 2.16: a session that ended before is not reported again
 async fn a_closed_session_is_not_reported_again_after_a_crash() {
     let mut server = TestServer::start().await;
     let mut alice = server.connect("alice").await;

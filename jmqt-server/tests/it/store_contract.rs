@@ -1223,7 +1223,7 @@ impl Model {
 }
 
 impl ModelChannel {
-    /// A channel that nobody needed may have been forgotten; then it begins anew under a new key.
+    /// An unused channel may have been deleted; then it is created again with a new key.
     fn found(&mut self, key: ChannelKey, keys: &mut BTreeSet<ChannelKey>) {
         if self.key != Some(key) {
             assert!(self.subscriptions.is_empty(), "a subscribed channel has changed its key");

@@ -956,7 +956,7 @@ async fn a_condemned_node_is_deleted_with_its_last_session_and_notices_it() {
     b.orphan_closed(&claimed[0].row).await.unwrap();
     assert_eq!(beats(&a, "a").await, None, "nobody has forgotten it yet");
     b.forget_condemned().await.unwrap();
-    assert_eq!(beats(&a, "a").await, named([("a", 1)]), "its beat begins anew");
+    assert_eq!(beats(&a, "a").await, named([("a", 1)]), "its beat starts again");
     a.readmit("a", 3).await.unwrap();
     assert_eq!(beats(&a, "a").await, named([("a", 4)]), "the others have seen 3");
 }

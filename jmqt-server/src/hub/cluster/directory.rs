@@ -561,7 +561,7 @@ mod tests {
         directory.opened(A, &presence("gone", 1));
         directory.opened(B, &presence("bob", 2));
         let of_a = digest(&[("alice", 3), ("dave", 4)]);
-        assert!(directory.beaten(A, of_a, true, now), "it is news");
+        assert!(directory.beaten(A, of_a, true, now), "the loss is reported once");
         assert!(!directory.beaten(A, of_a, true, now));
         assert_eq!((directory.to_ask(now), directory.to_ask(now)), (vec![A], vec![]));
         let part = |part, sessions: &[Presence], is_last| {
@@ -575,7 +575,7 @@ mod tests {
         assert_eq!(all(&directory), ["alice", "bob", "carol"]);
         assert!(!directory.beaten(A, digest(&[("alice", 3), ("carol", 5)]), true, now));
         assert_eq!(directory.to_ask(now), []);
-        assert_eq!(part(0, &[presence("nobody", 9)], true), Part::Unwanted, "others have asked for it");
+        assert_eq!(part(0, &[presence("nobody", 9)], true), Part::Unwanted, "the part is not needed here");
     }
 
     #[test]
@@ -640,8 +640,11 @@ mod tests {
         assert!(!directory.has_database_elsewhere(now, now));
         directory.beaten(A, Digest::default(), true, now);
         assert!(directory.has_database_elsewhere(now, now));
-        assert!(!directory.has_database_elsewhere(now + SECOND, now + SECOND), "it has not said so since");
-        assert!(!directory.has_database_elsewhere(now, now + OVERDUE), "it is silent");
+        assert!(
+            !directory.has_database_elsewhere(now + SECOND, now + SECOND),
+            "the node has not reported it since"
+        );
+        assert!(!directory.has_database_elsewhere(now, now + OVERDUE), "the node is silent");
     }
 
     /// A directory that has read the store every second since `start`, when `A` was alive.
@@ -680,9 +683,9 @@ mod tests {
         assert!(directory.may_have_missed());
         let back = start + SECOND * 21;
         assert!(directory.beats(&[(A, 2)], back).is_empty());
-        assert!(!directory.is_dead(A), "it is back");
+        assert!(!directory.is_dead(A), "the node is back");
         directory.heard(A, back);
-        assert_eq!(directory.to_ask(back), [A], "and owes its list");
+        assert_eq!(directory.to_ask(back), [A], "the list of the node is missing");
     }
 
     #[test]
@@ -713,8 +716,8 @@ mod tests {
         for second in 1..20 {
             let now = start + SECOND * second;
             heard.heard(A, now);
-            assert_eq!(heard.beats(&[(A, 1)], now), [], "the database is away for that one");
-            assert_eq!(beats.beats(&[(A, second.into())], now), [], "Redis is away for that one");
+            assert_eq!(heard.beats(&[(A, 1)], now), [], "node A has lost the database");
+            assert_eq!(beats.beats(&[(A, second.into())], now), [], "node A has lost Redis");
         }
         assert_eq!(node_of(&beats, "alice"), Some(A));
     }
@@ -742,7 +745,7 @@ mod tests {
         let start = Instant::now();
         let directory = with_a(start);
         directory.left(A);
-        assert!(directory.may_have_missed() && !directory.may_have_missed(), "its last words may be lost");
+        assert!(directory.may_have_missed() && !directory.may_have_missed(), "its last messages may be lost");
         for second in 1..20 {
             assert_eq!(directory.beats(&[], start + SECOND * second), []);
         }
@@ -761,7 +764,7 @@ mod tests {
         }
         assert!(!directory.is_dead(A) && !directory.may_have_missed());
         directory.heard(A, start + SECOND * 8);
-        assert!(directory.may_have_missed(), "it is heard again");
+        assert!(directory.may_have_missed(), "the node is heard again");
         // It ended, and its last messages were not heard.
         for second in 9..=12 {
             directory.beats(&[], start + SECOND * second);

@@ -257,21 +257,21 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_next_part_waits_for_all_receivers_up_to_a_limit() {
         let lists = Lists::default();
-        assert!(lists.ask(A) && !lists.ask(B) && !lists.ask(A), "one is enough to tell it");
+        assert!(lists.ask(A) && !lists.ask(B) && !lists.ask(A), "one task sends the list");
         assert!(lists.begin(7));
-        assert!(!lists.ask(NodeId(3)), "it is told the next one");
+        assert!(!lists.ask(NodeId(3)), "the node receives the next list");
         lists.got(A, 7, 0);
         lists.got(B, 6, 0); // of another list
         assert_eq!(lists.arrived(1).now_or_never(), None);
         lists.got(B, 7, 1);
         assert_eq!(lists.arrived(1).await, Some(vec![]));
-        assert_eq!(lists.arrived(2).await, Some(vec![A]), "it took too long");
+        assert_eq!(lists.arrived(2).await, Some(vec![A]), "node A was too slow");
         assert_eq!(lists.arrived(2).await, Some(vec![]));
         lists.gone(B);
         assert_eq!(lists.arrived(2).await, None);
         assert!(lists.begin(8) && lists.hearers() == [NodeId(3)]);
         lists.give_up();
-        assert_eq!(lists.arrived(1).await, None, "the link has ended");
-        assert!(!lists.begin(9) && lists.ask(A), "nobody is telling any more");
+        assert_eq!(lists.arrived(1).await, None, "the connection has ended");
+        assert!(!lists.begin(9) && lists.ask(A), "no task is sending any more");
     }
 }

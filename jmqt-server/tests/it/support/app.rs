@@ -41,7 +41,7 @@ pub enum Behaviour {
     Hold(Gate),
 }
 
-/// Holds whoever comes, until it is opened for good.
+/// Holds all callers until it is opened permanently.
 #[derive(Debug, Clone)]
 pub struct Gate(Arc<Semaphore>);
 

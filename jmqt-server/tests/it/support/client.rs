@@ -350,7 +350,7 @@ impl Client {
         push
     }
 
-    /// The next so many packets, which must be pushes.
+    /// The next packets, of this number, which must be pushes.
     pub async fn next_pushes(&mut self, count: usize) -> Vec<Push> {
         let mut pushes = Vec::with_capacity(count);
         for _ in 0..count {

@@ -225,7 +225,7 @@ impl TestServer {
         self.connect_over(Protocol::SslWebSocket, name).await
     }
 
-    /// A session over TCP that takes so many unacknowledged pushes (`wn`).
+    /// A session over TCP with this window of unacknowledged pushes (`wn`).
     pub async fn connect_with_window(&self, name: &str, window: u32) -> Client {
         let mut client = self.open(Protocol::Socket).await;
         client.conn_as(name, &format!(r#","wn":{window}"#)).await;
