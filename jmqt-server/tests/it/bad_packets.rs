@@ -1,4 +1,4 @@
-//! What is no packet, what is one with unusable fields, and too many of them (protocol.md 2.5).
+//! Invalid packets, packets with invalid fields, and too many of them (protocol.md 2.5).
 
 use crate::support::TestServer;
 use jmqt_server::{CloseReason, Protocol};

@@ -1,4 +1,4 @@
-//! Opening a session: what the validator did, and what comes in which order (protocol.md 2.2, 2.3).
+//! Opening a session: calls of the validator, and the order of the first packets (protocol.md 2.2, 2.3).
 
 use crate::support::{TestServer, channel, client_id};
 use jmqt_server::{CloseReason, ConnVerdict, Persistence, Protocol, Publish};

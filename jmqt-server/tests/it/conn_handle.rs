@@ -1,4 +1,4 @@
-//! What the connection validator does through the handle of its request (protocol.md 2.2).
+//! Calls of the connection validator through the handle of its request (protocol.md 2.2).
 
 use crate::support;
 

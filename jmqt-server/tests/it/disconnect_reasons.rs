@@ -1,4 +1,4 @@
-//! What clients are told before the server closes their connection (protocol.md 2.22).
+//! The reasons that clients receive before the server closes their connection (protocol.md 2.22).
 
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
-//! Nobody waits for somebody else: a session that has much to do lets others run (protocol.md 2.10).
+//! No client waits for another: a busy session yields to others (protocol.md 2.10).
 //!
-//! These tests run on one thread, which a session that does not let others run has for itself.
+//! These tests run on one thread, which a session that does not yield would occupy.
 
 use std::time::Duration;
 

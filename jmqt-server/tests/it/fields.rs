@@ -1,5 +1,4 @@
-//! What is taken leniently, what is answered, and payloads that pass through (protocol.md 2.5 to 2.8,
-//! 2.19).
+//! Accepted notations, answers, and payloads that pass through (protocol.md 2.5 to 2.8, 2.19).
 
 use crate::support::{Asked, Behaviour, TestServer, channel};
 use jmqt_server::StatusCode;

@@ -1,5 +1,4 @@
-//! Every method of `ServerHandle`, for clients that are there and for those that are not (§9.e,
-//! protocol.md 2.8, 2.12, 2.13, 2.20, 2.21).
+//! Every method of `ServerHandle`, for connected and absent clients (§9.e, protocol.md 2.8, 2.12, 2.13, 2.20, 2.21).
 
 use crate::support;
 

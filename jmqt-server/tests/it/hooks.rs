@@ -1,5 +1,5 @@
-//! What an application may do beyond yes and no: change messages, hear of sessions that begin and of messages that
-//! were stored; and what it gets where it says nothing.
+//! What an application may do in addition to allowing and refusing: change messages, and receive notices of new
+//! sessions and stored messages. Also the default validators.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use crate::support::{Client, channel, within};
 
-/// Writes down what it hears, and changes messages that ask for it.
+/// Records its notices, and changes messages that request it.
 struct App(mpsc::UnboundedSender<String>);
 
 #[async_trait]
@@ -55,7 +55,7 @@ struct Running {
     _folder: tempfile::TempDir,
 }
 
-/// A server with what must be given; `add` adds the rest.
+/// A server with the required validators; `add` sets others.
 async fn start(add: impl FnOnce(ServerBuilder, Arc<App>) -> ServerBuilder) -> Running {
     let folder = tempfile::tempdir().unwrap();
     let mut config = Config::default();

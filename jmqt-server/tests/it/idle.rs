@@ -1,7 +1,7 @@
-//! How long a connection is waited for (protocol.md 2.1, 2.14, 2.15).
+//! Time limits of connections (protocol.md 2.1, 2.14, 2.15).
 //!
-//! The clocks themselves are tested beside `idle.rs` with paused time. Here it is that they are wired
-//! up: what must be closed is waited for, and what must stay open is given several times the limit.
+//! The clocks are tested in `idle.rs` with paused time. These tests check that the server uses them: they wait for
+//! connections that must close, and keep others open for several times the limit.
 
 use crate::support;
 

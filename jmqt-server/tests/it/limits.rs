@@ -1,4 +1,4 @@
-//! What is too large, too much and too many (protocol.md 2.5, 2.14, design: slow consumers).
+//! Limits of size and number (protocol.md 2.5, 2.14, slow consumers).
 
 use crate::support;
 

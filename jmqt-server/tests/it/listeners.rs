@@ -1,4 +1,4 @@
-//! Sockets that the application has bound, and a server that is stopped by it.
+//! Sockets that the application has bound, and a shutdown by the application.
 
 use jmqt_server::prelude::*;
 use jmqt_server::{StartError, config};

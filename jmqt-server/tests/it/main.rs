@@ -1,4 +1,4 @@
-//! Tests of the server as applications and clients see it: one program, so that it is built and linked once.
+//! Tests of the server from the outside, in one program, so that it is built and linked once.
 
 #![allow(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 

@@ -1,4 +1,4 @@
-//! A server that keeps its data in MySQL: that the store does what it should is in `store_contract.rs`.
+//! A server with a MySQL store. The store itself is tested in `store_contract.rs`.
 
 use std::pin::pin;
 use std::time::{Duration, Instant};

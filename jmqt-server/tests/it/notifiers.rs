@@ -1,4 +1,4 @@
-//! Who hears of the end of a session, and how often (§9.f, protocol.md 2.16); the stop of the server.
+//! The notifiers at the end of a session (§9.f, protocol.md 2.16), and the shutdown of the server.
 
 use crate::support::{Asked, Behaviour, Notice, TestServer, client_id};
 use jmqt_server::{CloseReason, Protocol, StatusCode};

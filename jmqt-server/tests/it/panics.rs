@@ -1,4 +1,4 @@
-//! What panics costs one request or one connection, and leaves nothing behind (protocol.md 2.16, 2.17).
+//! A panic fails one request or ends one connection, and leaves nothing behind (protocol.md 2.16, 2.17).
 
 use std::pin::Pin;
 use std::task::{Context, Poll};

@@ -1,7 +1,7 @@
-//! The PROXY protocol, versions 1 and 2: who a client behind a load balancer is.
+//! The PROXY protocol, versions 1 and 2, with the client addresses behind a load balancer.
 //!
-//! The headers themselves are tested beside `listener/proxy.rs`. Here it is who must send one, on which
-//! listeners, and who hears of the address.
+//! The headers are tested in `listener/proxy.rs`. These tests check which peers must send a header, on which
+//! listeners, and who sees the address.
 
 use crate::support;
 
@@ -50,7 +50,7 @@ async fn connect_with(server: &TestServer, protocol: Protocol, header: &[u8], na
     client
 }
 
-/// Where the server says that this client is.
+/// The remote address of this client according to the server.
 fn address_of(server: &TestServer, client: &Client) -> String {
     let connections = server.handle().connections();
     let (_, info) = connections.iter().find(|(id, _)| id.as_str() == client.name()).unwrap();

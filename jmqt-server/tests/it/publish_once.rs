@@ -1,4 +1,4 @@
-//! A publish that is sent again on a new connection is stored once (protocol.md 2.23).
+//! A publish that is repeated on a new connection is stored once (protocol.md 2.23).
 #![allow(clippy::unwrap_used)] // a helper that fails is a test that fails
 
 use crate::support::{Asked, Behaviour, Client, TestServer, channel, client_id};

@@ -1,4 +1,4 @@
-//! What stays in order, and that nobody hears themselves (protocol.md 2.10, 2.11).
+//! The order of messages, and that publishers do not receive their own (protocol.md 2.10, 2.11).
 
 use crate::support::{Asked, Behaviour, Client, TestServer};
 use jmqt_server::StatusCode;

@@ -1,4 +1,4 @@
-//! What changes while the server runs: certificates and limits, and nobody is disconnected.
+//! Changes while the server runs, of certificates and limits, without disconnecting clients.
 
 use crate::support::TestServer;
 use jmqt_server::{Config, Protocol};

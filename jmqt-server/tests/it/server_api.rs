@@ -1,4 +1,4 @@
-//! The server's own side: what an application does through its handle (§9.e, protocol.md 2.20).
+//! The API of the server for the application (§9.e, protocol.md 2.20).
 
 use crate::support::{TestServer, channel, client_id};
 use jmqt_server::{CloseReason, HandleError, Persistence, Publish};

@@ -1,4 +1,4 @@
-//! Session data: what `auth` and `conn` attach is seen by everything that follows in the session.
+//! Session data: data that `auth` and `conn` attach is visible to all later requests of the session.
 
 use crate::support;
 

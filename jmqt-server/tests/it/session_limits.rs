@@ -1,5 +1,4 @@
-//! How often a client may be refused, how often it may take over from itself, and how long a token lasts
-//! (protocol.md 2.1, 2.2, 2.4, 2.22).
+//! Limits for refusals, takeovers and the lifetime of tokens (protocol.md 2.1, 2.2, 2.4, 2.22).
 
 use std::time::{Duration, Instant, SystemTime};
 

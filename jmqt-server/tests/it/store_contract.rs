@@ -1,5 +1,5 @@
-//! What every store promises, whatever the database. Each promise is a function over [`Database`];
-//! the modules at the end run all of them on one kind of database and add what only that kind has.
+//! The contract of every store. Each property is a function over [`Database`]; the modules at the end run all of them
+//! on one kind of database, and add properties of that kind.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
@@ -1165,7 +1165,7 @@ async fn a_call_that_is_given_up_leaves_the_store_in_order(on: &dyn Database) {
 
 // ---- against a model ----
 
-/// What a store should be, with no disk and no cleverness.
+/// A reference implementation of a store in memory.
 #[derive(Default)]
 struct Model {
     channels: BTreeMap<String, ModelChannel>,
@@ -1387,7 +1387,7 @@ async fn a_publish_that_comes_again_does_not_replace_a_newer_retained_message(on
     assert_eq!(kept(&*store, "news").await, retained("2"));
 }
 
-/// One round: how many publishers were forgotten in each step.
+/// One round: the number of publishers that were removed in each step.
 async fn forget_all(store: &dyn Store, now: SystemTime) -> Vec<u64> {
     let mut steps = Vec::new();
     loop {

@@ -1,5 +1,5 @@
-//! What only a store in MySQL or MariaDB promises: several nodes on one database, and what becomes of it all
-//! when connections and servers are lost. What every store promises is in `store_contract.rs`.
+//! Tests for stores in MySQL or MariaDB only: several nodes on one database, and losses of connections and servers.
+//! Tests for all stores are in `store_contract.rs`.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

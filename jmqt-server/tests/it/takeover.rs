@@ -1,4 +1,4 @@
-//! Who wins when one client is connected twice (protocol.md 2.2, 2.4, 2.16).
+//! Two connections of one client (protocol.md 2.2, 2.4, 2.16).
 
 use crate::support::{Asked, Incoming, TestServer, client_id, within};
 use jmqt_server::{CloseReason, Protocol};

@@ -1,4 +1,4 @@
-//! Below the packets: WebSocket, TLS, sockets that are full or many (protocol.md 2.5, 2.15, 2.18).
+//! Below the packets: WebSocket, TLS, full sockets, many sockets (protocol.md 2.5, 2.15, 2.18).
 
 use crate::support;
 

@@ -1,5 +1,5 @@
-//! The HTTP request that a WebSocket begins with: which pages may connect, what validators see of it, and whom it
-//! says the client to be.
+//! The HTTP request of a WebSocket: which web pages may connect, what validators see of it, and the client address in
+//! it.
 
 use crate::support::{Client, TestServer, client_id};
 use jmqt_server::{ConnVerdict, Protocol};

@@ -1,4 +1,4 @@
-//! What a verdict does, and what goes on while one is awaited (protocol.md 2.5, 2.10, 2.14, 2.17).
+//! The effect of verdicts, and the work while one is awaited (protocol.md 2.5, 2.10, 2.14, 2.17).
 
 use std::time::Duration;
 

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-/// What happens to the next COMMIT.
+/// The fate of the next COMMIT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Cut {
@@ -64,12 +64,12 @@ impl Proxy {
         Self { address, state, accepting }
     }
 
-    /// Says what happens to the next COMMIT.
+    /// Sets the fate of the next COMMIT.
     pub(crate) fn cut(&self, cut: Cut) {
         self.state.cut.store(cut as u8, Ordering::SeqCst);
     }
 
-    /// Says what happens to the next COMMIT on a connection that has sent this text before.
+    /// Sets the fate of the next COMMIT on a connection that has sent this text before.
     pub(crate) fn cut_behind(&self, text: &str, cut: Cut) {
         *self.state.marked_by.lock().unwrap() = text.into();
         self.cut(cut);
@@ -80,17 +80,17 @@ impl Proxy {
         self.state.cuts.load(Ordering::SeqCst)
     }
 
-    /// From now on nothing is passed on, neither way, and nobody is told: as if the network were gone.
+    /// Forwards nothing from now on, in both directions, without closing connections, like a lost network.
     pub(crate) fn swallow(&self) {
         self.state.flow.send_replace(Flow::Silent);
     }
 
-    /// Hangs up on everybody, and passes nothing on for those that connect from now on.
+    /// Closes all connections, and forwards nothing for new ones.
     pub(crate) fn part(&self) {
         self.state.flow.send_replace(Flow::Parted);
     }
 
-    /// Passes everything on again for those that connect from now on, and hangs up on those that came meanwhile.
+    /// Forwards everything again for new connections, and closes those that were made meanwhile.
     pub(crate) fn mend(&self) {
         self.state.flow.send_replace(Flow::On);
     }

@@ -27,7 +27,7 @@ pub enum Asked {
     Close,
 }
 
-/// What a validator or notifier does instead of its usual answer.
+/// The behaviour of a validator or notifier instead of its usual answer.
 #[derive(Debug, Clone)]
 pub enum Behaviour {
     /// Refuses with this status. Notifiers cannot.
@@ -60,7 +60,7 @@ impl Gate {
     }
 }
 
-/// What a notifier was told.
+/// The content of a notice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
     Disconnect(String),
@@ -147,8 +147,8 @@ impl TestApp {
         *self.inner.control.lock().unwrap() = Some(Arc::new(move |request| Box::pin(answer(request))));
     }
 
-    /// Waits until this one is asked, passing over what others were asked meanwhile; returns what
-    /// about: the channel, the client id or the auth data.
+    /// Waits until this one is asked, skipping requests to others. Returns the subject of the
+    /// request: the channel, the client id or the auth data.
     pub async fn asked(&self, wanted: Asked) -> String {
         let mut was_asked = self.inner.was_asked.lock().await;
         within(format_args!("{wanted:?} being asked"), async {
@@ -162,7 +162,7 @@ impl TestApp {
         .await
     }
 
-    /// How often this one was asked since the last time anybody looked.
+    /// The number of requests since the last call.
     pub async fn times_asked(&self, wanted: Asked) -> usize {
         let mut was_asked = self.inner.was_asked.lock().await;
         let mut times = 0;
@@ -183,7 +183,7 @@ impl TestApp {
         assert_eq!(self.notice().await, Notice::Close(client.to_owned(), reason));
     }
 
-    /// Notices that have come and that nobody has waited for.
+    /// Notices that no test has waited for.
     pub async fn more_notices(&self) -> Vec<Notice> {
         let mut notices = self.inner.notices.lock().await;
         std::iter::from_fn(|| notices.try_recv().ok()).collect()

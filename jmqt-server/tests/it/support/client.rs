@@ -1,7 +1,7 @@
-//! A client that says exactly what it is told to, and shows exactly what it was told.
+//! A client that sends exactly what a test requests, and shows exactly what it receives.
 //!
-//! It shares no code with the server but [`decode`]: framing and WebSocket frames are made by hand,
-//! so that a test can also send what no library would.
+//! It shares only [`decode`] with the server: framing and WebSocket frames are made by hand, so a test can also send
+//! what no library would.
 
 use std::collections::VecDeque;
 use std::io;
@@ -20,7 +20,7 @@ pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
-/// What can come from the server.
+/// The packets and frames of the server.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Incoming {
     Packet(String),
@@ -153,7 +153,7 @@ impl Client {
         matches!(self.protocol, Protocol::WebSocket | Protocol::SslWebSocket)
     }
 
-    /// What was said so far, for messages of asserts.
+    /// The traffic so far, for assertion messages.
     pub fn conversation(&self) -> String {
         let mut text = format!("{} over {}:", self.name, self.protocol);
         for line in &self.conversation {
@@ -300,7 +300,7 @@ impl Client {
         }
     }
 
-    /// What comes next, which may be a ping of the server (protocol.md 2.24).
+    /// The next packet, or a ping of the server (protocol.md 2.24).
     pub async fn incoming_or_ping(&mut self) -> Incoming {
         match tokio::time::timeout(DEADLINE, self.read_incoming()).await {
             Ok(incoming) => {
@@ -368,8 +368,7 @@ impl Client {
         self.expect(r#"{"hbAck":{}}"#).await;
     }
 
-    /// What this client has sent so far has been handled when this returns; pushes that come before
-    /// the answer are thrown away.
+    /// Waits until the server has handled all packets sent so far; pushes before the answer are discarded.
     pub async fn expect_hb_among_pushes(&mut self) {
         self.send(r#"{"hb":{}}"#).await;
         loop {
@@ -399,7 +398,7 @@ impl Client {
         assert_eq!(self.incoming().await, Incoming::End, "{}", self.conversation());
     }
 
-    /// The next things must be a `disconn`, on a WebSocket a close frame that says the same, and the end
+    /// Expects a `disconn`, on a WebSocket a close frame with the same reason, and the end of the connection
     /// (protocol.md 2.22).
     pub async fn told(&mut self) -> Told {
         let Incoming::Disconn(told) = self.incoming().await else {

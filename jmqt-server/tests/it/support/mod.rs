@@ -1,8 +1,8 @@
-//! What the integration tests stand on: a real server in this process, an application whose answers
-//! can be chosen, and clients that say exactly what they are told to.
+//! The base of the integration tests: a real server in this process, an application with configurable answers, and
+//! clients that send exactly what tests request.
 //!
-//! Waits are on packets, notices and the end of connections; each has a [`DEADLINE`] after which it
-//! panics and says what was said so far. Nothing sleeps to let something happen.
+//! Waits are for packets, notices and the end of connections. Each has a [`DEADLINE`], after which it panics and
+//! shows the traffic so far. No test sleeps to give something time.
 
 // Each file of tests is a crate of its own, and none uses everything that is here.
 #![allow(dead_code, unreachable_pub, unused_imports)]
@@ -33,12 +33,12 @@ pub async fn within<F: Future>(what: impl Display, future: F) -> F::Output {
     }
 }
 
-/// A channel name that is one.
+/// A valid channel name.
 pub fn channel(name: &str) -> ChannelName {
     ChannelName::parse(name).unwrap()
 }
 
-/// A client id that is one.
+/// A valid client id.
 pub fn client_id(name: &str) -> ClientId {
     ClientId::parse(name).unwrap()
 }

@@ -78,13 +78,13 @@ impl TestServer {
         self.start_again().await;
     }
 
-    /// Starts on what is on disk now, as if the process had been killed at this moment. The old
-    /// server is then stopped, and its notices are thrown away.
+    /// Starts a server with the current data on disk, as after a kill. The old server is then stopped, and its
+    /// notices are discarded.
     pub async fn crash(&mut self) {
         self.crash_and(|_| {}).await;
     }
 
-    /// The same; `before_the_start` may change how the application behaves towards the new server.
+    /// As [`crash`](Self::crash); `before_the_start` may change the application's behaviour for the new server.
     pub async fn crash_and(&mut self, before_the_start: impl FnOnce(&TestApp)) {
         let copy = tempfile::tempdir().unwrap();
         // The database first: what is written between the two copies is in the log. (A checkpoint
