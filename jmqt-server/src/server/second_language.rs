@@ -57,7 +57,7 @@ impl Client {
         String::from_utf8(piece).unwrap()
     }
 
-    async fn is_closed(mut self) {
+    async fn ends(mut self) {
         let mut rest = Vec::new();
         timeout(Duration::from_secs(60), self.stream.read_to_end(&mut rest)).await.unwrap().unwrap();
         assert!(rest.is_empty(), "{}", String::from_utf8_lossy(&rest));
@@ -103,7 +103,7 @@ async fn clients_of_two_languages_meet_on_a_channel() {
     lena.says("UNSUB news", "UNSUB news 1").await;
     server.shutdown().await;
     assert_eq!((lena.next().await, lars.next().await), ("END 4000".into(), "END 4000".into()));
-    lena.is_closed().await;
+    lena.ends().await;
 }
 
 #[tokio::test] // protocol.md 2.12, 2.13
@@ -123,7 +123,7 @@ async fn stored_and_retained_messages_cross_from_one_language_to_the_other() {
     // The acknowledged message is not sent again; a message published during the absence is.
     lena.send(&format!("GOT {id}")).await;
     lena.send("BYE").await;
-    lena.is_closed().await;
+    lena.ends().await;
     bob.says(r#"{"pub":{"cn":"log","dt":"three","q":1,"id":"c"}}"#, r#"{"pubAck":{"st":1,"id":"c"}}"#).await;
     let mut lena = Client::lines(&server, "lena").await;
     let line = lena.next().await;
@@ -145,7 +145,7 @@ async fn one_client_has_one_session_in_either_language() {
     let mut first = Client::lines(&server, "lena").await;
     let mut second = Client::jmqt(&server, "lena").await;
     assert_eq!(first.next().await, "END 4500");
-    first.is_closed().await;
+    first.ends().await;
     let third = Client::lines(&server, "lena").await;
     assert!(second.next().await.starts_with(r#"{"disconn":{"st":4500"#));
     drop(third);
