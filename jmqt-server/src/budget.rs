@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shares_count_together_and_are_given_back() {
+    fn shares_are_added_up_and_returned_on_drop() {
         let budget = Arc::new(Budget::new(10 * Share::UNIT));
         let (mut one, mut other) = (Share::new(&budget), Share::new(&budget));
         assert!(one.set(4095) && budget.used() == 0, "little is not counted");

@@ -138,7 +138,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_that_is_too_long_is_cut_between_characters() {
+    fn a_long_message_is_cut_between_characters() {
         let disconnect = Disconnect::kick("é".repeat(300));
         assert_eq!(disconnect.message(), "é".repeat(256));
         let disconnect = Disconnect::kick(format!("a{}", "é".repeat(300)));
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_to_wait_is_rounded_up_to_whole_seconds() {
+    fn a_delay_is_rounded_up_to_whole_seconds() {
         for (time, seconds) in [(0, 0), (1, 1), (1000, 1), (1001, 2)] {
             let disconnect = Disconnect::by_application("").retry_after(Duration::from_millis(time));
             assert_eq!(disconnect.retry_after_seconds(), Some(seconds));

@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_line_a_minute_tells_how_many_were_left_out() {
+    fn one_line_a_minute_contains_the_number_of_omitted_events() {
         let (limit, start) = (LogLimit::new(), Instant::now());
         let at = |seconds| limit.permit_at(start + Duration::from_secs(seconds));
         assert_eq!(at(0), Some(None), "the first is logged at once");

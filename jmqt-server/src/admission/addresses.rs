@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ipv6_address_is_its_first_64_bits_and_a_mapped_one_is_an_ipv4_address() {
+    fn an_ipv6_address_counts_by_its_first_64_bits_and_a_mapped_address_as_ipv4() {
         assert_eq!(key("2001:db8::1"), key("2001:db8::ffff:0:0:1"));
         assert_ne!(key("2001:db8:0:1::1"), key("2001:db8::1"));
         assert_eq!(key("::ffff:192.0.2.1"), key("192.0.2.1"));

@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)] // protocol.md 2.22
-    async fn clients_of_a_server_that_stops_come_back_one_after_another() {
+    async fn clients_of_a_stopping_server_reconnect_at_different_times() {
         const SHUTDOWN: DisconnectCode = DisconnectCode::SHUTDOWN;
         assert_eq!(waits(0, false, 0), (SHUTDOWN, vec![1, 2]));
         assert_eq!(waits(2000, false, 0), (SHUTDOWN, vec![1, 2, 3, 4]));
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)] // protocol.md 2.22
-    async fn clients_of_a_node_go_to_the_others_at_once_or_within_seconds() {
+    async fn clients_of_a_stopping_node_connect_to_other_nodes_at_once_or_within_seconds() {
         const DRAIN: DisconnectCode = DisconnectCode::DRAIN;
         assert_eq!(waits(100, true, 0), (DRAIN, vec![0]));
         assert_eq!(waits(4000, true, 0), (DRAIN, vec![0, 1, 2]));

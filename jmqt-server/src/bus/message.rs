@@ -501,7 +501,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_is_known_by_its_name_again() {
+    fn a_node_id_is_parsed_from_its_text() {
         for node in [HERE.node, NodeId(0), NodeId(u64::MAX)] {
             assert_eq!(NodeId::parse(&node.to_string()), Some(node));
         }
@@ -510,7 +510,7 @@ mod tests {
     }
 
     #[test]
-    fn qos_0_messages_come_out_as_they_went_in_and_more_may_be_appended() {
+    fn qos_0_messages_are_decoded_as_encoded_and_more_may_be_appended() {
         let sender = ClientId::parse("alice").unwrap();
         // A run may have other bytes around each piece.
         let pieces = Pieces { bytes: Bytes::from_static(b"<1>;<22>;"), ends: [4, 9].into() };
@@ -546,14 +546,14 @@ mod tests {
     }
 
     #[test]
-    fn qos_1_messages_come_out_as_they_went_in() {
+    fn qos_1_messages_are_decoded_as_encoded() {
         let payload = encode(&qos1());
         assert!(is_pushes(&payload));
         assert_eq!(read(payload), Body::Qos1(qos1()));
     }
 
     #[test]
-    fn what_is_cut_short_or_does_not_fit_is_refused() {
+    fn truncated_and_inconsistent_messages_are_refused() {
         let whole = encode(&qos1());
         for length in 0..whole.len() {
             let cut = Bytes::copy_from_slice(&whole[..length]);
@@ -569,13 +569,13 @@ mod tests {
     }
 
     #[test]
-    fn what_nodes_with_another_database_say_is_refused() {
+    fn messages_of_nodes_with_another_database_are_refused() {
         let payload = encode_control(HERE, &Control::Leaving);
         assert!(BusMessage::decode(payload.into(), Epoch(EPOCH.0 + 1)).is_err());
     }
 
     #[test]
-    fn places_that_no_log_has_are_refused() {
+    fn invalid_log_positions_are_refused() {
         let mut messages = qos1();
         let place = LogPlace { key: ChannelKey(7), seq: Seq(u64::MAX), stamp: Stamp(1) };
         messages.messages[0].id = PushId::Logged(place);
@@ -585,7 +585,7 @@ mod tests {
     }
 
     #[test]
-    fn a_digest_tells_which_sessions_there_are_whatever_their_order() {
+    fn a_digest_identifies_a_set_of_sessions_in_any_order() {
         let (mut one, mut other) = (Digest::default(), Digest::default());
         let sessions = [("alice", 1), ("bob", 2), ("carol", 3), ("alice", u64::MAX)];
         sessions.iter().for_each(|(client, generation)| one.add(client, *generation));
@@ -599,7 +599,7 @@ mod tests {
     }
 
     #[test]
-    fn control_messages_come_out_as_they_went_in() {
+    fn control_messages_are_decoded_as_encoded() {
         let presence = Presence {
             client: "böb \"the\" builder".to_owned(),
             generation: u64::MAX,
@@ -631,7 +631,7 @@ mod tests {
     }
 
     #[test] // nodes of a cluster are replaced one by one
-    fn what_the_version_before_says_is_understood() {
+    fn messages_of_the_previous_version_are_decoded() {
         let mut payload = header(HERE, CONTROL, 0);
         payload.extend_from_slice(br#"{"Disconnect":{"client":"bob"}}"#);
         let disconnect = Control::Disconnect { client: "bob".to_owned(), farewell: None };

@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_changed_or_said_elsewhere_or_with_another_key_is_refused() {
+    fn changed_payloads_other_channels_and_other_keys_are_refused() {
         let seal = Seal::new(&[7; 32]);
         let mut sealed = b"{\"Disconnect\":{}}".to_vec();
         seal.put("jmqt:all", &mut sealed);

@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_contains_what_begins_with_its_bits() {
+    fn a_network_contains_the_addresses_with_its_prefix() {
         for (network, inside, outside) in [
             ("10.0.0.0/8", "10.255.0.1", "11.0.0.0"),
             ("10.1.2.3/8", "10.255.0.1", "11.0.0.0"), // bits behind the prefix do not matter
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_of_no_bits_is_everything_of_its_family() {
+    fn a_prefix_of_length_0_contains_all_addresses_of_its_family() {
         assert!(contains("0.0.0.0/0", "255.255.255.255"));
         assert!(!contains("0.0.0.0/0", "::1"));
         assert!(contains("::/0", "ffff::"));
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_network_is_refused() {
+    fn invalid_networks_are_refused() {
         for text in [
             "",
             " ",
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_written_as_it_is_read() {
+    fn a_network_is_displayed_as_parsed() {
         for (text, shown) in
             [("10.1.2.3/8", "10.0.0.0/8"), ("::1", "::1/128"), ("::ffff:10.0.0.0/104", "10.0.0.0/8")]
         {

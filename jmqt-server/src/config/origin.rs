@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_of_the_same_host_is_allowed_whatever_its_port() {
+    fn a_page_of_the_same_host_is_allowed_on_any_port() {
         for (origin, host) in [
             ("http://example.com", "example.com"),
             ("http://example.com:8000", "example.com:8012"),
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_origin_is_not_listed() {
+    fn invalid_origins_are_refused() {
         for wrong in ["", "example.com", "https://", "https://example.com/path", "https://a b", "**"] {
             assert_eq!(wrong.parse::<AllowedOrigin>(), Err(InvalidOrigin), "{wrong}");
         }

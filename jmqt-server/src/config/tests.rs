@@ -27,7 +27,7 @@ fn refused(result: Result<Config, ConfigError>, message: &str) {
 }
 
 #[test]
-fn every_mistake_is_told_with_its_line() {
+fn every_mistake_is_reported_with_its_line() {
     let error = Config::from_text(
         "# a comment\nSOCKET_PORT = 'x'\n\nTIMEOUT_SECONDS = 1\nSOKET_PORT = 1\n  LOG_MODE = 'LOUD'\n",
         [("JMQT_MAX_INFLIGHT", "0"), ("JMQT_WEBSOKET_PORT", "1")],
@@ -105,7 +105,7 @@ fn a_setting_that_needs_a_missing_feature_is_refused_by_name() {
 }
 
 #[test]
-fn what_settings_name_is_checked_before_the_start() {
+fn files_and_addresses_in_settings_are_checked_before_the_start() {
     let folder = tempfile::tempdir().unwrap();
     let in_folder = |name: &str| folder.path().join(name);
     let mut config = Config { sqlite_path: in_folder("new/folders/are/made.db"), ..Config::default() };
@@ -143,7 +143,7 @@ fn a_path_from_the_home_folder_is_refused() {
 }
 
 #[test]
-fn the_shipped_file_is_the_defaults() {
+fn the_shipped_file_contains_the_defaults() {
     let shipped = Config::from_text(SHIPPED, NO_VARIABLES).unwrap();
     assert_eq!(format!("{shipped:?}"), format!("{:?}", Config::default()));
 }
@@ -168,7 +168,7 @@ fn every_key_is_in_the_shipped_file_and_in_the_manual() {
 }
 
 #[test]
-fn without_a_file_there_are_the_default_ports() {
+fn without_a_file_the_default_ports_are_used() {
     let config = from_variables([]).unwrap();
     assert_eq!((config.socket_port, config.websocket_port), (Some(8010), Some(8012)));
     assert!(config.ssl.is_none());
@@ -183,7 +183,7 @@ fn without_a_file_there_are_the_default_ports() {
 }
 
 #[test]
-fn a_port_the_file_leaves_out_has_no_listener() {
+fn a_port_that_the_file_omits_has_no_listener() {
     let config = from_lines("").unwrap();
     assert_eq!((config.socket_port, config.websocket_port), (Some(8010), None));
     assert_eq!(from_lines("WEBSOCKET_PORT = 0").unwrap().websocket_port, Some(0));
@@ -191,13 +191,13 @@ fn a_port_the_file_leaves_out_has_no_listener() {
 }
 
 #[test]
-fn an_empty_variable_takes_a_port_away() {
+fn an_empty_variable_disables_a_port() {
     let config = from_variables([("JMQT_SOCKET_PORT", "")]).unwrap();
     assert_eq!((config.socket_port, config.websocket_port), (None, Some(8012)));
 }
 
 #[test]
-fn one_listener_at_least_must_remain() {
+fn at_least_one_listener_is_required() {
     let message = "no listener is configured: set SOCKET_PORT or WEBSOCKET_PORT, \
                    or ENABLE_SSL = true with SSL_SOCKET_PORT or SSL_WEBSOCKET_PORT";
     refused(Config::from_text("", NO_VARIABLES), message);
@@ -258,7 +258,7 @@ fn quotes_of_both_kinds_and_comments_are_understood() {
 }
 
 #[test]
-fn a_byte_order_mark_does_no_harm() {
+fn a_byte_order_mark_is_ignored() {
     assert!(Config::from_text(&format!("\u{feff}{PORT}"), NO_VARIABLES).is_ok());
 }
 
@@ -268,7 +268,7 @@ fn numbers_may_stand_in_quotes() {
 }
 
 #[test]
-fn switches_are_taken_as_people_write_them() {
+fn switches_accept_common_spellings() {
     let ssl = "SSL_SOCKET_PORT = 8011\nSSL_CERT_PATH = 'c'\nSSL_KEY_PATH = 'k'\nENABLE_SSL = ";
     for on in ["true", "1", "'true'", "'True'", "\"1\"", "'on'", "'yes'"] {
         assert!(from_lines(&format!("{ssl}{on}")).unwrap().ssl.is_some(), "{on}");
@@ -307,7 +307,7 @@ fn ssl_needs_a_certificate_a_key_and_a_port() {
 }
 
 #[test]
-fn ssl_without_a_file_has_the_default_ports() {
+fn ssl_without_a_file_uses_the_default_ports() {
     let config =
         from_variables([("JMQT_ENABLE_SSL", "1"), ("JMQT_SSL_CERT_PATH", "c"), ("JMQT_SSL_KEY_PATH", "k")])
             .unwrap();
@@ -316,7 +316,7 @@ fn ssl_without_a_file_has_the_default_ports() {
 }
 
 #[test]
-fn an_unknown_key_is_refused_with_the_key_that_was_meant() {
+fn an_unknown_key_is_refused_with_a_suggestion() {
     refused(
         from_lines("SOKET_PORT = 1"),
         "configuration text: SOKET_PORT: there is no such key; did you mean SOCKET_PORT?",
@@ -339,7 +339,7 @@ fn a_misspelt_variable_is_refused() {
 }
 
 #[test]
-fn variables_of_the_application_are_left_alone_and_named() {
+fn variables_of_the_application_are_accepted_and_listed() {
     let config =
         from_variables([("JMQT_TOKEN_SECRET", "s3cret"), ("JMQT_COLOUR", "red"), ("HOME", "/")]).unwrap();
     assert_eq!(config.unknown_variables, ["JMQT_COLOUR", "JMQT_TOKEN_SECRET"]);
@@ -423,7 +423,7 @@ fn a_bad_port_is_refused() {
 }
 
 #[test]
-fn the_edges_of_the_ranges_are_taken() {
+fn the_limits_of_the_ranges_are_accepted() {
     let config = from_lines(
         "TIMEOUT_SECONDS = 5\nMAX_INFLIGHT = 1024\nMAX_PACKET_BYTES = 1024\nOUTBOUND_QUEUE_BYTES = 2048\n\
          DRAIN_SECONDS = 0\nSESSION_EXPIRY_SECONDS = 1\nMAX_PENDING_PER_CLIENT = 0\nWEBSOCKET_PORT = 65535",
@@ -439,7 +439,7 @@ fn the_edges_of_the_ranges_are_taken() {
 }
 
 #[test]
-fn sizes_that_are_not_given_follow_the_largest_packet() {
+fn default_sizes_depend_on_the_largest_packet() {
     let small = from_lines("MAX_PACKET_BYTES = 2048").unwrap();
     assert_eq!((small.max_preconn_packet_bytes, small.outbound_queue_bytes), (2048, 8 << 20));
     let large = from_lines("MAX_PACKET_BYTES = 16777216").unwrap();
@@ -460,7 +460,7 @@ fn sizes_that_contradict_each_other_are_refused() {
 }
 
 #[test]
-fn words_are_taken_from_their_list_only() {
+fn only_listed_words_are_accepted() {
     assert_eq!(from_lines("LOG_MODE = 'disabled'").unwrap().log.mode, LogMode::Disabled);
     refused(
         from_lines("LOG_MODE = 'LOUD'"),
@@ -477,7 +477,7 @@ fn words_are_taken_from_their_list_only() {
 }
 
 #[test]
-fn the_address_must_be_an_address() {
+fn the_bind_address_must_be_an_ip_address() {
     assert_eq!(from_lines("BIND_ADDRESS = '::1'").unwrap().bind_address, "::1".parse::<IpAddr>().unwrap());
     refused(
         from_lines("BIND_ADDRESS = 'localhost'"),
@@ -487,7 +487,7 @@ fn the_address_must_be_an_address() {
 }
 
 #[test]
-fn what_several_nodes_need_may_be_there_and_not_be_used() {
+fn settings_of_a_cluster_may_be_present_without_being_used() {
     let known = "MYSQL_HOST = 'db'\nMYSQL_PORT = 1\nMYSQL_DB = 'a'\nMYSQL_USER = 'b'\nMYSQL_PSWD = 'c'\n\
                  REDIS_HOST = 'r'\nREDIS_PORT = 2\nREDIS_DB_INDEX = 3\nREDIS_PASSWORD = 'd'\nREDIS_PREFIX = 'e'\n\
                  ENABLE_MYSQL = false\nENABLE_REDIS = 0\nTRUSTED_PROXIES = []";
@@ -501,7 +501,7 @@ fn what_several_nodes_need_may_be_there_and_not_be_used() {
 }
 
 #[test]
-fn mysql_takes_the_place_of_sqlite() {
+fn mysql_replaces_sqlite() {
     let mysql = from_lines("ENABLE_MYSQL = true").unwrap().mysql.unwrap();
     assert_eq!(
         (&*mysql.host, mysql.port, &*mysql.database, &*mysql.user),
@@ -526,7 +526,7 @@ fn mysql_takes_the_place_of_sqlite() {
 }
 
 #[test]
-fn sentinels_and_redis_clusters_are_named_by_their_nodes() {
+fn sentinels_and_redis_clusters_are_configured_by_their_nodes() {
     let with = |lines: &str| from_lines(&format!("ENABLE_MYSQL = 1\nENABLE_REDIS = 1\n{lines}"));
     let mode = |lines: &str| with(lines).unwrap().redis.unwrap().mode;
     let nodes = vec![("a".to_owned(), 1), ("::1".to_owned(), 2)];
@@ -554,7 +554,7 @@ fn sentinels_and_redis_clusters_are_named_by_their_nodes() {
 }
 
 #[test]
-fn trusted_proxies_are_a_list_or_text_with_commas() {
+fn trusted_proxies_are_a_list_or_comma_separated_text() {
     let of = |value: &str| {
         let networks = from_lines(&format!("TRUSTED_PROXIES = {value}")).unwrap().trusted_proxies;
         networks.iter().map(Network::to_string).collect::<Vec<_>>()
@@ -571,7 +571,7 @@ fn trusted_proxies_are_a_list_or_text_with_commas() {
 }
 
 #[test]
-fn what_is_no_trusted_proxy_is_named() {
+fn an_invalid_trusted_proxy_is_named() {
     const EXPECTED: &str = "expected addresses and networks, such as \"10.0.0.0/8, 127.0.0.1, ::1\"";
     for (value, shown, wrong) in [
         ("'10.0.0.0/8, lb.example'", "\"10.0.0.0/8, lb.example\"", "\"lb.example\""),
@@ -630,7 +630,7 @@ fn passwords_are_never_shown() {
 }
 
 #[test]
-fn what_is_not_made_of_settings_is_refused_with_its_line() {
+fn invalid_toml_is_refused_with_its_line() {
     let unquoted = from_lines("LOG_MODE = INF").unwrap_err().to_string();
     assert!(unquoted.starts_with("configuration text, line 2 (LOG_MODE): "), "{unquoted}");
     assert!(unquoted.ends_with(" (text needs quotes; numbers, true and false do not)"), "{unquoted}");

@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_header_names_the_client_and_its_own_end() {
+    fn a_complete_header_names_the_client_and_its_length() {
         for (header, named) in headers() {
             let client = named.map(|client| client.parse().unwrap());
             let whole = Parsed::Whole { bytes: header.len(), client };
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn the_beginning_of_a_header_is_waited_for() {
+    fn an_incomplete_header_is_waited_for() {
         for (header, _) in headers() {
             for end in 0..header.len() {
                 assert_eq!(
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn what_begins_otherwise_is_refused_at_its_first_wrong_byte() {
+    fn other_bytes_are_refused_at_the_first_wrong_byte() {
         for bytes in [
             b"{".as_slice(),
             b"\0",
@@ -343,7 +343,7 @@ mod tests {
         }
 
         #[test] // what was waited for as a beginning is not taken for a whole of its own length
-        fn a_header_ends_behind_what_was_waited_for(
+        fn an_incomplete_header_is_not_parsed_as_complete(
             family in prop::sample::select(vec![0x00, 0x11, 0x21, 0x31]),
             rest in prop::collection::vec(any::<u8>(), 0..300),
             end in 0usize..316,

@@ -74,13 +74,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn twenty_in_two_seconds_are_one_every_tenth_of_a_second() {
+    async fn twenty_items_in_two_seconds_are_one_every_tenth_of_a_second() {
         let expected: Vec<_> = (0..20).map(|item| (item, Duration::from_millis(100) * item)).collect();
         assert_eq!(steps(Duration::from_secs(2), 20).await, expected);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn more_than_the_timer_can_tell_apart_go_in_groups_and_in_time() {
+    async fn items_beyond_the_timer_resolution_go_in_groups_and_on_time() {
         let steps = steps(Duration::from_secs(1), 5000).await;
         assert_eq!(steps.len(), 5000);
         for (item, at) in steps {
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_time_is_no_wait_and_nobody_is_nobody() {
+    async fn zero_time_and_zero_items_do_not_wait() {
         assert_eq!(steps(Duration::ZERO, 3).await, [0, 1, 2].map(|item| (item, Duration::ZERO)));
         assert_eq!(steps(Duration::from_secs(1), 0).await, []);
     }

@@ -276,7 +276,7 @@ impl Client {
 }
 
 #[tokio::test] // protocol.md 2.2, 2.3
-async fn what_the_application_subscribes_a_connecting_client_to_comes_after_the_conn_ack() {
+async fn messages_of_forced_subscriptions_come_after_the_conn_ack() {
     let started = Started::new().await;
     started.retain("news").await;
     started.store.commit.close();
@@ -291,7 +291,7 @@ async fn what_the_application_subscribes_a_connecting_client_to_comes_after_the_
 }
 
 #[tokio::test] // protocol.md 2.12, 2.20
-async fn no_retained_message_comes_when_force_unsub_has_returned() {
+async fn no_retained_message_comes_after_force_unsub_has_returned() {
     let started = Started::new().await;
     started.retain("news").await;
     started
@@ -334,7 +334,7 @@ async fn no_message_comes_before_the_sub_ack_while_the_retained_message_is_read(
 }
 
 #[tokio::test] // protocol.md 2.14, 2.20
-async fn what_is_committed_with_a_change_of_the_flag_is_pushed_once() {
+async fn messages_committed_with_a_change_of_persistence_are_pushed_once() {
     for to in [Persistence::Persistent, Persistence::Temporary] {
         // With another persistent subscriber, all messages are logged; otherwise only those that may be read again.
         for has_log in [true, false] {
@@ -377,7 +377,7 @@ async fn what_is_committed_with_a_change_of_the_flag_is_pushed_once() {
 }
 
 #[tokio::test]
-async fn a_long_packet_waits_for_its_turn_and_nobody_else_waits_for_it() {
+async fn a_long_packet_waits_for_its_turn_and_delays_no_other_client() {
     let started = Started::new().await;
     let (mut bob, mut alice) = (started.connect("bob").await, started.connect("alice").await);
     let turns = Arc::clone(&started.server.shared.long_packets);

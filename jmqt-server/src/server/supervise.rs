@@ -116,21 +116,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_server_ends_with_an_error_when_a_task_of_its_own_panics() {
+    async fn a_server_stops_with_an_error_when_an_essential_task_panics() {
         let started = Started::new().await;
         started.supervise(&CancellationToken::new(), async { panic!("as the test wants it") });
         started.ends_with_an_error().await;
     }
 
     #[tokio::test]
-    async fn a_server_ends_with_an_error_when_a_task_of_its_own_returns_too_early() {
+    async fn a_server_stops_with_an_error_when_an_essential_task_returns_too_early() {
         let started = Started::new().await;
         started.supervise(&CancellationToken::new(), async {});
         started.ends_with_an_error().await;
     }
 
     #[tokio::test]
-    async fn a_committer_without_a_deliverer_ends_the_server_and_so_does_a_deliverer_without_a_committer() {
+    async fn the_end_of_the_committer_or_of_the_deliverer_stops_the_server() {
         for without_deliverer in [true, false] {
             let started = Started::new().await;
             let Server { shared, store, .. } = &started.server;
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_task_of_a_server_ends_without_an_error_when_it_is_told_to() {
+    async fn every_task_of_a_stopping_server_ends_without_an_error() {
         let Started { _folder, server, .. } = Started::new().await;
         let failed = server.shared.failed.clone();
         server.shutdown().await;

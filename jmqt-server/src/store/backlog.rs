@@ -448,7 +448,7 @@ mod tests {
     const LIMITS: PendingLimits = PendingLimits { messages: 100, bytes: 1000, own_messages: 20 };
 
     #[test]
-    fn the_greatest_come_down_to_one_level_and_nothing_of_the_limit_is_wasted() {
+    fn the_greatest_amounts_are_reduced_to_one_level_that_uses_the_whole_limit() {
         let level = |amounts: &[u64], limit| Level::of(amounts.iter().copied(), limit);
         assert_eq!(level(&[3, 4, 5], 12), None);
         assert_eq!(level(&[100, 10, 10], 50), Some(Level { height: 30, one_more: 0 }));
@@ -458,7 +458,7 @@ mod tests {
     }
 
     #[test]
-    fn the_channel_with_most_pending_loses_and_the_others_do_not() {
+    fn only_the_channel_with_most_pending_messages_loses_messages() {
         let channel = |key, messages, bytes| Pending { key: ChannelKey(key), messages, bytes, is_own: false };
         let kept = |pending: &[Pending]| kept(pending, LIMITS);
         assert_eq!(kept(&[channel(1, 10, 100), channel(2, 90, 900)]), []);
@@ -479,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn in_a_point_to_point_channel_the_publisher_with_most_pending_loses() {
+    fn in_a_point_to_point_channel_the_publisher_with_most_pending_messages_loses_messages() {
         let flood = (1..=2).map(|seq| (seq, "bob")).chain((3..=10_000).map(|seq| (seq, "mallory")));
         assert_eq!(gone(flood), [3..=9998]);
         let names = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k"];
@@ -497,7 +497,7 @@ mod tests {
     }
 
     #[test]
-    fn what_one_transaction_deletes_is_bounded() {
+    fn deletions_of_one_transaction_are_bounded() {
         let portions = portions(vec![1..=5000, 6000..=6000]);
         assert_eq!(portions, [vec![1..=2048], vec![2049..=4096], vec![4097..=5000, 6000..=6000]]);
     }

@@ -473,7 +473,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_waits_is_bounded_with_its_names_and_ids_for_each_source_and_for_all() {
+    async fn waiting_bytes_are_bounded_for_each_source_and_in_total() {
         let store = Arc::new(Double::default());
         let (queue, _committer, _batches) = CommitQueue::new(store as _, Arc::default());
         let submit = |source| {
@@ -489,7 +489,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn somebody_elses_thousands_do_not_hold_up_one_operation() {
+    async fn thousands_of_operations_of_one_source_do_not_delay_another_source() {
         let store = Arc::new(Double::default());
         let (queue, committer, mut batches) = CommitQueue::new(Arc::clone(&store) as _, Arc::default());
         for _ in 0..1000 {
@@ -509,7 +509,7 @@ mod tests {
     }
 
     #[tokio::test] // protocol.md 2.10, 2.12
-    async fn retained_messages_replace_each_other_in_the_order_they_came_whoevers_they_are() {
+    async fn retained_messages_of_all_sources_replace_each_other_in_order_of_arrival() {
         let store = Arc::new(Double::default());
         let (queue, committer, mut batches) = CommitQueue::new(Arc::clone(&store) as _, Arc::default());
         for _ in 0..500 {
@@ -541,7 +541,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_waits_for_a_committer_that_has_gone() {
+    async fn submitting_without_a_committer_does_not_wait() {
         let store = Arc::new(Double::default());
         let (queue, committer, _batches) = CommitQueue::new(store as _, Arc::default());
         let (tag, answer) = tokio::sync::oneshot::channel::<()>();
@@ -599,7 +599,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_batch_fails_as_a_whole_where_less_would_take_as_long() {
+    async fn a_batch_fails_as_a_whole_if_smaller_batches_would_take_as_long() {
         let reasons: [Reason; 4] = [
             || StoreError::Unreachable(DatabaseError(sqlx::Error::PoolClosed)),
             || StoreError::TimedOut(Duration::from_secs(10)),
@@ -614,7 +614,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_may_have_been_committed_is_not_tried_again() {
+    async fn a_batch_of_unknown_outcome_is_not_repeated() {
         let (results, asked) =
             commit_with(|| StoreError::Unanswered(DatabaseError(sqlx::Error::PoolClosed))).await;
         assert_eq!(results, [Err(NotCommitted::Unknown); 64]);

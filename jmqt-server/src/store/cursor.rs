@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cursor_that_advances_keeps_what_is_acknowledged_further_on() {
+    fn an_advancing_cursor_keeps_later_acknowledgements() {
         for by in [1, 2, 63, 64, 65, 127, 128, 500] {
             let mut moved = cursor(10, &[700, 701, 1034]);
             advance(&mut moved, by);
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cursor_passes_over_what_is_acknowledged_right_behind_it() {
+    fn a_cursor_skips_directly_following_acknowledged_messages() {
         let mut moved = cursor(10, &[12, 13, 14, 16]);
         advance(&mut moved, 1);
         assert_eq!(moved, cursor(14, &[16]));
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cursor_that_advances_beyond_its_map_has_an_empty_one() {
+    fn a_cursor_that_advances_beyond_its_map_has_an_empty_map() {
         for by in [1024, 1025, 100_000, u64::MAX / 2] {
             let mut moved = cursor(1, &[1025]);
             advance(&mut moved, by);
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn acknowledged_is_what_lies_behind_the_cursor_or_has_its_bit() {
+    fn a_message_is_acknowledged_by_the_cursor_or_by_its_bit() {
         let cursor = cursor(10, &[12, 1034]);
         let acked: Vec<u64> = (8..2000).filter(|&seq| is_acked(&cursor, Seq(seq))).collect();
         assert_eq!(acked, [8, 9, 10, 12, 1034]);

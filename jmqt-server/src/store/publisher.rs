@@ -263,14 +263,14 @@ mod tests {
     }
 
     #[test]
-    fn rising_ids_are_one_run_in_a_small_row() {
+    fn ascending_ids_are_one_run_in_a_small_row() {
         let seen = seen(1_000_000..1_005_000);
         assert_eq!(seen.runs(), 1);
         assert!(seen.to_bytes().len() <= 6);
     }
 
     #[test]
-    fn ids_in_any_order_with_gaps_and_both_answers_are_found_as_they_were_put_in() {
+    fn ids_with_gaps_in_any_order_and_both_answers_are_found() {
         let mut model = BTreeMap::new();
         let mut seen = Seen::default();
         let mut dice = 1u64;
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_leaves_gaps_gets_no_large_rows() {
+    fn gaps_in_ids_do_not_cause_large_rows() {
         let far = seen((1..=5000).map(|number| number << 40));
         assert_eq!((far.runs(), far.find(5000 << 40), far.find(1 << 40)), (MOST_RUNS, Some(false), None));
         assert!(far.to_bytes().len() <= 12 * 1024);

@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test] // protocol.md 2.12
-    fn a_read_that_a_write_may_have_overtaken_is_not_kept() {
+    fn a_read_that_overlaps_a_write_is_not_cached() {
         let (cache, news) = (RetainedCache::default(), channel("news"));
         let ticket = cache.ticket(&news);
         cache.keep(ticket, &news, &message(1));
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_kept_after_a_write_of_unknown_fate() {
+    fn nothing_is_cached_after_a_write_of_unknown_outcome() {
         let (cache, news) = (RetainedCache::default(), channel("news"));
         cache.keep(cache.ticket(&channel("other")), &channel("other"), &message(1));
         cache.submitted(&news);

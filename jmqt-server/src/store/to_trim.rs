@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_channel_that_cannot_be_trimmed_waits_longer_and_longer_and_the_others_go_on() {
+    fn the_pause_of_a_channel_that_cannot_be_trimmed_grows_and_others_continue() {
         let keys: Vec<_> = (1..=100).map(ChannelKey).collect();
         let mut to_trim = ToTrim::default();
         to_trim.extend(&keys);

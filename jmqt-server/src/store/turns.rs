@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn one_operation_is_in_the_next_batch_however_much_waits_before_it() {
+    fn a_single_operation_is_in_the_next_batch_behind_any_backlog() {
         let (mut turns, now) = (Turns::default(), Instant::now());
         fill(&mut turns, HEAVY, 5000);
         fill(&mut turns, LIGHT, 1);
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn each_of_many_has_its_turn_and_keeps_its_order() {
+    fn many_sources_take_turns_and_each_keeps_its_order() {
         let (mut turns, now) = (Turns::default(), Instant::now());
         for source in 0..50 {
             fill(&mut turns, Source(source), 100);
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fits_into_one_batch_is_carried_out_in_the_order_it_came() {
+    fn operations_of_one_batch_keep_the_order_of_arrival() {
         let mut turns = Turns::default();
         for number in 0..60 {
             turns.push(Source(number % 7), None, 1, number);
@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_shared_like_operations_and_one_that_is_too_large_is_taken_alone() {
+    fn bytes_are_shared_like_operations_and_an_oversized_operation_is_taken_alone() {
         let (mut turns, now) = (Turns::default(), Instant::now());
         for number in 0..10 {
             turns.push(HEAVY, None, BATCH_BYTES * 2, (HEAVY, number));
@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_to_come_after_another_source_does_and_a_fence_after_all() {
+    fn operations_wait_for_their_predecessor_and_a_fence_waits_for_all() {
         let (mut turns, now) = (Turns::default(), Instant::now());
         fill(&mut turns, HEAVY, 200);
         let place = turns.push(HEAVY, None, 10, (HEAVY, 200));
@@ -415,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn those_who_come_back_are_waited_for_and_those_who_do_not_are_not() {
+    fn a_batch_waits_only_for_sources_that_usually_return() {
         let (mut turns, now) = (Turns::default(), Instant::now());
         fill(&mut turns, HEAVY, 1000);
         for _ in 0..2 {
@@ -438,7 +438,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_source_with_much_waiting_waits_for_room_and_others_do_not() {
+    async fn only_a_source_with_a_large_backlog_waits_for_room() {
         let (mut turns, now) = (Turns::default(), Instant::now());
         fill(&mut turns, HEAVY, SOURCE_OPERATIONS);
         assert!(turns.wait_for_room(LIGHT, SOURCE_BYTES * 2).is_none());

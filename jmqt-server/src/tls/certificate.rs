@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_end_of_a_certificate_is_read() {
+    fn the_expiry_of_a_certificate_is_read() {
         let key = rcgen::KeyPair::generate().unwrap();
         let mut params = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
         (params.not_before, params.not_after) =
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn version_and_length_of_an_rsa_key_are_read() {
+    fn the_version_and_the_rsa_key_length_are_read() {
         use tokio_rustls::rustls::pki_types::CertificateDer;
         use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 

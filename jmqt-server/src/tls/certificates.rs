@@ -275,7 +275,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_is_missing_is_named_with_where_it_was_looked_for() {
+    fn a_missing_file_is_named_with_its_full_path() {
         let error = read("SSL_CERT_PATH", Path::new("no-folder/server.crt")).unwrap_err().to_string();
         let folder = std::env::current_dir().unwrap().join("no-folder/server.crt");
         let expected = format!(

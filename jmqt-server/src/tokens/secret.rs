@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_made_once_and_found_again() {
+    fn a_secret_is_created_once_and_read_again() {
         let folder = tempfile::tempdir().unwrap();
         let store = folder.path().join("not/there/yet/jmqt.db");
         let first = load(&store);
@@ -249,7 +249,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn the_secret_file_is_its_owners_alone() {
+    fn only_the_owner_can_read_the_secret_file() {
         use std::os::unix::fs::PermissionsExt as _;
         let folder = tempfile::tempdir().unwrap();
         let store = folder.path().join("jmqt.db");
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_second_leaves_the_file_as_it_is() {
+    fn the_second_process_keeps_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("jmqt.db.secret");
         make(&path, "first").unwrap();
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_that_can_be_neither_read_nor_made_is_an_error_that_names_the_file() {
+    fn an_unreadable_secret_is_an_error_that_names_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let store = folder.path().join("jmqt.db");
         fs::create_dir(beside(&store)).unwrap();

@@ -352,7 +352,7 @@ mod tests {
 
     proptest! {
         #[test] // RFC 6455 §5.4: fragments, pings among them, and the network's own cuts change nothing
-        fn messages_arrive_whole_however_they_are_cut(
+        fn messages_arrive_complete_for_any_fragmentation(
             messages in prop::collection::vec(("[a-zß\u{10348}]{0,200}", any::<[u8; 4]>(), 0..4usize), 1..6),
             mut cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..20),
         ) {
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn long_messages_are_read_with_either_length() {
+    fn long_messages_are_read_with_both_length_formats() {
         for length in [125, 126, 0xffff, 0x1_0000] {
             let text = "x".repeat(length);
             let mut reader = FrameReader::new(LIMIT);
@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test] // protocol.md 2.5: nothing of it is buffered
-    fn what_is_too_large_is_refused_by_its_header() {
+    fn an_oversized_message_is_refused_by_its_header() {
         let header = [0x81, 0xff, 0, 0, 0, 0, 0x7f, 0, 0, 0, 1, 2, 3, 4];
         assert_eq!(error_of(&header), PacketTooLarge { limit: 100 }.into());
         assert_eq!(
@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[test] // RFC 6455 §5.1 to §5.5
-    fn broken_rules_are_told_by_their_code() {
+    fn violations_are_reported() {
         let mask = [1, 2, 3, 4];
         let mut twice = frame(0x01, b"a", mask);
         twice.extend(frame(0x81, b"b", mask));
@@ -438,7 +438,7 @@ mod tests {
     }
 
     #[test] // RFC 6455 §5.5.1
-    fn a_goodbye_is_answered_once_with_its_code() {
+    fn a_close_frame_is_answered_once_with_its_code() {
         for (payload, answer) in [(&[3, 232][..], &[0x88, 2, 3, 232][..]), (&[], &[0x88, 0])] {
             let mut reader = FrameReader::new(100);
             let goodbye = frame(0x88, payload, [5, 6, 7, 8]);
@@ -452,7 +452,7 @@ mod tests {
     }
 
     #[test] // RFC 6455 §5.5, protocol.md 2.22
-    fn the_reason_for_closing_is_cut_between_characters_to_what_a_control_frame_holds() {
+    fn the_close_reason_is_cut_between_characters_to_the_size_of_a_control_frame() {
         for (reason, length) in [("", 0), ("why", 3), (&"a".repeat(200), 123), (&"é".repeat(100), 122)] {
             let mut reader = FrameReader::new(100);
             reader.close(Some(CloseCode::Library(4503)), reason);

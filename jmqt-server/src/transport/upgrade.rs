@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn health_checks_are_told_of_trouble_while_there_is_any() {
+    fn health_checks_report_a_problem_while_it_lasts() {
         let trouble = std::sync::Arc::new(RwLock::new(None));
         let found = std::sync::Arc::clone(&trouble);
         let context = HttpContext::default().with_check(move || *found.read().unwrap());
@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn every_other_request_is_told_what_is_wrong() {
+    fn every_other_request_gets_an_explanation() {
         let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\n";
         for (request, status, part) in [
             ("GET / HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), 426, "with a WebSocket"),
@@ -465,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn the_wrong_port_names_the_right_ones() {
+    fn the_answer_on_a_wrong_port_names_the_right_ports() {
         for (plain, tls, part) in [
             (Some(1), Some(2), "port 1 (ws) or 2 (wss)"),
             (Some(1), None, "port 1 (ws)."),

@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test] // RFC 6455 §4: split anywhere, and with a message right behind it
-    fn the_upgrade_may_come_in_any_pieces() {
+    fn the_upgrade_may_be_split_anywhere() {
         let mut stream = UPGRADE.to_vec();
         stream.extend(client_frame(1, b"{\"hb\":{}}"));
         for cut in 0..stream.len() {
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn the_upgrade_may_come_byte_by_byte_with_a_message_behind_it() {
+    fn the_upgrade_may_arrive_byte_by_byte_before_a_message() {
         let mut stream = UPGRADE.to_vec();
         stream.extend(client_frame(1, b"{\"hb\":{}}"));
         let mut decoder = WebSocketDecoder::new(100, Arc::default());
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn an_upgrade_that_is_none_is_told_so() {
+    fn an_invalid_upgrade_gets_an_answer() {
         let mut decoder = WebSocketDecoder::new(100, Arc::default());
         assert!(decoder.next(&mut &b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"[..]).is_err());
         assert!(decoder.take_output().starts_with(b"HTTP/1.1 426"));

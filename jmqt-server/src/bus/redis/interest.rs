@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn redis_is_told_of_first_members_and_of_last_ones() {
+    fn the_first_member_subscribes_and_the_last_one_unsubscribes() {
         let interest = Interest::linked();
         let news = channel("news");
         interest.join(&news);
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_while_it_is_unsubscribed_subscribes_anew() {
+    fn a_member_that_joins_during_an_unsubscription_subscribes_again() {
         let interest = Interest::linked();
         let news = channel("news");
         interest.join(&news);
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn who_leaves_while_it_is_subscribed_is_unsubscribed_after_that() {
+    fn a_member_that_leaves_during_a_subscription_is_unsubscribed_afterwards() {
         let interest = Interest::linked();
         let news = channel("news");
         interest.join(&news);
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_waits_for_a_link_that_is_gone() {
+    async fn joining_does_not_wait_for_a_lost_connection() {
         let interest = Interest::linked();
         let news = channel("news");
         interest.join(&news);
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn while_there_is_no_link_nothing_is_kept_of_what_comes_and_goes() {
+    fn changes_without_a_connection_are_not_recorded() {
         let interest = Interest::default();
         let (news, other) = (channel("news"), channel("other"));
         interest.join(&other);
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn a_subscription_that_ends_unasked_is_a_loss_to_whoever_needs_it() {
+    fn an_unexpected_end_of_a_needed_subscription_is_a_loss() {
         let interest = Interest::linked();
         let news = channel("news");
         interest.join(&news);

@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn on_a_cluster_the_nodes_channels_live_in_one_place() {
+    fn on_a_cluster_control_channels_are_on_one_shard() {
         let mut options = RedisOptions::standalone("redis", 6379);
         let names = Names::new(&options);
         assert_eq!(

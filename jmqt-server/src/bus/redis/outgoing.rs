@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn consecutive_pushes_of_one_channel_and_publisher_share_a_payload_behind_control_messages() {
+    fn consecutive_pushes_of_one_channel_and_publisher_share_a_payload_after_control_messages() {
         let outgoing = Outgoing::new();
         for (channel, bytes) in [("a", b"1"), ("a", b"2"), ("b", b"3"), ("a", b"4")] {
             assert!(put(&outgoing, pushes(channel, bytes)));
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn the_queue_is_bounded_and_control_messages_have_room_beyond() {
+    fn the_queue_is_bounded_and_control_messages_have_extra_room() {
         let outgoing = Outgoing::new();
         let large = vec![b'1'; 1 << 20];
         let mut taken = 0;

@@ -137,8 +137,9 @@ async fn pushes_reach_the_nodes_that_joined_their_channel_in_order() {
 }
 
 #[tokio::test]
-async fn a_node_hears_what_is_said_to_it_and_to_all_and_hears_itself() {
-    let Some(options) = options("a_node_hears_what_is_said_to_it_and_to_all_and_hears_itself") else {
+async fn a_node_receives_messages_to_itself_and_to_all_nodes_including_its_own() {
+    let Some(options) = options("a_node_receives_messages_to_itself_and_to_all_nodes_including_its_own")
+    else {
         return;
     };
     let (mut a, mut b) = (Node::start(1, &options).await, Node::start(2, &options).await);
@@ -157,8 +158,10 @@ async fn a_node_hears_what_is_said_to_it_and_to_all_and_hears_itself() {
 }
 
 #[tokio::test]
-async fn what_others_publish_in_redis_is_refused_and_counted() {
-    let Some(options) = options("what_others_publish_in_redis_is_refused_and_counted") else { return };
+async fn messages_of_other_programs_in_redis_are_refused_and_counted() {
+    let Some(options) = options("messages_of_other_programs_in_redis_are_refused_and_counted") else {
+        return;
+    };
     let (mut a, names) = (Node::start(1, &options).await, Names::new(&options));
     let RedisMode::Standalone { host, port } = &options.mode else { return };
     let mut connection = ask_redis(host, *port).await;
@@ -178,8 +181,8 @@ async fn what_others_publish_in_redis_is_refused_and_counted() {
 }
 
 #[tokio::test]
-async fn joining_and_leaving_over_and_over_leaves_nothing_behind() {
-    let Some(options) = options("joining_and_leaving_over_and_over_leaves_nothing_behind") else { return };
+async fn repeated_joining_and_leaving_leaves_no_subscriptions() {
+    let Some(options) = options("repeated_joining_and_leaving_leaves_no_subscriptions") else { return };
     let a = Node::start(1, &options).await;
     let names: Vec<_> = (0..300).map(|number| channel(&format!("c{number}"))).collect();
     for _ in 0..5 {
@@ -211,8 +214,8 @@ async fn joining_and_leaving_over_and_over_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn a_link_that_is_reset_comes_back_with_everything_that_was_joined() {
-    let Some(options) = options("a_link_that_is_reset_comes_back_with_everything_that_was_joined") else {
+async fn a_reset_connection_subscribes_all_joined_channels_again() {
+    let Some(options) = options("a_reset_connection_subscribes_all_joined_channels_again") else {
         return;
     };
     let (a, mut b) = (Node::start(1, &options).await, Node::start(2, &options).await);
@@ -233,7 +236,7 @@ async fn a_link_that_is_reset_comes_back_with_everything_that_was_joined() {
 }
 
 #[tokio::test]
-async fn without_redis_nobody_waits_and_what_is_lost_is_counted() {
+async fn without_redis_joining_does_not_wait_and_lost_pushes_are_counted() {
     let options = RedisOptions::standalone("127.0.0.1", 1); // no server listens there
     let (bus, _events) = RedisBus::new(speaker(1), seal(), options, Arc::default());
     let (bus, stop) = (Arc::new(bus), CancellationToken::new());
@@ -361,16 +364,15 @@ async fn ready(connection: &mut MultiplexedConnection) {
 }
 
 #[tokio::test]
-async fn a_redis_cluster_carries_it_in_sharded_channels() {
-    let Some(mut redis) = OwnRedis::new("a_redis_cluster_carries_it_in_sharded_channels") else { return };
+async fn a_redis_cluster_uses_sharded_channels() {
+    let Some(mut redis) = OwnRedis::new("a_redis_cluster_uses_sharded_channels") else { return };
     let (options, _) = one_shard(&mut redis).await;
     two_nodes_talk(&options).await;
 }
 
 #[tokio::test]
-async fn a_channel_that_a_redis_cluster_moves_away_is_subscribed_again() {
-    let Some(mut redis) = OwnRedis::new("a_channel_that_a_redis_cluster_moves_away_is_subscribed_again")
-    else {
+async fn a_channel_that_a_redis_cluster_moves_is_subscribed_again() {
+    let Some(mut redis) = OwnRedis::new("a_channel_that_a_redis_cluster_moves_is_subscribed_again") else {
         return;
     };
     let (options, mut connection) = one_shard(&mut redis).await;
@@ -399,8 +401,8 @@ async fn a_channel_that_a_redis_cluster_moves_away_is_subscribed_again() {
 }
 
 #[tokio::test]
-async fn sentinels_tell_where_redis_is() {
-    let Some(mut redis) = OwnRedis::new("sentinels_tell_where_redis_is") else { return };
+async fn sentinels_provide_the_address_of_redis() {
+    let Some(mut redis) = OwnRedis::new("sentinels_provide_the_address_of_redis") else { return };
     let (port, sentinel) = (free_port(), free_port());
     redis.start(port, &words(&format!("--port {port} --bind 127.0.0.1"))).await;
     let file = redis.folder().join("sentinel.conf");
@@ -415,9 +417,8 @@ async fn sentinels_tell_where_redis_is() {
 }
 
 #[tokio::test]
-async fn a_user_with_few_rights_is_enough_and_a_wrong_password_is_told_of() {
-    let Some(mut redis) = OwnRedis::new("a_user_with_few_rights_is_enough_and_a_wrong_password_is_told_of")
-    else {
+async fn minimal_acl_rights_suffice_and_a_wrong_password_is_reported() {
+    let Some(mut redis) = OwnRedis::new("minimal_acl_rights_suffice_and_a_wrong_password_is_reported") else {
         return;
     };
     let port = free_port();

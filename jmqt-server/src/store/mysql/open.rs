@@ -235,7 +235,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn old_servers_are_told_from_new_ones() {
+    fn old_server_versions_are_refused() {
         for version in ["8.0.36", "8.4.0", "9.1.0-log", "10.6.16-MariaDB", "11.4.2-MariaDB-ubu2404"] {
             assert!(is_new_enough(version), "{version}");
         }

@@ -224,7 +224,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_disk_is_full_until_there_is_clearly_more_room() {
+    fn a_full_disk_counts_as_full_until_clearly_more_space_is_free() {
         let (large, small) = (1 << 40, 10 << 20);
         for (all, least) in [(large, 64 << 20), (small, small / 20)] {
             assert!(!is_full(least, 0, all, false) && is_full(least - 1, 0, all, false));
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unused_in_the_database_is_room_while_the_log_has_some() {
+    fn unused_space_in_the_database_counts_while_the_log_has_room() {
         let (all, least) = (1 << 40, 64 << 20);
         assert!(!is_full(least / 2, least / 2, all, false) && is_full(least / 2, least / 2 - 1, all, false));
         assert!(is_full(least / 2, least / 2, all, true) && !is_full(least / 2, least, all, true));
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_was_deleted_or_replaced_is_noticed() {
+    fn a_deleted_or_replaced_file_is_detected() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("jmqt.db");
         std::fs::write(&path, "").unwrap();
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_was_deleted_or_replaced_once_it_was_there_is_noticed() {
+    fn a_deleted_or_replaced_log_is_detected() {
         let folder = tempfile::tempdir().unwrap();
         let (path, log) = (folder.path().join("jmqt.db"), folder.path().join("jmqt.db-wal"));
         std::fs::write(&path, "").unwrap();

@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn rows_that_are_not_given_are_left_out() {
+    async fn unused_rows_of_a_statement_are_ignored() {
         let mut connection = SqliteConnection::connect("sqlite::memory:").await.unwrap();
         sqlx::raw_sql("CREATE TABLE t (a, b)").execute(&mut connection).await.unwrap();
         let insert = "INSERT INTO t SELECT * FROM (VALUES {rows}) WHERE column1 IS NOT NULL";
