@@ -145,7 +145,7 @@ fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'st
     let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     match read {
         Ok(chain) if chain.is_empty() => {
-            Err(file(key, path, "the file contains no certificate; expected a PEM file".to_owned()))
+            Err(file(key, path, pem_problem(&pem::Error::NoItemsFound, "certificate")))
         }
         Ok(chain) => Ok(chain),
         Err(error) => Err(file(key, path, pem_problem(&error, "certificate"))),
@@ -155,7 +155,7 @@ fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'st
 fn pem_problem(error: &pem::Error, what: &str) -> String {
     match error {
         pem::Error::Io(error) => error.to_string(),
-        pem::Error::NoItemsFound => format!("there is no {what} in it; a PEM file was expected"),
+        pem::Error::NoItemsFound => format!("no {what} found; expected PEM data"),
         other => other.to_string(),
     }
 }

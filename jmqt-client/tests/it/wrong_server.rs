@@ -124,7 +124,7 @@ async fn certificate_errors_say_what_is_wrong_and_the_mend() {
     std::fs::write(&ca, "no certificate").unwrap();
     config.tls.ca_path = Some(ca.clone());
     let error = Client::connect(config.clone()).await.unwrap_err().to_string();
-    assert!(error.contains("the file contains no certificate"), "{error}");
+    assert!(error.contains("no certificate found"), "{error}");
 
     config.tls.ca_path = None;
     config.tls.cert_path = Some(ca);
@@ -164,5 +164,5 @@ async fn the_authority_may_be_given_as_text() {
     let pem = std::fs::read_to_string(server.certificate_path()).unwrap();
     Client::connect(config(&there, "alice").tls_ca_pem(pem)).await.unwrap().close().await;
     let error = Client::connect(config(&there, "alice").tls_ca_pem("x")).await.unwrap_err().to_string();
-    assert!(error.contains("the file contains no certificate"), "{error}");
+    assert!(error.contains("no certificate found"), "{error}");
 }
