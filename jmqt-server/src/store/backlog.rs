@@ -1,9 +1,10 @@
-//! Which messages go when too many wait for a client. Nothing here knows what database they are in.
+//! Selects the messages to drop when a client has too many pending messages. Independent of the kind of database.
 //!
-//! Shares are fair: the channel with most pending loses first, its oldest messages, until what is left of all
-//! channels fits. So nobody who publishes to one channel pushes out what waits in the others. A client's own
-//! point-to-point channel, to which everybody may publish, has a smaller limit of its own, and in it the
-//! publisher with most pending loses first; its messages are deleted one by one, for nobody else reads them.
+//! Shares are fair: the channel with most pending messages loses its oldest messages first, until the rest of all
+//! channels fits. So a publisher to one channel does not displace pending messages of other channels. A client's own
+//! point-to-point channel, to which all clients may publish, has a separate, smaller limit. In it, the
+//! publisher with most pending messages loses first. Its messages are deleted one by one, because no other client reads
+//! them.
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
@@ -15,42 +16,42 @@ use super::cursor::{self, CursorRow};
 use super::{ChannelKey, Cursor, Dropped, PendingLimits, Seq, StoreError, StoredSubscription, Swept};
 use crate::log_limit::log_limited;
 
-/// How many subscriptions one call of [`sweep`] looks at, unless a single client has more.
+/// The number of subscriptions that one call of [`sweep`] checks, unless a single client has more.
 pub(super) const SUBSCRIPTIONS_AT_A_TIME: i64 = 512;
 
-/// How many of one client's subscriptions are looked at.
+/// The most subscriptions of one client that are checked.
 pub(super) const MOST_SUBSCRIPTIONS: i64 = 1 << 20;
 
-/// After this time a call of [`sweep`] begins nothing new. What it has done by then stays done, so the next
-/// calls go on from there.
+/// After this time a call of [`sweep`] begins no further step. Finished steps stay done, and the next
+/// calls continue from there.
 const TURN: Duration = Duration::from_millis(500);
 
-/// How many cursors are moved in one transaction.
+/// The number of cursors that one transaction moves.
 const CUTS_AT_A_TIME: usize = 256;
 
-/// How many messages of a point-to-point channel are looked at in one statement,
+/// The number of messages of a point-to-point channel that one statement reads,
 pub(super) const LOOKED_AT: i64 = 1024;
 
-/// and how many in one turn.
+/// and that one turn reads.
 const MOST_LOOKED_AT: usize = 200_000;
 
-/// How many messages one transaction deletes at most.
+/// The most messages that one transaction deletes.
 const DELETED_AT_A_TIME: u64 = 2048;
 
-/// What one publisher may have of the limits of a point-to-point channel: a tenth.
+/// The share of one publisher in the limits of a point-to-point channel: a tenth.
 pub(super) const SHARE_OF_ONE: u64 = 10;
 
-/// What waits for a client in one channel.
+/// The pending messages of a client in one channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Pending {
     pub(super) key: ChannelKey,
     pub(super) messages: u64,
     pub(super) bytes: u64,
-    /// It is the client's own point-to-point channel.
+    /// `true` for the client's own point-to-point channel.
     pub(super) is_own: bool,
 }
 
-/// What is to be left of one channel.
+/// The messages to keep of one channel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Kept {
     key: ChannelKey,
@@ -66,7 +67,7 @@ pub(super) struct OwnMessage {
     pub(super) bytes: u64,
 }
 
-/// A channel whose messages are given up to a place.
+/// A channel whose messages are dropped up to a position.
 #[derive(Debug)]
 pub(super) struct Cut {
     subscription: StoredSubscription,
@@ -79,28 +80,29 @@ impl Cut {
     }
 }
 
-/// A store whose clients can be looked through for messages that wait. Each call is one short step.
+/// A store that can be searched for clients with pending messages. Each call is one short step.
 pub(super) trait Sweep {
-    /// Of the next [`SUBSCRIPTIONS_AT_A_TIME`] subscriptions behind those of `after`: the clients that may have
-    /// more to acknowledge than allowed, in order, and the last one that was looked at, unless it was the last
-    /// of all. A client with more subscriptions than that comes alone, whatever it has.
+    /// Checks the next [`SUBSCRIPTIONS_AT_A_TIME`] subscriptions after those of `after`. Returns the clients that may
+    /// exceed
+    /// a limit, in order, and the last checked client, unless no client is left.
+    /// A client with more subscriptions than that is returned alone, whether or not it exceeds a limit.
     fn clients_behind(
         &self,
         limits: PendingLimits,
         after: Option<&ClientId>,
     ) -> impl Future<Output = Result<(Vec<ClientId>, Option<ClientId>), StoreError>> + Send;
 
-    /// Where something waits for the client, of its first [`MOST_SUBSCRIPTIONS`] subscriptions.
+    /// The channels with pending messages for the client, of its first [`MOST_SUBSCRIPTIONS`] subscriptions.
     fn pending_of(&self, client: &ClientId) -> impl Future<Output = Result<Vec<Pending>, StoreError>> + Send;
 
-    /// The client's subscriptions to these channels, as far as they exist.
+    /// The client's subscriptions to these channels that exist.
     fn positions(
         &self,
         client: &ClientId,
         keys: &[ChannelKey],
     ) -> impl Future<Output = Result<Vec<StoredSubscription>, StoreError>> + Send;
 
-    /// The first message behind `after` from which on no more than `bytes` of payload are logged.
+    /// The first message after `after` from which on at most `bytes` of payload are logged.
     fn first_within(
         &self,
         key: ChannelKey,
@@ -108,14 +110,14 @@ pub(super) trait Sweep {
         bytes: u64,
     ) -> impl Future<Output = Result<Option<Seq>, StoreError>> + Send;
 
-    /// Moves cursors on over what is given up.
+    /// Moves cursors forward over dropped messages.
     fn raise(
         &self,
         client: &ClientId,
         cuts: &[Cut],
     ) -> impl Future<Output = Result<Vec<Dropped>, StoreError>> + Send;
 
-    /// The last [`LOOKED_AT`] messages of a log behind `after` and before `before`, the newest first.
+    /// The last [`LOOKED_AT`] messages of a log after `after` and before `before`, the newest first.
     fn newest(
         &self,
         key: ChannelKey,
@@ -123,7 +125,7 @@ pub(super) trait Sweep {
         before: Seq,
     ) -> impl Future<Output = Result<Vec<OwnMessage>, StoreError>> + Send;
 
-    /// Deletes messages of a log, and says how many there were.
+    /// Deletes messages of a log, and returns their number.
     fn delete(
         &self,
         key: ChannelKey,
@@ -131,9 +133,9 @@ pub(super) trait Sweep {
     ) -> impl Future<Output = Result<u64, StoreError>> + Send;
 }
 
-/// See [`Store::limit_pending`](super::Store::limit_pending). Clients are dealt with one after another. One whose data
-/// cannot be used is logged and passed over, so that it holds up no other. Another error after some clients ends the
-/// call early and is not reported, so that what was dropped is; the next call meets the error again.
+/// See [`Store::limit_pending`](super::Store::limit_pending). Clients are handled one after another. A client with
+/// invalid data is logged and skipped, so that it does not delay others. Another error after some clients ends the
+/// call early and is not returned, so that the caller gets the dropped messages; the next call meets the error again.
 pub(super) async fn sweep(
     store: &(impl Sweep + Sync),
     limits: PendingLimits,
@@ -162,7 +164,7 @@ pub(super) async fn sweep(
     Ok(Swept { more_after: last, ..swept })
 }
 
-/// Deals with one client, or with a part of what it has when that takes long: nobody else is to wait for it.
+/// Handles one client, or a part of its messages if this takes long, so that other clients do not wait.
 async fn limit_client(
     store: &(impl Sweep + Sync),
     client: &ClientId,
@@ -193,13 +195,13 @@ async fn limit_client(
     Ok(())
 }
 
-/// Whoever has no more than this, in all, of the own channel, and bytes, is within the limits.
+/// The bounds below which a client is within its limits: messages in total, messages of the own channel, and bytes.
 pub(super) fn bounds(limits: PendingLimits) -> [i64; 3] {
     let share = limits.own_messages / SHARE_OF_ONE;
     [limits.messages, share, limits.bytes / SHARE_OF_ONE].map(|it| i64::try_from(it).unwrap_or(i64::MAX))
 }
 
-/// The channels that have to lose something, and what is left of each.
+/// The channels that must lose messages, and the rest of each.
 fn kept(pending: &[Pending], limits: PendingLimits) -> Vec<Kept> {
     let shared = || pending.iter().filter(|pending| !pending.is_own);
     let messages = Level::of(shared().map(|pending| pending.messages), limits.messages);
@@ -223,17 +225,17 @@ fn kept(pending: &[Pending], limits: PendingLimits) -> Vec<Kept> {
     list
 }
 
-/// The height down to which the greatest of several amounts have to come, so that all together are within a
+/// The level to which the greatest of several amounts must be reduced, so that their sum is within a
 /// limit.
 #[derive(Debug, PartialEq, Eq)]
 struct Level {
     height: u64,
-    /// So many of those that come down may be one higher: what is left over when the limit is shared out.
+    /// The number of reduced amounts that may be one higher: the remainder of the division of the limit.
     one_more: u64,
 }
 
 impl Level {
-    /// `None` if they are within the limit as they are.
+    /// `None` if the amounts are within the limit.
     fn of(amounts: impl Iterator<Item = u64>, limit: u64) -> Option<Self> {
         let mut amounts: Vec<_> = amounts.collect();
         amounts.sort_unstable();
@@ -249,7 +251,7 @@ impl Level {
     }
 }
 
-/// Up to where messages have to be given up so that no more than this is left; `None` if nothing has to.
+/// The position up to which messages must be dropped so that at most this is left; `None` if none must be dropped.
 async fn place_of_cut(
     store: &(impl Sweep + Sync),
     subscription: &StoredSubscription,
@@ -265,14 +267,14 @@ async fn place_of_cut(
     Ok(Some(up_to.min(last)).filter(|up_to| *up_to > cursor.acked))
 }
 
-/// How many messages a subscription has to acknowledge.
+/// The number of unacknowledged messages of a subscription.
 fn pending_messages(subscription: &StoredSubscription) -> u64 {
     let cursor = &subscription.cursor;
     let behind = subscription.last.0.saturating_sub(cursor.acked.0);
     behind.saturating_sub(cursor::acked_beyond(cursor))
 }
 
-/// The place up to which so many messages are not acknowledged.
+/// The position up to which this number of messages is not acknowledged.
 fn passed(cursor: &Cursor, messages: u64) -> Seq {
     let remembered = cursor.beyond.len() as u64 * 64;
     let (mut seq, mut left) = (cursor.acked.0, messages);
@@ -283,7 +285,7 @@ fn passed(cursor: &Cursor, messages: u64) -> Seq {
     Seq(seq + left)
 }
 
-/// Keeps the newest messages of a client's own channel, in fair shares of those who published them.
+/// Keeps the newest messages of a client's own channel, in fair shares of their publishers.
 async fn limit_own(
     store: &(impl Sweep + Sync),
     client: &ClientId,
@@ -315,7 +317,7 @@ async fn limit_own(
     Ok(Some(dropped).filter(|dropped| dropped.messages > 0))
 }
 
-/// Cuts ranges into portions of about so many messages as one transaction deletes.
+/// Splits ranges into portions of about the number of messages that one transaction deletes.
 fn portions(ranges: Vec<RangeInclusive<u64>>) -> Vec<Vec<RangeInclusive<u64>>> {
     let (mut portions, mut room) = (vec![Vec::new()], DELETED_AT_A_TIME);
     for range in ranges {
@@ -337,14 +339,14 @@ fn portions(ranges: Vec<RangeInclusive<u64>>) -> Vec<Vec<RangeInclusive<u64>>> {
     portions
 }
 
-/// Chooses among the messages of a point-to-point channel, which come the newest first.
+/// Selects messages of a point-to-point channel, which are given newest first.
 struct Chosen {
     limits: PendingLimits,
     senders: HashMap<Option<ClientId>, usize>,
-    /// What is kept of each sender, newest first.
+    /// The kept messages of each sender, newest first.
     kept: Vec<Vec<(u64, u64)>>,
     count: u64,
-    /// What goes, newest first.
+    /// The messages to delete, newest first.
     gone: Vec<u64>,
 }
 
@@ -375,7 +377,7 @@ impl Chosen {
         }
     }
 
-    /// Takes from those who have most until all together fit.
+    /// Takes messages from the senders that have most, until the sum fits.
     fn share_out(&mut self) {
         let counts = self.kept.iter().map(|of_sender| of_sender.len() as u64);
         let messages = Level::of(counts, self.limits.own_messages);
@@ -402,7 +404,7 @@ impl Chosen {
         self.count = self.kept.iter().map(|of_sender| of_sender.len() as u64).sum();
     }
 
-    /// What goes, in ascending ranges.
+    /// The messages to delete, in ascending ranges.
     fn finish(mut self) -> Vec<RangeInclusive<u64>> {
         self.share_out();
         self.gone.sort_unstable();
@@ -417,7 +419,8 @@ impl Chosen {
     }
 }
 
-/// Moves cursors on over what is given up, from where they are by now: what that drops, and the new rows.
+/// Moves cursors forward over messages to drop, from their current positions. Returns the dropped messages and the new
+/// rows.
 pub(super) fn pass_over<'c>(
     cuts: &[Cut],
     client: &'c ClientId,

@@ -1,10 +1,10 @@
 //! The store in a MySQL or MariaDB database, which several nodes may use at the same time.
 //!
 //! One connection commits batches; a few others do everything else, so that cursors, deletions and
-//! reading do not hold up commits. Whatever several nodes may change at once is changed under the lock of
-//! a row, and rows are locked in the same order by everybody: the generation counter, channels by
-//! id, publishers, clients by name, then subscriptions and sessions by their keys. What still ends in a deadlock is
-//! repeated.
+//! reads do not delay commits. Data that several nodes may change is changed under the lock of
+//! a row, and all nodes lock rows in the same order: the generation counter, channels by
+//! id, publishers, clients by name, then subscriptions and sessions by their keys. Transactions that end in a deadlock
+//! are repeated.
 
 mod cluster;
 mod commit;
@@ -41,29 +41,29 @@ use super::{
 };
 use crate::config::MySqlTls;
 
-/// Where the database is, who uses it, and how.
+/// The options of the MySQL store.
 #[derive(Clone)]
 pub struct MySqlOptions {
-    /// The server's name or address.
+    /// The name or address of the server.
     pub host: String,
-    /// Its port.
+    /// The port of the server.
     pub port: u16,
-    /// The database. It must exist; its tables are made.
+    /// The database. It must exist; the store creates its tables.
     pub database: String,
-    /// Who connects. They need ALTER, CREATE, DELETE, DROP, INDEX, INSERT, SELECT and UPDATE there.
+    /// The user. It needs ALTER, CREATE, DELETE, DROP, INDEX, INSERT, SELECT and UPDATE on the database.
     pub user: String,
-    /// Their password; empty for none.
+    /// The password of the user; empty for no password.
     pub password: String,
-    /// Whether the connections are encrypted.
+    /// The encryption of the connections.
     pub tls: MySqlTls,
-    /// How many connections may be open, one or two of which are for commits and locks. At least 3.
+    /// The size of the connection pool, including one or two connections for commits and locks. At least 3.
     pub pool_size: u32,
-    /// The largest payload that will be given to the store, in bytes.
+    /// The largest payload in bytes.
     pub largest_payload: usize,
-    /// Whether other nodes use the database too. If not, everybody else is kept out of it.
+    /// `true` if other nodes use the database too. Otherwise the store excludes all others.
     pub shared: bool,
-    /// How much may be retained. Other nodes' messages are counted two seconds late, so together they may go a little
-    /// beyond it.
+    /// The limits of retained messages. Messages of other nodes are counted two seconds late, so the nodes together may
+    /// slightly exceed the limits.
     pub retained: RetainedLimits,
 }
 
@@ -99,44 +99,44 @@ impl fmt::Debug for MySqlOptions {
 /// A [`Store`], and a [`ClusterStore`](super::ClusterStore), in a database of MySQL 8.0 or later, or MariaDB
 /// 10.6 or later.
 ///
-/// A commit is on disk if the server was told so (`innodb_flush_log_at_trx_commit = 1`, its default).
+/// A commit is on disk if the server is configured for it (`innodb_flush_log_at_trx_commit = 1`, its default).
 ///
 /// `save_cursors`, `trim`, `expire`, `limit_pending` and the updates of sessions use several short
 /// transactions for large amounts, so after an error a part may be done. All of
 /// them can be repeated.
 ///
-/// No statement is waited for longer than about 10 seconds, no COMMIT and no search for the fate of one
-/// longer than 30. Connections that were lost are made anew by the next call; while the server cannot be
+/// The store waits at most about 10 seconds for a statement, and 30 for a COMMIT or for finding out its
+/// outcome. The next call reopens lost connections; while the server cannot be
 /// reached, calls fail within about 3 seconds.
 ///
 /// A store that is not [shared](MySqlOptions::shared) commits only on a connection that holds a lock of the
-/// server (`GET_LOCK`), so two such stores never write at once. A shared store holds such a lock too, for the
-/// others to see, but only looks at theirs when it is opened: if the server or its connections break
-/// down in between, it is not noticed that a store that is not shared has taken their place. Nor are
-/// shared stores seen beyond the first 64.
+/// server (`GET_LOCK`), so two such stores never write at the same time. A shared store also holds such a lock, so that
+/// others detect it, but checks the locks of others only when it is opened. If the server or its connections fail
+/// later, a shared store does not detect an exclusive store that has opened the database meanwhile. Shared stores
+/// beyond the first 64 are not detected.
 #[derive(Debug)]
 pub struct MySqlStore {
     epoch: Epoch,
     connections: Connections,
     committer: Mutex<Committer>,
     presence: Mutex<Presence>,
-    /// Channels that have a retained message; only where nobody else can add one.
+    /// Channels that have a retained message; only if no other node can add one.
     retained: Option<NameSet>,
     retained_limits: RetainedLimits,
     to_trim: Trimming,
-    /// Up to which publisher it has been looked whether they are to be forgotten.
+    /// The last publisher that was checked for expiry.
     publishers_up_to: std::sync::Mutex<publishers::Place>,
     closed: AtomicBool,
 }
 
 impl MySqlStore {
-    /// Connects, makes what is missing in the database, and brings its schema up to date.
+    /// Connects, creates missing tables in the database, and migrates its schema.
     ///
     /// # Errors
-    /// [`StoreError::InUse`] if somebody uses the database and `options` or they want it for themselves
-    /// alone; [`StoreError::Open`] if the server cannot be reached, is too old, has no such database or user,
-    /// takes too small packets, or if the database was written by a newer version of this program;
-    /// [`StoreError::Migrate`], [`StoreError::Database`] and [`StoreError::TimedOut`] if it fails later on.
+    /// [`StoreError::InUse`] if another store uses the database, and this store or the other one needs it
+    /// exclusively; [`StoreError::Open`] if the server cannot be reached, is too old, has no such database or user,
+    /// accepts only smaller packets, or if the database was written by a newer version of this program;
+    /// [`StoreError::Migrate`], [`StoreError::Database`] and [`StoreError::TimedOut`] for later failures.
     pub async fn open(options: MySqlOptions) -> Result<Self, StoreError> {
         open::open(options).await
     }

@@ -1,7 +1,7 @@
-//! What several nodes agree on: who serves which client, and who tells of the end of a session.
+//! The state that nodes share: which node serves a client, and which node runs the close notifier of a session.
 //!
-//! Whoever enters a session has the counter of generations locked until it is committed, so those who
-//! enter take turns, and the later one sees the session of the earlier.
+//! A transaction that inserts sessions locks the generation counter until its commit, so these transactions
+//! are serialized, and a later one sees the sessions of an earlier one.
 
 use std::sync::LazyLock;
 use std::time::SystemTime;
@@ -122,7 +122,7 @@ impl ClusterStore for MySqlStore {
     }
 
     async fn forget_condemned(&self) -> Result<(), StoreError> {
-        // Read without locks, row by row by the indexes: nobody who enters a session waits for this.
+        // Reads without locks, row by row through the indexes, so that no transaction that inserts sessions waits.
         let unused = "SELECT n.node_id FROM nodes AS n WHERE n.condemned_at IS NOT NULL \
             AND (SELECT s.generation FROM sessions AS s WHERE s.node_id = n.node_id LIMIT 1) IS NULL \
             AND (SELECT s.generation FROM sessions AS s WHERE s.close_claimed_by = n.node_id LIMIT 1) IS NULL";
@@ -209,7 +209,7 @@ impl MySqlStore {
             (Err(StoreError::Unanswered(error)), Some(_)) => error,
             (result, _) => return result,
         };
-        // The COMMIT was not answered. Nobody else gets the counter before it is over, or undone.
+        // The COMMIT was not answered. No other transaction gets the counter before it is committed or rolled back.
         let expected = expected.unwrap_or_default();
         match self.has_entered(&sessions[0], expected[0].generation).await {
             Ok(true) => Ok(expected),
@@ -279,14 +279,14 @@ async fn fetch_sessions(
     query.fetch_all(connection).await?.iter().map(session).collect()
 }
 
-/// Beats for `node`, unless it is condemned, and reads the beats of all, with whether each is condemned:
-/// only `node` itself can be among those.
+/// Increases the beat of `node`, unless it is condemned, and reads the beats of all nodes, and if each is condemned:
+/// of the condemned nodes, only `node` itself can be included.
 async fn beat(connection: &mut MySqlConnection, node: &str) -> Result<Vec<(NodeBeat, bool)>, StoreError> {
     let beat = "INSERT INTO nodes (node_id, beat) VALUES (?, 1) \
         ON DUPLICATE KEY UPDATE beat = IF(condemned_at IS NULL, beat + 1, beat)";
     sqlx::query(beat).bind(node.as_bytes()).execute(&mut *connection).await?;
-    // What has been condemned keeps its beat: any other would look like a sign of life. LIMIT in the
-    // subqueries: an EXISTS would be turned into a join with the whole table of sessions.
+    // A condemned node keeps its beat: a change would look like a sign of life. LIMIT in the
+    // subqueries: an EXISTS would become a join with the whole table of sessions.
     let all = "SELECT n.node_id, n.beat, n.condemned_at IS NOT NULL AND n.node_id = ? FROM nodes AS n \
             WHERE n.condemned_at IS NULL OR n.node_id = ? \
             OR (SELECT s.generation FROM sessions AS s WHERE s.node_id = n.node_id LIMIT 1) IS NOT NULL \
@@ -304,7 +304,7 @@ async fn beat(connection: &mut MySqlConnection, node: &str) -> Result<Vec<(NodeB
     found.iter().map(read).collect()
 }
 
-/// Reads the key; if there is none it is `new`. A row holds 8 bytes of it.
+/// Reads the key; inserts `new` if it is missing. A row contains 8 bytes of the key.
 async fn bus_key(connection: &mut MySqlConnection, new: [u8; 32]) -> Result<[u8; 32], StoreError> {
     let (parts, _) = new.as_chunks::<8>();
     let add = "INSERT IGNORE INTO meta (name, value) \
@@ -317,15 +317,15 @@ async fn bus_key(connection: &mut MySqlConnection, new: [u8; 32]) -> Result<[u8;
     bytes.try_into().map_err(|_| StoreError::Corrupt { what: "bus key" })
 }
 
-/// See [`ClusterStore::claim_sessions_of`]. In one transaction, so that the node is condemned before anybody
-/// can see the claims, and is not readmitted between the look at its row and them.
+/// See [`ClusterStore::claim_sessions_of`]. Runs in one transaction, so that the node is condemned before the claims are
+/// visible, and is not readmitted between reading its row and the claims.
 async fn claim_sessions_of(
     connection: &mut MySqlConnection,
     of: &NodeBeat,
     by: &str,
     limit: usize,
 ) -> Result<Vec<SharedSession>, StoreError> {
-    // A claim by another moves a session to the end of this index, so the first ones are not claimed.
+    // A claim by another node moves a session to the end of this index, so the first ones are not claimed.
     let served = concat!(
         "SELECT ",
         columns!(),
@@ -349,14 +349,14 @@ async fn claim_sessions_of(
     Ok(claimed.map(|(it, _)| SharedSession { claimed_by: Some(by.to_owned()), ..it }).collect())
 }
 
-/// Condemns a node that shows no more than was seen of it, and says whether it is condemned now. It stays so
+/// Condemns a node whose beat has not increased, and returns if it is condemned now. This does not change
 /// until the transaction ends.
 async fn condemn(connection: &mut MySqlConnection, seen: &NodeBeat) -> Result<bool, StoreError> {
-    // It may never have beaten. Locked for writing at once: two who do this must not end in a deadlock.
+    // The node may have no row yet. Lock it for writing at once, so that two transactions do not end in a deadlock.
     let add = "INSERT INTO nodes (node_id, beat) VALUES (?, ?) ON DUPLICATE KEY UPDATE beat = nodes.beat";
     let query = sqlx::query(add).bind(seen.node.as_bytes()).bind(seen.beat.cast_signed());
     query.execute(&mut *connection).await?;
-    // Less than was seen is what a server has that took another's place and missed the last of it.
+    // A lower beat is possible after a failover to a database server that missed the last commits.
     let condemn = "UPDATE nodes SET condemned_at = COALESCE(condemned_at, ?) \
         WHERE node_id = ? AND (condemned_at IS NOT NULL OR beat <= ?)";
     let query = sqlx::query(condemn).bind(millis(SystemTime::now())).bind(seen.node.as_bytes());
@@ -366,7 +366,7 @@ async fn condemn(connection: &mut MySqlConnection, seen: &NodeBeat) -> Result<bo
     found.map_or(Ok(false), |row| Ok(rows::count(&row, 0)? != 0))
 }
 
-/// Keeps everybody else from entering sessions until the transaction ends.
+/// Prevents other transactions from inserting sessions until this one ends.
 pub(super) async fn lock_generations(connection: &mut MySqlConnection) -> Result<(), StoreError> {
     connection.fetch_one("SELECT value FROM meta WHERE name = 'generation' FOR UPDATE").await?;
     Ok(())

@@ -1,7 +1,7 @@
-//! One batch: lock its channels, load what it needs, carry it out in memory, write what is different.
+//! One batch: locks its channels, loads the needed rows, carries out the batch in memory, writes the changed rows.
 //!
-//! Several nodes do this at the same time. Whoever has locked a channel's row is the only one who gives
-//! out its next numbers, so these have no gaps and rise in the order of the commits.
+//! Several nodes do this at the same time. Only the transaction that has locked the row of a channel assigns
+//! its next log positions, so these have no gaps and increase in the order of the commits.
 
 use std::sync::LazyLock;
 use std::time::{Duration, Instant, SystemTime};
@@ -23,18 +23,18 @@ use crate::store::retained::{RetainedRoom, RetainedTotals};
 use crate::store::time::millis;
 use crate::store::{Append, ChannelKey, DatabaseError, Operation, Outcome, Stamp, StoreError};
 
-/// How many names of channels are remembered with their keys.
+/// The number of cached channel names with their keys.
 const REMEMBERED_KEYS: usize = 100_000;
 
-/// How often channels are looked up again, because others forgot them meanwhile.
+/// How often channels are looked up again if other nodes deleted them meanwhile.
 const LOOKUPS: usize = 32;
 
-/// How old what is known of other nodes' retained messages may be.
+/// The largest age of the cached totals, which other nodes change too.
 const TOTALS_EVERY: Duration = Duration::from_secs(2);
 
 static KEYS: LazyLock<MultiRow> =
     LazyLock::new(|| MultiRow::list("SELECT name, id FROM channels WHERE name IN ({rows})"));
-/// In the order of their names, so that two who make the same channels do not wait for each other.
+/// Sorted by name, so that two transactions that insert the same channels do not deadlock.
 static MAKE_CHANNELS: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::new(
         "(?, 0, 0)",
@@ -93,7 +93,7 @@ static CLEAR: LazyLock<MultiRow> = LazyLock::new(|| {
         "DELETE r FROM ({rows}) AS v STRAIGHT_JOIN retained AS r ON r.channel_id = v.a",
     )
 });
-/// Locks the clients, and makes those that are missing.
+/// Locks the clients, and inserts missing ones.
 static LOCK_CLIENTS: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::new(
         "(?,?)",
@@ -110,25 +110,25 @@ static FORGET_CLIENTS: LazyLock<MultiRow> = LazyLock::new(|| {
     )
 });
 
-/// What commits batches.
+/// The state of the connection that commits batches.
 #[derive(Debug)]
 pub(super) struct Committer {
-    /// None after an error, or while somebody uses it.
+    /// `None` after an error, or while the connection is in use.
     connected: Option<Connected>,
-    /// When that was used last.
+    /// The time of its last use.
     used: Instant,
-    /// The last one the server knew, in case it still holds locks.
+    /// The server's id of the last connection, which may still hold locks.
     last_id: u64,
     node: i64,
     batch: i64,
-    /// The locks of the database, if it is this store's alone.
+    /// The locks of the database, if this store uses it exclusively.
     alone: Option<Locks>,
     keys: NameMap<ChannelName, ChannelKey>,
-    /// What all retained messages come to, and when that was read; `None` if it is not known.
+    /// The totals of all retained messages, and the time of reading them; `None` if they are unknown.
     retained: Option<(RetainedTotals, Instant)>,
 }
 
-/// A batch that has been carried out in a transaction that is still open.
+/// A batch carried out in an open transaction.
 struct Prepared<'b> {
     plan: Plan<'b>,
     outcomes: Vec<Outcome>,
@@ -136,12 +136,12 @@ struct Prepared<'b> {
 }
 
 impl Committer {
-    /// For a database that others use too.
+    /// For a database that other nodes use too.
     pub(super) fn shared(connected: Connected, node: i64) -> Self {
         Self::new(connected, node, None)
     }
 
-    /// For a database that nobody else may use; the connection holds the lock.
+    /// For a database in exclusive use; the connection holds the lock.
     pub(super) fn alone(connected: Connected, node: i64, locks: Locks) -> Self {
         Self::new(connected, node, Some(locks))
     }
@@ -152,13 +152,13 @@ impl Committer {
         Self { connected, used, last_id, node, batch: 0, alone, keys, retained: None }
     }
 
-    /// The connection, unless the server is about to hang up on it.
+    /// The connection, unless it was idle for so long that the server is about to close it.
     fn take(&mut self) -> Option<Connected> {
         let is_kept = self.alone.is_some() || self.used.elapsed() < IDLE_LIMIT;
         self.connected.take().filter(|_| is_kept)
     }
 
-    /// Puts it back when it is known to be in order.
+    /// Returns the connection when it is known to be in a clean state.
     fn put(&mut self, connected: Connected) {
         (self.connected, self.used) = (Some(connected), Instant::now());
     }
@@ -169,15 +169,15 @@ impl Committer {
         }
     }
 
-    /// Notes what a batch has made of the totals.
+    /// Records the totals after a batch.
     fn note_retained(&mut self, plan: &Plan<'_>) {
         if let Some((totals, _)) = &mut self.retained {
             *totals = plan.room().totals;
         }
     }
 
-    /// Forgets names where they have become too many. Never while a batch needs them: one that is not
-    /// remembered by then has no row.
+    /// Clears the cache of names if it is too large. Never call this while a batch is in progress, which treats names
+    /// outside of the cache as missing.
     fn limit_keys(&mut self) {
         if self.keys.len() >= REMEMBERED_KEYS {
             self.keys.clear();
@@ -215,7 +215,7 @@ impl MySqlStore {
         batch: &[Operation],
         stamp: Stamp,
     ) -> Result<Vec<Outcome>, StoreError> {
-        // Taken out: if this future is dropped, so is the connection, and the server undoes what it did.
+        // Taken out: if this future is dropped, the connection is dropped too, and the server rolls back.
         let mut connected = match committer.take() {
             Some(connected) => connected,
             None => self.connect_again(committer).await?,
@@ -247,7 +247,7 @@ impl MySqlStore {
         Ok(self.committed(prepared))
     }
 
-    /// Notes what a commit means for what is kept in memory.
+    /// Updates the state in memory after a commit.
     fn committed(&self, prepared: Prepared<'_>) -> Vec<Outcome> {
         if let Some(retained) = &self.retained {
             for (_, channel) in prepared.plan.cleared() {
@@ -273,7 +273,7 @@ impl MySqlStore {
         plan.put_room(RetainedRoom { limits: self.retained_limits, totals });
         let outcomes = plan.carry_out(batch, &mut 0);
         if !plan.made().is_empty() {
-            return Err(StoreError::Corrupt { what: "channel" }); // `lock_channels` has made what is needed
+            return Err(StoreError::Corrupt { what: "channel" }); // `lock_channels` has inserted the needed rows
         }
         let is_changed = !plan.is_unchanged();
         if is_changed {
@@ -288,8 +288,8 @@ impl MySqlStore {
         Ok(Prepared { plan, outcomes, is_changed })
     }
 
-    /// What all retained messages come to, as far as the batch depends on it. Other nodes change it too, so what is known
-    /// of that is at most [`TOTALS_EVERY`] old.
+    /// The totals of all retained messages, if the batch depends on them. Other nodes change them too, so the cached totals
+    /// are at most [`TOTALS_EVERY`] old.
     async fn retained_totals(
         &self,
         connection: &mut MySqlConnection,
@@ -308,8 +308,8 @@ impl MySqlStore {
         Ok(committer.retained.map(|(totals, _)| totals).unwrap_or_default())
     }
 
-    /// Begins a transaction with the batch's channels locked and in the plan. Those that need a row and
-    /// have none get one, in a transaction of its own: what waits for a row is not to hold others.
+    /// Begins a transaction with the channels of the batch locked and in the plan. Missing rows are inserted before in a
+    /// separate transaction, because a transaction that waits for a row must not hold other rows.
     async fn lock_channels<'b>(
         &self,
         connection: &mut MySqlConnection,
@@ -344,8 +344,8 @@ impl MySqlStore {
         Err(StoreError::Corrupt { what: "channel" })
     }
 
-    /// The keys of the batch's channels, sorted, as far as they exist or have to. `None` if one that was made
-    /// has been forgotten at once: another node saw it with nothing in it.
+    /// The sorted keys of the batch's channels that exist or must exist. `None` if another node has deleted a new
+    /// row at once, because the channel was still empty.
     async fn find_keys(
         &self,
         connection: &mut MySqlConnection,
@@ -365,7 +365,7 @@ impl MySqlStore {
             missing.dedup();
             MAKE_CHANNELS.execute(connection, &missing, add_channel).await?;
             look_up(connection, committer, &missing).await?;
-            // If the batch fails, they are not needed after all.
+            // If the batch fails, the new rows are not needed.
             self.to_trim.extend(missing.iter().filter_map(|name| committer.keys.get(*name).copied()));
             if missing.iter().any(|name| !committer.keys.contains_key(*name)) {
                 return Ok(None);
@@ -377,7 +377,7 @@ impl MySqlStore {
         Ok(Some(keys))
     }
 
-    /// A new connection in place of one that was lost. Where the database is this store's alone, it has to
+    /// Replaces a lost connection. In a database in exclusive use, the new connection must
     /// get the lock again first.
     async fn connect_again(&self, committer: &mut Committer) -> Result<Connected, StoreError> {
         let Some(locks) = &committer.alone else {
@@ -392,8 +392,8 @@ impl MySqlStore {
         Ok(connected)
     }
 
-    /// Whether the last batch was committed, although the COMMIT was not answered; `None` if that cannot be
-    /// found out. Waits until the server has come to the end of it.
+    /// Returns if the last batch was committed, although the COMMIT was not answered; `None` if this is
+    /// unknown. Waits until the server has finished the transaction.
     async fn has_happened(&self, committer: &Committer) -> Option<bool> {
         tracing::warn!("no answer to a COMMIT: looking up its outcome");
         let until = tokio::time::Instant::now() + COMMIT_LIMIT;
@@ -417,7 +417,7 @@ impl MySqlStore {
         let found = sqlx::query_scalar(sql).bind(committer.node).fetch_optional(&mut *connection).await;
         let found = found.map_err(StoreError::from);
         if matches!(found, Err(ref error) if number(error) == Some(LOCKED)) {
-            // The server has not noticed that nobody is there any more.
+            // The server has not detected the lost connection yet.
             kill(connection, committer.last_id).await;
         }
         rollback(connection).await?;
@@ -427,7 +427,7 @@ impl MySqlStore {
 }
 
 impl Operation {
-    /// The channel that has to have a row for this.
+    /// The channel for which the operation needs a row.
     fn channel_to_make(&self) -> Option<&ChannelName> {
         match self {
             Self::Append(append) if append.retain => Some(&append.channel),
@@ -437,7 +437,7 @@ impl Operation {
     }
 }
 
-/// Tells what others have kept locked from what is wrong with the batch.
+/// Distinguishes locks of others from errors of the batch.
 fn locked(error: DatabaseError) -> StoreError {
     let error = StoreError::Database(error);
     match number(&error) {
@@ -446,7 +446,7 @@ fn locked(error: DatabaseError) -> StoreError {
     }
 }
 
-/// Takes the database for this connection alone again, also from the ghost of the last one.
+/// Takes the exclusive lock again for this connection, even if the lost connection still holds it.
 async fn get_lock_back(
     connection: &mut MySqlConnection,
     locks: &Locks,
@@ -465,7 +465,7 @@ async fn get_lock_back(
     Err(locks.in_use())
 }
 
-/// Ends another connection of ours, if it is still there.
+/// Kills another connection of this store, if it still exists.
 async fn kill(connection: &mut MySqlConnection, id: u64) {
     let killed = connection.execute(AssertSqlSafe(format!("KILL {id}"))).await;
     if let Err(error) = killed {
@@ -488,7 +488,7 @@ fn add_channel(values: &mut MySqlArguments, name: &&ChannelName) -> Result<(), s
     rows::add_name(values, name.as_str())
 }
 
-/// Puts into `plan` the rows it needs beside the channels.
+/// Inserts the needed rows into `plan`, except the channels.
 async fn load<'b>(
     connection: &mut MySqlConnection,
     plan: &mut Plan<'b>,
@@ -507,8 +507,8 @@ async fn load<'b>(
     Ok(())
 }
 
-/// Adds up the key of the sizes. Which is done again and again where several nodes write, so more messages than there may
-/// be are not counted.
+/// Adds up the index of the sizes. Several writing nodes repeat this often, so messages beyond the limit are not
+/// counted.
 async fn read_totals(
     connection: &mut MySqlConnection,
     counted: Option<u64>,
@@ -520,7 +520,7 @@ async fn read_totals(
     Ok(RetainedTotals { messages: rows::count(&row, 0)?, bytes: rows::count(&row, 1)? })
 }
 
-/// Writes what is different.
+/// Writes the changed rows.
 async fn write(connected: &mut Connected, plan: &Plan<'_>) -> Result<(), StoreError> {
     write_messages(connected, plan.stamp(), plan.messages()).await?;
     let changed = plan.changed();
@@ -578,7 +578,7 @@ async fn write_subscriptions(connection: &mut MySqlConnection, plan: &Plan<'_>) 
     });
     subscribe.await?;
 
-    // All of them are locked before any is looked at: another node may be adding what is counted here.
+    // All rows are locked before any is read: another node may be adding rows that are counted here.
     let mut gone: Vec<&ClientId> = gone.iter().map(|&(_, client)| client).collect();
     let mut clients: Vec<&ClientId> = new.iter().map(|&(_, client, _)| client).collect();
     clients.extend(&gone);
@@ -617,7 +617,7 @@ async fn write_retained(connected: &mut Connected, plan: &Plan<'_>) -> Result<()
     Ok(())
 }
 
-/// Leaves word of this batch, in its own transaction.
+/// Records this batch, within its own transaction.
 async fn note_batch(connection: &mut MySqlConnection, node: i64, batch: i64) -> Result<(), StoreError> {
     let sql = "INSERT INTO batches (node, batch, committed_at) VALUES (?, ?, ?) \
         ON DUPLICATE KEY UPDATE batch = VALUES(batch), committed_at = VALUES(committed_at)";

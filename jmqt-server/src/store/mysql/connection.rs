@@ -1,8 +1,8 @@
-//! Connections: how they are made, who has which, and what becomes of them after an error.
+//! Connections: connecting, pooling, and handling of errors.
 //!
-//! A connection whose work was cut short (an error of the network, a time limit, a dropped future) may
-//! be in the middle of an answer. Such a one is never used again: whoever has a connection owns it, and
-//! gives it back only when it is known to be in order.
+//! A connection whose work was interrupted (by a network error, a time limit, or a dropped future) may
+//! be in the middle of an answer, and is never used again: a user owns its connection, and
+//! returns it only when it is known to be in a clean state.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -19,41 +19,41 @@ use crate::config::MySqlTls;
 use crate::store::limits::{COMMIT_LIMIT, TIME_LIMIT, limited, no_answer};
 use crate::store::{DatabaseError, StoreError};
 
-/// The longest wait for a connection to be made.
+/// The time limit of connecting.
 pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(3);
 
-/// The server hangs up on a connection that asks nothing for so long, and undoes its transaction. What a
-/// node has locked that stands still or has vanished is in the way of the others: this is less than the time
-/// they wait for it ([`TIME_LIMIT`]), so that they only lose time.
+/// The server closes a connection that is idle for this time, and rolls back its transaction. The locks of a
+/// stalled or dead node block other nodes: this time is less than their own wait
+/// ([`TIME_LIMIT`]), so that they only lose time.
 const SERVER_WAITS: Duration = Duration::from_secs(8);
 
-/// MariaDB can be told to wait less in a transaction.
+/// The shorter limit within a transaction, which MariaDB supports.
 const SERVER_WAITS_IN_TRANSACTION: Duration = Duration::from_secs(5);
 
-/// A connection that nobody has used for so long is not used again: the server is about to hang up.
+/// A connection that was idle for this time is not used again, because the server is about to close it.
 pub(super) const IDLE_LIMIT: Duration = Duration::from_secs(5);
 
-/// How often work is repeated after a deadlock or the like, and after a lost connection.
+/// How often work is repeated after a conflict such as a deadlock, and after a lost connection.
 const CONFLICTS: u32 = 12;
 const LOST: u32 = 2;
 
-/// The server's number for a lock that was not to be had in time.
+/// The server's error number for a lock wait timeout.
 pub(super) const LOCKED: u16 = 1205;
 
-/// How many prepared statements a connection keeps.
+/// The number of prepared statements that a connection caches.
 const STATEMENTS: usize = 256;
 
-/// A connection with what is known of it.
+/// A connection and its properties.
 #[derive(Debug)]
 pub(super) struct Connected {
     pub(super) connection: MySqlConnection,
-    /// What the server calls it.
+    /// The server's id of the connection.
     pub(super) id: u64,
-    /// The largest packet that the server takes.
+    /// The largest packet that the server accepts.
     pub(super) max_packet: usize,
 }
 
-/// Makes connections.
+/// Opens connections.
 #[derive(Debug)]
 pub(super) struct Connector {
     options: MySqlConnectOptions,
@@ -87,7 +87,7 @@ impl Connector {
         Self { options: connect }
     }
 
-    /// A connection whose transaction does not outlive a vanished machine.
+    /// Opens a connection whose transaction ends soon after a failure of this machine.
     pub(super) async fn connect(&self) -> Result<Connected, StoreError> {
         let settings = format!(
             "wait_timeout = {wait}, net_read_timeout = {wait}, net_write_timeout = {wait} \
@@ -98,7 +98,7 @@ impl Connector {
         self.connect_with(&settings).await
     }
 
-    /// A connection that the server keeps for so long without hearing from it.
+    /// Opens a connection that the server keeps open for this idle time.
     pub(super) async fn connect_for(&self, server_waits: Duration) -> Result<Connected, StoreError> {
         self.connect_with(&format!("wait_timeout = {}", server_waits.as_secs())).await
     }
@@ -128,7 +128,7 @@ impl Connector {
 #[derive(Debug)]
 pub(super) struct Connections {
     connector: Connector,
-    /// The one used last at the back.
+    /// The most recently used connection is last.
     idle: Mutex<VecDeque<(MySqlConnection, Instant)>>,
     room: Semaphore,
     most: u32,
@@ -144,7 +144,7 @@ impl Connections {
         &self.connector
     }
 
-    /// A connection with no transaction open.
+    /// Returns a connection without an open transaction.
     pub(super) async fn lease(&self) -> Result<Lease<'_>, StoreError> {
         let room = tokio::time::timeout(TIME_LIMIT, self.room.acquire()).await;
         let room = room.map_err(|_| StoreError::TimedOut(TIME_LIMIT))?.map_err(|_| StoreError::Closed)?;
@@ -155,7 +155,7 @@ impl Connections {
         Ok(Lease { connections: self, connection: Some(connection), _room: room })
     }
 
-    /// Hangs up, once those who still work are done, or have had time to be.
+    /// Closes all connections, after running work has finished or its time limit has passed.
     pub(super) async fn close(&self) {
         let _ = tokio::time::timeout(TIME_LIMIT, self.room.acquire_many(self.most)).await;
         self.room.close();
@@ -179,7 +179,7 @@ impl Connections {
         }
     }
 
-    /// Where one connection was lost, the others probably were too.
+    /// Closes idle connections: if one connection was lost, the others probably are too.
     fn forget_idle(&self) {
         let idle = std::mem::take(&mut *self.idle.lock().unwrap_or_else(PoisonError::into_inner));
         drop(idle);
@@ -207,11 +207,11 @@ impl Lease<'_> {
         Ok(connection)
     }
 
-    /// Ends the transaction: commits it if `result` is `Ok`, or else undoes it.
+    /// Ends the transaction: commits it if `result` is `Ok`, otherwise rolls it back.
     ///
     /// # Errors
-    /// That of `result`: nothing has happened then. Or that of the COMMIT, of which it may be unknown
-    /// whether it has happened.
+    /// The error of `result`: nothing was changed. Or the error of the COMMIT, whose outcome may be
+    /// unknown.
     pub(super) async fn finish<T>(mut self, result: Result<T, StoreError>) -> Result<T, StoreError> {
         let Some(mut connection) = self.connection.take() else { return result };
         let result = match result {
@@ -232,7 +232,7 @@ impl Lease<'_> {
         self.give_back(connection, result)
     }
 
-    /// Gives the connection back; no transaction was begun.
+    /// Returns the connection, if no transaction was begun.
     pub(super) fn done<T>(mut self, result: Result<T, StoreError>) -> Result<T, StoreError> {
         let Some(connection) = self.connection.take() else { return result };
         self.give_back(connection, result)
@@ -266,7 +266,7 @@ pub(super) async fn rollback(connection: &mut MySqlConnection) -> Result<(), Sto
     Ok(())
 }
 
-/// Commits. After an error it is not known whether that has happened.
+/// Commits. After an error the outcome is unknown.
 pub(super) async fn commit(connection: &mut MySqlConnection) -> Result<(), StoreError> {
     match tokio::time::timeout(COMMIT_LIMIT, connection.execute("COMMIT")).await {
         Ok(done) => Ok(done.map(drop)?),
@@ -274,7 +274,7 @@ pub(super) async fn commit(connection: &mut MySqlConnection) -> Result<(), Store
     }
 }
 
-/// The error of a COMMIT of which it will not be found out whether it has happened.
+/// The error of a COMMIT whose outcome is not looked up.
 pub(super) fn unanswered(error: StoreError) -> StoreError {
     match error {
         StoreError::Database(error) => StoreError::Unanswered(error),
@@ -282,12 +282,12 @@ pub(super) fn unanswered(error: StoreError) -> StoreError {
     }
 }
 
-/// Hangs up politely, if that does not take long.
+/// Closes the connection gracefully, within a time limit.
 pub(super) async fn hang_up(connection: MySqlConnection) {
     let _ = tokio::time::timeout(Duration::from_secs(1), connection.close()).await;
 }
 
-/// The server's number for an error.
+/// The server's error number.
 pub(super) fn number(error: &StoreError) -> Option<u16> {
     match error {
         StoreError::Database(DatabaseError(sqlx::Error::Database(error)))
@@ -298,13 +298,13 @@ pub(super) fn number(error: &StoreError) -> Option<u16> {
     }
 }
 
-/// Whether the connection is gone, or was never made.
+/// Returns `true` if the connection is lost, or was never opened.
 pub(super) fn is_lost(error: &StoreError) -> bool {
     match error {
         StoreError::Database(DatabaseError(sqlx::Error::Database(_)))
         | StoreError::Unreachable(DatabaseError(sqlx::Error::Database(_))) => {
-            // shutting down; killed (MySQL, MariaDB); too idle; read-only, as a server is that was the
-            // primary one: another may answer under its name by now
+            // shutting down; killed (MySQL, MariaDB); too idle; read-only, such as a former
+            // primary server: another server may have its name now
             matches!(number(error), Some(1053 | 1927 | 3169 | 4031 | 1290 | 1792 | 1836))
         }
         StoreError::Database(error) | StoreError::Unreachable(error) => {
@@ -314,12 +314,12 @@ pub(super) fn is_lost(error: &StoreError) -> bool {
     }
 }
 
-/// Whether whoever was called did not answer: that has taken long enough.
+/// Returns `true` if connecting timed out, after which a retry would take too long.
 fn is_silent(error: &StoreError) -> bool {
     matches!(error, StoreError::Unreachable(DatabaseError(sqlx::Error::Io(error))) if error.kind() == ErrorKind::TimedOut)
 }
 
-/// Whether the server has answered with the error, so that the connection may be used on.
+/// Returns `true` if the server has answered with the error, so that the connection is still usable.
 pub(super) fn is_usable(error: &StoreError) -> bool {
     match error {
         StoreError::Database(DatabaseError(sqlx::Error::Database(_))) => !is_lost(error),
@@ -328,12 +328,12 @@ pub(super) fn is_usable(error: &StoreError) -> bool {
     }
 }
 
-/// Whether others were in the way: a deadlock, or a row that stayed locked for too long.
+/// Returns `true` for a conflict with other transactions: a deadlock or a lock wait timeout.
 fn is_conflict(error: &StoreError) -> bool {
     matches!(number(error), Some(LOCKED | 1213))
 }
 
-/// Decides whether work is to be tried again. To be asked only about work that has not been done.
+/// Decides if work is repeated. Use this only for work that has not been done.
 #[derive(Debug)]
 pub(super) struct Attempts {
     until: Instant,
@@ -346,7 +346,7 @@ impl Attempts {
         Self { until: Instant::now() + TIME_LIMIT, conflicts: 0, lost: 0 }
     }
 
-    /// Whether to try again; waits a little before it says yes.
+    /// Returns `true` to try again, after a short wait.
     pub(super) async fn another(&mut self, error: &StoreError) -> bool {
         let (count, most) = if is_conflict(error) {
             (&mut self.conflicts, CONFLICTS)
@@ -366,13 +366,13 @@ impl Attempts {
     }
 }
 
-/// A few milliseconds, at random, so that those who were in each other's way are not again.
+/// Waits a few random milliseconds, so that conflicting transactions do not conflict again.
 fn short_pause(round: u32) -> Duration {
     let random = getrandom::u32().unwrap_or(0) % 1000;
     Duration::from_micros(u64::from(random * round.min(20)))
 }
 
-/// Does what `work` does, again where [`Attempts`] says so: never after a COMMIT that was not answered.
+/// Runs `work`, and repeats it as [`Attempts`] decides: never after a COMMIT without an answer.
 pub(super) async fn retried<T, F>(mut work: impl FnMut() -> F) -> Result<T, StoreError>
 where
     F: Future<Output = Result<T, StoreError>>,

@@ -15,7 +15,7 @@ use crate::store::cursor::{self, CursorRow};
 use crate::store::limits::limited;
 use crate::store::{ChannelKey, Cursor, CursorUpdate, StoreError};
 
-/// How many cursors one transaction writes: what it locks is not locked for long.
+/// The number of cursors that one transaction writes, which limits the duration of its locks.
 const CURSORS_AT_A_TIME: usize = 1024;
 
 static CURSORS: LazyLock<MultiRow> = LazyLock::new(|| {
@@ -27,7 +27,7 @@ static CURSORS: LazyLock<MultiRow> = LazyLock::new(|| {
     )
 });
 
-/// Of rows that are locked, so none is made.
+/// The rows are locked, so no row is inserted.
 static UPDATE_CURSORS: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::new(
         "(?,?,?,?)",
@@ -56,7 +56,7 @@ impl MySqlStore {
     }
 }
 
-/// Writes those that move on. They must be sorted, so that everybody locks them in the same order.
+/// Writes the cursors that move forward. They must be sorted, so that all transactions lock them in the same order.
 async fn raise(
     connection: &mut MySqlConnection,
     cursors: &[(ChannelKey, &str, CursorRow)],
@@ -87,7 +87,7 @@ pub(super) async fn update(
     Ok(())
 }
 
-/// Locks and reads the cursors of these subscriptions, as far as they exist. They must be sorted.
+/// Locks and reads the cursors of these subscriptions that exist. The subscriptions must be sorted.
 pub(super) async fn lock(
     connection: &mut MySqlConnection,
     subscriptions: &[(ChannelKey, &ClientId)],

@@ -16,10 +16,10 @@ use crate::store::limits::{FUTURE, TIME_LIMIT, limited};
 use crate::store::time::millis;
 use crate::store::{ChannelKey, Expired, IsAway, StoreError};
 
-/// How many clients are looked at in one step.
+/// The number of clients that one step checks.
 const LOOKED_AT: usize = 256;
 
-/// How many clients go in one transaction: what it locks is not locked for long.
+/// The number of clients that one transaction removes, which limits the duration of its locks.
 const CLIENTS_AT_A_TIME: usize = 16;
 
 static SUBSCRIPTIONS: LazyLock<MultiRow> = LazyLock::new(|| {
@@ -64,10 +64,10 @@ static FORGET_CLIENTS: LazyLock<MultiRow> = LazyLock::new(|| {
     )
 });
 
-/// Clients that go, with the channels they leave.
+/// Removed clients, with the channels of their subscriptions.
 type Leaving = BTreeMap<ClientId, BTreeSet<ChannelKey>>;
 
-/// Where the search for clients has come to.
+/// The position of the search for clients.
 struct Place {
     last_seen: i64,
     client: Vec<u8>,
@@ -80,7 +80,7 @@ impl MySqlStore {
         let corrected = retried(|| async {
             let mut lease = self.connections.lease().await?;
             let corrected = limited(async {
-                // Looked for first, without a lock: an UPDATE locks the end of the index.
+                // Search first, without a lock, because an UPDATE locks the end of the index.
                 let sql = "SELECT client_id FROM clients WHERE last_seen > ? LIMIT 1";
                 let find = sqlx::query(sql).bind(millis(now + FUTURE));
                 let connection = lease.begin().await?;
@@ -122,7 +122,7 @@ impl MySqlStore {
                 }
             };
             for some in silent.chunks(CLIENTS_AT_A_TIME) {
-                // Each is asked about once, however often the transaction has to be repeated.
+                // `is_away` is called once for each client, even if the transaction is repeated.
                 let mut away: Vec<_> = some.iter().filter(|client| is_away(client)).cloned().collect();
                 away.sort_unstable();
                 if away.is_empty() {
@@ -138,8 +138,8 @@ impl MySqlStore {
         Ok(expired)
     }
 
-    /// Of the next clients those that have no session, and the place behind them all; `None` if there are no
-    /// more.
+    /// The next clients without a session, and the position after them; `None` at the end of the
+    /// search.
     async fn silent_clients(
         &self,
         before: i64,
@@ -186,8 +186,8 @@ async fn silent_clients(
     Ok(Some((clients, place)))
 }
 
-/// Removes those of the clients that are still as they were, once nothing can change that any more. Whoever
-/// enters a session from here on will find that the client has no subscriptions.
+/// Removes clients that are unchanged, after locking them. A session that begins later
+/// finds that the client has no subscriptions.
 async fn expire(
     connection: &mut MySqlConnection,
     away: &[ClientId],
@@ -207,7 +207,7 @@ async fn expire(
         silent.remove(&rows::client(&row, 0)?);
     }
     let mut leaving = subscriptions(connection, away).await?;
-    // One with a subscription that came meanwhile is not as silent as it seemed.
+    // A client with a new subscription has been active meanwhile.
     let is_locked = |key: &ChannelKey| channels.binary_search(key).is_ok();
     silent.retain(|client| leaving.get(client).is_none_or(|channels| channels.iter().all(is_locked)));
     leaving.retain(|client, _| silent.contains(client));

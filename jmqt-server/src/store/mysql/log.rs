@@ -1,4 +1,4 @@
-//! What clients have to read: subscriptions and logs.
+//! Reads subscriptions and logs.
 
 use std::collections::HashSet;
 use std::sync::LazyLock;
@@ -12,7 +12,7 @@ use super::{MySqlStore, cursors};
 use crate::store::limits::limited;
 use crate::store::{ChannelKey, LogPart, LoggedMessage, Retained, Seq, StoreError, StoredSubscription};
 
-/// How many messages are measured at a time.
+/// The number of messages whose sizes are read at a time.
 const MEASURED: usize = 1024;
 
 static RETAINED_AMONG: LazyLock<MultiRow> = LazyLock::new(|| {
@@ -21,7 +21,7 @@ static RETAINED_AMONG: LazyLock<MultiRow> = LazyLock::new(|| {
     )
 });
 
-/// Messages that follow each other: how many there are, and the last one; and the last one of the log.
+/// Consecutive messages: their number, the last of them, and the last message of the log.
 #[derive(Default)]
 struct Range {
     messages: usize,
@@ -117,8 +117,8 @@ impl MySqlStore {
     }
 }
 
-/// Measures, then reads: what was asked for and not taken would have to be received all the same, and
-/// payloads can be large. If some were trimmed in between, it begins anew.
+/// Reads the sizes first, then the messages: unused rows of a query must be received too, and
+/// payloads can be large. If messages were trimmed in between, it starts again.
 async fn read(
     connection: &mut MySqlConnection,
     key: ChannelKey,
@@ -130,7 +130,7 @@ async fn read(
     let after = i64::try_from(after.0).unwrap_or(i64::MAX);
     loop {
         let range = measure(connection, key, after, messages, bytes).await?;
-        // The end as it was when the messages were counted: those that came later are not read here.
+        // The end of the log when the messages were counted: later messages are not read here.
         let mut log = LogPart { messages: Vec::new(), last: range.end };
         if range.messages == 0 {
             return Ok(log);
@@ -147,7 +147,7 @@ async fn read(
     }
 }
 
-/// The messages that are to be read.
+/// The range of messages to read.
 async fn measure(
     connection: &mut MySqlConnection,
     key: ChannelKey,
@@ -155,7 +155,7 @@ async fn measure(
     messages: usize,
     bytes: usize,
 ) -> Result<Range, StoreError> {
-    // With the end of the log, as number 0: of two statements, a proxy could have different servers answer.
+    // Includes the end of the log as number 0, because a proxy could send two statements to different servers.
     let sql = "(SELECT 0, last_seq FROM channels WHERE id = ?) UNION ALL \
         (SELECT seq, CAST(LENGTH(data) AS SIGNED) FROM messages \
         WHERE channel_id = ? AND seq > ? ORDER BY seq LIMIT ?)";

@@ -1,4 +1,4 @@
-//! From options to a store: connections, locks, schema, and what is kept in memory.
+//! Opens a store: connections, locks, schema, and the state in memory.
 
 use std::sync::atomic::AtomicBool;
 use std::time::SystemTime;
@@ -26,10 +26,10 @@ const MIGRATIONS: [(i64, &str, &str); 3] = [
     (3, "publishers", include_str!("../migrations/0003_mysql.sql")),
 ];
 
-/// What a packet has beside the payload: names, numbers, and the statement around them.
+/// The bytes of a packet in addition to the payload: names, numbers, and the statement.
 const BESIDE_PAYLOAD: usize = 64 << 10;
 
-/// Packets that hold names and cursors only are no larger than this.
+/// The largest packet without payloads, which contains only names and cursors.
 const SMALLEST_PACKET: usize = 1 << 20;
 
 pub(super) async fn open(options: MySqlOptions) -> Result<MySqlStore, StoreError> {
@@ -57,7 +57,7 @@ async fn open_in_time(options: &MySqlOptions) -> Result<MySqlStore, StoreError> 
     locks.pass(connection).await?;
 
     let committer = match options.shared {
-        // One that the server does not keep for long: what it has locked is in the way of others.
+        // The server closes this connection after a short idle time, because its locks block others.
         true => Committer::shared(connector.connect().await?, node),
         false => Committer::alone(connected, node, locks),
     };
@@ -85,7 +85,7 @@ fn cannot_open(
     StoreError::Open { path: place(options), source: source.into() }
 }
 
-/// Says what to do about it, where that is known.
+/// Adds advice to the error, if the cause is known.
 fn cannot_connect(options: &MySqlOptions, error: StoreError) -> StoreError {
     let (database, user) = (&options.database, &options.user);
     let advice = match (number(&error), &error) {
@@ -105,7 +105,7 @@ fn cannot_connect(options: &MySqlOptions, error: StoreError) -> StoreError {
     cannot_open(options, format!("{error}{advice}"))
 }
 
-/// Whether the server can do what is needed.
+/// Checks that the server meets the requirements.
 async fn check_server(options: &MySqlOptions, connected: &mut Connected) -> Result<(), StoreError> {
     let needed = (options.largest_payload + BESIDE_PAYLOAD).max(SMALLEST_PACKET);
     if connected.max_packet < needed {
@@ -139,7 +139,7 @@ fn is_new_enough(version: &str) -> bool {
     (major, minor) >= needed
 }
 
-/// Comes in, if those who have the database open allow it.
+/// Registers this store, if the stores that have the database open permit it.
 async fn enter(
     options: &MySqlOptions,
     connector: &Connector,
@@ -158,8 +158,8 @@ async fn enter(
     Ok(Presence::default())
 }
 
-/// Runs the steps that are missing. Nobody else does at the same time: the caller is at the door. (The lock
-/// that `Migrator` knows waits for ever, which MariaDB does not do.)
+/// Runs the missing migrations. No other store does so at the same time, because the caller holds the lock `door`. (The
+/// lock of `Migrator` waits forever, which MariaDB does not support.)
 async fn migrate(options: &MySqlOptions, connection: &mut MySqlConnection) -> Result<(), StoreError> {
     let step = |(version, name, sql): (i64, &'static str, &'static str)| {
         Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
@@ -180,7 +180,7 @@ async fn migrate(options: &MySqlOptions, connection: &mut MySqlConnection) -> Re
     }
 }
 
-/// MySQL cannot undo half a step, so a step that was interrupted is run again.
+/// MySQL cannot roll back a part of a migration, so an interrupted migration is run again.
 async fn forget_interrupted(connection: &mut MySqlConnection, newest: i64) -> Result<(), StoreError> {
     let sql = "DELETE FROM _sqlx_migrations WHERE success = FALSE AND version <= ?";
     match sqlx::query(sql).bind(newest).execute(connection).await {
@@ -189,13 +189,13 @@ async fn forget_interrupted(connection: &mut MySqlConnection, newest: i64) -> Re
     }
 }
 
-/// Reads the epoch; makes it, and the counter of generations, if the database is new.
+/// Reads the epoch; creates it, and the generation counter, if the database is new.
 async fn set_up_meta(connection: &mut MySqlConnection) -> Result<Epoch, StoreError> {
     sqlx::query("INSERT IGNORE INTO meta (name, value) VALUES ('epoch', ?), ('generation', 0)")
         .bind(i64::from(random(getrandom::u32())?))
         .execute(&mut *connection)
         .await?;
-    // Sessions of a node that was alone got their generations from that node.
+    // Sessions of a single server got their generations from that server.
     let raise = "UPDATE meta SET value = GREATEST(value, \
         (SELECT COALESCE(MAX(generation), 0) FROM sessions)) WHERE name = 'generation'";
     connection.execute(raise).await?;
@@ -204,7 +204,7 @@ async fn set_up_meta(connection: &mut MySqlConnection) -> Result<Epoch, StoreErr
     Ok(Epoch(u32::try_from(epoch).map_err(|_| StoreError::Corrupt { what: "epoch" })?))
 }
 
-/// Makes up a number for this store, and its row.
+/// Generates a number for this store, and inserts its row.
 async fn add_node(connection: &mut MySqlConnection) -> Result<i64, StoreError> {
     let node = random(getrandom::u64())?.cast_signed();
     sqlx::query("INSERT INTO batches (node, batch, committed_at) VALUES (?, 0, ?)")

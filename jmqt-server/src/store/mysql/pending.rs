@@ -19,7 +19,7 @@ use crate::store::cursor;
 use crate::store::limits::limited;
 use crate::store::{ChannelKey, Dropped, PendingLimits, Seq, StoreError, StoredSubscription};
 
-/// Sorts behind every client's id: a text has no such byte.
+/// Sorts after every client id: text never contains this byte.
 const BEHIND_ALL: &[u8] = b"\xff";
 
 static POSITIONS: LazyLock<MultiRow> = LazyLock::new(|| {
@@ -91,7 +91,7 @@ impl Sweep for MySqlStore {
             found.await?.iter().map(subscription).collect();
         let mut found = found?;
         found.sort_by_key(|it| it.key);
-        found.dedup_by_key(|it| it.key); // what was repeated to fill the statement
+        found.dedup_by_key(|it| it.key); // rows were repeated to fill the statement
         Ok(found)
     }
 

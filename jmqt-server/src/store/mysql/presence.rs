@@ -1,8 +1,8 @@
-//! Who has a database open, as the server's named locks tell it.
+//! Detects the stores that have a database open, with named locks of the server.
 //!
-//! A store that wants the database for itself holds the lock `only`, on the connection that commits. A shared
-//! one holds one of the locks `seat 0` to `seat 63`, on a connection that does nothing else. Who opens a
-//! database looks at both, while it holds the lock `door`.
+//! A store in exclusive use holds the lock `only`, on the connection that commits. A shared
+//! store holds one of the locks `seat 0` to `seat 63`, on a separate connection. A store that opens a
+//! database checks both while it holds the lock `door`.
 
 use std::time::{Duration, Instant};
 
@@ -12,29 +12,29 @@ use sqlx::mysql::MySqlConnection;
 use super::connection::{Connected, Connector, hang_up};
 use crate::store::StoreError;
 
-/// How many shared stores can be seen.
+/// The number of shared stores that can be detected.
 const SEATS: usize = 64;
 
-/// How long the server keeps a connection that holds a lock and says nothing.
+/// How long the server keeps an idle connection that holds a lock.
 pub(super) const KEPT_FOR: Duration = Duration::from_secs(365 * 86_400);
 
-/// How long a database that is in use may still become free: the server needs a moment to see that a
+/// How long to wait for a database in use: the server needs a moment to detect that a
 /// process has died.
 const FREE_WITHIN_SECONDS: i64 = 2;
 
-/// How long somebody else may be at the door.
+/// How long another store may hold the lock `door`.
 const DOOR_SECONDS: i64 = 8;
 
-/// The locks of one database, by the names the server knows them by.
+/// The names of the locks of one database.
 #[derive(Debug, Clone)]
 pub(super) struct Locks {
     prefix: String,
-    /// The database, for people.
+    /// The database, for error messages.
     place: String,
 }
 
 impl Locks {
-    /// Names of locks are the server's, not the database's, and at most 64 characters long.
+    /// Lock names are global for the server, and at most 64 characters long.
     pub(super) async fn of_database(
         connection: &mut MySqlConnection,
         place: String,
@@ -44,7 +44,7 @@ impl Locks {
         Ok(Self { prefix: format!("jmqt {}", String::from_utf8_lossy(&hash)), place })
     }
 
-    /// The error for a database that somebody else has.
+    /// The error for a database in use.
     pub(super) fn in_use(&self) -> StoreError {
         StoreError::InUse { path: self.place.clone() }
     }
@@ -61,7 +61,7 @@ impl Locks {
         format!("{} seat {number}", self.prefix)
     }
 
-    /// Keeps everybody else at the door, until [`pass`](Self::pass) or the end of the connection.
+    /// Takes the lock `door`, until [`pass`](Self::pass) or the end of the connection.
     pub(super) async fn wait_at_door(&self, connection: &mut MySqlConnection) -> Result<(), StoreError> {
         if lock(connection, &self.door(), DOOR_SECONDS).await? {
             return Ok(());
@@ -69,19 +69,19 @@ impl Locks {
         Err(StoreError::TimedOut(Duration::from_secs(DOOR_SECONDS.unsigned_abs())))
     }
 
-    /// Lets the next one come to the door.
+    /// Releases the lock `door`.
     pub(super) async fn pass(&self, connection: &mut MySqlConnection) -> Result<(), StoreError> {
         sqlx::query("DO RELEASE_LOCK(?)").bind(self.door()).execute(connection).await?;
         Ok(())
     }
 
-    /// Takes the database for this connection alone; `false` if somebody else has.
+    /// Takes the lock `only` for this connection; `false` if another connection holds it.
     pub(super) async fn take_all(&self, connection: &mut MySqlConnection) -> Result<bool, StoreError> {
         lock(connection, &self.only(), FREE_WITHIN_SECONDS).await
     }
 
-    /// Whether nobody has the database for itself alone. Only to be asked at the door: nobody may come to
-    /// have it meanwhile.
+    /// Returns `true` if no store uses the database exclusively. Call this only while holding the lock `door`, so that this
+    /// cannot change meanwhile.
     pub(super) async fn is_nobodys(&self, connection: &mut MySqlConnection) -> Result<bool, StoreError> {
         let is_free = self.take_all(connection).await?;
         if is_free {
@@ -90,13 +90,13 @@ impl Locks {
         Ok(is_free)
     }
 
-    /// The connection that has the database for itself alone.
+    /// The connection that holds the lock `only`.
     pub(super) async fn owner(&self, connection: &mut MySqlConnection) -> Result<Option<u64>, StoreError> {
         let sql = "SELECT CAST(IS_USED_LOCK(?) AS UNSIGNED)";
         Ok(sqlx::query_scalar(sql).bind(self.only()).fetch_one(connection).await?)
     }
 
-    /// Whether any shared store is seen, and goes on being seen.
+    /// Returns `true` if a shared store is detected repeatedly.
     pub(super) async fn is_shared(&self, connection: &mut MySqlConnection) -> Result<bool, StoreError> {
         let until = Instant::now() + Duration::from_secs(FREE_WITHIN_SECONDS.unsigned_abs());
         while self.is_seat_taken(connection).await? {
@@ -130,7 +130,7 @@ pub(super) struct Presence {
 }
 
 impl Presence {
-    /// Takes a seat, if one is free.
+    /// Takes a seat lock, if one is free.
     pub(super) async fn take_seat(connector: &Connector, locks: &Locks) -> Result<Self, StoreError> {
         let mut connected = connector.connect_for(KEPT_FOR).await?;
         for number in 0..SEATS {

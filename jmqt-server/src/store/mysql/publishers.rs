@@ -1,5 +1,5 @@
-//! Which publishes have been taken, of publishers that send each once. A publisher may come back on another node
-//! while its last batch is still being committed by the first, so its row is locked before it is looked at.
+//! The accepted publishes of publishers that use publishing once. A publisher may reconnect to another node
+//! while the first node is still committing its last batch, so its row is locked before it is read.
 
 use std::collections::HashSet;
 use std::sync::{LazyLock, PoisonError};
@@ -26,7 +26,7 @@ static LOCK: LazyLock<MultiRow> = LazyLock::new(|| {
          ON p.client_id = v.a AND p.publisher = v.b FOR UPDATE",
     )
 });
-/// Waits for another node that has made the same one.
+/// Waits for another node that has inserted the same publisher.
 static MAKE: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::new(
         "(?,?,?,'')",
@@ -55,7 +55,7 @@ static FORGET: LazyLock<MultiRow> = LazyLock::new(|| {
          ON p.client_id = v.a AND p.publisher = v.b",
     )
 });
-/// The same, of those that have not published since they were looked at.
+/// As above, for publishers that have not published since they were read.
 static FORGET_UNUSED: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::table(
         &["BINARY", "BINARY", "SIGNED"],
@@ -66,11 +66,11 @@ static FORGET_UNUSED: LazyLock<MultiRow> = LazyLock::new(|| {
 
 type Key = (ClientId, PublisherId);
 
-/// Behind which publisher the search for forgotten ones goes on; empty for the first.
+/// The publisher after which the search for expired publishers continues; empty for the first.
 pub(super) type Place = (Vec<u8>, Vec<u8>);
 
-/// Locks the rows of the plan's publishers, in order, and puts them in. Missing ones are made, unless nothing will be
-/// stored: two nodes must not both find that there is none.
+/// Locks the rows of the plan's publishers, in order, and inserts them into the plan. Missing rows are created, unless
+/// nothing will be stored, so that two nodes cannot both find a row missing.
 pub(super) async fn load(
     connection: &mut MySqlConnection,
     plan: &mut Plan<'_>,
@@ -82,7 +82,7 @@ pub(super) async fn load(
         let mut found = HashSet::new();
         for row in LOCK.fetch(connection, &wanted, add_key).await? {
             let (client, id) = (rows::client(&row, 0)?, publisher_id(&row, 1)?);
-            // One that was made just now has taken nothing.
+            // A new publisher has no accepted publishes.
             let seen = Seen::parse(row.try_get(2)?)?;
             let is_stored = seen.runs() > 0;
             plan.put_publisher(&client, &id, seen, is_stored);
@@ -102,7 +102,7 @@ pub(super) async fn load(
     Ok(())
 }
 
-/// Writes what is different. Publishers go that are too many for their clients.
+/// Writes the changed rows, and deletes publishers beyond the limit of their clients.
 pub(super) async fn write(connected: &mut Connected, plan: &Plan<'_>) -> Result<(), StoreError> {
     let changed = plan.changed_publishers();
     if changed.is_empty() {

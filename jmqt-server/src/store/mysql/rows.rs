@@ -1,7 +1,7 @@
-//! Many rows in one statement, and values of rows checked as they are read.
+//! Statements with many rows, and checked reading of values.
 //!
-//! Every statement costs a trip to the server, so rows go in few large statements; their shapes are
-//! fixed, so that each stays prepared.
+//! Every statement costs a round trip to the server, so rows are grouped in few large statements of fixed
+//! sizes, which stay prepared.
 
 use std::time::SystemTime;
 
@@ -14,19 +14,19 @@ use sqlx::{Arguments as _, AssertSqlSafe, Row as _, SqlSafeStr as _, SqlStr};
 use crate::store::time::from_millis;
 use crate::store::{ChannelKey, Seq, Stamp, StoreError};
 
-/// How many rows a statement can take, smallest first, where a row may come twice.
+/// The row counts of statements in which a row may be repeated, smallest first.
 const REPEATING: [usize; 4] = [1, 8, 64, 256];
 
-/// The same where each row is a SELECT of its own.
+/// The same for statements in which each row is a separate SELECT.
 const TABLES: [usize; 3] = [1, 8, 64];
 
-/// The same where every row has to come once: any number is a sum of few of these.
+/// The same for statements in which no row may be repeated: every number is the sum of few of these.
 const EXACT: [usize; 9] = [1, 2, 4, 8, 16, 32, 64, 128, 256];
 
-/// Bytes of a packet beside its rows. The statement itself is known to the server.
+/// The bytes of a packet in addition to its rows. The statement itself is prepared on the server.
 const STATEMENT_BYTES: usize = 16 << 10;
 
-/// Bytes of a row in a packet beside its payload.
+/// The bytes of a row in a packet in addition to its payload.
 const ROW_BYTES: usize = 512;
 
 /// A statement that takes any number of rows.
@@ -36,8 +36,8 @@ pub(super) struct MultiRow {
 }
 
 impl MultiRow {
-    /// A statement that may meet a row twice: where it has more places than there are rows, the last
-    /// one is repeated. `{rows}` in `sql` stands for as many of `row` as there are places.
+    /// A statement in which a row may be repeated: if it has more places than rows, the last
+    /// row is repeated. `{rows}` in `sql` is replaced with one `row` for each place.
     pub(super) fn new(row: &str, separator: &str, sql: &str) -> Self {
         Self { shapes: shapes(&REPEATING, row, separator, sql), repeats: true }
     }
@@ -48,7 +48,7 @@ impl MultiRow {
     }
 
     /// A statement over a table of given rows, `({rows}) AS v`, with columns `a`, `b`, … of these types,
-    /// `SIGNED` or `BINARY`. They are told, because servers differ in what they take a `?` for.
+    /// `SIGNED` or `BINARY`. The types are explicit, because servers differ in the type of a `?`.
     pub(super) fn table(types: &[&str], sql: &str) -> Self {
         let column = |(name, kind): (char, &&str)| format!("CAST(? AS {kind}) AS {name}");
         let columns: Vec<_> = ('a'..).zip(types).map(column).collect();
@@ -56,12 +56,12 @@ impl MultiRow {
         Self { shapes: shapes(&TABLES, &row, " UNION ALL ", sql), repeats: true }
     }
 
-    /// An INSERT that takes each row once.
+    /// An INSERT without repeated rows.
     pub(super) fn insert(row: &str, sql: &str) -> Self {
         Self { shapes: shapes(&EXACT, row, ",", sql), repeats: false }
     }
 
-    /// Runs it for all `rows`; `values` adds the values of one. Returns how many rows it met.
+    /// Runs the statement for all `rows`; `values` adds the values of one row. Returns the number of affected rows.
     pub(super) async fn execute<T>(
         &self,
         connection: &mut MySqlConnection,
@@ -75,7 +75,7 @@ impl MultiRow {
         Ok(met)
     }
 
-    /// Runs it for all `rows` and returns what came back: rows that were repeated may come back twice.
+    /// Runs the statement for all `rows` and returns the result rows: repeated rows may occur twice.
     pub(super) async fn fetch<T>(
         &self,
         connection: &mut MySqlConnection,
@@ -89,7 +89,7 @@ impl MultiRow {
         Ok(found)
     }
 
-    /// Takes rows for one statement; `None` when there are none left.
+    /// Takes rows for one statement; `None` when no rows are left.
     fn bind<T>(
         &self,
         rows: &mut &[T],
@@ -123,7 +123,7 @@ fn shapes(sizes: &[usize], row: &str, separator: &str, sql: &str) -> Vec<(usize,
     sizes.iter().map(shape).collect()
 }
 
-/// Adds a place in a log; the database's integers are signed.
+/// Adds a log position; the integers of the database are signed.
 pub(super) fn add_seq(arguments: &mut MySqlArguments, seq: Seq) -> Result<(), BoxDynError> {
     arguments.add(i64::try_from(seq.0)?)
 }
@@ -133,7 +133,7 @@ pub(super) fn add_key(arguments: &mut MySqlArguments, key: &ChannelKey) -> Resul
     arguments.add(key.0)
 }
 
-/// Adds a name, as the bytes it is.
+/// Adds a name as bytes.
 pub(super) fn add_name(arguments: &mut MySqlArguments, name: &str) -> Result<(), BoxDynError> {
     arguments.add(name.as_bytes())
 }
@@ -171,7 +171,7 @@ pub(super) fn text(row: &MySqlRow, column: usize) -> Result<&str, StoreError> {
     utf8(row.try_get(column)?)
 }
 
-/// How many payloads go into one packet: one at least.
+/// The number of payloads that fit into one packet, at least one.
 pub(super) fn fitting(max_packet: usize, payloads: impl Iterator<Item = usize>) -> usize {
     let mut bytes = STATEMENT_BYTES;
     let fits = payloads.take_while(|payload| {
@@ -181,7 +181,7 @@ pub(super) fn fitting(max_packet: usize, payloads: impl Iterator<Item = usize>) 
     fits.count().max(1)
 }
 
-/// Reads a text that may be missing.
+/// Reads a text that may be NULL.
 pub(super) fn optional_text(row: &MySqlRow, column: usize) -> Result<Option<&str>, StoreError> {
     row.try_get::<Option<&[u8]>, _>(column)?.map(utf8).transpose()
 }

@@ -1,4 +1,4 @@
-//! Sessions, as they are remembered for the case that a node dies.
+//! The rows of sessions, which are used if a node dies.
 
 use std::sync::LazyLock;
 use std::time::SystemTime;
@@ -15,7 +15,7 @@ use crate::store::limits::limited;
 use crate::store::time::millis;
 use crate::store::{SessionRow, SharedSession, StoreError};
 
-/// How many sessions one transaction writes: what it locks is not locked for long.
+/// The number of sessions that one transaction writes, which limits the duration of its locks.
 const SESSIONS_AT_A_TIME: usize = 1024;
 
 /// The columns that [`session`] reads.
@@ -146,12 +146,12 @@ impl MySqlStore {
     }
 }
 
-/// What names a session, in the order in which they are locked.
+/// The key of a session, in the order of locking.
 pub(super) fn name(session: &SessionRow) -> (&ClientId, u64, &str) {
     (&session.client, session.generation, session.node.as_str())
 }
 
-/// Writes sessions, which must be sorted.
+/// Writes sessions; they must be sorted.
 pub(super) async fn add(
     connection: &mut MySqlConnection,
     sessions: &[&SessionRow],
@@ -166,7 +166,7 @@ pub(super) async fn add(
     Ok(())
 }
 
-/// Adds what names a session.
+/// Adds the key of a session.
 pub(super) fn add_session(values: &mut MySqlArguments, session: &SessionRow) -> Result<(), BoxDynError> {
     rows::add_name(values, session.client.as_str())?;
     values.add(i64::try_from(session.generation)?)?;
@@ -193,7 +193,7 @@ async fn remove(
     Ok(())
 }
 
-/// Claims those of the sessions that are still claimed as they say, and says which.
+/// Claims the sessions whose stored claim is still the given one, and returns which succeeded.
 pub(super) async fn claim(
     connection: &mut MySqlConnection,
     sessions: &[SharedSession],
@@ -217,7 +217,7 @@ pub(super) async fn claim(
     Ok(sessions.iter().map(|it| is_as_told(&it)).collect())
 }
 
-/// Reads a session, and who claims it.
+/// Reads a session and its claim.
 pub(super) fn session(row: &MySqlRow) -> Result<SharedSession, StoreError> {
     let session = SessionRow {
         client: rows::client(row, 0)?,

@@ -1,4 +1,4 @@
-//! What nobody has to read any more.
+//! Deletes messages that all clients have acknowledged.
 
 use std::collections::BTreeSet;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
@@ -21,19 +21,19 @@ const FEWEST_AT_A_TIME: u64 = 32;
 /// The most messages that one statement deletes.
 const MOST_AT_A_TIME: u64 = 2048;
 
-/// How long one transaction goes on deleting.
+/// The time limit for deletions in one transaction.
 const DELETING_TURN: Duration = Duration::from_millis(50);
 
-/// How many channels are looked through at a time for what others have left behind.
+/// The number of channels that one step checks for remains of other stores.
 const SEARCHED: i64 = 1024;
 
-/// How long after one search the next one begins.
+/// The delay between two searches.
 const SEARCH_EVERY: Duration = Duration::from_secs(600);
 
-/// Rows of stores that have not committed for so long are deleted: a week.
+/// Rows of stores that have not committed for this time are deleted: a week.
 const NODE_GONE_MILLIS: i64 = 7 * 86_400_000;
 
-/// Where a log begins, how far every cursor is, and whether the channel may be forgotten.
+/// The begin of a log, its lowest cursor, and if the channel may be deleted.
 static LOGS: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::list(
         "SELECT id, (SELECT MIN(seq) FROM messages AS m WHERE m.channel_id = c.id), \
@@ -66,16 +66,16 @@ static FORGET_CHANNELS: LazyLock<MultiRow> = LazyLock::new(|| {
     )
 });
 
-/// Which channels are trimmed next, and which are looked for.
+/// The channels to trim next, and the state of the search.
 #[derive(Debug, Default)]
 pub(super) struct Trimming {
     channels: Mutex<ToTrim>,
     search: Mutex<Search>,
-    /// One at a time: deleting the same twice helps nobody.
+    /// Serializes turns, so that no messages are deleted twice.
     turn: tokio::sync::Mutex<()>,
 }
 
-/// A look through all channels, some at a time.
+/// A search through all channels, some at a time.
 #[derive(Debug, Default)]
 struct Search {
     after: i64,
@@ -105,18 +105,18 @@ struct Behind {
     up_to: u64,
 }
 
-/// What one turn did.
+/// The result of one turn.
 struct Turn {
     deleted: u64,
     /// Channels that need no more turns.
     done: Vec<ChannelKey>,
-    /// Those of them that have nothing left, as it seems.
+    /// Finished channels that seem to be empty.
     empty: Vec<ChannelKey>,
 }
 
 impl MySqlStore {
-    /// See [`Store::trim`](crate::store::Store::trim). Also trims what subscriptions that ended have
-    /// left behind. Stops when its time is up; the next call goes on. A channel that cannot be trimmed holds up no other.
+    /// See [`Store::trim`](crate::store::Store::trim). Also deletes the remains of ended subscriptions.
+    /// Stops when its time is up; the next call continues. A channel that cannot be trimmed does not delay others.
     pub(super) async fn trim_channels(&self, channels: &[ChannelKey]) -> Result<u64, StoreError> {
         self.check_open()?;
         let until = Instant::now() + TIME_LIMIT;
@@ -164,9 +164,9 @@ impl MySqlStore {
         lease.finish(turn).await
     }
 
-    /// Deletes those of the channels that have no subscription, message or retained message left. They are
-    /// locked before that is looked at for good: whoever is about to use one has it locked, or will
-    /// find that it is gone.
+    /// Deletes channels that have no subscription, message or retained message left. They are
+    /// locked before the final check: a transaction that is about to use a channel has locked it, or will
+    /// find it deleted.
     async fn forget_channels(&self, keys: &[ChannelKey]) -> Result<(), StoreError> {
         let mut lease = self.connections.lease().await?;
         let forgotten = limited(async {
@@ -179,8 +179,8 @@ impl MySqlStore {
         lease.finish(forgotten).await
     }
 
-    /// Looks through some channels for what this store does not know of: left behind by itself before it was
-    /// opened, or by another that is gone.
+    /// Searches some channels for remains that this store does not know of: those of an earlier process, or of
+    /// another store that has ended.
     async fn search_some(&self) -> Result<(), StoreError> {
         let after = {
             let search = self.to_trim.search();
@@ -231,7 +231,7 @@ async fn search(
     Ok((found, last.map(|key| key.0)))
 }
 
-/// Trims channels for so long, and one statement at least.
+/// Trims channels for this time, and with at least one statement.
 async fn delete_turn(
     connection: &mut MySqlConnection,
     keys: &[ChannelKey],
@@ -250,7 +250,7 @@ async fn delete_turn(
     Ok(Turn { deleted, done, empty })
 }
 
-/// The channels that have messages behind every cursor; and those that will have nothing left without them.
+/// The channels that have messages that all cursors have passed; and those that will be empty without them.
 async fn behind_every_cursor(
     connection: &mut MySqlConnection,
     keys: &[ChannelKey],
