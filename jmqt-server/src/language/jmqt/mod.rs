@@ -46,7 +46,9 @@ pub(super) async fn handle(shared: &Shared, session: &mut Session, text: &[u8]) 
     }
     match decoded {
         // The most frequent packets, with as few moves as possible.
-        Ok(Packet::Pub(publish)) if let Some(member) = &session.member => {
+        Ok(Packet::Pub(publish)) if session.member.is_some() => {
+            // An `if let` guard would need Rust 1.95.
+            let Some(member) = &session.member else { return CONTINUE };
             let client = member.client.clone();
             session.good_packet();
             handle_pub(shared, session, &client, &publish).await
