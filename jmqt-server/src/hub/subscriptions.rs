@@ -317,8 +317,8 @@ impl Hub {
         &self,
         channel: &ChannelName,
     ) -> Result<Option<RetainedPush>, HubError> {
-        // One on its way to the store was published before, so it must be seen. The read itself is none of the
-        // commit queue's business: it would hold up everybody's publishes.
+        // A retained message on its way to the store was published before, so the subscriber must see it. The read does
+        // not pass the commit queue, where it would delay all publishes.
         if self.queue.has_retained(channel) {
             self.retained_fence(channel).await?;
         }
