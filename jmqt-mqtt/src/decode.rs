@@ -3,11 +3,12 @@
 use crate::error::{DecodeError, Violation};
 use crate::frame::Frame;
 use crate::packet::{
-    Ack, Auth, Codes, ConnAck, Connect, Delivery, Disconnect, Filters, Names, Packet, Publish,
-    RetainHandling, Subscribe, SubscribeOptions, Unsubscribe, Will,
+    Ack, Auth, Codes, ConnAck, Connect, Delivery, Disconnect, Filters, Names, Packet, Publish, Subscribe,
+    SubscribeOptions, Unsubscribe, Will, check_topic,
 };
 use crate::packet_type::PacketType;
-use crate::property::{Place, Properties, has_wildcard};
+use crate::property::Properties;
+use crate::property_id::Place;
 use crate::read::Reader;
 use crate::reason::ReasonCode;
 use crate::version::{Qos, Sender, Version};
@@ -240,17 +241,6 @@ fn publish<'a>(
     Ok(Publish { delivery, retain, topic, properties, payload: reader.rest() })
 }
 
-/// What every topic name is held to; the rest is for `TopicName`.
-pub(crate) fn check_topic(topic: &str, properties: Properties<'_>) -> Result<(), Violation> {
-    if topic.is_empty() && properties.topic_alias().is_none() {
-        return Err(Violation::TopicEmpty);
-    }
-    if has_wildcard(topic) {
-        return Err(Violation::TopicWildcard);
-    }
-    Ok(())
-}
-
 fn ack(
     mut reader: Reader<'_>,
     kind: PacketType,
@@ -298,31 +288,12 @@ fn subscribe<'a>(
     }
     while !reader.is_empty() {
         let filter = reader.string()?;
-        let options = options(reader.byte()?, version)?;
+        let options = SubscribeOptions::read(reader.byte()?, version)?;
         if options.no_local && filter.starts_with("$share/") {
             return Err(Violation::NoLocalShared);
         }
     }
     Ok(Subscribe { id, properties, filters: Filters { block } })
-}
-
-/// The options byte of a SUBSCRIBE (3.8.3.1).
-pub(crate) fn options(bits: u8, version: Version) -> Result<SubscribeOptions, Violation> {
-    let reserved = if version.has_properties() { 0b1100_0000 } else { 0b1111_1100 };
-    if bits & reserved != 0 {
-        return Err(Violation::SubscriptionOptions);
-    }
-    Ok(SubscribeOptions {
-        qos: Qos::from_bits(bits & 0b11).ok_or(Violation::SubscriptionQos)?,
-        no_local: bits & 0b100 != 0,
-        retain_as_published: bits & 0b1000 != 0,
-        retain_handling: match bits >> 4 & 0b11 {
-            0 => RetainHandling::Send,
-            1 => RetainHandling::SendIfNew,
-            2 => RetainHandling::DoNotSend,
-            _ => return Err(Violation::RetainHandling),
-        },
-    })
 }
 
 fn unsubscribe<'a>(

@@ -1,15 +1,15 @@
 //! [`Packet`] to bytes. What a receiver would refuse is not written.
 
-use crate::decode::check_topic;
 use crate::error::{EncodeError, Violation};
 use crate::packet::{
-    Ack, Codes, ConnAck, Connect, Packet, Publish, Subscribe, SubscribeOptions, Unsubscribe,
+    Ack, Codes, ConnAck, Connect, Packet, Publish, Subscribe, SubscribeOptions, Unsubscribe, check_topic,
 };
 use crate::packet_type::PacketType;
-use crate::property::{Properties, put_binary, put_string};
-use crate::read::{MAX_VARIABLE, Reader, put_variable};
+use crate::property::Properties;
+use crate::read::Reader;
 use crate::reason::ReasonCode;
 use crate::version::{Qos, Sender, Version};
+use crate::write::{MAX_VARIABLE, put_binary, put_string, put_variable};
 
 impl Packet<'_> {
     /// Appends the packet to `out`. A CONNECT is written in the version that it names itself.

@@ -1,7 +1,7 @@
 //! What can be wrong with a packet, which statement of the specification says so, and what the sender is answered.
 
 use crate::packet_type::PacketType;
-use crate::property::PropertyId;
+use crate::property_id::PropertyId;
 use crate::reason::ReasonCode;
 use crate::version::Version;
 

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use crate::escape::{inner_level_to_name, topic_to_name};
-use crate::topic::{InvalidTopic, check_text};
+use crate::topic::{InvalidTopic, check_text, has_wildcard};
 use crate::trie::Level;
 
 /// A topic filter that has been checked: 1 to 2,048 bytes, at most 200 `/`, each wildcard alone in its level (4.7.1).
@@ -59,7 +59,7 @@ impl<'a> Filter<'a> {
     /// Whether it has `+` or `#`. A filter without them is the name of one topic.
     #[must_use]
     pub fn has_wildcard(self) -> bool {
-        crate::property::has_wildcard(self.path)
+        has_wildcard(self.path)
     }
 
     /// The JMQT name of the one topic that a filter without wildcards matches; `None` if it has wildcards.

@@ -10,11 +10,13 @@ mod packet;
 mod packet_type;
 pub mod payload;
 mod property;
+mod property_id;
 mod read;
 mod reason;
 mod topic;
 mod trie;
 mod version;
+mod write;
 
 pub use encode::Patches;
 pub use error::{Answer, DecodeError, EncodeError, Violation};
@@ -26,7 +28,8 @@ pub use packet::{
     Publish, RetainHandling, Subscribe, SubscribeOptions, Unsubscribe, Will,
 };
 pub use packet_type::PacketType;
-pub use property::{Place, Properties, Property, PropertyBuf, PropertyId, SubscriptionId};
+pub use property::{Properties, Property, PropertyBuf, SubscriptionId};
+pub use property_id::{Place, PropertyId};
 pub use read::PacketId;
 pub use reason::ReasonCode;
 pub use topic::{InvalidTopic, MAX_SEPARATORS, MAX_TOPIC_BYTES, TopicName, TopicUse, is_presentable};

@@ -3,12 +3,14 @@
 //! Strings and data are slices of the bytes that were decoded. Somebody who holds these in a `Bytes` makes an owned piece of
 //! it with `Bytes::slice_ref(publish.payload)`, without a copy.
 
-use crate::error::EncodeError;
+use crate::error::{EncodeError, Violation};
 use crate::packet_type::PacketType;
-use crate::property::{Properties, put_string};
+use crate::property::Properties;
 use crate::read::{PacketId, Reader};
 use crate::reason::ReasonCode;
+use crate::topic::has_wildcard;
 use crate::version::{Qos, Version};
+use crate::write::put_string;
 
 /// One packet (3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -205,6 +207,17 @@ impl Publish<'_> {
     }
 }
 
+/// Checks what the topic of every PUBLISH and will must have; [`TopicName`](crate::TopicName) checks the rest.
+pub(crate) fn check_topic(topic: &str, properties: Properties<'_>) -> Result<(), Violation> {
+    if topic.is_empty() && properties.topic_alias().is_none() {
+        return Err(Violation::TopicEmpty);
+    }
+    if has_wildcard(topic) {
+        return Err(Violation::TopicWildcard);
+    }
+    Ok(())
+}
+
 /// PUBACK, PUBREC, PUBREL or PUBCOMP (3.4 to 3.7).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ack<'a> {
@@ -261,6 +274,25 @@ pub enum RetainHandling {
 }
 
 impl SubscribeOptions {
+    /// Reads the options byte of a SUBSCRIBE.
+    pub(crate) fn read(bits: u8, version: Version) -> Result<Self, Violation> {
+        let reserved = if version.has_properties() { 0b1100_0000 } else { 0b1111_1100 };
+        if bits & reserved != 0 {
+            return Err(Violation::SubscriptionOptions);
+        }
+        Ok(Self {
+            qos: Qos::from_bits(bits & 0b11).ok_or(Violation::SubscriptionQos)?,
+            no_local: bits & 0b100 != 0,
+            retain_as_published: bits & 0b1000 != 0,
+            retain_handling: match bits >> 4 & 0b11 {
+                0 => RetainHandling::Send,
+                1 => RetainHandling::SendIfNew,
+                2 => RetainHandling::DoNotSend,
+                _ => return Err(Violation::RetainHandling),
+            },
+        })
+    }
+
     /// Only the QoS, which is all that the versions before 5.0 can ask for.
     #[must_use]
     pub const fn of_qos(qos: Qos) -> Self {
@@ -293,7 +325,7 @@ impl<'a> Filters<'a> {
         // The block has been checked: an error cannot come.
         std::iter::from_fn(move || {
             let filter = reader.string().ok()?;
-            crate::decode::options(reader.byte().ok()?, Version::V5).ok().map(|options| (filter, options))
+            SubscribeOptions::read(reader.byte().ok()?, Version::V5).ok().map(|options| (filter, options))
         })
     }
 }

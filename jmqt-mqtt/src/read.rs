@@ -4,9 +4,6 @@ use std::num::NonZeroU16;
 
 use crate::error::Violation;
 
-/// The largest variable byte integer (1.5.5).
-pub(crate) const MAX_VARIABLE: u32 = 268_435_455;
-
 /// A packet identifier: 1 to 65,535 (2.2.1).
 pub type PacketId = NonZeroU16;
 
@@ -113,13 +110,4 @@ pub(crate) fn variable(bytes: &[u8]) -> Result<Option<Variable>, Violation> {
         }
     }
     if bytes.len() < 4 { Ok(None) } else { Err(Violation::LengthTooLong) }
-}
-
-/// Appends a variable byte integer, which is at most [`MAX_VARIABLE`], in its shortest form.
-pub(crate) fn put_variable(mut value: u32, out: &mut Vec<u8>) {
-    while value > 0x7F {
-        out.push(value as u8 & 0x7F | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
 }

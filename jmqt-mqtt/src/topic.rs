@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 
 use crate::escape::{topic_to_client, topic_to_name};
-use crate::property::has_wildcard;
 use crate::reason::ReasonCode;
 
 /// The longest topic and filter, in bytes.
@@ -134,6 +133,11 @@ impl<'a> TopicName<'a> {
             _ => TopicUse::Control(topic_to_name(self.0)),
         }
     }
+}
+
+/// Whether a topic or filter has a `+` or `#`.
+pub(crate) fn has_wildcard(topic: &str) -> bool {
+    memchr::memchr2(b'+', b'#', topic.as_bytes()).is_some()
 }
 
 /// What topic names and filters have in common (4.7.3).

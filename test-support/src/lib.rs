@@ -10,11 +10,13 @@
 mod client;
 mod log;
 mod program;
+mod source;
 
 use std::time::{Duration, Instant};
 
 pub use client::{Client, field, frame};
 pub use program::{Program, command, find, run};
+pub use source::{SourceFile, circular_imports, paths_from, source_files};
 
 /// How long anything that is waited for may take. Generous: it only ends tests that have failed.
 pub const DEADLINE: Duration = Duration::from_secs(30);
