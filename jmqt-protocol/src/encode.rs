@@ -98,6 +98,9 @@ impl Packet<'_> {
     }
 }
 
+/// The member `jt` of a push, to be written behind its `dt`: the data is literally the payload of an MQTT message.
+pub const LITERAL: &[u8] = br#","jt":1"#;
+
 /// The pushes of one channel by one publisher: all but the payload and the id, written once (§7.m).
 ///
 /// ```

@@ -25,7 +25,7 @@ mod frame;
 mod packet;
 
 pub use decode::{DecodeError, Echo, decode};
-pub use encode::{PushFrame, escape_into};
+pub use encode::{LITERAL, PushFrame, escape_into};
 pub use frame::{NUL, NulDecoder, PacketTooLarge};
 pub use jmqt_core::{
     AuthToken, ChannelKind, ChannelName, ClientId, DisconnectCode, InvalidChannel, InvalidClientId,

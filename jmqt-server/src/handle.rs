@@ -15,7 +15,7 @@ use crate::connection::{CloseReason, ConnectionInfo};
 use crate::counters::CountersSnapshot;
 use crate::disconnect::Disconnect;
 use crate::hub::{Hub, Recorded};
-use crate::message::{Json, Message};
+use crate::message::{Data, Message};
 
 pub(crate) use detached::Detached;
 pub use error::HandleError;
@@ -76,7 +76,7 @@ impl Publish {
             ChannelKind::PeerToPeer => Retain::No,
             ChannelKind::Plain => self.retain,
         };
-        let data = Json::checked_before(self.data);
+        let data = Data::checked_before(self.data);
         Ok(Message { channel: self.channel, sender: None, data, qos: self.qos, retain })
     }
 }

@@ -86,6 +86,7 @@
 )]
 
 mod admission;
+mod attributes;
 mod budget;
 mod bus;
 pub mod config;

@@ -1,11 +1,14 @@
 //! Messages inside the server, independent of the client's language: the hub passes them on, the store keeps them,
 //! and the bus carries them. `wire` encodes them for clients.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use bytes::Bytes;
 use jmqt_core::{ChannelName, ClientId, Payload, Qos, Retain};
+use jmqt_mqtt::payload::{self, Content, Declared};
 
+use crate::attributes::{Attributes, DataForm};
 use crate::budget::Share;
 use crate::store::{ChannelKey, LogPlace, Seq};
 
@@ -19,49 +22,132 @@ pub(crate) struct Message {
     pub(crate) channel: ChannelName,
     /// `None` for messages of the server.
     pub(crate) sender: Option<ClientId>,
-    pub(crate) data: Json,
+    pub(crate) data: Data,
     pub(crate) qos: Qos,
     pub(crate) retain: Retain,
 }
 
-/// The text of one JSON value, validated when it entered the server. Cheap to clone.
+/// The data of a message, in the form in which it was published. Cheap to clone.
+///
+/// A subscriber that speaks the publisher's language receives the same bytes. For the other language they are
+/// converted: [`Data::json`] for JMQT, [`Data::payload`] for MQTT.
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Json(Bytes);
+pub(crate) struct Data {
+    bytes: Bytes,
+    attributes: Attributes,
+}
 
-impl std::fmt::Debug for Json {
+impl std::fmt::Debug for Data {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Json({} bytes)", self.0.len()) // data must not be logged
+        write!(f, "Data({} bytes)", self.bytes.len()) // data must not be logged
     }
 }
 
-impl Json {
+impl Data {
     /// Copies a payload that a decoder has validated.
     pub(crate) fn copy_of(payload: Payload<'_>) -> Self {
-        Self(Bytes::copy_from_slice(payload.as_str().as_bytes()))
+        Self::checked_before(Bytes::copy_from_slice(payload.as_str().as_bytes()))
     }
 
     /// Validates data that does not come from a client, but from the store.
-    pub(crate) fn parse(data: Bytes) -> Option<Self> {
-        let is_json = std::str::from_utf8(&data).is_ok_and(|text| Payload::parse(text).is_ok());
-        is_json.then_some(Self(data))
+    pub(crate) fn parse(bytes: Bytes, attributes: Attributes) -> Option<Self> {
+        let is_intact = match attributes.form() {
+            DataForm::Json | DataForm::LiteralJson => {
+                std::str::from_utf8(&bytes).is_ok_and(|text| Payload::parse(text).is_ok())
+            }
+            DataForm::Bytes | DataForm::Text | DataForm::DeclaredJson | DataForm::Binary => true,
+        };
+        is_intact.then_some(Self { bytes, attributes })
     }
 
-    /// Wraps bytes of an earlier [`Json`], from the store's queue or another node.
-    pub(crate) fn checked_before(data: Bytes) -> Self {
-        Self(data)
+    /// Wraps JSON text of earlier [`Data`].
+    pub(crate) fn checked_before(bytes: Bytes) -> Self {
+        Self { bytes, attributes: Attributes::NONE }
     }
 
+    /// Wraps data with its attributes: from a client, from the store's queue, or from another node.
+    pub(crate) fn new(bytes: Bytes, attributes: Attributes) -> Self {
+        Self { bytes, attributes }
+    }
+
+    /// The bytes in the form in which the message was published.
     pub(crate) fn as_bytes(&self) -> &[u8] {
-        &self.0
+        &self.bytes
     }
 
-    pub(crate) fn into_bytes(self) -> Bytes {
-        self.0
+    pub(crate) fn attributes(&self) -> &Attributes {
+        &self.attributes
     }
 
+    pub(crate) fn into_parts(self) -> (Bytes, Attributes) {
+        (self.bytes, self.attributes)
+    }
+
+    /// The data as JSON, for JMQT clients and the application.
+    pub(crate) fn json(&self) -> Json<'_> {
+        json_of(&self.bytes, &self.attributes)
+    }
+
+    /// The payload for MQTT clients.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the encoder of MQTT"))]
+    pub(crate) fn payload(&self) -> Content<'_> {
+        payload_of(&self.bytes, &self.attributes)
+    }
+}
+
+/// Data as JSON text.
+pub(crate) struct Json<'a> {
+    pub(crate) text: Cow<'a, [u8]>,
+    /// `jt`: the payload of the message is literally this text.
+    pub(crate) literal: bool,
+}
+
+impl Json<'_> {
     /// Converts to the text type of the application. Reads every byte.
     pub(crate) fn to_payload(&self) -> Payload<'_> {
-        std::str::from_utf8(&self.0).ok().and_then(|text| Payload::parse(text).ok()).unwrap_or(Payload::NULL)
+        std::str::from_utf8(&self.text)
+            .ok()
+            .and_then(|text| Payload::parse(text).ok())
+            .unwrap_or(Payload::NULL)
+    }
+}
+
+/// Data with these attributes as JSON.
+pub(crate) fn json_of<'a>(bytes: &'a [u8], attributes: &Attributes) -> Json<'a> {
+    let declared = match attributes.form() {
+        DataForm::Json => return Json { text: Cow::Borrowed(bytes), literal: false },
+        DataForm::LiteralJson => return Json { text: Cow::Borrowed(bytes), literal: true },
+        DataForm::Bytes => Declared::Nothing,
+        DataForm::Text => Declared::Text,
+        DataForm::DeclaredJson => Declared::Json,
+        DataForm::Binary => Declared::Binary,
+    };
+    let converted = payload::to_data(bytes, declared);
+    let text = match converted.json {
+        Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
+        Cow::Owned(text) => Cow::Owned(text.into_bytes()),
+    };
+    Json { text, literal: converted.literal }
+}
+
+/// Data with these attributes as the payload of an MQTT message.
+pub(crate) fn payload_of<'a>(bytes: &'a [u8], attributes: &Attributes) -> Content<'a> {
+    let literal = match attributes.form() {
+        DataForm::Json => false,
+        DataForm::LiteralJson => true,
+        form => {
+            let declared = match form {
+                DataForm::Text => Declared::Text,
+                DataForm::DeclaredJson => Declared::Json,
+                DataForm::Binary => Declared::Binary,
+                _ => Declared::Nothing,
+            };
+            return Content { bytes: Cow::Borrowed(bytes), declared };
+        }
+    };
+    match std::str::from_utf8(bytes).ok().and_then(|text| Payload::parse(text).ok()) {
+        Some(json) => payload::to_payload(json, literal),
+        None => Content { bytes: Cow::Borrowed(bytes), declared: Declared::Nothing },
     }
 }
 
@@ -94,14 +180,14 @@ impl PushId {
 pub(crate) struct LoggedPush {
     pub(crate) id: PushId,
     pub(crate) sender: Option<ClientId>,
-    pub(crate) data: Json,
+    pub(crate) data: Data,
 }
 
 /// The retained message of a channel.
 #[derive(Debug)]
 pub(crate) struct RetainedPush {
     pub(crate) sender: Option<ClientId>,
-    pub(crate) data: Json,
+    pub(crate) data: Data,
     /// Its share of MAX_TOTAL_OUTBOUND_BYTES until it is in a client's queue.
     pub(crate) counted: Option<Share>,
 }
@@ -131,17 +217,18 @@ impl Pieces {
     }
 }
 
-/// QoS 0 messages of one channel and publisher. In each piece of the buffer, a fixed number of bytes precede and
-/// follow the data: the rest of a packet, or the length that the bus adds.
+/// QoS 0 messages of one channel and publisher, with the same attributes. In each piece of the buffer, a fixed number
+/// of bytes precede and follow the data: the rest of a packet, or the length that the bus adds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Run {
+    pub(crate) attributes: Attributes,
     pub(crate) pieces: Pieces,
     pub(crate) before: usize,
     pub(crate) behind: usize,
 }
 
 impl Run {
-    /// The JSON texts.
+    /// The data of each message.
     pub(crate) fn data(&self) -> impl Iterator<Item = &[u8]> {
         let mut start = 0;
         self.pieces.ends.iter().map(move |&end| {
@@ -164,7 +251,7 @@ mod tests {
     #[test]
     fn the_data_of_a_run_is_found_in_its_pieces() {
         let pieces = Pieces { bytes: Bytes::from_static(b"<1>.<22>.<>."), ends: [4, 9, 12].into() };
-        let run = Run { pieces, before: 1, behind: 2 };
+        let run = Run { attributes: Attributes::NONE, pieces, before: 1, behind: 2 };
         assert_eq!(run.data().collect::<Vec<_>>(), [&b"1"[..], b"22", b""]);
     }
 
@@ -173,8 +260,33 @@ mod tests {
         for (data, is_json) in
             [(&b"1"[..], true), (b"{\"a\":[]}", true), (b"1 2", false), (b"\"\xff\"", false)]
         {
-            assert_eq!(Json::parse(Bytes::from_static(data)).is_some(), is_json);
+            assert_eq!(Data::parse(Bytes::from_static(data), Attributes::NONE).is_some(), is_json);
         }
-        assert_eq!(Json::parse(Bytes::from_static(b"[1]")).unwrap().to_payload().as_str(), "[1]");
+        let one = Data::parse(Bytes::from_static(b"[1]"), Attributes::NONE).unwrap();
+        assert_eq!(one.json().to_payload().as_str(), "[1]");
+    }
+
+    #[test]
+    fn data_is_converted_for_the_other_language() {
+        let data = |bytes: &'static [u8], form| {
+            let content = crate::attributes::Values { form, ..Default::default() };
+            Data::parse(Bytes::from_static(bytes), Attributes::new(content)).unwrap()
+        };
+        for (bytes, form, json, literal) in [
+            (&b"21.5"[..], DataForm::Bytes, &b"21.5"[..], false),
+            (b"21.5", DataForm::Text, b"\"21.5\"", false),
+            (b"ON", DataForm::Bytes, b"\"ON\"", false),
+            (b"\"ON\"", DataForm::Bytes, b"\"ON\"", true),
+            (b"\xff", DataForm::Bytes, b"{\"$b64\":\"/w==\"}", false),
+            (b"1", DataForm::Binary, b"{\"$b64\":\"MQ==\"}", false),
+            (b"\"ON\"", DataForm::LiteralJson, b"\"ON\"", true),
+        ] {
+            let data = data(bytes, form);
+            let converted = data.json();
+            assert_eq!((&*converted.text, converted.literal), (json, literal), "{bytes:?} {form:?}");
+            assert_eq!(&*data.payload().bytes, bytes);
+        }
+        let on = Data::parse(Bytes::from_static(b"\"ON\""), Attributes::NONE).unwrap();
+        assert_eq!(&*on.payload().bytes, b"ON");
     }
 }

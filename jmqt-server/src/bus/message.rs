@@ -11,13 +11,14 @@ use bytes::{Buf, BufMut, Bytes};
 use jmqt_core::{ChannelName, ClientId, DisconnectCode};
 use serde::{Deserialize, Serialize};
 
+use crate::attributes::Attributes;
 use crate::connection::{ConnectionInfo, Protocol};
 use crate::disconnect::Disconnect;
-use crate::message::{Json, LoggedPush, Pieces, PushId, Run, place};
+use crate::message::{Data, LoggedPush, Pieces, PushId, Run, place};
 use crate::store::{ChannelKey, Epoch, LogPlace, Seq, Stamp};
 
 /// The first byte of every message.
-const VERSION: u8 = 4;
+const VERSION: u8 = 5;
 const QOS0: u8 = 0;
 const QOS1: u8 = 1;
 const CONTROL: u8 = 2;
@@ -314,6 +315,7 @@ pub(crate) fn encode_qos0(
     let mut out = header(from, QOS0, 4 + names + run.pieces.bytes.len());
     put_text(&mut out, channel.as_str());
     put_sender(&mut out, sender);
+    put_attributes(&mut out, &run.attributes);
     let header = out.len();
     for data in run.data() {
         put_data(&mut out, data);
@@ -341,6 +343,7 @@ pub(crate) fn encode_qos1(from: Speaker, channel: &ChannelName, messages: &[Logg
             }
         }
         put_sender(&mut out, message.sender.as_ref());
+        put_attributes(&mut out, message.data.attributes());
         put_data(&mut out, message.data.as_bytes());
     }
     out
@@ -409,6 +412,7 @@ fn check_seq(seq: u64) -> Result<(), NotAMessage> {
 fn decode_qos0(mut payload: Bytes) -> Result<Messages, NotAMessage> {
     let channel = take_channel(&mut payload)?;
     let sender = take_sender(&mut payload)?;
+    let attributes = take_attributes(&mut payload)?;
     let mut ends = Vec::new();
     let mut rest = &payload[..];
     while !rest.is_empty() {
@@ -417,7 +421,7 @@ fn decode_qos0(mut payload: Bytes) -> Result<Messages, NotAMessage> {
         ends.push(place(payload.len() - rest.len()));
     }
     let pieces = Pieces { bytes: payload, ends: ends.into() };
-    Ok(Messages { channel, sender, run: Run { pieces, before: LENGTH_BYTES, behind: 0 } })
+    Ok(Messages { channel, sender, run: Run { attributes, pieces, before: LENGTH_BYTES, behind: 0 } })
 }
 
 fn decode_qos1(mut payload: Bytes) -> Result<LoggedMessages, NotAMessage> {
@@ -442,15 +446,31 @@ fn decode_qos1(mut payload: Bytes) -> Result<LoggedMessages, NotAMessage> {
         if let PushId::Logged(LogPlace { seq, .. }) = id {
             check_seq(seq.0)?;
         }
+        let attributes = take_attributes(&mut payload)?;
         let length = number(payload.try_get_u32())?;
         // The seal proves that a node sent it, and that node has checked the JSON.
-        let data = Json::checked_before(take_bytes(&mut payload, length as usize)?);
+        let data = Data::new(take_bytes(&mut payload, length as usize)?, attributes);
         messages.push(LoggedPush { id, sender, data });
     }
     if !payload.is_empty() {
         return Err(NotAMessage("extra bytes after the last message"));
     }
     Ok(LoggedMessages { channel, messages })
+}
+
+fn put_attributes(out: &mut Vec<u8>, attributes: &Attributes) {
+    let encoded = attributes.encode().unwrap_or_default();
+    out.put_u32(place(encoded.len()));
+    out.extend_from_slice(&encoded);
+}
+
+fn take_attributes(payload: &mut Bytes) -> Result<Attributes, NotAMessage> {
+    let length = number(payload.try_get_u32())? as usize;
+    if length == 0 {
+        return Ok(Attributes::NONE);
+    }
+    let encoded = take_bytes(payload, length)?;
+    Attributes::decode(&encoded).ok_or(NotAMessage("the message has invalid attributes"))
 }
 
 fn number<T>(taken: Result<T, bytes::TryGetError>) -> Result<T, NotAMessage> {
@@ -514,7 +534,7 @@ mod tests {
         let sender = ClientId::parse("alice").unwrap();
         // A run may have other bytes around each piece.
         let pieces = Pieces { bytes: Bytes::from_static(b"<1>;<22>;"), ends: [4, 9].into() };
-        let run = Run { pieces, before: 1, behind: 2 };
+        let run = Run { attributes: Attributes::NONE, pieces, before: 1, behind: 2 };
         for sender in [Some(sender), None] {
             let (mut payload, header) = encode_qos0(HERE, &channel("news"), sender.as_ref(), &run);
             assert_eq!(&payload[header..], b"\0\0\0\x011\0\0\0\x0222");
@@ -529,7 +549,7 @@ mod tests {
     fn qos1() -> LoggedMessages {
         let message = |id, sender: Option<&str>, data: &'static str| {
             let sender = sender.map(|sender| ClientId::parse(sender).unwrap());
-            LoggedPush { id, sender, data: Json::parse(data.into()).unwrap() }
+            LoggedPush { id, sender, data: Data::checked_before(data.into()) }
         };
         let place = LogPlace { key: ChannelKey(7), seq: Seq(i64::MAX as u64), stamp: Stamp(u64::MAX >> 1) };
         LoggedMessages {

@@ -191,7 +191,7 @@ impl Channel {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::{Json, PushId};
+    use crate::message::{Data, PushId};
     use crate::outbox::{LogState, Outbox, OutboxContext, Stage};
     use crate::store::{Epoch, LogPlace, Stamp};
     use crate::wire::{Form, IdSpace};
@@ -201,7 +201,7 @@ mod tests {
     }
 
     fn message(place: LogPlace) -> LoggedPush {
-        LoggedPush { id: PushId::Logged(place), sender: None, data: Json::parse("1".into()).unwrap() }
+        LoggedPush { id: PushId::Logged(place), sender: None, data: Data::checked_before("1".into()) }
     }
 
     #[test]

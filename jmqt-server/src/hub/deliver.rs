@@ -15,7 +15,7 @@ use super::fan_out::fan_out;
 use super::publish::peer;
 use super::{Arrival, DirtyOutboxes, Hub, Tag};
 use crate::bus::LoggedMessages;
-use crate::message::{Json, LoggedPush, PushId};
+use crate::message::{Data, LoggedPush, PushId};
 use crate::name_map::NameMap;
 use crate::outbox::Source;
 use crate::store::{NotCommitted, Operation, Outcome, Settled, SettledBatches};
@@ -130,7 +130,7 @@ impl Deliverer {
                         groups.len() - 1
                     });
                 }
-                let data = Json::checked_before(append.data);
+                let data = Data::new(append.data, append.attributes);
                 groups[group].messages.push(LoggedPush { id, sender: append.sender, data });
             }
             match settled.tag {

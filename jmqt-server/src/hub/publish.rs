@@ -8,8 +8,9 @@ use jmqt_core::{ChannelKind, ChannelName, ClientId, Qos, Retain, StatusCode};
 use super::channels::Members;
 use super::fan_out::fan_out;
 use super::{Cluster, DirtyOutboxes, Hub, HubError, Location, THE_SERVER, Tag};
+use crate::attributes::Attributes;
 use crate::log_limit::log_limited;
-use crate::message::{Json, Message};
+use crate::message::{Data, Message};
 use crate::outbox::{Flush, Outbox, Stage};
 use crate::store::{Append, Operation, Order, Outcome, PublishId, Source};
 use crate::wire::{Pushes, Receipt};
@@ -180,11 +181,14 @@ impl Hub {
 
 impl Message {
     fn into_operation(self, once: Option<PublishId>) -> Operation {
+        let log = self.qos != Qos::AtMostOnce;
+        let (data, attributes) = self.data.into_parts();
         Operation::Append(Append {
             channel: self.channel,
             sender: self.sender,
-            data: self.data.into_bytes(),
-            log: self.qos == Qos::AtLeastOnce,
+            data,
+            attributes,
+            log,
             retain: self.retain == Retain::Yes,
             once,
         })
@@ -210,16 +214,16 @@ pub(super) fn peer(channel: &ChannelName) -> &str {
     channel.as_str().strip_prefix('#').unwrap_or_default()
 }
 
-/// Checks that data from the store is JSON. Other data is not sent to clients.
-pub(super) fn intact(channel: &ChannelName, data: Bytes) -> Option<Json> {
-    let json = Json::parse(data);
-    if json.is_none() {
+/// Checks that data from the store has the form that its attributes name. Other data is not sent to clients.
+pub(super) fn intact(channel: &ChannelName, data: Bytes, attributes: Attributes) -> Option<Data> {
+    let data = Data::parse(data, attributes);
+    if data.is_none() {
         log_limited!(
             error, target: "jmqt::store", channel = %channel,
             "skipped a damaged message in the store: check the disk, and restore the database from a backup"
         );
     }
-    json
+    data
 }
 
 #[cfg(test)]
@@ -246,7 +250,7 @@ mod tests {
         };
         let hub = Hub::over(Double { commit: Box::new(commit), ..Double::default() });
         let message = |name: &str, qos, retain| {
-            let data = Json::checked_before(vec![b'1'; 1 << 20].into());
+            let data = Data::checked_before(vec![b'1'; 1 << 20].into());
             let channel = ChannelName::parse(name).unwrap();
             Message { channel, sender: None, data, qos, retain }
         };

@@ -178,8 +178,8 @@ impl Hub {
         };
         let Missing { subscription, key, .. } = missing;
         let pushes = messages.into_iter().filter_map(|message| {
-            let LoggedMessage { seq, stamp, sender, data } = message;
-            let data = intact(&subscription.channel, data)?;
+            let LoggedMessage { seq, stamp, sender, data, attributes } = message;
+            let data = intact(&subscription.channel, data, attributes)?;
             Some(LoggedPush { id: PushId::Logged(LogPlace { key: *key, seq, stamp }), sender, data })
         });
         let logged = LoggedPushes::new(self.context.ids, subscription.channel.clone(), pushes.collect());
@@ -196,6 +196,7 @@ mod tests {
     use jmqt_core::{ChannelName, ClientId};
 
     use super::*;
+    use crate::attributes::Attributes;
     use crate::outbox::{LogState, Stage};
     use crate::store::{Cursor, Double, Stamp, StoredSubscription};
 
@@ -237,7 +238,7 @@ mod tests {
     fn part(after: Seq, last: u64) -> LogPart {
         let message = |seq: u64| {
             let data = seq.to_string().into();
-            LoggedMessage { seq: Seq(seq), stamp: Stamp(1), sender: None, data }
+            LoggedMessage { seq: Seq(seq), stamp: Stamp(1), sender: None, data, attributes: Attributes::NONE }
         };
         LogPart { messages: (after.0 + 1..=last).map(message).collect(), last: Seq(last) }
     }

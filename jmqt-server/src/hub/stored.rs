@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use crate::counters::Counters;
 use crate::log_limit::log_limited;
-use crate::message::Json;
+use crate::message::Data;
 use crate::store::Append;
 
 /// The limit for the number of waiting messages.
@@ -22,7 +22,7 @@ const BYTES: usize = 64 << 20;
 pub(crate) struct Stored {
     pub(crate) channel: ChannelName,
     pub(crate) sender: Option<ClientId>,
-    pub(crate) data: Json,
+    pub(crate) data: Data,
     pub(crate) retain: Retain,
     /// Returns its bytes when dropped.
     _room: Room,
@@ -62,7 +62,7 @@ impl StoredQueue {
         let stored = Stored {
             channel: append.channel.clone(),
             sender: append.sender.clone(),
-            data: Json::checked_before(append.data.clone()),
+            data: Data::new(append.data.clone(), append.attributes.clone()),
             retain: if append.retain { Retain::Yes } else { Retain::No },
             _room: room,
         };
@@ -76,11 +76,20 @@ impl StoredQueue {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::attributes::Attributes;
 
     fn append(length: usize) -> Append {
         let data = vec![b'1'; length].into();
         let channel = ChannelName::parse("news").unwrap();
-        Append { channel, sender: None, data, log: true, retain: false, once: None }
+        Append {
+            channel,
+            sender: None,
+            data,
+            attributes: Attributes::NONE,
+            log: true,
+            retain: false,
+            once: None,
+        }
     }
 
     #[test]

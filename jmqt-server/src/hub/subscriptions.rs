@@ -14,7 +14,7 @@ use super::{CHANGE_LOCKS, Hub, HubError};
 use crate::budget::Share;
 use crate::connection::CloseReason;
 use crate::log_limit::log_limited;
-use crate::message::{Json, RetainedPush};
+use crate::message::{Data, RetainedPush};
 use crate::outbox::{LogState, Outbox, Stage, Subscription};
 use crate::store::{Operation, Outcome, Retained};
 
@@ -335,17 +335,18 @@ impl Hub {
         // Other nodes retain messages without telling this one.
         let cache = self.cluster.is_none().then(|| self.queue.cache());
         if let Some(retained) = cache.and_then(|cache| cache.find(channel)) {
-            let Retained { sender, data } = retained;
+            let Retained { sender, data, attributes } = retained;
             let counted = counted(&data);
-            return Ok(Some(RetainedPush { sender, data: Json::checked_before(data), counted }));
+            return Ok(Some(RetainedPush { sender, data: Data::new(data, attributes), counted }));
         }
         let retained = self.store.read_retained(channel).await.map_err(|error| self.store_failed(&error))?;
-        let Some(Retained { sender, data }) = retained else { return Ok(None) };
-        let Some(json) = intact(channel, data.clone()) else { return Ok(None) };
+        let Some(retained) = retained else { return Ok(None) };
+        let Retained { sender, data, attributes } = retained.clone();
+        let Some(data) = intact(channel, data, attributes) else { return Ok(None) };
         if let Some(cache) = cache {
-            cache.keep(ticket, channel, &Retained { sender: sender.clone(), data });
+            cache.keep(ticket, channel, &retained);
         }
-        Ok(Some(RetainedPush { sender, counted: counted(json.as_bytes()), data: json }))
+        Ok(Some(RetainedPush { sender, counted: counted(data.as_bytes()), data }))
     }
 
     /// Waits, for a limited time, until the outbound queues of all clients hold less than MAX_TOTAL_OUTBOUND_BYTES. A
@@ -408,6 +409,7 @@ mod tests {
     use jmqt_core::{Qos, Retain};
 
     use super::*;
+    use crate::attributes::Attributes;
     use crate::message::Message;
     use crate::store::Double;
 
@@ -418,7 +420,7 @@ mod tests {
         let read_retained = move |()| {
             counted.fetch_add(1, Ordering::SeqCst);
             let data = current.load(Ordering::SeqCst).to_string().into();
-            Ok(Some(Retained { sender: None, data }))
+            Ok(Some(Retained { sender: None, data, attributes: Attributes::NONE }))
         };
         let committed = Arc::clone(&version);
         let commit = move |batch: &[Operation]| {
@@ -433,7 +435,7 @@ mod tests {
                 let push = hub.retained_push(&news).await.unwrap().unwrap();
                 assert_eq!(push.data.as_bytes(), expected.to_string().as_bytes());
             }
-            let data = Json::checked_before("0".into());
+            let data = Data::checked_before("0".into());
             let (channel, sender, qos, retain) = (news.clone(), None, Qos::AtMostOnce, Retain::Yes);
             let message = Message { channel, sender, data, qos, retain };
             hub.submit_retained(message, None).await.unwrap();

@@ -3,7 +3,7 @@ use jmqt_protocol::Packet;
 
 use super::subscription::LogPosition;
 use super::*;
-use crate::message::{Json, LoggedPush, PushId, RetainedPush};
+use crate::message::{Data, LoggedPush, PushId, RetainedPush};
 use crate::store::{CURSOR_WINDOW, ChannelKey, Cursor, Epoch, LogPlace, Seq, Stamp, StoredSubscription};
 use crate::wire::{LoggedPushes, framed};
 
@@ -56,14 +56,14 @@ fn subscribe(outbox: &Arc<Outbox>, stage: Stage, log: LogState) -> Arc<Subscript
 fn logged(seqs: std::ops::RangeInclusive<u64>) -> LoggedPushes {
     let message = |seq: u64| {
         let id = PushId::Logged(LogPlace { key: ChannelKey(1), seq: Seq(seq), stamp: Stamp(9) });
-        LoggedPush { id, sender: None, data: Json::parse(seq.to_string().into()).unwrap() }
+        LoggedPush { id, sender: None, data: Data::checked_before(seq.to_string().into()) }
     };
     let (ids, channel) = (IdSpace::new(Epoch(1), 1), ChannelName::parse("news").unwrap());
     LoggedPushes::new(ids, channel, seqs.map(message).collect())
 }
 
 fn retained() -> RetainedPush {
-    RetainedPush { sender: None, data: Json::parse("\"retained\"".into()).unwrap(), counted: None }
+    RetainedPush { sender: None, data: Data::checked_before("\"retained\"".into()), counted: None }
 }
 
 fn stored(last: u64) -> StoredSubscription {

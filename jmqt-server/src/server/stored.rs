@@ -28,10 +28,11 @@ pub(super) async fn tell(
             message = messages.recv() => message,
         };
         let Some(message) = message else { return };
+        let json = message.data.json();
         let notice = StoredNotice::new(
             &message.channel,
             message.sender.as_ref(),
-            message.data.to_payload(),
+            json.to_payload(),
             message.retain,
             &shared.handle,
         );

@@ -388,9 +388,9 @@ impl Operation {
     /// The size of the payload and the names.
     fn bytes(&self) -> usize {
         match self {
-            Self::Append(Append { channel, sender, data, .. }) => {
+            Self::Append(Append { channel, sender, data, attributes, .. }) => {
                 let sender = sender.as_ref().map_or(0, |sender| sender.as_str().len());
-                data.len() + channel.as_str().len() + sender
+                data.len() + attributes.bytes() + channel.as_str().len() + sender
             }
             Self::Subscribe { client, channel } | Self::Unsubscribe { client, channel } => {
                 client.as_str().len() + channel.as_str().len()
@@ -427,6 +427,7 @@ mod tests {
     use jmqt_core::ChannelName;
 
     use super::*;
+    use crate::attributes::Attributes;
     use crate::store::{DatabaseError, Double};
 
     impl Tagged for () {
@@ -464,7 +465,15 @@ mod tests {
 
     fn append(to: &str, data: &str) -> Operation {
         let (channel, data) = (ChannelName::parse(to).unwrap(), data.to_owned().into());
-        Operation::Append(Append { channel, sender: None, data, log: true, retain: false, once: None })
+        Operation::Append(Append {
+            channel,
+            sender: None,
+            data,
+            attributes: Attributes::NONE,
+            log: true,
+            retain: false,
+            once: None,
+        })
     }
 
     fn retain(to: &str, data: &str) -> Operation {

@@ -40,6 +40,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use jmqt_core::{ChannelName, ClientId};
 
+pub use crate::attributes::{Attributes, DataForm, Values};
 pub use crate::config::{PendingLimits, RetainedLimits};
 pub use cluster::{ClusterStore, Entered, NodeBeat, SharedSession};
 pub(crate) use commit::{CommitQueue, NotCommitted, Order, Settled, SettledBatches, Tagged};
@@ -146,8 +147,10 @@ pub struct Append {
     pub channel: ChannelName,
     /// The publisher; `None` for the server.
     pub sender: Option<ClientId>,
-    /// The payload, JSON text, kept byte for byte.
+    /// The data, kept byte for byte.
     pub data: Bytes,
+    /// The form of the data, and what only MQTT knows.
+    pub attributes: Attributes,
     /// Log the message (QoS 1), if the channel has a persistent subscription at this point in the order.
     pub log: bool,
     /// Replace the retained message of the channel with this message.
@@ -195,8 +198,10 @@ pub struct StoredSubscription {
 pub struct Retained {
     /// The publisher; `None` for the server.
     pub sender: Option<ClientId>,
-    /// The payload, JSON text.
+    /// The data.
     pub data: Bytes,
+    /// The form of the data, and what only MQTT knows.
+    pub attributes: Attributes,
 }
 
 /// A logged message.
@@ -208,8 +213,10 @@ pub struct LoggedMessage {
     pub stamp: Stamp,
     /// The publisher; `None` for the server.
     pub sender: Option<ClientId>,
-    /// The payload, JSON text.
+    /// The data.
     pub data: Bytes,
+    /// The form of the data, and what only MQTT knows.
+    pub attributes: Attributes,
 }
 
 /// A part of a log, and the end of the log, read at one moment.

@@ -333,8 +333,9 @@ impl<'b> Plan<'b> {
             self.room.replace(before, Some(now));
             self.key(index, next_key);
             let channel = &mut self.channels[index];
-            let (sender, data) = (append.sender.clone(), append.data.clone());
-            (channel.retained_bytes, channel.retained) = (Some(now), Some(Retained { sender, data }));
+            let Append { sender, data, attributes, .. } = append.clone();
+            let retained = Retained { sender, data, attributes };
+            (channel.retained_bytes, channel.retained) = (Some(now), Some(retained));
             channel.retained_changed = true;
         }
         let channel = &mut self.channels[index];

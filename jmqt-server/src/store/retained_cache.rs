@@ -134,19 +134,20 @@ impl State {
 }
 
 fn size(channel: &ChannelName, retained: &Retained) -> usize {
-    retained.data.len() + 2 * channel.as_str().len() + OVERHEAD
+    retained.data.len() + retained.attributes.bytes() + 2 * channel.as_str().len() + OVERHEAD
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::attributes::Attributes;
 
     fn channel(name: &str) -> ChannelName {
         ChannelName::parse(name).unwrap()
     }
 
     fn message(bytes: usize) -> Retained {
-        Retained { sender: None, data: vec![b'1'; bytes].into() }
+        Retained { sender: None, data: vec![b'1'; bytes].into(), attributes: Attributes::NONE }
     }
 
     #[test] // protocol.md 2.12

@@ -1,12 +1,15 @@
 //! JMQT: packets as they are written to a socket or a WebSocket.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use jmqt_core::{ChannelName, ClientId, StatusCode};
-use jmqt_protocol::{NUL, Packet, PubAck, PushFrame};
+use jmqt_protocol::{LITERAL, NUL, Packet, PubAck, PushFrame};
 
 use super::Form;
 use super::ids::{IdSpace, IdText};
-use crate::message::{LoggedPush, Pieces, RetainedPush, Run, place};
+use crate::attributes::{Attributes, DataForm};
+use crate::message::{Data, Json, LoggedPush, Pieces, RetainedPush, Run, json_of, place};
 use crate::packet_trace;
 use crate::transport::{Framing, websocket_header};
 
@@ -124,13 +127,25 @@ impl Encoder {
     }
 }
 
+/// Data as the member `dt`, and `jt` if the data is literally the payload of an MQTT message.
+fn dt<'a>(data: &'a [u8], attributes: &Attributes) -> Cow<'a, [u8]> {
+    let Json { text, literal } = json_of(data, attributes);
+    if literal { [&text, LITERAL].concat().into() } else { text }
+}
+
+/// The same, without a copy of data that is JSON.
+fn shared_dt(data: Data) -> Bytes {
+    let (bytes, attributes) = data.into_parts();
+    if attributes.form() == DataForm::Json { bytes } else { dt(&bytes, &attributes).into_owned().into() }
+}
+
 /// Encodes QoS 0 messages.
 pub(super) fn encode_run(form: Form, channel: &ChannelName, sender: Option<&ClientId>, run: &Run) -> Pieces {
     let frame = frame(channel, sender);
     let count = run.pieces.ends.len();
     let mut encoder = Encoder::new(form, count, run.pieces.bytes.len() + count * (frame.overhead() + 1));
     for data in run.data() {
-        encoder.push(&frame, data, None);
+        encoder.push(&frame, &dt(data, &run.attributes), None);
     }
     encoder.finish()
 }
@@ -154,7 +169,11 @@ pub(super) fn encode_logged(
             sender = message.sender.as_ref();
             frame = self::frame(channel, sender);
         }
-        encoder.push(&frame, message.data.as_bytes(), Some(id_text.of(message.id)));
+        encoder.push(
+            &frame,
+            &dt(message.data.as_bytes(), message.data.attributes()),
+            Some(id_text.of(message.id)),
+        );
     }
     encoder.finish()
 }
@@ -181,7 +200,7 @@ pub(crate) struct RetainedPieces {
 
 pub(super) fn retained(form: Form, channel: &ChannelName, retained: RetainedPush) -> RetainedPieces {
     let RetainedPush { sender, data, counted: _ } = retained;
-    let (frame, data) = (frame(channel, sender.as_ref()), data.into_bytes());
+    let (frame, data) = (frame(channel, sender.as_ref()), shared_dt(data));
     let (before, mut tail) = frame.around_retained();
     let mut head = Vec::with_capacity(before.len() + 10);
     match form.framing() {
@@ -195,7 +214,7 @@ pub(super) fn retained(form: Form, channel: &ChannelName, retained: RetainedPush
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::{Json, PushId};
+    use crate::message::PushId;
     use crate::store::{ChannelKey, Epoch, LogPlace, Seq, Stamp};
 
     const IDS: fn() -> IdSpace = || IdSpace::new(Epoch(1), 7);
@@ -208,8 +227,8 @@ mod tests {
         Some(ClientId::parse("alice").unwrap())
     }
 
-    fn json(text: &str) -> Json {
-        Json::parse(text.to_owned().into()).unwrap()
+    fn json(text: &str) -> Data {
+        Data::parse(text.to_owned().into(), Attributes::NONE).unwrap()
     }
 
     #[test] // §9.b

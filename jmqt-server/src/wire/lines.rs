@@ -30,7 +30,7 @@ pub(super) fn encode_logged(ids: IdSpace, channel: &ChannelName, messages: &[Log
 
 pub(super) fn retained(channel: &ChannelName, retained: RetainedPush) -> RetainedPieces {
     let head = format!("KEPT {channel} ").into_bytes();
-    RetainedPieces { head, data: retained.data.into_bytes(), tail: b"\n".to_vec() }
+    RetainedPieces { head, data: retained.data.into_parts().0, tail: b"\n".to_vec() }
 }
 
 fn pieces(lines: impl Iterator<Item = String>) -> Pieces {

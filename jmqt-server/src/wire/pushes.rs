@@ -2,6 +2,7 @@
 
 use std::sync::OnceLock;
 
+use bytes::Bytes;
 use jmqt_core::{ChannelName, ClientId, Payload};
 use jmqt_protocol::{NUL, PushFrame};
 
@@ -9,6 +10,7 @@ use super::ids::IdSpace;
 #[cfg(test)]
 use super::lines;
 use super::{Form, jmqt};
+use crate::attributes::Attributes;
 use crate::message::{LoggedPush, Message, Pieces, Run, place};
 use crate::store::{ChannelKey, Seq};
 
@@ -35,13 +37,20 @@ pub(crate) struct Pushes {
 enum Source {
     /// Packets in [`Form::JmqtNul`].
     JmqtNul,
-    /// Messages from another node.
-    Bus,
+    /// The data alone: from another node, or from a client of another language.
+    Data,
 }
 
 impl Pushes {
     /// The push of one message of any QoS.
     pub(crate) fn of(message: &Message) -> Self {
+        let attributes = message.data.attributes();
+        if !attributes.is_none() {
+            let bytes = Bytes::copy_from_slice(message.data.as_bytes());
+            let pieces = Pieces { ends: [place(bytes.len())].into(), bytes };
+            let run = Run { attributes: attributes.clone(), pieces, before: 0, behind: 0 };
+            return Self::of_run(message.channel.clone(), message.sender.clone(), run);
+        }
         let mut pushes = PushesBuilder::new(&message.channel, message.sender.as_ref());
         pushes.push_text(message.data.as_bytes());
         pushes.finish()
@@ -49,7 +58,7 @@ impl Pushes {
 
     /// The pushes of messages from another node.
     pub(crate) fn of_run(channel: ChannelName, sender: Option<ClientId>, run: Run) -> Self {
-        Self { channel, sender, run, source: Source::Bus, forms: Forms::default() }
+        Self { channel, sender, run, source: Source::Data, forms: Forms::default() }
     }
 
     /// The messages, for other nodes.
@@ -64,7 +73,7 @@ impl Pushes {
             (Source::JmqtNul, Form::JmqtWebSocket) => {
                 self.forms.get(form, || jmqt::nul_to_websocket(&self.run.pieces))
             }
-            (Source::Bus, Form::JmqtNul | Form::JmqtWebSocket) => self
+            (Source::Data, Form::JmqtNul | Form::JmqtWebSocket) => self
                 .forms
                 .get(form, || jmqt::encode_run(form, &self.channel, self.sender.as_ref(), &self.run)),
             #[cfg(test)]
@@ -118,7 +127,7 @@ impl PushesBuilder {
         let before = self.frame.before().len();
         let behind = self.frame.overhead() - before + 1; // the NUL
         let pieces = Pieces { bytes: self.text.into(), ends: self.ends.into() };
-        let run = Run { pieces, before, behind };
+        let run = Run { attributes: Attributes::NONE, pieces, before, behind };
         let Self { channel, sender, .. } = self;
         Pushes { channel, sender, run, source: Source::JmqtNul, forms: Forms::default() }
     }
@@ -172,8 +181,6 @@ impl LoggedPushes {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
 
     fn pushes(texts: &[&str]) -> Pushes {
@@ -202,8 +209,12 @@ mod tests {
         let here = pushes(&["1", &long]);
         assert_eq!(here.run().data().collect::<Vec<_>>(), [b"1", long.as_bytes()]);
         let bytes = format!("..1..{long}").into();
-        let run =
-            Run { pieces: Pieces { bytes, ends: [3, 5 + place(long.len())].into() }, before: 2, behind: 0 };
+        let run = Run {
+            attributes: Attributes::NONE,
+            pieces: Pieces { bytes, ends: [3, 5 + place(long.len())].into() },
+            before: 2,
+            behind: 0,
+        };
         let (news, alice) = (ChannelName::parse("news").unwrap(), ClientId::parse("alice").unwrap());
         let elsewhere = Pushes::of_run(news, Some(alice), run);
         for form in [Form::JmqtNul, Form::JmqtWebSocket] {

@@ -10,9 +10,9 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use jmqt_protocol::{ChannelName, ClientId};
 use jmqt_server::store::{
-    Append, CURSOR_WINDOW, ChannelKey, Cursor, CursorUpdate, Dropped, Epoch, Expired, LogPart, LogPlace,
-    LoggedMessage, Operation, Outcome, PendingLimits, PublishId, PublisherId, Retained, RetainedLimits, Seq,
-    SessionRow, Stamp, Store, StoreError, StoredSubscription, Swept,
+    Append, Attributes, CURSOR_WINDOW, ChannelKey, Cursor, CursorUpdate, Dropped, Epoch, Expired, LogPart,
+    LogPlace, LoggedMessage, Operation, Outcome, PendingLimits, PublishId, PublisherId, Retained,
+    RetainedLimits, Seq, SessionRow, Stamp, Store, StoreError, StoredSubscription, Swept,
 };
 
 /// One database, which a store can be opened on again and again.
@@ -41,7 +41,15 @@ fn client(id: &str) -> ClientId {
 fn message(to: &str, data: &str) -> Append {
     let data = Bytes::copy_from_slice(data.as_bytes());
     let sender = Some(client("publisher"));
-    Append { channel: channel(to), sender, data, log: true, retain: false, once: None }
+    Append {
+        channel: channel(to),
+        sender,
+        data,
+        attributes: Attributes::NONE,
+        log: true,
+        retain: false,
+        once: None,
+    }
 }
 
 /// A QoS 1 publish.
@@ -73,7 +81,7 @@ async fn kept(store: &dyn Store, name: &str) -> Option<Retained> {
 
 fn retained(data: &str) -> Option<Retained> {
     let data = Bytes::copy_from_slice(data.as_bytes());
-    Some(Retained { sender: Some(client("publisher")), data })
+    Some(Retained { sender: Some(client("publisher")), data, attributes: Attributes::NONE })
 }
 
 async fn one(store: &dyn Store, operation: Operation) -> Outcome {
@@ -262,9 +270,17 @@ async fn payloads_and_senders_are_kept_byte_for_byte(on: &dyn Database) {
             let outcome = one(&*store, Operation::Append(append)).await;
             let Outcome::Appended(Some(LogPlace { seq, stamp, .. })) = outcome else { panic!("{outcome:?}") };
             let logged = store.read_log(key, Seq(seq.0 - 1), 10, usize::MAX).await.unwrap().messages;
-            let expected = LoggedMessage { seq, stamp, sender: sender.clone(), data: data.clone() };
+            let expected = LoggedMessage {
+                seq,
+                stamp,
+                sender: sender.clone(),
+                data: data.clone(),
+                attributes: Attributes::NONE,
+            };
             assert!(logged == [expected], "of {} bytes", data.len());
-            assert!(kept(&*store, "news").await == Some(Retained { sender, data }));
+            assert!(
+                kept(&*store, "news").await == Some(Retained { sender, data, attributes: Attributes::NONE })
+            );
         }
     }
 }
@@ -1194,7 +1210,7 @@ impl Model {
             (Operation::Append(append), Outcome::Appended(place)) => {
                 if append.retain {
                     let (sender, data) = (append.sender.clone(), append.data.clone());
-                    it.retained = Some(Retained { sender, data });
+                    it.retained = Some(Retained { sender, data, attributes: Attributes::NONE });
                 }
                 if append.log && !it.subscriptions.is_empty() {
                     it.last += 1;
@@ -1253,7 +1269,15 @@ impl Dice {
                 let data = Bytes::from(count.to_string());
                 let sender = (self.roll(4) > 0).then(|| client(&who));
                 let (log, retain) = (self.roll(8) > 0, self.roll(6) == 0);
-                Operation::Append(Append { channel: channel(&name), sender, data, log, retain, once: None })
+                Operation::Append(Append {
+                    channel: channel(&name),
+                    sender,
+                    data,
+                    attributes: Attributes::NONE,
+                    log,
+                    retain,
+                    once: None,
+                })
             }
             8..11 => subscribe(&who, &name),
             11..13 => unsubscribe(&who, &name),
@@ -1687,7 +1711,7 @@ mod sqlite {
             let log = store.read_log(ChannelKey(3), Seq(0), 2, usize::MAX).await.unwrap().messages;
             let message = |seq, sender, data| {
                 let (seq, stamp, data) = (Seq(seq), Stamp::NONE, Bytes::from_static(data));
-                LoggedMessage { seq, stamp, sender, data }
+                LoggedMessage { seq, stamp, sender, data, attributes: Attributes::NONE }
             };
             assert_eq!(log, [message(1, Some(client("publisher")), b"1"), message(2, None, b"2")]);
             assert_eq!(store.epoch(), Epoch(7));

@@ -9,9 +9,9 @@ use bytes::Bytes;
 use jmqt_protocol::{ChannelName, ClientId};
 use jmqt_server::config::MySqlTls;
 use jmqt_server::store::{
-    Append, ChannelKey, ClusterStore, Cursor, CursorUpdate, Entered, LogPlace, MySqlOptions, MySqlStore,
-    NodeBeat, Operation, Outcome, PendingLimits, PublishId, PublisherId, RetainedLimits, Seq, SessionRow,
-    SharedSession, Stamp, Store, StoreError, StoredSubscription,
+    Append, Attributes, ChannelKey, ClusterStore, Cursor, CursorUpdate, Entered, LogPlace, MySqlOptions,
+    MySqlStore, NodeBeat, Operation, Outcome, PendingLimits, PublishId, PublisherId, RetainedLimits, Seq,
+    SessionRow, SharedSession, Stamp, Store, StoreError, StoredSubscription,
 };
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::mysql::MySqlConnection;
@@ -35,6 +35,7 @@ fn append(to: &str, data: &str) -> Operation {
         channel: channel(to),
         sender: None,
         data,
+        attributes: Attributes::NONE,
         log: true,
         retain: false,
         once: None,
@@ -47,6 +48,7 @@ fn retain(to: &str, data: &str) -> Operation {
         channel: channel(to),
         sender: None,
         data,
+        attributes: Attributes::NONE,
         log: false,
         retain: true,
         once: None,
@@ -67,7 +69,15 @@ fn publish(number: u64, to: &str) -> Operation {
     let once = Some(PublishId { publisher, number, receiver_is_away: false });
     let data = Bytes::from(number.to_string());
     let sender = Some(client("alice"));
-    Operation::Append(Append { channel: channel(to), sender, data, log: true, retain: false, once })
+    Operation::Append(Append {
+        channel: channel(to),
+        sender,
+        data,
+        attributes: Attributes::NONE,
+        log: true,
+        retain: false,
+        once,
+    })
 }
 
 async fn one(store: &MySqlStore, operation: Operation) -> Outcome {

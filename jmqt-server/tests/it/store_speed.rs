@@ -9,7 +9,7 @@ use bytes::Bytes;
 use jmqt_protocol::{ChannelName, ClientId};
 use jmqt_server::config::Synchronous;
 use jmqt_server::store::{
-    Append, ChannelKey, Cursor, CursorUpdate, MySqlStore, Operation, Outcome, Seq, SqliteOptions,
+    Append, Attributes, ChannelKey, Cursor, CursorUpdate, MySqlStore, Operation, Outcome, Seq, SqliteOptions,
     SqliteStore, Store,
 };
 
@@ -34,7 +34,15 @@ async fn measure(what: &str, store: Arc<dyn Store>, payload: usize) {
     let data = Bytes::from(format!("\"{}\"", "x".repeat(payload - 2)));
     let append = |i: usize| {
         let (channel, sender, data) = (channel(i % PUBLISHERS), publisher.clone(), data.clone());
-        Operation::Append(Append { channel, sender, data, log: true, retain: false, once: None })
+        Operation::Append(Append {
+            channel,
+            sender,
+            data,
+            attributes: Attributes::NONE,
+            log: true,
+            retain: false,
+            once: None,
+        })
     };
     let batch: Vec<_> = (0..BATCH).map(append).collect();
 

@@ -167,6 +167,7 @@ impl Outgoing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::attributes::Attributes;
     use crate::bus::message::{encode_control, encode_qos0};
     use crate::bus::{Body, BusMessage, Control, Speaker};
     use crate::message::{Pieces, Run, place};
@@ -177,7 +178,7 @@ mod tests {
     fn pushes(channel: &str, data: &[u8]) -> (Target, Vec<u8>, usize) {
         let channel = ChannelName::parse(channel).unwrap();
         let pieces = Pieces { bytes: data.to_vec().into(), ends: [place(data.len())].into() };
-        let run = Run { pieces, before: 0, behind: 0 };
+        let run = Run { attributes: Attributes::NONE, pieces, before: 0, behind: 0 };
         let (payload, header) = encode_qos0(SPEAKER, &channel, None, &run);
         (Target::Channel(channel), payload, header)
     }

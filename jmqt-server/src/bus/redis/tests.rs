@@ -11,9 +11,10 @@ use redis::aio::MultiplexedConnection;
 use tempfile::TempDir;
 
 use super::*;
+use crate::attributes::Attributes;
 use crate::bus::{Body, LoggedMessages};
 use crate::config::RedisMode;
-use crate::message::{Json, Pieces, PushId, place};
+use crate::message::{Data, Pieces, PushId, place};
 use crate::store::{ChannelKey, Epoch, LogPlace, Seq, Stamp};
 
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -91,7 +92,7 @@ fn channel(name: &str) -> ChannelName {
 /// One QoS 0 message.
 fn run(data: &str) -> Run {
     let pieces = Pieces { ends: [place(data.len())].into(), bytes: Bytes::copy_from_slice(data.as_bytes()) };
-    Run { pieces, before: 0, behind: 0 }
+    Run { attributes: Attributes::NONE, pieces, before: 0, behind: 0 }
 }
 
 /// A connection with the time limit of the tests.
@@ -144,7 +145,7 @@ async fn a_node_receives_messages_to_itself_and_to_all_nodes_including_its_own()
     };
     let (mut a, mut b) = (Node::start(1, &options).await, Node::start(2, &options).await);
     let id = PushId::Logged(LogPlace { key: ChannelKey(3), seq: Seq(4), stamp: Stamp(5) });
-    let messages = vec![LoggedPush { id, sender: None, data: Json::parse("1".into()).unwrap() }];
+    let messages = vec![LoggedPush { id, sender: None, data: Data::checked_before("1".into()) }];
     a.bus.send_qos1(NodeId(2), &channel("#bob"), &messages);
     let sent = LoggedMessages { channel: channel("#bob"), messages };
     assert_eq!(b.hear().await, (NodeId(1), Body::Qos1(sent)));

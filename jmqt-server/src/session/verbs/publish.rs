@@ -10,7 +10,7 @@ use jmqt_core::{ChannelKind, ChannelName, ClientId, Payload, Qos, Retain, Status
 use super::status_of;
 use crate::connection::Flow;
 use crate::context::Shared;
-use crate::message::{Json, Message, PushId};
+use crate::message::{Data, Message, PushId};
 use crate::session::Session;
 use crate::session::batch::Gathered;
 use crate::store::PublishId;
@@ -222,7 +222,7 @@ fn message(client: &ClientId, channel: ChannelName, publication: &Publication<'_
     Message {
         channel,
         sender: Some(client.clone()),
-        data: Json::copy_of(publication.data),
+        data: Data::copy_of(publication.data),
         qos: publication.qos,
         retain,
     }

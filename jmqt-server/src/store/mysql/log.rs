@@ -9,6 +9,7 @@ use sqlx::mysql::{MySqlArguments, MySqlConnection};
 use super::connection::retried;
 use super::rows::{self, MultiRow};
 use super::{MySqlStore, cursors};
+use crate::attributes::Attributes;
 use crate::store::limits::limited;
 use crate::store::{ChannelKey, LogPart, LoggedMessage, Retained, Seq, StoreError, StoredSubscription};
 
@@ -75,7 +76,13 @@ impl MySqlStore {
             let found = found.await;
             lease.done(found)
         });
-        let retained = |row| Ok(Retained { sender: rows::sender(&row, 0)?, data: rows::data(&row, 1)? });
+        let retained = |row| {
+            Ok(Retained {
+                sender: rows::sender(&row, 0)?,
+                data: rows::data(&row, 1)?,
+                attributes: Attributes::NONE,
+            })
+        };
         found.await?.map(retained).transpose()
     }
 
@@ -138,7 +145,13 @@ async fn read(
         let query = sqlx::query(sql).bind(key.0).bind(after).bind(range.last.cast_signed());
         for row in query.fetch_all(&mut *connection).await? {
             let (seq, stamp, sender) = (rows::seq(&row, 0)?, rows::stamp(&row, 1)?, rows::sender(&row, 2)?);
-            log.messages.push(LoggedMessage { seq, stamp, sender, data: rows::data(&row, 3)? });
+            log.messages.push(LoggedMessage {
+                seq,
+                stamp,
+                sender,
+                data: rows::data(&row, 3)?,
+                attributes: Attributes::NONE,
+            });
         }
         if log.messages.len() == range.messages {
             log.messages.sort_unstable_by_key(|message| message.seq); // as they are, mostly

@@ -13,6 +13,7 @@ use super::commit::forget_channels;
 use super::rows::{self, MultiRow};
 use super::writer::Writer;
 use super::{SqliteStore, cursors};
+use crate::attributes::Attributes;
 use crate::store::limits::{TIME_LIMIT, limited};
 use crate::store::{
     ChannelKey, DatabaseError, LogPart, LoggedMessage, Retained, Seq, StoreError, StoredSubscription,
@@ -99,7 +100,13 @@ impl SqliteStore {
         let sql = "SELECT r.sender, r.data FROM channels AS c JOIN retained AS r ON r.channel_id = c.id \
             WHERE c.name = ?";
         let (found, _) = rows::run(sqlx::query(sql).bind(channel.as_str()), &mut reader).await?;
-        let retained = |row| Ok(Retained { sender: rows::sender(row, 0)?, data: rows::data(row, 1)? });
+        let retained = |row| {
+            Ok(Retained {
+                sender: rows::sender(row, 0)?,
+                data: rows::data(row, 1)?,
+                attributes: Attributes::NONE,
+            })
+        };
         found.first().map(retained).transpose()
     }
 
@@ -134,7 +141,7 @@ impl SqliteStore {
             let (seq, stamp) = (rows::seq(&row, 0)?, rows::stamp(&row, 1)?);
             let (sender, data) = (rows::sender(&row, 2)?, rows::data(&row, 3)?);
             gathered += data.len();
-            log.messages.push(LoggedMessage { seq, stamp, sender, data });
+            log.messages.push(LoggedMessage { seq, stamp, sender, data, attributes: Attributes::NONE });
         }
         Ok(log)
     }
