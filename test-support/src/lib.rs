@@ -1,5 +1,5 @@
-//! What integration tests share: [`Program`], a process that ends with its test, and [`Client`], which sends exactly
-//! what it is told to.
+//! What integration tests share: [`Process`] and [`Program`], which end with their test, [`Database`], and [`Client`], which
+//! sends exactly what it is told to.
 //!
 //! Waits are for packets, log lines and the end of a process. Each has a [`DEADLINE`], after which the test fails and
 //! shows what there was. Nothing sleeps to let something happen.
@@ -8,14 +8,18 @@
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc)]
 
 mod client;
+pub mod database;
 mod log;
+mod process;
 mod program;
 mod source;
 
 use std::time::{Duration, Instant};
 
 pub use client::{Client, field, frame};
-pub use program::{Program, command, find, run};
+pub use database::{Database, programs_folder};
+pub use process::{Process, command, find, free_port, tail};
+pub use program::{Program, run};
 pub use source::{SourceFile, circular_imports, paths_from, source_files};
 
 /// How long anything that is waited for may take. Generous: it only ends tests that have failed.

@@ -1,36 +1,19 @@
 //! A program: started, watched, signalled, and ended with its test.
 
-use std::ffi::OsStr;
 use std::io::Read;
-use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Command, ExitStatus, Output, Stdio};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use crate::log::Log;
+use crate::process::Process;
 use crate::until;
-
-/// The command that starts a program which ends with the thread that starts it, also when this process is killed:
-/// through `setpriv`, which keeps the process id. Where that is missing, [`Program`] ends it when it is dropped.
-pub fn command(program: impl AsRef<OsStr>) -> Command {
-    let Some(setpriv) = find("setpriv") else { return Command::new(program) };
-    let mut command = Command::new(setpriv);
-    command.args(["--pdeathsig", "KILL"]).arg(program);
-    command
-}
-
-/// Where a program is installed; `None` if it is not.
-#[must_use]
-pub fn find(program: &str) -> Option<PathBuf> {
-    let folders = std::env::var_os("PATH")?;
-    std::env::split_paths(&folders).map(|folder| folder.join(program)).find(|path| path.is_file())
-}
 
 /// Runs a command until it ends by itself.
 pub fn run(command: &mut Command) -> Output {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let (stdout, stderr) = (read_all(child.stdout.take().unwrap()), read_all(child.stderr.take().unwrap()));
-    let status = ended(&mut child);
+    let status = until("the end of a program", || child.try_wait().unwrap());
     Output { status, stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() }
 }
 
@@ -42,16 +25,10 @@ fn read_all(mut from: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
     })
 }
 
-/// Waits for the end of a process; the test fails if it does not come, and [`Program`] kills it then.
-#[track_caller]
-fn ended(child: &mut Child) -> ExitStatus {
-    until("the end of a program", || child.try_wait().unwrap())
-}
-
 /// A running program and its log. It is killed when it is dropped, also while a test panics, which shows the log.
 #[derive(Debug)]
 pub struct Program {
-    child: Child,
+    process: Process,
     log: Arc<Log>,
 }
 
@@ -59,10 +36,10 @@ impl Program {
     /// Starts a program that logs to stderr.
     #[track_caller]
     pub fn start(command: &mut Command) -> Self {
-        command.stdin(Stdio::null()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
-        let log = Log::of(child.stderr.take().unwrap());
-        Self { child, log }
+        let mut process =
+            Process::start(command.stderr(Stdio::piped())).unwrap_or_else(|error| panic!("{error}"));
+        let log = Log::of(process.stderr().unwrap());
+        Self { process, log }
     }
 
     /// Waits for the first log line with this text.
@@ -87,31 +64,28 @@ impl Program {
     /// Its process id.
     #[must_use]
     pub fn id(&self) -> u32 {
-        self.child.id()
+        self.process.id()
     }
 
     /// Sends a signal by name (`TERM`, `HUP`).
     pub fn signal(&self, name: &str) {
-        // Every shell has a `kill`, where there is no such program.
-        let kill = format!("kill -s {name} {}", self.child.id());
-        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+        self.process.signal(name);
     }
 
-    /// SIGKILL; returns when it is gone.
+    /// SIGKILL; returns when the process has ended.
     pub fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+        self.process.kill();
     }
 
     /// How it ended, if it has.
     pub fn ended(&mut self) -> Option<ExitStatus> {
-        self.child.try_wait().unwrap()
+        self.process.ended()
     }
 
     /// Waits for its end, and until its log is complete.
     #[track_caller]
     pub fn wait(&mut self) -> ExitStatus {
-        let status = ended(&mut self.child);
+        let status = until("the end of a program", || self.ended());
         self.log.end();
         status
     }
@@ -135,7 +109,7 @@ impl Program {
     }
 
     fn memory(&self, key: &str) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
         let line = status.lines().find(|line| line.starts_with(key)).unwrap();
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
     }
@@ -144,17 +118,15 @@ impl Program {
 impl Drop for Program {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("the log of process {}:\n{}", self.child.id(), self.log.lines("").join("\n"));
+            eprintln!("the log of process {}:\n{}", self.id(), self.log.lines("").join("\n"));
         }
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::command;
 
     #[test]
     fn a_program_ends_with_the_test_that_panics() {

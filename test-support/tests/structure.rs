@@ -1,5 +1,7 @@
 //! The structure of all crates of this repository.
 
+#![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
+
 use std::path::{Path, PathBuf};
 
 use test_support::{SourceFile, circular_imports, source_files};

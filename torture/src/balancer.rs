@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
-use crate::mariadb::tail;
-use crate::process::{Process, free_port, program};
+use test_support::{Process, free_port, tail};
+
+use crate::process::program;
 use crate::within;
 
 /// A running `jmqt-lb`, which tells the nodes where clients come from.
@@ -28,7 +29,7 @@ impl Balancer {
         std::fs::write(&file, text).unwrap();
         let mut command = test_support::command(program("jmqt-lb"));
         let log = folder.join("jmqt-lb.log");
-        let mut process = Process::start(command.arg("--config").arg(file), &log);
+        let mut process = Process::start_with_log(command.arg("--config").arg(file), &log).unwrap();
         within("the start of the balancer", async {
             while tokio::net::TcpStream::connect(address).await.is_err() {
                 assert!(process.ended().is_none(), "jmqt-lb does not start:\n{}", tail(&log));

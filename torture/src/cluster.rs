@@ -55,7 +55,7 @@ impl Cluster {
             eprintln!("the cluster works in {}", folder.path().display());
         }
         let (mariadb, redis) = tokio::join!(MariaDb::start(folder.path()), RedisServer::start(folder.path()));
-        let prefix = format!("torture-{}:", redis.port);
+        let prefix = format!("torture-{}:", redis.port());
         let mut cluster = Self { balancer: None, nodes: Vec::new(), redis, mariadb, prefix, folder };
         let around = Surroundings {
             folder: cluster.folder.path(),

@@ -4,9 +4,11 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use crate::mariadb::{DATABASE, MariaDb, tail};
+use test_support::{Process, free_port, tail};
+
+use crate::mariadb::{DATABASE, MariaDb};
 use crate::notices::{self, Event, Notice};
-use crate::process::{Process, free_port, program};
+use crate::process::program;
 use crate::{Proxy, RedisServer, until};
 
 /// What a node needs to know.
@@ -40,8 +42,8 @@ pub struct Node {
 impl Node {
     pub(crate) async fn new(name: &str, around: &Surroundings<'_>) -> Self {
         let here = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        let redis = Proxy::to(here(around.redis.port)).await;
-        let mysql = Proxy::to(here(around.mariadb.port)).await;
+        let redis = Proxy::to(here(around.redis.port())).await;
+        let mysql = Proxy::to(here(around.mariadb.port())).await;
         let mut node = Self {
             name: name.to_owned(),
             address: here(free_port()),
@@ -96,7 +98,7 @@ impl Node {
         let mut command = test_support::command(program("torture_node"));
         command.arg("--config").arg(self.config_path()).arg("--notices").arg(self.notices_path());
         command.args(["--name", &self.name, "--start", &self.start.to_string()]);
-        self.process = Some(Process::start(&mut command, &self.log_path()));
+        self.process = Some(Process::start_with_log(&mut command, &self.log_path()).unwrap());
     }
 
     /// Waits until it serves clients.
@@ -139,9 +141,9 @@ impl Node {
 
     /// SIGTERM; waits for its end, which must be a good one.
     pub async fn stop(&mut self) {
-        let process = self.process.take().expect("the node is running");
+        let mut process = self.process.take().expect("the node is running");
         process.terminate();
-        let status = process.wait().await;
+        let status = until(format!("the end of {}", self.name), || process.ended()).await;
         assert!(
             status.success(),
             "{} ended with {status}; its log ends with:\n{}",

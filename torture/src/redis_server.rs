@@ -1,100 +1,66 @@
-//! A Redis of one's own.
+//! The Redis of a cluster.
 
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::Path;
 
 use redis::AsyncConnectionConfig;
 use redis::aio::MultiplexedConnection;
+use test_support::Database;
+use test_support::database::Kind;
 
-use crate::mariadb::tail;
-use crate::process::{Process, free_port};
-use crate::{DEADLINE, within};
-
-const RETRY_EVERY: Duration = Duration::from_millis(20);
+use crate::{DEADLINE, until, within};
 
 /// A server that keeps nothing on disk.
 #[derive(Debug)]
 pub struct RedisServer {
-    /// Where it listens, on 127.0.0.1.
-    pub port: u16,
-    folder: PathBuf,
-    process: Option<Process>,
+    server: Database,
 }
 
 impl RedisServer {
     /// Whether it can be started here.
     #[must_use]
     pub fn is_installed() -> bool {
-        test_support::find("redis-server").is_some()
+        Kind::Redis.is_installed()
     }
 
     /// Starts one with its log in this folder.
     pub async fn start(folder: &Path) -> Self {
-        let mut server = Self { port: 0, folder: folder.to_owned(), process: None };
-        for _ in 0..3 {
-            server.port = free_port();
-            if server.try_launch().await {
-                return server;
-            }
-        }
-        panic!("Redis does not start; its log ends with:\n{}", tail(&server.log()));
+        let mut server = Self { server: Database::new(Kind::Redis, folder, Vec::new()) };
+        server.launch().await;
+        server
     }
 
-    fn log(&self) -> PathBuf {
-        self.folder.join("redis.log")
+    /// Where it listens, on 127.0.0.1.
+    #[must_use]
+    pub const fn port(&self) -> u16 {
+        self.server.port()
     }
 
     /// Starts it again on the same port, and waits until it answers.
     pub async fn launch(&mut self) {
-        assert!(self.try_launch().await, "Redis does not start; its log ends with:\n{}", tail(&self.log()));
-    }
-
-    async fn try_launch(&mut self) -> bool {
-        let mut command = test_support::command("redis-server");
-        command.args(["--bind", "127.0.0.1", "--port", &self.port.to_string()]);
-        command
-            .args(["--save", "", "--appendonly", "no", "--daemonize", "no"])
-            .arg("--dir")
-            .arg(&self.folder);
-        let mut process = Process::start(&mut command, &self.log());
-        let answers = within("Redis's first answer", async {
-            loop {
-                if let Ok(mut connection) = self.connect().await
-                    && redis::cmd("PING").query_async::<String>(&mut connection).await.is_ok()
-                {
-                    return true;
-                }
-                if process.ended().is_some() {
-                    return false;
-                }
-                tokio::time::sleep(RETRY_EVERY).await;
-            }
-        })
-        .await;
-        self.process = answers.then_some(process);
-        answers
+        self.server.launch();
+        until("Redis's first answer", || self.server.is_up().then_some(())).await;
     }
 
     /// `kill -9`.
     pub fn kill(&mut self) {
-        self.process.take().expect("Redis is running").kill();
+        self.server.kill();
     }
 
     /// SIGSTOP: connections stay, nothing moves.
     pub fn pause(&self) {
-        self.process.as_ref().expect("Redis is running").pause();
+        self.server.process().pause();
     }
 
     /// SIGCONT.
     pub fn resume(&self) {
-        self.process.as_ref().expect("Redis is running").resume();
+        self.server.process().resume();
     }
 
     async fn connect(&self) -> redis::RedisResult<MultiplexedConnection> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(DEADLINE))
             .set_response_timeout(Some(DEADLINE));
-        let client = redis::Client::open(("127.0.0.1", self.port))?;
+        let client = redis::Client::open(("127.0.0.1", self.port()))?;
         client.get_multiplexed_async_connection_with_config(&config).await
     }
 

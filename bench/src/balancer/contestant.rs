@@ -4,12 +4,10 @@ use std::fmt;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context, Result};
 
 use super::backend::Ports;
-use crate::server::install;
 use crate::server::process::{Process, free_addresses};
 use crate::server::usage::Usage;
 
@@ -54,17 +52,18 @@ impl Contestant {
         let file = folder.path().join("balancer.conf");
         let mut command = if kind == Kind::Ours {
             fs::write(&file, our_configuration([(echo, backend.echo), (sink, backend.sink)]))?;
-            let mut command = Command::new(ours);
+            let mut command = test_support::command(ours);
             command.arg("--config");
             command
         } else {
             fs::write(&file, haproxy_configuration([(echo, backend.echo), (sink, backend.sink)]))?;
-            let mut command = Command::new(install::find("haproxy").context("haproxy is not installed")?);
+            let haproxy = test_support::find("haproxy").context("haproxy is not installed")?;
+            let mut command = test_support::command(haproxy);
             command.args(["-db", "-f"]); // in the foreground
             command
         };
         command.arg(&file);
-        let process = Process::start(&command, folder, sink)?;
+        let process = Process::start(&mut command, folder, sink)?;
         Ok(Self { ports: Ports { echo, sink }, process: Some(process) })
     }
 

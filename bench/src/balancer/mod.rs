@@ -12,7 +12,6 @@ mod watch;
 
 use std::env;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -146,8 +145,8 @@ impl BalancerOptions {
 /// Another process of this program, which ends with it.
 fn start_backend() -> Result<(Process, Ports)> {
     let [echo, sink] = free_addresses()?;
-    let mut command = Command::new(env::current_exe()?);
+    let mut command = test_support::command(env::current_exe()?);
     command.arg("lb-backend").arg(echo.to_string()).arg(sink.to_string());
-    let process = Process::start(&command, tempfile::tempdir()?, sink)?;
+    let process = Process::start(&mut command, tempfile::tempdir()?, sink)?;
     Ok((process, Ports { echo, sink }))
 }

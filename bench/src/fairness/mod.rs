@@ -12,7 +12,6 @@ mod processors;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, sleep};
 use std::time::Duration;
@@ -143,7 +142,7 @@ fn start(
     let [address] = free_addresses()?;
     let config = folder.path().join("server.conf");
     fs::write(&config, "")?;
-    let mut command = Command::new(server);
+    let mut command = test_support::command(server);
     command
         .arg("--config")
         .arg(&config)
@@ -152,5 +151,5 @@ fn start(
         .env("JMQT_SQLITE_PATH", folder.path().join("jmqt.db"))
         .env("JMQT_LOG_MODE", "ERR");
     command.envs(settings.iter().copied());
-    Ok((Process::start(&command, folder, address)?, address))
+    Ok((Process::start(&mut command, folder, address)?, address))
 }

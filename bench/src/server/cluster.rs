@@ -4,10 +4,10 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Output};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
+use tempfile::TempDir;
+use test_support::{Database, command, database, find};
 
 use super::peers::configuration;
 use super::process::{Process, free_addresses};
@@ -16,8 +16,6 @@ use super::{Kind, Places, install};
 use crate::swarm::Endpoint;
 
 const DATABASE: &str = "jmqt";
-/// How long a new database may take to let somebody in.
-const OPEN_LIMIT: Duration = Duration::from_secs(15);
 
 /// What the nodes of a cluster have in common, from its database.
 #[derive(Clone)]
@@ -30,7 +28,7 @@ pub(crate) struct Common {
 pub(crate) struct Cluster {
     nodes: [Process; 2],
     redis: Process,
-    _mariadb: Process,
+    _mariadb: MariaDb,
 }
 
 impl Cluster {
@@ -63,7 +61,7 @@ pub(crate) struct LoneNode {
     database: SocketAddr,
     node: Process,
     redis: Process,
-    _mariadb: Process,
+    _mariadb: MariaDb,
 }
 
 impl LoneNode {
@@ -105,54 +103,42 @@ impl LoneNode {
     }
 }
 
+/// A MariaDB that runs until it is dropped.
+struct MariaDb {
+    _server: Database,
+    /// Deleted after the server has ended.
+    _folder: TempDir,
+}
+
 fn start_redis(scratch: &Path) -> Result<(Process, SocketAddr)> {
     let folder = tempfile::tempdir_in(scratch)?;
     let [address] = free_addresses()?;
     let config = folder.path().join("redis.conf");
     fs::write(&config, configuration(Kind::Redis, address.port())?)?;
-    let mut command = Command::new(install::program(Kind::Redis)?);
+    let mut command = command(install::program(Kind::Redis)?);
     command.arg(&config);
-    Ok((Process::start(&command, folder, address)?, address))
+    Ok((Process::start(&mut command, folder, address)?, address))
 }
 
-/// Every commit is on disk, as it is for the single node it is measured beside.
-fn start_mariadb(scratch: &Path) -> Result<(Process, SocketAddr)> {
+/// Every commit is on disk, as it is for the single node it is measured beside. Sizes are those of MariaDB's defaults.
+fn start_mariadb(scratch: &Path) -> Result<(MariaDb, SocketAddr)> {
+    if !database::Kind::MariaDb.is_installed() {
+        bail!("mariadb-server is not installed");
+    }
     let folder = tempfile::tempdir_in(scratch)?;
-    let [address] = free_addresses()?;
-    let data = folder.path().join("data");
-    let install_db = install::find("mariadb-install-db").context("mariadb-server is not installed")?;
-    let made = Command::new(install_db)
-        .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"])
-        .arg(format!("--datadir={}", data.display()))
-        .output()?;
+    let sizes =
+        ["--innodb-buffer-pool-size=128M", "--innodb-log-file-size=96M", "--aria-pagecache-buffer-size=128M"];
+    let server = Database::start(database::Kind::MariaDb, folder.path(), sizes.map(str::to_owned).to_vec());
+    let address = server.address();
+    let made = ask(address, &["--execute", &format!("CREATE DATABASE {DATABASE}")])?;
     if !made.status.success() {
-        bail!("mariadb-install-db: {}", String::from_utf8_lossy(&made.stderr));
+        bail!("MariaDB makes no database: {}", String::from_utf8_lossy(&made.stderr));
     }
-    let mut command = Command::new(install::find("mariadbd").context("mariadb-server is not installed")?);
-    command
-        .args(["--no-defaults", "--user=root", "--bind-address=127.0.0.1"])
-        .args(["--innodb-flush-log-at-trx-commit=1", "--max-allowed-packet=64M"])
-        .arg(format!("--port={}", address.port()))
-        .arg(format!("--datadir={}", data.display()))
-        .arg(format!("--socket={}", folder.path().join("socket").display()));
-    let process = Process::start(&command, folder, address)?;
-    let start = Instant::now();
-    while !make_database(address)? {
-        if start.elapsed() > OPEN_LIMIT {
-            bail!("MariaDB lets nobody in:\n{}", process.last_words());
-        }
-        sleep(Duration::from_millis(50));
-    }
-    Ok((process, address))
-}
-
-fn make_database(address: SocketAddr) -> Result<bool> {
-    let output = ask(address, &["--execute", &format!("CREATE DATABASE {DATABASE}")])?;
-    Ok(output.status.success())
+    Ok((MariaDb { _server: server, _folder: folder }, address))
 }
 
 fn ask(address: SocketAddr, arguments: &[&str]) -> Result<Output> {
-    let client = install::find("mariadb").context("mariadb-client is not installed")?;
+    let client = find("mariadb").context("mariadb-client is not installed")?;
     let output = Command::new(client)
         .args(["--no-defaults", "--user=root", "--host=127.0.0.1"])
         .arg(format!("--port={}", address.port()))
@@ -166,7 +152,7 @@ fn start_node(places: &Places, database: SocketAddr, bus: SocketAddr) -> Result<
     let [address] = free_addresses()?;
     let config = folder.path().join("server.conf");
     fs::write(&config, "")?;
-    let mut command = Command::new(&places.hello_server);
+    let mut command = command(&places.hello_server);
     command
         .arg("--config")
         .arg(&config)
@@ -180,5 +166,5 @@ fn start_node(places: &Places, database: SocketAddr, bus: SocketAddr) -> Result<
         .env("JMQT_TOKEN_SECRET", "the nodes of a benchmark share one secret")
         .env("JMQT_TIMEOUT_SECONDS", "3600")
         .env("JMQT_LOG_MODE", "WRN");
-    Ok((Process::start(&command, folder, address)?, address))
+    Ok((Process::start(&mut command, folder, address)?, address))
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Result, bail};
+use test_support::command;
 
 use super::process::{Process, free_addresses};
 use super::{Listener, Places};
@@ -21,7 +22,7 @@ pub(crate) fn start(places: &Places, listener: Listener) -> Result<(Process, End
     let [socket, websocket, tls_socket, tls_websocket] = free_addresses()?;
     let config = folder.path().join("server.conf");
     fs::write(&config, "")?;
-    let mut command = Command::new(&places.hello_server);
+    let mut command = command(&places.hello_server);
     command
         .arg("--config")
         .arg(&config)
@@ -44,7 +45,7 @@ pub(crate) fn start(places: &Places, listener: Listener) -> Result<(Process, End
             (tls_socket, Some(wire::trusting(&certificate)?))
         }
     };
-    let process = Process::start(&command, folder, address)?;
+    let process = Process::start(&mut command, folder, address)?;
     Ok((process, Endpoint { address, tls }))
 }
 

@@ -1,10 +1,10 @@
 //! Finds the peers' programs, and installs those that are missing with apt-get.
 
-use std::env;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
+use test_support::find;
 
 use super::Kind;
 
@@ -23,15 +23,6 @@ fn package(kind: Kind) -> Option<Package> {
         Kind::Mosquitto => ("mosquitto", "mosquitto", "-h"),
     };
     Some(Package { program, package, version })
-}
-
-/// The full path of a program, also where only root's PATH reaches.
-pub(crate) fn find(program: &str) -> Option<PathBuf> {
-    let path = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&path)
-        .chain(["/usr/sbin".into(), "/usr/local/sbin".into()])
-        .map(|folder| folder.join(program))
-        .find(|candidate| candidate.is_file())
 }
 
 /// The path of a peer's program.

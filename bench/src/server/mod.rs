@@ -55,7 +55,7 @@ pub(crate) struct Server {
 
 enum Processes {
     One(Process),
-    Cluster(Cluster),
+    Cluster(Box<Cluster>),
 }
 
 /// Where the server under test is found, and where servers keep their files.
@@ -71,7 +71,7 @@ impl Server {
             (Kind::Jmqt, _) => hello::start(places, listener)?,
             (Kind::Cluster, Listener::Socket) => {
                 let (cluster, endpoints) = Cluster::start(places)?;
-                let processes = Processes::Cluster(cluster);
+                let processes = Processes::Cluster(Box::new(cluster));
                 return Ok(Self { kind, listener, endpoints: endpoints.into(), processes });
             }
             (_, Listener::Socket) => peers::start(places, kind)?,

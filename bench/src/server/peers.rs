@@ -1,9 +1,9 @@
 //! Redis, NATS and Mosquitto, with the configuration that lets each drop nothing and wait for nothing.
 
 use std::fs;
-use std::process::Command;
 
 use anyhow::{Result, bail};
+use test_support::command;
 
 use super::process::{Process, free_addresses};
 use super::{Kind, Places, install};
@@ -15,12 +15,12 @@ pub(crate) fn start(places: &Places, kind: Kind) -> Result<(Process, Endpoint)> 
     let [address] = free_addresses()?;
     let config = folder.path().join("server.conf");
     fs::write(&config, configuration(kind, address.port())?)?;
-    let mut command = Command::new(install::program(kind)?);
+    let mut command = command(install::program(kind)?);
     if matches!(kind, Kind::Nats | Kind::Mosquitto) {
         command.arg("-c");
     }
     command.arg(&config);
-    let process = Process::start(&command, folder, address)?;
+    let process = Process::start(&mut command, folder, address)?;
     let endpoint = Endpoint { address, tls: None };
     Ok((process, endpoint))
 }

@@ -1,15 +1,14 @@
 //! A server process: started in a folder of its own, killed when dropped.
 
-use std::fs::{self, File};
+use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use tempfile::TempDir;
 
-use super::install;
 use super::usage::Usage;
 
 const START_LIMIT: Duration = Duration::from_secs(15);
@@ -17,29 +16,23 @@ const LOG: &str = "output.log";
 
 /// A child process and its files.
 pub(crate) struct Process {
-    child: Child,
-    /// Goes with the process.
+    process: test_support::Process,
+    /// Deleted after the process has ended.
     folder: TempDir,
 }
 
 impl Process {
-    /// Runs `command` in `folder` and returns when `address` takes connections.
+    /// Runs a command of [`test_support::command`] in `folder` and returns when `address` takes connections.
     ///
     /// # Errors
     /// With the end of its output, if it stops or does not listen in time.
-    pub(crate) fn start(command: &Command, folder: TempDir, address: SocketAddr) -> Result<Self> {
-        let output = File::create(folder.path().join(LOG))?;
-        let child = tied_to_us(command)
-            .current_dir(folder.path())
-            .stdin(Stdio::null())
-            .stdout(output.try_clone()?)
-            .stderr(output)
-            .spawn()
-            .with_context(|| format!("cannot start {:?}", command.get_program()))?;
-        let mut process = Self { child, folder };
+    pub(crate) fn start(command: &mut Command, folder: TempDir, address: SocketAddr) -> Result<Self> {
+        command.current_dir(folder.path());
+        let process = test_support::Process::start_with_log(command, &folder.path().join(LOG))?;
+        let mut process = Self { process, folder };
         let start = Instant::now();
         while TcpStream::connect(address).is_err() {
-            let ended = process.child.try_wait()?;
+            let ended = process.process.ended();
             if ended.is_some() || start.elapsed() > START_LIMIT {
                 let said = process.last_words();
                 bail!("{command:?} does not answer on {address} ({ended:?}):\n{said}");
@@ -57,15 +50,7 @@ impl Process {
     }
 
     pub(crate) fn usage(&self) -> Result<Usage> {
-        Usage::of(&self.child.id().to_string())
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        // Fails only if it has ended by itself, and then there is nothing left to do.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        Usage::of(&self.process.id().to_string())
     }
 }
 
@@ -79,25 +64,4 @@ pub(crate) fn free_addresses<const N: usize>() -> Result<[SocketAddr; N]> {
         listeners.push(listener);
     }
     Ok(addresses)
-}
-
-/// The same command, set to die with this process even if that is killed: through `setpriv`, which keeps
-/// the process id, where there is one.
-fn tied_to_us(command: &Command) -> Command {
-    let mut tied = match install::find("setpriv") {
-        Some(setpriv) => {
-            let mut tied = Command::new(setpriv);
-            tied.args(["--pdeathsig", "KILL"]).arg(command.get_program());
-            tied
-        }
-        None => Command::new(command.get_program()),
-    };
-    tied.args(command.get_args());
-    for (key, value) in command.get_envs() {
-        match value {
-            Some(value) => tied.env(key, value),
-            None => tied.env_remove(key),
-        };
-    }
-    tied
 }

@@ -1,14 +1,14 @@
 //! Tests of the bus on a real Redis, which `JMQT_TEST_REDIS` names (`scripts/with-databases` starts one). Each test
 //! uses a separate prefix. Tests that need another kind of Redis start it.
 
-use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use tempfile::TempDir;
+use test_support::{Process, free_port};
 
 use super::*;
 use crate::attributes::Attributes;
@@ -30,7 +30,7 @@ fn speaker(node: u64) -> Speaker {
 /// The options of the Redis for tests; prints a line and returns `None` without one.
 fn options(test: &str) -> Option<RedisOptions> {
     let Ok(url) = std::env::var("JMQT_TEST_REDIS") else {
-        eprintln!("left out for want of a Redis (JMQT_TEST_REDIS): {test}");
+        eprintln!("left out, because JMQT_TEST_REDIS names no Redis: {test}");
         return None;
     };
     let (host, port) = url.trim_start_matches("redis://").trim_end_matches('/').rsplit_once(':')?;
@@ -255,24 +255,15 @@ async fn without_redis_joining_does_not_wait_and_lost_pushes_are_counted() {
 
 /// A Redis that a test starts. Dropping this stops it and deletes its folder.
 struct OwnRedis {
-    children: Vec<Child>,
+    processes: Vec<Process>,
     folder: TempDir,
-}
-
-impl Drop for OwnRedis {
-    fn drop(&mut self) {
-        for child in &mut self.children {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
 }
 
 impl OwnRedis {
     /// Prints a line and returns `None` if the tests run without Redis.
     fn new(test: &str) -> Option<Self> {
         options(test)?;
-        Some(Self { children: Vec::new(), folder: tempfile::tempdir().unwrap() })
+        Some(Self { processes: Vec::new(), folder: tempfile::tempdir().unwrap() })
     }
 
     fn folder(&self) -> &Path {
@@ -281,14 +272,9 @@ impl OwnRedis {
 
     /// Starts a server, and waits until `port` takes connections.
     async fn start(&mut self, port: u16, arguments: &[String]) {
-        let child = Command::new("redis-server")
-            .args(arguments)
-            .current_dir(self.folder())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        self.children.push(child);
+        let mut command = test_support::command("redis-server");
+        command.args(arguments).current_dir(self.folder()).stdout(Stdio::null());
+        self.processes.push(Process::start(&mut command).unwrap());
         let listening = async {
             while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
                 tokio::time::sleep(Duration::from_millis(10)).await; // there is no event to wait for
@@ -296,16 +282,6 @@ impl OwnRedis {
         };
         timeout(DEADLINE, listening).await.expect("redis-server listens");
     }
-}
-
-/// A port below the ephemeral range, with room for the second port of a cluster.
-fn free_port() -> u16 {
-    let taken = |port: &u16| {
-        let is_free = |port: u16| TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], port))).is_ok();
-        !(is_free(*port) && is_free(*port + 10_000))
-    };
-    let random = || 10_000 + u16::try_from(getrandom::u32().unwrap() % 10_000).unwrap();
-    std::iter::repeat_with(random).find(|port| !taken(port)).unwrap()
 }
 
 fn words(text: &str) -> Vec<String> {
@@ -342,8 +318,9 @@ async fn two_nodes_talk(options: &RedisOptions) {
 
 /// A cluster of one server, and a connection to it.
 async fn one_shard(redis: &mut OwnRedis) -> (RedisOptions, MultiplexedConnection) {
-    let port = free_port();
-    redis.start(port, &words(&format!("--port {port} --bind 127.0.0.1 --cluster-enabled yes"))).await;
+    let (port, bus) = (free_port(), free_port());
+    let arguments = format!("--port {port} --bind 127.0.0.1 --cluster-enabled yes --cluster-port {bus}");
+    redis.start(port, &words(&arguments)).await;
     let mut connection = ask_redis("127.0.0.1", port).await;
     cluster::<()>(&mut connection, "ADDSLOTSRANGE 0 16383").await;
     ready(&mut connection).await;
