@@ -5,22 +5,49 @@ use std::io::{BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use ring::hmac;
 
-use crate::server::cluster::Common;
+use crate::server::cluster::LoneNode;
 
 /// `REDIS_PREFIX` at its default.
 const PREFIX: &str = "jmqt:";
-const VERSION: u8 = 3;
 const CONTROL: u8 = 2;
 const SEAL_BYTES: usize = 16;
 const HEADER_BYTES: usize = 14;
+
+/// What the nodes of a cluster have in common.
+#[derive(Clone)]
+pub(crate) struct Common {
+    /// The format of the messages. Control messages, the only ones that are simulated, change little between versions.
+    version: u8,
+    epoch: u32,
+    key: [u8; 32],
+}
+
+impl Common {
+    /// Reads the database of this node's cluster, and the format from a message of the node.
+    pub(crate) fn of(node: &LoneNode, patience: Duration) -> Result<Self> {
+        let text = node.meta()?;
+        let value = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('\t'));
+            line.with_context(|| format!("the database has no {name}"))
+        };
+        let mut key = Vec::with_capacity(32);
+        for part in 0..4 {
+            key.extend(value(&format!("bus_key_{part}"))?.parse::<i64>()?.to_be_bytes());
+        }
+        let key = key.try_into().map_err(|_| anyhow!("the key has another length"))?;
+        let version = Ear::open(node.redis_address, &[everybody()], patience)?.hear()?.version;
+        Ok(Self { version, epoch: value("epoch")?.parse()?, key })
+    }
+}
 
 /// A simulated node.
 #[derive(Clone)]
 pub(crate) struct Voice {
     pub(crate) node: u64,
+    version: u8,
     epoch: u32,
     seal: hmac::Key,
 }
@@ -59,13 +86,14 @@ pub(crate) fn of_node(node: u64) -> String {
 
 impl Voice {
     pub(crate) fn new(node: u64, common: &Common) -> Self {
-        Self { node, epoch: common.epoch, seal: hmac::Key::new(hmac::HMAC_SHA256, &common.key) }
+        let seal = hmac::Key::new(hmac::HMAC_SHA256, &common.key);
+        Self { node, version: common.version, epoch: common.epoch, seal }
     }
 
     /// The PUBLISH of a control message.
     pub(crate) fn say(&self, channel: &str, control: &str) -> Vec<u8> {
         let mut payload = Vec::with_capacity(HEADER_BYTES + control.len() + SEAL_BYTES);
-        payload.extend([VERSION, CONTROL]);
+        payload.extend([self.version, CONTROL]);
         payload.extend(self.node.to_be_bytes());
         payload.extend(self.epoch.to_be_bytes());
         payload.extend(control.as_bytes());
@@ -88,8 +116,9 @@ impl Voice {
     }
 }
 
-/// What was heard: who said it, and the JSON.
+/// What was heard: the format, who said it, and the JSON.
 pub(crate) struct Heard {
+    version: u8,
     pub(crate) from: u64,
     pub(crate) control: Vec<u8>,
 }
@@ -149,7 +178,8 @@ impl Ear {
             }
             payload.truncate(payload.len() - SEAL_BYTES);
             let from = payload[2..10].try_into().map(u64::from_be_bytes)?;
-            return Ok(Heard { from, control: payload.split_off(HEADER_BYTES) });
+            let version = payload[0];
+            return Ok(Heard { version, from, control: payload.split_off(HEADER_BYTES) });
         }
     }
 

@@ -19,7 +19,7 @@ use clap::Args;
 
 use crate::server::cluster::LoneNode;
 use crate::server::usage::Usage;
-use bus::{Digest, Ear, Mouth, Voice};
+use bus::{Common, Digest, Ear, Mouth, Voice};
 use simulated::{Crowd, Event};
 
 /// Simulates the other nodes of a cluster, and measures one real server among them
@@ -95,7 +95,7 @@ pub(crate) fn run(options: &NodesOptions) -> Result<()> {
     let rows: Result<Vec<_>> = result.collect();
     let rows = rows.with_context(|| format!("the server said last:\n{}", node.last_words()))?;
     drop(clients);
-    let voice = Voice::new(1, &node.common()?);
+    let voice = Voice::new(1, &Common::of(&node, STEP_LIMIT)?);
     let [small, large] = [200, 65_536].map(|bytes| seal(&voice, bytes));
     println!("To write and seal a message takes {small:?} for 200 bytes, {large:?} for 64 KiB.\n");
     print(&rows, options);
@@ -149,7 +149,7 @@ fn session(address: SocketAddr, name: &str) -> Result<TcpStream> {
 
 fn measure(node: &LoneNode, nodes: usize, each: usize) -> Result<Row> {
     eprintln!("{nodes} nodes");
-    let common = node.common()?;
+    let common = Common::of(node, STEP_LIMIT)?;
     let mut ear = Ear::open(node.redis_address, &[bus::everybody()], STEP_LIMIT)?;
     let server = loop {
         let heard = ear.hear()?;
@@ -191,7 +191,7 @@ fn part(node: &LoneNode, work: impl FnOnce() -> Result<()>) -> Result<Part> {
 
 /// Sessions begin and end on a node, each with its fence, until the server has heard of all of them.
 fn change(node: &LoneNode, server: u64, nodes: usize) -> Result<()> {
-    let voice = Voice::new(0xffff_0000_0000_0000 + nodes as u64, &node.common()?);
+    let voice = Voice::new(0xffff_0000_0000_0000 + nodes as u64, &Common::of(node, STEP_LIMIT)?);
     let mut ear = Ear::open(node.redis_address, &[bus::of_node(voice.node)], STEP_LIMIT)?;
     let mut mouth = Mouth::open(node.redis_address)?;
     let all = bus::everybody();

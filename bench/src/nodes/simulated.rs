@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail};
 
-use super::bus::{Digest, Ear, Heard, Mouth, Voice, everybody, of_node};
-use crate::server::cluster::Common;
+use super::bus::{Common, Digest, Ear, Heard, Mouth, Voice, everybody, of_node};
 
 /// As the server does it.
 const IN_ONE_PART: usize = 500;

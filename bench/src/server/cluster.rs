@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 use test_support::{Database, command, database, find};
 
@@ -16,13 +16,6 @@ use super::{Kind, Places, install};
 use crate::swarm::Endpoint;
 
 const DATABASE: &str = "jmqt";
-
-/// What the nodes of a cluster have in common, from its database.
-#[derive(Clone)]
-pub(crate) struct Common {
-    pub(crate) epoch: u32,
-    pub(crate) key: [u8; 32],
-}
 
 /// Runs until it is dropped: nodes first.
 pub(crate) struct Cluster {
@@ -85,21 +78,11 @@ impl LoneNode {
         self.node.last_words()
     }
 
-    /// What its cluster has in common.
-    pub(crate) fn common(&self) -> Result<Common> {
+    /// The lines of the database's table `meta`: name, tab, value.
+    pub(crate) fn meta(&self) -> Result<String> {
         let sql = format!("SELECT name, value FROM {DATABASE}.meta");
         let output = ask(self.database, &["--batch", "--skip-column-names", "--execute", &sql])?;
-        let text = String::from_utf8(output.stdout)?;
-        let value = |name: &str| {
-            let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('\t'));
-            line.with_context(|| format!("the database has no {name}"))
-        };
-        let mut key = Vec::with_capacity(32);
-        for part in 0..4 {
-            key.extend(value(&format!("bus_key_{part}"))?.parse::<i64>()?.to_be_bytes());
-        }
-        let key = key.try_into().map_err(|_| anyhow!("the key has another length"))?;
-        Ok(Common { epoch: value("epoch")?.parse()?, key })
+        Ok(String::from_utf8(output.stdout)?)
     }
 }
 
