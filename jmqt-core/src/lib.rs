@@ -8,6 +8,7 @@ mod delivery;
 mod disconnect;
 pub mod json;
 mod names;
+mod partial;
 mod payload;
 mod status;
 
@@ -17,6 +18,7 @@ pub use names::{
     AuthToken, ChannelKind, ChannelName, ClientId, InvalidChannel, InvalidClientId, MAX_CHANNEL_BYTES,
     MAX_CLIENT_ID_BYTES,
 };
+pub use partial::Partial;
 pub use payload::{InvalidPayload, MAX_DEPTH, Payload, PayloadBuf};
 pub use status::StatusCode;
 

@@ -1,5 +1,7 @@
 //! A byte stream cut into packets: the fixed header and the remaining length (2.1).
 
+use jmqt_core::Partial;
+
 use crate::error::{DecodeError, Violation};
 use crate::packet_type::PacketType;
 use crate::read::variable;
@@ -78,9 +80,7 @@ pub fn peek(bytes: &[u8], limit: usize) -> Result<Peek, Violation> {
 /// no memory.
 #[derive(Debug)]
 pub struct FrameDecoder {
-    partial: Vec<u8>,
-    /// `partial` was handed out, and is stale.
-    delivered: bool,
+    partial: Partial,
     limit: usize,
 }
 
@@ -88,7 +88,7 @@ impl FrameDecoder {
     /// `limit` is the largest packet in bytes, with its fixed header.
     #[must_use]
     pub const fn new(limit: usize) -> Self {
-        Self { partial: Vec::new(), delivered: false, limit }
+        Self { partial: Partial::new(), limit }
     }
 
     /// Changes the limit, after CONNECT for example; a packet already begun is held to the new one.
@@ -99,13 +99,13 @@ impl FrameDecoder {
     /// Whether the beginning of a packet is waiting for its end.
     #[must_use]
     pub const fn is_mid_packet(&self) -> bool {
-        !self.delivered && !self.partial.is_empty()
+        self.partial.is_mid_packet()
     }
 
     /// How many bytes the decoder holds on to.
     #[must_use]
     pub const fn buffered(&self) -> usize {
-        self.partial.capacity()
+        self.partial.allocated()
     }
 
     /// The next packet in `chunk`, which is shortened by what was used; `None` when it is used up.
@@ -119,11 +119,8 @@ impl FrameDecoder {
         chunk: &mut &'c [u8],
         version: Option<Version>,
     ) -> Result<Option<Frame<'a>>, DecodeError> {
-        if self.delivered {
-            self.partial = Vec::new();
-            self.delivered = false;
-        }
-        if !self.partial.is_empty() {
+        self.partial.discard_delivered();
+        if self.partial.is_mid_packet() {
             return self.finish(chunk, version);
         }
         let error = |violation| refused(chunk.first(), violation, version);
@@ -134,7 +131,7 @@ impl FrameDecoder {
                 Ok(Some(frame(header, packet)))
             }
             _ => {
-                self.keep(std::mem::take(chunk));
+                self.partial.append(std::mem::take(chunk), self.limit);
                 Ok(None)
             }
         }
@@ -147,34 +144,24 @@ impl FrameDecoder {
         version: Option<Version>,
     ) -> Result<Option<Frame<'a>>, DecodeError> {
         loop {
-            let peeked = peek(&self.partial, self.limit);
-            let peeked = peeked.map_err(|violation| refused(self.partial.first(), violation, version))?;
-            let wanted = match peeked {
+            let partial = self.partial.bytes();
+            let held = partial.len();
+            let error = |violation| refused(partial.first(), violation, version);
+            let wanted = match peek(partial, self.limit).map_err(error)? {
                 // The length is at most five bytes long: they are taken one by one.
                 Peek::Unknown => 1,
-                Peek::Known(header) if header.packet_length() == self.partial.len() => {
-                    self.delivered = true;
-                    return Ok(Some(frame(header, &self.partial)));
+                Peek::Known(header) if header.packet_length() == held => {
+                    return Ok(Some(frame(header, self.partial.deliver())));
                 }
-                Peek::Known(header) => header.packet_length() - self.partial.len(),
+                Peek::Known(header) => header.packet_length() - held,
             };
             if chunk.is_empty() {
                 return Ok(None);
             }
             let (taken, rest) = chunk.split_at(wanted.min(chunk.len()));
             *chunk = rest;
-            self.keep(taken);
+            self.partial.append(taken, self.limit);
         }
-    }
-
-    /// Grows like a vector does, but never past the limit.
-    fn keep(&mut self, bytes: &[u8]) {
-        let needed = self.partial.len() + bytes.len();
-        if needed > self.partial.capacity() {
-            let grown = needed.max((self.partial.capacity() * 2).min(self.limit));
-            self.partial.reserve_exact(grown - self.partial.len());
-        }
-        self.partial.extend_from_slice(bytes);
     }
 }
 

@@ -1,6 +1,8 @@
 //! NUL framing: a TCP byte stream cut into packet texts, within a size limit (§3, protocol.md 2.5).
 
-/// What ends every packet on a plain or TLS socket.
+use jmqt_core::Partial;
+
+/// The byte that ends every packet on a plain or TLS socket.
 pub const NUL: u8 = 0;
 
 /// A packet grew past the limit before its NUL came: the connection is to be closed (2.5).
@@ -17,9 +19,7 @@ pub struct PacketTooLarge {
 /// copied, and never more of it than the limit. A decoder with nothing half-read holds no memory.
 #[derive(Debug)]
 pub struct NulDecoder {
-    partial: Vec<u8>,
-    /// `partial` was handed out, and is stale.
-    delivered: bool,
+    partial: Partial,
     limit: usize,
 }
 
@@ -27,7 +27,7 @@ impl NulDecoder {
     /// `limit` is the largest packet in bytes, without its NUL.
     #[must_use]
     pub const fn new(limit: usize) -> Self {
-        Self { partial: Vec::new(), delivered: false, limit }
+        Self { partial: Partial::new(), limit }
     }
 
     /// Changes the limit; a packet already begun is held to the new one.
@@ -38,13 +38,13 @@ impl NulDecoder {
     /// Whether the beginning of a packet is waiting for its end.
     #[must_use]
     pub const fn is_mid_packet(&self) -> bool {
-        !self.delivered && !self.partial.is_empty()
+        self.partial.is_mid_packet()
     }
 
     /// How many bytes the decoder holds on to.
     #[must_use]
     pub const fn buffered(&self) -> usize {
-        self.partial.capacity()
+        self.partial.allocated()
     }
 
     /// The next packet in `chunk`, which is shortened by what was used; `None` when it is used up.
@@ -52,39 +52,25 @@ impl NulDecoder {
     /// # Errors
     /// [`PacketTooLarge`] when a packet exceeds the limit. The decoder is of no further use.
     pub fn next<'a, 'c: 'a>(&'a mut self, chunk: &mut &'c [u8]) -> Result<Option<&'a [u8]>, PacketTooLarge> {
-        if self.delivered {
-            self.partial = Vec::new();
-            self.delivered = false;
-        }
+        self.partial.discard_delivered();
         let too_large = Err(PacketTooLarge { limit: self.limit });
         let Some(end) = memchr::memchr(NUL, chunk) else {
-            if self.partial.len() + chunk.len() > self.limit {
+            if self.partial.bytes().len() + chunk.len() > self.limit {
                 return too_large;
             }
-            self.keep(std::mem::take(chunk));
+            self.partial.append(std::mem::take(chunk), self.limit);
             return Ok(None);
         };
-        if self.partial.len() + end > self.limit {
+        if self.partial.bytes().len() + end > self.limit {
             return too_large;
         }
         let (packet, rest) = chunk.split_at(end);
         *chunk = &rest[1..];
-        if self.partial.is_empty() {
+        if !self.partial.is_mid_packet() {
             return Ok(Some(packet));
         }
-        self.keep(packet);
-        self.delivered = true;
-        Ok(Some(&self.partial))
-    }
-
-    /// Grows like a vector does, but never past the limit.
-    fn keep(&mut self, bytes: &[u8]) {
-        let needed = self.partial.len() + bytes.len();
-        if needed > self.partial.capacity() {
-            let grown = needed.max((self.partial.capacity() * 2).min(self.limit));
-            self.partial.reserve_exact(grown - self.partial.len());
-        }
-        self.partial.extend_from_slice(bytes);
+        self.partial.append(packet, self.limit);
+        Ok(Some(self.partial.deliver()))
     }
 }
 
