@@ -4,20 +4,15 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
 use crate::DEADLINE;
-
-/// A request to become a WebSocket.
-const UPGRADE: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n\
-    Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+use crate::conversation::{Framing, Inbox, Received, UPGRADE};
 
 /// One connection.
 #[derive(Debug)]
 pub struct Client<S = TcpStream> {
     /// The socket, for what only it can do.
     pub stream: S,
-    is_websocket: bool,
-    received: Vec<u8>,
-    at: usize,
+    framing: Framing,
+    inbox: Inbox,
 }
 
 impl Client {
@@ -34,12 +29,10 @@ impl Client {
     pub fn websocket(address: SocketAddr) -> Self {
         let mut client = Self::open(address);
         client.stream.write_all(UPGRADE).unwrap();
-        while !client.received.ends_with(b"\r\n\r\n") {
+        while !client.inbox.take_upgrade() {
             assert!(client.fill(), "no upgrade");
         }
-        assert!(client.received.starts_with(b"HTTP/1.1 101 "), "{}", client.received.escape_ascii());
-        client.received.clear();
-        client.is_websocket = true;
+        client.framing = Framing::WebSocket;
         client
     }
 }
@@ -47,29 +40,25 @@ impl Client {
 impl<S: Read + Write> Client<S> {
     /// NUL-framed packets over this stream.
     pub fn over(stream: S) -> Self {
-        Self { stream, is_websocket: false, received: Vec::new(), at: 0 }
+        Self { stream, framing: Framing::Nul, inbox: Inbox::default() }
     }
 
     /// Sends this text as a packet.
     pub fn send(&mut self, text: &str) {
-        let bytes =
-            if self.is_websocket { frame(0x81, text.as_bytes()) } else { [text.as_bytes(), b"\0"].concat() };
-        self.stream.write_all(&bytes).unwrap();
+        self.stream.write_all(&self.framing.encode(text)).unwrap();
     }
 
     /// The next packet; `None` at the end of the connection, however it ends.
     ///
-    /// A WebSocket's close frame counts as the packet `close 1000`, with its code; pongs are passed over.
+    /// A WebSocket's close frame counts as the packet `close 1000`, with its code; pings and pongs are passed over.
     pub fn receive(&mut self) -> Option<String> {
         loop {
-            let taken = if self.is_websocket { self.take_frame() } else { self.take_text() };
-            if taken.is_some() {
-                return taken;
-            }
-            self.received.drain(..self.at);
-            self.at = 0;
-            if !self.fill() {
-                return None;
+            match self.inbox.take(self.framing) {
+                Some(Received::Packet(text)) => return Some(text),
+                Some(Received::Close(code, _)) => return Some(format!("close {}", code.unwrap_or(0))),
+                Some(Received::Ping(_) | Received::Pong(_)) => {}
+                None if self.fill() => {}
+                None => return None,
             }
         }
     }
@@ -80,42 +69,12 @@ impl<S: Read + Write> Client<S> {
         std::iter::from_fn(|| self.receive()).find(|packet| !packet.starts_with(r#"{"disconn":"#))
     }
 
-    fn take_text(&mut self) -> Option<String> {
-        let unread = &self.received[self.at..];
-        let end = unread.iter().position(|byte| *byte == 0)?;
-        let text = String::from_utf8(unread[..end].to_vec()).unwrap();
-        self.at += end + 1;
-        Some(text)
-    }
-
-    fn take_frame(&mut self) -> Option<String> {
-        loop {
-            let unread = &self.received[self.at..];
-            let head = match *unread.get(1)? {
-                126 => 4,
-                127 => 10,
-                _ => 2,
-            };
-            let length = unread.get(if head == 2 { 1..2 } else { 2..head })?;
-            let length = length.iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte));
-            let payload = unread.get(head..head + length)?.to_vec();
-            let opcode = unread[0];
-            self.at += head + length;
-            match opcode {
-                0x81 => return Some(String::from_utf8(payload).unwrap()),
-                0x88 => return Some(format!("close {}", u16::from_be_bytes([payload[0], payload[1]]))),
-                0x8A => {}
-                other => panic!("a frame that begins with {other:#x}"),
-            }
-        }
-    }
-
     /// Reads; `false` at the end of the connection.
     fn fill(&mut self) -> bool {
         let mut chunk = [0; 64 * 1024];
         match self.stream.read(&mut chunk) {
             Ok(length) if length > 0 => {
-                self.received.extend_from_slice(&chunk[..length]);
+                self.inbox.add(&chunk[..length]);
                 true
             }
             // A process that was stopped meanwhile goes on reading.
@@ -203,26 +162,6 @@ impl<S: Read + Write> Client<S> {
         self.send(&format!(r#"{{"pushAck":{{"id":"{id}"}}}}"#));
         id
     }
-}
-
-/// A WebSocket frame as clients send them (RFC 6455 §5.2); its mask is zero, which masks nothing.
-#[must_use]
-pub fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
-    let mut out = vec![first];
-    match payload.len() {
-        short @ 0..=125 => out.push(0x80 | u8::try_from(short).unwrap()),
-        medium @ 126..=0xFFFF => {
-            out.push(0x80 | 126);
-            out.extend_from_slice(&u16::try_from(medium).unwrap().to_be_bytes());
-        }
-        long => {
-            out.push(0x80 | 127);
-            out.extend_from_slice(&(long as u64).to_be_bytes());
-        }
-    }
-    out.extend_from_slice(&[0; 4]);
-    out.extend_from_slice(payload);
-    out
 }
 
 /// The text of a member whose value has neither commas nor braces in it.

@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc)]
 
 mod client;
+mod conversation;
 pub mod database;
 mod log;
 mod process;
@@ -16,7 +17,8 @@ mod source;
 
 use std::time::{Duration, Instant};
 
-pub use client::{Client, field, frame};
+pub use client::{Client, field};
+pub use conversation::{Framing, Inbox, Received, UPGRADE, frame};
 pub use database::{Database, programs_folder};
 pub use process::{Process, command, find, free_port, tail};
 pub use program::{Program, run};

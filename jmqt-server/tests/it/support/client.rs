@@ -1,13 +1,14 @@
 //! A client that sends exactly what a test requests, and shows exactly what it receives.
 //!
-//! It shares only [`decode`] with the server: framing and WebSocket frames are made by hand, so a test can also send
-//! what no library would.
+//! It shares only [`decode`] with the server. `test_support` does the framing by hand, so a test can also send what no library
+//! would.
 
 use std::collections::VecDeque;
 use std::io;
 
 use jmqt_protocol::{Packet, Qos, Retain, decode};
 use jmqt_server::Protocol;
+use test_support::{Framing, Inbox, Received, UPGRADE, frame};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::{DEADLINE, within};
@@ -33,6 +34,18 @@ pub enum Incoming {
     Close(Option<u16>, String),
     /// The end of the connection.
     End,
+}
+
+impl From<Received> for Incoming {
+    fn from(received: Received) -> Self {
+        match received {
+            Received::Packet(text) if text.starts_with(r#"{"disconn":"#) => Self::Disconn(Told::parse(&text)),
+            Received::Packet(text) => Self::Packet(text),
+            Received::Ping(payload) => Self::Ping(payload),
+            Received::Pong(payload) => Self::Pong(payload),
+            Received::Close(code, reason) => Self::Close(code, reason),
+        }
+    }
 }
 
 /// A `disconn` of the server, taken apart.
@@ -125,7 +138,7 @@ pub struct Client {
     name: String,
     protocol: Protocol,
     stream: Box<dyn Stream>,
-    received: Vec<u8>,
+    inbox: Inbox,
     conversation: VecDeque<String>,
 }
 
@@ -136,7 +149,7 @@ impl Client {
             name: "nobody".to_owned(),
             protocol,
             stream: Box::new(stream),
-            received: Vec::new(),
+            inbox: Inbox::default(),
             conversation: VecDeque::new(),
         }
     }
@@ -149,8 +162,8 @@ impl Client {
         self.protocol
     }
 
-    fn is_websocket(&self) -> bool {
-        matches!(self.protocol, Protocol::WebSocket | Protocol::SslWebSocket)
+    fn framing(&self) -> Framing {
+        if self.protocol.is_websocket() { Framing::WebSocket } else { Framing::Nul }
     }
 
     /// The traffic so far, for assertion messages.
@@ -184,12 +197,7 @@ impl Client {
         let mut bytes = Vec::new();
         for text in texts {
             self.note(">", text);
-            if self.is_websocket() {
-                websocket_frame(true, 1, text.as_bytes(), &mut bytes);
-            } else {
-                bytes.extend_from_slice(text.as_bytes());
-                bytes.push(0);
-            }
+            bytes.extend(self.framing().encode(text));
         }
         self.write(&bytes).await;
     }
@@ -202,16 +210,12 @@ impl Client {
 
     /// Sends a WebSocket frame of any kind.
     pub async fn send_frame(&mut self, is_final: bool, opcode: u8, payload: &[u8]) {
-        let mut bytes = Vec::new();
-        websocket_frame(is_final, opcode, payload, &mut bytes);
-        self.send_bytes(&bytes).await;
+        self.send_bytes(&frame(first_byte(is_final, opcode), payload)).await;
     }
 
     /// The same; the server may have closed the connection.
     pub async fn send_frame_until_refused(&mut self, is_final: bool, opcode: u8, payload: &[u8]) {
-        let mut bytes = Vec::new();
-        websocket_frame(is_final, opcode, payload, &mut bytes);
-        self.send_bytes_until_refused(&bytes).await;
+        self.send_bytes_until_refused(&frame(first_byte(is_final, opcode), payload)).await;
     }
 
     async fn write(&mut self, bytes: &[u8]) {
@@ -228,15 +232,8 @@ impl Client {
 
     /// Sends one packet; the server may have closed the connection.
     pub async fn send_until_refused(&mut self, text: &str) {
-        let mut bytes = Vec::new();
-        if self.is_websocket() {
-            websocket_frame(true, 1, text.as_bytes(), &mut bytes);
-        } else {
-            bytes.extend_from_slice(text.as_bytes());
-            bytes.push(0);
-        }
         self.note(">", text);
-        self.send_bytes_until_refused(&bytes).await;
+        self.send_bytes_until_refused(&self.framing().encode(text)).await;
     }
 
     /// Sends as much as the server takes; it may close the connection meanwhile.
@@ -404,7 +401,7 @@ impl Client {
         let Incoming::Disconn(told) = self.incoming().await else {
             panic!("no disconn\n{}", self.conversation());
         };
-        if self.is_websocket() {
+        if self.framing() == Framing::WebSocket {
             let Incoming::Close(code, reason) = self.incoming().await else {
                 panic!("no close frame\n{}", self.conversation());
             };
@@ -442,20 +439,19 @@ impl Client {
     /// All bytes up to the end of the connection, with no framing.
     pub async fn bytes_until_closed(&mut self) -> Vec<u8> {
         while within("the end of the connection", self.fill()).await {}
-        std::mem::take(&mut self.received)
+        self.inbox.take_all()
     }
 
     async fn read_incoming(&mut self) -> Incoming {
         loop {
-            let parsed = if self.is_websocket() { self.take_frame() } else { self.take_text() };
-            if let Some(incoming) = parsed {
-                return incoming;
+            if let Some(received) = self.inbox.take(self.framing()) {
+                return Incoming::from(received);
             }
             if !self.fill().await {
                 assert!(
-                    self.received.is_empty(),
+                    self.inbox.unread().is_empty(),
                     "the connection ended within a packet: {}\n{}",
-                    self.received.escape_ascii(),
+                    self.inbox.unread().escape_ascii(),
                     self.conversation()
                 );
                 return Incoming::End;
@@ -469,7 +465,7 @@ impl Client {
         match self.stream.read(&mut chunk).await {
             Ok(0) => false,
             Ok(length) => {
-                self.received.extend_from_slice(&chunk[..length]);
+                self.inbox.add(&chunk[..length]);
                 true
             }
             Err(error) => match error.kind() {
@@ -482,54 +478,6 @@ impl Client {
         }
     }
 
-    fn take_text(&mut self) -> Option<Incoming> {
-        let end = self.received.iter().position(|byte| *byte == 0)?;
-        let mut text: Vec<u8> = self.received.drain(..=end).collect();
-        text.pop();
-        Some(Self::packet(text))
-    }
-
-    fn packet(text: Vec<u8>) -> Incoming {
-        let text = String::from_utf8(text).unwrap();
-        if text.starts_with(r#"{"disconn":"#) {
-            return Incoming::Disconn(Told::parse(&text));
-        }
-        Incoming::Packet(text)
-    }
-
-    fn take_frame(&mut self) -> Option<Incoming> {
-        let (head, length_bytes) = match *self.received.get(1)? {
-            126 => (4, 2),
-            127 => (10, 8),
-            short => {
-                assert!(short < 126, "a server does not mask its frames");
-                (2, 0)
-            }
-        };
-        let header = self.received.get(..head)?;
-        let length = match length_bytes {
-            0 => u64::from(header[1]),
-            _ => header[2..].iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte)),
-        };
-        let end = head + usize::try_from(length).unwrap();
-        if self.received.len() < end {
-            return None;
-        }
-        let frame: Vec<u8> = self.received.drain(..end).collect();
-        let payload = frame[head..].to_vec();
-        Some(match frame[0] {
-            0x81 => Self::packet(payload),
-            0x89 => Incoming::Ping(payload),
-            0x8A => Incoming::Pong(payload),
-            0x88 if payload.is_empty() => Incoming::Close(None, String::new()),
-            0x88 => {
-                let code = u16::from_be_bytes([payload[0], payload[1]]);
-                Incoming::Close(Some(code), String::from_utf8(payload[2..].to_vec()).unwrap())
-            }
-            other => panic!("a frame that begins with {other:#x}\n{}", self.conversation()),
-        })
-    }
-
     /// The WebSocket upgrade (RFC 6455 §1.3, with its own example of a key).
     pub async fn upgrade(&mut self) {
         self.send_bytes(UPGRADE).await;
@@ -538,40 +486,13 @@ impl Client {
 
     /// Waits for the answer to an upgrade with the key of [`UPGRADE`].
     pub async fn upgraded(&mut self) {
-        let end = loop {
-            let end = self.received.windows(4).position(|four| four == b"\r\n\r\n");
-            match end {
-                Some(end) => break end + 4,
-                None => assert!(within("the upgrade", self.fill()).await, "no upgrade"),
-            }
-        };
-        let answer: Vec<u8> = self.received.drain(..end).collect();
-        let answer = String::from_utf8(answer).unwrap();
-        assert!(answer.starts_with("HTTP/1.1 101 "), "{answer}");
-        assert!(answer.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{answer}");
+        while !self.inbox.take_upgrade() {
+            assert!(within("the upgrade", self.fill()).await, "no upgrade\n{}", self.conversation());
+        }
     }
 }
 
-/// A request to become a WebSocket.
-pub const UPGRADE: &[u8] = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n\
-    Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-
-/// A masked frame, as clients send them (RFC 6455 §5.2).
-fn websocket_frame(is_final: bool, opcode: u8, payload: &[u8], out: &mut Vec<u8>) {
-    const MASK: [u8; 4] = [0x5A, 0xC3, 0x17, 0x88];
-    out.push(if is_final { 0x80 } else { 0 } | opcode);
-    match payload.len() {
-        short @ 0..=125 => out.push(0x80 | u8::try_from(short).unwrap()),
-        medium @ 126..=0xFFFF => {
-            out.push(0x80 | 126);
-            out.extend_from_slice(&u16::try_from(medium).unwrap().to_be_bytes());
-        }
-        long => {
-            out.push(0x80 | 127);
-            out.extend_from_slice(&(long as u64).to_be_bytes());
-        }
-    }
-    out.extend_from_slice(&MASK);
-    out.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask));
+/// The first byte of a WebSocket frame.
+const fn first_byte(is_final: bool, opcode: u8) -> u8 {
+    if is_final { 0x80 | opcode } else { opcode }
 }

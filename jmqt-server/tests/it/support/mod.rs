@@ -19,8 +19,9 @@ use std::time::Duration;
 use jmqt_server::{ChannelName, ClientId};
 
 pub use app::{Asked, Behaviour, Gate, Notice, OwnedControl, TestApp};
-pub use client::{Client, Incoming, Push, Told, UPGRADE};
+pub use client::{Client, Incoming, Push, Told};
 pub use server::TestServer;
+pub use test_support::UPGRADE;
 
 /// How long anything that is waited for may take. Generous: it only ends tests that have failed.
 pub const DEADLINE: Duration = Duration::from_secs(10);
