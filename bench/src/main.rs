@@ -14,6 +14,7 @@ mod connection;
 mod dialect;
 mod fairness;
 mod histogram;
+mod median;
 mod nodes;
 mod options;
 mod payload;

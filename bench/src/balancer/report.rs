@@ -1,6 +1,7 @@
 //! The table at the end.
 
 use super::load::Load;
+use crate::median::median;
 
 /// One load and the figures that it is judged by.
 pub(super) struct Row {
@@ -71,16 +72,6 @@ fn ratio(load: Load, round: &Round) -> Option<f64> {
     let [ours, haproxy, direct] = *round;
     let base = if matches!(load, Load::Latency { .. }) { direct? } else { 0.0 };
     Some((ours? - base) / (haproxy? - base))
-}
-
-fn median(mut values: Vec<f64>) -> Option<f64> {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match values.len() {
-        0 => None,
-        odd if odd % 2 == 1 => Some(values[middle]),
-        _ => Some((values[middle - 1] + values[middle]) / 2.0),
-    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! What a row is to reach, and whether it did.
 
+use crate::median::median;
 use crate::workload::{Figures, Metric};
 
 /// Which way is better.
@@ -90,16 +91,6 @@ impl Result {
 
     pub(crate) fn median(&self, metric: Metric) -> Option<f64> {
         median(self.series(metric))
-    }
-}
-
-fn median(mut values: Vec<f64>) -> Option<f64> {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match values.len() {
-        0 => None,
-        odd if odd % 2 == 1 => Some(values[middle]),
-        _ => Some((values[middle - 1] + values[middle]) / 2.0),
     }
 }
 
