@@ -82,7 +82,7 @@ mod tests {
     const LABEL: Label = Label { stream: 99_999, sequence: 12_345_678 };
 
     #[test]
-    fn label_is_found_wherever_the_payload_stands() {
+    fn label_is_found_wherever_the_payload_is() {
         let mut payload = Payload::new();
         for prefix in ["", "{\"push\":{\"cn\":\"a\",\"dt\":\"", "MSG a 1 128\r\n"] {
             let packet = [prefix.as_bytes(), payload.labelled(LABEL), b"\"}}"].concat();

@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test] // §9.d
-    fn the_first_character_tells_the_kind() {
+    fn the_first_character_determines_the_kind() {
         let kind = |name| ChannelName::parse(name).unwrap().kind();
         assert_eq!(kind("news"), ChannelKind::Plain);
         assert_eq!(kind(" $list"), ChannelKind::Control);

@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_chosen_of_none() {
+    fn without_backends_none_is_chosen() {
         for balance in [Balance::LeastConnections, Balance::RoundRobin, Balance::SourceHash] {
             assert_eq!(choose(balance, &mut [], client(1), &mut 0), None);
         }
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_keeps_its_backend_when_another_goes() {
+    fn a_client_keeps_its_backend_when_another_is_removed() {
         let mut fleet = Fleet::new(&[1, 1, 1, 1]);
         let before: Vec<_> = (0..1000).map(|n| fleet.choose(Balance::SourceHash, client(n))).collect();
         fleet.backends.pop();

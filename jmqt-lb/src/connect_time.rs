@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn a_near_backend_is_asked_again_soon_and_less_and_less_often() {
+    fn a_near_backend_is_retried_soon_and_then_less_often() {
         let waits: Vec<_> = (0..100).map_while(|attempt| after(&[ms(1)]).patience(attempt)).collect();
         assert_eq!(waits, [25, 50, 100, 200, 400, 800].map(ms));
     }
@@ -74,13 +74,13 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_known_of_a_new_backend() {
+    fn a_new_backend_has_no_connect_time() {
         assert_eq!(after(&[]).patience(0), None);
         assert_eq!(after(&[ms(1000), ms(3000)]).patience(0), None); // what the system sent again says nothing
     }
 
     #[test]
-    fn a_slow_moment_does_not_count_for_much() {
+    fn one_slow_connection_changes_little() {
         assert!(after(&[ms(1), ms(80)]).patience(0).unwrap() < ms(50));
     }
 }

@@ -29,7 +29,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_backend_is_not_blamed_for_what_this_machine_lacks() {
+    fn a_lack_of_local_resources_is_no_fault_of_a_backend() {
         let of = |number| Fault::of(&io::Error::from_raw_os_error(number));
         assert_eq!(of(24), Fault::Machine); // EMFILE
         assert_eq!(of(28), Fault::Machine); // ENOSPC: no more sockets may be watched

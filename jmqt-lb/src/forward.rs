@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_said_together_with_the_end_arrives_before_it() {
+    fn bytes_that_come_with_the_end_arrive_before_it() {
         let (mut bench, mut user, mut server) = Bench::new();
         user.write_all(b"goodbye").unwrap();
         user.shutdown(Shutdown::Write).unwrap();
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn who_sends_much_lets_others_have_their_turn() {
+    fn a_busy_connection_yields_to_others() {
         let (mut bench, mut user, mut server) = Bench::new();
         let much: Vec<u8> = (0..10 * BUFFER_SIZE).map(|number| number as u8).collect();
         user.write_all(&much).unwrap();
@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_said_to_a_backend_that_ends_unused_reaches_the_next_one() {
+    fn bytes_sent_to_a_backend_that_ends_unused_reach_the_next_backend() {
         let (mut bench, mut user, server) = Bench::new();
         user.write_all(b"hello").unwrap();
         drop(server);
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test] // or the system would keep it back until the first has been acknowledged
-    fn from_the_second_write_on_a_backend_gets_all_at_once() {
+    fn after_the_first_write_a_backend_receives_everything_together() {
         let (mut bench, mut user, mut server) = Bench::new();
         for is_nodelay in [false, true, true] {
             user.write_all(b"hello").unwrap();
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_goes_away_after_its_end_is_not_kept() {
+    fn a_client_that_leaves_after_its_end_is_closed() {
         let (mut bench, user, mut server) = Bench::new();
         user.shutdown(Shutdown::Write).unwrap();
         let (_, turn) = bench.read_to_end(&mut server);
@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_stays_silent_after_its_backend_has_ended_is_not_kept_long() {
+    fn a_silent_client_is_closed_soon_after_its_backend_ended() {
         let (mut bench, mut user, mut server) = Bench::new();
         user.write_all(b"hello").unwrap();
         bench.wait_for(Token(0));

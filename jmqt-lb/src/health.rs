@@ -78,7 +78,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn it_takes_several_checks_in_a_row_to_change_the_verdict() {
+    fn several_consecutive_checks_change_the_verdict() {
         let rules = Rules { healthy_after: 2, unhealthy_after: 3, ..Rules::default() };
         let mut health = Health::new();
         let mut check = |is_good| health.checked(is_good, &rules);
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ejection_ends_by_itself_and_says_so_once() {
+    fn the_end_of_an_ejection_is_reported_once() {
         let (mut health, now) = (Health::new(), Instant::now());
         health.eject(now + Duration::from_secs(1));
         assert!(!health.is_fit(now) && !health.returns(now));

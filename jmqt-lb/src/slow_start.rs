@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn it_gets_a_part_of_its_share_that_grows_until_nothing_is_held_back() {
+    fn its_share_grows_until_it_is_complete() {
         let mut slow_start = SlowStart::now();
         let start = slow_start.since.unwrap();
         let mut after =

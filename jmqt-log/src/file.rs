@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_opened_again_when_it_is_asked_for() {
+    fn a_file_is_opened_again_on_request() {
         let folder = tempfile::tempdir().unwrap();
         let (path, old) = (folder.path().join("a.log"), folder.path().join("a.log.1"));
         let mut log = LogFile::open(&path, "Test").unwrap();

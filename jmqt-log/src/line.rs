@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_quoted_is_told_from_what_only_looks_so() {
+    fn quoted_values_differ_from_values_that_look_quoted() {
         for quoted in [r#""""#, r#""a b""#, r#""a \" b""#, r#""\\""#] {
             assert!(is_quoted(quoted), "{quoted}");
         }

@@ -144,7 +144,7 @@ fn a_mode_shows_its_level_and_those_above() {
 }
 
 #[test]
-fn libraries_underneath_are_heard_from_warnings_on() {
+fn libraries_are_logged_from_warnings_on() {
     let all = || {
         tracing::debug!(target: "sqlx::query", "select");
         tracing::info!(target: "tokio_tungstenite", "frame");
@@ -173,7 +173,7 @@ fn a_line_of_any_length_costs_a_bounded_amount() {
 }
 
 #[test]
-fn an_outlet_that_takes_nothing_holds_nobody_up_and_what_was_lost_is_told() {
+fn a_blocked_output_delays_no_caller_and_lost_lines_are_counted() {
     let captured = Captured::default();
     let (sink, guard) = Sink::with_queue("P", captured.clone(), 10);
     let log_guard = LogGuard { sinks: vec![guard] };

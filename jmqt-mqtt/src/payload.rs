@@ -254,7 +254,7 @@ mod tests {
         }
 
         #[test]
-        fn data_comes_back_from_a_receiver_that_knows_what_it_is(bytes in any_payload(), literal: bool) {
+        fn data_survives_a_receiver_that_knows_its_kind(bytes in any_payload(), literal: bool) {
             let Ok(text) = String::from_utf8(bytes) else { return Ok(()) };
             let Ok(json) = Payload::parse(&text) else { return Ok(()) };
             // `jt` on what is literal anyway is left out.

@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn escaped_levels_match_the_names_that_they_stand_for() {
+    fn escaped_levels_match_unescaped_names() {
         let trie = of(&["room%233/+", "c%2B%2B"]);
         assert_eq!(matches(&trie, "room#3/x"), ["room%233/+"]);
         assert_eq!(matches(&trie, "c++"), ["c%2B%2B"]);
@@ -427,7 +427,7 @@ mod tests {
     }
 
     #[test] // attack: subscribe and unsubscribe many filters, again and again
-    fn memory_follows_what_is_in_it() {
+    fn memory_is_proportional_to_the_content() {
         let mut trie = of(&["kept/+"]);
         for round in 0..3 {
             for number in 0..5_000 {

@@ -415,7 +415,7 @@ mod tests {
     }
 
     #[test] // protocol.md 2.5
-    fn what_has_no_type_is_not_a_packet() {
+    fn an_object_without_a_type_is_not_a_packet() {
         for text in [
             "",
             "  ",

@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test] // protocol.md 2.5
-    fn no_more_than_the_limit_is_ever_held() {
+    fn at_most_the_limit_is_buffered() {
         let mut decoder = NulDecoder::new(10_000);
         let result = (0..100).try_for_each(|_| {
             assert!(decoder.buffered() <= 10_000);

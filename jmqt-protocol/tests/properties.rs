@@ -229,7 +229,7 @@ proptest! {
     }
 
     #[test] // protocol.md 2.5
-    fn what_has_a_type_for_serde_json_has_one_for_the_decoder_and_nothing_else(text in nearly_a_packet()) {
+    fn decoder_and_serde_json_agree_on_packet_types(text in nearly_a_packet()) {
         match decode(&text) {
             // A map forgets that it met a key twice.
             Err(DecodeError::NotAPacket { reason: "the object has more than one member" }) => {}
@@ -239,7 +239,7 @@ proptest! {
     }
 
     #[test] // protocol.md 2.7
-    fn a_payload_is_what_stood_in_the_text(data in any_json(), channel in any_text()) {
+    fn a_payload_is_its_text_in_the_packet(data in any_json(), channel in any_text()) {
         let mut text = br#"{"pub":{"cn":""#.to_vec();
         jmqt_protocol::escape_into(&channel, &mut text);
         text.extend_from_slice(format!(r#"","dt": {data} }}}}"#).as_bytes());
@@ -285,7 +285,7 @@ proptest! {
     }
 
     #[test] // protocol.md 2.5
-    fn a_decoder_never_holds_more_than_its_limit_and_refuses_exactly_what_exceeds_it(
+    fn a_decoder_buffers_at_most_its_limit_and_refuses_exactly_larger_packets(
         stream in vec(prop_oneof![30 => 1..=255_u8, 1 => Just(0_u8)], 0..400),
         cuts in vec(1..100_usize, 1..20),
         limit in 0..60_usize,

@@ -110,7 +110,7 @@ fn conn_may_name_the_publisher_and_conn_ack_confirms_it() {
 }
 
 #[test] // protocol.md 2.22
-fn disconn_from_the_server_says_why_and_when_to_come_back() {
+fn disconn_from_the_server_has_a_reason_and_a_retry_delay() {
     let disconn = |code, message, retry_after_seconds| {
         Packet::Disconn(Disconn { code: Some(code), message, retry_after_seconds })
     };

@@ -118,7 +118,7 @@ async fn sessions_are_closed_in_even_steps_and_served_until_then() {
 }
 
 #[tokio::test]
-async fn while_it_drains_nobody_is_let_in() {
+async fn no_connection_is_accepted_while_draining() {
     let mut server = draining_over(FOREVER).await;
     let addresses = Protocol::ALL.map(|protocol| server.address(protocol));
     let clients = clients(&server, 2).await;
@@ -136,7 +136,7 @@ async fn while_it_drains_nobody_is_let_in() {
 }
 
 #[tokio::test]
-async fn what_is_no_session_yet_is_closed_at_the_start() {
+async fn connections_without_a_session_are_closed_first() {
     let mut server = draining_over(FOREVER).await;
     let sessions = clients(&server, 2).await;
     let mut silent = server.open(Protocol::Socket).await;
@@ -159,7 +159,7 @@ async fn what_is_no_session_yet_is_closed_at_the_start() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_by_itself_is_no_trouble() {
+async fn a_client_that_leaves_while_draining_is_not_closed_again() {
     let mut server = draining_over(Duration::from_millis(500)).await;
     let mut clients = clients(&server, 8).await;
     let app = server.app.clone();

@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn all_is_well_with_messages_in_order_and_redeliveries_under_their_ids() {
+    fn messages_in_order_and_redeliveries_under_their_ids_are_accepted() {
         let journal = journal();
         journal.received(0, (0, 0), "a");
         journal.connected_again(0);
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test] // protocol.md 2.13, 2.14, 2.23
-    fn ids_that_are_wrong_are_found() {
+    fn wrong_ids_are_found() {
         let two_ids = journal();
         two_ids.received(0, (0, 0), "a");
         two_ids.received(0, (0, 0), "c");
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test] // protocol.md 2.16
-    fn every_session_is_told_of_once() {
+    fn every_session_is_reported_once() {
         let journal = quiet();
         session(&journal, 1, 10, 20);
         assert_eq!(problems(&journal, &[closed(21, 1)]), [""; 0]);

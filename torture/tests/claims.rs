@@ -12,7 +12,7 @@ async fn is_accepted(client: &mut Client) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")] // protocol.md 2.4, 2.16
-async fn of_two_sessions_of_one_client_at_the_same_moment_one_survives() {
+async fn of_two_simultaneous_sessions_of_one_client_one_survives() {
     let Some(cluster) = Cluster::of(2).await else { return };
     let mut opened = Vec::new();
     for round in 0..ROUNDS {

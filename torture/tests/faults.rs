@@ -31,7 +31,7 @@ async fn a_node_is_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread")] // protocol.md 2.16
-async fn the_sessions_of_a_killed_node_are_told_of_by_another() {
+async fn the_sessions_of_a_killed_node_are_reported_by_another_node() {
     let Some(mut cluster) = Cluster::of(2).await else { return };
     let mut clients = Vec::new();
     for number in 0..20 {
@@ -65,7 +65,7 @@ async fn the_sessions_of_a_killed_node_are_told_of_by_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")] // protocol.md 2.16
-async fn many_sessions_of_a_killed_node_are_told_of_as_soon_as_a_few() {
+async fn many_sessions_of_a_killed_node_are_reported_as_soon_as_few() {
     const SESSIONS: usize = 300;
     let Some(mut cluster) = Cluster::of(2).await else { return };
     let mut clients = Vec::new();
@@ -89,7 +89,7 @@ async fn many_sessions_of_a_killed_node_are_told_of_as_soon_as_a_few() {
 }
 
 #[tokio::test(flavor = "multi_thread")] // protocol.md 2.13
-async fn a_database_that_stands_still_has_not_done_what_was_answered_with_5() {
+async fn a_stalled_database_does_not_execute_requests_that_were_answered_with_5() {
     let Some(cluster) = Cluster::of(1).await else { return };
     let (mut alice, mut bob) = (cluster.connect(0, "alice").await, cluster.connect(0, "bob").await);
     bob.subscribe("for bob", true).await;
@@ -111,7 +111,7 @@ async fn a_database_that_stands_still_has_not_done_what_was_answered_with_5() {
 }
 
 #[tokio::test(flavor = "multi_thread")] // protocol.md 2.16
-async fn mariadb_is_away_when_inherited_sessions_have_been_told_of() {
+async fn mariadb_is_unavailable_after_inherited_sessions_were_reported() {
     let Some(mut cluster) = Cluster::of(2).await else { return };
     let mut clients = vec![cluster.connect(0, "bob").await];
     for number in 0..10 {
@@ -152,7 +152,7 @@ async fn redis_is_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn redis_stands_still_for_ten_seconds() {
+async fn redis_stalls_for_ten_seconds() {
     let Some((cluster, load)) = under_load(Some(3 * SECOND)).await else { return };
     cluster.redis.pause();
     tokio::time::sleep(10 * SECOND).await; // this is the fault
@@ -200,7 +200,7 @@ async fn a_node_is_cut_off_from_redis() {
 }
 
 #[tokio::test(flavor = "multi_thread")] // protocol.md 2.13
-async fn what_a_node_accepted_without_redis_is_delivered_when_it_is_gone() {
+async fn messages_accepted_without_redis_are_delivered_after_their_node_ended() {
     let Some(mut cluster) = Cluster::of(2).await else { return };
     let mut bob = cluster.connect(1, "bob").await;
     bob.subscribe("news", true).await;
@@ -280,7 +280,7 @@ async fn a_node_loses_the_database_while_a_close_notifier_runs() {
 }
 
 #[tokio::test(flavor = "multi_thread")] // §9.e
-async fn a_thousand_requests_at_once_are_carried_out_by_a_node_that_is_held_up() {
+async fn a_thousand_simultaneous_requests_are_executed_by_a_delayed_node() {
     let Some(cluster) = Cluster::of(6).await else { return };
     let (mut admins, mut clients) = (Vec::new(), Vec::new());
     for number in 0..20 {
@@ -315,7 +315,7 @@ async fn three_nodes_behind_a_balancer_are_restarted_one_after_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")] // design: who was thought dead closes what it serves
-async fn a_node_stands_still_until_it_is_thought_dead() {
+async fn a_node_stalls_until_the_others_consider_it_dead() {
     let Some((cluster, load)) = under_load(None).await else { return };
     let mut bob = cluster.connect(0, "bob").await;
     cluster.nodes[0].pause();

@@ -89,7 +89,7 @@ async fn p2p_messages_find_their_client_on_the_other_node() {
 }
 
 #[tokio::test(flavor = "multi_thread")] // protocol.md 2.21
-async fn a_persistent_p2p_subscription_keeps_what_comes_from_the_other_node() {
+async fn a_persistent_p2p_subscription_keeps_messages_from_the_other_node() {
     let Some(cluster) = Cluster::of(2).await else { return };
     let (mut alice, bob) = (cluster.connect(0, "alice").await, cluster.connect(1, "bob").await);
     let kept = alice.control("$force_sub", r##"{"client":"bob","channel":"#bob","persistent":true}"##).await;
@@ -126,7 +126,7 @@ async fn a_retained_message_is_the_same_on_both_nodes() {
 }
 
 #[tokio::test(flavor = "multi_thread")] // §9.c, protocol.md 2.13
-async fn a_persistent_subscription_goes_on_at_the_other_node() {
+async fn a_persistent_subscription_continues_on_the_other_node() {
     let Some(cluster) = Cluster::of(2).await else { return };
     let (mut alice, mut bob) = (cluster.connect(0, "alice").await, cluster.connect(1, "bob").await);
     bob.subscribe("news", true).await;
@@ -183,7 +183,7 @@ async fn the_application_reaches_a_client_of_the_other_node() {
 }
 
 #[tokio::test(flavor = "multi_thread")] // protocol.md 2.2, 2.4
-async fn a_session_ends_for_a_newer_one_on_the_other_node() {
+async fn a_newer_session_on_the_other_node_ends_the_older_one() {
     let Some(cluster) = Cluster::of(2).await else { return };
     for round in 0..10 {
         // The close notifier of this one takes a while.

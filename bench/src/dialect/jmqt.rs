@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn qos_1_push_is_acknowledged_with_its_id_wherever_that_stands() {
+    fn qos_1_push_is_acknowledged_with_its_id_wherever_the_id_is() {
         let mut payload = Payload::new();
         let label = Label { stream: 0, sequence: 4 };
         let dt = String::from_utf8(payload.labelled(label).to_vec()).unwrap();

@@ -63,7 +63,7 @@ async fn it_publishes_the_time_logs_pushes_and_leaves_with_disconn() {
 }
 
 #[test]
-fn it_retries_until_the_server_is_there_again() {
+fn it_retries_until_the_server_is_available_again() {
     let folder = tempfile::tempdir().unwrap();
     let (mut first, port) = server(folder.path(), 0);
     let sample = client(folder.path(), port, &["--every", "1", "bob"]);

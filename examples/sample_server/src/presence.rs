@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_happens_within_a_moment_is_one_message_with_the_last_state_of_each_client() {
+    async fn simultaneous_changes_are_one_message_with_the_last_state_of_each_client() {
         let (server, presence) = (TestServer::new(), Presence::new(ChannelName::parse("update").unwrap()));
         let handle = server.handle();
         for _ in 0..50 {
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_went_to_another_node_is_not_told_as_gone() {
+    async fn a_client_that_moved_to_another_node_is_not_reported_offline() {
         let (server, presence) = (TestServer::new(), Presence::new(ChannelName::parse("update").unwrap()));
         server.connect(&client("bob"));
         presence.goes(&client("bob"), server.handle());

@@ -87,7 +87,7 @@ fn a_secret_that_is_too_short_stops_the_start_and_is_not_shown() {
 }
 
 #[test]
-fn what_is_in_the_way_is_named_and_ends_with_1() {
+fn a_start_that_fails_names_its_cause_and_exits_with_1() {
     let folder = tempdir().unwrap();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
@@ -130,7 +130,7 @@ fn mistakes_in_the_configuration_end_with_2() {
 }
 
 #[test]
-fn check_tells_all_mistakes_and_starts_nothing() {
+fn check_reports_all_mistakes_and_starts_nothing() {
     let folder = tempdir().unwrap();
     let conf = folder.path().join("server.conf");
     fs::write(&conf, "SOCKET_PORT = 8010\n").unwrap();
@@ -188,7 +188,7 @@ fn a_variable_that_is_no_key_is_warned_of_but_the_secrets_own_is_not() {
 }
 
 #[test]
-fn both_signals_end_it_with_0_and_everybody_offline() {
+fn both_signals_exit_with_0_and_announce_all_clients_offline() {
     for signal in ["INT", "TERM"] {
         let folder = tempdir().unwrap();
         let mut server = Server::start(folder.path());
@@ -200,7 +200,7 @@ fn both_signals_end_it_with_0_and_everybody_offline() {
 }
 
 #[test]
-fn trc_shows_packets_and_refusals_without_what_they_carry() {
+fn trc_shows_packets_and_refusals_without_their_data() {
     let folder = tempdir().unwrap();
     let server = Server::start_with(folder.path(), &[("JMQT_LOG_MODE", "TRC")]);
     let mut bob = server.connect();
@@ -230,7 +230,7 @@ fn the_soft_limit_of_open_files_is_raised() {
 }
 
 #[test]
-fn a_lack_of_open_files_is_warned_of_and_ends_when_there_are_some_again() {
+fn a_lack_of_open_files_is_logged_and_connections_continue_afterwards() {
     let folder = tempdir().unwrap();
     let server = Server::start_after(folder.path(), "ulimit -n 64", &[("JMQT_MAX_CONNECTIONS", "100")]);
     server.logged(" WRN : the limit of open files leaves room for about 0 connections");

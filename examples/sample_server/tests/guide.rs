@@ -13,7 +13,7 @@ use support::{DEADLINE, Server};
 use tempfile::tempdir;
 
 #[test] // §7.a, §7.b
-fn an_auth_without_a_client_name_is_told_what_is_missing() {
+fn an_auth_without_a_client_name_is_refused_with_the_missing_field() {
     let folder = tempdir().unwrap();
     let server = Server::start(folder.path());
     let mut client = server.connect();
@@ -27,7 +27,7 @@ fn an_auth_without_a_client_name_is_told_what_is_missing() {
 }
 
 #[test] // protocol.md 2.8
-fn an_auth_under_a_name_that_is_no_client_id_is_told_why() {
+fn an_auth_with_an_invalid_client_id_is_refused_with_the_cause() {
     let folder = tempdir().unwrap();
     let server = Server::start(folder.path());
     let mut client = server.connect();
@@ -41,7 +41,7 @@ fn an_auth_under_a_name_that_is_no_client_id_is_told_why() {
 }
 
 #[test] // §7.c, §10
-fn a_conn_without_a_token_of_its_own_is_refused_and_nobody_hears_of_it() {
+fn a_conn_without_its_own_token_is_refused_and_not_announced() {
     let folder = tempdir().unwrap();
     let server = Server::start(folder.path());
     let mut alice = server.enter("alice");
@@ -85,7 +85,7 @@ fn token_of(secret: &str, name: &str, seconds: i64) -> String {
 }
 
 #[test] // protocol.md 2.2
-fn clients_hear_who_comes_themselves_included_and_who_goes_once() {
+fn each_arrival_and_departure_is_announced_once_also_to_the_client_itself() {
     let folder = tempdir().unwrap();
     let server = Server::start(folder.path());
     let mut alice = server.enter("alice"); // has heard of itself after its connAck
@@ -99,7 +99,7 @@ fn clients_hear_who_comes_themselves_included_and_who_goes_once() {
 }
 
 #[test]
-fn many_who_come_at_once_are_told_in_few_messages() {
+fn many_simultaneous_arrivals_are_announced_in_few_messages() {
     const CLIENTS: usize = 200;
     let folder = tempdir().unwrap();
     let server = Server::start(folder.path());
@@ -145,7 +145,7 @@ fn a_disconn_is_logged_and_then_announced_once() {
 }
 
 #[test] // protocol.md 2.4
-fn of_a_takeover_others_hear_that_the_client_is_online() {
+fn a_takeover_is_announced_as_online() {
     let folder = tempdir().unwrap();
     let server = Server::start(folder.path());
     let mut alice = server.enter("alice");
@@ -158,7 +158,7 @@ fn of_a_takeover_others_hear_that_the_client_is_online() {
 }
 
 #[test] // §9.a: presence is QoS 0
-fn who_was_away_does_not_hear_who_came_and_went_meanwhile() {
+fn an_absent_client_does_not_receive_missed_announcements() {
     let folder = tempdir().unwrap();
     let server = Server::start(folder.path());
     let mut alice = server.enter("alice");
@@ -191,7 +191,7 @@ fn the_presence_channel_is_the_servers_own() {
 }
 
 #[test]
-fn every_other_channel_is_everybodys() {
+fn every_other_channel_is_open_to_all_clients() {
     let folder = tempdir().unwrap();
     let server = Server::start(folder.path());
     let (mut bob, mut alice) = (server.enter("bob"), server.enter("alice"));
@@ -223,7 +223,7 @@ fn my_subscriptions_names_each_channel_and_whether_it_lasts() {
 }
 
 #[test] // §9.d
-fn online_names_everybody_who_is_connected_also_those_who_came_before() {
+fn online_lists_all_connected_clients_also_earlier_ones() {
     let folder = tempdir().unwrap();
     let server = Server::start(folder.path());
     let mut bob = server.enter("bob");
@@ -275,7 +275,7 @@ fn tokens_and_subscriptions_outlive_a_restart() {
 }
 
 #[test] // protocol.md 2.16
-fn sessions_that_a_killed_server_left_behind_go_offline_once() {
+fn sessions_of_a_killed_server_go_offline_once() {
     let folder = tempdir().unwrap();
     let mut server = Server::start(folder.path());
     let mut bob = server.connect();

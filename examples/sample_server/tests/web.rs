@@ -63,7 +63,7 @@ fn listening(server: &Server, kind: &str) -> SocketAddr {
 }
 
 #[test]
-fn the_page_and_what_it_needs_are_served_with_their_types() {
+fn the_page_and_its_files_are_served_with_their_types() {
     let folder = tempdir().unwrap();
     let server = Server::start_with_page(folder.path(), "any");
     let address = page_of(&server);
@@ -88,7 +88,7 @@ fn the_page_and_what_it_needs_are_served_with_their_types() {
 }
 
 #[test]
-fn the_page_is_told_the_port_of_the_websocket() {
+fn the_page_receives_the_port_of_the_websocket() {
     let folder = tempdir().unwrap();
     let server = Server::start_with_page(folder.path(), "any");
     let answer = get(page_of(&server), "/config.json");
@@ -99,7 +99,7 @@ fn the_page_is_told_the_port_of_the_websocket() {
 }
 
 #[test]
-fn the_page_is_told_the_address_that_was_named_for_it() {
+fn the_page_receives_the_configured_address() {
     let folder = tempdir().unwrap();
     for wrong in ["example.com", "https://example.com/", "wss://", "ws:///jmqt"] {
         let output = run(folder.path(), &[], &["--websocket-url", wrong]);
@@ -127,7 +127,7 @@ fn head_is_answered_like_get_without_the_content() {
 }
 
 #[test]
-fn what_the_browser_has_is_not_sent_again() {
+fn a_file_in_the_cache_of_the_browser_is_not_sent_again() {
     let folder = tempdir().unwrap();
     let server = Server::start_with_page(folder.path(), "any");
     let address = page_of(&server);
@@ -143,7 +143,7 @@ fn what_the_browser_has_is_not_sent_again() {
 }
 
 #[test]
-fn what_is_not_there_is_404() {
+fn a_missing_file_is_404() {
     let folder = tempdir().unwrap();
     let server = Server::start_with_page(folder.path(), "any");
     for path in ["/nothing", "/README.md", "/../Cargo.toml", "/%2e%2e/Cargo.toml", "//", "/app.js/", "/test/"]
@@ -167,7 +167,7 @@ fn methods_that_would_change_something_are_405() {
 }
 
 #[test]
-fn what_is_not_http_is_refused_and_harms_nobody() {
+fn bytes_that_are_not_http_are_refused_and_affect_no_other_client() {
     let folder = tempdir().unwrap();
     let server = Server::start_with_page(folder.path(), "any");
     let address = page_of(&server);
@@ -180,7 +180,7 @@ fn what_is_not_http_is_refused_and_harms_nobody() {
 }
 
 #[test]
-fn a_silent_visitor_does_not_hold_up_the_end() {
+fn a_silent_visitor_does_not_delay_the_stop() {
     let folder = tempdir().unwrap();
     let mut server = Server::start_with_page(folder.path(), "any");
     let address = page_of(&server);
@@ -204,7 +204,7 @@ fn with_0_there_is_no_page() {
 }
 
 #[test]
-fn a_port_that_was_asked_for_is_taken_or_the_start_fails() {
+fn a_requested_port_is_used_or_the_start_fails() {
     let folder = tempdir().unwrap();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
@@ -232,7 +232,7 @@ fn the_page_gets_a_free_port_when_the_usual_one_is_taken() {
 }
 
 #[test]
-fn visitors_that_read_nothing_keep_nobody_away() {
+fn visitors_that_read_nothing_do_not_block_others() {
     let folder = tempdir().unwrap();
     let server = Server::start_with_page(folder.path(), "any");
     let address = page_of(&server);

@@ -106,7 +106,7 @@ async fn a_client_shows_its_certificate_where_one_is_wanted() {
 }
 
 #[tokio::test] // the wrong cases: none, and one that somebody else vouches for
-async fn a_client_without_the_right_certificate_is_told_what_is_missing() {
+async fn a_client_without_the_right_certificate_reports_what_is_missing() {
     let server = TestServer::start().await;
     let certificates = Certificates::new();
     let address = certificates.guard(server.address(Protocol::Socket)).await;

@@ -71,7 +71,7 @@ async fn request_prints_the_reply_and_p2p_reaches_one_client() {
 }
 
 #[tokio::test]
-async fn exit_codes_tell_what_went_wrong() {
+async fn exit_codes_distinguish_the_causes() {
     let server = TestServer::start().await;
     let (code, _, error) = said(&run(&server, &["sub"]).await);
     assert!(code == Some(2) && error.contains("Usage"), "{error}");
@@ -88,7 +88,7 @@ async fn exit_codes_tell_what_went_wrong() {
 }
 
 #[tokio::test]
-async fn doctor_shows_every_step_and_the_mend() {
+async fn doctor_shows_every_step_and_a_fix() {
     let server = TestServer::start().await;
     let ca = server.certificate_path();
     let tls = url(&server, Protocol::SslWebSocket).replace("127.0.0.1", "localhost");
@@ -126,7 +126,7 @@ async fn ping_and_bench_measure() {
 }
 
 #[tokio::test]
-async fn a_reader_that_has_had_enough_is_no_error() {
+async fn a_closed_output_pipe_is_no_error() {
     let server = TestServer::start().await;
     let mut sub = jmqt(&server, &["sub", "news", "--name", "reader"])
         .stdout(Stdio::piped())
@@ -142,7 +142,7 @@ async fn a_reader_that_has_had_enough_is_no_error() {
 }
 
 #[tokio::test]
-async fn completions_and_the_manual_page_are_there() {
+async fn completions_and_the_manual_page_exist() {
     let server = TestServer::start().await;
     for shell in ["bash", "zsh", "fish"] {
         let (code, printed, _) = said(&run(&server, &["completions", shell]).await);
@@ -163,7 +163,7 @@ async fn completions_and_the_manual_page_are_there() {
 }
 
 #[tokio::test]
-async fn a_persistent_subscription_brings_what_was_missed() {
+async fn a_persistent_subscription_delivers_missed_messages() {
     let server = TestServer::start().await;
     let bob = connect(&server, "bob").await;
     let sub = ["sub", "-p", "news", "-n", "1", "--name", "reader"];
@@ -177,7 +177,7 @@ async fn a_persistent_subscription_brings_what_was_missed() {
 }
 
 #[tokio::test] // §9.a: what nobody has seen is not acknowledged
-async fn messages_of_channels_that_were_not_asked_for_stay_with_the_server() {
+async fn messages_of_other_channels_stay_on_the_server() {
     let server = TestServer::start().await;
     let carol = client_id("carol");
     for name in ["bills", "#carol"] {
@@ -217,7 +217,7 @@ async fn messages_of_channels_that_were_not_asked_for_stay_with_the_server() {
 }
 
 #[tokio::test]
-async fn many_messages_of_another_channel_keep_nothing_back_and_unsub_ends_them() {
+async fn many_messages_of_another_channel_delay_nothing_and_unsub_ends_them() {
     let server = TestServer::start().await;
     server.handle().force_sub(&client_id("carol"), &channel("bills"), Persistence::Persistent).await.unwrap();
     let bob = connect(&server, "bob").await;
@@ -235,7 +235,7 @@ async fn many_messages_of_another_channel_keep_nothing_back_and_unsub_ends_them(
 }
 
 #[tokio::test]
-async fn mistakes_are_told_before_anything_is_done() {
+async fn mistakes_are_reported_before_anything_is_sent() {
     let server = TestServer::start().await;
     for (arguments, expected) in [
         (&["sub", "news", "-p"][..], "with --name NAME"),
@@ -258,7 +258,7 @@ async fn mistakes_are_told_before_anything_is_done() {
 }
 
 #[tokio::test]
-async fn a_refusal_names_the_channel_and_says_what_it_means() {
+async fn a_refusal_names_the_channel_and_explains_the_status() {
     let server = TestServer::start().await;
     server.app.set(Asked::Control, Behaviour::Refuse(StatusCode::INVALID_CHANNEL));
     let (code, _, error) = said(&run(&server, &["request", "nothing"]).await);
@@ -276,7 +276,7 @@ async fn a_refusal_names_the_channel_and_says_what_it_means() {
 }
 
 #[tokio::test]
-async fn sub_tells_when_the_connection_is_lost_and_back() {
+async fn sub_reports_lost_and_restored_connections() {
     let server = TestServer::start().await;
     let mut sub = jmqt(&server, &["sub", "news", "--name", "reader"]);
     let mut sub = sub.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();

@@ -31,7 +31,7 @@ async fn a_refused_publish_fails_with_either_qos() {
 }
 
 #[tokio::test]
-async fn of_many_lines_the_refused_ones_are_counted_and_the_others_published() {
+async fn refused_lines_are_counted_and_the_others_published() {
     let server = TestServer::start().await;
     let bob = connect(&server, "bob").await;
     let mut news = bob.subscribe("news", Persistence::Temporary).await.unwrap();
@@ -66,7 +66,7 @@ async fn of_many_lines_the_refused_ones_are_counted_and_the_others_published() {
 }
 
 #[tokio::test]
-async fn a_line_that_is_no_message_is_told_with_its_number_and_the_others_are_published() {
+async fn an_invalid_line_is_reported_with_its_number_and_the_others_are_published() {
     let server = TestServer::start().await;
     let bob = connect(&server, "bob").await;
     let mut log = bob.subscribe("log", Persistence::Temporary).await.unwrap();
@@ -95,7 +95,7 @@ async fn a_line_that_is_no_message_is_told_with_its_number_and_the_others_are_pu
 }
 
 #[tokio::test]
-async fn every_refused_line_is_told() {
+async fn every_refused_line_is_reported() {
     let server = TestServer::start().await;
     server.app.set(Asked::Pub, Behaviour::Refuse(StatusCode::NOT_ALLOWED));
     let mut lines = jmqt(&server, &["pub", "news", "-l"]);
@@ -155,7 +155,7 @@ async fn templates_number_the_messages() {
 }
 
 #[tokio::test] // §9.b
-async fn clear_leaves_a_retained_message_that_tells_nothing() {
+async fn clear_leaves_an_empty_retained_message() {
     let server = TestServer::start().await;
     let bob = connect(&server, "bob").await;
     bob.publish(&Publish::json("news", "rain").unwrap().retained().at_least_once()).await.unwrap();
@@ -168,7 +168,7 @@ async fn clear_leaves_a_retained_message_that_tells_nothing() {
 }
 
 #[tokio::test] // §9.d: between clients a reply is a message to the one who asked
-async fn reply_answers_whoever_publishes_and_wait_reply_prints_it() {
+async fn reply_answers_every_publisher_and_wait_reply_prints_the_answer() {
     let server = TestServer::start().await;
     for (arguments, asked, expected) in [
         (&["jobs", "pong"][..], "1", "\"pong\""),

@@ -17,7 +17,7 @@ fn bare(home: &Path, arguments: &[&str]) -> Command {
 }
 
 #[tokio::test]
-async fn a_profile_says_which_server_and_as_whom() {
+async fn a_profile_sets_server_and_client() {
     let server = TestServer::start().await;
     let home = tempfile::tempdir().unwrap();
     let run = async |arguments: &[&str]| {
@@ -76,7 +76,7 @@ async fn a_token_comes_from_a_file() {
 }
 
 #[tokio::test]
-async fn insecure_takes_any_certificate_and_says_so() {
+async fn insecure_accepts_any_certificate_with_a_warning() {
     let server = TestServer::start().await;
     for protocol in [Protocol::SslSocket, Protocol::SslWebSocket] {
         let url = url(&server, protocol);

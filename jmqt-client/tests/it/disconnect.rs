@@ -19,7 +19,7 @@ async fn server_said(events: &mut Events) -> ServerClose {
 const TAKEOVER: &str = r#"{"disconn":{"st":4500,"mg":"a newer connection of this client"}}"#;
 
 #[tokio::test] // protocol.md 2.22
-async fn a_code_from_4500_stops_the_client_until_it_is_told_to_reconnect() {
+async fn a_code_from_4500_stops_the_client_until_reconnect_is_called() {
     let server = ScriptedServer::start().await;
     let alice = Client::start(config(&server.url("jmqt"), "alice")).unwrap();
     let mut events = alice.events();
@@ -73,7 +73,7 @@ async fn a_code_from_4500_stops_the_client_until_it_is_told_to_reconnect() {
 }
 
 #[tokio::test] // protocol.md 2.22
-async fn a_takeover_ends_the_streams_and_says_why_and_after_a_reconnect_they_go_on() {
+async fn a_takeover_ends_the_streams_with_a_reason_and_a_reconnect_continues_them() {
     const PUSH: &str = r#"{"push":{"cn":"news","dt":1,"cl":"bob"}}"#;
     const OTHER: &str = r#"{"push":{"cn":"other","dt":2,"cl":"bob"}}"#;
     let server = ScriptedServer::start().await;
@@ -133,7 +133,7 @@ async fn the_range_of_a_code_decides() {
 }
 
 #[tokio::test] // protocol.md 2.22
-async fn the_server_says_how_long_to_wait() {
+async fn the_server_sets_the_delay_before_a_reconnect() {
     let server = ScriptedServer::start().await;
     let alice = Client::start(config(&server.url("jmqt"), "alice")).unwrap();
     let mut events = alice.events();
@@ -168,7 +168,7 @@ async fn after_token_expired_the_client_authenticates_again() {
 }
 
 #[tokio::test] // the wrong case: no session yet
-async fn a_reason_before_the_session_is_told() {
+async fn a_reason_before_the_session_is_reported() {
     let server = ScriptedServer::start().await;
     let url = server.url("jmqt");
     let connecting = tokio::spawn(async move { Client::connect(url.as_str()).await.unwrap_err() });
@@ -314,7 +314,7 @@ async fn the_event_of_a_failed_attempt_has_its_cause() {
 }
 
 #[tokio::test] // a function that fails is asked again
-async fn credentials_are_asked_for_at_each_connection() {
+async fn credentials_are_requested_for_each_connection() {
     let server = ScriptedServer::start().await;
     let asked = std::sync::atomic::AtomicU32::new(0);
     let config = config(&server.url("jmqt"), "nobody").credentials(move || {

@@ -24,7 +24,7 @@ async fn a_refused_publish_fails_with_the_status() {
 }
 
 #[tokio::test] // protocol.md 2.5: a refused QoS 0 publish is answered if it has an id
-async fn a_checked_qos_0_publish_tells_a_refusal_and_waits_for_what_is_not_refused() {
+async fn a_checked_qos_0_publish_reports_a_refusal() {
     let server = TestServer::start().await;
     let (alice, bob) = (connect(&server, "alice").await, connect(&server, "bob").await);
     let mut news = bob.subscribe(&channel("news"), Persistence::Temporary).await.unwrap();
@@ -80,7 +80,7 @@ async fn many_checked_publishes_share_a_heartbeat_and_go_with_their_connection()
 }
 
 #[tokio::test]
-async fn a_checked_publish_that_makes_room_for_newer_ones_is_told() {
+async fn a_checked_publish_dropped_for_newer_ones_reports_it() {
     let server = ScriptedServer::start().await;
     let mut config = config(&server.url("jmqt"), "alice");
     (config.queue_bytes, config.when_full) = (1024, WhenFull::DropOldest);
@@ -98,7 +98,7 @@ async fn a_checked_publish_that_makes_room_for_newer_ones_is_told() {
 }
 
 #[tokio::test] // protocol.md 2.22
-async fn a_checked_publish_that_waits_is_told_that_the_server_ended_the_connection_for_good() {
+async fn a_waiting_checked_publish_fails_when_the_server_ends_the_connection_finally() {
     let server = ScriptedServer::start().await;
     let alice = Client::start(config(&server.url("jmqt"), "alice")).unwrap();
     let mut receipts = Vec::new();
@@ -153,7 +153,7 @@ async fn an_acknowledgement_makes_room_for_a_publisher_that_waits() {
 }
 
 #[tokio::test] // §9.d, protocol.md 2.21
-async fn p2p_to_a_client_that_is_away_is_final() {
+async fn p2p_to_an_absent_client_is_not_repeated() {
     let server = TestServer::start().await;
     let alice = connect(&server, "alice").await;
     let to_nobody = Publish::to_client(&client_id("nobody"), &1).unwrap().at_least_once();
@@ -268,7 +268,7 @@ async fn publishes_wait_for_a_connection() {
 }
 
 #[tokio::test]
-async fn a_full_queue_does_what_the_configuration_says() {
+async fn a_full_queue_follows_the_configuration() {
     let offline = |when_full| {
         let mut config = config("jmqt://127.0.0.1:1", "alice");
         (config.when_full, config.queue_bytes) = (when_full, 1024);
@@ -301,7 +301,7 @@ async fn a_full_queue_does_what_the_configuration_says() {
 }
 
 #[tokio::test] // the time for the acknowledgement begins when the message is sent
-async fn a_publish_waits_for_a_connection_as_long_as_it_takes() {
+async fn a_publish_waits_for_a_connection_without_limit() {
     let server = ScriptedServer::start().await;
     let mut config = config(&server.url("jmqt"), "alice");
     config.publish_timeout = Duration::from_millis(50);
@@ -410,7 +410,7 @@ async fn drain_reads_the_streams_to_their_end_then_closes() {
 }
 
 #[tokio::test]
-async fn a_configuration_out_of_range_is_refused_at_the_door() {
+async fn a_configuration_out_of_range_is_refused_immediately() {
     let mut wrong = config("jmqt://127.0.0.1:1", "alice");
     wrong.window = 0;
     let expected = "the configuration's `window` is 0; expected 1 to 1024";

@@ -12,7 +12,7 @@ fn message(name: &str, data: impl serde::Serialize) -> Publish {
 }
 
 #[tokio::test] // §9.c: temporary ones too, because the client makes them again
-async fn subscriptions_are_made_again_before_publishes_flow() {
+async fn subscriptions_are_restored_before_publishes_are_sent() {
     let server = ScriptedServer::start().await;
     let alice = Client::start(config(&server.url("jmqt"), "alice")).unwrap();
     let mut script = server.session(60).await;

@@ -85,7 +85,7 @@ async fn dropping_the_last_handle_leaves_in_order() {
 }
 
 #[tokio::test] // §7.b
-async fn a_refused_auth_says_status_and_reason() {
+async fn a_refused_auth_reports_status_and_reason() {
     let server = TestServer::start().await;
     server.app.set(Asked::Auth, Behaviour::Refuse(StatusCode::NOT_ALLOWED));
     let refused = Client::connect(config(&url(&server, Protocol::Socket), "alice")).await.unwrap_err();
@@ -93,7 +93,7 @@ async fn a_refused_auth_says_status_and_reason() {
 }
 
 #[tokio::test] // §7.d
-async fn a_refused_conn_says_the_status() {
+async fn a_refused_conn_reports_the_status() {
     let server = TestServer::start().await;
     server.app.set(Asked::Conn, Behaviour::Refuse(StatusCode::NOT_ALLOWED));
     let refused = Client::connect(config(&url(&server, Protocol::Socket), "alice")).await.unwrap_err();
@@ -125,7 +125,7 @@ async fn a_stale_token_without_auth_data_is_the_end() {
 }
 
 #[tokio::test] // §10
-async fn a_token_that_is_known_needs_no_auth() {
+async fn a_known_token_needs_no_auth() {
     let server = TestServer::start().await;
     let config = jmqt_client::Config::url(&url(&server, Protocol::Socket)).unwrap();
     let config = config.token(client_id("alice"), AuthToken::new("token-alice"));
@@ -135,7 +135,7 @@ async fn a_token_that_is_known_needs_no_auth() {
 }
 
 #[tokio::test] // §7.a, §10
-async fn a_token_may_be_asked_for_without_a_session() {
+async fn a_token_may_be_requested_without_a_session() {
     let server = TestServer::start().await;
     let config = config(&url(&server, Protocol::WebSocket), "alice");
     let (client, token) = Client::authenticate(&config).await.unwrap();
@@ -176,7 +176,7 @@ async fn the_window_is_announced() {
 }
 
 #[tokio::test] // the original client's style
-async fn callbacks_hear_of_pushes_and_of_the_end() {
+async fn callbacks_receive_pushes_and_the_end() {
     let server = TestServer::start().await;
     let (alice, bob) = (connect(&server, "alice").await, connect(&server, "bob").await);
     let (pushed, mut pushes) = mpsc::unbounded_channel();
@@ -194,7 +194,7 @@ async fn callbacks_hear_of_pushes_and_of_the_end() {
 }
 
 #[tokio::test]
-async fn without_reconnect_the_end_of_the_session_is_the_end() {
+async fn without_reconnect_the_client_ends_with_the_session() {
     let server = TestServer::start().await;
     let mut config = config(&url(&server, Protocol::Socket), "alice");
     config.reconnect = Reconnect::Off;

@@ -15,7 +15,7 @@ const SUB: &str = r#"{"sub":{"cn":"news","pr":1}}"#;
 const SUB_ACK: &str = r#"{"subAck":{"st":1,"cn":"news"}}"#;
 
 #[tokio::test] // §7.n
-async fn a_push_is_acknowledged_when_the_next_is_asked_for() {
+async fn a_push_is_acknowledged_when_the_next_is_requested() {
     let server = ScriptedServer::start().await;
     let alice = Client::start(config(&server.url("jmqt"), "alice")).unwrap();
     let mut script = server.session(60).await;
@@ -47,7 +47,7 @@ async fn a_push_is_acknowledged_when_the_next_is_asked_for() {
 }
 
 #[tokio::test] // §7.n
-async fn acknowledging_by_hand_is_left_to_the_application() {
+async fn manual_acknowledgement_is_left_to_the_application() {
     let server = ScriptedServer::start().await;
     let alice = Client::start(config(&server.url("jmqt"), "alice")).unwrap();
     let mut script = server.session(60).await;
@@ -64,7 +64,7 @@ async fn acknowledging_by_hand_is_left_to_the_application() {
 }
 
 #[tokio::test] // protocol.md 2.6: what other servers send
-async fn a_lenient_server_is_understood() {
+async fn lenient_packets_of_a_server_are_understood() {
     let server = ScriptedServer::start().await;
     let alice = Client::start(config(&server.url("jmqt"), "alice")).unwrap();
     let mut script = server.session(60).await;
@@ -88,7 +88,7 @@ async fn a_lenient_server_is_understood() {
 }
 
 #[tokio::test] // protocol.md 2.5
-async fn a_server_that_only_sends_nonsense_is_left() {
+async fn a_client_disconnects_from_a_server_that_sends_only_garbage() {
     let server = ScriptedServer::start().await;
     let alice = Client::start(config(&server.url("jmqt"), "alice")).unwrap();
     let mut events = alice.events();
@@ -100,7 +100,7 @@ async fn a_server_that_only_sends_nonsense_is_left() {
 }
 
 #[tokio::test] // the socket is always read
-async fn a_stream_nobody_reads_drops_the_oldest_qos_0_and_holds_qos_1() {
+async fn an_unread_stream_drops_the_oldest_qos_0_and_keeps_qos_1() {
     let server = TestServer::start().await;
     let mut config = config(&url(&server, jmqt_server::Protocol::Socket), "alice");
     config.stream_bytes = 64 << 10;
@@ -168,7 +168,7 @@ async fn qos_1_beyond_the_limit_is_fetched_when_the_stream_is_read() {
 }
 
 #[tokio::test]
-async fn what_a_detached_stream_has_not_read_goes_to_the_others() {
+async fn unread_messages_of_a_detached_stream_go_to_the_others() {
     let server = TestServer::start().await;
     let (alice, bob) = (connect(&server, "alice").await, connect(&server, "bob").await);
     let mut news = alice.subscribe(&channel("news"), Persistence::Temporary).await.unwrap();
@@ -196,7 +196,7 @@ async fn subscribed(server: &ScriptedServer, timeout_seconds: u32) -> (Client, S
 }
 
 #[tokio::test] // §7.i
-async fn a_dropped_stream_unsubscribes_and_what_comes_late_is_nobodys() {
+async fn a_dropped_stream_unsubscribes_and_late_messages_are_discarded() {
     let server = ScriptedServer::start().await;
     let (alice, mut script, news) = subscribed(&server, 60).await;
     drop(news);
@@ -290,7 +290,7 @@ async fn changing_the_persistence_is_an_error_and_unsubscribing_first_is_not() {
 }
 
 #[tokio::test]
-async fn a_callback_that_panics_is_told_of_and_called_again() {
+async fn a_callback_that_panics_is_logged_and_called_again() {
     let server = ScriptedServer::start().await;
     let alice = Client::start(config(&server.url("jmqt"), "alice")).unwrap();
     let mut events = alice.events();
@@ -343,7 +343,7 @@ async fn subscribe(
 }
 
 #[tokio::test] // §9.c: the server sends what waits after the connAck
-async fn what_came_before_the_subscribe_comes_first_in_the_stream() {
+async fn messages_from_before_the_subscribe_come_first_in_the_stream() {
     for count in [1, 3, 200] {
         let server = ScriptedServer::start().await;
         let pushes: Vec<_> = (0..count).map(|number| push_1("news", number)).collect();
@@ -366,7 +366,7 @@ async fn what_came_before_the_subscribe_comes_first_in_the_stream() {
 }
 
 #[tokio::test]
-async fn of_what_came_before_each_stream_gets_its_own_channel() {
+async fn each_stream_gets_earlier_messages_of_its_own_channel() {
     let server = ScriptedServer::start().await;
     let mut pushes: Vec<_> =
         (0..6).map(|number| push_1(["news", "other", "third"][number % 3], number)).collect();
@@ -387,7 +387,7 @@ async fn of_what_came_before_each_stream_gets_its_own_channel() {
 }
 
 #[tokio::test]
-async fn what_was_handed_out_for_all_stays_there_and_the_rest_goes_to_the_stream() {
+async fn messages_delivered_to_the_common_stream_stay_and_the_rest_goes_to_the_new_stream() {
     let server = ScriptedServer::start().await;
     let pushes: Vec<_> = (0..3).map(|number| push_1("news", number)).collect();
     let (alice, mut script) = awaited_by(&server, &pushes).await;
@@ -403,7 +403,7 @@ async fn what_was_handed_out_for_all_stays_there_and_the_rest_goes_to_the_stream
 }
 
 #[tokio::test]
-async fn what_came_before_a_refused_subscribe_waits_for_all_again() {
+async fn after_a_refused_subscribe_earlier_messages_return_to_the_common_stream() {
     let server = ScriptedServer::start().await;
     let (alice, mut script) = awaited_by(&server, &[push_1("news", 0), push_1("news", 1)]).await;
     let refused = subscribe(&alice, &mut script, "news", 7).await.unwrap_err();
@@ -415,7 +415,7 @@ async fn what_came_before_a_refused_subscribe_waits_for_all_again() {
 }
 
 #[tokio::test] // a server that ignores `wn`
-async fn what_was_refused_for_want_of_room_before_the_subscribe_is_fetched_for_the_stream() {
+async fn messages_refused_without_room_before_the_subscribe_are_fetched_for_the_stream() {
     let server = ScriptedServer::start().await;
     let mut config = config(&server.url("jmqt"), "alice");
     config.stream_bytes = 1024;
@@ -436,7 +436,7 @@ async fn what_was_refused_for_want_of_room_before_the_subscribe_is_fetched_for_t
 }
 
 #[tokio::test] // §9.c
-async fn a_client_that_comes_back_gets_what_waited_for_its_subscription() {
+async fn a_returning_client_receives_the_messages_that_waited() {
     let server = TestServer::start().await;
     let bob = connect(&server, "bob").await;
     for round in 0..5_u32 {

@@ -33,14 +33,14 @@ async fn an_http_server_is_recognised() {
 }
 
 #[tokio::test]
-async fn a_websocket_port_spoken_to_as_a_socket_is_recognised() {
+async fn a_plain_socket_client_on_a_websocket_port_gets_a_hint() {
     let server = TestServer::start().await;
     let error = refused(&format!("jmqt://{}", server.address(Protocol::WebSocket)), LIMIT).await;
     assert!(error.contains("ws://"), "{error}");
 }
 
 #[tokio::test]
-async fn a_socket_spoken_to_as_a_websocket_is_recognised() {
+async fn a_websocket_client_on_a_socket_port_gets_a_hint() {
     let server = TestServer::start().await;
     let error = refused(&format!("ws://{}", server.address(Protocol::Socket)), LIMIT).await;
     assert!(error.contains("HTTP 400 instead of opening a WebSocket; check port and path"), "{error}");
@@ -62,7 +62,7 @@ async fn an_http_server_without_websockets_is_recognised() {
 }
 
 #[tokio::test]
-async fn a_tls_port_spoken_to_in_plain_is_recognised() {
+async fn a_client_without_tls_on_a_tls_port_gets_a_hint() {
     let server = TestServer::start().await;
     for (scheme, protocol) in [("jmqt", Protocol::SslSocket), ("ws", Protocol::SslWebSocket)] {
         let error = refused(&format!("{scheme}://{}", server.address(protocol)), LIMIT).await;
@@ -71,7 +71,7 @@ async fn a_tls_port_spoken_to_in_plain_is_recognised() {
 }
 
 #[tokio::test]
-async fn a_plain_port_spoken_to_with_tls_is_recognised() {
+async fn a_tls_client_on_a_plain_port_gets_a_hint() {
     let server = TestServer::start().await;
     for (scheme, protocol) in [("jmqts", Protocol::Socket), ("wss", Protocol::WebSocket)] {
         let error = refused(&format!("{scheme}://{}", server.address(protocol)), LIMIT).await;
@@ -80,7 +80,7 @@ async fn a_plain_port_spoken_to_with_tls_is_recognised() {
 }
 
 #[tokio::test]
-async fn nobody_there_is_said_with_the_address() {
+async fn a_refused_connection_is_reported_with_the_address() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);
@@ -103,7 +103,7 @@ async fn a_server_that_never_answers_costs_the_connect_timeout() {
 }
 
 #[tokio::test] // the certificate's CA is not trusted, its name is another one, the files are wrong
-async fn certificate_errors_say_what_is_wrong_and_the_mend() {
+async fn certificate_errors_name_the_cause_and_a_fix() {
     let server = TestServer::start().await;
     let folder = tempfile::tempdir().unwrap();
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();

@@ -17,7 +17,7 @@ const SHIPPED: &str = include_str!("../../../load_balancer.conf");
 const GUIDE: &str = include_str!("../../../docs/load-balancer.md");
 
 #[test]
-fn the_shipped_file_says_what_holds_without_it() {
+fn the_shipped_file_states_the_defaults() {
     let shipped = parse(SHIPPED);
     let line = "[mappings]\n8010 = 127.0.0.1:9010, 127.0.0.1:9020\n";
     let mut bare = parse(line);
@@ -70,7 +70,7 @@ fn mappings_take_ipv6_weights_comments_and_rules_of_their_own() {
 }
 
 #[test]
-fn all_problems_are_told_at_once_with_file_line_key_and_expectation() {
+fn all_problems_are_reported_together_with_file_line_key_and_expectation() {
     let found = problems(
         "early = 1\n[options]\nbufer_size = 1\nbuffer_size = 12k\nretries = 101\nbalance = best\n\
          idle_timeout_seconds = 1e3\nthreads = 1\nthreads = 2\nnonsense\n[mappings]\n\
@@ -163,7 +163,7 @@ fn names_of_hosts_have_no_empty_parts() {
 }
 
 #[test]
-fn a_backend_may_say_which_server_it_belongs_to() {
+fn backends_of_several_mappings_may_name_their_server() {
     let config = parse("[mappings]\n8010 = a:1 node=one weight=2, b:1 weight=3 node=two, c:1\n");
     let found: Vec<_> =
         config.mappings[0].backends.iter().map(|backend| (backend.weight, backend.node.as_deref())).collect();

@@ -13,7 +13,7 @@ fn mapping(backends: &[&Backend]) -> String {
 }
 
 #[test]
-fn a_backend_that_refuses_is_passed_over() {
+fn a_backend_that_refuses_is_skipped() {
     let (dead, alive) = (Backend::nowhere(), Backend::start());
     let balancer = Balancer::start(&format!("127.0.0.1:0 = {dead}, {}", alive.address), "eject_after = 0");
     for _ in 0..4 {
@@ -24,7 +24,7 @@ fn a_backend_that_refuses_is_passed_over() {
 }
 
 #[test]
-fn a_backend_that_closes_before_the_first_byte_is_passed_over() {
+fn a_backend_that_closes_before_the_first_byte_is_skipped() {
     let (one, two) = (Backend::start(), Backend::start());
     let balancer = Balancer::start(&mapping(&[&one, &two]), "");
     let client = balancer.connect();
@@ -84,7 +84,7 @@ fn a_client_cannot_have_backends_ejected() {
 }
 
 #[test]
-fn a_client_is_let_down_when_all_have_failed_each_tried_once() {
+fn a_client_is_closed_after_each_backend_failed_once() {
     let (one, two) = (Backend::start(), Backend::start());
     let balancer = Balancer::start(&mapping(&[&one, &two]), "retries = 9");
     let client = balancer.connect();
@@ -109,7 +109,7 @@ fn no_more_backends_are_tried_than_may_be() {
 }
 
 #[test]
-fn a_backend_that_does_not_answer_in_time_is_passed_over() {
+fn a_backend_that_does_not_answer_in_time_is_skipped() {
     let silent = Backend::with_backlog("127.0.0.1:0".parse().unwrap(), 0);
     // The kernel takes one more than it was told, and no more after that.
     let _queued: Vec<_> = (0..1).map(|_| TcpStream::connect(silent.address).unwrap()).collect();
@@ -240,7 +240,7 @@ fn new_connections_go_where_the_fewest_are_for_the_weight() {
 }
 
 #[test]
-fn round_robin_goes_by_weight_whatever_ends() {
+fn round_robin_follows_the_weights_whichever_connections_end() {
     let (one, two) = (Backend::start(), Backend::start());
     let mappings = format!("127.0.0.1:0 = {} weight=2, {}", one.address, two.address);
     let balancer = Balancer::start(&mappings, "balance = round_robin");
@@ -304,7 +304,7 @@ fn health_page(answer: &'static Mutex<&'static str>) -> u16 {
 }
 
 #[test]
-fn a_backend_that_says_that_it_is_not_ready_gets_nothing() {
+fn a_backend_that_reports_not_ready_receives_no_connections() {
     static ANSWER: Mutex<&str> = Mutex::new("200 OK");
     let port = health_page(&ANSWER);
     let (asked, other) = (Backend::start(), Backend::at("127.0.0.2:0".parse().unwrap()));
@@ -350,7 +350,7 @@ fn connections_of_one_server_count_in_all_mappings() {
 }
 
 #[test]
-fn who_comes_while_a_backlog_is_full_is_connected_as_soon_as_there_is_room() {
+fn a_client_that_finds_a_full_backlog_is_connected_when_there_is_room() {
     let backend = Backend::with_backlog("127.0.0.1:0".parse().unwrap(), 8);
     let balancer = Balancer::start(&mapping(&[&backend]), "threads = 2");
     // Now it is known how quickly it answers.

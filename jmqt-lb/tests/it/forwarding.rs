@@ -16,7 +16,7 @@ fn start() -> (Balancer, Backend) {
 }
 
 #[test]
-fn bytes_go_both_ways_and_who_speaks_first_does_not_matter() {
+fn bytes_go_both_ways_whichever_side_sends_first() {
     let (balancer, backend) = start();
     let client = balancer.connect();
     let server = backend.accept();
@@ -29,7 +29,7 @@ fn bytes_go_both_ways_and_who_speaks_first_does_not_matter() {
 }
 
 #[test]
-fn a_client_that_has_said_all_still_hears_the_answer() {
+fn a_client_that_has_ended_its_direction_still_receives_the_answer() {
     let (balancer, backend) = start();
     let client = balancer.connect();
     write(&client, b"question");
@@ -45,7 +45,7 @@ fn a_client_that_has_said_all_still_hears_the_answer() {
 }
 
 #[test]
-fn a_backend_that_has_said_all_still_hears_the_client() {
+fn a_backend_that_has_ended_its_direction_still_receives_from_the_client() {
     let (balancer, backend) = start();
     let client = balancer.connect();
     let server = backend.accept();
@@ -61,7 +61,7 @@ fn a_backend_that_has_said_all_still_hears_the_client() {
 }
 
 #[test]
-fn what_a_backend_said_before_it_closed_arrives_though_the_client_goes_on_talking() {
+fn bytes_sent_before_a_backend_closed_arrive_while_the_client_keeps_sending() {
     let (balancer, backend) = start();
     let client = balancer.connect();
     write(&client, b"hello");
@@ -75,7 +75,7 @@ fn what_a_backend_said_before_it_closed_arrives_though_the_client_goes_on_talkin
 }
 
 #[test]
-fn what_both_sides_have_ended_is_over_also_when_the_backend_was_quick() {
+fn a_connection_ended_by_both_sides_is_closed_also_after_a_quick_backend() {
     let (balancer, backend) = start();
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -94,7 +94,7 @@ fn what_both_sides_have_ended_is_over_also_when_the_backend_was_quick() {
 }
 
 #[test]
-fn a_client_that_vanishes_takes_its_connection_to_the_backend_with_it() {
+fn the_backend_connection_of_a_vanished_client_is_closed() {
     let (balancer, backend) = start();
     let client = balancer.connect();
     let server = backend.accept();
@@ -169,7 +169,7 @@ fn fill(stream: &TcpStream) -> u64 {
 }
 
 #[test]
-fn a_slow_reader_holds_back_its_sender_and_takes_no_memory_here() {
+fn a_slow_reader_slows_its_sender_and_uses_no_memory() {
     let (balancer, backend) = start();
     let pairs: Vec<_> = (0..10)
         .map(|_| {
@@ -247,7 +247,7 @@ fn a_name_is_looked_up_and_leads_to_its_addresses() {
 }
 
 #[test]
-fn without_pre_resolution_a_name_that_leads_nowhere_refuses_clients_but_not_the_start() {
+fn without_pre_resolution_an_unknown_name_refuses_clients_and_not_the_start() {
     let mappings = "127.0.0.1:0 = no-such-host.invalid:9000";
     let balancer = Balancer::start(mappings, "pre_resolve_workers = 0\nconnect_timeout_seconds = 0.2");
     balancer.logged("Cannot look up a backend");
@@ -270,7 +270,7 @@ fn names_that_lead_nowhere_do_not_take_the_place_of_backends_that_serve() {
 }
 
 #[test]
-fn a_backend_without_an_answer_from_the_name_server_does_not_hold_up_the_others() {
+fn a_name_server_that_does_not_answer_for_one_backend_does_not_delay_the_others() {
     let backend = Backend::start();
     let mappings = format!("127.0.0.1:0 = no-such-host.invalid:9000, localhost:{}", backend.address.port());
     let balancer = Balancer::start(&mappings, "");

@@ -192,7 +192,7 @@ fn a_mapping_may_have_a_limit_of_its_own_and_a_reload_lifts_it() {
 }
 
 #[test]
-fn a_connection_on_which_nothing_moves_is_closed_and_one_that_lives_is_not() {
+fn an_idle_connection_is_closed_and_an_active_one_is_not() {
     // Where this machine stands still, both are silent.
     let seen = (0..10).any(|_| one_of_two_is_closed());
     assert!(seen, "this machine stands still again and again");

@@ -27,7 +27,7 @@ fn header(family: u8, client: SocketAddr, listener: SocketAddr) -> Vec<u8> {
 }
 
 #[test]
-fn a_backend_is_told_the_addresses_of_an_ipv4_client() {
+fn a_backend_receives_the_addresses_of_an_ipv4_client() {
     let backend = Backend::start();
     let mappings = format!("127.0.0.1:0 = {}", backend.address);
     let balancer = Balancer::start(&mappings, "proxy_protocol = v2");
@@ -40,7 +40,7 @@ fn a_backend_is_told_the_addresses_of_an_ipv4_client() {
 }
 
 #[test]
-fn a_backend_is_told_the_addresses_of_an_ipv6_client() {
+fn a_backend_receives_the_addresses_of_an_ipv6_client() {
     let backend = Backend::start();
     let balancer = Balancer::start(&format!("[::1]:0 = {}", backend.address), "proxy_protocol = v2");
     let client = balancer.connect();
@@ -63,7 +63,7 @@ fn an_ipv4_client_of_an_ipv6_listener_is_an_ipv4_client() {
 }
 
 #[test]
-fn one_mapping_may_tell_and_another_not() {
+fn the_header_is_a_setting_of_each_mapping() {
     let (one, two) = (Backend::start(), Backend::start());
     let mappings = format!(
         "127.0.0.1:0 = {}\n127.0.0.2:0 = {}\n[mapping 127.0.0.1:0]\nproxy_protocol = v2",
@@ -78,7 +78,7 @@ fn one_mapping_may_tell_and_another_not() {
 }
 
 #[test]
-fn a_check_says_that_nobody_is_behind_it() {
+fn a_health_check_sends_a_header_without_addresses() {
     let backend = Backend::start();
     let options = "proxy_protocol = v2\nhealth_check_seconds = 3600";
     let _balancer = Balancer::start(&format!("127.0.0.1:0 = {}", backend.address), options);
@@ -88,7 +88,7 @@ fn a_check_says_that_nobody_is_behind_it() {
 }
 
 #[test]
-fn the_next_backend_is_told_as_well() {
+fn the_next_backend_receives_the_header_too() {
     let (one, two) = (Backend::start(), Backend::start());
     let mappings = format!("127.0.0.1:0 = {}, {}", one.address, two.address);
     let balancer = Balancer::start(&mappings, "proxy_protocol = v2");

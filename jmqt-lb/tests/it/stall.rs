@@ -10,7 +10,7 @@ use crate::support::{Backend, Balancer, DEADLINE, is_closed, read, write};
 const CONNECTIONS: usize = 300;
 
 #[test]
-fn who_has_spoken_while_it_stood_still_is_not_idle() {
+fn a_client_that_sent_bytes_during_a_stall_is_not_idle() {
     let backend = Backend::start();
     let options = "threads = 1\nidle_timeout_seconds = 5";
     let balancer = Balancer::start(&format!("127.0.0.1:0 = {}", backend.address), options);
@@ -31,7 +31,7 @@ fn who_has_spoken_while_it_stood_still_is_not_idle() {
 }
 
 #[test]
-fn its_clocks_go_on_while_it_stands_still() {
+fn clocks_advance_during_a_stall() {
     let backend = Backend::start();
     let balancer = Balancer::start(&format!("127.0.0.1:0 = {}", backend.address), "idle_timeout_seconds = 4");
     let start = Instant::now();

@@ -78,7 +78,7 @@ fn health_is_ok_as_long_as_every_mapping_has_a_fit_backend() {
 }
 
 #[test]
-fn other_requests_are_turned_away() {
+fn other_requests_are_refused() {
     let (balancer, _backend) = start();
     assert!(balancer.http("GET /nothing").0.starts_with("HTTP/1.1 404 "));
     assert!(balancer.http("POST /").0.starts_with("HTTP/1.1 405 "));
@@ -91,7 +91,7 @@ fn other_requests_are_turned_away() {
 }
 
 #[test]
-fn clients_that_say_nothing_keep_nobody_from_the_page() {
+fn silent_clients_do_not_block_the_status_page() {
     let (balancer, _backend) = start();
     let silent: Vec<_> = (0..200).map(|_| TcpStream::connect(balancer.status).unwrap()).collect();
     // Those that came first are given up for the others, long before their time is over.

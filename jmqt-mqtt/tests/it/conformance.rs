@@ -40,7 +40,7 @@ fn every_numbered_statement_has_one_row() {
 }
 
 #[test]
-fn every_test_that_is_named_exists_and_what_is_for_the_codec_has_one() {
+fn named_tests_exist_and_every_codec_statement_has_one() {
     let sources = sources();
     for (statement, part, test) in [rows("MQTT 5.0"), rows("MQTT 3.1.1")].concat() {
         if test.is_empty() {

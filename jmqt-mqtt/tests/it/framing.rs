@@ -42,7 +42,7 @@ fn a_packet_of_the_limit_passes_and_one_byte_more_does_not() {
 }
 
 #[test]
-fn packets_end_where_their_length_says_wherever_the_chunks_end() {
+fn packets_end_at_their_length_wherever_the_chunks_end() {
     let stream = bytes("C0 00  30 05 00 01 'a' 'xy'  E0 00  30 80 01 00 01 'b'");
     let stream = [stream, vec![b'z'; 125], bytes("D0 00")].concat();
     for size in 1..=stream.len() {
@@ -59,7 +59,7 @@ fn packets_end_where_their_length_says_wherever_the_chunks_end() {
 }
 
 #[test] // attack: announce a large packet, send little of it
-fn memory_grows_with_what_has_come_not_with_what_was_announced() {
+fn memory_grows_with_received_bytes_and_not_with_announced_lengths() {
     let mut decoder = FrameDecoder::new(300_000_000);
     assert_eq!(decoder.next(&mut &[0x30, 0xFF, 0xFF, 0xFF, 0x7F, 0, 1][..], None), Ok(None));
     assert!(decoder.is_mid_packet());
@@ -71,7 +71,7 @@ fn memory_grows_with_what_has_come_not_with_what_was_announced() {
 }
 
 #[test]
-fn no_more_than_the_limit_is_ever_held() {
+fn at_most_the_limit_is_buffered() {
     let mut decoder = FrameDecoder::new(10_000);
     let mut packet = vec![0x30, 0x8D, 0x4E]; // 9,997 bytes follow
     packet.resize(10_000, 0);

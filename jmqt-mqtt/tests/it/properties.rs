@@ -357,7 +357,7 @@ proptest! {
     }
 
     #[test]
-    fn forwarded_properties_are_what_belongs_to_the_message(owned in owned()) {
+    fn only_properties_of_the_message_are_forwarded(owned in owned()) {
         let place = Place::Packet(PacketType::Publish);
         let buf = owned.properties(place, Version::V5, Sender::Server);
         let properties = buf.for_place(place, Sender::Server).unwrap();

@@ -206,7 +206,7 @@ fn will_flags_must_fit_together() {
 }
 
 #[test] // 5.0: [MQTT-3.1.2-9], -16 to -19, 3.1.1: [MQTT-3.1.2-9], -18 to -21
-fn the_payload_of_connect_has_what_the_flags_say_and_no_more() {
+fn the_payload_of_connect_has_exactly_the_fields_of_the_flags() {
     // A will, a user name, a password that the flags announce and that is not there.
     for flags in ["06", "82", "C2"] {
         let text = format!("10 0E  00 04 'MQTT' 04 {flags} 00 3C  00 02 'c1'");
@@ -404,7 +404,7 @@ fn auth_has_a_code_of_its_side_and_a_method() {
 }
 
 #[test] // 3.12.1, 3.13.1, 3.14.1 of 3.1.1; 4.13
-fn bytes_behind_the_last_field_are_refused() {
+fn bytes_after_the_last_field_are_refused() {
     for (text, sender) in [
         ("C0 01  00", Client),
         ("D0 01  00", Server),

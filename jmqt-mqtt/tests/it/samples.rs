@@ -69,7 +69,7 @@ fn connect_names_its_version_itself() {
 }
 
 #[test] // 3.1.2.3, 3.1.3 [MQTT-3.1.3-1], [MQTT-3.1.2-9], [MQTT-3.1.2-17], [MQTT-3.1.2-19]
-fn connect_has_what_its_flags_say_in_order() {
+fn connect_has_the_fields_of_its_flags_in_order() {
     let packet = Connect {
         clean_start: false,
         will: Some(Will {
@@ -152,7 +152,7 @@ fn connect_has_all_properties_of_mqtt_5() {
 }
 
 #[test] // 3.2 of 3.1.1 and 5.0
-fn connack_says_whether_there_is_a_session() {
+fn connack_tells_whether_a_session_exists() {
     let ack = |session_present, reason| {
         Packet::ConnAck(ConnAck { session_present, reason, properties: Properties::EMPTY })
     };
@@ -281,7 +281,7 @@ fn publish_has_all_properties_of_mqtt_5() {
 }
 
 #[test] // 3.3.2.3.2
-fn a_payload_that_is_said_to_be_text_must_be_utf_8() {
+fn a_payload_declared_as_text_must_be_utf_8() {
     let properties = buf(&[Property::PayloadFormatIndicator(true)]);
     let properties = of(&properties, PacketType::Publish, Client);
     let publish =
@@ -292,7 +292,7 @@ fn a_payload_that_is_said_to_be_text_must_be_utf_8() {
 }
 
 #[test] // the template that is sent to many subscribers
-fn the_head_of_a_publish_says_where_its_packet_id_is() {
+fn the_head_of_a_publish_gives_the_position_of_its_packet_id() {
     let packet = publish(Delivery::AtLeastOnce { id: id(1), dup: false }, false);
     let mut out = b"before".to_vec();
     let patches = packet.encode_head(NEW, &mut out).unwrap();
@@ -436,7 +436,7 @@ fn pings_are_empty() {
 }
 
 #[test] // 3.14
-fn disconnect_may_leave_out_what_is_normal() {
+fn disconnect_may_omit_normal_values() {
     let disconnect = |reason, properties| Packet::Disconnect(Disconnect { reason, properties });
     let normal = disconnect(ReasonCode::SUCCESS, Properties::EMPTY);
     for version in [Version::V3_1, OLD, NEW] {

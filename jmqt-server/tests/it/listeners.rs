@@ -38,7 +38,7 @@ async fn a_server_serves_on_sockets_that_the_application_has_bound() {
 }
 
 #[tokio::test]
-async fn a_socket_of_the_application_takes_the_place_of_the_port_in_the_configuration() {
+async fn a_socket_of_the_application_replaces_the_configured_port() {
     let folder = tempfile::tempdir().unwrap();
     let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();

@@ -74,7 +74,7 @@ async fn channels_that_do_not_allow_the_call_are_refused() {
 }
 
 #[tokio::test]
-async fn the_application_knows_who_is_connected() {
+async fn the_application_can_list_connected_clients() {
     let server = TestServer::start().await;
     let handle = server.handle();
     assert!(handle.connections().is_empty());

@@ -362,7 +362,7 @@ async fn a_log_is_read_in_order_and_within_its_limits(on: &dyn Database) {
     assert_eq!(store.read_log(key, Seq(7), 50, 1000).await.unwrap(), LogPart { messages, last });
 }
 
-async fn what_is_appended_while_a_log_is_read_is_not_taken_for_gone(on: &dyn Database) {
+async fn messages_appended_while_a_log_is_read_do_not_count_as_deleted(on: &dyn Database) {
     let store = on.open().await;
     let key = subscribed(&*store, "bob", "news").await.key;
     let appending = async {
@@ -426,7 +426,7 @@ async fn unsubscribing_what_is_not_subscribed_does_nothing(on: &dyn Database) {
     assert_ne!(one(&*store, append("news", "1")).await, Outcome::Appended(None));
 }
 
-async fn subscriptions_are_told_in_the_order_of_their_keys(on: &dyn Database) {
+async fn subscriptions_are_listed_in_the_order_of_their_keys(on: &dyn Database) {
     let store = on.open().await;
     let names: Vec<_> = (0..100).map(|i| format!("channel {}", i * 37 % 100)).collect();
     let batch: Vec<_> = names.iter().map(|name| subscribe("bob", name)).collect();
@@ -505,7 +505,7 @@ async fn a_retained_message_is_read_beside_commits(on: &dyn Database) {
     assert_eq!(store.read_retained(&channel("news")).await.unwrap(), None);
 }
 
-async fn channels_with_a_retained_message_are_told_from_others(on: &dyn Database) {
+async fn channels_with_a_retained_message_are_distinguished_from_others(on: &dyn Database) {
     let store = on.open().await;
     let names: Vec<_> = (0..600).map(|i| channel(&format!("{i}"))).collect();
     let batch: Vec<_> = (0..600).step_by(3).map(|i| retain(&format!("{i}"), "1")).collect();
@@ -719,7 +719,7 @@ async fn the_log_goes_with_the_last_subscription(on: &dyn Database) {
     assert!(log(&*store, key).await.is_empty());
 }
 
-async fn what_a_subscription_leaves_is_trimmed_without_being_named(on: &dyn Database) {
+async fn messages_of_a_deleted_subscription_are_trimmed_without_a_request(on: &dyn Database) {
     let store = on.open().await;
     let keys = [subscribed(&*store, "bob", "a").await.key, subscribed(&*store, "bob", "b").await.key];
     append_many(&*store, "a", 300).await;
@@ -766,7 +766,7 @@ async fn a_channel_with_a_retained_message_or_a_subscription_stays(on: &dyn Data
 
 // ---- durability ----
 
-async fn what_was_committed_is_there_after_reopening(on: &dyn Database) {
+async fn committed_data_exists_after_reopening(on: &dyn Database) {
     for close in [true, false] {
         let store = on.open().await;
         let (epoch, news) = (store.epoch(), format!("news {close}"));
@@ -798,7 +798,7 @@ async fn every_database_has_an_epoch_of_its_own(on: &dyn Database) {
     assert!(epochs.len() > 2); // 32 random bits: two may be the same, though hardly ever
 }
 
-async fn a_closed_store_says_so(on: &dyn Database) {
+async fn a_closed_store_reports_that_it_is_closed(on: &dyn Database) {
     let store = on.open().await;
     subscribed(&*store, "bob", "news").await;
     store.close().await;
@@ -883,7 +883,7 @@ async fn clients_that_do_not_come_back_lose_their_subscriptions(on: &dyn Databas
     assert_eq!(store.expire(soon(), &mut |_| true).await.unwrap(), []);
 }
 
-async fn a_client_that_is_not_away_is_spared(on: &dyn Database) {
+async fn a_connected_client_is_not_expired(on: &dyn Database) {
     let store = on.open().await;
     for who in ["bob", "carol"] {
         subscribed(&*store, who, "news").await;
@@ -1003,7 +1003,7 @@ async fn in_a_point_to_point_channel_the_publisher_with_most_pending_loses(on: &
     assert_eq!(limit_all(&*store, limits).await, []);
 }
 
-async fn a_client_with_very_many_subscriptions_keeps_nobody_waiting(on: &dyn Database) {
+async fn a_client_with_very_many_subscriptions_delays_no_other_client(on: &dyn Database) {
     let store = on.open().await;
     let names: Vec<_> = (0..1200).map(|i| format!("channel {i}")).collect();
     for some in names.chunks(400) {
@@ -1286,7 +1286,7 @@ impl Dice {
     }
 }
 
-async fn random_batches_do_what_a_simple_model_does(on: &dyn Database) {
+async fn random_batches_agree_with_a_simple_model(on: &dyn Database) {
     for seed in 1..=8 {
         let database = on.another();
         let (mut store, mut model) = (database.open().await, Model::default());
@@ -1439,7 +1439,7 @@ async fn publishers_are_forgotten_a_day_after_their_last_publish(on: &dyn Databa
     assert!(seqs(&store.commit(&batch).await.unwrap()).iter().all(Option::is_some));
 }
 
-async fn of_one_client_eight_publishers_are_remembered(on: &dyn Database) {
+async fn eight_publishers_per_client_are_remembered(on: &dyn Database) {
     let store = on.open().await;
     subscribed(&*store, "bob", "news").await;
     let by = |number: usize| publish("alice", &format!("p{number}"), 1, "news", "1");
@@ -1467,12 +1467,12 @@ macro_rules! contract {
             the_messages_of_a_commit_have_a_stamp_that_no_other_commit_has,
             names_compare_byte_for_byte,
             a_log_is_read_in_order_and_within_its_limits,
-            what_is_appended_while_a_log_is_read_is_not_taken_for_gone,
+            messages_appended_while_a_log_is_read_do_not_count_as_deleted,
             a_subscription_starts_after_the_last_message_logged,
             subscribing_again_changes_nothing,
             unsubscribing_forgets_the_cursor,
             unsubscribing_what_is_not_subscribed_does_nothing,
-            subscriptions_are_told_in_the_order_of_their_keys,
+            subscriptions_are_listed_in_the_order_of_their_keys,
             operations_of_one_batch_see_those_before_them,
             a_subscription_that_came_and_went_in_one_batch_leaves_nothing,
             a_retained_message_is_read_beside_commits,
@@ -1480,7 +1480,7 @@ macro_rules! contract {
             retained_messages_follow_the_order_of_the_batch,
             a_message_can_be_logged_and_retained,
             no_more_is_retained_than_may_be,
-            channels_with_a_retained_message_are_told_from_others,
+            channels_with_a_retained_message_are_distinguished_from_others,
             a_cursor_is_kept_with_its_map,
             a_cursor_never_moves_backwards,
             saving_a_cursor_never_makes_a_subscription,
@@ -1488,33 +1488,33 @@ macro_rules! contract {
             trimming_deletes_what_lies_behind_every_cursor,
             trimming_deletes_long_logs_of_many_channels,
             the_log_goes_with_the_last_subscription,
-            what_a_subscription_leaves_is_trimmed_without_being_named,
+            messages_of_a_deleted_subscription_are_trimmed_without_a_request,
             a_forgotten_channel_comes_back_under_another_key,
             a_channel_with_a_retained_message_or_a_subscription_stays,
-            what_was_committed_is_there_after_reopening,
+            committed_data_exists_after_reopening,
             every_database_has_an_epoch_of_its_own,
-            a_closed_store_says_so,
+            a_closed_store_reports_that_it_is_closed,
             sessions_of_a_dead_process_are_claimed_by_the_next,
             many_sessions_are_remembered_and_forgotten_at_once,
             clients_that_do_not_come_back_lose_their_subscriptions,
-            a_client_that_is_not_away_is_spared,
+            a_connected_client_is_not_expired,
             a_client_counts_as_seen_when_its_session_ends,
             many_clients_expire_at_once,
             the_oldest_messages_of_the_channel_with_most_pending_go_first,
             pending_messages_are_limited_by_their_bytes_too,
             in_a_point_to_point_channel_the_publisher_with_most_pending_loses,
-            a_client_with_very_many_subscriptions_keeps_nobody_waiting,
+            a_client_with_very_many_subscriptions_delays_no_other_client,
             acknowledged_messages_do_not_count_as_pending,
             long_backlogs_are_cut_to_the_limit,
             many_clients_are_looked_at_a_few_at_a_time,
             everything_may_happen_at_the_same_time,
             a_call_that_is_given_up_leaves_the_store_in_order,
-            random_batches_do_what_a_simple_model_does,
+            random_batches_agree_with_a_simple_model,
             a_publish_that_comes_again_is_not_stored_again,
             a_publish_that_was_not_stored_can_come_again,
             a_publish_that_comes_again_does_not_replace_a_newer_retained_message,
             publishers_are_forgotten_a_day_after_their_last_publish,
-            of_one_client_eight_publishers_are_remembered,
+            eight_publishers_per_client_are_remembered,
         }
     };
     ($database:expr; $($promise:ident),* $(,)?) => {

@@ -100,7 +100,7 @@ fn ten_thousand_connections_that_are_silent_or_dribble_cost_little_and_are_close
 }
 
 #[test] // protocol.md 2.4
-fn of_a_hundred_connections_that_claim_one_client_exactly_one_survives() {
+fn of_a_hundred_connections_of_one_client_exactly_one_survives() {
     const CONNECTIONS: usize = 100;
     let folder = tempfile::tempdir().unwrap();
     let process = Process::start(&folder.path().join("jmqt.db"), &[("JMQT_MAX_TAKEOVERS_PER_SECOND", "0")]);

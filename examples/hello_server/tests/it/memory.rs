@@ -138,7 +138,7 @@ fn retained_messages_wait_until_all_queues_together_have_room() {
 }
 
 #[test] // MAX_TOTAL_PARTIAL_PACKET_BYTES, MAX_TOTAL_PRECONN_BYTES
-fn half_packets_of_many_connections_hold_what_all_may() {
+fn incomplete_packets_of_many_connections_stay_within_the_common_limit() {
     let folder = tempfile::tempdir().unwrap();
     let totals =
         [("JMQT_MAX_TOTAL_PARTIAL_PACKET_BYTES", "8388608"), ("JMQT_MAX_TOTAL_PRECONN_BYTES", "1048576")];

@@ -57,7 +57,7 @@ async fn next(news: &mut Subscription) -> String {
 }
 
 #[tokio::test] // §9.a: no other message has the id of one that a client has seen
-async fn a_client_that_stays_up_gets_what_is_published_after_an_older_copy_was_restored() {
+async fn a_running_client_receives_messages_published_after_an_older_copy_was_restored() {
     let folder = tempfile::tempdir().unwrap();
     let (live, backup) = (folder.path().join("live"), folder.path().join("backup"));
     fs::create_dir(&live).unwrap();

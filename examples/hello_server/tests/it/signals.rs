@@ -46,7 +46,7 @@ fn wrong_usage_and_a_wrong_configuration_end_with_2() {
 }
 
 #[test]
-fn a_second_process_on_the_same_store_says_so_and_ends() {
+fn a_second_process_on_the_same_store_exits_with_the_cause() {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("jmqt.db");
     let _first = Process::start(&store, &[]);

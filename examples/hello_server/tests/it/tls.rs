@@ -78,7 +78,7 @@ impl TlsProcess {
 }
 
 #[test] // §10
-fn garbage_instead_of_a_hello_disturbs_nobody() {
+fn garbage_instead_of_a_client_hello_affects_no_other_client() {
     let server = TlsProcess::start();
     let mut bystanders = server.bystanders();
     bystanders.exchange();
@@ -135,7 +135,7 @@ impl Half {
 }
 
 #[test] // protocol.md 2.15: TIMEOUT_SECONDS from accept, the handshake included
-fn half_a_handshake_is_closed_by_the_timeout_and_disturbs_nobody() {
+fn half_a_handshake_is_closed_by_the_timeout_and_affects_no_other_client() {
     let server = TlsProcess::start();
     let mut bystanders = server.bystanders();
     let (new, old) = (server.hello(&version::TLS13), server.hello(&version::TLS12));

@@ -204,7 +204,7 @@ fn packets_in_the_documents_are_packets() {
 }
 
 #[test]
-fn the_documents_grant_what_the_server_asks_for() {
+fn the_documents_grant_the_rights_that_the_server_needs() {
     let advice = fs::read_to_string(root().join("jmqt-server/src/store/mysql/open.rs")).unwrap();
     for snippet in in_language("sql") {
         let grant = snippet.text.lines().find_map(|line| line.strip_prefix("GRANT "));

@@ -26,7 +26,7 @@ const PROGRAMS: [&str; 14] = [
 ];
 
 #[test]
-fn commands_in_the_documents_are_commands_of_a_shell_and_name_what_is_there() {
+fn commands_in_the_documents_are_shell_commands_and_name_existing_files() {
     let names = Names::new();
     let mut problems = Vec::new();
     for snippet in in_language("sh") {
