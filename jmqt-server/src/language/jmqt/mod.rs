@@ -13,6 +13,7 @@ mod sub;
 use std::ops::ControlFlow;
 
 use jmqt_protocol::{DecodeError, Packet, PushAck, decode};
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::connection::{CONTINUE, Flow};
 use crate::context::Shared;
@@ -67,16 +68,25 @@ pub(super) async fn handle(shared: &Shared, session: &mut Session, text: &[u8]) 
     }
 }
 
-/// Decodes a long packet. Long packets take turns and do not occupy all threads, so the clients that send them delay
-/// only each other.
+/// Decodes a long packet. Long packets take turns, so the clients that send them delay only each other.
 async fn decode_long<'t>(
     shared: &Shared,
     session: &mut Session,
     text: &'t str,
 ) -> Flow<Result<Packet<'t>, DecodeError>> {
     let _turn = session.wait(shared.long_packets.acquire()).await?;
+    session.end_batch().await;
     session.spend(cost::LOOK);
-    ControlFlow::Continue(decode(text))
+    ControlFlow::Continue(beside_other_tasks(|| decode(text)))
+}
+
+/// Calls a function that takes milliseconds. The other tasks of this thread run on another thread meanwhile, unless
+/// the runtime has only this one.
+fn beside_other_tasks<T>(compute: impl FnOnce() -> T) -> T {
+    match Handle::current().runtime_flavor() {
+        RuntimeFlavor::MultiThread => tokio::task::block_in_place(compute),
+        _ => compute(),
+    }
 }
 
 async fn handle_packet(shared: &Shared, session: &mut Session, packet: Packet<'_>) -> Flow {
@@ -130,4 +140,32 @@ async fn handle_before_conn(shared: &Shared, session: &mut Session, packet: Pack
 fn handle_push_ack(shared: &Shared, session: &Session, ack: &PushAck<'_>) -> Flow {
     verbs::acknowledge(shared, session, session.outbox.context.ids.parse(&ack.id));
     CONTINUE
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn other_tasks_run_while_a_long_packet_is_decoded() {
+        let (began, beginning) = tokio::sync::oneshot::channel();
+        let (answer, answered) = mpsc::channel();
+        let decoding = tokio::spawn(async move {
+            beside_other_tasks(|| {
+                began.send(()).unwrap();
+                answered.recv_timeout(Duration::from_secs(60))
+            })
+        });
+        beginning.await.unwrap();
+        tokio::spawn(async move { answer.send("answer") }).await.unwrap().unwrap();
+        assert_eq!(decoding.await.unwrap(), Ok("answer"));
+    }
+
+    #[tokio::test]
+    async fn a_runtime_with_one_thread_decodes_long_packets_too() {
+        assert_eq!(beside_other_tasks(|| 1), 1);
+    }
 }
