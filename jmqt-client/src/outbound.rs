@@ -164,7 +164,7 @@ impl Outbound {
         }
         let receipt = match publish.qos {
             Qos::AtMostOnce => self.queue(publish, limit)?,
-            Qos::AtLeastOnce => self.keep(publish, limit)?,
+            Qos::AtLeastOnce | Qos::ExactlyOnce => self.keep(publish, limit)?,
         };
         Ok(Offer::Taken(receipt))
     }

@@ -8,6 +8,9 @@ pub enum Qos {
     AtMostOnce,
     /// 1: stored first, then delivered until it is acknowledged.
     AtLeastOnce,
+    /// 2, of MQTT clients only: as 1, and no subscriber that receives it with QoS 2 sees it twice. JMQT clients receive
+    /// such a message with QoS 1.
+    ExactlyOnce,
 }
 
 /// The persistence of a subscription (§9.c).

@@ -16,7 +16,7 @@ pub use delivery::{Persistence, Qos, Retain};
 pub use disconnect::DisconnectCode;
 pub use names::{
     AuthToken, ChannelKind, ChannelName, ClientId, InvalidChannel, InvalidClientId, MAX_CHANNEL_BYTES,
-    MAX_CLIENT_ID_BYTES,
+    MAX_CLIENT_ID_BYTES, MAX_EXACT_CHANNEL_BYTES,
 };
 pub use partial::Partial;
 pub use payload::{InvalidPayload, MAX_DEPTH, Payload, PayloadBuf};

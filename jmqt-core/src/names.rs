@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 /// The longest channel name, in bytes (protocol.md 2.8).
 pub const MAX_CHANNEL_BYTES: usize = 512;
+/// The longest channel name that other languages than JMQT can make, in bytes.
+pub const MAX_EXACT_CHANNEL_BYTES: usize = 2048;
 /// The longest client id, in bytes (protocol.md 2.8).
 pub const MAX_CLIENT_ID_BYTES: usize = 256;
 
@@ -30,13 +32,25 @@ pub enum ChannelKind {
 pub struct InvalidChannel;
 
 impl ChannelName {
-    /// Trims and validates `raw`. There is no other constructor, so later code need not validate again.
+    /// Trims and validates the name that a JMQT client sent, or an application. This and [`exact`](Self::exact) are the only
+    /// constructors, so later code need not validate again.
     ///
     /// # Errors
     /// [`InvalidChannel`] if the rest is empty, a sigil alone, or longer than 512 bytes.
     pub fn parse(raw: &str) -> Result<Self, InvalidChannel> {
         let name = raw.trim();
         if matches!(name, "" | "$" | "#") || name.len() > MAX_CHANNEL_BYTES {
+            return Err(InvalidChannel);
+        }
+        Ok(Self(name.into()))
+    }
+
+    /// Validates a name without trimming it, which may be longer: from an MQTT client, the store, or another node.
+    ///
+    /// # Errors
+    /// [`InvalidChannel`] if it is empty, a sigil alone, or longer than 2,048 bytes.
+    pub fn exact(name: &str) -> Result<Self, InvalidChannel> {
+        if matches!(name, "" | "$" | "#") || name.len() > MAX_EXACT_CHANNEL_BYTES {
             return Err(InvalidChannel);
         }
         Ok(Self(name.into()))

@@ -18,6 +18,17 @@ pub struct Frame<'a> {
     pub body: &'a [u8],
 }
 
+impl<'a> Frame<'a> {
+    /// The frame of one complete packet, as a [`FrameDecoder`] has cut it; `None` if it is not exactly one packet.
+    #[must_use]
+    pub fn of(packet: &'a [u8]) -> Option<Self> {
+        match peek(packet, packet.len()) {
+            Ok(Peek::Known(header)) if header.packet_length() == packet.len() => Some(frame(header, packet)),
+            _ => None,
+        }
+    }
+}
+
 /// What the beginning of a packet says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Peek {
@@ -119,6 +130,18 @@ impl FrameDecoder {
         chunk: &mut &'c [u8],
         version: Option<Version>,
     ) -> Result<Option<Frame<'a>>, DecodeError> {
+        Ok(self.next_packet(chunk, version)?.and_then(Frame::of))
+    }
+
+    /// The same, as the bytes of the whole packet with its fixed header.
+    ///
+    /// # Errors
+    /// As of [`peek`]. The decoder is of no further use.
+    pub fn next_packet<'a, 'c: 'a>(
+        &'a mut self,
+        chunk: &mut &'c [u8],
+        version: Option<Version>,
+    ) -> Result<Option<&'a [u8]>, DecodeError> {
         self.partial.discard_delivered();
         if self.partial.is_mid_packet() {
             return self.finish(chunk, version);
@@ -128,7 +151,7 @@ impl FrameDecoder {
             Peek::Known(header) if header.packet_length() <= chunk.len() => {
                 let (packet, rest) = chunk.split_at(header.packet_length());
                 *chunk = rest;
-                Ok(Some(frame(header, packet)))
+                Ok(Some(packet))
             }
             _ => {
                 self.partial.append(std::mem::take(chunk), self.limit);
@@ -142,7 +165,7 @@ impl FrameDecoder {
         &'a mut self,
         chunk: &mut &[u8],
         version: Option<Version>,
-    ) -> Result<Option<Frame<'a>>, DecodeError> {
+    ) -> Result<Option<&'a [u8]>, DecodeError> {
         loop {
             let partial = self.partial.bytes();
             let held = partial.len();
@@ -151,7 +174,7 @@ impl FrameDecoder {
                 // The length is at most five bytes long: they are taken one by one.
                 Peek::Unknown => 1,
                 Peek::Known(header) if header.packet_length() == held => {
-                    return Ok(Some(frame(header, self.partial.deliver())));
+                    return Ok(Some(self.partial.deliver()));
                 }
                 Peek::Known(header) => header.packet_length() - held,
             };

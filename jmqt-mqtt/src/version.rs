@@ -82,12 +82,12 @@ impl Qos {
     }
 }
 
-/// JMQT knows QoS 0 and 1; 2 is lowered to 1.
 impl From<Qos> for jmqt_core::Qos {
     fn from(qos: Qos) -> Self {
         match qos {
             Qos::AtMostOnce => Self::AtMostOnce,
-            Qos::AtLeastOnce | Qos::ExactlyOnce => Self::AtLeastOnce,
+            Qos::AtLeastOnce => Self::AtLeastOnce,
+            Qos::ExactlyOnce => Self::ExactlyOnce,
         }
     }
 }
@@ -97,6 +97,7 @@ impl From<jmqt_core::Qos> for Qos {
         match qos {
             jmqt_core::Qos::AtMostOnce => Self::AtMostOnce,
             jmqt_core::Qos::AtLeastOnce => Self::AtLeastOnce,
+            jmqt_core::Qos::ExactlyOnce => Self::ExactlyOnce,
         }
     }
 }

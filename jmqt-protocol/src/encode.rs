@@ -53,7 +53,7 @@ impl Packet<'_> {
             Self::Pub(publish) => {
                 object.string("cn", &publish.channel);
                 object.optional_raw("dt", publish.data.map(Payload::as_str));
-                object.flag("q", publish.qos == Qos::AtLeastOnce);
+                object.flag("q", publish.qos != Qos::AtMostOnce);
                 object.flag("rt", publish.retain == Retain::Yes);
                 object.optional_string("id", publish.id.as_deref());
             }
@@ -66,7 +66,7 @@ impl Packet<'_> {
                 object.string("cn", &push.channel);
                 object.raw("dt", push.data.as_str());
                 object.string("cl", &push.client);
-                object.flag("q", push.qos == Qos::AtLeastOnce);
+                object.flag("q", push.qos != Qos::AtMostOnce);
                 object.optional_string("id", push.id.as_deref());
                 object.flag("rt", push.retain == Retain::Yes);
             }

@@ -6,6 +6,8 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use jmqt_core::Qos;
+
 /// The form of a message's data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[repr(u8)]
@@ -48,8 +50,8 @@ pub struct Attributes(Option<Arc<Values>>);
 pub struct Values {
     /// The form of the data.
     pub form: DataForm,
-    /// The message was published with QoS 2.
-    pub exactly_once: bool,
+    /// The QoS with which an MQTT client published the message.
+    pub qos: Qos,
     /// The message was published with the retain flag.
     pub retain: bool,
     /// From this moment on, in milliseconds since 1970, the message is not delivered any more.
@@ -61,6 +63,7 @@ pub struct Values {
 const EXACTLY_ONCE: u8 = 1;
 const RETAIN: u8 = 2;
 const EXPIRES: u8 = 4;
+const AT_LEAST_ONCE: u8 = 8;
 
 impl Attributes {
     /// The attributes of a usual JMQT message.
@@ -84,10 +87,16 @@ impl Attributes {
         self.0.as_ref().map_or(DataForm::Json, |content| content.form)
     }
 
+    /// The QoS with which an MQTT client published the message; 0 for messages of JMQT clients.
+    #[must_use]
+    pub fn qos(&self) -> Qos {
+        self.0.as_ref().map_or(Qos::AtMostOnce, |content| content.qos)
+    }
+
     /// Returns `true` if the message was published with QoS 2.
     #[must_use]
     pub fn is_exactly_once(&self) -> bool {
-        self.0.as_ref().is_some_and(|content| content.exactly_once)
+        self.qos() == Qos::ExactlyOnce
     }
 
     /// Returns `true` if the message was published with the retain flag. Recorded for MQTT clients only.
@@ -130,12 +139,15 @@ impl Attributes {
     /// The encoding for the store and the bus; `None` for [`NONE`](Self::NONE).
     #[must_use]
     pub fn encode(&self) -> Option<Vec<u8>> {
-        let Values { form, exactly_once, retain, expires_at, properties } = &**self.0.as_ref()?;
+        let Values { form, qos, retain, expires_at, properties } = &**self.0.as_ref()?;
         let mut bytes = Vec::with_capacity(10 + properties.len());
         let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
         bytes.push(*form as u8);
         bytes.push(
-            flag(*exactly_once, EXACTLY_ONCE) | flag(*retain, RETAIN) | flag(expires_at.is_some(), EXPIRES),
+            flag(*qos == Qos::ExactlyOnce, EXACTLY_ONCE)
+                | flag(*qos == Qos::AtLeastOnce, AT_LEAST_ONCE)
+                | flag(*retain, RETAIN)
+                | flag(expires_at.is_some(), EXPIRES),
         );
         if let Some(at) = expires_at {
             bytes.extend_from_slice(&at.to_be_bytes());
@@ -148,7 +160,7 @@ impl Attributes {
     #[must_use]
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (&[form, flags], mut rest) = bytes.split_first_chunk()?;
-        if flags & !(EXACTLY_ONCE | RETAIN | EXPIRES) != 0 {
+        if flags & !(EXACTLY_ONCE | RETAIN | EXPIRES | AT_LEAST_ONCE) != 0 {
             return None;
         }
         let mut expires_at = None;
@@ -158,7 +170,11 @@ impl Attributes {
         }
         Some(Self::new(Values {
             form: DataForm::from_byte(form)?,
-            exactly_once: flags & EXACTLY_ONCE != 0,
+            qos: match (flags & EXACTLY_ONCE != 0, flags & AT_LEAST_ONCE != 0) {
+                (true, _) => Qos::ExactlyOnce,
+                (false, true) => Qos::AtLeastOnce,
+                (false, false) => Qos::AtMostOnce,
+            },
             retain: flags & RETAIN != 0,
             expires_at,
             properties: rest.into(),
@@ -174,10 +190,10 @@ mod tests {
     fn attributes_survive_their_encoding() {
         assert_eq!(Attributes::NONE.encode(), None);
         for form in 0..=5 {
-            for flags in 0..8 {
+            for flags in [0_u8, 2, 4, 6] {
                 let content = Values {
                     form: DataForm::from_byte(form).unwrap(),
-                    exactly_once: flags & 1 != 0,
+                    qos: [Qos::AtMostOnce, Qos::AtLeastOnce, Qos::ExactlyOnce][form as usize % 3],
                     retain: flags & 2 != 0,
                     expires_at: (flags & 4 != 0).then_some(1_900_000_000_123),
                     properties: [3, 0, 1, b'x'][..usize::from(form) % 5].into(),
@@ -194,7 +210,7 @@ mod tests {
 
     #[test]
     fn damaged_encodings_are_refused() {
-        for damaged in [&b""[..], b"\x02", b"\x06\x00", b"\x02\x08", b"\x02\x04\x01\x02"] {
+        for damaged in [&b""[..], b"\x02", b"\x06\x00", b"\x02\x10", b"\x02\x04\x01\x02"] {
             assert_eq!(Attributes::decode(damaged), None, "{damaged:?}");
         }
     }

@@ -56,6 +56,8 @@ pub struct Config {
     pub socket_port: Option<u16>,
     /// The port of the plain WebSocket; 0 for any free port, `None` for no such listener. Default 8012.
     pub websocket_port: Option<u16>,
+    /// The port for MQTT over TCP, usually 1883; 0 for any free port. Default `None`: no such listener.
+    pub mqtt_port: Option<u16>,
     /// TLS, if it is enabled. Default `None`.
     pub ssl: Option<SslConfig>,
     /// How long a client may be silent (protocol.md 2.15). 5 seconds to a day, default 60 seconds.
@@ -192,6 +194,7 @@ impl Config {
             bind_address: bind_address(&settings),
             socket_port: port(&settings, "SOCKET_PORT", 8010),
             websocket_port: port(&settings, "WEBSOCKET_PORT", 8012),
+            mqtt_port: optional_port(&settings, "MQTT_PORT"),
             ssl: ssl(&settings),
             timeout: settings.seconds("TIMEOUT_SECONDS", 60, 5..=DAY),
             sqlite_path: sqlite_path(&settings),
@@ -300,8 +303,10 @@ impl Config {
         let listeners = [
             ("SOCKET_PORT", self.socket_port),
             ("WEBSOCKET_PORT", self.websocket_port),
+            ("MQTT_PORT", self.mqtt_port),
             ("SSL_SOCKET_PORT", ssl.and_then(|ssl| ssl.socket_port)),
             ("SSL_WEBSOCKET_PORT", ssl.and_then(|ssl| ssl.websocket_port)),
+            ("SSL_MQTT_PORT", ssl.and_then(|ssl| ssl.mqtt_port)),
         ];
         listeners.into_iter().filter_map(|(key, port)| Some((key, port?)))
     }
@@ -337,8 +342,8 @@ fn owned<N: Into<OsString>, V: Into<OsString>>(
 /// The error for a configuration without listeners.
 fn no_listener() -> ConfigError {
     ConfigError::Incomplete {
-        problem: "no listener is configured: set SOCKET_PORT or WEBSOCKET_PORT, \
-            or ENABLE_SSL = true with SSL_SOCKET_PORT or SSL_WEBSOCKET_PORT",
+        problem: "no listener is configured: set SOCKET_PORT, WEBSOCKET_PORT or MQTT_PORT, \
+            or ENABLE_SSL = true with SSL_SOCKET_PORT, SSL_WEBSOCKET_PORT or SSL_MQTT_PORT",
     }
 }
 
@@ -352,6 +357,11 @@ fn port(settings: &Settings, key: &'static str, default: u16) -> Option<u16> {
     let number = |value: &Value| value.as_integer().and_then(|number| u16::try_from(number).ok());
     // Instead of an invalid value: a port that does not collide with another.
     Some(settings.value(key, 0, number, || EXPECTED.to_owned()))
+}
+
+/// A port of a listener that exists only if the key has a value.
+fn optional_port(settings: &Settings, key: &'static str) -> Option<u16> {
+    if settings.is_empty(key) { None } else { port(settings, key, 0) }
 }
 
 fn bind_address(settings: &Settings) -> IpAddr {
@@ -370,11 +380,12 @@ fn ssl(settings: &Settings) -> Option<SslConfig> {
     let key_path = settings.path("SSL_KEY_PATH", "");
     let socket_port = port(settings, "SSL_SOCKET_PORT", 8011);
     let websocket_port = port(settings, "SSL_WEBSOCKET_PORT", 8013);
+    let mqtt_port = optional_port(settings, "SSL_MQTT_PORT");
     if !settings.switch("ENABLE_SSL", false) {
         return None;
     }
-    if socket_port.is_none() && websocket_port.is_none() {
-        let problem = "it requires SSL_SOCKET_PORT or SSL_WEBSOCKET_PORT";
+    if socket_port.is_none() && websocket_port.is_none() && mqtt_port.is_none() {
+        let problem = "it requires SSL_SOCKET_PORT, SSL_WEBSOCKET_PORT or SSL_MQTT_PORT";
         settings.note(settings.contradiction("ENABLE_SSL", true, problem));
     }
     for (key, path) in [("SSL_CERT_PATH", &cert_path), ("SSL_KEY_PATH", &key_path)] {
@@ -387,6 +398,7 @@ fn ssl(settings: &Settings) -> Option<SslConfig> {
         key_path: key_path.unwrap_or_default(),
         socket_port,
         websocket_port,
+        mqtt_port,
     })
 }
 

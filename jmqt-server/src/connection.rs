@@ -18,6 +18,14 @@ pub enum Protocol {
     WebSocket,
     /// WebSocket over TLS, port 8013 by default.
     SslWebSocket,
+    /// MQTT over TCP, usually port 1883.
+    Mqtt,
+    /// MQTT over TLS, usually port 8883.
+    SslMqtt,
+    /// MQTT over WebSocket, usually port 8083.
+    MqttWebSocket,
+    /// MQTT over WebSocket and TLS, usually port 8084.
+    SslMqttWebSocket,
     /// Plain TCP with the line language.
     #[cfg(test)]
     Lines,
@@ -27,16 +35,29 @@ pub enum Protocol {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Language {
     Jmqt,
+    Mqtt,
     /// Lines of text: a language for tests.
     #[cfg(test)]
     Lines,
 }
 
 impl Protocol {
-    /// The four protocols of JMQT, in the order of their default ports.
-    pub const ALL: [Self; 4] = [Self::Socket, Self::SslSocket, Self::WebSocket, Self::SslWebSocket];
+    /// The four protocols of JMQT, in the order of their usual ports.
+    pub const JMQT: [Self; 4] = [Self::Socket, Self::SslSocket, Self::WebSocket, Self::SslWebSocket];
 
-    /// The name in the original server, used in logs and in the store.
+    /// All protocols: the four of JMQT, then the four of MQTT, in the order of their usual ports.
+    pub const ALL: [Self; 8] = [
+        Self::Socket,
+        Self::SslSocket,
+        Self::WebSocket,
+        Self::SslWebSocket,
+        Self::Mqtt,
+        Self::SslMqtt,
+        Self::MqttWebSocket,
+        Self::SslMqttWebSocket,
+    ];
+
+    /// The name, used in logs and in the store. The names of JMQT are those of the original server.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -44,6 +65,10 @@ impl Protocol {
             Self::SslSocket => "SSL_SOCKET",
             Self::WebSocket => "WEB_SOCKET",
             Self::SslWebSocket => "SSL_WEB_SOCKET",
+            Self::Mqtt => "MQTT",
+            Self::SslMqtt => "SSL_MQTT",
+            Self::MqttWebSocket => "MQTT_WEB_SOCKET",
+            Self::SslMqttWebSocket => "SSL_MQTT_WEB_SOCKET",
             #[cfg(test)]
             Self::Lines => "LINES",
         }
@@ -56,6 +81,7 @@ impl Protocol {
     pub(crate) const fn language(self) -> Language {
         match self {
             Self::Socket | Self::SslSocket | Self::WebSocket | Self::SslWebSocket => Language::Jmqt,
+            Self::Mqtt | Self::SslMqtt | Self::MqttWebSocket | Self::SslMqttWebSocket => Language::Mqtt,
             #[cfg(test)]
             Self::Lines => Language::Lines,
         }
@@ -64,13 +90,13 @@ impl Protocol {
     /// Returns `true` if the server itself encrypts the connection.
     #[must_use]
     pub const fn is_tls(self) -> bool {
-        matches!(self, Self::SslSocket | Self::SslWebSocket)
+        matches!(self, Self::SslSocket | Self::SslWebSocket | Self::SslMqtt | Self::SslMqttWebSocket)
     }
 
     /// Returns `true` if packets are WebSocket messages.
     #[must_use]
     pub const fn is_websocket(self) -> bool {
-        matches!(self, Self::WebSocket | Self::SslWebSocket)
+        matches!(self, Self::WebSocket | Self::SslWebSocket | Self::MqttWebSocket | Self::SslMqttWebSocket)
     }
 }
 

@@ -56,6 +56,8 @@ counters! {
     tokens_expired,
     /// Packets that were invalid, had invalid fields, or came before `conn` (protocol.md 2.1, 2.5).
     bad_packets,
+    /// Publishes of MQTT clients that were refused.
+    publishes_refused,
     /// Messages published by clients and by the application.
     messages_published,
     /// QoS 1 publishes that were repeated after a lost connection, and were stored already (protocol.md 2.23).

@@ -102,6 +102,7 @@ mod listener;
 mod log_limit;
 mod message;
 mod name_map;
+mod options;
 mod outbox;
 mod packet_trace;
 pub mod prelude;
@@ -143,9 +144,9 @@ pub use upgrade::Upgrade;
 pub use validators::{
     Acceptance, AllowAll, AuthRequest, AuthValidator, AuthVerdict, BoxError, CloseNotice, CloseNotifier,
     ConnRequest, ConnValidator, ConnVerdict, ControlHandler, ControlReply, ControlRequest, DenyAll,
-    DisconnectNotice, DisconnectNotifier, Grant, OpenNotice, OpenNotifier, PubRequest, PubValidator,
-    PubVerdict, Replacement, Silent, StoredNotice, StoredNotifier, SubRequest, SubValidator, UnexpectedData,
-    UnsubRequest, UnsubValidator, Verdict,
+    DisconnectNotice, DisconnectNotifier, Grant, MqttConnect, OpenNotice, OpenNotifier, PubRequest,
+    PubValidator, PubVerdict, Replacement, Silent, StoredNotice, StoredNotifier, SubRequest, SubValidator,
+    UnexpectedData, UnsubRequest, UnsubValidator, Verdict,
 };
 
 /// The code in the README compiles.

@@ -30,7 +30,7 @@ pub(crate) struct Message {
 /// The data of a message, in the form in which it was published. Cheap to clone.
 ///
 /// A subscriber that speaks the publisher's language receives the same bytes. For the other language they are
-/// converted: [`Data::json`] for JMQT, [`Data::payload`] for MQTT.
+/// converted: [`Data::json`] for JMQT, [`payload_of`] for MQTT.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Data {
     bytes: Bytes,
@@ -75,6 +75,11 @@ impl Data {
         &self.bytes
     }
 
+    /// A part of the bytes, without a copy.
+    pub(crate) fn share(&self, part: &[u8]) -> Bytes {
+        self.bytes.slice_ref(part)
+    }
+
     pub(crate) fn attributes(&self) -> &Attributes {
         &self.attributes
     }
@@ -86,12 +91,6 @@ impl Data {
     /// The data as JSON, for JMQT clients and the application.
     pub(crate) fn json(&self) -> Json<'_> {
         json_of(&self.bytes, &self.attributes)
-    }
-
-    /// The payload for MQTT clients.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the encoder of MQTT"))]
-    pub(crate) fn payload(&self) -> Content<'_> {
-        payload_of(&self.bytes, &self.attributes)
     }
 }
 
@@ -188,6 +187,8 @@ pub(crate) struct LoggedPush {
 pub(crate) struct RetainedPush {
     pub(crate) sender: Option<ClientId>,
     pub(crate) data: Data,
+    /// Identifies it for a client that acknowledges it.
+    pub(crate) id: PushId,
     /// Its share of MAX_TOTAL_OUTBOUND_BYTES until it is in a client's queue.
     pub(crate) counted: Option<Share>,
 }
@@ -225,6 +226,24 @@ pub(crate) struct Run {
     pub(crate) pieces: Pieces,
     pub(crate) before: usize,
     pub(crate) behind: usize,
+}
+
+impl Pieces {
+    /// The pieces of at most this many bytes, if any is longer.
+    pub(crate) fn at_most(&self, limit: usize) -> Option<Self> {
+        let lengths = || (0..self.ends.len()).map(|index| self.ends[index] as usize - self.start(index));
+        if lengths().all(|length| length <= limit) {
+            return None;
+        }
+        let (mut bytes, mut ends) = (Vec::new(), Vec::new());
+        for (index, length) in lengths().enumerate() {
+            if length <= limit {
+                bytes.extend_from_slice(&self.bytes[self.start(index)..self.ends[index] as usize]);
+                ends.push(place(bytes.len()));
+            }
+        }
+        Some(Self { bytes: bytes.into(), ends: ends.into() })
+    }
 }
 
 impl Run {
@@ -284,9 +303,9 @@ mod tests {
             let data = data(bytes, form);
             let converted = data.json();
             assert_eq!((&*converted.text, converted.literal), (json, literal), "{bytes:?} {form:?}");
-            assert_eq!(&*data.payload().bytes, bytes);
+            assert_eq!(&*payload_of(data.as_bytes(), data.attributes()).bytes, bytes);
         }
         let on = Data::parse(Bytes::from_static(b"\"ON\""), Attributes::NONE).unwrap();
-        assert_eq!(&*on.payload().bytes, b"ON");
+        assert_eq!(&*payload_of(on.as_bytes(), on.attributes()).bytes, b"ON");
     }
 }

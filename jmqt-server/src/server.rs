@@ -446,6 +446,10 @@ fn kind(protocol: Protocol) -> &'static str {
         Protocol::SslSocket => "tls",
         Protocol::WebSocket => "ws",
         Protocol::SslWebSocket => "wss",
+        Protocol::Mqtt => "mqtt",
+        Protocol::SslMqtt => "mqtts",
+        Protocol::MqttWebSocket => "mqtt+ws",
+        Protocol::SslMqttWebSocket => "mqtt+wss",
         #[cfg(test)]
         Protocol::Lines => "lines",
     }

@@ -173,7 +173,7 @@ impl TestClient {
     #[must_use]
     pub fn auth<'a>(&'a self, data: Payload<'a>) -> AuthRequest<'a> {
         let session = self.session.as_ref().into();
-        AuthRequest::new(self.connection, data, &self.server, session, self.upgrade.as_ref())
+        AuthRequest::new(self.connection, data, &self.server, session, self.upgrade.as_ref(), None)
     }
 
     /// A `conn` packet with this token.
@@ -205,6 +205,7 @@ impl TestClient {
             data,
             qos: Qos::AtMostOnce,
             retain: Retain::No,
+            is_will: false,
             server: &self.server,
             session: self.session.as_ref().into(),
         }

@@ -3,15 +3,17 @@
 use jmqt_config::{Keys, Variables};
 
 /// All keys, in the order of `server.conf` and `docs/configuration.md`.
-pub(super) const KEYS: [&str; 58] = [
+pub(super) const KEYS: [&str; 60] = [
     "BIND_ADDRESS",
     "SOCKET_PORT",
     "WEBSOCKET_PORT",
+    "MQTT_PORT",
     "ENABLE_SSL",
     "SSL_CERT_PATH",
     "SSL_KEY_PATH",
     "SSL_SOCKET_PORT",
     "SSL_WEBSOCKET_PORT",
+    "SSL_MQTT_PORT",
     "ALLOWED_ORIGINS",
     "TRUSTED_PROXIES",
     "TIMEOUT_SECONDS",

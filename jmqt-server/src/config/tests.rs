@@ -198,8 +198,8 @@ fn an_empty_variable_disables_a_port() {
 
 #[test]
 fn at_least_one_listener_is_required() {
-    let message = "no listener is configured: set SOCKET_PORT or WEBSOCKET_PORT, \
-                   or ENABLE_SSL = true with SSL_SOCKET_PORT or SSL_WEBSOCKET_PORT";
+    let message = "no listener is configured: set SOCKET_PORT, WEBSOCKET_PORT or MQTT_PORT, \
+                   or ENABLE_SSL = true with SSL_SOCKET_PORT, SSL_WEBSOCKET_PORT or SSL_MQTT_PORT";
     refused(Config::from_text("", NO_VARIABLES), message);
     refused(Config::from_text("SSL_SOCKET_PORT = 8011", NO_VARIABLES), message);
 }
@@ -298,7 +298,7 @@ fn ssl_needs_a_certificate_a_key_and_a_port() {
     );
     refused(
         from_lines("ENABLE_SSL = true\nSSL_CERT_PATH = 'c'\nSSL_KEY_PATH = 'k'"),
-        "configuration text: ENABLE_SSL is true; it requires SSL_SOCKET_PORT or SSL_WEBSOCKET_PORT",
+        "configuration text: ENABLE_SSL is true; it requires SSL_SOCKET_PORT, SSL_WEBSOCKET_PORT or SSL_MQTT_PORT",
     );
     let config = from_lines(&format!("{ssl}SSL_CERT_PATH = 'c'\nSSL_KEY_PATH = 'k'")).unwrap();
     let ssl = config.ssl.unwrap();

@@ -4,7 +4,6 @@
 //! never waits for a client.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use jmqt_core::{ChannelKind, ChannelName, StatusCode};
 use tokio::sync::{mpsc, oneshot};
@@ -120,9 +119,7 @@ impl Deliverer {
                 }
                 let id = match *place {
                     Some(place) => PushId::Logged(place),
-                    None => {
-                        self.hub.context.ids.in_memory(self.hub.memory_ids.fetch_add(1, Ordering::Relaxed))
-                    }
+                    None => self.hub.memory_id(),
                 };
                 if groups.get(group).is_none_or(|group| group.channel != append.channel) {
                     group = *by_channel.entry(append.channel.clone()).or_insert_with(|| {

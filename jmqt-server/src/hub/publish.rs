@@ -1,6 +1,7 @@
 //! From a publish to its subscribers: directly for QoS 0, through the store for QoS 1 and retained messages.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use jmqt_core::{ChannelKind, ChannelName, ClientId, Qos, Retain, StatusCode};
@@ -10,7 +11,7 @@ use super::fan_out::fan_out;
 use super::{Cluster, DirtyOutboxes, Hub, HubError, Location, THE_SERVER, Tag};
 use crate::attributes::Attributes;
 use crate::log_limit::log_limited;
-use crate::message::{Data, Message};
+use crate::message::{Data, Message, PushId};
 use crate::outbox::{Flush, Outbox, Stage};
 use crate::store::{Append, Operation, Order, Outcome, PublishId, Source};
 use crate::wire::{Pushes, Receipt};
@@ -170,6 +171,16 @@ impl Hub {
         Ok(())
     }
 
+    /// Returns `true` if the client has a session on this node that is not closing.
+    pub(crate) fn is_connected_here(&self, client: &ClientId) -> bool {
+        self.connections.outbox(client.as_str()).is_some()
+    }
+
+    /// A new id for a message that is in no log.
+    pub(super) fn memory_id(&self) -> PushId {
+        self.context.ids.in_memory(self.memory_ids.fetch_add(1, Ordering::Relaxed))
+    }
+
     /// Returns `true` if the client is connected to any node and accepts point-to-point messages.
     pub(crate) async fn takes_point_to_point(&self, channel: &ChannelName) -> bool {
         if self.members(channel).is_some_and(|members| members[0].stage() != Stage::Ended) {
@@ -205,7 +216,7 @@ fn push_to<'a>(
     dirty.begin_turn();
     fan_out(members, dirty, move |subscription| {
         // A publisher does not receive its own message (2.11).
-        Some(&subscription.client) != sender && subscription.outbox.push(subscription, pushes, flush)
+        !subscription.skips(sender) && subscription.outbox.push(subscription, pushes, flush)
     })
 }
 

@@ -16,7 +16,7 @@ use crate::connection::{CloseReason, ConnectionInfo};
 use crate::log_limit::log_limited;
 use crate::message::Message;
 use crate::outbox::{LogState, Outbox, Redelivery, Stage};
-use crate::store::Order;
+use crate::store::{Operation, Order};
 
 /// The time limit for a `conn` to wait for the client's older session to end.
 const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -44,6 +44,10 @@ pub(crate) struct NewSession<'a> {
     pub(crate) recorded: Vec<Recorded>,
     /// MAX_TAKEOVERS_PER_SECOND.
     pub(crate) takeovers_per_second: Option<u32>,
+    /// The session is subscribed to the point-to-point channel of its client from the beginning.
+    pub(crate) takes_point_to_point: bool,
+    /// The persistent subscriptions of earlier sessions are deleted.
+    pub(crate) is_clean: bool,
 }
 
 /// A session that exists, and to which nothing has been sent.
@@ -51,6 +55,8 @@ pub(crate) struct OpenedSession {
     pub(crate) generation: u64,
     /// The channels whose retained messages are to be sent, if they have one.
     pub(crate) retained: Vec<ChannelName>,
+    /// Subscriptions of an earlier session continue.
+    pub(crate) is_resumed: bool,
     /// The next `conn` of this client waits until the caller has recorded the session.
     pub(crate) claim: Claim,
 }
@@ -122,8 +128,8 @@ impl Hub {
             }
             cluster.announce(new.client, generation, new.info).await;
         }
-        let retained = match self.restore_and_carry_out(&new).await {
-            Ok(retained) => retained,
+        let (retained, is_resumed) = match self.restore_and_carry_out(&new).await {
+            Ok(restored) => restored,
             Err(error) => {
                 self.close_tables(new.outbox).await;
                 return Err(error);
@@ -135,7 +141,7 @@ impl Hub {
             None => self.janitor.session_opened(new.client, generation, new.info),
         }
         self.counters.sessions_opened.increment();
-        Ok(OpenedSession { generation, retained, claim })
+        Ok(OpenedSession { generation, retained, is_resumed, claim })
     }
 
     /// Sends the messages that were held until the `connAck` (2.3).
@@ -147,14 +153,28 @@ impl Hub {
     async fn restore_and_carry_out(
         self: &Arc<Self>,
         new: &NewSession<'_>,
-    ) -> Result<Vec<ChannelName>, HubError> {
+    ) -> Result<(Vec<ChannelName>, bool), HubError> {
+        if new.is_clean {
+            self.forget_subscriptions(new).await?;
+        }
         let mut retained = self.restore(new).await?;
+        let is_resumed = !retained.is_empty();
         self.carry_out(new, &mut retained).await?;
         let own = ChannelName::of_client(new.client);
-        if new.outbox.subscription(own.as_str()).is_none() {
+        if new.takes_point_to_point && new.outbox.subscription(own.as_str()).is_none() {
             self.insert(new.outbox, new.client, &own, Stage::Live, LogState::Temporary).await?;
         }
-        Ok(retained)
+        Ok((retained, is_resumed))
+    }
+
+    /// Deletes the persistent subscriptions of earlier sessions.
+    async fn forget_subscriptions(&self, new: &NewSession<'_>) -> Result<(), HubError> {
+        let _turn = self.change_of(new.client).await;
+        for stored in self.stored_subscriptions(new.client).await? {
+            let operation = Operation::Unsubscribe { client: new.client.clone(), channel: stored.channel };
+            self.commit_change(new.outbox, operation).await?;
+        }
+        Ok(())
     }
 
     /// Adds the client's persistent subscriptions to the tables, and returns their channels.
@@ -331,6 +351,8 @@ mod tests {
             redelivery: Redelivery::AtOnce,
             recorded,
             takeovers_per_second: None,
+            takes_point_to_point: true,
+            is_clean: false,
         });
         let opened = opened.await.unwrap();
         assert_eq!(opened.retained, (0..50).map(channel).collect::<Vec<_>>());

@@ -206,6 +206,18 @@ impl Hub {
         Ok(())
     }
 
+    /// Makes an existing subscription of a connected client persistent, or temporary.
+    pub(crate) async fn change_persistence(
+        self: &Arc<Self>,
+        outbox: &Arc<Outbox>,
+        client: &ClientId,
+        channel: &ChannelName,
+        persistence: Persistence,
+    ) -> Result<(), HubError> {
+        let _turn = self.change_of(client).await;
+        self.force_in_turn(outbox, client, channel, persistence).await.map(drop)
+    }
+
     pub(super) async fn force_in_turn(
         self: &Arc<Self>,
         outbox: &Arc<Outbox>,
@@ -335,18 +347,26 @@ impl Hub {
         // Other nodes retain messages without telling this one.
         let cache = self.cluster.is_none().then(|| self.queue.cache());
         if let Some(retained) = cache.and_then(|cache| cache.find(channel)) {
+            if retained.data.is_empty() {
+                return Ok(None); // it is being deleted
+            }
             let Retained { sender, data, attributes } = retained;
             let counted = counted(&data);
-            return Ok(Some(RetainedPush { sender, data: Data::new(data, attributes), counted }));
+            return Ok(Some(RetainedPush {
+                sender,
+                data: Data::new(data, attributes),
+                id: self.memory_id(),
+                counted,
+            }));
         }
         let retained = self.store.read_retained(channel).await.map_err(|error| self.store_failed(&error))?;
-        let Some(retained) = retained else { return Ok(None) };
+        let Some(retained) = retained.filter(|retained| !retained.data.is_empty()) else { return Ok(None) };
         let Retained { sender, data, attributes } = retained.clone();
         let Some(data) = intact(channel, data, attributes) else { return Ok(None) };
         if let Some(cache) = cache {
             cache.keep(ticket, channel, &retained);
         }
-        Ok(Some(RetainedPush { sender, counted: counted(data.as_bytes()), data }))
+        Ok(Some(RetainedPush { sender, counted: counted(data.as_bytes()), id: self.memory_id(), data }))
     }
 
     /// Waits, for a limited time, until the outbound queues of all clients hold less than MAX_TOTAL_OUTBOUND_BYTES. A

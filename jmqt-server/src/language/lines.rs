@@ -10,10 +10,10 @@ use jmqt_core::{ChannelName, ClientId, Payload, Persistence, Qos, Retain, Status
 use crate::connection::{CONTINUE, Flow};
 use crate::context::Shared;
 use crate::disconnect::Disconnect;
-use crate::session::verbs::{NotOpened, Opening, Publication, Redelivery};
+use crate::session::verbs::{Language, NotOpened, Opening, Publication, Redelivery};
 use crate::session::{Session, verbs};
-use crate::wire::ReceiptRef;
 use crate::wire::lines::line;
+use crate::wire::{Body, ReceiptRef};
 
 /// Handles one line.
 pub(super) async fn handle(shared: &Shared, session: &mut Session, text: &[u8]) -> Flow {
@@ -68,8 +68,14 @@ fn answer(session: &mut Session, text: &str) -> Flow {
 
 async fn connect(shared: &Shared, session: &mut Session, name: &str) -> Flow {
     let Ok(client) = ClientId::parse(name) else { return session.bad_packet(&"bad name") };
-    let opening =
-        Opening { client, token: "", window: None, redelivery: Redelivery::AtOnce, publisher: None };
+    let opening = Opening {
+        client,
+        token: "",
+        window: None,
+        redelivery: Redelivery::AtOnce,
+        publisher: None,
+        language: Language::Jmqt,
+    };
     match verbs::open(shared, session, opening).await? {
         Ok(opened) => {
             answer(session, "CONN 1")?;
@@ -113,7 +119,7 @@ async fn publish(
     let Ok(channel) = ChannelName::parse(channel) else { return session.bad_packet(&"bad channel") };
     let json = serde_json::to_string(text).unwrap();
     let publication = Publication {
-        data: Payload::parse(&json).unwrap(),
+        body: Body::Json(Payload::parse(&json).unwrap()),
         qos: if id.is_some() { Qos::AtLeastOnce } else { Qos::AtMostOnce },
         retain,
         receipt: ReceiptRef::of_jmqt(id),

@@ -7,6 +7,11 @@
 mod jmqt;
 #[cfg(test)]
 mod lines;
+mod mqtt;
+
+use std::sync::Arc;
+
+use jmqt_mqtt::Version;
 
 use crate::connection::{Flow, Language, Protocol};
 use crate::context::Shared;
@@ -15,34 +20,70 @@ use crate::session::Session;
 use crate::transport::Framing;
 use crate::wire::Form;
 
+/// The state of a connection in its language.
+pub(crate) enum State {
+    /// JMQT, and the language for tests, have none.
+    None,
+    /// Set by CONNECT.
+    Mqtt(Option<Box<mqtt::Client>>),
+}
+
+impl State {
+    pub(crate) const fn new(protocol: Protocol) -> Self {
+        match protocol.language() {
+            Language::Mqtt => Self::Mqtt(None),
+            _ => Self::None,
+        }
+    }
+}
+
 /// The framing of the packets that a client sends.
 pub(crate) const fn framing(protocol: Protocol) -> Framing {
-    if protocol.is_websocket() { Framing::WebSocket } else { Framing::Nul }
+    match protocol.language() {
+        Language::Mqtt => Framing::Mqtt,
+        _ if protocol.is_websocket() => Framing::WebSocket,
+        _ => Framing::Nul,
+    }
 }
 
 /// The encoding that a client receives.
 pub(crate) const fn form(protocol: Protocol) -> Form {
     match protocol.language() {
         Language::Jmqt => Form::of_jmqt(framing(protocol)),
+        // Until CONNECT names the version.
+        Language::Mqtt => Form::of_mqtt(Version::V3_1_1, protocol.is_websocket()),
         #[cfg(test)]
         Language::Lines => Form::Lines,
     }
 }
 
 /// Handles one packet.
-pub(crate) async fn handle(shared: &Shared, session: &mut Session, packet: &[u8]) -> Flow {
+pub(crate) async fn handle(shared: &Shared, session: &mut Session, state: &mut State, packet: &[u8]) -> Flow {
+    if let State::Mqtt(client) = state {
+        return mqtt::handle(shared, session, client, packet).await;
+    }
     match session.info.protocol.language() {
-        Language::Jmqt => jmqt::handle(shared, session, packet).await,
+        Language::Jmqt | Language::Mqtt => jmqt::handle(shared, session, packet).await,
         #[cfg(test)]
         Language::Lines => Box::pin(lines::handle(shared, session, packet)).await,
     }
 }
 
 /// The last packet to a client, encoded.
-pub(crate) fn goodbye(session: &Session, disconnect: &Disconnect) -> Vec<u8> {
+pub(crate) fn goodbye(session: &Session, state: &State, disconnect: &Disconnect) -> Vec<u8> {
+    if let State::Mqtt(client) = state {
+        return mqtt::goodbye(session, client.as_deref(), disconnect);
+    }
     match session.info.protocol.language() {
-        Language::Jmqt => jmqt::goodbye(session, disconnect),
+        Language::Jmqt | Language::Mqtt => jmqt::goodbye(session, disconnect),
         #[cfg(test)]
         Language::Lines => lines::goodbye(disconnect),
+    }
+}
+
+/// Does what the client wants to be done after its connection has ended.
+pub(crate) async fn ended(shared: &Arc<Shared>, session: &Session, state: &mut State) {
+    if let State::Mqtt(Some(client)) = state {
+        mqtt::ended(shared, session, client).await;
     }
 }

@@ -39,6 +39,10 @@ macro_rules! log_for {
             Protocol::SslSocket => tracing::$level!(target: "jmqt::ssl_socket", $($event)+),
             Protocol::WebSocket => tracing::$level!(target: "jmqt::web_socket", $($event)+),
             Protocol::SslWebSocket => tracing::$level!(target: "jmqt::ssl_web_socket", $($event)+),
+            Protocol::Mqtt => tracing::$level!(target: "jmqt::mqtt", $($event)+),
+            Protocol::SslMqtt => tracing::$level!(target: "jmqt::ssl_mqtt", $($event)+),
+            Protocol::MqttWebSocket => tracing::$level!(target: "jmqt::mqtt_web_socket", $($event)+),
+            Protocol::SslMqttWebSocket => tracing::$level!(target: "jmqt::ssl_mqtt_web_socket", $($event)+),
             #[cfg(test)]
             Protocol::Lines => tracing::$level!(target: "jmqt::lines", $($event)+),
         }
@@ -258,13 +262,17 @@ fn turn_away(shared: &Arc<Shared>, stream: TcpStream, protocol: Protocol, proble
         Protocol::Socket => {
             format!("{{\"disconn\":{{\"st\":4006,\"mg\":\"{problem}\",\"ts\":{RETRY_SECONDS}}}}}\0")
         }
-        Protocol::WebSocket => format!(
+        Protocol::WebSocket | Protocol::MqttWebSocket => format!(
             "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: {RETRY_SECONDS}\r\n\
              Content-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n\r\n{problem}\n",
             problem.len() + 1
         ),
         // A TLS handshake would cost too much for a refusal.
-        Protocol::SslSocket | Protocol::SslWebSocket => return,
+        Protocol::SslSocket | Protocol::SslWebSocket | Protocol::SslMqtt | Protocol::SslMqttWebSocket => {
+            return;
+        }
+        // The version of the client is not known before its CONNECT.
+        Protocol::Mqtt => return,
         #[cfg(test)]
         Protocol::Lines => return,
     };

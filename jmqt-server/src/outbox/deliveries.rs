@@ -6,17 +6,19 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use jmqt_core::ChannelName;
+use jmqt_core::{ChannelName, Qos};
 
+use super::packet_ids::{Acknowledged, PacketIds};
 use super::subscription::{Changing, LogPosition, LogState, Stage, Subscription};
 use super::window::{Redelivery, Window};
 use super::writer::Writer;
 use super::{Outbox, State};
 use crate::connection::CloseReason;
 use crate::message::{Pieces, PushId};
+use crate::options::Grant;
 use crate::packet_trace;
 use crate::store::{ChannelKey, LogPlace, Seq};
-use crate::wire::LoggedPushes;
+use crate::wire::{self, LoggedPushes, PacketId};
 
 /// The origin of the pushes of an [`Outbox::offer`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +71,10 @@ impl Deliveries {
     pub(super) fn window(&mut self) -> &mut Window {
         let (size, redelivery) = (self.window_size as usize, self.redelivery);
         self.window.get_or_insert_with(|| Box::new(Window::new(size, redelivery)))
+    }
+
+    pub(super) fn packet_ids(&mut self) -> &mut PacketIds {
+        self.window().packet_ids.get_or_insert_default()
     }
 
     /// The window, if it has been created.
@@ -130,6 +136,10 @@ impl Outbox {
     }
 
     pub(crate) fn window_full_since(&self) -> Option<Instant> {
+        // An MQTT client may acknowledge whenever it wants.
+        if self.form().is_mqtt() {
+            return None;
+        }
         self.lock().deliveries.window.as_ref()?.full_since()
     }
 
@@ -141,7 +151,17 @@ impl Outbox {
         logged: &LoggedPushes,
         source: Source,
     ) -> Offered {
-        logged.framed(self.form); // now, because it must not run under the lock
+        // Now, because it must not run under the lock.
+        let (form, options) = (self.form(), subscription.options());
+        let grant = options.grant(Qos::AtLeastOnce);
+        let own;
+        let framed = match options.is_special() {
+            false => logged.framed(form, grant),
+            true => {
+                own = logged.framed_for(form, grant, options);
+                &own
+            }
+        };
         let mut state = self.lock();
         if state.closed().is_some() || subscription.stage() == Stage::Ended {
             return Offered { flush: false, behind: false };
@@ -149,12 +169,12 @@ impl Outbox {
         let mut log = subscription.log();
         let (moved, behind) = match &mut *log {
             LogState::Temporary => {
-                self.offer_temporary(&mut state, subscription, logged);
+                self.offer_temporary(&mut state, subscription, logged, framed, grant);
                 (false, false)
             }
             LogState::Changing(changing) => {
                 changing.seen = changing.seen.max(logged.last_logged());
-                self.keep(&mut state, subscription, changing, logged);
+                self.keep(&mut state, subscription, changing, logged, framed);
                 (false, false)
             }
             LogState::Attaching { seen } => {
@@ -167,7 +187,7 @@ impl Outbox {
                 (false, false)
             }
             LogState::Attached(position) => {
-                self.offer_logged(&mut state, subscription, position, logged, source);
+                self.offer_logged(&mut state, subscription, position, logged, framed, source);
                 (position.dirty, position.is_behind())
             }
         };
@@ -182,13 +202,26 @@ impl Outbox {
         Offered { flush, behind }
     }
 
-    fn offer_temporary(&self, state: &mut State, subscription: &Arc<Subscription>, logged: &LoggedPushes) {
-        let framed = logged.framed(self.form);
+    fn offer_temporary(
+        &self,
+        state: &mut State,
+        subscription: &Arc<Subscription>,
+        logged: &LoggedPushes,
+        framed: &Pieces,
+        grant: Grant,
+    ) {
         for (index, message) in logged.messages.iter().enumerate() {
-            if message.sender.as_ref() == Some(&subscription.client) {
+            if subscription.skips(message.sender.as_ref()) {
                 continue; // a publisher does not receive its own message (2.11)
             }
             let bytes = framed.cut(index..index + 1);
+            if !self.is_sendable(&bytes) {
+                continue;
+            }
+            if grant == Grant::Unacknowledged {
+                self.push_unacknowledged(state, subscription, bytes);
+                continue;
+            }
             if !self.push_temporary(state, subscription, message.id, bytes) {
                 return;
             }
@@ -215,7 +248,7 @@ impl Outbox {
                 1,
                 bytes.len(),
             );
-            state.writer.push(bytes);
+            self.send(state, subscription, id, bytes);
             return true;
         }
         let waits = state.deliveries.window().wait(id, subscription, bytes, self.limit());
@@ -223,6 +256,83 @@ impl Outbox {
             self.overflow(state);
         }
         waits
+    }
+
+    /// Appends a push that the client acknowledges.
+    fn send(&self, state: &mut State, subscription: &Subscription, push: PushId, bytes: Bytes) {
+        let form = self.form();
+        if !form.is_mqtt() {
+            return state.writer.push(bytes);
+        }
+        let ids = state.deliveries.packet_ids();
+        let id = ids.next();
+        let addressed = wire::address(form, &bytes, subscription.options().qos(), id);
+        ids.sent(id, push, addressed.exactly_once);
+        state.writer.push(addressed.bytes);
+    }
+
+    /// Returns `false` for a message that this client does not receive: it has expired, or is too large.
+    fn is_sendable(&self, bytes: &Bytes) -> bool {
+        let is_sendable = !bytes.is_empty() && bytes.len() <= self.packet_limit();
+        if !is_sendable {
+            self.context.counters.pushes_dropped.increment();
+        }
+        is_sendable
+    }
+
+    /// Appends a message without acknowledgement, if there is room.
+    fn push_unacknowledged(&self, state: &mut State, subscription: &Subscription, bytes: Bytes) {
+        if state.writer.len() + state.held_bytes() + bytes.len() > self.limit() && state.waiting() > 0 {
+            self.context.counters.pushes_dropped.increment();
+            return;
+        }
+        self.context.counters.pushes_sent.increment();
+        if state.is_connecting() || subscription.stage() == Stage::Opening {
+            state.held.get_or_insert_default().hold(bytes);
+        } else {
+            state.writer.push(bytes);
+        }
+    }
+
+    /// Records a QoS 2 publish of the client; returns `false` if it repeats one that the client has not released.
+    pub(crate) fn receive(&self, id: PacketId) -> bool {
+        self.lock().deliveries.packet_ids().receive(id)
+    }
+
+    /// The client has released its QoS 2 publish, or it was refused; returns `false` if it is unknown.
+    pub(crate) fn release(&self, id: PacketId) -> bool {
+        self.lock().deliveries.packet_ids().release(id)
+    }
+
+    /// The number of QoS 2 publishes that the client has not released.
+    pub(crate) fn unreleased(&self) -> usize {
+        self.lock().deliveries.packet_ids().unreleased()
+    }
+
+    /// The client has acknowledged a QoS 1 message with this packet identifier.
+    pub(crate) fn acknowledge_packet(self: &Arc<Self>, id: PacketId) -> Acknowledged {
+        let acknowledged = self.lock().deliveries.packet_ids().acknowledged(id);
+        self.end_exchange(acknowledged)
+    }
+
+    /// The client has received a QoS 2 message, or has refused it.
+    pub(crate) fn packet_received(self: &Arc<Self>, id: PacketId, is_refused: bool) -> Acknowledged {
+        let acknowledged = self.lock().deliveries.packet_ids().was_received(id, is_refused);
+        self.end_exchange(acknowledged)
+    }
+
+    /// The client has completed the exchange of a QoS 2 message.
+    pub(crate) fn packet_completed(self: &Arc<Self>, id: PacketId) -> Acknowledged {
+        let acknowledged = self.lock().deliveries.packet_ids().completed(id);
+        self.end_exchange(acknowledged)
+    }
+
+    fn end_exchange(self: &Arc<Self>, acknowledged: Acknowledged) -> Acknowledged {
+        if let Acknowledged::Done(push) = acknowledged {
+            // The subscription may have ended meanwhile.
+            self.acknowledge(push);
+        }
+        acknowledged
     }
 
     /// Closes the connection because a QoS 1 push has no room. Dropping the push would be an unreported loss (2.14).
@@ -237,10 +347,10 @@ impl Outbox {
         subscription: &Subscription,
         changing: &mut Changing,
         logged: &LoggedPushes,
+        framed: &Pieces,
     ) {
-        let framed = logged.framed(self.form);
         for (index, message) in logged.messages.iter().enumerate() {
-            if message.sender.as_ref() == Some(&subscription.client) {
+            if subscription.skips(message.sender.as_ref()) {
                 continue; // a publisher does not receive its own message (2.11)
             }
             let bytes = framed.cut(index..index + 1);
@@ -258,9 +368,10 @@ impl Outbox {
         subscription: &Arc<Subscription>,
         position: &mut LogPosition,
         logged: &LoggedPushes,
+        framed: &Pieces,
         source: Source,
     ) {
-        let (framed, limit) = (logged.framed(self.form), self.limit());
+        let (limit, is_addressed) = (self.limit(), self.form().is_mqtt());
         let flowing =
             (source != Source::Live || !state.is_connecting()) && subscription.stage() != Stage::Opening;
         position.seen = position.seen.max(logged.last_logged().map_or(0, |(_, Seq(seq))| seq));
@@ -271,7 +382,7 @@ impl Outbox {
             let PushId::Logged(LogPlace { seq: Seq(seq), stamp, .. }) = message.id else {
                 // In no log: the subscription was temporary when it was committed, or is again, and this is not
                 // known here yet.
-                if source == Source::Live && message.sender.as_ref() != Some(&subscription.client) {
+                if source == Source::Live && !subscription.skips(message.sender.as_ref()) {
                     append_run(&mut state.writer, framed, std::mem::replace(&mut run, 0..0));
                     let bytes = framed.cut(index..index + 1);
                     if !self.push_temporary(state, subscription, message.id, bytes) {
@@ -294,8 +405,10 @@ impl Outbox {
                 is_behind = true;
                 continue;
             }
-            if message.sender.as_ref() == Some(&subscription.client) {
-                position.pass_over(seq); // for the cursor, the client's own message is acknowledged (2.11)
+            let length = framed.ends[index] as usize - framed.start(index);
+            // For the cursor, the client's own message is acknowledged (2.11), and so is one that must not be sent.
+            if subscription.skips(message.sender.as_ref()) || length == 0 || length > self.packet_limit() {
+                position.pass_over(seq);
                 continue;
             }
             if position.acked.contains(seq) {
@@ -306,7 +419,6 @@ impl Outbox {
                 position.pass_over(seq);
                 continue;
             }
-            let length = framed.ends[index] as usize - framed.start(index);
             let redelivery = seq <= position.pending_until;
             let queued = state.writer.len() + framed.start(run.end) - framed.start(run.start);
             let window = state.deliveries.window();
@@ -328,6 +440,11 @@ impl Outbox {
             position.next += 1;
             sent += 1;
             sent_bytes += length;
+            if is_addressed {
+                let bytes = framed.cut(index..index + 1);
+                self.send(state, subscription, message.id, bytes);
+                continue;
+            }
             if run.is_empty() || run.end != index {
                 append_run(&mut state.writer, framed, run);
                 run = index..index;
@@ -364,9 +481,9 @@ impl Outbox {
             PushId::Logged(place) => {
                 let persistent = window.by_key.get(&place.key).cloned();
                 let named = persistent.map(|subscription| acknowledge_logged(window, &subscription, place));
-                moved = named == Some(Acknowledged::Moved);
+                moved = named == Some(InLog::Moved);
                 // It may have been pushed before the subscription became persistent (2.20).
-                moved || named == Some(Acknowledged::Kept) || window.acknowledge_temporary(id)
+                moved || named == Some(InLog::Kept) || window.acknowledge_temporary(id)
             }
             PushId::Memory { .. } => window.acknowledge_temporary(id),
         };
@@ -387,12 +504,12 @@ impl Outbox {
         if !state.is_flowing() {
             return;
         }
-        let State { deliveries: Deliveries { window: Some(window), .. }, writer, .. } = state else { return };
-        while writer.len() < limit
-            && let Some(bytes) = window.next_waiting()
+        while state.writer.len() < limit
+            && let Some(window) = &mut state.deliveries.window
+            && let Some((id, subscription, bytes)) = window.next_waiting()
         {
             self.context.counters.pushes_sent.increment();
-            writer.push(bytes);
+            self.send(state, &subscription, id, bytes);
         }
     }
 
@@ -438,7 +555,7 @@ impl LogPosition {
 
 /// The effect of the acknowledgement of a logged message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Acknowledged {
+enum InLog {
     /// The message is not outstanding.
     Nothing,
     /// The acknowledgement is kept until the message is read.
@@ -447,19 +564,19 @@ enum Acknowledged {
     Moved,
 }
 
-fn acknowledge_logged(window: &mut Window, subscription: &Subscription, place: LogPlace) -> Acknowledged {
+fn acknowledge_logged(window: &mut Window, subscription: &Subscription, place: LogPlace) -> InLog {
     let LogPlace { key: _, seq: Seq(seq), stamp } = place;
     let mut log = subscription.log();
-    let LogState::Attached(position) = &mut *log else { return Acknowledged::Nothing };
+    let LogState::Attached(position) = &mut *log else { return InLog::Nothing };
     if seq >= position.next {
         // It may name a push of an earlier connection that has not been repeated yet.
         let may_exist = seq <= position.pending_until.min(position.acked.horizon());
         let is_kept =
             may_exist && !position.acked.contains(seq) && position.stamps.acknowledge_early(Seq(seq), stamp);
-        return if is_kept { Acknowledged::Kept } else { Acknowledged::Nothing };
+        return if is_kept { InLog::Kept } else { InLog::Nothing };
     }
     if !position.stamps.was_pushed(Seq(seq), stamp) || !position.acked.insert(seq) {
-        return Acknowledged::Nothing;
+        return InLog::Nothing;
     }
     position.stamps.forget_up_to(position.acked.up_to());
     position.dirty = true;
@@ -468,7 +585,7 @@ fn acknowledge_logged(window: &mut Window, subscription: &Subscription, place: L
     if seq <= position.pending_until {
         window.redelivery_ended(position.key, seq);
     }
-    Acknowledged::Moved
+    InLog::Moved
 }
 
 pub(super) fn list_if_behind(

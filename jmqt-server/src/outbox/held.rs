@@ -21,7 +21,7 @@ impl Held {
         self.bytes
     }
 
-    fn hold(&mut self, piece: Bytes) {
+    pub(super) fn hold(&mut self, piece: Bytes) {
         self.bytes += piece.len();
         self.pieces.push(piece);
     }
@@ -37,7 +37,21 @@ impl Outbox {
     /// Appends as many QoS 0 pushes for one subscription as fit. Returns `true` if the caller must
     /// [`flush`](Self::flush).
     pub(crate) fn push(&self, subscription: &Subscription, pushes: &Pushes, flush: Flush) -> bool {
-        let framed = pushes.framed(self.form);
+        let form = self.form();
+        let options = subscription.options();
+        let (mut own, limit) = (None, self.packet_limit());
+        let mut framed = match options.is_special() {
+            false => pushes.framed(form),
+            true => own.insert(pushes.framed_for(form, options)),
+        };
+        let within;
+        if framed.bytes.len() > limit
+            && let Some(fitting) = framed.at_most(limit)
+        {
+            self.context.counters.pushes_dropped.add((framed.ends.len() - fitting.ends.len()) as u64);
+            within = fitting;
+            framed = &within;
+        }
         let mut state = self.lock();
         let stage = subscription.stage();
         if state.closed().is_some() || stage == Stage::Ended {
@@ -59,7 +73,7 @@ impl Outbox {
         let length = framed.start(count);
         packet_trace::pushed(
             subscription.client.as_str(),
-            subscription.channel.as_str(),
+            pushes.channel().as_str(),
             0,
             count as u64,
             length,

@@ -14,6 +14,7 @@ mod cursor;
 mod cursors;
 mod deliveries;
 mod held;
+mod packet_ids;
 mod queue;
 mod resume;
 mod settling;
@@ -25,6 +26,7 @@ mod tests;
 mod window;
 mod writer;
 
+use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
@@ -43,6 +45,7 @@ use crate::disconnect::Disconnect;
 use crate::wire::{Form, IdSpace};
 
 pub(crate) use self::deliveries::Source;
+pub(crate) use self::packet_ids::Acknowledged;
 pub(crate) use self::resume::Missing;
 pub(crate) use self::subscription::{LogState, Stage, Subscription};
 pub(crate) use self::window::Redelivery;
@@ -62,8 +65,11 @@ pub(crate) struct OutboxContext {
 
 /// The outgoing part of one session.
 pub(crate) struct Outbox {
-    /// The encoding that this client receives.
-    pub(crate) form: Form,
+    /// The encoding that this client receives, as a number. It changes before the session begins, if the client says in
+    /// its first packet which version it speaks.
+    form: AtomicU8,
+    /// The longest packet that the client accepts.
+    packet_limit: AtomicU32,
     pub(crate) context: Arc<OutboxContext>,
     waker: AtomicWaker,
     state: Mutex<State>,
@@ -150,7 +156,28 @@ impl Outbox {
             deliveries: Deliveries::default(),
             settling: Settling::default(),
         };
-        Self { form, context, waker: AtomicWaker::new(), state: Mutex::new(state) }
+        Self {
+            form: AtomicU8::new(form as u8),
+            packet_limit: AtomicU32::new(u32::MAX),
+            context,
+            waker: AtomicWaker::new(),
+            state: Mutex::new(state),
+        }
+    }
+
+    /// The encoding that this client receives.
+    pub(crate) fn form(&self) -> Form {
+        Form::from_number(self.form.load(Ordering::Relaxed))
+    }
+
+    /// Sets the encoding and the longest packet that the client accepts. Called before the session begins.
+    pub(crate) fn set_form(&self, form: Form, packet_limit: u32) {
+        self.form.store(form as u8, Ordering::Relaxed);
+        self.packet_limit.store(packet_limit, Ordering::Relaxed);
+    }
+
+    fn packet_limit(&self) -> usize {
+        self.packet_limit.load(Ordering::Relaxed) as usize
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -51,7 +51,13 @@ impl Outbox {
 
     /// Appends the answer to a publish that no task waits for. The caller must flush.
     pub(crate) fn tell(&self, receipt: &Receipt, status: StatusCode) {
-        self.answer(wire::receipt(self.form, receipt, status));
+        if let Some(id) = receipt.exactly_once()
+            && !status.is_ok()
+            && status != StatusCode::CLIENT_OFFLINE
+        {
+            self.release(id); // a refused publish is complete
+        }
+        self.answer(wire::receipt(self.form(), receipt, status));
     }
 
     /// Returns `true` if acknowledgements of earlier publishes are outstanding (2.10, 2.16).

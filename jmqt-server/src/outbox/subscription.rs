@@ -2,7 +2,7 @@
 
 use std::borrow::Borrow;
 use std::hash::{Hash, Hasher};
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -12,6 +12,7 @@ use super::Outbox;
 use super::cursor::Acked;
 use super::stamps::Stamps;
 use crate::message::PushId;
+use crate::options::SubscriptionOptions;
 use crate::store::{ChannelKey, Seq, StoredSubscription};
 
 /// A subscription of a connected client.
@@ -19,6 +20,8 @@ pub(crate) struct Subscription {
     pub(crate) channel: ChannelName,
     pub(crate) client: ClientId,
     pub(crate) outbox: Arc<Outbox>,
+    /// [`SubscriptionOptions`] as a number. A client may change them.
+    options: AtomicU64,
     /// A [`Stage`]; written only under the outbox's lock.
     stage: AtomicU8,
     /// The number of unacknowledged pushes of a temporary subscription; used only under the outbox's lock.
@@ -140,11 +143,25 @@ impl Subscription {
             channel,
             client,
             outbox,
+            options: AtomicU64::new(SubscriptionOptions::JMQT.bits()),
             stage: AtomicU8::new(stage as u8),
             temporary_in_flight: AtomicU32::new(0),
             slot: AtomicUsize::new(usize::MAX),
             log: Mutex::new(log),
         }
+    }
+
+    pub(crate) fn options(&self) -> SubscriptionOptions {
+        SubscriptionOptions::from_bits(self.options.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn set_options(&self, options: SubscriptionOptions) {
+        self.options.store(options.bits(), Ordering::Relaxed);
+    }
+
+    /// Returns `true` if a message of this sender must not be pushed to its own client (protocol.md 2.11).
+    pub(crate) fn skips(&self, sender: Option<&ClientId>) -> bool {
+        sender == Some(&self.client) && self.options().skips_own()
     }
 
     pub(super) fn temporary_in_flight(&self) -> usize {

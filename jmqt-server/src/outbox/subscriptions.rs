@@ -9,6 +9,7 @@ use super::subscription::{LogPosition, LogState, Named, Stage, Subscription};
 use super::{Outbox, Phase, State};
 use crate::message::{PushId, RetainedPush};
 use crate::name_map::NameSet;
+use crate::options::Grant;
 use crate::store::{Seq, StoredSubscription};
 use crate::wire::{self, RetainedPieces};
 
@@ -181,7 +182,7 @@ impl Outbox {
     /// the queue is full now.
     pub(crate) fn open(
         &self,
-        subscription: &Subscription,
+        subscription: &Arc<Subscription>,
         answer: Option<Vec<u8>>,
         mut retained: Option<RetainedPush>,
     ) -> bool {
@@ -190,14 +191,16 @@ impl Outbox {
         }
         // Until the queue is counted with it, it is counted by itself.
         let counted = retained.as_mut().and_then(|retained| retained.counted.take());
-        let retained = retained.map(|retained| wire::retained(self.form, &subscription.channel, retained));
+        let retained = retained.and_then(|retained| self.retained_of(subscription, retained));
         let mut state = self.lock();
         if let Some(retained) = retained {
             match (subscription.stage(), state.phase) {
                 (Stage::Ended, _) | (_, Phase::Closed(_)) => {} // in the meantime, and nothing follows that
                 // Nothing comes before the `connAck`.
-                (_, Phase::Connecting) => state.held.get_or_insert_default().hold_retained(retained),
-                (_, Phase::Live | Phase::Leaving) => append_retained(&mut state, retained),
+                (_, Phase::Connecting) => self.hold_retained(&mut state, subscription, retained),
+                (_, Phase::Live | Phase::Leaving) => {
+                    self.append_retained_to(&mut state, subscription, retained)
+                }
             }
         }
         if subscription.stage() == Stage::Opening {
@@ -215,13 +218,54 @@ impl Outbox {
     /// Queues a retained message of an existing subscription, unless it has ended.
     pub(crate) fn append_retained(&self, channel: &ChannelName, mut retained: RetainedPush) {
         let _counted = retained.counted.take();
-        let retained = wire::retained(self.form, channel, retained);
+        let Some(subscription) = self.subscription(channel.as_str()) else { return };
+        let Some(retained) = self.retained_of(&subscription, retained) else { return };
         let mut state = self.lock();
         if state.subscriptions.0.contains(channel.as_str()) {
-            append_retained(&mut state, retained);
+            self.append_retained_to(&mut state, &subscription, retained);
             self.count(&mut state);
         }
     }
+
+    fn retained_of(&self, subscription: &Subscription, retained: RetainedPush) -> Option<OwnRetained> {
+        let (form, options) = (self.form(), subscription.options());
+        let id = (form.is_mqtt() && options.grant(retained.data.attributes().qos()) == Grant::Acknowledged)
+            .then_some(retained.id);
+        let pieces = wire::retained(form, &subscription.channel, retained, options)?;
+        let length = pieces.head.len() + pieces.data.len() + pieces.tail.len();
+        if length > self.packet_limit() {
+            self.context.counters.pushes_dropped.increment();
+            return None;
+        }
+        Some(OwnRetained { id, pieces })
+    }
+
+    /// Holds a retained message until the `connAck` is queued.
+    fn hold_retained(&self, state: &mut State, subscription: &Arc<Subscription>, retained: OwnRetained) {
+        match retained.id {
+            None => state.held.get_or_insert_default().hold_retained(retained.pieces),
+            // It waits with the other acknowledged messages.
+            Some(id) => drop(self.push_temporary(state, subscription, id, joined(retained.pieces))),
+        }
+    }
+
+    fn append_retained_to(&self, state: &mut State, subscription: &Arc<Subscription>, retained: OwnRetained) {
+        match retained.id {
+            None => append_retained(state, retained.pieces),
+            Some(id) => drop(self.push_temporary(state, subscription, id, joined(retained.pieces))),
+        }
+    }
+}
+
+/// A retained message for one subscription.
+struct OwnRetained {
+    /// Set if the client acknowledges it.
+    id: Option<PushId>,
+    pieces: RetainedPieces,
+}
+
+fn joined(RetainedPieces { head, data, tail }: RetainedPieces) -> Bytes {
+    [&head[..], &data, &tail].concat().into()
 }
 
 /// The last position before the messages of a persistent subscription.

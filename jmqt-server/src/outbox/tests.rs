@@ -63,7 +63,12 @@ fn logged(seqs: std::ops::RangeInclusive<u64>) -> LoggedPushes {
 }
 
 fn retained() -> RetainedPush {
-    RetainedPush { sender: None, data: Data::checked_before("\"retained\"".into()), counted: None }
+    RetainedPush {
+        sender: None,
+        data: Data::checked_before("\"retained\"".into()),
+        id: PushId::Memory { process: 1, number: 0 },
+        counted: None,
+    }
 }
 
 fn stored(last: u64) -> StoredSubscription {

@@ -7,6 +7,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use jmqt_core::ChannelName;
 
+use super::packet_ids::PacketIds;
 use super::subscription::{Stage, Subscription};
 use crate::message::PushId;
 use crate::store::ChannelKey;
@@ -58,6 +59,8 @@ pub(crate) struct Window {
     pub(crate) resuming: bool,
     /// Redelivered pushes in flight, for clients that lose packets of a burst.
     careful: Option<Vec<Redelivered>>,
+    /// Created on first use, for MQTT clients only.
+    pub(super) packet_ids: Option<Box<PacketIds>>,
     /// The time since which the window has been full without an acknowledgement.
     full_since: Option<Instant>,
 }
@@ -86,6 +89,7 @@ impl Window {
             behind: VecDeque::new(),
             resuming: false,
             careful: (redelivery == Redelivery::Careful).then(Vec::new),
+            packet_ids: None,
             full_since: None,
         }
     }
@@ -214,7 +218,7 @@ impl Window {
     }
 
     /// Takes the next waiting push and puts it in flight, if there is room.
-    pub(crate) fn next_waiting(&mut self) -> Option<Bytes> {
+    pub(crate) fn next_waiting(&mut self) -> Option<(PushId, Arc<Subscription>, Bytes)> {
         if self.free() == 0 {
             return None;
         }
@@ -233,7 +237,7 @@ impl Window {
         }
         self.waiting_bytes -= bytes.len() + WAITING_OVERHEAD;
         self.send_temporary(id, &subscription);
-        Some(bytes)
+        Some((id, subscription, bytes))
     }
 
     /// Records a `pushAck` for a temporary push; returns `false` if that push is not in flight.

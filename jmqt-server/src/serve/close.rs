@@ -34,10 +34,11 @@ pub(super) async fn end(
     shared: Arc<Shared>,
     decoder: Decoder,
     session: Session,
+    language: language::State,
     reason: CloseReason,
 ) -> Option<Io> {
     let (outbox, member) = (Arc::clone(&session.outbox), session.member.clone());
-    let mut closing = pin!(Some(close(&shared, decoder, session, reason)));
+    let mut closing = pin!(Some(close(&shared, decoder, session, language, reason)));
     let message = match poll_fn(|cx| poll_contained(closing.as_mut(), cx)).await {
         Ok(lingering) => return lingering,
         Err(message) => message,
@@ -56,9 +57,10 @@ pub(super) async fn end(
 
 /// Ends the connection. Every end of a connection passes through here once.
 async fn close(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     mut decoder: Decoder,
     mut session: Session,
+    mut language: language::State,
     reason: CloseReason,
 ) -> Option<Io> {
     let client = session.name().to_owned();
@@ -67,8 +69,9 @@ async fn close(
         settle(&mut session).await;
     }
     session.outbox.close(reason);
-    say_goodbye(&mut decoder, &session, reason);
+    say_goodbye(&mut decoder, &session, &language, reason);
     drop(decoder);
+    language::ended(shared, &session, &mut language).await;
     let was_told = send_last_bytes(shared, &mut session, reason).await;
     let (info, outbox) = (session.info, Arc::clone(&session.outbox));
     let Remains { member, attached, io } = session.into_remains();
@@ -79,13 +82,13 @@ async fn close(
 }
 
 /// Queues the last packet and, on a WebSocket, the close frame. Nothing follows them (protocol.md 2.22).
-fn say_goodbye(decoder: &mut Decoder, session: &Session, reason: CloseReason) {
+fn say_goodbye(decoder: &mut Decoder, session: &Session, language: &language::State, reason: CloseReason) {
     let outbox = &session.outbox;
     session.append(decoder.take_output());
     let mut last = Vec::new();
     match outbox.farewell(reason) {
         Some(farewell) if decoder.is_open() => {
-            last = language::goodbye(session, &farewell);
+            last = language::goodbye(session, language, &farewell);
             decoder.close(farewell.code().code().into(), farewell.message());
         }
         None if reason == CloseReason::Disconnected => decoder.close(CloseCode::Normal, ""),
@@ -102,6 +105,10 @@ pub(super) fn end_transport(shared: &Shared, session: &Session, error: &Transpor
     let code = match error {
         TransportError::Closed | TransportError::HealthChecked => return ControlFlow::Break(reason),
         TransportError::PacketTooLarge(_) => DisconnectCode::PACKET_TOO_LARGE,
+        TransportError::Packet(_) if reason == CloseReason::PacketTooLarge => {
+            DisconnectCode::PACKET_TOO_LARGE
+        }
+        TransportError::Packet(_) => DisconnectCode::BAD_PACKETS,
         TransportError::Violation(_) => DisconnectCode::BAD_PACKETS,
         TransportError::ForeignPage { origin } => {
             shared.hub.counters.origins_refused.increment();

@@ -30,6 +30,7 @@ pub(crate) struct Connection {
     /// Separate from the session, because a packet borrows the decoder's buffer while it is handled.
     decoder: Decoder,
     session: Session,
+    language: language::State,
 }
 
 impl Connection {
@@ -42,6 +43,7 @@ impl Connection {
         let (framing, form) = (language::framing(info.protocol), language::form(info.protocol));
         Self {
             decoder: Decoder::new(framing, shared.limits.preconn_packet_bytes, Arc::clone(&shared.http)),
+            language: language::State::new(info.protocol),
             session: Session::new(Arc::clone(&shared), info, form, accepted, accepted_at),
             shared,
         }
@@ -67,8 +69,8 @@ impl Connection {
                 CloseReason::ServerError
             });
             // Last of all, because a newer connection of the same client does not wait for this.
-            let Self { shared, decoder, session } = self;
-            if let Some(io) = Box::pin(close::end(shared, decoder, session, reason)).await {
+            let Self { shared, decoder, session, language } = self;
+            if let Some(io) = Box::pin(close::end(shared, decoder, session, language, reason)).await {
                 Box::pin(close::linger(io)).await;
             }
             drop(permit);
@@ -95,7 +97,7 @@ impl Connection {
 
     /// Handles all complete packets of a read, then writes.
     async fn handle(&mut self, received: &[u8]) -> Flow {
-        let Self { shared, decoder, session } = self;
+        let Self { shared, decoder, session, language } = self;
         let mut chunk = received;
         let now = Instant::now();
         session.received(now, true);
@@ -105,7 +107,7 @@ impl Connection {
                 Ok(Some(text)) => {
                     session.packet_completed();
                     let had_session = session.member.is_some();
-                    let flow = language::handle(shared, session, text).await;
+                    let flow = language::handle(shared, session, language, text).await;
                     if flow.is_break() {
                         session.end_batch().await;
                         return flow;

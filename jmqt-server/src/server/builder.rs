@@ -477,12 +477,16 @@ fn note_sockets(config: &mut Config, sockets: &[(Protocol, BoundSocket)]) -> Res
         match protocol {
             Protocol::Socket => config.socket_port = Some(port),
             Protocol::WebSocket => config.websocket_port = Some(port),
-            Protocol::SslSocket | Protocol::SslWebSocket => {
+            Protocol::Mqtt => config.mqtt_port = Some(port),
+            // They have no key, and belong to the application.
+            Protocol::MqttWebSocket | Protocol::SslMqttWebSocket => {}
+            Protocol::SslSocket | Protocol::SslWebSocket | Protocol::SslMqtt => {
                 let Some(ssl) = &mut config.ssl else {
                     return Err(StartError::NoCertificate { protocol: *protocol });
                 };
                 let of_config = match protocol {
                     Protocol::SslSocket => &mut ssl.socket_port,
+                    Protocol::SslMqtt => &mut ssl.mqtt_port,
                     _ => &mut ssl.websocket_port,
                 };
                 *of_config = Some(port);
@@ -506,6 +510,8 @@ fn bind(
         (Protocol::SslSocket, "SSL_SOCKET_PORT", ssl.and_then(|ssl| ssl.socket_port)),
         (Protocol::WebSocket, "WEBSOCKET_PORT", config.websocket_port),
         (Protocol::SslWebSocket, "SSL_WEBSOCKET_PORT", ssl.and_then(|ssl| ssl.websocket_port)),
+        (Protocol::Mqtt, "MQTT_PORT", config.mqtt_port),
+        (Protocol::SslMqtt, "SSL_MQTT_PORT", ssl.and_then(|ssl| ssl.mqtt_port)),
     ];
     let tls = |protocol: Protocol| tls.filter(|_| protocol.is_tls()).cloned();
     let mut listeners = Vec::new();

@@ -3,12 +3,12 @@
 //! Consecutive QoS 0 publishes to one channel are joined into one piece, encoded once, and appended once to each
 //! subscriber. This keeps the number of writes low, which dominates the cost of a fan-out.
 
-use jmqt_core::{ChannelName, ClientId, Payload};
+use jmqt_core::{ChannelName, ClientId};
 
 use super::cost;
 use crate::hub::{DirtyOutboxes, Hub};
 use crate::outbox::Flush;
-use crate::wire::PushesBuilder;
+use crate::wire::{Body, PushesBuilder};
 
 /// A run of pushes of this size is delivered.
 const RUN_BYTES: usize = 64 * 1024;
@@ -44,6 +44,10 @@ impl Run {
     fn is_full(&self) -> bool {
         self.pushes.as_ref().is_some_and(|pushes| pushes.len() >= RUN_BYTES)
     }
+
+    fn takes(&self, body: Body<'_>) -> bool {
+        self.pushes.as_ref().is_none_or(|pushes| pushes.takes(body))
+    }
 }
 
 impl Batch {
@@ -62,23 +66,23 @@ impl Batch {
         hub: &Hub,
         sender: Option<&ClientId>,
         channel: &ChannelName,
-        data: Payload<'_>,
+        body: Body<'_>,
     ) -> Gathered {
         let run = match &mut self.run {
             Some(run) => {
-                if run.channel != *channel || run.is_full() {
+                if run.channel != *channel || run.is_full() || !run.takes(body) {
                     return Gathered::No;
                 }
                 run
             }
             none => {
-                let pushes = hub.has_subscribers(channel).then(|| PushesBuilder::new(channel, sender));
+                let pushes = hub.has_subscribers(channel).then(|| PushesBuilder::new(channel, sender, body));
                 none.insert(Box::new(Run { channel: channel.clone(), pushes, published: 0 }))
             }
         };
         run.published += 1;
         if let Some(pushes) = &mut run.pushes {
-            pushes.push(data);
+            pushes.push(body);
         }
         Gathered::Yes
     }

@@ -26,6 +26,8 @@ pub(super) struct IdleClock {
     since: Instant,
     in_session: bool,
     auth_restarts: u8,
+    /// The silence that the client may keep, if it has chosen it.
+    silence: Silence,
     /// The connection is a WebSocket: a ping is sent after half of the silence limit.
     pings: bool,
     /// A ping was sent during this silence.
@@ -40,6 +42,20 @@ pub(super) struct IdleClock {
     overdue: Option<Instant>,
     timer: Pin<Box<Sleep>>,
 }
+
+/// The limit for the silence of a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Silence {
+    /// TIMEOUT_SECONDS.
+    OfServer,
+    /// This many milliseconds, chosen by the client.
+    Chosen(u32),
+    /// The client may be silent for ever.
+    Unlimited,
+}
+
+/// A time that never comes while a process runs.
+const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// The action that is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +84,7 @@ impl IdleClock {
             since: accepted,
             in_session: false,
             auth_restarts: 0,
+            silence: Silence::OfServer,
             pings,
             pinged: false,
             packet_since: None,
@@ -109,6 +126,23 @@ impl IdleClock {
         self.since = now;
         if self.pings {
             self.look_at(now + limits.timeout / 2);
+        }
+    }
+
+    /// Sets the silence that the client may keep from now on; zero for any.
+    pub(super) fn keep_alive(&mut self, now: Instant, silence: Duration) {
+        self.silence = match u32::try_from(silence.as_millis()) {
+            Ok(0) | Err(_) => Silence::Unlimited,
+            Ok(millis) => Silence::Chosen(millis),
+        };
+        self.look_at(now + self.silence_limit(NEVER));
+    }
+
+    fn silence_limit(&self, of_server: Duration) -> Duration {
+        match self.silence {
+            Silence::OfServer => of_server,
+            Silence::Chosen(millis) => Duration::from_millis(millis.into()),
+            Silence::Unlimited => NEVER,
         }
     }
 
@@ -165,7 +199,7 @@ impl IdleClock {
                 }
                 let period = match reason {
                     CloseReason::SlowConsumer => limits.slow_consumer,
-                    _ => limits.timeout,
+                    _ => self.silence_limit(limits.timeout).min(limits.timeout),
                 };
                 now + period / LAST_LOOK
             };
@@ -191,8 +225,9 @@ impl IdleClock {
     fn next_deadline(&mut self, limits: &IdleLimits, observed: &Observed) -> (Instant, Due) {
         let timeout = limits.timeout;
         let since = if observed.reading { self.since } else { Instant::now() };
-        let mut next = (since + timeout, Due::End(CloseReason::IdleTimeout));
-        if self.pings && self.in_session && !self.pinged {
+        let silence = if self.in_session { self.silence_limit(timeout) } else { timeout };
+        let mut next = (since + silence, Due::End(CloseReason::IdleTimeout));
+        if self.pings && self.in_session && !self.pinged && self.silence == Silence::OfServer {
             next = (since + timeout / 2, Due::Ping);
         }
         let mut sooner = |deadline: Instant, reason| {

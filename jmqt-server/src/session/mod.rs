@@ -21,7 +21,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jmqt_core::{ChannelName, ClientId, Payload, StatusCode};
+use jmqt_core::{ChannelName, ClientId, StatusCode};
 use tokio::time::Instant;
 
 use crate::budget::Share;
@@ -32,7 +32,7 @@ use crate::outbox::{Flush, Outbox};
 use crate::store::PublisherId;
 use crate::upgrade::Upgrade;
 use crate::validators::{Attached, SessionData};
-use crate::wire::Form;
+use crate::wire::{Body, Form};
 
 use batch::{Batch, Gathered};
 use buffer::ReadSize;
@@ -120,6 +120,11 @@ impl Session {
     /// Limits the duration of the session.
     fn expire_after(&mut self, time: Duration) {
         self.clock.expire_after(Instant::now(), time);
+    }
+
+    /// Sets the silence that the client may keep; zero for any.
+    pub(crate) fn keep_alive(&mut self, silence: Duration) {
+        self.clock.keep_alive(Instant::now(), silence);
     }
 
     pub(crate) fn auth_answered(&mut self) {
@@ -246,21 +251,21 @@ impl Session {
     }
 
     /// Adds a QoS 0 publish to the batch.
-    async fn gather(&mut self, channel: &ChannelName, data: Payload<'_>) {
-        if self.gather_at_once(channel, data) == Gathered::No {
+    async fn gather(&mut self, channel: &ChannelName, body: Body<'_>) {
+        if self.gather_at_once(channel, body) == Gathered::No {
             let is_full = self.batch.is_run_full();
             self.deliver_run(Flush::Later).await;
             if is_full {
                 self.batch.flush();
             }
-            self.gather_at_once(channel, data);
+            self.gather_at_once(channel, body);
         }
     }
 
     /// Adds a QoS 0 publish to the open run, or to a new one, unless the open one has to be delivered first.
-    fn gather_at_once(&mut self, channel: &ChannelName, data: Payload<'_>) -> Gathered {
+    fn gather_at_once(&mut self, channel: &ChannelName, body: Body<'_>) -> Gathered {
         let sender = self.member.as_ref().map(|member| &member.client);
-        self.batch.gather(&self.shared.hub, sender, channel, data)
+        self.batch.gather(&self.shared.hub, sender, channel, body)
     }
 
     /// Delivers the open run before an operation that must follow it.

@@ -42,6 +42,7 @@ use jmqt_core::{ChannelName, ClientId};
 
 pub use crate::attributes::{Attributes, DataForm, Values};
 pub use crate::config::{PendingLimits, RetainedLimits};
+pub use crate::options::SubscriptionOptions;
 pub use cluster::{ClusterStore, Entered, NodeBeat, SharedSession};
 pub(crate) use commit::{CommitQueue, NotCommitted, Order, Settled, SettledBatches, Tagged};
 #[cfg(test)]

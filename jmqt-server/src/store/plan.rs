@@ -325,7 +325,10 @@ impl<'b> Plan<'b> {
         let Some(index) = self.index(&append.channel) else {
             return Outcome::Appended(None);
         };
-        if append.retain {
+        // An empty message, which only MQTT has, deletes the retained message.
+        if append.retain && append.data.is_empty() {
+            self.clear_retained(&append.channel);
+        } else if append.retain {
             let (before, now) = (self.channels[index].retained_bytes, append.data.len() as u64);
             if before.is_none() && !self.room.takes(now) {
                 return Outcome::TooManyRetained;

@@ -14,6 +14,8 @@ pub struct SslConfig {
     pub socket_port: Option<u16>,
     /// The TLS WebSocket's port; 0 for any free one, `None` for no such listener. Default 8013.
     pub websocket_port: Option<u16>,
+    /// The port for MQTT over TLS, usually 8883; 0 for any free one. Default `None`: no such listener.
+    pub mqtt_port: Option<u16>,
 }
 
 impl SslConfig {
@@ -25,6 +27,7 @@ impl SslConfig {
             key_path: key_path.into(),
             socket_port: Some(8011),
             websocket_port: Some(8013),
+            mqtt_port: None,
         }
     }
 }

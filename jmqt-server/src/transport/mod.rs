@@ -1,4 +1,4 @@
-//! Converts bytes to packet texts and back, for one connection. It does no I/O.
+//! Converts bytes to packets and back, for one connection. It does no I/O.
 
 mod frames;
 mod upgrade;
@@ -7,6 +7,7 @@ mod websocket;
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use jmqt_mqtt::{DecodeError, FrameDecoder, Violation};
 use jmqt_protocol::{NUL, NulDecoder, PacketTooLarge};
 
 use crate::connection::CloseReason;
@@ -14,7 +15,7 @@ use crate::upgrade::Upgrade;
 
 pub(crate) use frames::PING;
 pub(crate) use upgrade::HttpContext;
-pub(crate) use websocket::{CloseCode, WebSocketDecoder, websocket_header};
+pub(crate) use websocket::{CloseCode, WebSocketDecoder, binary_header, websocket_header};
 
 /// The framing of packets on the wire (§3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,12 +24,15 @@ pub(crate) enum Framing {
     Nul,
     /// Each packet is one text message.
     WebSocket,
+    /// A packet begins with its type and its length.
+    Mqtt,
 }
 
 impl Framing {
     /// Appends a packet text in this framing.
     pub(crate) fn frame(self, text: &[u8], out: &mut Vec<u8>) {
         match self {
+            Self::Mqtt => out.extend_from_slice(text),
             Self::Nul => {
                 out.extend_from_slice(text);
                 out.push(NUL);
@@ -55,6 +59,9 @@ pub(crate) enum TransportError {
     /// WebSocket: the origin of the page may not connect.
     #[error("pages of {origin} may not connect: ALLOWED_ORIGINS does not contain this origin")]
     ForeignPage { origin: String },
+    /// The fixed header of an MQTT packet is invalid, or the packet is too large.
+    #[error(transparent)]
+    Packet(DecodeError),
     #[error("{0}")]
     Violation(Cow<'static, str>),
 }
@@ -63,8 +70,11 @@ impl TransportError {
     pub(crate) fn close_reason(&self) -> CloseReason {
         match self {
             Self::PacketTooLarge(_) => CloseReason::PacketTooLarge,
+            Self::Packet(DecodeError { violation: Violation::TooLarge { .. }, .. }) => {
+                CloseReason::PacketTooLarge
+            }
             Self::Closed | Self::HealthChecked => CloseReason::ClosedByClient,
-            Self::ForeignPage { .. } | Self::Violation(_) => CloseReason::ProtocolViolation,
+            Self::ForeignPage { .. } | Self::Packet(_) | Self::Violation(_) => CloseReason::ProtocolViolation,
         }
     }
 }
@@ -79,6 +89,7 @@ pub(crate) enum Decoder {
     /// The client sent HTTP or TLS to a plain socket; the answer is still to be sent.
     Foreign(Vec<u8>),
     Nul(NulDecoder),
+    Mqtt(FrameDecoder),
     WebSocket(Box<WebSocketDecoder>),
 }
 
@@ -87,6 +98,7 @@ impl Decoder {
         match framing {
             Framing::Nul => Self::First { limit, context },
             Framing::WebSocket => Self::WebSocket(Box::new(WebSocketDecoder::new(limit, context))),
+            Framing::Mqtt => Self::Mqtt(FrameDecoder::new(limit)),
         }
     }
 
@@ -121,13 +133,15 @@ impl Decoder {
         match self {
             Self::First { .. } | Self::Foreign(_) => Ok(None),
             Self::Nul(decoder) => Ok(decoder.next(chunk)?),
+            // The version matters only for the answer, which the language determines.
+            Self::Mqtt(decoder) => decoder.next_packet(chunk, None).map_err(TransportError::Packet),
             Self::WebSocket(decoder) => decoder.next(chunk),
         }
     }
 
     pub(crate) fn has_more(&self) -> bool {
         match self {
-            Self::First { .. } | Self::Foreign(_) | Self::Nul(_) => false,
+            Self::First { .. } | Self::Foreign(_) | Self::Nul(_) | Self::Mqtt(_) => false,
             Self::WebSocket(decoder) => decoder.has_more(),
         }
     }
@@ -137,6 +151,7 @@ impl Decoder {
             Self::First { limit: old, .. } => *old = limit,
             Self::Foreign(_) => {}
             Self::Nul(decoder) => decoder.set_limit(limit),
+            Self::Mqtt(decoder) => decoder.set_limit(limit),
             Self::WebSocket(decoder) => decoder.set_limit(limit),
         }
     }
@@ -146,6 +161,7 @@ impl Decoder {
         match self {
             Self::First { .. } | Self::Foreign(_) => 0,
             Self::Nul(decoder) => decoder.buffered(),
+            Self::Mqtt(decoder) => decoder.buffered(),
             Self::WebSocket(decoder) => decoder.buffered(),
         }
     }
@@ -155,6 +171,7 @@ impl Decoder {
         match self {
             Self::First { .. } | Self::Foreign(_) => false,
             Self::Nul(decoder) => decoder.is_mid_packet(),
+            Self::Mqtt(decoder) => decoder.is_mid_packet(),
             Self::WebSocket(decoder) => decoder.is_mid_packet(),
         }
     }
@@ -170,7 +187,7 @@ impl Decoder {
     /// Bytes that the transport itself has to send: the WebSocket upgrade, pongs, a close frame.
     pub(crate) fn take_output(&mut self) -> Vec<u8> {
         match self {
-            Self::First { .. } | Self::Nul(_) => Vec::new(),
+            Self::First { .. } | Self::Nul(_) | Self::Mqtt(_) => Vec::new(),
             Self::Foreign(answer) => std::mem::take(answer),
             Self::WebSocket(decoder) => decoder.take_output(),
         }
@@ -179,7 +196,7 @@ impl Decoder {
     /// Returns `true` if a packet can be sent: on a WebSocket, after the upgrade and before the close frame.
     pub(crate) fn is_open(&self) -> bool {
         match self {
-            Self::First { .. } | Self::Nul(_) => true,
+            Self::First { .. } | Self::Nul(_) | Self::Mqtt(_) => true,
             Self::Foreign(_) => false,
             Self::WebSocket(decoder) => decoder.is_open(),
         }

@@ -178,7 +178,17 @@ impl Behind {
 /// Appends the header of an unmasked, unfragmented text frame (RFC 6455 §5.2).
 pub(crate) fn websocket_header(length: usize, out: &mut Vec<u8>) {
     const FINAL_TEXT: u8 = 0x81;
-    out.push(FINAL_TEXT);
+    header(FINAL_TEXT, length, out);
+}
+
+/// The same for a binary message.
+pub(crate) fn binary_header(length: usize, out: &mut Vec<u8>) {
+    const FINAL_BINARY: u8 = 0x82;
+    header(FINAL_BINARY, length, out);
+}
+
+fn header(kind: u8, length: usize, out: &mut Vec<u8>) {
+    out.push(kind);
     if let Ok(short @ 0..=125) = u8::try_from(length) {
         out.push(short);
     } else if let Ok(medium) = u16::try_from(length) {

@@ -24,6 +24,33 @@ pub struct AuthRequest<'a> {
     pub server: &'a ServerHandle,
     pub(crate) session: SessionRef<'a>,
     upgrade: Option<&'a Arc<Upgrade>>,
+    mqtt: Option<&'a MqttConnect<'a>>,
+}
+
+/// The CONNECT packet of an MQTT client, whose user name and password are the data of the [`AuthRequest`] too:
+/// `{"username":"…","password":"…"}`.
+#[derive(Clone, Copy)]
+#[non_exhaustive]
+pub struct MqttConnect<'a> {
+    /// The protocol level: 3 for MQTT 3.1, 4 for 3.1.1, 5 for 5.0.
+    pub version: u8,
+    /// The requested client id; empty if the server is to assign one. If it is not empty, the granted client id must be the
+    /// same.
+    pub client_id: &'a str,
+    /// The user name.
+    pub user_name: Option<&'a str>,
+    /// The password. Never log it.
+    pub password: Option<&'a [u8]>,
+}
+
+impl std::fmt::Debug for MqttConnect<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MqttConnect")
+            .field("version", &self.version)
+            .field("client_id", &self.client_id)
+            .field("user_name", &self.user_name)
+            .finish_non_exhaustive()
+    }
 }
 
 session_getters!(AuthRequest);
@@ -34,6 +61,12 @@ impl<'a> AuthRequest<'a> {
     #[must_use]
     pub const fn upgrade(&self) -> Option<&'a Arc<Upgrade>> {
         self.upgrade
+    }
+
+    /// The CONNECT packet; `None` if the client speaks JMQT.
+    #[must_use]
+    pub const fn mqtt(&self) -> Option<&'a MqttConnect<'a>> {
+        self.mqtt
     }
 }
 
@@ -55,8 +88,9 @@ impl<'a> AuthRequest<'a> {
         server: &'a ServerHandle,
         session: SessionRef<'a>,
         upgrade: Option<&'a Arc<Upgrade>>,
+        mqtt: Option<&'a MqttConnect<'a>>,
     ) -> Self {
-        Self { connection, data, server, session, upgrade }
+        Self { connection, data, server, session, upgrade, mqtt }
     }
 }
 

@@ -25,7 +25,7 @@ use jmqt_core::{Payload, StatusCode};
 
 pub(crate) use ask::{Asked, Question, asking, let_go, poll_at_once, poll_contained, poll_guarded};
 pub(crate) use attached::{Attached, SessionData};
-pub use auth::{AuthRequest, AuthValidator, AuthVerdict, Grant};
+pub use auth::{AuthRequest, AuthValidator, AuthVerdict, Grant, MqttConnect};
 pub use close::{CloseNotice, CloseNotifier};
 pub use conn::{Acceptance, ConnRequest, ConnValidator, ConnVerdict};
 pub use control::{ControlHandler, ControlReply, ControlRequest};

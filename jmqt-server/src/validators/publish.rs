@@ -26,6 +26,9 @@ pub struct PubRequest<'a> {
     pub qos: Qos,
     /// `rt`.
     pub retain: Retain,
+    /// The message is the will of an MQTT client: asked when the client connects, and again when its connection was lost
+    /// and the will is published.
+    pub is_will: bool,
     /// The handle of the server.
     pub server: &'a ServerHandle,
     pub(crate) session: SessionRef<'a>,

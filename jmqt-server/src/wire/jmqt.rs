@@ -25,6 +25,7 @@ pub(crate) fn framed(form: Form, packet: &Packet<'_>) -> Vec<u8> {
             text.push(NUL);
             text
         }
+        Framing::Mqtt => text,
         Framing::WebSocket => {
             let mut framed = Vec::with_capacity(text.len() + 10);
             form.framing().frame(&text, &mut framed);
@@ -33,50 +34,9 @@ pub(crate) fn framed(form: Form, packet: &Packet<'_>) -> Vec<u8> {
     }
 }
 
-/// Identifies the publish that an answer belongs to. The hub keeps it without reading it.
-#[derive(Debug)]
-pub(crate) struct Receipt {
-    id: Option<Box<str>>,
-}
-
-impl Receipt {
-    #[cfg(test)]
-    pub(super) fn id(&self) -> Option<&str> {
-        self.id.as_deref()
-    }
-
-    /// The memory of the receipt in addition to its own size.
-    pub(crate) fn bytes(&self) -> usize {
-        self.id.as_ref().map_or(0, |id| id.len())
-    }
-}
-
-/// A borrowed receipt, while the publish is handled.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct ReceiptRef<'a> {
-    id: Option<&'a str>,
-}
-
-impl<'a> ReceiptRef<'a> {
-    /// The receipt of a `pub` with this id.
-    pub(crate) const fn of_jmqt(id: Option<&'a str>) -> Self {
-        Self { id }
-    }
-
-    /// Returns `true` if the client can assign an answer to its publish.
-    pub(crate) const fn can_be_answered(self) -> bool {
-        self.id.is_some()
-    }
-
-    /// Converts this into an owned receipt.
-    pub(crate) fn kept(self) -> Receipt {
-        Receipt { id: self.id.map(Into::into) }
-    }
-}
-
 /// Encodes the answer to the publish of a receipt.
-pub(super) fn receipt(form: Form, receipt: &Receipt, status: StatusCode) -> Vec<u8> {
-    let id = receipt.id.as_deref().map(Into::into);
+pub(super) fn receipt(form: Form, id: Option<&str>, status: StatusCode) -> Vec<u8> {
+    let id = id.map(Into::into);
     let packet = Packet::PubAck(PubAck { status, id, data: None });
     // The channel is not known here; the packet id identifies the publish.
     packet_trace::sent("", &packet);
@@ -110,6 +70,7 @@ impl Encoder {
                 frame.write_text(data, id, bytes);
                 bytes.push(NUL);
             }
+            Framing::Mqtt => {}
             Framing::WebSocket => {
                 self.behind.clear();
                 frame.write_behind(id, &mut self.behind);
@@ -199,13 +160,14 @@ pub(crate) struct RetainedPieces {
 }
 
 pub(super) fn retained(form: Form, channel: &ChannelName, retained: RetainedPush) -> RetainedPieces {
-    let RetainedPush { sender, data, counted: _ } = retained;
+    let RetainedPush { sender, data, .. } = retained;
     let (frame, data) = (frame(channel, sender.as_ref()), shared_dt(data));
     let (before, mut tail) = frame.around_retained();
     let mut head = Vec::with_capacity(before.len() + 10);
     match form.framing() {
         Framing::WebSocket => websocket_header(before.len() + data.len() + tail.len(), &mut head),
         Framing::Nul => tail.push(NUL),
+        Framing::Mqtt => {}
     }
     head.extend_from_slice(before);
     RetainedPieces { head, data, tail }
@@ -236,7 +198,12 @@ mod tests {
         for (data, header) in [("1".to_owned(), 2), (format!("\"{}\"", "x".repeat(300)), 4)] {
             let text = format!(r#"{{"push":{{"cn":"news","dt":{data},"cl":"alice","rt":1}}}}"#);
             let joined = |form| {
-                let message = RetainedPush { sender: alice(), data: json(&data), counted: None };
+                let message = RetainedPush {
+                    sender: alice(),
+                    data: json(&data),
+                    id: PushId::Memory { process: 1, number: 0 },
+                    counted: None,
+                };
                 let RetainedPieces { head, data, tail } = retained(form, &news(), message);
                 [&head[..], &data, &tail].concat()
             };

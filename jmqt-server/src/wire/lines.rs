@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use jmqt_core::{ChannelName, StatusCode};
 
+use super::RetainedPieces;
 use super::ids::{IdSpace, IdText};
-use super::{Receipt, RetainedPieces};
 use crate::message::{LoggedPush, Pieces, RetainedPush, Run, place};
 
 /// One line.
@@ -12,8 +12,8 @@ pub(crate) fn line(text: &str) -> Vec<u8> {
     format!("{text}\n").into_bytes()
 }
 
-pub(super) fn receipt(receipt: &Receipt, status: StatusCode) -> Vec<u8> {
-    line(&format!("DONE {} {}", receipt.id().unwrap_or("-"), status.code()))
+pub(super) fn receipt(id: Option<&str>, status: StatusCode) -> Vec<u8> {
+    line(&format!("DONE {} {}", id.unwrap_or("-"), status.code()))
 }
 
 pub(super) fn encode_run(channel: &ChannelName, run: &Run) -> Pieces {

@@ -7,16 +7,21 @@ mod ids;
 mod jmqt;
 #[cfg(test)]
 pub(crate) mod lines;
+mod mqtt;
 mod pushes;
 
-use jmqt_core::{ChannelName, StatusCode};
+use jmqt_core::{ChannelName, Qos, StatusCode};
+use jmqt_mqtt::Version;
 
 use crate::message::RetainedPush;
+use crate::options::SubscriptionOptions;
 use crate::transport::Framing;
 
 pub(crate) use ids::IdSpace;
-pub(crate) use jmqt::{Receipt, ReceiptRef, RetainedPieces, framed};
-pub(crate) use pushes::{LoggedPushes, Pushes, PushesBuilder};
+pub(crate) use jmqt::{RetainedPieces, framed};
+pub(crate) use jmqt_mqtt::PacketId;
+pub(crate) use mqtt::{Addressed, PublishReceipt, framed as mqtt_framed, reason as mqtt_reason};
+pub(crate) use pushes::{Body, LoggedPushes, Pushes, PushesBuilder};
 
 /// The encoding that a client receives: its language, and the framing of its packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,23 +30,69 @@ pub(crate) enum Form {
     JmqtNul,
     /// JMQT with a WebSocket message per packet.
     JmqtWebSocket,
+    /// MQTT 3.1 and 3.1.1.
+    MqttV3,
+    /// The same in WebSocket messages.
+    MqttV3WebSocket,
+    /// MQTT 5.0.
+    MqttV5,
+    /// The same in WebSocket messages.
+    MqttV5WebSocket,
     /// Lines of text, a language for tests.
     #[cfg(test)]
     Lines,
 }
 
 impl Form {
-    const COUNT: usize = if cfg!(test) { 3 } else { 2 };
+    /// The forms without packet identifiers.
+    const PLAIN: usize = 2;
+    const COUNT: usize = if cfg!(test) { 7 } else { 6 };
 
     pub(crate) const fn of_jmqt(framing: Framing) -> Self {
         match framing {
             Framing::Nul => Self::JmqtNul,
             Framing::WebSocket => Self::JmqtWebSocket,
+            Framing::Mqtt => Self::MqttV3,
+        }
+    }
+
+    /// The form of this version of MQTT.
+    pub(crate) const fn of_mqtt(version: Version, is_websocket: bool) -> Self {
+        match (version, is_websocket) {
+            (Version::V5, false) => Self::MqttV5,
+            (Version::V5, true) => Self::MqttV5WebSocket,
+            (_, false) => Self::MqttV3,
+            (_, true) => Self::MqttV3WebSocket,
+        }
+    }
+
+    pub(crate) const fn is_mqtt(self) -> bool {
+        matches!(self, Self::MqttV3 | Self::MqttV3WebSocket | Self::MqttV5 | Self::MqttV5WebSocket)
+    }
+
+    const fn is_websocket(self) -> bool {
+        matches!(self, Self::JmqtWebSocket | Self::MqttV3WebSocket | Self::MqttV5WebSocket)
+    }
+
+    /// The form with this number.
+    pub(crate) const fn from_number(number: u8) -> Self {
+        match number {
+            0 => Self::JmqtNul,
+            1 => Self::JmqtWebSocket,
+            2 => Self::MqttV3,
+            3 => Self::MqttV3WebSocket,
+            4 => Self::MqttV5,
+            5 => Self::MqttV5WebSocket,
+            #[cfg(test)]
+            _ => Self::Lines,
+            #[cfg(not(test))]
+            _ => Self::JmqtNul,
         }
     }
 
     fn framing(self) -> Framing {
         match self {
+            Self::MqttV3 | Self::MqttV3WebSocket | Self::MqttV5 | Self::MqttV5WebSocket => Framing::Mqtt,
             Self::JmqtNul => Framing::Nul,
             Self::JmqtWebSocket => Framing::WebSocket,
             #[cfg(test)]
@@ -50,20 +101,89 @@ impl Form {
     }
 }
 
-/// Encodes the answer to the publish of a receipt.
-pub(crate) fn receipt(form: Form, receipt: &Receipt, status: StatusCode) -> Vec<u8> {
-    match form {
-        Form::JmqtNul | Form::JmqtWebSocket => jmqt::receipt(form, receipt, status),
-        #[cfg(test)]
-        Form::Lines => lines::receipt(receipt, status),
+/// Identifies the publish that an answer belongs to. The hub keeps it without reading it.
+#[derive(Debug)]
+pub(crate) enum Receipt {
+    /// The `id` of a `pub`, if it has one.
+    Jmqt(Option<Box<str>>),
+    Mqtt(PublishReceipt),
+}
+
+impl Receipt {
+    /// The memory of the receipt in addition to its own size.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::Jmqt(id) => id.as_ref().map_or(0, |id| id.len()),
+            Self::Mqtt(_) => 0,
+        }
+    }
+
+    /// The packet identifier of a QoS 2 publish.
+    pub(crate) fn exactly_once(&self) -> Option<PacketId> {
+        match self {
+            Self::Mqtt(PublishReceipt { id, exactly_once: true }) => Some(*id),
+            Self::Mqtt(_) | Self::Jmqt(_) => None,
+        }
     }
 }
 
-/// Encodes a channel's retained message (§9.b).
-pub(crate) fn retained(form: Form, channel: &ChannelName, retained: RetainedPush) -> RetainedPieces {
-    match form {
-        Form::JmqtNul | Form::JmqtWebSocket => jmqt::retained(form, channel, retained),
-        #[cfg(test)]
-        Form::Lines => lines::retained(channel, retained),
+/// A borrowed receipt, while the publish is handled.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum ReceiptRef<'a> {
+    Jmqt(Option<&'a str>),
+    /// `None` for QoS 0.
+    Mqtt(Option<PublishReceipt>),
+}
+
+impl<'a> ReceiptRef<'a> {
+    /// The receipt of a `pub` with this id.
+    pub(crate) const fn of_jmqt(id: Option<&'a str>) -> Self {
+        Self::Jmqt(id)
     }
+
+    /// Returns `true` if the client can assign an answer to its publish.
+    pub(crate) const fn can_be_answered(self) -> bool {
+        matches!(self, Self::Jmqt(Some(_)) | Self::Mqtt(Some(_)))
+    }
+
+    /// Converts this into an owned receipt.
+    pub(crate) fn kept(self) -> Receipt {
+        match self {
+            Self::Jmqt(id) => Receipt::Jmqt(id.map(Into::into)),
+            Self::Mqtt(Some(receipt)) => Receipt::Mqtt(receipt),
+            Self::Mqtt(None) => Receipt::Jmqt(None),
+        }
+    }
+}
+
+/// Encodes the answer to the publish of a receipt.
+pub(crate) fn receipt(form: Form, receipt: &Receipt, status: StatusCode) -> Vec<u8> {
+    match receipt {
+        Receipt::Mqtt(receipt) => mqtt::receipt(form, *receipt, status),
+        #[cfg(test)]
+        Receipt::Jmqt(id) if form == Form::Lines => lines::receipt(id.as_deref(), status),
+        Receipt::Jmqt(id) => jmqt::receipt(form, id.as_deref(), status),
+    }
+}
+
+/// Encodes a channel's retained message (§9.b) for one subscription; `None` if there is nothing to send.
+pub(crate) fn retained(
+    form: Form,
+    channel: &ChannelName,
+    retained: RetainedPush,
+    options: SubscriptionOptions,
+) -> Option<RetainedPieces> {
+    match form {
+        Form::JmqtNul | Form::JmqtWebSocket => Some(jmqt::retained(form, channel, retained)),
+        Form::MqttV3 | Form::MqttV3WebSocket | Form::MqttV5 | Form::MqttV5WebSocket => {
+            mqtt::retained(form, channel, &retained, options)
+        }
+        #[cfg(test)]
+        Form::Lines => Some(lines::retained(channel, retained)),
+    }
+}
+
+/// Writes a packet identifier into a copy of an acknowledged message.
+pub(crate) fn address(form: Form, message: &[u8], granted: Qos, id: PacketId) -> Addressed {
+    mqtt::address(form, message, granted, id)
 }

@@ -9,18 +9,27 @@ use jmqt_protocol::{NUL, PushFrame};
 use super::ids::IdSpace;
 #[cfg(test)]
 use super::lines;
-use super::{Form, jmqt};
+use super::{Form, jmqt, mqtt};
 use crate::attributes::Attributes;
 use crate::message::{LoggedPush, Message, Pieces, Run, place};
+use crate::options::{Grant, SubscriptionOptions};
 use crate::store::{ChannelKey, Seq};
 
 /// The same pushes in each requested form.
 #[derive(Default)]
-struct Forms([OnceLock<Pieces>; Form::COUNT]);
+struct Forms {
+    plain: [OnceLock<Pieces>; Form::PLAIN],
+    /// The other forms, with and without acknowledgements.
+    others: OnceLock<Box<[[OnceLock<Pieces>; 2]; Form::COUNT - Form::PLAIN]>>,
+}
 
 impl Forms {
-    fn get(&self, form: Form, encode: impl FnOnce() -> Pieces) -> &Pieces {
-        self.0[form as usize].get_or_init(encode)
+    fn get(&self, form: Form, grant: Grant, encode: impl FnOnce() -> Pieces) -> &Pieces {
+        let cell = match (form as usize).checked_sub(Form::PLAIN) {
+            None => &self.plain[form as usize],
+            Some(other) => &self.others.get_or_init(Box::default)[other][grant as usize],
+        };
+        cell.get_or_init(encode)
     }
 }
 
@@ -45,15 +54,16 @@ impl Pushes {
     /// The push of one message of any QoS.
     pub(crate) fn of(message: &Message) -> Self {
         let attributes = message.data.attributes();
-        if !attributes.is_none() {
-            let bytes = Bytes::copy_from_slice(message.data.as_bytes());
-            let pieces = Pieces { ends: [place(bytes.len())].into(), bytes };
-            let run = Run { attributes: attributes.clone(), pieces, before: 0, behind: 0 };
-            return Self::of_run(message.channel.clone(), message.sender.clone(), run);
+        if attributes.is_none() {
+            let json = Body::Json(Payload::NULL);
+            let mut pushes = PushesBuilder::new(&message.channel, message.sender.as_ref(), json);
+            pushes.push_data(message.data.as_bytes());
+            return pushes.finish();
         }
-        let mut pushes = PushesBuilder::new(&message.channel, message.sender.as_ref());
-        pushes.push_text(message.data.as_bytes());
-        pushes.finish()
+        let bytes = Bytes::copy_from_slice(message.data.as_bytes());
+        let pieces = Pieces { ends: [place(bytes.len())].into(), bytes };
+        let run = Run { attributes: attributes.clone(), pieces, before: 0, behind: 0 };
+        Self::of_run(message.channel.clone(), message.sender.clone(), run)
     }
 
     /// The pushes of messages from another node.
@@ -71,50 +81,107 @@ impl Pushes {
         match (&self.source, form) {
             (Source::JmqtNul, Form::JmqtNul) => &self.run.pieces,
             (Source::JmqtNul, Form::JmqtWebSocket) => {
-                self.forms.get(form, || jmqt::nul_to_websocket(&self.run.pieces))
+                self.forms.get(form, Grant::Unacknowledged, || jmqt::nul_to_websocket(&self.run.pieces))
             }
-            (Source::Data, Form::JmqtNul | Form::JmqtWebSocket) => self
-                .forms
-                .get(form, || jmqt::encode_run(form, &self.channel, self.sender.as_ref(), &self.run)),
+            (Source::Data, Form::JmqtNul | Form::JmqtWebSocket) => {
+                self.forms.get(form, Grant::Unacknowledged, || {
+                    jmqt::encode_run(form, &self.channel, self.sender.as_ref(), &self.run)
+                })
+            }
+            (_, Form::MqttV3 | Form::MqttV3WebSocket | Form::MqttV5 | Form::MqttV5WebSocket) => {
+                self.forms.get(form, Grant::Unacknowledged, || self.encode_mqtt(form, None))
+            }
             #[cfg(test)]
-            (_, Form::Lines) => self.forms.get(form, || lines::encode_run(&self.channel, &self.run)),
+            (_, Form::Lines) => {
+                self.forms.get(form, Grant::Unacknowledged, || lines::encode_run(&self.channel, &self.run))
+            }
         }
     }
 }
 
-/// Collects QoS 0 messages of a JMQT client or of the server. They are written in the form that most subscribers
-/// receive.
+impl Pushes {
+    /// The messages encoded for one subscription, whose messages differ from those of others.
+    pub(crate) fn framed_for(&self, form: Form, options: SubscriptionOptions) -> Pieces {
+        self.encode_mqtt(form, Some(options))
+    }
+
+    pub(crate) fn channel(&self) -> &ChannelName {
+        &self.channel
+    }
+
+    fn encode_mqtt(&self, form: Form, options: Option<SubscriptionOptions>) -> Pieces {
+        mqtt::encode_run(form, &self.channel, self.sender.as_ref(), &self.run, options)
+    }
+}
+
+/// The data of a publish in the form of the client's language.
+#[derive(Clone, Copy)]
+pub(crate) enum Body<'a> {
+    /// JSON text of a JMQT client.
+    Json(Payload<'a>),
+    /// The payload of an MQTT client.
+    Bytes(&'a [u8], &'a Attributes),
+}
+
+/// Collects QoS 0 messages of a client or of the server. JSON is written in the form that most subscribers receive, and
+/// other data is kept as it is.
 pub(crate) struct PushesBuilder {
     channel: ChannelName,
     sender: Option<ClientId>,
-    frame: PushFrame,
+    kind: Kind,
     text: Vec<u8>,
     ends: Vec<u32>,
 }
 
+enum Kind {
+    Json(PushFrame),
+    Bytes(Attributes),
+}
+
 impl PushesBuilder {
-    pub(crate) fn new(channel: &ChannelName, sender: Option<&ClientId>) -> Self {
-        Self {
-            channel: channel.clone(),
-            sender: sender.cloned(),
-            frame: jmqt::frame(channel, sender),
-            text: Vec::new(),
-            ends: Vec::new(),
+    /// A builder for messages like `first`.
+    pub(crate) fn new(channel: &ChannelName, sender: Option<&ClientId>, first: Body<'_>) -> Self {
+        let kind = match first {
+            Body::Json(_) => Kind::Json(jmqt::frame(channel, sender)),
+            Body::Bytes(_, attributes) => Kind::Bytes(attributes.clone()),
+        };
+        Self { channel: channel.clone(), sender: sender.cloned(), kind, text: Vec::new(), ends: Vec::new() }
+    }
+
+    /// Returns `true` if this message may follow the others.
+    pub(crate) fn takes(&self, body: Body<'_>) -> bool {
+        match (&self.kind, body) {
+            (Kind::Json(_), Body::Json(_)) => true,
+            (Kind::Bytes(own), Body::Bytes(_, attributes)) => own == attributes,
+            _ => false,
         }
     }
 
-    pub(crate) fn push(&mut self, data: Payload<'_>) {
-        self.push_text(data.as_str().as_bytes());
+    /// Adds a message that [`takes`](Self::takes) accepts.
+    pub(crate) fn push(&mut self, body: Body<'_>) {
+        match body {
+            Body::Json(data) => self.push_data(data.as_str().as_bytes()),
+            Body::Bytes(data, _) => self.push_data(data),
+        }
     }
 
-    fn push_text(&mut self, data: &[u8]) {
+    fn push_data(&mut self, data: &[u8]) {
+        let beside = match &self.kind {
+            Kind::Json(frame) => frame.overhead() + 1,
+            Kind::Bytes(_) => 0,
+        };
         // One growth for a whole batch of small messages rather than one for each doubling.
-        let needed = self.frame.overhead() + data.len() + 1;
+        let needed = beside + data.len();
         if self.text.capacity() - self.text.len() < needed {
             self.text.reserve(needed.max(self.text.capacity()));
         }
-        self.frame.write_text(data, None, &mut self.text);
-        self.text.push(NUL);
+        match &self.kind {
+            Kind::Json(frame) => {
+                frame.write_text(data, None, &mut self.text);
+                self.text.push(NUL);
+            }
+            Kind::Bytes(_) => self.text.extend_from_slice(data),
+        }
         self.ends.push(place(self.text.len()));
     }
 
@@ -124,12 +191,20 @@ impl PushesBuilder {
     }
 
     pub(crate) fn finish(self) -> Pushes {
-        let before = self.frame.before().len();
-        let behind = self.frame.overhead() - before + 1; // the NUL
-        let pieces = Pieces { bytes: self.text.into(), ends: self.ends.into() };
-        let run = Run { attributes: Attributes::NONE, pieces, before, behind };
-        let Self { channel, sender, .. } = self;
-        Pushes { channel, sender, run, source: Source::JmqtNul, forms: Forms::default() }
+        let Self { channel, sender, kind, text, ends } = self;
+        let pieces = Pieces { bytes: text.into(), ends: ends.into() };
+        match kind {
+            Kind::Json(frame) => {
+                let before = frame.before().len();
+                let behind = frame.overhead() - before + 1; // the NUL
+                let run = Run { attributes: Attributes::NONE, pieces, before, behind };
+                Pushes { channel, sender, run, source: Source::JmqtNul, forms: Forms::default() }
+            }
+            Kind::Bytes(attributes) => {
+                let run = Run { attributes, pieces, before: 0, behind: 0 };
+                Pushes { channel, sender, run, source: Source::Data, forms: Forms::default() }
+            }
+        }
     }
 }
 
@@ -150,14 +225,22 @@ impl LoggedPushes {
     }
 
     /// The messages encoded in this form.
-    pub(crate) fn framed(&self, form: Form) -> &Pieces {
-        self.forms.get(form, || match form {
+    pub(crate) fn framed(&self, form: Form, grant: Grant) -> &Pieces {
+        self.forms.get(form, grant, || match form {
+            Form::MqttV3 | Form::MqttV3WebSocket | Form::MqttV5 | Form::MqttV5WebSocket => {
+                mqtt::encode_logged(form, &self.channel, &self.messages, grant, None)
+            }
             Form::JmqtNul | Form::JmqtWebSocket => {
                 jmqt::encode_logged(form, self.ids, &self.channel, &self.messages)
             }
             #[cfg(test)]
             Form::Lines => lines::encode_logged(self.ids, &self.channel, &self.messages),
         })
+    }
+
+    /// The messages encoded for one subscription, whose messages differ from those of others.
+    pub(crate) fn framed_for(&self, form: Form, grant: Grant, options: SubscriptionOptions) -> Pieces {
+        mqtt::encode_logged(form, &self.channel, &self.messages, grant, Some(options))
     }
 
     /// The approximate memory of the messages, encoded once.
@@ -185,9 +268,9 @@ mod tests {
 
     fn pushes(texts: &[&str]) -> Pushes {
         let (news, alice) = (ChannelName::parse("news").unwrap(), ClientId::parse("alice").unwrap());
-        let mut builder = PushesBuilder::new(&news, Some(&alice));
+        let mut builder = PushesBuilder::new(&news, Some(&alice), Body::Json(Payload::NULL));
         for text in texts {
-            builder.push(Payload::parse(text).unwrap());
+            builder.push(Body::Json(Payload::parse(text).unwrap()));
         }
         builder.finish()
     }

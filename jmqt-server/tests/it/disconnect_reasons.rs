@@ -14,7 +14,7 @@ fn told(code: u16, message: &str) -> Told {
 #[tokio::test] // 4500
 async fn a_takeover_reason_names_the_new_connection() {
     let server = TestServer::start().await;
-    for old in Protocol::ALL {
+    for old in Protocol::JMQT {
         for new in BOTH {
             let mut old = server.connect_over(old, "alice").await;
             let _new = server.connect_over(new, "alice").await;
@@ -28,7 +28,7 @@ async fn a_takeover_reason_names_the_new_connection() {
 #[tokio::test] // 4002, before a session and within one
 async fn a_silent_client_receives_the_reason_idle() {
     let server = TestServer::configured(|config| config.timeout = Duration::from_secs(1)).await;
-    for protocol in Protocol::ALL {
+    for protocol in Protocol::JMQT {
         let mut nobody = server.open(protocol).await;
         let mut alice = server.connect_over(protocol, "alice").await;
         assert_eq!(nobody.told().await, told(4002, "nothing was received in time"));
@@ -102,7 +102,7 @@ async fn the_reason_for_a_large_packet_contains_the_limit() {
 async fn a_client_receives_the_disconnect_reason_of_the_application() {
     let server = TestServer::start().await;
     let id = client_id("alice");
-    for protocol in Protocol::ALL {
+    for protocol in Protocol::JMQT {
         let mut alice = server.connect_over(protocol, "alice").await;
         assert!(server.handle().disconnect(&id));
         assert_eq!(alice.told().await, told(4008, "the application closed the connection"));
@@ -128,7 +128,7 @@ async fn a_client_receives_the_disconnect_reason_of_the_application() {
 async fn clients_of_a_stopping_server_receive_a_retry_time() {
     let mut server = TestServer::start().await;
     let mut clients = Vec::new();
-    for protocol in Protocol::ALL {
+    for protocol in Protocol::JMQT {
         for number in 0..4 {
             clients.push(server.connect_over(protocol, &format!("{protocol}-{number}")).await);
         }
@@ -204,7 +204,7 @@ async fn concurrent_pushes_arrive_before_the_disconn_or_not_at_all() {
     let server = TestServer::start().await;
     let mut alice = server.connect("alice").await;
     for round in 0..20 {
-        let protocol = Protocol::ALL[round % 4];
+        let protocol = Protocol::JMQT[round % 4];
         let name = format!("bob{round}");
         let mut bob = server.connect_over(protocol, &name).await;
         bob.sub_persistent("news").await;

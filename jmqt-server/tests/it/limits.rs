@@ -49,7 +49,7 @@ async fn an_endless_packet_ends_the_connection() {
 #[tokio::test] // protocol.md 2.5: the limit is the packet's, not the read's
 async fn the_packet_limit_applies_to_each_packet_of_a_write() {
     let server = TestServer::configured(|config| config.max_packet_bytes = 2000).await;
-    for protocol in Protocol::ALL {
+    for protocol in Protocol::JMQT {
         let mut alice = server.connect_over(protocol, "alice").await;
         let one = heartbeat(1900);
         alice.send_all(&[one.as_str(); 50]).await;
@@ -78,7 +78,7 @@ async fn a_packet_of_four_mebibytes_is_accepted_on_every_listener() {
     let data = format!(r#""{}""#, "x".repeat((4 << 20) - frame));
     let publish = format!(r#"{{"pub":{{"cn":"news","dt":{data}}}}}"#);
     assert_eq!(publish.len(), 4 << 20);
-    for protocol in Protocol::ALL {
+    for protocol in Protocol::JMQT {
         let mut bob = server.connect_over(protocol, "bob").await;
         bob.sub("news").await;
         let (push, ()) = tokio::join!(bob.next_push(), alice.send(&publish));
@@ -165,7 +165,7 @@ async fn with_small_queues(slow_consumer: Duration) -> TestServer {
 async fn an_empty_queue_accepts_one_packet_of_any_size() {
     let server = TestServer::configured(|config| config.outbound_queue_bytes = 1000).await;
     let mut alice = server.connect("alice").await;
-    for protocol in Protocol::ALL {
+    for protocol in Protocol::JMQT {
         let mut bob = server.connect_over(protocol, "bob").await;
         bob.sub("news").await;
         bob.sub_persistent("more").await;
@@ -217,7 +217,7 @@ async fn a_full_queue_drops_qos_0_and_counts_it() {
 #[tokio::test] // design: closed, with the reason, if it takes nothing for SLOW_CONSUMER_SECONDS
 async fn a_client_that_does_not_read_is_closed_on_every_listener() {
     let server = with_small_queues(Duration::from_millis(300)).await;
-    for protocol in Protocol::ALL {
+    for protocol in Protocol::JMQT {
         let mut slow = server.connect_over(protocol, "slow").await;
         slow.sub("news").await;
         let news = Publish::raw(channel("news"), &data(0, 50_000)).unwrap();
@@ -309,7 +309,7 @@ async fn a_client_that_reads_slowly_but_steadily_stays_and_one_that_reads_nothin
             }
         }
     };
-    let [one, two, three, four] = Protocol::ALL.map(read_steadily);
+    let [one, two, three, four] = Protocol::JMQT.map(read_steadily);
     let all_is_as_it_should_be = async {
         tokio::join!(one, two, three, four, server.app.expect_close("silent", CloseReason::SlowConsumer))
     };
@@ -358,7 +358,7 @@ async fn requests_wait_until_earlier_answers_are_read() {
         let reply = ControlReply::with_json(StatusCode::OK, &large);
         async { Ok(reply?) }
     });
-    for protocol in Protocol::ALL {
+    for protocol in Protocol::JMQT {
         let mut bob = server.connect_over(protocol, "bob").await;
         for (asked, request, answers) in [
             (
@@ -416,7 +416,7 @@ async fn many_retained_messages_are_sent_one_at_a_time() {
 async fn large_qos_1_pushes_wait_for_room_in_the_queue() {
     let server = with_small_queues(Duration::from_secs(60)).await;
     let mut alice = server.connect("alice").await;
-    for protocol in Protocol::ALL {
+    for protocol in Protocol::JMQT {
         let mut bob = server.connect_over(protocol, "bob").await;
         bob.sub("news").await;
         bob.sub("noise").await;
@@ -562,7 +562,7 @@ async fn incomplete_packets_of_all_sessions_together_are_limited() {
     let server = TestServer::configured(|config| config.max_total_partial_packet_bytes = 100_000).await;
     let half = format!(r#"{{"hb":{{"x":"{}"#, "x".repeat(70_000));
     let mut refused = 0;
-    for protocol in Protocol::ALL {
+    for protocol in Protocol::JMQT {
         let begin = match protocol {
             Protocol::Socket | Protocol::SslSocket => half.clone().into_bytes(),
             _ => {

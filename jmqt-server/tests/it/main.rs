@@ -20,6 +20,7 @@ mod hooks;
 mod idle;
 mod limits;
 mod listeners;
+mod mqtt;
 mod mysql;
 mod notifiers;
 mod p2p;

@@ -27,7 +27,7 @@ async fn after_disconn_outstanding_acks_are_still_sent() {
 #[tokio::test] // protocol.md 2.16
 async fn any_other_end_calls_only_the_close_notifier_with_the_reason() {
     let mut server = TestServer::start().await;
-    for protocol in Protocol::ALL {
+    for protocol in Protocol::JMQT {
         let alice = server.connect_over(protocol, "alice").await;
         drop(alice);
         let Notice::Close(client, reason) = server.app.notice().await else { panic!("no close") };

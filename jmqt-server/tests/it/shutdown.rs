@@ -11,7 +11,7 @@ use jmqt_server::{CloseReason, HandleError, Persistence, Protocol, Publish};
 async fn a_shutdown_ends_every_session_once_with_its_reason() {
     let mut server = TestServer::start().await;
     let mut clients = Vec::new();
-    for (index, protocol) in Protocol::ALL.into_iter().enumerate() {
+    for (index, protocol) in Protocol::JMQT.into_iter().enumerate() {
         clients.push(server.connect_over(protocol, &format!("c{index}")).await);
     }
     let mut nobody = server.open(Protocol::Socket).await;
@@ -33,7 +33,7 @@ async fn a_shutdown_ends_every_session_once_with_its_reason() {
 #[tokio::test] // listeners stop first
 async fn after_a_shutdown_no_connection_is_accepted() {
     let mut server = TestServer::start().await;
-    let addresses = Protocol::ALL.map(|protocol| server.address(protocol));
+    let addresses = Protocol::JMQT.map(|protocol| server.address(protocol));
     server.shutdown().await;
     for address in addresses {
         let refused = within("an answer", tokio::net::TcpStream::connect(address)).await;

@@ -57,7 +57,7 @@ async fn refusals_have_the_status_of_the_application() {
 #[tokio::test] // protocol.md 2.17: pushes of both levels, and the acks of earlier publishes
 async fn while_a_validator_waits_pushes_and_earlier_acks_arrive() {
     let server = TestServer::start().await;
-    for protocol in Protocol::ALL {
+    for protocol in Protocol::JMQT {
         let (mut alice, mut bob) =
             (server.connect("alice").await, server.connect_over(protocol, "bob").await);
         bob.sub_persistent("news").await;

@@ -20,7 +20,7 @@ pub(super) fn answer(session: &mut Session, packet: &Packet<'_>) {
 /// Encodes a packet that will be sent to this client.
 pub(super) fn framed(session: &Session, packet: &Packet<'_>) -> Vec<u8> {
     packet_trace::sent(session.name(), packet);
-    wire::framed(session.outbox.form, packet)
+    wire::framed(session.outbox.form(), packet)
 }
 
 /// Logs a refusal. Publishes are logged where they are refused, because not all of them are answered.

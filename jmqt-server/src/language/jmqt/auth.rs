@@ -9,7 +9,7 @@ use crate::session::{Session, verbs};
 
 pub(super) async fn handle_auth(shared: &Shared, session: &mut Session, auth: Auth<'_>) -> Flow {
     session.count_auth()?;
-    let authenticated = verbs::authenticate(shared, session, auth.data).await?;
+    let authenticated = verbs::authenticate(shared, session, auth.data, None).await?;
     let outcome = match &authenticated {
         Ok(grant) => {
             AuthOutcome::Granted { token: grant.token.reveal().into(), client: grant.client.as_str().into() }

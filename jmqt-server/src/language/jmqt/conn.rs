@@ -9,7 +9,7 @@ use super::answer::answer;
 use crate::connection::{CONTINUE, CloseReason, Flow};
 use crate::context::Shared;
 use crate::disconnect::Disconnect;
-use crate::session::verbs::{NotOpened, Opening, PublisherId, Redelivery};
+use crate::session::verbs::{Language, NotOpened, Opening, PublisherId, Redelivery};
 use crate::session::{Session, verbs};
 
 pub(super) async fn handle_conn(shared: &Shared, session: &mut Session, conn: Conn<'_>) -> Flow {
@@ -26,6 +26,7 @@ pub(super) async fn handle_conn(shared: &Shared, session: &mut Session, conn: Co
         window: conn.window,
         redelivery: if loses_bursts { Redelivery::Careful } else { Redelivery::AtOnce },
         publisher,
+        language: Language::Jmqt,
     };
     match verbs::open(shared, session, opening).await? {
         Ok(opened) => {

@@ -13,5 +13,5 @@ pub(in crate::language) fn goodbye(session: &Session, disconnect: &Disconnect) -
         message: Some(disconnect.message().into()),
         retry_after_seconds: disconnect.retry_after_seconds(),
     });
-    wire::framed(session.outbox.form, &packet)
+    wire::framed(session.outbox.form(), &packet)
 }

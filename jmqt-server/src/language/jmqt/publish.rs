@@ -10,7 +10,7 @@ use crate::connection::{CONTINUE, Flow};
 use crate::context::Shared;
 use crate::session::verbs::{Publication, parse_number};
 use crate::session::{Session, verbs};
-use crate::wire::ReceiptRef;
+use crate::wire::{Body, ReceiptRef};
 
 /// The longest accepted packet id (protocol.md 2.8).
 const MAX_ID_BYTES: usize = 256;
@@ -38,7 +38,7 @@ pub(super) async fn handle_pub(
         return Box::pin(refuse(shared, session, client, publish, StatusCode::INVALID_PACKET)).await;
     };
     let publication = Publication {
-        data: publish.data.unwrap_or(Payload::NULL),
+        body: Body::Json(publish.data.unwrap_or(Payload::NULL)),
         qos: publish.qos,
         retain: publish.retain,
         receipt: ReceiptRef::of_jmqt(publish.id.as_deref()),
@@ -108,8 +108,8 @@ fn number(session: &Session, publish: &Pub<'_>) -> Result<Option<u64>, UnusableI
     match (publish.qos, publish.id.as_deref()) {
         (_, Some(id)) if id.len() > MAX_ID_BYTES => Err(UnusableId),
         (Qos::AtMostOnce, _) => Ok(None),
-        (Qos::AtLeastOnce, None) => Err(UnusableId),
-        (Qos::AtLeastOnce, Some(_)) if session.publisher.is_none() => Ok(None),
-        (Qos::AtLeastOnce, Some(id)) => parse_number(id).map(Some).ok_or(UnusableId),
+        (_, None) => Err(UnusableId),
+        (_, Some(_)) if session.publisher.is_none() => Ok(None),
+        (_, Some(id)) => parse_number(id).map(Some).ok_or(UnusableId),
     }
 }

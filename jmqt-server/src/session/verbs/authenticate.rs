@@ -7,7 +7,7 @@ use jmqt_core::{Payload, StatusCode};
 use crate::connection::Flow;
 use crate::context::Shared;
 use crate::session::Session;
-use crate::validators::{AuthRequest, AuthVerdict, Grant, asking};
+use crate::validators::{AuthRequest, AuthVerdict, Grant, MqttConnect, asking};
 
 /// The reason why a client received no token.
 pub(crate) struct RefusedAuth {
@@ -21,12 +21,13 @@ pub(crate) async fn authenticate(
     shared: &Shared,
     session: &mut Session,
     data: Payload<'_>,
+    mqtt: Option<&MqttConnect<'_>>,
 ) -> Flow<Result<Grant, RefusedAuth>> {
     let attached = session.attached.clone();
     let has_session = session.member.is_some();
     let of_session = attached.as_ref().and_then(|attached| attached.data()).filter(|_| has_session).into();
     let upgrade = attached.as_ref().and_then(|attached| attached.upgrade());
-    let request = AuthRequest::new(session.info, data, &shared.handle, of_session, upgrade);
+    let request = AuthRequest::new(session.info, data, &shared.handle, of_session, upgrade, mqtt);
     let question = asking(|| shared.validators.auth.validate_auth(&request));
     ControlFlow::Continue(match session.ask("auth validator", question).await? {
         Some(AuthVerdict::Grant(grant)) => {

@@ -14,9 +14,9 @@ mod subscribe;
 pub(crate) use authenticate::authenticate;
 pub(crate) use control::control;
 pub(crate) use leave::leave;
-pub(crate) use open::{NotOpened, Opening, open, start};
-pub(crate) use publish::{Publication, acknowledge, publish, refuse_in_order};
-pub(crate) use subscribe::{subscribe, unsubscribe};
+pub(crate) use open::{Language, NotOpened, Opening, open, start};
+pub(crate) use publish::{Publication, WillOf, acknowledge, allowed_will, publish, refuse_in_order};
+pub(crate) use subscribe::{subscribe, subscribe_with, unsubscribe};
 
 pub(crate) use crate::outbox::Redelivery;
 pub(crate) use crate::store::{PublisherId, parse_number};

@@ -27,6 +27,19 @@ pub(crate) struct Opening<'a> {
     pub(crate) window: Option<u32>,
     pub(crate) redelivery: Redelivery,
     pub(crate) publisher: Option<PublisherId>,
+    pub(crate) language: Language,
+}
+
+/// The differences between the sessions of the languages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Language {
+    /// The client is subscribed to its point-to-point channel, and receives the retained messages of its persistent
+    /// subscriptions.
+    Jmqt,
+    Mqtt {
+        /// The subscriptions of earlier sessions are deleted.
+        is_clean: bool,
+    },
 }
 
 /// A new session to which nothing has been sent. Call [`start`] after the client received the acknowledgement.
@@ -34,6 +47,14 @@ pub(crate) struct Opened {
     client: ClientId,
     /// Channels that may have a retained message for the session.
     retained: Vec<ChannelName>,
+    is_resumed: bool,
+}
+
+impl Opened {
+    /// Returns `true` if subscriptions of an earlier session continue.
+    pub(crate) const fn is_resumed(&self) -> bool {
+        self.is_resumed
+    }
 }
 
 /// The reason why no session was opened.
@@ -120,7 +141,7 @@ async fn begin(
     accepted: Accepted,
 ) -> Flow<Result<Opened, HubError>> {
     let outbox = Arc::clone(&session.outbox);
-    let Opening { client, window, redelivery, publisher, .. } = opening;
+    let Opening { client, window, redelivery, publisher, language, .. } = opening;
     let Accepted { recorded, attached, valid_for } = accepted;
     let began = Instant::now();
     let most = shared.limits.max_inflight;
@@ -132,8 +153,10 @@ async fn begin(
         redelivery,
         recorded,
         takeovers_per_second: shared.limits.takeovers_per_second,
+        takes_point_to_point: language == Language::Jmqt,
+        is_clean: language == Language::Mqtt { is_clean: true },
     };
-    let OpenedSession { generation, retained, claim } =
+    let OpenedSession { generation, retained, is_resumed, claim } =
         match session.wait(shared.hub.open_session(new)).await? {
             Ok(opened) => opened,
             Err(error) => return ControlFlow::Continue(Err(error)),
@@ -146,13 +169,15 @@ async fn begin(
     }
     session.attached = attached;
     drop(claim);
-    ControlFlow::Continue(Ok(Opened { client, retained }))
+    // MQTT sends retained messages for a SUBSCRIBE only.
+    let retained = if language == Language::Jmqt { retained } else { Vec::new() };
+    ControlFlow::Continue(Ok(Opened { client, retained, is_resumed }))
 }
 
 /// Sends what follows the acknowledgement of a new session: the first window of pending pushes, the retained
 /// messages, each when there is room for it, and then the held messages (2.3). Then calls the open notifier.
 pub(crate) async fn start(shared: &Shared, session: &mut Session, opened: Opened) -> Flow {
-    let Opened { client, retained } = opened;
+    let Opened { client, retained, .. } = opened;
     start_pushing(shared, session, &retained).await?;
     if let Some(open) = &shared.validators.open {
         let attached = session.attached.clone();

@@ -1,26 +1,30 @@
 //! The verbs `publish` and `acknowledge`: a client publishes to a plain or point-to-point channel, and acknowledges
 //! pushes (§7.k, §7.n, §9.a, §9.d, protocol.md 2.10 to 2.14, 2.21, 2.23).
 
+use std::future::poll_fn;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::task::Poll;
 
+use bytes::Bytes;
 use jmqt_core::{ChannelKind, ChannelName, ClientId, Payload, Qos, Retain, StatusCode};
 
 use super::status_of;
-use crate::connection::Flow;
+use crate::connection::{ConnectionInfo, Flow};
 use crate::context::Shared;
-use crate::message::{Data, Message, PushId};
+use crate::message::{Data, Message, PushId, json_of};
 use crate::session::Session;
 use crate::session::batch::Gathered;
 use crate::store::PublishId;
-use crate::validators::{PubRequest, PubVerdict, Replacement, Verdict, asking, poll_at_once};
-use crate::wire::ReceiptRef;
+use crate::validators::{
+    Asked, PubRequest, PubVerdict, Replacement, Verdict, asking, let_go, poll_at_once, poll_guarded,
+};
+use crate::wire::{Body, ReceiptRef};
 
 /// The message that a client publishes.
 #[derive(Clone, Copy)]
 pub(crate) struct Publication<'a> {
-    pub(crate) data: Payload<'a>,
+    pub(crate) body: Body<'a>,
     pub(crate) qos: Qos,
     pub(crate) retain: Retain,
     /// Identifies the publish in the acknowledgement.
@@ -43,13 +47,22 @@ pub(crate) async fn publish(
     publication: Publication<'_>,
 ) -> Published {
     let attached = session.attached.clone();
+    let converted = match publication.body {
+        Body::Json(_) => None,
+        Body::Bytes(bytes, attributes) => Some(json_of(bytes, attributes)),
+    };
     let request = PubRequest {
         connection: session.info,
         client,
         channel: &channel,
-        data: publication.data,
+        data: match (publication.body, &converted) {
+            (Body::Json(data), _) => data,
+            (Body::Bytes(..), Some(json)) => json.to_payload(),
+            (Body::Bytes(..), None) => Payload::NULL,
+        },
         qos: publication.qos,
         retain: publication.retain,
+        is_will: false,
         server: &shared.handle,
         session: attached.as_ref().and_then(|attached| attached.data()).into(),
     };
@@ -78,7 +91,7 @@ pub(crate) async fn publish(
     if publication.qos == Qos::AtMostOnce
         && publication.retain == Retain::No
         && channel.kind() == ChannelKind::Plain
-        && session.gather_at_once(&channel, publication.data) == Gathered::Yes
+        && session.gather_at_once(&channel, publication.body) == Gathered::Yes
     {
         return DONE;
     }
@@ -100,7 +113,49 @@ async fn publish_replaced(
         session.validator_mistake("pub validator", &"its data is larger than MAX_PACKET_BYTES");
         return ControlFlow::Continue(Err(StatusCode::SERVER_ERROR));
     }
-    publish_allowed(shared, session, client, channel, &Publication { data, ..publication }).await
+    publish_allowed(shared, session, client, channel, &Publication { body: Body::Json(data), ..publication })
+        .await
+}
+
+/// A will that a client leaves.
+pub(crate) struct WillOf<'a> {
+    pub(crate) connection: ConnectionInfo,
+    pub(crate) client: &'a ClientId,
+    pub(crate) channel: &'a ChannelName,
+    pub(crate) data: &'a Data,
+    pub(crate) qos: Qos,
+    pub(crate) retain: Retain,
+}
+
+/// Asks the pub validator for the will of a client, when the client leaves it and when it is published. Returns the data
+/// to publish; `None` if the will is refused.
+pub(crate) async fn allowed_will(shared: &Shared, will: WillOf<'_>) -> Option<Data> {
+    let WillOf { connection, client, channel, data, qos, retain } = will;
+    let json = data.json();
+    let request = PubRequest {
+        connection,
+        client,
+        channel,
+        data: json.to_payload(),
+        qos,
+        retain,
+        is_will: true,
+        server: &shared.handle,
+        session: None.into(),
+    };
+    let mut question = asking(|| shared.validators.publish.validate_pub(&request));
+    let answer = poll_fn(|cx| poll_guarded(&mut question, cx));
+    let asked = tokio::time::timeout(shared.limits.validator_timeout, answer).await;
+    let_go("pub validator", question);
+    match asked.unwrap_or(Asked::TimedOut).logged("pub validator", client.as_str()) {
+        Some(PubVerdict::Allow) => Some(data.clone()),
+        Some(PubVerdict::Replace(replacement)) => Some(Data::copy_of(replacement.data())),
+        Some(PubVerdict::Refuse(_)) => None,
+        None => {
+            shared.hub.counters.validator_failures.increment();
+            None
+        }
+    }
 }
 
 async fn publish_allowed(
@@ -123,7 +178,7 @@ async fn publish_to_all(
     channel: ChannelName,
     publication: &Publication<'_>,
 ) -> Published {
-    if publication.qos == Qos::AtLeastOnce {
+    if publication.qos != Qos::AtMostOnce {
         return submit(shared, session, client, channel, publication, StatusCode::OK).await;
     }
     if publication.retain == Retain::Yes {
@@ -135,7 +190,7 @@ async fn publish_to_all(
         // It can fail only while the server stops, and no client expects an answer.
         let _ = session.wait(shared.hub.submit_retained(message, publisher)).await?;
     }
-    session.gather(&channel, publication.data).await;
+    session.gather(&channel, publication.body).await;
     DONE
 }
 
@@ -154,14 +209,14 @@ async fn publish_to_peer(
     };
     match (publication.qos, present) {
         (Qos::AtMostOnce, true) => {
-            session.gather(&channel, publication.data).await;
+            session.gather(&channel, publication.body).await;
             DONE
         }
-        (Qos::AtLeastOnce, true) => {
+        (Qos::AtLeastOnce | Qos::ExactlyOnce, true) => {
             submit(shared, session, client, channel, publication, StatusCode::OK).await
         }
         // It is stored if that client has a persistent subscription to its channel.
-        (Qos::AtLeastOnce, false) if !to_itself => {
+        (Qos::AtLeastOnce | Qos::ExactlyOnce, false) if !to_itself => {
             submit(shared, session, client, channel, publication, StatusCode::CLIENT_OFFLINE).await
         }
         _ => ControlFlow::Continue(Err(StatusCode::CLIENT_OFFLINE)),
@@ -222,7 +277,10 @@ fn message(client: &ClientId, channel: ChannelName, publication: &Publication<'_
     Message {
         channel,
         sender: Some(client.clone()),
-        data: Data::copy_of(publication.data),
+        data: match publication.body {
+            Body::Json(data) => Data::copy_of(data),
+            Body::Bytes(bytes, attributes) => Data::new(Bytes::copy_from_slice(bytes), attributes.clone()),
+        },
         qos: publication.qos,
         retain,
     }

@@ -10,6 +10,7 @@ use crate::connection::Flow;
 use crate::context::Shared;
 use crate::hub::Subscribed;
 use crate::log_limit::log_limited;
+use crate::options::SubscriptionOptions;
 use crate::session::Session;
 use crate::validators::{SubRequest, UnsubRequest, asking};
 
@@ -37,6 +38,30 @@ pub(crate) async fn subscribe(
     let outbox = Arc::clone(&session.outbox);
     let subscribed = session.wait(shared.hub.subscribe(&outbox, client, channel, persistence)).await?;
     ControlFlow::Continue(subscribed.map_err(|_| StatusCode::SERVER_ERROR))
+}
+
+/// Subscribes the client with these options. Those of an existing subscription are replaced.
+pub(crate) async fn subscribe_with(
+    shared: &Shared,
+    session: &mut Session,
+    client: &ClientId,
+    channel: &ChannelName,
+    persistence: Persistence,
+    options: SubscriptionOptions,
+) -> Flow<Result<Subscribed, StatusCode>> {
+    let existing = session.outbox.subscription(channel.as_str());
+    let subscribed = subscribe(shared, session, client, channel, persistence).await?;
+    if let Ok(subscribed) = &subscribed {
+        if existing.is_some_and(|existing| existing.persistence() != persistence) {
+            let outbox = Arc::clone(&session.outbox);
+            let changing = shared.hub.change_persistence(&outbox, client, channel, persistence);
+            if session.wait(changing).await?.is_err() {
+                return ControlFlow::Continue(Err(StatusCode::SERVER_ERROR));
+            }
+        }
+        subscribed.subscription.set_options(options);
+    }
+    ControlFlow::Continue(subscribed)
 }
 
 /// Unsubscribes the client from a plain channel.

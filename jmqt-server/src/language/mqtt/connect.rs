@@ -1,0 +1,202 @@
+//! CONNECT (3.1, 3.2).
+
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use bytes::Bytes;
+use jmqt_core::{ChannelKind, ClientId, PayloadBuf, Retain, StatusCode};
+use jmqt_mqtt::{
+    ConnAck, Connect, Packet, PacketType, Properties, Property, PropertyBuf, ReasonCode, Version,
+};
+
+use super::farewell::Farewell;
+use super::publish::{RECEIVE_MAXIMUM, TOPIC_ALIASES, channel_of, message_attributes};
+use super::will::Will;
+use super::{Client, answer, of_packet};
+use crate::connection::{CloseReason, Flow};
+use crate::context::Shared;
+use crate::message::Data;
+use crate::session::verbs::{Language, NotOpened, Opening, Redelivery};
+use crate::session::{Session, verbs};
+use crate::validators::MqttConnect;
+use crate::wire::Form;
+
+/// The session expiry interval that means "never" (3.1.2.11.2).
+const NEVER: u32 = u32::MAX;
+
+/// Sends a CONNACK with this reason. The connection ends afterwards.
+pub(super) fn refuse(session: &mut Session, reason: ReasonCode) {
+    let packet = ConnAck { session_present: false, reason, properties: Properties::EMPTY };
+    let _ = answer(session, &Packet::ConnAck(packet));
+}
+
+/// Refuses a CONNECT, and ends the connection (3.2.2.2).
+fn reject(shared: &Shared, session: &mut Session, version: Version, reason: ReasonCode) -> Flow {
+    tracing::debug!(target: "jmqt::session", remote = %session.info.remote, %reason, "refused: CONNECT");
+    if matches!(reason, ReasonCode::BAD_USER_NAME_OR_PASSWORD | ReasonCode::NOT_AUTHORIZED) {
+        shared.hub.counters.refusals_closed.increment();
+    }
+    // Before MQTT 5 not every reason has a return code.
+    if version == Version::V5 || reason.connack_v3().is_some() {
+        refuse(session, reason);
+    }
+    ControlFlow::Break(CloseReason::TooManyRefusals)
+}
+
+pub(super) async fn handle_connect(
+    shared: &Shared,
+    session: &mut Session,
+    client: &mut Option<Box<Client>>,
+    connect: Connect<'_>,
+) -> Flow {
+    let (version, asked) = (connect.version, connect.properties);
+    let limit = asked.maximum_packet_size().unwrap_or(u32::MAX);
+    session.outbox.set_form(Form::of_mqtt(version, session.info.protocol.is_websocket()), limit);
+    session.begin_request().await;
+    if asked.authentication_method().is_some() {
+        return reject(shared, session, version, ReasonCode::BAD_AUTHENTICATION_METHOD);
+    }
+    if !connect.client_id.is_empty() && ClientId::parse(connect.client_id).is_err() {
+        return reject(shared, session, version, ReasonCode::CLIENT_IDENTIFIER_NOT_VALID);
+    }
+    let grant = match authenticate(shared, session, &connect).await? {
+        Ok(grant) => grant,
+        Err(status) => return reject(shared, session, version, refused_login(status)),
+    };
+    if !connect.client_id.is_empty() && grant.client.as_str() != connect.client_id {
+        return reject(shared, session, version, ReasonCode::CLIENT_IDENTIFIER_NOT_VALID);
+    }
+    let will = match will(shared, session, &connect, &grant.client).await? {
+        Ok(will) => will,
+        Err(reason) => return reject(shared, session, version, reason),
+    };
+    let expiry = session_expiry(&connect);
+    let opening = Opening {
+        client: grant.client.clone(),
+        token: grant.token.reveal(),
+        window: Some(asked.receive_maximum().unwrap_or(u16::MAX).into()),
+        redelivery: Redelivery::AtOnce,
+        publisher: None,
+        language: Language::Mqtt { is_clean: connect.clean_start },
+    };
+    let opened = match verbs::open(shared, session, opening).await? {
+        Ok(opened) => opened,
+        Err(NotOpened::Refused(status)) => return reject(shared, session, version, refused_login(status)),
+        Err(NotOpened::TooManyTakeovers(_)) => {
+            return reject(shared, session, version, ReasonCode::SERVER_BUSY);
+        }
+    };
+    session.keep_alive(Duration::from_millis(u64::from(connect.keep_alive) * 1500));
+    *client = Some(Box::new(Client {
+        version,
+        is_persistent: expiry > 0,
+        wants_reasons: asked.request_problem_information() != Some(false),
+        aliases: Vec::new(),
+        will: will.map(Box::new),
+        farewell: Farewell::Usual,
+    }));
+    let mut properties = PropertyBuf::new();
+    if version == Version::V5 {
+        let own = [
+            connect.client_id.is_empty().then(|| Property::AssignedClientIdentifier(grant.client.as_str())),
+            Some(Property::ReceiveMaximum(RECEIVE_MAXIMUM)),
+            Some(Property::TopicAliasMaximum(TOPIC_ALIASES)),
+            u32::try_from(shared.limits.packet_bytes).ok().map(Property::MaximumPacketSize),
+            Some(Property::WildcardSubscriptionAvailable(false)),
+            Some(Property::SharedSubscriptionAvailable(false)),
+        ];
+        for property in own.into_iter().flatten() {
+            // They are within the limits of a property.
+            let _ = properties.push(property);
+        }
+    }
+    let packet = ConnAck {
+        session_present: opened.is_resumed(),
+        reason: ReasonCode::SUCCESS,
+        properties: of_packet(&properties, PacketType::ConnAck),
+    };
+    answer(session, &Packet::ConnAck(packet))?;
+    verbs::start(shared, session, opened).await
+}
+
+/// The seconds for which the session outlives its connection. Before MQTT 5 it is the clean session flag.
+fn session_expiry(connect: &Connect<'_>) -> u32 {
+    match connect.version {
+        Version::V5 => connect.properties.session_expiry().unwrap_or(0),
+        _ if connect.clean_start => 0,
+        _ => NEVER,
+    }
+}
+
+/// Asks the auth validator: user name and password are the data of an `auth`.
+async fn authenticate(
+    shared: &Shared,
+    session: &mut Session,
+    connect: &Connect<'_>,
+) -> Flow<Result<crate::validators::Grant, StatusCode>> {
+    let password = connect.password.map(|password| match std::str::from_utf8(password) {
+        Ok(text) => serde_json::Value::String(text.to_owned()),
+        Err(_) => {
+            let data = jmqt_mqtt::payload::to_data(password, jmqt_mqtt::payload::Declared::Binary);
+            serde_json::from_str(&data.json).unwrap_or_default()
+        }
+    });
+    let mut data = serde_json::Map::new();
+    if let Some(name) = connect.user_name {
+        data.insert("username".to_owned(), name.into());
+    }
+    if let Some(password) = password {
+        data.insert("password".to_owned(), password);
+    }
+    let Ok(data) = PayloadBuf::json(&data) else {
+        return ControlFlow::Continue(Err(StatusCode::INVALID_PACKET));
+    };
+    let request = MqttConnect {
+        version: connect.version.level(),
+        client_id: connect.client_id,
+        user_name: connect.user_name,
+        password: connect.password,
+    };
+    let granted = verbs::authenticate(shared, session, data.as_payload(), Some(&request)).await?;
+    ControlFlow::Continue(granted.map_err(|refused| refused.status))
+}
+
+fn refused_login(status: StatusCode) -> ReasonCode {
+    match status {
+        StatusCode::INVALID_TOKEN | StatusCode::FAILED => ReasonCode::BAD_USER_NAME_OR_PASSWORD,
+        StatusCode::SERVER_ERROR => ReasonCode::SERVER_UNAVAILABLE,
+        StatusCode::INVALID_PACKET => ReasonCode::BAD_USER_NAME_OR_PASSWORD,
+        _ => ReasonCode::NOT_AUTHORIZED,
+    }
+}
+
+/// The will of a CONNECT, if the application allows it.
+async fn will(
+    shared: &Shared,
+    session: &mut Session,
+    connect: &Connect<'_>,
+    id: &ClientId,
+) -> Flow<Result<Option<Will>, ReasonCode>> {
+    let Some(will) = connect.will else { return ControlFlow::Continue(Ok(None)) };
+    let channel = match channel_of(will.topic) {
+        Ok(channel) if channel.kind() != ChannelKind::Control => channel,
+        Ok(_) => return ControlFlow::Continue(Err(ReasonCode::TOPIC_NAME_INVALID)),
+        Err(refusal) => return ControlFlow::Continue(Err(refusal.reason)),
+    };
+    if will.properties.payload_format_indicator() == Some(true) && std::str::from_utf8(will.payload).is_err()
+    {
+        return ControlFlow::Continue(Err(ReasonCode::PAYLOAD_FORMAT_INVALID));
+    }
+    let retain = if will.retain { Retain::Yes } else { Retain::No };
+    let qos = will.qos.into();
+    let attributes = message_attributes(connect.version, will.properties, qos, will.retain);
+    let delay = match connect.version {
+        Version::V5 => will.properties.will_delay().unwrap_or(0).min(session_expiry(connect)),
+        _ => 0,
+    };
+    let data = Data::new(Bytes::copy_from_slice(will.payload), attributes);
+    let will = Will { channel, data, qos, retain, delay: Duration::from_secs(delay.into()) };
+    let info = session.info;
+    let allowed = session.wait(will.ask(shared, info, id)).await?;
+    ControlFlow::Continue(if allowed.is_some() { Ok(Some(will)) } else { Err(ReasonCode::NOT_AUTHORIZED) })
+}

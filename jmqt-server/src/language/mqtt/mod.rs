@@ -1,0 +1,169 @@
+//! MQTT 3.1, 3.1.1 and 5.0: from packet to the handler of its type (numbers in comments are sections of MQTT 5.0).
+//!
+//! A malformed packet ends the connection at once (4.13). This room does not depend on sockets, databases or validators.
+
+mod ack;
+mod connect;
+mod control;
+mod farewell;
+mod publish;
+mod subscribe;
+mod will;
+
+use std::ops::ControlFlow;
+
+use jmqt_core::ClientId;
+use jmqt_mqtt::{
+    Answer, Connect, DecodeError, Frame, Packet, Properties, Property, PropertyBuf, ReasonCode, Sender,
+    Version,
+};
+
+use crate::connection::{CONTINUE, CloseReason, Flow};
+use crate::context::Shared;
+use crate::session::{Session, verbs};
+use crate::wire::{Form, mqtt_framed};
+
+use farewell::Farewell;
+pub(super) use farewell::goodbye;
+use will::Will;
+pub(super) use will::ended;
+
+/// The state of an MQTT connection that other tasks do not see.
+pub(crate) struct Client {
+    version: Version,
+    /// Whether the session outlives the connection.
+    is_persistent: bool,
+    /// The client wants reason strings and user properties in answers (3.1.2.11.7).
+    wants_reasons: bool,
+    /// The topics of the client's aliases, from alias 1 on (3.3.2.3.4).
+    aliases: Vec<Option<Box<str>>>,
+    will: Option<Box<Will>>,
+    farewell: Farewell,
+}
+
+/// Handles one packet. `client` is set by CONNECT.
+pub(super) async fn handle(
+    shared: &Shared,
+    session: &mut Session,
+    client: &mut Option<Box<Client>>,
+    packet: &[u8],
+) -> Flow {
+    let Some(frame) = Frame::of(packet) else {
+        // The transport has cut it.
+        return ControlFlow::Break(CloseReason::ServerError);
+    };
+    let Some(client) = client else {
+        return match Connect::decode(&frame) {
+            Ok(packet) => Box::pin(connect::handle_connect(shared, session, client, packet)).await,
+            Err(error) => refuse_before_connect(shared, session, &error),
+        };
+    };
+    let Some(member) = &session.member else {
+        return ControlFlow::Break(CloseReason::ServerError); // no packet follows a refused CONNECT
+    };
+    let id = member.client.clone();
+    match Packet::decode(&frame, client.version, Sender::Client) {
+        Ok(Packet::Publish(publish)) => publish::handle_publish(shared, session, client, &id, &publish).await,
+        Ok(Packet::PubAck(ack)) => ack::handle_puback(shared, session, &ack),
+        Ok(packet) => Box::pin(handle_packet(shared, session, client, &id, packet)).await,
+        Err(error) => refuse_packet(shared, session, client, &error),
+    }
+}
+
+/// Handles the less frequent packets of a session.
+async fn handle_packet(
+    shared: &Shared,
+    session: &mut Session,
+    client: &mut Client,
+    id: &ClientId,
+    packet: Packet<'_>,
+) -> Flow {
+    match packet {
+        Packet::PubRec(ack) => ack::handle_pubrec(shared, session, client, &ack),
+        Packet::PubRel(ack) => ack::handle_pubrel(session, client, &ack),
+        Packet::PubComp(ack) => ack::handle_pubcomp(shared, session, &ack),
+        Packet::PingReq => answer(session, &Packet::PingResp),
+        Packet::Subscribe(subscribe) => {
+            session.begin_request().await;
+            subscribe::handle_subscribe(shared, session, client, id, subscribe).await
+        }
+        Packet::Unsubscribe(unsubscribe) => {
+            session.begin_request().await;
+            subscribe::handle_unsubscribe(shared, session, client, id, unsubscribe).await
+        }
+        Packet::Disconnect(disconnect) => {
+            session.begin_request().await;
+            client.farewell = Farewell::Nothing;
+            if disconnect.reason != ReasonCode::DISCONNECT_WITH_WILL {
+                client.will = None;
+            }
+            verbs::leave(shared, session, id).await
+        }
+        // There is no exchange that this could continue (4.12).
+        Packet::Auth(_) => {
+            fail(shared, session, client, ReasonCode::PROTOCOL_ERROR, "AUTH without an exchange")
+        }
+        // A second CONNECT (3.1.0-2), and packets that only a server sends.
+        packet => {
+            let kind = packet.packet_type().name();
+            fail(
+                shared,
+                session,
+                client,
+                ReasonCode::PROTOCOL_ERROR,
+                &format!("a client must not send {kind} here"),
+            )
+        }
+    }
+}
+
+/// Queues a packet.
+fn answer(session: &mut Session, packet: &Packet<'_>) -> Flow {
+    let is_full = session.outbox.answer(mqtt_framed(session.outbox.form(), packet));
+    session.answered(is_full);
+    CONTINUE
+}
+
+/// Ends the connection because of an error of the client.
+fn fail(shared: &Shared, session: &Session, client: &mut Client, reason: ReasonCode, problem: &str) -> Flow {
+    shared.hub.counters.bad_packets.increment();
+    tracing::debug!(target: "jmqt::session", client = session.name(), remote = %session.info.remote, %reason, problem, "bad packet");
+    client.farewell = Farewell::Because(reason);
+    ControlFlow::Break(CloseReason::ProtocolViolation)
+}
+
+fn refuse_packet(shared: &Shared, session: &Session, client: &mut Client, error: &DecodeError) -> Flow {
+    match error.answer() {
+        Answer::Disconnect(reason) => fail(shared, session, client, reason, &error.to_string()),
+        Answer::ConnAck(..) | Answer::Close => {
+            fail(shared, session, client, error.violation.reason(), &error.to_string())
+        }
+    }
+}
+
+/// Answers a packet before a valid CONNECT, and ends the connection.
+fn refuse_before_connect(shared: &Shared, session: &mut Session, error: &DecodeError) -> Flow {
+    shared.hub.counters.bad_packets.increment();
+    tracing::debug!(target: "jmqt::session", remote = %session.info.remote, %error, "bad packet");
+    if let Answer::ConnAck(version, reason) = error.answer() {
+        session.outbox.set_form(Form::of_mqtt(version, session.info.protocol.is_websocket()), u32::MAX);
+        connect::refuse(session, reason);
+    }
+    ControlFlow::Break(CloseReason::ProtocolViolation)
+}
+
+/// Properties with a reason for people, if the client wants it.
+fn reason_string(client: &Client, text: &str) -> PropertyBuf {
+    let mut properties = PropertyBuf::new();
+    if client.version == Version::V5 && client.wants_reasons {
+        // A text that is too long is left out.
+        let _ = properties.push(Property::ReasonString(text));
+    }
+    properties
+}
+
+/// The properties as they belong into a packet of the server.
+fn of_packet(properties: &PropertyBuf, kind: jmqt_mqtt::PacketType) -> Properties<'_> {
+    let place = jmqt_mqtt::Place::Packet(kind);
+    properties.for_place(place, Sender::Server).unwrap_or(Properties::EMPTY)
+}

@@ -1,0 +1,157 @@
+//! SUBSCRIBE and UNSUBSCRIBE (3.8 to 3.11).
+
+use std::ops::ControlFlow;
+
+use jmqt_core::{ChannelKind, ChannelName, ClientId, Persistence, Qos, StatusCode};
+use jmqt_mqtt::{
+    Codes, Filter, Packet, Properties, ReasonCode, RetainHandling, Subscribe, SubscribeOptions,
+    SubscriptionId, TopicName, TopicUse, Unsubscribe, Version,
+};
+
+use super::{Client, answer, fail};
+use crate::connection::Flow;
+use crate::context::Shared;
+use crate::options::SubscriptionOptions;
+use crate::session::{Session, verbs};
+
+pub(super) async fn handle_subscribe(
+    shared: &Shared,
+    session: &mut Session,
+    client: &mut Client,
+    id: &ClientId,
+    subscribe: Subscribe<'_>,
+) -> Flow {
+    let subscription_id = match client.version {
+        Version::V5 => subscribe.properties.subscription_id(),
+        _ => None,
+    };
+    let mut codes = Vec::new();
+    for (text, asked) in subscribe.filters.iter() {
+        let code = match Filter::parse(text) {
+            Ok(filter) => subscribe_to(shared, session, client, id, filter, asked, subscription_id).await?,
+            // MQTT 5 refuses this filter alone (3.9.3).
+            Err(_) if client.version == Version::V5 => ReasonCode::TOPIC_FILTER_INVALID,
+            Err(error) => {
+                return fail(shared, session, client, ReasonCode::TOPIC_FILTER_INVALID, &error.to_string());
+            }
+        };
+        codes.push(code.code());
+        if session.is_full() {
+            session.wait_for_room().await?;
+        }
+    }
+    let ack = Codes { id: subscribe.id, properties: Properties::EMPTY, codes: &codes };
+    answer(session, &Packet::SubAck(ack))
+}
+
+/// The channel of a filter, if this client may subscribe to it.
+fn channel_of(id: &ClientId, filter: Filter<'_>) -> Result<ChannelName, ReasonCode> {
+    if filter.group().is_some() {
+        return Err(ReasonCode::SHARED_SUBSCRIPTIONS_NOT_SUPPORTED);
+    }
+    if filter.has_wildcard() {
+        return Err(ReasonCode::WILDCARD_SUBSCRIPTIONS_NOT_SUPPORTED);
+    }
+    let topic = TopicName::parse(filter.path()).map_err(|_| ReasonCode::TOPIC_FILTER_INVALID)?;
+    match topic.usage() {
+        TopicUse::Channel(name) => ChannelName::exact(&name).map_err(|_| ReasonCode::TOPIC_FILTER_INVALID),
+        TopicUse::Peer(peer) if peer == id.as_str() => Ok(ChannelName::of_client(id)),
+        TopicUse::Peer(_) | TopicUse::Sys => Err(ReasonCode::NOT_AUTHORIZED),
+        TopicUse::Control(_) | TopicUse::Reply | TopicUse::Share | TopicUse::Nothing => {
+            Err(ReasonCode::TOPIC_FILTER_INVALID)
+        }
+    }
+}
+
+async fn subscribe_to(
+    shared: &Shared,
+    session: &mut Session,
+    client: &Client,
+    id: &ClientId,
+    filter: Filter<'_>,
+    asked: SubscribeOptions,
+    subscription_id: Option<SubscriptionId>,
+) -> Flow<ReasonCode> {
+    let channel = match channel_of(id, filter) {
+        Ok(channel) => channel,
+        Err(reason) => return ControlFlow::Continue(reason),
+    };
+    let qos: Qos = asked.qos.into();
+    let options = SubscriptionOptions::new(qos)
+        .without_own(asked.no_local)
+        .keeping_retain(asked.retain_as_published)
+        .with_id(subscription_id.map(SubscriptionId::get));
+    // A QoS 0 subscription needs no place in the log.
+    let persistence = match client.is_persistent && qos != Qos::AtMostOnce {
+        true => Persistence::Persistent,
+        false => Persistence::Temporary,
+    };
+    let existed = session.outbox.subscription(channel.as_str()).is_some();
+    let subscribed = verbs::subscribe_with(shared, session, id, &channel, persistence, options).await?;
+    let subscribed = match subscribed {
+        Ok(subscribed) => subscribed,
+        Err(status) => return ControlFlow::Continue(refused(status)),
+    };
+    let sends_retained = channel.kind() == ChannelKind::Plain
+        && match asked.retain_handling {
+            RetainHandling::Send => true,
+            RetainHandling::SendIfNew => !existed,
+            RetainHandling::DoNotSend => false,
+        };
+    let retained = subscribed.retained.filter(|_| sends_retained);
+    let is_full = session.outbox.open(&subscribed.subscription, None, retained);
+    session.answered(is_full);
+    ControlFlow::Continue(match qos {
+        Qos::AtMostOnce => ReasonCode::SUCCESS,
+        Qos::AtLeastOnce => ReasonCode::GRANTED_QOS_1,
+        Qos::ExactlyOnce => ReasonCode::GRANTED_QOS_2,
+    })
+}
+
+fn refused(status: StatusCode) -> ReasonCode {
+    match status {
+        StatusCode::NOT_ALLOWED | StatusCode::INVALID_TOKEN => ReasonCode::NOT_AUTHORIZED,
+        StatusCode::SERVER_ERROR => ReasonCode::IMPLEMENTATION_SPECIFIC_ERROR,
+        StatusCode::INVALID_CHANNEL => ReasonCode::TOPIC_FILTER_INVALID,
+        _ => ReasonCode::UNSPECIFIED_ERROR,
+    }
+}
+
+pub(super) async fn handle_unsubscribe(
+    shared: &Shared,
+    session: &mut Session,
+    client: &mut Client,
+    id: &ClientId,
+    unsubscribe: Unsubscribe<'_>,
+) -> Flow {
+    let mut codes = Vec::new();
+    for text in unsubscribe.filters.iter() {
+        let code = match Filter::parse(text) {
+            Ok(filter) => unsubscribe_from(shared, session, id, filter).await?,
+            Err(_) if client.version == Version::V5 => ReasonCode::TOPIC_FILTER_INVALID,
+            Err(error) => {
+                return fail(shared, session, client, ReasonCode::TOPIC_FILTER_INVALID, &error.to_string());
+            }
+        };
+        codes.push(code.code());
+    }
+    // Before MQTT 5 an UNSUBACK has no codes.
+    let codes = if client.version == Version::V5 { &codes[..] } else { &[] };
+    answer(session, &Packet::UnsubAck(Codes { id: unsubscribe.id, properties: Properties::EMPTY, codes }))
+}
+
+async fn unsubscribe_from(
+    shared: &Shared,
+    session: &mut Session,
+    id: &ClientId,
+    filter: Filter<'_>,
+) -> Flow<ReasonCode> {
+    let Ok(channel) = channel_of(id, filter) else {
+        return ControlFlow::Continue(ReasonCode::NO_SUBSCRIPTION_EXISTED);
+    };
+    if session.outbox.subscription(channel.as_str()).is_none() {
+        return ControlFlow::Continue(ReasonCode::NO_SUBSCRIPTION_EXISTED);
+    }
+    let status = verbs::unsubscribe(shared, session, id, &channel).await?;
+    ControlFlow::Continue(if status.is_ok() { ReasonCode::SUCCESS } else { refused(status) })
+}

@@ -1,0 +1,612 @@
+//! MQTT clients on the same channels as JMQT clients (docs/mqtt.md).
+
+use jmqt_mqtt::{
+    Ack, Connect, Delivery, Disconnect, FilterBuf, Frame, NameBuf, Packet, PacketId, PacketType, Peek, Place,
+    Properties, Property, PropertyBuf, Publish, Qos, ReasonCode, RetainHandling, Sender, Subscribe,
+    SubscribeOptions, Unsubscribe, Version, Will, peek,
+};
+use jmqt_server::{Protocol, StatusCode};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::support::{Asked, Behaviour, TestServer, within};
+
+const VERSIONS: [Version; 2] = [Version::V3_1_1, Version::V5];
+
+fn id(number: u16) -> PacketId {
+    PacketId::new(number).unwrap()
+}
+
+/// An MQTT client that sends and receives single packets.
+struct Device {
+    version: Version,
+    stream: TcpStream,
+    received: Vec<u8>,
+}
+
+/// The will of a test client: topic, payload, QoS, retained, delay.
+type TestWill<'a> = (&'a str, &'a [u8], Qos, bool, u32);
+
+#[derive(Clone, Copy)]
+struct Login<'a> {
+    name: &'a str,
+    user: Option<&'a str>,
+    clean: bool,
+    keep_alive: u16,
+    expiry: u32,
+    receive_maximum: Option<u16>,
+    largest_packet: Option<u32>,
+    will: Option<TestWill<'a>>,
+}
+
+impl<'a> Login<'a> {
+    const fn of(name: &'a str) -> Self {
+        Self {
+            name,
+            user: Some(name),
+            clean: true,
+            keep_alive: 60,
+            expiry: 0,
+            receive_maximum: None,
+            largest_packet: None,
+            will: None,
+        }
+    }
+}
+
+impl Device {
+    async fn dial(server: &TestServer, version: Version) -> Self {
+        let stream = TcpStream::connect(server.address(Protocol::Mqtt)).await.unwrap();
+        Self { version, stream, received: Vec::new() }
+    }
+
+    /// A connected client.
+    async fn new(server: &TestServer, version: Version, login: Login<'_>) -> Self {
+        let mut device = Self::dial(server, version).await;
+        assert_eq!(device.connect(login).await.0, ReasonCode::SUCCESS);
+        device
+    }
+
+    /// Sends CONNECT. Returns the reason, the session present flag, and the assigned client id.
+    async fn connect(&mut self, login: Login<'_>) -> (ReasonCode, bool, Option<String>) {
+        let (mut properties, mut of_will) = (PropertyBuf::new(), PropertyBuf::new());
+        if self.version == Version::V5 {
+            for property in [
+                Some(Property::SessionExpiryInterval(login.expiry)),
+                login.receive_maximum.map(Property::ReceiveMaximum),
+                login.largest_packet.map(Property::MaximumPacketSize),
+            ] {
+                property.into_iter().for_each(|property| properties.push(property).unwrap());
+            }
+            if let Some((.., delay)) = login.will {
+                of_will.push(Property::WillDelayInterval(delay)).unwrap();
+            }
+        }
+        let packet = Packet::Connect(Connect {
+            version: self.version,
+            clean_start: login.clean,
+            keep_alive: login.keep_alive,
+            client_id: login.name,
+            will: login.will.map(|(topic, payload, qos, retain, _)| Will {
+                qos,
+                retain,
+                topic,
+                payload,
+                properties: of_will.for_place(Place::Will, Sender::Client).unwrap(),
+            }),
+            user_name: login.user,
+            password: login.user.map(|_| &b"secret"[..]),
+            properties: properties.for_place(Place::Packet(PacketType::Connect), Sender::Client).unwrap(),
+        });
+        self.send(&packet).await;
+        self.next(|packet| match packet {
+            Packet::ConnAck(ack) => {
+                (ack.reason, ack.session_present, ack.properties.assigned_client_id().map(ToOwned::to_owned))
+            }
+            other => panic!("{other:?}"),
+        })
+        .await
+    }
+
+    async fn send(&mut self, packet: &Packet<'_>) {
+        self.stream.write_all(&packet.to_bytes(self.version).unwrap()).await.unwrap();
+    }
+
+    async fn read_packet(&mut self) -> Option<Vec<u8>> {
+        loop {
+            if let Ok(Peek::Known(header)) = peek(&self.received, 1 << 28)
+                && header.packet_length() <= self.received.len()
+            {
+                let rest = self.received.split_off(header.packet_length());
+                return Some(std::mem::replace(&mut self.received, rest));
+            }
+            let mut chunk = [0; 4096];
+            let length = within("a packet", self.stream.read(&mut chunk)).await.unwrap_or(0);
+            if length == 0 {
+                return None;
+            }
+            self.received.extend_from_slice(&chunk[..length]);
+        }
+    }
+
+    async fn next<T>(&mut self, look: impl FnOnce(Packet<'_>) -> T) -> T {
+        let packet = self.read_packet().await.expect("the connection has ended");
+        look(Packet::decode(&Frame::of(&packet).unwrap(), self.version, Sender::Server).unwrap())
+    }
+
+    /// The connection ends; returns the reason code of the DISCONNECT before it.
+    async fn ended(&mut self) -> Option<ReasonCode> {
+        let mut reason = None;
+        while let Some(packet) = self.read_packet().await {
+            match Packet::decode(&Frame::of(&packet).unwrap(), self.version, Sender::Server).unwrap() {
+                Packet::Disconnect(disconnect) => reason = Some(disconnect.reason),
+                other => panic!("{other:?}"),
+            }
+        }
+        reason
+    }
+
+    /// Subscribes, and returns the code. Messages before the SUBACK are passed over.
+    async fn subscribe_with(
+        &mut self,
+        filter: &str,
+        options: SubscribeOptions,
+        number: Option<u32>,
+    ) -> ReasonCode {
+        let (mut filters, mut properties) = (FilterBuf::new(), PropertyBuf::new());
+        filters.push(filter, options).unwrap();
+        if let Some(number) = number.and_then(jmqt_mqtt::SubscriptionId::new) {
+            properties.push(Property::SubscriptionIdentifier(number)).unwrap();
+        }
+        let properties = properties.for_place(Place::Packet(PacketType::Subscribe), Sender::Client).unwrap();
+        self.send(&Packet::Subscribe(Subscribe { id: id(7), properties, filters: filters.as_filters() }))
+            .await;
+        loop {
+            let code = self.next(|packet| match packet {
+                Packet::SubAck(codes) => Some(codes.iter().next().unwrap()),
+                Packet::Publish(_) => None,
+                other => panic!("{other:?}"),
+            });
+            if let Some(code) = code.await {
+                return code;
+            }
+        }
+    }
+
+    async fn subscribe(&mut self, filter: &str, qos: Qos) -> ReasonCode {
+        self.subscribe_with(filter, SubscribeOptions::of_qos(qos), None).await
+    }
+
+    async fn publish(&mut self, topic: &str, payload: &[u8], delivery: Delivery, retain: bool) {
+        let packet = Publish { delivery, retain, topic, properties: Properties::EMPTY, payload };
+        self.send(&Packet::Publish(packet)).await;
+    }
+
+    /// Publishes with QoS 1, and returns the code.
+    async fn publish_acknowledged(&mut self, topic: &str, payload: &[u8], retain: bool) -> ReasonCode {
+        self.publish(topic, payload, Delivery::AtLeastOnce { id: id(9), dup: false }, retain).await;
+        self.next(|packet| match packet {
+            Packet::PubAck(ack) if ack.id == id(9) => ack.reason,
+            other => panic!("{other:?}"),
+        })
+        .await
+    }
+
+    /// The next message: topic, payload, delivery, retained.
+    async fn message(&mut self) -> (String, Vec<u8>, Delivery, bool) {
+        self.next(|packet| match packet {
+            Packet::Publish(publish) => {
+                (publish.topic.to_owned(), publish.payload.to_vec(), publish.delivery, publish.retain)
+            }
+            other => panic!("{other:?}"),
+        })
+        .await
+    }
+
+    /// Nothing was sent before the answer to a ping.
+    async fn expect_nothing(&mut self) {
+        self.send(&Packet::PingReq).await;
+        self.next(|packet| assert!(matches!(packet, Packet::PingResp), "{packet:?}")).await;
+    }
+
+    async fn acknowledge(&mut self, delivery: Delivery) {
+        let ack = Ack::new(delivery.id().unwrap(), ReasonCode::SUCCESS);
+        self.send(&Packet::PubAck(ack)).await;
+    }
+}
+
+async fn start() -> TestServer {
+    TestServer::configured(|config| config.mqtt_port = Some(0)).await
+}
+
+#[tokio::test]
+async fn a_device_and_a_browser_talk_on_the_same_channel() {
+    let server = start().await;
+    for version in VERSIONS {
+        let mut browser = server.connect("alice").await;
+        browser.sub("room/temperature").await;
+        let mut device = Device::new(&server, version, Login::of("sensor")).await;
+        assert_eq!(device.subscribe("room/lamp", Qos::AtMostOnce).await, ReasonCode::SUCCESS);
+        for (payload, data) in
+            [(&b"21.5"[..], "21.5"), (b"warm", "\"warm\""), (b"\xff", r#"{"$b64":"/w=="}"#), (b"", "\"\"")]
+        {
+            device.publish("room/temperature", payload, Delivery::AtMostOnce, false).await;
+            let text = format!(r#"{{"push":{{"cn":"room/temperature","dt":{data},"cl":"sensor"}}}}"#);
+            browser.expect_push(&text).await;
+        }
+        for (data, payload) in [("\"ON\"", "ON"), ("{\"level\":3}", "{\"level\":3}"), ("7", "7")] {
+            browser.send(&format!(r#"{{"pub":{{"cn":"room/lamp","dt":{data}}}}}"#)).await;
+            let (topic, received, delivery, retain) = device.message().await;
+            assert_eq!(
+                (&*topic, &*received, delivery, retain),
+                ("room/lamp", payload.as_bytes(), Delivery::AtMostOnce, false)
+            );
+        }
+    }
+}
+
+#[tokio::test] // 4.3.2, 4.3.3
+async fn each_qos_is_acknowledged_and_lowered_to_the_granted_one() {
+    let server = start().await;
+    for version in VERSIONS {
+        let mut publisher = Device::new(&server, version, Login::of("sender")).await;
+        for (granted, code) in [
+            (Qos::AtMostOnce, ReasonCode::SUCCESS),
+            (Qos::AtLeastOnce, ReasonCode::GRANTED_QOS_1),
+            (Qos::ExactlyOnce, ReasonCode::GRANTED_QOS_2),
+        ] {
+            let mut subscriber = Device::new(&server, version, Login::of("receiver")).await;
+            assert_eq!(subscriber.subscribe("news", granted).await, code);
+            for qos in [Qos::AtMostOnce, Qos::AtLeastOnce, Qos::ExactlyOnce] {
+                let delivery = match qos {
+                    Qos::AtMostOnce => Delivery::AtMostOnce,
+                    Qos::AtLeastOnce => Delivery::AtLeastOnce { id: id(3), dup: false },
+                    Qos::ExactlyOnce => Delivery::ExactlyOnce { id: id(4), dup: false },
+                };
+                publisher.publish("news", b"x", delivery, false).await;
+                match qos {
+                    Qos::AtMostOnce => {}
+                    Qos::AtLeastOnce => {
+                        publisher
+                            .next(|packet| {
+                                assert_eq!(packet, Packet::PubAck(Ack::new(id(3), ReasonCode::SUCCESS)))
+                            })
+                            .await;
+                    }
+                    Qos::ExactlyOnce => {
+                        let done = Ack::new(id(4), ReasonCode::SUCCESS);
+                        publisher.next(|packet| assert_eq!(packet, Packet::PubRec(done))).await;
+                        // Repeated: it is not published again.
+                        publisher
+                            .publish("news", b"x", Delivery::ExactlyOnce { id: id(4), dup: true }, false)
+                            .await;
+                        publisher.next(|packet| assert_eq!(packet, Packet::PubRec(done))).await;
+                        publisher.send(&Packet::PubRel(done)).await;
+                        publisher.next(|packet| assert_eq!(packet, Packet::PubComp(done))).await;
+                    }
+                }
+                let (_, _, delivery, _) = subscriber.message().await;
+                assert_eq!(delivery.qos().bits(), qos.bits().min(granted.bits()));
+                match delivery {
+                    Delivery::AtMostOnce => {}
+                    Delivery::AtLeastOnce { .. } => subscriber.acknowledge(delivery).await,
+                    Delivery::ExactlyOnce { id, dup } => {
+                        assert!(!dup);
+                        let done = Ack::new(id, ReasonCode::SUCCESS);
+                        subscriber.send(&Packet::PubRec(done)).await;
+                        subscriber.next(|packet| assert_eq!(packet, Packet::PubRel(done))).await;
+                        subscriber.send(&Packet::PubComp(done)).await;
+                    }
+                }
+                subscriber.expect_nothing().await;
+            }
+        }
+    }
+}
+
+#[tokio::test] // 3.3.1.3
+async fn a_retained_message_is_kept_replaced_and_deleted() {
+    let server = start().await;
+    for version in VERSIONS {
+        let mut device = Device::new(&server, version, Login::of("sensor")).await;
+        for payload in [b"1", b"2"] {
+            assert_eq!(device.publish_acknowledged("state", payload, true).await, ReasonCode::SUCCESS);
+        }
+        let mut late = Device::new(&server, version, Login::of("late")).await;
+        let mut filters = FilterBuf::new();
+        filters.push("state", SubscribeOptions::of_qos(Qos::AtMostOnce)).unwrap();
+        let subscribe = Subscribe { id: id(7), properties: Properties::EMPTY, filters: filters.as_filters() };
+        late.send(&Packet::Subscribe(subscribe)).await;
+        let (topic, payload, delivery, retain) = late.message().await;
+        assert_eq!((&*topic, &*payload, delivery, retain), ("state", &b"2"[..], Delivery::AtMostOnce, true));
+        late.next(|packet| assert!(matches!(packet, Packet::SubAck(_)))).await;
+        let mut browser = server.connect("alice").await;
+        browser.send(r#"{"sub":{"cn":"state"}}"#).await;
+        browser.expect(r#"{"subAck":{"st":1,"cn":"state"}}"#).await;
+        browser.expect_push(r#"{"push":{"cn":"state","dt":2,"cl":"sensor","rt":1}}"#).await;
+        assert_eq!(device.publish_acknowledged("state", b"", true).await, ReasonCode::SUCCESS);
+        let (_, payload, _, retain) = late.message().await;
+        assert!(payload.is_empty() && !retain, "subscribers see that it was deleted");
+        let mut later = Device::new(&server, version, Login::of("later")).await;
+        assert_eq!(later.subscribe("state", Qos::AtLeastOnce).await, ReasonCode::GRANTED_QOS_1);
+        later.expect_nothing().await;
+    }
+}
+
+#[tokio::test] // 3.1.2.5
+async fn a_will_is_published_when_the_connection_is_lost_and_only_then() {
+    let server = start().await;
+    for version in VERSIONS {
+        let mut watcher = Device::new(&server, version, Login::of("watcher")).await;
+        watcher.subscribe("gone", Qos::AtLeastOnce).await;
+        let login =
+            Login { will: Some(("gone", b"lost", Qos::AtLeastOnce, false, 0)), ..Login::of("sensor") };
+        let mut orderly = Device::new(&server, version, login).await;
+        orderly
+            .send(&Packet::Disconnect(Disconnect {
+                reason: ReasonCode::SUCCESS,
+                properties: Properties::EMPTY,
+            }))
+            .await;
+        assert_eq!(orderly.ended().await, None);
+        watcher.expect_nothing().await;
+        let lost = Device::new(&server, version, login).await;
+        drop(lost);
+        let (topic, payload, delivery, _) = watcher.message().await;
+        assert_eq!((&*topic, &*payload), ("gone", &b"lost"[..]));
+        watcher.acknowledge(delivery).await;
+    }
+}
+
+#[tokio::test] // what a validator refuses is not published, and a will is a publish
+async fn a_refused_will_refuses_the_connection() {
+    let server = start().await;
+    server.app.set(Asked::Pub, Behaviour::Refuse(StatusCode::NOT_ALLOWED));
+    let login = Login { will: Some(("gone", b"lost", Qos::AtMostOnce, false, 0)), ..Login::of("sensor") };
+    for version in VERSIONS {
+        let mut device = Device::dial(&server, version).await;
+        assert_eq!(device.connect(login).await.0, ReasonCode::NOT_AUTHORIZED);
+    }
+}
+
+#[tokio::test] // 3.1.2.4, 3.2.2.1.1
+async fn a_persistent_session_receives_what_was_published_while_it_was_away() {
+    let server = start().await;
+    for version in VERSIONS {
+        let name = if version == Version::V5 { "five" } else { "three" };
+        let login = Login { clean: false, expiry: 1000, ..Login::of(name) };
+        let mut device = Device::new(&server, version, login).await;
+        device.subscribe("orders", Qos::AtLeastOnce).await;
+        drop(device);
+        let mut publisher = Device::new(&server, version, Login::of("shop")).await;
+        for payload in [b"1", b"2"] {
+            publisher.publish_acknowledged("orders", payload, false).await;
+        }
+        let mut device = Device::dial(&server, version).await;
+        assert_eq!(device.connect(login).await, (ReasonCode::SUCCESS, true, None));
+        for expected in [b"1", b"2"] {
+            let (_, payload, delivery, _) = device.message().await;
+            assert_eq!(payload, expected);
+            device.acknowledge(delivery).await;
+        }
+        device.expect_nothing().await;
+        drop(device);
+        let mut clean = Device::dial(&server, version).await;
+        assert_eq!(clean.connect(Login { clean: true, ..login }).await, (ReasonCode::SUCCESS, false, None));
+        publisher.publish_acknowledged("orders", b"3", false).await;
+        clean.expect_nothing().await;
+    }
+}
+
+#[tokio::test] // 3.8.3.1, 3.8.2.1.2
+async fn subscription_options_are_kept() {
+    let server = start().await;
+    let mut device = Device::new(&server, Version::V5, Login::of("sensor")).await;
+    let own = SubscribeOptions { no_local: true, ..SubscribeOptions::of_qos(Qos::AtMostOnce) };
+    device.subscribe_with("mine", own, None).await;
+    device.publish("mine", b"1", Delivery::AtMostOnce, false).await;
+    device.expect_nothing().await;
+    device.subscribe("mine", Qos::AtMostOnce).await;
+    device.publish("mine", b"2", Delivery::AtMostOnce, false).await;
+    assert_eq!(device.message().await.1, b"2", "the new options have replaced the old ones");
+    let keeps = SubscribeOptions {
+        retain_as_published: true,
+        retain_handling: RetainHandling::DoNotSend,
+        ..SubscribeOptions::of_qos(Qos::AtLeastOnce)
+    };
+    device.subscribe_with("kept", keeps, Some(77)).await;
+    let mut other = Device::new(&server, Version::V5, Login::of("other")).await;
+    other.publish_acknowledged("kept", b"3", true).await;
+    let seen = device.next(|packet| match packet {
+        Packet::Publish(publish) => {
+            (publish.retain, publish.properties.subscription_id().map(jmqt_mqtt::SubscriptionId::get))
+        }
+        other => panic!("{other:?}"),
+    });
+    assert_eq!(seen.await, (true, Some(77)));
+}
+
+#[tokio::test] // 3.3.4, 4.9
+async fn the_receive_maximum_of_a_client_limits_what_it_is_sent() {
+    let server = start().await;
+    let login = Login { receive_maximum: Some(1), ..Login::of("slow") };
+    let mut device = Device::new(&server, Version::V5, login).await;
+    device.subscribe("news", Qos::ExactlyOnce).await;
+    let mut publisher = Device::new(&server, Version::V5, Login::of("shop")).await;
+    for payload in [b"1", b"2"] {
+        publisher.publish_acknowledged("news", payload, false).await;
+    }
+    let (_, payload, delivery, _) = device.message().await;
+    assert_eq!(payload, b"1");
+    device.expect_nothing().await;
+    device.acknowledge(delivery).await;
+    assert_eq!(device.message().await.1, b"2");
+}
+
+#[tokio::test] // 3.1.2.11.4: a message that is too large is not sent, and those behind it are
+async fn a_packet_that_the_client_does_not_accept_is_passed_over() {
+    let server = start().await;
+    let login = Login { largest_packet: Some(60), ..Login::of("small") };
+    let mut device = Device::new(&server, Version::V5, login).await;
+    device.subscribe("news", Qos::AtLeastOnce).await;
+    let mut publisher = Device::new(&server, Version::V5, Login::of("shop")).await;
+    publisher.publish("news", &[b'x'; 100], Delivery::AtMostOnce, false).await;
+    publisher.publish_acknowledged("news", &[b'x'; 100], false).await;
+    publisher.publish_acknowledged("news", b"small", false).await;
+    assert_eq!(device.message().await.1, b"small");
+}
+
+#[tokio::test] // 3.1.3.1
+async fn a_client_without_an_id_receives_one() {
+    let server = start().await;
+    let mut device = Device::dial(&server, Version::V5).await;
+    let (reason, _, assigned) = device.connect(Login { user: Some("alice"), ..Login::of("") }).await;
+    assert_eq!((reason, assigned.as_deref()), (ReasonCode::SUCCESS, Some("alice")));
+}
+
+#[tokio::test]
+async fn a_newer_connection_in_either_language_takes_over() {
+    let server = start().await;
+    let mut device = Device::new(&server, Version::V5, Login::of("alice")).await;
+    let mut browser = server.connect("alice").await;
+    assert_eq!(device.ended().await, Some(ReasonCode::SESSION_TAKEN_OVER));
+    let _device = Device::new(&server, Version::V5, Login::of("alice")).await;
+    browser.closed().await;
+}
+
+#[tokio::test] // 3.1.2.10
+async fn a_client_may_be_silent_for_one_and_a_half_times_its_keep_alive() {
+    let server = start().await;
+    let mut device = Device::new(&server, Version::V5, Login { keep_alive: 1, ..Login::of("silent") }).await;
+    assert_eq!(device.ended().await, Some(ReasonCode::KEEP_ALIVE_TIMEOUT));
+}
+
+#[tokio::test] // 4.13
+async fn a_bad_packet_ends_the_connection_with_its_reason() {
+    let server = start().await;
+    for (bytes, reason) in [
+        (&b"\x00\x00"[..], ReasonCode::MALFORMED_PACKET),
+        (b"\x30\xff\xff\xff\xff\x01", ReasonCode::MALFORMED_PACKET),
+        (b"\x31\x05\x00\x01a\x00", ReasonCode::MALFORMED_PACKET),
+        (b"\x36\x06\x00\x01a\x00\x01\x00", ReasonCode::MALFORMED_PACKET), // QoS 3
+        (b"\x32\x06\x00\x01a\x00\x00\x00", ReasonCode::PROTOCOL_ERROR),   // packet identifier 0
+        (b"\x30\x07\x00\x00\x03\x23\x00\x00x", ReasonCode::TOPIC_ALIAS_INVALID), // alias 0
+        (b"\x30\x07\x00\x00\x03\x23\x00\x09x", ReasonCode::PROTOCOL_ERROR), // unknown alias
+        (b"\x30\x05\x00\x02a\x00\x00", ReasonCode::MALFORMED_PACKET),     // U+0000
+        (b"\x82\x03\x00\x01\x00", ReasonCode::PROTOCOL_ERROR),            // no filter
+    ] {
+        let mut device = Device::new(&server, Version::V5, Login::of("bad")).await;
+        device.stream.write_all(bytes).await.unwrap();
+        // A client may wait: nothing more is needed to see the error.
+        let ended = if bytes[0] == 0x31 {
+            device.stream.shutdown().await.unwrap();
+            device.ended().await;
+            continue;
+        } else {
+            device.ended().await
+        };
+        assert_eq!(ended, Some(reason), "{bytes:x?}");
+    }
+    let mut device = Device::dial(&server, Version::V5).await;
+    device.stream.write_all(b"\xc0\x00").await.unwrap(); // PINGREQ before CONNECT
+    assert_eq!(device.ended().await, None);
+    let mut device = Device::new(&server, Version::V5, Login::of("twice")).await;
+    let connect = Connect {
+        version: Version::V5,
+        clean_start: true,
+        keep_alive: 0,
+        client_id: "twice",
+        will: None,
+        user_name: None,
+        password: None,
+        properties: Properties::EMPTY,
+    };
+    device.send(&Packet::Connect(connect)).await;
+    assert_eq!(device.ended().await, Some(ReasonCode::PROTOCOL_ERROR));
+}
+
+#[tokio::test]
+async fn an_alias_stands_for_the_topic_it_was_sent_with() {
+    let server = start().await;
+    let mut browser = server.connect("alice").await;
+    browser.sub("a/long/topic").await;
+    let mut device = Device::new(&server, Version::V5, Login::of("sensor")).await;
+    let mut properties = PropertyBuf::new();
+    properties.push(Property::TopicAlias(5)).unwrap();
+    let properties = properties.for_place(Place::Packet(PacketType::Publish), Sender::Client).unwrap();
+    for (topic, payload) in [("a/long/topic", b"1"), ("", b"2")] {
+        let packet = Publish { delivery: Delivery::AtMostOnce, retain: false, topic, properties, payload };
+        device.send(&Packet::Publish(packet)).await;
+    }
+    for data in [1, 2] {
+        browser
+            .expect_push(&format!(r#"{{"push":{{"cn":"a/long/topic","dt":{data},"cl":"sensor"}}}}"#))
+            .await;
+    }
+}
+
+#[tokio::test] // 3.10.4, 3.11.3
+async fn after_an_unsuback_no_message_comes() {
+    let server = start().await;
+    let mut device = Device::new(&server, Version::V5, Login::of("sensor")).await;
+    device.subscribe("news", Qos::AtLeastOnce).await;
+    for expected in [ReasonCode::SUCCESS, ReasonCode::NO_SUBSCRIPTION_EXISTED] {
+        let mut names = NameBuf::new();
+        names.push("news").unwrap();
+        let packet = Unsubscribe { id: id(8), properties: Properties::EMPTY, filters: names.as_names() };
+        device.send(&Packet::Unsubscribe(packet)).await;
+        let code = device.next(|packet| match packet {
+            Packet::UnsubAck(codes) => codes.iter().next().unwrap(),
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(code.await, expected);
+    }
+    device.publish("news", b"1", Delivery::AtMostOnce, false).await;
+    device.expect_nothing().await;
+}
+
+#[tokio::test] // 4.10
+async fn a_request_to_the_application_is_answered_on_the_response_topic() {
+    let server = start().await;
+    let mut device = Device::new(&server, Version::V5, Login::of("sensor")).await;
+    device.subscribe("reply/sensor", Qos::AtMostOnce).await;
+    let mut properties = PropertyBuf::new();
+    properties.push(Property::ResponseTopic("reply/sensor")).unwrap();
+    properties.push(Property::CorrelationData(b"42")).unwrap();
+    let properties = properties.for_place(Place::Packet(PacketType::Publish), Sender::Client).unwrap();
+    let delivery = Delivery::AtMostOnce;
+    let packet =
+        Publish { delivery, retain: false, topic: "$time", properties, payload: b"{\"zone\":\"UTC\"}" };
+    device.send(&Packet::Publish(packet)).await;
+    device
+        .next(|packet| match packet {
+            Packet::Publish(publish) => {
+                assert_eq!((publish.topic, publish.payload), ("reply/sensor", &b"{\"zone\":\"UTC\"}"[..]));
+                assert_eq!(publish.properties.correlation_data(), Some(&b"42"[..]));
+                assert_eq!(publish.properties.user_properties().collect::<Vec<_>>(), [("st", "1")]);
+            }
+            other => panic!("{other:?}"),
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_point_to_point_message_reaches_a_device_that_has_asked_for_it() {
+    let server = start().await;
+    let mut device = Device::new(&server, Version::V5, Login::of("lamp")).await;
+    assert_eq!(device.subscribe("$p2p/alice", Qos::AtMostOnce).await, ReasonCode::NOT_AUTHORIZED);
+    assert_eq!(device.subscribe("$p2p/lamp", Qos::AtMostOnce).await, ReasonCode::SUCCESS);
+    let mut browser = server.connect("alice").await;
+    browser.send(r##"{"pub":{"cn":"#lamp","dt":"ON"}}"##).await;
+    device
+        .next(|packet| match packet {
+            Packet::Publish(publish) => {
+                assert_eq!((publish.topic, publish.payload), ("$p2p/lamp", &b"ON"[..]));
+                assert_eq!(publish.properties.user_properties().collect::<Vec<_>>(), [("sender", "alice")]);
+            }
+            other => panic!("{other:?}"),
+        })
+        .await;
+    device.publish("$p2p/alice", b"ok", Delivery::AtMostOnce, false).await;
+    browser.expect_push(r##"{"push":{"cn":"#alice","dt":"ok","cl":"lamp"}}"##).await;
+}
