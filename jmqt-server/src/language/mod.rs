@@ -20,22 +20,9 @@ use crate::session::Session;
 use crate::transport::Framing;
 use crate::wire::Form;
 
-/// The state of a connection in its language.
-pub(crate) enum State {
-    /// JMQT, and the language for tests, have none.
-    None,
-    /// Set by CONNECT.
-    Mqtt(Option<Box<mqtt::Client>>),
-}
-
-impl State {
-    pub(crate) const fn new(protocol: Protocol) -> Self {
-        match protocol.language() {
-            Language::Mqtt => Self::Mqtt(None),
-            _ => Self::None,
-        }
-    }
-}
+/// The state of a connection in its language: that of MQTT, from CONNECT on. The other languages have none.
+#[derive(Default)]
+pub(crate) struct State(Option<Box<mqtt::Client>>);
 
 /// The framing of the packets that a client sends.
 pub(crate) const fn framing(protocol: Protocol) -> Framing {
@@ -59,11 +46,9 @@ pub(crate) const fn form(protocol: Protocol) -> Form {
 
 /// Handles one packet.
 pub(crate) async fn handle(shared: &Shared, session: &mut Session, state: &mut State, packet: &[u8]) -> Flow {
-    if let State::Mqtt(client) = state {
-        return mqtt::handle(shared, session, client, packet).await;
-    }
     match session.info.protocol.language() {
-        Language::Jmqt | Language::Mqtt => jmqt::handle(shared, session, packet).await,
+        Language::Jmqt => jmqt::handle(shared, session, packet).await,
+        Language::Mqtt => mqtt::handle(shared, session, &mut state.0, packet).await,
         #[cfg(test)]
         Language::Lines => Box::pin(lines::handle(shared, session, packet)).await,
     }
@@ -71,11 +56,9 @@ pub(crate) async fn handle(shared: &Shared, session: &mut Session, state: &mut S
 
 /// The last packet to a client, encoded.
 pub(crate) fn goodbye(session: &Session, state: &State, disconnect: &Disconnect) -> Vec<u8> {
-    if let State::Mqtt(client) = state {
-        return mqtt::goodbye(session, client.as_deref(), disconnect);
-    }
     match session.info.protocol.language() {
-        Language::Jmqt | Language::Mqtt => jmqt::goodbye(session, disconnect),
+        Language::Jmqt => jmqt::goodbye(session, disconnect),
+        Language::Mqtt => mqtt::goodbye(session, state.0.as_deref(), disconnect),
         #[cfg(test)]
         Language::Lines => lines::goodbye(disconnect),
     }
@@ -83,7 +66,7 @@ pub(crate) fn goodbye(session: &Session, state: &State, disconnect: &Disconnect)
 
 /// Does what the client wants to be done after its connection has ended.
 pub(crate) async fn ended(shared: &Arc<Shared>, session: &Session, state: &mut State) {
-    if let State::Mqtt(Some(client)) = state {
+    if let Some(client) = &mut state.0 {
         mqtt::ended(shared, session, client).await;
     }
 }

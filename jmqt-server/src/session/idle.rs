@@ -26,8 +26,10 @@ pub(super) struct IdleClock {
     since: Instant,
     in_session: bool,
     auth_restarts: u8,
-    /// The silence that the client may keep, if it has chosen it.
-    silence: Silence,
+    /// The client has chosen how long it may be silent.
+    has_keep_alive: bool,
+    /// The chosen time in seconds; 0 for any.
+    keep_alive_seconds: u16,
     /// The connection is a WebSocket: a ping is sent after half of the silence limit.
     pings: bool,
     /// A ping was sent during this silence.
@@ -41,17 +43,6 @@ pub(super) struct IdleClock {
     /// The deadline that had passed when the timer last fired.
     overdue: Option<Instant>,
     timer: Pin<Box<Sleep>>,
-}
-
-/// The limit for the silence of a client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Silence {
-    /// TIMEOUT_SECONDS.
-    OfServer,
-    /// This many milliseconds, chosen by the client.
-    Chosen(u32),
-    /// The client may be silent for ever.
-    Unlimited,
 }
 
 /// A time that never comes while a process runs.
@@ -84,7 +75,8 @@ impl IdleClock {
             since: accepted,
             in_session: false,
             auth_restarts: 0,
-            silence: Silence::OfServer,
+            has_keep_alive: false,
+            keep_alive_seconds: 0,
             pings,
             pinged: false,
             packet_since: None,
@@ -129,20 +121,17 @@ impl IdleClock {
         }
     }
 
-    /// Sets the silence that the client may keep from now on; zero for any.
-    pub(super) fn keep_alive(&mut self, now: Instant, silence: Duration) {
-        self.silence = match u32::try_from(silence.as_millis()) {
-            Ok(0) | Err(_) => Silence::Unlimited,
-            Ok(millis) => Silence::Chosen(millis),
-        };
+    /// Sets how often the client promises to send something; 0 for never. It may be silent for one and a half times this.
+    pub(super) fn keep_alive(&mut self, now: Instant, seconds: u16) {
+        (self.has_keep_alive, self.keep_alive_seconds) = (true, seconds);
         self.look_at(now + self.silence_limit(NEVER));
     }
 
     fn silence_limit(&self, of_server: Duration) -> Duration {
-        match self.silence {
-            Silence::OfServer => of_server,
-            Silence::Chosen(millis) => Duration::from_millis(millis.into()),
-            Silence::Unlimited => NEVER,
+        match (self.has_keep_alive, self.keep_alive_seconds) {
+            (false, _) => of_server,
+            (true, 0) => NEVER,
+            (true, seconds) => Duration::from_millis(u64::from(seconds) * 1500),
         }
     }
 
@@ -227,7 +216,7 @@ impl IdleClock {
         let since = if observed.reading { self.since } else { Instant::now() };
         let silence = if self.in_session { self.silence_limit(timeout) } else { timeout };
         let mut next = (since + silence, Due::End(CloseReason::IdleTimeout));
-        if self.pings && self.in_session && !self.pinged && self.silence == Silence::OfServer {
+        if self.pings && self.in_session && !self.pinged && !self.has_keep_alive {
             next = (since + timeout / 2, Due::Ping);
         }
         let mut sooner = |deadline: Instant, reason| {

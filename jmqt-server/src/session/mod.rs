@@ -122,9 +122,9 @@ impl Session {
         self.clock.expire_after(Instant::now(), time);
     }
 
-    /// Sets the silence that the client may keep; zero for any.
-    pub(crate) fn keep_alive(&mut self, silence: Duration) {
-        self.clock.keep_alive(Instant::now(), silence);
+    /// Sets how often the client promises to send something; 0 for never.
+    pub(crate) fn keep_alive(&mut self, seconds: u16) {
+        self.clock.keep_alive(Instant::now(), seconds);
     }
 
     pub(crate) fn auth_answered(&mut self) {

@@ -86,7 +86,7 @@ pub(super) async fn handle_connect(
             return reject(shared, session, version, ReasonCode::SERVER_BUSY);
         }
     };
-    session.keep_alive(Duration::from_millis(u64::from(connect.keep_alive) * 1500));
+    session.keep_alive(connect.keep_alive);
     *client = Some(Box::new(Client {
         version,
         is_persistent: expiry > 0,
