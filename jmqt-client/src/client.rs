@@ -72,7 +72,7 @@ impl Client {
     /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
     /// let config = Config::url("jmqt://localhost:8010")?.auth(r#"{"client_name":"alice"}"#)?;
     /// let client = Client::connect(config).await?;
-    /// println!("we are {}", client.connected().await?);
+    /// println!("connected as {}", client.connected().await?);
     /// # Ok(())
     /// # }
     /// ```

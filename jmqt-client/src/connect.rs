@@ -222,7 +222,7 @@ impl Opening<'_, '_> {
             None => transport::connector(&self.config.tls)?,
         };
         let name = transport::server_name(&self.config.tls, endpoint)?;
-        let hint = "the port may not speak TLS: for a plain one, use jmqt:// (8010) or ws:// (8012)";
+        let hint = "the port may not use TLS: for a port without TLS, use jmqt:// (8010) or ws:// (8012)";
         let agreed = self.limited(Step::Tls, hint, transport::handshake(&connector, name, stream));
         let (stream, info) = agreed.await?;
         self.done(Step::Tls, Found::Tls(info));

@@ -53,7 +53,7 @@ fn words(found: &Found) -> (String, Option<String>) {
             (format!("{}; {}", info.version, described.join("; signed by: ")), warning)
         }
         Found::WebSocket => ("the WebSocket is open".to_owned(), None),
-        Found::Client(client) => (format!("we are {client}"), None),
+        Found::Client(client) => (format!("authenticated as {client}"), None),
         Found::Timeout(timeout) => (format!("the session is open; its timeout is {timeout:?}"), None),
     }
 }

@@ -347,7 +347,7 @@ pub enum DisconnectReason {
     #[error("{}", closed_by_server(.0.as_ref()))]
     ByServer(Option<ServerClose>),
     /// The connection broke.
-    #[error("the connection broke: {0}")]
+    #[error("the connection was lost: {0}")]
     Broken(Arc<io::Error>),
     /// Nothing came for as long as the server's `ts`, though we asked.
     #[error("no data from the server for {0:?}")]

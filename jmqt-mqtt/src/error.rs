@@ -19,7 +19,7 @@ pub enum Violation {
     #[error("packet type {0} is reserved")]
     ReservedType(u8),
     /// A packet that only the other side sends (2.1.2).
-    #[error("this side never sends such a packet")]
+    #[error("only the other side of a connection sends this packet")]
     WrongDirection,
     /// The lower four bits of the first byte (2.1.3).
     #[error("the flags of the first byte are {0:#06b}, which is reserved")]
@@ -40,7 +40,7 @@ pub enum Violation {
     #[error("a string is not well-formed UTF-8")]
     NotUtf8,
     /// A string has U+0000 (1.5.4).
-    #[error("a string has the null character U+0000")]
+    #[error("a string contains the null character U+0000")]
     NullCharacter,
     /// The protocol name of CONNECT is neither `MQTT` nor `MQIsdp` (3.1.2.1).
     #[error("the protocol name is neither MQTT nor MQIsdp")]
@@ -58,7 +58,7 @@ pub enum Violation {
     #[error("the will's QoS is 3")]
     WillQos,
     /// A password without a user name, before 5.0 (3.1.1: 3.1.2.9).
-    #[error("there is a password but no user name")]
+    #[error("a password without a user name")]
     PasswordWithoutUserName,
     /// No client id, before 5.0 with a clean session only (3.1.1: 3.1.3.1).
     #[error("the client id is empty, and the session is not clean")]
@@ -82,13 +82,13 @@ pub enum Violation {
     #[error("the topic name is empty")]
     TopicEmpty,
     /// `+` or `#` in a topic name (3.3.2.1, 4.7.1).
-    #[error("the topic name has a wildcard")]
+    #[error("the topic name contains a wildcard")]
     TopicWildcard,
     /// The response topic is empty or has `+` or `#` (3.3.2.3.5).
-    #[error("the response topic is empty or has a wildcard")]
+    #[error("the response topic is empty or contains a wildcard")]
     ResponseTopic,
     /// SUBSCRIBE or UNSUBSCRIBE without a filter, SUBACK without a code (3.8.3, 3.9.3, 3.10.3).
-    #[error("there is not even one entry")]
+    #[error("the packet has no entries; expected at least one")]
     NoEntries,
     /// Reserved bits of the subscription options (3.8.3.1).
     #[error("reserved bits of the subscription options are set")]
@@ -112,10 +112,10 @@ pub enum Violation {
     #[error("property `{0}` does not belong in this packet")]
     MisplacedProperty(PropertyId),
     /// A property that only the other side sends in this packet.
-    #[error("this side does not send property `{0}` in this packet")]
+    #[error("only the other side sends property `{0}` in this packet")]
     BarredProperty(PropertyId),
     /// A property that may be there once is there twice (2.2.2.2).
-    #[error("property `{0}` is there twice")]
+    #[error("duplicate property `{0}`")]
     DuplicateProperty(PropertyId),
     /// A property has a value that it must not have.
     #[error("property `{0}` has a value that is not allowed")]
@@ -297,7 +297,7 @@ pub enum EncodeError {
     #[error("the packet is too large for MQTT")]
     PacketTooLarge,
     /// The version has no way to say this.
-    #[error("{0} cannot be said in this version of MQTT")]
+    #[error("this version of MQTT cannot represent {0}")]
     NotInVersion(&'static str),
     /// The packet would break a rule, and be refused by its receiver.
     #[error(transparent)]

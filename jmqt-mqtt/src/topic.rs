@@ -15,19 +15,19 @@ pub const MAX_SEPARATORS: usize = 200;
 #[non_exhaustive]
 pub enum InvalidTopic {
     /// It is empty [MQTT-4.7.3-1].
-    #[error("it is empty")]
+    #[error("the topic is empty")]
     Empty,
     /// It has more than [`MAX_TOPIC_BYTES`].
-    #[error("it has more than 2,048 bytes")]
+    #[error("the topic has more than 2,048 bytes")]
     TooLong,
     /// It has more than [`MAX_SEPARATORS`].
-    #[error("it has more than 201 levels")]
+    #[error("the topic has more than 201 levels")]
     TooManyLevels,
     /// A topic name has `+` or `#` [MQTT-4.7.0-1], [MQTT-3.3.2-2].
-    #[error("a topic name has a wildcard")]
+    #[error("a topic name contains a wildcard")]
     Wildcard,
     /// It has a control character, a Unicode non-character or U+0000 (1.5.4, [MQTT-4.7.3-2]).
-    #[error("it has the character U+{0:04X}")]
+    #[error("the topic contains the character U+{0:04X}")]
     Character(u32),
     /// `#` does not stand alone in the last level [MQTT-4.7.1-1].
     #[error("`#` is not alone in the last level")]

@@ -59,7 +59,7 @@ async fn it_publishes_the_time_logs_pushes_and_leaves_with_disconn() {
 
     sample.signal("INT");
     assert!(sample.wait().success());
-    assert!(logged(&server, "leaves on purpose").contains("client=sample"));
+    assert!(logged(&server, "disconnects").contains("client=sample"));
 }
 
 #[test]

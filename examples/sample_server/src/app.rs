@@ -170,7 +170,7 @@ impl ControlHandler for SampleApp {
 impl DisconnectNotifier for SampleApp {
     /// Only says so: the close notifier is called for this session too, and once is enough.
     async fn on_disconnect(&self, notice: &DisconnectNotice<'_>) -> Result<(), BoxError> {
-        tracing::info!(client = %notice.client, remote = %notice.connection.remote, "leaves on purpose");
+        tracing::info!(client = %notice.client, remote = %notice.connection.remote, "disconnects");
         Ok(())
     }
 }

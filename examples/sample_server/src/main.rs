@@ -78,7 +78,7 @@ async fn bind_web(ip: IpAddr, port: Option<WebPort>) -> Result<Option<WebListene
     match WebListener::bind(address).await {
         Ok(listener) => Ok(Some(listener)),
         Err(error) if port.is_none() && error.kind() == io::ErrorKind::AddrInUse => {
-            tracing::warn!("Port {number} is taken: the web page gets another one (--web-port chooses it)");
+            tracing::warn!("Port {number} is in use: the web page uses a free port (choose one with --web-port)");
             let listener = WebListener::bind(SocketAddr::new(ip, 0)).await;
             Ok(Some(listener.map_err(|error| format!("cannot listen on {ip} for the web page: {error}"))?))
         }
@@ -109,7 +109,7 @@ async fn run(arguments: Arguments) -> Result<(), BoxError> {
     let _log = logging::init("JMQTServer", &config.log)?;
     match &file {
         Some(file) => tracing::info!("Configured by {}", file.display()),
-        None => tracing::info!("There is no {DEFAULT_CONFIG} here: running with the defaults"),
+        None => tracing::info!("No {DEFAULT_CONFIG} in the working directory: using the defaults"),
     }
     // A misspelt key would otherwise have no effect, and nobody would notice.
     for variable in config.unknown_variables.iter().filter(|name| *name != SECRET_VARIABLE) {

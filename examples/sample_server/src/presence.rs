@@ -87,7 +87,7 @@ impl Presence {
                 mem::take(&mut changes.clients)
             };
             if let Err(error) = self.tell(clients, &server).await {
-                tracing::warn!(%error, "Presence was not told");
+                tracing::warn!(%error, "Cannot publish who is online");
             }
         }
     }

@@ -54,7 +54,7 @@ fn a_file_that_was_named_must_exist() {
 fn without_arguments_server_conf_is_read_if_it_is_there() {
     let folder = tempdir().unwrap();
     let server = Server::start(folder.path());
-    server.logged("There is no server.conf here: running with the defaults");
+    server.logged("No server.conf in the working directory: using the defaults");
     drop(server);
 
     fs::write(folder.path().join("server.conf"), "SOCKET_PORT = 8010\nTIMEOUT_SECONDS = 7\n").unwrap();

@@ -140,7 +140,7 @@ fn a_disconn_is_logged_and_then_announced_once() {
 
     server.logged("offline client=bob");
     let [leaves, offline] = &server.log_lines("client=bob")[1..] else { panic!("two lines") };
-    assert!(leaves.contains("leaves on purpose client=bob"), "{leaves}");
+    assert!(leaves.contains("disconnects client=bob"), "{leaves}");
     assert!(offline.ends_with(r#"reason="the client disconnected""#), "{offline}");
 }
 

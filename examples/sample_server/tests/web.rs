@@ -223,7 +223,7 @@ fn the_page_gets_a_free_port_when_the_usual_one_is_taken() {
     let folder = tempdir().unwrap();
     let _taken = TcpListener::bind("127.0.0.1:8000"); // if that fails, somebody else has it
     let server = Server::start_with_usual_page(folder.path());
-    let warning = server.logged("Port 8000 is taken");
+    let warning = server.logged("Port 8000 is in use");
     assert!(warning.contains(" WRN : "), "{warning}");
     let address = page_of(&server);
     assert_ne!(address.port(), 8000);

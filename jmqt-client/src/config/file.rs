@@ -178,9 +178,11 @@ fn check_token(settings: &Settings, has_client: bool) {
         ["CLIENT_ID", "TOKEN", "TOKEN_PATH"].map(|key| text(settings, key).is_some());
     match (has_id, has_token, has_path) {
         (_, true, true) => settings.note_bad("TOKEN_PATH", "nothing, because there is a TOKEN"),
-        (true, false, false) if has_client => settings.note_bad("CLIENT_ID", "TOKEN or TOKEN_PATH beside it"),
-        (false, true, false) => settings.note_bad("TOKEN", "CLIENT_ID beside it"),
-        (false, false, true) => settings.note_bad("TOKEN_PATH", "CLIENT_ID beside it"),
+        (true, false, false) if has_client => {
+            settings.note_bad("CLIENT_ID", "TOKEN or TOKEN_PATH to be set too")
+        }
+        (false, true, false) => settings.note_bad("TOKEN", "CLIENT_ID to be set too"),
+        (false, false, true) => settings.note_bad("TOKEN_PATH", "CLIENT_ID to be set too"),
         _ => {}
     }
 }
@@ -271,9 +273,9 @@ mod tests {
         );
         refused("URL = 'http://x'", "`http` is no scheme");
         refused("WINDOW 7", "configuration text, line 1");
-        refused("TOKEN = 'x'", "expected CLIENT_ID beside it");
-        refused("TOKEN_PATH = 'x'", "expected CLIENT_ID beside it");
-        refused("CLIENT_ID = 'x'", "expected TOKEN or TOKEN_PATH beside it");
+        refused("TOKEN = 'x'", "expected CLIENT_ID to be set too");
+        refused("TOKEN_PATH = 'x'", "expected CLIENT_ID to be set too");
+        refused("CLIENT_ID = 'x'", "expected TOKEN or TOKEN_PATH to be set too");
         refused(
             "CLIENT_ID = 'x'\nTOKEN = 'x'\nTOKEN_PATH = 'x'",
             "expected nothing, because there is a TOKEN",

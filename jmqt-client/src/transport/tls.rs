@@ -36,7 +36,7 @@ pub(crate) fn connector(tls: &TlsConfig) -> Result<TlsConnector, ConnectError> {
         .with_protocol_versions(rustls::DEFAULT_VERSIONS)
         .map_err(|error| unusable(error.to_string()))?;
     let builder = if tls.accept_any_certificate {
-        tracing::warn!("The server's certificate is not checked: any server is accepted");
+        tracing::warn!("The server's certificate is not checked: any server would be accepted");
         builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
     } else {
         builder.with_root_certificates(roots(tls)?)
@@ -51,10 +51,10 @@ pub(crate) fn connector(tls: &TlsConfig) -> Result<TlsConnector, ConnectError> {
             })?
         }
         (Some(path), None) => {
-            return Err(file("SSL_CERT_PATH", path, "it needs SSL_KEY_PATH beside it".to_owned()));
+            return Err(file("SSL_CERT_PATH", path, "set SSL_KEY_PATH too".to_owned()));
         }
         (None, Some(path)) => {
-            return Err(file("SSL_KEY_PATH", path, "it needs SSL_CERT_PATH beside it".to_owned()));
+            return Err(file("SSL_KEY_PATH", path, "set SSL_CERT_PATH too".to_owned()));
         }
         (None, None) => builder.with_no_client_auth(),
     };
@@ -173,7 +173,7 @@ pub(crate) fn server_name(tls: &TlsConfig, endpoint: &Endpoint) -> Result<Server
     let name = tls.server_name.as_ref().unwrap_or(&endpoint.host);
     ServerName::try_from(name.clone()).map_err(|_| ConnectError::Tls {
         problem: format!("`{}` is neither a host name nor an IP address", name.escape_debug()),
-        hint: "give the name in the server's certificate as SSL_SERVER_NAME".to_owned(),
+        hint: "set SSL_SERVER_NAME to the name in the server's certificate".to_owned(),
     })
 }
 
@@ -201,7 +201,7 @@ pub(crate) fn certificate_refused(error: &io::Error) -> Option<ConnectError> {
     let cause = error.get_ref()?.downcast_ref::<rustls::Error>()?;
     let rustls::Error::AlertReceived(alert) = cause else { return None };
     let problem = match alert {
-        AlertDescription::CertificateRequired => "the server wants a client certificate".to_owned(),
+        AlertDescription::CertificateRequired => "the server requires a client certificate".to_owned(),
         AlertDescription::BadCertificate
         | AlertDescription::UnsupportedCertificate
         | AlertDescription::CertificateRevoked
@@ -212,7 +212,8 @@ pub(crate) fn certificate_refused(error: &io::Error) -> Option<ConnectError> {
         | AlertDescription::DecryptError => format!("the server did not accept our certificate ({alert:?})"),
         _ => return None,
     };
-    let hint = "give one that it trusts as SSL_CERT_PATH, and its key as SSL_KEY_PATH".to_owned();
+    let hint =
+        "set SSL_CERT_PATH to a certificate that the server trusts, and SSL_KEY_PATH to its key".to_owned();
     Some(ConnectError::Tls { problem, hint })
 }
 
@@ -224,7 +225,7 @@ fn explain(error: io::Error, name: &str) -> ConnectError {
         return ConnectError::Lost {
             step: Step::Tls,
             because: Some(Arc::new(error)),
-            hint: "the port may not speak TLS: for a plain one, use jmqt:// (8010) or ws:// (8012)"
+            hint: "the port may not use TLS: for a port without TLS, use jmqt:// (8010) or ws:// (8012)"
                 .to_owned(),
         };
     };
@@ -232,7 +233,7 @@ fn explain(error: io::Error, name: &str) -> ConnectError {
         rustls::Error::InvalidCertificate(problem) => certificate_problem(problem, name),
         rustls::Error::InvalidMessage(_) => {
             return ConnectError::WrongServer {
-                found: "what answers there does not speak TLS".to_owned(),
+                found: "the server at this address does not use TLS".to_owned(),
                 hint: "use jmqt:// (8010) or ws:// (8012) for a plain port, or the port of the TLS listener \
                        (8011, 8013)"
                     .to_owned(),
@@ -240,9 +241,9 @@ fn explain(error: io::Error, name: &str) -> ConnectError {
         }
         rustls::Error::AlertReceived(alert) => (
             format!("the server refused the handshake ({alert:?})"),
-            "check that it speaks TLS 1.2 or 1.3".to_owned(),
+            "check that it supports TLS 1.2 or 1.3".to_owned(),
         ),
-        other => (other.to_string(), "check that the server speaks TLS 1.2 or 1.3".to_owned()),
+        other => (other.to_string(), "check that the server supports TLS 1.2 or 1.3".to_owned()),
     };
     ConnectError::Tls { problem, hint }
 }
@@ -265,24 +266,24 @@ fn certificate_problem(problem: &CertificateError, name: &str) -> (String, Strin
             "this machine's clock is probably behind".to_owned(),
         ),
         CertificateError::NotValidForName => (
-            format!("the server's certificate is not made for {name}"),
-            "connect to a name that is in it, or give that name as SSL_SERVER_NAME (`--server-name` of the command line)".to_owned(),
+            format!("the server's certificate is not valid for {name}"),
+            "connect to a name in the certificate, or set SSL_SERVER_NAME to that name (`--server-name` on the command line)".to_owned(),
         ),
         CertificateError::NotValidForNameContext { presented, .. } => (
-            format!("the server's certificate is not made for {name}, but for {}", presented.join(", ")),
-            "connect to a name that is in it, or give that name as SSL_SERVER_NAME (`--server-name` of the command line)".to_owned(),
+            format!("the server's certificate is not valid for {name}, only for {}", presented.join(", ")),
+            "connect to a name in the certificate, or set SSL_SERVER_NAME to that name (`--server-name` on the command line)".to_owned(),
         ),
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => (
-            "the certificate is not one for a server".to_owned(),
-            "make one with extendedKeyUsage = serverAuth (certificates.md)".to_owned(),
+            "the certificate is not a server certificate".to_owned(),
+            "create one with extendedKeyUsage = serverAuth (certificates.md)".to_owned(),
         ),
         CertificateError::Other(other) if other.to_string().contains("CaUsedAsEndEntity") => (
-            "the server shows a CA's certificate as its own".to_owned(),
-            "make a server certificate signed by that CA (certificates.md)".to_owned(),
+            "the server uses a CA certificate as its own certificate".to_owned(),
+            "create a server certificate signed by that CA (certificates.md)".to_owned(),
         ),
         other => (
             format!("the server's certificate cannot be accepted: {other}"),
-            "make one as certificates.md shows".to_owned(),
+            "create one as certificates.md shows".to_owned(),
         ),
     }
 }

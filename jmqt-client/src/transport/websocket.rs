@@ -116,7 +116,7 @@ impl WebSocketReader {
                 }
                 Ok(Message::Binary(_)) => {
                     return Err(BadStream::Violation(
-                        "a binary WebSocket message, where packets are text".to_owned(),
+                        "a binary WebSocket message; packets are text messages".to_owned(),
                     ));
                 }
                 Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => {}

@@ -81,7 +81,7 @@ async fn exit_codes_distinguish_the_causes() {
     assert!(code == Some(3) && error.contains("cannot connect to 127.0.0.1:1"), "{error}");
     assert!(error.contains("Is the server running"), "{error}");
     let (code, _, error) = said(&run(&server, &["sub", "news", "--timeout", "0.2"]).await);
-    assert_eq!((code, error.as_str()), (Some(5), "jmqt: the time is over\n"));
+    assert_eq!((code, error.as_str()), (Some(5), "jmqt: the time limit has passed\n"));
     server.app.set(Asked::Auth, Behaviour::Refuse(StatusCode::NOT_ALLOWED));
     let (code, _, error) = said(&run(&server, &["pub", "news", "1"]).await);
     assert!(code == Some(4) && error.contains("7 NOT_ALLOWED"), "{error}");
@@ -95,7 +95,7 @@ async fn doctor_shows_every_step_and_a_fix() {
     let (code, printed, error) =
         said(&run(&server, &["doctor", "--url", &tls, "--ca", ca.to_str().unwrap()]).await);
     assert_eq!((code, error.as_str()), (Some(0), ""), "{printed}");
-    for step in ["name", "TCP", "TLS", "WebSocket", "auth", "conn", "until", "All is well."] {
+    for step in ["name", "TCP", "TLS", "WebSocket", "auth", "conn", "until", "Everything works."] {
         assert!(printed.contains(step), "{step}: {printed}");
     }
     let (code, printed, error) = said(&run(&server, &["doctor", "--url", &tls]).await);
@@ -238,8 +238,8 @@ async fn many_messages_of_another_channel_delay_nothing_and_unsub_ends_them() {
 async fn mistakes_are_reported_before_anything_is_sent() {
     let server = TestServer::start().await;
     for (arguments, expected) in [
-        (&["sub", "news", "-p"][..], "with --name NAME"),
-        (&["unsub", "news"], "unsub ends the subscription of a client that has a name: --name NAME"),
+        (&["sub", "news", "-p"][..], "add --name NAME"),
+        (&["unsub", "news"], "unsub ends the subscription of a client with a name: add --name NAME"),
         (&["sub", "#bob"], "jmqt sub '#me' --name bob"),
         (&["sub", "$time"], "jmqt request '$time'"),
         (&["pub", "news", "{bad"], "begins like JSON and is not JSON"),

@@ -25,7 +25,7 @@ async fn a_refused_publish_fails_with_either_qos() {
     assert!(code == Some(4) && error.contains("8 CLIENT_OFFLINE (no such client"), "{error}");
     for arguments in [&["p2p", "zed", "hi", "--name", "zed"][..], &["pub", "#me", "hi", "-q", "1"]] {
         let (code, _, error) = said(&run(&server, arguments).await);
-        let expected = "8 CLIENT_OFFLINE (a client does not send to itself)";
+        let expected = "8 CLIENT_OFFLINE (a client cannot send to itself)";
         assert!(code == Some(4) && error.contains(expected), "{error}");
     }
 }
@@ -120,7 +120,7 @@ async fn a_template_that_makes_no_json_is_shown_with_its_placeholders_replaced()
     let server = TestServer::start().await;
     let (code, _, error) =
         said(&run(&server, &["pub", "news", r#"{"n":{n},"at":{time}}"#, "--template"]).await);
-    assert!(code == Some(2) && error.contains(r#"replaced, {"n":1,"at":2"#), "{error}");
+    assert!(code == Some(2) && error.contains(r#"replaced: {"n":1,"at":2"#), "{error}");
 }
 
 #[tokio::test]
@@ -201,7 +201,7 @@ async fn reply_answers_every_publisher_and_wait_reply_prints_the_answer() {
         assert!(code == Some(0) && told.contains(r#""answered":"asker""#), "{told}");
     }
     let (code, _, error) = said(&run(&server, &["pub", "jobs", "1", "--wait-reply", "0.2"]).await);
-    assert_eq!((code, error.as_str()), (Some(5), "jmqt: no reply came: the time is over\n"));
+    assert_eq!((code, error.as_str()), (Some(5), "jmqt: no reply came: the time limit has passed\n"));
 }
 
 #[tokio::test]
@@ -215,7 +215,7 @@ async fn reply_shows_a_template_that_makes_no_json_and_names_a_refused_channel()
     bob.publish(&Publish::json("jobs", &1).unwrap()).await.unwrap();
     let mut notes = BufReader::new(reply.stderr.take().unwrap()).lines();
     let note = within("a note", notes.next_line()).await.unwrap().unwrap();
-    assert!(note.contains(r#"no answer to bob: with its placeholders replaced, {"you":bob}: "#), "{note}");
+    assert!(note.contains(r#"no answer to bob: with its placeholders replaced: {"you":bob}: "#), "{note}");
     server.app.set(Asked::Sub, Behaviour::Refuse(StatusCode::NOT_ALLOWED));
     let (code, _, error) = said(&run(&server, &["reply", "secret", "pong"]).await);
     assert!(code == Some(4) && error.contains("sub secret: refused, 7 NOT_ALLOWED"), "{error}");

@@ -41,8 +41,8 @@ async fn a_profile_sets_server_and_client() {
     // It is not replaced or made up by mistake.
     for (arguments, expected) in [
         (&save[..], "--force"),
-        (&["pub", "a", "1", "--profile", "work"], "there is no profile work"),
-        (&["pub", "a", "1", "--profile", "../home"], "no name of a profile"),
+        (&["pub", "a", "1", "--profile", "work"], "no profile work"),
+        (&["pub", "a", "1", "--profile", "../home"], "not a valid profile name"),
         (&["profile", "save", "empty"], "nothing to save"),
     ] {
         let (code, _, error) = run(arguments).await;

@@ -72,7 +72,7 @@ pub(super) fn sections<'t>(text: &'t str, problems: &mut Problems) -> Vec<Sectio
             None => problems.note(
                 line,
                 entry.key,
-                "it comes before the first section; expected [options] or [mappings] above it",
+                "a line before the first section; expected [options] or [mappings] above it",
             ),
             Some(section) if keys.insert(entry.key) => section.entries.push(entry),
             Some(_) => problems.note(line, entry.key, "duplicate key"),

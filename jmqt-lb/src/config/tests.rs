@@ -78,7 +78,7 @@ fn all_problems_are_reported_together_with_file_line_key_and_expectation() {
          [mapping 9]\nretries = 1\n[mapping 8010]\nbuffer_size = 4096\n[other]\nx = y\n[options]\n",
     );
     let expected = [
-        "lb.conf, line 1 (early): it comes before the first section; expected [options] or [mappings] above it",
+        "lb.conf, line 1 (early): a line before the first section; expected [options] or [mappings] above it",
         "lb.conf, line 3: bufer_size: there is no such key; did you mean buffer_size?",
         r#"lb.conf, line 4: buffer_size is "12k"; expected a number of bytes from 1024 to 16777216"#,
         r#"lb.conf, line 5: retries is "101"; expected a number of backends from 0 to 100"#,

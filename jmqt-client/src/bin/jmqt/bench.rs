@@ -184,7 +184,7 @@ async fn connect(config: &Config, load: &Load) -> Result<(Vec<Client>, Vec<Clien
     Ok((clients, subscribers))
 }
 
-/// Publishes until the time is over, and closes the client.
+/// Publishes until the time limit has passed, and closes the client.
 async fn publish(
     client: Client,
     channel: ChannelName,

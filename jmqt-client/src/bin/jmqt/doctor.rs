@@ -7,7 +7,7 @@ use crate::{Failure, Output};
 
 pub(crate) async fn run(config: Config, output: Output) -> Result<(), Failure> {
     let endpoint = config.endpoints.first().map(ToString::to_string).unwrap_or_default();
-    output.line(|| format!("The way to {endpoint}:"), || json!({ "url": endpoint.clone() }))?;
+    output.line(|| format!("Connection to {endpoint}:"), || json!({ "url": endpoint.clone() }))?;
     let mut written = Ok(());
     let mut done = None;
     let outcome = diagnose(&config, &mut |finding| {
@@ -36,7 +36,7 @@ pub(crate) async fn run(config: Config, output: Output) -> Result<(), Failure> {
         )?;
     }
     outcome?;
-    output.line(|| "All is well.".to_owned(), || json!({ "ok": true }))
+    output.line(|| "Everything works.".to_owned(), || json!({ "ok": true }))
 }
 
 /// The step after the last one that was done.

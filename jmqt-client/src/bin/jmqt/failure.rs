@@ -25,14 +25,14 @@ impl Failure {
         Self { message: message.to_string(), code: 2, refusal: None }
     }
 
-    /// 5: the time is over.
+    /// 5: the time limit has passed.
     pub(crate) fn timeout() -> Self {
-        Self { message: "the time is over".to_owned(), code: 5, refusal: None }
+        Self { message: "the time limit has passed".to_owned(), code: 5, refusal: None }
     }
 
-    /// 5: the time is over for this.
+    /// 5: the time limit has passed for this.
     pub(crate) fn timeout_of(what: &str) -> Self {
-        Self { message: format!("{what}: the time is over"), code: 5, refusal: None }
+        Self { message: format!("{what}: the time limit has passed"), code: 5, refusal: None }
     }
 
     /// 4: the server refused.

@@ -86,12 +86,12 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     match &arguments.command {
         Command::Sub { persistent: true, .. } if !is_named => {
             return Err(Failure::usage(
-                "--persistent keeps the subscription for a client that comes back: say who that is, with --name NAME",
+                "--persistent keeps the subscription for a client that reconnects under the same name: add --name NAME",
             ));
         }
         Command::Unsub { .. } if !is_named => {
             return Err(Failure::usage(
-                "unsub ends the subscription of a client that has a name: --name NAME",
+                "unsub ends the subscription of a client with a name: add --name NAME",
             ));
         }
         _ => {}
@@ -150,7 +150,7 @@ fn manual(name: Option<&str>, directory: Option<&Path>) -> Result<(), Failure> {
         None => command,
         Some(name) => {
             let found = command.get_subcommands().find(|found| found.get_name() == name).cloned();
-            found.ok_or_else(|| Failure::usage(format!("{name}: there is no such command")))?
+            found.ok_or_else(|| Failure::usage(format!("{name}: no such command")))?
         }
     };
     clap_mangen::Man::new(command).render(&mut std::io::stdout()).map_err(Failure::from)
@@ -291,7 +291,7 @@ fn identify(mut config: Config, arguments: &ConnectionArguments) -> Result<Confi
             Ok(config)
         }
         (None, Some(path)) => Ok(config.token_file(client, path)),
-        (None, None) => Err(Failure::usage("--client-id needs a token beside it: --token-file FILE")),
+        (None, None) => Err(Failure::usage("--client-id needs a token: add --token-file FILE")),
     }
 }
 

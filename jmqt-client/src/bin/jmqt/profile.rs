@@ -15,7 +15,7 @@ pub(crate) fn path(name: &str) -> Result<PathBuf, Failure> {
     let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "-_.".contains(letter);
     if name.is_empty() || name.starts_with('.') || !name.chars().all(is_plain) {
         return Err(Failure::usage(format!(
-            "{name:?} is no name of a profile: letters, digits, `-`, `_` and `.` make one"
+            "{name:?} is not a valid profile name; use letters, digits, `-`, `_` and `.`"
         )));
     }
     Ok(folder()?.join(format!("{name}.conf")))
@@ -28,7 +28,7 @@ pub(crate) fn existing(name: &str) -> Result<PathBuf, Failure> {
         return Ok(path);
     }
     Err(Failure::usage(format!(
-        "there is no profile {name}: {} is not there. `jmqt profile list` names those there are",
+        "no profile {name}: {} does not exist; `jmqt profile list` lists the profiles",
         path.display()
     )))
 }
@@ -42,7 +42,7 @@ fn folder() -> Result<PathBuf, Failure> {
     };
     let missing = if cfg!(windows) { "APPDATA" } else { "HOME" };
     base.map(|base| base.join("jmqt"))
-        .ok_or_else(|| Failure::usage(format!("there is no folder for profiles: {missing} is not set")))
+        .ok_or_else(|| Failure::usage(format!("no folder for profiles: {missing} is not set")))
 }
 
 pub(crate) fn run(
@@ -92,7 +92,7 @@ fn save(profile: &str, force: bool, connection: &ConnectionArguments, output: Ou
     Config::from_text(&text, std::iter::empty::<(&str, &str)>())?;
     let failed = |error: std::io::Error| match error.kind() {
         std::io::ErrorKind::AlreadyExists => {
-            Failure::usage(format!("{} is there already; --force replaces it", path.display()))
+            Failure::usage(format!("{} already exists; --force replaces it", path.display()))
         }
         _ => Failure::new(format!("{}: {error}", path.display())),
     };
@@ -138,7 +138,7 @@ fn settings(connection: &ConnectionArguments) -> Result<String, Failure> {
         .collect();
     if lines.is_empty() {
         return Err(Failure::usage(
-            "there is nothing to save: give the options that the profile shall have, such as --url and --name",
+            "nothing to save: add the options of the profile, such as --url and --name",
         ));
     }
     Ok(lines.concat())

@@ -210,7 +210,7 @@ impl Sender<'_> {
         let own = self.client.token().map(|(client, _)| ChannelName::of_client(&client));
         let is_own = own.as_ref() == Some(&self.channel) || self.channel.as_str() == "#me";
         let hint = match error.status() {
-            StatusCode::CLIENT_OFFLINE if is_own => "a client does not send to itself",
+            StatusCode::CLIENT_OFFLINE if is_own => "a client cannot send to itself",
             StatusCode::CLIENT_OFFLINE => "no such client is connected",
             StatusCode::NOT_ALLOWED if self.input.retained => {
                 "the application does not allow it, or there are too many retained messages"
@@ -280,7 +280,7 @@ impl Sender<'_> {
 pub(crate) fn filled_message(channel: ChannelName, text: String, is_text: bool) -> Result<Publish, Failure> {
     let start = start_of(&text);
     message(channel, text, is_text)
-        .map_err(|failure| failure.of(format_args!("with its placeholders replaced, {start}")))
+        .map_err(|failure| failure.of(format_args!("with its placeholders replaced: {start}")))
 }
 
 /// As much of a text as an error message has room for.

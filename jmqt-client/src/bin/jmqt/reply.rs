@@ -135,5 +135,5 @@ async fn run_command(command: &str, push: &Push, limit: usize) -> Result<String,
     if !status.success() {
         return Err(Failure::new(format!("the command failed: {status}")));
     }
-    String::from_utf8(printed).map_err(|_| Failure::new("the command printed what is not UTF-8"))
+    String::from_utf8(printed).map_err(|_| Failure::new("the command printed text that is not UTF-8"))
 }

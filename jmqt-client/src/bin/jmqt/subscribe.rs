@@ -49,13 +49,13 @@ impl Channels {
                 ChannelKind::Plain => {}
                 ChannelKind::PeerToPeer => {
                     return Err(Failure::usage(format!(
-                        "{name}: a client receives only what is sent to itself: jmqt sub '#me' --name {}",
+                        "{name}: a client receives only its own point-to-point messages: jmqt sub '#me' --name {}",
                         &name[1..]
                     )));
                 }
                 ChannelKind::Control => {
                     return Err(Failure::usage(format!(
-                        "{name}: a control channel is asked, not subscribed to: jmqt request '{name}'"
+                        "{name}: control channels answer requests and cannot be subscribed to: jmqt request '{name}'"
                     )));
                 }
             }
@@ -175,7 +175,7 @@ impl Reader<'_> {
         let lost = self.pushes.dropped();
         if lost > self.lost {
             note(format_args!(
-                "{} messages were lost: they came faster than they could be printed",
+                "{} messages were lost: they arrived faster than they could be printed",
                 lost - self.lost
             ));
             self.lost = lost;
@@ -192,7 +192,7 @@ pub(crate) fn tell(event: Option<Event>) -> Result<(), Failure> {
         }
         Some(Event::Reconnecting { delay, error, .. }) => {
             let because = error.map(|error| format!(": {error}")).unwrap_or_default();
-            note(format_args!("connecting again in {:.1} s{because}", delay.as_secs_f64()));
+            note(format_args!("reconnecting in {:.1} s{because}", delay.as_secs_f64()));
         }
         Some(Event::Connected { client }) => note(format_args!("connected as {client}")),
         Some(Event::SubscriptionLost { channel, status }) => {
