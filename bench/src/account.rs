@@ -1,4 +1,4 @@
-//! The books of a run: every delivery and every acknowledgement, against what was published.
+//! The accounts of a run: compares every delivery and acknowledgement with the published messages.
 
 use std::time::Instant;
 

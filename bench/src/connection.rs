@@ -1,4 +1,4 @@
-//! One client connection: its wire, its dialect, and the bytes between them.
+//! One client connection: the byte stream, the dialect, and the buffers between them.
 
 use anyhow::{Context, Result};
 

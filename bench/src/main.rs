@@ -1,12 +1,11 @@
-//! `bench`: measures a JMQT server beside Mosquitto, NATS and Redis, all under the same load.
+//! `bench`: measures a JMQT server, and Mosquitto, NATS and Redis for comparison, under the same load.
 //!
 //! One process, one thread, one epoll: it starts each server in a temporary folder, connects all clients
-//! itself, and never parses what a fixed place in the packet can tell. Ends with 0 if everything was
-//! measured, whether targets were met or not (machines are shared), and with 1 on an error or when a
-//! delivery was lost, duplicated or reordered. `bench lb` measures the load balancer instead ([`balancer`]),
+//! itself, and reads fixed positions of packets instead of parsing them. The exit code is 0 if everything was measured, whether
+//! or not targets were met (machines are shared), and 1 after an error or a lost, duplicated or reordered delivery. `bench lb` measures the load balancer instead ([`balancer`]),
 //! `bench fairness` what clients notice while others attack the server ([`fairness`]), and `bench nodes` a node
 //! among many ([`nodes`]).
-//! See README.md for what the rows mean.
+//! README.md explains the rows.
 
 mod account;
 mod balancer;

@@ -1,4 +1,4 @@
-//! The 128 bytes every message carries, and how they are found again without parsing anything.
+//! The 128 bytes of data of every message, and how a receiver finds them without parsing.
 //!
 //! `~J~` + 8 digits stream + 8 digits sequence + filler + `.`. Plain ASCII without quotes, so that the
 //! same bytes survive JSON and need no escaping there. A stream is one publisher on one channel.

@@ -1,4 +1,4 @@
-//! Who publishes to whom in a run, how fast, and under which promise.
+//! The publishers and subscribers of a run, the rate and the QoS.
 
 use std::ops::Range;
 

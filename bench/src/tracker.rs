@@ -1,4 +1,4 @@
-//! What one subscriber received, against what it should have: lost, duplicated, reordered.
+//! Compares the messages that one subscriber received with the published ones: lost, duplicated, reordered.
 //!
 //! The usual delivery is the next of its stream and costs one comparison. Only a gap makes the tracker
 //! remember numbers, until they come late (reordered) or the run is over (lost).

@@ -1,4 +1,4 @@
-//! One run of messages: publishers within their windows, subscribers that count, and what it cost.
+//! One run of messages: publishers with windows, subscribers that count, and the cost.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! What a contestant does in one run, and the figures that come out.
+//! The work of a contestant in one run, and the resulting figures.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};

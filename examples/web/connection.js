@@ -130,7 +130,7 @@ export class Connection {
     return this.#ended?.form === this.#asked;
   }
 
-  /** The server ended the connection, and whoever looks at this page wants it back. */
+  /** The server ended the connection, and the user wants to reconnect. */
   async #return() {
     this.#problem('');
     const { client } = this.#ended;

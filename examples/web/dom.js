@@ -79,7 +79,7 @@ export function announce(text) {
   byId('announce').textContent = text;
 }
 
-/** Everything at once, not the tabs of a phone, where a focus would bring up the keyboard. */
+/** The whole page is visible, not one tab as on a phone, where a focus would open the keyboard. */
 export function isWide() {
   return matchMedia('(min-width: 62rem)').matches;
 }

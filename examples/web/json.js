@@ -1,6 +1,6 @@
 /**
  * JSON as it is typed: whether it is right, else where it is wrong and what was expected there, and the
- * same text laid out anew.
+ * same text in another layout.
  *
  * `JSON.parse` says no line in some browsers, and would change numbers that JavaScript cannot hold; here
  * every digit stays as it was typed. Pure: no document.
@@ -97,7 +97,7 @@ function walk(text, token) {
       at += found.length;
       return token('value', found);
     }
-    if (found !== undefined) fail('text stands in double quotes');
+    if (found !== undefined) fail('text must be in double quotes');
     return fail('expected a value');
   };
 

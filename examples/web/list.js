@@ -2,7 +2,7 @@
  * A list of any length with as many rows in the document as fit on the screen, and a few more.
  *
  * All rows have the height of the style sheet's `--row`. The rows are made once and moved; a row is
- * written anew only when it shows another entry. For assistive technology it is a listbox whose options
+ * rewritten only when it shows another entry. For assistive technology it is a listbox whose options
  * say which of how many they are; while it is empty, a group, because a listbox has options.
  */
 import { byId, oncePerFrame } from './dom.js';

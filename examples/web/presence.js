@@ -1,6 +1,6 @@
 /**
- * Who is online: those whom `$online` of the sample application names when this page connects, and whoever
- * comes and goes after that, which the server tells on the `update` channel: `{"online":"alice"}`, or, of several at once,
+ * Who is online: the clients that the request `$online` of the sample application lists when this page connects, and later
+ * arrivals and departures, which the server publishes on the `update` channel: `{"online":"alice"}`, or, of several at once,
  * `{"online":["alice","bob"],"offline":"carol"}`.
  *
  * Another server application may have neither. Then this list stays empty and says why.
@@ -15,7 +15,7 @@ const CHANNEL = 'update';
 const LIMIT = 10_000;
 /** More than this are not listed. */
 const LISTED = 100;
-/** Thousands may come at once: the list is made anew at most this often. */
+/** Thousands may come at once: the list is rebuilt at most this often. */
 const PAUSE_MS = 200;
 
 /** One name, or a list of names. */

@@ -1,4 +1,4 @@
-//! Bytes to [`Packet`]: strict. What breaks a rule of the specification is refused, and the error says which rule.
+//! Decodes bytes to a [`Packet`]. A packet that breaks a rule of the specification is refused; the error names the rule.
 
 use crate::error::{DecodeError, Violation};
 use crate::frame::Frame;
@@ -200,7 +200,7 @@ fn connack<'a>(
 ) -> Result<ConnAck<'a>, Violation> {
     let flags = reader.byte()?;
     let code = reader.byte()?;
-    // In MQTT 3.1 the first byte is for nothing yet, and not checked.
+    // In MQTT 3.1 the first byte is unused and not checked.
     let session_present = version != Version::V3_1 && flags & 1 == 1;
     if version != Version::V3_1 && flags & !1 != 0 {
         return Err(Violation::ConnAckFlags);

@@ -1,4 +1,4 @@
-//! [`Packet`] to bytes. What a receiver would refuse is not written.
+//! Encodes a [`Packet`] to bytes. A packet that a receiver would refuse is an error.
 
 use crate::error::{EncodeError, Violation};
 use crate::packet::{

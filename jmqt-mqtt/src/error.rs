@@ -1,4 +1,4 @@
-//! What can be wrong with a packet, which statement of the specification says so, and what the sender is answered.
+//! The errors of packets, the statements of the specification that they break, and the answers to them.
 
 use crate::packet_type::PacketType;
 use crate::property_id::PropertyId;

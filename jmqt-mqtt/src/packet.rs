@@ -1,7 +1,7 @@
 //! The fifteen packets, in the order of their numbers, as borrowed structs (3).
 //!
-//! Strings and data are slices of the bytes that were decoded. Somebody who holds these in a `Bytes` makes an owned piece of
-//! it with `Bytes::slice_ref(publish.payload)`, without a copy.
+//! Strings and data are slices of the bytes that were decoded. If these bytes are in a `Bytes`,
+//! `Bytes::slice_ref(publish.payload)` gives an owned part of it without a copy.
 
 use crate::error::{EncodeError, Violation};
 use crate::packet_type::PacketType;

@@ -1,4 +1,4 @@
-//! Properties of MQTT 5 with their values (2.2.2). Their names and the packets they may be in are in `property_id`.
+//! Properties of MQTT 5 with their values (2.2.2). `property_id` has their names and the packets that may contain them.
 //!
 //! A packet holds its properties as the bytes they have on the wire, checked once as a whole. So a packet is decoded without
 //! an allocation, and written again byte for byte; [`Properties::iter`] and the getters walk over the bytes.

@@ -1,6 +1,6 @@
-//! Many filters at once: which of them match a name (4.7).
+//! A set of many filters, which finds those that match a name (4.7).
 //!
-//! Knows no packet and no escapes: a filter is a sequence of [`Level`]s, a name is text with `/` between its levels. Nothing here
+//! It does not depend on packets and escapes: a filter is a sequence of [`Level`]s, a name is text with `/` between its levels. Nothing here
 //! recurses, so a filter may have any number of levels.
 
 use std::borrow::Cow;

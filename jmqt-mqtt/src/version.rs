@@ -1,4 +1,4 @@
-//! Which MQTT a connection speaks, and which side of it speaks.
+//! The version of MQTT of a connection, and the side that sends.
 
 /// A version of MQTT, in the order they were published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

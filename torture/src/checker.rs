@@ -1,4 +1,4 @@
-//! Compares what clients have noted, and what nodes' applications were told, with protocol.md.
+//! Compares the journals of the clients and the notifications of the applications with protocol.md.
 
 use std::collections::HashMap;
 use std::fmt;

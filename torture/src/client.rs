@@ -1,4 +1,4 @@
-//! A client of a test: every wait is for something, and panics with the conversation when it does not come.
+//! A client of a test. Every wait is for a packet or event; if it does not come, the panic shows the conversation.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! All processes of a cluster, and the folder they work in.
+//! All processes of a cluster, and their folder.
 
 use tempfile::TempDir;
 

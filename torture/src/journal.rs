@@ -1,4 +1,4 @@
-//! What the clients of a load note while they run.
+//! The journal of a load: what its clients sent and received.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};

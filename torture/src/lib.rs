@@ -1,13 +1,13 @@
-//! A cluster of real processes, clients that note everything they see, and a checker of their notes.
+//! A cluster of real processes, clients that record all packets, and a checker of these records.
 //!
 //! [`Cluster`] starts nodes, a MariaDB, a Redis and a balancer, all private, on 127.0.0.1 and in a temporary
 //! folder; each can be killed, stopped and started again. [`Load`] keeps publishers and persistent
-//! subscribers busy meanwhile, on connections of their own making: what is checked is what a client
-//! library would hide. [`check()`] says what of protocol.md did not hold.
+//! subscribers busy meanwhile. They use no client library, which would hide what is checked. [`check()`] lists the rules of
+//! protocol.md that were broken.
 //!
-//! The tests of this crate do one fault each; the program `torture` does them one after another.
+//! Each test of this crate causes one fault; the program `torture` causes one fault after another.
 
-// Used by tests and by a program that tests: what fails here is a test that fails.
+// Used by tests and by a program that tests: a panic here is a failed test.
 #![allow(clippy::unwrap_used)]
 
 pub mod balancer;
@@ -47,7 +47,7 @@ pub use session::{LoadOptions, Target};
 /// How long anything that is waited for may take. Generous: it only ends what has failed.
 pub const DEADLINE: Duration = Duration::from_secs(40);
 
-/// How often one looks at what cannot be waited for in another way.
+/// The interval between two looks at something that sends no event.
 pub const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// Waits for something that must happen.
@@ -61,7 +61,7 @@ pub async fn within<F: Future>(what: impl Display, future: F) -> F::Output {
     }
 }
 
-/// Looks again and again until there is something to see.
+/// Looks repeatedly until there is a result.
 ///
 /// # Panics
 /// If there is not within [`DEADLINE`].

@@ -1,9 +1,9 @@
-//! Does one fault after another to a cluster under load, and says what did not hold.
+//! Causes one fault after another in a cluster under load, and lists the rules that were broken.
 //!
 //! `make torture MINUTES=10`, or `cargo run --release --bin torture -- --minutes 10 --seed 7`: three nodes, a
-//! balancer, a MariaDB and a Redis, all private. Faults and clients choose by the seed, which is printed; how
-//! they meet depends on the machine. Ends with 0 if everything held, with 1 and what did not, or with 2 on
-//! wrong usage.
+//! balancer, a MariaDB and a Redis, all private. The printed seed determines the faults and what clients do; their
+//! timing depends on the machine. The exit code is 0 if no rule was broken, 1 if one was, which is printed, and 2 after wrong
+//! usage.
 
 // What fails here is a test that fails.
 #![allow(clippy::unwrap_used)]

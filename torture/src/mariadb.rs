@@ -1,4 +1,4 @@
-//! The MariaDB of a cluster, which can be killed and started again on what it has on disk.
+//! The MariaDB of a cluster, which can be killed and started again with its data.
 
 use std::path::Path;
 
@@ -42,7 +42,7 @@ impl MariaDb {
         self.server.port()
     }
 
-    /// Starts it on what is on disk, and waits until it answers.
+    /// Starts it with its data, and waits until it answers.
     pub async fn launch(&mut self) {
         self.server.launch();
         until("MariaDB's first answer", || self.server.is_up().then_some(())).await;
@@ -53,12 +53,12 @@ impl MariaDb {
         self.server.kill();
     }
 
-    /// It is paused.
+    /// Pauses it.
     pub fn pause(&self) {
         self.server.process().pause();
     }
 
-    /// It goes on.
+    /// Continues it.
     pub fn resume(&self) {
         self.server.process().resume();
     }

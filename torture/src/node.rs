@@ -1,4 +1,4 @@
-//! A node: its process, the wires to Redis and to the database, and the file its application writes.
+//! A node: its process, the proxies to Redis and to the database, and the file of its application.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;

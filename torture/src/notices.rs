@@ -1,4 +1,4 @@
-//! What a node's application was told, a line each, in a file that survives the node.
+//! The notifications that the application of a node received, one per line, in a file that survives the node.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;

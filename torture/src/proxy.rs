@@ -1,4 +1,4 @@
-//! A wire that can be cut: connections go through it to one address, as long as it is whole.
+//! A proxy that can be cut: it forwards connections to one address until then.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

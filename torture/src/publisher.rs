@@ -1,4 +1,4 @@
-//! Publishes numbered QoS 1 messages in order, and publishes again, with the same id, what was not acknowledged.
+//! Publishes numbered QoS 1 messages in order, and publishes unacknowledged messages again with the same id.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Whether this machine stood still while something was timed.
+//! Detects stalls of this machine while something is timed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

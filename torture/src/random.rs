@@ -1,4 +1,4 @@
-//! Random numbers that come again with the same seed.
+//! Random numbers that are reproducible by their seed.
 
 /// SplitMix64: good enough to choose faults and moments.
 #[derive(Debug, Clone)]

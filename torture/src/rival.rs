@@ -1,4 +1,4 @@
-//! One of two sides that want to be the same client: each `conn` ends the other's session (protocol.md 2.4).
+//! One of two programs with the same client id: each `conn` ends the session of the other (protocol.md 2.4).
 
 use std::sync::Arc;
 use std::time::Duration;

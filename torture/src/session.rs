@@ -1,4 +1,4 @@
-//! What the clients of a load share, and how each of them comes to a session.
+//! The shared state of the clients of a load, and how each of them opens a session.
 
 use std::io;
 use std::net::SocketAddr;

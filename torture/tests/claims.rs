@@ -1,4 +1,4 @@
-//! Several nodes that are asked for one client at the same moment.
+//! Several nodes receive a `conn` of the same client at the same moment.
 
 #![allow(clippy::unwrap_used)] // a helper that fails is a test that fails
 

@@ -1,4 +1,4 @@
-//! One fault at a time, under load. The checker says afterwards what did not hold.
+//! One fault at a time, under load. Afterwards the checker lists the rules that were broken.
 
 #![allow(clippy::unwrap_used)] // a helper that fails is a test that fails
 
@@ -42,7 +42,7 @@ async fn the_sessions_of_a_killed_node_are_reported_by_another_node() {
     let killed = Instant::now();
     cluster.nodes[0].kill();
     back.expect_end().await;
-    // Whoever comes back at once waits for the notifier of its old session.
+    // A client that reconnects immediately waits for the notifier of its old session.
     let back = cluster.connect(1, "carol").await;
     assert_eq!(cluster.closes_of("carol"), ["ServerDied"]);
     back.leave().await;

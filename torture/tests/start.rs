@@ -1,4 +1,4 @@
-//! What a node refuses to start with.
+//! Configurations with which a node does not start.
 
 #![allow(clippy::unwrap_used)] // a helper that fails is a test that fails
 

@@ -1,4 +1,4 @@
-//! A healthy cluster of two nodes: what one node does, two do together.
+//! A cluster of two nodes without faults behaves like one node.
 
 #![allow(clippy::unwrap_used)] // a helper that fails is a test that fails
 

@@ -1,4 +1,4 @@
-//! The backend behind the balancers: one port sends everything back, another one throws it away.
+//! The backend behind the balancers: one port returns all bytes, the other discards them.
 //!
 //! One thread, one epoll, like the clients: the same for all contestants.
 

@@ -1,4 +1,4 @@
-//! The loads, each with the one figure that comes of it.
+//! The loads; each results in one figure.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};

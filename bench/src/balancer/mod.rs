@@ -1,8 +1,8 @@
-//! `bench lb`: jmqt-lb beside HAProxy and no balancer at all, under the same load.
+//! `bench lb`: compares jmqt-lb, HAProxy and no balancer under the same load.
 //!
 //! Three processes: this one is the clients, a second one of the same program is the backend (`backend`),
-//! the third is the balancer under test (`contestant`), fresh for every run. Runs alternate; each round's
-//! ratio is taken by itself, and the median of the ratios counts.
+//! the third is the balancer under test (`contestant`), started for each run. Runs alternate. Each round gives a
+//! ratio, and the median of the ratios counts.
 
 pub(crate) mod backend;
 mod contestant;
@@ -24,7 +24,7 @@ use contestant::{Contestant, Kind};
 use load::{Load, Times};
 use report::{Bound, Row};
 
-/// Measures jmqt-lb beside HAProxy and no balancer, on this machine, over loopback.
+/// Compares jmqt-lb with HAProxy and with no balancer, on this machine, over loopback.
 #[derive(Debug, Args)]
 pub(crate) struct BalancerOptions {
     /// Runs only this row: bulk, ping-pong, pipelined, latency, short, burst or idle (may be given several times)

@@ -1,4 +1,4 @@
-//! A few lines around epoll: level-triggered, sockets by number.
+//! A small wrapper of epoll: level-triggered, with numbers for sockets.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! NATS core. A PING behind CONNECT and behind every SUB gives the confirmation the protocol has not.
+//! NATS core. A PING after CONNECT and after every SUB is answered, because the protocol has no acknowledgement for them.
 
 use anyhow::{Context, Result, bail};
 use memchr::memchr;

@@ -1,4 +1,4 @@
-//! The attacks: what any client that may connect can do.
+//! The attacks. Every client that may connect can do them.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};

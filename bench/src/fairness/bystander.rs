@@ -1,4 +1,4 @@
-//! Two clients that have nothing to do with an attack, and what they notice of it.
+//! Two clients that do not attack, and the effect of an attack on them.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

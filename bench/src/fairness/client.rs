@@ -1,4 +1,4 @@
-//! A blocking client over TCP that is no more careful than an attack needs.
+//! A blocking TCP client with only the checks that an attack needs.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};

@@ -1,8 +1,8 @@
-//! `bench fairness`: what other clients notice while some attack the server.
+//! `bench fairness`: the effect of attacks on other clients.
 //!
-//! For each attack a fresh `hello_server`: first two bystanders are measured alone, one that sends requests and one
-//! that publishes with QoS 1 to a persistent subscriber; then again while the attack goes on. What counts is how
-//! long the requests of the first take, and what is left of the rate of the second.
+//! Each attack uses a new `hello_server`. Two bystanders are measured without the attack and then during it: one sends requests,
+//! the other publishes with QoS 1 to a persistent subscriber. The results are the duration of the requests and the
+//! remaining rate of the publisher.
 
 mod attack;
 mod bystander;
@@ -24,7 +24,7 @@ use attack::{ATTACKS, Attack};
 use bystander::{Measured, measure};
 use processors::{Processors, give_way};
 
-/// Measures what other clients notice of an attack, on this machine, over loopback.
+/// Measures the effect of attacks on other clients, on this machine, over loopback.
 #[derive(Debug, Args)]
 pub(crate) struct FairnessOptions {
     /// Runs only this attack (may be given several times; see README.md)
@@ -44,7 +44,7 @@ pub(crate) struct FairnessOptions {
     scratch: PathBuf,
 }
 
-/// What a bystander may notice.
+/// The limits for the effect on a bystander.
 const MEDIAN: Duration = Duration::from_millis(100);
 const WORST: Duration = Duration::from_millis(500);
 const RATE: f64 = 0.5;

@@ -1,7 +1,7 @@
-//! Which processors the server has, and which everybody else.
+//! The division of the processors between the server and the clients.
 //!
-//! Attackers on this machine would take processor time that attackers elsewhere do not take. So the server gets half
-//! of the processors for itself, the clients get the other half, and there bystanders go before attackers.
+//! Attackers on this machine would take processor time that attackers elsewhere do not take. So the server gets one half
+//! of the processors and the clients the other half, where bystanders have a higher priority than attackers.
 
 use anyhow::Result;
 use rustix::process::setpriority_process;

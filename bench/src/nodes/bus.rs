@@ -1,5 +1,5 @@
-//! What nodes say on the bus, written by hand: as `jmqt-server/src/bus` does, of which it uses nothing, so that
-//! the server under test is a program like any other.
+//! The control messages of nodes on the bus, encoded by hand. The format is that of `jmqt-server/src/bus`, but none of its code is
+//! used, so that the server under test can be any program.
 
 use std::io::{BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};

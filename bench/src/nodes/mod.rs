@@ -1,9 +1,9 @@
 //! `bench nodes`: how many nodes one node of a cluster serves.
 //!
-//! One real server with sessions, a private MariaDB and a private Redis between it and as many simulated nodes as are
-//! asked for (`simulated`), which are threads of this process and speak as nodes do (`bus`). It is measured
-//! what grows with the number of nodes: telling the list of sessions to all of them at once, as after a
-//! restart of Redis; hearing theirs; and hearing of sessions that begin and end.
+//! One real server with sessions, a private MariaDB and a private Redis, and simulated nodes (`simulated`), which are threads of
+//! this process and use the protocol of nodes (`bus`). Measured is what grows with the number of nodes: sending the list of
+//! sessions to all nodes at once, as after a restart of Redis; receiving their lists; and receiving begins and ends of
+//! sessions.
 
 mod bus;
 mod simulated;

@@ -1,5 +1,4 @@
-//! Nodes that are a thread each: they show that they are there, tell their sessions when they are asked to, and say
-//! what has arrived.
+//! Simulated nodes, a thread each. They send heartbeats, send their sessions on request, and acknowledge the parts of a list.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

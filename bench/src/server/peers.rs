@@ -1,4 +1,4 @@
-//! Redis, NATS and Mosquitto, with the configuration that lets each drop nothing and wait for nothing.
+//! Redis, NATS and Mosquitto, configured so that they drop no message and send without delay.
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! The suite: which rows there are, how their runs alternate, and how the result reads.
+//! The suite: the rows, the alternation of runs, and the report.
 
 pub(crate) mod contest;
 pub(crate) mod report;

@@ -1,4 +1,4 @@
-//! A row: one question to the server, and who answers it.
+//! A row: one workload, and the contestants that run it.
 
 use super::target::{Against, Target};
 use crate::plan::{Pace, Plan, Shape};

@@ -1,4 +1,4 @@
-//! The rows, with their targets. The numbers of the targets are those the project set itself.
+//! The rows and their targets, which are goals of this project.
 
 use super::row::Row;
 use super::target::{Against, Bound, Check, Target};

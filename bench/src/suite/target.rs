@@ -1,4 +1,4 @@
-//! What a row is to reach, and whether it did.
+//! The target of a row, and whether it was met.
 
 use crate::median::median;
 use crate::workload::{Figures, Metric};

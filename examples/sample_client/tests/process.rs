@@ -1,4 +1,4 @@
-//! The sample client as its users have it: a process with a log, against a sample server that is one too.
+//! The sample client as a process with a log, connected to the sample server as a process.
 #![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! The program as it is started and stopped: arguments, configuration, exit codes.
+//! The program from start to stop: arguments, configuration, exit codes.
 
 // A helper that fails is a test that fails.
 #![allow(clippy::unwrap_used)]

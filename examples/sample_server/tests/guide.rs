@@ -1,4 +1,4 @@
-//! The sample application as a conversation on the wire, against the program itself.
+//! The packets of the sample application, exchanged with the real program.
 
 // A helper that fails is a test that fails.
 #![allow(clippy::unwrap_used)]

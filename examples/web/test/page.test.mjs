@@ -114,7 +114,7 @@ test('own subscriptions are listed, and end with the x', async (t) => {
   await see(page, '#subscriptions li', /^lastingpersistent$/);
 });
 
-test('refusals are told in words', async (t) => {
+test('refusals are explained in words', async (t) => {
   const server = await Server.start(t);
   const page = await open(t, browser, server);
   await page.getByRole('button', { name: 'Connect', exact: true }).click();
@@ -142,7 +142,7 @@ test('refusals are told in words', async (t) => {
   await page.locator('.message[data-kind="reply"]:visible', { hasText: '"update":"persistent"' }).waitFor();
 });
 
-test('a server that is not there is an error that says what to check', async (t) => {
+test('the error for an unreachable server says what to check', async (t) => {
   const server = await Server.start(t);
   const page = await open(t, browser, server);
   await page.locator('#server-details summary').click();
@@ -192,7 +192,7 @@ test('another server application: auth data of any kind, and what it does not of
   await see(page, '#no-online', 'This server does not tell who is online.');
   await see(page, '#activity', 'Asking who is online was refused');
 
-  // It asks for its subscriptions in vain, and shows those that it made itself.
+  // The request for its subscriptions fails, so it shows those that it made itself.
   await subscribe(page, 'news');
   await see(page, '#subscriptions', 'news');
   await page.getByRole('button', { name: 'Unsubscribe from news' }).click();
@@ -261,7 +261,7 @@ test('a server that dies and comes back: countdown, subscriptions, stored messag
   await server.start();
   const bob = await enter(t, server, 'bob');
   const news = await bob.sub('news');
-  // Delays are random: whoever does not want to wait need not.
+  // Delays are random; the user can reconnect without waiting.
   const now = page.getByRole('button', { name: 'Now' });
   const connected = see(page, '#state-text', 'Connected as alice');
   await Promise.race([connected, now.click().then(() => connected)]);
@@ -279,7 +279,7 @@ test('a server that dies and comes back: countdown, subscriptions, stored messag
   await received(page, 'lasting', 'bob', '2').waitFor();
 });
 
-test('a page whose session another one took over says so, and comes back only when it is asked to', async (t) => {
+test('a page whose session was taken over shows the reason and reconnects only on request', async (t) => {
   const server = await Server.start(t);
   const page = await open(t, browser, server);
   await connect(page, 'alice');
@@ -301,7 +301,7 @@ test('a page whose session another one took over says so, and comes back only wh
   await connect(page, 'carol'); // another name is another connection
 });
 
-test('close codes of older servers and of proxies are told in words', async (t) => {
+test('close codes of older servers and of proxies are explained in words', async (t) => {
   const server = await Server.start(t);
   let close;
   const page = await open(t, browser, server, {}, (opened) =>
@@ -323,7 +323,7 @@ test('close codes of older servers and of proxies are told in words', async (t) 
   }
 });
 
-test('who is online is listed, also those who came before', async (t) => {
+test('online clients are listed, also those that connected earlier', async (t) => {
   const server = await Server.start(t);
   const [anna, page] = [await enter(t, server, 'anna'), await open(t, browser, server)];
   await see(page, '#no-online', 'Seen here once connected.');
@@ -349,7 +349,7 @@ test('who is online is listed, also those who came before', async (t) => {
   await page.locator('#online li').first().waitFor({ state: 'detached' });
 });
 
-test('whoever goes before the answer to who is online arrives is not listed', async (t) => {
+test('a client that leaves before the answer to $online arrives is not listed', async (t) => {
   const server = await Server.start(t);
   const held = [];
   let answer;
@@ -405,7 +405,7 @@ test('a hidden page, whose timers are held back, keeps its session by its worker
   assert.equal(await page.locator('#activity li').count(), 1, 'connected, and nothing since');
 });
 
-test('the list pauses, filters, is gone through, and follows the end', async (t) => {
+test('the list can be paused, filtered and navigated, and follows the end', async (t) => {
   const server = await Server.start(t);
   const [page, bob] = [await open(t, browser, server), await enter(t, server, 'bob')];
   // A listbox has options: an empty list is none, and lists without items are not there.
@@ -564,7 +564,7 @@ test('everything works without a mouse', async (t) => {
   assert.deepEqual(nameless, []);
 });
 
-test('it fits a phone, in one hand and without scrolling sideways', async (t) => {
+test('it fits a phone, without scrolling sideways', async (t) => {
   const server = await Server.start(t);
   const bob = await enter(t, server, 'bob');
   for (const width of [360, 390]) {

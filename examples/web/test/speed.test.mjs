@@ -302,7 +302,7 @@ async function measureAlone(script, url, count) {
   };
   const told = (path) => once(events, path, { signal: AbortSignal.timeout(60_000) }).then(([what]) => what);
   const result = told('/result');
-  result.catch(() => {}); // whoever asks for it hears of it
+  result.catch(() => {}); // the caller that awaits it gets the error
   await told('/ready');
   return { result: () => result, close };
 }

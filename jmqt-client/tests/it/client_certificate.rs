@@ -1,4 +1,4 @@
-//! TLS where the other side wants to know who calls (§10): SSL_CERT_PATH and SSL_KEY_PATH.
+//! TLS servers that require client certificates (§10): SSL_CERT_PATH and SSL_KEY_PATH.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! Why connections end, and what the client makes of it (protocol.md 2.22).
+//! Disconnect reasons, and what the client does after each (protocol.md 2.22).
 
 use std::time::{Duration, Instant};
 
@@ -47,7 +47,7 @@ async fn a_code_from_4500_stops_the_client_until_reconnect_is_called() {
     );
     event(&mut events, |event| matches!(event, Event::Stopped { .. })).await;
 
-    // Whoever waits is told, and so is whoever comes.
+    // Waiting calls fail with the reason, and so do later calls.
     let error = within("an error", receipt).await.unwrap_err();
     assert!(
         matches!(error, Error::Disconnected(_)) && error.to_string().contains("4500 TAKEOVER"),
@@ -251,7 +251,7 @@ async fn the_close_code_of_a_websocket_is_the_reason() {
     event(&mut events, |event| matches!(event, Event::Stopped { .. })).await;
 }
 
-#[tokio::test] // RFC 6455 §7: whoever begins the close need not wait for ever
+#[tokio::test] // RFC 6455 §7: the side that begins the close need not wait forever
 async fn close_ends_promptly_on_a_websocket_that_does_not_answer_it() {
     let server = ScriptedServer::start().await;
     let mut config = config(&server.url("ws"), "alice");

@@ -1,4 +1,4 @@
-//! Nothing is lost, and nothing comes out of order, whatever happens to connections (§9.a).
+//! No message is lost or reordered when connections fail (§9.a).
 
 use std::time::Duration;
 

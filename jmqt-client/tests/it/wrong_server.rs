@@ -1,4 +1,4 @@
-//! Whatever answers instead of the server that was meant: the error says so, and the mend.
+//! Servers other than the intended one: the error names the cause and a fix.
 
 use std::time::Duration;
 

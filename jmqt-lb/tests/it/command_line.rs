@@ -1,4 +1,4 @@
-//! The program as it is started: arguments, files, exit codes.
+//! The program from the outside: arguments, files, exit codes.
 
 use std::fs;
 use std::net::TcpListener;

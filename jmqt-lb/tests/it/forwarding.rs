@@ -1,4 +1,4 @@
-//! Bytes both ways, their ends, and what holds them back.
+//! Forwarding in both directions, the end of each direction, and back pressure.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};

@@ -1,4 +1,4 @@
-//! Reload, drain, limits of time and number.
+//! Reload, drain, and limits.
 
 use std::net::TcpStream;
 use std::thread::sleep;
@@ -193,9 +193,9 @@ fn a_mapping_may_have_a_limit_of_its_own_and_a_reload_lifts_it() {
 
 #[test]
 fn an_idle_connection_is_closed_and_an_active_one_is_not() {
-    // Where this machine stands still, both are silent.
+    // During a stall of this machine both are silent.
     let seen = (0..10).any(|_| one_of_two_is_closed());
-    assert!(seen, "this machine stands still again and again");
+    assert!(seen, "this machine stalls repeatedly");
 }
 
 /// `false`: the living one was silent for nearly as long as it may, so that nothing was seen.

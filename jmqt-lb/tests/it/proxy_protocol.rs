@@ -1,4 +1,4 @@
-//! What backends are told about clients.
+//! The PROXY headers that backends receive.
 
 use crate::support;
 

@@ -1,4 +1,4 @@
-//! A balancer that gets no processor for a while.
+//! A balancer that is paused for a while.
 
 use std::io::Read;
 use std::thread::sleep;
@@ -37,7 +37,7 @@ fn clocks_advance_during_a_stall() {
     let start = Instant::now();
     let silent = balancer.connect();
     let _silent_server = backend.accept();
-    // An interruption every second does not begin the wait anew.
+    // An interruption every second does not restart the wait.
     let mut is_over = false;
     while !is_over {
         balancer.signal("STOP");

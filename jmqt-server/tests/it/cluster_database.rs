@@ -73,7 +73,7 @@ async fn a_node_that_loses_the_database_hands_over_its_clients_and_reopens() {
     alice.send(r#"{"pub":{"cn":"news","dt":2}}"#).await;
     assert_eq!(bob.next_push().await.data(), "2");
 
-    of_a.mend();
+    of_a.restore();
     for protocol in ports {
         until("clients are let in", async || listens(&a, protocol).await).await;
     }
@@ -97,6 +97,6 @@ async fn a_database_lost_by_all_nodes_closes_no_listener() {
     }
     alice.send(r#"{"pub":{"cn":"news","dt":1}}"#).await;
     assert_eq!(bob.next_push().await.data(), "1");
-    of_a.mend();
-    of_b.mend();
+    of_a.restore();
+    of_b.restore();
 }

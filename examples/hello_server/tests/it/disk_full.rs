@@ -1,4 +1,4 @@
-//! A disk that is full: QoS 1 answers 5, QoS 0 goes on, and room is enough to recover.
+//! A full disk: QoS 1 is answered with 5, QoS 0 continues, and free space is enough to recover.
 
 use std::fs;
 use std::path::Path;

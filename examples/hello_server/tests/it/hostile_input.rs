@@ -1,4 +1,4 @@
-//! Hostile input: the process lives, others are served, memory is bounded.
+//! Hostile input: the process continues to run and to serve other clients, and its memory is bounded.
 
 use std::io::Write;
 use std::net::{Shutdown, TcpStream};

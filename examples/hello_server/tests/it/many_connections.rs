@@ -1,4 +1,4 @@
-//! Ten thousand connections that come to nothing, and a hundred that want to be the same client.
+//! Ten thousand connections without a session, and a hundred connections of the same client.
 
 use std::io::Write;
 use std::net::TcpStream;

@@ -1,4 +1,4 @@
-//! What a client may make the server hold: docs/configuration.md, "Memory". A real process, whose memory is read.
+//! Limits of the memory that clients can occupy (docs/configuration.md, "Memory"), measured on a real process.
 
 use std::io::{Read, Write};
 use std::path::Path;

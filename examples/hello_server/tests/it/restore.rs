@@ -1,4 +1,4 @@
-//! An older copy of the database is restored while clients stay up: nothing new looks like something old to them.
+//! An older copy of the database is restored while clients keep running: they do not take new messages for old ones.
 
 use std::fs;
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! Signals, exit codes, and what a user is told who got something wrong.
+//! Signals, exit codes, and error messages for wrong usage.
 
 use crate::support;
 

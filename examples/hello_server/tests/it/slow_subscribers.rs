@@ -1,4 +1,4 @@
-//! Subscribers that stop reading: others get theirs, memory is bounded, and what was stored is not lost.
+//! Subscribers that stop reading: others receive their messages, memory is bounded, and stored messages are not lost.
 
 use std::io::Write;
 use std::ops::Range;

@@ -1,4 +1,4 @@
-//! Bytes that are not TLS, or handshakes that stop half way: others are served, and the timeout ends them (§10,
+//! Bytes that are not TLS, or handshakes that stop half way: others are served, and the timeout closes such connections (§10,
 //! protocol.md 2.15).
 
 use std::io::Write;

@@ -1,4 +1,4 @@
-//! The `jmqt` commands of the documents do what is said there.
+//! The `jmqt` commands of the documents work as described.
 
 use std::path::Path;
 use std::process::Stdio;

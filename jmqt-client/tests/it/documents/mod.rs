@@ -1,5 +1,5 @@
-//! The examples in README.md and in the other documents work: each is compiled, parsed or run by a test, and one that
-//! no test looks at fails.
+//! The examples in README.md and the other documents work: a test compiles, parses or runs each. An example without a test
+//! fails.
 
 mod certificates;
 #[cfg(feature = "cli")]

@@ -1,4 +1,4 @@
-//! Commands in the documents: what they name is there.
+//! Commands in the documents name existing programs and files.
 
 use std::collections::BTreeSet;
 use std::fs;

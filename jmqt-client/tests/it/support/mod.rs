@@ -1,5 +1,5 @@
-//! What the tests stand on: a real server in this process, a proxy that spoils connections, and a scripted server
-//! that says exactly what it is told to.
+//! The base of the tests: a real server in this process, a proxy that disturbs connections, and a scripted server that sends
+//! exactly what a test requests.
 //!
 //! Waits are on packets and events; each has a deadline after which the test fails. Nothing sleeps to let something
 //! happen.

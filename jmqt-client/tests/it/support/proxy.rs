@@ -1,4 +1,4 @@
-//! A proxy that spoils connections: cuts them at any byte, stalls, delays, corrupts.
+//! A proxy that disturbs connections: it cuts them at any byte, stalls, delays and corrupts them.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,4 +1,4 @@
-//! A server that says exactly what it is told to, and shows exactly what it was told.
+//! A server that sends exactly what a test requests, and shows exactly what it receives.
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -62,7 +62,7 @@ impl ScriptedServer {
 }
 
 impl Script {
-    /// The connection, for whoever does not speak in packets.
+    /// The connection, for tests that send other bytes than packets.
     pub fn into_stream(self) -> TcpStream {
         self.stream
     }

@@ -91,7 +91,7 @@ impl Proxy {
     }
 
     /// Forwards everything again for new connections, and closes those that were made meanwhile.
-    pub(crate) fn mend(&self) {
+    pub(crate) fn restore(&self) {
         self.state.flow.send_replace(Flow::On);
     }
 
