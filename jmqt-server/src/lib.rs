@@ -144,9 +144,9 @@ pub use upgrade::Upgrade;
 pub use validators::{
     Acceptance, AllowAll, AuthRequest, AuthValidator, AuthVerdict, BoxError, CloseNotice, CloseNotifier,
     ConnRequest, ConnValidator, ConnVerdict, ControlHandler, ControlReply, ControlRequest, DenyAll,
-    DisconnectNotice, DisconnectNotifier, Grant, MqttConnect, OpenNotice, OpenNotifier, PubRequest,
-    PubValidator, PubVerdict, Replacement, Silent, StoredNotice, StoredNotifier, SubRequest, SubValidator,
-    UnexpectedData, UnsubRequest, UnsubValidator, Verdict,
+    DisconnectNotice, DisconnectNotifier, FilterRequest, Grant, MqttConnect, OpenNotice, OpenNotifier,
+    PubRequest, PubValidator, PubVerdict, Replacement, Silent, StoredNotice, StoredNotifier, SubRequest,
+    SubValidator, UnexpectedData, UnsubRequest, UnsubValidator, Verdict,
 };
 
 /// The code in the README compiles.

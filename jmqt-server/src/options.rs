@@ -6,6 +6,14 @@ use jmqt_core::Qos;
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct SubscriptionOptions(u64);
 
+/// The options of all subscriptions of a client that a message matches.
+#[derive(Clone, Copy)]
+pub(crate) struct Terms<'a> {
+    pub(crate) options: SubscriptionOptions,
+    /// The subscription identifiers after that of the options.
+    pub(crate) more_ids: &'a [u32],
+}
+
 /// How the messages of a subscription are sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Grant {
@@ -85,6 +93,16 @@ impl SubscriptionOptions {
             0 => None,
             id => Some(id),
         }
+    }
+
+    /// The options of a client that has both: messages come once, with the higher QoS. An own message is skipped only if
+    /// both skip it. The subscription identifier is that of the first.
+    pub(crate) const fn or(self, other: Self) -> Self {
+        let qos = if self.0 & QOS >= other.0 & QOS { self.0 & QOS } else { other.0 & QOS };
+        let own = self.0 & other.0 & SKIPS_OWN;
+        let retain = (self.0 | other.0) & KEEPS_RETAIN;
+        let id = if self.id().is_some() { self.0 >> ID_SHIFT } else { other.0 >> ID_SHIFT };
+        Self(qos | own | retain | id << ID_SHIFT)
     }
 
     /// The options as a number, for the store.

@@ -7,7 +7,8 @@ pub use crate::tokens::TokenIssuer;
 pub use crate::{
     AllowAll, AuthRequest, AuthValidator, AuthVerdict, BoxError, ChannelName, ClientId, CloseNotice,
     CloseNotifier, Config, ConnRequest, ConnValidator, ConnVerdict, ControlHandler, ControlReply,
-    ControlRequest, DenyAll, DisconnectNotice, DisconnectNotifier, OpenNotice, OpenNotifier, Persistence,
-    Protocol, PubRequest, PubValidator, PubVerdict, Publish, Server, ServerHandle, StatusCode, StoredNotice,
-    StoredNotifier, SubRequest, SubValidator, UnsubRequest, UnsubValidator, Verdict, async_trait, logging,
+    ControlRequest, DenyAll, DisconnectNotice, DisconnectNotifier, FilterRequest, OpenNotice, OpenNotifier,
+    Persistence, Protocol, PubRequest, PubValidator, PubVerdict, Publish, Server, ServerHandle, StatusCode,
+    StoredNotice, StoredNotifier, SubRequest, SubValidator, UnsubRequest, UnsubValidator, Verdict,
+    async_trait, logging,
 };

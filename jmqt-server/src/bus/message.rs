@@ -487,7 +487,7 @@ fn take_bytes(payload: &mut Bytes, length: usize) -> Result<Bytes, NotAMessage> 
 fn take_channel(payload: &mut Bytes) -> Result<ChannelName, NotAMessage> {
     let length = number(payload.try_get_u16())?;
     let text = take_bytes(payload, length.into())?;
-    let name = std::str::from_utf8(&text).ok().and_then(|text| ChannelName::parse(text).ok());
+    let name = std::str::from_utf8(&text).ok().and_then(|text| ChannelName::exact(text).ok());
     name.ok_or(NotAMessage("not a channel name"))
 }
 

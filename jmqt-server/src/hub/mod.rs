@@ -11,6 +11,7 @@ mod deliver;
 #[cfg(test)]
 mod double;
 mod fan_out;
+mod filters;
 mod janitor;
 mod orphans;
 mod parked;
@@ -43,6 +44,7 @@ pub(crate) use cluster::{Arrival, Cluster, ClusterTasks, Location, Orphan};
 pub(crate) use connections::{Claim, Connections};
 pub(crate) use deliver::Deliverer;
 pub(crate) use fan_out::DirtyOutboxes;
+pub(crate) use filters::{Filters, name_of as name_of_filter};
 pub(crate) use janitor::{Janitor, JanitorLimits};
 pub(crate) use orphans::{claim_orphans, forget_orphan, orphan_connection};
 pub(crate) use sessions::{NewSession, OpenedSession, Recorded};
@@ -63,6 +65,7 @@ const THE_SERVER: Source = Source(0);
 pub(crate) struct Hub {
     pub(crate) connections: Arc<Connections>,
     pub(crate) channels: Channels,
+    pub(crate) filters: Filters,
     pub(crate) context: Arc<OutboxContext>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) store: Arc<dyn Store>,
@@ -147,6 +150,7 @@ impl Hub {
         Self {
             connections: Arc::default(),
             channels: Channels::default(),
+            filters: Filters::default(),
             counters: Arc::clone(&context.counters),
             context,
             store,

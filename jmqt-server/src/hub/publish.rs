@@ -26,14 +26,18 @@ impl Hub {
             }
             // Redis knows the subscribers of other nodes.
             (_, Some(_)) => true,
-            (_, None) => self.channels.get(channel.as_str()).is_some(),
+            (_, None) => match self.filters.is_empty() {
+                true => self.channels.get(channel.as_str()).is_some(),
+                false => self.members(channel).is_some(),
+            },
         }
     }
 
     /// The subscribers on this node. A point-to-point channel has at most one, found by its name.
     pub(super) fn members(&self, channel: &ChannelName) -> Option<Members> {
         if channel.kind() != ChannelKind::PeerToPeer {
-            return Some(self.channels.get(channel.as_str())?.members());
+            let exact = self.channels.get(channel.as_str()).map(|channel| channel.members());
+            return if self.filters.is_empty() { exact } else { self.filters.with_matching(channel, exact) };
         }
         let client = channel.as_str().strip_prefix('#')?;
         let subscription = self.connections.outbox(client)?.subscription(channel.as_str())?;

@@ -6,17 +6,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jmqt_core::{ChannelKind, ChannelName, ClientId, Persistence};
-use tokio::sync::{MutexGuard, SemaphorePermit};
+use tokio::sync::{MutexGuard, SemaphorePermit, oneshot};
 use tokio::time::{sleep, timeout};
 
+use super::filters::{self, filter_of, literal_beginning};
 use super::publish::intact;
-use super::{CHANGE_LOCKS, Hub, HubError};
+use super::{CHANGE_LOCKS, Hub, HubError, Tag};
 use crate::budget::Share;
 use crate::connection::CloseReason;
 use crate::log_limit::log_limited;
 use crate::message::{Data, RetainedPush};
 use crate::outbox::{LogState, Outbox, Stage, Subscription};
-use crate::store::{Operation, Outcome, Retained};
+use crate::store::{Operation, Order, Outcome, RETAINED_PAGE, Retained};
 
 /// The time limit for a retained message to wait for room in the outbound queues.
 const ROOM_LIMIT: Duration = Duration::from_secs(30);
@@ -87,6 +88,10 @@ impl Hub {
     /// commit, because reading inside the commit would delay all publishes.
     async fn with_retained(&self, outbox: &Outbox, made: Made) -> Result<Subscribed, HubError> {
         let Made { subscription, is_new } = made;
+        if subscription.channel.kind() == ChannelKind::Control {
+            // Those of a filter are read afterwards, one at a time.
+            return Ok(Subscribed { subscription, retained: None });
+        }
         match self.retained_push(&subscription.channel).await {
             Ok(retained) => Ok(Subscribed { subscription, retained }),
             Err(error) => {
@@ -115,7 +120,11 @@ impl Hub {
         if !outbox.insert_subscription(&subscription) {
             return Err(HubError::SessionEnded);
         }
-        if channel.kind() != ChannelKind::PeerToPeer {
+        if channel.kind() == ChannelKind::Control {
+            if !self.filters.add(&subscription) {
+                return Err(HubError::SessionEnded);
+            }
+        } else if channel.kind() != ChannelKind::PeerToPeer {
             // In this order: removing it from the channel leaves the bus channel, so it must have joined before.
             self.bus.join(channel);
             self.channels.add(&subscription);
@@ -303,8 +312,14 @@ impl Hub {
 
     /// Removes an ended subscription from its channel.
     pub(super) fn leave(&self, subscription: &Arc<Subscription>) {
-        if subscription.channel.kind() != ChannelKind::PeerToPeer && self.channels.remove(subscription) {
-            self.bus.leave(&subscription.channel);
+        match subscription.channel.kind() {
+            ChannelKind::PeerToPeer => {}
+            ChannelKind::Control => drop(self.filters.remove(subscription)),
+            ChannelKind::Plain => {
+                if self.channels.remove(subscription) {
+                    self.bus.leave(&subscription.channel);
+                }
+            }
         }
     }
 
@@ -322,6 +337,31 @@ impl Hub {
         let there: HashSet<_> = there.iter().collect();
         let is_there = |channel: &&ChannelName| there.contains(channel) || pending.contains(channel);
         Ok(channels.iter().filter(is_there).cloned().collect())
+    }
+
+    /// Waits until everything that was submitted to the store is carried out.
+    pub(crate) async fn store_fence(&self) -> Result<(), HubError> {
+        let (reply, carried_out) = oneshot::channel();
+        self.queue.submit(Order::AfterAll, None, Tag::Reply(reply)).await.map_err(|_| HubError::Store)?;
+        // An operation without an effect cannot fail; only its place in the order matters.
+        drop(carried_out.await);
+        Ok(())
+    }
+
+    /// Channels with a retained message that match a filter and follow `after`, and the channel to continue after.
+    pub(crate) async fn retained_matching(
+        &self,
+        filter: &ChannelName,
+        after: Option<&ChannelName>,
+    ) -> Result<(Vec<ChannelName>, Option<ChannelName>), HubError> {
+        let Some(filter) = filter_of(filter) else { return Ok((Vec::new(), None)) };
+        let prefix = literal_beginning(filter);
+        let page = self.store.retained_under(&prefix, after).await;
+        let page = page.map_err(|error| self.store_failed(&error))?;
+        let next = if page.len() < RETAINED_PAGE { None } else { page.last().cloned() };
+        let is_matching =
+            |channel: &ChannelName| channel.kind() == ChannelKind::Plain && filters::matches(filter, channel);
+        Ok((page.into_iter().filter(is_matching).collect(), next))
     }
 
     /// The channel's retained message (§9.b).

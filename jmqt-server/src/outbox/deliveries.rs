@@ -158,7 +158,7 @@ impl Outbox {
         let framed = match options.is_special() {
             false => logged.framed(form, grant),
             true => {
-                own = logged.framed_for(form, grant, options);
+                own = logged.framed_for(form, grant, subscription.terms());
                 &own
             }
         };

@@ -12,7 +12,7 @@ use super::Outbox;
 use super::cursor::Acked;
 use super::stamps::Stamps;
 use crate::message::PushId;
-use crate::options::SubscriptionOptions;
+use crate::options::{SubscriptionOptions, Terms};
 use crate::store::{ChannelKey, Seq, StoredSubscription};
 
 /// A subscription of a connected client.
@@ -22,6 +22,8 @@ pub(crate) struct Subscription {
     pub(crate) outbox: Arc<Outbox>,
     /// [`SubscriptionOptions`] as a number. A client may change them.
     options: AtomicU64,
+    /// Set if this stands for several subscriptions of a client that a message matches.
+    merged: Option<Box<Merged>>,
     /// A [`Stage`]; written only under the outbox's lock.
     stage: AtomicU8,
     /// The number of unacknowledged pushes of a temporary subscription; used only under the outbox's lock.
@@ -30,6 +32,13 @@ pub(crate) struct Subscription {
     pub(crate) slot: AtomicUsize,
     /// Locked under the outbox's lock, or alone.
     log: Mutex<LogState>,
+}
+
+/// The subscriptions that one stands for.
+struct Merged {
+    parts: Vec<Arc<Subscription>>,
+    /// The subscription identifiers after the first.
+    more_ids: Vec<u32>,
 }
 
 /// A subscription of a session, found by the name of its channel.
@@ -144,11 +153,37 @@ impl Subscription {
             client,
             outbox,
             options: AtomicU64::new(SubscriptionOptions::JMQT.bits()),
+            merged: None,
             stage: AtomicU8::new(stage as u8),
             temporary_in_flight: AtomicU32::new(0),
             slot: AtomicUsize::new(usize::MAX),
             log: Mutex::new(log),
         }
+    }
+
+    /// One temporary subscription to `channel` for several ones of a client.
+    pub(crate) fn merged(channel: ChannelName, parts: Vec<Arc<Self>>) -> Self {
+        let all = parts.iter().map(|part| part.options());
+        let options = all.reduce(SubscriptionOptions::or).unwrap_or(SubscriptionOptions::JMQT);
+        let mut ids: Vec<u32> = parts.iter().filter_map(|part| part.options().id()).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let more_ids = ids.split_off(ids.len().min(1));
+        let (client, outbox) = (parts[0].client.clone(), Arc::clone(&parts[0].outbox));
+        let mut merged = Self::new(channel, client, outbox, Stage::Live, LogState::Temporary);
+        merged.set_options(options.with_id(ids.first().copied()));
+        merged.merged = Some(Box::new(Merged { parts, more_ids }));
+        merged
+    }
+
+    /// The subscription identifiers after that of the options.
+    pub(crate) fn more_ids(&self) -> &[u32] {
+        self.merged.as_ref().map_or(&[], |merged| &merged.more_ids)
+    }
+
+    /// The options, with all subscription identifiers.
+    pub(crate) fn terms(&self) -> Terms<'_> {
+        Terms { options: self.options(), more_ids: self.more_ids() }
     }
 
     pub(crate) fn options(&self) -> SubscriptionOptions {
@@ -177,6 +212,14 @@ impl Subscription {
     }
 
     pub(crate) fn stage(&self) -> Stage {
+        if let Some(merged) = &self.merged {
+            let stages = || merged.parts.iter().map(|part| part.stage());
+            return match () {
+                () if stages().any(|stage| stage == Stage::Live) => Stage::Live,
+                () if stages().any(|stage| stage == Stage::Opening) => Stage::Opening,
+                () => Stage::Ended,
+            };
+        }
         match self.stage.load(Ordering::Relaxed) {
             0 => Stage::Opening,
             1 => Stage::Live,

@@ -191,7 +191,8 @@ impl Outbox {
         }
         // Until the queue is counted with it, it is counted by itself.
         let counted = retained.as_mut().and_then(|retained| retained.counted.take());
-        let retained = retained.and_then(|retained| self.retained_of(subscription, retained));
+        let retained =
+            retained.and_then(|retained| self.retained_of(subscription, &subscription.channel, retained));
         let mut state = self.lock();
         if let Some(retained) = retained {
             match (subscription.stage(), state.phase) {
@@ -215,11 +216,31 @@ impl Outbox {
         self.is_full(&state)
     }
 
+    /// Queues the retained message of a channel for a subscription with a filter, unless it has ended.
+    pub(crate) fn append_matching_retained(
+        &self,
+        subscription: &Arc<Subscription>,
+        channel: &ChannelName,
+        mut retained: RetainedPush,
+    ) -> bool {
+        let _counted = retained.counted.take();
+        let retained = self.retained_of(subscription, channel, retained);
+        let mut state = self.lock();
+        if let Some(retained) = retained
+            && subscription.stage() != Stage::Ended
+            && state.closed().is_none()
+        {
+            self.append_retained_to(&mut state, subscription, retained);
+            self.count(&mut state);
+        }
+        self.is_full(&state)
+    }
+
     /// Queues a retained message of an existing subscription, unless it has ended.
     pub(crate) fn append_retained(&self, channel: &ChannelName, mut retained: RetainedPush) {
         let _counted = retained.counted.take();
         let Some(subscription) = self.subscription(channel.as_str()) else { return };
-        let Some(retained) = self.retained_of(&subscription, retained) else { return };
+        let Some(retained) = self.retained_of(&subscription, channel, retained) else { return };
         let mut state = self.lock();
         if state.subscriptions.0.contains(channel.as_str()) {
             self.append_retained_to(&mut state, &subscription, retained);
@@ -227,11 +248,16 @@ impl Outbox {
         }
     }
 
-    fn retained_of(&self, subscription: &Subscription, retained: RetainedPush) -> Option<OwnRetained> {
+    fn retained_of(
+        &self,
+        subscription: &Subscription,
+        channel: &ChannelName,
+        retained: RetainedPush,
+    ) -> Option<OwnRetained> {
         let (form, options) = (self.form(), subscription.options());
         let id = (form.is_mqtt() && options.grant(retained.data.attributes().qos()) == Grant::Acknowledged)
             .then_some(retained.id);
-        let pieces = wire::retained(form, &subscription.channel, retained, options)?;
+        let pieces = wire::retained(form, channel, retained, options)?;
         let length = pieces.head.len() + pieces.data.len() + pieces.tail.len();
         if length > self.packet_limit() {
             self.context.counters.pushes_dropped.increment();

@@ -75,6 +75,14 @@ impl Store for Gated {
         read
     }
 
+    async fn retained_under(
+        &self,
+        prefix: &str,
+        after: Option<&ChannelName>,
+    ) -> Result<Vec<ChannelName>, StoreError> {
+        self.store.retained_under(prefix, after).await
+    }
+
     fn epoch(&self) -> Epoch {
         self.store.epoch()
     }

@@ -57,6 +57,10 @@ impl Store for Double {
         (self.read_retained)(())
     }
 
+    async fn retained_under(&self, _: &str, _: Option<&ChannelName>) -> Result<Vec<ChannelName>, StoreError> {
+        Ok(Vec::new())
+    }
+
     async fn read_log(&self, key: ChannelKey, after: Seq, _: usize, _: usize) -> Result<LogPart, StoreError> {
         (self.read_log)((key, after))
     }

@@ -101,6 +101,9 @@ pub struct LogPlace {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Epoch(pub u32);
 
+/// The number of names that [`Store::retained_under`] returns at a time.
+pub const RETAINED_PAGE: usize = 256;
+
 /// The number of messages after the last contiguous acknowledgement that a cursor can record.
 pub const CURSOR_WINDOW: u64 = 1024;
 
@@ -343,6 +346,14 @@ pub trait Store: Send + Sync + 'static {
     async fn retained_among(&self, channels: &[ChannelName]) -> Result<Vec<ChannelName>, StoreError> {
         Ok(channels.iter().filter(|channel| self.may_have_retained(channel)).cloned().collect())
     }
+
+    /// The names of channels with a retained message that begin with `prefix` and follow `after`, in order, at most
+    /// [`RETAINED_PAGE`]. The read sees every commit that has been answered.
+    async fn retained_under(
+        &self,
+        prefix: &str,
+        after: Option<&ChannelName>,
+    ) -> Result<Vec<ChannelName>, StoreError>;
 
     /// Messages of one log after `after`, in order: at most `messages`, and no more after
     /// `bytes` of payload have been collected (at least one message, if one exists). They are read together with the end of

@@ -177,6 +177,14 @@ impl Store for MySqlStore {
         }
     }
 
+    async fn retained_under(
+        &self,
+        prefix: &str,
+        after: Option<&ChannelName>,
+    ) -> Result<Vec<ChannelName>, StoreError> {
+        self.read_retained_names(prefix, after).await
+    }
+
     async fn read_log(
         &self,
         key: ChannelKey,

@@ -148,6 +148,14 @@ impl Store for SqliteStore {
         limited(self.read_retained_message(channel)).await
     }
 
+    async fn retained_under(
+        &self,
+        prefix: &str,
+        after: Option<&ChannelName>,
+    ) -> Result<Vec<ChannelName>, StoreError> {
+        limited(self.read_retained_names(prefix, after)).await
+    }
+
     async fn read_log(
         &self,
         key: ChannelKey,

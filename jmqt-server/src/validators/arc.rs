@@ -6,15 +6,15 @@ use std::sync::Arc;
 use super::{
     AuthRequest, AuthValidator, AuthVerdict, BoxError, CloseNotice, CloseNotifier, ConnRequest,
     ConnValidator, ConnVerdict, ControlHandler, ControlReply, ControlRequest, DisconnectNotice,
-    DisconnectNotifier, OpenNotice, OpenNotifier, PubRequest, PubValidator, PubVerdict, StoredNotice,
-    StoredNotifier, SubRequest, SubValidator, UnsubRequest, UnsubValidator, Verdict,
+    DisconnectNotifier, FilterRequest, OpenNotice, OpenNotifier, PubRequest, PubValidator, PubVerdict,
+    StoredNotice, StoredNotifier, SubRequest, SubValidator, UnsubRequest, UnsubValidator, Verdict,
 };
 
 /// Forwards the call. Written as `async_trait` would expand it, because `async_trait` would box one future in another
 /// for each call.
 macro_rules! forward {
-    ($($of:ident::$method:ident($request:ident) -> $answer:ty;)+) => {$(
-        impl<T: $of + ?Sized> $of for Arc<T> {
+    ($($of:ident { $($method:ident($request:ident) -> $answer:ty;)+ })+) => {$(
+        impl<T: $of + ?Sized> $of for Arc<T> {$(
             fn $method<'life0, 'life1, 'life2, 'async_trait>(
                 &'life0 self,
                 request: &'life1 $request<'life2>,
@@ -27,19 +27,22 @@ macro_rules! forward {
             {
                 (**self).$method(request)
             }
-        }
+        )+}
     )+};
 }
 
 forward! {
-    AuthValidator::validate_auth(AuthRequest) -> AuthVerdict;
-    ConnValidator::validate_conn(ConnRequest) -> ConnVerdict;
-    SubValidator::validate_sub(SubRequest) -> Verdict;
-    PubValidator::validate_pub(PubRequest) -> PubVerdict;
-    UnsubValidator::validate_unsub(UnsubRequest) -> Verdict;
-    ControlHandler::handle_control(ControlRequest) -> ControlReply;
-    DisconnectNotifier::on_disconnect(DisconnectNotice) -> ();
-    CloseNotifier::on_close(CloseNotice) -> ();
-    OpenNotifier::on_open(OpenNotice) -> ();
-    StoredNotifier::on_stored(StoredNotice) -> ();
+    AuthValidator { validate_auth(AuthRequest) -> AuthVerdict; }
+    ConnValidator { validate_conn(ConnRequest) -> ConnVerdict; }
+    SubValidator {
+        validate_sub(SubRequest) -> Verdict;
+        validate_filter(FilterRequest) -> Verdict;
+    }
+    PubValidator { validate_pub(PubRequest) -> PubVerdict; }
+    UnsubValidator { validate_unsub(UnsubRequest) -> Verdict; }
+    ControlHandler { handle_control(ControlRequest) -> ControlReply; }
+    DisconnectNotifier { on_disconnect(DisconnectNotice) -> (); }
+    CloseNotifier { on_close(CloseNotice) -> (); }
+    OpenNotifier { on_open(OpenNotice) -> (); }
+    StoredNotifier { on_stored(StoredNotice) -> (); }
 }

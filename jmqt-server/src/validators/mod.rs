@@ -34,7 +34,7 @@ pub use open::{OpenNotice, OpenNotifier};
 pub use publish::{PubRequest, PubValidator, PubVerdict, Replacement};
 pub use ready::{AllowAll, DenyAll, Silent};
 pub use stored::{StoredNotice, StoredNotifier};
-pub use sub::{SubRequest, SubValidator};
+pub use sub::{FilterRequest, SubRequest, SubValidator};
 pub use unsub::{UnsubRequest, UnsubValidator};
 
 /// An error of a validator. It is logged, and the client is answered SERVER_ERROR.

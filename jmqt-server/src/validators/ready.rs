@@ -5,8 +5,8 @@ use jmqt_core::StatusCode;
 
 use super::{
     AuthRequest, AuthValidator, AuthVerdict, BoxError, CloseNotifier, ConnRequest, ConnValidator,
-    ConnVerdict, ControlHandler, DisconnectNotifier, PubRequest, PubValidator, PubVerdict, SubRequest,
-    SubValidator, UnsubRequest, UnsubValidator, Verdict,
+    ConnVerdict, ControlHandler, DisconnectNotifier, FilterRequest, PubRequest, PubValidator, PubVerdict,
+    SubRequest, SubValidator, UnsubRequest, UnsubValidator, Verdict,
 };
 
 /// Allows every `conn`, `sub`, `pub` and `unsub`.
@@ -34,6 +34,10 @@ impl ConnValidator for AllowAll {
 #[async_trait]
 impl SubValidator for AllowAll {
     async fn validate_sub(&self, _: &SubRequest<'_>) -> Result<Verdict, BoxError> {
+        Ok(Verdict::Allow)
+    }
+
+    async fn validate_filter(&self, _: &FilterRequest<'_>) -> Result<Verdict, BoxError> {
         Ok(Verdict::Allow)
     }
 }

@@ -40,6 +40,24 @@ impl<'a> SubRequest<'a> {
     }
 }
 
+/// A subscription with a filter, which has the wildcards `+` (one level) and `#` (all levels from there on), for example
+/// `room/+/temperature` or `room/#`.
+#[derive(Debug, Clone, Copy)]
+#[non_exhaustive]
+pub struct FilterRequest<'a> {
+    /// The connection of the packet.
+    pub connection: ConnectionInfo,
+    /// The client that subscribes.
+    pub client: &'a ClientId,
+    /// The filter, as the client has written it.
+    pub filter: &'a str,
+    /// The handle of the server.
+    pub server: &'a ServerHandle,
+    pub(crate) session: SessionRef<'a>,
+}
+
+session_getters!(FilterRequest);
+
 /// Decides whether a client may subscribe to a channel (§7.g, §7.h).
 ///
 /// Called once per `sub` packet with a valid channel name, in order for one client, also if the client is already
@@ -73,4 +91,28 @@ pub trait SubValidator: Send + Sync + 'static {
     /// The future is dropped at its time limit, or when its connection ends: do not keep incomplete work across an
     /// `.await`.
     async fn validate_sub(&self, request: &SubRequest<'_>) -> Result<Verdict, BoxError>;
+
+    /// Answers a request for a subscription with a filter. The default refuses it, because a rule for names does not decide
+    /// about names that it never sees: who may subscribe to `#` receives every message of every channel. Allow a filter
+    /// only if the client may subscribe to every channel that it matches, for example by its beginning:
+    ///
+    /// ```
+    /// # use jmqt_server::prelude::*;
+    /// # use jmqt_server::FilterRequest;
+    /// # struct Rooms;
+    /// # #[async_trait]
+    /// # impl SubValidator for Rooms {
+    /// #     async fn validate_sub(&self, _: &SubRequest<'_>) -> Result<Verdict, BoxError> { Ok(Verdict::Allow) }
+    /// async fn validate_filter(&self, request: &FilterRequest<'_>) -> Result<Verdict, BoxError> {
+    ///     let is_public = request.filter.starts_with("public/");
+    ///     Ok(if is_public { Verdict::Allow } else { Verdict::NOT_ALLOWED })
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`validate_sub`](Self::validate_sub).
+    async fn validate_filter(&self, _request: &FilterRequest<'_>) -> Result<Verdict, BoxError> {
+        Ok(Verdict::NOT_ALLOWED)
+    }
 }

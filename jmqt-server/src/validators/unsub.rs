@@ -16,7 +16,7 @@ pub struct UnsubRequest<'a> {
     pub connection: ConnectionInfo,
     /// The client that unsubscribes.
     pub client: &'a ClientId,
-    /// `cn`.
+    /// `cn`. For a subscription with a filter: `$filter/`, followed by the filter.
     pub channel: &'a ChannelName,
     /// The handle of the server.
     pub server: &'a ServerHandle,

@@ -19,7 +19,7 @@ use super::jmqt::RetainedPieces;
 use crate::attributes::{Attributes, DataForm};
 use crate::log_limit::log_limited;
 use crate::message::{LoggedPush, Pieces, RetainedPush, Run, payload_of, place};
-use crate::options::{Grant, SubscriptionOptions};
+use crate::options::{Grant, SubscriptionOptions, Terms};
 use crate::transport::binary_header;
 
 /// The longest header of a WebSocket frame of the server.
@@ -98,7 +98,7 @@ fn properties(
     declared: Declared,
     attributes: &Attributes,
     expires_in: Option<Duration>,
-    id: Option<u32>,
+    terms: Option<Terms<'_>>,
 ) -> PropertyBuf {
     let mut buffer = PropertyBuf::new();
     // The values have been checked or are constants, so each of them can be written.
@@ -110,7 +110,10 @@ fn properties(
         let seconds = time.as_millis().div_ceil(1000).max(1);
         push(Property::MessageExpiryInterval(u32::try_from(seconds).unwrap_or(u32::MAX)));
     }
-    if let Some(id) = id.and_then(SubscriptionId::new) {
+    let ids = terms
+        .into_iter()
+        .flat_map(|terms| terms.options.id().into_iter().chain(terms.more_ids.iter().copied()));
+    for id in ids.filter_map(SubscriptionId::new) {
         push(Property::SubscriptionIdentifier(id));
     }
     if matches!(attributes.form(), DataForm::Json | DataForm::LiteralJson)
@@ -133,11 +136,11 @@ fn properties(
 
 /// How a message is sent.
 #[derive(Clone, Copy)]
-struct Manner {
+struct Manner<'t> {
     delivery: Delivery,
     retain: bool,
-    /// The subscription identifier.
-    id: Option<u32>,
+    /// Set if the message is for one subscription.
+    terms: Option<Terms<'t>>,
 }
 
 /// Joins messages of one channel in one form.
@@ -163,7 +166,7 @@ impl<'c> Encoder<'c> {
     }
 
     /// Writes one message, or an empty piece for a message that must not be sent.
-    fn push(&mut self, sender: Option<&ClientId>, data: &[u8], attributes: &Attributes, manner: Manner) {
+    fn push(&mut self, sender: Option<&ClientId>, data: &[u8], attributes: &Attributes, manner: Manner<'_>) {
         let start = self.bytes.len();
         if !self.write(sender, data, attributes, manner) {
             self.bytes.truncate(start);
@@ -176,7 +179,7 @@ impl<'c> Encoder<'c> {
         sender: Option<&ClientId>,
         data: &[u8],
         attributes: &Attributes,
-        manner: Manner,
+        manner: Manner<'_>,
     ) -> bool {
         let Some(head) = self.head(sender, data, attributes, manner) else { return false };
         self.bytes.extend_from_slice(&head.bytes);
@@ -190,7 +193,7 @@ impl<'c> Encoder<'c> {
         sender: Option<&ClientId>,
         data: &'d [u8],
         attributes: &Attributes,
-        manner: Manner,
+        manner: Manner<'_>,
     ) -> Option<Head<'d>> {
         let topic = self.topic.as_deref()?;
         let expires_in = attributes.expires_in();
@@ -202,7 +205,7 @@ impl<'c> Encoder<'c> {
         let buffer = match version {
             Version::V5 => {
                 let sender = sender.filter(|_| self.is_peer);
-                properties(sender, declared, attributes, expires_in, manner.id)
+                properties(sender, declared, attributes, expires_in, manner.terms)
             }
             _ => PropertyBuf::new(),
         };
@@ -242,18 +245,18 @@ fn unaddressed(attributes: &Attributes) -> Delivery {
     }
 }
 
-/// Encodes QoS 0 messages. With `options`, for one subscription.
+/// Encodes QoS 0 messages. With `terms`, for one subscription.
 pub(super) fn encode_run(
     form: Form,
     channel: &ChannelName,
     sender: Option<&ClientId>,
     run: &Run,
-    options: Option<SubscriptionOptions>,
+    terms: Option<Terms<'_>>,
 ) -> Pieces {
     let manner = Manner {
         delivery: Delivery::AtMostOnce,
-        retain: options.is_some_and(|options| options.keeps_retain()) && run.attributes.is_retain(),
-        id: options.and_then(|options| options.id()),
+        retain: terms.is_some_and(|terms| terms.options.keeps_retain()) && run.attributes.is_retain(),
+        terms,
     };
     let mut encoder = Encoder::new(form, channel, run.pieces.ends.len(), run.pieces.bytes.len());
     for data in run.data() {
@@ -262,14 +265,14 @@ pub(super) fn encode_run(
     encoder.finish()
 }
 
-/// Encodes QoS 1 and 2 messages. With `options`, for one subscription. If they are acknowledged, they have no packet
+/// Encodes QoS 1 and 2 messages. With `terms`, for one subscription. If they are acknowledged, they have no packet
 /// identifiers yet.
 pub(super) fn encode_logged(
     form: Form,
     channel: &ChannelName,
     messages: &[LoggedPush],
     grant: Grant,
-    options: Option<SubscriptionOptions>,
+    terms: Option<Terms<'_>>,
 ) -> Pieces {
     let data: usize = messages.iter().map(|message| message.data.as_bytes().len()).sum();
     let mut encoder = Encoder::new(form, channel, messages.len(), data);
@@ -280,8 +283,8 @@ pub(super) fn encode_logged(
                 Grant::Unacknowledged => Delivery::AtMostOnce,
                 Grant::Acknowledged => unaddressed(attributes),
             },
-            retain: options.is_some_and(|options| options.keeps_retain()) && attributes.is_retain(),
-            id: options.and_then(|options| options.id()),
+            retain: terms.is_some_and(|terms| terms.options.keeps_retain()) && attributes.is_retain(),
+            terms,
         };
         encoder.push(sender.as_ref(), data.as_bytes(), attributes, manner);
     }
@@ -301,7 +304,7 @@ pub(super) fn retained(
         Grant::Acknowledged => unaddressed(attributes),
         Grant::Unacknowledged => Delivery::AtMostOnce,
     };
-    let manner = Manner { delivery, retain: true, id: options.id() };
+    let manner = Manner { delivery, retain: true, terms: Some(Terms { options, more_ids: &[] }) };
     let head = encoder.head(retained.sender.as_ref(), retained.data.as_bytes(), attributes, manner)?;
     let data = match head.payload {
         // A retained message without a payload is none for MQTT.

@@ -12,7 +12,7 @@ use super::lines;
 use super::{Form, jmqt, mqtt};
 use crate::attributes::Attributes;
 use crate::message::{LoggedPush, Message, Pieces, Run, place};
-use crate::options::{Grant, SubscriptionOptions};
+use crate::options::{Grant, Terms};
 use crate::store::{ChannelKey, Seq};
 
 /// The same pushes in each requested form.
@@ -101,16 +101,16 @@ impl Pushes {
 
 impl Pushes {
     /// The messages encoded for one subscription, whose messages differ from those of others.
-    pub(crate) fn framed_for(&self, form: Form, options: SubscriptionOptions) -> Pieces {
-        self.encode_mqtt(form, Some(options))
+    pub(crate) fn framed_for(&self, form: Form, terms: Terms<'_>) -> Pieces {
+        self.encode_mqtt(form, Some(terms))
     }
 
     pub(crate) fn channel(&self) -> &ChannelName {
         &self.channel
     }
 
-    fn encode_mqtt(&self, form: Form, options: Option<SubscriptionOptions>) -> Pieces {
-        mqtt::encode_run(form, &self.channel, self.sender.as_ref(), &self.run, options)
+    fn encode_mqtt(&self, form: Form, terms: Option<Terms<'_>>) -> Pieces {
+        mqtt::encode_run(form, &self.channel, self.sender.as_ref(), &self.run, terms)
     }
 }
 
@@ -239,8 +239,8 @@ impl LoggedPushes {
     }
 
     /// The messages encoded for one subscription, whose messages differ from those of others.
-    pub(crate) fn framed_for(&self, form: Form, grant: Grant, options: SubscriptionOptions) -> Pieces {
-        mqtt::encode_logged(form, &self.channel, &self.messages, grant, Some(options))
+    pub(crate) fn framed_for(&self, form: Form, grant: Grant, terms: Terms<'_>) -> Pieces {
+        mqtt::encode_logged(form, &self.channel, &self.messages, grant, Some(terms))
     }
 
     /// The approximate memory of the messages, encoded once.

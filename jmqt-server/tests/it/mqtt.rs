@@ -610,3 +610,108 @@ async fn a_point_to_point_message_reaches_a_device_that_has_asked_for_it() {
     device.publish("$p2p/alice", b"ok", Delivery::AtMostOnce, false).await;
     browser.expect_push(r##"{"push":{"cn":"#alice","dt":"ok","cl":"lamp"}}"##).await;
 }
+
+#[tokio::test] // 4.7
+async fn wildcards_match_levels_and_not_hidden_channels() {
+    let server = start().await;
+    for version in VERSIONS {
+        let mut device = Device::new(&server, version, Login::of("watcher")).await;
+        assert_eq!(device.subscribe("room/+/light", Qos::AtLeastOnce).await, ReasonCode::GRANTED_QOS_1);
+        assert_eq!(device.subscribe("garden/#", Qos::AtMostOnce).await, ReasonCode::SUCCESS);
+        let mut browser = server.connect("alice").await;
+        for (channel, is_matching) in [
+            ("room/1/light", true),
+            ("room//light", true),
+            ("room/1/2/light", false),
+            ("garden", true),
+            ("garden/a/b", true),
+            ("gardens", false),
+        ] {
+            browser.send(&format!(r#"{{"pub":{{"cn":"{channel}","dt":1}}}}"#)).await;
+            if is_matching {
+                let (topic, payload, delivery, retain) = device.message().await;
+                assert_eq!(
+                    (&*topic, &*payload, delivery, retain),
+                    (channel, &b"1"[..], Delivery::AtMostOnce, false)
+                );
+            }
+        }
+        browser.pub1("room/2/light", "2").await;
+        let (topic, _, delivery, _) = device.message().await;
+        assert_eq!((&*topic, delivery.qos()), ("room/2/light", Qos::AtLeastOnce));
+        device.acknowledge(delivery).await;
+        assert_eq!(device.subscribe("#", Qos::AtMostOnce).await, ReasonCode::SUCCESS);
+        browser.send(r##"{"pub":{"cn":"#bob","dt":1}}"##).await;
+        device.expect_nothing().await;
+    }
+}
+
+#[tokio::test] // 3.3.4: one copy with the highest QoS and all identifiers
+async fn overlapping_subscriptions_receive_a_message_once() {
+    let server = start().await;
+    let mut device = Device::new(&server, Version::V5, Login::of("watcher")).await;
+    for (filter, qos, number) in
+        [("a/b", Qos::AtMostOnce, 1), ("a/+", Qos::ExactlyOnce, 2), ("#", Qos::AtLeastOnce, 3)]
+    {
+        device.subscribe_with(filter, SubscribeOptions::of_qos(qos), Some(number)).await;
+    }
+    let mut publisher = Device::new(&server, Version::V5, Login::of("shop")).await;
+    let exactly_once = Delivery::ExactlyOnce { id: id(4), dup: false };
+    for (delivery, expected) in [(Delivery::AtMostOnce, Qos::AtMostOnce), (exactly_once, Qos::ExactlyOnce)] {
+        publisher.publish("a/b", b"x", delivery, false).await;
+        let seen = device.next(|packet| match packet {
+            Packet::Publish(publish) => {
+                let ids = publish.properties.subscription_ids().map(jmqt_mqtt::SubscriptionId::get);
+                (publish.delivery.qos(), ids.collect::<Vec<_>>())
+            }
+            other => panic!("{other:?}"),
+        });
+        assert_eq!(seen.await, (expected, vec![1, 2, 3]));
+        device.expect_nothing().await;
+    }
+    let mut names = NameBuf::new();
+    ["a/b", "a/+"].iter().for_each(|name| names.push(name).unwrap());
+    let packet = Unsubscribe { id: id(8), properties: Properties::EMPTY, filters: names.as_names() };
+    device.send(&Packet::Unsubscribe(packet)).await;
+    device.next(|packet| assert!(matches!(packet, Packet::UnsubAck(_)), "{packet:?}")).await;
+    publisher.next(|packet| assert!(matches!(packet, Packet::PubRec(_)), "{packet:?}")).await;
+    publisher.publish_acknowledged("a/b", b"y", false).await;
+    let (_, payload, delivery, _) = device.message().await;
+    assert_eq!((&*payload, delivery.qos()), (&b"y"[..], Qos::AtLeastOnce));
+}
+
+#[tokio::test] // 3.3.1.3, 3.8.4
+async fn a_filter_brings_the_retained_messages_of_all_its_channels() {
+    let server = start().await;
+    let mut publisher = Device::new(&server, Version::V5, Login::of("shop")).await;
+    for number in 0..300 {
+        let topic = format!("state/{number:03}");
+        publisher.publish_acknowledged(&topic, number.to_string().as_bytes(), true).await;
+    }
+    publisher.publish_acknowledged("states", b"other", true).await;
+    let mut device = Device::new(&server, Version::V5, Login::of("watcher")).await;
+    let mut filters = FilterBuf::new();
+    filters.push("state/#", SubscribeOptions::of_qos(Qos::AtMostOnce)).unwrap();
+    let subscribe = Subscribe { id: id(7), properties: Properties::EMPTY, filters: filters.as_filters() };
+    device.send(&Packet::Subscribe(subscribe)).await;
+    for number in 0..300 {
+        let (topic, payload, _, retain) = device.message().await;
+        assert_eq!((topic, retain), (format!("state/{number:03}"), true));
+        assert_eq!(payload, number.to_string().as_bytes());
+    }
+    device.next(|packet| assert!(matches!(packet, Packet::SubAck(_)), "{packet:?}")).await;
+    device.expect_nothing().await;
+}
+
+#[tokio::test]
+async fn a_filter_needs_the_permission_of_the_sub_validator() {
+    let server = start().await;
+    server.app.set(Asked::Sub, Behaviour::Refuse(StatusCode::NOT_ALLOWED));
+    let mut device = Device::new(&server, Version::V5, Login::of("watcher")).await;
+    assert_eq!(device.subscribe("#", Qos::AtMostOnce).await, ReasonCode::NOT_AUTHORIZED);
+    assert_eq!(server.app.asked(Asked::Sub).await, "#");
+    assert_eq!(device.subscribe("a/#/b", Qos::AtMostOnce).await, ReasonCode::TOPIC_FILTER_INVALID);
+    assert_eq!(device.subscribe("$SYS/#", Qos::AtMostOnce).await, ReasonCode::NOT_AUTHORIZED);
+    device.publish("a", b"1", Delivery::AtMostOnce, false).await;
+    device.expect_nothing().await;
+}

@@ -11,6 +11,7 @@ use jmqt_mqtt::{
 use super::{Client, answer, fail};
 use crate::connection::Flow;
 use crate::context::Shared;
+use crate::hub::name_of_filter;
 use crate::options::SubscriptionOptions;
 use crate::session::{Session, verbs};
 
@@ -49,9 +50,6 @@ fn channel_of(id: &ClientId, filter: Filter<'_>) -> Result<ChannelName, ReasonCo
     if filter.group().is_some() {
         return Err(ReasonCode::SHARED_SUBSCRIPTIONS_NOT_SUPPORTED);
     }
-    if filter.has_wildcard() {
-        return Err(ReasonCode::WILDCARD_SUBSCRIPTIONS_NOT_SUPPORTED);
-    }
     let topic = TopicName::parse(filter.path()).map_err(|_| ReasonCode::TOPIC_FILTER_INVALID)?;
     match topic.usage() {
         TopicUse::Channel(name) => ChannelName::exact(&name).map_err(|_| ReasonCode::TOPIC_FILTER_INVALID),
@@ -72,15 +70,19 @@ async fn subscribe_to(
     asked: SubscribeOptions,
     subscription_id: Option<SubscriptionId>,
 ) -> Flow<ReasonCode> {
-    let channel = match channel_of(id, filter) {
-        Ok(channel) => channel,
-        Err(reason) => return ControlFlow::Continue(reason),
-    };
     let qos: Qos = asked.qos.into();
     let options = SubscriptionOptions::new(qos)
         .without_own(asked.no_local)
         .keeping_retain(asked.retain_as_published)
         .with_id(subscription_id.map(SubscriptionId::get));
+    if filter.has_wildcard() && filter.group().is_none() {
+        return subscribe_to_filter(shared, session, client, id, filter, asked.retain_handling, options)
+            .await;
+    }
+    let channel = match channel_of(id, filter) {
+        Ok(channel) => channel,
+        Err(reason) => return ControlFlow::Continue(reason),
+    };
     // A QoS 0 subscription needs no place in the log.
     let persistence = match client.is_persistent && qos != Qos::AtMostOnce {
         true => Persistence::Persistent,
@@ -101,11 +103,53 @@ async fn subscribe_to(
     let retained = subscribed.retained.filter(|_| sends_retained);
     let is_full = session.outbox.open(&subscribed.subscription, None, retained);
     session.answered(is_full);
-    ControlFlow::Continue(match qos {
+    ControlFlow::Continue(granted(qos))
+}
+
+const fn granted(qos: Qos) -> ReasonCode {
+    match qos {
         Qos::AtMostOnce => ReasonCode::SUCCESS,
         Qos::AtLeastOnce => ReasonCode::GRANTED_QOS_1,
         Qos::ExactlyOnce => ReasonCode::GRANTED_QOS_2,
-    })
+    }
+}
+
+/// Subscribes to a filter with wildcards. Such a subscription ends with its connection, and does not reach other nodes of
+/// a cluster, so a client that expects more is refused.
+async fn subscribe_to_filter(
+    shared: &Shared,
+    session: &mut Session,
+    client: &Client,
+    id: &ClientId,
+    filter: Filter<'_>,
+    handling: RetainHandling,
+    options: SubscriptionOptions,
+) -> Flow<ReasonCode> {
+    if client.is_persistent || shared.hub.cluster.is_some() {
+        return ControlFlow::Continue(ReasonCode::WILDCARD_SUBSCRIPTIONS_NOT_SUPPORTED);
+    }
+    let Some(name) = name_of_filter(filter).filter(|_| !filter.path().starts_with('$')) else {
+        return ControlFlow::Continue(ReasonCode::NOT_AUTHORIZED);
+    };
+    let existed = session.outbox.subscription(name.as_str()).is_some();
+    let subscribed = verbs::subscribe_to_filter(shared, session, id, filter.path(), &name, options).await?;
+    let subscription = match subscribed {
+        Ok(subscription) => subscription,
+        Err(status) => return ControlFlow::Continue(refused(status)),
+    };
+    let is_full = session.outbox.open(&subscription, None, None);
+    session.answered(is_full);
+    let sends_retained = match handling {
+        RetainHandling::Send => true,
+        RetainHandling::SendIfNew => !existed,
+        RetainHandling::DoNotSend => false,
+    };
+    if sends_retained
+        && let Err(status) = verbs::send_matching_retained(shared, session, &subscription).await?
+    {
+        return ControlFlow::Continue(refused(status));
+    }
+    ControlFlow::Continue(granted(options.qos()))
 }
 
 fn refused(status: StatusCode) -> ReasonCode {
@@ -146,7 +190,11 @@ async fn unsubscribe_from(
     id: &ClientId,
     filter: Filter<'_>,
 ) -> Flow<ReasonCode> {
-    let Ok(channel) = channel_of(id, filter) else {
+    let channel = match filter.has_wildcard() {
+        true => name_of_filter(filter),
+        false => channel_of(id, filter).ok(),
+    };
+    let Some(channel) = channel else {
         return ControlFlow::Continue(ReasonCode::NO_SUBSCRIPTION_EXISTED);
     };
     if session.outbox.subscription(channel.as_str()).is_none() {

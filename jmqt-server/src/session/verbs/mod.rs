@@ -16,7 +16,9 @@ pub(crate) use control::control;
 pub(crate) use leave::leave;
 pub(crate) use open::{Language, NotOpened, Opening, open, start};
 pub(crate) use publish::{Publication, WillOf, acknowledge, allowed_will, publish, refuse_in_order};
-pub(crate) use subscribe::{subscribe, subscribe_with, unsubscribe};
+pub(crate) use subscribe::{
+    send_matching_retained, subscribe, subscribe_to_filter, subscribe_with, unsubscribe,
+};
 
 pub(crate) use crate::outbox::Redelivery;
 pub(crate) use crate::store::{PublisherId, parse_number};

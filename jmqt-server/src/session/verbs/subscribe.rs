@@ -11,8 +11,9 @@ use crate::context::Shared;
 use crate::hub::Subscribed;
 use crate::log_limit::log_limited;
 use crate::options::SubscriptionOptions;
+use crate::outbox::Subscription;
 use crate::session::Session;
-use crate::validators::{SubRequest, UnsubRequest, asking};
+use crate::validators::{FilterRequest, SubRequest, UnsubRequest, asking};
 
 /// Subscribes the client to a plain channel. The answer is queued together with the retained message, with
 /// [`Outbox::open`](crate::outbox::Outbox::open).
@@ -40,6 +41,78 @@ pub(crate) async fn subscribe(
     ControlFlow::Continue(subscribed.map_err(|_| StatusCode::SERVER_ERROR))
 }
 
+/// Subscribes the client to all plain channels that a filter matches, until its connection ends. `name` is the name of the
+/// subscription in the tables.
+pub(crate) async fn subscribe_to_filter(
+    shared: &Shared,
+    session: &mut Session,
+    client: &ClientId,
+    filter: &str,
+    name: &ChannelName,
+    options: SubscriptionOptions,
+) -> Flow<Result<Arc<Subscription>, StatusCode>> {
+    let attached = session.attached.clone();
+    let of_session = attached.as_ref().and_then(|attached| attached.data()).into();
+    let request = FilterRequest {
+        connection: session.info,
+        client,
+        filter,
+        server: &shared.handle,
+        session: of_session,
+    };
+    let question = asking(|| shared.validators.sub.validate_filter(&request));
+    let verdict = session.ask("sub validator", question).await?;
+    let status = status_of(session, "sub validator", verdict);
+    if !status.is_ok() {
+        return ControlFlow::Continue(Err(status));
+    }
+    if !has_room(shared, session, client, name, Persistence::Temporary) {
+        return ControlFlow::Continue(Err(StatusCode::NOT_ALLOWED));
+    }
+    let outbox = Arc::clone(&session.outbox);
+    let subscribed =
+        session.wait(shared.hub.subscribe(&outbox, client, name, Persistence::Temporary)).await?;
+    let Ok(subscribed) = subscribed else { return ControlFlow::Continue(Err(StatusCode::SERVER_ERROR)) };
+    subscribed.subscription.set_options(options);
+    shared.hub.filters.options_changed();
+    ControlFlow::Continue(Ok(subscribed.subscription))
+}
+
+/// Sends the retained messages of all channels that a filter matches, each when there is room for it. Later messages of a
+/// channel may come earlier, and a message may come twice, but none is missed.
+pub(crate) async fn send_matching_retained(
+    shared: &Shared,
+    session: &mut Session,
+    subscription: &Arc<Subscription>,
+) -> Flow<Result<(), StatusCode>> {
+    if session.wait(shared.hub.store_fence()).await?.is_err() {
+        return ControlFlow::Continue(Err(StatusCode::SERVER_ERROR));
+    }
+    let mut after = None;
+    loop {
+        let page = session.wait(shared.hub.retained_matching(&subscription.channel, after.as_ref())).await?;
+        let Ok((channels, next)) = page else {
+            return ControlFlow::Continue(Err(StatusCode::SERVER_ERROR));
+        };
+        for channel in channels {
+            if session.outbox.duties().full {
+                session.wait_for_room().await?;
+            }
+            let Ok(push) = session.wait(shared.hub.retained_push(&channel)).await? else {
+                return ControlFlow::Continue(Err(StatusCode::SERVER_ERROR));
+            };
+            if let Some(push) = push {
+                session.outbox.append_matching_retained(subscription, &channel, push);
+            }
+        }
+        match next {
+            Some(next) => after = Some(next),
+            None => return ControlFlow::Continue(Ok(())),
+        }
+        session.let_others_run().await?;
+    }
+}
+
 /// Subscribes the client with these options. Those of an existing subscription are replaced.
 pub(crate) async fn subscribe_with(
     shared: &Shared,
@@ -60,6 +133,7 @@ pub(crate) async fn subscribe_with(
             }
         }
         subscribed.subscription.set_options(options);
+        shared.hub.filters.options_changed();
     }
     ControlFlow::Continue(subscribed)
 }

@@ -10,6 +10,7 @@ use super::connection::retried;
 use super::rows::{self, MultiRow};
 use super::{MySqlStore, cursors};
 use crate::attributes::Attributes;
+use crate::store::RETAINED_PAGE;
 use crate::store::limits::limited;
 use crate::store::{ChannelKey, LogPart, LoggedMessage, Retained, Seq, StoreError, StoredSubscription};
 
@@ -58,6 +59,29 @@ impl MySqlStore {
             })
         };
         found.await?.iter().map(subscription).collect()
+    }
+
+    /// See [`Store::retained_under`](crate::store::Store::retained_under).
+    pub(super) async fn read_retained_names(
+        &self,
+        prefix: &str,
+        after: Option<&ChannelName>,
+    ) -> Result<Vec<ChannelName>, StoreError> {
+        let sql = "SELECT c.name FROM channels AS c JOIN retained AS r ON r.channel_id = c.id \
+            WHERE c.name >= ? AND c.name > ? ORDER BY c.name LIMIT ?";
+        let after = after.map_or("", ChannelName::as_str);
+        let found = retried(|| async {
+            let mut lease = self.connections.lease().await?;
+            let found = limited(async {
+                let query = sqlx::query(sql).bind(prefix.as_bytes()).bind(after.as_bytes());
+                Ok(query.bind(RETAINED_PAGE as i64).fetch_all(lease.connection()?).await?)
+            });
+            let found = found.await;
+            lease.done(found)
+        });
+        let found = found.await?;
+        let names: Vec<_> = found.iter().map(|row| rows::channel(row, 0)).collect::<Result<_, _>>()?;
+        Ok(names.into_iter().take_while(|name| name.as_str().starts_with(prefix)).collect())
     }
 
     /// See [`Store::read_retained`](crate::store::Store::read_retained).

@@ -193,7 +193,7 @@ fn utf8(bytes: &[u8]) -> Result<&str, StoreError> {
 /// Reads a channel name.
 pub(super) fn channel(row: &MySqlRow, column: usize) -> Result<ChannelName, StoreError> {
     let text = text(row, column)?;
-    match ChannelName::parse(text) {
+    match ChannelName::exact(text) {
         Ok(name) if name.as_str() == text => Ok(name),
         _ => Err(StoreError::Corrupt { what: "channel name" }),
     }

@@ -14,6 +14,7 @@ use super::rows::{self, MultiRow};
 use super::writer::Writer;
 use super::{SqliteStore, cursors};
 use crate::attributes::Attributes;
+use crate::store::RETAINED_PAGE;
 use crate::store::limits::{TIME_LIMIT, limited};
 use crate::store::{
     ChannelKey, DatabaseError, LogPart, LoggedMessage, Retained, Seq, StoreError, StoredSubscription,
@@ -89,6 +90,21 @@ impl SqliteStore {
             })
         };
         found.await?.iter().map(subscription).collect()
+    }
+
+    /// See [`Store::retained_under`](crate::store::Store::retained_under).
+    pub(super) async fn read_retained_names(
+        &self,
+        prefix: &str,
+        after: Option<&ChannelName>,
+    ) -> Result<Vec<ChannelName>, StoreError> {
+        let mut reader = self.reader().await?;
+        let sql = "SELECT c.name FROM channels AS c JOIN retained AS r ON r.channel_id = c.id \
+            WHERE c.name >= ? AND c.name > ? ORDER BY c.name LIMIT ?";
+        let query = sqlx::query(sql).bind(prefix).bind(after.map_or("", ChannelName::as_str));
+        let (found, _) = rows::run(query.bind(RETAINED_PAGE as i64), &mut reader).await?;
+        let names: Vec<_> = found.iter().map(|row| rows::channel(row, 0)).collect::<Result<_, _>>()?;
+        Ok(names.into_iter().take_while(|name| name.as_str().starts_with(prefix)).collect())
     }
 
     /// See [`Store::read_retained`](crate::store::Store::read_retained).

@@ -162,7 +162,7 @@ pub(super) fn count(row: &SqliteRow, column: usize) -> Result<u64, StoreError> {
 /// Reads a channel name.
 pub(super) fn channel(row: &SqliteRow, column: usize) -> Result<ChannelName, StoreError> {
     let text: &str = row.try_get(column)?;
-    match ChannelName::parse(text) {
+    match ChannelName::exact(text) {
         Ok(name) if name.as_str() == text => Ok(name),
         _ => Err(StoreError::Corrupt { what: "channel name" }),
     }

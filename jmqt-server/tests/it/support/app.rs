@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use jmqt_server::{
     AuthRequest, AuthToken, AuthValidator, AuthVerdict, BoxError, ClientId, CloseNotice, CloseNotifier,
     CloseReason, ConnRequest, ConnValidator, ConnVerdict, ControlHandler, ControlReply, ControlRequest,
-    DisconnectNotice, DisconnectNotifier, PubRequest, PubValidator, PubVerdict, ServerHandle, StatusCode,
-    SubRequest, SubValidator, UnsubRequest, UnsubValidator, Verdict, async_trait,
+    DisconnectNotice, DisconnectNotifier, FilterRequest, PubRequest, PubValidator, PubVerdict, ServerHandle,
+    StatusCode, SubRequest, SubValidator, UnsubRequest, UnsubValidator, Verdict, async_trait,
 };
 use tokio::sync::{Semaphore, mpsc};
 
@@ -248,6 +248,10 @@ impl ConnValidator for TestApp {
 impl SubValidator for TestApp {
     async fn validate_sub(&self, request: &SubRequest<'_>) -> Result<Verdict, BoxError> {
         self.verdict(Asked::Sub, request.channel.as_str()).await
+    }
+
+    async fn validate_filter(&self, request: &FilterRequest<'_>) -> Result<Verdict, BoxError> {
+        self.verdict(Asked::Sub, request.filter).await
     }
 }
 
