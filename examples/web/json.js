@@ -80,7 +80,7 @@ function walk(text, token) {
   const scalar = () => {
     const first = text[at];
     if (first === '"') return string('value');
-    if (first === "'") fail('strings stand in double quotes');
+    if (first === "'") fail('strings must be in double quotes');
     if (first === '-' || (first >= '0' && first <= '9')) {
       NUMBER.lastIndex = at;
       const found = NUMBER.exec(text)?.[0];
@@ -150,7 +150,7 @@ function walk(text, token) {
 
   function member() {
     skip();
-    if (text[at] !== '"') fail(/['\p{L}_$]/u.test(text[at] ?? '') ? 'names stand in double quotes' : 'expected a name in double quotes');
+    if (text[at] !== '"') fail(/['\p{L}_$]/u.test(text[at] ?? '') ? 'names must be in double quotes' : 'expected a name in double quotes');
     string('name');
     skip();
     if (text[at] !== ':') fail('expected a colon');

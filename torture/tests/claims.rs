@@ -56,7 +56,7 @@ async fn of_two_simultaneous_sessions_of_one_client_one_survives() {
     opened.sort_unstable();
     let mut closes = closes;
     closes.sort_unstable();
-    assert_eq!(closes, opened, "each session was told of once");
+    assert_eq!(closes, opened, "each session was reported once");
     cluster.mariadb.without_sessions().await;
     eprintln!("{} sessions in {ROUNDS} rounds", opened.len());
 }

@@ -136,7 +136,7 @@ async fn mariadb_is_unavailable_after_inherited_sessions_were_reported() {
     for client in &clients {
         let both = ["ServerDied", "Disconnected"];
         until("the close notices", || (cluster.closes_of(&client.name).len() >= 2).then_some(())).await;
-        assert_eq!(cluster.closes_of(&client.name), both, "told of once");
+        assert_eq!(cluster.closes_of(&client.name), both, "reported once");
     }
     cluster.mariadb.without_sessions().await;
 }

@@ -10,7 +10,7 @@ test('a mistake is told with its line, its column and what was expected', () => 
     ['hello', 1, 1, /double quotes/],
     ["'a'", 1, 1, /double quotes/],
     ['{"a":1,}', 1, 8, /no comma after the last one/],
-    ['{\n  "a": 1,\n  b: 2\n}', 3, 3, /names stand in double quotes/],
+    ['{\n  "a": 1,\n  b: 2\n}', 3, 3, /names must be in double quotes/],
     ['{"a" 1}', 1, 6, /expected a colon/],
     ['[1 2]', 1, 4, /expected a comma or \]/],
     ['[1,\n2', 2, 2, /the text ends here; expected a comma or \]/],

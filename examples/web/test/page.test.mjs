@@ -215,7 +215,7 @@ test('data that is not JSON is refused, with the place', async (t) => {
   await connect(page, 'alice');
   const heard = await bob.sub('news');
   await publish(page, 'news', '{\n  "a": 1,\n  b: 2\n}');
-  await see(page, '#payload-verdict', 'Line 3, column 3: names stand in double quotes');
+  await see(page, '#payload-verdict', 'Line 3, column 3: names must be in double quotes');
   await see(page, '#publish-result', 'Not published');
   const selected = await page.locator('#payload').evaluate((area) => [document.activeElement === area, area.selectionStart, area.value[area.selectionStart]]);
   assert.deepEqual(selected, [true, 14, 'b']);

@@ -143,11 +143,11 @@ async fn the_next_process_runs_the_close_notifiers_of_a_dead_one() {
     let mut server = TestServer::start().await;
     let mut alice = crash_with_a_session_of_alice_on_disk(&mut server, |_| {}).await;
     alice.expect(r#"{"connAck":{"st":1,"ts":60}}"#).await;
-    assert_eq!(server.app.more_notices().await, [], "it was told twice");
+    assert_eq!(server.app.more_notices().await, [], "the notifier was called twice");
     server.restart().await;
     server.app.expect_close("alice", CloseReason::Shutdown).await; // her new session
     let _alice = server.connect("alice").await;
-    assert_eq!(server.app.more_notices().await, [], "it was told again");
+    assert_eq!(server.app.more_notices().await, [], "the notifier was called again");
 }
 
 #[tokio::test] // protocol.md 2.2, 2.16: her older session on any node has ended and was reported

@@ -144,7 +144,7 @@ fn of_a_hundred_connections_of_one_client_exactly_one_survives() {
     bystanders.alice.send(there);
     bystanders.alice.expect(r#"{"pubAck":{"st":1,"id":"p"}}"#);
     bystanders.exchange();
-    assert!(news.try_iter().all(|(_, is_open)| is_open), "nobody is left");
+    assert!(news.try_iter().all(|(_, is_open)| is_open), "no connection is left");
     drop(process);
     for (index, thread) in threads.into_iter().enumerate() {
         let mut packets = thread.join().unwrap();
