@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use jmqt_core::{ChannelKind, ChannelName, ClientId, Qos, Retain, StatusCode};
 
 use super::channels::Members;
@@ -87,45 +88,49 @@ impl Hub {
     ///
     /// # Cancel safety
     /// If the future is dropped before it is ready, nothing was submitted.
-    pub(crate) async fn submit_publish(
-        &self,
+    ///
+    /// This is not an `async fn`, and neither are those below: each would hold its arguments beside the future that it
+    /// waits for.
+    pub(crate) fn submit_publish<'a>(
+        &'a self,
         message: Message,
-        outbox: &Arc<Outbox>,
+        outbox: &'a Arc<Outbox>,
         receipt: Receipt,
         status: StatusCode,
         once: Option<PublishId>,
-    ) -> Result<(), HubError> {
+    ) -> impl Future<Output = Result<(), HubError>> + Send + use<'a> {
         self.counters.messages_published.increment();
         let tag = Tag::Publish { outbox: Arc::clone(outbox), receipt, status };
         let source = self.source_of_message(&message);
-        self.submit_acknowledged(source, Some(message.into_operation(once)), tag, outbox).await
+        self.submit_acknowledged(source, Some(message.into_operation(once)), tag, outbox)
     }
 
     /// Submits an answer that must not overtake the answers to earlier publishes (2.10).
-    pub(crate) async fn submit_answer(
-        &self,
+    pub(crate) fn submit_answer<'a>(
+        &'a self,
         client: &ClientId,
-        outbox: &Arc<Outbox>,
+        outbox: &'a Arc<Outbox>,
         receipt: Receipt,
         status: StatusCode,
-    ) -> Result<(), HubError> {
+    ) -> impl Future<Output = Result<(), HubError>> + Send + use<'a> {
         let tag = Tag::Publish { outbox: Arc::clone(outbox), receipt, status };
-        self.submit_acknowledged(self.source_of(client), None, tag, outbox).await
+        self.submit_acknowledged(self.source_of(client), None, tag, outbox)
     }
 
-    async fn submit_acknowledged(
-        &self,
+    fn submit_acknowledged<'a>(
+        &'a self,
         source: Source,
         operation: Option<Operation>,
         tag: Tag,
-        outbox: &Outbox,
-    ) -> Result<(), HubError> {
+        outbox: &'a Outbox,
+    ) -> impl Future<Output = Result<(), HubError>> + Send + use<'a> {
         // Counted before it is submitted: it may be settled before `submit` returns.
         let submitted = outbox.publish_submitted();
-        let order = Order::Of(source);
-        self.queue.submit(order, operation, tag).await.map_err(|_| HubError::Store)?;
-        submitted.keep();
-        Ok(())
+        self.queue.submit(Order::Of(source), operation, tag).map(move |result| {
+            result.map_err(|_| HubError::Store)?;
+            submitted.keep();
+            Ok(())
+        })
     }
 
     fn source_of_message(&self, message: &Message) -> Source {
@@ -134,17 +139,19 @@ impl Hub {
 
     /// Submits the retained message of a QoS 0 publish. No task waits for it (2.13). A client that can be answered
     /// receives an error if there is no room.
-    pub(crate) async fn submit_retained(
+    pub(crate) fn submit_retained(
         &self,
         message: Message,
         publisher: Option<(&Arc<Outbox>, Receipt)>,
-    ) -> Result<(), HubError> {
+    ) -> impl Future<Output = Result<(), HubError>> + Send + use<'_> {
         let tag = match publisher {
             Some((outbox, receipt)) => Tag::Retain { outbox: Arc::clone(outbox), receipt },
             None => Tag::Nobody,
         };
         let order = Order::Of(self.source_of_message(&message));
-        self.queue.submit(order, Some(message.into_operation(None)), tag).await.map_err(|_| HubError::Store)
+        self.queue
+            .submit(order, Some(message.into_operation(None)), tag)
+            .map(|result| result.map_err(|_| HubError::Store))
     }
 
     pub(super) fn refused_to_retain(&self, append: &Append) {
@@ -247,7 +254,6 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::sync::{Mutex, mpsc};
 
-    use futures_util::FutureExt as _;
     use jmqt_core::Persistence;
 
     use super::*;

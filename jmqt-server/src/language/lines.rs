@@ -125,7 +125,7 @@ async fn publish(
         receipt: ReceiptRef::of_jmqt(id),
         number: None,
     };
-    match verbs::publish(shared, session, client, channel, publication).await? {
+    match verbs::publish(shared, session, client, channel, &publication).await? {
         Ok(()) => CONTINUE,
         Err(status) => answer(session, &format!("DONE {} {}", id.unwrap_or("-"), status.code())),
     }

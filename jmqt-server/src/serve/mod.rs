@@ -174,4 +174,10 @@ mod tests {
         let size = future_size(Connection::run);
         assert!(size <= 528, "{size}");
     }
+
+    #[test] // one of these is allocated for each read
+    fn the_future_of_a_read_holds_no_argument_twice() {
+        let size = future_size(Connection::handle);
+        assert!(size <= 2560, "{size}");
+    }
 }

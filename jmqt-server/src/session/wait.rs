@@ -158,9 +158,10 @@ impl Session {
     }
 
     /// Waits for `future` and continues the other work meanwhile. The idle clock is stopped, and the collected pushes
-    /// are sent. Returns `Break` if the connection must be closed first; the future is dropped then.
-    pub(crate) async fn wait<F: Future>(&mut self, future: F) -> Flow<F::Output> {
-        let mut future = pin!(future);
+    /// are sent. Returns `Break` if the connection must be closed first; the caller drops the future then.
+    ///
+    /// Pinned by the caller, because this future would hold it twice: as an argument, and as a pinned variable.
+    pub(crate) async fn wait<F: Future>(&mut self, mut future: Pin<&mut F>) -> Flow<F::Output> {
         if let Poll::Ready(output) = poll_once(future.as_mut()).await {
             return ControlFlow::Continue(output);
         }
@@ -211,7 +212,7 @@ impl Session {
     ) -> Flow<Asked<T>> {
         let limit = self.shared.limits.validator_timeout;
         let answer = poll_fn(|cx| poll_guarded(&mut question, cx));
-        let timed = self.wait(tokio::time::timeout(limit, answer)).await;
+        let timed = self.wait(pin!(tokio::time::timeout(limit, answer))).await;
         let_go(what, question);
         ControlFlow::Continue(timed?.unwrap_or(Asked::TimedOut))
     }

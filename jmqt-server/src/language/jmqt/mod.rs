@@ -11,6 +11,7 @@ mod publish;
 mod sub;
 
 use std::ops::ControlFlow;
+use std::pin::pin;
 
 use jmqt_protocol::{DecodeError, Packet, PushAck, decode};
 use tokio::runtime::{Handle, RuntimeFlavor};
@@ -74,7 +75,7 @@ async fn decode_long<'t>(
     session: &mut Session,
     text: &'t str,
 ) -> Flow<Result<Packet<'t>, DecodeError>> {
-    let _turn = session.wait(shared.long_packets.acquire()).await?;
+    let _turn = session.wait(pin!(shared.long_packets.acquire())).await?;
     session.end_batch().await;
     session.spend(cost::LOOK);
     ControlFlow::Continue(beside_other_tasks(|| decode(text)))

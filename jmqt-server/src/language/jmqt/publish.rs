@@ -44,7 +44,7 @@ pub(super) async fn handle_pub(
         receipt: ReceiptRef::of_jmqt(publish.id.as_deref()),
         number,
     };
-    match verbs::publish(shared, session, client, channel, publication).await? {
+    match verbs::publish(shared, session, client, channel, &publication).await? {
         Ok(()) => CONTINUE,
         Err(status) => Box::pin(refuse(shared, session, client, publish, status)).await,
     }

@@ -1,6 +1,7 @@
 //! CONNECT (3.1, 3.2).
 
 use std::ops::ControlFlow;
+use std::pin::pin;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -198,6 +199,6 @@ async fn will(
     let data = Data::new(Bytes::copy_from_slice(will.payload), attributes);
     let will = Will { channel, data, qos, retain, delay: Duration::from_secs(delay.into()) };
     let info = session.info;
-    let allowed = session.wait(will.ask(shared, info, id)).await?;
+    let allowed = session.wait(pin!(will.ask(shared, info, id))).await?;
     ControlFlow::Continue(if allowed.is_some() { Ok(Some(will)) } else { Err(ReasonCode::NOT_AUTHORIZED) })
 }

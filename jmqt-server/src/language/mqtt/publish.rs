@@ -77,7 +77,7 @@ pub(super) async fn handle_publish(
         receipt: ReceiptRef::Mqtt(receipt(publish.delivery)),
         number: None,
     };
-    match verbs::publish(shared, session, id, channel, publication).await? {
+    match verbs::publish(shared, session, id, channel, &publication).await? {
         Ok(()) => CONTINUE,
         Err(status) => refuse(shared, session, client, id, publish, Refusal::of(status)).await,
     }

@@ -1,6 +1,7 @@
 //! The verb `open`: a client begins a session (§7.c, protocol.md 2.2 to 2.4, 2.9, 2.23).
 
 use std::ops::ControlFlow;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -157,7 +158,7 @@ async fn begin(
         is_clean: language == Language::Mqtt { is_clean: true },
     };
     let OpenedSession { generation, retained, is_resumed, claim } =
-        match session.wait(shared.hub.open_session(new)).await? {
+        match session.wait(pin!(shared.hub.open_session(new))).await? {
             Ok(opened) => opened,
             Err(error) => return ControlFlow::Continue(Err(error)),
         };
@@ -191,20 +192,20 @@ pub(crate) async fn start(shared: &Shared, session: &mut Session, opened: Opened
 
 async fn start_pushing(shared: &Shared, session: &mut Session, retained: &[ChannelName]) -> Flow {
     let outbox = Arc::clone(&session.outbox);
-    session.wait(shared.hub.resume_first(&outbox)).await?;
+    session.wait(pin!(shared.hub.resume_first(&outbox))).await?;
     for (turn, channels) in retained.chunks(CHANNELS_PER_TURN).enumerate() {
         if turn > 0 {
             session.let_others_run().await?;
         }
         // None may be skipped (2.12), and the client already has its `connAck`.
-        let Ok(there) = session.wait(shared.hub.retained_among(channels)).await? else {
+        let Ok(there) = session.wait(pin!(shared.hub.retained_among(channels))).await? else {
             return ControlFlow::Break(CloseReason::StoreUnclear);
         };
         for channel in there {
             if outbox.duties().full {
                 session.wait_for_room().await?;
             }
-            let Ok(push) = session.wait(shared.hub.retained_push(&channel)).await? else {
+            let Ok(push) = session.wait(pin!(shared.hub.retained_push(&channel))).await? else {
                 return ControlFlow::Break(CloseReason::StoreUnclear);
             };
             if let Some(push) = push {

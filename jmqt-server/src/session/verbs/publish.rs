@@ -3,6 +3,7 @@
 
 use std::future::poll_fn;
 use std::ops::ControlFlow;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 
@@ -39,12 +40,14 @@ type Published = Flow<Result<(), StatusCode>>;
 const DONE: Published = ControlFlow::Continue(Ok(()));
 
 /// Publishes to a plain or point-to-point channel. A QoS 1 publish is acknowledged when it is on disk.
+///
+/// The publication is a reference, because a value would be copied into the future, field by field, and then out of it.
 pub(crate) async fn publish(
     shared: &Shared,
     session: &mut Session,
     client: &ClientId,
     channel: ChannelName,
-    publication: Publication<'_>,
+    publication: &Publication<'_>,
 ) -> Published {
     let attached = session.attached.clone();
     let converted = match publication.body {
@@ -95,7 +98,7 @@ pub(crate) async fn publish(
     {
         return DONE;
     }
-    publish_allowed(shared, session, client, channel, &publication).await
+    publish_allowed(shared, session, client, channel, publication).await
 }
 
 /// Publishes data that differs from what the client sent. A separate future, so that other publishes do not pay for
@@ -105,7 +108,7 @@ async fn publish_replaced(
     session: &mut Session,
     client: &ClientId,
     channel: ChannelName,
-    publication: Publication<'_>,
+    publication: &Publication<'_>,
     replacement: Replacement,
 ) -> Published {
     let data = replacement.data();
@@ -113,7 +116,7 @@ async fn publish_replaced(
         session.validator_mistake("pub validator", &"its data is larger than MAX_PACKET_BYTES");
         return ControlFlow::Continue(Err(StatusCode::SERVER_ERROR));
     }
-    publish_allowed(shared, session, client, channel, &Publication { body: Body::Json(data), ..publication })
+    publish_allowed(shared, session, client, channel, &Publication { body: Body::Json(data), ..*publication })
         .await
 }
 
@@ -188,7 +191,7 @@ async fn publish_to_all(
         let receipt = publication.receipt;
         let publisher = receipt.can_be_answered().then(|| (&outbox, receipt.kept()));
         // It can fail only while the server stops, and no client expects an answer.
-        let _ = session.wait(shared.hub.submit_retained(message, publisher)).await?;
+        let _ = session.wait(pin!(shared.hub.submit_retained(message, publisher))).await?;
     }
     session.gather(&channel, publication.body).await;
     DONE
@@ -205,7 +208,7 @@ async fn publish_to_peer(
     let to_itself = channel.as_str().strip_prefix('#') == Some(client.as_str());
     let present = match to_itself {
         true => false,
-        false => session.wait(shared.hub.takes_point_to_point(&channel)).await?,
+        false => session.wait(pin!(shared.hub.takes_point_to_point(&channel))).await?,
     };
     match (publication.qos, present) {
         (Qos::AtMostOnce, true) => {
@@ -240,7 +243,7 @@ async fn submit(
         Some(PublishId { publisher: publisher.clone(), number: publication.number?, receiver_is_away })
     });
     let submitting = shared.hub.submit_publish(message, &outbox, receipt, status, once);
-    let submitted = session.wait(submitting).await?;
+    let submitted = session.wait(pin!(submitting)).await?;
     ControlFlow::Continue(submitted.map_err(|_| StatusCode::SERVER_ERROR))
 }
 
@@ -258,7 +261,7 @@ pub(crate) async fn refuse_in_order(
     }
     let outbox = Arc::clone(&session.outbox);
     let submitting = shared.hub.submit_answer(client, &outbox, receipt.kept(), status);
-    ControlFlow::Continue(session.wait(submitting).await?.is_ok())
+    ControlFlow::Continue(session.wait(pin!(submitting)).await?.is_ok())
 }
 
 /// Records the acknowledgement of the QoS 1 push with this id. Pushes that now have room are sent at the end of the

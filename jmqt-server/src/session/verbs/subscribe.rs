@@ -1,6 +1,7 @@
 //! The verbs `subscribe` and `unsubscribe` (§7.g, §7.i, §9.b, §9.c, protocol.md 2.8, 2.12, 2.20).
 
 use std::ops::ControlFlow;
+use std::pin::pin;
 use std::sync::Arc;
 
 use jmqt_core::{ChannelName, ClientId, Persistence, StatusCode};
@@ -37,7 +38,7 @@ pub(crate) async fn subscribe(
         return ControlFlow::Continue(Err(StatusCode::NOT_ALLOWED));
     }
     let outbox = Arc::clone(&session.outbox);
-    let subscribed = session.wait(shared.hub.subscribe(&outbox, client, channel, persistence)).await?;
+    let subscribed = session.wait(pin!(shared.hub.subscribe(&outbox, client, channel, persistence))).await?;
     ControlFlow::Continue(subscribed.map_err(|_| StatusCode::SERVER_ERROR))
 }
 
@@ -71,7 +72,7 @@ pub(crate) async fn subscribe_to_filter(
     }
     let outbox = Arc::clone(&session.outbox);
     let subscribed =
-        session.wait(shared.hub.subscribe(&outbox, client, name, Persistence::Temporary)).await?;
+        session.wait(pin!(shared.hub.subscribe(&outbox, client, name, Persistence::Temporary))).await?;
     let Ok(subscribed) = subscribed else { return ControlFlow::Continue(Err(StatusCode::SERVER_ERROR)) };
     subscribed.subscription.set_options(options);
     shared.hub.filters.options_changed();
@@ -85,12 +86,13 @@ pub(crate) async fn send_matching_retained(
     session: &mut Session,
     subscription: &Arc<Subscription>,
 ) -> Flow<Result<(), StatusCode>> {
-    if session.wait(shared.hub.store_fence()).await?.is_err() {
+    if session.wait(pin!(shared.hub.store_fence())).await?.is_err() {
         return ControlFlow::Continue(Err(StatusCode::SERVER_ERROR));
     }
     let mut after = None;
     loop {
-        let page = session.wait(shared.hub.retained_matching(&subscription.channel, after.as_ref())).await?;
+        let page =
+            session.wait(pin!(shared.hub.retained_matching(&subscription.channel, after.as_ref()))).await?;
         let Ok((channels, next)) = page else {
             return ControlFlow::Continue(Err(StatusCode::SERVER_ERROR));
         };
@@ -98,7 +100,7 @@ pub(crate) async fn send_matching_retained(
             if session.outbox.duties().full {
                 session.wait_for_room().await?;
             }
-            let Ok(push) = session.wait(shared.hub.retained_push(&channel)).await? else {
+            let Ok(push) = session.wait(pin!(shared.hub.retained_push(&channel))).await? else {
                 return ControlFlow::Continue(Err(StatusCode::SERVER_ERROR));
             };
             if let Some(push) = push {
@@ -128,7 +130,7 @@ pub(crate) async fn subscribe_with(
         if existing.is_some_and(|existing| existing.persistence() != persistence) {
             let outbox = Arc::clone(&session.outbox);
             let changing = shared.hub.change_persistence(&outbox, client, channel, persistence);
-            if session.wait(changing).await?.is_err() {
+            if session.wait(pin!(changing)).await?.is_err() {
                 return ControlFlow::Continue(Err(StatusCode::SERVER_ERROR));
             }
         }
@@ -155,7 +157,7 @@ pub(crate) async fn unsubscribe(
         return ControlFlow::Continue(status);
     }
     let outbox = Arc::clone(&session.outbox);
-    let unsubscribed = session.wait(shared.hub.unsubscribe(&outbox, client, channel)).await?;
+    let unsubscribed = session.wait(pin!(shared.hub.unsubscribe(&outbox, client, channel))).await?;
     ControlFlow::Continue(if unsubscribed.is_ok() { StatusCode::OK } else { StatusCode::SERVER_ERROR })
 }
 
