@@ -264,8 +264,9 @@ impl Outbox {
         if !form.is_mqtt() {
             return state.writer.push(bytes);
         }
+        let window = state.deliveries.window_size as usize;
         let ids = state.deliveries.packet_ids();
-        let id = ids.next();
+        let Some(id) = ids.next(window) else { return self.overflow(state) };
         let addressed = wire::address(form, &bytes, subscription.options().qos(), id);
         ids.sent(id, push, addressed.exactly_once);
         state.writer.push(addressed.bytes);

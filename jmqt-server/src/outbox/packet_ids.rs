@@ -9,6 +9,10 @@ use std::collections::{HashMap, HashSet};
 use crate::message::PushId;
 use crate::wire::PacketId;
 
+/// The least and the greatest limit for messages without an answer, whatever the window is.
+const MIN_UNANSWERED: usize = 1024;
+const MAX_UNANSWERED: usize = 60_000;
+
 /// The step that a sent message waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
@@ -42,15 +46,19 @@ pub(crate) enum Acknowledged {
 }
 
 impl PacketIds {
-    /// The next free identifier.
-    pub(super) fn next(&mut self) -> PacketId {
+    /// The next free identifier; `None` if the client has left too many messages without an answer. Those of ended
+    /// subscriptions are not in the window any more, but keep their identifiers.
+    pub(super) fn next(&mut self, window: usize) -> Option<PacketId> {
+        if self.sent.len() >= (2 * window).clamp(MIN_UNANSWERED, MAX_UNANSWERED) {
+            return None;
+        }
         loop {
             self.last = self.last.wrapping_add(1);
-            // There are fewer messages in flight than identifiers, so one is free.
+            // There are fewer messages without an answer than identifiers, so one is free.
             if let Some(id) = PacketId::new(self.last)
                 && !self.sent.contains_key(&id)
             {
-                return id;
+                return Some(id);
             }
         }
     }
@@ -132,18 +140,31 @@ mod tests {
     fn identifiers_in_use_are_skipped() {
         let mut ids = PacketIds { last: u16::MAX - 1, ..PacketIds::default() };
         for (number, expected) in [(1, u16::MAX), (2, 1), (3, 2)] {
-            let id = ids.next();
+            let id = ids.next(128).unwrap();
             assert_eq!(id.get(), expected);
             ids.sent(id, push(number), false);
         }
         ids.last = u16::MAX;
-        assert_eq!(ids.next().get(), 3);
+        assert_eq!(ids.next(128).unwrap().get(), 3);
+    }
+
+    #[test] // it must neither loop for ever nor use an identifier twice
+    fn a_client_that_answers_nothing_runs_out_of_identifiers() {
+        let mut ids = PacketIds::default();
+        let mut count = 0;
+        while let Some(id) = ids.next(100_000) {
+            ids.sent(id, push(1), false);
+            count += 1;
+        }
+        assert_eq!(count, MAX_UNANSWERED);
+        assert_eq!(ids.acknowledged(PacketId::MIN), Acknowledged::Done(push(1)));
+        assert!(ids.next(100_000).is_some());
     }
 
     #[test] // 4.3.3
     fn an_exchange_with_qos_2_has_its_steps_in_order() {
         let mut ids = PacketIds::default();
-        let (one, two) = (ids.next(), PacketId::new(9).unwrap());
+        let (one, two) = (ids.next(128).unwrap(), PacketId::new(9).unwrap());
         ids.sent(one, push(1), true);
         assert_eq!(ids.acknowledged(one), Acknowledged::Unknown);
         assert_eq!(ids.completed(one), Acknowledged::Unknown);

@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use jmqt_core::{ChannelKind, ChannelName, ClientId, Qos, Retain, StatusCode};
 use jmqt_mqtt::payload::Declared;
 use jmqt_mqtt::{
-    Ack, Delivery, InvalidTopic, Packet, PacketType, Properties, Publish, ReasonCode, TopicName, TopicUse,
-    Version,
+    Ack, Delivery, InvalidTopic, MAX_TOPIC_BYTES, Packet, PacketType, Properties, Publish, ReasonCode,
+    TopicName, TopicUse, Version,
 };
 
 use super::{Client, answer, control, fail, of_packet, reason_string};
@@ -103,7 +103,8 @@ fn resolve(
     if client.aliases.len() <= index {
         client.aliases.resize(index + 1, None);
     }
-    client.aliases[index] = Some(publish.topic.into());
+    // A longer topic is refused anyway, and must not occupy memory.
+    client.aliases[index] = (publish.topic.len() <= MAX_TOPIC_BYTES).then(|| publish.topic.into());
     Ok(None)
 }
 

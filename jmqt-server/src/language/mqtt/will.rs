@@ -8,6 +8,7 @@ use jmqt_core::{ChannelName, ClientId, Qos, Retain};
 use super::Client;
 use crate::connection::ConnectionInfo;
 use crate::context::Shared;
+use crate::log_limit::log_limited;
 use crate::message::{Data, Message};
 use crate::session::verbs::WillOf;
 use crate::session::{Session, verbs};
@@ -40,9 +41,16 @@ impl Will {
 pub(in crate::language) async fn ended(shared: &Arc<Shared>, session: &Session, client: &mut Client) {
     let (Some(will), Some(member)) = (client.will.take(), &session.member) else { return };
     let (id, info) = (member.client.clone(), session.info);
-    if will.delay.is_zero() {
+    let place = match will.delay.is_zero() {
+        true => None,
+        false => Arc::clone(&shared.waiting_wills).try_acquire_owned().ok(),
+    };
+    let Some(place) = place else {
+        if !will.delay.is_zero() {
+            log_limited!(warn, target: "jmqt::session", "publishing a will before its delay is over: too many wills wait");
+        }
         return publish(shared, info, &id, &will).await;
-    }
+    };
     // It must not keep a stopping server alive.
     let shared = Arc::downgrade(shared);
     tokio::spawn(async move {
@@ -53,6 +61,7 @@ pub(in crate::language) async fn ended(shared: &Arc<Shared>, session: &Session, 
         {
             publish(&shared, info, &id, &will).await;
         }
+        drop(place);
     });
 }
 
