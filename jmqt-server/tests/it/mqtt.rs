@@ -5,11 +5,11 @@ use jmqt_mqtt::{
     Properties, Property, PropertyBuf, Publish, Qos, ReasonCode, RetainHandling, Sender, Subscribe,
     SubscribeOptions, Unsubscribe, Version, Will, peek,
 };
-use jmqt_server::{Protocol, StatusCode};
+use jmqt_server::{CloseReason, Protocol, StatusCode};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::support::{Asked, Behaviour, TestServer, within};
+use crate::support::{Asked, Behaviour, Notice, TestServer, within};
 
 const VERSIONS: [Version; 2] = [Version::V3_1_1, Version::V5];
 
@@ -714,4 +714,92 @@ async fn a_filter_needs_the_permission_of_the_sub_validator() {
     assert_eq!(device.subscribe("$SYS/#", Qos::AtMostOnce).await, ReasonCode::NOT_AUTHORIZED);
     device.publish("a", b"1", Delivery::AtMostOnce, false).await;
     device.expect_nothing().await;
+}
+
+/// A packet of a client, by number: valid ones, ones that come at a wrong time, and damaged ones.
+fn some_packet(kind: u8, number: u16, bytes: &[u8]) -> Vec<u8> {
+    let packet_id = PacketId::new(number % 5 + 1).unwrap();
+    let topics = ["a", "a/b", "$p2p/two", "$p2p/one", "$x", "$SYS/x", "", "é/+", "$share/g/a", " a"];
+    let topic = topics[usize::from(number) % topics.len()];
+    let filters = ["a", "+/b", "#", "a/#", "$p2p/one", "$share/g/#", "a/#/b", "$reply/x", "+", "/"];
+    let filter = filters[usize::from(number) % filters.len()];
+    let ack = Ack::new(packet_id, ReasonCode::SUCCESS);
+    let publish = |delivery, retain| {
+        Packet::Publish(Publish { delivery, retain, topic, properties: Properties::EMPTY, payload: bytes })
+    };
+    let mut many = FilterBuf::new();
+    let options = SubscribeOptions {
+        qos: Qos::from_bits(kind % 3).unwrap(),
+        no_local: number % 7 == 0 && !filter.starts_with("$share"),
+        retain_as_published: number % 3 == 0,
+        retain_handling: RetainHandling::Send,
+    };
+    many.push(filter, options).unwrap();
+    let mut names = NameBuf::new();
+    names.push(filter).unwrap();
+    let packet = match kind % 12 {
+        0 | 1 => publish(Delivery::AtMostOnce, number % 4 == 0),
+        2 | 3 => publish(Delivery::AtLeastOnce { id: packet_id, dup: number % 2 == 0 }, number % 4 == 0),
+        4 => publish(Delivery::ExactlyOnce { id: packet_id, dup: number % 2 == 0 }, number % 4 == 0),
+        5 => Packet::PubAck(ack),
+        6 => Packet::PubRec(ack),
+        7 => Packet::PubRel(ack),
+        8 => Packet::PubComp(ack),
+        9 => Packet::Subscribe(Subscribe {
+            id: packet_id,
+            properties: Properties::EMPTY,
+            filters: many.as_filters(),
+        }),
+        10 => Packet::Unsubscribe(Unsubscribe {
+            id: packet_id,
+            properties: Properties::EMPTY,
+            filters: names.as_names(),
+        }),
+        _ => Packet::PingReq,
+    };
+    let mut packet = packet.to_bytes(Version::V5).unwrap_or_else(|_| bytes.to_vec());
+    // One in thirty is damaged in one byte.
+    if number % 30 == 0 && !packet.is_empty() {
+        let at = usize::from(number / 30) % packet.len();
+        packet[at] ^= kind | 1;
+    }
+    packet
+}
+
+#[test] // a bounded part of what may be run by hand for as long as one likes: PROPTEST_CASES=100000
+fn no_sequence_of_packets_of_two_clients_stops_the_server() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let server = runtime.block_on(start());
+    let step =
+        (proptest::bool::ANY, 0..=u8::MAX, 0..=u16::MAX, proptest::collection::vec(0..=u8::MAX, 0..40));
+    let steps = proptest::collection::vec(step, 1..60);
+    let config = proptest::test_runner::Config { failure_persistence: None, ..Default::default() };
+    let cases = std::env::var("PROPTEST_CASES").map_or(500, |cases| cases.parse().unwrap());
+    let mut runner =
+        proptest::test_runner::TestRunner::new(proptest::test_runner::Config { cases, ..config });
+    let tried = runner.run(&steps, |steps| {
+        runtime.block_on(async {
+            let login = |name| Login { clean: false, expiry: 5, ..Login::of(name) };
+            let mut one = Device::new(&server, Version::V5, Login::of("one")).await;
+            let mut two = Device::dial(&server, Version::V5).await;
+            assert_eq!(two.connect(login("two")).await.0, ReasonCode::SUCCESS);
+            for (is_first, kind, number, bytes) in steps {
+                let device = if is_first { &mut one } else { &mut two };
+                // The server may have closed the connection because of an earlier packet.
+                let packet = some_packet(kind, number, &bytes);
+                let _ = device.stream.write_all(&packet).await;
+                let _ = device.stream.try_read(&mut [0; 65536]);
+            }
+            drop((one, two));
+            let mut other = Device::new(&server, Version::V5, Login::of("other")).await;
+            other.expect_nothing().await;
+        });
+        Ok(())
+    });
+    tried.unwrap();
+    let counters = server.counters();
+    assert!(counters.bad_packets > 10 && counters.messages_published > 100, "{counters:?}");
+    let notices = runtime.block_on(server.app.more_notices());
+    let panicked = |notice: &Notice| matches!(notice, Notice::Close(_, CloseReason::ServerError));
+    assert!(!notices.iter().any(panicked), "the task of a connection panicked");
 }
