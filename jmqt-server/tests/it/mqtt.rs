@@ -730,17 +730,23 @@ fn some_packet(kind: u8, number: u16, bytes: &[u8]) -> Vec<u8> {
     let mut many = FilterBuf::new();
     let options = SubscribeOptions {
         qos: Qos::from_bits(kind % 3).unwrap(),
-        no_local: number % 7 == 0 && !filter.starts_with("$share"),
-        retain_as_published: number % 3 == 0,
+        no_local: number.is_multiple_of(7) && !filter.starts_with("$share"),
+        retain_as_published: number.is_multiple_of(3),
         retain_handling: RetainHandling::Send,
     };
     many.push(filter, options).unwrap();
     let mut names = NameBuf::new();
     names.push(filter).unwrap();
     let packet = match kind % 12 {
-        0 | 1 => publish(Delivery::AtMostOnce, number % 4 == 0),
-        2 | 3 => publish(Delivery::AtLeastOnce { id: packet_id, dup: number % 2 == 0 }, number % 4 == 0),
-        4 => publish(Delivery::ExactlyOnce { id: packet_id, dup: number % 2 == 0 }, number % 4 == 0),
+        0 | 1 => publish(Delivery::AtMostOnce, number.is_multiple_of(4)),
+        2 | 3 => publish(
+            Delivery::AtLeastOnce { id: packet_id, dup: number.is_multiple_of(2) },
+            number.is_multiple_of(4),
+        ),
+        4 => publish(
+            Delivery::ExactlyOnce { id: packet_id, dup: number.is_multiple_of(2) },
+            number.is_multiple_of(4),
+        ),
         5 => Packet::PubAck(ack),
         6 => Packet::PubRec(ack),
         7 => Packet::PubRel(ack),
@@ -759,7 +765,7 @@ fn some_packet(kind: u8, number: u16, bytes: &[u8]) -> Vec<u8> {
     };
     let mut packet = packet.to_bytes(Version::V5).unwrap_or_else(|_| bytes.to_vec());
     // One in thirty is damaged in one byte.
-    if number % 30 == 0 && !packet.is_empty() {
+    if number.is_multiple_of(30) && !packet.is_empty() {
         let at = usize::from(number / 30) % packet.len();
         packet[at] ^= kind | 1;
     }
