@@ -136,6 +136,13 @@ impl Attributes {
         self.0.as_ref().map_or(0, |content| size_of::<Values>() + content.properties.len())
     }
 
+    /// The length of the [encoding](Self::encode).
+    #[must_use]
+    pub fn encoded_bytes(&self) -> usize {
+        let length = |it: &Arc<Values>| 2 + if it.expires_at.is_some() { 8 } else { 0 } + it.properties.len();
+        self.0.as_ref().map_or(0, length)
+    }
+
     /// The encoding for the store and the bus; `None` for [`NONE`](Self::NONE).
     #[must_use]
     pub fn encode(&self) -> Option<Vec<u8>> {
@@ -203,6 +210,7 @@ mod tests {
                     assert!(attributes.is_none());
                     continue;
                 };
+                assert_eq!(attributes.encoded_bytes(), encoded.len());
                 assert_eq!(Attributes::decode(&encoded), Some(attributes));
             }
         }

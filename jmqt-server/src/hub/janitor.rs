@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use futures_util::future::join_all;
 use jmqt_core::ClientId;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
@@ -237,6 +238,7 @@ impl Janitor {
                 _ = expire.tick() => {
                     self.expire(hub).await;
                     self.forget_publishers(hub).await;
+                    self.delete_expired_retained(hub).await;
                 }
             }
         }
@@ -416,6 +418,27 @@ impl Janitor {
                 Ok(forgotten) if forgotten.is_round_complete || Instant::now() > until => return,
                 Ok(_) => {}
                 Err(error) => return self.failed("cannot remove silent publishers", &error),
+            }
+        }
+    }
+
+    /// Continues where the last call ended, for at most [`SWEEP_FOR`].
+    async fn delete_expired_retained(&self, hub: &Hub) {
+        if !hub.is_first() {
+            return;
+        }
+        let until = Instant::now() + SWEEP_FOR;
+        while Instant::now() < until {
+            let now = SystemTime::now();
+            match self.store.expired_retained(now).await {
+                Ok(expired) if expired.is_empty() => return,
+                Ok(expired) => {
+                    let deleted = expired.into_iter().map(|channel| hub.expire_retained(channel, now));
+                    if join_all(deleted).await.iter().any(Result::is_err) {
+                        return; // it was logged
+                    }
+                }
+                Err(error) => return self.failed("cannot look for expired retained messages", &error),
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::hash::BuildHasher;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use jmqt_core::{ChannelKind, ChannelName, ClientId, Persistence};
 use tokio::sync::{MutexGuard, SemaphorePermit, oneshot};
@@ -434,6 +434,15 @@ impl Hub {
             Outcome::Cleared(existed) => Ok(existed),
             _ => Err(HubError::Store),
         }
+    }
+
+    /// Deletes the retained message of a channel if it has expired.
+    pub(super) async fn expire_retained(
+        &self,
+        channel: ChannelName,
+        now: SystemTime,
+    ) -> Result<(), HubError> {
+        self.commit(Operation::ExpireRetained { channel, now }).await.map(drop)
     }
 }
 

@@ -145,6 +145,10 @@ impl Store for Gated {
         self.store.forget_publishers(now).await
     }
 
+    async fn expired_retained(&self, now: SystemTime) -> Result<Vec<ChannelName>, StoreError> {
+        self.store.expired_retained(now).await
+    }
+
     async fn close(&self) {
         self.store.close().await;
     }

@@ -395,16 +395,16 @@ impl Operation {
             Self::Subscribe { client, channel } | Self::Unsubscribe { client, channel } => {
                 client.as_str().len() + channel.as_str().len()
             }
-            Self::ClearRetained { channel } => channel.as_str().len(),
+            Self::ClearRetained { channel } | Self::ExpireRetained { channel, .. } => channel.as_str().len(),
         }
     }
 
     /// The channel whose retained message it changes.
     fn written_retained(&self) -> Option<&ChannelName> {
         match self {
-            Self::Append(Append { channel, retain: true, .. }) | Self::ClearRetained { channel } => {
-                Some(channel)
-            }
+            Self::Append(Append { channel, retain: true, .. })
+            | Self::ClearRetained { channel }
+            | Self::ExpireRetained { channel, .. } => Some(channel),
             _ => None,
         }
     }

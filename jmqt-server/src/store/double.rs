@@ -101,5 +101,9 @@ impl Store for Double {
         Ok(Forgotten { publishers: 0, is_round_complete: true })
     }
 
+    async fn expired_retained(&self, _: SystemTime) -> Result<Vec<ChannelName>, StoreError> {
+        Ok(Vec::new())
+    }
+
     async fn close(&self) {}
 }

@@ -142,6 +142,13 @@ pub enum Operation {
         /// The channel.
         channel: ChannelName,
     },
+    /// Deletes the retained message of the channel if it has expired: see [`Store::expired_retained`].
+    ExpireRetained {
+        /// The channel.
+        channel: ChannelName,
+        /// The current time.
+        now: SystemTime,
+    },
 }
 
 /// A message for [`Operation::Append`].
@@ -163,6 +170,13 @@ pub struct Append {
     pub once: Option<PublishId>,
 }
 
+impl Append {
+    /// The bytes of the data and the attributes as stored.
+    fn stored_bytes(&self) -> usize {
+        self.data.len() + self.attributes.encoded_bytes()
+    }
+}
+
 /// The outcome of the [`Operation`] at the same index.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
@@ -180,7 +194,7 @@ pub enum Outcome {
     Subscribed(StoredSubscription),
     /// For `Unsubscribe`: `true` if the subscription existed.
     Unsubscribed(bool),
-    /// For `ClearRetained`: `true` if a message existed.
+    /// For `ClearRetained` and `ExpireRetained`: `true` if a message existed.
     Cleared(bool),
 }
 
@@ -206,6 +220,13 @@ pub struct Retained {
     pub data: Bytes,
     /// The form of the data, and what only MQTT knows.
     pub attributes: Attributes,
+}
+
+impl Retained {
+    /// The bytes of the data and the attributes as stored.
+    fn bytes(&self) -> usize {
+        self.data.len() + self.attributes.encoded_bytes()
+    }
 }
 
 /// A logged message.
@@ -411,6 +432,11 @@ pub trait Store: Send + Sync + 'static {
     /// Deletes publishers that have not published for a day. A call checks the next few; after the
     /// last publisher, the next call begins again with the first one.
     async fn forget_publishers(&self, now: SystemTime) -> Result<Forgotten, StoreError>;
+
+    /// Channels whose retained messages have expired, to be deleted with [`Operation::ExpireRetained`]: at most
+    /// [`RETAINED_PAGE`], those that are due longest first. Reading never relies on the deletion:
+    /// [`read_retained`](Self::read_retained) returns expired messages too.
+    async fn expired_retained(&self, now: SystemTime) -> Result<Vec<ChannelName>, StoreError>;
 
     /// Returns `true` if the files of the database are known to be missing, so that nothing can be committed.
     fn is_gone(&self) -> bool {

@@ -237,6 +237,10 @@ impl Store for MySqlStore {
         self.forget_some_publishers(now).await
     }
 
+    async fn expired_retained(&self, now: SystemTime) -> Result<Vec<ChannelName>, StoreError> {
+        self.read_expired_retained(now).await
+    }
+
     async fn close(&self) {
         self.closed.store(true, Ordering::Release);
         let closing = async {

@@ -4,6 +4,7 @@
 //! rows count as missing.
 
 use std::collections::HashMap;
+use std::time::SystemTime;
 
 use jmqt_core::{ChannelName, ClientId};
 
@@ -11,6 +12,7 @@ use crate::name_map::NameMap;
 
 use super::publisher::Seen;
 use super::retained::RetainedRoom;
+use super::time::millis;
 use super::{
     Append, ChannelKey, Cursor, LogPlace, Operation, Outcome, PublishId, PublisherId, Retained, Seq, Stamp,
     StoredSubscription,
@@ -41,8 +43,10 @@ pub(super) struct Channel<'b> {
     pub(super) persistent: u64,
     /// `true` if `last` or `persistent` differs from the row.
     pub(super) changed: bool,
-    /// The size of the retained message's payload, if there is one.
+    /// The size of the retained message, if there is one.
     retained_bytes: Option<u64>,
+    /// When the retained message expires, in milliseconds since 1970.
+    retained_until: Option<i64>,
     /// The retained message, if an operation set it.
     pub(super) retained: Option<Retained>,
     pub(super) retained_changed: bool,
@@ -61,6 +65,7 @@ impl<'b> Channel<'b> {
             persistent: 0,
             changed: false,
             retained_bytes: None,
+            retained_until: None,
             retained: None,
             retained_changed: false,
             left: false,
@@ -149,7 +154,7 @@ impl<'b> Plan<'b> {
                 Operation::Subscribe { channel, .. } | Operation::Unsubscribe { channel, .. } => {
                     plan.note(channel);
                 }
-                Operation::ClearRetained { channel } => {
+                Operation::ClearRetained { channel } | Operation::ExpireRetained { channel, .. } => {
                     if may_be_retained(channel) {
                         plan.note(channel);
                     }
@@ -210,7 +215,8 @@ impl<'b> Plan<'b> {
     pub(super) fn retained_to_load(&self, batch: &[Operation]) -> Vec<ChannelKey> {
         let key = |operation: &Operation| match operation {
             Operation::Append(Append { channel, retain: true, .. })
-            | Operation::ClearRetained { channel } => self.channel(channel)?.key,
+            | Operation::ClearRetained { channel }
+            | Operation::ExpireRetained { channel, .. } => self.channel(channel)?.key,
             _ => None,
         };
         let mut keys: Vec<_> = batch.iter().filter_map(key).collect();
@@ -219,10 +225,11 @@ impl<'b> Plan<'b> {
         keys
     }
 
-    /// Inserts the size of the retained message of a channel.
-    pub(super) fn put_retained(&mut self, key: ChannelKey, bytes: u64) {
+    /// Inserts the size of the retained message of a channel, and when it expires, in milliseconds since 1970.
+    pub(super) fn put_retained(&mut self, key: ChannelKey, bytes: u64, until: Option<i64>) {
         if let Some(&index) = self.by_key.get(&key) {
-            self.channels[index].retained_bytes = Some(bytes);
+            let channel = &mut self.channels[index];
+            (channel.retained_bytes, channel.retained_until) = (Some(bytes), until);
         }
     }
 
@@ -288,6 +295,7 @@ impl<'b> Plan<'b> {
             Operation::Subscribe { client, channel } => self.subscribe(client, channel, next_key),
             Operation::Unsubscribe { client, channel } => self.unsubscribe(client, channel),
             Operation::ClearRetained { channel } => self.clear_retained(channel),
+            Operation::ExpireRetained { channel, now } => self.expire_retained(channel, *now),
         };
         batch.iter().map(outcome).collect()
     }
@@ -329,7 +337,7 @@ impl<'b> Plan<'b> {
         if append.retain && append.data.is_empty() {
             self.clear_retained(&append.channel);
         } else if append.retain {
-            let (before, now) = (self.channels[index].retained_bytes, append.data.len() as u64);
+            let (before, now) = (self.channels[index].retained_bytes, append.stored_bytes() as u64);
             if before.is_none() && !self.room.takes(now) {
                 return Outcome::TooManyRetained;
             }
@@ -339,6 +347,8 @@ impl<'b> Plan<'b> {
             let Append { sender, data, attributes, .. } = append.clone();
             let retained = Retained { sender, data, attributes };
             (channel.retained_bytes, channel.retained) = (Some(now), Some(retained));
+            channel.retained_until =
+                append.attributes.expires_at().map(|at| i64::try_from(at).unwrap_or(i64::MAX));
             channel.retained_changed = true;
         }
         let channel = &mut self.channels[index];
@@ -348,7 +358,7 @@ impl<'b> Plan<'b> {
         channel.last.0 += 1;
         channel.changed = true;
         let (seq, bytes_before) = (channel.last, channel.bytes);
-        channel.bytes += append.data.len() as u64;
+        channel.bytes += append.stored_bytes() as u64;
         self.messages.push(Logged { key, seq, bytes_before, append });
         Outcome::Appended(Some(LogPlace { key, seq, stamp: self.stamp }))
     }
@@ -393,9 +403,17 @@ impl<'b> Plan<'b> {
             return Outcome::Cleared(false);
         };
         self.room.replace(Some(bytes), None);
-        (channel.retained_bytes, channel.retained) = (None, None);
+        (channel.retained_bytes, channel.retained, channel.retained_until) = (None, None, None);
         (channel.retained_changed, channel.left) = (true, true);
         Outcome::Cleared(true)
+    }
+
+    /// Clears the retained message if it has expired.
+    fn expire_retained(&mut self, name: &ChannelName, now: SystemTime) -> Outcome {
+        match self.channel(name).and_then(|channel| channel.retained_until) {
+            Some(until) if until <= millis(now) => self.clear_retained(name),
+            _ => Outcome::Cleared(false),
+        }
     }
 
     fn channel(&self, name: &ChannelName) -> Option<&Channel<'b>> {

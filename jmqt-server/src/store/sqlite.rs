@@ -207,6 +207,10 @@ impl Store for SqliteStore {
         self.forget_some_publishers(now).await
     }
 
+    async fn expired_retained(&self, now: SystemTime) -> Result<Vec<ChannelName>, StoreError> {
+        self.read_expired_retained(now).await
+    }
+
     fn is_gone(&self) -> bool {
         self.guard.check_files().is_err()
     }

@@ -8,11 +8,11 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
-use jmqt_protocol::{ChannelName, ClientId};
+use jmqt_protocol::{ChannelName, ClientId, Qos};
 use jmqt_server::store::{
-    Append, Attributes, CURSOR_WINDOW, ChannelKey, Cursor, CursorUpdate, Dropped, Epoch, Expired, LogPart,
-    LogPlace, LoggedMessage, Operation, Outcome, PendingLimits, PublishId, PublisherId, Retained,
-    RetainedLimits, Seq, SessionRow, Stamp, Store, StoreError, StoredSubscription, Swept,
+    Append, Attributes, CURSOR_WINDOW, ChannelKey, Cursor, CursorUpdate, DataForm, Dropped, Epoch, Expired,
+    LogPart, LogPlace, LoggedMessage, Operation, Outcome, PendingLimits, PublishId, PublisherId, Retained,
+    RetainedLimits, Seq, SessionRow, Stamp, Store, StoreError, StoredSubscription, Swept, Values,
 };
 
 /// One database, which a store can be opened on again and again.
@@ -381,6 +381,107 @@ async fn messages_appended_while_a_log_is_read_do_not_count_as_deleted(on: &dyn 
         }
     };
     futures_util::join!(appending, reading);
+}
+
+fn attributes(values: Values) -> Attributes {
+    Attributes::new(values)
+}
+
+/// Attributes that use every field.
+fn of_mqtt(expires_at: Option<u64>) -> Attributes {
+    let properties = [3, 0, 1, b'x'].into();
+    attributes(Values { form: DataForm::Binary, qos: Qos::ExactlyOnce, retain: true, expires_at, properties })
+}
+
+async fn attributes_are_kept_with_logged_and_retained_messages(on: &dyn Database) {
+    let store = on.open().await;
+    let key = subscribed(&*store, "bob", "news").await.key;
+    let binary = attributes(Values { form: DataForm::Binary, ..Values::default() });
+    let kinds = [of_mqtt(Some(u64::MAX >> 1)), Attributes::NONE, binary, of_mqtt(None)];
+    for attributes in &kinds {
+        let append = Append { attributes: attributes.clone(), retain: true, ..message("news", "\u{0}\u{1}") };
+        one(&*store, Operation::Append(append)).await;
+        assert_eq!(kept(&*store, "news").await.unwrap().attributes, *attributes);
+    }
+    store.close().await;
+    let store = on.open().await;
+    let logged = store.read_log(key, Seq(0), usize::MAX, usize::MAX).await.unwrap().messages;
+    assert_eq!(logged.iter().map(|it| it.attributes.clone()).collect::<Vec<_>>(), kinds);
+}
+
+async fn attributes_count_for_limits(on: &dyn Database) {
+    let limits = RetainedLimits { messages: None, bytes: Some(20) };
+    let store = on.open_with(limits).await;
+    let key = subscribed(&*store, "bob", "news").await.key;
+    // The encoding of the attributes has 6 bytes, so a message has 10.
+    let of = |name: &str| {
+        let append = Append { attributes: of_mqtt(None), retain: true, ..message(name, "1234") };
+        Operation::Append(append)
+    };
+    for name in ["news", "other"] {
+        assert!(matches!(one(&*store, of(name)).await, Outcome::Appended(_)));
+    }
+    assert_eq!(one(&*store, retain("third", "1")).await, Outcome::TooManyRetained);
+    store.close().await;
+    let store = on.open_with(limits).await;
+    assert_eq!(one(&*store, retain("third", "1")).await, Outcome::TooManyRetained);
+
+    one(&*store, of("news")).await;
+    assert_eq!(store.read_log(key, Seq(0), 10, 10).await.unwrap().messages.len(), 1);
+    let dropped = limit_all(&*store, PendingLimits { bytes: 19, ..UNLIMITED }).await;
+    assert_eq!(dropped.iter().map(|it| it.messages).sum::<u64>(), 1, "{dropped:?}");
+}
+
+async fn expired_retained_messages_are_found_and_deleted(on: &dyn Database) {
+    let store = on.open().await;
+    let now = SystemTime::UNIX_EPOCH + Duration::from_millis(1_000_000);
+    let expire = |name: &str| Operation::ExpireRetained { channel: channel(name), now };
+    let until = |name: &str, expires_at| {
+        let append = Append { attributes: of_mqtt(expires_at), retain: true, ..message(name, "1") };
+        Operation::Append(append)
+    };
+    let batch = [
+        until("due", Some(1_000_000)),
+        until("renewed", Some(7)),
+        until("later", Some(1_000_001)),
+        until("never", None),
+        retain("usual", "1"),
+    ];
+    store.commit(&batch).await.unwrap();
+    let found = store.expired_retained(now).await.unwrap();
+    assert_eq!(found, [channel("renewed"), channel("due")], "in the order of expiry");
+    // Replaced after it was found, in an own batch and in the same one.
+    one(&*store, until("renewed", None)).await;
+    let deleted = ["due", "renewed", "later", "never", "usual", "absent"].map(expire);
+    let outcomes = store.commit(&deleted).await.unwrap();
+    assert_eq!(outcomes, [true, false, false, false, false, false].map(Outcome::Cleared));
+    let batch = [until("renewed", Some(7)), until("renewed", None), expire("renewed")];
+    assert_eq!(store.commit(&batch).await.unwrap()[2], Outcome::Cleared(false));
+    assert_eq!(store.expired_retained(now).await.unwrap(), []);
+    assert_eq!(kept(&*store, "due").await, None);
+    for name in ["renewed", "later", "never", "usual"] {
+        assert!(kept(&*store, name).await.is_some(), "{name}");
+    }
+}
+
+async fn names_of_mqtt_are_long_and_keep_their_blanks(on: &dyn Database) {
+    let store = on.open().await;
+    let exact = |name: &str| ChannelName::exact(name).unwrap();
+    let long = "ü".repeat(1024);
+    for name in [exact(&long), exact(&long[2..]), exact(" a "), exact(" a"), exact("a")] {
+        one(&*store, Operation::Subscribe { client: client("bob"), channel: name.clone() }).await;
+        let append = Append { channel: name.clone(), retain: true, ..message("a", name.as_str()) };
+        one(&*store, Operation::Append(append)).await;
+    }
+    store.close().await;
+    let store = on.open().await;
+    let subscriptions = store.subscriptions(&client("bob")).await.unwrap();
+    assert_eq!(subscriptions.len(), 5);
+    for subscription in subscriptions {
+        let retained = store.read_retained(&subscription.channel).await.unwrap().unwrap();
+        assert_eq!(retained.data, subscription.channel.as_str());
+        assert_eq!(log(&*store, subscription.key).await.len(), 1);
+    }
 }
 
 // ---- subscriptions ----
@@ -1204,6 +1305,7 @@ impl Model {
             Operation::Subscribe { channel, .. }
             | Operation::Unsubscribe { channel, .. }
             | Operation::ClearRetained { channel } => channel,
+            other => panic!("{other:?}"),
         };
         let it = self.channels.entry(name.to_string()).or_default();
         match (operation, outcome) {
@@ -1468,6 +1570,10 @@ macro_rules! contract {
             names_compare_byte_for_byte,
             a_log_is_read_in_order_and_within_its_limits,
             messages_appended_while_a_log_is_read_do_not_count_as_deleted,
+            attributes_are_kept_with_logged_and_retained_messages,
+            attributes_count_for_limits,
+            expired_retained_messages_are_found_and_deleted,
+            names_of_mqtt_are_long_and_keep_their_blanks,
             a_subscription_starts_after_the_last_message_logged,
             subscribing_again_changes_nothing,
             unsubscribing_forgets_the_cursor,
@@ -1724,6 +1830,41 @@ mod sqlite {
     }
 
     #[tokio::test]
+    async fn a_database_of_the_third_schema_is_migrated_with_its_data() {
+        let database = Sqlite::new();
+        let options = SqliteConnectOptions::new().filename(database.path()).create_if_missing(true);
+        let mut connection = options.connect().await.unwrap();
+        let steps = [
+            (1, "tables", include_str!("../../src/store/migrations/0001_sqlite.sql")),
+            (2, "stamps and sizes", include_str!("../../src/store/migrations/0002_sqlite.sql")),
+            (3, "publishers", include_str!("../../src/store/migrations/0003_sqlite.sql")),
+        ];
+        let step = |(version, name, sql): (i64, &'static str, &'static str)| {
+            Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+        };
+        let migrator = Migrator::with_migrations(steps.map(step).into());
+        migrator.run_direct(None, &mut connection, false).await.unwrap();
+        let rows = "INSERT INTO channels (id, name, last_seq, persistent_count, total_bytes)
+            VALUES (3, 'news', 1, 1, 1);
+            INSERT INTO subscriptions (channel_id, client_id, acked_seq, acked_beyond) VALUES (3, 'bob', 0, x'');
+            INSERT INTO clients (client_id, last_seen) VALUES ('bob', 1);
+            INSERT INTO messages (channel_id, seq, created_at, stamp, bytes_before, sender, data)
+            VALUES (3, 1, 5, 9, 0, 'publisher', x'31');
+            INSERT INTO retained (channel_id, sender, data, bytes) VALUES (3, 'publisher', x'33', 1);";
+        sqlx::raw_sql(rows).execute(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+
+        let store = database.open().await;
+        let append = Append { attributes: of_mqtt(None), ..message("news", "2") };
+        one(&*store, Operation::Append(append)).await;
+        let logged = store.read_log(ChannelKey(3), Seq(0), 5, usize::MAX).await.unwrap().messages;
+        let read: Vec<_> = logged.iter().map(|it| (it.seq.0, &it.data[..], it.attributes.clone())).collect();
+        assert_eq!(read, [(1, &b"1"[..], Attributes::NONE), (2, b"2", of_mqtt(None))]);
+        assert_eq!(kept(&*store, "news").await, retained("3"));
+        assert_eq!(store.expired_retained(soon()).await.unwrap(), []);
+    }
+
+    #[tokio::test]
     async fn a_database_in_use_is_not_opened_twice() {
         let database = Sqlite::new();
         let store = database.open().await;
@@ -1946,7 +2087,7 @@ mod sqlite {
             "UPDATE subscriptions SET acked_beyond = x'02'",
             "UPDATE subscriptions SET acked_beyond = CAST(x'01' || zeroblob(127) AS BLOB)",
             "UPDATE subscriptions SET acked_beyond = x'', acked_seq = -1",
-            "UPDATE channels SET name = ' news '",
+            "UPDATE channels SET name = ''",
         ] {
             database.execute(sql).await;
             let store = database.open().await;
@@ -1954,6 +2095,22 @@ mod sqlite {
             assert!(matches!(error, StoreError::Corrupt { .. }), "{sql}: {error}");
             store.close().await;
         }
+    }
+
+    #[tokio::test]
+    async fn damaged_attributes_are_an_error() {
+        let database = Sqlite::new();
+        let store = database.open().await;
+        let key = subscribed(&*store, "bob", "news").await.key;
+        one(&*store, Operation::Append(Append { retain: true, ..message("news", "1") })).await;
+        store.close().await;
+        database.execute("UPDATE messages SET attributes = x'0210'").await;
+        database.execute("UPDATE retained SET attributes = x''").await;
+        let store = database.open().await;
+        let error = store.read_log(key, Seq(0), 1, 1).await.unwrap_err();
+        assert!(matches!(error, StoreError::Corrupt { what: "attributes of a message" }), "{error}");
+        let error = store.read_retained(&channel("news")).await.unwrap_err();
+        assert!(matches!(error, StoreError::Corrupt { what: "attributes of a message" }), "{error}");
     }
 
     #[tokio::test]

@@ -9,9 +9,9 @@ use bytes::Bytes;
 use jmqt_protocol::{ChannelName, ClientId};
 use jmqt_server::config::MySqlTls;
 use jmqt_server::store::{
-    Append, Attributes, ChannelKey, ClusterStore, Cursor, CursorUpdate, Entered, LogPlace, MySqlOptions,
-    MySqlStore, NodeBeat, Operation, Outcome, PendingLimits, PublishId, PublisherId, RetainedLimits, Seq,
-    SessionRow, SharedSession, Stamp, Store, StoreError, StoredSubscription,
+    Append, Attributes, ChannelKey, ClusterStore, Cursor, CursorUpdate, DataForm, Entered, LogPlace,
+    MySqlOptions, MySqlStore, NodeBeat, Operation, Outcome, PendingLimits, PublishId, PublisherId,
+    RetainedLimits, Seq, SessionRow, SharedSession, Stamp, Store, StoreError, StoredSubscription, Values,
 };
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::mysql::MySqlConnection;
@@ -164,6 +164,55 @@ async fn a_database_of_the_first_schema_is_migrated_with_its_data() {
             .await
             .unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_database_of_the_third_schema_is_migrated_with_its_data() {
+    let Some(database) = MySql::new(false) else { return };
+    database.make().await;
+    let mut connection = database.connect().await;
+    let steps = [
+        (1, "tables", include_str!("../../src/store/migrations/0001_mysql.sql")),
+        (2, "stamps and sizes", include_str!("../../src/store/migrations/0002_mysql.sql")),
+        (3, "publishers", include_str!("../../src/store/migrations/0003_mysql.sql")),
+    ];
+    let step = |(version, name, sql): (i64, &'static str, &'static str)| {
+        Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+    };
+    let mut migrator = Migrator::with_migrations(steps.map(step).into());
+    migrator.set_locking(false);
+    migrator.run_direct(None, &mut connection, false).await.unwrap();
+    let rows = "INSERT INTO channels (id, name, last_seq, persistent_count, total_bytes) VALUES (3, 'news', 1, 1, 1);
+        INSERT INTO subscriptions (channel_id, client_id, acked_seq, acked_beyond) VALUES (3, 'bob', 0, '');
+        INSERT INTO clients (client_id, last_seen) VALUES ('bob', 1);
+        INSERT INTO messages (channel_id, seq, created_at, stamp, bytes_before, sender, data)
+        VALUES (3, 1, 5, 9, 0, 'publisher', '1');
+        INSERT INTO retained (channel_id, sender, data, bytes) VALUES (3, 'publisher', '3', 1);";
+    sqlx::raw_sql(rows).execute(&mut connection).await.unwrap();
+    let attributes = Attributes::new(Values { form: DataForm::Binary, ..Values::default() });
+    for round in 0..2 {
+        let store = open(&database).await;
+        let Operation::Append(message) = append("news", "2") else { unreachable!() };
+        one(&store, Operation::Append(Append { attributes: attributes.clone(), ..message })).await;
+        let logged = store.read_log(ChannelKey(3), Seq(0), 5, usize::MAX).await.unwrap().messages;
+        let read: Vec<_> = logged.iter().map(|it| (it.seq.0, &it.data[..], it.attributes.clone())).collect();
+        assert_eq!(read[..2], [(1, &b"1"[..], Attributes::NONE), (2, b"2", attributes.clone())]);
+        assert_eq!(read.len(), 2 + round);
+        let retained = store.read_retained(&channel("news")).await.unwrap().unwrap();
+        assert_eq!((&retained.data[..], retained.attributes), (&b"3"[..], Attributes::NONE));
+        store.close().await;
+        // As if the step had been interrupted before it was noted.
+        sqlx::raw_sql("UPDATE _sqlx_migrations SET success = FALSE WHERE version = 4")
+            .execute(&mut connection)
+            .await
+            .unwrap();
+    }
+    let store = open(&database).await;
+    let long = ChannelName::exact(&"x".repeat(2048)).unwrap();
+    one(&store, Operation::Subscribe { client: client("bob"), channel: long.clone() }).await;
+    sqlx::raw_sql("UPDATE messages SET attributes = 'x'").execute(&mut connection).await.unwrap();
+    let error = store.read_log(ChannelKey(3), Seq(0), 5, usize::MAX).await.unwrap_err();
+    assert!(matches!(error, StoreError::Corrupt { what: "attributes of a message" }), "{error}");
 }
 
 #[tokio::test]
@@ -599,7 +648,7 @@ async fn an_invalid_row_is_an_error() {
         "UPDATE subscriptions SET acked_beyond = x'02'",
         "UPDATE subscriptions SET acked_beyond = CONCAT(x'01', REPEAT(x'00', 127))",
         "UPDATE subscriptions SET acked_beyond = '', acked_seq = -1",
-        "UPDATE channels SET name = ' news '",
+        "UPDATE channels SET name = ''",
         "UPDATE channels SET name = x'ff'",
     ] {
         database.connect().await.execute(sql).await.unwrap();

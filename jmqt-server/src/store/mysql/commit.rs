@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use jmqt_core::{ChannelName, ClientId};
 use sqlx::mysql::{MySqlArguments, MySqlConnection};
-use sqlx::{Arguments as _, AssertSqlSafe, Executor as _};
+use sqlx::{Arguments as _, AssertSqlSafe, Executor as _, Row as _};
 
 use super::connection::{
     Attempts, Connected, IDLE_LIMIT, LOCKED, begin, commit, hang_up, is_usable, number, rollback, unanswered,
@@ -49,8 +49,9 @@ static CHANNELS: LazyLock<MultiRow> = LazyLock::new(|| {
          WHERE id IN ({rows}) ORDER BY id FOR UPDATE",
     )
 });
-static RETAINED: LazyLock<MultiRow> =
-    LazyLock::new(|| MultiRow::list("SELECT channel_id, bytes FROM retained WHERE channel_id IN ({rows})"));
+static RETAINED: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::list("SELECT channel_id, bytes, expires_at FROM retained WHERE channel_id IN ({rows})")
+});
 
 static CHANGE_CHANNELS: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::table(
@@ -61,8 +62,9 @@ static CHANGE_CHANNELS: LazyLock<MultiRow> = LazyLock::new(|| {
 });
 static LOG: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::insert(
-        "(?,?,?,?,?,?,?)",
-        "INSERT INTO messages (channel_id, seq, created_at, stamp, bytes_before, sender, data) VALUES {rows}",
+        "(?,?,?,?,?,?,?,?)",
+        "INSERT INTO messages (channel_id, seq, created_at, stamp, bytes_before, sender, data, attributes) \
+         VALUES {rows}",
     )
 });
 static SUBSCRIBE: LazyLock<MultiRow> = LazyLock::new(|| {
@@ -82,9 +84,10 @@ static UNSUBSCRIBE: LazyLock<MultiRow> = LazyLock::new(|| {
 });
 static RETAIN: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::insert(
-        "(?,?,?,?)",
-        "INSERT INTO retained (channel_id, bytes, sender, data) VALUES {rows} \
-         ON DUPLICATE KEY UPDATE bytes = VALUES(bytes), sender = VALUES(sender), data = VALUES(data)",
+        "(?,?,?,?,?,?)",
+        "INSERT INTO retained (channel_id, bytes, sender, data, attributes, expires_at) VALUES {rows} \
+         ON DUPLICATE KEY UPDATE bytes = VALUES(bytes), sender = VALUES(sender), data = VALUES(data), \
+         attributes = VALUES(attributes), expires_at = VALUES(expires_at)",
     )
 });
 static CLEAR: LazyLock<MultiRow> = LazyLock::new(|| {
@@ -502,7 +505,7 @@ async fn load<'b>(
     }
     let keys = plan.retained_to_load(batch);
     for row in RETAINED.fetch(connection, &keys, rows::add_key).await? {
-        plan.put_retained(rows::key(&row, 0)?, rows::count(&row, 1)?);
+        plan.put_retained(rows::key(&row, 0)?, rows::count(&row, 1)?, row.try_get(2)?);
     }
     Ok(())
 }
@@ -542,7 +545,7 @@ async fn write_messages(
 ) -> Result<(), StoreError> {
     let now = millis(SystemTime::now());
     while !messages.is_empty() {
-        let bytes = messages.iter().map(|message| message.append.data.len());
+        let bytes = messages.iter().map(|message| message.append.stored_bytes());
         let (some, others) = messages.split_at(rows::fitting(connected.max_packet, bytes));
         let log = LOG.execute(&mut connected.connection, some, |values, message| {
             rows::add_key(values, &message.key)?;
@@ -551,7 +554,8 @@ async fn write_messages(
             values.add(i64::try_from(stamp.0)?)?;
             values.add(i64::try_from(message.bytes_before)?)?;
             rows::add_sender(values, message.append.sender.as_ref())?;
-            values.add(&message.append.data[..])
+            values.add(&message.append.data[..])?;
+            rows::add_attributes(values, &message.append.attributes)
         });
         log.await?;
         messages = others;
@@ -602,13 +606,15 @@ async fn write_retained(connected: &mut Connected, plan: &Plan<'_>) -> Result<()
     let (all, cleared) = (plan.retained(), plan.cleared());
     let mut retained = &all[..];
     while !retained.is_empty() {
-        let bytes = retained.iter().map(|(_, _, retained)| retained.data.len());
+        let bytes = retained.iter().map(|(_, _, retained)| retained.bytes());
         let (some, others) = retained.split_at(rows::fitting(connected.max_packet, bytes));
         let retain = RETAIN.execute(&mut connected.connection, some, |values, (key, _, retained)| {
             rows::add_key(values, key)?;
-            values.add(i64::try_from(retained.data.len())?)?;
+            values.add(i64::try_from(retained.bytes())?)?;
             rows::add_sender(values, retained.sender.as_ref())?;
-            values.add(&retained.data[..])
+            values.add(&retained.data[..])?;
+            rows::add_attributes(values, &retained.attributes)?;
+            rows::add_expiry(values, &retained.attributes)
         });
         retain.await?;
         retained = others;

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::LazyLock;
+use std::time::SystemTime;
 
 use jmqt_core::{ChannelName, ClientId};
 use sqlx::mysql::{MySqlArguments, MySqlConnection};
@@ -9,9 +10,9 @@ use sqlx::mysql::{MySqlArguments, MySqlConnection};
 use super::connection::retried;
 use super::rows::{self, MultiRow};
 use super::{MySqlStore, cursors};
-use crate::attributes::Attributes;
 use crate::store::RETAINED_PAGE;
 use crate::store::limits::limited;
+use crate::store::time::millis;
 use crate::store::{ChannelKey, LogPart, LoggedMessage, Retained, Seq, StoreError, StoredSubscription};
 
 /// The number of messages whose sizes are read at a time.
@@ -89,8 +90,8 @@ impl MySqlStore {
         &self,
         channel: &ChannelName,
     ) -> Result<Option<Retained>, StoreError> {
-        let sql = "SELECT r.sender, r.data FROM channels AS c JOIN retained AS r ON r.channel_id = c.id \
-            WHERE c.name = ?";
+        let sql = "SELECT r.sender, r.data, r.attributes FROM channels AS c \
+            JOIN retained AS r ON r.channel_id = c.id WHERE c.name = ?";
         let found = retried(|| async {
             let mut lease = self.connections.lease().await?;
             let found = limited(async {
@@ -104,7 +105,7 @@ impl MySqlStore {
             Ok(Retained {
                 sender: rows::sender(&row, 0)?,
                 data: rows::data(&row, 1)?,
-                attributes: Attributes::NONE,
+                attributes: rows::attributes(&row, 2)?,
             })
         };
         found.await?.map(retained).transpose()
@@ -129,6 +130,25 @@ impl MySqlStore {
         let found: Result<HashSet<_>, _> = found.await?.iter().map(|row| rows::channel(row, 0)).collect();
         let found = found?;
         Ok(channels.iter().filter(|channel| found.contains(*channel)).cloned().collect())
+    }
+
+    /// See [`Store::expired_retained`](crate::store::Store::expired_retained).
+    pub(super) async fn read_expired_retained(
+        &self,
+        now: SystemTime,
+    ) -> Result<Vec<ChannelName>, StoreError> {
+        let sql = "SELECT c.name FROM retained AS r JOIN channels AS c ON c.id = r.channel_id \
+            WHERE r.expires_at <= ? ORDER BY r.expires_at LIMIT ?";
+        let found = retried(|| async {
+            let mut lease = self.connections.lease().await?;
+            let found = limited(async {
+                let query = sqlx::query(sql).bind(millis(now)).bind(RETAINED_PAGE as i64);
+                Ok(query.fetch_all(lease.connection()?).await?)
+            });
+            let found = found.await;
+            lease.done(found)
+        });
+        found.await?.iter().map(|row| rows::channel(row, 0)).collect()
     }
 
     /// See [`Store::read_log`](crate::store::Store::read_log).
@@ -157,7 +177,8 @@ async fn read(
     messages: usize,
     bytes: usize,
 ) -> Result<LogPart, StoreError> {
-    let sql = "SELECT seq, stamp, sender, data FROM messages WHERE channel_id = ? AND seq > ? AND seq <= ?";
+    let sql = "SELECT seq, stamp, sender, data, attributes FROM messages \
+        WHERE channel_id = ? AND seq > ? AND seq <= ?";
     let after = i64::try_from(after.0).unwrap_or(i64::MAX);
     loop {
         let range = measure(connection, key, after, messages, bytes).await?;
@@ -174,7 +195,7 @@ async fn read(
                 stamp,
                 sender,
                 data: rows::data(&row, 3)?,
-                attributes: Attributes::NONE,
+                attributes: rows::attributes(&row, 4)?,
             });
         }
         if log.messages.len() == range.messages {
@@ -194,7 +215,7 @@ async fn measure(
 ) -> Result<Range, StoreError> {
     // Includes the end of the log as number 0, because a proxy could send two statements to different servers.
     let sql = "(SELECT 0, last_seq FROM channels WHERE id = ?) UNION ALL \
-        (SELECT seq, CAST(LENGTH(data) AS SIGNED) FROM messages \
+        (SELECT seq, CAST(LENGTH(data) + COALESCE(LENGTH(attributes), 0) AS SIGNED) FROM messages \
         WHERE channel_id = ? AND seq > ? ORDER BY seq LIMIT ?)";
     let (mut range, mut gathered, mut after) = (Range::default(), 0, after);
     loop {

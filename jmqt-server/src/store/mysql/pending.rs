@@ -126,7 +126,7 @@ impl Sweep for MySqlStore {
     }
 
     async fn newest(&self, key: ChannelKey, after: Seq, before: Seq) -> Result<Vec<OwnMessage>, StoreError> {
-        let sql = "SELECT seq, sender, CAST(LENGTH(data) AS SIGNED) FROM messages \
+        let sql = "SELECT seq, sender, CAST(LENGTH(data) + COALESCE(LENGTH(attributes), 0) AS SIGNED) FROM messages \
             WHERE channel_id = ? AND seq > ? AND seq < ? ORDER BY seq DESC LIMIT ?";
         let found = retried(|| async {
             let mut lease = self.connections.lease().await?;

@@ -11,6 +11,7 @@ use sqlx::error::BoxDynError;
 use sqlx::mysql::{MySqlArguments, MySqlConnection, MySqlRow};
 use sqlx::{Arguments as _, AssertSqlSafe, Row as _, SqlSafeStr as _, SqlStr};
 
+use crate::attributes::Attributes;
 use crate::store::time::from_millis;
 use crate::store::{ChannelKey, Seq, Stamp, StoreError};
 
@@ -192,11 +193,7 @@ fn utf8(bytes: &[u8]) -> Result<&str, StoreError> {
 
 /// Reads a channel name.
 pub(super) fn channel(row: &MySqlRow, column: usize) -> Result<ChannelName, StoreError> {
-    let text = text(row, column)?;
-    match ChannelName::exact(text) {
-        Ok(name) if name.as_str() == text => Ok(name),
-        _ => Err(StoreError::Corrupt { what: "channel name" }),
-    }
+    ChannelName::exact(text(row, column)?).map_err(|_| StoreError::Corrupt { what: "channel name" })
 }
 
 /// Reads a client id.
@@ -213,6 +210,25 @@ pub(super) fn sender(row: &MySqlRow, column: usize) -> Result<Option<ClientId>, 
 /// Reads a payload.
 pub(super) fn data(row: &MySqlRow, column: usize) -> Result<Bytes, StoreError> {
     Ok(Bytes::from(row.try_get::<Vec<u8>, _>(column)?))
+}
+
+/// Adds the attributes of a message; NULL for a usual JMQT message.
+pub(super) fn add_attributes(
+    arguments: &mut MySqlArguments,
+    attributes: &Attributes,
+) -> Result<(), BoxDynError> {
+    arguments.add(attributes.encode())
+}
+
+/// Adds the moment of expiry of a message; NULL if it never expires.
+pub(super) fn add_expiry(arguments: &mut MySqlArguments, attributes: &Attributes) -> Result<(), BoxDynError> {
+    arguments.add(attributes.expires_at().map(|at| i64::try_from(at).unwrap_or(i64::MAX)))
+}
+
+/// Reads the attributes of a message.
+pub(super) fn attributes(row: &MySqlRow, column: usize) -> Result<Attributes, StoreError> {
+    let Some(encoded) = row.try_get::<Option<&[u8]>, _>(column)? else { return Ok(Attributes::NONE) };
+    Attributes::decode(encoded).ok_or(StoreError::Corrupt { what: "attributes of a message" })
 }
 
 /// Reads a time.

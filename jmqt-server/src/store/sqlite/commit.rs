@@ -4,9 +4,9 @@ use std::sync::LazyLock;
 use std::time::SystemTime;
 
 use jmqt_core::ClientId;
-use sqlx::Arguments as _;
 use sqlx::error::BoxDynError;
 use sqlx::sqlite::{SqliteArguments, SqliteConnection};
+use sqlx::{Arguments as _, Row as _};
 
 use super::rescue::MayCopy;
 use super::rows::{self, MultiRow};
@@ -25,7 +25,11 @@ static CHANNELS: LazyLock<MultiRow> = LazyLock::new(|| {
 });
 /// `length` reads only the header of a row; `bytes` is stored after the payload.
 static RETAINED: LazyLock<MultiRow> = LazyLock::new(|| {
-    MultiRow::new(1, "SELECT channel_id, length(data) FROM retained WHERE channel_id IN ({rows})")
+    MultiRow::new(
+        1,
+        "SELECT channel_id, length(data) + COALESCE(length(attributes), 0), expires_at FROM retained \
+         WHERE channel_id IN ({rows})",
+    )
 });
 
 static MAKE_CHANNELS: LazyLock<MultiRow> = LazyLock::new(|| {
@@ -44,8 +48,8 @@ static CHANGE_CHANNELS: LazyLock<MultiRow> = LazyLock::new(|| {
 });
 static LOG: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::new(
-        5,
-        "INSERT INTO messages (created_at, stamp, channel_id, seq, bytes_before, sender, data) \
+        6,
+        "INSERT INTO messages (created_at, stamp, channel_id, seq, bytes_before, sender, data, attributes) \
          SELECT ?, ?, * FROM (VALUES {rows}) WHERE column1 IS NOT NULL",
     )
 });
@@ -67,8 +71,8 @@ static UNSUBSCRIBE: LazyLock<MultiRow> = LazyLock::new(|| {
 });
 static RETAIN: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::new(
-        4,
-        "INSERT OR REPLACE INTO retained (channel_id, bytes, sender, data) \
+        6,
+        "INSERT OR REPLACE INTO retained (channel_id, bytes, sender, data, attributes, expires_at) \
          SELECT * FROM (VALUES {rows}) WHERE column1 IS NOT NULL",
     )
 });
@@ -134,9 +138,9 @@ impl SqliteStore {
                 return Ok((outcomes, Vec::new(), Vec::new()));
             }
             if !plan.messages().is_empty() || !plan.retained().is_empty() {
-                let messages: usize = plan.messages().iter().map(|message| message.append.data.len()).sum();
-                let retained: usize =
-                    plan.retained().iter().map(|(_, _, retained)| retained.data.len()).sum();
+                let messages: usize =
+                    plan.messages().iter().map(|message| message.append.stored_bytes()).sum();
+                let retained: usize = plan.retained().iter().map(|(_, _, retained)| retained.bytes()).sum();
                 self.check_room(writer.connection()?, (messages + retained) as u64).await?;
             }
             self.expect(&plan);
@@ -209,7 +213,7 @@ async fn load<'b>(
 
     let keys = plan.retained_to_load(batch);
     for row in RETAINED.fetch(connection, &keys, add_key).await? {
-        plan.put_retained(rows::key(&row, 0)?, rows::count(&row, 1)?);
+        plan.put_retained(rows::key(&row, 0)?, rows::count(&row, 1)?, row.try_get(2)?);
     }
     Ok(())
 }
@@ -254,7 +258,8 @@ async fn write_messages(connection: &mut SqliteConnection, plan: &Plan<'_>) -> R
         rows::add_seq(values, message.seq)?;
         values.add(i64::try_from(message.bytes_before)?)?;
         rows::add_sender(values, message.append.sender.as_ref())?;
-        values.add(&message.append.data[..])
+        values.add(&message.append.data[..])?;
+        rows::add_attributes(values, &message.append.attributes)
     });
     log.await?;
     Ok(())
@@ -286,9 +291,11 @@ async fn write_retained(connection: &mut SqliteConnection, plan: &Plan<'_>) -> R
     let (retained, cleared) = (plan.retained(), plan.cleared());
     let retain = RETAIN.execute(connection, &retained, |values, (key, _, retained)| {
         values.add(key.0)?;
-        values.add(i64::try_from(retained.data.len())?)?;
+        values.add(i64::try_from(retained.bytes())?)?;
         rows::add_sender(values, retained.sender.as_ref())?;
-        values.add(&retained.data[..])
+        values.add(&retained.data[..])?;
+        rows::add_attributes(values, &retained.attributes)?;
+        rows::add_expiry(values, &retained.attributes)
     });
     retain.await?;
     CLEAR.execute(connection, &cleared, |values, (key, _)| values.add(key.0)).await?;

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::TryStreamExt as _;
 use jmqt_core::{ChannelName, ClientId};
@@ -13,9 +13,9 @@ use super::commit::forget_channels;
 use super::rows::{self, MultiRow};
 use super::writer::Writer;
 use super::{SqliteStore, cursors};
-use crate::attributes::Attributes;
 use crate::store::RETAINED_PAGE;
 use crate::store::limits::{TIME_LIMIT, limited};
+use crate::store::time::millis;
 use crate::store::{
     ChannelKey, DatabaseError, LogPart, LoggedMessage, Retained, Seq, StoreError, StoredSubscription,
 };
@@ -113,17 +113,32 @@ impl SqliteStore {
         channel: &ChannelName,
     ) -> Result<Option<Retained>, StoreError> {
         let mut reader = self.reader().await?;
-        let sql = "SELECT r.sender, r.data FROM channels AS c JOIN retained AS r ON r.channel_id = c.id \
-            WHERE c.name = ?";
+        let sql = "SELECT r.sender, r.data, r.attributes FROM channels AS c \
+            JOIN retained AS r ON r.channel_id = c.id WHERE c.name = ?";
         let (found, _) = rows::run(sqlx::query(sql).bind(channel.as_str()), &mut reader).await?;
         let retained = |row| {
             Ok(Retained {
                 sender: rows::sender(row, 0)?,
                 data: rows::data(row, 1)?,
-                attributes: Attributes::NONE,
+                attributes: rows::attributes(row, 2)?,
             })
         };
         found.first().map(retained).transpose()
+    }
+
+    /// See [`Store::expired_retained`](crate::store::Store::expired_retained).
+    pub(super) async fn read_expired_retained(
+        &self,
+        now: SystemTime,
+    ) -> Result<Vec<ChannelName>, StoreError> {
+        let sql = "SELECT c.name FROM retained AS r JOIN channels AS c ON c.id = r.channel_id \
+            WHERE r.expires_at <= ? ORDER BY r.expires_at LIMIT ?";
+        let found = limited(async {
+            let mut reader = self.reader().await?;
+            let query = sqlx::query(sql).bind(millis(now)).bind(RETAINED_PAGE as i64);
+            Ok(rows::run(query, &mut reader).await?.0)
+        });
+        found.await?.iter().map(|row| rows::channel(row, 0)).collect()
     }
 
     /// See [`Store::read_log`](crate::store::Store::read_log).
@@ -135,8 +150,8 @@ impl SqliteStore {
         bytes: usize,
     ) -> Result<LogPart, StoreError> {
         let mut reader = self.reader().await?;
-        let sql = "SELECT NULL, NULL, NULL, NULL, last_seq FROM channels WHERE id = ?1 UNION ALL \
-            SELECT seq, stamp, sender, data, NULL FROM (SELECT seq, stamp, sender, data FROM messages \
+        let sql = "SELECT NULL, NULL, NULL, NULL, NULL, last_seq FROM channels WHERE id = ?1 UNION ALL \
+            SELECT *, NULL FROM (SELECT seq, stamp, sender, data, attributes FROM messages \
             WHERE channel_id = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3)";
         let query = sqlx::query(sql)
             .bind(key.0)
@@ -150,14 +165,15 @@ impl SqliteStore {
                 Some(Either::Left(_)) => break, // end of the statement
                 None => return Err(sqlx::Error::WorkerCrashed.into()),
             };
-            if row.try_get::<Option<i64>, _>(4)?.is_some() {
-                log.last = rows::seq(&row, 4)?;
+            if row.try_get::<Option<i64>, _>(5)?.is_some() {
+                log.last = rows::seq(&row, 5)?;
                 continue;
             }
             let (seq, stamp) = (rows::seq(&row, 0)?, rows::stamp(&row, 1)?);
             let (sender, data) = (rows::sender(&row, 2)?, rows::data(&row, 3)?);
-            gathered += data.len();
-            log.messages.push(LoggedMessage { seq, stamp, sender, data, attributes: Attributes::NONE });
+            let attributes = rows::attributes(&row, 4)?;
+            gathered += data.len() + attributes.encoded_bytes();
+            log.messages.push(LoggedMessage { seq, stamp, sender, data, attributes });
         }
         Ok(log)
     }

@@ -22,10 +22,11 @@ use crate::store::retained::RetainedTotals;
 use crate::store::{ChannelKey, Epoch, StoreError};
 
 /// The migrations from an empty database to the schema of this version, in order. A released migration never changes.
-const MIGRATIONS: [(i64, &str, &str); 3] = [
+const MIGRATIONS: [(i64, &str, &str); 4] = [
     (1, "tables", include_str!("../migrations/0001_sqlite.sql")),
     (2, "stamps and sizes", include_str!("../migrations/0002_sqlite.sql")),
     (3, "publishers", include_str!("../migrations/0003_sqlite.sql")),
+    (4, "attributes of messages", include_str!("../migrations/0004_sqlite.sql")),
 ];
 
 /// The number of connections that read. SQLite reads in parallel, but rarely waits for a disk.
@@ -200,7 +201,8 @@ async fn names(connection: &mut SqliteConnection, sql: &'static str) -> Result<N
 }
 
 async fn retained_totals(connection: &mut SqliteConnection) -> Result<RetainedTotals, StoreError> {
-    let sql = "SELECT COUNT(*), COALESCE(SUM(length(data)), 0) FROM retained";
+    let sql = "SELECT COUNT(*), COALESCE(SUM(length(data) + COALESCE(length(attributes), 0)), 0) \
+        FROM retained";
     let (messages, bytes): (i64, i64) = sqlx::query_as(sql).fetch_one(connection).await?;
     Ok(RetainedTotals { messages: messages.unsigned_abs(), bytes: bytes.unsigned_abs() })
 }

@@ -112,7 +112,7 @@ impl Sweep for SqliteStore {
     }
 
     async fn newest(&self, key: ChannelKey, after: Seq, before: Seq) -> Result<Vec<OwnMessage>, StoreError> {
-        let sql = "SELECT seq, sender, length(data) FROM messages \
+        let sql = "SELECT seq, sender, length(data) + COALESCE(length(attributes), 0) FROM messages \
             WHERE channel_id = ? AND seq > ? AND seq < ? ORDER BY seq DESC LIMIT ?";
         let found = limited(async {
             let mut reader = self.reader().await?;

@@ -13,6 +13,7 @@ use sqlx::query::Query;
 use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
 use sqlx::{Arguments as _, AssertSqlSafe, Either, Executor as _, Row as _, SqlSafeStr as _, SqlStr, Sqlite};
 
+use crate::attributes::Attributes;
 use crate::store::time::from_millis;
 use crate::store::{ChannelKey, PublisherId, Seq, Stamp, StoreError};
 
@@ -161,11 +162,7 @@ pub(super) fn count(row: &SqliteRow, column: usize) -> Result<u64, StoreError> {
 
 /// Reads a channel name.
 pub(super) fn channel(row: &SqliteRow, column: usize) -> Result<ChannelName, StoreError> {
-    let text: &str = row.try_get(column)?;
-    match ChannelName::exact(text) {
-        Ok(name) if name.as_str() == text => Ok(name),
-        _ => Err(StoreError::Corrupt { what: "channel name" }),
-    }
+    ChannelName::exact(row.try_get(column)?).map_err(|_| StoreError::Corrupt { what: "channel name" })
 }
 
 /// Reads a client id.
@@ -189,6 +186,28 @@ pub(super) fn data(row: &SqliteRow, column: usize) -> Result<Bytes, StoreError> 
     Ok(Bytes::from(row.try_get::<Vec<u8>, _>(column)?))
 }
 
+/// Adds the attributes of a message; NULL for a usual JMQT message.
+pub(super) fn add_attributes(
+    arguments: &mut SqliteArguments,
+    attributes: &Attributes,
+) -> Result<(), BoxDynError> {
+    arguments.add(attributes.encode())
+}
+
+/// Adds the moment of expiry of a message; NULL if it never expires.
+pub(super) fn add_expiry(
+    arguments: &mut SqliteArguments,
+    attributes: &Attributes,
+) -> Result<(), BoxDynError> {
+    arguments.add(attributes.expires_at().map(|at| i64::try_from(at).unwrap_or(i64::MAX)))
+}
+
+/// Reads the attributes of a message.
+pub(super) fn attributes(row: &SqliteRow, column: usize) -> Result<Attributes, StoreError> {
+    let Some(encoded) = row.try_get::<Option<&[u8]>, _>(column)? else { return Ok(Attributes::NONE) };
+    Attributes::decode(encoded).ok_or(StoreError::Corrupt { what: "attributes of a message" })
+}
+
 /// Reads a time.
 pub(super) fn time(row: &SqliteRow, column: usize) -> Result<SystemTime, StoreError> {
     from_millis(row.try_get(column)?).ok_or(StoreError::Corrupt { what: "time" })
@@ -205,6 +224,7 @@ mod tests {
         include_str!("../migrations/0001_sqlite.sql"),
         include_str!("../migrations/0002_sqlite.sql"),
         include_str!("../migrations/0003_sqlite.sql"),
+        include_str!("../migrations/0004_sqlite.sql"),
     );
 
     #[tokio::test]
