@@ -3,7 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use crate::certificate;
-use crate::connect::{self, Found};
+use crate::connect;
+use crate::way::Found;
 use crate::{Config, ConnectError, Step};
 
 /// A step that was done.
@@ -40,7 +41,7 @@ pub async fn diagnose(config: &Config, report: &mut (dyn FnMut(Finding) + Send))
     Ok(())
 }
 
-fn words(found: &Found) -> (String, Option<String>) {
+pub(crate) fn words(found: &Found) -> (String, Option<String>) {
     match found {
         Found::Addresses(addresses) => {
             let shown: Vec<_> = addresses.iter().map(|address| address.ip().to_string()).collect();
@@ -53,6 +54,7 @@ fn words(found: &Found) -> (String, Option<String>) {
             (format!("{}; {}", info.version, described.join("; signed by: ")), warning)
         }
         Found::WebSocket => ("the WebSocket is open".to_owned(), None),
+        Found::Session(words) => (words.clone(), None),
         Found::Client(client) => (format!("authenticated as {client}"), None),
         Found::Timeout(timeout) => (format!("the session is open; its timeout is {timeout:?}"), None),
     }

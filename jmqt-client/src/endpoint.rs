@@ -89,13 +89,26 @@ pub struct Endpoint {
     pub path: String,
 }
 
-/// A text is not the URL of a JMQT server.
+/// A text is not the URL of a server.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "{problem}; expected a URL such as jmqt://host:8010, jmqts://host:8011, ws://host:8012/ or wss://host:8013/"
-)]
+#[error("{problem}; expected a URL such as {expected}")]
 pub struct InvalidUrl {
     problem: String,
+    expected: &'static str,
+}
+
+impl InvalidUrl {
+    /// Of a URL that was to name an MQTT server.
+    pub(crate) const fn of_mqtt(problem: String) -> Self {
+        Self {
+            problem,
+            expected: "mqtt://host:1883, mqtts://host:8883, mqtt+ws://host:8083/mqtt or mqtt+wss://host:8084/mqtt",
+        }
+    }
+
+    pub(crate) fn problem(&self) -> &str {
+        &self.problem
+    }
 }
 
 impl Endpoint {
@@ -158,7 +171,7 @@ impl FromStr for Endpoint {
     }
 }
 
-fn split_port(authority: &str) -> Result<(&str, Option<u16>), InvalidUrl> {
+pub(crate) fn split_port(authority: &str) -> Result<(&str, Option<u16>), InvalidUrl> {
     let (host, port) = if let Some(rest) = authority.strip_prefix('[') {
         let (host, after) = rest.split_once(']').ok_or_else(|| invalid("a `]` is missing"))?;
         (host, after.strip_prefix(':'))
@@ -178,7 +191,7 @@ fn split_port(authority: &str) -> Result<(&str, Option<u16>), InvalidUrl> {
     }
 }
 
-fn check_path(protocol: Protocol, path: &str) -> Result<String, InvalidUrl> {
+pub(crate) fn check_path(protocol: Protocol, path: &str) -> Result<String, InvalidUrl> {
     if !protocol.is_websocket() && !matches!(path, "" | "/") {
         return Err(invalid("only a WebSocket has a path"));
     }
@@ -189,7 +202,10 @@ fn check_path(protocol: Protocol, path: &str) -> Result<String, InvalidUrl> {
 }
 
 fn invalid(problem: impl Into<String>) -> InvalidUrl {
-    InvalidUrl { problem: problem.into() }
+    InvalidUrl {
+        problem: problem.into(),
+        expected: "jmqt://host:8010, jmqts://host:8011, ws://host:8012/ or wss://host:8013/",
+    }
 }
 
 #[cfg(test)]

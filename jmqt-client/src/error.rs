@@ -146,6 +146,8 @@ pub enum Step {
     Conn,
     /// Subscriptions are made again (§9.c).
     Subscriptions,
+    /// CONNECT of MQTT.
+    Connect,
 }
 
 impl fmt::Display for Step {
@@ -158,6 +160,7 @@ impl fmt::Display for Step {
             Self::Auth => "auth",
             Self::Conn => "conn",
             Self::Subscriptions => "subscriptions",
+            Self::Connect => "CONNECT",
         })
     }
 }

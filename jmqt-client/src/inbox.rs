@@ -10,18 +10,38 @@ use std::task::Waker;
 
 use crate::Push;
 
-/// What waits for one stream.
-#[derive(Debug)]
-pub(crate) struct Inbox {
-    limit: usize,
-    state: Mutex<State>,
+/// What may wait in an inbox.
+pub(crate) trait Waiting {
+    /// The bytes it takes.
+    fn cost(&self) -> usize;
+    /// Whether it is to be acknowledged, and so not dropped.
+    fn is_acknowledged(&self) -> bool;
 }
 
-#[derive(Debug, Default)]
-struct State {
+impl Waiting for Push {
+    fn cost(&self) -> usize {
+        self.cost()
+    }
+
+    fn is_acknowledged(&self) -> bool {
+        self.id().is_some()
+    }
+}
+
+/// What waits for one stream.
+#[derive(Debug)]
+pub(crate) struct Inbox<T = Push> {
+    limit: usize,
+    /// Messages that are to be acknowledged are taken up to this many bytes.
+    acknowledged_limit: usize,
+    state: Mutex<State<T>>,
+}
+
+#[derive(Debug)]
+struct State<T> {
     /// Each with its place in the order of arrival.
-    at_most_once: VecDeque<(u64, Push)>,
-    at_least_once: VecDeque<(u64, Push)>,
+    at_most_once: VecDeque<(u64, T)>,
+    at_least_once: VecDeque<(u64, T)>,
     arrived: u64,
     bytes: usize,
     dropped: u64,
@@ -49,25 +69,30 @@ pub(crate) enum Taken {
     End,
 }
 
-impl Inbox {
+impl<T: Waiting> Inbox<T> {
     pub(crate) fn new(limit: usize) -> Self {
-        Self { limit, state: Mutex::default() }
+        Self { limit, acknowledged_limit: limit, state: Mutex::default() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    /// The limit is for messages that need no acknowledgement. Of the others there are no more than the caller lets come.
+    pub(crate) fn taking_all_acknowledged(limit: usize) -> Self {
+        Self { limit, acknowledged_limit: usize::MAX, state: Mutex::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes over what came, in order. Hands back the QoS 1 pushes there is no room for, or `None` and leaves
     /// everything where it is if nobody will read it.
-    pub(crate) fn offer(&self, pushes: &mut Vec<Push>) -> Option<Vec<Push>> {
+    pub(crate) fn offer(&self, pushes: &mut Vec<T>) -> Option<Vec<T>> {
         let mut refused = Vec::new();
         let mut state = self.lock();
         if state.abandoned {
             return None;
         }
         for push in pushes.drain(..) {
-            if let Some(push) = state.add(push, self.limit) {
+            if let Some(push) = state.add(push, self.limit, self.acknowledged_limit) {
                 refused.push(push);
             }
         }
@@ -76,23 +101,23 @@ impl Inbox {
     }
 
     /// Puts back what was taken and not used, in front of everything else.
-    pub(crate) fn put_back(&self, pushes: impl DoubleEndedIterator<Item = Push>) {
+    pub(crate) fn put_back(&self, pushes: impl DoubleEndedIterator<Item = T>) {
         let mut state = self.lock();
         for push in pushes.rev() {
             state.bytes += push.cost();
-            match push.id() {
-                Some(_) => state.at_least_once.push_front((0, push)),
-                None => state.at_most_once.push_front((0, push)),
+            match push.is_acknowledged() {
+                true => state.at_least_once.push_front((0, push)),
+                false => state.at_most_once.push_front((0, push)),
             }
         }
         state.wake();
     }
 
-    /// Takes out what waits of one channel, in order of arrival; `true` with it: a QoS 1 push was refused on this connection,
-    /// which may have been one of this channel.
-    pub(crate) fn take_channel(&self, channel: &str) -> (Vec<Push>, bool) {
+    /// Takes out what waits for a new stream, in order of arrival; `true` with it: a QoS 1 push was refused on this
+    /// connection, which may have been one of these.
+    pub(crate) fn take_where(&self, is_wanted: impl Fn(&T) -> bool) -> (Vec<T>, bool) {
         let mut state = self.lock();
-        let pushes = state.take_channel(channel);
+        let pushes = state.take_where(is_wanted);
         if state.is_empty() {
             state.release();
         }
@@ -105,7 +130,7 @@ impl Inbox {
     }
 
     /// Moves up to `most` pushes to `to`, in order of arrival.
-    pub(crate) fn take(&self, to: &mut VecDeque<Push>, most: usize, waker: &Waker) -> Taken {
+    pub(crate) fn take(&self, to: &mut VecDeque<T>, most: usize, waker: &Waker) -> Taken {
         let mut state = self.lock();
         for _ in 0..most {
             let Some(push) = state.pop() else { break };
@@ -168,21 +193,39 @@ impl Inbox {
     }
 
     /// Nobody will read it any more: hands back what waits.
-    pub(crate) fn abandon(&self) -> Vec<Push> {
+    pub(crate) fn abandon(&self) -> Vec<T> {
         let mut state = self.lock();
         state.abandoned = true;
         std::iter::from_fn(|| state.pop()).collect()
     }
 }
 
-impl State {
+impl<T> Default for State<T> {
+    fn default() -> Self {
+        Self {
+            at_most_once: VecDeque::new(),
+            at_least_once: VecDeque::new(),
+            arrived: 0,
+            bytes: 0,
+            dropped: 0,
+            overflowed: false,
+            ended: false,
+            stopped: false,
+            finished: false,
+            abandoned: false,
+            wakers: Vec::new(),
+        }
+    }
+}
+
+impl<T: Waiting> State<T> {
     fn is_empty(&self) -> bool {
         self.at_most_once.is_empty() && self.at_least_once.is_empty()
     }
 
-    fn add(&mut self, push: Push, limit: usize) -> Option<Push> {
+    fn add(&mut self, push: T, limit: usize, acknowledged_limit: usize) -> Option<T> {
         let cost = push.cost();
-        if push.id().is_some() && self.overflowed {
+        if push.is_acknowledged() && self.overflowed {
             return Some(push);
         }
         while self.bytes + cost > limit {
@@ -191,8 +234,9 @@ impl State {
             self.dropped += 1;
         }
         // Alone in it, a push of any size is taken.
+        let limit = if push.is_acknowledged() { acknowledged_limit } else { limit };
         if self.bytes + cost > limit && !self.at_least_once.is_empty() {
-            if push.id().is_some() {
+            if push.is_acknowledged() {
                 self.overflowed = true;
                 return Some(push);
             }
@@ -202,7 +246,7 @@ impl State {
         self.bytes += cost;
         self.arrived += 1;
         let entry = (self.arrived, push);
-        if entry.1.id().is_some() {
+        if entry.1.is_acknowledged() {
             self.at_least_once.push_back(entry);
         } else {
             self.at_most_once.push_back(entry);
@@ -210,8 +254,8 @@ impl State {
         None
     }
 
-    fn take_channel(&mut self, channel: &str) -> Vec<Push> {
-        let is_of = |(_, push): &(u64, Push)| push.channel() == channel;
+    fn take_where(&mut self, is_wanted: impl Fn(&T) -> bool) -> Vec<T> {
+        let is_of = |(_, push): &(u64, T)| is_wanted(push);
         let mut taken = Vec::new();
         // Of the same place in the order QoS 1 comes first, as in `pop`.
         for queue in [&mut self.at_least_once, &mut self.at_most_once] {
@@ -227,7 +271,7 @@ impl State {
         taken.into_iter().map(|(_, push)| push).collect()
     }
 
-    fn pop(&mut self) -> Option<Push> {
+    fn pop(&mut self) -> Option<T> {
         let queue = match (self.at_most_once.front(), self.at_least_once.front()) {
             (Some((zero, _)), Some((one, _))) if one <= zero => &mut self.at_least_once,
             (Some(_), _) => &mut self.at_most_once,

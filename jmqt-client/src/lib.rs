@@ -65,6 +65,7 @@ mod event;
 mod heartbeat;
 mod inbox;
 mod message;
+pub mod mqtt;
 mod outbound;
 mod push;
 mod recent;
@@ -74,6 +75,7 @@ mod shared;
 mod stream;
 mod trace;
 mod transport;
+mod way;
 
 pub use client::{Client, Reply};
 pub use config::{Config, ConfigError, Credentials, Reconnect, Secret, TlsConfig, WhenFull};

@@ -12,11 +12,12 @@ use crate::connect::{self, Session, Target};
 use crate::connection;
 use crate::event::Event;
 use crate::shared::{Shared, State, forget};
+use crate::way::Report;
 use crate::{Config, ConnectError, DisconnectReason, Endpoint, ServerClose};
 
 /// After a session of this length the delays start from the beginning. Two clients with the same id
 /// that take over from each other do not get that far.
-const GOOD_SESSION: Duration = Duration::from_secs(10);
+pub(crate) const GOOD_SESSION: Duration = Duration::from_secs(10);
 
 /// How long a first attempt waits before it goes on after a failure of the server that may pass.
 const FIRST_RETRY: Reconnect =
@@ -142,7 +143,7 @@ async fn open(shared: &Shared, servers: &mut Servers) -> Result<Session, Connect
     let endpoint = servers.present(&shared.config);
     let target = Target { endpoint, publisher: Some(&shared.publisher) };
     let mut token = shared.token();
-    let unreported: connect::Report<'_> = &mut |_, _, _| {};
+    let unreported: Report<'_> = &mut |_, _, _| {};
     let outcome = tokio::select! {
         outcome = connect::open(&shared.config, target, &mut token, unreported) => outcome,
         () = closing(shared) => Err(ConnectError::Closed),
@@ -267,22 +268,22 @@ async fn expire(shared: &Shared) {
 
 /// How long to wait before the next attempt.
 #[derive(Debug)]
-struct Backoff {
+pub(crate) struct Backoff {
     reconnect: Reconnect,
-    attempt: u32,
+    pub(crate) attempt: u32,
 }
 
 impl Backoff {
-    const fn new(reconnect: Reconnect) -> Self {
+    pub(crate) const fn new(reconnect: Reconnect) -> Self {
         Self { reconnect, attempt: 0 }
     }
 
-    const fn reset(&mut self) {
+    pub(crate) const fn reset(&mut self) {
         self.attempt = 0;
     }
 
     /// `None`: not at all.
-    fn next(&mut self) -> Option<Duration> {
+    pub(crate) fn next(&mut self) -> Option<Duration> {
         let Reconnect::Backoff { first, most, jitter } = self.reconnect else { return None };
         let grown = first.saturating_mul(1 << self.attempt.min(30)).min(most.max(first));
         self.attempt = self.attempt.saturating_add(1);

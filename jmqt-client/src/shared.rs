@@ -168,7 +168,8 @@ impl Shared {
     /// A channel has got a stream of its own: what waits of it for all, because it came before, is handed over to that
     /// stream. The caller holds the routes, so that nothing comes in between.
     pub(crate) fn hand_over(&self, channel: &ChannelName, stream: &Inbox, routes: &mut Routes) {
-        let (mut waiting, was_refused) = self.everything.take_channel(channel.as_str());
+        let (mut waiting, was_refused) =
+            self.everything.take_where(|push: &Push| push.channel() == channel.as_str());
         let is_moved = !waiting.is_empty();
         for push in stream.offer(&mut waiting).into_iter().flatten() {
             if let Some(id) = push.id() {

@@ -261,6 +261,12 @@ pub struct SubscribeOptions {
     pub retain_handling: RetainHandling,
 }
 
+impl From<Qos> for SubscribeOptions {
+    fn from(qos: Qos) -> Self {
+        Self::of_qos(qos)
+    }
+}
+
 /// Which retained messages a subscription is sent at once (3.8.3.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum RetainHandling {

@@ -1,7 +1,8 @@
 //! A connection as packets: TCP or TLS underneath, NUL framing or WebSocket on top (§3).
 //!
 //! A [`Link`] owns the socket. It reads as much as there is and hands out packet texts one by one; it writes
-//! portions of NUL-terminated packets, which for a WebSocket it turns into frames. It knows nothing of sessions.
+//! portions of NUL-terminated packets, which for a WebSocket it turns into frames. For MQTT, which cuts its packets itself,
+//! it hands out and takes pieces of a byte stream. It knows nothing of sessions.
 
 mod socket;
 mod tls;
@@ -20,7 +21,7 @@ use crate::trace::PacketTrace;
 
 pub(crate) use socket::NulReader;
 pub(crate) use tls::{TlsInfo, TlsStream, certificate_refused, connector, handshake, server_name};
-pub(crate) use websocket::{UpgradeError, WebSocketReader};
+pub(crate) use websocket::{Messages, UpgradeError, WebSocketReader};
 
 /// The read buffer of a connection on which little happens, and of one on which much does.
 const SMALL_READ: usize = 8 << 10;
@@ -67,6 +68,8 @@ impl Stream {
 #[derive(Debug)]
 pub(crate) enum Framing {
     Nul(NulReader),
+    /// MQTT on a socket: the bytes as they come.
+    Raw,
     WebSocket(Box<WebSocketReader>),
 }
 
@@ -166,6 +169,20 @@ impl Link {
         poll_fn(|context| self.poll_turn(context)).await
     }
 
+    /// [`turn`](Self::turn) which reads only if it may: else what comes stays with the system, and in the end with the other
+    /// side.
+    ///
+    /// # Cancel safety
+    /// As [`turn`](Self::turn).
+    pub(crate) async fn turn_if(&mut self, may_read: bool) -> io::Result<Turn> {
+        poll_fn(|context| match (may_read, self.is_written()) {
+            (true, _) => self.poll_turn(context),
+            (false, true) => Poll::Pending,
+            (false, false) => self.poll_writing(context).map_ok(|()| Turn::Written),
+        })
+        .await
+    }
+
     fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Turn>> {
         let had_something = !self.is_written();
         if had_something && self.poll_writing(context)?.is_ready() {
@@ -220,6 +237,10 @@ impl Link {
     ) -> Result<Option<Incoming<'a>>, BadStream> {
         let next = match &mut self.framing {
             Framing::Nul(reader) => reader.next(read, at),
+            Framing::Raw => {
+                let rest = &read[std::mem::replace(at, read.len())..];
+                Ok((!rest.is_empty()).then_some(Incoming { bytes: rest, whole: Some(read) }))
+            }
             Framing::WebSocket(reader) => reader.next(read, at),
         };
         if let (Some(trace), Ok(Some(packet))) = (&self.trace, &next) {
@@ -231,7 +252,7 @@ impl Link {
     /// Goes on with the upgrade. `true`: the WebSocket is open.
     pub(crate) fn upgrade_with(&mut self, read: &[u8]) -> Result<bool, UpgradeError> {
         match &mut self.framing {
-            Framing::Nul(_) => Ok(true),
+            Framing::Nul(_) | Framing::Raw => Ok(true),
             Framing::WebSocket(reader) => reader.upgrade_with(read),
         }
     }
@@ -239,7 +260,7 @@ impl Link {
     /// What the WebSocket has to say by itself: pongs, and the answer to a close.
     pub(crate) fn take_answers(&mut self) -> Vec<u8> {
         match &mut self.framing {
-            Framing::Nul(_) => Vec::new(),
+            Framing::Nul(_) | Framing::Raw => Vec::new(),
             Framing::WebSocket(reader) => reader.take_answers(),
         }
     }
@@ -253,7 +274,7 @@ impl Link {
     /// What a WebSocket says last; nothing on a socket.
     pub(crate) fn close_frame(&mut self) -> Vec<u8> {
         match &mut self.framing {
-            Framing::Nul(_) => Vec::new(),
+            Framing::Nul(_) | Framing::Raw => Vec::new(),
             Framing::WebSocket(reader) => reader.close_frame(),
         }
     }

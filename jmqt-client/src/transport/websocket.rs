@@ -21,9 +21,21 @@ const READ_BUFFER_BYTES: usize = 4096;
 /// How many frames' masks are drawn from the system at a time.
 const MASKS: usize = 64;
 
+/// What the messages of a WebSocket are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Messages {
+    /// JMQT: a packet each, as text.
+    Text,
+    /// MQTT: pieces of a byte stream, agreed on as the subprotocol `mqtt` (MQTT 5, 6.0).
+    Binary,
+}
+
 /// The reading half, and what makes frames.
 pub(crate) struct WebSocketReader {
     state: Opening,
+    messages: Messages,
+    /// The last binary message.
+    binary: Bytes,
     current: Utf8Bytes,
     masks: Masks,
     spare: Vec<u8>,
@@ -51,21 +63,25 @@ impl std::fmt::Debug for WebSocketReader {
 
 impl WebSocketReader {
     /// The bytes of the request are the first answers.
-    pub(crate) fn new(endpoint: &Endpoint, limit: usize) -> Result<Self, UpgradeError> {
+    pub(crate) fn new(endpoint: &Endpoint, limit: usize, messages: Messages) -> Result<Self, UpgradeError> {
         let not_possible = |error: &dyn std::fmt::Display| UpgradeError::NotHttp(error.to_string());
-        let request = Request::builder()
+        let mut request = Request::builder()
             .uri(format!("ws://{}{}", endpoint.authority(), endpoint.path))
             .header("Host", endpoint.authority())
             .header("Connection", "Upgrade")
             .header("Upgrade", "websocket")
             .header("Sec-WebSocket-Version", "13")
-            .header("Sec-WebSocket-Key", generate_key())
-            .body(())
-            .map_err(|error| not_possible(&error))?;
+            .header("Sec-WebSocket-Key", generate_key());
+        if messages == Messages::Binary {
+            request = request.header("Sec-WebSocket-Protocol", "mqtt");
+        }
+        let request = request.body(()).map_err(|error| not_possible(&error))?;
         let handshake = ClientHandshake::start(Feed::default(), request, Some(config(limit)))
             .map_err(|error| not_possible(&error))?;
         let mut reader = Self {
             state: Opening::Upgrading(handshake),
+            messages,
+            binary: Bytes::new(),
             current: Utf8Bytes::default(),
             masks: Masks::default(),
             spare: Vec::new(),
@@ -110,9 +126,19 @@ impl WebSocketReader {
         }
         loop {
             match socket.read() {
-                Ok(Message::Text(text)) => {
+                Ok(Message::Text(text)) if self.messages == Messages::Text => {
                     self.current = text;
                     return Ok(Some(Incoming { bytes: self.current.as_bytes(), whole: None }));
+                }
+                Ok(Message::Binary(bytes)) if self.messages == Messages::Binary => {
+                    self.binary = bytes;
+                    return Ok(Some(Incoming { bytes: &self.binary, whole: Some(&self.binary) }));
+                }
+                Ok(Message::Text(_)) => {
+                    // [MQTT-6.0.0-1]
+                    return Err(BadStream::Violation(
+                        "a text WebSocket message, where MQTT has binary ones".to_owned(),
+                    ));
                 }
                 Ok(Message::Binary(_)) => {
                     return Err(BadStream::Violation(
@@ -161,23 +187,32 @@ impl WebSocketReader {
         frame
     }
 
-    /// Turns packets that end with NUL into frames, in place.
+    /// Turns packets that end with NUL into frames, in place. Bytes of MQTT become one frame.
     pub(crate) fn frame(&mut self, packets: &mut Vec<u8>) {
         if packets.is_empty() {
             return;
         }
         let mut frames = std::mem::take(&mut self.spare);
-        for packet in packets.split(|byte| *byte == 0).filter(|packet| !packet.is_empty()) {
-            header(packet.len(), &mut frames);
-            let mask = self.masks.next();
-            frames.extend_from_slice(&mask);
-            let start = frames.len();
-            frames.extend_from_slice(packet);
-            apply(mask, &mut frames[start..]);
+        match self.messages {
+            Messages::Binary => self.add_frame(FINAL_BINARY, packets, &mut frames),
+            Messages::Text => {
+                for packet in packets.split(|byte| *byte == 0).filter(|packet| !packet.is_empty()) {
+                    self.add_frame(FINAL_TEXT, packet, &mut frames);
+                }
+            }
         }
         std::mem::swap(packets, &mut frames);
         frames.clear();
         self.spare = if frames.capacity() <= 1 << 16 { frames } else { Vec::new() };
+    }
+
+    fn add_frame(&mut self, first: u8, packet: &[u8], frames: &mut Vec<u8>) {
+        header(first, packet.len(), frames);
+        let mask = self.masks.next();
+        frames.extend_from_slice(&mask);
+        let start = frames.len();
+        frames.extend_from_slice(packet);
+        apply(mask, &mut frames[start..]);
     }
 
     fn feed(&mut self) -> Option<&mut Feed> {
@@ -198,11 +233,14 @@ fn config(limit: usize) -> WebSocketConfig {
         .max_frame_size(Some(limit))
 }
 
-/// An unfragmented, masked text frame's header without its mask (RFC 6455 §5.2).
-fn header(length: usize, out: &mut Vec<u8>) {
-    const FINAL_TEXT: u8 = 0x81;
+/// The first byte of an unfragmented frame (RFC 6455 §5.2).
+const FINAL_TEXT: u8 = 0x81;
+const FINAL_BINARY: u8 = 0x82;
+
+/// An unfragmented, masked frame's header without its mask (RFC 6455 §5.2).
+fn header(first: u8, length: usize, out: &mut Vec<u8>) {
     const MASKED: u8 = 0x80;
-    out.push(FINAL_TEXT);
+    out.push(first);
     if let Ok(short @ 0..=125) = u8::try_from(length) {
         out.push(MASKED | short);
     } else if let Ok(medium) = u16::try_from(length) {

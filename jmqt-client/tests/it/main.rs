@@ -9,6 +9,7 @@ mod command_line_settings;
 mod disconnect;
 mod documents;
 mod faults;
+mod mqtt;
 mod publish;
 mod reconnect;
 mod session;

@@ -1,0 +1,241 @@
+//! The MQTT client against a real Mosquitto.
+
+mod broker;
+
+use std::time::Duration;
+
+use jmqt_client::Reconnect;
+use jmqt_client::mqtt::{
+    Client, Event, Message, Options, Publish, Qos, ReasonCode, SubscribeOptions, Subscription, Version, Will,
+};
+
+use tokio::io::AsyncWriteExt as _;
+
+use crate::support::{Proxy, within};
+use broker::{Broker, SCHEMES};
+
+fn options(url: &str, version: Version, id: &str) -> Options {
+    let mut options = Options::url(url).unwrap();
+    (options.version, options.client_id) = (version, id.to_owned());
+    let (first, most) = (Duration::from_millis(5), Duration::from_millis(50));
+    options.reconnect = Reconnect::Backoff { first, most, jitter: true };
+    options
+}
+
+async fn connect(options: Options) -> Client {
+    within("a session", Client::connect(options)).await.unwrap()
+}
+
+async fn next(stream: &mut Subscription) -> Message {
+    within("a message", stream.next()).await.expect("the stream has ended")
+}
+
+async fn text(stream: &mut Subscription) -> String {
+    next(stream).await.text().unwrap().to_owned()
+}
+
+const VERSIONS: [Version; 2] = [Version::V3_1_1, Version::V5];
+
+#[tokio::test]
+async fn every_qos_passes_over_every_transport_in_both_versions() {
+    let Some(broker) = Broker::start("").await else { return };
+    for (scheme, version) in SCHEMES.iter().flat_map(|scheme| VERSIONS.map(|version| (scheme, version))) {
+        let mut wanted = options(&broker.url(scheme), version, "one");
+        wanted.tls.ca_path = Some(broker.ca());
+        let client = connect(wanted).await;
+        let mut stream = within("a subscription", client.subscribe("a/+/c", Qos::ExactlyOnce)).await.unwrap();
+        assert_eq!(stream.granted(), Qos::ExactlyOnce);
+        for qos in [Qos::AtMostOnce, Qos::AtLeastOnce, Qos::ExactlyOnce] {
+            let large = format!("{scheme} {version:?} {}", "x".repeat(20_000));
+            for payload in ["", "21.5", large.as_str()] {
+                let message = Publish::new("a/b/c", payload.to_owned()).unwrap().qos(qos);
+                let reason = within("an acknowledgement", client.publish(&message)).await.unwrap();
+                assert_eq!(reason, ReasonCode::SUCCESS);
+                let message = next(&mut stream).await;
+                assert_eq!((message.topic(), message.text().unwrap()), ("a/b/c", payload));
+                assert_eq!((message.qos(), message.is_retained()), (qos, false));
+            }
+        }
+        within("the end", client.disconnect()).await;
+    }
+}
+
+#[tokio::test]
+async fn properties_and_options_of_mqtt_5_pass_and_are_refused_before_it() {
+    let Some(broker) = Broker::start("").await else { return };
+    let client = connect(options(&broker.url("mqtt"), Version::V5, "five")).await;
+    let mut quiet = SubscribeOptions::of_qos(Qos::AtLeastOnce);
+    quiet.no_local = true;
+    let mut without_own = client.subscribe("t/#", quiet).await.unwrap();
+    let mut stream = client.subscribe("t/1", Qos::AtLeastOnce).await.unwrap();
+    let message = Publish::new("t/1", &b"\xFF"[..]).unwrap().at_least_once();
+    let message = message
+        .content_type("x/y")
+        .response_topic("r")
+        .correlation_data(b"\x00c")
+        .user_property("k", "1")
+        .user_property("k", "2")
+        .expires_after(Duration::from_secs(100));
+    client.publish(&message).await.unwrap();
+    let message = next(&mut stream).await;
+    assert_eq!((message.content_type(), message.response_topic()), (Some("x/y"), Some("r")));
+    assert_eq!((message.correlation_data(), message.payload()), (Some(&b"\x00c"[..]), &b"\xFF"[..]));
+    assert_eq!(message.user_properties().collect::<Vec<_>>(), [("k", "1"), ("k", "2")]);
+    assert!(message.expiry().is_some_and(|left| left <= Duration::from_secs(100)));
+    // What another client publishes shows that nothing of its own came before it.
+    let old = connect(options(&broker.url("mqtt"), Version::V3_1_1, "three")).await;
+    let error = old.publish(&Publish::new("t/2", "x").unwrap().content_type("x/y")).await.unwrap_err();
+    assert!(error.to_string().contains("MQTT 3.1.1 has no properties"), "{error}");
+    old.publish(&Publish::new("t/2", "other").unwrap().at_least_once()).await.unwrap();
+    assert_eq!(text(&mut without_own).await, "other");
+}
+
+#[tokio::test]
+async fn retained_messages_and_wills_come() {
+    let Some(broker) = Broker::start("").await else { return };
+    for version in VERSIONS {
+        let watcher = connect(options(&broker.url("mqtt"), version, "watcher")).await;
+        let message = Publish::new("kept", "1").unwrap().at_least_once().retained();
+        watcher.publish(&message).await.unwrap();
+        let mut kept = watcher.subscribe("kept", Qos::AtMostOnce).await.unwrap();
+        assert!(next(&mut kept).await.is_retained());
+        let mut gone = watcher.subscribe("gone", Qos::AtLeastOnce).await.unwrap();
+        let proxy = Proxy::start(broker.address()).await;
+        let mut doomed = options(&proxy.url("mqtt"), version, "doomed");
+        doomed.will = Some(Will::new(Publish::new("gone", "alas").unwrap().at_least_once()));
+        doomed.reconnect = Reconnect::Off;
+        let _doomed = connect(doomed).await;
+        proxy.cut();
+        assert_eq!(text(&mut gone).await, "alas");
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_is_present_goes_on_where_the_connection_broke() {
+    let Some(broker) = Broker::start("").await else { return };
+    for version in VERSIONS {
+        let proxy = Proxy::start(broker.address()).await;
+        let mut wanted = options(&proxy.url("mqtt"), version, &format!("lasting {version:?}"));
+        (wanted.clean_start, wanted.session_expiry) = (false, Duration::from_secs(100));
+        let client = connect(wanted).await;
+        let mut events = client.events();
+        let mut stream = client.subscribe("s/#", Qos::ExactlyOnce).await.unwrap();
+        let publisher = connect(options(&broker.url("mqtt"), version, "publisher")).await;
+        for qos in [Qos::AtLeastOnce, Qos::ExactlyOnce] {
+            publisher.publish(&Publish::new("s/1", "before").unwrap().qos(qos)).await.unwrap();
+            let held = next(&mut stream).await; // not acknowledged yet
+            proxy.cut();
+            publisher.publish(&Publish::new("s/2", "meanwhile").unwrap().qos(qos)).await.unwrap();
+            let information = within("a connection", async {
+                loop {
+                    if let Event::Connected { information } = events.next().await.unwrap() {
+                        return information;
+                    }
+                }
+            })
+            .await;
+            assert!(information.session_present);
+            assert_eq!(held.text().unwrap(), "before");
+            // The first one comes again from the server, and is recognised.
+            assert_eq!(text(&mut stream).await, "meanwhile");
+        }
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_lost_and_qos_2_comes_once_while_connections_are_cut() {
+    let Some(broker) = Broker::start("max_queued_messages 10000\n").await else { return };
+    for (version, qos) in VERSIONS.into_iter().flat_map(|v| [(v, Qos::AtLeastOnce), (v, Qos::ExactlyOnce)]) {
+        let (to, from) = (Proxy::start(broker.address()).await, Proxy::start(broker.address()).await);
+        let name = |side: &str| format!("{side} {version:?} {qos:?}");
+        let [mut sender, mut receiver] = [(&to, "sender"), (&from, "receiver")]
+            .map(|(proxy, side)| options(&proxy.url("mqtt"), version, &name(side)));
+        for wanted in [&mut sender, &mut receiver] {
+            (wanted.clean_start, wanted.session_expiry) = (false, Duration::from_secs(100));
+        }
+        let (sender, receiver) = (connect(sender).await, connect(receiver).await);
+        let mut stream = receiver.subscribe("n", qos).await.unwrap();
+        let publishing = tokio::spawn(async move {
+            let mut receipts = Vec::new();
+            for number in 0..300 {
+                let message = Publish::new("n", number.to_string()).unwrap().qos(qos);
+                receipts.push(sender.queue(&message).await.unwrap());
+                if number % 60 == 30 {
+                    to.cut();
+                }
+            }
+            for receipt in receipts {
+                receipt.await.unwrap();
+            }
+            (sender, to)
+        });
+        let mut seen = Vec::new();
+        while seen.last() != Some(&299) {
+            seen.push(text(&mut stream).await.parse::<u32>().unwrap());
+            if seen.len() % 70 == 35 {
+                from.cut();
+            }
+        }
+        within("all acknowledgements", publishing).await.unwrap();
+        if qos == Qos::AtLeastOnce {
+            seen.sort_unstable();
+            seen.dedup();
+        }
+        assert_eq!(seen, (0..300).collect::<Vec<_>>(), "{version:?} {qos:?}");
+    }
+}
+
+#[tokio::test]
+async fn publishes_wait_for_a_server_and_subscriptions_are_made_again() {
+    let Some(mut broker) = Broker::start("").await else { return };
+    let client = connect(options(&broker.url("mqtt"), Version::V5, "waiting")).await;
+    let mut events = client.events();
+    let mut stream = client.subscribe("w", Qos::AtLeastOnce).await.unwrap();
+    broker.restart().await;
+    within("the end", async { while !matches!(events.next().await.unwrap(), Event::Disconnected { .. }) {} })
+        .await;
+    let message = Publish::new("w", "late").unwrap().at_least_once();
+    within("an acknowledgement", client.publish(&message)).await.unwrap();
+    assert_eq!(text(&mut stream).await, "late");
+}
+
+#[tokio::test] // [MQTT-3.1.4-3]
+async fn a_client_that_is_taken_over_stops_and_says_why() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let wanted = options(&format!("mqtt://{}", listener.local_addr().unwrap()), Version::V5, "same");
+    let accepting = tokio::spawn(async move { listener.accept().await.unwrap().0 });
+    let connecting = tokio::spawn(Client::connect(wanted));
+    let mut server = within("a connection", accepting).await.unwrap();
+    server.write_all(b"\x20\x03\x00\x00\x00").await.unwrap();
+    let client = within("a session", connecting).await.unwrap().unwrap();
+    server.write_all(b"\xE0\x02\x8E\x00").await.unwrap();
+    assert!(within("the end", client.messages().next()).await.is_none());
+    let why = client.ended().unwrap().to_string();
+    assert!(why.contains("0x8E Session taken over") && why.contains("give each client its own"), "{why}");
+    within("the end", client.disconnect()).await;
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_said_with_what_to_do() {
+    let Some(broker) = Broker::start("").await else { return };
+    let plain = broker.url("mqtt");
+    for (url, words) in [
+        (plain.replace("mqtt:", "mqtts:"), "the port may not speak TLS"),
+        (broker.url("mqtts").replace("mqtts:", "mqtt:"), "--v3"),
+        (broker.url("mqtt+ws").replace("/mqtt", "").replace("mqtt+ws:", "mqtt+wss:"), "TLS"),
+        ("mqtt://127.0.0.1:1".to_owned(), "127.0.0.1:1"),
+    ] {
+        let mut wanted = options(&url, Version::V5, "x");
+        wanted.connect_timeout = Duration::from_secs(3);
+        let error = within("an error", Client::connect(wanted)).await.unwrap_err().to_string();
+        assert!(error.contains(words), "{url}: {error}");
+    }
+    let mut wanted = options(&plain, Version::V5, "");
+    wanted.clean_start = false;
+    let error = Client::connect(wanted).await.unwrap_err().to_string();
+    assert!(error.contains("client_id") && error.contains("come back"), "{error}");
+    let client = connect(options(&plain, Version::V5, "")).await;
+    assert!(!client.information().unwrap().client_id.is_empty());
+    let error = client.subscribe("a/#/b", Qos::AtMostOnce).await.unwrap_err().to_string();
+    assert!(error.contains("`#` is not alone"), "{error}");
+}
