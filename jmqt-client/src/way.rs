@@ -121,7 +121,7 @@ impl<'c, 'r> Way<'c, 'r> {
         let name = transport::server_name(self.tls, endpoint)?;
         let agreed =
             self.limited(Step::Tls, self.words.no_tls, transport::handshake(&connector, name, stream));
-        let (stream, info) = agreed.await?;
+        let (stream, info) = agreed.await.map_err(|error| self.words.of_tls(error))?;
         self.done(Step::Tls, Found::Tls(info));
         Ok(Stream::Tls(Box::new(stream)))
     }
@@ -145,6 +145,16 @@ impl<'c, 'r> Way<'c, 'r> {
 }
 
 impl Words {
+    /// An error of the TLS handshake, with the ports of this kind of server in its hint.
+    fn of_tls(&self, error: ConnectError) -> ConnectError {
+        let hint = self.no_tls.to_owned();
+        match error {
+            ConnectError::Lost { step, because, .. } => ConnectError::Lost { step, because, hint },
+            ConnectError::WrongServer { found, .. } => ConnectError::WrongServer { found, hint },
+            other => other,
+        }
+    }
+
     /// The first bytes a server says tell whether it is one of ours.
     pub(crate) fn recognise(&self, read: &[u8]) -> Result<(), ConnectError> {
         if read.starts_with(b"HTTP/") {

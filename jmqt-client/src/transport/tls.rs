@@ -217,6 +217,7 @@ pub(crate) fn certificate_refused(error: &io::Error) -> Option<ConnectError> {
     Some(ConnectError::Tls { problem, hint })
 }
 
+/// The caller puts hints of its own about ports in the place of those here.
 fn explain(error: io::Error, name: &str) -> ConnectError {
     if let Some(refused) = certificate_refused(&error) {
         return refused;
@@ -225,8 +226,7 @@ fn explain(error: io::Error, name: &str) -> ConnectError {
         return ConnectError::Lost {
             step: Step::Tls,
             because: Some(Arc::new(error)),
-            hint: "the port may not use TLS: for a port without TLS, use jmqt:// (8010) or ws:// (8012)"
-                .to_owned(),
+            hint: "the port may not use TLS".to_owned(),
         };
     };
     let (problem, hint) = match cause {
@@ -234,9 +234,7 @@ fn explain(error: io::Error, name: &str) -> ConnectError {
         rustls::Error::InvalidMessage(_) => {
             return ConnectError::WrongServer {
                 found: "the server at this address does not use TLS".to_owned(),
-                hint: "use jmqt:// (8010) or ws:// (8012) for a plain port, or the port of the TLS listener \
-                       (8011, 8013)"
-                    .to_owned(),
+                hint: "the port may not use TLS".to_owned(),
             };
         }
         rustls::Error::AlertReceived(alert) => (

@@ -220,7 +220,7 @@ async fn what_is_wrong_is_said_with_what_to_do() {
     let Some(broker) = Broker::start("").await else { return };
     let plain = broker.url("mqtt");
     for (url, words) in [
-        (plain.replace("mqtt:", "mqtts:"), "the port may not speak TLS"),
+        (plain.replace("mqtt:", "mqtts:"), "use mqtt:// (1883)"),
         (broker.url("mqtts").replace("mqtts:", "mqtt:"), "--v3"),
         (broker.url("mqtt+ws").replace("/mqtt", "").replace("mqtt+ws:", "mqtt+wss:"), "TLS"),
         ("mqtt://127.0.0.1:1".to_owned(), "127.0.0.1:1"),
