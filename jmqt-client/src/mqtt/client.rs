@@ -223,11 +223,13 @@ impl Client {
     pub async fn unsubscribe(&self, filter: &str) -> Result<(), Error> {
         Filter::parse(filter).map_err(|because| Error::InvalidTopic { topic: filter.to_owned(), because })?;
         let (done, answered) = oneshot::channel();
-        let mut inner = self.shared().lock();
-        inner.outbound.check_open()?;
-        let guard = &mut *inner;
-        guard.routes.unsubscribe(filter, &mut guard.outbound, Some(done))?;
-        self.shared().wake_for(inner);
+        {
+            let mut inner = self.shared().lock();
+            inner.outbound.check_open()?;
+            let guard = &mut *inner;
+            guard.routes.unsubscribe(filter, &mut guard.outbound, Some(done))?;
+            self.shared().wake_for(inner);
+        }
         self.answer("the answer to an UNSUBSCRIBE", answered).await
     }
 

@@ -31,8 +31,13 @@ pub(crate) struct Routes {
     last_id: u32,
     /// SUBSCRIBEs and UNSUBSCRIBEs under way on this connection.
     asked: HashMap<PacketId, Box<str>>,
-    ending: HashMap<PacketId, (Box<str>, Option<Done<()>>)>,
+    ending: HashMap<PacketId, Ending>,
+    /// UNSUBSCRIBEs for the next connection, if the server has the session then.
+    unsaid: Vec<Ending>,
 }
+
+/// A filter that is unsubscribed from, and who waits for it.
+type Ending = (Box<str>, Option<Done<()>>);
 
 impl Routes {
     /// Adds a subscription, and asks for it if there is a connection. An earlier one with this filter ends.
@@ -79,7 +84,7 @@ impl Routes {
         Ok(())
     }
 
-    /// Ends a subscription, and says so if there is a connection.
+    /// Ends a subscription, and says so now or on the next connection.
     pub(crate) fn unsubscribe(
         &mut self,
         filter: &str,
@@ -89,6 +94,25 @@ impl Routes {
         if let Some(route) = self.remove(filter) {
             route.inbox.end();
         }
+        if matches!(outbound.phase(), Phase::Online | Phase::Resuming) {
+            return self.ask_to_end(filter, outbound, done);
+        }
+        if done.is_some() || !self.unsaid.iter().any(|(known, _)| **known == *filter) {
+            // Of those whom nobody waits for any more the filter alone counts.
+            self.unsaid.retain(|(known, done)| {
+                **known != *filter || done.as_ref().is_some_and(|done| !done.is_closed())
+            });
+            self.unsaid.push((filter.into(), done));
+        }
+        Ok(())
+    }
+
+    fn ask_to_end(
+        &mut self,
+        filter: &str,
+        outbound: &mut Outbound,
+        done: Option<Done<()>>,
+    ) -> Result<(), Error> {
         let mut names = NameBuf::new();
         names.push(filter).map_err(Error::Encode)?;
         let id = outbound.new_id()?;
@@ -126,11 +150,13 @@ impl Routes {
             .filter(|(_, route)| !route.is_confirmed)
             .map(|(filter, _)| filter.clone())
             .collect();
-        let lost: Vec<_> = self.ending.drain().map(|(_, ending)| ending).collect();
-        for (filter, done) in lost {
-            // Said again: the server may not have heard it.
-            if let Err(error) = self.unsubscribe_again(&filter, outbound, done) {
-                tracing::debug!(%error, "Cannot unsubscribe");
+        for (filter, done) in std::mem::take(&mut self.unsaid) {
+            let is_wanted = self.routes.contains_key(&filter); // subscribed to again since
+            if !information.session_present || is_wanted {
+                // Nobody needs to wait for it.
+                done.map(|done| done.send(Ok(())));
+            } else if let Err(error) = self.ask_to_end(&filter, outbound, done) {
+                tracing::warn!(%error, "Cannot unsubscribe");
             }
         }
         for filter in missing {
@@ -138,18 +164,6 @@ impl Routes {
                 tracing::warn!(%error, "Cannot subscribe again");
             }
         }
-    }
-
-    fn unsubscribe_again(
-        &mut self,
-        filter: &str,
-        outbound: &mut Outbound,
-        done: Option<Done<()>>,
-    ) -> Result<(), Error> {
-        if self.routes.contains_key(filter) {
-            return Ok(()); // subscribed to again since
-        }
-        self.unsubscribe(filter, outbound, done)
     }
 
     pub(crate) fn is_resumed(&self) -> bool {
@@ -198,7 +212,10 @@ impl Routes {
     /// The connection has ended.
     pub(crate) fn end(&mut self, outbound: &mut Outbound) {
         self.asked.drain().for_each(|(id, _)| outbound.free_id(id));
-        self.ending.keys().for_each(|id| outbound.free_id(*id));
+        for (id, ending) in self.ending.drain() {
+            outbound.free_id(id);
+            self.unsaid.push(ending);
+        }
     }
 
     /// The streams that a message is for. Subscription identifiers may be of another process that had this session, so the
@@ -228,7 +245,8 @@ impl Routes {
         for done in self.routes.values_mut().filter_map(|route| route.done.take()) {
             let _ = done.send(Err(error.clone()));
         }
-        for done in self.ending.drain().filter_map(|(_, (_, done))| done) {
+        let waiting = self.ending.values_mut().chain(&mut self.unsaid);
+        for done in waiting.filter_map(|(_, done)| done.take()) {
             let _ = done.send(Err(error.clone()));
         }
     }

@@ -61,7 +61,6 @@ macro_rules! stream {
             }
 
             /// Leaves acknowledging to the application: [`Client::acknowledge`](super::Client::acknowledge).
-            #[must_use]
             pub fn acknowledge_by_hand(mut self) -> Self {
                 self.reader.by_hand = true;
                 self

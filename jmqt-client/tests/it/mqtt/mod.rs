@@ -199,6 +199,36 @@ async fn publishes_wait_for_a_server_and_subscriptions_are_made_again() {
     assert_eq!(text(&mut stream).await, "late");
 }
 
+#[tokio::test]
+async fn what_is_unsubscribed_from_without_a_connection_ends_with_the_next_one() {
+    let Some(broker) = Broker::start("").await else { return };
+    let proxy = Proxy::start(broker.address()).await;
+    let mut wanted = options(&proxy.url("mqtt"), Version::V5, "ending");
+    (wanted.clean_start, wanted.session_expiry) = (false, Duration::from_secs(100));
+    let client = connect(wanted).await;
+    let mut events = client.events();
+    let mut first = client.subscribe("first", Qos::AtLeastOnce).await.unwrap();
+    let mut second = client.subscribe("second", Qos::AtLeastOnce).await.unwrap();
+    proxy.set_target(([127, 0, 0, 1], 1).into());
+    proxy.cut();
+    within("the end", async { while !matches!(events.next().await.unwrap(), Event::Disconnected { .. }) {} })
+        .await;
+    let ending = tokio::spawn({
+        let client = client.clone();
+        async move { client.unsubscribe("first").await }
+    });
+    assert!(within("the end of the stream", first.next()).await.is_none());
+    proxy.set_target(broker.address());
+    within("an answer", ending).await.unwrap().unwrap();
+    // Nothing comes of the first before something comes of the second.
+    for topic in ["first", "second"] {
+        client.publish(&Publish::new(topic, topic).unwrap().at_least_once()).await.unwrap();
+    }
+    assert_eq!(text(&mut second).await, "second");
+    let left = tokio::time::timeout(Duration::ZERO, client.messages().next()).await;
+    assert!(left.is_err(), "a message of the first came");
+}
+
 #[tokio::test] // [MQTT-3.1.4-3]
 async fn a_client_that_is_taken_over_stops_and_says_why() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
