@@ -809,3 +809,80 @@ fn no_sequence_of_packets_of_two_clients_stops_the_server() {
     let panicked = |notice: &Notice| matches!(notice, Notice::Close(_, CloseReason::ServerError));
     assert!(!notices.iter().any(panicked), "the task of a connection panicked");
 }
+
+#[tokio::test] // an acknowledgement means: on disk for every persistent session
+async fn what_was_acknowledged_survives_a_crash_with_its_form_and_properties() {
+    let mut server = start().await;
+    let login = Login { clean: false, expiry: 1000, ..Login::of("device") };
+    let mut device = Device::new(&server, Version::V5, login).await;
+    device.subscribe("orders", Qos::ExactlyOnce).await;
+    drop(device);
+    let mut publisher = Device::new(&server, Version::V5, Login::of("shop")).await;
+    let mut properties = PropertyBuf::new();
+    properties.push(Property::ContentType("text/plain")).unwrap();
+    properties.push(Property::UserProperty(("colour", "red"))).unwrap();
+    let properties = properties.for_place(Place::Packet(PacketType::Publish), Sender::Client).unwrap();
+    let text = Publish {
+        delivery: Delivery::AtLeastOnce { id: id(9), dup: false },
+        retain: true,
+        topic: "orders",
+        properties,
+        payload: b"21.5",
+    };
+    publisher.send(&Packet::Publish(text)).await;
+    publisher.next(|packet| assert!(matches!(packet, Packet::PubAck(_)), "{packet:?}")).await;
+    publisher.publish("orders", b"\xff\x00", Delivery::ExactlyOnce { id: id(4), dup: false }, false).await;
+    publisher.next(|packet| assert!(matches!(packet, Packet::PubRec(_)), "{packet:?}")).await;
+    server.crash().await;
+    let mut device = Device::dial(&server, Version::V5).await;
+    assert_eq!(device.connect(login).await, (ReasonCode::SUCCESS, true, None));
+    let first = device.next(|packet| match packet {
+        Packet::Publish(publish) => {
+            assert_eq!((publish.payload, publish.retain), (&b"21.5"[..], false));
+            assert_eq!(publish.properties.content_type(), Some("text/plain"));
+            assert_eq!(publish.properties.user_properties().collect::<Vec<_>>(), [("colour", "red")]);
+            publish.delivery
+        }
+        other => panic!("{other:?}"),
+    });
+    let first = first.await;
+    device.acknowledge(first).await;
+    let (_, payload, delivery, _) = device.message().await;
+    assert_eq!((&*payload, delivery.qos()), (&b"\xff\x00"[..], Qos::AtLeastOnce));
+    let mut browser = server.connect("alice").await;
+    browser.send(r#"{"sub":{"cn":"orders"}}"#).await;
+    browser.expect(r#"{"subAck":{"st":1,"cn":"orders"}}"#).await;
+    browser.expect_push(r#"{"push":{"cn":"orders","dt":"21.5","cl":"shop","rt":1}}"#).await;
+}
+
+#[tokio::test] // 3.3.2.3.3: the time that is left is told, and a message that has expired is not sent
+async fn a_message_expires_on_its_way() {
+    let server = start().await;
+    let login = Login { clean: false, expiry: 1000, ..Login::of("device") };
+    let mut device = Device::new(&server, Version::V5, login).await;
+    device.subscribe("orders", Qos::AtLeastOnce).await;
+    drop(device);
+    let mut publisher = Device::new(&server, Version::V5, Login::of("shop")).await;
+    for (seconds, payload) in [(1, b"short"), (1000, b"long!")] {
+        let mut properties = PropertyBuf::new();
+        properties.push(Property::MessageExpiryInterval(seconds)).unwrap();
+        let properties = properties.for_place(Place::Packet(PacketType::Publish), Sender::Client).unwrap();
+        let delivery = Delivery::AtLeastOnce { id: id(9), dup: false };
+        let packet = Publish { delivery, retain: false, topic: "orders", properties, payload };
+        publisher.send(&Packet::Publish(packet)).await;
+        publisher.next(|packet| assert!(matches!(packet, Packet::PubAck(_)), "{packet:?}")).await;
+    }
+    // The first message expires, whatever else happens meanwhile.
+    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+    let mut device = Device::dial(&server, Version::V5).await;
+    assert_eq!(device.connect(login).await, (ReasonCode::SUCCESS, true, None));
+    let left = device.next(|packet| match packet {
+        Packet::Publish(publish) => {
+            assert_eq!(publish.payload, b"long!");
+            publish.properties.message_expiry().unwrap()
+        }
+        other => panic!("{other:?}"),
+    });
+    let left = left.await;
+    assert!((900..1000).contains(&left), "{left}");
+}
