@@ -229,8 +229,16 @@ mod tests {
         let made = Subscription::new(channel.clone(), client, Arc::clone(outbox), stage, log);
         let made = Arc::new(made);
         assert!(outbox.insert_subscription(&made));
-        outbox
-            .attach(&made, &StoredSubscription { channel, key, cursor: Cursor::default(), last: Seq(last) });
+        outbox.attach(
+            &made,
+            &StoredSubscription {
+                channel,
+                key,
+                cursor: Cursor::default(),
+                last: Seq(last),
+                options: crate::options::SubscriptionOptions::JMQT,
+            },
+        );
         made
     }
 

@@ -331,7 +331,13 @@ mod tests {
                 Operation::Subscribe { channel, .. } => {
                     let key = ChannelKey(channel.as_str().parse().unwrap());
                     let (channel, cursor, last) = (channel.clone(), Cursor::default(), Seq(0));
-                    Outcome::Subscribed(StoredSubscription { channel, key, cursor, last })
+                    Outcome::Subscribed(StoredSubscription {
+                        channel,
+                        key,
+                        cursor,
+                        last,
+                        options: crate::options::SubscriptionOptions::JMQT,
+                    })
                 }
                 other => panic!("{other:?}"),
             };

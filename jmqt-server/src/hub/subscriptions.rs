@@ -16,6 +16,7 @@ use crate::budget::Share;
 use crate::connection::CloseReason;
 use crate::log_limit::log_limited;
 use crate::message::{Data, RetainedPush};
+use crate::options::SubscriptionOptions;
 use crate::outbox::{LogState, Outbox, Stage, Subscription};
 use crate::store::{Operation, Order, Outcome, RETAINED_PAGE, Retained};
 
@@ -141,7 +142,11 @@ impl Hub {
     /// Makes a subscription in the tables persistent.
     async fn attach(&self, subscription: &Arc<Subscription>) -> Result<(), HubError> {
         let Subscription { client, channel, outbox, .. } = &**subscription;
-        let operation = Operation::Subscribe { client: client.clone(), channel: channel.clone() };
+        let operation = Operation::Subscribe {
+            client: client.clone(),
+            channel: channel.clone(),
+            options: subscription.options(),
+        };
         let Outcome::Subscribed(stored) = self.commit_change(outbox, operation).await? else {
             return Err(HubError::Store);
         };
@@ -203,7 +208,11 @@ impl Hub {
             if persistence == Persistence::Temporary {
                 return Err(HubError::SessionEnded);
             }
-            let operation = Operation::Subscribe { client: client.clone(), channel: channel.clone() };
+            let operation = Operation::Subscribe {
+                client: client.clone(),
+                channel: channel.clone(),
+                options: SubscriptionOptions::JMQT,
+            };
             self.commit(operation).await?;
             return Ok(());
         };

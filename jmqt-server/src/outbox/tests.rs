@@ -10,7 +10,13 @@ use crate::wire::{LoggedPushes, framed};
 fn position(acked: u64) -> LogPosition {
     let cursor = Cursor { acked: Seq(acked), beyond: Vec::new() };
     let channel = ChannelName::parse("news").unwrap();
-    LogPosition::new(&StoredSubscription { channel, key: ChannelKey(1), cursor, last: Seq(acked) })
+    LogPosition::new(&StoredSubscription {
+        channel,
+        key: ChannelKey(1),
+        cursor,
+        last: Seq(acked),
+        options: crate::options::SubscriptionOptions::JMQT,
+    })
 }
 
 #[test] // protocol.md 2.14
@@ -74,7 +80,13 @@ fn retained() -> RetainedPush {
 fn stored(last: u64) -> StoredSubscription {
     let cursor = Cursor { acked: Seq(last), beyond: Vec::new() };
     let channel = ChannelName::parse("news").unwrap();
-    StoredSubscription { channel, key: ChannelKey(1), cursor, last: Seq(last) }
+    StoredSubscription {
+        channel,
+        key: ChannelKey(1),
+        cursor,
+        last: Seq(last),
+        options: crate::options::SubscriptionOptions::JMQT,
+    }
 }
 
 /// The packets since the last call: packet types, retained messages and the data of pushes.

@@ -392,7 +392,7 @@ impl Operation {
                 let sender = sender.as_ref().map_or(0, |sender| sender.as_str().len());
                 data.len() + attributes.bytes() + channel.as_str().len() + sender
             }
-            Self::Subscribe { client, channel } | Self::Unsubscribe { client, channel } => {
+            Self::Subscribe { client, channel, .. } | Self::Unsubscribe { client, channel } => {
                 client.as_str().len() + channel.as_str().len()
             }
             Self::ClearRetained { channel } | Self::ExpireRetained { channel, .. } => channel.as_str().len(),

@@ -123,12 +123,14 @@ pub enum Operation {
     /// A message to be logged, retained, or both.
     Append(Append),
     /// Creates a persistent subscription, which starts after the last logged message. An existing
-    /// subscription stays unchanged.
+    /// subscription keeps its cursor and gets the new options.
     Subscribe {
         /// The client that subscribes.
         client: ClientId,
         /// The channel.
         channel: ChannelName,
+        /// The options.
+        options: SubscriptionOptions,
     },
     /// Ends a persistent subscription and deletes its cursor, if it exists.
     Unsubscribe {
@@ -209,6 +211,8 @@ pub struct StoredSubscription {
     pub cursor: Cursor,
     /// The last message logged in the channel when this was read.
     pub last: Seq,
+    /// The options of the last `Subscribe`.
+    pub options: SubscriptionOptions,
 }
 
 /// A retained message.

@@ -15,7 +15,7 @@ use super::retained::RetainedRoom;
 use super::time::millis;
 use super::{
     Append, ChannelKey, Cursor, LogPlace, Operation, Outcome, PublishId, PublisherId, Retained, Seq, Stamp,
-    StoredSubscription,
+    StoredSubscription, SubscriptionOptions,
 };
 
 type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
@@ -81,8 +81,8 @@ impl<'b> Channel<'b> {
 /// A subscription, before and after the batch.
 #[derive(Debug, Default)]
 struct Subscription {
-    before: Option<Cursor>,
-    now: Option<Cursor>,
+    before: Option<(Cursor, SubscriptionOptions)>,
+    now: Option<(Cursor, SubscriptionOptions)>,
 }
 
 /// A publisher that uses publishing once (protocol.md 2.23).
@@ -193,7 +193,7 @@ impl<'b> Plan<'b> {
     /// channels are inserted.
     pub(super) fn subscriptions_to_load(&self, batch: &'b [Operation]) -> Vec<(ChannelKey, &'b ClientId)> {
         let pair = |operation: &'b Operation| match operation {
-            Operation::Subscribe { client, channel } | Operation::Unsubscribe { client, channel } => {
+            Operation::Subscribe { client, channel, .. } | Operation::Unsubscribe { client, channel } => {
                 let channel = self.channel(channel).filter(|it| it.persistent > 0)?;
                 Some((channel.key?, client))
             }
@@ -206,8 +206,14 @@ impl<'b> Plan<'b> {
     }
 
     /// Inserts a subscription.
-    pub(super) fn put_subscription(&mut self, key: ChannelKey, client: &'b ClientId, cursor: Cursor) {
-        let (before, now) = (Some(cursor.clone()), Some(cursor));
+    pub(super) fn put_subscription(
+        &mut self,
+        key: ChannelKey,
+        client: &'b ClientId,
+        cursor: Cursor,
+        options: SubscriptionOptions,
+    ) {
+        let (before, now) = (Some((cursor.clone(), options)), Some((cursor, options)));
         self.subscriptions.insert((key, client), Subscription { before, now });
     }
 
@@ -292,7 +298,9 @@ impl<'b> Plan<'b> {
                 Some((client, once)) => self.append_once(append, client, once, next_key),
                 None => self.append(append, next_key),
             },
-            Operation::Subscribe { client, channel } => self.subscribe(client, channel, next_key),
+            Operation::Subscribe { client, channel, options } => {
+                self.subscribe(client, channel, *options, next_key)
+            }
             Operation::Unsubscribe { client, channel } => self.unsubscribe(client, channel),
             Operation::ClearRetained { channel } => self.clear_retained(channel),
             Operation::ExpireRetained { channel, now } => self.expire_retained(channel, *now),
@@ -371,18 +379,25 @@ impl<'b> Plan<'b> {
         Some(self.last_index)
     }
 
-    fn subscribe(&mut self, client: &'b ClientId, name: &'b ChannelName, next_key: &mut i64) -> Outcome {
+    fn subscribe(
+        &mut self,
+        client: &'b ClientId,
+        name: &'b ChannelName,
+        options: SubscriptionOptions,
+        next_key: &mut i64,
+    ) -> Outcome {
         let index = self.by_name[name]; // `new` has noted it
         let key = self.key(index, next_key);
         let channel = &mut self.channels[index];
         let place = self.subscriptions.entry((key, client)).or_default();
-        let cursor = place.now.get_or_insert_with(|| {
+        let stored = place.now.get_or_insert_with(|| {
             channel.persistent += 1;
             channel.changed = true;
-            Cursor { acked: channel.last, beyond: Vec::new() }
+            (Cursor { acked: channel.last, beyond: Vec::new() }, options)
         });
-        let (cursor, last) = (cursor.clone(), channel.last);
-        Outcome::Subscribed(StoredSubscription { channel: name.clone(), key, cursor, last })
+        stored.1 = options;
+        let (cursor, last) = (stored.0.clone(), channel.last);
+        Outcome::Subscribed(StoredSubscription { channel: name.clone(), key, cursor, last, options })
     }
 
     fn unsubscribe(&mut self, client: &'b ClientId, name: &'b ChannelName) -> Outcome {
@@ -473,9 +488,14 @@ impl<'b> Plan<'b> {
     }
 
     /// The subscriptions to write.
-    pub(super) fn subscribed(&self) -> Vec<(ChannelKey, &'b ClientId, &Cursor)> {
+    pub(super) fn subscribed(&self) -> Vec<(ChannelKey, &'b ClientId, &Cursor, SubscriptionOptions)> {
         let changed = self.subscriptions.iter().filter(|(_, it)| it.now != it.before);
-        changed.filter_map(|(&(key, client), it)| Some((key, client, it.now.as_ref()?))).collect()
+        changed
+            .filter_map(|(&(key, client), it)| {
+                let (cursor, options) = it.now.as_ref()?;
+                Some((key, client, cursor, *options))
+            })
+            .collect()
     }
 
     /// The subscriptions to delete.

@@ -12,7 +12,8 @@ use jmqt_protocol::{ChannelName, ClientId, Qos};
 use jmqt_server::store::{
     Append, Attributes, CURSOR_WINDOW, ChannelKey, Cursor, CursorUpdate, DataForm, Dropped, Epoch, Expired,
     LogPart, LogPlace, LoggedMessage, Operation, Outcome, PendingLimits, PublishId, PublisherId, Retained,
-    RetainedLimits, Seq, SessionRow, Stamp, Store, StoreError, StoredSubscription, Swept, Values,
+    RetainedLimits, Seq, SessionRow, Stamp, Store, StoreError, StoredSubscription, SubscriptionOptions,
+    Swept, Values,
 };
 
 /// One database, which a store can be opened on again and again.
@@ -63,7 +64,7 @@ fn retain(to: &str, data: &str) -> Operation {
 }
 
 fn subscribe(who: &str, to: &str) -> Operation {
-    Operation::Subscribe { client: client(who), channel: channel(to) }
+    Operation::Subscribe { client: client(who), channel: channel(to), options: SubscriptionOptions::JMQT }
 }
 
 fn unsubscribe(who: &str, from: &str) -> Operation {
@@ -469,7 +470,15 @@ async fn names_of_mqtt_are_long_and_keep_their_blanks(on: &dyn Database) {
     let exact = |name: &str| ChannelName::exact(name).unwrap();
     let long = "ü".repeat(1024);
     for name in [exact(&long), exact(&long[2..]), exact(" a "), exact(" a"), exact("a")] {
-        one(&*store, Operation::Subscribe { client: client("bob"), channel: name.clone() }).await;
+        one(
+            &*store,
+            Operation::Subscribe {
+                client: client("bob"),
+                channel: name.clone(),
+                options: SubscriptionOptions::JMQT,
+            },
+        )
+        .await;
         let append = Append { channel: name.clone(), retain: true, ..message("a", name.as_str()) };
         one(&*store, Operation::Append(append)).await;
     }
@@ -505,6 +514,31 @@ async fn subscribing_again_changes_nothing(on: &dyn Database) {
     assert_eq!((again.cursor, again.last), (cursor(2, &[4]), Seq(5)));
     one(&*store, unsubscribe("bob", "news")).await; // it counted once
     assert_eq!(one(&*store, append("news", "6")).await, Outcome::Appended(None));
+}
+
+async fn a_subscription_keeps_its_options_and_its_cursor_when_they_change(on: &dyn Database) {
+    let store = on.open().await;
+    let of = |options| Operation::Subscribe { client: client("bob"), channel: channel("news"), options };
+    let chosen = SubscriptionOptions::new(Qos::ExactlyOnce).keeping_retain(true).with_id(Some(268_435_455));
+    let key = subscribed(&*store, "bob", "news").await.key;
+    append_many(&*store, "news", 9).await;
+    let acked = cursor(2, &[4, 7]);
+    save(&*store, "bob", key, acked.clone()).await;
+    let plain = SubscriptionOptions::new(Qos::AtLeastOnce);
+    for batch in [vec![of(chosen)], vec![of(plain)], vec![of(plain), of(chosen)], vec![of(chosen)]] {
+        let Some(Outcome::Subscribed(outcome)) = store.commit(&batch).await.unwrap().pop() else { panic!() };
+        let Some(Operation::Subscribe { options, .. }) = batch.last() else { unreachable!() };
+        assert_eq!((outcome.options, &outcome.cursor, outcome.last), (*options, &acked, Seq(9)));
+        assert_eq!(store.subscriptions(&client("bob")).await.unwrap(), [outcome]);
+    }
+    save(&*store, "bob", key, cursor(9, &[])).await;
+    store.close().await;
+    let store = on.open().await;
+    let subscriptions = store.subscriptions(&client("bob")).await.unwrap();
+    assert_eq!((subscriptions[0].options, &subscriptions[0].cursor), (chosen, &cursor(9, &[])));
+    // A new subscription does not have the options of an earlier one.
+    one(&*store, unsubscribe("bob", "news")).await;
+    assert_eq!(subscribed(&*store, "bob", "news").await.options, SubscriptionOptions::JMQT);
 }
 
 async fn unsubscribing_forgets_the_cursor(on: &dyn Database) {
@@ -1442,7 +1476,8 @@ async fn compare(store: &dyn Store, model: &Model) {
                 let log: Vec<_> = log.into_iter().map(|m| (m.seq.0, m.data)).collect();
                 let pending = it.log.range(cursor.acked.0 + 1..);
                 assert_eq!(log, pending.map(|(seq, data)| (*seq, data.clone())).collect::<Vec<_>>());
-                expected.push(StoredSubscription { channel, key, cursor, last });
+                let options = SubscriptionOptions::JMQT;
+                expected.push(StoredSubscription { channel, key, cursor, last, options });
             }
         }
         expected.sort_by_key(|subscription| subscription.key);
@@ -1577,6 +1612,7 @@ macro_rules! contract {
             a_subscription_starts_after_the_last_message_logged,
             subscribing_again_changes_nothing,
             unsubscribing_forgets_the_cursor,
+            a_subscription_keeps_its_options_and_its_cursor_when_they_change,
             unsubscribing_what_is_not_subscribed_does_nothing,
             subscriptions_are_listed_in_the_order_of_their_keys,
             operations_of_one_batch_see_those_before_them,
@@ -1862,6 +1898,8 @@ mod sqlite {
         assert_eq!(read, [(1, &b"1"[..], Attributes::NONE), (2, b"2", of_mqtt(None))]);
         assert_eq!(kept(&*store, "news").await, retained("3"));
         assert_eq!(store.expired_retained(soon()).await.unwrap(), []);
+        let subscriptions = store.subscriptions(&client("bob")).await.unwrap();
+        assert_eq!(subscriptions[0].options, SubscriptionOptions::JMQT);
     }
 
     #[tokio::test]

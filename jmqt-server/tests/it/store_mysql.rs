@@ -11,7 +11,8 @@ use jmqt_server::config::MySqlTls;
 use jmqt_server::store::{
     Append, Attributes, ChannelKey, ClusterStore, Cursor, CursorUpdate, DataForm, Entered, LogPlace,
     MySqlOptions, MySqlStore, NodeBeat, Operation, Outcome, PendingLimits, PublishId, PublisherId,
-    RetainedLimits, Seq, SessionRow, SharedSession, Stamp, Store, StoreError, StoredSubscription, Values,
+    RetainedLimits, Seq, SessionRow, SharedSession, Stamp, Store, StoreError, StoredSubscription,
+    SubscriptionOptions, Values,
 };
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::mysql::MySqlConnection;
@@ -56,7 +57,7 @@ fn retain(to: &str, data: &str) -> Operation {
 }
 
 fn subscribe(who: &str, to: &str) -> Operation {
-    Operation::Subscribe { client: client(who), channel: channel(to) }
+    Operation::Subscribe { client: client(who), channel: channel(to), options: SubscriptionOptions::JMQT }
 }
 
 fn unsubscribe(who: &str, from: &str) -> Operation {
@@ -202,14 +203,24 @@ async fn a_database_of_the_third_schema_is_migrated_with_its_data() {
         assert_eq!((&retained.data[..], retained.attributes), (&b"3"[..], Attributes::NONE));
         store.close().await;
         // As if the step had been interrupted before it was noted.
-        sqlx::raw_sql("UPDATE _sqlx_migrations SET success = FALSE WHERE version = 4")
+        sqlx::raw_sql("UPDATE _sqlx_migrations SET success = FALSE WHERE version >= 4")
             .execute(&mut connection)
             .await
             .unwrap();
     }
     let store = open(&database).await;
+    let subscriptions = store.subscriptions(&client("bob")).await.unwrap();
+    assert_eq!(subscriptions[0].options, SubscriptionOptions::JMQT);
     let long = ChannelName::exact(&"x".repeat(2048)).unwrap();
-    one(&store, Operation::Subscribe { client: client("bob"), channel: long.clone() }).await;
+    one(
+        &store,
+        Operation::Subscribe {
+            client: client("bob"),
+            channel: long.clone(),
+            options: SubscriptionOptions::JMQT,
+        },
+    )
+    .await;
     sqlx::raw_sql("UPDATE messages SET attributes = 'x'").execute(&mut connection).await.unwrap();
     let error = store.read_log(ChannelKey(3), Seq(0), 5, usize::MAX).await.unwrap_err();
     assert!(matches!(error, StoreError::Corrupt { what: "attributes of a message" }), "{error}");

@@ -24,7 +24,11 @@ const RUN: Duration = Duration::from_secs(5);
 async fn measure(what: &str, store: Arc<dyn Store>, payload: usize) {
     let channel = |i: usize| ChannelName::parse(&format!("channel {i}")).unwrap();
     let client = |i: usize| ClientId::parse(&format!("subscriber {i}")).unwrap();
-    let subscribe = |i| Operation::Subscribe { client: client(i), channel: channel(i) };
+    let subscribe = |i| Operation::Subscribe {
+        client: client(i),
+        channel: channel(i),
+        options: jmqt_server::store::SubscriptionOptions::JMQT,
+    };
     let mut keys = Vec::new();
     for outcome in store.commit(&(0..PUBLISHERS).map(subscribe).collect::<Vec<_>>()).await.unwrap() {
         let Outcome::Subscribed(subscription) = outcome else { panic!("{outcome:?}") };

@@ -17,6 +17,7 @@ use super::presence::{KEPT_FOR, Locks};
 use super::rows::{self, MultiRow};
 use super::{MySqlStore, cursors, publishers};
 use crate::name_map::NameMap;
+use crate::store::cursor::CursorRow;
 use crate::store::limits::{COMMIT_LIMIT, limited};
 use crate::store::plan::{ChannelRow, Logged, Plan};
 use crate::store::retained::{RetainedRoom, RetainedTotals};
@@ -69,10 +70,11 @@ static LOG: LazyLock<MultiRow> = LazyLock::new(|| {
 });
 static SUBSCRIBE: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::new(
-        "(?,?,?,'')",
+        "(?,?,?,?,?)",
         ",",
-        "INSERT INTO subscriptions (channel_id, client_id, acked_seq, acked_beyond) VALUES {rows} \
-         ON DUPLICATE KEY UPDATE acked_seq = VALUES(acked_seq), acked_beyond = ''",
+        "INSERT INTO subscriptions (channel_id, client_id, acked_seq, acked_beyond, options) VALUES {rows} \
+         ON DUPLICATE KEY UPDATE acked_seq = VALUES(acked_seq), acked_beyond = VALUES(acked_beyond), \
+         options = VALUES(options)",
     )
 });
 static UNSUBSCRIBE: LazyLock<MultiRow> = LazyLock::new(|| {
@@ -498,9 +500,9 @@ async fn load<'b>(
     batch: &'b [Operation],
 ) -> Result<(), StoreError> {
     let pairs = plan.subscriptions_to_load(batch);
-    for (key, client, cursor) in cursors::lock(connection, &pairs).await? {
+    for (key, client, cursor, options) in cursors::lock(connection, &pairs).await? {
         if let Ok(index) = pairs.binary_search(&(key, &client)) {
-            plan.put_subscription(key, pairs[index].1, cursor);
+            plan.put_subscription(key, pairs[index].1, cursor, options);
         }
     }
     let keys = plan.retained_to_load(batch);
@@ -569,22 +571,25 @@ async fn write_subscriptions(connection: &mut MySqlConnection, plan: &Plan<'_>) 
         return Ok(());
     }
     gone.sort_unstable();
-    new.sort_unstable_by_key(|&(key, client, _)| (key, client));
+    new.sort_unstable_by_key(|&(key, client, ..)| (key, client));
     let unsubscribe = UNSUBSCRIBE.execute(connection, &gone, |values, (key, client)| {
         rows::add_key(values, key)?;
         rows::add_name(values, client.as_str())
     });
     unsubscribe.await?;
-    let subscribe = SUBSCRIBE.execute(connection, &new, |values, (key, client, cursor)| {
+    let subscribe = SUBSCRIBE.execute(connection, &new, |values, (key, client, cursor, options)| {
+        let cursor = CursorRow::from((*cursor).clone());
         rows::add_key(values, key)?;
         rows::add_name(values, client.as_str())?;
-        rows::add_seq(values, cursor.acked)
+        rows::add_seq(values, cursor.acked)?;
+        values.add(cursor.beyond)?;
+        rows::add_options(values, *options)
     });
     subscribe.await?;
 
     // All rows are locked before any is read: another node may be adding rows that are counted here.
     let mut gone: Vec<&ClientId> = gone.iter().map(|&(_, client)| client).collect();
-    let mut clients: Vec<&ClientId> = new.iter().map(|&(_, client, _)| client).collect();
+    let mut clients: Vec<&ClientId> = new.iter().map(|&(_, client, ..)| client).collect();
     clients.extend(&gone);
     for list in [&mut gone, &mut clients] {
         list.sort_unstable();

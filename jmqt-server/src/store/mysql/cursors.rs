@@ -13,7 +13,7 @@ use super::connection::retried;
 use super::rows::{self, MultiRow};
 use crate::store::cursor::{self, CursorRow};
 use crate::store::limits::limited;
-use crate::store::{ChannelKey, Cursor, CursorUpdate, StoreError};
+use crate::store::{ChannelKey, Cursor, CursorUpdate, StoreError, SubscriptionOptions};
 
 /// The number of cursors that one transaction writes, which limits the duration of its locks.
 const CURSORS_AT_A_TIME: usize = 1024;
@@ -21,7 +21,7 @@ const CURSORS_AT_A_TIME: usize = 1024;
 static CURSORS: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::table(
         &["SIGNED", "BINARY"],
-        "SELECT s.channel_id, s.client_id, s.acked_seq, s.acked_beyond \
+        "SELECT s.channel_id, s.client_id, s.acked_seq, s.acked_beyond, s.options \
          FROM ({rows}) AS v STRAIGHT_JOIN subscriptions AS s \
          ON s.channel_id = v.a AND s.client_id = v.b FOR UPDATE",
     )
@@ -63,7 +63,7 @@ async fn raise(
 ) -> Result<(), StoreError> {
     let found = lock_named(connection, cursors.iter().map(|&(key, client, _)| (key, client))).await?;
     let before: HashMap<_, _> =
-        found.into_iter().map(|(key, client, cursor)| ((key, client), CursorRow::from(cursor))).collect();
+        found.into_iter().map(|(key, client, cursor, _)| ((key, client), CursorRow::from(cursor))).collect();
     let moves_on = |(key, client, cursor): &&(ChannelKey, &str, CursorRow)| {
         let client = ClientId::parse(client).ok();
         client.and_then(|client| before.get(&(*key, client))).is_some_and(|before| before < cursor)
@@ -87,24 +87,24 @@ pub(super) async fn update(
     Ok(())
 }
 
-/// Locks and reads the cursors of these subscriptions that exist. The subscriptions must be sorted.
+/// Locks and reads the cursors and options of these subscriptions that exist. The subscriptions must be sorted.
 pub(super) async fn lock(
     connection: &mut MySqlConnection,
     subscriptions: &[(ChannelKey, &ClientId)],
-) -> Result<Vec<(ChannelKey, ClientId, Cursor)>, StoreError> {
+) -> Result<Vec<(ChannelKey, ClientId, Cursor, SubscriptionOptions)>, StoreError> {
     lock_named(connection, subscriptions.iter().map(|(key, client)| (*key, client.as_str()))).await
 }
 
 async fn lock_named(
     connection: &mut MySqlConnection,
     subscriptions: impl Iterator<Item = (ChannelKey, &str)>,
-) -> Result<Vec<(ChannelKey, ClientId, Cursor)>, StoreError> {
+) -> Result<Vec<(ChannelKey, ClientId, Cursor, SubscriptionOptions)>, StoreError> {
     let subscriptions: Vec<_> = subscriptions.collect();
     let found = CURSORS.fetch(connection, &subscriptions, |values, (key, client)| {
         rows::add_key(values, key)?;
         rows::add_name(values, client)
     });
-    let cursor = |row| Ok((rows::key(row, 0)?, rows::client(row, 1)?, read(row, 2)?));
+    let cursor = |row| Ok((rows::key(row, 0)?, rows::client(row, 1)?, read(row, 2)?, rows::options(row, 4)?));
     let mut found: Vec<_> = found.await?.iter().map(cursor).collect::<Result<_, StoreError>>()?;
     found.dedup_by(|a, b| (a.0, &a.1) == (b.0, &b.1)); // those that were repeated come one after another
     Ok(found)

@@ -39,7 +39,7 @@ impl MySqlStore {
         &self,
         client: &ClientId,
     ) -> Result<Vec<StoredSubscription>, StoreError> {
-        let sql = "SELECT c.id, c.name, c.last_seq, s.acked_seq, s.acked_beyond \
+        let sql = "SELECT c.id, c.name, c.last_seq, s.acked_seq, s.acked_beyond, s.options \
             FROM subscriptions AS s JOIN channels AS c ON c.id = s.channel_id \
             WHERE s.client_id = ? ORDER BY s.channel_id";
         let found = retried(|| async {
@@ -57,6 +57,7 @@ impl MySqlStore {
                 channel: rows::channel(row, 1)?,
                 last: rows::seq(row, 2)?,
                 cursor: cursors::read(row, 3)?,
+                options: rows::options(row, 5)?,
             })
         };
         found.await?.iter().map(subscription).collect()

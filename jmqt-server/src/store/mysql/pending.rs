@@ -25,7 +25,7 @@ const BEHIND_ALL: &[u8] = b"\xff";
 static POSITIONS: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::table(
         &["SIGNED", "BINARY"],
-        "SELECT c.id, c.name, c.last_seq, s.acked_seq, s.acked_beyond FROM ({rows}) AS v \
+        "SELECT c.id, c.name, c.last_seq, s.acked_seq, s.acked_beyond, s.options FROM ({rows}) AS v \
          STRAIGHT_JOIN subscriptions AS s ON s.channel_id = v.a AND s.client_id = v.b \
          STRAIGHT_JOIN channels AS c ON c.id = s.channel_id",
     )
@@ -85,6 +85,7 @@ impl Sweep for MySqlStore {
                 channel: rows::channel(row, 1)?,
                 last: rows::seq(row, 2)?,
                 cursor: cursors::read(row, 3)?,
+                options: rows::options(row, 5)?,
             })
         };
         let found: Result<Vec<StoredSubscription>, StoreError> =
@@ -231,7 +232,7 @@ async fn raise(
     let mut pairs: Vec<_> = cuts.iter().map(|cut| (cut.key(), client)).collect();
     pairs.sort_unstable();
     let found = cursors::lock(connection, &pairs).await?;
-    let cursors = found.into_iter().map(|(key, _, cursor)| (key, cursor)).collect();
+    let cursors = found.into_iter().map(|(key, _, cursor, _)| (key, cursor)).collect();
     let (dropped, raised) = backlog::pass_over(cuts, client, cursors);
     cursors::update(connection, &raised).await?;
     Ok(dropped)

@@ -13,7 +13,7 @@ use sqlx::{Arguments as _, AssertSqlSafe, Row as _, SqlSafeStr as _, SqlStr};
 
 use crate::attributes::Attributes;
 use crate::store::time::from_millis;
-use crate::store::{ChannelKey, Seq, Stamp, StoreError};
+use crate::store::{ChannelKey, Seq, Stamp, StoreError, SubscriptionOptions};
 
 /// The row counts of statements in which a row may be repeated, smallest first.
 const REPEATING: [usize; 4] = [1, 8, 64, 256];
@@ -229,6 +229,19 @@ pub(super) fn add_expiry(arguments: &mut MySqlArguments, attributes: &Attributes
 pub(super) fn attributes(row: &MySqlRow, column: usize) -> Result<Attributes, StoreError> {
     let Some(encoded) = row.try_get::<Option<&[u8]>, _>(column)? else { return Ok(Attributes::NONE) };
     Attributes::decode(encoded).ok_or(StoreError::Corrupt { what: "attributes of a message" })
+}
+
+/// Adds the options of a subscription.
+pub(super) fn add_options(
+    arguments: &mut MySqlArguments,
+    options: SubscriptionOptions,
+) -> Result<(), BoxDynError> {
+    arguments.add(i64::try_from(options.bits())?)
+}
+
+/// Reads the options of a subscription.
+pub(super) fn options(row: &MySqlRow, column: usize) -> Result<SubscriptionOptions, StoreError> {
+    count(row, column).map(SubscriptionOptions::from_bits)
 }
 
 /// Reads a time.

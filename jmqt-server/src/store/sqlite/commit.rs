@@ -11,6 +11,7 @@ use sqlx::{Arguments as _, Row as _};
 use super::rescue::MayCopy;
 use super::rows::{self, MultiRow};
 use super::{SqliteStore, cursors, publishers};
+use crate::store::cursor::CursorRow;
 use crate::store::limits::limited;
 use crate::store::plan::{ChannelRow, Plan};
 use crate::store::retained::RetainedRoom;
@@ -55,9 +56,9 @@ static LOG: LazyLock<MultiRow> = LazyLock::new(|| {
 });
 static SUBSCRIBE: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::new(
-        3,
-        "INSERT OR REPLACE INTO subscriptions (channel_id, client_id, acked_seq, acked_beyond) \
-         SELECT column1, column2, column3, x'' FROM (VALUES {rows}) WHERE column1 IS NOT NULL",
+        5,
+        "INSERT OR REPLACE INTO subscriptions (channel_id, client_id, acked_seq, acked_beyond, options) \
+         SELECT * FROM (VALUES {rows}) WHERE column1 IS NOT NULL",
     )
 });
 /// The join tells SQLite the types it needs to use the keys; bare VALUES would mean a full scan.
@@ -181,7 +182,7 @@ impl SqliteStore {
 
     /// Adds the new names of the batch to the names in memory.
     fn expect(&self, plan: &Plan<'_>) {
-        for (_, client, _) in plan.subscribed() {
+        for (_, client, ..) in plan.subscribed() {
             self.clients.insert(client.as_str());
         }
         for (_, channel, _) in plan.retained() {
@@ -205,9 +206,9 @@ async fn load<'b>(
     }
 
     let pairs = plan.subscriptions_to_load(batch);
-    for (key, client, cursor) in cursors::fetch(connection, &pairs).await? {
+    for (key, client, cursor, options) in cursors::fetch(connection, &pairs).await? {
         if let Ok(index) = pairs.binary_search(&(key, &client)) {
-            plan.put_subscription(key, pairs[index].1, cursor);
+            plan.put_subscription(key, pairs[index].1, cursor, options);
         }
     }
 
@@ -271,14 +272,17 @@ async fn write_subscriptions(
 ) -> Result<Vec<ClientId>, StoreError> {
     let (gone, new) = (plan.unsubscribed(), plan.subscribed());
     UNSUBSCRIBE.execute(connection, &gone, add_pair).await?;
-    let subscribe = SUBSCRIBE.execute(connection, &new, |values, (key, client, cursor)| {
+    let subscribe = SUBSCRIBE.execute(connection, &new, |values, (key, client, cursor, options)| {
+        let cursor = CursorRow::from((*cursor).clone());
         values.add(key.0)?;
         values.add(client.as_str())?;
-        rows::add_seq(values, cursor.acked)
+        rows::add_seq(values, cursor.acked)?;
+        values.add(cursor.beyond)?;
+        rows::add_options(values, *options)
     });
     subscribe.await?;
     let now = millis(SystemTime::now());
-    let add = ADD_CLIENTS.execute(connection, &new, |values, (_, client, _)| {
+    let add = ADD_CLIENTS.execute(connection, &new, |values, (_, client, ..)| {
         values.add(client.as_str())?;
         values.add(now)
     });

@@ -10,7 +10,7 @@ use super::SqliteStore;
 use super::rows::{self, MultiRow};
 use crate::store::cursor::{self, CursorRow};
 use crate::store::limits::limited;
-use crate::store::{ChannelKey, Cursor, CursorUpdate, StoreError};
+use crate::store::{ChannelKey, Cursor, CursorUpdate, StoreError, SubscriptionOptions};
 
 /// The number of cursors that one transaction writes, which limits the wait of a commit.
 const CURSORS_AT_A_TIME: usize = 1024;
@@ -18,7 +18,7 @@ const CURSORS_AT_A_TIME: usize = 1024;
 static CURSORS: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::new(
         2,
-        "SELECT s.channel_id, s.client_id, s.acked_seq, s.acked_beyond \
+        "SELECT s.channel_id, s.client_id, s.acked_seq, s.acked_beyond, s.options \
          FROM (VALUES {rows}) AS v CROSS JOIN subscriptions AS s \
          ON s.channel_id = v.column1 AND s.client_id = v.column2",
     )
@@ -74,16 +74,16 @@ pub(super) async fn update(
     Ok(())
 }
 
-/// Reads the cursors of these subscriptions that exist.
+/// Reads the cursors and options of these subscriptions that exist.
 pub(super) async fn fetch(
     connection: &mut SqliteConnection,
     subscriptions: &[(ChannelKey, &ClientId)],
-) -> Result<Vec<(ChannelKey, ClientId, Cursor)>, StoreError> {
+) -> Result<Vec<(ChannelKey, ClientId, Cursor, SubscriptionOptions)>, StoreError> {
     let found = CURSORS.fetch(connection, subscriptions, |values, (key, client)| {
         values.add(key.0)?;
         values.add(client.as_str())
     });
-    let cursor = |row| Ok((rows::key(row, 0)?, rows::client(row, 1)?, read(row, 2)?));
+    let cursor = |row| Ok((rows::key(row, 0)?, rows::client(row, 1)?, read(row, 2)?, rows::options(row, 4)?));
     found.await?.iter().map(cursor).collect()
 }
 

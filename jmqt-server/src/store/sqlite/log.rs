@@ -74,7 +74,7 @@ impl SqliteStore {
         if !self.clients.may_contain(client.as_str()) {
             return Ok(Vec::new());
         }
-        let sql = "SELECT c.id, c.name, c.last_seq, s.acked_seq, s.acked_beyond \
+        let sql = "SELECT c.id, c.name, c.last_seq, s.acked_seq, s.acked_beyond, s.options \
             FROM subscriptions AS s JOIN channels AS c ON c.id = s.channel_id \
             WHERE s.client_id = ? ORDER BY s.channel_id";
         let found = limited(async {
@@ -87,6 +87,7 @@ impl SqliteStore {
                 channel: rows::channel(row, 1)?,
                 last: rows::seq(row, 2)?,
                 cursor: cursors::read(row, 3)?,
+                options: rows::options(row, 5)?,
             })
         };
         found.await?.iter().map(subscription).collect()

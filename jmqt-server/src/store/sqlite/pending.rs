@@ -25,7 +25,7 @@ const BEHIND_ALL: &[u8] = b"\xff";
 static POSITIONS: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::new(
         2,
-        "SELECT c.id, c.name, c.last_seq, s.acked_seq, s.acked_beyond FROM (VALUES {rows}) AS v \
+        "SELECT c.id, c.name, c.last_seq, s.acked_seq, s.acked_beyond, s.options FROM (VALUES {rows}) AS v \
          CROSS JOIN subscriptions AS s ON s.channel_id = v.column1 AND s.client_id = v.column2 \
          CROSS JOIN channels AS c ON c.id = s.channel_id",
     )
@@ -83,6 +83,7 @@ impl Sweep for SqliteStore {
                 channel: rows::channel(row, 1)?,
                 last: rows::seq(row, 2)?,
                 cursor: cursors::read(row, 3)?,
+                options: rows::options(row, 5)?,
             })
         };
         found.await?.iter().map(subscription).collect()
@@ -212,7 +213,7 @@ async fn pending_of(
 async fn raise(writer: &mut Writer, client: &ClientId, cuts: &[Cut]) -> Result<Vec<Dropped>, StoreError> {
     let pairs: Vec<_> = cuts.iter().map(|cut| (cut.key(), client)).collect();
     let found = cursors::fetch(writer.connection()?, &pairs).await?;
-    let cursors = found.into_iter().map(|(key, _, cursor)| (key, cursor)).collect();
+    let cursors = found.into_iter().map(|(key, _, cursor, _)| (key, cursor)).collect();
     let (dropped, raised) = backlog::pass_over(cuts, client, cursors);
     if !raised.is_empty() {
         writer.begin().await?;

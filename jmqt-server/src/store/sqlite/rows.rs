@@ -15,7 +15,7 @@ use sqlx::{Arguments as _, AssertSqlSafe, Either, Executor as _, Row as _, SqlSa
 
 use crate::attributes::Attributes;
 use crate::store::time::from_millis;
-use crate::store::{ChannelKey, PublisherId, Seq, Stamp, StoreError};
+use crate::store::{ChannelKey, PublisherId, Seq, Stamp, StoreError, SubscriptionOptions};
 
 /// The row counts of the statements, smallest first.
 const SHAPES: [usize; 3] = [1, 8, 64];
@@ -208,6 +208,19 @@ pub(super) fn attributes(row: &SqliteRow, column: usize) -> Result<Attributes, S
     Attributes::decode(encoded).ok_or(StoreError::Corrupt { what: "attributes of a message" })
 }
 
+/// Adds the options of a subscription.
+pub(super) fn add_options(
+    arguments: &mut SqliteArguments,
+    options: SubscriptionOptions,
+) -> Result<(), BoxDynError> {
+    arguments.add(i64::try_from(options.bits())?)
+}
+
+/// Reads the options of a subscription.
+pub(super) fn options(row: &SqliteRow, column: usize) -> Result<SubscriptionOptions, StoreError> {
+    count(row, column).map(SubscriptionOptions::from_bits)
+}
+
 /// Reads a time.
 pub(super) fn time(row: &SqliteRow, column: usize) -> Result<SystemTime, StoreError> {
     from_millis(row.try_get(column)?).ok_or(StoreError::Corrupt { what: "time" })
@@ -225,6 +238,7 @@ mod tests {
         include_str!("../migrations/0002_sqlite.sql"),
         include_str!("../migrations/0003_sqlite.sql"),
         include_str!("../migrations/0004_sqlite.sql"),
+        include_str!("../migrations/0005_sqlite.sql"),
     );
 
     #[tokio::test]
