@@ -18,10 +18,20 @@ type Done<T> = oneshot::Sender<Result<T, Error>>;
 #[derive(Debug)]
 struct Route {
     inbox: Arc<Inbox<Message>>,
+    /// The stream is the common one, which outlives the subscription.
+    is_detached: bool,
     options: SubscribeOptions,
     id: Option<SubscriptionId>,
     is_confirmed: bool,
     done: Option<Done<Qos>>,
+}
+
+impl Route {
+    fn end(&self) {
+        if !self.is_detached {
+            self.inbox.end();
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -50,9 +60,9 @@ impl Routes {
         let (done, answered) = oneshot::channel();
         self.last_id = self.last_id % 0x0FFF_FFFF + 1;
         let id = SubscriptionId::new(self.last_id);
-        let route = Route { inbox, options, id, is_confirmed: false, done: Some(done) };
+        let route = Route { inbox, is_detached: false, options, id, is_confirmed: false, done: Some(done) };
         if let Some(old) = self.routes.insert(filter.into(), route) {
-            old.inbox.end();
+            old.end();
             old.id.map(|id| self.by_id.remove(&id));
         }
         id.map(|id| self.by_id.insert(id, filter.into()));
@@ -92,7 +102,7 @@ impl Routes {
         done: Option<Done<()>>,
     ) -> Result<(), Error> {
         if let Some(route) = self.remove(filter) {
-            route.inbox.end();
+            route.end();
         }
         if matches!(outbound.phase(), Phase::Online | Phase::Resuming) {
             return self.ask_to_end(filter, outbound, done);
@@ -132,6 +142,13 @@ impl Routes {
     /// Whether this stream is the one of the filter.
     pub(crate) fn has(&self, filter: &str, inbox: &Arc<Inbox<Message>>) -> bool {
         self.routes.get(filter).is_some_and(|route| Arc::ptr_eq(&route.inbox, inbox))
+    }
+
+    /// The messages of a subscription go there from now on.
+    pub(crate) fn lead_to(&mut self, filter: &str, inbox: Arc<Inbox<Message>>) {
+        if let Some(route) = self.routes.get_mut(filter) {
+            (route.inbox, route.is_detached) = (inbox, true);
+        }
     }
 
     /// The stream is gone, and the subscription stays: its messages have no stream.
@@ -188,7 +205,7 @@ impl Routes {
         }
         let error = refused("subscribe", reason, ack.properties);
         let route = self.remove(&filter)?;
-        route.inbox.end();
+        route.end();
         match route.done {
             Some(done) => {
                 let _ = done.send(Err(error));
@@ -229,11 +246,15 @@ impl Routes {
             .filter(|filter| matching(filter))
             .filter_map(|filter| Some(Arc::clone(&self.routes.get(filter)?.inbox)))
             .collect();
-        if !named.is_empty() {
-            return named;
+        let mut found = named;
+        if found.is_empty() {
+            let all = self.routes.iter().filter(|(filter, _)| matching(filter));
+            found = all.map(|(_, route)| Arc::clone(&route.inbox)).collect();
         }
-        let found = self.routes.iter().filter(|(filter, _)| matching(filter));
-        found.map(|(_, route)| Arc::clone(&route.inbox)).collect()
+        // Detached subscriptions have one stream together.
+        found.sort_by_key(Arc::as_ptr);
+        found.dedup_by(|a, b| Arc::ptr_eq(a, b));
+        found
     }
 
     pub(crate) fn inboxes(&self) -> impl Iterator<Item = &Inbox<Message>> {

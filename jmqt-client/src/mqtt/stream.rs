@@ -114,6 +114,22 @@ impl Subscription {
     }
 }
 
+impl Subscription {
+    /// Drops the stream and keeps the subscription: what was not read, and what comes, goes to [`Messages`]. If the server
+    /// loses the session, the subscription is made again as long as the client lives.
+    pub fn detach(mut self) {
+        self.reader.acknowledge();
+        let shared = Arc::clone(&self.reader.shared);
+        let mut inner = shared.lock();
+        let mut unread = self.reader.inbox.abandon();
+        if inner.routes.has(&self.filter, &self.reader.inbox) {
+            inner.routes.lead_to(&self.filter, Arc::clone(&shared.everything));
+        }
+        shared.everything.offer(&mut unread);
+        drop(inner);
+    }
+}
+
 impl Drop for Subscription {
     fn drop(&mut self) {
         self.reader.acknowledge();

@@ -137,6 +137,9 @@ pub(crate) struct ConnectionArguments {
     /// The server: jmqt://host:8010, jmqts://host:8011, ws://host:8012/ or wss://host:8013/
     #[arg(long, short, global = true)]
     pub(crate) url: Option<String>,
+    /// Speak MQTT 3.1.1 instead of 5, with an MQTT server: --url mqtt://host, mqtts://, mqtt+ws:// or mqtt+wss://
+    #[arg(long, global = true)]
+    pub(crate) v3: bool,
     /// What to authenticate with, as JSON [default: {"client_name":"jmqt-…"}]
     #[arg(long, global = true, value_name = "JSON")]
     pub(crate) auth: Option<String>,

@@ -7,6 +7,7 @@ mod arguments;
 mod bench;
 mod doctor;
 mod failure;
+mod mqtt;
 mod ping;
 mod profile;
 mod publish;
@@ -81,6 +82,22 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Man { command, directory } => return manual(command.as_deref(), directory.as_deref()),
         Command::Profile { command } => return profile::run(command, &arguments.connection, output),
         _ => {}
+    }
+    if mqtt::is_meant(&arguments.connection) {
+        let limit = arguments.connection.timeout;
+        let work = mqtt::run(arguments);
+        let limited = async {
+            match limit {
+                None => work.await,
+                Some(limit) => {
+                    tokio::time::timeout(limit, work).await.unwrap_or_else(|_| Err(Failure::timeout()))
+                }
+            }
+        };
+        return tokio::select! {
+            done = limited => done,
+            interrupted = interrupted() => interrupted,
+        };
     }
     let (config, is_named) = configure(&arguments.connection)?;
     match &arguments.command {

@@ -269,3 +269,29 @@ async fn what_is_wrong_is_said_with_what_to_do() {
     let error = client.subscribe("a/#/b", Qos::AtMostOnce).await.unwrap_err().to_string();
     assert!(error.contains("`#` is not alone"), "{error}");
 }
+
+#[cfg(feature = "cli")]
+#[tokio::test]
+async fn the_command_publishes_and_subscribes() {
+    let Some(broker) = Broker::start("").await else { return };
+    let command = |arguments: &[&str]| {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_jmqt"));
+        command.env_clear().args(arguments).kill_on_drop(true);
+        command.stdin(std::process::Stdio::null());
+        command
+    };
+    let url = broker.url("mqtt").replace("://", "://user:secret@");
+    for version in ["--v3", "--timeout=60"] {
+        let arguments = ["pub", "room/1", "21.5", "-q", "1", "-r", "--url", &url, version];
+        let output = within("the end of jmqt", command(&arguments).output()).await.unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let arguments = ["sub", "room/#", "other", "-n", "1", "-H", "--url", &url, version];
+        let output = within("the end of jmqt", command(&arguments).output()).await.unwrap();
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), "room/1 (QOS 1): 21.5\n");
+    }
+    let arguments = ["pub", "a/+", "x", "--url", &url];
+    let output = within("the end of jmqt", command(&arguments).output()).await.unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("wildcard") && !said.contains("secret"), "{said}");
+}
