@@ -11,7 +11,7 @@ use jmqt_client::mqtt::{
 
 use tokio::io::AsyncWriteExt as _;
 
-use crate::support::{Proxy, within};
+use crate::support::{Proxy, TestServer, within};
 use broker::{Broker, SCHEMES};
 
 fn options(url: &str, version: Version, id: &str) -> Options {
@@ -294,4 +294,18 @@ async fn the_command_publishes_and_subscribes() {
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert!(said.contains("wildcard") && !said.contains("secret"), "{said}");
+}
+
+#[tokio::test]
+async fn messages_pass_through_the_server_of_this_repository_in_both_versions() {
+    let server = TestServer::configured(|config| config.mqtt_port = Some(0)).await;
+    for version in VERSIONS {
+        let url = format!("mqtt://{}", server.address(jmqt_server::Protocol::Mqtt));
+        let client = connect(options(&url, version, "mine").login("mine", "x")).await;
+        let qos = client.information().unwrap().maximum_qos;
+        let mut stream = client.subscribe("a/b", Qos::AtMostOnce).await.unwrap();
+        client.publish(&Publish::new("a/b", "21.5").unwrap()).await.unwrap();
+        assert_eq!(text(&mut stream).await, "21.5", "{version:?} {qos:?}");
+        within("the end", client.disconnect()).await;
+    }
 }
