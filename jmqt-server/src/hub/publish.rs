@@ -290,7 +290,7 @@ mod tests {
         assert!(publishing.as_mut().now_or_never().is_none(), "the commit queue is full for the server");
         let (bob, outbox) = (ClientId::parse("bob").unwrap(), hub.outbox());
         outbox.go_live();
-        let subscribed = hub.subscribe(&outbox, &bob, &channel, Persistence::Temporary).await.unwrap();
+        let subscribed = hub.subscribe(&outbox, &bob, &channel, Persistence::Temporary, None).await.unwrap();
         assert!(subscribed.retained.is_none(), "the retained message has not been submitted");
         outbox.open(&subscribed.subscription, None, None);
         drop(open);

@@ -15,6 +15,7 @@ use super::{Hub, HubError, STORE_TIMEOUT, Tag};
 use crate::connection::{CloseReason, ConnectionInfo};
 use crate::log_limit::log_limited;
 use crate::message::Message;
+use crate::options::SubscriptionOptions;
 use crate::outbox::{LogState, Outbox, Redelivery, Stage};
 use crate::store::{Operation, Order};
 
@@ -162,7 +163,15 @@ impl Hub {
         self.carry_out(new, &mut retained).await?;
         let own = ChannelName::of_client(new.client);
         if new.takes_point_to_point && new.outbox.subscription(own.as_str()).is_none() {
-            self.insert(new.outbox, new.client, &own, Stage::Live, LogState::Temporary).await?;
+            self.insert(
+                new.outbox,
+                new.client,
+                &own,
+                SubscriptionOptions::JMQT,
+                Stage::Live,
+                LogState::Temporary,
+            )
+            .await?;
         }
         Ok((retained, is_resumed))
     }
@@ -185,7 +194,12 @@ impl Hub {
         for turn in stored.chunks(SUBSCRIPTIONS_PER_TURN) {
             let inserted = turn.iter().map(|stored| {
                 let log = LogState::Attaching { seen: None };
-                self.insert(new.outbox, new.client, &stored.channel, Stage::Live, log)
+                let options = match new.takes_point_to_point {
+                    // A JMQT client on the session of an MQTT client.
+                    true => SubscriptionOptions::JMQT,
+                    false => stored.options,
+                };
+                self.insert(new.outbox, new.client, &stored.channel, options, Stage::Live, log)
             });
             try_join_all(inserted).await?;
             yield_now().await;
@@ -336,7 +350,7 @@ mod tests {
                         key,
                         cursor,
                         last,
-                        options: crate::options::SubscriptionOptions::JMQT,
+                        options: SubscriptionOptions::JMQT,
                     })
                 }
                 other => panic!("{other:?}"),

@@ -44,7 +44,7 @@ impl Hub {
         self.changes[(hash >> 48) as usize % CHANGE_LOCKS].lock().await
     }
 
-    /// Subscribes a connected client. An existing subscription stays unchanged (2.20).
+    /// Subscribes a connected client. An existing subscription stays unchanged (2.20), except that it gets these options.
     ///
     /// A persistent subscription is on disk when this returns (2.13). The subscription is active before the retained
     /// message is read, so that message may arrive twice but is never missed (2.12).
@@ -54,9 +54,11 @@ impl Hub {
         client: &ClientId,
         channel: &ChannelName,
         persistence: Persistence,
+        options: Option<SubscriptionOptions>,
     ) -> Result<Subscribed, HubError> {
         let _turn = self.change_of(client).await;
-        let made = self.subscribe_in_turn(outbox, client, channel, persistence, Stage::Opening).await?;
+        let made =
+            self.subscribe_in_turn(outbox, client, channel, persistence, options, Stage::Opening).await?;
         self.with_retained(outbox, made).await
     }
 
@@ -66,16 +68,21 @@ impl Hub {
         client: &ClientId,
         channel: &ChannelName,
         persistence: Persistence,
+        options: Option<SubscriptionOptions>,
         stage: Stage,
     ) -> Result<Made, HubError> {
         if let Some(subscription) = outbox.subscription(channel.as_str()) {
+            if let Some(options) = options.filter(|options| *options != subscription.options()) {
+                self.change_options(&subscription, options).await?;
+            }
             return Ok(Made { subscription, is_new: false });
         }
         let log = match persistence {
             Persistence::Temporary => LogState::Temporary,
             Persistence::Persistent => LogState::Attaching { seen: None },
         };
-        let subscription = self.insert(outbox, client, channel, stage, log).await?;
+        let options = options.unwrap_or(SubscriptionOptions::JMQT);
+        let subscription = self.insert(outbox, client, channel, options, stage, log).await?;
         if persistence == Persistence::Persistent
             && let Err(error) = self.attach(&subscription).await
         {
@@ -83,6 +90,24 @@ impl Hub {
             return Err(unclear(outbox, error));
         }
         Ok(Made { subscription, is_new: true })
+    }
+
+    /// Replaces the options of a subscription; those of a persistent one are on disk when this returns.
+    async fn change_options(
+        &self,
+        subscription: &Arc<Subscription>,
+        options: SubscriptionOptions,
+    ) -> Result<(), HubError> {
+        subscription.set_options(options);
+        self.filters.options_changed();
+        if subscription.persistence() == Persistence::Persistent {
+            let Subscription { client, channel, outbox, .. } = &**subscription;
+            let operation =
+                Operation::Subscribe { client: client.clone(), channel: channel.clone(), options };
+            let changed = self.commit_change(outbox, operation).await;
+            changed.map_err(|error| unclear(outbox, error))?;
+        }
+        Ok(())
     }
 
     /// Reads the retained message of an active subscription. For a persistent subscription this happens after its
@@ -113,10 +138,12 @@ impl Hub {
         outbox: &Arc<Outbox>,
         client: &ClientId,
         channel: &ChannelName,
+        options: SubscriptionOptions,
         stage: Stage,
         log: LogState,
     ) -> Result<Arc<Subscription>, HubError> {
         let subscription = Subscription::new(channel.clone(), client.clone(), Arc::clone(outbox), stage, log);
+        subscription.set_options(options);
         let subscription = Arc::new(subscription);
         if !outbox.insert_subscription(&subscription) {
             return Err(HubError::SessionEnded);
@@ -259,7 +286,7 @@ impl Hub {
             }
             return Ok(Made { subscription, is_new: false });
         }
-        self.subscribe_in_turn(outbox, client, channel, persistence, Stage::Live).await
+        self.subscribe_in_turn(outbox, client, channel, persistence, None, Stage::Live).await
     }
 
     /// Ends a client's subscription for the application; the client is connected to this node or to none.

@@ -848,7 +848,7 @@ async fn what_was_acknowledged_survives_a_crash_with_its_form_and_properties() {
     let first = first.await;
     device.acknowledge(first).await;
     let (_, payload, delivery, _) = device.message().await;
-    assert_eq!((&*payload, delivery.qos()), (&b"\xff\x00"[..], Qos::AtLeastOnce));
+    assert_eq!((&*payload, delivery.qos()), (&b"\xff\x00"[..], Qos::ExactlyOnce));
     let mut browser = server.connect("alice").await;
     browser.send(r#"{"sub":{"cn":"orders"}}"#).await;
     browser.expect(r#"{"subAck":{"st":1,"cn":"orders"}}"#).await;

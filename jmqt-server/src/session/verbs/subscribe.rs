@@ -25,6 +25,17 @@ pub(crate) async fn subscribe(
     channel: &ChannelName,
     persistence: Persistence,
 ) -> Flow<Result<Subscribed, StatusCode>> {
+    subscribe_and_set(shared, session, client, channel, persistence, None).await
+}
+
+async fn subscribe_and_set(
+    shared: &Shared,
+    session: &mut Session,
+    client: &ClientId,
+    channel: &ChannelName,
+    persistence: Persistence,
+    options: Option<SubscriptionOptions>,
+) -> Flow<Result<Subscribed, StatusCode>> {
     let attached = session.attached.clone();
     let of_session = attached.as_ref().and_then(|attached| attached.data()).into();
     let request = SubRequest::new(session.info, client, channel, persistence, &shared.handle, of_session);
@@ -38,7 +49,8 @@ pub(crate) async fn subscribe(
         return ControlFlow::Continue(Err(StatusCode::NOT_ALLOWED));
     }
     let outbox = Arc::clone(&session.outbox);
-    let subscribed = session.wait(pin!(shared.hub.subscribe(&outbox, client, channel, persistence))).await?;
+    let subscribed =
+        session.wait(pin!(shared.hub.subscribe(&outbox, client, channel, persistence, options))).await?;
     ControlFlow::Continue(subscribed.map_err(|_| StatusCode::SERVER_ERROR))
 }
 
@@ -71,11 +83,10 @@ pub(crate) async fn subscribe_to_filter(
         return ControlFlow::Continue(Err(StatusCode::NOT_ALLOWED));
     }
     let outbox = Arc::clone(&session.outbox);
-    let subscribed =
-        session.wait(pin!(shared.hub.subscribe(&outbox, client, name, Persistence::Temporary))).await?;
+    let subscribed = session
+        .wait(pin!(shared.hub.subscribe(&outbox, client, name, Persistence::Temporary, Some(options))))
+        .await?;
     let Ok(subscribed) = subscribed else { return ControlFlow::Continue(Err(StatusCode::SERVER_ERROR)) };
-    subscribed.subscription.set_options(options);
-    shared.hub.filters.options_changed();
     ControlFlow::Continue(Ok(subscribed.subscription))
 }
 
@@ -125,16 +136,13 @@ pub(crate) async fn subscribe_with(
     options: SubscriptionOptions,
 ) -> Flow<Result<Subscribed, StatusCode>> {
     let existing = session.outbox.subscription(channel.as_str());
-    let subscribed = subscribe(shared, session, client, channel, persistence).await?;
-    if let Ok(subscribed) = &subscribed {
-        if existing.is_some_and(|existing| existing.persistence() != persistence) {
-            let outbox = Arc::clone(&session.outbox);
-            let changing = shared.hub.change_persistence(&outbox, client, channel, persistence);
-            if session.wait(pin!(changing)).await?.is_err() {
-                return ControlFlow::Continue(Err(StatusCode::SERVER_ERROR));
-            }
+    let subscribed = subscribe_and_set(shared, session, client, channel, persistence, Some(options)).await?;
+    if subscribed.is_ok() && existing.is_some_and(|existing| existing.persistence() != persistence) {
+        let outbox = Arc::clone(&session.outbox);
+        let changing = shared.hub.change_persistence(&outbox, client, channel, persistence);
+        if session.wait(pin!(changing)).await?.is_err() {
+            return ControlFlow::Continue(Err(StatusCode::SERVER_ERROR));
         }
-        subscribed.subscription.set_options(options);
         shared.hub.filters.options_changed();
     }
     ControlFlow::Continue(subscribed)
