@@ -93,6 +93,12 @@ impl Protocol {
         matches!(self, Self::SslSocket | Self::SslWebSocket | Self::SslMqtt | Self::SslMqttWebSocket)
     }
 
+    /// Returns `true` if the clients speak MQTT.
+    #[must_use]
+    pub const fn is_mqtt(self) -> bool {
+        matches!(self.language(), Language::Mqtt)
+    }
+
     /// Returns `true` if packets are WebSocket messages.
     #[must_use]
     pub const fn is_websocket(self) -> bool {

@@ -27,12 +27,15 @@ struct Arguments {
 /// Everyone is who they say they are. A real application asks for a password here.
 struct Believe(TokenIssuer);
 
-/// `"alice"` or `{"client_name": "alice"}`.
+/// `"alice"` or `{"client_name": "alice"}`; of an MQTT client `{"username": "alice"}`.
 #[derive(serde::Deserialize)]
 #[serde(untagged)]
 enum AuthData {
     Name(String),
-    Object { client_name: String },
+    Object {
+        #[serde(alias = "username")]
+        client_name: String,
+    },
 }
 
 #[async_trait]
@@ -41,7 +44,9 @@ impl AuthValidator for Believe {
         let Ok(AuthData::Name(name) | AuthData::Object { client_name: name }) = request.json() else {
             return Ok(AuthVerdict::refuse(StatusCode::INVALID_PACKET, "client_name is missing"));
         };
-        match ClientId::parse(&name) {
+        // An MQTT client may choose an id, and is otherwise called as its user.
+        let asked = request.mqtt().map(|mqtt| mqtt.client_id).filter(|id| !id.is_empty());
+        match ClientId::parse(asked.unwrap_or(&name)) {
             Ok(client) => Ok(self.0.grant(client)?),
             Err(error) => Ok(AuthVerdict::refuse(StatusCode::INVALID_PACKET, error.to_string())),
         }

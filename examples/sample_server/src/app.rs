@@ -12,7 +12,7 @@ use jmqt_server::tokens::TokenIssuer;
 use jmqt_server::{
     AuthRequest, AuthValidator, AuthVerdict, BoxError, ChannelName, ClientId, CloseNotice, CloseNotifier,
     ConnRequest, ConnValidator, ConnVerdict, ControlHandler, ControlReply, ControlRequest, DisconnectNotice,
-    DisconnectNotifier, OpenNotice, OpenNotifier, Persistence, PubRequest, PubValidator, PubVerdict,
+    DisconnectNotifier, FilterRequest, OpenNotice, OpenNotifier, Persistence, PubRequest, PubValidator, PubVerdict,
     StatusCode, SubRequest, SubValidator, UnsubRequest, UnsubValidator, Verdict, async_trait,
 };
 use serde::{Deserialize, Serialize};
@@ -88,6 +88,8 @@ impl AuthValidator for SampleApp {
     async fn validate_auth(&self, request: &AuthRequest<'_>) -> Result<AuthVerdict, BoxError> {
         #[derive(Deserialize)]
         struct AuthData {
+            /// The user name of an MQTT client.
+            #[serde(alias = "username")]
             client_name: String,
         }
         // A real application checks a password here.
@@ -95,7 +97,9 @@ impl AuthValidator for SampleApp {
             let message = "the auth data must have a client_name, which is a string";
             return Ok(AuthVerdict::refuse(StatusCode::INVALID_PACKET, message));
         };
-        Ok(match ClientId::parse(&data.client_name) {
+        // An MQTT client may choose an id, and is otherwise called as its user.
+        let asked = request.mqtt().map(|mqtt| mqtt.client_id).filter(|id| !id.is_empty());
+        Ok(match ClientId::parse(asked.unwrap_or(&data.client_name)) {
             Ok(client) => self.tokens.grant(client)?,
             Err(error) => {
                 let message = format!("client_name cannot be used: {error}");
@@ -116,6 +120,11 @@ impl ConnValidator for SampleApp {
                 return Ok(ConnVerdict::Refuse(StatusCode::INVALID_TOKEN));
             }
         };
+        // Many devices do not expect messages that they have not asked for.
+        if request.connection.protocol.is_mqtt() {
+            tracing::info!(%client, remote = %request.connection.remote, "accepted");
+            return Ok(ConnVerdict::accept().valid_until(expiry));
+        }
         // This handle only takes notes: they are carried out in this order once the connection is
         // accepted and an older one of the same client has ended (protocol.md 2.2).
         request.server.force_sub(&ChannelName::of_client(client), Persistence::Persistent)?;
@@ -138,6 +147,11 @@ impl OpenNotifier for SampleApp {
 impl SubValidator for SampleApp {
     async fn validate_sub(&self, request: &SubRequest<'_>) -> Result<Verdict, BoxError> {
         Ok(self.unless_update(request.channel))
+    }
+
+    /// Everybody may see everything here. A real application allows filters by their beginning.
+    async fn validate_filter(&self, _: &FilterRequest<'_>) -> Result<Verdict, BoxError> {
+        Ok(Verdict::Allow)
     }
 }
 
