@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use super::{Snippet, in_language, root};
 
 /// Programs of others that documents may call.
-const PROGRAMS: [&str; 14] = [
+const PROGRAMS: [&str; 16] = [
     "cat",
     "cd",
     "chmod",
@@ -17,6 +17,8 @@ const PROGRAMS: [&str; 14] = [
     "mariadb",
     "mariadb-dump",
     "mkdir",
+    "mosquitto_pub",
+    "mosquitto_sub",
     "openssl",
     "printf",
     "sleep",
