@@ -12,8 +12,8 @@ use jmqt_server::tokens::TokenIssuer;
 use jmqt_server::{
     AuthRequest, AuthValidator, AuthVerdict, BoxError, ChannelName, ClientId, CloseNotice, CloseNotifier,
     ConnRequest, ConnValidator, ConnVerdict, ControlHandler, ControlReply, ControlRequest, DisconnectNotice,
-    DisconnectNotifier, FilterRequest, OpenNotice, OpenNotifier, Persistence, PubRequest, PubValidator, PubVerdict,
-    StatusCode, SubRequest, SubValidator, UnsubRequest, UnsubValidator, Verdict, async_trait,
+    DisconnectNotifier, FilterRequest, OpenNotice, OpenNotifier, Persistence, PubRequest, PubValidator,
+    PubVerdict, StatusCode, SubRequest, SubValidator, UnsubRequest, UnsubValidator, Verdict, async_trait,
 };
 use serde::{Deserialize, Serialize};
 
