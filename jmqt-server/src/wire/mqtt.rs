@@ -57,15 +57,15 @@ pub(crate) fn framed(form: Form, packet: &Packet<'_>) -> Vec<u8> {
     message
 }
 
-/// The reason code of MQTT 5 for a status.
+/// The reason code of MQTT 5 for the status of a publish.
 pub(crate) fn reason(status: StatusCode) -> ReasonCode {
     match status {
         StatusCode::OK => ReasonCode::SUCCESS,
         StatusCode::CLIENT_OFFLINE => ReasonCode::NO_MATCHING_SUBSCRIBERS,
-        StatusCode::SERVER_ERROR => ReasonCode::IMPLEMENTATION_SPECIFIC_ERROR,
+        // A PUBACK cannot have "Protocol Error".
+        StatusCode::SERVER_ERROR | StatusCode::INVALID_PACKET => ReasonCode::IMPLEMENTATION_SPECIFIC_ERROR,
         StatusCode::NOT_ALLOWED => ReasonCode::NOT_AUTHORIZED,
         StatusCode::INVALID_CHANNEL => ReasonCode::TOPIC_NAME_INVALID,
-        StatusCode::INVALID_PACKET => ReasonCode::PROTOCOL_ERROR,
         _ => ReasonCode::UNSPECIFIED_ERROR,
     }
 }
@@ -358,4 +358,19 @@ fn packet_id_at(bytes: &[u8], start: usize) -> Option<usize> {
     at += 1;
     let length = u16::from_be_bytes([*bytes.get(at)?, *bytes.get(at + 1)?]);
     Some(at + 2 + usize::from(length))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test] // 3.4.2.1, 3.5.2.1: an application may refuse with any status
+    fn every_status_has_a_reason_that_answers_a_publish() {
+        for code in -1..=20 {
+            let reason = reason(StatusCode::new(code));
+            for packet in [PacketType::PubAck, PacketType::PubRec] {
+                assert!(reason.is_valid_in(packet, Sender::Server), "{code} {reason}");
+            }
+        }
+    }
 }
