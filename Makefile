@@ -93,7 +93,7 @@ CRATES = jmqt-log jmqt-config jmqt-core jmqt-protocol jmqt-mqtt jmqt-server jmqt
 
 .PHONY: package
 package: ## Make the packages for crates.io and npm, and build what is in them (PACKAGE_FLAGS=--allow-dirty before a commit)
-	$(CARGO) package $(addprefix -p ,$(CRATES)) $(CARGO_FLAGS) $(PACKAGE_FLAGS)
+	scripts/package-crates "$(CARGO_FLAGS) $(PACKAGE_FLAGS)" $(CRATES)
 	cd jmqt-js && exec $(call limited,600) npm ci --no-audit --no-fund </dev/null
 	cd jmqt-js && exec $(call limited,600) npm pack --pack-destination ../target/package </dev/null
 
