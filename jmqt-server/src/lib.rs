@@ -145,8 +145,8 @@ pub use validators::{
     Acceptance, AllowAll, AuthRequest, AuthValidator, AuthVerdict, BoxError, CloseNotice, CloseNotifier,
     ConnRequest, ConnValidator, ConnVerdict, ControlHandler, ControlReply, ControlRequest, DenyAll,
     DisconnectNotice, DisconnectNotifier, FilterRequest, Grant, MqttConnect, OpenNotice, OpenNotifier,
-    PubRequest, PubValidator, PubVerdict, Replacement, Silent, StoredNotice, StoredNotifier, SubRequest,
-    SubValidator, UnexpectedData, UnsubRequest, UnsubValidator, Verdict,
+    PubData, PubRequest, PubValidator, PubVerdict, Replacement, Silent, StoredNotice, StoredNotifier,
+    SubRequest, SubValidator, UnexpectedData, UnsubRequest, UnsubValidator, Verdict,
 };
 
 /// The code in the README compiles.

@@ -94,6 +94,15 @@ impl Data {
     }
 }
 
+/// The data of a publish in the form of the client's language.
+#[derive(Clone, Copy)]
+pub(crate) enum Body<'a> {
+    /// JSON text of a JMQT client.
+    Json(Payload<'a>),
+    /// The payload of an MQTT client.
+    Bytes(&'a [u8], &'a Attributes),
+}
+
 /// Data as JSON text.
 pub(crate) struct Json<'a> {
     pub(crate) text: Cow<'a, [u8]>,

@@ -41,7 +41,7 @@ use crate::hub::Recorded;
 use crate::message::Message;
 use crate::upgrade::Upgrade;
 use crate::validators::{
-    AuthRequest, CloseNotice, ConnRequest, ControlRequest, DisconnectNotice, OpenNotice, PubRequest,
+    AuthRequest, CloseNotice, ConnRequest, ControlRequest, DisconnectNotice, OpenNotice, PubData, PubRequest,
     SessionData, StoredNotice, SubRequest, UnsubRequest,
 };
 
@@ -197,7 +197,7 @@ impl TestClient {
 
     /// A `pub` packet of QoS 0 that is not retained; its fields may be changed.
     #[must_use]
-    pub fn publish<'a>(&'a self, channel: &'a ChannelName, data: Payload<'a>) -> PubRequest<'a> {
+    pub fn publish<'a>(&'a self, channel: &'a ChannelName, data: &'a PubData<'a>) -> PubRequest<'a> {
         PubRequest {
             connection: self.connection,
             client: &self.id,

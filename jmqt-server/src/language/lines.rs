@@ -12,8 +12,9 @@ use crate::context::Shared;
 use crate::disconnect::Disconnect;
 use crate::session::verbs::{Language, NotOpened, Opening, Publication, Redelivery};
 use crate::session::{Session, verbs};
+use crate::validators::PubData;
+use crate::wire::ReceiptRef;
 use crate::wire::lines::line;
-use crate::wire::{Body, ReceiptRef};
 
 /// Handles one line.
 pub(super) async fn handle(shared: &Shared, session: &mut Session, text: &[u8]) -> Flow {
@@ -119,13 +120,13 @@ async fn publish(
     let Ok(channel) = ChannelName::parse(channel) else { return session.bad_packet(&"bad channel") };
     let json = serde_json::to_string(text).unwrap();
     let publication = Publication {
-        body: Body::Json(Payload::parse(&json).unwrap()),
+        data: PubData::json(Payload::parse(&json).unwrap()),
         qos: if id.is_some() { Qos::AtLeastOnce } else { Qos::AtMostOnce },
         retain,
         receipt: ReceiptRef::of_jmqt(id),
         number: None,
     };
-    match verbs::publish(shared, session, client, channel, &publication).await? {
+    match verbs::publish(shared, session, client, &channel, &publication).await? {
         Ok(()) => CONTINUE,
         Err(status) => answer(session, &format!("DONE {} {}", id.unwrap_or("-"), status.code())),
     }

@@ -7,8 +7,9 @@ use jmqt_core::{ChannelName, ClientId};
 
 use super::cost;
 use crate::hub::{DirtyOutboxes, Hub};
+use crate::message::Body;
 use crate::outbox::Flush;
-use crate::wire::{Body, PushesBuilder};
+use crate::wire::PushesBuilder;
 
 /// A run of pushes of this size is delivered.
 const RUN_BYTES: usize = 64 * 1024;
@@ -22,6 +23,8 @@ pub(super) struct Batch {
     pub(super) spent: u32,
     /// The session's own outbox is full: no packet is handled until the client has read some of it.
     pub(super) full: bool,
+    /// How often the length of a turn has doubled.
+    pub(super) turn_doublings: u8,
 }
 
 /// Consecutive QoS 0 publishes to one channel.

@@ -28,11 +28,12 @@ use crate::budget::Share;
 use crate::connection::{CONTINUE, CloseReason, ConnectionInfo, Flow};
 use crate::context::Shared;
 use crate::log_limit::log_limited;
+use crate::message::Body;
 use crate::outbox::{Flush, Outbox};
 use crate::store::PublisherId;
 use crate::upgrade::Upgrade;
 use crate::validators::{Attached, SessionData};
-use crate::wire::{Body, Form};
+use crate::wire::Form;
 
 use batch::{Batch, Gathered};
 use buffer::ReadSize;

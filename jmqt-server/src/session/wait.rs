@@ -20,6 +20,11 @@ use crate::validators::{Asked, Question, let_go, poll_at_once, poll_guarded};
 /// The time after which a busy session yields. A shorter time has little effect, because one read of a busy session
 /// takes about as long.
 const TURN: Duration = Duration::from_micros(500);
+/// How often the time may double, when nobody was waiting: to 4 ms. A session that yields writes what it has collected, and
+/// a fan-out in smaller pieces costs more.
+const MAX_DOUBLINGS: u8 = 3;
+/// If a yield takes less time than this, no busy session was waiting.
+const NOBODY_WAITED: Duration = Duration::from_micros(50);
 
 /// The events between reads.
 pub(crate) enum Event {
@@ -61,7 +66,7 @@ impl Session {
     /// Begins a turn when bytes are received, unless the current turn continues.
     pub(crate) async fn begin_turn(&mut self, now: Instant) -> Flow {
         match self.turn_began {
-            Some(began) if now.duration_since(began) >= TURN => self.let_others_run().await,
+            Some(began) if now.duration_since(began) >= self.turn() => self.let_others_run().await,
             Some(_) => CONTINUE,
             None => {
                 self.turn_began = Some(now);
@@ -75,11 +80,21 @@ impl Session {
         self.begin_turn(Instant::now()).await
     }
 
+    /// The time after which this session yields.
+    fn turn(&self) -> Duration {
+        TURN * (1 << self.batch.turn_doublings)
+    }
+
     /// Writes the collected pushes, and yields to other tasks.
     pub(super) async fn let_others_run(&mut self) -> Flow {
         self.end_batch().await;
+        let yielded = Instant::now();
         tokio::task::yield_now().await;
         let now = Instant::now();
+        self.batch.turn_doublings = match now.duration_since(yielded) < NOBODY_WAITED {
+            true => (self.batch.turn_doublings + 1).min(MAX_DOUBLINGS),
+            false => 0,
+        };
         self.turn_began = Some(now);
         if self.clock.has_expired(now) {
             return ControlFlow::Break(self.token_expired());

@@ -31,7 +31,7 @@ pub use conn::{Acceptance, ConnRequest, ConnValidator, ConnVerdict};
 pub use control::{ControlHandler, ControlReply, ControlRequest};
 pub use disconnect::{DisconnectNotice, DisconnectNotifier};
 pub use open::{OpenNotice, OpenNotifier};
-pub use publish::{PubRequest, PubValidator, PubVerdict, Replacement};
+pub use publish::{PubData, PubRequest, PubValidator, PubVerdict, Replacement};
 pub use ready::{AllowAll, DenyAll, Silent};
 pub use stored::{StoredNotice, StoredNotifier};
 pub use sub::{FilterRequest, SubRequest, SubValidator};

@@ -1,6 +1,7 @@
 //! `pub`: may this client publish this? (§7.k)
 
 use std::fmt;
+use std::sync::OnceLock;
 
 use async_trait::async_trait;
 use jmqt_core::{ChannelName, ClientId, InvalidPayload, Payload, PayloadBuf, Qos, Retain, StatusCode};
@@ -9,6 +10,7 @@ use super::attached::{SessionRef, session_getters};
 use super::{BoxError, UnexpectedData, Verdict, read_json};
 use crate::connection::ConnectionInfo;
 use crate::handle::ServerHandle;
+use crate::message::{Body, json_of};
 
 /// A `pub` packet to a plain or point-to-point channel.
 #[derive(Debug, Clone, Copy)]
@@ -20,8 +22,8 @@ pub struct PubRequest<'a> {
     pub client: &'a ClientId,
     /// `cn`.
     pub channel: &'a ChannelName,
-    /// `dt`. Never log it.
-    pub data: Payload<'a>,
+    /// The data of the message. Never log it.
+    pub data: &'a PubData<'a>,
     /// `q`.
     pub qos: Qos,
     /// `rt`.
@@ -43,7 +45,86 @@ impl<'a> PubRequest<'a> {
     /// [`UnexpectedData`](crate::UnexpectedData) if the data has another type. Refuse with
     /// [`StatusCode::INVALID_PACKET`](crate::StatusCode::INVALID_PACKET).
     pub fn json<T: serde::Deserialize<'a>>(&self) -> Result<T, UnexpectedData> {
-        read_json(self.data)
+        read_json(self.data.as_payload())
+    }
+}
+
+/// The data that a client publishes: `dt` of a JMQT client, or the payload of an MQTT client.
+///
+/// The payload of an MQTT client is converted to JSON when the application reads it as JSON for the first time.
+pub struct PubData<'a> {
+    body: Body<'a>,
+    converted: OnceLock<Box<str>>,
+}
+
+impl<'a> PubData<'a> {
+    /// The data of a JMQT client.
+    #[must_use]
+    pub const fn json(data: Payload<'a>) -> Self {
+        Self::new(Body::Json(data))
+    }
+
+    pub(crate) const fn new(body: Body<'a>) -> Self {
+        Self { body, converted: OnceLock::new() }
+    }
+
+    pub(crate) const fn body(&self) -> Body<'a> {
+        self.body
+    }
+
+    /// The data as JSON text, as JMQT subscribers receive it. A payload that is not JSON becomes a JSON string, and bytes that
+    /// are not text become `{"$b64":"…"}`.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        match self.body {
+            Body::Json(data) => data.as_str(),
+            Body::Bytes(bytes, attributes) => self.converted.get_or_init(|| {
+                let json = json_of(bytes, attributes);
+                // The conversion makes text of every payload.
+                String::from_utf8(json.text.into_owned()).unwrap_or_default().into()
+            }),
+        }
+    }
+
+    /// As [`as_str`](Self::as_str), with the type that other functions take.
+    #[must_use]
+    pub fn as_payload(&self) -> Payload<'_> {
+        match self.body {
+            Body::Json(data) => data,
+            Body::Bytes(..) => Payload::parse(self.as_str()).unwrap_or(Payload::NULL),
+        }
+    }
+
+    /// The bytes as the client sent them: the JSON text of a JMQT client, the payload of an MQTT client.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &'a [u8] {
+        match self.body {
+            Body::Json(data) => data.as_str().as_bytes(),
+            Body::Bytes(bytes, _) => bytes,
+        }
+    }
+
+    /// The encoded MQTT 5 properties that subscribers receive: content type, response topic, correlation data and user
+    /// properties. Empty for JMQT clients. The crate `jmqt-mqtt` decodes them.
+    #[must_use]
+    pub fn properties(&self) -> &'a [u8] {
+        match self.body {
+            Body::Json(_) => &[],
+            Body::Bytes(_, attributes) => attributes.properties(),
+        }
+    }
+}
+
+impl<'a> From<Payload<'a>> for PubData<'a> {
+    fn from(data: Payload<'a>) -> Self {
+        Self::json(data)
+    }
+}
+
+impl fmt::Debug for PubData<'_> {
+    /// Shows only the length, because data must not be logged.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PubData({} bytes)", self.as_bytes().len())
     }
 }
 
@@ -155,4 +236,35 @@ pub trait PubValidator: Send + Sync + 'static {
     /// The future is dropped at its time limit, or when its connection ends: do not keep incomplete work across an
     /// `.await`.
     async fn validate_pub(&self, request: &PubRequest<'_>) -> Result<PubVerdict, BoxError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attributes::{Attributes, DataForm, Values};
+
+    #[test]
+    fn the_payload_of_an_mqtt_client_is_json_for_the_application() {
+        let bytes = |form| Attributes::new(Values { form, ..Values::default() });
+        let view = |payload: &[u8], form| {
+            let attributes = bytes(form);
+            let data = PubData::new(Body::Bytes(payload, &attributes));
+            assert_eq!(data.as_bytes(), payload);
+            assert_eq!(data.as_payload().as_str(), data.as_str());
+            data.as_str().to_owned()
+        };
+        assert_eq!(view(b"21.5", DataForm::Bytes), "21.5");
+        assert_eq!(view(b"21.5", DataForm::Text), "\"21.5\"");
+        assert_eq!(view(b"ON", DataForm::Bytes), "\"ON\"");
+        assert_eq!(view(b"\xff", DataForm::Bytes), r#"{"$b64":"/w=="}"#);
+        assert_eq!(view(b"", DataForm::Bytes), "\"\"");
+    }
+
+    #[test]
+    fn the_data_of_a_jmqt_client_is_seen_as_it_was_sent() {
+        let data = PubData::json(Payload::parse(r#"{"a":1.0}"#).unwrap());
+        assert_eq!(data.as_str(), r#"{"a":1.0}"#);
+        assert_eq!(data.as_bytes(), data.as_str().as_bytes());
+        assert!(data.properties().is_empty());
+    }
 }

@@ -21,7 +21,7 @@ pub(crate) use ids::IdSpace;
 pub(crate) use jmqt::{RetainedPieces, framed};
 pub(crate) use jmqt_mqtt::PacketId;
 pub(crate) use mqtt::{Addressed, PublishReceipt, framed as mqtt_framed, reason as mqtt_reason};
-pub(crate) use pushes::{Body, LoggedPushes, Pushes, PushesBuilder};
+pub(crate) use pushes::{LoggedPushes, Pushes, PushesBuilder};
 
 /// The encoding that a client receives: its language, and the framing of its packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

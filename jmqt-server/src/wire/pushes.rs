@@ -11,7 +11,7 @@ use super::ids::IdSpace;
 use super::lines;
 use super::{Form, jmqt, mqtt};
 use crate::attributes::Attributes;
-use crate::message::{LoggedPush, Message, Pieces, Run, place};
+use crate::message::{Body, LoggedPush, Message, Pieces, Run, place};
 use crate::options::{Grant, Terms};
 use crate::store::{ChannelKey, Seq};
 
@@ -112,15 +112,6 @@ impl Pushes {
     fn encode_mqtt(&self, form: Form, terms: Option<Terms<'_>>) -> Pieces {
         mqtt::encode_run(form, &self.channel, self.sender.as_ref(), &self.run, terms)
     }
-}
-
-/// The data of a publish in the form of the client's language.
-#[derive(Clone, Copy)]
-pub(crate) enum Body<'a> {
-    /// JSON text of a JMQT client.
-    Json(Payload<'a>),
-    /// The payload of an MQTT client.
-    Bytes(&'a [u8], &'a Attributes),
 }
 
 /// Collects QoS 0 messages of a client or of the server. JSON is written in the form that most subscribers receive, and

@@ -10,7 +10,8 @@ use crate::connection::{CONTINUE, Flow};
 use crate::context::Shared;
 use crate::session::verbs::{Publication, parse_number};
 use crate::session::{Session, verbs};
-use crate::wire::{Body, ReceiptRef};
+use crate::validators::PubData;
+use crate::wire::ReceiptRef;
 
 /// The longest accepted packet id (protocol.md 2.8).
 const MAX_ID_BYTES: usize = 256;
@@ -21,10 +22,9 @@ pub(super) async fn handle_pub(
     client: &ClientId,
     publish: &Pub<'_>,
 ) -> Flow {
-    let name = publish.channel.trim();
-    let channel = match session.channel_named(name) {
+    let channel = match session.channel_named(&publish.channel) {
         Some(channel) => channel.clone(),
-        None => match ChannelName::parse(name) {
+        None => match ChannelName::parse(&publish.channel) {
             Ok(channel) => channel,
             Err(_) => {
                 return Box::pin(refuse(shared, session, client, publish, StatusCode::INVALID_CHANNEL)).await;
@@ -38,13 +38,13 @@ pub(super) async fn handle_pub(
         return Box::pin(refuse(shared, session, client, publish, StatusCode::INVALID_PACKET)).await;
     };
     let publication = Publication {
-        body: Body::Json(publish.data.unwrap_or(Payload::NULL)),
+        data: PubData::json(publish.data.unwrap_or(Payload::NULL)),
         qos: publish.qos,
         retain: publish.retain,
         receipt: ReceiptRef::of_jmqt(publish.id.as_deref()),
         number,
     };
-    match verbs::publish(shared, session, client, channel, &publication).await? {
+    match verbs::publish(shared, session, client, &channel, &publication).await? {
         Ok(()) => CONTINUE,
         Err(status) => Box::pin(refuse(shared, session, client, publish, status)).await,
     }

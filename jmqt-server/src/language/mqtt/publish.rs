@@ -14,9 +14,11 @@ use super::{Client, answer, control, fail, of_packet, reason_string};
 use crate::attributes::{Attributes, DataForm, Values};
 use crate::connection::{CONTINUE, Flow};
 use crate::context::Shared;
+use crate::message::Body;
 use crate::session::verbs::Publication;
 use crate::session::{Session, verbs};
-use crate::wire::{Body, PublishReceipt, ReceiptRef, mqtt_reason};
+use crate::validators::PubData;
+use crate::wire::{PublishReceipt, ReceiptRef, mqtt_reason};
 
 /// The topic aliases that a client may use (3.2.2.3.8).
 pub(super) const TOPIC_ALIASES: u16 = 32;
@@ -70,14 +72,14 @@ pub(super) async fn handle_publish(
         .await;
     }
     let publication = Publication {
-        body: Body::Bytes(publish.payload, &attributes),
+        data: PubData::new(Body::Bytes(publish.payload, &attributes)),
         qos: publish.delivery.qos().into(),
         // Without a payload it deletes the retained message (3.3.1.3).
         retain: if publish.retain { Retain::Yes } else { Retain::No },
         receipt: ReceiptRef::Mqtt(receipt(publish.delivery)),
         number: None,
     };
-    match verbs::publish(shared, session, id, channel, &publication).await? {
+    match verbs::publish(shared, session, id, &channel, &publication).await? {
         Ok(()) => CONTINUE,
         Err(status) => refuse(shared, session, client, id, publish, Refusal::of(status)).await,
     }

@@ -8,24 +8,23 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use bytes::Bytes;
-use jmqt_core::{ChannelKind, ChannelName, ClientId, Payload, Qos, Retain, StatusCode};
+use jmqt_core::{ChannelKind, ChannelName, ClientId, Qos, Retain, StatusCode};
 
 use super::status_of;
 use crate::connection::{ConnectionInfo, Flow};
 use crate::context::Shared;
-use crate::message::{Data, Message, PushId, json_of};
+use crate::message::{Body, Data, Message, PushId};
 use crate::session::Session;
 use crate::session::batch::Gathered;
 use crate::store::PublishId;
 use crate::validators::{
-    Asked, PubRequest, PubVerdict, Replacement, Verdict, asking, let_go, poll_at_once, poll_guarded,
+    Asked, PubData, PubRequest, PubVerdict, Replacement, Verdict, asking, let_go, poll_at_once, poll_guarded,
 };
-use crate::wire::{Body, ReceiptRef};
+use crate::wire::ReceiptRef;
 
 /// The message that a client publishes.
-#[derive(Clone, Copy)]
 pub(crate) struct Publication<'a> {
-    pub(crate) body: Body<'a>,
+    pub(crate) data: PubData<'a>,
     pub(crate) qos: Qos,
     pub(crate) retain: Retain,
     /// Identifies the publish in the acknowledgement.
@@ -46,23 +45,15 @@ pub(crate) async fn publish(
     shared: &Shared,
     session: &mut Session,
     client: &ClientId,
-    channel: ChannelName,
+    channel: &ChannelName,
     publication: &Publication<'_>,
 ) -> Published {
     let attached = session.attached.clone();
-    let converted = match publication.body {
-        Body::Json(_) => None,
-        Body::Bytes(bytes, attributes) => Some(json_of(bytes, attributes)),
-    };
     let request = PubRequest {
         connection: session.info,
         client,
-        channel: &channel,
-        data: match (publication.body, &converted) {
-            (Body::Json(data), _) => data,
-            (Body::Bytes(..), Some(json)) => json.to_payload(),
-            (Body::Bytes(..), None) => Payload::NULL,
-        },
+        channel,
+        data: &publication.data,
         qos: publication.qos,
         retain: publication.retain,
         is_will: false,
@@ -94,7 +85,7 @@ pub(crate) async fn publish(
     if publication.qos == Qos::AtMostOnce
         && publication.retain == Retain::No
         && channel.kind() == ChannelKind::Plain
-        && session.gather_at_once(&channel, publication.body) == Gathered::Yes
+        && session.gather_at_once(channel, publication.data.body()) == Gathered::Yes
     {
         return DONE;
     }
@@ -107,7 +98,7 @@ async fn publish_replaced(
     shared: &Shared,
     session: &mut Session,
     client: &ClientId,
-    channel: ChannelName,
+    channel: &ChannelName,
     publication: &Publication<'_>,
     replacement: Replacement,
 ) -> Published {
@@ -116,8 +107,9 @@ async fn publish_replaced(
         session.validator_mistake("pub validator", &"its data is larger than MAX_PACKET_BYTES");
         return ControlFlow::Continue(Err(StatusCode::SERVER_ERROR));
     }
-    publish_allowed(shared, session, client, channel, &Publication { body: Body::Json(data), ..*publication })
-        .await
+    let Publication { qos, retain, receipt, number, .. } = *publication;
+    let publication = Publication { data: PubData::json(data), qos, retain, receipt, number };
+    publish_allowed(shared, session, client, channel, &publication).await
 }
 
 /// A will that a client leaves.
@@ -134,12 +126,12 @@ pub(crate) struct WillOf<'a> {
 /// to publish; `None` if the will is refused.
 pub(crate) async fn allowed_will(shared: &Shared, will: WillOf<'_>) -> Option<Data> {
     let WillOf { connection, client, channel, data, qos, retain } = will;
-    let json = data.json();
+    let view = PubData::new(Body::Bytes(data.as_bytes(), data.attributes()));
     let request = PubRequest {
         connection,
         client,
         channel,
-        data: json.to_payload(),
+        data: &view,
         qos,
         retain,
         is_will: true,
@@ -165,7 +157,7 @@ async fn publish_allowed(
     shared: &Shared,
     session: &mut Session,
     client: &ClientId,
-    channel: ChannelName,
+    channel: &ChannelName,
     publication: &Publication<'_>,
 ) -> Published {
     match channel.kind() {
@@ -178,7 +170,7 @@ async fn publish_to_all(
     shared: &Shared,
     session: &mut Session,
     client: &ClientId,
-    channel: ChannelName,
+    channel: &ChannelName,
     publication: &Publication<'_>,
 ) -> Published {
     if publication.qos != Qos::AtMostOnce {
@@ -186,14 +178,14 @@ async fn publish_to_all(
     }
     if publication.retain == Retain::Yes {
         // Before the subscribers are looked up: a later subscriber finds the message in the queue (2.12).
-        let message = message(client, channel.clone(), publication);
+        let message = message(client, channel, publication);
         let outbox = Arc::clone(&session.outbox);
         let receipt = publication.receipt;
         let publisher = receipt.can_be_answered().then(|| (&outbox, receipt.kept()));
         // It can fail only while the server stops, and no client expects an answer.
         let _ = session.wait(pin!(shared.hub.submit_retained(message, publisher))).await?;
     }
-    session.gather(&channel, publication.body).await;
+    session.gather(channel, publication.data.body()).await;
     DONE
 }
 
@@ -202,17 +194,17 @@ async fn publish_to_peer(
     shared: &Shared,
     session: &mut Session,
     client: &ClientId,
-    channel: ChannelName,
+    channel: &ChannelName,
     publication: &Publication<'_>,
 ) -> Published {
     let to_itself = channel.as_str().strip_prefix('#') == Some(client.as_str());
     let present = match to_itself {
         true => false,
-        false => session.wait(pin!(shared.hub.takes_point_to_point(&channel))).await?,
+        false => session.wait(pin!(shared.hub.takes_point_to_point(channel))).await?,
     };
     match (publication.qos, present) {
         (Qos::AtMostOnce, true) => {
-            session.gather(&channel, publication.body).await;
+            session.gather(channel, publication.data.body()).await;
             DONE
         }
         (Qos::AtLeastOnce | Qos::ExactlyOnce, true) => {
@@ -231,7 +223,7 @@ async fn submit(
     shared: &Shared,
     session: &mut Session,
     client: &ClientId,
-    channel: ChannelName,
+    channel: &ChannelName,
     publication: &Publication<'_>,
     status: StatusCode,
 ) -> Published {
@@ -272,15 +264,15 @@ pub(crate) fn acknowledge(shared: &Shared, session: &Session, push: Option<PushI
     }
 }
 
-fn message(client: &ClientId, channel: ChannelName, publication: &Publication<'_>) -> Message {
+fn message(client: &ClientId, channel: &ChannelName, publication: &Publication<'_>) -> Message {
     let retain = match channel.kind() {
         ChannelKind::Plain => publication.retain,
         _ => Retain::No,
     };
     Message {
-        channel,
+        channel: channel.clone(),
         sender: Some(client.clone()),
-        data: match publication.body {
+        data: match publication.data.body() {
             Body::Json(data) => Data::copy_of(data),
             Body::Bytes(bytes, attributes) => Data::new(Bytes::copy_from_slice(bytes), attributes.clone()),
         },
