@@ -35,6 +35,10 @@ impl Bus for LocalBus {
 
     fn send_qos1(&self, _: NodeId, _: &ChannelName, _: &[LoggedPush]) {}
 
+    fn copy_qos0(&self, _: &[NodeId], _: &ChannelName, _: Option<&ClientId>, _: &Run) {}
+
+    fn copy_qos1(&self, _: &[NodeId], _: &ChannelName, _: &[LoggedPush]) {}
+
     async fn sent(&self) {}
 
     fn send(&self, _: NodeId, _: &Control) {}

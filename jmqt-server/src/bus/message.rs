@@ -18,10 +18,13 @@ use crate::message::{Data, LoggedPush, Pieces, PushId, Run, place};
 use crate::store::{ChannelKey, Epoch, LogPlace, Seq, Stamp};
 
 /// The first byte of every message.
-const VERSION: u8 = 5;
+const VERSION: u8 = 6;
 const QOS0: u8 = 0;
 const QOS1: u8 = 1;
 const CONTROL: u8 = 2;
+/// As [`QOS0`] and [`QOS1`], sent to a node because of its filters. A node that has joined the channel drops it.
+const QOS0_FOR_FILTERS: u8 = 3;
+const QOS1_FOR_FILTERS: u8 = 4;
 const NOBODY: u16 = u16::MAX;
 /// The size of the length before the data of a message.
 const LENGTH_BYTES: usize = size_of::<u32>();
@@ -41,6 +44,15 @@ impl NodeId {
     pub(crate) fn parse(text: &str) -> Option<Self> {
         u64::from_str_radix(text, 16).ok().filter(|_| text.len() == 16).map(Self)
     }
+}
+
+/// The reason why messages are sent to a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Because {
+    /// The node has joined the channel, or has its only subscriber.
+    Joined,
+    /// A filter of the node matches the channel.
+    Filters,
 }
 
 /// The sender: a node, and the database that the nodes of its cluster share. Log positions
@@ -78,6 +90,17 @@ pub(crate) struct Messages {
 pub(crate) struct LoggedMessages {
     pub(crate) channel: ChannelName,
     pub(crate) messages: Vec<LoggedPush>,
+}
+
+impl Body {
+    /// The channel of client messages.
+    pub(crate) fn channel(&self) -> Option<&ChannelName> {
+        match self {
+            Self::Qos0(messages) => Some(&messages.channel),
+            Self::Qos1(messages) => Some(&messages.channel),
+            Self::Control(_) => None,
+        }
+    }
 }
 
 /// A client's session, as other nodes see it.
@@ -127,12 +150,17 @@ pub(crate) enum Control {
     Beat {
         /// The digest of the sessions that the node has announced.
         sessions: Digest,
+        /// The digest of the filters that the node has announced.
+        #[serde(default)]
+        filters: Digest,
         /// `true` if the node has recently reached the database.
         has_database: bool,
     },
     /// A heartbeat that receivers answer with their own to the sender, because its connection is new.
     Hello {
         sessions: Digest,
+        #[serde(default)]
+        filters: Digest,
         has_database: bool,
     },
     /// This node stops: other nodes need not wait for a missing heartbeat.
@@ -162,6 +190,23 @@ pub(crate) enum Control {
         client: String,
         generation: u64,
     },
+    /// A client of this node has subscribed with a filter that no other client of the node has.
+    FilterAdded(String),
+    /// No client of this node has the filter any more.
+    FilterRemoved(String),
+    /// Requests the filters of one node.
+    WantFilters,
+    /// The filters of this node, in several parts, with nothing in between.
+    Filters {
+        list: u64,
+        /// The number of the part, from 0, without gaps.
+        part: u32,
+        filters: Vec<String>,
+        last: bool,
+    },
+    /// Asks each receiver to confirm that it knows the filters that were announced before.
+    AreFiltersKnown(u64),
+    FiltersAreKnown(u64),
     /// A message that the sender sends to itself, to see that it arrives.
     Fence(u64),
     /// The last messages of channels to which this node has recently appended.
@@ -297,6 +342,11 @@ pub(crate) fn is_pushes(payload: &[u8]) -> bool {
     payload.get(1).is_some_and(|kind| *kind != CONTROL)
 }
 
+/// Returns `true` for pushes that were sent to this node because of its filters.
+pub(crate) fn is_for_filters(payload: &[u8]) -> bool {
+    payload.get(1).is_some_and(|kind| matches!(*kind, QOS0_FOR_FILTERS | QOS1_FOR_FILTERS))
+}
+
 /// Returns `true` if `node` is the sender.
 pub(crate) fn is_from(payload: &[u8], node: NodeId) -> bool {
     payload.get(2..10).is_some_and(|from| from == node.0.to_be_bytes())
@@ -306,13 +356,15 @@ pub(crate) fn is_from(payload: &[u8], node: NodeId) -> bool {
 /// channel and publisher may be appended.
 pub(crate) fn encode_qos0(
     from: Speaker,
+    because: Because,
     channel: &ChannelName,
     sender: Option<&ClientId>,
     run: &Run,
 ) -> (Vec<u8>, usize) {
     let names = channel.as_str().len() + sender.map_or(0, |sender| sender.as_str().len());
     // The bytes around each piece of data in a run are at least as long as a length.
-    let mut out = header(from, QOS0, 4 + names + run.pieces.bytes.len());
+    let kind = if because == Because::Joined { QOS0 } else { QOS0_FOR_FILTERS };
+    let mut out = header(from, kind, 4 + names + run.pieces.bytes.len());
     put_text(&mut out, channel.as_str());
     put_sender(&mut out, sender);
     put_attributes(&mut out, &run.attributes);
@@ -323,9 +375,15 @@ pub(crate) fn encode_qos0(
     (out, header)
 }
 
-pub(crate) fn encode_qos1(from: Speaker, channel: &ChannelName, messages: &[LoggedPush]) -> Vec<u8> {
+pub(crate) fn encode_qos1(
+    from: Speaker,
+    because: Because,
+    channel: &ChannelName,
+    messages: &[LoggedPush],
+) -> Vec<u8> {
     let data: usize = messages.iter().map(|message| message.data.as_bytes().len()).sum();
-    let mut out = header(from, QOS1, 600 + 64 * messages.len() + data);
+    let kind = if because == Because::Joined { QOS1 } else { QOS1_FOR_FILTERS };
+    let mut out = header(from, kind, 600 + 64 * messages.len() + data);
     put_text(&mut out, channel.as_str());
     out.put_u32(place(messages.len()));
     for message in messages {
@@ -387,8 +445,8 @@ impl BusMessage {
             return Err(NotAMessage("the sender uses another database"));
         }
         let body = match kind {
-            QOS0 => Body::Qos0(decode_qos0(payload)?),
-            QOS1 => Body::Qos1(decode_qos1(payload)?),
+            QOS0 | QOS0_FOR_FILTERS => Body::Qos0(decode_qos0(payload)?),
+            QOS1 | QOS1_FOR_FILTERS => Body::Qos1(decode_qos1(payload)?),
             CONTROL => Body::Control(decode_control(&payload)?),
             _ => return Err(NotAMessage("unknown kind of message")),
         };
@@ -536,7 +594,8 @@ mod tests {
         let pieces = Pieces { bytes: Bytes::from_static(b"<1>;<22>;"), ends: [4, 9].into() };
         let run = Run { attributes: Attributes::NONE, pieces, before: 1, behind: 2 };
         for sender in [Some(sender), None] {
-            let (mut payload, header) = encode_qos0(HERE, &channel("news"), sender.as_ref(), &run);
+            let (mut payload, header) =
+                encode_qos0(HERE, Because::Joined, &channel("news"), sender.as_ref(), &run);
             assert_eq!(&payload[header..], b"\0\0\0\x011\0\0\0\x0222");
             assert!(is_pushes(&payload));
             payload.extend_from_slice(b"\0\0\0\x013");
@@ -562,7 +621,7 @@ mod tests {
     }
 
     fn encode(messages: &LoggedMessages) -> Vec<u8> {
-        encode_qos1(HERE, &messages.channel, &messages.messages)
+        encode_qos1(HERE, Because::Joined, &messages.channel, &messages.messages)
     }
 
     #[test]
@@ -634,7 +693,9 @@ mod tests {
         let mut digest = Digest::default();
         digest.add("bob", 7);
         let controls = [
-            Control::Beat { sessions: digest, has_database: true },
+            Control::Beat { sessions: digest, filters: Digest::default(), has_database: true },
+            Control::FilterAdded("a/+/\u{e9}".to_owned()),
+            Control::Filters { list: 4, part: 0, filters: vec!["#".to_owned()], last: true },
             Control::Opened(presence.clone()),
             Control::Sessions { list: 4, part: 0, digest, sessions: vec![presence], last: false },
             Control::Ask { number: 1, request },

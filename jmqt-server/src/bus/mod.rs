@@ -23,8 +23,8 @@ use crate::message::{LoggedPush, Run};
 pub(crate) use events::BusEvents;
 pub(crate) use local::LocalBus;
 pub(crate) use message::{
-    Answer, Body, BusMessage, Control, Digest, LoggedMessages, Messages, NodeId, Origin, Presence, Request,
-    Speaker, connection_info,
+    Answer, Because, Body, BusMessage, Control, Digest, LoggedMessages, Messages, NodeId, Origin, Presence,
+    Request, Speaker, connection_info,
 };
 #[cfg(feature = "redis")]
 pub(crate) use redis::RedisBus;
@@ -77,6 +77,13 @@ pub(crate) trait Bus: Send + Sync + 'static {
 
     /// Sends the messages to one node, for a client that is connected there.
     fn send_qos1(&self, to: NodeId, channel: &ChannelName, messages: &[LoggedPush]);
+
+    /// Sends QoS 0 messages to nodes whose filters match their channel. A node that has joined the channel receives
+    /// only those of [`publish_qos0`](Self::publish_qos0). Call this before it.
+    fn copy_qos0(&self, to: &[NodeId], channel: &ChannelName, sender: Option<&ClientId>, run: &Run);
+
+    /// As [`copy_qos0`](Self::copy_qos0), before [`publish_qos1`](Self::publish_qos1).
+    fn copy_qos1(&self, to: &[NodeId], channel: &ChannelName, messages: &[LoggedPush]);
 
     /// Waits until all earlier pushes have left this node, or the connection has ended.
     async fn sent(&self);

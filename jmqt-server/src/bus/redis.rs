@@ -29,7 +29,7 @@ use self::names::Names;
 use self::outgoing::{Outgoing, Target};
 use self::received::{Lost, Received};
 use super::message::{self, BusMessage, Speaker};
-use super::{Bus, BusEvent, BusEvents, Control, NodeId, Seal};
+use super::{Because, Bus, BusEvent, BusEvents, Control, NodeId, Seal};
 use crate::config::RedisOptions;
 use crate::counters::Counters;
 use crate::log_limit::log_limited;
@@ -76,6 +76,7 @@ struct Inbox {
     controls: mpsc::Sender<BusEvent>,
     pushes: mpsc::Sender<(BusEvent, usize)>,
     bytes: Arc<AtomicUsize>,
+    interest: Arc<Interest>,
     counters: Arc<Counters>,
 }
 
@@ -84,6 +85,7 @@ impl Inbox {
     /// the connection must end.
     fn take(&self, channel: &[u8], mut payload: Vec<u8>) -> bool {
         let (size, is_pushes) = (payload.len(), message::is_pushes(&payload));
+        let is_for_filters = message::is_for_filters(&payload);
         if is_pushes && message::is_from(&payload, self.speaker.node) {
             return true; // the node's own sessions have these pushes already
         }
@@ -107,6 +109,9 @@ impl Inbox {
         };
         if !is_pushes {
             return self.controls.try_send(BusEvent::Message(message)).is_ok();
+        }
+        if is_for_filters && message.body.channel().is_some_and(|channel| self.interest.is_joined(channel)) {
+            return true; // it follows in the channel
         }
         let has_room = self.bytes.fetch_add(size, Ordering::Relaxed) < INBOX_BYTES;
         if !has_room || self.pushes.try_send((BusEvent::Message(message), size)).is_err() {
@@ -135,14 +140,22 @@ impl RedisBus {
         let (pushes, received_pushes) = mpsc::channel(INBOX_MESSAGES);
         let bytes = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&counters);
+        let interest = Arc::<Interest>::default();
         let (inbox_seal, inbox_bytes) = (seal.clone(), Arc::clone(&bytes));
-        let inbox =
-            Inbox { speaker, seal: inbox_seal, controls, pushes, bytes: inbox_bytes, counters: counted };
+        let inbox = Inbox {
+            speaker,
+            seal: inbox_seal,
+            controls,
+            pushes,
+            bytes: inbox_bytes,
+            interest: Arc::clone(&interest),
+            counters: counted,
+        };
         let bus = Self {
             speaker,
             seal,
             names: Arc::new(Names::new(&options)),
-            interest: Arc::default(),
+            interest,
             outgoing: Outgoing::new(),
             inbox: Arc::new(inbox),
             up: AtomicBool::new(false),
@@ -297,22 +310,41 @@ impl Bus for RedisBus {
     }
 
     fn publish_qos0(&self, channel: &ChannelName, sender: Option<&ClientId>, run: &Run) {
-        let (payload, header) = message::encode_qos0(self.speaker, channel, sender, run);
+        let (payload, header) = message::encode_qos0(self.speaker, Because::Joined, channel, sender, run);
         self.put_pushes(Target::Channel(channel.clone()), payload, header);
     }
 
     fn send_qos0(&self, to: NodeId, channel: &ChannelName, sender: Option<&ClientId>, run: &Run) {
-        let (payload, header) = message::encode_qos0(self.speaker, channel, sender, run);
+        let (payload, header) = message::encode_qos0(self.speaker, Because::Joined, channel, sender, run);
         self.put_pushes(Target::Node(to), payload, header);
     }
 
     fn publish_qos1(&self, channel: &ChannelName, messages: &[LoggedPush]) {
-        let payload = message::encode_qos1(self.speaker, channel, messages);
+        let payload = message::encode_qos1(self.speaker, Because::Joined, channel, messages);
         self.put_pushes(Target::Channel(channel.clone()), payload, 0);
     }
 
     fn send_qos1(&self, to: NodeId, channel: &ChannelName, messages: &[LoggedPush]) {
-        self.put_pushes(Target::Node(to), message::encode_qos1(self.speaker, channel, messages), 0);
+        let payload = message::encode_qos1(self.speaker, Because::Joined, channel, messages);
+        self.put_pushes(Target::Node(to), payload, 0);
+    }
+
+    fn copy_qos0(&self, to: &[NodeId], channel: &ChannelName, sender: Option<&ClientId>, run: &Run) {
+        let Some((last, others)) = to.split_last() else { return };
+        let (payload, header) = message::encode_qos0(self.speaker, Because::Filters, channel, sender, run);
+        for node in others {
+            self.put_pushes(Target::Node(*node), payload.clone(), header);
+        }
+        self.put_pushes(Target::Node(*last), payload, header);
+    }
+
+    fn copy_qos1(&self, to: &[NodeId], channel: &ChannelName, messages: &[LoggedPush]) {
+        let Some((last, others)) = to.split_last() else { return };
+        let payload = message::encode_qos1(self.speaker, Because::Filters, channel, messages);
+        for node in others {
+            self.put_pushes(Target::Node(*node), payload.clone(), 0);
+        }
+        self.put_pushes(Target::Node(*last), payload, 0);
     }
 
     async fn sent(&self) {

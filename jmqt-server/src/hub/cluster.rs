@@ -7,6 +7,7 @@
 mod asked;
 mod database;
 mod directory;
+mod interests;
 mod listen;
 mod lists;
 mod registrar;
@@ -37,6 +38,7 @@ use crate::store::{ClusterStore, SharedSession};
 use asked::Asked;
 use database::Database;
 use directory::Directory;
+use interests::Interests;
 use lists::{Lists, Told};
 use registrar::Registrar;
 
@@ -92,6 +94,7 @@ pub(crate) struct Cluster {
     bus: Arc<dyn Bus>,
     store: Arc<dyn ClusterStore>,
     directory: Directory,
+    interests: Interests,
     told: Mutex<Told>,
     lists: Lists,
     database: Database,
@@ -160,6 +163,7 @@ impl Cluster {
             store,
             counters,
             directory: Directory::default(),
+            interests: Interests::default(),
             told: Mutex::default(),
             lists: Lists::default(),
             database: Database::new(Instant::now()),

@@ -180,6 +180,9 @@ impl Deliverer {
             cluster.appended(channel, key.0, seq.0);
         }
         if channel.kind() != ChannelKind::PeerToPeer {
+            if let Some(nodes) = self.hub.nodes_with_filters(channel) {
+                self.hub.bus.copy_qos1(&nodes, channel, messages);
+            }
             self.hub.bus.publish_qos1(channel, messages);
         } else if self.hub.members(channel).is_none()
             && let Some(node) = cluster.node_of(peer(channel))

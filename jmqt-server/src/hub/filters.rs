@@ -1,7 +1,8 @@
-//! Subscriptions with wildcards on this node, and the subscribers of a channel together with them.
+//! Subscriptions with wildcards, and the receivers of a channel together with them.
 //!
-//! A trie has the filters. The subscribers of a channel are computed once and kept until a filter or a subscription of the
-//! channel changes. A server without wildcard subscriptions reads one number for each run of messages.
+//! One trie has the filters of this node, another those of the other nodes of the cluster. The receivers of a channel are
+//! computed once and kept until a filter or a subscription of the channel changes. A server without wildcard subscriptions
+//! reads one number for each run of messages.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
@@ -12,6 +13,7 @@ use jmqt_core::{ChannelName, Persistence};
 use jmqt_mqtt::{Filter, Level, Trie, name_to_topic};
 
 use super::channels::Members;
+use crate::bus::NodeId;
 use crate::name_map::NameMap;
 use crate::outbox::Subscription;
 
@@ -46,20 +48,48 @@ pub(super) fn matches(filter: Filter<'_>, channel: &ChannelName) -> bool {
     filter.matches(&name_to_topic(channel.as_str()))
 }
 
-/// The subscribers of a channel at one moment.
+/// The receivers of a channel at one moment.
+#[derive(Clone, Default)]
+pub(super) struct Receivers {
+    /// The subscribers on this node, each client once.
+    pub(super) members: Option<Members>,
+    /// The other nodes that have a matching filter.
+    pub(super) nodes: Option<Arc<[NodeId]>>,
+}
+
 struct Cached {
     generation: u64,
     /// The subscribers without wildcards that these were computed from.
     exact: Option<Members>,
-    members: Option<Members>,
+    receivers: Receivers,
 }
 
 type Shard = Mutex<HashMap<ChannelName, Cached, foldhash::fast::RandomState>>;
 
-/// The wildcard subscriptions of this node.
+/// The filters of other nodes.
+#[derive(Default)]
+struct Elsewhere {
+    trie: Trie<Vec<NodeId>>,
+    /// Nodes whose filters are not known completely. They receive everything.
+    doubtful: Vec<NodeId>,
+}
+
+impl Elsewhere {
+    fn matching(&self, channel: &ChannelName) -> Option<Arc<[NodeId]>> {
+        let mut nodes = self.doubtful.clone();
+        self.trie.for_each_match(channel.as_str(), |having| nodes.extend(having));
+        nodes.sort_unstable();
+        nodes.dedup();
+        (!nodes.is_empty()).then(|| nodes.into())
+    }
+}
+
+/// The wildcard subscriptions of this node, and the filters of the others.
 #[derive(Default)]
 pub(crate) struct Filters {
     trie: RwLock<Trie<Vec<Arc<Subscription>>>>,
+    elsewhere: RwLock<Elsewhere>,
+    /// The entries of both.
     count: AtomicUsize,
     /// Rises with every change.
     generation: AtomicU64,
@@ -72,18 +102,23 @@ impl Filters {
         self.count.load(Ordering::Acquire) == 0
     }
 
-    /// Adds a subscription; returns `false` if its name has no filter.
-    pub(crate) fn add(&self, subscription: &Arc<Subscription>) -> bool {
+    /// Adds a subscription; returns `false` if its name has no filter. Calls `announce` if it is the first with this
+    /// filter, in the order of these changes.
+    pub(super) fn add(&self, subscription: &Arc<Subscription>, announce: impl FnOnce(Filter<'_>)) -> bool {
         let Some(filter) = filter_of(&subscription.channel) else { return false };
         let mut trie = self.trie.write().unwrap_or_else(PoisonError::into_inner);
-        trie.get_or_insert_with(filter.levels(), Vec::new).push(Arc::clone(subscription));
+        let subscribers = trie.get_or_insert_with(filter.levels(), Vec::new);
+        subscribers.push(Arc::clone(subscription));
+        if subscribers.len() == 1 {
+            announce(filter);
+        }
         self.count.fetch_add(1, Ordering::Release);
         self.generation.fetch_add(1, Ordering::Release);
         true
     }
 
-    /// Removes a subscription; returns `false` if it is not there.
-    pub(crate) fn remove(&self, subscription: &Arc<Subscription>) -> bool {
+    /// Removes a subscription; returns `false` if it is not there. Calls `announce` if it was the last with this filter.
+    pub(super) fn remove(&self, subscription: &Arc<Subscription>, announce: impl FnOnce(Filter<'_>)) -> bool {
         let Some(filter) = filter_of(&subscription.channel) else { return false };
         let mut trie = self.trie.write().unwrap_or_else(PoisonError::into_inner);
         let Some(subscribers) = trie.get_mut(filter.levels()) else { return false };
@@ -92,6 +127,7 @@ impl Filters {
         let removed = before - subscribers.len();
         if subscribers.is_empty() {
             trie.remove(filter.levels());
+            announce(filter);
         }
         self.count.fetch_sub(removed, Ordering::Release);
         self.generation.fetch_add(1, Ordering::Release);
@@ -105,24 +141,72 @@ impl Filters {
         }
     }
 
-    /// The subscribers of a channel, those in `exact` and those with matching filters. Each client is there once.
-    pub(crate) fn with_matching(&self, channel: &ChannelName, exact: Option<Members>) -> Option<Members> {
+    /// Records that another node has a client with this filter.
+    pub(super) fn add_elsewhere(&self, filter: &str, node: NodeId) {
+        let Ok(filter) = Filter::parse(filter) else { return };
+        let mut elsewhere = self.elsewhere.write().unwrap_or_else(PoisonError::into_inner);
+        let nodes = elsewhere.trie.get_or_insert_with(filter.levels(), Vec::new);
+        if !nodes.contains(&node) {
+            nodes.push(node);
+            self.count.fetch_add(1, Ordering::Release);
+            self.generation.fetch_add(1, Ordering::Release);
+        }
+    }
+
+    /// Records that another node has no client with this filter any more.
+    pub(super) fn remove_elsewhere(&self, filter: &str, node: NodeId) {
+        let Ok(filter) = Filter::parse(filter) else { return };
+        let mut elsewhere = self.elsewhere.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(nodes) = elsewhere.trie.get_mut(filter.levels()) else { return };
+        let Some(at) = nodes.iter().position(|having| *having == node) else { return };
+        nodes.swap_remove(at);
+        if nodes.is_empty() {
+            elsewhere.trie.remove(filter.levels());
+        }
+        self.count.fetch_sub(1, Ordering::Release);
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// Records whether the filters of another node are known completely. Otherwise it receives all channels.
+    pub(super) fn doubt(&self, node: NodeId, is_doubtful: bool) {
+        let mut elsewhere = self.elsewhere.write().unwrap_or_else(PoisonError::into_inner);
+        let at = elsewhere.doubtful.iter().position(|doubted| *doubted == node);
+        match (at, is_doubtful) {
+            (None, true) => {
+                elsewhere.doubtful.push(node);
+                self.count.fetch_add(1, Ordering::Release);
+            }
+            (Some(at), false) => {
+                elsewhere.doubtful.swap_remove(at);
+                self.count.fetch_sub(1, Ordering::Release);
+            }
+            _ => return,
+        }
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// The receivers of a channel: the subscribers in `exact`, and those with matching filters.
+    pub(super) fn with_matching(&self, channel: &ChannelName, exact: Option<Members>) -> Receivers {
         let generation = self.generation.load(Ordering::Acquire);
         let shard = &self.cache[(self.hasher.hash_one(channel.as_str()) >> 48) as usize % SHARDS];
         if let Some(cached) = shard.lock().unwrap_or_else(PoisonError::into_inner).get(channel)
             && cached.generation == generation
             && is_same(cached.exact.as_ref(), exact.as_ref())
         {
-            return cached.members.clone();
+            return cached.receivers.clone();
         }
         let members = self.compute(channel, exact.as_ref());
-        let cached = Cached { generation, exact, members: members.clone() };
+        let elsewhere = self.elsewhere.read().unwrap_or_else(PoisonError::into_inner);
+        let nodes = elsewhere.matching(channel);
+        drop(elsewhere);
+        let receivers = Receivers { members, nodes };
+        let cached = Cached { generation, exact, receivers: receivers.clone() };
         let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
         if shard.len() >= CACHED_PER_SHARD && !shard.contains_key(channel) {
             shard.clear();
         }
         shard.insert(channel.clone(), cached);
-        members
+        receivers
     }
 
     fn compute(&self, channel: &ChannelName, exact: Option<&Members>) -> Option<Members> {
@@ -169,5 +253,52 @@ fn is_same(one: Option<&Members>, other: Option<&Members>) -> bool {
         (Some(one), Some(other)) => Arc::ptr_eq(one, other),
         (None, None) => true,
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: NodeId = NodeId(1);
+    const B: NodeId = NodeId(2);
+
+    fn nodes(filters: &Filters, channel: &str) -> Vec<NodeId> {
+        let channel = ChannelName::parse(channel).unwrap();
+        filters.with_matching(&channel, None).nodes.map_or_else(Vec::new, |nodes| nodes.to_vec())
+    }
+
+    #[test]
+    fn nodes_with_a_matching_filter_are_receivers_once_until_it_is_removed() {
+        let filters = Filters::default();
+        for _ in 0..2 {
+            filters.add_elsewhere("a/+", A);
+            filters.add_elsewhere("a/#", A);
+            filters.add_elsewhere("#", B);
+        }
+        assert_eq!(
+            (nodes(&filters, "a/b"), nodes(&filters, "a"), nodes(&filters, "c")),
+            (vec![A, B], vec![A, B], vec![B])
+        );
+        assert_eq!(nodes(&filters, "$b"), []);
+        filters.remove_elsewhere("a/#", A);
+        filters.remove_elsewhere("a/#", B);
+        assert_eq!((nodes(&filters, "a/b"), nodes(&filters, "a")), (vec![A, B], vec![B]));
+        filters.remove_elsewhere("a/+", A);
+        filters.remove_elsewhere("#", B);
+        assert!(nodes(&filters, "a/b").is_empty() && filters.is_empty());
+    }
+
+    #[test]
+    fn a_node_whose_filters_are_not_known_receives_everything() {
+        let filters = Filters::default();
+        filters.add_elsewhere("a", B);
+        filters.doubt(A, true);
+        filters.doubt(A, true);
+        assert_eq!((nodes(&filters, "a"), nodes(&filters, "b")), (vec![A, B], vec![A]));
+        filters.doubt(A, false);
+        filters.doubt(A, false);
+        filters.remove_elsewhere("a", B);
+        assert!(nodes(&filters, "a").is_empty() && filters.is_empty());
     }
 }

@@ -9,8 +9,10 @@ use jmqt_core::{ChannelKind, ChannelName, ClientId, Qos, Retain, StatusCode};
 
 use super::channels::Members;
 use super::fan_out::fan_out;
+use super::filters::Receivers;
 use super::{Cluster, DirtyOutboxes, Hub, HubError, Location, THE_SERVER, Tag};
 use crate::attributes::Attributes;
+use crate::bus::NodeId;
 use crate::log_limit::log_limited;
 use crate::message::{Data, Message, PushId};
 use crate::outbox::{Flush, Outbox, Stage};
@@ -37,12 +39,25 @@ impl Hub {
     /// The subscribers on this node. A point-to-point channel has at most one, found by its name.
     pub(super) fn members(&self, channel: &ChannelName) -> Option<Members> {
         if channel.kind() != ChannelKind::PeerToPeer {
-            let exact = self.channels.get(channel.as_str()).map(|channel| channel.members());
-            return if self.filters.is_empty() { exact } else { self.filters.with_matching(channel, exact) };
+            return self.receivers(channel).members;
         }
         let client = channel.as_str().strip_prefix('#')?;
         let subscription = self.connections.outbox(client)?.subscription(channel.as_str())?;
         Some([subscription].into())
+    }
+
+    /// The subscribers of a channel that is not point-to-point, and the nodes with a matching filter.
+    pub(super) fn receivers(&self, channel: &ChannelName) -> Receivers {
+        let exact = self.channels.get(channel.as_str()).map(|channel| channel.members());
+        match self.filters.is_empty() {
+            true => Receivers { members: exact, nodes: None },
+            false => self.filters.with_matching(channel, exact),
+        }
+    }
+
+    /// The other nodes with a filter that matches a channel.
+    pub(super) fn nodes_with_filters(&self, channel: &ChannelName) -> Option<Arc<[NodeId]>> {
+        if self.filters.is_empty() { None } else { self.receivers(channel).nodes }
     }
 
     /// Delivers QoS 0 pushes of one channel and one publisher to the subscribers on all nodes. With [`Flush::Later`]
@@ -57,18 +72,24 @@ impl Hub {
         flush: Flush,
         dirty: &'a mut DirtyOutboxes,
     ) -> impl Future<Output = ()> + Send + use<'a> {
-        let members = self.members(channel);
+        let receivers = match channel.kind() {
+            ChannelKind::PeerToPeer => Receivers { members: self.members(channel), nodes: None },
+            ChannelKind::Plain | ChannelKind::Control => self.receivers(channel),
+        };
         if let Some(cluster) = &self.cluster {
             let run = pushes.run();
             if channel.kind() != ChannelKind::PeerToPeer {
+                if let Some(nodes) = &receivers.nodes {
+                    self.bus.copy_qos0(nodes, channel, sender, run);
+                }
                 self.bus.publish_qos0(channel, sender, run);
-            } else if members.is_none()
+            } else if receivers.members.is_none()
                 && let Some(node) = cluster.node_of(peer(channel))
             {
                 self.bus.send_qos0(node, channel, sender, run);
             }
         }
-        push_to(members, sender, pushes, flush, dirty)
+        push_to(receivers.members, sender, pushes, flush, dirty)
     }
 
     /// Delivers QoS 0 pushes to the subscribers on this node.

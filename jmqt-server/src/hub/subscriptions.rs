@@ -149,7 +149,7 @@ impl Hub {
             return Err(HubError::SessionEnded);
         }
         if channel.kind() == ChannelKind::Control {
-            if !self.filters.add(&subscription) {
+            if !self.add_filter(&subscription).await {
                 return Err(HubError::SessionEnded);
             }
         } else if channel.kind() != ChannelKind::PeerToPeer {
@@ -346,11 +346,29 @@ impl Hub {
         }
     }
 
+    /// Adds a subscription with a filter; returns `false` if its name has none. On return the other nodes know the filter.
+    async fn add_filter(&self, subscription: &Arc<Subscription>) -> bool {
+        let Some(cluster) = &self.cluster else { return self.filters.add(subscription, |_| {}) };
+        let is_added = self.filters.add(subscription, |filter| cluster.filter_added(filter.path()));
+        if is_added {
+            cluster.filters_are_known().await;
+        }
+        is_added
+    }
+
+    fn remove_filter(&self, subscription: &Arc<Subscription>) {
+        self.filters.remove(subscription, |filter| {
+            if let Some(cluster) = &self.cluster {
+                cluster.filter_removed(filter.path());
+            }
+        });
+    }
+
     /// Removes an ended subscription from its channel.
     pub(super) fn leave(&self, subscription: &Arc<Subscription>) {
         match subscription.channel.kind() {
             ChannelKind::PeerToPeer => {}
-            ChannelKind::Control => drop(self.filters.remove(subscription)),
+            ChannelKind::Control => self.remove_filter(subscription),
             ChannelKind::Plain => {
                 if self.channels.remove(subscription) {
                     self.bus.leave(&subscription.channel);

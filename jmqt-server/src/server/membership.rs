@@ -18,6 +18,8 @@ use crate::hub::{Arrival, Cluster, ClusterTasks, Orphan};
 
 /// How long the start waits for the bus.
 const FIRST_LINK: Duration = Duration::from_secs(3);
+/// How long the start waits for the filters of the other nodes. Until they are known, all messages are sent to these nodes.
+const FIRST_FILTERS: Duration = Duration::from_secs(1);
 
 /// The cluster membership of a node.
 pub(super) struct Membership {
@@ -69,6 +71,8 @@ impl Membership {
         };
         if timeout(FIRST_LINK, bus.bus_is_up()).await.is_err() {
             tracing::warn!(target: "jmqt::bus", "Redis cannot be reached yet: starting without other nodes");
+        } else {
+            drop(timeout(FIRST_FILTERS, bus.knows_filters()).await);
         }
         (membership, tasks.arrivals)
     }

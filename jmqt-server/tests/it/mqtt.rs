@@ -1,5 +1,7 @@
 //! MQTT clients on the same channels as JMQT clients (docs/mqtt.md).
 
+mod cluster;
+
 use jmqt_mqtt::{
     Ack, Connect, Delivery, Disconnect, FilterBuf, Frame, NameBuf, Packet, PacketId, PacketType, Peek, Place,
     Properties, Property, PropertyBuf, Publish, Qos, ReasonCode, RetainHandling, Sender, Subscribe,

@@ -18,6 +18,8 @@ struct Entry {
     members: usize,
     /// Redis has confirmed it.
     subscribed: bool,
+    /// The confirmation has been received, in the order of the messages of the connection.
+    confirmed: bool,
 }
 
 #[derive(Default)]
@@ -93,6 +95,18 @@ impl Interest {
         }
     }
 
+    /// Handles the confirmation of a subscription, in the order of the received messages.
+    pub(super) fn subscribed(&self, channel: &str) {
+        if let Some(entry) = self.lock().entries.get_mut(channel) {
+            entry.confirmed = true;
+        }
+    }
+
+    /// Returns `true` if all messages in the channel that follow those received until now are received.
+    pub(super) fn is_joined(&self, channel: &ChannelName) -> bool {
+        self.lock().entries.get(channel).is_some_and(|entry| entry.confirmed)
+    }
+
     /// Handles the end of a subscription in Redis; `false` if this node did not request it, and needs
     /// the channel.
     pub(super) fn unsubscribed(&self, channel: &str) -> bool {
@@ -112,7 +126,7 @@ impl Interest {
     pub(super) fn link_lost(&self) {
         let mut channels = self.lock();
         channels.entries.retain(|_, entry| {
-            entry.subscribed = false;
+            (entry.subscribed, entry.confirmed) = (false, false);
             entry.members > 0
         });
         channels.changed.clear();
@@ -196,7 +210,7 @@ impl Interest {
             // All members may have left meanwhile: then the entry still exists, or it is gone and Redis
             // must unsubscribe.
             let entry = entries.entry(channel.clone()).or_default();
-            entry.subscribed = true;
+            (entry.subscribed, entry.confirmed) = (true, true);
             if entry.members == 0 {
                 changed.push(channel.clone());
             }

@@ -12,6 +12,8 @@ use crate::bus::NodeId;
 const WAITING_BYTES: usize = 64 << 20;
 /// Pushes are joined to a payload up to this size.
 const JOINED_BYTES: usize = 64 << 10;
+/// The last messages that pushes may be joined to.
+const LOOKED_AT: usize = 3;
 /// The most messages of one pipeline, and about the most bytes.
 const BATCH_MESSAGES: usize = 512;
 const BATCH_BYTES: usize = 1 << 20;
@@ -87,11 +89,11 @@ impl Outgoing {
         if queue.bytes > 0 && queue.bytes + payload.len() > limit {
             return false;
         }
-        if let Some(last) = queue.waiting.back_mut()
-            && header > 0
+        if header > 0
+            // Copies for other nodes may be in between. Messages to one target keep their order.
+            && let Some(last) = queue.waiting.iter_mut().rev().take(LOOKED_AT).find(|last| last.target == target)
             && last.header == header
             && last.payload.len() + payload.len() <= JOINED_BYTES
-            && last.target == target
             && last.payload[..header] == payload[..header]
         {
             last.payload.extend_from_slice(&payload[header..]);
@@ -169,7 +171,7 @@ mod tests {
     use super::*;
     use crate::attributes::Attributes;
     use crate::bus::message::{encode_control, encode_qos0};
-    use crate::bus::{Body, BusMessage, Control, Speaker};
+    use crate::bus::{Because, Body, BusMessage, Control, Speaker};
     use crate::message::{Pieces, Run, place};
     use crate::store::Epoch;
 
@@ -179,7 +181,7 @@ mod tests {
         let channel = ChannelName::parse(channel).unwrap();
         let pieces = Pieces { bytes: data.to_vec().into(), ends: [place(data.len())].into() };
         let run = Run { attributes: Attributes::NONE, pieces, before: 0, behind: 0 };
-        let (payload, header) = encode_qos0(SPEAKER, &channel, None, &run);
+        let (payload, header) = encode_qos0(SPEAKER, Because::Joined, &channel, None, &run);
         (Target::Channel(channel), payload, header)
     }
 

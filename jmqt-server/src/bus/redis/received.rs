@@ -54,6 +54,14 @@ impl Received {
             }
             // A cluster connection reconnects by itself, but the messages sent meanwhile are lost.
             PushKind::Disconnection => self.lose(),
+            PushKind::Subscribe | PushKind::SSubscribe => {
+                if let Some(Value::BulkString(name)) = info.data.first()
+                    && let Ok(name) = std::str::from_utf8(name)
+                    && let Some(channel) = self.names.channel_of(name)
+                {
+                    self.interest.subscribed(channel);
+                }
+            }
             PushKind::Unsubscribe | PushKind::SUnsubscribe => {
                 if let Some(Value::BulkString(name)) = info.data.first()
                     && !self.was_to_be_unsubscribed(name)

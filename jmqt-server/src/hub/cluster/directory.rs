@@ -426,6 +426,25 @@ impl Directory {
         inner.link_since.is_some() && inner.nodes.get(&node).is_some_and(|node| node.is_here(now))
     }
 
+    /// The nodes that were heard recently.
+    pub(super) fn present(&self, now: Instant) -> Vec<NodeId> {
+        let inner = self.lock();
+        if inner.link_since.is_none() {
+            return Vec::new();
+        }
+        inner.nodes.iter().filter(|(_, node)| node.is_here(now)).map(|(id, _)| *id).collect()
+    }
+
+    /// The nodes that are not dead.
+    pub(super) fn alive(&self) -> Vec<NodeId> {
+        self.lock().nodes.iter().filter(|(_, node)| !node.is_dead).map(|(id, _)| *id).collect()
+    }
+
+    /// Returns `true` if the nodes have been read from the store.
+    pub(super) fn has_read_nodes(&self) -> bool {
+        self.lock().read.is_some()
+    }
+
     /// Returns `true` if another live node has reported since `since` that it has the database.
     pub(super) fn has_database_elsewhere(&self, since: Instant, now: Instant) -> bool {
         let inner = self.lock();

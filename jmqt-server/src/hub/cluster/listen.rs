@@ -84,6 +84,7 @@ impl Cluster {
         }
         self.show(None);
         self.ask_for_lists();
+        self.ask_for_filters();
         for some in self.tails().chunks(LISTED_AT_A_TIME) {
             self.bus.broadcast(&Control::Tails(some.to_vec()));
         }
@@ -98,7 +99,7 @@ impl Cluster {
         dirty: &mut DirtyOutboxes,
     ) {
         match event {
-            BusEvent::Up => self.link_up(echo),
+            BusEvent::Up => self.link_up(hub, echo),
             BusEvent::Down => {
                 echo.last = None;
                 self.directory.link_down();
@@ -108,6 +109,7 @@ impl Cluster {
             }
             BusEvent::NobodyThere(node) => {
                 self.directory.not_listening(node);
+                self.look_at_confirmations();
                 self.asked.give_up(Some(node));
             }
             BusEvent::Message(BusMessage { from, body }) => match body {
@@ -142,10 +144,11 @@ impl Cluster {
         }
     }
 
-    fn link_up(&self, echo: &mut Echo) {
+    fn link_up(&self, hub: &Hub, echo: &mut Echo) {
         let now = Instant::now();
         echo.last = Some(now);
         self.directory.link_up(now);
+        self.interests.link_up(&hub.filters, now);
         self.told().say_hello(&*self.bus, self.has_database());
         self.compare.notify_one();
     }
@@ -161,7 +164,10 @@ impl Cluster {
         }
     }
 
-    fn beaten(&self, from: NodeId, sessions: Digest, has_database: bool) {
+    fn beaten(&self, hub: &Hub, from: NodeId, (sessions, filters): (Digest, Digest), has_database: bool) {
+        if self.interests.beaten(&hub.filters, from, filters, Instant::now()) {
+            self.ask_for_filters();
+        }
         if self.directory.beaten(from, sessions, has_database, Instant::now()) {
             tracing::info!(
                 target: "jmqt::bus", node = %from, sessions = sessions.count,
@@ -186,15 +192,19 @@ impl Cluster {
             self.directory.left(from);
             self.asked.give_up(Some(from));
             self.lists.gone(from);
+            self.interests.gone(&hub.filters, from);
+            self.look_at_confirmations();
             self.compare_if_missed();
             return;
         }
         self.directory.heard(from, Instant::now());
         self.compare_if_missed();
         match control {
-            Control::Beat { sessions, has_database } => self.beaten(from, sessions, has_database),
-            Control::Hello { sessions, has_database } => {
-                self.beaten(from, sessions, has_database);
+            Control::Beat { sessions, filters, has_database } => {
+                self.beaten(hub, from, (sessions, filters), has_database);
+            }
+            Control::Hello { sessions, filters, has_database } => {
+                self.beaten(hub, from, (sessions, filters), has_database);
                 self.show(Some(from));
             }
             Control::WantSessions => self.tell_sessions(hub, from),
@@ -213,6 +223,20 @@ impl Cluster {
             Control::GotSessions { list, part } => self.lists.got(from, list, part),
             Control::Opened(presence) => self.directory.opened(from, &presence),
             Control::Closed { client, generation } => self.directory.closed(from, &client, generation),
+            Control::FilterAdded(filter) => {
+                self.interests.added(&hub.filters, from, &filter, Instant::now());
+            }
+            Control::FilterRemoved(filter) => self.interests.removed(&hub.filters, from, &filter),
+            Control::WantFilters => self.tell_filters(from),
+            Control::Filters { list, part, filters, last } => {
+                let place = (list, part, last);
+                self.interests.listed(&hub.filters, from, place, filters, Instant::now());
+            }
+            Control::AreFiltersKnown(number) => self.bus.send(from, &Control::FiltersAreKnown(number)),
+            Control::FiltersAreKnown(number) => {
+                self.interests.confirmed(from, number);
+                self.look_at_confirmations();
+            }
             Control::Tails(tails) => self.arrived(hub, Arrival::Tails(tails)),
             Control::Ask { number, request } => self.answer(hub, from, number, request),
             Control::Answer { number, answer } => self.asked.answered(number, answer),

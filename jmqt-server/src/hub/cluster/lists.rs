@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
 use super::Cluster;
+use super::interests::ToldFilters;
 use super::sessions::presence;
 use crate::bus::{Bus, Control, Digest, NodeId, Presence};
 use crate::connection::ConnectionInfo;
@@ -29,11 +30,12 @@ const PART_TIMEOUT: Duration = Duration::from_secs(5);
 /// time.
 const GATHER: Duration = Duration::from_millis(50);
 
-/// The announced sessions, with their generations.
+/// The announced sessions, with their generations, and the announced filters.
 #[derive(Default)]
 pub(super) struct Told {
     sessions: HashMap<ClientId, u64, foldhash::fast::RandomState>,
     digest: Digest,
+    pub(super) filters: ToldFilters,
 }
 
 impl Told {
@@ -58,7 +60,7 @@ impl Told {
     }
 
     pub(super) fn beat(&self, bus: &dyn Bus, to: Option<NodeId>, has_database: bool) {
-        let beat = Control::Beat { sessions: self.digest, has_database };
+        let beat = Control::Beat { sessions: self.digest, filters: self.filters.digest(), has_database };
         match to {
             Some(node) => bus.send(node, &beat),
             None => bus.broadcast(&beat),
@@ -66,7 +68,8 @@ impl Told {
     }
 
     pub(super) fn say_hello(&self, bus: &dyn Bus, has_database: bool) {
-        bus.broadcast(&Control::Hello { sessions: self.digest, has_database });
+        let filters = self.filters.digest();
+        bus.broadcast(&Control::Hello { sessions: self.digest, filters, has_database });
     }
 }
 

@@ -125,7 +125,7 @@ impl Cluster {
                         continue;
                     }
                     last_beat = own;
-                    self.saw(&beats);
+                    self.saw(hub, &beats);
                 }
                 Ok(None) => self.end_as_condemned(hub, last_beat).await,
                 Err(error) => {
@@ -142,7 +142,7 @@ impl Cluster {
         }
     }
 
-    fn saw(&self, beats: &[NodeBeat]) {
+    fn saw(&self, hub: &Hub, beats: &[NodeBeat]) {
         let others = beats.iter().filter_map(|it| Some((NodeId::parse(&it.node)?, it.beat)));
         let others: Vec<_> = others.filter(|(node, _)| *node != self.node).collect();
         for node in self.directory.beats(&others, Instant::now()) {
@@ -151,6 +151,8 @@ impl Cluster {
             self.lists.gone(node);
             self.died.notify_one();
         }
+        self.interests.live(&hub.filters, &self.directory.alive(), Instant::now());
+        self.ask_for_filters();
         self.compare_if_missed();
     }
 

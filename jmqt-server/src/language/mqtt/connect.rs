@@ -103,8 +103,7 @@ pub(super) async fn handle_connect(
             Some(Property::ReceiveMaximum(RECEIVE_MAXIMUM)),
             Some(Property::TopicAliasMaximum(TOPIC_ALIASES)),
             u32::try_from(shared.limits.packet_bytes).ok().map(Property::MaximumPacketSize),
-            (expiry > 0 || shared.hub.cluster.is_some())
-                .then_some(Property::WildcardSubscriptionAvailable(false)),
+            (expiry > 0).then_some(Property::WildcardSubscriptionAvailable(false)),
             Some(Property::SharedSubscriptionAvailable(false)),
         ];
         for property in own.into_iter().flatten() {

@@ -114,8 +114,8 @@ const fn granted(qos: Qos) -> ReasonCode {
     }
 }
 
-/// Subscribes to a filter with wildcards. Such a subscription ends with its connection, and does not reach other nodes of
-/// a cluster, so a client that expects more is refused.
+/// Subscribes to a filter with wildcards. Such a subscription ends with its connection, so a client that expects more is
+/// refused.
 async fn subscribe_to_filter(
     shared: &Shared,
     session: &mut Session,
@@ -125,7 +125,7 @@ async fn subscribe_to_filter(
     handling: RetainHandling,
     options: SubscriptionOptions,
 ) -> Flow<ReasonCode> {
-    if client.is_persistent || shared.hub.cluster.is_some() {
+    if client.is_persistent {
         return ControlFlow::Continue(ReasonCode::WILDCARD_SUBSCRIPTIONS_NOT_SUPPORTED);
     }
     let Some(name) = name_of_filter(filter).filter(|_| !filter.path().starts_with('$')) else {

@@ -1,0 +1,219 @@
+//! Subscriptions with wildcards on several nodes.
+
+use std::time::{Duration, Instant};
+
+use jmqt_server::MySqlConfig;
+use jmqt_server::config::{MySqlTls, RedisMode, RedisOptions};
+
+use super::*;
+use crate::databases::proxy::Proxy;
+use crate::databases::{MySql, left_out};
+
+/// Generous: it only ends tests that have failed.
+const LONG: Duration = Duration::from_secs(60);
+
+/// A cluster with a database of its own.
+struct Cluster {
+    database: MySql,
+    redis: RedisOptions,
+}
+
+impl Cluster {
+    /// `None`, with a message, without databases.
+    async fn new() -> Option<Self> {
+        let database = MySql::new(true)?;
+        let Ok(redis) = std::env::var("JMQT_TEST_REDIS") else {
+            left_out("it needs a Redis (JMQT_TEST_REDIS); scripts/with-databases starts one");
+            return None;
+        };
+        let (host, port) = redis.trim_start_matches("redis://").trim_end_matches('/').rsplit_once(':')?;
+        let mut redis = RedisOptions::standalone(host, port.parse().ok()?);
+        redis.prefix = format!("test-{:08x}:", getrandom::u32().ok()?);
+        database.make().await;
+        Some(Self { database, redis })
+    }
+
+    /// A node with this way to Redis.
+    async fn node_over(&self, redis_port: u16) -> TestServer {
+        TestServer::configured(|config| {
+            let options = self.database.options();
+            let mut mysql = MySqlConfig::default();
+            (mysql.host, mysql.port, mysql.tls) = (options.host, options.port, MySqlTls::Disabled);
+            (mysql.database, mysql.user) = (options.database, options.user);
+            let RedisMode::Standalone { host, .. } = &self.redis.mode else { unreachable!() };
+            let mut redis = RedisOptions::standalone(host, redis_port);
+            redis.prefix.clone_from(&self.redis.prefix);
+            (config.mysql, config.redis, config.mqtt_port) = (Some(mysql), Some(redis), Some(0));
+        })
+        .await
+    }
+
+    fn redis_port(&self) -> u16 {
+        match &self.redis.mode {
+            RedisMode::Standalone { port, .. } => *port,
+            _ => unreachable!(),
+        }
+    }
+
+    async fn node(&self) -> TestServer {
+        self.node_over(self.redis_port()).await
+    }
+}
+
+async fn device(node: &TestServer, name: &str) -> Device {
+    Device::new(node, Version::V5, Login::of(name)).await
+}
+
+impl Device {
+    /// The next message, which is acknowledged.
+    async fn receive(&mut self) -> (String, Vec<u8>) {
+        let (topic, payload, delivery, _) = self.message().await;
+        if delivery != Delivery::AtMostOnce {
+            self.acknowledge(delivery).await;
+        }
+        (topic, payload)
+    }
+
+    async fn unsubscribe(&mut self, filter: &str) {
+        let mut names = NameBuf::new();
+        names.push(filter).unwrap();
+        let packet = Unsubscribe { id: id(8), properties: Properties::EMPTY, filters: names.as_names() };
+        self.send(&Packet::Unsubscribe(packet)).await;
+        while !self.next(|packet| matches!(packet, Packet::UnsubAck(_))).await {}
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)] // 4.7.1
+async fn wildcards_match_what_other_nodes_publish_from_the_suback_on() {
+    let Some(cluster) = Cluster::new().await else { return };
+    let (a, b) = (cluster.node().await, cluster.node().await);
+    let mut publisher = device(&b, "publisher").await;
+    let mut browser = b.connect("browser").await;
+    assert_eq!(publisher.publish_acknowledged("0/kept", b"retained", true).await, ReasonCode::SUCCESS);
+    for round in 0..20 {
+        let name = format!("subscriber-{round}");
+        let mut subscriber = device(&a, &name).await;
+        let filter = format!("{round}/+");
+        assert_eq!(subscriber.subscribe(&filter, Qos::AtLeastOnce).await, ReasonCode::GRANTED_QOS_1);
+        // At once: the node of the publisher knows the filter.
+        publisher.publish(&format!("{round}/a"), b"1", Delivery::AtMostOnce, false).await;
+        publisher.publish(&format!("{round}/b/c"), b"-", Delivery::AtMostOnce, false).await;
+        let code = publisher.publish_acknowledged(&format!("{round}/b"), b"2", false).await;
+        assert_eq!(code, ReasonCode::SUCCESS);
+        browser.send(&format!(r#"{{"pub":{{"cn":"{round}/c","dt":3}}}}"#)).await;
+        let mut received =
+            vec![subscriber.receive().await, subscriber.receive().await, subscriber.receive().await];
+        received.sort();
+        let expected = [("a", "1"), ("b", "2"), ("c", "3")]
+            .map(|(topic, payload)| (format!("{round}/{topic}"), payload.as_bytes().to_vec()));
+        assert_eq!(received, expected);
+        subscriber.expect_nothing().await;
+    }
+    let mut late = device(&a, "late").await;
+    let mut filters = FilterBuf::new();
+    filters.push("0/#", SubscribeOptions::of_qos(Qos::AtMostOnce)).unwrap();
+    late.send(&Packet::Subscribe(Subscribe {
+        id: id(7),
+        properties: Properties::EMPTY,
+        filters: filters.as_filters(),
+    }))
+    .await;
+    let mut seen = Vec::new();
+    for _ in 0..2 {
+        seen.push(late.next(|packet| packet.packet_type()).await);
+    }
+    seen.sort_by_key(|kind| *kind as u8);
+    assert_eq!(seen, [PacketType::Publish, PacketType::SubAck], "the retained message of the other node");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)] // 3.3.5
+async fn a_node_with_the_channel_and_a_filter_delivers_one_copy() {
+    let Some(cluster) = Cluster::new().await else { return };
+    let (a, b) = (cluster.node().await, cluster.node().await);
+    let mut publisher = device(&b, "publisher").await;
+    let (mut wide, mut both, mut exact) =
+        (device(&a, "wide").await, device(&a, "both").await, device(&a, "exact").await);
+    wide.subscribe("room/+", Qos::AtLeastOnce).await;
+    both.subscribe("room/#", Qos::AtLeastOnce).await;
+    let mut local = device(&b, "local").await;
+    local.subscribe("#", Qos::AtMostOnce).await;
+    let mut number = 0;
+    for _ in 0..3 {
+        // With the exact name and without it.
+        for step in 0..2 {
+            for device in [&mut both, &mut exact] {
+                if step == 1 {
+                    device.subscribe("room/1", Qos::AtLeastOnce).await;
+                }
+            }
+            for _ in 0..20 {
+                number += 1;
+                let payload = format!("{number}");
+                publisher.publish("room/1", payload.as_bytes(), Delivery::AtMostOnce, false).await;
+                number += 1;
+                let payload = format!("{number}");
+                publisher.publish_acknowledged("room/1", payload.as_bytes(), false).await;
+                for expected in [number - 1, number] {
+                    for device in [&mut wide, &mut both, &mut local] {
+                        assert_eq!(device.receive().await.1, format!("{expected}").into_bytes());
+                    }
+                    if step == 1 {
+                        assert_eq!(exact.receive().await.1, format!("{expected}").into_bytes());
+                    }
+                }
+            }
+            for device in [&mut wide, &mut both, &mut local, &mut exact] {
+                device.expect_nothing().await;
+            }
+        }
+        for device in [&mut both, &mut exact] {
+            device.unsubscribe("room/1").await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_starts_later_knows_the_filters_of_the_others() {
+    let Some(cluster) = Cluster::new().await else { return };
+    let a = cluster.node().await;
+    let mut subscriber = device(&a, "subscriber").await;
+    subscriber.subscribe("a/+", Qos::AtMostOnce).await;
+    subscriber.subscribe("b/#", Qos::AtMostOnce).await;
+    for number in 0..3 {
+        let mut later = cluster.node().await;
+        let mut publisher = device(&later, "publisher").await;
+        publisher.publish("a/x", b"1", Delivery::AtMostOnce, false).await;
+        publisher.publish("b", b"2", Delivery::AtMostOnce, false).await;
+        assert_eq!(subscriber.receive().await, ("a/x".to_owned(), b"1".to_vec()), "node {number}");
+        assert_eq!(subscriber.receive().await, ("b".to_owned(), b"2".to_vec()));
+        later.shutdown().await;
+    }
+    subscriber.expect_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn filters_of_a_node_that_had_lost_redis_become_known_afterwards() {
+    let Some(cluster) = Cluster::new().await else { return };
+    let proxy = Proxy::start(format!("127.0.0.1:{}", cluster.redis_port())).await;
+    let (a, b) = (cluster.node_over(proxy.address.port()).await, cluster.node().await);
+    let (mut subscriber, mut publisher) = (device(&a, "subscriber").await, device(&b, "publisher").await);
+    subscriber.subscribe("old/+", Qos::AtMostOnce).await;
+    proxy.part();
+    // At once or after a few seconds: the node may not have noticed that the connection is lost.
+    subscriber.subscribe("new/+", Qos::AtMostOnce).await;
+    subscriber.unsubscribe("old/+").await;
+    proxy.restore();
+    let end = Instant::now() + LONG;
+    let mut number = 0;
+    loop {
+        assert!(Instant::now() < end, "no message within {LONG:?}");
+        number += 1;
+        publisher.publish("old/x", b"-", Delivery::AtMostOnce, false).await;
+        publisher.publish("new/x", format!("{number}").as_bytes(), Delivery::AtMostOnce, false).await;
+        let received = tokio::time::timeout(Duration::from_millis(200), subscriber.receive()).await;
+        if let Ok((topic, _)) = received {
+            assert_eq!(topic, "new/x");
+            break;
+        }
+    }
+}
