@@ -347,6 +347,11 @@ pub(crate) fn is_for_filters(payload: &[u8]) -> bool {
     payload.get(1).is_some_and(|kind| matches!(*kind, QOS0_FOR_FILTERS | QOS1_FOR_FILTERS))
 }
 
+/// Returns `true` for the headers of pushes of one channel and publisher, for whatever reason they are sent.
+pub(crate) fn is_of_same_publisher(one: &[u8], other: &[u8]) -> bool {
+    one.get(2..) == other.get(2..)
+}
+
 /// Returns `true` if `node` is the sender.
 pub(crate) fn is_from(payload: &[u8], node: NodeId) -> bool {
     payload.get(2..10).is_some_and(|from| from == node.0.to_be_bytes())

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use jmqt_core::ChannelName;
 use tokio::sync::{Notify, watch};
 
-use crate::bus::NodeId;
+use crate::bus::{NodeId, message};
 
 /// The most queued bytes. Control messages may use twice as much.
 const WAITING_BYTES: usize = 64 << 20;
@@ -61,6 +61,19 @@ impl Queue {
     fn is_empty(&self) -> bool {
         self.control.is_empty() && self.waiting.is_empty()
     }
+
+    /// The waiting payload that these pushes can be joined to. The same pushes for other targets may be in between.
+    fn joinable(&mut self, target: &Target, payload: &[u8], header: usize) -> Option<&mut Waiting> {
+        let is_alike = |waiting: &&mut Waiting| {
+            waiting.header == header
+                && message::is_of_same_publisher(&waiting.payload[..header], &payload[..header])
+        };
+        let last = self.waiting.iter_mut().rev().take(LOOKED_AT).take_while(is_alike);
+        let mut last = last.skip_while(|waiting| waiting.target != *target);
+        last.next().filter(|last| {
+            last.payload[..header] == payload[..header] && last.payload.len() + payload.len() <= JOINED_BYTES
+        })
+    }
 }
 
 /// Two bounded queues, control messages and pushes, each in order.
@@ -84,17 +97,13 @@ impl Outgoing {
     /// if the queue is full.
     pub(super) fn put(&self, target: Target, payload: Vec<u8>, header: usize) -> bool {
         let mut queue = self.lock();
-        let is_control = !crate::bus::message::is_pushes(&payload);
+        let is_control = !message::is_pushes(&payload);
         let limit = if is_control { 2 * WAITING_BYTES } else { WAITING_BYTES };
         if queue.bytes > 0 && queue.bytes + payload.len() > limit {
             return false;
         }
         if header > 0
-            // Copies for other nodes may be in between. Messages to one target keep their order.
-            && let Some(last) = queue.waiting.iter_mut().rev().take(LOOKED_AT).find(|last| last.target == target)
-            && last.header == header
-            && last.payload.len() + payload.len() <= JOINED_BYTES
-            && last.payload[..header] == payload[..header]
+            && let Some(last) = queue.joinable(&target, &payload, header)
         {
             last.payload.extend_from_slice(&payload[header..]);
             queue.bytes += payload.len() - header;
@@ -208,6 +217,25 @@ mod tests {
         assert_eq!(sent, [b"beat", b"beat", &b"1,2"[..], b"3", b"4"]);
         assert!(outgoing.take().is_empty());
         assert_eq!(outgoing.lock().bytes, 0);
+    }
+
+    #[test]
+    fn copies_for_nodes_do_not_keep_pushes_from_sharing_a_payload() {
+        let outgoing = Outgoing::new();
+        for (channel, data) in [("a", b"1"), ("a", b"2"), ("b", b"3"), ("a", b"4")] {
+            for node in [1, 2] {
+                let (_, payload, header) = pushes(channel, data);
+                assert!(outgoing.put(Target::Node(NodeId(node)), payload, header));
+            }
+            assert!(put(&outgoing, pushes(channel, data)));
+        }
+        let sent: Vec<_> =
+            outgoing.take().into_iter().map(|(target, payload)| (target.node(), payload)).collect();
+        assert_eq!(
+            sent.iter().map(|(node, _)| node.map(|node| node.0)).collect::<Vec<_>>(),
+            [Some(1), Some(2), None].repeat(3)
+        );
+        assert!(sent[0].1.ends_with(b"2") && sent[2].1.ends_with(b"2") && sent[3].1.ends_with(b"3"));
     }
 
     #[test]
