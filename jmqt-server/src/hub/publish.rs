@@ -188,7 +188,7 @@ impl Hub {
     /// the outboxes of all subscribers.
     pub(crate) async fn publish(&self, message: Message) -> Result<(), HubError> {
         self.counters.messages_published.increment();
-        if message.qos == Qos::AtLeastOnce {
+        if message.qos != Qos::AtMostOnce {
             return match self.commit(message.into_operation(None)).await? {
                 Outcome::TooManyRetained => Err(HubError::TooManyRetained),
                 _ => Ok(()),

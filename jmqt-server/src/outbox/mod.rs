@@ -176,7 +176,8 @@ impl Outbox {
         self.packet_limit.store(packet_limit, Ordering::Relaxed);
     }
 
-    fn packet_limit(&self) -> usize {
+    /// The longest packet that the client accepts.
+    pub(crate) fn packet_limit(&self) -> usize {
         self.packet_limit.load(Ordering::Relaxed) as usize
     }
 

@@ -13,6 +13,8 @@ use tokio::net::TcpStream;
 
 use crate::support::{Asked, Behaviour, Notice, TestServer, within};
 
+mod connect;
+
 const VERSIONS: [Version; 2] = [Version::V3_1_1, Version::V5];
 
 fn id(number: u16) -> PacketId {

@@ -13,7 +13,7 @@ use jmqt_mqtt::{
 use super::farewell::Farewell;
 use super::publish::{RECEIVE_MAXIMUM, TOPIC_ALIASES, channel_of, message_attributes};
 use super::will::Will;
-use super::{Client, answer, of_packet};
+use super::{Client, answer, fitting, of_packet};
 use crate::connection::{CloseReason, Flow};
 use crate::context::Shared;
 use crate::message::Data;
@@ -72,6 +72,15 @@ pub(super) async fn handle_connect(
         Err(reason) => return reject(shared, session, version, reason),
     };
     let expiry = session_expiry(&connect);
+    let announced = announced(shared, &connect, &grant.client);
+    let accepted = ConnAck {
+        session_present: false,
+        reason: ReasonCode::SUCCESS,
+        properties: of_packet(&announced, PacketType::ConnAck),
+    };
+    if fitting(session, &Packet::ConnAck(accepted)).is_none() {
+        return reject(shared, session, version, ReasonCode::PACKET_TOO_LARGE);
+    }
     let opening = Opening {
         client: grant.client.clone(),
         token: grant.token.reveal(),
@@ -96,14 +105,25 @@ pub(super) async fn handle_connect(
         will: will.map(Box::new),
         farewell: Farewell::Usual,
     }));
+    let packet = ConnAck {
+        // MQTT 3.1 does not have this flag.
+        session_present: opened.is_resumed() && version != Version::V3_1,
+        ..accepted
+    };
+    answer(session, &Packet::ConnAck(packet))?;
+    verbs::start(shared, session, opened).await
+}
+
+/// What the client must know of the server (3.2.2.3).
+fn announced(shared: &Shared, connect: &Connect<'_>, id: &ClientId) -> PropertyBuf {
     let mut properties = PropertyBuf::new();
-    if version == Version::V5 {
+    if connect.version == Version::V5 {
         let own = [
-            connect.client_id.is_empty().then(|| Property::AssignedClientIdentifier(grant.client.as_str())),
+            connect.client_id.is_empty().then(|| Property::AssignedClientIdentifier(id.as_str())),
             Some(Property::ReceiveMaximum(RECEIVE_MAXIMUM)),
             Some(Property::TopicAliasMaximum(TOPIC_ALIASES)),
             u32::try_from(shared.limits.packet_bytes).ok().map(Property::MaximumPacketSize),
-            (expiry > 0).then_some(Property::WildcardSubscriptionAvailable(false)),
+            (session_expiry(connect) > 0).then_some(Property::WildcardSubscriptionAvailable(false)),
             Some(Property::SharedSubscriptionAvailable(false)),
         ];
         for property in own.into_iter().flatten() {
@@ -111,13 +131,7 @@ pub(super) async fn handle_connect(
             let _ = properties.push(property);
         }
     }
-    let packet = ConnAck {
-        session_present: opened.is_resumed(),
-        reason: ReasonCode::SUCCESS,
-        properties: of_packet(&properties, PacketType::ConnAck),
-    };
-    answer(session, &Packet::ConnAck(packet))?;
-    verbs::start(shared, session, opened).await
+    properties
 }
 
 /// The seconds for which the session outlives its connection. Before MQTT 5 it is the clean session flag.

@@ -3,10 +3,9 @@
 use jmqt_core::DisconnectCode;
 use jmqt_mqtt::{Disconnect as DisconnectPacket, Packet, PacketType, ReasonCode, Version};
 
-use super::{Client, of_packet, reason_string};
+use super::{Client, fitting, of_packet, reason_string};
 use crate::disconnect::Disconnect;
 use crate::session::Session;
-use crate::wire::mqtt_framed;
 
 /// The last packet to the client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +36,7 @@ pub(in crate::language) fn goodbye(
     };
     let properties = if text.is_empty() { Default::default() } else { reason_string(client, text) };
     let properties = of_packet(&properties, PacketType::Disconnect);
-    mqtt_framed(session.outbox.form(), &Packet::Disconnect(DisconnectPacket { reason, properties }))
+    fitting(session, &Packet::Disconnect(DisconnectPacket { reason, properties })).unwrap_or_default()
 }
 
 const fn reason_of(code: DisconnectCode) -> ReasonCode {

@@ -14,8 +14,8 @@ use std::ops::ControlFlow;
 
 use jmqt_core::ClientId;
 use jmqt_mqtt::{
-    Answer, Connect, DecodeError, Frame, Packet, Properties, Property, PropertyBuf, ReasonCode, Sender,
-    Version,
+    Ack, Answer, Connect, DecodeError, Disconnect, Frame, Packet, Properties, Property, PropertyBuf,
+    ReasonCode, Sender, Version,
 };
 
 use crate::connection::{CONTINUE, CloseReason, Flow};
@@ -94,7 +94,8 @@ async fn handle_packet(
         Packet::Disconnect(disconnect) => {
             session.begin_request().await;
             client.farewell = Farewell::Nothing;
-            if disconnect.reason != ReasonCode::DISCONNECT_WITH_WILL {
+            // With any other code the connection has failed for the client (3.14.4-3).
+            if disconnect.reason == ReasonCode::SUCCESS {
                 client.will = None;
             }
             verbs::leave(shared, session, id).await
@@ -117,11 +118,27 @@ async fn handle_packet(
     }
 }
 
-/// Queues a packet.
+/// Queues a packet. One that is larger than the client accepts is not sent (3.1.2.11.4).
 fn answer(session: &mut Session, packet: &Packet<'_>) -> Flow {
-    let is_full = session.outbox.answer(mqtt_framed(session.outbox.form(), packet));
-    session.answered(is_full);
+    if let Some(bytes) = fitting(session, packet) {
+        let is_full = session.outbox.answer(bytes);
+        session.answered(is_full);
+    }
     CONTINUE
+}
+
+/// Encodes a packet within the size that the client accepts, if need be without the reason string (3.4.2.2.2).
+fn fitting(session: &Session, packet: &Packet<'_>) -> Option<Vec<u8>> {
+    let fits = |bytes: &Vec<u8>| bytes.len() <= session.outbox.packet_limit();
+    let encode = |packet: &Packet<'_>| Some(mqtt_framed(session.outbox.form(), packet)).filter(fits);
+    encode(packet).or_else(|| match *packet {
+        Packet::PubAck(ack) => encode(&Packet::PubAck(Ack { properties: Properties::EMPTY, ..ack })),
+        Packet::PubRec(ack) => encode(&Packet::PubRec(Ack { properties: Properties::EMPTY, ..ack })),
+        Packet::Disconnect(disconnect) => {
+            encode(&Packet::Disconnect(Disconnect { properties: Properties::EMPTY, ..disconnect }))
+        }
+        _ => None,
+    })
 }
 
 /// Ends the connection because of an error of the client.
