@@ -28,7 +28,7 @@ run: ## Run the sample server (CONFIG=server.conf, ARGS="--web-port any", ARGS="
 	$(CARGO) run --release $(CARGO_FLAGS) --bin sample_server -- --config $(CONFIG) $(ARGS)
 
 .PHONY: test
-test: lint test-rust test-cluster test-js test-web ## Lint, then run every test: Rust, documentation examples, cluster, TypeScript, browser
+test: lint test-rust test-cluster test-js test-mqtt test-web ## Lint, then run every test: Rust, documentation examples, cluster, TypeScript, MQTT clients, browser
 
 .PHONY: test-rust
 test-rust: ## Run the Rust tests (with private databases) and the documentation's examples
@@ -50,6 +50,11 @@ test-js: ## Test the TypeScript client against the sample server (npm fetches wh
 	$(CARGO) build $(CARGO_FLAGS) --bin sample_server
 	cd jmqt-js && exec $(call limited,600) npm ci --no-audit --no-fund </dev/null
 	cd jmqt-js && exec $(call limited,1200) npm test </dev/null
+
+.PHONY: test-mqtt
+test-mqtt: ## Run MQTT clients of others against the sample server (pip, npm and apt-get fetch what they need)
+	$(CARGO) build $(CARGO_FLAGS) --bin sample_server --bin jmqt
+	exec $(call limited,900) interop/run </dev/null
 
 .PHONY: test-web
 test-web: ## Test the web page in Chromium (npm and apt-get fetch what it needs)
