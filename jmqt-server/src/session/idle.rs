@@ -11,6 +11,8 @@ use crate::context::IdleLimits;
 
 /// The number of answered `auth` packets that restart the wait for `conn`.
 const AUTH_RESTARTS: u8 = 5;
+/// How many times the time limit for silence one packet may take.
+const PACKET_TIMEOUTS: u32 = 4;
 /// A connection whose time is up is checked once more, after this part of its time. After a stall of this process,
 /// timers fire before the bytes that clients sent meanwhile are read.
 const LAST_LOOK: u32 = 64;
@@ -97,6 +99,13 @@ impl IdleClock {
             (true, None) => self.packet_since = Some(now),
             (false, _) => self.packet_since = None,
             (true, Some(_)) => {}
+        }
+    }
+
+    /// Looks at the limit of an incomplete packet in time. The timer of a client that may be silent for long fires later.
+    pub(super) fn watch_packet(&mut self, limits: &IdleLimits, now: Instant) {
+        if self.has_keep_alive {
+            self.look_at(now + limits.timeout * PACKET_TIMEOUTS);
         }
     }
 
@@ -231,7 +240,7 @@ impl IdleClock {
             && observed.reading
             && let Some(since) = self.packet_since
         {
-            sooner(since + timeout * 4, CloseReason::IdleTimeout);
+            sooner(since + timeout * PACKET_TIMEOUTS, CloseReason::IdleTimeout);
         }
         if let Some(since) = observed.window_full_since.filter(|_| observed.reading) {
             sooner(Instant::from_std(since) + timeout * 2, CloseReason::NoAcknowledgements);
@@ -296,6 +305,29 @@ mod tests {
         }
         clock.received(Instant::now(), true);
         assert_eq!(expires(&mut clock, nothing).await, (CloseReason::IdleTimeout, 40));
+    }
+
+    #[tokio::test(start_paused = true)] // MQTT 5.0, 3.1.2.10
+    async fn a_client_that_may_be_silent_for_ever_has_the_same_limit_for_a_packet() {
+        for seconds in [0, u16::MAX] {
+            let mut clock = IdleClock::new(&LIMITS, Instant::now(), false);
+            clock.session_begun(&LIMITS, Instant::now());
+            clock.keep_alive(Instant::now(), seconds);
+            let looked = |clock: &mut IdleClock| {
+                let mut cx = Context::from_waker(std::task::Waker::noop());
+                clock.poll(&mut cx, &LIMITS, nothing).is_ready()
+            };
+            tokio::time::advance(Duration::from_secs(1000)).await;
+            assert!(!looked(&mut clock), "it is only silent");
+            clock.received(Instant::now(), true);
+            clock.watch_packet(&LIMITS, Instant::now());
+            tokio::time::advance(Duration::from_secs(100)).await;
+            clock.packet_completed();
+            clock.received(Instant::now(), true);
+            clock.watch_packet(&LIMITS, Instant::now());
+            // A little more than 240 seconds, after which it is looked at once more.
+            assert_eq!(expires(&mut clock, nothing).await, (CloseReason::IdleTimeout, 240));
+        }
     }
 
     #[tokio::test(start_paused = true)] // protocol.md 2.15

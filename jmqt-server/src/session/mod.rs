@@ -156,6 +156,9 @@ impl Session {
     /// Records that bytes were received; `mid_packet` tells whether they end within a packet.
     pub(crate) fn received(&mut self, now: Instant, mid_packet: bool) {
         self.clock.received(now, mid_packet);
+        if mid_packet {
+            self.clock.watch_packet(&self.shared.idle, now);
+        }
     }
 
     /// Records that a packet is complete.
