@@ -58,6 +58,8 @@ pub struct Config {
     pub websocket_port: Option<u16>,
     /// The port for MQTT over TCP, usually 1883; 0 for any free port. Default `None`: no such listener.
     pub mqtt_port: Option<u16>,
+    /// The port for MQTT over WebSocket, usually 8083; 0 for any free port. Default `None`: no such listener.
+    pub mqtt_websocket_port: Option<u16>,
     /// TLS, if it is enabled. Default `None`.
     pub ssl: Option<SslConfig>,
     /// How long a client may be silent (protocol.md 2.15). 5 seconds to a day, default 60 seconds.
@@ -195,6 +197,7 @@ impl Config {
             socket_port: port(&settings, "SOCKET_PORT", 8010),
             websocket_port: port(&settings, "WEBSOCKET_PORT", 8012),
             mqtt_port: optional_port(&settings, "MQTT_PORT"),
+            mqtt_websocket_port: optional_port(&settings, "MQTT_WEBSOCKET_PORT"),
             ssl: ssl(&settings),
             timeout: settings.seconds("TIMEOUT_SECONDS", 60, 5..=DAY),
             sqlite_path: sqlite_path(&settings),
@@ -304,9 +307,11 @@ impl Config {
             ("SOCKET_PORT", self.socket_port),
             ("WEBSOCKET_PORT", self.websocket_port),
             ("MQTT_PORT", self.mqtt_port),
+            ("MQTT_WEBSOCKET_PORT", self.mqtt_websocket_port),
             ("SSL_SOCKET_PORT", ssl.and_then(|ssl| ssl.socket_port)),
             ("SSL_WEBSOCKET_PORT", ssl.and_then(|ssl| ssl.websocket_port)),
             ("SSL_MQTT_PORT", ssl.and_then(|ssl| ssl.mqtt_port)),
+            ("SSL_MQTT_WEBSOCKET_PORT", ssl.and_then(|ssl| ssl.mqtt_websocket_port)),
         ];
         listeners.into_iter().filter_map(|(key, port)| Some((key, port?)))
     }
@@ -342,8 +347,8 @@ fn owned<N: Into<OsString>, V: Into<OsString>>(
 /// The error for a configuration without listeners.
 fn no_listener() -> ConfigError {
     ConfigError::Incomplete {
-        problem: "no listener is configured: set SOCKET_PORT, WEBSOCKET_PORT or MQTT_PORT, \
-            or ENABLE_SSL = true with SSL_SOCKET_PORT, SSL_WEBSOCKET_PORT or SSL_MQTT_PORT",
+        problem: "no listener is configured: set SOCKET_PORT, WEBSOCKET_PORT, MQTT_PORT or MQTT_WEBSOCKET_PORT, \
+            or ENABLE_SSL = true with one of the same ports that begin with SSL_",
     }
 }
 
@@ -381,11 +386,13 @@ fn ssl(settings: &Settings) -> Option<SslConfig> {
     let socket_port = port(settings, "SSL_SOCKET_PORT", 8011);
     let websocket_port = port(settings, "SSL_WEBSOCKET_PORT", 8013);
     let mqtt_port = optional_port(settings, "SSL_MQTT_PORT");
+    let mqtt_websocket_port = optional_port(settings, "SSL_MQTT_WEBSOCKET_PORT");
     if !settings.switch("ENABLE_SSL", false) {
         return None;
     }
-    if socket_port.is_none() && websocket_port.is_none() && mqtt_port.is_none() {
-        let problem = "it requires SSL_SOCKET_PORT, SSL_WEBSOCKET_PORT or SSL_MQTT_PORT";
+    if [socket_port, websocket_port, mqtt_port, mqtt_websocket_port].iter().all(Option::is_none) {
+        let problem =
+            "it requires SSL_SOCKET_PORT, SSL_WEBSOCKET_PORT, SSL_MQTT_PORT or SSL_MQTT_WEBSOCKET_PORT";
         settings.note(settings.contradiction("ENABLE_SSL", true, problem));
     }
     for (key, path) in [("SSL_CERT_PATH", &cert_path), ("SSL_KEY_PATH", &key_path)] {
@@ -399,6 +406,7 @@ fn ssl(settings: &Settings) -> Option<SslConfig> {
         socket_port,
         websocket_port,
         mqtt_port,
+        mqtt_websocket_port,
     })
 }
 

@@ -3,17 +3,19 @@
 use jmqt_config::{Keys, Variables};
 
 /// All keys, in the order of `server.conf` and `docs/configuration.md`.
-pub(super) const KEYS: [&str; 60] = [
+pub(super) const KEYS: [&str; 62] = [
     "BIND_ADDRESS",
     "SOCKET_PORT",
     "WEBSOCKET_PORT",
     "MQTT_PORT",
+    "MQTT_WEBSOCKET_PORT",
     "ENABLE_SSL",
     "SSL_CERT_PATH",
     "SSL_KEY_PATH",
     "SSL_SOCKET_PORT",
     "SSL_WEBSOCKET_PORT",
     "SSL_MQTT_PORT",
+    "SSL_MQTT_WEBSOCKET_PORT",
     "ALLOWED_ORIGINS",
     "TRUSTED_PROXIES",
     "TIMEOUT_SECONDS",

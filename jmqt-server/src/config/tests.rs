@@ -191,6 +191,22 @@ fn a_port_that_the_file_omits_has_no_listener() {
 }
 
 #[test]
+fn listeners_for_mqtt_exist_only_if_their_keys_have_a_value() {
+    let config = from_lines("").unwrap();
+    assert_eq!((config.mqtt_port, config.mqtt_websocket_port), (None, None));
+    let config = from_lines("MQTT_PORT = 1883\nMQTT_WEBSOCKET_PORT = 8083").unwrap();
+    assert_eq!((config.mqtt_port, config.mqtt_websocket_port), (Some(1883), Some(8083)));
+    let ssl = "ENABLE_SSL = true\nSSL_CERT_PATH = 'c'\nSSL_KEY_PATH = 'k'\n";
+    let config = from_lines(&format!("{ssl}SSL_MQTT_WEBSOCKET_PORT = 8084")).unwrap();
+    let ssl = config.ssl.unwrap();
+    assert_eq!((ssl.mqtt_port, ssl.mqtt_websocket_port), (None, Some(8084)));
+    refused(
+        from_lines("MQTT_PORT = 8083\nMQTT_WEBSOCKET_PORT = 8083"),
+        "configuration text: MQTT_WEBSOCKET_PORT is 8083; MQTT_PORT has the same port",
+    );
+}
+
+#[test]
 fn an_empty_variable_disables_a_port() {
     let config = from_variables([("JMQT_SOCKET_PORT", "")]).unwrap();
     assert_eq!((config.socket_port, config.websocket_port), (None, Some(8012)));
@@ -198,8 +214,8 @@ fn an_empty_variable_disables_a_port() {
 
 #[test]
 fn at_least_one_listener_is_required() {
-    let message = "no listener is configured: set SOCKET_PORT, WEBSOCKET_PORT or MQTT_PORT, \
-                   or ENABLE_SSL = true with SSL_SOCKET_PORT, SSL_WEBSOCKET_PORT or SSL_MQTT_PORT";
+    let message = "no listener is configured: set SOCKET_PORT, WEBSOCKET_PORT, MQTT_PORT or MQTT_WEBSOCKET_PORT, \
+         or ENABLE_SSL = true with one of the same ports that begin with SSL_";
     refused(Config::from_text("", NO_VARIABLES), message);
     refused(Config::from_text("SSL_SOCKET_PORT = 8011", NO_VARIABLES), message);
 }
@@ -298,7 +314,8 @@ fn ssl_needs_a_certificate_a_key_and_a_port() {
     );
     refused(
         from_lines("ENABLE_SSL = true\nSSL_CERT_PATH = 'c'\nSSL_KEY_PATH = 'k'"),
-        "configuration text: ENABLE_SSL is true; it requires SSL_SOCKET_PORT, SSL_WEBSOCKET_PORT or SSL_MQTT_PORT",
+        "configuration text: ENABLE_SSL is true; it requires SSL_SOCKET_PORT, SSL_WEBSOCKET_PORT, \
+         SSL_MQTT_PORT or SSL_MQTT_WEBSOCKET_PORT",
     );
     let config = from_lines(&format!("{ssl}SSL_CERT_PATH = 'c'\nSSL_KEY_PATH = 'k'")).unwrap();
     let ssl = config.ssl.unwrap();

@@ -27,6 +27,7 @@ pub(crate) struct State(Option<Box<mqtt::Client>>);
 /// The framing of the packets that a client sends.
 pub(crate) const fn framing(protocol: Protocol) -> Framing {
     match protocol.language() {
+        Language::Mqtt if protocol.is_websocket() => Framing::MqttWebSocket,
         Language::Mqtt => Framing::Mqtt,
         _ if protocol.is_websocket() => Framing::WebSocket,
         _ => Framing::Nul,
@@ -61,6 +62,14 @@ pub(crate) fn goodbye(session: &Session, state: &State, disconnect: &Disconnect)
         Language::Mqtt => mqtt::goodbye(session, state.0.as_deref(), disconnect),
         #[cfg(test)]
         Language::Lines => lines::goodbye(disconnect),
+    }
+}
+
+/// The code of the close frame for a client, if its connection is a WebSocket. The message of `disconnect` is its reason.
+pub(crate) const fn close_code(protocol: Protocol, disconnect: &Disconnect) -> u16 {
+    match protocol.language() {
+        Language::Mqtt => mqtt::close_code(disconnect),
+        _ => disconnect.code().code(),
     }
 }
 

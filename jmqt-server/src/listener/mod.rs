@@ -342,7 +342,7 @@ impl Newcomer {
 
     /// Reads the client's address from the header. `false`: the header is missing or invalid.
     async fn read_proxy_header(&mut self, stream: &TcpStream) -> bool {
-        let is_http = self.info.protocol == Protocol::WebSocket;
+        let is_http = matches!(self.info.protocol, Protocol::WebSocket | Protocol::MqttWebSocket);
         let header = async {
             if is_http && proxy::begins_with_http(stream).await? {
                 return Ok(None); // the HTTP request names the client

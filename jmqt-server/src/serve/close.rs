@@ -89,7 +89,7 @@ fn say_goodbye(decoder: &mut Decoder, session: &Session, language: &language::St
     match outbox.farewell(reason) {
         Some(farewell) if decoder.is_open() => {
             last = language::goodbye(session, language, &farewell);
-            decoder.close(farewell.code().code().into(), farewell.message());
+            decoder.close(language::close_code(session.info.protocol, &farewell).into(), farewell.message());
         }
         None if reason == CloseReason::Disconnected => decoder.close(CloseCode::Normal, ""),
         _ => {} // it cannot be told, or has said goodbye itself

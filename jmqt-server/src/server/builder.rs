@@ -478,15 +478,15 @@ fn note_sockets(config: &mut Config, sockets: &[(Protocol, BoundSocket)]) -> Res
             Protocol::Socket => config.socket_port = Some(port),
             Protocol::WebSocket => config.websocket_port = Some(port),
             Protocol::Mqtt => config.mqtt_port = Some(port),
-            // They have no key, and belong to the application.
-            Protocol::MqttWebSocket | Protocol::SslMqttWebSocket => {}
-            Protocol::SslSocket | Protocol::SslWebSocket | Protocol::SslMqtt => {
+            Protocol::MqttWebSocket => config.mqtt_websocket_port = Some(port),
+            Protocol::SslSocket | Protocol::SslWebSocket | Protocol::SslMqtt | Protocol::SslMqttWebSocket => {
                 let Some(ssl) = &mut config.ssl else {
                     return Err(StartError::NoCertificate { protocol: *protocol });
                 };
                 let of_config = match protocol {
                     Protocol::SslSocket => &mut ssl.socket_port,
                     Protocol::SslMqtt => &mut ssl.mqtt_port,
+                    Protocol::SslMqttWebSocket => &mut ssl.mqtt_websocket_port,
                     _ => &mut ssl.websocket_port,
                 };
                 *of_config = Some(port);
@@ -512,6 +512,8 @@ fn bind(
         (Protocol::SslWebSocket, "SSL_WEBSOCKET_PORT", ssl.and_then(|ssl| ssl.websocket_port)),
         (Protocol::Mqtt, "MQTT_PORT", config.mqtt_port),
         (Protocol::SslMqtt, "SSL_MQTT_PORT", ssl.and_then(|ssl| ssl.mqtt_port)),
+        (Protocol::MqttWebSocket, "MQTT_WEBSOCKET_PORT", config.mqtt_websocket_port),
+        (Protocol::SslMqttWebSocket, "SSL_MQTT_WEBSOCKET_PORT", ssl.and_then(|ssl| ssl.mqtt_websocket_port)),
     ];
     let tls = |protocol: Protocol| tls.filter(|_| protocol.is_tls()).cloned();
     let mut listeners = Vec::new();

@@ -16,6 +16,8 @@ pub struct SslConfig {
     pub websocket_port: Option<u16>,
     /// The port for MQTT over TLS, usually 8883; 0 for any free one. Default `None`: no such listener.
     pub mqtt_port: Option<u16>,
+    /// The port for MQTT over WebSocket and TLS, usually 8084; 0 for any free one. Default `None`: no such listener.
+    pub mqtt_websocket_port: Option<u16>,
 }
 
 impl SslConfig {
@@ -28,6 +30,7 @@ impl SslConfig {
             socket_port: Some(8011),
             websocket_port: Some(8013),
             mqtt_port: None,
+            mqtt_websocket_port: None,
         }
     }
 }

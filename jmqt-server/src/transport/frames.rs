@@ -1,5 +1,8 @@
-//! Reads the frames of a WebSocket client (RFC 6455 §5), as a state machine over bytes: it extracts messages,
+//! Reads the frames of a WebSocket client (RFC 6455 §5), as a state machine over bytes: it extracts packets,
 //! answers pings and does the closing handshake. The upgrade is in `websocket.rs`.
+//!
+//! A JMQT packet is one text message. MQTT packets are cut out of the payloads of binary messages, which are one byte
+//! stream: a packet may span frames and messages, and share them with others (MQTT 5.0, 6).
 //!
 //! This replaces `tungstenite`, with which reading a small message costs twice as much as the JMQT processing
 //! (two copies, a reference-counted buffer and a separate UTF-8 check for each message). This
@@ -7,6 +10,7 @@
 
 use tungstenite::protocol::frame::coding::CloseCode;
 
+use jmqt_mqtt::{DecodeError, PacketType, Peek, peek};
 use jmqt_protocol::PacketTooLarge;
 
 use super::TransportError;
@@ -32,11 +36,36 @@ mod opcode {
 /// An encoded ping without a payload.
 pub(crate) const PING: [u8; 2] = [FINAL | opcode::PING, 0];
 
-/// Splits the bytes of a client into text messages.
+/// How the messages of a client contain packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Messages {
+    /// Each text message is a packet (JMQT).
+    Texts,
+    /// Binary messages are a stream of packets that have their length (MQTT).
+    Stream,
+}
+
+/// The result of reading a part of the input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// The input is used up.
+    UsedUp,
+    /// A frame is complete.
+    Frame,
+    /// A frame is complete that ends a message.
+    Message,
+}
+
+/// Splits the bytes of a client into packets.
 pub(super) struct FrameReader {
+    messages: Messages,
+    /// The largest packet.
     limit: usize,
-    /// The incomplete message, or the message returned last.
+    /// Texts: the incomplete message, or the message returned last. Stream: the bytes received and not yet returned,
+    /// from `at` on.
     message: Vec<u8>,
+    /// Stream: the end of the packet returned last.
+    at: usize,
     /// The received part of a header.
     header: [u8; HEADER_BYTES],
     header_length: u8,
@@ -64,10 +93,12 @@ struct Frame {
 }
 
 impl FrameReader {
-    pub(super) fn new(limit: usize) -> Self {
+    pub(super) fn new(messages: Messages, limit: usize) -> Self {
         Self {
+            messages,
             limit,
             message: Vec::new(),
+            at: 0,
             header: [0; HEADER_BYTES],
             header_length: 0,
             frame: None,
@@ -88,44 +119,88 @@ impl FrameReader {
         self.message.capacity()
     }
 
-    /// Returns `true` if a message or frame is incomplete.
-    pub(super) fn is_mid_message(&self) -> bool {
-        self.in_message || self.frame.is_some() || self.header_length > 0
+    /// Returns `true` if a packet or the header of a frame is incomplete.
+    pub(super) fn is_mid_packet(&self) -> bool {
+        match self.messages {
+            Messages::Texts => self.in_message || self.frame.is_some() || self.header_length > 0,
+            // Between packets a client may be silent, also within a long frame.
+            Messages::Stream => {
+                self.at < self.message.len()
+                    || self.header_length > 0
+                    || self.frame.is_some_and(|frame| is_control(frame.opcode))
+            }
+        }
     }
 
-    /// The next message in `input`; `None` when the input is used up.
+    /// The next packet in `input`; `None` when the input is used up.
     pub(super) fn next(&mut self, input: &mut &[u8]) -> Result<Option<&[u8]>, TransportError> {
+        match self.messages {
+            Messages::Texts => self.next_text(input),
+            Messages::Stream => self.next_of_stream(input),
+        }
+    }
+
+    fn next_text(&mut self, input: &mut &[u8]) -> Result<Option<&[u8]>, TransportError> {
         if std::mem::take(&mut self.handed_out) {
             self.message.clear();
         }
         loop {
-            let mut frame = match self.frame.take() {
-                Some(frame) => frame,
-                None => match self.read_header(input)? {
-                    Some(frame) => frame,
-                    None => {
-                        self.reclaim();
-                        return Ok(None);
-                    }
-                },
-            };
-            let target = if is_control(frame.opcode) { &mut self.control } else { &mut self.message };
-            frame.take_payload(input, target);
-            if frame.remaining > 0 {
-                self.frame = Some(frame);
-                return Ok(None);
-            }
-            if is_control(frame.opcode) {
-                self.handle_control(frame.opcode)?;
-            } else if frame.is_final {
-                self.in_message = false;
-                if std::str::from_utf8(&self.message).is_err() {
-                    return Err(violation("a text message that is not UTF-8"));
+            match self.read_frame(input)? {
+                Step::UsedUp => {
+                    self.reclaim();
+                    return Ok(None);
                 }
-                self.handed_out = true;
-                return Ok(Some(&self.message));
+                Step::Frame => {}
+                Step::Message => {
+                    if std::str::from_utf8(&self.message).is_err() {
+                        return Err(violation("a text message that is not UTF-8"));
+                    }
+                    self.handed_out = true;
+                    return Ok(Some(&self.message));
+                }
             }
         }
+    }
+
+    /// The limit is checked as soon as the length of a packet is known. At most one read more than an incomplete packet is
+    /// kept.
+    fn next_of_stream(&mut self, input: &mut &[u8]) -> Result<Option<&[u8]>, TransportError> {
+        loop {
+            if let Some(length) = packet_length(&self.message[self.at..], self.limit)? {
+                let start = self.at;
+                self.at += length;
+                return Ok(Some(&self.message[start..self.at]));
+            }
+            if input.is_empty() {
+                self.compact();
+                return Ok(None);
+            }
+            self.read_frame(input)?;
+        }
+    }
+
+    /// Reads a frame, or the received part of it.
+    fn read_frame(&mut self, input: &mut &[u8]) -> Result<Step, TransportError> {
+        let mut frame = match self.frame.take() {
+            Some(frame) => frame,
+            None => match self.read_header(input)? {
+                Some(frame) => frame,
+                None => return Ok(Step::UsedUp),
+            },
+        };
+        let target = if is_control(frame.opcode) { &mut self.control } else { &mut self.message };
+        frame.take_payload(input, target);
+        if frame.remaining > 0 {
+            self.frame = Some(frame);
+            return Ok(Step::UsedUp);
+        }
+        if is_control(frame.opcode) {
+            self.handle_control(frame.opcode)?;
+        } else if frame.is_final {
+            self.in_message = false;
+            return Ok(Step::Message);
+        }
+        Ok(Step::Frame)
     }
 
     /// Returns `true` until either side has sent a close frame.
@@ -147,11 +222,27 @@ impl FrameReader {
         self.output.extend_from_slice(reason.as_bytes());
     }
 
+    /// Frees the buffers that hold no part of a message or frame.
     fn reclaim(&mut self) {
         if !self.in_message {
             self.message = Vec::new();
+        }
+        self.reclaim_control();
+    }
+
+    fn reclaim_control(&mut self) {
+        if self.frame.is_none() {
             self.control = Vec::new();
         }
+    }
+
+    /// Keeps only the incomplete packet of the stream, in no more memory than it needs.
+    fn compact(&mut self) {
+        if self.at > 0 {
+            self.message = self.message[self.at..].to_vec();
+            self.at = 0;
+        }
+        self.reclaim_control();
     }
 
     /// Reads a header, and checks it before any of the payload is kept.
@@ -200,20 +291,26 @@ impl FrameReader {
                 self.control.clear();
                 return Ok(());
             }
-            opcode::TEXT if self.in_message => {
-                return Err(violation("a message begins within another one"));
-            }
             opcode::CONTINUATION if !self.in_message => {
                 return Err(violation("a continuation frame without a message"));
             }
-            opcode::TEXT | opcode::CONTINUATION => self.in_message = true,
-            opcode::BINARY => {
+            opcode::TEXT if self.messages == Messages::Stream => {
+                let reason = "MQTT packets are in binary messages, not in text ones";
+                self.close(Some(CloseCode::Unsupported), reason);
+                return Err(violation(reason));
+            }
+            opcode::BINARY if self.messages == Messages::Texts => {
                 let reason = "JMQT packets are text messages, not binary ones";
                 return Err(violation(reason));
             }
+            opcode::TEXT | opcode::BINARY if self.in_message => {
+                return Err(violation("a message begins within another one"));
+            }
+            opcode::TEXT | opcode::BINARY | opcode::CONTINUATION => self.in_message = true,
             _ => return Err(violation("an unknown kind of frame")),
         }
-        if frame.remaining > self.limit.saturating_sub(self.message.len()) {
+        if self.messages == Messages::Texts && frame.remaining > self.limit.saturating_sub(self.message.len())
+        {
             return Err(PacketTooLarge { limit: self.limit }.into());
         }
         Ok(())
@@ -256,6 +353,19 @@ impl Frame {
             *byte ^= mask;
         }
         self.mask.rotate_left(length % 4);
+    }
+}
+
+/// The length of the first packet, if it is complete.
+fn packet_length(bytes: &[u8], limit: usize) -> Result<Option<usize>, TransportError> {
+    match peek(bytes, limit) {
+        Ok(Peek::Known(header)) => Ok(Some(header.packet_length()).filter(|length| *length <= bytes.len())),
+        Ok(Peek::Unknown) => Ok(None),
+        Err(violation) => {
+            let packet = bytes.first().and_then(|first| PacketType::of_first_byte(*first));
+            // The version matters only for the answer, which the language determines.
+            Err(TransportError::Packet(DecodeError { packet, version: None, violation }))
+        }
     }
 }
 
@@ -342,8 +452,32 @@ mod tests {
         Ok(messages)
     }
 
+    fn read_packets(reader: &mut FrameReader, mut input: &[u8]) -> Result<Vec<Vec<u8>>, TransportError> {
+        let mut packets = Vec::new();
+        while let Some(packet) = reader.next(&mut input)? {
+            packets.push(packet.to_vec());
+        }
+        Ok(packets)
+    }
+
+    /// A PUBLISH of QoS 0 with this many bytes behind its fixed header.
+    fn publish(length: usize) -> Vec<u8> {
+        let mut packet = vec![0x30];
+        let mut rest = length;
+        loop {
+            let low = u8::try_from(rest % 128).unwrap();
+            rest /= 128;
+            packet.push(if rest > 0 { low | 0x80 } else { low });
+            if rest == 0 {
+                break;
+            }
+        }
+        packet.resize(packet.len() + length, b'x');
+        packet
+    }
+
     fn error_of(input: &[u8]) -> TransportError {
-        read(&mut FrameReader::new(100), input).unwrap_err()
+        read(&mut FrameReader::new(Messages::Texts, 100), input).unwrap_err()
     }
 
     fn is_violation(error: &TransportError, expected: &str) -> bool {
@@ -369,7 +503,7 @@ mod tests {
                 stream.extend(frame(FINAL | opcode, rest, *mask));
             }
             cuts.sort_by_key(|cut| cut.index(stream.len() + 1));
-            let mut reader = FrameReader::new(LIMIT);
+            let mut reader = FrameReader::new(Messages::Texts, LIMIT);
             let (mut received, mut from) = (Vec::new(), 0);
             for cut in cuts.iter().map(|cut| cut.index(stream.len() + 1)).chain([stream.len()]) {
                 received.extend(read(&mut reader, &stream[from..cut]).unwrap());
@@ -377,16 +511,53 @@ mod tests {
             }
             let expected: Vec<_> = messages.iter().map(|(text, ..)| text.clone()).collect();
             prop_assert_eq!(received, expected);
-            prop_assert!(!reader.is_mid_message());
+            prop_assert!(!reader.is_mid_packet());
             let pings: usize = messages.iter().map(|(.., fragments)| fragments).sum();
             prop_assert_eq!(reader.output, b"\x8a\x01p".repeat(pings));
         }
 
+        #[test] // MQTT 5.0, 6 [MQTT-6.0.0-2]: packets, frames and the network's own cuts are independent
+        fn packets_are_cut_out_of_any_frames(
+            lengths in prop::collection::vec(prop_oneof![0..20usize, 120..300usize, 16_000..17_000usize], 1..8),
+            mut ends in prop::collection::vec((any::<prop::sample::Index>(), any::<bool>(), any::<[u8; 4]>()), 0..20),
+            mut cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..20),
+        ) {
+            let packets: Vec<_> = lengths.iter().map(|length| publish(*length)).collect();
+            let bytes = packets.concat();
+            ends.sort_by_key(|(end, ..)| end.index(bytes.len() + 1));
+            let (mut stream, mut from, mut opcode) = (Vec::new(), 0, opcode::BINARY);
+            for (end, is_final, mask) in &ends {
+                let end = end.index(bytes.len() + 1);
+                let is_final = if *is_final { FINAL } else { 0 };
+                stream.extend(frame(is_final | opcode, &bytes[from..end], *mask));
+                stream.extend(frame(FINAL | opcode::PING, b"p", *mask));
+                opcode = if is_final > 0 { opcode::BINARY } else { opcode::CONTINUATION };
+                from = end;
+            }
+            stream.extend(frame(FINAL | opcode, &bytes[from..], [7; 4]));
+            cuts.sort_by_key(|cut| cut.index(stream.len() + 1));
+            let mut reader = FrameReader::new(Messages::Stream, LIMIT);
+            let (mut received, mut from) = (Vec::new(), 0);
+            for cut in cuts.iter().map(|cut| cut.index(stream.len() + 1)).chain([stream.len()]) {
+                received.extend(read_packets(&mut reader, &stream[from..cut]).unwrap());
+                from = cut;
+            }
+            prop_assert!(received == packets);
+            prop_assert!(!reader.is_mid_packet());
+            prop_assert_eq!(reader.buffered(), 0);
+            prop_assert_eq!(reader.output, b"\x8a\x01p".repeat(ends.len()));
+        }
+
         #[test] // arbitrary bytes neither panic nor make it keep more than came, or more than the limit
         fn junk_is_bounded(junk in prop::collection::vec(any::<u8>(), 0..400)) {
-            let mut reader = FrameReader::new(100);
+            let mut reader = FrameReader::new(Messages::Texts, 100);
             let _ = read(&mut reader, &junk);
             prop_assert!(reader.message.len() <= 100 && reader.control.len() <= CONTROL_BYTES);
+            let mut reader = FrameReader::new(Messages::Stream, 100);
+            if read_packets(&mut reader, &junk).is_ok() {
+                prop_assert!(reader.message.len() <= 100);
+            }
+            prop_assert!(reader.control.len() <= CONTROL_BYTES);
         }
     }
 
@@ -394,7 +565,7 @@ mod tests {
     fn long_messages_are_read_with_both_length_formats() {
         for length in [125, 126, 0xffff, 0x1_0000] {
             let text = "x".repeat(length);
-            let mut reader = FrameReader::new(LIMIT);
+            let mut reader = FrameReader::new(Messages::Texts, LIMIT);
             assert_eq!(read(&mut reader, &frame(0x81, text.as_bytes(), [9, 8, 7, 6])).unwrap(), [text]);
         }
     }
@@ -410,7 +581,12 @@ mod tests {
         let mut fragments = frame(0x01, &[b'a'; 60], [0; 4]);
         fragments.extend(&frame(0x80, &[b'a'; 60], [0; 4])[..6]);
         assert_eq!(error_of(&fragments), PacketTooLarge { limit: 100 }.into());
-        assert_eq!(read(&mut FrameReader::new(100), &frame(0x81, &[b'a'; 100], [0; 4])).unwrap().len(), 1);
+        assert_eq!(
+            read(&mut FrameReader::new(Messages::Texts, 100), &frame(0x81, &[b'a'; 100], [0; 4]))
+                .unwrap()
+                .len(),
+            1
+        );
     }
 
     #[test] // RFC 6455 §5.1 to §5.5
@@ -437,15 +613,54 @@ mod tests {
         }
     }
 
+    #[test] // a frame may be longer than a packet
+    fn a_packet_that_is_too_large_is_refused_by_its_length_and_a_frame_is_not() {
+        let mut reader = FrameReader::new(Messages::Stream, 100);
+        let two = [publish(90), publish(98)].concat();
+        assert_eq!(read_packets(&mut reader, &frame(0x82, &two, [1, 2, 3, 4])).unwrap().len(), 2);
+        // The frame is announced with four gigabytes, and the packet with one byte too many.
+        let header = [0x82, 0xff, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(read_packets(&mut reader, &header).unwrap().len(), 0);
+        assert!(!reader.is_mid_packet());
+        assert_eq!(read_packets(&mut reader, &publish(98)).unwrap().len(), 1);
+        let error = read_packets(&mut reader, &publish(99)[..2]).unwrap_err();
+        assert_eq!(error.close_reason(), crate::connection::CloseReason::PacketTooLarge);
+    }
+
+    #[test] // MQTT 5.0, 6 [MQTT-6.0.0-1]
+    fn a_text_message_ends_a_stream_of_packets_with_its_own_code() {
+        let mut reader = FrameReader::new(Messages::Stream, 100);
+        let error = read_packets(&mut reader, &frame(0x81, &publish(3), [0; 4])).unwrap_err();
+        assert!(is_violation(&error, "MQTT packets are in binary messages"));
+        assert_eq!(reader.output[2..4], 1003u16.to_be_bytes());
+    }
+
+    #[test]
+    fn the_messages_of_a_stream_follow_the_rules_of_fragments() {
+        let mask = [1, 2, 3, 4];
+        let mut twice = frame(0x02, &publish(3), mask);
+        twice.extend(frame(0x82, &publish(3), mask));
+        for (input, reason) in [
+            (twice, "a message begins within another"),
+            (frame(0x80, &publish(3), mask), "a continuation frame without a message"),
+            (frame(0x83, &publish(3), mask), "an unknown kind"),
+        ] {
+            let error = read_packets(&mut FrameReader::new(Messages::Stream, 100), &input).unwrap_err();
+            assert!(is_violation(&error, reason), "{input:?}: {error:?}");
+        }
+        let error = read_packets(&mut FrameReader::new(Messages::Stream, 100), &frame(0x82, &[0], mask));
+        assert!(matches!(error, Err(TransportError::Packet(_))), "{error:?}");
+    }
+
     #[test] // RFC 6455 §5.5.1
     fn a_close_frame_is_answered_once_with_its_code() {
         for (payload, answer) in [(&[3, 232][..], &[0x88, 2, 3, 232][..]), (&[], &[0x88, 0])] {
-            let mut reader = FrameReader::new(100);
+            let mut reader = FrameReader::new(Messages::Texts, 100);
             let goodbye = frame(0x88, payload, [5, 6, 7, 8]);
             assert_eq!(read(&mut reader, &goodbye), Err(TransportError::Closed));
             assert_eq!(reader.output, answer);
         }
-        let mut reader = FrameReader::new(100);
+        let mut reader = FrameReader::new(Messages::Texts, 100);
         reader.close(Some(CloseCode::Away), "");
         assert_eq!(read(&mut reader, &frame(0x88, &[3, 232], [0; 4])), Err(TransportError::Closed));
         assert_eq!(reader.output, [0x88, 2, 3, 233]);
@@ -454,7 +669,7 @@ mod tests {
     #[test] // RFC 6455 §5.5, protocol.md 2.22
     fn the_close_reason_is_cut_between_characters_to_the_size_of_a_control_frame() {
         for (reason, length) in [("", 0), ("why", 3), (&"a".repeat(200), 123), (&"é".repeat(100), 122)] {
-            let mut reader = FrameReader::new(100);
+            let mut reader = FrameReader::new(Messages::Texts, 100);
             reader.close(Some(CloseCode::Library(4503)), reason);
             let header = [0x88, 2 + length as u8, 0x11, 0x97];
             assert_eq!(reader.output, [&header[..], &reason.as_bytes()[..length]].concat());
@@ -463,7 +678,7 @@ mod tests {
 
     #[test]
     fn an_idle_reader_holds_no_buffer() {
-        let mut reader = FrameReader::new(LIMIT);
+        let mut reader = FrameReader::new(Messages::Texts, LIMIT);
         let mut stream = frame(0x81, &[b'a'; 500], [1, 2, 3, 4]);
         stream.extend(frame(0x8a, b"pong", [1, 2, 3, 4]));
         assert_eq!(read(&mut reader, &stream).unwrap().len(), 1);

@@ -13,6 +13,8 @@ use jmqt_protocol::{NUL, NulDecoder, PacketTooLarge};
 use crate::connection::CloseReason;
 use crate::upgrade::Upgrade;
 
+use frames::Messages;
+
 pub(crate) use frames::PING;
 pub(crate) use upgrade::HttpContext;
 pub(crate) use websocket::{CloseCode, WebSocketDecoder, binary_header, websocket_header};
@@ -26,6 +28,8 @@ pub(crate) enum Framing {
     WebSocket,
     /// A packet begins with its type and its length.
     Mqtt,
+    /// The same, in binary messages.
+    MqttWebSocket,
 }
 
 impl Framing {
@@ -39,6 +43,10 @@ impl Framing {
             }
             Self::WebSocket => {
                 websocket_header(text.len(), out);
+                out.extend_from_slice(text);
+            }
+            Self::MqttWebSocket => {
+                binary_header(text.len(), out);
                 out.extend_from_slice(text);
             }
         }
@@ -95,11 +103,13 @@ pub(crate) enum Decoder {
 
 impl Decoder {
     pub(crate) fn new(framing: Framing, limit: usize, context: Arc<HttpContext>) -> Self {
-        match framing {
-            Framing::Nul => Self::First { limit, context },
-            Framing::WebSocket => Self::WebSocket(Box::new(WebSocketDecoder::new(limit, context))),
-            Framing::Mqtt => Self::Mqtt(FrameDecoder::new(limit)),
-        }
+        let messages = match framing {
+            Framing::Nul => return Self::First { limit, context },
+            Framing::Mqtt => return Self::Mqtt(FrameDecoder::new(limit)),
+            Framing::WebSocket => Messages::Texts,
+            Framing::MqttWebSocket => Messages::Stream,
+        };
+        Self::WebSocket(Box::new(WebSocketDecoder::new(messages, limit, context)))
     }
 
     /// Checks the first bytes of a socket: a browser or a WebSocket client with the wrong port gets an answer

@@ -10,14 +10,17 @@ use std::sync::RwLock;
 use httparse::{EMPTY_HEADER, Header, Status};
 use tungstenite::handshake::derive_accept_key;
 
+use super::frames::Messages;
 use crate::config::{AllowedOrigin, origin};
 
 /// The longest request in bytes, from its first byte to the empty line.
 const MAX_HEAD_BYTES: usize = 16 << 10;
 /// The most header lines of a request.
 const MAX_HEADER_LINES: usize = 100;
-/// The only subprotocol that the server accepts.
-const SUBPROTOCOL: &str = "jmqt";
+/// The subprotocol that a JMQT client may offer.
+const JMQT: &str = "jmqt";
+/// The subprotocols of MQTT: of 3.1.1 and 5.0 (MQTT 5.0, 6), and of 3.1.
+const MQTT: [&str; 2] = ["mqtt", "mqttv3.1"];
 /// The path of health checks.
 const HEALTH_PATH: &str = "/healthz";
 /// The length of a `Sec-WebSocket-Key`: 16 bytes in base64.
@@ -122,7 +125,7 @@ pub(super) fn looks_like_tls(bytes: &[u8]) -> bool {
 }
 
 /// Reads the received part of a request. The first `seen` bytes were searched before.
-pub(super) fn read(head: &[u8], seen: usize, context: &HttpContext) -> Outcome {
+pub(super) fn read(head: &[u8], seen: usize, messages: Messages, context: &HttpContext) -> Outcome {
     let Some(length) = head_length(head, seen) else {
         if head.len() >= MAX_HEAD_BYTES {
             return too_long();
@@ -135,7 +138,7 @@ pub(super) fn read(head: &[u8], seen: usize, context: &HttpContext) -> Outcome {
                 "This port is for plain WebSockets (ws), and TLS was received.",
                 "a TLS handshake came to the plain WebSocket port",
             ),
-            Some(_) => not_http("the first byte is not that of an HTTP request"),
+            Some(_) => not_http(messages, "the first byte is not that of an HTTP request"),
         };
     };
     if length > MAX_HEAD_BYTES {
@@ -145,18 +148,19 @@ pub(super) fn read(head: &[u8], seen: usize, context: &HttpContext) -> Outcome {
     let mut request = httparse::Request::new(&mut lines);
     match request.parse(&head[..length]) {
         Ok(Status::Complete(_)) => {}
-        Ok(Status::Partial) => return not_http("the request ends too early"),
+        Ok(Status::Partial) => return not_http(messages, "the request ends too early"),
         Err(httparse::Error::TooManyHeaders) => {
             let problem = format!("the request has more than {MAX_HEADER_LINES} header lines");
             return refused("431 Request Header Fields Too Large", "", &sentence(&problem), &problem);
         }
-        Err(error) => return not_http(&format!("not an HTTP request: {error}")),
+        Err(error) => return not_http(messages, &format!("not an HTTP request: {error}")),
     }
     let request = Request {
         method: request.method.unwrap_or_default(),
         path: request.path.unwrap_or_default(),
         version: request.version.unwrap_or_default(),
         headers: request.headers,
+        messages,
     };
     request.answer(context, length)
 }
@@ -177,6 +181,8 @@ struct Request<'a> {
     /// The number after `HTTP/1.`.
     version: u8,
     headers: &'a [Header<'a>],
+    /// What the port is for.
+    messages: Messages,
 }
 
 impl<'a> Request<'a> {
@@ -212,7 +218,7 @@ impl<'a> Request<'a> {
                 answer: answer(
                     "426 Upgrade Required",
                     "Upgrade: websocket\r\n",
-                    "This is a JMQT server. Connect to this port with a WebSocket; GET /healthz is for health checks.",
+                    &format!("{} GET /healthz is for health checks.", invitation(self.messages)),
                     with_body,
                 ),
                 problem: "an HTTP request that is not a WebSocket upgrade".to_owned(),
@@ -220,7 +226,7 @@ impl<'a> Request<'a> {
             _ => refused(
                 "405 Method Not Allowed",
                 "Allow: GET, HEAD, OPTIONS\r\n",
-                "This is a JMQT server. Connect to this port with a WebSocket.",
+                invitation(self.messages),
                 "an HTTP method that is not GET",
             ),
         }
@@ -258,11 +264,21 @@ impl<'a> Request<'a> {
                         header Host as it is.";
             return Outcome::ForeignPage { answer: answer("403 Forbidden", "", text, true), origin };
         }
-        let subprotocol = if self.items("Sec-WebSocket-Protocol").any(|item| item == SUBPROTOCOL) {
-            format!("Sec-WebSocket-Protocol: {SUBPROTOCOL}\r\n")
-        } else {
-            String::new()
+        let mut offered = self.items("Sec-WebSocket-Protocol");
+        let chosen = match self.messages {
+            Messages::Texts => offered.find(|item| *item == JMQT),
+            Messages::Stream => match offered.find(|item| MQTT.contains(item)) {
+                None => {
+                    return refuse(
+                        "this port is for MQTT over WebSocket: the upgrade must offer the subprotocol `mqtt` (header \
+                         Sec-WebSocket-Protocol)",
+                    );
+                }
+                chosen => chosen,
+            },
         };
+        let subprotocol =
+            chosen.map(|name| format!("Sec-WebSocket-Protocol: {name}\r\n")).unwrap_or_default();
         let answer = format!(
             "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Accept: {}\r\n{subprotocol}\r\n",
@@ -272,8 +288,18 @@ impl<'a> Request<'a> {
     }
 }
 
-fn not_http(problem: &str) -> Outcome {
-    refused("400 Bad Request", "", "This is a JMQT server. Connect to this port with a WebSocket.", problem)
+fn not_http(messages: Messages, problem: &str) -> Outcome {
+    refused("400 Bad Request", "", invitation(messages), problem)
+}
+
+/// How to connect to a port.
+const fn invitation(messages: Messages) -> &'static str {
+    match messages {
+        Messages::Texts => "This is a JMQT server. Connect to this port with a WebSocket.",
+        Messages::Stream => {
+            "This is an MQTT server. Connect to this port with a WebSocket that has the subprotocol `mqtt`."
+        }
+    }
 }
 
 fn too_long() -> Outcome {
@@ -313,7 +339,11 @@ mod tests {
     const KEY: &str = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 
     fn ask(request: &str) -> Outcome {
-        read(request.as_bytes(), 0, &HttpContext::default())
+        ask_for(Messages::Texts, request)
+    }
+
+    fn ask_for(messages: Messages, request: &str) -> Outcome {
+        read(request.as_bytes(), 0, messages, &HttpContext::default())
     }
 
     /// The status and the text of an answer.
@@ -362,6 +392,32 @@ mod tests {
         }
     }
 
+    #[test] // MQTT 5.0, 6 [MQTT-6.0.0-4]
+    fn the_first_offered_subprotocol_of_mqtt_is_answered_and_one_is_required() {
+        for (lines, chosen) in [
+            ("Sec-WebSocket-Protocol: mqtt\r\n", Some("mqtt")),
+            ("Sec-WebSocket-Protocol: jmqt, mqttv3.1\r\nSec-WebSocket-Protocol: mqtt\r\n", Some("mqttv3.1")),
+            ("Sec-WebSocket-Protocol: jmqt\r\n", None),
+            ("Sec-WebSocket-Protocol: MQTT\r\n", None),
+            ("", None),
+        ] {
+            let upgrade =
+                format!("GET /any HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n{KEY}{lines}\r\n");
+            match (ask_for(Messages::Stream, &upgrade), chosen) {
+                (Outcome::Upgraded { answer, .. }, Some(chosen)) => {
+                    let answer = String::from_utf8(answer).unwrap();
+                    assert!(answer.contains(&format!("Sec-WebSocket-Protocol: {chosen}\r\n")), "{answer}");
+                }
+                (outcome, None) => {
+                    let (status, text) = told(&outcome);
+                    assert_eq!(status, 400, "{lines}");
+                    assert!(text.contains("must offer the subprotocol `mqtt`"), "{text}");
+                }
+                (outcome, _) => panic!("{lines}: {outcome:?}"),
+            }
+        }
+    }
+
     #[test]
     fn a_hundred_header_lines_are_accepted_and_more_are_refused_by_number() {
         let upgrade = |extra: usize| {
@@ -387,7 +443,7 @@ mod tests {
     #[test]
     fn health_checks_are_answered() {
         let context = HttpContext::default();
-        let ask = |request: &str| told(&read(request.as_bytes(), 0, &context));
+        let ask = |request: &str| told(&read(request.as_bytes(), 0, Messages::Texts, &context));
         assert_eq!(ask("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"), (200, "ok\n".to_owned()));
         assert_eq!(ask("GET /healthz?a=b HTTP/1.0\r\n\r\n"), (200, "ok\n".to_owned()));
         assert_eq!(ask("HEAD /healthz HTTP/1.1\r\n\r\n"), (200, String::new()));
@@ -402,7 +458,7 @@ mod tests {
         let trouble = std::sync::Arc::new(RwLock::new(None));
         let found = std::sync::Arc::clone(&trouble);
         let context = HttpContext::default().with_check(move || *found.read().unwrap());
-        let ask = || told(&read(b"GET /healthz HTTP/1.1\r\n\r\n", 0, &context));
+        let ask = || told(&read(b"GET /healthz HTTP/1.1\r\n\r\n", 0, Messages::Stream, &context));
         assert_eq!(ask().0, 200);
         *trouble.write().unwrap() = Some("the database is away");
         assert_eq!(ask(), (503, "the database is away\n".to_owned()));
@@ -440,6 +496,14 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_port_for_mqtt_names_its_subprotocol() {
+        for request in ["GET / HTTP/1.1\r\n\r\n", "POST / HTTP/1.1\r\n\r\n", "\x10\x0c\0\x04MQTT"] {
+            let (_, text) = told(&ask_for(Messages::Stream, request));
+            assert!(text.contains("the subprotocol `mqtt`"), "{request}: {text}");
+        }
+    }
+
     #[test] // RFC 6454: browsers say which page connects
     fn a_page_of_another_host_is_refused_unless_it_is_listed() {
         let upgrade = |lines: &str| {
@@ -457,7 +521,7 @@ mod tests {
             ("Host: x:8012\r\nOrigin: null\r\n", 403),
             ("Origin: http://x\r\n", 403),
         ] {
-            let outcome = read(upgrade(lines).as_bytes(), 0, &context);
+            let outcome = read(upgrade(lines).as_bytes(), 0, Messages::Texts, &context);
             let (found, text) = told(&outcome);
             assert_eq!(found, status, "{lines}");
             assert_eq!(status == 403, text.contains("ALLOWED_ORIGINS"), "{text}");

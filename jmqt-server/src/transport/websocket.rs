@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use super::TransportError;
-use super::frames::FrameReader;
+use super::frames::{FrameReader, Messages};
 use super::upgrade::{self, HttpContext, Outcome};
 use crate::upgrade::Upgrade;
 
@@ -15,6 +15,7 @@ pub(crate) use tungstenite::protocol::frame::coding::CloseCode;
 /// The reading half of one WebSocket connection.
 pub(crate) struct WebSocketDecoder {
     state: State,
+    messages: Messages,
     limit: usize,
 }
 
@@ -38,8 +39,8 @@ enum State {
 }
 
 impl WebSocketDecoder {
-    pub(crate) fn new(limit: usize, context: Arc<HttpContext>) -> Self {
-        Self { state: State::Upgrading { context, head: Vec::new() }, limit }
+    pub(super) fn new(messages: Messages, limit: usize, context: Arc<HttpContext>) -> Self {
+        Self { state: State::Upgrading { context, head: Vec::new() }, messages, limit }
     }
 
     pub(crate) fn next<'a>(&'a mut self, chunk: &mut &[u8]) -> Result<Option<&'a [u8]>, TransportError> {
@@ -47,7 +48,7 @@ impl WebSocketDecoder {
             let seen = head.len();
             head.extend_from_slice(chunk);
             *chunk = &[];
-            let outcome = upgrade::read(head, seen, context);
+            let outcome = upgrade::read(head, seen, self.messages, context);
             // The answer to the upgrade must be sent before any answer to later bytes.
             self.upgrade(outcome)?;
             return Ok(None);
@@ -58,10 +59,10 @@ impl WebSocketDecoder {
         }
         let mut input = behind.unread();
         let before = input.len();
-        let message = frames.next(&mut input)?;
+        let packet = frames.next(&mut input)?;
         behind.at += before - input.len();
         behind.reclaim();
-        Ok(message)
+        Ok(packet)
     }
 
     /// Returns `true` if [`next`](Self::next) has unread input although it returned `None`: bytes received directly
@@ -88,7 +89,7 @@ impl WebSocketDecoder {
     pub(crate) fn is_mid_packet(&self) -> bool {
         match &self.state {
             State::Upgrading { .. } => true,
-            State::Open { frames, .. } => frames.is_mid_message(),
+            State::Open { frames, .. } => frames.is_mid_packet(),
             State::Ended(_) => false,
         }
     }
@@ -127,7 +128,8 @@ impl WebSocketDecoder {
             Outcome::Upgraded { answer, head_length } => {
                 let upgrade = Some(Arc::new(Upgrade::new(&head[..head_length])));
                 let behind = Behind { input: std::mem::take(head), at: head_length }.reclaimed();
-                self.state = State::Open { frames: FrameReader::new(self.limit), behind, answer, upgrade };
+                let frames = FrameReader::new(self.messages, self.limit);
+                self.state = State::Open { frames, behind, answer, upgrade };
                 Ok(())
             }
             Outcome::Checked { answer } => {
@@ -216,7 +218,7 @@ mod tests {
     }
 
     fn open(limit: usize) -> WebSocketDecoder {
-        let mut decoder = WebSocketDecoder::new(limit, Arc::default());
+        let mut decoder = WebSocketDecoder::new(Messages::Texts, limit, Arc::default());
         assert_eq!(decoder.next(&mut &UPGRADE[..]), Ok(None));
         assert!(decoder.take_output().starts_with(b"HTTP/1.1 101"));
         decoder
@@ -239,7 +241,7 @@ mod tests {
         let mut stream = UPGRADE.to_vec();
         stream.extend(client_frame(1, b"{\"hb\":{}}"));
         for cut in 0..stream.len() {
-            let mut decoder = WebSocketDecoder::new(100, Arc::default());
+            let mut decoder = WebSocketDecoder::new(Messages::Texts, 100, Arc::default());
             let mut received = texts(&mut decoder, &stream[..cut]);
             received.extend(texts(&mut decoder, &stream[cut..]));
             assert_eq!(received, ["{\"hb\":{}}"], "cut at {cut}");
@@ -260,14 +262,14 @@ mod tests {
     fn the_upgrade_may_arrive_byte_by_byte_before_a_message() {
         let mut stream = UPGRADE.to_vec();
         stream.extend(client_frame(1, b"{\"hb\":{}}"));
-        let mut decoder = WebSocketDecoder::new(100, Arc::default());
+        let mut decoder = WebSocketDecoder::new(Messages::Texts, 100, Arc::default());
         let received: Vec<_> = stream.chunks(1).flat_map(|byte| texts(&mut decoder, byte)).collect();
         assert_eq!(received, ["{\"hb\":{}}"]);
     }
 
     #[test]
     fn an_invalid_upgrade_gets_an_answer() {
-        let mut decoder = WebSocketDecoder::new(100, Arc::default());
+        let mut decoder = WebSocketDecoder::new(Messages::Texts, 100, Arc::default());
         assert!(decoder.next(&mut &b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"[..]).is_err());
         assert!(decoder.take_output().starts_with(b"HTTP/1.1 426"));
     }

@@ -26,7 +26,7 @@ pub(crate) fn framed(form: Form, packet: &Packet<'_>) -> Vec<u8> {
             text
         }
         Framing::Mqtt => text,
-        Framing::WebSocket => {
+        Framing::WebSocket | Framing::MqttWebSocket => {
             let mut framed = Vec::with_capacity(text.len() + 10);
             form.framing().frame(&text, &mut framed);
             framed
@@ -70,7 +70,7 @@ impl Encoder {
                 frame.write_text(data, id, bytes);
                 bytes.push(NUL);
             }
-            Framing::Mqtt => {}
+            Framing::Mqtt | Framing::MqttWebSocket => {}
             Framing::WebSocket => {
                 self.behind.clear();
                 frame.write_behind(id, &mut self.behind);
@@ -167,7 +167,7 @@ pub(super) fn retained(form: Form, channel: &ChannelName, retained: RetainedPush
     match form.framing() {
         Framing::WebSocket => websocket_header(before.len() + data.len() + tail.len(), &mut head),
         Framing::Nul => tail.push(NUL),
-        Framing::Mqtt => {}
+        Framing::Mqtt | Framing::MqttWebSocket => {}
     }
     head.extend_from_slice(before);
     RetainedPieces { head, data, tail }

@@ -53,6 +53,7 @@ impl Form {
             Framing::Nul => Self::JmqtNul,
             Framing::WebSocket => Self::JmqtWebSocket,
             Framing::Mqtt => Self::MqttV3,
+            Framing::MqttWebSocket => Self::MqttV3WebSocket,
         }
     }
 
@@ -92,7 +93,8 @@ impl Form {
 
     fn framing(self) -> Framing {
         match self {
-            Self::MqttV3 | Self::MqttV3WebSocket | Self::MqttV5 | Self::MqttV5WebSocket => Framing::Mqtt,
+            Self::MqttV3 | Self::MqttV5 => Framing::Mqtt,
+            Self::MqttV3WebSocket | Self::MqttV5WebSocket => Framing::MqttWebSocket,
             Self::JmqtNul => Framing::Nul,
             Self::JmqtWebSocket => Framing::WebSocket,
             #[cfg(test)]

@@ -21,6 +21,7 @@ mod idle;
 mod limits;
 mod listeners;
 mod mqtt;
+mod mqtt_websocket;
 mod mysql;
 mod notifiers;
 mod p2p;

@@ -8,7 +8,7 @@ use jmqt_mqtt::{
     SubscribeOptions, Unsubscribe, Version, Will, peek,
 };
 use jmqt_server::{CloseReason, Protocol, StatusCode};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::support::{Asked, Behaviour, Notice, TestServer, within};
@@ -22,9 +22,9 @@ fn id(number: u16) -> PacketId {
 }
 
 /// An MQTT client that sends and receives single packets.
-struct Device {
-    version: Version,
-    stream: TcpStream,
+pub(crate) struct Device<S = TcpStream> {
+    pub(crate) version: Version,
+    pub(crate) stream: S,
     received: Vec<u8>,
 }
 
@@ -32,7 +32,7 @@ struct Device {
 type TestWill<'a> = (&'a str, &'a [u8], Qos, bool, u32);
 
 #[derive(Clone, Copy)]
-struct Login<'a> {
+pub(crate) struct Login<'a> {
     name: &'a str,
     user: Option<&'a str>,
     clean: bool,
@@ -44,7 +44,7 @@ struct Login<'a> {
 }
 
 impl<'a> Login<'a> {
-    const fn of(name: &'a str) -> Self {
+    pub(crate) const fn of(name: &'a str) -> Self {
         Self {
             name,
             user: Some(name),
@@ -60,19 +60,25 @@ impl<'a> Login<'a> {
 
 impl Device {
     async fn dial(server: &TestServer, version: Version) -> Self {
-        let stream = TcpStream::connect(server.address(Protocol::Mqtt)).await.unwrap();
-        Self { version, stream, received: Vec::new() }
+        Self::over(TcpStream::connect(server.address(Protocol::Mqtt)).await.unwrap(), version)
     }
 
     /// A connected client.
-    async fn new(server: &TestServer, version: Version, login: Login<'_>) -> Self {
+    pub(crate) async fn new(server: &TestServer, version: Version, login: Login<'_>) -> Self {
         let mut device = Self::dial(server, version).await;
         assert_eq!(device.connect(login).await.0, ReasonCode::SUCCESS);
         device
     }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Device<S> {
+    /// A client whose packets go through this stream.
+    pub(crate) const fn over(stream: S, version: Version) -> Self {
+        Self { version, stream, received: Vec::new() }
+    }
 
     /// Sends CONNECT. Returns the reason, the session present flag, and the assigned client id.
-    async fn connect(&mut self, login: Login<'_>) -> (ReasonCode, bool, Option<String>) {
+    pub(crate) async fn connect(&mut self, login: Login<'_>) -> (ReasonCode, bool, Option<String>) {
         let (mut properties, mut of_will) = (PropertyBuf::new(), PropertyBuf::new());
         if self.version == Version::V5 {
             for property in [
@@ -112,7 +118,7 @@ impl Device {
         .await
     }
 
-    async fn send(&mut self, packet: &Packet<'_>) {
+    pub(crate) async fn send(&mut self, packet: &Packet<'_>) {
         self.stream.write_all(&packet.to_bytes(self.version).unwrap()).await.unwrap();
     }
 
@@ -133,13 +139,13 @@ impl Device {
         }
     }
 
-    async fn next<T>(&mut self, look: impl FnOnce(Packet<'_>) -> T) -> T {
+    pub(crate) async fn next<T>(&mut self, look: impl FnOnce(Packet<'_>) -> T) -> T {
         let packet = self.read_packet().await.expect("the connection has ended");
         look(Packet::decode(&Frame::of(&packet).unwrap(), self.version, Sender::Server).unwrap())
     }
 
     /// The connection ends; returns the reason code of the DISCONNECT before it.
-    async fn ended(&mut self) -> Option<ReasonCode> {
+    pub(crate) async fn ended(&mut self) -> Option<ReasonCode> {
         let mut reason = None;
         while let Some(packet) = self.read_packet().await {
             match Packet::decode(&Frame::of(&packet).unwrap(), self.version, Sender::Server).unwrap() {
@@ -177,17 +183,22 @@ impl Device {
         }
     }
 
-    async fn subscribe(&mut self, filter: &str, qos: Qos) -> ReasonCode {
+    pub(crate) async fn subscribe(&mut self, filter: &str, qos: Qos) -> ReasonCode {
         self.subscribe_with(filter, SubscribeOptions::of_qos(qos), None).await
     }
 
-    async fn publish(&mut self, topic: &str, payload: &[u8], delivery: Delivery, retain: bool) {
+    pub(crate) async fn publish(&mut self, topic: &str, payload: &[u8], delivery: Delivery, retain: bool) {
         let packet = Publish { delivery, retain, topic, properties: Properties::EMPTY, payload };
         self.send(&Packet::Publish(packet)).await;
     }
 
     /// Publishes with QoS 1, and returns the code.
-    async fn publish_acknowledged(&mut self, topic: &str, payload: &[u8], retain: bool) -> ReasonCode {
+    pub(crate) async fn publish_acknowledged(
+        &mut self,
+        topic: &str,
+        payload: &[u8],
+        retain: bool,
+    ) -> ReasonCode {
         self.publish(topic, payload, Delivery::AtLeastOnce { id: id(9), dup: false }, retain).await;
         self.next(|packet| match packet {
             Packet::PubAck(ack) if ack.id == id(9) => ack.reason,
@@ -197,7 +208,7 @@ impl Device {
     }
 
     /// The next message: topic, payload, delivery, retained.
-    async fn message(&mut self) -> (String, Vec<u8>, Delivery, bool) {
+    pub(crate) async fn message(&mut self) -> (String, Vec<u8>, Delivery, bool) {
         self.next(|packet| match packet {
             Packet::Publish(publish) => {
                 (publish.topic.to_owned(), publish.payload.to_vec(), publish.delivery, publish.retain)
@@ -208,12 +219,12 @@ impl Device {
     }
 
     /// Nothing was sent before the answer to a ping.
-    async fn expect_nothing(&mut self) {
+    pub(crate) async fn expect_nothing(&mut self) {
         self.send(&Packet::PingReq).await;
         self.next(|packet| assert!(matches!(packet, Packet::PingResp), "{packet:?}")).await;
     }
 
-    async fn acknowledge(&mut self, delivery: Delivery) {
+    pub(crate) async fn acknowledge(&mut self, delivery: Delivery) {
         let ack = Ack::new(delivery.id().unwrap(), ReasonCode::SUCCESS);
         self.send(&Packet::PubAck(ack)).await;
     }

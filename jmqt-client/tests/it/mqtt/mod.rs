@@ -297,11 +297,27 @@ async fn the_command_publishes_and_subscribes() {
 }
 
 #[tokio::test]
-async fn messages_pass_through_the_server_of_this_repository_in_both_versions() {
-    let server = TestServer::configured(|config| config.mqtt_port = Some(0)).await;
-    for version in VERSIONS {
-        let url = format!("mqtt://{}", server.address(jmqt_server::Protocol::Mqtt));
-        let client = connect(options(&url, version, "mine").login("mine", "x")).await;
+async fn messages_pass_through_the_server_of_this_repository_over_every_transport_in_both_versions() {
+    use jmqt_server::Protocol;
+    let server = TestServer::configured(|config| {
+        (config.mqtt_port, config.mqtt_websocket_port) = (Some(0), Some(0));
+        let ssl = config.ssl.as_mut().unwrap();
+        (ssl.mqtt_port, ssl.mqtt_websocket_port) = (Some(0), Some(0));
+    })
+    .await;
+    let schemes = [
+        ("mqtt", Protocol::Mqtt),
+        ("mqtts", Protocol::SslMqtt),
+        ("mqtt+ws", Protocol::MqttWebSocket),
+        ("mqtt+wss", Protocol::SslMqttWebSocket),
+    ];
+    for ((scheme, protocol), version) in
+        schemes.into_iter().flat_map(|scheme| VERSIONS.map(|version| (scheme, version)))
+    {
+        let url = format!("{scheme}://localhost:{}", server.address(protocol).port());
+        let mut options = options(&url, version, "mine").login("mine", "x");
+        options.tls.ca_path = Some(server.certificate_path());
+        let client = connect(options).await;
         let qos = client.information().unwrap().maximum_qos;
         let mut stream = client.subscribe("a/b", Qos::AtMostOnce).await.unwrap();
         client.publish(&Publish::new("a/b", "21.5").unwrap()).await.unwrap();

@@ -39,12 +39,30 @@ pub(in crate::language) fn goodbye(
     fitting(session, &Packet::Disconnect(DisconnectPacket { reason, properties })).unwrap_or_default()
 }
 
+/// The code of the close frame of a WebSocket (RFC 6455 §7.4): clients of MQTT know the registered ones only.
+pub(in crate::language) const fn close_code(disconnect: &Disconnect) -> u16 {
+    const GOING_AWAY: u16 = 1001;
+    const PROTOCOL_ERROR: u16 = 1002;
+    const POLICY_VIOLATION: u16 = 1008;
+    const MESSAGE_TOO_BIG: u16 = 1009;
+    const INTERNAL_ERROR: u16 = 1011;
+    const TRY_AGAIN_LATER: u16 = 1013;
+    match disconnect.code() {
+        DisconnectCode::SHUTDOWN | DisconnectCode::DRAIN => GOING_AWAY,
+        DisconnectCode::BAD_PACKETS => PROTOCOL_ERROR,
+        DisconnectCode::PACKET_TOO_LARGE => MESSAGE_TOO_BIG,
+        DisconnectCode::SERVER_ERROR => INTERNAL_ERROR,
+        DisconnectCode::TRY_LATER => TRY_AGAIN_LATER,
+        _ => POLICY_VIOLATION,
+    }
+}
+
 const fn reason_of(code: DisconnectCode) -> ReasonCode {
     match code {
         DisconnectCode::TAKEOVER => ReasonCode::SESSION_TAKEN_OVER,
         DisconnectCode::IDLE => ReasonCode::KEEP_ALIVE_TIMEOUT,
         DisconnectCode::SLOW | DisconnectCode::NO_ACKNOWLEDGEMENTS => ReasonCode::QUOTA_EXCEEDED,
-        DisconnectCode::SHUTDOWN => ReasonCode::SERVER_SHUTTING_DOWN,
+        DisconnectCode::SHUTDOWN | DisconnectCode::DRAIN => ReasonCode::SERVER_SHUTTING_DOWN,
         DisconnectCode::BY_APPLICATION | DisconnectCode::KICKED => ReasonCode::ADMINISTRATIVE_ACTION,
         DisconnectCode::BAD_PACKETS => ReasonCode::MALFORMED_PACKET,
         DisconnectCode::PACKET_TOO_LARGE => ReasonCode::PACKET_TOO_LARGE,

@@ -24,7 +24,7 @@ use crate::session::{Session, verbs};
 use crate::wire::{Form, mqtt_framed};
 
 use farewell::Farewell;
-pub(super) use farewell::goodbye;
+pub(super) use farewell::{close_code, goodbye};
 use will::Will;
 pub(super) use will::ended;
 

@@ -19,7 +19,7 @@ use std::time::Duration;
 use jmqt_server::{ChannelName, ClientId};
 
 pub use app::{Asked, Behaviour, Gate, Notice, OwnedControl, TestApp};
-pub use client::{Client, Incoming, Push, Told};
+pub use client::{Client, Incoming, Push, Stream, Told};
 pub use server::TestServer;
 pub use test_support::UPGRADE;
 

@@ -13,7 +13,7 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
 
-use super::{Client, TestApp, channel, within};
+use super::{Client, Stream, TestApp, channel, within};
 
 /// A running server with all four listeners.
 pub struct TestServer {
@@ -149,19 +149,21 @@ impl TestServer {
 
     /// Agrees on TLS and WebSocket on a connection to this listener.
     pub async fn agree(&self, protocol: Protocol, stream: TcpStream) -> Client {
-        let mut client = match protocol.is_tls() {
-            false => Client::new(protocol, stream),
-            true => {
-                let name = ServerName::try_from("localhost").unwrap();
-                let handshake = self.tls_connector().connect(name, stream);
-                let stream = within("the TLS handshake", handshake).await.unwrap();
-                Client::new(protocol, stream)
-            }
-        };
+        let mut client = Client::new(protocol, self.encrypt(protocol, stream).await);
         if protocol.is_websocket() {
             client.upgrade().await;
         }
         client
+    }
+
+    /// Agrees on TLS on a connection to this listener, if it is one of TLS.
+    pub async fn encrypt(&self, protocol: Protocol, stream: TcpStream) -> Box<dyn Stream> {
+        if !protocol.is_tls() {
+            return Box::new(stream);
+        }
+        let name = ServerName::try_from("localhost").unwrap();
+        let handshake = self.tls_connector().connect(name, stream);
+        Box::new(within("the TLS handshake", handshake).await.unwrap())
     }
 
     /// A TCP connection to this listener, on which nothing is agreed.
