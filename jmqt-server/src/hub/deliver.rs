@@ -105,6 +105,7 @@ impl Deliverer {
         let mut by_channel: NameMap<ChannelName, usize> = NameMap::default();
         let mut group = 0; // the group of the previous message, often also that of the next
         for settled in batch {
+            let is_answer_alone = settled.operation.is_none();
             if let (Some(Operation::Append(append)), Ok(Some(Outcome::TooManyRetained))) =
                 (&settled.operation, &settled.result)
             {
@@ -132,8 +133,21 @@ impl Deliverer {
             }
             match settled.tag {
                 Tag::Publish { outbox, receipt, status } => {
-                    let status = self.status_of(settled.result, status);
-                    if outbox.settle(&receipt, status) {
+                    let is_unknown = settled.result == Err(NotCommitted::Unknown);
+                    let mut status = self.status_of(settled.result, status);
+                    // A publish that the client repeated while the store refused the first one.
+                    if is_answer_alone
+                        && status.is_ok()
+                        && receipt.exactly_once().is_some_and(|packet| !outbox.is_received(packet))
+                    {
+                        status = StatusCode::SERVER_ERROR;
+                    }
+                    if outbox.settle(&receipt, status, is_unknown) {
+                        dirty.add(&outbox);
+                    }
+                }
+                Tag::Release { outbox, packet } => {
+                    if outbox.settle_release(packet, settled.result.is_ok()) {
                         dirty.add(&outbox);
                     }
                 }

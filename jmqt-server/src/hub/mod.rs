@@ -37,7 +37,7 @@ use crate::outbox::{Outbox, OutboxContext};
 use crate::store::{
     CommitQueue, NotCommitted, Operation, Order, Outcome, Source, Store, StoreError, Tagged, store_failed,
 };
-use crate::wire::Receipt;
+use crate::wire::{PacketId, Receipt};
 
 pub(crate) use channels::Channels;
 pub(crate) use cluster::{Arrival, Cluster, ClusterTasks, Location, Orphan};
@@ -47,7 +47,7 @@ pub(crate) use fan_out::DirtyOutboxes;
 pub(crate) use filters::{Filters, name_of as name_of_filter};
 pub(crate) use janitor::{Janitor, JanitorLimits};
 pub(crate) use orphans::{claim_orphans, forget_orphan, orphan_connection};
-pub(crate) use sessions::{NewSession, OpenedSession, Recorded};
+pub(crate) use sessions::{KeptExchanges, NewSession, OpenedSession, Recorded};
 pub(crate) use stored::{Stored, StoredQueue};
 pub(crate) use subscriptions::Subscribed;
 
@@ -91,6 +91,8 @@ pub(crate) struct Hub {
 pub(crate) enum Tag {
     /// A client's QoS 1 publish. It is acknowledged with this status if the store succeeds.
     Publish { outbox: Arc<Outbox>, receipt: Receipt, status: StatusCode },
+    /// A client releases its QoS 2 publish. It is acknowledged if the store succeeds.
+    Release { outbox: Arc<Outbox>, packet: PacketId },
     /// A client's QoS 0 publish that can be answered. The client receives an answer if the message is not retained.
     Retain { outbox: Arc<Outbox>, receipt: Receipt },
     /// A task that waits for the outcome.
@@ -103,7 +105,7 @@ impl Tagged for Tag {
     fn bytes(&self) -> usize {
         match self {
             Self::Publish { receipt, .. } | Self::Retain { receipt, .. } => receipt.bytes(),
-            Self::Reply(_) | Self::Nobody => 0,
+            Self::Release { .. } | Self::Reply(_) | Self::Nobody => 0,
         }
     }
 }
@@ -173,9 +175,9 @@ impl Hub {
         let (reply, answer) = oneshot::channel();
         let source = match &operation {
             // In the order of the client's publishes.
-            Operation::Subscribe { client, .. } | Operation::Unsubscribe { client, .. } => {
-                self.source_of(client)
-            }
+            Operation::Subscribe { client, .. }
+            | Operation::Unsubscribe { client, .. }
+            | Operation::Release { client, .. } => self.source_of(client),
             _ => THE_SERVER,
         };
         let submitted = self.queue.submit(Order::Of(source), Some(operation), Tag::Reply(reply));

@@ -17,7 +17,7 @@ use crate::log_limit::log_limited;
 use crate::message::{Data, Message, PushId};
 use crate::outbox::{Flush, Outbox, Stage};
 use crate::store::{Append, Operation, Order, Outcome, PublishId, Source};
-use crate::wire::{Pushes, Receipt};
+use crate::wire::{PacketId, Pushes, Receipt};
 
 impl Hub {
     /// Returns `true` if a client on this or another node may be subscribed to this channel.
@@ -105,7 +105,8 @@ impl Hub {
     }
 
     /// Submits a client's QoS 1 publish. The acknowledgement follows when it is settled. With `once`, a repeated
-    /// publish receives its first answer again.
+    /// publish receives its first answer again. With `received`, this is a QoS 2 publish, which is stored once until the
+    /// client releases it.
     ///
     /// # Cancel safety
     /// If the future is dropped before it is ready, nothing was submitted.
@@ -119,11 +120,12 @@ impl Hub {
         receipt: Receipt,
         status: StatusCode,
         once: Option<PublishId>,
+        received: Option<PacketId>,
     ) -> impl Future<Output = Result<(), HubError>> + Send + use<'a> {
         self.counters.messages_published.increment();
         let tag = Tag::Publish { outbox: Arc::clone(outbox), receipt, status };
         let source = self.source_of_message(&message);
-        self.submit_acknowledged(source, Some(message.into_operation(once)), tag, outbox)
+        self.submit_acknowledged(source, Some(message.into_operation(once, received)), tag, outbox)
     }
 
     /// Submits an answer that must not overtake the answers to earlier publishes (2.10).
@@ -136,6 +138,18 @@ impl Hub {
     ) -> impl Future<Output = Result<(), HubError>> + Send + use<'a> {
         let tag = Tag::Publish { outbox: Arc::clone(outbox), receipt, status };
         self.submit_acknowledged(self.source_of(client), None, tag, outbox)
+    }
+
+    /// Submits the release of a client's QoS 2 publish. The acknowledgement follows when it is settled.
+    pub(crate) fn submit_release<'a>(
+        &'a self,
+        client: &ClientId,
+        outbox: &'a Arc<Outbox>,
+        packet: PacketId,
+    ) -> impl Future<Output = Result<(), HubError>> + Send + use<'a> {
+        let tag = Tag::Release { outbox: Arc::clone(outbox), packet };
+        let operation = Operation::Release { client: client.clone(), packet };
+        self.submit_acknowledged(self.source_of(client), Some(operation), tag, outbox)
     }
 
     fn submit_acknowledged<'a>(
@@ -171,7 +185,7 @@ impl Hub {
         };
         let order = Order::Of(self.source_of_message(&message));
         self.queue
-            .submit(order, Some(message.into_operation(None)), tag)
+            .submit(order, Some(message.into_operation(None, None)), tag)
             .map(|result| result.map_err(|_| HubError::Store))
     }
 
@@ -189,7 +203,7 @@ impl Hub {
     pub(crate) async fn publish(&self, message: Message) -> Result<(), HubError> {
         self.counters.messages_published.increment();
         if message.qos != Qos::AtMostOnce {
-            return match self.commit(message.into_operation(None)).await? {
+            return match self.commit(message.into_operation(None, None)).await? {
                 Outcome::TooManyRetained => Err(HubError::TooManyRetained),
                 _ => Ok(()),
             };
@@ -223,7 +237,7 @@ impl Hub {
 }
 
 impl Message {
-    fn into_operation(self, once: Option<PublishId>) -> Operation {
+    fn into_operation(self, once: Option<PublishId>, received: Option<PacketId>) -> Operation {
         let log = self.qos != Qos::AtMostOnce;
         let (data, attributes) = self.data.into_parts();
         Operation::Append(Append {
@@ -234,6 +248,7 @@ impl Message {
             log,
             retain: self.retain == Retain::Yes,
             once,
+            received,
         })
     }
 }
@@ -297,7 +312,7 @@ mod tests {
             Message { channel, sender: None, data, qos, retain }
         };
         let submit = || {
-            let filling = message("other", Qos::AtLeastOnce, Retain::No).into_operation(None);
+            let filling = message("other", Qos::AtLeastOnce, Retain::No).into_operation(None, None);
             hub.queue.submit(Order::Of(THE_SERVER), Some(filling), Tag::Nobody)
         };
         assert!(submit().await.is_ok());

@@ -17,7 +17,7 @@ use crate::log_limit::log_limited;
 use crate::message::Message;
 use crate::options::SubscriptionOptions;
 use crate::outbox::{LogState, Outbox, Redelivery, Stage};
-use crate::store::{Operation, Order};
+use crate::store::{Exchanges, Operation, Order};
 
 /// The time limit for a `conn` to wait for the client's older session to end.
 const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -47,8 +47,20 @@ pub(crate) struct NewSession<'a> {
     pub(crate) takeovers_per_second: Option<u32>,
     /// The session is subscribed to the point-to-point channel of its client from the beginning.
     pub(crate) takes_point_to_point: bool,
-    /// The persistent subscriptions of earlier sessions are deleted.
+    pub(crate) exchanges: KeptExchanges,
+    /// The persistent subscriptions and the QoS 2 exchanges of earlier sessions are deleted.
     pub(crate) is_clean: bool,
+}
+
+/// What happens to the QoS 2 exchanges of a client with a new session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum KeptExchanges {
+    /// The client does not speak MQTT.
+    Untouched,
+    /// Earlier ones are completed, and new ones end with the connection.
+    Completed,
+    /// The store keeps them.
+    Kept,
 }
 
 /// A session that exists, and to which nothing has been sent.
@@ -158,8 +170,9 @@ impl Hub {
         if new.is_clean {
             self.forget_subscriptions(new).await?;
         }
+        let has_exchanges = self.restore_exchanges(new).await?;
         let mut retained = self.restore(new).await?;
-        let is_resumed = !retained.is_empty();
+        let is_resumed = has_exchanges || !retained.is_empty();
         self.carry_out(new, &mut retained).await?;
         let own = ChannelName::of_client(new.client);
         if new.takes_point_to_point && new.outbox.subscription(own.as_str()).is_none() {
@@ -184,6 +197,28 @@ impl Hub {
             self.commit_change(new.outbox, operation).await?;
         }
         Ok(())
+    }
+
+    /// Continues the QoS 2 exchanges of earlier connections. Returns `true` if there are some.
+    async fn restore_exchanges(&self, new: &NewSession<'_>) -> Result<bool, HubError> {
+        if new.exchanges == KeptExchanges::Untouched {
+            return Ok(false);
+        }
+        let stored = self.store.exchanges(new.client).await.map_err(|error| self.store_failed(&error))?;
+        if new.is_clean {
+            for packet in stored.received {
+                self.commit(Operation::Release { client: new.client.clone(), packet }).await?;
+            }
+            if new.exchanges == KeptExchanges::Kept {
+                new.outbox.keep_exchanges(&Exchanges::default());
+            }
+            return Ok(false);
+        }
+        let has_some = stored != Exchanges::default();
+        if new.exchanges == KeptExchanges::Kept || has_some {
+            new.outbox.keep_exchanges(&stored);
+        }
+        Ok(has_some)
     }
 
     /// Adds the client's persistent subscriptions to the tables, and returns their channels.
@@ -372,6 +407,7 @@ mod tests {
             recorded,
             takeovers_per_second: None,
             takes_point_to_point: true,
+            exchanges: KeptExchanges::Untouched,
             is_clean: false,
         });
         let opened = opened.await.unwrap();

@@ -89,6 +89,7 @@ mod tests {
             log: true,
             retain: false,
             once: None,
+            received: None,
         }
     }
 

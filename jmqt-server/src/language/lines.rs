@@ -125,6 +125,7 @@ async fn publish(
         retain,
         receipt: ReceiptRef::of_jmqt(id),
         number: None,
+        received: None,
     };
     match verbs::publish(shared, session, client, &channel, &publication).await? {
         Ok(()) => CONTINUE,

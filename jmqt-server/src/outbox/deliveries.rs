@@ -8,7 +8,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use jmqt_core::{ChannelName, Qos};
 
-use super::packet_ids::{Acknowledged, PacketIds};
+use super::packet_ids::{Acknowledged, PacketIds, Reception};
 use super::subscription::{Changing, LogPosition, LogState, Stage, Subscription};
 use super::window::{Redelivery, Window};
 use super::writer::Writer;
@@ -17,7 +17,7 @@ use crate::connection::CloseReason;
 use crate::message::{Pieces, PushId};
 use crate::options::Grant;
 use crate::packet_trace;
-use crate::store::{ChannelKey, LogPlace, Seq};
+use crate::store::{ChannelKey, Exchanges, LogPlace, Seq};
 use crate::wire::{self, LoggedPushes, PacketId};
 
 /// The origin of the pushes of an [`Outbox::offer`].
@@ -65,6 +65,8 @@ pub(super) struct Deliveries {
     redelivery: Redelivery,
     /// The session is in the list of sessions with moved cursors.
     pub(super) cursors_listed: bool,
+    /// The store keeps the QoS 2 exchanges of the session.
+    keeps_exchanges: bool,
 }
 
 impl Deliveries {
@@ -295,19 +297,33 @@ impl Outbox {
         }
     }
 
-    /// Records a QoS 2 publish of the client; returns `false` if it repeats one that the client has not released.
-    pub(crate) fn receive(&self, id: PacketId) -> bool {
+    /// Lets the store keep the QoS 2 exchanges of this session, and continues those of earlier connections.
+    pub(crate) fn keep_exchanges(&self, exchanges: &Exchanges) {
+        let deliveries = &mut self.lock().deliveries;
+        deliveries.keeps_exchanges = true;
+        if !exchanges.received.is_empty() {
+            deliveries.packet_ids().restore_received(&exchanges.received);
+        }
+    }
+
+    /// Returns `true` if the store keeps the QoS 2 exchanges of this session.
+    pub(crate) fn keeps_exchanges(&self) -> bool {
+        self.lock().deliveries.keeps_exchanges
+    }
+
+    /// Records a QoS 2 publish of the client.
+    pub(crate) fn receive(&self, id: PacketId) -> Reception {
         self.lock().deliveries.packet_ids().receive(id)
+    }
+
+    /// Returns `true` if the client has not released this QoS 2 publish.
+    pub(crate) fn is_received(&self, id: PacketId) -> bool {
+        self.lock().deliveries.packet_ids().is_received(id)
     }
 
     /// The client has released its QoS 2 publish, or it was refused; returns `false` if it is unknown.
     pub(crate) fn release(&self, id: PacketId) -> bool {
         self.lock().deliveries.packet_ids().release(id)
-    }
-
-    /// The number of QoS 2 publishes that the client has not released.
-    pub(crate) fn unreleased(&self) -> usize {
-        self.lock().deliveries.packet_ids().unreleased()
     }
 
     /// The client has acknowledged a QoS 1 message with this packet identifier.

@@ -45,7 +45,7 @@ use crate::disconnect::Disconnect;
 use crate::wire::{Form, IdSpace};
 
 pub(crate) use self::deliveries::Source;
-pub(crate) use self::packet_ids::Acknowledged;
+pub(crate) use self::packet_ids::{Acknowledged, RECEIVE_MAXIMUM, Reception};
 pub(crate) use self::resume::Missing;
 pub(crate) use self::subscription::{LogState, Stage, Subscription};
 pub(crate) use self::window::Redelivery;

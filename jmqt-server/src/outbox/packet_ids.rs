@@ -34,6 +34,19 @@ pub(super) struct PacketIds {
     received: HashSet<PacketId, foldhash::fast::RandomState>,
 }
 
+/// The most QoS 2 publishes that a client may leave unreleased (3.2.2.3.3).
+pub(crate) const RECEIVE_MAXIMUM: u16 = 128;
+
+/// A QoS 2 publish of the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reception {
+    New,
+    /// The client has sent it before, and has not released it.
+    Repeated,
+    /// The client leaves more publishes unreleased than it may.
+    TooMany,
+}
+
 /// The effect of an acknowledgement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Acknowledged {
@@ -108,9 +121,26 @@ impl PacketIds {
         self.take_step(id, Step::Complete, None)
     }
 
-    /// Records a QoS 2 publish of the client; returns `false` if it repeats one.
-    pub(super) fn receive(&mut self, id: PacketId) -> bool {
-        self.received.insert(id)
+    /// Records a QoS 2 publish of the client.
+    pub(super) fn receive(&mut self, id: PacketId) -> Reception {
+        if self.received.contains(&id) {
+            return Reception::Repeated;
+        }
+        if self.received.len() >= usize::from(RECEIVE_MAXIMUM) {
+            return Reception::TooMany;
+        }
+        self.received.insert(id);
+        Reception::New
+    }
+
+    /// Inserts the publishes of earlier connections.
+    pub(super) fn restore_received(&mut self, ids: &[PacketId]) {
+        self.received.extend(ids);
+    }
+
+    /// Returns `true` if the client has not released this publish.
+    pub(super) fn is_received(&self, id: PacketId) -> bool {
+        self.received.contains(&id)
     }
 
     /// The client has released its publish, or it was refused; returns `false` if it is unknown.
@@ -120,11 +150,6 @@ impl PacketIds {
             self.received = HashSet::default(); // an idle session is small
         }
         was_there
-    }
-
-    /// The number of QoS 2 publishes that the client has not released.
-    pub(super) fn unreleased(&self) -> usize {
-        self.received.len()
     }
 }
 
@@ -180,8 +205,19 @@ mod tests {
     fn a_publish_is_received_once_until_it_is_released() {
         let mut ids = PacketIds::default();
         let id = PacketId::new(7).unwrap();
-        assert!(ids.receive(id) && !ids.receive(id));
+        assert_eq!((ids.receive(id), ids.receive(id)), (Reception::New, Reception::Repeated));
         assert!(ids.release(id) && !ids.release(id));
-        assert!(ids.receive(id));
+        assert_eq!(ids.receive(id), Reception::New);
+    }
+
+    #[test] // 3.2.2.3.3, 4.4: a publish of an earlier connection is repeated, not received
+    fn a_client_with_the_most_unreleased_publishes_can_only_repeat_them() {
+        let mut ids = PacketIds::default();
+        let earlier: Vec<_> = (1..=RECEIVE_MAXIMUM).filter_map(PacketId::new).collect();
+        ids.restore_received(&earlier);
+        assert_eq!(ids.receive(earlier[0]), Reception::Repeated);
+        assert_eq!(ids.receive(PacketId::MAX), Reception::TooMany);
+        assert!(ids.release(earlier[0]));
+        assert_eq!(ids.receive(PacketId::MAX), Reception::New);
     }
 }

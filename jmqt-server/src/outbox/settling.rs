@@ -3,7 +3,8 @@
 use jmqt_core::StatusCode;
 
 use super::{Outbox, Phase};
-use crate::wire::{self, Receipt};
+use crate::connection::CloseReason;
+use crate::wire::{self, PacketId, Receipt};
 
 /// The numbers of unsettled operations.
 #[derive(Clone, Copy, Default)]
@@ -38,9 +39,30 @@ impl Outbox {
     }
 
     /// Appends the acknowledgement of a settled publish, to be flushed later. Returns `true` if the caller must
-    /// flush.
-    pub(crate) fn settle(&self, receipt: &Receipt, status: StatusCode) -> bool {
-        self.tell(receipt, status);
+    /// flush. If it is unknown whether a QoS 2 publish is stored, the connection ends without an acknowledgement, so that
+    /// the client sends it again with the same packet identifier.
+    pub(crate) fn settle(&self, receipt: &Receipt, status: StatusCode, is_unknown: bool) -> bool {
+        if is_unknown && receipt.exactly_once().is_some() {
+            self.close(CloseReason::StoreUnclear);
+        } else {
+            self.tell(receipt, status);
+        }
+        self.settled()
+    }
+
+    /// Appends the acknowledgement of a settled release. If the store has failed, the connection ends without an
+    /// acknowledgement, so that the client repeats the release. Returns `true` if the caller must flush.
+    pub(crate) fn settle_release(&self, packet: PacketId, is_stored: bool) -> bool {
+        if is_stored {
+            let was_there = self.release(packet);
+            self.answer(wire::release_receipt(self.form(), packet, was_there));
+        } else {
+            self.close(CloseReason::StoreUnclear);
+        }
+        self.settled()
+    }
+
+    fn settled(&self) -> bool {
         let mut state = self.lock();
         state.settling.publishes -= 1;
         if state.settling.publishes == 0 && state.phase == Phase::Leaving {
@@ -51,6 +73,10 @@ impl Outbox {
 
     /// Appends the answer to a publish that no task waits for. The caller must flush.
     pub(crate) fn tell(&self, receipt: &Receipt, status: StatusCode) {
+        // Before MQTT 5 an acknowledgement cannot say that the publish is not stored.
+        if status == StatusCode::SERVER_ERROR && receipt.is_mqtt() && !self.form().has_reasons() {
+            return self.close(CloseReason::StoreUnclear);
+        }
         if let Some(id) = receipt.exactly_once()
             && !status.is_ok()
             && status != StatusCode::CLIENT_OFFLINE

@@ -13,9 +13,9 @@ use tokio::time::timeout;
 use super::*;
 use crate::config::Synchronous;
 use crate::store::{
-    ChannelKey, CursorUpdate, Epoch, Expired, Forgotten, IsAway, LogPart, Operation, Outcome, PendingLimits,
-    Retained, RetainedLimits, Seq, SessionRow, SqliteOptions, SqliteStore, StoreError, StoredSubscription,
-    Swept,
+    ChannelKey, CursorUpdate, Epoch, Exchanges, Expired, Forgotten, IsAway, LogPart, Operation, Outcome,
+    PendingLimits, Retained, RetainedLimits, Seq, SessionRow, SqliteOptions, SqliteStore, StoreError,
+    StoredSubscription, Swept,
 };
 use crate::{AllowAll, BoxError, ConnRequest, ConnValidator, ConnVerdict, DenyAll, Publish};
 
@@ -89,6 +89,10 @@ impl Store for Gated {
 
     async fn subscriptions(&self, client: &ClientId) -> Result<Vec<StoredSubscription>, StoreError> {
         self.store.subscriptions(client).await
+    }
+
+    async fn exchanges(&self, client: &ClientId) -> Result<Exchanges, StoreError> {
+        self.store.exchanges(client).await
     }
 
     fn may_have_retained(&self, channel: &ChannelName) -> bool {

@@ -396,6 +396,7 @@ impl Operation {
                 client.as_str().len() + channel.as_str().len()
             }
             Self::ClearRetained { channel } | Self::ExpireRetained { channel, .. } => channel.as_str().len(),
+            Self::Release { client, .. } => client.as_str().len(),
         }
     }
 
@@ -473,6 +474,7 @@ mod tests {
             log: true,
             retain: false,
             once: None,
+            received: None,
         })
     }
 

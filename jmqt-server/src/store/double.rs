@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use jmqt_core::{ChannelName, ClientId};
 
 use super::{
-    ChannelKey, CursorUpdate, Epoch, Expired, Forgotten, IsAway, LogPart, Operation, Outcome, PendingLimits,
-    Retained, Seq, SessionRow, Store, StoreError, StoredSubscription, Swept,
+    ChannelKey, CursorUpdate, Epoch, Exchanges, Expired, Forgotten, IsAway, LogPart, Operation, Outcome,
+    PendingLimits, Retained, Seq, SessionRow, Store, StoreError, StoredSubscription, Swept,
 };
 
 type Answers<Asked, T> = Box<dyn Fn(&[Asked]) -> Result<T, StoreError> + Send + Sync>;
@@ -47,6 +47,10 @@ impl Store for Double {
 
     async fn subscriptions(&self, _: &ClientId) -> Result<Vec<StoredSubscription>, StoreError> {
         Ok(Vec::new())
+    }
+
+    async fn exchanges(&self, _: &ClientId) -> Result<Exchanges, StoreError> {
+        Ok(Exchanges::default())
     }
 
     fn may_have_retained(&self, _: &ChannelName) -> bool {

@@ -34,6 +34,7 @@ mod time;
 mod to_trim;
 mod turns;
 
+use std::num::NonZeroU16;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
@@ -151,6 +152,13 @@ pub enum Operation {
         /// The current time.
         now: SystemTime,
     },
+    /// A client releases its QoS 2 publish with this packet identifier: see [`Append::received`].
+    Release {
+        /// The client.
+        client: ClientId,
+        /// The packet identifier.
+        packet: NonZeroU16,
+    },
 }
 
 /// A message for [`Operation::Append`].
@@ -170,6 +178,10 @@ pub struct Append {
     pub retain: bool,
     /// If set, a publish of `sender` that was stored before is not stored again.
     pub once: Option<PublishId>,
+    /// If set, this is the packet identifier of a QoS 2 publish of `sender`. It is recorded together with the message, even
+    /// if no subscription wants the message, and until [`Operation::Release`] a publish with the same identifier is
+    /// not stored again.
+    pub received: Option<NonZeroU16>,
 }
 
 impl Append {
@@ -198,6 +210,8 @@ pub enum Outcome {
     Unsubscribed(bool),
     /// For `ClearRetained` and `ExpireRetained`: `true` if a message existed.
     Cleared(bool),
+    /// For `Release`: the identifier is not recorded any more.
+    Released,
 }
 
 /// A persistent subscription.
@@ -257,6 +271,13 @@ pub struct LogPart {
     /// deleted for
     /// good. Later messages may be in the log already, if the database answers from an older state.
     pub last: Seq,
+}
+
+/// The QoS 2 exchanges of a client that are not complete.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Exchanges {
+    /// The packet identifiers of its publishes that it has not released.
+    pub received: Vec<NonZeroU16>,
 }
 
 /// New values for a cursor, to be written by [`Store::save_cursors`].
@@ -358,6 +379,10 @@ pub trait Store: Send + Sync + 'static {
 
     /// The client's persistent subscriptions, in the order of their channel keys.
     async fn subscriptions(&self, client: &ClientId) -> Result<Vec<StoredSubscription>, StoreError>;
+
+    /// The client's QoS 2 exchanges that are not complete. The read waits for commits in progress that concern them,
+    /// also those of other nodes.
+    async fn exchanges(&self, client: &ClientId) -> Result<Exchanges, StoreError>;
 
     /// Returns `true` if this channel may have a retained message. `false` is certain
     /// for all finished calls of [`commit`](Self::commit), not for pending ones.

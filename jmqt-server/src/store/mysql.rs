@@ -3,13 +3,14 @@
 //! One connection commits batches; a few others do everything else, so that cursors, deletions and
 //! reads do not delay commits. Data that several nodes may change is changed under the lock of
 //! a row, and all nodes lock rows in the same order: the generation counter, channels by
-//! id, publishers, clients by name, then subscriptions and sessions by their keys. Transactions that end in a deadlock
+//! id, publishers, packet identifiers, clients by name, then subscriptions and sessions by their keys. Transactions that end in a deadlock
 //! are repeated.
 
 mod cluster;
 mod commit;
 mod connection;
 mod cursors;
+mod exchanges;
 mod expiry;
 mod log;
 mod open;
@@ -36,8 +37,8 @@ use super::backlog;
 use super::limits::limited;
 use super::names::NameSet;
 use super::{
-    ChannelKey, CursorUpdate, Epoch, Expired, Forgotten, IsAway, LogPart, Operation, Outcome, PendingLimits,
-    Retained, RetainedLimits, Seq, SessionRow, Store, StoreError, StoredSubscription, Swept,
+    ChannelKey, CursorUpdate, Epoch, Exchanges, Expired, Forgotten, IsAway, LogPart, Operation, Outcome,
+    PendingLimits, Retained, RetainedLimits, Seq, SessionRow, Store, StoreError, StoredSubscription, Swept,
 };
 use crate::config::MySqlTls;
 
@@ -158,6 +159,10 @@ impl Store for MySqlStore {
 
     async fn subscriptions(&self, client: &ClientId) -> Result<Vec<StoredSubscription>, StoreError> {
         self.read_subscriptions(client).await
+    }
+
+    async fn exchanges(&self, client: &ClientId) -> Result<Exchanges, StoreError> {
+        self.read_exchanges(client).await
     }
 
     fn may_have_retained(&self, channel: &ChannelName) -> bool {

@@ -3,7 +3,8 @@
 //! This module does not access a database. The rows that the operations need are inserted first; other
 //! rows count as missing.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::num::NonZeroU16;
 use std::time::SystemTime;
 
 use jmqt_core::{ChannelName, ClientId};
@@ -98,6 +99,16 @@ pub(super) struct Publisher<'b> {
     pub(super) changed: bool,
 }
 
+/// The packet identifier of a QoS 2 publish of a client.
+pub(super) type Received<'b> = (&'b ClientId, NonZeroU16);
+
+/// Whether a packet identifier is recorded, before and after the batch.
+#[derive(Debug, Clone, Copy)]
+struct IsRecorded {
+    before: bool,
+    now: bool,
+}
+
 /// A message for the log.
 #[derive(Debug)]
 pub(super) struct Logged<'b> {
@@ -121,6 +132,7 @@ pub(super) struct Plan<'b> {
     subscriptions: NameMap<(ChannelKey, &'b ClientId), Subscription>,
     /// In the order of client and id.
     publishers: Vec<Publisher<'b>>,
+    received: BTreeMap<Received<'b>, IsRecorded>,
     messages: Vec<Logged<'b>>,
     /// The totals of all retained messages.
     room: RetainedRoom,
@@ -142,6 +154,7 @@ impl<'b> Plan<'b> {
             by_key: Map::default(),
             subscriptions: NameMap::default(),
             publishers: publishers(batch),
+            received: received(batch),
             messages: Vec::new(),
             room: RetainedRoom::default(),
         };
@@ -159,6 +172,7 @@ impl<'b> Plan<'b> {
                         plan.note(channel);
                     }
                 }
+                Operation::Release { .. } => {}
             }
         }
         plan
@@ -172,6 +186,11 @@ impl<'b> Plan<'b> {
         if *self.by_name.entry(name).or_insert(next) == next {
             self.channels.push(Channel::unknown(name));
         }
+    }
+
+    /// Returns `true` if the operations concern nothing that is stored.
+    pub(super) fn concerns_nothing(&self) -> bool {
+        self.channels.is_empty() && self.received.is_empty()
     }
 
     /// The channels in their current state.
@@ -291,12 +310,37 @@ impl<'b> Plan<'b> {
         self.publishers.binary_search_by(|it| (it.client, it.id).cmp(&(client, id))).ok()
     }
 
+    /// The packet identifiers of the batch's QoS 2 publishes, in order.
+    pub(super) fn received_to_load(&self) -> Vec<Received<'b>> {
+        // Before the batch is carried out, the others are those of `Release` alone, which need not be read.
+        self.received.iter().filter(|(_, it)| !it.before).map(|(&key, _)| key).collect()
+    }
+
+    /// Inserts a packet identifier that is recorded already.
+    pub(super) fn put_received(&mut self, client: &ClientId, packet: NonZeroU16) {
+        let mut all = self.received.iter_mut(); // few publishes are repeated
+        if let Some((_, recorded)) = all.find(|((of, number), _)| *of == client && *number == packet) {
+            *recorded = IsRecorded { before: true, now: true };
+        }
+    }
+
+    /// The packet identifiers to record.
+    pub(super) fn new_received(&self) -> Vec<Received<'b>> {
+        self.received.iter().filter(|(_, it)| it.now && !it.before).map(|(&key, _)| key).collect()
+    }
+
+    /// The packet identifiers that must not be recorded any more.
+    pub(super) fn released(&self) -> Vec<Received<'b>> {
+        self.received.iter().filter(|(_, it)| !it.now).map(|(&key, _)| key).collect()
+    }
+
     /// Carries out the batch. Channels that need a row get their keys from `next_key`.
     pub(super) fn carry_out(&mut self, batch: &'b [Operation], next_key: &mut i64) -> Vec<Outcome> {
         let outcome = |operation: &'b Operation| match operation {
-            Operation::Append(append) => match named(append) {
-                Some((client, once)) => self.append_once(append, client, once, next_key),
-                None => self.append(append, next_key),
+            Operation::Append(append) => match (named(append), received_by(append)) {
+                (Some((client, once)), _) => self.append_once(append, client, once, next_key),
+                (None, Some(received)) => self.append_received(append, received, next_key),
+                (None, None) => self.append(append, next_key),
             },
             Operation::Subscribe { client, channel, options } => {
                 self.subscribe(client, channel, *options, next_key)
@@ -304,6 +348,12 @@ impl<'b> Plan<'b> {
             Operation::Unsubscribe { client, channel } => self.unsubscribe(client, channel),
             Operation::ClearRetained { channel } => self.clear_retained(channel),
             Operation::ExpireRetained { channel, now } => self.expire_retained(channel, *now),
+            Operation::Release { client, packet } => {
+                if let Some(recorded) = self.received.get_mut(&(client, *packet)) {
+                    recorded.now = false;
+                }
+                Outcome::Released
+            }
         };
         batch.iter().map(outcome).collect()
     }
@@ -334,6 +384,20 @@ impl<'b> Plan<'b> {
             publisher.seen.insert(once.number, once.receiver_is_away);
         }
         publisher.changed |= is_stored;
+        outcome
+    }
+
+    /// Appends a message, unless its packet identifier is recorded.
+    fn append_received(&mut self, append: &'b Append, received: Received<'b>, next_key: &mut i64) -> Outcome {
+        if self.received.get(&received).is_some_and(|recorded| recorded.now) {
+            return Outcome::Repeated { receiver_is_away: false };
+        }
+        let outcome = self.append(append, next_key);
+        if outcome != Outcome::TooManyRetained
+            && let Some(recorded) = self.received.get_mut(&received)
+        {
+            recorded.now = true;
+        }
         outcome
     }
 
@@ -447,7 +511,9 @@ impl<'b> Plan<'b> {
     /// Returns `true` if nothing needs to be written.
     pub(super) fn is_unchanged(&self) -> bool {
         let channel = |it: &Channel<'_>| it.changed || it.retained_changed;
-        !self.channels.iter().any(channel) && self.subscriptions.values().all(|it| it.now == it.before)
+        !self.channels.iter().any(channel)
+            && self.subscriptions.values().all(|it| it.now == it.before)
+            && self.received.values().all(|it| it.now == it.before)
     }
 
     /// The stamp of the messages.
@@ -508,6 +574,31 @@ impl<'b> Plan<'b> {
 /// The client and the id of a publish that must be stored only once.
 fn named(append: &Append) -> Option<(&ClientId, &PublishId)> {
     Some((append.sender.as_ref()?, append.once.as_ref()?))
+}
+
+/// The client and the packet identifier of a QoS 2 publish that must be stored only once.
+fn received_by(append: &Append) -> Option<Received<'_>> {
+    Some((append.sender.as_ref()?, append.received?))
+}
+
+/// The packet identifiers of the batch, before the recorded ones are inserted.
+fn received(batch: &[Operation]) -> BTreeMap<Received<'_>, IsRecorded> {
+    let mut received = BTreeMap::new();
+    for operation in batch {
+        match operation {
+            Operation::Append(append) => {
+                if let Some(key) = received_by(append) {
+                    received.insert(key, IsRecorded { before: false, now: false });
+                }
+            }
+            Operation::Release { client, packet } => {
+                // As if it were recorded: to delete a row that does not exist has no effect.
+                received.entry((client, *packet)).or_insert(IsRecorded { before: true, now: true });
+            }
+            _ => {}
+        }
+    }
+    received
 }
 
 /// The publishers of messages in the batch, each once, in order.

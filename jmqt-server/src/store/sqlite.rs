@@ -6,6 +6,7 @@
 
 mod commit;
 mod cursors;
+mod exchanges;
 mod expiry;
 mod guard;
 mod log;
@@ -35,8 +36,8 @@ use super::backlog;
 use super::limits::{TIME_LIMIT, limited};
 use super::names::NameSet;
 use super::{
-    ChannelKey, CursorUpdate, Epoch, Expired, Forgotten, IsAway, LogPart, Operation, Outcome, PendingLimits,
-    Retained, RetainedLimits, Seq, SessionRow, Store, StoreError, StoredSubscription, Swept,
+    ChannelKey, CursorUpdate, Epoch, Exchanges, Expired, Forgotten, IsAway, LogPart, Operation, Outcome,
+    PendingLimits, Retained, RetainedLimits, Seq, SessionRow, Store, StoreError, StoredSubscription, Swept,
 };
 use crate::config::Synchronous;
 
@@ -138,6 +139,10 @@ impl Store for SqliteStore {
 
     async fn subscriptions(&self, client: &ClientId) -> Result<Vec<StoredSubscription>, StoreError> {
         self.read_subscriptions(client).await
+    }
+
+    async fn exchanges(&self, client: &ClientId) -> Result<Exchanges, StoreError> {
+        self.read_exchanges(client).await
     }
 
     fn may_have_retained(&self, channel: &ChannelName) -> bool {

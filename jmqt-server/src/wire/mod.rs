@@ -71,6 +71,11 @@ impl Form {
         matches!(self, Self::MqttV3 | Self::MqttV3WebSocket | Self::MqttV5 | Self::MqttV5WebSocket)
     }
 
+    /// Returns `true` if acknowledgements say why a publish was refused.
+    pub(crate) const fn has_reasons(self) -> bool {
+        !matches!(self, Self::MqttV3 | Self::MqttV3WebSocket)
+    }
+
     const fn is_websocket(self) -> bool {
         matches!(self, Self::JmqtWebSocket | Self::MqttV3WebSocket | Self::MqttV5WebSocket)
     }
@@ -120,6 +125,10 @@ impl Receipt {
         }
     }
 
+    pub(crate) const fn is_mqtt(&self) -> bool {
+        matches!(self, Self::Mqtt(_))
+    }
+
     /// The packet identifier of a QoS 2 publish.
     pub(crate) fn exactly_once(&self) -> Option<PacketId> {
         match self {
@@ -166,6 +175,11 @@ pub(crate) fn receipt(form: Form, receipt: &Receipt, status: StatusCode) -> Vec<
         Receipt::Jmqt(id) if form == Form::Lines => lines::receipt(id.as_deref(), status),
         Receipt::Jmqt(id) => jmqt::receipt(form, id.as_deref(), status),
     }
+}
+
+/// Encodes the answer to the release of a QoS 2 publish.
+pub(crate) fn release_receipt(form: Form, packet: PacketId, was_there: bool) -> Vec<u8> {
+    mqtt::release_receipt(form, packet, was_there)
 }
 
 /// Encodes a channel's retained message (§9.b) for one subscription; `None` if there is nothing to send.

@@ -77,6 +77,15 @@ pub(super) fn receipt(form: Form, receipt: PublishReceipt, status: StatusCode) -
     framed(form, &if receipt.exactly_once { Packet::PubRec(ack) } else { Packet::PubAck(ack) })
 }
 
+/// Encodes a PUBCOMP.
+pub(super) fn release_receipt(form: Form, packet: PacketId, was_there: bool) -> Vec<u8> {
+    let reason = match was_there {
+        false if version(form) == Version::V5 => ReasonCode::PACKET_IDENTIFIER_NOT_FOUND,
+        _ => ReasonCode::SUCCESS,
+    };
+    framed(form, &Packet::PubComp(Ack::new(packet, reason)))
+}
+
 /// The topic of a channel; `None` if MQTT clients would take it for a malformed packet.
 fn topic(channel: &ChannelName) -> Option<Cow<'_, str>> {
     let topic = match channel.as_str().strip_prefix('#') {

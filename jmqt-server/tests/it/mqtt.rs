@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 use crate::support::{Asked, Behaviour, Notice, TestServer, within};
 
 mod connect;
+mod exactly_once;
 
 const VERSIONS: [Version; 2] = [Version::V3_1_1, Version::V5];
 

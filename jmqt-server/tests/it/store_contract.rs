@@ -2,6 +2,7 @@
 //! on one kind of database, and add properties of that kind.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -50,6 +51,7 @@ fn message(to: &str, data: &str) -> Append {
         log: true,
         retain: false,
         once: None,
+        received: None,
     }
 }
 
@@ -110,6 +112,28 @@ fn publish_to_absent(number: u64, to: &str) -> Operation {
     let Operation::Append(mut append) = publish("alice", "p", number, to, "1") else { unreachable!() };
     append.once.as_mut().unwrap().receiver_is_away = true;
     Operation::Append(append)
+}
+
+fn packet(number: u16) -> NonZeroU16 {
+    NonZeroU16::new(number).unwrap()
+}
+
+/// A QoS 2 publish of a client.
+fn receive(who: &str, number: u16, to: &str, data: &str) -> Operation {
+    let received = Some(packet(number));
+    Operation::Append(Append { sender: Some(client(who)), received, ..message(to, data) })
+}
+
+fn release(who: &str, number: u16) -> Operation {
+    Operation::Release { client: client(who), packet: packet(number) }
+}
+
+/// The packet identifiers of a client's publishes that it has not released.
+async fn received(store: &dyn Store, who: &str) -> Vec<u16> {
+    let exchanges = store.exchanges(&client(who)).await.unwrap();
+    let mut numbers: Vec<u16> = exchanges.received.into_iter().map(NonZeroU16::get).collect();
+    numbers.sort_unstable();
+    numbers
 }
 
 const REPEATED: Outcome = Outcome::Repeated { receiver_is_away: false };
@@ -1413,6 +1437,7 @@ impl Dice {
                     log,
                     retain,
                     once: None,
+                    received: None,
                 })
             }
             8..11 => subscribe(&who, &name),
@@ -1591,6 +1616,65 @@ async fn eight_publishers_per_client_are_remembered(on: &dyn Database) {
     assert!(placed(&one(&*store, by(1)).await).is_some());
 }
 
+async fn a_publish_with_qos_2_is_stored_once_until_it_is_released(database: &dyn Database) {
+    let store = database.open().await;
+    let key = subscribed(&*store, "bob", "news").await.key;
+    let batch = [receive("alice", 7, "news", "1"), receive("alice", 7, "news", "1"), append("news", "2")];
+    let outcomes = store.commit(&batch).await.unwrap();
+    assert_eq!((seqs(&outcomes), &outcomes[1]), (vec![Some(1), Some(2)], &REPEATED));
+    let others = [receive("alice", 8, "news", "3"), receive("carol", 7, "news", "4")];
+    assert_eq!(seqs(&store.commit(&others).await.unwrap()), [Some(3), Some(4)]);
+    store.close().await;
+    let store = database.open().await;
+    assert_eq!((received(&*store, "alice").await, received(&*store, "carol").await), (vec![7, 8], vec![7]));
+    assert_eq!(one(&*store, receive("alice", 7, "news", "1")).await, REPEATED);
+    assert_eq!(one(&*store, release("alice", 7)).await, Outcome::Released);
+    assert_eq!(received(&*store, "alice").await, [8]);
+    assert_eq!(one(&*store, release("alice", 7)).await, Outcome::Released);
+    let again = [receive("alice", 7, "news", "5"), release("alice", 7), receive("alice", 7, "news", "6")];
+    assert_eq!(seqs(&store.commit(&again).await.unwrap()), [Some(5), Some(6)]);
+    assert_eq!(received(&*store, "alice").await, [7, 8]);
+    let texts: Vec<_> = log(&*store, key).await.into_iter().map(|(_, text)| text).collect();
+    assert_eq!(texts, ["1", "2", "3", "4", "5", "6"]);
+}
+
+async fn a_publish_with_qos_2_that_nobody_wants_is_recorded(database: &dyn Database) {
+    let store = database.open().await;
+    assert_eq!(one(&*store, receive("alice", 65535, "news", "1")).await, Outcome::Appended(None));
+    assert_eq!(received(&*store, "alice").await, [65535]);
+    assert_eq!(one(&*store, receive("alice", 65535, "news", "1")).await, REPEATED);
+    assert_eq!(one(&*store, release("alice", 65535)).await, Outcome::Released);
+    let control = Operation::Append(Append {
+        log: false,
+        sender: Some(client("alice")),
+        received: Some(packet(3)),
+        ..message("news", "1")
+    });
+    let many: Vec<_> = (1..=300).map(|number| receive("alice", number, "news", "1")).collect();
+    assert_eq!(store.commit(&many).await.unwrap().len(), 300);
+    assert_eq!(one(&*store, control).await, REPEATED);
+    assert_eq!(received(&*store, "alice").await, (1..=300).collect::<Vec<_>>());
+    let many: Vec<_> = (1..=300).map(|number| release("alice", number)).collect();
+    store.commit(&many).await.unwrap();
+    assert_eq!(received(&*store, "alice").await, Vec::<u16>::new());
+}
+
+async fn a_refused_publish_with_qos_2_is_not_recorded(database: &dyn Database) {
+    let limits = RetainedLimits { messages: Some(1), ..RetainedLimits::default() };
+    let store = database.open_with(limits).await;
+    let retained = |number, to: &str| {
+        let Operation::Append(append) = receive("alice", number, to, "1") else { unreachable!() };
+        Operation::Append(Append { retain: true, ..append })
+    };
+    let batch = [retained(1, "one"), retained(2, "two"), receive("alice", 3, "news", "1")];
+    let outcomes = store.commit(&batch).await.unwrap();
+    assert_eq!(outcomes[1], Outcome::TooManyRetained);
+    assert_eq!(received(&*store, "alice").await, [1, 3]);
+    assert_eq!(one(&*store, retained(2, "two")).await, Outcome::TooManyRetained);
+    assert_eq!(one(&*store, retained(2, "one")).await, Outcome::Appended(None));
+    assert_eq!(received(&*store, "alice").await, [1, 2, 3]);
+}
+
 /// Runs promises on `$database`, each as a test of its own: those named, or all that hold for every store. A
 /// database that is not there (`None`) leaves them out.
 macro_rules! contract {
@@ -1657,6 +1741,9 @@ macro_rules! contract {
             a_publish_that_comes_again_does_not_replace_a_newer_retained_message,
             publishers_are_forgotten_a_day_after_their_last_publish,
             eight_publishers_per_client_are_remembered,
+            a_publish_with_qos_2_is_stored_once_until_it_is_released,
+            a_publish_with_qos_2_that_nobody_wants_is_recorded,
+            a_refused_publish_with_qos_2_is_not_recorded,
         }
     };
     ($database:expr; $($promise:ident),* $(,)?) => {
@@ -1900,6 +1987,41 @@ mod sqlite {
         assert_eq!(store.expired_retained(soon()).await.unwrap(), []);
         let subscriptions = store.subscriptions(&client("bob")).await.unwrap();
         assert_eq!(subscriptions[0].options, SubscriptionOptions::JMQT);
+    }
+
+    #[tokio::test]
+    async fn a_database_of_the_fifth_schema_is_migrated_with_its_data() {
+        let database = Sqlite::new();
+        let options = SqliteConnectOptions::new().filename(database.path()).create_if_missing(true);
+        let mut connection = options.connect().await.unwrap();
+        let steps = [
+            (1, "tables", include_str!("../../src/store/migrations/0001_sqlite.sql")),
+            (2, "stamps and sizes", include_str!("../../src/store/migrations/0002_sqlite.sql")),
+            (3, "publishers", include_str!("../../src/store/migrations/0003_sqlite.sql")),
+            (4, "attributes of messages", include_str!("../../src/store/migrations/0004_sqlite.sql")),
+            (5, "options of subscriptions", include_str!("../../src/store/migrations/0005_sqlite.sql")),
+        ];
+        let step = |(version, name, sql): (i64, &'static str, &'static str)| {
+            Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+        };
+        let migrator = Migrator::with_migrations(steps.map(step).into());
+        migrator.run_direct(None, &mut connection, false).await.unwrap();
+        let rows = "INSERT INTO channels (id, name, last_seq, persistent_count, total_bytes)
+            VALUES (3, 'news', 1, 1, 1);
+            INSERT INTO subscriptions (channel_id, client_id, acked_seq, acked_beyond, options)
+            VALUES (3, 'bob', 0, x'', 5);
+            INSERT INTO clients (client_id, last_seen) VALUES ('bob', 1);
+            INSERT INTO messages (channel_id, seq, created_at, stamp, bytes_before, sender, data)
+            VALUES (3, 1, 5, 9, 0, 'publisher', x'31');";
+        sqlx::raw_sql(rows).execute(&mut connection).await.unwrap();
+        connection.close().await.unwrap();
+
+        let store = database.open().await;
+        assert_eq!(received(&*store, "bob").await, Vec::<u16>::new());
+        assert_eq!(seqs(&[one(&*store, receive("bob", 7, "news", "2")).await]), [Some(2)]);
+        assert_eq!(received(&*store, "bob").await, [7]);
+        let texts: Vec<_> = log(&*store, ChannelKey(3)).await.into_iter().map(|(_, text)| text).collect();
+        assert_eq!(texts, ["1", "2"]);
     }
 
     #[tokio::test]

@@ -2,6 +2,7 @@
 //! Tests for all stores are in `store_contract.rs`.
 
 use std::collections::BTreeSet;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -40,6 +41,7 @@ fn append(to: &str, data: &str) -> Operation {
         log: true,
         retain: false,
         once: None,
+        received: None,
     })
 }
 
@@ -53,6 +55,7 @@ fn retain(to: &str, data: &str) -> Operation {
         log: false,
         retain: true,
         once: None,
+        received: None,
     })
 }
 
@@ -78,6 +81,7 @@ fn publish(number: u64, to: &str) -> Operation {
         log: true,
         retain: false,
         once,
+        received: None,
     })
 }
 
@@ -201,6 +205,12 @@ async fn a_database_of_the_third_schema_is_migrated_with_its_data() {
         assert_eq!(read.len(), 2 + round);
         let retained = store.read_retained(&channel("news")).await.unwrap().unwrap();
         assert_eq!((&retained.data[..], retained.attributes), (&b"3"[..], Attributes::NONE));
+        let received: Vec<_> = (1..=round).filter_map(|number| NonZeroU16::new(number as u16)).collect();
+        assert_eq!(store.exchanges(&client("bob")).await.unwrap().received, received);
+        let received = NonZeroU16::new(1 + round as u16);
+        let Operation::Append(message) = append("elsewhere", "2") else { unreachable!() };
+        let sender = Some(client("bob"));
+        one(&store, Operation::Append(Append { received, sender, ..message })).await;
         store.close().await;
         // As if the step had been interrupted before it was noted.
         sqlx::raw_sql("UPDATE _sqlx_migrations SET success = FALSE WHERE version >= 4")
@@ -513,6 +523,37 @@ async fn of_two_nodes_that_receive_the_same_publish_one_stores_it() {
         data.extend(log(&nodes[1], key).await.into_iter().map(|(_, data)| data.parse::<u64>().unwrap()));
     }
     assert_eq!(data, (1..=2 * ROUNDS).collect());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_nodes_that_receive_the_same_publish_with_qos_2_one_stores_it() {
+    const ROUNDS: u16 = 50;
+    let Some(database) = MySql::new(true) else { return };
+    let nodes = [open(&database).await, open(&database).await];
+    // Channels of their own, so that nothing but the packet identifiers keeps the nodes from each other.
+    let names = ["a", "b"];
+    for name in names {
+        subscribed(&nodes[0], "bob", name).await;
+    }
+    let numbers = |round: u16| [2 * round + 2, 2 * round + 1].map(|number| NonZeroU16::new(number).unwrap());
+    for round in 0..ROUNDS {
+        let receive = |to: &str, packet: NonZeroU16| {
+            let Operation::Append(message) = append(to, "1") else { unreachable!() };
+            Operation::Append(Append { sender: Some(client("alice")), received: Some(packet), ..message })
+        };
+        let batches = names.map(|to| numbers(round).map(|packet| receive(to, packet)));
+        let (one, other) = tokio::join!(nodes[0].commit(&batches[0]), nodes[1].commit(&batches[1]));
+        let outcomes = [one.unwrap(), other.unwrap()].concat();
+        let is_stored = |outcome: &&Outcome| matches!(outcome, Outcome::Appended(Some(_)));
+        let repeated = Outcome::Repeated { receiver_is_away: false };
+        assert_eq!(outcomes.iter().filter(is_stored).count(), 2);
+        assert_eq!(outcomes.iter().filter(|outcome| **outcome == repeated).count(), 2);
+        let release = |packet| Operation::Release { client: client("alice"), packet };
+        let (one, other) = (numbers(round).map(release), numbers(round).map(release));
+        let (one, other) = tokio::join!(nodes[0].commit(&one), nodes[1].commit(&other));
+        assert!(one.is_ok() && other.is_ok());
+        assert!(nodes[0].exchanges(&client("alice")).await.unwrap().received.is_empty());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

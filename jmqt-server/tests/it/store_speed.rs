@@ -46,6 +46,7 @@ async fn measure(what: &str, store: Arc<dyn Store>, payload: usize) {
             log: true,
             retain: false,
             once: None,
+            received: None,
         })
     };
     let batch: Vec<_> = (0..BATCH).map(append).collect();

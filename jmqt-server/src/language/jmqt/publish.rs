@@ -43,6 +43,7 @@ pub(super) async fn handle_pub(
         retain: publish.retain,
         receipt: ReceiptRef::of_jmqt(publish.id.as_deref()),
         number,
+        received: None,
     };
     match verbs::publish(shared, session, client, &channel, &publication).await? {
         Ok(()) => CONTINUE,

@@ -1,12 +1,13 @@
 //! PUBACK, PUBREC, PUBREL and PUBCOMP of a client (3.4 to 3.7, 4.3).
 
+use jmqt_core::ClientId;
 use jmqt_mqtt::{Ack, Packet, ReasonCode, Version};
 
 use super::{Client, answer};
 use crate::connection::{CONTINUE, Flow};
 use crate::context::Shared;
 use crate::outbox::Acknowledged;
-use crate::session::Session;
+use crate::session::{Session, verbs};
 
 fn count(shared: &Shared, acknowledged: Acknowledged) {
     if acknowledged == Acknowledged::Unknown {
@@ -33,7 +34,16 @@ pub(super) fn handle_pubrec(shared: &Shared, session: &mut Session, client: &Cli
 }
 
 /// The client has forgotten its publish: its packet identifier is free.
-pub(super) fn handle_pubrel(session: &mut Session, client: &Client, ack: &Ack<'_>) -> Flow {
+pub(super) async fn handle_pubrel(
+    shared: &Shared,
+    session: &mut Session,
+    client: &Client,
+    id: &ClientId,
+    ack: &Ack<'_>,
+) -> Flow {
+    if session.outbox.keeps_exchanges() && session.outbox.is_received(ack.id) {
+        return verbs::release(shared, session, id, ack.id).await;
+    }
     let reason = match session.outbox.release(ack.id) {
         true => ReasonCode::SUCCESS,
         false => ReasonCode::PACKET_IDENTIFIER_NOT_FOUND,

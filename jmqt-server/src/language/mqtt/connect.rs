@@ -11,12 +11,13 @@ use jmqt_mqtt::{
 };
 
 use super::farewell::Farewell;
-use super::publish::{RECEIVE_MAXIMUM, TOPIC_ALIASES, channel_of, message_attributes};
+use super::publish::{TOPIC_ALIASES, channel_of, message_attributes};
 use super::will::Will;
 use super::{Client, answer, fitting, of_packet};
 use crate::connection::{CloseReason, Flow};
 use crate::context::Shared;
 use crate::message::Data;
+use crate::outbox::RECEIVE_MAXIMUM;
 use crate::session::verbs::{Language, NotOpened, Opening, Redelivery};
 use crate::session::{Session, verbs};
 use crate::validators::MqttConnect;
@@ -87,7 +88,7 @@ pub(super) async fn handle_connect(
         window: Some(asked.receive_maximum().unwrap_or(u16::MAX).into()),
         redelivery: Redelivery::AtOnce,
         publisher: None,
-        language: Language::Mqtt { is_clean: connect.clean_start },
+        language: Language::Mqtt { is_clean: connect.clean_start, is_persistent: expiry > 0 },
     };
     let opened = match verbs::open(shared, session, opening).await? {
         Ok(opened) => opened,

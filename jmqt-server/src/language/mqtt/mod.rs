@@ -80,7 +80,7 @@ async fn handle_packet(
 ) -> Flow {
     match packet {
         Packet::PubRec(ack) => ack::handle_pubrec(shared, session, client, &ack),
-        Packet::PubRel(ack) => ack::handle_pubrel(session, client, &ack),
+        Packet::PubRel(ack) => ack::handle_pubrel(shared, session, client, id, &ack).await,
         Packet::PubComp(ack) => ack::handle_pubcomp(shared, session, &ack),
         Packet::PingReq => answer(session, &Packet::PingResp),
         Packet::Subscribe(subscribe) => {

@@ -15,6 +15,7 @@ use crate::attributes::{Attributes, DataForm, Values};
 use crate::connection::{CONTINUE, Flow};
 use crate::context::Shared;
 use crate::message::Body;
+use crate::outbox::Reception;
 use crate::session::verbs::Publication;
 use crate::session::{Session, verbs};
 use crate::validators::PubData;
@@ -22,8 +23,6 @@ use crate::wire::{PublishReceipt, ReceiptRef, mqtt_reason};
 
 /// The topic aliases that a client may use (3.2.2.3.8).
 pub(super) const TOPIC_ALIASES: u16 = 32;
-/// The QoS 2 publishes that a client may leave unreleased (3.2.2.3.3).
-pub(super) const RECEIVE_MAXIMUM: u16 = 128;
 
 pub(super) async fn handle_publish(
     shared: &Shared,
@@ -37,12 +36,13 @@ pub(super) async fn handle_publish(
         Err((reason, problem)) => return fail(shared, session, client, reason, problem),
     };
     if let Delivery::ExactlyOnce { id: packet, .. } = publish.delivery {
-        if session.outbox.unreleased() >= usize::from(RECEIVE_MAXIMUM) {
-            let problem = "more unreleased QoS 2 publishes than the receive maximum";
-            return fail(shared, session, client, ReasonCode::RECEIVE_MAXIMUM_EXCEEDED, problem);
-        }
-        if !session.outbox.receive(packet) {
-            return repeat(shared, session, id, publish).await;
+        match session.outbox.receive(packet) {
+            Reception::New => {}
+            Reception::Repeated => return repeat(shared, session, id, publish).await,
+            Reception::TooMany => {
+                let problem = "more unreleased QoS 2 publishes than the receive maximum";
+                return fail(shared, session, client, ReasonCode::RECEIVE_MAXIMUM_EXCEEDED, problem);
+            }
         }
     }
     let topic: &str = topic.as_deref().unwrap_or(publish.topic);
@@ -78,6 +78,10 @@ pub(super) async fn handle_publish(
         retain: if publish.retain { Retain::Yes } else { Retain::No },
         receipt: ReceiptRef::Mqtt(receipt(publish.delivery)),
         number: None,
+        received: match publish.delivery {
+            Delivery::ExactlyOnce { id, .. } if session.outbox.keeps_exchanges() => Some(id),
+            _ => None,
+        },
     };
     match verbs::publish(shared, session, id, &channel, &publication).await? {
         Ok(()) => CONTINUE,

@@ -15,7 +15,7 @@ pub(crate) use authenticate::authenticate;
 pub(crate) use control::control;
 pub(crate) use leave::leave;
 pub(crate) use open::{Language, NotOpened, Opening, open, start};
-pub(crate) use publish::{Publication, WillOf, acknowledge, allowed_will, publish, refuse_in_order};
+pub(crate) use publish::{Publication, WillOf, acknowledge, allowed_will, publish, refuse_in_order, release};
 pub(crate) use subscribe::{
     send_matching_retained, subscribe, subscribe_to_filter, subscribe_with, unsubscribe,
 };

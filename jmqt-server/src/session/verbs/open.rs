@@ -10,7 +10,7 @@ use jmqt_core::{ChannelName, ClientId, StatusCode};
 use crate::connection::{CONTINUE, CloseReason, Flow};
 use crate::context::Shared;
 use crate::handle::ConnHandle;
-use crate::hub::{HubError, NewSession, OpenedSession, Recorded};
+use crate::hub::{HubError, KeptExchanges, NewSession, OpenedSession, Recorded};
 use crate::log_limit::log_limited;
 use crate::outbox::Redelivery;
 use crate::session::{Member, Session};
@@ -38,8 +38,10 @@ pub(crate) enum Language {
     /// subscriptions.
     Jmqt,
     Mqtt {
-        /// The subscriptions of earlier sessions are deleted.
+        /// The subscriptions and exchanges of earlier sessions are deleted.
         is_clean: bool,
+        /// The session outlives the connection.
+        is_persistent: bool,
     },
 }
 
@@ -155,7 +157,12 @@ async fn begin(
         recorded,
         takeovers_per_second: shared.limits.takeovers_per_second,
         takes_point_to_point: language == Language::Jmqt,
-        is_clean: language == Language::Mqtt { is_clean: true },
+        exchanges: match language {
+            Language::Jmqt => KeptExchanges::Untouched,
+            Language::Mqtt { is_persistent: true, .. } => KeptExchanges::Kept,
+            Language::Mqtt { is_persistent: false, .. } => KeptExchanges::Completed,
+        },
+        is_clean: matches!(language, Language::Mqtt { is_clean: true, .. }),
     };
     let OpenedSession { generation, retained, is_resumed, claim } =
         match session.wait(pin!(shared.hub.open_session(new))).await? {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use jmqt_core::{ChannelKind, ChannelName, ClientId, Qos, Retain, StatusCode};
 
 use super::status_of;
-use crate::connection::{ConnectionInfo, Flow};
+use crate::connection::{CONTINUE, CloseReason, ConnectionInfo, Flow};
 use crate::context::Shared;
 use crate::message::{Body, Data, Message, PushId};
 use crate::session::Session;
@@ -20,7 +20,7 @@ use crate::store::PublishId;
 use crate::validators::{
     Asked, PubData, PubRequest, PubVerdict, Replacement, Verdict, asking, let_go, poll_at_once, poll_guarded,
 };
-use crate::wire::ReceiptRef;
+use crate::wire::{PacketId, ReceiptRef};
 
 /// The message that a client publishes.
 pub(crate) struct Publication<'a> {
@@ -31,6 +31,8 @@ pub(crate) struct Publication<'a> {
     pub(crate) receipt: ReceiptRef<'a>,
     /// The number of a publish that is stored once (2.23).
     pub(crate) number: Option<u64>,
+    /// The packet identifier of a QoS 2 publish that is stored once until the client releases it.
+    pub(crate) received: Option<PacketId>,
 }
 
 /// The result of a publish: `Ok` if nothing is to be answered now, otherwise the status of the refusal.
@@ -107,8 +109,8 @@ async fn publish_replaced(
         session.validator_mistake("pub validator", &"its data is larger than MAX_PACKET_BYTES");
         return ControlFlow::Continue(Err(StatusCode::SERVER_ERROR));
     }
-    let Publication { qos, retain, receipt, number, .. } = *publication;
-    let publication = Publication { data: PubData::json(data), qos, retain, receipt, number };
+    let Publication { qos, retain, receipt, number, received, .. } = *publication;
+    let publication = Publication { data: PubData::json(data), qos, retain, receipt, number, received };
     publish_allowed(shared, session, client, channel, &publication).await
 }
 
@@ -234,7 +236,7 @@ async fn submit(
         let receiver_is_away = status == StatusCode::CLIENT_OFFLINE;
         Some(PublishId { publisher: publisher.clone(), number: publication.number?, receiver_is_away })
     });
-    let submitting = shared.hub.submit_publish(message, &outbox, receipt, status, once);
+    let submitting = shared.hub.submit_publish(message, &outbox, receipt, status, once, publication.received);
     let submitted = session.wait(pin!(submitting)).await?;
     ControlFlow::Continue(submitted.map_err(|_| StatusCode::SERVER_ERROR))
 }
@@ -254,6 +256,21 @@ pub(crate) async fn refuse_in_order(
     let outbox = Arc::clone(&session.outbox);
     let submitting = shared.hub.submit_answer(client, &outbox, receipt.kept(), status);
     ControlFlow::Continue(session.wait(pin!(submitting)).await?.is_ok())
+}
+
+/// Releases a QoS 2 publish. It is acknowledged when the store does not have its packet identifier any more.
+pub(crate) async fn release(
+    shared: &Shared,
+    session: &mut Session,
+    client: &ClientId,
+    packet: PacketId,
+) -> Flow {
+    let outbox = Arc::clone(&session.outbox);
+    let submitting = shared.hub.submit_release(client, &outbox, packet);
+    match session.wait(pin!(submitting)).await? {
+        Ok(()) => CONTINUE,
+        Err(_) => ControlFlow::Break(CloseReason::StoreUnclear),
+    }
 }
 
 /// Records the acknowledgement of the QoS 1 push with this id. Pushes that now have room are sent at the end of the

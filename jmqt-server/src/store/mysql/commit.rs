@@ -15,7 +15,7 @@ use super::connection::{
 };
 use super::presence::{KEPT_FOR, Locks};
 use super::rows::{self, MultiRow};
-use super::{MySqlStore, cursors, publishers};
+use super::{MySqlStore, cursors, exchanges, publishers};
 use crate::name_map::NameMap;
 use crate::store::cursor::CursorRow;
 use crate::store::limits::{COMMIT_LIMIT, limited};
@@ -195,7 +195,7 @@ impl MySqlStore {
     pub(super) async fn commit_batch(&self, batch: &[Operation]) -> Result<Vec<Outcome>, StoreError> {
         let stamp = Stamp::random()?;
         let mut plan = self.plan(batch, stamp);
-        if plan.channels().is_empty() {
+        if plan.concerns_nothing() {
             return Ok(plan.carry_out(batch, &mut 0));
         }
         let mut committer = limited(async { Ok(self.committer.lock().await) }).await?;
@@ -274,6 +274,7 @@ impl MySqlStore {
         let totals = self.retained_totals(&mut connected.connection, committer, batch).await?;
         self.lock_channels(&mut connected.connection, committer, &mut plan, batch).await?;
         publishers::load(&mut connected.connection, &mut plan, batch).await?;
+        exchanges::load(&mut connected.connection, &mut plan).await?;
         load(&mut connected.connection, &mut plan, batch).await?;
         plan.put_room(RetainedRoom { limits: self.retained_limits, totals });
         let outcomes = plan.carry_out(batch, &mut 0);
@@ -287,6 +288,7 @@ impl MySqlStore {
             }
             write(connected, &plan).await?;
             publishers::write(connected, &plan).await?;
+            exchanges::write(&mut connected.connection, &plan).await?;
             committer.batch += 1;
             note_batch(&mut connected.connection, committer.node, committer.batch).await?;
         }

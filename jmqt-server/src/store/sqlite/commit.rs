@@ -10,7 +10,7 @@ use sqlx::{Arguments as _, Row as _};
 
 use super::rescue::MayCopy;
 use super::rows::{self, MultiRow};
-use super::{SqliteStore, cursors, publishers};
+use super::{SqliteStore, cursors, exchanges, publishers};
 use crate::store::cursor::CursorRow;
 use crate::store::limits::limited;
 use crate::store::plan::{ChannelRow, Plan};
@@ -126,13 +126,14 @@ impl SqliteStore {
     /// See [`Store::commit`](crate::store::Store::commit).
     pub(super) async fn commit_batch(&self, batch: &[Operation]) -> Result<Vec<Outcome>, StoreError> {
         let mut plan = Plan::new(batch, Stamp::random()?, |name| self.retained.may_contain(name.as_str()));
-        if plan.channels().is_empty() {
+        if plan.concerns_nothing() {
             return Ok(plan.carry_out(batch, &mut 0));
         }
         let mut writer = self.writer().await?;
         let prepared = limited(async {
             load(writer.connection()?, &mut plan, batch).await?;
             writer.load_publishers(&mut plan).await?;
+            exchanges::load(writer.connection()?, &mut plan).await?;
             plan.put_room(RetainedRoom { limits: self.retained_limits, totals: writer.retained });
             let outcomes = plan.carry_out(batch, &mut writer.next_channel);
             if plan.is_unchanged() {
@@ -148,6 +149,7 @@ impl SqliteStore {
             writer.begin().await?;
             let gone = write(writer.connection()?, &plan).await?;
             let forgotten = publishers::write(writer.connection()?, &plan).await?;
+            exchanges::write(writer.connection()?, &plan).await?;
             Ok((outcomes, gone, forgotten))
         })
         .await;

@@ -22,12 +22,13 @@ use crate::store::retained::RetainedTotals;
 use crate::store::{ChannelKey, Epoch, StoreError};
 
 /// The migrations from an empty database to the schema of this version, in order. A released migration never changes.
-const MIGRATIONS: [(i64, &str, &str); 5] = [
+const MIGRATIONS: [(i64, &str, &str); 6] = [
     (1, "tables", include_str!("../migrations/0001_sqlite.sql")),
     (2, "stamps and sizes", include_str!("../migrations/0002_sqlite.sql")),
     (3, "publishers", include_str!("../migrations/0003_sqlite.sql")),
     (4, "attributes of messages", include_str!("../migrations/0004_sqlite.sql")),
     (5, "options of subscriptions", include_str!("../migrations/0005_sqlite.sql")),
+    (7, "exchanges with QoS 2", include_str!("../migrations/0007_sqlite.sql")),
 ];
 
 /// The number of connections that read. SQLite reads in parallel, but rarely waits for a disk.

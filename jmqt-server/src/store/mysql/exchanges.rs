@@ -1,0 +1,93 @@
+//! The QoS 2 exchanges of clients whose sessions outlive their connections.
+
+use std::num::NonZeroU16;
+use std::sync::LazyLock;
+
+use jmqt_core::ClientId;
+use sqlx::error::BoxDynError;
+use sqlx::mysql::{MySqlArguments, MySqlConnection, MySqlRow};
+use sqlx::{Arguments as _, Row as _};
+
+use super::MySqlStore;
+use super::connection::retried;
+use super::rows::{self, MultiRow};
+use crate::store::limits::limited;
+use crate::store::plan::{Plan, Received};
+use crate::store::{Exchanges, StoreError};
+
+/// Waits for another node that is recording the same packet identifier.
+static RECEIVE: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::new("(?,?,?)", ",", "INSERT IGNORE INTO received (client_id, packet_id, stamp) VALUES {rows}")
+});
+static RECEIVED: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::table(
+        &["BINARY", "SIGNED"],
+        "SELECT r.client_id, r.packet_id, r.stamp FROM ({rows}) AS v STRAIGHT_JOIN received AS r \
+         ON r.client_id = v.a AND r.packet_id = v.b FOR UPDATE",
+    )
+});
+static RELEASE: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::table(
+        &["BINARY", "SIGNED"],
+        "DELETE r FROM ({rows}) AS v STRAIGHT_JOIN received AS r \
+         ON r.client_id = v.a AND r.packet_id = v.b",
+    )
+});
+
+/// Records the packet identifiers of the batch, and inserts those into the plan that were recorded before. An older
+/// session of the client, on a node that is believed dead, may still be committing the same publishes, so the rows are
+/// written before the batch is carried out.
+pub(super) async fn load(connection: &mut MySqlConnection, plan: &mut Plan<'_>) -> Result<(), StoreError> {
+    let wanted = plan.received_to_load();
+    let stamp = i64::try_from(plan.stamp().0).map_err(|_| StoreError::Corrupt { what: "stamp" })?;
+    let receive = RECEIVE.execute(connection, &wanted, |values, received| {
+        add_received(values, received)?;
+        values.add(stamp)
+    });
+    if receive.await? == wanted.len() as u64 {
+        return Ok(());
+    }
+    for row in RECEIVED.fetch(connection, &wanted, add_received).await? {
+        if row.try_get::<i64, _>(2)? != stamp {
+            plan.put_received(&rows::client(&row, 0)?, packet(&row, 1)?);
+        }
+    }
+    Ok(())
+}
+
+/// Deletes the packet identifiers that are not recorded any more, and those of refused publishes.
+pub(super) async fn write(connection: &mut MySqlConnection, plan: &Plan<'_>) -> Result<(), StoreError> {
+    RELEASE.execute(connection, &plan.released(), add_received).await?;
+    Ok(())
+}
+
+impl MySqlStore {
+    /// See [`Store::exchanges`](crate::store::Store::exchanges).
+    pub(super) async fn read_exchanges(&self, client: &ClientId) -> Result<Exchanges, StoreError> {
+        self.check_open()?;
+        let found = retried(|| async {
+            let mut lease = self.connections.lease().await?;
+            let found = limited(async { read(lease.begin().await?, client).await }).await;
+            lease.finish(found).await
+        });
+        found.await
+    }
+}
+
+/// With a lock, which waits for the last commit of a node that has died.
+async fn read(connection: &mut MySqlConnection, client: &ClientId) -> Result<Exchanges, StoreError> {
+    let sql = "SELECT packet_id FROM received WHERE client_id = ? LOCK IN SHARE MODE";
+    let found = sqlx::query(sql).bind(client.as_str().as_bytes()).fetch_all(connection).await?;
+    let received = found.iter().map(|row| packet(row, 0)).collect::<Result<_, _>>()?;
+    Ok(Exchanges { received })
+}
+
+fn packet(row: &MySqlRow, column: usize) -> Result<NonZeroU16, StoreError> {
+    let number = u16::try_from(rows::count(row, column)?).ok();
+    number.and_then(NonZeroU16::new).ok_or(StoreError::Corrupt { what: "packet identifier" })
+}
+
+fn add_received(values: &mut MySqlArguments, &(client, packet): &Received<'_>) -> Result<(), BoxDynError> {
+    rows::add_name(values, client.as_str())?;
+    values.add(i64::from(packet.get()))
+}
