@@ -19,7 +19,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use crate::tls::SslConfig;
+pub use crate::tls::{ClientCertificates, SslConfig};
 pub use jmqt_config::{ConfigError, Origin};
 use jmqt_config::{Settings, Value};
 pub use jmqt_log::{LogConfig, LogMode};
@@ -379,10 +379,24 @@ fn bind_address(settings: &Settings) -> IpAddr {
     })
 }
 
+/// The values of SSL_CLIENT_CERT.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ClientCert {
+    None,
+    Optional,
+    Required,
+}
+
 fn ssl(settings: &Settings) -> Option<SslConfig> {
     // All keys are read even if TLS is disabled, so that every wrong value is reported.
     let cert_path = settings.path("SSL_CERT_PATH", "");
     let key_path = settings.path("SSL_KEY_PATH", "");
+    let client_ca_path = settings.path("SSL_CLIENT_CA_PATH", "");
+    let client_cert = settings.choice(
+        "SSL_CLIENT_CERT",
+        ClientCert::None,
+        &[("NONE", ClientCert::None), ("OPTIONAL", ClientCert::Optional), ("REQUIRED", ClientCert::Required)],
+    );
     let socket_port = port(settings, "SSL_SOCKET_PORT", 8011);
     let websocket_port = port(settings, "SSL_WEBSOCKET_PORT", 8013);
     let mqtt_port = optional_port(settings, "SSL_MQTT_PORT");
@@ -400,7 +414,18 @@ fn ssl(settings: &Settings) -> Option<SslConfig> {
             settings.note(ConfigError::Missing { key, because: "ENABLE_SSL is true" });
         }
     }
+    if client_cert != ClientCert::None && client_ca_path.is_none() && settings.is_empty("SSL_CLIENT_CA_PATH")
+    {
+        let because = "SSL_CLIENT_CERT is not NONE";
+        settings.note(ConfigError::Missing { key: "SSL_CLIENT_CA_PATH", because });
+    }
+    let ca_path = client_ca_path.unwrap_or_default();
     Some(SslConfig {
+        client_certificates: match client_cert {
+            ClientCert::None => ClientCertificates::None,
+            ClientCert::Optional => ClientCertificates::Optional { ca_path },
+            ClientCert::Required => ClientCertificates::Required { ca_path },
+        },
         cert_path: cert_path.unwrap_or_default(),
         key_path: key_path.unwrap_or_default(),
         socket_port,

@@ -37,6 +37,8 @@ counters! {
     accepts_failed,
     /// TLS handshakes that failed or took too long.
     tls_handshakes_failed,
+    /// Of these, handshakes of clients without a certificate, or with one that is not accepted (SSL_CLIENT_CERT).
+    client_certificates_refused,
     /// Connections from TRUSTED_PROXIES closed because they did not begin with a PROXY protocol header. Connections
     /// that end before their first byte, such as simple health checks, are not counted.
     proxy_headers_refused,

@@ -139,7 +139,7 @@ pub use listener::BoundSocket;
 pub use run::run;
 pub use server::{Server, ServerBuilder, StartError};
 pub use store::{DatabaseError, MigrationError, StoreError};
-pub use tls::TlsError;
+pub use tls::{ClientCertificate, TlsError};
 pub use upgrade::Upgrade;
 pub use validators::{
     Acceptance, AllowAll, AuthRequest, AuthValidator, AuthVerdict, BoxError, CloseNotice, CloseNotifier,

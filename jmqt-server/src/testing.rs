@@ -39,6 +39,7 @@ use crate::connection::{CloseReason, ConnectionInfo, Protocol};
 use crate::handle::{ConnHandle, Detached, ServerHandle};
 use crate::hub::Recorded;
 use crate::message::Message;
+use crate::tls::ClientCertificate;
 use crate::upgrade::Upgrade;
 use crate::validators::{
     AuthRequest, CloseNotice, ConnRequest, ControlRequest, DisconnectNotice, OpenNotice, PubData, PubRequest,
@@ -129,6 +130,7 @@ pub struct TestClient {
     connection: ConnectionInfo,
     session: Option<SessionData>,
     upgrade: Option<Arc<Upgrade>>,
+    certificate: Option<ClientCertificate>,
     server: ServerHandle,
 }
 
@@ -136,7 +138,14 @@ impl TestClient {
     /// A client from 127.0.0.1 over plain TCP, without session data.
     #[must_use]
     pub fn new(server: &TestServer, id: ClientId) -> Self {
-        Self { id, connection: connection(), session: None, upgrade: None, server: server.handle.clone() }
+        Self {
+            id,
+            connection: connection(),
+            session: None,
+            upgrade: None,
+            certificate: None,
+            server: server.handle.clone(),
+        }
     }
 
     /// Sets the session data of its requests.
@@ -163,6 +172,15 @@ impl TestClient {
         self
     }
 
+    /// Sets the certificate of its requests: one with this common name and nothing else, and with no DER.
+    #[must_use]
+    pub fn certificate(mut self, common_name: &str) -> Self {
+        let subject = format!("CN={common_name}");
+        self.certificate = Some(ClientCertificate::new(&subject, Some(common_name), Box::default()));
+        self.connection.protocol = Protocol::SslSocket;
+        self
+    }
+
     /// The client id.
     #[must_use]
     pub const fn id(&self) -> &ClientId {
@@ -174,6 +192,7 @@ impl TestClient {
     pub fn auth<'a>(&'a self, data: Payload<'a>) -> AuthRequest<'a> {
         let session = self.session.as_ref().into();
         AuthRequest::new(self.connection, data, &self.server, session, self.upgrade.as_ref(), None)
+            .with_certificate(self.certificate.as_ref())
     }
 
     /// A `conn` packet with this token.
@@ -256,8 +275,9 @@ impl TestConn<'_> {
     #[must_use]
     pub fn request(&self) -> ConnRequest<'_> {
         let session = self.client.session.as_ref().into();
-        let TestClient { id, connection, upgrade, .. } = self.client;
+        let TestClient { id, connection, upgrade, certificate, .. } = self.client;
         ConnRequest::new(*connection, id, self.token, &self.handle, session, upgrade.as_ref())
+            .with_certificate(certificate.as_ref())
     }
 
     /// The recorded subscriptions that were not removed again, in order.

@@ -3,7 +3,7 @@
 use jmqt_config::{Keys, Variables};
 
 /// All keys, in the order of `server.conf` and `docs/configuration.md`.
-pub(super) const KEYS: [&str; 62] = [
+pub(super) const KEYS: [&str; 64] = [
     "BIND_ADDRESS",
     "SOCKET_PORT",
     "WEBSOCKET_PORT",
@@ -12,6 +12,8 @@ pub(super) const KEYS: [&str; 62] = [
     "ENABLE_SSL",
     "SSL_CERT_PATH",
     "SSL_KEY_PATH",
+    "SSL_CLIENT_CERT",
+    "SSL_CLIENT_CA_PATH",
     "SSL_SOCKET_PORT",
     "SSL_WEBSOCKET_PORT",
     "SSL_MQTT_PORT",

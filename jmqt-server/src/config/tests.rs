@@ -324,6 +324,31 @@ fn ssl_needs_a_certificate_a_key_and_a_port() {
 }
 
 #[test]
+fn certificates_of_clients_need_their_authorities() {
+    let ssl = "ENABLE_SSL = true\nSSL_SOCKET_PORT = 1\nSSL_CERT_PATH = 'c'\nSSL_KEY_PATH = 'k'\n";
+    let wanted = |lines: &str| from_lines(&format!("{ssl}{lines}")).unwrap().ssl.unwrap().client_certificates;
+    assert_eq!(wanted(""), ClientCertificates::None);
+    assert_eq!(wanted("SSL_CLIENT_CA_PATH = 'ca'"), ClientCertificates::None);
+    let ca_path = PathBuf::from("ca");
+    assert_eq!(
+        wanted("SSL_CLIENT_CA_PATH = 'ca'\nSSL_CLIENT_CERT = 'optional'"),
+        ClientCertificates::Optional { ca_path: ca_path.clone() }
+    );
+    assert_eq!(
+        wanted("SSL_CLIENT_CA_PATH = 'ca'\nSSL_CLIENT_CERT = 'REQUIRED'"),
+        ClientCertificates::Required { ca_path }
+    );
+    refused(
+        from_lines(&format!("{ssl}SSL_CLIENT_CERT = 'REQUIRED'")),
+        "SSL_CLIENT_CA_PATH has no value, and SSL_CLIENT_CERT is not NONE",
+    );
+    refused(
+        from_lines(&format!("{ssl}SSL_CLIENT_CERT = 'maybe'")),
+        "configuration text: SSL_CLIENT_CERT is \"maybe\"; expected one of NONE, OPTIONAL, REQUIRED",
+    );
+}
+
+#[test]
 fn ssl_without_a_file_uses_the_default_ports() {
     let config =
         from_variables([("JMQT_ENABLE_SSL", "1"), ("JMQT_SSL_CERT_PATH", "c"), ("JMQT_SSL_KEY_PATH", "k")])

@@ -21,10 +21,10 @@ use tokio_util::sync::CancellationToken;
 use crate::admission::{AddressKey, ConnectionPermit, Refusal};
 use crate::connection::{ConnectionInfo, Protocol};
 use crate::context::Shared;
-use crate::log_limit::LogLimit;
+use crate::log_limit::{LogLimit, log_limited};
 use crate::serve::Connection;
 use crate::session::Accepted;
-use crate::tls::{Certificates, TlsAcceptor};
+use crate::tls::{Certificates, TlsAcceptor, is_refused_certificate};
 
 use proxy::HeaderError;
 
@@ -371,6 +371,10 @@ impl Newcomer {
             Ok(Ok(stream)) => return Some(Accepted::Tls(Box::new(stream))),
             Ok(Err(error)) => {
                 tracing::debug!(target: "jmqt::tls", %remote, %error, "the TLS handshake failed");
+                if is_refused_certificate(&error) {
+                    self.shared.hub.counters.client_certificates_refused.increment();
+                    log_limited!(warn, target: "jmqt::tls", %remote, %error, "refused a client that has no certificate, or one that no authority of SSL_CLIENT_CA_PATH has issued");
+                }
             }
             Err(_) => {
                 tracing::debug!(target: "jmqt::tls", %remote, "the TLS handshake took too long");

@@ -10,7 +10,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::buffer::{ReadBuffer, ReadSize};
 use crate::outbox::Outbox;
-use crate::tls::TlsStream;
+use crate::tls::{self, ClientCertificate, TlsStream};
 
 /// The connection that a session reads from and writes to.
 pub(crate) enum Io {
@@ -44,6 +44,14 @@ impl Io {
     /// Returns `true` if [`poll_drain`](Self::poll_drain) has work although the outbox is empty.
     pub(super) fn is_unflushed(&self) -> bool {
         matches!(self, Self::Tls { unflushed: true, .. })
+    }
+
+    /// The certificate that the client has sent in the TLS handshake.
+    pub(super) fn client_certificate(&self) -> Option<ClientCertificate> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Tls { stream, .. } => tls::client_certificate(stream),
+        }
     }
 
     /// Waits for bytes. A buffer is lent only when bytes are available.

@@ -31,6 +31,7 @@ use crate::log_limit::log_limited;
 use crate::message::Body;
 use crate::outbox::{Flush, Outbox};
 use crate::store::PublisherId;
+use crate::tls::ClientCertificate;
 use crate::upgrade::Upgrade;
 use crate::validators::{Attached, SessionData};
 use crate::wire::Form;
@@ -109,6 +110,12 @@ impl Session {
     /// The name of this connection for logs.
     pub(crate) fn name(&self) -> &str {
         self.member.as_ref().map_or("", |member| member.client.as_str())
+    }
+
+    /// The certificate that the client has sent in the TLS handshake. It is read anew each time, because validators need it
+    /// rarely, and the connection keeps it anyway.
+    fn client_certificate(&self) -> Option<ClientCertificate> {
+        self.io.client_certificate()
     }
 
     /// Begins a session on this connection.

@@ -10,8 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use super::SslConfig;
-use super::TlsError;
+use super::{ClientCertificate, SslConfig, TlsError};
 
 #[derive(Clone)]
 pub(crate) struct TlsAcceptor(Infallible);
@@ -23,6 +22,14 @@ pub(crate) struct Certificates(Infallible);
 /// Accepts everything: `Config::check` reports that the feature is missing.
 pub(crate) fn check(_: &SslConfig) -> Result<(), TlsError> {
     Ok(())
+}
+
+pub(crate) fn client_certificate(stream: &TlsStream) -> Option<ClientCertificate> {
+    match stream.0 {}
+}
+
+pub(crate) fn is_refused_certificate(_: &io::Error) -> bool {
+    false
 }
 
 impl Certificates {

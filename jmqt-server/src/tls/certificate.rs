@@ -1,15 +1,48 @@
-//! Parses the parts of a certificate (X.509, DER) that are needed to warn of certificates that clients refuse.
+//! Parses the parts of a certificate (X.509, DER) that are needed to warn of certificates that clients refuse, and the
+//! subject of a client's certificate.
 //!
 //! It does not verify trust. Not here: files, TLS.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use x509_cert::attr::AttributeTypeAndValue;
 use x509_cert::der::asn1::{ObjectIdentifier, UintRef};
 use x509_cert::der::{DateTime, Decode as _, Error, Reader as _, SliceReader};
+use x509_cert::ext::pkix::name::DirectoryString;
 use x509_cert::spki::SubjectPublicKeyInfoOwned;
 
 /// An RSA key.
 const RSA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.1.1");
+
+/// The common name of a subject.
+const COMMON_NAME: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.5.4.3");
+
+/// The subject of a certificate as text.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Subject {
+    pub(super) text: String,
+    /// `None` if there is none, or several.
+    pub(super) common_name: Option<String>,
+}
+
+impl Subject {
+    /// `None` if the bytes are not a certificate.
+    pub(super) fn parse(der: &[u8]) -> Option<Self> {
+        let certificate = x509_cert::Certificate::from_der(der).ok()?;
+        let subject = certificate.tbs_certificate().subject();
+        let mut names = subject.iter().filter(|attribute| attribute.oid == COMMON_NAME);
+        let common_name = match (names.next(), names.next()) {
+            (Some(name), None) => text_of(name),
+            _ => None,
+        };
+        Some(Self { text: subject.to_string(), common_name })
+    }
+}
+
+fn text_of(attribute: &AttributeTypeAndValue) -> Option<String> {
+    let text = DirectoryString::try_from(&attribute.value).ok()?;
+    Some(text.value().into_owned())
+}
 
 /// The parsed fields of a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! The server's certificate and key, and their reloading.
+//! The server's certificate and key, the authorities of its clients, and their reloading.
 
 use std::hash::{DefaultHasher, Hasher as _};
 use std::io;
@@ -6,20 +6,52 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
+use tokio::net::TcpStream;
+use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::rustls::{self, ServerConfig};
+use tokio_rustls::rustls::server::danger::ClientCertVerifier;
+use tokio_rustls::rustls::server::{Acceptor, ClientHello, WebPkiClientVerifier};
+use tokio_rustls::rustls::{self, RootCertStore, ServerConfig};
 use tokio_util::sync::CancellationToken;
 
-use super::SslConfig;
-use super::TlsError;
-use super::certificate::Certificate;
+use super::certificate::{Certificate, Subject};
+use super::{ClientCertificate, ClientCertificates, SslConfig, TlsError};
 
-pub(crate) use tokio_rustls::TlsAcceptor;
+/// The name of MQTT in the list of protocols that a TLS client offers (ALPN).
+const ALPN_MQTT: &[u8] = b"mqtt";
+
+/// The TLS settings of new connections.
+#[derive(Clone)]
+pub(crate) struct TlsAcceptor {
+    config: Arc<ServerConfig>,
+    /// For clients that offer MQTT. With a list of protocols, rustls refuses clients that offer other ones only; browsers
+    /// offer HTTP.
+    for_mqtt: Arc<ServerConfig>,
+}
+
+impl TlsAcceptor {
+    fn new(config: ServerConfig) -> Self {
+        let mut for_mqtt = config.clone();
+        for_mqtt.alpn_protocols = vec![ALPN_MQTT.to_vec()];
+        Self { config: Arc::new(config), for_mqtt: Arc::new(for_mqtt) }
+    }
+
+    /// Does the handshake.
+    pub(crate) async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream> {
+        let begun = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
+        let config = if offers_mqtt(&begun.client_hello()) { &self.for_mqtt } else { &self.config };
+        begun.into_stream(Arc::clone(config)).await
+    }
+}
+
+fn offers_mqtt(hello: &ClientHello<'_>) -> bool {
+    hello.alpn().is_some_and(|mut names| names.any(|name| name == ALPN_MQTT))
+}
 
 /// An encrypted connection.
-pub(crate) type TlsStream = tokio_rustls::server::TlsStream<tokio::net::TcpStream>;
+pub(crate) type TlsStream = tokio_rustls::server::TlsStream<TcpStream>;
 
 /// How often the files are checked for a change.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
@@ -30,10 +62,15 @@ const SOON: Duration = Duration::from_secs(14 * 86_400);
 /// The shortest RSA key that clients, and this server, accept.
 const LEAST_RSA_BITS: usize = 2048;
 
-/// The content of both files.
+/// The key of the file with the authorities of clients.
+const CLIENT_CA: &str = "SSL_CLIENT_CA_PATH";
+
+/// The content of the files.
 struct Files {
     certificate: Vec<u8>,
     key: Vec<u8>,
+    /// The authorities of clients, if clients are asked for certificates.
+    client_ca: Option<Vec<u8>>,
 }
 
 impl Files {
@@ -41,6 +78,7 @@ impl Files {
         Ok(Self {
             certificate: read("SSL_CERT_PATH", &ssl.cert_path)?,
             key: read("SSL_KEY_PATH", &ssl.key_path)?,
+            client_ca: ssl.client_certificates.ca_path().map(|path| read(CLIENT_CA, path)).transpose()?,
         })
     }
 }
@@ -51,7 +89,8 @@ struct Loaded {
     certificate: Option<Certificate>,
 }
 
-/// The certificate and key for new TLS connections, reloaded from their two files when these change.
+/// The certificate and key for new TLS connections, and the authorities of clients, reloaded from their files when these
+/// change.
 pub(crate) struct Certificates {
     ssl: SslConfig,
     current: RwLock<Loaded>,
@@ -59,7 +98,7 @@ pub(crate) struct Certificates {
     seen: Mutex<Seen>,
 }
 
-/// A hash of the content of both files, or of the error when reading them.
+/// A hash of the content of the files, or of the error when reading them.
 #[derive(Clone, Copy)]
 struct Seen {
     /// The hash of the content that was last used or refused.
@@ -87,7 +126,7 @@ impl Certificates {
     }
 
     /// Reads the files again, and uses them for new connections. If they cannot be used, the old certificate and key
-    /// stay in use, and an error is logged. Blocks while it reads the two files.
+    /// stay in use, and an error is logged. Blocks while it reads the files.
     pub(crate) fn reload(&self) {
         let files = Files::read(&self.ssl);
         let hash = hash(&files);
@@ -164,13 +203,56 @@ fn loaded(ssl: &SslConfig, files: &Files) -> Result<Loaded, TlsError> {
         return Err(TlsError::Refused { key: "SSL_CERT_PATH", path: ssl.cert_path.clone(), problem });
     }
     let key = private_key(ssl, &files.key)?;
+    let verifier = client_verifier(&ssl.client_certificates, files.client_ca.as_deref())?;
     let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_protocol_versions(rustls::DEFAULT_VERSIONS)
-        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
+        .and_then(|builder| builder.with_client_cert_verifier(verifier).with_single_cert(chain, key))
         .map_err(|error| TlsError::Unusable(error.into()))?;
     // One ticket is enough to resume a session, and each ticket costs a write at the handshake.
     config.send_tls13_tickets = 1;
-    Ok(Loaded { acceptor: TlsAcceptor::from(Arc::new(config)), certificate })
+    Ok(Loaded { acceptor: TlsAcceptor::new(config), certificate })
+}
+
+/// Checks the certificates of clients.
+fn client_verifier(
+    wanted: &ClientCertificates,
+    authorities: Option<&[u8]>,
+) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    let (Some(path), Some(pem)) = (wanted.ca_path(), authorities) else {
+        return Ok(WebPkiClientVerifier::no_client_auth());
+    };
+    let refused = |problem: String| TlsError::Refused { key: CLIENT_CA, path: path.to_owned(), problem };
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        let certificate = certificate.map_err(|source| unreadable(CLIENT_CA, path, source))?;
+        roots
+            .add(certificate)
+            .map_err(|error| refused(format!("a certificate in the file cannot be used: {error}")))?;
+    }
+    if roots.is_empty() {
+        return Err(refused("the file contains no certificate; expected a PEM file".to_owned()));
+    }
+    let provider = Arc::new(ring::default_provider());
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+    let builder = match wanted {
+        ClientCertificates::Required { .. } => builder,
+        _ => builder.allow_unauthenticated(),
+    };
+    builder.build().map_err(|error| refused(error.to_string()))
+}
+
+/// The certificate that the client of this connection has sent, if it was asked for one.
+pub(crate) fn client_certificate(stream: &TlsStream) -> Option<ClientCertificate> {
+    let chain = stream.get_ref().1.peer_certificates()?;
+    let Subject { text, common_name } = Subject::parse(chain.first()?).unwrap_or_default();
+    let chain = chain.iter().map(|certificate| certificate.as_ref().into()).collect();
+    Some(ClientCertificate::new(&text, common_name.as_deref(), chain))
+}
+
+/// Returns `true` if a handshake failed because of the client's certificate.
+pub(crate) fn is_refused_certificate(error: &io::Error) -> bool {
+    let error = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+    matches!(error, Some(rustls::Error::NoCertificatesPresented | rustls::Error::InvalidCertificate(_)))
 }
 
 fn unusable_certificate(certificate: Certificate) -> Option<String> {
@@ -264,6 +346,8 @@ fn hash(files: &Result<Files, TlsError>) -> u64 {
             hasher.write(&files.certificate);
             hasher.write_u8(0xff);
             hasher.write(&files.key);
+            hasher.write_u8(0xff);
+            hasher.write(files.client_ca.as_deref().unwrap_or_default());
         }
         Err(error) => hasher.write(error.to_string().as_bytes()),
     }

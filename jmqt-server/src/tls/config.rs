@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use super::ClientCertificates;
+
 /// The TLS listeners.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -10,6 +12,8 @@ pub struct SslConfig {
     pub cert_path: PathBuf,
     /// The private key, PEM.
     pub key_path: PathBuf,
+    /// The certificates that clients are asked for, on all TLS listeners. Default [`ClientCertificates::None`].
+    pub client_certificates: ClientCertificates,
     /// The TLS socket's port; 0 for any free one, `None` for no such listener. Default 8011.
     pub socket_port: Option<u16>,
     /// The TLS WebSocket's port; 0 for any free one, `None` for no such listener. Default 8013.
@@ -27,6 +31,7 @@ impl SslConfig {
         Self {
             cert_path: cert_path.into(),
             key_path: key_path.into(),
+            client_certificates: ClientCertificates::None,
             socket_port: Some(8011),
             websocket_port: Some(8013),
             mqtt_port: None,

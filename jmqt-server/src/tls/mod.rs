@@ -1,4 +1,4 @@
-//! TLS on the server's listeners: certificate and key, and the encrypted connection.
+//! TLS on the server's listeners: certificate and key, the certificates of clients, and the encrypted connection.
 //!
 //! In a build without the feature `tls`, the same names are types that cannot be constructed, so that no other
 //! module needs conditional compilation.
@@ -10,9 +10,13 @@ mod certificates;
 #[cfg(not(feature = "tls"))]
 #[path = "absent.rs"]
 mod certificates;
+mod client;
 mod config;
 mod error;
 
-pub(crate) use certificates::{Certificates, TlsAcceptor, TlsStream, check};
+pub(crate) use certificates::{
+    Certificates, TlsAcceptor, TlsStream, check, client_certificate, is_refused_certificate,
+};
+pub use client::{ClientCertificate, ClientCertificates};
 pub use config::SslConfig;
 pub use error::TlsError;

@@ -10,6 +10,7 @@ use super::attached::{SessionData, SessionRef, session_getters};
 use super::{BoxError, UnexpectedData, read_json};
 use crate::connection::ConnectionInfo;
 use crate::handle::ServerHandle;
+use crate::tls::ClientCertificate;
 use crate::upgrade::Upgrade;
 
 /// An `auth` packet.
@@ -24,6 +25,7 @@ pub struct AuthRequest<'a> {
     pub server: &'a ServerHandle,
     pub(crate) session: SessionRef<'a>,
     upgrade: Option<&'a Arc<Upgrade>>,
+    certificate: Option<&'a ClientCertificate>,
     mqtt: Option<&'a MqttConnect<'a>>,
 }
 
@@ -63,6 +65,13 @@ impl<'a> AuthRequest<'a> {
         self.upgrade
     }
 
+    /// The certificate with which the client proved its identity in the TLS handshake (SSL_CLIENT_CERT). `None` without
+    /// TLS, and if the client was not asked for one or has none.
+    #[must_use]
+    pub const fn certificate(&self) -> Option<&'a ClientCertificate> {
+        self.certificate
+    }
+
     /// The CONNECT packet; `None` if the client speaks JMQT.
     #[must_use]
     pub const fn mqtt(&self) -> Option<&'a MqttConnect<'a>> {
@@ -90,7 +99,12 @@ impl<'a> AuthRequest<'a> {
         upgrade: Option<&'a Arc<Upgrade>>,
         mqtt: Option<&'a MqttConnect<'a>>,
     ) -> Self {
-        Self { connection, data, server, session, upgrade, mqtt }
+        Self { connection, data, server, session, upgrade, certificate: None, mqtt }
+    }
+
+    pub(crate) const fn with_certificate(mut self, certificate: Option<&'a ClientCertificate>) -> Self {
+        self.certificate = certificate;
+        self
     }
 }
 

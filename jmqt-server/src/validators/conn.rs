@@ -11,6 +11,7 @@ use super::BoxError;
 use super::attached::{SessionData, SessionRef, session_getters};
 use crate::connection::ConnectionInfo;
 use crate::handle::ConnHandle;
+use crate::tls::ClientCertificate;
 use crate::upgrade::Upgrade;
 
 /// A `conn` packet with a well-formed client id.
@@ -28,6 +29,7 @@ pub struct ConnRequest<'a> {
     pub server: &'a ConnHandle,
     pub(crate) session: SessionRef<'a>,
     upgrade: Option<&'a Arc<Upgrade>>,
+    certificate: Option<&'a ClientCertificate>,
 }
 
 session_getters!(ConnRequest);
@@ -38,6 +40,13 @@ impl<'a> ConnRequest<'a> {
     #[must_use]
     pub const fn upgrade(&self) -> Option<&'a Arc<Upgrade>> {
         self.upgrade
+    }
+
+    /// The certificate with which the client proved its identity in the TLS handshake (SSL_CLIENT_CERT). `None` without
+    /// TLS, and if the client was not asked for one or has none.
+    #[must_use]
+    pub const fn certificate(&self) -> Option<&'a ClientCertificate> {
+        self.certificate
     }
 }
 
@@ -50,7 +59,12 @@ impl<'a> ConnRequest<'a> {
         session: SessionRef<'a>,
         upgrade: Option<&'a Arc<Upgrade>>,
     ) -> Self {
-        Self { connection, client, token, server, session, upgrade }
+        Self { connection, client, token, server, session, upgrade, certificate: None }
+    }
+
+    pub(crate) const fn with_certificate(mut self, certificate: Option<&'a ClientCertificate>) -> Self {
+        self.certificate = certificate;
+        self
     }
 }
 

@@ -4,6 +4,7 @@
 
 mod addresses;
 mod bad_packets;
+mod client_certificate;
 mod close_reasons;
 mod cluster_database;
 mod conn;

@@ -30,18 +30,18 @@ pub(crate) struct Device<S = TcpStream> {
 }
 
 /// The will of a test client: topic, payload, QoS, retained, delay.
-type TestWill<'a> = (&'a str, &'a [u8], Qos, bool, u32);
+pub(crate) type TestWill<'a> = (&'a str, &'a [u8], Qos, bool, u32);
 
 #[derive(Clone, Copy)]
 pub(crate) struct Login<'a> {
-    name: &'a str,
-    user: Option<&'a str>,
-    clean: bool,
-    keep_alive: u16,
-    expiry: u32,
-    receive_maximum: Option<u16>,
-    largest_packet: Option<u32>,
-    will: Option<TestWill<'a>>,
+    pub(crate) name: &'a str,
+    pub(crate) user: Option<&'a str>,
+    pub(crate) clean: bool,
+    pub(crate) keep_alive: u16,
+    pub(crate) expiry: u32,
+    pub(crate) receive_maximum: Option<u16>,
+    pub(crate) largest_packet: Option<u32>,
+    pub(crate) will: Option<TestWill<'a>>,
 }
 
 impl<'a> Login<'a> {

@@ -48,9 +48,14 @@ struct Socket {
 
 impl Socket {
     async fn open(server: &TestServer, protocol: Protocol) -> Self {
+        Self::open_with(server, protocol, "").await
+    }
+
+    /// The same, with more header lines.
+    async fn open_with(server: &TestServer, protocol: Protocol, lines: &str) -> Self {
         let (reading, writing) = split(server.encrypt(protocol, server.open_tcp(protocol).await).await);
         let mut socket = Self { reading, writing };
-        socket.send(&upgrade("Sec-WebSocket-Protocol: mqtt\r\n")).await;
+        socket.send(&upgrade(&format!("Sec-WebSocket-Protocol: mqtt\r\n{lines}"))).await;
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             head.push(within("the upgrade", socket.reading.read_u8()).await.unwrap());
@@ -367,6 +372,23 @@ async fn a_close_frame_is_answered_and_is_no_disconnect() {
     page.send(&frame(CLOSE, &1001u16.to_be_bytes())).await;
     page.closed_with(1001).await;
     assert_eq!(server.app.notice().await, Notice::Close("page".to_owned(), CloseReason::ClosedByClient));
+}
+
+#[tokio::test] // docs/configuration.md, "Behind a load balancer"
+async fn a_proxy_names_the_client_in_an_http_header() {
+    let server = TestServer::configured(|config| {
+        config.mqtt_websocket_port = Some(0);
+        config.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
+    })
+    .await;
+    let lines = "X-Forwarded-For: 192.0.2.7\r\n";
+    let mut page = Socket::open_with(&server, Protocol::MqttWebSocket, lines).await;
+    page.send(&frame(BINARY, &connect(Version::V3_1_1, "page"))).await;
+    assert_eq!(page.frame().await, Some((BINARY, vec![0x20, 2, 0, 0])));
+    let connections = server.handle().connections();
+    let [(client, info)] = &connections[..] else { panic!("{connections:?}") };
+    assert_eq!((client.as_str(), info.remote.ip()), ("page", [192, 0, 2, 7].into()));
+    assert_eq!(info.protocol, Protocol::MqttWebSocket);
 }
 
 #[tokio::test] // protocol.md 2.15: an incomplete packet has a time limit, a pause within a frame has none

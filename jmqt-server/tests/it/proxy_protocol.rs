@@ -7,7 +7,9 @@ use crate::support;
 
 use std::time::Duration;
 
+use crate::mqtt::{Device, Login};
 use crate::support::{Client, TestServer};
+use jmqt_mqtt::{ReasonCode, Version};
 use jmqt_server::{Config, ConnVerdict, Protocol};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -65,6 +67,27 @@ async fn on_every_listener_the_header_comes_first() {
         for (index, (header, address)) in headers.into_iter().enumerate() {
             let client = connect_with(&server, protocol, header, &format!("{protocol}-{index}")).await;
             assert_eq!(address_of(&server, &client), address, "{protocol} {}", header.escape_ascii());
+        }
+    }
+    assert_eq!(server.counters().proxy_headers_refused, 0);
+}
+
+#[tokio::test]
+async fn on_the_listeners_for_mqtt_the_header_comes_first_too() {
+    let server = TestServer::configured(|config| {
+        trust(config, &["127.0.0.0/8"]);
+        config.mqtt_port = Some(0);
+        config.ssl.as_mut().unwrap().mqtt_port = Some(0);
+    })
+    .await;
+    for protocol in [Protocol::Mqtt, Protocol::SslMqtt] {
+        for (header, address) in [(V1, IPV4_CLIENT), (V2, IPV4_CLIENT), (V2_IPV6, IPV6_CLIENT)] {
+            let stream = open_with(&server, protocol, header).await;
+            let mut device = Device::over(server.encrypt(protocol, stream).await, Version::V5);
+            assert_eq!(device.connect(Login::of("device")).await.0, ReasonCode::SUCCESS);
+            let connections = server.handle().connections();
+            let [(_, info)] = &connections[..] else { panic!("{connections:?}") };
+            assert_eq!((info.remote.to_string().as_str(), info.protocol), (address, protocol));
         }
     }
     assert_eq!(server.counters().proxy_headers_refused, 0);

@@ -184,3 +184,20 @@ async fn qos_1_for_a_full_queue_is_read_from_the_store_in_order() {
         bob.ack(&push).await;
     }
 }
+
+#[tokio::test] // RFC 7301: browsers offer HTTP
+async fn a_tls_client_may_offer_mqtt_or_other_protocols() {
+    let server = TestServer::configured(|config| config.ssl.as_mut().unwrap().mqtt_port = Some(0)).await;
+    for protocol in [Protocol::SslMqtt, Protocol::SslSocket] {
+        for (offered, chosen) in
+            [(&["x-other", "mqtt"][..], Some(&b"mqtt"[..])), (&["http/1.1"], None), (&[], None)]
+        {
+            let mut config = tokio_rustls::rustls::ClientConfig::clone(server.tls_connector().config());
+            config.alpn_protocols = offered.iter().map(|name| name.as_bytes().to_vec()).collect();
+            let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
+            let name = tokio_rustls::rustls::pki_types::ServerName::try_from("localhost").unwrap();
+            let stream = connector.connect(name, server.open_tcp(protocol).await).await.unwrap();
+            assert_eq!(stream.get_ref().1.alpn_protocol(), chosen, "{protocol} {offered:?}");
+        }
+    }
+}

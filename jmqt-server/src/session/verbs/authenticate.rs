@@ -27,7 +27,9 @@ pub(crate) async fn authenticate(
     let has_session = session.member.is_some();
     let of_session = attached.as_ref().and_then(|attached| attached.data()).filter(|_| has_session).into();
     let upgrade = attached.as_ref().and_then(|attached| attached.upgrade());
-    let request = AuthRequest::new(session.info, data, &shared.handle, of_session, upgrade, mqtt);
+    let certificate = session.client_certificate();
+    let request = AuthRequest::new(session.info, data, &shared.handle, of_session, upgrade, mqtt)
+        .with_certificate(certificate.as_ref());
     let question = asking(|| shared.validators.auth.validate_auth(&request));
     ControlFlow::Continue(match session.ask("auth validator", question).await? {
         Some(AuthVerdict::Grant(grant)) => {

@@ -112,7 +112,9 @@ async fn ask(
     let attached = session.attached.clone();
     let data = attached.as_ref().and_then(|attached| attached.data_for(client));
     let upgrade = attached.as_ref().and_then(|attached| attached.upgrade());
-    let request = ConnRequest::new(session.info, client, opening.token, &handle, data.into(), upgrade);
+    let certificate = session.client_certificate();
+    let request = ConnRequest::new(session.info, client, opening.token, &handle, data.into(), upgrade)
+        .with_certificate(certificate.as_ref());
     let question = asking(|| shared.validators.conn.validate_conn(&request));
     ControlFlow::Continue(match session.ask("conn validator", question).await? {
         Some(ConnVerdict::Accept(acceptance)) => {

@@ -218,9 +218,10 @@ impl AuthValidator for TestApp {
             return Ok(AuthVerdict::refuse(status, "refused"));
         }
         let data: serde_json::Value = serde_json::from_str(request.data.as_str())?;
-        // An MQTT client without an id is called as its user.
+        // An MQTT client without an id is called as its user, and a client without a name as in its certificate.
         let asked = request.mqtt().map(|mqtt| mqtt.client_id).filter(|id| !id.is_empty());
-        let Some(name) = asked.or(data["client_name"].as_str()).or(data["username"].as_str()) else {
+        let given = asked.or(data["client_name"].as_str()).or(data["username"].as_str());
+        let Some(name) = given.or(request.certificate().and_then(|it| it.common_name())) else {
             return Ok(AuthVerdict::refuse(StatusCode::NOT_ALLOWED, "client_name is missing"));
         };
         Ok(AuthVerdict::grant(ClientId::parse(name)?, AuthToken::new(format!("token-{name}"))))

@@ -107,6 +107,11 @@ impl TestServer {
         self.folder.path()
     }
 
+    /// Its configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
     /// The server itself.
     pub fn running(&self) -> &Server {
         self.server()
