@@ -28,7 +28,7 @@ impl Account {
     pub(crate) fn new(plan: Plan) -> Self {
         let shape = plan.shape;
         let streams_each = shape.streams_each();
-        let due_each = shape.copies() + u32::from(plan.qos == Qos::AtLeastOnce);
+        let due_each = shape.copies() + u32::from(plan.qos != Qos::AtMostOnce);
         let publishers = (0..shape.publishers()).map(|number| {
             let connection = (shape.subscribers() + number) as usize;
             let turns = Turns::new(number * streams_each, streams_each, shape.channels_each());

@@ -71,7 +71,7 @@ fn run_suite(options: &Options) -> Result<ExitCode> {
     let mut rows = rows::all();
     if options.list {
         for row in &rows {
-            println!("{:<18} {}", row.name, row.title);
+            println!("{:<25} {}", row.name, row.title);
         }
         return Ok(ExitCode::SUCCESS);
     }

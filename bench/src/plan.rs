@@ -95,7 +95,7 @@ pub(crate) struct Plan {
     pub(crate) shape: Shape,
     pub(crate) qos: Qos,
     pub(crate) persistence: Persistence,
-    /// How many messages a publisher may be ahead of its slowest subscriber (QoS 1: and of its acks).
+    /// How many messages a publisher may be ahead of its slowest subscriber (QoS 1 and 2: and of its acks).
     pub(crate) window: u32,
     pub(crate) pace: Pace,
 }
@@ -120,6 +120,16 @@ impl Plan {
     /// QoS 1 to persistent subscribers, as much as the server can take within the window.
     pub(crate) fn acknowledged(shape: Shape, window: u32) -> Self {
         Self { qos: Qos::AtLeastOnce, persistence: Persistence::Persistent, window, ..Self::saturated(shape) }
+    }
+
+    /// The same with subscriptions that end with their connections.
+    pub(crate) fn temporary(self) -> Self {
+        Self { persistence: Persistence::Temporary, ..self }
+    }
+
+    /// The same with QoS 2.
+    pub(crate) fn exactly_once(self) -> Self {
+        Self { qos: Qos::ExactlyOnce, ..self }
     }
 
     /// When all publishers use up their windows once.

@@ -64,7 +64,7 @@ impl Jmqt {
             let label = read_label(packet, &mut self.payload_hint)
                 .with_context(|| format!("push without our payload: {}", excerpt(packet)))?;
             events.push(Event::Delivered(label));
-            if self.qos == Qos::AtLeastOnce {
+            if self.qos != Qos::AtMostOnce {
                 let id = id_of(packet).context("QoS 1 push without id")?;
                 self.append(out, |out| {
                     out.extend_from_slice(b"{\"pushAck\":{\"id\":\"");

@@ -1,7 +1,7 @@
 //! The protocols behind one trait: a few bytes out, packet ends in.
 //!
 //! A dialect belongs to one connection and holds no socket. It scans what has arrived for packet ends,
-//! looks at fixed places, and answers what must be answered (QoS 1 acknowledgements, pings) into `out`.
+//! looks at fixed places, and answers what must be answered (acknowledgements, pings) into `out`.
 
 pub(crate) mod jmqt;
 pub(crate) mod mqtt;
@@ -13,11 +13,13 @@ use anyhow::Result;
 
 use crate::payload::{Label, SIZE};
 
-/// Delivery guarantee of a run, JMQT's and MQTT's QoS.
+/// Delivery guarantee of a run: MQTT's QoS, of which JMQT has the first two.
+#[expect(clippy::enum_variant_names, reason = "these are the usual words")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Qos {
     AtMostOnce,
     AtLeastOnce,
+    ExactlyOnce,
 }
 
 /// Whether subscriptions outlive their connection.
@@ -35,11 +37,11 @@ pub(crate) enum Event {
     /// One subscription was confirmed.
     Subscribed,
     Delivered(Label),
-    /// The server has taken over the QoS 1 publish with this id.
+    /// The server has taken over the publish with this id; with QoS 2, the exchange is complete.
     Acknowledged(u16),
 }
 
-/// One publish. The id is for QoS 1 alone.
+/// One publish. The id is for QoS 1 and 2.
 pub(crate) struct Publish<'a> {
     pub(crate) channel: &'a str,
     pub(crate) payload: &'a [u8; SIZE],

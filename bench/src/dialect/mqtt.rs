@@ -1,4 +1,6 @@
-//! MQTT 3.1.1, as Mosquitto (and any other broker) speaks it.
+//! MQTT 3.1.1, as Mosquitto, our server and any other broker speak it.
+//!
+//! A QoS 2 message counts as delivered when its PUBLISH arrives, and as acknowledged when its publisher has the PUBCOMP.
 
 use anyhow::{Context, Result, bail};
 
@@ -9,9 +11,13 @@ const CONNECT: u8 = 0x10;
 const CONNACK: u8 = 0x20;
 const PUBLISH: u8 = 0x30;
 const PUBACK: u8 = 0x40;
+const PUBREC: u8 = 0x50;
+const PUBREL: u8 = 0x62;
+const PUBCOMP: u8 = 0x70;
 const SUBSCRIBE: u8 = 0x82;
 const SUBACK: u8 = 0x90;
 const QOS_1: u8 = 0x02;
+const QOS_2: u8 = 0x04;
 
 /// An MQTT client's side of one connection.
 pub(crate) struct Mqtt {
@@ -25,24 +31,36 @@ impl Mqtt {
         Self { qos, persistence, subscriptions: 0 }
     }
 
-    fn handle(&mut self, kind: u8, body: &[u8], out: &mut Vec<u8>) -> Result<Event> {
-        match (kind & 0xf0, body) {
+    /// Answers what the packet needs; returns its event. Packets in the middle of a QoS 2 exchange have none.
+    fn handle(&mut self, kind: u8, body: &[u8], out: &mut Vec<u8>) -> Result<Option<Event>> {
+        let event = match (kind & 0xf0, body) {
             (PUBLISH, &[high, low, ref rest @ ..]) => {
                 let topic = usize::from(u16::from_be_bytes([high, low]));
                 let mut payload = rest.get(topic..).context("PUBLISH cut short")?;
-                if kind & 0x06 == QOS_1 {
+                let qos = kind & (QOS_1 | QOS_2);
+                if qos != 0 {
                     let (id, rest) = payload.split_at_checked(2).context("PUBLISH without id")?;
-                    out.extend_from_slice(&[PUBACK, 2, id[0], id[1]]);
+                    let answer = if qos == QOS_1 { PUBACK } else { PUBREC };
+                    out.extend_from_slice(&[answer, 2, id[0], id[1]]);
                     payload = rest;
                 }
                 let label = read_label(payload, &mut 0).context("foreign payload over MQTT")?;
-                Ok(Event::Delivered(label))
+                Event::Delivered(label)
             }
-            (PUBACK, &[high, low]) => Ok(Event::Acknowledged(u16::from_be_bytes([high, low]))),
-            (SUBACK, &[_, _, 0 | 1]) => Ok(Event::Subscribed),
-            (CONNACK, &[_, 0]) => Ok(Event::Opened),
+            (PUBACK | PUBCOMP, &[high, low]) => Event::Acknowledged(u16::from_be_bytes([high, low])),
+            (PUBREC, &[high, low]) => {
+                out.extend_from_slice(&[PUBREL, 2, high, low]);
+                return Ok(None);
+            }
+            (0x60, &[high, low]) if kind == PUBREL => {
+                out.extend_from_slice(&[PUBCOMP, 2, high, low]);
+                return Ok(None);
+            }
+            (SUBACK, &[_, _, 0..=2]) => Event::Subscribed,
+            (CONNACK, &[_, 0]) => Event::Opened,
             _ => bail!("the broker sent {kind:#x} {}", excerpt(body)),
-        }
+        };
+        Ok(Some(event))
     }
 }
 
@@ -64,7 +82,7 @@ impl Dialect for Mqtt {
         self.subscriptions += 1;
         let mut body = self.subscriptions.to_be_bytes().to_vec();
         push_text(&mut body, channel);
-        append(out, SUBSCRIBE, &[&body, &[u8::from(self.qos == Qos::AtLeastOnce)]]);
+        append(out, SUBSCRIBE, &[&body, &[self.qos as u8]]);
     }
 
     fn publish(&mut self, publish: &Publish<'_>, out: &mut Vec<u8>) {
@@ -72,9 +90,10 @@ impl Dialect for Mqtt {
         let (channel, payload) = (publish.channel.as_bytes(), publish.payload);
         match self.qos {
             Qos::AtMostOnce => append(out, PUBLISH, &[&length, channel, payload]),
-            Qos::AtLeastOnce => {
+            Qos::AtLeastOnce | Qos::ExactlyOnce => {
+                let qos = if self.qos == Qos::AtLeastOnce { QOS_1 } else { QOS_2 };
                 let id = publish.id.to_be_bytes();
-                append(out, PUBLISH | QOS_1, &[&length, channel, &id, payload]);
+                append(out, PUBLISH | qos, &[&length, channel, &id, payload]);
             }
         }
     }
@@ -86,7 +105,7 @@ impl Dialect for Mqtt {
             let Some(body) = packet.get(header..header + length) else {
                 break;
             };
-            events.push(self.handle(packet[0], body, out)?);
+            events.extend(self.handle(packet[0], body, out)?);
             taken += header + length;
         }
         Ok(taken)
@@ -150,6 +169,21 @@ mod tests {
             assert_eq!(events, expected);
             assert_eq!(out, [PUBACK, 2, 0x12, 0x34]); // the second has QoS 0
         }
+    }
+
+    #[test]
+    fn qos_2_takes_both_sides_through_their_exchanges() {
+        let label = Label { stream: 3, sequence: 9 };
+        let payload = *Payload::new().labelled(label);
+        let publish = Publish { channel: "c", payload: &payload, id: 0x1234 };
+        let mut dialect = Mqtt::new(Qos::ExactlyOnce, Persistence::Temporary);
+        let mut wire = Vec::new();
+        dialect.publish(&publish, &mut wire);
+        wire.extend_from_slice(&[PUBREL, 2, 0x12, 0x34, PUBREC, 2, 0, 7, PUBCOMP, 2, 0, 7]);
+        let (mut out, mut events) = (Vec::new(), Vec::new());
+        assert_eq!(dialect.scan(&wire, &mut out, &mut events).unwrap(), wire.len());
+        assert_eq!(events, [Event::Delivered(label), Event::Acknowledged(7)]);
+        assert_eq!(out, [PUBREC, 2, 0x12, 0x34, PUBCOMP, 2, 0x12, 0x34, PUBREL, 2, 0, 7]);
     }
 
     #[test]

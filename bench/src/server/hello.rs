@@ -19,7 +19,7 @@ const KEY: &str = "key.pem";
 /// its default: QoS 1 is fsynced.
 pub(crate) fn start(places: &Places, listener: Listener) -> Result<(Process, Endpoint)> {
     let folder = tempfile::tempdir_in(&places.scratch)?;
-    let [socket, websocket, tls_socket, tls_websocket] = free_addresses()?;
+    let [socket, websocket, tls_socket, tls_websocket, mqtt] = free_addresses()?;
     let config = folder.path().join("server.conf");
     fs::write(&config, "")?;
     let mut command = command(&places.hello_server);
@@ -33,6 +33,10 @@ pub(crate) fn start(places: &Places, listener: Listener) -> Result<(Process, End
     let (address, tls) = match listener {
         Listener::Socket => (socket, None),
         Listener::WebSocket => (websocket, None),
+        Listener::Mqtt => {
+            command.env("JMQT_MQTT_PORT", mqtt.port().to_string());
+            (mqtt, None)
+        }
         Listener::TlsSocket => {
             make_certificate(folder.path())?;
             command

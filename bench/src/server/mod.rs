@@ -42,6 +42,7 @@ pub(crate) enum Listener {
     Socket,
     TlsSocket,
     WebSocket,
+    Mqtt,
 }
 
 /// A server that runs until it is dropped.
@@ -82,16 +83,14 @@ impl Server {
 
     /// A fresh client of this server's protocol.
     pub(crate) fn dialect(&self, qos: Qos, persistence: Persistence) -> Box<dyn Dialect> {
-        let framing = match self.listener {
-            Listener::WebSocket => Framing::WebSocket,
-            Listener::Socket | Listener::TlsSocket => Framing::Nul,
+        let framing = match (self.kind, self.listener) {
+            (Kind::Redis, _) => return Box::new(Redis::default()),
+            (Kind::Nats, _) => return Box::new(Nats::default()),
+            (Kind::Mosquitto, _) | (_, Listener::Mqtt) => return Box::new(Mqtt::new(qos, persistence)),
+            (Kind::Jmqt | Kind::Cluster, Listener::WebSocket) => Framing::WebSocket,
+            (Kind::Jmqt | Kind::Cluster, Listener::Socket | Listener::TlsSocket) => Framing::Nul,
         };
-        match self.kind {
-            Kind::Jmqt | Kind::Cluster => Box::new(Jmqt::new(framing, qos, persistence)),
-            Kind::Redis => Box::new(Redis::default()),
-            Kind::Nats => Box::new(Nats::default()),
-            Kind::Mosquitto => Box::new(Mqtt::new(qos, persistence)),
-        }
+        Box::new(Jmqt::new(framing, qos, persistence))
     }
 
     /// The same error, with what the server printed last.

@@ -7,6 +7,8 @@ use crate::workload::{Metric, Workload};
 
 /// The name of our server in comparisons.
 const OURS: &str = "JMQT";
+/// Its name where it is spoken to in MQTT.
+const OURS_MQTT: &str = "ours, MQTT";
 const PEERS: [Kind; 3] = [Kind::Redis, Kind::Nats, Kind::Mosquitto];
 
 /// One contestant of a row.
@@ -51,6 +53,17 @@ impl Row {
     ) -> Self {
         let workload = Workload::Traffic(plan);
         let contestants = vec![ours(OURS, Listener::Socket, workload), peer(Kind::Mosquitto, workload)];
+        Self::new(name, title, contestants, targets)
+    }
+
+    /// Ours through its MQTT port, and Mosquitto, which receive the same bytes.
+    pub(crate) fn over_mqtt(
+        name: &'static str,
+        title: &'static str,
+        workload: Workload,
+        targets: Vec<Target>,
+    ) -> Self {
+        let contestants = vec![ours(OURS_MQTT, Listener::Mqtt, workload), peer(Kind::Mosquitto, workload)];
         Self::new(name, title, contestants, targets)
     }
 

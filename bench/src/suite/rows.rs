@@ -8,7 +8,7 @@ use crate::workload::{Metric, Workload};
 
 /// All rows, in the order of the report.
 pub(crate) fn all() -> Vec<Row> {
-    [messages(), acknowledged(), connections(), over_websocket(), scale(), across_nodes()]
+    [messages(), acknowledged(), connections(), over_websocket(), scale(), across_nodes(), over_mqtt()]
         .into_iter()
         .flatten()
         .collect()
@@ -165,6 +165,51 @@ fn across_nodes() -> Vec<Row> {
             "two nodes: QoS 1, 50 pairs, window 100 (MariaDB, fsynced)",
             qos_1(100),
             vec![Target::at_least(Metric::Rate, Against::Nothing, 20_000.0)],
+        ),
+    ]
+}
+
+fn over_mqtt() -> Vec<Row> {
+    let against = Against::Ratio("Mosquitto");
+    let at_most = |metric, limit| vec![Target::at_most(metric, against, limit)];
+    let at_least = |limit| vec![Target::at_least(Metric::Rate, against, limit)];
+    let row = |name, title, plan, targets| Row::over_mqtt(name, title, Workload::Traffic(plan), targets);
+    let as_mosquitto = |metric| Target::at_most(metric, against, 1.0);
+    vec![
+        row("mqtt-fanout-100", "MQTT: 1 → 100", fan_out(100), at_most(Metric::Cpu, 0.05)),
+        row("mqtt-fanout-1000", "MQTT: 1 → 1,000", fan_out(1_000), at_most(Metric::Cpu, 0.05)),
+        row("mqtt-pairs", "MQTT: 50 pairs, pipelined", pairs(), at_most(Metric::Cpu, 0.05)),
+        row(
+            "mqtt-paced",
+            "MQTT: paced 5,000/s over 10 pairs",
+            paced(),
+            [Metric::P50, Metric::P99, Metric::Cpu].map(as_mosquitto).into(),
+        ),
+        row("mqtt-qos1-100", "MQTT: QoS 1, 50 pairs, window 100", qos_1(100).temporary(), at_least(3.0)),
+        row(
+            "mqtt-qos1-100-persistent",
+            "MQTT: QoS 1, 50 pairs, window 100, persistent (ours fsynced)",
+            qos_1(100),
+            at_least(2.5),
+        ),
+        row("mqtt-qos1-1", "MQTT: QoS 1, 50 pairs, window 1", qos_1(1).temporary(), at_least(0.7)),
+        row(
+            "mqtt-qos1-1-persistent",
+            "MQTT: QoS 1, 50 pairs, window 1, persistent (ours fsynced)",
+            qos_1(1),
+            at_least(0.35),
+        ),
+        row(
+            "mqtt-qos2-100",
+            "MQTT: QoS 2, 50 pairs, window 100",
+            qos_1(100).temporary().exactly_once(),
+            at_least(1.5),
+        ),
+        row(
+            "mqtt-qos2-100-persistent",
+            "MQTT: QoS 2, 50 pairs, window 100, persistent (ours fsynced)",
+            qos_1(100).exactly_once(),
+            at_least(1.0),
         ),
     ]
 }
