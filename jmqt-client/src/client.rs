@@ -569,8 +569,8 @@ impl Client {
                 }
                 let asked = outbound.request(shared.config.max_packet_bytes, |id, out| {
                     let (channel, id) = (channel.as_str().into(), Some(id.into()));
-                    Packet::Pub(Pub { channel, data, qos: Qos::AtMostOnce, retain: Retain::No, id })
-                        .encode(out);
+                    let (qos, retain) = (Qos::AtMostOnce, Retain::No);
+                    Packet::Pub(Pub { channel, data, is_literal: false, qos, retain, id }).encode(out);
                 })?;
                 shared.wake_for(outbound);
                 asked

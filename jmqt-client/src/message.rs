@@ -161,6 +161,7 @@ impl Publish {
         Packet::Pub(Pub {
             channel: self.channel.as_str().into(),
             data: Some(self.data.as_payload()),
+            is_literal: false,
             qos: self.qos,
             retain,
             id: id.map(Into::into),

@@ -99,8 +99,10 @@ impl Route {
     fn send(&self, channel: &ChannelName, kind: Kind, out: &mut Outbound) {
         let channel = channel.as_str().into();
         match kind {
-            Kind::Sub => out.send(&Packet::Sub(Sub { channel, persistence: self.persistence })),
-            Kind::Unsub => out.send(&Packet::Unsub(Unsub { channel })),
+            Kind::Sub => {
+                out.send(&Packet::Sub(Sub { channel, persistence: self.persistence, is_filter: false }))
+            }
+            Kind::Unsub => out.send(&Packet::Unsub(Unsub { channel, is_filter: false })),
         }
     }
 

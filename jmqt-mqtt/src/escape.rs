@@ -17,6 +17,18 @@ pub fn name_to_topic(name: &str) -> Cow<'_, str> {
     rewrite(name, true, add)
 }
 
+/// The filter for topics that matches the topics of those names that a filter for JMQT names matches.
+///
+/// In a filter `#` and `+` are always wildcards. So they stay as they are, and only sequences that are a part of names are
+/// escaped. Where a wildcard is not allowed the result is invalid too.
+#[must_use]
+pub fn name_filter_to_topic_filter(filter: &str) -> Cow<'_, str> {
+    rewrite(filter, true, |piece, out| match piece {
+        Piece::Wildcard(of) => out.push(char::from(of)),
+        Piece::Sequence { .. } => add(piece, out),
+    })
+}
+
 /// The JMQT name of a topic.
 #[must_use]
 pub fn topic_to_name(topic: &str) -> Cow<'_, str> {
@@ -148,6 +160,25 @@ mod tests {
             assert_eq!(topic_to_name(topic), name, "{topic}");
         }
         assert_eq!((client_to_topic("#x"), topic_to_client("%23x")), ("%23x".into(), "#x".into()));
+    }
+
+    #[test]
+    fn filters_for_names_match_the_topics_of_these_names() {
+        for (filter, name) in [
+            ("a%23/+", "a%23/b"),
+            ("%23/+", "%23/b"),
+            ("+/%2B/#", "a/%2B/c"),
+            ("a/#", "a/b"),
+            ("+", "x%2523"),
+        ] {
+            let topics = name_filter_to_topic_filter(filter);
+            let parsed = crate::Filter::parse(&topics).unwrap();
+            assert!(parsed.matches(&name_to_topic(name)), "{filter} as {topics} and {name}");
+        }
+        assert!(!crate::Filter::parse(&name_filter_to_topic_filter("a%23/+")).unwrap().matches("a%23/b"));
+        for bad in ["a#", "#/a", "a+/b", "#bob"] {
+            crate::Filter::parse(&name_filter_to_topic_filter(bad)).unwrap_err();
+        }
     }
 
     #[test]

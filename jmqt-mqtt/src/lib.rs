@@ -20,7 +20,9 @@ mod write;
 
 pub use encode::Patches;
 pub use error::{Answer, DecodeError, EncodeError, Violation};
-pub use escape::{client_to_topic, name_to_topic, topic_to_client, topic_to_name};
+pub use escape::{
+    client_to_topic, name_filter_to_topic_filter, name_to_topic, topic_to_client, topic_to_name,
+};
 pub use filter::Filter;
 pub use frame::{Frame, FrameDecoder, Header, Peek, peek};
 pub use packet::{

@@ -92,6 +92,12 @@ pub fn to_payload(json: Payload<'_>, literal: bool) -> Content<'_> {
     special.unwrap_or(Content { bytes: Cow::Borrowed(json.as_str().as_bytes()), declared: Declared::Json })
 }
 
+/// Whether `jt` makes a difference for this data: it is a string, or bytes in base64.
+#[must_use]
+pub fn is_read(json: Payload<'_>) -> bool {
+    read(json).is_some()
+}
+
 /// What the data stands for, if it is not its own text: a string, or bytes in base64.
 fn read(json: Payload<'_>) -> Option<Content<'_>> {
     let text = json.as_str();

@@ -41,6 +41,8 @@ pub struct Echo {
     pub channel: Option<String>,
     /// `q`; QoS 0 if it could not be read.
     pub qos: Qos,
+    /// `wc`; `false` if it could not be read.
+    pub is_filter: bool,
 }
 
 impl From<NotJson> for DecodeError {
@@ -88,7 +90,7 @@ pub fn decode(text: &str) -> Result<Packet<'_>, DecodeError> {
     fields.packet(kind).map_err(|problem| DecodeError::BadField { kind, problem, echo: fields.echo() })
 }
 
-/// The thirteen fields, in an order of our own.
+/// The fifteen fields, in an order of our own.
 #[derive(Clone, Copy)]
 enum Field {
     Data,
@@ -104,9 +106,11 @@ enum Field {
     Qos,
     Window,
     Publisher,
+    Filter,
+    Literal,
 }
 
-const FIELDS: usize = 13;
+const FIELDS: usize = 15;
 
 impl Field {
     fn from_key(key: &str) -> Option<Self> {
@@ -131,6 +135,8 @@ impl Field {
             b"mg" => Self::Message,
             b"wn" => Self::Window,
             b"pi" => Self::Publisher,
+            b"wc" => Self::Filter,
+            b"jt" => Self::Literal,
             _ => return None,
         })
     }
@@ -150,6 +156,8 @@ impl Field {
             Self::Qos => "q",
             Self::Window => "wn",
             Self::Publisher => "pi",
+            Self::Filter => "wc",
+            Self::Literal => "jt",
         }
     }
 
@@ -161,8 +169,8 @@ impl Field {
 /// What a packet of this type has; everything else in it is ignored (2.6).
 const fn fields_of(kind: PacketType) -> u16 {
     use Field::{
-        Channel, Client, Data, Id, Message, Persistent, Publisher, Qos, Retain, Status, Timeout, Token,
-        Window,
+        Channel, Client, Data, Filter, Id, Literal, Message, Persistent, Publisher, Qos, Retain, Status,
+        Timeout, Token, Window,
     };
     match kind {
         PacketType::Auth => Data.bit(),
@@ -171,12 +179,14 @@ const fn fields_of(kind: PacketType) -> u16 {
         PacketType::ConnAck => Status.bit() | Timeout.bit() | Publisher.bit(),
         PacketType::Hb | PacketType::HbAck => 0,
         PacketType::Disconn => Status.bit() | Message.bit() | Timeout.bit(),
-        PacketType::Sub => Channel.bit() | Persistent.bit(),
-        PacketType::SubAck | PacketType::UnsubAck => Status.bit() | Channel.bit(),
-        PacketType::Unsub => Channel.bit(),
-        PacketType::Pub => Channel.bit() | Data.bit() | Qos.bit() | Id.bit() | Retain.bit(),
+        PacketType::Sub => Channel.bit() | Persistent.bit() | Filter.bit(),
+        PacketType::SubAck | PacketType::UnsubAck => Status.bit() | Channel.bit() | Filter.bit(),
+        PacketType::Unsub => Channel.bit() | Filter.bit(),
+        PacketType::Pub => Channel.bit() | Data.bit() | Literal.bit() | Qos.bit() | Id.bit() | Retain.bit(),
         PacketType::PubAck => Status.bit() | Id.bit() | Data.bit(),
-        PacketType::Push => Channel.bit() | Data.bit() | Client.bit() | Qos.bit() | Id.bit() | Retain.bit(),
+        PacketType::Push => {
+            Channel.bit() | Data.bit() | Literal.bit() | Client.bit() | Qos.bit() | Id.bit() | Retain.bit()
+        }
         PacketType::PushAck => Id.bit() | Status.bit(),
     }
 }
@@ -218,7 +228,8 @@ impl<'a> Fields<'a> {
 
     fn packet(&self, kind: PacketType) -> Result<Packet<'a>, Problem> {
         use Field::{
-            Channel, Client, Data, Id, Message, Persistent, Publisher, Retain as Retained, Timeout, Token,
+            Channel, Client, Data, Filter, Id, Literal, Message, Persistent, Publisher, Retain as Retained,
+            Timeout, Token,
         };
         self.refuse_repeats(kind)?;
         Ok(match kind {
@@ -254,14 +265,22 @@ impl<'a> Fields<'a> {
                     true => Persistence::Persistent,
                     false => Persistence::Temporary,
                 },
+                is_filter: self.flag(Filter)?,
             }),
-            PacketType::SubAck => {
-                Packet::SubAck(SubAck { status: self.required_status()?, channel: self.string(Channel)? })
-            }
-            PacketType::Unsub => Packet::Unsub(Unsub { channel: required(Channel, self.string(Channel)?)? }),
-            PacketType::UnsubAck => {
-                Packet::UnsubAck(UnsubAck { status: self.required_status()?, channel: self.string(Channel)? })
-            }
+            PacketType::SubAck => Packet::SubAck(SubAck {
+                status: self.required_status()?,
+                channel: self.string(Channel)?,
+                is_filter: self.flag(Filter)?,
+            }),
+            PacketType::Unsub => Packet::Unsub(Unsub {
+                channel: required(Channel, self.string(Channel)?)?,
+                is_filter: self.flag(Filter)?,
+            }),
+            PacketType::UnsubAck => Packet::UnsubAck(UnsubAck {
+                status: self.required_status()?,
+                channel: self.string(Channel)?,
+                is_filter: self.flag(Filter)?,
+            }),
             PacketType::Pub => {
                 let channel = required(Channel, self.string(Channel)?)?;
                 let data = self.payload()?;
@@ -271,6 +290,7 @@ impl<'a> Fields<'a> {
                 Packet::Pub(Pub {
                     channel,
                     data,
+                    is_literal: self.flag(Literal)?,
                     qos: self.qos()?,
                     retain: self.retain(Retained)?,
                     id: self.id()?,
@@ -284,6 +304,7 @@ impl<'a> Fields<'a> {
             PacketType::Push => Packet::Push(Push {
                 channel: required(Channel, self.string(Channel)?)?,
                 data: required(Data, self.payload()?)?,
+                is_literal: self.flag(Literal)?,
                 client: self.string(Client)?.unwrap_or_default(),
                 qos: self.qos()?,
                 id: self.id()?,
@@ -305,7 +326,7 @@ impl<'a> Fields<'a> {
         if repeated == 0 {
             return Ok(());
         }
-        let keys = ["dt", "st", "ts", "at", "cn", "pr", "mg", "id", "cl", "rt", "q", "wn", "pi"];
+        let keys = ["dt", "st", "ts", "at", "cn", "pr", "mg", "id", "cl", "rt", "q", "wn", "pi", "wc", "jt"];
         Err(format!("duplicate field `{}`", keys[repeated.trailing_zeros() as usize]))
     }
 
@@ -315,6 +336,7 @@ impl<'a> Fields<'a> {
             id: self.id().ok().flatten().map(Cow::into_owned),
             channel: string(Field::Channel).map(|name| name.trim().to_owned()),
             qos: self.qos().unwrap_or_default(),
+            is_filter: self.flag(Field::Filter).unwrap_or_default(),
         }
     }
 
@@ -460,7 +482,10 @@ mod tests {
         let Err(DecodeError::BadField { echo, .. }) = decode(r#"{"pub":{"cn":" a ","id":7,"q":[]}}"#) else {
             panic!("that is a bad field")
         };
-        assert_eq!(echo, Echo { id: Some("7".into()), channel: Some("a".into()), qos: Qos::AtMostOnce });
+        assert_eq!(
+            echo,
+            Echo { id: Some("7".into()), channel: Some("a".into()), qos: Qos::AtMostOnce, is_filter: false }
+        );
     }
 
     #[test] // protocol.md 2.6

@@ -40,19 +40,26 @@ impl Packet<'_> {
             Self::Sub(sub) => {
                 object.string("cn", &sub.channel);
                 object.flag("pr", sub.persistence == Persistence::Persistent);
+                object.flag("wc", sub.is_filter);
             }
             Self::SubAck(ack) => {
                 object.status(ack.status);
                 object.optional_string("cn", ack.channel.as_deref());
+                object.flag("wc", ack.is_filter);
             }
-            Self::Unsub(unsub) => object.string("cn", &unsub.channel),
+            Self::Unsub(unsub) => {
+                object.string("cn", &unsub.channel);
+                object.flag("wc", unsub.is_filter);
+            }
             Self::UnsubAck(ack) => {
                 object.status(ack.status);
                 object.optional_string("cn", ack.channel.as_deref());
+                object.flag("wc", ack.is_filter);
             }
             Self::Pub(publish) => {
                 object.string("cn", &publish.channel);
                 object.optional_raw("dt", publish.data.map(Payload::as_str));
+                object.flag("jt", publish.is_literal);
                 object.flag("q", publish.qos != Qos::AtMostOnce);
                 object.flag("rt", publish.retain == Retain::Yes);
                 object.optional_string("id", publish.id.as_deref());
@@ -65,6 +72,7 @@ impl Packet<'_> {
             Self::Push(push) => {
                 object.string("cn", &push.channel);
                 object.raw("dt", push.data.as_str());
+                object.flag("jt", push.is_literal);
                 object.string("cl", &push.client);
                 object.flag("q", push.qos != Qos::AtMostOnce);
                 object.optional_string("id", push.id.as_deref());
@@ -98,7 +106,7 @@ impl Packet<'_> {
     }
 }
 
-/// The member `jt` of a push, to be written behind its `dt`: the data is literally the payload of an MQTT message.
+/// The member `jt` of a push, to be written behind its `dt`: the data is literally the payload of an MQTT message (protocol.md 2.26).
 pub const LITERAL: &[u8] = br#","jt":1"#;
 
 /// The pushes of one channel by one publisher: all but the payload and the id, written once (§7.m).

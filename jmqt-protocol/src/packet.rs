@@ -192,6 +192,8 @@ pub struct Sub<'a> {
     pub channel: Cow<'a, str>,
     /// `pr`.
     pub persistence: Persistence,
+    /// `wc`: `cn` is a filter with wildcards (protocol.md 2.25).
+    pub is_filter: bool,
 }
 
 /// Server: the outcome of a `sub` (§7.h).
@@ -201,6 +203,8 @@ pub struct SubAck<'a> {
     pub status: StatusCode,
     /// `cn`, trimmed; absent only where the request had none to read.
     pub channel: Option<Cow<'a, str>>,
+    /// `wc` of the request. A server that does not know filters takes one for the name of a channel, and sends none.
+    pub is_filter: bool,
 }
 
 /// Client: unsubscribe (§7.i).
@@ -208,6 +212,8 @@ pub struct SubAck<'a> {
 pub struct Unsub<'a> {
     /// `cn`, as on the wire.
     pub channel: Cow<'a, str>,
+    /// `wc`: `cn` is a filter with wildcards (protocol.md 2.25).
+    pub is_filter: bool,
 }
 
 /// Server: the outcome of an `unsub` (§7.j).
@@ -217,6 +223,8 @@ pub struct UnsubAck<'a> {
     pub status: StatusCode,
     /// `cn`, trimmed; absent only where the request had none to read.
     pub channel: Option<Cow<'a, str>>,
+    /// `wc` of the request. A server that does not know filters takes one for the name of a channel, and sends none.
+    pub is_filter: bool,
 }
 
 /// Client: publish (§7.k).
@@ -226,6 +234,8 @@ pub struct Pub<'a> {
     pub channel: Cow<'a, str>,
     /// `dt`; absent only on control channels (protocol.md 2.7).
     pub data: Option<Payload<'a>>,
+    /// `jt`: for MQTT clients the payload is literally the text of `dt` (protocol.md 2.26).
+    pub is_literal: bool,
     /// `q`.
     pub qos: Qos,
     /// `rt`.
@@ -252,6 +262,8 @@ pub struct Push<'a> {
     pub channel: Cow<'a, str>,
     /// `dt`.
     pub data: Payload<'a>,
+    /// `jt`: an MQTT client published literally the text of `dt` (protocol.md 2.26).
+    pub is_literal: bool,
     /// `cl`: the publisher; empty for the server.
     pub client: Cow<'a, str>,
     /// `q`.

@@ -68,14 +68,12 @@ fn any_acknowledgement() -> impl Strategy<Value = Packet<'static>> {
             }
         ),
         Just(Packet::HbAck),
-        (any_status(), option::of(any_text())).prop_map(|(status, channel)| Packet::SubAck(SubAck {
-            status,
-            channel: channel.map(Into::into)
-        })),
-        (any_status(), option::of(any_text())).prop_map(|(status, channel)| Packet::UnsubAck(UnsubAck {
-            status,
-            channel: channel.map(Into::into)
-        })),
+        (any_status(), option::of(any_text()), any::<bool>()).prop_map(|(status, channel, is_filter)| {
+            Packet::SubAck(SubAck { status, channel: channel.map(Into::into), is_filter })
+        }),
+        (any_status(), option::of(any_text()), any::<bool>()).prop_map(|(status, channel, is_filter)| {
+            Packet::UnsubAck(UnsubAck { status, channel: channel.map(Into::into), is_filter })
+        }),
         (any_status(), option::of(any_text()), option::of(any_payload()))
             .prop_map(|(status, id, data)| Packet::PubAck(PubAck { status, id: id.map(Into::into), data })),
         (any_text(), option::of(any_status()))
@@ -99,37 +97,45 @@ fn any_request() -> impl Strategy<Value = Packet<'static>> {
                 Packet::Disconn(Disconn { code, message, retry_after_seconds })
             }
         ),
-        (any_text(), any::<bool>()).prop_map(|(channel, persistent)| {
+        (any_text(), any::<bool>(), any::<bool>()).prop_map(|(channel, persistent, is_filter)| {
             let persistence = if persistent { Persistence::Persistent } else { Persistence::Temporary };
-            Packet::Sub(Sub { channel: channel.into(), persistence })
+            Packet::Sub(Sub { channel: channel.into(), persistence, is_filter })
         }),
-        any_text().prop_map(|channel| Packet::Unsub(Unsub { channel: channel.into() })),
-        (any_text(), any_payload(), any_qos(), any_retain(), option::of(any_text())).prop_map(
-            |(channel, data, qos, retain, id)| {
+        (any_text(), any::<bool>())
+            .prop_map(|(channel, is_filter)| Packet::Unsub(Unsub { channel: channel.into(), is_filter })),
+        (any_text(), (any_payload(), any::<bool>()), any_qos(), any_retain(), option::of(any_text()))
+            .prop_map(|(channel, (data, is_literal), qos, retain, id)| {
                 Packet::Pub(Pub {
                     channel: channel.into(),
                     data: Some(data),
+                    is_literal,
                     qos,
                     retain,
                     id: id.map(Into::into),
                 })
-            }
-        ),
+            }),
         (any_text(), option::of(any_payload()), any_text()).prop_map(|(channel, data, id)| {
             Packet::Pub(Pub {
                 channel: format!("${channel}").into(),
                 data,
+                is_literal: false,
                 qos: Qos::AtMostOnce,
                 retain: Retain::No,
                 id: Some(id.into()),
             })
         }),
-        (any_text(), any_payload(), any_text(), any_qos(), option::of(any_text()), any_retain()).prop_map(
-            |(channel, data, client, qos, id, retain)| {
+        (
+            any_text(),
+            (any_payload(), any::<bool>()),
+            any_text(),
+            any_qos(),
+            option::of(any_text()),
+            any_retain()
+        )
+            .prop_map(|(channel, (data, is_literal), client, qos, id, retain)| {
                 let (channel, client) = (channel.into(), client.into());
-                Packet::Push(Push { channel, data, client, qos, id: id.map(Into::into), retain })
-            }
-        ),
+                Packet::Push(Push { channel, data, is_literal, client, qos, id: id.map(Into::into), retain })
+            }),
     ]
 }
 

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
 use jmqt_protocol::{
-    Auth, AuthAck, AuthOutcome, Conn, ConnAck, DecodeError, Disconn, DisconnectCode, Echo, Packet,
+    Auth, AuthAck, AuthOutcome, Conn, ConnAck, DecodeError, Disconn, DisconnectCode, Echo, LITERAL, Packet,
     PacketType, Payload, Persistence, Pub, PubAck, Push, PushAck, PushFrame, Qos, Retain, StatusCode, Sub,
     SubAck, Unsub, UnsubAck, decode,
 };
@@ -157,34 +157,70 @@ fn packets_without_fields_have_an_empty_object() {
 
 #[test] // §7.g
 fn sub_names_a_channel_and_may_be_persistent() {
-    let sub = |persistence| Packet::Sub(Sub { channel: "news".into(), persistence });
+    let sub = |persistence| Packet::Sub(Sub { channel: "news".into(), persistence, is_filter: false });
     both_ways(r#"{"sub":{"cn":"news"}}"#, &sub(Persistence::Temporary));
     both_ways(r#"{"sub":{"cn":"news","pr":1}}"#, &sub(Persistence::Persistent));
     read_as(r#"{"sub":{"cn":"news","pr":0}}"#, &sub(Persistence::Temporary));
 }
 
+#[test] // protocol.md 2.25
+fn subscriptions_may_have_a_filter_and_answers_repeat_it() {
+    let (persistence, channel) = (Persistence::Temporary, || "rooms/+/temperature".into());
+    both_ways(
+        r#"{"sub":{"cn":"rooms/+/temperature","wc":1}}"#,
+        &Packet::Sub(Sub { channel: channel(), persistence, is_filter: true }),
+    );
+    both_ways(
+        r#"{"subAck":{"st":1,"cn":"rooms/+/temperature","wc":1}}"#,
+        &Packet::SubAck(SubAck { status: StatusCode::OK, channel: Some(channel()), is_filter: true }),
+    );
+    both_ways(
+        r#"{"unsub":{"cn":"rooms/+/temperature","wc":1}}"#,
+        &Packet::Unsub(Unsub { channel: channel(), is_filter: true }),
+    );
+    both_ways(
+        r#"{"unsubAck":{"st":1,"cn":"rooms/+/temperature","wc":1}}"#,
+        &Packet::UnsubAck(UnsubAck { status: StatusCode::OK, channel: Some(channel()), is_filter: true }),
+    );
+    read_as(
+        r#"{"sub":{"cn":"rooms/+/temperature","wc":0}}"#,
+        &Packet::Sub(Sub { channel: channel(), persistence, is_filter: false }),
+    );
+    assert_eq!(bad_field(r#"{"sub":{"cn":"a","wc":2}}"#).1, "field `wc` must be 0 or 1");
+    let (_, _, echo) = bad_field(r#"{"sub":{"cn":"a/+","wc":1,"pr":[]}}"#);
+    assert_eq!((echo.channel.as_deref(), echo.is_filter), (Some("a/+"), true));
+}
+
 #[test] // §7.h
 fn sub_ack_names_the_channel() {
-    let ack =
-        |status, channel: &'static str| Packet::SubAck(SubAck { status, channel: Some(channel.into()) });
+    let ack = |status, channel: &'static str| {
+        Packet::SubAck(SubAck { status, channel: Some(channel.into()), is_filter: false })
+    };
     both_ways(r#"{"subAck":{"st":1,"cn":"news"}}"#, &ack(StatusCode::OK, "news"));
     both_ways(r#"{"subAck":{"st":11,"cn":"$list"}}"#, &ack(StatusCode::INVALID_CHANNEL, "$list"));
     both_ways(
         r#"{"subAck":{"st":10}}"#,
-        &Packet::SubAck(SubAck { status: StatusCode::INVALID_PACKET, channel: None }),
+        &Packet::SubAck(SubAck { status: StatusCode::INVALID_PACKET, channel: None, is_filter: false }),
     );
 }
 
 #[test] // §7.i
 fn unsub_names_a_channel() {
-    both_ways(r#"{"unsub":{"cn":"news"}}"#, &Packet::Unsub(Unsub { channel: "news".into() }));
+    both_ways(
+        r#"{"unsub":{"cn":"news"}}"#,
+        &Packet::Unsub(Unsub { channel: "news".into(), is_filter: false }),
+    );
 }
 
 #[test] // §7.j
 fn unsub_ack_names_the_channel() {
     both_ways(
         r#"{"unsubAck":{"st":7,"cn":"news"}}"#,
-        &Packet::UnsubAck(UnsubAck { status: StatusCode::NOT_ALLOWED, channel: Some("news".into()) }),
+        &Packet::UnsubAck(UnsubAck {
+            status: StatusCode::NOT_ALLOWED,
+            channel: Some("news".into()),
+            is_filter: false,
+        }),
     );
 }
 
@@ -194,6 +230,7 @@ fn pub_carries_data_and_may_have_qos_id_and_retained_flag() {
         Packet::Pub(Pub {
             channel: "news".into(),
             data: Some(json("1.50")),
+            is_literal: false,
             qos,
             retain,
             id: id.map(Into::into),
@@ -221,6 +258,7 @@ fn pub_to_a_control_channel_needs_no_data() {
         Packet::Pub(Pub {
             channel: channel.into(),
             data,
+            is_literal: false,
             qos: Qos::AtMostOnce,
             retain: Retain::No,
             id: Some("1".into()),
@@ -257,6 +295,7 @@ fn push_names_channel_publisher_and_what_to_acknowledge() {
         Packet::Push(Push {
             channel: "news".into(),
             data: json("1.50"),
+            is_literal: false,
             client: client.into(),
             qos,
             id: id.map(Into::into),
@@ -279,6 +318,35 @@ fn push_names_channel_publisher_and_what_to_acknowledge() {
     assert_eq!(bad_field(r#"{"push":{"cn":"news","cl":"a"}}"#).1, "field `dt` is missing");
 }
 
+#[test] // protocol.md 2.26
+fn data_may_be_literally_the_payload_of_mqtt() {
+    both_ways(
+        r#"{"pub":{"cn":"lamp","dt":"ON","jt":1}}"#,
+        &Packet::Pub(Pub {
+            channel: "lamp".into(),
+            data: Some(json("\"ON\"")),
+            is_literal: true,
+            qos: Qos::AtMostOnce,
+            retain: Retain::No,
+            id: None,
+        }),
+    );
+    let push = Packet::Push(Push {
+        channel: "lamp".into(),
+        data: json("\"ON\""),
+        is_literal: true,
+        client: "a".into(),
+        qos: Qos::AtMostOnce,
+        id: None,
+        retain: Retain::No,
+    });
+    both_ways(r#"{"push":{"cn":"lamp","dt":"ON","jt":1,"cl":"a"}}"#, &push);
+    let mut text = Vec::new();
+    PushFrame::new("lamp", "a").write_text(&[b"\"ON\"", LITERAL].concat(), None, &mut text);
+    assert_eq!(text, push.to_text().into_bytes());
+    assert_eq!(bad_field(r#"{"pub":{"cn":"a","dt":1,"jt":"x"}}"#).1, "field `jt` must be 0 or 1");
+}
+
 #[test] // §7.m: the server's shortcut writes what the packet would
 fn a_push_frame_is_a_push() {
     let data = json(r#"{"a": "\u00e9"}"#);
@@ -288,6 +356,7 @@ fn a_push_frame_is_a_push() {
         let push = Push {
             channel: channel.into(),
             data,
+            is_literal: false,
             client: client.into(),
             qos,
             id: id.map(Into::into),
@@ -361,7 +430,14 @@ fn every_status_code_survives_the_way() {
 #[test] // protocol.md 2.6
 fn flags_are_read_in_three_spellings_and_written_in_one() {
     let publish = |qos, retain| {
-        Packet::Pub(Pub { channel: "a".into(), data: Some(Payload::NULL), qos, retain, id: None })
+        Packet::Pub(Pub {
+            channel: "a".into(),
+            data: Some(Payload::NULL),
+            is_literal: false,
+            qos,
+            retain,
+            id: None,
+        })
     };
     for (on, off) in [("1", "0"), ("true", "false"), ("\"1\"", "\"0\"")] {
         read_as(
@@ -408,6 +484,7 @@ fn null_is_as_absent_for_every_field_but_data() {
         &Packet::Pub(Pub {
             channel: "a".into(),
             data: Some(Payload::NULL),
+            is_literal: false,
             qos: Qos::AtMostOnce,
             retain: Retain::No,
             id: None,
@@ -427,7 +504,7 @@ fn null_is_as_absent_for_every_field_but_data() {
 fn unknown_members_are_ignored_whatever_they_hold() {
     read_as(
         r#"{"unsub":{"x":[{"cn":"b"}],"cn":"a","dt":{"deep":[[[]]]},"":0,"x":1}}"#,
-        &Packet::Unsub(Unsub { channel: "a".into() }),
+        &Packet::Unsub(Unsub { channel: "a".into(), is_filter: false }),
     );
     let deep = format!(r#"{{"hb":{{"x":{}{}}}}}"#, "[".repeat(5000), "]".repeat(5000));
     read_as(&deep, &Packet::Hb);
@@ -509,7 +586,7 @@ fn what_is_not_one_object_with_one_known_member_is_not_a_packet() {
 fn white_space_between_tokens_is_of_no_consequence() {
     read_as(
         " {\r\n\t\"sub\" : { \"cn\" : \"a\" , \"pr\" : 1 } } \n",
-        &Packet::Sub(Sub { channel: "a".into(), persistence: Persistence::Persistent }),
+        &Packet::Sub(Sub { channel: "a".into(), persistence: Persistence::Persistent, is_filter: false }),
     );
 }
 
@@ -539,7 +616,8 @@ fn a_payload_passes_through_byte_for_byte() {
 #[test] // protocol.md 2.7: so that no NUL ever ends a packet early
 fn no_control_character_is_written_into_a_packet() {
     let name: String = (0..0x20).map(char::from).collect();
-    let packet = Packet::Sub(Sub { channel: name.as_str().into(), persistence: Persistence::Temporary });
+    let (channel, persistence) = (name.as_str().into(), Persistence::Temporary);
+    let packet = Packet::Sub(Sub { channel, persistence, is_filter: false });
     let text = packet.to_text();
     assert!(text.bytes().all(|byte| byte >= 0x20));
     assert_eq!(decode(&text), Ok(packet));

@@ -274,6 +274,8 @@ pub(crate) fn place(at: usize) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::strategy::Strategy as _;
+
     use super::*;
 
     #[test]
@@ -292,6 +294,37 @@ mod tests {
         }
         let one = Data::parse(Bytes::from_static(b"[1]"), Attributes::NONE).unwrap();
         assert_eq!(one.json().to_payload().as_str(), "[1]");
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(4096))]
+
+        /// protocol.md 2.26, as both clients see it: what one receives and publishes again is the same for the other.
+        #[test]
+        fn nothing_is_lost_between_the_languages(
+            payload in proptest::prop_oneof![
+                proptest::collection::vec(proptest::prelude::any::<u8>(), 0..8),
+                r#" ?("[a-z"\\]*"|[0-9]{1,3}|[a-z]{2}|\{"\$b64": ?"[A-Za-z0-9+/]{0,8}={0,2}"\}) ?"#
+                    .prop_map(String::into_bytes),
+            ],
+            form in 2..6_usize,
+        ) {
+            let forms = [DataForm::Json, DataForm::LiteralJson, DataForm::Bytes, DataForm::Text,
+                DataForm::DeclaredJson, DataForm::Binary];
+            let attributes = |form| {
+                Attributes::new(crate::attributes::Values { form, ..Default::default() })
+            };
+            let received = json_of(&payload, &attributes(forms[form]));
+            let literal = received.literal;
+            let again = attributes(forms[usize::from(literal)]);
+            let back = payload_of(&received.text, &again);
+            let is_json = back.declared == Declared::Json;
+            let expected = if is_json { payload.trim_ascii() } else { &payload[..] };
+            proptest::prop_assert_eq!(&*back.bytes, expected);
+            proptest::prop_assert!(!literal || payload::is_read(received.to_payload()));
+            let relayed = json_of(&received.text, &again);
+            proptest::prop_assert_eq!((&relayed.text, relayed.literal), (&received.text, literal));
+        }
     }
 
     #[test]

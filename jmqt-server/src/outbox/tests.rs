@@ -112,7 +112,7 @@ fn got(outbox: &Outbox) -> Vec<String> {
 
 fn ack() -> Vec<u8> {
     let status = jmqt_core::StatusCode::OK;
-    let ack = jmqt_protocol::SubAck { status, channel: Some("news".into()) };
+    let ack = jmqt_protocol::SubAck { status, channel: Some("news".into()), is_filter: false };
     framed(Form::JmqtNul, &Packet::SubAck(ack))
 }
 

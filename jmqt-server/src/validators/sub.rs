@@ -49,7 +49,8 @@ pub struct FilterRequest<'a> {
     pub connection: ConnectionInfo,
     /// The client that subscribes.
     pub client: &'a ClientId,
-    /// The filter, as the client has written it.
+    /// The filter, as an MQTT client writes it. That of a JMQT client is the same, except that `%23` and `%2B` in it have
+    /// become `%2523` and `%252B` (docs/mqtt.md, Names).
     pub filter: &'a str,
     /// The handle of the server.
     pub server: &'a ServerHandle,

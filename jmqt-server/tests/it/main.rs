@@ -15,6 +15,7 @@ mod databases;
 mod disconnect_reasons;
 mod fairness;
 mod fields;
+mod filters;
 mod gate;
 mod handle;
 mod hooks;

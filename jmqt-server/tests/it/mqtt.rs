@@ -261,6 +261,48 @@ async fn a_device_and_a_browser_talk_on_the_same_channel() {
     }
 }
 
+#[tokio::test] // protocol.md 2.26
+async fn payloads_go_to_a_browser_and_back_without_change() {
+    let server = start().await;
+    let mut browser = server.connect("alice").await;
+    browser.sub("from").await;
+    let mut device = Device::new(&server, Version::V3_1_1, Login::of("sensor")).await;
+    device.subscribe("to", Qos::AtLeastOnce).await;
+    for (payload, dt) in [
+        (&b"ON"[..], r#""ON""#),
+        (b"\"ON\"", r#""ON","jt":1"#),
+        (b"{\"$b64\":\"/w==\"}", r#"{"$b64":"/w=="},"jt":1"#),
+        (b"\xff", r#"{"$b64":"/w=="}"#),
+        (b"{\"$b64\":1}", r#"{"$b64":1}"#),
+        (b"21.5", "21.5"),
+    ] {
+        device.publish("from", payload, Delivery::AtMostOnce, false).await;
+        browser.expect(&format!(r#"{{"push":{{"cn":"from","dt":{dt},"cl":"sensor"}}}}"#)).await;
+        for (more, qos) in [("", Qos::AtMostOnce), (r#","q":1,"id":"7""#, Qos::AtLeastOnce)] {
+            browser.send(&format!(r#"{{"pub":{{"cn":"to","dt":{dt}{more}}}}}"#)).await;
+            let (_, back, delivery, _) = device.message().await;
+            assert_eq!((&*back, delivery.qos()), (payload, qos), "{dt}");
+            if qos == Qos::AtLeastOnce {
+                device.acknowledge(delivery).await;
+                browser.expect(r#"{"pubAck":{"st":1,"id":"7"}}"#).await;
+            }
+        }
+    }
+    // Other JMQT clients receive `jt` too, live and retained, where it makes a difference.
+    let mut bob = server.connect("bob").await;
+    bob.sub("lamp").await;
+    for (dt, jt) in [(r#""ON""#, r#","jt":1"#), ("1", "")] {
+        browser.send(&format!(r#"{{"pub":{{"cn":"lamp","dt":{dt},"jt":1,"q":1,"rt":1,"id":"8"}}}}"#)).await;
+        browser.expect(r#"{"pubAck":{"st":1,"id":"8"}}"#).await;
+        let live = format!(r#"{{"push":{{"cn":"lamp","dt":{dt}{jt},"cl":"alice","q":1,"id":"*"}}}}"#);
+        let push = bob.expect_push(&live).await;
+        bob.ack(&push).await;
+        bob.send(r#"{"sub":{"cn":"lamp"}}"#).await;
+        bob.expect(r#"{"subAck":{"st":1,"cn":"lamp"}}"#).await;
+        bob.expect(&format!(r#"{{"push":{{"cn":"lamp","dt":{dt}{jt},"cl":"alice","rt":1}}}}"#)).await;
+    }
+}
+
 #[tokio::test] // 4.3.2, 4.3.3
 async fn each_qos_is_acknowledged_and_lowered_to_the_granted_one() {
     let server = start().await;

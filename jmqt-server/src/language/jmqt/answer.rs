@@ -57,8 +57,8 @@ pub(super) fn answer_bad_field(session: &mut Session, kind: PacketType, problem:
         PacketType::Conn => {
             Packet::ConnAck(ConnAck { status, timeout_seconds: None, remembers_publishes: false })
         }
-        PacketType::Sub => Packet::SubAck(SubAck { status, channel }),
-        PacketType::Unsub => Packet::UnsubAck(UnsubAck { status, channel }),
+        PacketType::Sub => Packet::SubAck(SubAck { status, channel, is_filter: echo.is_filter }),
+        PacketType::Unsub => Packet::UnsubAck(UnsubAck { status, channel, is_filter: echo.is_filter }),
         // A QoS 0 publish is answered only if it has an id.
         PacketType::Pub if echo.id.is_none() && echo.qos == Qos::AtMostOnce => return,
         PacketType::Pub => {

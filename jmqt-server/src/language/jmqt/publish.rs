@@ -1,13 +1,16 @@
-//! `pub` (§7.k, §9.a, §9.d, protocol.md 2.5, 2.8, 2.10, 2.19, 2.23).
+//! `pub` (§7.k, §9.a, §9.d, protocol.md 2.5, 2.8, 2.10, 2.19, 2.23, 2.26).
 
 use std::borrow::Cow;
 
 use jmqt_core::{ChannelKind, ChannelName, ClientId, Payload, PayloadBuf, Qos, StatusCode};
+use jmqt_mqtt::payload;
 use jmqt_protocol::{Packet, Pub, PubAck};
 
 use super::answer::answer;
+use crate::attributes::{Attributes, DataForm, Values};
 use crate::connection::{CONTINUE, Flow};
 use crate::context::Shared;
+use crate::message::Body;
 use crate::session::verbs::{Publication, parse_number};
 use crate::session::{Session, verbs};
 use crate::validators::PubData;
@@ -37,17 +40,44 @@ pub(super) async fn handle_pub(
     let Ok(number) = number(session, publish) else {
         return Box::pin(refuse(shared, session, client, publish, StatusCode::INVALID_PACKET)).await;
     };
-    let publication = Publication {
-        data: PubData::json(publish.data.unwrap_or(Payload::NULL)),
+    let json = publish.data.unwrap_or(Payload::NULL);
+    if publish.is_literal && payload::is_read(json) {
+        return Box::pin(handle_literal(shared, session, client, &channel, publish, json, number)).await;
+    }
+    let publication = publication(publish, PubData::json(json), number);
+    match verbs::publish(shared, session, client, &channel, &publication).await? {
+        Ok(()) => CONTINUE,
+        Err(status) => Box::pin(refuse(shared, session, client, publish, status)).await,
+    }
+}
+
+/// Handles a `pub` with `jt` (2.26).
+async fn handle_literal(
+    shared: &Shared,
+    session: &mut Session,
+    client: &ClientId,
+    channel: &ChannelName,
+    publish: &Pub<'_>,
+    json: Payload<'_>,
+    number: Option<u64>,
+) -> Flow {
+    let literal = Attributes::new(Values { form: DataForm::LiteralJson, ..Values::default() });
+    let data = PubData::new(Body::Bytes(json.as_str().as_bytes(), &literal));
+    let publication = publication(publish, data, number);
+    match verbs::publish(shared, session, client, channel, &publication).await? {
+        Ok(()) => CONTINUE,
+        Err(status) => refuse(shared, session, client, publish, status).await,
+    }
+}
+
+fn publication<'p>(publish: &'p Pub<'_>, data: PubData<'p>, number: Option<u64>) -> Publication<'p> {
+    Publication {
+        data,
         qos: publish.qos,
         retain: publish.retain,
         receipt: ReceiptRef::of_jmqt(publish.id.as_deref()),
         number,
         received: None,
-    };
-    match verbs::publish(shared, session, client, &channel, &publication).await? {
-        Ok(()) => CONTINUE,
-        Err(status) => Box::pin(refuse(shared, session, client, publish, status)).await,
     }
 }
 
