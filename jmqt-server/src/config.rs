@@ -60,6 +60,9 @@ pub struct Config {
     pub mqtt_port: Option<u16>,
     /// The port for MQTT over WebSocket, usually 8083; 0 for any free port. Default `None`: no such listener.
     pub mqtt_websocket_port: Option<u16>,
+    /// How often an MQTT client can receive what has changed below `$SYS`. 1 second to a day, `None` for no such topics,
+    /// default 10 seconds.
+    pub sys_interval: Option<Duration>,
     /// TLS, if it is enabled. Default `None`.
     pub ssl: Option<SslConfig>,
     /// How long a client may be silent (protocol.md 2.15). 5 seconds to a day, default 60 seconds.
@@ -198,6 +201,8 @@ impl Config {
             websocket_port: port(&settings, "WEBSOCKET_PORT", 8012),
             mqtt_port: optional_port(&settings, "MQTT_PORT"),
             mqtt_websocket_port: optional_port(&settings, "MQTT_WEBSOCKET_PORT"),
+            sys_interval: Some(settings.seconds("SYS_INTERVAL_SECONDS", 10, 0..=DAY))
+                .filter(|interval| !interval.is_zero()),
             ssl: ssl(&settings),
             timeout: settings.seconds("TIMEOUT_SECONDS", 60, 5..=DAY),
             sqlite_path: sqlite_path(&settings),

@@ -13,6 +13,7 @@ use crate::budget::Budget;
 use crate::config::Config;
 use crate::handle::ServerHandle;
 use crate::hub::Hub;
+use crate::system_topics::SystemTopics;
 use crate::transport::HttpContext;
 use crate::validators::Validators;
 
@@ -37,6 +38,8 @@ pub(crate) struct Shared {
     pub(crate) http: Arc<HttpContext>,
     /// The limits of connections, and the open connections.
     pub(crate) admission: Arc<Admission>,
+    /// What MQTT clients can watch of this node.
+    pub(crate) system_topics: SystemTopics,
     /// Permits for TLS handshakes that are computed at a time.
     pub(crate) handshakes: Semaphore,
     /// Permits for long packets that are decoded at a time: fewer than threads, so that one thread is left for other work.
@@ -106,6 +109,7 @@ impl Shared {
             partial_packets: Arc::new(Budget::new(config.max_total_partial_packet_bytes)),
             preconn_packets: Arc::new(Budget::new(config.max_total_preconn_bytes)),
             http: Arc::new(http),
+            system_topics: SystemTopics::new(config.sys_interval),
             long_packets: Arc::new(Semaphore::new(
                 std::thread::available_parallelism().map_or(1, NonZero::get).saturating_sub(1).max(1),
             )),

@@ -58,6 +58,12 @@ counters! {
     tokens_expired,
     /// Packets that were invalid, had invalid fields, or came before `conn` (protocol.md 2.1, 2.5).
     bad_packets,
+    /// Packets received, of any type.
+    packets_received,
+    /// Bytes read from connections, without those of TLS, of handshakes and of PROXY protocol headers.
+    bytes_received,
+    /// Bytes written to connections, without those of TLS and of handshakes.
+    bytes_sent,
     /// Publishes of MQTT clients that were refused.
     publishes_refused,
     /// Messages published by clients and by the application.

@@ -114,6 +114,7 @@ mod server;
 mod session;
 #[doc(hidden)] // public for the tests of this repository alone: it changes without notice
 pub mod store;
+mod system_topics;
 pub mod testing;
 mod tls;
 pub mod tokens;

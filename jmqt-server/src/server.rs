@@ -207,6 +207,11 @@ impl Server {
             let notifying = orphans.notify(Arc::clone(&server.shared), server.stop_listening.clone());
             server.shared.tasks.spawn(notifying);
         }
+        if listeners.iter().any(|listener| listener.protocol().is_mqtt()) {
+            let (shared, stop) = (Arc::clone(&server.shared), server.stop_listening.clone());
+            let publish = async move { shared.system_topics.run(&shared.hub, stop).await };
+            server.spawn_beside_listeners("system topics", publish);
+        }
         server.listen(listeners);
         Ok(server)
     }

@@ -3,12 +3,13 @@
 use jmqt_config::{Keys, Variables};
 
 /// All keys, in the order of `server.conf` and `docs/configuration.md`.
-pub(super) const KEYS: [&str; 64] = [
+pub(super) const KEYS: [&str; 65] = [
     "BIND_ADDRESS",
     "SOCKET_PORT",
     "WEBSOCKET_PORT",
     "MQTT_PORT",
     "MQTT_WEBSOCKET_PORT",
+    "SYS_INTERVAL_SECONDS",
     "ENABLE_SSL",
     "SSL_CERT_PATH",
     "SSL_KEY_PATH",

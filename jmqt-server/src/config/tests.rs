@@ -429,6 +429,7 @@ fn a_value_out_of_range_is_refused() {
         ("MAX_TOTAL_PRECONN_BYTES", 1 << 20, 1 << 40),
         ("SLOW_CONSUMER_SECONDS", 1, 86_400),
         ("VALIDATOR_TIMEOUT_SECONDS", 1, 3600),
+        ("SYS_INTERVAL_SECONDS", 0, 86_400),
         ("SESSION_EXPIRY_SECONDS", 0, 315_360_000),
         ("MAX_PENDING_PER_CLIENT", 0, 1_000_000_000_000),
         ("DRAIN_SECONDS", 0, 3600),

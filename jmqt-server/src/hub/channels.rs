@@ -31,6 +31,8 @@ pub(crate) struct Channels {
     shards: [RwLock<Shard>; SHARDS],
     hasher: foldhash::fast::RandomState,
     tail_bytes: AtomicUsize,
+    /// The number of subscriptions.
+    subscriptions: AtomicUsize,
 }
 
 /// One channel with its subscribers.
@@ -74,6 +76,7 @@ impl Default for Channels {
             shards: std::array::from_fn(|_| RwLock::default()),
             hasher: foldhash::fast::RandomState::default(),
             tail_bytes: AtomicUsize::new(0),
+            subscriptions: AtomicUsize::new(0),
         }
     }
 }
@@ -92,6 +95,7 @@ impl Channels {
         let mut members = channel.members.lock().unwrap_or_else(PoisonError::into_inner);
         subscription.slot.store(members.list.len(), Ordering::Relaxed);
         members.list.push(Arc::clone(subscription));
+        self.subscriptions.fetch_add(1, Ordering::Relaxed);
         members.snapshot = None;
     }
 
@@ -107,6 +111,7 @@ impl Channels {
                 return false; // it was removed before
             }
             members.list.swap_remove(slot);
+            self.subscriptions.fetch_sub(1, Ordering::Relaxed);
             if let Some(moved) = members.list.get(slot) {
                 moved.slot.store(slot, Ordering::Relaxed);
             }
@@ -126,6 +131,11 @@ impl Channels {
             }
         }
         true
+    }
+
+    /// The number of subscriptions.
+    pub(crate) fn subscriptions(&self) -> usize {
+        self.subscriptions.load(Ordering::Relaxed)
     }
 
     /// The channel, if it has subscribers on this node.

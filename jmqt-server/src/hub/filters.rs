@@ -98,6 +98,11 @@ pub(crate) struct Filters {
 }
 
 impl Filters {
+    /// The number of subscriptions with filters.
+    pub(crate) fn len(&self) -> usize {
+        self.count.load(Ordering::Acquire)
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.count.load(Ordering::Acquire) == 0
     }

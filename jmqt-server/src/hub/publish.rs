@@ -93,7 +93,7 @@ impl Hub {
     }
 
     /// Delivers QoS 0 pushes to the subscribers on this node.
-    pub(super) async fn push_here(
+    pub(crate) async fn push_here(
         &self,
         channel: &ChannelName,
         sender: Option<&ClientId>,
@@ -223,7 +223,7 @@ impl Hub {
     }
 
     /// A new id for a message that is in no log.
-    pub(super) fn memory_id(&self) -> PushId {
+    pub(crate) fn memory_id(&self) -> PushId {
         self.context.ids.in_memory(self.memory_ids.fetch_add(1, Ordering::Relaxed))
     }
 

@@ -165,7 +165,10 @@ impl Outbox {
             return;
         }
         while !state.writer.is_empty() {
-            if let Err(error) = state.writer.write() {
+            let before = state.writer.written;
+            let written = state.writer.write();
+            self.count_sent(state.writer.written - before);
+            if let Err(error) = written {
                 return self.write_failed(state, &error);
             }
             self.pump(state); // pushes that had no room in the queue
@@ -179,6 +182,7 @@ impl Outbox {
         match socket.try_write(&bytes[..length]) {
             Ok(taken) => {
                 writer.written += taken as u64;
+                self.count_sent(taken as u64);
                 if taken < length {
                     writer.push(bytes.slice(taken..length));
                     writer.by = WrittenBy::Task;
@@ -194,6 +198,10 @@ impl Outbox {
         }
     }
 
+    fn count_sent(&self, bytes: u64) {
+        self.context.counters.bytes_sent.add(bytes);
+    }
+
     fn write_failed(&self, state: &mut State, error: &io::Error) {
         if error.kind() == io::ErrorKind::WouldBlock {
             state.writer.by = WrittenBy::Task;
@@ -206,14 +214,18 @@ impl Outbox {
     /// Continues after a partial write; returns `true` when the queue is empty.
     pub(crate) fn drain_plain(&self) -> io::Result<bool> {
         let mut state = self.lock();
+        let before = state.writer.written;
         let result = state.writer.write();
+        self.count_sent(state.writer.written - before);
         self.drained(&mut state, result)
     }
 
     /// Lets the session's task write the bytes itself (TLS).
     pub(crate) fn drain_with(&self, write: impl FnMut(&[u8]) -> io::Result<usize>) -> io::Result<bool> {
         let mut state = self.lock();
+        let before = state.writer.written;
         let result = state.writer.write_with(write);
+        self.count_sent(state.writer.written - before);
         self.drained(&mut state, result)
     }
 

@@ -23,6 +23,8 @@ pub(super) struct Batch {
     pub(super) spent: u32,
     /// The session's own outbox is full: no packet is handled until the client has read some of it.
     pub(super) full: bool,
+    /// The packets that are not counted yet.
+    pub(super) packets: u16,
     /// How often the length of a turn has doubled.
     pub(super) turn_doublings: u8,
 }

@@ -171,6 +171,7 @@ impl Session {
     /// Records that a packet is complete.
     pub(crate) fn packet_completed(&mut self) {
         self.clock.packet_completed();
+        self.batch.packets = self.batch.packets.saturating_add(1);
         self.spend(cost::PACKET);
     }
 
@@ -183,6 +184,7 @@ impl Session {
     /// Adapts the read buffer to the size of a read.
     pub(crate) fn adapt_reads(&mut self, length: usize) {
         self.read_size.adapt(length);
+        self.shared.hub.counters.bytes_received.add(length as u64);
     }
 
     /// Adds the cost of an expensive operation.
@@ -289,6 +291,8 @@ impl Session {
     pub(crate) async fn end_batch(&mut self) {
         let sender = self.member.as_ref().map(|member| &member.client);
         self.batch.end(&self.shared.hub, sender).await;
+        let packets = std::mem::take(&mut self.batch.packets);
+        self.shared.hub.counters.packets_received.add(packets.into());
         self.outbox.flush();
     }
 

@@ -1,6 +1,7 @@
 //! MQTT clients on the same channels as JMQT clients (docs/mqtt.md).
 
 mod cluster;
+mod system_topics;
 
 use jmqt_mqtt::{
     Ack, Connect, Delivery, Disconnect, FilterBuf, Frame, NameBuf, Packet, PacketId, PacketType, Peek, Place,

@@ -14,6 +14,7 @@ use crate::context::Shared;
 use crate::hub::name_of_filter;
 use crate::options::SubscriptionOptions;
 use crate::session::{Session, verbs};
+use crate::system_topics;
 
 pub(super) async fn handle_subscribe(
     shared: &Shared,
@@ -75,6 +76,9 @@ async fn subscribe_to(
         .without_own(asked.no_local)
         .keeping_retain(asked.retain_as_published)
         .with_id(subscription_id.map(SubscriptionId::get));
+    if filter.path().starts_with(system_topics::PREFIX) && filter.group().is_none() {
+        return subscribe_to_system(shared, session, id, filter, asked.retain_handling, options).await;
+    }
     if filter.has_wildcard() && filter.group().is_none() {
         return subscribe_to_filter(shared, session, client, id, filter, asked.retain_handling, options)
             .await;
@@ -94,16 +98,50 @@ async fn subscribe_to(
         Ok(subscribed) => subscribed,
         Err(status) => return ControlFlow::Continue(refused(status)),
     };
-    let sends_retained = channel.kind() == ChannelKind::Plain
-        && match asked.retain_handling {
-            RetainHandling::Send => true,
-            RetainHandling::SendIfNew => !existed,
-            RetainHandling::DoNotSend => false,
-        };
+    let sends_retained =
+        channel.kind() == ChannelKind::Plain && sends_retained(asked.retain_handling, existed);
     let retained = subscribed.retained.filter(|_| sends_retained);
     let is_full = session.outbox.open(&subscribed.subscription, None, retained);
     session.answered(is_full);
     ControlFlow::Continue(granted(qos))
+}
+
+/// Returns `true` if the client asks for the retained messages of this subscription.
+const fn sends_retained(handling: RetainHandling, existed: bool) -> bool {
+    match handling {
+        RetainHandling::Send => true,
+        RetainHandling::SendIfNew => !existed,
+        RetainHandling::DoNotSend => false,
+    }
+}
+
+/// Subscribes to topics of the server itself, with or without wildcards. Such a subscription ends with its connection. The
+/// current values are sent as if they were retained.
+async fn subscribe_to_system(
+    shared: &Shared,
+    session: &mut Session,
+    id: &ClientId,
+    filter: Filter<'_>,
+    handling: RetainHandling,
+    options: SubscriptionOptions,
+) -> Flow<ReasonCode> {
+    let Some(name) = name_of_filter(filter) else {
+        return ControlFlow::Continue(ReasonCode::TOPIC_FILTER_INVALID);
+    };
+    let existed = session.outbox.subscription(name.as_str()).is_some();
+    let subscribed = verbs::subscribe_to_filter(shared, session, id, filter.path(), &name, options).await?;
+    let subscription = match subscribed {
+        Ok(subscription) => subscription,
+        Err(status) => return ControlFlow::Continue(refused(status)),
+    };
+    let is_full = session.outbox.open(&subscription, None, None);
+    session.answered(is_full);
+    if sends_retained(handling, existed) {
+        for (channel, push) in shared.system_topics.matching(&shared.hub, filter) {
+            session.outbox.append_matching_retained(&subscription, &channel, push);
+        }
+    }
+    ControlFlow::Continue(granted(options.qos()))
 }
 
 const fn granted(qos: Qos) -> ReasonCode {
@@ -139,12 +177,7 @@ async fn subscribe_to_filter(
     };
     let is_full = session.outbox.open(&subscription, None, None);
     session.answered(is_full);
-    let sends_retained = match handling {
-        RetainHandling::Send => true,
-        RetainHandling::SendIfNew => !existed,
-        RetainHandling::DoNotSend => false,
-    };
-    if sends_retained
+    if sends_retained(handling, existed)
         && let Err(status) = verbs::send_matching_retained(shared, session, &subscription).await?
     {
         return ControlFlow::Continue(refused(status));
@@ -190,7 +223,7 @@ async fn unsubscribe_from(
     id: &ClientId,
     filter: Filter<'_>,
 ) -> Flow<ReasonCode> {
-    let channel = match filter.has_wildcard() {
+    let channel = match filter.has_wildcard() || filter.path().starts_with(system_topics::PREFIX) {
         true => name_of_filter(filter),
         false => channel_of(id, filter).ok(),
     };

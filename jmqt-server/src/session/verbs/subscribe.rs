@@ -66,15 +66,27 @@ pub(crate) async fn subscribe_to_filter(
 ) -> Flow<Result<Arc<Subscription>, StatusCode>> {
     let attached = session.attached.clone();
     let of_session = attached.as_ref().and_then(|attached| attached.data()).into();
-    let request = FilterRequest {
-        connection: session.info,
-        client,
-        filter,
-        server: &shared.handle,
-        session: of_session,
+    let verdict = match ChannelName::exact(filter) {
+        // A topic of the server itself.
+        Ok(channel) if !filter.contains(['+', '#']) => {
+            let persistence = Persistence::Temporary;
+            let request =
+                SubRequest::new(session.info, client, &channel, persistence, &shared.handle, of_session);
+            let question = asking(|| shared.validators.sub.validate_sub(&request));
+            session.ask("sub validator", question).await?
+        }
+        _ => {
+            let request = FilterRequest {
+                connection: session.info,
+                client,
+                filter,
+                server: &shared.handle,
+                session: of_session,
+            };
+            let question = asking(|| shared.validators.sub.validate_filter(&request));
+            session.ask("sub validator", question).await?
+        }
     };
-    let question = asking(|| shared.validators.sub.validate_filter(&request));
-    let verdict = session.ask("sub validator", question).await?;
     let status = status_of(session, "sub validator", verdict);
     if !status.is_ok() {
         return ControlFlow::Continue(Err(status));

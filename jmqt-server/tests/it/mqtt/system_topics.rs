@@ -1,0 +1,108 @@
+//! The topics below `$SYS/`.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::*;
+
+async fn watched(interval: Option<Duration>) -> TestServer {
+    TestServer::configured(|config| (config.mqtt_port, config.sys_interval) = (Some(0), interval)).await
+}
+
+/// Subscribes without reading the answer.
+async fn ask(device: &mut Device, filter: &str) {
+    let mut filters = FilterBuf::new();
+    filters.push(filter, SubscribeOptions::of_qos(Qos::AtMostOnce)).unwrap();
+    let subscribe = Subscribe { id: id(7), properties: Properties::EMPTY, filters: filters.as_filters() };
+    device.send(&Packet::Subscribe(subscribe)).await;
+}
+
+#[tokio::test]
+async fn a_client_watches_the_server() {
+    let server = watched(Some(Duration::from_millis(50))).await;
+    let mut device = Device::new(&server, Version::V5, Login::of("watcher")).await;
+    ask(&mut device, "$SYS/#").await;
+    let mut values = BTreeMap::new();
+    // They come before the SUBACK, as if they were retained.
+    while values.len() < 37 {
+        let (topic, payload, delivery, retain) = device.message().await;
+        assert_eq!((delivery, retain), (Delivery::AtMostOnce, true), "{topic}");
+        values.insert(topic, String::from_utf8(payload).unwrap());
+    }
+    device.next(|packet| assert!(matches!(packet, Packet::SubAck(_)), "{packet:?}")).await;
+    let value = |topic: &str| values[&format!("$SYS/broker/{topic}")].as_str();
+    assert_eq!((value("clients/connected"), value("subscriptions/count")), ("1", "1"));
+    assert!(value("version").starts_with("jmqt-server ") && value("uptime").ends_with(" seconds"));
+    // Later values come when they change.
+    let mut other = Device::new(&server, Version::V5, Login::of("other")).await;
+    loop {
+        let (topic, payload, _, retain) = device.message().await;
+        assert!(!retain, "{topic}");
+        if topic == "$SYS/broker/clients/connected" && payload == b"2" {
+            break;
+        }
+    }
+    other.publish("a", b"12345", Delivery::AtMostOnce, false).await;
+    loop {
+        let (topic, payload, ..) = device.message().await;
+        if topic == "$SYS/broker/load/publish/received/1min" && payload != b"0.00" {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_topic_of_the_server_can_be_watched_and_left() {
+    let server = watched(Some(Duration::from_millis(50))).await;
+    let mut device = Device::new(&server, Version::V5, Login::of("watcher")).await;
+    ask(&mut device, "$SYS/broker/uptime").await;
+    assert_eq!(device.message().await.0, "$SYS/broker/uptime");
+    device.next(|packet| assert!(matches!(packet, Packet::SubAck(_)), "{packet:?}")).await;
+    let mut filters = NameBuf::new();
+    filters.push("$SYS/broker/uptime").unwrap();
+    let unsubscribe = Unsubscribe { id: id(8), properties: Properties::EMPTY, filters: filters.as_names() };
+    device.send(&Packet::Unsubscribe(unsubscribe)).await;
+    device
+        .next(|packet| match packet {
+            Packet::UnsubAck(codes) => assert_eq!(codes.codes, [0]),
+            other => panic!("{other:?}"),
+        })
+        .await;
+}
+
+#[tokio::test] // 4.7.2
+async fn the_topics_of_the_server_match_no_filter_that_begins_with_a_wildcard() {
+    let server = watched(Some(Duration::from_millis(20))).await;
+    let mut device = Device::new(&server, Version::V5, Login::of("watcher")).await;
+    assert_eq!(device.subscribe("#", Qos::AtMostOnce).await, ReasonCode::SUCCESS);
+    assert_eq!(device.subscribe("+/broker/uptime", Qos::AtMostOnce).await, ReasonCode::SUCCESS);
+    let mut other = Device::new(&server, Version::V5, Login::of("other")).await;
+    ask(&mut other, "$SYS/broker/bytes/received").await;
+    // Three intervals have passed for the other client, whose own packets change the value.
+    for _ in 0..3 {
+        other.send(&Packet::PingReq).await;
+        while other.next(|packet| !matches!(packet, Packet::Publish(_))).await {}
+    }
+    device.expect_nothing().await;
+}
+
+#[tokio::test]
+async fn without_an_interval_there_is_nothing_to_watch() {
+    let server = watched(None).await;
+    let mut device = Device::new(&server, Version::V5, Login::of("watcher")).await;
+    assert_eq!(device.subscribe("$SYS/#", Qos::AtMostOnce).await, ReasonCode::SUCCESS);
+    device.expect_nothing().await;
+}
+
+#[tokio::test]
+async fn the_sub_validator_decides_who_watches_the_server() {
+    let server = watched(Some(Duration::from_millis(50))).await;
+    let mut device = Device::new(&server, Version::V5, Login::of("watcher")).await;
+    server.app.set(Asked::Sub, Behaviour::Refuse(StatusCode::NOT_ALLOWED));
+    assert_eq!(device.subscribe("$SYS/broker/uptime", Qos::AtMostOnce).await, ReasonCode::NOT_AUTHORIZED);
+    assert_eq!(
+        device.publish_acknowledged("$SYS/broker/uptime", b"1", false).await,
+        ReasonCode::NOT_AUTHORIZED
+    );
+    device.expect_nothing().await;
+}
