@@ -173,10 +173,10 @@ impl Outbox {
     /// Sets the encoding and the longest packet that the client accepts. Called before the session begins.
     pub(crate) fn set_form(&self, form: Form, packet_limit: u32) {
         self.form.store(form as u8, Ordering::Relaxed);
-        self.packet_limit.store(packet_limit, Ordering::Relaxed);
+        self.packet_limit.store(form.framed_length(packet_limit), Ordering::Relaxed);
     }
 
-    /// The longest packet that the client accepts.
+    /// The longest packet that the client accepts, in its form.
     pub(crate) fn packet_limit(&self) -> usize {
         self.packet_limit.load(Ordering::Relaxed) as usize
     }

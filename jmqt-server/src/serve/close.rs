@@ -105,10 +105,13 @@ pub(super) fn end_transport(shared: &Shared, session: &Session, error: &Transpor
     let code = match error {
         TransportError::Closed | TransportError::HealthChecked => return ControlFlow::Break(reason),
         TransportError::PacketTooLarge(_) => DisconnectCode::PACKET_TOO_LARGE,
-        TransportError::Packet(_) if reason == CloseReason::PacketTooLarge => {
-            DisconnectCode::PACKET_TOO_LARGE
+        TransportError::Packet(_) => {
+            shared.hub.counters.bad_packets.increment();
+            match reason {
+                CloseReason::PacketTooLarge => DisconnectCode::PACKET_TOO_LARGE,
+                _ => DisconnectCode::BAD_PACKETS,
+            }
         }
-        TransportError::Packet(_) => DisconnectCode::BAD_PACKETS,
         TransportError::Violation(_) => DisconnectCode::BAD_PACKETS,
         TransportError::ForeignPage { origin } => {
             shared.hub.counters.origins_refused.increment();

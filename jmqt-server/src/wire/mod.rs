@@ -76,6 +76,17 @@ impl Form {
         !matches!(self, Self::MqttV3 | Self::MqttV3WebSocket)
     }
 
+    /// The bytes of a packet of this length in this form.
+    pub(crate) const fn framed_length(self, packet: u32) -> u32 {
+        let header = match packet {
+            _ if !self.is_websocket() => 0,
+            0..=125 => 2,
+            126..=0xFFFF => 4,
+            _ => 10,
+        };
+        packet.saturating_add(header)
+    }
+
     const fn is_websocket(self) -> bool {
         matches!(self, Self::JmqtWebSocket | Self::MqttV3WebSocket | Self::MqttV5WebSocket)
     }

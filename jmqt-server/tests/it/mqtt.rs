@@ -16,6 +16,10 @@ use crate::support::{Asked, Behaviour, Notice, TestServer, within};
 
 mod connect;
 mod exactly_once;
+mod exchange;
+mod malformed;
+mod rules;
+mod subscribe;
 
 const VERSIONS: [Version; 2] = [Version::V3_1_1, Version::V5];
 

@@ -239,6 +239,52 @@ async fn a_page_a_device_and_a_jmqt_client_share_a_channel_in_every_qos() {
     }
 }
 
+#[tokio::test] // 3.1.2.11.4: the header of a frame is not part of the packet
+async fn a_packet_of_the_largest_size_arrives_and_one_byte_more_does_not() {
+    let server = start().await;
+    let mut publisher = Device::new(&server, Version::V5, Login::of("publisher")).await;
+    for largest in [60_u32, 125, 126, 300, 70_000] {
+        let (mut page, _pump) =
+            Socket::open(&server, Protocol::MqttWebSocket).await.device(Version::V5, 1 << 20);
+        let login = Login { largest_packet: Some(largest), ..Login::of("page") };
+        assert_eq!(page.connect(login).await.0, ReasonCode::SUCCESS);
+        for qos in [Qos::AtMostOnce, Qos::AtLeastOnce] {
+            page.subscribe("room", qos).await;
+            let mut payload = vec![b'x'; largest as usize + 1];
+            let fitting = loop {
+                payload.pop();
+                let publish = jmqt_mqtt::Publish {
+                    delivery: match qos {
+                        Qos::AtMostOnce => Delivery::AtMostOnce,
+                        _ => Delivery::AtLeastOnce { id: PacketId::MIN, dup: false },
+                    },
+                    retain: false,
+                    topic: "room",
+                    properties: Properties::EMPTY,
+                    payload: &payload,
+                };
+                if Packet::Publish(publish).to_bytes(Version::V5).unwrap().len() <= largest as usize {
+                    break payload.len();
+                }
+            };
+            for length in [fitting + 1, fitting, 1] {
+                let delivery = match qos {
+                    Qos::AtMostOnce => Delivery::AtMostOnce,
+                    _ => Delivery::AtLeastOnce { id: PacketId::new(9).unwrap(), dup: false },
+                };
+                publisher.publish("room", &vec![b'x'; length], delivery, false).await;
+            }
+            for expected in [fitting, 1] {
+                let (_, payload, delivery, _) = page.message().await;
+                assert_eq!(payload.len(), expected, "{largest} {qos:?}");
+                if qos == Qos::AtLeastOnce {
+                    page.acknowledge(delivery).await;
+                }
+            }
+        }
+    }
+}
+
 #[tokio::test] // [MQTT-6.0.0-2]
 async fn packets_may_span_messages_and_share_them() {
     let server = start().await;

@@ -76,6 +76,8 @@ pub struct OwnedControl {
 }
 
 type ConnAnswer = dyn Fn(&ConnRequest<'_>) -> Result<ConnVerdict, BoxError> + Send + Sync;
+/// Whether this client may do this with this channel or filter.
+type Rule = dyn Fn(Asked, &ClientId, &str) -> bool + Send + Sync;
 type ControlFuture = Pin<Box<dyn Future<Output = Result<ControlReply, BoxError>> + Send>>;
 type ControlAnswer = dyn Fn(OwnedControl) -> ControlFuture + Send + Sync;
 
@@ -91,6 +93,7 @@ pub struct TestApp {
 struct Inner {
     behaviours: Mutex<HashMap<Asked, Behaviour>>,
     conn: Mutex<Option<Arc<ConnAnswer>>>,
+    rule: Mutex<Option<Arc<Rule>>>,
     control: Mutex<Option<Arc<ControlAnswer>>>,
     asked: mpsc::UnboundedSender<(Asked, String)>,
     was_asked: tokio::sync::Mutex<mpsc::UnboundedReceiver<(Asked, String)>>,
@@ -105,6 +108,7 @@ impl TestApp {
         let inner = Inner {
             behaviours: Mutex::default(),
             conn: Mutex::default(),
+            rule: Mutex::default(),
             control: Mutex::default(),
             asked,
             was_asked: tokio::sync::Mutex::new(was_asked),
@@ -137,6 +141,11 @@ impl TestApp {
         answer: impl Fn(&ConnRequest<'_>) -> Result<ConnVerdict, BoxError> + Send + Sync + 'static,
     ) {
         *self.inner.conn.lock().unwrap() = Some(Arc::new(answer));
+    }
+
+    /// Decides about subscriptions and publishes from now on.
+    pub fn on_rule(&self, rule: impl Fn(Asked, &ClientId, &str) -> bool + Send + Sync + 'static) {
+        *self.inner.rule.lock().unwrap() = Some(Arc::new(rule));
     }
 
     /// Answers control requests from now on.
@@ -206,8 +215,13 @@ impl TestApp {
         }
     }
 
-    async fn verdict(&self, asked: Asked, about: &str) -> Result<Verdict, BoxError> {
-        Ok(self.ask(asked, about).await?.map_or(Verdict::Allow, Verdict::Refuse))
+    async fn verdict(&self, asked: Asked, client: &ClientId, about: &str) -> Result<Verdict, BoxError> {
+        if let Some(status) = self.ask(asked, about).await? {
+            return Ok(Verdict::Refuse(status));
+        }
+        let rule = self.inner.rule.lock().unwrap().clone();
+        let is_allowed = rule.is_none_or(|rule| rule(asked, client, about));
+        Ok(if is_allowed { Verdict::Allow } else { Verdict::NOT_ALLOWED })
     }
 }
 
@@ -248,25 +262,25 @@ impl ConnValidator for TestApp {
 #[async_trait]
 impl SubValidator for TestApp {
     async fn validate_sub(&self, request: &SubRequest<'_>) -> Result<Verdict, BoxError> {
-        self.verdict(Asked::Sub, request.channel.as_str()).await
+        self.verdict(Asked::Sub, request.client, request.channel.as_str()).await
     }
 
     async fn validate_filter(&self, request: &FilterRequest<'_>) -> Result<Verdict, BoxError> {
-        self.verdict(Asked::Sub, request.filter).await
+        self.verdict(Asked::Sub, request.client, request.filter).await
     }
 }
 
 #[async_trait]
 impl PubValidator for TestApp {
     async fn validate_pub(&self, request: &PubRequest<'_>) -> Result<PubVerdict, BoxError> {
-        Ok(self.verdict(Asked::Pub, request.channel.as_str()).await?.into())
+        Ok(self.verdict(Asked::Pub, request.client, request.channel.as_str()).await?.into())
     }
 }
 
 #[async_trait]
 impl UnsubValidator for TestApp {
     async fn validate_unsub(&self, request: &UnsubRequest<'_>) -> Result<Verdict, BoxError> {
-        self.verdict(Asked::Unsub, request.channel.as_str()).await
+        self.verdict(Asked::Unsub, request.client, request.channel.as_str()).await
     }
 }
 
