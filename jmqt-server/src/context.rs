@@ -66,6 +66,8 @@ pub(crate) struct Limits {
     pub(crate) validator_timeout: Duration,
     pub(crate) drain: Duration,
     pub(crate) takeovers_per_second: Option<u32>,
+    /// SESSION_EXPIRY_SECONDS; the largest number if sessions never expire.
+    pub(crate) session_expiry_seconds: u32,
 }
 
 /// The time limits of a connection.
@@ -87,6 +89,9 @@ impl Limits {
             validator_timeout: config.validator_timeout,
             drain: config.drain,
             takeovers_per_second: config.max_takeovers_per_second,
+            session_expiry_seconds: config
+                .session_expiry
+                .map_or(u32::MAX, |expiry| u32::try_from(expiry.as_secs()).unwrap_or(u32::MAX)),
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::counters::Counters;
 use crate::log_limit::log_limited;
 use crate::outbox::OutboxContext;
 use crate::store::{
-    ChannelKey, Cursor, CursorUpdate, Dropped, PendingLimits, SessionRow, Store, StoreError, Swept,
+    ChannelKey, Cursor, CursorUpdate, Dropped, Due, PendingLimits, SessionRow, Store, StoreError, Swept,
     store_failed,
 };
 
@@ -38,6 +38,8 @@ const EXPIRE_EVERY: Duration = Duration::from_secs(30);
 const EXPIRE_AT_MOST_EVERY: Duration = Duration::from_secs(1);
 /// A clock that gains or loses more than this between two checks has been set.
 const CLOCK_JUMP: Duration = Duration::from_secs(10);
+/// The time without expiry after such a jump, if SESSION_EXPIRY_SECONDS is 0.
+const GRACE: Duration = Duration::from_secs(3600);
 /// The time limit for an ending session to wait for its cursors.
 const SAVE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -81,7 +83,7 @@ impl ClockWatch {
             if jump > CLOCK_JUMP {
                 tracing::warn!(
                     target: "jmqt::store", seconds = jump.as_secs(), forward = clock > expected,
-                    "the system clock has jumped: expiring no absent clients for SESSION_EXPIRY_SECONDS"
+                    "the system clock has jumped: expiring no absent clients for SESSION_EXPIRY_SECONDS, or for an hour if that is 0"
                 );
                 self.grace_until = Some(now + expiry);
             }
@@ -163,7 +165,8 @@ impl Janitor {
         self.chores().opened.insert(generation, row);
     }
 
-    /// Deletes the row of a session that did not begin, or that has ended. No notifier runs.
+    /// Deletes the row of a session that did not begin, or that has ended, and records that its client is not connected.
+    /// No notifier runs.
     pub(crate) fn forget_session(&self, client: &ClientId, generation: u64) {
         self.chores().closed.push((client.clone(), generation));
         self.urgent.notify_one();
@@ -378,13 +381,19 @@ impl Janitor {
     }
 
     async fn expire(&self, hub: &Hub) {
-        let Some(expiry) = self.limits.session_expiry.filter(|_| hub.is_first()) else { return };
+        if !hub.is_first() {
+            return;
+        }
         let now = SystemTime::now();
+        let expiry = self.limits.session_expiry;
         let may_expire = {
             let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
-            clock.may_expire(now, Instant::now(), expiry)
+            clock.may_expire(now, Instant::now(), expiry.unwrap_or(GRACE))
         };
-        let Some(before) = now.checked_sub(expiry).filter(|_| may_expire) else { return };
+        if !may_expire {
+            return;
+        }
+        let due = Due { seen_before: expiry.and_then(|expiry| now.checked_sub(expiry)), now };
         // Held until they are deleted: a client that reconnects meanwhile waits, and then has no subscriptions.
         let mut held = Vec::new();
         let mut is_away = |client: &ClientId| {
@@ -393,12 +402,12 @@ impl Janitor {
             held.extend(claim);
             is_absent
         };
-        match self.store.expire(before, &mut is_away).await {
+        match self.store.expire(due, &mut is_away).await {
             Ok(expired) => {
                 for expired in expired {
                     tracing::info!(
                         target: "jmqt::store", client = %expired.client,
-                        subscriptions = expired.subscriptions, "removed a client that was absent for SESSION_EXPIRY_SECONDS"
+                        subscriptions = expired.subscriptions, "removed the session of a client that was absent for too long"
                     );
                     hub.counters.subscriptions_expired.add(expired.subscriptions);
                 }

@@ -35,7 +35,8 @@ use crate::bus::Bus;
 use crate::counters::Counters;
 use crate::outbox::{Outbox, OutboxContext};
 use crate::store::{
-    CommitQueue, NotCommitted, Operation, Order, Outcome, Source, Store, StoreError, Tagged, store_failed,
+    BeginSession, CommitQueue, NotCommitted, Operation, Order, Outcome, Source, Store, StoreError, Tagged,
+    store_failed,
 };
 use crate::wire::{PacketId, Receipt};
 
@@ -47,7 +48,7 @@ pub(crate) use fan_out::DirtyOutboxes;
 pub(crate) use filters::{Filters, name_of as name_of_filter};
 pub(crate) use janitor::{Janitor, JanitorLimits};
 pub(crate) use orphans::{claim_orphans, forget_orphan, orphan_connection};
-pub(crate) use sessions::{KeptExchanges, NewSession, OpenedSession, Recorded};
+pub(crate) use sessions::{MqttSession, NewSession, OpenedSession, Recorded};
 pub(crate) use stored::{Stored, StoredQueue};
 pub(crate) use subscriptions::Subscribed;
 
@@ -177,7 +178,9 @@ impl Hub {
             // In the order of the client's publishes.
             Operation::Subscribe { client, .. }
             | Operation::Unsubscribe { client, .. }
-            | Operation::Release { client, .. } => self.source_of(client),
+            | Operation::Release { client, .. }
+            | Operation::BeginSession(BeginSession { client, .. })
+            | Operation::SetExpiry { client, .. } => self.source_of(client),
             _ => THE_SERVER,
         };
         let submitted = self.queue.submit(Order::Of(source), Some(operation), Tag::Reply(reply));

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::future::try_join_all;
 use jmqt_core::{ChannelName, ClientId, Persistence};
@@ -17,7 +17,7 @@ use crate::log_limit::log_limited;
 use crate::message::Message;
 use crate::options::SubscriptionOptions;
 use crate::outbox::{LogState, Outbox, Redelivery, Stage};
-use crate::store::{Exchanges, Operation, Order};
+use crate::store::{BeginSession, Exchanges, Operation, Order, Outcome, StoredSubscription};
 
 /// The time limit for a `conn` to wait for the client's older session to end.
 const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -45,22 +45,17 @@ pub(crate) struct NewSession<'a> {
     pub(crate) recorded: Vec<Recorded>,
     /// MAX_TAKEOVERS_PER_SECOND.
     pub(crate) takeovers_per_second: Option<u32>,
-    /// The session is subscribed to the point-to-point channel of its client from the beginning.
-    pub(crate) takes_point_to_point: bool,
-    pub(crate) exchanges: KeptExchanges,
-    /// The persistent subscriptions and the QoS 2 exchanges of earlier sessions are deleted.
-    pub(crate) is_clean: bool,
+    /// `None`: a JMQT session, which is subscribed to the point-to-point channel of its client from the beginning.
+    pub(crate) mqtt: Option<MqttSession>,
 }
 
-/// What happens to the QoS 2 exchanges of a client with a new session.
+/// The session that an MQTT client wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum KeptExchanges {
-    /// The client does not speak MQTT.
-    Untouched,
-    /// Earlier ones are completed, and new ones end with the connection.
-    Completed,
-    /// The store keeps them.
-    Kept,
+pub(crate) struct MqttSession {
+    /// Everything that earlier sessions have stored is deleted.
+    pub(crate) is_clean: bool,
+    /// The seconds for which the session outlives its connection.
+    pub(crate) expiry: u32,
 }
 
 /// A session that exists, and to which nothing has been sent.
@@ -68,8 +63,10 @@ pub(crate) struct OpenedSession {
     pub(crate) generation: u64,
     /// The channels whose retained messages are to be sent, if they have one.
     pub(crate) retained: Vec<ChannelName>,
-    /// Subscriptions of an earlier session continue.
+    /// An earlier session continues.
     pub(crate) is_resumed: bool,
+    /// The store knows the session, so its end must be recorded.
+    pub(crate) is_stored: bool,
     /// The next `conn` of this client waits until the caller has recorded the session.
     pub(crate) claim: Claim,
 }
@@ -83,6 +80,40 @@ impl Drop for Unfinished<'_> {
             connections.unregister(client);
         }
     }
+}
+
+/// A session that was begun in the store. If it is not [opened](Self::opened), its end is recorded: otherwise the store
+/// would count the client as connected, and the session would never expire.
+struct Begun {
+    hub: Option<Arc<Hub>>,
+    client: ClientId,
+    generation: u64,
+}
+
+impl Begun {
+    fn opened(mut self) {
+        self.hub = None;
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        let Some(hub) = self.hub.take() else { return };
+        let (client, generation) = (self.client.clone(), self.generation);
+        tokio::spawn(async move {
+            // If the caller has given up, the operation may still be in the queue.
+            hub.settle_source(Order::Of(hub.source_of(&client))).await;
+            hub.janitor.forget_session(&client, generation);
+        });
+    }
+}
+
+/// The stored state of a session that opens.
+struct Restored {
+    /// The channels of its subscriptions.
+    channels: Vec<ChannelName>,
+    is_resumed: bool,
+    begun: Option<Begun>,
 }
 
 /// The number of subscriptions to different channels at the beginning of the recorded calls.
@@ -141,20 +172,25 @@ impl Hub {
             }
             cluster.announce(new.client, generation, new.info).await;
         }
-        let (retained, is_resumed) = match self.restore_and_carry_out(&new).await {
-            Ok(restored) => restored,
-            Err(error) => {
-                self.close_tables(new.outbox).await;
-                return Err(error);
-            }
-        };
+        let Restored { channels: retained, is_resumed, begun } =
+            match self.restore_and_carry_out(&new, generation).await {
+                Ok(restored) => restored,
+                Err(error) => {
+                    self.close_tables(new.outbox).await;
+                    return Err(error);
+                }
+            };
         unfinished.0 = None;
+        let is_stored = begun.is_some();
+        if let Some(begun) = begun {
+            begun.opened();
+        }
         match entered {
             Some(session) => drop(session.keep()),
             None => self.janitor.session_opened(new.client, generation, new.info),
         }
         self.counters.sessions_opened.increment();
-        Ok(OpenedSession { generation, retained, is_resumed, claim })
+        Ok(OpenedSession { generation, retained, is_resumed, is_stored, claim })
     }
 
     /// Sends the messages that were held until the `connAck` (2.3).
@@ -166,16 +202,13 @@ impl Hub {
     async fn restore_and_carry_out(
         self: &Arc<Self>,
         new: &NewSession<'_>,
-    ) -> Result<(Vec<ChannelName>, bool), HubError> {
-        if new.is_clean {
-            self.forget_subscriptions(new).await?;
-        }
-        let has_exchanges = self.restore_exchanges(new).await?;
-        let mut retained = self.restore(new).await?;
-        let is_resumed = has_exchanges || !retained.is_empty();
-        self.carry_out(new, &mut retained).await?;
+        generation: u64,
+    ) -> Result<Restored, HubError> {
+        let mut restored = self.restore(new, generation).await?;
+        self.restore_exchanges(new, &restored).await?;
+        self.carry_out(new, &mut restored.channels).await?;
         let own = ChannelName::of_client(new.client);
-        if new.takes_point_to_point && new.outbox.subscription(own.as_str()).is_none() {
+        if new.mqtt.is_none() && new.outbox.subscription(own.as_str()).is_none() {
             self.insert(
                 new.outbox,
                 new.client,
@@ -186,53 +219,70 @@ impl Hub {
             )
             .await?;
         }
-        Ok((retained, is_resumed))
+        Ok(restored)
     }
 
-    /// Deletes the persistent subscriptions of earlier sessions.
-    async fn forget_subscriptions(&self, new: &NewSession<'_>) -> Result<(), HubError> {
-        let _turn = self.change_of(new.client).await;
-        for stored in self.stored_subscriptions(new.client).await? {
-            let operation = Operation::Unsubscribe { client: new.client.clone(), channel: stored.channel };
-            self.commit_change(new.outbox, operation).await?;
+    /// Begins the session in the store, if the store has to know of it, and returns its subscriptions.
+    async fn begin_stored(
+        self: &Arc<Self>,
+        new: &NewSession<'_>,
+        generation: u64,
+    ) -> Result<(Restored, Vec<StoredSubscription>), HubError> {
+        let stored = self.store.session(new.client).await.map_err(|error| self.store_failed(&error))?;
+        let is_known = match (new.mqtt, &stored) {
+            (Some(mqtt), None) => mqtt.expiry > 0,
+            (Some(_), Some(_)) => true,
+            // From now on the session of an MQTT client lasts as long as JMQT sessions do.
+            (None, stored) => stored.as_ref().is_some_and(|stored| stored.expiry.is_some()),
+        };
+        let (mut is_resumed, mut begun) = (stored.is_some(), None);
+        if is_known {
+            begun = Some(Begun { hub: Some(Arc::clone(self)), client: new.client.clone(), generation });
+            let operation = Operation::BeginSession(BeginSession {
+                client: new.client.clone(),
+                is_clean: new.mqtt.is_some_and(|mqtt| mqtt.is_clean),
+                expiry: new.mqtt.map(|mqtt| mqtt.expiry),
+                now: SystemTime::now(),
+            });
+            is_resumed = match self.commit_change(new.outbox, operation).await? {
+                Outcome::Begun { is_resumed } => is_resumed,
+                _ => return Err(HubError::Store),
+            };
+        }
+        let subscriptions = stored.filter(|_| is_resumed).map(|stored| stored.subscriptions);
+        let restored = Restored { channels: Vec::new(), is_resumed, begun };
+        Ok((restored, subscriptions.unwrap_or_default()))
+    }
+
+    /// Continues the QoS 2 exchanges of earlier connections, if the store keeps them.
+    async fn restore_exchanges(&self, new: &NewSession<'_>, restored: &Restored) -> Result<(), HubError> {
+        let Some(mqtt) = new.mqtt.filter(|_| restored.begun.is_some()) else { return Ok(()) };
+        let stored = match restored.is_resumed {
+            true => self.store.exchanges(new.client).await.map_err(|error| self.store_failed(&error))?,
+            false => Exchanges::default(),
+        };
+        // If the session ends with this connection, only earlier exchanges are completed.
+        if mqtt.expiry > 0 || stored != Exchanges::default() {
+            new.outbox.keep_exchanges(&stored);
         }
         Ok(())
     }
 
-    /// Continues the QoS 2 exchanges of earlier connections. Returns `true` if there are some.
-    async fn restore_exchanges(&self, new: &NewSession<'_>) -> Result<bool, HubError> {
-        if new.exchanges == KeptExchanges::Untouched {
-            return Ok(false);
-        }
-        let stored = self.store.exchanges(new.client).await.map_err(|error| self.store_failed(&error))?;
-        if new.is_clean {
-            for packet in stored.received {
-                self.commit(Operation::Release { client: new.client.clone(), packet }).await?;
-            }
-            if new.exchanges == KeptExchanges::Kept {
-                new.outbox.keep_exchanges(&Exchanges::default());
-            }
-            return Ok(false);
-        }
-        let has_some = stored != Exchanges::default();
-        if new.exchanges == KeptExchanges::Kept || has_some {
-            new.outbox.keep_exchanges(&stored);
-        }
-        Ok(has_some)
-    }
-
-    /// Adds the client's persistent subscriptions to the tables, and returns their channels.
-    async fn restore(&self, new: &NewSession<'_>) -> Result<Vec<ChannelName>, HubError> {
+    /// Begins the session in the store, and adds its persistent subscriptions to the tables.
+    async fn restore(self: &Arc<Self>, new: &NewSession<'_>, generation: u64) -> Result<Restored, HubError> {
         let _turn = self.change_of(new.client).await;
-        let stored = self.stored_subscriptions(new.client).await?;
+        let (mut restored, stored) = self.begin_stored(new, generation).await?;
+        if stored.is_empty() {
+            return Ok(restored);
+        }
         // In parallel: each waits until other nodes know of it.
         for turn in stored.chunks(SUBSCRIPTIONS_PER_TURN) {
             let inserted = turn.iter().map(|stored| {
                 let log = LogState::Attaching { seen: None };
-                let options = match new.takes_point_to_point {
+                let options = match new.mqtt {
                     // A JMQT client on the session of an MQTT client.
-                    true => SubscriptionOptions::JMQT,
-                    false => stored.options,
+                    None => SubscriptionOptions::JMQT,
+                    Some(_) => stored.options,
                 };
                 self.insert(new.outbox, new.client, &stored.channel, options, Stage::Live, log)
             });
@@ -241,7 +291,7 @@ impl Hub {
         }
         drop(stored);
         // Read again, because from now on every logged message is offered.
-        let stored = self.stored_subscriptions(new.client).await?;
+        let stored = self.store.subscriptions(new.client).await.map_err(|error| self.store_failed(&error))?;
         for turn in stored.chunks(SUBSCRIPTIONS_PER_TURN) {
             for stored in turn {
                 if let Some(subscription) = new.outbox.subscription(stored.channel.as_str()) {
@@ -250,14 +300,19 @@ impl Hub {
             }
             yield_now().await;
         }
-        Ok(stored.into_iter().map(|stored| stored.channel).collect())
+        restored.channels = stored.into_iter().map(|stored| stored.channel).collect();
+        Ok(restored)
     }
 
-    async fn stored_subscriptions(
+    /// Changes how long the stored session of a connected client outlives its connection.
+    pub(crate) async fn set_expiry(
         &self,
+        outbox: &Outbox,
         client: &ClientId,
-    ) -> Result<Vec<crate::store::StoredSubscription>, HubError> {
-        self.store.subscriptions(client).await.map_err(|error| self.store_failed(&error))
+        expiry: u32,
+    ) -> Result<(), HubError> {
+        let operation = Operation::SetExpiry { client: client.clone(), expiry };
+        self.commit_change(outbox, operation).await.map(drop)
     }
 
     /// Executes the calls that the connection validator recorded, in order.
@@ -331,18 +386,22 @@ impl Hub {
         if outbox.is_with_store() {
             // If the session has not begun, its client is not known any more.
             let order = client.map_or(Order::AfterAll, |client| Order::Of(self.source_of(client)));
-            // A later operation in the queue is answered after the earlier ones are executed.
-            let (reply, carried_out) = oneshot::channel();
-            let settled = async {
-                if self.queue.submit(order, None, Tag::Reply(reply)).await.is_ok() {
-                    drop(carried_out.await);
-                }
-            };
-            drop(timeout(STORE_TIMEOUT, settled).await);
+            self.settle_source(order).await;
         }
         if self.cluster.is_some() {
             drop(timeout(SENT_TIMEOUT, self.bus.sent()).await);
         }
+    }
+
+    /// Waits, for a limited time, until the operations before this place in the order are carried out.
+    async fn settle_source(&self, order: Order<'_>) {
+        let (reply, carried_out) = oneshot::channel();
+        let settled = async {
+            if self.queue.submit(order, None, Tag::Reply(reply)).await.is_ok() {
+                drop(carried_out.await);
+            }
+        };
+        drop(timeout(STORE_TIMEOUT, settled).await);
     }
 
     /// Ends a session after its close notifier has run on this or another node. The next `conn` of this client
@@ -368,7 +427,7 @@ mod tests {
 
     use super::*;
     use crate::Protocol;
-    use crate::store::{ChannelKey, Cursor, Double, Operation, Outcome, Seq, StoredSubscription};
+    use crate::store::{ChannelKey, Cursor, Double, Seq};
 
     #[tokio::test]
     async fn subscriptions_of_a_conn_validator_are_committed_together() {
@@ -406,9 +465,7 @@ mod tests {
             redelivery: Redelivery::AtOnce,
             recorded,
             takeovers_per_second: None,
-            takes_point_to_point: true,
-            exchanges: KeptExchanges::Untouched,
-            is_clean: false,
+            mqtt: None,
         });
         let opened = opened.await.unwrap();
         assert_eq!(opened.retained, (0..50).map(channel).collect::<Vec<_>>());

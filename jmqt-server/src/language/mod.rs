@@ -24,6 +24,13 @@ use crate::wire::Form;
 #[derive(Default)]
 pub(crate) struct State(Option<Box<mqtt::Client>>);
 
+impl State {
+    /// Returns `true` if the store knows the session even if it has no subscriptions, so that its end must be recorded.
+    pub(crate) fn is_stored(&self) -> bool {
+        self.0.as_ref().is_some_and(|client| client.is_stored())
+    }
+}
+
 /// The framing of the packets that a client sends.
 pub(crate) const fn framing(protocol: Protocol) -> Framing {
     match protocol.language() {

@@ -72,12 +72,13 @@ async fn close(
     say_goodbye(&mut decoder, &session, &language, reason);
     drop(decoder);
     language::ended(shared, &session, &mut language).await;
+    let is_stored = language.is_stored();
     let was_told = send_last_bytes(shared, &mut session, reason).await;
     let (info, outbox) = (session.info, Arc::clone(&session.outbox));
     let Remains { member, attached, io } = session.into_remains();
     outbox.release_socket();
     let lingering = was_told.then_some(io);
-    end_session(shared, &outbox, info, member, attached, reason).await;
+    end_session(shared, &outbox, info, member, attached, is_stored, reason).await;
     lingering
 }
 
@@ -130,6 +131,7 @@ async fn end_session(
     info: ConnectionInfo,
     member: Option<Member>,
     attached: Option<Arc<Attached>>,
+    is_stored: bool,
     reason: CloseReason,
 ) {
     // A `conn` may have been given up half way, so the tables are cleared in any case.
@@ -142,7 +144,7 @@ async fn end_session(
         let notice = CloseNotice::new(info, &client, reason, &shared.handle, session);
         notify_close(shared, &notice).await;
     }
-    shared.hub.close_session(&client, generation, is_known, is_ours).await;
+    shared.hub.close_session(&client, generation, is_known || is_stored, is_ours).await;
 }
 
 /// Waits for outstanding `pubAck`s, so that they are sent before the connection ends.

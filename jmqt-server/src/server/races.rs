@@ -12,11 +12,15 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::config::Synchronous;
+use crate::connection::ConnectionInfo;
+use crate::hub::{MqttSession, NewSession};
+use crate::outbox::{Outbox, Redelivery};
 use crate::store::{
-    ChannelKey, CursorUpdate, Epoch, Exchanges, Expired, Forgotten, IsAway, LogPart, Operation, Outcome,
+    ChannelKey, CursorUpdate, Due, Epoch, Exchanges, Expired, Forgotten, IsAway, LogPart, Operation, Outcome,
     PendingLimits, Retained, RetainedLimits, Seq, SessionRow, SqliteOptions, SqliteStore, StoreError,
-    StoredSubscription, Swept,
+    StoredSession, StoredSubscription, Swept,
 };
+use crate::wire::Form;
 use crate::{AllowAll, BoxError, ConnRequest, ConnValidator, ConnVerdict, DenyAll, Publish};
 
 /// A gate at which the store waits while it is closed.
@@ -87,6 +91,10 @@ impl Store for Gated {
         self.store.epoch()
     }
 
+    async fn session(&self, client: &ClientId) -> Result<Option<StoredSession>, StoreError> {
+        self.store.session(client).await
+    }
+
     async fn subscriptions(&self, client: &ClientId) -> Result<Vec<StoredSubscription>, StoreError> {
         self.store.subscriptions(client).await
     }
@@ -133,8 +141,8 @@ impl Store for Gated {
         self.store.orphan_closed(session).await
     }
 
-    async fn expire(&self, before: SystemTime, is_away: &mut IsAway<'_>) -> Result<Vec<Expired>, StoreError> {
-        self.store.expire(before, is_away).await
+    async fn expire(&self, due: Due, is_away: &mut IsAway<'_>) -> Result<Vec<Expired>, StoreError> {
+        self.store.expire(due, is_away).await
     }
 
     async fn limit_pending(
@@ -390,6 +398,44 @@ async fn messages_committed_with_a_change_of_persistence_are_pushed_once() {
             started.server.shutdown().await;
         }
     }
+}
+
+#[tokio::test] // otherwise the session would never expire
+async fn a_session_whose_client_gave_up_while_it_began_expires() {
+    let started = Started::new().await;
+    started.store.commit.close();
+    let hub = Arc::clone(&started.server.shared.hub);
+    let opening = tokio::spawn(async move {
+        let outbox = Arc::new(Outbox::new(Form::JmqtNul, None, Arc::clone(&hub.context)));
+        let lamp = client("lamp");
+        let opened = hub.open_session(NewSession {
+            client: &lamp,
+            outbox: &outbox,
+            info: ConnectionInfo { remote: ([127, 0, 0, 1], 1).into(), protocol: Protocol::Mqtt },
+            window: 128,
+            redelivery: Redelivery::AtOnce,
+            recorded: Vec::new(),
+            takeovers_per_second: None,
+            mqtt: Some(MqttSession { is_clean: false, expiry: 60 }),
+        });
+        drop(opened.await);
+    });
+    started.store.commit.reached().await;
+    opening.abort();
+    drop(opening.await);
+    started.store.commit.open();
+    let due = Due { seen_before: None, now: SystemTime::now() + Duration::from_secs(3600) };
+    let expired = within(async {
+        loop {
+            let expired = started.store.store.expire(due, &mut |_| true).await.unwrap();
+            if !expired.is_empty() {
+                return expired;
+            }
+            tokio::task::yield_now().await;
+        }
+    });
+    assert_eq!(expired.await, [Expired { client: client("lamp"), subscriptions: 0 }]);
+    started.server.shutdown().await;
 }
 
 #[tokio::test]

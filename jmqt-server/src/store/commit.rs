@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::retained_cache::RetainedCache;
 use super::turns::{Place, Source, Turns};
-use super::{Append, Operation, Outcome, Store, StoreError, store_failed};
+use super::{Append, BeginSession, Operation, Outcome, Store, StoreError, store_failed};
 use crate::counters::Counters;
 use crate::name_map::NameMap;
 
@@ -397,6 +397,9 @@ impl Operation {
             }
             Self::ClearRetained { channel } | Self::ExpireRetained { channel, .. } => channel.as_str().len(),
             Self::Release { client, .. } => client.as_str().len(),
+            Self::BeginSession(BeginSession { client, .. }) | Self::SetExpiry { client, .. } => {
+                client.as_str().len()
+            }
         }
     }
 

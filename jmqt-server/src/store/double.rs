@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use jmqt_core::{ChannelName, ClientId};
 
 use super::{
-    ChannelKey, CursorUpdate, Epoch, Exchanges, Expired, Forgotten, IsAway, LogPart, Operation, Outcome,
-    PendingLimits, Retained, Seq, SessionRow, Store, StoreError, StoredSubscription, Swept,
+    ChannelKey, CursorUpdate, Due, Epoch, Exchanges, Expired, Forgotten, IsAway, LogPart, Operation, Outcome,
+    PendingLimits, Retained, Seq, SessionRow, Store, StoreError, StoredSession, StoredSubscription, Swept,
 };
 
 type Answers<Asked, T> = Box<dyn Fn(&[Asked]) -> Result<T, StoreError> + Send + Sync>;
@@ -43,6 +43,10 @@ impl Store for Double {
     async fn commit(&self, batch: &[Operation]) -> Result<Vec<Outcome>, StoreError> {
         tokio::task::yield_now().await; // others submit meanwhile
         (self.commit)(batch)
+    }
+
+    async fn session(&self, _: &ClientId) -> Result<Option<StoredSession>, StoreError> {
+        Ok(None)
     }
 
     async fn subscriptions(&self, _: &ClientId) -> Result<Vec<StoredSubscription>, StoreError> {
@@ -93,7 +97,7 @@ impl Store for Double {
         Ok(())
     }
 
-    async fn expire(&self, _: SystemTime, _: &mut IsAway<'_>) -> Result<Vec<Expired>, StoreError> {
+    async fn expire(&self, _: Due, _: &mut IsAway<'_>) -> Result<Vec<Expired>, StoreError> {
         Ok(Vec::new())
     }
 

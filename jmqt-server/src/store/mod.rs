@@ -8,6 +8,7 @@
 //! Not here: connections, messages in flight, the form of packets.
 
 mod backlog;
+mod client_row;
 mod cluster;
 mod commit;
 mod cursor;
@@ -159,6 +160,34 @@ pub enum Operation {
         /// The packet identifier.
         packet: NonZeroU16,
     },
+    /// Resumes the session of a client that connects, or ends it and begins another one.
+    BeginSession(BeginSession),
+    /// Changes how long the session of a connected client outlives its connection. A session that lasts
+    /// SESSION_EXPIRY_SECONDS stays unchanged.
+    SetExpiry {
+        /// The client.
+        client: ClientId,
+        /// The seconds.
+        expiry: u32,
+    },
+}
+
+/// The session of [`Operation::BeginSession`]. The caller must be the only one that changes the subscriptions of the client.
+///
+/// A session that was begun counts as connected, until [`Store::sessions_closed`] or [`Store::orphan_closed`] names its
+/// client. Only then its expiry begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BeginSession {
+    /// The client.
+    pub client: ClientId,
+    /// Ends an existing session: everything that is stored for the client is deleted.
+    pub is_clean: bool,
+    /// The seconds for which the session outlives its connection; 0: a new session is not stored. `None`, of a JMQT
+    /// client: SESSION_EXPIRY_SECONDS, and a new session is stored with its first persistent subscription. A session that
+    /// lasts SESSION_EXPIRY_SECONDS keeps doing so.
+    pub expiry: Option<u32>,
+    /// The current time. A session that has expired by then is ended, too.
+    pub now: SystemTime,
 }
 
 /// A message for [`Operation::Append`].
@@ -212,6 +241,32 @@ pub enum Outcome {
     Cleared(bool),
     /// For `Release`: the identifier is not recorded any more.
     Released,
+    /// For `BeginSession`.
+    Begun {
+        /// An earlier session continues.
+        is_resumed: bool,
+    },
+    /// For `SetExpiry`: `true` if the session has an expiry of its own.
+    ExpirySet(bool),
+}
+
+/// A stored session: the client has persistent subscriptions, or began the session with
+/// [`BeginSession::expiry`] above 0.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredSession {
+    /// The seconds for which the session outlives its connection; `None`: SESSION_EXPIRY_SECONDS.
+    pub expiry: Option<u32>,
+    /// The persistent subscriptions, in the order of their channel keys.
+    pub subscriptions: Vec<StoredSubscription>,
+}
+
+/// The sessions that [`Store::expire`] ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Due {
+    /// Sessions without an expiry of their own, if their clients were last seen before this time; `None`: none of them.
+    pub seen_before: Option<SystemTime>,
+    /// Sessions with an expiry of their own that have ended by this time.
+    pub now: SystemTime,
 }
 
 /// A persistent subscription.
@@ -377,6 +432,9 @@ pub trait Store: Send + Sync + 'static {
     /// was not stored, because the channel has no persistent subscription, may be accepted again.
     async fn commit(&self, batch: &[Operation]) -> Result<Vec<Outcome>, StoreError>;
 
+    /// The client's session, expired or not; `None` if nothing is stored for the client.
+    async fn session(&self, client: &ClientId) -> Result<Option<StoredSession>, StoreError>;
+
     /// The client's persistent subscriptions, in the order of their channel keys.
     async fn subscriptions(&self, client: &ClientId) -> Result<Vec<StoredSubscription>, StoreError>;
 
@@ -429,8 +487,8 @@ pub trait Store: Send + Sync + 'static {
     /// Stores sessions that have begun.
     async fn sessions_opened(&self, sessions: &[SessionRow]) -> Result<(), StoreError>;
 
-    /// Deletes sessions whose close notifier has run, and records when their clients were last seen
-    /// (only for clients that have persistent subscriptions).
+    /// Deletes sessions whose close notifier has run, and records when their clients were last seen and when their stored
+    /// sessions end (only for clients that have a [`StoredSession`]).
     async fn sessions_closed(&self, sessions: &[(ClientId, u64)], node: &str) -> Result<(), StoreError>;
 
     /// Claims the sessions of other processes for `node` and returns them, oldest first.
@@ -439,14 +497,14 @@ pub trait Store: Send + Sync + 'static {
     /// [`orphan_closed`]: Self::orphan_closed
     async fn claim_orphans(&self, node: &str) -> Result<Vec<SessionRow>, StoreError>;
 
-    /// Deletes one claimed session, after its close notifier has run, and records when the client was last seen.
+    /// Deletes one claimed session, after its close notifier has run. Otherwise as [`sessions_closed`](Self::sessions_closed).
     async fn orphan_closed(&self, session: &SessionRow) -> Result<(), StoreError>;
 
-    /// Removes the persistent subscriptions of clients that were last seen before `before` and have no
-    /// session row, and returns these clients. It calls `is_away` for each client first, and skips the client on `false`:
+    /// Deletes the stored sessions that are `due` and whose clients have no session row, with their persistent
+    /// subscriptions, and returns these clients. It calls `is_away` for each client first, and skips the client on `false`:
     /// a session that has just begun has no row yet. After `true`, `is_away` blocks the client until this
     /// method returns.
-    async fn expire(&self, before: SystemTime, is_away: &mut IsAway<'_>) -> Result<Vec<Expired>, StoreError>;
+    async fn expire(&self, due: Due, is_away: &mut IsAway<'_>) -> Result<Vec<Expired>, StoreError>;
 
     /// Drops pending messages of clients that exceed their limits: the oldest messages of the channel that
     /// has most, and in the client's own point-to-point channel the oldest messages of the publisher that has most. A

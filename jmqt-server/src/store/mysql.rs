@@ -6,6 +6,7 @@
 //! id, publishers, packet identifiers, clients by name, then subscriptions and sessions by their keys. Transactions that end in a deadlock
 //! are repeated.
 
+mod clients;
 mod cluster;
 mod commit;
 mod connection;
@@ -37,8 +38,9 @@ use super::backlog;
 use super::limits::limited;
 use super::names::NameSet;
 use super::{
-    ChannelKey, CursorUpdate, Epoch, Exchanges, Expired, Forgotten, IsAway, LogPart, Operation, Outcome,
-    PendingLimits, Retained, RetainedLimits, Seq, SessionRow, Store, StoreError, StoredSubscription, Swept,
+    ChannelKey, CursorUpdate, Due, Epoch, Exchanges, Expired, Forgotten, IsAway, LogPart, Operation, Outcome,
+    PendingLimits, Retained, RetainedLimits, Seq, SessionRow, Store, StoreError, StoredSession,
+    StoredSubscription, Swept,
 };
 use crate::config::MySqlTls;
 
@@ -157,6 +159,10 @@ impl Store for MySqlStore {
         self.commit_batch(batch).await
     }
 
+    async fn session(&self, client: &ClientId) -> Result<Option<StoredSession>, StoreError> {
+        self.read_session(client).await
+    }
+
     async fn subscriptions(&self, client: &ClientId) -> Result<Vec<StoredSubscription>, StoreError> {
         self.read_subscriptions(client).await
     }
@@ -225,8 +231,8 @@ impl Store for MySqlStore {
         self.remove_sessions(&named, &session.node).await
     }
 
-    async fn expire(&self, before: SystemTime, is_away: &mut IsAway<'_>) -> Result<Vec<Expired>, StoreError> {
-        self.expire_clients(before, is_away).await
+    async fn expire(&self, due: Due, is_away: &mut IsAway<'_>) -> Result<Vec<Expired>, StoreError> {
+        self.expire_clients(due, is_away).await
     }
 
     async fn limit_pending(

@@ -11,12 +11,13 @@ use jmqt_core::{ChannelName, ClientId};
 
 use crate::name_map::NameMap;
 
+use super::client_row::ClientRow;
 use super::publisher::Seen;
 use super::retained::RetainedRoom;
 use super::time::millis;
 use super::{
-    Append, ChannelKey, Cursor, LogPlace, Operation, Outcome, PublishId, PublisherId, Retained, Seq, Stamp,
-    StoredSubscription, SubscriptionOptions,
+    Append, BeginSession, ChannelKey, Cursor, LogPlace, Operation, Outcome, PublishId, PublisherId, Retained,
+    Seq, Stamp, StoredSubscription, SubscriptionOptions,
 };
 
 type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
@@ -33,7 +34,8 @@ pub(super) struct ChannelRow {
 /// A channel, before and after the batch.
 #[derive(Debug)]
 pub(super) struct Channel<'b> {
-    pub(super) name: &'b ChannelName,
+    /// `None` if no operation names it: a subscription of an ended session was found there.
+    pub(super) name: Option<&'b ChannelName>,
     pub(super) key: Option<ChannelKey>,
     /// `true` if it has a row in the database.
     pub(super) stored: bool,
@@ -56,7 +58,7 @@ pub(super) struct Channel<'b> {
 }
 
 impl<'b> Channel<'b> {
-    fn unknown(name: &'b ChannelName) -> Self {
+    fn unknown(name: Option<&'b ChannelName>) -> Self {
         Self {
             name,
             key: None,
@@ -84,6 +86,19 @@ impl<'b> Channel<'b> {
 struct Subscription {
     before: Option<(Cursor, SubscriptionOptions)>,
     now: Option<(Cursor, SubscriptionOptions)>,
+}
+
+/// A client whose session begins or changes, before and after the batch.
+#[derive(Debug, Default)]
+struct Client {
+    before: Option<ClientRow>,
+    now: Option<ClientRow>,
+    /// The indexes of the channels of its subscriptions, if its session may end.
+    subscribed: Vec<usize>,
+    /// The session that existed before has ended.
+    has_ended: bool,
+    /// The time at which the session begins, in milliseconds since 1970.
+    begins_at: Option<i64>,
 }
 
 /// A publisher that uses publishing once (protocol.md 2.23).
@@ -130,6 +145,8 @@ pub(super) struct Plan<'b> {
     last_index: usize,
     by_key: Map<ChannelKey, usize>,
     subscriptions: NameMap<(ChannelKey, &'b ClientId), Subscription>,
+    /// The clients whose sessions begin or change.
+    clients: NameMap<&'b ClientId, Client>,
     /// In the order of client and id.
     publishers: Vec<Publisher<'b>>,
     received: BTreeMap<Received<'b>, IsRecorded>,
@@ -153,6 +170,7 @@ impl<'b> Plan<'b> {
             last_index: 0,
             by_key: Map::default(),
             subscriptions: NameMap::default(),
+            clients: NameMap::default(),
             publishers: publishers(batch),
             received: received(batch),
             messages: Vec::new(),
@@ -173,38 +191,112 @@ impl<'b> Plan<'b> {
                     }
                 }
                 Operation::Release { .. } => {}
+                Operation::BeginSession(begin) => {
+                    plan.clients.entry(&begin.client).or_default().begins_at = Some(millis(begin.now));
+                }
+                Operation::SetExpiry { client, .. } => drop(plan.clients.entry(client).or_default()),
             }
         }
         plan
     }
 
     fn note(&mut self, name: &'b ChannelName) {
-        if self.channels.last().is_some_and(|last| last.name == name) {
+        if self.channels.last().is_some_and(|last| last.name == Some(name)) {
             return;
         }
         let next = self.channels.len();
         if *self.by_name.entry(name).or_insert(next) == next {
-            self.channels.push(Channel::unknown(name));
+            self.channels.push(Channel::unknown(Some(name)));
         }
     }
 
     /// Returns `true` if the operations concern nothing that is stored.
     pub(super) fn concerns_nothing(&self) -> bool {
-        self.channels.is_empty() && self.received.is_empty()
+        self.channels.is_empty() && self.clients.is_empty() && self.received.is_empty()
     }
 
-    /// The channels in their current state.
-    pub(super) fn channels(&self) -> &[Channel<'b>] {
-        &self.channels
+    /// The names of the channels.
+    pub(super) fn names(&self) -> Vec<&'b ChannelName> {
+        self.channels.iter().filter_map(|channel| channel.name).collect()
     }
 
-    /// Inserts the row of a channel.
-    pub(super) fn put_channel(&mut self, name: &ChannelName, row: ChannelRow) {
-        if let Some(&index) = self.by_name.get(name) {
-            let channel = &mut self.channels[index];
-            (channel.key, channel.last, channel.persistent) = (Some(row.key), row.last, row.persistent);
-            (channel.bytes, channel.stored) = (row.bytes, true);
-            self.by_key.insert(row.key, index);
+    /// Inserts the row of a channel; returns `false` if no operation names it.
+    pub(super) fn put_channel(&mut self, name: &ChannelName, row: ChannelRow) -> bool {
+        let index = self.by_name.get(name).copied();
+        if let Some(index) = index {
+            self.put_row(index, row);
+        }
+        index.is_some()
+    }
+
+    fn put_row(&mut self, index: usize, row: ChannelRow) {
+        let channel = &mut self.channels[index];
+        (channel.key, channel.last, channel.persistent) = (Some(row.key), row.last, row.persistent);
+        (channel.bytes, channel.stored) = (row.bytes, true);
+        self.by_key.insert(row.key, index);
+    }
+
+    /// Inserts the row of a channel that no operation names. It is known by its key.
+    pub(super) fn put_unnamed_channel(&mut self, row: ChannelRow) {
+        if !self.by_key.contains_key(&row.key) {
+            self.channels.push(Channel::unknown(None));
+            self.put_row(self.channels.len() - 1, row);
+        }
+    }
+
+    /// Returns `true` if the row of a channel was inserted.
+    pub(super) fn has_channel(&self, key: ChannelKey) -> bool {
+        self.by_key.contains_key(&key)
+    }
+
+    /// The clients whose sessions begin or change, in order.
+    pub(super) fn clients(&self) -> Vec<&'b ClientId> {
+        let mut clients: Vec<_> = self.clients.keys().copied().collect();
+        clients.sort_unstable();
+        clients
+    }
+
+    /// Inserts the row of a client.
+    pub(super) fn put_client(&mut self, client: &ClientId, row: ClientRow) {
+        if let Some(client) = self.clients.get_mut(client) {
+            (client.before, client.now) = (Some(row), Some(row));
+        }
+    }
+
+    /// The clients whose sessions may end, in order: insert all their subscriptions. Call this after the clients are
+    /// inserted.
+    pub(super) fn clients_that_may_end(&self, batch: &'b [Operation]) -> Vec<&'b ClientId> {
+        let may_end = |operation: &'b Operation| match operation {
+            Operation::BeginSession(begin) => {
+                let row = self.clients.get(&begin.client)?.before?;
+                (begin.is_clean || row.has_ended(begin.now)).then_some(&begin.client)
+            }
+            _ => None,
+        };
+        if self.clients.is_empty() {
+            return Vec::new();
+        }
+        let mut clients: Vec<_> = batch.iter().filter_map(may_end).collect();
+        clients.sort_unstable();
+        clients.dedup();
+        clients
+    }
+
+    /// Inserts a subscription of a client whose session may end. Call this after the channels are inserted.
+    pub(super) fn put_subscription_of(
+        &mut self,
+        client: &ClientId,
+        key: ChannelKey,
+        cursor: Cursor,
+        options: SubscriptionOptions,
+    ) {
+        let Some(&index) = self.by_key.get(&key) else { return };
+        let Some((&client, _)) = self.clients.get_key_value(client) else { return };
+        self.put_subscription(key, client, cursor, options);
+        if let Some(client) = self.clients.get_mut(client)
+            && !client.subscribed.contains(&index)
+        {
+            client.subscribed.push(index);
         }
     }
 
@@ -354,6 +446,8 @@ impl<'b> Plan<'b> {
                 }
                 Outcome::Released
             }
+            Operation::BeginSession(begin) => self.begin_session(begin),
+            Operation::SetExpiry { client, expiry } => self.set_expiry(client, *expiry),
         };
         batch.iter().map(outcome).collect()
     }
@@ -437,7 +531,7 @@ impl<'b> Plan<'b> {
 
     /// The index of a channel in `channels`, often the same as for the previous message.
     fn index(&mut self, name: &ChannelName) -> Option<usize> {
-        if self.channels.get(self.last_index).is_none_or(|last| last.name != name) {
+        if self.channels.get(self.last_index).is_none_or(|last| last.name != Some(name)) {
             self.last_index = *self.by_name.get(name)?;
         }
         Some(self.last_index)
@@ -461,18 +555,66 @@ impl<'b> Plan<'b> {
         });
         stored.1 = options;
         let (cursor, last) = (stored.0.clone(), channel.last);
+        if !self.clients.is_empty()
+            && let Some(client) = self.clients.get_mut(client)
+        {
+            client.now = client.now.or(client.begins_at.map(ClientRow::of_subscriptions));
+            if !client.subscribed.contains(&index) {
+                client.subscribed.push(index);
+            }
+        }
         Outcome::Subscribed(StoredSubscription { channel: name.clone(), key, cursor, last, options })
     }
 
     fn unsubscribe(&mut self, client: &'b ClientId, name: &'b ChannelName) -> Outcome {
-        let channel = &mut self.channels[self.by_name[name]]; // `new` has noted it
+        // `new` has noted it.
+        Outcome::Unsubscribed(self.end_subscription(self.by_name[name], client))
+    }
+
+    /// Ends the stored session if that is asked for, or if it has expired. Begins a new one.
+    fn begin_session(&mut self, begin: &'b BeginSession) -> Outcome {
+        let Some(client) = self.clients.get_mut(&begin.client) else {
+            return Outcome::Begun { is_resumed: false };
+        };
+        let last_seen = millis(begin.now);
+        if let Some(row) = client.now.filter(|row| !begin.is_clean && !row.has_ended(begin.now)) {
+            if row.expiry.is_some() || begin.expiry != Some(0) {
+                let expiry = row.expiry.and(begin.expiry);
+                let is_mqtt = row.is_mqtt || begin.expiry.is_some();
+                client.now = Some(ClientRow { last_seen, is_mqtt, expiry, ends_at: None });
+            }
+            return Outcome::Begun { is_resumed: true };
+        }
+        client.has_ended |= client.now.is_some();
+        let kept = |expiry: &u32| *expiry > 0;
+        client.now = begin.expiry.filter(kept).map(|expiry| ClientRow {
+            last_seen,
+            is_mqtt: true,
+            expiry: Some(expiry),
+            ends_at: None,
+        });
+        for index in std::mem::take(&mut client.subscribed) {
+            self.end_subscription(index, &begin.client);
+        }
+        Outcome::Begun { is_resumed: false }
+    }
+
+    fn end_subscription(&mut self, index: usize, client: &'b ClientId) -> bool {
+        let channel = &mut self.channels[index];
         let place = channel.key.and_then(|key| self.subscriptions.get_mut(&(key, client)));
         if place.and_then(|place| place.now.take()).is_none() {
-            return Outcome::Unsubscribed(false);
+            return false;
         }
         channel.persistent = channel.persistent.saturating_sub(1);
         (channel.changed, channel.left) = (true, true);
-        Outcome::Unsubscribed(true)
+        true
+    }
+
+    fn set_expiry(&mut self, client: &ClientId, expiry: u32) -> Outcome {
+        let row = self.clients.get_mut(client).and_then(|client| client.now.as_mut());
+        let Some(row) = row.filter(|row| row.expiry.is_some()) else { return Outcome::ExpirySet(false) };
+        row.expiry = Some(expiry);
+        Outcome::ExpirySet(true)
     }
 
     fn clear_retained(&mut self, name: &ChannelName) -> Outcome {
@@ -514,6 +656,7 @@ impl<'b> Plan<'b> {
         !self.channels.iter().any(channel)
             && self.subscriptions.values().all(|it| it.now == it.before)
             && self.received.values().all(|it| it.now == it.before)
+            && self.clients.values().all(|it| it.now == it.before && !it.has_ended)
     }
 
     /// The stamp of the messages.
@@ -544,13 +687,38 @@ impl<'b> Plan<'b> {
     /// The retained messages to write.
     pub(super) fn retained(&self) -> Vec<(ChannelKey, &ChannelName, &Retained)> {
         let written = self.channels.iter().filter(|it| it.retained_changed);
-        written.filter_map(|it| Some((it.key?, it.name, it.retained.as_ref()?))).collect()
+        written.filter_map(|it| Some((it.key?, it.name?, it.retained.as_ref()?))).collect()
     }
 
     /// The retained messages to delete.
     pub(super) fn cleared(&self) -> Vec<(ChannelKey, &'b ChannelName)> {
         let gone = |it: &&Channel<'_>| it.retained_changed && it.retained_bytes.is_none();
-        self.channels.iter().filter(gone).filter_map(|it| Some((it.key?, it.name))).collect()
+        self.channels.iter().filter(gone).filter_map(|it| Some((it.key?, it.name?))).collect()
+    }
+
+    /// The rows of clients to write, in order.
+    pub(super) fn changed_clients(&self) -> Vec<(&'b ClientId, ClientRow)> {
+        let changed = self.clients.iter().filter(|(_, it)| it.now != it.before);
+        let mut changed: Vec<_> = changed.filter_map(|(client, it)| Some((*client, it.now?))).collect();
+        changed.sort_unstable_by_key(|(client, _)| *client);
+        changed
+    }
+
+    /// The clients whose session has ended, in order: everything that is stored for them is to be deleted, except what
+    /// later operations of the batch have added.
+    pub(super) fn ended_sessions(&self) -> Vec<&'b ClientId> {
+        let ended = self.clients.iter().filter(|(_, it)| it.has_ended);
+        let mut ended: Vec<_> = ended.map(|(client, _)| *client).collect();
+        ended.sort_unstable();
+        ended
+    }
+
+    /// The rows of clients to delete, in order.
+    pub(super) fn gone_clients(&self) -> Vec<&'b ClientId> {
+        let gone = self.clients.iter().filter(|(_, it)| it.before.is_some() && it.now.is_none());
+        let mut gone: Vec<_> = gone.map(|(client, _)| *client).collect();
+        gone.sort_unstable();
+        gone
     }
 
     /// The subscriptions to write.

@@ -4,6 +4,7 @@
 //! separate transactions, long deletions in several small ones. A few other connections read. A lock
 //! file excludes other processes, so the state that this process caches stays valid.
 
+mod clients;
 mod commit;
 mod cursors;
 mod exchanges;
@@ -36,8 +37,9 @@ use super::backlog;
 use super::limits::{TIME_LIMIT, limited};
 use super::names::NameSet;
 use super::{
-    ChannelKey, CursorUpdate, Epoch, Exchanges, Expired, Forgotten, IsAway, LogPart, Operation, Outcome,
-    PendingLimits, Retained, RetainedLimits, Seq, SessionRow, Store, StoreError, StoredSubscription, Swept,
+    ChannelKey, CursorUpdate, Due, Epoch, Exchanges, Expired, Forgotten, IsAway, LogPart, Operation, Outcome,
+    PendingLimits, Retained, RetainedLimits, Seq, SessionRow, Store, StoreError, StoredSession,
+    StoredSubscription, Swept,
 };
 use crate::config::Synchronous;
 
@@ -66,7 +68,7 @@ pub struct SqliteStore {
     epoch: Epoch,
     writer: Mutex<Writer>,
     readers: SqlitePool,
-    /// Clients that have persistent subscriptions.
+    /// Clients that have a stored session.
     clients: NameSet,
     /// Channels that have a retained message.
     retained: NameSet,
@@ -103,6 +105,10 @@ impl SqliteStore {
         Ok(writer)
     }
 
+    fn check_open(&self) -> Result<(), StoreError> {
+        if self.closed.load(Ordering::Acquire) { Err(StoreError::Closed) } else { Ok(()) }
+    }
+
     /// If files of the database are missing, saves as much data as possible.
     async fn rescue(&self, writer: &mut Writer, may_copy: MayCopy) {
         if let Some(loss) = self.guard.loss() {
@@ -135,6 +141,10 @@ impl Store for SqliteStore {
 
     async fn commit(&self, batch: &[Operation]) -> Result<Vec<Outcome>, StoreError> {
         self.commit_batch(batch).await
+    }
+
+    async fn session(&self, client: &ClientId) -> Result<Option<StoredSession>, StoreError> {
+        self.read_session(client).await
     }
 
     async fn subscriptions(&self, client: &ClientId) -> Result<Vec<StoredSubscription>, StoreError> {
@@ -196,8 +206,8 @@ impl Store for SqliteStore {
         self.remove_sessions(&named, &session.node).await
     }
 
-    async fn expire(&self, before: SystemTime, is_away: &mut IsAway<'_>) -> Result<Vec<Expired>, StoreError> {
-        self.expire_clients(before, is_away).await
+    async fn expire(&self, due: Due, is_away: &mut IsAway<'_>) -> Result<Vec<Expired>, StoreError> {
+        self.expire_clients(due, is_away).await
     }
 
     async fn limit_pending(

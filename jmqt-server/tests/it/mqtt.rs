@@ -19,6 +19,7 @@ mod exactly_once;
 mod exchange;
 mod malformed;
 mod rules;
+mod sessions;
 mod subscribe;
 
 const VERSIONS: [Version; 2] = [Version::V3_1_1, Version::V5];
@@ -85,6 +86,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Device<S> {
 
     /// Sends CONNECT. Returns the reason, the session present flag, and the assigned client id.
     pub(crate) async fn connect(&mut self, login: Login<'_>) -> (ReasonCode, bool, Option<String>) {
+        self.send_connect(login).await;
+        self.next(|packet| match packet {
+            Packet::ConnAck(ack) => {
+                (ack.reason, ack.session_present, ack.properties.assigned_client_id().map(ToOwned::to_owned))
+            }
+            other => panic!("{other:?}"),
+        })
+        .await
+    }
+
+    async fn send_connect(&mut self, login: Login<'_>) {
         let (mut properties, mut of_will) = (PropertyBuf::new(), PropertyBuf::new());
         if self.version == Version::V5 {
             for property in [
@@ -115,13 +127,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Device<S> {
             properties: properties.for_place(Place::Packet(PacketType::Connect), Sender::Client).unwrap(),
         });
         self.send(&packet).await;
-        self.next(|packet| match packet {
-            Packet::ConnAck(ack) => {
-                (ack.reason, ack.session_present, ack.properties.assigned_client_id().map(ToOwned::to_owned))
-            }
-            other => panic!("{other:?}"),
-        })
-        .await
     }
 
     pub(crate) async fn send(&mut self, packet: &Packet<'_>) {
@@ -228,6 +233,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Device<S> {
     pub(crate) async fn expect_nothing(&mut self) {
         self.send(&Packet::PingReq).await;
         self.next(|packet| assert!(matches!(packet, Packet::PingResp), "{packet:?}")).await;
+    }
+
+    /// Sends DISCONNECT, with another session expiry interval if there is one.
+    async fn disconnect(&mut self, reason: ReasonCode, expiry: Option<u32>) {
+        let mut properties = PropertyBuf::new();
+        if let Some(expiry) = expiry {
+            properties.push(Property::SessionExpiryInterval(expiry)).unwrap();
+        }
+        let place = Place::Packet(PacketType::Disconnect);
+        let properties = properties.for_place(place, Sender::Client).unwrap();
+        self.send(&Packet::Disconnect(Disconnect { reason, properties })).await;
     }
 
     pub(crate) async fn acknowledge(&mut self, delivery: Delivery) {

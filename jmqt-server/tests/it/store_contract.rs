@@ -11,10 +11,10 @@ use bytes::Bytes;
 use futures_util::FutureExt as _;
 use jmqt_protocol::{ChannelName, ClientId, Qos};
 use jmqt_server::store::{
-    Append, Attributes, CURSOR_WINDOW, ChannelKey, Cursor, CursorUpdate, DataForm, Dropped, Epoch, Expired,
-    LogPart, LogPlace, LoggedMessage, Operation, Outcome, PendingLimits, PublishId, PublisherId, Retained,
-    RetainedLimits, Seq, SessionRow, Stamp, Store, StoreError, StoredSubscription, SubscriptionOptions,
-    Swept, Values,
+    Append, Attributes, BeginSession, CURSOR_WINDOW, ChannelKey, Cursor, CursorUpdate, DataForm, Dropped,
+    Due, Epoch, Expired, LogPart, LogPlace, LoggedMessage, Operation, Outcome, PendingLimits, PublishId,
+    PublisherId, Retained, RetainedLimits, Seq, SessionRow, Stamp, Store, StoreError, StoredSubscription,
+    SubscriptionOptions, Swept, Values,
 };
 
 /// One database, which a store can be opened on again and again.
@@ -30,6 +30,11 @@ trait Database: Send + Sync {
 
     /// Another database of the same kind.
     fn another(&self) -> Box<dyn Database>;
+
+    /// Returns `true` if several processes may have it open.
+    fn is_shared(&self) -> bool {
+        false
+    }
 }
 
 fn channel(name: &str) -> ChannelName {
@@ -212,6 +217,43 @@ fn long_ago() -> SystemTime {
 
 fn soon() -> SystemTime {
     SystemTime::now() + Duration::from_secs(3600)
+}
+
+/// Sessions of clients that were last seen before a time, and nothing else.
+fn seen_before(time: SystemTime) -> Due {
+    Due { seen_before: Some(time), now: SystemTime::UNIX_EPOCH }
+}
+
+/// Sessions that have ended by a time by their own expiry, and nothing else.
+fn ended_by(now: SystemTime) -> Due {
+    Due { seen_before: None, now }
+}
+
+fn begin(who: &str, is_clean: bool, expiry: Option<u32>, now: SystemTime) -> Operation {
+    Operation::BeginSession(BeginSession { client: client(who), is_clean, expiry, now })
+}
+
+/// Begins a session now; returns `true` if an earlier one continues.
+async fn resumed(store: &dyn Store, who: &str, is_clean: bool, expiry: u32) -> bool {
+    match one(store, begin(who, is_clean, Some(expiry), SystemTime::now())).await {
+        Outcome::Begun { is_resumed } => is_resumed,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Ends the connection of a client.
+async fn disconnect(store: &dyn Store, who: &str) {
+    store.sessions_closed(&[(client(who), 1)], "node").await.unwrap();
+}
+
+/// The stored session of a client: its expiry, and the number of its subscriptions.
+async fn kept_session(store: &dyn Store, who: &str) -> Option<(Option<u32>, usize)> {
+    let session = store.session(&client(who)).await.unwrap();
+    session.map(|session| (session.expiry, session.subscriptions.len()))
+}
+
+fn in_seconds(seconds: u64) -> SystemTime {
+    SystemTime::now() + Duration::from_secs(seconds)
 }
 
 fn session(who: &str, generation: u64, node: &str, since: u64) -> SessionRow {
@@ -648,7 +690,7 @@ async fn a_subscription_that_came_and_went_in_one_batch_leaves_nothing(on: &dyn 
     assert_eq!(store.subscriptions(&client("bob")).await.unwrap(), []);
     assert_eq!(one(&*store, append("news", "3")).await, Outcome::Appended(None));
     assert_eq!(kept(&*store, "news").await, None);
-    assert_eq!(store.expire(soon(), &mut |_| true).await.unwrap(), []);
+    assert_eq!(store.expire(seen_before(soon()), &mut |_| true).await.unwrap(), []);
 }
 
 // ---- retained messages ----
@@ -970,7 +1012,7 @@ async fn a_closed_store_reports_that_it_is_closed(on: &dyn Database) {
     closed(store.trim(&[ChannelKey(1)]).await.unwrap_err());
     closed(store.sessions_opened(&[session("bob", 1, "a", 0)]).await.unwrap_err());
     closed(store.claim_orphans("b").await.unwrap_err());
-    closed(store.expire(soon(), &mut |_| true).await.unwrap_err());
+    closed(store.expire(seen_before(soon()), &mut |_| true).await.unwrap_err());
     closed(store.limit_pending(UNLIMITED, None).await.unwrap_err());
     closed(store.forget_publishers(soon()).await.unwrap_err());
 }
@@ -1025,8 +1067,8 @@ async fn clients_that_do_not_come_back_lose_their_subscriptions(on: &dyn Databas
     save(&*store, "carol", key, cursor(300, &[])).await;
     store.sessions_opened(&[session("carol", 1, "a", 0)]).await.unwrap();
 
-    assert_eq!(store.expire(long_ago(), &mut |_| true).await.unwrap(), []);
-    let expired = store.expire(soon(), &mut |_| true).await.unwrap();
+    assert_eq!(store.expire(seen_before(long_ago()), &mut |_| true).await.unwrap(), []);
+    let expired = store.expire(seen_before(soon()), &mut |_| true).await.unwrap();
     assert_eq!(expired, [Expired { client: client("bob"), subscriptions: 2 }]);
     assert_eq!(store.subscriptions(&client("bob")).await.unwrap(), []);
     assert_eq!(store.subscriptions(&client("carol")).await.unwrap()[0].key, carol.key);
@@ -1035,11 +1077,11 @@ async fn clients_that_do_not_come_back_lose_their_subscriptions(on: &dyn Databas
     assert_eq!(store.trim(&[]).await.unwrap(), 300); // nobody waits for them now
 
     store.sessions_closed(&[(client("carol"), 1)], "a").await.unwrap();
-    assert_eq!(store.expire(long_ago(), &mut |_| true).await.unwrap(), []); // was seen just now
-    let expired = store.expire(soon(), &mut |_| true).await.unwrap();
+    assert_eq!(store.expire(seen_before(long_ago()), &mut |_| true).await.unwrap(), []); // was seen just now
+    let expired = store.expire(seen_before(soon()), &mut |_| true).await.unwrap();
     assert_eq!(expired, [Expired { client: client("carol"), subscriptions: 1 }]);
     assert_eq!(one(&*store, append("news", "1")).await, Outcome::Appended(None));
-    assert_eq!(store.expire(soon(), &mut |_| true).await.unwrap(), []);
+    assert_eq!(store.expire(seen_before(soon()), &mut |_| true).await.unwrap(), []);
 }
 
 async fn a_connected_client_is_not_expired(on: &dyn Database) {
@@ -1052,7 +1094,7 @@ async fn a_connected_client_is_not_expired(on: &dyn Database) {
         asked.push(client.clone());
         client.as_str() == "bob"
     };
-    let expired = store.expire(soon(), &mut is_away).await.unwrap();
+    let expired = store.expire(seen_before(soon()), &mut is_away).await.unwrap();
     assert_eq!(expired, [Expired { client: client("bob"), subscriptions: 1 }]);
     assert!(asked.contains(&client("carol")));
     assert_eq!(store.subscriptions(&client("carol")).await.unwrap().len(), 1);
@@ -1070,7 +1112,7 @@ async fn a_client_counts_as_seen_when_its_session_ends(on: &dyn Database) {
     tokio::time::sleep(Duration::from_millis(20)).await;
     store.sessions_closed(&[(client("bob"), 1)], "me").await.unwrap();
     store.orphan_closed(&orphan).await.unwrap();
-    let expired = store.expire(between, &mut |_| true).await.unwrap();
+    let expired = store.expire(seen_before(between), &mut |_| true).await.unwrap();
     assert_eq!(expired, [Expired { client: client("dora"), subscriptions: 1 }]);
 }
 
@@ -1082,11 +1124,188 @@ async fn many_clients_expire_at_once(on: &dyn Database) {
     store.commit(&batch).await.unwrap();
     subscribed(&*store, "stays", "a").await;
     store.sessions_opened(&[session("stays", 1, "a", 0)]).await.unwrap();
-    let expired = store.expire(soon(), &mut |_| true).await.unwrap();
+    let expired = store.expire(seen_before(soon()), &mut |_| true).await.unwrap();
     assert_eq!(expired.len(), 500);
     assert!(expired.iter().all(|it| it.subscriptions == 2));
     assert_eq!(one(&*store, append("b", "1")).await, Outcome::Appended(None));
     assert_ne!(one(&*store, append("a", "1")).await, Outcome::Appended(None));
+}
+
+// ---- sessions of MQTT clients ----
+
+async fn a_session_exists_without_subscriptions_until_its_expiry(on: &dyn Database) {
+    let store = on.open().await;
+    assert_eq!(kept_session(&*store, "bob").await, None);
+    assert!(!resumed(&*store, "bob", false, 60).await);
+    assert_eq!(kept_session(&*store, "bob").await, Some((Some(60), 0)));
+    assert_eq!(store.expire(ended_by(in_seconds(3600)), &mut |_| true).await.unwrap(), [], "it is connected");
+    subscribed(&*store, "bob", "news").await;
+    one(&*store, unsubscribe("bob", "news")).await;
+    disconnect(&*store, "bob").await;
+    assert!(resumed(&*store, "bob", false, 90).await, "unsubscribing does not end the session");
+    disconnect(&*store, "bob").await;
+    assert_eq!(
+        store.expire(seen_before(soon()), &mut |_| true).await.unwrap(),
+        [],
+        "it has an expiry of its own"
+    );
+    assert_eq!(store.expire(ended_by(in_seconds(80)), &mut |_| true).await.unwrap(), []);
+    assert_eq!(store.expire(ended_by(in_seconds(100)), &mut |_| false).await.unwrap(), []);
+    let expired = store.expire(ended_by(in_seconds(100)), &mut |_| true).await.unwrap();
+    assert_eq!(expired, [Expired { client: client("bob"), subscriptions: 0 }]);
+    assert_eq!(kept_session(&*store, "bob").await, None);
+    assert!(!resumed(&*store, "bob", false, 60).await);
+}
+
+async fn a_session_that_has_expired_is_not_resumed(on: &dyn Database) {
+    let store = on.open().await;
+    resumed(&*store, "bob", false, 60).await;
+    let key = subscribed(&*store, "bob", "news").await.key;
+    disconnect(&*store, "bob").await;
+    append_many(&*store, "news", 3).await;
+    let later = begin("bob", false, Some(60), in_seconds(50));
+    assert_eq!(one(&*store, later).await, Outcome::Begun { is_resumed: true });
+    disconnect(&*store, "bob").await;
+    let too_late = begin("bob", false, Some(60), in_seconds(70));
+    assert_eq!(one(&*store, too_late).await, Outcome::Begun { is_resumed: false });
+    assert_eq!(kept_session(&*store, "bob").await, Some((Some(60), 0)));
+    assert_eq!(one(&*store, append("news", "4")).await, Outcome::Appended(None));
+    assert_ne!(subscribed(&*store, "bob", "news").await.cursor.acked, Seq(0));
+    store.trim(&[key]).await.unwrap();
+    assert_eq!(log(&*store, key).await, []);
+}
+
+async fn a_clean_start_deletes_everything_of_the_client_in_one_commit(on: &dyn Database) {
+    let store = on.open().await;
+    let others = subscribed(&*store, "carol", "b").await;
+    resumed(&*store, "bob", false, 60).await;
+    for name in ["a", "b", "c"] {
+        subscribed(&*store, "bob", name).await;
+    }
+    append_many(&*store, "b", 3).await;
+    // The batch also has messages for these channels, before and after.
+    let begin = begin("bob", true, Some(0), SystemTime::now());
+    let batch = [append("c", "1"), append("b", "4"), begin, append("b", "5"), append("c", "2")];
+    let outcomes = store.commit(&batch).await.unwrap();
+    assert_eq!(seqs(&outcomes), [Some(1), Some(4), Some(5), None]);
+    assert_eq!(outcomes[2], Outcome::Begun { is_resumed: false });
+    assert_eq!(kept_session(&*store, "bob").await, None);
+    assert_eq!(store.subscriptions(&client("carol")).await.unwrap()[0].key, others.key);
+    store.trim(&[]).await.unwrap();
+    for (name, is_there) in [("a", false), ("b", true), ("c", false)] {
+        let logged = placed(&one(&*store, append(name, "6")).await);
+        assert_eq!(logged.is_some(), is_there, "{name}");
+    }
+    assert_eq!(log(&*store, others.key).await.len(), 6);
+    // Nothing is left that another commit could find.
+    store.close().await;
+    let store = on.open().await;
+    assert_eq!(kept_session(&*store, "bob").await, None);
+    assert!(!resumed(&*store, "bob", false, 0).await);
+    assert_eq!(kept_session(&*store, "bob").await, None, "a session with expiry 0 is not stored");
+}
+
+async fn a_clean_start_begins_another_persistent_session(on: &dyn Database) {
+    let store = on.open().await;
+    resumed(&*store, "bob", false, 60).await;
+    subscribed(&*store, "bob", "news").await;
+    assert!(!resumed(&*store, "bob", true, 30).await);
+    assert_eq!(kept_session(&*store, "bob").await, Some((Some(30), 0)));
+    let names: Vec<_> = (0..300).map(|number| format!("a/{number}")).collect();
+    let batch: Vec<_> = names.iter().map(|name| subscribe("bob", name)).collect();
+    store.commit(&batch).await.unwrap();
+    assert!(!resumed(&*store, "bob", true, 30).await);
+    assert_eq!(kept_session(&*store, "bob").await, Some((Some(30), 0)));
+    for name in &names {
+        assert_eq!(one(&*store, append(name, "1")).await, Outcome::Appended(None));
+    }
+}
+
+async fn operations_of_one_batch_see_the_session_that_began_in_it(on: &dyn Database) {
+    let store = on.open().await;
+    let begin = |is_clean, expiry| begin("bob", is_clean, Some(expiry), SystemTime::now());
+    let batch = [
+        subscribe("bob", "a"), // by the application, while he is absent
+        begin(false, 60),
+        subscribe("bob", "b"),
+        append("b", "1"),
+        begin(true, 60),
+        append("a", "2"),
+        append("b", "2"),
+        begin(false, 60),
+        subscribe("bob", "c"),
+    ];
+    let outcomes = store.commit(&batch).await.unwrap();
+    assert_eq!(seqs(&outcomes), [Some(1), None, None]);
+    let resumed = |index: usize| outcomes[index] == Outcome::Begun { is_resumed: true };
+    assert_eq!([resumed(1), resumed(4), resumed(7)], [true, false, true]);
+    let names: Vec<_> = store.subscriptions(&client("bob")).await.unwrap();
+    assert_eq!(names.iter().map(|it| it.channel.as_str()).collect::<Vec<_>>(), ["c"]);
+    assert_eq!(kept_session(&*store, "bob").await, Some((Some(60), 1)));
+}
+
+async fn the_newest_connection_decides_how_long_the_session_lasts(on: &dyn Database) {
+    let store = on.open().await;
+    resumed(&*store, "bob", false, 60).await;
+    assert_eq!(
+        one(&*store, Operation::SetExpiry { client: client("bob"), expiry: 30 }).await,
+        Outcome::ExpirySet(true)
+    );
+    assert_eq!(kept_session(&*store, "bob").await, Some((Some(30), 0)));
+    disconnect(&*store, "bob").await;
+    assert!(resumed(&*store, "bob", false, 0).await, "it lasts until this connection ends");
+    assert_eq!(kept_session(&*store, "bob").await, Some((Some(0), 0)));
+    disconnect(&*store, "bob").await;
+    assert!(!resumed(&*store, "bob", false, 0).await);
+    let nobody = Operation::SetExpiry { client: client("carol"), expiry: 30 };
+    assert_eq!(one(&*store, nobody).await, Outcome::ExpirySet(false));
+}
+
+async fn a_jmqt_client_on_an_mqtt_session_keeps_its_subscriptions(on: &dyn Database) {
+    let store = on.open().await;
+    resumed(&*store, "bob", false, 60).await;
+    subscribed(&*store, "bob", "news").await;
+    disconnect(&*store, "bob").await;
+    let jmqt = begin("bob", false, None, SystemTime::now());
+    assert_eq!(one(&*store, jmqt).await, Outcome::Begun { is_resumed: true });
+    assert_eq!(kept_session(&*store, "bob").await, Some((None, 1)));
+    disconnect(&*store, "bob").await;
+    assert_eq!(store.expire(ended_by(soon()), &mut |_| true).await.unwrap(), []);
+    assert!(
+        resumed(&*store, "bob", false, 0).await,
+        "MQTT finds the session of JMQT, and does not shorten it"
+    );
+    assert_eq!(kept_session(&*store, "bob").await, Some((None, 1)));
+    one(&*store, unsubscribe("bob", "news")).await;
+    disconnect(&*store, "bob").await;
+    assert_eq!(kept_session(&*store, "bob").await, Some((None, 0)));
+    let expired = store.expire(seen_before(soon()), &mut |_| true).await.unwrap();
+    assert_eq!(expired, [Expired { client: client("bob"), subscriptions: 0 }]);
+    assert!(!resumed(&*store, "bob", false, 0).await);
+}
+
+async fn the_expiry_of_a_session_survives_a_restart(on: &dyn Database) {
+    let store = on.open().await;
+    for who in ["bob", "carol", "dora"] {
+        resumed(&*store, who, false, 60).await;
+        subscribed(&*store, who, "news").await;
+    }
+    let orphan = session("carol", 1, "dead", 0);
+    store.sessions_opened(std::slice::from_ref(&orphan)).await.unwrap();
+    disconnect(&*store, "bob").await;
+    store.close().await;
+    let store = on.open().await;
+    store.orphan_closed(&orphan).await.unwrap();
+    let due = Due { seen_before: Some(soon()), now: in_seconds(50) };
+    assert_eq!(store.expire(due, &mut |_| true).await.unwrap(), []);
+    let mut expired = store.expire(ended_by(in_seconds(70)), &mut |_| true).await.unwrap();
+    expired.sort_unstable_by(|one, other| one.client.cmp(&other.client));
+    let names: Vec<_> = expired.iter().map(|it| (it.client.as_str(), it.subscriptions)).collect();
+    match on.is_shared() {
+        // The session of another process may still be open there.
+        true => assert_eq!(names, [("bob", 1), ("carol", 1)]),
+        false => assert_eq!(names, [("bob", 1), ("carol", 1), ("dora", 1)]),
+    }
 }
 
 async fn the_oldest_messages_of_the_channel_with_most_pending_go_first(on: &dyn Database) {
@@ -1285,7 +1504,7 @@ async fn everything_may_happen_at_the_same_time(on: &dyn Database) {
                 match task {
                     0 => save(&*store, "bob", key, cursor(i, &[])).await,
                     1 => drop(store.trim(&[key]).await.unwrap()),
-                    2 => drop(store.expire(long_ago(), &mut |_| true).await.unwrap()),
+                    2 => drop(store.expire(seen_before(long_ago()), &mut |_| true).await.unwrap()),
                     3 => store.sessions_opened(&[session("bob", i, "a", i)]).await.unwrap(),
                     4 => drop(
                         store
@@ -1726,6 +1945,14 @@ macro_rules! contract {
             a_connected_client_is_not_expired,
             a_client_counts_as_seen_when_its_session_ends,
             many_clients_expire_at_once,
+            a_session_exists_without_subscriptions_until_its_expiry,
+            a_session_that_has_expired_is_not_resumed,
+            a_clean_start_deletes_everything_of_the_client_in_one_commit,
+            a_clean_start_begins_another_persistent_session,
+            operations_of_one_batch_see_the_session_that_began_in_it,
+            the_newest_connection_decides_how_long_the_session_lasts,
+            a_jmqt_client_on_an_mqtt_session_keeps_its_subscriptions,
+            the_expiry_of_a_session_survives_a_restart,
             the_oldest_messages_of_the_channel_with_most_pending_go_first,
             pending_messages_are_limited_by_their_bytes_too,
             in_a_point_to_point_channel_the_publisher_with_most_pending_loses,
@@ -1774,6 +2001,10 @@ mod mysql {
 
         fn another(&self) -> Box<dyn Database> {
             Box::new(MySql::new(self.is_shared).unwrap())
+        }
+
+        fn is_shared(&self) -> bool {
+            self.is_shared
         }
     }
 
@@ -2022,6 +2253,13 @@ mod sqlite {
         assert_eq!(received(&*store, "bob").await, [7]);
         let texts: Vec<_> = log(&*store, ChannelKey(3)).await.into_iter().map(|(_, text)| text).collect();
         assert_eq!(texts, ["1", "2"]);
+        assert_eq!(kept_session(&*store, "bob").await, Some((None, 1)));
+        assert_eq!(store.expire(ended_by(soon()), &mut |_| true).await.unwrap(), []);
+        assert!(resumed(&*store, "bob", false, 60).await);
+        assert_eq!(received(&*store, "bob").await, [7]);
+        assert!(!resumed(&*store, "bob", true, 60).await);
+        assert_eq!(kept_session(&*store, "bob").await, Some((Some(60), 0)));
+        assert_eq!(received(&*store, "bob").await, Vec::<u16>::new(), "a clean start completes them");
     }
 
     #[tokio::test]

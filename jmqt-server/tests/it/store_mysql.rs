@@ -10,8 +10,8 @@ use bytes::Bytes;
 use jmqt_protocol::{ChannelName, ClientId};
 use jmqt_server::config::MySqlTls;
 use jmqt_server::store::{
-    Append, Attributes, ChannelKey, ClusterStore, Cursor, CursorUpdate, DataForm, Entered, LogPlace,
-    MySqlOptions, MySqlStore, NodeBeat, Operation, Outcome, PendingLimits, PublishId, PublisherId,
+    Append, Attributes, BeginSession, ChannelKey, ClusterStore, Cursor, CursorUpdate, DataForm, Due, Entered,
+    LogPlace, MySqlOptions, MySqlStore, NodeBeat, Operation, Outcome, PendingLimits, PublishId, PublisherId,
     RetainedLimits, Seq, SessionRow, SharedSession, Stamp, Store, StoreError, StoredSubscription,
     SubscriptionOptions, Values,
 };
@@ -129,6 +129,15 @@ async fn enter(store: &MySqlStore, who: &str, node: &str) -> Entered {
     store.enter_sessions(&[session(who, 0, node)]).await.unwrap().remove(0)
 }
 
+fn seen_before(time: SystemTime) -> Due {
+    Due { seen_before: Some(time), now: SystemTime::UNIX_EPOCH }
+}
+
+fn begin(who: &str, is_clean: bool) -> Operation {
+    let (client, expiry, now) = (client(who), Some(60), SystemTime::now());
+    Operation::BeginSession(BeginSession { client, is_clean, expiry, now })
+}
+
 fn soon() -> SystemTime {
     SystemTime::now() + Duration::from_secs(3600)
 }
@@ -234,6 +243,79 @@ async fn a_database_of_the_third_schema_is_migrated_with_its_data() {
     sqlx::raw_sql("UPDATE messages SET attributes = 'x'").execute(&mut connection).await.unwrap();
     let error = store.read_log(ChannelKey(3), Seq(0), 5, usize::MAX).await.unwrap_err();
     assert!(matches!(error, StoreError::Corrupt { what: "attributes of a message" }), "{error}");
+}
+
+#[tokio::test]
+async fn a_database_of_the_fifth_schema_is_migrated_with_its_data() {
+    let Some(database) = MySql::new(false) else { return };
+    database.make().await;
+    let mut connection = database.connect().await;
+    let steps = [
+        (1, "tables", include_str!("../../src/store/migrations/0001_mysql.sql")),
+        (2, "stamps and sizes", include_str!("../../src/store/migrations/0002_mysql.sql")),
+        (3, "publishers", include_str!("../../src/store/migrations/0003_mysql.sql")),
+        (4, "attributes of messages", include_str!("../../src/store/migrations/0004_mysql.sql")),
+        (5, "options of subscriptions", include_str!("../../src/store/migrations/0005_mysql.sql")),
+    ];
+    let step = |(version, name, sql): (i64, &'static str, &'static str)| {
+        Migration::new(version, name.into(), MigrationType::Simple, sql.into_sql_str(), false)
+    };
+    let mut migrator = Migrator::with_migrations(steps.map(step).into());
+    migrator.set_locking(false);
+    migrator.run_direct(None, &mut connection, false).await.unwrap();
+    let rows = "INSERT INTO channels (id, name, last_seq, persistent_count, total_bytes) VALUES (3, 'news', 0, 1, 0);
+        INSERT INTO subscriptions (channel_id, client_id, acked_seq, acked_beyond, options)
+        VALUES (3, 'bob', 0, '', 1);
+        INSERT INTO clients (client_id, last_seen) VALUES ('bob', 1);";
+    sqlx::raw_sql(rows).execute(&mut connection).await.unwrap();
+    for expiry in [None, Some(60)] {
+        let store = open(&database).await;
+        let session = store.session(&client("bob")).await.unwrap().unwrap();
+        assert_eq!(session.expiry, expiry);
+        assert_eq!(session.subscriptions[0].options.bits(), 1);
+        if expiry.is_none() {
+            assert_eq!(one(&store, begin("bob", false)).await, Outcome::Begun { is_resumed: true });
+            sqlx::raw_sql("UPDATE clients SET expiry_seconds = 60").execute(&mut connection).await.unwrap();
+        }
+        store.close().await;
+        // As if the step had been interrupted before it was noted.
+        sqlx::raw_sql("UPDATE _sqlx_migrations SET success = FALSE WHERE version >= 6")
+            .execute(&mut connection)
+            .await
+            .unwrap();
+    }
+    let store = open(&database).await;
+    assert_eq!(one(&store, begin("bob", true)).await, Outcome::Begun { is_resumed: false });
+    assert_eq!(store.subscriptions(&client("bob")).await.unwrap(), []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clean_starts_on_several_nodes_do_not_disturb_publishes() {
+    let Some(database) = MySql::new(true) else { return };
+    let (a, b) = (open(&database).await, open(&database).await);
+    let key = subscribed(&a, "stays", "news").await.key;
+    let churn = |store: Arc<MySqlStore>, who: &'static str| async move {
+        for _ in 0..20 {
+            assert_eq!(one(&store, begin(who, true)).await, Outcome::Begun { is_resumed: false });
+            let names = ["z", "news", "a"].map(|name| subscribe(who, name));
+            store.commit(&names).await.unwrap();
+            let batch = [append("news", "1"), begin(who, false), append("a", "1")];
+            let outcomes = store.commit(&batch).await.unwrap();
+            assert_eq!(outcomes[1], Outcome::Begun { is_resumed: true });
+            assert!(placed(&outcomes[0]).is_some() && placed(&outcomes[2]).is_some());
+        }
+    };
+    let (one_ended, other_ended) =
+        tokio::join!(tokio::spawn(churn(a.clone(), "bob")), tokio::spawn(churn(b.clone(), "carol")));
+    one_ended.unwrap();
+    other_ended.unwrap();
+    let log = log(&b, key).await;
+    assert_eq!(log.iter().map(|(seq, _)| *seq).collect::<Vec<_>>(), (1..=40).collect::<Vec<_>>());
+    for who in ["bob", "carol"] {
+        one(&a, begin(who, true)).await;
+    }
+    assert_eq!(one(&a, append("z", "1")).await, Outcome::Appended(None));
+    assert_eq!(one(&b, append("a", "1")).await, Outcome::Appended(None));
 }
 
 #[tokio::test]
@@ -427,7 +509,7 @@ async fn names_of_clients_compare_byte_for_byte() {
     }
     store.sessions_closed(&[(client("bob"), 1)], "a").await.unwrap();
     assert_eq!(store.sessions_of(&client("BOB")).await.unwrap().len(), 1);
-    let expired = store.expire(soon(), &mut |_| true).await.unwrap();
+    let expired = store.expire(seen_before(soon()), &mut |_| true).await.unwrap();
     assert_eq!(expired.iter().map(|it| it.client.as_str()).collect::<Vec<_>>(), ["bob"]);
 }
 
@@ -595,7 +677,7 @@ async fn subscriptions_made_on_another_node_are_known() {
         let batch = [subscribe("bob", "b")];
         let (gone, come) = tokio::join!(one(&a, unsubscribe("bob", "a")), b.commit(&batch));
         assert_eq!((gone, come.unwrap().len()), (Outcome::Unsubscribed(true), 1));
-        let expired = a.expire(soon(), &mut |_| true).await.unwrap();
+        let expired = a.expire(seen_before(soon()), &mut |_| true).await.unwrap();
         assert_eq!(expired.len(), 1, "round {round}"); // or else it would never expire
     }
 }
@@ -1206,7 +1288,8 @@ async fn a_connecting_client_is_either_kept_or_fully_expired() {
         subscribed(&a, &who, "news").await;
         let (at_a, store) = (Arc::clone(&a), Arc::clone(&b));
         let name = who.clone();
-        let expiring = tokio::spawn(async move { store.expire(soon(), &mut |_| true).await.unwrap() });
+        let expiring =
+            tokio::spawn(async move { store.expire(seen_before(soon()), &mut |_| true).await.unwrap() });
         let entering = tokio::spawn(async move {
             enter(&at_a, &name, "a").await;
             at_a.subscriptions(&client(&name)).await.unwrap().len()
@@ -1216,7 +1299,7 @@ async fn a_connecting_client_is_either_kept_or_fully_expired() {
         let is_expired = expired.iter().any(|it| it.client == client(&who));
         assert_eq!(found, usize::from(!is_expired), "round {round}");
         *(if is_expired { &mut expired_first } else { &mut entered_first }) += 1;
-        assert_eq!(a.expire(soon(), &mut |_| true).await.unwrap(), []); // it is here
+        assert_eq!(a.expire(seen_before(soon()), &mut |_| true).await.unwrap(), []); // it is here
     }
     println!("expired first: {expired_first}, entered first: {entered_first}");
 }

@@ -15,16 +15,13 @@ use super::publish::{TOPIC_ALIASES, channel_of, message_attributes};
 use super::will::Will;
 use super::{Client, answer, fitting, of_packet};
 use crate::connection::{CloseReason, Flow};
-use crate::context::Shared;
+use crate::context::{Limits, Shared};
 use crate::message::Data;
 use crate::outbox::RECEIVE_MAXIMUM;
-use crate::session::verbs::{Language, NotOpened, Opening, Redelivery};
+use crate::session::verbs::{Language, MqttSession, NotOpened, Opening, Redelivery};
 use crate::session::{Session, verbs};
 use crate::validators::MqttConnect;
 use crate::wire::Form;
-
-/// The session expiry interval that means "never" (3.1.2.11.2).
-const NEVER: u32 = u32::MAX;
 
 /// Sends a CONNACK with this reason. The connection ends afterwards.
 pub(super) fn refuse(session: &mut Session, reason: ReasonCode) {
@@ -72,8 +69,8 @@ pub(super) async fn handle_connect(
         Ok(will) => will,
         Err(reason) => return reject(shared, session, version, reason),
     };
-    let expiry = session_expiry(&connect);
-    let announced = announced(shared, &connect, &grant.client);
+    let expiry = session_expiry(&shared.limits, &connect);
+    let announced = announced(shared, &connect, &grant.client, expiry);
     let accepted = ConnAck {
         session_present: false,
         reason: ReasonCode::SUCCESS,
@@ -88,7 +85,7 @@ pub(super) async fn handle_connect(
         window: Some(asked.receive_maximum().unwrap_or(u16::MAX).into()),
         redelivery: Redelivery::AtOnce,
         publisher: None,
-        language: Language::Mqtt { is_clean: connect.clean_start, is_persistent: expiry > 0 },
+        language: Language::Mqtt(MqttSession { is_clean: connect.clean_start, expiry }),
     };
     let opened = match verbs::open(shared, session, opening).await? {
         Ok(opened) => opened,
@@ -100,7 +97,8 @@ pub(super) async fn handle_connect(
     session.keep_alive(connect.keep_alive);
     *client = Some(Box::new(Client {
         version,
-        is_persistent: expiry > 0,
+        expiry,
+        is_stored: opened.is_stored(),
         wants_reasons: asked.request_problem_information() != Some(false),
         aliases: Vec::new(),
         will: will.map(Box::new),
@@ -116,15 +114,17 @@ pub(super) async fn handle_connect(
 }
 
 /// What the client must know of the server (3.2.2.3).
-fn announced(shared: &Shared, connect: &Connect<'_>, id: &ClientId) -> PropertyBuf {
+fn announced(shared: &Shared, connect: &Connect<'_>, id: &ClientId, expiry: u32) -> PropertyBuf {
     let mut properties = PropertyBuf::new();
     if connect.version == Version::V5 {
         let own = [
             connect.client_id.is_empty().then(|| Property::AssignedClientIdentifier(id.as_str())),
+            (expiry < connect.properties.session_expiry().unwrap_or(0))
+                .then_some(Property::SessionExpiryInterval(expiry)),
             Some(Property::ReceiveMaximum(RECEIVE_MAXIMUM)),
             Some(Property::TopicAliasMaximum(TOPIC_ALIASES)),
             u32::try_from(shared.limits.packet_bytes).ok().map(Property::MaximumPacketSize),
-            (session_expiry(connect) > 0).then_some(Property::WildcardSubscriptionAvailable(false)),
+            (expiry > 0).then_some(Property::WildcardSubscriptionAvailable(false)),
             Some(Property::SharedSubscriptionAvailable(false)),
         ];
         for property in own.into_iter().flatten() {
@@ -135,13 +135,15 @@ fn announced(shared: &Shared, connect: &Connect<'_>, id: &ClientId) -> PropertyB
     properties
 }
 
-/// The seconds for which the session outlives its connection. Before MQTT 5 it is the clean session flag.
-fn session_expiry(connect: &Connect<'_>) -> u32 {
-    match connect.version {
+/// The seconds for which the session outlives its connection: at most SESSION_EXPIRY_SECONDS. Before MQTT 5 a client can
+/// only tell whether it does.
+fn session_expiry(limits: &Limits, connect: &Connect<'_>) -> u32 {
+    let asked = match connect.version {
         Version::V5 => connect.properties.session_expiry().unwrap_or(0),
         _ if connect.clean_start => 0,
-        _ => NEVER,
-    }
+        _ => u32::MAX,
+    };
+    asked.min(limits.session_expiry_seconds)
 }
 
 /// Asks the auth validator: user name and password are the data of an `auth`.
@@ -207,7 +209,7 @@ async fn will(
     let qos = will.qos.into();
     let attributes = message_attributes(connect.version, will.properties, qos, will.retain);
     let delay = match connect.version {
-        Version::V5 => will.properties.will_delay().unwrap_or(0).min(session_expiry(connect)),
+        Version::V5 => will.properties.will_delay().unwrap_or(0).min(session_expiry(&shared.limits, connect)),
         _ => 0,
     };
     let data = Data::new(Bytes::copy_from_slice(will.payload), attributes);

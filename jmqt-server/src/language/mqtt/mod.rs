@@ -5,6 +5,7 @@
 mod ack;
 mod connect;
 mod control;
+mod disconnect;
 mod farewell;
 mod publish;
 mod subscribe;
@@ -20,7 +21,7 @@ use jmqt_mqtt::{
 
 use crate::connection::{CONTINUE, CloseReason, Flow};
 use crate::context::Shared;
-use crate::session::{Session, verbs};
+use crate::session::Session;
 use crate::wire::{Form, mqtt_framed};
 
 use farewell::Farewell;
@@ -31,14 +32,27 @@ pub(super) use will::ended;
 /// The state of an MQTT connection that other tasks do not see.
 pub(crate) struct Client {
     version: Version,
-    /// Whether the session outlives the connection.
-    is_persistent: bool,
+    /// The seconds for which the session outlives the connection.
+    expiry: u32,
+    /// The store knows the session.
+    is_stored: bool,
     /// The client wants reason strings and user properties in answers (3.1.2.11.7).
     wants_reasons: bool,
     /// The topics of the client's aliases, from alias 1 on (3.3.2.3.4).
     aliases: Vec<Option<Box<str>>>,
     will: Option<Box<Will>>,
     farewell: Farewell,
+}
+
+impl Client {
+    /// Returns `true` if the session outlives the connection.
+    const fn is_persistent(&self) -> bool {
+        self.expiry > 0
+    }
+
+    pub(super) const fn is_stored(&self) -> bool {
+        self.is_stored
+    }
 }
 
 /// Handles one packet. `client` is set by CONNECT.
@@ -93,12 +107,7 @@ async fn handle_packet(
         }
         Packet::Disconnect(disconnect) => {
             session.begin_request().await;
-            client.farewell = Farewell::Nothing;
-            // With any other code the connection has failed for the client (3.14.4-3).
-            if disconnect.reason == ReasonCode::SUCCESS {
-                client.will = None;
-            }
-            verbs::leave(shared, session, id).await
+            disconnect::handle_disconnect(shared, session, client, id, &disconnect).await
         }
         // There is no exchange that this could continue (4.12).
         Packet::Auth(_) => {

@@ -88,7 +88,7 @@ async fn subscribe_to(
         Err(reason) => return ControlFlow::Continue(reason),
     };
     // A QoS 0 subscription needs no place in the log.
-    let persistence = match client.is_persistent && qos != Qos::AtMostOnce {
+    let persistence = match client.is_persistent() && qos != Qos::AtMostOnce {
         true => Persistence::Persistent,
         false => Persistence::Temporary,
     };
@@ -163,7 +163,7 @@ async fn subscribe_to_filter(
     handling: RetainHandling,
     options: SubscriptionOptions,
 ) -> Flow<ReasonCode> {
-    if client.is_persistent {
+    if client.is_persistent() {
         return ControlFlow::Continue(ReasonCode::WILDCARD_SUBSCRIPTIONS_NOT_SUPPORTED);
     }
     let Some(name) = name_of_filter(filter).filter(|_| !filter.path().starts_with('$')) else {

@@ -20,6 +20,7 @@ pub(crate) use subscribe::{
     send_matching_retained, subscribe, subscribe_to_filter, subscribe_with, unsubscribe,
 };
 
+pub(crate) use crate::hub::MqttSession;
 pub(crate) use crate::outbox::Redelivery;
 pub(crate) use crate::store::{PublisherId, parse_number};
 

@@ -10,7 +10,7 @@ use jmqt_core::{ChannelName, ClientId, StatusCode};
 use crate::connection::{CONTINUE, CloseReason, Flow};
 use crate::context::Shared;
 use crate::handle::ConnHandle;
-use crate::hub::{HubError, KeptExchanges, NewSession, OpenedSession, Recorded};
+use crate::hub::{HubError, MqttSession, NewSession, OpenedSession, Recorded};
 use crate::log_limit::log_limited;
 use crate::outbox::Redelivery;
 use crate::session::{Member, Session};
@@ -37,12 +37,7 @@ pub(crate) enum Language {
     /// The client is subscribed to its point-to-point channel, and receives the retained messages of its persistent
     /// subscriptions.
     Jmqt,
-    Mqtt {
-        /// The subscriptions and exchanges of earlier sessions are deleted.
-        is_clean: bool,
-        /// The session outlives the connection.
-        is_persistent: bool,
-    },
+    Mqtt(MqttSession),
 }
 
 /// A new session to which nothing has been sent. Call [`start`] after the client received the acknowledgement.
@@ -51,12 +46,18 @@ pub(crate) struct Opened {
     /// Channels that may have a retained message for the session.
     retained: Vec<ChannelName>,
     is_resumed: bool,
+    is_stored: bool,
 }
 
 impl Opened {
-    /// Returns `true` if subscriptions of an earlier session continue.
+    /// Returns `true` if an earlier session continues.
     pub(crate) const fn is_resumed(&self) -> bool {
         self.is_resumed
+    }
+
+    /// Returns `true` if the store knows the session, so that its end must be recorded.
+    pub(crate) const fn is_stored(&self) -> bool {
+        self.is_stored
     }
 }
 
@@ -158,15 +159,12 @@ async fn begin(
         redelivery,
         recorded,
         takeovers_per_second: shared.limits.takeovers_per_second,
-        takes_point_to_point: language == Language::Jmqt,
-        exchanges: match language {
-            Language::Jmqt => KeptExchanges::Untouched,
-            Language::Mqtt { is_persistent: true, .. } => KeptExchanges::Kept,
-            Language::Mqtt { is_persistent: false, .. } => KeptExchanges::Completed,
+        mqtt: match language {
+            Language::Jmqt => None,
+            Language::Mqtt(mqtt) => Some(mqtt),
         },
-        is_clean: matches!(language, Language::Mqtt { is_clean: true, .. }),
     };
-    let OpenedSession { generation, retained, is_resumed, claim } =
+    let OpenedSession { generation, retained, is_resumed, is_stored, claim } =
         match session.wait(pin!(shared.hub.open_session(new))).await? {
             Ok(opened) => opened,
             Err(error) => return ControlFlow::Continue(Err(error)),
@@ -181,7 +179,7 @@ async fn begin(
     drop(claim);
     // MQTT sends retained messages for a SUBSCRIBE only.
     let retained = if language == Language::Jmqt { retained } else { Vec::new() };
-    ControlFlow::Continue(Ok(Opened { client, retained, is_resumed }))
+    ControlFlow::Continue(Ok(Opened { client, retained, is_resumed, is_stored }))
 }
 
 /// Sends what follows the acknowledgement of a new session: the first window of pending pushes, the retained

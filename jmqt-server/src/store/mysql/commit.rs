@@ -15,7 +15,7 @@ use super::connection::{
 };
 use super::presence::{KEPT_FOR, Locks};
 use super::rows::{self, MultiRow};
-use super::{MySqlStore, cursors, exchanges, publishers};
+use super::{MySqlStore, clients, cursors, exchanges, publishers};
 use crate::name_map::NameMap;
 use crate::store::cursor::CursorRow;
 use crate::store::limits::{COMMIT_LIMIT, limited};
@@ -111,7 +111,7 @@ static FORGET_CLIENTS: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::table(
         &["BINARY"],
         "DELETE c FROM ({rows}) AS v STRAIGHT_JOIN clients AS c ON c.client_id = v.a \
-         WHERE NOT EXISTS (SELECT 1 FROM subscriptions AS s WHERE s.client_id = c.client_id)",
+         WHERE c.language = 0 AND NOT EXISTS (SELECT 1 FROM subscriptions AS s WHERE s.client_id = c.client_id)",
     )
 });
 
@@ -325,26 +325,33 @@ impl MySqlStore {
         batch: &'b [Operation],
     ) -> Result<(), StoreError> {
         for _ in 0..LOOKUPS {
-            let Some(keys) = self.find_keys(connection, committer, plan, batch).await? else {
+            let Some(mut keys) = self.find_keys(connection, committer, plan, batch).await? else {
                 continue;
             };
+            let named = keys.len();
+            // Beside those that the operations name: all channels are locked in one order.
+            let ending = clients::load(connection, plan, batch).await?;
+            keys.extend(&ending);
+            keys.sort_unstable();
+            keys.dedup();
             begin(connection).await?;
             let mut locked = 0;
             for row in CHANNELS.fetch(connection, &keys, rows::add_key).await? {
                 let (name, key) = (rows::channel(&row, 0)?, rows::key(&row, 1)?);
-                if committer.keys.get(&name) == Some(&key) {
-                    let (last, persistent) = (rows::seq(&row, 2)?, rows::count(&row, 3)?);
-                    let bytes = rows::count(&row, 4)?;
-                    plan.put_channel(&name, ChannelRow { key, last, persistent, bytes });
+                let (last, persistent) = (rows::seq(&row, 2)?, rows::count(&row, 3)?);
+                let found = ChannelRow { key, last, persistent, bytes: rows::count(&row, 4)? };
+                if committer.keys.get(&name) == Some(&key) && plan.put_channel(&name, found) {
                     locked += 1;
+                } else if ending.contains(&key) {
+                    plan.put_unnamed_channel(found);
                 }
             }
-            if locked == keys.len() {
+            if locked == named && clients::load_subscriptions(connection, plan, batch).await? {
                 return Ok(());
             }
             rollback(connection).await?;
-            for channel in plan.channels() {
-                committer.keys.remove(channel.name);
+            for name in plan.names() {
+                committer.keys.remove(name);
             }
             *plan = self.plan(batch, plan.stamp());
         }
@@ -361,8 +368,9 @@ impl MySqlStore {
         batch: &[Operation],
     ) -> Result<Option<Vec<ChannelKey>>, StoreError> {
         committer.limit_keys();
-        let names = plan.channels().iter().map(|channel| channel.name);
-        let mut unknown: Vec<_> = names.filter(|name| !committer.keys.contains_key(*name)).collect();
+        let names = plan.names();
+        let mut unknown = names.clone();
+        unknown.retain(|name| !committer.keys.contains_key(*name));
         unknown.sort_unstable();
         look_up(connection, committer, &unknown).await?;
         let mut missing: Vec<_> = batch.iter().filter_map(Operation::channel_to_make).collect();
@@ -378,8 +386,7 @@ impl MySqlStore {
                 return Ok(None);
             }
         }
-        let keys = plan.channels().iter().filter_map(|channel| committer.keys.get(channel.name).copied());
-        let mut keys: Vec<_> = keys.collect();
+        let mut keys: Vec<_> = names.iter().filter_map(|name| committer.keys.get(*name).copied()).collect();
         keys.sort_unstable();
         Ok(Some(keys))
     }
@@ -569,7 +576,8 @@ async fn write_messages(
 
 async fn write_subscriptions(connection: &mut MySqlConnection, plan: &Plan<'_>) -> Result<(), StoreError> {
     let (mut gone, mut new) = (plan.unsubscribed(), plan.subscribed());
-    if gone.is_empty() && new.is_empty() {
+    let (changed, ended) = (plan.changed_clients(), plan.gone_clients());
+    if gone.is_empty() && new.is_empty() && changed.is_empty() && ended.is_empty() {
         return Ok(());
     }
     gone.sort_unstable();
@@ -593,6 +601,8 @@ async fn write_subscriptions(connection: &mut MySqlConnection, plan: &Plan<'_>) 
     let mut gone: Vec<&ClientId> = gone.iter().map(|&(_, client)| client).collect();
     let mut clients: Vec<&ClientId> = new.iter().map(|&(_, client, ..)| client).collect();
     clients.extend(&gone);
+    clients.extend(changed.iter().map(|(client, _)| *client));
+    clients.extend(&ended);
     for list in [&mut gone, &mut clients] {
         list.sort_unstable();
         list.dedup();
@@ -603,6 +613,7 @@ async fn write_subscriptions(connection: &mut MySqlConnection, plan: &Plan<'_>) 
         values.add(now)
     });
     lock.await?;
+    clients::write(connection, plan).await?;
     FORGET_CLIENTS
         .execute(connection, &gone, |values, client| rows::add_name(values, client.as_str()))
         .await?;

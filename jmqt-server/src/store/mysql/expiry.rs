@@ -8,13 +8,13 @@ use jmqt_core::ClientId;
 use sqlx::mysql::MySqlConnection;
 use sqlx::{Arguments as _, Row as _};
 
-use super::MySqlStore;
 use super::cluster::lock_generations;
 use super::connection::retried;
 use super::rows::{self, MultiRow};
+use super::{MySqlStore, clients};
 use crate::store::limits::{FUTURE, TIME_LIMIT, limited};
 use crate::store::time::millis;
-use crate::store::{ChannelKey, Expired, IsAway, StoreError};
+use crate::store::{ChannelKey, Due, Expired, IsAway, StoreError};
 
 /// The number of clients that one step checks.
 const LOOKED_AT: usize = 256;
@@ -36,7 +36,7 @@ static LOCK_CHANNELS: LazyLock<MultiRow> = LazyLock::new(|| {
 static LOCK_CLIENTS: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::table(
         &["BINARY"],
-        "SELECT c.client_id, c.last_seen FROM ({rows}) AS v \
+        "SELECT c.client_id, c.last_seen, c.expiry_seconds, c.ends_at FROM ({rows}) AS v \
          STRAIGHT_JOIN clients AS c ON c.client_id = v.a FOR UPDATE",
     )
 });
@@ -67,9 +67,34 @@ static FORGET_CLIENTS: LazyLock<MultiRow> = LazyLock::new(|| {
 /// Removed clients, with the channels of their subscriptions.
 type Leaving = BTreeMap<ClientId, BTreeSet<ChannelKey>>;
 
-/// The position of the search for clients.
+/// A search for clients, in the order of an index.
+#[derive(Clone, Copy)]
+enum Search {
+    /// For sessions that ended at or before this time.
+    ByEnd(i64),
+    /// For sessions without an expiry of their own whose clients were last seen before this time.
+    ByLastSeen(i64),
+}
+
+impl Search {
+    fn all(due: Due) -> impl Iterator<Item = Self> {
+        let by_last_seen = due.seen_before.map(|before| Self::ByLastSeen(millis(before)));
+        std::iter::once(Self::ByEnd(millis(due.now))).chain(by_last_seen)
+    }
+
+    /// Returns `true` if the search would find the client with this row.
+    const fn finds(self, last_seen: i64, expiry: Option<i64>, ends_at: Option<i64>) -> bool {
+        match (self, ends_at) {
+            (Self::ByEnd(now), Some(end)) => end <= now,
+            (Self::ByEnd(_), None) => false,
+            (Self::ByLastSeen(before), _) => expiry.is_none() && last_seen < before,
+        }
+    }
+}
+
+/// The position of a search for clients.
 struct Place {
-    last_seen: i64,
+    time: i64,
     client: Vec<u8>,
 }
 
@@ -85,8 +110,10 @@ impl MySqlStore {
                 let find = sqlx::query(sql).bind(millis(now + FUTURE));
                 let connection = lease.begin().await?;
                 if find.fetch_optional(&mut *connection).await?.is_some() {
-                    let sql = "UPDATE clients SET last_seen = ? WHERE last_seen > ?";
-                    let update = sqlx::query(sql).bind(millis(now)).bind(millis(now + FUTURE));
+                    let sql = "UPDATE clients SET last_seen = ?, \
+                        ends_at = IF(ends_at IS NULL, NULL, ? + expiry_seconds * 1000) WHERE last_seen > ?";
+                    let update = sqlx::query(sql).bind(millis(now)).bind(millis(now));
+                    let update = update.bind(millis(now + FUTURE));
                     update.execute(connection).await?;
                 }
                 Ok(())
@@ -102,36 +129,37 @@ impl MySqlStore {
     /// meets the error again.
     pub(super) async fn expire_clients(
         &self,
-        before: SystemTime,
+        due: Due,
         is_away: &mut IsAway<'_>,
     ) -> Result<Vec<Expired>, StoreError> {
         self.check_open()?;
         self.correct_future().await?;
         let until = Instant::now() + TIME_LIMIT;
-        let before = millis(before);
-        let mut place = Place { last_seen: i64::MIN, client: Vec::new() };
         let mut expired = Vec::new();
-        while Instant::now() < until {
-            let silent = match retried(|| self.silent_clients(before, &place)).await {
-                Err(error) if expired.is_empty() => return Err(error),
-                Err(_) => break,
-                Ok(None) => break,
-                Ok(Some((silent, next))) => {
-                    place = next;
-                    silent
-                }
-            };
-            for some in silent.chunks(CLIENTS_AT_A_TIME) {
-                // `is_away` is called once for each client, even if the transaction is repeated.
-                let mut away: Vec<_> = some.iter().filter(|client| is_away(client)).cloned().collect();
-                away.sort_unstable();
-                if away.is_empty() {
-                    continue;
-                }
-                match self.expire_some(&away, before).await {
+        for search in Search::all(due) {
+            let mut place = Place { time: i64::MIN, client: Vec::new() };
+            while Instant::now() < until {
+                let silent = match retried(|| self.silent_clients(search, &place)).await {
                     Err(error) if expired.is_empty() => return Err(error),
                     Err(_) => return Ok(expired),
-                    Ok(some) => expired.extend(some),
+                    Ok(None) => break,
+                    Ok(Some((silent, next))) => {
+                        place = next;
+                        silent
+                    }
+                };
+                for some in silent.chunks(CLIENTS_AT_A_TIME) {
+                    // `is_away` is called once for each client, even if the transaction is repeated.
+                    let mut away: Vec<_> = some.iter().filter(|client| is_away(client)).cloned().collect();
+                    away.sort_unstable();
+                    if away.is_empty() {
+                        continue;
+                    }
+                    match self.expire_some(&away, search).await {
+                        Err(error) if expired.is_empty() => return Err(error),
+                        Err(_) => return Ok(expired),
+                        Ok(some) => expired.extend(some),
+                    }
                 }
             }
         }
@@ -142,18 +170,18 @@ impl MySqlStore {
     /// search.
     async fn silent_clients(
         &self,
-        before: i64,
+        search: Search,
         place: &Place,
     ) -> Result<Option<(Vec<ClientId>, Place)>, StoreError> {
         let mut lease = self.connections.lease().await?;
-        let found = limited(async { silent_clients(lease.connection()?, before, place).await }).await;
+        let found = limited(async { silent_clients(lease.connection()?, search, place).await }).await;
         lease.done(found)
     }
 
-    async fn expire_some(&self, away: &[ClientId], before: i64) -> Result<Vec<Expired>, StoreError> {
+    async fn expire_some(&self, away: &[ClientId], search: Search) -> Result<Vec<Expired>, StoreError> {
         let leaving = retried(|| async {
             let mut lease = self.connections.lease().await?;
-            let leaving = limited(async { expire(lease.begin().await?, away, before).await }).await;
+            let leaving = limited(async { expire(lease.begin().await?, away, search).await }).await;
             lease.finish(leaving).await
         });
         let leaving = leaving.await?;
@@ -166,17 +194,28 @@ impl MySqlStore {
 
 async fn silent_clients(
     connection: &mut MySqlConnection,
-    before: i64,
+    search: Search,
     place: &Place,
 ) -> Result<Option<(Vec<ClientId>, Place)>, StoreError> {
-    let sql = "SELECT client_id, last_seen FROM clients \
-        WHERE last_seen < ? AND last_seen >= ? AND (last_seen > ? OR client_id > ?) \
-        ORDER BY last_seen, client_id LIMIT ?";
-    let query = sqlx::query(sql).bind(before).bind(place.last_seen).bind(place.last_seen);
+    let (sql, time) = match search {
+        Search::ByEnd(now) => (
+            "SELECT client_id, ends_at FROM clients \
+             WHERE ends_at <= ? AND ends_at >= ? AND (ends_at > ? OR client_id > ?) \
+             ORDER BY ends_at, client_id LIMIT ?",
+            now,
+        ),
+        Search::ByLastSeen(before) => (
+            "SELECT client_id, last_seen FROM clients \
+             WHERE last_seen < ? AND last_seen >= ? AND (last_seen > ? OR client_id > ?) \
+             AND expiry_seconds IS NULL ORDER BY last_seen, client_id LIMIT ?",
+            before,
+        ),
+    };
+    let query = sqlx::query(sql).bind(time).bind(place.time).bind(place.time);
     let query = query.bind(&place.client[..]).bind(LOOKED_AT as i64);
     let found = query.fetch_all(&mut *connection).await?;
     let Some(last) = found.last() else { return Ok(None) };
-    let place = Place { client: last.try_get(0)?, last_seen: last.try_get(1)? };
+    let place = Place { client: last.try_get(0)?, time: last.try_get(1)? };
     let mut clients: Vec<_> = found.iter().map(|row| rows::client(row, 0)).collect::<Result<_, _>>()?;
     let mut present = BTreeSet::new();
     for row in WITH_SESSIONS.fetch(connection, &clients, add_client).await? {
@@ -191,7 +230,7 @@ async fn silent_clients(
 async fn expire(
     connection: &mut MySqlConnection,
     away: &[ClientId],
-    before: i64,
+    search: Search,
 ) -> Result<Leaving, StoreError> {
     lock_generations(connection).await?;
     let channels: BTreeSet<_> = subscriptions(connection, away).await?.into_values().flatten().collect();
@@ -199,7 +238,7 @@ async fn expire(
     LOCK_CHANNELS.fetch(connection, &channels, rows::add_key).await?;
     let mut silent = BTreeSet::new();
     for row in LOCK_CLIENTS.fetch(connection, away, add_client).await? {
-        if row.try_get::<i64, _>(1)? < before {
+        if search.finds(row.try_get(1)?, row.try_get(2)?, row.try_get(3)?) {
             silent.insert(rows::client(&row, 0)?);
         }
     }
@@ -247,6 +286,8 @@ async fn remove(connection: &mut MySqlConnection, leaving: &Leaving) -> Result<(
         rows::add_name(values, client.as_str())
     });
     forget.await?;
+    let ended: Vec<_> = leaving.keys().collect();
+    clients::delete_state(connection, &ended).await?;
     let clients: Vec<_> = leaving.keys().cloned().collect();
     FORGET_CLIENTS.execute(connection, &clients, add_client).await?;
     Ok(())

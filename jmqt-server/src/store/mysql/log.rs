@@ -9,7 +9,7 @@ use sqlx::mysql::{MySqlArguments, MySqlConnection};
 
 use super::connection::retried;
 use super::rows::{self, MultiRow};
-use super::{MySqlStore, cursors};
+use super::{MySqlStore, clients};
 use crate::store::RETAINED_PAGE;
 use crate::store::limits::limited;
 use crate::store::time::millis;
@@ -51,16 +51,7 @@ impl MySqlStore {
             let found = found.await;
             lease.done(found)
         });
-        let subscription = |row| {
-            Ok(StoredSubscription {
-                key: rows::key(row, 0)?,
-                channel: rows::channel(row, 1)?,
-                last: rows::seq(row, 2)?,
-                cursor: cursors::read(row, 3)?,
-                options: rows::options(row, 5)?,
-            })
-        };
-        found.await?.iter().map(subscription).collect()
+        found.await?.iter().map(|row| clients::subscription(row, 0)).collect()
     }
 
     /// See [`Store::retained_under`](crate::store::Store::retained_under).

@@ -12,7 +12,7 @@ use super::commit::Committer;
 use super::connection::{Connected, Connections, Connector, number};
 use super::presence::{KEPT_FOR, Locks, Presence};
 use super::trim::Trimming;
-use super::{MySqlOptions, MySqlStore};
+use super::{MySqlOptions, MySqlStore, clients};
 use crate::store::limits::{COMMIT_LIMIT, limited};
 use crate::store::names::NameSet;
 use crate::store::time::millis;
@@ -20,12 +20,13 @@ use crate::store::{DatabaseError, Epoch, StoreError};
 
 /// The migrations from an empty database to the schema of this version, in order. A released migration never changes.
 /// Each can be run again after it was interrupted.
-const MIGRATIONS: [(i64, &str, &str); 6] = [
+const MIGRATIONS: [(i64, &str, &str); 7] = [
     (1, "tables", include_str!("../migrations/0001_mysql.sql")),
     (2, "stamps and sizes", include_str!("../migrations/0002_mysql.sql")),
     (3, "publishers", include_str!("../migrations/0003_mysql.sql")),
     (4, "attributes of messages", include_str!("../migrations/0004_mysql.sql")),
     (5, "options of subscriptions", include_str!("../migrations/0005_mysql.sql")),
+    (6, "sessions", include_str!("../migrations/0006_mysql.sql")),
     (7, "exchanges with QoS 2", include_str!("../migrations/0007_mysql.sql")),
 ];
 
@@ -55,7 +56,10 @@ async fn open_in_time(options: &MySqlOptions) -> Result<MySqlStore, StoreError> 
     let node = add_node(connection).await?;
     let retained = match options.shared {
         true => None,
-        false => Some(retained(connection).await?),
+        false => {
+            clients::end_connections(connection).await?;
+            Some(retained(connection).await?)
+        }
     };
     locks.pass(connection).await?;
 

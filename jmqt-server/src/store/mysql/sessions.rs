@@ -1,16 +1,15 @@
 //! The rows of sessions, which are used if a node dies.
 
 use std::sync::LazyLock;
-use std::time::SystemTime;
 
 use jmqt_core::ClientId;
 use sqlx::Arguments as _;
 use sqlx::error::BoxDynError;
 use sqlx::mysql::{MySqlArguments, MySqlConnection, MySqlRow};
 
-use super::MySqlStore;
 use super::connection::retried;
 use super::rows::{self, MultiRow};
+use super::{MySqlStore, clients};
 use crate::store::limits::limited;
 use crate::store::time::millis;
 use crate::store::{SessionRow, SharedSession, StoreError};
@@ -40,14 +39,6 @@ static REMOVE: LazyLock<MultiRow> = LazyLock::new(|| {
         &["BINARY", "SIGNED", "BINARY"],
         "DELETE s FROM ({rows}) AS v STRAIGHT_JOIN sessions AS s \
          ON s.client_id = v.a AND s.generation = v.b AND s.node_id = v.c",
-    )
-});
-/// `clients` contains only clients with persistent subscriptions, and a last-seen time never moves back.
-static SEEN: LazyLock<MultiRow> = LazyLock::new(|| {
-    MultiRow::table(
-        &["BINARY", "SIGNED"],
-        "UPDATE ({rows}) AS v STRAIGHT_JOIN clients AS c ON c.client_id = v.a \
-         SET c.last_seen = v.b WHERE c.last_seen < v.b",
     )
 });
 static LOCK: LazyLock<MultiRow> = LazyLock::new(|| {
@@ -184,13 +175,8 @@ async fn remove(
         rows::add_name(values, node)
     });
     remove.await?;
-    let now = millis(SystemTime::now());
-    let seen = SEEN.execute(connection, sessions, |values, (client, _)| {
-        rows::add_name(values, client.as_str())?;
-        values.add(now)
-    });
-    seen.await?;
-    Ok(())
+    let clients: Vec<_> = sessions.iter().map(|(client, _)| client).collect();
+    clients::seen(connection, &clients).await
 }
 
 /// Claims the sessions whose stored claim is still the given one, and returns which succeeded.

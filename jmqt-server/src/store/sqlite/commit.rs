@@ -3,14 +3,14 @@
 use std::sync::LazyLock;
 use std::time::SystemTime;
 
-use jmqt_core::ClientId;
+use jmqt_core::{ChannelName, ClientId};
 use sqlx::error::BoxDynError;
 use sqlx::sqlite::{SqliteArguments, SqliteConnection};
 use sqlx::{Arguments as _, Row as _};
 
 use super::rescue::MayCopy;
 use super::rows::{self, MultiRow};
-use super::{SqliteStore, cursors, exchanges, publishers};
+use super::{SqliteStore, clients, cursors, exchanges, publishers};
 use crate::store::cursor::CursorRow;
 use crate::store::limits::limited;
 use crate::store::plan::{ChannelRow, Plan};
@@ -89,7 +89,7 @@ static ADD_CLIENTS: LazyLock<MultiRow> = LazyLock::new(|| {
 static FORGET_CLIENTS: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::new(
         1,
-        "DELETE FROM clients WHERE client_id IN ({rows}) AND NOT EXISTS \
+        "DELETE FROM clients WHERE client_id IN ({rows}) AND language = 0 AND NOT EXISTS \
          (SELECT 1 FROM subscriptions AS s WHERE s.client_id = clients.client_id) \
          RETURNING client_id",
     )
@@ -157,7 +157,7 @@ impl SqliteStore {
         writer.retained = plan.room().totals;
         writer.publishers.keep(plan.take_publishers());
         writer.publishers.forget(&forgotten);
-        for client in &gone {
+        for client in gone.iter().chain(plan.gone_clients()) {
             self.clients.remove(client.as_str());
         }
         for (_, channel) in plan.cleared() {
@@ -187,6 +187,9 @@ impl SqliteStore {
         for (_, client, ..) in plan.subscribed() {
             self.clients.insert(client.as_str());
         }
+        for (client, _) in plan.changed_clients() {
+            self.clients.insert(client.as_str());
+        }
         for (_, channel, _) in plan.retained() {
             self.retained.insert(channel.as_str());
         }
@@ -199,14 +202,15 @@ async fn load<'b>(
     plan: &mut Plan<'b>,
     batch: &'b [Operation],
 ) -> Result<(), StoreError> {
-    let by_name =
-        CHANNELS.fetch(connection, plan.channels(), |values, channel| values.add(channel.name.as_str()));
+    let names = plan.names();
+    let by_name = CHANNELS.fetch(connection, &names, |values, name| values.add(name.as_str()));
     for row in by_name.await? {
         let (name, key) = (rows::channel(&row, 0)?, rows::key(&row, 1)?);
         let (last, persistent, bytes) = (rows::seq(&row, 2)?, rows::count(&row, 3)?, rows::count(&row, 4)?);
         plan.put_channel(&name, ChannelRow { key, last, persistent, bytes });
     }
 
+    clients::load(connection, plan, batch).await?;
     let pairs = plan.subscriptions_to_load(batch);
     for (key, client, cursor, options) in cursors::fetch(connection, &pairs).await? {
         if let Ok(index) = pairs.binary_search(&(key, &client)) {
@@ -235,7 +239,7 @@ async fn write_channels(connection: &mut SqliteConnection, plan: &Plan<'_>) -> R
     let (made, changed) = (plan.made(), plan.changed());
     let make = MAKE_CHANNELS.execute(connection, &made, |values, channel| {
         values.add(channel.key.map(|key| key.0))?;
-        values.add(channel.name.as_str())?;
+        values.add(channel.name.map(ChannelName::as_str))?;
         rows::add_seq(values, channel.last)?;
         values.add(i64::try_from(channel.persistent)?)?;
         values.add(i64::try_from(channel.bytes)?)
@@ -289,6 +293,7 @@ async fn write_subscriptions(
         values.add(now)
     });
     add.await?;
+    clients::write(connection, plan).await?;
     let forget = FORGET_CLIENTS.fetch(connection, &gone, |values, (_, client)| values.add(client.as_str()));
     forget.await?.iter().map(|row| rows::client(row, 0)).collect()
 }

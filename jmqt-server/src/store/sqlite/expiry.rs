@@ -8,12 +8,12 @@ use jmqt_core::ClientId;
 use sqlx::Arguments as _;
 use sqlx::sqlite::SqliteConnection;
 
-use super::SqliteStore;
 use super::rows::{self, MultiRow};
 use super::writer::Writer;
+use super::{SqliteStore, clients};
 use crate::store::limits::{FUTURE, TIME_LIMIT, limited};
 use crate::store::time::millis;
-use crate::store::{ChannelKey, Expired, IsAway, StoreError};
+use crate::store::{ChannelKey, Due, Expired, IsAway, StoreError};
 
 /// The number of clients that one transaction removes, which limits the wait of a commit.
 const CLIENTS_AT_A_TIME: usize = 16;
@@ -52,14 +52,14 @@ impl SqliteStore {
     /// meets the error again.
     pub(super) async fn expire_clients(
         &self,
-        before: SystemTime,
+        due: Due,
         is_away: &mut IsAway<'_>,
     ) -> Result<Vec<Expired>, StoreError> {
         self.correct_future().await?;
         let until = Instant::now() + TIME_LIMIT;
         let mut expired = Vec::new();
         while Instant::now() < until {
-            let leaving = match self.expire_some(millis(before), is_away).await {
+            let leaving = match self.expire_some(due, is_away).await {
                 Err(error) if expired.is_empty() => return Err(error),
                 Err(_) => break,
                 Ok(leaving) if leaving.clients.is_empty() => break,
@@ -81,7 +81,8 @@ impl SqliteStore {
             let future = millis(now + FUTURE);
             if sqlx::query_scalar::<_, i64>(sql).bind(future).fetch_one(connection).await? != 0 {
                 writer.begin().await?;
-                let sql = "UPDATE clients SET last_seen = ? WHERE last_seen > ?";
+                let sql = "UPDATE clients SET last_seen = ?1, \
+                    ends_at = CASE WHEN ends_at IS NOT NULL THEN ?1 + expiry_seconds * 1000 END WHERE last_seen > ?2";
                 let update = sqlx::query(sql).bind(millis(now)).bind(future);
                 update.execute(writer.connection()?).await?;
             }
@@ -91,10 +92,10 @@ impl SqliteStore {
         writer.finish(corrected).await
     }
 
-    async fn expire_some(&self, before: i64, is_away: &mut IsAway<'_>) -> Result<Leaving, StoreError> {
+    async fn expire_some(&self, due: Due, is_away: &mut IsAway<'_>) -> Result<Leaving, StoreError> {
         let mut writer = self.writer().await?;
         let leaving = limited(async {
-            let leaving = find(writer.connection()?, before, is_away).await?;
+            let leaving = find(writer.connection()?, due, is_away).await?;
             if !leaving.clients.is_empty() {
                 remove(&mut writer, &leaving).await?;
             }
@@ -112,13 +113,20 @@ impl SqliteStore {
 
 async fn find(
     connection: &mut SqliteConnection,
-    before: i64,
+    due: Due,
     is_away: &mut IsAway<'_>,
 ) -> Result<Leaving, StoreError> {
-    let sql = "SELECT client_id FROM clients AS c WHERE last_seen < ? AND NOT EXISTS \
-        (SELECT 1 FROM sessions AS s WHERE s.client_id = c.client_id) ORDER BY last_seen LIMIT ?";
-    let found =
-        sqlx::query(sql).bind(before).bind(CLIENTS_AT_A_TIME as i64).fetch_all(&mut *connection).await?;
+    let by_end = "SELECT client_id FROM clients AS c WHERE ends_at <= ? AND NOT EXISTS \
+        (SELECT 1 FROM sessions AS s WHERE s.client_id = c.client_id) ORDER BY ends_at LIMIT ?";
+    let by_last_seen = "SELECT client_id FROM clients AS c WHERE last_seen < ? AND expiry_seconds IS NULL \
+        AND NOT EXISTS (SELECT 1 FROM sessions AS s WHERE s.client_id = c.client_id) ORDER BY last_seen LIMIT ?";
+    let (now, seen_before) = (Some(due.now), due.seen_before);
+    let mut found = Vec::new();
+    for (sql, time) in [(by_end, now), (by_last_seen, seen_before)] {
+        let Some(time) = time else { continue };
+        let query = sqlx::query(sql).bind(millis(time)).bind(CLIENTS_AT_A_TIME as i64);
+        found.extend(query.fetch_all(&mut *connection).await?);
+    }
     let mut leaving = Leaving::default();
     for row in &found {
         let client = rows::client(row, 0)?;
@@ -144,6 +152,7 @@ async fn remove(writer: &mut Writer, leaving: &Leaving) -> Result<(), StoreError
     });
     leave.await?;
     let clients: Vec<_> = leaving.clients.keys().collect();
+    clients::delete_state(connection, &clients).await?;
     for forget in [&FORGET_SUBSCRIPTIONS, &FORGET_CLIENTS] {
         forget.execute(connection, &clients, |values, client| values.add(client.as_str())).await?;
     }

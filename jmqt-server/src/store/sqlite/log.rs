@@ -12,7 +12,7 @@ use sqlx::{Arguments as _, Either, Executor as _, Row as _};
 use super::commit::forget_channels;
 use super::rows::{self, MultiRow};
 use super::writer::Writer;
-use super::{SqliteStore, cursors};
+use super::{SqliteStore, clients};
 use crate::store::RETAINED_PAGE;
 use crate::store::limits::{TIME_LIMIT, limited};
 use crate::store::time::millis;
@@ -81,16 +81,7 @@ impl SqliteStore {
             let mut reader = self.reader().await?;
             Ok(rows::run(sqlx::query(sql).bind(client.as_str()), &mut reader).await?.0)
         });
-        let subscription = |row| {
-            Ok(StoredSubscription {
-                key: rows::key(row, 0)?,
-                channel: rows::channel(row, 1)?,
-                last: rows::seq(row, 2)?,
-                cursor: cursors::read(row, 3)?,
-                options: rows::options(row, 5)?,
-            })
-        };
-        found.await?.iter().map(subscription).collect()
+        found.await?.iter().map(|row| clients::subscription(row, 0)).collect()
     }
 
     /// See [`Store::retained_under`](crate::store::Store::retained_under).

@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 
 use super::guard::Guard;
 use super::writer::Writer;
-use super::{SqliteOptions, SqliteStore};
+use super::{SqliteOptions, SqliteStore, clients};
 use crate::config::Synchronous;
 use crate::store::limits::TIME_LIMIT;
 use crate::store::names::NameSet;
@@ -22,12 +22,13 @@ use crate::store::retained::RetainedTotals;
 use crate::store::{ChannelKey, Epoch, StoreError};
 
 /// The migrations from an empty database to the schema of this version, in order. A released migration never changes.
-const MIGRATIONS: [(i64, &str, &str); 6] = [
+const MIGRATIONS: [(i64, &str, &str); 7] = [
     (1, "tables", include_str!("../migrations/0001_sqlite.sql")),
     (2, "stamps and sizes", include_str!("../migrations/0002_sqlite.sql")),
     (3, "publishers", include_str!("../migrations/0003_sqlite.sql")),
     (4, "attributes of messages", include_str!("../migrations/0004_sqlite.sql")),
     (5, "options of subscriptions", include_str!("../migrations/0005_sqlite.sql")),
+    (6, "sessions", include_str!("../migrations/0006_sqlite.sql")),
     (7, "exchanges with QoS 2", include_str!("../migrations/0007_sqlite.sql")),
 ];
 
@@ -46,6 +47,7 @@ pub(super) async fn open(options: SqliteOptions) -> Result<SqliteStore, StoreErr
     let mut connection = options.connect().await.map_err(|error| cannot_open(path, error))?;
     migrate(path, &mut connection).await?;
     let epoch = epoch(&mut connection).await?;
+    clients::end_connections(&mut connection).await?;
     let clients = names(&mut connection, "SELECT client_id FROM clients").await?;
     let retained = "SELECT c.name FROM retained AS r JOIN channels AS c ON c.id = r.channel_id";
     let retained = names(&mut connection, retained).await?;

@@ -230,7 +230,7 @@ pub(super) fn time(row: &SqliteRow, column: usize) -> Result<SystemTime, StoreEr
 mod tests {
     use sqlx::Connection as _;
 
-    use super::super::{commit, cursors, exchanges, expiry, log, pending, publishers, sessions};
+    use super::super::{clients, commit, cursors, exchanges, expiry, log, pending, publishers, sessions};
     use super::*;
 
     const SCHEMA: &str = concat!(
@@ -239,6 +239,7 @@ mod tests {
         include_str!("../migrations/0003_sqlite.sql"),
         include_str!("../migrations/0004_sqlite.sql"),
         include_str!("../migrations/0005_sqlite.sql"),
+        include_str!("../migrations/0006_sqlite.sql"),
         include_str!("../migrations/0007_sqlite.sql"),
     );
 
@@ -249,7 +250,8 @@ mod tests {
         let statements = commit::statements().into_iter().chain(cursors::statements());
         let statements = statements.chain(log::statements()).chain(sessions::statements());
         let statements = statements.chain(expiry::statements()).chain(pending::statements());
-        for statement in statements.chain(publishers::statements()).chain(exchanges::statements()) {
+        let statements = statements.chain(clients::statements()).chain(exchanges::statements());
+        for statement in statements.chain(publishers::statements()) {
             for sql in &statement.shapes {
                 let explain = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {}", sql.as_str()));
                 for step in sqlx::query(explain).fetch_all(&mut connection).await.unwrap() {

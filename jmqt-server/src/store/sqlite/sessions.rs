@@ -1,14 +1,13 @@
 //! The rows of sessions, which are used if this process dies.
 
 use std::sync::LazyLock;
-use std::time::SystemTime;
 
 use jmqt_core::ClientId;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Arguments as _, Row as _};
 
-use super::SqliteStore;
 use super::rows::{self, MultiRow};
+use super::{SqliteStore, clients};
 use crate::store::limits::limited;
 use crate::store::time::millis;
 use crate::store::{SessionRow, StoreError};
@@ -33,18 +32,9 @@ static REMOVE: LazyLock<MultiRow> = LazyLock::new(|| {
          AND s.node_id = v.column3)",
     )
 });
-/// `clients` contains only clients with persistent subscriptions, and a last-seen time never moves back.
-static SEEN: LazyLock<MultiRow> = LazyLock::new(|| {
-    MultiRow::new(
-        2,
-        "UPDATE clients SET last_seen = v.column2 FROM (VALUES {rows}) AS v \
-         WHERE clients.client_id = v.column1 AND clients.last_seen < v.column2",
-    )
-});
-
 #[cfg(test)]
-pub(super) fn statements() -> [&'static MultiRow; 3] {
-    [&ADD, &REMOVE, &SEEN]
+pub(super) fn statements() -> [&'static MultiRow; 2] {
+    [&ADD, &REMOVE]
 }
 
 impl SqliteStore {
@@ -76,7 +66,6 @@ impl SqliteStore {
         sessions: &[(ClientId, u64)],
         node: &str,
     ) -> Result<(), StoreError> {
-        let now = millis(SystemTime::now());
         for chunk in sessions.chunks(SESSIONS_AT_A_TIME) {
             let mut writer = self.writer().await?;
             let clients = chunk.iter().map(|(client, _)| client.as_str());
@@ -90,11 +79,7 @@ impl SqliteStore {
                     values.add(node)
                 });
                 remove.await?;
-                let note = SEEN.execute(connection, &seen, |values, client| {
-                    values.add(*client)?;
-                    values.add(now)
-                });
-                note.await
+                clients::seen(connection, &seen).await
             })
             .await;
             writer.finish(removed).await?;

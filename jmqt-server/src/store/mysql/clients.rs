@@ -1,0 +1,205 @@
+//! The rows of clients: sessions that outlive their connections.
+
+use std::collections::BTreeSet;
+use std::sync::LazyLock;
+use std::time::SystemTime;
+
+use jmqt_core::ClientId;
+use sqlx::mysql::{MySqlArguments, MySqlConnection, MySqlRow};
+use sqlx::{Arguments as _, Row as _};
+
+use super::connection::retried;
+use super::rows::{self, MultiRow};
+use super::{MySqlStore, cursors};
+use crate::store::client_row::ClientRow;
+use crate::store::limits::limited;
+use crate::store::plan::Plan;
+use crate::store::time::millis;
+use crate::store::{ChannelKey, Operation, StoreError, StoredSession, StoredSubscription};
+
+/// Without a lock: the node of the client's session is the only one that changes the row now.
+static CLIENTS: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::list(
+        "SELECT client_id, last_seen, language, expiry_seconds, ends_at FROM clients \
+         WHERE client_id IN ({rows})",
+    )
+});
+static KEYS: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::list(
+        "SELECT channel_id FROM subscriptions FORCE INDEX (subscriptions_by_client) WHERE client_id IN ({rows})",
+    )
+});
+static SUBSCRIPTIONS: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::list(
+        "SELECT client_id, channel_id, acked_seq, acked_beyond, options \
+         FROM subscriptions FORCE INDEX (subscriptions_by_client) WHERE client_id IN ({rows})",
+    )
+});
+static WRITE: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::new(
+        "(?,?,?,?,?)",
+        ",",
+        "INSERT INTO clients (client_id, last_seen, language, expiry_seconds, ends_at) VALUES {rows} \
+         ON DUPLICATE KEY UPDATE last_seen = VALUES(last_seen), language = VALUES(language), \
+         expiry_seconds = VALUES(expiry_seconds), ends_at = VALUES(ends_at)",
+    )
+});
+static DELETE: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::table(
+        &["BINARY"],
+        "DELETE c FROM ({rows}) AS v STRAIGHT_JOIN clients AS c ON c.client_id = v.a",
+    )
+});
+/// A last-seen time never moves back.
+static SEEN: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::table(
+        &["BINARY", "SIGNED"],
+        "UPDATE ({rows}) AS v STRAIGHT_JOIN clients AS c ON c.client_id = v.a \
+         SET c.last_seen = GREATEST(c.last_seen, v.b), c.ends_at = v.b + c.expiry_seconds * 1000 \
+         WHERE c.last_seen < v.b OR (c.ends_at IS NULL AND c.expiry_seconds IS NOT NULL)",
+    )
+});
+
+static FORGET_RECEIVED: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::table(
+        &["BINARY"],
+        "DELETE r FROM ({rows}) AS v STRAIGHT_JOIN received AS r ON r.client_id = v.a",
+    )
+});
+static FORGET_SENT: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::table(&["BINARY"], "DELETE s FROM ({rows}) AS v STRAIGHT_JOIN sent AS s ON s.client_id = v.a")
+});
+
+impl MySqlStore {
+    /// See [`Store::session`](crate::store::Store::session).
+    pub(super) async fn read_session(&self, client: &ClientId) -> Result<Option<StoredSession>, StoreError> {
+        let sql = "SELECT l.expiry_seconds, c.id, c.name, c.last_seq, s.acked_seq, s.acked_beyond, s.options \
+            FROM clients AS l LEFT JOIN subscriptions AS s ON s.client_id = l.client_id \
+            LEFT JOIN channels AS c ON c.id = s.channel_id WHERE l.client_id = ? ORDER BY s.channel_id";
+        let found = retried(|| async {
+            let mut lease = self.connections.lease().await?;
+            let found = limited(async {
+                let query = sqlx::query(sql).bind(client.as_str().as_bytes());
+                Ok(query.fetch_all(lease.connection()?).await?)
+            });
+            let found = found.await;
+            lease.done(found)
+        });
+        let found = found.await?;
+        let Some(first) = found.first() else { return Ok(None) };
+        let expiry = expiry(first, 0)?;
+        let mut subscriptions = Vec::new();
+        for row in &found {
+            if row.try_get::<Option<i64>, _>(1)?.is_some() {
+                subscriptions.push(subscription(row, 1)?);
+            }
+        }
+        Ok(Some(StoredSession { expiry, subscriptions }))
+    }
+}
+
+/// Reads a subscription from consecutive columns.
+pub(super) fn subscription(row: &MySqlRow, column: usize) -> Result<StoredSubscription, StoreError> {
+    Ok(StoredSubscription {
+        key: rows::key(row, column)?,
+        channel: rows::channel(row, column + 1)?,
+        last: rows::seq(row, column + 2)?,
+        cursor: cursors::read(row, column + 3)?,
+        options: rows::options(row, column + 5)?,
+    })
+}
+
+fn expiry(row: &MySqlRow, column: usize) -> Result<Option<u32>, StoreError> {
+    let seconds = row.try_get::<Option<i64>, _>(column)?.map(u32::try_from).transpose();
+    seconds.map_err(|_| StoreError::Corrupt { what: "expiry of a session" })
+}
+
+/// Inserts the needed rows of clients into `plan`, and returns the channels of the clients whose sessions may end.
+pub(super) async fn load<'b>(
+    connection: &mut MySqlConnection,
+    plan: &mut Plan<'b>,
+    batch: &'b [Operation],
+) -> Result<BTreeSet<ChannelKey>, StoreError> {
+    for row in CLIENTS.fetch(connection, &plan.clients(), add_client).await? {
+        let client = rows::client(&row, 0)?;
+        let found = ClientRow {
+            last_seen: row.try_get(1)?,
+            is_mqtt: row.try_get::<i64, _>(2)? != 0,
+            expiry: expiry(&row, 3)?,
+            ends_at: row.try_get(4)?,
+        };
+        plan.put_client(&client, found);
+    }
+    let ending = plan.clients_that_may_end(batch);
+    let found = KEYS.fetch(connection, &ending, add_client).await?;
+    found.iter().map(|row| rows::key(row, 0)).collect()
+}
+
+/// Inserts all subscriptions of clients whose sessions may end. Returns `false` if one of their channels is not in
+/// `plan`, and therefore not locked.
+pub(super) async fn load_subscriptions<'b>(
+    connection: &mut MySqlConnection,
+    plan: &mut Plan<'b>,
+    batch: &'b [Operation],
+) -> Result<bool, StoreError> {
+    let ending = plan.clients_that_may_end(batch);
+    for row in SUBSCRIPTIONS.fetch(connection, &ending, add_client).await? {
+        let (client, key) = (rows::client(&row, 0)?, rows::key(&row, 1)?);
+        if !plan.has_channel(key) {
+            return Ok(false);
+        }
+        plan.put_subscription_of(&client, key, cursors::read(&row, 2)?, rows::options(&row, 4)?);
+    }
+    Ok(true)
+}
+
+/// Deletes what is stored for sessions that have ended, beside their rows and subscriptions.
+pub(super) async fn delete_state(
+    connection: &mut MySqlConnection,
+    clients: &[&ClientId],
+) -> Result<(), StoreError> {
+    for forget in [&FORGET_RECEIVED, &FORGET_SENT] {
+        forget.execute(connection, clients, add_client).await?;
+    }
+    Ok(())
+}
+
+/// Writes the changed rows of clients, which must be locked.
+pub(super) async fn write(connection: &mut MySqlConnection, plan: &Plan<'_>) -> Result<(), StoreError> {
+    delete_state(connection, &plan.ended_sessions()).await?;
+    DELETE.execute(connection, &plan.gone_clients(), add_client).await?;
+    let changed = plan.changed_clients();
+    let write = WRITE.execute(connection, &changed, |values, (client, row)| {
+        rows::add_name(values, client.as_str())?;
+        values.add(row.last_seen)?;
+        values.add(i64::from(row.is_mqtt))?;
+        values.add(row.expiry.map(i64::from))?;
+        values.add(row.ends_at)
+    });
+    write.await?;
+    Ok(())
+}
+
+/// Records that these clients are not connected any more; they must be sorted.
+pub(super) async fn seen(connection: &mut MySqlConnection, clients: &[&ClientId]) -> Result<(), StoreError> {
+    let now = millis(SystemTime::now());
+    let seen = SEEN.execute(connection, clients, |values, client| {
+        rows::add_name(values, client.as_str())?;
+        values.add(now)
+    });
+    seen.await?;
+    Ok(())
+}
+
+/// Begins the expiry of sessions whose connections have ended without a record: the previous process died, and had not
+/// yet stored them.
+pub(super) async fn end_connections(connection: &mut MySqlConnection) -> Result<(), StoreError> {
+    let sql = "UPDATE clients SET ends_at = ? + expiry_seconds * 1000 \
+        WHERE expiry_seconds IS NOT NULL AND ends_at IS NULL";
+    sqlx::query(sql).bind(millis(SystemTime::now())).execute(connection).await?;
+    Ok(())
+}
+
+fn add_client(values: &mut MySqlArguments, client: &&ClientId) -> Result<(), sqlx::error::BoxDynError> {
+    rows::add_name(values, client.as_str())
+}

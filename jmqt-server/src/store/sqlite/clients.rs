@@ -1,0 +1,177 @@
+//! The rows of clients: sessions that outlive their connections.
+
+use std::sync::LazyLock;
+use std::time::SystemTime;
+
+use jmqt_core::ClientId;
+use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use sqlx::{Arguments as _, Row as _};
+
+use super::rows::{self, MultiRow};
+use super::{SqliteStore, cursors};
+use crate::store::client_row::ClientRow;
+use crate::store::limits::limited;
+use crate::store::plan::{ChannelRow, Plan};
+use crate::store::time::millis;
+use crate::store::{Operation, StoreError, StoredSession, StoredSubscription};
+
+static CLIENTS: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::new(
+        1,
+        "SELECT client_id, last_seen, language, expiry_seconds, ends_at FROM clients \
+         WHERE client_id IN ({rows})",
+    )
+});
+static SUBSCRIPTIONS: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::new(
+        1,
+        "SELECT s.client_id, c.id, c.last_seq, c.persistent_count, c.total_bytes, s.acked_seq, \
+         s.acked_beyond, s.options \
+         FROM subscriptions AS s JOIN channels AS c ON c.id = s.channel_id WHERE s.client_id IN ({rows})",
+    )
+});
+static WRITE: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::new(
+        5,
+        "INSERT OR REPLACE INTO clients (client_id, last_seen, language, expiry_seconds, ends_at) \
+         SELECT * FROM (VALUES {rows}) WHERE column1 IS NOT NULL",
+    )
+});
+static DELETE: LazyLock<MultiRow> =
+    LazyLock::new(|| MultiRow::new(1, "DELETE FROM clients WHERE client_id IN ({rows})"));
+/// A last-seen time never moves back.
+static SEEN: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::new(
+        2,
+        "UPDATE clients SET last_seen = MAX(last_seen, v.column2), ends_at = v.column2 + expiry_seconds * 1000 \
+         FROM (VALUES {rows}) AS v \
+         WHERE clients.client_id = v.column1 AND (clients.last_seen < v.column2 \
+         OR clients.ends_at IS NULL AND clients.expiry_seconds IS NOT NULL)",
+    )
+});
+
+static FORGET_RECEIVED: LazyLock<MultiRow> =
+    LazyLock::new(|| MultiRow::new(1, "DELETE FROM received WHERE client_id IN ({rows})"));
+static FORGET_SENT: LazyLock<MultiRow> =
+    LazyLock::new(|| MultiRow::new(1, "DELETE FROM sent WHERE client_id IN ({rows})"));
+
+#[cfg(test)]
+pub(super) fn statements() -> [&'static MultiRow; 7] {
+    [&CLIENTS, &SUBSCRIPTIONS, &WRITE, &DELETE, &SEEN, &FORGET_RECEIVED, &FORGET_SENT]
+}
+
+impl SqliteStore {
+    /// See [`Store::session`](crate::store::Store::session).
+    pub(super) async fn read_session(&self, client: &ClientId) -> Result<Option<StoredSession>, StoreError> {
+        self.check_open()?;
+        if !self.clients.may_contain(client.as_str()) {
+            return Ok(None);
+        }
+        let sql = "SELECT l.expiry_seconds, c.id, c.name, c.last_seq, s.acked_seq, s.acked_beyond, s.options \
+            FROM clients AS l LEFT JOIN subscriptions AS s ON s.client_id = l.client_id \
+            LEFT JOIN channels AS c ON c.id = s.channel_id WHERE l.client_id = ? ORDER BY s.channel_id";
+        let found = limited(async {
+            let mut reader = self.reader().await?;
+            Ok(rows::run(sqlx::query(sql).bind(client.as_str()), &mut reader).await?.0)
+        });
+        let found = found.await?;
+        let Some(first) = found.first() else { return Ok(None) };
+        let expiry = expiry(first, 0)?;
+        let mut subscriptions = Vec::new();
+        for row in &found {
+            if row.try_get::<Option<i64>, _>(1)?.is_some() {
+                subscriptions.push(subscription(row, 1)?);
+            }
+        }
+        Ok(Some(StoredSession { expiry, subscriptions }))
+    }
+}
+
+/// Reads a subscription from consecutive columns.
+pub(super) fn subscription(row: &SqliteRow, column: usize) -> Result<StoredSubscription, StoreError> {
+    Ok(StoredSubscription {
+        key: rows::key(row, column)?,
+        channel: rows::channel(row, column + 1)?,
+        last: rows::seq(row, column + 2)?,
+        cursor: cursors::read(row, column + 3)?,
+        options: rows::options(row, column + 5)?,
+    })
+}
+
+fn expiry(row: &SqliteRow, column: usize) -> Result<Option<u32>, StoreError> {
+    let seconds = row.try_get::<Option<i64>, _>(column)?.map(u32::try_from).transpose();
+    seconds.map_err(|_| StoreError::Corrupt { what: "expiry of a session" })
+}
+
+/// Inserts the needed rows of clients into `plan`, and all subscriptions of clients whose sessions may end.
+pub(super) async fn load<'b>(
+    connection: &mut SqliteConnection,
+    plan: &mut Plan<'b>,
+    batch: &'b [Operation],
+) -> Result<(), StoreError> {
+    for row in CLIENTS.fetch(connection, &plan.clients(), |values, it| values.add(it.as_str())).await? {
+        let client = rows::client(&row, 0)?;
+        let found = ClientRow {
+            last_seen: row.try_get(1)?,
+            is_mqtt: row.try_get::<i64, _>(2)? != 0,
+            expiry: expiry(&row, 3)?,
+            ends_at: row.try_get(4)?,
+        };
+        plan.put_client(&client, found);
+    }
+    let ending = plan.clients_that_may_end(batch);
+    for row in SUBSCRIPTIONS.fetch(connection, &ending, |values, it| values.add(it.as_str())).await? {
+        let (client, key) = (rows::client(&row, 0)?, rows::key(&row, 1)?);
+        let (last, persistent, bytes) = (rows::seq(&row, 2)?, rows::count(&row, 3)?, rows::count(&row, 4)?);
+        plan.put_unnamed_channel(ChannelRow { key, last, persistent, bytes });
+        plan.put_subscription_of(&client, key, cursors::read(&row, 5)?, rows::options(&row, 7)?);
+    }
+    Ok(())
+}
+
+/// Deletes what is stored for sessions that have ended, beside their rows and subscriptions.
+pub(super) async fn delete_state(
+    connection: &mut SqliteConnection,
+    clients: &[&ClientId],
+) -> Result<(), StoreError> {
+    for forget in [&FORGET_RECEIVED, &FORGET_SENT] {
+        forget.execute(connection, clients, |values, it| values.add(it.as_str())).await?;
+    }
+    Ok(())
+}
+
+/// Writes the changed rows of clients.
+pub(super) async fn write(connection: &mut SqliteConnection, plan: &Plan<'_>) -> Result<(), StoreError> {
+    delete_state(connection, &plan.ended_sessions()).await?;
+    DELETE.execute(connection, &plan.gone_clients(), |values, it| values.add(it.as_str())).await?;
+    let changed = plan.changed_clients();
+    let write = WRITE.execute(connection, &changed, |values, (client, row)| {
+        values.add(client.as_str())?;
+        values.add(row.last_seen)?;
+        values.add(i64::from(row.is_mqtt))?;
+        values.add(row.expiry.map(i64::from))?;
+        values.add(row.ends_at)
+    });
+    write.await?;
+    Ok(())
+}
+
+/// Records that these clients are not connected any more.
+pub(super) async fn seen(connection: &mut SqliteConnection, clients: &[&str]) -> Result<(), StoreError> {
+    let now = millis(SystemTime::now());
+    let seen = SEEN.execute(connection, clients, |values, client| {
+        values.add(*client)?;
+        values.add(now)
+    });
+    seen.await?;
+    Ok(())
+}
+
+/// Begins the expiry of sessions whose connections have ended without a record: the previous process died, and had not
+/// yet stored them.
+pub(super) async fn end_connections(connection: &mut SqliteConnection) -> Result<(), StoreError> {
+    let sql = "UPDATE clients SET ends_at = ? + expiry_seconds * 1000 \
+        WHERE expiry_seconds IS NOT NULL AND ends_at IS NULL";
+    sqlx::query(sql).bind(millis(SystemTime::now())).execute(connection).await?;
+    Ok(())
+}
