@@ -60,6 +60,9 @@ pub struct Config {
     pub mqtt_port: Option<u16>,
     /// The port for MQTT over WebSocket, usually 8083; 0 for any free port. Default `None`: no such listener.
     pub mqtt_websocket_port: Option<u16>,
+    /// The ports for JMQT accept MQTT clients too: TCP clients by their first byte, WebSocket clients by their subprotocol.
+    /// Default `false`.
+    pub mqtt_on_jmqt_ports: bool,
     /// How often an MQTT client can receive what has changed below `$SYS`. 1 second to a day, `None` for no such topics,
     /// default 10 seconds.
     pub sys_interval: Option<Duration>,
@@ -201,6 +204,7 @@ impl Config {
             websocket_port: port(&settings, "WEBSOCKET_PORT", 8012),
             mqtt_port: optional_port(&settings, "MQTT_PORT"),
             mqtt_websocket_port: optional_port(&settings, "MQTT_WEBSOCKET_PORT"),
+            mqtt_on_jmqt_ports: settings.switch("MQTT_ON_JMQT_PORTS", false),
             sys_interval: Some(settings.seconds("SYS_INTERVAL_SECONDS", 10, 0..=DAY))
                 .filter(|interval| !interval.is_zero()),
             ssl: ssl(&settings),

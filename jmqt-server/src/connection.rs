@@ -87,6 +87,17 @@ impl Protocol {
         }
     }
 
+    /// MQTT over the same transport.
+    pub(crate) const fn with_mqtt(self) -> Self {
+        match self {
+            Self::Socket => Self::Mqtt,
+            Self::SslSocket => Self::SslMqtt,
+            Self::WebSocket => Self::MqttWebSocket,
+            Self::SslWebSocket => Self::SslMqttWebSocket,
+            other => other,
+        }
+    }
+
     /// Returns `true` if the server itself encrypts the connection.
     #[must_use]
     pub const fn is_tls(self) -> bool {
@@ -120,7 +131,7 @@ pub struct ConnectionInfo {
     /// PROXY protocol header or in the `X-Forwarded-For` of a WebSocket request. The port is 0 if the proxy
     /// does not name it.
     pub remote: SocketAddr,
-    /// The protocol of the listener.
+    /// The protocol of the listener; with MQTT_ON_JMQT_PORTS, that of the client.
     pub protocol: Protocol,
 }
 

@@ -153,6 +153,7 @@ impl Server {
         };
         let http = HttpContext::new(port(Protocol::WebSocket), port(Protocol::SslWebSocket))
             .with_allowed_origins(config.allowed_origins.clone())
+            .with_mqtt(config.mqtt_on_jmqt_ports)
             .with_check({
                 let hub = Arc::clone(&hub);
                 move || hub.trouble()

@@ -3,12 +3,13 @@
 use jmqt_config::{Keys, Variables};
 
 /// All keys, in the order of `server.conf` and `docs/configuration.md`.
-pub(super) const KEYS: [&str; 65] = [
+pub(super) const KEYS: [&str; 66] = [
     "BIND_ADDRESS",
     "SOCKET_PORT",
     "WEBSOCKET_PORT",
     "MQTT_PORT",
     "MQTT_WEBSOCKET_PORT",
+    "MQTT_ON_JMQT_PORTS",
     "SYS_INTERVAL_SECONDS",
     "ENABLE_SSL",
     "SSL_CERT_PATH",

@@ -102,6 +102,9 @@ impl Connection {
         let now = Instant::now();
         session.received(now, true);
         session.begin_turn(now).await?;
+        if decoder.turn_to_mqtt(chunk) {
+            turn_to_mqtt(session);
+        }
         loop {
             match decoder.next(&mut chunk) {
                 Ok(Some(text)) => {
@@ -125,6 +128,9 @@ impl Connection {
                 Ok(None) => {
                     if let Some(upgrade) = decoder.take_upgrade() {
                         session.upgraded(upgrade);
+                        if decoder.speaks_mqtt() {
+                            turn_to_mqtt(session);
+                        }
                     }
                     session.append(decoder.take_output());
                     if !decoder.has_more() {
@@ -147,6 +153,13 @@ impl Connection {
         shared.hub.resume(&session.outbox);
         CONTINUE
     }
+}
+
+/// The client of a port for JMQT speaks MQTT, as MQTT_ON_JMQT_PORTS allows.
+fn turn_to_mqtt(session: &mut Session) {
+    let protocol = session.info.protocol.with_mqtt();
+    session.info.protocol = protocol;
+    session.outbox.set_form(language::form(protocol), u32::MAX);
 }
 
 /// Closes the connection, because the incomplete packets of all connections exceed their limit, and this one has

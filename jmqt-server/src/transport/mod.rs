@@ -131,6 +131,27 @@ impl Decoder {
         Err(TransportError::Violation(reason.into()))
     }
 
+    /// Begins MQTT if the first bytes of a socket do, on a server whose ports for JMQT take MQTT too. Returns `true` then.
+    pub(crate) fn turn_to_mqtt(&mut self, chunk: &[u8]) -> bool {
+        /// The first byte of CONNECT. No JMQT packet begins with it.
+        const CONNECT: u8 = 0x10;
+        let Self::First { limit, context } = self else { return false };
+        if !context.takes_mqtt() || chunk.first() != Some(&CONNECT) {
+            return false;
+        }
+        *self = Self::Mqtt(FrameDecoder::new(*limit));
+        true
+    }
+
+    /// Returns `true` if the packets are those of MQTT.
+    pub(crate) fn speaks_mqtt(&self) -> bool {
+        match self {
+            Self::First { .. } | Self::Foreign(_) | Self::Nul(_) => false,
+            Self::Mqtt(_) => true,
+            Self::WebSocket(decoder) => decoder.speaks_mqtt(),
+        }
+    }
+
     /// The next packet text in `chunk` (bytes, because a socket may send invalid UTF-8); `None` when
     /// the chunk is used up, or, if [`has_more`](Self::has_more), when there is output to send first.
     pub(crate) fn next<'a, 'c: 'a>(

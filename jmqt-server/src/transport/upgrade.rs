@@ -31,6 +31,8 @@ const KEY_LENGTH: usize = 24;
 pub(crate) struct HttpContext {
     websocket_port: Option<u16>,
     tls_websocket_port: Option<u16>,
+    /// The ports for JMQT take MQTT too.
+    takes_mqtt: bool,
     /// Origins of other hosts whose pages may connect.
     allowed_origins: Vec<AllowedOrigin>,
     /// The reason to answer every health check with 503; `None` while the server is not stopping.
@@ -58,6 +60,16 @@ impl HttpContext {
     pub(crate) fn with_allowed_origins(mut self, allowed: Vec<AllowedOrigin>) -> Self {
         self.allowed_origins = allowed;
         self
+    }
+
+    /// Sets whether the ports for JMQT take MQTT too.
+    pub(crate) fn with_mqtt(mut self, takes_mqtt: bool) -> Self {
+        self.takes_mqtt = takes_mqtt;
+        self
+    }
+
+    pub(super) const fn takes_mqtt(&self) -> bool {
+        self.takes_mqtt
     }
 
     /// Sets the function that returns a reason to answer health checks with 503.
@@ -104,7 +116,7 @@ pub(super) enum Outcome {
     /// The request is incomplete.
     Incomplete,
     /// The connection is a WebSocket after the answer has been sent. `head_length` is the length of the request.
-    Upgraded { answer: Vec<u8>, head_length: usize },
+    Upgraded { answer: Vec<u8>, head_length: usize, messages: Messages },
     /// The request was a health check; the connection ends with the answer.
     Checked { answer: Vec<u8> },
     /// The origin of the page may not connect; the connection ends with the answer.
@@ -266,6 +278,9 @@ impl<'a> Request<'a> {
         }
         let mut offered = self.items("Sec-WebSocket-Protocol");
         let chosen = match self.messages {
+            Messages::Texts if context.takes_mqtt => {
+                offered.find(|item| *item == JMQT || MQTT.contains(item))
+            }
             Messages::Texts => offered.find(|item| *item == JMQT),
             Messages::Stream => match offered.find(|item| MQTT.contains(item)) {
                 None => {
@@ -277,6 +292,10 @@ impl<'a> Request<'a> {
                 chosen => chosen,
             },
         };
+        let messages = match chosen {
+            Some(name) if name != JMQT => Messages::Stream,
+            _ => Messages::Texts,
+        };
         let subprotocol =
             chosen.map(|name| format!("Sec-WebSocket-Protocol: {name}\r\n")).unwrap_or_default();
         let answer = format!(
@@ -284,7 +303,7 @@ impl<'a> Request<'a> {
              Sec-WebSocket-Accept: {}\r\n{subprotocol}\r\n",
             derive_accept_key(key.as_bytes())
         );
-        Outcome::Upgraded { answer: answer.into_bytes(), head_length }
+        Outcome::Upgraded { answer: answer.into_bytes(), head_length, messages }
     }
 }
 
@@ -371,7 +390,7 @@ mod tests {
             "GET /chat?x=1 HTTP/1.1\r\nHost: x\r\nConnection: keep-alive\r\nconnection: foo , UPGRADE\r\n\
              Upgrade: WebSocket\r\n{KEY}\r\n"
         );
-        let Outcome::Upgraded { answer, head_length } = ask(&upgrade) else { panic!("not upgraded") };
+        let Outcome::Upgraded { answer, head_length, .. } = ask(&upgrade) else { panic!("not upgraded") };
         assert_eq!(head_length, upgrade.len());
         let answer = String::from_utf8(answer).unwrap();
         // The example of RFC 6455 §1.3.
@@ -415,6 +434,25 @@ mod tests {
                 }
                 (outcome, _) => panic!("{lines}: {outcome:?}"),
             }
+        }
+    }
+
+    #[test]
+    fn the_first_offered_subprotocol_decides_on_a_port_for_both_languages() {
+        let context = HttpContext::default().with_mqtt(true);
+        for (lines, chosen, expected) in [
+            ("Sec-WebSocket-Protocol: mqtt, jmqt\r\n", Some("mqtt"), Messages::Stream),
+            ("Sec-WebSocket-Protocol: other, jmqt, mqtt\r\n", Some("jmqt"), Messages::Texts),
+            ("Sec-WebSocket-Protocol: other\r\n", None, Messages::Texts),
+            ("", None, Messages::Texts),
+        ] {
+            let upgrade =
+                format!("GET / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n{KEY}{lines}\r\n");
+            let outcome = read(upgrade.as_bytes(), 0, Messages::Texts, &context);
+            let Outcome::Upgraded { answer, messages, .. } = outcome else { panic!("not upgraded: {lines}") };
+            let answer = String::from_utf8(answer).unwrap();
+            let line = answer.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Protocol: "));
+            assert_eq!((line, messages), (chosen, expected), "{lines}");
         }
     }
 

@@ -15,6 +15,7 @@ pub(crate) use tungstenite::protocol::frame::coding::CloseCode;
 /// The reading half of one WebSocket connection.
 pub(crate) struct WebSocketDecoder {
     state: State,
+    /// What the port is for; after the upgrade, what the client has asked for.
     messages: Messages,
     limit: usize,
 }
@@ -63,6 +64,11 @@ impl WebSocketDecoder {
         behind.at += before - input.len();
         behind.reclaim();
         Ok(packet)
+    }
+
+    /// Returns `true` if messages contain packets of MQTT.
+    pub(super) fn speaks_mqtt(&self) -> bool {
+        self.messages == Messages::Stream
     }
 
     /// Returns `true` if [`next`](Self::next) has unread input although it returned `None`: bytes received directly
@@ -125,7 +131,8 @@ impl WebSocketDecoder {
         let State::Upgrading { head, .. } = &mut self.state else { return Ok(()) };
         match outcome {
             Outcome::Incomplete => Ok(()),
-            Outcome::Upgraded { answer, head_length } => {
+            Outcome::Upgraded { answer, head_length, messages } => {
+                self.messages = messages;
                 let upgrade = Some(Arc::new(Upgrade::new(&head[..head_length])));
                 let behind = Behind { input: std::mem::take(head), at: head_length }.reclaimed();
                 let frames = FrameReader::new(self.messages, self.limit);

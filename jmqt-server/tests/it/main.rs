@@ -23,6 +23,7 @@ mod idle;
 mod limits;
 mod listeners;
 mod mqtt;
+mod mqtt_on_jmqt_ports;
 mod mqtt_websocket;
 mod mysql;
 mod notifiers;

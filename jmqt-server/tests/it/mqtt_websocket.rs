@@ -41,13 +41,13 @@ fn upgrade(lines: &str) -> Vec<u8> {
 type Plain = Box<dyn crate::support::Stream>;
 
 /// A WebSocket that shows its frames.
-struct Socket {
+pub(crate) struct Socket {
     reading: ReadHalf<Plain>,
     writing: WriteHalf<Plain>,
 }
 
 impl Socket {
-    async fn open(server: &TestServer, protocol: Protocol) -> Self {
+    pub(crate) async fn open(server: &TestServer, protocol: Protocol) -> Self {
         Self::open_with(server, protocol, "").await
     }
 
@@ -90,7 +90,7 @@ impl Socket {
     }
 
     /// A client whose packets go through this WebSocket, in messages of this many bytes and of two fragments each.
-    fn device(self, version: Version, cut: usize) -> (Device<DuplexStream>, Pump) {
+    pub(crate) fn device(self, version: Version, cut: usize) -> (Device<DuplexStream>, Pump) {
         let (near, far) = duplex(1 << 20);
         let (mut from_device, mut to_device) = split(far);
         let Self { mut reading, mut writing } = self;
@@ -133,7 +133,7 @@ impl Socket {
 }
 
 /// Passes bytes between a client and its WebSocket.
-struct Pump {
+pub(crate) struct Pump {
     sending: JoinHandle<WriteHalf<Plain>>,
     receiving: JoinHandle<Option<u16>>,
 }
