@@ -12,11 +12,12 @@ use tokio::sync::oneshot;
 use crate::event::{Event, Events};
 use crate::inbox::Inbox;
 use crate::outbound::Phase;
-use crate::routes::Answer;
+use crate::routes::{Answer, Target};
 use crate::shared::{Shared, State};
-use crate::stream::{Pushes, Subscription};
+use crate::stream::{FilterSubscription, Pushes, Subscription};
 use crate::{
-    Config, ConnectError, DisconnectReason, Error, IntoChannel, Publish, Push, Receipt, Step, reconnect,
+    Config, ConnectError, DisconnectReason, Error, IntoChannel, IntoFilter, Publish, Push, Receipt, Step,
+    reconnect,
 };
 
 /// A client of one server, or of the nodes of one cluster. Clones are handles of the same client; when the last one is dropped it closes by itself.
@@ -409,7 +410,53 @@ impl Client {
     /// # Cancel safety
     /// If the future is dropped the subscription may be made all the same.
     pub async fn sub(&self, channel: impl IntoChannel, persistence: Persistence) -> Result<(), Error> {
-        self.sub_to(&channel.into_channel()?, persistence, None).await
+        let channel = channel.into_channel()?;
+        check_plain(&channel, "sub")?;
+        self.sub_to(&Target::Channel(channel), persistence, None).await
+    }
+
+    /// Subscribes to all channels that a filter matches (protocol.md 2.25), until the filter is
+    /// [unsubscribed](Self::unsub_filter) from. Their pushes come in [`pushes`](Self::pushes), except those of channels that have
+    /// a stream of their own.
+    ///
+    /// # Errors
+    /// As [`subscribe_filter`](Self::subscribe_filter).
+    ///
+    /// # Cancel safety
+    /// If the future is dropped the subscription may be made all the same.
+    pub async fn sub_filter(&self, filter: impl IntoFilter) -> Result<(), Error> {
+        self.sub_to(&Target::Filter(filter.into_filter()?), Persistence::Temporary, None).await
+    }
+
+    /// Subscribes to all channels that a filter matches (protocol.md 2.25), and hands back the stream of their pushes. The
+    /// subscription ends when the stream is dropped, and is made again on every new connection.
+    ///
+    /// ```no_run
+    /// use jmqt_client::Client;
+    ///
+    /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    /// let client = Client::connect("jmqt://localhost").await?;
+    /// let mut temperatures = client.subscribe_filter("rooms/+/temperature").await?;
+    /// while let Some(push) = temperatures.next().await {
+    ///     println!("{}: {}", push.channel(), push.data());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::InvalidFilter`]; [`Error::FiltersNotSupported`] if the server does not know filters; [`Error::Refused`] with
+    /// the server's status, as a rule 7 NOT_ALLOWED, because the application has to allow filters;
+    /// [`Error::Disconnected`], [`Error::Closed`], [`Error::Timeout`].
+    ///
+    /// # Cancel safety
+    /// If the future is dropped the subscription ends.
+    pub async fn subscribe_filter(&self, filter: impl IntoFilter) -> Result<FilterSubscription, Error> {
+        let filter = filter.into_filter()?;
+        let inbox = Arc::new(Inbox::new(self.shared().config.stream_bytes));
+        let stream = FilterSubscription::new(Arc::clone(self.shared()), Arc::clone(&inbox), filter.clone());
+        self.sub_to(&Target::Filter(filter), Persistence::Temporary, Some(inbox)).await?;
+        Ok(stream)
     }
 
     /// Subscribes to a channel, and hands back the stream of its pushes. A temporary subscription ends when the stream is
@@ -446,7 +493,8 @@ impl Client {
         let channel = channel.into_channel()?;
         let inbox = Arc::new(Inbox::new(self.shared().config.stream_bytes));
         let stream = Subscription::new(Arc::clone(self.shared()), Arc::clone(&inbox), channel.clone());
-        match self.sub_to(&channel, persistence, Some(inbox)).await {
+        check_plain(&channel, "sub")?;
+        match self.sub_to(&Target::Channel(channel), persistence, Some(inbox)).await {
             Ok(()) => Ok(stream),
             Err(error) => {
                 if matches!(error, Error::Refused { .. }) {
@@ -459,18 +507,17 @@ impl Client {
 
     async fn sub_to(
         &self,
-        channel: &ChannelName,
+        target: &Target,
         persistence: Persistence,
         inbox: Option<Arc<Inbox>>,
     ) -> Result<(), Error> {
-        check_plain(channel, "sub")?;
         let shared = self.shared();
         let answered = {
             let mut routes = shared.routes();
             let mut outbound = shared.outbound();
             outbound.check_open()?;
-            let answered = routes.subscribe(channel, persistence, inbox.clone(), &mut outbound)?;
-            if let Some(inbox) = inbox {
+            let answered = routes.subscribe(target, persistence, inbox.clone(), &mut outbound)?;
+            if let (Some(inbox), Target::Channel(channel)) = (inbox, target) {
                 shared.hand_over(channel, &inbox, &mut routes);
             }
             shared.wake_for(outbound);
@@ -489,12 +536,27 @@ impl Client {
     pub async fn unsub(&self, channel: impl IntoChannel) -> Result<(), Error> {
         let channel = channel.into_channel()?;
         check_plain(&channel, "unsub")?;
+        self.unsub_from(&Target::Channel(channel)).await
+    }
+
+    /// Unsubscribes from a filter. Its stream ends.
+    ///
+    /// # Errors
+    /// As [`subscribe_filter`](Self::subscribe_filter).
+    ///
+    /// # Cancel safety
+    /// If the future is dropped the subscription may end all the same.
+    pub async fn unsub_filter(&self, filter: impl IntoFilter) -> Result<(), Error> {
+        self.unsub_from(&Target::Filter(filter.into_filter()?)).await
+    }
+
+    async fn unsub_from(&self, target: &Target) -> Result<(), Error> {
         let shared = self.shared();
         let answered = {
             let mut routes = shared.routes();
             let mut outbound = shared.outbound();
             outbound.check_open()?;
-            let answered = routes.unsubscribe(&channel, &mut outbound);
+            let answered = routes.unsubscribe(target, &mut outbound);
             shared.wake_for(outbound);
             answered
         };

@@ -10,6 +10,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use crate::connect::Session;
 use crate::event::Event;
 use crate::heartbeat::{Due, Heartbeat};
+use crate::inbox::Inbox;
+use crate::push::Settled;
 use crate::recent::Seen;
 use crate::routes::{Change, Taker};
 use crate::shared::{Shared, State, forget};
@@ -286,6 +288,35 @@ impl Connection {
     }
 }
 
+/// Pushes that a stream did not take, and why.
+type NotTaken = Vec<(Settled, Vec<Push>)>;
+
+/// Hands over pushes to all of these streams.
+fn offer_to(takers: &[Arc<Inbox>], pushes: &mut Vec<Push>) -> NotTaken {
+    let (first, others) = match takers {
+        [] => return vec![(Settled::Left, std::mem::take(pushes))],
+        [only] => (only, &[][..]),
+        [first, others @ ..] => (first, others),
+    };
+    let mut shares: Vec<Vec<Push>> = others.iter().map(|_| Vec::with_capacity(pushes.len())).collect();
+    if !others.is_empty() {
+        for push in std::mem::take(pushes) {
+            let mut copies = push.for_several(takers.len());
+            pushes.extend(copies.next());
+            shares.iter_mut().zip(copies).for_each(|(share, push)| share.push(push));
+        }
+    }
+    let mut not_taken = NotTaken::new();
+    for (taker, share) in [first].into_iter().chain(others).zip([pushes].into_iter().chain(&mut shares)) {
+        match taker.offer(share) {
+            Some(refused) => not_taken.push((Settled::Refused, refused)),
+            // The stream was just dropped, and its subscription ends.
+            None => not_taken.push((Settled::Left, std::mem::take(share))),
+        }
+    }
+    not_taken
+}
+
 /// Bad packets in a row after which a server is given up (protocol.md 2.5, the other way round).
 const MOST_BAD_PACKETS: u32 = 16;
 
@@ -325,16 +356,17 @@ impl Receiver {
             Packet::SubAck(ack) => {
                 self.finish_run();
                 let channel = ack.channel.as_deref().unwrap_or_default();
-                let change = self.shared.routes().sub_answered(channel, ack.status);
-                if let Change::Lost(channel) = change {
-                    tracing::warn!(%channel, status = %ack.status, "Cannot subscribe again");
-                    self.shared.emit(Event::SubscriptionLost { channel, status: ack.status });
-                }
+                let change = {
+                    let mut routes = self.shared.routes();
+                    let mut outbound = self.shared.outbound();
+                    routes.sub_answered(channel, ack.is_filter, ack.status, &mut outbound)
+                };
+                self.tell(change);
             }
             Packet::UnsubAck(ack) => {
                 self.finish_run();
                 let channel = ack.channel.as_deref().unwrap_or_default();
-                self.shared.routes().unsub_answered(channel, ack.status);
+                self.shared.routes().unsub_answered(channel, ack.is_filter, ack.status);
             }
             Packet::HbAck => self.shared.outbound().beat_answered(),
             Packet::Disconn(disconn) => {
@@ -345,6 +377,20 @@ impl Receiver {
             other => self.unexpected(other.packet_type()),
         }
         Ok(())
+    }
+
+    fn tell(&self, change: Change) {
+        match change {
+            Change::None => {}
+            Change::Lost(channel, status) => {
+                tracing::warn!(%channel, %status, "Cannot subscribe again");
+                self.shared.emit(Event::SubscriptionLost { channel, status });
+            }
+            Change::FilterLost(filter, error) => {
+                tracing::warn!(%filter, %error, "Cannot subscribe again");
+                self.shared.emit(Event::FilterLost { filter, error });
+            }
+        }
     }
 
     /// Old servers send what ours do not; it is no reason to leave.
@@ -388,6 +434,15 @@ impl Receiver {
         let Some(channel) = self.run.take() else { return };
         let offered = {
             let routes = self.shared.routes();
+            if routes.has_filters() {
+                let takers = routes.takers(&channel, &self.shared.everything);
+                let not_taken = offer_to(&takers, &mut self.batch);
+                drop(routes);
+                for (settled, pushes) in not_taken {
+                    pushes.iter().for_each(|push| self.shared.settle(push, settled));
+                }
+                return;
+            }
             match routes.taker(&channel) {
                 Taker::Stream(inbox) => inbox.offer(&mut self.batch),
                 Taker::Everyone => self.shared.everything.offer(&mut self.batch),

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use jmqt_protocol::{DisconnectCode, InvalidChannel, InvalidPayload, Persistence, StatusCode};
 
+use crate::filter::InvalidFilter;
+
 /// Why a request to the server was not carried out.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
@@ -75,6 +77,12 @@ pub enum Error {
     /// The text is no channel name.
     #[error(transparent)]
     InvalidChannel(#[from] InvalidChannel),
+    /// The text is no filter for channels.
+    #[error(transparent)]
+    InvalidFilter(#[from] InvalidFilter),
+    /// The server does not know filters (protocol.md 2.25).
+    #[error("the server does not support subscriptions with wildcards")]
+    FiltersNotSupported,
     /// The client has been closed, or has given up reconnecting.
     #[error("the client is closed")]
     Closed,
@@ -92,9 +100,11 @@ impl Error {
     pub const fn status(&self) -> StatusCode {
         match self {
             Self::Refused { status, .. } => *status,
-            Self::InvalidChannel(_) | Self::WrongChannel { .. } => StatusCode::INVALID_CHANNEL,
+            Self::InvalidChannel(_) | Self::InvalidFilter(_) | Self::WrongChannel { .. } => {
+                StatusCode::INVALID_CHANNEL
+            }
             Self::PacketTooLarge { .. } | Self::InvalidData(_) => StatusCode::INVALID_PACKET,
-            Self::AlreadySubscribed { .. } => StatusCode::FAILED,
+            Self::AlreadySubscribed { .. } | Self::FiltersNotSupported => StatusCode::FAILED,
             _ => StatusCode::NETWORK_ERROR,
         }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jmqt_protocol::{ChannelName, ClientId, StatusCode};
 use tokio::sync::broadcast;
 
-use crate::{ConnectError, DisconnectReason, ServerClose};
+use crate::{ChannelFilter, ConnectError, DisconnectReason, Error, ServerClose};
 
 /// How many events may wait for a reader that is behind; older ones are skipped.
 pub(crate) const EVENTS_KEPT: usize = 64;
@@ -60,6 +60,13 @@ pub enum Event {
         channel: ChannelName,
         /// What the server said.
         status: StatusCode,
+    },
+    /// The same, of a subscription to a filter.
+    FilterLost {
+        /// Which filter.
+        filter: ChannelFilter,
+        /// Why: the server refused it, or does not support filters.
+        error: Error,
     },
     /// The client has ended, by [`Client::close`](crate::Client::close) or because trying again cannot help.
     Closed,

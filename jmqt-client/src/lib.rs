@@ -62,6 +62,7 @@ mod diagnose;
 mod endpoint;
 mod error;
 mod event;
+mod filter;
 mod heartbeat;
 mod inbox;
 mod message;
@@ -83,6 +84,7 @@ pub use diagnose::{Finding, diagnose};
 pub use endpoint::{Endpoint, InvalidUrl, Protocol};
 pub use error::{ConnectError, DisconnectReason, Error, ServerClose, Step};
 pub use event::{Event, Events};
+pub use filter::{ChannelFilter, IntoFilter, InvalidFilter};
 /// The log of the sample programs: see [`init`](logging::init).
 #[cfg(feature = "logging")]
 pub use jmqt_log as logging;
@@ -92,7 +94,7 @@ pub use jmqt_protocol::{
 };
 pub use message::{IntoChannel, Publish, Receipt};
 pub use push::Push;
-pub use stream::{Pushes, Subscription};
+pub use stream::{FilterSubscription, Pushes, Subscription};
 /// The TLS library, in the version that [`Config::rustls`] takes.
 pub use tokio_rustls::rustls;
 pub use trace::Direction;

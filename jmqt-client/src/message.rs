@@ -65,6 +65,7 @@ pub struct Publish {
     pub(crate) qos: Qos,
     retain: Retain,
     pub(crate) is_checked: bool,
+    is_literal: bool,
 }
 
 impl Publish {
@@ -85,6 +86,26 @@ impl Publish {
         Ok(Self::new(channel, PayloadBuf::parse(data.into())?))
     }
 
+    /// Bytes: text becomes a JSON string, or, if it is the text of a JSON value, that value; other bytes become
+    /// `{"$b64":"…"}`. MQTT clients receive exactly these bytes, but for white space around JSON, and
+    /// [`Push::bytes`](crate::Push::bytes) has them again (protocol.md 2.26).
+    ///
+    /// ```
+    /// use jmqt_client::Publish;
+    ///
+    /// let image = Publish::bytes("camera", &[0xff, 0xd8])?;
+    /// assert_eq!(image.data(), r#"{"$b64":"/9g="}"#);
+    /// # Ok::<(), jmqt_client::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::InvalidChannel`].
+    pub fn bytes(channel: impl IntoChannel, bytes: &[u8]) -> Result<Self, Error> {
+        let data = jmqt_mqtt::payload::to_data(bytes, jmqt_mqtt::payload::Declared::Nothing);
+        let message = Self::raw(channel, data.json)?;
+        Ok(if data.literal { message.literal() } else { message })
+    }
+
     /// A value for one client, on its point-to-point channel (§9.d).
     ///
     /// # Errors
@@ -94,7 +115,7 @@ impl Publish {
     }
 
     const fn new(channel: ChannelName, data: PayloadBuf) -> Self {
-        Self { channel, data, qos: Qos::AtMostOnce, retain: Retain::No, is_checked: false }
+        Self { channel, data, qos: Qos::AtMostOnce, retain: Retain::No, is_checked: false, is_literal: false }
     }
 
     /// QoS 1: stored by the server, acknowledged to us, delivered until acknowledged (§9.a).
@@ -124,6 +145,14 @@ impl Publish {
     #[must_use]
     pub const fn checked(mut self) -> Self {
         self.is_checked = true;
+        self
+    }
+
+    /// For MQTT clients the payload is literally the JSON text: `"ON"` is sent with its quotes (`jt`, protocol.md 2.26). Without
+    /// effect on data that is neither a string nor `{"$b64":"…"}`.
+    #[must_use]
+    pub const fn literal(mut self) -> Self {
+        self.is_literal = true;
         self
     }
 
@@ -161,7 +190,7 @@ impl Publish {
         Packet::Pub(Pub {
             channel: self.channel.as_str().into(),
             data: Some(self.data.as_payload()),
-            is_literal: false,
+            is_literal: self.is_literal,
             qos: self.qos,
             retain,
             id: id.map(Into::into),

@@ -1,7 +1,10 @@
 //! What is delivered: a [`Push`], cut from the bytes it was read in (§7.m).
 
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use jmqt_protocol::{Qos, Retain};
@@ -16,6 +19,45 @@ pub struct Push {
     id: Option<Text>,
     qos: Qos,
     retain: Retain,
+    is_literal: bool,
+    /// If several streams have this QoS 1 push: the part of this one.
+    part: Option<Part>,
+}
+
+/// The part of one stream in a push that several streams have. All clones of its push have the same.
+#[derive(Debug, Clone)]
+struct Part {
+    is_settled: Arc<AtomicBool>,
+    whole: Arc<Whole>,
+}
+
+#[derive(Debug)]
+struct Whole {
+    /// Streams that have not settled it.
+    unsettled: AtomicUsize,
+    is_taken: AtomicBool,
+    must_return: AtomicBool,
+}
+
+/// What a stream did with a QoS 1 push.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Settled {
+    /// The application has taken it.
+    Taken,
+    /// The subscription has ended, and nobody will take it.
+    Left,
+    /// The application could not take it: it has to come again.
+    Refused,
+}
+
+/// What becomes of a push after that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Acknowledge,
+    /// It is not acknowledged, and is new when it comes again.
+    Forget,
+    /// Other streams still have it.
+    Wait,
 }
 
 /// A string of the packet: its place there, or, if it had escapes, the decoded text.
@@ -40,8 +82,48 @@ impl Push {
             id: push.id.as_deref().filter(|_| push.qos == Qos::AtLeastOnce).map(own),
             qos: push.qos,
             retain: push.retain,
+            is_literal: push.is_literal,
+            part: None,
             text: bytes,
         }
+    }
+
+    /// The same push for each of several streams. It is acknowledged when all have settled it.
+    pub(crate) fn for_several(self, streams: usize) -> impl Iterator<Item = Self> {
+        let whole = self.id.is_some().then(|| {
+            Arc::new(Whole {
+                unsettled: AtomicUsize::new(streams),
+                is_taken: AtomicBool::new(false),
+                must_return: AtomicBool::new(false),
+            })
+        });
+        (0..streams).map(move |_| {
+            let part =
+                whole.as_ref().map(|whole| Part { is_settled: Arc::default(), whole: Arc::clone(whole) });
+            Self { part, ..self.clone() }
+        })
+    }
+
+    /// Notes what a stream did with it, and says what becomes of it.
+    pub(crate) fn settle(&self, settled: Settled) -> Fate {
+        let (taken, returns) = match &self.part {
+            None => (settled == Settled::Taken, settled == Settled::Refused),
+            Some(Part { is_settled, whole }) => {
+                if is_settled.swap(true, Ordering::Relaxed) {
+                    return Fate::Wait;
+                }
+                match settled {
+                    Settled::Taken => whole.is_taken.store(true, Ordering::Relaxed),
+                    Settled::Refused => whole.must_return.store(true, Ordering::Relaxed),
+                    Settled::Left => {}
+                }
+                if whole.unsettled.fetch_sub(1, Ordering::AcqRel) > 1 {
+                    return Fate::Wait;
+                }
+                (whole.is_taken.load(Ordering::Relaxed), whole.must_return.load(Ordering::Relaxed))
+            }
+        };
+        if taken && !returns { Fate::Acknowledge } else { Fate::Forget }
     }
 
     fn at(&self, range: &Range<u32>) -> &str {
@@ -67,6 +149,32 @@ impl Push {
     #[must_use]
     pub fn data(&self) -> &str {
         self.at(&self.data)
+    }
+
+    /// The data as bytes, as an MQTT client would receive them (protocol.md 2.26): the characters of a string, the bytes of
+    /// `{"$b64":"…"}`, the JSON text of any other data, and of data that is [literal](Self::is_literal).
+    ///
+    /// ```no_run
+    /// # async fn run(mut stream: jmqt_client::Subscription) -> Option<()> {
+    /// let push = stream.next().await?;
+    /// println!("{} bytes", push.bytes().len());
+    /// # Some(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn bytes(&self) -> Cow<'_, [u8]> {
+        match jmqt_protocol::Payload::parse(self.data()) {
+            Ok(data) => jmqt_mqtt::payload::to_payload(data, self.is_literal).bytes,
+            // Data was JSON when the packet was read.
+            Err(_) => Cow::Borrowed(self.data().as_bytes()),
+        }
+    }
+
+    /// Whether an MQTT client published literally the JSON text of a string or of `{"$b64":"…"}`: `jt` (protocol.md 2.26).
+    /// Who publishes the data again makes the message [literal](crate::Publish::literal) too.
+    #[must_use]
+    pub const fn is_literal(&self) -> bool {
+        self.is_literal
     }
 
     /// The data as a value.
@@ -167,6 +275,39 @@ mod tests {
         let mut push = push(r#"{"push":{"cn":"c","dt":"x","cl":"p"}}"#);
         push.detach();
         assert_eq!((push.channel(), push.data(), push.publisher()), ("c", "\"x\"", "p"));
+    }
+
+    #[test] // protocol.md 2.26
+    fn bytes_are_those_of_mqtt() {
+        for (dt, bytes) in [
+            (r#""O\u004e""#, &b"ON"[..]),
+            (r#""ON","jt":1"#, b"\"ON\""),
+            (r#"{"$b64":"/w=="}"#, b"\xff"),
+            (r#"{"$b64":"/w=="},"jt":1"#, br#"{"$b64":"/w=="}"#),
+            ("1.50", b"1.50"),
+        ] {
+            let push = push(&format!(r#"{{"push":{{"cn":"c","dt":{dt},"cl":"p"}}}}"#));
+            assert_eq!((&*push.bytes(), push.is_literal()), (bytes, dt.contains("jt")), "{dt}");
+        }
+    }
+
+    #[test]
+    fn a_push_of_several_streams_is_acknowledged_when_the_last_one_has_settled_it() {
+        use Settled::{Left, Refused, Taken};
+        for (settled, fate) in [
+            ([Taken, Taken], Fate::Acknowledge),
+            ([Left, Taken], Fate::Acknowledge),
+            ([Taken, Left], Fate::Acknowledge),
+            ([Refused, Taken], Fate::Forget),
+            ([Taken, Refused], Fate::Forget),
+            ([Left, Left], Fate::Forget),
+        ] {
+            let push = push(r#"{"push":{"cn":"c","dt":0,"cl":"p","q":1,"id":"e-1"}}"#);
+            let copies: Vec<_> = push.for_several(2).collect();
+            assert_eq!(copies[0].settle(settled[0]), Fate::Wait);
+            assert_eq!(copies[0].clone().settle(Taken), Fate::Wait, "its part is settled");
+            assert_eq!(copies[1].settle(settled[1]), fate, "{settled:?}");
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@ use tokio::sync::{Notify, broadcast, watch};
 use crate::event::{EVENTS_KEPT, Event};
 use crate::inbox::Inbox;
 use crate::outbound::{Offer, Outbound, Phase};
+use crate::push::{Fate, Settled};
 use crate::routes::Routes;
 use crate::{Config, DisconnectReason, Error, Publish, Push, Receipt};
 
@@ -146,7 +147,17 @@ impl Shared {
 
     /// The application has taken this push (§9.a).
     pub(crate) fn acknowledge(&self, push: &Push) {
+        self.settle(push, Settled::Taken);
+    }
+
+    /// A stream is done with this push.
+    pub(crate) fn settle(&self, push: &Push, settled: Settled) {
         let Some(id) = push.id() else { return };
+        match push.settle(settled) {
+            Fate::Acknowledge => {}
+            Fate::Forget => return self.routes().forget(push.channel(), id),
+            Fate::Wait => return,
+        }
         if !self.routes().acknowledge(push.channel(), id) {
             return;
         }
@@ -157,11 +168,8 @@ impl Shared {
 
     /// The application has not taken these: when they come again they are new.
     pub(crate) fn forget(&self, pushes: &[Push]) {
-        let mut routes = self.routes();
         for push in pushes {
-            if let Some(id) = push.id() {
-                routes.forget(push.channel(), id);
-            }
+            self.settle(push, Settled::Refused);
         }
     }
 
@@ -172,7 +180,9 @@ impl Shared {
             self.everything.take_where(|push: &Push| push.channel() == channel.as_str());
         let is_moved = !waiting.is_empty();
         for push in stream.offer(&mut waiting).into_iter().flatten() {
-            if let Some(id) = push.id() {
+            if let Some(id) = push.id()
+                && push.settle(Settled::Refused) == Fate::Forget
+            {
                 routes.forget(channel.as_str(), id);
             }
         }

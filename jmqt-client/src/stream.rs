@@ -9,10 +9,11 @@ use std::task::{Context, Poll};
 use futures_core::Stream;
 use jmqt_protocol::ChannelName;
 
-use crate::Push;
 use crate::inbox::{Inbox, Taken};
-use crate::routes::{Left, Taker};
+use crate::push::Settled;
+use crate::routes::{Left, Taker, Target};
 use crate::shared::Shared;
+use crate::{ChannelFilter, Push};
 
 /// How many pushes a [`Subscription`] takes from its inbox under one lock.
 const BATCH: usize = 512;
@@ -198,25 +199,75 @@ impl Subscription {
         self.leave(Leaving::Refused);
     }
 
-    /// From here on the channel has no stream.
     fn leave(&mut self, leaving: Leaving) {
-        let (shared, inbox) = (Arc::clone(&self.reader.shared), Arc::clone(&self.reader.inbox));
-        let unread = {
+        self.reader.leave(&Target::Channel(self.channel.clone()), leaving);
+    }
+}
+
+impl Reader {
+    /// From here on the channel, or the filter, has no stream.
+    fn leave(&mut self, target: &Target, leaving: Leaving) {
+        let (shared, inbox) = (Arc::clone(&self.shared), Arc::clone(&self.inbox));
+        let (left, unread) = {
             let mut routes = shared.routes();
             let mut outbound = shared.outbound();
-            let left = routes.leave(&self.channel, &inbox, leaving == Leaving::Detached, &mut outbound);
+            let left = routes.leave(target, &inbox, leaving == Leaving::Detached, &mut outbound);
             shared.wake_for(outbound);
-            let mut unread: Vec<_> = self.reader.batch.drain(..).collect();
+            let mut unread: Vec<_> = self.batch.drain(..).collect();
             unread.extend(inbox.abandon());
             let is_for_all = left == Left::Kept
                 || (leaving == Leaving::Refused
-                    && matches!(routes.taker(self.channel.as_str()), Taker::Everyone));
+                    && matches!(target, Target::Channel(channel)
+                        if matches!(routes.taker(channel.as_str()), Taker::Everyone)));
             // With the routes held: what comes meanwhile comes behind it.
-            if is_for_all { shared.leave_to_others(&mut unread) } else { unread }
+            (left, if is_for_all { shared.leave_to_others(&mut unread) } else { unread })
         };
         shared.count_dropped_pushes(inbox.dropped());
-        shared.forget(&unread);
+        // Of pushes that other streams have too nobody waits for the part of a subscription that has ended.
+        let settled = if left == Left::Unsubscribed { Settled::Left } else { Settled::Refused };
+        let given = self.given.take();
+        for push in unread.iter().chain(&given) {
+            shared.settle(push, settled);
+        }
         shared.progress.notify_waiters();
+    }
+}
+
+/// The pushes of all channels that a filter matches. Made by [`Client::subscribe_filter`](crate::Client::subscribe_filter).
+///
+/// Its limit, its end and its acknowledgements are those of a [`Subscription`]; dropping it unsubscribes. If several streams
+/// have a push, because their filters match or one is of the channel itself, it is acknowledged when each has taken it.
+#[derive(Debug)]
+#[must_use = "pushes wait in it to be read"]
+pub struct FilterSubscription {
+    reader: Reader,
+    filter: ChannelFilter,
+}
+
+impl FilterSubscription {
+    pub(crate) fn new(shared: Arc<Shared>, inbox: Arc<Inbox>, filter: ChannelFilter) -> Self {
+        Self { reader: Reader::new(shared, inbox, BATCH), filter }
+    }
+
+    /// The filter.
+    #[must_use]
+    pub const fn filter(&self) -> &ChannelFilter {
+        &self.filter
+    }
+
+    /// Drops the stream and keeps the subscription. What was not read, and what comes, goes to [`Pushes`].
+    pub fn detach(mut self) {
+        self.leave(Leaving::Detached);
+    }
+
+    fn leave(&mut self, leaving: Leaving) {
+        self.reader.leave(&Target::Filter(self.filter.clone()), leaving);
+    }
+}
+
+impl Drop for FilterSubscription {
+    fn drop(&mut self) {
+        self.leave(Leaving::Dropped);
     }
 }
 
@@ -257,4 +308,5 @@ impl Pushes {
 }
 
 stream!(Subscription);
+stream!(FilterSubscription);
 stream!(Pushes);

@@ -19,7 +19,7 @@ function describeStatus(status) {
   const name = STATUS_NAMES.get(status);
   return name === void 0 ? String(status) : `${status} ${name}`;
 }
-var Status, STATUS_NAMES, JmqtError, RefusedError, NetworkError, ConnectionLostError, UnauthorizedError, WrongServerError, TimeoutError, AbortedError, QueueFullError, ClosedError, UsageError;
+var Status, STATUS_NAMES, JmqtError, RefusedError, UnsupportedError, NetworkError, ConnectionLostError, UnauthorizedError, WrongServerError, TimeoutError, AbortedError, QueueFullError, ClosedError, UsageError;
 var init_errors = __esm({
   "dist/errors.js"() {
     "use strict";
@@ -52,13 +52,19 @@ var init_errors = __esm({
       channel;
       reply;
       name = "RefusedError";
-      constructor(request, status, channel, reply) {
+      constructor(request, status, channel, reply, because = "") {
         const where = channel === void 0 ? "" : ` on channel ${JSON.stringify(channel)}`;
         const words = typeof reply === "string" && request === "auth" ? `: ${reply}` : "";
-        super("REFUSED", status, `${request}${where} was refused with status ${describeStatus(status)}${words}`);
+        super("REFUSED", status, `${request}${where} was refused with status ${describeStatus(status)}${words}${because}`);
         this.request = request;
         this.channel = channel;
         this.reply = reply;
+      }
+    };
+    UnsupportedError = class extends RefusedError {
+      name = "UnsupportedError";
+      constructor(request, filter) {
+        super(request, Status.FAILED, filter, void 0, ": the server does not support filters with wildcards");
       }
     };
     NetworkError = class extends JmqtError {
@@ -179,18 +185,95 @@ var Fifo = class {
   }
 };
 
+// dist/filter.js
+init_errors();
+
+// dist/bytes.js
+var encoder = new TextEncoder();
+var decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+var MAX_DEPTH = 128;
+var BASE64 = /^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$/;
+var LONE_SURROGATE = /[\ud800-\udbff](?![\udc00-\udfff])|(?<![\ud800-\udbff])[\udc00-\udfff]/;
+function special(data) {
+  if (typeof data === "string")
+    return LONE_SURROGATE.test(data) ? void 0 : encoder.encode(data);
+  if (typeof data !== "object" || data === null || Object.keys(data).length !== 1)
+    return void 0;
+  const encoded = data.$b64;
+  if (typeof encoded !== "string" || !BASE64.test(encoded))
+    return void 0;
+  const binary = atob(encoded);
+  if (btoa(binary) !== encoded)
+    return void 0;
+  return Uint8Array.from(binary, (character) => character.charCodeAt(0));
+}
+function toBytes(data, json, literal) {
+  return (literal ? void 0 : special(data)) ?? encoder.encode(json);
+}
+function fromBytes(bytes) {
+  let text;
+  try {
+    text = decoder.decode(bytes);
+  } catch {
+    return { json: `{"$b64":"${base64(bytes)}"}`, literal: false };
+  }
+  try {
+    const data = JSON.parse(text);
+    if (depth(text) <= MAX_DEPTH)
+      return { json: text.replace(/^[ \t\r\n]+|[ \t\r\n]+$/g, ""), literal: special(data) !== void 0 };
+  } catch {
+  }
+  return { json: JSON.stringify(text), literal: false };
+}
+function base64(bytes) {
+  let binary = "";
+  for (let at = 0; at < bytes.length; at += 4096)
+    binary += String.fromCharCode(...bytes.subarray(at, at + 4096));
+  return btoa(binary);
+}
+function depth(json) {
+  let [now, most, inString] = [0, 0, false];
+  for (let at = 0; at < json.length; at++) {
+    const c = json[at];
+    if (inString) {
+      if (c === "\\")
+        at++;
+      else if (c === '"')
+        inString = false;
+    } else if (c === '"')
+      inString = true;
+    else if (c === "{" || c === "[")
+      most = Math.max(most, ++now);
+    else if (c === "}" || c === "]")
+      now--;
+  }
+  return most;
+}
+
 // dist/packet.js
 init_errors();
-var RawJson = class {
+var RawJson = class _RawJson {
   text;
+  /** For MQTT clients the payload is literally this text: a string is sent with its quotes (`jt`, protocol.md 2.26). */
+  literal;
   /** @throws UsageError if `text` is not JSON. */
-  constructor(text) {
+  constructor(text, options = {}) {
     this.text = text;
+    this.literal = options.literal ?? false;
     try {
       JSON.parse(text);
     } catch (cause) {
       throw new UsageError(`RawJson needs JSON text: ${cause.message}`);
     }
+  }
+  /**
+   * Bytes as data: text becomes a JSON string, or, if it is the text of a JSON value, that value; other bytes become
+   * `{"$b64":"…"}`. MQTT clients receive exactly these bytes, but for white space around JSON, and `bytes()` of a
+   * message has them again (protocol.md 2.26).
+   */
+  static ofBytes(bytes) {
+    const { json, literal } = fromBytes(bytes);
+    return new _RawJson(json, { literal });
   }
   toString() {
     return this.text;
@@ -216,14 +299,14 @@ function encodeAuth(data) {
 function encodeConn(token, clientId, window, publisher) {
   return JSON.stringify({ conn: { at: token, cl: clientId, wn: window, pi: publisher } });
 }
-function encodeSub(channel, persistent) {
-  return JSON.stringify({ sub: persistent ? { cn: channel, pr: 1 } : { cn: channel } });
+function encodeSub(key, persistent) {
+  return JSON.stringify({ sub: { cn: nameOf(key), ...persistent ? { pr: 1 } : {}, ...isFilterKey(key) ? { wc: 1 } : {} } });
 }
-function encodeUnsub(channel) {
-  return JSON.stringify({ unsub: { cn: channel } });
+function encodeUnsub(key) {
+  return JSON.stringify({ unsub: { cn: nameOf(key), ...isFilterKey(key) ? { wc: 1 } : {} } });
 }
-function encodePub(channel, json, qos, retain, id) {
-  const data = json === void 0 ? "" : `,"dt":${json}`;
+function encodePub(channel, json, qos, retain, id, literal = false) {
+  const data = json === void 0 ? "" : `,"dt":${json}${literal ? ',"jt":1' : ""}`;
   const rest = (qos === 1 ? ',"q":1' : "") + (id === void 0 ? "" : `,"id":${JSON.stringify(id)}`);
   return `{"pub":{"cn":${JSON.stringify(channel)}${data}${rest}${retain ? ',"rt":1' : ""}}}`;
 }
@@ -257,7 +340,7 @@ function decode(text) {
       return { type, status: integer(fields, "st"), id: optionalId(fields), data: fields["dt"] };
     case "subAck":
     case "unsubAck":
-      return { type, status: integer(fields, "st"), channel: optionalText(fields, "cn") };
+      return { type, status: integer(fields, "st"), channel: optionalText(fields, "cn"), filter: flag(fields, "wc") };
     case "hbAck":
       return { type };
     case "connAck": {
@@ -296,6 +379,7 @@ function decodePush(fields) {
     type: "push",
     channel: requiredText(fields, "cn"),
     data: fields["dt"],
+    literal: flag(fields, "jt"),
     client: optionalText(fields, "cl") ?? "",
     qos,
     id: id ?? "",
@@ -366,7 +450,7 @@ function skipSpace(text, at) {
   return at;
 }
 function skipValue(text, at) {
-  let depth = 0;
+  let depth2 = 0;
   for (; ; ) {
     const c = text[at++];
     if (c === void 0)
@@ -374,14 +458,14 @@ function skipValue(text, at) {
     if (c === '"') {
       at = skipString(text, at);
     } else if (c === "{" || c === "[") {
-      depth++;
+      depth2++;
     } else if (c === "}" || c === "]") {
-      depth--;
-    } else if (depth === 0) {
+      depth2--;
+    } else if (depth2 === 0) {
       while (at < text.length && !",}] 	\r\n".includes(text.charAt(at)))
         at++;
     }
-    if (depth === 0)
+    if (depth2 === 0)
       return at;
   }
 }
@@ -397,11 +481,14 @@ function skipString(text, at) {
 }
 var EDGES = /^[\t-\r \u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+|[\t-\r \u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+$/g;
 var MAX_CHANNEL_BYTES = 512;
+function trimmed(text) {
+  return text.replace(EDGES, "");
+}
 function channelName(raw) {
   if (typeof raw !== "string") {
     throw new UsageError(`a channel name must be a string, not ${typeof raw}`, Status.INVALID_CHANNEL);
   }
-  const name = raw.replace(EDGES, "");
+  const name = trimmed(raw);
   if (name === "" || name === "$" || name === "#") {
     throw new UsageError(`${JSON.stringify(raw)} is not a channel name: the name is empty`, Status.INVALID_CHANNEL);
   }
@@ -412,12 +499,60 @@ function channelName(raw) {
   }
   return name;
 }
-var encoder = new TextEncoder();
+var encoder2 = new TextEncoder();
 function byteLength(text) {
-  return encoder.encode(text).length;
+  return encoder2.encode(text).length;
 }
 function exceeds(text, limit) {
   return text.length * 3 > limit && (text.length > limit || byteLength(text) > limit);
+}
+
+// dist/filter.js
+var MAX_BYTES = 512;
+var MAX_SEPARATORS = 200;
+function filterKey(raw) {
+  const problem = (because) => {
+    throw new UsageError(`${JSON.stringify(raw)} is not a filter: ${because}`, Status.INVALID_CHANNEL);
+  };
+  if (typeof raw !== "string")
+    throw new UsageError(`a filter must be a string, not ${typeof raw}`, Status.INVALID_CHANNEL);
+  const filter = trimmed(raw);
+  if (!/[+#]/.test(filter))
+    problem("it has neither + nor #; subscribe to the channel of this name");
+  if (byteLength(filter) > MAX_BYTES)
+    problem(`it is longer than ${MAX_BYTES} bytes`);
+  if (filter.startsWith("$"))
+    problem("wildcards do not match control channels");
+  if (/[\u0000-\u001f\u007f-\u009f]/.test(filter))
+    problem("it has a control character");
+  const levels = filter.split("/");
+  if (levels.length - 1 > MAX_SEPARATORS)
+    problem(`it has more than ${MAX_SEPARATORS} /`);
+  levels.forEach((level, index) => {
+    if (level.includes("+") && level !== "+")
+      problem("+ must be a level of its own");
+    if (level.includes("#") && (level !== "#" || index + 1 < levels.length))
+      problem("# must be a level of its own, the last one");
+  });
+  return ` ${filter}`;
+}
+function isFilterKey(key) {
+  return key.startsWith(" ");
+}
+function nameOf(key) {
+  return isFilterKey(key) ? key.slice(1) : key;
+}
+function matches(filter, channel) {
+  const first = channel[0]?.charAt(0);
+  if (first === "$" || first === "#")
+    return false;
+  for (const [index, level] of filter.entries()) {
+    if (level === "#")
+      return true;
+    if (index >= channel.length || level !== "+" && level !== channel[index])
+      return false;
+  }
+  return filter.length === channel.length;
 }
 
 // dist/message.js
@@ -428,22 +563,31 @@ var Message = class {
   qos;
   retained;
   id;
+  literal;
   #packet;
   #acknowledge;
   /** @internal */
-  constructor(channel, data, client, qos, retained, id, packet, acknowledge) {
+  constructor(channel, data, client, qos, retained, id, packet, acknowledge, literal = false) {
     this.channel = channel;
     this.data = data;
     this.client = client;
     this.qos = qos;
     this.retained = retained;
     this.id = id;
+    this.literal = literal;
     this.#packet = packet;
     this.#acknowledge = acknowledge;
   }
   /** What was published, as the text it was sent as: every digit of every number (protocol.md 2.7). */
   get json() {
     return rawData(this.#packet) ?? "";
+  }
+  /**
+   * What was published as bytes, as an MQTT client receives them (protocol.md 2.26): the characters of a string, the bytes of
+   * `{"$b64":"…"}`, the JSON text of any other data, and of data that is `literal`.
+   */
+  bytes() {
+    return toBytes(this.data, this.json, this.literal);
   }
   /**
    * Tells the server that this QoS 1 message was taken, and need not come again. Necessary with
@@ -461,6 +605,8 @@ var Deliveries = class {
   #options;
   #listeners = [];
   #channels = /* @__PURE__ */ new Map();
+  /** By their keys: what is waited for of all channels that a filter matches. */
+  #filters = /* @__PURE__ */ new Map();
   /** QoS 1 messages that nobody was there to take. */
   #unclaimed = 0;
   #tidyAt = IDLE_CHANNELS;
@@ -478,6 +624,8 @@ var Deliveries = class {
     queueMicrotask(() => {
       for (const channel of this.#channels.values())
         this.#offerUnclaimed(channel);
+      for (const filter of this.#filters.values())
+        this.#offerUnclaimed(filter);
     });
   }
   unlisten(listener) {
@@ -501,7 +649,7 @@ var Deliveries = class {
   want(name) {
     this.#expect(name).wanted++;
     return () => {
-      const channel = this.#channels.get(name);
+      const channel = this.#find(name);
       if (!channel || channel.wanted === 0)
         return;
       if (--channel.wanted === 0 && channel.streams.size === 0)
@@ -514,8 +662,16 @@ var Deliveries = class {
     channel.expected = true;
     return channel;
   }
+  #find(name) {
+    return isFilterKey(name) ? this.#filters.get(name) : this.#channels.get(name);
+  }
   #channel(name) {
-    let channel = this.#channels.get(name);
+    let channel = this.#find(name);
+    if (!channel && isFilterKey(name)) {
+      const filter = new FilterTakers(this.#options, nameOf(name));
+      this.#filters.set(name, filter);
+      return filter;
+    }
     if (!channel) {
       if (this.#channels.size >= this.#tidyAt)
         this.#tidyAll();
@@ -525,9 +681,9 @@ var Deliveries = class {
   }
   /** Forgets a channel of which there is nothing to remember. */
   #tidy(name) {
-    const channel = this.#channels.get(name);
+    const channel = this.#find(name);
     if (channel?.idle && channel.seen.size === 0)
-      this.#channels.delete(name);
+      (isFilterKey(name) ? this.#filters : this.#channels).delete(name);
   }
   /** Forgets the oldest idle channels, and with them which messages have come. Half of the room is then free again. */
   #tidyAll() {
@@ -552,17 +708,17 @@ var Deliveries = class {
   }
   /** The subscription is over: readers get what has arrived, and then the end, or this error. */
   end(name, error) {
-    const channel = this.#channels.get(name);
+    const channel = this.#find(name);
     if (!channel)
       return;
-    this.#channels.delete(name);
+    (isFilterKey(name) ? this.#filters : this.#channels).delete(name);
     channel.over = true;
     channel.listeners.length = 0;
     this.#stop(channel, error);
   }
   /** The client has stopped. It may start again: what was taken by then is remembered, and who listens. */
   endAll(error) {
-    for (const [name, channel] of this.#channels) {
+    for (const [name, channel] of [...this.#channels, ...this.#filters]) {
       this.#stop(channel, error);
       if (channel.wanted > 0)
         channel.expected = true;
@@ -588,16 +744,14 @@ var Deliveries = class {
   }
   #pushQos0(push, packet) {
     const channel = this.#channels.get(push.channel);
-    if (!channel?.expected && this.#listeners.length === 0) {
+    const filters = this.#matching(push.channel);
+    if (!channel?.expected && this.#listeners.length === 0 && filters.length === 0) {
       this.#options.dropped();
       return;
     }
-    const message = new Message(push.channel, push.data, push.client, 0, push.retained, "", packet);
-    if (channel && (channel.unclaimed.length > 0 || !this.#hasTaker(channel))) {
-      channel.unclaimed.push(message, void 0);
-    } else {
-      this.#handOver(channel, message, void 0);
-    }
+    const { client, data, literal, retained } = push;
+    const message = new Message(push.channel, data, client, 0, retained, "", packet, void 0, literal);
+    this.#distribute(channel ? [channel, ...filters] : filters, message, void 0);
   }
   #pushQos1(push, packet) {
     const { id } = push;
@@ -611,28 +765,62 @@ var Deliveries = class {
     const handed = new Handed(channel, id, this.#options);
     channel.held.add(id);
     const acknowledge = () => handed.acknowledge();
-    const message = new Message(push.channel, push.data, push.client, 1, push.retained, id, packet, acknowledge);
+    const { client, data, literal, retained } = push;
+    const message = new Message(push.channel, data, client, 1, retained, id, packet, acknowledge, literal);
     handed.message = message;
-    if (channel.unclaimed.length > 0 || !this.#hasTaker(channel)) {
-      channel.unclaimed.push(message, handed);
-      if (++this.#unclaimed === this.#options.window) {
-        this.#options.report(new Error(`${this.#unclaimed} QoS 1 messages wait for a listener or an iterator, as many as the server sends without an acknowledgement: no more will come. The last one is on channel ${JSON.stringify(push.channel)}`));
-      }
-    } else {
-      this.#handOver(channel, message, handed);
+    const waits = this.#distribute([channel, ...this.#matching(push.channel)], message, handed);
+    if (waits && ++this.#unclaimed === this.#options.window) {
+      this.#options.report(new Error(`${this.#unclaimed} QoS 1 messages wait for a listener or an iterator, as many as the server sends without an acknowledgement: no more will come. The last one is on channel ${JSON.stringify(push.channel)}`));
     }
+  }
+  /** The filters with takers that a channel matches. */
+  #matching(name) {
+    if (this.#filters.size === 0)
+      return NO_FILTERS;
+    const levels = name.split("/");
+    return [...this.#filters.values()].filter((filter) => filter.expected && matches(filter.levels, levels));
+  }
+  /**
+   * Hands over a message of one channel and of the filters that match it. Where nobody takes it, or others wait that came
+   * before, it waits: then the answer is `true`.
+   */
+  #distribute(channels, message, handed) {
+    const [only] = channels;
+    if (only && channels.length === 1) {
+      if (only.unclaimed.length === 0 && this.#hasTaker(only)) {
+        this.#handOver(channels, message, handed);
+        return false;
+      }
+      only.unclaimed.push(message, handed);
+      return true;
+    }
+    for (const channel of channels)
+      if (channel.unclaimed.length > 0)
+        this.#offerUnclaimed(channel);
+    const takers = channels.filter((channel) => this.#hasTaker(channel));
+    if (takers.length > 0 || this.#listeners.length > 0) {
+      this.#handOver(takers, message, handed);
+      return false;
+    }
+    const waits = channels.find(({ expected }) => expected) ?? only;
+    waits?.unclaimed.push(message, handed);
+    return waits !== void 0;
   }
   #hasTaker(channel) {
     return this.#listeners.length > 0 || channel.listeners.length > 0 || channel.streams.size > 0;
   }
-  #handOver(channel, message, handed) {
-    if (channel)
+  #handOver(channels, message, handed) {
+    let streams = 0;
+    for (const channel of channels) {
       for (const stream of channel.streams)
         stream.offer(message, handed);
-    const own = channel?.listeners ?? [];
+      streams += channel.streams.size;
+    }
+    const [first] = channels;
+    const own = first && channels.length === 1 ? first.listeners : channels.flatMap((channel) => channel.listeners);
     const only = own.length === 0 && this.#listeners.length === 1 ? this.#listeners[0] : void 0;
     const listeners = only ? void 0 : [...this.#listeners, ...own];
-    handed?.expectTakers((channel?.streams.size ?? 0) + (listeners?.length ?? 1));
+    handed?.expectTakers(streams + (listeners?.length ?? 1));
     if (only)
       this.#call(only, message, handed);
     else
@@ -661,7 +849,7 @@ var Deliveries = class {
       if (next.handed)
         this.#unclaimed--;
       if (!next.handed?.done)
-        this.#handOver(channel, next.message, next.handed);
+        this.#handOver([channel], next.message, next.handed);
     }
   }
   /** A reader has left without taking this message. */
@@ -730,6 +918,14 @@ var Channel = class {
   get idle() {
     const { wanted, listeners, streams, unclaimed, held } = this;
     return wanted === 0 && listeners.length === 0 && streams.size === 0 && unclaimed.length === 0 && held.size === 0;
+  }
+};
+var NO_FILTERS = [];
+var FilterTakers = class extends Channel {
+  levels;
+  constructor(options, filter) {
+    super(options);
+    this.levels = filter.split("/");
   }
 };
 var SeenIds = class {
@@ -1133,7 +1329,7 @@ var Outbox = class {
   }
 };
 function encode(entry) {
-  return encodePub(entry.channel, entry.json, entry.qos, entry.retain, entry.id);
+  return encodePub(entry.channel, entry.json, entry.qos, entry.retain, entry.id, entry.literal);
 }
 
 // dist/reason.js
@@ -1869,11 +2065,12 @@ var Session = class {
   async conn(credentials, window, publisher) {
     return this.#ask(this.#conns, encodeConn(credentials.token, credentials.clientId, window, publisher));
   }
-  sub(channel, persistent) {
-    return this.#ask(this.#subs, encodeSub(channel, persistent), channel);
+  /** `key` is the name of a channel, or the key of a filter. */
+  sub(key, persistent) {
+    return this.#ask(this.#subs, encodeSub(key, persistent), key);
   }
-  unsub(channel) {
-    return this.#ask(this.#unsubs, encodeUnsub(channel), channel);
+  unsub(key) {
+    return this.#ask(this.#unsubs, encodeUnsub(key), key);
   }
   send(text) {
     if (!this.#error)
@@ -1920,12 +2117,12 @@ var Session = class {
     this.#inbox.close();
     this.#ended(error);
   }
-  #ask(line, text, channel) {
+  #ask(line, text, key) {
     if (this.#error)
       return Promise.reject(this.#error);
     this.#transport.send(text);
     return new Promise((resolve, reject) => {
-      line.push({ ...channel === void 0 ? {} : { channel }, resolve, reject });
+      line.push({ ...key === void 0 ? {} : { key }, resolve, reject });
     });
   }
   /** `true` where the application shall run before the next packet. */
@@ -1959,11 +2156,11 @@ var Session = class {
         this.#events.beatAnswered(++this.#beatsAnswered);
         return false;
       case "subAck":
-        answer(this.#subs, "sub", packet.status, packet.channel);
+        answer(this.#subs, "sub", packet);
         return true;
       // who has subscribed can get ready for the retained message, which is next
       case "unsubAck":
-        answer(this.#unsubs, "unsub", packet.status, packet.channel);
+        answer(this.#unsubs, "unsub", packet);
         return true;
       case "authAck": {
         const question = this.#auths.shift();
@@ -2026,33 +2223,38 @@ var Session = class {
     this.#closed?.();
   }
 };
-function answer(line, request, status, channel) {
-  let question = line.at(0);
-  if (channel !== void 0 && question?.channel !== channel) {
-    question = void 0;
-    for (let i = 0; i < line.length && !question; i++) {
-      if (line.at(i)?.channel === channel)
-        question = line.at(i);
-    }
-  }
+function answer(line, request, packet) {
+  const { status, channel, filter } = packet;
+  const find = (key2) => {
+    for (let i = 0; i < line.length; i++)
+      if (line.at(i)?.key === key2)
+        return line.at(i);
+    return void 0;
+  };
+  const question = channel === void 0 ? line.at(0) : filter ? find(` ${channel}`) : find(channel) ?? find(` ${channel}`);
   if (!question)
     return;
   line.remove(question);
-  if (status === Status.OK)
+  const { key } = question;
+  if (key !== void 0 && channel !== void 0 && isFilterKey(key) && !filter) {
+    question.reject(new UnsupportedError(request, nameOf(key)));
+  } else if (status === Status.OK)
     question.resolve();
   else
-    question.reject(new RefusedError(request, status, question.channel));
+    question.reject(new RefusedError(request, status, key === void 0 ? void 0 : nameOf(key)));
 }
 
 // dist/subscription.js
 init_errors();
 var ChannelSubscription = class {
+  key;
   /** Gives up its place among those who want the channel. */
   release = () => {
   };
   /** The server has confirmed it at least once. */
   confirmed = false;
   channel;
+  filter;
   persistent;
   #owner;
   #events;
@@ -2062,9 +2264,12 @@ var ChannelSubscription = class {
   #error;
   #muted = false;
   #waiters = [];
-  constructor(owner, channel, persistent) {
+  /** `key` is the name of the channel, or the key of the filter. */
+  constructor(owner, key, persistent) {
+    this.key = key;
     this.#owner = owner;
-    this.channel = channel;
+    this.channel = nameOf(key);
+    this.filter = isFilterKey(key);
     this.persistent = persistent;
     this.#events = new Events((error) => owner.report(error));
   }
@@ -2082,7 +2287,7 @@ var ChannelSubscription = class {
     }
     const own = (message) => listener(message);
     if (this.#state !== "unsubscribed") {
-      this.#listeners.set(own, this.#muted ? void 0 : this.#owner.listen(this.channel, own));
+      this.#listeners.set(own, this.#muted ? void 0 : this.#owner.listen(this.key, own));
     }
     return () => {
       this.#listeners.get(own)?.();
@@ -2101,7 +2306,7 @@ var ChannelSubscription = class {
     return this.#state === "unsubscribed" ? Promise.resolve() : this.#owner.unsub(this, options);
   }
   [Symbol.asyncIterator]() {
-    const stream = this.#owner.messages(this.channel);
+    const stream = this.#owner.messages(this.key);
     if (this.#state === "unsubscribed")
       stream.end(this.#error);
     else
@@ -2122,7 +2327,7 @@ var ChannelSubscription = class {
       return;
     this.#muted = false;
     for (const listener of this.#listeners.keys()) {
-      this.#listeners.set(listener, this.#owner.listen(this.channel, listener));
+      this.#listeners.set(listener, this.#owner.listen(this.key, listener));
     }
   }
   subscribed() {
@@ -2184,6 +2389,8 @@ var Subscriptions = class {
   get active() {
     const active = /* @__PURE__ */ new Map();
     for (const [channel, subscriptions] of this.#active) {
+      if (isFilterKey(channel))
+        continue;
       const one = [...subscriptions].find(({ confirmed }) => confirmed);
       if (one)
         active.set(channel, one.persistent);
@@ -2196,7 +2403,7 @@ var Subscriptions = class {
     if (!active || active.persistent === persistent)
       return;
     const [is, not] = active.persistent ? ["persistent", "temporary"] : ["temporary", "persistent"];
-    throw new UsageError(`the subscription to ${JSON.stringify(channel)} is ${is}: to make it ${not}, unsubscribe first (§9.c)`);
+    throw new UsageError(`the subscription to ${JSON.stringify(nameOf(channel))} is ${is}: to make it ${not}, unsubscribe first (§9.c)`);
   }
   /** The subscriptions to a channel whose end nobody has asked for. */
   of(channel) {
@@ -2263,24 +2470,24 @@ var Subscriptions = class {
       subscription.end(told, false);
   }
   #insert(subscription) {
-    const { channel } = subscription;
-    const subscriptions = this.#active.get(channel);
+    const { key } = subscription;
+    const subscriptions = this.#active.get(key);
     if (subscriptions)
       subscriptions.add(subscription);
     else
-      this.#active.set(channel, /* @__PURE__ */ new Set([subscription]));
+      this.#active.set(key, /* @__PURE__ */ new Set([subscription]));
   }
   #remove(subscription) {
-    const subscriptions = this.#active.get(subscription.channel);
+    const subscriptions = this.#active.get(subscription.key);
     subscriptions?.delete(subscription);
     if (subscriptions?.size === 0)
-      this.#active.delete(subscription.channel);
+      this.#active.delete(subscription.key);
   }
   /** Ends these; `over`: the server has ended its subscription, and so the channel ends if there are no others. */
   #end(subscriptions, error, over) {
     for (const subscription of subscriptions)
       this.#remove(subscription);
-    const [channel] = subscriptions.map((subscription) => subscription.channel);
+    const [channel] = subscriptions.map((subscription) => subscription.key);
     const others = channel !== void 0 && this.#active.has(channel);
     for (const subscription of subscriptions)
       subscription.end(error, others);
@@ -2301,6 +2508,8 @@ var Subscriptions = class {
     } catch (error) {
       if (!(error instanceof RefusedError))
         throw error;
+      if (error instanceof UnsupportedError)
+        this.#leaveNamesake(channel, wire);
       if (this.#wire !== wire || this.#called(channel))
         return;
       const left = this.of(channel);
@@ -2334,6 +2543,8 @@ var Subscriptions = class {
     } catch (error) {
       if (!(error instanceof RefusedError))
         return;
+      if (kind === "sub" && error instanceof UnsupportedError)
+        this.#leaveNamesake(channel, wire);
       if (!this.#calls.delete(call) && kind === "sub")
         return;
       if (kind === "sub") {
@@ -2368,6 +2579,14 @@ var Subscriptions = class {
     }
     call.resolve();
   }
+  /** The server has subscribed this client to the channel that has the name of a filter (protocol.md 2.25). */
+  #leaveNamesake(filter, wire) {
+    const name = nameOf(filter);
+    if (this.#wire !== wire || this.#active.has(name) || this.#called(name))
+      return;
+    wire.unsub(name).catch(() => {
+    });
+  }
   /**
    * The server has made a subscription that was given up meanwhile. Its messages would wait for nobody. A persistent
    * one is left: it may have been there before, with messages that are kept for it.
@@ -2383,6 +2602,8 @@ var Subscriptions = class {
   }
 };
 function isFinal(error) {
+  if (error instanceof UnsupportedError)
+    return true;
   if (error instanceof RefusedError)
     return [6, 7, 10, 11].includes(error.status);
   if (!(error instanceof JmqtError))
@@ -2610,7 +2831,7 @@ var Client = class {
   get clientId() {
     return this.#tokens.clientId;
   }
-  /** The channels this client has subscribed to, and whether persistently. */
+  /** The channels this client has subscribed to, and whether persistently; not the filters. */
   get subscriptions() {
     return this.#subscriptions.active;
   }
@@ -2723,7 +2944,8 @@ var Client = class {
    * Subscribes (§7.g). Also without a session: then it is done when there is one. It is made again after
    * each reconnect.
    *
-   * @throws RefusedError; UsageError for an invalid name; TimeoutError; AbortedError.
+   * @throws RefusedError; UnsupportedError if the server does not know filters; UsageError for an invalid name;
+   * TimeoutError; AbortedError.
    */
   async sub(channel, options = {}) {
     const { subscription, made } = this.#subscribe(channel, options);
@@ -2743,7 +2965,7 @@ var Client = class {
     return subscription;
   }
   #subscribe(channel, options) {
-    const name = channelName(channel);
+    const name = options.filter ? filterKey(channel) : channelName(channel);
     const persistent = options.persistent ?? false;
     this.#subscriptions.check(name, persistent);
     const subscription = new ChannelSubscription({
@@ -2764,17 +2986,17 @@ var Client = class {
    * To end one of several subscriptions, call its own `unsub`.
    */
   async unsub(channel, options = {}) {
-    const name = channelName(channel);
+    const name = options.filter ? filterKey(channel) : channelName(channel);
     await this.#subscription("unsub", name, false, this.#subscriptions.of(name), options);
   }
   async #unsubscribe(subscription, options) {
-    const all = this.#subscriptions.of(subscription.channel);
+    const all = this.#subscriptions.of(subscription.key);
     if (!all.includes(subscription))
       return;
     if (all.length > 1)
       this.#subscriptions.leave(subscription);
     else
-      await this.#subscription("unsub", subscription.channel, false, all, options);
+      await this.#subscription("unsub", subscription.key, false, all, options);
   }
   /**
    * The messages of one channel, subscribed to by this client or by the server: the presence channel, the
@@ -3090,7 +3312,7 @@ var Client = class {
   }
   #subscription(kind, channel, persistent, subscriptions, options) {
     let cancel;
-    return limited(`${kind} on channel ${JSON.stringify(channel)}`, options, this.#timeout, (resolve, reject) => {
+    return limited(`${kind} on ${isFilterKey(channel) ? "filter" : "channel"} ${JSON.stringify(nameOf(channel))}`, options, this.#timeout, (resolve, reject) => {
       cancel = this.#subscriptions.add({ kind, channel, persistent, subscriptions, resolve, reject });
     }, (error) => cancel?.(error));
   }
@@ -3109,9 +3331,10 @@ var Client = class {
     } catch (error) {
       return Promise.reject(error);
     }
+    const literal = data instanceof RawJson && data.literal;
     let cancel;
     return limited(`${kind} on channel ${JSON.stringify(name)}`, options, timeout, (resolve, reject) => {
-      cancel = this.#outbox.add({ kind, channel: name, json, qos, retain, checked, resolve, reject }).cancel;
+      cancel = this.#outbox.add({ kind, channel: name, json, literal, qos, retain, checked, resolve, reject }).cancel;
     }, () => cancel?.());
   }
   /** Runs what opens or uses a connection; when a limit is reached first, the connection goes. */
@@ -3153,6 +3376,7 @@ export {
   Status,
   TimeoutError,
   UnauthorizedError,
+  UnsupportedError,
   UsageError,
   WrongServerError,
   describeReason,

@@ -8,6 +8,7 @@ import { Deliveries } from './delivery.js';
 import type { MessageStream, PushListener } from './delivery.js';
 import { ClosedError, ConnectionLostError, JmqtError, NetworkError, RefusedError, Status, UsageError } from './errors.js';
 import { Events } from './events.js';
+import { filterKey, isFilterKey, nameOf } from './filter.js';
 import { limited } from './limit.js';
 import type { CallOptions } from './limit.js';
 import type { Message } from './message.js';
@@ -82,8 +83,19 @@ export interface ClientOptions {
 export interface SubOptions<T = unknown> extends CallOptions {
   /** Outlives the session: QoS 1 messages are kept while this client is away (§9.c). Default false. */
   persistent?: boolean;
+  /**
+   * The channel is a filter (protocol.md 2.25): the level `+` stands for one level, the last level `#` for any number of levels.
+   * `rooms/+/temperature` is all channels that it matches. Each message has its own channel. The server's application has to
+   * allow it. Default false: `rooms/+/temperature` is the channel of that name.
+   */
+  filter?: boolean;
   /** Is called with each message of this channel, like a `push` listener. */
   onPush?: PushListener<T>;
+}
+
+export interface UnsubOptions extends CallOptions {
+  /** The channel is a filter. Default false. */
+  filter?: boolean;
 }
 
 export interface PubOptions extends CallOptions {
@@ -255,7 +267,7 @@ export class Client {
     return this.#tokens.clientId;
   }
 
-  /** The channels this client has subscribed to, and whether persistently. */
+  /** The channels this client has subscribed to, and whether persistently; not the filters. */
   get subscriptions(): Map<string, boolean> {
     return this.#subscriptions.active;
   }
@@ -371,7 +383,8 @@ export class Client {
    * Subscribes (§7.g). Also without a session: then it is done when there is one. It is made again after
    * each reconnect.
    *
-   * @throws RefusedError; UsageError for an invalid name; TimeoutError; AbortedError.
+   * @throws RefusedError; UnsupportedError if the server does not know filters; UsageError for an invalid name;
+   * TimeoutError; AbortedError.
    */
   async sub<T = unknown>(channel: string, options: SubOptions<T> = {}): Promise<Subscription<T>> {
     const { subscription, made } = this.#subscribe<T>(channel, options);
@@ -392,7 +405,7 @@ export class Client {
   }
 
   #subscribe<T>(channel: string, options: SubOptions<T>): { subscription: Subscription<T>; made: Promise<void> } {
-    const name = channelName(channel);
+    const name = options.filter ? filterKey(channel) : channelName(channel);
     const persistent = options.persistent ?? false;
     this.#subscriptions.check(name, persistent);
     const subscription = new ChannelSubscription(
@@ -416,16 +429,16 @@ export class Client {
    * Ends all subscriptions of this client to a channel (§7.i), and the iterators over its messages once they are empty.
    * To end one of several subscriptions, call its own `unsub`.
    */
-  async unsub(channel: string, options: CallOptions = {}): Promise<void> {
-    const name = channelName(channel);
+  async unsub(channel: string, options: UnsubOptions = {}): Promise<void> {
+    const name = options.filter ? filterKey(channel) : channelName(channel);
     await this.#subscription('unsub', name, false, this.#subscriptions.of(name), options);
   }
 
   async #unsubscribe(subscription: ChannelSubscription, options: CallOptions): Promise<void> {
-    const all = this.#subscriptions.of(subscription.channel);
+    const all = this.#subscriptions.of(subscription.key);
     if (!all.includes(subscription)) return; // its end is under way
     if (all.length > 1) this.#subscriptions.leave(subscription);
-    else await this.#subscription('unsub', subscription.channel, false, all, options);
+    else await this.#subscription('unsub', subscription.key, false, all, options);
   }
 
   /**
@@ -764,7 +777,7 @@ export class Client {
   ): Promise<void> {
     let cancel: ((error: Error) => void) | undefined;
     return limited<void>(
-      `${kind} on channel ${JSON.stringify(channel)}`,
+      `${kind} on ${isFilterKey(channel) ? 'filter' : 'channel'} ${JSON.stringify(nameOf(channel))}`,
       options,
       this.#timeout,
       (resolve, reject) => {
@@ -801,13 +814,14 @@ export class Client {
     } catch (error) {
       return Promise.reject(error as Error);
     }
+    const literal = data instanceof RawJson && data.literal;
     let cancel: (() => void) | undefined;
     return limited<Answer | undefined>(
       `${kind} on channel ${JSON.stringify(name)}`,
       options,
       timeout,
       (resolve, reject) => {
-        cancel = this.#outbox.add({ kind, channel: name, json, qos, retain, checked, resolve, reject }).cancel;
+        cancel = this.#outbox.add({ kind, channel: name, json, literal, qos, retain, checked, resolve, reject }).cancel;
       },
       () => cancel?.(),
     );

@@ -8,6 +8,7 @@
  * Outlives connections. Not here: sockets, packets other than pushes.
  */
 import { Fifo } from './fifo.js';
+import { isFilterKey, matches, nameOf } from './filter.js';
 import { Message } from './message.js';
 import type { ServerPacket } from './packet.js';
 
@@ -39,6 +40,8 @@ export class Deliveries {
   readonly #options: DeliveryOptions;
   readonly #listeners: PushListener[] = [];
   readonly #channels = new Map<string, Channel>();
+  /** By their keys: what is waited for of all channels that a filter matches. */
+  readonly #filters = new Map<string, FilterTakers>();
   /** QoS 1 messages that nobody was there to take. */
   #unclaimed = 0;
   #tidyAt = IDLE_CHANNELS;
@@ -56,6 +59,7 @@ export class Deliveries {
     this.#listeners.push(listener);
     queueMicrotask(() => {
       for (const channel of this.#channels.values()) this.#offerUnclaimed(channel);
+      for (const filter of this.#filters.values()) this.#offerUnclaimed(filter);
     });
   }
 
@@ -80,7 +84,7 @@ export class Deliveries {
   want(name: string): () => void {
     this.#expect(name).wanted++;
     return () => {
-      const channel = this.#channels.get(name);
+      const channel = this.#find(name);
       if (!channel || channel.wanted === 0) return;
       if (--channel.wanted === 0 && channel.streams.size === 0) channel.expected = false;
       this.#tidy(name);
@@ -93,8 +97,17 @@ export class Deliveries {
     return channel;
   }
 
+  #find(name: string): Channel | undefined {
+    return isFilterKey(name) ? this.#filters.get(name) : this.#channels.get(name);
+  }
+
   #channel(name: string): Channel {
-    let channel = this.#channels.get(name);
+    let channel = this.#find(name);
+    if (!channel && isFilterKey(name)) {
+      const filter = new FilterTakers(this.#options, nameOf(name));
+      this.#filters.set(name, filter);
+      return filter;
+    }
     if (!channel) {
       if (this.#channels.size >= this.#tidyAt) this.#tidyAll();
       this.#channels.set(name, (channel = new Channel(this.#options)));
@@ -104,8 +117,8 @@ export class Deliveries {
 
   /** Forgets a channel of which there is nothing to remember. */
   #tidy(name: string): void {
-    const channel = this.#channels.get(name);
-    if (channel?.idle && channel.seen.size === 0) this.#channels.delete(name);
+    const channel = this.#find(name);
+    if (channel?.idle && channel.seen.size === 0) (isFilterKey(name) ? this.#filters : this.#channels).delete(name);
   }
 
   /** Forgets the oldest idle channels, and with them which messages have come. Half of the room is then free again. */
@@ -130,9 +143,9 @@ export class Deliveries {
 
   /** The subscription is over: readers get what has arrived, and then the end, or this error. */
   end(name: string, error?: Error): void {
-    const channel = this.#channels.get(name);
+    const channel = this.#find(name);
     if (!channel) return;
-    this.#channels.delete(name);
+    (isFilterKey(name) ? this.#filters : this.#channels).delete(name);
     channel.over = true;
     channel.listeners.length = 0;
     this.#stop(channel, error);
@@ -140,7 +153,7 @@ export class Deliveries {
 
   /** The client has stopped. It may start again: what was taken by then is remembered, and who listens. */
   endAll(error?: Error): void {
-    for (const [name, channel] of this.#channels) {
+    for (const [name, channel] of [...this.#channels, ...this.#filters]) {
       this.#stop(channel, error);
       if (channel.wanted > 0) channel.expected = true;
       this.#tidy(name);
@@ -167,16 +180,14 @@ export class Deliveries {
 
   #pushQos0(push: Push, packet: string): void {
     const channel = this.#channels.get(push.channel);
-    if (!channel?.expected && this.#listeners.length === 0) {
+    const filters = this.#matching(push.channel);
+    if (!channel?.expected && this.#listeners.length === 0 && filters.length === 0) {
       this.#options.dropped();
       return;
     }
-    const message = new Message(push.channel, push.data, push.client, 0, push.retained, '', packet);
-    if (channel && (channel.unclaimed.length > 0 || !this.#hasTaker(channel))) {
-      channel.unclaimed.push(message, undefined);
-    } else {
-      this.#handOver(channel, message, undefined);
-    }
+    const { client, data, literal, retained } = push;
+    const message = new Message(push.channel, data, client, 0, retained, '', packet, undefined, literal);
+    this.#distribute(channel ? [channel, ...filters] : filters, message, undefined);
   }
 
   #pushQos1(push: Push, packet: string): void {
@@ -192,34 +203,69 @@ export class Deliveries {
     const handed = new Handed(channel, id, this.#options);
     channel.held.add(id);
     const acknowledge = (): void => handed.acknowledge();
-    const message = new Message(push.channel, push.data, push.client, 1, push.retained, id, packet, acknowledge);
+    const { client, data, literal, retained } = push;
+    const message = new Message(push.channel, data, client, 1, retained, id, packet, acknowledge, literal);
     handed.message = message;
-    if (channel.unclaimed.length > 0 || !this.#hasTaker(channel)) {
-      channel.unclaimed.push(message, handed);
-      if (++this.#unclaimed === this.#options.window) {
-        this.#options.report(
-          new Error(
-            `${this.#unclaimed} QoS 1 messages wait for a listener or an iterator, as many as the server sends ` +
-              `without an acknowledgement: no more will come. The last one is on channel ${JSON.stringify(push.channel)}`,
-          ),
-        );
-      }
-    } else {
-      this.#handOver(channel, message, handed);
+    const waits = this.#distribute([channel, ...this.#matching(push.channel)], message, handed);
+    if (waits && ++this.#unclaimed === this.#options.window) {
+      this.#options.report(
+        new Error(
+          `${this.#unclaimed} QoS 1 messages wait for a listener or an iterator, as many as the server sends ` +
+            `without an acknowledgement: no more will come. The last one is on channel ${JSON.stringify(push.channel)}`,
+        ),
+      );
     }
+  }
+
+  /** The filters with takers that a channel matches. */
+  #matching(name: string): FilterTakers[] {
+    if (this.#filters.size === 0) return NO_FILTERS;
+    const levels = name.split('/');
+    return [...this.#filters.values()].filter((filter) => filter.expected && matches(filter.levels, levels));
+  }
+
+  /**
+   * Hands over a message of one channel and of the filters that match it. Where nobody takes it, or others wait that came
+   * before, it waits: then the answer is `true`.
+   */
+  #distribute(channels: Channel[], message: Message, handed: Handed | undefined): boolean {
+    const [only] = channels;
+    if (only && channels.length === 1) {
+      if (only.unclaimed.length === 0 && this.#hasTaker(only)) {
+        this.#handOver(channels, message, handed);
+        return false;
+      }
+      only.unclaimed.push(message, handed);
+      return true;
+    }
+    for (const channel of channels) if (channel.unclaimed.length > 0) this.#offerUnclaimed(channel);
+    const takers = channels.filter((channel) => this.#hasTaker(channel));
+    if (takers.length > 0 || this.#listeners.length > 0) {
+      this.#handOver(takers, message, handed);
+      return false;
+    }
+    // It waits for the first taker of the channel, if somebody wants that, or else of a filter.
+    const waits = channels.find(({ expected }) => expected) ?? only;
+    waits?.unclaimed.push(message, handed);
+    return waits !== undefined;
   }
 
   #hasTaker(channel: Channel): boolean {
     return this.#listeners.length > 0 || channel.listeners.length > 0 || channel.streams.size > 0;
   }
 
-  #handOver(channel: Channel | undefined, message: Message, handed: Handed | undefined): void {
-    if (channel) for (const stream of channel.streams) stream.offer(message, handed);
+  #handOver(channels: Channel[], message: Message, handed: Handed | undefined): void {
+    let streams = 0;
+    for (const channel of channels) {
+      for (const stream of channel.streams) stream.offer(message, handed);
+      streams += channel.streams.size;
+    }
     // A listener may add and remove listeners: this message is for the current ones.
-    const own = channel?.listeners ?? [];
+    const [first] = channels;
+    const own = first && channels.length === 1 ? first.listeners : channels.flatMap((channel) => channel.listeners);
     const only = own.length === 0 && this.#listeners.length === 1 ? this.#listeners[0] : undefined;
     const listeners = only ? undefined : [...this.#listeners, ...own];
-    handed?.expectTakers((channel?.streams.size ?? 0) + (listeners?.length ?? 1));
+    handed?.expectTakers(streams + (listeners?.length ?? 1));
     if (only) this.#call(only, message, handed);
     else for (const listener of listeners ?? []) this.#call(listener, message, handed);
   }
@@ -242,7 +288,7 @@ export class Deliveries {
     if (!this.#hasTaker(channel)) return;
     for (let next = channel.unclaimed.shift(); next; next = channel.unclaimed.shift()) {
       if (next.handed) this.#unclaimed--;
-      if (!next.handed?.done) this.#handOver(channel, next.message, next.handed);
+      if (!next.handed?.done) this.#handOver([channel], next.message, next.handed);
     }
   }
 
@@ -327,6 +373,18 @@ class Channel {
   get idle(): boolean {
     const { wanted, listeners, streams, unclaimed, held } = this;
     return wanted === 0 && listeners.length === 0 && streams.size === 0 && unclaimed.length === 0 && held.size === 0;
+  }
+}
+
+const NO_FILTERS: FilterTakers[] = [];
+
+/** Who takes the messages of all channels that a filter matches. */
+class FilterTakers extends Channel {
+  readonly levels: readonly string[];
+
+  constructor(options: DeliveryOptions, filter: string) {
+    super(options);
+    this.levels = filter.split('/');
   }
 }
 

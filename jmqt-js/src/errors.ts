@@ -60,7 +60,7 @@ export class JmqtError extends Error {
 
 /** The server answered, and not with 1. `status` is its answer. */
 export class RefusedError extends JmqtError {
-  override readonly name = 'RefusedError';
+  override readonly name: string = 'RefusedError';
 
   constructor(
     /** What was refused: `auth`, `conn`, `sub`, `unsub`, `pub` or `request`. */
@@ -70,10 +70,20 @@ export class RefusedError extends JmqtError {
     readonly channel?: string,
     /** For a control request the reply data, for `auth` the server's words. */
     readonly reply?: unknown,
+    because = '',
   ) {
     const where = channel === undefined ? '' : ` on channel ${JSON.stringify(channel)}`;
     const words = typeof reply === 'string' && request === 'auth' ? `: ${reply}` : '';
-    super('REFUSED', status, `${request}${where} was refused with status ${describeStatus(status)}${words}`);
+    super('REFUSED', status, `${request}${where} was refused with status ${describeStatus(status)}${words}${because}`);
+  }
+}
+
+/** The server does not know filters, and took one for the name of a channel (protocol.md 2.25). `status` is 0. */
+export class UnsupportedError extends RefusedError {
+  override readonly name = 'UnsupportedError';
+
+  constructor(request: string, filter: string) {
+    super(request, Status.FAILED, filter, undefined, ': the server does not support filters with wildcards');
   }
 }
 

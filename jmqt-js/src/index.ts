@@ -12,6 +12,7 @@ export type {
   ReconnectingEvent,
   StateEvent,
   SubOptions,
+  UnsubOptions,
 } from './client.js';
 export type { MessageStream, PushListener } from './delivery.js';
 export {
@@ -25,6 +26,7 @@ export {
   Status,
   TimeoutError,
   UnauthorizedError,
+  UnsupportedError,
   UsageError,
   WrongServerError,
   describeStatus,

@@ -1,3 +1,4 @@
+import { toBytes } from './bytes.js';
 import { rawData } from './packet.js';
 import type { Qos } from './packet.js';
 
@@ -20,6 +21,11 @@ export class Message<T = unknown> {
     readonly id: string,
     packet: string,
     acknowledge?: () => void,
+    /**
+     * An MQTT client published literally the JSON text of a string or of `{"$b64":"…"}` (`jt`, protocol.md 2.26). To publish
+     * the same again: `new RawJson(message.json, { literal: message.literal })`.
+     */
+    readonly literal = false,
   ) {
     this.#packet = packet;
     this.#acknowledge = acknowledge;
@@ -28,6 +34,14 @@ export class Message<T = unknown> {
   /** What was published, as the text it was sent as: every digit of every number (protocol.md 2.7). */
   get json(): string {
     return rawData(this.#packet) ?? '';
+  }
+
+  /**
+   * What was published as bytes, as an MQTT client receives them (protocol.md 2.26): the characters of a string, the bytes of
+   * `{"$b64":"…"}`, the JSON text of any other data, and of data that is `literal`.
+   */
+  bytes(): Uint8Array {
+    return toBytes(this.data, this.json, this.literal);
   }
 
   /**

@@ -48,6 +48,8 @@ export interface Publish {
   kind: 'pub' | 'request';
   channel: string;
   json: string | undefined;
+  /** `jt` of it (protocol.md 2.26). */
+  literal: boolean;
   qos: Qos;
   retain: boolean;
   /** With QoS 0: it is done when the server has handled it. */
@@ -240,5 +242,5 @@ export class Outbox {
 }
 
 function encode(entry: Entry): string {
-  return encodePub(entry.channel, entry.json, entry.qos, entry.retain, entry.id);
+  return encodePub(entry.channel, entry.json, entry.qos, entry.retain, entry.id, entry.literal);
 }

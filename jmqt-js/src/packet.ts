@@ -4,17 +4,36 @@
  * Strict out: exactly the fields of §7, flags and QoS only where they are 1 (protocol.md 2.6).
  * Lenient in: flags as 0/1, booleans or text, ids as numbers, unknown members ignored.
  */
+import { fromBytes } from './bytes.js';
 import { Status, UsageError } from './errors.js';
+import { isFilterKey, nameOf } from './filter.js';
 
 /** JSON text that is sent exactly as it is, for numbers that JavaScript cannot hold (protocol.md 2.7). */
 export class RawJson {
+  /** For MQTT clients the payload is literally this text: a string is sent with its quotes (`jt`, protocol.md 2.26). */
+  readonly literal: boolean;
+
   /** @throws UsageError if `text` is not JSON. */
-  constructor(readonly text: string) {
+  constructor(
+    readonly text: string,
+    options: { literal?: boolean } = {},
+  ) {
+    this.literal = options.literal ?? false;
     try {
       JSON.parse(text);
     } catch (cause) {
       throw new UsageError(`RawJson needs JSON text: ${(cause as Error).message}`);
     }
+  }
+
+  /**
+   * Bytes as data: text becomes a JSON string, or, if it is the text of a JSON value, that value; other bytes become
+   * `{"$b64":"…"}`. MQTT clients receive exactly these bytes, but for white space around JSON, and `bytes()` of a
+   * message has them again (protocol.md 2.26).
+   */
+  static ofBytes(bytes: Uint8Array): RawJson {
+    const { json, literal } = fromBytes(bytes);
+    return new RawJson(json, { literal });
   }
 
   toString(): string {
@@ -46,17 +65,25 @@ export function encodeConn(token: string, clientId: string, window: number, publ
   return JSON.stringify({ conn: { at: token, cl: clientId, wn: window, pi: publisher } });
 }
 
-export function encodeSub(channel: string, persistent: boolean): string {
-  return JSON.stringify({ sub: persistent ? { cn: channel, pr: 1 } : { cn: channel } });
+/** `key` is the name of a channel, or the key of a filter. */
+export function encodeSub(key: string, persistent: boolean): string {
+  return JSON.stringify({ sub: { cn: nameOf(key), ...(persistent ? { pr: 1 } : {}), ...(isFilterKey(key) ? { wc: 1 } : {}) } });
 }
 
-export function encodeUnsub(channel: string): string {
-  return JSON.stringify({ unsub: { cn: channel } });
+export function encodeUnsub(key: string): string {
+  return JSON.stringify({ unsub: { cn: nameOf(key), ...(isFilterKey(key) ? { wc: 1 } : {}) } });
 }
 
-/** `id` decides whether there is one: QoS 1 and control channels need it. `json` is the text of `dt`. */
-export function encodePub(channel: string, json: string | undefined, qos: Qos, retain: boolean, id?: string): string {
-  const data = json === undefined ? '' : `,"dt":${json}`;
+/** `id` decides whether there is one: QoS 1 and control channels need it. `json` is the text of `dt`, and `literal` its `jt`. */
+export function encodePub(
+  channel: string,
+  json: string | undefined,
+  qos: Qos,
+  retain: boolean,
+  id?: string,
+  literal = false,
+): string {
+  const data = json === undefined ? '' : `,"dt":${json}${literal ? ',"jt":1' : ''}`;
   const rest = (qos === 1 ? ',"q":1' : '') + (id === undefined ? '' : `,"id":${JSON.stringify(id)}`);
   return `{"pub":{"cn":${JSON.stringify(channel)}${data}${rest}${retain ? ',"rt":1' : ''}}}`;
 }
@@ -77,9 +104,9 @@ export type ServerPacket =
   | { type: 'connAck'; status: number; timeoutSeconds: number; publishesOnce: boolean }
   | { type: 'disconn'; code: number; text: string; seconds: number }
   | { type: 'hbAck' }
-  | { type: 'subAck' | 'unsubAck'; status: number; channel: string | undefined }
+  | { type: 'subAck' | 'unsubAck'; status: number; channel: string | undefined; filter: boolean }
   | { type: 'pubAck'; status: number; id: string | undefined; data: unknown }
-  | { type: 'push'; channel: string; data: unknown; client: string; qos: Qos; id: string; retained: boolean };
+  | { type: 'push'; channel: string; data: unknown; literal: boolean; client: string; qos: Qos; id: string; retained: boolean };
 
 /** Why a text is not a packet of a server. */
 export class BadPacket extends Error {}
@@ -105,7 +132,7 @@ export function decode(text: string): ServerPacket {
       return { type, status: integer(fields, 'st'), id: optionalId(fields), data: fields['dt'] };
     case 'subAck':
     case 'unsubAck':
-      return { type, status: integer(fields, 'st'), channel: optionalText(fields, 'cn') };
+      return { type, status: integer(fields, 'st'), channel: optionalText(fields, 'cn'), filter: flag(fields, 'wc') };
     case 'hbAck':
       return { type };
     case 'connAck': {
@@ -143,6 +170,7 @@ function decodePush(fields: Fields): ServerPacket {
     type: 'push',
     channel: requiredText(fields, 'cn'),
     data: fields['dt'],
+    literal: flag(fields, 'jt'),
     client: optionalText(fields, 'cl') ?? '',
     qos,
     id: id ?? '',
@@ -263,6 +291,11 @@ const EDGES = /^[\t-\r \u0085\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u
 
 const MAX_CHANNEL_BYTES = 512;
 
+/** Without white space around it, as servers see it. */
+export function trimmed(text: string): string {
+  return text.replace(EDGES, '');
+}
+
 /**
  * The name without white space around it, as acknowledgements and pushes carry it (protocol.md 2.8).
  *
@@ -272,7 +305,7 @@ export function channelName(raw: string): string {
   if (typeof raw !== 'string') {
     throw new UsageError(`a channel name must be a string, not ${typeof raw}`, Status.INVALID_CHANNEL);
   }
-  const name = raw.replace(EDGES, '');
+  const name = trimmed(raw);
   if (name === '' || name === '$' || name === '#') {
     throw new UsageError(`${JSON.stringify(raw)} is not a channel name: the name is empty`, Status.INVALID_CHANNEL);
   }

@@ -4,9 +4,10 @@
  * Matches answers with questions, keeps the session alive, hands on pushes and `pubAck`s. Not here:
  * reconnecting (`client`), what is published (`outbox`), who takes pushes (`delivery`).
  */
-import { ConnectionLostError, RefusedError, Status, WrongServerError } from './errors.js';
+import { ConnectionLostError, RefusedError, Status, UnsupportedError, WrongServerError } from './errors.js';
 import type { JmqtError } from './errors.js';
 import { Fifo } from './fifo.js';
+import { isFilterKey, nameOf } from './filter.js';
 import { Heartbeat } from './heartbeat.js';
 import { Inbox } from './inbox.js';
 import { BadPacket, DISCONN, HEARTBEAT, decode, encodeAuth, encodeConn, encodePushAck, encodeSub, encodeUnsub } from './packet.js';
@@ -50,7 +51,8 @@ const LINGER_MS = 2_000;
 
 /** A question that waits for its answer. */
 interface Question<T> {
-  channel?: string;
+  /** The name of a channel, or the key of a filter. */
+  key?: string;
   resolve(answer: T): void;
   reject(error: Error): void;
 }
@@ -129,12 +131,13 @@ export class Session {
     return this.#ask(this.#conns, encodeConn(credentials.token, credentials.clientId, window, publisher));
   }
 
-  sub(channel: string, persistent: boolean): Promise<void> {
-    return this.#ask(this.#subs, encodeSub(channel, persistent), channel);
+  /** `key` is the name of a channel, or the key of a filter. */
+  sub(key: string, persistent: boolean): Promise<void> {
+    return this.#ask(this.#subs, encodeSub(key, persistent), key);
   }
 
-  unsub(channel: string): Promise<void> {
-    return this.#ask(this.#unsubs, encodeUnsub(channel), channel);
+  unsub(key: string): Promise<void> {
+    return this.#ask(this.#unsubs, encodeUnsub(key), key);
   }
 
   send(text: string): void {
@@ -188,11 +191,11 @@ export class Session {
     this.#ended(error);
   }
 
-  #ask<T>(line: Fifo<Question<T>>, text: string, channel?: string): Promise<T> {
+  #ask<T>(line: Fifo<Question<T>>, text: string, key?: string): Promise<T> {
     if (this.#error) return Promise.reject(this.#error);
     this.#transport.send(text);
     return new Promise((resolve, reject) => {
-      line.push({ ...(channel === undefined ? {} : { channel }), resolve, reject });
+      line.push({ ...(key === undefined ? {} : { key }), resolve, reject });
     });
   }
 
@@ -225,10 +228,10 @@ export class Session {
         this.#events.beatAnswered(++this.#beatsAnswered);
         return false;
       case 'subAck':
-        answer(this.#subs, 'sub', packet.status, packet.channel);
+        answer(this.#subs, 'sub', packet);
         return true; // who has subscribed can get ready for the retained message, which is next
       case 'unsubAck':
-        answer(this.#unsubs, 'unsub', packet.status, packet.channel);
+        answer(this.#unsubs, 'unsub', packet);
         return true;
       case 'authAck': {
         const question = this.#auths.shift();
@@ -296,17 +299,20 @@ export class Session {
   }
 }
 
-/** Answers come in the order of the questions; the channel tells which, where an answer is missing. */
-function answer(line: Fifo<Question<void>>, request: string, status: number, channel: string | undefined): void {
-  let question = line.at(0);
-  if (channel !== undefined && question?.channel !== channel) {
-    question = undefined;
-    for (let i = 0; i < line.length && !question; i++) {
-      if (line.at(i)?.channel === channel) question = line.at(i);
-    }
-  }
+/** Answers come in the order of the questions; the channel or filter tells which, where an answer is missing. */
+function answer(line: Fifo<Question<void>>, request: string, packet: Extract<ServerPacket, { type: 'subAck' | 'unsubAck' }>): void {
+  const { status, channel, filter } = packet;
+  const find = (key: string): Question<void> | undefined => {
+    for (let i = 0; i < line.length; i++) if (line.at(i)?.key === key) return line.at(i);
+    return undefined;
+  };
+  // An answer without `wc` to a filter is of a server that took it for a name (protocol.md 2.25).
+  const question = channel === undefined ? line.at(0) : filter ? find(` ${channel}`) : (find(channel) ?? find(` ${channel}`));
   if (!question) return;
   line.remove(question);
-  if (status === Status.OK) question.resolve();
-  else question.reject(new RefusedError(request, status, question.channel));
+  const { key } = question;
+  if (key !== undefined && channel !== undefined && isFilterKey(key) && !filter) {
+    question.reject(new UnsupportedError(request, nameOf(key)));
+  } else if (status === Status.OK) question.resolve();
+  else question.reject(new RefusedError(request, status, key === undefined ? undefined : nameOf(key)));
 }

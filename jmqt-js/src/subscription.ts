@@ -2,6 +2,7 @@
 import type { MessageStream, PushListener } from './delivery.js';
 import { ClosedError } from './errors.js';
 import { Events } from './events.js';
+import { isFilterKey, nameOf } from './filter.js';
 import { limited } from './limit.js';
 import type { CallOptions } from './limit.js';
 import type { Message } from './message.js';
@@ -27,7 +28,10 @@ interface SubscriptionEvents {
  * listeners, readers and an end of its own; the server hears of the last one's end.
  */
 export interface Subscription<T = unknown> extends AsyncIterable<Message<T>> {
+  /** The channel, or the filter. */
   readonly channel: string;
+  /** `channel` is a filter: the messages are of all channels that it matches (protocol.md 2.25). */
+  readonly filter: boolean;
   readonly persistent: boolean;
   readonly state: SubscriptionState;
   /** The server's last refusal, or why it has ended. `undefined` while it is in force. */
@@ -44,8 +48,9 @@ export interface Subscription<T = unknown> extends AsyncIterable<Message<T>> {
 
 /** What a subscription needs of its client. */
 export interface SubscriptionOwner {
-  listen(channel: string, listener: PushListener): () => void;
-  messages(channel: string): MessageStream;
+  /** Both take the name of a channel, or the key of a filter. */
+  listen(key: string, listener: PushListener): () => void;
+  messages(key: string): MessageStream;
   unsub(subscription: ChannelSubscription, options: CallOptions): Promise<void>;
   report(error: unknown): void;
 }
@@ -57,6 +62,7 @@ export class ChannelSubscription implements Subscription {
   /** The server has confirmed it at least once. */
   confirmed = false;
   readonly channel: string;
+  readonly filter: boolean;
   readonly persistent: boolean;
   readonly #owner: SubscriptionOwner;
   readonly #events: Events<SubscriptionEvents>;
@@ -67,9 +73,15 @@ export class ChannelSubscription implements Subscription {
   #muted = false;
   #waiters: { resolve(): void; reject(error: unknown): void }[] = [];
 
-  constructor(owner: SubscriptionOwner, channel: string, persistent: boolean) {
+  /** `key` is the name of the channel, or the key of the filter. */
+  constructor(
+    owner: SubscriptionOwner,
+    readonly key: string,
+    persistent: boolean,
+  ) {
     this.#owner = owner;
-    this.channel = channel;
+    this.channel = nameOf(key);
+    this.filter = isFilterKey(key);
     this.persistent = persistent;
     this.#events = new Events<SubscriptionEvents>((error) => owner.report(error));
   }
@@ -92,7 +104,7 @@ export class ChannelSubscription implements Subscription {
     }
     const own: PushListener = (message) => (listener as PushListener)(message); // the same function may be given twice
     if (this.#state !== 'unsubscribed') {
-      this.#listeners.set(own, this.#muted ? undefined : this.#owner.listen(this.channel, own));
+      this.#listeners.set(own, this.#muted ? undefined : this.#owner.listen(this.key, own));
     }
     return () => {
       this.#listeners.get(own)?.();
@@ -118,7 +130,7 @@ export class ChannelSubscription implements Subscription {
   }
 
   [Symbol.asyncIterator](): MessageStream {
-    const stream = this.#owner.messages(this.channel);
+    const stream = this.#owner.messages(this.key);
     if (this.#state === 'unsubscribed') stream.end(this.#error);
     else this.#streams.add(stream);
     return stream;
@@ -138,7 +150,7 @@ export class ChannelSubscription implements Subscription {
     if (!this.#muted || this.#state === 'unsubscribed') return;
     this.#muted = false;
     for (const listener of this.#listeners.keys()) {
-      this.#listeners.set(listener, this.#owner.listen(this.channel, listener));
+      this.#listeners.set(listener, this.#owner.listen(this.key, listener));
     }
   }
 

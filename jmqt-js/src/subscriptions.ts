@@ -5,8 +5,11 @@
  * every subscription (`sub` on what is subscribed changes nothing, protocol.md 2.20). The application may subscribe to one
  * channel several times: the calls are made in their order, so that the last one decides, and the server hears of the
  * end when the last subscription ends.
+ *
+ * A channel here is its name, or the key of a filter.
  */
-import { ClosedError, JmqtError, RefusedError, UsageError } from './errors.js';
+import { ClosedError, JmqtError, RefusedError, UnsupportedError, UsageError } from './errors.js';
+import { isFilterKey, nameOf } from './filter.js';
 import { Backoff } from './reconnect.js';
 import type { ChannelSubscription } from './subscription.js';
 
@@ -52,6 +55,7 @@ export class Subscriptions {
   get active(): Map<string, boolean> {
     const active = new Map<string, boolean>();
     for (const [channel, subscriptions] of this.#active) {
+      if (isFilterKey(channel)) continue;
       const one = [...subscriptions].find(({ confirmed }) => confirmed);
       if (one) active.set(channel, one.persistent);
     }
@@ -64,7 +68,7 @@ export class Subscriptions {
     if (!active || active.persistent === persistent) return;
     const [is, not] = active.persistent ? ['persistent', 'temporary'] : ['temporary', 'persistent'];
     throw new UsageError(
-      `the subscription to ${JSON.stringify(channel)} is ${is}: to make it ${not}, unsubscribe first (§9.c)`,
+      `the subscription to ${JSON.stringify(nameOf(channel))} is ${is}: to make it ${not}, unsubscribe first (§9.c)`,
     );
   }
 
@@ -136,22 +140,22 @@ export class Subscriptions {
   }
 
   #insert(subscription: ChannelSubscription): void {
-    const { channel } = subscription;
-    const subscriptions = this.#active.get(channel);
+    const { key } = subscription;
+    const subscriptions = this.#active.get(key);
     if (subscriptions) subscriptions.add(subscription);
-    else this.#active.set(channel, new Set([subscription]));
+    else this.#active.set(key, new Set([subscription]));
   }
 
   #remove(subscription: ChannelSubscription): void {
-    const subscriptions = this.#active.get(subscription.channel);
+    const subscriptions = this.#active.get(subscription.key);
     subscriptions?.delete(subscription);
-    if (subscriptions?.size === 0) this.#active.delete(subscription.channel);
+    if (subscriptions?.size === 0) this.#active.delete(subscription.key);
   }
 
   /** Ends these; `over`: the server has ended its subscription, and so the channel ends if there are no others. */
   #end(subscriptions: ChannelSubscription[], error: Error | undefined, over: boolean): void {
     for (const subscription of subscriptions) this.#remove(subscription);
-    const [channel] = subscriptions.map((subscription) => subscription.channel);
+    const [channel] = subscriptions.map((subscription) => subscription.key);
     const others = channel !== undefined && this.#active.has(channel);
     for (const subscription of subscriptions) subscription.end(error, others);
     if (over && channel !== undefined && !others) this.#events.ended(channel, error);
@@ -170,6 +174,7 @@ export class Subscriptions {
       await wire.sub(channel, first.persistent);
     } catch (error) {
       if (!(error instanceof RefusedError)) throw error; // the session has ended: once more on the next
+      if (error instanceof UnsupportedError) this.#leaveNamesake(channel, wire);
       if (this.#wire !== wire || this.#called(channel)) return;
       const left = this.of(channel);
       if (isFinal(error)) {
@@ -199,6 +204,7 @@ export class Subscriptions {
       await (kind === 'sub' ? wire.sub(channel, persistent) : wire.unsub(channel));
     } catch (error) {
       if (!(error instanceof RefusedError)) return; // the session has ended: once more on the next
+      if (kind === 'sub' && error instanceof UnsupportedError) this.#leaveNamesake(channel, wire);
       if (!this.#calls.delete(call) && kind === 'sub') return;
       if (kind === 'sub') {
         this.#end(subscriptions, error, false);
@@ -229,6 +235,13 @@ export class Subscriptions {
     call.resolve();
   }
 
+  /** The server has subscribed this client to the channel that has the name of a filter (protocol.md 2.25). */
+  #leaveNamesake(filter: string, wire: SubscriptionWire): void {
+    const name = nameOf(filter);
+    if (this.#wire !== wire || this.#active.has(name) || this.#called(name)) return;
+    wire.unsub(name).catch(() => {}); // the session has ended
+  }
+
   /**
    * The server has made a subscription that was given up meanwhile. Its messages would wait for nobody. A persistent
    * one is left: it may have been there before, with messages that are kept for it.
@@ -246,6 +259,7 @@ export class Subscriptions {
 
 /** Whether an error says that trying again is of no use. */
 export function isFinal(error: unknown): boolean {
+  if (error instanceof UnsupportedError) return true;
   if (error instanceof RefusedError) return [6, 7, 10, 11].includes(error.status);
   if (!(error instanceof JmqtError)) return true;
   if ('reason' in error && (error.reason as { mayReconnect: boolean } | undefined)?.mayReconnect === false) return true;

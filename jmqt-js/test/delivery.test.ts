@@ -29,7 +29,7 @@ function setUp(options: Partial<DeliveryOptions> = {}): Setup {
     ...options,
   });
   const push = (data: number, qos: 0 | 1 = 1): void => {
-    const fields: Push = { type: 'push', channel: 'c', data, client: 'x', qos, id: qos ? `i${data}` : '', retained: false };
+    const fields: Push = { type: 'push', channel: 'c', data, literal: false, client: 'x', qos, id: qos ? `i${data}` : '', retained: false };
     deliveries.push(fields, '');
   };
   return { deliveries, acknowledged, errors, dropped: () => dropped, push };

@@ -34,6 +34,9 @@ test('packets are sent strictly as in §7 (protocol.md 2.6)', () => {
   assert.equal(encodeUnsub('a"b'), '{"unsub":{"cn":"a\\"b"}}');
   assert.equal(encodePub('news', '1', 0, false), '{"pub":{"cn":"news","dt":1}}');
   assert.equal(encodePub('news', '1', 1, true, '7'), '{"pub":{"cn":"news","dt":1,"q":1,"id":"7","rt":1}}');
+  assert.equal(encodePub('lamp', '"ON"', 0, false, undefined, true), '{"pub":{"cn":"lamp","dt":"ON","jt":1}}');
+  assert.equal(encodeSub(' a/+', false), '{"sub":{"cn":"a/+","wc":1}}');
+  assert.equal(encodeUnsub(' a/+'), '{"unsub":{"cn":"a/+","wc":1}}');
   assert.equal(encodePub('$time', undefined, 0, false, '7'), '{"pub":{"cn":"$time","id":"7"}}');
   assert.equal(encodePushAck('5'), '{"pushAck":{"id":"5"}}');
   assert.equal(encodeData(new RawJson('1.50'), 'x'), '1.50');
@@ -41,14 +44,14 @@ test('packets are sent strictly as in §7 (protocol.md 2.6)', () => {
 
 test('packets are read leniently (protocol.md 2.6)', () => {
   assert.deepEqual(decode('{"push":{"cn":"a","dt":null,"cl":"b"}}'), {
-    type: 'push', channel: 'a', data: null, client: 'b', qos: 0, id: '', retained: false,
+    type: 'push', channel: 'a', data: null, literal: false, client: 'b', qos: 0, id: '', retained: false,
   });
   for (const one of ['1', 'true', '"1"']) {
     const push = decode(` {"push":{"new":[],"cn":"a","dt":{},"q":${one},"id":5,"rt":${one}}}\n`);
-    assert.deepEqual(push, { type: 'push', channel: 'a', data: {}, client: '', qos: 1, id: '5', retained: true });
+    assert.deepEqual(push, { type: 'push', channel: 'a', data: {}, literal: false, client: '', qos: 1, id: '5', retained: true });
   }
   assert.deepEqual(decode('{"pubAck":{"st":1,"id":7,"dt":[1]}}'), { type: 'pubAck', status: 1, id: '7', data: [1] });
-  assert.deepEqual(decode('{"subAck":{"st":11,"cn":null}}'), { type: 'subAck', status: 11, channel: undefined });
+  assert.deepEqual(decode('{"subAck":{"st":11,"cn":null}}'), { type: 'subAck', status: 11, channel: undefined, filter: false });
   assert.deepEqual(decode('{"connAck":{"st":-1}}'), { type: 'connAck', status: -1, timeoutSeconds: 0, publishesOnce: false });
   assert.deepEqual(decode('{"authAck":{"st":3}}'), { type: 'authAck', status: 3, token: '', clientId: '', message: '' });
 });
@@ -143,7 +146,7 @@ function outbox(options: Partial<OutboxOptions> = {}): Sent {
   const pub: Sent['pub'] = (data, qos = 1, checked = false) => {
     let outcome = 'waits';
     const { id, cancel } = box.add({
-      kind: 'pub', channel: 'c', json: String(data), qos, retain: false, checked,
+      kind: 'pub', channel: 'c', json: String(data), literal: false, qos, retain: false, checked,
       resolve: () => (outcome = 'done'),
       reject: (error) => (outcome = error.name),
     });

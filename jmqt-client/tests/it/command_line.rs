@@ -254,7 +254,7 @@ async fn mistakes_are_reported_before_anything_is_sent() {
     let error: serde_json::Value = serde_json::from_str(&printed).unwrap();
     assert_eq!((code, &error["exit_code"]), (Some(2), &2.into()), "{printed}");
     let (_, _, note) = said(&run(&server, &["sub", "news/#", "--timeout", "0.2"]).await);
-    assert!(note.contains("no wildcards"), "{note}");
+    assert!(note.contains("with wildcards: --filter"), "{note}");
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ mod command_line_settings;
 mod disconnect;
 mod documents;
 mod faults;
+mod filters;
 mod mqtt;
 mod publish;
 mod reconnect;

@@ -41,6 +41,7 @@ Examples:
   jmqt sub orders -p --name warehouse       nothing is missed between two runs
   jmqt sub '#me' --name carol               what is sent to carol alone
   jmqt sub news --format '%t %p: %d'
+  jmqt sub --filter 'rooms/+/temperature' -H  all channels that a filter matches, if the application allows it
 
 A client does not get its own messages. A QoS 1 message is acknowledged when it has been printed; messages of channels
 that were not asked for stay with the server.";
@@ -190,8 +191,11 @@ pub(crate) enum Command {
     #[command(after_help = SUB_EXAMPLES)]
     Sub {
         /// Which channels; #me is what is sent to this client alone
-        #[arg(required = true)]
+        #[arg(required_unless_present = "filters")]
         channels: Vec<String>,
+        /// All channels that this filter matches: the level + stands for one level, the last level # for any number of levels
+        #[arg(long = "filter", short, value_name = "FILTER")]
+        filters: Vec<String>,
         /// The subscription survives: what is published with QoS 1 in the meantime comes the next time
         #[arg(long, short)]
         persistent: bool,

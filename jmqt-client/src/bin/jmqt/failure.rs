@@ -95,9 +95,9 @@ pub(crate) fn meaning(request: &str, error: &Error) -> &'static str {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let code = match error {
-            Error::Refused { .. } => 4,
+            Error::Refused { .. } | Error::FiltersNotSupported => 4,
             Error::ConnectionLost | Error::Disconnected(_) | Error::Closed | Error::Timeout { .. } => 3,
-            Error::WrongChannel { .. } | Error::InvalidChannel(_) => 2,
+            Error::WrongChannel { .. } | Error::InvalidChannel(_) | Error::InvalidFilter(_) => 2,
             _ => 1,
         };
         Self { message: error.to_string(), code, refusal: None }

@@ -181,12 +181,12 @@ async fn carry_out(
     output: Output,
 ) -> Result<(), Failure> {
     match command {
-        Command::Sub { channels, persistent, count, headers, time, format } => {
+        Command::Sub { channels, filters, persistent, count, headers, time, format } => {
             let shown = match format {
                 Some(format) => subscribe::Shown::Format(format),
                 None => subscribe::Shown::Data { headers, time },
             };
-            let wanted = subscribe::Wanted { channels, persistent, count, shown };
+            let wanted = subscribe::Wanted { channels, filters, persistent, count, shown };
             subscribe::run(config, wanted, again, output).await
         }
         Command::Unsub { channels } => subscribe::unsubscribe(config, channels, output).await,

@@ -26,8 +26,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         | Command::Sub { format: Some(_), .. } => {
             Err(Failure::usage("with an MQTT server `jmqt sub` has no --persistent, --time and --format"))
         }
-        Command::Sub { channels, count, headers, .. } => {
-            subscribe(options, &channels, (count, headers), output).await
+        Command::Sub { channels, filters, count, headers, .. } => {
+            subscribe(options, &[channels, filters].concat(), (count, headers), output).await
         }
         _ => Err(Failure::usage("with an MQTT server there are only `jmqt pub` and `jmqt sub`")),
     }

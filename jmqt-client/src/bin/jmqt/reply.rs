@@ -36,7 +36,7 @@ pub(crate) enum Answer {
 }
 
 pub(crate) async fn run(config: Config, wanted: Wanted, output: Output) -> Result<(), Failure> {
-    let channels = Channels::parse(std::slice::from_ref(&wanted.channel))?;
+    let channels = Channels::parse(std::slice::from_ref(&wanted.channel), &[])?;
     if let Answer::Text(text) = &wanted.answer {
         // A mistake is told before anything is done.
         message(crate::channel("reply")?, text.clone(), wanted.is_text)?;

@@ -3,7 +3,9 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use jmqt_client::{ChannelKind, ChannelName, Client, Config, Error, Event, Persistence, Push, Pushes, Qos};
+use jmqt_client::{
+    ChannelFilter, ChannelKind, ChannelName, Client, Config, Error, Event, Persistence, Push, Pushes, Qos,
+};
 use serde_json::Value;
 
 use crate::again::Again;
@@ -18,6 +20,7 @@ const OWN: [&str; 2] = ["#me", "#"];
 
 pub(crate) struct Wanted {
     pub(crate) channels: Vec<String>,
+    pub(crate) filters: Vec<String>,
     pub(crate) persistent: bool,
     pub(crate) count: Option<u64>,
     pub(crate) shown: Shown,
@@ -32,13 +35,16 @@ pub(crate) enum Shown {
 /// The channels that were asked for.
 pub(crate) struct Channels {
     pub(crate) plain: Vec<ChannelName>,
+    filters: Vec<ChannelFilter>,
     /// Of the client's own point-to-point channel.
     own: bool,
 }
 
 impl Channels {
-    pub(crate) fn parse(names: &[String]) -> Result<Self, Failure> {
-        let mut channels = Self { plain: Vec::new(), own: false };
+    pub(crate) fn parse(names: &[String], filters: &[String]) -> Result<Self, Failure> {
+        let filters = filters.iter().map(|filter| ChannelFilter::parse(filter));
+        let filters = filters.collect::<Result<_, _>>().map_err(Failure::usage)?;
+        let mut channels = Self { plain: Vec::new(), filters, own: false };
         for name in names {
             if OWN.contains(&name.as_str()) {
                 channels.own = true;
@@ -60,7 +66,9 @@ impl Channels {
                 }
             }
             if name.ends_with("/#") || name.contains('+') || name.contains('*') {
-                note(format_args!("JMQT has no wildcards: {name:?} is the channel of exactly this name"));
+                note(format_args!(
+                    "{name:?} is the channel of exactly this name; with wildcards: --filter {name:?}"
+                ));
             }
             channels.plain.push(channel);
         }
@@ -71,6 +79,7 @@ impl Channels {
         // Of point-to-point channels the server sends a client its own only.
         (self.own && push.channel().starts_with('#'))
             || self.plain.iter().any(|channel| channel.as_str() == push.channel())
+            || self.filters.iter().any(|filter| filter.matches(push.channel()))
     }
 }
 
@@ -80,7 +89,10 @@ pub(crate) async fn run(
     again: &Again,
     output: Output,
 ) -> Result<(), Failure> {
-    let channels = Channels::parse(&wanted.channels)?;
+    let channels = Channels::parse(&wanted.channels, &wanted.filters)?;
+    if wanted.persistent && !channels.filters.is_empty() {
+        return Err(Failure::usage("--persistent: a subscription to a filter ends with its connection"));
+    }
     let persistence = if wanted.persistent { Persistence::Persistent } else { Persistence::Temporary };
     let window = config.window as usize;
     let client = Client::connect(config).await?;
@@ -98,6 +110,15 @@ pub(crate) async fn run(
     for channel in &channels.plain {
         client.sub(channel, persistence).await.map_err(|error| refusal("sub", channel, error))?;
         tracing::info!(%channel, "Subscribed");
+    }
+    for filter in &channels.filters {
+        client.sub_filter(filter).await.map_err(|error| match error {
+            Error::Refused { status, .. } => Failure::refused(format!(
+                "sub {filter}: refused, {status} (the application has to allow filters)"
+            )),
+            error => error.into(),
+        })?;
+        tracing::info!(%filter, "Subscribed");
     }
     let mut look = tokio::time::interval(LOOK_EVERY);
     while reader.left != Some(0) {
@@ -198,6 +219,11 @@ pub(crate) fn tell(event: Option<Event>) -> Result<(), Failure> {
         Some(Event::SubscriptionLost { channel, status }) => {
             return Err(Failure::refused(format!(
                 "the subscription to {channel} was refused after a reconnect: {status}"
+            )));
+        }
+        Some(Event::FilterLost { filter, error }) => {
+            return Err(Failure::refused(format!(
+                "the subscription to {filter} has ended after a reconnect: {error}"
             )));
         }
         Some(Event::Stopped { close }) => return Err(Failure::disconnected(close)),
