@@ -124,6 +124,7 @@ Example:
 
 const CONNECTION: &str = "Connection";
 const TLS: &str = "TLS";
+const MQTT: &str = "With an MQTT server";
 const OUTPUT: &str = "Output";
 
 #[derive(Debug, Args)]
@@ -144,8 +145,8 @@ pub(crate) struct ConnectionArguments {
     /// What to authenticate with, as JSON [default: {"client_name":"jmqt-…"}]
     #[arg(long, global = true, value_name = "JSON")]
     pub(crate) auth: Option<String>,
-    /// Authenticate as {"client_name": NAME}
-    #[arg(long, global = true, value_name = "NAME", conflicts_with = "auth")]
+    /// Authenticate as {"client_name": NAME}; with an MQTT server the client id
+    #[arg(long, alias = "id", global = true, value_name = "NAME", conflicts_with = "auth")]
     pub(crate) name: Option<String>,
     /// A token that is known already (better: --token-file or JMQT_CLIENT_TOKEN)
     #[arg(long, global = true, requires = "client_id")]
@@ -157,7 +158,7 @@ pub(crate) struct ConnectionArguments {
     #[arg(long, global = true, value_name = "CLIENT")]
     pub(crate) client_id: Option<String>,
     /// Give up after this time
-    #[arg(long, global = true, value_name = "SECONDS", value_parser = seconds)]
+    #[arg(long, short = 'W', global = true, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) timeout: Option<Duration>,
     /// The certificate authorities to trust, PEM
     #[arg(long, global = true, value_name = "FILE", help_heading = TLS)]
@@ -200,7 +201,7 @@ pub(crate) enum Command {
         #[arg(long, short)]
         persistent: bool,
         /// Stop after this many messages
-        #[arg(short = 'n', long, value_name = "N")]
+        #[arg(short = 'n', short_alias = 'C', long, value_name = "N")]
         count: Option<u64>,
         /// Show channel, publisher, QoS and retained flag before each message
         #[arg(long, short = 'H')]
@@ -212,6 +213,8 @@ pub(crate) enum Command {
         /// %t time, %% a percent sign
         #[arg(long, value_name = "FORMAT", conflicts_with_all = ["headers", "time", "json"])]
         format: Option<String>,
+        #[command(flatten)]
+        mqtt: Box<SubMqtt>,
     },
     /// End subscriptions, also persistent ones of earlier runs
     #[command(after_help = "Example:\n  jmqt unsub bills --name carol")]
@@ -227,6 +230,8 @@ pub(crate) enum Command {
         channel: String,
         #[command(flatten)]
         input: Input,
+        #[command(flatten)]
+        mqtt: PubMqtt,
     },
     /// Send messages to one client
     #[command(after_help = P2P_EXAMPLES)]
@@ -243,6 +248,9 @@ pub(crate) enum Command {
         channel: String,
         /// What is asked, as JSON
         data: Option<String>,
+        /// The topic for the reply [default: reply/ and the client id]
+        #[arg(long, value_name = "TOPIC", help_heading = MQTT)]
+        response_topic: Option<String>,
     },
     /// Answer every message of a channel, each with a message to its publisher alone
     #[command(after_help = REPLY_EXAMPLES)]
@@ -400,9 +408,66 @@ pub(crate) struct Input {
     /// Then print the first message that is sent to this client alone, for which to wait this long
     #[arg(long, value_name = "SECONDS", value_parser = seconds, conflicts_with_all = ["lines", "clear"])]
     pub(crate) wait_reply: Option<Duration>,
-    /// 0, or 1: stored, and acknowledged before this command ends
-    #[arg(short, long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=1))]
+    /// 0, or 1: stored, and acknowledged before this command ends; 2 with an MQTT server only
+    #[arg(short, long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=2))]
     pub(crate) qos: u8,
+}
+
+/// What only `jmqt sub` with an MQTT server has.
+#[derive(Debug, Default, PartialEq, Eq, Args)]
+#[command(next_help_heading = MQTT)]
+pub(crate) struct SubMqtt {
+    /// With --persistent: end the session that the server has of this client id, and begin a new one
+    #[arg(long, requires = "persistent")]
+    pub(crate) clean: bool,
+    /// With --persistent: how long the server keeps the session without a connection [default: for ever]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, requires = "persistent")]
+    pub(crate) expiry: Option<Duration>,
+    /// Not what this client publishes itself
+    #[arg(long)]
+    pub(crate) no_local: bool,
+    /// Messages keep the retained flag they were published with
+    #[arg(long, alias = "rap")]
+    pub(crate) retain_as_published: bool,
+    /// Retained messages: 0 send them, 1 only for a new subscription, 2 never
+    #[arg(long, alias = "rh", value_name = "0-2", value_parser = clap::value_parser!(u8).range(0..=2))]
+    pub(crate) retain_handling: Option<u8>,
+    /// Share the messages with the other clients of this group: each message goes to one of them
+    #[arg(long, value_name = "GROUP")]
+    pub(crate) share: Option<String>,
+    #[command(flatten)]
+    pub(crate) will: WillMqtt,
+}
+
+/// What only `jmqt pub` with an MQTT server has.
+#[derive(Debug, Default, PartialEq, Eq, Args)]
+#[command(next_help_heading = MQTT)]
+pub(crate) struct PubMqtt {
+    /// The message is of no use after this time
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) expiry: Option<Duration>,
+    #[command(flatten)]
+    pub(crate) will: WillMqtt,
+}
+
+/// What an MQTT server publishes when the connection is lost.
+#[derive(Debug, Default, PartialEq, Eq, Args)]
+pub(crate) struct WillMqtt {
+    /// The topic of the will: the message that the server publishes when the connection is lost
+    #[arg(long, value_name = "TOPIC")]
+    pub(crate) will_topic: Option<String>,
+    /// The will [default: empty]
+    #[arg(long, value_name = "TEXT", requires = "will_topic")]
+    pub(crate) will_message: Option<String>,
+    /// The QoS of the will
+    #[arg(long, value_name = "0-2", requires = "will_topic", value_parser = clap::value_parser!(u8).range(0..=2))]
+    pub(crate) will_qos: Option<u8>,
+    /// The will is kept for later subscribers
+    #[arg(long, requires = "will_topic")]
+    pub(crate) will_retain: bool,
+    /// The server waits this long for the client to come back
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, requires = "will_topic")]
+    pub(crate) will_delay: Option<Duration>,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

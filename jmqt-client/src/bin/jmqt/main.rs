@@ -27,7 +27,7 @@ use jmqt_client::{
 };
 
 use again::Again;
-use arguments::{Arguments, Command, ConnectionArguments, Input, Shell};
+use arguments::{Arguments, Command, ConnectionArguments, Input, PubMqtt, Shell, SubMqtt};
 use failure::Failure;
 
 /// Where a command's output goes, and how.
@@ -73,6 +73,8 @@ async fn main() -> ExitCode {
     }
 }
 
+const ONLY_MQTT: &str = "an option that needs an MQTT server (--url mqtt://host)";
+
 async fn run(arguments: Arguments) -> Result<(), Failure> {
     let output = Output { json: arguments.connection.json };
     match arguments.command {
@@ -101,6 +103,19 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     }
     let (config, is_named) = configure(&arguments.connection)?;
     match &arguments.command {
+        Command::Sub { mqtt, .. } if **mqtt != SubMqtt::default() => {
+            return Err(Failure::usage(format!("{ONLY_MQTT}: see jmqt sub --help")));
+        }
+        Command::Pub { mqtt, .. } if *mqtt != PubMqtt::default() => {
+            return Err(Failure::usage(format!("{ONLY_MQTT}: see jmqt pub --help")));
+        }
+        Command::Request { response_topic: Some(_), .. } => {
+            return Err(Failure::usage(format!("{ONLY_MQTT}: --response-topic")));
+        }
+        Command::Pub { input: Input { qos: 2, .. }, .. }
+        | Command::P2p { input: Input { qos: 2, .. }, .. } => {
+            return Err(Failure::usage("--qos 2: JMQT has 0 and 1"));
+        }
         Command::Sub { persistent: true, .. } if !is_named => {
             return Err(Failure::usage(
                 "--persistent keeps the subscription for a client that reconnects under the same name: add --name NAME",
@@ -181,7 +196,7 @@ async fn carry_out(
     output: Output,
 ) -> Result<(), Failure> {
     match command {
-        Command::Sub { channels, filters, persistent, count, headers, time, format } => {
+        Command::Sub { channels, filters, persistent, count, headers, time, format, .. } => {
             let shown = match format {
                 Some(format) => subscribe::Shown::Format(format),
                 None => subscribe::Shown::Data { headers, time },
@@ -190,7 +205,7 @@ async fn carry_out(
             subscribe::run(config, wanted, again, output).await
         }
         Command::Unsub { channels } => subscribe::unsubscribe(config, channels, output).await,
-        Command::Pub { channel, input } => {
+        Command::Pub { channel, input, .. } => {
             publish::run(config, self::channel(&channel)?, input, output).await
         }
         Command::P2p { input: Input { clear: true, .. }, .. } => {
@@ -201,7 +216,7 @@ async fn carry_out(
                 ClientId::parse(client.strip_prefix('#').unwrap_or(&client)).map_err(Failure::usage)?;
             publish::run(config, ChannelName::of_client(&client), input, output).await
         }
-        Command::Request { channel, data } => request(config, &channel, data, output).await,
+        Command::Request { channel, data, .. } => request(config, &channel, data, output).await,
         Command::Reply { channel, answer, command, template, text, qos, count } => {
             let answer = match (answer.unwrap_or_default(), command) {
                 (_, Some(command)) => reply::Answer::Command(command),

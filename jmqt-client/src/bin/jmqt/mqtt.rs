@@ -1,15 +1,20 @@
 //! `jmqt pub` and `jmqt sub` with an MQTT server: `--url mqtt://host`.
 
 use std::io::{Read as _, Write as _};
+use std::time::Duration;
 
 use jmqt_client::mqtt::{
-    Client, ConnectError, Error, Event, Message, Options, Publish, Qos, Server, Version,
+    Client, ConnectError, Error, Event, Message, Options, Publish, Qos, RetainHandling, Server,
+    SubscribeOptions, Version, Will,
 };
 use serde_json::json;
 
-use crate::arguments::{Arguments, Command, ConnectionArguments, Input};
+use crate::arguments::{Arguments, Command, ConnectionArguments, Input, PubMqtt, SubMqtt, WillMqtt};
 use crate::terminal::printed;
-use crate::{Failure, Output, note, random_name};
+use crate::{Failure, Output, note, random_digits, random_name};
+
+/// A session without end (3.1.2.11.2).
+const FOR_EVER: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// Whether the options name an MQTT server.
 pub(crate) fn is_meant(connection: &ConnectionArguments) -> bool {
@@ -18,19 +23,67 @@ pub(crate) fn is_meant(connection: &ConnectionArguments) -> bool {
 
 pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
     let output = Output { json: arguments.connection.json };
-    let options = options(&arguments.connection)?;
+    let mut options = options(&arguments.connection)?;
     match arguments.command {
-        Command::Pub { channel, input } => publish(options, &channel, &input, output).await,
-        Command::Sub { persistent: true, .. }
-        | Command::Sub { time: true, .. }
-        | Command::Sub { format: Some(_), .. } => {
-            Err(Failure::usage("with an MQTT server `jmqt sub` has no --persistent, --time and --format"))
+        Command::Pub { channel, input, mqtt } => {
+            options.will = will(&mqtt.will)?;
+            publish(options, &channel, &input, &mqtt, output).await
         }
-        Command::Sub { channels, filters, count, headers, .. } => {
-            subscribe(options, &[channels, filters].concat(), (count, headers), output).await
+        Command::Sub { time: true, .. } | Command::Sub { format: Some(_), .. } => {
+            Err(Failure::usage("with an MQTT server `jmqt sub` has no --time and --format"))
         }
-        _ => Err(Failure::usage("with an MQTT server there are only `jmqt pub` and `jmqt sub`")),
+        Command::Sub { persistent: true, .. } if arguments.connection.name.is_none() => Err(Failure::usage(
+            "--persistent keeps the session for a client that comes back: add --name NAME",
+        )),
+        Command::Sub { channels, filters, persistent, count, headers, mqtt, .. } => {
+            if persistent {
+                options.clean_start = mqtt.clean;
+                options.session_expiry = mqtt.expiry.unwrap_or(FOR_EVER);
+            }
+            options.will = will(&mqtt.will)?;
+            let shared = |filter| match &mqtt.share {
+                Some(group) => format!("$share/{group}/{filter}"),
+                None => filter,
+            };
+            let filters: Vec<_> = channels.into_iter().chain(filters).map(shared).collect();
+            let headers = headers || arguments.connection.verbose;
+            subscribe(options, &filters, wanted(&mqtt), (count, headers), output).await
+        }
+        Command::Request { channel, data, response_topic } => {
+            request(options, &channel, data.unwrap_or_default(), response_topic, output).await
+        }
+        _ => Err(Failure::usage(
+            "with an MQTT server there are only `jmqt pub`, `jmqt sub` and `jmqt request`",
+        )),
     }
+}
+
+const fn qos(number: u8) -> Qos {
+    match number {
+        0 => Qos::AtMostOnce,
+        1 => Qos::AtLeastOnce,
+        _ => Qos::ExactlyOnce,
+    }
+}
+
+fn will(given: &WillMqtt) -> Result<Option<Will>, Failure> {
+    let Some(topic) = &given.will_topic else { return Ok(None) };
+    let message = Publish::new(topic, given.will_message.clone().unwrap_or_default())?;
+    let message = message.qos(qos(given.will_qos.unwrap_or(0)));
+    let will = Will::new(if given.will_retain { message.retained() } else { message });
+    Ok(Some(will.after(given.will_delay.unwrap_or_default())))
+}
+
+fn wanted(given: &SubMqtt) -> SubscribeOptions {
+    let mut options = SubscribeOptions::of_qos(Qos::ExactlyOnce);
+    options.no_local = given.no_local;
+    options.retain_as_published = given.retain_as_published;
+    options.retain_handling = match given.retain_handling {
+        None | Some(0) => RetainHandling::Send,
+        Some(1) => RetainHandling::SendIfNew,
+        Some(_) => RetainHandling::DoNotSend,
+    };
+    options
 }
 
 fn options(connection: &ConnectionArguments) -> Result<Options, Failure> {
@@ -61,7 +114,13 @@ fn options(connection: &ConnectionArguments) -> Result<Options, Failure> {
     Ok(options)
 }
 
-async fn publish(options: Options, topic: &str, input: &Input, output: Output) -> Result<(), Failure> {
+async fn publish(
+    options: Options,
+    topic: &str,
+    input: &Input,
+    mqtt: &PubMqtt,
+    output: Output,
+) -> Result<(), Failure> {
     if input.lines || input.template || input.clear || input.count > 1 || input.wait_reply.is_some() {
         return Err(Failure::usage(
             "with an MQTT server `jmqt pub` publishes one message: as text, --file or --stdin",
@@ -78,8 +137,11 @@ async fn publish(options: Options, topic: &str, input: &Input, output: Output) -
             bytes
         }
     };
-    let qos = if input.qos == 1 { Qos::AtLeastOnce } else { Qos::AtMostOnce };
-    let message = Publish::new(topic, payload)?.qos(qos);
+    let message = Publish::new(topic, payload)?.qos(qos(input.qos));
+    let message = match mqtt.expiry {
+        Some(expiry) => message.expires_after(expiry),
+        None => message,
+    };
     let message = if input.retained { message.retained() } else { message };
     let client = Client::connect(options).await?;
     let published = client.publish(&message).await;
@@ -94,6 +156,7 @@ async fn publish(options: Options, topic: &str, input: &Input, output: Output) -
 async fn subscribe(
     options: Options,
     filters: &[String],
+    wanted: SubscribeOptions,
     (count, headers): (Option<u64>, bool),
     output: Output,
 ) -> Result<(), Failure> {
@@ -102,7 +165,7 @@ async fn subscribe(
     // One stream for all filters: what has no stream of its own.
     let mut messages = client.messages().acknowledge_by_hand();
     for filter in filters {
-        let subscribed = client.subscribe(filter, Qos::ExactlyOnce).await;
+        let subscribed = client.subscribe(filter, wanted).await;
         subscribed.map_err(|error| Failure::from(error).of(format_args!("sub {filter}")))?.detach();
     }
     let mut left = count;
@@ -129,6 +192,49 @@ async fn subscribe(
     }
     client.disconnect().await;
     Ok(())
+}
+
+/// Publishes a request with a response topic and correlation data (MQTT 5, 4.10), and prints the reply.
+async fn request(
+    options: Options,
+    topic: &str,
+    data: String,
+    response_topic: Option<String>,
+    output: Output,
+) -> Result<(), Failure> {
+    if options.version != Version::V5 {
+        return Err(Failure::usage("requests need MQTT 5: --v3 has no response topics"));
+    }
+    let response = response_topic.unwrap_or_else(|| format!("reply/{}", options.client_id));
+    let correlation = random_digits()?;
+    let message = Publish::new(topic, data)?.at_least_once().response_topic(&response);
+    let message = message.correlation_data(correlation.as_bytes());
+    let limit = options.request_timeout;
+    let client = Client::connect(options).await?;
+    let subscribed = client.subscribe(&response, Qos::AtLeastOnce).await;
+    let mut replies = subscribed.map_err(|error| Failure::from(error).of(format_args!("sub {response}")))?;
+    let published = client.publish(&message).await;
+    published.map_err(|error| Failure::from(error).of(format_args!("request {topic}")))?;
+    let reply = async {
+        loop {
+            let Some(reply) = replies.next().await else {
+                return Err(Failure::from(client.ended().unwrap_or(Error::Closed)));
+            };
+            if reply.correlation_data() == Some(correlation.as_bytes()) {
+                return Ok(reply);
+            }
+        }
+    };
+    let reply = tokio::time::timeout(limit, reply).await.unwrap_or_else(|_| Err(Failure::timeout()))?;
+    show(&reply, false, output)?;
+    client.disconnect().await;
+    // How a JMQT server tells the status of its application.
+    match reply.user_properties().find(|(name, _)| *name == "st") {
+        Some((_, status)) if status != "1" => {
+            Err(Failure::refused(format!("request {topic}: refused with status {status}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The payload as it came, and a line break; for programs text, or numbers where it is no text.

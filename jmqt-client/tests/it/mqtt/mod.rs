@@ -325,3 +325,48 @@ async fn messages_pass_through_the_server_of_this_repository_over_every_transpor
         within("the end", client.disconnect()).await;
     }
 }
+
+#[tokio::test]
+async fn the_command_has_the_options_of_mqtt() {
+    use crate::support::{Asked, Behaviour};
+    use jmqt_client::StatusCode;
+    use jmqt_server::Protocol;
+    let server = TestServer::configured(|config| config.mqtt_port = Some(0)).await;
+    let url = |name: &str| format!("mqtt://{name}:x@localhost:{}", server.address(Protocol::Mqtt).port());
+    let run = |name: &str, arguments: &[&str]| {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_jmqt"));
+        command.env_clear().args(arguments).args(["--url", &url(name), "--id", name]).kill_on_drop(true);
+        command.stdin(std::process::Stdio::null());
+        async move {
+            let output = within("the end of jmqt", command.output()).await.unwrap();
+            let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+            (output.status.code(), text(output.stdout), text(output.stderr))
+        }
+    };
+    let will = ["--will-topic", "gone", "--will-message", "x", "--will-qos", "1", "--will-delay", "5"];
+    let publish = [&["pub", "room/1", "21.5", "-q", "2", "-r", "--expiry", "60"][..], &will].concat();
+    assert_eq!(run("a", &publish).await, (Some(0), String::new(), String::new()));
+    let (code, printed, _) = run("b", &["sub", "room/+", "-C", "1", "-v", "--no-local", "--rap"]).await;
+    assert_eq!((code, printed.as_str()), (Some(0), "room/1 (QOS 2): 21.5\n"));
+    let (code, printed, error) = run("b", &["sub", "room/+", "-W", "0.3", "--retain-handling", "2"]).await;
+    assert_eq!((code, printed.as_str()), (Some(5), ""), "{error}");
+    let (code, printed, error) = run("c", &["request", "$echo", "[1.50]"]).await;
+    assert_eq!((code, printed.as_str()), (Some(0), "[1.50]\n"), "{error}");
+    server.app.set(Asked::Control, Behaviour::Refuse(StatusCode::NOT_ALLOWED));
+    let (code, _, error) = run("c", &["request", "$echo"]).await;
+    assert_eq!(code, Some(4), "{error}");
+    let (code, _, error) = run("c", &["sub", "a", "--clean"]).await;
+    assert_eq!(code, Some(2), "{error}");
+    // A server that speaks JMQT has none of them.
+    for arguments in [
+        &["sub", "a", "--no-local"][..],
+        &["pub", "a", "1", "--expiry", "5"],
+        &["pub", "a", "1", "-q", "2"],
+        &["request", "$echo", "--response-topic", "a"],
+    ] {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_jmqt"));
+        command.env_clear().args(arguments).args(["--url", "jmqt://127.0.0.1:1"]);
+        let output = within("the end of jmqt", command.output()).await.unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?} {output:?}");
+    }
+}
