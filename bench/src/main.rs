@@ -19,6 +19,7 @@ mod options;
 mod payload;
 mod plan;
 mod publisher;
+mod retained;
 mod server;
 mod suite;
 mod swarm;

@@ -89,6 +89,31 @@ pub(crate) enum Pace {
     PartOf { contestant: usize, part: f64 },
 }
 
+/// What subscribers ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Names {
+    /// The channels themselves.
+    Channels,
+    /// MQTT filters with a wildcard, of which one matches each topic.
+    Filters,
+}
+
+impl Names {
+    pub(crate) fn published(self, stream: u32) -> String {
+        match self {
+            Self::Channels => format!("bench-{stream:06}"),
+            Self::Filters => format!("bench-{stream:06}/x"),
+        }
+    }
+
+    pub(crate) fn subscribed(self, stream: u32) -> String {
+        match self {
+            Self::Channels => self.published(stream),
+            Self::Filters => format!("bench-{stream:06}/+"),
+        }
+    }
+}
+
 /// Everything about the messages of a run.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Plan {
@@ -98,6 +123,7 @@ pub(crate) struct Plan {
     /// How many messages a publisher may be ahead of its slowest subscriber (QoS 1 and 2: and of its acks).
     pub(crate) window: u32,
     pub(crate) pace: Pace,
+    pub(crate) names: Names,
 }
 
 impl Plan {
@@ -109,6 +135,7 @@ impl Plan {
             persistence: Persistence::Temporary,
             window: WINDOW,
             pace: Pace::Saturated,
+            names: Names::Channels,
         }
     }
 
@@ -125,6 +152,11 @@ impl Plan {
     /// The same with subscriptions that end with their connections.
     pub(crate) fn temporary(self) -> Self {
         Self { persistence: Persistence::Temporary, ..self }
+    }
+
+    /// The same with a wildcard in each subscription.
+    pub(crate) fn with_filters(self) -> Self {
+        Self { names: Names::Filters, ..self }
     }
 
     /// The same with QoS 2.

@@ -14,6 +14,7 @@ use rustls::ClientConfig;
 
 use crate::connection::Connection;
 use crate::dialect::{Dialect, Event};
+use crate::plan::Names;
 use crate::wire::Wire;
 
 /// The most that one read takes.
@@ -23,10 +24,11 @@ const READY: usize = 1024;
 /// A server that sends nothing for this long has failed the run.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
 
-/// A client to be connected: its name, and the streams whose channels it subscribes to.
+/// A client to be connected: its name, and the streams that it subscribes to.
 pub(crate) struct Member {
     pub(crate) name: String,
     pub(crate) streams: Range<u32>,
+    pub(crate) names: Names,
     pub(crate) dialect: Box<dyn Dialect>,
     /// Which of the endpoints it connects to.
     pub(crate) endpoint: usize,
@@ -36,11 +38,6 @@ pub(crate) struct Member {
 pub(crate) struct Endpoint {
     pub(crate) address: SocketAddr,
     pub(crate) tls: Option<Arc<ClientConfig>>,
-}
-
-/// The channel a stream is published on.
-pub(crate) fn channel_name(stream: u32) -> String {
-    format!("bench-{stream:06}")
 }
 
 /// The connections, by index, and their epoll.
@@ -87,7 +84,7 @@ impl Swarm {
                 connection.dialect.open(&member.name, &mut connection.outgoing);
                 self.flush(index)?;
                 confirmations_due.push(1 + member.streams.len());
-                streams.push(member.streams);
+                streams.push((member.streams, member.names));
             }
             self.poll(Some(Duration::from_millis(100)), |connections, index, events| {
                 let Some(member) = index.checked_sub(first) else {
@@ -98,8 +95,9 @@ impl Swarm {
                     match event {
                         Event::Opened => {
                             let Connection { dialect, outgoing, .. } = &mut connections[index];
-                            for stream in streams[member].clone() {
-                                dialect.subscribe(&channel_name(stream), outgoing);
+                            let (streams, names) = &streams[member];
+                            for stream in streams.clone() {
+                                dialect.subscribe(&names.subscribed(stream), outgoing);
                             }
                         }
                         Event::Subscribed => {}

@@ -12,7 +12,7 @@ use crate::plan::{Pace, Plan};
 use crate::publisher::Publisher;
 use crate::server::Server;
 use crate::server::usage::{self, Usage};
-use crate::swarm::{Member, PATIENCE, Swarm, channel_name};
+use crate::swarm::{Member, PATIENCE, Swarm};
 use crate::tracker::Faults;
 
 /// Handshakes under way at a time while a run is set up.
@@ -57,12 +57,14 @@ impl Traffic {
         let subscribers = (0..shape.subscribers()).map(|number| Member {
             name: format!("s{number:06}"),
             streams: shape.streams_of(number),
+            names: plan.names,
             dialect: server.dialect(plan.qos, plan.persistence),
             endpoint: shape.node_of_subscriber(number, server.endpoints.len()),
         });
         let publishers = (0..shape.publishers()).map(|number| Member {
             name: format!("p{number:06}"),
             streams: 0..0,
+            names: plan.names,
             dialect: server.dialect(plan.qos, Persistence::Temporary),
             endpoint: 0,
         });
@@ -74,7 +76,7 @@ impl Traffic {
             plan,
             swarm,
             account: Account::new(plan),
-            channels: (0..streams).map(channel_name).collect(),
+            channels: (0..streams).map(|stream| plan.names.published(stream)).collect(),
             payload: Payload::new(),
             last_heartbeat: Instant::now(),
             paced: None,
@@ -210,6 +212,7 @@ impl Traffic {
                 channel: &self.channels[label.stream as usize],
                 payload: self.payload.labelled(label),
                 id,
+                retain: false,
             };
             dialect.publish(&publish, outgoing);
         }

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use crate::dialect::{Persistence, Qos};
-use crate::plan::Plan;
+use crate::plan::{Names, Plan};
+use crate::retained::Collection;
 use crate::server::usage::{self, Usage};
 use crate::server::{Kind, Listener, Places, Server};
 use crate::swarm::{Member, Swarm};
@@ -35,6 +36,10 @@ pub(crate) enum Workload {
     Connect {
         connections: u32,
     },
+    /// One subscriber collects all retained messages, each of a topic of its own, with the filter `#`.
+    Retained {
+        messages: u32,
+    },
 }
 
 /// One number that a run yields.
@@ -49,6 +54,8 @@ pub(crate) enum Metric {
     P99,
     /// Resident memory per idle connection.
     Bytes,
+    /// From a request to the last byte of what it brings, in ms.
+    Took,
     /// The load generator's own CPU time, in percent of one core: at 100 it is what was measured.
     GeneratorPercent,
 }
@@ -87,6 +94,7 @@ impl Workload {
             Self::Traffic(plan) => traffic(&server, plan, times),
             Self::Idle { connections } => idle(&server, connections),
             Self::Connect { connections } => connect(&server, connections),
+            Self::Retained { messages } => retained(&server, messages),
         };
         figures.map_err(|error| server.explain(error))
     }
@@ -159,10 +167,29 @@ fn connect(server: &Server, connections: u32) -> Result<Figures> {
     })
 }
 
+fn retained(server: &Server, messages: u32) -> Result<Figures> {
+    let mut collection = Collection::set_up(server, messages)?;
+    let (server_before, own_before) = (server.usage()?, usage::of_this_process()?);
+    let start = Instant::now();
+    collection.collect()?;
+    let seconds = start.elapsed().as_secs_f64();
+    let (server_after, own_after) = (server.usage()?, usage::of_this_process()?);
+    let own_seconds = Usage::cpu_between(&own_before, &own_after).as_secs_f64();
+    Ok(Figures {
+        values: vec![
+            (Metric::Took, seconds * 1e3),
+            (Metric::Cpu, micros(Usage::cpu_between(&server_before, &server_after)) / f64::from(messages)),
+            (Metric::GeneratorPercent, 100.0 * own_seconds / seconds),
+        ],
+        faults: collection.close()?,
+    })
+}
+
 fn idlers(server: &Server, first: u32, count: u32) -> Vec<Member> {
     let idler = |number| Member {
         name: format!("i{number:06}"),
         streams: number..number + 1,
+        names: Names::Channels,
         dialect: server.dialect(Qos::AtMostOnce, Persistence::Temporary),
         endpoint: 0,
     };

@@ -46,6 +46,8 @@ pub(crate) struct Publish<'a> {
     pub(crate) channel: &'a str,
     pub(crate) payload: &'a [u8; SIZE],
     pub(crate) id: u16,
+    /// The server keeps it for later subscribers. For MQTT alone.
+    pub(crate) retain: bool,
 }
 
 /// One connection's side of a protocol.

@@ -18,6 +18,7 @@ const SUBSCRIBE: u8 = 0x82;
 const SUBACK: u8 = 0x90;
 const QOS_1: u8 = 0x02;
 const QOS_2: u8 = 0x04;
+const RETAIN: u8 = 0x01;
 
 /// An MQTT client's side of one connection.
 pub(crate) struct Mqtt {
@@ -88,13 +89,12 @@ impl Dialect for Mqtt {
     fn publish(&mut self, publish: &Publish<'_>, out: &mut Vec<u8>) {
         let length = (publish.channel.len() as u16).to_be_bytes();
         let (channel, payload) = (publish.channel.as_bytes(), publish.payload);
+        let kind = PUBLISH | if publish.retain { RETAIN } else { 0 };
+        let id = publish.id.to_be_bytes();
         match self.qos {
-            Qos::AtMostOnce => append(out, PUBLISH, &[&length, channel, payload]),
-            Qos::AtLeastOnce | Qos::ExactlyOnce => {
-                let qos = if self.qos == Qos::AtLeastOnce { QOS_1 } else { QOS_2 };
-                let id = publish.id.to_be_bytes();
-                append(out, PUBLISH | qos, &[&length, channel, &id, payload]);
-            }
+            Qos::AtMostOnce => append(out, kind, &[&length, channel, payload]),
+            Qos::AtLeastOnce => append(out, kind | QOS_1, &[&length, channel, &id, payload]),
+            Qos::ExactlyOnce => append(out, kind | QOS_2, &[&length, channel, &id, payload]),
         }
     }
 
@@ -154,7 +154,7 @@ mod tests {
     fn any_split_of_the_bytes_gives_the_same_events() {
         let label = Label { stream: 3, sequence: 9 };
         let payload = *Payload::new().labelled(label);
-        let publish = Publish { channel: "c", payload: &payload, id: 0x1234 };
+        let publish = Publish { channel: "c", payload: &payload, id: 0x1234, retain: false };
         let mut wire = vec![CONNACK, 2, 0, 0, SUBACK, 3, 0, 1, 1, PUBACK, 2, 0, 7];
         Mqtt::new(Qos::AtLeastOnce, Persistence::Persistent).publish(&publish, &mut wire);
         Mqtt::new(Qos::AtMostOnce, Persistence::Temporary).publish(&publish, &mut wire);
@@ -175,7 +175,7 @@ mod tests {
     fn qos_2_takes_both_sides_through_their_exchanges() {
         let label = Label { stream: 3, sequence: 9 };
         let payload = *Payload::new().labelled(label);
-        let publish = Publish { channel: "c", payload: &payload, id: 0x1234 };
+        let publish = Publish { channel: "c", payload: &payload, id: 0x1234, retain: false };
         let mut dialect = Mqtt::new(Qos::ExactlyOnce, Persistence::Temporary);
         let mut wire = Vec::new();
         dialect.publish(&publish, &mut wire);

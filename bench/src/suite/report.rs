@@ -15,6 +15,7 @@ impl Metric {
             Self::P50 => format!("p50 {} µs", thousands(value)),
             Self::P99 => format!("p99 {} µs", thousands(value)),
             Self::Bytes => format!("{} B", thousands(value)),
+            Self::Took => format!("{} ms", thousands(value)),
             Self::GeneratorPercent => format!("generator {value:.0} %"),
         }
     }
@@ -26,6 +27,7 @@ impl Metric {
             Self::P50 => "p50_micros",
             Self::P99 => "p99_micros",
             Self::Bytes => "bytes_per_connection",
+            Self::Took => "took_millis",
             Self::GeneratorPercent => "generator_percent",
         }
     }
@@ -62,13 +64,13 @@ pub(crate) fn markdown(outcomes: &[Outcome], versions: &[String]) -> String {
         }
     }
     text.push_str("\nAll figures (medians; CPU is the server's, per delivery or connection):\n\n");
-    text.push_str("| | who | per second | CPU µs | p50 µs | p99 µs | bytes | generator % |\n");
-    text.push_str("|---|---|---|---|---|---|---|---|\n");
+    text.push_str("| | who | per second | CPU µs | p50 µs | p99 µs | bytes | ms | generator % |\n");
+    text.push_str("|---|---|---|---|---|---|---|---|---|\n");
     for outcome in outcomes {
         for result in outcome.results.iter().filter(|result| !result.runs.is_empty()) {
             let cell = |metric, show: fn(f64) -> String| result.median(metric).map(show).unwrap_or_default();
             text.push_str(&format!(
-                "| {} | {} | {} | {} | {} | {} | {} | {} |\n",
+                "| {} | {} | {} | {} | {} | {} | {} | {} | {} |\n",
                 outcome.row.title,
                 result.label,
                 cell(Metric::Rate, thousands),
@@ -76,6 +78,7 @@ pub(crate) fn markdown(outcomes: &[Outcome], versions: &[String]) -> String {
                 cell(Metric::P50, thousands),
                 cell(Metric::P99, thousands),
                 cell(Metric::Bytes, thousands),
+                cell(Metric::Took, thousands),
                 cell(Metric::GeneratorPercent, thousands),
             ));
         }

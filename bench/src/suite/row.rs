@@ -67,6 +67,18 @@ impl Row {
         Self::new(name, title, contestants, targets)
     }
 
+    /// A wildcard in each subscription: the same, and ours without wildcards.
+    pub(crate) fn with_filters(
+        name: &'static str,
+        title: &'static str,
+        plan: Plan,
+        targets: Vec<Target>,
+    ) -> Self {
+        let mut row = Self::over_mqtt(name, title, Workload::Traffic(plan.with_filters()), targets);
+        row.contestants.push(ours("no wildcards", Listener::Mqtt, Workload::Traffic(plan)));
+        row
+    }
+
     /// Ours alone, against a number.
     pub(crate) fn alone(
         name: &'static str,

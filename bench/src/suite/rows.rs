@@ -211,6 +211,33 @@ fn over_mqtt() -> Vec<Row> {
             qos_1(100).exactly_once(),
             at_least(1.0),
         ),
+        Row::with_filters(
+            "mqtt-filters-100000",
+            "MQTT: 100,000 wildcard filters, one matches",
+            Plan::saturated(Shape::Channels { subscribers: 10, each: 10_000 }),
+            vec![
+                Target::at_most(Metric::Cpu, against, 0.5),
+                Target::at_most(Metric::Cpu, Against::Ratio("no wildcards"), 1.5),
+            ],
+        ),
+        Row::over_mqtt(
+            "mqtt-retained-100000",
+            "MQTT: 100,000 retained messages for one `#`",
+            Workload::Retained { messages: 100_000 },
+            at_most(Metric::Took, 2.0),
+        ),
+        Row::over_mqtt(
+            "mqtt-idle",
+            "idle MQTT connection",
+            Workload::Idle { connections: 5_000 },
+            vec![Target::at_most(Metric::Bytes, Against::Nothing, 3_000.0)],
+        ),
+        Row::over_mqtt(
+            "mqtt-connect",
+            "MQTT: connect + authenticate + subscribe",
+            Workload::Connect { connections: 6_000 },
+            at_least(0.8),
+        ),
     ]
 }
 
