@@ -54,6 +54,18 @@ async fn client_ids_of_digits_and_letters_are_accepted_and_ids_that_no_client_ca
     }
 }
 
+#[tokio::test] // 3.1.3.1: the application names it
+async fn a_client_without_an_id_is_accepted_in_every_version_that_allows_it() {
+    let server = start().await;
+    let none = PropertyBuf::new();
+    for version in VERSIONS {
+        let (mut device, answer) = answer_to(&server, connect(version, "", &none)).await;
+        assert_eq!(reason_of(version, &answer), ReasonCode::SUCCESS);
+        // It is the client that the application has named.
+        assert_eq!(device.subscribe("$p2p/alice", Qos::AtMostOnce).await, ReasonCode::SUCCESS);
+    }
+}
+
 #[tokio::test] // 3.1.4, 3.2.2.2
 async fn a_login_that_the_application_refuses_ends_the_connection_and_nothing_behind_it_is_processed() {
     let server = start().await;

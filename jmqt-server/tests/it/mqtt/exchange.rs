@@ -417,3 +417,41 @@ async fn messages_of_one_client_keep_their_order() {
         }
     }
 }
+
+#[tokio::test] // 4.3.3-7, -13
+async fn an_exchange_goes_on_after_its_message_has_expired() {
+    let server = start().await;
+    let mut device = Device::new(&server, Version::V5, Login::of("device")).await;
+    device.subscribe("news", Qos::ExactlyOnce).await;
+    let mut properties = PropertyBuf::new();
+    properties.push(Property::MessageExpiryInterval(1)).unwrap();
+    let properties = properties.for_place(Place::Packet(PacketType::Publish), Sender::Client).unwrap();
+    let publish = Publish {
+        delivery: exactly_once(4, false),
+        retain: false,
+        topic: "news",
+        properties,
+        payload: b"soon over",
+    };
+    device.send(&Packet::Publish(publish)).await;
+    device.expect(Packet::PubRec(Ack::new(id(4), ReasonCode::SUCCESS))).await;
+    let (_, _, delivery, _) = device.message().await;
+    // The message expires, whatever else happens meanwhile.
+    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+    device.complete(delivery).await;
+    device.release(4).await;
+    device.expect_nothing().await;
+}
+
+#[tokio::test] // 3.1.1: 4.8.0-2. MQTT 5 has a code for it, and the client decides
+async fn a_publish_that_fails_ends_the_connection_before_mqtt_5() {
+    let server = start().await;
+    server.app.set(Asked::Pub, Behaviour::Fail);
+    let mut device = Device::new(&server, Version::V3_1_1, Login::of("device")).await;
+    device.publish("news", b"1", AT_LEAST_ONCE, false).await;
+    assert_eq!(device.ended().await, None);
+    let mut device = Device::new(&server, Version::V5, Login::of("device")).await;
+    device.publish("news", b"1", AT_LEAST_ONCE, false).await;
+    device.expect(Packet::PubAck(Ack::new(id(1), ReasonCode::IMPLEMENTATION_SPECIFIC_ERROR))).await;
+    device.expect_nothing().await;
+}

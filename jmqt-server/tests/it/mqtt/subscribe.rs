@@ -49,7 +49,7 @@ async fn several_filters_are_answered_in_one_packet_in_their_order() {
         let mut device = Device::new(&server, version, Login::of("device")).await;
         let filters = [
             ("a", Qos::ExactlyOnce),
-            ("$SYS/uptime", Qos::AtMostOnce),
+            ("$p2p/another", Qos::AtMostOnce),
             ("b/+", Qos::AtLeastOnce),
             ("$p2p/other", Qos::AtMostOnce),
             ("c/#", Qos::AtMostOnce),
