@@ -26,11 +26,21 @@ pub(crate) enum Grant {
 const QOS: u64 = 0b11;
 const SKIPS_OWN: u64 = 1 << 2;
 const KEEPS_RETAIN: u64 = 1 << 3;
+const OF_FILTER: u64 = 1 << 4;
 const ID_SHIFT: u32 = 32;
 
 impl SubscriptionOptions {
     /// The options of a JMQT client: QoS 1, without the client's own messages (protocol.md 2.11).
     pub const JMQT: Self = Self(1 | SKIPS_OWN);
+
+    /// The options of a cursor that exists because of filters: the client has not subscribed to the channel by its name.
+    pub const OF_FILTER: Self = Self(1 | OF_FILTER);
+
+    /// Returns `true` for [`OF_FILTER`](Self::OF_FILTER).
+    #[must_use]
+    pub const fn is_of_filter(self) -> bool {
+        self.0 & OF_FILTER != 0
+    }
 
     /// The options of an MQTT client that requests this QoS.
     #[must_use]

@@ -235,14 +235,21 @@ impl Deliverer {
         let Some(members) = self.hub.members(&logged.channel) else { return };
         dirty.spend(); // the channel itself takes about as long as a session
         let mut somebody_is_behind = false;
+        let mut lacking_readers = Vec::new();
         fan_out(Some(Arc::clone(&members)), dirty, |subscription| {
             let offered = subscription.outbox.offer(subscription, logged, Source::Live);
             somebody_is_behind |= offered.behind;
+            if offered.lacks_reader {
+                lacking_readers.push(Arc::clone(subscription));
+            }
             offered.flush
         })
         .await;
         if let Some(channel) = self.hub.channels.get(logged.channel.as_str()) {
             self.hub.channels.keep_tail(&channel, somebody_is_behind.then(|| Arc::clone(logged)));
+        }
+        if let Some(last) = logged.last_logged() {
+            lacking_readers.iter().for_each(|of| self.hub.begin_reader(of, &logged.channel, last));
         }
         if somebody_is_behind {
             for subscription in members.iter() {

@@ -9,13 +9,13 @@ use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use jmqt_core::{ChannelName, Persistence};
+use jmqt_core::ChannelName;
 use jmqt_mqtt::{Filter, Level, Trie, name_to_topic};
 
 use super::channels::Members;
 use crate::bus::NodeId;
 use crate::name_map::NameMap;
-use crate::outbox::Subscription;
+use crate::outbox::{Outbox, Stage, Subscription};
 
 /// The name of a wildcard subscription in the tables of its client: this, and the filter. No channel for subscriptions has
 /// such a name.
@@ -139,6 +139,23 @@ impl Filters {
         removed > 0
     }
 
+    /// A subscription of this client with a matching filter that needs a reader of the channel.
+    pub(super) fn lacking_reader(
+        &self,
+        outbox: &Arc<Outbox>,
+        channel: &ChannelName,
+    ) -> Option<Arc<Subscription>> {
+        let mut found = None;
+        let trie = self.trie.read().unwrap_or_else(PoisonError::into_inner);
+        trie.for_each_match(channel.as_str(), |subscribers| {
+            let is_it = |part: &&Arc<Subscription>| {
+                Arc::ptr_eq(&part.outbox, outbox) && part.stage() != Stage::Ended && part.lacks_reader()
+            };
+            found = found.take().or_else(|| subscribers.iter().find(is_it).cloned());
+        });
+        found
+    }
+
     /// Forgets computed subscribers, because the options of a subscription have changed.
     pub(crate) fn options_changed(&self) {
         if !self.is_empty() {
@@ -239,18 +256,18 @@ impl Filters {
     }
 }
 
-/// One subscription for all matching subscriptions of a client. If one of them has a place in the log, it stands for all.
+/// One subscription for all matching subscriptions of a client. If one of them reads the log, it stands for all.
 fn merged(channel: &ChannelName, mut parts: Vec<Arc<Subscription>>) -> Arc<Subscription> {
+    if let Some(reader) = parts.iter().find(|part| part.channel == *channel && part.is_reader()) {
+        reader.stand_for(&parts);
+        return Arc::clone(reader);
+    }
     if parts.len() == 1
         && let Some(only) = parts.pop()
     {
         return only;
     }
-    let persistent = parts.iter().find(|part| part.persistence() == Persistence::Persistent);
-    match persistent {
-        Some(persistent) => Arc::clone(persistent),
-        None => Arc::new(Subscription::merged(channel.clone(), parts)),
-    }
+    Arc::new(Subscription::merged(channel.clone(), parts))
 }
 
 fn is_same(one: Option<&Members>, other: Option<&Members>) -> bool {

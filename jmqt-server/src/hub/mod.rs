@@ -16,6 +16,7 @@ mod janitor;
 mod orphans;
 mod parked;
 mod publish;
+mod readers;
 mod resume;
 mod sessions;
 mod stored;
@@ -58,6 +59,8 @@ const STORE_TIMEOUT: Duration = Duration::from_secs(20);
 const CHANGE_LOCKS: usize = 64;
 /// The number of retained messages that are read at a time.
 const RETAINED_READS: usize = 16;
+/// The number of cursors of new readers that are read at a time.
+const READER_READS: usize = 16;
 
 /// The source of the application's operations in the commit queue.
 const THE_SERVER: Source = Source(0);
@@ -81,6 +84,8 @@ pub(crate) struct Hub {
     hasher: foldhash::fast::RandomState,
     /// Limits the number of retained messages that are read at a time.
     retained_reads: Semaphore,
+    /// Limits the number of cursors of new readers that are read at a time.
+    reader_reads: Semaphore,
     memory_ids: AtomicU64,
     /// Subscriptions whose logs cannot be read now.
     parked: parked::Parked,
@@ -165,6 +170,7 @@ impl Hub {
             changes: std::array::from_fn(|_| tokio::sync::Mutex::default()),
             hasher: foldhash::fast::RandomState::default(),
             retained_reads: Semaphore::new(RETAINED_READS),
+            reader_reads: Semaphore::new(READER_READS),
             memory_ids: AtomicU64::new(0),
             parked: parked::Parked::default(),
             resumes: TaskTracker::new(),
@@ -179,6 +185,8 @@ impl Hub {
             Operation::Subscribe { client, .. }
             | Operation::Unsubscribe { client, .. }
             | Operation::Release { client, .. }
+            | Operation::SubscribeFilter { client, .. }
+            | Operation::UnsubscribeFilter { client, .. }
             | Operation::BeginSession(BeginSession { client, .. })
             | Operation::SetExpiry { client, .. } => self.source_of(client),
             _ => THE_SERVER,

@@ -5,19 +5,21 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::try_join_all;
-use jmqt_core::{ChannelName, ClientId, Persistence};
+use jmqt_core::{ChannelName, ClientId, Persistence, Qos};
+use jmqt_mqtt::Filter;
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
 use super::connections::{Claim, Connections, Registered};
+use super::filters::name_of;
 use super::{Hub, HubError, STORE_TIMEOUT, Tag};
 use crate::connection::{CloseReason, ConnectionInfo};
 use crate::log_limit::log_limited;
 use crate::message::Message;
 use crate::options::SubscriptionOptions;
 use crate::outbox::{LogState, Outbox, Redelivery, Stage};
-use crate::store::{BeginSession, Exchanges, Operation, Order, Outcome, StoredSubscription};
+use crate::store::{BeginSession, Exchanges, Operation, Order, Outcome, StoredFilter, StoredSubscription};
 
 /// The time limit for a `conn` to wait for the client's older session to end.
 const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -271,8 +273,19 @@ impl Hub {
     /// Begins the session in the store, and adds its persistent subscriptions to the tables.
     async fn restore(self: &Arc<Self>, new: &NewSession<'_>, generation: u64) -> Result<Restored, HubError> {
         let _turn = self.change_of(new.client).await;
-        let (mut restored, stored) = self.begin_stored(new, generation).await?;
-        if stored.is_empty() {
+        let (mut restored, mut stored) = self.begin_stored(new, generation).await?;
+        let is_stored = new.mqtt.is_some_and(|mqtt| mqtt.expiry > 0);
+        new.outbox.set_stored(is_stored);
+        self.restore_filters(new, restored.is_resumed).await?;
+        let has_filters = new.outbox.has_filters();
+        // Other cursors for filters are read with the next message.
+        stored.retain(|stored| {
+            !stored.options.is_of_filter()
+                || stored.is_behind()
+                    && new.outbox.subscription(stored.channel.as_str()).is_none()
+                    && self.needs_reader(new.outbox, &stored.channel)
+        });
+        if stored.is_empty() && !has_filters {
             return Ok(restored);
         }
         // In parallel: each waits until other nodes know of it.
@@ -281,8 +294,8 @@ impl Hub {
                 let log = LogState::Attaching { seen: None };
                 let options = match new.mqtt {
                     // A JMQT client on the session of an MQTT client.
-                    None => SubscriptionOptions::JMQT,
-                    Some(_) => stored.options,
+                    None if !stored.options.is_of_filter() => SubscriptionOptions::JMQT,
+                    _ => stored.options,
                 };
                 self.insert(new.outbox, new.client, &stored.channel, options, Stage::Live, log)
             });
@@ -294,14 +307,52 @@ impl Hub {
         let stored = self.store.subscriptions(new.client).await.map_err(|error| self.store_failed(&error))?;
         for turn in stored.chunks(SUBSCRIPTIONS_PER_TURN) {
             for stored in turn {
-                if let Some(subscription) = new.outbox.subscription(stored.channel.as_str()) {
-                    new.outbox.attach(&subscription, stored);
+                let reader = new.outbox.subscription(stored.channel.as_str()).filter(|it| it.is_reader());
+                if let Some(reader) = reader {
+                    if stored.options.is_of_filter() {
+                        drop(self.members(&stored.channel)); // it stands for the filters
+                    }
+                    new.outbox.attach(&reader, stored);
+                } else if stored.is_behind()
+                    && let Some(filter) = self.filters.lacking_reader(new.outbox, &stored.channel)
+                {
+                    self.begin_reader(&filter, &stored.channel, (stored.key, stored.last));
                 }
             }
             yield_now().await;
         }
-        restored.channels = stored.into_iter().map(|stored| stored.channel).collect();
+        let own = stored.into_iter().filter(|stored| !stored.options.is_of_filter());
+        restored.channels = own.map(|stored| stored.channel).collect();
         Ok(restored)
+    }
+
+    /// Adds the client's stored subscriptions with filters, and those with QoS 0, to the tables.
+    async fn restore_filters(&self, new: &NewSession<'_>, is_resumed: bool) -> Result<(), HubError> {
+        if !is_resumed {
+            return Ok(());
+        }
+        let stored = self.store.filters(new.client).await.map_err(|error| self.store_failed(&error))?;
+        for turn in stored.chunks(SUBSCRIPTIONS_PER_TURN) {
+            let inserted =
+                turn.iter().filter_map(|StoredFilter { filter, options }| {
+                    let (name, log) = match Filter::parse(filter).ok()? {
+                        filter if filter.has_wildcard() => {
+                            // Without a cursor, it needs no reader, also if a JMQT client resumes the session.
+                            let has_cursors = options.qos() != Qos::AtMostOnce || new.mqtt.is_some();
+                            let log = if has_cursors { LogState::Filter } else { LogState::Temporary };
+                            (name_of(filter)?, log)
+                        }
+                        filter => (ChannelName::exact(&filter.channel()?).ok()?, LogState::Temporary),
+                    };
+                    let options = if new.mqtt.is_none() { SubscriptionOptions::JMQT } else { *options };
+                    Some(async move {
+                        self.insert(new.outbox, new.client, &name, options, Stage::Live, log).await
+                    })
+                });
+            try_join_all(inserted).await?;
+            yield_now().await;
+        }
+        Ok(())
     }
 
     /// Changes how long the stored session of a connected client outlives its connection.

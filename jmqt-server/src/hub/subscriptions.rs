@@ -5,7 +5,8 @@ use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use jmqt_core::{ChannelKind, ChannelName, ClientId, Persistence};
+use jmqt_core::{ChannelKind, ChannelName, ClientId, Persistence, Qos};
+use jmqt_mqtt::name_to_topic;
 use tokio::sync::{MutexGuard, SemaphorePermit, oneshot};
 use tokio::time::{sleep, timeout};
 
@@ -72,24 +73,80 @@ impl Hub {
         stage: Stage,
     ) -> Result<Made, HubError> {
         if let Some(subscription) = outbox.subscription(channel.as_str()) {
-            if let Some(options) = options.filter(|options| *options != subscription.options()) {
+            let is_new = subscription.own_options().is_of_filter();
+            let options = match options {
+                None if is_new => Some(SubscriptionOptions::JMQT),
+                options => options.filter(|options| *options != subscription.own_options()),
+            };
+            if let Some(options) = options {
                 self.change_options(&subscription, options).await?;
             }
-            return Ok(Made { subscription, is_new: false });
+            return Ok(Made { subscription, is_new });
         }
-        let log = match persistence {
-            Persistence::Temporary => LogState::Temporary,
-            Persistence::Persistent => LogState::Attaching { seen: None },
+        let log = match (persistence, channel.kind()) {
+            (Persistence::Temporary, _) => LogState::Temporary,
+            (Persistence::Persistent, ChannelKind::Control) => LogState::Filter,
+            (Persistence::Persistent, _) => LogState::Attaching { seen: None },
         };
-        let options = options.unwrap_or(SubscriptionOptions::JMQT);
-        let subscription = self.insert(outbox, client, channel, options, stage, log).await?;
-        if persistence == Persistence::Persistent
-            && let Err(error) = self.attach(&subscription).await
-        {
-            self.remove(outbox, channel);
-            return Err(unclear(outbox, error));
+        let new_options = options.unwrap_or(SubscriptionOptions::JMQT);
+        let subscription = match self.insert(outbox, client, channel, new_options, stage, log).await {
+            // A reader for a filter was created meanwhile.
+            Err(HubError::SessionEnded) if outbox.closed().is_none() => {
+                let Some(subscription) = outbox.subscription(channel.as_str()) else {
+                    return Err(HubError::SessionEnded);
+                };
+                self.change_options(&subscription, new_options).await?;
+                return Ok(Made { subscription, is_new: true });
+            }
+            inserted => inserted?,
+        };
+        let options = new_options;
+        if persistence == Persistence::Persistent {
+            let stored = match filter_of(channel) {
+                Some(filter) => {
+                    self.keep_filter(outbox, client, filter.path(), Some(options)).await.map(drop)
+                }
+                None => self.attach(&subscription).await,
+            };
+            if let Err(error) = stored {
+                self.remove(outbox, channel);
+                return Err(unclear(outbox, error));
+            }
         }
         Ok(Made { subscription, is_new: true })
+    }
+
+    /// Stores the options of a client's subscription to a channel that has no place in the log; `None`: removes them.
+    pub(crate) async fn keep_channel(
+        &self,
+        outbox: &Outbox,
+        client: &ClientId,
+        channel: &ChannelName,
+        options: Option<SubscriptionOptions>,
+    ) -> Result<(), HubError> {
+        let topic = name_to_topic(channel.as_str());
+        let kept = self.keep_filter(outbox, client, &topic, options).await;
+        kept.map(drop).map_err(|error| unclear(outbox, error))
+    }
+
+    /// Stores a filter of a client with its options; `None`: removes it. Returns `true` if it existed and was removed.
+    pub(crate) async fn keep_filter(
+        &self,
+        outbox: &Outbox,
+        client: &ClientId,
+        filter: &str,
+        options: Option<SubscriptionOptions>,
+    ) -> Result<bool, HubError> {
+        let (client, filter) = (client.clone(), filter.to_owned());
+        let operation = match options {
+            Some(options) => Operation::SubscribeFilter { client, filter, options },
+            None => Operation::UnsubscribeFilter { client, filter },
+        };
+        match self.commit_change(outbox, operation).await? {
+            Outcome::FilterSubscribed => Ok(false),
+            Outcome::Unsubscribed(existed) => Ok(existed),
+            _ => Err(HubError::Store),
+        }
     }
 
     /// Replaces the options of a subscription; those of a persistent one are on disk when this returns.
@@ -98,14 +155,25 @@ impl Hub {
         subscription: &Arc<Subscription>,
         options: SubscriptionOptions,
     ) -> Result<(), HubError> {
-        subscription.set_options(options);
+        let Subscription { client, channel, outbox, .. } = &**subscription;
+        outbox.set_options(subscription, options);
         self.filters.options_changed();
-        if subscription.persistence() == Persistence::Persistent {
-            let Subscription { client, channel, outbox, .. } = &**subscription;
-            let operation =
-                Operation::Subscribe { client: client.clone(), channel: channel.clone(), options };
-            let changed = self.commit_change(outbox, operation).await;
-            changed.map_err(|error| unclear(outbox, error))?;
+        if subscription.persistence() == Persistence::Temporary {
+            return Ok(());
+        }
+        let changed = match filter_of(channel) {
+            Some(filter) => self.keep_filter(outbox, client, filter.path(), Some(options)).await.map(drop),
+            // It has no place in the log of its own.
+            None if options.qos() == Qos::AtMostOnce => Ok(()),
+            None => {
+                let operation =
+                    Operation::Subscribe { client: client.clone(), channel: channel.clone(), options };
+                self.commit_change(outbox, operation).await.map(drop)
+            }
+        };
+        changed.map_err(|error| unclear(outbox, error))?;
+        if options.qos() == Qos::AtMostOnce && channel.kind() == ChannelKind::Control {
+            self.end_unneeded_readers(outbox);
         }
         Ok(())
     }
@@ -172,7 +240,7 @@ impl Hub {
         let operation = Operation::Subscribe {
             client: client.clone(),
             channel: channel.clone(),
-            options: subscription.options(),
+            options: subscription.own_options(),
         };
         let Outcome::Subscribed(stored) = self.commit_change(outbox, operation).await? else {
             return Err(HubError::Store);
@@ -213,12 +281,29 @@ impl Hub {
         client: &ClientId,
         channel: &ChannelName,
     ) -> Result<bool, HubError> {
-        let Some(subscription) = outbox.subscription(channel.as_str()) else { return Ok(false) };
-        if subscription.persistence() == Persistence::Persistent {
+        let Some(subscription) = outbox.own_subscription(channel.as_str()) else { return Ok(false) };
+        if let Some(filter) = filter_of(channel) {
+            if subscription.persistence() == Persistence::Persistent {
+                let removed = self.keep_filter(outbox, client, filter.path(), None).await;
+                removed.map_err(|error| unclear(outbox, error))?;
+            }
+            self.remove(outbox, channel);
+            self.end_unneeded_readers(outbox);
+            return Ok(true);
+        }
+        let has_place = subscription.own_options().qos() != Qos::AtMostOnce;
+        if subscription.persistence() == Persistence::Persistent && has_place {
             let unsubscribed = self.unsubscribe_in_store(outbox, client, channel).await;
             unsubscribed.map_err(|error| unclear(outbox, error))?;
         }
-        self.remove(outbox, channel);
+        if !has_place && channel.kind() == ChannelKind::Plain && outbox.is_stored() {
+            self.keep_channel(outbox, client, channel, None).await?;
+        }
+        if subscription.is_reader() && self.needs_reader(outbox, channel) {
+            self.keep_reader(outbox, &subscription);
+        } else {
+            self.remove(outbox, channel);
+        }
         Ok(true)
     }
 
@@ -270,7 +355,7 @@ impl Hub {
         channel: &ChannelName,
         persistence: Persistence,
     ) -> Result<Made, HubError> {
-        if let Some(subscription) = outbox.subscription(channel.as_str())
+        if let Some(subscription) = outbox.own_subscription(channel.as_str())
             && subscription.persistence() != persistence
         {
             match persistence {
@@ -281,7 +366,9 @@ impl Hub {
                 Persistence::Temporary => {
                     let unsubscribed = self.unsubscribe_in_store(outbox, client, channel).await;
                     unsubscribed.map_err(|error| unclear(outbox, error))?;
-                    outbox.detach(&subscription);
+                    if !self.needs_reader(outbox, channel) {
+                        outbox.detach(&subscription);
+                    }
                 }
             }
             return Ok(Made { subscription, is_new: false });
@@ -317,14 +404,14 @@ impl Hub {
         let mut list: Vec<_> = match self.connections.outbox(client.as_str()) {
             Some(outbox) => {
                 let live = outbox.subscriptions();
-                live.iter()
-                    .map(|subscription| (subscription.channel.clone(), subscription.persistence()))
-                    .collect()
+                let own = live.iter().filter(|subscription| !subscription.own_options().is_of_filter());
+                own.map(|subscription| (subscription.channel.clone(), subscription.persistence())).collect()
             }
             None => {
                 let stored = self.store.subscriptions(client).await;
                 let stored = stored.map_err(|error| self.store_failed(&error))?;
-                stored.into_iter().map(|stored| (stored.channel, Persistence::Persistent)).collect()
+                let own = stored.into_iter().filter(|stored| !stored.options.is_of_filter());
+                own.map(|stored| (stored.channel, Persistence::Persistent)).collect()
             }
         };
         list.sort_by(|(one, _), (other, _)| one.cmp(other));
@@ -340,7 +427,7 @@ impl Hub {
         current.map(|member| (member.client.clone(), member.persistence())).collect()
     }
 
-    fn remove(&self, outbox: &Outbox, channel: &ChannelName) {
+    pub(super) fn remove(&self, outbox: &Outbox, channel: &ChannelName) {
         if let Some(subscription) = outbox.remove_subscription(channel.as_str()) {
             self.leave(&subscription);
         }

@@ -54,6 +54,8 @@ pub(crate) struct Offered {
     pub(crate) flush: bool,
     /// Not all pushes were accepted. The rest must be read from the log.
     pub(crate) behind: bool,
+    /// The pushes are in a log, and the subscription has no reader of it.
+    pub(crate) lacks_reader: bool,
 }
 
 /// The QoS 1 part of a session.
@@ -155,22 +157,31 @@ impl Outbox {
     ) -> Offered {
         // Now, because it must not run under the lock.
         let (form, options) = (self.form(), subscription.options());
-        let grant = options.grant(Qos::AtLeastOnce);
+        // A reader may have QoS 0 for a moment, until it ends. Its cursor needs acknowledgements.
+        let grant = match options.grant(Qos::AtLeastOnce) {
+            Grant::Unacknowledged if subscription.is_reader() => Grant::Acknowledged,
+            grant => grant,
+        };
         let own;
         let framed = match options.is_special() {
             false => logged.framed(form, grant),
             true => {
-                own = logged.framed_for(form, grant, subscription.terms());
+                own = subscription.with_terms(|terms| logged.framed_for(form, grant, terms));
                 &own
             }
         };
         let mut state = self.lock();
         if state.closed().is_some() || subscription.stage() == Stage::Ended {
-            return Offered { flush: false, behind: false };
+            return Offered { flush: false, behind: false, lacks_reader: false };
         }
         let mut log = subscription.log();
+        let mut lacks_reader = false;
         let (moved, behind) = match &mut *log {
-            LogState::Temporary => {
+            LogState::Filter if grant == Grant::Acknowledged && logged.last_logged().is_some() => {
+                lacks_reader = true;
+                (false, false)
+            }
+            LogState::Temporary | LogState::Filter => {
                 self.offer_temporary(&mut state, subscription, logged, framed, grant);
                 (false, false)
             }
@@ -188,6 +199,12 @@ impl Outbox {
             LogState::Attached(position) if source.log(logged).is_some_and(|log| log != position.key) => {
                 (false, false)
             }
+            // It was attached just now.
+            LogState::Attached(position) if grant == Grant::Unacknowledged => {
+                position.seen = position.seen.max(logged.last_logged().map_or(0, |(_, Seq(seq))| seq));
+                list_if_behind(state.deliveries.window(), subscription, position);
+                (false, position.is_behind())
+            }
             LogState::Attached(position) => {
                 self.offer_logged(&mut state, subscription, position, logged, framed, source);
                 (position.dirty, position.is_behind())
@@ -201,7 +218,7 @@ impl Outbox {
         if list {
             subscription.outbox.list_moved_cursors();
         }
-        Offered { flush, behind }
+        Offered { flush, behind, lacks_reader }
     }
 
     fn offer_temporary(
@@ -269,7 +286,12 @@ impl Outbox {
         let window = state.deliveries.window_size as usize;
         let ids = state.deliveries.packet_ids();
         let Some(id) = ids.next(window) else { return self.overflow(state) };
-        let addressed = wire::address(form, &bytes, subscription.options().qos(), id);
+        // The options may have changed to QoS 0 since it was encoded.
+        let granted = match subscription.options().qos() {
+            Qos::AtMostOnce => Qos::AtLeastOnce,
+            granted => granted,
+        };
+        let addressed = wire::address(form, &bytes, granted, id);
         ids.sent(id, push, addressed.exactly_once);
         state.writer.push(addressed.bytes);
     }

@@ -42,7 +42,7 @@ impl Outbox {
         let (mut own, limit) = (None, self.packet_limit());
         let mut framed = match options.is_special() {
             false => pushes.framed(form),
-            true => own.insert(pushes.framed_for(form, subscription.terms())),
+            true => own.insert(subscription.with_terms(|terms| pushes.framed_for(form, terms))),
         };
         let within;
         if framed.bytes.len() > limit

@@ -26,7 +26,7 @@ mod tests;
 mod window;
 mod writer;
 
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
@@ -48,6 +48,7 @@ pub(crate) use self::deliveries::Source;
 pub(crate) use self::packet_ids::{Acknowledged, RECEIVE_MAXIMUM, Reception};
 pub(crate) use self::resume::Missing;
 pub(crate) use self::subscription::{LogState, Stage, Subscription};
+pub(crate) use self::subscriptions::Reader;
 pub(crate) use self::window::Redelivery;
 pub(crate) use self::writer::Flush;
 
@@ -68,6 +69,8 @@ pub(crate) struct Outbox {
     /// The encoding that this client receives, as a number. It changes before the session begins, if the client says in
     /// its first packet which version it speaks.
     form: AtomicU8,
+    /// The store keeps all subscriptions of the session.
+    is_stored: AtomicBool,
     /// The longest packet that the client accepts.
     packet_limit: AtomicU32,
     pub(crate) context: Arc<OutboxContext>,
@@ -158,6 +161,7 @@ impl Outbox {
         };
         Self {
             form: AtomicU8::new(form as u8),
+            is_stored: AtomicBool::new(false),
             packet_limit: AtomicU32::new(u32::MAX),
             context,
             waker: AtomicWaker::new(),
@@ -174,6 +178,16 @@ impl Outbox {
     pub(crate) fn set_form(&self, form: Form, packet_limit: u32) {
         self.form.store(form as u8, Ordering::Relaxed);
         self.packet_limit.store(form.framed_length(packet_limit), Ordering::Relaxed);
+    }
+
+    /// Returns `true` if the store keeps all subscriptions of the session, also those with QoS 0.
+    pub(crate) fn is_stored(&self) -> bool {
+        self.is_stored.load(Ordering::Relaxed)
+    }
+
+    /// Called before the session begins.
+    pub(crate) fn set_stored(&self, is_stored: bool) {
+        self.is_stored.store(is_stored, Ordering::Relaxed);
     }
 
     /// The longest packet that the client accepts, in its form.

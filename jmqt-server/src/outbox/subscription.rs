@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use jmqt_core::{ChannelName, ClientId, Persistence};
+use jmqt_core::{ChannelName, ClientId, Persistence, Qos};
 
 use super::Outbox;
 use super::cursor::Acked;
@@ -20,10 +20,14 @@ pub(crate) struct Subscription {
     pub(crate) channel: ChannelName,
     pub(crate) client: ClientId,
     pub(crate) outbox: Arc<Outbox>,
-    /// [`SubscriptionOptions`] as a number. A client may change them.
+    /// [`SubscriptionOptions`] as a number: those of this subscription alone. A client may change them.
+    own: AtomicU64,
+    /// The options with which messages are sent: also those of other subscriptions for which this one stands.
     options: AtomicU64,
-    /// Set if this stands for several subscriptions of a client that a message matches.
-    merged: Option<Box<Merged>>,
+    /// The subscription identifiers after that of the options.
+    more_ids: Mutex<Option<Arc<Vec<u32>>>>,
+    /// Set if this was made to stand for several subscriptions of a client that a message matches.
+    parts: Option<Box<[Arc<Subscription>]>>,
     /// A [`Stage`]; written only under the outbox's lock.
     stage: AtomicU8,
     /// The number of unacknowledged pushes of a temporary subscription; used only under the outbox's lock.
@@ -32,13 +36,6 @@ pub(crate) struct Subscription {
     pub(crate) slot: AtomicUsize,
     /// Locked under the outbox's lock, or alone.
     log: Mutex<LogState>,
-}
-
-/// The subscriptions that one stands for.
-struct Merged {
-    parts: Vec<Arc<Subscription>>,
-    /// The subscription identifiers after the first.
-    more_ids: Vec<u32>,
 }
 
 /// A subscription of a session, found by the name of its channel.
@@ -80,6 +77,9 @@ pub(crate) enum Stage {
 pub(crate) enum LogState {
     /// The subscription is temporary and does not use the log.
     Temporary,
+    /// The store keeps the subscription, but it has no place in a log: it has a filter, or QoS 0. A message that is
+    /// logged and needs an acknowledgement makes a reader of its channel.
+    Filter,
     /// The subscription is persistent, and the store has not returned its position yet. `seen` is the last message
     /// received meanwhile, and its log: the channel may have been deleted and created again.
     Attaching { seen: Option<(ChannelKey, Seq)> },
@@ -152,8 +152,10 @@ impl Subscription {
             channel,
             client,
             outbox,
+            own: AtomicU64::new(SubscriptionOptions::JMQT.bits()),
             options: AtomicU64::new(SubscriptionOptions::JMQT.bits()),
-            merged: None,
+            more_ids: Mutex::default(),
+            parts: None,
             stage: AtomicU8::new(stage as u8),
             temporary_in_flight: AtomicU32::new(0),
             slot: AtomicUsize::new(usize::MAX),
@@ -161,37 +163,51 @@ impl Subscription {
         }
     }
 
-    /// One temporary subscription to `channel` for several ones of a client.
+    /// One subscription to `channel` for several ones of a client, of which none is a reader.
     pub(crate) fn merged(channel: ChannelName, parts: Vec<Arc<Self>>) -> Self {
-        let all = parts.iter().map(|part| part.options());
-        let options = all.reduce(SubscriptionOptions::or).unwrap_or(SubscriptionOptions::JMQT);
-        let mut ids: Vec<u32> = parts.iter().filter_map(|part| part.options().id()).collect();
-        ids.sort_unstable();
-        ids.dedup();
-        let more_ids = ids.split_off(ids.len().min(1));
+        let log =
+            if parts.iter().any(|part| part.lacks_reader()) { LogState::Filter } else { LogState::Temporary };
         let (client, outbox) = (parts[0].client.clone(), Arc::clone(&parts[0].outbox));
-        let mut merged = Self::new(channel, client, outbox, Stage::Live, LogState::Temporary);
-        merged.set_options(options.with_id(ids.first().copied()));
-        merged.merged = Some(Box::new(Merged { parts, more_ids }));
+        let mut merged = Self::new(channel, client, outbox, Stage::Live, log);
+        merged.stand_for(&parts);
+        merged.parts = Some(parts.into());
         merged
     }
 
-    /// The subscription identifiers after that of the options.
-    pub(crate) fn more_ids(&self) -> &[u32] {
-        self.merged.as_ref().map_or(&[], |merged| &merged.more_ids)
+    /// Sends messages with the options of all these subscriptions from now on.
+    pub(crate) fn stand_for(&self, parts: &[Arc<Self>]) {
+        let own = parts.iter().map(|part| part.own_options()).filter(|own| !own.is_of_filter());
+        let options = own.clone().reduce(SubscriptionOptions::or).unwrap_or(SubscriptionOptions::OF_FILTER);
+        let mut ids: Vec<u32> = own.filter_map(SubscriptionOptions::id).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let more_ids = ids.split_off(ids.len().min(1));
+        *self.more_ids.lock().unwrap_or_else(PoisonError::into_inner) =
+            (!more_ids.is_empty()).then(|| Arc::new(more_ids));
+        self.options.store(options.with_id(ids.first().copied()).bits(), Ordering::Relaxed);
     }
 
-    /// The options, with all subscription identifiers.
-    pub(crate) fn terms(&self) -> Terms<'_> {
-        Terms { options: self.options(), more_ids: self.more_ids() }
+    /// Calls `encode` with the options and all subscription identifiers.
+    pub(crate) fn with_terms<T>(&self, encode: impl FnOnce(Terms<'_>) -> T) -> T {
+        let more_ids = self.more_ids.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        encode(Terms { options: self.options(), more_ids: more_ids.as_deref().map_or(&[], Vec::as_slice) })
     }
 
+    /// The options of this subscription alone.
+    pub(crate) fn own_options(&self) -> SubscriptionOptions {
+        SubscriptionOptions::from_bits(self.own.load(Ordering::Relaxed))
+    }
+
+    /// The options with which messages are sent.
     pub(crate) fn options(&self) -> SubscriptionOptions {
         SubscriptionOptions::from_bits(self.options.load(Ordering::Relaxed))
     }
 
+    /// Sets the options, and forgets those of other subscriptions.
     pub(crate) fn set_options(&self, options: SubscriptionOptions) {
+        self.own.store(options.bits(), Ordering::Relaxed);
         self.options.store(options.bits(), Ordering::Relaxed);
+        *self.more_ids.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Returns `true` if a message of this sender must not be pushed to its own client (protocol.md 2.11).
@@ -212,8 +228,8 @@ impl Subscription {
     }
 
     pub(crate) fn stage(&self) -> Stage {
-        if let Some(merged) = &self.merged {
-            let stages = || merged.parts.iter().map(|part| part.stage());
+        if let Some(parts) = &self.parts {
+            let stages = || parts.iter().map(|part| part.stage());
             return match () {
                 () if stages().any(|stage| stage == Stage::Live) => Stage::Live,
                 () if stages().any(|stage| stage == Stage::Opening) => Stage::Opening,
@@ -246,7 +262,17 @@ impl Subscription {
     pub(crate) fn persistence(&self) -> Persistence {
         match &*self.log() {
             LogState::Temporary | LogState::Changing(_) => Persistence::Temporary,
-            LogState::Attaching { .. } | LogState::Attached(_) => Persistence::Persistent,
+            LogState::Filter | LogState::Attaching { .. } | LogState::Attached(_) => Persistence::Persistent,
         }
+    }
+
+    /// Returns `true` if this reads the log of its channel, or will do so.
+    pub(crate) fn is_reader(&self) -> bool {
+        matches!(&*self.log(), LogState::Attaching { .. } | LogState::Attached(_))
+    }
+
+    /// Returns `true` if a logged message needs a reader, because it must be acknowledged.
+    pub(crate) fn lacks_reader(&self) -> bool {
+        self.options().qos() != Qos::AtMostOnce && matches!(&*self.log(), LogState::Filter)
     }
 }

@@ -3,32 +3,66 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use jmqt_core::{ChannelName, Persistence};
+use jmqt_core::{ChannelName, ClientId, Persistence};
 
 use super::subscription::{LogPosition, LogState, Named, Stage, Subscription};
 use super::{Outbox, Phase, State};
 use crate::message::{PushId, RetainedPush};
 use crate::name_map::NameSet;
-use crate::options::Grant;
-use crate::store::{Seq, StoredSubscription};
+use crate::options::{Grant, SubscriptionOptions};
+use crate::store::{ChannelKey, Seq, StoredSubscription};
 use crate::wire::{self, RetainedPieces};
 
 /// Subscriptions by channel name.
 #[derive(Default)]
-pub(super) struct Subscriptions(NameSet<Named>);
+pub(super) struct Subscriptions {
+    by_name: NameSet<Named>,
+    /// The number of those that only read a log for filters.
+    of_filters: u32,
+    /// The number of those that the store keeps without a place in a log.
+    kept: u32,
+}
+
+/// What becomes of a request for a reader.
+pub(crate) enum Reader {
+    /// It was created, and must be added to its channel and attached.
+    Created(Arc<Subscription>),
+    /// An existing subscription becomes the reader, and must be attached.
+    Begun(Arc<Subscription>),
+    /// It exists.
+    Exists,
+    /// No subscription needs it any more.
+    Unwanted,
+}
 
 impl Subscriptions {
     fn get(&self, channel: &str) -> Option<&Arc<Subscription>> {
-        self.0.get(channel).map(|Named(subscription)| subscription)
+        self.by_name.get(channel).map(|Named(subscription)| subscription)
     }
 
     fn all(&self) -> impl Iterator<Item = &Arc<Subscription>> {
-        self.0.iter().map(|Named(subscription)| subscription)
+        self.by_name.iter().map(|Named(subscription)| subscription)
+    }
+
+    fn insert(&mut self, subscription: &Arc<Subscription>) -> bool {
+        let is_new = self.by_name.insert(Named(Arc::clone(subscription)));
+        if is_new {
+            self.of_filters += u32::from(subscription.own_options().is_of_filter());
+            self.kept += u32::from(matches!(&*subscription.log(), LogState::Filter));
+        }
+        is_new
+    }
+
+    fn remove(&mut self, channel: &str) -> Option<Arc<Subscription>> {
+        let Named(subscription) = self.by_name.take(channel)?;
+        self.of_filters -= u32::from(subscription.own_options().is_of_filter());
+        self.kept -= u32::from(matches!(&*subscription.log(), LogState::Filter));
+        Some(subscription)
     }
 
     /// Removes at most this many subscriptions.
     fn take(&mut self, limit: usize) -> Vec<Arc<Subscription>> {
-        let taken = self.0.extract_if(|_| true).take(limit);
+        let taken = self.by_name.extract_if(|_| true).take(limit);
         taken.map(|Named(subscription)| subscription).collect()
     }
 }
@@ -38,15 +72,90 @@ impl Outbox {
         self.lock().subscriptions.get(channel).cloned()
     }
 
+    /// The subscription of the client to this channel or filter; `None` if it only reads a log for filters.
+    pub(crate) fn own_subscription(&self, name: &str) -> Option<Arc<Subscription>> {
+        self.subscription(name).filter(|subscription| !subscription.own_options().is_of_filter())
+    }
+
+    /// The client, if a stored subscription has a filter.
+    pub(crate) fn client_with_filters(&self) -> Option<ClientId> {
+        let state = self.lock();
+        let is_kept = |it: &&Arc<Subscription>| matches!(&*it.log(), LogState::Filter);
+        let mut all = state.subscriptions.all().filter(|_| state.subscriptions.kept > 0);
+        all.find(is_kept).map(|it| it.client.clone())
+    }
+
+    /// Returns `true` if a stored subscription of the client has a filter.
+    pub(crate) fn has_filters(&self) -> bool {
+        self.lock().subscriptions.kept > 0
+    }
+
+    /// Sets the options of a subscription. It becomes one of the client, or one that only reads a log for filters.
+    pub(crate) fn set_options(&self, subscription: &Subscription, options: SubscriptionOptions) {
+        let mut state = self.lock();
+        let before = subscription.own_options().is_of_filter();
+        subscription.set_options(options);
+        if subscription.stage() != Stage::Ended {
+            let of_filters = &mut state.subscriptions.of_filters;
+            *of_filters = (*of_filters + u32::from(options.is_of_filter())).saturating_sub(u32::from(before));
+        }
+    }
+
+    /// Begins a reader of a channel for a subscription that lacks one. `seen` is a message in the log.
+    pub(crate) fn begin_reader(
+        &self,
+        of: &Subscription,
+        channel: &ChannelName,
+        seen: (ChannelKey, Seq),
+    ) -> Reader {
+        let mut state = self.lock();
+        if state.closed().is_some() || of.stage() == Stage::Ended {
+            return Reader::Unwanted;
+        }
+        if let Some(existing) = state.subscriptions.get(channel.as_str()).cloned() {
+            let mut log = existing.log();
+            return match &mut *log {
+                LogState::Filter | LogState::Temporary => {
+                    state.subscriptions.kept -= u32::from(matches!(&*log, LogState::Filter));
+                    *log = LogState::Attaching { seen: Some(seen) };
+                    drop(log);
+                    Reader::Begun(existing)
+                }
+                _ => {
+                    drop(log);
+                    drop(state);
+                    self.note_seen(&existing, seen.0, seen.1);
+                    Reader::Exists
+                }
+            };
+        }
+        let (client, outbox) = (of.client.clone(), Arc::clone(&of.outbox));
+        let log = LogState::Attaching { seen: Some(seen) };
+        let reader = Subscription::new(channel.clone(), client, outbox, Stage::Live, log);
+        reader.set_options(SubscriptionOptions::OF_FILTER);
+        let reader = Arc::new(reader);
+        state.subscriptions.insert(&reader);
+        Reader::Created(reader)
+    }
+
+    /// Ends the reader of a subscription of the client, which stays. It was needed for filters only.
+    pub(crate) fn end_reader(&self, subscription: &Subscription) {
+        let mut state = self.lock();
+        self.detach_locked(&mut state, subscription);
+        self.pump(&mut state);
+    }
+
     /// The number of subscriptions of the client, and the number of persistent ones. The client's own point-to-point
     /// channel is not counted.
     pub(crate) fn subscription_counts(&self, own_channel: &str) -> (usize, usize) {
         let state = self.lock();
         let own = state.subscriptions.get(own_channel);
         let own_persistent = own.is_some_and(|own| own.persistence() == Persistence::Persistent);
-        let persistent = state.deliveries.persistent_count();
+        let Subscriptions { by_name, of_filters, kept } = &state.subscriptions;
+        let (of_filters, kept) = (*of_filters as usize, *kept as usize);
+        let persistent = (state.deliveries.persistent_count() + kept).saturating_sub(of_filters);
         (
-            state.subscriptions.0.len() - usize::from(own.is_some()),
+            by_name.len().saturating_sub(of_filters + usize::from(own.is_some())),
             persistent.saturating_sub(usize::from(own_persistent)),
         )
     }
@@ -59,13 +168,13 @@ impl Outbox {
     pub(crate) fn insert_subscription(&self, subscription: &Arc<Subscription>) -> bool {
         let mut state = self.lock();
         // An existing subscription is kept.
-        state.closed().is_none() && state.subscriptions.0.insert(Named(Arc::clone(subscription)))
+        state.closed().is_none() && state.subscriptions.insert(subscription)
     }
 
     /// Ends a subscription: none of its messages is pushed after this returns.
     pub(crate) fn remove_subscription(&self, channel: &str) -> Option<Arc<Subscription>> {
         let mut state = self.lock();
-        let Named(subscription) = state.subscriptions.0.take(channel)?;
+        let subscription = state.subscriptions.remove(channel)?;
         self.end_subscription(&mut state, &subscription);
         Some(subscription)
     }
@@ -112,7 +221,7 @@ impl Outbox {
                 self.push_kept(&mut state, subscription, earlier);
                 changing.seen
             }
-            LogState::Temporary => None,
+            LogState::Temporary | LogState::Filter => None,
             LogState::Attached(_) => return,
         };
         let mut position = LogPosition::new(stored);
@@ -242,7 +351,7 @@ impl Outbox {
         let Some(subscription) = self.subscription(channel.as_str()) else { return };
         let Some(retained) = self.retained_of(&subscription, channel, retained) else { return };
         let mut state = self.lock();
-        if state.subscriptions.0.contains(channel.as_str()) {
+        if state.subscriptions.get(channel.as_str()).is_some() {
             self.append_retained_to(&mut state, &subscription, retained);
             self.count(&mut state);
         }

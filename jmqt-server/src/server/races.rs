@@ -18,7 +18,7 @@ use crate::outbox::{Outbox, Redelivery};
 use crate::store::{
     ChannelKey, CursorUpdate, Due, Epoch, Exchanges, Expired, Forgotten, IsAway, LogPart, Operation, Outcome,
     PendingLimits, Retained, RetainedLimits, Seq, SessionRow, SqliteOptions, SqliteStore, StoreError,
-    StoredSession, StoredSubscription, Swept,
+    StoredFilter, StoredSession, StoredSubscription, Swept,
 };
 use crate::wire::Form;
 use crate::{AllowAll, BoxError, ConnRequest, ConnValidator, ConnVerdict, DenyAll, Publish};
@@ -97,6 +97,18 @@ impl Store for Gated {
 
     async fn subscriptions(&self, client: &ClientId) -> Result<Vec<StoredSubscription>, StoreError> {
         self.store.subscriptions(client).await
+    }
+
+    async fn subscription(
+        &self,
+        client: &ClientId,
+        channel: &ChannelName,
+    ) -> Result<Option<StoredSubscription>, StoreError> {
+        self.store.subscription(client, channel).await
+    }
+
+    async fn filters(&self, client: &ClientId) -> Result<Vec<StoredFilter>, StoreError> {
+        self.store.filters(client).await
     }
 
     async fn exchanges(&self, client: &ClientId) -> Result<Exchanges, StoreError> {

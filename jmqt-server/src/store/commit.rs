@@ -392,8 +392,12 @@ impl Operation {
                 let sender = sender.as_ref().map_or(0, |sender| sender.as_str().len());
                 data.len() + attributes.bytes() + channel.as_str().len() + sender
             }
-            Self::Subscribe { client, channel, .. } | Self::Unsubscribe { client, channel } => {
-                client.as_str().len() + channel.as_str().len()
+            Self::Subscribe { client, channel, .. }
+            | Self::Unsubscribe { client, channel }
+            | Self::BeginCursor { client, channel }
+            | Self::EndCursor { client, channel } => client.as_str().len() + channel.as_str().len(),
+            Self::SubscribeFilter { client, filter, .. } | Self::UnsubscribeFilter { client, filter } => {
+                client.as_str().len() + filter.len()
             }
             Self::ClearRetained { channel } | Self::ExpireRetained { channel, .. } => channel.as_str().len(),
             Self::Release { client, .. } => client.as_str().len(),

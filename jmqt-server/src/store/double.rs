@@ -7,7 +7,8 @@ use jmqt_core::{ChannelName, ClientId};
 
 use super::{
     ChannelKey, CursorUpdate, Due, Epoch, Exchanges, Expired, Forgotten, IsAway, LogPart, Operation, Outcome,
-    PendingLimits, Retained, Seq, SessionRow, Store, StoreError, StoredSession, StoredSubscription, Swept,
+    PendingLimits, Retained, Seq, SessionRow, Store, StoreError, StoredFilter, StoredSession,
+    StoredSubscription, Swept,
 };
 
 type Answers<Asked, T> = Box<dyn Fn(&[Asked]) -> Result<T, StoreError> + Send + Sync>;
@@ -55,6 +56,18 @@ impl Store for Double {
 
     async fn exchanges(&self, _: &ClientId) -> Result<Exchanges, StoreError> {
         Ok(Exchanges::default())
+    }
+
+    async fn subscription(
+        &self,
+        _: &ClientId,
+        _: &ChannelName,
+    ) -> Result<Option<StoredSubscription>, StoreError> {
+        Ok(None)
+    }
+
+    async fn filters(&self, _: &ClientId) -> Result<Vec<StoredFilter>, StoreError> {
+        Ok(Vec::new())
     }
 
     fn may_have_retained(&self, _: &ChannelName) -> bool {

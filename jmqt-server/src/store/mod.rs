@@ -21,6 +21,8 @@ mod driver;
 mod driver;
 mod error;
 mod failures;
+#[cfg(any(feature = "sqlite", feature = "mysql"))]
+mod filters;
 mod limits;
 #[cfg(feature = "mysql")]
 mod mysql;
@@ -160,6 +162,39 @@ pub enum Operation {
         /// The packet identifier.
         packet: NonZeroU16,
     },
+    /// Adds a subscription with a filter to the session of a client, or replaces its options. With QoS 1 or 2 every channel
+    /// that the filter matches gets a cursor before its next message is logged. With QoS 0 the filter may also be the name
+    /// of one channel: the store only remembers it.
+    SubscribeFilter {
+        /// The client, which has a stored session.
+        client: ClientId,
+        /// The filter, as MQTT writes it.
+        filter: String,
+        /// The options.
+        options: SubscriptionOptions,
+    },
+    /// Removes a subscription with a filter, and the cursors that no other subscription of the client needs.
+    UnsubscribeFilter {
+        /// The client.
+        client: ClientId,
+        /// The filter.
+        filter: String,
+    },
+    /// Creates the cursor of a client whose filter matches the channel, after the last logged message, unless it exists.
+    /// A store adds this to a batch.
+    BeginCursor {
+        /// The client.
+        client: ClientId,
+        /// The channel.
+        channel: ChannelName,
+    },
+    /// Deletes the cursor of a client, if it was created for a filter. A store adds this to a batch.
+    EndCursor {
+        /// The client.
+        client: ClientId,
+        /// The channel.
+        channel: ChannelName,
+    },
     /// Resumes the session of a client that connects, or ends it and begins another one.
     BeginSession(BeginSession),
     /// Changes how long the session of a connected client outlives its connection. A session that lasts
@@ -235,7 +270,9 @@ pub enum Outcome {
     TooManyRetained,
     /// For `Subscribe`: the subscription, old or new.
     Subscribed(StoredSubscription),
-    /// For `Unsubscribe`: `true` if the subscription existed.
+    /// For `SubscribeFilter`: the filter is stored.
+    FilterSubscribed,
+    /// For `Unsubscribe` and `UnsubscribeFilter`: `true` if the subscription existed.
     Unsubscribed(bool),
     /// For `ClearRetained` and `ExpireRetained`: `true` if a message existed.
     Cleared(bool),
@@ -260,6 +297,15 @@ pub struct StoredSession {
     pub subscriptions: Vec<StoredSubscription>,
 }
 
+/// A subscription with a filter: see [`Operation::SubscribeFilter`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredFilter {
+    /// The filter, as MQTT writes it.
+    pub filter: String,
+    /// The options of the last `SubscribeFilter`.
+    pub options: SubscriptionOptions,
+}
+
 /// The sessions that [`Store::expire`] ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Due {
@@ -282,6 +328,13 @@ pub struct StoredSubscription {
     pub last: Seq,
     /// The options of the last `Subscribe`.
     pub options: SubscriptionOptions,
+}
+
+impl StoredSubscription {
+    /// Returns `true` if the log may have messages that the client has not acknowledged.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.cursor.acked < self.last
+    }
 }
 
 /// A retained message.
@@ -441,6 +494,16 @@ pub trait Store: Send + Sync + 'static {
     /// The client's QoS 2 exchanges that are not complete. The read waits for commits in progress that concern them,
     /// also those of other nodes.
     async fn exchanges(&self, client: &ClientId) -> Result<Exchanges, StoreError>;
+
+    /// The client's persistent subscription to this channel.
+    async fn subscription(
+        &self,
+        client: &ClientId,
+        channel: &ChannelName,
+    ) -> Result<Option<StoredSubscription>, StoreError>;
+
+    /// The client's subscriptions with filters, in the order of the filters.
+    async fn filters(&self, client: &ClientId) -> Result<Vec<StoredFilter>, StoreError>;
 
     /// Returns `true` if this channel may have a retained message. `false` is certain
     /// for all finished calls of [`commit`](Self::commit), not for pending ones.

@@ -13,6 +13,7 @@ mod connection;
 mod cursors;
 mod exchanges;
 mod expiry;
+mod filters;
 mod log;
 mod open;
 mod pending;
@@ -39,7 +40,7 @@ use super::limits::limited;
 use super::names::NameSet;
 use super::{
     ChannelKey, CursorUpdate, Due, Epoch, Exchanges, Expired, Forgotten, IsAway, LogPart, Operation, Outcome,
-    PendingLimits, Retained, RetainedLimits, Seq, SessionRow, Store, StoreError, StoredSession,
+    PendingLimits, Retained, RetainedLimits, Seq, SessionRow, Store, StoreError, StoredFilter, StoredSession,
     StoredSubscription, Swept,
 };
 use crate::config::MySqlTls;
@@ -169,6 +170,18 @@ impl Store for MySqlStore {
 
     async fn exchanges(&self, client: &ClientId) -> Result<Exchanges, StoreError> {
         self.read_exchanges(client).await
+    }
+
+    async fn subscription(
+        &self,
+        client: &ClientId,
+        channel: &ChannelName,
+    ) -> Result<Option<StoredSubscription>, StoreError> {
+        self.read_subscription(client, channel).await
+    }
+
+    async fn filters(&self, client: &ClientId) -> Result<Vec<StoredFilter>, StoreError> {
+        self.read_filters(client).await
     }
 
     fn may_have_retained(&self, channel: &ChannelName) -> bool {

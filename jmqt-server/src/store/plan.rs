@@ -88,6 +88,13 @@ struct Subscription {
     now: Option<(Cursor, SubscriptionOptions)>,
 }
 
+/// A filter of a client, before and after the batch.
+#[derive(Debug, Default)]
+struct FilterRow {
+    before: Option<SubscriptionOptions>,
+    now: Option<SubscriptionOptions>,
+}
+
 /// A client whose session begins or changes, before and after the batch.
 #[derive(Debug, Default)]
 struct Client {
@@ -145,6 +152,8 @@ pub(super) struct Plan<'b> {
     last_index: usize,
     by_key: Map<ChannelKey, usize>,
     subscriptions: NameMap<(ChannelKey, &'b ClientId), Subscription>,
+    /// The filters that the operations change.
+    filters: NameMap<(&'b ClientId, &'b str), FilterRow>,
     /// The clients whose sessions begin or change.
     clients: NameMap<&'b ClientId, Client>,
     /// In the order of client and id.
@@ -170,6 +179,7 @@ impl<'b> Plan<'b> {
             last_index: 0,
             by_key: Map::default(),
             subscriptions: NameMap::default(),
+            filters: NameMap::default(),
             clients: NameMap::default(),
             publishers: publishers(batch),
             received: received(batch),
@@ -182,8 +192,15 @@ impl<'b> Plan<'b> {
                     plan.note(&append.channel);
                 }
                 Operation::Append(_) => {}
-                Operation::Subscribe { channel, .. } | Operation::Unsubscribe { channel, .. } => {
+                Operation::Subscribe { channel, .. }
+                | Operation::Unsubscribe { channel, .. }
+                | Operation::BeginCursor { channel, .. }
+                | Operation::EndCursor { channel, .. } => {
                     plan.note(channel);
+                }
+                Operation::SubscribeFilter { client, filter, .. }
+                | Operation::UnsubscribeFilter { client, filter } => {
+                    plan.filters.entry((client, filter)).or_default();
                 }
                 Operation::ClearRetained { channel } | Operation::ExpireRetained { channel, .. } => {
                     if may_be_retained(channel) {
@@ -212,7 +229,10 @@ impl<'b> Plan<'b> {
 
     /// Returns `true` if the operations concern nothing that is stored.
     pub(super) fn concerns_nothing(&self) -> bool {
-        self.channels.is_empty() && self.clients.is_empty() && self.received.is_empty()
+        self.channels.is_empty()
+            && self.clients.is_empty()
+            && self.received.is_empty()
+            && self.filters.is_empty()
     }
 
     /// The names of the channels.
@@ -304,7 +324,10 @@ impl<'b> Plan<'b> {
     /// channels are inserted.
     pub(super) fn subscriptions_to_load(&self, batch: &'b [Operation]) -> Vec<(ChannelKey, &'b ClientId)> {
         let pair = |operation: &'b Operation| match operation {
-            Operation::Subscribe { client, channel, .. } | Operation::Unsubscribe { client, channel } => {
+            Operation::Subscribe { client, channel, .. }
+            | Operation::Unsubscribe { client, channel }
+            | Operation::BeginCursor { client, channel }
+            | Operation::EndCursor { client, channel } => {
                 let channel = self.channel(channel).filter(|it| it.persistent > 0)?;
                 Some((channel.key?, client))
             }
@@ -314,6 +337,20 @@ impl<'b> Plan<'b> {
         pairs.sort_unstable();
         pairs.dedup();
         pairs
+    }
+
+    /// The filters that the operations change, in order.
+    pub(super) fn filters(&self) -> Vec<(&'b ClientId, &'b str)> {
+        let mut filters: Vec<_> = self.filters.keys().copied().collect();
+        filters.sort_unstable();
+        filters
+    }
+
+    /// Inserts a filter.
+    pub(super) fn put_filter(&mut self, client: &'b ClientId, filter: &'b str, options: SubscriptionOptions) {
+        if let Some(row) = self.filters.get_mut(&(client, filter)) {
+            (row.before, row.now) = (Some(options), Some(options));
+        }
     }
 
     /// Inserts a subscription.
@@ -377,7 +414,7 @@ impl<'b> Plan<'b> {
     pub(super) fn stores_no_message(&self, batch: &[Operation]) -> bool {
         let may_store = |operation: &Operation| match operation {
             Operation::Append(append) => append.retain,
-            Operation::Subscribe { .. } => true,
+            Operation::Subscribe { .. } | Operation::BeginCursor { .. } => true,
             _ => false,
         };
         self.channels.iter().all(|channel| channel.persistent == 0) && !batch.iter().any(may_store)
@@ -438,6 +475,23 @@ impl<'b> Plan<'b> {
                 self.subscribe(client, channel, *options, next_key)
             }
             Operation::Unsubscribe { client, channel } => self.unsubscribe(client, channel),
+            Operation::SubscribeFilter { client, filter, options } => {
+                self.set_filter(client, filter, Some(*options));
+                Outcome::FilterSubscribed
+            }
+            Operation::UnsubscribeFilter { client, filter } => {
+                Outcome::Unsubscribed(self.set_filter(client, filter, None))
+            }
+            Operation::BeginCursor { client, channel } => {
+                let options = self.subscription(client, channel).unwrap_or(SubscriptionOptions::OF_FILTER);
+                self.subscribe(client, channel, options, next_key)
+            }
+            Operation::EndCursor { client, channel } => {
+                match self.subscription(client, channel).is_some_and(SubscriptionOptions::is_of_filter) {
+                    true => self.unsubscribe(client, channel),
+                    false => Outcome::Unsubscribed(false),
+                }
+            }
             Operation::ClearRetained { channel } => self.clear_retained(channel),
             Operation::ExpireRetained { channel, now } => self.expire_retained(channel, *now),
             Operation::Release { client, packet } => {
@@ -566,6 +620,23 @@ impl<'b> Plan<'b> {
         Outcome::Subscribed(StoredSubscription { channel: name.clone(), key, cursor, last, options })
     }
 
+    /// The options of a subscription that exists now.
+    fn subscription(&self, client: &'b ClientId, name: &ChannelName) -> Option<SubscriptionOptions> {
+        let key = self.channel(name)?.key?;
+        self.subscriptions.get(&(key, client))?.now.as_ref().map(|(_, options)| *options)
+    }
+
+    /// Changes a filter; returns `true` if it existed.
+    fn set_filter(
+        &mut self,
+        client: &'b ClientId,
+        filter: &'b str,
+        options: Option<SubscriptionOptions>,
+    ) -> bool {
+        let row = self.filters.entry((client, filter)).or_default();
+        std::mem::replace(&mut row.now, options).is_some()
+    }
+
     fn unsubscribe(&mut self, client: &'b ClientId, name: &'b ChannelName) -> Outcome {
         // `new` has noted it.
         Outcome::Unsubscribed(self.end_subscription(self.by_name[name], client))
@@ -586,6 +657,7 @@ impl<'b> Plan<'b> {
             return Outcome::Begun { is_resumed: true };
         }
         client.has_ended |= client.now.is_some();
+        let client_has_ended = client.has_ended;
         let kept = |expiry: &u32| *expiry > 0;
         client.now = begin.expiry.filter(kept).map(|expiry| ClientRow {
             last_seen,
@@ -595,6 +667,10 @@ impl<'b> Plan<'b> {
         });
         for index in std::mem::take(&mut client.subscribed) {
             self.end_subscription(index, &begin.client);
+        }
+        if client_has_ended {
+            let own = self.filters.iter_mut().filter(|((client, _), _)| **client == begin.client);
+            own.for_each(|(_, row)| row.now = None);
         }
         Outcome::Begun { is_resumed: false }
     }
@@ -656,6 +732,7 @@ impl<'b> Plan<'b> {
         !self.channels.iter().any(channel)
             && self.subscriptions.values().all(|it| it.now == it.before)
             && self.received.values().all(|it| it.now == it.before)
+            && self.filters.values().all(|it| it.now == it.before)
             && self.clients.values().all(|it| it.now == it.before && !it.has_ended)
     }
 
@@ -719,6 +796,16 @@ impl<'b> Plan<'b> {
         let mut gone: Vec<_> = gone.map(|(client, _)| *client).collect();
         gone.sort_unstable();
         gone
+    }
+
+    /// The filters to write, in order; `None`: to delete. Those of [ended sessions](Self::ended_sessions) are deleted before.
+    pub(super) fn changed_filters(&self) -> Vec<(&'b ClientId, &'b str, Option<SubscriptionOptions>)> {
+        let has_ended = |client| self.clients.get(client).is_some_and(|client: &Client| client.has_ended);
+        let changed = self.filters.iter();
+        let changed = changed.filter(|((client, _), it)| it.now != it.before || has_ended(client));
+        let mut changed: Vec<_> = changed.map(|(&(client, filter), it)| (client, filter, it.now)).collect();
+        changed.sort_unstable_by_key(|&(client, filter, _)| (client, filter));
+        changed
     }
 
     /// The subscriptions to write.

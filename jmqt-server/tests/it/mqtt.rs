@@ -1,8 +1,5 @@
 //! MQTT clients on the same channels as JMQT clients (docs/mqtt.md).
 
-mod cluster;
-mod system_topics;
-
 use jmqt_mqtt::{
     Ack, Connect, Delivery, Disconnect, FilterBuf, Frame, NameBuf, Packet, PacketId, PacketType, Peek, Place,
     Properties, Property, PropertyBuf, Publish, Qos, ReasonCode, RetainHandling, Sender, Subscribe,
@@ -14,13 +11,16 @@ use tokio::net::TcpStream;
 
 use crate::support::{Asked, Behaviour, Notice, TestServer, within};
 
+mod cluster;
 mod connect;
 mod exactly_once;
 mod exchange;
+mod filters;
 mod malformed;
 mod rules;
 mod sessions;
 mod subscribe;
+mod system_topics;
 
 const VERSIONS: [Version; 2] = [Version::V3_1_1, Version::V5];
 

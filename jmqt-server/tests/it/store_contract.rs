@@ -1284,6 +1284,152 @@ async fn a_jmqt_client_on_an_mqtt_session_keeps_its_subscriptions(on: &dyn Datab
     assert!(!resumed(&*store, "bob", false, 0).await);
 }
 
+fn subscribe_filter(who: &str, filter: &str, qos: Qos) -> Operation {
+    let options = SubscriptionOptions::new(qos);
+    Operation::SubscribeFilter { client: client(who), filter: filter.to_owned(), options }
+}
+
+fn unsubscribe_filter(who: &str, filter: &str) -> Operation {
+    Operation::UnsubscribeFilter { client: client(who), filter: filter.to_owned() }
+}
+
+async fn place_of(store: &dyn Store, who: &str, name: &str) -> Option<(u64, u64, bool)> {
+    let stored = store.subscription(&client(who), &channel(name)).await.unwrap()?;
+    Some((stored.cursor.acked.0, stored.last.0, stored.options.is_of_filter()))
+}
+
+async fn filters_of(store: &dyn Store, who: &str) -> Vec<String> {
+    store.filters(&client(who)).await.unwrap().into_iter().map(|stored| stored.filter).collect()
+}
+
+async fn a_filter_gets_a_cursor_before_the_first_message_of_each_channel(on: &dyn Database) {
+    let store = on.open().await;
+    for who in ["bob", "carol"] {
+        resumed(&*store, who, false, 60).await;
+    }
+    let filter = subscribe_filter("bob", "a/+", Qos::AtLeastOnce);
+    assert_eq!(one(&*store, filter).await, Outcome::FilterSubscribed);
+    assert_eq!(one(&*store, subscribe_filter("bob", "#", Qos::AtMostOnce)).await, Outcome::FilterSubscribed);
+    let batch =
+        [append("a/1", "1"), append("a/2", "1"), append("b", "1"), append("a/1", "2"), append("#bob", "1")];
+    let outcomes = store.commit(&batch).await.unwrap();
+    assert_eq!(outcomes.len(), batch.len());
+    assert_eq!(seqs(&outcomes), [Some(1), Some(1), None, Some(2), None]);
+    assert_eq!(place_of(&*store, "bob", "a/1").await, Some((0, 2, true)));
+    assert_eq!(place_of(&*store, "bob", "b").await, None);
+    // Another filter begins with the next message.
+    one(&*store, subscribe_filter("carol", "a/#", Qos::ExactlyOnce)).await;
+    assert_eq!(seqs(&[one(&*store, append("a/1", "3")).await]), [Some(3)]);
+    assert_eq!(place_of(&*store, "carol", "a/1").await, Some((2, 3, true)));
+    assert_eq!(place_of(&*store, "carol", "a/2").await, None);
+    store.close().await;
+    let store = on.open().await;
+    assert_eq!(filters_of(&*store, "bob").await, ["#", "a/+"]);
+    assert_eq!(
+        seqs(&store.commit(&[append("a/1", "4"), append("a/3", "1")]).await.unwrap()),
+        [Some(4), Some(1)]
+    );
+    assert_eq!(place_of(&*store, "bob", "a/1").await, Some((0, 4, true)));
+    for (who, filter) in [("bob", "a/+"), ("carol", "a/#")] {
+        for existed in [true, false] {
+            let outcome = one(&*store, unsubscribe_filter(who, filter)).await;
+            assert_eq!(outcome, Outcome::Unsubscribed(existed));
+        }
+    }
+    assert_eq!(
+        (place_of(&*store, "bob", "a/1").await, place_of(&*store, "carol", "a/3").await),
+        (None, None)
+    );
+    assert_eq!(seqs(&[one(&*store, append("a/1", "5")).await]), [None]);
+}
+
+async fn a_cursor_goes_on_while_a_filter_or_a_subscription_needs_it(on: &dyn Database) {
+    let store = on.open().await;
+    resumed(&*store, "bob", false, 60).await;
+    subscribed(&*store, "bob", "a/1").await;
+    one(&*store, append("a/1", "1")).await;
+    one(&*store, subscribe_filter("bob", "a/+", Qos::AtLeastOnce)).await;
+    one(&*store, subscribe_filter("bob", "+/1", Qos::AtLeastOnce)).await;
+    one(&*store, append("a/1", "2")).await;
+    assert_eq!(place_of(&*store, "bob", "a/1").await, Some((0, 2, false)));
+    assert_eq!(one(&*store, unsubscribe("bob", "a/1")).await, Outcome::Unsubscribed(true));
+    assert_eq!(place_of(&*store, "bob", "a/1").await, Some((0, 2, true)));
+    one(&*store, unsubscribe_filter("bob", "a/+")).await;
+    assert_eq!(place_of(&*store, "bob", "a/1").await, Some((0, 2, true)), "the other filter needs it");
+    subscribed(&*store, "bob", "a/1").await;
+    // A filter with QoS 0 needs no cursor.
+    one(&*store, subscribe_filter("bob", "+/1", Qos::AtMostOnce)).await;
+    assert_eq!(place_of(&*store, "bob", "a/1").await, Some((0, 2, false)));
+    one(&*store, unsubscribe("bob", "a/1")).await;
+    assert_eq!(place_of(&*store, "bob", "a/1").await, None);
+    assert_eq!(filters_of(&*store, "bob").await, ["+/1"]);
+}
+
+async fn filters_end_with_their_session(on: &dyn Database) {
+    let store = on.open().await;
+    for (name, ends) in [("a", "clean"), ("b", "expired"), ("c", "swept")] {
+        resumed(&*store, name, false, 60).await;
+        one(&*store, subscribe_filter(name, &format!("{name}/#"), Qos::AtLeastOnce)).await;
+        let topic = format!("{name}/1");
+        assert_eq!(seqs(&[one(&*store, append(&topic, "1")).await]), [Some(1)], "{ends}");
+        disconnect(&*store, name).await;
+    }
+    // The message in the same batch is for nobody any more.
+    let begin_clean = begin("a", true, Some(60), SystemTime::now());
+    let outcomes = store.commit(&[begin_clean, append("a/1", "2"), append("a/2", "1")]).await.unwrap();
+    assert_eq!((&outcomes[0], seqs(&outcomes)), (&Outcome::Begun { is_resumed: false }, vec![None, None]));
+    let later = begin("b", false, Some(60), in_seconds(70));
+    assert_eq!(one(&*store, later).await, Outcome::Begun { is_resumed: false });
+    let expired = store.expire(ended_by(in_seconds(70)), &mut |_| true).await.unwrap();
+    assert_eq!(expired, [Expired { client: client("c"), subscriptions: 1 }]);
+    for name in ["a", "b", "c"] {
+        assert!(filters_of(&*store, name).await.is_empty(), "{name}");
+        let topic = format!("{name}/1");
+        assert_eq!(seqs(&[one(&*store, append(&topic, "3")).await]), [None], "{name}");
+        assert_eq!(place_of(&*store, name, &topic).await, None, "{name}");
+    }
+    // A new filter is independent of the old one.
+    one(&*store, subscribe_filter("a", "a/#", Qos::AtLeastOnce)).await;
+    let outcome = one(&*store, append("a/1", "4")).await;
+    assert!(placed(&outcome).is_some());
+}
+
+async fn every_process_knows_all_filters(on: &dyn Database) {
+    if !on.is_shared() {
+        return;
+    }
+    let (one_store, other) = (on.open().await, on.open().await);
+    resumed(&*one_store, "bob", false, 60).await;
+    for round in 0..5 {
+        assert_eq!(seqs(&[one(&*other, append("a/1", "0")).await]), [None], "{round}");
+        one(&*one_store, subscribe_filter("bob", "a/+", Qos::AtLeastOnce)).await;
+        let topic = format!("a/{round}");
+        for store in [&other, &one_store] {
+            assert!(placed(&one(&**store, append(&topic, "1")).await).is_some(), "{round}");
+        }
+        assert!(place_of(&*other, "bob", &topic).await.is_some());
+        assert_eq!(one(&*one_store, unsubscribe_filter("bob", "a/+")).await, Outcome::Unsubscribed(true));
+    }
+    // At the same time.
+    let subscribing = async {
+        for number in 0..50 {
+            one(&*one_store, subscribe_filter("bob", &format!("{number}/+"), Qos::AtLeastOnce)).await;
+            let outcome = one(&*one_store, append(&format!("{number}/x"), "1")).await;
+            assert!(placed(&outcome).is_some());
+        }
+    };
+    let appending = async {
+        for number in 0..200 {
+            one(&*other, append(&format!("{}/x", number % 50), "1")).await;
+        }
+    };
+    tokio::join!(subscribing, appending);
+    for number in 0..50 {
+        let outcome = one(&*other, append(&format!("{number}/x"), "1")).await;
+        assert!(placed(&outcome).is_some());
+    }
+}
+
 async fn the_expiry_of_a_session_survives_a_restart(on: &dyn Database) {
     let store = on.open().await;
     for who in ["bob", "carol", "dora"] {
@@ -1953,6 +2099,10 @@ macro_rules! contract {
             the_newest_connection_decides_how_long_the_session_lasts,
             a_jmqt_client_on_an_mqtt_session_keeps_its_subscriptions,
             the_expiry_of_a_session_survives_a_restart,
+            a_filter_gets_a_cursor_before_the_first_message_of_each_channel,
+            a_cursor_goes_on_while_a_filter_or_a_subscription_needs_it,
+            filters_end_with_their_session,
+            every_process_knows_all_filters,
             the_oldest_messages_of_the_channel_with_most_pending_go_first,
             pending_messages_are_limited_by_their_bytes_too,
             in_a_point_to_point_channel_the_publisher_with_most_pending_loses,

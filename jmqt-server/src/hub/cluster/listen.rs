@@ -261,11 +261,13 @@ impl Hub {
 
     /// Records that the log of a channel may have messages that this node has not received.
     pub(in crate::hub) fn note_tail(self: &Arc<Self>, channel: &str, key: i64, seq: u64) {
-        let Ok(channel) = ChannelName::parse(channel) else { return };
+        let Ok(channel) = ChannelName::exact(channel) else { return };
         let Some(members) = self.members(&channel) else { return };
         for subscription in members.iter() {
             let outbox = &subscription.outbox;
-            if outbox.note_seen(subscription, ChannelKey(key), crate::store::Seq(seq)) {
+            if subscription.lacks_reader() {
+                self.begin_reader(subscription, &channel, (ChannelKey(key), crate::store::Seq(seq)));
+            } else if outbox.note_seen(subscription, ChannelKey(key), crate::store::Seq(seq)) {
                 self.resume(outbox);
             }
         }

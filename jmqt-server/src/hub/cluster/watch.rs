@@ -51,6 +51,7 @@ impl Cluster {
     async fn compare_with_store(&self, hub: &Arc<Hub>) -> Result<(), StoreError> {
         let mut by_key: HashMap<ChannelKey, Vec<Arc<Subscription>>> = HashMap::new();
         for (_, session) in hub.connections.sessions() {
+            hub.begin_missing_readers(&session.outbox).await?;
             for subscription in session.outbox.subscriptions() {
                 if let Some(key) = subscription.key() {
                     by_key.entry(key).or_default().push(subscription);

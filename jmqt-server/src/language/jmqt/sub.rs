@@ -58,8 +58,16 @@ async fn handle_sub_to_filter(
         return CONTINUE;
     }
     let options = SubscriptionOptions::JMQT;
-    let subscribed =
-        verbs::subscribe_to_filter(shared, session, client, filter.path(), &name, options).await?;
+    let subscribed = verbs::subscribe_to_filter(
+        shared,
+        session,
+        client,
+        filter.path(),
+        &name,
+        Persistence::Temporary,
+        options,
+    )
+    .await?;
     let subscription = match subscribed {
         Ok(subscription) => subscription,
         Err(status) => {

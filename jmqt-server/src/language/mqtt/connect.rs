@@ -124,7 +124,6 @@ fn announced(shared: &Shared, connect: &Connect<'_>, id: &ClientId, expiry: u32)
             Some(Property::ReceiveMaximum(RECEIVE_MAXIMUM)),
             Some(Property::TopicAliasMaximum(TOPIC_ALIASES)),
             u32::try_from(shared.limits.packet_bytes).ok().map(Property::MaximumPacketSize),
-            (expiry > 0).then_some(Property::WildcardSubscriptionAvailable(false)),
             Some(Property::SharedSubscriptionAvailable(false)),
         ];
         for property in own.into_iter().flatten() {

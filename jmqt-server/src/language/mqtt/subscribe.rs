@@ -92,7 +92,7 @@ async fn subscribe_to(
         true => Persistence::Persistent,
         false => Persistence::Temporary,
     };
-    let existed = session.outbox.subscription(channel.as_str()).is_some();
+    let existed = session.outbox.own_subscription(channel.as_str()).is_some();
     let subscribed = verbs::subscribe_with(shared, session, id, &channel, persistence, options).await?;
     let subscribed = match subscribed {
         Ok(subscribed) => subscribed,
@@ -129,7 +129,16 @@ async fn subscribe_to_system(
         return ControlFlow::Continue(ReasonCode::TOPIC_FILTER_INVALID);
     };
     let existed = session.outbox.subscription(name.as_str()).is_some();
-    let subscribed = verbs::subscribe_to_filter(shared, session, id, filter.path(), &name, options).await?;
+    let subscribed = verbs::subscribe_to_filter(
+        shared,
+        session,
+        id,
+        filter.path(),
+        &name,
+        Persistence::Temporary,
+        options,
+    )
+    .await?;
     let subscription = match subscribed {
         Ok(subscription) => subscription,
         Err(status) => return ControlFlow::Continue(refused(status)),
@@ -152,8 +161,7 @@ const fn granted(qos: Qos) -> ReasonCode {
     }
 }
 
-/// Subscribes to a filter with wildcards. Such a subscription ends with its connection, so a client that expects more is
-/// refused.
+/// Subscribes to a filter with wildcards.
 async fn subscribe_to_filter(
     shared: &Shared,
     session: &mut Session,
@@ -163,14 +171,13 @@ async fn subscribe_to_filter(
     handling: RetainHandling,
     options: SubscriptionOptions,
 ) -> Flow<ReasonCode> {
-    if client.is_persistent() {
-        return ControlFlow::Continue(ReasonCode::WILDCARD_SUBSCRIPTIONS_NOT_SUPPORTED);
-    }
+    let persistence = if client.is_persistent() { Persistence::Persistent } else { Persistence::Temporary };
     let Some(name) = name_of_filter(filter).filter(|_| !filter.path().starts_with('$')) else {
         return ControlFlow::Continue(ReasonCode::NOT_AUTHORIZED);
     };
     let existed = session.outbox.subscription(name.as_str()).is_some();
-    let subscribed = verbs::subscribe_to_filter(shared, session, id, filter.path(), &name, options).await?;
+    let subscribed =
+        verbs::subscribe_to_filter(shared, session, id, filter.path(), &name, persistence, options).await?;
     let subscription = match subscribed {
         Ok(subscription) => subscription,
         Err(status) => return ControlFlow::Continue(refused(status)),
@@ -230,7 +237,7 @@ async fn unsubscribe_from(
     let Some(channel) = channel else {
         return ControlFlow::Continue(ReasonCode::NO_SUBSCRIPTION_EXISTED);
     };
-    if session.outbox.subscription(channel.as_str()).is_none() {
+    if session.outbox.own_subscription(channel.as_str()).is_none() {
         return ControlFlow::Continue(ReasonCode::NO_SUBSCRIPTION_EXISTED);
     }
     let status = verbs::unsubscribe(shared, session, id, &channel).await?;

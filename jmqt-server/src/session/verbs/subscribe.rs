@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::pin::pin;
 use std::sync::Arc;
 
-use jmqt_core::{ChannelName, ClientId, Persistence, StatusCode};
+use jmqt_core::{ChannelKind, ChannelName, ClientId, Persistence, Qos, StatusCode};
 
 use super::status_of;
 use crate::connection::Flow;
@@ -54,14 +54,14 @@ async fn subscribe_and_set(
     ControlFlow::Continue(subscribed.map_err(|_| StatusCode::SERVER_ERROR))
 }
 
-/// Subscribes the client to all plain channels that a filter matches, until its connection ends. `name` is the name of the
-/// subscription in the tables.
+/// Subscribes the client to all plain channels that a filter matches. `name` is the name of the subscription in the tables.
 pub(crate) async fn subscribe_to_filter(
     shared: &Shared,
     session: &mut Session,
     client: &ClientId,
     filter: &str,
     name: &ChannelName,
+    persistence: Persistence,
     options: SubscriptionOptions,
 ) -> Flow<Result<Arc<Subscription>, StatusCode>> {
     let attached = session.attached.clone();
@@ -91,13 +91,12 @@ pub(crate) async fn subscribe_to_filter(
     if !status.is_ok() {
         return ControlFlow::Continue(Err(status));
     }
-    if !has_room(shared, session, client, name, Persistence::Temporary) {
+    if !has_room(shared, session, client, name, persistence) {
         return ControlFlow::Continue(Err(StatusCode::NOT_ALLOWED));
     }
     let outbox = Arc::clone(&session.outbox);
-    let subscribed = session
-        .wait(pin!(shared.hub.subscribe(&outbox, client, name, Persistence::Temporary, Some(options))))
-        .await?;
+    let subscribed =
+        session.wait(pin!(shared.hub.subscribe(&outbox, client, name, persistence, Some(options)))).await?;
     let Ok(subscribed) = subscribed else { return ControlFlow::Continue(Err(StatusCode::SERVER_ERROR)) };
     ControlFlow::Continue(Ok(subscribed.subscription))
 }
@@ -147,15 +146,30 @@ pub(crate) async fn subscribe_with(
     persistence: Persistence,
     options: SubscriptionOptions,
 ) -> Flow<Result<Subscribed, StatusCode>> {
-    let existing = session.outbox.subscription(channel.as_str());
+    let existing = session.outbox.own_subscription(channel.as_str());
+    let had_qos = existing.as_ref().map(|existing| existing.own_options().qos());
     let subscribed = subscribe_and_set(shared, session, client, channel, persistence, Some(options)).await?;
-    if subscribed.is_ok() && existing.is_some_and(|existing| existing.persistence() != persistence) {
-        let outbox = Arc::clone(&session.outbox);
+    if subscribed.is_err() {
+        return ControlFlow::Continue(subscribed);
+    }
+    let outbox = Arc::clone(&session.outbox);
+    if existing.is_some_and(|existing| existing.persistence() != persistence) {
         let changing = shared.hub.change_persistence(&outbox, client, channel, persistence);
         if session.wait(pin!(changing)).await?.is_err() {
             return ControlFlow::Continue(Err(StatusCode::SERVER_ERROR));
         }
         shared.hub.filters.options_changed();
+    }
+    if channel.kind() == ChannelKind::Plain && outbox.is_stored() {
+        // A subscription with QoS 0 has no place in the log, and is stored with the filters.
+        let stored = match options.qos() {
+            Qos::AtMostOnce => Some(options),
+            _ if had_qos == Some(Qos::AtMostOnce) => None,
+            _ => return ControlFlow::Continue(subscribed),
+        };
+        if session.wait(pin!(shared.hub.keep_channel(&outbox, client, channel, stored))).await?.is_err() {
+            return ControlFlow::Continue(Err(StatusCode::SERVER_ERROR));
+        }
     }
     ControlFlow::Continue(subscribed)
 }
@@ -189,7 +203,7 @@ fn has_room(
     channel: &ChannelName,
     persistence: Persistence,
 ) -> bool {
-    if session.outbox.subscription(channel.as_str()).is_some() {
+    if session.outbox.own_subscription(channel.as_str()).is_some() {
         return true;
     }
     let limits = &shared.limits;

@@ -13,11 +13,13 @@ use sqlx::{Arguments as _, AssertSqlSafe, Executor as _, Row as _};
 use super::connection::{
     Attempts, Connected, IDLE_LIMIT, LOCKED, begin, commit, hang_up, is_usable, number, rollback, unanswered,
 };
+use super::filters::{self, SharedFilters};
 use super::presence::{KEPT_FOR, Locks};
 use super::rows::{self, MultiRow};
 use super::{MySqlStore, clients, cursors, exchanges, publishers};
 use crate::name_map::NameMap;
 use crate::store::cursor::CursorRow;
+use crate::store::filters::PersistentFilters;
 use crate::store::limits::{COMMIT_LIMIT, limited};
 use crate::store::plan::{ChannelRow, Logged, Plan};
 use crate::store::retained::{RetainedRoom, RetainedTotals};
@@ -29,6 +31,9 @@ const REMEMBERED_KEYS: usize = 100_000;
 
 /// How often channels are looked up again if other nodes deleted them meanwhile.
 const LOOKUPS: usize = 32;
+
+/// How often a batch starts again because filters have changed meanwhile.
+const FILTER_READINGS: usize = 100;
 
 /// The largest age of the cached totals, which other nodes change too.
 const TOTALS_EVERY: Duration = Duration::from_secs(2);
@@ -46,8 +51,9 @@ static MAKE_CHANNELS: LazyLock<MultiRow> = LazyLock::new(|| {
 /// The hint keeps small tables from being read, and locked, as a whole.
 static CHANNELS: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::list(
-        "SELECT name, id, last_seq, persistent_count, total_bytes FROM channels FORCE INDEX (PRIMARY) \
-         WHERE id IN ({rows}) ORDER BY id FOR UPDATE",
+        "SELECT name, id, last_seq, persistent_count, total_bytes, \
+         (SELECT version FROM filters_version WHERE filters_version.id = 0 LOCK IN SHARE MODE) \
+         FROM channels FORCE INDEX (PRIMARY) WHERE id IN ({rows}) ORDER BY id FOR UPDATE",
     )
 });
 static RETAINED: LazyLock<MultiRow> = LazyLock::new(|| {
@@ -129,6 +135,8 @@ pub(super) struct Committer {
     /// The locks of the database, if this store uses it exclusively.
     alone: Option<Locks>,
     keys: NameMap<ChannelName, ChannelKey>,
+    /// `None` if they must be read as a whole.
+    filters: Option<SharedFilters>,
     /// The totals of all retained messages, and the time of reading them; `None` if they are unknown.
     retained: Option<(RetainedTotals, Instant)>,
 }
@@ -154,7 +162,7 @@ impl Committer {
     fn new(connected: Connected, node: i64, alone: Option<Locks>) -> Self {
         let (last_id, connected) = (connected.id, Some(connected));
         let (used, keys) = (Instant::now(), NameMap::default());
-        Self { connected, used, last_id, node, batch: 0, alone, keys, retained: None }
+        Self { connected, used, last_id, node, batch: 0, alone, keys, filters: None, retained: None }
     }
 
     /// The connection, unless it was idle for so long that the server is about to close it.
@@ -199,13 +207,52 @@ impl MySqlStore {
             return Ok(plan.carry_out(batch, &mut 0));
         }
         let mut committer = limited(async { Ok(self.committer.lock().await) }).await?;
-        let mut attempts = Attempts::new();
+        let may_change = filters::may_change(batch);
+        let changed = match may_change {
+            true => self.change_filters(batch).await?,
+            false => filters::Changed::default(),
+        };
+        let unknown = || SharedFilters { filters: PersistentFilters::default(), version: None };
+        let mut known = committer.filters.take().unwrap_or_else(unknown);
+        if may_change || known.version.is_none() {
+            self.read_filter_changes(&mut known).await?;
+        }
+        let result = self.commit_with_filters(&mut committer, &mut known, batch, &changed, stamp).await;
+        committer.filters = Some(known);
+        result
+    }
+
+    /// Adds the steps to the batch that the filters need, and commits it.
+    async fn commit_with_filters(
+        &self,
+        committer: &mut Committer,
+        known: &mut SharedFilters,
+        batch: &[Operation],
+        changed: &filters::Changed,
+        stamp: Stamp,
+    ) -> Result<Vec<Outcome>, StoreError> {
+        let (mut attempts, mut readings) = (Attempts::new(), 0);
         loop {
             self.check_open()?;
-            match self.try_commit(&mut committer, batch, stamp).await {
+            let expanded = known.filters.expanded(batch, &changed.outdated);
+            let whole = expanded.as_ref().map_or(batch, |expanded| &expanded.batch);
+            match self.try_commit(committer, whole, stamp, known.version).await {
+                Ok(None) if readings < FILTER_READINGS => {
+                    readings += 1;
+                    self.read_filter_changes(known).await?;
+                }
+                Ok(None) => return Err(StoreError::Locked),
+                Ok(Some(mut outcomes)) => {
+                    if let Some(expanded) = expanded {
+                        outcomes = expanded.outcomes(outcomes);
+                        known.filters.committed(expanded);
+                    }
+                    changed.correct(batch, &mut outcomes);
+                    return Ok(outcomes);
+                }
                 Err(error) if attempts.another(&error).await => {}
                 Err(StoreError::Database(error)) => return Err(locked(error)),
-                result => return result,
+                Err(error) => return Err(error),
             }
         }
     }
@@ -219,16 +266,22 @@ impl MySqlStore {
         committer: &mut Committer,
         batch: &[Operation],
         stamp: Stamp,
-    ) -> Result<Vec<Outcome>, StoreError> {
+        filters: Option<i64>,
+    ) -> Result<Option<Vec<Outcome>>, StoreError> {
         // Taken out: if this future is dropped, the connection is dropped too, and the server rolls back.
         let mut connected = match committer.take() {
             Some(connected) => connected,
             None => self.connect_again(committer).await?,
         };
-        let prepared = limited(self.prepare(&mut connected, committer, batch, stamp)).await;
+        let prepared = limited(self.prepare(&mut connected, committer, batch, stamp, filters)).await;
         let connection = &mut connected.connection;
         let prepared = match prepared {
-            Ok(prepared) => prepared,
+            Ok(Some(prepared)) => prepared,
+            Ok(None) => {
+                limited(rollback(connection)).await?;
+                committer.put(connected);
+                return Ok(None);
+            }
             Err(error) => {
                 if is_usable(&error) && limited(rollback(connection)).await.is_ok() {
                     committer.put(connected);
@@ -242,14 +295,14 @@ impl MySqlStore {
             drop(connected);
             committer.retained = None;
             return match self.has_happened(committer).await {
-                Some(true) => Ok(self.committed(prepared)),
+                Some(true) => Ok(Some(self.committed(prepared))),
                 Some(false) => Err(error),
                 None => Err(unanswered(error)),
             };
         }
         committer.put(connected);
         committer.note_retained(&prepared.plan);
-        Ok(self.committed(prepared))
+        Ok(Some(self.committed(prepared)))
     }
 
     /// Updates the state in memory after a commit.
@@ -269,10 +322,14 @@ impl MySqlStore {
         committer: &mut Committer,
         batch: &'b [Operation],
         stamp: Stamp,
-    ) -> Result<Prepared<'b>, StoreError> {
+        filters: Option<i64>,
+    ) -> Result<Option<Prepared<'b>>, StoreError> {
         let mut plan = self.plan(batch, stamp);
         let totals = self.retained_totals(&mut connected.connection, committer, batch).await?;
-        self.lock_channels(&mut connected.connection, committer, &mut plan, batch).await?;
+        let version = self.lock_channels(&mut connected.connection, committer, &mut plan, batch).await?;
+        if Some(version) != filters {
+            return Ok(None);
+        }
         publishers::load(&mut connected.connection, &mut plan, batch).await?;
         exchanges::load(&mut connected.connection, &mut plan).await?;
         load(&mut connected.connection, &mut plan, batch).await?;
@@ -292,7 +349,7 @@ impl MySqlStore {
             committer.batch += 1;
             note_batch(&mut connected.connection, committer.node, committer.batch).await?;
         }
-        Ok(Prepared { plan, outcomes, is_changed })
+        Ok(Some(Prepared { plan, outcomes, is_changed }))
     }
 
     /// The totals of all retained messages, if the batch depends on them. Other nodes change them too, so the cached totals
@@ -315,7 +372,8 @@ impl MySqlStore {
         Ok(committer.retained.map(|(totals, _)| totals).unwrap_or_default())
     }
 
-    /// Begins a transaction with the channels of the batch locked and in the plan. Missing rows are inserted before in a
+    /// Begins a transaction with the channels of the batch locked and in the plan, and returns the version of the filters,
+    /// which does not change until the transaction ends. Missing rows are inserted before in a
     /// separate transaction, because a transaction that waits for a row must not hold other rows.
     async fn lock_channels<'b>(
         &self,
@@ -323,7 +381,7 @@ impl MySqlStore {
         committer: &mut Committer,
         plan: &mut Plan<'b>,
         batch: &'b [Operation],
-    ) -> Result<(), StoreError> {
+    ) -> Result<i64, StoreError> {
         for _ in 0..LOOKUPS {
             let Some(mut keys) = self.find_keys(connection, committer, plan, batch).await? else {
                 continue;
@@ -335,10 +393,11 @@ impl MySqlStore {
             keys.sort_unstable();
             keys.dedup();
             begin(connection).await?;
-            let mut locked = 0;
+            let (mut locked, mut version) = (0, None);
             for row in CHANNELS.fetch(connection, &keys, rows::add_key).await? {
                 let (name, key) = (rows::channel(&row, 0)?, rows::key(&row, 1)?);
                 let (last, persistent) = (rows::seq(&row, 2)?, rows::count(&row, 3)?);
+                version = row.try_get(5)?;
                 let found = ChannelRow { key, last, persistent, bytes: rows::count(&row, 4)? };
                 if committer.keys.get(&name) == Some(&key) && plan.put_channel(&name, found) {
                     locked += 1;
@@ -347,7 +406,10 @@ impl MySqlStore {
                 }
             }
             if locked == named && clients::load_subscriptions(connection, plan, batch).await? {
-                return Ok(());
+                return match version {
+                    Some(version) => Ok(version),
+                    None => filters::hold_version(connection).await,
+                };
             }
             rollback(connection).await?;
             for name in plan.names() {
@@ -445,7 +507,7 @@ impl Operation {
     fn channel_to_make(&self) -> Option<&ChannelName> {
         match self {
             Self::Append(append) if append.retain => Some(&append.channel),
-            Self::Subscribe { channel, .. } => Some(channel),
+            Self::Subscribe { channel, .. } | Self::BeginCursor { channel, .. } => Some(channel),
             _ => None,
         }
     }

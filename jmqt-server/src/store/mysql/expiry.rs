@@ -134,6 +134,7 @@ impl MySqlStore {
     ) -> Result<Vec<Expired>, StoreError> {
         self.check_open()?;
         self.correct_future().await?;
+        self.purge_filters().await?;
         let until = Instant::now() + TIME_LIMIT;
         let mut expired = Vec::new();
         for search in Search::all(due) {
@@ -179,6 +180,8 @@ impl MySqlStore {
     }
 
     async fn expire_some(&self, away: &[ClientId], search: Search) -> Result<Vec<Expired>, StoreError> {
+        // Before: from now on no batch creates cursors for them.
+        self.expire_filters(away).await?;
         let leaving = retried(|| async {
             let mut lease = self.connections.lease().await?;
             let leaving = limited(async { expire(lease.begin().await?, away, search).await }).await;

@@ -20,7 +20,7 @@ use crate::store::{DatabaseError, Epoch, StoreError};
 
 /// The migrations from an empty database to the schema of this version, in order. A released migration never changes.
 /// Each can be run again after it was interrupted.
-const MIGRATIONS: [(i64, &str, &str); 7] = [
+const MIGRATIONS: [(i64, &str, &str); 8] = [
     (1, "tables", include_str!("../migrations/0001_mysql.sql")),
     (2, "stamps and sizes", include_str!("../migrations/0002_mysql.sql")),
     (3, "publishers", include_str!("../migrations/0003_mysql.sql")),
@@ -28,6 +28,7 @@ const MIGRATIONS: [(i64, &str, &str); 7] = [
     (5, "options of subscriptions", include_str!("../migrations/0005_mysql.sql")),
     (6, "sessions", include_str!("../migrations/0006_mysql.sql")),
     (7, "exchanges with QoS 2", include_str!("../migrations/0007_mysql.sql")),
+    (8, "filters", include_str!("../migrations/0008_mysql.sql")),
 ];
 
 /// The bytes of a packet in addition to the payload: names, numbers, and the statement.

@@ -10,8 +10,10 @@ use sqlx::{Arguments as _, Row as _};
 
 use super::rescue::MayCopy;
 use super::rows::{self, MultiRow};
-use super::{SqliteStore, clients, cursors, exchanges, publishers};
+use super::writer::Writer;
+use super::{SqliteStore, clients, cursors, exchanges, filters, publishers};
 use crate::store::cursor::CursorRow;
+use crate::store::filters::PersistentFilters;
 use crate::store::limits::limited;
 use crate::store::plan::{ChannelRow, Plan};
 use crate::store::retained::RetainedRoom;
@@ -125,11 +127,53 @@ pub(super) fn statements() -> [&'static MultiRow; 12] {
 impl SqliteStore {
     /// See [`Store::commit`](crate::store::Store::commit).
     pub(super) async fn commit_batch(&self, batch: &[Operation]) -> Result<Vec<Outcome>, StoreError> {
-        let mut plan = Plan::new(batch, Stamp::random()?, |name| self.retained.may_contain(name.as_str()));
+        let mut plan = self.plan(batch)?;
         if plan.concerns_nothing() {
             return Ok(plan.carry_out(batch, &mut 0));
         }
         let mut writer = self.writer().await?;
+        let mut filters = writer.take_filters().await?;
+        let may_change = filters::may_change(&filters, batch);
+        let result = self.commit_with_filters(&mut writer, &mut filters, batch, plan, may_change).await;
+        if result.is_ok() || !may_change {
+            writer.filters = Some(filters);
+        }
+        result
+    }
+
+    fn plan<'b>(&self, batch: &'b [Operation]) -> Result<Plan<'b>, StoreError> {
+        Ok(Plan::new(batch, Stamp::random()?, |name| self.retained.may_contain(name.as_str())))
+    }
+
+    /// Adds the steps to the batch that the filters need, and commits it.
+    async fn commit_with_filters<'b>(
+        &self,
+        writer: &mut Writer,
+        filters: &mut PersistentFilters,
+        batch: &'b [Operation],
+        plan: Plan<'b>,
+        may_change: bool,
+    ) -> Result<Vec<Outcome>, StoreError> {
+        let mut outdated = Vec::new();
+        if may_change {
+            outdated = limited(filters::prepare(writer.connection()?, filters, batch)).await?;
+        }
+        let Some(expanded) = filters.expanded(batch, &outdated) else {
+            return self.commit_plan(writer, batch, plan).await;
+        };
+        let plan = self.plan(&expanded.batch)?;
+        let outcomes = self.commit_plan(writer, &expanded.batch, plan).await?;
+        let outcomes = expanded.outcomes(outcomes);
+        filters.committed(expanded);
+        Ok(outcomes)
+    }
+
+    async fn commit_plan<'b>(
+        &self,
+        writer: &mut Writer,
+        batch: &'b [Operation],
+        mut plan: Plan<'b>,
+    ) -> Result<Vec<Outcome>, StoreError> {
         let prepared = limited(async {
             load(writer.connection()?, &mut plan, batch).await?;
             writer.load_publishers(&mut plan).await?;
@@ -166,7 +210,7 @@ impl SqliteStore {
         writer.to_trim.extend(&plan.left());
         // The state in memory belongs to the open files, even if they are deleted.
         if let Err(error) = self.guard.check_commit() {
-            self.rescue(&mut writer, MayCopy::No).await;
+            self.rescue(writer, MayCopy::No).await;
             return Err(error);
         }
         Ok(outcomes)
@@ -211,6 +255,7 @@ async fn load<'b>(
     }
 
     clients::load(connection, plan, batch).await?;
+    filters::load(connection, plan).await?;
     let pairs = plan.subscriptions_to_load(batch);
     for (key, client, cursor, options) in cursors::fetch(connection, &pairs).await? {
         if let Ok(index) = pairs.binary_search(&(key, &client)) {
@@ -294,6 +339,7 @@ async fn write_subscriptions(
     });
     add.await?;
     clients::write(connection, plan).await?;
+    filters::write(connection, plan).await?;
     let forget = FORGET_CLIENTS.fetch(connection, &gone, |values, (_, client)| values.add(client.as_str()));
     forget.await?.iter().map(|row| rows::client(row, 0)).collect()
 }

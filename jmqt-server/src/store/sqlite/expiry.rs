@@ -10,7 +10,7 @@ use sqlx::sqlite::SqliteConnection;
 
 use super::rows::{self, MultiRow};
 use super::writer::Writer;
-use super::{SqliteStore, clients};
+use super::{SqliteStore, clients, filters};
 use crate::store::limits::{FUTURE, TIME_LIMIT, limited};
 use crate::store::time::millis;
 use crate::store::{ChannelKey, Due, Expired, IsAway, StoreError};
@@ -44,6 +44,7 @@ pub(super) fn statements() -> [&'static MultiRow; 4] {
 struct Leaving {
     clients: BTreeMap<ClientId, u64>,
     channels: BTreeMap<ChannelKey, u64>,
+    filters: Vec<(ClientId, String)>,
 }
 
 impl SqliteStore {
@@ -95,9 +96,9 @@ impl SqliteStore {
     async fn expire_some(&self, due: Due, is_away: &mut IsAway<'_>) -> Result<Leaving, StoreError> {
         let mut writer = self.writer().await?;
         let leaving = limited(async {
-            let leaving = find(writer.connection()?, due, is_away).await?;
+            let mut leaving = find(writer.connection()?, due, is_away).await?;
             if !leaving.clients.is_empty() {
-                remove(&mut writer, &leaving).await?;
+                leaving.filters = remove(&mut writer, &leaving).await?;
             }
             Ok(leaving)
         })
@@ -105,6 +106,9 @@ impl SqliteStore {
         let leaving = writer.finish(leaving).await?;
         for client in leaving.clients.keys() {
             self.clients.remove(client.as_str());
+        }
+        if let Some(filters) = &mut writer.filters {
+            leaving.filters.iter().for_each(|(client, filter)| filters.remove(client, filter));
         }
         writer.to_trim.extend(leaving.channels.keys());
         Ok(leaving)
@@ -142,7 +146,7 @@ async fn find(
     Ok(leaving)
 }
 
-async fn remove(writer: &mut Writer, leaving: &Leaving) -> Result<(), StoreError> {
+async fn remove(writer: &mut Writer, leaving: &Leaving) -> Result<Vec<(ClientId, String)>, StoreError> {
     writer.begin().await?;
     let connection = writer.connection()?;
     let channels: Vec<_> = leaving.channels.iter().collect();
@@ -156,5 +160,5 @@ async fn remove(writer: &mut Writer, leaving: &Leaving) -> Result<(), StoreError
     for forget in [&FORGET_SUBSCRIPTIONS, &FORGET_CLIENTS] {
         forget.execute(connection, &clients, |values, client| values.add(client.as_str())).await?;
     }
-    Ok(())
+    filters::forget(connection, &clients).await
 }

@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 
 use super::guard::Guard;
 use super::writer::Writer;
-use super::{SqliteOptions, SqliteStore, clients};
+use super::{SqliteOptions, SqliteStore, clients, filters};
 use crate::config::Synchronous;
 use crate::store::limits::TIME_LIMIT;
 use crate::store::names::NameSet;
@@ -22,7 +22,7 @@ use crate::store::retained::RetainedTotals;
 use crate::store::{ChannelKey, Epoch, StoreError};
 
 /// The migrations from an empty database to the schema of this version, in order. A released migration never changes.
-const MIGRATIONS: [(i64, &str, &str); 7] = [
+const MIGRATIONS: [(i64, &str, &str); 8] = [
     (1, "tables", include_str!("../migrations/0001_sqlite.sql")),
     (2, "stamps and sizes", include_str!("../migrations/0002_sqlite.sql")),
     (3, "publishers", include_str!("../migrations/0003_sqlite.sql")),
@@ -30,6 +30,7 @@ const MIGRATIONS: [(i64, &str, &str); 7] = [
     (5, "options of subscriptions", include_str!("../migrations/0005_sqlite.sql")),
     (6, "sessions", include_str!("../migrations/0006_sqlite.sql")),
     (7, "exchanges with QoS 2", include_str!("../migrations/0007_sqlite.sql")),
+    (8, "filters", include_str!("../migrations/0008_sqlite.sql")),
 ];
 
 /// The number of connections that read. SQLite reads in parallel, but rarely waits for a disk.
@@ -55,10 +56,12 @@ pub(super) async fn open(options: SqliteOptions) -> Result<SqliteStore, StoreErr
     let next = "SELECT COALESCE(MAX(seq), 0) + 1 FROM sqlite_sequence WHERE name = 'channels'";
     let next_channel = sqlx::query_scalar(next).fetch_one(&mut connection).await?;
     let to_trim = left_to_trim(&mut connection).await?;
+    let filters = filters::load_all(&mut connection).await?;
 
     guard.check_files()?; // the write-ahead log exists now
     let mut writer = Writer::new(options.clone(), connection, next_channel, retained_totals);
     writer.to_trim.extend(&to_trim);
+    writer.filters = Some(filters);
     Ok(SqliteStore {
         epoch,
         writer: Mutex::new(writer),

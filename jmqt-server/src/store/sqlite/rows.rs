@@ -230,7 +230,9 @@ pub(super) fn time(row: &SqliteRow, column: usize) -> Result<SystemTime, StoreEr
 mod tests {
     use sqlx::Connection as _;
 
-    use super::super::{clients, commit, cursors, exchanges, expiry, log, pending, publishers, sessions};
+    use super::super::{
+        clients, commit, cursors, exchanges, expiry, filters, log, pending, publishers, sessions,
+    };
     use super::*;
 
     const SCHEMA: &str = concat!(
@@ -241,6 +243,7 @@ mod tests {
         include_str!("../migrations/0005_sqlite.sql"),
         include_str!("../migrations/0006_sqlite.sql"),
         include_str!("../migrations/0007_sqlite.sql"),
+        include_str!("../migrations/0008_sqlite.sql"),
     );
 
     #[tokio::test]
@@ -251,7 +254,7 @@ mod tests {
         let statements = statements.chain(log::statements()).chain(sessions::statements());
         let statements = statements.chain(expiry::statements()).chain(pending::statements());
         let statements = statements.chain(clients::statements()).chain(exchanges::statements());
-        for statement in statements.chain(publishers::statements()) {
+        for statement in statements.chain(publishers::statements()).chain(filters::statements()) {
             for sql in &statement.shapes {
                 let explain = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {}", sql.as_str()));
                 for step in sqlx::query(explain).fetch_all(&mut connection).await.unwrap() {

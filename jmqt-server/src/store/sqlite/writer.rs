@@ -5,7 +5,8 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 
 use super::publishers::Publishers;
 use super::rescue::{Loss, MayCopy, Rescue};
-use super::rows;
+use super::{filters, rows};
+use crate::store::filters::PersistentFilters;
 use crate::store::limits::{COMMIT_LIMIT, limited, no_answer};
 use crate::store::plan::Plan;
 use crate::store::retained::RetainedTotals;
@@ -28,6 +29,8 @@ pub(super) struct Writer {
     pub(super) to_trim: ToTrim,
     /// The totals of all retained messages.
     pub(super) retained: RetainedTotals,
+    /// The filters that need cursors; `None` if they must be read, because a change of them failed.
+    pub(super) filters: Option<PersistentFilters>,
     /// The cached publishers.
     pub(super) publishers: Publishers,
     rescue: Rescue,
@@ -47,6 +50,7 @@ impl Writer {
             next_channel,
             to_trim: ToTrim::default(),
             retained,
+            filters: None,
             publishers: Publishers::default(),
             rescue: Rescue::default(),
         }
@@ -61,6 +65,14 @@ impl Writer {
     pub(super) async fn load_publishers(&mut self, plan: &mut Plan<'_>) -> Result<(), StoreError> {
         let connection = self.connection.as_mut().ok_or(StoreError::Closed)?;
         self.publishers.load(connection, plan).await
+    }
+
+    /// Takes the filters, to put them back after a commit.
+    pub(super) async fn take_filters(&mut self) -> Result<PersistentFilters, StoreError> {
+        match self.filters.take() {
+            Some(filters) => Ok(filters),
+            None => limited(filters::load_all(self.connection()?)).await,
+        }
     }
 
     /// Begins a transaction. [`finish`](Self::finish) ends it.

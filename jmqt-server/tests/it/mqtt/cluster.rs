@@ -217,3 +217,86 @@ async fn filters_of_a_node_that_had_lost_redis_become_known_afterwards() {
         }
     }
 }
+
+/// Connects to a session that outlives its connection.
+async fn session(node: &TestServer, name: &str) -> Device {
+    let login = Login { clean: false, expiry: 1000, ..Login::of(name) };
+    Device::new(node, Version::V5, login).await
+}
+
+/// The next messages with QoS 1: topics and payloads, in the order of the topics.
+async fn receive_all(device: &mut Device, count: usize) -> Vec<(String, String)> {
+    let mut all = Vec::new();
+    while all.len() < count {
+        let (topic, payload) = device.receive().await;
+        all.push((topic, String::from_utf8(payload).unwrap()));
+    }
+    all.sort();
+    all
+}
+
+fn pairs(topics: &[&str], payload: &str) -> Vec<(String, String)> {
+    topics.iter().map(|topic| ((*topic).to_owned(), payload.to_owned())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_with_a_filter_misses_nothing_on_any_node() {
+    let Some(cluster) = Cluster::new().await else { return };
+    let (a, b) = (cluster.node().await, cluster.node().await);
+    let mut publishers = [device(&a, "here").await, device(&b, "there").await];
+    let mut subscriber = session(&a, "subscriber").await;
+    assert_eq!(subscriber.subscribe("a/+", Qos::AtLeastOnce).await, ReasonCode::GRANTED_QOS_1);
+    // From the SUBACK on, in channels that did not exist, on both nodes.
+    for round in ["1", "2", "3"] {
+        for topic in ["a/1", "a/2", "a/3"] {
+            for publisher in &mut publishers {
+                publisher.publish_acknowledged(topic, round.as_bytes(), false).await;
+            }
+        }
+        let expected = pairs(&["a/1", "a/1", "a/2", "a/2", "a/3", "a/3"], round);
+        assert_eq!(receive_all(&mut subscriber, 6).await, expected);
+    }
+    subscriber.expect_nothing().await;
+    drop(subscriber);
+    for topic in ["a/1", "a/new", "a/b/c"] {
+        publishers[1].publish_acknowledged(topic, b"kept", false).await;
+    }
+    let mut subscriber = session(&b, "subscriber").await;
+    assert_eq!(receive_all(&mut subscriber, 2).await, pairs(&["a/1", "a/new"], "kept"));
+    publishers[0].publish_acknowledged("a/2", b"moved", false).await;
+    assert_eq!(receive_all(&mut subscriber, 1).await, pairs(&["a/2"], "moved"));
+    subscriber.unsubscribe("a/+").await;
+    for publisher in &mut publishers {
+        publisher.publish_acknowledged("a/1", b"unwanted", false).await;
+        publisher.publish_acknowledged("a/other", b"unwanted", false).await;
+    }
+    subscriber.expect_nothing().await;
+    drop(subscriber);
+    let mut subscriber = session(&a, "subscriber").await;
+    subscriber.subscribe("a/#", Qos::AtLeastOnce).await;
+    publishers[1].publish_acknowledged("a/1", b"new", false).await;
+    assert_eq!(receive_all(&mut subscriber, 1).await, pairs(&["a/1"], "new"));
+    subscriber.expect_nothing().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn acknowledged_messages_for_filters_do_not_depend_on_redis() {
+    let Some(cluster) = Cluster::new().await else { return };
+    let proxy = Proxy::start(format!("127.0.0.1:{}", cluster.redis_port())).await;
+    let (a, b) = (cluster.node_over(proxy.address.port()).await, cluster.node().await);
+    let mut publisher = device(&b, "publisher").await;
+    let mut subscriber = session(&a, "subscriber").await;
+    subscriber.subscribe("a/+", Qos::AtLeastOnce).await;
+    publisher.publish_acknowledged("a/old", b"1", false).await;
+    assert_eq!(receive_all(&mut subscriber, 1).await, pairs(&["a/old"], "1"));
+    proxy.part();
+    for topic in ["a/old", "a/new"] {
+        publisher.publish_acknowledged(topic, b"2", false).await;
+    }
+    // A filter that the other node learns from the database alone.
+    subscriber.subscribe("b/+", Qos::AtLeastOnce).await;
+    publisher.publish_acknowledged("b/new", b"2", false).await;
+    proxy.restore();
+    assert_eq!(receive_all(&mut subscriber, 3).await, pairs(&["a/new", "a/old", "b/new"], "2"));
+    subscriber.expect_nothing().await;
+}

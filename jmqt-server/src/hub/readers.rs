@@ -1,0 +1,128 @@
+//! Readers of logs for persistent subscriptions with filters.
+//!
+//! The store creates a cursor in each channel that a filter matches when a message is appended. The client's reader of the
+//! log is created when the first such message is delivered, or when the session resumes and is behind: a subscription with
+//! the name of the channel, which stands for all subscriptions of the client that match.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jmqt_core::ChannelName;
+use tokio::time::sleep;
+
+use super::Hub;
+use crate::options::SubscriptionOptions;
+use crate::outbox::{Outbox, Reader, Stage, Subscription};
+use crate::store::{ChannelKey, Seq, StoreError};
+
+/// The pause before the cursor of a reader is read again after a failure.
+const TRY_AGAIN: Duration = Duration::from_secs(1);
+
+impl Hub {
+    /// Begins a reader of the log of a channel, in which there is this message, for a subscription that lacks one.
+    pub(super) fn begin_reader(
+        self: &Arc<Self>,
+        of: &Arc<Subscription>,
+        channel: &ChannelName,
+        seen: (ChannelKey, Seq),
+    ) {
+        let reader = match of.outbox.begin_reader(of, channel, seen) {
+            Reader::Created(reader) => {
+                // In this order: removing it from the channel leaves the bus channel, so it must have joined before.
+                self.bus.join(channel);
+                self.channels.add(&reader);
+                if reader.stage() == Stage::Ended {
+                    return self.leave(&reader); // meanwhile
+                }
+                reader
+            }
+            Reader::Begun(reader) => reader,
+            Reader::Exists => return self.resume(&of.outbox),
+            Reader::Unwanted => return,
+        };
+        self.filters.options_changed();
+        drop(self.members(channel)); // it stands for the others from now on
+        let hub = Arc::clone(self);
+        self.resumes.spawn(async move { hub.attach_reader(&reader).await });
+    }
+
+    /// Reads the cursor of a reader.
+    async fn attach_reader(self: &Arc<Self>, reader: &Arc<Subscription>) {
+        let Subscription { client, channel, outbox, .. } = &**reader;
+        loop {
+            let stored = {
+                // It is never closed.
+                let Ok(_place) = self.reader_reads.acquire().await else { return };
+                self.store.subscription(client, channel).await
+            };
+            if reader.stage() == Stage::Ended || outbox.closed().is_some() {
+                return;
+            }
+            match stored {
+                Ok(Some(stored)) => {
+                    outbox.attach(reader, &stored);
+                    self.resume(outbox);
+                    return outbox.flush();
+                }
+                // The message was stored before the filter.
+                Ok(None) => return self.end_reader(outbox, reader),
+                Err(StoreError::Closed) => return,
+                Err(error) => drop(self.store_failed(&error)),
+            }
+            sleep(TRY_AGAIN).await;
+        }
+    }
+
+    fn end_reader(&self, outbox: &Outbox, reader: &Arc<Subscription>) {
+        if reader.own_options().is_of_filter() {
+            self.remove(outbox, &reader.channel);
+        } else {
+            outbox.end_reader(reader);
+            reader.set_options(reader.own_options());
+        }
+        self.filters.options_changed();
+    }
+
+    /// Begins readers of the logs where messages for filters may have been missed.
+    pub(super) async fn begin_missing_readers(
+        self: &Arc<Self>,
+        outbox: &Arc<Outbox>,
+    ) -> Result<(), StoreError> {
+        let Some(client) = outbox.client_with_filters() else { return Ok(()) };
+        for stored in self.store.subscriptions(&client).await? {
+            if stored.is_behind()
+                && outbox.subscription(stored.channel.as_str()).is_none_or(|it| !it.is_reader())
+                && let Some(filter) = self.filters.lacking_reader(outbox, &stored.channel)
+            {
+                self.begin_reader(&filter, &stored.channel, (stored.key, stored.last));
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns `true` if a persistent subscription of the client with a filter needs a reader of this channel.
+    pub(super) fn needs_reader(&self, outbox: &Arc<Outbox>, channel: &ChannelName) -> bool {
+        self.filters.lacking_reader(outbox, channel).is_some()
+    }
+
+    /// Ends the readers that no subscription of the client needs any more.
+    pub(super) fn end_unneeded_readers(&self, outbox: &Arc<Outbox>) {
+        for reader in outbox.subscriptions() {
+            let own = reader.own_options();
+            let is_for_filters = own.is_of_filter() || own.qos() == jmqt_core::Qos::AtMostOnce;
+            if is_for_filters && reader.is_reader() && !self.needs_reader(outbox, &reader.channel) {
+                self.end_reader(outbox, &reader);
+            } else if !own.is_of_filter() {
+                reader.set_options(own); // the others are added when the receivers of the channel are computed
+            }
+        }
+        self.filters.options_changed();
+    }
+
+    /// An own subscription of the client to this channel ends, and its reader goes on for filters.
+    pub(super) fn keep_reader(&self, outbox: &Outbox, subscription: &Subscription) {
+        outbox.set_options(subscription, SubscriptionOptions::OF_FILTER);
+        self.filters.options_changed();
+        drop(self.members(&subscription.channel));
+    }
+}
