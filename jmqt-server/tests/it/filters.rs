@@ -190,10 +190,63 @@ async fn an_escape_of_mqtt_is_plain_text_in_a_filter() {
     }
 }
 
-#[tokio::test] // protocol.md 2.25
-async fn a_persistent_filter_is_refused() {
-    let server = TestServer::start().await;
+#[tokio::test] // protocol.md 2.25, 2.13, §9.c
+async fn messages_of_a_persistent_filter_wait_for_the_client_also_over_a_crash() {
+    let mut server = TestServer::start().await;
     let mut bob = server.connect("bob").await;
     bob.send(r#"{"sub":{"cn":"a/+","pr":1,"wc":1}}"#).await;
-    bob.expect(r#"{"subAck":{"st":7,"cn":"a/+","wc":1}}"#).await;
+    bob.expect(r#"{"subAck":{"st":1,"cn":"a/+","wc":1}}"#).await;
+    drop(bob);
+    // Nothing was published before bob went, and nothing but the filter is stored.
+    server.crash().await;
+    let mut alice = server.connect("alice").await;
+    for (channel, data) in [("a/1", "1"), ("a/b/c", "2"), ("a/1", "3")] {
+        alice.pub1(channel, data).await;
+    }
+    server.crash().await;
+    let mut alice = server.connect("alice").await;
+    let mut bob = server.connect("bob").await;
+    for data in ["1", "3"] {
+        let text = format!(r#"{{"push":{{"cn":"a/1","dt":{data},"cl":"alice","q":1,"id":"*"}}}}"#);
+        let push = bob.expect_push(&text).await;
+        bob.ack(&push).await;
+    }
+    // It goes on, in channels that are new too, until the client ends it.
+    alice.pub1("a/2", "4").await;
+    let push = bob.expect_push(r#"{"push":{"cn":"a/2","dt":4,"cl":"alice","q":1,"id":"*"}}"#).await;
+    bob.ack(&push).await;
+    bob.send(r#"{"unsub":{"cn":"a/+","wc":1}}"#).await;
+    bob.expect(r#"{"unsubAck":{"st":1,"cn":"a/+","wc":1}}"#).await;
+    for channel in ["a/1", "a/3"] {
+        alice.pub1(channel, "5").await;
+    }
+    bob.expect_nothing_before_hb().await;
+    let mut bob = server.reconnect(bob).await;
+    alice.pub1("a/1", "6").await;
+    bob.expect_nothing_before_hb().await;
+}
+
+#[tokio::test] // protocol.md 2.25, 2.14: a push that was not acknowledged comes again, and one that was does not
+async fn pushes_of_a_persistent_filter_come_again_until_they_are_acknowledged() {
+    let server = TestServer::start().await;
+    let (mut alice, mut bob) = (server.connect("alice").await, server.connect("bob").await);
+    bob.send(r##"{"sub":{"cn":"#","pr":1,"wc":1}}"##).await;
+    bob.expect(r##"{"subAck":{"st":1,"cn":"#","wc":1}}"##).await;
+    for data in ["1", "2"] {
+        alice.pub1("a", data).await;
+    }
+    let first = bob.next_push().await;
+    let second = bob.next_push().await;
+    assert_eq!((first.data(), second.data()), ("1", "2"));
+    bob.ack(&first).await;
+    bob.expect_nothing_before_hb().await;
+    let mut bob = server.reconnect(bob).await;
+    let again = bob.next_push().await;
+    assert_eq!((again.data(), again.id()), ("2", second.id()));
+    bob.ack(&again).await;
+    bob.expect_nothing_before_hb().await;
+    // Own messages are skipped (2.11).
+    bob.pub1("a", "3").await;
+    alice.pub1("a", "4").await;
+    assert_eq!(bob.next_push().await.data(), "4");
 }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::ops::ControlFlow;
 
-use jmqt_core::{ChannelKind, ChannelName, ClientId, MAX_CHANNEL_BYTES, Persistence, StatusCode};
+use jmqt_core::{ChannelKind, ChannelName, ClientId, MAX_CHANNEL_BYTES, StatusCode};
 use jmqt_mqtt::{Filter, name_filter_to_topic_filter};
 use jmqt_protocol::{Packet, Sub, SubAck, Unsub, UnsubAck};
 
@@ -53,21 +53,10 @@ async fn handle_sub_to_filter(
         answer(session, &sub_ack(StatusCode::INVALID_CHANNEL, text, true));
         return CONTINUE;
     };
-    if sub.persistence == Persistence::Persistent {
-        answer(session, &sub_ack(StatusCode::NOT_ALLOWED, text, true));
-        return CONTINUE;
-    }
     let options = SubscriptionOptions::JMQT;
-    let subscribed = verbs::subscribe_to_filter(
-        shared,
-        session,
-        client,
-        filter.path(),
-        &name,
-        Persistence::Temporary,
-        options,
-    )
-    .await?;
+    let subscribed =
+        verbs::subscribe_to_filter(shared, session, client, filter.path(), &name, sub.persistence, options)
+            .await?;
     let subscription = match subscribed {
         Ok(subscription) => subscription,
         Err(status) => {
