@@ -424,19 +424,19 @@ impl Client {
     ///
     /// # Cancel safety
     /// If the future is dropped the subscription may be made all the same.
-    pub async fn sub_filter(&self, filter: impl IntoFilter) -> Result<(), Error> {
-        self.sub_to(&Target::Filter(filter.into_filter()?), Persistence::Temporary, None).await
+    pub async fn sub_filter(&self, filter: impl IntoFilter, persistence: Persistence) -> Result<(), Error> {
+        self.sub_to(&Target::Filter(filter.into_filter()?), persistence, None).await
     }
 
     /// Subscribes to all channels that a filter matches (protocol.md 2.25), and hands back the stream of their pushes. The
-    /// subscription ends when the stream is dropped, and is made again on every new connection.
+    /// subscription is made again on every new connection. A temporary one ends when the stream is dropped.
     ///
     /// ```no_run
-    /// use jmqt_client::Client;
+    /// use jmqt_client::{Client, Persistence};
     ///
     /// # async fn run() -> Result<(), Box<dyn std::error::Error>> {
     /// let client = Client::connect("jmqt://localhost").await?;
-    /// let mut temperatures = client.subscribe_filter("rooms/+/temperature").await?;
+    /// let mut temperatures = client.subscribe_filter("rooms/+/temperature", Persistence::Temporary).await?;
     /// while let Some(push) = temperatures.next().await {
     ///     println!("{}: {}", push.channel(), push.data());
     /// }
@@ -447,15 +447,19 @@ impl Client {
     /// # Errors
     /// [`Error::InvalidFilter`]; [`Error::FiltersNotSupported`] if the server does not know filters; [`Error::Refused`] with
     /// the server's status, as a rule 7 NOT_ALLOWED, because the application has to allow filters;
-    /// [`Error::Disconnected`], [`Error::Closed`], [`Error::Timeout`].
+    /// [`Error::AlreadySubscribed`], [`Error::Disconnected`], [`Error::Closed`], [`Error::Timeout`].
     ///
     /// # Cancel safety
-    /// If the future is dropped the subscription ends.
-    pub async fn subscribe_filter(&self, filter: impl IntoFilter) -> Result<FilterSubscription, Error> {
+    /// If the future is dropped a temporary subscription ends; a persistent one may be made all the same.
+    pub async fn subscribe_filter(
+        &self,
+        filter: impl IntoFilter,
+        persistence: Persistence,
+    ) -> Result<FilterSubscription, Error> {
         let filter = filter.into_filter()?;
         let inbox = Arc::new(Inbox::new(self.shared().config.stream_bytes));
         let stream = FilterSubscription::new(Arc::clone(self.shared()), Arc::clone(&inbox), filter.clone());
-        self.sub_to(&Target::Filter(filter), Persistence::Temporary, Some(inbox)).await?;
+        self.sub_to(&Target::Filter(filter), persistence, Some(inbox)).await?;
         Ok(stream)
     }
 
@@ -517,8 +521,8 @@ impl Client {
             let mut outbound = shared.outbound();
             outbound.check_open()?;
             let answered = routes.subscribe(target, persistence, inbox.clone(), &mut outbound)?;
-            if let (Some(inbox), Target::Channel(channel)) = (inbox, target) {
-                shared.hand_over(channel, &inbox, &mut routes);
+            if let Some(inbox) = inbox {
+                shared.hand_over(target, &inbox, &mut routes);
             }
             shared.wake_for(outbound);
             answered

@@ -34,6 +34,13 @@ impl Target {
             Self::Filter(filter) => filter.as_str(),
         }
     }
+
+    pub(crate) fn includes(&self, channel: &str) -> bool {
+        match self {
+            Self::Channel(own) => own.as_str() == channel,
+            Self::Filter(filter) => filter.matches(channel),
+        }
+    }
 }
 
 /// One subscription, as the application wants it.

@@ -7,14 +7,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use jmqt_protocol::{AuthToken, ChannelName, ClientId};
+use jmqt_protocol::{AuthToken, ClientId};
 use tokio::sync::{Notify, broadcast, watch};
 
 use crate::event::{EVENTS_KEPT, Event};
 use crate::inbox::Inbox;
 use crate::outbound::{Offer, Outbound, Phase};
 use crate::push::{Fate, Settled};
-use crate::routes::Routes;
+use crate::routes::{Routes, Target};
 use crate::{Config, DisconnectReason, Error, Publish, Push, Receipt};
 
 /// How far the client is, for those who wait for it.
@@ -173,17 +173,17 @@ impl Shared {
         }
     }
 
-    /// A channel has got a stream of its own: what waits of it for all, because it came before, is handed over to that
-    /// stream. The caller holds the routes, so that nothing comes in between.
-    pub(crate) fn hand_over(&self, channel: &ChannelName, stream: &Inbox, routes: &mut Routes) {
+    /// A channel or a filter has got a stream of its own: what waits of it for all, because it came before, is handed over to
+    /// that stream. The caller holds the routes, so that nothing comes in between.
+    pub(crate) fn hand_over(&self, target: &Target, stream: &Inbox, routes: &mut Routes) {
         let (mut waiting, was_refused) =
-            self.everything.take_where(|push: &Push| push.channel() == channel.as_str());
+            self.everything.take_where(|push: &Push| target.includes(push.channel()));
         let is_moved = !waiting.is_empty();
         for push in stream.offer(&mut waiting).into_iter().flatten() {
             if let Some(id) = push.id()
                 && push.settle(Settled::Refused) == Fate::Forget
             {
-                routes.forget(channel.as_str(), id);
+                routes.forget(push.channel(), id);
             }
         }
         if was_refused {

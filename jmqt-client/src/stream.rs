@@ -235,7 +235,7 @@ impl Reader {
 
 /// The pushes of all channels that a filter matches. Made by [`Client::subscribe_filter`](crate::Client::subscribe_filter).
 ///
-/// Its limit, its end and its acknowledgements are those of a [`Subscription`]; dropping it unsubscribes. If several streams
+/// Its limit, its end and its acknowledgements are those of a [`Subscription`]; dropping it ends a temporary subscription. If several streams
 /// have a push, because their filters match or one is of the channel itself, it is acknowledged when each has taken it.
 #[derive(Debug)]
 #[must_use = "pushes wait in it to be read"]

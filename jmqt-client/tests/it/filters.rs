@@ -15,8 +15,11 @@ async fn next_of(stream: &mut FilterSubscription) -> Push {
 async fn a_filter_has_the_pushes_of_all_its_channels_also_after_a_reconnect() {
     let server = TestServer::start().await;
     let (alice, bob) = (connect(&server, "alice").await, connect(&server, "bob").await);
-    let mut rooms = within("a filter", alice.subscribe_filter("rooms/+/temperature")).await.unwrap();
-    let mut everything = within("a filter", alice.subscribe_filter("#")).await.unwrap();
+    let mut rooms = within("a filter", alice.subscribe_filter("rooms/+/temperature", Persistence::Temporary))
+        .await
+        .unwrap();
+    let mut everything =
+        within("a filter", alice.subscribe_filter("#", Persistence::Temporary)).await.unwrap();
     let mut events = alice.events();
     for round in 0..2 {
         for (name, is_room) in [("rooms/1/temperature", true), ("rooms/1/light", false)] {
@@ -39,6 +42,24 @@ async fn a_filter_has_the_pushes_of_all_its_channels_also_after_a_reconnect() {
     assert_eq!(next_of(&mut rooms).await.channel(), "rooms/2/temperature");
 }
 
+#[tokio::test] // protocol.md 2.25, §9.c
+async fn a_persistent_filter_has_what_was_published_while_the_client_was_away() {
+    let server = TestServer::start().await;
+    let (alice, bob) = (connect(&server, "alice").await, connect(&server, "bob").await);
+    within("a filter", alice.sub_filter("rooms/#", Persistence::Persistent)).await.unwrap();
+    within("the end", alice.close()).await;
+    bob.publish(&message("rooms/1", 1).at_least_once()).await.unwrap();
+    let alice = connect(&server, "alice").await;
+    let mut rooms =
+        within("a filter", alice.subscribe_filter("rooms/#", Persistence::Persistent)).await.unwrap();
+    bob.publish(&message("rooms/2", 2).at_least_once()).await.unwrap();
+    for expected in ["1", "2"] {
+        assert_eq!(next_of(&mut rooms).await.data(), expected);
+    }
+    within("the end", alice.unsub_filter("rooms/#")).await.unwrap();
+    assert!(within("the end", rooms.next()).await.is_none());
+}
+
 const PUSH: &str = r#"{"push":{"cn":"a/b","dt":1,"cl":"bob","q":1,"id":"e-1"}}"#;
 
 #[tokio::test] // protocol.md 2.25, §7.n
@@ -49,7 +70,7 @@ async fn a_push_of_several_streams_is_acknowledged_when_each_has_taken_it() {
     let subscribing = tokio::spawn({
         let alice = alice.clone();
         async move {
-            let filter = alice.subscribe_filter("a/+").await.unwrap();
+            let filter = alice.subscribe_filter("a/+", Persistence::Temporary).await.unwrap();
             (filter, alice.subscribe("a/b", Persistence::Temporary).await.unwrap())
         }
     });
@@ -79,7 +100,7 @@ async fn a_server_without_filters_is_reported() {
     let mut script = server.session(60).await;
     let subscribing = tokio::spawn({
         let alice = alice.clone();
-        async move { alice.subscribe_filter("a/+").await.map(drop) }
+        async move { alice.subscribe_filter("a/+", Persistence::Temporary).await.map(drop) }
     });
     script.expect(r#"{"sub":{"cn":"a/+","wc":1}}"#).await;
     script.send(r#"{"subAck":{"st":1,"cn":"a/+"}}"#).await;
@@ -92,9 +113,9 @@ async fn a_server_without_filters_is_reported() {
 async fn a_filter_that_is_refused_is_an_error_and_later_an_event() {
     let server = TestServer::start().await;
     let alice = connect(&server, "alice").await;
-    let mut filter = within("a filter", alice.subscribe_filter("a/#")).await.unwrap();
+    let mut filter = within("a filter", alice.subscribe_filter("a/#", Persistence::Temporary)).await.unwrap();
     server.app.set(Asked::Sub, Behaviour::Refuse(StatusCode::NOT_ALLOWED));
-    let error = within("an answer", alice.subscribe_filter("b/#")).await.unwrap_err();
+    let error = within("an answer", alice.subscribe_filter("b/#", Persistence::Temporary)).await.unwrap_err();
     assert_eq!(error.status(), StatusCode::NOT_ALLOWED);
     let mut events = alice.events();
     assert!(server.handle().disconnect(&client_id("alice")));
@@ -102,7 +123,7 @@ async fn a_filter_that_is_refused_is_an_error_and_later_an_event() {
     let Event::FilterLost { filter: lost, error } = lost else { panic!("{lost:?}") };
     assert_eq!((lost.as_str(), error.status()), ("a/#", StatusCode::NOT_ALLOWED));
     assert!(within("the end", filter.next()).await.is_none());
-    let invalid = alice.subscribe_filter("a#").await.unwrap_err();
+    let invalid = alice.subscribe_filter("a#", Persistence::Temporary).await.unwrap_err();
     assert_eq!(invalid.status(), StatusCode::INVALID_CHANNEL);
 }
 

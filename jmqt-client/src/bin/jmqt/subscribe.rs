@@ -90,9 +90,6 @@ pub(crate) async fn run(
     output: Output,
 ) -> Result<(), Failure> {
     let channels = Channels::parse(&wanted.channels, &wanted.filters)?;
-    if wanted.persistent && !channels.filters.is_empty() {
-        return Err(Failure::usage("--persistent: a subscription to a filter ends with its connection"));
-    }
     let persistence = if wanted.persistent { Persistence::Persistent } else { Persistence::Temporary };
     let window = config.window as usize;
     let client = Client::connect(config).await?;
@@ -112,7 +109,7 @@ pub(crate) async fn run(
         tracing::info!(%channel, "Subscribed");
     }
     for filter in &channels.filters {
-        client.sub_filter(filter).await.map_err(|error| match error {
+        client.sub_filter(filter, persistence).await.map_err(|error| match error {
             Error::Refused { status, .. } => Failure::refused(format!(
                 "sub {filter}: refused, {status} (the application has to allow filters)"
             )),
