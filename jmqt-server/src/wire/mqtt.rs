@@ -190,20 +190,19 @@ impl<'c> Encoder<'c> {
         attributes: &Attributes,
         manner: Manner<'_>,
     ) -> bool {
-        let Some(head) = self.head(sender, data, attributes, manner) else { return false };
-        self.bytes.extend_from_slice(&head.bytes);
-        self.bytes.extend_from_slice(&head.payload);
+        let Some(payload) = self.head(sender, data, attributes, manner) else { return false };
+        self.bytes.extend_from_slice(&payload);
         true
     }
 
-    /// The bytes before the payload, and the payload.
+    /// Writes the bytes before the payload, and returns the payload.
     fn head<'d>(
-        &self,
+        &mut self,
         sender: Option<&ClientId>,
         data: &'d [u8],
         attributes: &Attributes,
         manner: Manner<'_>,
-    ) -> Option<Head<'d>> {
+    ) -> Option<Cow<'d, [u8]>> {
         let topic = self.topic.as_deref()?;
         let expires_in = attributes.expires_in();
         if expires_in == Some(Duration::ZERO) {
@@ -225,25 +224,20 @@ impl<'c> Encoder<'c> {
             properties: buffer.for_place(Place::Packet(PacketType::Publish), Sender::Server).ok()?,
             payload: &payload,
         };
-        let mut packet = Vec::with_capacity(topic.len() + buffer.len() + 16);
-        publish.encode_head(version, &mut packet).ok()?;
-        if !self.form.is_websocket() {
-            return Some(Head { bytes: packet, payload });
+        if self.form.is_websocket() {
+            let mut packet = Vec::with_capacity(topic.len() + buffer.len() + 16);
+            publish.encode_head(version, &mut packet).ok()?;
+            binary_header(packet.len() + payload.len(), &mut self.bytes);
+            self.bytes.extend_from_slice(&packet);
+        } else {
+            publish.encode_head(version, &mut self.bytes).ok()?;
         }
-        let mut bytes = Vec::with_capacity(packet.len() + FRAME_HEADER_BYTES);
-        binary_header(packet.len() + payload.len(), &mut bytes);
-        bytes.extend_from_slice(&packet);
-        Some(Head { bytes, payload })
+        Some(payload)
     }
 
     fn finish(self) -> Pieces {
         Pieces { bytes: self.bytes.into(), ends: self.ends.into() }
     }
-}
-
-struct Head<'d> {
-    bytes: Vec<u8>,
-    payload: Cow<'d, [u8]>,
 }
 
 /// The form of an acknowledged message before it has a packet identifier.
@@ -307,21 +301,21 @@ pub(super) fn retained(
     retained: &RetainedPush,
     options: SubscriptionOptions,
 ) -> Option<RetainedPieces> {
-    let encoder = Encoder::new(form, channel, 1, 0);
+    let mut encoder = Encoder::new(form, channel, 1, 0);
     let attributes = retained.data.attributes();
     let delivery = match options.grant(attributes.qos()) {
         Grant::Acknowledged => unaddressed(attributes),
         Grant::Unacknowledged => Delivery::AtMostOnce,
     };
     let manner = Manner { delivery, retain: true, terms: Some(Terms { options, more_ids: &[] }) };
-    let head = encoder.head(retained.sender.as_ref(), retained.data.as_bytes(), attributes, manner)?;
-    let data = match head.payload {
+    let payload = encoder.head(retained.sender.as_ref(), retained.data.as_bytes(), attributes, manner)?;
+    let data = match payload {
         // A retained message without a payload is none for MQTT.
         payload if payload.is_empty() => return None,
         Cow::Borrowed(payload) => retained.data.share(payload),
         Cow::Owned(payload) => payload.into(),
     };
-    Some(RetainedPieces { head: head.bytes, data, tail: Vec::new() })
+    Some(RetainedPieces { head: encoder.bytes, data, tail: Vec::new() })
 }
 
 /// An acknowledged message for one client.
