@@ -497,12 +497,30 @@ impl Hub {
     ) -> Result<(Vec<ChannelName>, Option<ChannelName>), HubError> {
         let Some(filter) = filter_of(filter) else { return Ok((Vec::new(), None)) };
         let prefix = literal_beginning(filter);
+        let cache = self.queue.cache();
+        let tickets = cache.tickets();
         let page = self.store.retained_under(&prefix, after).await;
         let page = page.map_err(|error| self.store_failed(&error))?;
-        let next = if page.len() < RETAINED_PAGE { None } else { page.last().cloned() };
+        let next =
+            if page.len() < RETAINED_PAGE { None } else { page.last().map(|(channel, _)| channel.clone()) };
         let is_matching =
             |channel: &ChannelName| channel.kind() == ChannelKind::Plain && filters::matches(filter, channel);
-        Ok((page.into_iter().filter(is_matching).collect(), next))
+        let mut matching = Vec::with_capacity(page.len());
+        for (channel, retained) in page {
+            if !is_matching(&channel) {
+                continue;
+            }
+            // The messages that were read with their channels wait in the cache, from which a change removes them.
+            if let Some(retained) = retained
+                && !retained.data.is_empty()
+                && self.cluster.is_none()
+                && intact(&channel, retained.data.clone(), retained.attributes.clone()).is_some()
+            {
+                cache.keep_one(&tickets, &channel, &retained);
+            }
+            matching.push(channel);
+        }
+        Ok((matching, next))
     }
 
     /// The channel's retained message (§9.b).

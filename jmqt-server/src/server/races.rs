@@ -18,7 +18,7 @@ use crate::outbox::{Outbox, Redelivery};
 use crate::store::{
     ChannelKey, CursorUpdate, Due, Epoch, Exchanges, Expired, Forgotten, IsAway, LogPart, Operation, Outcome,
     PendingLimits, Retained, RetainedLimits, Seq, SessionRow, SqliteOptions, SqliteStore, StoreError,
-    StoredFilter, StoredSession, StoredSubscription, Swept,
+    StoredFilter, StoredSession, StoredSubscription, Swept, UnderPrefix,
 };
 use crate::wire::Form;
 use crate::{AllowAll, BoxError, ConnRequest, ConnValidator, ConnVerdict, DenyAll, Publish};
@@ -83,7 +83,7 @@ impl Store for Gated {
         &self,
         prefix: &str,
         after: Option<&ChannelName>,
-    ) -> Result<Vec<ChannelName>, StoreError> {
+    ) -> Result<Vec<UnderPrefix>, StoreError> {
         self.store.retained_under(prefix, after).await
     }
 

@@ -8,7 +8,7 @@ use jmqt_core::{ChannelName, ClientId};
 use super::{
     ChannelKey, CursorUpdate, Due, Epoch, Exchanges, Expired, Forgotten, IsAway, LogPart, Operation, Outcome,
     PendingLimits, Retained, Seq, SessionRow, Store, StoreError, StoredFilter, StoredSession,
-    StoredSubscription, Swept,
+    StoredSubscription, Swept, UnderPrefix,
 };
 
 type Answers<Asked, T> = Box<dyn Fn(&[Asked]) -> Result<T, StoreError> + Send + Sync>;
@@ -78,7 +78,7 @@ impl Store for Double {
         (self.read_retained)(())
     }
 
-    async fn retained_under(&self, _: &str, _: Option<&ChannelName>) -> Result<Vec<ChannelName>, StoreError> {
+    async fn retained_under(&self, _: &str, _: Option<&ChannelName>) -> Result<Vec<UnderPrefix>, StoreError> {
         Ok(Vec::new())
     }
 

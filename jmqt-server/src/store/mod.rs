@@ -105,6 +105,9 @@ pub struct LogPlace {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Epoch(pub u32);
 
+/// A channel with a retained message, and the message if it is short and was read in the same statement.
+pub type UnderPrefix = (ChannelName, Option<Retained>);
+
 /// The number of names that [`Store::retained_under`] returns at a time.
 pub const RETAINED_PAGE: usize = 256;
 
@@ -518,13 +521,13 @@ pub trait Store: Send + Sync + 'static {
         Ok(channels.iter().filter(|channel| self.may_have_retained(channel)).cloned().collect())
     }
 
-    /// The names of channels with a retained message that begin with `prefix` and follow `after`, in order, at most
+    /// The channels with a retained message whose names begin with `prefix` and follow `after`, in order, at most
     /// [`RETAINED_PAGE`]. The read sees every commit that has been answered.
     async fn retained_under(
         &self,
         prefix: &str,
         after: Option<&ChannelName>,
-    ) -> Result<Vec<ChannelName>, StoreError>;
+    ) -> Result<Vec<UnderPrefix>, StoreError>;
 
     /// Messages of one log after `after`, in order: at most `messages`, and no more after
     /// `bytes` of payload have been collected (at least one message, if one exists). They are read together with the end of

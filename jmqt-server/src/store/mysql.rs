@@ -41,7 +41,7 @@ use super::names::NameSet;
 use super::{
     ChannelKey, CursorUpdate, Due, Epoch, Exchanges, Expired, Forgotten, IsAway, LogPart, Operation, Outcome,
     PendingLimits, Retained, RetainedLimits, Seq, SessionRow, Store, StoreError, StoredFilter, StoredSession,
-    StoredSubscription, Swept,
+    StoredSubscription, Swept, UnderPrefix,
 };
 use crate::config::MySqlTls;
 
@@ -205,8 +205,9 @@ impl Store for MySqlStore {
         &self,
         prefix: &str,
         after: Option<&ChannelName>,
-    ) -> Result<Vec<ChannelName>, StoreError> {
-        self.read_retained_names(prefix, after).await
+    ) -> Result<Vec<UnderPrefix>, StoreError> {
+        let names = self.read_retained_names(prefix, after).await?;
+        Ok(names.into_iter().map(|name| (name, None)).collect())
     }
 
     async fn read_log(

@@ -26,6 +26,9 @@ const GROUPS: usize = 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Ticket(u64);
 
+/// The tickets of all channels.
+pub(crate) struct Tickets([Ticket; GROUPS]);
+
 #[derive(Debug, Default)]
 pub(crate) struct RetainedCache {
     hasher: RandomState,
@@ -96,6 +99,16 @@ impl RetainedCache {
     /// Returns a ticket; take it before reading the store.
     pub(crate) fn ticket(&self, channel: &ChannelName) -> Ticket {
         Ticket(self.lock().groups[self.group(channel)].changes)
+    }
+
+    /// Returns the tickets of all channels; take them before reading several messages of the store.
+    pub(crate) fn tickets(&self) -> Tickets {
+        Tickets(self.lock().groups.map(|group| Ticket(group.changes)))
+    }
+
+    /// Caches one of the messages that were read, as [`keep`](Self::keep) does.
+    pub(crate) fn keep_one(&self, tickets: &Tickets, channel: &ChannelName, retained: &Retained) {
+        self.keep(tickets.0[self.group(channel)], channel, retained);
     }
 
     pub(crate) fn find(&self, channel: &ChannelName) -> Option<Retained> {

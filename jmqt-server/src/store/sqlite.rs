@@ -40,7 +40,7 @@ use super::names::NameSet;
 use super::{
     ChannelKey, CursorUpdate, Due, Epoch, Exchanges, Expired, Forgotten, IsAway, LogPart, Operation, Outcome,
     PendingLimits, Retained, RetainedLimits, Seq, SessionRow, Store, StoreError, StoredFilter, StoredSession,
-    StoredSubscription, Swept,
+    StoredSubscription, Swept, UnderPrefix,
 };
 use crate::config::Synchronous;
 
@@ -180,8 +180,8 @@ impl Store for SqliteStore {
         &self,
         prefix: &str,
         after: Option<&ChannelName>,
-    ) -> Result<Vec<ChannelName>, StoreError> {
-        limited(self.read_retained_names(prefix, after)).await
+    ) -> Result<Vec<UnderPrefix>, StoreError> {
+        limited(self.read_retained_page(prefix, after)).await
     }
 
     async fn read_log(

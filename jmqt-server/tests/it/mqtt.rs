@@ -773,23 +773,37 @@ async fn overlapping_subscriptions_receive_a_message_once() {
 async fn a_filter_brings_the_retained_messages_of_all_its_channels() {
     let server = start().await;
     let mut publisher = Device::new(&server, Version::V5, Login::of("shop")).await;
+    // Long ones are not read together with the others.
+    let payload =
+        |number: usize| number.to_string().repeat(if number.is_multiple_of(100) { 5_000 } else { 1 });
     for number in 0..300 {
         let topic = format!("state/{number:03}");
-        publisher.publish_acknowledged(&topic, number.to_string().as_bytes(), true).await;
+        publisher.publish_acknowledged(&topic, payload(number).as_bytes(), true).await;
     }
     publisher.publish_acknowledged("states", b"other", true).await;
     let mut device = Device::new(&server, Version::V5, Login::of("watcher")).await;
-    let mut filters = FilterBuf::new();
-    filters.push("state/#", SubscribeOptions::of_qos(Qos::AtMostOnce)).unwrap();
-    let subscribe = Subscribe { id: id(7), properties: Properties::EMPTY, filters: filters.as_filters() };
-    device.send(&Packet::Subscribe(subscribe)).await;
-    for number in 0..300 {
-        let (topic, payload, _, retain) = device.message().await;
-        assert_eq!((topic, retain), (format!("state/{number:03}"), true));
-        assert_eq!(payload, number.to_string().as_bytes());
+    for changed in [None, Some(1), Some(100)] {
+        if let Some(changed) = changed {
+            let topic = format!("state/{changed:03}");
+            publisher.publish_acknowledged(&topic, b"changed", true).await;
+            assert_eq!(device.message().await.1, b"changed");
+        }
+        let mut filters = FilterBuf::new();
+        filters.push("state/#", SubscribeOptions::of_qos(Qos::AtMostOnce)).unwrap();
+        let subscribe = Subscribe { id: id(7), properties: Properties::EMPTY, filters: filters.as_filters() };
+        device.send(&Packet::Subscribe(subscribe)).await;
+        for number in 0..300 {
+            let (topic, received, _, retain) = device.message().await;
+            assert_eq!((topic, retain), (format!("state/{number:03}"), true));
+            if changed.is_some_and(|changed| [1, changed].contains(&number)) {
+                assert_eq!(received, b"changed");
+            } else {
+                assert_eq!(received, payload(number).as_bytes());
+            }
+        }
+        device.next(|packet| assert!(matches!(packet, Packet::SubAck(_)), "{packet:?}")).await;
+        device.expect_nothing().await;
     }
-    device.next(|packet| assert!(matches!(packet, Packet::SubAck(_)), "{packet:?}")).await;
-    device.expect_nothing().await;
 }
 
 #[tokio::test]

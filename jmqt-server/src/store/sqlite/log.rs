@@ -18,6 +18,7 @@ use crate::store::limits::{TIME_LIMIT, limited};
 use crate::store::time::millis;
 use crate::store::{
     ChannelKey, DatabaseError, LogPart, LoggedMessage, Retained, Seq, StoreError, StoredSubscription,
+    UnderPrefix,
 };
 
 /// The number of messages that the first statement of a turn deletes: few, because they may be large.
@@ -61,6 +62,9 @@ struct Behind {
     up_to: u64,
 }
 
+/// The longest data of a retained message that is read together with others.
+const SHORT_BYTES: i64 = 4096;
+
 impl SqliteStore {
     /// See [`Store::subscriptions`](crate::store::Store::subscriptions). One statement, so it sees
     /// each commit whole or not at all.
@@ -85,18 +89,35 @@ impl SqliteStore {
     }
 
     /// See [`Store::retained_under`](crate::store::Store::retained_under).
-    pub(super) async fn read_retained_names(
+    pub(super) async fn read_retained_page(
         &self,
         prefix: &str,
         after: Option<&ChannelName>,
-    ) -> Result<Vec<ChannelName>, StoreError> {
+    ) -> Result<Vec<UnderPrefix>, StoreError> {
         let mut reader = self.reader().await?;
-        let sql = "SELECT c.name FROM channels AS c JOIN retained AS r ON r.channel_id = c.id \
+        let sql = "SELECT c.name, r.sender, CASE WHEN length(r.data) <= ? THEN r.data END, r.attributes \
+            FROM channels AS c JOIN retained AS r ON r.channel_id = c.id \
             WHERE c.name >= ? AND c.name > ? ORDER BY c.name LIMIT ?";
-        let query = sqlx::query(sql).bind(prefix).bind(after.map_or("", ChannelName::as_str));
-        let (found, _) = rows::run(query.bind(RETAINED_PAGE as i64), &mut reader).await?;
-        let names: Vec<_> = found.iter().map(|row| rows::channel(row, 0)).collect::<Result<_, _>>()?;
-        Ok(names.into_iter().take_while(|name| name.as_str().starts_with(prefix)).collect())
+        let query = sqlx::query(sql).bind(SHORT_BYTES).bind(prefix);
+        let query = query.bind(after.map_or("", ChannelName::as_str)).bind(RETAINED_PAGE as i64);
+        let (found, _) = rows::run(query, &mut reader).await?;
+        let mut page = Vec::with_capacity(found.len());
+        for row in &found {
+            let name = rows::channel(row, 0)?;
+            if !name.as_str().starts_with(prefix) {
+                break;
+            }
+            let retained = match row.try_get::<Option<Vec<u8>>, _>(2)? {
+                Some(data) => Some(Retained {
+                    sender: rows::sender(row, 1)?,
+                    data: data.into(),
+                    attributes: rows::attributes(row, 3)?,
+                }),
+                None => None,
+            };
+            page.push((name, retained));
+        }
+        Ok(page)
     }
 
     /// See [`Store::read_retained`](crate::store::Store::read_retained).
