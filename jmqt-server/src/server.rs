@@ -117,6 +117,7 @@ impl Server {
             counters: Arc::clone(&counters),
             ids: IdSpace::new(store.epoch(), process),
             moved_cursors: Mutex::default(),
+            unrecorded: Default::default(),
         });
         let (queue, committer, batches) = CommitQueue::new(Arc::clone(&store), Arc::clone(&counters));
         let queue_closed = queue.closed();

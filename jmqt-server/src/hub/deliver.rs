@@ -146,6 +146,11 @@ impl Deliverer {
                         dirty.add(&outbox);
                     }
                 }
+                Tag::Record { outbox, packets } => {
+                    if outbox.settle_recorded(packets, settled.result.is_ok()) {
+                        dirty.add(&outbox);
+                    }
+                }
                 Tag::Release { outbox, packet } => {
                     if outbox.settle_release(packet, settled.result.is_ok()) {
                         dirty.add(&outbox);

@@ -19,6 +19,7 @@ impl Hub {
             counters: Arc::default(),
             ids: IdSpace::new(Epoch(0), 1),
             moved_cursors: Mutex::default(),
+            unrecorded: Default::default(),
         });
         let counters = Arc::clone(&context.counters);
         let (queue, committer, batches) = CommitQueue::new(Arc::clone(&store), Arc::clone(&counters));

@@ -18,10 +18,10 @@ use super::Hub;
 use crate::connection::ConnectionInfo;
 use crate::counters::Counters;
 use crate::log_limit::log_limited;
-use crate::outbox::OutboxContext;
+use crate::outbox::{Moved, OutboxContext};
 use crate::store::{
-    ChannelKey, Cursor, CursorUpdate, Dropped, Due, PendingLimits, SessionRow, Store, StoreError, Swept,
-    store_failed,
+    ChannelKey, Cursor, CursorUpdate, Dropped, Due, PendingLimits, Sent, SessionRow, Store, StoreError,
+    Swept, store_failed,
 };
 
 /// The interval for writing moved cursors and new sessions (2.13: within a second).
@@ -115,6 +115,8 @@ struct Chores {
     opened: HashMap<u64, SessionRow>,
     closed: Vec<(ClientId, u64)>,
     cursors: HashMap<Place, Cursor>,
+    /// Records of exchanges to delete after the cursors are written.
+    complete: Vec<Sent>,
     /// Cursors that cannot be saved because of damaged data, each with the end and the length of its pause.
     set_aside: HashMap<Place, (Instant, Duration)>,
     /// The tasks that wait until the cursors above are written.
@@ -188,11 +190,11 @@ impl Janitor {
         drop(tokio::time::timeout(SAVE_TIMEOUT, written).await);
     }
 
-    /// Writes the cursors of an ending session before the client's next session reads them.
-    pub(crate) async fn save_cursors(&self, cursors: Vec<CursorUpdate>) {
+    /// Writes the cursors of an ending session, and deletes its records, before the client's next session reads them.
+    pub(crate) async fn save(&self, moved: Moved) {
         let written = {
             let mut chores = self.chores();
-            chores.cursors.extend(by_place(cursors));
+            chores.add(moved);
             chores.wait()
         };
         self.urgent.notify_one();
@@ -202,7 +204,11 @@ impl Janitor {
     /// Runs until it is told to stop, and then writes what is left.
     pub(crate) async fn run(&self, hub: Arc<Hub>, stop: CancellationToken) {
         // In parallel: trimming may take long, and cursors must be on disk within a second.
-        tokio::join!(self.write_until(&hub, &stop), self.tidy_until(&hub, &stop));
+        tokio::join!(
+            self.write_until(&hub, &stop),
+            self.tidy_until(&hub, &stop),
+            hub.record_exchanges(&stop)
+        );
         self.trim().await;
     }
 
@@ -253,8 +259,8 @@ impl Janitor {
             std::mem::take(&mut *list)
         };
         for outbox in moved {
-            let cursors = outbox.take_moved_cursors();
-            self.chores().cursors.extend(by_place(cursors));
+            let moved = outbox.take_moved();
+            self.chores().add(moved);
         }
     }
 
@@ -276,10 +282,11 @@ impl Janitor {
 
     async fn write_urgent(&self) {
         let _turn = self.writing.lock().await;
-        let (cursors, closed, waiting) = {
+        let (cursors, complete, closed, waiting) = {
             let mut chores = self.chores();
             let taken = (
                 chores.take_cursors(Instant::now()),
+                std::mem::take(&mut chores.complete),
                 std::mem::take(&mut chores.closed),
                 std::mem::take(&mut chores.waiting),
             );
@@ -289,7 +296,14 @@ impl Janitor {
         };
         let cursors: Vec<_> =
             cursors.into_iter().map(|((key, client), cursor)| CursorUpdate { client, key, cursor }).collect();
-        self.write_cursors(&cursors).await;
+        if !self.write_cursors(&cursors).await {
+            self.chores().complete.extend(complete);
+        } else if !complete.is_empty()
+            && let Err(error) = self.store.forget_sent(&complete).await
+        {
+            self.failed("cannot delete records of messages; retrying", &error);
+            self.chores().complete.extend(complete);
+        }
         if !closed.is_empty()
             && let Err(error) = self.store.sessions_closed(&closed, &self.node).await
         {
@@ -303,8 +317,8 @@ impl Janitor {
     }
 
     /// Saves cursors in one transaction. If damaged data makes that fail, it saves them in halves, so that one bad
-    /// cursor does not affect others. The bad one is retried less and less often.
-    async fn write_cursors(&self, cursors: &[CursorUpdate]) {
+    /// cursor does not affect others. The bad one is retried less and less often. Returns `false` if others are left.
+    async fn write_cursors(&self, cursors: &[CursorUpdate]) -> bool {
         let mut parts = vec![cursors];
         let mut set_aside = 0;
         while let Some(part) = parts.pop() {
@@ -329,10 +343,11 @@ impl Janitor {
                     self.failed("cannot save acknowledgements; retrying", &error);
                     parts.push(part);
                     parts.iter().for_each(|part| self.chores().keep(part));
-                    return;
+                    return false;
                 }
             }
         }
+        true
     }
 
     async fn trim(&self) {
@@ -463,6 +478,11 @@ fn by_place(updates: Vec<CursorUpdate>) -> impl Iterator<Item = (Place, Cursor)>
 }
 
 impl Chores {
+    fn add(&mut self, moved: Moved) {
+        self.cursors.extend(by_place(moved.cursors));
+        self.complete.extend(moved.complete);
+    }
+
     /// Takes the cursors to save now, without those that are paused.
     fn take_cursors(&mut self, now: Instant) -> HashMap<Place, Cursor> {
         if self.set_aside.is_empty() {

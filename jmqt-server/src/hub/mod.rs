@@ -10,6 +10,7 @@ mod connections;
 mod deliver;
 #[cfg(test)]
 mod double;
+mod exchanges;
 mod fan_out;
 mod filters;
 mod janitor;
@@ -27,6 +28,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use bytes::Bytes;
 use jmqt_core::{ChannelName, ClientId, StatusCode};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
@@ -99,6 +101,8 @@ pub(crate) enum Tag {
     Publish { outbox: Arc<Outbox>, receipt: Receipt, status: StatusCode },
     /// A client releases its QoS 2 publish. It is acknowledged if the store succeeds.
     Release { outbox: Arc<Outbox>, packet: PacketId },
+    /// Steps of QoS 2 exchanges. If the store succeeds, these packets are sent.
+    Record { outbox: Arc<Outbox>, packets: Vec<(PacketId, Bytes)> },
     /// A client's QoS 0 publish that can be answered. The client receives an answer if the message is not retained.
     Retain { outbox: Arc<Outbox>, receipt: Receipt },
     /// A task that waits for the outcome.
@@ -111,6 +115,9 @@ impl Tagged for Tag {
     fn bytes(&self) -> usize {
         match self {
             Self::Publish { receipt, .. } | Self::Retain { receipt, .. } => receipt.bytes(),
+            Self::Record { packets, .. } => {
+                packets.iter().map(|(_, bytes)| size_of::<Bytes>() + bytes.len()).sum()
+            }
             Self::Release { .. } | Self::Reply(_) | Self::Nobody => 0,
         }
     }

@@ -16,7 +16,7 @@ use crate::store::{ChannelKey, LogPart, LogPlace, LoggedMessage, Seq, StoreError
 use crate::wire::LoggedPushes;
 
 /// The payload limit for one read of the log. A read returns at least one message.
-const READ_BYTES: usize = 1 << 20;
+pub(super) const READ_BYTES: usize = 1 << 20;
 /// The number of logs that an ending session reads for acknowledgements of messages that were not repeated.
 const EARLY_READS: usize = 16;
 
@@ -55,6 +55,14 @@ impl Hub {
         if !outbox.wants_resume() || outbox.is_connecting() || !outbox.begin_resume() {
             return;
         }
+        if outbox.is_sending_again() {
+            let (hub, outbox) = (Arc::clone(self), Arc::clone(outbox));
+            self.resumes.spawn(async move {
+                hub.resume_begun(&outbox).await;
+                outbox.flush();
+            });
+            return;
+        }
         let mut progress = Progress::default();
         while let Some(missing) = progress.next_missing(outbox) {
             if self.offer_from_memory(&missing) {
@@ -74,12 +82,14 @@ impl Hub {
     /// Sends the first window after `conn` in the session's own task, after the `connAck` and before the retained
     /// messages (2.3).
     pub(crate) async fn resume_first(self: &Arc<Self>, outbox: &Arc<Outbox>) {
+        outbox.release_again();
         if outbox.wants_resume() && outbox.begin_resume() {
             self.resume_begun(outbox).await;
         }
     }
 
     async fn resume_begun(self: &Arc<Self>, outbox: &Arc<Outbox>) {
+        self.send_again(outbox).await;
         let mut progress = Progress::default();
         while let Some(missing) = progress.next_missing(outbox) {
             if !self.offer_from_memory(&missing) {

@@ -265,7 +265,7 @@ impl Hub {
         };
         // If the session ends with this connection, only earlier exchanges are completed.
         if mqtt.expiry > 0 || stored != Exchanges::default() {
-            new.outbox.keep_exchanges(&stored);
+            new.outbox.keep_exchanges(new.client, &stored);
         }
         Ok(())
     }
@@ -415,7 +415,7 @@ impl Hub {
     /// `true` if the session had persistent subscriptions, or may have had some.
     pub(crate) async fn close_tables(&self, outbox: &Arc<Outbox>) -> bool {
         self.confirm_early_acks(outbox).await;
-        let cursors = outbox.take_moved_cursors();
+        let moved = outbox.take_moved();
         let mut persistent = outbox.is_changing();
         while let Some(subscriptions) = outbox.remove_subscriptions(SUBSCRIPTIONS_PER_TURN) {
             for subscription in &subscriptions {
@@ -425,8 +425,8 @@ impl Hub {
             drop(subscriptions);
             yield_now().await;
         }
-        if !cursors.is_empty() {
-            self.janitor.save_cursors(cursors).await;
+        if !moved.cursors.is_empty() || !moved.complete.is_empty() {
+            self.janitor.save(moved).await;
         }
         persistent
     }
@@ -438,6 +438,17 @@ impl Hub {
             // If the session has not begun, its client is not known any more.
             let order = client.map_or(Order::AfterAll, |client| Order::Of(self.source_of(client)));
             self.settle_source(order).await;
+            // Steps of exchanges may have been waiting for room in the queue.
+            let steps = async {
+                while let (true, Some(client)) = (outbox.is_recording(), client) {
+                    self.settle_source(Order::Of(self.source_of(client))).await;
+                    if self.queue.closed().is_cancelled() {
+                        break;
+                    }
+                    yield_now().await;
+                }
+            };
+            drop(timeout(STORE_TIMEOUT, steps).await);
         }
         if self.cluster.is_some() {
             drop(timeout(SENT_TIMEOUT, self.bus.sent()).await);

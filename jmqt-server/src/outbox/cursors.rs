@@ -4,7 +4,15 @@ use std::sync::{Arc, PoisonError};
 
 use super::Outbox;
 use super::subscription::{LogState, Subscription};
-use crate::store::{ChannelKey, CursorUpdate, Stamp};
+use crate::store::{ChannelKey, CursorUpdate, Sent, Stamp};
+
+/// What a session has to write to the store.
+#[derive(Default)]
+pub(crate) struct Moved {
+    pub(crate) cursors: Vec<CursorUpdate>,
+    /// The QoS 2 exchanges that are complete.
+    pub(crate) complete: Vec<Sent>,
+}
 
 impl Outbox {
     pub(super) fn list_moved_cursors(self: &Arc<Self>) {
@@ -38,23 +46,37 @@ impl Outbox {
         }
     }
 
-    /// Takes the cursors that have moved since the last call, to write them to the store.
-    pub(crate) fn take_moved_cursors(&self) -> Vec<CursorUpdate> {
-        let mut updates = Vec::new();
+    /// Takes the cursors that have moved since the last call, to write them to the store, and the records of exchanges that
+    /// can be deleted afterwards.
+    pub(crate) fn take_moved(&self) -> Moved {
+        let mut moved = Moved::default();
         let mut state = self.lock();
         state.deliveries.cursors_listed = false;
-        let Some(window) = state.deliveries.made_window() else { return updates };
+        let Some(window) = state.deliveries.made_window_mut() else { return moved };
+        if let Some(ids) = &mut window.packet_ids {
+            if ids.has_resumed() {
+                let by_key = &window.by_key;
+                ids.forget_passed(|key, seq| {
+                    match by_key.get(&key).map(|subscription| subscription.log()).as_deref() {
+                        Some(LogState::Attached(position)) => !position.acked.contains(seq),
+                        Some(_) => true,
+                        None => false,
+                    }
+                });
+            }
+            moved.complete = ids.take_complete();
+        }
         for subscription in window.by_key.values() {
             if let LogState::Attached(position) = &mut *subscription.log()
                 && std::mem::take(&mut position.dirty)
             {
-                updates.push(CursorUpdate {
+                moved.cursors.push(CursorUpdate {
                     client: subscription.client.clone(),
                     key: position.key,
                     cursor: position.acked.to_stored(),
                 });
             }
         }
-        updates
+        moved
     }
 }

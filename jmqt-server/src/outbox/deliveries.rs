@@ -8,7 +8,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use jmqt_core::{ChannelName, Qos};
 
-use super::packet_ids::{Acknowledged, PacketIds, Reception};
+use super::packet_ids::{PacketIds, Resumed};
 use super::subscription::{Changing, LogPosition, LogState, Stage, Subscription};
 use super::window::{Redelivery, Window};
 use super::writer::Writer;
@@ -17,8 +17,8 @@ use crate::connection::CloseReason;
 use crate::message::{Pieces, PushId};
 use crate::options::Grant;
 use crate::packet_trace;
-use crate::store::{ChannelKey, Exchanges, LogPlace, Seq};
-use crate::wire::{self, LoggedPushes, PacketId};
+use crate::store::{ChannelKey, LogPlace, Seq};
+use crate::wire::{self, LoggedPushes};
 
 /// The origin of the pushes of an [`Outbox::offer`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +68,9 @@ pub(super) struct Deliveries {
     /// The session is in the list of sessions with moved cursors.
     pub(super) cursors_listed: bool,
     /// The store keeps the QoS 2 exchanges of the session.
-    keeps_exchanges: bool,
+    pub(super) keeps_exchanges: bool,
+    /// The session is in the list of sessions whose steps must be recorded.
+    pub(super) records_listed: bool,
 }
 
 impl Deliveries {
@@ -79,6 +81,15 @@ impl Deliveries {
 
     pub(super) fn packet_ids(&mut self) -> &mut PacketIds {
         self.window().packet_ids.get_or_insert_default()
+    }
+
+    /// The packet identifiers, if they have been created.
+    pub(super) fn made_packet_ids(&self) -> Option<&PacketIds> {
+        self.window.as_ref()?.packet_ids.as_deref()
+    }
+
+    pub(super) fn made_packet_ids_mut(&mut self) -> Option<&mut PacketIds> {
+        self.window.as_mut()?.packet_ids.as_deref_mut()
     }
 
     /// The window, if it has been created.
@@ -106,6 +117,7 @@ impl Deliveries {
     pub(super) fn attach(&mut self, subscription: &Arc<Subscription>, position: &mut LogPosition) {
         let window = self.window();
         window.by_key.insert(position.key, Arc::clone(subscription));
+        window.count_resumed(position);
         list_if_behind(window, subscription, position);
     }
 
@@ -123,6 +135,11 @@ impl Deliveries {
         if let Some(window) = &mut self.window {
             window.forget(channel);
         }
+    }
+
+    /// Returns `true` if the session must be added to the list of those whose steps must be recorded.
+    pub(super) fn is_first_to_record(&mut self) -> bool {
+        !std::mem::replace(&mut self.records_listed, true)
     }
 
     /// Returns `true` if the session must be added to the list of sessions with moved cursors.
@@ -283,7 +300,7 @@ impl Outbox {
         if !form.is_mqtt() {
             return state.writer.push(bytes);
         }
-        let window = state.deliveries.window_size as usize;
+        let (window, keeps) = (state.deliveries.window_size as usize, state.deliveries.keeps_exchanges);
         let ids = state.deliveries.packet_ids();
         let Some(id) = ids.next(window) else { return self.overflow(state) };
         // The options may have changed to QoS 0 since it was encoded.
@@ -292,6 +309,13 @@ impl Outbox {
             granted => granted,
         };
         let addressed = wire::address(form, &bytes, granted, id);
+        if keeps && addressed.exactly_once {
+            ids.record(&subscription.client, id, push, addressed.bytes);
+            if state.deliveries.is_first_to_record() {
+                self.context.unrecorded.add(&subscription.outbox);
+            }
+            return;
+        }
         ids.sent(id, push, addressed.exactly_once);
         state.writer.push(addressed.bytes);
     }
@@ -317,61 +341,6 @@ impl Outbox {
         } else {
             state.writer.push(bytes);
         }
-    }
-
-    /// Lets the store keep the QoS 2 exchanges of this session, and continues those of earlier connections.
-    pub(crate) fn keep_exchanges(&self, exchanges: &Exchanges) {
-        let deliveries = &mut self.lock().deliveries;
-        deliveries.keeps_exchanges = true;
-        if !exchanges.received.is_empty() {
-            deliveries.packet_ids().restore_received(&exchanges.received);
-        }
-    }
-
-    /// Returns `true` if the store keeps the QoS 2 exchanges of this session.
-    pub(crate) fn keeps_exchanges(&self) -> bool {
-        self.lock().deliveries.keeps_exchanges
-    }
-
-    /// Records a QoS 2 publish of the client.
-    pub(crate) fn receive(&self, id: PacketId) -> Reception {
-        self.lock().deliveries.packet_ids().receive(id)
-    }
-
-    /// Returns `true` if the client has not released this QoS 2 publish.
-    pub(crate) fn is_received(&self, id: PacketId) -> bool {
-        self.lock().deliveries.packet_ids().is_received(id)
-    }
-
-    /// The client has released its QoS 2 publish, or it was refused; returns `false` if it is unknown.
-    pub(crate) fn release(&self, id: PacketId) -> bool {
-        self.lock().deliveries.packet_ids().release(id)
-    }
-
-    /// The client has acknowledged a QoS 1 message with this packet identifier.
-    pub(crate) fn acknowledge_packet(self: &Arc<Self>, id: PacketId) -> Acknowledged {
-        let acknowledged = self.lock().deliveries.packet_ids().acknowledged(id);
-        self.end_exchange(acknowledged)
-    }
-
-    /// The client has received a QoS 2 message, or has refused it.
-    pub(crate) fn packet_received(self: &Arc<Self>, id: PacketId, is_refused: bool) -> Acknowledged {
-        let acknowledged = self.lock().deliveries.packet_ids().was_received(id, is_refused);
-        self.end_exchange(acknowledged)
-    }
-
-    /// The client has completed the exchange of a QoS 2 message.
-    pub(crate) fn packet_completed(self: &Arc<Self>, id: PacketId) -> Acknowledged {
-        let acknowledged = self.lock().deliveries.packet_ids().completed(id);
-        self.end_exchange(acknowledged)
-    }
-
-    fn end_exchange(self: &Arc<Self>, acknowledged: Acknowledged) -> Acknowledged {
-        if let Acknowledged::Done(push) = acknowledged {
-            // The subscription may have ended meanwhile.
-            self.acknowledge(push);
-        }
-        acknowledged
     }
 
     /// Closes the connection because a QoS 1 push has no room. Dropping the push would be an unreported loss (2.14).
@@ -414,6 +383,8 @@ impl Outbox {
         let flowing =
             (source != Source::Live || !state.is_connecting()) && subscription.stage() != Stage::Opening;
         position.seen = position.seen.max(logged.last_logged().map_or(0, |(_, Seq(seq))| seq));
+        let has_resumed =
+            is_addressed && state.deliveries.made_packet_ids().is_some_and(|ids| ids.has_resumed());
         let mut run = 0..0; // messages to be appended in one piece
         let (mut sent, mut sent_bytes) = (0, 0);
         let mut is_behind = false;
@@ -454,13 +425,24 @@ impl Outbox {
                 position.next += 1;
                 continue;
             }
+            // A message of an earlier connection is not sent as a new one.
+            if has_resumed
+                && let Some(resumed) = state.deliveries.packet_ids().pass_resumed(position.key, seq)
+            {
+                match resumed {
+                    Resumed::UnderWay => position.next += 1,
+                    Resumed::Complete => position.pass_over(seq),
+                }
+                continue;
+            }
             if position.stamps.take_early(Seq(seq), stamp) {
                 position.pass_over(seq);
                 continue;
             }
             let redelivery = seq <= position.pending_until;
-            let queued = state.writer.len() + framed.start(run.end) - framed.start(run.start);
             let window = state.deliveries.window();
+            let queued = state.writer.len() + window.unrecorded_bytes() + framed.start(run.end)
+                - framed.start(run.start);
             if !flowing
                 || window.room_for_logged(position.in_flight) == 0
                 || queued > 0 && queued + length > limit

@@ -7,12 +7,13 @@
 //!
 //! This file has the lock, the waker and the phase of the connection. The other files have the parts that the lock
 //! protects: bytes and socket ([`writer`]), messages held until the client may receive them ([`held`]), subscriptions
-//! ([`subscriptions`]), QoS 1 pushes ([`deliveries`], [`resume`], [`cursors`]), and operations that the store has not
+//! ([`subscriptions`]), QoS 1 pushes ([`deliveries`], [`resume`], [`cursors`]), QoS 2 ([`exchanges`]), and operations that the store has not
 //! settled ([`settling`]).
 
 mod cursor;
 mod cursors;
 mod deliveries;
+mod exchanges;
 mod held;
 mod packet_ids;
 mod queue;
@@ -44,8 +45,10 @@ use crate::counters::Counters;
 use crate::disconnect::Disconnect;
 use crate::wire::{Form, IdSpace};
 
+pub(crate) use self::cursors::Moved;
 pub(crate) use self::deliveries::Source;
-pub(crate) use self::packet_ids::{Acknowledged, RECEIVE_MAXIMUM, Reception};
+pub(crate) use self::exchanges::{Acknowledged, SendAgain, ToRecord, Unrecorded};
+pub(crate) use self::packet_ids::{RECEIVE_MAXIMUM, Reception};
 pub(crate) use self::resume::Missing;
 pub(crate) use self::subscription::{LogState, Stage, Subscription};
 pub(crate) use self::subscriptions::Reader;
@@ -62,6 +65,8 @@ pub(crate) struct OutboxContext {
     pub(crate) ids: IdSpace,
     /// Sessions whose cursors have moved since they were last written to the store.
     pub(crate) moved_cursors: Mutex<Vec<Arc<Outbox>>>,
+    /// Sessions with steps of QoS 2 exchanges that the store must record.
+    pub(crate) unrecorded: Unrecorded,
 }
 
 /// The outgoing part of one session.

@@ -24,7 +24,11 @@ impl Outbox {
         state.closed().is_none()
             && !self.is_full(&state)
             && state.deliveries.made_window().is_some_and(|window| {
-                !window.resuming && !window.behind.is_empty() && window.room_for_logged(0) > 0
+                let has_work = match window.is_sending_again {
+                    true => window.room_for_again() > 0,
+                    false => !window.behind.is_empty() && window.room_for_logged(0) > 0,
+                };
+                !window.resuming && has_work
             })
     }
 
@@ -120,7 +124,12 @@ impl Outbox {
         if let LogState::Attached(position) = &mut *log {
             let first = position.acked.up_to() + 1;
             let sent = first..position.next.min(seq.0 + 1);
-            let ended = sent.filter(|seq| !position.acked.contains(*seq)).count();
+            let mut ended = sent.filter(|seq| !position.acked.contains(*seq)).count();
+            if let Some(ids) = &mut window.packet_ids {
+                let resumed = ids.give_up_resumed(key, seq).into_iter();
+                ended +=
+                    resumed.filter(|seq| *seq >= position.next && !position.acked.contains(*seq)).count();
+            }
             position.acked.skip_to(seq.0);
             position.next = position.next.max(seq.0 + 1);
             position.in_flight = position.in_flight.saturating_sub(u32::try_from(ended).unwrap_or(u32::MAX));

@@ -13,6 +13,8 @@ pub(super) struct Settling {
     publishes: u32,
     /// Changes of subscriptions.
     changes: u32,
+    /// Steps of QoS 2 exchanges.
+    pub(super) records: u32,
 }
 
 /// A publish that is being submitted. Dropping this without [`keep`](Self::keep) means that it was not submitted.
@@ -107,9 +109,14 @@ impl Outbox {
         self.lock().settling.changes > 0
     }
 
+    /// Returns `true` if the store has not settled steps of QoS 2 exchanges.
+    pub(crate) fn is_recording(&self) -> bool {
+        self.lock().settling.records > 0
+    }
+
     /// Returns `true` if the store may still execute operations of this session.
     pub(crate) fn is_with_store(&self) -> bool {
-        let Settling { publishes, changes } = self.lock().settling;
-        publishes > 0 || changes > 0
+        let Settling { publishes, changes, records } = self.lock().settling;
+        publishes > 0 || changes > 0 || records > 0
     }
 }

@@ -46,6 +46,7 @@ fn outbox() -> Arc<Outbox> {
         counters: Arc::default(),
         ids: IdSpace::new(Epoch(1), 1),
         moved_cursors: Mutex::default(),
+        unrecorded: Default::default(),
     };
     let outbox = Outbox::new(Form::JmqtNul, None, Arc::new(context));
     outbox.set_window(128, Redelivery::AtOnce);

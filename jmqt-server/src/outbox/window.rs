@@ -8,7 +8,7 @@ use bytes::Bytes;
 use jmqt_core::ChannelName;
 
 use super::packet_ids::PacketIds;
-use super::subscription::{Stage, Subscription};
+use super::subscription::{LogPosition, Stage, Subscription};
 use crate::message::PushId;
 use crate::store::ChannelKey;
 
@@ -57,6 +57,8 @@ pub(crate) struct Window {
     pub(crate) behind: VecDeque<Arc<Subscription>>,
     /// A task reads the log for this session.
     pub(crate) resuming: bool,
+    /// Messages of an earlier connection are sent again, before any other.
+    pub(super) is_sending_again: bool,
     /// Redelivered pushes in flight, for clients that lose packets of a burst.
     careful: Option<Vec<Redelivered>>,
     /// Created on first use, for MQTT clients only.
@@ -88,15 +90,34 @@ impl Window {
             by_key: HashMap::default(),
             behind: VecDeque::new(),
             resuming: false,
+            is_sending_again: false,
             careful: (redelivery == Redelivery::Careful).then(Vec::new),
             packet_ids: None,
             full_since: None,
         }
     }
 
-    /// The bytes of the pushes that wait for room.
+    /// The bytes of the pushes that wait for room, or until the store has recorded them.
     pub(crate) fn waiting_bytes(&self) -> usize {
-        self.waiting_bytes
+        self.waiting_bytes + self.unrecorded_bytes()
+    }
+
+    pub(super) fn unrecorded_bytes(&self) -> usize {
+        self.packet_ids.as_ref().map_or(0, |ids| ids.waiting_bytes())
+    }
+
+    /// Counts the messages of earlier connections without an answer as unacknowledged ones of their subscription.
+    pub(super) fn count_resumed(&mut self, position: &mut LogPosition) {
+        let resumed = self.packet_ids.as_ref().map_or(0, |ids| ids.resumed_of(position.key));
+        if resumed > 0 {
+            position.in_flight += u32::try_from(resumed).unwrap_or(u32::MAX);
+            self.logged_sent(resumed);
+        }
+    }
+
+    /// The number of messages of an earlier connection that may be sent again now.
+    pub(super) fn room_for_again(&self) -> usize {
+        self.size.saturating_sub(self.packet_ids.as_ref().map_or(0, |ids| ids.under_way()))
     }
 
     fn in_flight(&self) -> usize {
@@ -104,6 +125,9 @@ impl Window {
     }
 
     fn free(&self) -> usize {
+        if self.is_sending_again {
+            return 0;
+        }
         self.size.saturating_sub(self.in_flight())
     }
 

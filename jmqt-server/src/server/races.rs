@@ -17,7 +17,7 @@ use crate::hub::{MqttSession, NewSession};
 use crate::outbox::{Outbox, Redelivery};
 use crate::store::{
     ChannelKey, CursorUpdate, Due, Epoch, Exchanges, Expired, Forgotten, IsAway, LogPart, Operation, Outcome,
-    PendingLimits, Retained, RetainedLimits, Seq, SessionRow, SqliteOptions, SqliteStore, StoreError,
+    PendingLimits, Retained, RetainedLimits, Sent, Seq, SessionRow, SqliteOptions, SqliteStore, StoreError,
     StoredFilter, StoredSession, StoredSubscription, Swept, UnderPrefix,
 };
 use crate::wire::Form;
@@ -131,6 +131,10 @@ impl Store for Gated {
 
     async fn save_cursors(&self, updates: &[CursorUpdate]) -> Result<(), StoreError> {
         self.store.save_cursors(updates).await
+    }
+
+    async fn forget_sent(&self, complete: &[Sent]) -> Result<(), StoreError> {
+        self.store.forget_sent(complete).await
     }
 
     async fn trim(&self, channels: &[ChannelKey]) -> Result<u64, StoreError> {

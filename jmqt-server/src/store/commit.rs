@@ -404,6 +404,7 @@ impl Operation {
             Self::BeginSession(BeginSession { client, .. }) | Self::SetExpiry { client, .. } => {
                 client.as_str().len()
             }
+            Self::Send(steps) => size_of_val(&**steps),
         }
     }
 

@@ -7,7 +7,7 @@ use jmqt_core::{ChannelName, ClientId};
 
 use super::{
     ChannelKey, CursorUpdate, Due, Epoch, Exchanges, Expired, Forgotten, IsAway, LogPart, Operation, Outcome,
-    PendingLimits, Retained, Seq, SessionRow, Store, StoreError, StoredFilter, StoredSession,
+    PendingLimits, Retained, Sent, Seq, SessionRow, Store, StoreError, StoredFilter, StoredSession,
     StoredSubscription, Swept, UnderPrefix,
 };
 
@@ -88,6 +88,10 @@ impl Store for Double {
 
     async fn save_cursors(&self, updates: &[CursorUpdate]) -> Result<(), StoreError> {
         (self.save_cursors)(updates)
+    }
+
+    async fn forget_sent(&self, _: &[Sent]) -> Result<(), StoreError> {
+        Ok(())
     }
 
     async fn trim(&self, _: &[ChannelKey]) -> Result<u64, StoreError> {

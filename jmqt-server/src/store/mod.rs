@@ -165,6 +165,8 @@ pub enum Operation {
         /// The packet identifier.
         packet: NonZeroU16,
     },
+    /// Records steps of QoS 2 exchanges of one client. Each replaces the step that was recorded with this turn before.
+    Send(Box<[Sent]>),
     /// Adds a subscription with a filter to the session of a client, or replaces its options. With QoS 1 or 2 every channel
     /// that the filter matches gets a cursor before its next message is logged. With QoS 0 the filter may also be the name
     /// of one channel: the store only remembers it.
@@ -281,6 +283,8 @@ pub enum Outcome {
     Cleared(bool),
     /// For `Release`: the identifier is not recorded any more.
     Released,
+    /// For `Send`: the steps are recorded.
+    Sent,
     /// For `BeginSession`.
     Begun {
         /// An earlier session continues.
@@ -389,6 +393,23 @@ pub struct LogPart {
 pub struct Exchanges {
     /// The packet identifiers of its publishes that it has not released.
     pub received: Vec<NonZeroU16>,
+    /// The messages that it has not received completely, in the order in which they were sent.
+    pub sent: Vec<Sent>,
+}
+
+/// A QoS 2 message that was sent to a client, or is about to be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sent {
+    /// The client.
+    pub client: ClientId,
+    /// The packet identifier.
+    pub packet: NonZeroU16,
+    /// Increases with every message of the client, whose packet identifiers are used again.
+    pub turn: u64,
+    /// The message; `None` if it is in no log.
+    pub place: Option<(ChannelKey, Seq)>,
+    /// The client has received the message, and will forget the packet identifier.
+    pub is_released: bool,
 }
 
 /// New values for a cursor, to be written by [`Store::save_cursors`].
@@ -543,6 +564,9 @@ pub trait Store: Send + Sync + 'static {
     /// Writes cursors. Never moves a cursor backwards, and never creates a subscription: updates that are behind the
     /// stored cursor or have no row are ignored.
     async fn save_cursors(&self, updates: &[CursorUpdate]) -> Result<(), StoreError>;
+
+    /// Deletes the records of complete QoS 2 exchanges. The cursors of their messages must have been saved before.
+    async fn forget_sent(&self, complete: &[Sent]) -> Result<(), StoreError>;
 
     /// Deletes the messages that all cursors of these channels have passed, and channels that have no
     /// subscription, no message and no retained message left. It also deletes the remains of unsubscriptions, expiry and

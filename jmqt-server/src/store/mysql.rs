@@ -40,8 +40,8 @@ use super::limits::limited;
 use super::names::NameSet;
 use super::{
     ChannelKey, CursorUpdate, Due, Epoch, Exchanges, Expired, Forgotten, IsAway, LogPart, Operation, Outcome,
-    PendingLimits, Retained, RetainedLimits, Seq, SessionRow, Store, StoreError, StoredFilter, StoredSession,
-    StoredSubscription, Swept, UnderPrefix,
+    PendingLimits, Retained, RetainedLimits, Sent, Seq, SessionRow, Store, StoreError, StoredFilter,
+    StoredSession, StoredSubscription, Swept, UnderPrefix,
 };
 use crate::config::MySqlTls;
 
@@ -222,6 +222,10 @@ impl Store for MySqlStore {
 
     async fn save_cursors(&self, updates: &[CursorUpdate]) -> Result<(), StoreError> {
         self.write_cursors(updates).await
+    }
+
+    async fn forget_sent(&self, complete: &[Sent]) -> Result<(), StoreError> {
+        self.forget_complete(complete).await
     }
 
     async fn trim(&self, channels: &[ChannelKey]) -> Result<u64, StoreError> {

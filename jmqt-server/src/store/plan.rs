@@ -17,7 +17,7 @@ use super::retained::RetainedRoom;
 use super::time::millis;
 use super::{
     Append, BeginSession, ChannelKey, Cursor, LogPlace, Operation, Outcome, PublishId, PublisherId, Retained,
-    Seq, Stamp, StoredSubscription, SubscriptionOptions,
+    Sent, Seq, Stamp, StoredSubscription, SubscriptionOptions,
 };
 
 type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
@@ -121,6 +121,9 @@ pub(super) struct Publisher<'b> {
     pub(super) changed: bool,
 }
 
+/// The key that no channel has, for messages that are in no log.
+pub(super) const NO_CHANNEL: ChannelKey = ChannelKey(0);
+
 /// The packet identifier of a QoS 2 publish of a client.
 pub(super) type Received<'b> = (&'b ClientId, NonZeroU16);
 
@@ -159,6 +162,7 @@ pub(super) struct Plan<'b> {
     /// In the order of client and id.
     publishers: Vec<Publisher<'b>>,
     received: BTreeMap<Received<'b>, IsRecorded>,
+    sent: Vec<&'b Sent>,
     messages: Vec<Logged<'b>>,
     /// The totals of all retained messages.
     room: RetainedRoom,
@@ -183,6 +187,7 @@ impl<'b> Plan<'b> {
             clients: NameMap::default(),
             publishers: publishers(batch),
             received: received(batch),
+            sent: Vec::new(),
             messages: Vec::new(),
             room: RetainedRoom::default(),
         };
@@ -212,6 +217,7 @@ impl<'b> Plan<'b> {
                     plan.clients.entry(&begin.client).or_default().begins_at = Some(millis(begin.now));
                 }
                 Operation::SetExpiry { client, .. } => drop(plan.clients.entry(client).or_default()),
+                Operation::Send(steps) => plan.sent.extend(steps),
             }
         }
         plan
@@ -233,6 +239,7 @@ impl<'b> Plan<'b> {
             && self.clients.is_empty()
             && self.received.is_empty()
             && self.filters.is_empty()
+            && self.sent.is_empty()
     }
 
     /// The names of the channels.
@@ -463,6 +470,11 @@ impl<'b> Plan<'b> {
         self.received.iter().filter(|(_, it)| !it.now).map(|(&key, _)| key).collect()
     }
 
+    /// The steps of QoS 2 exchanges to record, in order.
+    pub(super) fn sent(&self) -> &[&'b Sent] {
+        &self.sent
+    }
+
     /// Carries out the batch. Channels that need a row get their keys from `next_key`.
     pub(super) fn carry_out(&mut self, batch: &'b [Operation], next_key: &mut i64) -> Vec<Outcome> {
         let outcome = |operation: &'b Operation| match operation {
@@ -502,6 +514,7 @@ impl<'b> Plan<'b> {
             }
             Operation::BeginSession(begin) => self.begin_session(begin),
             Operation::SetExpiry { client, expiry } => self.set_expiry(client, *expiry),
+            Operation::Send(_) => Outcome::Sent,
         };
         batch.iter().map(outcome).collect()
     }
@@ -734,6 +747,7 @@ impl<'b> Plan<'b> {
             && self.received.values().all(|it| it.now == it.before)
             && self.filters.values().all(|it| it.now == it.before)
             && self.clients.values().all(|it| it.now == it.before && !it.has_ended)
+            && self.sent.is_empty()
     }
 
     /// The stamp of the messages.

@@ -39,8 +39,8 @@ use super::limits::{TIME_LIMIT, limited};
 use super::names::NameSet;
 use super::{
     ChannelKey, CursorUpdate, Due, Epoch, Exchanges, Expired, Forgotten, IsAway, LogPart, Operation, Outcome,
-    PendingLimits, Retained, RetainedLimits, Seq, SessionRow, Store, StoreError, StoredFilter, StoredSession,
-    StoredSubscription, Swept, UnderPrefix,
+    PendingLimits, Retained, RetainedLimits, Sent, Seq, SessionRow, Store, StoreError, StoredFilter,
+    StoredSession, StoredSubscription, Swept, UnderPrefix,
 };
 use crate::config::Synchronous;
 
@@ -196,6 +196,10 @@ impl Store for SqliteStore {
 
     async fn save_cursors(&self, updates: &[CursorUpdate]) -> Result<(), StoreError> {
         self.write_cursors(updates).await
+    }
+
+    async fn forget_sent(&self, complete: &[Sent]) -> Result<(), StoreError> {
+        self.forget_complete(complete).await
     }
 
     async fn trim(&self, channels: &[ChannelKey]) -> Result<u64, StoreError> {

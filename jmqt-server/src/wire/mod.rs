@@ -10,6 +10,7 @@ pub(crate) mod lines;
 mod mqtt;
 mod pushes;
 
+use bytes::Bytes;
 use jmqt_core::{ChannelName, Qos, StatusCode};
 use jmqt_mqtt::Version;
 
@@ -208,6 +209,16 @@ pub(crate) fn retained(
         #[cfg(test)]
         Form::Lines => Some(lines::retained(channel, retained)),
     }
+}
+
+/// Writes a packet identifier into a copy of a QoS 2 message that is sent again.
+pub(crate) fn address_again(form: Form, message: &[u8], id: PacketId) -> Bytes {
+    mqtt::address_again(form, message, id)
+}
+
+/// Encodes the release of a QoS 2 message.
+pub(crate) fn release(form: Form, id: PacketId) -> Vec<u8> {
+    mqtt::release(form, id)
 }
 
 /// Writes a packet identifier into a copy of an acknowledged message.

@@ -344,6 +344,22 @@ pub(super) fn address(form: Form, template: &[u8], granted: jmqt_core::Qos, id: 
     Addressed { bytes: bytes.into(), exactly_once }
 }
 
+/// Writes the packet identifier into a copy of a QoS 2 message that is sent again.
+pub(super) fn address_again(form: Form, template: &[u8], id: PacketId) -> Bytes {
+    const QOS_2_AND_DUP: u8 = 0b1100;
+    let mut bytes = Vec::from(address(form, template, jmqt_core::Qos::ExactlyOnce, id).bytes);
+    let start = if form.is_websocket() { frame_header_length(&bytes) } else { 0 };
+    if let Some(first) = bytes.get_mut(start) {
+        *first = *first & 0b1111_0001 | QOS_2_AND_DUP;
+    }
+    bytes.into()
+}
+
+/// Encodes a PUBREL.
+pub(super) fn release(form: Form, id: PacketId) -> Vec<u8> {
+    framed(form, &Packet::PubRel(Ack::new(id, ReasonCode::SUCCESS)))
+}
+
 fn frame_header_length(bytes: &[u8]) -> usize {
     match bytes.get(1) {
         Some(126) => 4,

@@ -12,9 +12,9 @@ use futures_util::FutureExt as _;
 use jmqt_protocol::{ChannelName, ClientId, Qos};
 use jmqt_server::store::{
     Append, Attributes, BeginSession, CURSOR_WINDOW, ChannelKey, Cursor, CursorUpdate, DataForm, Dropped,
-    Due, Epoch, Expired, LogPart, LogPlace, LoggedMessage, Operation, Outcome, PendingLimits, PublishId,
-    PublisherId, Retained, RetainedLimits, Seq, SessionRow, Stamp, Store, StoreError, StoredSubscription,
-    SubscriptionOptions, Swept, Values,
+    Due, Epoch, Exchanges, Expired, LogPart, LogPlace, LoggedMessage, Operation, Outcome, PendingLimits,
+    PublishId, PublisherId, Retained, RetainedLimits, Sent, Seq, SessionRow, Stamp, Store, StoreError,
+    StoredSubscription, SubscriptionOptions, Swept, Values,
 };
 
 /// One database, which a store can be opened on again and again.
@@ -2040,6 +2040,48 @@ async fn a_refused_publish_with_qos_2_is_not_recorded(database: &dyn Database) {
     assert_eq!(received(&*store, "alice").await, [1, 2, 3]);
 }
 
+fn sent(who: &str, number: u16, turn: u64, place: Option<(i64, u64)>, is_released: bool) -> Sent {
+    let place = place.map(|(key, seq)| (ChannelKey(key), Seq(seq)));
+    Sent { client: client(who), packet: packet(number), turn, place, is_released }
+}
+
+async fn the_steps_of_exchanges_are_kept_in_the_order_of_their_turns(database: &dyn Database) {
+    let store = database.open().await;
+    let first = sent("bob", 9, 1, Some((3, 7)), false);
+    let second = sent("bob", 2, 2, None, false);
+    let other = sent("carol", 9, 1, Some((3, 7)), true);
+    let steps = [first.clone(), second.clone()];
+    let batch = [Operation::Send(steps.clone().into()), Operation::Send([other.clone()].into())];
+    assert_eq!(store.commit(&batch).await.unwrap(), [Outcome::Sent, Outcome::Sent]);
+    assert_eq!(store.exchanges(&client("bob")).await.unwrap().sent, steps);
+    assert_eq!(store.exchanges(&client("carol")).await.unwrap().sent, [other]);
+    let released = Sent { is_released: true, ..first.clone() };
+    let third = sent("bob", 4, 3, Some((3, 8)), false);
+    let batch = [
+        Operation::Send([third.clone(), released.clone()].into()),
+        receive("bob", 5, "news", "1"),
+        Operation::Send([Sent { is_released: true, ..third.clone() }].into()),
+    ];
+    store.commit(&batch).await.unwrap();
+    store.close().await;
+    let store = database.open().await;
+    let third = Sent { is_released: true, ..third };
+    let expected =
+        Exchanges { received: vec![packet(5)], sent: vec![released.clone(), second, third.clone()] };
+    assert_eq!(store.exchanges(&client("bob")).await.unwrap(), expected);
+    // The identifier of a complete exchange is used again before its record is deleted.
+    let later = sent("bob", 9, 4, Some((3, 9)), false);
+    store.commit(&[Operation::Send([later.clone()].into())]).await.unwrap();
+    store.forget_sent(&[released, sent("bob", 2, 2, None, true)]).await.unwrap();
+    assert_eq!(store.exchanges(&client("bob")).await.unwrap().sent, [third, later]);
+    let many: Vec<_> =
+        (1..=300).map(|number| sent("dave", number, number.into(), Some((1, 1)), false)).collect();
+    store.commit(&[Operation::Send(many.clone().into())]).await.unwrap();
+    assert_eq!(store.exchanges(&client("dave")).await.unwrap().sent, many);
+    store.forget_sent(&many).await.unwrap();
+    assert_eq!(store.exchanges(&client("dave")).await.unwrap(), Exchanges::default());
+}
+
 /// Runs promises on `$database`, each as a test of its own: those named, or all that hold for every store. A
 /// database that is not there (`None`) leaves them out.
 macro_rules! contract {
@@ -2121,6 +2163,7 @@ macro_rules! contract {
             a_publish_with_qos_2_is_stored_once_until_it_is_released,
             a_publish_with_qos_2_that_nobody_wants_is_recorded,
             a_refused_publish_with_qos_2_is_not_recorded,
+            the_steps_of_exchanges_are_kept_in_the_order_of_their_turns,
         }
     };
     ($database:expr; $($promise:ident),* $(,)?) => {

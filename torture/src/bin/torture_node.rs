@@ -1,9 +1,9 @@
 //! A node that permits everything, and records its notifications.
 //!
-//! A client is who its auth data says it is: `{"auth":{"dt":"alice"}}`. Control channels offer the server's
-//! own side (§9.e): `$force_sub`, `$force_subs` (many at once), `$force_unsub`, `$force_pub`, `$disconnect`, `$subscriptions`,
-//! `$is_connected`, `$connections`, `$counters`. The close notifier of a client whose id begins with `slow`
-//! takes a while.
+//! A client is who its auth data says it is, `{"auth":{"dt":"alice"}}`, or who the client id of its CONNECT names. Control
+//! channels offer the server's own side (§9.e): `$force_sub`, `$force_subs` (many at once), `$force_unsub`, `$force_pub`,
+//! `$disconnect`, `$subscriptions`, `$is_connected`, `$connections`, `$counters`. The close notifier of a client whose id begins
+//! with `slow` takes a while.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -49,7 +49,10 @@ struct App(Arc<NoticeFile>);
 #[async_trait]
 impl AuthValidator for App {
     async fn validate_auth(&self, request: &AuthRequest<'_>) -> Result<AuthVerdict, BoxError> {
-        let name: String = serde_json::from_str(request.data.as_str())?;
+        let name = match request.mqtt() {
+            Some(connect) => connect.client_id.to_owned(),
+            None => serde_json::from_str(request.data.as_str())?,
+        };
         Ok(AuthVerdict::grant(ClientId::parse(&name)?, AuthToken::new("token")))
     }
 }

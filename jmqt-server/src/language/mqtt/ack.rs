@@ -28,7 +28,8 @@ pub(super) fn handle_pubrec(shared: &Shared, session: &mut Session, client: &Cli
         // The client does not have the message, and expects no PUBREL (4.3.3).
         _ if ack.reason.is_error() => return CONTINUE,
         Acknowledged::Unknown => ReasonCode::PACKET_IDENTIFIER_NOT_FOUND,
-        Acknowledged::Continues | Acknowledged::Done(_) => ReasonCode::SUCCESS,
+        Acknowledged::Waits => return CONTINUE,
+        Acknowledged::Continues | Acknowledged::Done => ReasonCode::SUCCESS,
     };
     answer(session, &Packet::PubRel(Ack::new(ack.id, of_version(client, reason))))
 }

@@ -7,13 +7,14 @@ CREATE TABLE IF NOT EXISTS received (
     PRIMARY KEY (client_id, packet_id)
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC DEFAULT CHARACTER SET utf8mb4;
 
--- QoS 2 messages that were sent to such sessions, until the exchange is complete.
+-- QoS 2 messages that were sent to such sessions, until the exchange is complete and the cursor is saved. The packet
+-- identifier may be in use again before.
 CREATE TABLE IF NOT EXISTS sent (
     client_id VARBINARY(256) NOT NULL,
-    packet_id INT NOT NULL,
     turn BIGINT NOT NULL,       -- the order in which the client's messages were sent
+    packet_id INT NOT NULL,
     channel_id BIGINT NOT NULL, -- the message; 0: it is in no log
     seq BIGINT NOT NULL,
     released INT NOT NULL,      -- 1: the client has received the message
-    PRIMARY KEY (client_id, packet_id)
+    PRIMARY KEY (client_id, turn)
 ) ENGINE = InnoDB ROW_FORMAT = DYNAMIC DEFAULT CHARACTER SET utf8mb4;

@@ -6,13 +6,14 @@ CREATE TABLE received (
     PRIMARY KEY (client_id, packet_id)
 ) STRICT, WITHOUT ROWID;
 
--- QoS 2 messages that were sent to such sessions, until the exchange is complete.
+-- QoS 2 messages that were sent to such sessions, until the exchange is complete and the cursor is saved. The packet
+-- identifier may be in use again before.
 CREATE TABLE sent (
     client_id TEXT NOT NULL,
-    packet_id INTEGER NOT NULL,
     turn INTEGER NOT NULL,       -- the order in which the client's messages were sent
+    packet_id INTEGER NOT NULL,
     channel_id INTEGER NOT NULL, -- the message; 0: it is in no log
     seq INTEGER NOT NULL,
     released INTEGER NOT NULL,   -- 1: the client has received the message
-    PRIMARY KEY (client_id, packet_id)
+    PRIMARY KEY (client_id, turn)
 ) STRICT, WITHOUT ROWID;

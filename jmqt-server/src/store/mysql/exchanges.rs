@@ -12,8 +12,8 @@ use super::MySqlStore;
 use super::connection::retried;
 use super::rows::{self, MultiRow};
 use crate::store::limits::limited;
-use crate::store::plan::{Plan, Received};
-use crate::store::{Exchanges, StoreError};
+use crate::store::plan::{NO_CHANNEL, Plan, Received};
+use crate::store::{Exchanges, Sent, Seq, StoreError};
 
 /// Waits for another node that is recording the same packet identifier.
 static RECEIVE: LazyLock<MultiRow> = LazyLock::new(|| {
@@ -33,6 +33,25 @@ static RELEASE: LazyLock<MultiRow> = LazyLock::new(|| {
          ON r.client_id = v.a AND r.packet_id = v.b",
     )
 });
+
+/// Of several steps of one exchange in a batch the last one remains.
+static SEND: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::new(
+        "(?,?,?,?,?,?)",
+        ",",
+        "INSERT INTO sent (client_id, packet_id, turn, channel_id, seq, released) VALUES {rows} \
+         ON DUPLICATE KEY UPDATE released = VALUES(released)",
+    )
+});
+static FORGET_SENT: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::table(
+        &["BINARY", "SIGNED"],
+        "DELETE s FROM ({rows}) AS v STRAIGHT_JOIN sent AS s ON s.client_id = v.a AND s.turn = v.b",
+    )
+});
+
+/// The number of records that one transaction deletes, which limits the duration of its locks.
+const FORGOTTEN_AT_A_TIME: usize = 1024;
 
 /// Records the packet identifiers of the batch, and inserts those into the plan that were recorded before. An older
 /// session of the client, on a node that is believed dead, may still be committing the same publishes, so the rows are
@@ -58,6 +77,15 @@ pub(super) async fn load(connection: &mut MySqlConnection, plan: &mut Plan<'_>) 
 /// Deletes the packet identifiers that are not recorded any more, and those of refused publishes.
 pub(super) async fn write(connection: &mut MySqlConnection, plan: &Plan<'_>) -> Result<(), StoreError> {
     RELEASE.execute(connection, &plan.released(), add_received).await?;
+    let send = SEND.execute(connection, plan.sent(), |values, sent| {
+        let (key, seq) = sent.place.unwrap_or((NO_CHANNEL, Seq(0)));
+        add_received(values, &(&sent.client, sent.packet))?;
+        values.add(i64::try_from(sent.turn)?)?;
+        rows::add_key(values, &key)?;
+        rows::add_seq(values, seq)?;
+        values.add(i64::from(sent.is_released))
+    });
+    send.await?;
     Ok(())
 }
 
@@ -72,14 +100,51 @@ impl MySqlStore {
         });
         found.await
     }
+
+    /// See [`Store::forget_sent`](crate::store::Store::forget_sent).
+    pub(super) async fn forget_complete(&self, complete: &[Sent]) -> Result<(), StoreError> {
+        self.check_open()?;
+        for chunk in complete.chunks(FORGOTTEN_AT_A_TIME) {
+            retried(|| self.forget_some(chunk)).await?;
+        }
+        Ok(())
+    }
+
+    async fn forget_some(&self, complete: &[Sent]) -> Result<(), StoreError> {
+        let mut lease = self.connections.lease().await?;
+        let forgotten = limited(async {
+            let forget = FORGET_SENT.execute(lease.begin().await?, complete, |values, sent| {
+                rows::add_name(values, sent.client.as_str())?;
+                values.add(i64::try_from(sent.turn)?)
+            });
+            forget.await.map(drop)
+        });
+        let forgotten = forgotten.await;
+        lease.finish(forgotten).await
+    }
 }
 
 /// With a lock, which waits for the last commit of a node that has died.
 async fn read(connection: &mut MySqlConnection, client: &ClientId) -> Result<Exchanges, StoreError> {
     let sql = "SELECT packet_id FROM received WHERE client_id = ? LOCK IN SHARE MODE";
-    let found = sqlx::query(sql).bind(client.as_str().as_bytes()).fetch_all(connection).await?;
+    let found = sqlx::query(sql).bind(client.as_str().as_bytes()).fetch_all(&mut *connection).await?;
     let received = found.iter().map(|row| packet(row, 0)).collect::<Result<_, _>>()?;
-    Ok(Exchanges { received })
+    let sql = "SELECT packet_id, turn, channel_id, seq, released FROM sent WHERE client_id = ? \
+        LOCK IN SHARE MODE";
+    let found = sqlx::query(sql).bind(client.as_str().as_bytes()).fetch_all(connection).await?;
+    let sent = |row| {
+        let key = rows::key(row, 2)?;
+        Ok(Sent {
+            client: client.clone(),
+            packet: packet(row, 0)?,
+            turn: rows::count(row, 1)?,
+            place: (key != NO_CHANNEL).then_some((key, rows::seq(row, 3)?)),
+            is_released: rows::count(row, 4)? != 0,
+        })
+    };
+    let mut sent: Vec<Sent> = found.iter().map(sent).collect::<Result<_, StoreError>>()?;
+    sent.sort_unstable_by_key(|sent| sent.turn);
+    Ok(Exchanges { received, sent })
 }
 
 fn packet(row: &MySqlRow, column: usize) -> Result<NonZeroU16, StoreError> {

@@ -5,15 +5,15 @@ use std::sync::LazyLock;
 use std::sync::atomic::Ordering;
 
 use jmqt_core::ClientId;
-use sqlx::Arguments as _;
 use sqlx::error::BoxDynError;
 use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
+use sqlx::{Arguments as _, Row as _};
 
 use super::SqliteStore;
 use super::rows::{self, MultiRow};
 use crate::store::limits::limited;
-use crate::store::plan::{Plan, Received};
-use crate::store::{Exchanges, StoreError};
+use crate::store::plan::{NO_CHANNEL, Plan, Received};
+use crate::store::{Exchanges, Sent, Seq, StoreError};
 
 static RECEIVED: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::new(
@@ -39,10 +39,30 @@ static RELEASE: LazyLock<MultiRow> = LazyLock::new(|| {
     )
 });
 
+/// Of several steps of one exchange in a batch the last one remains.
+static SEND: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::new(
+        6,
+        "INSERT OR REPLACE INTO sent (client_id, packet_id, turn, channel_id, seq, released) \
+         SELECT * FROM (VALUES {rows}) WHERE column1 IS NOT NULL",
+    )
+});
+static FORGET_SENT: LazyLock<MultiRow> = LazyLock::new(|| {
+    MultiRow::new(
+        2,
+        "DELETE FROM sent WHERE (client_id, turn) IN \
+         (SELECT s.client_id, s.turn FROM (VALUES {rows}) AS v CROSS JOIN sent AS s \
+         ON s.client_id = v.column1 AND s.turn = v.column2)",
+    )
+});
+
 #[cfg(test)]
-pub(super) fn statements() -> [&'static MultiRow; 3] {
-    [&RECEIVED, &RECEIVE, &RELEASE]
+pub(super) fn statements() -> [&'static MultiRow; 5] {
+    [&RECEIVED, &RECEIVE, &RELEASE, &SEND, &FORGET_SENT]
 }
+
+/// The number of records that one transaction deletes, which limits the wait of a commit.
+const FORGOTTEN_AT_A_TIME: usize = 1024;
 
 /// Inserts the recorded packet identifiers into the plan.
 pub(super) async fn load(connection: &mut SqliteConnection, plan: &mut Plan<'_>) -> Result<(), StoreError> {
@@ -57,6 +77,16 @@ pub(super) async fn load(connection: &mut SqliteConnection, plan: &mut Plan<'_>)
 pub(super) async fn write(connection: &mut SqliteConnection, plan: &Plan<'_>) -> Result<(), StoreError> {
     RELEASE.execute(connection, &plan.released(), add_received).await?;
     RECEIVE.execute(connection, &plan.new_received(), add_received).await?;
+    let send = SEND.execute(connection, plan.sent(), |values, sent| {
+        let (key, seq) = sent.place.unwrap_or((NO_CHANNEL, Seq(0)));
+        values.add(sent.client.as_str())?;
+        values.add(i64::from(sent.packet.get()))?;
+        values.add(i64::try_from(sent.turn)?)?;
+        values.add(key.0)?;
+        rows::add_seq(values, seq)?;
+        values.add(i64::from(sent.is_released))
+    });
+    send.await?;
     Ok(())
 }
 
@@ -66,13 +96,48 @@ impl SqliteStore {
         if self.closed.load(Ordering::Acquire) {
             return Err(StoreError::Closed);
         }
-        let sql = "SELECT packet_id FROM received WHERE client_id = ?";
+        let sql = "SELECT packet_id, NULL, NULL, NULL, NULL FROM received WHERE client_id = ?1 UNION ALL \
+            SELECT * FROM (SELECT packet_id, turn, channel_id, seq, released FROM sent \
+            WHERE client_id = ?1 ORDER BY turn)";
         let found = limited(async {
             let mut reader = self.reader().await?;
             Ok(rows::run(sqlx::query(sql).bind(client.as_str()), &mut reader).await?.0)
         });
-        let received = found.await?.iter().map(|row| packet(row, 0)).collect::<Result<_, _>>()?;
-        Ok(Exchanges { received })
+        let mut exchanges = Exchanges::default();
+        for row in found.await? {
+            let packet = packet(&row, 0)?;
+            if row.try_get::<Option<i64>, _>(1)?.is_none() {
+                exchanges.received.push(packet);
+                continue;
+            }
+            let (key, seq) = (rows::key(&row, 2)?, rows::seq(&row, 3)?);
+            exchanges.sent.push(Sent {
+                client: client.clone(),
+                packet,
+                turn: rows::count(&row, 1)?,
+                place: (key != NO_CHANNEL).then_some((key, seq)),
+                is_released: rows::count(&row, 4)? != 0,
+            });
+        }
+        Ok(exchanges)
+    }
+
+    /// See [`Store::forget_sent`](crate::store::Store::forget_sent).
+    pub(super) async fn forget_complete(&self, complete: &[Sent]) -> Result<(), StoreError> {
+        for chunk in complete.chunks(FORGOTTEN_AT_A_TIME) {
+            let mut writer = self.writer().await?;
+            let forgotten = limited(async {
+                writer.begin().await?;
+                let forget = FORGET_SENT.execute(writer.connection()?, chunk, |values, sent| {
+                    values.add(sent.client.as_str())?;
+                    values.add(i64::try_from(sent.turn)?)
+                });
+                forget.await
+            })
+            .await;
+            writer.finish(forgotten).await?;
+        }
+        Ok(())
     }
 }
 

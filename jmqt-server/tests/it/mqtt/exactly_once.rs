@@ -1,7 +1,10 @@
 //! QoS 2 of MQTT clients whose sessions outlive their connections: each message once, across connections and crashes
 //! (MQTT 5.0, 4.3.3, 4.4).
 
-use jmqt_mqtt::{Ack, Delivery, Packet, Qos, ReasonCode, Version};
+use jmqt_mqtt::{
+    Ack, Delivery, NameBuf, Packet, PacketType, Place, Properties, Property, PropertyBuf, Publish, Qos,
+    ReasonCode, Sender, Unsubscribe, Version,
+};
 
 use super::{Device, Login, VERSIONS, id, start};
 use crate::support::TestServer;
@@ -116,6 +119,26 @@ async fn a_clean_start_forgets_what_was_received() {
     }
 }
 
+#[tokio::test] // 3.1.2.4
+async fn a_clean_start_forgets_what_was_sent() {
+    let server = start().await;
+    for version in VERSIONS {
+        let mut reader = subscribed(&server, version).await;
+        publish_all(&server, &["1", "2"]).await;
+        let first = first_time(&mut reader, "1").await;
+        first_time(&mut reader, "2").await;
+        take_over(&mut reader, first).await;
+        drop(reader);
+        let (mut reader, is_present) =
+            again(&server, version, Login { clean: true, ..persistent("reader") }).await;
+        assert!(!is_present);
+        reader.expect_nothing().await;
+        drop(reader);
+        let (mut reader, _) = again(&server, version, persistent("reader")).await;
+        reader.expect_nothing().await;
+    }
+}
+
 #[tokio::test] // 3.2.2.3.3, 4.3.3
 async fn the_publishes_of_earlier_connections_count_for_the_receive_maximum() {
     let server = start().await;
@@ -130,4 +153,259 @@ async fn the_publishes_of_earlier_connections_count_for_the_receive_maximum() {
     publish(&mut sender, 129, false).await;
     sender.publish("news", b"x", delivery(130, false), false).await;
     assert_eq!(sender.ended().await, Some(ReasonCode::RECEIVE_MAXIMUM_EXCEEDED));
+}
+
+/// A packet that a subscriber receives.
+#[derive(Debug, PartialEq, Eq)]
+enum Received {
+    /// A QoS 2 message: packet identifier, DUP, payload.
+    Message(u16, bool, String),
+    Release(u16),
+    /// The answer to a ping.
+    Pong,
+}
+
+async fn receive(device: &mut Device) -> Received {
+    device
+        .next(|packet| match packet {
+            Packet::Publish(publish) => match publish.delivery {
+                Delivery::ExactlyOnce { id, dup } => {
+                    Received::Message(id.get(), dup, String::from_utf8(publish.payload.to_vec()).unwrap())
+                }
+                other => panic!("{other:?}"),
+            },
+            Packet::PubRel(ack) => Received::Release(ack.id.get()),
+            Packet::PingResp => Received::Pong,
+            other => panic!("{other:?}"),
+        })
+        .await
+}
+
+/// The next QoS 2 message, which is sent for the first time: its packet identifier.
+async fn first_time(device: &mut Device, payload: &str) -> u16 {
+    match receive(device).await {
+        Received::Message(number, false, received) if received == payload => number,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn take_over(device: &mut Device, number: u16) {
+    device.send(&Packet::PubRec(done(number))).await;
+    assert_eq!(receive(device).await, Received::Release(number));
+}
+
+async fn complete(device: &mut Device, number: u16) {
+    take_over(device, number).await;
+    device.send(&Packet::PubComp(done(number))).await;
+}
+
+fn again_of(number: u16, payload: &str) -> Received {
+    Received::Message(number, true, payload.to_owned())
+}
+
+/// Publishes these messages with QoS 2, each to the end of the exchange.
+async fn publish_all(server: &TestServer, payloads: &[&str]) {
+    let mut sender = Device::new(server, Version::V5, Login::of("shop")).await;
+    for payload in payloads {
+        sender.publish("news", payload.as_bytes(), delivery(1, false), false).await;
+        sender.next(|packet| assert!(matches!(packet, Packet::PubRec(_)), "{packet:?}")).await;
+        release(&mut sender, 1).await;
+    }
+}
+
+/// A client that is subscribed with QoS 2, and keeps its session.
+async fn subscribed(server: &TestServer, version: Version) -> Device {
+    let mut device = Device::new(server, version, persistent("reader")).await;
+    assert_eq!(device.subscribe("news", Qos::ExactlyOnce).await, ReasonCode::GRANTED_QOS_2);
+    device
+}
+
+async fn unsubscribe(device: &mut Device) {
+    let mut names = NameBuf::new();
+    names.push("news").unwrap();
+    let packet = Unsubscribe { id: id(8), properties: Properties::EMPTY, filters: names.as_names() };
+    device.send(&Packet::Unsubscribe(packet)).await;
+    device.next(|packet| assert!(matches!(packet, Packet::UnsubAck(_)), "{packet:?}")).await;
+}
+
+#[tokio::test] // 4.4, MQTT-4.3.3-6: messages that were not received are sent again in order, others are released
+async fn exchanges_with_a_subscriber_continue_after_a_reconnect_and_a_crash() {
+    for (version, crashes) in
+        [(VERSIONS[0], false), (VERSIONS[1], false), (VERSIONS[0], true), (VERSIONS[1], true)]
+    {
+        let mut server = start().await;
+        let mut reader = subscribed(&server, version).await;
+        publish_all(&server, &["1", "2", "3"]).await;
+        let mut numbers = Vec::new();
+        for payload in ["1", "2", "3"] {
+            numbers.push(first_time(&mut reader, payload).await);
+        }
+        take_over(&mut reader, numbers[1]).await;
+        drop(reader);
+        if crashes {
+            server.crash().await;
+        }
+        publish_all(&server, &["4"]).await;
+        for _ in 0..2 {
+            let (mut reader, is_present) = again(&server, version, persistent("reader")).await;
+            assert!(is_present);
+            assert_eq!(receive(&mut reader).await, Received::Release(numbers[1]));
+            assert_eq!(receive(&mut reader).await, again_of(numbers[0], "1"));
+            assert_eq!(receive(&mut reader).await, again_of(numbers[2], "3"));
+        }
+        let (mut reader, _) = again(&server, version, persistent("reader")).await;
+        for _ in 0..3 {
+            receive(&mut reader).await;
+        }
+        let fourth = match receive(&mut reader).await {
+            // It may have been recorded on the connection before.
+            Received::Message(number, _, payload) if payload == "4" => number,
+            other => panic!("{other:?}"),
+        };
+        assert!(!numbers.contains(&fourth), "{fourth} is in use: {numbers:?}");
+        reader.send(&Packet::PubComp(done(numbers[1]))).await;
+        for number in [numbers[2], numbers[0], fourth] {
+            complete(&mut reader, number).await;
+        }
+        publish_all(&server, &["5"]).await;
+        let fifth = first_time(&mut reader, "5").await;
+        complete(&mut reader, fifth).await;
+        reader.expect_nothing().await;
+        drop(reader);
+        let (mut reader, _) = again(&server, version, persistent("reader")).await;
+        reader.expect_nothing().await;
+    }
+}
+
+#[tokio::test] // MQTT-4.3.3-6
+async fn a_received_message_is_not_sent_again_after_a_crash() {
+    let mut server = start().await;
+    let mut reader = subscribed(&server, Version::V5).await;
+    publish_all(&server, &["1", "2"]).await;
+    let numbers = [first_time(&mut reader, "1").await, first_time(&mut reader, "2").await];
+    for number in numbers {
+        complete(&mut reader, number).await;
+    }
+    reader.expect_nothing().await;
+    server.crash().await;
+    let (mut reader, _) = again(&server, Version::V5, persistent("reader")).await;
+    reader.send(&Packet::PingReq).await;
+    loop {
+        match receive(&mut reader).await {
+            Received::Pong => break,
+            // The end of the exchange was not on disk yet.
+            Received::Release(number) => {
+                let ack = Ack::new(id(number), ReasonCode::PACKET_IDENTIFIER_NOT_FOUND);
+                reader.send(&Packet::PubComp(ack)).await;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    publish_all(&server, &["3"]).await;
+    first_time(&mut reader, "3").await;
+}
+
+#[tokio::test] // 4.9, MQTT-4.3.3-1
+async fn a_smaller_receive_maximum_holds_for_messages_that_are_sent_again() {
+    let server = start().await;
+    let mut reader = subscribed(&server, Version::V5).await;
+    publish_all(&server, &["1", "2", "3"]).await;
+    let mut numbers = Vec::new();
+    for payload in ["1", "2", "3"] {
+        numbers.push(first_time(&mut reader, payload).await);
+    }
+    drop(reader);
+    publish_all(&server, &["4"]).await;
+    let login = Login { receive_maximum: Some(1), ..persistent("reader") };
+    let (mut reader, _) = again(&server, Version::V5, login).await;
+    for (number, payload) in numbers.iter().zip(["1", "2", "3"]) {
+        assert_eq!(receive(&mut reader).await, again_of(*number, payload));
+        reader.send(&Packet::PingReq).await;
+        assert_eq!(receive(&mut reader).await, Received::Pong);
+        complete(&mut reader, *number).await;
+    }
+    // It may have been recorded on the connection before.
+    let Received::Message(fourth, _, payload) = receive(&mut reader).await else { panic!("no message") };
+    assert_eq!(payload, "4");
+    complete(&mut reader, fourth).await;
+    reader.expect_nothing().await;
+}
+
+#[tokio::test] // the exchange of a message that the server has not any more ends with PUBREL
+async fn the_exchange_of_an_ended_subscription_is_completed() {
+    let server = start().await;
+    let mut reader = subscribed(&server, Version::V5).await;
+    publish_all(&server, &["1"]).await;
+    let number = first_time(&mut reader, "1").await;
+    unsubscribe(&mut reader).await;
+    drop(reader);
+    for _ in 0..2 {
+        let (mut reader, _) = again(&server, Version::V5, persistent("reader")).await;
+        assert_eq!(receive(&mut reader).await, Received::Release(number));
+    }
+    let (mut reader, _) = again(&server, Version::V5, persistent("reader")).await;
+    assert_eq!(receive(&mut reader).await, Received::Release(number));
+    reader.send(&Packet::PubComp(done(number))).await;
+    reader.expect_nothing().await;
+    drop(reader);
+    let (mut reader, _) = again(&server, Version::V5, persistent("reader")).await;
+    reader.expect_nothing().await;
+}
+
+#[tokio::test] // a retained message on its way when the connection is lost: the identifier is not used for another message
+async fn the_exchange_of_a_retained_message_is_completed() {
+    let server = start().await;
+    let mut sender = Device::new(&server, Version::V5, Login::of("shop")).await;
+    sender.publish("news", b"kept", delivery(1, false), true).await;
+    sender.next(|packet| assert!(matches!(packet, Packet::PubRec(_)), "{packet:?}")).await;
+    release(&mut sender, 1).await;
+    let mut reader = subscribed(&server, Version::V5).await;
+    let number = first_time(&mut reader, "kept").await;
+    drop(reader);
+    publish_all(&server, &["1"]).await;
+    let (mut reader, _) = again(&server, Version::V5, persistent("reader")).await;
+    let first = match (receive(&mut reader).await, receive(&mut reader).await) {
+        (Received::Release(released), Received::Message(first, _, payload))
+        | (Received::Message(first, _, payload), Received::Release(released))
+            if released == number && payload == "1" =>
+        {
+            first
+        }
+        other => panic!("{other:?}"),
+    };
+    assert_ne!(first, number);
+}
+
+#[tokio::test] // MQTT-4.3.3-9: a refused message is complete
+async fn a_message_that_the_client_refuses_is_not_sent_again() {
+    let server = start().await;
+    let mut reader = subscribed(&server, Version::V5).await;
+    publish_all(&server, &["1"]).await;
+    let number = first_time(&mut reader, "1").await;
+    let refusal = Ack::new(id(number), ReasonCode::UNSPECIFIED_ERROR);
+    reader.send(&Packet::PubRec(refusal)).await;
+    reader.expect_nothing().await;
+    drop(reader);
+    let (mut reader, _) = again(&server, Version::V5, persistent("reader")).await;
+    reader.expect_nothing().await;
+}
+
+#[tokio::test] // MQTT-4.3.3-7, MQTT-4.3.3-13
+async fn a_message_that_was_sent_does_not_expire() {
+    let server = start().await;
+    let mut reader = subscribed(&server, Version::V5).await;
+    let mut sender = Device::new(&server, Version::V5, Login::of("shop")).await;
+    let mut properties = PropertyBuf::new();
+    properties.push(Property::MessageExpiryInterval(1)).unwrap();
+    let properties = properties.for_place(Place::Packet(PacketType::Publish), Sender::Client).unwrap();
+    let short =
+        Publish { delivery: delivery(1, false), retain: false, topic: "news", properties, payload: b"1" };
+    sender.send(&Packet::Publish(short)).await;
+    let number = first_time(&mut reader, "1").await;
+    drop(reader);
+    tokio::time::sleep(std::time::Duration::from_millis(1100)).await; // the interval is what is tested
+    let (mut reader, _) = again(&server, Version::V5, persistent("reader")).await;
+    assert_eq!(receive(&mut reader).await, again_of(number, "1"));
+    complete(&mut reader, number).await;
+    reader.expect_nothing().await;
 }
