@@ -197,5 +197,5 @@ fn the_examples_of_the_documents_are_understood() {
         parse(&format!("{mapping}{text}"));
         count += 1;
     }
-    assert_eq!(count, 4, "look at the new one");
+    assert_eq!(count, 5, "look at the new one");
 }
