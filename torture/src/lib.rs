@@ -24,7 +24,6 @@ pub mod process;
 pub mod proxy;
 mod publisher;
 pub mod pulse;
-pub mod random;
 pub mod redis_server;
 mod rival;
 pub mod session;
@@ -40,9 +39,9 @@ pub use load::Load;
 pub use notices::{Event, Notice};
 pub use proxy::Proxy;
 pub use pulse::Pulse;
-pub use random::Random;
 pub use redis_server::RedisServer;
 pub use session::{LoadOptions, Target};
+pub use test_support::Random;
 
 /// How long anything that is waited for may take. Generous: it only ends what has failed.
 pub const DEADLINE: Duration = Duration::from_secs(40);

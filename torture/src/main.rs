@@ -205,7 +205,7 @@ async fn run(minutes: u64, seed: u64) -> ExitCode {
 #[tokio::main]
 async fn main() -> ExitCode {
     let Arguments { minutes, seed } = Arguments::parse();
-    let seed = seed.unwrap_or_else(Random::seed);
+    let seed = seed.unwrap_or_else(|| getrandom::u64().unwrap());
     println!("seed {seed}, {minutes} minutes");
     // A panic is something that did not happen in time.
     tokio::spawn(run(minutes, seed)).await.unwrap_or(ExitCode::FAILURE)

@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "the helpers of tests are tests too")]
 
+mod checks;
 mod conformance;
 mod framing;
+mod fuzzing;
 mod properties;
 mod refusals;
 mod samples;

@@ -9,11 +9,11 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 
-const VERSIONS: [Version; 3] = [Version::V3_1, Version::V3_1_1, Version::V5];
+pub(crate) const VERSIONS: [Version; 3] = [Version::V3_1, Version::V3_1_1, Version::V5];
 
 /// A packet that owns what it is made of.
 #[derive(Debug, Clone)]
-struct Owned {
+pub(crate) struct Owned {
     version: Version,
     sender: Sender,
     kind: PacketType,
@@ -89,7 +89,7 @@ fn data() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![4 => vec(any::<u8>(), 0..20), 1 => vec(any::<u8>(), 0..20_000)]
 }
 
-fn owned() -> impl Strategy<Value = Owned> {
+pub(crate) fn owned() -> impl Strategy<Value = Owned> {
     let property = (0..PropertyId::ALL.len(), any::<u32>(), (text(), text()), vec(any::<u8>(), 0..9))
         .prop_map(|(index, number, strings, data)| OwnedProperty {
             id: PropertyId::ALL[index],
@@ -146,7 +146,7 @@ impl Owned {
     }
 
     /// Makes the packet valid where random choices have not, and gives it to `check`; nothing if this side cannot send it.
-    fn with_packet(&self, check: impl FnOnce(&Packet<'_>, Version, Sender)) {
+    pub(crate) fn with_packet(&self, check: impl FnOnce(&Packet<'_>, Version, Sender)) {
         let (version, sender) = (self.version, self.sender);
         if !self.kind.may_come_from(sender, version) {
             return;

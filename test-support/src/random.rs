@@ -11,12 +11,6 @@ impl Random {
         Self(seed)
     }
 
-    /// A seed that nobody has had before.
-    #[must_use]
-    pub fn seed() -> u64 {
-        getrandom::u64().unwrap()
-    }
-
     /// The next number.
     pub const fn next_number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
