@@ -44,6 +44,7 @@
 mod client;
 mod connect;
 mod connection;
+mod diagnose;
 mod error;
 mod event;
 mod information;
@@ -60,6 +61,7 @@ mod shared;
 mod stream;
 
 pub use client::Client;
+pub use diagnose::diagnose;
 pub use error::{ConnectError, DisconnectReason, Error};
 pub use event::{Event, Events};
 pub use information::Information;

@@ -100,10 +100,10 @@ async fn doctor_shows_every_step_and_a_fix() {
     }
     let (code, printed, error) = said(&run(&server, &["doctor", "--url", &tls]).await);
     assert!(code == Some(3) && error.contains("SSL_CA_PATH"), "{printed}{error}");
-    assert!(printed.contains("failed  TLS"), "{printed}");
+    assert!(printed.contains("FAIL  TLS"), "{printed}");
     let socket = url(&server, Protocol::Socket).replace("jmqt://", "ws://");
     let (_, printed, _) = said(&run(&server, &["doctor", "--url", &socket]).await);
-    assert!(printed.contains("failed  WebSocket"), "{printed}");
+    assert!(printed.contains("FAIL  WebSocket"), "{printed}");
     let (_, printed, _) = said(&run(&server, &["doctor", "--json"]).await);
     assert!(printed.lines().all(|line| serde_json::from_str::<serde_json::Value>(line).is_ok()), "{printed}");
 }

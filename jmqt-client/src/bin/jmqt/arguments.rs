@@ -94,8 +94,14 @@ All publish on one channel, and every subscriber gets every message. The first c
 others authenticate as {\"client_name\": \"jmqt-…\"}. Open files (ulimit -n) limit how many there can be.";
 
 const DOCTOR_EXAMPLES: &str = "\
-Example:
-  jmqt doctor --url wss://example.com/jmqt";
+Examples:
+  jmqt doctor --url wss://example.com/jmqt
+  jmqt doctor --url mqtts://lamp:secret@example.com
+
+With an MQTT server, messages of every QoS are published to the doctor itself, a retained message is received on another
+connection and removed, and its expiry shows whether the clocks of the server's nodes agree. Each line begins with OK,
+WARN or FAIL. The exit code is 0 if nothing failed, 3 or 4 if there is no session, and 1 if a later step failed. With --name
+the doctor takes over the connection and the session of that client.";
 
 const COMPLETIONS_EXAMPLES: &str = "\
 Examples:
@@ -322,7 +328,11 @@ pub(crate) enum Command {
     },
     /// Find out why there is no connection: every step, with its time
     #[command(after_help = DOCTOR_EXAMPLES)]
-    Doctor,
+    Doctor {
+        /// The topic below which messages are published and received [default: jmqt-doctor]
+        #[arg(long, value_name = "TOPIC", help_heading = MQTT)]
+        topic: Option<String>,
+    },
     /// Keep servers, and who we are there, under names for --profile
     #[command(after_help = PROFILE_EXAMPLES)]
     Profile {

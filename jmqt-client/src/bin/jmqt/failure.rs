@@ -73,6 +73,25 @@ impl Failure {
         client.ended().unwrap_or(Error::Closed).into()
     }
 
+    /// There is no session; `ports`: the usual ones of such servers.
+    pub(crate) fn unreachable(error: ConnectError, ports: &str) -> Self {
+        let code = match error {
+            ConnectError::Refused { .. } => 4,
+            ConnectError::File { .. } => 2,
+            _ => 3,
+        };
+        let mut message = error.to_string();
+        if let ConnectError::Tcp { source, .. } = &error
+            && source.kind() == std::io::ErrorKind::ConnectionRefused
+        {
+            message.push_str(
+                "; nothing listens there. Is the server running, and is this its port? Usual ports: ",
+            );
+            message.push_str(ports);
+        }
+        Self { message, code, refusal: None }
+    }
+
     /// Says what failed.
     pub(crate) fn of(self, what: impl std::fmt::Display) -> Self {
         Self { message: format!("{what}: {}", self.message), ..self }
@@ -106,19 +125,7 @@ impl From<Error> for Failure {
 
 impl From<ConnectError> for Failure {
     fn from(error: ConnectError) -> Self {
-        let code = match error {
-            ConnectError::Refused { .. } => 4,
-            ConnectError::File { .. } => 2,
-            _ => 3,
-        };
-        let advice = match &error {
-            ConnectError::Tcp { source, .. } if source.kind() == std::io::ErrorKind::ConnectionRefused => {
-                "; nothing listens there. Is the server running, and is this its port? Usual ports: jmqt:// 8010, \
-                 jmqts:// 8011, ws:// 8012, wss:// 8013"
-            }
-            _ => "",
-        };
-        Self { message: format!("{error}{advice}"), code, refusal: None }
+        Self::unreachable(error, "jmqt:// 8010, jmqts:// 8011, ws:// 8012, wss:// 8013")
     }
 }
 

@@ -7,6 +7,7 @@ mod arguments;
 mod bench;
 mod doctor;
 mod failure;
+mod findings;
 mod mqtt;
 mod ping;
 mod profile;
@@ -108,6 +109,9 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         }
         Command::Pub { mqtt, .. } if *mqtt != PubMqtt::default() => {
             return Err(Failure::usage(format!("{ONLY_MQTT}: see jmqt pub --help")));
+        }
+        Command::Doctor { topic: Some(_) } => {
+            return Err(Failure::usage(format!("{ONLY_MQTT}: --topic")));
         }
         Command::Request { response_topic: Some(_), .. } => {
             return Err(Failure::usage(format!("{ONLY_MQTT}: --response-topic")));
@@ -246,7 +250,7 @@ async fn carry_out(
             let load = bench::Load { time, size, qos, rate, window, channel, publishers, subscribers, ramp };
             bench::run(config, load, output).await
         }
-        Command::Doctor => doctor::run(config, output).await,
+        Command::Doctor { .. } => doctor::run(config, output).await,
         Command::Completions { .. } | Command::Man { .. } | Command::Profile { .. } => Ok(()),
     }
 }

@@ -1,6 +1,8 @@
 //! The MQTT client against a real Mosquitto.
 
 mod broker;
+#[cfg(feature = "cli")]
+mod doctor;
 
 use std::time::Duration;
 

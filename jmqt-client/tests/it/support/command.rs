@@ -44,3 +44,14 @@ pub fn said(output: &Output) -> (Option<i32>, String, String) {
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     (output.status.code(), text(&output.stdout), text(&output.stderr))
 }
+
+/// The command without a server of its own, and without configuration.
+pub fn bare(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_jmqt"));
+    command.env_clear().args(arguments).stdin(Stdio::null()).kill_on_drop(true);
+    command
+}
+
+pub async fn run_bare(arguments: &[&str]) -> (Option<i32>, String, String) {
+    said(&within("the end of jmqt", bare(arguments).output()).await.unwrap())
+}

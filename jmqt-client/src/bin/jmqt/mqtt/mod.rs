@@ -1,4 +1,6 @@
-//! `jmqt pub` and `jmqt sub` with an MQTT server: `--url mqtt://host`.
+//! `jmqt` with an MQTT server: `--url mqtt://host`.
+
+mod doctor;
 
 use std::io::{Read as _, Write as _};
 use std::time::Duration;
@@ -52,8 +54,9 @@ pub(crate) async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Request { channel, data, response_topic } => {
             request(options, &channel, data.unwrap_or_default(), response_topic, output).await
         }
+        Command::Doctor { topic } => doctor::run(options, topic, output).await,
         _ => Err(Failure::usage(
-            "with an MQTT server there are only `jmqt pub`, `jmqt sub` and `jmqt request`",
+            "with an MQTT server there are only `jmqt pub`, `jmqt sub`, `jmqt request` and `jmqt doctor`",
         )),
     }
 }
@@ -279,7 +282,9 @@ impl From<Error> for Failure {
 impl From<ConnectError> for Failure {
     fn from(error: ConnectError) -> Self {
         match error {
-            ConnectError::Reach(error) => error.into(),
+            ConnectError::Reach(reach) => {
+                Self::unreachable(reach, "mqtt:// 1883, mqtts:// 8883, mqtt+ws:// 8083, mqtt+wss:// 8084")
+            }
             ConnectError::Refused { .. } => Self::refused(error),
             _ => Self::disconnected(error),
         }
