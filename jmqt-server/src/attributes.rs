@@ -118,6 +118,18 @@ impl Attributes {
         Some(at.duration_since(SystemTime::now()).unwrap_or_default())
     }
 
+    /// The same attributes, with a moment of expiry that is this much later.
+    #[must_use]
+    pub fn expiring_later(mut self, by: Duration) -> Self {
+        let Some(content) = self.0.as_mut().filter(|content| content.expires_at.is_some()) else {
+            return self;
+        };
+        let by = u64::try_from(by.as_millis()).unwrap_or(u64::MAX);
+        let content = Arc::make_mut(content);
+        content.expires_at = content.expires_at.map(|at| at.saturating_add(by));
+        self
+    }
+
     /// Returns `true` if the message must not be delivered any more.
     #[must_use]
     pub fn is_expired(&self) -> bool {

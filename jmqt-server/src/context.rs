@@ -17,9 +17,6 @@ use crate::system_topics::SystemTopics;
 use crate::transport::HttpContext;
 use crate::validators::Validators;
 
-/// The limit for wills that wait. Each is at most as long as the largest packet before a session.
-const WAITING_WILLS: usize = 4096;
-
 /// The most refused clients whose input is read for a moment.
 const TURNED_AWAY: usize = 64;
 
@@ -44,8 +41,6 @@ pub(crate) struct Shared {
     pub(crate) handshakes: Semaphore,
     /// Permits for long packets that are decoded at a time: fewer than threads, so that one thread is left for other work.
     pub(crate) long_packets: Arc<Semaphore>,
-    /// Permits for wills that wait for the end of their delay.
-    pub(crate) waiting_wills: Arc<Semaphore>,
     /// Permits for refused clients that still read the reason.
     pub(crate) turned_away: Arc<Semaphore>,
     /// Every task that serves a connection.
@@ -119,7 +114,6 @@ impl Shared {
                 std::thread::available_parallelism().map_or(1, NonZero::get).saturating_sub(1).max(1),
             )),
             handshakes: Semaphore::new(2 * std::thread::available_parallelism().map_or(1, NonZero::get)),
-            waiting_wills: Arc::new(Semaphore::new(WAITING_WILLS)),
             turned_away: Arc::new(Semaphore::new(TURNED_AWAY)),
             tasks: TaskTracker::new(),
             failed: CancellationToken::new(),

@@ -64,6 +64,8 @@ counters! {
     bytes_received,
     /// Bytes written to connections, without those of TLS and of handshakes.
     bytes_sent,
+    /// Wills of MQTT clients that were published.
+    wills_published,
     /// Publishes of MQTT clients that were refused.
     publishes_refused,
     /// Messages published by clients and by the application.

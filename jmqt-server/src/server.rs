@@ -35,6 +35,7 @@ use crate::handle::ServerHandle;
 use crate::hub::{Cluster, Deliverer, Hub, Janitor, JanitorLimits, StoredQueue};
 use crate::listener::{Listener, log_for};
 use crate::outbox::OutboxContext;
+use crate::serve::watch_wills;
 use crate::store::{ClusterStore, CommitQueue, Store};
 use crate::tls::Certificates;
 use crate::transport::HttpContext;
@@ -214,6 +215,8 @@ impl Server {
             let publish = async move { shared.system_topics.run(&shared.hub, stop).await };
             server.spawn_beside_listeners("system topics", publish);
         }
+        let wills = watch_wills(Arc::clone(&server.shared), server.stop_listening.clone());
+        server.spawn_beside_listeners("wills", wills);
         server.listen(listeners);
         Ok(server)
     }

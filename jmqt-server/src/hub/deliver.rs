@@ -17,7 +17,7 @@ use crate::bus::LoggedMessages;
 use crate::message::{Data, LoggedPush, PushId};
 use crate::name_map::NameMap;
 use crate::outbox::Source;
-use crate::store::{NotCommitted, Operation, Outcome, Settled, SettledBatches};
+use crate::store::{NotCommitted, Outcome, Settled, SettledBatches};
 use crate::wire::LoggedPushes;
 
 /// The delivery task.
@@ -106,14 +106,15 @@ impl Deliverer {
         let mut group = 0; // the group of the previous message, often also that of the next
         for settled in batch {
             let is_answer_alone = settled.operation.is_none();
-            if let (Some(Operation::Append(append)), Ok(Some(Outcome::TooManyRetained))) =
+            if let (Some(operation), Ok(Some(Outcome::TooManyRetained))) =
                 (&settled.operation, &settled.result)
+                && let Some(append) = operation.append()
             {
                 self.hub.refused_to_retain(append);
             }
-            if let (Some(Operation::Append(append)), Ok(Some(Outcome::Appended(place)))) =
+            if let (Some(operation), Ok(Some(Outcome::Appended(place)))) =
                 (settled.operation, &settled.result)
-                && append.log
+                && let Some(append) = operation.into_append().filter(|append| append.log)
             {
                 if let Some(stored) = &self.hub.stored {
                     stored.offer(&append);

@@ -114,6 +114,8 @@ type Place = (ChannelKey, ClientId);
 struct Chores {
     opened: HashMap<u64, SessionRow>,
     closed: Vec<(ClientId, u64)>,
+    /// Sessions whose wills are to be deleted, before the sessions are closed.
+    discarded_wills: Vec<(ClientId, u64)>,
     cursors: HashMap<Place, Cursor>,
     /// Records of exchanges to delete after the cursors are written.
     complete: Vec<Sent>,
@@ -188,6 +190,24 @@ impl Janitor {
         self.urgent.notify_one();
         // Bounded, because the session must not hang if the store does.
         drop(tokio::time::timeout(SAVE_TIMEOUT, written).await);
+    }
+
+    /// Deletes the will of a session.
+    pub(crate) async fn delete_will(&self, client: &ClientId, generation: u64) {
+        let written = {
+            let mut chores = self.chores();
+            chores.discarded_wills.push((client.clone(), generation));
+            chores.wait()
+        };
+        self.urgent.notify_one();
+        // Bounded, because the session must not hang if the store does.
+        drop(tokio::time::timeout(SAVE_TIMEOUT, written).await);
+    }
+
+    /// Deletes the will of a session that did not begin, without waiting.
+    pub(crate) fn forget_will(&self, client: &ClientId, generation: u64) {
+        self.chores().discarded_wills.push((client.clone(), generation));
+        self.urgent.notify_one();
     }
 
     /// Writes the cursors of an ending session, and deletes its records, before the client's next session reads them.
@@ -282,12 +302,13 @@ impl Janitor {
 
     async fn write_urgent(&self) {
         let _turn = self.writing.lock().await;
-        let (cursors, complete, closed, waiting) = {
+        let (cursors, complete, closed, discarded, waiting) = {
             let mut chores = self.chores();
             let taken = (
                 chores.take_cursors(Instant::now()),
                 std::mem::take(&mut chores.complete),
                 std::mem::take(&mut chores.closed),
+                std::mem::take(&mut chores.discarded_wills),
                 std::mem::take(&mut chores.waiting),
             );
             let keys = taken.0.keys().map(|(key, _)| *key);
@@ -304,7 +325,15 @@ impl Janitor {
             self.failed("cannot delete records of messages; retrying", &error);
             self.chores().complete.extend(complete);
         }
-        if !closed.is_empty()
+        if !discarded.is_empty()
+            && let Err(error) = self.store.delete_wills(&discarded, &self.node).await
+        {
+            self.failed("cannot delete wills", &error);
+            // The wills would be published if the sessions were closed now.
+            let mut chores = self.chores();
+            chores.discarded_wills.extend(discarded);
+            chores.closed.extend(closed);
+        } else if !closed.is_empty()
             && let Err(error) = self.store.sessions_closed(&closed, &self.node).await
         {
             self.failed("cannot save ended sessions", &error);

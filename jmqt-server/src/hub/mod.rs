@@ -22,6 +22,7 @@ mod resume;
 mod sessions;
 mod stored;
 mod subscriptions;
+mod wills;
 
 use std::hash::BuildHasher;
 use std::sync::Arc;
@@ -54,6 +55,7 @@ pub(crate) use orphans::{claim_orphans, forget_orphan, orphan_connection};
 pub(crate) use sessions::{MqttSession, NewSession, OpenedSession, Recorded};
 pub(crate) use stored::{Stored, StoredQueue};
 pub(crate) use subscriptions::Subscribed;
+pub(crate) use wills::{DueWill, NewWill};
 
 /// The time limit for an answer from the store. After it the request is answered SERVER_ERROR.
 const STORE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -196,6 +198,7 @@ impl Hub {
             | Operation::UnsubscribeFilter { client, .. }
             | Operation::BeginSession(BeginSession { client, .. })
             | Operation::SetExpiry { client, .. } => self.source_of(client),
+            Operation::FireWill(fire) => self.source_of(&fire.will.client),
             _ => THE_SERVER,
         };
         let submitted = self.queue.submit(Order::Of(source), Some(operation), Tag::Reply(reply));
@@ -250,7 +253,7 @@ impl Hub {
     }
 
     /// Returns `true` if this node runs the singleton tasks of the cluster.
-    fn is_first(&self) -> bool {
+    pub(crate) fn is_first(&self) -> bool {
         self.cluster.as_ref().is_none_or(|cluster| cluster.is_first())
     }
 

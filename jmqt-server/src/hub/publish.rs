@@ -217,11 +217,6 @@ impl Hub {
         Ok(())
     }
 
-    /// Returns `true` if the client has a session on this node that is not closing.
-    pub(crate) fn is_connected_here(&self, client: &ClientId) -> bool {
-        self.connections.outbox(client.as_str()).is_some()
-    }
-
     /// A new id for a message that is in no log.
     pub(crate) fn memory_id(&self) -> PushId {
         self.context.ids.in_memory(self.memory_ids.fetch_add(1, Ordering::Relaxed))
@@ -238,18 +233,22 @@ impl Hub {
 
 impl Message {
     fn into_operation(self, once: Option<PublishId>, received: Option<PacketId>) -> Operation {
+        Operation::Append(Append { once, received, ..self.into_append() })
+    }
+
+    pub(super) fn into_append(self) -> Append {
         let log = self.qos != Qos::AtMostOnce;
         let (data, attributes) = self.data.into_parts();
-        Operation::Append(Append {
+        Append {
             channel: self.channel,
             sender: self.sender,
             data,
             attributes,
             log,
             retain: self.retain == Retain::Yes,
-            once,
-            received,
-        })
+            once: None,
+            received: None,
+        }
     }
 }
 

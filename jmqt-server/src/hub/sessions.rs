@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use super::connections::{Claim, Connections, Registered};
 use super::filters::name_of;
-use super::{Hub, HubError, STORE_TIMEOUT, Tag};
+use super::{Hub, HubError, NewWill, STORE_TIMEOUT, Tag};
 use crate::connection::{CloseReason, ConnectionInfo};
 use crate::log_limit::log_limited;
 use crate::message::Message;
@@ -52,12 +52,13 @@ pub(crate) struct NewSession<'a> {
 }
 
 /// The session that an MQTT client wants.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct MqttSession {
     /// Everything that earlier sessions have stored is deleted.
     pub(crate) is_clean: bool,
     /// The seconds for which the session outlives its connection.
     pub(crate) expiry: u32,
+    pub(crate) will: Option<NewWill>,
 }
 
 /// A session that exists, and to which nothing has been sent.
@@ -90,6 +91,7 @@ struct Begun {
     hub: Option<Arc<Hub>>,
     client: ClientId,
     generation: u64,
+    has_will: bool,
 }
 
 impl Begun {
@@ -101,10 +103,16 @@ impl Begun {
 impl Drop for Begun {
     fn drop(&mut self) {
         let Some(hub) = self.hub.take() else { return };
-        let (client, generation) = (self.client.clone(), self.generation);
+        let (client, generation, has_will) = (self.client.clone(), self.generation, self.has_will);
+        if has_will {
+            hub.janitor.forget_will(&client, generation); // before the end of the session makes it due
+        }
         tokio::spawn(async move {
             // If the caller has given up, the operation may still be in the queue.
             hub.settle_source(Order::Of(hub.source_of(&client))).await;
+            if has_will {
+                hub.janitor.forget_will(&client, generation);
+            }
             hub.janitor.forget_session(&client, generation);
         });
     }
@@ -231,20 +239,27 @@ impl Hub {
         generation: u64,
     ) -> Result<(Restored, Vec<StoredSubscription>), HubError> {
         let stored = self.store.session(new.client).await.map_err(|error| self.store_failed(&error))?;
-        let is_known = match (new.mqtt, &stored) {
-            (Some(mqtt), None) => mqtt.expiry > 0,
+        let is_known = match (&new.mqtt, &stored) {
+            (Some(mqtt), None) => mqtt.expiry > 0 || mqtt.will.is_some(),
             (Some(_), Some(_)) => true,
-            // From now on the session of an MQTT client lasts as long as JMQT sessions do.
-            (None, stored) => stored.as_ref().is_some_and(|stored| stored.expiry.is_some()),
+            // From now on the session of an MQTT client lasts as long as JMQT sessions do, and its will is not published.
+            (None, stored) => {
+                stored.as_ref().is_some_and(|stored| stored.expiry.is_some() || stored.has_will)
+            }
         };
         let (mut is_resumed, mut begun) = (stored.is_some(), None);
         if is_known {
-            begun = Some(Begun { hub: Some(Arc::clone(self)), client: new.client.clone(), generation });
+            let mqtt = new.mqtt.as_ref();
+            let will = mqtt.and_then(|mqtt| mqtt.will.as_ref());
+            let client = new.client.clone();
+            begun = Some(Begun { hub: Some(Arc::clone(self)), client, generation, has_will: will.is_some() });
             let operation = Operation::BeginSession(BeginSession {
                 client: new.client.clone(),
-                is_clean: new.mqtt.is_some_and(|mqtt| mqtt.is_clean),
-                expiry: new.mqtt.map(|mqtt| mqtt.expiry),
+                is_clean: mqtt.is_some_and(|mqtt| mqtt.is_clean),
+                expiry: mqtt.map(|mqtt| mqtt.expiry),
                 now: SystemTime::now(),
+                will: will
+                    .map(|will| Box::new(will.stored(new.client, generation, &self.janitor.node, new.info))),
             });
             is_resumed = match self.commit_change(new.outbox, operation).await? {
                 Outcome::Begun { is_resumed } => is_resumed,
@@ -258,7 +273,7 @@ impl Hub {
 
     /// Continues the QoS 2 exchanges of earlier connections, if the store keeps them.
     async fn restore_exchanges(&self, new: &NewSession<'_>, restored: &Restored) -> Result<(), HubError> {
-        let Some(mqtt) = new.mqtt.filter(|_| restored.begun.is_some()) else { return Ok(()) };
+        let Some(mqtt) = new.mqtt.as_ref().filter(|_| restored.begun.is_some()) else { return Ok(()) };
         let stored = match restored.is_resumed {
             true => self.store.exchanges(new.client).await.map_err(|error| self.store_failed(&error))?,
             false => Exchanges::default(),
@@ -274,7 +289,7 @@ impl Hub {
     async fn restore(self: &Arc<Self>, new: &NewSession<'_>, generation: u64) -> Result<Restored, HubError> {
         let _turn = self.change_of(new.client).await;
         let (mut restored, mut stored) = self.begin_stored(new, generation).await?;
-        let is_stored = new.mqtt.is_some_and(|mqtt| mqtt.expiry > 0);
+        let is_stored = new.mqtt.as_ref().is_some_and(|mqtt| mqtt.expiry > 0);
         new.outbox.set_stored(is_stored);
         self.restore_filters(new, restored.is_resumed).await?;
         let has_filters = new.outbox.has_filters();
@@ -292,7 +307,7 @@ impl Hub {
         for turn in stored.chunks(SUBSCRIPTIONS_PER_TURN) {
             let inserted = turn.iter().map(|stored| {
                 let log = LogState::Attaching { seen: None };
-                let options = match new.mqtt {
+                let options = match &new.mqtt {
                     // A JMQT client on the session of an MQTT client.
                     None if !stored.options.is_of_filter() => SubscriptionOptions::JMQT,
                     _ => stored.options,

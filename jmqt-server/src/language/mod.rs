@@ -9,8 +9,6 @@ mod jmqt;
 mod lines;
 mod mqtt;
 
-use std::sync::Arc;
-
 use jmqt_mqtt::Version;
 
 use crate::connection::{Flow, Language, Protocol};
@@ -28,6 +26,11 @@ impl State {
     /// Returns `true` if the store knows the session even if it has no subscriptions, so that its end must be recorded.
     pub(crate) fn is_stored(&self) -> bool {
         self.0.as_ref().is_some_and(|client| client.is_stored())
+    }
+
+    /// Returns `true` if the client leaves a will.
+    pub(crate) fn leaves_will(&self) -> bool {
+        self.0.as_ref().is_some_and(|client| client.leaves_will())
     }
 }
 
@@ -77,12 +80,5 @@ pub(crate) const fn close_code(protocol: Protocol, disconnect: &Disconnect) -> u
     match protocol.language() {
         Language::Mqtt => mqtt::close_code(disconnect),
         _ => disconnect.code().code(),
-    }
-}
-
-/// Does what the client wants to be done after its connection has ended.
-pub(crate) async fn ended(shared: &Arc<Shared>, session: &Session, state: &mut State) {
-    if let Some(client) = &mut state.0 {
-        mqtt::ended(shared, session, client).await;
     }
 }

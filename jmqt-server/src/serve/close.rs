@@ -16,7 +16,7 @@ use crate::disconnect::Disconnect;
 use crate::language;
 use crate::log_limit::log_limited;
 use crate::outbox::Outbox;
-use crate::session::{Io, Member, Remains, Session};
+use crate::session::{Io, Member, Remains, Session, verbs};
 use crate::transport::{CloseCode, Decoder, TransportError};
 use crate::validators::{Asked, Attached, CloseNotice, asking, let_go, poll_contained, poll_guarded};
 
@@ -60,7 +60,7 @@ async fn close(
     shared: &Arc<Shared>,
     mut decoder: Decoder,
     mut session: Session,
-    mut language: language::State,
+    language: language::State,
     reason: CloseReason,
 ) -> Option<Io> {
     let client = session.name().to_owned();
@@ -71,14 +71,14 @@ async fn close(
     session.outbox.close(reason);
     say_goodbye(&mut decoder, &session, &language, reason);
     drop(decoder);
-    language::ended(shared, &session, &mut language).await;
-    let is_stored = language.is_stored();
+    let (is_stored, leaves_will) = (language.is_stored(), language.leaves_will());
     let was_told = send_last_bytes(shared, &mut session, reason).await;
     let (info, outbox) = (session.info, Arc::clone(&session.outbox));
     let Remains { member, attached, io } = session.into_remains();
     outbox.release_socket();
     let lingering = was_told.then_some(io);
-    end_session(shared, &outbox, info, member, attached, is_stored, reason).await;
+    let left = Left { attached, is_stored, has_will: leaves_will };
+    end_session(shared, &outbox, info, member, left, reason).await;
     lingering
 }
 
@@ -124,21 +124,35 @@ pub(super) fn end_transport(shared: &Shared, session: &Session, error: &Transpor
     ControlFlow::Break(reason)
 }
 
-/// Removes the session from the tables, and runs the close notifier.
+/// What a connection leaves.
+struct Left {
+    attached: Option<Arc<Attached>>,
+    /// The store knows the session.
+    is_stored: bool,
+    has_will: bool,
+}
+
+/// Removes the session from the tables, publishes the will, and runs the close notifier.
 async fn end_session(
     shared: &Shared,
     outbox: &Arc<Outbox>,
     info: ConnectionInfo,
     member: Option<Member>,
-    attached: Option<Arc<Attached>>,
-    is_stored: bool,
+    left: Left,
     reason: CloseReason,
 ) {
+    let Left { attached, is_stored, has_will } = left;
     // A `conn` may have been given up half way, so the tables are cleared in any case.
     let is_known = shared.hub.close_tables(outbox).await;
     shared.hub.settle_session(member.as_ref().map(|member| &member.client), outbox).await;
     let Some(Member { client, generation }) = member else { return };
     let is_ours = shared.hub.claim_close(&client, generation, info).await;
+    if is_ours && has_will {
+        // Its clients move to another node, or come back to the next process.
+        let at_least = if reason == CloseReason::Shutdown { shared.limits.drain.as_secs() } else { 0 };
+        let (node, at_least) = (&shared.hub.janitor.node, u32::try_from(at_least).unwrap_or(u32::MAX));
+        verbs::end_will(shared, &client, generation, node, at_least).await;
+    }
     if is_ours {
         let session = attached.as_ref().and_then(|attached| attached.data()).into();
         let notice = CloseNotice::new(info, &client, reason, &shared.handle, session);

@@ -4,6 +4,7 @@
 //! Other rooms have the content of packets (`language`) and the work while a request waits (`session`).
 
 mod close;
+mod wills;
 
 use std::future::poll_fn;
 use std::ops::ControlFlow;
@@ -23,6 +24,7 @@ use crate::transport::Decoder;
 use crate::validators::poll_contained;
 
 pub(crate) use close::notify_close;
+pub(crate) use wills::{end_will_of, watch_wills};
 
 /// One connection.
 pub(crate) struct Connection {

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::connection::{CloseReason, ConnectionInfo, Protocol};
 use crate::context::Shared;
 use crate::hub::{Claim, Hub, claim_orphans, forget_orphan, orphan_connection};
-use crate::serve::notify_close;
+use crate::serve::{end_will_of, notify_close};
 use crate::store::{SessionRow, StoreError};
 use crate::validators::CloseNotice;
 
@@ -61,6 +61,7 @@ pub(super) async fn notify(shared: &Shared, session: &SessionRow) {
         ConnectionInfo { remote: SocketAddr::from(([0, 0, 0, 0], 0)), protocol: Protocol::Socket }
     });
     let notice = CloseNotice::new(info, client, CloseReason::ServerDied, &shared.handle, None.into());
+    end_will_of(shared, session).await;
     notify_close(shared, &notice).await;
     // The notifier must not run a second time: wait for the store if it is unavailable.
     let mut is_first = true;

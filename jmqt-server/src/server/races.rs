@@ -18,7 +18,7 @@ use crate::outbox::{Outbox, Redelivery};
 use crate::store::{
     ChannelKey, CursorUpdate, Due, Epoch, Exchanges, Expired, Forgotten, IsAway, LogPart, Operation, Outcome,
     PendingLimits, Retained, RetainedLimits, Sent, Seq, SessionRow, SqliteOptions, SqliteStore, StoreError,
-    StoredFilter, StoredSession, StoredSubscription, Swept, UnderPrefix,
+    StoredFilter, StoredSession, StoredSubscription, StoredWill, Swept, UnderPrefix,
 };
 use crate::wire::Form;
 use crate::{AllowAll, BoxError, ConnRequest, ConnValidator, ConnVerdict, DenyAll, Publish};
@@ -147,6 +147,23 @@ impl Store for Gated {
 
     async fn sessions_closed(&self, sessions: &[(ClientId, u64)], node: &str) -> Result<(), StoreError> {
         self.store.sessions_closed(sessions, node).await
+    }
+
+    async fn end_wills(
+        &self,
+        sessions: &[(ClientId, u64)],
+        node: &str,
+        at_least: u32,
+    ) -> Result<(), StoreError> {
+        self.store.end_wills(sessions, node, at_least).await
+    }
+
+    async fn delete_wills(&self, sessions: &[(ClientId, u64)], node: &str) -> Result<(), StoreError> {
+        self.store.delete_wills(sessions, node).await
+    }
+
+    async fn due_wills(&self, of: Option<&ClientId>, now: SystemTime) -> Result<Vec<StoredWill>, StoreError> {
+        self.store.due_wills(of, now).await
     }
 
     async fn claim_orphans(&self, node: &str) -> Result<Vec<SessionRow>, StoreError> {
@@ -432,7 +449,7 @@ async fn a_session_whose_client_gave_up_while_it_began_expires() {
             redelivery: Redelivery::AtOnce,
             recorded: Vec::new(),
             takeovers_per_second: None,
-            mqtt: Some(MqttSession { is_clean: false, expiry: 60 }),
+            mqtt: Some(MqttSession { is_clean: false, expiry: 60, will: None }),
         });
         drop(opened.await);
     });

@@ -384,14 +384,20 @@ impl<T> Committer<T> {
     }
 }
 
+impl Append {
+    /// The size of the payload and the names.
+    fn bytes(&self) -> usize {
+        let sender = self.sender.as_ref().map_or(0, |sender| sender.as_str().len());
+        self.data.len() + self.attributes.bytes() + self.channel.as_str().len() + sender
+    }
+}
+
 impl Operation {
     /// The size of the payload and the names.
     fn bytes(&self) -> usize {
         match self {
-            Self::Append(Append { channel, sender, data, attributes, .. }) => {
-                let sender = sender.as_ref().map_or(0, |sender| sender.as_str().len());
-                data.len() + attributes.bytes() + channel.as_str().len() + sender
-            }
+            Self::Append(append) => append.bytes(),
+            Self::FireWill(fire) => fire.append.bytes(),
             Self::Subscribe { client, channel, .. }
             | Self::Unsubscribe { client, channel }
             | Self::BeginCursor { client, channel }
@@ -401,20 +407,20 @@ impl Operation {
             }
             Self::ClearRetained { channel } | Self::ExpireRetained { channel, .. } => channel.as_str().len(),
             Self::Release { client, .. } => client.as_str().len(),
-            Self::BeginSession(BeginSession { client, .. }) | Self::SetExpiry { client, .. } => {
-                client.as_str().len()
+            Self::BeginSession(BeginSession { client, will, .. }) => {
+                let will = will.as_ref().map_or(0, |will| will.stored_bytes() + will.channel.as_str().len());
+                client.as_str().len() + will
             }
             Self::Send(steps) => size_of_val(&**steps),
+            Self::SetExpiry { client, .. } => client.as_str().len(),
         }
     }
 
     /// The channel whose retained message it changes.
     fn written_retained(&self) -> Option<&ChannelName> {
         match self {
-            Self::Append(Append { channel, retain: true, .. })
-            | Self::ClearRetained { channel }
-            | Self::ExpireRetained { channel, .. } => Some(channel),
-            _ => None,
+            Self::ClearRetained { channel } | Self::ExpireRetained { channel, .. } => Some(channel),
+            _ => self.append().filter(|append| append.retain).map(|append| &append.channel),
         }
     }
 

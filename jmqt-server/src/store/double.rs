@@ -8,7 +8,7 @@ use jmqt_core::{ChannelName, ClientId};
 use super::{
     ChannelKey, CursorUpdate, Due, Epoch, Exchanges, Expired, Forgotten, IsAway, LogPart, Operation, Outcome,
     PendingLimits, Retained, Sent, Seq, SessionRow, Store, StoreError, StoredFilter, StoredSession,
-    StoredSubscription, Swept, UnderPrefix,
+    StoredSubscription, StoredWill, Swept, UnderPrefix,
 };
 
 type Answers<Asked, T> = Box<dyn Fn(&[Asked]) -> Result<T, StoreError> + Send + Sync>;
@@ -104,6 +104,18 @@ impl Store for Double {
 
     async fn sessions_closed(&self, _: &[(ClientId, u64)], _: &str) -> Result<(), StoreError> {
         Ok(())
+    }
+
+    async fn end_wills(&self, _: &[(ClientId, u64)], _: &str, _: u32) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn delete_wills(&self, _: &[(ClientId, u64)], _: &str) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn due_wills(&self, _: Option<&ClientId>, _: SystemTime) -> Result<Vec<StoredWill>, StoreError> {
+        Ok(Vec::new())
     }
 
     async fn claim_orphans(&self, _: &str) -> Result<Vec<SessionRow>, StoreError> {

@@ -141,9 +141,8 @@ impl PersistentFilters {
     /// Returns `true` if filters add nothing to this operation.
     fn is_plain(&mut self, operation: &Operation) -> bool {
         match operation {
-            Operation::Append(append) => self.is_complete(append),
             Operation::Unsubscribe { client, channel } => !self.matches(client, channel),
-            _ => true,
+            _ => operation.append().is_none_or(|append| self.is_complete(append)),
         }
     }
 
@@ -173,26 +172,25 @@ impl PersistentFilters {
             }
         }
         for operation in batch {
-            match operation {
-                Operation::Append(append) if !self.is_complete(append) => {
-                    let channel = &append.channel;
-                    if expanded.complete.insert(channel.clone()) {
-                        for client in self.matching(channel) {
-                            let (client, channel) = (client.clone(), channel.clone());
-                            expanded.add(Operation::BeginCursor { client, channel });
-                        }
-                    }
+            if let Operation::Unsubscribe { client, channel } = operation
+                && self.matches(client, channel)
+            {
+                expanded.batch.push(Operation::Subscribe {
+                    client: client.clone(),
+                    channel: channel.clone(),
+                    options: SubscriptionOptions::OF_FILTER,
+                });
+                expanded.fates.push(Some(Fate::Unsubscribed));
+                continue;
+            }
+            if let Some(Append { channel, .. }) =
+                operation.append().filter(|append| !self.is_complete(append))
+                && expanded.complete.insert(channel.clone())
+            {
+                for client in self.matching(channel) {
+                    let (client, channel) = (client.clone(), channel.clone());
+                    expanded.add(Operation::BeginCursor { client, channel });
                 }
-                Operation::Unsubscribe { client, channel } if self.matches(client, channel) => {
-                    expanded.batch.push(Operation::Subscribe {
-                        client: client.clone(),
-                        channel: channel.clone(),
-                        options: SubscriptionOptions::OF_FILTER,
-                    });
-                    expanded.fates.push(Some(Fate::Unsubscribed));
-                    continue;
-                }
-                _ => {}
             }
             expanded.batch.push(operation.clone());
             expanded.fates.push(Some(Fate::AsIs));

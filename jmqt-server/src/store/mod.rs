@@ -36,6 +36,7 @@ mod sqlite;
 mod time;
 mod to_trim;
 mod turns;
+mod will;
 
 use std::num::NonZeroU16;
 use std::time::SystemTime;
@@ -60,6 +61,7 @@ pub use publisher::{PublishId, PublisherId};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{SqliteOptions, SqliteStore};
 pub(crate) use turns::Source;
+pub use will::{StoredWill, WILLS_AT_A_TIME, WillKey};
 
 /// The key of a channel's row. Never used twice, not even after the channel was deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -202,6 +204,8 @@ pub enum Operation {
     },
     /// Resumes the session of a client that connects, or ends it and begins another one.
     BeginSession(BeginSession),
+    /// Publishes a will, if it still exists, and deletes it.
+    FireWill(Box<FireWill>),
     /// Changes how long the session of a connected client outlives its connection. A session that lasts
     /// SESSION_EXPIRY_SECONDS stays unchanged.
     SetExpiry {
@@ -228,6 +232,18 @@ pub struct BeginSession {
     pub expiry: Option<u32>,
     /// The current time. A session that has expired by then is ended, too.
     pub now: SystemTime,
+    /// The will of the new connection. Earlier wills of the client that are not due are deleted if the session is resumed;
+    /// otherwise they are due now, except those that were postponed (see [`Store::end_wills`]), which are deleted.
+    pub will: Option<Box<StoredWill>>,
+}
+
+/// The will of [`Operation::FireWill`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FireWill {
+    /// The will.
+    pub will: WillKey,
+    /// The message.
+    pub append: Append,
 }
 
 /// A message for [`Operation::Append`].
@@ -251,6 +267,26 @@ pub struct Append {
     /// if no subscription wants the message, and until [`Operation::Release`] a publish with the same identifier is
     /// not stored again.
     pub received: Option<NonZeroU16>,
+}
+
+impl Operation {
+    /// The message that is appended.
+    pub(crate) fn into_append(self) -> Option<Append> {
+        match self {
+            Self::Append(append) => Some(append),
+            Self::FireWill(fire) => Some(fire.append),
+            _ => None,
+        }
+    }
+
+    /// The message that is appended.
+    pub(crate) fn append(&self) -> Option<&Append> {
+        match self {
+            Self::Append(append) => Some(append),
+            Self::FireWill(fire) => Some(&fire.append),
+            _ => None,
+        }
+    }
 }
 
 impl Append {
@@ -290,6 +326,8 @@ pub enum Outcome {
         /// An earlier session continues.
         is_resumed: bool,
     },
+    /// For `FireWill`: the will does not exist any more; nothing was done. Otherwise the outcome is that of an `Append`.
+    NoWill,
     /// For `SetExpiry`: `true` if the session has an expiry of its own.
     ExpirySet(bool),
 }
@@ -300,6 +338,8 @@ pub enum Outcome {
 pub struct StoredSession {
     /// The seconds for which the session outlives its connection; `None`: SESSION_EXPIRY_SECONDS.
     pub expiry: Option<u32>,
+    /// An earlier connection has left a will that is not published yet.
+    pub has_will: bool,
     /// The persistent subscriptions, in the order of their channel keys.
     pub subscriptions: Vec<StoredSubscription>,
 }
@@ -580,6 +620,23 @@ pub trait Store: Send + Sync + 'static {
     /// Deletes sessions whose close notifier has run, and records when their clients were last seen and when their stored
     /// sessions end (only for clients that have a [`StoredSession`]).
     async fn sessions_closed(&self, sessions: &[(ClientId, u64)], node: &str) -> Result<(), StoreError>;
+
+    /// Records that the connections of these sessions of `node` have ended: their wills are due when their delays are over,
+    /// or when the stored session ends. [`sessions_closed`](Self::sessions_closed) and
+    /// [`orphan_closed`](Self::orphan_closed) do so, too, for wills that are not recorded yet. A will that would be due
+    /// earlier than `at_least` seconds from now is postponed until then.
+    async fn end_wills(
+        &self,
+        sessions: &[(ClientId, u64)],
+        node: &str,
+        at_least: u32,
+    ) -> Result<(), StoreError>;
+
+    /// Deletes the wills of these sessions of `node`.
+    async fn delete_wills(&self, sessions: &[(ClientId, u64)], node: &str) -> Result<(), StoreError>;
+
+    /// Wills that are due, of all clients or of one, those that are due longest first: at most [`WILLS_AT_A_TIME`].
+    async fn due_wills(&self, of: Option<&ClientId>, now: SystemTime) -> Result<Vec<StoredWill>, StoreError>;
 
     /// Claims the sessions of other processes for `node` and returns them, oldest first.
     /// The caller must run their close notifiers; [`orphan_closed`] deletes them.

@@ -17,7 +17,7 @@ use super::retained::RetainedRoom;
 use super::time::millis;
 use super::{
     Append, BeginSession, ChannelKey, Cursor, LogPlace, Operation, Outcome, PublishId, PublisherId, Retained,
-    Sent, Seq, Stamp, StoredSubscription, SubscriptionOptions,
+    Sent, Seq, Stamp, StoredSubscription, StoredWill, SubscriptionOptions, WillKey,
 };
 
 type Map<K, V> = HashMap<K, V, foldhash::fast::RandomState>;
@@ -106,6 +106,17 @@ struct Client {
     has_ended: bool,
     /// The time at which the session begins, in milliseconds since 1970.
     begins_at: Option<i64>,
+    /// Wills of earlier connections are not due yet.
+    has_pending_will: bool,
+    /// These wills change: the session was resumed, or not.
+    pending_wills: Option<bool>,
+}
+
+/// Whether a will has been published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fired {
+    No,
+    Yes,
 }
 
 /// A publisher that uses publishing once (protocol.md 2.23).
@@ -159,6 +170,12 @@ pub(super) struct Plan<'b> {
     filters: NameMap<(&'b ClientId, &'b str), FilterRow>,
     /// The clients whose sessions begin or change.
     clients: NameMap<&'b ClientId, Client>,
+    /// The wills that the operations publish.
+    firing: Vec<&'b WillKey>,
+    /// Those that exist.
+    wills: NameMap<&'b WillKey, Fired>,
+    /// The wills of new connections.
+    new_wills: Vec<&'b StoredWill>,
     /// In the order of client and id.
     publishers: Vec<Publisher<'b>>,
     received: BTreeMap<Received<'b>, IsRecorded>,
@@ -185,6 +202,9 @@ impl<'b> Plan<'b> {
             subscriptions: NameMap::default(),
             filters: NameMap::default(),
             clients: NameMap::default(),
+            firing: Vec::new(),
+            wills: NameMap::default(),
+            new_wills: Vec::new(),
             publishers: publishers(batch),
             received: received(batch),
             sent: Vec::new(),
@@ -193,10 +213,11 @@ impl<'b> Plan<'b> {
         };
         for operation in batch {
             match operation {
-                Operation::Append(append) if append.log || append.retain => {
-                    plan.note(&append.channel);
+                Operation::Append(append) => plan.note_channel_of(append),
+                Operation::FireWill(fire) => {
+                    plan.firing.push(&fire.will);
+                    plan.note_channel_of(&fire.append);
                 }
-                Operation::Append(_) => {}
                 Operation::Subscribe { channel, .. }
                 | Operation::Unsubscribe { channel, .. }
                 | Operation::BeginCursor { channel, .. }
@@ -223,6 +244,12 @@ impl<'b> Plan<'b> {
         plan
     }
 
+    fn note_channel_of(&mut self, append: &'b Append) {
+        if append.log || append.retain {
+            self.note(&append.channel);
+        }
+    }
+
     fn note(&mut self, name: &'b ChannelName) {
         if self.channels.last().is_some_and(|last| last.name == Some(name)) {
             return;
@@ -240,6 +267,35 @@ impl<'b> Plan<'b> {
             && self.received.is_empty()
             && self.filters.is_empty()
             && self.sent.is_empty()
+            && self.firing.is_empty()
+    }
+
+    /// The wills that the operations publish, in order.
+    pub(super) fn wills_to_load(&self) -> Vec<&'b WillKey> {
+        let mut wills = self.firing.clone();
+        wills.sort_unstable();
+        wills.dedup();
+        wills
+    }
+
+    /// Inserts a will that exists and that the operations publish.
+    pub(super) fn put_will(&mut self, will: &'b WillKey) {
+        self.wills.insert(will, Fired::No);
+    }
+
+    /// The clients whose sessions begin, in order, and the time.
+    pub(super) fn beginning(&self) -> Vec<(&'b ClientId, i64)> {
+        let beginning = self.clients.iter().filter_map(|(client, it)| Some((*client, it.begins_at?)));
+        let mut beginning: Vec<_> = beginning.collect();
+        beginning.sort_unstable();
+        beginning
+    }
+
+    /// Records that a client whose session begins has wills that are not due.
+    pub(super) fn put_pending_will(&mut self, client: &ClientId) {
+        if let Some(client) = self.clients.get_mut(client) {
+            client.has_pending_will = true;
+        }
     }
 
     /// The names of the channels.
@@ -375,10 +431,10 @@ impl<'b> Plan<'b> {
     /// The channels whose retained messages the operations replace or clear. Call this after the channels are inserted.
     pub(super) fn retained_to_load(&self, batch: &[Operation]) -> Vec<ChannelKey> {
         let key = |operation: &Operation| match operation {
-            Operation::Append(Append { channel, retain: true, .. })
-            | Operation::ClearRetained { channel }
-            | Operation::ExpireRetained { channel, .. } => self.channel(channel)?.key,
-            _ => None,
+            Operation::ClearRetained { channel } | Operation::ExpireRetained { channel, .. } => {
+                self.channel(channel)?.key
+            }
+            _ => self.channel(&operation.append().filter(|append| append.retain)?.channel)?.key,
         };
         let mut keys: Vec<_> = batch.iter().filter_map(key).collect();
         keys.sort_unstable();
@@ -420,9 +476,8 @@ impl<'b> Plan<'b> {
     /// Returns `true` if no message of the batch can be stored. Call this after the channels are inserted.
     pub(super) fn stores_no_message(&self, batch: &[Operation]) -> bool {
         let may_store = |operation: &Operation| match operation {
-            Operation::Append(append) => append.retain,
             Operation::Subscribe { .. } | Operation::BeginCursor { .. } => true,
-            _ => false,
+            _ => operation.append().is_some_and(|append| append.retain),
         };
         self.channels.iter().all(|channel| channel.persistent == 0) && !batch.iter().any(may_store)
     }
@@ -512,6 +567,7 @@ impl<'b> Plan<'b> {
                 }
                 Outcome::Released
             }
+            Operation::FireWill(fire) => self.fire_will(&fire.will, &fire.append, next_key),
             Operation::BeginSession(begin) => self.begin_session(begin),
             Operation::SetExpiry { client, expiry } => self.set_expiry(client, *expiry),
             Operation::Send(_) => Outcome::Sent,
@@ -660,6 +716,7 @@ impl<'b> Plan<'b> {
         let Some(client) = self.clients.get_mut(&begin.client) else {
             return Outcome::Begun { is_resumed: false };
         };
+        self.new_wills.extend(begin.will.as_deref());
         let last_seen = millis(begin.now);
         if let Some(row) = client.now.filter(|row| !begin.is_clean && !row.has_ended(begin.now)) {
             if row.expiry.is_some() || begin.expiry != Some(0) {
@@ -667,8 +724,10 @@ impl<'b> Plan<'b> {
                 let is_mqtt = row.is_mqtt || begin.expiry.is_some();
                 client.now = Some(ClientRow { last_seen, is_mqtt, expiry, ends_at: None });
             }
+            client.pending_wills = client.has_pending_will.then_some(true);
             return Outcome::Begun { is_resumed: true };
         }
+        client.pending_wills = client.has_pending_will.then_some(false);
         client.has_ended |= client.now.is_some();
         let client_has_ended = client.has_ended;
         let kept = |expiry: &u32| *expiry > 0;
@@ -686,6 +745,20 @@ impl<'b> Plan<'b> {
             own.for_each(|(_, row)| row.now = None);
         }
         Outcome::Begun { is_resumed: false }
+    }
+
+    fn fire_will(&mut self, will: &WillKey, append: &'b Append, next_key: &mut i64) -> Outcome {
+        match self.wills.get(will) {
+            Some(Fired::No) => {}
+            Some(Fired::Yes) | None => return Outcome::NoWill,
+        }
+        let outcome = self.append(append, next_key);
+        if outcome != Outcome::TooManyRetained
+            && let Some(fired) = self.wills.get_mut(will)
+        {
+            *fired = Fired::Yes;
+        }
+        outcome
     }
 
     fn end_subscription(&mut self, index: usize, client: &'b ClientId) -> bool {
@@ -746,8 +819,13 @@ impl<'b> Plan<'b> {
             && self.subscriptions.values().all(|it| it.now == it.before)
             && self.received.values().all(|it| it.now == it.before)
             && self.filters.values().all(|it| it.now == it.before)
-            && self.clients.values().all(|it| it.now == it.before && !it.has_ended)
             && self.sent.is_empty()
+            && self
+                .clients
+                .values()
+                .all(|it| it.now == it.before && !it.has_ended && it.pending_wills.is_none())
+            && self.new_wills.is_empty()
+            && self.wills.values().all(|fired| *fired == Fired::No)
     }
 
     /// The stamp of the messages.
@@ -785,6 +863,28 @@ impl<'b> Plan<'b> {
     pub(super) fn cleared(&self) -> Vec<(ChannelKey, &'b ChannelName)> {
         let gone = |it: &&Channel<'_>| it.retained_changed && it.retained_bytes.is_none();
         self.channels.iter().filter(gone).filter_map(|it| Some((it.key?, it.name?))).collect()
+    }
+
+    /// The wills to delete, because they are published, in order.
+    pub(super) fn fired_wills(&self) -> Vec<&'b WillKey> {
+        let fired = self.wills.iter().filter(|(_, fired)| **fired == Fired::Yes);
+        let mut fired: Vec<_> = fired.map(|(will, _)| *will).collect();
+        fired.sort_unstable();
+        fired
+    }
+
+    /// The clients whose wills that are not due change, in order; the time; and whether the session was resumed.
+    pub(super) fn changed_wills(&self) -> Vec<(&'b ClientId, i64, bool)> {
+        let changed =
+            self.clients.iter().filter_map(|(client, it)| Some((*client, it.begins_at?, it.pending_wills?)));
+        let mut changed: Vec<_> = changed.collect();
+        changed.sort_unstable();
+        changed
+    }
+
+    /// The wills to insert.
+    pub(super) fn new_wills(&self) -> &[&'b StoredWill] {
+        &self.new_wills
     }
 
     /// The rows of clients to write, in order.

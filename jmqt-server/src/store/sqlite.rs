@@ -18,6 +18,7 @@ mod publishers;
 mod rescue;
 mod rows;
 mod sessions;
+mod wills;
 mod writer;
 
 use std::fs::File;
@@ -40,7 +41,7 @@ use super::names::NameSet;
 use super::{
     ChannelKey, CursorUpdate, Due, Epoch, Exchanges, Expired, Forgotten, IsAway, LogPart, Operation, Outcome,
     PendingLimits, Retained, RetainedLimits, Sent, Seq, SessionRow, Store, StoreError, StoredFilter,
-    StoredSession, StoredSubscription, Swept, UnderPrefix,
+    StoredSession, StoredSubscription, StoredWill, Swept, UnderPrefix,
 };
 use crate::config::Synchronous;
 
@@ -212,6 +213,23 @@ impl Store for SqliteStore {
 
     async fn sessions_closed(&self, sessions: &[(ClientId, u64)], node: &str) -> Result<(), StoreError> {
         self.remove_sessions(sessions, node).await
+    }
+
+    async fn end_wills(
+        &self,
+        sessions: &[(ClientId, u64)],
+        node: &str,
+        at_least: u32,
+    ) -> Result<(), StoreError> {
+        self.write_ended_wills(sessions, node, at_least).await
+    }
+
+    async fn delete_wills(&self, sessions: &[(ClientId, u64)], node: &str) -> Result<(), StoreError> {
+        self.remove_wills(sessions, node).await
+    }
+
+    async fn due_wills(&self, of: Option<&ClientId>, now: SystemTime) -> Result<Vec<StoredWill>, StoreError> {
+        self.read_due_wills(of, now).await
     }
 
     async fn claim_orphans(&self, node: &str) -> Result<Vec<SessionRow>, StoreError> {

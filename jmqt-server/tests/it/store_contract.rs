@@ -1,6 +1,8 @@
 //! The contract of every store. Each property is a function over [`Database`]; the modules at the end run all of them
 //! on one kind of database, and add properties of that kind.
 
+mod wills;
+
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -16,6 +18,7 @@ use jmqt_server::store::{
     PublishId, PublisherId, Retained, RetainedLimits, Sent, Seq, SessionRow, Stamp, Store, StoreError,
     StoredSubscription, SubscriptionOptions, Swept, Values,
 };
+use wills::*;
 
 /// One database, which a store can be opened on again and again.
 #[async_trait]
@@ -230,7 +233,7 @@ fn ended_by(now: SystemTime) -> Due {
 }
 
 fn begin(who: &str, is_clean: bool, expiry: Option<u32>, now: SystemTime) -> Operation {
-    Operation::BeginSession(BeginSession { client: client(who), is_clean, expiry, now })
+    Operation::BeginSession(BeginSession { client: client(who), is_clean, expiry, now, will: None })
 }
 
 /// Begins a session now; returns `true` if an earlier one continues.
@@ -2164,6 +2167,18 @@ macro_rules! contract {
             a_publish_with_qos_2_that_nobody_wants_is_recorded,
             a_refused_publish_with_qos_2_is_not_recorded,
             the_steps_of_exchanges_are_kept_in_the_order_of_their_turns,
+            a_will_is_published_once,
+            a_will_is_kept_byte_for_byte,
+            a_will_is_due_after_its_delay_or_with_the_end_of_the_session,
+            who_comes_back_takes_a_will_back_that_is_not_due,
+            a_clean_start_ends_the_delay,
+            a_postponed_will_is_dropped_when_the_client_comes_back,
+            the_end_of_an_older_connection_concerns_no_newer_will,
+            the_end_of_a_session_makes_its_will_due,
+            wills_without_a_session_are_due_after_a_crash,
+            a_will_is_retained_within_the_limits,
+            a_will_reaches_persistent_filters,
+            many_wills_are_published_a_few_at_a_time,
         }
     };
     ($database:expr; $($promise:ident),* $(,)?) => {

@@ -135,7 +135,7 @@ fn seen_before(time: SystemTime) -> Due {
 
 fn begin(who: &str, is_clean: bool) -> Operation {
     let (client, expiry, now) = (client(who), Some(60), SystemTime::now());
-    Operation::BeginSession(BeginSession { client, is_clean, expiry, now })
+    Operation::BeginSession(BeginSession { client, is_clean, expiry, now, will: None })
 }
 
 fn soon() -> SystemTime {

@@ -2,7 +2,6 @@
 
 use std::ops::ControlFlow;
 use std::pin::pin;
-use std::time::Duration;
 
 use bytes::Bytes;
 use jmqt_core::{ChannelKind, ClientId, PayloadBuf, Retain, StatusCode};
@@ -12,13 +11,12 @@ use jmqt_mqtt::{
 
 use super::farewell::Farewell;
 use super::publish::{TOPIC_ALIASES, channel_of, message_attributes};
-use super::will::Will;
 use super::{Client, answer, fitting, of_packet};
 use crate::connection::{CloseReason, Flow};
 use crate::context::{Limits, Shared};
 use crate::message::Data;
 use crate::outbox::RECEIVE_MAXIMUM;
-use crate::session::verbs::{Language, MqttSession, NotOpened, Opening, Redelivery};
+use crate::session::verbs::{Language, MqttSession, NewWill, NotOpened, Opening, Redelivery};
 use crate::session::{Session, verbs};
 use crate::validators::MqttConnect;
 use crate::wire::Form;
@@ -70,6 +68,7 @@ pub(super) async fn handle_connect(
         Err(reason) => return reject(shared, session, version, reason),
     };
     let expiry = session_expiry(&shared.limits, &connect);
+    let has_will = will.is_some();
     let announced = announced(shared, &connect, &grant.client, expiry);
     let accepted = ConnAck {
         session_present: false,
@@ -85,7 +84,7 @@ pub(super) async fn handle_connect(
         window: Some(asked.receive_maximum().unwrap_or(u16::MAX).into()),
         redelivery: Redelivery::AtOnce,
         publisher: None,
-        language: Language::Mqtt(MqttSession { is_clean: connect.clean_start, expiry }),
+        language: Language::Mqtt(MqttSession { is_clean: connect.clean_start, expiry, will }),
     };
     let opened = match verbs::open(shared, session, opening).await? {
         Ok(opened) => opened,
@@ -101,7 +100,7 @@ pub(super) async fn handle_connect(
         is_stored: opened.is_stored(),
         wants_reasons: asked.request_problem_information() != Some(false),
         aliases: Vec::new(),
-        will: will.map(Box::new),
+        has_will,
         farewell: Farewell::Usual,
     }));
     let packet = ConnAck {
@@ -193,7 +192,7 @@ async fn will(
     session: &mut Session,
     connect: &Connect<'_>,
     id: &ClientId,
-) -> Flow<Result<Option<Will>, ReasonCode>> {
+) -> Flow<Result<Option<NewWill>, ReasonCode>> {
     let Some(will) = connect.will else { return ControlFlow::Continue(Ok(None)) };
     let channel = match channel_of(will.topic) {
         Ok(channel) if channel.kind() != ChannelKind::Control => channel,
@@ -206,14 +205,15 @@ async fn will(
     }
     let retain = if will.retain { Retain::Yes } else { Retain::No };
     let qos = will.qos.into();
-    let attributes = message_attributes(connect.version, will.properties, qos, will.retain);
+    let attributes =
+        message_attributes(connect.version, will.properties, qos, will.retain, NewWill::PUBLISHED);
     let delay = match connect.version {
-        Version::V5 => will.properties.will_delay().unwrap_or(0).min(session_expiry(&shared.limits, connect)),
+        Version::V5 => will.properties.will_delay().unwrap_or(0),
         _ => 0,
     };
     let data = Data::new(Bytes::copy_from_slice(will.payload), attributes);
-    let will = Will { channel, data, qos, retain, delay: Duration::from_secs(delay.into()) };
+    let will = NewWill { channel, data, qos, retain, delay };
     let info = session.info;
-    let allowed = session.wait(pin!(will.ask(shared, info, id))).await?;
-    ControlFlow::Continue(if allowed.is_some() { Ok(Some(will)) } else { Err(ReasonCode::NOT_AUTHORIZED) })
+    let is_allowed = session.wait(pin!(verbs::is_will_allowed(shared, info, id, &will))).await?;
+    ControlFlow::Continue(if is_allowed { Ok(Some(will)) } else { Err(ReasonCode::NOT_AUTHORIZED) })
 }

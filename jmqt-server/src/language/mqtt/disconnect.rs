@@ -35,8 +35,9 @@ pub(super) async fn handle_disconnect(
     }
     client.farewell = Farewell::Nothing;
     // With any other code the connection has failed for the client (3.14.4-3).
-    if disconnect.reason == ReasonCode::SUCCESS {
-        client.will = None;
+    if disconnect.reason == ReasonCode::SUCCESS && std::mem::take(&mut client.has_will) {
+        let generation = session.member.as_ref().map_or(0, |member| member.generation);
+        session.wait(pin!(shared.hub.discard_will(id, generation))).await?;
     }
     verbs::leave(shared, session, id).await
 }

@@ -9,7 +9,6 @@ mod disconnect;
 mod farewell;
 mod publish;
 mod subscribe;
-mod will;
 
 use std::ops::ControlFlow;
 
@@ -26,8 +25,6 @@ use crate::wire::{Form, mqtt_framed};
 
 use farewell::Farewell;
 pub(super) use farewell::{close_code, goodbye};
-use will::Will;
-pub(super) use will::ended;
 
 /// The state of an MQTT connection that other tasks do not see.
 pub(crate) struct Client {
@@ -40,7 +37,8 @@ pub(crate) struct Client {
     wants_reasons: bool,
     /// The topics of the client's aliases, from alias 1 on (3.3.2.3.4).
     aliases: Vec<Option<Box<str>>>,
-    will: Option<Box<Will>>,
+    /// The store has a will of the client.
+    has_will: bool,
     farewell: Farewell,
 }
 
@@ -48,6 +46,10 @@ impl Client {
     /// Returns `true` if the session outlives the connection.
     const fn is_persistent(&self) -> bool {
         self.expiry > 0
+    }
+
+    pub(super) const fn leaves_will(&self) -> bool {
+        self.has_will
     }
 
     pub(super) const fn is_stored(&self) -> bool {

@@ -168,19 +168,20 @@ pub(super) fn attributes(version: Version, publish: &Publish<'_>) -> Attributes 
             _ => PLAIN.clone(),
         };
     }
-    message_attributes(version, publish.properties, qos, publish.retain)
+    message_attributes(version, publish.properties, qos, publish.retain, SystemTime::now())
 }
 
 fn bytes_with(qos: Qos) -> Attributes {
     Attributes::new(Values { form: DataForm::Bytes, qos, ..Values::default() })
 }
 
-/// The attributes of a message with these properties.
+/// The attributes of a message with these properties, which expires the given time after `published`.
 pub(super) fn message_attributes(
     version: Version,
     properties: Properties<'_>,
     qos: Qos,
     retain: bool,
+    published: SystemTime,
 ) -> Attributes {
     let mut values = Values { form: DataForm::Bytes, qos, retain, ..Values::default() };
     if version == Version::V5 {
@@ -191,8 +192,8 @@ pub(super) fn message_attributes(
             Declared::Binary => DataForm::Binary,
         };
         values.expires_at = properties.message_expiry().map(|seconds| {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            u64::try_from((now + Duration::from_secs(seconds.into())).as_millis()).unwrap_or(u64::MAX)
+            let published = published.duration_since(UNIX_EPOCH).unwrap_or_default();
+            u64::try_from((published + Duration::from_secs(seconds.into())).as_millis()).unwrap_or(u64::MAX)
         });
         let mut forwarded = Vec::new();
         properties.forward(&mut forwarded);

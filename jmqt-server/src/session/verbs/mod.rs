@@ -10,17 +10,20 @@ mod leave;
 mod open;
 mod publish;
 mod subscribe;
+mod will;
 
 pub(crate) use authenticate::authenticate;
 pub(crate) use control::control;
 pub(crate) use leave::leave;
 pub(crate) use open::{Language, NotOpened, Opening, open, start};
-pub(crate) use publish::{Publication, WillOf, acknowledge, allowed_will, publish, refuse_in_order, release};
+pub(crate) use publish::{Publication, acknowledge, publish, refuse_in_order, release};
 pub(crate) use subscribe::{
     send_matching_retained, subscribe, subscribe_to_filter, subscribe_with, unsubscribe,
 };
 
-pub(crate) use crate::hub::MqttSession;
+pub(crate) use will::{end_will, is_will_allowed, publish_due_wills};
+
+pub(crate) use crate::hub::{MqttSession, NewWill};
 pub(crate) use crate::outbox::Redelivery;
 pub(crate) use crate::store::{PublisherId, parse_number};
 

@@ -32,7 +32,7 @@ pub(crate) struct Opening<'a> {
 }
 
 /// The differences between the sessions of the languages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Language {
     /// The client is subscribed to its point-to-point channel, and receives the retained messages of its persistent
     /// subscriptions.
@@ -149,6 +149,7 @@ async fn begin(
     let outbox = Arc::clone(&session.outbox);
     let Opening { client, window, redelivery, publisher, language, .. } = opening;
     let Accepted { recorded, attached, valid_for } = accepted;
+    let is_jmqt = matches!(language, Language::Jmqt);
     let began = Instant::now();
     let most = shared.limits.max_inflight;
     let new = NewSession {
@@ -178,7 +179,7 @@ async fn begin(
     session.attached = attached;
     drop(claim);
     // MQTT sends retained messages for a SUBSCRIBE only.
-    let retained = if language == Language::Jmqt { retained } else { Vec::new() };
+    let retained = if is_jmqt { retained } else { Vec::new() };
     ControlFlow::Continue(Ok(Opened { client, retained, is_resumed, is_stored }))
 }
 

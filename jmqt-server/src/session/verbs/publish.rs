@@ -1,7 +1,6 @@
 //! The verbs `publish` and `acknowledge`: a client publishes to a plain or point-to-point channel, and acknowledges
 //! pushes (§7.k, §7.n, §9.a, §9.d, protocol.md 2.10 to 2.14, 2.21, 2.23).
 
-use std::future::poll_fn;
 use std::ops::ControlFlow;
 use std::pin::pin;
 use std::sync::Arc;
@@ -11,15 +10,13 @@ use bytes::Bytes;
 use jmqt_core::{ChannelKind, ChannelName, ClientId, Qos, Retain, StatusCode};
 
 use super::status_of;
-use crate::connection::{CONTINUE, CloseReason, ConnectionInfo, Flow};
+use crate::connection::{CONTINUE, CloseReason, Flow};
 use crate::context::Shared;
 use crate::message::{Body, Data, Message, PushId};
 use crate::session::Session;
 use crate::session::batch::Gathered;
 use crate::store::PublishId;
-use crate::validators::{
-    Asked, PubData, PubRequest, PubVerdict, Replacement, Verdict, asking, let_go, poll_at_once, poll_guarded,
-};
+use crate::validators::{PubData, PubRequest, PubVerdict, Replacement, Verdict, asking, poll_at_once};
 use crate::wire::{PacketId, ReceiptRef};
 
 /// The message that a client publishes.
@@ -112,47 +109,6 @@ async fn publish_replaced(
     let Publication { qos, retain, receipt, number, received, .. } = *publication;
     let publication = Publication { data: PubData::json(data), qos, retain, receipt, number, received };
     publish_allowed(shared, session, client, channel, &publication).await
-}
-
-/// A will that a client leaves.
-pub(crate) struct WillOf<'a> {
-    pub(crate) connection: ConnectionInfo,
-    pub(crate) client: &'a ClientId,
-    pub(crate) channel: &'a ChannelName,
-    pub(crate) data: &'a Data,
-    pub(crate) qos: Qos,
-    pub(crate) retain: Retain,
-}
-
-/// Asks the pub validator for the will of a client, when the client leaves it and when it is published. Returns the data
-/// to publish; `None` if the will is refused.
-pub(crate) async fn allowed_will(shared: &Shared, will: WillOf<'_>) -> Option<Data> {
-    let WillOf { connection, client, channel, data, qos, retain } = will;
-    let view = PubData::new(Body::Bytes(data.as_bytes(), data.attributes()));
-    let request = PubRequest {
-        connection,
-        client,
-        channel,
-        data: &view,
-        qos,
-        retain,
-        is_will: true,
-        server: &shared.handle,
-        session: None.into(),
-    };
-    let mut question = asking(|| shared.validators.publish.validate_pub(&request));
-    let answer = poll_fn(|cx| poll_guarded(&mut question, cx));
-    let asked = tokio::time::timeout(shared.limits.validator_timeout, answer).await;
-    let_go("pub validator", question);
-    match asked.unwrap_or(Asked::TimedOut).logged("pub validator", client.as_str()) {
-        Some(PubVerdict::Allow) => Some(data.clone()),
-        Some(PubVerdict::Replace(replacement)) => Some(Data::copy_of(replacement.data())),
-        Some(PubVerdict::Refuse(_)) => None,
-        None => {
-            shared.hub.counters.validator_failures.increment();
-            None
-        }
-    }
 }
 
 async fn publish_allowed(

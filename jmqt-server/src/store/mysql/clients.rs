@@ -73,7 +73,8 @@ static FORGET_SENT: LazyLock<MultiRow> = LazyLock::new(|| {
 impl MySqlStore {
     /// See [`Store::session`](crate::store::Store::session).
     pub(super) async fn read_session(&self, client: &ClientId) -> Result<Option<StoredSession>, StoreError> {
-        let sql = "SELECT l.expiry_seconds, c.id, c.name, c.last_seq, s.acked_seq, s.acked_beyond, s.options \
+        let sql = "SELECT l.expiry_seconds, c.id, c.name, c.last_seq, s.acked_seq, s.acked_beyond, s.options, \
+            EXISTS (SELECT 1 FROM wills AS w WHERE w.client_id = l.client_id) \
             FROM clients AS l LEFT JOIN subscriptions AS s ON s.client_id = l.client_id \
             LEFT JOIN channels AS c ON c.id = s.channel_id WHERE l.client_id = ? ORDER BY s.channel_id";
         let found = retried(|| async {
@@ -87,14 +88,14 @@ impl MySqlStore {
         });
         let found = found.await?;
         let Some(first) = found.first() else { return Ok(None) };
-        let expiry = expiry(first, 0)?;
+        let (expiry, has_will) = (expiry(first, 0)?, rows::count(first, 7)? != 0);
         let mut subscriptions = Vec::new();
         for row in &found {
             if row.try_get::<Option<i64>, _>(1)?.is_some() {
                 subscriptions.push(subscription(row, 1)?);
             }
         }
-        Ok(Some(StoredSession { expiry, subscriptions }))
+        Ok(Some(StoredSession { expiry, has_will, subscriptions }))
     }
 }
 

@@ -16,7 +16,7 @@ use super::connection::{
 use super::filters::{self, SharedFilters};
 use super::presence::{KEPT_FOR, Locks};
 use super::rows::{self, MultiRow};
-use super::{MySqlStore, clients, cursors, exchanges, publishers};
+use super::{MySqlStore, clients, cursors, exchanges, publishers, wills};
 use crate::name_map::NameMap;
 use crate::store::cursor::CursorRow;
 use crate::store::filters::PersistentFilters;
@@ -24,7 +24,7 @@ use crate::store::limits::{COMMIT_LIMIT, limited};
 use crate::store::plan::{ChannelRow, Logged, Plan};
 use crate::store::retained::{RetainedRoom, RetainedTotals};
 use crate::store::time::millis;
-use crate::store::{Append, ChannelKey, DatabaseError, Operation, Outcome, Stamp, StoreError};
+use crate::store::{ChannelKey, DatabaseError, Operation, Outcome, Stamp, StoreError};
 
 /// The number of cached channel names with their keys.
 const REMEMBERED_KEYS: usize = 100_000;
@@ -333,6 +333,7 @@ impl MySqlStore {
         publishers::load(&mut connected.connection, &mut plan, batch).await?;
         exchanges::load(&mut connected.connection, &mut plan).await?;
         load(&mut connected.connection, &mut plan, batch).await?;
+        wills::load(&mut connected.connection, &mut plan).await?;
         plan.put_room(RetainedRoom { limits: self.retained_limits, totals });
         let outcomes = plan.carry_out(batch, &mut 0);
         if !plan.made().is_empty() {
@@ -363,7 +364,7 @@ impl MySqlStore {
         let known = committer
             .retained
             .filter(|(_, since)| committer.alone.is_some() || since.elapsed() < TOTALS_EVERY);
-        let retains = |it: &Operation| matches!(it, Operation::Append(Append { retain: true, .. }));
+        let retains = |it: &Operation| it.append().is_some_and(|append| append.retain);
         if known.is_none() && !self.retained_limits.are_none() && batch.iter().any(retains) {
             let counted = self.retained_limits.messages.filter(|_| committer.alone.is_none());
             let totals = read_totals(connection, counted).await?;
@@ -506,9 +507,8 @@ impl Operation {
     /// The channel for which the operation needs a row.
     fn channel_to_make(&self) -> Option<&ChannelName> {
         match self {
-            Self::Append(append) if append.retain => Some(&append.channel),
             Self::Subscribe { channel, .. } | Self::BeginCursor { channel, .. } => Some(channel),
-            _ => None,
+            _ => self.append().filter(|append| append.retain).map(|append| &append.channel),
         }
     }
 }
@@ -608,7 +608,8 @@ async fn write(connected: &mut Connected, plan: &Plan<'_>) -> Result<(), StoreEr
     });
     change.await?;
     write_subscriptions(&mut connected.connection, plan).await?;
-    write_retained(connected, plan).await
+    write_retained(connected, plan).await?;
+    wills::write(connected, plan).await
 }
 
 async fn write_messages(

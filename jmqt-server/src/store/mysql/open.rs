@@ -12,7 +12,7 @@ use super::commit::Committer;
 use super::connection::{Connected, Connections, Connector, number};
 use super::presence::{KEPT_FOR, Locks, Presence};
 use super::trim::Trimming;
-use super::{MySqlOptions, MySqlStore, clients};
+use super::{MySqlOptions, MySqlStore, clients, wills};
 use crate::store::limits::{COMMIT_LIMIT, limited};
 use crate::store::names::NameSet;
 use crate::store::time::millis;
@@ -58,6 +58,7 @@ async fn open_in_time(options: &MySqlOptions) -> Result<MySqlStore, StoreError> 
     let retained = match options.shared {
         true => None,
         false => {
+            wills::end_all(connection).await?;
             clients::end_connections(connection).await?;
             Some(retained(connection).await?)
         }

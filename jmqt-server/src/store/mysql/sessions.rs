@@ -9,7 +9,7 @@ use sqlx::mysql::{MySqlArguments, MySqlConnection, MySqlRow};
 
 use super::connection::retried;
 use super::rows::{self, MultiRow};
-use super::{MySqlStore, clients};
+use super::{MySqlStore, clients, wills};
 use crate::store::limits::limited;
 use crate::store::time::millis;
 use crate::store::{SessionRow, SharedSession, StoreError};
@@ -175,6 +175,7 @@ async fn remove(
         rows::add_name(values, node)
     });
     remove.await?;
+    wills::end(connection, sessions, node, 0).await?;
     let clients: Vec<_> = sessions.iter().map(|(client, _)| client).collect();
     clients::seen(connection, &clients).await
 }

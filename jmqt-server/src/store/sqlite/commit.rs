@@ -11,7 +11,7 @@ use sqlx::{Arguments as _, Row as _};
 use super::rescue::MayCopy;
 use super::rows::{self, MultiRow};
 use super::writer::Writer;
-use super::{SqliteStore, clients, cursors, exchanges, filters, publishers};
+use super::{SqliteStore, clients, cursors, exchanges, filters, publishers, wills};
 use crate::store::cursor::CursorRow;
 use crate::store::filters::PersistentFilters;
 use crate::store::limits::limited;
@@ -183,11 +183,12 @@ impl SqliteStore {
             if plan.is_unchanged() {
                 return Ok((outcomes, Vec::new(), Vec::new()));
             }
-            if !plan.messages().is_empty() || !plan.retained().is_empty() {
+            if !plan.messages().is_empty() || !plan.retained().is_empty() || !plan.new_wills().is_empty() {
                 let messages: usize =
                     plan.messages().iter().map(|message| message.append.stored_bytes()).sum();
                 let retained: usize = plan.retained().iter().map(|(_, _, retained)| retained.bytes()).sum();
-                self.check_room(writer.connection()?, (messages + retained) as u64).await?;
+                let wills: usize = plan.new_wills().iter().map(|will| will.stored_bytes()).sum();
+                self.check_room(writer.connection()?, (messages + retained + wills) as u64).await?;
             }
             self.expect(&plan);
             writer.begin().await?;
@@ -256,6 +257,7 @@ async fn load<'b>(
 
     clients::load(connection, plan, batch).await?;
     filters::load(connection, plan).await?;
+    wills::load(connection, plan).await?;
     let pairs = plan.subscriptions_to_load(batch);
     for (key, client, cursor, options) in cursors::fetch(connection, &pairs).await? {
         if let Ok(index) = pairs.binary_search(&(key, &client)) {
@@ -276,6 +278,7 @@ async fn write(connection: &mut SqliteConnection, plan: &Plan<'_>) -> Result<Vec
     write_messages(connection, plan).await?;
     let gone = write_subscriptions(connection, plan).await?;
     write_retained(connection, plan).await?;
+    wills::write(connection, plan).await?;
     forget_channels(connection, &plan.left()).await?;
     Ok(gone)
 }

@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 
 use super::guard::Guard;
 use super::writer::Writer;
-use super::{SqliteOptions, SqliteStore, clients, filters};
+use super::{SqliteOptions, SqliteStore, clients, filters, wills};
 use crate::config::Synchronous;
 use crate::store::limits::TIME_LIMIT;
 use crate::store::names::NameSet;
@@ -48,6 +48,7 @@ pub(super) async fn open(options: SqliteOptions) -> Result<SqliteStore, StoreErr
     let mut connection = options.connect().await.map_err(|error| cannot_open(path, error))?;
     migrate(path, &mut connection).await?;
     let epoch = epoch(&mut connection).await?;
+    wills::end_all(&mut connection).await?;
     clients::end_connections(&mut connection).await?;
     let clients = names(&mut connection, "SELECT client_id FROM clients").await?;
     let retained = "SELECT c.name FROM retained AS r JOIN channels AS c ON c.id = r.channel_id";

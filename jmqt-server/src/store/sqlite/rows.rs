@@ -231,7 +231,7 @@ mod tests {
     use sqlx::Connection as _;
 
     use super::super::{
-        clients, commit, cursors, exchanges, expiry, filters, log, pending, publishers, sessions,
+        clients, commit, cursors, exchanges, expiry, filters, log, pending, publishers, sessions, wills,
     };
     use super::*;
 
@@ -254,7 +254,8 @@ mod tests {
         let statements = statements.chain(log::statements()).chain(sessions::statements());
         let statements = statements.chain(expiry::statements()).chain(pending::statements());
         let statements = statements.chain(clients::statements()).chain(exchanges::statements());
-        for statement in statements.chain(publishers::statements()).chain(filters::statements()) {
+        let statements = statements.chain(filters::statements()).chain(wills::statements());
+        for statement in statements.chain(publishers::statements()) {
             for sql in &statement.shapes {
                 let explain = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {}", sql.as_str()));
                 for step in sqlx::query(explain).fetch_all(&mut connection).await.unwrap() {

@@ -7,7 +7,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Arguments as _, Row as _};
 
 use super::rows::{self, MultiRow};
-use super::{SqliteStore, clients};
+use super::{SqliteStore, clients, wills};
 use crate::store::limits::limited;
 use crate::store::time::millis;
 use crate::store::{SessionRow, StoreError};
@@ -79,6 +79,7 @@ impl SqliteStore {
                     values.add(node)
                 });
                 remove.await?;
+                wills::end(connection, chunk, node, 0).await?;
                 clients::seen(connection, &seen).await
             })
             .await;
