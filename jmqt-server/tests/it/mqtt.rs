@@ -16,6 +16,7 @@ mod connect;
 mod exactly_once;
 mod exchange;
 mod filters;
+mod fuzzing;
 mod malformed;
 mod rules;
 mod sessions;

@@ -14,8 +14,8 @@ use std::ops::ControlFlow;
 
 use jmqt_core::ClientId;
 use jmqt_mqtt::{
-    Ack, Answer, Connect, DecodeError, Disconnect, Frame, Packet, Properties, Property, PropertyBuf,
-    ReasonCode, Sender, Version,
+    Ack, Answer, Connect, DecodeError, Disconnect, Frame, Packet, PacketType, Properties, Property,
+    PropertyBuf, ReasonCode, Sender, Version,
 };
 
 use crate::connection::{CONTINUE, CloseReason, Flow};
@@ -161,12 +161,12 @@ fn fail(shared: &Shared, session: &Session, client: &mut Client, reason: ReasonC
 }
 
 fn refuse_packet(shared: &Shared, session: &Session, client: &mut Client, error: &DecodeError) -> Flow {
-    match error.answer() {
-        Answer::Disconnect(reason) => fail(shared, session, client, reason, &error.to_string()),
-        Answer::ConnAck(..) | Answer::Close => {
-            fail(shared, session, client, error.violation.reason(), &error.to_string())
-        }
-    }
+    let reason = match error.packet {
+        // A second one (3.1.0-2), with a fault of its own for which DISCONNECT has no code.
+        Some(PacketType::Connect) => ReasonCode::PROTOCOL_ERROR,
+        _ => error.violation.reason(),
+    };
+    fail(shared, session, client, reason, &error.to_string())
 }
 
 /// Answers a packet before a valid CONNECT, and ends the connection.
@@ -191,7 +191,7 @@ fn reason_string(client: &Client, text: &str) -> PropertyBuf {
 }
 
 /// The properties as they belong into a packet of the server.
-fn of_packet(properties: &PropertyBuf, kind: jmqt_mqtt::PacketType) -> Properties<'_> {
+fn of_packet(properties: &PropertyBuf, kind: PacketType) -> Properties<'_> {
     let place = jmqt_mqtt::Place::Packet(kind);
     properties.for_place(place, Sender::Server).unwrap_or(Properties::EMPTY)
 }

@@ -83,6 +83,10 @@ fn bad_packets() -> Vec<(&'static str, &'static str, ReasonCode)> {
         ("PINGRESP", "D0 00", PROTOCOL),
         ("AUTH without an exchange", "F0 00", PROTOCOL),
         ("a second CONNECT", "10 0D 00 04 'MQTT' 05 02 00 00 00 00 00", PROTOCOL),
+        ("a second CONNECT of a later version", "10 0D 00 04 'MQTT' 06 02 00 00 00 00 00", PROTOCOL),
+        ("a second CONNECT of another protocol", "10 0D 00 04 'QQTM' 05 02 00 00 00 00 00", PROTOCOL),
+        ("a second CONNECT with an invalid flag", "10 0D 00 04 'MQTT' 05 03 00 00 00 00 00", PROTOCOL),
+        ("a second CONNECT of 3.1.1 without a client id", "10 0C 00 04 'MQTT' 04 00 00 00 00 00", PROTOCOL),
         // Strings (1.5.4).
         ("bytes that are not UTF-8", "30 04 00 01 FF 00", MALFORMED),
         ("an overlong character", "30 05 00 02 C0 80 00", MALFORMED),
