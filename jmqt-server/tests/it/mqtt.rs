@@ -22,6 +22,7 @@ mod rules;
 mod sessions;
 mod subscribe;
 mod system_topics;
+mod wills;
 
 const VERSIONS: [Version; 2] = [Version::V3_1_1, Version::V5];
 

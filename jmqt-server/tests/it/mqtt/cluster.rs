@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use jmqt_server::MySqlConfig;
-use jmqt_server::config::{MySqlTls, RedisMode, RedisOptions};
+use jmqt_server::config::{Config, MySqlTls, RedisMode, RedisOptions};
 
 use super::*;
 use crate::databases::proxy::Proxy;
@@ -35,6 +35,10 @@ impl Cluster {
 
     /// A node with this way to Redis.
     async fn node_over(&self, redis_port: u16) -> TestServer {
+        self.node_with(redis_port, |_| {}).await
+    }
+
+    async fn node_with(&self, redis_port: u16, change: impl FnOnce(&mut Config)) -> TestServer {
         TestServer::configured(|config| {
             let options = self.database.options();
             let mut mysql = MySqlConfig::default();
@@ -44,6 +48,7 @@ impl Cluster {
             let mut redis = RedisOptions::standalone(host, redis_port);
             redis.prefix.clone_from(&self.redis.prefix);
             (config.mysql, config.redis, config.mqtt_port) = (Some(mysql), Some(redis), Some(0));
+            change(config);
         })
         .await
     }
@@ -299,4 +304,47 @@ async fn acknowledged_messages_for_filters_do_not_depend_on_redis() {
     proxy.restore();
     assert_eq!(receive_all(&mut subscriber, 3).await, pairs(&["a/new", "a/old", "b/new"], "2"));
     subscriber.expect_nothing().await;
+}
+
+/// A login with a will for the topic.
+fn mourned<'a>(name: &'a str, topic: &'a str, delay: u32) -> Login<'a> {
+    let will = Some((topic, &b"lost"[..], Qos::AtLeastOnce, false, delay));
+    Login { will, clean: false, expiry: 1000, ..Login::of(name) }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)] // 3.1.2.5: nobody is lost
+async fn clients_that_leave_a_stopping_node_for_another_one_take_their_wills_along() {
+    let Some(cluster) = Cluster::new().await else { return };
+    let drained = |config: &mut Config| config.drain = Duration::from_secs(6);
+    let (mut a, b) = (cluster.node_with(cluster.redis_port(), drained).await, cluster.node().await);
+    let mut watcher = device(&b, "watcher").await;
+    watcher.subscribe("gone/+", Qos::AtLeastOnce).await;
+    let temporary = Login { clean: true, expiry: 0, ..mourned("two", "gone/two", 0) };
+    let mut devices = Vec::new();
+    for login in [mourned("one", "gone/one", 0), temporary, mourned("three", "gone/three", 0)] {
+        devices.push(Device::new(&a, Version::V5, login).await);
+    }
+    a.shutdown().await;
+    let _one = Device::new(&b, Version::V5, mourned("one", "gone/one", 0)).await;
+    let _two = Device::new(&b, Version::V5, temporary).await;
+    assert_eq!(watcher.receive().await.0, "gone/three");
+    watcher.expect_nothing().await;
+    assert_eq!(b.counters().wills_published, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)] // 3.1.4
+async fn a_takeover_by_another_node_publishes_the_will_unless_its_delay_goes_on() {
+    let Some(cluster) = Cluster::new().await else { return };
+    let (a, b) = (cluster.node().await, cluster.node().await);
+    let mut watcher = device(&b, "watcher").await;
+    watcher.subscribe("gone/+", Qos::AtLeastOnce).await;
+    let _now = Device::new(&a, Version::V5, mourned("lamp", "gone/now", 0)).await;
+    let _later = Device::new(&b, Version::V5, mourned("lamp", "gone/later", 1000)).await;
+    assert_eq!(watcher.receive().await.0, "gone/now");
+    let _resumed = Device::new(&a, Version::V5, mourned("lamp", "gone/resumed", 0)).await;
+    let _clean =
+        Device::new(&b, Version::V5, Login { clean: true, ..mourned("lamp", "gone/clean", 0) }).await;
+    assert_eq!(watcher.receive().await.0, "gone/resumed");
+    watcher.expect_nothing().await;
+    assert_eq!(a.counters().wills_published + b.counters().wills_published, 2);
 }

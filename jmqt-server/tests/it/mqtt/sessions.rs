@@ -8,11 +8,11 @@ use jmqt_server::config::Config;
 use super::{Device, Login, VERSIONS};
 use crate::support::{Asked, Behaviour, TestServer, client_id, within};
 
-async fn start() -> TestServer {
+pub(super) async fn start() -> TestServer {
     start_with(|_| {}).await
 }
 
-async fn start_with(change: impl FnOnce(&mut Config)) -> TestServer {
+pub(super) async fn start_with(change: impl FnOnce(&mut Config)) -> TestServer {
     TestServer::configured(|config| {
         config.mqtt_port = Some(0);
         change(config);
@@ -21,12 +21,12 @@ async fn start_with(change: impl FnOnce(&mut Config)) -> TestServer {
 }
 
 /// A login to a session that outlives its connection.
-fn persistent(name: &str) -> Login<'_> {
+pub(super) fn persistent(name: &str) -> Login<'_> {
     Login { clean: false, expiry: 1000, ..Login::of(name) }
 }
 
 /// Connects. Returns the session present flag.
-async fn connect(server: &TestServer, version: Version, login: Login<'_>) -> (Device, bool) {
+pub(super) async fn connect(server: &TestServer, version: Version, login: Login<'_>) -> (Device, bool) {
     let mut device = Device::dial(server, version).await;
     let (reason, is_present, _) = device.connect(login).await;
     assert_eq!(reason, ReasonCode::SUCCESS);
@@ -34,7 +34,7 @@ async fn connect(server: &TestServer, version: Version, login: Login<'_>) -> (De
 }
 
 /// Ends the connection in order.
-async fn leave(mut device: Device, expiry: Option<u32>) {
+pub(super) async fn leave(mut device: Device, expiry: Option<u32>) {
     device.disconnect(ReasonCode::SUCCESS, expiry).await;
     assert_eq!(device.ended().await, None);
 }
@@ -268,143 +268,4 @@ async fn a_session_whose_client_was_refused_or_lost_while_it_began_expires() {
     tokio::time::sleep(Duration::from_secs(3)).await;
     let (_, is_present) = connect(&server, Version::V5, persistent("lamp")).await;
     assert!(!is_present);
-}
-
-// ---- wills ----
-
-/// A login to a session that outlives its connection, with a will that is published this many seconds after its end.
-fn mourned(name: &str, delay: u32) -> Login<'_> {
-    Login { will: Some(("gone", b"lost", Qos::AtLeastOnce, false, delay)), ..persistent(name) }
-}
-
-/// A client that sees the wills.
-async fn watcher(server: &TestServer) -> Device {
-    let mut watcher = Device::new(server, Version::V5, Login::of("watcher")).await;
-    watcher.subscribe("gone", Qos::AtLeastOnce).await;
-    watcher
-}
-
-async fn expect_will(watcher: &mut Device) {
-    let (topic, payload, delivery, _) = watcher.message().await;
-    assert_eq!((&*topic, &*payload), ("gone", &b"lost"[..]));
-    watcher.acknowledge(delivery).await;
-}
-
-#[tokio::test] // MQTT-3.1.3-9
-async fn a_client_that_comes_back_within_the_delay_takes_its_will_back() {
-    let server = start().await;
-    let mut watcher = watcher(&server).await;
-    let (device, _) = connect(&server, Version::V5, mourned("lamp", 1000)).await;
-    drop(device);
-    let (device, is_present) = connect(&server, Version::V5, mourned("lamp", 1000)).await;
-    assert!(is_present);
-    leave(device, None).await;
-    watcher.expect_nothing().await;
-    assert_eq!(server.counters().wills_published, 0);
-}
-
-#[tokio::test] // the session ends, so the delay does
-async fn a_clean_start_within_the_delay_publishes_the_will() {
-    let server = start().await;
-    let mut watcher = watcher(&server).await;
-    let (device, _) = connect(&server, Version::V5, mourned("lamp", 1000)).await;
-    drop(device);
-    let (_device, _) = connect(&server, Version::V5, Login::of("lamp")).await;
-    expect_will(&mut watcher).await;
-    watcher.expect_nothing().await;
-}
-
-#[tokio::test] // 3.1.3.2.2: the delay, and the end of the session
-async fn a_will_is_published_after_its_delay_and_not_after_the_session() {
-    let server = start().await;
-    let mut watcher = watcher(&server).await;
-    for login in [
-        mourned("lamp", 1),
-        Login { expiry: 1, ..mourned("lamp", 1000) },
-        Login { expiry: 0, ..mourned("lamp", 1000) },
-    ] {
-        let (device, _) = connect(&server, Version::V5, login).await;
-        drop(device);
-        expect_will(&mut watcher).await;
-    }
-    watcher.expect_nothing().await;
-    assert_eq!(server.counters().wills_published, 3);
-}
-
-#[tokio::test] // 3.1.4
-async fn a_takeover_publishes_the_will_without_a_delay_and_takes_the_other_back() {
-    let server = start().await;
-    let mut watcher = watcher(&server).await;
-    let (_now, _) = connect(&server, Version::V5, mourned("lamp", 0)).await;
-    let (_later, _) = connect(&server, Version::V5, mourned("lamp", 1000)).await;
-    expect_will(&mut watcher).await;
-    let (device, _) = connect(&server, Version::V5, persistent("lamp")).await;
-    leave(device, None).await;
-    watcher.expect_nothing().await;
-    assert_eq!(server.counters().wills_published, 1);
-}
-
-#[tokio::test] // MQTT-3.14.4-3
-async fn only_a_normal_disconnect_deletes_the_will() {
-    let server = start().await;
-    let mut watcher = watcher(&server).await;
-    for qos in [Qos::AtMostOnce, Qos::AtLeastOnce, Qos::ExactlyOnce] {
-        let will = Some(("gone", &b"lost"[..], qos, false, 0));
-        for reason in [ReasonCode::SUCCESS, ReasonCode::DISCONNECT_WITH_WILL] {
-            let (mut device, _) = connect(&server, Version::V5, Login { will, ..Login::of("lamp") }).await;
-            device.disconnect(reason, None).await;
-            assert_eq!(device.ended().await, None);
-        }
-        expect_will_with(&mut watcher, qos).await;
-    }
-    watcher.expect_nothing().await;
-}
-
-async fn expect_will_with(watcher: &mut Device, qos: Qos) {
-    let (_, payload, delivery, _) = watcher.message().await;
-    assert_eq!(payload, b"lost");
-    if qos != Qos::AtMostOnce {
-        watcher.acknowledge(delivery).await;
-    }
-}
-
-#[tokio::test]
-async fn a_crash_publishes_each_will_once() {
-    let mut server = start().await;
-    let stored = Login { clean: false, expiry: 1000, ..Login::of("watcher") };
-    let (mut watcher, _) = connect(&server, Version::V5, stored).await;
-    watcher.subscribe("gone", Qos::AtLeastOnce).await;
-    let temporary = Login { clean: true, expiry: 0, ..mourned("one", 0) };
-    let (_one, _) = connect(&server, Version::V5, temporary).await;
-    let (_two, _) = connect(&server, Version::V5, mourned("two", 1)).await;
-    let (_three, _) = connect(&server, Version::V5, mourned("three", 1000)).await;
-    drop(watcher);
-    server.crash().await;
-    let (_three, is_present) = connect(&server, Version::V5, persistent("three")).await;
-    assert!(is_present, "it takes its will back");
-    let (mut watcher, is_present) = connect(&server, Version::V5, stored).await;
-    assert!(is_present);
-    for _ in 0..2 {
-        expect_will(&mut watcher).await;
-    }
-    watcher.expect_nothing().await;
-    drop(watcher);
-    server.restart().await;
-    let (mut watcher, _) = connect(&server, Version::V5, stored).await;
-    watcher.expect_nothing().await;
-    assert_eq!(server.counters().wills_published, 0);
-}
-
-#[tokio::test] // permissions may have changed
-async fn a_will_that_is_not_allowed_any_more_is_not_published() {
-    let server = start().await;
-    let mut watcher = watcher(&server).await;
-    let (device, _) = connect(&server, Version::V5, mourned("lamp", 0)).await;
-    server.app.set(Asked::Pub, Behaviour::Refuse(jmqt_server::StatusCode::NOT_ALLOWED));
-    drop(device);
-    let (device, _) = connect(&server, Version::V5, persistent("lamp")).await;
-    server.app.reset(Asked::Pub);
-    leave(device, None).await;
-    watcher.expect_nothing().await;
-    assert_eq!(server.counters().wills_published, 0);
 }
