@@ -24,6 +24,13 @@ pub enum Origin {
         /// What the names of the program's variables begin with.
         prefix: &'static str,
     },
+    /// In a section of a file or text.
+    Section {
+        /// The file or text, and the line.
+        place: Box<Origin>,
+        /// The section's name, as in `[topics."a/b"]`.
+        section: String,
+    },
     /// Nowhere: the value is the default.
     Default,
 }
@@ -35,6 +42,9 @@ impl Origin {
         match self {
             Self::File { path, .. } => Self::File { path: path.clone(), line },
             Self::Text { .. } => Self::Text { line },
+            Self::Section { place, section } => {
+                Self::Section { place: Box::new(place.at_line(line)), section: section.clone() }
+            }
             Self::Environment { .. } | Self::Default => self.clone(),
         }
     }
@@ -43,6 +53,7 @@ impl Origin {
     fn line(&self) -> Option<usize> {
         match self {
             Self::File { line, .. } | Self::Text { line } => Some(*line),
+            Self::Section { place, .. } => place.line(),
             Self::Environment { .. } | Self::Default => None,
         }
     }
@@ -50,7 +61,7 @@ impl Origin {
     /// `key` by its name in that place, and the place.
     fn locate(&self, key: &str) -> String {
         match self {
-            Self::File { .. } | Self::Text { .. } => format!("{self}: {key}"),
+            Self::File { .. } | Self::Text { .. } | Self::Section { .. } => format!("{self}: {key}"),
             Self::Environment { prefix } => format!("environment variable {prefix}{key}"),
             Self::Default => format!("{key}, by default,"),
         }
@@ -62,6 +73,7 @@ impl fmt::Display for Origin {
         match self {
             Self::File { path, line } => write!(f, "{}{}", path.display(), at(*line)),
             Self::Text { line } => write!(f, "configuration text{}", at(*line)),
+            Self::Section { place, section } => write!(f, "{place}, [{section}]"),
             Self::Environment { .. } => f.write_str("environment"),
             Self::Default => f.write_str("defaults"),
         }
@@ -216,8 +228,11 @@ fn in_key(key: Option<&String>) -> String {
 }
 
 fn did_you_mean(origin: &Origin, suggestion: Option<&str>) -> String {
-    let prefix = match origin {
-        Origin::Environment { prefix } => prefix,
+    let prefix = match (origin, suggestion) {
+        (Origin::Section { .. }, None) => {
+            return " in a section; keys of the whole file stand above the first section".to_owned();
+        }
+        (Origin::Environment { prefix }, _) => prefix,
         _ => "",
     };
     suggestion.map(|key| format!("; did you mean {prefix}{key}?")).unwrap_or_default()

@@ -21,6 +21,8 @@ pub struct Settings {
     keys: Keys,
     values: HashMap<&'static str, Given>,
     has_file: bool,
+    /// On which line each key of a section is given its value.
+    section_lines: HashMap<(String, String), usize>,
     unknown_variables: Vec<String>,
     problems: RefCell<Vec<ConfigError>>,
 }
@@ -40,6 +42,7 @@ impl Settings {
             keys,
             values: HashMap::new(),
             has_file: false,
+            section_lines: HashMap::new(),
             unknown_variables: Vec::new(),
             problems: RefCell::default(),
         }
@@ -119,6 +122,7 @@ impl Settings {
     fn add_text(&mut self, origin: &Origin, text: &str) -> Result<(), ConfigError> {
         let table: toml::Table = text.parse().map_err(|error| self.syntax_error(origin, text, &error))?;
         let lines = lines_of_keys(text);
+        self.section_lines = lines_of_sections(text);
         for (name, value) in table {
             let origin = origin.at_line(lines.get(&name).copied().unwrap_or_default());
             self.add_value(&name, Value::from_toml(value), origin);
@@ -330,6 +334,40 @@ impl Settings {
         parsed.collect()
     }
 
+    /// The sections of a kind: `[kind."name"]` with lines below it that have these keys. Empty if there are none. Pass each to
+    /// [`note_all`](Self::note_all) when its values have been asked for.
+    pub fn sections(&self, kind: &'static str, keys: Keys) -> Vec<(String, Self)> {
+        let expected = || format!("sections such as [{kind}.\"name\"]");
+        let sections = match self.get(kind) {
+            None => return Vec::new(),
+            Some(Value::Table(sections)) => sections,
+            Some(_) => {
+                self.note_bad(kind, expected());
+                return Vec::new();
+            }
+        };
+        let section = |(name, value): &(String, Value)| {
+            let Value::Table(values) = value else {
+                self.note_bad(kind, expected());
+                return None;
+            };
+            let mut settings = Self::new(keys);
+            for (key, value) in values {
+                let line = self.section_lines.get(&(name.clone(), key.clone())).copied();
+                let place = line.map_or_else(|| self.origin(kind), |line| self.origin(kind).at_line(line));
+                let section = format!("{kind}.{name:?}");
+                settings.add_value(key, value.clone(), Origin::Section { place: Box::new(place), section });
+            }
+            Some((name.clone(), settings))
+        };
+        sections.iter().filter_map(section).collect()
+    }
+
+    /// Notes the mistakes of a section too.
+    pub fn note_all(&self, section: Self) {
+        section.into_problems().into_iter().for_each(|problem| self.note(problem));
+    }
+
     /// The error for a value that is not what it should be.
     pub fn bad_value(&self, key: &'static str, expected: impl Into<String>) -> ConfigError {
         let found = match self.get(key) {
@@ -364,4 +402,75 @@ fn lines_of_keys(text: &str) -> HashMap<String, usize> {
         }
     }
     lines
+}
+
+/// On which line each key of a section such as `[kind."name"]` is given its value, by the section's name, from 1.
+fn lines_of_sections(text: &str) -> HashMap<(String, String), usize> {
+    let mut lines = HashMap::new();
+    let mut section = None;
+    for (index, line) in text.lines().enumerate() {
+        let line = line.trim();
+        if let Some(header) = line.strip_prefix('[') {
+            let name = header.split_once('.').and_then(|(_, name)| name.split_once(']'));
+            section = name.map(|(name, _)| name.trim().trim_matches(['"', '\'']).to_owned());
+        } else if let (Some(section), Some((key, _))) = (&section, line.split_once('=')) {
+            let key = key.trim().trim_matches(['"', '\'']).to_owned();
+            lines.entry((section.clone(), key)).or_insert(index + 1);
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOPICS: Keys =
+        Keys { known: &["QOS", "CODEC"], secret: &[], prefix: "", variables: Variables::Own };
+    const KEYS: Keys =
+        Keys { known: &["PORT", "topics"], secret: &[], prefix: "", variables: Variables::Own };
+
+    fn read(text: &str) -> Settings {
+        Settings::read(KEYS, Some((&Origin::Text { line: 0 }, text)), []).unwrap()
+    }
+
+    /// All mistakes of a text with sections, as text.
+    fn mistakes(text: &str) -> String {
+        let settings = read(text);
+        for (_, section) in settings.sections("topics", TOPICS) {
+            section.integer("QOS", 0, 0..=2);
+            settings.note_all(section);
+        }
+        settings.finish().map_or_else(|error| error.to_string(), |_| String::new())
+    }
+
+    #[test]
+    fn sections_have_names_and_values_of_their_own() {
+        let settings = read("PORT = 1\n[topics.\"a/b\"]\nQOS = 1\n[topics.'#']\nCODEC = 'json'");
+        let sections = settings.sections("topics", TOPICS);
+        let shown: Vec<_> =
+            sections.iter().map(|(name, of)| (name.as_str(), of.integer("QOS", 7, 0..=9))).collect();
+        assert_eq!(shown, [("#", 7), ("a/b", 1)]);
+        assert_eq!(sections[0].1.text("CODEC", ""), "json");
+        assert!(read("PORT = 1").sections("topics", TOPICS).is_empty());
+    }
+
+    #[test]
+    fn a_mistake_in_a_section_is_named_with_line_section_and_key() {
+        assert_eq!(
+            mistakes("PORT = 1\n[topics.\"a/b\"]\n\nQOS = 3"),
+            "configuration text, line 4, [topics.\"a/b\"]: QOS is 3; expected an integer from 0 to 2"
+        );
+        let unknown = mistakes("[topics.\"a\"]\nQSO = 1\nPORT = 1");
+        assert!(
+            unknown.contains("line 2, [topics.\"a\"]: QSO: there is no such key; did you mean QOS?"),
+            "{unknown}"
+        );
+        assert!(
+            unknown.contains("line 3, [topics.\"a\"]: PORT: there is no such key in a section"),
+            "{unknown}"
+        );
+        assert!(mistakes("topics = 1").contains("expected sections such as [topics.\"name\"]"));
+        assert!(mistakes("[topics]\na = 1").contains("expected sections such as"));
+    }
 }

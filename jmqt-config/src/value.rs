@@ -12,7 +12,9 @@ pub enum Value {
     Boolean(bool),
     /// A list.
     List(Vec<Value>),
-    /// Something that no key takes, in words: a table, a date, a number with decimals.
+    /// Names with values: a section, or the sections of one kind.
+    Table(Vec<(String, Value)>),
+    /// Something that no key takes, in words: a date, a number with decimals.
     Other(String),
 }
 
@@ -23,7 +25,9 @@ impl Value {
             toml::Value::Integer(number) => Self::Integer(number),
             toml::Value::Boolean(on) => Self::Boolean(on),
             toml::Value::Array(items) => Self::List(items.into_iter().map(Self::from_toml).collect()),
-            toml::Value::Table(_) => Self::Other("a table".to_owned()),
+            toml::Value::Table(table) => {
+                Self::Table(table.into_iter().map(|(name, value)| (name, Self::from_toml(value))).collect())
+            }
             toml::Value::Float(number) => Self::Other(number.to_string()),
             toml::Value::Datetime(date) => Self::Other(date.to_string()),
         }
@@ -71,6 +75,7 @@ impl Value {
             Self::Integer(number) => number.to_string(),
             Self::Boolean(on) => on.to_string(),
             Self::List(_) => "a list".to_owned(),
+            Self::Table(_) => "a table".to_owned(),
             Self::Other(kind) => kind.clone(),
         }
     }
