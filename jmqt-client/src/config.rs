@@ -1,6 +1,6 @@
 //! What a client needs to know before it starts.
 
-mod file;
+pub(crate) mod file;
 
 use std::error::Error;
 use std::ops::RangeInclusive;
@@ -16,7 +16,7 @@ pub use jmqt_config::{ConfigError, Origin};
 use tokio_rustls::rustls::ClientConfig;
 
 use crate::trace::{Direction, PacketTrace};
-use crate::{ConnectError, Endpoint, InvalidUrl};
+use crate::{ConnectError, Endpoint, Header, InvalidUrl};
 
 /// A client's configuration; [`Config::default`] is the shipped `client.conf`.
 ///
@@ -45,6 +45,8 @@ pub struct Config {
     pub tls: TlsConfig,
     /// In place of `tls`, but for its `server_name` ([`Config::rustls`]).
     pub(crate) rustls: Option<Arc<ClientConfig>>,
+    /// Headers of the request that opens a WebSocket, such as cookies. Default: none.
+    pub websocket_headers: Vec<Header>,
     /// Sees every packet ([`Config::trace`]).
     pub(crate) trace: Option<PacketTrace>,
     /// What happens when a connection is lost. Default [`Reconnect::default`].
@@ -365,6 +367,7 @@ impl Default for Config {
             source: None,
             tls: TlsConfig::default(),
             rustls: None,
+            websocket_headers: Vec::new(),
             trace: None,
             reconnect: Reconnect::default(),
             queue_bytes: 8 << 20,
@@ -392,6 +395,7 @@ impl std::fmt::Debug for Config {
             .field("source", &self.source)
             .field("tls", &self.tls)
             .field("rustls", &self.rustls.as_ref().map(|_| ".."))
+            .field("websocket_headers", &self.websocket_headers)
             .field("trace", &self.trace)
             .field("reconnect", &self.reconnect)
             .field("queue_bytes", &self.queue_bytes)

@@ -156,7 +156,8 @@ impl<'c, 'r> Opening<'c, 'r> {
     async fn frame(&mut self, stream: Stream) -> Result<Link, ConnectError> {
         let (limit, trace) = (self.config.max_packet_bytes, self.config.trace.clone());
         if self.target.endpoint.protocol.is_websocket() {
-            return self.way.websocket(stream, limit, Messages::Text, trace).await;
+            let opening = (Messages::Text, self.config.websocket_headers.as_slice());
+            return self.way.websocket(stream, limit, opening, trace).await;
         }
         Ok(Link::new(stream, Framing::Nul(NulReader::new(limit)), trace))
     }

@@ -106,6 +106,11 @@ impl InvalidUrl {
         }
     }
 
+    /// For "expected …".
+    pub(crate) fn as_expected(&self) -> String {
+        format!("a URL such as {}: {}", self.expected, self.problem)
+    }
+
     pub(crate) fn problem(&self) -> &str {
         &self.problem
     }

@@ -63,6 +63,7 @@ mod endpoint;
 mod error;
 mod event;
 mod filter;
+mod headers;
 mod heartbeat;
 mod inbox;
 mod message;
@@ -85,6 +86,7 @@ pub use endpoint::{Endpoint, InvalidUrl, Protocol};
 pub use error::{ConnectError, DisconnectReason, Error, ServerClose, Step};
 pub use event::{Event, Events};
 pub use filter::{ChannelFilter, IntoFilter, InvalidFilter};
+pub use headers::{Header, InvalidHeader};
 /// The log of the sample programs: see [`init`](logging::init).
 #[cfg(feature = "logging")]
 pub use jmqt_log as logging;

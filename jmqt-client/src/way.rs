@@ -16,7 +16,7 @@ use tokio_rustls::rustls::ClientConfig;
 
 use crate::trace::PacketTrace;
 use crate::transport::{self, Framing, Link, Messages, Stream, TlsInfo, Turn, UpgradeError, WebSocketReader};
-use crate::{ConnectError, Endpoint, Step, TlsConfig};
+use crate::{ConnectError, Endpoint, Header, Step, TlsConfig};
 
 /// What a finished step found out.
 #[derive(Debug, Clone)]
@@ -131,11 +131,11 @@ impl<'c, 'r> Way<'c, 'r> {
         &mut self,
         stream: Stream,
         limit: usize,
-        messages: Messages,
+        (messages, headers): (Messages, &[Header]),
         trace: Option<PacketTrace>,
     ) -> Result<Link, ConnectError> {
         let words = self.words;
-        let reader = WebSocketReader::new(self.endpoint, limit, messages)
+        let reader = WebSocketReader::new(self.endpoint, limit, (messages, headers))
             .map_err(|error| words.explain_upgrade(&error))?;
         let link = Link::new(stream, Framing::WebSocket(Box::new(reader)), trace);
         let link = self.limited(Step::WebSocket, words.no_websocket, upgrade(link, words)).await?;

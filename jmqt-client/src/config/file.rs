@@ -6,17 +6,17 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::time::Duration;
 
-use jmqt_config::{ConfigError, Keys, Origin, Settings, Variables};
+use jmqt_config::{ConfigError, Keys, Origin, Settings, Value, Variables};
 use jmqt_protocol::{AuthToken, ClientId};
 
-use super::{Config, Reconnect, Secret, WhenFull};
-use crate::Endpoint;
+use super::{Config, Reconnect, Secret, TlsConfig, WhenFull};
+use crate::{Endpoint, Header, InvalidUrl};
 
 /// What every variable that concerns a client begins with.
 const PREFIX: &str = "JMQT_CLIENT_";
 
 /// Every key there is, in the order of `client.conf`.
-pub(super) const KEYS: [&str; 27] = [
+pub(super) const KEYS: [&str; 36] = [
     "URL",
     "REMOTE_HOST",
     "REMOTE_PORT",
@@ -29,6 +29,7 @@ pub(super) const KEYS: [&str; 27] = [
     "CLIENT_ID",
     "TOKEN",
     "TOKEN_PATH",
+    "WEBSOCKET_HEADERS",
     "ENABLE_RECONNECT",
     "RECONNECT_FIRST_MS",
     "RECONNECT_MOST_MS",
@@ -44,12 +45,21 @@ pub(super) const KEYS: [&str; 27] = [
     "CLOSE_TIMEOUT_SECONDS",
     "LOG_PATH",
     "LOG_MODE",
+    "USER_NAME",
+    "PASSWORD",
+    "MQTT_VERSION",
+    "KEEP_ALIVE_SECONDS",
+    "DEFAULT_QOS",
+    "DEFAULT_RETAIN",
+    "DEFAULT_CODEC",
+    "topics", // sections
 ];
 
 /// Keys whose values are never shown.
-const SECRETS: [&str; 2] = ["AUTH_DATA", "TOKEN"];
+const SECRETS: [&str; 4] = ["AUTH_DATA", "TOKEN", "PASSWORD", "WEBSOCKET_HEADERS"];
 
-const CLIENT: Keys = Keys { known: &KEYS, secret: &SECRETS, prefix: PREFIX, variables: Variables::Own };
+pub(crate) const CLIENT: Keys =
+    Keys { known: &KEYS, secret: &SECRETS, prefix: PREFIX, variables: Variables::Own };
 
 impl Config {
     /// Reads `path`, or the defaults if there is none, and the environment (`JMQT_CLIENT_` and the key) over it.
@@ -91,7 +101,7 @@ impl Config {
     }
 }
 
-fn owned<N: Into<OsString>, V: Into<OsString>>(
+pub(crate) fn owned<N: Into<OsString>, V: Into<OsString>>(
     environment: impl IntoIterator<Item = (N, V)>,
 ) -> impl Iterator<Item = (OsString, OsString)> {
     environment.into_iter().map(|(name, value)| (name.into(), value.into()))
@@ -99,10 +109,8 @@ fn owned<N: Into<OsString>, V: Into<OsString>>(
 
 fn check(settings: &Settings) -> Config {
     let mut config = Config { endpoints: endpoints(settings), ..Config::default() };
-    config.tls.ca_path = settings.path("SSL_CA_PATH", "");
-    config.tls.cert_path = settings.path("SSL_CERT_PATH", "");
-    config.tls.key_path = settings.path("SSL_KEY_PATH", "");
-    config.tls.server_name = text(settings, "SSL_SERVER_NAME").map(str::to_owned);
+    config.tls = tls(settings);
+    config.websocket_headers = headers(settings);
     config.auth_data = parsed(settings, "AUTH_DATA", Secret::parse, |_| "one JSON value".to_owned());
     let client = parsed(settings, "CLIENT_ID", ClientId::parse, ToString::to_string);
     check_token(settings, client.is_some());
@@ -112,9 +120,7 @@ fn check(settings: &Settings) -> Config {
     }
     config.reconnect = reconnect(settings);
     config.queue_bytes = bytes(settings, "QUEUE_BYTES", config.queue_bytes);
-    let policies =
-        [("WAIT", WhenFull::Wait), ("DROP_OLDEST", WhenFull::DropOldest), ("ERROR", WhenFull::Error)];
-    config.when_full = choice(settings, "WHEN_FULL", config.when_full, &policies);
+    config.when_full = when_full(settings);
     config.window = u32::try_from(settings.integer("WINDOW", config.window.into(), 1..=1024)).unwrap_or(1024);
     config.stream_bytes = bytes(settings, "STREAM_BYTES", config.stream_bytes);
     config.max_packet_bytes = bytes(settings, "MAX_PACKET_BYTES", config.max_packet_bytes);
@@ -126,13 +132,44 @@ fn check(settings: &Settings) -> Config {
     config
 }
 
+pub(crate) fn tls(settings: &Settings) -> TlsConfig {
+    TlsConfig {
+        ca_path: settings.path("SSL_CA_PATH", ""),
+        cert_path: settings.path("SSL_CERT_PATH", ""),
+        key_path: settings.path("SSL_KEY_PATH", ""),
+        server_name: text(settings, "SSL_SERVER_NAME").map(str::to_owned),
+        ..TlsConfig::default()
+    }
+}
+
+/// A list of headers, or one.
+pub(crate) fn headers(settings: &Settings) -> Vec<Header> {
+    const KEY: &str = "WEBSOCKET_HEADERS";
+    let parsed = |value: &Value| match value {
+        Value::Text(text) if text.trim().is_empty() => Some(Vec::new()),
+        Value::Text(text) => Some(vec![text.parse().ok()?]),
+        Value::List(items) => items.iter().map(|item| item.as_text()?.parse().ok()).collect(),
+        _ => None,
+    };
+    settings.value(KEY, Vec::new(), parsed, || {
+        "a list of headers such as [\"Cookie: session=1\"], without those that the client sets itself"
+            .to_owned()
+    })
+}
+
+pub(crate) fn when_full(settings: &Settings) -> WhenFull {
+    let policies =
+        [("WAIT", WhenFull::Wait), ("DROP_OLDEST", WhenFull::DropOldest), ("ERROR", WhenFull::Error)];
+    choice(settings, "WHEN_FULL", WhenFull::default(), &policies)
+}
+
 /// Text; `None` if it is absent or empty.
-fn text<'s>(settings: &'s Settings, key: &'static str) -> Option<&'s str> {
+pub(crate) fn text<'s>(settings: &'s Settings, key: &'static str) -> Option<&'s str> {
     Some(settings.text(key, "").trim()).filter(|text| !text.is_empty())
 }
 
 /// What `parse` makes of a text; `expected` tells what would be right where it makes nothing.
-fn parsed<T, E>(
+pub(crate) fn parsed<T, E>(
     settings: &Settings,
     key: &'static str,
     parse: impl FnOnce(&str) -> Result<T, E>,
@@ -141,17 +178,35 @@ fn parsed<T, E>(
     parse(text(settings, key)?).map_err(|error| settings.note_bad(key, expected(&error))).ok()
 }
 
-fn bytes(settings: &Settings, key: &'static str, default: usize) -> usize {
+pub(crate) fn bytes(settings: &Settings, key: &'static str, default: usize) -> usize {
     settings.size(key, default, 1024..=1 << 30)
 }
 
-fn seconds(settings: &Settings, key: &'static str, default: Duration) -> Duration {
+pub(crate) fn seconds(settings: &Settings, key: &'static str, default: Duration) -> Duration {
     settings.seconds(key, default.as_secs(), 1..=86_400)
 }
 
 /// One of a few words; the default too where the text is empty.
-fn choice<T: Copy>(settings: &Settings, key: &'static str, default: T, choices: &[(&'static str, T)]) -> T {
+pub(crate) fn choice<T: Copy>(
+    settings: &Settings,
+    key: &'static str,
+    default: T,
+    choices: &[(&'static str, T)],
+) -> T {
     if settings.is_empty(key) { default } else { settings.choice(key, default, choices) }
+}
+
+/// What `parse` makes of URL. A user name and a password in it are not shown.
+pub(crate) fn url<T>(settings: &Settings, parse: impl FnOnce(&str) -> Result<T, InvalidUrl>) -> Option<T> {
+    let url = text(settings, "URL")?;
+    let note = |error: InvalidUrl| {
+        let mut problem = settings.bad_value("URL", error.as_expected());
+        if let (ConfigError::BadValue { found, .. }, true) = (&mut problem, url.contains('@')) {
+            "(hidden)".clone_into(found);
+        }
+        settings.note(problem);
+    };
+    parse(url).map_err(note).ok()
 }
 
 /// URL, or the original's host, port and switch.
@@ -160,7 +215,7 @@ fn endpoints(settings: &Settings) -> Vec<Endpoint> {
     let usual = crate::Protocol::Socket.with_tls(tls);
     let port = settings.integer("REMOTE_PORT", usual.default_port().into(), 1..=65_535);
     let host = text(settings, "REMOTE_HOST").unwrap_or("localhost");
-    if let Some(mut endpoints) = parsed(settings, "URL", Endpoint::list, ToString::to_string) {
+    if let Some(mut endpoints) = url(settings, Endpoint::list) {
         for endpoint in &mut endpoints {
             // TLS that is asked for is never left out.
             endpoint.protocol = endpoint.protocol.with_tls(tls || endpoint.protocol.is_tls());
@@ -187,7 +242,7 @@ fn check_token(settings: &Settings, has_client: bool) {
     }
 }
 
-fn reconnect(settings: &Settings) -> Reconnect {
+pub(crate) fn reconnect(settings: &Settings) -> Reconnect {
     let first = Duration::from_millis(settings.integer("RECONNECT_FIRST_MS", 500, 1..=3_600_000));
     let most = Duration::from_millis(settings.integer("RECONNECT_MOST_MS", 30_000, 1..=3_600_000));
     let jitter = settings.switch("RECONNECT_JITTER", true);
@@ -243,7 +298,7 @@ mod tests {
             .filter(|line| !line.starts_with('#'))
             .filter_map(|line| Some(line.split_once(" = ")?.0))
             .collect();
-        assert_eq!(in_file, KEYS);
+        assert_eq!([&in_file[..], &["topics"]].concat(), KEYS);
     }
 
     #[test]
@@ -271,6 +326,7 @@ mod tests {
             "LOG_MODES = 'INF'",
             "configuration text, line 1: LOG_MODES: there is no such key; did you mean LOG_MODE?",
         );
+        refused("URL = 'http://x'", "URL is \"http://x\"; expected a URL such as jmqt://host:8010");
         refused("URL = 'http://x'", "`http` is no scheme");
         refused("WINDOW 7", "configuration text, line 1");
         refused("TOKEN = 'x'", "expected CLIENT_ID to be set too");

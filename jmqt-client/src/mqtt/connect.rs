@@ -51,7 +51,8 @@ pub(crate) async fn open(
     let mut way = Way::new(&server.endpoint, tls, options.connect_timeout, &WORDS, report);
     let stream = way.stream().await?;
     let mut link = if server.endpoint.protocol.is_websocket() {
-        way.websocket(stream, options.max_packet_bytes, Messages::Binary, None).await?
+        way.websocket(stream, options.max_packet_bytes, (Messages::Binary, &options.websocket_headers), None)
+            .await?
     } else {
         Link::new(stream, Framing::Raw, None)
     };

@@ -44,9 +44,11 @@
 mod client;
 mod connect;
 mod connection;
+mod defaults;
 mod diagnose;
 mod error;
 mod event;
+mod file;
 mod information;
 mod message;
 mod options;
@@ -61,6 +63,7 @@ mod shared;
 mod stream;
 
 pub use client::Client;
+pub use defaults::{Codec, TopicDefault, TopicDefaults, UnknownCodec};
 pub use diagnose::diagnose;
 pub use error::{ConnectError, DisconnectReason, Error};
 pub use event::{Event, Events};

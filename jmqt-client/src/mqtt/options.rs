@@ -8,8 +8,8 @@ use jmqt_mqtt::Version;
 use tokio_rustls::rustls::ClientConfig;
 
 use super::error::ConnectError;
-use super::{Password, Publish, Server};
-use crate::{InvalidUrl, Reconnect, TlsConfig, WhenFull};
+use super::{Password, Publish, Server, TopicDefaults};
+use crate::{Header, InvalidUrl, Reconnect, TlsConfig, WhenFull};
 
 /// What the server publishes when the connection is lost (3.1.2.5).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,6 +75,11 @@ pub struct Options {
     /// How TLS is done, where the URL asks for it.
     pub tls: TlsConfig,
     pub(crate) rustls: Option<Arc<ClientConfig>>,
+    /// Headers of the request that opens a WebSocket. Default: none.
+    pub websocket_headers: Vec<Header>,
+    /// What holds for the messages of a topic, as a `client.conf` says; programs ask it before they publish. Default: QoS 0,
+    /// not retained.
+    pub topics: TopicDefaults,
     /// What happens when a connection is lost. Default [`Reconnect::default`].
     pub reconnect: Reconnect,
     /// How many bytes of publishes may wait, those without an acknowledgement included. An empty queue takes one
@@ -197,6 +202,8 @@ impl Default for Options {
             keep_alive: Duration::from_secs(30),
             tls: TlsConfig::default(),
             rustls: None,
+            websocket_headers: Vec::new(),
+            topics: TopicDefaults::default(),
             reconnect: Reconnect::default(),
             queue_bytes: 8 << 20,
             when_full: WhenFull::default(),

@@ -15,7 +15,7 @@ use tungstenite::protocol::frame::Utf8Bytes;
 use tungstenite::protocol::{Message, WebSocket, WebSocketConfig};
 
 use super::{BadStream, Incoming};
-use crate::Endpoint;
+use crate::{Endpoint, Header};
 
 const READ_BUFFER_BYTES: usize = 4096;
 /// How many frames' masks are drawn from the system at a time.
@@ -63,7 +63,11 @@ impl std::fmt::Debug for WebSocketReader {
 
 impl WebSocketReader {
     /// The bytes of the request are the first answers.
-    pub(crate) fn new(endpoint: &Endpoint, limit: usize, messages: Messages) -> Result<Self, UpgradeError> {
+    pub(crate) fn new(
+        endpoint: &Endpoint,
+        limit: usize,
+        (messages, headers): (Messages, &[Header]),
+    ) -> Result<Self, UpgradeError> {
         let not_possible = |error: &dyn std::fmt::Display| UpgradeError::NotHttp(error.to_string());
         let mut request = Request::builder()
             .uri(format!("ws://{}{}", endpoint.authority(), endpoint.path))
@@ -74,6 +78,9 @@ impl WebSocketReader {
             .header("Sec-WebSocket-Key", generate_key());
         if messages == Messages::Binary {
             request = request.header("Sec-WebSocket-Protocol", "mqtt");
+        }
+        for header in headers {
+            request = request.header(&header.name, &header.value);
         }
         let request = request.body(()).map_err(|error| not_possible(&error))?;
         let handshake = ClientHandshake::start(Feed::default(), request, Some(config(limit)))

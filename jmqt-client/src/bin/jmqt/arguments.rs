@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use jmqt_client::mqtt::Codec;
+use jmqt_client::{Header, TlsConfig};
 
 /// Speaks to a JMQT server: publishes, subscribes, asks, measures, and finds out why it cannot.
 #[derive(Debug, Parser)]
@@ -42,6 +44,7 @@ Examples:
   jmqt sub '#me' --name carol               what is sent to carol alone
   jmqt sub news --format '%t %p: %d'
   jmqt sub --filter 'rooms/+/temperature' -H  all channels that a filter matches, if the application allows it
+  jmqt sub 'rooms/#' -v --codec json --url mqtt://localhost
 
 A client does not get its own messages. A QoS 1 message is acknowledged when it has been printed; messages of channels
 that were not asked for stay with the server.";
@@ -54,6 +57,8 @@ Examples:
   jmqt pub tick '{\"n\":{number},\"at\":\"{time}\"}' --template --count 60 --interval 1
   jmqt pub weather --clear                      no retained message that tells anything
   jmqt pub jobs '{\"sum\":[1,2]}' --wait-reply 5   and print what a client answers to this one
+  jmqt pub lamp true --codec bool -r --url mqtt://localhost   the word on, kept by the MQTT server
+  jmqt pub state -f state.json --codec cbor --url mqtt://localhost
 
 Placeholders of --template: {number} the message's number, {time} the time (RFC 3339, UTC), {ms} milliseconds since
 1970, {random} 16 random hexadecimal digits. In JSON put {time} and {random} in quotes: '{\"id\":\"{random}\"}'.
@@ -148,6 +153,12 @@ pub(crate) struct ConnectionArguments {
     /// Speak MQTT 3.1.1 instead of 5, with an MQTT server: --url mqtt://host, mqtts://, mqtt+ws:// or mqtt+wss://
     #[arg(long, global = true)]
     pub(crate) v3: bool,
+    /// The server at ws:// or wss:// speaks MQTT
+    #[arg(long, global = true)]
+    pub(crate) mqtt: bool,
+    /// A header of the request that opens a WebSocket, such as 'Cookie: session=1'; may be given several times
+    #[arg(long = "header", global = true, value_name = "HEADER")]
+    pub(crate) websocket_headers: Vec<Header>,
     /// What to authenticate with, as JSON [default: {"client_name":"jmqt-…"}]
     #[arg(long, global = true, value_name = "JSON")]
     pub(crate) auth: Option<String>,
@@ -167,7 +178,7 @@ pub(crate) struct ConnectionArguments {
     #[arg(long, short = 'W', global = true, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) timeout: Option<Duration>,
     /// The certificate authorities to trust, PEM
-    #[arg(long, global = true, value_name = "FILE", help_heading = TLS)]
+    #[arg(long, alias = "cafile", global = true, value_name = "FILE", help_heading = TLS)]
     pub(crate) ca: Option<PathBuf>,
     /// A client certificate, PEM, for servers that ask for one
     #[arg(long, global = true, value_name = "FILE", requires = "key", help_heading = TLS)]
@@ -190,6 +201,23 @@ pub(crate) struct ConnectionArguments {
     /// Show what happens, on standard error
     #[arg(long, short, global = true, help_heading = OUTPUT)]
     pub(crate) verbose: bool,
+}
+
+impl ConnectionArguments {
+    /// Puts in what the options say.
+    pub(crate) fn set_tls(&self, tls: &mut TlsConfig) {
+        for (setting, option) in
+            [(&mut tls.ca_path, &self.ca), (&mut tls.cert_path, &self.cert), (&mut tls.key_path, &self.key)]
+        {
+            if option.is_some() {
+                setting.clone_from(option);
+            }
+        }
+        if self.server_name.is_some() {
+            tls.server_name.clone_from(&self.server_name);
+        }
+        tls.accept_any_certificate |= self.insecure;
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -246,6 +274,8 @@ pub(crate) enum Command {
         client: String,
         #[command(flatten)]
         input: Input,
+        #[command(flatten)]
+        mqtt: PubMqtt,
     },
     /// Ask the server's application something on a control channel, and print the reply
     #[command(after_help = REQUEST_EXAMPLES)]
@@ -254,9 +284,8 @@ pub(crate) enum Command {
         channel: String,
         /// What is asked, as JSON
         data: Option<String>,
-        /// The topic for the reply [default: reply/ and the client id]
-        #[arg(long, value_name = "TOPIC", help_heading = MQTT)]
-        response_topic: Option<String>,
+        #[command(flatten)]
+        mqtt: RequestMqtt,
     },
     /// Answer every message of a channel, each with a message to its publisher alone
     #[command(after_help = REPLY_EXAMPLES)]
@@ -386,8 +415,11 @@ pub(crate) enum Shell {
 pub(crate) struct Input {
     /// The message: JSON, or any other text, which is sent as a JSON string. Text that begins like JSON and is not JSON is
     /// refused, unless --text says that it is meant
-    #[arg(required_unless_present_any = ["lines", "file", "stdin", "clear"])]
+    #[arg(required_unless_present_any = ["lines", "file", "stdin", "clear", "empty", "given"])]
     pub(crate) message: Option<String>,
+    /// The message, as an option
+    #[arg(short = 'm', long = "message", value_name = "MESSAGE", id = "given", conflicts_with_all = ["message", "lines", "file", "stdin", "clear"])]
+    pub(crate) option: Option<String>,
     /// A message per line of standard input; empty lines are passed over
     #[arg(short, long, conflicts_with_all = ["message", "file", "stdin"])]
     pub(crate) lines: bool,
@@ -410,17 +442,43 @@ pub(crate) struct Input {
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) interval: Option<Duration>,
     /// Keep it for those who subscribe later
-    #[arg(short, long)]
-    pub(crate) retained: bool,
-    /// Replace the channel's retained message by null. JMQT has no message that removes it; the server's application can
+    #[arg(short, long, alias = "retain", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false")]
+    pub(crate) retained: Option<bool>,
+    /// Replace the channel's retained message by null. JMQT has no message that removes it; the server's application can. With
+    /// an MQTT server: remove it
     #[arg(long, conflicts_with_all = ["message", "lines", "file", "stdin", "retained", "text", "template", "count"])]
     pub(crate) clear: bool,
     /// Then print the first message that is sent to this client alone, for which to wait this long
     #[arg(long, value_name = "SECONDS", value_parser = seconds, conflicts_with_all = ["lines", "clear"])]
     pub(crate) wait_reply: Option<Duration>,
-    /// 0, or 1: stored, and acknowledged before this command ends; 2 with an MQTT server only
-    #[arg(short, long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=2))]
-    pub(crate) qos: u8,
+    /// 0, or 1: stored, and acknowledged before this command ends; 2 with an MQTT server only [default: 0]
+    #[arg(short, long, value_parser = clap::value_parser!(u8).range(0..=2))]
+    pub(crate) qos: Option<u8>,
+}
+
+impl Input {
+    /// The message, if it is text on the command line.
+    pub(crate) const fn given(&self) -> Option<&String> {
+        match &self.message {
+            Some(message) => Some(message),
+            None => self.option.as_ref(),
+        }
+    }
+}
+
+/// How payloads are written.
+const CODEC: &str = "utf8, json, msgpack, cbor (both from and to JSON), binary, bool (true and false as the words on and off), or bool:ON,OFF with \
+     other words [default: the payload as it is, or as client.conf says for the topic]";
+
+/// What only `jmqt request` with an MQTT server has.
+#[derive(Debug, Default, PartialEq, Eq, Args)]
+#[command(next_help_heading = MQTT)]
+pub(crate) struct RequestMqtt {
+    /// The topic for the reply [default: reply/ and the client id]
+    #[arg(long, value_name = "TOPIC")]
+    pub(crate) response_topic: Option<String>,
+    #[arg(long, value_name = "CODEC", help = CODEC)]
+    pub(crate) codec: Option<Codec>,
 }
 
 /// What only `jmqt sub` with an MQTT server has.
@@ -442,6 +500,11 @@ pub(crate) struct SubMqtt {
     /// Retained messages: 0 send them, 1 only for a new subscription, 2 never
     #[arg(long, alias = "rh", value_name = "0-2", value_parser = clap::value_parser!(u8).range(0..=2))]
     pub(crate) retain_handling: Option<u8>,
+    /// The QoS to subscribe with
+    #[arg(short = 'q', long = "qos", id = "sub_qos", value_name = "0-2", value_parser = clap::value_parser!(u8).range(0..=2))]
+    pub(crate) sub_qos: Option<u8>,
+    #[arg(long, value_name = "CODEC", help = CODEC)]
+    pub(crate) codec: Option<Codec>,
     /// Share the messages with the other clients of this group: each message goes to one of them
     #[arg(long, value_name = "GROUP")]
     pub(crate) share: Option<String>,
@@ -453,11 +516,30 @@ pub(crate) struct SubMqtt {
 #[derive(Debug, Default, PartialEq, Eq, Args)]
 #[command(next_help_heading = MQTT)]
 pub(crate) struct PubMqtt {
+    /// An empty message
+    #[arg(long, conflicts_with_all = ["message", "given", "lines", "file", "stdin", "clear", "template"])]
+    pub(crate) empty: bool,
+    #[arg(long, value_name = "CODEC", help = CODEC)]
+    pub(crate) codec: Option<Codec>,
     /// The message is of no use after this time
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) expiry: Option<Duration>,
+    /// What the payload is, such as image/png [default: what --codec implies]
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) content_type: Option<String>,
+    /// Where a response is expected
+    #[arg(long, value_name = "TOPIC")]
+    pub(crate) response_topic: Option<String>,
+    /// A name and a value for the receivers; may be given several times
+    #[arg(long = "user-property", value_name = "NAME=VALUE", value_parser = pair)]
+    pub(crate) user_properties: Vec<(String, String)>,
     #[command(flatten)]
     pub(crate) will: WillMqtt,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("NAME=VALUE was expected")?;
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 /// What an MQTT server publishes when the connection is lost.

@@ -5,6 +5,7 @@
 mod again;
 mod arguments;
 mod bench;
+mod codec;
 mod doctor;
 mod failure;
 mod findings;
@@ -18,7 +19,7 @@ mod template;
 mod terminal;
 
 use std::io::{IsTerminal as _, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -28,7 +29,7 @@ use jmqt_client::{
 };
 
 use again::Again;
-use arguments::{Arguments, Command, ConnectionArguments, Input, PubMqtt, Shell, SubMqtt};
+use arguments::{Arguments, Command, ConnectionArguments, Input, PubMqtt, RequestMqtt, Shell, SubMqtt};
 use failure::Failure;
 
 /// Where a command's output goes, and how.
@@ -86,9 +87,10 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Profile { command } => return profile::run(command, &arguments.connection, output),
         _ => {}
     }
-    if mqtt::is_meant(&arguments.connection) {
+    let file = file(&arguments.connection)?;
+    if mqtt::is_meant(&arguments.connection, file.as_deref())? {
         let limit = arguments.connection.timeout;
-        let work = mqtt::run(arguments);
+        let work = mqtt::run(arguments, file.as_deref());
         let limited = async {
             match limit {
                 None => work.await,
@@ -102,22 +104,22 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
             interrupted = interrupted() => interrupted,
         };
     }
-    let (config, is_named) = configure(&arguments.connection)?;
+    let (config, is_named) = configure(&arguments.connection, file.as_deref())?;
     match &arguments.command {
         Command::Sub { mqtt, .. } if **mqtt != SubMqtt::default() => {
             return Err(Failure::usage(format!("{ONLY_MQTT}: see jmqt sub --help")));
         }
-        Command::Pub { mqtt, .. } if *mqtt != PubMqtt::default() => {
+        Command::Pub { mqtt, .. } | Command::P2p { mqtt, .. } if *mqtt != PubMqtt::default() => {
             return Err(Failure::usage(format!("{ONLY_MQTT}: see jmqt pub --help")));
         }
         Command::Doctor { topic: Some(_) } => {
             return Err(Failure::usage(format!("{ONLY_MQTT}: --topic")));
         }
-        Command::Request { response_topic: Some(_), .. } => {
-            return Err(Failure::usage(format!("{ONLY_MQTT}: --response-topic")));
+        Command::Request { mqtt, .. } if *mqtt != RequestMqtt::default() => {
+            return Err(Failure::usage(format!("{ONLY_MQTT}: see jmqt request --help")));
         }
-        Command::Pub { input: Input { qos: 2, .. }, .. }
-        | Command::P2p { input: Input { qos: 2, .. }, .. } => {
+        Command::Pub { input: Input { qos: Some(2), .. }, .. }
+        | Command::P2p { input: Input { qos: Some(2), .. }, .. } => {
             return Err(Failure::usage("--qos 2: JMQT has 0 and 1"));
         }
         Command::Sub { persistent: true, .. } if !is_named => {
@@ -215,7 +217,7 @@ async fn carry_out(
         Command::P2p { input: Input { clear: true, .. }, .. } => {
             Err(Failure::usage("--clear: point-to-point channels have no retained message"))
         }
-        Command::P2p { client, input } => {
+        Command::P2p { client, input, .. } => {
             let client =
                 ClientId::parse(client.strip_prefix('#').unwrap_or(&client)).map_err(Failure::usage)?;
             publish::run(config, ChannelName::of_client(&client), input, output).await
@@ -266,37 +268,34 @@ fn complete(shell: Shell, command: &mut clap::Command) -> Result<(), Failure> {
     std::io::stdout().write_all(&script).map_err(Failure::from)
 }
 
-/// File or profile, then environment, then options. `true` if somebody said who we are.
-fn configure(arguments: &ConnectionArguments) -> Result<(Config, bool), Failure> {
+/// The configuration that the options name: a file, or a profile.
+fn file(arguments: &ConnectionArguments) -> Result<Option<PathBuf>, Failure> {
     let profile = match (&arguments.config, &arguments.profile) {
         (None, None) => std::env::var("JMQT_PROFILE").ok().filter(|name| !name.is_empty()),
         (_, profile) => profile.clone(),
     };
     let profile = profile.as_deref().map(profile::existing).transpose()?;
-    let mut config = Config::load(arguments.config.as_deref().or(profile.as_deref()))?;
-    if let Some(url) = &arguments.url {
-        config.endpoints = Endpoint::list(url).map_err(Failure::usage)?;
-    }
-    let tls = &mut config.tls;
-    for (setting, option) in [
-        (&mut tls.ca_path, &arguments.ca),
-        (&mut tls.cert_path, &arguments.cert),
-        (&mut tls.key_path, &arguments.key),
-    ] {
-        if option.is_some() {
-            setting.clone_from(option);
+    Ok(arguments.config.clone().or(profile))
+}
+
+/// File or profile, then environment, then options. `true` if somebody said who we are.
+fn configure(arguments: &ConnectionArguments, file: Option<&Path>) -> Result<(Config, bool), Failure> {
+    let mut config = match &arguments.url {
+        None => Config::load(file)?,
+        Some(url) => {
+            let mut config = Config::load_with(file, mqtt::without_url())?;
+            config.endpoints = Endpoint::list(url).map_err(Failure::usage)?;
+            config
         }
-    }
-    if arguments.server_name.is_some() {
-        tls.server_name.clone_from(&arguments.server_name);
-    }
+    };
+    arguments.set_tls(&mut config.tls);
     if arguments.insecure {
-        tls.accept_any_certificate = true;
         note(format_args!(
             "WARNING: --insecure: the server's certificate is not checked. Anybody on the way can be the server, and read \
              and change everything, tokens and auth data included"
         ));
     }
+    config.websocket_headers.extend(arguments.websocket_headers.iter().cloned());
     if arguments.trace {
         config = config.trace(show_packet);
     }

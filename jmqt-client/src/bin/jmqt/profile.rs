@@ -4,11 +4,12 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use jmqt_client::Config;
+use jmqt_client::mqtt::Options;
+use jmqt_client::{Config, ConfigError};
 use serde_json::{Value, json};
 
 use crate::arguments::{ConnectionArguments, ProfileCommand};
-use crate::{Failure, Output, named_json};
+use crate::{Failure, Output, mqtt, named_json};
 
 /// The file of this profile, which need not be there.
 pub(crate) fn path(name: &str) -> Result<PathBuf, Failure> {
@@ -74,14 +75,23 @@ fn list(output: Output) -> Result<(), Failure> {
     for path in paths {
         let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         // Without the environment: what the profile itself says.
-        let read = Config::load_with(Some(&path), std::iter::empty::<(&str, &str)>());
-        let servers = match read {
-            Ok(config) => config.endpoints.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
-            Err(error) => format!("unusable: {error}"),
-        };
+        let servers = servers(&path).unwrap_or_else(|error| format!("unusable: {error}"));
         output.line(|| format!("{name:<16} {servers}"), || json!({ "profile": name, "url": servers }))?;
     }
     Ok(())
+}
+
+/// The servers of a profile, without user names and passwords.
+fn servers(path: &Path) -> Result<String, ConfigError> {
+    let nothing = std::iter::empty::<(&str, &str)>;
+    let servers: Vec<_> = if Options::are_meant(Some(path), nothing())? {
+        let options = Options::load_with(Some(path), nothing())?;
+        options.servers.iter().map(ToString::to_string).collect()
+    } else {
+        let config = Config::load_with(Some(path), nothing())?;
+        config.endpoints.iter().map(ToString::to_string).collect()
+    };
+    Ok(servers.join(","))
 }
 
 /// Writes the options of this call as a profile that nobody but the user can read: there may be a token in it.
@@ -89,7 +99,12 @@ fn save(profile: &str, force: bool, connection: &ConnectionArguments, output: Ou
     let path = path(profile)?;
     let text = settings(connection)?;
     // What cannot be used is not saved.
-    Config::from_text(&text, std::iter::empty::<(&str, &str)>())?;
+    let nothing = std::iter::empty::<(&str, &str)>();
+    if mqtt::is_meant(connection, None)? {
+        Options::from_text(&text, nothing)?;
+    } else {
+        Config::from_text(&text, nothing)?;
+    }
     let failed = |error: std::io::Error| match error.kind() {
         std::io::ErrorKind::AlreadyExists => {
             Failure::usage(format!("{} already exists; --force replaces it", path.display()))
@@ -120,15 +135,19 @@ fn settings(connection: &ConnectionArguments) -> Result<String, Failure> {
         let absolute = |path: &PathBuf| std::path::absolute(Path::new(path)).map_err(Failure::from);
         Ok(path.as_ref().map(absolute).transpose()?.map(|path| path.to_string_lossy().into_owned()))
     };
-    let auth = connection.auth.clone().or_else(|| connection.name.as_deref().map(named_json));
+    let is_mqtt = mqtt::is_meant(connection, None)?;
+    let name = connection.name.as_deref();
+    let auth = connection.auth.clone().or_else(|| name.filter(|_| !is_mqtt).map(named_json));
+    let client = connection.client_id.clone().or_else(|| name.filter(|_| is_mqtt).map(str::to_owned));
     let settings = [
-        ("URL", connection.url.clone()),
+        ("URL", connection.url.as_deref().map(|url| mqtt::as_mqtt(url, connection.mqtt))),
+        ("MQTT_VERSION", connection.v3.then(|| "3.1.1".to_owned())),
         ("SSL_CA_PATH", file(&connection.ca)?),
         ("SSL_CERT_PATH", file(&connection.cert)?),
         ("SSL_KEY_PATH", file(&connection.key)?),
         ("SSL_SERVER_NAME", connection.server_name.clone()),
         ("AUTH_DATA", auth),
-        ("CLIENT_ID", connection.client_id.clone()),
+        ("CLIENT_ID", client),
         ("TOKEN", connection.token.clone()),
         ("TOKEN_PATH", file(&connection.token_file)?),
     ];

@@ -68,7 +68,7 @@ fn whole(input: &Input) -> Result<Option<String>, Failure> {
             std::io::stdin().read_to_string(&mut text)?;
             Some(text)
         }
-        Input { message, .. } => message.clone(),
+        input => input.given().cloned(),
     })
 }
 
@@ -90,7 +90,7 @@ async fn show_reply(
 }
 
 /// Reading standard input blocks, so a thread does it. It ends with its input, or with the process.
-fn lines() -> tokio::sync::mpsc::Receiver<std::io::Result<String>> {
+pub(crate) fn lines() -> tokio::sync::mpsc::Receiver<std::io::Result<String>> {
     let (line_read, lines) = tokio::sync::mpsc::channel(LINES_AHEAD);
     std::thread::spawn(move || {
         for line in std::io::stdin().lock().lines() {
@@ -169,8 +169,8 @@ impl Sender<'_> {
         }
     }
 
-    const fn window(&self) -> usize {
-        if self.input.qos == 1 { WINDOW } else { WINDOW_QOS_0 }
+    fn window(&self) -> usize {
+        if self.input.qos == Some(1) { WINDOW } else { WINDOW_QOS_0 }
     }
 
     /// The next message.
@@ -181,9 +181,10 @@ impl Sender<'_> {
         } else {
             message(self.channel.clone(), text, self.input.text)?
         };
-        let message = if self.input.retained || self.input.clear { message.retained() } else { message };
+        let message =
+            if self.input.retained == Some(true) || self.input.clear { message.retained() } else { message };
         // A refusal is told with QoS 0, too.
-        Ok(if self.input.qos == 1 { message.at_least_once() } else { message.checked() })
+        Ok(if self.input.qos == Some(1) { message.at_least_once() } else { message.checked() })
     }
 
     async fn send(&mut self, number: u64, message: &Publish) -> Result<(), Error> {
@@ -212,7 +213,7 @@ impl Sender<'_> {
         let hint = match error.status() {
             StatusCode::CLIENT_OFFLINE if is_own => "a client cannot send to itself",
             StatusCode::CLIENT_OFFLINE => "no such client is connected",
-            StatusCode::NOT_ALLOWED if self.input.retained => {
+            StatusCode::NOT_ALLOWED if self.input.retained == Some(true) => {
                 "the application does not allow it, or there are too many retained messages"
             }
             StatusCode::NOT_ALLOWED => "the application does not allow it",

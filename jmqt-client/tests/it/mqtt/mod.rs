@@ -2,6 +2,8 @@
 
 mod broker;
 #[cfg(feature = "cli")]
+mod command;
+#[cfg(feature = "cli")]
 mod doctor;
 
 use std::time::Duration;
