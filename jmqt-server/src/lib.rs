@@ -143,11 +143,12 @@ pub use store::{DatabaseError, MigrationError, StoreError};
 pub use tls::{ClientCertificate, TlsError};
 pub use upgrade::Upgrade;
 pub use validators::{
-    Acceptance, AllowAll, AuthRequest, AuthValidator, AuthVerdict, BoxError, CloseNotice, CloseNotifier,
-    ConnRequest, ConnValidator, ConnVerdict, ControlHandler, ControlReply, ControlRequest, DenyAll,
-    DisconnectNotice, DisconnectNotifier, FilterRequest, Grant, MqttConnect, OpenNotice, OpenNotifier,
-    PubData, PubRequest, PubValidator, PubVerdict, Replacement, Silent, StoredNotice, StoredNotifier,
-    SubRequest, SubValidator, UnexpectedData, UnsubRequest, UnsubValidator, Verdict,
+    Acceptance, AllowAll, AuthExchange, AuthRequest, AuthStep, AuthValidator, AuthVerdict, BoxError,
+    CloseNotice, CloseNotifier, ConnRequest, ConnValidator, ConnVerdict, ControlHandler, ControlReply,
+    ControlRequest, DenyAll, DisconnectNotice, DisconnectNotifier, ExchangeRequest, FilterRequest, Grant,
+    MqttConnect, OpenNotice, OpenNotifier, PubData, PubRequest, PubValidator, PubVerdict, Replacement,
+    Silent, StoredNotice, StoredNotifier, SubRequest, SubValidator, UnexpectedData, UnsubRequest,
+    UnsubValidator, Verdict,
 };
 
 /// The code in the README compiles.

@@ -42,8 +42,8 @@ use crate::message::Message;
 use crate::tls::ClientCertificate;
 use crate::upgrade::Upgrade;
 use crate::validators::{
-    AuthRequest, CloseNotice, ConnRequest, ControlRequest, DisconnectNotice, OpenNotice, PubData, PubRequest,
-    SessionData, StoredNotice, SubRequest, UnsubRequest,
+    AuthRequest, CloseNotice, ConnRequest, ControlRequest, DisconnectNotice, ExchangeRequest, OpenNotice,
+    PubData, PubRequest, SessionData, StoredNotice, SubRequest, UnsubRequest,
 };
 
 /// A simulated server: it records the calls of its [`handle`](Self::handle).
@@ -193,6 +193,17 @@ impl TestClient {
         let session = self.session.as_ref().into();
         AuthRequest::new(self.connection, data, &self.server, session, self.upgrade.as_ref(), None)
             .with_certificate(self.certificate.as_ref())
+    }
+
+    /// A packet of an authentication exchange of MQTT 5, with this method and data.
+    #[must_use]
+    pub fn exchange<'a>(&'a self, method: &'a str, data: Option<&'a [u8]>) -> ExchangeRequest<'a> {
+        let session = self.session.as_ref().into();
+        ExchangeRequest::new(self.connection, method, data, self.id.as_str(), &self.server, session).with(
+            self.upgrade.as_ref(),
+            self.certificate.as_ref(),
+            None,
+        )
     }
 
     /// A `conn` packet with this token.

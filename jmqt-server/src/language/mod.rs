@@ -20,17 +20,22 @@ use crate::wire::Form;
 
 /// The state of a connection in its language: that of MQTT, from CONNECT on. The other languages have none.
 #[derive(Default)]
-pub(crate) struct State(Option<Box<mqtt::Client>>);
+pub(crate) struct State(mqtt::State);
 
 impl State {
     /// Returns `true` if the store knows the session even if it has no subscriptions, so that its end must be recorded.
     pub(crate) fn is_stored(&self) -> bool {
-        self.0.as_ref().is_some_and(|client| client.is_stored())
+        self.0.client().is_some_and(mqtt::Client::is_stored)
+    }
+
+    /// The bytes of packets that are held until the client has authenticated itself.
+    pub(crate) fn held(&self) -> usize {
+        self.0.held()
     }
 
     /// Returns `true` if the client leaves a will.
     pub(crate) fn leaves_will(&self) -> bool {
-        self.0.as_ref().is_some_and(|client| client.leaves_will())
+        self.0.client().is_some_and(mqtt::Client::leaves_will)
     }
 }
 
@@ -69,7 +74,7 @@ pub(crate) async fn handle(shared: &Shared, session: &mut Session, state: &mut S
 pub(crate) fn goodbye(session: &Session, state: &State, disconnect: &Disconnect) -> Vec<u8> {
     match session.info.protocol.language() {
         Language::Jmqt => jmqt::goodbye(session, disconnect),
-        Language::Mqtt => mqtt::goodbye(session, state.0.as_deref(), disconnect),
+        Language::Mqtt => mqtt::goodbye(session, state.0.client(), disconnect),
         #[cfg(test)]
         Language::Lines => lines::goodbye(disconnect),
     }

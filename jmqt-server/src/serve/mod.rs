@@ -147,7 +147,7 @@ impl Connection {
             }
         }
         session.received(now, decoder.is_mid_packet());
-        if !session.keep_partial(decoder.buffered()) {
+        if !session.keep_partial(decoder.buffered() + language.held()) {
             session.end_batch().await;
             return refuse_partial_packet(shared, session);
         }

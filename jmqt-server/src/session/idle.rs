@@ -40,11 +40,19 @@ pub(super) struct IdleClock {
     packet_since: Option<Instant>,
     /// The time when the outbox was found blocked, and the number of bytes accepted until then.
     blocked: Option<(Instant, u64)>,
-    /// The expiry of the session's token.
-    expires: Option<Instant>,
+    /// Deadlines that few sessions have.
+    deadlines: Option<Box<Deadlines>>,
     /// The deadline that had passed when the timer last fired.
     overdue: Option<Instant>,
     timer: Pin<Box<Sleep>>,
+}
+
+#[derive(Default)]
+struct Deadlines {
+    /// The expiry of the session's token.
+    token: Option<Instant>,
+    /// For the answer of a client that authenticates again.
+    answer: Option<Instant>,
 }
 
 /// A time that never comes while a process runs.
@@ -83,7 +91,7 @@ impl IdleClock {
             pinged: false,
             packet_since: None,
             blocked: None,
-            expires: None,
+            deadlines: None,
             overdue: None,
             timer,
         }
@@ -147,15 +155,41 @@ impl IdleClock {
     /// Limits the session to this time.
     pub(super) fn expire_after(&mut self, now: Instant, time: Duration) {
         // A time that the clock cannot represent never comes.
-        self.expires = now.checked_add(time);
-        if let Some(expires) = self.expires {
+        let expires = now.checked_add(time);
+        self.deadlines.get_or_insert_default().token = expires;
+        if let Some(expires) = expires {
             self.look_at(expires);
+        }
+    }
+
+    /// Removes the limit of the session.
+    pub(super) fn never_expire(&mut self) {
+        if let Some(deadlines) = &mut self.deadlines {
+            deadlines.token = None;
+        }
+    }
+
+    /// The client must answer within the time limit for silence.
+    pub(super) fn expect_answer(&mut self, limits: &IdleLimits, now: Instant) {
+        let deadline = now + limits.timeout;
+        self.deadlines.get_or_insert_default().answer = Some(deadline);
+        self.look_at(deadline);
+    }
+
+    /// The client has answered.
+    pub(super) fn answered(&mut self) {
+        if let Some(deadlines) = &mut self.deadlines {
+            deadlines.answer = None;
         }
     }
 
     /// Returns `true` if the token has expired. For a session that is always busy and never polls the timer.
     pub(super) fn has_expired(&self, now: Instant) -> bool {
-        self.expires.is_some_and(|expires| expires <= now)
+        self.token_expiry().is_some_and(|expires| expires <= now)
+    }
+
+    fn token_expiry(&self) -> Option<Instant> {
+        self.deadlines.as_ref().and_then(|deadlines| deadlines.token)
     }
 
     /// Sets the timer to this time, unless it fires earlier.
@@ -233,8 +267,13 @@ impl IdleClock {
                 next = (deadline, Due::End(reason));
             }
         };
-        if let Some(expires) = self.expires {
-            sooner(expires, CloseReason::TokenExpired);
+        if let Some(deadlines) = &self.deadlines {
+            if let Some(expires) = deadlines.token {
+                sooner(expires, CloseReason::TokenExpired);
+            }
+            if let Some(deadline) = deadlines.answer {
+                sooner(deadline, CloseReason::IdleTimeout);
+            }
         }
         if self.in_session
             && observed.reading

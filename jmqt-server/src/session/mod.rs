@@ -130,6 +130,20 @@ impl Session {
         self.clock.expire_after(Instant::now(), time);
     }
 
+    /// Removes the limit of the session.
+    fn never_expire(&mut self) {
+        self.clock.never_expire();
+    }
+
+    /// The client must answer within TIMEOUT_SECONDS, until [`answer_came`](Self::answer_came).
+    pub(crate) fn expect_answer(&mut self) {
+        self.clock.expect_answer(&self.shared.idle, Instant::now());
+    }
+
+    pub(crate) fn answer_came(&mut self) {
+        self.clock.answered();
+    }
+
     /// Sets how often the client promises to send something; 0 for never.
     pub(crate) fn keep_alive(&mut self, seconds: u16) {
         self.clock.keep_alive(Instant::now(), seconds);

@@ -4,10 +4,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use super::{
-    AuthRequest, AuthValidator, AuthVerdict, BoxError, CloseNotice, CloseNotifier, ConnRequest,
+    AuthExchange, AuthRequest, AuthValidator, AuthVerdict, BoxError, CloseNotice, CloseNotifier, ConnRequest,
     ConnValidator, ConnVerdict, ControlHandler, ControlReply, ControlRequest, DisconnectNotice,
-    DisconnectNotifier, FilterRequest, OpenNotice, OpenNotifier, PubRequest, PubValidator, PubVerdict,
-    StoredNotice, StoredNotifier, SubRequest, SubValidator, UnsubRequest, UnsubValidator, Verdict,
+    DisconnectNotifier, ExchangeRequest, FilterRequest, OpenNotice, OpenNotifier, PubRequest, PubValidator,
+    PubVerdict, StoredNotice, StoredNotifier, SubRequest, SubValidator, UnsubRequest, UnsubValidator,
+    Verdict,
 };
 
 /// Forwards the call. Written as `async_trait` would expand it, because `async_trait` would box one future in another
@@ -32,7 +33,10 @@ macro_rules! forward {
 }
 
 forward! {
-    AuthValidator { validate_auth(AuthRequest) -> AuthVerdict; }
+    AuthValidator {
+        validate_auth(AuthRequest) -> AuthVerdict;
+        begin_exchange(ExchangeRequest) -> Option<Box<dyn AuthExchange>>;
+    }
     ConnValidator { validate_conn(ConnRequest) -> ConnVerdict; }
     SubValidator {
         validate_sub(SubRequest) -> Verdict;

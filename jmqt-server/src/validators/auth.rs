@@ -1,12 +1,14 @@
 //! `auth`: who are you? (§7.a, §10)
 
-use std::any::Any;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use jmqt_core::{AuthToken, ClientId, Payload, StatusCode};
+use jmqt_core::Payload;
 
-use super::attached::{SessionData, SessionRef, session_getters};
+use super::attached::{SessionRef, session_getters};
+use super::exchange::{AuthExchange, ExchangeRequest};
+use super::grant::AuthVerdict;
+use super::mqtt_connect::MqttConnect;
 use super::{BoxError, UnexpectedData, read_json};
 use crate::connection::ConnectionInfo;
 use crate::handle::ServerHandle;
@@ -27,32 +29,6 @@ pub struct AuthRequest<'a> {
     upgrade: Option<&'a Arc<Upgrade>>,
     certificate: Option<&'a ClientCertificate>,
     mqtt: Option<&'a MqttConnect<'a>>,
-}
-
-/// The CONNECT packet of an MQTT client, whose user name and password are the data of the [`AuthRequest`] too:
-/// `{"username":"…","password":"…"}`.
-#[derive(Clone, Copy)]
-#[non_exhaustive]
-pub struct MqttConnect<'a> {
-    /// The protocol level: 3 for MQTT 3.1, 4 for 3.1.1, 5 for 5.0.
-    pub version: u8,
-    /// The requested client id; empty if the server is to assign one. If it is not empty, the granted client id must be the
-    /// same.
-    pub client_id: &'a str,
-    /// The user name.
-    pub user_name: Option<&'a str>,
-    /// The password. Never log it.
-    pub password: Option<&'a [u8]>,
-}
-
-impl std::fmt::Debug for MqttConnect<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("MqttConnect")
-            .field("version", &self.version)
-            .field("client_id", &self.client_id)
-            .field("user_name", &self.user_name)
-            .finish_non_exhaustive()
-    }
 }
 
 session_getters!(AuthRequest);
@@ -108,64 +84,6 @@ impl<'a> AuthRequest<'a> {
     }
 }
 
-/// The answer to an [`AuthRequest`].
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub enum AuthVerdict {
-    /// `authAck` with status 1; made by [`grant`](Self::grant).
-    Grant(Grant),
-    /// `authAck` with another status and the reason.
-    Refuse {
-        /// `st`. `StatusCode::OK` here is an error of the application, answered as SERVER_ERROR.
-        status: StatusCode,
-        /// `mg`, a message for the user.
-        message: String,
-    },
-}
-
-/// The client id and token of a successful `auth`; made by [`AuthVerdict::grant`].
-#[derive(Debug, Clone)]
-pub struct Grant {
-    pub(crate) client: ClientId,
-    pub(crate) token: AuthToken,
-    pub(crate) session: Option<SessionData>,
-}
-
-impl AuthVerdict {
-    /// Grants this client id and token. The client sends both in its `conn`.
-    #[must_use]
-    pub const fn grant(client: ClientId, token: AuthToken) -> Self {
-        Self::Grant(Grant { client, token, session: None })
-    }
-
-    /// Attaches data for the session that this client opens on the same connection. The `conn` request has it
-    /// ([`ConnRequest::session`](crate::ConnRequest::session)), and so have all later requests unless
-    /// [`ConnVerdict::attach`](crate::ConnVerdict::attach) replaces it. Within a session of this client it replaces
-    /// the data of that session. A refusal attaches nothing.
-    #[must_use]
-    pub fn attach<T: Any + Send + Sync>(mut self, data: Arc<T>) -> Self {
-        if let Self::Grant(grant) = &mut self {
-            grant.session = Some(data);
-        }
-        self
-    }
-
-    /// The client id and the token if they are granted.
-    #[must_use]
-    pub const fn granted(&self) -> Option<(&ClientId, &AuthToken)> {
-        match self {
-            Self::Grant(Grant { client, token, .. }) => Some((client, token)),
-            Self::Refuse { .. } => None,
-        }
-    }
-
-    /// Refuses with a status and a reason.
-    #[must_use]
-    pub fn refuse(status: StatusCode, message: impl Into<String>) -> Self {
-        Self::Refuse { status, message: message.into() }
-    }
-}
-
 /// Identifies a client, and gives it a token (§7.a, §7.b, §10).
 ///
 /// Called for every `auth` packet, before and within a session.
@@ -205,4 +123,22 @@ pub trait AuthValidator: Send + Sync + 'static {
     /// The future is dropped at its time limit, or when its connection ends: do not keep incomplete work across an
     /// `.await`.
     async fn validate_auth(&self, request: &AuthRequest<'_>) -> Result<AuthVerdict, BoxError>;
+
+    /// Begins an exchange of challenges and responses with an MQTT 5 client that names an authentication method (MQTT 5.0,
+    /// 4.12); [`AuthExchange`] has an example. `None`: this method is not offered, which is the default for all of them.
+    /// Called when the client connects, in place of [`validate_auth`](Self::validate_auth), and when it authenticates again
+    /// within its session.
+    ///
+    /// # Errors
+    /// An error, a panic, or no answer within VALIDATOR_TIMEOUT_SECONDS (default 10) ends the connection.
+    ///
+    /// # Cancel safety
+    /// As [`validate_auth`](Self::validate_auth).
+    async fn begin_exchange(
+        &self,
+        request: &ExchangeRequest<'_>,
+    ) -> Result<Option<Box<dyn AuthExchange>>, BoxError> {
+        let _ = request;
+        Ok(None)
+    }
 }

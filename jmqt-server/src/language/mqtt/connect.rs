@@ -1,147 +1,39 @@
-//! CONNECT (3.1, 3.2).
+//! CONNECT (3.1).
 
 use std::ops::ControlFlow;
-use std::pin::pin;
 
-use bytes::Bytes;
-use jmqt_core::{ChannelKind, ClientId, PayloadBuf, Retain, StatusCode};
-use jmqt_mqtt::{
-    ConnAck, Connect, Packet, PacketType, Properties, Property, PropertyBuf, ReasonCode, Version,
-};
+use jmqt_core::{ClientId, PayloadBuf, StatusCode};
+use jmqt_mqtt::{Connect, ReasonCode};
 
-use super::farewell::Farewell;
-use super::publish::{TOPIC_ALIASES, channel_of, message_attributes};
-use super::{Client, answer, fitting, of_packet};
-use crate::connection::{CloseReason, Flow};
-use crate::context::{Limits, Shared};
-use crate::message::Data;
-use crate::outbox::RECEIVE_MAXIMUM;
-use crate::session::verbs::{Language, MqttSession, NewWill, NotOpened, Opening, Redelivery};
+use super::accept::{accept, asked_of, refused_login, reject};
+use super::{State, login};
+use crate::connection::Flow;
+use crate::context::Shared;
 use crate::session::{Session, verbs};
-use crate::validators::MqttConnect;
+use crate::validators::Grant;
 use crate::wire::Form;
-
-/// Sends a CONNACK with this reason. The connection ends afterwards.
-pub(super) fn refuse(session: &mut Session, reason: ReasonCode) {
-    let packet = ConnAck { session_present: false, reason, properties: Properties::EMPTY };
-    let _ = answer(session, &Packet::ConnAck(packet));
-}
-
-/// Refuses a CONNECT, and ends the connection (3.2.2.2).
-fn reject(shared: &Shared, session: &mut Session, version: Version, reason: ReasonCode) -> Flow {
-    tracing::debug!(target: "jmqt::session", remote = %session.info.remote, %reason, "refused: CONNECT");
-    if matches!(reason, ReasonCode::BAD_USER_NAME_OR_PASSWORD | ReasonCode::NOT_AUTHORIZED) {
-        shared.hub.counters.refusals_closed.increment();
-    }
-    // Before MQTT 5 not every reason has a return code.
-    if version == Version::V5 || reason.connack_v3().is_some() {
-        refuse(session, reason);
-    }
-    ControlFlow::Break(CloseReason::TooManyRefusals)
-}
 
 pub(super) async fn handle_connect(
     shared: &Shared,
     session: &mut Session,
-    client: &mut Option<Box<Client>>,
+    state: &mut State,
+    bytes: &[u8],
     connect: Connect<'_>,
 ) -> Flow {
     let (version, asked) = (connect.version, connect.properties);
     let limit = asked.maximum_packet_size().unwrap_or(u32::MAX);
     session.outbox.set_form(Form::of_mqtt(version, session.info.protocol.is_websocket()), limit);
     session.begin_request().await;
-    if asked.authentication_method().is_some() {
-        return reject(shared, session, version, ReasonCode::BAD_AUTHENTICATION_METHOD);
-    }
     if !connect.client_id.is_empty() && ClientId::parse(connect.client_id).is_err() {
         return reject(shared, session, version, ReasonCode::CLIENT_IDENTIFIER_NOT_VALID);
     }
-    let grant = match authenticate(shared, session, &connect).await? {
-        Ok(grant) => grant,
-        Err(status) => return reject(shared, session, version, refused_login(status)),
-    };
-    if !connect.client_id.is_empty() && grant.client.as_str() != connect.client_id {
-        return reject(shared, session, version, ReasonCode::CLIENT_IDENTIFIER_NOT_VALID);
+    if let Some(method) = asked.authentication_method() {
+        return login::begin(shared, session, state, bytes, &connect, method).await;
     }
-    let will = match will(shared, session, &connect, &grant.client).await? {
-        Ok(will) => will,
-        Err(reason) => return reject(shared, session, version, reason),
-    };
-    let expiry = session_expiry(&shared.limits, &connect);
-    let has_will = will.is_some();
-    let announced = announced(shared, &connect, &grant.client, expiry);
-    let accepted = ConnAck {
-        session_present: false,
-        reason: ReasonCode::SUCCESS,
-        properties: of_packet(&announced, PacketType::ConnAck),
-    };
-    if fitting(session, &Packet::ConnAck(accepted)).is_none() {
-        return reject(shared, session, version, ReasonCode::PACKET_TOO_LARGE);
+    match authenticate(shared, session, &connect).await? {
+        Ok(grant) => accept(shared, session, state, &connect, grant, None).await,
+        Err(status) => reject(shared, session, version, refused_login(status)),
     }
-    let opening = Opening {
-        client: grant.client.clone(),
-        token: grant.token.reveal(),
-        window: Some(asked.receive_maximum().unwrap_or(u16::MAX).into()),
-        redelivery: Redelivery::AtOnce,
-        publisher: None,
-        language: Language::Mqtt(MqttSession { is_clean: connect.clean_start, expiry, will }),
-    };
-    let opened = match verbs::open(shared, session, opening).await? {
-        Ok(opened) => opened,
-        Err(NotOpened::Refused(status)) => return reject(shared, session, version, refused_login(status)),
-        Err(NotOpened::TooManyTakeovers(_)) => {
-            return reject(shared, session, version, ReasonCode::SERVER_BUSY);
-        }
-    };
-    session.keep_alive(connect.keep_alive);
-    *client = Some(Box::new(Client {
-        version,
-        expiry,
-        is_stored: opened.is_stored(),
-        wants_reasons: asked.request_problem_information() != Some(false),
-        aliases: Vec::new(),
-        has_will,
-        farewell: Farewell::Usual,
-    }));
-    let packet = ConnAck {
-        // MQTT 3.1 does not have this flag.
-        session_present: opened.is_resumed() && version != Version::V3_1,
-        ..accepted
-    };
-    answer(session, &Packet::ConnAck(packet))?;
-    verbs::start(shared, session, opened).await
-}
-
-/// What the client must know of the server (3.2.2.3).
-fn announced(shared: &Shared, connect: &Connect<'_>, id: &ClientId, expiry: u32) -> PropertyBuf {
-    let mut properties = PropertyBuf::new();
-    if connect.version == Version::V5 {
-        let own = [
-            connect.client_id.is_empty().then(|| Property::AssignedClientIdentifier(id.as_str())),
-            (expiry < connect.properties.session_expiry().unwrap_or(0))
-                .then_some(Property::SessionExpiryInterval(expiry)),
-            Some(Property::ReceiveMaximum(RECEIVE_MAXIMUM)),
-            Some(Property::TopicAliasMaximum(TOPIC_ALIASES)),
-            u32::try_from(shared.limits.packet_bytes).ok().map(Property::MaximumPacketSize),
-            Some(Property::SharedSubscriptionAvailable(false)),
-        ];
-        for property in own.into_iter().flatten() {
-            // They are within the limits of a property.
-            let _ = properties.push(property);
-        }
-    }
-    properties
-}
-
-/// The seconds for which the session outlives its connection: at most SESSION_EXPIRY_SECONDS. Before MQTT 5 a client can
-/// only tell whether it does.
-fn session_expiry(limits: &Limits, connect: &Connect<'_>) -> u32 {
-    let asked = match connect.version {
-        Version::V5 => connect.properties.session_expiry().unwrap_or(0),
-        _ if connect.clean_start => 0,
-        _ => u32::MAX,
-    };
-    asked.min(limits.session_expiry_seconds)
 }
 
 /// Asks the auth validator: user name and password are the data of an `auth`.
@@ -149,7 +41,7 @@ async fn authenticate(
     shared: &Shared,
     session: &mut Session,
     connect: &Connect<'_>,
-) -> Flow<Result<crate::validators::Grant, StatusCode>> {
+) -> Flow<Result<Grant, StatusCode>> {
     let password = connect.password.map(|password| match std::str::from_utf8(password) {
         Ok(text) => serde_json::Value::String(text.to_owned()),
         Err(_) => {
@@ -167,53 +59,7 @@ async fn authenticate(
     let Ok(data) = PayloadBuf::json(&data) else {
         return ControlFlow::Continue(Err(StatusCode::INVALID_PACKET));
     };
-    let request = MqttConnect {
-        version: connect.version.level(),
-        client_id: connect.client_id,
-        user_name: connect.user_name,
-        password: connect.password,
-    };
+    let request = asked_of(connect);
     let granted = verbs::authenticate(shared, session, data.as_payload(), Some(&request)).await?;
     ControlFlow::Continue(granted.map_err(|refused| refused.status))
-}
-
-fn refused_login(status: StatusCode) -> ReasonCode {
-    match status {
-        StatusCode::INVALID_TOKEN | StatusCode::FAILED => ReasonCode::BAD_USER_NAME_OR_PASSWORD,
-        StatusCode::SERVER_ERROR => ReasonCode::SERVER_UNAVAILABLE,
-        StatusCode::INVALID_PACKET => ReasonCode::BAD_USER_NAME_OR_PASSWORD,
-        _ => ReasonCode::NOT_AUTHORIZED,
-    }
-}
-
-/// The will of a CONNECT, if the application allows it.
-async fn will(
-    shared: &Shared,
-    session: &mut Session,
-    connect: &Connect<'_>,
-    id: &ClientId,
-) -> Flow<Result<Option<NewWill>, ReasonCode>> {
-    let Some(will) = connect.will else { return ControlFlow::Continue(Ok(None)) };
-    let channel = match channel_of(will.topic) {
-        Ok(channel) if channel.kind() != ChannelKind::Control => channel,
-        Ok(_) => return ControlFlow::Continue(Err(ReasonCode::TOPIC_NAME_INVALID)),
-        Err(refusal) => return ControlFlow::Continue(Err(refusal.reason)),
-    };
-    if will.properties.payload_format_indicator() == Some(true) && std::str::from_utf8(will.payload).is_err()
-    {
-        return ControlFlow::Continue(Err(ReasonCode::PAYLOAD_FORMAT_INVALID));
-    }
-    let retain = if will.retain { Retain::Yes } else { Retain::No };
-    let qos = will.qos.into();
-    let attributes =
-        message_attributes(connect.version, will.properties, qos, will.retain, NewWill::PUBLISHED);
-    let delay = match connect.version {
-        Version::V5 => will.properties.will_delay().unwrap_or(0),
-        _ => 0,
-    };
-    let data = Data::new(Bytes::copy_from_slice(will.payload), attributes);
-    let will = NewWill { channel, data, qos, retain, delay };
-    let info = session.info;
-    let is_allowed = session.wait(pin!(verbs::is_will_allowed(shared, info, id, &will))).await?;
-    ControlFlow::Continue(if is_allowed { Ok(Some(will)) } else { Err(ReasonCode::NOT_AUTHORIZED) })
 }

@@ -2,11 +2,15 @@
 //!
 //! A malformed packet ends the connection at once (4.13). This room does not depend on sockets, databases or validators.
 
+mod accept;
 mod ack;
+mod auth;
 mod connect;
 mod control;
 mod disconnect;
+mod exchange;
 mod farewell;
+mod login;
 mod publish;
 mod subscribe;
 
@@ -23,10 +27,39 @@ use crate::context::Shared;
 use crate::session::Session;
 use crate::wire::{Form, mqtt_framed};
 
+use exchange::Authentication;
 use farewell::Farewell;
 pub(super) use farewell::{close_code, goodbye};
+use login::Login;
 
-/// The state of an MQTT connection that other tasks do not see.
+/// The state of an MQTT connection.
+#[derive(Default)]
+pub(super) enum State {
+    #[default]
+    New,
+    /// CONNECT began an authentication exchange.
+    Authenticating(Box<Login>),
+    Connected(Box<Client>),
+}
+
+impl State {
+    pub(super) const fn client(&self) -> Option<&Client> {
+        match self {
+            Self::Connected(client) => Some(client),
+            _ => None,
+        }
+    }
+
+    /// The bytes that are held for a client without a session.
+    pub(super) fn held(&self) -> usize {
+        match self {
+            Self::Authenticating(login) => login.held(),
+            _ => 0,
+        }
+    }
+}
+
+/// The state of an MQTT connection that other tasks do not see, from the CONNACK on.
 pub(crate) struct Client {
     version: Version,
     /// The seconds for which the session outlives the connection.
@@ -39,6 +72,8 @@ pub(crate) struct Client {
     aliases: Vec<Option<Box<str>>>,
     /// The store has a will of the client.
     has_will: bool,
+    /// If CONNECT had an authentication method.
+    authentication: Option<Box<Authentication>>,
     farewell: Farewell,
 }
 
@@ -57,22 +92,25 @@ impl Client {
     }
 }
 
-/// Handles one packet. `client` is set by CONNECT.
-pub(super) async fn handle(
-    shared: &Shared,
-    session: &mut Session,
-    client: &mut Option<Box<Client>>,
-    packet: &[u8],
-) -> Flow {
+/// Handles one packet.
+pub(super) async fn handle(shared: &Shared, session: &mut Session, state: &mut State, packet: &[u8]) -> Flow {
     let Some(frame) = Frame::of(packet) else {
         // The transport has cut it.
         return ControlFlow::Break(CloseReason::ServerError);
     };
-    let Some(client) = client else {
-        return match Connect::decode(&frame) {
-            Ok(packet) => Box::pin(connect::handle_connect(shared, session, client, packet)).await,
-            Err(error) => refuse_before_connect(shared, session, &error),
-        };
+    let client = match state {
+        State::Connected(client) => client,
+        State::New => {
+            return match Connect::decode(&frame) {
+                Ok(connect) => {
+                    Box::pin(connect::handle_connect(shared, session, state, packet, connect)).await
+                }
+                Err(error) => refuse_before_connect(shared, session, &error),
+            };
+        }
+        State::Authenticating(_) => {
+            return Box::pin(login::handle_login(shared, session, state, &frame)).await;
+        }
     };
     let Some(member) = &session.member else {
         return ControlFlow::Break(CloseReason::ServerError); // no packet follows a refused CONNECT
@@ -111,9 +149,9 @@ async fn handle_packet(
             session.begin_request().await;
             disconnect::handle_disconnect(shared, session, client, id, &disconnect).await
         }
-        // There is no exchange that this could continue (4.12).
-        Packet::Auth(_) => {
-            fail(shared, session, client, ReasonCode::PROTOCOL_ERROR, "AUTH without an exchange")
+        Packet::Auth(auth) => {
+            session.begin_request().await;
+            auth::handle_auth(shared, session, client, id, &auth).await
         }
         // A second CONNECT (3.1.0-2), and packets that only a server sends.
         packet => {
@@ -175,7 +213,7 @@ fn refuse_before_connect(shared: &Shared, session: &mut Session, error: &DecodeE
     tracing::debug!(target: "jmqt::session", remote = %session.info.remote, %error, "bad packet");
     if let Answer::ConnAck(version, reason) = error.answer() {
         session.outbox.set_form(Form::of_mqtt(version, session.info.protocol.is_websocket()), u32::MAX);
-        connect::refuse(session, reason);
+        accept::refuse(session, reason);
     }
     ControlFlow::Break(CloseReason::ProtocolViolation)
 }

@@ -1,4 +1,4 @@
-//! The verb `authenticate`: a client proves its identity (§7.a, §10).
+//! The verbs `authenticate` and `exchange`: a client proves its identity (§7.a, §10; MQTT 5.0, 4.12).
 
 use std::ops::ControlFlow;
 
@@ -7,7 +7,10 @@ use jmqt_core::{Payload, StatusCode};
 use crate::connection::Flow;
 use crate::context::Shared;
 use crate::session::Session;
-use crate::validators::{AuthRequest, AuthVerdict, Grant, MqttConnect, asking};
+use crate::tls::ClientCertificate;
+use crate::validators::{
+    Attached, AuthExchange, AuthRequest, AuthStep, AuthVerdict, ExchangeRequest, Grant, MqttConnect, asking,
+};
 
 /// The reason why a client received no token.
 pub(crate) struct RefusedAuth {
@@ -49,4 +52,101 @@ pub(crate) async fn authenticate(
             Err(RefusedAuth { status: StatusCode::SERVER_ERROR, message })
         }
     })
+}
+
+/// A packet of an authentication exchange of MQTT 5.
+#[derive(Clone, Copy)]
+pub(crate) struct ExchangePacket<'a> {
+    pub(crate) method: &'a str,
+    pub(crate) data: Option<&'a [u8]>,
+    pub(crate) client_id: &'a str,
+    pub(crate) mqtt: Option<&'a MqttConnect<'a>>,
+}
+
+/// Which packet of an exchange it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ExchangeTurn {
+    First,
+    Next,
+}
+
+/// The next step of an exchange.
+pub(crate) enum ExchangeStep {
+    Challenge(Vec<u8>),
+    Granted(Grant, Option<Vec<u8>>),
+    Refused(StatusCode),
+}
+
+/// Asks the auth validator for an exchange. `Ok(None)`: it does not know the method.
+pub(crate) async fn begin_exchange(
+    shared: &Shared,
+    session: &mut Session,
+    packet: ExchangePacket<'_>,
+) -> Flow<Result<Option<Box<dyn AuthExchange>>, StatusCode>> {
+    let (attached, certificate) = (session.attached.clone(), session.client_certificate());
+    let request = exchange_request(shared, session, attached.as_deref(), certificate.as_ref(), packet);
+    let question = asking(|| shared.validators.auth.begin_exchange(&request));
+    let begun = session.ask("auth validator", question).await?;
+    ControlFlow::Continue(begun.ok_or(StatusCode::SERVER_ERROR))
+}
+
+/// Passes a packet to the exchange.
+pub(crate) async fn exchange(
+    shared: &Shared,
+    session: &mut Session,
+    exchange: &mut dyn AuthExchange,
+    packet: ExchangePacket<'_>,
+    turn: ExchangeTurn,
+) -> Flow<ExchangeStep> {
+    let (attached, certificate) = (session.attached.clone(), session.client_certificate());
+    let request = exchange_request(shared, session, attached.as_deref(), certificate.as_ref(), packet);
+    let question = asking(|| match turn {
+        ExchangeTurn::First => exchange.start(&request),
+        ExchangeTurn::Next => exchange.next(&request),
+    });
+    let failed = ExchangeStep::Refused(StatusCode::SERVER_ERROR);
+    let Some(step) = session.ask("auth exchange", question).await? else {
+        return ControlFlow::Continue(failed);
+    };
+    let data = match &step {
+        AuthStep::Challenge(data) => Some(data),
+        AuthStep::Done { data, .. } => data.as_ref(),
+    };
+    if data.is_some_and(|data| data.len() > usize::from(u16::MAX)) {
+        session.validator_mistake("auth exchange", &"its data is longer than 65,535 bytes");
+        return ControlFlow::Continue(failed);
+    }
+    ControlFlow::Continue(match step {
+        AuthStep::Challenge(data) => ExchangeStep::Challenge(data),
+        AuthStep::Done { verdict: AuthVerdict::Grant(grant), data } => {
+            if let Some(data) = &grant.session {
+                session.attach(&grant.client, data);
+            }
+            ExchangeStep::Granted(grant, data)
+        }
+        AuthStep::Done { verdict: AuthVerdict::Refuse { status, .. }, .. } if !status.is_ok() => {
+            ExchangeStep::Refused(status)
+        }
+        AuthStep::Done { .. } => {
+            session.validator_mistake("auth exchange", &"it refused with status OK");
+            failed
+        }
+    })
+}
+
+fn exchange_request<'a>(
+    shared: &'a Shared,
+    session: &Session,
+    attached: Option<&'a Attached>,
+    certificate: Option<&'a ClientCertificate>,
+    packet: ExchangePacket<'a>,
+) -> ExchangeRequest<'a> {
+    let ExchangePacket { method, data, client_id, mqtt } = packet;
+    let of_session = attached.and_then(Attached::data).filter(|_| session.member.is_some()).into();
+    let upgrade = attached.and_then(Attached::upgrade);
+    ExchangeRequest::new(session.info, method, data, client_id, &shared.handle, of_session).with(
+        upgrade,
+        certificate,
+        mqtt,
+    )
 }

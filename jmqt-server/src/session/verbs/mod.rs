@@ -12,10 +12,12 @@ mod publish;
 mod subscribe;
 mod will;
 
-pub(crate) use authenticate::authenticate;
+pub(crate) use authenticate::{
+    ExchangePacket, ExchangeStep, ExchangeTurn, authenticate, begin_exchange, exchange,
+};
 pub(crate) use control::control;
 pub(crate) use leave::leave;
-pub(crate) use open::{Language, NotOpened, Opening, open, start};
+pub(crate) use open::{Language, NotOpened, Opening, open, renew, start};
 pub(crate) use publish::{Publication, acknowledge, publish, refuse_in_order, release};
 pub(crate) use subscribe::{
     send_matching_retained, subscribe, subscribe_to_filter, subscribe_with, unsubscribe,

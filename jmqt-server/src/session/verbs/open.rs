@@ -1,4 +1,5 @@
-//! The verb `open`: a client begins a session (§7.c, protocol.md 2.2 to 2.4, 2.9, 2.23).
+//! The verbs `open` and `renew`: a client begins a session, or authenticates again within it (§7.c, protocol.md 2.2 to 2.4,
+//! 2.9, 2.23).
 
 use std::ops::ControlFlow;
 use std::pin::pin;
@@ -83,7 +84,7 @@ pub(crate) async fn open(
     session: &mut Session,
     opening: Opening<'_>,
 ) -> Flow<Result<Opened, NotOpened>> {
-    let accepted = match ask(shared, session, &opening).await? {
+    let accepted = match ask(shared, session, &opening.client, opening.token).await? {
         Ok(accepted) => accepted,
         Err(status) => return ControlFlow::Continue(Err(NotOpened::Refused(status))),
     };
@@ -105,16 +106,16 @@ pub(crate) async fn open(
 async fn ask(
     shared: &Shared,
     session: &mut Session,
-    opening: &Opening<'_>,
+    client: &ClientId,
+    token: &str,
 ) -> Flow<Result<Accepted, StatusCode>> {
-    let client = &opening.client;
     let handle = ConnHandle::new(client.clone(), shared.handle.clone());
     // Data that `auth` attached for another client is not used for this one.
     let attached = session.attached.clone();
     let data = attached.as_ref().and_then(|attached| attached.data_for(client));
     let upgrade = attached.as_ref().and_then(|attached| attached.upgrade());
     let certificate = session.client_certificate();
-    let request = ConnRequest::new(session.info, client, opening.token, &handle, data.into(), upgrade)
+    let request = ConnRequest::new(session.info, client, token, &handle, data.into(), upgrade)
         .with_certificate(certificate.as_ref());
     let question = asking(|| shared.validators.conn.validate_conn(&request));
     ControlFlow::Continue(match session.ask("conn validator", question).await? {
@@ -138,6 +139,27 @@ async fn ask(
         }
         None => Err(StatusCode::SERVER_ERROR),
     })
+}
+
+/// Asks the conn validator whether a session may continue whose client has authenticated again. The time limit and the
+/// session data of the verdict replace those of the session; its subscriptions and the calls through its handle are dropped.
+pub(crate) async fn renew(
+    shared: &Shared,
+    session: &mut Session,
+    client: &ClientId,
+    token: &str,
+) -> Flow<Result<(), StatusCode>> {
+    let began = Instant::now();
+    let Accepted { attached, valid_for, .. } = match ask(shared, session, client, token).await? {
+        Ok(accepted) => accepted,
+        Err(status) => return ControlFlow::Continue(Err(status)),
+    };
+    session.attached = attached;
+    match valid_for {
+        Some(time) => session.expire_after(time.saturating_sub(began.elapsed())),
+        None => session.never_expire(),
+    }
+    ControlFlow::Continue(Ok(()))
 }
 
 async fn begin(

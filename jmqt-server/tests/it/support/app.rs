@@ -5,10 +5,11 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
 use jmqt_server::{
-    AuthRequest, AuthToken, AuthValidator, AuthVerdict, BoxError, ClientId, CloseNotice, CloseNotifier,
-    CloseReason, ConnRequest, ConnValidator, ConnVerdict, ControlHandler, ControlReply, ControlRequest,
-    DisconnectNotice, DisconnectNotifier, FilterRequest, PubRequest, PubValidator, PubVerdict, ServerHandle,
-    StatusCode, SubRequest, SubValidator, UnsubRequest, UnsubValidator, Verdict, async_trait,
+    AuthExchange, AuthRequest, AuthToken, AuthValidator, AuthVerdict, BoxError, ClientId, CloseNotice,
+    CloseNotifier, CloseReason, ConnRequest, ConnValidator, ConnVerdict, ControlHandler, ControlReply,
+    ControlRequest, DisconnectNotice, DisconnectNotifier, ExchangeRequest, FilterRequest, PubRequest,
+    PubValidator, PubVerdict, ServerHandle, StatusCode, SubRequest, SubValidator, UnsubRequest,
+    UnsubValidator, Verdict, async_trait,
 };
 use tokio::sync::{Semaphore, mpsc};
 
@@ -76,6 +77,8 @@ pub struct OwnedControl {
 }
 
 type ConnAnswer = dyn Fn(&ConnRequest<'_>) -> Result<ConnVerdict, BoxError> + Send + Sync;
+/// Begins an authentication exchange of MQTT 5.
+type Exchanges = dyn Fn(&ExchangeRequest<'_>) -> Option<Box<dyn AuthExchange>> + Send + Sync;
 /// Whether this client may do this with this channel or filter.
 type Rule = dyn Fn(Asked, &ClientId, &str) -> bool + Send + Sync;
 type ControlFuture = Pin<Box<dyn Future<Output = Result<ControlReply, BoxError>> + Send>>;
@@ -93,6 +96,7 @@ pub struct TestApp {
 struct Inner {
     behaviours: Mutex<HashMap<Asked, Behaviour>>,
     conn: Mutex<Option<Arc<ConnAnswer>>>,
+    exchanges: Mutex<Option<Arc<Exchanges>>>,
     rule: Mutex<Option<Arc<Rule>>>,
     control: Mutex<Option<Arc<ControlAnswer>>>,
     asked: mpsc::UnboundedSender<(Asked, String)>,
@@ -108,6 +112,7 @@ impl TestApp {
         let inner = Inner {
             behaviours: Mutex::default(),
             conn: Mutex::default(),
+            exchanges: Mutex::default(),
             rule: Mutex::default(),
             control: Mutex::default(),
             asked,
@@ -141,6 +146,14 @@ impl TestApp {
         answer: impl Fn(&ConnRequest<'_>) -> Result<ConnVerdict, BoxError> + Send + Sync + 'static,
     ) {
         *self.inner.conn.lock().unwrap() = Some(Arc::new(answer));
+    }
+
+    /// Begins authentication exchanges from now on.
+    pub fn on_exchange(
+        &self,
+        begin: impl Fn(&ExchangeRequest<'_>) -> Option<Box<dyn AuthExchange>> + Send + Sync + 'static,
+    ) {
+        *self.inner.exchanges.lock().unwrap() = Some(Arc::new(begin));
     }
 
     /// Decides about subscriptions and publishes from now on.
@@ -239,6 +252,14 @@ impl AuthValidator for TestApp {
             return Ok(AuthVerdict::refuse(StatusCode::NOT_ALLOWED, "client_name is missing"));
         };
         Ok(AuthVerdict::grant(ClientId::parse(name)?, AuthToken::new(format!("token-{name}"))))
+    }
+
+    async fn begin_exchange(
+        &self,
+        request: &ExchangeRequest<'_>,
+    ) -> Result<Option<Box<dyn AuthExchange>>, BoxError> {
+        let begin = self.inner.exchanges.lock().unwrap().clone();
+        Ok(begin.and_then(|begin| begin(request)))
     }
 }
 

@@ -1,0 +1,191 @@
+//! CONNACK: accepting and refusing a CONNECT (3.2).
+
+use std::ops::ControlFlow;
+use std::pin::pin;
+
+use bytes::Bytes;
+use jmqt_core::{ChannelKind, ClientId, Retain, StatusCode};
+use jmqt_mqtt::{
+    ConnAck, Connect, Packet, PacketType, Properties, Property, PropertyBuf, ReasonCode, Version,
+};
+
+use super::exchange::{self, Authentication};
+use super::farewell::Farewell;
+use super::publish::{TOPIC_ALIASES, channel_of, message_attributes};
+use super::{Client, State, answer, fitting, of_packet};
+use crate::connection::{CloseReason, Flow};
+use crate::context::{Limits, Shared};
+use crate::message::Data;
+use crate::outbox::RECEIVE_MAXIMUM;
+use crate::session::verbs::{Language, MqttSession, NewWill, NotOpened, Opening, Redelivery};
+use crate::session::{Session, verbs};
+use crate::validators::{Grant, MqttConnect};
+
+/// Sends a CONNACK with this reason. The connection ends afterwards.
+pub(super) fn refuse(session: &mut Session, reason: ReasonCode) {
+    let packet = ConnAck { session_present: false, reason, properties: Properties::EMPTY };
+    let _ = answer(session, &Packet::ConnAck(packet));
+}
+
+/// Refuses a CONNECT, and ends the connection (3.2.2.2).
+pub(super) fn reject(shared: &Shared, session: &mut Session, version: Version, reason: ReasonCode) -> Flow {
+    tracing::debug!(target: "jmqt::session", remote = %session.info.remote, %reason, "refused: CONNECT");
+    if matches!(reason, ReasonCode::BAD_USER_NAME_OR_PASSWORD | ReasonCode::NOT_AUTHORIZED) {
+        shared.hub.counters.refusals_closed.increment();
+    }
+    // Before MQTT 5 not every reason has a return code.
+    if version == Version::V5 || reason.connack_v3().is_some() {
+        refuse(session, reason);
+    }
+    ControlFlow::Break(CloseReason::TooManyRefusals)
+}
+
+/// Begins the session of a client that has proved its identity, by an authentication method if it has named one, whose last
+/// data is sent with the CONNACK.
+pub(super) async fn accept(
+    shared: &Shared,
+    session: &mut Session,
+    state: &mut State,
+    connect: &Connect<'_>,
+    grant: Grant,
+    authenticated: Option<(&str, Option<&[u8]>)>,
+) -> Flow {
+    let (version, asked) = (connect.version, connect.properties);
+    if !connect.client_id.is_empty() && grant.client.as_str() != connect.client_id {
+        return reject(shared, session, version, ReasonCode::CLIENT_IDENTIFIER_NOT_VALID);
+    }
+    let will = match will(shared, session, connect, &grant.client).await? {
+        Ok(will) => will,
+        Err(reason) => return reject(shared, session, version, reason),
+    };
+    let has_will = will.is_some();
+    let expiry = session_expiry(&shared.limits, connect);
+    let mut announced = announced(shared, connect, &grant.client, expiry);
+    if let Some((method, data)) = authenticated {
+        exchange::push(&mut announced, method, data);
+    }
+    let accepted = ConnAck {
+        session_present: false,
+        reason: ReasonCode::SUCCESS,
+        properties: of_packet(&announced, PacketType::ConnAck),
+    };
+    if fitting(session, &Packet::ConnAck(accepted)).is_none() {
+        return reject(shared, session, version, ReasonCode::PACKET_TOO_LARGE);
+    }
+    let opening = Opening {
+        client: grant.client.clone(),
+        token: grant.token.reveal(),
+        window: Some(asked.receive_maximum().unwrap_or(u16::MAX).into()),
+        redelivery: Redelivery::AtOnce,
+        publisher: None,
+        language: Language::Mqtt(MqttSession { is_clean: connect.clean_start, expiry, will }),
+    };
+    let opened = match verbs::open(shared, session, opening).await? {
+        Ok(opened) => opened,
+        Err(NotOpened::Refused(status)) => return reject(shared, session, version, refused_login(status)),
+        Err(NotOpened::TooManyTakeovers(_)) => {
+            return reject(shared, session, version, ReasonCode::SERVER_BUSY);
+        }
+    };
+    session.keep_alive(connect.keep_alive);
+    *state = State::Connected(Box::new(Client {
+        version,
+        expiry,
+        is_stored: opened.is_stored(),
+        wants_reasons: asked.request_problem_information() != Some(false),
+        aliases: Vec::new(),
+        has_will,
+        authentication: authenticated.map(|(method, _)| Box::new(Authentication::new(method))),
+        farewell: Farewell::Usual,
+    }));
+    let packet = ConnAck {
+        // MQTT 3.1 does not have this flag.
+        session_present: opened.is_resumed() && version != Version::V3_1,
+        ..accepted
+    };
+    answer(session, &Packet::ConnAck(packet))?;
+    verbs::start(shared, session, opened).await
+}
+
+/// What the client must know of the server (3.2.2.3).
+fn announced(shared: &Shared, connect: &Connect<'_>, id: &ClientId, expiry: u32) -> PropertyBuf {
+    let mut properties = PropertyBuf::new();
+    if connect.version == Version::V5 {
+        let own = [
+            connect.client_id.is_empty().then(|| Property::AssignedClientIdentifier(id.as_str())),
+            (expiry < connect.properties.session_expiry().unwrap_or(0))
+                .then_some(Property::SessionExpiryInterval(expiry)),
+            Some(Property::ReceiveMaximum(RECEIVE_MAXIMUM)),
+            Some(Property::TopicAliasMaximum(TOPIC_ALIASES)),
+            u32::try_from(shared.limits.packet_bytes).ok().map(Property::MaximumPacketSize),
+            Some(Property::SharedSubscriptionAvailable(false)),
+        ];
+        for property in own.into_iter().flatten() {
+            // They are within the limits of a property.
+            let _ = properties.push(property);
+        }
+    }
+    properties
+}
+
+/// The seconds for which the session outlives its connection: at most SESSION_EXPIRY_SECONDS. Before MQTT 5 a client can
+/// only tell whether it does.
+fn session_expiry(limits: &Limits, connect: &Connect<'_>) -> u32 {
+    let asked = match connect.version {
+        Version::V5 => connect.properties.session_expiry().unwrap_or(0),
+        _ if connect.clean_start => 0,
+        _ => u32::MAX,
+    };
+    asked.min(limits.session_expiry_seconds)
+}
+
+/// What validators see of a CONNECT.
+pub(super) const fn asked_of<'a>(connect: &Connect<'a>) -> MqttConnect<'a> {
+    MqttConnect {
+        version: connect.version.level(),
+        client_id: connect.client_id,
+        user_name: connect.user_name,
+        password: connect.password,
+    }
+}
+
+pub(super) fn refused_login(status: StatusCode) -> ReasonCode {
+    match status {
+        StatusCode::INVALID_TOKEN | StatusCode::FAILED => ReasonCode::BAD_USER_NAME_OR_PASSWORD,
+        StatusCode::SERVER_ERROR => ReasonCode::SERVER_UNAVAILABLE,
+        StatusCode::INVALID_PACKET => ReasonCode::BAD_USER_NAME_OR_PASSWORD,
+        _ => ReasonCode::NOT_AUTHORIZED,
+    }
+}
+
+/// The will of a CONNECT, if the application allows it.
+async fn will(
+    shared: &Shared,
+    session: &mut Session,
+    connect: &Connect<'_>,
+    id: &ClientId,
+) -> Flow<Result<Option<NewWill>, ReasonCode>> {
+    let Some(will) = connect.will else { return ControlFlow::Continue(Ok(None)) };
+    let channel = match channel_of(will.topic) {
+        Ok(channel) if channel.kind() != ChannelKind::Control => channel,
+        Ok(_) => return ControlFlow::Continue(Err(ReasonCode::TOPIC_NAME_INVALID)),
+        Err(refusal) => return ControlFlow::Continue(Err(refusal.reason)),
+    };
+    if will.properties.payload_format_indicator() == Some(true) && std::str::from_utf8(will.payload).is_err()
+    {
+        return ControlFlow::Continue(Err(ReasonCode::PAYLOAD_FORMAT_INVALID));
+    }
+    let retain = if will.retain { Retain::Yes } else { Retain::No };
+    let qos = will.qos.into();
+    let attributes =
+        message_attributes(connect.version, will.properties, qos, will.retain, NewWill::PUBLISHED);
+    let delay = match connect.version {
+        Version::V5 => will.properties.will_delay().unwrap_or(0),
+        _ => 0,
+    };
+    let data = Data::new(Bytes::copy_from_slice(will.payload), attributes);
+    let will = NewWill { channel, data, qos, retain, delay };
+    let info = session.info;
+    let is_allowed = session.wait(pin!(verbs::is_will_allowed(shared, info, id, &will))).await?;
+    ControlFlow::Continue(if is_allowed { Ok(Some(will)) } else { Err(ReasonCode::NOT_AUTHORIZED) })
+}
