@@ -20,20 +20,26 @@ pub struct Connection {
     taken: usize,
 }
 
+/// Connects, and says where it comes from if that is wanted. Returns this end of it, too.
+pub(crate) async fn open(target: Target) -> io::Result<(TcpStream, SocketAddr)> {
+    let mut stream = TcpStream::connect(target.address).await?;
+    stream.set_nodelay(true)?;
+    let local = stream.local_addr()?;
+    if target.says_header {
+        let (from, to) = (local.port(), target.address.port());
+        let header = format!("PROXY TCP4 127.0.0.1 127.0.0.1 {from} {to}\r\n");
+        stream.write_all(header.as_bytes()).await?;
+    }
+    Ok((stream, local))
+}
+
 impl Connection {
     /// Connects, and says where it comes from if that is wanted.
     ///
     /// # Errors
     /// Those of the network.
     pub async fn open(target: Target) -> io::Result<Self> {
-        let mut stream = TcpStream::connect(target.address).await?;
-        stream.set_nodelay(true)?;
-        let local = stream.local_addr()?;
-        if target.says_header {
-            let (from, to) = (local.port(), target.address.port());
-            let header = format!("PROXY TCP4 127.0.0.1 127.0.0.1 {from} {to}\r\n");
-            stream.write_all(header.as_bytes()).await?;
-        }
+        let (stream, local) = open(target).await?;
         Ok(Self { local, stream, received: Vec::new(), taken: 0 })
     }
 

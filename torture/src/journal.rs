@@ -5,10 +5,37 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use jmqt_mqtt::Qos;
+use serde::Deserialize;
+
+use crate::mqtt::Kind;
 use crate::notices::now;
 
 /// A message: its publisher's number, and its own, from 0 on.
 pub type Message = (u32, u32);
+
+/// The name of a channel.
+#[must_use]
+pub fn channel_name(channel: u32) -> String {
+    format!("c/{channel}")
+}
+
+/// The data of a message.
+#[must_use]
+pub fn payload(publisher: u32, n: u32) -> String {
+    format!(r#"{{"p":{publisher},"n":{n}}}"#)
+}
+
+/// The message with this data.
+#[must_use]
+pub fn message_of(data: &[u8]) -> Option<Message> {
+    #[derive(Deserialize)]
+    struct Data {
+        p: u32,
+        n: u32,
+    }
+    serde_json::from_slice(data).ok().map(|Data { p, n }| (p, n))
+}
 
 /// What became of one message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -28,10 +55,26 @@ pub struct Sent {
 pub struct PublisherLog {
     /// Its client id.
     pub name: String,
+    /// What it is, if it speaks MQTT.
+    pub mqtt: Option<Kind>,
     /// What it has published.
     pub messages: Vec<Sent>,
     /// How many were acknowledged.
     pub acked: usize,
+}
+
+impl PublisherLog {
+    /// The QoS that it publishes with.
+    #[must_use]
+    pub fn qos(&self) -> Qos {
+        self.mqtt.map_or(Qos::AtLeastOnce, |kind| kind.qos)
+    }
+
+    /// Whether a message that it publishes again is stored once: JMQT clients say who publishes (protocol.md 2.23).
+    #[must_use]
+    pub fn is_stored_once(&self) -> bool {
+        self.mqtt.is_none_or(|kind| kind.qos == Qos::ExactlyOnce)
+    }
 }
 
 /// What one subscriber has received.
@@ -39,6 +82,8 @@ pub struct PublisherLog {
 pub struct SubscriberLog {
     /// Its client id.
     pub name: String,
+    /// What it is, if it speaks MQTT.
+    pub mqtt: Option<Kind>,
     /// Messages in the order of their first receipt.
     pub firsts: Vec<Message>,
     /// The push ids that each message came under, as hashes.
@@ -48,6 +93,8 @@ pub struct SubscriberLog {
     message_of_id: HashMap<u64, Message>,
     /// The ids of this connection.
     in_connection: HashSet<u64>,
+    /// The messages of this connection, if it speaks MQTT.
+    messages_in_connection: HashSet<Message>,
 }
 
 /// One `conn`.
@@ -80,20 +127,22 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 const PROBLEMS: usize = 200;
 
 impl Journal {
-    /// For this many publishers, `p0` and so on, and subscribers, `s0` and so on.
+    /// For this many publishers, `p0` and so on, and subscribers, `s0` and so on, and behind each of them this many that
+    /// speak MQTT.
     #[must_use]
-    pub fn new(publishers: u32, subscribers: u32) -> Self {
+    pub fn new(publishers: u32, subscribers: u32, mqtt: u32) -> Self {
+        let kind = |number: u32, jmqt: u32| number.checked_sub(jmqt).map(Kind::of);
         let publisher = |number| {
-            let name = format!("p{number}");
-            Mutex::new(PublisherLog { name, ..PublisherLog::default() })
+            let (name, mqtt) = (format!("p{number}"), kind(number, publishers));
+            Mutex::new(PublisherLog { name, mqtt, ..PublisherLog::default() })
         };
         let subscriber = |number| {
-            let name = format!("s{number}");
-            Mutex::new(SubscriberLog { name, ..SubscriberLog::default() })
+            let (name, mqtt) = (format!("s{number}"), kind(number, subscribers));
+            Mutex::new(SubscriberLog { name, mqtt, ..SubscriberLog::default() })
         };
         Self {
-            publishers: (0..publishers).map(publisher).collect(),
-            subscribers: (0..subscribers).map(subscriber).collect(),
+            publishers: (0..publishers + mqtt).map(publisher).collect(),
+            subscribers: (0..subscribers + mqtt).map(subscriber).collect(),
             sessions: Mutex::default(),
             problems: Mutex::default(),
         }
@@ -177,9 +226,32 @@ impl Journal {
         }
     }
 
+    /// An MQTT client has received a message, which is not a repeated one of QoS 2.
+    pub fn received_by_mqtt(&self, subscriber: u32, message: Message) {
+        let (published, is_stored_once) = {
+            let log = self.publisher(message.0);
+            (log.qos(), log.is_stored_once())
+        };
+        let mut log = self.subscriber(subscriber);
+        let is_repeated_here = !log.messages_in_connection.insert(message);
+        if log.ids.insert(message, Vec::new()).is_none() {
+            log.firsts.push(message);
+            return;
+        }
+        log.repeats += 1;
+        let subscribed = log.mqtt.map_or(Qos::AtLeastOnce, |kind| kind.qos);
+        if published.min(subscribed) == Qos::ExactlyOnce {
+            self.problem(format!("{} received {message:?} twice, with QoS 2", log.name));
+        } else if is_repeated_here && is_stored_once {
+            self.problem(format!("{} received {message:?} twice in one connection", log.name));
+        }
+    }
+
     /// A subscriber has a new connection.
     pub fn connected_again(&self, subscriber: u32) {
-        self.subscriber(subscriber).in_connection.clear();
+        let mut log = self.subscriber(subscriber);
+        log.in_connection.clear();
+        log.messages_in_connection.clear();
     }
 
     /// How many messages were acknowledged to their publishers.

@@ -2,7 +2,7 @@
 //!
 //! [`Cluster`] starts nodes, a MariaDB, a Redis and a balancer, all private, on 127.0.0.1 and in a temporary
 //! folder; each can be killed, stopped and started again. [`Load`] keeps publishers and persistent
-//! subscribers busy meanwhile. They use no client library, which would hide what is checked. [`check()`] lists the rules of
+//! subscribers of both languages busy meanwhile. They use no client library, which would hide what is checked. [`check()`] lists the rules of
 //! protocol.md that were broken.
 //!
 //! Each test of this crate causes one fault; the program `torture` causes one fault after another.
@@ -18,6 +18,9 @@ pub mod connection;
 pub mod journal;
 pub mod load;
 pub mod mariadb;
+pub mod mqtt;
+mod mqtt_publisher;
+mod mqtt_subscriber;
 pub mod node;
 pub mod notices;
 pub mod process;

@@ -11,7 +11,9 @@ use tokio::time::timeout;
 use crate::checker::{Report, check};
 use crate::journal::Journal;
 use crate::session::{LoadOptions, Phase, RETRY_EVERY, Shared, Target};
-use crate::{Client, Cluster, DEADLINE, publisher, rival, subscriber, within};
+use crate::{
+    Client, Cluster, DEADLINE, mqtt_publisher, mqtt_subscriber, publisher, rival, subscriber, within,
+};
 
 /// A load that runs.
 #[derive(Debug)]
@@ -27,21 +29,33 @@ impl Load {
     /// Connects everybody, and returns when all are subscribed and every publisher is at it.
     pub async fn start(targets: Vec<Target>, options: LoadOptions) -> Self {
         let (phase, receiver) = watch::channel(Phase::Busy);
-        let journal = Journal::new(options.publishers, options.subscribers);
+        let journal = Journal::new(options.publishers, options.subscribers, options.mqtt);
         // Each load numbers its messages from the beginning, also on the same cluster.
         static LOADS: AtomicU32 = AtomicU32::new(0);
         let publisher = format!("load {}", LOADS.fetch_add(1, Ordering::Relaxed));
         let shared = Arc::new(Shared { journal, options, targets, phase: receiver, publisher });
-        let (ready, mut subscribed) = tokio::sync::mpsc::channel(shared.options.subscribers as usize);
-        let subscribers = (0..shared.options.subscribers)
-            .map(|number| tokio::spawn(subscriber::run(Arc::clone(&shared), number, ready.clone())))
-            .collect();
-        for _ in 0..shared.options.subscribers {
+        let (publishers, subscribers) = shared.journal.clients();
+        let (ready, mut subscribed) = tokio::sync::mpsc::channel(subscribers as usize);
+        let subscriber = |number| {
+            let (shared, ready, kind) =
+                (Arc::clone(&shared), ready.clone(), shared.journal.subscriber(number).mqtt);
+            match kind {
+                Some(kind) => tokio::spawn(mqtt_subscriber::run(shared, number, kind, ready)),
+                None => tokio::spawn(subscriber::run(shared, number, ready)),
+            }
+        };
+        let subscribers: Vec<_> = (0..subscribers).map(subscriber).collect();
+        for _ in &subscribers {
             within("the subscriptions", subscribed.recv()).await;
         }
-        let publishers = (0..shared.options.publishers)
-            .map(|number| tokio::spawn(publisher::run(Arc::clone(&shared), number)))
-            .collect();
+        let publisher = |number| {
+            let (shared, kind) = (Arc::clone(&shared), shared.journal.publisher(number).mqtt);
+            match kind {
+                Some(kind) => tokio::spawn(mqtt_publisher::run(shared, number, kind)),
+                None => tokio::spawn(publisher::run(shared, number)),
+            }
+        };
+        let publishers = (0..publishers).map(publisher).collect();
         let rivals = (0..shared.options.rivals * 2)
             .map(|number| tokio::spawn(rival::run(Arc::clone(&shared), number)))
             .collect();

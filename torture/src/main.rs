@@ -159,6 +159,7 @@ async fn run(minutes: u64, seed: u64) -> ExitCode {
     let options = LoadOptions {
         publishers: 4,
         subscribers: 4,
+        mqtt: 4,
         channels: 5,
         churn: Some(Duration::from_secs(5)),
         rivals: 2,

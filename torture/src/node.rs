@@ -59,7 +59,7 @@ impl Node {
         let prefix = around.prefix;
         write!(
             text,
-            "BIND_ADDRESS = \"127.0.0.1\"\nSOCKET_PORT = {}\nTIMEOUT_SECONDS = 30\nDRAIN_SECONDS = 2\n\
+            "BIND_ADDRESS = \"127.0.0.1\"\nSOCKET_PORT = {}\nMQTT_ON_JMQT_PORTS = true\nTIMEOUT_SECONDS = 30\nDRAIN_SECONDS = 2\n\
              MAX_TAKEOVERS_PER_SECOND = 0\n\
              ENABLE_MYSQL = true\nMYSQL_HOST = \"127.0.0.1\"\nMYSQL_PORT = {mysql}\nMYSQL_DB = \"{DATABASE}\"\n\
              MYSQL_USER = \"root\"\nENABLE_REDIS = true\nREDIS_HOST = \"127.0.0.1\"\nREDIS_PORT = {redis}\n\

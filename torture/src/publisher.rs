@@ -8,13 +8,13 @@ use jmqt_protocol::{Packet, decode};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::Random;
-use crate::journal::Sent;
+use crate::journal::{Sent, channel_name, payload};
 use crate::session::{HEARTBEAT_EVERY, Phase, Session, Shared};
 
 /// After a refusal everything that was refused is published again, a moment later.
-const AFTER_REFUSAL: Duration = Duration::from_millis(100);
+pub(crate) const AFTER_REFUSAL: Duration = Duration::from_millis(100);
 /// No acknowledgement may take longer. The store's own limit for a COMMIT is 30 seconds.
-const ACK_TIMEOUT: Duration = Duration::from_secs(45);
+pub(crate) const ACK_TIMEOUT: Duration = Duration::from_secs(45);
 
 pub(crate) async fn run(shared: Arc<Shared>, number: u32) {
     let name = shared.journal.publisher(number).name.clone();
@@ -123,7 +123,8 @@ impl Publisher {
         }
         self.outstanding.push_back(n);
         let id = u64::from(n) + 1; // from 1 on (protocol.md 2.23)
-        let text = format!(r#"{{"pub":{{"cn":"c{channel}","dt":{{"n":{n}}},"q":1,"id":"{id}"}}}}"#);
+        let (channel, data) = (channel_name(channel), payload(self.number, n));
+        let text = format!(r#"{{"pub":{{"cn":"{channel}","dt":{data},"q":1,"id":"{id}"}}}}"#);
         self.session.connection.send_text(&text).await.ok()
     }
 

@@ -29,7 +29,10 @@ pub struct LoadOptions {
     pub publishers: u32,
     /// Persistent subscribers, each of all channels.
     pub subscribers: u32,
-    /// Channels, `c0` and so on.
+    /// As many publishers and subscribers again, which speak MQTT with QoS 1 and 2; the subscribers have persistent sessions. With
+    /// any of them, every other JMQT subscriber subscribes to a filter.
+    pub mqtt: u32,
+    /// Channels, `c/0` and so on.
     pub channels: u32,
     /// How many publishes of one publisher may be unacknowledged.
     pub window: usize,
@@ -48,6 +51,7 @@ impl Default for LoadOptions {
         Self {
             publishers: 3,
             subscribers: 3,
+            mqtt: 0,
             channels: 4,
             window: 16,
             pace: Duration::from_millis(10),
@@ -82,9 +86,9 @@ pub(crate) struct Shared {
 /// How long a client waits before it tries again.
 pub(crate) const RETRY_EVERY: Duration = Duration::from_millis(50);
 /// How long it waits for the TCP connection, and for each answer before there is a session.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long the end of a connection may take once the client has said that it leaves.
-const LEAVE_TIMEOUT: Duration = Duration::from_secs(15);
+pub(crate) const LEAVE_TIMEOUT: Duration = Duration::from_secs(15);
 /// Often enough for TIMEOUT_SECONDS = 30.
 pub(crate) const HEARTBEAT_EVERY: Duration = Duration::from_secs(8);
 
@@ -107,6 +111,12 @@ impl Session {
         let _ = self.connection.send(&Packet::Disconn(Disconn::LEAVING)).await;
         timeout(LEAVE_TIMEOUT, async { while self.connection.next().await.is_some() {} }).await.is_ok()
     }
+}
+
+/// Waits until it is time to leave.
+pub(crate) async fn leaving(phase: &mut watch::Receiver<Phase>) {
+    // Without a sender there is no load any more.
+    let _ = phase.wait_for(|phase| *phase == Phase::Leaving).await;
 }
 
 impl Shared {

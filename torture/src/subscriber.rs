@@ -4,19 +4,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jmqt_protocol::{Packet, PushAck, Qos, Retain, decode};
-use serde::Deserialize;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, interval, sleep_until};
 
 use crate::Random;
-use crate::session::{HEARTBEAT_EVERY, Phase, RETRY_EVERY, Session, Shared};
+use crate::journal::{channel_name, message_of};
+use crate::session::{HEARTBEAT_EVERY, LoadOptions, RETRY_EVERY, Session, Shared, leaving};
 
 /// Longer than any load runs.
 const NEVER: Duration = Duration::from_secs(86_400);
 
-#[derive(Deserialize)]
-struct Data {
-    n: u32,
+/// How long a subscriber keeps a connection.
+pub(crate) fn lifetime(options: &LoadOptions, random: &mut Random) -> Duration {
+    options.churn.map_or(NEVER, |mean| {
+        let mean = u64::try_from(mean.as_millis()).unwrap();
+        Duration::from_millis(mean / 5 + random.below(mean * 2))
+    })
 }
 
 pub(crate) async fn run(shared: Arc<Shared>, number: u32, subscribed: mpsc::Sender<()>) {
@@ -27,7 +30,7 @@ pub(crate) async fn run(shared: Arc<Shared>, number: u32, subscribed: mpsc::Send
         let mut session = shared.connect(&name, &mut random).await;
         shared.journal.connected_again(number);
         if subscribed.is_some() {
-            if subscribe(&mut session, shared.options.channels).await.is_none() {
+            if subscribe(&mut session, &shared.options, number).await.is_none() {
                 tokio::time::sleep(RETRY_EVERY).await;
                 continue;
             }
@@ -44,9 +47,14 @@ pub(crate) async fn run(shared: Arc<Shared>, number: u32, subscribed: mpsc::Send
     }
 }
 
-async fn subscribe(session: &mut Session, channels: u32) -> Option<()> {
-    for channel in 0..channels {
-        let sub = format!(r#"{{"sub":{{"cn":"c{channel}","pr":1}}}}"#);
+async fn subscribe(session: &mut Session, options: &LoadOptions, number: u32) -> Option<()> {
+    let has_filter = options.mqtt > 0 && number % 2 == 1;
+    let sub = |name: String| format!(r#"{{"sub":{{"cn":"{name}","pr":1}}}}"#);
+    let subs = match has_filter {
+        true => vec![r#"{"sub":{"cn":"c/#","pr":1,"wc":1}}"#.to_owned()],
+        false => (0..options.channels).map(channel_name).map(sub).collect(),
+    };
+    for sub in subs {
         session.connection.send_text(&sub).await.ok()?;
         let answer = session.connection.next().await?;
         let Ok(Packet::SubAck(ack)) = decode(&answer) else { return None };
@@ -62,11 +70,7 @@ struct Done;
 async fn serve(shared: &Shared, number: u32, session: &mut Session, random: &mut Random) -> Option<Done> {
     let mut phase = shared.phase.clone();
     let mut heartbeat = interval(HEARTBEAT_EVERY);
-    let lifetime = shared.options.churn.map_or(NEVER, |mean| {
-        let mean = u64::try_from(mean.as_millis()).unwrap();
-        Duration::from_millis(mean / 5 + random.below(mean * 2))
-    });
-    let drop_at = sleep_until(Instant::now() + lifetime);
+    let drop_at = sleep_until(Instant::now() + lifetime(&shared.options, random));
     tokio::pin!(drop_at);
     loop {
         tokio::select! {
@@ -83,11 +87,6 @@ async fn serve(shared: &Shared, number: u32, session: &mut Session, random: &mut
     }
 }
 
-async fn leaving(phase: &mut watch::Receiver<Phase>) {
-    // Without a sender there is no load any more.
-    let _ = phase.wait_for(|phase| *phase == Phase::Leaving).await;
-}
-
 /// Notes a push; returns its acknowledgement.
 fn take(shared: &Shared, number: u32, text: &str) -> Option<PushAck<'static>> {
     let push = match decode(text) {
@@ -98,16 +97,15 @@ fn take(shared: &Shared, number: u32, text: &str) -> Option<PushAck<'static>> {
             return None;
         }
     };
-    let publisher = push.client.strip_prefix('p').and_then(|number| number.parse().ok());
-    let data = serde_json::from_str::<Data>(push.data.as_str()).ok();
-    let (Some(publisher), Some(Data { n }), Some(id), Qos::AtLeastOnce, Retain::No) =
-        (publisher, data, &push.id, push.qos, push.retain)
+    let message = message_of(push.data.as_str().as_bytes());
+    let (Some((publisher, n)), Some(id), Qos::AtLeastOnce, Retain::No) =
+        (message.filter(|(p, _)| push.client == format!("p{p}")), &push.id, push.qos, push.retain)
     else {
         shared.journal.problem(format!("s{number} received {text}"));
         return None;
     };
     let channel = shared.journal.publisher(publisher).messages.get(n as usize).map(|sent| sent.channel);
-    if channel.map(|channel| format!("c{channel}")).as_deref() != Some(&*push.channel) {
+    if channel.map(channel_name).as_deref() != Some(&*push.channel) {
         shared.journal.problem(format!("s{number} received {text}, which nobody published"));
         return None;
     }
