@@ -29,6 +29,7 @@ mod publisher;
 pub mod pulse;
 pub mod redis_server;
 mod rival;
+pub mod server;
 pub mod session;
 mod subscriber;
 

@@ -2,16 +2,12 @@
 
 #![allow(clippy::unwrap_used)] // a helper that fails is a test that fails
 
-use std::fmt::Write as _;
-use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
 use jmqt_client::Reconnect;
 use jmqt_client::mqtt::{Client, Options, Publish, Qos, Version};
-use tempfile::TempDir;
-use test_support::{Process, free_port, tail};
-use torture::mariadb::{DATABASE, MariaDb};
+use torture::mariadb::MariaDb;
+use torture::server::Server;
 use torture::{Random, within};
 
 const MESSAGES: usize = 600;
@@ -19,75 +15,19 @@ const KILLS: usize = 10;
 /// The longest time between a start of the server and its end, in milliseconds.
 const LONGEST_LIFE: u64 = 400;
 
-/// One server with its data.
-struct Server {
-    folder: TempDir,
-    port: u16,
-    process: Option<Process>,
-    starts: u32,
-}
-
-impl Server {
-    fn new(database: Option<&MariaDb>) -> Self {
-        let (folder, port) = (tempfile::tempdir().unwrap(), free_port());
-        let mut text = String::new();
-        write!(text, "BIND_ADDRESS = \"127.0.0.1\"\nSOCKET_PORT = 0\nMQTT_PORT = {port}\n").unwrap();
-        writeln!(text, "MAX_TAKEOVERS_PER_SECOND = 0\nMAX_INFLIGHT = 64").unwrap();
-        match database {
-            None => {
-                let path = folder.path().join("jmqt.db");
-                writeln!(text, "SQLITE_PATH = {:?}", path.display().to_string()).unwrap();
-            }
-            Some(database) => write!(
-                text,
-                "ENABLE_MYSQL = true\nMYSQL_HOST = \"127.0.0.1\"\nMYSQL_PORT = {}\nMYSQL_DB = \"{DATABASE}\"\n\
-                 MYSQL_USER = \"root\"\n",
-                database.port()
-            )
-            .unwrap(),
-        }
-        let mut server = Self { folder, port, process: None, starts: 0 };
-        std::fs::write(server.file("server.conf"), text).unwrap();
-        server.start();
-        server
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn start(&mut self) {
-        self.starts += 1;
-        let mut command = Command::new(env!("CARGO_BIN_EXE_torture_node"));
-        command.arg("--config").arg(self.file("server.conf")).arg("--notices").arg(self.file("notices"));
-        command.args(["--name", "n0", "--start", &self.starts.to_string()]);
-        self.process = Some(Process::start_with_log(&mut command, &self.file("log")).unwrap());
-    }
-
-    /// Kills it, and starts it again.
-    fn crash(&mut self) {
-        let mut process = self.process.take().expect("it is running");
-        if let Some(status) = process.ended() {
-            panic!("the server ended with {status}; its log ends with:\n{}", tail(&self.file("log")));
-        }
-        process.kill();
-        self.start();
-    }
-
-    fn options(&self, name: &str, version: Version) -> Options {
-        let mut options = Options::url(&format!("mqtt://{name}@127.0.0.1:{}", self.port)).unwrap();
-        (options.client_id, options.version) = (name.to_owned(), version);
-        (options.clean_start, options.session_expiry) = (false, Duration::from_secs(3600));
-        options.reconnect = Reconnect::every(Duration::from_millis(30));
-        options
-    }
+fn options(port: u16, name: &str, version: Version) -> Options {
+    let mut options = Options::url(&format!("mqtt://{name}@127.0.0.1:{port}")).unwrap();
+    (options.client_id, options.version) = (name.to_owned(), version);
+    (options.clean_start, options.session_expiry) = (false, Duration::from_secs(3600));
+    options.reconnect = Reconnect::every(Duration::from_millis(30));
+    options
 }
 
 async fn every_message_arrives_once(mut server: Server, seed: u64) {
     let mut random = Random::new(seed);
-    let reader = Client::start(server.options("reader", Version::V5)).unwrap();
+    let reader = Client::start(options(server.port, "reader", Version::V5)).unwrap();
     let mut stream = within("the SUBACK", reader.subscribe("ledger", Qos::ExactlyOnce)).await.unwrap();
-    let sender = Client::start(server.options("sender", Version::V3_1_1)).unwrap();
+    let sender = Client::start(options(server.port, "sender", Version::V3_1_1)).unwrap();
     let publishing = tokio::spawn(async move {
         let mut receipts = Vec::new();
         for number in 0..MESSAGES {
@@ -128,7 +68,7 @@ async fn every_message_arrives_once(mut server: Server, seed: u64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sqlite_every_message_with_qos_2_arrives_once_while_the_server_is_killed() {
-    every_message_arrives_once(Server::new(None), 1).await;
+    every_message_arrives_once(Server::start(None), 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -139,5 +79,5 @@ async fn mysql_every_message_with_qos_2_arrives_once_while_the_server_is_killed(
     }
     let folder = tempfile::tempdir().unwrap();
     let database = MariaDb::start(folder.path()).await;
-    every_message_arrives_once(Server::new(Some(&database)), 2).await;
+    every_message_arrives_once(Server::start(Some(&database)), 2).await;
 }

@@ -8,7 +8,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// All sources of this crate, of the server and of the client, tests included.
+/// All sources of this crate, of the server and of the client, tests included, and the tests with real processes.
 fn sources() -> String {
     fn read(folder: &Path, text: &mut String) {
         for entry in fs::read_dir(folder).unwrap() {
@@ -26,6 +26,7 @@ fn sources() -> String {
             read(&root().join(crate_folder).join(folder), &mut text);
         }
     }
+    read(&root().join("../torture/tests"), &mut text);
     text
 }
 
