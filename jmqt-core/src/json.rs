@@ -1,10 +1,12 @@
 //! A lexer that splits JSON text without building values.
 //!
 //! It accepts exactly the grammar of RFC 8259, as `serde_json` does; a property test compares both. A server reads
-//! millions of small packets, whose payload it must validate but never read. Scanning the text once, eight bytes at a
-//! time, costs a quarter of deserializing it into a `RawValue`.
+//! millions of small packets, whose payload it must validate but never read. Scanning the text many bytes at a time costs
+//! less than a quarter of deserializing it into a `RawValue`.
 
 use std::borrow::Cow;
+
+use memchr::memchr2;
 
 use crate::{InvalidPayload, MAX_DEPTH, Payload};
 
@@ -120,6 +122,14 @@ impl<'a> Lexer<'a> {
             }
             _ => None,
         }
+    }
+
+    /// Skips `text` if it is next, to the letter, and returns whether it was.
+    #[inline]
+    pub fn eat_text(&mut self, text: &str) -> bool {
+        let found = self.text.as_bytes()[self.at..].starts_with(text.as_bytes());
+        self.at += if found { text.len() } else { 0 };
+        found
     }
 
     /// Reads an object key and its colon.
@@ -293,25 +303,28 @@ impl OpenContainers {
 }
 
 /// The first position at or after `at` with a quote, a backslash or a control character, or the end.
-fn skip_plain(bytes: &[u8], mut at: usize) -> usize {
-    // Most strings are short keys and names, which the first step ends; the long ones are payloads.
-    match special_in_word(bytes, at) {
-        Some(found) => return found,
-        None => at += 8,
-    }
-    while let Some(chunk) = bytes.get(at..at + 32) {
-        // Without a branch, so that the compiler compares sixteen bytes at a time.
-        let special = chunk.iter().fold(false, |found, &byte| found | is_special(byte));
-        if special {
-            break;
+fn skip_plain(bytes: &[u8], at: usize) -> usize {
+    // Most strings are short keys and names, which the first steps end; the long ones are payloads.
+    special_in_word(bytes, at).or_else(|| special_in_word(bytes, at + 8)).unwrap_or_else(|| {
+        let rest = &bytes[at + 16..];
+        let plain = &rest[..memchr2(b'"', b'\\', rest).unwrap_or(rest.len())];
+        let length = match has_control(plain) {
+            true => plain.iter().take_while(|&&byte| byte >= 0x20).count(),
+            false => plain.len(),
+        };
+        at + 16 + length
+    })
+}
+
+/// Whether there is a control character.
+fn has_control(text: &[u8]) -> bool {
+    // Without a branch, so that the compiler compares sixteen bytes at a time.
+    let lowest = |bytes: &[u8; 32]| bytes.iter().fold(u8::MAX, |lowest, &byte| lowest.min(byte));
+    match text.last_chunk::<32>() {
+        Some(last) => {
+            lowest(last) < 0x20 || text.as_chunks::<32>().0.iter().any(|chunk| lowest(chunk) < 0x20)
         }
-        at += 32;
-    }
-    loop {
-        match special_in_word(bytes, at) {
-            Some(found) => return found,
-            None => at += 8,
-        }
+        None => text.iter().any(|&byte| byte < 0x20),
     }
 }
 

@@ -57,12 +57,14 @@ impl From<NotJson> for DecodeError {
 /// [`DecodeError::NotAPacket`] for what has no type, [`DecodeError::BadField`] for what has one.
 pub fn decode(text: &str) -> Result<Packet<'_>, DecodeError> {
     let mut lexer = Lexer::new(text);
-    lexer.expect(b'{', "it is not an object")?;
-    if lexer.eat(b'}') {
-        return Err(DecodeError::NotAPacket { reason: "the object is empty" });
-    }
-    let key = lexer.key()?;
-    let kind = PacketType::from_key(&key);
+    // What most packets of clients begin with.
+    let kind = if lexer.eat_text("{\"pub\":") {
+        Some(PacketType::Pub)
+    } else if lexer.eat_text("{\"pushAck\":") {
+        Some(PacketType::PushAck)
+    } else {
+        read_type(&mut lexer)?
+    };
     // Filled in place: it is large, and this is done for every packet.
     let mut fields = Fields { raw: [None; FIELDS], repeated: 0 };
     let is_object = lexer.peek() == Some(b'{');
@@ -88,6 +90,15 @@ pub fn decode(text: &str) -> Result<Packet<'_>, DecodeError> {
         });
     }
     fields.packet(kind).map_err(|problem| DecodeError::BadField { kind, problem, echo: fields.echo() })
+}
+
+/// Reads the beginning of a packet: its brace, and its only key, which is the type; `None` if that is unknown.
+fn read_type(lexer: &mut Lexer<'_>) -> Result<Option<PacketType>, DecodeError> {
+    lexer.expect(b'{', "it is not an object")?;
+    if lexer.eat(b'}') {
+        return Err(DecodeError::NotAPacket { reason: "the object is empty" });
+    }
+    Ok(PacketType::from_key(&lexer.key()?))
 }
 
 /// The fifteen fields, in an order of our own.

@@ -268,8 +268,12 @@ fn quote_into(text: &str, out: &mut Vec<u8>) {
 /// Appends `text` as the inside of a JSON string.
 pub fn escape_into(text: &str, out: &mut Vec<u8>) {
     let bytes = text.as_bytes();
+    // Nearly all strings are names and ids.
+    if is_plain(bytes) {
+        return out.extend_from_slice(bytes);
+    }
     let mut plain_from = 0;
-    for (at, &byte) in bytes.iter().enumerate().skip(plain_words(bytes)) {
+    for (at, &byte) in bytes.iter().enumerate() {
         let escape: &[u8] = match byte {
             b'"' => b"\\\"",
             b'\\' => b"\\\\",
@@ -289,14 +293,18 @@ pub fn escape_into(text: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(&bytes[plain_from..]);
 }
 
-/// How many bytes at the beginning need no escape, as far as eight at a time show. Nearly all strings are names and
-/// ids, which need none at all.
-fn plain_words(bytes: &[u8]) -> usize {
+/// Whether no byte needs an escape, eight at a time. The last eight overlap the ones before them.
+fn is_plain(bytes: &[u8]) -> bool {
     const ONES: u64 = u64::MAX / 0xff;
     const HIGH_BITS: u64 = 0x80 * ONES;
     let below = |word: u64, limit: u8| word.wrapping_sub(u64::from(limit) * ONES) & !word;
     let is = |word: u64, byte: u8| below(word ^ (u64::from(byte) * ONES), 1);
-    let needs_escape = |word: u64| (below(word, 0x20) | is(word, b'"') | is(word, b'\\')) & HIGH_BITS != 0;
-    let words = bytes.as_chunks::<8>().0.iter().map(|word| u64::from_ne_bytes(*word));
-    words.take_while(|word| !needs_escape(*word)).count() * 8
+    let needs_escape = |word: &[u8; 8]| {
+        let word = u64::from_ne_bytes(*word);
+        (below(word, 0x20) | is(word, b'"') | is(word, b'\\')) & HIGH_BITS != 0
+    };
+    match bytes.last_chunk::<8>() {
+        Some(last) => !needs_escape(last) && !bytes.as_chunks::<8>().0.iter().any(needs_escape),
+        None => !bytes.iter().any(|&byte| byte < 0x20 || byte == b'"' || byte == b'\\'),
+    }
 }

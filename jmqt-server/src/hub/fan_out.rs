@@ -14,6 +14,7 @@ pub(crate) struct DirtyOutboxes {
     outboxes: Vec<Arc<Outbox>>,
     /// The number of sessions since the last yield.
     offered: usize,
+    yielded: bool,
 }
 
 impl DirtyOutboxes {
@@ -35,6 +36,11 @@ impl DirtyOutboxes {
     /// Records that the task has just yielded.
     pub(super) fn begin_turn(&mut self) {
         self.offered = 0;
+    }
+
+    /// Whether a fan-out has yielded since the last call of this function.
+    pub(crate) fn take_yielded(&mut self) -> bool {
+        std::mem::take(&mut self.yielded)
     }
 
     /// Counts work that takes about as long as one session.
@@ -62,6 +68,7 @@ pub(super) async fn fan_out(
             dirty.begin_turn();
             dirty.flush();
             tokio::task::yield_now().await;
+            dirty.yielded = true;
         }
     }
 }

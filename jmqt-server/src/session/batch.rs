@@ -5,14 +5,15 @@
 
 use jmqt_core::{ChannelName, ClientId};
 
-use super::cost;
+use super::{buffer, cost};
 use crate::hub::{DirtyOutboxes, Hub};
 use crate::message::Body;
 use crate::outbox::Flush;
 use crate::wire::PushesBuilder;
 
-/// A run of pushes of this size is delivered.
-const RUN_BYTES: usize = 64 * 1024;
+/// A run of pushes of this size is delivered. A push is a little longer than its publish, and the publishes of one read
+/// shall fit into one run, because each subscriber costs a write for each run.
+const RUN_BYTES: usize = 2 * buffer::LARGE_BYTES;
 
 /// The work collected while a read is handled.
 #[derive(Default)]
@@ -99,6 +100,11 @@ impl Batch {
         let Some(pushes) = run.pushes else { return };
         self.spent += cost::RUN;
         hub.push(&run.channel, sender, &pushes.finish(), flush, &mut self.dirty).await;
+    }
+
+    /// Whether the task has yielded since the last call of this function.
+    pub(super) fn take_yielded(&mut self) -> bool {
+        self.dirty.take_yielded()
     }
 
     /// Writes delivered pushes to the sockets of subscribers.

@@ -4,8 +4,8 @@ use std::cell::RefCell;
 
 /// The buffer size of a session with little traffic.
 const SMALL_BYTES: usize = 4 * 1024;
-/// The buffer size of a session that fills the small buffer.
-const LARGE_BYTES: usize = 64 * 1024;
+/// The buffer size of a session that fills the small buffer: the most that one read takes.
+pub(super) const LARGE_BYTES: usize = 64 * 1024;
 /// The number of buffers of each size that a thread keeps.
 const KEPT: usize = 8;
 

@@ -299,12 +299,19 @@ impl Session {
     async fn deliver_run(&mut self, flush: Flush) {
         let sender = self.member.as_ref().map(|member| &member.client);
         self.batch.deliver_run(&self.shared.hub, sender, flush).await;
+        // The next turn begins: a batch that ended right after a long fan-out would cut the next run into pieces.
+        if self.batch.take_yielded() {
+            self.turn_began = None;
+        }
     }
 
     /// Delivers and writes all collected pushes.
     pub(crate) async fn end_batch(&mut self) {
         let sender = self.member.as_ref().map(|member| &member.client);
         self.batch.end(&self.shared.hub, sender).await;
+        if self.batch.take_yielded() {
+            self.turn_began = None;
+        }
         let packets = std::mem::take(&mut self.batch.packets);
         self.shared.hub.counters.packets_received.add(packets.into());
         self.outbox.flush();

@@ -28,18 +28,23 @@ impl IdSpace {
 
     /// Parses an id of this database, or of a message that was only in memory; returns `None` for any other text.
     pub(crate) fn parse(self, text: &str) -> Option<PushId> {
-        if let Some(memory) = text.strip_prefix('m') {
-            let (process, number) = memory.split_once('-')?;
-            let process = u32::try_from(hex(process)?).ok()?;
+        let text = text.as_bytes();
+        if let Some(memory) = text.strip_prefix(b"m") {
+            let (process, number) = hex_and_dash(memory)?;
+            let process = u32::try_from(process).ok()?;
             return Some(PushId::Memory { process, number: hex(number)? });
         }
-        let (first, place) = text.split_once('-')?;
-        let (key, seq) = place.split_once('-')?;
-        let (key, seq) = (ChannelKey(i64::try_from(hex(key)?).ok()?), Seq(hex(seq)?));
-        let stamp = match first.strip_prefix('s') {
-            Some(stamp) => Stamp(hex(stamp)?),
-            None if hex(first)? == u64::from(self.epoch.0) => Stamp::NONE,
-            None => return None,
+        let (stamped, digits) = match text.strip_prefix(b"s") {
+            Some(digits) => (true, digits),
+            None => (false, text),
+        };
+        let (first, place) = hex_and_dash(digits)?;
+        let (key, seq) = hex_and_dash(place)?;
+        let (key, seq) = (ChannelKey(i64::try_from(key).ok()?), Seq(hex(seq)?));
+        let stamp = match stamped {
+            true => Stamp(first),
+            false if first == u64::from(self.epoch.0) => Stamp::NONE,
+            false => return None,
         };
         Some(PushId::Logged(LogPlace { key, seq, stamp }))
     }
@@ -114,21 +119,34 @@ fn push_hex(number: u64, text: &mut String) {
     }
 }
 
-/// Parses hexadecimal digits as written by [`push_hex`].
-fn hex(digits: &str) -> Option<u64> {
-    if digits.is_empty() || digits.len() > 16 {
-        return None;
+/// Parses hexadecimal digits as written by [`push_hex`], up to the end of the text.
+fn hex(text: &[u8]) -> Option<u64> {
+    match leading_hex(text)? {
+        (number, []) => Some(number),
+        _ => None,
     }
+}
+
+/// Parses hexadecimal digits and a dash, and returns what follows.
+fn hex_and_dash(text: &[u8]) -> Option<(u64, &[u8])> {
+    let (number, rest) = leading_hex(text)?;
+    Some((number, rest.strip_prefix(b"-")?))
+}
+
+/// Parses 1 to 16 hexadecimal digits at the beginning of the text, and returns what follows.
+fn leading_hex(text: &[u8]) -> Option<(u64, &[u8])> {
     let mut number = 0;
-    for &digit in digits.as_bytes() {
-        let digit = match digit {
-            b'0'..=b'9' => digit - b'0',
-            b'a'..=b'f' => digit - b'a' + 10,
-            _ => return None,
+    let mut length = 0;
+    for &byte in text.iter().take(16) {
+        let digit = match byte {
+            b'0'..=b'9' => byte - b'0',
+            b'a'..=b'f' => byte - b'a' + 10,
+            _ => break,
         };
         number = number << 4 | u64::from(digit);
+        length += 1;
     }
-    Some(number)
+    (length > 0).then(|| (number, &text[length..]))
 }
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ const LONG_PACKET: usize = 64 * 1024;
 
 /// Handles one packet text.
 pub(super) async fn handle(shared: &Shared, session: &mut Session, text: &[u8]) -> Flow {
-    let Ok(text) = std::str::from_utf8(text) else {
+    let Ok(text) = simdutf8::basic::from_utf8(text) else {
         return session.bad_packet(&"packet is not UTF-8");
     };
     let decoded = match text.len() > LONG_PACKET {
