@@ -125,7 +125,8 @@ impl Deliverer {
                 };
                 if groups.get(group).is_none_or(|group| group.channel != append.channel) {
                     group = *by_channel.entry(append.channel.clone()).or_insert_with(|| {
-                        groups.push(Group { channel: append.channel.clone(), messages: Vec::new() });
+                        groups
+                            .push(Group { channel: append.channel.clone(), messages: Vec::with_capacity(8) });
                         groups.len() - 1
                     });
                 }

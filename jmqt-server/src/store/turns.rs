@@ -36,10 +36,10 @@ const SOURCE_BYTES: usize = 8 << 20;
 /// After a batch with this many sources, waiting for them is not necessary.
 const REMEMBERED: usize = 64;
 /// After a wait without effect, this number of batches do not wait.
-const IN_VAIN: u32 = 16;
+const BATCHES_AFTER_A_VAIN_WAIT: u32 = 16;
 /// Empty queues kept for reuse, and their largest capacity.
 const SPARE_QUEUES: usize = 64;
-const SPARE_OPERATIONS: usize = 64;
+const SPARE_OPERATIONS: usize = LITTLE_OPERATIONS;
 
 /// A source, whose operations keep their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -192,12 +192,13 @@ impl<T> Turns<T> {
 
     /// Records a wait without new operations.
     pub(super) fn waited_in_vain(&mut self) {
-        self.in_vain = IN_VAIN;
+        self.in_vain = BATCHES_AFTER_A_VAIN_WAIT;
     }
 
     /// The next batch, in the order of arrival. Empty only if no operation waits.
     pub(super) fn take(&mut self, now: Instant) -> Vec<T> {
-        let mut batch = Vec::new();
+        let waiting = self.queues.values().map(|queue| queue.waiting.len()).sum::<usize>();
+        let mut batch = Vec::with_capacity(waiting.min(BATCH_OPERATIONS));
         let mut room = Room::new(BATCH_OPERATIONS, BATCH_BYTES);
         let others_come = self.others_come(now);
         let mut crowd = match others_come {

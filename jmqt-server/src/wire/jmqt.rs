@@ -16,9 +16,12 @@ use crate::transport::{Framing, websocket_header};
 /// The bytes of a push beside its frame: the key and quotes of the id, and the end of the packet.
 const ID_BYTES: usize = 14;
 
+/// The size of most answers is less.
+const ANSWER_BYTES: usize = 96;
+
 /// Encodes a packet in this form.
 pub(crate) fn framed(form: Form, packet: &Packet<'_>) -> Vec<u8> {
-    let mut text = Vec::new();
+    let mut text = Vec::with_capacity(ANSWER_BYTES);
     packet.encode(&mut text);
     match form.framing() {
         Framing::Nul => {
