@@ -13,7 +13,7 @@ const SESSIONS_PER_TURN: usize = 256;
 pub(crate) struct DirtyOutboxes {
     outboxes: Vec<Arc<Outbox>>,
     /// The number of sessions since the last yield.
-    offered: usize,
+    offered: u32,
     yielded: bool,
 }
 
@@ -63,8 +63,8 @@ pub(super) async fn fan_out(
                 dirty.add(&subscription.outbox);
             }
         }
-        dirty.offered += turn.len();
-        if dirty.offered >= SESSIONS_PER_TURN {
+        dirty.offered += turn.len() as u32;
+        if dirty.offered >= SESSIONS_PER_TURN as u32 {
             dirty.begin_turn();
             dirty.flush();
             tokio::task::yield_now().await;
