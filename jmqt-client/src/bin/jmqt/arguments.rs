@@ -94,9 +94,11 @@ Examples:
   jmqt bench -q 1 --window 100                    stored and acknowledged
   jmqt bench --clients 50 --rate 1000             50 publish 1,000 messages a second together, 50 receive each of them
   jmqt bench --publishers 1 --subscribers 1000    fan-out
+  jmqt bench -q 2 --messages 10000 --url mqtt://localhost
 
 All publish on one channel, and every subscriber gets every message. The first client is who the options say, the
-others authenticate as {\"client_name\": \"jmqt-…\"}. Open files (ulimit -n) limit how many there can be.";
+others authenticate as {\"client_name\": \"jmqt-…\"}; with an MQTT server they have client ids of their own and the same user name.
+It stops after --seconds or --messages. Open files (ulimit -n) limit how many there can be.";
 
 const DOCTOR_EXAMPLES: &str = "\
 Examples:
@@ -323,38 +325,7 @@ pub(crate) enum Command {
     },
     /// Publish as fast as possible from one client to another, or among many, and measure
     #[command(after_help = BENCH_EXAMPLES)]
-    Bench {
-        /// For how many seconds
-        #[arg(long, default_value_t = 5, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
-        seconds: u64,
-        /// How large the data of a message is, in bytes
-        #[arg(long, default_value_t = 128, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(40..=1_000_000))]
-        size: u32,
-        /// 0, or 1 for stored and acknowledged messages
-        #[arg(short, long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=1))]
-        qos: u8,
-        /// Messages per second at most, of all publishers together; 0: no limit
-        #[arg(long, default_value_t = 0, value_name = "N")]
-        rate: u64,
-        /// Messages that may be on their way to a subscriber at a time, so that none is dropped; 0: any number
-        #[arg(long, default_value_t = 1000, value_name = "N")]
-        window: u64,
-        /// The channel [default: one of its own]
-        #[arg(long)]
-        channel: Option<String>,
-        /// This many publishers, and as many subscribers
-        #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
-        clients: u32,
-        /// This many publishers [default: --clients]
-        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
-        publishers: Option<u32>,
-        /// This many subscribers [default: --clients]
-        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
-        subscribers: Option<u32>,
-        /// Connections that are begun per second
-        #[arg(long, default_value_t = 500, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
-        ramp: u32,
-    },
+    Bench(BenchArguments),
     /// Find out why there is no connection: every step, with its time
     #[command(after_help = DOCTOR_EXAMPLES)]
     Doctor {
@@ -383,6 +354,43 @@ pub(crate) enum Command {
         #[arg(long, value_name = "FOLDER", conflicts_with = "command")]
         directory: Option<PathBuf>,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchArguments {
+    /// For how many seconds
+    #[arg(long, default_value_t = 5, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=3600))]
+    pub(crate) seconds: u64,
+    /// How large the data of a message is, in bytes
+    #[arg(long, default_value_t = 128, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(40..=1_000_000))]
+    pub(crate) size: u32,
+    /// Stop after this many messages of all publishers together
+    #[arg(long, default_value_t = 1_000_000, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) messages: u64,
+    /// 0, or 1 for stored and acknowledged messages; 2 with an MQTT server only
+    #[arg(short, long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=2))]
+    pub(crate) qos: u8,
+    /// Messages per second at most, of all publishers together; 0: no limit
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    pub(crate) rate: u64,
+    /// Messages that may be on their way to a subscriber at a time, so that none is dropped; 0: any number
+    #[arg(long, default_value_t = 1000, value_name = "N")]
+    pub(crate) window: u64,
+    /// The channel [default: one of its own]
+    #[arg(long)]
+    pub(crate) channel: Option<String>,
+    /// This many publishers, and as many subscribers
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) clients: u32,
+    /// This many publishers [default: --clients]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) publishers: Option<u32>,
+    /// This many subscribers [default: --clients]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) subscribers: Option<u32>,
+    /// Connections that are begun per second
+    #[arg(long, default_value_t = 500, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) ramp: u32,
 }
 
 #[derive(Debug, Subcommand)]

@@ -6,15 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use jmqt_client::{
-    ChannelName, Client, Config, ConnectError, Error, Persistence, Publish, Receipt, Subscription,
-};
 use serde_json::json;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::{Failure, Output, channel, random_name, second};
+use crate::arguments::BenchArguments;
+use crate::peer::{Peer, Stream, Target};
+use crate::{Failure, Output, random_name};
 
 /// After this time without an arrival, missing messages count as lost.
 const STALL: Duration = Duration::from_secs(1);
@@ -27,23 +26,19 @@ const LAST: Duration = Duration::from_secs(5);
 /// Buckets of the histogram: 32 to each power of two of microseconds, so none is off by more than 3 %.
 const STEPS: u64 = 32;
 
-pub(crate) struct Load {
-    pub(crate) time: Duration,
-    pub(crate) size: usize,
-    pub(crate) qos: u8,
-    /// Messages per second of all publishers together; 0: no limit.
-    pub(crate) rate: u64,
-    /// Messages that may be on their way to a subscriber at a time; 0: any number.
-    pub(crate) window: u64,
-    pub(crate) channel: Option<String>,
-    pub(crate) publishers: u32,
-    pub(crate) subscribers: u32,
-    /// Connections that are begun per second.
-    pub(crate) ramp: u32,
+/// What is to be done.
+struct Load {
+    time: Duration,
+    publishers: u32,
+    subscribers: u32,
+    /// The options, of which `rate` 0 and `window` 0 mean no limit.
+    given: BenchArguments,
 }
 
 /// What the tasks know of each other.
 struct Progress {
+    /// Messages that a publisher has begun with.
+    begun: AtomicU64,
     published: AtomicU64,
     /// Of all subscribers together.
     received: AtomicU64,
@@ -58,6 +53,7 @@ struct Progress {
 impl Progress {
     fn new(subscribers: u32) -> Self {
         Self {
+            begun: AtomicU64::new(0),
             published: AtomicU64::new(0),
             received: AtomicU64::new(0),
             given_up: AtomicU64::new(0),
@@ -92,15 +88,25 @@ impl Progress {
     }
 }
 
-pub(crate) async fn run(config: Config, load: Load, output: Output) -> Result<(), Failure> {
-    let name = load.channel.clone().map_or_else(random_name, Ok)?;
-    let channel = channel(&name)?;
-    let load = Arc::new(load);
+/// `limit`: of the time.
+pub(crate) async fn run(
+    target: Target,
+    given: BenchArguments,
+    limit: Option<Duration>,
+    output: Output,
+) -> Result<(), Failure> {
+    let time = Duration::from_secs(given.seconds);
+    let time = limit.map_or(time, |limit| limit.min(time));
+    let (publishers, subscribers) =
+        (given.publishers.unwrap_or(given.clients), given.subscribers.unwrap_or(given.clients));
+    let load = Arc::new(Load { time, publishers, subscribers, given });
+    let channel = load.given.channel.clone().map_or_else(random_name, Ok)?;
+    target.check(&channel)?;
     let connecting = Instant::now();
-    let (publishers, subscribers) = connect(&config, &load).await?;
+    let (publishers, subscribers) = connect(&target, &load).await?;
     let mut streams = Vec::new();
     for subscriber in &subscribers {
-        streams.push(subscriber.subscribe(&channel, Persistence::Temporary).await?);
+        streams.push(subscriber.subscribe(&channel, load.given.qos).await?);
     }
     let connected = connecting.elapsed();
 
@@ -127,19 +133,20 @@ pub(crate) async fn run(config: Config, load: Load, output: Output) -> Result<()
     progress.ended.send_replace(Some(progress.published.load(Ordering::Relaxed)));
     let mut elapsed = start.elapsed();
     let mut histogram = Histogram::default();
+    let mut dropped = 0;
     while let Some(received) = receiving.join_next().await {
-        let (times, last) = received.map_err(Failure::new)?;
-        histogram.merge(&times);
-        elapsed = elapsed.max(last.duration_since(start));
+        let received = received.map_err(Failure::new)?;
+        histogram.merge(&received.times);
+        elapsed = elapsed.max(received.last.duration_since(start));
+        dropped += received.dropped;
     }
     watching.abort();
-    let dropped = subscribers.iter().map(Client::dropped_pushes).sum();
     close_all(subscribers).await;
     report(&progress, &histogram, &load, Times { elapsed, connected }, dropped, output)
 }
 
 /// Closes all at once.
-async fn close_all(clients: Vec<Client>) {
+async fn close_all(clients: Vec<Peer>) {
     let mut closing = JoinSet::new();
     for client in clients {
         closing.spawn(async move { client.close().await });
@@ -148,23 +155,22 @@ async fn close_all(clients: Vec<Client>) {
 }
 
 /// Connects publishers and subscribers, no more of them in a second than `ramp`.
-async fn connect(config: &Config, load: &Load) -> Result<(Vec<Client>, Vec<Client>), Failure> {
+async fn connect(target: &Target, load: &Load) -> Result<(Vec<Peer>, Vec<Peer>), Failure> {
     let count = load.publishers + load.subscribers;
-    let mut tick = interval(Duration::from_secs(1) / load.ramp);
+    let mut tick = interval(Duration::from_secs(1) / load.given.ramp);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut connecting = JoinSet::new();
     let mut clients = Vec::new();
-    let told = |number: u32, outcome: Result<Client, ConnectError>| {
-        outcome.map_err(|error| {
-            let failure = Failure::from(error);
+    let told = |number: u32, outcome: Result<Peer, Failure>| {
+        outcome.map_err(|failure| {
             if count == 2 { failure } else { failure.of(format!("client {} of {count}", number + 1)) }
         })
     };
     for number in 0..count {
         tick.tick().await;
         // The first is who the options say, the others are strangers.
-        let config = if number == 0 { config.clone() } else { second(config.clone())? };
-        connecting.spawn(async move { (number, Client::connect(config).await) });
+        let target = if number == 0 { target.clone() } else { target.clone().stranger()? };
+        connecting.spawn(async move { (number, target.connect().await) });
         while let Some(connected) = connecting.try_join_next() {
             let (number, outcome) = connected.map_err(Failure::new)?;
             clients.push(told(number, outcome)?);
@@ -184,21 +190,36 @@ async fn connect(config: &Config, load: &Load) -> Result<(Vec<Client>, Vec<Clien
     Ok((clients, subscribers))
 }
 
-/// Publishes until the time limit has passed, and closes the client.
+/// Publishes until the time limit has passed, or there are enough messages, and closes the client.
 async fn publish(
-    client: Client,
-    channel: ChannelName,
+    client: Peer,
+    channel: String,
     load: Arc<Load>,
     start: Instant,
     progress: Arc<Progress>,
-) -> Result<(), Error> {
-    let filler = "x".repeat(load.size.saturating_sub(24));
+) -> Result<(), Failure> {
+    let by = start + load.time + LAST;
+    let published = publish_all(&client, &channel, &load, start, &progress);
+    let published = tokio::time::timeout_at(by.into(), published).await;
+    client.close().await;
+    published.unwrap_or_else(|_| Err(Failure::timeout_of("the server acknowledges publishes too slowly")))
+}
+
+async fn publish_all(
+    client: &Peer,
+    channel: &str,
+    load: &Load,
+    start: Instant,
+    progress: &Progress,
+) -> Result<(), Failure> {
+    let BenchArguments { size, qos, rate, window, messages, .. } = load.given;
+    let filler = "x".repeat((size as usize).saturating_sub(24));
     let end = start + load.time;
-    let rate = load.rate as f64 / f64::from(load.publishers);
-    let mut receipts: VecDeque<Receipt> = VecDeque::new();
+    let rate = rate as f64 / f64::from(load.publishers);
+    let mut receipts = VecDeque::new();
     for number in 0_u32.. {
         let mut now = Instant::now();
-        if now >= end {
+        if now >= end || progress.begun.fetch_add(1, Ordering::Relaxed) >= messages {
             break;
         }
         if rate > 0.0 {
@@ -214,32 +235,32 @@ async fn publish(
         }
         let micros = now.duration_since(start).as_micros();
         let data = format!("\"{micros:020}{filler}\"");
-        let message = Publish::raw(channel.clone(), data).expect("digits and letters in quotes are JSON");
-        if load.window > 0 {
-            progress.room(load.window).await;
+        if window > 0 {
+            progress.room(window).await;
         }
-        if load.qos == 0 {
-            client.publish(&message).await?;
-        } else {
-            receipts.push_back(client.queue(&message.at_least_once()).await?);
-            if receipts.len() as u64 >= load.window.max(1)
-                && let Some(oldest) = receipts.pop_front()
-            {
-                oldest.await?;
-            }
+        receipts.push_back(client.queue(channel, data, qos).await?);
+        if qos == 0 || receipts.len() as u64 >= window.max(1) {
+            let oldest = receipts.pop_front().expect("one was added above");
+            oldest.acknowledged().await?;
         }
         progress.published.fetch_add(1, Ordering::Relaxed);
     }
     for receipt in receipts {
-        receipt.await?;
+        receipt.acknowledged().await?;
     }
-    client.close().await;
     Ok(())
 }
 
+/// What a subscriber received.
+struct Received {
+    times: Histogram,
+    last: Instant,
+    dropped: u64,
+}
+
 /// Receives until everything that was published is here, or nothing more comes.
-async fn receive(mut stream: Subscription, start: Instant, progress: Arc<Progress>) -> (Histogram, Instant) {
-    let (mut histogram, mut last) = (Histogram::default(), start);
+async fn receive(mut stream: Stream, start: Instant, progress: Arc<Progress>) -> Received {
+    let (mut times, mut last) = (Histogram::default(), start);
     let mut ended = progress.ended.subscribe();
     let (mut received, mut total) = (0_u64, None);
     while total.is_none_or(|total| received < total) {
@@ -252,24 +273,24 @@ async fn receive(mut stream: Subscription, start: Instant, progress: Arc<Progres
                 continue;
             }
         };
-        let Ok(Some(push)) = next else {
+        let Ok(Some(sent)) = next else {
             total = total.or(*ended.borrow_and_update());
-            if total.is_some() {
+            // A stream that has ended stays at its end.
+            if total.is_some() || matches!(next, Ok(None)) {
                 break;
             }
             continue;
         };
         last = Instant::now();
-        let sent: u64 = push.data().get(1..21).and_then(|digits| digits.parse().ok()).unwrap_or_default();
         let arrived = u64::try_from(last.duration_since(start).as_micros()).unwrap_or(u64::MAX);
-        histogram.add(arrived.saturating_sub(sent));
+        times.add(arrived.saturating_sub(sent));
         received += 1;
         let all = progress.received.fetch_add(1, Ordering::Relaxed) + 1;
         if all.is_multiple_of(TELL_EVERY) || all >= progress.deliveries() {
             progress.arrived.notify_waiters();
         }
     }
-    (histogram, last)
+    Received { times, last, dropped: stream.dropped() }
 }
 
 /// A line that shows what happens now.

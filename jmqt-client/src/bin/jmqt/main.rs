@@ -10,6 +10,7 @@ mod doctor;
 mod failure;
 mod findings;
 mod mqtt;
+mod peer;
 mod ping;
 mod profile;
 mod publish;
@@ -29,8 +30,11 @@ use jmqt_client::{
 };
 
 use again::Again;
-use arguments::{Arguments, Command, ConnectionArguments, Input, PubMqtt, RequestMqtt, Shell, SubMqtt};
+use arguments::{
+    Arguments, BenchArguments, Command, ConnectionArguments, Input, PubMqtt, RequestMqtt, Shell, SubMqtt,
+};
 use failure::Failure;
+use peer::Target;
 
 /// Where a command's output goes, and how.
 #[derive(Debug, Clone, Copy)]
@@ -89,7 +93,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     }
     let file = file(&arguments.connection)?;
     if mqtt::is_meant(&arguments.connection, file.as_deref())? {
-        let limit = arguments.connection.timeout;
+        let limit = arguments.connection.timeout.filter(|_| !matches!(arguments.command, Command::Bench(_)));
         let work = mqtt::run(arguments, file.as_deref());
         let limited = async {
             match limit {
@@ -122,6 +126,9 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
         | Command::P2p { input: Input { qos: Some(2), .. }, .. } => {
             return Err(Failure::usage("--qos 2: JMQT has 0 and 1"));
         }
+        Command::Bench(BenchArguments { qos: 2, .. }) => {
+            return Err(Failure::usage("--qos 2: JMQT has 0 and 1"));
+        }
         Command::Sub { persistent: true, .. } if !is_named => {
             return Err(Failure::usage(
                 "--persistent keeps the subscription for a client that reconnects under the same name: add --name NAME",
@@ -141,7 +148,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
     );
     let _log = logging::init("jmqt", &log).map_err(Failure::new)?;
     let limit = arguments.connection.timeout;
-    let is_bench = matches!(arguments.command, Command::Bench { .. });
+    let is_bench = matches!(arguments.command, Command::Bench(_));
     let work = carry_out(arguments.command, config, &again, limit, output);
     let limited = async {
         match limit.filter(|_| !is_bench) {
@@ -233,25 +240,7 @@ async fn carry_out(
             reply::run(config, wanted, output).await
         }
         Command::Ping { count, interval } => ping::run(config, count, interval, output).await,
-        Command::Bench {
-            seconds,
-            size,
-            qos,
-            rate,
-            window,
-            channel,
-            clients,
-            publishers,
-            subscribers,
-            ramp,
-        } => {
-            let time = Duration::from_secs(seconds);
-            let time = limit.map_or(time, |limit| limit.min(time));
-            let (publishers, subscribers) = (publishers.unwrap_or(clients), subscribers.unwrap_or(clients));
-            let size = size as usize;
-            let load = bench::Load { time, size, qos, rate, window, channel, publishers, subscribers, ramp };
-            bench::run(config, load, output).await
-        }
+        Command::Bench(load) => bench::run(Target::Jmqt(Box::new(config)), load, limit, output).await,
         Command::Doctor { .. } => doctor::run(config, output).await,
         Command::Completions { .. } | Command::Man { .. } | Command::Profile { .. } => Ok(()),
     }

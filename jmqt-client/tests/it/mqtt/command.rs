@@ -290,3 +290,34 @@ async fn headers_are_sent_with_the_request_for_a_websocket() {
     let (code, _, error) = run_bare(&["pub", "a", "1", "--header", "secret"]).await;
     assert!(code == Some(2) && error.contains("a header has a colon"), "{error}");
 }
+
+#[tokio::test]
+async fn bench_measures_mqtt_servers_and_is_bounded() {
+    let server = TestServer::configured(|config| config.mqtt_port = Some(0)).await;
+    let ours = format!("mqtt://localhost:{}", server.address(Protocol::Mqtt).port());
+    let broker = Broker::start("").await;
+    for url in broker.iter().map(|broker| broker.url("mqtt")).chain([ours]) {
+        for (qos, clients, version) in [("0", "1", "--v3"), ("1", "3", "--verbose"), ("2", "2", "--verbose")]
+        {
+            let load =
+                ["bench", "--messages", "400", "-q", qos, "--clients", clients, "--size", "200", "--json"];
+            let printed =
+                run(&url, &[&load[..], &["--seconds", "60", "--window", "50", version]].concat()).await;
+            let report: serde_json::Value = serde_json::from_str(&printed).unwrap();
+            let clients: u64 = clients.parse().unwrap();
+            assert_eq!((&report["published"], &report["lost"]), (&400.into(), &0.into()), "{url} {printed}");
+            assert_eq!(report["received"], 400 * clients, "{url} {printed}");
+            assert!(
+                report["per_second"].as_f64() > Some(0.0) && report["p99_micros"].as_u64() > Some(0),
+                "{printed}"
+            );
+        }
+        let timed = run(&url, &["bench", "--seconds", "1", "--rate", "100", "--json"]).await;
+        let report: serde_json::Value = serde_json::from_str(&timed).unwrap();
+        assert!(report["published"].as_u64() > Some(0) && report["lost"] == 0, "{timed}");
+        let (code, _, error) = run_bare(&["bench", "--channel", "a/#", "--url", &url]).await;
+        assert_eq!(code, Some(2), "{error}");
+    }
+    let (code, _, error) = run_bare(&["bench", "-q", "2", "--url", "jmqt://127.0.0.1:1"]).await;
+    assert!(code == Some(2) && error.contains("JMQT has 0 and 1"), "{error}");
+}

@@ -11,7 +11,8 @@ use std::path::Path;
 use jmqt_client::mqtt::{ConnectError, Error, Options, Publish, Qos, Server, Version, Will};
 
 use crate::arguments::{Arguments, Command, ConnectionArguments, Input, WillMqtt};
-use crate::{Failure, Output, note, random_name};
+use crate::peer::Target;
+use crate::{Failure, Output, bench, note, random_name};
 
 /// Whether the server that the options name speaks MQTT; `file`: the configuration.
 pub(crate) fn is_meant(connection: &ConnectionArguments, file: Option<&Path>) -> Result<bool, Failure> {
@@ -53,14 +54,17 @@ pub(crate) async fn run(arguments: Arguments, file: Option<&Path>) -> Result<(),
         Command::Request { channel, data, mqtt } => {
             request::run(options, &channel, data.unwrap_or_default(), mqtt, output).await
         }
+        Command::Bench(load) => {
+            bench::run(Target::Mqtt(Box::new(options)), load, arguments.connection.timeout, output).await
+        }
         Command::Doctor { topic } => doctor::run(options, topic, output).await,
         _ => Err(Failure::usage(
-            "with an MQTT server there are only `jmqt pub`, `sub`, `p2p`, `request` and `doctor`",
+            "with an MQTT server there are only `jmqt pub`, `sub`, `p2p`, `request`, `bench` and `doctor`",
         )),
     }
 }
 
-const fn qos(number: u8) -> Qos {
+pub(crate) const fn qos(number: u8) -> Qos {
     match number {
         0 => Qos::AtMostOnce,
         1 => Qos::AtLeastOnce,
