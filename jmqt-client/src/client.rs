@@ -160,8 +160,8 @@ impl Client {
     }
 
     /// Why there is no connection, if the client does not come back by itself: [`Error::Disconnected`] after the server ended the
-    /// connection for good ([`Event::Stopped`]), until [`reconnect`](Self::reconnect); [`Error::Closed`] once the client is closed.
-    /// `None` while it is connected, or tries to be.
+    /// connection for good ([`Event::Stopped`]), until [`reconnect`](Self::reconnect), and after any end of the connection with
+    /// [`Reconnect::Off`](crate::Reconnect::Off); [`Error::Closed`] once the client was [closed](Self::close). `None` while it is connected, or tries to be.
     ///
     /// ```no_run
     /// # async fn run(client: jmqt_client::Client, mut news: jmqt_client::Subscription) {

@@ -140,10 +140,11 @@ impl Outbound {
     /// # Errors
     /// [`Error::Closed`], or the [`Error::Disconnected`] it was [parked](Self::park) with.
     pub(crate) fn check_open(&self) -> Result<(), Error> {
-        if self.closing || self.phase == Phase::Closed {
-            return Err(Error::Closed);
+        match &self.parked {
+            Some(error) => Err(error.clone()),
+            None if self.closing || self.phase == Phase::Closed => Err(Error::Closed),
+            None => Ok(()),
         }
-        self.parked.clone().map_or(Ok(()), Err)
     }
 
     // ---- publishes -------------------------------------------------------------------------------
@@ -469,6 +470,10 @@ impl Outbound {
     /// From now on nothing is taken; what is there is still sent.
     pub(crate) fn begin_closing(&mut self) {
         self.closing = true;
+        // A client that has ended by itself goes on saying why.
+        if self.phase != Phase::Closed {
+            self.parked = None;
+        }
     }
 
     pub(crate) const fn is_closing(&self) -> bool {

@@ -93,10 +93,10 @@ async fn live(shared: &Arc<Shared>, first: First) {
 
 /// Waits until the application wants a connection again; `false` if it wants the client to end.
 async fn stop(shared: &Shared, reason: DisconnectReason) -> bool {
+    shared.park(reason.clone());
     if matches!(shared.config.reconnect, Reconnect::Off) {
         return false;
     }
-    shared.park(reason.clone());
     if let Some(close) = reason.server_close() {
         tracing::warn!(%close, "Not reconnecting; the application must call reconnect");
         shared.emit(Event::Stopped { close: close.clone() });
@@ -205,7 +205,9 @@ async fn session_of(
     servers.go_on();
     match reason {
         DisconnectReason::ByClient => Next::End,
-        reason if !reason.may_reconnect() => Next::Stop(reason),
+        reason if !reason.may_reconnect() || matches!(shared.config.reconnect, Reconnect::Off) => {
+            Next::Stop(reason)
+        }
         reason => {
             forget_expired_token(shared, reason.server_close());
             let at_least = reason.server_close().and_then(|close| close.retry_after).unwrap_or_default();

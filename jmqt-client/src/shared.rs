@@ -297,8 +297,7 @@ impl Shared {
             loop {
                 match &*state.borrow_and_update() {
                     State::Online(client) => return Ok(client.clone()),
-                    State::Closed => return Err(Error::Closed),
-                    State::Parked => self.outbound().check_open()?,
+                    State::Closed | State::Parked => self.outbound().check_open()?,
                     State::Offline => {}
                 }
                 if state.changed().await.is_err() {

@@ -80,7 +80,8 @@ impl Client {
     }
 
     /// Why there is no connection, if the client does not come back by itself: [`Error::Stopped`] until
-    /// [`reconnect`](Self::reconnect), [`Error::Closed`] once the client is closed.
+    /// [`reconnect`](Self::reconnect), and after any end of the connection with [`Reconnect::Off`](crate::Reconnect::Off);
+    /// [`Error::Closed`] once the client was closed by [`disconnect`](Self::disconnect).
     #[must_use]
     pub fn ended(&self) -> Option<Error> {
         self.shared().lock().outbound.check_open().err()

@@ -148,10 +148,11 @@ impl Outbound {
 
     /// Whether the client takes anything.
     pub(crate) fn check_open(&self) -> Result<(), Error> {
-        if self.closing || self.phase == Phase::Closed {
-            return Err(Error::Closed);
+        match &self.stopped {
+            Some(error) => Err(error.clone()),
+            None if self.closing || self.phase == Phase::Closed => Err(Error::Closed),
+            None => Ok(()),
         }
-        self.stopped.clone().map_or(Ok(()), Err)
     }
 
     // ---- publishes -------------------------------------------------------------------------------
@@ -463,6 +464,10 @@ impl Outbound {
 
     pub(crate) fn begin_closing(&mut self) {
         self.closing = true;
+        // A client that has ended by itself goes on saying why.
+        if self.phase != Phase::Closed {
+            self.stopped = None;
+        }
     }
 
     pub(crate) const fn is_closing(&self) -> bool {
@@ -488,7 +493,8 @@ impl Outbound {
     }
 
     pub(crate) fn close(&mut self) {
-        self.stop(&Error::Closed);
+        let error = self.stopped.clone().unwrap_or(Error::Closed);
+        self.stop(&error);
         self.in_flight.clear();
         self.phase = Phase::Closed;
     }

@@ -28,6 +28,7 @@ async fn live(shared: &Arc<Shared>, mut first: First) {
     let mut left = count;
     let mut backoff = Backoff::new(shared.options.reconnect);
     let mut clean_start = shared.options.clean_start;
+    let is_off = matches!(shared.options.reconnect, Reconnect::Off);
     loop {
         let outcome = tokio::select! {
             outcome = open(shared, at, clean_start) => outcome,
@@ -54,7 +55,7 @@ async fn live(shared: &Arc<Shared>, mut first: First) {
         at = (at + 1) % count;
         let (stop, error) = match reason {
             Ok(DisconnectReason::ByClient) => return,
-            Ok(reason) => ((!reason.may_reconnect()).then_some(reason), None),
+            Ok(reason) => ((is_off || !reason.may_reconnect()).then_some(reason), None),
             Err(error) => {
                 left = left.saturating_sub(1);
                 if error.is_final() || first.is_some() && left == 0 {
@@ -67,7 +68,7 @@ async fn live(shared: &Arc<Shared>, mut first: First) {
                     continue;
                 }
                 tracing::warn!(%error, "Cannot connect");
-                let is_stop = error.reason().is_some_and(stops);
+                let is_stop = is_off || error.reason().is_some_and(stops);
                 (is_stop.then(|| DisconnectReason::Refused(Arc::new(error.clone()))), Some(error))
             }
         };
@@ -118,11 +119,11 @@ fn end(shared: &Shared, reason: &DisconnectReason) {
 
 /// Waits until the application wants a connection again; `false` if it wants the client to end.
 async fn wait_for_application(shared: &Shared, reason: DisconnectReason) -> bool {
+    shared.stop(&Error::Stopped(reason.clone()));
     if matches!(shared.options.reconnect, Reconnect::Off) {
         return false;
     }
     tracing::warn!(%reason, "Not reconnecting; the application must call reconnect");
-    shared.stop(&Error::Stopped(reason.clone()));
     shared.emit(Event::Stopped { reason });
     tokio::select! {
         () = shared.reconnect.notified() => {}

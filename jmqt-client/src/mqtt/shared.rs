@@ -198,7 +198,8 @@ impl Shared {
     pub(crate) fn close(&self) {
         let mut inner = self.lock();
         inner.outbound.close();
-        inner.routes.fail(&Error::Closed);
+        let error = inner.outbound.check_open().err().unwrap_or(Error::Closed);
+        inner.routes.fail(&error);
         inner.routes.inboxes().for_each(Inbox::end);
         drop(inner);
         self.everything.end();

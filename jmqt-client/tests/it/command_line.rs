@@ -292,6 +292,41 @@ async fn sub_reports_lost_and_restored_connections() {
     assert_eq!(within("the end", sub.wait()).await.unwrap().code(), Some(3));
 }
 
+#[tokio::test]
+async fn a_subscription_that_is_refused_after_a_reconnect_is_named_with_its_status_in_json() {
+    let server = TestServer::start().await;
+    let bob = connect(&server, "bob").await;
+    for (arguments, name, published) in
+        [(&["sub", "news"][..], "news", "news"), (&["sub", "--filter", "rooms/+"], "rooms/+", "rooms/1")]
+    {
+        let mut sub = jmqt(&server, &[arguments, &["--name", "reader", "--json"]].concat());
+        let mut sub = sub.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(sub.stdout.take().unwrap()).lines();
+        let message = Publish::raw(channel(published), "1").unwrap();
+        let line = within("a message", async {
+            loop {
+                bob.publish(&message).await.unwrap();
+                let short = std::time::Duration::from_millis(20);
+                if let Ok(line) = tokio::time::timeout(short, lines.next_line()).await {
+                    return line.unwrap().unwrap();
+                }
+            }
+        });
+        assert!(line.await.contains(published));
+        server.app.set(Asked::Sub, Behaviour::Refuse(StatusCode::NOT_ALLOWED));
+        server.handle().disconnect(&client_id("reader"));
+        let mut last = String::new();
+        while let Some(line) = within("a line", lines.next_line()).await.unwrap() {
+            last = line;
+        }
+        let (code, _, error) = said(&ended(sub).await);
+        assert!(code == Some(4) && error.contains("after a reconnect"), "{error}");
+        let failure: serde_json::Value = serde_json::from_str(&last).unwrap();
+        assert_eq!((&failure["status"], &failure["channel"]), (&7.into(), &name.into()), "{last}");
+        server.app.reset(Asked::Sub);
+    }
+}
+
 #[cfg(unix)]
 #[tokio::test]
 async fn sigterm_ends_it() {

@@ -194,7 +194,7 @@ async fn callbacks_receive_pushes_and_the_end() {
 }
 
 #[tokio::test]
-async fn without_reconnect_the_client_ends_with_the_session() {
+async fn without_reconnect_the_client_ends_with_the_session_and_says_why() {
     let server = TestServer::start().await;
     let mut config = config(&url(&server, Protocol::Socket), "alice");
     config.reconnect = Reconnect::Off;
@@ -204,8 +204,17 @@ async fn without_reconnect_the_client_ends_with_the_session() {
     assert!(disconnected(&mut events).await.contains("closed"));
     event(&mut events, |event| matches!(event, Event::Closed)).await;
     let message = Publish::raw(channel("news"), "7").unwrap();
-    assert!(matches!(alice.publish(&message).await, Err(Error::Closed)));
-    assert!(matches!(alice.sub(&channel("news"), Persistence::Temporary).await, Err(Error::Closed)));
+    assert!(matches!(alice.publish(&message).await, Err(Error::Disconnected(_))));
+    let refused = alice.sub(&channel("news"), Persistence::Temporary).await;
+    assert!(matches!(refused, Err(Error::Disconnected(_))));
+    let why = alice.ended().unwrap().to_string();
+    assert!(why.contains("the server closed the connection with 4008 "), "{why}");
+    // Closing it does not make that forgotten.
+    alice.close().await;
+    assert_eq!(alice.ended().unwrap().to_string(), why);
+    let closed = connect(&server, "bob").await;
+    closed.close().await;
+    assert!(matches!(closed.ended(), Some(Error::Closed)));
 }
 
 #[tokio::test] // §7.e

@@ -11,7 +11,7 @@ pub(crate) struct Failure {
     pub(crate) message: String,
     code: u8,
     /// What the server refused.
-    refusal: Option<(StatusCode, ChannelName)>,
+    refusal: Option<(StatusCode, String)>,
 }
 
 impl Failure {
@@ -52,8 +52,13 @@ impl Failure {
         Self {
             message: format!("{request} {channel}: refused, {status}{hint}"),
             code: 4,
-            refusal: Some((status, channel.clone())),
+            refusal: Some((status, channel.to_string())),
         }
+    }
+
+    /// 4: the server refused a subscription to this channel or filter.
+    pub(crate) fn of_subscription(message: String, channel: impl ToString, status: StatusCode) -> Self {
+        Self { message, code: 4, refusal: Some((status, channel.to_string())) }
     }
 
     /// For programs.

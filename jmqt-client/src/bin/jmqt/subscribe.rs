@@ -110,9 +110,10 @@ pub(crate) async fn run(
     }
     for filter in &channels.filters {
         client.sub_filter(filter, persistence).await.map_err(|error| match error {
-            Error::Refused { status, .. } => Failure::refused(format!(
-                "sub {filter}: refused, {status} (the application has to allow filters)"
-            )),
+            Error::Refused { status, .. } => {
+                let words = format!("sub {filter}: refused, {status} (the application has to allow filters)");
+                Failure::of_subscription(words, filter, status)
+            }
             error => error.into(),
         })?;
         tracing::info!(%filter, "Subscribed");
@@ -214,14 +215,12 @@ pub(crate) fn tell(event: Option<Event>) -> Result<(), Failure> {
         }
         Some(Event::Connected { client }) => note(format_args!("connected as {client}")),
         Some(Event::SubscriptionLost { channel, status }) => {
-            return Err(Failure::refused(format!(
-                "the subscription to {channel} was refused after a reconnect: {status}"
-            )));
+            let words = format!("the subscription to {channel} was refused after a reconnect: {status}");
+            return Err(Failure::of_subscription(words, channel, status));
         }
         Some(Event::FilterLost { filter, error }) => {
-            return Err(Failure::refused(format!(
-                "the subscription to {filter} has ended after a reconnect: {error}"
-            )));
+            let words = format!("the subscription to {filter} has ended after a reconnect: {error}");
+            return Err(Failure::of_subscription(words, filter, error.status()));
         }
         Some(Event::Stopped { close }) => return Err(Failure::disconnected(close)),
         _ => {}

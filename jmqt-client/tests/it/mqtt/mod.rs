@@ -236,10 +236,16 @@ async fn what_is_unsubscribed_from_without_a_connection_ends_with_the_next_one()
 #[tokio::test] // [MQTT-3.1.4-3]
 async fn a_client_that_is_taken_over_stops_and_says_why() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let wanted = options(&format!("mqtt://{}", listener.local_addr().unwrap()), Version::V5, "same");
-    let accepting = tokio::spawn(async move { listener.accept().await.unwrap().0 });
+    for reconnect in [Reconnect::default(), Reconnect::Off] {
+        is_taken_over(&listener, reconnect).await;
+    }
+}
+
+async fn is_taken_over(listener: &tokio::net::TcpListener, reconnect: Reconnect) {
+    let mut wanted = options(&format!("mqtt://{}", listener.local_addr().unwrap()), Version::V5, "same");
+    wanted.reconnect = reconnect;
     let connecting = tokio::spawn(Client::connect(wanted));
-    let mut server = within("a connection", accepting).await.unwrap();
+    let (mut server, _) = within("a connection", listener.accept()).await.unwrap();
     server.write_all(b"\x20\x03\x00\x00\x00").await.unwrap();
     let client = within("a session", connecting).await.unwrap().unwrap();
     server.write_all(b"\xE0\x02\x8E\x00").await.unwrap();
