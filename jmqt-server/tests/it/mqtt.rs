@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 
 use crate::support::{Asked, Behaviour, Notice, TestServer, within};
 
+mod attacks;
 mod authentication;
 mod cluster;
 mod connect;

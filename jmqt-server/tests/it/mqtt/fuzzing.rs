@@ -9,6 +9,7 @@ use jmqt_server::CountersSnapshot;
 use test_support::{Fuzzing, Random};
 use tokio::task::JoinHandle;
 
+use super::attacks::memory;
 use super::*;
 use crate::support::{Client, Push};
 
@@ -151,13 +152,6 @@ async fn play(random: &mut Random) -> (CountersSnapshot, JoinHandle<()>) {
     let counters = server.counters();
     // Its end takes a moment, in which the next round begins.
     (counters, tokio::spawn(async move { server.shutdown().await }))
-}
-
-/// What this process takes; `None` where that cannot be told.
-fn memory() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    Some(line.trim().trim_end_matches(" kB").trim().parse::<u64>().unwrap() << 10)
 }
 
 #[test]

@@ -30,7 +30,7 @@ fn packet(first: u8, body: &[u8]) -> Vec<u8> {
 }
 
 /// Clients that must not notice what others do wrong.
-struct Bystanders {
+pub(super) struct Bystanders {
     publisher: Device,
     device: Device,
     browser: crate::support::Client,
@@ -38,7 +38,7 @@ struct Bystanders {
 }
 
 impl Bystanders {
-    async fn new(server: &TestServer) -> Self {
+    pub(super) async fn new(server: &TestServer) -> Self {
         let publisher = Device::new(server, Version::V5, Login::of("publisher")).await;
         let mut device = Device::new(server, Version::V3_1_1, Login::of("bystander")).await;
         device.subscribe("quiet", Qos::AtMostOnce).await;
@@ -48,7 +48,7 @@ impl Bystanders {
     }
 
     /// They go on as if nothing had happened, and have received nothing else.
-    async fn go_on(&mut self) {
+    pub(super) async fn go_on(&mut self) {
         self.sent += 1;
         let text = self.sent.to_string();
         self.publisher.publish("quiet", text.as_bytes(), Delivery::AtMostOnce, false).await;

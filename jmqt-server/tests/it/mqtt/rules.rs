@@ -45,6 +45,9 @@ enum Step {
     Unsubscribes {
         topic: usize,
     },
+    UnsubscribesFromFilter {
+        filter: usize,
+    },
     Publishes {
         topic: usize,
         qos: u8,
@@ -71,6 +74,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0..TOPICS.len(), 0..3_u8).prop_map(|(topic, qos)| Step::Subscribes { topic, qos }),
         2 => (0..FILTERS.len(), 0..3_u8).prop_map(|(filter, qos)| Step::SubscribesToFilter { filter, qos }),
         1 => (0..TOPICS.len()).prop_map(|topic| Step::Unsubscribes { topic }),
+        1 => (0..FILTERS.len()).prop_map(|filter| Step::UnsubscribesFromFilter { filter }),
         6 => (0..TOPICS.len(), 0..3_u8, any::<bool>())
             .prop_map(|(topic, qos, retain)| Step::Publishes { topic, qos, retain }),
         1 => (0..CLIENTS).prop_map(|client| Step::PublishesTo { client }),
@@ -111,6 +115,8 @@ struct Case {
     /// What a client was allowed to subscribe to, by client.
     granted: Vec<BTreeSet<String>>,
     delivered: u64,
+    /// Of these, to JMQT clients by filters alone.
+    delivered_by_wc: u64,
     refused: u64,
 }
 
@@ -239,6 +245,9 @@ impl Member {
                             let [channel, data] =
                                 ["cn", "dt"].map(|key| push[key].as_str().unwrap_or_default());
                             case.receives(index, channel, data);
+                            let is_by_name =
+                                case.granted[index].contains(channel) || channel.starts_with('#');
+                            case.delivered_by_wc += u64::from(!is_by_name);
                             if let Some(id) = push["id"].as_str() {
                                 client.send(&format!(r#"{{"pushAck":{{"id":"{id}"}}}}"#)).await;
                             }
@@ -286,15 +295,24 @@ impl Member {
     async fn subscribe(&mut self, filter: &str, qos: u8) {
         match self {
             Self::Jmqt(client) => {
-                client.send(&format!(r#"{{"sub":{{"cn":"{filter}","pr":{}}}}}"#, qos.min(1))).await;
+                let (persistent, wildcards) = (qos.min(1), Self::wildcards(filter));
+                client.send(&format!(r#"{{"sub":{{"cn":"{filter}","pr":{persistent}{wildcards}}}}}"#)).await;
             }
             Self::Mqtt(device) => device.send_subscribe(filter, Qos::from_bits(qos).unwrap()).await,
         }
     }
 
+    /// What a JMQT packet with a filter has besides.
+    fn wildcards(filter: &str) -> &'static str {
+        if filter.contains(['+', '#']) { r#","wc":1"# } else { "" }
+    }
+
     async fn unsubscribe(&mut self, topic: &str) {
         match self {
-            Self::Jmqt(client) => client.send(&format!(r#"{{"unsub":{{"cn":"{topic}"}}}}"#)).await,
+            Self::Jmqt(client) => {
+                let wildcards = Self::wildcards(topic);
+                client.send(&format!(r#"{{"unsub":{{"cn":"{topic}"{wildcards}}}}}"#)).await;
+            }
             Self::Mqtt(device) => {
                 let mut names = NameBuf::new();
                 names.push(topic).unwrap();
@@ -344,7 +362,8 @@ impl Device {
 async fn play(server: &TestServer, seed: u64, steps: Vec<(usize, Step)>) -> Case {
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let granted = vec![BTreeSet::new(); CLIENTS];
-    let mut case = Case { number, seed, sent: HashMap::new(), granted, delivered: 0, refused: 0 };
+    let mut case =
+        Case { number, seed, sent: HashMap::new(), granted, delivered: 0, delivered_by_wc: 0, refused: 0 };
     server.app.on_rule(move |asked, client, about| {
         asked == Asked::Unsub
             // A client may always receive what is sent to it alone.
@@ -378,13 +397,11 @@ async fn play(server: &TestServer, seed: u64, steps: Vec<(usize, Step)>) -> Case
             }
             Step::SubscribesToFilter { filter, qos } => {
                 let filter = case.filter(filter);
-                // To JMQT it is the name of one channel.
-                if matches!(member, Member::Mqtt(_)) {
-                    case.subscribes(index, &filter);
-                    member.subscribe(&filter, qos).await;
-                }
+                case.subscribes(index, &filter);
+                member.subscribe(&filter, qos).await;
             }
             Step::Unsubscribes { topic } => member.unsubscribe(&case.topic(topic)).await,
+            Step::UnsubscribesFromFilter { filter } => member.unsubscribe(&case.filter(filter)).await,
             Step::Publishes { topic, qos, retain } => {
                 let topic = case.topic(topic);
                 let payload = case.publishes(index, &topic);
@@ -414,7 +431,7 @@ fn nothing_is_delivered_that_the_application_refuses() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let server = runtime.block_on(start());
     let began = Instant::now();
-    let (delivered, refused) = (AtomicU64::new(0), AtomicU64::new(0));
+    let (delivered, delivered_by_wc, refused) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
     let cases = (any::<u64>(), proptest::collection::vec((0..CLIENTS, step()), 1..60));
     let config =
         Config { cases: 2000, failure_persistence: None, max_shrink_iters: 200, ..Config::default() };
@@ -422,13 +439,18 @@ fn nothing_is_delivered_that_the_application_refuses() {
         if began.elapsed() < TRIES_FOR {
             let case = runtime.block_on(play(&server, seed, steps));
             delivered.fetch_add(case.delivered, Ordering::Relaxed);
+            delivered_by_wc.fetch_add(case.delivered_by_wc, Ordering::Relaxed);
             refused.fetch_add(case.refused, Ordering::Relaxed);
         }
         Ok(())
     });
     tried.unwrap();
     let (delivered, refused) = (delivered.into_inner(), refused.into_inner());
-    assert!(delivered > 50 && refused > 20, "{delivered} delivered, {refused} refused");
+    let by_wc = delivered_by_wc.into_inner();
+    assert!(
+        delivered > 50 && by_wc > 5 && refused > 20,
+        "{delivered} delivered, {by_wc} to JMQT clients by filters, {refused} refused"
+    );
 }
 
 #[tokio::test] // permissions may change between the CONNECT and the end of the connection
