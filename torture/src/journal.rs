@@ -266,6 +266,13 @@ impl Journal {
         self.subscribers.iter().map(|log| lock(log).firsts.len()).sum()
     }
 
+    /// How many acknowledged messages the slowest subscriber has not received, about: others may count, too.
+    #[must_use]
+    pub fn behind(&self) -> usize {
+        let slowest = self.subscribers.iter().map(|log| lock(log).firsts.len()).min();
+        self.acked().saturating_sub(slowest.unwrap_or(usize::MAX))
+    }
+
     /// The acknowledged messages that a subscriber has not received.
     #[must_use]
     pub fn missing(&self, subscriber: u32) -> Vec<Message> {

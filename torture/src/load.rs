@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -98,16 +98,16 @@ impl Load {
         if timeout(DEADLINE, all).await.is_err() {
             journal.problem("publishers did not get their acknowledgements".to_owned());
         }
+        // Who gets nothing more for so long, and has not got everything, is told of by the checker.
+        let (mut received, mut since) = (0, Instant::now());
         let (_, count) = journal.clients();
-        let everything = async {
-            for number in 0..count {
-                while !journal.missing(number).is_empty() {
-                    tokio::time::sleep(RETRY_EVERY).await;
-                }
+        while since.elapsed() < DEADLINE && (0..count).any(|number| !journal.missing(number).is_empty()) {
+            tokio::time::sleep(RETRY_EVERY).await;
+            let now = journal.received_once();
+            if now > received {
+                (received, since) = (now, Instant::now());
             }
-        };
-        // Who has not got everything by then is told of by the checker.
-        let _ = timeout(DEADLINE, everything).await;
+        }
         phase.send_replace(Phase::Leaving);
         let all = async {
             for client in subscribers.into_iter().chain(rivals) {

@@ -185,7 +185,8 @@ async fn run(minutes: u64, seed: u64) -> ExitCode {
         }
         fault.end(&mut cluster).await;
         load.progress(PROGRESS).await;
-        println!("{:.1} s", start.elapsed().as_secs_f32() - seconds);
+        let took = start.elapsed().as_secs_f32() - seconds;
+        println!("{took:.1} s, {} messages to be received", load.journal().behind());
         if !load.journal().problems().is_empty() {
             break; // it does not get better
         }

@@ -148,7 +148,7 @@ impl Publisher {
             }
             self.again = std::mem::take(&mut self.refused).into_iter().chain(self.again.drain(..)).collect();
         }
-        let is_busy = *self.shared.phase.borrow() == Phase::Busy;
+        let is_busy = self.shared.wants_messages();
         let n = match self.again.pop_front() {
             Some(n) => n,
             None if is_busy => {

@@ -19,6 +19,8 @@ use crate::subscriber::lifetime;
 
 /// Acknowledgements wait for this, so that there is always something to lose.
 const ACK_EVERY: Duration = Duration::from_millis(15);
+/// So many do not wait any longer.
+const MOST_WAITING: usize = 8;
 
 /// The packet identifier of SUBSCRIBE.
 const SUBSCRIBE_ID: u16 = 1;
@@ -99,6 +101,9 @@ impl Subscriber {
                 () = &mut drop_at, if pongs_to_come.is_none() => return None,
                 taken = session.next(|packet| self.take(packet)) => {
                     let is_pong = taken??;
+                    if self.answers.len() >= MOST_WAITING {
+                        self.flush(session).await?;
+                    }
                     if is_pong && pongs_to_come.is_some() {
                         self.flush(session).await?;
                         return Some(Done);

@@ -101,7 +101,7 @@ impl Publisher {
             }
             self.again = std::mem::take(&mut self.refused).into_iter().chain(self.again.drain(..)).collect();
         }
-        let is_busy = *self.shared.phase.borrow() == Phase::Busy;
+        let is_busy = self.shared.wants_messages();
         let (n, channel) = {
             let mut log = self.shared.journal.publisher(self.number);
             let next = u32::try_from(log.messages.len()).unwrap();

@@ -113,6 +113,17 @@ impl Session {
     }
 }
 
+/// So far behind the slowest subscriber may be; then nothing new is published until it has caught up a little. Who is slower than
+/// the others would otherwise have more and more to receive.
+const MOST_BEHIND: usize = 2_000;
+
+impl Shared {
+    /// Whether publishers publish new messages.
+    pub(crate) fn wants_messages(&self) -> bool {
+        *self.phase.borrow() == Phase::Busy && self.journal.behind() < MOST_BEHIND
+    }
+}
+
 /// Waits until it is time to leave.
 pub(crate) async fn leaving(phase: &mut watch::Receiver<Phase>) {
     // Without a sender there is no load any more.
