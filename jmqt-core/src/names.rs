@@ -106,6 +106,31 @@ impl ClientId {
         Ok(Self(raw.into()))
     }
 
+    /// The id of a group of clients, for servers: a space and the name, so no client has it.
+    ///
+    /// # Errors
+    /// [`InvalidClientId`] if the name is empty or longer than 255 bytes.
+    pub fn of_group(name: &str) -> Result<Self, InvalidClientId> {
+        if name.is_empty() || name.len() >= MAX_CLIENT_ID_BYTES {
+            return Err(InvalidClientId);
+        }
+        Ok(Self(format!(" {name}").into()))
+    }
+
+    /// Validates an id that a server has stored: of a client, or of a group.
+    ///
+    /// # Errors
+    /// [`InvalidClientId`] if it is neither.
+    pub fn stored(raw: &str) -> Result<Self, InvalidClientId> {
+        raw.strip_prefix(' ').map_or_else(|| Self::parse(raw), Self::of_group)
+    }
+
+    /// Returns `true` for the id of a [group](Self::of_group).
+    #[must_use]
+    pub fn is_group(&self) -> bool {
+        self.0.starts_with(' ')
+    }
+
     /// The id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -204,6 +229,21 @@ mod tests {
         for bad in ["", " bob", "bob\n", &"x".repeat(257)] {
             assert_eq!(ClientId::parse(bad), Err(InvalidClientId), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn no_client_has_the_id_of_a_group() {
+        let group = ClientId::of_group("g/a/+").unwrap();
+        assert!(group.is_group() && ClientId::parse(group.as_str()).is_err());
+        assert_eq!(ClientId::stored(group.as_str()), Ok(group));
+        let bob = ClientId::parse("bob").unwrap();
+        assert!(!bob.is_group());
+        assert_eq!(ClientId::stored("bob"), Ok(bob));
+        assert!(ClientId::of_group(&"x".repeat(255)).is_ok());
+        for bad in ["", &"x".repeat(256)] {
+            assert_eq!(ClientId::of_group(bad), Err(InvalidClientId));
+        }
+        assert_eq!(ClientId::stored("bob "), Err(InvalidClientId));
     }
 
     #[test]

@@ -27,6 +27,7 @@ const QOS: u64 = 0b11;
 const SKIPS_OWN: u64 = 1 << 2;
 const KEEPS_RETAIN: u64 = 1 << 3;
 const OF_FILTER: u64 = 1 << 4;
+const SHARED: u64 = 1 << 5;
 const ID_SHIFT: u32 = 32;
 
 impl SubscriptionOptions {
@@ -40,6 +41,27 @@ impl SubscriptionOptions {
     #[must_use]
     pub const fn is_of_filter(self) -> bool {
         self.0 & OF_FILTER != 0
+    }
+
+    /// The options of a group of clients.
+    pub(crate) const GROUP: Self = Self(1 | SHARED);
+
+    /// Returns `true` for a share of the messages of a group, and for a subscription of a group itself.
+    #[must_use]
+    pub const fn is_shared(self) -> bool {
+        self.0 & SHARED != 0
+    }
+
+    /// A share of the messages of a group, with at most QoS 1.
+    #[must_use]
+    pub const fn shared(self) -> Self {
+        let qos = if self.0 & QOS == 0 { 0 } else { 1 };
+        Self(self.0 & !QOS | qos | SHARED)
+    }
+
+    /// Adds what a subscription of a group has in addition.
+    pub(crate) const fn shared_as(self, other: Self) -> Self {
+        Self(self.0 | other.0 & SHARED)
     }
 
     /// The options of an MQTT client that requests this QoS.
@@ -112,7 +134,7 @@ impl SubscriptionOptions {
         let own = self.0 & other.0 & SKIPS_OWN;
         let retain = (self.0 | other.0) & KEEPS_RETAIN;
         let id = if self.id().is_some() { self.0 >> ID_SHIFT } else { other.0 >> ID_SHIFT };
-        Self(qos | own | retain | id << ID_SHIFT)
+        Self(qos | own | retain | (self.0 | other.0) & SHARED | id << ID_SHIFT)
     }
 
     /// The options as a number, for the store.
@@ -128,8 +150,14 @@ impl SubscriptionOptions {
     }
 
     /// Returns `true` if messages differ from those for other subscriptions.
-    pub(crate) const fn is_special(self) -> bool {
+    pub(crate) const fn has_own_encoding(self) -> bool {
         self.0 & (KEEPS_RETAIN | (u32::MAX as u64) << ID_SHIFT) != 0
+    }
+
+    /// Returns `true` if messages differ from those for other subscriptions, or go to one member of a group. Both are in one
+    /// check, which each delivery makes.
+    pub(crate) const fn is_special(self) -> bool {
+        self.0 & (SHARED | KEEPS_RETAIN | (u32::MAX as u64) << ID_SHIFT) != 0
     }
 
     /// How messages of this QoS are sent.
@@ -175,6 +203,11 @@ mod tests {
                 assert_eq!(SubscriptionOptions::from_bits(options.bits()), options);
             }
         }
+        let shared = SubscriptionOptions::new(Qos::ExactlyOnce).with_id(Some(7)).shared();
+        assert_eq!((shared.qos(), shared.id()), (Qos::AtLeastOnce, Some(7)));
+        assert!(shared.is_shared() && shared.or(SubscriptionOptions::JMQT).is_shared());
+        assert_eq!(SubscriptionOptions::new(Qos::AtMostOnce).shared().qos(), Qos::AtMostOnce);
+        assert!(SubscriptionOptions::GROUP.is_special() && !SubscriptionOptions::GROUP.has_own_encoding());
         assert!(!SubscriptionOptions::JMQT.is_special() && SubscriptionOptions::JMQT.skips_own());
     }
 }

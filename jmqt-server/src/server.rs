@@ -119,6 +119,7 @@ impl Server {
             ids: IdSpace::new(store.epoch(), process),
             moved_cursors: Mutex::default(),
             unrecorded: Default::default(),
+            groups: Default::default(),
         });
         let (queue, committer, batches) = CommitQueue::new(Arc::clone(&store), Arc::clone(&counters));
         let queue_closed = queue.closed();

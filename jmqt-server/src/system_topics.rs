@@ -117,6 +117,9 @@ impl SystemTopics {
     /// All topics with their values, always in the same order.
     fn values(&self, hub: &Hub, measured: &Measured) -> Vec<(String, String)> {
         let now = hub.counters.snapshot();
+        let (groups, shares) = hub.groups.counts();
+        let all = hub.channels.subscriptions() + hub.filters.len() + shares;
+        let subscriptions = all.saturating_sub(groups);
         let clients = now.sessions_opened.saturating_sub(now.sessions_closed);
         let sockets = now.connections_accepted.saturating_sub(now.connections_closed);
         let fixed = [
@@ -132,7 +135,8 @@ impl SystemTopics {
             ("publish/messages/dropped", now.pushes_dropped.to_string()),
             ("bytes/received", now.bytes_received.to_string()),
             ("bytes/sent", now.bytes_sent.to_string()),
-            ("subscriptions/count", (hub.channels.subscriptions() + hub.filters.len()).to_string()),
+            ("subscriptions/count", subscriptions.to_string()),
+            ("shared_subscriptions/count", shares.to_string()),
         ];
         let fixed = fixed.into_iter().map(|(topic, value)| (format!("{BROKER}{topic}"), value));
         let averages = RATES.iter().zip(&measured.per_minute).flat_map(|(rate, averages)| {

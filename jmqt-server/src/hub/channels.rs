@@ -240,6 +240,7 @@ mod tests {
             ids: IdSpace::new(Epoch(0), 1),
             moved_cursors: Mutex::default(),
             unrecorded: Default::default(),
+            groups: Default::default(),
         };
         let outbox = Outbox::new(Form::JmqtNul, None, Arc::new(hub));
         let (outbox, channels) = (Arc::new(outbox), Channels::default());

@@ -20,6 +20,7 @@ impl Hub {
             ids: IdSpace::new(Epoch(0), 1),
             moved_cursors: Mutex::default(),
             unrecorded: Default::default(),
+            groups: Default::default(),
         });
         let counters = Arc::clone(&context.counters);
         let (queue, committer, batches) = CommitQueue::new(Arc::clone(&store), Arc::clone(&counters));

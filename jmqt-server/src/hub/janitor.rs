@@ -227,7 +227,8 @@ impl Janitor {
         tokio::join!(
             self.write_until(&hub, &stop),
             self.tidy_until(&hub, &stop),
-            hub.record_exchanges(&stop)
+            hub.record_exchanges(&stop),
+            hub.serve_groups(&stop)
         );
         self.trim().await;
     }

@@ -13,6 +13,7 @@ mod double;
 mod exchanges;
 mod fan_out;
 mod filters;
+mod groups;
 mod janitor;
 mod orphans;
 mod parked;
@@ -50,6 +51,7 @@ pub(crate) use connections::{Claim, Connections};
 pub(crate) use deliver::Deliverer;
 pub(crate) use fan_out::DirtyOutboxes;
 pub(crate) use filters::{Filters, name_of as name_of_filter};
+pub(crate) use groups::name_of_share;
 pub(crate) use janitor::{Janitor, JanitorLimits};
 pub(crate) use orphans::{claim_orphans, forget_orphan, orphan_connection};
 pub(crate) use sessions::{MqttSession, NewSession, OpenedSession, Recorded};
@@ -74,6 +76,7 @@ pub(crate) struct Hub {
     pub(crate) connections: Arc<Connections>,
     pub(crate) channels: Channels,
     pub(crate) filters: Filters,
+    pub(crate) groups: groups::Groups,
     pub(crate) context: Arc<OutboxContext>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) store: Arc<dyn Store>,
@@ -168,6 +171,7 @@ impl Hub {
             connections: Arc::default(),
             channels: Channels::default(),
             filters: Filters::default(),
+            groups: groups::Groups::default(),
             counters: Arc::clone(&context.counters),
             context,
             store,

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::future::try_join_all;
 use jmqt_core::{ChannelName, ClientId, Persistence, Qos};
-use jmqt_mqtt::Filter;
+use jmqt_mqtt::{Filter, name_to_topic};
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
 use tokio::time::timeout;
@@ -291,7 +291,7 @@ impl Hub {
         let (mut restored, mut stored) = self.begin_stored(new, generation).await?;
         let is_stored = new.mqtt.as_ref().is_some_and(|mqtt| mqtt.expiry > 0);
         new.outbox.set_stored(is_stored);
-        self.restore_filters(new, restored.is_resumed).await?;
+        self.restore_filters(new, restored.is_resumed, &stored).await?;
         let has_filters = new.outbox.has_filters();
         // Other cursors for filters are read with the next message.
         stored.retain(|stored| {
@@ -342,11 +342,22 @@ impl Hub {
     }
 
     /// Adds the client's stored subscriptions with filters, and those with QoS 0, to the tables.
-    async fn restore_filters(&self, new: &NewSession<'_>, is_resumed: bool) -> Result<(), HubError> {
+    async fn restore_filters(
+        &self,
+        new: &NewSession<'_>,
+        is_resumed: bool,
+        places: &[StoredSubscription],
+    ) -> Result<(), HubError> {
         if !is_resumed {
             return Ok(());
         }
-        let stored = self.store.filters(new.client).await.map_err(|error| self.store_failed(&error))?;
+        let mut stored = self.store.filters(new.client).await.map_err(|error| self.store_failed(&error))?;
+        // The client got a place in the log instead, and the connection was cut before the next step.
+        let own = places.iter().filter(|place| !place.options.is_of_filter());
+        let own: HashSet<_> = own.map(|place| name_to_topic(place.channel.as_str())).collect();
+        for outdated in stored.extract_if(.., |stored| own.contains(&*stored.filter)) {
+            self.keep_filter(new.outbox, new.client, &outdated.filter, None).await?;
+        }
         for turn in stored.chunks(SUBSCRIPTIONS_PER_TURN) {
             let inserted =
                 turn.iter().filter_map(|StoredFilter { filter, options }| {

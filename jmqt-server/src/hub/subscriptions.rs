@@ -11,6 +11,7 @@ use tokio::sync::{MutexGuard, SemaphorePermit, oneshot};
 use tokio::time::{sleep, timeout};
 
 use super::filters::{self, filter_of, literal_beginning};
+use super::groups::share_of;
 use super::publish::intact;
 use super::{CHANGE_LOCKS, Hub, HubError, Tag};
 use crate::budget::Share;
@@ -217,7 +218,11 @@ impl Hub {
             return Err(HubError::SessionEnded);
         }
         if channel.kind() == ChannelKind::Control {
-            if !self.add_filter(&subscription).await {
+            let is_added = match share_of(channel) {
+                Some(_) => self.join_group(&subscription, subscription.persistence()).await,
+                None => self.add_filter(&subscription).await,
+            };
+            if !is_added {
                 return Err(HubError::SessionEnded);
             }
         } else if channel.kind() != ChannelKind::PeerToPeer {
@@ -423,6 +428,7 @@ impl Hub {
         let Some(members) = self.members(channel) else { return Vec::new() };
         let current = members
             .iter()
+            .flat_map(Self::clients_behind)
             .filter(|member| member.stage() != Stage::Ended && member.outbox.closed().is_none());
         current.map(|member| (member.client.clone(), member.persistence())).collect()
     }
@@ -434,7 +440,7 @@ impl Hub {
     }
 
     /// Adds a subscription with a filter; returns `false` if its name has none. On return the other nodes know the filter.
-    async fn add_filter(&self, subscription: &Arc<Subscription>) -> bool {
+    pub(super) async fn add_filter(&self, subscription: &Arc<Subscription>) -> bool {
         let Some(cluster) = &self.cluster else { return self.filters.add(subscription, |_| {}) };
         let is_added = self.filters.add(subscription, |filter| cluster.filter_added(filter.path()));
         if is_added {
@@ -455,6 +461,9 @@ impl Hub {
     pub(super) fn leave(&self, subscription: &Arc<Subscription>) {
         match subscription.channel.kind() {
             ChannelKind::PeerToPeer => {}
+            ChannelKind::Control if share_of(&subscription.channel).is_some() => {
+                self.leave_group(subscription);
+            }
             ChannelKind::Control => self.remove_filter(subscription),
             ChannelKind::Plain => {
                 if self.channels.remove(subscription) {

@@ -37,7 +37,7 @@ pub(crate) enum Source {
 
 impl Source {
     /// The log of the pushes; `None` if they are not logged.
-    fn log(self, logged: &LoggedPushes) -> Option<ChannelKey> {
+    pub(super) fn log(self, logged: &LoggedPushes) -> Option<ChannelKey> {
         match self {
             Self::Log { key, .. } => Some(key),
             Self::Live | Self::Memory => {
@@ -172,17 +172,20 @@ impl Outbox {
         logged: &LoggedPushes,
         source: Source,
     ) -> Offered {
-        // Now, because it must not run under the lock.
         let (form, options) = (self.form(), subscription.options());
         // A reader may have QoS 0 for a moment, until it ends. Its cursor needs acknowledgements.
         let grant = match options.grant(Qos::AtLeastOnce) {
             Grant::Unacknowledged if subscription.is_reader() => Grant::Acknowledged,
             grant => grant,
         };
+        // Now, because it must not run under the lock.
         let own;
         let framed = match options.is_special() {
             false => logged.framed(form, grant),
             true => {
+                if let Some(group) = &self.group {
+                    return self.offer_to_group(group, subscription, logged, source);
+                }
                 own = subscription.with_terms(|terms| logged.framed_for(form, grant, terms));
                 &own
             }
@@ -198,7 +201,7 @@ impl Outbox {
                 lacks_reader = true;
                 (false, false)
             }
-            LogState::Temporary | LogState::Filter => {
+            LogState::Temporary | LogState::Filter | LogState::Share { .. } => {
                 self.offer_temporary(&mut state, subscription, logged, framed, grant);
                 (false, false)
             }
@@ -295,7 +298,7 @@ impl Outbox {
     }
 
     /// Appends a push that the client acknowledges.
-    fn send(&self, state: &mut State, subscription: &Subscription, push: PushId, bytes: Bytes) {
+    pub(super) fn send(&self, state: &mut State, subscription: &Subscription, push: PushId, bytes: Bytes) {
         let form = self.form();
         if !form.is_mqtt() {
             return state.writer.push(bytes);
@@ -497,16 +500,19 @@ impl Outbox {
     pub(crate) fn acknowledge(self: &Arc<Self>, id: PushId) -> bool {
         let mut state = self.lock();
         let Some(window) = &mut state.deliveries.window else { return false };
-        let mut moved = false;
+        let (mut moved, mut temporary) = (false, None);
         let counted = match id {
             PushId::Logged(place) => {
                 let persistent = window.by_key.get(&place.key).cloned();
                 let named = persistent.map(|subscription| acknowledge_logged(window, &subscription, place));
                 moved = named == Some(InLog::Moved);
                 // It may have been pushed before the subscription became persistent (2.20).
-                moved || named == Some(InLog::Kept) || window.acknowledge_temporary(id)
+                moved || named == Some(InLog::Kept) || window.acknowledge_temporary(id).is_some()
             }
-            PushId::Memory { .. } => window.acknowledge_temporary(id),
+            PushId::Memory { .. } => {
+                temporary = window.acknowledge_temporary(id);
+                temporary.is_some()
+            }
         };
         if counted {
             self.pump(&mut state);
@@ -515,6 +521,12 @@ impl Outbox {
         drop(state);
         if list {
             self.list_moved_cursors();
+        }
+        if let Some(subscription) = temporary
+            && subscription.options().is_shared()
+            && let Some(group) = subscription.group()
+        {
+            group.share_acknowledged(id);
         }
         counted
     }

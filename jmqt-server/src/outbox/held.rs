@@ -42,7 +42,12 @@ impl Outbox {
         let (mut own, limit) = (None, self.packet_limit());
         let mut framed = match options.is_special() {
             false => pushes.framed(form),
-            true => own.insert(subscription.with_terms(|terms| pushes.framed_for(form, terms))),
+            true => {
+                if let Some(group) = &self.group {
+                    return self.push_to_group(group, pushes, flush);
+                }
+                own.insert(subscription.with_terms(|terms| pushes.framed_for(form, terms)))
+            }
         };
         let within;
         if framed.bytes.len() > limit

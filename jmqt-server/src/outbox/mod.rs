@@ -7,13 +7,15 @@
 //!
 //! This file has the lock, the waker and the phase of the connection. The other files have the parts that the lock
 //! protects: bytes and socket ([`writer`]), messages held until the client may receive them ([`held`]), subscriptions
-//! ([`subscriptions`]), QoS 1 pushes ([`deliveries`], [`resume`], [`cursors`]), QoS 2 ([`exchanges`]), and operations that the store has not
+//! ([`subscriptions`]), QoS 1 pushes ([`deliveries`], [`resume`], [`cursors`]), QoS 2 ([`exchanges`]), groups of
+//! clients ([`group`]), and operations that the store has not
 //! settled ([`settling`]).
 
 mod cursor;
 mod cursors;
 mod deliveries;
 mod exchanges;
+mod group;
 mod held;
 mod packet_ids;
 mod queue;
@@ -35,6 +37,7 @@ use futures_util::task::AtomicWaker;
 use tokio::net::tcp::OwnedWriteHalf;
 
 use self::deliveries::Deliveries;
+use self::group::Group;
 use self::held::Held;
 use self::settling::Settling;
 use self::subscriptions::Subscriptions;
@@ -48,6 +51,7 @@ use crate::wire::{Form, IdSpace};
 pub(crate) use self::cursors::Moved;
 pub(crate) use self::deliveries::Source;
 pub(crate) use self::exchanges::{Acknowledged, SendAgain, ToRecord, Unrecorded};
+pub(crate) use self::group::Groups;
 pub(crate) use self::packet_ids::{RECEIVE_MAXIMUM, Reception};
 pub(crate) use self::resume::Missing;
 pub(crate) use self::subscription::{LogState, Stage, Subscription};
@@ -67,6 +71,7 @@ pub(crate) struct OutboxContext {
     pub(crate) moved_cursors: Mutex<Vec<Arc<Outbox>>>,
     /// Sessions with steps of QoS 2 exchanges that the store must record.
     pub(crate) unrecorded: Unrecorded,
+    pub(crate) groups: Groups,
 }
 
 /// The outgoing part of one session.
@@ -80,6 +85,8 @@ pub(crate) struct Outbox {
     packet_limit: AtomicU32,
     pub(crate) context: Arc<OutboxContext>,
     waker: AtomicWaker,
+    /// Set if this belongs to a group of clients instead of a connection.
+    group: Option<Box<Group>>,
     state: Mutex<State>,
 }
 
@@ -170,6 +177,7 @@ impl Outbox {
             packet_limit: AtomicU32::new(u32::MAX),
             context,
             waker: AtomicWaker::new(),
+            group: None,
             state: Mutex::new(state),
         }
     }

@@ -80,6 +80,13 @@ pub(crate) enum LogState {
     /// The store keeps the subscription, but it has no place in a log: it has a filter, or QoS 0. A message that is
     /// logged and needs an acknowledgement makes a reader of its channel.
     Filter,
+    /// The subscription receives a share of the messages of a group. The group reads the logs.
+    Share {
+        /// The outbox of the group.
+        group: Arc<Outbox>,
+        /// The store keeps the subscription.
+        is_kept: bool,
+    },
     /// The subscription is persistent, and the store has not returned its position yet. `seen` is the last message
     /// received meanwhile, and its log: the channel may have been deleted and created again.
     Attaching { seen: Option<(ChannelKey, Seq)> },
@@ -87,6 +94,13 @@ pub(crate) enum LogState {
     Changing(Box<Changing>),
     /// The subscription is persistent.
     Attached(Box<LogPosition>),
+}
+
+impl LogState {
+    /// Returns `true` if the store keeps the subscription without a place in a log.
+    pub(super) fn is_kept(&self) -> bool {
+        matches!(self, Self::Filter | Self::Share { is_kept: true, .. })
+    }
 }
 
 /// Messages that arrived for a temporary subscription while the store made it persistent. Only the store knows which
@@ -261,8 +275,13 @@ impl Subscription {
 
     pub(crate) fn persistence(&self) -> Persistence {
         match &*self.log() {
-            LogState::Temporary | LogState::Changing(_) => Persistence::Temporary,
-            LogState::Filter | LogState::Attaching { .. } | LogState::Attached(_) => Persistence::Persistent,
+            LogState::Temporary | LogState::Changing(_) | LogState::Share { is_kept: false, .. } => {
+                Persistence::Temporary
+            }
+            LogState::Filter
+            | LogState::Share { is_kept: true, .. }
+            | LogState::Attaching { .. }
+            | LogState::Attached(_) => Persistence::Persistent,
         }
     }
 

@@ -48,7 +48,7 @@ impl Subscriptions {
         let is_new = self.by_name.insert(Named(Arc::clone(subscription)));
         if is_new {
             self.of_filters += u32::from(subscription.own_options().is_of_filter());
-            self.kept += u32::from(matches!(&*subscription.log(), LogState::Filter));
+            self.kept += u32::from(subscription.log().is_kept());
         }
         is_new
     }
@@ -56,7 +56,7 @@ impl Subscriptions {
     fn remove(&mut self, channel: &str) -> Option<Arc<Subscription>> {
         let Named(subscription) = self.by_name.take(channel)?;
         self.of_filters -= u32::from(subscription.own_options().is_of_filter());
-        self.kept -= u32::from(matches!(&*subscription.log(), LogState::Filter));
+        self.kept -= u32::from(subscription.log().is_kept());
         Some(subscription)
     }
 
@@ -80,7 +80,7 @@ impl Outbox {
     /// The client, if a stored subscription has a filter.
     pub(crate) fn client_with_filters(&self) -> Option<ClientId> {
         let state = self.lock();
-        let is_kept = |it: &&Arc<Subscription>| matches!(&*it.log(), LogState::Filter);
+        let is_kept = |it: &&Arc<Subscription>| it.log().is_kept();
         let mut all = state.subscriptions.all().filter(|_| state.subscriptions.kept > 0);
         all.find(is_kept).map(|it| it.client.clone())
     }
@@ -116,7 +116,7 @@ impl Outbox {
             let mut log = existing.log();
             return match &mut *log {
                 LogState::Filter | LogState::Temporary => {
-                    state.subscriptions.kept -= u32::from(matches!(&*log, LogState::Filter));
+                    state.subscriptions.kept -= u32::from(log.is_kept());
                     *log = LogState::Attaching { seen: Some(seen) };
                     drop(log);
                     Reader::Begun(existing)
@@ -132,7 +132,7 @@ impl Outbox {
         let (client, outbox) = (of.client.clone(), Arc::clone(&of.outbox));
         let log = LogState::Attaching { seen: Some(seen) };
         let reader = Subscription::new(channel.clone(), client, outbox, Stage::Live, log);
-        reader.set_options(SubscriptionOptions::OF_FILTER);
+        reader.set_options(SubscriptionOptions::OF_FILTER.shared_as(of.own_options()));
         let reader = Arc::new(reader);
         state.subscriptions.insert(&reader);
         Reader::Created(reader)
@@ -221,7 +221,7 @@ impl Outbox {
                 self.push_kept(&mut state, subscription, earlier);
                 changing.seen
             }
-            LogState::Temporary | LogState::Filter => None,
+            LogState::Temporary | LogState::Filter | LogState::Share { .. } => None,
             LogState::Attached(_) => return,
         };
         let mut position = LogPosition::new(stored);

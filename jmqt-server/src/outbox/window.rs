@@ -264,17 +264,14 @@ impl Window {
         Some((id, subscription, bytes))
     }
 
-    /// Records a `pushAck` for a temporary push; returns `false` if that push is not in flight.
-    pub(crate) fn acknowledge_temporary(&mut self, id: PushId) -> bool {
-        let Some(at) = self.temporary.iter().position(|(sent, _)| *sent == id) else {
-            return false;
-        };
-        if let Some((_, subscription)) = self.temporary.remove(at) {
-            subscription.remove_temporary_in_flight();
-        }
+    /// Records a `pushAck` for a temporary push, and returns its subscription; `None` if that push is not in flight.
+    pub(crate) fn acknowledge_temporary(&mut self, id: PushId) -> Option<Arc<Subscription>> {
+        let at = self.temporary.iter().position(|(sent, _)| *sent == id)?;
+        let (_, subscription) = self.temporary.remove(at)?;
+        subscription.remove_temporary_in_flight();
         self.full_since = None;
         self.note_if_full();
-        true
+        Some(subscription)
     }
 
     /// Removes the pushes of a subscription that has ended, in flight and waiting.

@@ -147,6 +147,10 @@ impl Outbox {
     pub(crate) fn flush(&self) {
         let mut state = self.lock();
         state.writer.unflushed = false;
+        if let Some(group) = &self.group {
+            drop(state);
+            return self.give_shares(group);
+        }
         self.flush_locked(&mut state);
     }
 
@@ -260,7 +264,8 @@ impl Outbox {
     }
 
     pub(super) fn is_full(&self, state: &State) -> bool {
-        state.writer.len() >= self.limit()
+        let limit = self.limit();
+        state.writer.len() >= limit || self.group.as_ref().is_some_and(|group| group.is_full(limit))
     }
 
     /// The current limit of the queue. It is small while the total of all clients is reached.

@@ -20,6 +20,8 @@ pub struct SubRequest<'a> {
     pub channel: &'a ChannelName,
     /// `pr`.
     pub persistence: Persistence,
+    /// The group of a shared subscription of an MQTT client, of whose members each message goes to one.
+    pub group: Option<&'a str>,
     /// The handle of the server.
     pub server: &'a ServerHandle,
     pub(crate) session: SessionRef<'a>,
@@ -36,7 +38,11 @@ impl<'a> SubRequest<'a> {
         server: &'a ServerHandle,
         session: SessionRef<'a>,
     ) -> Self {
-        Self { connection, client, channel, persistence, server, session }
+        Self { connection, client, channel, persistence, group: None, server, session }
+    }
+
+    pub(crate) fn in_group(self, group: Option<&'a str>) -> Self {
+        Self { group, ..self }
     }
 }
 
@@ -52,6 +58,8 @@ pub struct FilterRequest<'a> {
     /// The filter, as an MQTT client writes it. That of a JMQT client is the same, except that `%23` and `%2B` in it have
     /// become `%2523` and `%252B` (docs/mqtt.md, Names).
     pub filter: &'a str,
+    /// The group of a shared subscription of an MQTT client, of whose members each message goes to one.
+    pub group: Option<&'a str>,
     /// The handle of the server.
     pub server: &'a ServerHandle,
     pub(crate) session: SessionRef<'a>,

@@ -76,6 +76,11 @@ impl Pushes {
         &self.run
     }
 
+    /// The number of messages.
+    pub(crate) fn count(&self) -> usize {
+        self.run.pieces.ends.len()
+    }
+
     /// The messages encoded in this form.
     pub(crate) fn framed(&self, form: Form) -> &Pieces {
         match (&self.source, form) {

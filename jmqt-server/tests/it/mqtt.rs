@@ -22,6 +22,7 @@ mod fuzzing;
 mod malformed;
 mod rules;
 mod sessions;
+mod shared;
 mod subscribe;
 mod system_topics;
 mod wills;

@@ -12,6 +12,7 @@ use crate::connection::{CONTINUE, CloseReason, Flow};
 use crate::context::Shared;
 use crate::hub::name_of_filter;
 use crate::options::SubscriptionOptions;
+use crate::session::verbs::AskedFilter;
 use crate::session::{Session, verbs};
 
 pub(super) async fn handle_sub(
@@ -54,9 +55,9 @@ async fn handle_sub_to_filter(
         return CONTINUE;
     };
     let options = SubscriptionOptions::JMQT;
+    let asked = AskedFilter { filter: filter.path(), channel: None, group: None };
     let subscribed =
-        verbs::subscribe_to_filter(shared, session, client, filter.path(), &name, sub.persistence, options)
-            .await?;
+        verbs::subscribe_to_filter(shared, session, client, asked, &name, sub.persistence, options).await?;
     let subscription = match subscribed {
         Ok(subscription) => subscription,
         Err(status) => {

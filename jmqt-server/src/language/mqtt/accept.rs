@@ -118,7 +118,7 @@ fn announced(shared: &Shared, connect: &Connect<'_>, id: &ClientId, expiry: u32)
             Some(Property::ReceiveMaximum(RECEIVE_MAXIMUM)),
             Some(Property::TopicAliasMaximum(TOPIC_ALIASES)),
             u32::try_from(shared.limits.packet_bytes).ok().map(Property::MaximumPacketSize),
-            Some(Property::SharedSubscriptionAvailable(false)),
+            Some(Property::SharedSubscriptionAvailable(true)),
         ];
         for property in own.into_iter().flatten() {
             // They are within the limits of a property.

@@ -11,8 +11,9 @@ use jmqt_mqtt::{
 use super::{Client, answer, fail};
 use crate::connection::Flow;
 use crate::context::Shared;
-use crate::hub::name_of_filter;
+use crate::hub::{self, name_of_filter};
 use crate::options::SubscriptionOptions;
+use crate::session::verbs::AskedFilter;
 use crate::session::{Session, verbs};
 use crate::system_topics;
 
@@ -48,9 +49,6 @@ pub(super) async fn handle_subscribe(
 
 /// The channel of a filter, if this client may subscribe to it.
 fn channel_of(id: &ClientId, filter: Filter<'_>) -> Result<ChannelName, ReasonCode> {
-    if filter.group().is_some() {
-        return Err(ReasonCode::SHARED_SUBSCRIPTIONS_NOT_SUPPORTED);
-    }
     let topic = TopicName::parse(filter.path()).map_err(|_| ReasonCode::TOPIC_FILTER_INVALID)?;
     match topic.usage() {
         TopicUse::Channel(name) => ChannelName::exact(&name).map_err(|_| ReasonCode::TOPIC_FILTER_INVALID),
@@ -76,10 +74,13 @@ async fn subscribe_to(
         .without_own(asked.no_local)
         .keeping_retain(asked.retain_as_published)
         .with_id(subscription_id.map(SubscriptionId::get));
-    if filter.path().starts_with(system_topics::PREFIX) && filter.group().is_none() {
+    if filter.group().is_some() {
+        return subscribe_to_share(shared, session, client, id, filter, options.shared()).await;
+    }
+    if filter.path().starts_with(system_topics::PREFIX) {
         return subscribe_to_system(shared, session, id, filter, asked.retain_handling, options).await;
     }
-    if filter.has_wildcard() && filter.group().is_none() {
+    if filter.has_wildcard() {
         return subscribe_to_filter(shared, session, client, id, filter, asked.retain_handling, options)
             .await;
     }
@@ -133,7 +134,7 @@ async fn subscribe_to_system(
         shared,
         session,
         id,
-        filter.path(),
+        asked(filter),
         &name,
         Persistence::Temporary,
         options,
@@ -177,7 +178,7 @@ async fn subscribe_to_filter(
     };
     let existed = session.outbox.subscription(name.as_str()).is_some();
     let subscribed =
-        verbs::subscribe_to_filter(shared, session, id, filter.path(), &name, persistence, options).await?;
+        verbs::subscribe_to_filter(shared, session, id, asked(filter), &name, persistence, options).await?;
     let subscription = match subscribed {
         Ok(subscription) => subscription,
         Err(status) => return ControlFlow::Continue(refused(status)),
@@ -190,6 +191,48 @@ async fn subscribe_to_filter(
         return ControlFlow::Continue(refused(status));
     }
     ControlFlow::Continue(granted(options.qos()))
+}
+
+/// The name of a share of plain channels in the tables.
+fn name_of_share(id: &ClientId, filter: Filter<'_>) -> Result<ChannelName, ReasonCode> {
+    if filter.path().starts_with('$') {
+        return Err(ReasonCode::NOT_AUTHORIZED);
+    }
+    if !filter.has_wildcard() {
+        channel_of(id, filter)?;
+    }
+    hub::name_of_share(filter).ok_or(ReasonCode::TOPIC_FILTER_INVALID)
+}
+
+/// Subscribes to a share of the messages of a filter (4.8.2). Retained messages are not sent for it (3.8.4).
+async fn subscribe_to_share(
+    shared: &Shared,
+    session: &mut Session,
+    _client: &Client,
+    id: &ClientId,
+    filter: Filter<'_>,
+    options: SubscriptionOptions,
+) -> Flow<ReasonCode> {
+    let name = match name_of_share(id, filter) {
+        Ok(name) => name,
+        Err(reason) => return ControlFlow::Continue(reason),
+    };
+    let persistence = Persistence::Temporary;
+    let subscribed =
+        verbs::subscribe_to_filter(shared, session, id, asked(filter), &name, persistence, options).await?;
+    let subscription = match subscribed {
+        Ok(subscription) => subscription,
+        Err(status) => return ControlFlow::Continue(refused(status)),
+    };
+    let is_full = session.outbox.open(&subscription, None, None);
+    session.answered(is_full);
+    shared.hub.give_shares(&subscription);
+    ControlFlow::Continue(granted(options.qos()))
+}
+
+fn asked(filter: Filter<'_>) -> AskedFilter<'_> {
+    let channel = filter.channel().and_then(|name| ChannelName::exact(&name).ok());
+    AskedFilter { filter: filter.path(), channel, group: filter.group() }
 }
 
 fn refused(status: StatusCode) -> ReasonCode {
@@ -230,9 +273,12 @@ async fn unsubscribe_from(
     id: &ClientId,
     filter: Filter<'_>,
 ) -> Flow<ReasonCode> {
-    let channel = match filter.has_wildcard() || filter.path().starts_with(system_topics::PREFIX) {
-        true => name_of_filter(filter),
-        false => channel_of(id, filter).ok(),
+    let channel = match () {
+        () if filter.group().is_some() => name_of_share(id, filter).ok(),
+        () if filter.has_wildcard() || filter.path().starts_with(system_topics::PREFIX) => {
+            name_of_filter(filter)
+        }
+        () => channel_of(id, filter).ok(),
     };
     let Some(channel) = channel else {
         return ControlFlow::Continue(ReasonCode::NO_SUBSCRIPTION_EXISTED);

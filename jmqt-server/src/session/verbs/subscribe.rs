@@ -54,32 +54,44 @@ async fn subscribe_and_set(
     ControlFlow::Continue(subscribed.map_err(|_| StatusCode::SERVER_ERROR))
 }
 
-/// Subscribes the client to all plain channels that a filter matches. `name` is the name of the subscription in the tables.
+/// A filter that a client subscribes to.
+pub(crate) struct AskedFilter<'a> {
+    /// The filter, as an MQTT client writes it.
+    pub(crate) filter: &'a str,
+    /// The channel, if the filter has no wildcard.
+    pub(crate) channel: Option<ChannelName>,
+    /// The group of a shared subscription.
+    pub(crate) group: Option<&'a str>,
+}
+
+/// Subscribes the client to all plain channels that a filter matches, or to a share of their messages. `name` is the name of the subscription in the tables.
 pub(crate) async fn subscribe_to_filter(
     shared: &Shared,
     session: &mut Session,
     client: &ClientId,
-    filter: &str,
+    filter: AskedFilter<'_>,
     name: &ChannelName,
     persistence: Persistence,
     options: SubscriptionOptions,
 ) -> Flow<Result<Arc<Subscription>, StatusCode>> {
     let attached = session.attached.clone();
     let of_session = attached.as_ref().and_then(|attached| attached.data()).into();
-    let verdict = match ChannelName::exact(filter) {
-        // A topic of the server itself.
-        Ok(channel) if !filter.contains(['+', '#']) => {
-            let persistence = Persistence::Temporary;
+    let AskedFilter { filter, channel, group } = filter;
+    let verdict = match channel {
+        // A topic of the server itself, or a share of one channel.
+        Some(channel) => {
             let request =
-                SubRequest::new(session.info, client, &channel, persistence, &shared.handle, of_session);
+                SubRequest::new(session.info, client, &channel, persistence, &shared.handle, of_session)
+                    .in_group(group);
             let question = asking(|| shared.validators.sub.validate_sub(&request));
             session.ask("sub validator", question).await?
         }
-        _ => {
+        None => {
             let request = FilterRequest {
                 connection: session.info,
                 client,
                 filter,
+                group,
                 server: &shared.handle,
                 session: of_session,
             };

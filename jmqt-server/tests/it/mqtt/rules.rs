@@ -350,7 +350,7 @@ impl Member {
 }
 
 impl Device {
-    async fn send_subscribe(&mut self, filter: &str, qos: Qos) {
+    pub(super) async fn send_subscribe(&mut self, filter: &str, qos: Qos) {
         let mut filters = FilterBuf::new();
         filters.push(filter, SubscribeOptions::of_qos(qos)).unwrap();
         let properties = Properties::EMPTY;

@@ -396,15 +396,3 @@ async fn all_topic_aliases_up_to_the_maximum_are_accepted_and_end_with_the_conne
     device.stream.write_all(&with(32, "")).await.unwrap();
     assert_eq!(device.ended().await, Some(ReasonCode::PROTOCOL_ERROR));
 }
-
-#[tokio::test] // 4.8.2: shared subscriptions are not there; the answer says so, and the CONNACK as well
-async fn a_shared_subscription_is_refused_as_such() {
-    let server = start().await;
-    let mut device = Device::new(&server, Version::V5, Login::of("device")).await;
-    for filter in ["$share/group/a", "$share/group/+/b", "$share/group/#"] {
-        let code = device.subscribe(filter, Qos::AtLeastOnce).await;
-        assert_eq!(code, ReasonCode::SHARED_SUBSCRIPTIONS_NOT_SUPPORTED, "{filter}");
-    }
-    device.publish("a", b"1", Delivery::AtMostOnce, false).await;
-    device.expect_nothing().await;
-}

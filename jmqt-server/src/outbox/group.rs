@@ -1,0 +1,563 @@
+//! The group of a shared subscription: each message goes to one of its members (MQTT 5.0, 4.8.2).
+//!
+//! A group is an outbox without a connection. Its subscriptions receive the messages of a filter as those of a client do,
+//! with a window and with cursors, but the messages become [`Held`] instead of bytes, and [`Outbox::flush`] gives each of
+//! them to a member. A message stays here until the member has acknowledged it. If the member leaves before, another one
+//! gets it.
+//!
+//! Order of locks: the outbox of a group, then its members' list, then the outbox of one member.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use jmqt_core::{ChannelName, ClientId, Persistence, Qos};
+use tokio::sync::Notify;
+
+use super::deliveries::{Offered, Source, list_if_behind};
+use super::subscription::{LogPosition, LogState, Stage, Subscription};
+use super::window::Redelivery;
+use super::{Flush, Outbox, OutboxContext, State};
+use crate::budget::Share;
+use crate::message::{LoggedPush, Pieces, PushId};
+use crate::options::{Grant, SubscriptionOptions};
+use crate::store::{LogPlace, Seq};
+use crate::wire::{Form, LoggedPushes, Pushes};
+
+/// The number of messages of a group that may be unacknowledged.
+const GROUP_WINDOW: u32 = 16_384;
+/// The memory of a held message in addition to its data.
+const HELD_OVERHEAD: usize = 512;
+
+/// What the groups of a server share.
+#[derive(Default)]
+pub(crate) struct Groups {
+    /// Groups that can read on in their logs.
+    listed: Mutex<Vec<Arc<Outbox>>>,
+    arrived: Notify,
+    ids: AtomicU64,
+}
+
+impl Groups {
+    fn list(&self, outbox: Arc<Outbox>) {
+        self.listed.lock().unwrap_or_else(PoisonError::into_inner).push(outbox);
+        self.arrived.notify_one();
+    }
+
+    /// Waits for groups that can read on, and takes them.
+    pub(crate) async fn take(&self) -> Vec<Arc<Outbox>> {
+        loop {
+            let listed = std::mem::take(&mut *self.listed.lock().unwrap_or_else(PoisonError::into_inner));
+            for outbox in &listed {
+                if let Some(group) = &outbox.group {
+                    group.is_listed.store(false, Ordering::Release);
+                }
+            }
+            if !listed.is_empty() {
+                return listed;
+            }
+            self.arrived.notified().await;
+        }
+    }
+
+    /// An id of a message of a group, which differs from those of all other messages in memory.
+    fn next_id(&self, context: &OutboxContext) -> PushId {
+        context.ids.in_memory(1 << 63 | self.ids.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// The group of an outbox.
+pub(crate) struct Group {
+    me: Weak<Outbox>,
+    is_listed: AtomicBool,
+    state: Mutex<GroupState>,
+}
+
+struct GroupState {
+    members: Vec<Arc<Subscription>>,
+    /// The index of the member whose turn it is.
+    next: usize,
+    /// Messages that no member has, in order.
+    waiting: VecDeque<Held>,
+    /// Messages that a member has not acknowledged.
+    given: HashMap<PushId, Given, foldhash::fast::RandomState>,
+    /// The memory of all of them.
+    bytes: usize,
+    counted: Share,
+    /// Members with appended bytes that have not been flushed.
+    dirty: Vec<Arc<Outbox>>,
+}
+
+/// A message of a group.
+struct Held {
+    /// By which members acknowledge it.
+    id: PushId,
+    /// Its place in the log that the group reads.
+    place: Option<LogPlace>,
+    /// The message alone, encoded once for all members that are tried.
+    pushes: LoggedPushes,
+    bytes: usize,
+}
+
+struct Given {
+    to: Arc<Subscription>,
+    held: Held,
+}
+
+/// What becomes of a message that a member is offered.
+enum Accepted {
+    /// The member acknowledges it.
+    UntilAcknowledged,
+    /// It was sent without an acknowledgement, or has expired.
+    Done,
+    /// The member has no room.
+    No,
+    /// It is larger than the member accepts.
+    TooLarge,
+}
+
+impl Group {
+    fn lock(&self) -> MutexGuard<'_, GroupState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns `true` if the group holds as much as one client may.
+    pub(super) fn is_full(&self, limit: usize) -> bool {
+        self.lock().bytes >= limit
+    }
+
+    /// Keeps a message for the next [`Outbox::flush`].
+    fn hold(
+        &self,
+        context: &OutboxContext,
+        channel: &ChannelName,
+        message: &LoggedPush,
+        place: Option<LogPlace>,
+    ) {
+        let id = context.groups.next_id(context);
+        let bytes = message.data.as_bytes().len() + HELD_OVERHEAD;
+        let alone = vec![LoggedPush { id, ..message.clone() }];
+        let pushes = LoggedPushes::new(context.ids, channel.clone(), alone);
+        let mut state = self.lock();
+        state.waiting.push_back(Held { id, place, pushes, bytes });
+        state.change_bytes(|held| held + bytes);
+    }
+}
+
+impl GroupState {
+    fn change_bytes(&mut self, change: impl FnOnce(usize) -> usize) {
+        self.bytes = change(self.bytes);
+        self.counted.set(self.bytes);
+    }
+
+    /// Gives waiting messages to members in turn, as long as one has room. Returns the log places of those that need no
+    /// acknowledgement.
+    fn give(&mut self) -> Vec<LogPlace> {
+        let mut done = Vec::new();
+        while let Some(held) = self.waiting.pop_front() {
+            let Some((to, accepted)) = self.accepting(&held) else {
+                self.waiting.push_front(held);
+                break;
+            };
+            if let (Accepted::UntilAcknowledged, Some(to)) = (accepted, to) {
+                self.given.insert(held.id, Given { to, held });
+            } else {
+                done.extend(held.place);
+                self.change_bytes(|bytes| bytes.saturating_sub(held.bytes));
+            }
+        }
+        if self.waiting.is_empty() {
+            self.waiting.shrink_to(64);
+        }
+        done
+    }
+
+    /// The next member that takes a message; `None` if all are full. A message that is too large for all of them counts as
+    /// sent [MQTT-3.1.2-25].
+    fn accepting(&mut self, held: &Held) -> Option<(Option<Arc<Subscription>>, Accepted)> {
+        let count = self.members.len();
+        let mut too_large = 0;
+        for turn in 0..count {
+            let at = (self.next + turn) % count;
+            let member = &self.members[at];
+            let (accepted, flush) = member.outbox.take_share(member, held);
+            match accepted {
+                Accepted::No => continue,
+                Accepted::TooLarge => {
+                    too_large += 1;
+                    continue;
+                }
+                Accepted::UntilAcknowledged | Accepted::Done => {
+                    self.next = (at + 1) % count;
+                    let member = Arc::clone(member);
+                    if flush {
+                        self.dirty.push(Arc::clone(&member.outbox));
+                    }
+                    return Some((Some(member), accepted));
+                }
+            }
+        }
+        (count > 0 && too_large == count).then_some((None, Accepted::TooLarge))
+    }
+}
+
+impl Outbox {
+    /// The outbox of a group. Its subscriptions have the options of a group.
+    pub(crate) fn of_group(context: &Arc<OutboxContext>) -> Arc<Self> {
+        let group = |me: &Weak<Self>| {
+            let mut outbox = Self::new(Form::MqttV5, None, Arc::clone(context));
+            outbox.group = Some(Box::new(Group {
+                me: Weak::clone(me),
+                is_listed: AtomicBool::new(false),
+                state: Mutex::new(GroupState {
+                    members: Vec::new(),
+                    next: 0,
+                    waiting: VecDeque::new(),
+                    given: HashMap::default(),
+                    bytes: 0,
+                    counted: Share::new(&context.outbound),
+                    dirty: Vec::new(),
+                }),
+            }));
+            outbox
+        };
+        let outbox = Arc::new_cyclic(group);
+        outbox.set_window(GROUP_WINDOW, Redelivery::AtOnce);
+        outbox.go_live();
+        outbox
+    }
+
+    /// Returns `true` for the outbox of a group.
+    pub(crate) fn is_group(&self) -> bool {
+        self.group.is_some()
+    }
+
+    /// Adds a member to a group.
+    pub(crate) fn join(self: &Arc<Self>, member: &Arc<Subscription>, persistence: Persistence) {
+        let Some(group) = &self.group else { return };
+        *member.log() =
+            LogState::Share { group: Arc::clone(self), is_kept: persistence == Persistence::Persistent };
+        group.lock().members.push(Arc::clone(member));
+    }
+
+    /// Removes a member that has ended. What it has not acknowledged goes to others at the next [`flush`](Self::flush).
+    /// Returns `true` if no member is left.
+    pub(crate) fn part(&self, member: &Arc<Subscription>) -> bool {
+        let Some(group) = &self.group else { return true };
+        let mut state = group.lock();
+        state.members.retain(|other| !Arc::ptr_eq(other, member));
+        let mut left: Vec<Held> = state
+            .given
+            .extract_if(|_, given| Arc::ptr_eq(&given.to, member))
+            .map(|(_, Given { held, .. })| held)
+            .collect();
+        left.sort_unstable_by_key(|held| std::cmp::Reverse(number(held.id)));
+        self.context.counters.redeliveries.add(left.len() as u64);
+        for held in left {
+            state.waiting.push_front(held);
+        }
+        state.members.is_empty()
+    }
+
+    /// The members of a group.
+    pub(crate) fn group_members(&self) -> Vec<Arc<Subscription>> {
+        self.group.as_ref().map_or_else(Vec::new, |group| group.lock().members.clone())
+    }
+
+    /// Returns `true` if messages of a group wait for a member with room.
+    pub(crate) fn has_waiting_shares(&self) -> bool {
+        self.group.as_ref().is_some_and(|group| !group.lock().waiting.is_empty())
+    }
+
+    /// Offers QoS 1 messages to a group: see [`offer`](Self::offer).
+    pub(super) fn offer_to_group(
+        &self,
+        group: &Group,
+        subscription: &Arc<Subscription>,
+        logged: &LoggedPushes,
+        source: Source,
+    ) -> Offered {
+        let nothing = Offered { flush: false, behind: false, lacks_reader: false };
+        let mut state = self.lock();
+        if state.closed().is_some() || subscription.stage() == Stage::Ended {
+            return nothing;
+        }
+        let mut log = subscription.log();
+        let (behind, lacks_reader) = match &mut *log {
+            LogState::Filter if logged.last_logged().is_some() => (false, true),
+            LogState::Attaching { seen } => {
+                *seen = (*seen).max(logged.last_logged());
+                (true, false)
+            }
+            // They may belong to a deleted log.
+            LogState::Attached(position) if source.log(logged).is_some_and(|log| log != position.key) => {
+                (false, false)
+            }
+            LogState::Attached(position) => {
+                self.hold_logged(&mut state, group, subscription, position, logged, source);
+                (position.is_behind(), false)
+            }
+            _ => {
+                logged.messages.iter().for_each(|message| self.hold_unlogged(group, logged, message));
+                (false, false)
+            }
+        };
+        drop(log);
+        let flush = state.writer.is_first_to_append();
+        Offered { flush, behind, lacks_reader }
+    }
+
+    /// Holds a message that is in no log, if there is room.
+    fn hold_unlogged(&self, group: &Group, logged: &LoggedPushes, message: &LoggedPush) {
+        if group.is_full(self.limit()) {
+            self.context.counters.pushes_dropped.increment();
+        } else {
+            group.hold(&self.context, &logged.channel, message, None);
+        }
+    }
+
+    fn hold_logged(
+        &self,
+        state: &mut State,
+        group: &Group,
+        subscription: &Arc<Subscription>,
+        position: &mut LogPosition,
+        logged: &LoggedPushes,
+        source: Source,
+    ) {
+        position.seen = position.seen.max(logged.last_logged().map_or(0, |(_, Seq(seq))| seq));
+        let mut is_behind = false;
+        for message in &logged.messages {
+            let PushId::Logged(place @ LogPlace { seq: Seq(seq), stamp, .. }) = message.id else {
+                if source == Source::Live {
+                    self.hold_unlogged(group, logged, message);
+                }
+                continue;
+            };
+            if is_behind || seq < position.next {
+                continue;
+            }
+            if seq > position.next {
+                if !matches!(source, Source::Log { .. }) {
+                    is_behind = true; // a message is missing: it is in the log
+                    continue;
+                }
+                position.pass_over(seq - 1);
+            }
+            if seq > position.next || seq > position.acked.horizon() {
+                is_behind = true;
+                continue;
+            }
+            if position.acked.contains(seq) {
+                position.next += 1;
+                continue;
+            }
+            let window = state.deliveries.window();
+            if group.is_full(self.limit()) || window.room_for_logged(position.in_flight) == 0 {
+                is_behind = true;
+                continue;
+            }
+            window.logged_sent(1);
+            position.stamps.pushed(Seq(seq), stamp);
+            position.in_flight += 1;
+            position.next += 1;
+            group.hold(&self.context, &logged.channel, message, Some(place));
+        }
+        if let Source::Log { through, .. } = source
+            && logged.messages.last().is_none_or(|last| match last.id {
+                PushId::Logged(last) => position.next > last.seq.0,
+                PushId::Memory { .. } => true,
+            })
+            && position.next <= through
+        {
+            position.pass_over(through); // the log has no other messages up to there
+        }
+        list_if_behind(state.deliveries.window(), subscription, position);
+    }
+
+    /// Sends each of these QoS 0 messages to a member with room. Returns `true` if the caller must [`flush`](Self::flush).
+    pub(super) fn push_to_group(&self, group: &Group, pushes: &Pushes, flush: Flush) -> bool {
+        let mut state = group.lock();
+        let count = state.members.len();
+        let mut own: Vec<Option<Pieces>> = Vec::new(); // encoded for single members
+        own.resize_with(count, || None);
+        for index in 0..pushes.count() {
+            let mut is_sent = false;
+            for turn in 0..count {
+                let at = (state.next + turn) % count;
+                let member = Arc::clone(&state.members[at]);
+                let form = member.outbox.form();
+                let framed = match member.options().has_own_encoding() {
+                    false => pushes.framed(form),
+                    true => own[at]
+                        .get_or_insert_with(|| member.with_terms(|terms| pushes.framed_for(form, terms))),
+                };
+                if let Some(needs_flush) = member.outbox.push_share(&member, framed, index, flush) {
+                    if needs_flush {
+                        state.dirty.push(Arc::clone(&member.outbox));
+                    }
+                    state.next = (at + 1) % count;
+                    is_sent = true;
+                    break;
+                }
+            }
+            if !is_sent {
+                self.context.counters.pushes_dropped.increment();
+            }
+        }
+        !state.dirty.is_empty() && self.lock_writer_first()
+    }
+
+    fn lock_writer_first(&self) -> bool {
+        self.lock().writer.is_first_to_append()
+    }
+
+    /// Gives the waiting messages of a group to members with room.
+    pub(super) fn give_shares(&self, group: &Group) {
+        let (done, dirty) = {
+            let mut state = group.lock();
+            (state.give(), std::mem::take(&mut state.dirty))
+        };
+        if let Some(me) = group.me.upgrade() {
+            done.into_iter().for_each(|place| me.share_ended(group, place));
+        }
+        dirty.iter().for_each(|member| member.flush());
+    }
+
+    /// A member has acknowledged a message of its group.
+    pub(super) fn share_acknowledged(self: &Arc<Self>, id: PushId) {
+        let Some(group) = &self.group else { return };
+        let (place, is_waiting) = {
+            let mut state = group.lock();
+            let Some(Given { held, .. }) = state.given.remove(&id) else { return };
+            if state.given.is_empty() {
+                state.given.shrink_to(64);
+            }
+            state.change_bytes(|bytes| bytes.saturating_sub(held.bytes));
+            (held.place, !state.waiting.is_empty())
+        };
+        if let Some(place) = place {
+            self.share_ended(group, place);
+        }
+        if is_waiting {
+            self.flush();
+        }
+    }
+
+    /// Moves the cursor of a group, and lists it if it can read on.
+    fn share_ended(self: &Arc<Self>, group: &Group, place: LogPlace) {
+        self.acknowledge(PushId::Logged(place));
+        if self.wants_resume() && !group.is_listed.swap(true, Ordering::AcqRel) {
+            self.context.groups.list(Arc::clone(self));
+        }
+    }
+
+    /// Takes a message of a group, if this client has room for it. The second value is `true` if the caller must
+    /// [`flush`](Self::flush).
+    fn take_share(&self, subscription: &Arc<Subscription>, held: &Held) -> (Accepted, bool) {
+        let (form, options) = (self.form(), subscription.options());
+        let grant = options.grant(Qos::AtLeastOnce);
+        let own;
+        let framed = match options.has_own_encoding() {
+            false => held.pushes.framed(form, grant),
+            true => {
+                own = subscription.with_terms(|terms| held.pushes.framed_for(form, grant, terms));
+                &own
+            }
+        };
+        let bytes = framed.cut(0..1);
+        if bytes.is_empty() {
+            self.context.counters.pushes_dropped.increment();
+            return (Accepted::Done, false); // it has expired
+        }
+        if bytes.len() > self.packet_limit() {
+            return (Accepted::TooLarge, false);
+        }
+        let mut state = self.lock();
+        if !state.is_flowing() || subscription.stage() != Stage::Live || self.is_full(&state) {
+            return (Accepted::No, false);
+        }
+        let accepted = if grant == Grant::Unacknowledged {
+            if state.waiting() > 0 && state.writer.len() + bytes.len() > self.limit() {
+                return (Accepted::No, false);
+            }
+            self.context.counters.pushes_sent.increment();
+            state.writer.push(bytes);
+            Accepted::Done
+        } else {
+            if !state.deliveries.window().try_send_temporary(held.id, subscription) {
+                return (Accepted::No, false);
+            }
+            self.context.counters.pushes_sent.increment();
+            self.send(&mut state, subscription, held.id, bytes);
+            Accepted::UntilAcknowledged
+        };
+        self.count(&mut state);
+        (accepted, state.writer.is_first_to_append())
+    }
+
+    /// Appends one of these QoS 0 messages, if there is room. Returns `true` if the caller must [`flush`](Self::flush);
+    /// `None` without room.
+    fn push_share(
+        &self,
+        subscription: &Subscription,
+        framed: &Pieces,
+        index: usize,
+        flush: Flush,
+    ) -> Option<bool> {
+        let bytes = framed.cut(index..index + 1);
+        if bytes.len() > self.packet_limit() {
+            return None;
+        }
+        let mut state = self.lock();
+        let stage = subscription.stage();
+        if state.closed().is_some()
+            || stage == Stage::Ended
+            || state.waiting() > 0 && state.writer.len() + state.held_bytes() + bytes.len() > self.limit()
+        {
+            return None;
+        }
+        self.context.counters.pushes_sent.increment();
+        if state.is_connecting() || stage == Stage::Opening {
+            state.held.get_or_insert_default().hold(bytes);
+            self.count(&mut state);
+            return Some(false);
+        }
+        state.writer.push(bytes);
+        if flush == Flush::Now {
+            self.flush_locked(&mut state);
+            return Some(false);
+        }
+        Some(state.writer.is_first_to_append())
+    }
+}
+
+/// The order of the messages of a group.
+fn number(id: PushId) -> u64 {
+    match id {
+        PushId::Memory { number, .. } => number,
+        PushId::Logged(place) => place.seq.0,
+    }
+}
+
+impl Subscription {
+    /// The subscription of a group to its filter.
+    pub(crate) fn of_group(
+        name: ChannelName,
+        owner: ClientId,
+        outbox: &Arc<Outbox>,
+        log: LogState,
+    ) -> Arc<Self> {
+        let made = Self::new(name, owner, Arc::clone(outbox), Stage::Live, log);
+        made.set_options(SubscriptionOptions::GROUP);
+        Arc::new(made)
+    }
+
+    /// The outbox of the group of a member.
+    pub(crate) fn group(&self) -> Option<Arc<Outbox>> {
+        match &*self.log() {
+            LogState::Share { group, .. } => Some(Arc::clone(group)),
+            _ => None,
+        }
+    }
+}
