@@ -20,6 +20,8 @@ use crate::outbox::{Outbox, Stage, Subscription};
 /// The name of a wildcard subscription in the tables of its client: this, and the filter. No channel for subscriptions has
 /// such a name.
 const PREFIX: &str = "$filter/";
+/// The beginning of the names of shared subscriptions, which are those on the wire.
+const SHARE: &str = "$share/";
 const SHARDS: usize = 16;
 /// The limit for the computed channels of a shard. A full shard is emptied.
 const CACHED_PER_SHARD: usize = 4096;
@@ -32,6 +34,20 @@ pub(crate) fn name_of(filter: Filter<'_>) -> Option<ChannelName> {
 /// The filter of a subscription; `None` for a subscription to one channel.
 pub(crate) fn filter_of(name: &ChannelName) -> Option<Filter<'_>> {
     Filter::parse(name.as_str().strip_prefix(PREFIX)?).ok()
+}
+
+/// The filter of a shared subscription; `None` for the name of another subscription.
+pub(super) fn share_of(name: &ChannelName) -> Option<Filter<'_>> {
+    if !name.as_str().starts_with(SHARE) {
+        return None;
+    }
+    Filter::parse(name.as_str()).ok()
+}
+
+/// The filter of a subscription as the store keeps it; `None` for a subscription to one channel.
+pub(super) fn stored_filter(name: &ChannelName) -> Option<&str> {
+    let filter = name.as_str().strip_prefix(PREFIX);
+    filter.or_else(|| share_of(name).map(Filter::as_str))
 }
 
 /// The beginning that all matching channels share.

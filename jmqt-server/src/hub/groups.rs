@@ -12,13 +12,12 @@ use jmqt_mqtt::Filter;
 use tokio_util::sync::CancellationToken;
 
 use super::Hub;
-use super::filters::name_of;
+use super::filters::{name_of, share_of};
 use crate::connection::CloseReason;
 use crate::name_map::NameMap;
-use crate::outbox::{LogState, Outbox, Subscription};
+use crate::outbox::{LogState, Outbox, Stage, Subscription};
+use crate::store::owner_of;
 
-/// The beginning of the names of shared subscriptions, which are those on the wire.
-const SHARE: &str = "$share/";
 /// The number of locks for beginning and ending groups.
 const CHANGE_LOCKS: usize = 16;
 /// The interval for giving messages to members that were full. An acknowledgement does so at once.
@@ -26,23 +25,10 @@ const GIVE_EVERY: Duration = Duration::from_millis(200);
 /// The number of subscriptions that are ended at a time.
 const AT_A_TIME: usize = 256;
 
-/// The filter of a shared subscription; `None` for the name of another subscription.
-pub(super) fn share_of(name: &ChannelName) -> Option<Filter<'_>> {
-    if !name.as_str().starts_with(SHARE) {
-        return None;
-    }
-    Filter::parse(name.as_str()).ok()
-}
-
 /// The name of the subscription to a share; `None` if group and filter together are too long.
 pub(crate) fn name_of_share(filter: Filter<'_>) -> Option<ChannelName> {
     owner_of(filter)?;
     ChannelName::exact(filter.as_str()).ok()
-}
-
-/// The owner of the cursors of a group.
-fn owner_of(filter: Filter<'_>) -> Option<ClientId> {
-    ClientId::of_group(filter.as_str().strip_prefix(SHARE)?).ok()
 }
 
 /// The groups by the name of their subscription.
@@ -88,13 +74,49 @@ impl Hub {
         }
         let Some(filter) = share_of(name) else { return false };
         let (Some(own_name), Some(owner)) = (name_of(filter), owner_of(filter)) else { return false };
+        let is_kept = self.store.has_group(&owner).await;
+        let Ok(is_kept) = is_kept.map_err(|error| self.store_failed(&error)) else { return false };
+        if member.stage() == Stage::Ended {
+            return false; // meanwhile
+        }
         let group = Outbox::of_group(&self.context);
-        let own = Subscription::of_group(own_name, owner, &group, LogState::Temporary);
+        let log = if is_kept { LogState::Filter } else { LogState::Temporary };
+        let own = Subscription::of_group(own_name, owner, &group, log);
         group.insert_subscription(&own);
         // In this order: a caller that is dropped while it waits lets the member leave, which ends the group.
         group.join(member, persistence);
-        self.groups.lock().insert(name.clone(), group);
-        self.add_filter(&own).await
+        self.groups.lock().insert(name.clone(), Arc::clone(&group));
+        let is_added = self.add_filter(&own).await;
+        if is_kept {
+            group.want_readers();
+        }
+        is_added
+    }
+
+    /// Lets a group read logs if a stored session is a member, and only then. Called after a stored session has joined or left.
+    pub(super) async fn members_have_changed(self: &Arc<Self>, name: &ChannelName) {
+        let Some(filter) = share_of(name) else { return };
+        let _turn = self.change_of_group(name).await;
+        let (Some(group), Some(own_name), Some(owner)) =
+            (self.groups.find(name), name_of(filter), owner_of(filter))
+        else {
+            return;
+        };
+        let Some(own) = group.subscription(own_name.as_str()) else { return };
+        let Ok(is_kept) = self.store.has_group(&owner).await.map_err(|error| self.store_failed(&error))
+        else {
+            return;
+        };
+        if is_kept == (own.persistence() == Persistence::Persistent) {
+            return;
+        }
+        group.keep_group(&own, is_kept);
+        self.filters.options_changed();
+        if is_kept {
+            group.want_readers();
+        } else {
+            self.end_unneeded_readers(&group);
+        }
     }
 
     /// Removes an ended subscription from its group. What it has not acknowledged goes to other members.
@@ -123,22 +145,50 @@ impl Hub {
     pub(super) async fn serve_groups(self: &Arc<Self>, stop: &CancellationToken) {
         let mut ticks = tokio::time::interval(GIVE_EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut turn = 0;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 listed = self.context.groups.take() => {
-                    listed.iter().for_each(|group| self.give(group));
+                    for group in &listed {
+                        self.begin_wanted_readers(group).await;
+                        self.give(group);
+                    }
                 }
                 _ = ticks.tick() => {
-                    for (name, group) in self.groups.all() {
+                    let all = self.groups.all();
+                    // Stored sessions may also end without this node.
+                    turn = (turn + 1) % all.len().max(1);
+                    if let Some((name, _)) = all.get(turn) {
+                        self.members_have_changed(name).await;
+                    }
+                    for (name, group) in all {
                         if group.group_members().is_empty() {
                             self.end_group(&name, &group).await;
                         } else {
+                            self.begin_wanted_readers(&group).await;
                             self.give(&group);
                         }
                     }
                 }
             }
+        }
+    }
+
+    /// Begins the readers of logs with messages from the time when the group had no member here.
+    async fn begin_wanted_readers(self: &Arc<Self>, group: &Arc<Outbox>) {
+        if group.wants_readers()
+            && let Err(error) = self.begin_missing_readers(group).await
+        {
+            self.store_failed(&error);
+            group.want_readers();
+        }
+    }
+
+    /// Gives messages to the shares of a client that has room from now on.
+    pub(super) fn give_all_shares(self: &Arc<Self>, outbox: &Outbox) {
+        if outbox.has_filters() {
+            outbox.subscriptions().iter().for_each(|subscription| self.give_shares(subscription));
         }
     }
 
@@ -161,6 +211,15 @@ impl Hub {
         if !moved.cursors.is_empty() {
             self.janitor.save(moved).await;
         }
+    }
+
+    /// The group with this owner.
+    pub(super) fn group_of(&self, owner: &ClientId) -> Option<Arc<Outbox>> {
+        if !owner.is_group() {
+            return None;
+        }
+        let is_it = |name: &ChannelName| share_of(name).and_then(owner_of).as_ref() == Some(owner);
+        self.groups.all().into_iter().find(|(name, _)| is_it(name)).map(|(_, group)| group)
     }
 
     /// The clients behind a subscriber: itself, or the members of a group.

@@ -419,7 +419,8 @@ impl Janitor {
         );
         hub.counters.pending_dropped.add(dropped.messages);
         self.chores().to_trim.insert(dropped.key);
-        if let Some(outbox) = hub.connections.outbox(dropped.client.as_str()) {
+        let group = || hub.group_of(&dropped.client);
+        if let Some(outbox) = hub.connections.outbox(dropped.client.as_str()).or_else(group) {
             outbox.give_up(dropped.key, dropped.up_to);
             hub.resume(&outbox);
         }

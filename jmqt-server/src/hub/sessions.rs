@@ -13,6 +13,7 @@ use tokio::time::timeout;
 
 use super::connections::{Claim, Connections, Registered};
 use super::filters::name_of;
+use super::groups::name_of_share;
 use super::{Hub, HubError, NewWill, STORE_TIMEOUT, Tag};
 use crate::connection::{CloseReason, ConnectionInfo};
 use crate::log_limit::log_limited;
@@ -206,6 +207,7 @@ impl Hub {
     /// Sends the messages that were held until the `connAck` (2.3).
     pub(crate) fn go_live(self: &Arc<Self>, outbox: &Arc<Outbox>) {
         outbox.go_live();
+        self.give_all_shares(outbox);
         self.resume(outbox); // what has been logged since the first window
     }
 
@@ -362,6 +364,7 @@ impl Hub {
             let inserted =
                 turn.iter().filter_map(|StoredFilter { filter, options }| {
                     let (name, log) = match Filter::parse(filter).ok()? {
+                        filter if filter.group().is_some() => (name_of_share(filter)?, LogState::Filter),
                         filter if filter.has_wildcard() => {
                             // Without a cursor, it needs no reader, also if a JMQT client resumes the session.
                             let has_cursors = options.qos() != Qos::AtMostOnce || new.mqtt.is_some();
@@ -370,7 +373,11 @@ impl Hub {
                         }
                         filter => (ChannelName::exact(&filter.channel()?).ok()?, LogState::Temporary),
                     };
-                    let options = if new.mqtt.is_none() { SubscriptionOptions::JMQT } else { *options };
+                    let options = match (&new.mqtt, options.is_shared()) {
+                        (None, true) => SubscriptionOptions::JMQT.shared(),
+                        (None, false) => SubscriptionOptions::JMQT,
+                        (Some(_), _) => *options,
+                    };
                     Some(async move {
                         self.insert(new.outbox, new.client, &name, options, Stage::Live, log).await
                     })
@@ -441,11 +448,14 @@ impl Hub {
     /// `true` if the session had persistent subscriptions, or may have had some.
     pub(crate) async fn close_tables(&self, outbox: &Arc<Outbox>) -> bool {
         self.confirm_early_acks(outbox).await;
-        let moved = outbox.take_moved();
+        let mut moved = outbox.take_moved();
         let mut persistent = outbox.is_changing();
         while let Some(subscriptions) = outbox.remove_subscriptions(SUBSCRIPTIONS_PER_TURN) {
             for subscription in &subscriptions {
                 persistent |= subscription.persistence() == Persistence::Persistent;
+                if let Some(group) = subscription.group() {
+                    moved.cursors.extend(group.take_moved().cursors);
+                }
                 self.leave(subscription);
             }
             drop(subscriptions);

@@ -10,8 +10,7 @@ use jmqt_mqtt::name_to_topic;
 use tokio::sync::{MutexGuard, SemaphorePermit, oneshot};
 use tokio::time::{sleep, timeout};
 
-use super::filters::{self, filter_of, literal_beginning};
-use super::groups::share_of;
+use super::filters::{self, filter_of, literal_beginning, share_of, stored_filter};
 use super::publish::intact;
 use super::{CHANGE_LOCKS, Hub, HubError, Tag};
 use crate::budget::Share;
@@ -103,16 +102,15 @@ impl Hub {
         };
         let options = new_options;
         if persistence == Persistence::Persistent {
-            let stored = match filter_of(channel) {
-                Some(filter) => {
-                    self.keep_filter(outbox, client, filter.path(), Some(options)).await.map(drop)
-                }
+            let stored = match stored_filter(channel) {
+                Some(filter) => self.keep_filter(outbox, client, filter, Some(options)).await.map(drop),
                 None => self.attach(&subscription).await,
             };
             if let Err(error) = stored {
                 self.remove(outbox, channel);
                 return Err(unclear(outbox, error));
             }
+            self.members_have_changed(channel).await;
         }
         Ok(Made { subscription, is_new: true })
     }
@@ -152,7 +150,7 @@ impl Hub {
 
     /// Replaces the options of a subscription; those of a persistent one are on disk when this returns.
     async fn change_options(
-        &self,
+        self: &Arc<Self>,
         subscription: &Arc<Subscription>,
         options: SubscriptionOptions,
     ) -> Result<(), HubError> {
@@ -162,8 +160,8 @@ impl Hub {
         if subscription.persistence() == Persistence::Temporary {
             return Ok(());
         }
-        let changed = match filter_of(channel) {
-            Some(filter) => self.keep_filter(outbox, client, filter.path(), Some(options)).await.map(drop),
+        let changed = match stored_filter(channel) {
+            Some(filter) => self.keep_filter(outbox, client, filter, Some(options)).await.map(drop),
             // It has no place in the log of its own.
             None if options.qos() == Qos::AtMostOnce => Ok(()),
             None => {
@@ -173,6 +171,7 @@ impl Hub {
             }
         };
         changed.map_err(|error| unclear(outbox, error))?;
+        self.members_have_changed(channel).await;
         if options.qos() == Qos::AtMostOnce && channel.kind() == ChannelKind::Control {
             self.end_unneeded_readers(outbox);
         }
@@ -271,7 +270,7 @@ impl Hub {
     /// Ends a subscription of a connected client; returns `false` if it does not exist. After this returns, no
     /// message of it is pushed, and a persistent subscription is deleted from disk.
     pub(crate) async fn unsubscribe(
-        &self,
+        self: &Arc<Self>,
         outbox: &Arc<Outbox>,
         client: &ClientId,
         channel: &ChannelName,
@@ -281,19 +280,23 @@ impl Hub {
     }
 
     pub(super) async fn unsubscribe_in_turn(
-        &self,
+        self: &Arc<Self>,
         outbox: &Arc<Outbox>,
         client: &ClientId,
         channel: &ChannelName,
     ) -> Result<bool, HubError> {
         let Some(subscription) = outbox.own_subscription(channel.as_str()) else { return Ok(false) };
-        if let Some(filter) = filter_of(channel) {
-            if subscription.persistence() == Persistence::Persistent {
-                let removed = self.keep_filter(outbox, client, filter.path(), None).await;
+        if let Some(filter) = stored_filter(channel) {
+            let is_stored = subscription.persistence() == Persistence::Persistent;
+            if is_stored {
+                let removed = self.keep_filter(outbox, client, filter, None).await;
                 removed.map_err(|error| unclear(outbox, error))?;
             }
             self.remove(outbox, channel);
             self.end_unneeded_readers(outbox);
+            if is_stored {
+                self.members_have_changed(channel).await;
+            }
             return Ok(true);
         }
         let has_place = subscription.own_options().qos() != Qos::AtMostOnce;

@@ -70,6 +70,8 @@ impl Groups {
 pub(crate) struct Group {
     me: Weak<Outbox>,
     is_listed: AtomicBool,
+    /// There may be logs to read that have no reader.
+    wants_readers: AtomicBool,
     state: Mutex<GroupState>,
 }
 
@@ -209,6 +211,7 @@ impl Outbox {
             outbox.group = Some(Box::new(Group {
                 me: Weak::clone(me),
                 is_listed: AtomicBool::new(false),
+                wants_readers: AtomicBool::new(false),
                 state: Mutex::new(GroupState {
                     members: Vec::new(),
                     next: 0,
@@ -257,6 +260,20 @@ impl Outbox {
             state.waiting.push_front(held);
         }
         state.members.is_empty()
+    }
+
+    /// Lets the hub look for logs to read that have no reader.
+    pub(crate) fn want_readers(self: &Arc<Self>) {
+        let Some(group) = &self.group else { return };
+        group.wants_readers.store(true, Ordering::Release);
+        if !group.is_listed.swap(true, Ordering::AcqRel) {
+            self.context.groups.list(Arc::clone(self));
+        }
+    }
+
+    /// Returns `true` once after [`want_readers`](Self::want_readers).
+    pub(crate) fn wants_readers(&self) -> bool {
+        self.group.as_ref().is_some_and(|group| group.wants_readers.swap(false, Ordering::AcqRel))
     }
 
     /// The members of a group.

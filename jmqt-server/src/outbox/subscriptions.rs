@@ -101,6 +101,16 @@ impl Outbox {
         }
     }
 
+    /// Sets whether the store keeps the subscription of a group, so that its messages are read from logs.
+    pub(crate) fn keep_group(&self, subscription: &Subscription, is_kept: bool) {
+        let mut state = self.lock();
+        let mut log = subscription.log();
+        let was_kept = log.is_kept();
+        *log = if is_kept { LogState::Filter } else { LogState::Temporary };
+        let kept = state.subscriptions.kept + u32::from(is_kept);
+        state.subscriptions.kept = kept.saturating_sub(u32::from(was_kept));
+    }
+
     /// Begins a reader of a channel for a subscription that lacks one. `seen` is a message in the log.
     pub(crate) fn begin_reader(
         &self,

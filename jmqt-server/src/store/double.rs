@@ -66,6 +66,10 @@ impl Store for Double {
         Ok(None)
     }
 
+    async fn has_group(&self, _: &ClientId) -> Result<bool, StoreError> {
+        Ok(false)
+    }
+
     async fn filters(&self, _: &ClientId) -> Result<Vec<StoredFilter>, StoreError> {
         Ok(Vec::new())
     }

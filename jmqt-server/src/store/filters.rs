@@ -12,7 +12,7 @@ use std::collections::{HashMap, HashSet};
 use jmqt_core::{ChannelKind, ChannelName, ClientId};
 use jmqt_mqtt::{Filter, Trie};
 
-use super::{Append, Operation, Outcome, SubscriptionOptions};
+use super::{Append, Operation, Outcome, SubscriptionOptions, owner_of};
 use crate::name_map::NameMap;
 
 /// The limit for channels whose cursors are known to be complete. A full table is emptied.
@@ -24,6 +24,10 @@ pub(super) struct PersistentFilters {
     trie: Trie<Vec<ClientId>>,
     /// The number of filters of each client.
     clients: HashMap<ClientId, usize, foldhash::fast::RandomState>,
+    /// The members of each group, by the owner of its cursors.
+    groups: HashMap<ClientId, Vec<ClientId>, foldhash::fast::RandomState>,
+    /// Groups that have lost their last member, and may have cursors.
+    ended: Vec<ClientId>,
     /// Rises with every change.
     version: u64,
     /// Channels, with the version at which all matching clients had a cursor there.
@@ -76,6 +80,9 @@ impl PersistentFilters {
 
     pub(super) fn insert(&mut self, client: &ClientId, filter: &str) {
         let Ok(parsed) = Filter::parse(filter) else { return };
+        if parsed.group().is_some() {
+            return self.insert_share(client, parsed);
+        }
         let clients = self.trie.get_or_insert_with(parsed.levels(), Vec::new);
         if !clients.contains(client) {
             clients.push(client.clone());
@@ -84,20 +91,82 @@ impl PersistentFilters {
         }
     }
 
-    pub(super) fn remove(&mut self, client: &ClientId, filter: &str) {
-        let Ok(parsed) = Filter::parse(filter) else { return };
-        let Some(clients) = self.trie.get_mut(parsed.levels()) else { return };
-        let Some(at) = clients.iter().position(|having| having == client) else { return };
-        clients.swap_remove(at);
-        if clients.is_empty() {
-            self.trie.remove(parsed.levels());
+    /// The owner of a group takes the place of its members.
+    fn insert_share(&mut self, client: &ClientId, filter: Filter<'_>) {
+        let Some(owner) = owner_of(filter) else { return };
+        let members = self.groups.entry(owner.clone()).or_default();
+        if members.contains(client) {
+            return;
         }
+        members.push(client.clone());
+        *self.clients.entry(client.clone()).or_default() += 1;
+        if members.len() == 1 {
+            self.trie.get_or_insert_with(filter.levels(), Vec::new).push(owner);
+            self.version += 1;
+        }
+    }
+
+    fn remove_share(&mut self, client: &ClientId, filter: Filter<'_>) {
+        let Some(owner) = owner_of(filter) else { return };
+        let Some(members) = self.groups.get_mut(&owner) else { return };
+        let Some(at) = members.iter().position(|member| member == client) else { return };
+        members.swap_remove(at);
+        if members.is_empty() {
+            self.groups.remove(&owner);
+            if let Some(owners) = self.trie.get_mut(filter.levels()) {
+                owners.retain(|other| *other != owner);
+                if owners.is_empty() {
+                    self.trie.remove(filter.levels());
+                }
+            }
+            self.ended.push(owner);
+            self.version += 1;
+        }
+        self.lost_one(client);
+    }
+
+    fn lost_one(&mut self, client: &ClientId) {
         if let Some(count) = self.clients.get_mut(client) {
             *count -= 1;
             if *count == 0 {
                 self.clients.remove(client);
             }
         }
+    }
+
+    /// Returns `true` if the group of this owner has a member.
+    pub(super) fn has_group(&self, owner: &ClientId) -> bool {
+        self.groups.contains_key(owner)
+    }
+
+    /// Groups without members that may have cursors.
+    pub(super) fn ended_groups(&self) -> &[ClientId] {
+        &self.ended
+    }
+
+    /// Notes groups that have cursors. Those without members have ended.
+    pub(super) fn found_groups(&mut self, owners: impl IntoIterator<Item = ClientId>) {
+        let without_members = owners.into_iter().filter(|owner| !self.groups.contains_key(owner));
+        self.ended.extend(without_members.collect::<Vec<_>>());
+    }
+
+    /// The cursors of ended groups are deleted.
+    pub(super) fn ended_groups_are_gone(&mut self) {
+        self.ended.clear();
+    }
+
+    pub(super) fn remove(&mut self, client: &ClientId, filter: &str) {
+        let Ok(parsed) = Filter::parse(filter) else { return };
+        if parsed.group().is_some() {
+            return self.remove_share(client, parsed);
+        }
+        let Some(clients) = self.trie.get_mut(parsed.levels()) else { return };
+        let Some(at) = clients.iter().position(|having| having == client) else { return };
+        clients.swap_remove(at);
+        if clients.is_empty() {
+            self.trie.remove(parsed.levels());
+        }
+        self.lost_one(client);
         self.version += 1;
     }
 
@@ -109,7 +178,7 @@ impl PersistentFilters {
     /// Returns `true` if a filter of the client matches this channel.
     pub(super) fn matches(&self, client: &ClientId, channel: &ChannelName) -> bool {
         let mut found = false;
-        if channel.kind() == ChannelKind::Plain && self.has(client) {
+        if channel.kind() == ChannelKind::Plain && (self.has(client) || self.has_group(client)) {
             self.trie.for_each_match(channel.as_str(), |clients| found |= clients.contains(client));
         }
         found

@@ -23,6 +23,7 @@ mod error;
 mod failures;
 #[cfg(any(feature = "sqlite", feature = "mysql"))]
 mod filters;
+mod group;
 mod limits;
 #[cfg(feature = "mysql")]
 mod mysql;
@@ -54,6 +55,7 @@ pub(crate) use commit::{CommitQueue, NotCommitted, Order, Settled, SettledBatche
 pub(crate) use double::Double;
 pub use error::{DatabaseError, MigrationError, StoreError};
 pub(crate) use failures::store_failed;
+pub(crate) use group::owner_of;
 #[cfg(feature = "mysql")]
 pub use mysql::{MySqlOptions, MySqlStore};
 pub(crate) use publisher::parse_number;
@@ -171,7 +173,8 @@ pub enum Operation {
     Send(Box<[Sent]>),
     /// Adds a subscription with a filter to the session of a client, or replaces its options. With QoS 1 or 2 every channel
     /// that the filter matches gets a cursor before its next message is logged. With QoS 0 the filter may also be the name
-    /// of one channel: the store only remembers it.
+    /// of one channel: the store only remembers it. The cursors of a shared filter belong to its group, which exists while
+    /// a stored session has a subscription with QoS 1.
     SubscribeFilter {
         /// The client, which has a stored session.
         client: ClientId,
@@ -565,6 +568,10 @@ pub trait Store: Send + Sync + 'static {
         client: &ClientId,
         channel: &ChannelName,
     ) -> Result<Option<StoredSubscription>, StoreError>;
+
+    /// Returns `true` if a stored session has a shared subscription with QoS 1 in the group of this owner: then the group has
+    /// a cursor in every channel with messages that match.
+    async fn has_group(&self, owner: &ClientId) -> Result<bool, StoreError>;
 
     /// The client's subscriptions with filters, in the order of the filters.
     async fn filters(&self, client: &ClientId) -> Result<Vec<StoredFilter>, StoreError>;

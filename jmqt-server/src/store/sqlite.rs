@@ -165,6 +165,10 @@ impl Store for SqliteStore {
         self.read_subscription(client, channel).await
     }
 
+    async fn has_group(&self, owner: &ClientId) -> Result<bool, StoreError> {
+        self.find_group(owner).await
+    }
+
     async fn filters(&self, client: &ClientId) -> Result<Vec<StoredFilter>, StoreError> {
         self.read_filters(client).await
     }

@@ -1397,6 +1397,55 @@ async fn filters_end_with_their_session(on: &dyn Database) {
     assert!(placed(&outcome).is_some());
 }
 
+async fn a_group_has_cursors_while_a_stored_session_is_a_member(on: &dyn Database) {
+    let mut store = on.open().await;
+    let owner = ClientId::of_group("g/a/+").unwrap();
+    for who in ["bob", "carol"] {
+        resumed(&*store, who, false, 60).await;
+    }
+    assert!(!store.has_group(&owner).await.unwrap());
+    one(&*store, subscribe_filter("bob", "$share/g/a/+", Qos::AtMostOnce)).await;
+    assert!(!store.has_group(&owner).await.unwrap(), "QoS 0 needs no cursor");
+    for who in ["bob", "carol"] {
+        one(&*store, subscribe_filter(who, "$share/g/a/+", Qos::AtLeastOnce)).await;
+    }
+    assert!(store.has_group(&owner).await.unwrap());
+    assert_eq!(seqs(&store.commit(&[append("a/1", "1"), append("b", "1")]).await.unwrap()), [Some(1), None]);
+    // One cursor, of the group.
+    let cursor =
+        |stored: Option<StoredSubscription>| stored.map(|stored| (stored.cursor.acked.0, stored.last.0));
+    let a1 = channel("a/1");
+    assert_eq!(cursor(store.subscription(&owner, &a1).await.unwrap()), Some((0, 1)));
+    assert_eq!(
+        (place_of(&*store, "bob", "a/1").await, place_of(&*store, "carol", "a/1").await),
+        (None, None)
+    );
+    store.close().await;
+    store = on.open().await;
+    assert!(store.has_group(&owner).await.unwrap());
+    assert_eq!(store.subscriptions(&owner).await.unwrap().len(), 1);
+    one(&*store, unsubscribe_filter("bob", "$share/g/a/+")).await;
+    assert_eq!(seqs(&[one(&*store, append("a/1", "2")).await]), [Some(2)]);
+    // Nobody expires the group itself; its last member leaves by and by.
+    disconnect(&*store, "carol").await;
+    let expired = store.expire(ended_by(in_seconds(70)), &mut |_| true).await.unwrap();
+    assert!(expired.iter().any(|expired| expired.client == client("carol")), "{expired:?}");
+    assert!(expired.iter().all(|expired| !expired.client.is_group()), "{expired:?}");
+    assert!(!store.has_group(&owner).await.unwrap());
+    assert_eq!(seqs(&[one(&*store, append("a/1", "3")).await]), [None]);
+    assert_eq!(store.subscription(&owner, &a1).await.unwrap(), None);
+    // Also if the process ends in between.
+    resumed(&*store, "dave", false, 60).await;
+    one(&*store, subscribe_filter("dave", "$share/g/a/+", Qos::AtLeastOnce)).await;
+    one(&*store, append("a/1", "4")).await;
+    disconnect(&*store, "dave").await;
+    store.expire(ended_by(in_seconds(70)), &mut |_| true).await.unwrap();
+    store.close().await;
+    store = on.open().await;
+    assert_eq!(seqs(&[one(&*store, append("a/1", "5")).await]), [None]);
+    assert_eq!(store.subscription(&owner, &a1).await.unwrap(), None);
+}
+
 async fn every_process_knows_all_filters(on: &dyn Database) {
     if !on.is_shared() {
         return;
@@ -2147,6 +2196,7 @@ macro_rules! contract {
             a_filter_gets_a_cursor_before_the_first_message_of_each_channel,
             a_cursor_goes_on_while_a_filter_or_a_subscription_needs_it,
             filters_end_with_their_session,
+    a_group_has_cursors_while_a_stored_session_is_a_member,
             every_process_knows_all_filters,
             the_oldest_messages_of_the_channel_with_most_pending_go_first,
             pending_messages_are_limited_by_their_bytes_too,

@@ -208,7 +208,7 @@ fn name_of_share(id: &ClientId, filter: Filter<'_>) -> Result<ChannelName, Reaso
 async fn subscribe_to_share(
     shared: &Shared,
     session: &mut Session,
-    _client: &Client,
+    client: &Client,
     id: &ClientId,
     filter: Filter<'_>,
     options: SubscriptionOptions,
@@ -217,7 +217,7 @@ async fn subscribe_to_share(
         Ok(name) => name,
         Err(reason) => return ControlFlow::Continue(reason),
     };
-    let persistence = Persistence::Temporary;
+    let persistence = if client.is_persistent() { Persistence::Persistent } else { Persistence::Temporary };
     let subscribed =
         verbs::subscribe_to_filter(shared, session, id, asked(filter), &name, persistence, options).await?;
     let subscription = match subscribed {

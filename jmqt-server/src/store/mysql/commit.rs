@@ -149,6 +149,17 @@ struct Prepared<'b> {
 }
 
 impl Committer {
+    /// Takes the filters as they are known, until [`put_filters`](Self::put_filters). If they are not put back, they are read
+    /// as a whole.
+    pub(super) fn take_filters(&mut self) -> SharedFilters {
+        let unknown = || SharedFilters { filters: PersistentFilters::default(), version: None };
+        self.filters.take().unwrap_or_else(unknown)
+    }
+
+    pub(super) fn put_filters(&mut self, known: SharedFilters) {
+        self.filters = Some(known);
+    }
+
     /// For a database that other nodes use too.
     pub(super) fn shared(connected: Connected, node: i64) -> Self {
         Self::new(connected, node, None)
@@ -212,8 +223,7 @@ impl MySqlStore {
             true => self.change_filters(batch).await?,
             false => filters::Changed::default(),
         };
-        let unknown = || SharedFilters { filters: PersistentFilters::default(), version: None };
-        let mut known = committer.filters.take().unwrap_or_else(unknown);
+        let mut known = committer.take_filters();
         if may_change || known.version.is_none() {
             self.read_filter_changes(&mut known).await?;
         }
@@ -234,7 +244,11 @@ impl MySqlStore {
         let (mut attempts, mut readings) = (Attempts::new(), 0);
         loop {
             self.check_open()?;
-            let expanded = known.filters.expanded(batch, &changed.outdated);
+            let mut outdated = changed.outdated.clone();
+            if !known.filters.ended_groups().is_empty() {
+                outdated.extend(self.cursors_of_ended(&known.filters).await?);
+            }
+            let expanded = known.filters.expanded(batch, &outdated);
             let whole = expanded.as_ref().map_or(batch, |expanded| &expanded.batch);
             match self.try_commit(committer, whole, stamp, known.version).await {
                 Ok(None) if readings < FILTER_READINGS => {
@@ -247,6 +261,7 @@ impl MySqlStore {
                         outcomes = expanded.outcomes(outcomes);
                         known.filters.committed(expanded);
                     }
+                    known.filters.ended_groups_are_gone();
                     changed.correct(batch, &mut outcomes);
                     return Ok(outcomes);
                 }
@@ -662,7 +677,9 @@ async fn write_subscriptions(connection: &mut MySqlConnection, plan: &Plan<'_>) 
 
     // All rows are locked before any is read: another node may be adding rows that are counted here.
     let mut gone: Vec<&ClientId> = gone.iter().map(|&(_, client)| client).collect();
-    let mut clients: Vec<&ClientId> = new.iter().map(|&(_, client, ..)| client).collect();
+    gone.retain(|client| !client.is_group());
+    let clients = new.iter().map(|&(_, client, ..)| client);
+    let mut clients: Vec<&ClientId> = clients.filter(|client| !client.is_group()).collect();
     clients.extend(&gone);
     clients.extend(changed.iter().map(|(client, _)| *client));
     clients.extend(&ended);

@@ -65,7 +65,7 @@ async fn raise(
     let before: HashMap<_, _> =
         found.into_iter().map(|(key, client, cursor, _)| ((key, client), CursorRow::from(cursor))).collect();
     let moves_on = |(key, client, cursor): &&(ChannelKey, &str, CursorRow)| {
-        let client = ClientId::parse(client).ok();
+        let client = ClientId::stored(client).ok();
         client.and_then(|client| before.get(&(*key, client))).is_some_and(|before| before < cursor)
     };
     let raised: Vec<_> = cursors.iter().filter(moves_on).cloned().collect();

@@ -123,6 +123,42 @@ impl MySqlStore {
         found.await?.first().map(|row| clients::subscription(row, 0)).transpose()
     }
 
+    /// See [`Store::has_group`](crate::store::Store::has_group).
+    pub(super) async fn find_group(&self, owner: &ClientId) -> Result<bool, StoreError> {
+        self.check_open()?;
+        let mut committer = limited(async { Ok(self.committer.lock().await) }).await?;
+        let mut known = committer.take_filters();
+        self.read_filter_changes(&mut known).await?;
+        let is_there = known.filters.has_group(owner);
+        committer.put_filters(known);
+        Ok(is_there)
+    }
+
+    /// The cursors of groups that have ended.
+    pub(super) async fn cursors_of_ended(
+        &self,
+        filters: &PersistentFilters,
+    ) -> Result<Vec<(ClientId, ChannelName)>, StoreError> {
+        let mut owners = filters.ended_groups().to_vec();
+        owners.sort_unstable();
+        owners.dedup();
+        retried(|| async {
+            let mut lease = self.connections.lease().await?;
+            let found = limited(async {
+                let add = |values: &mut sqlx::mysql::MySqlArguments, owner: &ClientId| {
+                    rows::add_name(values, owner.as_str())
+                };
+                CURSORS.fetch(lease.connection()?, &owners, add).await
+            });
+            let found = found.await;
+            lease.done(found)
+        })
+        .await?
+        .iter()
+        .map(|row| Ok((rows::client(row, 0)?, rows::channel(row, 1)?)))
+        .collect()
+    }
+
     /// See [`Store::filters`](crate::store::Store::filters).
     pub(super) async fn read_filters(&self, client: &ClientId) -> Result<Vec<StoredFilter>, StoreError> {
         let sql =
@@ -190,7 +226,7 @@ impl MySqlStore {
     /// Reads the changes of filters that `known` lacks.
     pub(super) async fn read_filter_changes(&self, known: &mut SharedFilters) -> Result<(), StoreError> {
         let before = known.version;
-        let (rows, version, is_whole) = retried(|| async {
+        let (rows, owners, version, is_whole) = retried(|| async {
             let mut lease = self.connections.lease().await?;
             let read = limited(async { read_changes(lease.connection()?, before).await }).await;
             lease.done(read)
@@ -208,6 +244,7 @@ impl MySqlStore {
                 known.filters.remove(&client, &filter);
             }
         }
+        known.filters.found_groups(owners);
         known.version = Some(version);
         Ok(())
     }
@@ -222,15 +259,24 @@ fn text(row: &MySqlRow, column: usize) -> Result<String, StoreError> {
 async fn read_changes(
     connection: &mut MySqlConnection,
     after: Option<i64>,
-) -> Result<(Vec<MySqlRow>, i64, bool), StoreError> {
+) -> Result<(Vec<MySqlRow>, Vec<ClientId>, i64, bool), StoreError> {
     // A change is visible as a whole when its version is: later ones may be read, too, and are read again.
     let sql = "SELECT version, purged FROM filters_version WHERE id = 0";
     let row = sqlx::query(sql).fetch_one(&mut *connection).await?;
     let (version, purged): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
     let after = after.filter(|after| *after >= purged);
     let sql = "SELECT client_id, filter, options, gone_at FROM filters WHERE version > ?";
-    let rows = sqlx::query(sql).bind(after.unwrap_or(-1)).fetch_all(connection).await?;
-    Ok((rows, version, after.is_none()))
+    let rows = sqlx::query(sql).bind(after.unwrap_or(-1)).fetch_all(&mut *connection).await?;
+    let mut owners = Vec::new();
+    if after.is_none() {
+        // The ids of groups begin with a space.
+        let sql = "SELECT DISTINCT client_id FROM subscriptions FORCE INDEX (subscriptions_by_client) \
+            WHERE client_id >= ' ' AND client_id < '!'";
+        for row in sqlx::query(sql).fetch_all(connection).await? {
+            owners.push(rows::client(&row, 0)?);
+        }
+    }
+    Ok((rows, owners, version, after.is_none()))
 }
 
 /// Reads the version of the filters, and holds it until the end of the transaction.

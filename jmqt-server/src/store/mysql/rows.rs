@@ -198,7 +198,7 @@ pub(super) fn channel(row: &MySqlRow, column: usize) -> Result<ChannelName, Stor
 
 /// Reads a client id.
 pub(super) fn client(row: &MySqlRow, column: usize) -> Result<ClientId, StoreError> {
-    ClientId::parse(text(row, column)?).map_err(|_| StoreError::Corrupt { what: "client id" })
+    ClientId::stored(text(row, column)?).map_err(|_| StoreError::Corrupt { what: "client id" })
 }
 
 /// Reads the sender of a message.

@@ -159,12 +159,15 @@ impl SqliteStore {
             outdated = limited(filters::prepare(writer.connection()?, filters, batch)).await?;
         }
         let Some(expanded) = filters.expanded(batch, &outdated) else {
-            return self.commit_plan(writer, batch, plan).await;
+            let outcomes = self.commit_plan(writer, batch, plan).await?;
+            filters.ended_groups_are_gone();
+            return Ok(outcomes);
         };
         let plan = self.plan(&expanded.batch)?;
         let outcomes = self.commit_plan(writer, &expanded.batch, plan).await?;
         let outcomes = expanded.outcomes(outcomes);
         filters.committed(expanded);
+        filters.ended_groups_are_gone();
         Ok(outcomes)
     }
 
@@ -229,7 +232,7 @@ impl SqliteStore {
 
     /// Adds the new names of the batch to the names in memory.
     fn expect(&self, plan: &Plan<'_>) {
-        for (_, client, ..) in plan.subscribed() {
+        for (_, client, ..) in plan.subscribed().into_iter().filter(|(_, client, ..)| !client.is_group()) {
             self.clients.insert(client.as_str());
         }
         for (client, _) in plan.changed_clients() {
@@ -336,7 +339,8 @@ async fn write_subscriptions(
     });
     subscribe.await?;
     let now = millis(SystemTime::now());
-    let add = ADD_CLIENTS.execute(connection, &new, |values, (_, client, ..)| {
+    let clients: Vec<_> = new.iter().filter(|(_, client, ..)| !client.is_group()).collect();
+    let add = ADD_CLIENTS.execute(connection, &clients, |values, (_, client, ..)| {
         values.add(client.as_str())?;
         values.add(now)
     });

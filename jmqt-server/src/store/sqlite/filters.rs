@@ -75,6 +75,16 @@ impl SqliteStore {
         found.await?.iter().map(filter).collect()
     }
 
+    /// See [`Store::has_group`](crate::store::Store::has_group).
+    pub(super) async fn find_group(&self, owner: &ClientId) -> Result<bool, StoreError> {
+        self.check_open()?;
+        let mut writer = self.writer().await?;
+        let filters = writer.take_filters().await?;
+        let is_there = filters.has_group(owner);
+        writer.filters = Some(filters);
+        Ok(is_there)
+    }
+
     /// See [`Store::subscription`](crate::store::Store::subscription).
     pub(super) async fn read_subscription(
         &self,
@@ -103,6 +113,11 @@ pub(super) async fn load_all(connection: &mut SqliteConnection) -> Result<Persis
             filters.insert(&rows::client(&row, 0)?, &row.try_get::<String, _>(1)?);
         }
     }
+    // The ids of groups begin with a space.
+    let sql = "SELECT DISTINCT client_id FROM subscriptions INDEXED BY subscriptions_by_client \
+        WHERE client_id >= ' ' AND client_id < '!'";
+    let owners = rows::run(sqlx::query(sql), connection).await?.0;
+    filters.found_groups(owners.iter().map(|row| rows::client(row, 0)).collect::<Result<Vec<_>, _>>()?);
     Ok(filters)
 }
 
@@ -131,6 +146,7 @@ pub(super) async fn prepare(
             _ => {}
         }
     }
+    losing.extend(filters.ended_groups());
     losing.sort_unstable();
     losing.dedup();
     let cursors = CURSORS.fetch(connection, &losing, |values, client| values.add(client.as_str()));
@@ -223,9 +239,10 @@ fn add_client(
 
 /// Returns `true` if the batch changes filters, or may end sessions that have some.
 pub(super) fn may_change(filters: &PersistentFilters, batch: &[Operation]) -> bool {
-    batch.iter().any(|operation| match operation {
-        Operation::SubscribeFilter { .. } | Operation::UnsubscribeFilter { .. } => true,
-        Operation::BeginSession(begin) => filters.has(&begin.client),
-        _ => false,
-    })
+    !filters.ended_groups().is_empty()
+        || batch.iter().any(|operation| match operation {
+            Operation::SubscribeFilter { .. } | Operation::UnsubscribeFilter { .. } => true,
+            Operation::BeginSession(begin) => filters.has(&begin.client),
+            _ => false,
+        })
 }

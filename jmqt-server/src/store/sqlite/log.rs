@@ -75,7 +75,7 @@ impl SqliteStore {
         if self.closed.load(Ordering::Acquire) {
             return Err(StoreError::Closed);
         }
-        if !self.clients.may_contain(client.as_str()) {
+        if !client.is_group() && !self.clients.may_contain(client.as_str()) {
             return Ok(Vec::new());
         }
         let sql = "SELECT c.id, c.name, c.last_seq, s.acked_seq, s.acked_beyond, s.options \

@@ -167,7 +167,7 @@ pub(super) fn channel(row: &SqliteRow, column: usize) -> Result<ChannelName, Sto
 
 /// Reads a client id.
 pub(super) fn client(row: &SqliteRow, column: usize) -> Result<ClientId, StoreError> {
-    ClientId::parse(row.try_get(column)?).map_err(|_| StoreError::Corrupt { what: "client id" })
+    ClientId::stored(row.try_get(column)?).map_err(|_| StoreError::Corrupt { what: "client id" })
 }
 
 /// Reads a publisher's id.

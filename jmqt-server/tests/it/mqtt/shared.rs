@@ -19,6 +19,11 @@ async fn say(publisher: &mut Device, topic: &str, payload: &str) {
     assert!(!code.is_error(), "{code:?}");
 }
 
+/// Waits until the session of a client has ended.
+async fn gone(server: &TestServer, name: &str) {
+    while !matches!(server.app.notice().await, Notice::Close(client, _) if client == name) {}
+}
+
 /// The next message, which is acknowledged.
 async fn heard(device: &mut Device) -> String {
     let (_, payload, delivery, _) = device.message().await;
@@ -34,29 +39,37 @@ async fn kept(device: &mut Device) -> (String, Delivery) {
     (String::from_utf8(payload).unwrap(), delivery)
 }
 
-/// All messages that the devices have received until they answer a ping.
-async fn all_heard(devices: &mut [Device]) -> Vec<Vec<String>> {
-    let mut all = Vec::new();
-    for device in devices {
-        device.send(&Packet::PingReq).await;
-        let mut heard = Vec::new();
-        loop {
-            let next = device.next(|packet| match packet {
-                Packet::Publish(publish) => {
-                    Some((String::from_utf8(publish.payload.to_vec()).unwrap(), publish.delivery))
-                }
-                Packet::PingResp => None,
-                other => panic!("{other:?}"),
-            });
-            let Some((payload, delivery)) = next.await else { break };
-            if delivery.id().is_some() {
-                device.acknowledge(delivery).await;
-            }
-            heard.push(payload);
+/// All messages that the devices have received when they are this many together.
+async fn all_heard(devices: &mut [Device], count: usize) -> Vec<Vec<String>> {
+    let mut all = vec![Vec::new(); devices.len()];
+    loop {
+        for (device, heard) in devices.iter_mut().zip(&mut all) {
+            heard.extend(heard_until_now(device).await);
         }
-        all.push(heard);
+        if all.iter().map(Vec::len).sum::<usize>() >= count {
+            return all;
+        }
     }
-    all
+}
+
+/// What a device has received until it answers a ping. It is acknowledged.
+async fn heard_until_now(device: &mut Device) -> Vec<String> {
+    device.send(&Packet::PingReq).await;
+    let mut heard = Vec::new();
+    loop {
+        let next = device.next(|packet| match packet {
+            Packet::Publish(publish) => {
+                Some((String::from_utf8(publish.payload.to_vec()).unwrap(), publish.delivery))
+            }
+            Packet::PingResp => None,
+            other => panic!("{other:?}"),
+        });
+        let Some((payload, delivery)) = next.await else { return heard };
+        if delivery.id().is_some() {
+            device.acknowledge(delivery).await;
+        }
+        heard.push(payload);
+    }
 }
 
 #[tokio::test]
@@ -78,10 +91,10 @@ async fn each_message_goes_to_one_member_in_turn() {
                 for number in 0..9 {
                     say(&mut sender, topic, &number.to_string()).await;
                 }
-                let mut all = all_heard(&mut members).await;
+                let mut all = all_heard(&mut members, 9).await;
                 all.sort();
                 assert_eq!(all, [["0", "3", "6"], ["1", "4", "7"], ["2", "5", "8"]], "{share} {qos:?}");
-                for everything in all_heard(&mut [other, another_group]).await {
+                for everything in all_heard(&mut [other, another_group], 18).await {
                     assert_eq!(everything.join(""), "012345678", "{share} {qos:?}");
                 }
                 // In one batch, without acknowledgements.
@@ -89,7 +102,7 @@ async fn each_message_goes_to_one_member_in_turn() {
                     sender.publish(topic, number.to_string().as_bytes(), Delivery::AtMostOnce, false).await;
                 }
                 sender.expect_nothing().await;
-                let mut all = all_heard(&mut members).await;
+                let mut all = all_heard(&mut members, 9).await;
                 assert!(all.iter().all(|heard| heard.len() == 3 && heard.is_sorted()), "{all:?}");
                 all.sort();
                 assert_eq!(all.concat().len(), 9);
@@ -107,7 +120,7 @@ async fn a_member_that_also_subscribes_alone_receives_both() {
         device.subscribe("#", Qos::AtMostOnce).await;
         let mut sender = publisher(&server).await;
         say(&mut sender, "a/b", "x").await;
-        assert_eq!(all_heard(std::slice::from_mut(&mut device)).await, [["x", "x"]]);
+        assert_eq!(all_heard(std::slice::from_mut(&mut device), 2).await, [["x", "x"]]);
         // Its own messages too: there is no `no local`.
         device.publish("a/c", b"y", Delivery::AtMostOnce, false).await;
         for _ in 0..2 {
@@ -218,7 +231,7 @@ async fn a_message_that_a_member_refuses_goes_to_nobody_else() {
     one.send(&Packet::PubAck(Ack::new(delivery.id().unwrap(), ReasonCode::UNSPECIFIED_ERROR))).await;
     one.expect_nothing().await;
     drop(one);
-    server.app.expect_close("one", CloseReason::ClosedByClient).await;
+    gone(&server, "one").await;
     two.expect_nothing().await;
     say(&mut sender, "a", "y").await;
     assert_eq!(heard(&mut two).await, "y");
@@ -334,5 +347,158 @@ async fn shares_are_counted() {
         };
         assert_eq!(count, expected);
         one.unsubscribe_share("$share/g/a").await;
+    }
+}
+
+/// Connects to a session that outlives its connection.
+async fn session(server: &TestServer, name: &str, clean: bool) -> Device {
+    let mut device = Device::dial(server, Version::V5).await;
+    let login = Login { clean, expiry: 1000, ..Login::of(name) };
+    assert_eq!(device.connect(login).await.0, ReasonCode::SUCCESS);
+    device
+}
+
+async fn leave(server: &TestServer, device: Device, name: &str) {
+    drop(device);
+    gone(server, name).await;
+}
+
+/// Waits until the sessions of `one` and `two` have ended.
+async fn both_gone(server: &TestServer) {
+    let mut left = std::collections::BTreeSet::from(["one".to_owned(), "two".to_owned()]);
+    while !left.is_empty() {
+        if let Notice::Close(client, _) = server.app.notice().await {
+            left.remove(&client);
+        }
+    }
+}
+
+/// The payloads of the next messages, in any order, each acknowledged.
+async fn heard_sorted(device: &mut Device, count: usize) -> Vec<String> {
+    let mut all = Vec::new();
+    while all.len() < count {
+        all.push(heard(device).await);
+    }
+    all.sort();
+    all
+}
+
+#[tokio::test] // 4.1, 4.8.2
+async fn messages_wait_for_the_stored_members_of_a_group() {
+    let mut server = start().await;
+    for share in ["$share/g/jobs/+", "$share/g/jobs/1"] {
+        let mut one = session(&server, "one", true).await;
+        let mut two = session(&server, "two", true).await;
+        for device in [&mut one, &mut two] {
+            assert_eq!(device.subscribe(share, Qos::AtLeastOnce).await, ReasonCode::GRANTED_QOS_1);
+        }
+        let mut sender = publisher(&server).await;
+        for number in 0..4 {
+            say(&mut sender, "jobs/1", &number.to_string()).await;
+        }
+        let mut both = [one, two];
+        let mut all = all_heard(&mut both, 4).await;
+        all.sort();
+        assert_eq!(all, [["0", "2"], ["1", "3"]]);
+        // Both are away, and the server is killed.
+        drop(both);
+        both_gone(&server).await;
+        for number in 4..8 {
+            say(&mut sender, "jobs/1", &number.to_string()).await;
+        }
+        server.crash().await;
+        let mut sender = publisher(&server).await;
+        say(&mut sender, "jobs/1", "8").await;
+        let mut two = session(&server, "two", false).await;
+        assert_eq!(heard_sorted(&mut two, 5).await, ["4", "5", "6", "7", "8"], "{share}");
+        let mut one = session(&server, "one", false).await;
+        one.expect_nothing().await;
+        say(&mut sender, "jobs/1", "9").await;
+        say(&mut sender, "jobs/1", "10").await;
+        let mut both = [one, two];
+        let all = all_heard(&mut both, 2).await;
+        assert!(all.iter().all(|heard| heard.len() == 1), "{all:?}");
+        drop(both);
+        both_gone(&server).await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_temporary_member_has_acknowledged_does_not_come_to_a_stored_one() {
+    let server = start().await;
+    let mut stored = session(&server, "stored", true).await;
+    stored.subscribe("$share/g/a", Qos::AtLeastOnce).await;
+    leave(&server, stored, "stored").await;
+    let mut temporary = member(&server, Version::V5, "temporary", "$share/g/a", Qos::AtLeastOnce).await;
+    let mut sender = publisher(&server).await;
+    say(&mut sender, "a", "0").await;
+    say(&mut sender, "a", "1").await;
+    assert_eq!(heard(&mut temporary).await, "0");
+    assert_eq!(kept(&mut temporary).await.0, "1");
+    let mut stored = session(&server, "stored", false).await;
+    stored.expect_nothing().await;
+    drop(temporary);
+    assert_eq!(heard(&mut stored).await, "1");
+    stored.expect_nothing().await;
+}
+
+#[tokio::test]
+async fn a_group_ends_with_its_last_stored_member() {
+    let server = start().await;
+    let mut sender = publisher(&server).await;
+    for ends_by in ["unsubscribe", "clean start"] {
+        for (before, after) in [("a", "b"), ("b", "c")] {
+            let mut device = session(&server, "device", true).await;
+            device.subscribe("$share/g/a", Qos::AtLeastOnce).await;
+            say(&mut sender, "a", before).await;
+            assert_eq!(heard(&mut device).await, before);
+            if ends_by == "unsubscribe" {
+                assert_eq!(device.unsubscribe_share("$share/g/a").await, ReasonCode::SUCCESS);
+            }
+            leave(&server, device, "device").await;
+            if ends_by == "clean start" {
+                let device = session(&server, "device", true).await;
+                leave(&server, device, "device").await;
+            }
+            say(&mut sender, "a", after).await;
+            let mut device = session(&server, "device", false).await;
+            device.subscribe("$share/g/a", Qos::AtLeastOnce).await;
+            device.expect_nothing().await;
+            leave(&server, device, "device").await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_crash_loses_nothing_that_a_group_has_not_acknowledged() {
+    let mut server = start().await;
+    let (mut next, mut seen) = (0, std::collections::BTreeSet::new());
+    for name in ["one", "two", "three"] {
+        let mut device = session(&server, name, true).await;
+        device.subscribe("$share/g/jobs/#", Qos::AtLeastOnce).await;
+    }
+    for _ in 0..4 {
+        let mut devices = Vec::new();
+        for name in ["one", "two", "three"] {
+            devices.push(session(&server, name, false).await);
+        }
+        let mut sender = publisher(&server).await;
+        for number in 0..60 {
+            say(&mut sender, &format!("jobs/{}", number % 7), &next.to_string()).await;
+            next += 1;
+            if number == 30 {
+                // One leaves with what it has not acknowledged.
+                drop(devices.pop());
+            }
+            if number % 5 == 0 {
+                let at = number / 5 % devices.len();
+                seen.extend(heard_until_now(&mut devices[at]).await);
+            }
+        }
+        server.crash().await;
+    }
+    let mut device = session(&server, "two", false).await;
+    while seen.len() < next {
+        seen.insert(heard(&mut device).await);
     }
 }
