@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use jmqt_server::Protocol;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
 use super::{in_language, shell};
@@ -13,12 +14,29 @@ use crate::support::{TestServer, channel, connect, url, within};
 const BY_HAND: [(&str, &str); 1] =
     [("jmqt doctor --url wss://example.com", "there is no server at that address")];
 
-/// A line of a document, with `jmqt` and this server as its own.
+/// A server for JMQT and MQTT.
+async fn server() -> TestServer {
+    TestServer::configured(|config| config.mqtt_port = Some(0)).await
+}
+
+/// A line of a document, with `jmqt` and this server as its own, whose ports are not the usual ones. `folder` is also the home,
+/// where the programs of Mosquitto find a file with the port.
 fn shell(server: &TestServer, folder: &Path, line: &str) -> Command {
+    let mqtt = server.address(Protocol::Mqtt).port();
+    let configuration = folder.join(".config");
+    std::fs::create_dir_all(&configuration).unwrap();
+    for program in ["mosquitto_pub", "mosquitto_sub"] {
+        std::fs::write(configuration.join(program), format!("-h 127.0.0.1\n-p {mqtt}\n")).unwrap();
+    }
+    let line = line.replace("@localhost", &format!("@localhost:{mqtt}"));
     let programs = Path::new(env!("CARGO_BIN_EXE_jmqt")).parent().unwrap();
     let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap_or_default());
     let mut command = Command::new("bash");
-    command.env_clear().env("PATH", path).env("JMQT_CLIENT_URL", url(server, Protocol::Socket));
+    command
+        .env_clear()
+        .env("PATH", path)
+        .env("HOME", folder)
+        .env("JMQT_CLIENT_URL", url(server, Protocol::Socket));
     command.args(["-c", &format!("set -o pipefail; {line}")]).current_dir(folder);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     command
@@ -39,7 +57,7 @@ async fn subscribed(server: &TestServer, name: &str, child: &mut Child) {
 async fn the_commands_in_the_documents_run() {
     let mut tried = 0;
     for snippet in in_language("sh") {
-        let server = TestServer::start().await;
+        let server = server().await;
         let _alice = connect(&server, "alice").await;
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("log"), "one line\nanother\n").unwrap();
@@ -73,4 +91,43 @@ async fn the_commands_in_the_documents_run() {
         }
     }
     assert!(tried >= 12, "{tried}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_browser_and_a_device_talk_as_the_readme_shows() {
+    if std::process::Command::new("mosquitto_pub").arg("--help").output().is_err() {
+        eprintln!("left out: there is no mosquitto_pub; it is in the package mosquitto-clients");
+        return;
+    }
+    let snippets = in_language("sh");
+    let wanted =
+        |snippet: &&super::Snippet| snippet.file == "README.md" && snippet.text.contains("mosquitto_pub");
+    let lines: Vec<_> = snippets.iter().find(wanted).unwrap().text.lines().collect();
+    let (server, folder) = (server().await, tempfile::tempdir().unwrap());
+    // Lines that wait for a message, with the channel that they wait on and what they print in the end.
+    let (mut waiting, mut ended) = (Vec::new(), 0);
+    for line in lines {
+        let (code, comment) = line.split_once(" #").unwrap();
+        match code.trim().strip_suffix(" &") {
+            Some(endless) => {
+                let mut child = shell(&server, folder.path(), &format!("exec {endless}")).spawn().unwrap();
+                let name =
+                    ["room/lamp", "room/temperature"].into_iter().find(|name| code.contains(name)).unwrap();
+                subscribed(&server, name, &mut child).await;
+                waiting.push((child, name));
+            }
+            None => {
+                let output = within(code, shell(&server, folder.path(), code).output()).await.unwrap();
+                assert!(output.status.success(), "{code}: {output:?}");
+                ended += 1;
+                let Some((_, printed)) = comment.split_once(" prints ") else { continue };
+                let at = waiting.iter().position(|(_, name)| code.contains(name)).unwrap();
+                let (mut child, _) = waiting.remove(at);
+                let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+                assert_eq!(within("a line", lines.next_line()).await.unwrap().unwrap(), printed, "{line}");
+                child.kill().await.unwrap();
+            }
+        }
+    }
+    assert_eq!((waiting.len(), ended), (0, 3));
 }
