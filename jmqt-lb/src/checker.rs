@@ -60,7 +60,7 @@ async fn round(mapping: &Arc<Mapping>, rules: &Rules) {
     }
 }
 
-/// A backend is fit if it takes a connection and, where it is asked over HTTP, says so. One that expects PROXY headers
+/// A backend is fit if it takes a connection and, where it is asked over HTTP, says so. One that expects PROXY protocol headers
 /// gets one that says that no client is behind it.
 async fn check(backend: &Backend, rules: &Rules) -> io::Result<()> {
     let (address, port) = (backend.address, rules.check_http_port);

@@ -76,7 +76,7 @@ impl Client {
         ControlFlow::Continue(())
     }
 
-    /// The PROXY header that tells the backend about the client; empty if `proxy_protocol` is off.
+    /// The PROXY protocol header that tells the backend about the client; empty if `proxy_protocol` is off.
     ///
     /// # Errors
     /// The client has gone.

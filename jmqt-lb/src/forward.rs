@@ -164,7 +164,7 @@ impl Pipe {
             self.backend.hurry(header.len())?;
             // The buffer of a fresh socket has room for it.
             if self.backend.socket.write(header)? != header.len() {
-                return Err(io::Error::new(ErrorKind::WriteZero, "cannot write the PROXY header"));
+                return Err(io::Error::new(ErrorKind::WriteZero, "cannot write the PROXY protocol header"));
             }
         }
         self.last_moved = now;

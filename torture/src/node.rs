@@ -17,7 +17,7 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) mariadb: &'a MariaDb,
     pub(crate) redis: &'a RedisServer,
     pub(crate) prefix: &'a str,
-    /// Every connection begins with a PROXY header.
+    /// Every connection begins with a PROXY protocol header.
     pub(crate) behind_balancer: bool,
 }
 

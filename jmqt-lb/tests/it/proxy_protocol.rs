@@ -1,4 +1,4 @@
-//! The PROXY headers that backends receive.
+//! The PROXY protocol headers that backends receive.
 
 use crate::support;
 

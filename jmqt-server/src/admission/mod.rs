@@ -41,7 +41,7 @@ pub(crate) struct Admission {
 #[derive(Default)]
 struct OpenConnections {
     next: u64,
-    /// `None` until the connection has an outbox (during the PROXY header and the TLS handshake).
+    /// `None` until the connection has an outbox (during the PROXY protocol header and the TLS handshake).
     by_number: HashMap<u64, Option<Weak<Outbox>>, foldhash::fast::RandomState>,
 }
 

@@ -81,7 +81,7 @@ pub(super) async fn read_header(stream: &TcpStream) -> Result<Option<SocketAddr>
 /// name the client in the request.
 pub(super) async fn begins_with_http(stream: &TcpStream) -> io::Result<bool> {
     let mut first = [0];
-    // `GET` for WebSockets and health checks, `HEAD` and `OPTIONS` for health checks. PROXY headers begin differently.
+    // `GET` for WebSockets and health checks, `HEAD` and `OPTIONS` for health checks. PROXY protocol headers begin differently.
     Ok(stream.peek(&mut first).await? == 1 && matches!(first[0], b'G' | b'H' | b'O'))
 }
 

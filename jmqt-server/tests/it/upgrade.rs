@@ -64,7 +64,7 @@ async fn the_http_request_is_visible_to_conn_and_then_dropped() {
     assert_eq!(told.recv().await.unwrap(), "none");
 }
 
-#[tokio::test] // an HTTP proxy sends no PROXY header, and names the client in the request
+#[tokio::test] // an HTTP proxy sends no PROXY protocol header, and names the client in the request
 async fn behind_an_http_proxy_the_client_address_comes_from_the_request() {
     let proxied = TestServer::configured(|config| {
         config.trusted_proxies = vec!["127.0.0.1".parse().unwrap(), "10.0.0.0/8".parse().unwrap()];
