@@ -51,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_certificate_is_said_to_be_none() {
+    fn bytes_that_are_no_certificate_are_described_as_such() {
         let key = rcgen::KeyPair::generate().unwrap();
         let der = rcgen::CertificateParams::new(["a".to_owned()])
             .unwrap()

@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_url_of_a_server_is_refused_with_the_reason() {
+    fn a_text_that_is_not_a_server_url_is_refused_with_the_reason() {
         for (url, problem) in [
             ("localhost:8010", "the scheme is missing"),
             ("http://localhost", "`http` is no scheme"),

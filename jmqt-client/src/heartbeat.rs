@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)] // §7.e
-    async fn a_silent_server_is_asked_and_given_up_after_its_timeout() {
+    async fn a_silent_server_gets_a_heartbeat_and_is_closed_after_its_timeout() {
         let mut heartbeat = Heartbeat::new(TIMEOUT);
         assert_eq!(run(&mut heartbeat).await, (vec![20, 40], TIMEOUT));
     }

@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_channel_whose_pushes_are_not_acknowledged_is_told_of_once() {
+    fn a_channel_with_unacknowledged_pushes_is_reported_once() {
         let limit = Duration::from_secs(10);
         let start = Instant::now();
         let mut recent = Recent::default();

@@ -681,7 +681,7 @@ mod tests {
     }
 
     #[test] // protocol.md 2.25
-    fn a_server_without_filters_is_told_and_the_channel_of_that_name_left() {
+    fn a_server_without_filters_is_reported_and_its_channel_of_that_name_is_unsubscribed() {
         for is_wanted in [false, true] {
             let (mut routes, mut out, name) = (Routes::default(), online(), "a/+");
             if is_wanted {

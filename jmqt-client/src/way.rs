@@ -313,7 +313,7 @@ mod tests {
 
     #[cfg(target_os = "linux")] // 127.0.0.0/8 is all ours, and a full queue makes an address silent
     #[tokio::test]
-    async fn a_silent_address_does_not_keep_from_the_next() {
+    async fn an_address_that_does_not_answer_does_not_delay_the_next() {
         let silent = tokio::net::TcpSocket::new_v4().unwrap();
         silent.bind(address("127.0.0.3:0")).unwrap();
         let silent = silent.listen(1).unwrap();

@@ -404,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn what_json_allows_is_accepted_and_nothing_else() {
+    fn exactly_the_values_of_json_are_accepted() {
         for text in [
             "0",
             "-0.5e+9",

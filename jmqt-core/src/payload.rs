@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test] // protocol.md 2.5
-    fn what_is_not_one_value_is_refused() {
+    fn a_text_that_is_not_one_value_is_refused() {
         for bad in ["", "1 2", "{", "nul", "\"\u{1}\"", "01", "[1,]"] {
             assert_eq!(Payload::parse(bad), Err(InvalidPayload), "{bad:?}");
         }

@@ -8,7 +8,7 @@ import { Collected, WebSocketOfWs, skip, startServer } from './support.js';
 const root = new URL('../', import.meta.url);
 const script = new URL('bundle.mjs', root).href;
 
-test('the files for pages are current: `npm run build` changes nothing', async () => {
+test('the checked-in files for pages are what `npm run build` makes', async () => {
   const { bundles } = (await import(script)) as { bundles(): Promise<{ path: string; text: string }[]> };
   for (const { path, text } of await bundles()) {
     assert.ok(text === readFileSync(new URL(path, root), 'utf8'), `${path} is not current: npm run build`);

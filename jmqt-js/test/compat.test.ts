@@ -108,7 +108,7 @@ test('a page written for the first client works unchanged', { skip }, async (t) 
   assert.match(String((await called<unknown[]>((cb) => bob.pub('news', 1, 0, 0, cb)))[1]), /^[0-9]+$/);
 });
 
-test('failures come as statuses, and a lost connection as the event', { skip }, async (t) => {
+test('calls of the first client report failures as statuses, and a lost connection as an event', { skip }, async (t) => {
   const server = await startServer(t);
   const proxy = await startProxy(t, () => server.wsPort);
   const { JMQTClient, JMQT } = page();
@@ -131,12 +131,12 @@ test('failures come as statuses, and a lost connection as the event', { skip }, 
   assert.equal(said[0], 9);
 });
 
-test('a page may have a JMQT of its own', () => {
+test('a page may define its own JMQT variable', () => {
   const JMQT = { statusCodes: { mine: 1 } };
   assert.equal(page({ JMQT }).JMQT, JMQT);
 });
 
-test('callbacks, events and console lines come in the order of the first client, and later than the call', { skip }, async (t) => {
+test('callbacks, events and console lines come after the call, in the order of the first client', { skip }, async (t) => {
   const server = await startServer(t);
   const alice = await enter(t, server.wsPort, 'alice');
   const seen: string[] = [];
@@ -266,7 +266,7 @@ test('callbacks, events and console lines come in the order of the first client,
   }
 });
 
-test('the members of the first client that pages may know', { skip }, async (t) => {
+test('the compatible client has the public members of the first client', { skip }, async (t) => {
   const server = await startServer(t, { timeoutSeconds: 5 });
   const { JMQTClient } = page({ console: { log: () => {} } });
   const client = new JMQTClient('127.0.0.1', server.wsPort);

@@ -155,7 +155,7 @@ test('disconnect says goodbye, waits for acknowledgements, and leaves the client
   await bob.pub('log', 4, { qos: 1 });
 });
 
-test('one client object after another client id: the ids of the first say nothing about the second', { skip }, async (t) => {
+test('a client object that changes its client id forgets the message ids of the first one', { skip }, async (t) => {
   const server = await startServer(t);
   const alice = await enter(t, server.ws, 'alice');
   const other = await enter(t, server.ws, 'carol');
@@ -173,7 +173,7 @@ test('one client object after another client id: the ids of the first say nothin
   assert.deepEqual(got.data, [1, 1]);
 });
 
-test('iterators end with an unsubscription and with the client', { skip }, async (t) => {
+test('an iterator ends when its channel is unsubscribed or the client disconnects', { skip }, async (t) => {
   const server = await startServer(t);
   const bob = await enter(t, server.ws, 'bob');
   const news = await bob.sub('news');
@@ -199,7 +199,7 @@ test('calls can be aborted and have a time limit', { skip }, async (t) => {
   await assert.rejects(bob.sub('news', { timeout: 10 }), { name: 'TimeoutError', code: 'TIMEOUT', status: 9 });
 });
 
-test('wrong calls are told apart from refused ones', async (t) => {
+test('a wrong call fails with another error than a refused one', async (t) => {
   assert.throws(() => new Client({ url: 'http://127.0.0.1' }), /expected ws:\/\/host:8012/);
   assert.throws(() => new Client({ url: 'ws://h', window: 0 }), /window must be a whole number from 1 to 4096, not 0/);
   const client = makeClient(t, 'jmqt://127.0.0.1:1');

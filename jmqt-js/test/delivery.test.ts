@@ -35,7 +35,7 @@ function setUp(options: Partial<DeliveryOptions> = {}): Setup {
   return { deliveries, acknowledged, errors, dropped: () => dropped, push };
 }
 
-test('a listener takes a message by returning', () => {
+test('a message is acknowledged when its listener returns', () => {
   const { deliveries, acknowledged, push } = setUp();
   const handed: unknown[] = [];
   deliveries.listen(({ data }) => handed.push([data, [...acknowledged]]));
@@ -46,7 +46,7 @@ test('a listener takes a message by returning', () => {
   assert.deepEqual(acknowledged, ['i1', 'i1']);
 });
 
-test('an iterator takes a message by being asked for the next', async () => {
+test('a message is acknowledged when its iterator is asked for the next one', async () => {
   const { deliveries, acknowledged, push } = setUp();
   const messages = deliveries.messages('c');
   push(1);
@@ -62,7 +62,7 @@ test('an iterator takes a message by being asked for the next', async () => {
   assert.deepEqual(acknowledged, ['i1', 'i2']);
 });
 
-test('a message is acknowledged when the last one has taken it', async () => {
+test('a message with several readers is acknowledged when the last one has taken it', async () => {
   const { deliveries, acknowledged, push } = setUp();
   const [one, two] = [deliveries.messages('c'), deliveries.messages('c')];
   deliveries.listen(() => {});
@@ -75,7 +75,7 @@ test('a message is acknowledged when the last one has taken it', async () => {
   assert.deepEqual(acknowledged, ['i1'], 'two has left, and the others have taken it');
 });
 
-test('an iterator that nobody reads holds QoS 1 and drops the oldest QoS 0', async () => {
+test('an iterator that is not read keeps QoS 1 messages and drops the oldest QoS 0 messages', async () => {
   const { deliveries, acknowledged, dropped, push } = setUp();
   const messages = deliveries.messages('c');
   push(1);
@@ -87,7 +87,7 @@ test('an iterator that nobody reads holds QoS 1 and drops the oldest QoS 0', asy
   assert.deepEqual(read, [1, 7, 8, 9, 10]);
 });
 
-test('what a reader left behind waits for the next one, in order', async () => {
+test('messages that an iterator left unread go to the next iterator, in order', async () => {
   const { deliveries, acknowledged, push } = setUp();
   const first = deliveries.messages('c');
   push(1);
@@ -102,7 +102,7 @@ test('what a reader left behind waits for the next one, in order', async () => {
   assert.deepEqual(read, [2, 3]);
 });
 
-test('ack() takes a message at once, also before leaving a loop', async () => {
+test('ack() acknowledges a message at once, also inside a loop', async () => {
   const { deliveries, acknowledged, push } = setUp();
   push(1);
   for await (const message of deliveries.messages('c')) {
@@ -113,7 +113,7 @@ test('ack() takes a message at once, also before leaving a loop', async () => {
   assert.deepEqual(acknowledged, ['i1']);
 });
 
-test('by hand, nothing but ack() acknowledges', async () => {
+test('with manual acknowledgement only ack() acknowledges', async () => {
   const { deliveries, acknowledged, push } = setUp({ manual: true });
   const kept: Message[] = [];
   deliveries.listen((message) => kept.push(message));
@@ -127,7 +127,7 @@ test('by hand, nothing but ack() acknowledges', async () => {
   assert.deepEqual(acknowledged, ['i1']);
 });
 
-test('what comes before its taker waits, and a window full of it is reported', async () => {
+test('QoS 1 messages without a listener wait for one, and a full window of them is reported', async () => {
   const { deliveries, acknowledged, errors, dropped, push } = setUp();
   push(0, 0); // nobody has shown any interest in this channel
   assert.equal(dropped(), 1);
@@ -142,7 +142,7 @@ test('what comes before its taker waits, and a window full of it is reported', a
   assert.equal(acknowledged.length, 5);
 });
 
-test('what comes before a subscription has its listener goes there, in order and once', async () => {
+test('messages that come before the listener of their subscription go to it, once and in order', async () => {
   const { deliveries, acknowledged, push } = setUp();
   for (let n = 1; n <= 3; n++) push(n); // right after the connAck
   deliveries.want('c'); // as subscribe() does
@@ -168,7 +168,7 @@ test('a listener that throws does not disturb the others, and the message comes 
   assert.deepEqual([handed, acknowledged, errors.length], [[1, 2, 1], [], 3]);
 });
 
-test('listeners may go while a message is handed over', () => {
+test('listeners may be removed while a message is delivered', () => {
   const { deliveries, acknowledged, push } = setUp();
   const other = (): void => {};
   deliveries.listen(() => deliveries.unlisten(other));
@@ -179,7 +179,7 @@ test('listeners may go while a message is handed over', () => {
   assert.deepEqual(acknowledged, ['i1', 'i2']);
 });
 
-test('a client that stopped remembers what was taken, and forgets what was not', () => {
+test('after a stop, acknowledged messages are not delivered again, and the others are', () => {
   const { deliveries, acknowledged, push } = setUp();
   const stop = deliveries.listenTo('c', () => {});
   push(1);
@@ -228,7 +228,7 @@ test('an iterator that is not read holds back the real server, and loses nothing
   assert.equal(seen.messages.length, 0);
 });
 
-test('a burst is handled in slices: other turns of the event loop come in between', async (t) => {
+test('a burst of messages leaves the event loop time between slices', async (t) => {
   const { client, end } = await scriptedSession(t);
   const total = 100_000;
   let [count, before, most] = [0, 0, 0];

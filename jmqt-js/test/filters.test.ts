@@ -56,7 +56,7 @@ test('a filter has the messages of all its channels, and an end of its own', asy
   assert.deepEqual([filter.state, channel.state], ['unsubscribed', 'subscribed']);
 });
 
-test('messages of a filter wait for the first who takes them', async (t) => {
+test('messages of a filter wait for the first listener', async (t) => {
   const { client, end } = await scriptedSession(t);
   const filter = client.subscribe('#', { filter: true });
   await end.expect('sub');

@@ -181,7 +181,7 @@ test('a token is replaced ahead of its time', async (t) => {
   assert.equal((await (await server.accept()).acceptConn())['at'], 'new');
 });
 
-test('connect goes on from the first attempt, and ready waits for the session', async (t) => {
+test('connect retries from the first attempt, and ready waits for the session', async (t) => {
   const server = await script(t);
   const client = makeClient(t, server.url, { token: 't', clientId: 'me' });
   await assert.rejects(client.ready(), { name: 'ClosedError' });
@@ -254,7 +254,7 @@ test('reconnectNow asks a dead connection for a sign of life, and replaces it wi
   await (await server.accept()).acceptConn();
 });
 
-test('a page that comes back, and a network that does, do not wait for the delay', async (t) => {
+test('a page that becomes visible, or whose network is back, reconnects without waiting for the delay', async (t) => {
   const page = Object.assign(new EventTarget(), { visibilityState: 'visible', hidden: false });
   const scope = new EventTarget();
   const listening: string[] = [];

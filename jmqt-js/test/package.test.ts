@@ -11,7 +11,7 @@ import { gzipSync } from 'node:zlib';
 const root = fileURLToPath(new URL('../', import.meta.url));
 const read = (path: string): string => readFileSync(join(root, path), 'utf8');
 
-test('what npm packs is complete, and can be imported and required, with types', (t) => {
+test('the npm package is complete, and can be imported and required, with types', (t) => {
   const folder = mkdtempSync(join(tmpdir(), 'jmqt-js-package-'));
   t.after(() => rmSync(folder, { recursive: true }));
   const run = (program: string, ...words: string[]): string =>

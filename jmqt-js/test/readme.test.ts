@@ -38,13 +38,13 @@ async function run(source: string, last?: string): Promise<string> {
 
 const PAGE_WEBSOCKET = `import { WebSocket } from 'ws'; globalThis.WebSocket ??= WebSocket;\n`;
 
-test('the example for Node', { skip }, async (t) => {
+test('the example for Node in jmqt-js/README.md runs', { skip }, async (t) => {
   const server = await startServer(t);
   const output = await run(example(readme, 'js', 0, { 8010: server.tcpPort }));
   assert.match(output, /^alice first\nalice second\n\{\s+channels: \{.*news: 'temp'/s);
 });
 
-test('the example for pages', { skip }, async (t) => {
+test('the example for pages in jmqt-js/README.md runs', { skip }, async (t) => {
   const server = await startServer(t);
   const page = example(readme, 'html', 0, { 8012: server.wsPort });
   const source = page.replace(/<.*?script.*?>/g, '').replace('./jmqt.js', './browser/jmqt.js');
@@ -52,7 +52,7 @@ test('the example for pages', { skip }, async (t) => {
   assert.match(output, /connected/);
 });
 
-test('the example for the first client', { skip }, async (t) => {
+test('the example for the first client in jmqt-js/README.md runs', { skip }, async (t) => {
   const server = await startServer(t);
   const page = example(readme, 'html', 1, { 8012: server.wsPort });
   const source = page.replace(/<.*?script.*?>/g, '');
@@ -60,14 +60,14 @@ test('the example for the first client', { skip }, async (t) => {
   assert.match(output, /subscribed 1 news\n.*published 1/s);
 });
 
-test('the example of the repository', { skip }, async (t) => {
+test('the example for pages in the README of the repository runs', { skip }, async (t) => {
   const server = await startServer(t);
   const page = example(readmeOfRepository, 'html', 0, { 8012: server.wsPort });
   const source = page.replace(/<.*?script.*?>/g, '').replace('./jmqt.js', './browser/jmqt.js');
   assert.match(await run(PAGE_WEBSOCKET + source, 'published'), /^published$/m);
 });
 
-test('every example is run', () => {
+test('every JavaScript example of the READMEs is run by a test', () => {
   const count = (document: string): number[] => ['js', 'html', 'ts'].map((language) => examples(document, language).length);
   assert.deepEqual([count(readme), count(readmeOfRepository)], [[1, 2, 0], [0, 1, 0]]);
 });

@@ -304,7 +304,7 @@ test('reconnecting tells attempt and delay, and reconnectNow does not wait', asy
   ]);
 });
 
-test('the attempts end where they are limited, and disconnect ends them', async (t) => {
+test('the number of attempts can be limited, and disconnect ends them', async (t) => {
   const limited = await scriptedSession(t, { reconnect: { ...QUICK, maxAttempts: 2 } });
   const ends: DisconnectEvent[] = [];
   limited.client.on('disconnect', (event) => ends.push(event));

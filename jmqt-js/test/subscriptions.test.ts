@@ -14,7 +14,7 @@ async function answer(end: FarEnd, ...types: ('sub' | 'unsub')[]): Promise<void>
   }
 }
 
-test('sub, unsub and sub without waiting: the last call wins', { skip }, async (t) => {
+test('of sub, unsub and sub without waiting the last call wins', { skip }, async (t) => {
   const server = await startServer(t);
   const [alice, bob] = [await enter(t, server.ws, 'alice'), await enter(t, server.ws, 'bob')];
   const seen: string[] = [];

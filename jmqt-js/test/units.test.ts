@@ -56,7 +56,7 @@ test('packets are read leniently (protocol.md 2.6)', () => {
   assert.deepEqual(decode('{"authAck":{"st":3}}'), { type: 'authAck', status: 3, token: '', clientId: '', message: '' });
 });
 
-test('what is no packet of a server is refused', () => {
+test('text that is not a packet of a server is refused', () => {
   for (const text of [
     '', 'x', 'null', '[]', '7', '{}', '{"hbAck":{},"push":{}}', '{"hbAck":1}', '{"conn":{}}', '{"toString":{}}',
     '{"push":{"cn":"a","dt":1,"q":1}}', '{"push":{"cn":"a","cl":"b"}}', '{"push":{"dt":1}}', '{"push":{"cn":1,"dt":1}}',
@@ -99,7 +99,7 @@ test('a status has its name, also one that is not known', () => {
   assert.equal(new RefusedError('sub', 42, 'a').message, 'sub on channel "a" was refused with status 42');
 });
 
-test('delays grow to their limit, with full jitter, and begin anew after a stable session', () => {
+test('delays grow to their limit, with full jitter, and start over after a stable session', () => {
   let random = 0.999_999;
   const backoff = new Backoff({ initialDelay: 100, maxDelay: 1_000, random: () => random });
   assert.deepEqual(Array.from({ length: 6 }, () => backoff.next()), [99, 199, 399, 799, 999, 999]);
@@ -117,7 +117,7 @@ test('delays grow to their limit, with full jitter, and begin anew after a stabl
   for (let n = 0; n < 5_000; n++) assert.ok((endless.next() as number) < 30_000);
 });
 
-test('a line keeps its order, over many rounds', () => {
+test('a queue keeps its order over many rounds of push and shift', () => {
   const line = new Fifo<number>();
   let [put, got] = [0, 0];
   for (let round = 0; round < 5_000; round++) {
@@ -157,7 +157,7 @@ function outbox(options: Partial<OutboxOptions> = {}): Sent {
 
 const data = (texts: string[]): unknown[] => texts.map((text) => (JSON.parse(text) as { pub: { dt: unknown } }).pub.dt);
 
-test('a full queue refuses the new publish: error', () => {
+test('with `error` a full queue refuses the new publish', () => {
   const { outbox: box, sent, wire, pub } = outbox();
   const pubs = [pub(1), pub(2, 0), pub(3), pub(4, 0)];
   assert.deepEqual(pubs.map((p) => p.outcome()), ['waits', 'done', 'QueueFullError', 'QueueFullError']);
@@ -165,7 +165,7 @@ test('a full queue refuses the new publish: error', () => {
   assert.deepEqual(data(sent), [1, 2]);
 });
 
-test('a full queue drops the oldest: drop-oldest', () => {
+test('with `drop-oldest` a full queue drops the oldest publish', () => {
   const { outbox: box, sent, wire, pub, dropped } = outbox({ full: 'drop-oldest' });
   const pubs = [pub(1), pub(2, 0), pub(3), pub(4)];
   assert.deepEqual(pubs.map((p) => p.outcome()), ['QueueFullError', 'done', 'waits', 'waits']);
@@ -174,7 +174,7 @@ test('a full queue drops the oldest: drop-oldest', () => {
   assert.deepEqual(data(sent), [3, 4]);
 });
 
-test('a full queue lets the callers wait: wait', () => {
+test('with `wait` callers wait for room in a full queue', () => {
   const { outbox: box, sent, wire, pub } = outbox({ full: 'wait' });
   const pubs = [pub(1, 0), pub(2, 0), pub(3, 0), pub(4, 0)];
   assert.deepEqual(pubs.map((p) => p.outcome()), ['done', 'done', 'waits', 'waits']);
@@ -185,7 +185,7 @@ test('a full queue lets the callers wait: wait', () => {
   assert.equal(pubs[3]?.outcome(), 'done');
 });
 
-test('no more than the window is under way, and what has no answer is sent again first', () => {
+test('at most a window of publishes is unanswered, and unanswered ones are sent again first', () => {
   const { outbox: box, sent, wire, pub } = outbox({ limit: 10 });
   box.attach(wire);
   const pubs = [pub(1), pub(2), pub(3), pub(4, 0)];
@@ -303,7 +303,7 @@ test('the inbox drops only what may be dropped, and only beyond its limit', asyn
   assert.deepEqual([handled.length, handled.at(-1), full, emptied], [INBOX_LIMIT + 1, 'keep too', 1, 1]);
 });
 
-test('the ticks of a hidden page come from a worker, where the application allows one', (t) => {
+test('a hidden page takes its timer from a worker, if the application allows one', (t) => {
   const page = Object.assign(new EventTarget(), { hidden: true });
   const workers: { onmessage?: () => void; ended: boolean }[] = [];
   class PageWorker {

@@ -190,7 +190,7 @@ async function scripted(t: { after(task: () => void): void }): Promise<{
   };
 }
 
-test('a page that is busy gets what waited in one batch, in order', async (t) => {
+test('a busy page gets the waiting messages in one batch, in order', async (t) => {
   const { say, received, transport, until } = await scripted(t);
   transport.pause();
   for (let n = 0; n < 1_000; n++) say(`${n}`);
@@ -204,7 +204,7 @@ test('a page that is busy gets what waited in one batch, in order', async (t) =>
   assert.ok(batches.length < 500, `${batches.length} batches`);
 });
 
-test('beyond a limit QoS 0 pushes are dropped and counted, and nothing else', async (t) => {
+test('only QoS 0 pushes beyond a limit are dropped, and they are counted', async (t) => {
   const { say, received, dropped, transport, until } = await scripted(t);
   transport.pause();
   say('first');
@@ -225,7 +225,7 @@ test('beyond a limit QoS 0 pushes are dropped and counted, and nothing else', as
   assert.ok(received.some((text) => text.includes('"id":"x"')));
 });
 
-test('the end comes behind what was received before it', async (t) => {
+test('the end of a connection comes after everything that was received before it', async (t) => {
   const { say, received, transport, closed } = await scripted(t);
   transport.pause();
   say('1');

@@ -28,7 +28,7 @@ function saying(bytes: string): net.Server {
 const auth = (t: TestContext, url: string, options = {}): Promise<unknown> =>
   makeClient(t, url, { timeout: 10_000, ...options }).auth({ client_name: 'bob' });
 
-test('an HTTP server without an upgrade', async (t) => {
+test('an HTTP server that does not upgrade is recognised', async (t) => {
   const port = await listening(t, createServer((_, response) => response.end('hello')));
   await assert.rejects(auth(t, `ws://127.0.0.1:${port}`), {
     name: 'WrongServerError',
@@ -42,13 +42,13 @@ test('an HTTP server without an upgrade', async (t) => {
   });
 });
 
-test('a TLS port spoken to in plain', async (t) => {
+test('a TLS port that is used without TLS is recognised', async (t) => {
   const port = await listening(t, saying('\x15\x03\x03\x00\x02\x02\x46'));
   await assert.rejects(auth(t, `jmqt://127.0.0.1:${port}`), { name: 'WrongServerError', message: /use jmqts:\/\// });
   await assert.rejects(auth(t, `ws://127.0.0.1:${port}`), { name: 'WrongServerError', message: /wss:\/\/ with it/ });
 });
 
-test('a plain port spoken to with TLS', async (t) => {
+test('a port without TLS that is used with TLS is recognised', async (t) => {
   const port = await listening(t, saying('{"hbAck":{}}\0'));
   await assert.rejects(auth(t, `jmqts://127.0.0.1:${port}`), {
     name: 'WrongServerError',
@@ -57,7 +57,7 @@ test('a plain port spoken to with TLS', async (t) => {
   await assert.rejects(auth(t, `wss://127.0.0.1:${port}`), { name: 'WrongServerError', message: /ws:\/\/ is used without TLS/ });
 });
 
-test('something else altogether', async (t) => {
+test('a server of another protocol is recognised', async (t) => {
   const port = await listening(t, saying('220 mail ready\r\n'));
   await assert.rejects(auth(t, `jmqt://127.0.0.1:${port}`), {
     name: 'WrongServerError',
@@ -67,7 +67,7 @@ test('something else altogether', async (t) => {
   await assert.rejects(auth(t, `jmqt://127.0.0.1:${json}`), { name: 'WrongServerError', message: /unexpected packet type "hello"/ });
 });
 
-test('the ports of a JMQT server taken for each other', { skip }, async (t) => {
+test('the error names the right port if TCP and WebSocket ports are exchanged', { skip }, async (t) => {
   const server = await startServer(t);
   await assert.rejects(auth(t, `jmqt://127.0.0.1:${server.wsPort}`), {
     status: 9,
@@ -80,7 +80,7 @@ test('the ports of a JMQT server taken for each other', { skip }, async (t) => {
   });
 });
 
-test('nobody there', async (t) => {
+test('a port without a listener is a network error', async (t) => {
   const port = await listening(t, net.createServer());
   const gone = net.createServer();
   gone.listen(0, '127.0.0.1');
@@ -93,7 +93,7 @@ test('nobody there', async (t) => {
   await assert.rejects(auth(t, `ws://127.0.0.1:${free}`), { name: 'NetworkError', message: /ECONNREFUSED/ });
 });
 
-test('no WebSocket on this platform', { skip: 'WebSocket' in globalThis && 'this Node has one' }, async () => {
+test('a platform without WebSocket is a usage error that names the option', { skip: 'WebSocket' in globalThis && 'this Node has one' }, async () => {
   const client = new Client({ url: 'ws://127.0.0.1:1' });
   await assert.rejects(client.auth(1), { name: 'UsageError', message: /pass one in the option `WebSocket`.*jmqt:\/\// });
   assert.ok(WebSocketOfWs);

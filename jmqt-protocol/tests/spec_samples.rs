@@ -544,7 +544,7 @@ fn every_field_of_every_wrong_kind_is_refused_and_never_a_panic() {
 }
 
 #[test] // protocol.md 2.5
-fn what_is_not_one_object_with_one_known_member_is_not_a_packet() {
+fn only_an_object_with_one_known_member_is_a_packet() {
     for text in [
         "",
         " ",

@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_with_what_was_expected() {
+    fn a_mistake_is_named_with_the_expected_value() {
         refused("WINDOW = 0", "configuration text, line 1: WINDOW is 0; expected an integer from 1 to 1024");
         refused("WINDOW = 'x'", "expected an integer");
         refused("WHEN_FULL = 'NEVER'", "expected one of WAIT, DROP_OLDEST, ERROR");

@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_taken_without_a_connection_is_acknowledged_when_it_comes_again() {
+    fn a_push_taken_without_a_connection_is_acknowledged_when_it_is_redelivered() {
         let mut received = Received::default();
         arrive(&mut received, Qos::AtLeastOnce, 1, false);
         arrive(&mut received, Qos::AtLeastOnce, 2, false);

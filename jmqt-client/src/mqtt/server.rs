@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_url_is_refused_with_the_reason() {
+    fn a_text_that_is_not_a_url_is_refused_with_the_reason() {
         for (url, problem) in [
             ("localhost", "the scheme is missing"),
             ("tcp://a", "`tcp` is no scheme of MQTT"),

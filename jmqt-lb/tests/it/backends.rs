@@ -50,7 +50,7 @@ fn a_backend_is_not_replaced_after_the_first_byte() {
 }
 
 #[test]
-fn a_silent_client_that_a_backend_gives_up_is_carried_to_no_other() {
+fn a_silent_client_that_a_backend_closes_is_not_moved_to_another() {
     let (one, two) = (Backend::start(), Backend::start());
     let balancer = Balancer::start(&mapping(&[&one, &two]), "eject_after = 1");
     let clients = [balancer.connect(), balancer.connect()];

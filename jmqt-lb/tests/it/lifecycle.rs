@@ -194,12 +194,12 @@ fn a_mapping_may_have_a_limit_of_its_own_and_a_reload_lifts_it() {
 #[test]
 fn an_idle_connection_is_closed_and_an_active_one_is_not() {
     // During a stall of this machine both are silent.
-    let seen = (0..10).any(|_| one_of_two_is_closed());
+    let seen = (0..10).any(|_| one_of_two_connections_is_closed());
     assert!(seen, "this machine stalls repeatedly");
 }
 
 /// `false`: the living one was silent for nearly as long as it may, so that nothing was seen.
-fn one_of_two_is_closed() -> bool {
+fn one_of_two_connections_is_closed() -> bool {
     const LIMIT: Duration = Duration::from_millis(400);
     let backend = Backend::start();
     let balancer = Balancer::start(&mapping(&backend), "idle_timeout_seconds = 0.5");

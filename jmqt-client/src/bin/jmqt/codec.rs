@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn what_json_does_not_have_is_shown_as_json() {
+    fn values_that_json_does_not_have_are_shown_as_json() {
         let shown = |name: &str, payload: &[u8]| match decode(codec(name).as_ref(), payload) {
             Ok(Decoded::Json(json)) => json,
             other => panic!("{other:?}"),
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn a_payload_of_another_kind_is_told_and_does_no_harm() {
+    fn a_payload_of_another_format_is_an_error() {
         for (name, payload) in [
             ("utf8", &b"\xFF"[..]),
             ("json", b"{"),

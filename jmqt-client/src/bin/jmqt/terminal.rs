@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_steers_a_terminal_is_known() {
+    fn characters_that_steer_a_terminal_are_recognised() {
         for letter in ['\u{1b}', '\u{9b}', '\u{202e}', '\u{2066}', '\u{7f}'] {
             assert!(steers(letter), "{letter:?}");
         }

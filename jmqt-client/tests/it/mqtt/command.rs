@@ -205,7 +205,7 @@ async fn members_of_a_group_share_the_messages() {
 }
 
 #[tokio::test] // docs/mqtt.md: `$p2p/ID`
-async fn p2p_reaches_one_client_and_a_refused_message_is_told() {
+async fn p2p_reaches_one_client_and_a_refused_message_is_an_error() {
     let server = TestServer::configured(|config| config.mqtt_port = Some(0)).await;
     let url = format!("mqtt://localhost:{}", server.address(Protocol::Mqtt).port());
     let mut sub = bare(&["sub", "$p2p/bob", "-n", "1", "-v", "--id", "bob", "--url", &url]);

@@ -95,7 +95,7 @@ async fn properties_and_options_of_mqtt_5_pass_and_are_refused_before_it() {
 }
 
 #[tokio::test]
-async fn retained_messages_and_wills_come() {
+async fn retained_messages_and_wills_are_received() {
     let Some(broker) = Broker::start("").await else { return };
     for version in VERSIONS {
         let watcher = connect(options(&broker.url("mqtt"), version, "watcher")).await;
@@ -147,7 +147,7 @@ async fn a_session_that_is_present_goes_on_where_the_connection_broke() {
 }
 
 #[tokio::test]
-async fn nothing_is_lost_and_qos_2_comes_once_while_connections_are_cut() {
+async fn cut_connections_lose_no_message_and_repeat_none_of_qos_2() {
     let Some(broker) = Broker::start("max_queued_messages 10000\n").await else { return };
     for (version, qos) in VERSIONS.into_iter().flat_map(|v| [(v, Qos::AtLeastOnce), (v, Qos::ExactlyOnce)]) {
         let (to, from) = (Proxy::start(broker.address()).await, Proxy::start(broker.address()).await);
@@ -204,7 +204,7 @@ async fn publishes_wait_for_a_server_and_subscriptions_are_made_again() {
 }
 
 #[tokio::test]
-async fn what_is_unsubscribed_from_without_a_connection_ends_with_the_next_one() {
+async fn an_unsubscription_without_a_connection_is_made_on_the_next_one() {
     let Some(broker) = Broker::start("").await else { return };
     let proxy = Proxy::start(broker.address()).await;
     let mut wanted = options(&proxy.url("mqtt"), Version::V5, "ending");
@@ -256,7 +256,7 @@ async fn is_taken_over(listener: &tokio::net::TcpListener, reconnect: Reconnect)
 }
 
 #[tokio::test]
-async fn what_is_wrong_is_said_with_what_to_do() {
+async fn an_error_says_how_to_fix_it() {
     let Some(broker) = Broker::start("").await else { return };
     let plain = broker.url("mqtt");
     for (url, words) in [
