@@ -116,6 +116,8 @@ struct Chores {
     closed: Vec<(ClientId, u64)>,
     /// Sessions whose wills are to be deleted, before the sessions are closed.
     discarded_wills: Vec<(ClientId, u64)>,
+    /// The same for sessions whose wills wait for the end of their delay, with the shortest delay in seconds.
+    ended_wills: Vec<(u32, (ClientId, u64))>,
     cursors: HashMap<Place, Cursor>,
     /// Records of exchanges to delete after the cursors are written.
     complete: Vec<Sent>,
@@ -201,6 +203,18 @@ impl Janitor {
         };
         self.urgent.notify_one();
         // Bounded, because the session must not hang if the store does.
+        drop(tokio::time::timeout(SAVE_TIMEOUT, written).await);
+    }
+
+    /// Begins the delay of the will of a session that has ended: see [`Store::end_wills`]. Many connections may be lost at
+    /// once, and one transaction is enough for them.
+    pub(crate) async fn end_will(&self, client: &ClientId, generation: u64, at_least: u32) {
+        let written = {
+            let mut chores = self.chores();
+            chores.ended_wills.push((at_least, (client.clone(), generation)));
+            chores.wait()
+        };
+        self.urgent.notify_one();
         drop(tokio::time::timeout(SAVE_TIMEOUT, written).await);
     }
 
@@ -303,13 +317,14 @@ impl Janitor {
 
     async fn write_urgent(&self) {
         let _turn = self.writing.lock().await;
-        let (cursors, complete, closed, discarded, waiting) = {
+        let (cursors, complete, closed, discarded, ended, waiting) = {
             let mut chores = self.chores();
             let taken = (
                 chores.take_cursors(Instant::now()),
                 std::mem::take(&mut chores.complete),
                 std::mem::take(&mut chores.closed),
                 std::mem::take(&mut chores.discarded_wills),
+                std::mem::take(&mut chores.ended_wills),
                 std::mem::take(&mut chores.waiting),
             );
             let keys = taken.0.keys().map(|(key, _)| *key);
@@ -326,6 +341,7 @@ impl Janitor {
             self.failed("cannot delete records of messages; retrying", &error);
             self.chores().complete.extend(complete);
         }
+        self.write_ended_wills(ended).await;
         if !discarded.is_empty()
             && let Err(error) = self.store.delete_wills(&discarded, &self.node).await
         {
@@ -343,6 +359,17 @@ impl Janitor {
         for waiting in waiting {
             // The waiting task may have given up.
             let _ = waiting.send(());
+        }
+    }
+
+    /// Begins the delays of wills. If that fails, they begin when the ends of the sessions are recorded.
+    async fn write_ended_wills(&self, mut ended: Vec<(u32, (ClientId, u64))>) {
+        ended.sort_unstable();
+        for alike in ended.chunk_by(|(one, _), (other, _)| one == other) {
+            let sessions: Vec<_> = alike.iter().map(|(_, session)| session.clone()).collect();
+            if let Err(error) = self.store.end_wills(&sessions, &self.node, alike[0].0).await {
+                self.failed("cannot begin the delays of wills", &error);
+            }
         }
     }
 

@@ -87,6 +87,9 @@ impl Hub {
     /// Records that a connection has ended: its will is due after its delay, and not before `at_least` seconds. An error was
     /// logged; the will becomes due when the end of the session is recorded.
     pub(crate) async fn end_will(&self, client: &ClientId, generation: u64, node: &str, at_least: u32) {
+        if node == self.janitor.node {
+            return self.janitor.end_will(client, generation, at_least).await;
+        }
         let session = [(client.clone(), generation)];
         if let Err(error) = self.store.end_wills(&session, node, at_least).await {
             self.store_failed(&error);

@@ -180,7 +180,8 @@ async fn will(
     let attributes =
         message_attributes(connect.version, will.properties, qos, will.retain, NewWill::PUBLISHED);
     let delay = match connect.version {
-        Version::V5 => will.properties.will_delay().unwrap_or(0),
+        // No session lasts longer.
+        Version::V5 => will.properties.will_delay().unwrap_or(0).min(shared.limits.session_expiry_seconds),
         _ => 0,
     };
     let data = Data::new(Bytes::copy_from_slice(will.payload), attributes);
