@@ -497,6 +497,11 @@ mod tests {
         Operation::Append(Append { retain: true, ..append })
     }
 
+    #[test] // publishes are moved through the queue; what is rare must not make them larger
+    fn an_operation_is_as_small_as_an_append() {
+        assert_eq!(size_of::<Operation>(), size_of::<Append>());
+    }
+
     #[tokio::test]
     async fn waiting_bytes_are_bounded_for_each_source_and_in_total() {
         let store = Arc::new(Double::default());

@@ -329,7 +329,6 @@ async fn clients_that_leave_a_stopping_node_for_another_one_take_their_wills_alo
     let _two = Device::new(&b, Version::V5, temporary).await;
     assert_eq!(watcher.receive().await.0, "gone/three");
     watcher.expect_nothing().await;
-    assert_eq!(b.counters().wills_published, 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)] // 3.1.4
@@ -346,5 +345,4 @@ async fn a_takeover_by_another_node_publishes_the_will_unless_its_delay_goes_on(
         Device::new(&b, Version::V5, Login { clean: true, ..mourned("lamp", "gone/clean", 0) }).await;
     assert_eq!(watcher.receive().await.0, "gone/resumed");
     watcher.expect_nothing().await;
-    assert_eq!(a.counters().wills_published + b.counters().wills_published, 2);
 }

@@ -5,10 +5,11 @@ use std::time::Duration;
 use jmqt_mqtt::{
     Connect, Packet, Place, Properties, Property, PropertyBuf, Qos, ReasonCode, Sender, Version, Will,
 };
+use tokio::io::AsyncWriteExt as _;
 
 use super::sessions::{connect, leave, persistent, start, start_with};
-use super::{Device, Login};
-use crate::support::{Asked, Behaviour, TestServer};
+use super::{Device, Login, VERSIONS};
+use crate::support::{Asked, Behaviour, TestServer, client_id, within};
 
 /// A login to a session that outlives its connection, with a will that is published this many seconds after its end.
 fn mourned(name: &str, delay: u32) -> Login<'_> {
@@ -28,6 +29,17 @@ async fn expect_will(watcher: &mut Device) {
     watcher.acknowledge(delivery).await;
 }
 
+/// This many wills were published. They are counted after they are delivered.
+async fn expect_count(server: &TestServer, count: u64) {
+    within("the count", async {
+        while server.counters().wills_published < count {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+    assert_eq!(server.counters().wills_published, count);
+}
+
 #[tokio::test] // MQTT-3.1.3-9
 async fn a_client_that_comes_back_within_the_delay_takes_its_will_back() {
     let server = start().await;
@@ -38,7 +50,7 @@ async fn a_client_that_comes_back_within_the_delay_takes_its_will_back() {
     assert!(is_present);
     leave(device, None).await;
     expect_no_pending_will(&server, "lamp", &mut watcher).await;
-    assert_eq!(server.counters().wills_published, 1);
+    expect_count(&server, 1).await;
 }
 
 /// The clean start would make it due, and the end of this connection publishes what is due.
@@ -60,15 +72,14 @@ async fn a_jmqt_client_takes_the_will_of_its_mqtt_session_back() {
         if jmqt_first {
             // Now the session lasts as long as those of JMQT.
             let mut browser = server.connect("lamp").await;
-            browser.send(r#"{"sub":{"cn":"news","pr":1}}"#).await;
-            browser.expect(r#"{"subAck":{"st":1,"cn":"news"}}"#).await;
+            browser.sub_persistent("news").await;
         }
         let (device, _) = connect(&server, Version::V5, mourned("lamp", 1000)).await;
         drop(device);
         drop(server.connect("lamp").await);
         expect_no_pending_will(&server, "lamp", &mut watcher).await;
     }
-    assert_eq!(server.counters().wills_published, 2);
+    expect_count(&server, 2).await;
 }
 
 #[tokio::test] // the session ends, so the delay does
@@ -96,7 +107,7 @@ async fn a_will_is_published_after_its_delay_and_not_after_the_session() {
         expect_will(&mut watcher).await;
     }
     watcher.expect_nothing().await;
-    assert_eq!(server.counters().wills_published, 3);
+    expect_count(&server, 3).await;
 }
 
 #[tokio::test] // 3.1.4
@@ -109,7 +120,7 @@ async fn a_takeover_publishes_the_will_without_a_delay_and_takes_the_other_back(
     let (device, _) = connect(&server, Version::V5, persistent("lamp")).await;
     leave(device, None).await;
     expect_no_pending_will(&server, "lamp", &mut watcher).await;
-    assert_eq!(server.counters().wills_published, 2);
+    expect_count(&server, 2).await;
 }
 
 #[tokio::test] // MQTT-3.14.4-3
@@ -232,5 +243,57 @@ async fn a_server_that_stops_publishes_wills_only_of_clients_that_do_not_come_ba
     assert_eq!(topic, "gone/three");
     watcher.acknowledge(delivery).await;
     watcher.expect_nothing().await;
-    assert_eq!(server.counters().wills_published, 1);
+    expect_count(&server, 1).await;
+}
+
+#[tokio::test] // MQTT-3.1.2-8
+async fn every_end_of_a_connection_but_an_orderly_one_publishes_the_will() {
+    let server = start().await;
+    let mut watcher = watcher(&server).await;
+    for version in VERSIONS {
+        let silent = Login { keep_alive: 1, ..mourned("lamp", 0) };
+        let device = Device::new(&server, version, silent).await;
+        expect_will(&mut watcher).await;
+        drop(device);
+        let mut device = Device::new(&server, version, mourned("lamp", 0)).await;
+        device.stream.write_all(&[0, 0]).await.unwrap(); // no packet begins like this
+        expect_will(&mut watcher).await;
+        let device = Device::new(&server, version, mourned("lamp", 0)).await;
+        assert!(server.handle().disconnect(&client_id("lamp")));
+        expect_will(&mut watcher).await;
+        drop(device);
+    }
+    watcher.expect_nothing().await;
+    expect_count(&server, 6).await;
+}
+
+#[tokio::test] // the delay ends with the session, also if the session lasts as long as those of JMQT
+async fn the_delay_is_never_longer_than_sessions_are_kept() {
+    let server = start_with(|config| config.session_expiry = Some(Duration::from_secs(1))).await;
+    let mut watcher = watcher(&server).await;
+    let mut browser = server.connect("lamp").await;
+    browser.sub_persistent("news").await;
+    drop(browser);
+    let (device, is_present) = connect(&server, Version::V5, mourned("lamp", 1000)).await;
+    assert!(is_present);
+    drop(device);
+    expect_will(&mut watcher).await;
+}
+
+#[tokio::test] // each would need a write to the disk
+async fn the_wills_of_many_clients_that_are_lost_at_once_are_published() {
+    const MANY: usize = 300;
+    let server = start().await;
+    let mut watcher = watcher(&server).await;
+    let names: Vec<_> = (0..MANY).map(|number| format!("lamp {number}")).collect();
+    let mut devices = Vec::new();
+    for name in &names {
+        devices.push(Device::new(&server, Version::V5, mourned(name, 0)).await);
+    }
+    drop(devices);
+    for _ in 0..MANY {
+        expect_will(&mut watcher).await;
+    }
+    watcher.expect_nothing().await;
+    expect_count(&server, MANY as u64).await;
 }
