@@ -107,6 +107,10 @@ impl Store for Gated {
         self.store.subscription(client, channel).await
     }
 
+    async fn has_group(&self, owner: &ClientId) -> Result<bool, StoreError> {
+        self.store.has_group(owner).await
+    }
+
     async fn filters(&self, client: &ClientId) -> Result<Vec<StoredFilter>, StoreError> {
         self.store.filters(client).await
     }
