@@ -191,6 +191,25 @@ async def a_session_is_resumed(stage):
     await stage.only(device, publisher, stage.topic('other'))
 
 
+@scenario('shared', only=('3.1.1', '5'))
+async def shared_subscriptions(stage):
+    publisher = await stage.client('pub')
+    share, topic = f'$share/group/{stage.topic("a")}/#', stage.topic('a/b')
+    members = [await stage.client(who) for who in ('one', 'two')]
+    for member in members:
+        equal(await member.subscribe(share, 1), 1, 'the code of the SUBACK')
+    for qos in (0, 1):
+        payloads = [f'{qos}{number}'.encode() for number in range(6)]
+        for payload in payloads:
+            await publisher.publish(topic, payload, qos)
+        got = [(await member.message()).payload for member in members for _ in range(3)]
+        equal(sorted(got), payloads, 'the messages of both members')
+    # What a lost member has not received goes to the other one.
+    await members.pop().lose()
+    await publisher.publish(topic, b'left', 1)
+    equal((await members[0].message()).payload, b'left', 'the message of the last member')
+
+
 @scenario('properties', only=('5',))
 async def properties_of_a_message(stage):
     topic = stage.topic('letter')

@@ -236,6 +236,11 @@ impl Cluster {
         Ok(())
     }
 
+    /// The id of this node as a number.
+    pub(super) fn node_number(&self) -> u64 {
+        self.node.0
+    }
+
     fn number(&self) -> u64 {
         self.numbers.fetch_add(1, Ordering::Relaxed)
     }

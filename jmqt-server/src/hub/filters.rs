@@ -11,11 +11,12 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use jmqt_core::ChannelName;
 use jmqt_mqtt::{Filter, Level, Trie, name_to_topic};
+use tokio::sync::Notify;
 
 use super::channels::Members;
 use crate::bus::NodeId;
 use crate::name_map::NameMap;
-use crate::outbox::{Outbox, Stage, Subscription};
+use crate::outbox::{Outbox, ShareNodes, Stage, Subscription};
 
 /// The name of a wildcard subscription in the tables of its client: this, and the filter. No channel for subscriptions has
 /// such a name.
@@ -109,6 +110,10 @@ pub(crate) struct Filters {
     count: AtomicUsize,
     /// Rises with every change.
     generation: AtomicU64,
+    /// The other nodes with members of groups, by the name of the share.
+    shares: Mutex<NameMap<ChannelName, Arc<ShareNodes>>>,
+    /// Notified when they change.
+    shares_changed: Notify,
     cache: [Shard; SHARDS],
     hasher: foldhash::fast::RandomState,
 }
@@ -179,9 +184,44 @@ impl Filters {
         }
     }
 
+    /// The nodes with members of a group.
+    pub(super) fn share_nodes(&self, name: &ChannelName) -> Arc<ShareNodes> {
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(shares.entry(name.clone()).or_default())
+    }
+
+    /// Waits until other nodes have got members of a group, or have lost them.
+    pub(super) async fn shares_changed(&self) {
+        self.shares_changed.notified().await;
+    }
+
+    /// Records whether another node has members of a group.
+    fn share_elsewhere(&self, filter: Filter<'_>, node: NodeId, has_members: bool) {
+        let Ok(name) = ChannelName::exact(filter.as_str()) else { return };
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        let nodes = shares.entry(name.clone()).or_default();
+        if !nodes.set(node.0, has_members) && Arc::strong_count(nodes) == 1 {
+            shares.remove(&name);
+        }
+        drop(shares);
+        self.shares_changed.notify_one();
+    }
+
+    /// Forgets a group that has ended on this node, unless other nodes have members. No other group of this name may begin
+    /// meanwhile.
+    pub(super) fn forget_share(&self, name: &ChannelName) {
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        if shares.get(name).is_some_and(|nodes| !nodes.set(0, false)) {
+            shares.remove(name);
+        }
+    }
+
     /// Records that another node has a client with this filter.
     pub(super) fn add_elsewhere(&self, filter: &str, node: NodeId) {
         let Ok(filter) = Filter::parse(filter) else { return };
+        if filter.group().is_some() {
+            return self.share_elsewhere(filter, node, true);
+        }
         let mut elsewhere = self.elsewhere.write().unwrap_or_else(PoisonError::into_inner);
         let nodes = elsewhere.trie.get_or_insert_with(filter.levels(), Vec::new);
         if !nodes.contains(&node) {
@@ -194,6 +234,9 @@ impl Filters {
     /// Records that another node has no client with this filter any more.
     pub(super) fn remove_elsewhere(&self, filter: &str, node: NodeId) {
         let Ok(filter) = Filter::parse(filter) else { return };
+        if filter.group().is_some() {
+            return self.share_elsewhere(filter, node, false);
+        }
         let mut elsewhere = self.elsewhere.write().unwrap_or_else(PoisonError::into_inner);
         let Some(nodes) = elsewhere.trie.get_mut(filter.levels()) else { return };
         let Some(at) = nodes.iter().position(|having| *having == node) else { return };

@@ -22,6 +22,8 @@ use crate::store::owner_of;
 const CHANGE_LOCKS: usize = 16;
 /// The interval for giving messages to members that were full. An acknowledgement does so at once.
 const GIVE_EVERY: Duration = Duration::from_millis(200);
+/// The number of these intervals between two looks whether stored sessions are members: one group at a time.
+const LOOK_AT_EACH: usize = 5;
 /// The number of subscriptions that are ended at a time.
 const AT_A_TIME: usize = 256;
 
@@ -79,13 +81,17 @@ impl Hub {
         if member.stage() == Stage::Ended {
             return false; // meanwhile
         }
-        let group = Outbox::of_group(&self.context);
+        let node = self.cluster.as_ref().map_or(0, |cluster| cluster.node_number());
+        let group = Outbox::of_group(&self.context, name, node, &self.filters.share_nodes(name));
         let log = if is_kept { LogState::Filter } else { LogState::Temporary };
         let own = Subscription::of_group(own_name, owner, &group, log);
         group.insert_subscription(&own);
         // In this order: a caller that is dropped while it waits lets the member leave, which ends the group.
         group.join(member, persistence);
         self.groups.lock().insert(name.clone(), Arc::clone(&group));
+        if let Some(cluster) = &self.cluster {
+            cluster.filter_added(name.as_str());
+        }
         let is_added = self.add_filter(&own).await;
         if is_kept {
             group.want_readers();
@@ -151,26 +157,38 @@ impl Hub {
                 () = stop.cancelled() => return,
                 listed = self.context.groups.take() => {
                     for group in &listed {
-                        self.begin_wanted_readers(group).await;
-                        self.give(group);
+                        self.look_after(group).await;
+                    }
+                }
+                () = self.filters.shares_changed() => {
+                    for (name, group) in self.groups.all() {
+                        self.members_have_changed(&name).await;
+                        self.end_moved_readers(&group).await;
+                        group.want_readers();
                     }
                 }
                 _ = ticks.tick() => {
                     let all = self.groups.all();
                     // Stored sessions may also end without this node.
-                    turn = (turn + 1) % all.len().max(1);
-                    if let Some((name, _)) = all.get(turn) {
+                    turn = (turn + 1) % (LOOK_AT_EACH * all.len().max(1));
+                    if let Some((name, _)) = all.get(turn / LOOK_AT_EACH).filter(|_| turn % LOOK_AT_EACH == 0) {
                         self.members_have_changed(name).await;
                     }
-                    for (name, group) in all {
-                        if group.group_members().is_empty() {
-                            self.end_group(&name, &group).await;
-                        } else {
-                            self.begin_wanted_readers(&group).await;
-                            self.give(&group);
-                        }
+                    for (_, group) in all {
+                        group.take_from_slow_members();
+                        self.look_after(&group).await;
                     }
                 }
+            }
+        }
+    }
+
+    async fn look_after(self: &Arc<Self>, group: &Arc<Outbox>) {
+        match group.name_of_group() {
+            Some(name) if group.group_members().is_empty() => self.end_group(name, group).await,
+            _ => {
+                self.begin_wanted_readers(group).await;
+                self.give(group);
             }
         }
     }
@@ -183,6 +201,20 @@ impl Hub {
             self.store_failed(&error);
             group.want_readers();
         }
+    }
+
+    /// Ends the readers of channels that another node serves from now on.
+    async fn end_moved_readers(&self, group: &Arc<Outbox>) {
+        let moved = group.take_moved();
+        for reader in group.subscriptions() {
+            if reader.is_reader() && !group.serves(&reader.channel) {
+                self.remove(group, &reader.channel);
+            }
+        }
+        if !moved.cursors.is_empty() {
+            self.janitor.save(moved).await;
+        }
+        self.filters.options_changed();
     }
 
     /// Gives messages to the shares of a client that has room from now on.
@@ -211,6 +243,10 @@ impl Hub {
         if !moved.cursors.is_empty() {
             self.janitor.save(moved).await;
         }
+        if let Some(cluster) = &self.cluster {
+            cluster.filter_removed(name.as_str());
+        }
+        self.filters.forget_share(name);
     }
 
     /// The group with this owner.

@@ -91,6 +91,7 @@ impl Hub {
         let Some(client) = outbox.client_with_filters() else { return Ok(()) };
         for stored in self.store.subscriptions(&client).await? {
             if stored.is_behind()
+                && outbox.serves(&stored.channel)
                 && outbox.subscription(stored.channel.as_str()).is_none_or(|it| !it.is_reader())
                 && let Some(filter) = self.filters.lacking_reader(outbox, &stored.channel)
             {

@@ -8,8 +8,9 @@
 //! Order of locks: the outbox of a group, then its members' list, then the outbox of one member.
 
 use std::collections::{HashMap, VecDeque};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
 use jmqt_core::{ChannelName, ClientId, Persistence, Qos};
 use tokio::sync::Notify;
@@ -26,6 +27,9 @@ use crate::wire::{Form, LoggedPushes, Pushes};
 
 /// The number of messages of a group that may be unacknowledged.
 const GROUP_WINDOW: u32 = 16_384;
+/// If a group cannot go on, it takes messages away from members that have not acknowledged them for this number of
+/// [rounds](Outbox::take_from_slow_members).
+const PATIENCE: u64 = 150;
 /// The memory of a held message in addition to its data.
 const HELD_OVERHEAD: usize = 512;
 
@@ -66,8 +70,47 @@ impl Groups {
     }
 }
 
+/// The nodes with members of a group. Each channel is served by one of them, which all compute alike.
+#[derive(Default)]
+pub(crate) struct ShareNodes {
+    others: RwLock<Vec<u64>>,
+}
+
+impl ShareNodes {
+    /// Adds or removes another node; returns `true` if there are others.
+    pub(crate) fn set(&self, node: u64, has_members: bool) -> bool {
+        let mut others = self.others.write().unwrap_or_else(PoisonError::into_inner);
+        others.retain(|other| *other != node);
+        if has_members {
+            others.push(node);
+        }
+        !others.is_empty()
+    }
+
+    /// Returns `true` if the node `me` serves this channel of a group.
+    fn is_served_by(&self, me: u64, group: &str, channel: &str) -> bool {
+        let others = self.others.read().unwrap_or_else(PoisonError::into_inner);
+        if others.is_empty() {
+            return true;
+        }
+        // The highest number wins, so that few channels move if a node comes or goes. Not keyed: it is the same everywhere.
+        let number = |node: u64| {
+            let mut hasher = DefaultHasher::new();
+            (group, channel, node).hash(&mut hasher);
+            (hasher.finish(), node)
+        };
+        let own = number(me);
+        others.iter().all(|other| number(*other) < own)
+    }
+}
+
 /// The group of an outbox.
 pub(crate) struct Group {
+    /// `$share/GROUP/FILTER`.
+    name: ChannelName,
+    /// The number of this node; 0 on a single server.
+    node: u64,
+    nodes: Arc<ShareNodes>,
     me: Weak<Outbox>,
     is_listed: AtomicBool,
     /// There may be logs to read that have no reader.
@@ -88,6 +131,8 @@ struct GroupState {
     counted: Share,
     /// Members with appended bytes that have not been flushed.
     dirty: Vec<Arc<Outbox>>,
+    /// A clock of long intervals.
+    round: u64,
 }
 
 /// A message of a group.
@@ -99,10 +144,14 @@ struct Held {
     /// The message alone, encoded once for all members that are tried.
     pushes: LoggedPushes,
     bytes: usize,
+    /// The member that has had it too long.
+    not_to: Option<Weak<Subscription>>,
 }
 
 struct Given {
     to: Arc<Subscription>,
+    /// The round in which it was given.
+    since: u64,
     held: Held,
 }
 
@@ -123,6 +172,11 @@ impl Group {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Returns `true` if this node serves the group's messages of this channel.
+    fn serves(&self, channel: &ChannelName) -> bool {
+        self.nodes.is_served_by(self.node, self.name.as_str(), channel.as_str())
+    }
+
     /// Returns `true` if the group holds as much as one client may.
     pub(super) fn is_full(&self, limit: usize) -> bool {
         self.lock().bytes >= limit
@@ -141,7 +195,7 @@ impl Group {
         let alone = vec![LoggedPush { id, ..message.clone() }];
         let pushes = LoggedPushes::new(context.ids, channel.clone(), alone);
         let mut state = self.lock();
-        state.waiting.push_back(Held { id, place, pushes, bytes });
+        state.waiting.push_back(Held { id, place, pushes, bytes, not_to: None });
         state.change_bytes(|held| held + bytes);
     }
 }
@@ -154,15 +208,20 @@ impl GroupState {
 
     /// Gives waiting messages to members in turn, as long as one has room. Returns the log places of those that need no
     /// acknowledgement.
-    fn give(&mut self) -> Vec<LogPlace> {
+    fn give(&mut self, serves: impl Fn(&ChannelName) -> bool) -> Vec<LogPlace> {
         let mut done = Vec::new();
         while let Some(held) = self.waiting.pop_front() {
+            if held.place.is_some() && !serves(&held.pushes.channel) {
+                // Another node reads it from the log.
+                self.change_bytes(|bytes| bytes.saturating_sub(held.bytes));
+                continue;
+            }
             let Some((to, accepted)) = self.accepting(&held) else {
                 self.waiting.push_front(held);
                 break;
             };
             if let (Accepted::UntilAcknowledged, Some(to)) = (accepted, to) {
-                self.given.insert(held.id, Given { to, held });
+                self.given.insert(held.id, Given { to, since: self.round, held });
             } else {
                 done.extend(held.place);
                 self.change_bytes(|bytes| bytes.saturating_sub(held.bytes));
@@ -182,6 +241,10 @@ impl GroupState {
         for turn in 0..count {
             let at = (self.next + turn) % count;
             let member = &self.members[at];
+            let is_slow = |slow: &Weak<Subscription>| std::ptr::eq(slow.as_ptr(), Arc::as_ptr(member));
+            if count > 1 && held.not_to.as_ref().is_some_and(is_slow) {
+                continue;
+            }
             let (accepted, flush) = member.outbox.take_share(member, held);
             match accepted {
                 Accepted::No => continue,
@@ -205,10 +268,18 @@ impl GroupState {
 
 impl Outbox {
     /// The outbox of a group. Its subscriptions have the options of a group.
-    pub(crate) fn of_group(context: &Arc<OutboxContext>) -> Arc<Self> {
+    pub(crate) fn of_group(
+        context: &Arc<OutboxContext>,
+        name: &ChannelName,
+        node: u64,
+        nodes: &Arc<ShareNodes>,
+    ) -> Arc<Self> {
         let group = |me: &Weak<Self>| {
             let mut outbox = Self::new(Form::MqttV5, None, Arc::clone(context));
             outbox.group = Some(Box::new(Group {
+                name: name.clone(),
+                node,
+                nodes: Arc::clone(nodes),
                 me: Weak::clone(me),
                 is_listed: AtomicBool::new(false),
                 wants_readers: AtomicBool::new(false),
@@ -220,6 +291,7 @@ impl Outbox {
                     bytes: 0,
                     counted: Share::new(&context.outbound),
                     dirty: Vec::new(),
+                    round: 0,
                 }),
             }));
             outbox
@@ -228,6 +300,11 @@ impl Outbox {
         outbox.set_window(GROUP_WINDOW, Redelivery::AtOnce);
         outbox.go_live();
         outbox
+    }
+
+    /// Returns `true` for a client, and for a group whose messages of this channel go to members on this node.
+    pub(crate) fn serves(&self, channel: &ChannelName) -> bool {
+        self.group.as_ref().is_none_or(|group| group.serves(channel))
     }
 
     /// Returns `true` for the outbox of a group.
@@ -259,16 +336,33 @@ impl Outbox {
         for held in left {
             state.waiting.push_front(held);
         }
-        state.members.is_empty()
+        let is_empty = state.members.is_empty();
+        drop(state);
+        if is_empty {
+            self.list_group(group);
+        }
+        is_empty
     }
 
     /// Lets the hub look for logs to read that have no reader.
     pub(crate) fn want_readers(self: &Arc<Self>) {
         let Some(group) = &self.group else { return };
         group.wants_readers.store(true, Ordering::Release);
-        if !group.is_listed.swap(true, Ordering::AcqRel) {
-            self.context.groups.list(Arc::clone(self));
+        self.list_group(group);
+    }
+
+    /// Lets the hub look after a group.
+    fn list_group(&self, group: &Group) {
+        if !group.is_listed.swap(true, Ordering::AcqRel)
+            && let Some(me) = group.me.upgrade()
+        {
+            self.context.groups.list(me);
         }
+    }
+
+    /// The name of the shares of a group.
+    pub(crate) fn name_of_group(&self) -> Option<&ChannelName> {
+        self.group.as_ref().map(|group| &group.name)
     }
 
     /// Returns `true` once after [`want_readers`](Self::want_readers).
@@ -286,6 +380,39 @@ impl Outbox {
         self.group.as_ref().is_some_and(|group| !group.lock().waiting.is_empty())
     }
 
+    /// Takes messages from members that do not acknowledge them, if the group cannot go on because of them: other members
+    /// get them. Called once in a round.
+    pub(crate) fn take_from_slow_members(&self) {
+        let Some(group) = &self.group else { return };
+        let is_stuck = group.is_full(self.limit()) || self.is_at_horizon();
+        let mut state = group.lock();
+        state.round += 1;
+        let round = state.round;
+        if !is_stuck || state.members.len() < 2 {
+            return;
+        }
+        let is_slow = |given: &Given| given.since + PATIENCE <= round;
+        let slow = state.given.extract_if(|_, given| is_slow(given));
+        let mut slow: Vec<Held> =
+            slow.map(|(_, given)| Held { not_to: Some(Arc::downgrade(&given.to)), ..given.held }).collect();
+        slow.sort_unstable_by_key(|held| std::cmp::Reverse(number(held.id)));
+        self.context.counters.redeliveries.add(slow.len() as u64);
+        for held in slow {
+            state.waiting.push_front(held);
+        }
+    }
+
+    /// Returns `true` if a log has messages beyond those that a cursor can record.
+    fn is_at_horizon(&self) -> bool {
+        let state = self.lock();
+        let Some(window) = state.deliveries.made_window() else { return false };
+        let is_at = |subscription: &Arc<Subscription>| match &*subscription.log() {
+            LogState::Attached(position) => position.is_behind() && position.next > position.acked.horizon(),
+            _ => false,
+        };
+        window.behind.iter().any(is_at)
+    }
+
     /// Offers QoS 1 messages to a group: see [`offer`](Self::offer).
     pub(super) fn offer_to_group(
         &self,
@@ -295,6 +422,9 @@ impl Outbox {
         source: Source,
     ) -> Offered {
         let nothing = Offered { flush: false, behind: false, lacks_reader: false };
+        if !group.serves(&logged.channel) {
+            return nothing;
+        }
         let mut state = self.lock();
         if state.closed().is_some() || subscription.stage() == Stage::Ended {
             return nothing;
@@ -394,6 +524,9 @@ impl Outbox {
 
     /// Sends each of these QoS 0 messages to a member with room. Returns `true` if the caller must [`flush`](Self::flush).
     pub(super) fn push_to_group(&self, group: &Group, pushes: &Pushes, flush: Flush) -> bool {
+        if !group.serves(pushes.channel()) {
+            return false;
+        }
         let mut state = group.lock();
         let count = state.members.len();
         let mut own: Vec<Option<Pieces>> = Vec::new(); // encoded for single members
@@ -433,7 +566,7 @@ impl Outbox {
     pub(super) fn give_shares(&self, group: &Group) {
         let (done, dirty) = {
             let mut state = group.lock();
-            (state.give(), std::mem::take(&mut state.dirty))
+            (state.give(|channel| group.serves(channel)), std::mem::take(&mut state.dirty))
         };
         if let Some(me) = group.me.upgrade() {
             done.into_iter().for_each(|place| me.share_ended(group, place));
@@ -464,8 +597,8 @@ impl Outbox {
     /// Moves the cursor of a group, and lists it if it can read on.
     fn share_ended(self: &Arc<Self>, group: &Group, place: LogPlace) {
         self.acknowledge(PushId::Logged(place));
-        if self.wants_resume() && !group.is_listed.swap(true, Ordering::AcqRel) {
-            self.context.groups.list(Arc::clone(self));
+        if self.wants_resume() {
+            self.list_group(group);
         }
     }
 
@@ -576,5 +709,44 @@ impl Subscription {
             LogState::Share { group, .. } => Some(Arc::clone(group)),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_channel_is_served_by_one_node_and_few_move() {
+        let nodes = [1, 2, 3];
+        let channels: Vec<String> = (0..300).map(|number| format!("jobs/{number}")).collect();
+        let views = |nodes: &[u64]| -> Vec<(u64, ShareNodes)> {
+            let view = |me: u64| {
+                let others = ShareNodes::default();
+                for other in nodes.iter().filter(|other| **other != me) {
+                    assert!(others.set(*other, true) && others.set(*other, true));
+                }
+                (me, others)
+            };
+            nodes.iter().map(|me| view(*me)).collect()
+        };
+        let serving = |nodes: &[u64], channel: &str| -> Vec<u64> {
+            let views = views(nodes).into_iter();
+            views
+                .filter(|(me, view)| view.is_served_by(*me, "$share/g/#", channel))
+                .map(|(me, _)| me)
+                .collect()
+        };
+        let mut counts = [0; 3];
+        for channel in &channels {
+            let [node] = serving(&nodes, channel)[..] else { panic!("{channel}") };
+            counts[node as usize - 1] += 1;
+            // If node 3 ends, only its channels move.
+            let after = serving(&nodes[..2], channel);
+            assert!(after.len() == 1 && (node == 3 || after == [node]), "{channel}");
+        }
+        assert!(counts.iter().all(|count| *count > 60), "{counts:?}");
+        let alone = ShareNodes::default();
+        assert!(alone.is_served_by(0, "$share/g/#", "a") && !alone.set(7, false));
     }
 }

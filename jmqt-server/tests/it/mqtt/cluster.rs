@@ -346,3 +346,89 @@ async fn a_takeover_by_another_node_publishes_the_will_unless_its_delay_goes_on(
     assert_eq!(watcher.receive().await.0, "gone/resumed");
     watcher.expect_nothing().await;
 }
+
+/// What members of a group have received when they are this many messages together, or more.
+async fn all_of(members: &mut [Device], count: usize) -> Vec<Vec<String>> {
+    let mut all = vec![Vec::new(); members.len()];
+    let since = Instant::now();
+    while all.iter().map(Vec::len).sum::<usize>() < count {
+        assert!(since.elapsed() < LONG, "{count} expected, {all:?}");
+        for (member, heard) in members.iter_mut().zip(&mut all) {
+            heard.extend(shared::heard_until_now(member).await);
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    for (member, heard) in members.iter_mut().zip(&mut all) {
+        heard.extend(shared::heard_until_now(member).await);
+    }
+    all
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)] // 4.8.2
+async fn each_message_goes_to_one_member_of_a_group_on_several_nodes() {
+    let Some(cluster) = Cluster::new().await else { return };
+    let (a, b) = (cluster.node().await, cluster.node().await);
+    let mut publishers = [device(&a, "pub-a").await, device(&b, "pub-b").await];
+    for (round, expiry) in [(0, 0), (1, 1000)] {
+        let mut members = Vec::new();
+        for (node, name) in [(&a, "one"), (&b, "two"), (&b, "three")] {
+            let mut member = Device::dial(node, Version::V5).await;
+            let name = format!("{name}-{round}");
+            let login = Login { expiry, ..Login::of(&name) };
+            assert_eq!(member.connect(login).await.0, ReasonCode::SUCCESS);
+            let share = format!("$share/g/{round}/#");
+            assert_eq!(member.subscribe(&share, Qos::AtLeastOnce).await, ReasonCode::GRANTED_QOS_1);
+            members.push(member);
+        }
+        let mut expected = Vec::new();
+        for number in 0..40 {
+            let topic = format!("{round}/{}", number % 20);
+            let [payload, fast] = ["slow", "fast"].map(|kind| format!("{kind}{number}"));
+            let publisher = &mut publishers[number % 2];
+            publisher.publish(&topic, fast.as_bytes(), Delivery::AtMostOnce, false).await;
+            let code = publisher.publish_acknowledged(&topic, payload.as_bytes(), false).await;
+            assert_eq!(code, ReasonCode::SUCCESS);
+            expected.extend([payload, fast]);
+        }
+        expected.sort();
+        let all = all_of(&mut members, expected.len()).await;
+        assert!(all.iter().all(|heard| !heard.is_empty()), "{all:?}");
+        let mut all = all.concat();
+        all.sort();
+        assert_eq!(all, expected, "each message once, {round}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)] // 2.13
+async fn a_dead_node_takes_no_message_of_a_stored_group_with_it() {
+    let Some(cluster) = Cluster::new().await else { return };
+    // A node with threads of its own, which can be stopped like those of a process that is killed.
+    let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let a = tokio::task::block_in_place(|| threads.block_on(cluster.node()));
+    let b = cluster.node().await;
+    let mut members = Vec::new();
+    for (node, name) in [(&a, "one"), (&b, "two")] {
+        let mut member = Device::dial(node, Version::V5).await;
+        let login = Login { expiry: 1000, ..Login::of(name) };
+        assert_eq!(member.connect(login).await.0, ReasonCode::SUCCESS);
+        assert_eq!(member.subscribe("$share/g/jobs/#", Qos::AtLeastOnce).await, ReasonCode::GRANTED_QOS_1);
+        members.push(member);
+    }
+    let mut publisher = device(&b, "publisher").await;
+    for number in 0..40 {
+        let topic = format!("jobs/{}", number % 20);
+        let code = publisher.publish_acknowledged(&topic, number.to_string().as_bytes(), false).await;
+        assert_eq!(code, ReasonCode::SUCCESS);
+    }
+    // One of them has messages, and acknowledges none of them.
+    let first = members.remove(0);
+    let mut seen = std::collections::BTreeSet::new();
+    threads.shutdown_background();
+    drop((first, a));
+    let since = Instant::now();
+    while seen.len() < 40 {
+        assert!(since.elapsed() < LONG, "{seen:?}");
+        seen.extend(shared::heard_until_now(&mut members[0]).await);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}

@@ -42,6 +42,10 @@ enum Step {
         filter: usize,
         qos: u8,
     },
+    SubscribesToShare {
+        filter: usize,
+        qos: u8,
+    },
     Unsubscribes {
         topic: usize,
     },
@@ -73,6 +77,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(language, in_order, will)| Step::Comes { language, in_order, will }),
         3 => (0..TOPICS.len(), 0..3_u8).prop_map(|(topic, qos)| Step::Subscribes { topic, qos }),
         2 => (0..FILTERS.len(), 0..3_u8).prop_map(|(filter, qos)| Step::SubscribesToFilter { filter, qos }),
+        2 => (0..FILTERS.len(), 0..3_u8).prop_map(|(filter, qos)| Step::SubscribesToShare { filter, qos }),
         1 => (0..TOPICS.len()).prop_map(|topic| Step::Unsubscribes { topic }),
         1 => (0..FILTERS.len()).prop_map(|filter| Step::UnsubscribesFromFilter { filter }),
         6 => (0..TOPICS.len(), 0..3_u8, any::<bool>())
@@ -399,6 +404,13 @@ async fn play(server: &TestServer, seed: u64, steps: Vec<(usize, Step)>) -> Case
                 let filter = case.filter(filter);
                 case.subscribes(index, &filter);
                 member.subscribe(&filter, qos).await;
+            }
+            Step::SubscribesToShare { filter, qos } => {
+                let filter = case.filter(filter);
+                if matches!(member, Member::Mqtt(_)) {
+                    case.subscribes(index, &filter);
+                    member.subscribe(&format!("$share/g{number}/{filter}"), qos).await;
+                }
             }
             Step::Unsubscribes { topic } => member.unsubscribe(&case.topic(topic)).await,
             Step::UnsubscribesFromFilter { filter } => member.unsubscribe(&case.filter(filter)).await,

@@ -53,7 +53,7 @@ async fn all_heard(devices: &mut [Device], count: usize) -> Vec<Vec<String>> {
 }
 
 /// What a device has received until it answers a ping. It is acknowledged.
-async fn heard_until_now(device: &mut Device) -> Vec<String> {
+pub(super) async fn heard_until_now(device: &mut Device) -> Vec<String> {
     device.send(&Packet::PingReq).await;
     let mut heard = Vec::new();
     loop {
