@@ -246,7 +246,7 @@ pub(crate) enum Command {
         #[arg(long, short)]
         time: bool,
         /// What to print for each message: %c channel, %p publisher, %d data, %q QoS, %r retained flag, %i id,
-        /// %t time, %% a percent sign
+        /// %t time, %% a percent sign. With an MQTT server there is no id, and a publisher only of what is sent to one client
         #[arg(long, value_name = "FORMAT", conflicts_with_all = ["headers", "time", "json"])]
         format: Option<String>,
         #[command(flatten)]

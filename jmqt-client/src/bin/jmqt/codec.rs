@@ -378,6 +378,13 @@ mod tests {
         ] {
             assert!(decode(codec(name).as_ref(), payload).is_err(), "{name} {payload:?}");
         }
+        for length in [&b"\xC6\xFF\xFF\xFF\xFF"[..], b"\xC9\xFF\xFF\xFF\xFF\x01", b"\xDF\xFF\xFF\xFF\xFF"] {
+            assert!(decode(codec("msgpack").as_ref(), length).is_err(), "{length:?}");
+        }
+        for length in [&b"\x5B\x7F\xFF\xFF\xFF\xFF\xFF\xFF\xFF"[..], b"\xBB\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF"]
+        {
+            assert!(decode(codec("cbor").as_ref(), length).is_err(), "{length:?}");
+        }
         for (name, bracket) in [("msgpack", 0x91), ("cbor", 0x81), ("cbor", 0xC1)] {
             assert!(decode(codec(name).as_ref(), &vec![bracket; 1 << 20]).is_err(), "{name}");
         }
@@ -405,5 +412,30 @@ mod tests {
         }
         assert_eq!(encode(None, b"\xFF".to_vec()).unwrap().payload, b"\xFF");
         assert_eq!(payload("binary", "a"), b"a");
+    }
+
+    #[test]
+    fn any_bytes_are_decoded_to_json_or_an_error() {
+        let mut state = 7_u64;
+        let mut byte = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 56) as u8
+        };
+        let mut decoded = 0;
+        for round in 0..40_000 {
+            let payload: Vec<u8> = (0..round % 12).map(|_| byte()).collect();
+            for name in ["msgpack", "cbor"] {
+                let codec = codec(name);
+                let Ok(Decoded::Json(json)) = decode(codec.as_ref(), &payload) else { continue };
+                decoded += 1;
+                if json.contains(['.', 'e']) && json.contains(|letter: char| letter.is_ascii_digit()) {
+                    continue; // serde_json may read the last digit of a decimal number as another one
+                }
+                // What it stands for comes back the same.
+                let again = encode(codec.as_ref(), json.clone().into_bytes()).unwrap().payload;
+                assert_eq!(decode(codec.as_ref(), &again), Ok(Decoded::Json(json)), "{name} {payload:?}");
+            }
+        }
+        assert!(decoded > 1_000, "{decoded}");
     }
 }

@@ -246,7 +246,17 @@ impl Shown {
     fn words(&self, push: &Push) -> String {
         let (qos, retained) = (u8::from(push.qos() == Qos::AtLeastOnce), u8::from(push.is_retained()));
         match self {
-            Self::Format(format) => formatted(format, push),
+            Self::Format(format) => {
+                let fields = Fields {
+                    channel: push.channel(),
+                    publisher: push.publisher(),
+                    data: push.data(),
+                    id: push.id().unwrap_or_default(),
+                    qos,
+                    is_retained: push.is_retained(),
+                };
+                formatted(format, &fields)
+            }
             Self::Data { headers, time } => {
                 let time = if *time { format!("{} ", now()) } else { String::new() };
                 if !headers {
@@ -259,8 +269,18 @@ impl Shown {
     }
 }
 
+/// What a format may name of a message.
+pub(crate) struct Fields<'m> {
+    pub(crate) channel: &'m str,
+    pub(crate) publisher: &'m str,
+    pub(crate) data: &'m str,
+    pub(crate) id: &'m str,
+    pub(crate) qos: u8,
+    pub(crate) is_retained: bool,
+}
+
 /// Replaces letters behind a percent sign; an unknown letter stays as it is.
-fn formatted(format: &str, push: &Push) -> String {
+pub(crate) fn formatted(format: &str, fields: &Fields<'_>) -> String {
     let mut text = String::new();
     let mut rest = format.chars();
     while let Some(letter) = rest.next() {
@@ -269,12 +289,12 @@ fn formatted(format: &str, push: &Push) -> String {
             continue;
         }
         match rest.next() {
-            Some('c') => text.push_str(push.channel()),
-            Some('p') => text.push_str(push.publisher()),
-            Some('d') => text.push_str(push.data()),
-            Some('i') => text.push_str(push.id().unwrap_or_default()),
-            Some('q') => text.push(if push.qos() == Qos::AtLeastOnce { '1' } else { '0' }),
-            Some('r') => text.push(if push.is_retained() { '1' } else { '0' }),
+            Some('c') => text.push_str(fields.channel),
+            Some('p') => text.push_str(fields.publisher),
+            Some('d') => text.push_str(fields.data),
+            Some('i') => text.push_str(fields.id),
+            Some('q') => text.push_str(&fields.qos.to_string()),
+            Some('r') => text.push(if fields.is_retained { '1' } else { '0' }),
             Some('t') => text.push_str(&now()),
             Some('%') | None => text.push('%'),
             Some(other) => text.extend(['%', other]),

@@ -171,7 +171,6 @@ async fn messages_come_from_lines_templates_and_options() {
         &["pub", "t", "1", "--empty"],
         &["pub", "t", "1", "-m", "2"],
         &["pub", "t"],
-        &["sub", "t", "--format", "%d"],
         &["ping"],
     ] {
         let (code, _, error) = run_bare(&[arguments, &["--url", &url]].concat()).await;
@@ -208,12 +207,14 @@ async fn members_of_a_group_share_the_messages() {
 async fn p2p_reaches_one_client_and_a_refused_message_is_an_error() {
     let server = TestServer::configured(|config| config.mqtt_port = Some(0)).await;
     let url = format!("mqtt://localhost:{}", server.address(Protocol::Mqtt).port());
-    let mut sub = bare(&["sub", "$p2p/bob", "-n", "1", "-v", "--id", "bob", "--url", &url]);
+    let mut sub =
+        bare(&["sub", "$p2p/bob", "-n", "1", "--format", "%c %p %q: %d%%", "--id", "bob", "--url", &url]);
     let sub = sub.stdout(Stdio::piped()).spawn().unwrap();
-    let delivered =
-        async { while run_bare(&["p2p", "bob", "hello", "-q", "1", "--url", &url]).await.0 != Some(0) {} };
+    let delivered = async {
+        while run_bare(&["p2p", "bob", "hello", "-q", "1", "--id", "al", "--url", &url]).await.0 != Some(0) {}
+    };
     within("a delivery", delivered).await;
-    assert_eq!(said(&ended(sub).await).1, "$p2p/bob (QOS 1): hello\n");
+    assert_eq!(said(&ended(sub).await).1, "$p2p/bob al 1: hello%\n");
     let (code, _, error) = run_bare(&["p2p", "nobody", "hello", "-q", "1", "--url", &url]).await;
     assert!(code == Some(4) && error.contains("p2p $p2p/nobody: no such client"), "{error}");
     server.app.set(Asked::Pub, Behaviour::Refuse(StatusCode::NOT_ALLOWED));

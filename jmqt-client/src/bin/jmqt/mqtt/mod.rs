@@ -39,16 +39,13 @@ pub(crate) async fn run(arguments: Arguments, file: Option<&Path>) -> Result<(),
             options.will = will(&mqtt.will)?;
             publish::run(options, ("p2p", topic), input, mqtt, output).await
         }
-        Command::Sub { format: Some(_), .. } => {
-            Err(Failure::usage("with an MQTT server `jmqt sub` has no --format; --json prints everything"))
-        }
         Command::Sub { persistent: true, .. } if !is_named => Err(Failure::usage(
             "--persistent keeps the session for a client that comes back: add --name NAME",
         )),
-        Command::Sub { channels, filters, persistent, count, headers, time, mqtt, .. } => {
+        Command::Sub { channels, filters, persistent, count, headers, time, format, mqtt } => {
             let filters = channels.into_iter().chain(filters).collect();
             let headers = headers || arguments.connection.verbose;
-            let wanted = subscribe::Wanted { filters, persistent, count, headers, time };
+            let wanted = subscribe::Wanted { filters, persistent, count, headers, time, format };
             subscribe::run(options, wanted, *mqtt, output).await
         }
         Command::Request { channel, data, mqtt } => {

@@ -33,7 +33,7 @@ pub(super) async fn run(
     let message = message.correlation_data(correlation.as_bytes());
     let limit = options.request_timeout;
     let topics = options.topics.clone();
-    let mut shown = Shown { codec, topics, headers: false, time: false, unreadable: 0, output };
+    let mut shown = Shown { codec, topics, headers: false, time: false, format: None, unreadable: 0, output };
     let client = Client::connect(options).await?;
     let subscribed = client.subscribe(&response, Qos::AtLeastOnce).await;
     let mut replies = subscribed.map_err(|error| Failure::from(error).of(format_args!("sub {response}")))?;

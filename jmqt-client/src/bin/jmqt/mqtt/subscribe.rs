@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::will;
 use crate::arguments::SubMqtt;
 use crate::codec::{Decoded, decode};
+use crate::subscribe::{Fields, formatted};
 use crate::terminal::{now, printed};
 use crate::{Failure, Output, note};
 
@@ -25,6 +26,7 @@ pub(super) struct Wanted {
     pub(super) count: Option<u64>,
     pub(super) headers: bool,
     pub(super) time: bool,
+    pub(super) format: Option<String>,
 }
 
 pub(super) async fn run(
@@ -43,6 +45,7 @@ pub(super) async fn run(
         topics: options.topics.clone(),
         headers: wanted.headers,
         time: wanted.time,
+        format: wanted.format,
         unreadable: 0,
         output,
     };
@@ -103,6 +106,7 @@ pub(super) struct Shown {
     pub(super) topics: TopicDefaults,
     pub(super) headers: bool,
     pub(super) time: bool,
+    pub(super) format: Option<String>,
     /// Messages that the codec cannot read.
     pub(super) unreadable: u64,
     pub(super) output: Output,
@@ -131,12 +135,30 @@ impl Shown {
             self.output.line(String::new, || line)?;
             return Ok(true);
         }
-        match decoded {
-            Decoded::Text(text) | Decoded::Json(text) => {
+        match (decoded, &self.format) {
+            (decoded, Some(format)) => {
+                let data = match decoded {
+                    Decoded::Text(text) | Decoded::Json(text) => text,
+                    Decoded::Bytes(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+                };
+                let fields = Fields {
+                    channel: message.topic(),
+                    publisher: message
+                        .user_properties()
+                        .find(|(name, _)| *name == "sender")
+                        .map_or("", |(_, id)| id),
+                    data: &data,
+                    id: "",
+                    qos: message.qos().bits(),
+                    is_retained: message.is_retained(),
+                };
+                self.output.line(|| printed(formatted(format, &fields)), String::new)?;
+            }
+            (Decoded::Text(text) | Decoded::Json(text), None) => {
                 let head = self.head(message);
                 self.output.line(|| printed(head + &text), String::new)?;
             }
-            Decoded::Bytes(bytes) => {
+            (Decoded::Bytes(bytes), None) => {
                 let mut stdout = std::io::stdout().lock();
                 write!(stdout, "{}", printed(self.head(message)))?;
                 stdout.write_all(&bytes)?;
