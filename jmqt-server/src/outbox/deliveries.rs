@@ -320,7 +320,7 @@ impl Outbox {
             return;
         }
         ids.sent(id, push, addressed.exactly_once);
-        state.writer.push(addressed.bytes);
+        self.append_messages(state, addressed.bytes);
     }
 
     /// Returns `false` for a message that this client does not receive: it has expired, or is too large.
@@ -342,7 +342,7 @@ impl Outbox {
         if state.is_connecting() || subscription.stage() == Stage::Opening {
             state.held.get_or_insert_default().hold(bytes);
         } else {
-            state.writer.push(bytes);
+            self.append_messages(state, bytes);
         }
     }
 

@@ -228,7 +228,7 @@ impl Outbox {
         }
         for (id, bytes) in packets {
             match state.deliveries.packet_ids().recorded(id) {
-                Some(Allowed::Message) => state.writer.push(bytes),
+                Some(Allowed::Message) => self.append_messages(&mut state, bytes),
                 Some(Allowed::Release) => {
                     let release = wire::release(self.form(), id);
                     state.writer.push_copy(&release);
@@ -285,7 +285,7 @@ impl Outbox {
         let again = wire::address_again(form, &bytes, id);
         let mut state = self.lock();
         state.deliveries.packet_ids().sent_again(id, true);
-        state.writer.push(again);
+        self.append_messages(&mut state, again);
         self.context.counters.redeliveries.increment();
         self.context.counters.pushes_sent.increment();
         self.note_sent_again(&mut state);

@@ -88,11 +88,12 @@ impl Outbox {
             self.count(&mut state);
             return false;
         }
-        if flush == Flush::Now && state.writer.is_idle() {
+        if state.aliases.is_some() {
+            self.append_messages(&mut state, framed.cut(0..count));
+        } else if flush == Flush::Now && state.writer.is_idle() {
             self.write_or_keep(&mut state, bytes, length);
             return false;
-        }
-        if length <= COPIED_BYTES {
+        } else if length <= COPIED_BYTES {
             state.writer.push_copy(&bytes[..length]);
         } else {
             state.writer.push(framed.cut(0..count));
@@ -108,7 +109,7 @@ impl Outbox {
 
     pub(super) fn release_held(&self, state: &mut State) {
         for bytes in state.held.take().into_iter().flat_map(|held| held.pieces) {
-            state.writer.push(bytes);
+            self.append_messages(state, bytes);
         }
         self.pump(state);
     }

@@ -46,7 +46,7 @@ use crate::budget::Budget;
 use crate::connection::CloseReason;
 use crate::counters::Counters;
 use crate::disconnect::Disconnect;
-use crate::wire::{Form, IdSpace};
+use crate::wire::{Form, IdSpace, TopicAliases};
 
 pub(crate) use self::cursors::Moved;
 pub(crate) use self::deliveries::Source;
@@ -110,6 +110,8 @@ struct State {
     writer: Writer,
     /// Boxed, because it is usually empty.
     held: Option<Box<Held>>,
+    /// The topic aliases of an MQTT client that accepts them.
+    aliases: Option<Box<TopicAliases>>,
     subscriptions: Subscriptions,
     deliveries: Deliveries,
     settling: Settling,
@@ -167,6 +169,7 @@ impl Outbox {
             farewell: None,
             writer: Writer::new(inline),
             held: None,
+            aliases: None,
             subscriptions: Subscriptions::default(),
             deliveries: Deliveries::default(),
             settling: Settling::default(),
@@ -191,6 +194,11 @@ impl Outbox {
     pub(crate) fn set_form(&self, form: Form, packet_limit: u32) {
         self.form.store(form as u8, Ordering::Relaxed);
         self.packet_limit.store(form.framed_length(packet_limit), Ordering::Relaxed);
+    }
+
+    /// Lets messages have topic aliases up to this number. Called before the session begins.
+    pub(crate) fn set_topic_aliases(&self, maximum: u16) {
+        self.lock().aliases = (maximum > 0).then(|| Box::new(TopicAliases::new(maximum)));
     }
 
     /// Returns `true` if the store keeps all subscriptions of the session, also those with QoS 0.

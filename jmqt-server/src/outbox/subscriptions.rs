@@ -388,6 +388,9 @@ impl Outbox {
     /// Holds a retained message until the `connAck` is queued.
     fn hold_retained(&self, state: &mut State, subscription: &Arc<Subscription>, retained: OwnRetained) {
         match retained.id {
+            None if state.aliases.is_some() => {
+                state.held.get_or_insert_default().hold(joined(retained.pieces));
+            }
             None => state.held.get_or_insert_default().hold_retained(retained.pieces),
             // It waits with the other acknowledged messages.
             Some(id) => drop(self.push_temporary(state, subscription, id, joined(retained.pieces))),
@@ -396,6 +399,7 @@ impl Outbox {
 
     fn append_retained_to(&self, state: &mut State, subscription: &Arc<Subscription>, retained: OwnRetained) {
         match retained.id {
+            None if state.aliases.is_some() => self.append_messages(state, joined(retained.pieces)),
             None => append_retained(state, retained.pieces),
             Some(id) => drop(self.push_temporary(state, subscription, id, joined(retained.pieces))),
         }

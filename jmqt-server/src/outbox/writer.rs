@@ -133,6 +133,15 @@ impl Outbox {
         self.is_full(&state)
     }
 
+    /// Appends whole messages to the queue.
+    pub(super) fn append_messages(&self, state: &mut State, bytes: Bytes) {
+        let bytes = match &mut state.aliases {
+            None => bytes,
+            Some(aliases) => aliases.replace_topics(self.form(), &bytes, self.packet_limit()).into(),
+        };
+        state.writer.push(bytes);
+    }
+
     /// Appends bytes that are already framed.
     pub(crate) fn append(&self, bytes: Bytes) {
         self.lock().writer.push(bytes);

@@ -3,6 +3,7 @@
 //! The outbox requests the bytes in its form. The outbox and the hub know neither the packets nor their framing.
 //! Differences between sessions (JMQT has none) belong to this room too.
 
+mod aliases;
 mod ids;
 mod jmqt;
 #[cfg(test)]
@@ -18,6 +19,7 @@ use crate::message::RetainedPush;
 use crate::options::SubscriptionOptions;
 use crate::transport::Framing;
 
+pub(crate) use aliases::TopicAliases;
 pub(crate) use ids::IdSpace;
 pub(crate) use jmqt::{RetainedPieces, framed};
 pub(crate) use jmqt_mqtt::PacketId;

@@ -360,7 +360,7 @@ pub(super) fn release(form: Form, id: PacketId) -> Vec<u8> {
     framed(form, &Packet::PubRel(Ack::new(id, ReasonCode::SUCCESS)))
 }
 
-fn frame_header_length(bytes: &[u8]) -> usize {
+pub(super) fn frame_header_length(bytes: &[u8]) -> usize {
     match bytes.get(1) {
         Some(126) => 4,
         Some(127) => 10,

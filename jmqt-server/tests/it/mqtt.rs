@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 
 use crate::support::{Asked, Behaviour, Notice, TestServer, within};
 
+mod aliases;
 mod attacks;
 mod authentication;
 mod cluster;
@@ -52,6 +53,7 @@ pub(crate) struct Login<'a> {
     pub(crate) expiry: u32,
     pub(crate) receive_maximum: Option<u16>,
     pub(crate) largest_packet: Option<u32>,
+    pub(crate) topic_aliases: Option<u16>,
     pub(crate) will: Option<TestWill<'a>>,
 }
 
@@ -65,6 +67,7 @@ impl<'a> Login<'a> {
             expiry: 0,
             receive_maximum: None,
             largest_packet: None,
+            topic_aliases: None,
             will: None,
         }
     }
@@ -108,6 +111,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Device<S> {
                 Some(Property::SessionExpiryInterval(login.expiry)),
                 login.receive_maximum.map(Property::ReceiveMaximum),
                 login.largest_packet.map(Property::MaximumPacketSize),
+                login.topic_aliases.map(Property::TopicAliasMaximum),
             ] {
                 property.into_iter().for_each(|property| properties.push(property).unwrap());
             }

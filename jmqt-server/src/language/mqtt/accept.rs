@@ -72,6 +72,9 @@ pub(super) async fn accept(
     if fitting(session, &Packet::ConnAck(accepted)).is_none() {
         return reject(shared, session, version, ReasonCode::PACKET_TOO_LARGE);
     }
+    if version == Version::V5 {
+        session.outbox.set_topic_aliases(asked.topic_alias_maximum().unwrap_or(0));
+    }
     let opening = Opening {
         client: grant.client.clone(),
         token: grant.token.reveal(),
