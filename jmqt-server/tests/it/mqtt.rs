@@ -21,6 +21,7 @@ mod exchange;
 mod filters;
 mod fuzzing;
 mod malformed;
+mod replies;
 mod rules;
 mod sessions;
 mod shared;

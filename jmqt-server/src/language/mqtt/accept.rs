@@ -98,6 +98,7 @@ pub(super) async fn accept(
         wants_reasons: asked.request_problem_information() != Some(false),
         aliases: Vec::new(),
         has_will,
+        replies: None,
         authentication: authenticated.map(|(method, _)| Box::new(Authentication::new(method))),
         farewell: Farewell::Usual,
     }));

@@ -4,7 +4,7 @@ use jmqt_core::{ChannelName, ClientId, Payload, StatusCode};
 use jmqt_mqtt::payload::{Declared, to_payload};
 use jmqt_mqtt::{
     Ack, Delivery, Packet, PacketType, Place, Properties, Property, PropertyBuf, Publish, ReasonCode, Sender,
-    TopicName, TopicUse, Version, topic_to_name,
+    SubscriptionId, TopicName, TopicUse, Version,
 };
 
 use super::{Client, answer};
@@ -65,15 +65,17 @@ fn respond(
             &reply_topic
         }
     };
-    let is_subscribed = match TopicName::parse(topic).map(TopicName::usage) {
-        Ok(TopicUse::Channel(name)) => session.outbox.subscription(&name).is_some(),
-        Ok(TopicUse::Reply) => session.outbox.subscription(&topic_to_name(topic)).is_some(),
-        _ => false,
+    let ids = match TopicName::parse(topic).map(TopicName::usage) {
+        Ok(TopicUse::Channel(name)) => session.outbox.subscription(&name).map(|subscription| {
+            subscription.options().id().and_then(SubscriptionId::new).into_iter().collect()
+        }),
+        Ok(TopicUse::Reply) => client.replies.as_ref().and_then(|replies| replies.matching(topic)),
+        _ => None,
     };
-    if !is_subscribed {
+    let Some(ids) = ids else {
         tracing::debug!(target: "jmqt::session", client = session.name(), %channel, "the client has no subscription for the reply to its request");
         return;
-    }
+    };
     let content = to_payload(data.unwrap_or(Payload::NULL), false);
     let mut properties = PropertyBuf::new();
     if client.version == Version::V5 {
@@ -84,7 +86,8 @@ fn respond(
             asked.correlation_data().map(Property::CorrelationData),
             Some(Property::UserProperty(("st", &status))),
         ];
-        for property in own.into_iter().flatten() {
+        let ids = ids.into_iter().map(Property::SubscriptionIdentifier);
+        for property in own.into_iter().flatten().chain(ids) {
             // They are within the limits of a property.
             let _ = properties.push(property);
         }

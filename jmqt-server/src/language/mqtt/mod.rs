@@ -12,6 +12,7 @@ mod exchange;
 mod farewell;
 mod login;
 mod publish;
+mod replies;
 mod subscribe;
 
 use std::ops::ControlFlow;
@@ -31,6 +32,7 @@ use exchange::Authentication;
 use farewell::Farewell;
 pub(super) use farewell::{close_code, goodbye};
 use login::Login;
+use replies::Replies;
 
 /// The state of an MQTT connection.
 #[derive(Default)]
@@ -72,6 +74,8 @@ pub(crate) struct Client {
     aliases: Vec<Option<Box<str>>>,
     /// The store has a will of the client.
     has_will: bool,
+    /// Created on first use.
+    replies: Option<Box<Replies>>,
     /// If CONNECT had an authentication method.
     authentication: Option<Box<Authentication>>,
     farewell: Farewell,

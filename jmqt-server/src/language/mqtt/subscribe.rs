@@ -8,6 +8,7 @@ use jmqt_mqtt::{
     SubscriptionId, TopicName, TopicUse, Unsubscribe, Version,
 };
 
+use super::replies::{self, TooMany};
 use super::{Client, answer, fail};
 use crate::connection::Flow;
 use crate::context::Shared;
@@ -63,12 +64,20 @@ fn channel_of(id: &ClientId, filter: Filter<'_>) -> Result<ChannelName, ReasonCo
 async fn subscribe_to(
     shared: &Shared,
     session: &mut Session,
-    client: &Client,
+    client: &mut Client,
     id: &ClientId,
     filter: Filter<'_>,
     asked: SubscribeOptions,
     subscription_id: Option<SubscriptionId>,
 ) -> Flow<ReasonCode> {
+    if filter.path().starts_with(replies::PREFIX) && filter.group().is_none() {
+        let added = client.replies.get_or_insert_default().add(filter, subscription_id);
+        // A reply has QoS 0.
+        return ControlFlow::Continue(match added {
+            Ok(()) => ReasonCode::SUCCESS,
+            Err(TooMany) => ReasonCode::QUOTA_EXCEEDED,
+        });
+    }
     let qos: Qos = asked.qos.into();
     let options = SubscriptionOptions::new(qos)
         .without_own(asked.no_local)
@@ -254,6 +263,12 @@ pub(super) async fn handle_unsubscribe(
     let mut codes = Vec::new();
     for text in unsubscribe.filters.iter() {
         let code = match Filter::parse(text) {
+            Ok(filter) if filter.path().starts_with(replies::PREFIX) && filter.group().is_none() => {
+                match client.replies.as_mut().is_some_and(|replies| replies.remove(filter)) {
+                    true => ReasonCode::SUCCESS,
+                    false => ReasonCode::NO_SUBSCRIPTION_EXISTED,
+                }
+            }
             Ok(filter) => unsubscribe_from(shared, session, id, filter).await?,
             Err(_) if client.version == Version::V5 => ReasonCode::TOPIC_FILTER_INVALID,
             Err(error) => {
