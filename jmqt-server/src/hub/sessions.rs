@@ -448,6 +448,7 @@ impl Hub {
     /// `true` if the session had persistent subscriptions, or may have had some.
     pub(crate) async fn close_tables(&self, outbox: &Arc<Outbox>) -> bool {
         self.confirm_early_acks(outbox).await;
+        self.record_unanswered(outbox).await;
         let mut moved = outbox.take_moved();
         let mut persistent = outbox.is_changing();
         while let Some(subscriptions) = outbox.remove_subscriptions(SUBSCRIPTIONS_PER_TURN) {
@@ -465,6 +466,25 @@ impl Hub {
             self.janitor.save(moved).await;
         }
         persistent
+    }
+
+    /// Records the QoS 1 messages that the client has not acknowledged (MQTT 5.0, 4.4).
+    async fn record_unanswered(&self, outbox: &Outbox) {
+        let sent = outbox.take_unanswered();
+        let Some(source) = sent.first().map(|sent| self.source_of(&sent.client)) else { return };
+        let (reply, recorded) = oneshot::channel();
+        let recording = async {
+            if self
+                .queue
+                .submit(Order::Of(source), Some(Operation::Send(sent)), Tag::Reply(reply))
+                .await
+                .is_ok()
+            {
+                // If it fails, which is logged, they come again as new messages.
+                drop(recorded.await);
+            }
+        };
+        drop(timeout(STORE_TIMEOUT, recording).await);
     }
 
     /// Waits until the operations of a session are finished. Otherwise a later session of the client, here or on

@@ -319,7 +319,10 @@ impl Outbox {
             }
             return;
         }
-        ids.sent(id, push, addressed.exactly_once);
+        match keeps {
+            true => ids.sent_in_turn(id, push),
+            false => ids.sent(id, push, addressed.exactly_once),
+        }
         self.append_messages(state, addressed.bytes);
     }
 

@@ -16,7 +16,7 @@ use super::subscription::{LogState, Subscription};
 use crate::connection::CloseReason;
 use crate::message::PushId;
 use crate::options::Grant;
-use crate::store::{ChannelKey, Exchanges, Sent, Seq};
+use crate::store::{ChannelKey, Exchanges, Sent, SentStep, Seq};
 use crate::wire::{self, LoggedPushes, PacketId};
 
 /// The effect of an acknowledgement with a packet identifier.
@@ -80,9 +80,15 @@ impl Outbox {
         let deliveries = &mut self.lock().deliveries;
         deliveries.keeps_exchanges = true;
         if *exchanges != Exchanges::default() {
+            let window = deliveries.window();
+            // The cursor may have been saved, or another client may have acknowledged a message, without its record being
+            // deleted.
+            let (complete, sent): (Vec<_>, Vec<_>) =
+                exchanges.sent.iter().cloned().partition(|sent| window.has_acknowledged(sent));
             let ids = deliveries.packet_ids();
             ids.restore_received(&exchanges.received);
-            ids.restore_sent(client, &exchanges.sent);
+            ids.restore_sent(client, &sent);
+            ids.restore_complete(client, complete);
             let window = deliveries.window();
             window.is_sending_again = window.packet_ids.as_ref().is_some_and(|ids| ids.is_sending_again());
             let subscriptions: Vec<_> = window.by_key.values().cloned().collect();
@@ -256,6 +262,27 @@ impl Outbox {
         self.lock().deliveries.made_window().is_some_and(|window| window.is_sending_again)
     }
 
+    /// The QoS 1 messages without an answer, which the store must record at the end of the connection, so that they are sent
+    /// again with their packet identifiers.
+    pub(crate) fn take_unanswered(&self) -> Box<[Sent]> {
+        let mut state = self.lock();
+        if !state.deliveries.keeps_exchanges {
+            return Box::default();
+        }
+        let Some(window) = state.deliveries.made_window_mut() else { return Box::default() };
+        let unrecorded = window.packet_ids.as_ref().map(|ids| ids.unrecorded()).unwrap_or_default();
+        // Messages of groups go to other members.
+        let temporary = window.temporary_places();
+        let record = |(packet, turn, place): (PacketId, u64, (ChannelKey, Seq))| {
+            if temporary.contains(&(place.0, place.1.0)) {
+                return None;
+            }
+            let client = window.by_key.get(&place.0)?.client.clone();
+            Some(Sent { client, packet, turn, place: Some(place), step: SentStep::Acknowledge })
+        };
+        unrecorded.into_iter().filter_map(record).collect()
+    }
+
     /// The next messages to send again; `None` if there are none, or no room for them.
     pub(crate) fn next_again(&self) -> Option<SendAgain> {
         let state = self.lock();
@@ -282,8 +309,9 @@ impl Outbox {
         if bytes.is_empty() || bytes.len() > self.packet_limit() {
             return self.give_up_again(id);
         }
-        let again = wire::address_again(form, &bytes, id);
         let mut state = self.lock();
+        let exactly_once = state.deliveries.packet_ids().is_exactly_once(id);
+        let again = wire::address_again(form, &bytes, exactly_once, id);
         state.deliveries.packet_ids().sent_again(id, true);
         self.append_messages(&mut state, again);
         self.context.counters.redeliveries.increment();
@@ -295,6 +323,13 @@ impl Outbox {
     /// not received it answers that it does not know the packet identifier.
     pub(crate) fn give_up_again(self: &Arc<Self>, id: PacketId) {
         let mut state = self.lock();
+        if !state.deliveries.packet_ids().is_exactly_once(id) {
+            state.deliveries.packet_ids().sent_again(id, false);
+            self.note_sent_again(&mut state);
+            drop(state);
+            self.acknowledge_packet(id);
+            return;
+        }
         state.deliveries.packet_ids().sent_again(id, false);
         if state.deliveries.is_first_to_record() {
             self.context.unrecorded.add(self);

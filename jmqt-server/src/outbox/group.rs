@@ -632,7 +632,7 @@ impl Outbox {
                 return (Accepted::No, false);
             }
             self.context.counters.pushes_sent.increment();
-            state.writer.push(bytes);
+            self.append_messages(&mut state, bytes);
             Accepted::Done
         } else {
             if !state.deliveries.window().try_send_temporary(held.id, subscription) {
@@ -673,7 +673,7 @@ impl Outbox {
             self.count(&mut state);
             return Some(false);
         }
-        state.writer.push(bytes);
+        self.append_messages(&mut state, bytes);
         if flush == Flush::Now {
             self.flush_locked(&mut state);
             return Some(false);

@@ -88,7 +88,7 @@ impl Outbox {
             self.count(&mut state);
             return false;
         }
-        if state.aliases.is_some() {
+        if state.has_aliases() {
             self.append_messages(&mut state, framed.cut(0..count));
         } else if flush == Flush::Now && state.writer.is_idle() {
             self.write_or_keep(&mut state, bytes, length);

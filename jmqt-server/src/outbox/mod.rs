@@ -105,19 +105,33 @@ enum Phase {
 
 struct State {
     phase: Phase,
-    /// The disconnect reason for the client, if it differs from the default for the close reason.
-    farewell: Option<Box<Disconnect>>,
+    rare: Option<Box<Rare>>,
     writer: Writer,
     /// Boxed, because it is usually empty.
     held: Option<Box<Held>>,
-    /// The topic aliases of an MQTT client that accepts them.
-    aliases: Option<Box<TopicAliases>>,
     subscriptions: Subscriptions,
     deliveries: Deliveries,
     settling: Settling,
 }
 
+/// What few connections have.
+#[derive(Default)]
+struct Rare {
+    /// The disconnect reason for the client, if it differs from the default for the close reason.
+    farewell: Option<Box<Disconnect>>,
+    /// The topic aliases of an MQTT client that accepts them.
+    aliases: Option<TopicAliases>,
+}
+
 impl State {
+    fn has_aliases(&self) -> bool {
+        self.rare.as_ref().is_some_and(|rare| rare.aliases.is_some())
+    }
+
+    fn aliases(&mut self) -> Option<&mut TopicAliases> {
+        self.rare.as_mut()?.aliases.as_mut()
+    }
+
     fn closed(&self) -> Option<CloseReason> {
         match self.phase {
             Phase::Closed(reason) => Some(reason),
@@ -166,10 +180,9 @@ impl Outbox {
     pub(crate) fn new(form: Form, inline: Option<OwnedWriteHalf>, context: Arc<OutboxContext>) -> Self {
         let state = State {
             phase: Phase::Connecting,
-            farewell: None,
+            rare: None,
             writer: Writer::new(inline),
             held: None,
-            aliases: None,
             subscriptions: Subscriptions::default(),
             deliveries: Deliveries::default(),
             settling: Settling::default(),
@@ -198,7 +211,9 @@ impl Outbox {
 
     /// Lets messages have topic aliases up to this number. Called before the session begins.
     pub(crate) fn set_topic_aliases(&self, maximum: u16) {
-        self.lock().aliases = (maximum > 0).then(|| Box::new(TopicAliases::new(maximum)));
+        if maximum > 0 {
+            self.lock().rare.get_or_insert_default().aliases = Some(TopicAliases::new(maximum));
+        }
     }
 
     /// Returns `true` if the store keeps all subscriptions of the session, also those with QoS 0.
@@ -273,7 +288,7 @@ impl Outbox {
         let mut state = self.lock();
         if state.closed().is_none() {
             state.close(reason);
-            state.farewell = Some(Box::new(farewell));
+            state.rare.get_or_insert_default().farewell = Some(Box::new(farewell));
         }
         drop(state);
         self.waker.wake();
@@ -282,7 +297,8 @@ impl Outbox {
     /// The disconnect reason for the client of a connection that ends for this close reason; `None` if none is sent.
     pub(crate) fn farewell(&self, reason: CloseReason) -> Option<Box<Disconnect>> {
         let mut state = self.lock();
-        let farewell = if state.closed() == Some(reason) { state.farewell.take() } else { None };
+        let is_reason = state.closed() == Some(reason);
+        let farewell = state.rare.as_mut().filter(|_| is_reason).and_then(|rare| rare.farewell.take());
         farewell.or_else(|| Disconnect::because(reason).map(Box::new))
     }
 }

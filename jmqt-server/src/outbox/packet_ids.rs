@@ -11,7 +11,7 @@ use bytes::Bytes;
 use jmqt_core::ClientId;
 
 use crate::message::PushId;
-use crate::store::{ChannelKey, LogPlace, Sent, Seq, Stamp};
+use crate::store::{ChannelKey, LogPlace, Sent, SentStep, Seq, Stamp};
 use crate::wire::PacketId;
 
 /// The least and the greatest limit for messages without an answer, whatever the window is.
@@ -26,6 +26,8 @@ pub(crate) const RECEIVE_MAXIMUM: u16 = 128;
 enum Step {
     /// The acknowledgement of a QoS 1 message.
     Acknowledge,
+    /// A QoS 1 message of an earlier connection is sent again.
+    AcknowledgeAgain,
     /// QoS 2: the store records the message, which has not been sent.
     Record,
     /// QoS 2: a message of an earlier connection is sent again.
@@ -43,16 +45,18 @@ enum Step {
 pub(super) struct Unanswered {
     pub(super) push: PushId,
     step: Step,
-    /// The turn of a message whose exchange the store records; otherwise 0.
+    /// The turn of a message of a session that outlives its connection; otherwise 0.
     turn: u64,
+    /// The store has a record of the message.
+    is_recorded: bool,
     /// The message was sent on an earlier connection.
     pub(super) is_resumed: bool,
 }
 
 impl Unanswered {
-    /// Returns `true` if the store records the exchange.
+    /// Returns `true` if the store has a record of the message.
     pub(super) fn is_recorded(&self) -> bool {
-        self.turn > 0
+        self.is_recorded
     }
 }
 
@@ -61,6 +65,8 @@ impl Unanswered {
 pub(super) struct PacketIds {
     /// The identifier that was used last.
     last: u16,
+    /// The turn of the last message, or 0.
+    turn: u64,
     sent: HashMap<PacketId, Unanswered, foldhash::fast::RandomState>,
     /// QoS 2 publishes of the client that it has not released.
     received: HashSet<PacketId, foldhash::fast::RandomState>,
@@ -68,11 +74,9 @@ pub(super) struct PacketIds {
     records: Option<Box<Records>>,
 }
 
-/// What the store records about the QoS 2 messages that were sent.
+/// What the store records about the messages that were sent.
 struct Records {
     client: ClientId,
-    /// The last turn.
-    turn: u64,
     /// Steps that the store must record, in order, and the messages that are sent afterwards; for a step that is
     /// followed by a PUBREL there are no bytes.
     waiting: Vec<(PacketId, Bytes)>,
@@ -92,12 +96,6 @@ impl Records {
     fn new(client: &ClientId) -> Self {
         Self {
             client: client.clone(),
-            // A record of an earlier session that is deleted late never has a turn of this one.
-            turn: SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .ok()
-                .and_then(|since| u64::try_from(since.as_micros()).ok())
-                .unwrap_or_default(),
             waiting: Vec::new(),
             waiting_bytes: 0,
             again: VecDeque::new(),
@@ -118,7 +116,11 @@ impl Records {
             packet,
             turn: unanswered.turn,
             place: unanswered.push.place(),
-            is_released: !matches!(unanswered.step, Step::Record | Step::SendAgain | Step::Receive),
+            step: match unanswered.step {
+                Step::Record | Step::SendAgain | Step::Receive => SentStep::Receive,
+                Step::RecordReception | Step::Complete => SentStep::Release,
+                Step::Acknowledge | Step::AcknowledgeAgain => SentStep::Acknowledge,
+            },
         }
     }
 }
@@ -193,16 +195,33 @@ impl PacketIds {
 
     pub(super) fn sent(&mut self, id: PacketId, push: PushId, exactly_once: bool) {
         let step = if exactly_once { Step::Receive } else { Step::Acknowledge };
-        self.sent.insert(id, Unanswered { push, step, turn: 0, is_resumed: false });
+        self.sent.insert(id, Unanswered { push, step, turn: 0, is_recorded: false, is_resumed: false });
+    }
+
+    /// Records a QoS 1 message of a session that outlives its connection.
+    pub(super) fn sent_in_turn(&mut self, id: PacketId, push: PushId) {
+        let turn = self.next_turn();
+        let step = Step::Acknowledge;
+        self.sent.insert(id, Unanswered { push, step, turn, is_recorded: false, is_resumed: false });
+    }
+
+    fn next_turn(&mut self) -> u64 {
+        if self.turn == 0 {
+            // A record of an earlier session that is deleted late never has a turn of this one.
+            let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            self.turn = u64::try_from(since.as_micros()).unwrap_or_default();
+        }
+        self.turn += 1;
+        self.turn
     }
 
     /// Holds a QoS 2 message until the store has recorded it.
     pub(super) fn record(&mut self, client: &ClientId, id: PacketId, push: PushId, bytes: Bytes) {
+        let turn = self.next_turn();
         let records = self.records.get_or_insert_with(|| Box::new(Records::new(client)));
-        records.turn += 1;
         records.wait(id, bytes);
-        let turn = records.turn;
-        self.sent.insert(id, Unanswered { push, step: Step::Record, turn, is_resumed: false });
+        let step = Step::Record;
+        self.sent.insert(id, Unanswered { push, step, turn, is_recorded: true, is_resumed: false });
     }
 
     /// The bytes of the messages that wait for the store.
@@ -249,7 +268,7 @@ impl PacketIds {
         // A packet identifier is used again when the exchange before is complete.
         let last_of: HashMap<PacketId, u64> = sent.iter().map(|sent| (sent.packet, sent.turn)).collect();
         for sent in sent {
-            records.turn = records.turn.max(sent.turn);
+            self.turn = self.turn.max(sent.turn);
             if last_of.get(&sent.packet).is_some_and(|last| *last > sent.turn) {
                 match sent.place {
                     Some((key, Seq(seq))) => drop(records.resumed.insert((key, seq), Some(sent.clone()))),
@@ -257,7 +276,11 @@ impl PacketIds {
                 }
                 continue;
             }
-            let step = if sent.is_released { Step::Complete } else { Step::SendAgain };
+            let step = match sent.step {
+                SentStep::Receive => Step::SendAgain,
+                SentStep::Release => Step::Complete,
+                SentStep::Acknowledge => Step::AcknowledgeAgain,
+            };
             let push = match sent.place {
                 Some((key, seq)) => {
                     records.resumed.insert((key, seq.0), None);
@@ -269,7 +292,8 @@ impl PacketIds {
                 Step::Complete => records.released.push(sent.packet),
                 _ => records.again.push_back(sent.packet),
             }
-            self.sent.insert(sent.packet, Unanswered { push, step, turn: sent.turn, is_resumed: true });
+            let unanswered = Unanswered { push, step, turn: sent.turn, is_recorded: true, is_resumed: true };
+            self.sent.insert(sent.packet, unanswered);
         }
         self.records = Some(records);
     }
@@ -346,16 +370,40 @@ impl PacketIds {
         Some(Again { key: Some(key), packets })
     }
 
+    /// Inserts records of messages that the client has acknowledged.
+    pub(super) fn restore_complete(&mut self, client: &ClientId, complete: Vec<Sent>) {
+        if !complete.is_empty() {
+            self.records.get_or_insert_with(|| Box::new(Records::new(client))).complete.extend(complete);
+        }
+    }
+
+    /// The QoS 1 messages without an answer that the store has no record of, in order: packet identifier, turn, place.
+    pub(super) fn unrecorded(&self) -> Vec<(PacketId, u64, (ChannelKey, Seq))> {
+        let mut unrecorded: Vec<_> = (self.sent.iter())
+            .filter(|(_, sent)| sent.step == Step::Acknowledge && sent.turn > 0 && !sent.is_recorded)
+            .filter_map(|(id, sent)| Some((*id, sent.turn, sent.push.place()?)))
+            .collect();
+        unrecorded.sort_unstable_by_key(|(_, turn, _)| *turn);
+        unrecorded
+    }
+
+    /// Returns `true` if a message that has not been sent again has QoS 2.
+    pub(super) fn is_exactly_once(&self, id: PacketId) -> bool {
+        self.sent.get(&id).is_some_and(|sent| sent.step == Step::SendAgain)
+    }
+
     /// Records that a message is sent again, or that it cannot be: its exchange then continues as if the client had
     /// received it.
     pub(super) fn sent_again(&mut self, id: PacketId, was_sent: bool) {
         let (Some(records), Some(unanswered)) = (&mut self.records, self.sent.get_mut(&id)) else { return };
         records.again.retain(|waiting| *waiting != id);
-        if was_sent {
-            unanswered.step = Step::Receive;
-        } else {
-            unanswered.step = Step::RecordReception;
-            records.wait(id, Bytes::new());
+        match unanswered.step {
+            Step::AcknowledgeAgain => unanswered.step = Step::Acknowledge,
+            _ if was_sent => unanswered.step = Step::Receive,
+            _ => {
+                unanswered.step = Step::RecordReception;
+                records.wait(id, Bytes::new());
+            }
         }
     }
 
@@ -419,7 +467,7 @@ impl PacketIds {
             Some(Unanswered { step: Step::Receive, .. }) if is_refused => {
                 self.take_step(id, Step::Receive, None)
             }
-            Some(Unanswered { step: Step::Receive, turn: 0, .. }) => {
+            Some(Unanswered { step: Step::Receive, is_recorded: false, .. }) => {
                 self.take_step(id, Step::Receive, Some(Step::Complete))
             }
             Some(Unanswered { step: Step::Receive, .. }) => {
@@ -544,7 +592,7 @@ mod tests {
         ids.record(&bob(), id(1), logged(7), Bytes::from_static(b"message"));
         assert_eq!(ids.was_received(id(1), false), Effect::Unknown, "it has not been sent");
         let (steps, packets) = ids.take_waiting();
-        assert_eq!((steps[0].place, steps[0].is_released), (Some((ChannelKey(1), Seq(7))), false));
+        assert_eq!((steps[0].place, steps[0].step), (Some((ChannelKey(1), Seq(7))), SentStep::Receive));
         assert_eq!(packets, [(id(1), Bytes::from_static(b"message"))]);
         assert!(!ids.has_waiting() && ids.waiting_bytes() == 0);
         assert_eq!(ids.recorded(id(1)), Some(Allowed::Message));
@@ -553,7 +601,7 @@ mod tests {
         }
         assert_eq!(ids.completed(id(1)), Effect::Unknown, "PUBREL has not been sent");
         let (later, packets) = ids.take_waiting();
-        assert_eq!((later[0].turn, later[0].is_released, packets.len()), (steps[0].turn, true, 1));
+        assert_eq!((later[0].turn, later[0].step, packets.len()), (steps[0].turn, SentStep::Release, 1));
         assert_eq!(ids.recorded(id(1)), Some(Allowed::Release));
         assert_eq!(ids.was_received(id(1), false), Effect::Continues, "PUBREL is repeated");
         let Effect::Done(ended) = ids.completed(id(1)) else { panic!("it is complete") };
@@ -570,7 +618,7 @@ mod tests {
             packet: id(packet),
             turn: u64::from(packet),
             place: Some((ChannelKey(1), Seq(seq))),
-            is_released,
+            step: if is_released { SentStep::Release } else { SentStep::Receive },
         };
         let in_no_log = Sent { place: None, ..sent(4, 0, false) };
         ids.restore_sent(&bob(), &[sent(1, 5, true), sent(2, 6, false), sent(3, 8, false), in_no_log]);
@@ -587,8 +635,8 @@ mod tests {
         assert!(!ids.is_sending_again());
         let (steps, _) = ids.take_waiting();
         assert_eq!(
-            steps.iter().map(|it| (it.packet, it.is_released)).collect::<Vec<_>>(),
-            [(id(3), true), (id(4), true)]
+            steps.iter().map(|it| (it.packet, it.step)).collect::<Vec<_>>(),
+            [(id(3), SentStep::Release), (id(4), SentStep::Release)]
         );
         assert_eq!(ids.was_received(id(2), false), Effect::Waits);
         let Effect::Done(ended) = ids.completed(id(1)) else { panic!("it is complete") };
@@ -607,7 +655,7 @@ mod tests {
             packet: id(1),
             turn,
             place: Some((ChannelKey(1), Seq(seq))),
-            is_released,
+            step: if is_released { SentStep::Release } else { SentStep::Receive },
         };
         ids.restore_sent(&bob(), &[sent(1, 5, true), sent(2, 6, true), sent(3, 7, false)]);
         assert_eq!((ids.take_released(), ids.resumed_of(ChannelKey(1)), ids.under_way()), (vec![], 1, 0));

@@ -388,7 +388,7 @@ impl Outbox {
     /// Holds a retained message until the `connAck` is queued.
     fn hold_retained(&self, state: &mut State, subscription: &Arc<Subscription>, retained: OwnRetained) {
         match retained.id {
-            None if state.aliases.is_some() => {
+            None if state.has_aliases() => {
                 state.held.get_or_insert_default().hold(joined(retained.pieces));
             }
             None => state.held.get_or_insert_default().hold_retained(retained.pieces),
@@ -399,7 +399,7 @@ impl Outbox {
 
     fn append_retained_to(&self, state: &mut State, subscription: &Arc<Subscription>, retained: OwnRetained) {
         match retained.id {
-            None if state.aliases.is_some() => self.append_messages(state, joined(retained.pieces)),
+            None if state.has_aliases() => self.append_messages(state, joined(retained.pieces)),
             None => append_retained(state, retained.pieces),
             Some(id) => drop(self.push_temporary(state, subscription, id, joined(retained.pieces))),
         }

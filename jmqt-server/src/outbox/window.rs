@@ -1,6 +1,6 @@
 //! The pushes that a client has not acknowledged, and those that wait for room (protocol.md 2.14).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -8,9 +8,9 @@ use bytes::Bytes;
 use jmqt_core::ChannelName;
 
 use super::packet_ids::PacketIds;
-use super::subscription::{LogPosition, Stage, Subscription};
+use super::subscription::{LogPosition, LogState, Stage, Subscription};
 use crate::message::PushId;
-use crate::store::ChannelKey;
+use crate::store::{ChannelKey, Sent, SentStep, Seq};
 
 /// The speed of redelivery of pushes from an earlier connection.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -113,6 +113,22 @@ impl Window {
             position.in_flight += u32::try_from(resumed).unwrap_or(u32::MAX);
             self.logged_sent(resumed);
         }
+    }
+
+    /// The places of the unacknowledged messages that are not of persistent subscriptions of the client itself.
+    pub(super) fn temporary_places(&self) -> HashSet<(ChannelKey, u64)> {
+        let places = self.temporary.iter().filter_map(|(id, _)| id.place());
+        places.map(|(key, Seq(seq))| (key, seq)).collect()
+    }
+
+    /// Returns `true` if this is a QoS 1 message of an earlier connection that was acknowledged.
+    pub(super) fn has_acknowledged(&self, sent: &Sent) -> bool {
+        let Some((key, Seq(seq))) = sent.place.filter(|_| sent.step == SentStep::Acknowledge) else {
+            return false;
+        };
+        let is_in =
+            |log: &LogState| matches!(log, LogState::Attached(position) if position.acked.contains(seq));
+        self.by_key.get(&key).is_some_and(|subscription| is_in(&subscription.log()))
     }
 
     /// The number of messages of an earlier connection that may be sent again now.

@@ -135,7 +135,7 @@ impl Outbox {
 
     /// Appends whole messages to the queue.
     pub(super) fn append_messages(&self, state: &mut State, bytes: Bytes) {
-        let bytes = match &mut state.aliases {
+        let bytes = match state.aliases() {
             None => bytes,
             Some(aliases) => aliases.replace_topics(self.form(), &bytes, self.packet_limit()).into(),
         };

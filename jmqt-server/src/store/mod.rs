@@ -440,7 +440,7 @@ pub struct Exchanges {
     pub sent: Vec<Sent>,
 }
 
-/// A QoS 2 message that was sent to a client, or is about to be sent.
+/// A message that was sent to a client, or is about to be sent: with QoS 2, or without an answer when its connection ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sent {
     /// The client.
@@ -451,8 +451,38 @@ pub struct Sent {
     pub turn: u64,
     /// The message; `None` if it is in no log.
     pub place: Option<(ChannelKey, Seq)>,
-    /// The client has received the message, and will forget the packet identifier.
-    pub is_released: bool,
+    /// What the message waits for.
+    pub step: SentStep,
+}
+
+/// What a message that was sent waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SentStep {
+    /// QoS 2: the client has not received the message, as far as is known.
+    Receive,
+    /// QoS 2: the client has received the message, and will forget the packet identifier.
+    Release,
+    /// QoS 1: the client has not received the message, as far as is known.
+    Acknowledge,
+}
+
+impl SentStep {
+    /// The number in the table.
+    pub(crate) const fn number(self) -> i64 {
+        match self {
+            Self::Receive => 0,
+            Self::Release => 1,
+            Self::Acknowledge => 2,
+        }
+    }
+
+    pub(crate) const fn from_number(number: u64) -> Self {
+        match number {
+            0 => Self::Receive,
+            2 => Self::Acknowledge,
+            _ => Self::Release,
+        }
+    }
 }
 
 /// New values for a cursor, to be written by [`Store::save_cursors`].

@@ -213,9 +213,9 @@ pub(crate) fn retained(
     }
 }
 
-/// Writes a packet identifier into a copy of a QoS 2 message that is sent again.
-pub(crate) fn address_again(form: Form, message: &[u8], id: PacketId) -> Bytes {
-    mqtt::address_again(form, message, id)
+/// Writes a packet identifier into a copy of a message that is sent again, with QoS 2 or 1.
+pub(crate) fn address_again(form: Form, message: &[u8], exactly_once: bool, id: PacketId) -> Bytes {
+    mqtt::address_again(form, message, exactly_once, id)
 }
 
 /// Encodes the release of a QoS 2 message.

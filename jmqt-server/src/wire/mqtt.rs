@@ -344,13 +344,13 @@ pub(super) fn address(form: Form, template: &[u8], granted: jmqt_core::Qos, id: 
     Addressed { bytes: bytes.into(), exactly_once }
 }
 
-/// Writes the packet identifier into a copy of a QoS 2 message that is sent again.
-pub(super) fn address_again(form: Form, template: &[u8], id: PacketId) -> Bytes {
-    const QOS_2_AND_DUP: u8 = 0b1100;
+/// Writes the packet identifier into a copy of a message that is sent again, with QoS 2 or 1.
+pub(super) fn address_again(form: Form, template: &[u8], exactly_once: bool, id: PacketId) -> Bytes {
+    const DUP: u8 = 0b1000;
     let mut bytes = Vec::from(address(form, template, jmqt_core::Qos::ExactlyOnce, id).bytes);
     let start = if form.is_websocket() { frame_header_length(&bytes) } else { 0 };
     if let Some(first) = bytes.get_mut(start) {
-        *first = *first & 0b1111_0001 | QOS_2_AND_DUP;
+        *first = *first & 0b1111_0001 | DUP | if exactly_once { 0b100 } else { 0b010 };
     }
     bytes.into()
 }

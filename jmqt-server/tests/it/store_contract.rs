@@ -15,8 +15,8 @@ use jmqt_protocol::{ChannelName, ClientId, Qos};
 use jmqt_server::store::{
     Append, Attributes, BeginSession, CURSOR_WINDOW, ChannelKey, Cursor, CursorUpdate, DataForm, Dropped,
     Due, Epoch, Exchanges, Expired, LogPart, LogPlace, LoggedMessage, Operation, Outcome, PendingLimits,
-    PublishId, PublisherId, Retained, RetainedLimits, Sent, Seq, SessionRow, Stamp, Store, StoreError,
-    StoredSubscription, SubscriptionOptions, Swept, Values,
+    PublishId, PublisherId, Retained, RetainedLimits, Sent, SentStep, Seq, SessionRow, Stamp, Store,
+    StoreError, StoredSubscription, SubscriptionOptions, Swept, Values,
 };
 use wills::*;
 
@@ -2094,7 +2094,8 @@ async fn a_refused_publish_with_qos_2_is_not_recorded(database: &dyn Database) {
 
 fn sent(who: &str, number: u16, turn: u64, place: Option<(i64, u64)>, is_released: bool) -> Sent {
     let place = place.map(|(key, seq)| (ChannelKey(key), Seq(seq)));
-    Sent { client: client(who), packet: packet(number), turn, place, is_released }
+    let step = if is_released { SentStep::Release } else { SentStep::Receive };
+    Sent { client: client(who), packet: packet(number), turn, place, step }
 }
 
 async fn the_steps_of_exchanges_are_kept_in_the_order_of_their_turns(database: &dyn Database) {
@@ -2107,17 +2108,17 @@ async fn the_steps_of_exchanges_are_kept_in_the_order_of_their_turns(database: &
     assert_eq!(store.commit(&batch).await.unwrap(), [Outcome::Sent, Outcome::Sent]);
     assert_eq!(store.exchanges(&client("bob")).await.unwrap().sent, steps);
     assert_eq!(store.exchanges(&client("carol")).await.unwrap().sent, [other]);
-    let released = Sent { is_released: true, ..first.clone() };
+    let released = Sent { step: SentStep::Release, ..first.clone() };
     let third = sent("bob", 4, 3, Some((3, 8)), false);
     let batch = [
         Operation::Send([third.clone(), released.clone()].into()),
         receive("bob", 5, "news", "1"),
-        Operation::Send([Sent { is_released: true, ..third.clone() }].into()),
+        Operation::Send([Sent { step: SentStep::Release, ..third.clone() }].into()),
     ];
     store.commit(&batch).await.unwrap();
     store.close().await;
     let store = database.open().await;
-    let third = Sent { is_released: true, ..third };
+    let third = Sent { step: SentStep::Release, ..third };
     let expected =
         Exchanges { received: vec![packet(5)], sent: vec![released.clone(), second, third.clone()] };
     assert_eq!(store.exchanges(&client("bob")).await.unwrap(), expected);

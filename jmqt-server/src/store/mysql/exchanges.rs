@@ -13,7 +13,7 @@ use super::connection::retried;
 use super::rows::{self, MultiRow};
 use crate::store::limits::limited;
 use crate::store::plan::{NO_CHANNEL, Plan, Received};
-use crate::store::{Exchanges, Sent, Seq, StoreError};
+use crate::store::{Exchanges, Sent, SentStep, Seq, StoreError};
 
 /// Waits for another node that is recording the same packet identifier.
 static RECEIVE: LazyLock<MultiRow> = LazyLock::new(|| {
@@ -83,7 +83,7 @@ pub(super) async fn write(connection: &mut MySqlConnection, plan: &Plan<'_>) -> 
         values.add(i64::try_from(sent.turn)?)?;
         rows::add_key(values, &key)?;
         rows::add_seq(values, seq)?;
-        values.add(i64::from(sent.is_released))
+        values.add(sent.step.number())
     });
     send.await?;
     Ok(())
@@ -139,7 +139,7 @@ async fn read(connection: &mut MySqlConnection, client: &ClientId) -> Result<Exc
             packet: packet(row, 0)?,
             turn: rows::count(row, 1)?,
             place: (key != NO_CHANNEL).then_some((key, rows::seq(row, 3)?)),
-            is_released: rows::count(row, 4)? != 0,
+            step: SentStep::from_number(rows::count(row, 4)?),
         })
     };
     let mut sent: Vec<Sent> = found.iter().map(sent).collect::<Result<_, StoreError>>()?;

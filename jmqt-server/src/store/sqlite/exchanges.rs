@@ -13,7 +13,7 @@ use super::SqliteStore;
 use super::rows::{self, MultiRow};
 use crate::store::limits::limited;
 use crate::store::plan::{NO_CHANNEL, Plan, Received};
-use crate::store::{Exchanges, Sent, Seq, StoreError};
+use crate::store::{Exchanges, Sent, SentStep, Seq, StoreError};
 
 static RECEIVED: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::new(
@@ -84,7 +84,7 @@ pub(super) async fn write(connection: &mut SqliteConnection, plan: &Plan<'_>) ->
         values.add(i64::try_from(sent.turn)?)?;
         values.add(key.0)?;
         rows::add_seq(values, seq)?;
-        values.add(i64::from(sent.is_released))
+        values.add(sent.step.number())
     });
     send.await?;
     Ok(())
@@ -116,7 +116,7 @@ impl SqliteStore {
                 packet,
                 turn: rows::count(&row, 1)?,
                 place: (key != NO_CHANNEL).then_some((key, seq)),
-                is_released: rows::count(&row, 4)? != 0,
+                step: SentStep::from_number(rows::count(&row, 4)?),
             });
         }
         Ok(exchanges)

@@ -409,3 +409,115 @@ async fn a_message_that_was_sent_does_not_expire() {
     complete(&mut reader, number).await;
     reader.expect_nothing().await;
 }
+
+const fn once(number: u16, dup: bool) -> Delivery {
+    match jmqt_mqtt::PacketId::new(number) {
+        Some(id) => Delivery::AtLeastOnce { id, dup },
+        None => Delivery::AtMostOnce,
+    }
+}
+
+/// The next messages: payload and delivery.
+async fn messages(device: &mut Device, count: usize) -> Vec<(Vec<u8>, Delivery)> {
+    let mut found = Vec::new();
+    for _ in 0..count {
+        let (_, payload, delivery, _) = device.message().await;
+        found.push((payload, delivery));
+    }
+    found
+}
+
+/// The same messages, sent again.
+fn repeated(messages: &[(Vec<u8>, Delivery)]) -> Vec<(Vec<u8>, Delivery)> {
+    let again = |delivery| match delivery {
+        Delivery::AtLeastOnce { id, .. } => Delivery::AtLeastOnce { id, dup: true },
+        Delivery::ExactlyOnce { id, .. } => Delivery::ExactlyOnce { id, dup: true },
+        Delivery::AtMostOnce => Delivery::AtMostOnce,
+    };
+    messages.iter().map(|(payload, delivery)| (payload.clone(), again(*delivery))).collect()
+}
+
+#[tokio::test] // MQTT-4.4.0-1, MQTT-4.6.0-1, MQTT-3.3.1-1
+async fn messages_of_both_qos_come_again_in_their_order_as_often_as_the_session_is_resumed() {
+    for version in VERSIONS {
+        let mut server = start().await;
+        let mut device = Device::new(&server, version, persistent("reader")).await;
+        for filter in ["one/+", "two"] {
+            device.subscribe(filter, Qos::ExactlyOnce).await;
+        }
+        let mut shop = Device::new(&server, version, Login::of("shop")).await;
+        for (number, topic) in ["one/a", "two", "one/b", "two", "one/a"].into_iter().enumerate() {
+            let (number, payload) = (u16::try_from(number).unwrap() + 1, number.to_string());
+            if number % 2 == 0 {
+                shop.publish(topic, payload.as_bytes(), delivery(number, false), false).await;
+                shop.next(|packet| assert_eq!(packet, Packet::PubRec(done(number)))).await;
+            } else {
+                shop.publish(topic, payload.as_bytes(), once(number, false), false).await;
+                shop.next(|packet| assert_eq!(packet, Packet::PubAck(done(number)))).await;
+            }
+        }
+        let sent = messages(&mut device, 5).await;
+        for restarts in [false, true, false] {
+            drop(device);
+            if restarts {
+                server.restart().await;
+            }
+            let (resumed, is_present) = again(&server, version, persistent("reader")).await;
+            assert!(is_present);
+            device = resumed;
+            assert_eq!(messages(&mut device, 5).await, repeated(&sent), "{restarts}");
+            device.expect_nothing().await;
+        }
+        // Answers are accepted in any order, and nothing comes again.
+        for (_, delivery) in sent.iter().rev() {
+            match *delivery {
+                Delivery::ExactlyOnce { id, .. } => {
+                    device.send(&Packet::PubRec(done(id.get()))).await;
+                    device.next(|packet| assert_eq!(packet, Packet::PubRel(done(id.get())))).await;
+                    device.send(&Packet::PubComp(done(id.get()))).await;
+                }
+                _ => device.acknowledge(*delivery).await,
+            }
+        }
+        device.expect_nothing().await;
+        drop(device);
+        let (mut device, _) = again(&server, version, persistent("reader")).await;
+        device.expect_nothing().await;
+    }
+}
+
+#[tokio::test] // 4.4
+async fn a_message_that_cannot_be_sent_again_with_qos_1_is_given_up() {
+    let server = start().await;
+    for version in VERSIONS {
+        let mut device = Device::new(&server, version, persistent("reader")).await;
+        device.subscribe("news", Qos::AtLeastOnce).await;
+        let mut shop = Device::new(&server, version, Login::of("shop")).await;
+        shop.publish_acknowledged("news", b"1", false).await;
+        assert_eq!(messages(&mut device, 1).await.len(), 1);
+        drop(device);
+        // A JMQT client takes the session over, and acknowledges the message.
+        let mut browser = server.connect("reader").await;
+        let push = browser.next_push().await;
+        browser.ack(&push).await;
+        browser.expect_nothing_before_hb().await;
+        drop(browser);
+        shop.publish_acknowledged("news", b"2", false).await;
+        let (mut device, _) = again(&server, version, persistent("reader")).await;
+        assert_eq!(messages(&mut device, 1).await[0].0, b"2");
+        // The subscription ends, and the client comes back without an acknowledgement.
+        let mut names = NameBuf::new();
+        names.push("news").unwrap();
+        let packet = Unsubscribe { id: id(3), properties: Properties::EMPTY, filters: names.as_names() };
+        device.send(&Packet::Unsubscribe(packet)).await;
+        device.next(|packet| assert!(matches!(packet, Packet::UnsubAck(_)), "{packet:?}")).await;
+        drop(device);
+        let (mut device, is_present) = again(&server, version, persistent("reader")).await;
+        assert!(is_present);
+        device.expect_nothing().await;
+        device.disconnect(ReasonCode::SUCCESS, (version == Version::V5).then_some(0)).await;
+        device.ended().await;
+        let clean = Login { clean: true, ..persistent("reader") };
+        let _ = Device::new(&server, version, clean).await;
+    }
+}

@@ -259,11 +259,16 @@ async fn a_resumed_session_receives_again_what_it_has_not_acknowledged_in_order(
         shop.publish_acknowledged("orders", b"5", false).await;
         let mut device = Device::dial(&server, version).await;
         assert_eq!(device.connect(login).await, (ReasonCode::SUCCESS, true, None));
-        for expected in [b"1", b"3", b"4", b"5"] {
+        for earlier in [0, 2, 3] {
             let (_, payload, delivery, _) = device.message().await;
-            assert_eq!(payload, expected);
+            assert_eq!(payload, all[earlier].1);
+            let id = all[earlier].2.id().unwrap();
+            assert_eq!(delivery, Delivery::AtLeastOnce { id, dup: true });
             device.acknowledge(delivery).await;
         }
+        let (_, payload, delivery, _) = device.message().await;
+        assert_eq!((&*payload, delivery.dup()), (&b"5"[..], false));
+        device.acknowledge(delivery).await;
         // Nothing is sent again while the connection lasts.
         device.expect_nothing().await;
     }
