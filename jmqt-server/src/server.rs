@@ -216,6 +216,9 @@ impl Server {
             let publish = async move { shared.system_topics.run(&shared.hub, stop).await };
             server.spawn_beside_listeners("system topics", publish);
         }
+        let (shared, stop) = (Arc::clone(&server.shared), server.stop_listening.clone());
+        let end_idle = async move { Arc::clone(&shared.hub).end_idle_readers_regularly(stop).await };
+        server.spawn_beside_listeners("idle readers", end_idle);
         let wills = watch_wills(Arc::clone(&server.shared), server.stop_listening.clone());
         server.spawn_beside_listeners("wills", wills);
         server.listen(listeners);

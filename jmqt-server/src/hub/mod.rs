@@ -18,7 +18,7 @@ mod janitor;
 mod orphans;
 mod parked;
 mod publish;
-mod readers;
+pub(crate) mod readers;
 mod resume;
 mod sessions;
 mod stored;
@@ -200,6 +200,7 @@ impl Hub {
             | Operation::Release { client, .. }
             | Operation::SubscribeFilter { client, .. }
             | Operation::UnsubscribeFilter { client, .. }
+            | Operation::EndIdleCursor { client, .. }
             | Operation::BeginSession(BeginSession { client, .. })
             | Operation::SetExpiry { client, .. } => self.source_of(client),
             Operation::FireWill(fire) => self.source_of(&fire.will.client),

@@ -4,19 +4,31 @@
 //! log is created when the first such message is delivered, or when the session resumes and is behind: a subscription with
 //! the name of the channel, which stands for all subscriptions of the client that match.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use jmqt_core::ChannelName;
+use futures_util::future::join_all;
+use jmqt_core::{ChannelName, ClientId};
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
 use super::Hub;
 use crate::options::SubscriptionOptions;
 use crate::outbox::{Outbox, Reader, Stage, Subscription};
-use crate::store::{ChannelKey, Seq, StoreError};
+use crate::store::{ChannelKey, Operation, Outcome, Seq, StoreError, StoredSubscription};
 
 /// The pause before the cursor of a reader is read again after a failure.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
+/// A reader for filters without a message for this time, or up to twice as long, is ended.
+const IDLE: Duration = Duration::from_secs(300);
+
+/// The number of idle cursors that are ended together.
+const ENDED_TOGETHER: usize = 128;
+
+/// The readers for filters that had nothing to do at the last look, and the last messages that they have read.
+#[derive(Default)]
+pub(crate) struct IdleReaders(HashMap<(ChannelKey, ClientId), Seq, foldhash::fast::RandomState>);
 
 impl Hub {
     /// Begins a reader of the log of a channel, in which there is this message, for a subscription that lacks one.
@@ -104,6 +116,99 @@ impl Hub {
     /// Returns `true` if a persistent subscription of the client with a filter needs a reader of this channel.
     pub(super) fn needs_reader(&self, outbox: &Arc<Outbox>, channel: &ChannelName) -> bool {
         self.filters.lacking_reader(outbox, channel).is_some()
+    }
+
+    /// Ends readers for filters that have nothing to do, until the server stops. A client with the filter `#` would
+    /// otherwise have a reader and a cursor in each channel that ever had a message.
+    pub(crate) async fn end_idle_readers_regularly(self: Arc<Self>, stop: CancellationToken) {
+        let mut idle = IdleReaders::default();
+        while stop.run_until_cancelled(sleep(IDLE)).await.is_some() {
+            self.end_idle_readers(&mut idle).await;
+        }
+    }
+
+    /// Ends the readers for filters that have had nothing to do since the last call.
+    pub(crate) async fn end_idle_readers(self: &Arc<Self>, idle: &mut IdleReaders) {
+        let mut still_idle = IdleReaders::default();
+        for outbox in self.connections.outboxes() {
+            let Some(client) = outbox.client_with_filters() else { continue };
+            let mut ended = Vec::new();
+            let mut look = |channel: &ChannelName, (key, seq), end: &dyn Fn() -> bool| {
+                let place = (key, client.clone());
+                if idle.0.get(&place) == Some(&seq) && end() {
+                    ended.push((channel.clone(), (key, seq)));
+                } else {
+                    still_idle.0.insert(place, seq);
+                }
+            };
+            for reader in outbox.subscriptions().into_iter().filter(|it| it.own_options().is_of_filter()) {
+                let Some(last) = reader.idle_at() else { continue };
+                look(&reader.channel, last, &|| {
+                    let has_ended = outbox.end_idle_reader(&reader, last);
+                    if has_ended {
+                        self.leave(&reader);
+                    }
+                    has_ended
+                });
+            }
+            for stored in self.idle_cursors_without_reader(&outbox, &client).await {
+                look(&stored.channel, (stored.key, stored.last), &|| true);
+            }
+            self.filters.options_changed();
+            for some in ended.chunks(ENDED_TOGETHER) {
+                self.end_idle_cursors(&outbox, &client, some).await;
+            }
+        }
+        *idle = still_idle;
+    }
+
+    /// The cursors for filters of earlier connections: a reader is begun only for those that are behind.
+    async fn idle_cursors_without_reader(
+        &self,
+        outbox: &Arc<Outbox>,
+        client: &ClientId,
+    ) -> Vec<StoredSubscription> {
+        if !self.store.ends_idle_cursors() {
+            return Vec::new();
+        }
+        let mut stored = match self.store.subscriptions(client).await {
+            Ok(stored) => stored,
+            Err(error) => {
+                self.store_failed(&error);
+                return Vec::new();
+            }
+        };
+        stored.retain(|it| {
+            it.options.is_of_filter()
+                && it.cursor.acked == it.last
+                && outbox.subscription(it.channel.as_str()).is_none_or(|here| !here.is_reader())
+        });
+        stored
+    }
+
+    /// Deletes the cursors of readers that have been ended, unless there is another message meanwhile.
+    async fn end_idle_cursors(
+        self: &Arc<Self>,
+        outbox: &Arc<Outbox>,
+        client: &ClientId,
+        ended: &[(ChannelName, (ChannelKey, Seq))],
+    ) {
+        let ending = ended.iter().map(|(channel, last)| {
+            self.commit(Operation::EndIdleCursor {
+                client: client.clone(),
+                channel: channel.clone(),
+                last: *last,
+                is_deleted: self.store.ends_idle_cursors(),
+            })
+        });
+        let outcomes = join_all(ending).await;
+        let has_ended = |outcome: &Result<_, _>| matches!(outcome, Ok(Outcome::IdleCursorEnded(true)));
+        // A message that the store has taken before may have been offered to a reader that had ended.
+        if !outcomes.iter().all(has_ended)
+            && let Err(error) = self.begin_missing_readers(outbox).await
+        {
+            self.store_failed(&error);
+        }
     }
 
     /// Ends the readers that no subscription of the client needs any more.

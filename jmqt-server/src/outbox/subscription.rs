@@ -265,6 +265,18 @@ impl Subscription {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// If the client has acknowledged everything in the log and the store knows it: the last message, and its log.
+    pub(crate) fn idle_at(&self) -> Option<(ChannelKey, Seq)> {
+        match &*self.log() {
+            LogState::Attached(position)
+                if !position.is_behind() && !position.dirty && position.acked.up_to() == position.seen =>
+            {
+                Some((position.key, Seq(position.seen)))
+            }
+            _ => None,
+        }
+    }
+
     /// The channel's key in the store; `None` for a subscription that does not have it yet.
     pub(crate) fn key(&self) -> Option<ChannelKey> {
         match &*self.log() {

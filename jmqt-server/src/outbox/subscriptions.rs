@@ -189,6 +189,19 @@ impl Outbox {
         Some(subscription)
     }
 
+    /// Ends a reader for filters if it is still [idle](Subscription::idle_at) there.
+    pub(crate) fn end_idle_reader(&self, reader: &Arc<Subscription>, last: (ChannelKey, Seq)) -> bool {
+        let mut state = self.lock();
+        if !reader.own_options().is_of_filter() || reader.idle_at() != Some(last) {
+            return false;
+        }
+        if state.subscriptions.remove(reader.channel.as_str()).is_none() {
+            return false;
+        }
+        self.end_subscription(&mut state, reader);
+        true
+    }
+
     fn end_subscription(&self, state: &mut State, subscription: &Subscription) {
         subscription.set_stage(Stage::Ended);
         self.detach_locked(state, subscription);

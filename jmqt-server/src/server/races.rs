@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use super::*;
 use crate::config::Synchronous;
 use crate::connection::ConnectionInfo;
+use crate::hub::readers::IdleReaders;
 use crate::hub::{MqttSession, NewSession};
 use crate::outbox::{Outbox, Redelivery};
 use crate::store::{
@@ -139,6 +140,10 @@ impl Store for Gated {
 
     async fn forget_sent(&self, complete: &[Sent]) -> Result<(), StoreError> {
         self.store.forget_sent(complete).await
+    }
+
+    fn ends_idle_cursors(&self) -> bool {
+        self.store.ends_idle_cursors()
     }
 
     async fn trim(&self, channels: &[ChannelKey]) -> Result<u64, StoreError> {
@@ -302,15 +307,27 @@ impl Client {
 
     /// The type of the next packet; of a push, its channel and data.
     async fn next(&mut self) -> String {
+        let packet = self.packet().await;
+        let (kind, value) = packet.as_object().unwrap().iter().next().unwrap();
+        match kind.as_str() {
+            "push" => format!("{} {}", value["cn"].as_str().unwrap(), value["dt"]),
+            kind => kind.to_owned(),
+        }
+    }
+
+    /// The channel and data of the next push, which is acknowledged.
+    async fn acknowledge_next(&mut self) -> String {
+        let packet = self.packet().await;
+        let push = &packet["push"];
+        self.send(&format!(r#"{{"pushAck":{{"id":{}}}}}"#, push["id"])).await;
+        format!("{} {}", push["cn"].as_str().unwrap(), push["dt"])
+    }
+
+    async fn packet(&mut self) -> serde_json::Value {
         loop {
             if let Some(end) = self.received.iter().position(|byte| *byte == 0) {
                 let packet: Vec<u8> = self.received.drain(..=end).collect();
-                let packet: serde_json::Value = serde_json::from_slice(&packet[..end]).unwrap();
-                let (kind, value) = packet.as_object().unwrap().iter().next().unwrap();
-                return match kind.as_str() {
-                    "push" => format!("{} {}", value["cn"].as_str().unwrap(), value["dt"]),
-                    kind => kind.to_owned(),
-                };
+                return serde_json::from_slice(&packet[..end]).unwrap();
             }
             let mut chunk = [0; 4096];
             let length = within(self.stream.read(&mut chunk)).await.unwrap();
@@ -491,5 +508,110 @@ async fn a_long_packet_waits_for_its_turn_and_delays_no_other_client() {
     assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
     drop(taken);
     assert_eq!(bob.next().await, "subAck");
+    started.server.shutdown().await;
+}
+
+/// A client with a filter that has received and acknowledged a message, and what the server knows of its reader.
+async fn with_an_idle_reader(started: &Started) -> (Client, IdleReaders) {
+    let mut me = started.connect("me").await;
+    me.send(r#"{"sub":{"cn":"room/+","pr":1,"wc":1}}"#).await;
+    assert_eq!(me.next().await, "subAck");
+    started.publish_stored("room/1", 1).await;
+    assert_eq!(me.acknowledge_next().await, "room/1 1");
+    let mut idle = IdleReaders::default();
+    within(async {
+        while started.cursors("me").await != [(channel("room/1"), true)] {
+            tokio::time::sleep(Duration::from_millis(10)).await; // until the cursor is saved
+        }
+    })
+    .await;
+    started.server.shared.hub.end_idle_readers(&mut idle).await;
+    (me, idle)
+}
+
+impl Started {
+    async fn publish_stored(&self, to: &str, data: u32) {
+        let message = Publish::json(channel(to), &data).unwrap().at_least_once();
+        self.server.handle().force_pub(message).await.unwrap();
+    }
+
+    /// The channels in which the client has a cursor, and whether all messages there are acknowledged.
+    async fn cursors(&self, id: &str) -> Vec<(ChannelName, bool)> {
+        let stored = self.store.store.subscriptions(&client(id)).await.unwrap();
+        stored
+            .into_iter()
+            .map(|stored| (stored.channel.clone(), stored.cursor.acked == stored.last))
+            .collect()
+    }
+
+    /// The channels of the subscriptions and readers in memory.
+    fn in_memory(&self, id: &str) -> Vec<String> {
+        let outbox = self.server.shared.hub.connections.outbox(id).unwrap();
+        let mut names: Vec<_> = outbox.subscriptions().iter().map(|it| it.channel.to_string()).collect();
+        names.sort_unstable();
+        names
+    }
+}
+
+#[tokio::test]
+async fn an_idle_cursor_of_a_filter_ends_and_no_message_is_missed_or_repeated() {
+    let started = Started::new().await;
+    let (mut me, mut idle) = with_an_idle_reader(&started).await;
+    let before = started.in_memory("me").len();
+    started.server.shared.hub.end_idle_readers(&mut idle).await;
+    assert_eq!(started.cursors("me").await, []);
+    assert_eq!(started.in_memory("me").len(), before - 1);
+
+    started.publish_stored("room/1", 2).await;
+    assert_eq!(me.acknowledge_next().await, "room/1 2");
+    started.publish_stored("room/1", 3).await;
+    assert_eq!(me.next().await, "room/1 3"); // not acknowledged
+    assert_eq!(started.cursors("me").await.len(), 1);
+    started.server.shared.hub.end_idle_readers(&mut idle).await;
+    started.server.shared.hub.end_idle_readers(&mut idle).await;
+    assert_eq!(started.in_memory("me").len(), before, "a reader with a message in flight is not idle");
+    drop(me);
+    let mut me = started.connect("me").await;
+    assert_eq!(me.acknowledge_next().await, "room/1 3");
+    assert_eq!(me.up_to_now().await, [""; 0]);
+
+    // The next connection has no reader where nothing is new.
+    me.send(r#"{"disconn":{}}"#).await;
+    drop(me);
+    within(async {
+        while started.cursors("me").await != [(channel("room/1"), true)] {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    let mut me = started.connect("me").await;
+    for _ in 0..2 {
+        started.server.shared.hub.end_idle_readers(&mut idle).await;
+    }
+    assert_eq!(started.cursors("me").await, []);
+    started.publish_stored("room/1", 4).await;
+    assert_eq!(me.acknowledge_next().await, "room/1 4");
+    started.server.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_message_that_was_stored_while_an_idle_reader_ended_is_pushed_once() {
+    let started = Started::new().await;
+    let (mut me, mut idle) = with_an_idle_reader(&started).await;
+    started.store.commit.close();
+    let handle = started.server.handle();
+    let message = Publish::json(channel("room/1"), &2).unwrap().at_least_once();
+    let published = tokio::spawn(async move { handle.force_pub(message).await.unwrap() });
+    started.store.commit.reached().await; // the message is in the batch that is committed now
+    let hub = Arc::clone(&started.server.shared.hub);
+    let ending = tokio::spawn(async move { hub.end_idle_readers(&mut idle).await });
+    started.waiting(1).await; // the cursor is to end after it
+    started.store.commit.open();
+    within(ending).await.unwrap();
+    within(published).await.unwrap();
+    assert_eq!(me.acknowledge_next().await, "room/1 2");
+    started.publish_stored("room/1", 3).await;
+    assert_eq!(me.acknowledge_next().await, "room/1 3");
+    assert_eq!(me.up_to_now().await, [""; 0]);
     started.server.shutdown().await;
 }

@@ -401,7 +401,8 @@ impl Operation {
             Self::Subscribe { client, channel, .. }
             | Self::Unsubscribe { client, channel }
             | Self::BeginCursor { client, channel }
-            | Self::EndCursor { client, channel } => client.as_str().len() + channel.as_str().len(),
+            | Self::EndCursor { client, channel }
+            | Self::EndIdleCursor { client, channel, .. } => client.as_str().len() + channel.as_str().len(),
             Self::SubscribeFilter { client, filter, .. } | Self::UnsubscribeFilter { client, filter } => {
                 client.as_str().len() + filter.len()
             }

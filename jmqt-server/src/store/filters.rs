@@ -230,6 +230,12 @@ impl PersistentFilters {
         batch: &[Operation],
         outdated: &[(ClientId, ChannelName)],
     ) -> Option<Expanded> {
+        // Before the appends of the batch are looked at: their cursors may end in it.
+        for operation in batch {
+            if let Operation::EndIdleCursor { channel, is_deleted: true, .. } = operation {
+                self.complete.remove(channel);
+            }
+        }
         if outdated.is_empty() && (self.is_empty() || batch.iter().all(|operation| self.is_plain(operation)))
         {
             return None;

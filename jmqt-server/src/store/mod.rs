@@ -205,6 +205,18 @@ pub enum Operation {
         /// The channel.
         channel: ChannelName,
     },
+    /// Deletes the cursor of a client, if it was created for a filter and the client has acknowledged the whole log. The
+    /// next message creates it again.
+    EndIdleCursor {
+        /// The client.
+        client: ClientId,
+        /// The channel.
+        channel: ChannelName,
+        /// The last message that the client has acknowledged, and its log.
+        last: (ChannelKey, Seq),
+        /// `false`: only look whether the log has a later message. See [`Store::ends_idle_cursors`].
+        is_deleted: bool,
+    },
     /// Resumes the session of a client that connects, or ends it and begins another one.
     BeginSession(BeginSession),
     /// Publishes a will, if it still exists, and deletes it.
@@ -318,6 +330,8 @@ pub enum Outcome {
     FilterSubscribed,
     /// For `Unsubscribe` and `UnsubscribeFilter`: `true` if the subscription existed.
     Unsubscribed(bool),
+    /// For `EndIdleCursor`: `true` if the log has no later message.
+    IdleCursorEnded(bool),
     /// For `ClearRetained` and `ExpireRetained`: `true` if a message existed.
     Cleared(bool),
     /// For `Release`: the identifier is not recorded any more.
@@ -644,6 +658,12 @@ pub trait Store: Send + Sync + 'static {
 
     /// Deletes the records of complete QoS 2 exchanges. The cursors of their messages must have been saved before.
     async fn forget_sent(&self, complete: &[Sent]) -> Result<(), StoreError>;
+
+    /// Whether [`Operation::EndIdleCursor`] may delete cursors. The default is `false`, for stores where other nodes
+    /// remember the channels in which all cursors exist.
+    fn ends_idle_cursors(&self) -> bool {
+        false
+    }
 
     /// Deletes the messages that all cursors of these channels have passed, and channels that have no
     /// subscription, no message and no retained message left. It also deletes the remains of unsubscriptions, expiry and

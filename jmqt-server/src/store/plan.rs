@@ -221,7 +221,8 @@ impl<'b> Plan<'b> {
                 Operation::Subscribe { channel, .. }
                 | Operation::Unsubscribe { channel, .. }
                 | Operation::BeginCursor { channel, .. }
-                | Operation::EndCursor { channel, .. } => {
+                | Operation::EndCursor { channel, .. }
+                | Operation::EndIdleCursor { channel, .. } => {
                     plan.note(channel);
                 }
                 Operation::SubscribeFilter { client, filter, .. }
@@ -390,7 +391,8 @@ impl<'b> Plan<'b> {
             Operation::Subscribe { client, channel, .. }
             | Operation::Unsubscribe { client, channel }
             | Operation::BeginCursor { client, channel }
-            | Operation::EndCursor { client, channel } => {
+            | Operation::EndCursor { client, channel }
+            | Operation::EndIdleCursor { client, channel, is_deleted: true, .. } => {
                 let channel = self.channel(channel).filter(|it| it.persistent > 0)?;
                 Some((channel.key?, client))
             }
@@ -558,6 +560,15 @@ impl<'b> Plan<'b> {
                     true => self.unsubscribe(client, channel),
                     false => Outcome::Unsubscribed(false),
                 }
+            }
+            Operation::EndIdleCursor { client, channel, last, is_deleted } => {
+                let is_last =
+                    self.channel(channel).is_some_and(|it| (it.key, it.last) == (Some(last.0), last.1));
+                let is_of_filter = SubscriptionOptions::is_of_filter;
+                if is_last && *is_deleted && self.subscription(client, channel).is_some_and(is_of_filter) {
+                    self.unsubscribe(client, channel);
+                }
+                Outcome::IdleCursorEnded(is_last)
             }
             Operation::ClearRetained { channel } => self.clear_retained(channel),
             Operation::ExpireRetained { channel, now } => self.expire_retained(channel, *now),

@@ -207,6 +207,10 @@ impl Store for SqliteStore {
         self.forget_complete(complete).await
     }
 
+    fn ends_idle_cursors(&self) -> bool {
+        true
+    }
+
     async fn trim(&self, channels: &[ChannelKey]) -> Result<u64, StoreError> {
         self.trim_channels(channels).await
     }

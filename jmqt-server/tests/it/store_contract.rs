@@ -1368,6 +1368,50 @@ async fn a_cursor_goes_on_while_a_filter_or_a_subscription_needs_it(on: &dyn Dat
     assert_eq!(filters_of(&*store, "bob").await, ["+/1"]);
 }
 
+async fn an_idle_cursor_ends_unless_there_is_a_later_message(on: &dyn Database) {
+    let store = on.open().await;
+    resumed(&*store, "bob", false, 60).await;
+    one(&*store, subscribe_filter("bob", "a/+", Qos::AtLeastOnce)).await;
+    one(&*store, append("a/1", "1")).await;
+    let key = store.subscription(&client("bob"), &channel("a/1")).await.unwrap().unwrap().key;
+    let is_deleted = store.ends_idle_cursors();
+    let end_at = |seq| Operation::EndIdleCursor {
+        client: client("bob"),
+        channel: channel("a/1"),
+        last: (key, Seq(seq)),
+        is_deleted,
+    };
+    let outcomes = store.commit(&[append("a/1", "2"), end_at(1)]).await.unwrap();
+    assert_eq!((seqs(&outcomes[..1]), &outcomes[1]), (vec![Some(2)], &Outcome::IdleCursorEnded(false)));
+    assert_eq!(place_of(&*store, "bob", "a/1").await, Some((0, 2, true)));
+    // The next message, also in the same batch, needs a cursor again.
+    let outcomes = store.commit(&[end_at(2), append("a/1", "3")]).await.unwrap();
+    assert_eq!(outcomes[0], Outcome::IdleCursorEnded(true));
+    let (key, seq) = placed(&outcomes[1]).unwrap();
+    let acked = if is_deleted { seq.0 - 1 } else { 0 };
+    assert_eq!(place_of(&*store, "bob", "a/1").await, Some((acked, seq.0, true)));
+    let at_its_end = Operation::EndIdleCursor {
+        client: client("bob"),
+        channel: channel("a/1"),
+        last: (key, seq),
+        is_deleted,
+    };
+    assert_eq!(one(&*store, at_its_end.clone()).await, Outcome::IdleCursorEnded(true));
+    assert_eq!(place_of(&*store, "bob", "a/1").await.is_none(), is_deleted);
+    assert!(placed(&one(&*store, append("a/1", "4")).await).is_some());
+    // A subscription with the name of the channel keeps its cursor.
+    subscribed(&*store, "bob", "a/1").await;
+    let stored = store.subscription(&client("bob"), &channel("a/1")).await.unwrap().unwrap();
+    let of_the_name = Operation::EndIdleCursor {
+        client: client("bob"),
+        channel: channel("a/1"),
+        last: (stored.key, stored.last),
+        is_deleted,
+    };
+    assert_eq!(one(&*store, of_the_name).await, Outcome::IdleCursorEnded(true));
+    assert!(place_of(&*store, "bob", "a/1").await.is_some());
+}
+
 async fn filters_end_with_their_session(on: &dyn Database) {
     let store = on.open().await;
     for (name, ends) in [("a", "clean"), ("b", "expired"), ("c", "swept")] {
@@ -2196,6 +2240,7 @@ macro_rules! contract {
             the_expiry_of_a_session_survives_a_restart,
             a_filter_gets_a_cursor_before_the_first_message_of_each_channel,
             a_cursor_goes_on_while_a_filter_or_a_subscription_needs_it,
+            an_idle_cursor_ends_unless_there_is_a_later_message,
             filters_end_with_their_session,
     a_group_has_cursors_while_a_stored_session_is_a_member,
             every_process_knows_all_filters,
