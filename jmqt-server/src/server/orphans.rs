@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::{StreamExt, stream};
 use tokio_util::sync::CancellationToken;
 
-use crate::connection::{CloseReason, ConnectionInfo, Protocol};
+use crate::connection::{CloseReason, ConnectionInfo, Language, Protocol};
 use crate::context::Shared;
 use crate::hub::{Claim, Hub, claim_orphans, forget_orphan, orphan_connection};
 use crate::serve::{end_will_of, notify_close};
@@ -61,7 +61,10 @@ pub(super) async fn notify(shared: &Shared, session: &SessionRow) {
         ConnectionInfo { remote: SocketAddr::from(([0, 0, 0, 0], 0)), protocol: Protocol::Socket }
     });
     let notice = CloseNotice::new(info, client, CloseReason::ServerDied, &shared.handle, None.into());
-    end_will_of(shared, session).await;
+    // Only MQTT has wills; the sessions of others are not to wait for the store once more.
+    if info.protocol.language() == Language::Mqtt {
+        end_will_of(shared, session).await;
+    }
     notify_close(shared, &notice).await;
     // The notifier must not run a second time: wait for the store if it is unavailable.
     let mut is_first = true;
