@@ -112,7 +112,9 @@ pub(crate) struct Filters {
     generation: AtomicU64,
     /// The other nodes with members of groups, by the name of the share.
     shares: Mutex<NameMap<ChannelName, Arc<ShareNodes>>>,
-    /// Notified when they change.
+    /// The shares with a group on this node whose nodes have changed.
+    changed_shares: Mutex<Vec<ChannelName>>,
+    /// Notified when there are such.
     shares_changed: Notify,
     cache: [Shard; SHARDS],
     hasher: foldhash::fast::RandomState,
@@ -190,9 +192,14 @@ impl Filters {
         Arc::clone(shares.entry(name.clone()).or_default())
     }
 
-    /// Waits until other nodes have got members of a group, or have lost them.
-    pub(super) async fn shares_changed(&self) {
+    /// Waits until other nodes have got members of groups of this node, or have lost them, and returns the names of the shares.
+    pub(super) async fn shares_changed(&self) -> Vec<ChannelName> {
         self.shares_changed.notified().await;
+        let mut changed =
+            std::mem::take(&mut *self.changed_shares.lock().unwrap_or_else(PoisonError::into_inner));
+        changed.sort_unstable();
+        changed.dedup();
+        changed
     }
 
     /// Records whether another node has members of a group.
@@ -200,11 +207,15 @@ impl Filters {
         let Ok(name) = ChannelName::exact(filter.as_str()) else { return };
         let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
         let nodes = shares.entry(name.clone()).or_default();
-        if !nodes.set(node.0, has_members) && Arc::strong_count(nodes) == 1 {
+        let (has_others, is_here) = (nodes.set(node.0, has_members), Arc::strong_count(nodes) > 1);
+        if !has_others && !is_here {
             shares.remove(&name);
         }
         drop(shares);
-        self.shares_changed.notify_one();
+        if is_here {
+            self.changed_shares.lock().unwrap_or_else(PoisonError::into_inner).push(name);
+            self.shares_changed.notify_one();
+        }
     }
 
     /// Forgets a group that has ended on this node, unless other nodes have members. No other group of this name may begin

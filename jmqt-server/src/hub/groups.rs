@@ -160,8 +160,9 @@ impl Hub {
                         self.look_after(group).await;
                     }
                 }
-                () = self.filters.shares_changed() => {
-                    for (name, group) in self.groups.all() {
+                changed = self.filters.shares_changed() => {
+                    for name in changed {
+                        let Some(group) = self.groups.find(&name) else { continue };
                         self.members_have_changed(&name).await;
                         self.end_moved_readers(&group).await;
                         group.want_readers();

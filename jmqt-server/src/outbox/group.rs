@@ -715,6 +715,9 @@ impl Subscription {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::Data;
+    use crate::store::Epoch;
+    use crate::wire::IdSpace;
 
     #[test]
     fn each_channel_is_served_by_one_node_and_few_move() {
@@ -748,5 +751,65 @@ mod tests {
         assert!(counts.iter().all(|count| *count > 60), "{counts:?}");
         let alone = ShareNodes::default();
         assert!(alone.is_served_by(0, "$share/g/#", "a") && !alone.set(7, false));
+    }
+
+    fn member(context: &Arc<OutboxContext>, group: &Arc<Outbox>, name: &str) -> Arc<Subscription> {
+        let outbox = Arc::new(Outbox::new(Form::MqttV5, None, Arc::clone(context)));
+        outbox.set_window(16, Redelivery::AtOnce);
+        outbox.go_live();
+        let (share, client) = (ChannelName::exact("$share/g/a").unwrap(), ClientId::parse(name).unwrap());
+        let member = Subscription::new(share, client, outbox, Stage::Live, LogState::Temporary);
+        member.set_options(SubscriptionOptions::new(Qos::AtLeastOnce).shared());
+        let member = Arc::new(member);
+        assert!(member.outbox.insert_subscription(&member));
+        group.join(&member, Persistence::Temporary);
+        member
+    }
+
+    #[test]
+    fn a_member_that_acknowledges_nothing_does_not_stop_a_group() {
+        let context = Arc::new(OutboxContext {
+            queue_bytes: 8 * HELD_OVERHEAD,
+            outbound: Arc::new(crate::budget::Budget::new(1 << 30)),
+            counters: Arc::default(),
+            ids: IdSpace::new(Epoch(0), 1),
+            moved_cursors: Mutex::default(),
+            unrecorded: super::super::Unrecorded::default(),
+            groups: Groups::default(),
+        });
+        let share = ChannelName::exact("$share/g/a").unwrap();
+        let group = Outbox::of_group(&context, &share, 0, &Arc::default());
+        let (filter, owner) = (ChannelName::exact("$filter/a").unwrap(), ClientId::of_group("g/a").unwrap());
+        let own = Subscription::of_group(filter, owner, &group, LogState::Temporary);
+        assert!(group.insert_subscription(&own));
+        let slow = member(&context, &group, "slow");
+        for number in 0..10 {
+            let data = Data::checked_before("1".into());
+            let push = LoggedPush { id: context.ids.in_memory(number), sender: None, data };
+            let pushes = LoggedPushes::new(context.ids, ChannelName::parse("a").unwrap(), vec![push]);
+            group.offer(&own, &pushes, Source::Live);
+            group.flush();
+        }
+        let holders = || {
+            let state = group.group.as_ref().unwrap().lock();
+            let of = |member: &Arc<Subscription>| {
+                state.given.values().filter(|given| Arc::ptr_eq(&given.to, member)).count()
+            };
+            state.members.iter().map(of).collect::<Vec<_>>()
+        };
+        assert_eq!(holders(), [8], "two had no room");
+        let diligent = member(&context, &group, "diligent");
+        for _ in 0..PATIENCE {
+            assert_eq!(holders(), [8, 0]);
+            group.take_from_slow_members();
+            group.flush();
+        }
+        assert_eq!(holders(), [0, 8]);
+        // A late acknowledgement counts once.
+        let ids: Vec<PushId> = group.group.as_ref().unwrap().lock().given.keys().copied().collect();
+        assert!(ids.iter().all(|id| slow.outbox.acknowledge(*id)));
+        assert_eq!(holders(), [0, 0]);
+        assert!(ids.iter().all(|id| diligent.outbox.acknowledge(*id)));
+        assert_eq!(group.group.as_ref().unwrap().lock().bytes, 0);
     }
 }
