@@ -125,6 +125,8 @@ struct Restored {
     channels: Vec<ChannelName>,
     is_resumed: bool,
     begun: Option<Begun>,
+    /// The QoS 2 exchanges of earlier connections.
+    exchanges: Exchanges,
 }
 
 /// The number of subscriptions to different channels at the beginning of the recorded calls.
@@ -183,7 +185,7 @@ impl Hub {
             }
             cluster.announce(new.client, generation, new.info).await;
         }
-        let Restored { channels: retained, is_resumed, begun } =
+        let Restored { channels: retained, is_resumed, begun, .. } =
             match self.restore_and_carry_out(&new, generation).await {
                 Ok(restored) => restored,
                 Err(error) => {
@@ -217,7 +219,7 @@ impl Hub {
         generation: u64,
     ) -> Result<Restored, HubError> {
         let mut restored = self.restore(new, generation).await?;
-        self.restore_exchanges(new, &restored).await?;
+        self.restore_exchanges(new, &restored);
         self.carry_out(new, &mut restored.channels).await?;
         let own = ChannelName::of_client(new.client);
         if new.mqtt.is_none() && new.outbox.subscription(own.as_str()).is_none() {
@@ -269,22 +271,18 @@ impl Hub {
             };
         }
         let subscriptions = stored.filter(|_| is_resumed).map(|stored| stored.subscriptions);
-        let restored = Restored { channels: Vec::new(), is_resumed, begun };
+        let exchanges = Exchanges::default();
+        let restored = Restored { channels: Vec::new(), is_resumed, begun, exchanges };
         Ok((restored, subscriptions.unwrap_or_default()))
     }
 
     /// Continues the QoS 2 exchanges of earlier connections, if the store keeps them.
-    async fn restore_exchanges(&self, new: &NewSession<'_>, restored: &Restored) -> Result<(), HubError> {
-        let Some(mqtt) = new.mqtt.as_ref().filter(|_| restored.begun.is_some()) else { return Ok(()) };
-        let stored = match restored.is_resumed {
-            true => self.store.exchanges(new.client).await.map_err(|error| self.store_failed(&error))?,
-            false => Exchanges::default(),
-        };
+    fn restore_exchanges(&self, new: &NewSession<'_>, restored: &Restored) {
+        let Some(mqtt) = new.mqtt.as_ref().filter(|_| restored.begun.is_some()) else { return };
         // If the session ends with this connection, only earlier exchanges are completed.
-        if mqtt.expiry > 0 || stored != Exchanges::default() {
-            new.outbox.keep_exchanges(new.client, &stored);
+        if mqtt.expiry > 0 || restored.exchanges != Exchanges::default() {
+            new.outbox.keep_exchanges(new.client, &restored.exchanges);
         }
-        Ok(())
     }
 
     /// Begins the session in the store, and adds its persistent subscriptions to the tables.
@@ -293,6 +291,12 @@ impl Hub {
         let (mut restored, mut stored) = self.begin_stored(new, generation).await?;
         let is_stored = new.mqtt.as_ref().is_some_and(|mqtt| mqtt.expiry > 0);
         new.outbox.set_stored(is_stored);
+        if new.mqtt.is_some() && restored.begun.is_some() && restored.is_resumed {
+            // Before the cursors: a node that was believed dead may still save a cursor, and then delete the records of the
+            // messages behind it.
+            let read = self.store.exchanges(new.client).await;
+            restored.exchanges = read.map_err(|error| self.store_failed(&error))?;
+        }
         self.restore_filters(new, restored.is_resumed, &stored).await?;
         let has_filters = new.outbox.has_filters();
         // Other cursors for filters are read with the next message.

@@ -80,6 +80,9 @@ pub enum StoreError {
     /// Another connection has held a lock for longer than a node is allowed to.
     #[error("another connection has locked a part of the database for too long")]
     Locked,
+    /// The other nodes consider this node dead, and continue its sessions.
+    #[error("the other nodes have taken over the sessions of this node")]
+    Condemned,
     /// The outcome of a COMMIT is unknown: the answer of the database is missing.
     #[error("commit outcome unknown: {0}")]
     Unanswered(#[source] DatabaseError),
@@ -104,6 +107,7 @@ impl StoreError {
             | Self::Open { .. }
             | Self::Migrate(_)
             | Self::Corrupt { .. }
+            | Self::Condemned
             | Self::Unanswered(_) => false,
         }
     }

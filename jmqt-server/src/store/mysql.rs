@@ -40,9 +40,9 @@ use super::backlog;
 use super::limits::limited;
 use super::names::NameSet;
 use super::{
-    ChannelKey, CursorUpdate, Due, Epoch, Exchanges, Expired, Forgotten, IsAway, LogPart, Operation, Outcome,
-    PendingLimits, Retained, RetainedLimits, Sent, Seq, SessionRow, Store, StoreError, StoredFilter,
-    StoredSession, StoredSubscription, StoredWill, Swept, UnderPrefix,
+    ChannelKey, CursorUpdate, Due, Epoch, Exchanges, Expired, Forgotten, IsAway, LogPart, NodeBeat,
+    Operation, Outcome, PendingLimits, Retained, RetainedLimits, Sent, Seq, SessionRow, Store, StoreError,
+    StoredFilter, StoredSession, StoredSubscription, StoredWill, Swept, UnderPrefix,
 };
 use crate::config::MySqlTls;
 
@@ -129,6 +129,8 @@ pub struct MySqlStore {
     retained: Option<NameSet>,
     retained_limits: RetainedLimits,
     to_trim: Trimming,
+    /// This node, as one of a cluster, and the beat that it must have.
+    member: std::sync::Mutex<Option<NodeBeat>>,
     /// The last publisher that was checked for expiry.
     publishers_up_to: std::sync::Mutex<publishers::Place>,
     closed: AtomicBool,

@@ -452,6 +452,11 @@ impl<'b> Plan<'b> {
         }
     }
 
+    /// Returns `true` if the batch has steps of QoS 2 exchanges, which only the node with the client's session may do.
+    pub(super) fn has_exchanges(&self) -> bool {
+        !self.sent.is_empty() || !self.received.is_empty()
+    }
+
     /// Inserts the totals of all retained messages.
     pub(super) fn put_room(&mut self, room: RetainedRoom) {
         self.room = room;

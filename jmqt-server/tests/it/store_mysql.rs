@@ -12,8 +12,8 @@ use jmqt_server::config::MySqlTls;
 use jmqt_server::store::{
     Append, Attributes, BeginSession, ChannelKey, ClusterStore, Cursor, CursorUpdate, DataForm, Due, Entered,
     LogPlace, MySqlOptions, MySqlStore, NodeBeat, Operation, Outcome, PendingLimits, PublishId, PublisherId,
-    RetainedLimits, Seq, SessionRow, SharedSession, Stamp, Store, StoreError, StoredSubscription,
-    SubscriptionOptions, Values,
+    RetainedLimits, Sent, SentStep, Seq, SessionRow, SharedSession, Stamp, Store, StoreError,
+    StoredSubscription, SubscriptionOptions, Values,
 };
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::mysql::MySqlConnection;
@@ -1130,6 +1130,41 @@ async fn a_condemned_live_node_notices_it_and_rejoins() {
     }
     a.readmit("a", 1).await.unwrap();
     assert_eq!(beats(&a, "a").await, named([("a", 2), ("b", 2)]));
+}
+
+#[tokio::test] // what its sessions had left is done by other nodes meanwhile
+async fn a_condemned_node_records_no_exchanges_until_it_rejoins() {
+    let Some(database) = MySql::new(true) else { return };
+    let (a, b) = (open(&database).await, open(&database).await);
+    let packet = NonZeroU16::new(7).unwrap();
+    let receive = |data: &str| {
+        let (sender, received) = (Some(client("alice")), Some(packet));
+        let Operation::Append(append) = append("orders", data) else { unreachable!() };
+        Operation::Append(Append { sender, received, ..append })
+    };
+    let send = |turn| {
+        let sent = Sent { client: client("bob"), packet, turn, place: None, step: SentStep::Receive };
+        Operation::Send(Box::new([sent]))
+    };
+    let release = || Operation::Release { client: client("alice"), packet };
+    let is_refused = async |operation| matches!(a.commit(&[operation]).await, Err(StoreError::Condemned));
+    assert_eq!(beats(&a, "a").await, named([("a", 1)]));
+    enter(&a, "alice", "a").await;
+    a.commit(&[receive("1"), send(1)]).await.unwrap();
+    assert_eq!(b.claim_sessions_of(&seen("a", 1), "b", 10).await.unwrap().len(), 1);
+    assert!(is_refused(receive("2")).await && is_refused(send(2)).await && is_refused(release()).await);
+    a.commit(&[append("orders", "3")]).await.unwrap(); // which concerns no session
+    b.commit(&[send(3)]).await.unwrap();
+    let exchanges = b.exchanges(&client("bob")).await.unwrap();
+    assert_eq!(exchanges.sent.iter().map(|sent| sent.turn).collect::<Vec<_>>(), [1, 3]);
+    assert_eq!(b.exchanges(&client("alice")).await.unwrap().received, [packet]);
+    // It has been forgotten: its beat starts again, which it has not noticed.
+    b.orphan_closed(&b.claimed("b").await.unwrap()[0].row).await.unwrap();
+    b.forget_condemned().await.unwrap();
+    assert!(is_refused(send(4)).await);
+    a.beat("a").await.unwrap();
+    a.readmit("a", 1).await.unwrap();
+    a.commit(&[send(5), release()]).await.unwrap();
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 //! A transaction that inserts sessions locks the generation counter until its commit, so these transactions
 //! are serialized, and a later one sees the sessions of an earlier one.
 
-use std::sync::LazyLock;
+use std::sync::{LazyLock, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use async_trait::async_trait;
@@ -96,6 +96,9 @@ impl ClusterStore for MySqlStore {
         });
         let beats = beats.await?;
         let is_condemned = beats.iter().any(|(it, is_condemned)| *is_condemned && it.node == node);
+        if let Some((own, _)) = beats.iter().find(|(it, _)| it.node == node) {
+            self.is_member(own);
+        }
         Ok((!is_condemned).then(|| beats.into_iter().map(|(it, _)| it).collect()))
     }
 
@@ -113,7 +116,9 @@ impl ClusterStore for MySqlStore {
             let written = written.await;
             lease.done(written)
         })
-        .await
+        .await?;
+        *self.member() = Some(NodeBeat { node: node.to_owned(), beat: last_beat });
+        Ok(())
     }
 
     async fn leave(&self, node: &str) -> Result<(), StoreError> {
@@ -216,6 +221,30 @@ impl MySqlStore {
             Ok(false) => Err(StoreError::Database(error)),
             Err(_) => Err(StoreError::Unanswered(error)),
         }
+    }
+
+    fn member(&self) -> MutexGuard<'_, Option<NodeBeat>> {
+        self.member.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers the beat of this node. One that starts again is that of a node that was condemned and forgotten.
+    fn is_member(&self, own: &NodeBeat) {
+        let mut member = self.member();
+        if member.as_ref().is_none_or(|known| known.node != own.node || known.beat <= own.beat) {
+            *member = Some(own.clone());
+        }
+    }
+
+    /// Fails if other nodes may have taken over the sessions of this node. They do not until the transaction ends.
+    ///
+    /// A node that stood still commits what its sessions had left. Without this, the exchanges of a session that goes on at
+    /// another node would begin again.
+    pub(super) async fn hold_membership(&self, connection: &mut MySqlConnection) -> Result<(), StoreError> {
+        let Some(NodeBeat { node, beat }) = self.member().clone() else { return Ok(()) };
+        let sql = "SELECT 1 FROM nodes WHERE node_id = ? AND condemned_at IS NULL AND beat >= ? \
+            LOCK IN SHARE MODE";
+        let query = sqlx::query(sql).bind(node.as_bytes()).bind(beat.cast_signed());
+        query.fetch_optional(connection).await?.map(drop).ok_or(StoreError::Condemned)
     }
 
     async fn write_node(&self, sql: &'static str, node: &str) -> Result<(), StoreError> {

@@ -345,6 +345,9 @@ impl MySqlStore {
         if Some(version) != filters {
             return Ok(None);
         }
+        if plan.has_exchanges() {
+            self.hold_membership(&mut connected.connection).await?;
+        }
         publishers::load(&mut connected.connection, &mut plan, batch).await?;
         exchanges::load(&mut connected.connection, &mut plan).await?;
         load(&mut connected.connection, &mut plan, batch).await?;

@@ -323,7 +323,7 @@ fn is_silent(error: &StoreError) -> bool {
 pub(super) fn is_usable(error: &StoreError) -> bool {
     match error {
         StoreError::Database(DatabaseError(sqlx::Error::Database(_))) => !is_lost(error),
-        StoreError::Corrupt { .. } | StoreError::InUse { .. } => true,
+        StoreError::Corrupt { .. } | StoreError::InUse { .. } | StoreError::Condemned => true,
         _ => false,
     }
 }

@@ -78,6 +78,7 @@ async fn open_in_time(options: &MySqlOptions) -> Result<MySqlStore, StoreError> 
         retained,
         retained_limits: options.retained,
         to_trim: Trimming::default(),
+        member: std::sync::Mutex::default(),
         publishers_up_to: std::sync::Mutex::default(),
         closed: AtomicBool::new(false),
     })
