@@ -134,6 +134,8 @@ pub struct Config {
     pub max_retained_messages: Option<u64>,
     /// The most payload bytes of all retained messages together; `None` for no limit. Default 256 MiB.
     pub max_retained_bytes: Option<u64>,
+    /// The most channels whose retained message one client has set; `None` for no limit. Default 10,000.
+    pub max_retained_per_client: Option<u64>,
     /// How long a stopping server continues to send queued messages. Up to an hour, default
     /// 5 seconds.
     pub drain: Duration,
@@ -280,6 +282,12 @@ impl Config {
                 0..=1_000_000_000_000_000,
             ))
             .filter(|limit| *limit > 0),
+            max_retained_per_client: Some(settings.integer(
+                "MAX_RETAINED_PER_CLIENT",
+                10_000,
+                0..=1_000_000_000_000,
+            ))
+            .filter(|limit| *limit > 0),
             drain: settings.seconds("DRAIN_SECONDS", 5, 0..=3600),
             spread_drain: redis.is_some(),
             redis,
@@ -306,7 +314,11 @@ impl Config {
 
     /// The limits of retained messages.
     pub(crate) fn retained_limits(&self) -> RetainedLimits {
-        RetainedLimits { messages: self.max_retained_messages, bytes: self.max_retained_bytes }
+        RetainedLimits {
+            messages: self.max_retained_messages,
+            bytes: self.max_retained_bytes,
+            messages_per_client: self.max_retained_per_client,
+        }
     }
 
     /// The ports of all configured listeners, each with its key.

@@ -90,7 +90,8 @@ counters! {
     /// Stored messages dropped because a client exceeded MAX_PENDING_PER_CLIENT,
     /// MAX_PENDING_BYTES_PER_CLIENT or MAX_PENDING_P2P_PER_CLIENT.
     pending_dropped,
-    /// Messages that were not retained because MAX_RETAINED_MESSAGES or MAX_RETAINED_BYTES was reached.
+    /// Messages that were not retained because MAX_RETAINED_MESSAGES, MAX_RETAINED_BYTES or MAX_RETAINED_PER_CLIENT was
+    /// reached.
     retained_refused,
     /// Persistent subscriptions removed because their client did not return within SESSION_EXPIRY_SECONDS.
     subscriptions_expired,

@@ -3,7 +3,7 @@
 use jmqt_config::{Keys, Variables};
 
 /// All keys, in the order of `server.conf` and `docs/configuration.md`.
-pub(super) const KEYS: [&str; 66] = [
+pub(super) const KEYS: [&str; 67] = [
     "BIND_ADDRESS",
     "SOCKET_PORT",
     "WEBSOCKET_PORT",
@@ -47,6 +47,7 @@ pub(super) const KEYS: [&str; 66] = [
     "MAX_PENDING_P2P_PER_CLIENT",
     "MAX_RETAINED_MESSAGES",
     "MAX_RETAINED_BYTES",
+    "MAX_RETAINED_PER_CLIENT",
     "LOG_PATH",
     "LOG_MODE",
     "ENABLE_MYSQL",

@@ -19,6 +19,8 @@ pub struct RetainedLimits {
     pub messages: Option<u64>,
     /// The bytes of all their payloads.
     pub bytes: Option<u64>,
+    /// Of the channels, those whose retained message was set by one client.
+    pub messages_per_client: Option<u64>,
 }
 
 impl RetainedLimits {

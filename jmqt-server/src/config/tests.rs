@@ -179,6 +179,7 @@ fn without_a_file_the_default_ports_are_used() {
     assert_eq!(config.max_pending_p2p_per_client, Some(1000));
     assert_eq!(config.max_retained_messages, Some(100_000));
     assert_eq!(config.max_retained_bytes, Some(256 << 20));
+    assert_eq!(config.max_retained_per_client, Some(10_000));
     assert_eq!(config.log, LogConfig::new(LogMode::Info, None));
 }
 

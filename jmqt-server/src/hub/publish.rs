@@ -194,7 +194,7 @@ impl Hub {
         let client = append.sender.as_ref().map_or("", ClientId::as_str);
         log_limited!(
             warn, target: "jmqt::store", client, channel = %append.channel, bytes = append.data.len(),
-            "message not retained: MAX_RETAINED_MESSAGES or MAX_RETAINED_BYTES is reached"
+            "message not retained: MAX_RETAINED_MESSAGES, MAX_RETAINED_BYTES or MAX_RETAINED_PER_CLIENT is reached"
         );
     }
 

@@ -13,7 +13,7 @@ use crate::name_map::NameMap;
 
 use super::client_row::ClientRow;
 use super::publisher::Seen;
-use super::retained::RetainedRoom;
+use super::retained::{RetainedBy, RetainedRoom};
 use super::time::millis;
 use super::{
     Append, BeginSession, ChannelKey, Cursor, LogPlace, Operation, Outcome, PublishId, PublisherId, Retained,
@@ -50,6 +50,8 @@ pub(super) struct Channel<'b> {
     retained_bytes: Option<u64>,
     /// When the retained message expires, in milliseconds since 1970.
     retained_until: Option<i64>,
+    /// The client that has set it.
+    retained_by: Option<ClientId>,
     /// The retained message, if an operation set it.
     pub(super) retained: Option<Retained>,
     pub(super) retained_changed: bool,
@@ -69,6 +71,7 @@ impl<'b> Channel<'b> {
             changed: false,
             retained_bytes: None,
             retained_until: None,
+            retained_by: None,
             retained: None,
             retained_changed: false,
             left: false,
@@ -183,6 +186,8 @@ pub(super) struct Plan<'b> {
     messages: Vec<Logged<'b>>,
     /// The totals of all retained messages.
     room: RetainedRoom,
+    /// The numbers of retained messages of the clients that the batch concerns.
+    retained_by: RetainedBy,
 }
 
 impl<'b> Plan<'b> {
@@ -210,6 +215,7 @@ impl<'b> Plan<'b> {
             sent: Vec::new(),
             messages: Vec::new(),
             room: RetainedRoom::default(),
+            retained_by: RetainedBy::default(),
         };
         for operation in batch {
             match operation {
@@ -444,11 +450,18 @@ impl<'b> Plan<'b> {
         keys
     }
 
-    /// Inserts the size of the retained message of a channel, and when it expires, in milliseconds since 1970.
-    pub(super) fn put_retained(&mut self, key: ChannelKey, bytes: u64, until: Option<i64>) {
+    /// Inserts the size of the retained message of a channel, when it expires, in milliseconds since 1970, and who has set it.
+    pub(super) fn put_retained(
+        &mut self,
+        key: ChannelKey,
+        bytes: u64,
+        until: Option<i64>,
+        by: Option<ClientId>,
+    ) {
         if let Some(&index) = self.by_key.get(&key) {
             let channel = &mut self.channels[index];
             (channel.retained_bytes, channel.retained_until) = (Some(bytes), until);
+            channel.retained_by = by;
         }
     }
 
@@ -457,9 +470,21 @@ impl<'b> Plan<'b> {
         !self.sent.is_empty() || !self.received.is_empty()
     }
 
-    /// Inserts the totals of all retained messages.
-    pub(super) fn put_room(&mut self, room: RetainedRoom) {
+    /// Inserts the totals of all retained messages, and the numbers of those of each client. Call this after the retained
+    /// messages are inserted.
+    pub(super) fn put_room(&mut self, room: RetainedRoom, by_client: &RetainedBy, batch: &[Operation]) {
         self.room = room;
+        if room.limits.messages_per_client.is_some() {
+            let before = self.channels.iter().filter_map(|channel| channel.retained_by.as_ref());
+            let now = batch.iter().filter_map(Operation::append).filter(|append| append.retain);
+            let now = now.filter_map(|append| append.sender.as_ref());
+            self.retained_by = by_client.some(before.chain(now));
+        }
+    }
+
+    /// The numbers of retained messages of the clients that the batch concerned.
+    pub(super) fn take_retained_by(&mut self) -> RetainedBy {
+        std::mem::take(&mut self.retained_by)
     }
 
     /// The current totals of all retained messages.
@@ -643,10 +668,13 @@ impl<'b> Plan<'b> {
             self.clear_retained(&append.channel);
         } else if append.retain {
             let (before, now) = (self.channels[index].retained_bytes, append.stored_bytes() as u64);
-            if before.is_none() && !self.room.takes(now) {
+            let of_sender = append.sender.as_ref().map_or(0, |sender| self.retained_by.of(sender));
+            if before.is_none() && !self.room.takes(now, of_sender) {
                 return Outcome::TooManyRetained;
             }
             self.room.replace(before, Some(now));
+            let by = std::mem::replace(&mut self.channels[index].retained_by, append.sender.clone());
+            self.retained_by.replace(by.as_ref(), append.sender.as_ref());
             self.key(index, next_key);
             let channel = &mut self.channels[index];
             let Append { sender, data, attributes, .. } = append.clone();
@@ -802,6 +830,7 @@ impl<'b> Plan<'b> {
             return Outcome::Cleared(false);
         };
         self.room.replace(Some(bytes), None);
+        self.retained_by.replace(channel.retained_by.take().as_ref(), None);
         (channel.retained_bytes, channel.retained, channel.retained_until) = (None, None, None);
         (channel.retained_changed, channel.left) = (true, true);
         Outcome::Cleared(true)

@@ -480,7 +480,7 @@ async fn attributes_are_kept_with_logged_and_retained_messages(on: &dyn Database
 }
 
 async fn attributes_count_for_limits(on: &dyn Database) {
-    let limits = RetainedLimits { messages: None, bytes: Some(20) };
+    let limits = RetainedLimits { bytes: Some(20), ..RetainedLimits::default() };
     let store = on.open_with(limits).await;
     let key = subscribed(&*store, "bob", "news").await.key;
     // The encoding of the attributes has 6 bytes, so a message has 10.
@@ -754,7 +754,7 @@ async fn retained_messages_follow_the_order_of_the_batch(on: &dyn Database) {
 }
 
 async fn no_more_is_retained_than_may_be(on: &dyn Database) {
-    let limits = RetainedLimits { messages: Some(3), bytes: Some(100) };
+    let limits = RetainedLimits { messages: Some(3), bytes: Some(100), messages_per_client: None };
     let store = on.open_with(limits).await;
     let text = |bytes: usize| format!("\"{}\"", "x".repeat(bytes - 2));
     let bob = subscribed(&*store, "bob", "d").await.key;
@@ -784,6 +784,36 @@ async fn no_more_is_retained_than_may_be(on: &dyn Database) {
     assert_eq!((placed(&outcomes[2]), placed(&outcomes[5])), (Some((bob, Seq(1))), None));
     assert_eq!(one(&*store, both()).await, REPEATED);
     assert_eq!(kept(&*store, "d").await.unwrap().data, text(11));
+}
+
+async fn a_client_sets_no_more_retained_messages_than_it_may(on: &dyn Database) {
+    let limits = RetainedLimits { messages_per_client: Some(2), ..RetainedLimits::default() };
+    let store = on.open_with(limits).await;
+    let by = |who: &str, name: &str| {
+        let sender = Some(client(who));
+        Operation::Append(Append { retain: true, log: false, sender, ..message(name, "1") })
+    };
+    let refused = |outcomes: &[Outcome]| {
+        outcomes.iter().map(|outcome| *outcome == Outcome::TooManyRetained).collect::<Vec<_>>()
+    };
+    let batch = [by("alice", "a"), by("alice", "b"), by("alice", "c"), by("alice", "a"), by("bob", "c")];
+    let outcomes = store.commit(&batch).await.unwrap();
+    assert_eq!(refused(&outcomes), [false, false, true, false, false]);
+    // Those that another client replaces are not hers any more, nor are those that are deleted.
+    let batch =
+        [by("bob", "a"), by("alice", "d"), by("alice", "e"), by("bob", "f"), clear("c"), by("bob", "f")];
+    let outcomes = store.commit(&batch).await.unwrap();
+    assert_eq!(refused(&outcomes), [false, false, true, true, false, false]);
+    store.close().await;
+    let store = on.open_with(limits).await;
+    for (who, name, is_refused) in [("alice", "e", true), ("bob", "e", true), ("carol", "e", false)] {
+        assert_eq!(one(&*store, by(who, name)).await == Outcome::TooManyRetained, is_refused, "{who}");
+    }
+    // The application may.
+    let of_nobody = |name| Append { retain: true, log: false, sender: None, ..message(name, "1") };
+    for name in ["g", "h", "i"] {
+        assert_eq!(one(&*store, Operation::Append(of_nobody(name))).await, Outcome::Appended(None));
+    }
 }
 
 async fn a_message_can_be_logged_and_retained(on: &dyn Database) {
@@ -2210,6 +2240,7 @@ macro_rules! contract {
             retained_messages_follow_the_order_of_the_batch,
             a_message_can_be_logged_and_retained,
             no_more_is_retained_than_may_be,
+            a_client_sets_no_more_retained_messages_than_it_may,
             channels_with_a_retained_message_are_distinguished_from_others,
             a_cursor_is_kept_with_its_map,
             a_cursor_never_moves_backwards,

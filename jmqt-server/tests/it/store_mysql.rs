@@ -686,7 +686,7 @@ async fn subscriptions_made_on_another_node_are_known() {
 async fn retained_messages_of_one_node_are_counted_by_the_others_within_seconds() {
     let Some(database) = MySql::new(true) else { return };
     database.make().await;
-    let retained = RetainedLimits { messages: Some(3), bytes: None };
+    let retained = RetainedLimits { messages: Some(3), ..RetainedLimits::default() };
     let open = || async { MySqlStore::open(MySqlOptions { retained, ..database.options() }).await.unwrap() };
     let (a, b) = (open().await, open().await);
     for (store, name) in [(&a, "1"), (&b, "2"), (&a, "3")] {

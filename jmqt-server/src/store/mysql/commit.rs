@@ -22,7 +22,7 @@ use crate::store::cursor::CursorRow;
 use crate::store::filters::PersistentFilters;
 use crate::store::limits::{COMMIT_LIMIT, limited};
 use crate::store::plan::{ChannelRow, Logged, Plan};
-use crate::store::retained::{RetainedRoom, RetainedTotals};
+use crate::store::retained::{RetainedBy, RetainedRoom, RetainedTotals};
 use crate::store::time::millis;
 use crate::store::{ChannelKey, DatabaseError, Operation, Outcome, Stamp, StoreError};
 
@@ -57,7 +57,7 @@ static CHANNELS: LazyLock<MultiRow> = LazyLock::new(|| {
     )
 });
 static RETAINED: LazyLock<MultiRow> = LazyLock::new(|| {
-    MultiRow::list("SELECT channel_id, bytes, expires_at FROM retained WHERE channel_id IN ({rows})")
+    MultiRow::list("SELECT channel_id, bytes, expires_at, sender FROM retained WHERE channel_id IN ({rows})")
 });
 
 static CHANGE_CHANNELS: LazyLock<MultiRow> = LazyLock::new(|| {
@@ -139,6 +139,8 @@ pub(super) struct Committer {
     filters: Option<SharedFilters>,
     /// The totals of all retained messages, and the time of reading them; `None` if they are unknown.
     retained: Option<(RetainedTotals, Instant)>,
+    /// The numbers of those of each client; `None` if they are unknown. What other nodes store later is not counted.
+    retained_by: Option<RetainedBy>,
 }
 
 /// A batch carried out in an open transaction.
@@ -173,7 +175,18 @@ impl Committer {
     fn new(connected: Connected, node: i64, alone: Option<Locks>) -> Self {
         let (last_id, connected) = (connected.id, Some(connected));
         let (used, keys) = (Instant::now(), NameMap::default());
-        Self { connected, used, last_id, node, batch: 0, alone, keys, filters: None, retained: None }
+        Self {
+            connected,
+            used,
+            last_id,
+            node,
+            batch: 0,
+            alone,
+            keys,
+            filters: None,
+            retained: None,
+            retained_by: None,
+        }
     }
 
     /// The connection, unless it was idle for so long that the server is about to close it.
@@ -194,9 +207,12 @@ impl Committer {
     }
 
     /// Records the totals after a batch.
-    fn note_retained(&mut self, plan: &Plan<'_>) {
+    fn note_retained(&mut self, plan: &mut Plan<'_>) {
         if let Some((totals, _)) = &mut self.retained {
             *totals = plan.room().totals;
+        }
+        if let Some(by_client) = &mut self.retained_by {
+            by_client.committed(plan.take_retained_by());
         }
     }
 
@@ -290,7 +306,7 @@ impl MySqlStore {
         };
         let prepared = limited(self.prepare(&mut connected, committer, batch, stamp, filters)).await;
         let connection = &mut connected.connection;
-        let prepared = match prepared {
+        let mut prepared = match prepared {
             Ok(Some(prepared)) => prepared,
             Ok(None) => {
                 limited(rollback(connection)).await?;
@@ -308,7 +324,7 @@ impl MySqlStore {
             limited(rollback(connection)).await?;
         } else if let Err(error) = commit(connection).await {
             drop(connected);
-            committer.retained = None;
+            (committer.retained, committer.retained_by) = (None, None);
             return match self.has_happened(committer).await {
                 Some(true) => Ok(Some(self.committed(prepared))),
                 Some(false) => Err(error),
@@ -316,7 +332,7 @@ impl MySqlStore {
             };
         }
         committer.put(connected);
-        committer.note_retained(&prepared.plan);
+        committer.note_retained(&mut prepared.plan);
         Ok(Some(self.committed(prepared)))
     }
 
@@ -352,7 +368,8 @@ impl MySqlStore {
         exchanges::load(&mut connected.connection, &mut plan).await?;
         load(&mut connected.connection, &mut plan, batch).await?;
         wills::load(&mut connected.connection, &mut plan).await?;
-        plan.put_room(RetainedRoom { limits: self.retained_limits, totals });
+        let room = RetainedRoom { limits: self.retained_limits, totals };
+        plan.put_room(room, committer.retained_by.as_ref().unwrap_or(&RetainedBy::default()), batch);
         let outcomes = plan.carry_out(batch, &mut 0);
         if !plan.made().is_empty() {
             return Err(StoreError::Corrupt { what: "channel" }); // `lock_channels` has inserted the needed rows
@@ -383,6 +400,10 @@ impl MySqlStore {
             .retained
             .filter(|(_, since)| committer.alone.is_some() || since.elapsed() < TOTALS_EVERY);
         let retains = |it: &Operation| it.append().is_some_and(|append| append.retain);
+        let is_limited = self.retained_limits.messages_per_client.is_some();
+        if committer.retained_by.is_none() && is_limited && batch.iter().any(retains) {
+            committer.retained_by = Some(read_retained_by(connection).await?);
+        }
         if known.is_none() && !self.retained_limits.are_none() && batch.iter().any(retains) {
             let counted = self.retained_limits.messages.filter(|_| committer.alone.is_none());
             let totals = read_totals(connection, counted).await?;
@@ -596,7 +617,8 @@ async fn load<'b>(
     }
     let keys = plan.retained_to_load(batch);
     for row in RETAINED.fetch(connection, &keys, rows::add_key).await? {
-        plan.put_retained(rows::key(&row, 0)?, rows::count(&row, 1)?, row.try_get(2)?);
+        let (key, bytes, until) = (rows::key(&row, 0)?, rows::count(&row, 1)?, row.try_get(2)?);
+        plan.put_retained(key, bytes, until, rows::sender(&row, 3)?);
     }
     Ok(())
 }
@@ -612,6 +634,14 @@ async fn read_totals(
     let most = counted.and_then(|most| i64::try_from(most).ok()).unwrap_or(i64::MAX);
     let row = sqlx::query(sql).bind(most).fetch_one(connection).await?;
     Ok(RetainedTotals { messages: rows::count(&row, 0)?, bytes: rows::count(&row, 1)? })
+}
+
+async fn read_retained_by(connection: &mut MySqlConnection) -> Result<RetainedBy, StoreError> {
+    let sql = "SELECT sender, COUNT(*) FROM retained WHERE sender IS NOT NULL GROUP BY sender";
+    let counts = sqlx::query(sql).fetch_all(connection).await?;
+    let counts = counts.iter().map(|row| Ok((rows::sender(row, 0)?, rows::count(row, 1)?)));
+    let counts = counts.collect::<Result<Vec<_>, StoreError>>()?.into_iter();
+    Ok(RetainedBy::new(counts.filter_map(|(sender, count)| Some((sender?, count)))))
 }
 
 /// Writes the changed rows.

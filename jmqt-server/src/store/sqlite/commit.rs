@@ -30,7 +30,7 @@ static CHANNELS: LazyLock<MultiRow> = LazyLock::new(|| {
 static RETAINED: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::new(
         1,
-        "SELECT channel_id, length(data) + COALESCE(length(attributes), 0), expires_at FROM retained \
+        "SELECT channel_id, length(data) + COALESCE(length(attributes), 0), expires_at, sender FROM retained \
          WHERE channel_id IN ({rows})",
     )
 });
@@ -181,7 +181,8 @@ impl SqliteStore {
             load(writer.connection()?, &mut plan, batch).await?;
             writer.load_publishers(&mut plan).await?;
             exchanges::load(writer.connection()?, &mut plan).await?;
-            plan.put_room(RetainedRoom { limits: self.retained_limits, totals: writer.retained });
+            let room = RetainedRoom { limits: self.retained_limits, totals: writer.retained };
+            plan.put_room(room, &writer.retained_by, batch);
             let outcomes = plan.carry_out(batch, &mut writer.next_channel);
             if plan.is_unchanged() {
                 return Ok((outcomes, Vec::new(), Vec::new()));
@@ -203,6 +204,7 @@ impl SqliteStore {
         .await;
         let (outcomes, gone, forgotten) = writer.finish(prepared).await?;
         writer.retained = plan.room().totals;
+        writer.retained_by.committed(plan.take_retained_by());
         writer.publishers.keep(plan.take_publishers());
         writer.publishers.forget(&forgotten);
         for client in gone.iter().chain(plan.gone_clients()) {
@@ -270,7 +272,8 @@ async fn load<'b>(
 
     let keys = plan.retained_to_load(batch);
     for row in RETAINED.fetch(connection, &keys, add_key).await? {
-        plan.put_retained(rows::key(&row, 0)?, rows::count(&row, 1)?, row.try_get(2)?);
+        let (key, bytes, until) = (rows::key(&row, 0)?, rows::count(&row, 1)?, row.try_get(2)?);
+        plan.put_retained(key, bytes, until, rows::sender(&row, 3)?);
     }
     Ok(())
 }

@@ -14,11 +14,11 @@ use tokio::sync::Mutex;
 
 use super::guard::Guard;
 use super::writer::Writer;
-use super::{SqliteOptions, SqliteStore, clients, filters, wills};
+use super::{SqliteOptions, SqliteStore, clients, filters, rows, wills};
 use crate::config::Synchronous;
 use crate::store::limits::TIME_LIMIT;
 use crate::store::names::NameSet;
-use crate::store::retained::RetainedTotals;
+use crate::store::retained::{RetainedBy, RetainedTotals};
 use crate::store::{ChannelKey, Epoch, StoreError};
 
 /// The migrations from an empty database to the schema of this version, in order. A released migration never changes.
@@ -54,13 +54,17 @@ pub(super) async fn open(options: SqliteOptions) -> Result<SqliteStore, StoreErr
     let retained = "SELECT c.name FROM retained AS r JOIN channels AS c ON c.id = r.channel_id";
     let retained = names(&mut connection, retained).await?;
     let retained_totals = retained_totals(&mut connection).await?;
+    let retained_by = match retained_limits.messages_per_client {
+        Some(_) => retained_by(&mut connection).await?,
+        None => RetainedBy::default(),
+    };
     let next = "SELECT COALESCE(MAX(seq), 0) + 1 FROM sqlite_sequence WHERE name = 'channels'";
     let next_channel = sqlx::query_scalar(next).fetch_one(&mut connection).await?;
     let to_trim = left_to_trim(&mut connection).await?;
     let filters = filters::load_all(&mut connection).await?;
 
     guard.check_files()?; // the write-ahead log exists now
-    let mut writer = Writer::new(options.clone(), connection, next_channel, retained_totals);
+    let mut writer = Writer::new(options.clone(), connection, next_channel, retained_totals, retained_by);
     writer.to_trim.extend(&to_trim);
     writer.filters = Some(filters);
     Ok(SqliteStore {
@@ -213,6 +217,14 @@ async fn retained_totals(connection: &mut SqliteConnection) -> Result<RetainedTo
         FROM retained";
     let (messages, bytes): (i64, i64) = sqlx::query_as(sql).fetch_one(connection).await?;
     Ok(RetainedTotals { messages: messages.unsigned_abs(), bytes: bytes.unsigned_abs() })
+}
+
+async fn retained_by(connection: &mut SqliteConnection) -> Result<RetainedBy, StoreError> {
+    let sql = "SELECT sender, COUNT(*) FROM retained WHERE sender IS NOT NULL GROUP BY sender";
+    let counts = sqlx::query(sql).fetch_all(connection).await?;
+    let counts = counts.iter().map(|row| Ok((rows::sender(row, 0)?, rows::count(row, 1)?)));
+    let counts = counts.collect::<Result<Vec<_>, StoreError>>()?.into_iter();
+    Ok(RetainedBy::new(counts.filter_map(|(sender, count)| Some((sender?, count)))))
 }
 
 /// Channels that the previous process has not trimmed.

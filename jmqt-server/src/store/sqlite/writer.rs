@@ -9,7 +9,7 @@ use super::{filters, rows};
 use crate::store::filters::PersistentFilters;
 use crate::store::limits::{COMMIT_LIMIT, limited, no_answer};
 use crate::store::plan::Plan;
-use crate::store::retained::RetainedTotals;
+use crate::store::retained::{RetainedBy, RetainedTotals};
 use crate::store::to_trim::ToTrim;
 use crate::store::{DatabaseError, StoreError};
 
@@ -29,6 +29,8 @@ pub(super) struct Writer {
     pub(super) to_trim: ToTrim,
     /// The totals of all retained messages.
     pub(super) retained: RetainedTotals,
+    /// The numbers of those of each client.
+    pub(super) retained_by: RetainedBy,
     /// The filters that need cursors; `None` if they must be read, because a change of them failed.
     pub(super) filters: Option<PersistentFilters>,
     /// The cached publishers.
@@ -42,6 +44,7 @@ impl Writer {
         connection: SqliteConnection,
         next_channel: i64,
         retained: RetainedTotals,
+        retained_by: RetainedBy,
     ) -> Self {
         Self {
             options,
@@ -50,6 +53,7 @@ impl Writer {
             next_channel,
             to_trim: ToTrim::default(),
             retained,
+            retained_by,
             filters: None,
             publishers: Publishers::default(),
             rescue: Rescue::default(),

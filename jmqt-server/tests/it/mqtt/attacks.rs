@@ -334,6 +334,37 @@ async fn a_client_that_retains_a_message_in_ever_new_topics_is_refused_and_count
     reader.expect_nothing().await;
 }
 
+#[tokio::test] // MAX_RETAINED_PER_CLIENT
+async fn a_client_leaves_others_their_share_of_retained_messages() {
+    let mut server = TestServer::configured(|config| {
+        config.mqtt_port = Some(0);
+        config.max_retained_messages = Some(60);
+        config.max_retained_per_client = Some(50);
+    })
+    .await;
+    let mut greedy = Device::new(&server, Version::V5, Login::of("greedy")).await;
+    let kept = |number| format!("kept/{number}");
+    let outcome = publish_many(&mut greedy, 100, true, kept).await;
+    assert_eq!(outcome, (50, Some(ReasonCode::NOT_AUTHORIZED)));
+    assert_eq!(server.counters().retained_refused, 50);
+    assert_eq!(publish_many(&mut greedy, 50, true, kept).await, (0, None), "replaced");
+    let mut other = Device::new(&server, Version::V5, Login::of("other")).await;
+    assert_eq!(publish_many(&mut other, 5, true, |number| format!("other/{number}")).await, (0, None));
+    // What another one replaces is another one's, and what is deleted is nobody's.
+    assert_eq!(publish_many(&mut other, 2, true, kept).await, (0, None));
+    other.publish("kept/2", b"", Delivery::AtMostOnce, true).await;
+    other.expect_nothing().await;
+    let more = |number| format!("more/{number}");
+    assert_eq!(publish_many(&mut greedy, 4, true, more).await.0, 1);
+    // The same is counted after a restart.
+    server.restart().await;
+    let mut greedy = Device::new(&server, Version::V5, Login::of("greedy")).await;
+    assert_eq!(publish_many(&mut greedy, 5, true, more).await.0, 2);
+    greedy.publish("more/0", b"", Delivery::AtMostOnce, true).await;
+    greedy.expect_nothing().await;
+    assert_eq!(publish_many(&mut greedy, 1, true, |_| "more/4".to_owned()).await, (0, None));
+}
+
 #[tokio::test] // 3.1.2.11.3
 async fn a_client_with_receive_maximum_1_delays_nobody_else() {
     let server = start().await;
