@@ -59,7 +59,9 @@ pub(crate) async fn open(
     let unusable = |error: EncodeError| ConnectError::Will(Box::new(Error::Encode(error)));
     connect(options, server, client_id, clean_start, link.portion()).map_err(unusable)?;
     link.send();
-    let answer = way.limited(Step::Connect, NO_ANSWER, async { Ok(answer(link, options, client_id).await) });
+    let answer = way.limited(Step::Connect, NO_ANSWER, async {
+        Ok(answer(link, options, (client_id, clean_start)).await)
+    });
     let session = answer.await??;
     way.done(Step::Connect, Found::Session(session.information.to_string()));
     Ok(session)
@@ -113,7 +115,11 @@ fn connect(
     packet.encode(options.version, out)
 }
 
-async fn answer(mut link: Link, options: &Options, client_id: &str) -> Result<Session, ConnectError> {
+async fn answer(
+    mut link: Link,
+    options: &Options,
+    (client_id, clean_start): (&str, bool),
+) -> Result<Session, ConnectError> {
     let mut frames = FrameDecoder::new(options.max_packet_bytes);
     let protocol =
         |problem: String| ConnectError::Reach(crate::ConnectError::Protocol { step: Step::Connect, problem });
@@ -139,6 +145,10 @@ async fn answer(mut link: Link, options: &Options, client_id: &str) -> Result<Se
                     message: ack.properties.reason_string().unwrap_or_default().to_owned(),
                     server_reference: ack.properties.server_reference().map(str::to_owned),
                 });
+            }
+            if clean_start && ack.session_present {
+                let problem = "the server continues a session that the client has asked it to end";
+                return Err(protocol(problem.to_owned())); // [MQTT-3.2.2-4]
             }
             let information = information(options, client_id, ack.session_present, ack.properties);
             let rest = bytes.slice(bytes.len() - chunk.len()..);

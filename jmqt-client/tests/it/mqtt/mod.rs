@@ -5,6 +5,7 @@ mod broker;
 mod command;
 #[cfg(feature = "cli")]
 mod doctor;
+mod scripted;
 
 use std::time::Duration;
 

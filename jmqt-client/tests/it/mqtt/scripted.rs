@@ -1,0 +1,280 @@
+//! The MQTT client against a server that sends exactly what a test requests (numbers are sections of MQTT 5.0).
+
+use jmqt_client::mqtt::{DisconnectReason, Error};
+use jmqt_mqtt::{
+    Codes, ConnAck, Connect, Delivery, Frame, Packet, PacketId, PacketType, Peek, Place, Properties,
+    Property, PropertyBuf, Sender, peek,
+};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::{TcpListener, TcpStream};
+
+use super::*;
+
+struct Scripted(TcpListener);
+
+/// One connection of a client.
+struct Peer {
+    stream: TcpStream,
+    received: Vec<u8>,
+    version: Version,
+    /// CONNECT had the flag.
+    clean_start: bool,
+}
+
+impl Scripted {
+    async fn start() -> Self {
+        Self(TcpListener::bind("127.0.0.1:0").await.unwrap())
+    }
+
+    fn options(&self, version: Version) -> Options {
+        options(&format!("mqtt://{}", self.0.local_addr().unwrap()), version, "scripted")
+    }
+
+    /// The next connection, up to its CONNECT.
+    async fn accept(&self) -> Peer {
+        let (stream, _) = within("a connection", self.0.accept()).await.unwrap();
+        let mut peer = Peer { stream, received: Vec::new(), version: Version::V5, clean_start: false };
+        let packet = peer.packet().await.expect("no CONNECT");
+        let connect = Connect::decode(&Frame::of(&packet).unwrap()).unwrap();
+        (peer.version, peer.clean_start) = (connect.version, connect.clean_start);
+        peer
+    }
+
+    /// A client with a session.
+    async fn connected(&self, options: Options, of: &[Property<'_>]) -> (Client, Peer) {
+        let (client, peer) = tokio::join!(connect(options), self.session(false, of));
+        (client, peer)
+    }
+
+    /// The next connection, with a CONNACK.
+    async fn session(&self, session_present: bool, of: &[Property<'_>]) -> Peer {
+        let mut peer = self.accept().await;
+        peer.accept(session_present, of).await;
+        peer
+    }
+}
+
+impl Peer {
+    async fn accept(&mut self, session_present: bool, of: &[Property<'_>]) {
+        let mut buffer = PropertyBuf::new();
+        if self.version == Version::V5 {
+            of.iter().for_each(|property| buffer.push(*property).unwrap());
+        }
+        let properties = buffer.for_place(Place::Packet(PacketType::ConnAck), Sender::Server).unwrap();
+        self.send(&Packet::ConnAck(ConnAck { session_present, reason: ReasonCode::SUCCESS, properties }))
+            .await;
+    }
+
+    async fn packet(&mut self) -> Option<Vec<u8>> {
+        loop {
+            if let Ok(Peek::Known(header)) = peek(&self.received, 1 << 28)
+                && header.packet_length() <= self.received.len()
+            {
+                let rest = self.received.split_off(header.packet_length());
+                return Some(std::mem::replace(&mut self.received, rest));
+            }
+            let mut chunk = [0; 4096];
+            let length = within("a packet", self.stream.read(&mut chunk)).await.unwrap_or(0);
+            if length == 0 {
+                return None;
+            }
+            self.received.extend_from_slice(&chunk[..length]);
+        }
+    }
+
+    /// The next packet that is not a PINGREQ.
+    async fn next<T>(&mut self, look: impl FnOnce(Packet<'_>) -> T) -> T {
+        let packet = within("another packet than PINGREQ", self.no_ping()).await;
+        look(Packet::decode(&Frame::of(&packet).unwrap(), self.version, Sender::Client).unwrap())
+    }
+
+    async fn no_ping(&mut self) -> Vec<u8> {
+        loop {
+            let packet = self.packet().await.expect("the connection has ended");
+            let frame = Frame::of(&packet).unwrap();
+            match Packet::decode(&frame, self.version, Sender::Client).unwrap() {
+                Packet::PingReq => self.send(&Packet::PingResp).await,
+                _ => return packet,
+            }
+        }
+    }
+
+    async fn send(&mut self, packet: &Packet<'_>) {
+        self.stream.write_all(&packet.to_bytes(self.version).unwrap()).await.unwrap();
+    }
+
+    /// The next packet is a PUBLISH: payload and delivery.
+    async fn publish(&mut self) -> (String, Delivery) {
+        self.next(|packet| match packet {
+            Packet::Publish(publish) => {
+                (String::from_utf8(publish.payload.to_vec()).unwrap(), publish.delivery)
+            }
+            other => panic!("{other:?}"),
+        })
+        .await
+    }
+
+    /// Answers a SUBSCRIBE with this QoS.
+    async fn grant(&mut self, code: u8) {
+        let id = self.next(|packet| match packet {
+            Packet::Subscribe(subscribe) => subscribe.id,
+            other => panic!("{other:?}"),
+        });
+        let id = id.await;
+        self.send(&Packet::SubAck(Codes { id, properties: Properties::EMPTY, codes: &[code] })).await;
+    }
+
+    async fn deliver(&mut self, topic: &str, alias: Option<u16>, payload: &[u8], delivery: Delivery) {
+        let mut buffer = PropertyBuf::new();
+        alias.into_iter().for_each(|alias| buffer.push(Property::TopicAlias(alias)).unwrap());
+        let properties = buffer.for_place(Place::Packet(PacketType::Publish), Sender::Server).unwrap();
+        let publish = jmqt_mqtt::Publish { delivery, retain: false, topic, properties, payload };
+        self.send(&Packet::Publish(publish)).await;
+    }
+}
+
+const fn id(number: u16) -> PacketId {
+    match PacketId::new(number) {
+        Some(id) => id,
+        None => PacketId::MIN,
+    }
+}
+
+fn publish(payload: &str) -> Publish {
+    Publish::new("news", payload.to_owned()).unwrap()
+}
+
+#[tokio::test] // MQTT-3.1.2-20, -21, MQTT-3.2.2-21; 3.1.1: MQTT-3.1.2-23
+async fn a_silent_client_pings_within_the_keep_alive_that_the_server_wants() {
+    let server = Scripted::start().await;
+    for (version, own, asked) in
+        [(Version::V3_1_1, 2, None), (Version::V5, 2, None), (Version::V5, 3600, Some(2))]
+    {
+        let mut options = server.options(version);
+        options.keep_alive = Duration::from_secs(own);
+        let client = Client::start(options).unwrap();
+        let mut peer = server.accept().await;
+        let asked = asked.map(Property::ServerKeepAlive);
+        peer.accept(false, asked.as_slice()).await;
+        for _ in 0..2 {
+            let packet = peer.packet().await.expect("the connection has ended");
+            assert_eq!(packet, Packet::PingReq.to_bytes(version).unwrap());
+            peer.send(&Packet::PingResp).await;
+        }
+        drop(client);
+    }
+}
+
+#[tokio::test] // MQTT-3.2.2-4
+async fn a_client_without_a_session_closes_a_connection_that_has_one() {
+    let server = Scripted::start().await;
+    for version in VERSIONS {
+        let mut wanted = server.options(version);
+        wanted.reconnect = Reconnect::Off;
+        let connecting = tokio::spawn(Client::connect(wanted));
+        let mut peer = server.session(true, &[]).await;
+        assert!(peer.clean_start);
+        while let Some(packet) = peer.packet().await {
+            let frame = Frame::of(&packet).unwrap();
+            let packet = Packet::decode(&frame, version, Sender::Client).unwrap();
+            assert!(matches!(packet, Packet::Disconnect(_)), "{packet:?}");
+        }
+        let error = within("the outcome", connecting).await.unwrap().unwrap_err();
+        assert!(error.to_string().contains("session"), "{error}");
+    }
+}
+
+#[tokio::test] // MQTT-3.2.2-11, MQTT-3.2.2-14
+async fn a_client_sends_nothing_that_the_server_does_not_have() {
+    let server = Scripted::start().await;
+    for most in [Qos::AtMostOnce, Qos::AtLeastOnce] {
+        let client = Client::start(server.options(Version::V5)).unwrap();
+        // Two were queued before the client knew.
+        let mut queued = Vec::new();
+        for message in [publish("queued").qos(Qos::ExactlyOnce), publish("queued").at_least_once().retained()]
+        {
+            let client = client.clone();
+            queued.push(tokio::spawn(async move { client.publish(&message).await }));
+        }
+        tokio::task::yield_now().await;
+        let mut peer =
+            server.session(false, &[Property::MaximumQos(most), Property::RetainAvailable(false)]).await;
+        for queued in queued {
+            let outcome = within("the outcome", queued).await.unwrap();
+            assert!(matches!(outcome, Err(Error::NotAvailable { .. })), "{outcome:?}");
+        }
+        for message in [publish("x").qos(Qos::ExactlyOnce), publish("x").retained()] {
+            let outcome = within("the outcome", client.publish(&message)).await;
+            assert!(matches!(outcome, Err(Error::NotAvailable { .. })), "{outcome:?}");
+        }
+        client.publish(&publish("marker")).await.unwrap();
+        assert_eq!(peer.publish().await, ("marker".to_owned(), Delivery::AtMostOnce));
+        drop(client);
+    }
+}
+
+#[tokio::test] // MQTT-3.3.2-10
+async fn all_aliases_up_to_the_maximum_are_understood_and_none_above() {
+    let server = Scripted::start().await;
+    let mut wanted = server.options(Version::V5);
+    wanted.topic_alias_maximum = 3;
+    let client = Client::start(wanted).unwrap();
+    let mut events = client.events();
+    let subscribing = {
+        let client = client.clone();
+        tokio::spawn(async move { client.subscribe("#", Qos::AtMostOnce).await })
+    };
+    let mut peer = server.session(false, &[]).await;
+    peer.grant(0).await;
+    let mut stream = within("a subscription", subscribing).await.unwrap().unwrap();
+    let topics = [("one", 1), ("two", 2), ("three", 3), ("four", 2)];
+    for (topic, alias) in topics {
+        peer.deliver(topic, Some(alias), b"", Delivery::AtMostOnce).await;
+        peer.deliver("", Some(alias), b"", Delivery::AtMostOnce).await;
+        for _ in 0..2 {
+            assert_eq!(next(&mut stream).await.topic(), topic);
+        }
+    }
+    peer.deliver("", Some(1), b"", Delivery::AtMostOnce).await;
+    assert_eq!(next(&mut stream).await.topic(), "one");
+    peer.deliver("five", Some(4), b"", Delivery::AtMostOnce).await;
+    let reason = loop {
+        let event = within("an event", events.next()).await.expect("no more events");
+        if let Event::Disconnected { reason } = event {
+            break reason;
+        }
+    };
+    assert!(matches!(reason, DisconnectReason::Protocol(_)), "{reason:?}");
+    // The next connection has no aliases yet.
+    let mut peer = server.session(false, &[]).await;
+    peer.grant(0).await;
+    peer.deliver("", Some(1), b"", Delivery::AtMostOnce).await;
+    while peer.packet().await.is_some() {}
+}
+
+#[tokio::test] // MQTT-3.14.4-1, -2
+async fn after_disconnect_the_client_sends_nothing_and_closes() {
+    let server = Scripted::start().await;
+    for version in VERSIONS {
+        let (client, mut peer) = server.connected(server.options(version), &[]).await;
+        client.publish(&publish("last")).await.unwrap();
+        let leaving = {
+            let client = client.clone();
+            tokio::spawn(async move { client.disconnect().await })
+        };
+        assert_eq!(peer.publish().await.0, "last");
+        peer.next(|packet| assert!(matches!(packet, Packet::Disconnect(_)), "{packet:?}")).await;
+        // What is sent to it now has no answer.
+        let ping = Packet::Publish(jmqt_mqtt::Publish {
+            delivery: Delivery::AtLeastOnce { id: id(1), dup: false },
+            retain: false,
+            topic: "news",
+            properties: Properties::EMPTY,
+            payload: b"late",
+        });
+        let _ = peer.stream.write_all(&ping.to_bytes(version).unwrap()).await;
+        assert_eq!(peer.packet().await, None);
+        within("the end", leaving).await.unwrap();
+        assert!(client.publish(&publish("later")).await.is_err());
+    }
+}
