@@ -163,6 +163,11 @@ async fn the_wills_of_a_killed_node_are_published_once_by_another_node() {
     let client = within("CONNECT", Client::connect(here.clone())).await.unwrap();
     assert!(client.information().unwrap().session_present);
     client.disconnect().await;
+    // Otherwise the next connection may be faster than the DISCONNECT of this one.
+    until("the end of its second connection", || {
+        cluster.closes_of("back").iter().any(|reason| reason == "Disconnected").then_some(())
+    })
+    .await;
     here.clean_start = true;
     Client::connect(here).await.unwrap().disconnect().await;
     let received = receive(&watcher, &mut stream, published.clone()).await;

@@ -194,8 +194,12 @@ impl Janitor {
         drop(tokio::time::timeout(SAVE_TIMEOUT, written).await);
     }
 
-    /// Deletes the will of a session.
-    pub(crate) async fn delete_will(&self, client: &ClientId, generation: u64) {
+    /// Deletes the will of a session, also if the future is dropped: its caller may be called off while it waits.
+    pub(crate) fn delete_will(
+        &self,
+        client: &ClientId,
+        generation: u64,
+    ) -> impl Future<Output = ()> + Send + use<> {
         let written = {
             let mut chores = self.chores();
             chores.discarded_wills.push((client.clone(), generation));
@@ -203,7 +207,7 @@ impl Janitor {
         };
         self.urgent.notify_one();
         // Bounded, because the session must not hang if the store does.
-        drop(tokio::time::timeout(SAVE_TIMEOUT, written).await);
+        async move { drop(tokio::time::timeout(SAVE_TIMEOUT, written).await) }
     }
 
     /// Begins the delay of the will of a session that has ended: see [`Store::end_wills`]. Many connections may be lost at

@@ -96,9 +96,13 @@ impl Hub {
         }
     }
 
-    /// Deletes the will of a connected client, which disconnects in order.
-    pub(crate) async fn discard_will(&self, client: &ClientId, generation: u64) {
-        self.janitor.delete_will(client, generation).await;
+    /// Deletes the will of a connected client, which disconnects in order. It is deleted also if the future is dropped.
+    pub(crate) fn discard_will(
+        &self,
+        client: &ClientId,
+        generation: u64,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        self.janitor.delete_will(client, generation)
     }
 
     /// Some wills that are due, of all clients or of one. An error was logged.
