@@ -2,7 +2,7 @@
 
 use jmqt_client::mqtt::{DisconnectReason, Error};
 use jmqt_mqtt::{
-    Codes, ConnAck, Connect, Delivery, Frame, Packet, PacketId, PacketType, Peek, Place, Properties,
+    Ack, Codes, ConnAck, Connect, Delivery, Frame, Packet, PacketId, PacketType, Peek, Place, Properties,
     Property, PropertyBuf, Sender, peek,
 };
 use tokio::io::AsyncReadExt as _;
@@ -276,5 +276,34 @@ async fn after_disconnect_the_client_sends_nothing_and_closes() {
         assert_eq!(peer.packet().await, None);
         within("the end", leaving).await.unwrap();
         assert!(client.publish(&publish("later")).await.is_err());
+    }
+}
+
+#[tokio::test] // MQTT-3.3.4-7, MQTT-3.3.4-8
+async fn only_publishes_wait_for_the_receive_maximum_of_the_server() {
+    let server = Scripted::start().await;
+    let options = server.options(Version::V5);
+    let (client, mut peer) = server.connected(options, &[Property::ReceiveMaximum(1)]).await;
+    let publishing: Vec<_> = ["1", "2"]
+        .into_iter()
+        .map(|payload| {
+            let (client, message) = (client.clone(), publish(payload).at_least_once());
+            tokio::spawn(async move { client.publish(&message).await })
+        })
+        .collect();
+    let (first, delivery) = peer.publish().await;
+    let subscribing = {
+        let client = client.clone();
+        tokio::spawn(async move { client.subscribe("news", Qos::AtLeastOnce).await })
+    };
+    // SUBSCRIBE passes.
+    peer.grant(1).await;
+    let _stream = within("a subscription", subscribing).await.unwrap().unwrap();
+    peer.send(&Packet::PubAck(Ack::new(delivery.id().unwrap(), ReasonCode::SUCCESS))).await;
+    let second = peer.publish().await;
+    assert_ne!(second.0, first);
+    peer.send(&Packet::PubAck(Ack::new(second.1.id().unwrap(), ReasonCode::SUCCESS))).await;
+    for publishing in publishing {
+        assert_eq!(within("the outcome", publishing).await.unwrap().unwrap(), ReasonCode::SUCCESS);
     }
 }
