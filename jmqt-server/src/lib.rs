@@ -155,3 +155,8 @@ pub use validators::{
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// So does the code in the document about MQTT.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/mqtt.md")]
+struct DocsOfMqtt;

@@ -12,8 +12,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use jmqt_server::tokens::TokenIssuer;
 use jmqt_server::{
-    AllowAll, AuthRequest, AuthValidator, AuthVerdict, BoxError, ClientId, Config, Server, StatusCode,
-    async_trait, logging,
+    AllowAll, AuthRequest, AuthValidator, AuthVerdict, BoxError, Config, Server, StatusCode, async_trait,
+    logging,
 };
 
 #[derive(Parser)]
@@ -27,26 +27,26 @@ struct Arguments {
 /// Everyone is who they say they are. A real application asks for a password here.
 struct Believe(TokenIssuer);
 
-/// `"alice"` or `{"client_name": "alice"}`; of an MQTT client `{"username": "alice"}`.
+/// `"alice"` or `{"client_name": "alice"}`; of an MQTT client `{"username": "alice"}`, or nothing.
 #[derive(serde::Deserialize)]
 #[serde(untagged)]
 enum AuthData {
     Name(String),
     Object {
         #[serde(alias = "username")]
-        client_name: String,
+        client_name: Option<String>,
     },
 }
 
 #[async_trait]
 impl AuthValidator for Believe {
     async fn validate_auth(&self, request: &AuthRequest<'_>) -> Result<AuthVerdict, BoxError> {
-        let Ok(AuthData::Name(name) | AuthData::Object { client_name: name }) = request.json() else {
-            return Ok(AuthVerdict::refuse(StatusCode::INVALID_PACKET, "client_name is missing"));
+        let name = match request.json() {
+            Ok(AuthData::Name(name) | AuthData::Object { client_name: Some(name) }) => name,
+            Ok(_) if request.mqtt().is_some() => "guest".to_owned(),
+            _ => return Ok(AuthVerdict::refuse(StatusCode::INVALID_PACKET, "client_name is missing")),
         };
-        // An MQTT client may choose an id, and is otherwise called as its user.
-        let asked = request.mqtt().map(|mqtt| mqtt.client_id).filter(|id| !id.is_empty());
-        match ClientId::parse(asked.unwrap_or(&name)) {
+        match request.client_id(&name) {
             Ok(client) => Ok(self.0.grant(client)?),
             Err(error) => Ok(AuthVerdict::refuse(StatusCode::INVALID_PACKET, error.to_string())),
         }

@@ -90,16 +90,18 @@ impl AuthValidator for SampleApp {
         struct AuthData {
             /// The user name of an MQTT client.
             #[serde(alias = "username")]
-            client_name: String,
+            client_name: Option<String>,
         }
         // A real application checks a password here.
-        let Ok(data) = request.json::<AuthData>() else {
-            let message = "the auth data must have a client_name, which is a string";
-            return Ok(AuthVerdict::refuse(StatusCode::INVALID_PACKET, message));
+        let name = match request.json().map(|data: AuthData| data.client_name) {
+            Ok(Some(name)) => name,
+            Ok(None) if request.mqtt().is_some() => "guest".to_owned(),
+            _ => {
+                let message = "the auth data must have a client_name, which is a string";
+                return Ok(AuthVerdict::refuse(StatusCode::INVALID_PACKET, message));
+            }
         };
-        // An MQTT client may choose an id, and is otherwise called as its user.
-        let asked = request.mqtt().map(|mqtt| mqtt.client_id).filter(|id| !id.is_empty());
-        Ok(match ClientId::parse(asked.unwrap_or(&data.client_name)) {
+        Ok(match request.client_id(&name) {
             Ok(client) => self.tokens.grant(client)?,
             Err(error) => {
                 let message = format!("client_name cannot be used: {error}");

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use jmqt_core::Payload;
+use jmqt_core::{ClientId, InvalidClientId, Payload};
 
 use super::attached::{SessionRef, session_getters};
 use super::exchange::{AuthExchange, ExchangeRequest};
@@ -63,6 +63,25 @@ impl<'a> AuthRequest<'a> {
     /// [`StatusCode::INVALID_PACKET`](crate::StatusCode::INVALID_PACKET).
     pub fn json<T: serde::Deserialize<'a>>(&self) -> Result<T, UnexpectedData> {
         read_json(self.data)
+    }
+
+    /// A client id for a user of this name: of a JMQT client the name itself; of an MQTT client the id that it asks for. If
+    /// it asks for none, the name and a random number: several clients with the same id would end each other's
+    /// connections.
+    ///
+    /// This does not check whether the user may have the id that the client asks for.
+    ///
+    /// # Errors
+    /// [`InvalidClientId`] if it is empty, longer than 256 bytes, or has surrounding white space.
+    pub fn client_id(&self, user: &str) -> Result<ClientId, InvalidClientId> {
+        match self.mqtt {
+            None => ClientId::parse(user),
+            Some(mqtt) if !mqtt.client_id.is_empty() => ClientId::parse(mqtt.client_id),
+            Some(_) => {
+                let number = getrandom::u64().map_err(|_| InvalidClientId)?;
+                ClientId::parse(&format!("{user}-{number:016x}"))
+            }
+        }
     }
 }
 

@@ -124,15 +124,16 @@ fn every_example_of_the_documents_is_looked_at_by_a_test() {
     assert!(unknown.is_empty(), "no test looks at these: {unknown:?}");
 }
 
-/// Whether the documentation tests of a crate compile the Rust of this document: that of its own README.md, or of the
-/// repository's.
+/// Whether the documentation tests of a crate compile the Rust of this document: that of its own README.md, of the
+/// repository's, or of the folder `docs`.
 fn is_compiled(document: &str) -> bool {
-    let (of_crate, included) = match document.strip_suffix("/README.md") {
-        Some(of_crate) => (of_crate, "include_str!(\"../README.md\")"),
-        None if document == "README.md" => ("jmqt-client", "include_str!(\"../../README.md\")"),
-        None => return false,
+    let (of_crate, path) = match document.strip_suffix("/README.md") {
+        Some(of_crate) => (of_crate, "../README.md".to_owned()),
+        None if document == "README.md" => ("jmqt-client", "../../README.md".to_owned()),
+        None => ("jmqt-server", format!("../../{document}")),
     };
-    fs::read_to_string(root().join(of_crate).join("src/lib.rs")).is_ok_and(|lib| lib.contains(included))
+    let included = format!("include_str!({path:?})");
+    fs::read_to_string(root().join(of_crate).join("src/lib.rs")).is_ok_and(|lib| lib.contains(&included))
 }
 
 /// Configurations of other programs, by their first lines: nothing here can parse them. Try one before it is listed.

@@ -15,6 +15,7 @@ use super::publish::{TOPIC_ALIASES, channel_of, message_attributes};
 use super::{Client, State, answer, fitting, of_packet};
 use crate::connection::{CloseReason, Flow};
 use crate::context::{Limits, Shared};
+use crate::log_limit::log_limited;
 use crate::message::Data;
 use crate::outbox::RECEIVE_MAXIMUM;
 use crate::session::verbs::{Language, MqttSession, NewWill, NotOpened, Opening, Redelivery};
@@ -23,18 +24,37 @@ use crate::validators::{Grant, MqttConnect};
 
 /// Sends a CONNACK with this reason. The connection ends afterwards.
 pub(super) fn refuse(session: &mut Session, reason: ReasonCode) {
-    let packet = ConnAck { session_present: false, reason, properties: Properties::EMPTY };
+    refuse_with(session, reason, Properties::EMPTY);
+}
+
+fn refuse_with(session: &mut Session, reason: ReasonCode, properties: Properties<'_>) {
+    let packet = ConnAck { session_present: false, reason, properties };
+    let bare = ConnAck { properties: Properties::EMPTY, ..packet };
+    let packet = if fitting(session, &Packet::ConnAck(packet)).is_some() { packet } else { bare };
     let _ = answer(session, &Packet::ConnAck(packet));
 }
 
-/// Refuses a CONNECT, and ends the connection (3.2.2.2).
-pub(super) fn reject(shared: &Shared, session: &mut Session, version: Version, reason: ReasonCode) -> Flow {
-    tracing::debug!(target: "jmqt::session", remote = %session.info.remote, %reason, "refused: CONNECT");
+/// Refuses a CONNECT, and ends the connection (3.2.2.2). A client with MQTT 5 gets the text (3.2.2.3.9).
+pub(super) fn reject(
+    shared: &Shared,
+    session: &mut Session,
+    version: Version,
+    reason: ReasonCode,
+    text: &str,
+) -> Flow {
+    let remote = session.info.remote;
+    log_limited!(info, target: "jmqt::session", %remote, %reason, text, "refused: CONNECT");
     if matches!(reason, ReasonCode::BAD_USER_NAME_OR_PASSWORD | ReasonCode::NOT_AUTHORIZED) {
         shared.hub.counters.refusals_closed.increment();
     }
     // Before MQTT 5 not every reason has a return code.
-    if version == Version::V5 || reason.connack_v3().is_some() {
+    if version == Version::V5 {
+        let mut properties = PropertyBuf::new();
+        if !text.is_empty() {
+            let _ = properties.push(Property::ReasonString(text)); // a text that is too long is left out
+        }
+        refuse_with(session, reason, of_packet(&properties, PacketType::ConnAck));
+    } else if reason.connack_v3().is_some() {
         refuse(session, reason);
     }
     ControlFlow::Break(CloseReason::TooManyRefusals)
@@ -52,11 +72,12 @@ pub(super) async fn accept(
 ) -> Flow {
     let (version, asked) = (connect.version, connect.properties);
     if !connect.client_id.is_empty() && grant.client.as_str() != connect.client_id {
-        return reject(shared, session, version, ReasonCode::CLIENT_IDENTIFIER_NOT_VALID);
+        let text = "the application gives this user another client id: connect with that one, or with none";
+        return reject(shared, session, version, ReasonCode::CLIENT_IDENTIFIER_NOT_VALID, text);
     }
     let will = match will(shared, session, connect, &grant.client).await? {
         Ok(will) => will,
-        Err(reason) => return reject(shared, session, version, reason),
+        Err((reason, text)) => return reject(shared, session, version, reason, text),
     };
     let has_will = will.is_some();
     let expiry = session_expiry(&shared.limits, connect);
@@ -70,7 +91,8 @@ pub(super) async fn accept(
         properties: of_packet(&announced, PacketType::ConnAck),
     };
     if fitting(session, &Packet::ConnAck(accepted)).is_none() {
-        return reject(shared, session, version, ReasonCode::PACKET_TOO_LARGE);
+        let text = "CONNACK is longer than the maximum packet size of the client";
+        return reject(shared, session, version, ReasonCode::PACKET_TOO_LARGE, text);
     }
     if version == Version::V5 {
         session.outbox.set_topic_aliases(asked.topic_alias_maximum().unwrap_or(0));
@@ -85,9 +107,12 @@ pub(super) async fn accept(
     };
     let opened = match verbs::open(shared, session, opening).await? {
         Ok(opened) => opened,
-        Err(NotOpened::Refused(status)) => return reject(shared, session, version, refused_login(status)),
+        Err(NotOpened::Refused(status)) => {
+            return reject(shared, session, version, refused_login(status), "");
+        }
         Err(NotOpened::TooManyTakeovers(_)) => {
-            return reject(shared, session, version, ReasonCode::SERVER_BUSY);
+            let text = "connections with this client id end each other: give each client its own id";
+            return reject(shared, session, version, ReasonCode::SERVER_BUSY, text);
         }
     };
     session.keep_alive(connect.keep_alive);
@@ -168,16 +193,22 @@ async fn will(
     session: &mut Session,
     connect: &Connect<'_>,
     id: &ClientId,
-) -> Flow<Result<Option<NewWill>, ReasonCode>> {
+) -> Flow<Result<Option<NewWill>, (ReasonCode, &'static str)>> {
     let Some(will) = connect.will else { return ControlFlow::Continue(Ok(None)) };
     let channel = match channel_of(will.topic) {
         Ok(channel) if channel.kind() != ChannelKind::Control => channel,
-        Ok(_) => return ControlFlow::Continue(Err(ReasonCode::TOPIC_NAME_INVALID)),
-        Err(refusal) => return ControlFlow::Continue(Err(refusal.reason)),
+        Ok(_) => {
+            let text = "the topic of a will must not begin with $, except for $p2p/";
+            return ControlFlow::Continue(Err((ReasonCode::TOPIC_NAME_INVALID, text)));
+        }
+        Err(refusal) => {
+            return ControlFlow::Continue(Err((refusal.reason, "the topic of the will cannot be used")));
+        }
     };
     if will.properties.payload_format_indicator() == Some(true) && std::str::from_utf8(will.payload).is_err()
     {
-        return ControlFlow::Continue(Err(ReasonCode::PAYLOAD_FORMAT_INVALID));
+        let text = "the will is declared as UTF-8, and is not";
+        return ControlFlow::Continue(Err((ReasonCode::PAYLOAD_FORMAT_INVALID, text)));
     }
     let retain = if will.retain { Retain::Yes } else { Retain::No };
     let qos = will.qos.into();
@@ -192,5 +223,6 @@ async fn will(
     let will = NewWill { channel, data, qos, retain, delay };
     let info = session.info;
     let is_allowed = session.wait(pin!(verbs::is_will_allowed(shared, info, id, &will))).await?;
-    ControlFlow::Continue(if is_allowed { Ok(Some(will)) } else { Err(ReasonCode::NOT_AUTHORIZED) })
+    let refused = (ReasonCode::NOT_AUTHORIZED, "the application refuses the will");
+    ControlFlow::Continue(if is_allowed { Ok(Some(will)) } else { Err(refused) })
 }

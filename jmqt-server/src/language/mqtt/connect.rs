@@ -9,6 +9,7 @@ use super::accept::{accept, asked_of, refused_login, reject};
 use super::{State, login};
 use crate::connection::Flow;
 use crate::context::Shared;
+use crate::session::verbs::RefusedAuth;
 use crate::session::{Session, verbs};
 use crate::validators::Grant;
 use crate::wire::Form;
@@ -24,15 +25,18 @@ pub(super) async fn handle_connect(
     let limit = asked.maximum_packet_size().unwrap_or(u32::MAX);
     session.outbox.set_form(Form::of_mqtt(version, session.info.protocol.is_websocket()), limit);
     session.begin_request().await;
-    if !connect.client_id.is_empty() && ClientId::parse(connect.client_id).is_err() {
-        return reject(shared, session, version, ReasonCode::CLIENT_IDENTIFIER_NOT_VALID);
+    if !connect.client_id.is_empty()
+        && let Err(error) = ClientId::parse(connect.client_id)
+    {
+        let text = error.to_string();
+        return reject(shared, session, version, ReasonCode::CLIENT_IDENTIFIER_NOT_VALID, &text);
     }
     if let Some(method) = asked.authentication_method() {
         return login::begin(shared, session, state, bytes, &connect, method).await;
     }
     match authenticate(shared, session, &connect).await? {
         Ok(grant) => accept(shared, session, state, &connect, grant, None).await,
-        Err(status) => reject(shared, session, version, refused_login(status)),
+        Err(refused) => reject(shared, session, version, refused_login(refused.status), &refused.message),
     }
 }
 
@@ -41,7 +45,7 @@ async fn authenticate(
     shared: &Shared,
     session: &mut Session,
     connect: &Connect<'_>,
-) -> Flow<Result<Grant, StatusCode>> {
+) -> Flow<Result<Grant, RefusedAuth>> {
     let password = connect.password.map(|password| match std::str::from_utf8(password) {
         Ok(text) => serde_json::Value::String(text.to_owned()),
         Err(_) => {
@@ -57,9 +61,9 @@ async fn authenticate(
         data.insert("password".to_owned(), password);
     }
     let Ok(data) = PayloadBuf::json(&data) else {
-        return ControlFlow::Continue(Err(StatusCode::INVALID_PACKET));
+        let message = "the user name or the password cannot be used".to_owned();
+        return ControlFlow::Continue(Err(RefusedAuth { status: StatusCode::INVALID_PACKET, message }));
     };
     let request = asked_of(connect);
-    let granted = verbs::authenticate(shared, session, data.as_payload(), Some(&request)).await?;
-    ControlFlow::Continue(granted.map_err(|refused| refused.status))
+    verbs::authenticate(shared, session, data.as_payload(), Some(&request)).await
 }

@@ -13,7 +13,7 @@ mod subscribe;
 mod will;
 
 pub(crate) use authenticate::{
-    ExchangePacket, ExchangeStep, ExchangeTurn, authenticate, begin_exchange, exchange,
+    ExchangePacket, ExchangeStep, ExchangeTurn, RefusedAuth, authenticate, begin_exchange, exchange,
 };
 pub(crate) use control::control;
 pub(crate) use leave::leave;

@@ -427,6 +427,13 @@ async fn messages(device: &mut Device, count: usize) -> Vec<(Vec<u8>, Delivery)>
     found
 }
 
+/// The messages of one QoS in their order: a message with QoS 2 may wait for the store while others are sent, and the order
+/// holds for each topic and QoS (4.6).
+fn by_qos(mut messages: Vec<(Vec<u8>, Delivery)>) -> Vec<(Vec<u8>, Delivery)> {
+    messages.sort_by_key(|(_, delivery)| matches!(delivery, Delivery::ExactlyOnce { .. }));
+    messages
+}
+
 /// The same messages, sent again.
 fn repeated(messages: &[(Vec<u8>, Delivery)]) -> Vec<(Vec<u8>, Delivery)> {
     let again = |delivery| match delivery {
@@ -465,7 +472,8 @@ async fn messages_of_both_qos_come_again_in_their_order_as_often_as_the_session_
             let (resumed, is_present) = again(&server, version, persistent("reader")).await;
             assert!(is_present);
             device = resumed;
-            assert_eq!(messages(&mut device, 5).await, repeated(&sent), "{restarts}");
+            let came_again = messages(&mut device, 5).await;
+            assert_eq!(by_qos(came_again), by_qos(repeated(&sent)), "{restarts}");
             device.expect_nothing().await;
         }
         // Answers are accepted in any order, and nothing comes again.
