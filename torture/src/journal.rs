@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use jmqt_mqtt::Qos;
 use serde::Deserialize;
 
-use crate::mqtt::Kind;
+use crate::mqtt_kind::Kind;
 use crate::notices::now;
 
 /// A message: its publisher's number, and its own, from 0 on.

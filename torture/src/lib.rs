@@ -19,6 +19,7 @@ pub mod journal;
 pub mod load;
 pub mod mariadb;
 pub mod mqtt;
+pub mod mqtt_kind;
 mod mqtt_publisher;
 mod mqtt_subscriber;
 pub mod node;

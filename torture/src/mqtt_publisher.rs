@@ -9,7 +9,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::Random;
 use crate::journal::{Sent, channel_name, payload};
-use crate::mqtt::{Kind, MqttSession, PING_EVERY};
+use crate::mqtt::{MqttSession, PING_EVERY};
+use crate::mqtt_kind::Kind;
 use crate::publisher::{ACK_TIMEOUT, AFTER_REFUSAL};
 use crate::session::{Phase, Shared};
 

@@ -13,7 +13,8 @@ use tokio::time::{Instant, interval, sleep_until};
 
 use crate::Random;
 use crate::journal::{channel_name, message_of};
-use crate::mqtt::{Kind, MqttSession, PING_EVERY};
+use crate::mqtt::{MqttSession, PING_EVERY};
+use crate::mqtt_kind::Kind;
 use crate::session::{Shared, leaving};
 use crate::subscriber::lifetime;
 
