@@ -9,7 +9,8 @@ struct Believe(TokenIssuer);
 impl AuthValidator for Believe {
     async fn validate_auth(&self, request: &AuthRequest<'_>) -> Result<AuthVerdict, BoxError> {
         let data: BTreeMap<String, String> = request.json().unwrap_or_default();
-        match ClientId::parse(data.get("client_name").map_or("", String::as_str)) {
+        let name = data.get("client_name").or(data.get("username")); // of an MQTT client
+        match request.client_id(name.map_or("", String::as_str)) {
             Ok(client) => Ok(self.0.grant(client)?), // a signed token, valid for a day
             Err(error) => Ok(AuthVerdict::refuse(StatusCode::INVALID_PACKET, error.to_string())),
         }
