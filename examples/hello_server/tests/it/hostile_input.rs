@@ -7,8 +7,8 @@ use std::time::Duration;
 use crate::support::{Bystanders, Client, MIB, Process, frame, is_closed};
 use tempfile::TempDir;
 
-/// What all of this may cost: a few packets of 4 MiB, at the same time and in a row.
-const MEMORY: u64 = 20 * MIB;
+/// What all of this may cost: a few packets of 4 MiB, at the same time and in a row, some of which the allocator keeps.
+const MEMORY: u64 = 32 * MIB;
 
 /// A server, clients that must not be disturbed, and the memory it had in the beginning.
 struct Siege {
