@@ -34,7 +34,11 @@ class Login:
     expiry: int = 0
     receive_maximum: int | None = None
     will: Will | None = None
-    has_user: bool = True
+    # False: with a user name that the server refuses.
+    is_known: bool = True
+
+    def user(self, place):
+        return place.user if self.is_known else 'x' * 300
 
 
 @dataclass

@@ -34,13 +34,11 @@ class MosquittoTools(Client):
     def words(self, name):
         login, place = self.login, self.place
         words = ['-h', '127.0.0.1', '-p', str(place.port), '-V', VERSIONS[self.version], '-i', name, '-d']
-        if login.has_user:
-            words += ['-u', place.user, '-P', place.password]
-        return words
+        return [*words, '-u', login.user(place), '-P', place.password]
 
     async def connect(self):
         """A subscriber connects when it subscribes. Whether the server lets it in is found out by a publish."""
-        if not self.login.has_user:
+        if not self.login.is_known:
             process = await self.start('mosquitto_pub', '-t', 'nobody', '-m', 'x', '-q', '1', name=self.login.client_id)
             output, _ = await self.end_of(process)
             code = re.search(r'received CONNACK \((\d+)\)', output)

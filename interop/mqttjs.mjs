@@ -50,7 +50,8 @@ function connect(client, { port, version, login, user, password }) {
     resubscribe: false,
     protocolVersion: levels[version],
     ...(version === '3.1' && { protocolId: 'MQIsdp' }),
-    ...(login.hasUser && { username: user, password }),
+    username: user,
+    password,
     ...(login.will && { will: { ...login.will, payload: bytes(login.will.payload) } }),
     ...(is5 && {
       properties: {

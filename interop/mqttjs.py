@@ -111,7 +111,7 @@ class Mqttjs(Client):
             'connect',
             port=self.place.port,
             version=self.version,
-            user=self.place.user,
+            user=login.user(self.place),
             password=self.place.password,
             login={
                 'clientId': login.client_id,
@@ -119,7 +119,6 @@ class Mqttjs(Client):
                 'keepAlive': login.keep_alive,
                 'expiry': login.expiry,
                 'receiveMaximum': login.receive_maximum,
-                'hasUser': login.has_user,
                 'will': will,
             },
         )

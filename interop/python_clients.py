@@ -96,8 +96,7 @@ class Paho(Client):
         client.on_unsubscribe = lambda _, __, number, *___: self.done(number, None)
         client.on_publish = lambda _, __, number, reason, ___: self.done(number, reason.value)
         client.on_message = lambda _, __, message: self.loop.call_soon_threadsafe(self.receive, message)
-        if login.has_user:
-            client.username_pw_set(place.user, place.password)
+        client.username_pw_set(login.user(place), place.password)
         if login.will is not None:
             will = login.will
             client.will_set(will.topic, will.payload, will.qos, will.retain)
@@ -178,8 +177,7 @@ class Aiomqtt(Client):
         keywords = {'clean_session': login.clean}
         if self.is_5:
             keywords = {'clean_start': login.clean, 'properties': connect_properties(login)}
-        if login.has_user:
-            keywords |= {'username': place.user, 'password': place.password}
+        keywords |= {'username': login.user(place), 'password': place.password}
         if login.will is not None:
             will = login.will
             keywords['will'] = aiomqtt.Will(will.topic, will.payload, will.qos, will.retain)
@@ -255,8 +253,7 @@ class Gmqtt(Client):
         )
         self.client = gmqtt.Client(login.client_id, clean_session=login.clean, will_message=will, **keywords)
         self.client.set_config({'reconnect_retries': -2, 'reconnect_delay': 0})
-        if login.has_user:
-            self.client.set_auth_credentials(place.user, place.password)
+        self.client.set_auth_credentials(login.user(place), place.password)
         self.client.on_connect = self.on_connect
         self.client.on_message = self.on_message
         self.client.on_disconnect = self.on_disconnect
@@ -368,7 +365,7 @@ class Amqtt(Client):
                 'retain': will.retain,
             }
         self.client = amqtt.client.MQTTClient(login.client_id, settings)
-        user = f'{place.user}:{place.password}@' if login.has_user else ''
+        user = f'{login.user(place)}:{place.password}@'
         try:
             await self.client.connect(f'mqtt://{user}127.0.0.1:{place.port}', cleansession=login.clean)
         except amqtt.errors.ConnectError as error:

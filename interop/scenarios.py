@@ -352,7 +352,7 @@ async def a_silent_client_pings(stage):
 
 @scenario('login refused')
 async def a_login_that_is_refused(stage):
-    stranger = stage.make('stranger', has_user=False)
+    stranger = stage.make('stranger', is_known=False)
     reason = (await stranger.connect()).reason
     allowed = (0x86, 0x87) if stage.is_5 else (4, 5, 0x86, 0x87)
     assert reason in allowed, f'the reason is {reason}'

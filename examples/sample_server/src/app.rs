@@ -101,7 +101,7 @@ impl AuthValidator for SampleApp {
                 return Ok(AuthVerdict::refuse(StatusCode::INVALID_PACKET, message));
             }
         };
-        Ok(match request.client_id(&name) {
+        Ok(match ClientId::parse(&name).and_then(|_| request.client_id(&name)) {
             Ok(client) => self.tokens.grant(client)?,
             Err(error) => {
                 let message = format!("client_name cannot be used: {error}");
