@@ -17,7 +17,7 @@ use crate::bus::LoggedMessages;
 use crate::message::{Data, LoggedPush, PushId};
 use crate::name_map::NameMap;
 use crate::outbox::Source;
-use crate::store::{NotCommitted, Outcome, Settled, SettledBatches};
+use crate::store::{NotCommitted, Outcome, Settled, SettledBatch, SettledBatches};
 use crate::wire::LoggedPushes;
 
 /// The delivery task.
@@ -69,8 +69,12 @@ impl Deliverer {
             };
             tokio::select! {
                 batch = self.batches.recv() => {
-                    let Some(batch) = batch else { return };
-                    let (groups, replies) = self.settle(batch, &mut dirty);
+                    let Some(SettledBatch { settled, failed }) = batch else { return };
+                    let (groups, replies) = self.settle(settled, &mut dirty);
+                    if !failed.is_empty() {
+                        // Publishes only, which no task waits for.
+                        self.settle(self.hub.queue.fail_behind(&failed), &mut dirty);
+                    }
                     for group in groups {
                         self.deliver(group, &mut dirty).await;
                     }

@@ -126,6 +126,10 @@ impl Tagged for Tag {
             Self::Release { .. } | Self::Reply(_) | Self::Nobody => 0,
         }
     }
+
+    fn is_publish(&self) -> bool {
+        matches!(self, Self::Publish { .. })
+    }
 }
 
 /// An error of a hub operation.

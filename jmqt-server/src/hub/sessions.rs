@@ -509,6 +509,11 @@ impl Hub {
                 }
             };
             drop(timeout(STORE_TIMEOUT, steps).await);
+            if let Some(client) = client.filter(|_| outbox.has_unsettled()) {
+                // The client repeats its publishes on its next connection, perhaps to another node. Those that still wait must
+                // not follow later.
+                drop(self.queue.fail_behind(&[self.source_of(client)]));
+            }
         }
         if self.cluster.is_some() {
             drop(timeout(SENT_TIMEOUT, self.bus.sent()).await);

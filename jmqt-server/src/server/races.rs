@@ -1,6 +1,7 @@
 //! Tests of message order while sessions and subscriptions begin, end or change (protocol.md 2.2, 2.3, 2.10, 2.14,
 //! 2.20). They run whole servers whose store waits at a gate until the test has done its next step.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -22,7 +23,10 @@ use crate::store::{
     StoredFilter, StoredSession, StoredSubscription, StoredWill, Swept, UnderPrefix,
 };
 use crate::wire::Form;
-use crate::{AllowAll, BoxError, ConnRequest, ConnValidator, ConnVerdict, DenyAll, Publish};
+use crate::{
+    AllowAll, AuthRequest, AuthToken, AuthValidator, AuthVerdict, BoxError, ConnRequest, ConnValidator,
+    ConnVerdict, Publish,
+};
 
 /// A gate at which the store waits while it is closed.
 struct Gate {
@@ -63,6 +67,8 @@ struct Gated {
     store: SqliteStore,
     /// Before a batch is committed.
     commit: Gate,
+    /// The next batch fails.
+    fails: AtomicBool,
     /// After a retained message was read.
     retained: Gate,
 }
@@ -71,6 +77,9 @@ struct Gated {
 impl Store for Gated {
     async fn commit(&self, batch: &[Operation]) -> Result<Vec<Outcome>, StoreError> {
         self.commit.pass().await;
+        if self.fails.swap(false, Ordering::SeqCst) {
+            return Err(StoreError::TimedOut(Duration::ZERO));
+        }
         self.store.commit(batch).await
     }
 
@@ -221,6 +230,15 @@ impl ConnValidator for PublishesAtFirst {
     }
 }
 
+/// MQTT clients are who they say.
+#[async_trait]
+impl AuthValidator for PublishesAtFirst {
+    async fn validate_auth(&self, request: &AuthRequest<'_>) -> Result<AuthVerdict, BoxError> {
+        let connect = request.mqtt().ok_or("a client asks for a token")?;
+        Ok(AuthVerdict::grant(ClientId::parse(connect.client_id)?, AuthToken::new("")))
+    }
+}
+
 fn channel(name: &str) -> ChannelName {
     ChannelName::parse(name).unwrap()
 }
@@ -238,7 +256,8 @@ struct Started {
 impl Started {
     async fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let config = Config { bind_address: [127, 0, 0, 1].into(), ..Config::default() };
+        let config =
+            Config { bind_address: [127, 0, 0, 1].into(), mqtt_on_jmqt_ports: true, ..Config::default() };
         let path = folder.path().join("jmqt.db");
         let store = SqliteStore::open(SqliteOptions {
             path,
@@ -247,9 +266,10 @@ impl Started {
         })
         .await
         .unwrap();
-        let store = Arc::new(Gated { store, commit: Gate::new(), retained: Gate::new() });
+        let (commit, retained) = (Gate::new(), Gate::new());
+        let store = Arc::new(Gated { store, commit, fails: AtomicBool::new(false), retained });
         let builder = Server::builder(config.clone())
-            .validate_auth(DenyAll)
+            .validate_auth(PublishesAtFirst)
             .validate_conn(PublishesAtFirst)
             .validate_sub(AllowAll);
         let validators = builder.validate_pub(AllowAll).validators().unwrap();
@@ -346,6 +366,22 @@ impl Client {
                 packet => packets.push(packet),
             }
         }
+    }
+
+    async fn send_bytes(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).await.unwrap();
+    }
+
+    async fn expect_bytes(&mut self, wanted: &[u8]) {
+        let mut received = vec![0; wanted.len()];
+        within(self.stream.read_exact(&mut received)).await.unwrap();
+        assert_eq!(received, wanted);
+    }
+
+    async fn expect_end(&mut self) {
+        let mut received = Vec::new();
+        within(self.stream.read_to_end(&mut received)).await.unwrap();
+        assert!(received.is_empty(), "{received:?}");
     }
 
     async fn publish(&mut self, to: &str, data: u32) {
@@ -614,4 +650,111 @@ async fn a_message_that_was_stored_while_an_idle_reader_ended_is_pushed_once() {
     assert_eq!(me.acknowledge_next().await, "room/1 3");
     assert_eq!(me.up_to_now().await, [""; 0]);
     started.server.shutdown().await;
+}
+
+impl Started {
+    /// A client with a persistent subscription to `news`.
+    async fn subscriber(&self) -> Client {
+        let mut bob = self.connect("bob").await;
+        bob.send(r#"{"sub":{"cn":"news","pr":1}}"#).await;
+        assert_eq!(bob.next().await, "subAck");
+        bob
+    }
+
+    /// Lets the batch at the gate fail.
+    fn fail(&self) {
+        self.store.fails.store(true, Ordering::SeqCst);
+        self.store.commit.open();
+    }
+}
+
+#[tokio::test] // protocol.md 2.10
+async fn publishes_repeated_after_a_failed_batch_keep_their_order() {
+    let started = Started::new().await;
+    let mut bob = started.subscriber().await;
+    let open = async || {
+        let mut alice = started.open().await;
+        alice.send(r#"{"conn":{"at":"","cl":"alice","pi":"phone"}}"#).await;
+        assert_eq!(alice.next().await, "connAck");
+        alice
+    };
+    let mut alice = open().await;
+    started.store.commit.close();
+    alice.publish("news", 1).await;
+    started.store.commit.reached().await;
+    alice.publish("news", 2).await;
+    alice.publish("news", 3).await;
+    started.waiting(2).await;
+    drop(alice); // before it hears of the failure
+    started.fail();
+
+    let mut alice = open().await;
+    for data in 1..=4 {
+        alice.publish("news", data).await;
+    }
+    for data in 1..=4 {
+        assert_eq!(alice.packet().await["pubAck"]["st"], 1);
+        assert_eq!(bob.acknowledge_next().await, format!("news {data}"));
+    }
+    assert_eq!(bob.up_to_now().await, [""; 0]);
+}
+
+#[tokio::test] // protocol.md 2.10
+async fn publishes_behind_a_failed_one_are_refused_until_the_publisher_knows() {
+    let started = Started::new().await;
+    let mut bob = started.subscriber().await;
+    let mut alice = started.connect("alice").await;
+    started.store.commit.close();
+    alice.publish("news", 1).await;
+    started.store.commit.reached().await;
+    alice.publish("news", 2).await;
+    alice.send(r#"{"sub":{"cn":"other","pr":1}}"#).await;
+    started.waiting(2).await;
+    started.fail();
+    for id in ["1", "2"] {
+        let answer = alice.packet().await;
+        assert_eq!((&answer["pubAck"]["st"], &answer["pubAck"]["id"]), (&5.into(), &id.into()));
+    }
+    assert_eq!(alice.packet().await["subAck"]["st"], 1, "it does not depend on them");
+    alice.publish("news", 3).await;
+    assert_eq!(alice.packet().await["pubAck"]["st"], 1);
+    assert_eq!(bob.acknowledge_next().await, "news 3");
+    assert_eq!(bob.up_to_now().await, [""; 0]);
+}
+
+#[tokio::test] // [MQTT-4.6.0-1]
+async fn mqtt_publishes_repeated_after_a_failed_batch_keep_their_order() {
+    let started = Started::new().await;
+    let mut bob = started.subscriber().await;
+    let connect = b"\x10\x11\0\x04MQTT\x04\0\0\0\0\x05alice"; // 3.1.1, no clean session
+    // Numbers 1 to 3 to `news`, with this number as packet identifier.
+    let publish = |first, number: u8| [&[first, 9][..], b"\0\x04news", &[0, number, b'0' + number]].concat();
+    for (first, answer) in [(0x32, 0x40), (0x34, 0x50)] {
+        let mut alice = started.open().await;
+        alice.send_bytes(connect).await;
+        let is_present = u8::from(first == 0x34);
+        alice.expect_bytes(&[0x20, 2, is_present, 0]).await;
+        started.store.commit.close();
+        alice.send_bytes(&publish(first, 1)).await;
+        started.store.commit.reached().await;
+        alice.send_bytes(&publish(first, 2)).await;
+        alice.send_bytes(&publish(first, 3)).await;
+        started.waiting(2).await;
+        started.fail();
+        alice.expect_end().await; // nothing else can tell it that a publish is not stored
+
+        let mut alice = started.open().await;
+        alice.send_bytes(connect).await;
+        alice.expect_bytes(&[0x20, 2, 1, 0]).await;
+        for number in 1..=3 {
+            alice.send_bytes(&publish(first | 8, number)).await; // DUP
+        }
+        for number in 1..=3 {
+            alice.expect_bytes(&[answer, 2, 0, number]).await;
+            assert_eq!(bob.acknowledge_next().await, format!("news {number}"));
+        }
+        assert_eq!(bob.up_to_now().await, [""; 0]);
+        alice.send_bytes(&[0xe0, 0]).await; // DISCONNECT
+        alice.expect_end().await;
+    }
 }

@@ -3,9 +3,13 @@
 //! The task is the only caller of [`Store::commit`], so the order in which it takes operations is the order of every
 //! channel. Operations wait by source, and sources take turns ([`Turns`]). The outcomes are passed on for delivery, in the
 //! order of the commits.
+//!
+//! A publisher repeats its publishes, in order, if its connection ends before it has the answers. So if one fails and a
+//! later one were stored, the repeated one would follow it. Therefore, if a publish fails, the later ones of its source fail
+//! too, until the failure has been answered ([`CommitQueue::fail_behind`]). All other operations are carried out.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry as MapEntry;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -35,6 +39,15 @@ const WAITED_PART: u32 = 4;
 /// and at most for this time.
 const LONGEST_WAIT: Duration = Duration::from_millis(1);
 
+/// The finished operations of one batch.
+#[derive(Debug)]
+pub(crate) struct SettledBatch<T> {
+    /// The operations, in order.
+    pub(crate) settled: Vec<Settled<T>>,
+    /// The sources with a publish that failed. Their operations wait until [`CommitQueue::fail_behind`] is called.
+    pub(crate) failed: Vec<Source>,
+}
+
 /// A finished operation: carried out, or failed.
 #[derive(Debug)]
 pub(crate) struct Settled<T> {
@@ -60,6 +73,10 @@ pub(crate) enum NotCommitted {
 pub(crate) trait Tagged {
     /// The number of bytes that the tag holds on the heap.
     fn bytes(&self) -> usize;
+
+    /// Returns `true` for a publish that its client repeats, before later ones, if the connection ends before the answer; and
+    /// for such an answer.
+    fn is_publish(&self) -> bool;
 }
 
 /// The order in which an operation is carried out.
@@ -74,10 +91,21 @@ pub(crate) enum Order<'a> {
 }
 
 struct Entry<T> {
+    /// The source; `None` if others are independent of it.
+    source: Option<Source>,
     operation: Option<Operation>,
     tag: T,
     _room: OwnedSemaphorePermit,
 }
+
+/// Operations of a batch, and the place of each in the batch.
+struct Part {
+    places: Vec<usize>,
+    operations: Vec<Operation>,
+}
+
+/// The outcome of each operation of a batch.
+type Results = Vec<Result<Outcome, NotCommitted>>;
 
 /// The entrance of the queue.
 pub(crate) struct CommitQueue<T> {
@@ -90,7 +118,7 @@ pub(crate) struct CommitQueue<T> {
 pub(crate) struct Committer<T> {
     shared: Arc<Shared<T>>,
     closed: CancellationToken,
-    settled: mpsc::Sender<Vec<Settled<T>>>,
+    settled: mpsc::Sender<SettledBatch<T>>,
     store: Arc<dyn Store>,
     counters: Arc<Counters>,
 }
@@ -113,11 +141,23 @@ struct Waiting<T> {
 }
 
 /// The output of finished operations, batch by batch.
-pub(crate) type SettledBatches<T> = mpsc::Receiver<Vec<Settled<T>>>;
+pub(crate) type SettledBatches<T> = mpsc::Receiver<SettledBatch<T>>;
 
 impl<T> Shared<T> {
     fn lock(&self) -> MutexGuard<'_, Waiting<T>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A pending retained message of this channel is finished.
+    fn retained_settled(&self, waiting: &mut Waiting<T>, channel: &ChannelName, is_known: bool) {
+        self.cache.settled(channel, is_known);
+        self.retained.fetch_sub(1, Ordering::SeqCst);
+        if let MapEntry::Occupied(mut entry) = waiting.retained.entry(channel.clone()) {
+            entry.get_mut().0 -= 1;
+            if entry.get().0 == 0 {
+                entry.remove();
+            }
+        }
     }
 }
 
@@ -194,7 +234,11 @@ impl<T> CommitQueue<T> {
                     Order::AfterRetained(_) | Order::AfterAll => None,
                 };
                 let Some(full) = full else {
-                    self.put(&mut waiting, order, bytes, Entry { operation, tag, _room: room });
+                    let source = match order {
+                        Order::Of(source) => Some(source),
+                        Order::AfterRetained(_) | Order::AfterAll => None,
+                    };
+                    self.put(&mut waiting, order, bytes, Entry { source, operation, tag, _room: room });
                     drop(waiting);
                     self.shared.arrived.notify_one();
                     return Ok(());
@@ -226,6 +270,29 @@ impl<T> CommitQueue<T> {
         }
     }
 
+    /// Removes the waiting publishes of sources whose failures have just been answered, and returns them as failed, to be
+    /// answered at once. Later operations of these sources are carried out.
+    pub(crate) fn fail_behind(&self, sources: &[Source]) -> Vec<Settled<T>>
+    where
+        T: Tagged,
+    {
+        let mut failed = Vec::new();
+        let mut waiting = self.shared.lock();
+        for source in sources {
+            for entry in waiting.turns.extract(*source, |entry| entry.tag.is_publish()) {
+                if let Some(channel) = entry.operation.as_ref().and_then(Operation::written_retained) {
+                    self.shared.retained_settled(&mut waiting, channel, true);
+                }
+                let result = if entry.operation.is_some() { Err(NotCommitted::Failed) } else { Ok(None) };
+                failed.push(Settled { operation: entry.operation, tag: entry.tag, result });
+            }
+            waiting.turns.resume(*source);
+        }
+        drop(waiting);
+        self.shared.arrived.notify_one();
+        failed
+    }
+
     /// A cache of retained messages. It is correct if all changes of retained messages go through this queue.
     pub(crate) fn cache(&self) -> &RetainedCache {
         &self.shared.cache
@@ -251,7 +318,7 @@ impl<T> Drop for Committer<T> {
     }
 }
 
-impl<T> Committer<T> {
+impl<T: Tagged> Committer<T> {
     /// Commits until the queue is closed and empty.
     pub(crate) async fn run(self) {
         let mut took = Duration::ZERO;
@@ -278,33 +345,40 @@ impl<T> Committer<T> {
             self.shared.lock().turns.waited_in_vain();
         }
         loop {
-            {
+            let is_closed = {
                 let mut waiting = self.shared.lock();
-                if !waiting.turns.is_empty() {
-                    return Some(waiting.turns.take(Instant::now()));
+                let batch = waiting.turns.take(Instant::now());
+                if !batch.is_empty() {
+                    return Some(batch);
                 }
-                if waiting.is_closed {
+                if waiting.is_closed && waiting.turns.is_empty() {
                     return None;
                 }
-            }
+                waiting.is_closed
+            };
             tokio::select! {
                 () = self.shared.arrived.notified() => {}
-                () = self.closed.cancelled() => {}
+                () = self.closed.cancelled(), if !is_closed => {}
+                () = self.settled.closed() => return None, // nobody resumes what is held
             }
         }
     }
 
-    async fn settle(&self, batch: Vec<Entry<T>>) -> Vec<Settled<T>> {
+    async fn settle(&self, batch: Vec<Entry<T>>) -> SettledBatch<T> {
         let mut operations = Vec::with_capacity(batch.len());
+        let mut publishers = Vec::with_capacity(batch.len());
         let mut tags = Vec::with_capacity(batch.len());
         let mut rooms = Vec::with_capacity(batch.len());
         for entry in batch {
+            if entry.operation.is_some() {
+                publishers.push(entry.source.filter(|_| entry.tag.is_publish()));
+            }
             tags.push((entry.operation.is_some(), entry.tag));
             operations.extend(entry.operation);
             rooms.push(entry._room);
         }
-        let results = self.commit(&operations).await;
-        self.retained_settled(&operations, &results);
+        let (operations, results, failed) = self.commit(operations, &publishers).await;
+        self.committed(&operations, &results, &failed);
         let mut done = operations.into_iter().zip(results);
         let mut settled = Vec::with_capacity(tags.len());
         for (has_operation, tag) in tags {
@@ -315,72 +389,137 @@ impl<T> Committer<T> {
                 None => Settled { operation: None, tag, result: Ok(None) },
             });
         }
-        settled
+        SettledBatch { settled, failed }
     }
 
-    fn retained_settled(&self, operations: &[Operation], results: &[Result<Outcome, NotCommitted>]) {
-        if self.shared.retained.load(Ordering::SeqCst) == 0 {
+    /// Before the next batch is taken.
+    fn committed(
+        &self,
+        operations: &[Operation],
+        results: &[Result<Outcome, NotCommitted>],
+        failed: &[Source],
+    ) {
+        if failed.is_empty() && self.shared.retained.load(Ordering::SeqCst) == 0 {
             return;
         }
         let mut waiting = self.shared.lock();
+        for source in failed {
+            waiting.turns.hold(*source);
+        }
         for (operation, result) in operations.iter().zip(results) {
             let Some(channel) = operation.written_retained() else { continue };
-            self.shared.cache.settled(channel, !matches!(result, Err(NotCommitted::Unknown)));
-            self.shared.retained.fetch_sub(1, Ordering::SeqCst);
-            if let MapEntry::Occupied(mut entry) = waiting.retained.entry(channel.clone()) {
-                entry.get_mut().0 -= 1;
-                if entry.get().0 == 0 {
-                    entry.remove();
-                }
-            }
+            let is_known = !matches!(result, Err(NotCommitted::Unknown));
+            self.shared.retained_settled(&mut waiting, channel, is_known);
         }
     }
 
-    /// Commits a batch. If that fails, commits its halves, always in order: one bad operation must
+    /// Commits a batch. Returns the operations, their results, and the publishers of failed ones.
+    async fn commit(
+        &self,
+        operations: Vec<Operation>,
+        publishers: &[Option<Source>],
+    ) -> (Vec<Operation>, Results, Vec<Source>) {
+        if operations.is_empty() {
+            return (operations, Vec::new(), Vec::new());
+        }
+        match self.store.commit(&operations).await {
+            Ok(outcomes) => (operations, outcomes.into_iter().map(Ok).collect(), Vec::new()),
+            Err(error) => self.commit_parts(operations, publishers, error).await,
+        }
+    }
+
+    /// Commits the halves of a batch that has failed, always in order: one bad operation must
     /// not fail the others, and a full disk must not cause a thousand attempts. An unavailable database
-    /// is tried only once.
-    async fn commit(&self, operations: &[Operation]) -> Vec<Result<Outcome, NotCommitted>> {
-        let mut results = Vec::with_capacity(operations.len());
+    /// is tried only once. After a failed publish those that the same source has published later fail without a try.
+    async fn commit_parts(
+        &self,
+        operations: Vec<Operation>,
+        publishers: &[Option<Source>],
+        error: StoreError,
+    ) -> (Vec<Operation>, Results, Vec<Source>) {
         let mut failures_left = FAILURES_PER_BATCH;
-        let mut to_do: Vec<_> = std::iter::once(0..operations.len()).collect(); // the first range on top
-        while let Some(range) = to_do.pop() {
-            if range.is_empty() {
-                continue;
-            }
-            if failures_left == 0 {
-                results.extend(range.map(|_| Err(NotCommitted::Failed)));
-                continue;
-            }
-            match self.store.commit(&operations[range.clone()]).await {
-                Ok(outcomes) => results.extend(outcomes.into_iter().map(Ok)),
+        let (mut done, mut failed) = (Vec::with_capacity(operations.len()), HashSet::new());
+        let mut part = Part { places: (0..operations.len()).collect(), operations };
+        let mut to_do = Vec::new(); // the first part on top
+        let mut failure = Some(error);
+        loop {
+            let result = match failure.take() {
+                Some(error) => Err(error),
+                None => self.store.commit(&part.operations).await,
+            };
+            match result {
+                Ok(outcomes) => {
+                    let operations = part.places.into_iter().zip(part.operations);
+                    done.extend(
+                        operations.zip(outcomes).map(|(operation, outcome)| (operation, Ok(outcome))),
+                    );
+                }
                 Err(error) => {
                     failures_left -= 1;
-                    self.report(&error, range.len());
-                    if error.is_unknown() {
-                        // Trying again could store a message twice.
-                        results.extend(range.map(|_| Err(NotCommitted::Unknown)));
-                    } else if error.is_of_database() {
-                        // Each further try would delay the queue for the same time again. The lock wait has
-                        // timed out: the owner of the lock is not a dead node, but a connection that may hold
-                        // it for hours.
+                    self.report(&error, part.operations.len());
+                    // Trying again could store a message twice.
+                    let is_unknown = error.is_unknown();
+                    // Each further try would delay the queue for the same time again. The lock wait has
+                    // timed out: the owner of the lock is not a dead node, but a connection that may hold
+                    // it for hours.
+                    let is_hopeless = !is_unknown && error.is_of_database();
+                    if is_hopeless {
                         failures_left = 0;
-                        results.extend(range.map(|_| Err(NotCommitted::Failed)));
-                    } else if range.len() == 1 {
-                        results.push(Err(NotCommitted::Failed));
+                    }
+                    if is_unknown || is_hopeless || part.operations.len() == 1 {
+                        let why = if is_unknown { NotCommitted::Unknown } else { NotCommitted::Failed };
+                        failed.extend(part.places.iter().filter_map(|place| publishers[*place]));
+                        let operations = part.places.into_iter().zip(part.operations);
+                        done.extend(operations.map(|operation| (operation, Err(why))));
                     } else {
-                        let middle = range.start + range.len() / 2;
-                        to_do.push(middle..range.end);
-                        to_do.push(range.start..middle);
+                        to_do.push(part.split_off());
+                        to_do.push(part);
                     }
                 }
             }
+            part = loop {
+                let Some(mut next) = to_do.pop() else {
+                    done.sort_unstable_by_key(|((place, _), _)| *place);
+                    let (operations, results) =
+                        done.into_iter().map(|((_, operation), result)| (operation, result)).unzip();
+                    return (operations, results, failed.into_iter().collect());
+                };
+                let is_doomed = |place: usize| {
+                    failures_left == 0 || publishers[place].is_some_and(|source| failed.contains(&source))
+                };
+                let doomed = next.extract(is_doomed);
+                failed.extend(doomed.iter().filter_map(|(place, _)| publishers[*place]));
+                done.extend(doomed.into_iter().map(|operation| (operation, Err(NotCommitted::Failed))));
+                if !next.operations.is_empty() {
+                    break next;
+                }
+            };
         }
-        results
     }
 
     fn report(&self, error: &StoreError, operations: usize) {
         tracing::debug!(target: "jmqt::store", %error, operations, "a batch was not committed");
         store_failed(&self.counters, "a batch was not committed", error);
+    }
+}
+
+impl Part {
+    /// The second half.
+    fn split_off(&mut self) -> Self {
+        let middle = self.operations.len() / 2;
+        Self { places: self.places.split_off(middle), operations: self.operations.split_off(middle) }
+    }
+
+    /// Removes the operations with these places.
+    fn extract(&mut self, is_wanted: impl Fn(usize) -> bool) -> Vec<(usize, Operation)> {
+        if !self.places.iter().any(|place| is_wanted(*place)) {
+            return Vec::new();
+        }
+        let places = std::mem::take(&mut self.places);
+        let all = places.into_iter().zip(std::mem::take(&mut self.operations));
+        let (extracted, kept): (Vec<_>, Vec<_>) = all.partition(|(place, _)| is_wanted(*place));
+        (self.places, self.operations) = kept.into_iter().unzip();
+        extracted
     }
 }
 
@@ -450,11 +589,20 @@ mod tests {
         fn bytes(&self) -> usize {
             0
         }
+
+        fn is_publish(&self) -> bool {
+            true
+        }
     }
 
+    /// Tags that begin with `sub` are of other operations.
     impl Tagged for &str {
         fn bytes(&self) -> usize {
             0
+        }
+
+        fn is_publish(&self) -> bool {
+            !self.starts_with("sub")
         }
     }
 
@@ -464,6 +612,10 @@ mod tests {
         fn bytes(&self) -> usize {
             0
         }
+
+        fn is_publish(&self) -> bool {
+            false
+        }
     }
 
     /// An id of this many bytes.
@@ -472,6 +624,10 @@ mod tests {
     impl Tagged for Id {
         fn bytes(&self) -> usize {
             self.0
+        }
+
+        fn is_publish(&self) -> bool {
+            true
         }
     }
 
@@ -528,12 +684,12 @@ mod tests {
         }
         queue.submit(BOB, Some(append("other", "one")), "bob").await.unwrap();
         let running = tokio::spawn(committer.run());
-        let first = batches.recv().await.unwrap();
+        let first = batches.recv().await.unwrap().settled;
         assert!(first.len() < 300 && first.iter().any(|settled| settled.tag == "bob"));
         queue.close();
         let mut rest = 0;
         while let Some(batch) = batches.recv().await {
-            rest += batch.len();
+            rest += batch.settled.len();
         }
         running.await.unwrap();
         assert_eq!(first.len() + rest, 1001);
@@ -557,7 +713,7 @@ mod tests {
         queue.close();
         let mut carried_out = Vec::new();
         while let Some(batch) = batches.recv().await {
-            for settled in batch {
+            for settled in batch.settled {
                 let Some(Operation::Append(Append { data, .. })) = settled.operation else {
                     carried_out.push(settled.tag.into());
                     continue;
@@ -603,30 +759,104 @@ mod tests {
         Double { commit: Box::new(commit), ..Double::default() }
     }
 
-    /// The outcomes of a batch of 64 messages, of which the eighth is bad, and the lengths of the batches that
-    /// the store received.
+    /// The outcomes of a batch of 64 messages of as many sources, of which the eighth is bad, and the lengths of the batches
+    /// that the store received.
     async fn commit_with(reason: Reason) -> (Vec<Result<(), NotCommitted>>, Vec<usize>) {
+        commit_of(64, reason).await
+    }
+
+    /// As above, of this number of sources in turn.
+    async fn commit_of(sources: u64, reason: Reason) -> (Vec<Result<(), NotCommitted>>, Vec<usize>) {
         let asked = Arc::default();
         let store = Arc::new(refusing(reason, &asked));
         let (queue, committer, mut batches) = CommitQueue::new(store as _, Arc::default());
         for number in 0..64 {
             let data = if number == 7 { "bad" } else { "good" };
-            queue.submit(ALICE, Some(append("news", data)), ()).await.unwrap();
+            let source = Order::Of(Source(number % sources));
+            queue.submit(source, Some(append("news", data)), ()).await.unwrap();
         }
         queue.close();
         committer.run().await;
-        let settled = batches.recv().await.unwrap();
+        let settled = batches.recv().await.unwrap().settled;
         let asked = asked.lock().unwrap().clone();
         (settled.into_iter().map(|settled| settled.result.map(drop)).collect(), asked)
+    }
+
+    fn failed(results: &[Result<(), NotCommitted>]) -> Vec<usize> {
+        (0..results.len()).filter(|&i| results[i] == Err(NotCommitted::Failed)).collect()
     }
 
     #[tokio::test]
     async fn a_bad_operation_fails_alone() {
         let (results, asked) = commit_with(|| StoreError::Corrupt { what: "message" }).await;
-        let failed: Vec<_> = (0..64).filter(|&i| results[i] == Err(NotCommitted::Failed)).collect();
-        assert_eq!(failed, [7]);
+        assert_eq!(failed(&results), [7]);
         assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 63);
         assert_eq!(asked, [64, 32, 16, 8, 4, 4, 2, 2, 1, 1, 8, 16, 32]);
+    }
+
+    #[tokio::test] // protocol.md 2.10
+    async fn what_the_source_of_a_failed_publish_has_published_later_fails_in_its_batch() {
+        let (results, asked) = commit_of(8, || StoreError::Corrupt { what: "message" }).await;
+        assert_eq!(failed(&results), [7, 15, 23, 31, 39, 47, 55, 63]);
+        assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 56);
+        assert_eq!(asked, [64, 32, 16, 8, 4, 4, 2, 2, 1, 1, 7, 14, 28]);
+
+        let unknown = || StoreError::Unanswered(DatabaseError(sqlx::Error::PoolClosed));
+        let (results, _) = commit_of(8, unknown).await;
+        assert_eq!(results, [Err(NotCommitted::Unknown); 64]);
+    }
+
+    #[tokio::test] // protocol.md 2.10
+    async fn what_waits_behind_a_failed_publish_fails_until_its_source_is_answered() {
+        for reason in [
+            || StoreError::TimedOut(Duration::from_secs(10)),
+            || StoreError::Unanswered(DatabaseError(sqlx::Error::PoolClosed)),
+            || StoreError::Corrupt { what: "message" },
+        ] as [Reason; 3]
+        {
+            let store = Arc::new(refusing(reason, &Arc::default()));
+            let (queue, committer, mut batches) = CommitQueue::new(store as _, Arc::default());
+            let submit =
+                |of, data, tag| queue.submit(of, Some(append("news", data)), tag).map(Result::unwrap);
+            submit(ALICE, "bad", "first").await;
+            let running = tokio::spawn(committer.run());
+            let first = batches.recv().await.unwrap();
+            assert_eq!(first.failed, [Source(1)]);
+            // Nobody has told alice yet.
+            submit(ALICE, "good", "second").await;
+            queue.submit(ALICE, Some(append("news", "good")), "subscribe").await.unwrap();
+            queue.submit(ALICE, None, "a refusal").await.unwrap();
+            queue.submit(ALICE, Some(retain("kept", "good")), "third").await.unwrap();
+            submit(BOB, "good", "bob's").await;
+            let next = batches.recv().await.unwrap();
+            assert_eq!(next.settled.iter().map(|settled| settled.tag).collect::<Vec<_>>(), ["bob's"]);
+            assert!(next.settled[0].result.is_ok() && next.failed.is_empty());
+
+            let behind = queue.fail_behind(&first.failed);
+            let behind: Vec<_> = behind.iter().map(|settled| (settled.tag, settled.result.is_ok())).collect();
+            assert_eq!(behind, [("second", false), ("a refusal", true), ("third", false)]);
+            assert!(!queue.has_retained(&ChannelName::parse("kept").unwrap()));
+            submit(ALICE, "good", "fourth").await;
+            queue.close();
+            let mut later = Vec::new();
+            while let Some(batch) = batches.recv().await {
+                later.extend(batch.settled.into_iter().map(|settled| (settled.tag, settled.result.is_ok())));
+            }
+            assert_eq!(later, [("subscribe", true), ("fourth", true)]);
+            running.await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_failed_operation_that_is_no_publish_holds_nobody_up() {
+        let store = Arc::new(refusing(|| StoreError::Condemned, &Arc::default()));
+        let (queue, committer, mut batches) = CommitQueue::new(store as _, Arc::default());
+        queue.submit(ALICE, Some(append("news", "bad")), "subscribe").await.unwrap();
+        queue.submit(ALICE, Some(append("news", "good")), "publish").await.unwrap();
+        queue.close();
+        committer.run().await;
+        let SettledBatch { settled, failed } = batches.recv().await.unwrap();
+        assert!(failed.is_empty() && settled[0].result.is_err() && settled[1].result.is_ok());
     }
 
     #[tokio::test]

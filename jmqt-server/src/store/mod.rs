@@ -50,7 +50,7 @@ pub use crate::attributes::{Attributes, DataForm, Values};
 pub use crate::config::{PendingLimits, RetainedLimits};
 pub use crate::options::SubscriptionOptions;
 pub use cluster::{ClusterStore, Entered, NodeBeat, SharedSession};
-pub(crate) use commit::{CommitQueue, NotCommitted, Order, Settled, SettledBatches, Tagged};
+pub(crate) use commit::{CommitQueue, NotCommitted, Order, Settled, SettledBatch, SettledBatches, Tagged};
 #[cfg(test)]
 pub(crate) use double::Double;
 pub use error::{DatabaseError, MigrationError, StoreError};

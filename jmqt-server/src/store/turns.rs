@@ -6,9 +6,11 @@
 //! stay short. Before a batch that would contain only such a source, the committer waits a moment for recently served
 //! sources with few operations, because they would otherwise just miss each batch.
 //!
+//! A source that is held gets no turns, until it is resumed.
+//!
 //! Pure: no locks, and the caller supplies the time.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -69,12 +71,25 @@ struct Queue<T> {
     room: Option<Arc<Notify>>,
 }
 
+impl<T> Queue<T> {
+    /// Notifies submitters that wait for room, if there is some.
+    fn let_in(&mut self) {
+        if self.waiting.len() <= SOURCE_OPERATIONS / 2
+            && self.bytes <= SOURCE_BYTES / 2
+            && let Some(waiting) = self.room.take()
+        {
+            waiting.notify_waiters();
+        }
+    }
+}
+
 /// See the module.
 pub(super) struct Turns<T> {
     next: u64,
     queues: HashMap<Source, Queue<T>, foldhash::fast::RandomState>,
-    /// The sources with waiting operations, the next one first.
+    /// The sources with waiting operations that are not held, the next one first.
     order: VecDeque<Source>,
+    held: HashSet<Source, foldhash::fast::RandomState>,
     /// Operations that wait for all earlier operations of all sources.
     fences: VecDeque<Waiting<T>>,
     spare: Vec<VecDeque<Waiting<T>>>,
@@ -92,6 +107,7 @@ impl<T> Default for Turns<T> {
             next: 0,
             queues: HashMap::default(),
             order: VecDeque::new(),
+            held: HashSet::default(),
             fences: VecDeque::new(),
             spare: Vec::new(),
             last_light: None,
@@ -127,7 +143,7 @@ impl Room {
 
 impl<T> Turns<T> {
     pub(super) fn is_empty(&self) -> bool {
-        self.order.is_empty() && self.fences.is_empty()
+        self.queues.is_empty() && self.fences.is_empty()
     }
 
     #[cfg(test)]
@@ -140,7 +156,9 @@ impl<T> Turns<T> {
         let number = self.number();
         let spare = &mut self.spare;
         let queue = self.queues.entry(source).or_insert_with(|| {
-            self.order.push_back(source);
+            if !self.held.contains(&source) {
+                self.order.push_back(source);
+            }
             let waiting = spare.pop().unwrap_or_default();
             Queue { waiting, bytes: 0, is_light: true, room: None }
         });
@@ -165,6 +183,41 @@ impl<T> Turns<T> {
     fn number(&mut self) -> u64 {
         self.next += 1;
         self.next
+    }
+
+    /// Takes nothing more of this source, until it is [resumed](Self::resume).
+    pub(super) fn hold(&mut self, source: Source) {
+        if self.held.insert(source) {
+            self.order.retain(|other| *other != source);
+        }
+    }
+
+    /// The source takes its turns again.
+    pub(super) fn resume(&mut self, source: Source) {
+        if self.held.remove(&source) && self.queues.contains_key(&source) {
+            self.order.push_back(source);
+        }
+    }
+
+    /// Removes waiting operations of one source, and returns them in order.
+    pub(super) fn extract(&mut self, source: Source, mut is_wanted: impl FnMut(&T) -> bool) -> Vec<T> {
+        let Some(queue) = self.queues.get_mut(&source) else { return Vec::new() };
+        let (mut extracted, mut kept) = (Vec::new(), VecDeque::new());
+        for waiting in queue.waiting.drain(..) {
+            if is_wanted(&waiting.item) {
+                queue.bytes -= waiting.bytes;
+                extracted.push(waiting.item);
+            } else {
+                kept.push_back(waiting);
+            }
+        }
+        queue.waiting = kept;
+        queue.let_in();
+        if queue.waiting.is_empty() {
+            self.queues.remove(&source);
+            self.order.retain(|other| *other != source);
+        }
+        extracted
     }
 
     /// If this source has reached its limit of waiting operations: the notification to wait for before the next try.
@@ -195,7 +248,7 @@ impl<T> Turns<T> {
         self.in_vain = BATCHES_AFTER_A_VAIN_WAIT;
     }
 
-    /// The next batch, in the order of arrival. Empty only if no operation waits.
+    /// The next batch, in the order of arrival. Empty only if no operation waits, or all wait for sources that are held.
     pub(super) fn take(&mut self, now: Instant) -> Vec<T> {
         let waiting = self.queues.values().map(|queue| queue.waiting.len()).sum::<usize>();
         let mut batch = Vec::with_capacity(waiting.min(BATCH_OPERATIONS));
@@ -273,12 +326,7 @@ impl<T> Turns<T> {
                 batch.push((first.number, first.item));
             }
             let has_taken = batch.len() > before;
-            if queue.waiting.len() <= SOURCE_OPERATIONS / 2
-                && queue.bytes <= SOURCE_BYTES / 2
-                && let Some(waiting) = queue.room.take()
-            {
-                waiting.notify_waiters();
-            }
+            queue.let_in();
             if queue.waiting.is_empty() {
                 if is_light {
                     light.push(source);
@@ -436,6 +484,28 @@ mod tests {
         fill(&mut turns, LIGHT, 16);
         turns.take(now);
         assert!(!turns.is_worth_waiting(), "nothing else waits");
+    }
+
+    #[test]
+    fn a_held_source_waits_and_others_do_not() {
+        let (mut turns, now) = (Turns::default(), Instant::now());
+        fill(&mut turns, HEAVY, 3);
+        turns.hold(HEAVY);
+        fill(&mut turns, LIGHT, 2);
+        turns.push_fence((Source(9), 0));
+        fill(&mut turns, HEAVY, 1);
+        assert_eq!(turns.take(now), [(LIGHT, 0), (LIGHT, 1)]);
+        assert!(turns.take(now).is_empty() && !turns.is_empty());
+        assert_eq!(turns.extract(HEAVY, |(_, number)| *number > 0), [(HEAVY, 1), (HEAVY, 2)]);
+        turns.resume(HEAVY);
+        assert_eq!(turns.take(now), [(HEAVY, 0), (Source(9), 0), (HEAVY, 0)]);
+        assert!(turns.is_empty());
+
+        turns.hold(HEAVY);
+        turns.resume(HEAVY);
+        fill(&mut turns, HEAVY, 1);
+        assert_eq!(turns.extract(HEAVY, |_| true).len(), 1);
+        assert!(turns.is_empty() && turns.take(now).is_empty());
     }
 
     #[tokio::test]
