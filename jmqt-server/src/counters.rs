@@ -44,6 +44,9 @@ counters! {
     proxy_headers_refused,
     /// WebSockets refused because the page is of another host, and ALLOWED_ORIGINS does not contain its origin.
     origins_refused,
+    /// Connections refused because the client has the wrong port: TLS at a port without TLS, MQTT at a port for JMQT, and so
+    /// on.
+    wrong_ports,
     /// Connections that have ended, with or without a session.
     connections_closed,
     /// Sessions opened by a `conn`.

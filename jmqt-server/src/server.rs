@@ -155,6 +155,7 @@ impl Server {
             listener.address().ok().map(|address| address.port())
         };
         let http = HttpContext::new(port(Protocol::WebSocket), port(Protocol::SslWebSocket))
+            .with_mqtt_websockets(port(Protocol::MqttWebSocket), port(Protocol::SslMqttWebSocket))
             .with_allowed_origins(config.allowed_origins.clone())
             .with_mqtt(config.mqtt_on_jmqt_ports)
             .with_check({

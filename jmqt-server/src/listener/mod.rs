@@ -22,9 +22,10 @@ use crate::admission::{AddressKey, ConnectionPermit, Refusal};
 use crate::connection::{ConnectionInfo, Protocol};
 use crate::context::Shared;
 use crate::log_limit::{LogLimit, log_limited};
-use crate::serve::Connection;
+use crate::serve::{Connection, note_wrong_port};
 use crate::session::Accepted;
 use crate::tls::{Certificates, TlsAcceptor, is_refused_certificate};
+use crate::transport::Foreign;
 
 use proxy::HeaderError;
 
@@ -276,9 +277,14 @@ fn turn_away(shared: &Arc<Shared>, stream: TcpStream, protocol: Protocol, proble
         #[cfg(test)]
         Protocol::Lines => return,
     };
+    send_last(shared, stream, answer.as_bytes());
+}
+
+/// The same for any answer.
+fn send_last(shared: &Arc<Shared>, stream: TcpStream, answer: &[u8]) {
     // The send buffer of a new socket has room for this. If the client is gone, the error does not matter.
     let socket = socket2::SockRef::from(&stream);
-    if socket.send(answer.as_bytes()).is_err() || socket.shutdown(Shutdown::Write).is_err() {
+    if socket.send(answer).is_err() || socket.shutdown(Shutdown::Write).is_err() {
         return;
     }
     let Ok(place) = Arc::clone(&shared.turned_away).try_acquire_owned() else { return };
@@ -367,6 +373,13 @@ impl Newcomer {
 
     async fn shake_hands(&self, tls: &TlsAcceptor, stream: TcpStream) -> Option<Accepted> {
         let remote = self.info.remote;
+        // Other bytes that are wrong are found by the handshake.
+        if let Ok(Some((foreign, answer))) = timeout_at(self.deadline(), foreign_bytes(&stream)).await {
+            self.shared.hub.counters.tls_handshakes_failed.increment();
+            note_wrong_port(&self.shared, self.info, foreign, false);
+            send_last(&self.shared, stream, &answer);
+            return None;
+        }
         match timeout_at(self.deadline(), in_turns(&self.shared.handshakes, tls.accept(stream))).await {
             Ok(Ok(stream)) => return Some(Accepted::Tls(Box::new(stream))),
             Ok(Err(error)) => {
@@ -390,6 +403,21 @@ impl Newcomer {
         let permit = permit.occupy(connection.outbox());
         shared.tasks.spawn(connection.run(permit));
     }
+}
+
+/// Recognises a client that does not send TLS to a port with TLS, without taking its bytes from the socket. Returns the
+/// answer to it, which is empty unless its first packet has come at once.
+async fn foreign_bytes(stream: &TcpStream) -> Option<(Foreign, Vec<u8>)> {
+    const TLS_RECORD: u8 = 0x16;
+    let mut first = [0];
+    if stream.peek(&mut first).await.ok()? == 0 || first == [TLS_RECORD] {
+        return None;
+    }
+    let mut received = vec![0; 1024];
+    let length = stream.peek(&mut received).await.ok()?;
+    let foreign = Foreign::of(&received[..length])?;
+    let text = "this port is for TLS, and the client has sent none";
+    Some((foreign, foreign.answer(&received[..length], text).unwrap_or_default()))
 }
 
 /// Polls a future that computes a lot between its waits, and holds a permit during each poll. The permits are granted

@@ -10,6 +10,7 @@ use std::time::Duration;
 use jmqt_core::DisconnectCode;
 use tokio::time::timeout;
 
+use super::note_wrong_port;
 use crate::connection::{CloseReason, ConnectionInfo, Flow};
 use crate::context::Shared;
 use crate::disconnect::Disconnect;
@@ -114,6 +115,11 @@ pub(super) fn end_transport(shared: &Shared, session: &Session, error: &Transpor
             }
         }
         TransportError::Violation(_) => DisconnectCode::BAD_PACKETS,
+        TransportError::WrongPort(foreign) => {
+            let info = session.info;
+            note_wrong_port(shared, info, *foreign, info.protocol.is_tls());
+            DisconnectCode::BAD_PACKETS
+        }
         TransportError::ForeignPage { origin } => {
             shared.hub.counters.origins_refused.increment();
             log_limited!(warn, target: "jmqt::session", remote = %session.info.remote, origin, "refused a web page of another origin: to allow it, add the origin to ALLOWED_ORIGINS");

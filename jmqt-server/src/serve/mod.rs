@@ -5,6 +5,7 @@
 
 mod close;
 mod wills;
+mod wrong_port;
 
 use std::future::poll_fn;
 use std::ops::ControlFlow;
@@ -25,6 +26,7 @@ use crate::validators::poll_contained;
 
 pub(crate) use close::notify_close;
 pub(crate) use wills::{end_will_of, watch_wills};
+pub(crate) use wrong_port::note_wrong_port;
 
 /// One connection.
 pub(crate) struct Connection {

@@ -1,6 +1,8 @@
 //! Converts bytes to packets and back, for one connection. It does no I/O.
 
+mod foreign;
 mod frames;
+mod http;
 mod upgrade;
 mod websocket;
 
@@ -13,8 +15,10 @@ use jmqt_protocol::{NUL, NulDecoder, PacketTooLarge};
 use crate::connection::CloseReason;
 use crate::upgrade::Upgrade;
 
+use foreign::CONNECT;
 use frames::Messages;
 
+pub(crate) use foreign::{Foreign, key_of};
 pub(crate) use frames::PING;
 pub(crate) use upgrade::HttpContext;
 pub(crate) use websocket::{CloseCode, WebSocketDecoder, binary_header, websocket_header};
@@ -67,6 +71,9 @@ pub(crate) enum TransportError {
     /// WebSocket: the origin of the page may not connect.
     #[error("pages of {origin} may not connect: ALLOWED_ORIGINS does not contain this origin")]
     ForeignPage { origin: String },
+    /// The client speaks something that the port is not for.
+    #[error("{0} came to a port for something else")]
+    WrongPort(Foreign),
     /// The fixed header of an MQTT packet is invalid, or the packet is too large.
     #[error(transparent)]
     Packet(DecodeError),
@@ -82,7 +89,9 @@ impl TransportError {
                 CloseReason::PacketTooLarge
             }
             Self::Closed | Self::HealthChecked => CloseReason::ClosedByClient,
-            Self::ForeignPage { .. } | Self::Packet(_) | Self::Violation(_) => CloseReason::ProtocolViolation,
+            Self::ForeignPage { .. } | Self::WrongPort(_) | Self::Packet(_) | Self::Violation(_) => {
+                CloseReason::ProtocolViolation
+            }
         }
     }
 }
@@ -91,10 +100,14 @@ impl TransportError {
 pub(crate) enum Decoder {
     /// A socket that has received nothing yet.
     First {
+        /// The port is for MQTT.
+        is_for_mqtt: bool,
         limit: usize,
         context: Arc<HttpContext>,
     },
-    /// The client sent HTTP or TLS to a plain socket; the answer is still to be sent.
+    /// MQTT at a port that is not for it: its CONNECT will be refused.
+    Misplaced(FrameDecoder),
+    /// The client has the wrong port; the answer is still to be sent.
     Foreign(Vec<u8>),
     Nul(NulDecoder),
     Mqtt(FrameDecoder),
@@ -104,39 +117,68 @@ pub(crate) enum Decoder {
 impl Decoder {
     pub(crate) fn new(framing: Framing, limit: usize, context: Arc<HttpContext>) -> Self {
         let messages = match framing {
-            Framing::Nul => return Self::First { limit, context },
-            Framing::Mqtt => return Self::Mqtt(FrameDecoder::new(limit)),
+            Framing::Nul | Framing::Mqtt => {
+                return Self::First { is_for_mqtt: framing == Framing::Mqtt, limit, context };
+            }
             Framing::WebSocket => Messages::Texts,
             Framing::MqttWebSocket => Messages::Stream,
         };
         Self::WebSocket(Box::new(WebSocketDecoder::new(messages, limit, context)))
     }
 
-    /// Checks the first bytes of a socket: a browser or a WebSocket client with the wrong port gets an answer
-    /// at once, and does not have to wait for its own time limit.
+    /// Checks the first bytes of a socket: a client with the wrong port gets an answer at once, and does not have to wait
+    /// for its own time limit.
     fn recognise(&mut self, chunk: &mut &[u8]) -> Result<(), TransportError> {
-        let Self::First { limit, context } = self else { return Ok(()) };
-        let (answer, reason) = if upgrade::looks_like_http(chunk) {
-            (context.wrong_port(), "an HTTP request came to the port for TCP sockets")
-        } else if upgrade::looks_like_tls(chunk) {
-            (Vec::new(), "a TLS handshake came to a port without TLS")
-        } else {
-            if !chunk.is_empty() {
-                *self = Self::Nul(NulDecoder::new(*limit));
-            }
+        let Self::First { is_for_mqtt, limit, context } = self else { return Ok(()) };
+        if chunk.is_empty() {
             return Ok(());
+        }
+        let (is_for_mqtt, limit) = (*is_for_mqtt, *limit);
+        let (foreign, answer) = match Foreign::of(chunk) {
+            Some(Foreign::Mqtt) if !is_for_mqtt => {
+                *self = Self::Misplaced(FrameDecoder::new(limit));
+                return Ok(());
+            }
+            Some(Foreign::Http) => (Foreign::Http, context.wrong_port(is_for_mqtt)),
+            Some(foreign @ (Foreign::Tls | Foreign::ProxyHeader)) => (foreign, Vec::new()),
+            Some(Foreign::Jmqt) if is_for_mqtt => {
+                let text = "this port is for MQTT: JMQT clients connect to another one";
+                (Foreign::Jmqt, Foreign::Jmqt.answer(chunk, text).unwrap_or_default())
+            }
+            _ => {
+                *self = match is_for_mqtt {
+                    true => Self::Mqtt(FrameDecoder::new(limit)),
+                    false => Self::Nul(NulDecoder::new(limit)),
+                };
+                return Ok(());
+            }
         };
+        self.refuse(chunk, foreign, answer)
+    }
+
+    /// Refuses the CONNECT of a client that is at a port for JMQT, once it is complete.
+    fn refuse_misplaced(&mut self, chunk: &mut &[u8]) -> Result<(), TransportError> {
+        let Self::Misplaced(decoder) = self else { return Ok(()) };
+        let text = "this port is for JMQT: MQTT clients connect to another one (MQTT_PORT), or to this one if the server has \
+                    MQTT_ON_JMQT_PORTS = true";
+        let answer = match decoder.next_packet(chunk, None) {
+            Ok(None) => return Ok(()),
+            Ok(Some(packet)) => Foreign::Mqtt.answer(packet, text),
+            Err(_) => None,
+        };
+        self.refuse(chunk, Foreign::Mqtt, answer.unwrap_or_default())
+    }
+
+    fn refuse(&mut self, chunk: &mut &[u8], foreign: Foreign, answer: Vec<u8>) -> Result<(), TransportError> {
         *chunk = &[];
         *self = Self::Foreign(answer);
-        Err(TransportError::Violation(reason.into()))
+        Err(TransportError::WrongPort(foreign))
     }
 
     /// Begins MQTT if the first bytes of a socket do, on a server whose ports for JMQT take MQTT too. Returns `true` then.
     pub(crate) fn turn_to_mqtt(&mut self, chunk: &[u8]) -> bool {
-        /// The first byte of CONNECT. No JMQT packet begins with it.
-        const CONNECT: u8 = 0x10;
-        let Self::First { limit, context } = self else { return false };
-        if !context.takes_mqtt() || chunk.first() != Some(&CONNECT) {
+        let Self::First { is_for_mqtt, limit, context } = self else { return false };
+        if *is_for_mqtt || !context.takes_mqtt() || chunk.first() != Some(&CONNECT) {
             return false;
         }
         *self = Self::Mqtt(FrameDecoder::new(*limit));
@@ -146,7 +188,8 @@ impl Decoder {
     /// Returns `true` if the packets are those of MQTT.
     pub(crate) fn speaks_mqtt(&self) -> bool {
         match self {
-            Self::First { .. } | Self::Foreign(_) | Self::Nul(_) => false,
+            Self::First { is_for_mqtt, .. } => *is_for_mqtt,
+            Self::Misplaced(_) | Self::Foreign(_) | Self::Nul(_) => false,
             Self::Mqtt(_) => true,
             Self::WebSocket(decoder) => decoder.speaks_mqtt(),
         }
@@ -161,8 +204,11 @@ impl Decoder {
         if let Self::First { .. } = self {
             self.recognise(chunk)?;
         }
+        if let Self::Misplaced(_) = self {
+            self.refuse_misplaced(chunk)?;
+        }
         match self {
-            Self::First { .. } | Self::Foreign(_) => Ok(None),
+            Self::First { .. } | Self::Misplaced(_) | Self::Foreign(_) => Ok(None),
             Self::Nul(decoder) => Ok(decoder.next(chunk)?),
             // The version matters only for the answer, which the language determines.
             Self::Mqtt(decoder) => decoder.next_packet(chunk, None).map_err(TransportError::Packet),
@@ -172,8 +218,8 @@ impl Decoder {
 
     pub(crate) fn has_more(&self) -> bool {
         match self {
-            Self::First { .. } | Self::Foreign(_) | Self::Nul(_) | Self::Mqtt(_) => false,
             Self::WebSocket(decoder) => decoder.has_more(),
+            _ => false,
         }
     }
 
@@ -182,7 +228,7 @@ impl Decoder {
             Self::First { limit: old, .. } => *old = limit,
             Self::Foreign(_) => {}
             Self::Nul(decoder) => decoder.set_limit(limit),
-            Self::Mqtt(decoder) => decoder.set_limit(limit),
+            Self::Mqtt(decoder) | Self::Misplaced(decoder) => decoder.set_limit(limit),
             Self::WebSocket(decoder) => decoder.set_limit(limit),
         }
     }
@@ -192,7 +238,7 @@ impl Decoder {
         match self {
             Self::First { .. } | Self::Foreign(_) => 0,
             Self::Nul(decoder) => decoder.buffered(),
-            Self::Mqtt(decoder) => decoder.buffered(),
+            Self::Mqtt(decoder) | Self::Misplaced(decoder) => decoder.buffered(),
             Self::WebSocket(decoder) => decoder.buffered(),
         }
     }
@@ -202,7 +248,7 @@ impl Decoder {
         match self {
             Self::First { .. } | Self::Foreign(_) => false,
             Self::Nul(decoder) => decoder.is_mid_packet(),
-            Self::Mqtt(decoder) => decoder.is_mid_packet(),
+            Self::Mqtt(decoder) | Self::Misplaced(decoder) => decoder.is_mid_packet(),
             Self::WebSocket(decoder) => decoder.is_mid_packet(),
         }
     }
@@ -218,7 +264,7 @@ impl Decoder {
     /// Bytes that the transport itself has to send: the WebSocket upgrade, pongs, a close frame.
     pub(crate) fn take_output(&mut self) -> Vec<u8> {
         match self {
-            Self::First { .. } | Self::Nul(_) | Self::Mqtt(_) => Vec::new(),
+            Self::First { .. } | Self::Misplaced(_) | Self::Nul(_) | Self::Mqtt(_) => Vec::new(),
             Self::Foreign(answer) => std::mem::take(answer),
             Self::WebSocket(decoder) => decoder.take_output(),
         }
@@ -228,7 +274,8 @@ impl Decoder {
     pub(crate) fn is_open(&self) -> bool {
         match self {
             Self::First { .. } | Self::Nul(_) | Self::Mqtt(_) => true,
-            Self::Foreign(_) => false,
+            // An MQTT client expects nothing but the answer to its CONNECT.
+            Self::Misplaced(_) | Self::Foreign(_) => false,
             Self::WebSocket(decoder) => decoder.is_open(),
         }
     }

@@ -10,7 +10,9 @@ use std::sync::RwLock;
 use httparse::{EMPTY_HEADER, Header, Status};
 use tungstenite::handshake::derive_accept_key;
 
+use super::foreign::Foreign;
 use super::frames::Messages;
+use super::http::answer;
 use crate::config::{AllowedOrigin, origin};
 
 /// The longest request in bytes, from its first byte to the empty line.
@@ -29,8 +31,9 @@ const KEY_LENGTH: usize = 24;
 /// The settings for answers to HTTP requests, shared by all connections.
 #[derive(Debug, Default)]
 pub(crate) struct HttpContext {
-    websocket_port: Option<u16>,
-    tls_websocket_port: Option<u16>,
+    /// The ports for WebSockets without and with TLS: those for JMQT, and those for MQTT.
+    websockets: (Option<u16>, Option<u16>),
+    mqtt_websockets: (Option<u16>, Option<u16>),
     /// The ports for JMQT take MQTT too.
     takes_mqtt: bool,
     /// Origins of other hosts whose pages may connect.
@@ -53,7 +56,13 @@ impl fmt::Debug for Check {
 impl HttpContext {
     /// Sets the WebSocket ports that the answer to a request at a wrong port names.
     pub(crate) fn new(websocket_port: Option<u16>, tls_websocket_port: Option<u16>) -> Self {
-        Self { websocket_port, tls_websocket_port, ..Self::default() }
+        Self { websockets: (websocket_port, tls_websocket_port), ..Self::default() }
+    }
+
+    /// Sets the same for MQTT.
+    pub(crate) const fn with_mqtt_websockets(mut self, plain: Option<u16>, tls: Option<u16>) -> Self {
+        self.mqtt_websockets = (plain, tls);
+        self
     }
 
     /// Sets the origins whose pages may connect, in addition to the server's own host.
@@ -95,11 +104,15 @@ impl HttpContext {
     }
 
     /// The answer to an HTTP request at a plain socket port.
-    pub(super) fn wrong_port(&self) -> Vec<u8> {
-        let mut text = "This port is for JMQT over TCP, not for HTTP or WebSocket.".to_owned();
+    pub(super) fn wrong_port(&self, is_for_mqtt: bool) -> Vec<u8> {
+        let (language, websockets, of_language) = match is_for_mqtt {
+            true => ("MQTT", self.mqtt_websockets, " for MQTT"),
+            false => ("JMQT", self.websockets, ""),
+        };
+        let mut text = format!("This port is for {language} over TCP, not for HTTP or WebSocket.");
         // Infallible: writing to a `String` does not fail.
-        let _ = match (self.websocket_port, self.tls_websocket_port) {
-            (None, None) => write!(text, " The server has no WebSocket port."),
+        let _ = match websockets {
+            (None, None) => write!(text, " The server has no WebSocket port{of_language}."),
             (Some(port), None) => write!(text, " WebSockets connect to port {port} (ws)."),
             (None, Some(port)) => write!(text, " WebSockets connect to port {port} (wss)."),
             (Some(plain), Some(tls)) => {
@@ -121,35 +134,23 @@ pub(super) enum Outcome {
     Checked { answer: Vec<u8> },
     /// The origin of the page may not connect; the connection ends with the answer.
     ForeignPage { answer: Vec<u8>, origin: String },
+    /// The client has the wrong port; the connection ends with the answer.
+    WrongPort { answer: Vec<u8>, foreign: Foreign },
     /// The request was refused; the connection ends with the answer.
     Refused { answer: Vec<u8>, problem: String },
 }
 
-/// Returns `true` if these first bytes of a connection begin an HTTP request, and not a packet.
-pub(super) fn looks_like_http(bytes: &[u8]) -> bool {
-    const METHODS: [&[u8]; 7] = [b"GET ", b"HEAD ", b"POST ", b"PUT ", b"OPTIONS ", b"DELETE ", b"CONNECT "];
-    METHODS.iter().any(|method| bytes.starts_with(method))
-}
-
-/// Returns `true` if these first bytes of a connection begin a TLS handshake.
-pub(super) fn looks_like_tls(bytes: &[u8]) -> bool {
-    bytes.starts_with(&[0x16, 0x03])
-}
-
 /// Reads the received part of a request. The first `seen` bytes were searched before.
 pub(super) fn read(head: &[u8], seen: usize, messages: Messages, context: &HttpContext) -> Outcome {
+    if let Some(foreign) = Foreign::of(head).filter(|foreign| *foreign != Foreign::Http) {
+        return without_http(head, foreign, messages);
+    }
     let Some(length) = head_length(head, seen) else {
         if head.len() >= MAX_HEAD_BYTES {
             return too_long();
         }
         return match head.first() {
             None | Some(b'A'..=b'Z' | b'\r' | b'\n') => Outcome::Incomplete,
-            Some(_) if looks_like_tls(head) => refused(
-                "400 Bad Request",
-                "",
-                "This port is for plain WebSockets (ws), and TLS was received.",
-                "a TLS handshake came to the plain WebSocket port",
-            ),
             Some(_) => not_http(messages, "the first byte is not that of an HTTP request"),
         };
     };
@@ -281,7 +282,19 @@ impl<'a> Request<'a> {
             Messages::Texts if context.takes_mqtt => {
                 offered.find(|item| *item == JMQT || MQTT.contains(item))
             }
-            Messages::Texts => offered.find(|item| *item == JMQT),
+            Messages::Texts => {
+                let offered: Vec<_> = offered.collect();
+                let jmqt = offered.iter().find(|item| **item == JMQT).copied();
+                if jmqt.is_none() && offered.iter().any(|item| MQTT.contains(item)) {
+                    let text = "This port is for JMQT. MQTT clients connect to another one (MQTT_WEBSOCKET_PORT), or to \
+                                this one if the server has MQTT_ON_JMQT_PORTS = true.";
+                    return Outcome::WrongPort {
+                        answer: answer("400 Bad Request", "", text, true),
+                        foreign: Foreign::MqttWebSocket,
+                    };
+                }
+                jmqt
+            }
             Messages::Stream => match offered.find(|item| MQTT.contains(item)) {
                 None => {
                     return refuse(
@@ -305,6 +318,26 @@ impl<'a> Request<'a> {
         );
         Outcome::Upgraded { answer: answer.into_bytes(), head_length, messages }
     }
+}
+
+/// Refuses a client that does not send HTTP.
+fn without_http(head: &[u8], foreign: Foreign, messages: Messages) -> Outcome {
+    let answer = match foreign {
+        Foreign::Jmqt | Foreign::Mqtt => {
+            let text = "this port is for WebSockets: clients without WebSocket connect to another one";
+            match foreign.answer(head, text) {
+                Some(answer) => answer,
+                None if head.len() >= MAX_HEAD_BYTES => Vec::new(),
+                None => return Outcome::Incomplete,
+            }
+        }
+        Foreign::Tls => {
+            let text = "This port is for plain WebSockets (ws), and TLS was received.";
+            answer("400 Bad Request", "", text, true)
+        }
+        _ => answer("400 Bad Request", "", invitation(messages), true),
+    };
+    Outcome::WrongPort { answer, foreign }
 }
 
 fn not_http(messages: Messages, problem: &str) -> Outcome {
@@ -337,20 +370,6 @@ fn sentence(problem: &str) -> String {
     first.into_iter().chain(letters).chain(['.']).collect()
 }
 
-/// An answer that ends the connection. `headers` contains complete lines.
-fn answer(status: &str, headers: &str, text: &str, with_body: bool) -> Vec<u8> {
-    let mut answer = format!(
-        "HTTP/1.1 {status}\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\n\
-         Content-Length: {}\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\n{headers}\r\n",
-        text.len() + 1
-    );
-    if with_body {
-        answer.push_str(text);
-        answer.push('\n');
-    }
-    answer.into_bytes()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -372,6 +391,7 @@ mod tests {
             Outcome::Upgraded { answer, .. }
             | Outcome::Checked { answer }
             | Outcome::ForeignPage { answer, .. }
+            | Outcome::WrongPort { answer, .. }
             | Outcome::Refused { answer, .. } => answer,
         };
         let answer = std::str::from_utf8(answer).unwrap();
@@ -400,7 +420,7 @@ mod tests {
 
     #[test] // RFC 6455 §4.2.2: an offered subprotocol is answered, another is not
     fn the_subprotocol_jmqt_is_answered_when_it_is_offered() {
-        for (offered, is_answered) in [("jmqt", true), ("mqtt, jmqt", true), ("mqtt", false), ("JMQT", false)]
+        for (offered, is_answered) in [("jmqt", true), ("mqtt, jmqt", true), ("soap", false), ("JMQT", false)]
         {
             let upgrade = format!(
                 "GET / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n{KEY}Sec-WebSocket-Protocol: {offered}\r\n\r\n"
@@ -525,7 +545,7 @@ mod tests {
             ),
             (format!("GET / HTTP/1.1\r\n{upgrade}{KEY}Sec-WebSocket-Key: x\r\n\r\n"), 400, "one header"),
             ("GET / HTTP/9\r\n\r\n".to_owned(), 400, "with a WebSocket"),
-            ("{\"conn\":{}}\0".to_owned(), 400, "with a WebSocket"),
+            ("(conn)\0".to_owned(), 400, "with a WebSocket"),
             ("\x16\x03\x01\0".to_owned(), 400, "TLS"),
         ] {
             let (found, text) = told(&ask(&request));
@@ -536,7 +556,7 @@ mod tests {
 
     #[test]
     fn the_port_for_mqtt_names_its_subprotocol() {
-        for request in ["GET / HTTP/1.1\r\n\r\n", "POST / HTTP/1.1\r\n\r\n", "\x10\x0c\0\x04MQTT"] {
+        for request in ["GET / HTTP/1.1\r\n\r\n", "POST / HTTP/1.1\r\n\r\n", "MQTT\n\n"] {
             let (_, text) = told(&ask_for(Messages::Stream, request));
             assert!(text.contains("the subprotocol `mqtt`"), "{request}: {text}");
         }
@@ -574,7 +594,7 @@ mod tests {
             (None, Some(2), "port 2 (wss)."),
             (None, None, "no WebSocket port"),
         ] {
-            let answer = String::from_utf8(HttpContext::new(plain, tls).wrong_port()).unwrap();
+            let answer = String::from_utf8(HttpContext::new(plain, tls).wrong_port(false)).unwrap();
             assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains(part), "{answer}");
         }
     }

@@ -147,6 +147,10 @@ impl WebSocketDecoder {
                 self.state = State::Ended(answer);
                 Err(TransportError::ForeignPage { origin })
             }
+            Outcome::WrongPort { answer, foreign } => {
+                self.state = State::Ended(answer);
+                Err(TransportError::WrongPort(foreign))
+            }
             Outcome::Refused { answer, problem } => {
                 self.state = State::Ended(answer);
                 Err(TransportError::Violation(format!("the WebSocket upgrade failed: {problem}").into()))

@@ -52,3 +52,4 @@ mod upgrade;
 mod validators;
 mod verdicts;
 mod websocket;
+mod wrong_ports;

@@ -65,12 +65,3 @@ async fn a_packet_may_arrive_byte_by_byte_and_a_large_one_has_its_limit() {
     large.send_bytes(b"\x10\xff\xff\x7f").await;
     assert_eq!(large.bytes_until_closed().await, b"");
 }
-
-#[tokio::test]
-async fn without_the_key_mqtt_is_a_bad_packet_of_jmqt() {
-    let server = TestServer::start().await;
-    let mut client = server.open_raw(Protocol::Socket).await;
-    client.send_bytes(b"\x10\x0e\x00\x04MQTT\x04\x02\x00\x3c\x00\x02me\0").await;
-    client.conn_as("alice", "").await;
-    assert!(server.counters().bad_packets > 0);
-}

@@ -277,8 +277,7 @@ async fn a_packet_before_connect_ends_the_connection_without_a_word() {
         "F0 00",
         "00 00",
         "30 FF FF FF FF",
-        "'GET / HTTP/1.1'",
-        "'{\"hb\":{}}' 00",
+        "'MQTT' 04 02 00 3C 00 00",
         "16 03 01 02 00 01 00",
     ] {
         let mut device = Device::dial(&server, Version::V5).await;
