@@ -157,6 +157,36 @@ impl<T: Waiting> Inbox<T> {
         Taken::Nothing
     }
 
+    /// How many messages have come so far: the place of the newest.
+    pub(crate) fn arrived(&self) -> u64 {
+        self.lock().arrived
+    }
+
+    /// Takes out what came up to this place.
+    pub(crate) fn take_until(&self, place: u64) -> Vec<T> {
+        let mut state = self.lock();
+        let mut taken = Vec::new();
+        while state.front_place().is_some_and(|front| front <= place) {
+            taken.extend(state.pop());
+        }
+        taken
+    }
+
+    /// Whether such a message waits.
+    pub(crate) fn has(&self, is_wanted: impl Fn(&T) -> bool) -> bool {
+        let state = self.lock();
+        state.at_least_once.iter().chain(&state.at_most_once).any(|(_, push)| is_wanted(push))
+    }
+
+    /// Nobody waits for acknowledgements of what came so far: from now on it may be dropped.
+    pub(crate) fn forget_acknowledgements(&self) {
+        let mut state = self.lock();
+        let mut all = std::mem::take(&mut state.at_least_once);
+        all.append(&mut state.at_most_once);
+        all.make_contiguous().sort_by_key(|(place, _)| *place);
+        state.at_most_once = all;
+    }
+
     /// There will be no more.
     pub(crate) fn end(&self) {
         let mut state = self.lock();
@@ -269,6 +299,11 @@ impl<T: Waiting> State<T> {
         taken.sort_by_key(|(place, _)| *place);
         self.bytes -= taken.iter().map(|(_, push)| push.cost()).sum::<usize>();
         taken.into_iter().map(|(_, push)| push).collect()
+    }
+
+    fn front_place(&self) -> Option<u64> {
+        let places = [self.at_most_once.front(), self.at_least_once.front()];
+        places.into_iter().flatten().map(|(place, _)| *place).min()
     }
 
     fn pop(&mut self) -> Option<T> {

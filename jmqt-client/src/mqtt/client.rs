@@ -160,7 +160,8 @@ impl Client {
     /// Subscribes to a filter, with a QoS or with all options, and hands back the stream of its messages. The subscription is
     /// made again whenever the server has lost the session. An earlier stream of the same filter ends.
     ///
-    /// Messages that came before for no stream, of a session that was there already, come first.
+    /// Messages that came before for no stream, of a session that was there already, come first; they wait for
+    /// [some seconds](Self::messages).
     ///
     /// ```no_run
     /// # async fn run(client: jmqt_client::mqtt::Client) -> Result<(), jmqt_client::mqtt::Error> {
@@ -246,9 +247,24 @@ impl Client {
         }
     }
 
-    /// The stream of messages that no subscription of this client is for.
+    /// The stream of messages that no subscription of this client is for: those of subscriptions whose stream was
+    /// [detached](Subscription::detach), and those that an earlier process made in the same session.
+    ///
+    /// While there is such a stream, its messages wait to be read and are acknowledged then, as in any other. Without one they
+    /// wait 10 seconds, within `stream_bytes`, for a [`subscribe`](Self::subscribe) or for this call, and are dropped then:
+    /// [`unclaimed_messages`](Self::unclaimed_messages) counts them, and the log says so once a minute. In the first 10 seconds
+    /// of the client's first session those that wait are not acknowledged, so that nothing is lost while an application
+    /// starts; later they are acknowledged when they come, so that they do not hold up others [MQTT-4.5.0-2].
+    ///
+    /// There may be several at a time; each message goes to one of them.
     pub fn messages(&self) -> Messages {
         Messages::new(Arc::clone(self.shared()))
+    }
+
+    /// How many messages were dropped because no stream was for them, and there was none of [`messages`](Self::messages).
+    #[must_use]
+    pub fn unclaimed_messages(&self) -> u64 {
+        self.shared().lock().unclaimed.dropped()
     }
 
     /// Says that a message has been taken, for streams that are

@@ -40,14 +40,7 @@ pub(crate) async fn serve(session: Session, shared: &Arc<Shared>) -> DisconnectR
     let Session { link, frames, information, read: (read, at), rest } = session;
     let keep_alive = Duration::from_secs(information.keep_alive.into());
     let silence = if keep_alive.is_zero() { Duration::from_secs(1 << 31) } else { keep_alive * 3 / 2 };
-    {
-        let mut inner = shared.lock();
-        inner.information = Some(information.clone());
-        inner.received.begin(information.session_present);
-        let inner = &mut *inner;
-        inner.outbound.begin(&information);
-        inner.routes.resume(&mut inner.outbound, &information);
-    }
+    shared.begin(&information);
     let mut connection = Connection {
         link,
         frames,
@@ -166,7 +159,7 @@ impl Connection {
     }
 
     fn look_at_clock(&mut self, holds: bool) -> Result<(), DisconnectReason> {
-        self.shared.lock().outbound.expire(&self.shared.options);
+        self.shared.look_at_clock();
         if self.resume_by.is_some_and(|by| by <= Instant::now()) {
             return Err(DisconnectReason::NotResumed(self.shared.options.request_timeout));
         }

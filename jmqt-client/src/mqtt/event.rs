@@ -45,6 +45,13 @@ pub enum Event {
         /// What the server said.
         error: Error,
     },
+    /// A QoS 1 or 2 message has been waiting for half a minute to be read from its stream, or to be acknowledged by hand
+    /// while others that were taken after it wait for that. The server sends no more messages once too many have no
+    /// acknowledgement. Read every stream, or drop it. Comes again each minute until the message is taken.
+    NotTaken {
+        /// The topic of the message.
+        topic: String,
+    },
     /// The client has ended, by [`Client::disconnect`](super::Client::disconnect) or because trying again cannot help.
     Closed,
 }

@@ -34,6 +34,27 @@ pub struct Information {
     pub shared_available: bool,
 }
 
+#[cfg(test)]
+impl Information {
+    /// A new session with a server of MQTT 5 that has everything.
+    pub(crate) fn of_test() -> Self {
+        Self {
+            version: Version::V5,
+            client_id: "test".to_owned(),
+            session_present: false,
+            keep_alive: 30,
+            session_expiry: 0,
+            receive_maximum: u16::MAX,
+            maximum_packet_size: None,
+            maximum_qos: Qos::ExactlyOnce,
+            retain_available: true,
+            wildcards_available: true,
+            subscription_ids_available: true,
+            shared_available: true,
+        }
+    }
+}
+
 impl fmt::Display for Information {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let version = if self.version.has_properties() { "MQTT 5" } else { "MQTT 3.1.1" };

@@ -63,6 +63,10 @@ impl Message {
         Self { delivery: serial.map(delivery), ..self.clone() }
     }
 
+    pub(crate) const fn shared_topic(&self) -> &Arc<str> {
+        &self.topic
+    }
+
     pub(crate) fn delivery(&self) -> Option<&Delivery> {
         self.delivery.as_deref()
     }

@@ -33,7 +33,8 @@
 //!   MQTT 3.1.1 has one flag for both, so there each connection is clean or none is.
 //! * **A message is acknowledged when the application has taken it**: when its stream is asked for the next one, or
 //!   [by hand](Subscription::acknowledge_by_hand). Acknowledgements leave in the order in which the messages came
-//!   [MQTT-4.6.0-2], so a stream that is not read holds back those of the others.
+//!   [MQTT-4.6.0-2], so a stream that is not read holds back those of the others; [`Event::NotTaken`] and the log say so. What no stream is
+//!   for is acknowledged and dropped, unless [`Client::messages`] reads it.
 //! * **Publishes wait while there is no connection**, within `queue_bytes` ([`WhenFull`](crate::WhenFull) says what comes then).
 //! * **Nothing grows without a bound.** QoS 0 messages that are not read are dropped and counted beyond `stream_bytes`. QoS 1
 //!   and 2 messages are limited by `receive_maximum`. MQTT 3.1.1 cannot tell the server, so there the client stops reading the
@@ -61,6 +62,8 @@ mod run;
 mod server;
 mod shared;
 mod stream;
+mod unclaimed;
+mod untaken;
 
 pub use client::Client;
 pub use defaults::{Codec, TopicDefault, TopicDefaults, UnknownCodec};

@@ -6,6 +6,7 @@
 //! acknowledged, is recognised by its packet id and not delivered twice.
 
 use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
 
 use jmqt_mqtt::{PacketId, Qos};
 
@@ -13,6 +14,7 @@ use jmqt_mqtt::{PacketId, Qos};
 struct Entry {
     id: PacketId,
     serial: u64,
+    topic: Arc<str>,
     /// Streams that have yet to take it.
     left: usize,
     /// It came on this connection.
@@ -57,7 +59,7 @@ impl Received {
         &mut self,
         qos: Qos,
         (id, is_duplicate): (PacketId, bool),
-        cost: usize,
+        (topic, cost): (&Arc<str>, usize),
         answers: &mut Vec<Answer>,
     ) -> Arrival {
         if qos == Qos::ExactlyOnce && self.recorded.contains(&id) {
@@ -80,7 +82,8 @@ impl Received {
         }
         self.last_serial += 1;
         let serial = self.last_serial;
-        self.queue(qos).push_back(Entry { id, serial, left: 1, is_here: true, cost });
+        let topic = Arc::clone(topic);
+        self.queue(qos).push_back(Entry { id, serial, topic, left: 1, is_here: true, cost });
         self.waiting += 1;
         self.bytes += cost;
         Arrival::New(serial)
@@ -168,6 +171,25 @@ impl Received {
     pub(crate) const fn waiting(&self) -> (usize, usize) {
         (self.waiting, self.bytes)
     }
+
+    /// The oldest message that the application has yet to take.
+    pub(crate) fn oldest(&self) -> Option<Oldest<'_>> {
+        let of = |queue: &'_ VecDeque<Entry>| queue.iter().position(|entry| entry.is_here && entry.left > 0);
+        let queues = [&self.at_least_once, &self.exactly_once];
+        let oldest = queues.into_iter().filter_map(|queue| Some((queue, of(queue)?)));
+        let (queue, at) = oldest.min_by_key(|(queue, at)| queue[*at].serial)?;
+        let held = queue.range(at..).filter(|entry| entry.is_here && entry.left == 0).count();
+        Some(Oldest { serial: queue[at].serial, topic: &queue[at].topic, held })
+    }
+}
+
+/// What [`Received::oldest`] found.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Oldest<'r> {
+    pub(crate) serial: u64,
+    pub(crate) topic: &'r str,
+    /// How many messages were taken and cannot be acknowledged before it.
+    pub(crate) held: usize,
 }
 
 #[cfg(test)]
@@ -180,7 +202,7 @@ mod tests {
 
     fn arrive(received: &mut Received, qos: Qos, number: u16, is_duplicate: bool) -> (Arrival, Vec<Answer>) {
         let mut answers = Vec::new();
-        let arrival = received.arrive(qos, (id(number), is_duplicate), 10, &mut answers);
+        let arrival = received.arrive(qos, (id(number), is_duplicate), (&"a".into(), 10), &mut answers);
         (arrival, answers)
     }
 

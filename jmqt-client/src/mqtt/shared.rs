@@ -10,6 +10,8 @@ use super::message::Delivery;
 use super::outbound::{Offer, Outbound, Phase};
 use super::received::{Answer, Received};
 use super::routes::Routes;
+use super::unclaimed::Unclaimed;
+use super::untaken::Untaken;
 use super::{Error, Information, Message, Options, Publish, Receipt};
 use crate::inbox::Inbox;
 
@@ -27,10 +29,21 @@ pub(crate) struct Inner {
     pub(crate) outbound: Outbound,
     pub(crate) received: Received,
     pub(crate) routes: Routes,
+    pub(crate) unclaimed: Unclaimed,
+    untaken: Untaken,
     pub(crate) information: Option<Information>,
 }
 
 impl Inner {
+    /// No stream wants it: it counts as taken.
+    fn drop_unclaimed(&mut self, message: &Message) {
+        self.unclaimed.count();
+        let Some(delivery) = message.delivery().filter(|delivery| delivery.take()) else { return };
+        let mut answers = Vec::new();
+        self.received.taken(delivery.qos, delivery.serial, &mut answers);
+        self.answer(answers);
+    }
+
     pub(crate) fn answer(&mut self, answers: Vec<Answer>) {
         for answer in answers {
             match answer {
@@ -65,6 +78,8 @@ impl Shared {
             outbound: Outbound::new(options.version),
             received: Received::default(),
             routes: Routes::default(),
+            unclaimed: Unclaimed::default(),
+            untaken: Untaken::default(),
             information: None,
         };
         Self {
@@ -133,6 +148,35 @@ impl Shared {
         inner.received.taken(delivery.qos, delivery.serial, &mut answers);
         inner.answer(answers);
         self.wake_for(inner);
+    }
+
+    /// Looks after messages that nobody takes, from time to time.
+    pub(crate) fn look_at_clock(&self) {
+        let mut inner = self.lock();
+        inner.outbound.expire(&self.options);
+        let due = inner.unclaimed.due(self.everything.arrived());
+        for message in due.map(|place| self.everything.take_until(place)).unwrap_or_default() {
+            inner.drop_unclaimed(&message);
+        }
+        let untold = inner.unclaimed.tell();
+        let Inner { untaken, received, routes, unclaimed, .. } = &mut *inner;
+        let is_unread = |serial| {
+            let is_it = |message: &Message| message.delivery().is_some_and(|known| known.serial == serial);
+            routes.inboxes().any(|inbox| inbox.has(is_it))
+                || unclaimed.is_read() && self.everything.has(is_it)
+        };
+        let neglected = untaken.look(received.oldest(), is_unread);
+        self.wake_for(inner);
+        if let Some(count) = untold {
+            tracing::warn!(
+                count,
+                "Messages that no stream is for were dropped: read Client::messages, or end the subscriptions"
+            );
+        }
+        if let Some(topic) = neglected {
+            tracing::warn!(topic, "A message is not taken from its stream: messages after it have to wait");
+            self.emit(Event::NotTaken { topic });
+        }
     }
 
     pub(crate) fn all_taken(&self, messages: &[Message]) {
@@ -209,6 +253,21 @@ impl Shared {
         self.tell_of_room();
     }
 
+    /// A connection begins.
+    pub(crate) fn begin(&self, information: &Information) {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        inner.information = Some(information.clone());
+        inner.received.begin(information.session_present);
+        inner.unclaimed.session();
+        if !information.session_present {
+            // What was not taken is limited like QoS 0 now, or it would grow with each session that is lost.
+            inner.routes.inboxes().chain([&*self.everything]).for_each(Inbox::forget_acknowledgements);
+        }
+        inner.outbound.begin(information);
+        inner.routes.resume(&mut inner.outbound, information);
+    }
+
     /// Hands a message to the streams it is for.
     pub(crate) fn deliver(&self, message: &Message, packet: &jmqt_mqtt::Publish<'_>) {
         let mut inner = self.lock();
@@ -217,7 +276,8 @@ impl Shared {
             None => None,
             Some(id) => {
                 let cost = crate::inbox::Waiting::cost(message);
-                match inner.received.arrive(qos, (id, packet.delivery.dup()), cost, &mut answers) {
+                let what = (message.shared_topic(), cost);
+                match inner.received.arrive(qos, (id, packet.delivery.dup()), what, &mut answers) {
                     super::received::Arrival::New(serial) => Some(serial),
                     super::received::Arrival::Known => {
                         inner.answer(answers);
@@ -231,13 +291,157 @@ impl Shared {
             streams.push(Arc::clone(&self.everything));
         }
         // With the lock held: a stream that begins meanwhile takes over what came before, and misses nothing.
-        let takes =
-            |inbox: &Arc<Inbox<Message>>| inbox.offer(&mut vec![message.for_stream(serial)]).is_some();
+        let is_dropped_later = inner.unclaimed.is_acknowledged();
+        let takes = |inbox: &Arc<Inbox<Message>>| {
+            let serial = serial.filter(|_| !is_dropped_later || !Arc::ptr_eq(inbox, &self.everything));
+            inbox.offer(&mut vec![message.for_stream(serial)]).is_some() && serial.is_some()
+        };
         let taken = streams.iter().filter(|inbox| takes(inbox)).count();
         if let Some(serial) = serial {
             debug_assert!(qos != Qos::AtMostOnce);
             inner.received.delivered(qos, serial, taken, &mut answers);
             inner.answer(answers);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use jmqt_mqtt::{Delivery, PacketId, Properties};
+    use tokio::time::advance;
+
+    use super::*;
+    use crate::mqtt::{Messages, Subscription};
+
+    fn shared() -> Arc<Shared> {
+        let shared = Shared::new(Options::default());
+        shared.begin(&Information::of_test());
+        Arc::new(shared)
+    }
+
+    fn arrive(shared: &Shared, number: u16) {
+        let delivery = Delivery::AtLeastOnce { id: PacketId::new(number).unwrap(), dup: false };
+        let properties = Properties::EMPTY;
+        let packet = jmqt_mqtt::Publish { delivery, retain: false, topic: "a", properties, payload: b"x" };
+        shared.deliver(&Message::new("a".into(), &packet, None), &packet);
+    }
+
+    /// Packet ids of the PUBACKs that were sent since the last call.
+    fn acknowledged(shared: &Shared) -> Vec<u16> {
+        let mut sent = Vec::new();
+        shared.lock().outbound.take(&mut sent);
+        sent.chunks(4).map(|packet| u16::from_be_bytes([packet[2], packet[3]])).collect()
+    }
+
+    async fn next(messages: &mut Messages) -> Message {
+        tokio::time::timeout(Duration::ZERO, messages.next()).await.unwrap().unwrap()
+    }
+
+    #[tokio::test(start_paused = true)] // [MQTT-4.5.0-2]
+    async fn what_no_stream_is_for_waits_ten_seconds_for_one_and_is_acknowledged_then() {
+        let shared = shared();
+        arrive(&shared, 1);
+        for look in [0, 5] {
+            advance(Duration::from_secs(look)).await;
+            shared.look_at_clock();
+        }
+        arrive(&shared, 2);
+        assert!(acknowledged(&shared).is_empty());
+        advance(Duration::from_secs(5)).await;
+        shared.look_at_clock();
+        assert_eq!(acknowledged(&shared), [1]);
+        let mut messages = Messages::new(Arc::clone(&shared));
+        advance(Duration::from_secs(3600)).await;
+        shared.look_at_clock();
+        assert!(acknowledged(&shared).is_empty());
+        // A stream that took it and goes away has taken it.
+        next(&mut messages).await;
+        drop(messages);
+        assert_eq!(acknowledged(&shared), [2]);
+        assert_eq!(shared.lock().unclaimed.dropped(), 1);
+    }
+
+    #[tokio::test(start_paused = true)] // [MQTT-4.5.0-2]
+    async fn ten_seconds_later_what_no_stream_is_for_is_acknowledged_at_once_and_still_waits() {
+        let shared = shared();
+        advance(Duration::from_secs(10)).await;
+        shared.look_at_clock();
+        arrive(&shared, 1);
+        assert_eq!(acknowledged(&shared), [1]);
+        let mut messages = Messages::new(Arc::clone(&shared));
+        next(&mut messages).await;
+        arrive(&shared, 2);
+        assert!(acknowledged(&shared).is_empty());
+        next(&mut messages).await;
+        drop(messages);
+        assert_eq!(acknowledged(&shared), [2]);
+        arrive(&shared, 3);
+        assert_eq!(acknowledged(&shared), [3]);
+        for _ in 0..3 {
+            shared.look_at_clock();
+            advance(Duration::from_secs(5)).await;
+        }
+        assert_eq!(shared.lock().unclaimed.dropped(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_is_not_read_is_told_of_once_a_minute() {
+        let shared = shared();
+        let mut events = crate::mqtt::Events(shared.events());
+        let messages = Messages::new(Arc::clone(&shared));
+        arrive(&shared, 1);
+        let mut told = 0;
+        for _ in 0..30 {
+            advance(Duration::from_secs(5)).await;
+            shared.look_at_clock();
+            while let Ok(Some(event)) = tokio::time::timeout(Duration::ZERO, events.next()).await {
+                assert!(matches!(&event, Event::NotTaken { topic } if topic == "a"), "{event:?}");
+                told += 1;
+            }
+        }
+        assert_eq!(told, 2);
+        drop(messages);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_message_in_use_is_told_of_only_if_others_wait_for_it() {
+        let shared = shared();
+        let mut events = crate::mqtt::Events(shared.events());
+        let mut messages = Messages::new(Arc::clone(&shared)).acknowledge_by_hand();
+        (1..=3).for_each(|number| arrive(&shared, number));
+        let _in_use = next(&mut messages).await;
+        let done = next(&mut messages).await;
+        let mut is_told = async || {
+            for _ in 0..10 {
+                advance(Duration::from_secs(5)).await;
+                shared.look_at_clock();
+            }
+            tokio::time::timeout(Duration::ZERO, events.next()).await.is_ok()
+        };
+        assert!(!is_told().await);
+        shared.taken(done.delivery().unwrap());
+        assert!(is_told().await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_unread_does_not_grow_with_each_session_that_the_server_loses() {
+        let options = Options { stream_bytes: 10_000, ..Options::default() };
+        let shared = Arc::new(Shared::new(options));
+        let inbox = Arc::new(Inbox::taking_all_acknowledged(shared.options.stream_bytes));
+        let stream = Subscription::new(Arc::clone(&shared), Arc::clone(&inbox), "a");
+        for _ in 0..100 {
+            let mut inner = shared.lock();
+            let Inner { outbound, routes, .. } = &mut *inner;
+            if !routes.has("a", &inbox) {
+                let options = jmqt_mqtt::SubscribeOptions::of_qos(Qos::AtLeastOnce);
+                drop(routes.subscribe("a", (options, Arc::clone(&inbox)), (outbound, None)).unwrap());
+            }
+            drop(inner);
+            shared.begin(&Information::of_test());
+            (1..=128).for_each(|number| arrive(&shared, number));
+        }
+        assert!(stream.dropped() > 90 * 128, "{}", stream.dropped());
     }
 }

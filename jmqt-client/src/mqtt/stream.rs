@@ -66,7 +66,8 @@ macro_rules! stream {
                 self
             }
 
-            /// How many QoS 0 messages this stream has lost because it was not read in time.
+            /// How many messages this stream has lost because it was not read in time: QoS 0, and those of a session that the
+            /// server has lost.
             #[must_use]
             pub fn dropped(&self) -> u64 {
                 self.reader.inbox.dropped()
@@ -155,6 +156,9 @@ impl Drop for Subscription {
 
 /// The messages that no [`Subscription`] is for: of a session that was there before, for example. Made by
 /// [`Client::messages`](super::Client::messages).
+///
+/// While it exists, such messages wait in it to be read, as in any stream. Without one they are
+/// [dropped](super::Client::unclaimed_messages) after 10 seconds.
 #[derive(Debug)]
 #[must_use = "messages wait in it to be read"]
 pub struct Messages {
@@ -164,7 +168,15 @@ pub struct Messages {
 impl Messages {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
         let inbox = Arc::clone(&shared.everything);
+        shared.lock().unclaimed.reader_begins();
         Self { reader: Reader { shared, inbox, batch: VecDeque::new(), given: None, by_hand: false } }
+    }
+}
+
+impl Drop for Messages {
+    fn drop(&mut self) {
+        self.reader.acknowledge();
+        self.reader.shared.lock().unclaimed.reader_ends();
     }
 }
 

@@ -1,4 +1,4 @@
-//! The MQTT client against a real Mosquitto.
+//! The MQTT client against a real Mosquitto, the server of this repository, and a server that follows a script.
 
 mod broker;
 #[cfg(feature = "cli")]
@@ -6,6 +6,7 @@ mod command;
 #[cfg(feature = "cli")]
 mod doctor;
 mod scripted;
+mod unclaimed;
 
 use std::time::Duration;
 
