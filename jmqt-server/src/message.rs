@@ -1,6 +1,8 @@
 //! Messages inside the server, independent of the client's language: the hub passes them on, the store keeps them,
 //! and the bus carries them. `wire` encodes them for clients.
 
+mod shares;
+
 use std::borrow::Cow;
 use std::ops::Range;
 
@@ -11,6 +13,8 @@ use jmqt_mqtt::payload::{self, Content, Declared};
 use crate::attributes::{Attributes, DataForm};
 use crate::budget::Share;
 use crate::store::{ChannelKey, LogPlace, Seq};
+
+pub(crate) use self::shares::ShareMessage;
 
 /// A piece smaller than this fraction of its buffer is copied instead of shared if it must wait. The memory of a
 /// client is therefore at most this many times the counted bytes.
@@ -283,6 +287,8 @@ mod tests {
         let pieces = Pieces { bytes: Bytes::from_static(b"<1>.<22>.<>."), ends: [4, 9, 12].into() };
         let run = Run { attributes: Attributes::NONE, pieces, before: 1, behind: 2 };
         assert_eq!(run.data().collect::<Vec<_>>(), [&b"1"[..], b"22", b""]);
+        assert_eq!(run.pick(&[0, 2]).data().collect::<Vec<_>>(), [&b"1"[..], b""]);
+        assert_eq!(run.pick(&[1]).data().collect::<Vec<_>>(), [&b"22"[..]]);
     }
 
     #[test]

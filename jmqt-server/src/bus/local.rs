@@ -5,7 +5,7 @@ use jmqt_core::{ChannelName, ClientId};
 use tokio_util::sync::CancellationToken;
 
 use super::{Bus, Control, NodeId};
-use crate::message::{LoggedPush, Run};
+use crate::message::{LoggedPush, Run, ShareMessage};
 
 /// A bus without other nodes.
 #[derive(Debug, Clone, Copy, Default)]
@@ -38,6 +38,8 @@ impl Bus for LocalBus {
     fn copy_qos0(&self, _: &[NodeId], _: &ChannelName, _: Option<&ClientId>, _: &Run) {}
 
     fn copy_qos1(&self, _: &[NodeId], _: &ChannelName, _: &[LoggedPush]) {}
+
+    fn tell_share(&self, _: NodeId, _: &ChannelName, _: &ShareMessage) {}
 
     async fn sent(&self) {}
 

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::attributes::Attributes;
 use crate::connection::{ConnectionInfo, Protocol};
 use crate::disconnect::Disconnect;
-use crate::message::{Data, LoggedPush, Pieces, PushId, Run, place};
+use crate::message::{Data, LoggedPush, Pieces, PushId, Run, ShareMessage, place};
 use crate::store::{ChannelKey, Epoch, LogPlace, Seq, Stamp};
 
 /// The first byte of every message.
@@ -25,6 +25,15 @@ const CONTROL: u8 = 2;
 /// As [`QOS0`] and [`QOS1`], sent to a node because of its filters. A node that has joined the channel drops it.
 const QOS0_FOR_FILTERS: u8 = 3;
 const QOS1_FOR_FILTERS: u8 = 4;
+/// Something about the group of a shared subscription, which has a kind of its own.
+const SHARE: u8 = 5;
+const SHARE_MEMBERS: u8 = 0;
+const SHARE_PUSH: u8 = 1;
+const SHARE_GIVE: u8 = 2;
+const SHARE_DONE: u8 = 3;
+const SHARE_RETURNED: u8 = 4;
+const SHARE_ARE_HELD: u8 = 5;
+const SHARE_NOT_HELD: u8 = 6;
 const NOBODY: u16 = u16::MAX;
 /// The size of the length before the data of a message.
 const LENGTH_BYTES: usize = size_of::<u32>();
@@ -74,7 +83,16 @@ pub(crate) struct BusMessage {
 pub(crate) enum Body {
     Qos0(Messages),
     Qos1(LoggedMessages),
+    Share(Share),
     Control(Control),
+}
+
+/// Something about the group of a shared subscription.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Share {
+    /// `$share/GROUP/FILTER`.
+    pub(crate) name: ChannelName,
+    pub(crate) message: ShareMessage,
 }
 
 /// QoS 0 messages of one channel and publisher.
@@ -98,7 +116,7 @@ impl Body {
         match self {
             Self::Qos0(messages) => Some(&messages.channel),
             Self::Qos1(messages) => Some(&messages.channel),
-            Self::Control(_) => None,
+            Self::Share(_) | Self::Control(_) => None,
         }
     }
 }
@@ -337,7 +355,7 @@ pub(crate) fn other_version(payload: &[u8]) -> Option<u8> {
     payload.first().copied().filter(|version| *version != VERSION)
 }
 
-/// Returns `true` for pushes, which may be dropped when the queue is full.
+/// Returns `true` for pushes and what belongs to them, which may be dropped when the queue is full.
 pub(crate) fn is_pushes(payload: &[u8]) -> bool {
     payload.get(1).is_some_and(|kind| *kind != CONTROL)
 }
@@ -370,14 +388,20 @@ pub(crate) fn encode_qos0(
     // The bytes around each piece of data in a run are at least as long as a length.
     let kind = if because == Because::Joined { QOS0 } else { QOS0_FOR_FILTERS };
     let mut out = header(from, kind, 4 + names + run.pieces.bytes.len());
-    put_text(&mut out, channel.as_str());
-    put_sender(&mut out, sender);
-    put_attributes(&mut out, &run.attributes);
+    let header = put_qos0(&mut out, channel, sender, run);
+    (out, header)
+}
+
+/// Returns the length of the header.
+fn put_qos0(out: &mut Vec<u8>, channel: &ChannelName, sender: Option<&ClientId>, run: &Run) -> usize {
+    put_text(out, channel.as_str());
+    put_sender(out, sender);
+    put_attributes(out, &run.attributes);
     let header = out.len();
     for data in run.data() {
-        put_data(&mut out, data);
+        put_data(out, data);
     }
-    (out, header)
+    header
 }
 
 pub(crate) fn encode_qos1(
@@ -389,7 +413,12 @@ pub(crate) fn encode_qos1(
     let data: usize = messages.iter().map(|message| message.data.as_bytes().len()).sum();
     let kind = if because == Because::Joined { QOS1 } else { QOS1_FOR_FILTERS };
     let mut out = header(from, kind, 600 + 64 * messages.len() + data);
-    put_text(&mut out, channel.as_str());
+    put_qos1(&mut out, channel, messages);
+    out
+}
+
+fn put_qos1(out: &mut Vec<u8>, channel: &ChannelName, messages: &[LoggedPush]) {
+    put_text(out, channel.as_str());
     out.put_u32(place(messages.len()));
     for message in messages {
         match message.id {
@@ -405,11 +434,43 @@ pub(crate) fn encode_qos1(
                 out.put_u64(number);
             }
         }
-        put_sender(&mut out, message.sender.as_ref());
-        put_attributes(&mut out, message.data.attributes());
-        put_data(&mut out, message.data.as_bytes());
+        put_sender(out, message.sender.as_ref());
+        put_attributes(out, message.data.attributes());
+        put_data(out, message.data.as_bytes());
     }
-    out
+}
+
+/// Encodes something about a group. Returns the bytes, and the length of the header if more messages without
+/// acknowledgement may be appended, otherwise 0.
+pub(crate) fn encode_share(from: Speaker, name: &ChannelName, message: &ShareMessage) -> (Vec<u8>, usize) {
+    let mut out = header(from, SHARE, 600);
+    put_text(&mut out, name.as_str());
+    let mut header = 0;
+    match message {
+        ShareMessage::Members { count, knows_yours } => {
+            out.put_u8(SHARE_MEMBERS);
+            out.put_u32(*count);
+            out.put_u8((*knows_yours).into());
+        }
+        ShareMessage::Push { channel, sender, run } => {
+            out.put_u8(SHARE_PUSH);
+            header = put_qos0(&mut out, channel, sender.as_ref(), run);
+        }
+        ShareMessage::Give { channel, messages } => {
+            out.put_u8(SHARE_GIVE);
+            put_qos1(&mut out, channel, messages);
+        }
+        ShareMessage::Done(numbers) => put_numbers(&mut out, SHARE_DONE, numbers),
+        ShareMessage::Returned(numbers) => put_numbers(&mut out, SHARE_RETURNED, numbers),
+        ShareMessage::AreHeld(numbers) => put_numbers(&mut out, SHARE_ARE_HELD, numbers),
+        ShareMessage::NotHeld(numbers) => put_numbers(&mut out, SHARE_NOT_HELD, numbers),
+    }
+    (out, header)
+}
+
+fn put_numbers(out: &mut Vec<u8>, kind: u8, numbers: &[u64]) {
+    out.put_u8(kind);
+    numbers.iter().for_each(|number| out.put_u64(*number));
 }
 
 pub(crate) fn encode_control(from: Speaker, control: &Control) -> Vec<u8> {
@@ -452,6 +513,7 @@ impl BusMessage {
         let body = match kind {
             QOS0 | QOS0_FOR_FILTERS => Body::Qos0(decode_qos0(payload)?),
             QOS1 | QOS1_FOR_FILTERS => Body::Qos1(decode_qos1(payload)?),
+            SHARE => Body::Share(decode_share(payload)?),
             CONTROL => Body::Control(decode_control(&payload)?),
             _ => return Err(NotAMessage("unknown kind of message")),
         };
@@ -519,6 +581,38 @@ fn decode_qos1(mut payload: Bytes) -> Result<LoggedMessages, NotAMessage> {
         return Err(NotAMessage("extra bytes after the last message"));
     }
     Ok(LoggedMessages { channel, messages })
+}
+
+fn decode_share(mut payload: Bytes) -> Result<Share, NotAMessage> {
+    let name = take_channel(&mut payload)?;
+    let message = match number(payload.try_get_u8())? {
+        SHARE_MEMBERS => ShareMessage::Members {
+            count: number(payload.try_get_u32())?,
+            knows_yours: number(payload.try_get_u8())? != 0,
+        },
+        SHARE_PUSH => {
+            let Messages { channel, sender, run } = decode_qos0(payload)?;
+            ShareMessage::Push { channel, sender, run }
+        }
+        SHARE_GIVE => {
+            let LoggedMessages { channel, messages } = decode_qos1(payload)?;
+            ShareMessage::Give { channel, messages }
+        }
+        SHARE_DONE => ShareMessage::Done(take_numbers(&payload)?),
+        SHARE_RETURNED => ShareMessage::Returned(take_numbers(&payload)?),
+        SHARE_ARE_HELD => ShareMessage::AreHeld(take_numbers(&payload)?),
+        SHARE_NOT_HELD => ShareMessage::NotHeld(take_numbers(&payload)?),
+        _ => return Err(NotAMessage("unknown kind of message about a group")),
+    };
+    Ok(Share { name, message })
+}
+
+fn take_numbers(payload: &[u8]) -> Result<Vec<u64>, NotAMessage> {
+    let (numbers, rest) = payload.as_chunks();
+    match rest {
+        [] => Ok(numbers.iter().copied().map(u64::from_be_bytes).collect()),
+        _ => Err(NotAMessage("the message is truncated")),
+    }
 }
 
 fn put_attributes(out: &mut Vec<u8>, attributes: &Attributes) {
@@ -637,6 +731,44 @@ mod tests {
     }
 
     #[test]
+    fn messages_about_groups_are_decoded_as_encoded() {
+        let name = channel_of_share();
+        let LoggedMessages { channel, messages } = qos1();
+        let pieces = Pieces { bytes: Bytes::from_static(b"122"), ends: [1, 3].into() };
+        let run = Run { attributes: Attributes::NONE, pieces, before: 0, behind: 0 };
+        let numbers = vec![0, 1 << 63 | 7, u64::MAX];
+        let told = [
+            ShareMessage::Members { count: 3, knows_yours: true },
+            ShareMessage::Members { count: 0, knows_yours: false },
+            ShareMessage::Give { channel: channel.clone(), messages },
+            ShareMessage::Done(numbers.clone()),
+            ShareMessage::Returned(numbers.clone()),
+            ShareMessage::AreHeld(numbers),
+            ShareMessage::NotHeld(Vec::new()),
+        ];
+        for message in told {
+            let (payload, header) = encode_share(HERE, &name, &message);
+            assert!(is_pushes(&payload) && header == 0);
+            assert_eq!(read(payload), Body::Share(Share { name: name.clone(), message }));
+        }
+        let push = ShareMessage::Push { channel, sender: None, run };
+        let (mut payload, header) = encode_share(HERE, &name, &push);
+        assert_eq!(&payload[header..], b"\0\0\0\x011\0\0\0\x0222");
+        payload.extend_from_slice(b"\0\0\0\x013");
+        let Body::Share(Share { message: ShareMessage::Push { run, .. }, .. }) = read(payload) else {
+            panic!("something else")
+        };
+        assert_eq!(run.data().collect::<Vec<_>>(), [&b"1"[..], b"22", b"3"]);
+        let (mut odd, _) = encode_share(HERE, &name, &ShareMessage::Done(vec![1]));
+        odd.push(0);
+        assert!(BusMessage::decode(odd.into(), EPOCH).is_err());
+    }
+
+    fn channel_of_share() -> ChannelName {
+        ChannelName::exact("$share/g/#").unwrap()
+    }
+
+    #[test]
     fn truncated_and_inconsistent_messages_are_refused() {
         let whole = encode(&qos1());
         for length in 0..whole.len() {
@@ -732,7 +864,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_bytes_do_any_harm(bytes in proptest::collection::vec(any::<u8>(), 0..200), kind in 0u8..4) {
+        fn no_bytes_do_any_harm(bytes in proptest::collection::vec(any::<u8>(), 0..200), kind in 0u8..7) {
             drop(BusMessage::decode(Bytes::from(bytes.clone()), EPOCH));
             let mut payload = header(HERE, kind, 0);
             payload.extend(bytes);

@@ -18,13 +18,13 @@ use async_trait::async_trait;
 use jmqt_core::{ChannelName, ClientId};
 use tokio_util::sync::CancellationToken;
 
-use crate::message::{LoggedPush, Run};
+use crate::message::{LoggedPush, Run, ShareMessage};
 
 pub(crate) use events::BusEvents;
 pub(crate) use local::LocalBus;
 pub(crate) use message::{
     Answer, Because, Body, BusMessage, Control, Digest, LoggedMessages, Messages, NodeId, Origin, Presence,
-    Request, Speaker, connection_info,
+    Request, Share, Speaker, connection_info,
 };
 #[cfg(feature = "redis")]
 pub(crate) use redis::RedisBus;
@@ -84,6 +84,10 @@ pub(crate) trait Bus: Send + Sync + 'static {
 
     /// As [`copy_qos0`](Self::copy_qos0), before [`publish_qos1`](Self::publish_qos1).
     fn copy_qos1(&self, to: &[NodeId], channel: &ChannelName, messages: &[LoggedPush]);
+
+    /// Tells a node something about the group of a shared subscription, in order with the other messages about it. May be
+    /// lost like a push.
+    fn tell_share(&self, to: NodeId, name: &ChannelName, message: &ShareMessage);
 
     /// Waits until all earlier pushes have left this node, or the connection has ended.
     async fn sent(&self);

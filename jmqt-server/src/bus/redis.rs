@@ -33,7 +33,7 @@ use super::{Because, Bus, BusEvent, BusEvents, Control, NodeId, Seal};
 use crate::config::RedisOptions;
 use crate::counters::Counters;
 use crate::log_limit::log_limited;
-use crate::message::{LoggedPush, Run};
+use crate::message::{LoggedPush, Run, ShareMessage};
 
 /// The time limits of connecting, and of an answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -345,6 +345,11 @@ impl Bus for RedisBus {
             self.put_pushes(Target::Node(*node), payload.clone(), 0);
         }
         self.put_pushes(Target::Node(*last), payload, 0);
+    }
+
+    fn tell_share(&self, to: NodeId, name: &ChannelName, message: &ShareMessage) {
+        let (payload, header) = message::encode_share(self.speaker, name, message);
+        self.put_pushes(Target::Node(to), payload, header);
     }
 
     async fn sent(&self) {

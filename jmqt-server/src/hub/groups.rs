@@ -7,13 +7,16 @@ use std::hash::BuildHasher;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use jmqt_core::{ChannelName, ClientId, Persistence};
 use jmqt_mqtt::Filter;
 use tokio_util::sync::CancellationToken;
 
 use super::Hub;
 use super::filters::{name_of, share_of};
+use crate::bus::NodeId;
 use crate::connection::CloseReason;
+use crate::message::{LoggedPush, PushId, ShareMessage};
 use crate::name_map::NameMap;
 use crate::outbox::{LogState, Outbox, Stage, Subscription};
 use crate::store::owner_of;
@@ -163,6 +166,8 @@ impl Hub {
                 changed = self.filters.shares_changed() => {
                     for name in changed {
                         let Some(group) = self.groups.find(&name) else { continue };
+                        group.look_after_nodes();
+                        group.tell_members();
                         self.members_have_changed(&name).await;
                         self.end_moved_readers(&group).await;
                         group.want_readers();
@@ -177,10 +182,68 @@ impl Hub {
                     }
                     for (_, group) in all {
                         group.take_from_slow_members();
+                        group.look_after_nodes();
                         self.look_after(&group).await;
                     }
                 }
             }
+        }
+    }
+
+    /// Tells other nodes what groups have to tell them, until it is told to stop.
+    pub(super) async fn tell_of_groups(&self, stop: &CancellationToken) {
+        while let Some(telling) = stop.run_until_cancelled(self.context.groups.take_telling()).await {
+            self.tell_nodes(&telling);
+        }
+        // The last acknowledgements.
+        if let Some(telling) = self.context.groups.take_telling().now_or_never() {
+            self.tell_nodes(&telling);
+        }
+    }
+
+    fn tell_nodes(&self, groups: &[Arc<Outbox>]) {
+        for group in groups {
+            let Some(name) = group.name_of_group() else { continue };
+            for (node, messages) in group.take_untold() {
+                messages.iter().for_each(|message| self.bus.tell_share(NodeId(node), name, message));
+            }
+        }
+    }
+
+    /// Handles what another node says of a group.
+    pub(super) fn hear_of_group(&self, from: NodeId, name: &ChannelName, message: ShareMessage) {
+        if let Some(group) = self.groups.find(name) {
+            return group.hear_of_group(from.0, message);
+        }
+        let numbers = |messages: Vec<LoggedPush>| {
+            let number = |push: LoggedPush| match push.id {
+                PushId::Memory { number, .. } => Some(number),
+                PushId::Logged(_) => None,
+            };
+            messages.into_iter().filter_map(number).collect()
+        };
+        let answer = match message {
+            ShareMessage::Give { messages, .. } => ShareMessage::Returned(numbers(messages)),
+            ShareMessage::AreHeld(numbers) => ShareMessage::NotHeld(numbers),
+            ShareMessage::Members { knows_yours: false, .. } => {
+                ShareMessage::Members { count: 0, knows_yours: true }
+            }
+            _ => return,
+        };
+        self.bus.tell_share(from, name, &answer);
+    }
+
+    /// Gives what other nodes have of groups to members here, because all of them or one cannot be reached.
+    pub(super) fn take_from_nodes(&self, unreachable: Option<NodeId>) {
+        for (_, group) in self.groups.all() {
+            group.take_from_nodes(unreachable.map(|node| node.0));
+        }
+    }
+
+    /// Lets the other nodes say again how many members of groups they have, because the connection is new.
+    pub(super) fn tell_members_of_groups(&self) {
+        for (_, group) in self.groups.all() {
+            group.tell_members();
         }
     }
 

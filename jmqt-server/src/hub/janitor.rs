@@ -246,7 +246,8 @@ impl Janitor {
             self.write_until(&hub, &stop),
             self.tidy_until(&hub, &stop),
             hub.record_exchanges(&stop),
-            hub.serve_groups(&stop)
+            hub.serve_groups(&stop),
+            hub.tell_of_groups(&stop)
         );
         self.trim().await;
     }

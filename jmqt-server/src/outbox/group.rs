@@ -3,18 +3,21 @@
 //! A group is an outbox without a connection. Its subscriptions receive the messages of a filter as those of a client do,
 //! with a window and with cursors, but the messages become [`Held`] instead of bytes, and [`Outbox::flush`] gives each of
 //! them to a member. A message stays here until the member has acknowledged it. If the member leaves before, another one
-//! gets it.
+//! gets it. Members on other nodes of a cluster take part through [`nodes`].
 //!
 //! Order of locks: the outbox of a group, then its members' list, then the outbox of one member.
 
+mod nodes;
+mod telling;
+
 use std::collections::{HashMap, VecDeque};
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use jmqt_core::{ChannelName, ClientId, Persistence, Qos};
 use tokio::sync::Notify;
 
+use self::nodes::{OtherNodes, number_of};
 use super::deliveries::{Offered, Source, list_if_behind};
 use super::subscription::{LogPosition, LogState, Stage, Subscription};
 use super::window::Redelivery;
@@ -24,6 +27,8 @@ use crate::message::{LoggedPush, Pieces, PushId};
 use crate::options::{Grant, SubscriptionOptions};
 use crate::store::{LogPlace, Seq};
 use crate::wire::{Form, LoggedPushes, Pushes};
+
+pub(crate) use self::nodes::ShareNodes;
 
 /// The number of messages of a group that may be unacknowledged.
 const GROUP_WINDOW: u32 = 16_384;
@@ -37,25 +42,36 @@ const HELD_OVERHEAD: usize = 512;
 #[derive(Default)]
 pub(crate) struct Groups {
     /// Groups that can read on in their logs.
-    listed: Mutex<Vec<Arc<Outbox>>>,
-    arrived: Notify,
+    to_read: Listed,
+    /// Groups that have something to tell other nodes.
+    to_tell: Listed,
     ids: AtomicU64,
 }
 
-impl Groups {
-    fn list(&self, outbox: Arc<Outbox>) {
-        self.listed.lock().unwrap_or_else(PoisonError::into_inner).push(outbox);
-        self.arrived.notify_one();
+/// Groups that a task must look after.
+#[derive(Default)]
+struct Listed {
+    groups: Mutex<Vec<Arc<Outbox>>>,
+    arrived: Notify,
+}
+
+impl Listed {
+    /// Adds a group that is not in the list.
+    fn add(&self, group: &Group, is_listed: &AtomicBool) {
+        if !is_listed.swap(true, Ordering::AcqRel)
+            && let Some(outbox) = group.me.upgrade()
+        {
+            self.groups.lock().unwrap_or_else(PoisonError::into_inner).push(outbox);
+            self.arrived.notify_one();
+        }
     }
 
-    /// Waits for groups that can read on, and takes them.
-    pub(crate) async fn take(&self) -> Vec<Arc<Outbox>> {
+    /// Waits for groups, and takes them.
+    async fn take(&self, is_listed: impl Fn(&Group) -> &AtomicBool) -> Vec<Arc<Outbox>> {
         loop {
-            let listed = std::mem::take(&mut *self.listed.lock().unwrap_or_else(PoisonError::into_inner));
-            for outbox in &listed {
-                if let Some(group) = &outbox.group {
-                    group.is_listed.store(false, Ordering::Release);
-                }
+            let listed = std::mem::take(&mut *self.groups.lock().unwrap_or_else(PoisonError::into_inner));
+            for group in listed.iter().filter_map(|outbox| outbox.group.as_ref()) {
+                is_listed(group).store(false, Ordering::Release);
             }
             if !listed.is_empty() {
                 return listed;
@@ -63,44 +79,22 @@ impl Groups {
             self.arrived.notified().await;
         }
     }
+}
+
+impl Groups {
+    /// Waits for groups that can read on, and takes them.
+    pub(crate) async fn take(&self) -> Vec<Arc<Outbox>> {
+        self.to_read.take(|group| &group.is_listed).await
+    }
+
+    /// Waits for groups with [messages for other nodes](Outbox::take_untold), and takes them.
+    pub(crate) async fn take_telling(&self) -> Vec<Arc<Outbox>> {
+        self.to_tell.take(|group| &group.is_telling).await
+    }
 
     /// An id of a message of a group, which differs from those of all other messages in memory.
     fn next_id(&self, context: &OutboxContext) -> PushId {
         context.ids.in_memory(1 << 63 | self.ids.fetch_add(1, Ordering::Relaxed))
-    }
-}
-
-/// The nodes with members of a group. Each channel is served by one of them, which all compute alike.
-#[derive(Default)]
-pub(crate) struct ShareNodes {
-    others: RwLock<Vec<u64>>,
-}
-
-impl ShareNodes {
-    /// Adds or removes another node; returns `true` if there are others.
-    pub(crate) fn set(&self, node: u64, has_members: bool) -> bool {
-        let mut others = self.others.write().unwrap_or_else(PoisonError::into_inner);
-        others.retain(|other| *other != node);
-        if has_members {
-            others.push(node);
-        }
-        !others.is_empty()
-    }
-
-    /// Returns `true` if the node `me` serves this channel of a group.
-    fn is_served_by(&self, me: u64, group: &str, channel: &str) -> bool {
-        let others = self.others.read().unwrap_or_else(PoisonError::into_inner);
-        if others.is_empty() {
-            return true;
-        }
-        // The highest number wins, so that few channels move if a node comes or goes. Not keyed: it is the same everywhere.
-        let number = |node: u64| {
-            let mut hasher = DefaultHasher::new();
-            (group, channel, node).hash(&mut hasher);
-            (hasher.finish(), node)
-        };
-        let own = number(me);
-        others.iter().all(|other| number(*other) < own)
     }
 }
 
@@ -112,7 +106,10 @@ pub(crate) struct Group {
     node: u64,
     nodes: Arc<ShareNodes>,
     me: Weak<Outbox>,
+    /// It can read on in its logs.
     is_listed: AtomicBool,
+    /// It has something to tell other nodes.
+    is_telling: AtomicBool,
     /// There may be logs to read that have no reader.
     wants_readers: AtomicBool,
     state: Mutex<GroupState>,
@@ -120,11 +117,15 @@ pub(crate) struct Group {
 
 struct GroupState {
     members: Vec<Arc<Subscription>>,
-    /// The index of the member whose turn it is.
+    /// The members on other nodes.
+    others: OtherNodes,
+    /// The index of the member whose turn it is: one of `members`, or after them one of `others`.
     next: usize,
     /// Messages that no member has, in order.
     waiting: VecDeque<Held>,
-    /// Messages that a member has not acknowledged.
+    /// Messages of other nodes that no member has. Those for which no member has room go back.
+    borrowed: VecDeque<Held>,
+    /// Messages that a member, or another node, has not acknowledged.
     given: HashMap<PushId, Given, foldhash::fast::RandomState>,
     /// The memory of all of them.
     bytes: usize,
@@ -141,15 +142,39 @@ struct Held {
     id: PushId,
     /// Its place in the log that the group reads.
     place: Option<LogPlace>,
+    /// The node that it comes from and goes back to, and its number there.
+    owner: Option<(u64, u64)>,
     /// The message alone, encoded once for all members that are tried.
     pushes: LoggedPushes,
     bytes: usize,
     /// The member that has had it too long.
-    not_to: Option<Weak<Subscription>>,
+    not_to: Option<Slow>,
+}
+
+/// What has had a message too long.
+enum Slow {
+    Member(Weak<Subscription>),
+    Node(u64),
+}
+
+/// What has a message.
+enum Holder {
+    Member(Arc<Subscription>),
+    Node(u64),
+}
+
+impl Holder {
+    fn is(&self, member: &Arc<Subscription>) -> bool {
+        matches!(self, Self::Member(holder) if Arc::ptr_eq(holder, member))
+    }
+
+    fn is_node(&self, id: u64) -> bool {
+        matches!(self, Self::Node(node) if *node == id)
+    }
 }
 
 struct Given {
-    to: Arc<Subscription>,
+    to: Holder,
     /// The round in which it was given.
     since: u64,
     held: Held,
@@ -190,17 +215,68 @@ impl Group {
         message: &LoggedPush,
         place: Option<LogPlace>,
     ) {
+        self.lock().hold(Held::new(context, channel, message, place, None));
+    }
+
+    /// Lets the hub tell other nodes what they must know.
+    fn tell(&self, context: &OutboxContext) {
+        context.groups.to_tell.add(self, &self.is_telling);
+    }
+}
+
+impl Held {
+    fn new(
+        context: &OutboxContext,
+        channel: &ChannelName,
+        message: &LoggedPush,
+        place: Option<LogPlace>,
+        owner: Option<(u64, u64)>,
+    ) -> Self {
         let id = context.groups.next_id(context);
         let bytes = message.data.as_bytes().len() + HELD_OVERHEAD;
         let alone = vec![LoggedPush { id, ..message.clone() }];
         let pushes = LoggedPushes::new(context.ids, channel.clone(), alone);
-        let mut state = self.lock();
-        state.waiting.push_back(Held { id, place, pushes, bytes, not_to: None });
-        state.change_bytes(|held| held + bytes);
+        Self { id, place, owner, pushes, bytes, not_to: None }
     }
 }
 
 impl GroupState {
+    fn hold(&mut self, held: Held) {
+        self.change_bytes(|bytes| bytes + held.bytes);
+        match held.owner {
+            None => self.waiting.push_back(held),
+            Some(_) => self.borrowed.push_back(held),
+        }
+    }
+
+    /// Lets other members have messages before all others.
+    fn put_back(&mut self, mut back: Vec<Held>) {
+        back.sort_unstable_by_key(|held| std::cmp::Reverse(number_of(held.id)));
+        for held in back {
+            match held.owner {
+                None => self.waiting.push_front(held),
+                Some(_) => self.borrowed.push_front(held),
+            }
+        }
+    }
+
+    /// Takes back what has been given and is wanted.
+    fn take_given(&mut self, mut wanted: impl FnMut(&Given) -> bool) -> Vec<Held> {
+        let taken: Vec<Given> =
+            self.given.extract_if(|_, given| wanted(given)).map(|(_, given)| given).collect();
+        for given in &taken {
+            if let Holder::Node(node) = given.to {
+                self.others.is_taken_back(node, 1);
+            }
+        }
+        taken.into_iter().map(|given| given.held).collect()
+    }
+
+    /// The number of members here and on other nodes.
+    fn member_count(&self) -> usize {
+        self.members.len() + self.others.members()
+    }
+
     fn change_bytes(&mut self, change: impl FnOnce(usize) -> usize) {
         self.bytes = change(self.bytes);
         self.counted.set(self.bytes);
@@ -216,15 +292,18 @@ impl GroupState {
                 self.change_bytes(|bytes| bytes.saturating_sub(held.bytes));
                 continue;
             }
-            let Some((to, accepted)) = self.accepting(&held) else {
+            let Some(accepting) = self.accepting(&held) else {
                 self.waiting.push_front(held);
                 break;
             };
-            if let (Accepted::UntilAcknowledged, Some(to)) = (accepted, to) {
-                self.given.insert(held.id, Given { to, since: self.round, held });
-            } else {
-                done.extend(held.place);
+            done.extend(self.accepted(held, accepting));
+        }
+        while let Some(held) = self.borrowed.pop_front() {
+            if let Some(accepting) = self.accepting(&held) {
+                done.extend(self.accepted(held, accepting));
+            } else if let Some((node, number)) = held.owner {
                 self.change_bytes(|bytes| bytes.saturating_sub(held.bytes));
+                self.others.tell_number(node, number, false);
             }
         }
         if self.waiting.is_empty() {
@@ -233,16 +312,41 @@ impl GroupState {
         done
     }
 
+    /// Records that a message has been accepted. Returns its log place if it needs no acknowledgement.
+    fn accepted(&mut self, held: Held, (to, accepted): (Option<Holder>, Accepted)) -> Option<LogPlace> {
+        if let (Accepted::UntilAcknowledged, Some(to)) = (accepted, to) {
+            self.given.insert(held.id, Given { to, since: self.round, held });
+            return None;
+        }
+        self.change_bytes(|bytes| bytes.saturating_sub(held.bytes));
+        if let Some((node, number)) = held.owner {
+            self.others.tell_number(node, number, true);
+        }
+        held.place
+    }
+
     /// The next member that takes a message; `None` if all are full. A message that is too large for all of them counts as
     /// sent [MQTT-3.1.2-25].
-    fn accepting(&mut self, held: &Held) -> Option<(Option<Arc<Subscription>>, Accepted)> {
-        let count = self.members.len();
+    fn accepting(&mut self, held: &Held) -> Option<(Option<Holder>, Accepted)> {
+        let here = self.members.len();
+        // A message of another node stays on this node.
+        let count = if held.owner.is_some() { here } else { self.member_count() };
         let mut too_large = 0;
         for turn in 0..count {
             let at = (self.next + turn) % count;
-            let member = &self.members[at];
-            let is_slow = |slow: &Weak<Subscription>| std::ptr::eq(slow.as_ptr(), Arc::as_ptr(member));
-            if count > 1 && held.not_to.as_ref().is_some_and(is_slow) {
+            let Some(member) = self.members.get(at) else {
+                let (node, members) = self.others.of_member(at - here)?;
+                let is_slow = matches!(held.not_to, Some(Slow::Node(slow)) if slow == node);
+                if is_slow && count > members
+                    || !self.others.give(node, &held.pushes.channel, &held.pushes.messages[0])
+                {
+                    continue;
+                }
+                self.next = (at + 1) % count;
+                return Some((Some(Holder::Node(node)), Accepted::UntilAcknowledged));
+            };
+            let is_slow = matches!(&held.not_to, Some(Slow::Member(slow)) if std::ptr::eq(slow.as_ptr(), Arc::as_ptr(member)));
+            if is_slow && count > 1 {
                 continue;
             }
             let (accepted, flush) = member.outbox.take_share(member, held);
@@ -258,11 +362,69 @@ impl GroupState {
                     if flush {
                         self.dirty.push(Arc::clone(&member.outbox));
                     }
-                    return Some((Some(member), accepted));
+                    return Some((Some(Holder::Member(member)), accepted));
                 }
             }
         }
         (count > 0 && too_large == count).then_some((None, Accepted::TooLarge))
+    }
+
+    /// Sends one of these QoS 0 messages to a member here. Returns `false` if none has room. `at` is the index of the
+    /// member whose turn it is.
+    fn push_to_member(
+        &mut self,
+        at: usize,
+        pushes: &Pushes,
+        own: &mut [Option<Pieces>],
+        index: usize,
+        flush: Flush,
+    ) -> bool {
+        let member = Arc::clone(&self.members[at]);
+        let form = member.outbox.form();
+        let framed = match member.options().has_own_encoding() {
+            false => pushes.framed(form),
+            true => own[at].get_or_insert_with(|| member.with_terms(|terms| pushes.framed_for(form, terms))),
+        };
+        let Some(needs_flush) = member.outbox.push_share(&member, framed, index, flush) else { return false };
+        if needs_flush {
+            self.dirty.push(Arc::clone(&member.outbox));
+        }
+        true
+    }
+
+    /// Sends each of these QoS 0 messages to a member with room, here or, if `to_all`, on another node. Returns the
+    /// number of those that were dropped.
+    fn push(&mut self, pushes: &Pushes, flush: Flush, to_all: bool, limit: usize) -> u64 {
+        let here = self.members.len();
+        let count = if to_all { self.member_count() } else { here };
+        let mut own: Vec<Option<Pieces>> = Vec::new(); // encoded for single members
+        own.resize_with(here, || None);
+        let mut elsewhere: Vec<(u64, Vec<usize>)> = Vec::new();
+        let mut dropped = 0;
+        for index in 0..pushes.count() {
+            let next = self.next;
+            let taken = (0..count).map(|turn| (next + turn) % count).find(|at| {
+                if *at < here {
+                    return self.push_to_member(*at, pushes, &mut own, index, flush);
+                }
+                let Some((node, _)) = self.others.of_member(at - here) else { return false };
+                match elsewhere.iter_mut().find(|(to, _)| *to == node) {
+                    Some((_, indexes)) => indexes.push(index),
+                    None => elsewhere.push((node, vec![index])),
+                }
+                true
+            });
+            match taken {
+                Some(at) => self.next = (at + 1) % count,
+                None => dropped += 1,
+            }
+        }
+        for (node, indexes) in elsewhere {
+            if !self.others.push(node, pushes, &indexes, limit) {
+                dropped += indexes.len() as u64;
+            }
+        }
+        dropped
     }
 }
 
@@ -282,11 +444,14 @@ impl Outbox {
                 nodes: Arc::clone(nodes),
                 me: Weak::clone(me),
                 is_listed: AtomicBool::new(false),
+                is_telling: AtomicBool::new(false),
                 wants_readers: AtomicBool::new(false),
                 state: Mutex::new(GroupState {
                     members: Vec::new(),
+                    others: OtherNodes::default(),
                     next: 0,
                     waiting: VecDeque::new(),
+                    borrowed: VecDeque::new(),
                     given: HashMap::default(),
                     bytes: 0,
                     counted: Share::new(&context.outbound),
@@ -318,6 +483,7 @@ impl Outbox {
         *member.log() =
             LogState::Share { group: Arc::clone(self), is_kept: persistence == Persistence::Persistent };
         group.lock().members.push(Arc::clone(member));
+        self.tell_members();
     }
 
     /// Removes a member that has ended. What it has not acknowledged goes to others at the next [`flush`](Self::flush).
@@ -326,18 +492,12 @@ impl Outbox {
         let Some(group) = &self.group else { return true };
         let mut state = group.lock();
         state.members.retain(|other| !Arc::ptr_eq(other, member));
-        let mut left: Vec<Held> = state
-            .given
-            .extract_if(|_, given| Arc::ptr_eq(&given.to, member))
-            .map(|(_, Given { held, .. })| held)
-            .collect();
-        left.sort_unstable_by_key(|held| std::cmp::Reverse(number(held.id)));
+        let left = state.take_given(|given| given.to.is(member));
         self.context.counters.redeliveries.add(left.len() as u64);
-        for held in left {
-            state.waiting.push_front(held);
-        }
+        state.put_back(left);
         let is_empty = state.members.is_empty();
         drop(state);
+        self.tell_members();
         if is_empty {
             self.list_group(group);
         }
@@ -353,11 +513,7 @@ impl Outbox {
 
     /// Lets the hub look after a group.
     fn list_group(&self, group: &Group) {
-        if !group.is_listed.swap(true, Ordering::AcqRel)
-            && let Some(me) = group.me.upgrade()
-        {
-            self.context.groups.list(me);
-        }
+        self.context.groups.to_read.add(group, &group.is_listed);
     }
 
     /// The name of the shares of a group.
@@ -388,18 +544,24 @@ impl Outbox {
         let mut state = group.lock();
         state.round += 1;
         let round = state.round;
-        if !is_stuck || state.members.len() < 2 {
+        if !is_stuck || state.member_count() < 2 {
             return;
         }
-        let is_slow = |given: &Given| given.since + PATIENCE <= round;
-        let slow = state.given.extract_if(|_, given| is_slow(given));
-        let mut slow: Vec<Held> =
-            slow.map(|(_, given)| Held { not_to: Some(Arc::downgrade(&given.to)), ..given.held }).collect();
-        slow.sort_unstable_by_key(|held| std::cmp::Reverse(number(held.id)));
+        let slow = state.given.extract_if(|_, given| given.since + PATIENCE <= round);
+        let slow: Vec<Given> = slow.map(|(_, given)| given).collect();
         self.context.counters.redeliveries.add(slow.len() as u64);
-        for held in slow {
-            state.waiting.push_front(held);
-        }
+        let taken = slow.into_iter().map(|Given { to, held, .. }| {
+            let not_to = match to {
+                Holder::Member(member) => Slow::Member(Arc::downgrade(&member)),
+                Holder::Node(node) => {
+                    state.others.is_taken_back(node, 1);
+                    Slow::Node(node)
+                }
+            };
+            Held { not_to: Some(not_to), ..held }
+        });
+        let taken = taken.collect();
+        state.put_back(taken);
     }
 
     /// Returns `true` if a log has messages beyond those that a cursor can record.
@@ -528,32 +690,10 @@ impl Outbox {
             return false;
         }
         let mut state = group.lock();
-        let count = state.members.len();
-        let mut own: Vec<Option<Pieces>> = Vec::new(); // encoded for single members
-        own.resize_with(count, || None);
-        for index in 0..pushes.count() {
-            let mut is_sent = false;
-            for turn in 0..count {
-                let at = (state.next + turn) % count;
-                let member = Arc::clone(&state.members[at]);
-                let form = member.outbox.form();
-                let framed = match member.options().has_own_encoding() {
-                    false => pushes.framed(form),
-                    true => own[at]
-                        .get_or_insert_with(|| member.with_terms(|terms| pushes.framed_for(form, terms))),
-                };
-                if let Some(needs_flush) = member.outbox.push_share(&member, framed, index, flush) {
-                    if needs_flush {
-                        state.dirty.push(Arc::clone(&member.outbox));
-                    }
-                    state.next = (at + 1) % count;
-                    is_sent = true;
-                    break;
-                }
-            }
-            if !is_sent {
-                self.context.counters.pushes_dropped.increment();
-            }
+        let dropped = state.push(pushes, flush, true, self.limit());
+        self.context.counters.pushes_dropped.add(dropped);
+        if state.others.has_untold() {
+            group.tell(&self.context);
         }
         !state.dirty.is_empty() && self.lock_writer_first()
     }
@@ -566,7 +706,11 @@ impl Outbox {
     pub(super) fn give_shares(&self, group: &Group) {
         let (done, dirty) = {
             let mut state = group.lock();
-            (state.give(|channel| group.serves(channel)), std::mem::take(&mut state.dirty))
+            let done = state.give(|channel| group.serves(channel));
+            if state.others.has_untold() {
+                group.tell(&self.context);
+            }
+            (done, std::mem::take(&mut state.dirty))
         };
         if let Some(me) = group.me.upgrade() {
             done.into_iter().for_each(|place| me.share_ended(group, place));
@@ -584,6 +728,10 @@ impl Outbox {
                 state.given.shrink_to(64);
             }
             state.change_bytes(|bytes| bytes.saturating_sub(held.bytes));
+            if let Some((node, number)) = held.owner {
+                state.others.tell_number(node, number, true);
+                group.tell(&self.context);
+            }
             (held.place, !state.waiting.is_empty())
         };
         if let Some(place) = place {
@@ -682,14 +830,6 @@ impl Outbox {
     }
 }
 
-/// The order of the messages of a group.
-fn number(id: PushId) -> u64 {
-    match id {
-        PushId::Memory { number, .. } => number,
-        PushId::Logged(place) => place.seq.0,
-    }
-}
-
 impl Subscription {
     /// The subscription of a group to its filter.
     pub(crate) fn of_group(
@@ -719,43 +859,37 @@ mod tests {
     use crate::store::Epoch;
     use crate::wire::IdSpace;
 
-    #[test]
-    fn each_channel_is_served_by_one_node_and_few_move() {
-        let nodes = [1, 2, 3];
-        let channels: Vec<String> = (0..300).map(|number| format!("jobs/{number}")).collect();
-        let views = |nodes: &[u64]| -> Vec<(u64, ShareNodes)> {
-            let view = |me: u64| {
-                let others = ShareNodes::default();
-                for other in nodes.iter().filter(|other| **other != me) {
-                    assert!(others.set(*other, true) && others.set(*other, true));
-                }
-                (me, others)
-            };
-            nodes.iter().map(|me| view(*me)).collect()
-        };
-        let serving = |nodes: &[u64], channel: &str| -> Vec<u64> {
-            let views = views(nodes).into_iter();
-            views
-                .filter(|(me, view)| view.is_served_by(*me, "$share/g/#", channel))
-                .map(|(me, _)| me)
-                .collect()
-        };
-        let mut counts = [0; 3];
-        for channel in &channels {
-            let [node] = serving(&nodes, channel)[..] else { panic!("{channel}") };
-            counts[node as usize - 1] += 1;
-            // If node 3 ends, only its channels move.
-            let after = serving(&nodes[..2], channel);
-            assert!(after.len() == 1 && (node == 3 || after == [node]), "{channel}");
-        }
-        assert!(counts.iter().all(|count| *count > 60), "{counts:?}");
-        let alone = ShareNodes::default();
-        assert!(alone.is_served_by(0, "$share/g/#", "a") && !alone.set(7, false));
+    /// The context of a server, whose process has this number.
+    pub(super) fn context(process: u32) -> Arc<OutboxContext> {
+        Arc::new(OutboxContext {
+            queue_bytes: 8 * HELD_OVERHEAD,
+            outbound: Arc::new(crate::budget::Budget::new(1 << 30)),
+            counters: Arc::default(),
+            ids: IdSpace::new(Epoch(0), process),
+            moved_cursors: Mutex::default(),
+            unrecorded: super::super::Unrecorded::default(),
+            groups: Groups::default(),
+        })
     }
 
-    fn member(context: &Arc<OutboxContext>, group: &Arc<Outbox>, name: &str) -> Arc<Subscription> {
-        let outbox = Arc::new(Outbox::new(Form::MqttV5, None, Arc::clone(context)));
-        outbox.set_window(16, Redelivery::AtOnce);
+    /// A group for the filter `a` that keeps nothing in the store, and its subscription.
+    pub(super) fn group(
+        context: &Arc<OutboxContext>,
+        node: u64,
+        nodes: &Arc<ShareNodes>,
+    ) -> (Arc<Outbox>, Arc<Subscription>) {
+        let share = ChannelName::exact("$share/g/a").unwrap();
+        let group = Outbox::of_group(context, &share, node, nodes);
+        let (filter, owner) = (ChannelName::exact("$filter/a").unwrap(), ClientId::of_group("g/a").unwrap());
+        let own = Subscription::of_group(filter, owner, &group, LogState::Temporary);
+        assert!(group.insert_subscription(&own));
+        (group, own)
+    }
+
+    /// A member that may have this number of messages without acknowledgement.
+    pub(super) fn member(group: &Arc<Outbox>, name: &str, window: u32) -> Arc<Subscription> {
+        let outbox = Arc::new(Outbox::new(Form::MqttV5, None, Arc::clone(&group.context)));
+        outbox.set_window(window, Redelivery::AtOnce);
         outbox.go_live();
         let (share, client) = (ChannelName::exact("$share/g/a").unwrap(), ClientId::parse(name).unwrap());
         let member = Subscription::new(share, client, outbox, Stage::Live, LogState::Temporary);
@@ -766,50 +900,46 @@ mod tests {
         member
     }
 
+    /// Publishes a message to channel `a`.
+    pub(super) fn publish((group, own): &(Arc<Outbox>, Arc<Subscription>)) {
+        let ids = group.context.ids;
+        let data = Data::checked_before("1".into());
+        let push = LoggedPush { id: ids.in_memory(0), sender: None, data };
+        let pushes = LoggedPushes::new(ids, ChannelName::parse("a").unwrap(), vec![push]);
+        group.offer(own, &pushes, Source::Live);
+        group.flush();
+    }
+
+    /// The ids of what a member has not acknowledged.
+    pub(super) fn held_by(group: &Outbox, member: &Arc<Subscription>) -> Vec<PushId> {
+        let state = group.group.as_ref().unwrap().lock();
+        state.given.iter().filter(|(_, given)| given.to.is(member)).map(|(id, _)| *id).collect()
+    }
+
+    /// The bytes of all messages of a group.
+    pub(super) fn bytes(group: &Outbox) -> usize {
+        group.group.as_ref().unwrap().lock().bytes
+    }
+
     #[test]
     fn a_member_that_acknowledges_nothing_does_not_stop_a_group() {
-        let context = Arc::new(OutboxContext {
-            queue_bytes: 8 * HELD_OVERHEAD,
-            outbound: Arc::new(crate::budget::Budget::new(1 << 30)),
-            counters: Arc::default(),
-            ids: IdSpace::new(Epoch(0), 1),
-            moved_cursors: Mutex::default(),
-            unrecorded: super::super::Unrecorded::default(),
-            groups: Groups::default(),
-        });
-        let share = ChannelName::exact("$share/g/a").unwrap();
-        let group = Outbox::of_group(&context, &share, 0, &Arc::default());
-        let (filter, owner) = (ChannelName::exact("$filter/a").unwrap(), ClientId::of_group("g/a").unwrap());
-        let own = Subscription::of_group(filter, owner, &group, LogState::Temporary);
-        assert!(group.insert_subscription(&own));
-        let slow = member(&context, &group, "slow");
-        for number in 0..10 {
-            let data = Data::checked_before("1".into());
-            let push = LoggedPush { id: context.ids.in_memory(number), sender: None, data };
-            let pushes = LoggedPushes::new(context.ids, ChannelName::parse("a").unwrap(), vec![push]);
-            group.offer(&own, &pushes, Source::Live);
-            group.flush();
-        }
-        let holders = || {
-            let state = group.group.as_ref().unwrap().lock();
-            let of = |member: &Arc<Subscription>| {
-                state.given.values().filter(|given| Arc::ptr_eq(&given.to, member)).count()
-            };
-            state.members.iter().map(of).collect::<Vec<_>>()
-        };
-        assert_eq!(holders(), [8], "two had no room");
-        let diligent = member(&context, &group, "diligent");
+        let both = group(&context(1), 0, &Arc::default());
+        let group = &both.0;
+        let slow = member(group, "slow", 16);
+        (0..10).for_each(|_| publish(&both));
+        assert_eq!(held_by(group, &slow).len(), 8, "two had no room");
+        let diligent = member(group, "diligent", 16);
         for _ in 0..PATIENCE {
-            assert_eq!(holders(), [8, 0]);
+            assert_eq!((held_by(group, &slow).len(), held_by(group, &diligent).len()), (8, 0));
             group.take_from_slow_members();
             group.flush();
         }
-        assert_eq!(holders(), [0, 8]);
+        let ids = held_by(group, &diligent);
+        assert!(ids.len() == 8 && held_by(group, &slow).is_empty());
         // A late acknowledgement counts once.
-        let ids: Vec<PushId> = group.group.as_ref().unwrap().lock().given.keys().copied().collect();
         assert!(ids.iter().all(|id| slow.outbox.acknowledge(*id)));
-        assert_eq!(holders(), [0, 0]);
+        assert!(held_by(group, &diligent).is_empty());
         assert!(ids.iter().all(|id| diligent.outbox.acknowledge(*id)));
-        assert_eq!(group.group.as_ref().unwrap().lock().bytes, 0);
+        assert_eq!(bytes(group), 0);
     }
 }

@@ -114,6 +114,10 @@ impl Pushes {
         &self.channel
     }
 
+    pub(crate) fn sender(&self) -> Option<&ClientId> {
+        self.sender.as_ref()
+    }
+
     fn encode_mqtt(&self, form: Form, terms: Option<Terms<'_>>) -> Pieces {
         mqtt::encode_run(form, &self.channel, self.sender.as_ref(), &self.run, terms)
     }

@@ -487,7 +487,7 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
-    use crate::message::{LoggedPush, Run};
+    use crate::message::{LoggedPush, Run, ShareMessage};
 
     const A: NodeId = NodeId(1);
     const B: NodeId = NodeId(2);
@@ -517,6 +517,7 @@ mod tests {
         fn send_qos1(&self, _: NodeId, _: &ChannelName, _: &[LoggedPush]) {}
         fn copy_qos0(&self, _: &[NodeId], _: &ChannelName, _: Option<&ClientId>, _: &Run) {}
         fn copy_qos1(&self, _: &[NodeId], _: &ChannelName, _: &[LoggedPush]) {}
+        fn tell_share(&self, _: NodeId, _: &ChannelName, _: &ShareMessage) {}
         async fn sent(&self) {}
         fn send(&self, _: NodeId, control: &Control) {
             self.0.lock().unwrap().push(control.clone());

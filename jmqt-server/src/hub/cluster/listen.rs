@@ -8,7 +8,9 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::directory::Part;
 use super::{ARRIVALS_KIB, Arrival, BEAT_EVERY, Cluster, Fences};
-use crate::bus::{Body, BusEvent, BusEvents, BusMessage, Control, Digest, LoggedMessages, Messages, NodeId};
+use crate::bus::{
+    Body, BusEvent, BusEvents, BusMessage, Control, Digest, LoggedMessages, Messages, NodeId, Share,
+};
 use crate::connection::CloseReason;
 use crate::disconnect::Disconnect;
 use crate::hub::{DirtyOutboxes, Hub};
@@ -101,6 +103,7 @@ impl Cluster {
         match event {
             BusEvent::Up => self.link_up(hub, echo),
             BusEvent::Down => {
+                hub.take_from_nodes(None);
                 echo.last = None;
                 self.directory.link_down();
                 self.lists.give_up();
@@ -108,6 +111,7 @@ impl Cluster {
                 *self.fences() = Fences::default();
             }
             BusEvent::NobodyThere(node) => {
+                hub.take_from_nodes(Some(node));
                 self.directory.not_listening(node);
                 self.look_at_confirmations();
                 self.asked.give_up(Some(node));
@@ -118,6 +122,7 @@ impl Cluster {
                     hub.push_from_elsewhere(messages, flush, dirty).await;
                 }
                 Body::Qos1(messages) => self.arrived_messages(hub, messages),
+                Body::Share(Share { name, message }) => hub.hear_of_group(from, &name, message),
                 Body::Control(control) if from == self.node => self.heard_itself(control, echo),
                 Body::Control(control) => self.heard(hub, from, control),
             },
@@ -149,6 +154,7 @@ impl Cluster {
         echo.last = Some(now);
         self.directory.link_up(now);
         self.interests.link_up(&hub.filters, now);
+        hub.tell_members_of_groups();
         self.told().say_hello(&*self.bus, self.has_database());
         self.compare.notify_one();
     }

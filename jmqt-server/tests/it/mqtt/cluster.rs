@@ -399,6 +399,107 @@ async fn each_message_goes_to_one_member_of_a_group_on_several_nodes() {
     }
 }
 
+/// A member of the group for `jobs/#`, whose session lasts for `expiry` seconds.
+async fn worker(node: &TestServer, name: &str, expiry: u32, receive_maximum: Option<u16>) -> Device {
+    let login = Login { expiry, receive_maximum, ..Login::of(name) };
+    let mut worker = Device::new(node, Version::V5, login).await;
+    assert_eq!(worker.subscribe("$share/g/jobs/#", Qos::AtLeastOnce).await, ReasonCode::GRANTED_QOS_1);
+    worker
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)] // 4.8.2
+async fn workers_on_all_nodes_share_the_messages_of_one_topic() {
+    let Some(cluster) = Cluster::new().await else { return };
+    let nodes = [cluster.node().await, cluster.node().await, cluster.node().await];
+    for expiry in [0, 1000] {
+        let mut workers = Vec::new();
+        for (index, node) in [0, 0, 1, 1, 2].into_iter().zip([0, 1, 2, 3, 4]) {
+            // Some take one message at a time.
+            let receive_maximum = (node % 2 == 0).then_some(1);
+            let name = format!("worker-{node}-{expiry}");
+            workers.push(worker(&nodes[index], &name, expiry, receive_maximum).await);
+        }
+        let mut publishers = Vec::new();
+        for (index, node) in nodes.iter().enumerate() {
+            publishers.push(device(node, &format!("publisher-{index}")).await);
+        }
+        // Nodes learn a little later than the first members that there are members elsewhere.
+        let mut round = 0;
+        loop {
+            round += 1;
+            let mut expected = Vec::new();
+            for number in 0..50 {
+                let [stored, fast] = ["stored", "fast"].map(|kind| format!("{kind} {round} {number}"));
+                let publisher = &mut publishers[number % 3];
+                publisher.publish("jobs/new", fast.as_bytes(), Delivery::AtMostOnce, false).await;
+                let code = publisher.publish_acknowledged("jobs/new", stored.as_bytes(), false).await;
+                assert_eq!(code, ReasonCode::SUCCESS);
+                expected.extend([stored, fast]);
+            }
+            expected.sort();
+            let all = all_of(&mut workers, expected.len()).await;
+            let is_shared = ["stored", "fast"]
+                .into_iter()
+                .all(|kind| all.iter().all(|heard| heard.iter().any(|payload| payload.starts_with(kind))));
+            let mut all = all.concat();
+            all.sort();
+            assert_eq!(all, expected, "each message once, {expiry}");
+            if is_shared {
+                break;
+            }
+            assert!(round < 20, "a worker never gets anything");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)] // 2.13
+async fn messages_of_a_group_outlive_the_loss_of_redis_on_a_node() {
+    let Some(cluster) = Cluster::new().await else { return };
+    let proxies = [(); 3].map(|()| Proxy::start(format!("127.0.0.1:{}", cluster.redis_port())));
+    let [a, b, c] = proxies;
+    let proxies = [a.await, b.await, c.await];
+    let mut nodes = Vec::new();
+    for proxy in &proxies {
+        nodes.push(cluster.node_over(proxy.address.port()).await);
+    }
+    let (mut idle, mut workers) = (Vec::new(), Vec::new());
+    for (index, node) in nodes.iter().enumerate() {
+        idle.push(worker(node, &format!("idle-{index}"), 1000, Some(2)).await);
+        workers.push(worker(node, &format!("worker-{index}"), 1000, None).await);
+    }
+    let mut publisher = device(&nodes[0], "publisher").await;
+    let mut number = 0;
+    let mut expected = std::collections::BTreeSet::new();
+    let mut seen = std::collections::BTreeSet::new();
+    for proxy in &proxies {
+        for phase in 0..2 {
+            for _ in 0..20 {
+                number += 1;
+                let code =
+                    publisher.publish_acknowledged("jobs/x", number.to_string().as_bytes(), false).await;
+                assert_eq!(code, ReasonCode::SUCCESS);
+                expected.insert(number.to_string());
+            }
+            match phase {
+                0 => proxy.part(),
+                _ => proxy.restore(),
+            }
+            for worker in &mut workers {
+                seen.extend(shared::heard_until_now(worker).await);
+            }
+        }
+    }
+    drop(idle); // they have acknowledged nothing
+    let since = Instant::now();
+    while seen != expected {
+        assert!(since.elapsed() < LONG, "{:?}", expected.difference(&seen));
+        for worker in &mut workers {
+            seen.extend(shared::heard_until_now(worker).await);
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)] // 2.13
 async fn a_dead_node_takes_no_message_of_a_stored_group_with_it() {
     let Some(cluster) = Cluster::new().await else { return };
