@@ -26,9 +26,13 @@
 //! # What holds
 //!
 //! * **Connections come and go, the [`Client`] stays.** It reconnects with growing random pauses. If the server still has the
-//!   session, unacknowledged messages are sent again with the same packet ids and DUP, and the subscriptions are there. If not,
-//!   subscriptions are made again, QoS 1 messages are published again, and QoS 2 messages that were sent fail with
-//!   [`Error::OutcomeUnknown`], because sending them again could deliver them twice. [`Client::events`] tells what happens.
+//!   session, unacknowledged messages are sent again with the same packet ids and DUP, and the subscriptions are there.
+//!   [`Client::events`] tells what happens.
+//! * **If the server has lost the session, the client's state of it is discarded** [MQTT-3.2.2-5]: packet ids, and which QoS 2
+//!   messages have been received. What the application wanted survives: subscriptions are made again, publishes that were
+//!   queued and not sent yet are sent, and QoS 1 publishes without an acknowledgement are published again, as new messages. QoS 2
+//!   publishes that were sent fail with [`Error::OutcomeUnknown`], because sending them again could deliver them twice.
+//!   Messages that were received and not read yet can still be read; there is nothing left to acknowledge.
 //! * **Only the first connection starts clean** ([`Options::clean_start`]): later ones of the same client resume the session.
 //!   MQTT 3.1.1 has one flag for both, so there each connection is clean or none is.
 //! * **A message is acknowledged when the application has taken it**: when its stream is asked for the next one, or

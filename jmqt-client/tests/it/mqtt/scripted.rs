@@ -307,3 +307,66 @@ async fn only_publishes_wait_for_the_receive_maximum_of_the_server() {
         assert_eq!(within("the outcome", publishing).await.unwrap().unwrap(), ReasonCode::SUCCESS);
     }
 }
+
+#[tokio::test] // MQTT-3.2.2-5
+async fn without_a_session_at_the_server_the_client_discards_its_own() {
+    let server = Scripted::start().await;
+    let mut wanted = server.options(Version::V5);
+    (wanted.clean_start, wanted.session_expiry) = (false, Duration::from_secs(100));
+    let (client, mut peer) = server.connected(wanted, &[]).await;
+    let subscribing = {
+        let client = client.clone();
+        tokio::spawn(async move { client.subscribe("in", Qos::ExactlyOnce).await })
+    };
+    peer.grant(2).await;
+    let mut stream = within("a subscription", subscribing).await.unwrap().unwrap();
+    // One message of each kind has no end: QoS 1, QoS 2 before and after PUBREC, and QoS 2 in the other direction.
+    let mut receipts = Vec::new();
+    for (payload, qos) in [("1", Qos::AtLeastOnce), ("2", Qos::ExactlyOnce), ("released", Qos::ExactlyOnce)] {
+        receipts.push(client.queue(&publish(payload).qos(qos)).await.unwrap());
+        let (sent, delivery) = peer.publish().await;
+        assert_eq!(sent, payload);
+        if payload == "released" {
+            peer.send(&Packet::PubRec(Ack::new(delivery.id().unwrap(), ReasonCode::SUCCESS))).await;
+            peer.next(|packet| assert!(matches!(packet, Packet::PubRel(_)), "{packet:?}")).await;
+        }
+    }
+    let from_server = Delivery::ExactlyOnce { id: id(7), dup: false };
+    peer.deliver("in", None, b"before", from_server).await;
+    client.acknowledge(&next(&mut stream).await);
+    peer.next(|packet| assert!(matches!(&packet, Packet::PubRec(ack) if ack.id == id(7)), "{packet:?}"))
+        .await;
+    let mut events = client.events();
+    drop(peer);
+    within("the end", async { while !matches!(events.next().await, Some(Event::Disconnected { .. })) {} })
+        .await;
+    let offline = client.queue(&publish("offline").qos(Qos::ExactlyOnce)).await.unwrap();
+
+    let mut peer = server.session(false, &[]).await;
+    assert!(!peer.clean_start);
+    peer.grant(2).await;
+    // Of the old messages QoS 1 alone comes, as a new one, and then what had not been sent.
+    let (sent, delivery) = peer.publish().await;
+    assert!(sent == "1" && matches!(delivery, Delivery::AtLeastOnce { dup: false, .. }), "{delivery:?}");
+    peer.send(&Packet::PubAck(Ack::new(delivery.id().unwrap(), ReasonCode::SUCCESS))).await;
+    let (sent, delivery) = peer.publish().await;
+    assert!(
+        sent == "offline" && matches!(delivery, Delivery::ExactlyOnce { dup: false, .. }),
+        "{delivery:?}"
+    );
+    let mut outcomes = Vec::new();
+    for receipt in receipts {
+        outcomes.push(within("the outcome", receipt).await);
+    }
+    assert!(matches!(outcomes[..], [Ok(_), Err(Error::OutcomeUnknown), Err(Error::OutcomeUnknown)]));
+    // The packet id of a message that was received is free.
+    peer.send(&Packet::PubRel(Ack::new(id(7), ReasonCode::SUCCESS))).await;
+    let unknown = ReasonCode::PACKET_IDENTIFIER_NOT_FOUND;
+    peer.next(|packet| {
+        assert!(matches!(&packet, Packet::PubComp(ack) if ack.reason == unknown), "{packet:?}")
+    })
+    .await;
+    peer.deliver("in", None, b"after", from_server).await;
+    assert_eq!(text(&mut stream).await, "after");
+    drop((client, offline));
+}
