@@ -99,6 +99,23 @@ impl Client {
         self.shared().reconnect.notify_one();
     }
 
+    /// Authenticates again within the session (MQTT 5, 4.12.1), with a new exchange of
+    /// [`Options::authenticate`](super::Options::authenticate): before a token expires, for example. Messages flow meanwhile. If
+    /// there is no connection, or it is lost, the next one has authenticated when it is there, and that counts.
+    ///
+    /// # Errors
+    /// [`Error::NotAvailable`] without a method, [`Error::Authentication`] if the exchange cannot begin,
+    /// [`Error::Timeout`] after `request_timeout`, [`Error::Stopped`] if the server refuses, which ends the connection, and
+    /// [`Error::Closed`].
+    ///
+    /// # Cancel safety
+    /// If the future is dropped the exchange goes on.
+    pub async fn reauthenticate(&self) -> Result<(), Error> {
+        let limit = self.shared().options.request_timeout;
+        let timeout = Error::Timeout { what: "to authenticate again", limit };
+        tokio::time::timeout(limit, self.shared().reauthenticate()).await.unwrap_or(Err(timeout))
+    }
+
     /// Ends the client in order: sends what is queued, waits for the acknowledgements that are still due, then sends
     /// DISCONNECT, so that the will is not published. At most `close_timeout`; what is then without an acknowledgement fails
     /// with [`Error::Closed`].

@@ -3,9 +3,10 @@
 use bytes::Bytes;
 use jmqt_mqtt::{
     Connect, EncodeError, FrameDecoder, Packet, PacketType, Place, Properties, Property, PropertyBuf, Qos,
-    Sender,
+    ReasonCode, Sender,
 };
 
+use super::authentication::{self, Exchange};
 use super::{ConnectError, Error, Information, Options, Server};
 use crate::Step;
 use crate::transport::{Framing, Link, Messages, Turn};
@@ -26,6 +27,9 @@ const NO_ANSWER: &str = "what listens there may not be an MQTT server, or not of
 /// MQTT 3.1.1 cannot say how many messages a server takes at a time. Mosquitto queues what is beyond this many, and does not
 /// answer all of it after a reconnect.
 const USUAL_IN_FLIGHT: u16 = 20;
+
+/// The authentication exchange, between two steps.
+type Running = Option<Box<dyn Exchange>>;
 
 /// A connection with a session.
 pub(crate) struct Session {
@@ -57,12 +61,19 @@ pub(crate) async fn open(
         Link::new(stream, Framing::Raw, None)
     };
     let unusable = |error: EncodeError| ConnectError::Will(Box::new(Error::Encode(error)));
-    connect(options, server, client_id, clean_start, link.portion()).map_err(unusable)?;
-    link.send();
-    let answer = way.limited(Step::Connect, NO_ANSWER, async {
-        Ok(answer(link, options, (client_id, clean_start)).await)
-    });
-    let session = answer.await??;
+    let session = async {
+        let mut exchange = None;
+        let mut own = PropertyBuf::new();
+        if let Some(authentication) = &options.authentication {
+            let data;
+            (exchange, data) = step(authentication.start()).await?;
+            authentication.push(&data, &mut own).map_err(unauthenticated)?;
+        }
+        connect(options, server, (client_id, clean_start), own, link.portion()).map_err(unusable)?;
+        link.send();
+        answer(link, options, exchange, (client_id, clean_start)).await
+    };
+    let session = way.limited(Step::Connect, NO_ANSWER, async { Ok(session.await) }).await??;
     way.done(Step::Connect, Found::Session(session.information.to_string()));
     Ok(session)
 }
@@ -70,12 +81,12 @@ pub(crate) async fn open(
 fn connect(
     options: &Options,
     server: &Server,
-    client_id: &str,
-    clean_start: bool,
+    (client_id, clean_start): (&str, bool),
+    mut own: PropertyBuf,
     out: &mut Vec<u8>,
 ) -> Result<(), EncodeError> {
     let v5 = options.version.has_properties();
-    let (mut own, mut of_will) = (PropertyBuf::new(), PropertyBuf::new());
+    let mut of_will = PropertyBuf::new();
     if v5 {
         let most = u32::try_from(options.max_packet_bytes).unwrap_or(u32::MAX);
         own.push(Property::SessionExpiryInterval(options.expiry_seconds()))?;
@@ -115,9 +126,20 @@ fn connect(
     packet.encode(options.version, out)
 }
 
+fn unauthenticated(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ConnectError {
+    ConnectError::Authentication(error.into().into())
+}
+
+/// What the application sends next in an authentication exchange.
+async fn step(step: authentication::Step) -> Result<(Running, Vec<u8>), ConnectError> {
+    let (exchange, data) = step.await;
+    Ok((Some(exchange), data.map_err(unauthenticated)?))
+}
+
 async fn answer(
     mut link: Link,
     options: &Options,
+    mut exchange: Running,
     (client_id, clean_start): (&str, bool),
 ) -> Result<Session, ConnectError> {
     let mut frames = FrameDecoder::new(options.max_packet_bytes);
@@ -135,6 +157,20 @@ async fn answer(
             let packet = Packet::decode(&frame, options.version, Sender::Server);
             let ack = match packet.map_err(|error| protocol(error.to_string()))? {
                 Packet::ConnAck(ack) => ack,
+                Packet::Auth(auth) if auth.reason == ReasonCode::CONTINUE_AUTHENTICATION => {
+                    let known = options.authentication.as_ref().zip(exchange.take());
+                    let Some((authentication, running)) = known else {
+                        return Err(protocol("the server answered with AUTH, unasked".to_owned()));
+                    };
+                    let challenge = authentication.data(auth.properties).map_err(protocol)?.to_vec();
+                    let data;
+                    (exchange, data) = step(running.answer(challenge)).await?;
+                    authentication
+                        .packet(ReasonCode::CONTINUE_AUTHENTICATION, &data, link.portion())
+                        .map_err(unauthenticated)?; // [MQTT-4.12.0-3]
+                    link.send();
+                    continue;
+                }
                 other => {
                     return Err(protocol(format!("the server answered with {}", other.packet_type().name())));
                 }
@@ -149,6 +185,10 @@ async fn answer(
             if clean_start && ack.session_present {
                 let problem = "the server continues a session that the client has asked it to end";
                 return Err(protocol(problem.to_owned())); // [MQTT-3.2.2-4]
+            }
+            if let Some((authentication, mut exchange)) = options.authentication.as_ref().zip(exchange) {
+                let data = authentication.data(ack.properties).map_err(protocol)?;
+                exchange.finish(data).map_err(unauthenticated)?;
             }
             let information = information(options, client_id, ack.session_present, ack.properties);
             let rest = bytes.slice(bytes.len() - chunk.len()..);

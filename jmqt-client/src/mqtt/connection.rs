@@ -8,6 +8,7 @@ use bytes::Bytes;
 use jmqt_mqtt::{Ack, Disconnect, FrameDecoder, Packet, Properties, ReasonCode, Sender};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
+use super::authentication::{Authentication, Came, Reauthentication};
 use super::connect::Session;
 use super::event::Event;
 use super::routes::refused;
@@ -30,6 +31,7 @@ struct Connection {
     silence: Duration,
     heartbeat: Heartbeat,
     aliases: HashMap<u16, Arc<str>>,
+    reauthentication: Option<Box<Reauthentication>>,
     resume_by: Option<Instant>,
     leave_by: Option<Instant>,
     is_leaving: bool,
@@ -49,6 +51,7 @@ pub(crate) async fn serve(session: Session, shared: &Arc<Shared>) -> DisconnectR
         silence,
         heartbeat: Heartbeat::new(silence),
         aliases: HashMap::new(),
+        reauthentication: None,
         resume_by: Some(Instant::now() + shared.options.request_timeout),
         leave_by: None,
         is_leaving: false,
@@ -79,6 +82,12 @@ impl Connection {
                 () = shared.reconnect.notified() => {
                     self.heartbeat.probe();
                     self.ping();
+                    continue;
+                }
+                data = next_step(&mut self.reauthentication) => {
+                    if let Err(reason) = self.go_on_authenticating(data) {
+                        return reason;
+                    }
                     continue;
                 }
                 _ = tick.tick() => {
@@ -132,6 +141,15 @@ impl Connection {
         if inner.outbound.is_closing() && self.leave_by.is_none() {
             self.leave_by = Some(Instant::now() + self.shared.options.close_timeout);
         }
+        if self.reauthentication.is_none()
+            && self.resume_by.is_none()
+            && let (Some(authentication), false) =
+                (&self.shared.options.authentication, inner.reauthenticate.is_empty())
+        {
+            let by = Instant::now() + self.shared.options.request_timeout;
+            let waiting = std::mem::take(&mut inner.reauthenticate);
+            self.reauthentication = Some(Box::new(Reauthentication::begin(authentication, by, waiting)));
+        }
         if !self.link.is_written() || self.is_leaving {
             return;
         }
@@ -153,6 +171,24 @@ impl Connection {
         self.link.send_framed(&answers);
     }
 
+    /// The application has answered in an authentication exchange.
+    fn go_on_authenticating(&mut self, step: Answered) -> Result<(), DisconnectReason> {
+        let shared = Arc::clone(&self.shared);
+        if let (Some(authentication), Some(running)) =
+            (&shared.options.authentication, &mut self.reauthentication)
+        {
+            let mut packet = Vec::new();
+            if !running
+                .answered(authentication, step, &mut packet)
+                .map_err(DisconnectReason::Authentication)?
+            {
+                self.reauthentication = None;
+            }
+            shared.lock().outbound.send_encoded(&packet);
+        }
+        Ok(())
+    }
+
     fn ping(&self) {
         // It has no fields that could be wrong.
         let _ = self.shared.lock().outbound.send(&Packet::PingReq);
@@ -162,6 +198,11 @@ impl Connection {
         self.shared.look_at_clock();
         if self.resume_by.is_some_and(|by| by <= Instant::now()) {
             return Err(DisconnectReason::NotResumed(self.shared.options.request_timeout));
+        }
+        if self.reauthentication.as_ref().is_some_and(|running| running.by <= Instant::now()) {
+            let limit = self.shared.options.request_timeout;
+            let error = Error::Timeout { what: "the authentication within the session", limit };
+            return Err(DisconnectReason::Authentication(Arc::new(error)));
         }
         if self.information.keep_alive == 0 {
             return Ok(());
@@ -181,9 +222,13 @@ impl Connection {
     /// Ends the WebSocket, TLS and the socket in order, as far as the other side still takes it.
     async fn say_goodbye(&mut self, reason: &DisconnectReason) {
         if self.link.is_written() {
-            if let (DisconnectReason::Protocol(_), true) = (reason, self.information.version.has_properties())
-            {
-                let packet = Disconnect { reason: ReasonCode::PROTOCOL_ERROR, properties: Properties::EMPTY };
+            let reason = match reason {
+                DisconnectReason::Protocol(_) => Some(ReasonCode::PROTOCOL_ERROR),
+                DisconnectReason::Authentication(_) => Some(ReasonCode::UNSPECIFIED_ERROR), // [MQTT-4.12.1-2]
+                _ => None,
+            };
+            if let (Some(reason), true) = (reason, self.information.version.has_properties()) {
+                let packet = Disconnect { reason, properties: Properties::EMPTY };
                 // As above.
                 let _ = Packet::Disconnect(packet).encode(self.information.version, self.link.portion());
                 self.link.send();
@@ -218,9 +263,50 @@ impl Connection {
                 return Ok(());
             };
             let packet = Packet::decode(&frame, version, Sender::Server).map_err(broken)?;
+            if let Packet::Auth(auth) = packet {
+                let is_over = authenticate(
+                    self.shared.options.authentication.as_ref(),
+                    self.reauthentication.as_deref_mut(),
+                    &auth,
+                )?;
+                if is_over {
+                    self.reauthentication = None;
+                    self.shared.wake.notify_one();
+                }
+                continue;
+            }
             handle(&self.shared, &mut self.aliases, &packet, whole)?;
         }
     }
+}
+
+type Answered = <super::authentication::Step as Future>::Output;
+
+/// What the application answers next in an authentication exchange, if one waits for it.
+async fn next_step(running: &mut Option<Box<Reauthentication>>) -> Answered {
+    match running.as_mut().and_then(|running| running.step.as_mut()) {
+        Some(step) => step.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// AUTH came. `Ok(true)`: the exchange is over.
+fn authenticate(
+    authentication: Option<&Authentication>,
+    running: Option<&mut Reauthentication>,
+    auth: &jmqt_mqtt::Auth<'_>,
+) -> Result<bool, DisconnectReason> {
+    let (Some(authentication), Some(running)) = (authentication, running) else {
+        return Err(DisconnectReason::Protocol("AUTH has no place here".to_owned()));
+    };
+    let data = match (auth.reason, auth.properties.authentication_method()) {
+        (ReasonCode::SUCCESS, None) => &[], // The short form (3.15.2.1).
+        _ => authentication.data(auth.properties).map_err(DisconnectReason::Protocol)?,
+    };
+    running.came(auth.reason, data).map_err(|came| match came {
+        Came::Protocol(problem) => DisconnectReason::Protocol(problem.to_owned()),
+        Came::Refused(error) => DisconnectReason::Authentication(error),
+    })
 }
 
 fn handle(

@@ -81,6 +81,9 @@ pub enum Error {
     /// The queue was full, and this message, the oldest that had not been sent, made room for a newer one.
     #[error("the message was dropped: the queue was full, and it was the oldest")]
     Dropped,
+    /// The application's part of an authentication exchange failed ([`AuthExchange`](super::AuthExchange)).
+    #[error("cannot authenticate: {0}")]
+    Authentication(Arc<dyn std::error::Error + Send + Sync>),
     /// All packet ids are in use: 65,535 messages and requests are under way.
     #[error("all packet ids are in use; wait for answers first")]
     NoPacketId,
@@ -138,6 +141,10 @@ pub enum ConnectError {
         /// What is allowed.
         expected: &'static str,
     },
+    /// The application's part of the authentication exchange failed ([`AuthExchange`](super::AuthExchange)), or did not accept
+    /// what the server answered.
+    #[error("CONNECT: cannot authenticate: {0}")]
+    Authentication(Arc<dyn std::error::Error + Send + Sync>),
     /// The will cannot be sent.
     #[error("the will: {0}")]
     Will(Box<Error>),
@@ -152,7 +159,7 @@ impl ConnectError {
     pub const fn step(&self) -> Option<Step> {
         match self {
             Self::Reach(error) => error.step(),
-            Self::Refused { .. } | Self::NoAnswer { .. } => Some(Step::Connect),
+            Self::Refused { .. } | Self::NoAnswer { .. } | Self::Authentication(_) => Some(Step::Connect),
             _ => None,
         }
     }
@@ -207,6 +214,9 @@ pub enum DisconnectReason {
     /// The server sent what MQTT does not allow.
     #[error("the server violated the protocol: {0}")]
     Protocol(String),
+    /// The application's part of an authentication within the session failed ([`AuthExchange`](super::AuthExchange)).
+    #[error("cannot authenticate again: {0}")]
+    Authentication(Arc<dyn std::error::Error + Send + Sync>),
     /// The subscriptions could not be made again in time.
     #[error("the subscriptions were not acknowledged within {0:?}")]
     NotResumed(Duration),
@@ -268,6 +278,9 @@ fn connect_advice(reason: ReasonCode) -> &'static str {
         ReasonCode::CLIENT_IDENTIFIER_NOT_VALID => "; choose another client id (option `client_id`, --id)",
         ReasonCode::BAD_USER_NAME_OR_PASSWORD | ReasonCode::NOT_AUTHORIZED => {
             "; check user name and password (mqtt://user:password@host), and whether this client id is allowed"
+        }
+        ReasonCode::BAD_AUTHENTICATION_METHOD => {
+            "; it does not have this authentication method (`Options::authenticate`)"
         }
         ReasonCode::SERVER_UNAVAILABLE | ReasonCode::SERVER_BUSY | ReasonCode::CONNECTION_RATE_EXCEEDED => {
             "; try again later"

@@ -46,6 +46,7 @@
 //! * **After an error that trying again cannot help** (wrong password, another client with the same id) the client stops
 //!   ([`Event::Stopped`]) until [`Client::reconnect`].
 
+mod authentication;
 mod client;
 mod connect;
 mod connection;
@@ -69,6 +70,7 @@ mod stream;
 mod unclaimed;
 mod untaken;
 
+pub use authentication::AuthExchange;
 pub use client::Client;
 pub use defaults::{Codec, TopicDefault, TopicDefaults, UnknownCodec};
 pub use diagnose::diagnose;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use jmqt_mqtt::Version;
 use tokio_rustls::rustls::ClientConfig;
 
+use super::authentication::{AuthExchange, Authentication};
 use super::error::ConnectError;
 use super::{Password, Publish, Server, TopicDefaults};
 use crate::{Header, InvalidUrl, Reconnect, TlsConfig, WhenFull};
@@ -67,6 +68,7 @@ pub struct Options {
     pub user_name: Option<String>,
     /// The password that belongs to it.
     pub password: Option<Password>,
+    pub(crate) authentication: Option<Authentication>,
     /// What the server publishes when the connection is lost. Default: nothing.
     pub will: Option<Will>,
     /// The longest silence towards the server, in whole seconds; a server may ask for less. 0: no pings, so a connection that
@@ -122,6 +124,36 @@ impl Options {
     #[must_use]
     pub fn login(mut self, user_name: impl Into<String>, password: impl Into<Password>) -> Self {
         (self.user_name, self.password) = (Some(user_name.into()), Some(password.into()));
+        self
+    }
+
+    /// Authenticates with this method of enhanced authentication (MQTT 5, 4.12): `begin` makes an [`AuthExchange`] for each
+    /// connection, and for each [`Client::reauthenticate`](super::Client::reauthenticate).
+    ///
+    /// ```
+    /// use std::error::Error;
+    /// use jmqt_client::mqtt::{AuthExchange, Options};
+    ///
+    /// /// The server asks with random bytes, and wants them signed.
+    /// struct Signature;
+    ///
+    /// impl AuthExchange for Signature {
+    ///     async fn answer(&mut self, challenge: &[u8]) -> Result<Vec<u8>, Box<dyn Error + Send + Sync>> {
+    ///         sign(challenge).await
+    ///     }
+    /// }
+    /// # async fn sign(text: &[u8]) -> Result<Vec<u8>, Box<dyn Error + Send + Sync>> { Ok(text.to_vec()) }
+    ///
+    /// let options = Options::url("mqtts://example.com")?.authenticate("SIGNATURE", || Signature);
+    /// # Ok::<(), Box<dyn Error>>(())
+    /// ```
+    #[must_use]
+    pub fn authenticate<E: AuthExchange>(
+        mut self,
+        method: impl Into<String>,
+        begin: impl Fn() -> E + Send + Sync + 'static,
+    ) -> Self {
+        self.authentication = Some(Authentication::new(method.into(), begin));
         self
     }
 
@@ -181,6 +213,9 @@ impl Options {
                 return bad(option, "0".to_owned(), "a time longer than 0");
             }
         }
+        if self.authentication.is_some() && !self.version.has_properties() {
+            return bad("version", "older than 5".to_owned(), "MQTT 5, which has authentication methods");
+        }
         if let Some(will) = &self.will {
             will.message.check(self.version).map_err(|error| ConnectError::Will(Box::new(error)))?;
         }
@@ -198,6 +233,7 @@ impl Default for Options {
             session_expiry: Duration::ZERO,
             user_name: None,
             password: None,
+            authentication: None,
             will: None,
             keep_alive: Duration::from_secs(30),
             tls: TlsConfig::default(),

@@ -353,6 +353,11 @@ impl Outbound {
         packet.encode(self.version, &mut self.control)
     }
 
+    /// Appends a packet of this connection that is written already.
+    pub(crate) fn send_encoded(&mut self, packet: &[u8]) {
+        self.control.extend_from_slice(packet);
+    }
+
     /// An acknowledgement. Versions before 5 cannot say more than success.
     pub(crate) fn send_ack(
         &mut self,

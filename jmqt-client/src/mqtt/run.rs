@@ -113,6 +113,7 @@ fn end(shared: &Shared, reason: &DisconnectReason) {
         inner.received.end();
     }
     shared.status.send_replace(Status::Offline);
+    shared.lock().reauthenticate.clear();
     tracing::info!(%reason, "Disconnected");
     shared.emit(Event::Disconnected { reason: reason.clone() });
 }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jmqt_mqtt::{Packet, Qos};
-use tokio::sync::{Notify, broadcast, watch};
+use tokio::sync::{Notify, broadcast, oneshot, watch};
 
 use super::event::{EVENTS_KEPT, Event};
 use super::message::Delivery;
@@ -31,6 +31,8 @@ pub(crate) struct Inner {
     pub(crate) routes: Routes,
     pub(crate) unclaimed: Unclaimed,
     untaken: Untaken,
+    /// Those who want to authenticate again, until that begins.
+    pub(super) reauthenticate: Vec<super::authentication::Done>,
     pub(crate) information: Option<Information>,
 }
 
@@ -80,6 +82,7 @@ impl Shared {
             routes: Routes::default(),
             unclaimed: Unclaimed::default(),
             untaken: Untaken::default(),
+            reauthenticate: Vec::new(),
             information: None,
         };
         Self {
@@ -132,6 +135,36 @@ impl Shared {
         };
         let timeout = Error::Timeout { what: "room in the queue", limit };
         tokio::time::timeout(limit, queued).await.unwrap_or(Err(timeout))
+    }
+
+    /// Authenticates within the session, or with a new connection.
+    pub(crate) async fn reauthenticate(&self) -> Result<(), Error> {
+        if self.options.authentication.is_none() {
+            let advice = "give Options::authenticate a method";
+            return Err(Error::NotAvailable { what: "method to authenticate with", advice });
+        }
+        let mut status = self.status.subscribe();
+        let answered = {
+            let mut inner = self.lock();
+            inner.outbound.check_open()?;
+            let is_online = *status.borrow_and_update() == Status::Online;
+            is_online.then(|| {
+                let (done, answered) = oneshot::channel();
+                inner.reauthenticate.push(done);
+                answered
+            })
+        };
+        self.wake.notify_one();
+        // The sender lives as long as we do.
+        if let Some(answered) = answered {
+            if let Ok(outcome) = answered.await {
+                return outcome;
+            }
+            // The connection was lost: the next one authenticates.
+            let _ = status.changed().await;
+        }
+        let _ = status.wait_for(|status| *status != Status::Offline).await;
+        self.lock().outbound.check_open()
     }
 
     pub(crate) fn tell_of_room(&self) {

@@ -1,5 +1,6 @@
 //! The MQTT client against a real Mosquitto, the server of this repository, and a server that follows a script.
 
+mod authentication;
 mod broker;
 #[cfg(feature = "cli")]
 mod command;
