@@ -65,6 +65,24 @@ async fn the_sessions_of_a_killed_node_are_reported_by_another_node() {
 }
 
 #[tokio::test(flavor = "multi_thread")] // protocol.md 2.16
+async fn a_session_that_a_stalled_node_has_claimed_is_reported_once() {
+    let Some(mut cluster) = Cluster::of(2).await else { return };
+    let bob = cluster.connect(0, "bob").await;
+    let node = &cluster.nodes[0];
+    // The node learns from the answer that it runs the close notifier.
+    node.mysql.keep_answers_after(b"COMMIT");
+    drop(bob);
+    within("the claim", node.mysql.keeps_answers()).await;
+    node.pause();
+    until("the notice of the other node", || (cluster.closes_of("bob") == ["ServerDied"]).then_some(()))
+        .await;
+    node.mysql.answer();
+    node.resume();
+    cluster.nodes[0].stop().await; // when its sessions have ended
+    assert_eq!(cluster.closes_of("bob"), ["ServerDied"]);
+}
+
+#[tokio::test(flavor = "multi_thread")] // protocol.md 2.16
 async fn many_sessions_of_a_killed_node_are_reported_as_soon_as_few() {
     const SESSIONS: usize = 300;
     let Some(mut cluster) = Cluster::of(2).await else { return };

@@ -8,7 +8,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use jmqt_core::DisconnectCode;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::note_wrong_port;
 use crate::connection::{CloseReason, ConnectionInfo, Flow};
@@ -152,12 +152,14 @@ async fn end_session(
     let is_known = shared.hub.close_tables(outbox).await;
     shared.hub.settle_session(member.as_ref().map(|member| &member.client), outbox).await;
     let Some(Member { client, generation }) = member else { return };
-    let is_ours = shared.hub.claim_close(&client, generation, info).await;
+    let claimed = Instant::now();
+    let mut is_ours = shared.hub.claim_close(&client, generation, info).await;
     if is_ours && has_will {
         // Its clients move to another node, or come back to the next process.
         let at_least = if reason == CloseReason::Shutdown { shared.limits.drain.as_secs() } else { 0 };
         let (node, at_least) = (&shared.hub.janitor.node, u32::try_from(at_least).unwrap_or(u32::MAX));
         verbs::end_will(shared, &client, generation, node, at_least).await;
+        is_ours = shared.hub.claims_still(&client, generation, info, claimed).await;
     }
     if is_ours {
         let session = attached.as_ref().and_then(|attached| attached.data()).into();

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::join;
-use super::orphans::{AT_A_TIME, notify};
+use super::orphans::{AT_A_TIME, end_will, notify};
 use super::supervise::{fail, supervise};
 use crate::bus::BusEvents;
 use crate::context::Shared;
@@ -103,6 +103,10 @@ async fn notify_orphans(
         async move {
             // Its notifier may have run since it was claimed.
             if !cluster.is_claimed(&orphan.session).await {
+                return;
+            }
+            // That may have taken long.
+            if end_will(shared, &orphan.session.row).await && !cluster.is_claimed(&orphan.session).await {
                 return;
             }
             notify(shared, &orphan.session.row).await;

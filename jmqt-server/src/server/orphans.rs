@@ -44,6 +44,7 @@ impl Orphans {
             let shared = &shared;
             async move {
                 for session in sessions {
+                    end_will(shared, &session).await;
                     notify(shared, &session).await;
                 }
                 drop(claim);
@@ -51,6 +52,17 @@ impl Orphans {
         });
         each.await;
     }
+}
+
+/// Publishes the will of a session, or begins its delay. Only MQTT has wills; the sessions of others are not to wait for the store
+/// once more. Returns `true` if there may have been one.
+pub(super) async fn end_will(shared: &Shared, session: &SessionRow) -> bool {
+    let connection = orphan_connection(session);
+    let may_have_will = connection.is_some_and(|info| info.protocol.language() == Language::Mqtt);
+    if may_have_will {
+        end_will_of(shared, session).await;
+    }
+    may_have_will
 }
 
 /// Runs the close notifier of one session, and deletes the session from the store.
@@ -61,10 +73,6 @@ pub(super) async fn notify(shared: &Shared, session: &SessionRow) {
         ConnectionInfo { remote: SocketAddr::from(([0, 0, 0, 0], 0)), protocol: Protocol::Socket }
     });
     let notice = CloseNotice::new(info, client, CloseReason::ServerDied, &shared.handle, None.into());
-    // Only MQTT has wills; the sessions of others are not to wait for the store once more.
-    if info.protocol.language() == Language::Mqtt {
-        end_will_of(shared, session).await;
-    }
     notify_close(shared, &notice).await;
     // The notifier must not run a second time: wait for the store if it is unavailable.
     let mut is_first = true;

@@ -24,6 +24,11 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const END_TIMEOUT: Duration = Duration::from_secs(60);
 /// The pause between attempts to claim a session while the store is unavailable.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
+/// The age from which a claim is made again: this node may have stood still, and another node considered it dead. Together with
+/// the interval of the beats it is less than the shortest lease.
+const CLAIM_LASTS: Duration = Duration::from_secs(1);
+/// The number of claims of one session. A database that is slower than that does not hold up the close notifier for ever.
+const CLAIMS: usize = 5;
 
 /// A session that has been added to the store. If it is dropped before it is [kept](Self::keep), it is removed.
 pub(in crate::hub) struct ClusterSession {
@@ -257,6 +262,26 @@ impl Cluster {
         }
     }
 
+    /// As [`claim_own`](Self::claim_own). The claim has just been made then, unless `since` is recent, when it was made before.
+    async fn claim_freshly(
+        &self,
+        client: &ClientId,
+        generation: u64,
+        info: ConnectionInfo,
+        mut since: Option<Instant>,
+    ) -> bool {
+        for _ in 0..CLAIMS {
+            if since.is_some_and(|since| since.elapsed() < CLAIM_LASTS) {
+                break;
+            }
+            since = Some(Instant::now());
+            if !self.claim_own(client, generation, info).await {
+                return false;
+            }
+        }
+        true
+    }
+
     /// Returns `true` if a session that this node has claimed still waits for its close notifier. Returns `false`
     /// while the store is unavailable: the session will be claimed again.
     pub(crate) async fn is_claimed(&self, session: &SharedSession) -> bool {
@@ -284,13 +309,28 @@ pub(super) fn presence(client: &ClientId, generation: u64, info: ConnectionInfo)
 }
 
 impl Hub {
-    /// Returns `true` if this node runs the close notifier of its session (protocol.md 2.16).
+    /// Returns `true` if this node runs the close notifier of its session (protocol.md 2.16). The caller must run it at once, or
+    /// ask [again](Self::claims_still).
     pub(crate) async fn claim_close(&self, client: &ClientId, generation: u64, info: ConnectionInfo) -> bool {
         match &self.cluster {
             Some(cluster) => {
                 cluster.session_closed(client, generation); // it receives nothing any more
-                cluster.claim_own(client, generation, info).await
+                cluster.claim_freshly(client, generation, info, None).await
             }
+            None => true,
+        }
+    }
+
+    /// Returns `true` if a session that this node has claimed after `since` has not been claimed by another node.
+    pub(crate) async fn claims_still(
+        &self,
+        client: &ClientId,
+        generation: u64,
+        info: ConnectionInfo,
+        since: Instant,
+    ) -> bool {
+        match &self.cluster {
+            Some(cluster) => cluster.claim_freshly(client, generation, info, Some(since)).await,
             None => true,
         }
     }
