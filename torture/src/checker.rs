@@ -65,8 +65,32 @@ impl fmt::Display for Report {
 pub fn check(journal: &Journal, notices: &[Notice], is_of_killed: impl Fn(&Notice) -> bool) -> Report {
     let mut report = Report { problems: journal.problems(), ..Report::default() };
     check_messages(journal, &mut report);
+    check_wills(journal, notices, &mut report);
     check_sessions(journal, notices, is_of_killed, &mut report);
     report
+}
+
+/// The will of a client that disconnects in order is not published.
+fn check_wills(journal: &Journal, notices: &[Notice], report: &mut Report) {
+    let mut reasons: HashMap<(&str, SocketAddr), Vec<&str>> = HashMap::new();
+    for notice in notices {
+        if let (Event::Closed(reason), Some(remote)) = (&notice.event, notice.remote) {
+            reasons.entry((&notice.client, remote)).or_default().push(reason);
+        }
+    }
+    let (publishers, subscribers) = journal.clients();
+    for publisher in 0..publishers {
+        let log = journal.publisher(publisher).clone();
+        for (n, local) in (0..).zip(log.wills.unwrap_or_default()) {
+            let was_discarded = reasons.get(&(&*log.name, local)).is_some_and(|why| *why == ["Disconnected"]);
+            let is_received = |number| journal.subscriber(number).ids.contains_key(&(publisher, n));
+            if was_discarded && (0..subscribers).any(is_received) {
+                let problem =
+                    format!("the will of {} from {local} was published though it had disconnected", log.name);
+                report.problems.push(problem);
+            }
+        }
+    }
 }
 
 fn check_messages(journal: &Journal, report: &mut Report) {
@@ -84,7 +108,9 @@ fn check_messages(journal: &Journal, report: &mut Report) {
             let problem = format!("s{subscriber} misses {} acknowledged messages: {some:?}", missing.len());
             report.problems.push(problem);
         }
-        check_order(journal, subscriber, report);
+        if !journal.subscriber(subscriber).is_group {
+            check_order(journal, subscriber, report);
+        }
         check_ids(journal, subscriber, report);
         let log = journal.subscriber(subscriber);
         report.received += log.firsts.len();
@@ -99,6 +125,9 @@ fn check_order(journal: &Journal, subscriber: u32, report: &mut Report) {
     let log = journal.subscriber(subscriber);
     let mut wrong = 0;
     for (publisher, n) in &log.firsts {
+        if journal.publisher(*publisher).wills.is_some() {
+            continue; // one that could not be stored at once follows later
+        }
         let sent = journal.publisher(*publisher).messages[*n as usize];
         let last = last.entry((*publisher, sent.channel)).or_insert(*n);
         if *n < *last && sent.refusals == 0 {
@@ -330,6 +359,28 @@ mod tests {
             journal.publisher(publisher).messages = vec![acked];
         }
         journal
+    }
+
+    #[test]
+    fn the_will_of_a_client_that_has_disconnected_must_not_be_received() {
+        let journal = Journal::with_wills_and_groups(0, 0, 0, 1, 1);
+        let sent = Sent { channel: 0, attempts: 1, refusals: 0, is_acked: false };
+        journal.publisher(0).messages = vec![sent, sent];
+        journal.publisher(0).wills = Some(vec![address(1), address(2)]);
+        journal.received_by_mqtt(0, (0, 1));
+        journal.received_by_mqtt(0, (0, 1)); // by another member
+        let mut notices = Vec::new();
+        for (port, reason) in [(1, "Disconnected"), (2, "ClosedByClient")] {
+            let number = journal.conn_sent("p0", address(port));
+            let at = u64::from(port) * 10;
+            let mut sessions = journal.sessions();
+            (sessions[number].opened, sessions[number].ended) = (Some(at), Some(at + 1));
+            let event = Event::Closed(reason.to_owned());
+            notices.push(Notice { client: "p0".to_owned(), ..notice(at + 2, port, event) });
+        }
+        assert_eq!(problems(&journal, &notices), [""; 0]);
+        journal.received_by_mqtt(0, (0, 0));
+        expect_problem(&problems(&journal, &notices), "127.0.0.1:1 was published");
     }
 
     #[test] // 4.3 of MQTT

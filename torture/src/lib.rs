@@ -18,6 +18,7 @@ pub mod connection;
 pub mod journal;
 pub mod load;
 pub mod mariadb;
+mod mourned;
 pub mod mqtt;
 pub mod mqtt_kind;
 mod mqtt_publisher;

@@ -10,9 +10,10 @@ use tokio::time::timeout;
 
 use crate::checker::{Report, check};
 use crate::journal::Journal;
-use crate::session::{LoadOptions, Phase, RETRY_EVERY, Shared, Target};
+use crate::session::{LoadOptions, MEMBERS, Phase, RETRY_EVERY, Shared, Target};
 use crate::{
-    Client, Cluster, DEADLINE, mqtt_publisher, mqtt_subscriber, publisher, rival, subscriber, within,
+    Client, Cluster, DEADLINE, LOOK_EVERY, mourned, mqtt_publisher, mqtt_subscriber, publisher, rival,
+    subscriber, within,
 };
 
 /// A load that runs.
@@ -29,28 +30,40 @@ impl Load {
     /// Connects everybody, and returns when all are subscribed and every publisher is at it.
     pub async fn start(targets: Vec<Target>, options: LoadOptions) -> Self {
         let (phase, receiver) = watch::channel(Phase::Busy);
-        let journal = Journal::new(options.publishers, options.subscribers, options.mqtt);
+        let LoadOptions { publishers, subscribers, mqtt, wills, groups, .. } = options;
+        let journal = Journal::with_wills_and_groups(publishers, subscribers, mqtt, wills, groups);
         // Each load numbers its messages from the beginning, also on the same cluster.
         static LOADS: AtomicU32 = AtomicU32::new(0);
         let publisher = format!("load {}", LOADS.fetch_add(1, Ordering::Relaxed));
         let shared = Arc::new(Shared { journal, options, targets, phase: receiver, publisher });
         let (publishers, subscribers) = shared.journal.clients();
-        let (ready, mut subscribed) = tokio::sync::mpsc::channel(subscribers as usize);
+        let (ready, mut subscribed) = tokio::sync::mpsc::channel((subscribers * MEMBERS) as usize);
         let subscriber = |number| {
-            let (shared, ready, kind) =
-                (Arc::clone(&shared), ready.clone(), shared.journal.subscriber(number).mqtt);
-            match kind {
-                Some(kind) => tokio::spawn(mqtt_subscriber::run(shared, number, kind, ready)),
-                None => tokio::spawn(subscriber::run(shared, number, ready)),
-            }
+            let (kind, members) = {
+                let log = shared.journal.subscriber(number);
+                (log.mqtt, if log.is_group { MEMBERS } else { 1 })
+            };
+            let client = |member| {
+                let (shared, ready) = (Arc::clone(&shared), ready.clone());
+                match kind {
+                    Some(kind) => tokio::spawn(mqtt_subscriber::run(shared, number, member, kind, ready)),
+                    None => tokio::spawn(subscriber::run(shared, number, ready)),
+                }
+            };
+            (0..members).map(client).collect::<Vec<_>>()
         };
-        let subscribers: Vec<_> = (0..subscribers).map(subscriber).collect();
+        let subscribers: Vec<_> = (0..subscribers).flat_map(subscriber).collect();
         for _ in &subscribers {
             within("the subscriptions", subscribed.recv()).await;
         }
         let publisher = |number| {
-            let (shared, kind) = (Arc::clone(&shared), shared.journal.publisher(number).mqtt);
+            let (kind, has_wills) = {
+                let log = shared.journal.publisher(number);
+                (log.mqtt, log.wills.is_some())
+            };
+            let shared = Arc::clone(&shared);
             match kind {
+                _ if has_wills => tokio::spawn(mourned::run(shared, number)),
                 Some(kind) => tokio::spawn(mqtt_publisher::run(shared, number, kind)),
                 None => tokio::spawn(publisher::run(shared, number)),
             }
@@ -73,13 +86,23 @@ impl Load {
     /// Waits until every publisher has this many more acknowledgements.
     pub async fn progress(&self, messages: usize) {
         let (publishers, _) = self.journal().clients();
+        let publishers = publishers - self.shared.options.wills;
         let acked = |number| self.journal().publisher(number).acked;
         let wanted: Vec<_> = (0..publishers).map(|number| acked(number) + messages).collect();
+        // Nothing new is published while subscribers are far behind, so their progress counts too.
+        let (mut received, mut since) = (0, Instant::now());
         for (number, wanted) in (0..).zip(wanted) {
-            crate::until(format!("{messages} more acknowledgements for p{number}"), || {
-                (acked(number) >= wanted).then_some(())
-            })
-            .await;
+            while acked(number) < wanted {
+                let now = self.journal().received_once();
+                if now > received {
+                    (received, since) = (now, Instant::now());
+                }
+                assert!(
+                    since.elapsed() < DEADLINE,
+                    "{messages} more acknowledgements for p{number}: not within {DEADLINE:?}, and nobody has received anything"
+                );
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
         }
     }
 

@@ -160,6 +160,8 @@ async fn run(minutes: u64, seed: u64) -> ExitCode {
         publishers: 4,
         subscribers: 4,
         mqtt: 4,
+        wills: 2,
+        groups: 1,
         channels: 5,
         churn: Some(Duration::from_secs(5)),
         rivals: 2,

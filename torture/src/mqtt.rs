@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jmqt_mqtt::{
-    Connect, Disconnect, Frame, Packet, PacketType, Peek, Place, Properties, Property, PropertyBuf,
-    ReasonCode, Sender, Version, peek,
+    Connect, Disconnect, Frame, Packet, PacketType, Peek, Place, Properties, Property, PropertyBuf, Qos,
+    ReasonCode, Sender, Version, Will, peek,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -18,7 +18,7 @@ use crate::session::{ANSWER_TIMEOUT, LEAVE_TIMEOUT, RETRY_EVERY, Shared};
 use crate::{Random, Target};
 
 /// Longer than any load runs, in seconds.
-const EXPIRY: u32 = 3600;
+pub(crate) const EXPIRY: u32 = 3600;
 /// In seconds; a client pings more often.
 const KEEP_ALIVE: u16 = 25;
 /// The most messages that a client of MQTT 5 wants to have unacknowledged.
@@ -102,6 +102,25 @@ impl MqttSession {
         }
     }
 
+    /// The client's end of the connection.
+    pub(crate) const fn local(&self) -> SocketAddr {
+        self.link.local
+    }
+
+    /// Ends the connection without DISCONNECT. Returns `true` if the server has ended it because of that, as far as the client can
+    /// see.
+    pub(crate) async fn abandon(mut self) -> bool {
+        if self.link.stream.shutdown().await.is_err() {
+            return false;
+        }
+        let ended = timeout(LEAVE_TIMEOUT, async {
+            let mut bytes = [0; 64];
+            // What it sends is the reason why it ends the connection by itself.
+            matches!(self.link.stream.read(&mut bytes).await, Ok(0))
+        });
+        ended.await.unwrap_or(false)
+    }
+
     /// Says that the client leaves, and waits for the end; `false` if that does not come.
     pub(crate) async fn leave(mut self) -> bool {
         let packet = Disconnect { reason: ReasonCode::SUCCESS, properties: Properties::EMPTY };
@@ -116,6 +135,18 @@ fn is_an_error_of_the_client(reason: ReasonCode) -> bool {
         .contains(&reason)
 }
 
+/// What a client connects with.
+#[derive(Clone, Copy)]
+pub(crate) struct Connecting<'a> {
+    pub(crate) client: &'a str,
+    pub(crate) version: Version,
+    pub(crate) has_session: bool,
+    /// In seconds.
+    pub(crate) expiry: u32,
+    /// Topic and payload.
+    pub(crate) will: Option<(&'a str, &'a [u8])>,
+}
+
 impl Shared {
     /// A session at any target that accepts the client; tries until there is one. A client that has no session yet begins
     /// with a clean one.
@@ -126,9 +157,10 @@ impl Shared {
         has_session: bool,
         random: &mut Random,
     ) -> MqttSession {
+        let connect = Connecting { client, version, has_session, expiry: EXPIRY, will: None };
         loop {
             let target = *random.choose(&self.targets);
-            match self.try_connect_mqtt(client, version, has_session, target).await {
+            match self.try_connect_mqtt(connect, target).await {
                 Ok(session) => {
                     // Before MQTT 5 there may be one whose CONNACK was lost.
                     let may_be_resumed = has_session || version != Version::V5;
@@ -143,13 +175,12 @@ impl Shared {
         }
     }
 
-    async fn try_connect_mqtt(
+    pub(crate) async fn try_connect_mqtt(
         self: &Arc<Self>,
-        client: &str,
-        version: Version,
-        has_session: bool,
+        connecting: Connecting<'_>,
         target: Target,
     ) -> io::Result<MqttSession> {
+        let Connecting { client, version, has_session, expiry, will } = connecting;
         let late = |_| io::Error::from(io::ErrorKind::TimedOut);
         let (stream, local) = timeout(ANSWER_TIMEOUT, open(target)).await.map_err(late)??;
         let link = Link { local, stream, version, received: Vec::new() };
@@ -158,7 +189,7 @@ impl Shared {
         let mut session = MqttSession { is_resumed: false, link, shared, name: client.to_owned(), number };
         let mut properties = PropertyBuf::new();
         if version == Version::V5 {
-            properties.push(Property::SessionExpiryInterval(EXPIRY)).unwrap();
+            properties.push(Property::SessionExpiryInterval(expiry)).unwrap();
             properties.push(Property::ReceiveMaximum(RECEIVE_MAXIMUM)).unwrap();
         }
         let place = Place::Packet(PacketType::Connect);
@@ -168,7 +199,13 @@ impl Shared {
             clean_start: !has_session && version == Version::V5,
             keep_alive: KEEP_ALIVE,
             client_id: client,
-            will: None,
+            will: will.map(|(topic, payload)| Will {
+                qos: Qos::AtLeastOnce,
+                retain: false,
+                topic,
+                payload,
+                properties: Properties::EMPTY,
+            }),
             user_name: None,
             password: None,
             properties: properties.for_place(place, Sender::Client).unwrap(),

@@ -14,6 +14,9 @@ pub struct Kind {
 }
 
 impl Kind {
+    /// The members of groups.
+    pub const IN_GROUP: Self = Self { version: Version::V5, qos: Qos::AtLeastOnce, has_filter: true };
+
     /// The kind of the client with this number among the MQTT clients.
     #[must_use]
     pub const fn of(number: u32) -> Self {

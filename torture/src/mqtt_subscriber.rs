@@ -28,7 +28,10 @@ const SUBSCRIBE_ID: u16 = 1;
 
 struct Subscriber {
     shared: Arc<Shared>,
+    /// Of its log, which the members of a group share.
     number: u32,
+    /// The name of the group, if it is a member of one.
+    group: Option<String>,
     kind: Kind,
     /// QoS 2 messages that were received and not released.
     received: HashSet<PacketId>,
@@ -43,13 +46,21 @@ struct Subscriber {
 /// It is time to leave.
 struct Done;
 
-pub(crate) async fn run(shared: Arc<Shared>, number: u32, kind: Kind, ready: mpsc::Sender<()>) {
-    let name = shared.journal.subscriber(number).name.clone();
-    let mut random = Random::new(shared.options.seed ^ (0xB000 + u64::from(number)));
+pub(crate) async fn run(shared: Arc<Shared>, number: u32, member: u32, kind: Kind, ready: mpsc::Sender<()>) {
+    let (mut name, group) = {
+        let log = shared.journal.subscriber(number);
+        (log.name.clone(), log.is_group.then(|| log.name.clone()))
+    };
+    if let Some(group) = &group {
+        name = format!("{group}m{member}");
+    }
+    let mut random =
+        Random::new(shared.options.seed ^ (0xB000 + u64::from(number) + 0x100 * u64::from(member)));
     let mut has_session = false;
     let mut subscriber = Subscriber {
         shared: Arc::clone(&shared),
         number,
+        group,
         kind,
         received: HashSet::new(),
         is_subscribed: false,
@@ -119,9 +130,10 @@ impl Subscriber {
     async fn subscribe(&self, session: &mut MqttSession) -> Option<()> {
         let mut filters = FilterBuf::new();
         let options = SubscribeOptions::of_qos(self.kind.qos);
-        match self.kind.has_filter {
-            true => filters.push("c/+", options).unwrap(),
-            false => (0..self.shared.options.channels)
+        match (&self.group, self.kind.has_filter) {
+            (Some(group), _) => filters.push(&format!("$share/{group}/c/+"), options).unwrap(),
+            (None, true) => filters.push("c/+", options).unwrap(),
+            (None, false) => (0..self.shared.options.channels)
                 .for_each(|channel| filters.push(&channel_name(channel), options).unwrap()),
         }
         let packet = Subscribe {

@@ -32,6 +32,10 @@ pub struct LoadOptions {
     /// As many publishers and subscribers again, which speak MQTT with QoS 1 and 2; the subscribers have persistent sessions. With
     /// any of them, every other JMQT subscriber subscribes to a filter.
     pub mqtt: u32,
+    /// MQTT clients, publishers to the journal, that connect again and again with a will, and leave without or with DISCONNECT.
+    pub wills: u32,
+    /// Groups of [`MEMBERS`] MQTT clients with a shared subscription of persistent sessions.
+    pub groups: u32,
     /// Channels, `c/0` and so on.
     pub channels: u32,
     /// How many publishes of one publisher may be unacknowledged.
@@ -52,6 +56,8 @@ impl Default for LoadOptions {
             publishers: 3,
             subscribers: 3,
             mqtt: 0,
+            wills: 0,
+            groups: 0,
             channels: 4,
             window: 16,
             pace: Duration::from_millis(10),
@@ -61,6 +67,9 @@ impl Default for LoadOptions {
         }
     }
 }
+
+/// The members of a group.
+pub const MEMBERS: u32 = 3;
 
 /// What clients are to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
