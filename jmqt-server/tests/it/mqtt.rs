@@ -406,9 +406,9 @@ async fn a_retained_message_is_kept_replaced_and_deleted() {
         filters.push("state", SubscribeOptions::of_qos(Qos::AtMostOnce)).unwrap();
         let subscribe = Subscribe { id: id(7), properties: Properties::EMPTY, filters: filters.as_filters() };
         late.send(&Packet::Subscribe(subscribe)).await;
+        late.next(|packet| assert!(matches!(packet, Packet::SubAck(_)))).await;
         let (topic, payload, delivery, retain) = late.message().await;
         assert_eq!((&*topic, &*payload, delivery, retain), ("state", &b"2"[..], Delivery::AtMostOnce, true));
-        late.next(|packet| assert!(matches!(packet, Packet::SubAck(_)))).await;
         let mut browser = server.connect("alice").await;
         browser.send(r#"{"sub":{"cn":"state"}}"#).await;
         browser.expect(r#"{"subAck":{"st":1,"cn":"state"}}"#).await;
@@ -802,6 +802,7 @@ async fn a_filter_brings_the_retained_messages_of_all_its_channels() {
         filters.push("state/#", SubscribeOptions::of_qos(Qos::AtMostOnce)).unwrap();
         let subscribe = Subscribe { id: id(7), properties: Properties::EMPTY, filters: filters.as_filters() };
         device.send(&Packet::Subscribe(subscribe)).await;
+        device.next(|packet| assert!(matches!(packet, Packet::SubAck(_)), "{packet:?}")).await;
         for number in 0..300 {
             let (topic, received, _, retain) = device.message().await;
             assert_eq!((topic, retain), (format!("state/{number:03}"), true));
@@ -811,7 +812,6 @@ async fn a_filter_brings_the_retained_messages_of_all_its_channels() {
                 assert_eq!(received, payload(number).as_bytes());
             }
         }
-        device.next(|packet| assert!(matches!(packet, Packet::SubAck(_)), "{packet:?}")).await;
         device.expect_nothing().await;
     }
 }

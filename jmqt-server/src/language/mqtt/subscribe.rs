@@ -1,6 +1,10 @@
 //! SUBSCRIBE and UNSUBSCRIBE (3.8 to 3.11).
 
+use std::collections::HashSet;
 use std::ops::ControlFlow;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use jmqt_core::{ChannelKind, ChannelName, ClientId, Persistence, Qos, StatusCode};
 use jmqt_mqtt::{
@@ -10,14 +14,89 @@ use jmqt_mqtt::{
 
 use super::replies::{self, TooMany};
 use super::{Client, answer, fail};
-use crate::connection::Flow;
+use crate::connection::{CONTINUE, CloseReason, Flow};
 use crate::context::Shared;
-use crate::hub::{self, name_of_filter};
+use crate::hub::{self, Subscribed, name_of_filter};
+use crate::message::RetainedPush;
 use crate::options::SubscriptionOptions;
+use crate::outbox::{Stage, Subscription};
 use crate::session::verbs::AskedFilter;
 use crate::session::{Session, verbs};
 use crate::system_topics;
 
+/// The most bytes of retained messages that wait for the SUBACK of a packet with several filters. The others are read
+/// again.
+const KEPT_BYTES: usize = 64 << 10;
+/// The longest time for which messages of a packet's subscriptions wait for its SUBACK.
+const HELD_FOR: Duration = Duration::from_secs(1);
+
+/// A subscription whose messages wait for the SUBACK.
+struct Granted<'a> {
+    qos: Qos,
+    subscription: Arc<Subscription>,
+    first: First<'a>,
+}
+
+/// What a new subscription receives first.
+enum First<'a> {
+    Nothing,
+    /// The retained message of its channel.
+    Retained(Box<RetainedPush>),
+    /// The same, which is still to be read.
+    Unread,
+    /// The retained messages of the channels that its filter matches.
+    Matching,
+    /// The values of the topics of the server itself.
+    System(Filter<'a>),
+    /// The messages that wait for a member of its group.
+    Shares,
+}
+
+/// The subscriptions of a packet that are not open yet.
+#[derive(Default)]
+struct Unopened<'a> {
+    granted: Vec<Granted<'a>>,
+    filters: HashSet<&'a str>,
+    kept_bytes: usize,
+    since: Option<Instant>,
+}
+
+impl<'a> Unopened<'a> {
+    fn add(&mut self, filter: &'a str, mut granted: Granted<'a>) {
+        if let First::Retained(push) = &granted.first {
+            let bytes = self.kept_bytes + push.data.as_bytes().len();
+            // Later messages of a subscription that existed already do not wait.
+            if granted.subscription.stage() != Stage::Opening || bytes > KEPT_BYTES {
+                granted.first = First::Unread;
+            } else {
+                self.kept_bytes = bytes;
+            }
+        }
+        self.filters.insert(filter);
+        self.granted.push(granted);
+        self.since.get_or_insert_with(Instant::now);
+    }
+
+    /// Returns `true` if the subscriptions must be opened before this filter is looked at.
+    fn must_open(&self, filter: &str) -> bool {
+        self.filters.contains(filter) || self.since.is_some_and(|since| since.elapsed() > HELD_FOR)
+    }
+
+    /// Lets the messages of the subscriptions through.
+    async fn open(&mut self, shared: &Shared, session: &mut Session) -> Flow {
+        let Self { granted, .. } = std::mem::take(self);
+        for Granted { subscription, first, .. } in granted {
+            open(shared, session, &subscription, first).await?;
+            if session.is_full() {
+                session.wait_for_room().await?;
+            }
+        }
+        CONTINUE
+    }
+}
+
+/// Answers a SUBSCRIBE. The messages of its subscriptions follow the SUBACK, unless the packet names a filter twice or takes
+/// longer than [`HELD_FOR`].
 pub(super) async fn handle_subscribe(
     shared: &Shared,
     session: &mut Session,
@@ -30,9 +109,31 @@ pub(super) async fn handle_subscribe(
         _ => None,
     };
     let mut codes = Vec::new();
+    let mut unopened = Unopened::default();
     for (text, asked) in subscribe.filters.iter() {
+        if unopened.must_open(text) {
+            unopened.open(shared, session).await?;
+        }
         let code = match Filter::parse(text) {
-            Ok(filter) => subscribe_to(shared, session, client, id, filter, asked, subscription_id).await?,
+            Ok(filter) if filter.path().starts_with(replies::PREFIX) && filter.group().is_none() => {
+                match client.replies.get_or_insert_default().add(filter, subscription_id) {
+                    // A reply has QoS 0.
+                    Ok(()) => ReasonCode::SUCCESS,
+                    Err(TooMany) => ReasonCode::QUOTA_EXCEEDED,
+                }
+            }
+            Ok(filter) => {
+                let granted =
+                    subscribe_to(shared, session, client, id, filter, asked, subscription_id).await?;
+                match granted {
+                    Ok(granted) => {
+                        let code = code_of(granted.qos);
+                        unopened.add(text, granted);
+                        code
+                    }
+                    Err(reason) => reason,
+                }
+            }
             // MQTT 5 refuses this filter alone (3.9.3).
             Err(_) if client.version == Version::V5 => ReasonCode::TOPIC_FILTER_INVALID,
             Err(error) => {
@@ -40,12 +141,45 @@ pub(super) async fn handle_subscribe(
             }
         };
         codes.push(code.code());
-        if session.is_full() {
-            session.wait_for_room().await?;
-        }
     }
     let ack = Codes { id: subscribe.id, properties: Properties::EMPTY, codes: &codes };
-    answer(session, &Packet::SubAck(ack))
+    answer(session, &Packet::SubAck(ack))?;
+    unopened.open(shared, session).await
+}
+
+/// Lets the messages of a subscription through, and sends those that it receives first. None may be skipped, and the client
+/// has its SUBACK: if a message cannot be read, the connection ends.
+async fn open(
+    shared: &Shared,
+    session: &mut Session,
+    subscription: &Arc<Subscription>,
+    first: First<'_>,
+) -> Flow {
+    let (retained, then) = match first {
+        First::Retained(push) => (Some(*push), First::Nothing),
+        First::Unread => match session.wait(pin!(shared.hub.retained_push(&subscription.channel))).await? {
+            Ok(push) => (push, First::Nothing),
+            Err(_) => return ControlFlow::Break(CloseReason::StoreUnclear),
+        },
+        other => (None, other),
+    };
+    let is_full = session.outbox.open(subscription, None, retained);
+    session.answered(is_full);
+    match then {
+        First::Matching => {
+            if verbs::send_matching_retained(shared, session, subscription).await?.is_err() {
+                return ControlFlow::Break(CloseReason::StoreUnclear);
+            }
+        }
+        First::System(filter) => {
+            for (channel, push) in shared.system_topics.matching(&shared.hub, filter) {
+                session.outbox.append_matching_retained(subscription, &channel, push);
+            }
+        }
+        First::Shares => shared.hub.give_shares(subscription),
+        First::Nothing | First::Retained(_) | First::Unread => {}
+    }
+    CONTINUE
 }
 
 /// The channel of a filter, if this client may subscribe to it.
@@ -61,23 +195,15 @@ fn channel_of(id: &ClientId, filter: Filter<'_>) -> Result<ChannelName, ReasonCo
     }
 }
 
-async fn subscribe_to(
+async fn subscribe_to<'a>(
     shared: &Shared,
     session: &mut Session,
-    client: &mut Client,
+    client: &Client,
     id: &ClientId,
-    filter: Filter<'_>,
+    filter: Filter<'a>,
     asked: SubscribeOptions,
     subscription_id: Option<SubscriptionId>,
-) -> Flow<ReasonCode> {
-    if filter.path().starts_with(replies::PREFIX) && filter.group().is_none() {
-        let added = client.replies.get_or_insert_default().add(filter, subscription_id);
-        // A reply has QoS 0.
-        return ControlFlow::Continue(match added {
-            Ok(()) => ReasonCode::SUCCESS,
-            Err(TooMany) => ReasonCode::QUOTA_EXCEEDED,
-        });
-    }
+) -> Flow<Result<Granted<'a>, ReasonCode>> {
     let qos: Qos = asked.qos.into();
     let options = SubscriptionOptions::new(qos)
         .without_own(asked.no_local)
@@ -95,7 +221,7 @@ async fn subscribe_to(
     }
     let channel = match channel_of(id, filter) {
         Ok(channel) => channel,
-        Err(reason) => return ControlFlow::Continue(reason),
+        Err(reason) => return ControlFlow::Continue(Err(reason)),
     };
     // A QoS 0 subscription needs no place in the log.
     let persistence = match client.is_persistent() && qos != Qos::AtMostOnce {
@@ -104,16 +230,17 @@ async fn subscribe_to(
     };
     let existed = session.outbox.own_subscription(channel.as_str()).is_some();
     let subscribed = verbs::subscribe_with(shared, session, id, &channel, persistence, options).await?;
-    let subscribed = match subscribed {
+    let Subscribed { subscription, retained } = match subscribed {
         Ok(subscribed) => subscribed,
-        Err(status) => return ControlFlow::Continue(refused(status)),
+        Err(status) => return ControlFlow::Continue(Err(refused(status))),
     };
     let sends_retained =
         channel.kind() == ChannelKind::Plain && sends_retained(asked.retain_handling, existed);
-    let retained = subscribed.retained.filter(|_| sends_retained);
-    let is_full = session.outbox.open(&subscribed.subscription, None, retained);
-    session.answered(is_full);
-    ControlFlow::Continue(granted(qos))
+    let first = match retained.filter(|_| sends_retained) {
+        Some(push) => First::Retained(Box::new(push)),
+        None => First::Nothing,
+    };
+    ControlFlow::Continue(Ok(Granted { qos, subscription, first }))
 }
 
 /// Returns `true` if the client asks for the retained messages of this subscription.
@@ -125,18 +252,18 @@ const fn sends_retained(handling: RetainHandling, existed: bool) -> bool {
     }
 }
 
-/// Subscribes to topics of the server itself, with or without wildcards. Such a subscription ends with its connection. The
-/// current values are sent as if they were retained.
-async fn subscribe_to_system(
+/// Subscribes to topics of the server itself, with or without wildcards. Such a subscription ends with its connection, and its
+/// messages have QoS 0. The current values are sent as if they were retained.
+async fn subscribe_to_system<'a>(
     shared: &Shared,
     session: &mut Session,
     id: &ClientId,
-    filter: Filter<'_>,
+    filter: Filter<'a>,
     handling: RetainHandling,
     options: SubscriptionOptions,
-) -> Flow<ReasonCode> {
+) -> Flow<Result<Granted<'a>, ReasonCode>> {
     let Some(name) = name_of_filter(filter) else {
-        return ControlFlow::Continue(ReasonCode::TOPIC_FILTER_INVALID);
+        return ControlFlow::Continue(Err(ReasonCode::TOPIC_FILTER_INVALID));
     };
     let existed = session.outbox.subscription(name.as_str()).is_some();
     let subscribed = verbs::subscribe_to_filter(
@@ -149,21 +276,11 @@ async fn subscribe_to_system(
         options,
     )
     .await?;
-    let subscription = match subscribed {
-        Ok(subscription) => subscription,
-        Err(status) => return ControlFlow::Continue(refused(status)),
-    };
-    let is_full = session.outbox.open(&subscription, None, None);
-    session.answered(is_full);
-    if sends_retained(handling, existed) {
-        for (channel, push) in shared.system_topics.matching(&shared.hub, filter) {
-            session.outbox.append_matching_retained(&subscription, &channel, push);
-        }
-    }
-    ControlFlow::Continue(granted(options.qos()))
+    let first = if sends_retained(handling, existed) { First::System(filter) } else { First::Nothing };
+    ControlFlow::Continue(granted(subscribed, Qos::AtMostOnce, first))
 }
 
-const fn granted(qos: Qos) -> ReasonCode {
+const fn code_of(qos: Qos) -> ReasonCode {
     match qos {
         Qos::AtMostOnce => ReasonCode::SUCCESS,
         Qos::AtLeastOnce => ReasonCode::GRANTED_QOS_1,
@@ -171,35 +288,33 @@ const fn granted(qos: Qos) -> ReasonCode {
     }
 }
 
+fn granted(
+    subscribed: Result<Arc<Subscription>, StatusCode>,
+    qos: Qos,
+    first: First<'_>,
+) -> Result<Granted<'_>, ReasonCode> {
+    subscribed.map(|subscription| Granted { qos, subscription, first }).map_err(refused)
+}
+
 /// Subscribes to a filter with wildcards.
-async fn subscribe_to_filter(
+async fn subscribe_to_filter<'a>(
     shared: &Shared,
     session: &mut Session,
     client: &Client,
     id: &ClientId,
-    filter: Filter<'_>,
+    filter: Filter<'a>,
     handling: RetainHandling,
     options: SubscriptionOptions,
-) -> Flow<ReasonCode> {
+) -> Flow<Result<Granted<'a>, ReasonCode>> {
     let persistence = if client.is_persistent() { Persistence::Persistent } else { Persistence::Temporary };
     let Some(name) = name_of_filter(filter).filter(|_| !filter.path().starts_with('$')) else {
-        return ControlFlow::Continue(ReasonCode::NOT_AUTHORIZED);
+        return ControlFlow::Continue(Err(ReasonCode::NOT_AUTHORIZED));
     };
     let existed = session.outbox.subscription(name.as_str()).is_some();
     let subscribed =
         verbs::subscribe_to_filter(shared, session, id, asked(filter), &name, persistence, options).await?;
-    let subscription = match subscribed {
-        Ok(subscription) => subscription,
-        Err(status) => return ControlFlow::Continue(refused(status)),
-    };
-    let is_full = session.outbox.open(&subscription, None, None);
-    session.answered(is_full);
-    if sends_retained(handling, existed)
-        && let Err(status) = verbs::send_matching_retained(shared, session, &subscription).await?
-    {
-        return ControlFlow::Continue(refused(status));
-    }
-    ControlFlow::Continue(granted(options.qos()))
+    let first = if sends_retained(handling, existed) { First::Matching } else { First::Nothing };
+    ControlFlow::Continue(granted(subscribed, options.qos(), first))
 }
 
 /// The name of a share of plain channels in the tables.
@@ -214,29 +329,22 @@ fn name_of_share(id: &ClientId, filter: Filter<'_>) -> Result<ChannelName, Reaso
 }
 
 /// Subscribes to a share of the messages of a filter (4.8.2). Retained messages are not sent for it (3.8.4).
-async fn subscribe_to_share(
+async fn subscribe_to_share<'a>(
     shared: &Shared,
     session: &mut Session,
     client: &Client,
     id: &ClientId,
-    filter: Filter<'_>,
+    filter: Filter<'a>,
     options: SubscriptionOptions,
-) -> Flow<ReasonCode> {
+) -> Flow<Result<Granted<'a>, ReasonCode>> {
     let name = match name_of_share(id, filter) {
         Ok(name) => name,
-        Err(reason) => return ControlFlow::Continue(reason),
+        Err(reason) => return ControlFlow::Continue(Err(reason)),
     };
     let persistence = if client.is_persistent() { Persistence::Persistent } else { Persistence::Temporary };
     let subscribed =
         verbs::subscribe_to_filter(shared, session, id, asked(filter), &name, persistence, options).await?;
-    let subscription = match subscribed {
-        Ok(subscription) => subscription,
-        Err(status) => return ControlFlow::Continue(refused(status)),
-    };
-    let is_full = session.outbox.open(&subscription, None, None);
-    session.answered(is_full);
-    shared.hub.give_shares(&subscription);
-    ControlFlow::Continue(granted(options.qos()))
+    ControlFlow::Continue(granted(subscribed, options.qos(), First::Shares))
 }
 
 fn asked(filter: Filter<'_>) -> AskedFilter<'_> {

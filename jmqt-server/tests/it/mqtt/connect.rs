@@ -254,11 +254,11 @@ async fn a_will_has_the_qos_and_the_retain_flag_of_the_connect() {
             let filters = filters.as_filters();
             late.send(&Packet::Subscribe(Subscribe { id: id(7), properties: Properties::EMPTY, filters }))
                 .await;
+            late.next(|packet| assert!(matches!(packet, Packet::SubAck(_)), "{packet:?}")).await;
             if retain {
                 let (_, payload, _, retained) = late.message().await;
                 assert_eq!((&*payload, retained), (&b"lost"[..], true));
             }
-            late.next(|packet| assert!(matches!(packet, Packet::SubAck(_)), "{packet:?}")).await;
         }
     }
 }

@@ -11,19 +11,25 @@ impl Device {
             .await;
     }
 
-    /// The messages before the SUBACK, in any order, and its codes.
-    async fn until_suback(&mut self) -> (Vec<(String, Vec<u8>, bool)>, Vec<ReasonCode>) {
+    /// The messages directly after the SUBACK, in any order, and its codes.
+    async fn subscribed(&mut self) -> (Vec<(String, Vec<u8>, bool)>, Vec<ReasonCode>) {
+        let codes = self.next(|packet| match packet {
+            Packet::SubAck(codes) => codes.iter().collect(),
+            other => panic!("{other:?}"),
+        });
+        let codes = codes.await;
+        self.send(&Packet::PingReq).await;
         let mut messages = Vec::new();
         loop {
-            let codes = self.next(|packet| match packet {
+            let is_end = self.next(|packet| match packet {
                 Packet::Publish(publish) => {
                     messages.push((publish.topic.to_owned(), publish.payload.to_vec(), publish.retain));
-                    None
+                    false
                 }
-                Packet::SubAck(codes) => Some(codes.iter().collect()),
+                Packet::PingResp => true,
                 other => panic!("{other:?}"),
             });
-            if let Some(codes) = codes.await {
+            if is_end.await {
                 return (messages, codes);
             }
         }
@@ -56,7 +62,7 @@ async fn several_filters_are_answered_in_one_packet_in_their_order() {
         ]
         .map(|(filter, qos)| (filter, SubscribeOptions::of_qos(qos)));
         device.subscribe_to(&filters).await;
-        let (_, codes) = device.until_suback().await;
+        let (_, codes) = device.subscribed().await;
         let refused = match version {
             Version::V5 => ReasonCode::NOT_AUTHORIZED,
             _ => ReasonCode::UNSPECIFIED_ERROR, // 0x80
@@ -111,7 +117,7 @@ async fn a_filter_that_is_there_is_replaced_and_sends_retained_messages_again() 
             let mut device = Device::new(&server, version, Login::of("device")).await;
             for qos in [Qos::AtMostOnce, Qos::ExactlyOnce, Qos::AtMostOnce] {
                 device.subscribe_to(&[(filter, SubscribeOptions::of_qos(qos))]).await;
-                let (messages, codes) = device.until_suback().await;
+                let (messages, codes) = device.subscribed().await;
                 assert_eq!((messages.len(), codes[0].code()), (count, qos.bits()), "{filter}");
                 assert!(messages.iter().all(|(_, payload, retain)| payload == b"kept" && *retain));
             }
@@ -131,13 +137,61 @@ async fn a_filter_that_is_there_is_replaced_and_sends_retained_messages_again() 
         ] {
             let options = SubscribeOptions { retain_handling, ..Default::default() };
             device.subscribe_to(&[(filter, options)]).await;
-            assert_eq!(device.until_suback().await.0.len(), expected, "{filter} {retain_handling:?}");
+            assert_eq!(device.subscribed().await.0.len(), expected, "{filter} {retain_handling:?}");
         }
         device.unsubscribe_from(&[filter]).await;
         let options = SubscribeOptions { retain_handling: RetainHandling::SendIfNew, ..Default::default() };
         device.subscribe_to(&[(filter, options)]).await;
-        assert_eq!(device.until_suback().await.0.len(), count, "{filter} is new");
+        assert_eq!(device.subscribed().await.0.len(), count, "{filter} is new");
     }
+}
+
+#[tokio::test] // 3.8.4: it may, and clients expect it
+async fn the_messages_of_all_filters_of_a_packet_follow_the_suback() {
+    let server = start().await;
+    let mut shop = Device::new(&server, Version::V5, Login::of("shop")).await;
+    // Those of `long` do not wait for the SUBACK, but are read again.
+    for (topic, payload) in [("a", &b"1"[..]), ("long/1", &[b'x'; 40_000]), ("long/2", &[b'y'; 40_000])] {
+        assert_eq!(shop.publish_acknowledged(topic, payload, true).await, ReasonCode::SUCCESS);
+    }
+    for version in VERSIONS {
+        let mut device = Device::new(&server, version, Login::of("device")).await;
+        let filters = ["a", "long/1", "long/2", "+/1", "$share/group/a", "$SYS/broker/version"];
+        let filters = filters.map(|filter| (filter, SubscribeOptions::of_qos(Qos::AtLeastOnce)));
+        // The second time, none of them is new.
+        for _ in 0..2 {
+            device.subscribe_to(&filters).await;
+            // It reads the SUBACK first.
+            let (messages, codes) = device.subscribed().await;
+            let topics: Vec<_> = messages.iter().map(|(topic, ..)| &**topic).collect();
+            assert_eq!(topics, ["a", "long/1", "long/2", "long/1", "$SYS/broker/version"]);
+            assert!(messages.iter().all(|(_, payload, retain)| !payload.is_empty() && *retain));
+            let one = ReasonCode::GRANTED_QOS_1;
+            assert_eq!(codes, [one, one, one, one, one, ReasonCode::SUCCESS]);
+        }
+        device.stream.shutdown().await.unwrap();
+    }
+}
+
+#[tokio::test] // 3.8.4-3
+async fn a_filter_that_a_packet_names_twice_is_one_subscription() {
+    let server = start().await;
+    let mut device = Device::new(&server, Version::V5, Login::of("device")).await;
+    device.publish_acknowledged("a", b"kept", true).await;
+    let twice = [Qos::AtMostOnce, Qos::AtLeastOnce].map(|qos| ("a", SubscribeOptions::of_qos(qos)));
+    device.subscribe_to(&twice).await;
+    // The messages of the first one come before the SUBACK.
+    let mut messages = 0;
+    while device.next(|packet| matches!(packet, Packet::Publish(_))).await {
+        messages += 1;
+    }
+    assert_eq!(messages, 1);
+    let (_, payload, delivery, _) = device.message().await;
+    assert_eq!(payload, b"kept");
+    device.acknowledge(delivery).await;
+    device.publish("a", b"live", Delivery::AtMostOnce, false).await;
+    assert_eq!(device.message().await.1, b"live");
+    device.expect_nothing().await;
 }
 
 #[tokio::test] // 3.3.1-5 to -8; 3.1.1: 3.3.1-5, -7, -10 to -12
@@ -179,7 +233,7 @@ async fn only_a_publish_with_retain_changes_the_retained_message() {
             }
             let mut late = Device::new(&server, version, Login::of("late")).await;
             late.subscribe_to(&[(&topic, SubscribeOptions::default())]).await;
-            let (messages, _) = late.until_suback().await;
+            let (messages, _) = late.subscribed().await;
             let expected: Vec<_> = kept.iter().map(|kept| (topic.clone(), kept.to_vec(), true)).collect();
             assert_eq!(messages, expected, "{payload:?} {qos} {retain}");
         }
@@ -297,6 +351,7 @@ async fn the_properties_of_a_message_are_passed_on_unaltered_and_in_order() {
     // The retained copy has them as well.
     let mut late = Device::new(&server, Version::V5, Login::of("late")).await;
     late.subscribe_to(&[("letter", SubscribeOptions::default())]).await;
+    late.next(|packet| assert!(matches!(packet, Packet::SubAck(_)), "{packet:?}")).await;
     late.next(|packet| match packet {
         Packet::Publish(publish) => assert_eq!(publish.properties.iter().collect::<Vec<_>>(), sent),
         other => panic!("{other:?}"),
