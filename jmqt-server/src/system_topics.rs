@@ -1,6 +1,6 @@
 //! The topics below `$SYS/broker/`: what MQTT clients can watch of this node, with the names that Mosquitto uses.
 //!
-//! They bypass the store, the bus and the pub validator: each node publishes its own values, to its own clients, with QoS 0.
+//! Their messages bypass the store, the bus and the pub validator: each node publishes its own values, to its own clients, with QoS 0.
 //! Nobody else can publish there.
 
 use std::sync::{Mutex, PoisonError};
@@ -16,6 +16,7 @@ use crate::counters::CountersSnapshot;
 use crate::hub::{DirtyOutboxes, Hub};
 use crate::message::{Data, Message, RetainedPush};
 use crate::outbox::Flush;
+use crate::store::StoredTotals;
 use crate::wire::Pushes;
 
 /// The beginning of all these topics.
@@ -41,6 +42,14 @@ const RATES: [Rate; 8] = [
     Rate { topic: "load/connections", count: |now| now.sessions_opened },
 ];
 
+/// The topics whose values the database counts, while somebody watches them.
+const OF_THE_STORE: [&str; 4] = [
+    "$SYS/broker/clients/disconnected",
+    "$SYS/broker/clients/total",
+    "$SYS/broker/retained messages/count",
+    "$SYS/broker/store/messages/count",
+];
+
 /// What has been measured so far.
 #[derive(Default)]
 struct Measured {
@@ -57,11 +66,21 @@ pub(crate) struct SystemTopics {
     /// `None`: nothing is published.
     interval: Option<Duration>,
     measured: Mutex<Measured>,
+    /// What the database has counted, and when; `None` while nobody watches it.
+    stored: Mutex<Option<(Instant, StoredTotals)>>,
+    /// Held while the database counts: once for all clients that subscribe.
+    counting: tokio::sync::Mutex<()>,
 }
 
 impl SystemTopics {
     pub(crate) fn new(interval: Option<Duration>) -> Self {
-        Self { started: Instant::now(), interval, measured: Mutex::default() }
+        Self {
+            started: Instant::now(),
+            interval,
+            measured: Mutex::default(),
+            stored: Mutex::default(),
+            counting: tokio::sync::Mutex::default(),
+        }
     }
 
     /// Publishes the values that have changed, at each interval.
@@ -74,6 +93,10 @@ impl SystemTopics {
                 () = stop.cancelled() => return,
                 _ = ticks.tick() => {}
             }
+            match OF_THE_STORE.iter().any(|topic| hub.filters.has_match(topic)) {
+                true => self.count_stored(hub, Duration::ZERO).await,
+                false => *self.stored.lock().unwrap_or_else(PoisonError::into_inner) = None,
+            }
             let mut dirty = DirtyOutboxes::default();
             for (topic, value) in self.changed(hub) {
                 let Some(message) = message(topic, value) else { continue };
@@ -83,10 +106,23 @@ impl SystemTopics {
         }
     }
 
+    /// Lets the database count, unless the last values are no older than this.
+    async fn count_stored(&self, hub: &Hub, oldest: Duration) {
+        let stored = || self.stored.lock().unwrap_or_else(PoisonError::into_inner);
+        let _counting = self.counting.lock().await;
+        if stored().is_some_and(|(at, _)| at.elapsed() < oldest) {
+            return;
+        }
+        if let Some(totals) = hub.stored_totals().await {
+            *stored() = Some((Instant::now(), totals));
+        }
+    }
+
     /// The topics that a filter matches, with their current values.
-    pub(crate) fn matching(&self, hub: &Hub, filter: Filter<'_>) -> Vec<(ChannelName, RetainedPush)> {
-        if self.interval.is_none() {
-            return Vec::new();
+    pub(crate) async fn matching(&self, hub: &Hub, filter: Filter<'_>) -> Vec<(ChannelName, RetainedPush)> {
+        let Some(interval) = self.interval else { return Vec::new() };
+        if OF_THE_STORE.iter().any(|topic| filter.matches(topic)) {
+            self.count_stored(hub, interval).await;
         }
         let measured = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
         let values = self.values(hub, &measured).into_iter();
@@ -144,7 +180,14 @@ impl SystemTopics {
             periods
                 .map(|((_, name), value)| (format!("{BROKER}{}/{name}", rate.topic), format!("{value:.2}")))
         });
-        fixed.chain(averages).collect()
+        let stored = *self.stored.lock().unwrap_or_else(PoisonError::into_inner);
+        // The last ones, because they may be absent.
+        let stored = stored.into_iter().flat_map(|(_, totals)| {
+            let StoredTotals { retained, messages, absent_clients: absent } = totals;
+            let values = [absent, absent + clients, retained, messages];
+            OF_THE_STORE.iter().zip(values).map(|(topic, value)| ((*topic).to_owned(), value.to_string()))
+        });
+        fixed.chain(averages).chain(stored).collect()
     }
 }
 

@@ -130,6 +130,14 @@ impl Filters {
         self.count.load(Ordering::Acquire) == 0
     }
 
+    /// Returns `true` if a filter of this node matches the topic.
+    pub(crate) fn has_match(&self, topic: &str) -> bool {
+        let mut found = false;
+        let trie = self.trie.read().unwrap_or_else(PoisonError::into_inner);
+        trie.for_each_match(topic, |_| found = true);
+        found
+    }
+
     /// Adds a subscription; returns `false` if its name has no filter. Calls `announce` if it is the first with this
     /// filter, in the order of these changes.
     pub(super) fn add(&self, subscription: &Arc<Subscription>, announce: impl FnOnce(Filter<'_>)) -> bool {

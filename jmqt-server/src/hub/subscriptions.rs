@@ -19,7 +19,7 @@ use crate::log_limit::log_limited;
 use crate::message::{Data, RetainedPush};
 use crate::options::SubscriptionOptions;
 use crate::outbox::{LogState, Outbox, Stage, Subscription};
-use crate::store::{Operation, Order, Outcome, RETAINED_PAGE, Retained};
+use crate::store::{Operation, Order, Outcome, RETAINED_PAGE, Retained, StoredTotals};
 
 /// The time limit for a retained message to wait for room in the outbound queues.
 const ROOM_LIMIT: Duration = Duration::from_secs(30);
@@ -490,6 +490,11 @@ impl Hub {
         let there: HashSet<_> = there.iter().collect();
         let is_there = |channel: &&ChannelName| there.contains(channel) || pending.contains(channel);
         Ok(channels.iter().filter(is_there).cloned().collect())
+    }
+
+    /// How much the store has; `None` if it cannot be read.
+    pub(crate) async fn stored_totals(&self) -> Option<StoredTotals> {
+        self.store.totals().await.map_err(|error| self.store_failed(&error)).ok()
     }
 
     /// Waits until everything that was submitted to the store is carried out.

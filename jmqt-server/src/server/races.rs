@@ -20,7 +20,7 @@ use crate::outbox::{Outbox, Redelivery};
 use crate::store::{
     ChannelKey, CursorUpdate, Due, Epoch, Exchanges, Expired, Forgotten, IsAway, LogPart, Operation, Outcome,
     PendingLimits, Retained, RetainedLimits, Sent, Seq, SessionRow, SqliteOptions, SqliteStore, StoreError,
-    StoredFilter, StoredSession, StoredSubscription, StoredWill, Swept, UnderPrefix,
+    StoredFilter, StoredSession, StoredSubscription, StoredTotals, StoredWill, Swept, UnderPrefix,
 };
 use crate::wire::Form;
 use crate::{
@@ -210,6 +210,10 @@ impl Store for Gated {
 
     async fn expired_retained(&self, now: SystemTime) -> Result<Vec<ChannelName>, StoreError> {
         self.store.expired_retained(now).await
+    }
+
+    async fn totals(&self) -> Result<StoredTotals, StoreError> {
+        self.store.totals().await
     }
 
     async fn close(&self) {

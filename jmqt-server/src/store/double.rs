@@ -8,7 +8,7 @@ use jmqt_core::{ChannelName, ClientId};
 use super::{
     ChannelKey, CursorUpdate, Due, Epoch, Exchanges, Expired, Forgotten, IsAway, LogPart, Operation, Outcome,
     PendingLimits, Retained, Sent, Seq, SessionRow, Store, StoreError, StoredFilter, StoredSession,
-    StoredSubscription, StoredWill, Swept, UnderPrefix,
+    StoredSubscription, StoredTotals, StoredWill, Swept, UnderPrefix,
 };
 
 type Answers<Asked, T> = Box<dyn Fn(&[Asked]) -> Result<T, StoreError> + Send + Sync>;
@@ -144,6 +144,10 @@ impl Store for Double {
 
     async fn expired_retained(&self, _: SystemTime) -> Result<Vec<ChannelName>, StoreError> {
         Ok(Vec::new())
+    }
+
+    async fn totals(&self) -> Result<StoredTotals, StoreError> {
+        Ok(StoredTotals::default())
     }
 
     async fn close(&self) {}

@@ -401,6 +401,22 @@ impl StoredSubscription {
     }
 }
 
+/// How much a store has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StoredTotals {
+    /// Channels with a retained message.
+    pub retained: u64,
+    /// Messages in the logs.
+    pub messages: u64,
+    /// Clients that are remembered, and have no session.
+    pub absent_clients: u64,
+}
+
+/// The query of [`Store::totals`].
+const COUNT_ALL: &str = "SELECT (SELECT COUNT(*) FROM retained), (SELECT COUNT(*) FROM messages), \
+    (SELECT COUNT(*) FROM clients AS c WHERE NOT EXISTS \
+    (SELECT 1 FROM sessions AS s WHERE s.client_id = c.client_id))";
+
 /// A retained message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Retained {
@@ -728,6 +744,9 @@ pub trait Store: Send + Sync + 'static {
     /// [`RETAINED_PAGE`], those that are due longest first. Reading never relies on the deletion:
     /// [`read_retained`](Self::read_retained) returns expired messages too.
     async fn expired_retained(&self, now: SystemTime) -> Result<Vec<ChannelName>, StoreError>;
+
+    /// How much is stored. The database counts its rows for this.
+    async fn totals(&self) -> Result<StoredTotals, StoreError>;
 
     /// Returns `true` if the files of the database are known to be missing, so that nothing can be committed.
     fn is_gone(&self) -> bool {

@@ -42,7 +42,7 @@ use super::names::NameSet;
 use super::{
     ChannelKey, CursorUpdate, Due, Epoch, Exchanges, Expired, Forgotten, IsAway, LogPart, NodeBeat,
     Operation, Outcome, PendingLimits, Retained, RetainedLimits, Sent, Seq, SessionRow, Store, StoreError,
-    StoredFilter, StoredSession, StoredSubscription, StoredWill, Swept, UnderPrefix,
+    StoredFilter, StoredSession, StoredSubscription, StoredTotals, StoredWill, Swept, UnderPrefix,
 };
 use crate::config::MySqlTls;
 
@@ -292,6 +292,10 @@ impl Store for MySqlStore {
 
     async fn expired_retained(&self, now: SystemTime) -> Result<Vec<ChannelName>, StoreError> {
         self.read_expired_retained(now).await
+    }
+
+    async fn totals(&self) -> Result<StoredTotals, StoreError> {
+        self.read_totals().await
     }
 
     async fn close(&self) {

@@ -41,7 +41,7 @@ use super::names::NameSet;
 use super::{
     ChannelKey, CursorUpdate, Due, Epoch, Exchanges, Expired, Forgotten, IsAway, LogPart, Operation, Outcome,
     PendingLimits, Retained, RetainedLimits, Sent, Seq, SessionRow, Store, StoreError, StoredFilter,
-    StoredSession, StoredSubscription, StoredWill, Swept, UnderPrefix,
+    StoredSession, StoredSubscription, StoredTotals, StoredWill, Swept, UnderPrefix,
 };
 use crate::config::Synchronous;
 
@@ -267,6 +267,10 @@ impl Store for SqliteStore {
 
     async fn expired_retained(&self, now: SystemTime) -> Result<Vec<ChannelName>, StoreError> {
         self.read_expired_retained(now).await
+    }
+
+    async fn totals(&self) -> Result<StoredTotals, StoreError> {
+        self.read_totals().await
     }
 
     fn is_gone(&self) -> bool {

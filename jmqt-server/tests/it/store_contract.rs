@@ -16,7 +16,7 @@ use jmqt_server::store::{
     Append, Attributes, BeginSession, CURSOR_WINDOW, ChannelKey, Cursor, CursorUpdate, DataForm, Dropped,
     Due, Epoch, Exchanges, Expired, LogPart, LogPlace, LoggedMessage, Operation, Outcome, PendingLimits,
     PublishId, PublisherId, Retained, RetainedLimits, Sent, SentStep, Seq, SessionRow, Stamp, Store,
-    StoreError, StoredSubscription, SubscriptionOptions, Swept, Values,
+    StoreError, StoredSubscription, StoredTotals, SubscriptionOptions, Swept, Values,
 };
 use wills::*;
 
@@ -532,6 +532,15 @@ async fn expired_retained_messages_are_found_and_deleted(on: &dyn Database) {
     for name in ["renewed", "later", "never", "usual"] {
         assert!(kept(&*store, name).await.is_some(), "{name}");
     }
+}
+
+async fn what_is_stored_is_counted(on: &dyn Database) {
+    let store = on.open().await;
+    assert_eq!(store.totals().await.unwrap(), StoredTotals::default());
+    store.commit(&[retain("a", "1"), retain("b", "1"), subscribe("bob", "c")]).await.unwrap();
+    store.commit(&[append("c", "1"), append("c", "2"), append("d", "1")]).await.unwrap();
+    let totals = StoredTotals { retained: 2, messages: 2, absent_clients: 1 };
+    assert_eq!(store.totals().await.unwrap(), totals);
 }
 
 async fn names_of_mqtt_are_long_and_keep_their_blanks(on: &dyn Database) {
@@ -2226,6 +2235,7 @@ macro_rules! contract {
             attributes_are_kept_with_logged_and_retained_messages,
             attributes_count_for_limits,
             expired_retained_messages_are_found_and_deleted,
+            what_is_stored_is_counted,
             names_of_mqtt_are_long_and_keep_their_blanks,
             a_subscription_starts_after_the_last_message_logged,
             subscribing_again_changes_nothing,

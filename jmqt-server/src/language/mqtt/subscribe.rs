@@ -172,7 +172,8 @@ async fn open(
             }
         }
         First::System(filter) => {
-            for (channel, push) in shared.system_topics.matching(&shared.hub, filter) {
+            let matching = shared.system_topics.matching(&shared.hub, filter);
+            for (channel, push) in session.wait(pin!(matching)).await? {
                 session.outbox.append_matching_retained(subscription, &channel, push);
             }
         }

@@ -13,7 +13,10 @@ use super::{MySqlStore, clients};
 use crate::store::RETAINED_PAGE;
 use crate::store::limits::limited;
 use crate::store::time::millis;
-use crate::store::{ChannelKey, LogPart, LoggedMessage, Retained, Seq, StoreError, StoredSubscription};
+use crate::store::{
+    COUNT_ALL, ChannelKey, LogPart, LoggedMessage, Retained, Seq, StoreError, StoredSubscription,
+    StoredTotals,
+};
 
 /// The number of messages whose sizes are read at a time.
 const MEASURED: usize = 1024;
@@ -141,6 +144,19 @@ impl MySqlStore {
             lease.done(found)
         });
         found.await?.iter().map(|row| rows::channel(row, 0)).collect()
+    }
+
+    /// See [`Store::totals`](crate::store::Store::totals).
+    pub(super) async fn read_totals(&self) -> Result<StoredTotals, StoreError> {
+        let found = retried(|| async {
+            let mut lease = self.connections.lease().await?;
+            let found =
+                limited(async { Ok(sqlx::query(COUNT_ALL).fetch_one(lease.connection()?).await?) }).await;
+            lease.done(found)
+        });
+        let row = found.await?;
+        let count = |at| rows::count(&row, at);
+        Ok(StoredTotals { retained: count(0)?, messages: count(1)?, absent_clients: count(2)? })
     }
 
     /// See [`Store::read_log`](crate::store::Store::read_log).

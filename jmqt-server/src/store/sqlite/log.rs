@@ -17,8 +17,8 @@ use crate::store::RETAINED_PAGE;
 use crate::store::limits::{TIME_LIMIT, limited};
 use crate::store::time::millis;
 use crate::store::{
-    ChannelKey, DatabaseError, LogPart, LoggedMessage, Retained, Seq, StoreError, StoredSubscription,
-    UnderPrefix,
+    COUNT_ALL, ChannelKey, DatabaseError, LogPart, LoggedMessage, Retained, Seq, StoreError,
+    StoredSubscription, StoredTotals, UnderPrefix,
 };
 
 /// The number of messages that the first statement of a turn deletes: few, because they may be large.
@@ -152,6 +152,18 @@ impl SqliteStore {
             Ok(rows::run(query, &mut reader).await?.0)
         });
         found.await?.iter().map(|row| rows::channel(row, 0)).collect()
+    }
+
+    /// See [`Store::totals`](crate::store::Store::totals).
+    pub(super) async fn read_totals(&self) -> Result<StoredTotals, StoreError> {
+        let found = limited(async {
+            let mut reader = self.reader().await?;
+            Ok(rows::run(sqlx::query(COUNT_ALL), &mut reader).await?.0)
+        });
+        let found = found.await?;
+        let row = found.first().ok_or(StoreError::Corrupt { what: "totals" })?;
+        let count = |at| rows::count(row, at);
+        Ok(StoredTotals { retained: count(0)?, messages: count(1)?, absent_clients: count(2)? })
     }
 
     /// See [`Store::read_log`](crate::store::Store::read_log).

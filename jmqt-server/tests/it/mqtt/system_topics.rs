@@ -40,7 +40,7 @@ async fn a_client_watches_the_server() {
     granted(&mut device).await;
     let mut values = BTreeMap::new();
     // They follow the SUBACK, as if they were retained.
-    while values.len() < 37 {
+    while values.len() < 42 {
         let (topic, payload, delivery, retain) = device.message().await;
         assert_eq!(delivery, Delivery::AtMostOnce, "{topic}");
         if retain {
@@ -119,6 +119,37 @@ async fn without_an_interval_there_is_nothing_to_watch() {
     let mut device = Device::new(&server, Version::V5, Login::of("watcher")).await;
     assert_eq!(device.subscribe("$SYS/#", Qos::AtMostOnce).await, ReasonCode::SUCCESS);
     device.expect_nothing().await;
+}
+
+/// Reads values until the last ones of these topics are these.
+async fn until_values(device: &mut Device, expected: [(&str, &str); 4]) {
+    let mut values = BTreeMap::new();
+    while !expected.iter().all(|(topic, value)| values.get(*topic).is_some_and(|last| last == value)) {
+        let (topic, payload, ..) = device.message().await;
+        let topic = topic.strip_prefix("$SYS/broker/").unwrap().to_owned();
+        values.insert(topic, String::from_utf8(payload).unwrap());
+    }
+}
+
+#[tokio::test]
+async fn a_client_watches_what_is_stored() {
+    let server = watched(Some(Duration::from_millis(50))).await;
+    let persistent = Login { expiry: 600, clean: false, ..Login::of("away") };
+    let mut away = Device::new(&server, Version::V5, persistent).await;
+    away.subscribe("a", Qos::AtLeastOnce).await;
+    let mut device = Device::new(&server, Version::V5, Login::of("watcher")).await;
+    ask(&mut device, "$SYS/broker/+/#").await;
+    granted(&mut device).await;
+    let (absent, all) = ("clients/disconnected", "clients/total");
+    let (retained, messages) = ("retained messages/count", "store/messages/count");
+    until_values(&mut device, [(absent, "0"), (all, "2"), (retained, "0"), (messages, "0")]).await;
+    // They follow what is stored.
+    let mut shop = Device::new(&server, Version::V5, Login::of("shop")).await;
+    away.disconnect(ReasonCode::SUCCESS, None).await;
+    for topic in ["a", "b"] {
+        assert_eq!(shop.publish_acknowledged(topic, b"1", true).await, ReasonCode::SUCCESS);
+    }
+    until_values(&mut device, [(absent, "1"), (all, "3"), (retained, "2"), (messages, "1")]).await;
 }
 
 #[tokio::test] // Mosquitto grants any such filter too: the names differ from version to version
