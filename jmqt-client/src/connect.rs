@@ -219,8 +219,9 @@ impl<'c, 'r> Opening<'c, 'r> {
 const WORDS: Words = Words {
     no_tls: "the port may not use TLS: for a port without TLS, use jmqt:// (8010) or ws:// (8012)",
     no_websocket: "the port may be a plain JMQT socket: then use jmqt:// (8010) or jmqts:// (8011)",
-    http: "check port and path: the JMQT server's WebSocket port is usually 8012 (8013 with TLS)",
+    http: "check scheme, port and path: the WebSocket of a JMQT server is usually ws:// on port 8012, or wss:// on 8013",
     no_http: "for a plain JMQT socket use jmqt:// (8010) or jmqts:// (8011)",
+    not_mqtt: "",
     tls: "use jmqts:// or wss:// (ENABLE_SSL = true)",
     is_http: "for the WebSocket port of a JMQT server use ws:// (8012) or wss:// (8013); its TCP port is usually 8010",
 };

@@ -255,7 +255,7 @@ pub enum ConnectError {
         message: String,
     },
     /// The server closed the connection before there was a session, and said why (protocol.md 2.22).
-    #[error("{step}: {close}")]
+    #[error("{step}: {close}{}", port_advice(close))]
     ByServer {
         /// Which step.
         step: Step,
@@ -292,6 +292,15 @@ pub enum ConnectError {
 impl From<Infallible> for ConnectError {
     fn from(never: Infallible) -> Self {
         match never {}
+    }
+}
+
+/// A server takes packets before a session for bad ones, if they belong to another port.
+fn port_advice(close: &ServerClose) -> &'static str {
+    if close.code == DisconnectCode::BAD_PACKETS {
+        "; the URL may have the port of another protocol: jmqt:// is 8010, jmqts:// 8011, ws:// 8012, wss:// 8013"
+    } else {
+        ""
     }
 }
 

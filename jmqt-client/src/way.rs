@@ -45,6 +45,8 @@ pub(crate) struct Words {
     pub(crate) http: &'static str,
     /// Something else answered the upgrade.
     pub(crate) no_http: &'static str,
+    /// The WebSocket is for something else.
+    pub(crate) not_mqtt: &'static str,
     /// The port wants TLS.
     pub(crate) tls: &'static str,
     /// An HTTP server answered on a plain socket.
@@ -168,9 +170,16 @@ impl Words {
 
     pub(crate) fn explain_upgrade(&self, error: &UpgradeError) -> ConnectError {
         match error {
-            UpgradeError::Http(status) => ConnectError::WrongServer {
-                found: format!("the server answered HTTP {status} instead of opening a WebSocket"),
-                hint: self.http.to_owned(),
+            UpgradeError::Http(status, said) => {
+                let said = if said.is_empty() { String::new() } else { format!(": {}", said.escape_debug()) };
+                ConnectError::WrongServer {
+                    found: format!("the server answered HTTP {status} instead of opening a WebSocket{said}"),
+                    hint: self.http.to_owned(),
+                }
+            }
+            UpgradeError::NotMqtt => ConnectError::WrongServer {
+                found: "the server opens a WebSocket, and offers no MQTT on it".to_owned(),
+                hint: self.not_mqtt.to_owned(),
             },
             UpgradeError::NotHttp(problem) => ConnectError::WrongServer {
                 found: format!("what answers there does not open a WebSocket ({problem})"),

@@ -15,8 +15,10 @@ use crate::way::{Found, Report, Way, Words};
 const WORDS: Words = Words {
     no_tls: "the port may not use TLS: for a port without TLS, use mqtt:// (1883) or mqtt+ws:// (8083)",
     no_websocket: "the port may be a plain MQTT socket: then use mqtt:// (1883) or mqtts:// (8883)",
-    http: "check port and path: the path of MQTT servers is usually /mqtt, and the port 8083 (8084 with TLS)",
+    http: "check scheme, port and path: that of an MQTT server is usually mqtt+ws:// on port 8083, or mqtt+wss:// on 8084, at /mqtt",
     no_http: "for a plain MQTT socket use mqtt:// (1883) or mqtts:// (8883)",
+    not_mqtt: "it may be the WebSocket of a JMQT server (then use ws:// or wss://), or another path is for MQTT: that is \
+        usually /mqtt, on port 8083 (8084 with TLS)",
     tls: "use mqtts:// or mqtt+wss://",
     is_http: "for the WebSocket port of an MQTT server use mqtt+ws:// (8083) or mqtt+wss:// (8084); its TCP port is usually 1883",
 };

@@ -200,8 +200,8 @@ impl Outbound {
 
     fn check_sendable(&self, publish: &Publish) -> Result<(), Error> {
         if publish.qos_value() > self.maximum_qos {
-            let advice = "publish with the QoS that `Client::information` says";
-            return Err(Error::NotAvailable { what: "such a high QoS", advice });
+            let what = if self.maximum_qos == Qos::AtMostOnce { "QoS above 0" } else { "QoS 2" };
+            return Err(Error::NotAvailable { what, advice: "publish with a lower QoS" });
         }
         if publish.is_retained() && !self.retain_available {
             let advice = "publish without the retained flag";

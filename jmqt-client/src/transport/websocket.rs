@@ -49,8 +49,10 @@ enum Opening {
 
 /// Why the upgrade failed.
 pub(crate) enum UpgradeError {
-    /// It answered HTTP with this status.
-    Http(u16),
+    /// It answered HTTP with this status, and this text.
+    Http(u16, String),
+    /// It opens a WebSocket, and does not speak MQTT on it.
+    NotMqtt,
     /// What answered is no HTTP server.
     NotHttp(String),
 }
@@ -111,8 +113,11 @@ impl WebSocketReader {
                 Ok((socket, _)) => self.state = Opening::Open(socket),
                 Err(HandshakeError::Interrupted(handshake)) => self.state = Opening::Upgrading(handshake),
                 Err(HandshakeError::Failure(Error::Http(response))) => {
-                    return Err(UpgradeError::Http(response.status().as_u16()));
+                    return Err(UpgradeError::Http(response.status().as_u16(), said(&response)));
                 }
+                Err(HandshakeError::Failure(Error::Protocol(
+                    ProtocolError::SecWebSocketSubProtocolError(_),
+                ))) => return Err(UpgradeError::NotMqtt),
                 Err(HandshakeError::Failure(error)) => return Err(UpgradeError::NotHttp(error.to_string())),
             },
             other => self.state = other,
@@ -229,6 +234,16 @@ impl WebSocketReader {
             Opening::Failed => None,
         }
     }
+}
+
+/// What an HTTP server says in its answer, if that is a short text; as far as it came with the header.
+fn said(response: &tungstenite::handshake::client::Response) -> String {
+    const MOST_CHARS: usize = 200;
+    let is_text =
+        response.headers().get("Content-Type").is_some_and(|kind| kind.as_bytes().starts_with(b"text/plain"));
+    let body = response.body().as_deref().filter(|_| is_text).unwrap_or_default();
+    let text = String::from_utf8_lossy(body);
+    text.lines().next().unwrap_or_default().trim().chars().take(MOST_CHARS).collect()
 }
 
 fn config(limit: usize) -> WebSocketConfig {

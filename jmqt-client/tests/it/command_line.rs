@@ -81,7 +81,7 @@ async fn exit_codes_distinguish_the_causes() {
     assert!(code == Some(3) && error.contains("cannot connect to 127.0.0.1:1"), "{error}");
     assert!(error.contains("Is the server running"), "{error}");
     let (code, _, error) = said(&run(&server, &["sub", "news", "--timeout", "0.2"]).await);
-    assert_eq!((code, error.as_str()), (Some(5), "jmqt: the time limit has passed\n"));
+    assert_eq!((code, error.as_str()), (Some(5), "jmqt: the time limit has passed (--timeout)\n"));
     server.app.set(Asked::Auth, Behaviour::Refuse(StatusCode::NOT_ALLOWED));
     let (code, _, error) = said(&run(&server, &["pub", "news", "1"]).await);
     assert!(code == Some(4) && error.contains("7 NOT_ALLOWED"), "{error}");
@@ -99,7 +99,8 @@ async fn doctor_shows_every_step_and_a_fix() {
         assert!(printed.contains(step), "{step}: {printed}");
     }
     let (code, printed, error) = said(&run(&server, &["doctor", "--url", &tls]).await);
-    assert!(code == Some(3) && error.contains("SSL_CA_PATH"), "{printed}{error}");
+    assert!(code == Some(3) && printed.contains("SSL_CA_PATH"), "{printed}{error}");
+    assert_eq!(error, "jmqt: failed: TLS\n"); // The cause is told once.
     assert!(printed.contains("FAIL  TLS"), "{printed}");
     let socket = url(&server, Protocol::Socket).replace("jmqt://", "ws://");
     let (_, printed, _) = said(&run(&server, &["doctor", "--url", &socket]).await);

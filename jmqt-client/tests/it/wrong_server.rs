@@ -43,7 +43,10 @@ async fn a_plain_socket_client_on_a_websocket_port_gets_a_hint() {
 async fn a_websocket_client_on_a_socket_port_gets_a_hint() {
     let server = TestServer::start().await;
     let error = refused(&format!("ws://{}", server.address(Protocol::Socket)), LIMIT).await;
-    assert!(error.contains("HTTP 400 instead of opening a WebSocket; check port and path"), "{error}");
+    assert!(
+        error.contains("HTTP 400 instead of opening a WebSocket: This port is for JMQT over TCP"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -64,9 +67,11 @@ async fn an_http_server_without_websockets_is_recognised() {
 #[tokio::test]
 async fn a_client_without_tls_on_a_tls_port_gets_a_hint() {
     let server = TestServer::start().await;
-    for (scheme, protocol) in [("jmqt", Protocol::SslSocket), ("ws", Protocol::SslWebSocket)] {
+    for (scheme, protocol, right) in
+        [("jmqt", Protocol::SslSocket, "jmqts://"), ("ws", Protocol::SslWebSocket, "wss://")]
+    {
         let error = refused(&format!("{scheme}://{}", server.address(protocol)), LIMIT).await;
-        assert!(error.contains("speaks TLS") && error.contains("jmqts://"), "{error}");
+        assert!(error.contains("this port is for TLS") && error.contains(right), "{error}");
     }
 }
 

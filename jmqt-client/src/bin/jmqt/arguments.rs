@@ -7,9 +7,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use jmqt_client::mqtt::Codec;
 use jmqt_client::{Header, TlsConfig};
 
-/// Speaks to a JMQT server: publishes, subscribes, asks, measures, and finds out why it cannot.
+/// Speaks to a JMQT or MQTT server: publishes, subscribes, asks, measures, and finds out why it cannot.
 #[derive(Debug, Parser)]
-#[command(name = "jmqt", version, about, after_help = EXIT_CODES)]
+#[command(name = "jmqt", version, after_help = EXIT_CODES)]
 pub(crate) struct Arguments {
     #[command(flatten)]
     pub(crate) connection: ConnectionArguments,
@@ -33,6 +33,7 @@ Examples:
   jmqt sub news -H &                    what is published on news, and by whom
   jmqt pub news '{\"rain\":true}' -q 1
   jmqt request mySubscriptions          ask the server's application
+  jmqt sub 'rooms/#' -H --url mqtt://localhost
   jmqt doctor --url wss://example.com   why is there no connection?
   jmqt help pub                         more of one command";
 
@@ -46,8 +47,8 @@ Examples:
   jmqt sub --filter 'rooms/+/temperature' -H  all channels that a filter matches, if the application allows it
   jmqt sub 'rooms/#' -v --codec json --url mqtt://localhost
 
-A client does not get its own messages. A QoS 1 message is acknowledged when it has been printed; messages of channels
-that were not asked for stay with the server.";
+A QoS 1 message is acknowledged when it has been printed. From a JMQT server a client does not get its own messages, and
+messages of channels that were not asked for stay with the server.";
 
 const PUB_EXAMPLES: &str = "\
 Examples:
@@ -133,7 +134,8 @@ any of its keys.";
 
 const REQUEST_EXAMPLES: &str = "\
 Example:
-  jmqt request '$mySubscriptions'               in quotes, or without the $: a shell would take it for a variable";
+  jmqt request '$mySubscriptions'               in quotes, or without the $: a shell would take it for a variable
+  jmqt request '$online' --url mqtt://localhost   asks the application of a JMQT server, at its MQTT port";
 
 const CONNECTION: &str = "Connection";
 const TLS: &str = "TLS";
@@ -149,10 +151,12 @@ pub(crate) struct ConnectionArguments {
     /// The server and the client of this name, which `jmqt profile save` wrote [env: JMQT_PROFILE]
     #[arg(long, global = true, value_name = "NAME", conflicts_with = "config")]
     pub(crate) profile: Option<String>,
-    /// The server: jmqt://host:8010, jmqts://host:8011, ws://host:8012/ or wss://host:8013/
+    /// The server: jmqt://host:8010, jmqts://host:8011, ws://host:8012/ or wss://host:8013/; one of MQTT: mqtt://host:1883,
+    /// mqtts://host:8883, mqtt+ws://host:8083/mqtt or mqtt+wss://host:8084/mqtt, each with user:password@ before the host
+    /// [default: jmqt://localhost:8010]
     #[arg(long, short, global = true)]
     pub(crate) url: Option<String>,
-    /// Speak MQTT 3.1.1 instead of 5, with an MQTT server: --url mqtt://host, mqtts://, mqtt+ws:// or mqtt+wss://
+    /// With an MQTT server: speak MQTT 3.1.1 instead of 5
     #[arg(long, global = true)]
     pub(crate) v3: bool,
     /// The server at ws:// or wss:// speaks MQTT
@@ -161,11 +165,11 @@ pub(crate) struct ConnectionArguments {
     /// A header of the request that opens a WebSocket, such as 'Cookie: session=1'; may be given several times
     #[arg(long = "header", global = true, value_name = "HEADER")]
     pub(crate) websocket_headers: Vec<Header>,
-    /// What to authenticate with, as JSON [default: {"client_name":"jmqt-…"}]
+    /// What to authenticate with, as JSON; an MQTT server has user name and password in the URL instead [default: {"client_name":"jmqt-…"}]
     #[arg(long, global = true, value_name = "JSON")]
     pub(crate) auth: Option<String>,
     /// Authenticate as {"client_name": NAME}; with an MQTT server the client id
-    #[arg(long, alias = "id", global = true, value_name = "NAME", conflicts_with = "auth")]
+    #[arg(long, visible_alias = "id", global = true, value_name = "NAME", conflicts_with = "auth")]
     pub(crate) name: Option<String>,
     /// A token that is known already (better: --token-file or JMQT_CLIENT_TOKEN)
     #[arg(long, global = true, requires = "client_id")]
@@ -173,7 +177,7 @@ pub(crate) struct ConnectionArguments {
     /// A file with the token, which is read for each connection
     #[arg(long, global = true, value_name = "FILE", requires = "client_id", conflicts_with = "token")]
     pub(crate) token_file: Option<PathBuf>,
-    /// The client that the token belongs to
+    /// The client that the token belongs to; with an MQTT server as --name
     #[arg(long, global = true, value_name = "CLIENT")]
     pub(crate) client_id: Option<String>,
     /// Give up after this time
@@ -197,10 +201,10 @@ pub(crate) struct ConnectionArguments {
     /// Output for programs: one JSON object per line
     #[arg(long, global = true, help_heading = OUTPUT)]
     pub(crate) json: bool,
-    /// Show every packet on standard error, but for tokens and auth data
+    /// Show every packet on standard error, but for tokens and auth data; not with an MQTT server
     #[arg(long, global = true, help_heading = OUTPUT)]
     pub(crate) trace: bool,
-    /// Show what happens, on standard error
+    /// Show what happens, on standard error; `sub` with an MQTT server: as --headers
     #[arg(long, short, global = true, help_heading = OUTPUT)]
     pub(crate) verbose: bool,
 }
@@ -227,10 +231,11 @@ pub(crate) enum Command {
     /// Subscribe to channels and print what comes
     #[command(after_help = SUB_EXAMPLES)]
     Sub {
-        /// Which channels; #me is what is sent to this client alone
+        /// Which channels, or filters of an MQTT server; #me is what is sent to this client alone
         #[arg(required_unless_present = "filters")]
         channels: Vec<String>,
-        /// All channels that this filter matches: the level + stands for one level, the last level # for any number of levels
+        /// All channels that this filter matches: the level + stands for one level, the last level # for any number of levels.
+        /// With an MQTT server, filters may be among the channels
         #[arg(long = "filter", short, value_name = "FILTER")]
         filters: Vec<String>,
         /// The subscription survives: what is published with QoS 1 in the meantime comes the next time
@@ -240,14 +245,14 @@ pub(crate) enum Command {
         #[arg(short = 'n', short_alias = 'C', long, value_name = "N")]
         count: Option<u64>,
         /// Show channel, publisher, QoS and retained flag before each message
-        #[arg(long, short = 'H')]
+        #[arg(long, short = 'H', help_heading = OUTPUT)]
         headers: bool,
         /// Show the time of arrival before each message
-        #[arg(long, short)]
+        #[arg(long, short, help_heading = OUTPUT)]
         time: bool,
         /// What to print for each message: %c channel, %p publisher, %d data, %q QoS, %r retained flag, %i id,
         /// %t time, %% a percent sign. With an MQTT server there is no id, and a publisher only of what is sent to one client
-        #[arg(long, value_name = "FORMAT", conflicts_with_all = ["headers", "time", "json"])]
+        #[arg(long, value_name = "FORMAT", conflicts_with_all = ["headers", "time", "json"], help_heading = OUTPUT)]
         format: Option<String>,
         #[command(flatten)]
         mqtt: Box<SubMqtt>,
@@ -282,9 +287,10 @@ pub(crate) enum Command {
     /// Ask the server's application something on a control channel, and print the reply
     #[command(after_help = REQUEST_EXAMPLES)]
     Request {
-        /// The channel; the $ may be left out
+        /// The channel: of a JMQT server with or without its $; of an MQTT server any topic, and with the $ for the
+        /// application of a JMQT server
         channel: String,
-        /// What is asked, as JSON
+        /// What is asked: JSON; for an MQTT server any text
         data: Option<String>,
         #[command(flatten)]
         mqtt: RequestMqtt,
@@ -422,7 +428,7 @@ pub(crate) enum Shell {
 #[derive(Debug, Args)]
 pub(crate) struct Input {
     /// The message: JSON, or any other text, which is sent as a JSON string. Text that begins like JSON and is not JSON is
-    /// refused, unless --text says that it is meant
+    /// refused, unless --text says that it is meant. To an MQTT server it is sent as it is, or by --codec
     #[arg(required_unless_present_any = ["lines", "file", "stdin", "clear", "empty", "given"])]
     pub(crate) message: Option<String>,
     /// The message, as an option
@@ -437,7 +443,7 @@ pub(crate) struct Input {
     /// The message is standard input, all of it
     #[arg(short, long, conflicts_with = "message")]
     pub(crate) stdin: bool,
-    /// Send the message as a JSON string, even if it looks like JSON
+    /// Send the message as a JSON string, even if it looks like JSON; not with an MQTT server
     #[arg(long)]
     pub(crate) text: bool,
     /// Replace placeholders in the message, such as {number}
@@ -449,7 +455,7 @@ pub(crate) struct Input {
     /// Seconds between two messages
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub(crate) interval: Option<Duration>,
-    /// Keep it for those who subscribe later
+    /// The server keeps it for those who subscribe later
     #[arg(short, long, alias = "retain", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "true|false")]
     pub(crate) retained: Option<bool>,
     /// Replace the channel's retained message by null. JMQT has no message that removes it; the server's application can. With
@@ -508,7 +514,7 @@ pub(crate) struct SubMqtt {
     /// Retained messages: 0 send them, 1 only for a new subscription, 2 never
     #[arg(long, alias = "rh", value_name = "0-2", value_parser = clap::value_parser!(u8).range(0..=2))]
     pub(crate) retain_handling: Option<u8>,
-    /// The QoS to subscribe with
+    /// The QoS to subscribe with [default: 2]
     #[arg(short = 'q', long = "qos", id = "sub_qos", value_name = "0-2", value_parser = clap::value_parser!(u8).range(0..=2))]
     pub(crate) sub_qos: Option<u8>,
     #[arg(long, value_name = "CODEC", help = CODEC)]

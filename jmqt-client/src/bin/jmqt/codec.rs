@@ -106,14 +106,14 @@ pub(crate) fn decode(codec: Option<&Codec>, payload: &[u8]) -> Result<Decoded, S
             let mut rest = payload;
             let mut reader = rmp_serde::Deserializer::new(&mut rest);
             reader.set_max_depth(DEPTH);
-            let read =
-                Read::deserialize(&mut reader).map_err(|error| format!("it is not MessagePack: {error}"))?;
+            let read = Read::deserialize(&mut reader)
+                .map_err(|error| format!("it is not MessagePack: {}", wrong_messagepack(&error)))?;
             at_its_end(rest, read)?
         }
         Some(Codec::Cbor) => {
             let mut rest = payload;
             let read = ciborium::de::from_reader_with_recursion_limit::<Read, _>(&mut rest, DEPTH);
-            let read = read.map_err(|error| format!("it is not CBOR: {error}"))?;
+            let read = read.map_err(|error| format!("it is not CBOR: {}", wrong_cbor(&error)))?;
             at_its_end(rest, read)?
         }
         Some(Codec::Bool { on, off }) => match payload {
@@ -123,6 +123,29 @@ pub(crate) fn decode(codec: Option<&Codec>, payload: &[u8]) -> Result<Decoded, S
         },
         Some(other) => return Err(format!("the codec {other} is not supported")),
     })
+}
+
+const ENDS_EARLY: &str = "it ends in the middle of a value";
+const TOO_DEEP: &str = "its values are nested too deep";
+
+/// The library tells what it did, and not what is wrong.
+fn wrong_cbor(error: &ciborium::de::Error<std::io::Error>) -> String {
+    use ciborium::de::Error;
+    match error {
+        Error::Io(_) => ENDS_EARLY.to_owned(),
+        Error::Syntax(at) => format!("no value begins with byte {}", at + 1),
+        Error::Semantic(_, problem) => problem.clone(),
+        Error::RecursionLimitExceeded => TOO_DEEP.to_owned(),
+    }
+}
+
+fn wrong_messagepack(error: &rmp_serde::decode::Error) -> String {
+    use rmp_serde::decode::Error;
+    match error {
+        Error::InvalidMarkerRead(_) | Error::InvalidDataRead(_) => ENDS_EARLY.to_owned(),
+        Error::DepthLimitExceeded => TOO_DEEP.to_owned(),
+        other => other.to_string(),
+    }
 }
 
 fn not_json(error: impl fmt::Display) -> String {
@@ -304,6 +327,19 @@ mod tests {
 
     fn payload(name: &str, input: &str) -> Vec<u8> {
         encode(codec(name).as_ref(), input.as_bytes().to_vec()).unwrap().payload
+    }
+
+    #[test]
+    fn a_broken_payload_is_explained_in_words() {
+        for (name, payload, problem) in [
+            ("cbor", &b"\x62a"[..], "it is not CBOR: it ends in the middle of a value"),
+            ("cbor", b"\x82\x01\x1C", "it is not CBOR: no value begins with byte 3"),
+            ("cbor", &[0x81; 1000], "it is not CBOR: its values are nested too deep"),
+            ("msgpack", b"\xA2a", "it is not MessagePack: it ends in the middle of a value"),
+            ("msgpack", &[0x91; 1000], "it is not MessagePack: its values are nested too deep"),
+        ] {
+            assert_eq!(decode(codec(name).as_ref(), payload).err().as_deref(), Some(problem));
+        }
     }
 
     #[test]

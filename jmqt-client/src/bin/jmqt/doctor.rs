@@ -20,9 +20,7 @@ pub(crate) async fn run(config: Config, output: Output) -> Result<(), Failure> {
     if let Err(error) = outcome {
         let step =
             error.step().unwrap_or_else(|| next(findings.last(), protocol.unwrap_or_default(), Step::Auth));
-        let failure = Failure::from(error);
-        findings.add_error(step, &failure.message)?;
-        return Err(failure);
+        return Err(findings.end_with(step, Failure::from(error)));
     }
     findings.end()
 }

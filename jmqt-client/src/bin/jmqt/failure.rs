@@ -27,7 +27,7 @@ impl Failure {
 
     /// 5: the time limit has passed.
     pub(crate) fn timeout() -> Self {
-        Self { message: "the time limit has passed".to_owned(), code: 5, refusal: None }
+        Self { message: "the time limit has passed (--timeout)".to_owned(), code: 5, refusal: None }
     }
 
     /// 5: the time limit has passed for this.
@@ -100,6 +100,11 @@ impl Failure {
     /// Says what failed.
     pub(crate) fn of(self, what: impl std::fmt::Display) -> Self {
         Self { message: format!("{what}: {}", self.message), ..self }
+    }
+
+    /// The same end, in these words.
+    pub(crate) fn reworded(self, message: String) -> Self {
+        Self { message, ..self }
     }
 
     pub(crate) fn exit_code(&self) -> ExitCode {

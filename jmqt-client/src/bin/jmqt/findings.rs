@@ -84,6 +84,14 @@ impl Findings {
         self.add(Verdict::Fail, step, None, found, advice)
     }
 
+    /// The step failed that ends it all, with this error. The exit code is that of the error, which is told only once.
+    pub(crate) fn end_with(mut self, step: Step, failure: Failure) -> Failure {
+        match self.add_error(step, &failure.message) {
+            Ok(()) => failure.reworded(format!("failed: {step}")),
+            Err(unwritten) => unwritten,
+        }
+    }
+
     /// The last line. Steps that failed make the exit code 1.
     pub(crate) fn end(self) -> Result<(), Failure> {
         let is_well = self.failed.is_empty();

@@ -126,7 +126,7 @@ async fn a_profile_keeps_an_mqtt_server() {
     let (_, printed, _) = run(&["profile", "list"]).await;
     assert_eq!(printed, format!("home             {}\n", broker.url("mqtt")));
     let (code, _, error) = run(&["pub", "a", "1", "--profile", "home", "--content-type", "x"]).await;
-    assert!(code == Some(1) && error.contains("MQTT 3.1.1 has no properties"), "{error}");
+    assert!(code == Some(2) && error.contains("MQTT 3.1.1 has no properties"), "{error}");
     assert_eq!(run(&["pub", "a", "1", "--profile", "home", "-q", "1"]).await.0, Some(0));
 }
 
@@ -327,4 +327,36 @@ async fn bench_measures_mqtt_servers_and_is_bounded() {
     }
     let (code, _, error) = run_bare(&["bench", "-q", "2", "--url", "jmqt://127.0.0.1:1"]).await;
     assert!(code == Some(2) && error.contains("JMQT has 0 and 1"), "{error}");
+}
+
+#[tokio::test]
+async fn a_request_that_nobody_can_answer_says_how_to_ask_an_application() {
+    let advice = "to ask the application of a JMQT server, write '$echo', in quotes";
+    if let Some(broker) = Broker::start("").await {
+        let (code, _, error) = run_bare(&["request", "echo", "--url", &broker.url("mqtt")]).await;
+        assert_eq!(code, Some(4), "{error}");
+        assert!(error.contains("nobody is subscribed to it") && error.contains(advice), "{error}");
+    }
+    let server = TestServer::configured(|config| config.mqtt_port = Some(0)).await;
+    let url = format!("mqtt://localhost:{}", server.address(Protocol::Mqtt).port());
+    let (code, _, error) = run_bare(&["request", "echo", "-W", "6", "--url", &url]).await;
+    assert_eq!(code, Some(5), "{error}");
+    assert!(error.contains("no reply yet") && error.contains(advice), "{error}");
+    assert_eq!(run(&url, &["request", "$echo", "[1]"]).await, "[1]\n");
+    server.app.set(Asked::Control, Behaviour::Refuse(StatusCode::INVALID_CHANNEL));
+    let (code, _, error) = run_bare(&["request", "$echo", "--url", &url]).await;
+    assert_eq!(code, Some(4), "{error}");
+}
+
+#[tokio::test]
+async fn what_is_sent_to_this_client_alone_comes_by_the_name_of_jmqt() {
+    let server = TestServer::configured(|config| config.mqtt_port = Some(0)).await;
+    let url = format!("mqtt://localhost:{}", server.address(Protocol::Mqtt).port());
+    let receiving = bare(&["sub", "#me", "-n", "1", "--client-id", "carol", "--url", &url])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    crate::support::command::subscribed(&server, "carol", "#carol").await;
+    run(&url, &["p2p", "carol", "hello"]).await;
+    assert_eq!(said(&ended(receiving).await).1, "hello\n");
 }

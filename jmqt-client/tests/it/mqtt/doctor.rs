@@ -80,6 +80,9 @@ async fn a_failed_step_is_named_with_advice_and_an_exit_code() {
         assert_eq!((code, verdict(&steps, step)), (Some(exit), "fail"), "{url} {printed}");
         assert!(printed.contains(words), "{url} {printed}");
     }
+    // What failed is told in one line, and named in the last.
+    let (_, printed, error) = run_bare(&["doctor", "--url", &plain]).await;
+    assert_eq!((printed.matches("Not authorized").count(), error.as_str()), (1, "jmqt: failed: CONNECT\n"));
     // It is for MQTT only.
     assert_eq!(run_bare(&["doctor", "--topic", "a", "--url", "jmqt://127.0.0.1:1"]).await.0, Some(2));
 }
@@ -89,6 +92,32 @@ async fn limits_of_the_server_are_warnings() {
     let Some(broker) = Broker::start("retain_available false\n").await else { return };
     let (code, steps, printed) = doctor(&["--url", &broker.url("mqtt")]).await;
     assert_eq!((code, verdict(&steps, "limits")), (Some(0), "warn"), "{printed}");
-    assert!(printed.contains("no retained messages"), "{printed}");
+    assert!(printed.contains("no retained messages") && printed.contains("publish without -r"), "{printed}");
     assert_eq!((verdict(&steps, "QoS 2"), verdict(&steps, "retained")), ("ok", ""), "{printed}");
+}
+
+#[tokio::test]
+async fn a_server_of_mqtt_3_is_not_said_to_have_no_limits() {
+    let Some(broker) = Broker::start("").await else { return };
+    let (_, printed, _) = run_bare(&["doctor", "--v3", "--url", &broker.url("mqtt")]).await;
+    assert!(printed.contains("servers do not tell their limits before MQTT 5"), "{printed}");
+    assert!(!printed.contains("any size"), "{printed}");
+}
+
+#[tokio::test]
+async fn a_websocket_that_is_not_for_mqtt_is_recognised() {
+    // A JMQT server says so itself.
+    let server = TestServer::start().await;
+    let url = format!("mqtt+ws://{}", server.address(Protocol::WebSocket));
+    let (code, _, printed) = doctor(&["--url", &url]).await;
+    assert_eq!(code, Some(3), "{printed}");
+    assert!(printed.contains("HTTP 400") && printed.contains("This port is for JMQT."), "{printed}");
+    // Another server opens a WebSocket, without the subprotocol.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("mqtt+ws://{}", listener.local_addr().unwrap());
+    let serving = std::thread::spawn(move || drop(tungstenite::accept(listener.accept().unwrap().0)));
+    let (code, steps, printed) = doctor(&["--url", &url]).await;
+    assert_eq!((code, verdict(&steps, "WebSocket")), (Some(3), "fail"), "{printed}");
+    serving.join().unwrap();
+    assert!(printed.contains("offers no MQTT") && printed.contains("usually /mqtt"), "{printed}");
 }

@@ -370,3 +370,24 @@ async fn without_a_session_at_the_server_the_client_discards_its_own() {
     assert_eq!(text(&mut stream).await, "after");
     drop((client, offline));
 }
+
+#[cfg(feature = "cli")]
+#[tokio::test]
+async fn a_server_without_shared_subscriptions_is_named_with_advice() {
+    use crate::support::command::run_bare;
+    let server = Scripted::start().await;
+    let url = format!("mqtt://{}", server.0.local_addr().unwrap());
+    let without = [Property::SharedSubscriptionAvailable(false)];
+    let subscribing = ["sub", "a", "--share", "g", "--url", &url];
+    let ((code, _, error), _peer) = tokio::join!(run_bare(&subscribing), server.session(false, &without));
+    assert_eq!(code, Some(4), "{error}");
+    assert!(error.contains("the server has no shared subscriptions"), "{error}");
+    let examining = ["doctor", "--url", &url];
+    let served = async {
+        let _first = server.session(false, &without).await;
+        drop(server.accept().await); // What comes after the limits fails.
+    };
+    let ((code, printed, error), ()) = tokio::join!(run_bare(&examining), served);
+    assert_eq!(code, Some(1), "{error}");
+    assert!(printed.contains("jmqt sub --share` are refused: every subscriber gets"), "{printed}");
+}

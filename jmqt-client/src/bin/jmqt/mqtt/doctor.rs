@@ -39,9 +39,7 @@ pub(crate) async fn run(mut options: Options, topic: Option<String>, output: Out
             let is_tls = scheme.starts_with("mqtts:") || scheme.starts_with("mqtt+wss:");
             let protocol = (is_tls, scheme.starts_with("mqtt+"));
             let step = error.step().unwrap_or_else(|| next(findings.last(), protocol, Step::Connect));
-            let failure = Failure::from(error);
-            findings.add_error(step, &failure.message)?;
-            return Err(failure);
+            return Err(findings.end_with(step, Failure::from(error)));
         }
     };
     look_at_limits(&information, &mut findings)?;
@@ -58,25 +56,40 @@ pub(crate) async fn run(mut options: Options, topic: Option<String>, output: Out
 fn look_at_limits(information: &Information, findings: &mut Findings) -> Result<(), Failure> {
     const SMALL_PACKET: u32 = 64 << 10;
     const FEW_MESSAGES: u16 = 10;
+    if !information.version.has_properties() {
+        let words = format!(
+            "servers do not tell their limits before MQTT 5, keep alive {} s",
+            information.keep_alive
+        );
+        return findings.add(Verdict::Ok, "limits", None, &words, "");
+    }
     let mut found = Vec::new();
-    let mut note = |is_notable: bool, words: String| {
+    let mut note = |is_notable: bool, words: String, advice: &'static str| {
         if is_notable {
-            found.push(words);
+            found.push((words, advice));
         }
     };
     let most = information.maximum_qos.bits();
-    note(most < 2, format!("QoS at most {most}"));
+    note(most < 2, format!("QoS at most {most}"), "publish with that QoS at most: the server refuses more");
     note(
         information.receive_maximum < FEW_MESSAGES,
         format!("only {} unacknowledged messages", information.receive_maximum),
+        "publishing is slow with many at a time; the server's configuration may allow more",
     );
     if let Some(size) = information.maximum_packet_size {
-        note(size < SMALL_PACKET, format!("packets of at most {size} bytes"));
+        let advice = "larger messages end the connection; the server's configuration may allow more";
+        note(size < SMALL_PACKET, format!("packets of at most {size} bytes"), advice);
     }
-    note(!information.retain_available, "no retained messages".to_owned());
-    note(!information.wildcards_available, "no wildcards".to_owned());
-    note(!information.shared_available, "no shared subscriptions".to_owned());
-    note(!information.subscription_ids_available, "no subscription identifiers".to_owned());
+    let advice =
+        "publish without -r: the server, or its configuration, does not keep messages for later subscribers";
+    note(!information.retain_available, "no retained messages".to_owned(), advice);
+    let advice = "subscribe to each topic by its name: filters with + and # are refused";
+    note(!information.wildcards_available, "no wildcards".to_owned(), advice);
+    let advice =
+        "$share/GROUP/FILTER and `jmqt sub --share` are refused: every subscriber gets every message";
+    note(!information.shared_available, "no shared subscriptions".to_owned(), advice);
+    let advice = "programs cannot tell by an identifier which of their subscriptions a message is for";
+    note(!information.subscription_ids_available, "no subscription identifiers".to_owned(), advice);
     if found.is_empty() {
         let size = information
             .maximum_packet_size
@@ -84,8 +97,7 @@ fn look_at_limits(information: &Information, findings: &mut Findings) -> Result<
         let words = format!("QoS 0 to 2, packets of {size}, keep alive {} s", information.keep_alive);
         return findings.add(Verdict::Ok, "limits", None, &words, "");
     }
-    let advice = "programs that need more fail with this server; the server's configuration may allow more";
-    findings.add(Verdict::Warn, "limits", None, &found.join(", "), advice)
+    found.iter().try_for_each(|(words, advice)| findings.add(Verdict::Warn, "limits", None, words, advice))
 }
 
 struct Doctor {

@@ -43,7 +43,9 @@ pub(crate) async fn run(arguments: Arguments, file: Option<&Path>) -> Result<(),
             "--persistent keeps the session for a client that comes back: add --name NAME",
         )),
         Command::Sub { channels, filters, persistent, count, headers, time, format, mqtt } => {
-            let filters = channels.into_iter().chain(filters).collect();
+            let own = format!("$p2p/{}", jmqt_mqtt::client_to_topic(&options.client_id));
+            let channels = channels.into_iter().map(|name| if name == "#me" { own.clone() } else { name });
+            let filters = channels.chain(filters).collect();
             let headers = headers || arguments.connection.verbose;
             let wanted = subscribe::Wanted { filters, persistent, count, headers, time, format };
             subscribe::run(options, wanted, *mqtt, output).await
@@ -93,7 +95,7 @@ fn options(connection: &ConnectionArguments, file: Option<&Path>) -> Result<(Opt
             options
         }
     };
-    if let Some(name) = &connection.name {
+    if let Some(name) = connection.name.as_ref().or(connection.client_id.as_ref()) {
         options.client_id.clone_from(name);
     }
     let is_named = !options.client_id.is_empty();
@@ -131,8 +133,8 @@ pub(crate) fn as_mqtt(url: &str, is_mqtt: bool) -> String {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         match error {
-            Error::Refused { .. } => Self::refused(error),
-            Error::InvalidTopic { .. } => Self::usage(error),
+            Error::Refused { .. } | Error::NotAvailable { .. } => Self::refused(error),
+            Error::InvalidTopic { .. } | Error::NotInVersion { .. } => Self::usage(error),
             Error::Stopped(_) | Error::Closed | Error::Timeout { .. } => Self::disconnected(error),
             _ => Self::new(error),
         }

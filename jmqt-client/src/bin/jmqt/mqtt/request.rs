@@ -1,11 +1,16 @@
 //! `jmqt request` with an MQTT server: a request with a response topic and correlation data (MQTT 5, 4.10).
 
-use jmqt_client::mqtt::{Client, Error, Options, Publish, Qos, Version};
+use std::time::Duration;
+
+use jmqt_client::mqtt::{Client, Error, Options, Publish, Qos, ReasonCode, Version};
 
 use super::subscribe::Shown;
 use crate::arguments::RequestMqtt;
 use crate::codec::encode;
-use crate::{Failure, Output, random_digits};
+use crate::{Failure, Output, note, random_digits};
+
+/// How long to wait for a reply before the user is told what may be wrong.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 pub(super) async fn run(
     options: Options,
@@ -38,7 +43,10 @@ pub(super) async fn run(
     let subscribed = client.subscribe(&response, Qos::AtLeastOnce).await;
     let mut replies = subscribed.map_err(|error| Failure::from(error).of(format_args!("sub {response}")))?;
     let published = client.publish(&message).await;
-    published.map_err(|error| Failure::from(error).of(format_args!("request {topic}")))?;
+    let answer = published.map_err(|error| refused(topic, error))?;
+    if answer == ReasonCode::NO_MATCHING_SUBSCRIBERS {
+        return Err(nobody_answers(topic));
+    }
     let reply = async {
         loop {
             let Some(reply) = replies.next().await else {
@@ -48,6 +56,16 @@ pub(super) async fn run(
                 return Ok(reply);
             }
         }
+    };
+    let told = async {
+        if !topic.starts_with('$') {
+            tokio::time::sleep(PATIENCE).await;
+            note(format_args!("request {topic}: no reply yet; {}", with_dollar(topic)));
+        }
+        std::future::pending().await
+    };
+    let reply = async {
+        tokio::select! { reply = reply => reply, () = told => Err(Failure::timeout()) }
     };
     let reply = tokio::time::timeout(limit, reply).await.unwrap_or_else(|_| {
         Err(Failure::timeout_of(&format!("request {topic}: no reply came on {response}")))
@@ -62,4 +80,28 @@ pub(super) async fn run(
         _ if is_shown => Ok(()),
         _ => Err(Failure::new(format!("request {topic}: the reply cannot be read"))),
     }
+}
+
+/// The application of a JMQT server has another name for it than the user may have meant.
+fn with_dollar(topic: &str) -> String {
+    format!("to ask the application of a JMQT server, write '${topic}', in quotes")
+}
+
+fn refused(topic: &str, error: Error) -> Failure {
+    let is_unknown = topic.starts_with('$') && error.reason() == Some(ReasonCode::TOPIC_NAME_INVALID);
+    let failure = Failure::from(error).of(format_args!("request {topic}"));
+    if !is_unknown {
+        return failure;
+    }
+    let message = format!("{} (the application answers no such control channel)", failure.message);
+    failure.reworded(message)
+}
+
+/// The server says that nobody has received the request.
+fn nobody_answers(topic: &str) -> Failure {
+    let advice = match topic.strip_prefix('$') {
+        Some(_) => "the application of a JMQT server may have no such control channel".to_owned(),
+        None => with_dollar(topic),
+    };
+    Failure::refused(format!("request {topic}: nobody is subscribed to it, so no reply can come; {advice}"))
 }
