@@ -494,6 +494,33 @@ async fn messages_committed_with_a_change_of_persistence_are_pushed_once() {
     }
 }
 
+/// An MQTT 3.1.1 CONNECT of client `lamp`, whose session is kept.
+const MQTT_CONNECT: &[u8] = b"\x10\x10\0\x04MQTT\x04\0\0\0\0\x04lamp";
+
+#[tokio::test] // MQTT 3.8.4: the first of two steps in the store was committed
+async fn a_session_resumes_that_was_cut_while_its_subscription_was_raised_from_qos_0() {
+    let started = Started::new().await;
+    let mut lamp = started.open().await;
+    lamp.send_bytes(MQTT_CONNECT).await;
+    lamp.expect_bytes(b"\x20\x02\0\0").await;
+    lamp.send_bytes(b"\x82\x09\0\x01\0\x04news\0").await;
+    lamp.expect_bytes(b"\x90\x03\0\x01\0").await;
+    started.store.commit.close();
+    lamp.send_bytes(b"\x82\x09\0\x02\0\x04news\x01").await;
+    started.store.commit.reached().await;
+    assert!(started.server.handle().disconnect(&client("lamp")));
+    lamp.expect_end().await;
+    started.store.commit.open();
+    let mut lamp = started.open().await;
+    lamp.send_bytes(MQTT_CONNECT).await;
+    lamp.expect_bytes(b"\x20\x02\x01\0").await;
+    started.publish_stored("news", 5).await;
+    lamp.expect_bytes(b"\x32\x09\0\x04news\0\x015").await;
+    let stored = started.store.store.filters(&client("lamp")).await.unwrap();
+    assert!(stored.is_empty(), "it has a place in the log instead");
+    started.server.shutdown().await;
+}
+
 #[tokio::test] // otherwise the session would never expire
 async fn a_session_whose_client_gave_up_while_it_began_expires() {
     let started = Started::new().await;
