@@ -26,7 +26,7 @@ struct Progress {
     /// The position of each channel at its last turn.
     places: HashMap<ChannelKey, u64>,
     /// The number of consecutive turns without progress.
-    in_vain: usize,
+    without_progress: usize,
 }
 
 impl Progress {
@@ -43,8 +43,8 @@ impl Progress {
     /// Records a turn of a channel. Returns `true` if no channel has made progress since its last turn.
     fn is_stuck(&mut self, key: ChannelKey, after: u64) -> bool {
         let stands_still = self.places.insert(key, after) == Some(after);
-        self.in_vain = if stands_still { self.in_vain + 1 } else { 0 };
-        stands_still && self.in_vain >= self.places.len()
+        self.without_progress = if stands_still { self.without_progress + 1 } else { 0 };
+        stands_still && self.without_progress >= self.places.len()
     }
 }
 

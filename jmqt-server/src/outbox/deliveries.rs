@@ -9,7 +9,8 @@ use bytes::Bytes;
 use jmqt_core::{ChannelName, Qos};
 
 use super::packet_ids::{PacketIds, Resumed};
-use super::subscription::{Changing, LogPosition, LogState, Stage, Subscription};
+use super::position::{LogPosition, Reached, Source};
+use super::subscription::{Changing, LogState, Stage, Subscription};
 use super::window::{Redelivery, Window};
 use super::writer::Writer;
 use super::{Outbox, State};
@@ -19,33 +20,6 @@ use crate::options::Grant;
 use crate::packet_trace;
 use crate::store::{ChannelKey, LogPlace, Seq};
 use crate::wire::{self, LoggedPushes};
-
-/// The origin of the pushes of an [`Outbox::offer`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Source {
-    /// They have just been committed. They wait until the session [goes live](Outbox::go_live).
-    Live,
-    /// They were committed recently, and a resume has requested them.
-    Memory,
-    /// They were read from this log. The read is complete up to `through`: gaps are final.
-    Log {
-        key: ChannelKey,
-        /// The last position that the read covers.
-        through: u64,
-    },
-}
-
-impl Source {
-    /// The log of the pushes; `None` if they are not logged.
-    pub(super) fn log(self, logged: &LoggedPushes) -> Option<ChannelKey> {
-        match self {
-            Self::Log { key, .. } => Some(key),
-            Self::Live | Self::Memory => {
-                logged.messages.iter().find_map(|message| message.id.place()).map(|(key, _)| key)
-            }
-        }
-    }
-}
 
 /// The result of an [`Outbox::offer`].
 #[derive(Debug, Clone, Copy)]
@@ -221,7 +195,7 @@ impl Outbox {
             }
             // It was attached just now.
             LogState::Attached(position) if grant == Grant::Unacknowledged => {
-                position.seen = position.seen.max(logged.last_logged().map_or(0, |(_, Seq(seq))| seq));
+                position.see(logged);
                 list_if_behind(state.deliveries.window(), subscription, position);
                 (false, position.is_behind())
             }
@@ -388,7 +362,7 @@ impl Outbox {
         let (limit, is_addressed) = (self.limit(), self.form().is_mqtt());
         let flowing =
             (source != Source::Live || !state.is_connecting()) && subscription.stage() != Stage::Opening;
-        position.seen = position.seen.max(logged.last_logged().map_or(0, |(_, Seq(seq))| seq));
+        position.see(logged);
         let has_resumed =
             is_addressed && state.deliveries.made_packet_ids().is_some_and(|ids| ids.has_resumed());
         let mut run = 0..0; // messages to be appended in one piece
@@ -407,19 +381,16 @@ impl Outbox {
                 }
                 continue;
             };
-            if is_behind || seq < position.next {
+            if is_behind {
                 continue;
             }
-            if seq > position.next {
-                if !matches!(source, Source::Log { .. }) {
-                    is_behind = true; // a message is missing: it is in the log
+            match position.reach(seq, source) {
+                Reached::Next => {}
+                Reached::Passed => continue,
+                Reached::Beyond => {
+                    is_behind = true;
                     continue;
                 }
-                position.pass_over(seq - 1);
-            }
-            if seq > position.next || seq > position.acked.horizon() {
-                is_behind = true;
-                continue;
             }
             let length = framed.ends[index] as usize - framed.start(index);
             // For the cursor, the client's own message is acknowledged (2.11), and so is one that must not be sent.
@@ -462,9 +433,7 @@ impl Outbox {
                 self.context.counters.redeliveries.increment();
             }
             window.logged_sent(1);
-            position.stamps.pushed(Seq(seq), stamp);
-            position.in_flight += 1;
-            position.next += 1;
+            position.sent(Seq(seq), stamp);
             sent += 1;
             sent_bytes += length;
             if is_addressed {
@@ -487,15 +456,7 @@ impl Outbox {
             sent,
             sent_bytes,
         );
-        if let Source::Log { through, .. } = source
-            && logged.messages.last().is_none_or(|last| match last.id {
-                PushId::Logged(last) => position.next > last.seq.0,
-                PushId::Memory { .. } => true,
-            })
-            && position.next <= through
-        {
-            position.pass_over(through); // the log has no other messages up to there
-        }
+        position.finish(logged, source);
         list_if_behind(state.deliveries.window(), subscription, position);
     }
 
@@ -570,22 +531,6 @@ impl Outbox {
             }
             _ => false,
         }
-    }
-}
-
-impl LogPosition {
-    /// Skips the messages from `next` to `seq`, which are the client's own or deleted. Stops at the horizon, and
-    /// continues when the horizon has moved.
-    pub(super) fn pass_over(&mut self, seq: u64) {
-        if self.next <= seq && self.next == self.acked.up_to() + 1 {
-            self.acked.skip_to(seq); // the horizon goes with it
-            self.next = seq + 1;
-        }
-        while self.next <= seq && self.next <= self.acked.horizon() {
-            self.acked.insert(self.next);
-            self.next += 1;
-        }
-        self.dirty = true;
     }
 }
 

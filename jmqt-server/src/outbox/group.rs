@@ -18,8 +18,9 @@ use jmqt_core::{ChannelName, ClientId, Persistence, Qos};
 use tokio::sync::Notify;
 
 use self::nodes::{OtherNodes, number_of};
-use super::deliveries::{Offered, Source, list_if_behind};
-use super::subscription::{LogPosition, LogState, Stage, Subscription};
+use super::deliveries::{Offered, list_if_behind};
+use super::position::{LogPosition, Reached, Source};
+use super::subscription::{LogState, Stage, Subscription};
 use super::window::Redelivery;
 use super::{Flush, Outbox, OutboxContext, State};
 use crate::budget::Share;
@@ -634,7 +635,7 @@ impl Outbox {
         logged: &LoggedPushes,
         source: Source,
     ) {
-        position.seen = position.seen.max(logged.last_logged().map_or(0, |(_, Seq(seq))| seq));
+        position.see(logged);
         let mut is_behind = false;
         for message in &logged.messages {
             let PushId::Logged(place @ LogPlace { seq: Seq(seq), stamp, .. }) = message.id else {
@@ -643,19 +644,16 @@ impl Outbox {
                 }
                 continue;
             };
-            if is_behind || seq < position.next {
+            if is_behind {
                 continue;
             }
-            if seq > position.next {
-                if !matches!(source, Source::Log { .. }) {
-                    is_behind = true; // a message is missing: it is in the log
+            match position.reach(seq, source) {
+                Reached::Next => {}
+                Reached::Passed => continue,
+                Reached::Beyond => {
+                    is_behind = true;
                     continue;
                 }
-                position.pass_over(seq - 1);
-            }
-            if seq > position.next || seq > position.acked.horizon() {
-                is_behind = true;
-                continue;
             }
             if position.acked.contains(seq) {
                 position.next += 1;
@@ -667,20 +665,10 @@ impl Outbox {
                 continue;
             }
             window.logged_sent(1);
-            position.stamps.pushed(Seq(seq), stamp);
-            position.in_flight += 1;
-            position.next += 1;
+            position.sent(Seq(seq), stamp);
             group.hold(&self.context, &logged.channel, message, Some(place));
         }
-        if let Source::Log { through, .. } = source
-            && logged.messages.last().is_none_or(|last| match last.id {
-                PushId::Logged(last) => position.next > last.seq.0,
-                PushId::Memory { .. } => true,
-            })
-            && position.next <= through
-        {
-            position.pass_over(through); // the log has no other messages up to there
-        }
+        position.finish(logged, source);
         list_if_behind(state.deliveries.window(), subscription, position);
     }
 

@@ -9,11 +9,10 @@ use bytes::Bytes;
 use jmqt_core::{ChannelName, ClientId, Persistence, Qos};
 
 use super::Outbox;
-use super::cursor::Acked;
-use super::stamps::Stamps;
+use super::position::LogPosition;
 use crate::message::PushId;
 use crate::options::{SubscriptionOptions, Terms};
-use crate::store::{ChannelKey, Seq, StoredSubscription};
+use crate::store::{ChannelKey, Seq};
 
 /// A subscription of a connected client.
 pub(crate) struct Subscription {
@@ -111,47 +110,6 @@ pub(crate) struct Changing {
     pub(super) bytes: usize,
     /// As for [`LogState::Attaching`].
     pub(super) seen: Option<(ChannelKey, Seq)>,
-}
-
-/// The position of a persistent subscription in the log.
-pub(crate) struct LogPosition {
-    pub(crate) key: ChannelKey,
-    /// The next message to push on this connection.
-    pub(crate) next: u64,
-    /// The last message that is known to be in the log. If `next` is not beyond it, the client is behind.
-    pub(crate) seen: u64,
-    /// The end of the log when this connection began: pushing earlier messages counts as redelivery.
-    pub(crate) pending_until: u64,
-    pub(crate) acked: Acked,
-    /// The stamps of the messages that acknowledgements may name.
-    pub(crate) stamps: Stamps,
-    /// The number of unacknowledged pushes of this connection.
-    pub(crate) in_flight: u32,
-    /// `acked` has changed since it was last written to the store.
-    pub(crate) dirty: bool,
-    /// The subscription is in the list of those that are behind.
-    pub(crate) listed: bool,
-}
-
-impl LogPosition {
-    pub(crate) fn new(stored: &StoredSubscription) -> Self {
-        let acked = Acked::from_stored(&stored.cursor);
-        Self {
-            key: stored.key,
-            next: acked.up_to() + 1,
-            seen: stored.last.0,
-            pending_until: stored.last.0,
-            acked,
-            stamps: Stamps::default(),
-            in_flight: 0,
-            dirty: false,
-            listed: false,
-        }
-    }
-
-    pub(crate) fn is_behind(&self) -> bool {
-        self.next <= self.seen
-    }
 }
 
 impl Subscription {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use jmqt_core::{ChannelName, ClientId, Persistence};
 
-use super::subscription::{LogPosition, LogState, Named, Stage, Subscription};
+use super::position::LogPosition;
+use super::subscription::{LogState, Named, Stage, Subscription};
 use super::{Outbox, Phase, State};
 use crate::message::{PushId, RetainedPush};
 use crate::name_map::NameSet;

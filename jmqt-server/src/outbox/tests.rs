@@ -1,7 +1,7 @@
 use jmqt_core::{ChannelName, ClientId};
 use jmqt_protocol::Packet;
 
-use super::subscription::LogPosition;
+use super::position::LogPosition;
 use super::*;
 use crate::message::{Data, LoggedPush, PushId, RetainedPush};
 use crate::store::{CURSOR_WINDOW, ChannelKey, Cursor, Epoch, LogPlace, Seq, Stamp, StoredSubscription};

@@ -8,7 +8,8 @@ use bytes::Bytes;
 use jmqt_core::ChannelName;
 
 use super::packet_ids::PacketIds;
-use super::subscription::{LogPosition, LogState, Stage, Subscription};
+use super::position::LogPosition;
+use super::subscription::{LogState, Stage, Subscription};
 use crate::message::PushId;
 use crate::store::{ChannelKey, Sent, SentStep, Seq};
 

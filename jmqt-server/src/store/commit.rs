@@ -342,7 +342,7 @@ impl<T: Tagged> Committer<T> {
             }
         };
         if timeout(patience, others).await.is_err() {
-            self.shared.lock().turns.waited_in_vain();
+            self.shared.lock().turns.waited_without_effect();
         }
         loop {
             let is_closed = {

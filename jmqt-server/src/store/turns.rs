@@ -38,7 +38,7 @@ const SOURCE_BYTES: usize = 8 << 20;
 /// After a batch with this many sources, waiting for them is not necessary.
 const REMEMBERED: usize = 64;
 /// After a wait without effect, this number of batches do not wait.
-const BATCHES_AFTER_A_VAIN_WAIT: u32 = 16;
+const BATCHES_AFTER_A_USELESS_WAIT: u32 = 16;
 /// Empty queues kept for reuse, and their largest capacity.
 const SPARE_QUEUES: usize = 64;
 const SPARE_OPERATIONS: usize = LITTLE_OPERATIONS;
@@ -98,7 +98,7 @@ pub(super) struct Turns<T> {
     /// The small sources in the last batches, the last batch first.
     served: [Vec<Source>; 3],
     /// The number of further batches that do not wait.
-    in_vain: u32,
+    batches_without_wait: u32,
 }
 
 impl<T> Default for Turns<T> {
@@ -112,7 +112,7 @@ impl<T> Default for Turns<T> {
             spare: Vec::new(),
             last_light: None,
             served: [const { Vec::new() }; 3],
-            in_vain: 0,
+            batches_without_wait: 0,
         }
     }
 }
@@ -233,7 +233,7 @@ impl<T> Turns<T> {
     /// small sources were in the last batch and in an earlier one, and may return in a moment.
     pub(super) fn is_worth_waiting(&self) -> bool {
         let [last, earlier @ ..] = &self.served;
-        if last.is_empty() || self.order.is_empty() || self.in_vain > 0 {
+        if last.is_empty() || self.order.is_empty() || self.batches_without_wait > 0 {
             return false;
         }
         let is_heavy = |source: &Source| self.queues.get(source).is_some_and(|queue| !queue.is_light);
@@ -244,8 +244,8 @@ impl<T> Turns<T> {
     }
 
     /// Records a wait without new operations.
-    pub(super) fn waited_in_vain(&mut self) {
-        self.in_vain = BATCHES_AFTER_A_VAIN_WAIT;
+    pub(super) fn waited_without_effect(&mut self) {
+        self.batches_without_wait = BATCHES_AFTER_A_USELESS_WAIT;
     }
 
     /// The next batch, in the order of arrival. Empty only if no operation waits, or all wait for sources that are held.
@@ -272,7 +272,7 @@ impl<T> Turns<T> {
         light.truncate(if light.len() > REMEMBERED { 0 } else { REMEMBERED });
         self.served.rotate_right(1);
         self.served[0] = light;
-        self.in_vain = self.in_vain.saturating_sub(1);
+        self.batches_without_wait = self.batches_without_wait.saturating_sub(1);
         self.take_fences(&mut batch);
         if !batch.is_sorted_by_key(|(number, _)| *number) {
             batch.sort_by_cached_key(|(number, _)| *number);
@@ -476,7 +476,7 @@ mod tests {
         assert!(!turns.is_worth_waiting(), "it has come back");
         turns.take(now);
         assert!(turns.is_worth_waiting());
-        turns.waited_in_vain();
+        turns.waited_without_effect();
         assert!(!turns.is_worth_waiting());
         while !turns.is_empty() {
             turns.take(now);
