@@ -9,7 +9,7 @@ use crate::packet::{
 use crate::packet_type::PacketType;
 use crate::property::Properties;
 use crate::property_id::Place;
-use crate::read::Reader;
+use crate::read::{PacketId, Reader};
 use crate::reason::ReasonCode;
 use crate::version::{Qos, Sender, Version};
 
@@ -275,17 +275,24 @@ fn reason_and_properties(
     Ok((reason, properties))
 }
 
+/// The packet identifier, the properties, and what follows: at least one entry, which is not read.
+fn entries<'a>(
+    reader: &mut Reader<'a>,
+    properties: impl Fn(&mut Reader<'a>) -> Result<Properties<'a>, Violation>,
+) -> Result<(PacketId, Properties<'a>, &'a [u8]), Violation> {
+    let (id, properties) = (reader.packet_id()?, properties(reader)?);
+    match reader.rest() {
+        [] => Err(Violation::NoEntries),
+        entries => Ok((id, properties, entries)),
+    }
+}
+
 fn subscribe<'a>(
     mut reader: Reader<'a>,
     version: Version,
     properties: impl Fn(&mut Reader<'a>) -> Result<Properties<'a>, Violation>,
 ) -> Result<Subscribe<'a>, Violation> {
-    let id = reader.packet_id()?;
-    let properties = properties(&mut reader)?;
-    let block = reader.rest();
-    if block.is_empty() {
-        return Err(Violation::NoEntries);
-    }
+    let (id, properties, block) = entries(&mut reader, properties)?;
     while !reader.is_empty() {
         let filter = reader.string()?;
         let options = SubscribeOptions::read(reader.byte()?, version)?;
@@ -300,12 +307,7 @@ fn unsubscribe<'a>(
     mut reader: Reader<'a>,
     properties: impl Fn(&mut Reader<'a>) -> Result<Properties<'a>, Violation>,
 ) -> Result<Unsubscribe<'a>, Violation> {
-    let id = reader.packet_id()?;
-    let properties = properties(&mut reader)?;
-    let block = reader.rest();
-    if block.is_empty() {
-        return Err(Violation::NoEntries);
-    }
+    let (id, properties, block) = entries(&mut reader, properties)?;
     while !reader.is_empty() {
         reader.string()?;
     }
@@ -317,12 +319,7 @@ fn suback<'a>(
     version: Version,
     properties: impl Fn(&mut Reader<'a>) -> Result<Properties<'a>, Violation>,
 ) -> Result<Codes<'a>, Violation> {
-    let id = reader.packet_id()?;
-    let properties = properties(&mut reader)?;
-    let codes = reader.rest();
-    if codes.is_empty() {
-        return Err(Violation::NoEntries);
-    }
+    let (id, properties, codes) = entries(&mut reader, properties)?;
     let is_valid = |code: u8| match version.has_properties() {
         true => ReasonCode::new(code).is_valid_in(PacketType::SubAck, Sender::Server),
         false => matches!(code, 0..=2 | 0x80),
@@ -338,16 +335,12 @@ fn unsuback<'a>(
     version: Version,
     properties: impl Fn(&mut Reader<'a>) -> Result<Properties<'a>, Violation>,
 ) -> Result<Codes<'a>, Violation> {
-    let id = reader.packet_id()?;
     if !version.has_properties() {
+        let id = reader.packet_id()?;
         reader.end()?;
         return Ok(Codes { id, properties: Properties::EMPTY, codes: &[] });
     }
-    let properties = properties(&mut reader)?;
-    let codes = reader.rest();
-    if codes.is_empty() {
-        return Err(Violation::NoEntries);
-    }
+    let (id, properties, codes) = entries(&mut reader, properties)?;
     match codes.iter().find(|&&code| !ReasonCode::new(code).is_valid_in(PacketType::UnsubAck, Sender::Server))
     {
         Some(&code) => Err(Violation::ReasonCode(code)),

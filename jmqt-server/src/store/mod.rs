@@ -23,6 +23,8 @@ mod error;
 mod failures;
 #[cfg(any(feature = "sqlite", feature = "mysql"))]
 mod filters;
+#[cfg(any(feature = "sqlite", feature = "mysql"))]
+mod forward;
 mod group;
 mod limits;
 #[cfg(feature = "mysql")]

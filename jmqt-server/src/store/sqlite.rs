@@ -36,6 +36,7 @@ use self::guard::Guard;
 use self::rescue::MayCopy;
 use self::writer::Writer;
 use super::backlog;
+use super::forward::implement_store;
 use super::limits::{TIME_LIMIT, limited};
 use super::names::NameSet;
 use super::{
@@ -135,44 +136,7 @@ impl SqliteStore {
     }
 }
 
-#[async_trait]
-impl Store for SqliteStore {
-    fn epoch(&self) -> Epoch {
-        self.epoch
-    }
-
-    async fn commit(&self, batch: &[Operation]) -> Result<Vec<Outcome>, StoreError> {
-        self.commit_batch(batch).await
-    }
-
-    async fn session(&self, client: &ClientId) -> Result<Option<StoredSession>, StoreError> {
-        self.read_session(client).await
-    }
-
-    async fn subscriptions(&self, client: &ClientId) -> Result<Vec<StoredSubscription>, StoreError> {
-        self.read_subscriptions(client).await
-    }
-
-    async fn exchanges(&self, client: &ClientId) -> Result<Exchanges, StoreError> {
-        self.read_exchanges(client).await
-    }
-
-    async fn subscription(
-        &self,
-        client: &ClientId,
-        channel: &ChannelName,
-    ) -> Result<Option<StoredSubscription>, StoreError> {
-        self.read_subscription(client, channel).await
-    }
-
-    async fn has_group(&self, owner: &ClientId) -> Result<bool, StoreError> {
-        self.find_group(owner).await
-    }
-
-    async fn filters(&self, client: &ClientId) -> Result<Vec<StoredFilter>, StoreError> {
-        self.read_filters(client).await
-    }
-
+implement_store!(SqliteStore {
     fn may_have_retained(&self, channel: &ChannelName) -> bool {
         self.retained.may_contain(channel.as_str())
     }
@@ -199,58 +163,12 @@ impl Store for SqliteStore {
         limited(self.read_messages(key, after, messages, bytes)).await
     }
 
-    async fn save_cursors(&self, updates: &[CursorUpdate]) -> Result<(), StoreError> {
-        self.write_cursors(updates).await
-    }
-
-    async fn forget_sent(&self, complete: &[Sent]) -> Result<(), StoreError> {
-        self.forget_complete(complete).await
-    }
-
     fn ends_idle_cursors(&self) -> bool {
         true
     }
 
-    async fn trim(&self, channels: &[ChannelKey]) -> Result<u64, StoreError> {
-        self.trim_channels(channels).await
-    }
-
-    async fn sessions_opened(&self, sessions: &[SessionRow]) -> Result<(), StoreError> {
-        self.add_sessions(sessions).await
-    }
-
-    async fn sessions_closed(&self, sessions: &[(ClientId, u64)], node: &str) -> Result<(), StoreError> {
-        self.remove_sessions(sessions, node).await
-    }
-
-    async fn end_wills(
-        &self,
-        sessions: &[(ClientId, u64)],
-        node: &str,
-        at_least: u32,
-    ) -> Result<(), StoreError> {
-        self.write_ended_wills(sessions, node, at_least).await
-    }
-
-    async fn delete_wills(&self, sessions: &[(ClientId, u64)], node: &str) -> Result<(), StoreError> {
-        self.remove_wills(sessions, node).await
-    }
-
-    async fn due_wills(&self, of: Option<&ClientId>, now: SystemTime) -> Result<Vec<StoredWill>, StoreError> {
-        self.read_due_wills(of, now).await
-    }
-
     async fn claim_orphans(&self, node: &str) -> Result<Vec<SessionRow>, StoreError> {
         self.claim_sessions(node).await
-    }
-
-    async fn orphan_closed(&self, session: &SessionRow) -> Result<(), StoreError> {
-        let named = [(session.client.clone(), session.generation)];
-        self.remove_sessions(&named, &session.node).await
-    }
-
-    async fn expire(&self, due: Due, is_away: &mut IsAway<'_>) -> Result<Vec<Expired>, StoreError> {
-        self.expire_clients(due, is_away).await
     }
 
     async fn limit_pending(
@@ -259,18 +177,6 @@ impl Store for SqliteStore {
         after: Option<&ClientId>,
     ) -> Result<Swept, StoreError> {
         backlog::sweep(self, limits, after).await
-    }
-
-    async fn forget_publishers(&self, now: SystemTime) -> Result<Forgotten, StoreError> {
-        self.forget_some_publishers(now).await
-    }
-
-    async fn expired_retained(&self, now: SystemTime) -> Result<Vec<ChannelName>, StoreError> {
-        self.read_expired_retained(now).await
-    }
-
-    async fn totals(&self) -> Result<StoredTotals, StoreError> {
-        self.read_totals().await
     }
 
     fn is_gone(&self) -> bool {
@@ -293,4 +199,4 @@ impl Store for SqliteStore {
             tracing::warn!(%error, "the database was not closed properly; no data is lost");
         }
     }
-}
+});
