@@ -17,7 +17,7 @@ use crate::bus::LoggedMessages;
 use crate::message::{Data, LoggedPush, PushId};
 use crate::name_map::NameMap;
 use crate::outbox::Source;
-use crate::store::{NotCommitted, Outcome, Settled, SettledBatch, SettledBatches};
+use crate::store::{ChannelKey, NotCommitted, Outcome, Seq, Settled, SettledBatch, SettledBatches};
 use crate::wire::LoggedPushes;
 
 /// The delivery task.
@@ -89,7 +89,7 @@ impl Deliverer {
                     Some(Arrival::Pushes(pushes, _room)) => self.deliver_arrived(pushes, &mut dirty).await,
                     Some(Arrival::Tails(tails)) => {
                         for (channel, key, seq) in tails {
-                            self.hub.note_tail(&channel, key, seq);
+                            note_tail(&self.hub, &channel, key, seq);
                         }
                     }
                     None => self.arrivals = None,
@@ -266,6 +266,20 @@ impl Deliverer {
             for subscription in members.iter() {
                 self.hub.resume(&subscription.outbox);
             }
+        }
+    }
+}
+
+/// Records that the log of a channel may have messages that this node has not received.
+fn note_tail(hub: &Arc<Hub>, channel: &str, key: i64, seq: u64) {
+    let Ok(channel) = ChannelName::exact(channel) else { return };
+    let Some(members) = hub.members(&channel) else { return };
+    for subscription in members.iter() {
+        let outbox = &subscription.outbox;
+        if subscription.lacks_reader() {
+            hub.begin_reader(subscription, &channel, (ChannelKey(key), Seq(seq)));
+        } else if outbox.note_seen(subscription, ChannelKey(key), Seq(seq)) {
+            hub.resume(outbox);
         }
     }
 }

@@ -7,8 +7,7 @@ use futures_util::FutureExt as _;
 use tokio_util::sync::CancellationToken;
 
 use super::publish::intact;
-use super::resume::READ_BYTES;
-use super::{Hub, Tag};
+use super::{Hub, READ_BYTES, Tag};
 use crate::attributes::{Attributes, Values};
 use crate::connection::CloseReason;
 use crate::message::{LoggedPush, PushId};
@@ -16,103 +15,101 @@ use crate::outbox::{Outbox, SendAgain, Subscription, ToRecord};
 use crate::store::{ChannelKey, LogPart, LogPlace, LoggedMessage, Operation, Order, Seq};
 use crate::wire::{LoggedPushes, PacketId};
 
-impl Hub {
-    /// Submits the steps of listed sessions to the store, until it is told to stop.
-    pub(super) async fn record_exchanges(self: &Arc<Self>, stop: &CancellationToken) {
-        loop {
-            let listed = tokio::select! {
-                () = stop.cancelled() => return,
-                listed = self.context.unrecorded.take() => listed,
-            };
-            for outbox in listed {
-                self.record(outbox);
-            }
-        }
-    }
-
-    /// Submits the steps of one session. Usually there is room for them; otherwise a task waits for it.
-    fn record(self: &Arc<Self>, outbox: Arc<Outbox>) {
-        let Some(ToRecord { steps, packets }) = outbox.take_unrecorded() else { return };
-        let (hub, source) = (Arc::clone(self), self.source_of(&steps[0].client));
-        let mut submitting = Box::pin(async move {
-            let tag = Tag::Record { outbox: Arc::clone(&outbox), packets };
-            match hub.queue.submit(Order::Of(source), Some(Operation::Send(steps)), tag).await {
-                Ok(()) => outbox.record_submitted(),
-                Err(_) => drop(outbox.settle_recorded(Vec::new(), false)), // the server stops
-            }
-        });
-        if submitting.as_mut().now_or_never().is_none() {
-            self.resumes.spawn(submitting);
-        }
-    }
-
-    /// Sends messages of earlier connections again, while there is room.
-    pub(super) async fn send_again(&self, outbox: &Arc<Outbox>) {
-        while let Some(SendAgain { log, packets }) = outbox.next_again() {
-            let Some((subscription, key)) = log else {
-                packets.iter().for_each(|(id, _)| outbox.give_up_again(*id));
-                continue;
-            };
-            let (Some((_, first)), Some((_, last))) = (packets.first(), packets.last()) else { return };
-            let count = usize::try_from(last - first + 1).unwrap_or(usize::MAX);
-            match self.store.read_log(key, Seq(first - 1), count, READ_BYTES).await {
-                Ok(part) if part.last >= Seq(*last) || part.last == Seq(0) => {
-                    self.send_read_again(outbox, &subscription, key, &packets, part);
-                }
-                Err(error) if error.is_of_data() => {
-                    self.store_failed(&error);
-                    packets.iter().for_each(|(id, _)| outbox.give_up_again(*id));
-                }
-                // The client comes back. (Without an error, the database lags behind.)
-                answer => {
-                    if let Err(error) = answer {
-                        self.store_failed(&error);
-                    }
-                    return outbox.close(CloseReason::StoreUnclear);
-                }
-            }
-        }
-    }
-
-    /// Sends those messages that were read. Messages that are not in the log any more are given up.
-    fn send_read_again(
-        &self,
-        outbox: &Arc<Outbox>,
-        subscription: &Subscription,
-        key: ChannelKey,
-        packets: &[(PacketId, u64)],
-        part: LogPart,
-    ) {
-        let read_to = match part.messages.last() {
-            // The read has a limit, so there may be more.
-            Some(last) => last.seq.0,
-            None => u64::MAX,
+/// Submits the steps of listed sessions to the store, until it is told to stop.
+pub(super) async fn record_until(hub: &Arc<Hub>, stop: &CancellationToken) {
+    loop {
+        let listed = tokio::select! {
+            () = stop.cancelled() => return,
+            listed = hub.context.unrecorded.take() => listed,
         };
-        let mut messages = part.messages.into_iter().peekable();
-        for &(id, seq) in packets {
-            while messages.next_if(|message| message.seq.0 < seq).is_some() {}
-            match messages.next_if(|message| message.seq.0 == seq) {
-                Some(message) => match self.again(subscription, key, message) {
-                    Some(pushes) => outbox.send_again(subscription, id, &pushes),
-                    None => outbox.give_up_again(id),
-                },
-                None if seq <= read_to => outbox.give_up_again(id),
-                None => return,
+        for outbox in listed {
+            record(hub, outbox);
+        }
+    }
+}
+
+/// Submits the steps of one session. Usually there is room for them; otherwise a task waits for it.
+fn record(hub: &Arc<Hub>, outbox: Arc<Outbox>) {
+    let Some(ToRecord { steps, packets }) = outbox.take_unrecorded() else { return };
+    let (submitter, source) = (Arc::clone(hub), hub.source_of(&steps[0].client));
+    let mut submitting = Box::pin(async move {
+        let tag = Tag::Record { outbox: Arc::clone(&outbox), packets };
+        match submitter.queue.submit(Order::Of(source), Some(Operation::Send(steps)), tag).await {
+            Ok(()) => outbox.record_submitted(),
+            Err(_) => drop(outbox.settle_recorded(Vec::new(), false)), // the server stops
+        }
+    });
+    if submitting.as_mut().now_or_never().is_none() {
+        hub.resumes.spawn(submitting);
+    }
+}
+
+/// Sends messages of earlier connections again, while there is room.
+pub(super) async fn send_again(hub: &Hub, outbox: &Arc<Outbox>) {
+    while let Some(SendAgain { log, packets }) = outbox.next_again() {
+        let Some((subscription, key)) = log else {
+            packets.iter().for_each(|(id, _)| outbox.give_up_again(*id));
+            continue;
+        };
+        let (Some((_, first)), Some((_, last))) = (packets.first(), packets.last()) else { return };
+        let count = usize::try_from(last - first + 1).unwrap_or(usize::MAX);
+        match hub.store.read_log(key, Seq(first - 1), count, READ_BYTES).await {
+            Ok(part) if part.last >= Seq(*last) || part.last == Seq(0) => {
+                send_read_again(hub, outbox, &subscription, key, &packets, part);
+            }
+            Err(error) if error.is_of_data() => {
+                hub.store_failed(&error);
+                packets.iter().for_each(|(id, _)| outbox.give_up_again(*id));
+            }
+            // The client comes back. (Without an error, the database lags behind.)
+            answer => {
+                if let Err(error) = answer {
+                    hub.store_failed(&error);
+                }
+                return outbox.close(CloseReason::StoreUnclear);
             }
         }
     }
+}
 
-    fn again(
-        &self,
-        subscription: &Subscription,
-        key: ChannelKey,
-        message: LoggedMessage,
-    ) -> Option<LoggedPushes> {
-        let LoggedMessage { seq, stamp, sender, data, attributes } = message;
-        let data = intact(&subscription.channel, data, unexpired(attributes))?;
-        let push = LoggedPush { id: PushId::Logged(LogPlace { key, seq, stamp }), sender, data };
-        Some(LoggedPushes::new(self.context.ids, subscription.channel.clone(), vec![push]))
+/// Sends those messages that were read. Messages that are not in the log any more are given up.
+fn send_read_again(
+    hub: &Hub,
+    outbox: &Arc<Outbox>,
+    subscription: &Subscription,
+    key: ChannelKey,
+    packets: &[(PacketId, u64)],
+    part: LogPart,
+) {
+    let read_to = match part.messages.last() {
+        // The read has a limit, so there may be more.
+        Some(last) => last.seq.0,
+        None => u64::MAX,
+    };
+    let mut messages = part.messages.into_iter().peekable();
+    for &(id, seq) in packets {
+        while messages.next_if(|message| message.seq.0 < seq).is_some() {}
+        match messages.next_if(|message| message.seq.0 == seq) {
+            Some(message) => match again(hub, subscription, key, message) {
+                Some(pushes) => outbox.send_again(subscription, id, &pushes),
+                None => outbox.give_up_again(id),
+            },
+            None if seq <= read_to => outbox.give_up_again(id),
+            None => return,
+        }
     }
+}
+
+fn again(
+    hub: &Hub,
+    subscription: &Subscription,
+    key: ChannelKey,
+    message: LoggedMessage,
+) -> Option<LoggedPushes> {
+    let LoggedMessage { seq, stamp, sender, data, attributes } = message;
+    let data = intact(&subscription.channel, data, unexpired(attributes))?;
+    let push = LoggedPush { id: PushId::Logged(LogPlace { key, seq, stamp }), sender, data };
+    Some(LoggedPushes::new(hub.context.ids, subscription.channel.clone(), vec![push]))
 }
 
 /// A message that was sent before it expired does not expire any more (4.3.3).

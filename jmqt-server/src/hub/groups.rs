@@ -14,11 +14,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::Hub;
 use super::filters::{name_of, share_of};
-use crate::bus::NodeId;
+use crate::bus::{Bus, NodeId};
 use crate::connection::CloseReason;
 use crate::message::{LoggedPush, PushId, ShareMessage};
 use crate::name_map::NameMap;
-use crate::outbox::{LogState, Outbox, Stage, Subscription};
+use crate::outbox::{LogState, Outbox, OutboxContext, Stage, Subscription};
 use crate::store::owner_of;
 
 /// The number of locks for beginning and ending groups.
@@ -56,10 +56,68 @@ impl Groups {
         self.lock().iter().map(|(name, group)| (name.clone(), Arc::clone(group))).collect()
     }
 
+    /// Tells other nodes what groups have to tell them, until it is told to stop.
+    pub(super) async fn tell_until(&self, context: &OutboxContext, bus: &dyn Bus, stop: &CancellationToken) {
+        while let Some(telling) = stop.run_until_cancelled(context.groups.take_telling()).await {
+            tell_nodes(bus, &telling);
+        }
+        // The last acknowledgements.
+        if let Some(telling) = context.groups.take_telling().now_or_never() {
+            tell_nodes(bus, &telling);
+        }
+    }
+
+    /// Handles what another node says of a group.
+    pub(super) fn hear(&self, bus: &dyn Bus, from: NodeId, name: &ChannelName, message: ShareMessage) {
+        if let Some(group) = self.find(name) {
+            return group.hear_of_group(from.0, message);
+        }
+        let numbers = |messages: Vec<LoggedPush>| {
+            let number = |push: LoggedPush| match push.id {
+                PushId::Memory { number, .. } => Some(number),
+                PushId::Logged(_) => None,
+            };
+            messages.into_iter().filter_map(number).collect()
+        };
+        let answer = match message {
+            ShareMessage::Give { messages, .. } => ShareMessage::Returned(numbers(messages)),
+            ShareMessage::AreHeld(numbers) => ShareMessage::NotHeld(numbers),
+            ShareMessage::Members { knows_yours: false, .. } => {
+                ShareMessage::Members { count: 0, knows_yours: true }
+            }
+            _ => return,
+        };
+        bus.tell_share(from, name, &answer);
+    }
+
+    /// Gives what other nodes have of groups to members here, because all of them or one cannot be reached.
+    pub(super) fn take_from_nodes(&self, unreachable: Option<NodeId>) {
+        for (_, group) in self.all() {
+            group.take_from_nodes(unreachable.map(|node| node.0));
+        }
+    }
+
+    /// Lets the other nodes say again how many members of groups they have, because the connection is new.
+    pub(super) fn tell_members(&self) {
+        for (_, group) in self.all() {
+            group.tell_members();
+        }
+    }
+
     /// The number of groups, and of their members.
     pub(crate) fn counts(&self) -> (usize, usize) {
         let groups = self.lock();
         (groups.len(), groups.values().map(|group| group.group_members().len()).sum())
+    }
+}
+
+/// Tells other nodes what groups have to tell them.
+fn tell_nodes(bus: &dyn Bus, groups: &[Arc<Outbox>]) {
+    for group in groups {
+        let Some(name) = group.name_of_group() else { continue };
+        for (node, messages) in group.take_untold() {
+            messages.iter().for_each(|message| bus.tell_share(NodeId(node), name, message));
+        }
     }
 }
 
@@ -187,63 +245,6 @@ impl Hub {
                     }
                 }
             }
-        }
-    }
-
-    /// Tells other nodes what groups have to tell them, until it is told to stop.
-    pub(super) async fn tell_of_groups(&self, stop: &CancellationToken) {
-        while let Some(telling) = stop.run_until_cancelled(self.context.groups.take_telling()).await {
-            self.tell_nodes(&telling);
-        }
-        // The last acknowledgements.
-        if let Some(telling) = self.context.groups.take_telling().now_or_never() {
-            self.tell_nodes(&telling);
-        }
-    }
-
-    fn tell_nodes(&self, groups: &[Arc<Outbox>]) {
-        for group in groups {
-            let Some(name) = group.name_of_group() else { continue };
-            for (node, messages) in group.take_untold() {
-                messages.iter().for_each(|message| self.bus.tell_share(NodeId(node), name, message));
-            }
-        }
-    }
-
-    /// Handles what another node says of a group.
-    pub(super) fn hear_of_group(&self, from: NodeId, name: &ChannelName, message: ShareMessage) {
-        if let Some(group) = self.groups.find(name) {
-            return group.hear_of_group(from.0, message);
-        }
-        let numbers = |messages: Vec<LoggedPush>| {
-            let number = |push: LoggedPush| match push.id {
-                PushId::Memory { number, .. } => Some(number),
-                PushId::Logged(_) => None,
-            };
-            messages.into_iter().filter_map(number).collect()
-        };
-        let answer = match message {
-            ShareMessage::Give { messages, .. } => ShareMessage::Returned(numbers(messages)),
-            ShareMessage::AreHeld(numbers) => ShareMessage::NotHeld(numbers),
-            ShareMessage::Members { knows_yours: false, .. } => {
-                ShareMessage::Members { count: 0, knows_yours: true }
-            }
-            _ => return,
-        };
-        self.bus.tell_share(from, name, &answer);
-    }
-
-    /// Gives what other nodes have of groups to members here, because all of them or one cannot be reached.
-    pub(super) fn take_from_nodes(&self, unreachable: Option<NodeId>) {
-        for (_, group) in self.groups.all() {
-            group.take_from_nodes(unreachable.map(|node| node.0));
-        }
-    }
-
-    /// Lets the other nodes say again how many members of groups they have, because the connection is new.
-    pub(super) fn tell_members_of_groups(&self) {
-        for (_, group) in self.groups.all() {
-            group.tell_members();
         }
     }
 

@@ -14,7 +14,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Hub;
+use super::{Hub, exchanges};
 use crate::connection::ConnectionInfo;
 use crate::counters::Counters;
 use crate::log_limit::log_limited;
@@ -245,9 +245,9 @@ impl Janitor {
         tokio::join!(
             self.write_until(&hub, &stop),
             self.tidy_until(&hub, &stop),
-            hub.record_exchanges(&stop),
+            exchanges::record_until(&hub, &stop),
             hub.serve_groups(&stop),
-            hub.tell_of_groups(&stop)
+            hub.groups.tell_until(&hub.context, &*hub.bus, &stop)
         );
         self.trim().await;
     }

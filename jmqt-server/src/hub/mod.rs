@@ -63,6 +63,8 @@ pub(crate) use wills::{DueWill, NewWill};
 const STORE_TIMEOUT: Duration = Duration::from_secs(20);
 /// The number of locks for subscription changes. Changes of one client are serialized by one of these locks.
 const CHANGE_LOCKS: usize = 64;
+/// The payload limit for one read of the log. A read returns at least one message.
+const READ_BYTES: usize = 1 << 20;
 /// The number of retained messages that are read at a time.
 const RETAINED_READS: usize = 16;
 /// The number of cursors of new readers that are read at a time.

@@ -6,17 +6,15 @@ use std::sync::{Arc, Weak};
 
 use tokio::time::Instant;
 
-use super::Hub;
 use super::parked::{LONGEST_FOR_DATABASE, LONGEST_FOR_LOG};
 use super::publish::intact;
+use super::{Hub, READ_BYTES, exchanges};
 use crate::log_limit::log_limited;
 use crate::message::{LoggedPush, PushId};
 use crate::outbox::{Missing, Outbox, Source, Subscription};
 use crate::store::{ChannelKey, LogPart, LogPlace, LoggedMessage, Seq, StoreError, store_failed};
 use crate::wire::LoggedPushes;
 
-/// The payload limit for one read of the log. A read returns at least one message.
-pub(super) const READ_BYTES: usize = 1 << 20;
 /// The number of logs that an ending session reads for acknowledgements of messages that were not repeated.
 const EARLY_READS: usize = 16;
 
@@ -89,7 +87,7 @@ impl Hub {
     }
 
     async fn resume_begun(self: &Arc<Self>, outbox: &Arc<Outbox>) {
-        self.send_again(outbox).await;
+        exchanges::send_again(self, outbox).await;
         let mut progress = Progress::default();
         while let Some(missing) = progress.next_missing(outbox) {
             if !self.offer_from_memory(&missing) {

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jmqt_core::ChannelName;
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::directory::Part;
@@ -15,7 +14,6 @@ use crate::connection::CloseReason;
 use crate::disconnect::Disconnect;
 use crate::hub::{DirtyOutboxes, Hub};
 use crate::outbox::Flush;
-use crate::store::ChannelKey;
 use crate::wire::Pushes;
 
 /// A connection that returned no beat for this long is dead.
@@ -103,7 +101,7 @@ impl Cluster {
         match event {
             BusEvent::Up => self.link_up(hub, echo),
             BusEvent::Down => {
-                hub.take_from_nodes(None);
+                hub.groups.take_from_nodes(None);
                 echo.last = None;
                 self.directory.link_down();
                 self.lists.give_up();
@@ -111,7 +109,7 @@ impl Cluster {
                 *self.fences() = Fences::default();
             }
             BusEvent::NobodyThere(node) => {
-                hub.take_from_nodes(Some(node));
+                hub.groups.take_from_nodes(Some(node));
                 self.directory.not_listening(node);
                 self.look_at_confirmations();
                 self.asked.give_up(Some(node));
@@ -119,10 +117,10 @@ impl Cluster {
             BusEvent::Message(BusMessage { from, body }) => match body {
                 Body::Qos0(messages) => {
                     let flush = if is_alone { Flush::Now } else { Flush::Later };
-                    hub.push_from_elsewhere(messages, flush, dirty).await;
+                    push_from_elsewhere(hub, messages, flush, dirty).await;
                 }
                 Body::Qos1(messages) => self.arrived_messages(hub, messages),
-                Body::Share(Share { name, message }) => hub.hear_of_group(from, &name, message),
+                Body::Share(Share { name, message }) => hub.groups.hear(&*hub.bus, from, &name, message),
                 Body::Control(control) if from == self.node => self.heard_itself(control, echo),
                 Body::Control(control) => self.heard(hub, from, control),
             },
@@ -154,7 +152,7 @@ impl Cluster {
         echo.last = Some(now);
         self.directory.link_up(now);
         self.interests.link_up(&hub.filters, now);
-        hub.tell_members_of_groups();
+        hub.groups.tell_members();
         self.told().say_hello(&*self.bus, self.has_database());
         self.compare.notify_one();
     }
@@ -257,27 +255,11 @@ impl Cluster {
     }
 }
 
-impl Hub {
-    /// Delivers QoS 0 messages that were published on another node.
-    async fn push_from_elsewhere(&self, messages: Messages, flush: Flush, dirty: &mut DirtyOutboxes) {
-        let Messages { channel, sender, run } = messages;
-        let pushes = Pushes::of_run(channel.clone(), sender.clone(), run);
-        self.push_here(&channel, sender.as_ref(), &pushes, flush, dirty).await;
-    }
-
-    /// Records that the log of a channel may have messages that this node has not received.
-    pub(in crate::hub) fn note_tail(self: &Arc<Self>, channel: &str, key: i64, seq: u64) {
-        let Ok(channel) = ChannelName::exact(channel) else { return };
-        let Some(members) = self.members(&channel) else { return };
-        for subscription in members.iter() {
-            let outbox = &subscription.outbox;
-            if subscription.lacks_reader() {
-                self.begin_reader(subscription, &channel, (ChannelKey(key), crate::store::Seq(seq)));
-            } else if outbox.note_seen(subscription, ChannelKey(key), crate::store::Seq(seq)) {
-                self.resume(outbox);
-            }
-        }
-    }
+/// Delivers QoS 0 messages that were published on another node.
+async fn push_from_elsewhere(hub: &Hub, messages: Messages, flush: Flush, dirty: &mut DirtyOutboxes) {
+    let Messages { channel, sender, run } = messages;
+    let pushes = Pushes::of_run(channel.clone(), sender.clone(), run);
+    hub.push_here(&channel, sender.as_ref(), &pushes, flush, dirty).await;
 }
 
 #[cfg(test)]
