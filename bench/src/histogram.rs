@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn quantiles_of_a_ramp() {
+    fn the_quantiles_of_evenly_spread_values_are_those_values() {
         let mut histogram = Histogram::new();
         assert_eq!(histogram.quantile(0.5), 0);
         (1..=1_000).for_each(|value| histogram.record(value * 1_000));

@@ -82,7 +82,7 @@ mod tests {
     const LABEL: Label = Label { stream: 99_999, sequence: 12_345_678 };
 
     #[test]
-    fn label_is_found_wherever_the_payload_is() {
+    fn the_label_is_found_wherever_the_payload_is() {
         let mut payload = Payload::new();
         for prefix in ["", "{\"push\":{\"cn\":\"a\",\"dt\":\"", "MSG a 1 128\r\n"] {
             let packet = [prefix.as_bytes(), payload.labelled(LABEL), b"\"}}"].concat();
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn damaged_payload_is_no_label() {
+    fn a_damaged_payload_has_no_label() {
         let mut payload = Payload::new();
         let whole = payload.labelled(LABEL).to_vec();
         let mut bad_digit = whole.clone();
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn digits_read_back_what_was_written() {
+    fn written_digits_are_read_back() {
         let mut place = [0; 8];
         for value in [0, 9, 10, 4_711, 99_999_999] {
             write_digits(&mut place, value);

@@ -148,7 +148,7 @@ mod tests {
     const ONE: Turns = Turns { first: 0, count: 1, each: 1 };
 
     #[test]
-    fn window_opens_with_the_slowest_subscriber() {
+    fn the_window_opens_with_the_slowest_subscriber() {
         let mut publisher = Publisher::new(0, ONE, 2, 4);
         let labels: Vec<_> = (0..4).map(|time| publisher.take(time).0).collect();
         assert_eq!(publisher.room(), 0);
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn acknowledgement_is_found_by_its_id_beyond_the_turn_of_ids() {
+    fn an_acknowledgement_is_found_by_its_id_after_the_ids_have_wrapped_around() {
         let mut publisher = Publisher::new(0, ONE, 1, 2);
         for _ in 0..IDS + 5 {
             let (_, id) = publisher.take(0);

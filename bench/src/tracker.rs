@@ -100,30 +100,30 @@ mod tests {
     }
 
     #[test]
-    fn deliveries_in_order_have_no_faults() {
+    fn deliveries_in_order_count_no_faults() {
         assert_eq!(faults(&[0, 1, 2, 3], 4), Faults::default());
     }
 
     #[test]
-    fn gap_and_missing_end_are_lost() {
+    fn messages_missing_in_a_gap_or_at_the_end_are_counted_as_lost() {
         let expected = Faults { lost: 3, ..Faults::default() };
         assert_eq!(faults(&[0, 3], 5), expected); // 1, 2 and 4
     }
 
     #[test]
-    fn second_copy_is_a_duplicate() {
+    fn a_second_copy_is_counted_as_a_duplicate() {
         let expected = Faults { duplicated: 2, ..Faults::default() };
         assert_eq!(faults(&[0, 1, 0, 1, 2], 3), expected);
     }
 
     #[test]
-    fn late_message_is_reordered_not_lost_and_its_second_copy_a_duplicate() {
+    fn a_late_message_is_counted_as_reordered_and_its_second_copy_as_a_duplicate() {
         let expected = Faults { reordered: 1, duplicated: 1, ..Faults::default() };
         assert_eq!(faults(&[0, 2, 1, 1, 3], 4), expected);
     }
 
     #[test]
-    fn foreign_stream_is_stray() {
+    fn a_message_of_another_stream_is_counted_as_stray() {
         let mut tracker = Tracker::new(3..5);
         for stream in [2, 5, 3, 4] {
             tracker.deliver(Label { stream, sequence: 0 });
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn settled_range_covers_a_gap_once() {
+    fn a_gap_is_settled_once_with_the_message_after_it() {
         let mut tracker = Tracker::new(0..1);
         let mut deliver = |sequence| tracker.deliver(Label { stream: 0, sequence });
         assert_eq!(deliver(0), 0..1);

@@ -19,7 +19,7 @@ async fn under_load(churn: Option<Duration>) -> Option<(Cluster, Load)> {
 }
 
 #[tokio::test(flavor = "multi_thread")] // protocol.md 2.13, 2.16
-async fn a_node_is_killed() {
+async fn clients_lose_nothing_when_a_node_is_killed() {
     let Some((mut cluster, load)) = under_load(None).await else { return };
     for node in [1, 0] {
         cluster.nodes[node].kill();
@@ -129,7 +129,7 @@ async fn a_stalled_database_does_not_execute_requests_that_were_answered_with_5(
 }
 
 #[tokio::test(flavor = "multi_thread")] // protocol.md 2.16
-async fn mariadb_is_unavailable_after_inherited_sessions_were_reported() {
+async fn inherited_sessions_are_reported_once_if_mariadb_is_killed_afterwards() {
     let Some(mut cluster) = Cluster::of(2).await else { return };
     let mut clients = vec![cluster.connect(0, "bob").await];
     for number in 0..10 {
@@ -160,7 +160,7 @@ async fn mariadb_is_unavailable_after_inherited_sessions_were_reported() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn redis_is_killed() {
+async fn clients_lose_nothing_when_redis_is_killed() {
     let Some((mut cluster, load)) = under_load(Some(3 * SECOND)).await else { return };
     cluster.redis.kill();
     load.progress(100).await; // each node serves its own
@@ -170,7 +170,7 @@ async fn redis_is_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn redis_stalls_for_ten_seconds() {
+async fn clients_lose_nothing_when_redis_stalls_for_ten_seconds() {
     let Some((cluster, load)) = under_load(Some(3 * SECOND)).await else { return };
     cluster.redis.pause();
     tokio::time::sleep(10 * SECOND).await; // this is the fault
@@ -180,7 +180,7 @@ async fn redis_stalls_for_ten_seconds() {
 }
 
 #[tokio::test(flavor = "multi_thread")] // protocol.md 2.13
-async fn mariadb_is_killed() {
+async fn clients_lose_nothing_when_mariadb_is_killed() {
     let Some((mut cluster, load)) = under_load(Some(3 * SECOND)).await else { return };
     for _ in 0..3 {
         cluster.mariadb.kill();
@@ -191,7 +191,7 @@ async fn mariadb_is_killed() {
 }
 
 #[tokio::test(flavor = "multi_thread")] // protocol.md 2.4, 2.16
-async fn a_node_is_cut_off_from_redis() {
+async fn clients_lose_nothing_when_a_node_is_cut_off_from_redis() {
     let Some((cluster, load)) = under_load(None).await else { return };
     let mut clients = Vec::new();
     for number in 0..5 {
@@ -247,7 +247,7 @@ async fn messages_accepted_without_redis_are_delivered_after_their_node_ended() 
 }
 
 #[tokio::test(flavor = "multi_thread")] // protocol.md 2.4, 2.16
-async fn a_node_is_cut_off_from_the_database() {
+async fn sessions_of_a_node_without_the_database_are_taken_over_and_reported_once() {
     let Some(cluster) = Cluster::of(2).await else { return };
     let (mut old, gone) = (cluster.connect(0, "bob").await, cluster.connect(0, "carol").await);
     cluster.nodes[0].mysql.cut();
@@ -281,7 +281,7 @@ async fn a_node_is_cut_off_from_the_database() {
 }
 
 #[tokio::test(flavor = "multi_thread")] // protocol.md 2.4, 2.16
-async fn a_node_loses_the_database_while_a_close_notifier_runs() {
+async fn a_close_notifier_that_runs_when_its_node_loses_the_database_is_not_repeated() {
     let Some(cluster) = Cluster::of(2).await else { return };
     let mut old = cluster.connect(0, "slow").await; // her close notifier takes a while
     let moving = tokio::spawn(Client::connect(cluster.target(1), "slow"));
@@ -319,7 +319,7 @@ async fn a_thousand_simultaneous_requests_are_executed_by_a_delayed_node() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn three_nodes_behind_a_balancer_are_restarted_one_after_another() {
+async fn clients_lose_nothing_when_three_nodes_are_restarted_one_after_another() {
     let Some(mut cluster) = Cluster::start(Options { nodes: 3, balancer: true }).await else { return };
     let options = LoadOptions { rivals: 1, ..LoadOptions::default() };
     let load = Load::start(vec![cluster.front()], options).await;
@@ -333,7 +333,7 @@ async fn three_nodes_behind_a_balancer_are_restarted_one_after_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")] // design: who was thought dead closes what it serves
-async fn a_node_stalls_until_the_others_consider_it_dead() {
+async fn clients_lose_nothing_when_a_node_stalls_until_the_others_consider_it_dead() {
     let Some((cluster, load)) = under_load(None).await else { return };
     let mut bob = cluster.connect(0, "bob").await;
     cluster.nodes[0].pause();

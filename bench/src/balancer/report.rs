@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn latency_is_compared_without_that_of_a_direct_connection() {
+    fn latency_is_compared_without_the_latency_of_a_direct_connection() {
         let round = [Some(30.0), Some(40.0), Some(20.0)];
         assert_eq!(ratio(Load::Latency { connections: 1 }, &round), Some(0.5));
         assert_eq!(ratio(Load::Bulk { connections: 1 }, &round), Some(0.75));
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn the_median_of_the_rounds_counts() {
+    fn the_median_of_the_rounds_is_judged() {
         let row = Row {
             name: "bulk",
             title: "t",

@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn qos_1_push_is_acknowledged_with_its_id_wherever_the_id_is() {
+    fn a_qos_1_push_is_acknowledged_with_its_id_wherever_the_id_is() {
         let mut payload = Payload::new();
         let label = Label { stream: 0, sequence: 4 };
         let dt = String::from_utf8(payload.labelled(label).to_vec()).unwrap();
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn handshake_hands_the_token_back() {
+    fn the_handshake_returns_the_token() {
         let mut dialect = client(Framing::Nul, Qos::AtMostOnce);
         let (mut out, mut events) = (Vec::new(), Vec::new());
         dialect.open("me", &mut out);
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_are_errors() {
+    fn a_refusal_is_reported_as_an_error() {
         for answer in [
             &b"{\"pubAck\":{\"st\":5,\"id\":\"1\"}}\0"[..],
             b"{\"subAck\":{\"st\":11,\"cn\":\"c\"}}\0",

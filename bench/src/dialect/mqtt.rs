@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_are_errors() {
+    fn a_refusal_is_reported_as_an_error() {
         for wire in [&[CONNACK, 2, 0, 5][..], &[SUBACK, 3, 0, 1, 0x80], &[PUBLISH, 0xff, 0xff, 0xff, 0xff]] {
             let mut dialect = Mqtt::new(Qos::AtMostOnce, Persistence::Temporary);
             assert!(dialect.scan(wire, &mut Vec::new(), &mut Vec::new()).is_err());

@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_are_errors() {
+    fn an_answer_with_an_error_is_reported() {
         let wire = b"-ERR 'Slow Consumer'\r\n";
         assert!(Nats::default().scan(wire, &mut Vec::new(), &mut Vec::new()).is_err());
     }

@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_are_errors() {
+    fn an_answer_with_an_error_is_reported() {
         for wire in [&b"-ERR no\r\n"[..], b"*1\r\n$4\r\nwhat is this\r\n"] {
             assert!(Redis::default().scan(wire, &mut Vec::new(), &mut Vec::new()).is_err());
         }

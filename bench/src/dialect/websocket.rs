@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn upgrade_needs_status_101_and_its_last_line() {
+    fn an_upgrade_is_complete_with_status_101_and_its_last_line() {
         assert_eq!(accept_upgrade(b"HTTP/1.1 101 OK\r\nA: b\r\n").unwrap(), None);
         assert_eq!(accept_upgrade(b"HTTP/1.1 101 OK\r\n\r\nrest").unwrap(), Some(19));
         assert!(accept_upgrade(b"HTTP/1.1 404 No\r\n\r\n").is_err());

@@ -65,7 +65,7 @@ mod tests {
     use std::time::Instant;
 
     #[test]
-    fn busy_loop_is_seen_in_full() {
+    fn the_cpu_time_of_a_busy_loop_is_measured() {
         let before = of_this_process().unwrap();
         let start = Instant::now();
         // How much of the time it has a CPU is the machine's business.

@@ -223,7 +223,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_read_well() {
+    fn numbers_are_rounded_and_separated_for_readers() {
         assert_eq!(thousands(0.4), "0");
         assert_eq!(thousands(999.6), "1,000");
         assert_eq!(thousands(1_234_567.0), "1,234,567");

@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn median_of_the_rounds_counts() {
+    fn the_median_of_the_rounds_is_reported() {
         let ours = result("ours", &[1.0, 9.0, 4.0]);
         let all = [result("Redis", &[2.0, 10.0, 2.0])];
         let check = |against| Check { metric: Metric::Cpu, against, bound: Bound::AtMost, limit: 0.9 };

@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn agrees_with_a_plain_set_over_many_random_acknowledgements() {
+    fn a_cursor_agrees_with_a_plain_set_over_many_random_acknowledgements() {
         let mut acked = Acked::default();
         let mut model = BTreeSet::new();
         let mut random = 12345u64;

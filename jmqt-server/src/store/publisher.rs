@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn the_latest_ten_thousand_are_remembered() {
+    fn the_latest_ten_thousand_ids_of_a_publisher_are_remembered() {
         let mut seen = seen((1..=4000).chain(5001..=11_000));
         assert_eq!((seen.find(1), seen.count), (Some(false), REMEMBERED));
         seen.insert(11_001, true);

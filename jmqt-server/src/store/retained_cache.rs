@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_make_room() {
+    fn the_oldest_cached_messages_make_room_for_new_ones() {
         let cache = RetainedCache::default();
         let names: Vec<_> = (0..20).map(|i| channel(&i.to_string())).collect();
         for name in &names {

@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn the_second_process_keeps_the_file() {
+    fn the_second_process_keeps_the_secret_file_of_the_first() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("jmqt.db.secret");
         make(&path, "first").unwrap();

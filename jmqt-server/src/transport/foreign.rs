@@ -181,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn first_bytes_are_recognised() {
+    fn other_protocols_are_recognised_by_their_first_bytes() {
         for (bytes, expected) in [
             (&b"{\"auth\":{}}"[..], Some(Foreign::Jmqt)),
             (b"\x10", Some(Foreign::Mqtt)),

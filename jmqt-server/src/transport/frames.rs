@@ -549,7 +549,7 @@ mod tests {
         }
 
         #[test] // arbitrary bytes neither panic nor make it keep more than came, or more than the limit
-        fn junk_is_bounded(junk in prop::collection::vec(any::<u8>(), 0..400)) {
+        fn random_bytes_fill_no_buffer_beyond_its_limit(junk in prop::collection::vec(any::<u8>(), 0..400)) {
             let mut reader = FrameReader::new(Messages::Texts, 100);
             let _ = read(&mut reader, &junk);
             prop_assert!(reader.message.len() <= 100 && reader.control.len() <= CONTROL_BYTES);
@@ -590,7 +590,7 @@ mod tests {
     }
 
     #[test] // RFC 6455 §5.1 to §5.5
-    fn violations_are_reported() {
+    fn each_violation_of_the_frame_format_is_reported() {
         let mask = [1, 2, 3, 4];
         let mut twice = frame(0x01, b"a", mask);
         twice.extend(frame(0x81, b"b", mask));

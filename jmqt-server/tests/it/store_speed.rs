@@ -101,7 +101,7 @@ async fn acknowledge(store: Arc<dyn Store>, keys: Vec<ChannelKey>, is_over: Arc<
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "measures speed: for a release build on a quiet machine"]
-async fn commits_per_second() {
+async fn the_commits_per_second_of_each_store_are_measured() {
     for payload in [128, 1024] {
         let folder = tempfile::tempdir().unwrap();
         let options = SqliteOptions {

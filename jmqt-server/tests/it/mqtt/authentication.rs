@@ -286,7 +286,7 @@ async fn a_client_that_fails_to_authenticate_again_is_disconnected() {
 }
 
 #[tokio::test] // protocol.md 2.2
-async fn to_authenticate_again_renews_the_time_of_a_session() {
+async fn authenticating_again_renews_the_time_of_a_session() {
     let server = start_with_toy(|_| {}).await;
     let times = std::sync::Mutex::new(vec![None, Some(Duration::ZERO), Some(Duration::from_secs(3600))]);
     server.app.on_conn(move |_| {

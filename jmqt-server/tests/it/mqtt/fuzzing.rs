@@ -155,7 +155,7 @@ async fn play(random: &mut Random) -> (CountersSnapshot, JoinHandle<()>) {
 }
 
 #[test]
-fn clients_that_send_anything_disturb_nobody_for_a_while() {
+fn clients_that_send_random_packets_disturb_nobody_for_some_seconds() {
     count_panics();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let (mut before, mut totals, mut ending) = (None, [0; 4], None);

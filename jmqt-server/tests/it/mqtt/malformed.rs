@@ -168,7 +168,7 @@ async fn a_bad_packet_of_each_kind_ends_its_connection_with_its_reason_and_distu
 }
 
 #[tokio::test] // 3.1.1: 4.8
-async fn a_bad_packet_before_mqtt_5_ends_its_connection_without_a_word() {
+async fn a_bad_packet_before_mqtt_5_ends_its_connection_without_an_answer() {
     let server = start().await;
     let mut bystanders = Bystanders::new(&server).await;
     for (what, text) in [
@@ -264,7 +264,7 @@ async fn a_bad_filter_is_refused_alone_in_mqtt_5() {
 }
 
 #[tokio::test] // 3.1.0-1
-async fn a_packet_before_connect_ends_the_connection_without_a_word() {
+async fn a_packet_before_connect_ends_the_connection_without_an_answer() {
     let server = start().await;
     let mut bystanders = Bystanders::new(&server).await;
     for text in [

@@ -328,7 +328,7 @@ async fn a_member_receives_messages_with_its_own_options() {
 }
 
 #[tokio::test]
-async fn shares_are_counted() {
+async fn the_members_of_all_groups_are_counted_below_sys() {
     let server = start().await;
     let mut one = member(&server, Version::V5, "one", "$share/g/a", Qos::AtLeastOnce).await;
     let _two = member(&server, Version::V5, "two", "$share/g/a", Qos::AtLeastOnce).await;
