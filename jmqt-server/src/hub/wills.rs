@@ -11,7 +11,7 @@ use crate::bus::connection_info;
 use crate::connection::ConnectionInfo;
 use crate::message::{Data, Message};
 use crate::outbox::Flush;
-use crate::store::{FireWill, Operation, Outcome, StoredWill, WillKey};
+use crate::store::{FireWill, Operation, Outcome, StoredWill, WILLS_AT_A_TIME, WillKey};
 use crate::wire::Pushes;
 
 /// A will that a client leaves.
@@ -78,8 +78,8 @@ pub(crate) struct DueWill {
 }
 
 impl DueWill {
-    pub(crate) const fn client(&self) -> &ClientId {
-        &self.key.client
+    pub(crate) const fn key(&self) -> &WillKey {
+        &self.key
     }
 }
 
@@ -105,15 +105,17 @@ impl Hub {
         self.janitor.delete_will(client, generation)
     }
 
-    /// Some wills that are due, of all clients or of one. An error was logged.
-    pub(crate) async fn due_wills(&self, of: Option<&ClientId>) -> Vec<DueWill> {
-        let stored = match self.store.due_wills(of, SystemTime::now()).await {
+    /// Some wills that are due, of all clients or of one, after the first `skip`. Returns also whether there may be more. An error
+    /// was logged.
+    pub(crate) async fn due_wills(&self, of: Option<&ClientId>, skip: usize) -> (Vec<DueWill>, bool) {
+        let stored = match self.store.due_wills(of, SystemTime::now(), skip).await {
             Ok(stored) => stored,
             Err(error) => {
                 self.store_failed(&error);
-                return Vec::new();
+                return (Vec::new(), false);
             }
         };
+        let may_be_more = stored.len() == WILLS_AT_A_TIME;
         let mut due = Vec::with_capacity(stored.len());
         for will in stored {
             let StoredWill { key, protocol, address, channel, data, attributes, qos, retain, .. } = will;
@@ -127,7 +129,7 @@ impl Hub {
             let retain = if retain { Retain::Yes } else { Retain::No };
             due.push(DueWill { key, connection, message: Message { channel, sender, data, qos, retain } });
         }
-        due
+        (due, may_be_more)
     }
 
     /// Deletes a will that is not published.

@@ -14,13 +14,14 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Publishes wills when they are due, until it is told to stop. In a cluster the first node does it for all.
 pub(crate) async fn watch_wills(shared: Arc<Shared>, stop: CancellationToken) {
+    let mut overdue = verbs::OverdueWills::default();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
         if shared.hub.is_first() {
-            verbs::publish_due_wills(&shared, None).await;
+            verbs::publish_due_wills(&shared, &mut overdue).await;
         }
     }
 }

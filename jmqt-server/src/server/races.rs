@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use jmqt_core::{ChannelName, ClientId, Persistence};
+use jmqt_core::{ChannelName, ClientId, Persistence, Qos};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -18,9 +18,10 @@ use crate::hub::readers::IdleReaders;
 use crate::hub::{MqttSession, NewSession};
 use crate::outbox::{Outbox, Redelivery};
 use crate::store::{
-    ChannelKey, CursorUpdate, Due, Epoch, Exchanges, Expired, Forgotten, IsAway, LogPart, Operation, Outcome,
-    PendingLimits, Retained, RetainedLimits, Sent, Seq, SessionRow, SqliteOptions, SqliteStore, StoreError,
-    StoredFilter, StoredSession, StoredSubscription, StoredTotals, StoredWill, Swept, UnderPrefix,
+    Attributes, BeginSession, ChannelKey, CursorUpdate, Due, Epoch, Exchanges, Expired, Forgotten, IsAway,
+    LogPart, Operation, Outcome, PendingLimits, Retained, RetainedLimits, Sent, Seq, SessionRow,
+    SqliteOptions, SqliteStore, StoreError, StoredFilter, StoredSession, StoredSubscription, StoredTotals,
+    StoredWill, Swept, UnderPrefix, WILLS_AT_A_TIME, WillKey,
 };
 use crate::wire::Form;
 use crate::{
@@ -69,6 +70,8 @@ struct Gated {
     commit: Gate,
     /// The next batch fails.
     fails: AtomicBool,
+    /// Wills for the channel `refused` fail.
+    refuses_wills: AtomicBool,
     /// After a retained message was read.
     retained: Gate,
 }
@@ -79,6 +82,10 @@ impl Store for Gated {
         self.commit.pass().await;
         if self.fails.swap(false, Ordering::SeqCst) {
             return Err(StoreError::TimedOut(Duration::ZERO));
+        }
+        let is_refused = |operation: &Operation| matches!(operation, Operation::FireWill(fire) if fire.append.channel.as_str() == "refused");
+        if self.refuses_wills.load(Ordering::SeqCst) && batch.iter().any(is_refused) {
+            return Err(StoreError::Corrupt { what: "will" });
         }
         self.store.commit(batch).await
     }
@@ -180,8 +187,13 @@ impl Store for Gated {
         self.store.delete_wills(sessions, node).await
     }
 
-    async fn due_wills(&self, of: Option<&ClientId>, now: SystemTime) -> Result<Vec<StoredWill>, StoreError> {
-        self.store.due_wills(of, now).await
+    async fn due_wills(
+        &self,
+        of: Option<&ClientId>,
+        now: SystemTime,
+        skip: usize,
+    ) -> Result<Vec<StoredWill>, StoreError> {
+        self.store.due_wills(of, now, skip).await
     }
 
     async fn claim_orphans(&self, node: &str) -> Result<Vec<SessionRow>, StoreError> {
@@ -271,7 +283,8 @@ impl Started {
         .await
         .unwrap();
         let (commit, retained) = (Gate::new(), Gate::new());
-        let store = Arc::new(Gated { store, commit, fails: AtomicBool::new(false), retained });
+        let (fails, refuses_wills) = (AtomicBool::new(false), AtomicBool::new(false));
+        let store = Arc::new(Gated { store, commit, fails, refuses_wills, retained });
         let builder = Server::builder(config.clone())
             .validate_auth(PublishesAtFirst)
             .validate_conn(PublishesAtFirst)
@@ -788,4 +801,75 @@ async fn mqtt_publishes_repeated_after_a_failed_batch_keep_their_order() {
         alice.send_bytes(&[0xe0, 0]).await; // DISCONNECT
         alice.expect_end().await;
     }
+}
+
+impl Started {
+    /// Begins a session with a will for this channel, in the store only.
+    async fn leave_will(&self, who: &str, generation: u64, to: &str) {
+        let hub = &self.server.shared.hub;
+        let will = StoredWill {
+            key: WillKey { client: client(who), generation, node: hub.janitor.node.clone() },
+            protocol: "MQTT".to_owned(),
+            address: "127.0.0.1:1".to_owned(),
+            channel: channel(to),
+            data: "1".into(),
+            attributes: Attributes::NONE,
+            qos: Qos::AtLeastOnce,
+            retain: false,
+            delay: 0,
+        };
+        let begin = BeginSession {
+            client: client(who),
+            is_clean: false,
+            expiry: Some(60),
+            now: SystemTime::now(),
+            will: Some(Box::new(will)),
+        };
+        self.store.commit(&[Operation::BeginSession(begin)]).await.unwrap();
+    }
+
+    /// The connection that has left a will ends.
+    async fn end_will(&self, who: &str, generation: u64) {
+        let node = &self.server.shared.hub.janitor.node;
+        self.store.end_wills(&[(client(who), generation)], node, 0).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn wills_that_cannot_be_published_hold_up_no_others() {
+    let started = Started::new().await;
+    let mut bob = started.subscriber().await;
+    started.store.refuses_wills.store(true, Ordering::SeqCst);
+    let number = 3 * WILLS_AT_A_TIME;
+    for number in 0..number {
+        let name = format!("bad-{number}");
+        started.leave_will(&name, number as u64, "refused").await;
+        started.end_will(&name, number as u64).await;
+    }
+    started.leave_will("lamp", 1000, "news").await;
+    started.end_will("lamp", 1000).await;
+    assert_eq!(bob.acknowledge_next().await, "news 1");
+    // They are published when that is possible.
+    started.store.refuses_wills.store(false, Ordering::SeqCst);
+    within(async {
+        while started.server.shared.hub.counters.snapshot().wills_published <= number as u64 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test] // 3.14.4 of MQTT: the server discards the will
+async fn a_will_is_deleted_also_if_the_disconnect_is_called_off() {
+    let started = Started::new().await;
+    started.leave_will("lamp", 7, "news").await;
+    assert!(started.store.session(&client("lamp")).await.unwrap().unwrap().has_will);
+    // A newer connection has closed the outbox, so nobody waits.
+    drop(started.server.shared.hub.discard_will(&client("lamp"), 7));
+    within(async {
+        while started.store.session(&client("lamp")).await.unwrap().unwrap().has_will {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
 }

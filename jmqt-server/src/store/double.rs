@@ -118,7 +118,12 @@ impl Store for Double {
         Ok(())
     }
 
-    async fn due_wills(&self, _: Option<&ClientId>, _: SystemTime) -> Result<Vec<StoredWill>, StoreError> {
+    async fn due_wills(
+        &self,
+        _: Option<&ClientId>,
+        _: SystemTime,
+        _: usize,
+    ) -> Result<Vec<StoredWill>, StoreError> {
         Ok(Vec::new())
     }
 

@@ -75,8 +75,13 @@ macro_rules! implement_store {
                 self.remove_wills(sessions, node).await
             }
 
-            async fn due_wills(&self, of: Option<&ClientId>, now: SystemTime) -> Result<Vec<StoredWill>, StoreError> {
-                self.read_due_wills(of, now).await
+            async fn due_wills(
+                &self,
+                of: Option<&ClientId>,
+                now: SystemTime,
+                skip: usize,
+            ) -> Result<Vec<StoredWill>, StoreError> {
+                self.read_due_wills(of, now, skip).await
             }
 
             async fn orphan_closed(&self, session: &SessionRow) -> Result<(), StoreError> {

@@ -710,8 +710,14 @@ pub trait Store: Send + Sync + 'static {
     /// Deletes the wills of these sessions of `node`.
     async fn delete_wills(&self, sessions: &[(ClientId, u64)], node: &str) -> Result<(), StoreError>;
 
-    /// Wills that are due, of all clients or of one, those that are due longest first: at most [`WILLS_AT_A_TIME`].
-    async fn due_wills(&self, of: Option<&ClientId>, now: SystemTime) -> Result<Vec<StoredWill>, StoreError>;
+    /// Wills that are due, of all clients or of one, those that are due longest first: at most [`WILLS_AT_A_TIME`], after the
+    /// first `skip`.
+    async fn due_wills(
+        &self,
+        of: Option<&ClientId>,
+        now: SystemTime,
+        skip: usize,
+    ) -> Result<Vec<StoredWill>, StoreError>;
 
     /// Claims the sessions of other processes for `node` and returns them, oldest first.
     /// The caller must run their close notifiers; [`orphan_closed`] deletes them.

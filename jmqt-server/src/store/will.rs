@@ -50,6 +50,21 @@ impl StoredWill {
     }
 }
 
+/// The columns of a will, in the order in which both databases read and write them.
+#[cfg(any(feature = "sqlite", feature = "mysql"))]
+macro_rules! columns {
+    () => {
+        "client_id, generation, node_id, protocol, address, channel, qos, retain, delay_seconds, attributes, data"
+    };
+}
+#[cfg(any(feature = "sqlite", feature = "mysql"))]
+pub(super) use columns;
+
+/// The delay in a row.
+pub(super) fn delay_of(seconds: u64) -> Result<u32, StoreError> {
+    u32::try_from(seconds).map_err(|_| StoreError::Corrupt { what: "delay of a will" })
+}
+
 /// The QoS as a number.
 pub(super) const fn qos_level(qos: Qos) -> i64 {
     match qos {

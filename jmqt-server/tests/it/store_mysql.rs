@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use jmqt_protocol::{ChannelName, ClientId};
+use jmqt_protocol::{ChannelName, ClientId, Qos};
 use jmqt_server::config::MySqlTls;
 use jmqt_server::store::{
     Append, Attributes, BeginSession, ChannelKey, ClusterStore, Cursor, CursorUpdate, DataForm, Due, Entered,
     LogPlace, MySqlOptions, MySqlStore, NodeBeat, Operation, Outcome, PendingLimits, PublishId, PublisherId,
     RetainedLimits, Sent, SentStep, Seq, SessionRow, SharedSession, Stamp, Store, StoreError,
-    StoredSubscription, SubscriptionOptions, Values,
+    StoredSubscription, StoredWill, SubscriptionOptions, Values, WillKey,
 };
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::mysql::MySqlConnection;
@@ -1165,6 +1165,44 @@ async fn a_condemned_node_records_no_exchanges_until_it_rejoins() {
     a.beat("a").await.unwrap();
     a.readmit("a", 1).await.unwrap();
     a.commit(&[send(5), release()]).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_will_of_a_session_that_never_began_is_deleted_with_its_dead_node() {
+    let Some(database) = MySql::new(true) else { return };
+    let (a, b) = (open(&database).await, open(&database).await);
+    assert_eq!(beats(&a, "a").await, named([("a", 1)]));
+    enter(&a, "alice", "a").await;
+    let begin = |who: &str, generation, node: &str| {
+        let will = StoredWill {
+            key: WillKey { client: client(who), generation, node: node.to_owned() },
+            protocol: "MQTT".to_owned(),
+            address: "127.0.0.1:1".to_owned(),
+            channel: channel("gone"),
+            data: Bytes::from_static(b"1"),
+            attributes: Attributes::NONE,
+            qos: Qos::AtLeastOnce,
+            retain: false,
+            delay: 0,
+        };
+        let (is_clean, expiry, now) = (false, Some(60), SystemTime::now());
+        let will = Some(Box::new(will));
+        Operation::BeginSession(BeginSession { client: client(who), is_clean, expiry, now, will })
+    };
+    // Bob has given up, and the row of his session is deleted already.
+    a.commit(&[begin("alice", 1, "a"), begin("bob", 2, "a"), begin("carol", 3, "b")]).await.unwrap();
+    let claimed = b.claim_sessions_of(&seen("a", 1), "b", 10).await.unwrap();
+    let count = async || -> i64 {
+        let row = database.connect().await.fetch_one("SELECT COUNT(*) FROM wills").await.unwrap();
+        row.get(0)
+    };
+    b.forget_condemned().await.unwrap();
+    assert_eq!(count().await, 3, "a session of the node is left");
+    b.orphan_closed(&claimed[0].row).await.unwrap();
+    b.forget_condemned().await.unwrap();
+    let due = b.due_wills(None, SystemTime::now(), 0).await.unwrap();
+    assert_eq!(due.iter().map(|will| will.key.client.as_str()).collect::<Vec<_>>(), ["alice"]);
+    assert_eq!(count().await, 2, "that of alice, and that of a connected client");
 }
 
 #[tokio::test]

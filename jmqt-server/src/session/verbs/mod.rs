@@ -23,7 +23,7 @@ pub(crate) use subscribe::{
     AskedFilter, send_matching_retained, subscribe, subscribe_to_filter, subscribe_with, unsubscribe,
 };
 
-pub(crate) use will::{end_will, is_will_allowed, publish_due_wills};
+pub(crate) use will::{OverdueWills, end_will, is_will_allowed, publish_due_wills};
 
 pub(crate) use crate::hub::{MqttSession, NewWill};
 pub(crate) use crate::outbox::Redelivery;

@@ -15,6 +15,7 @@ use super::MySqlStore;
 use super::connection::retried;
 use super::rows::{self, MultiRow};
 use super::sessions::{self, columns, session};
+use super::wills;
 use crate::store::limits::limited;
 use crate::store::time::millis;
 use crate::store::{ChannelKey, ClusterStore, Entered, NodeBeat, Seq, SessionRow, SharedSession, StoreError};
@@ -137,6 +138,8 @@ impl ClusterStore for MySqlStore {
             let done = limited(async {
                 let connection = lease.connection()?;
                 for row in sqlx::query(unused).fetch_all(&mut *connection).await? {
+                    // What ends a session makes its will due. Only one of a session that did not begin is left.
+                    wills::delete_of_node(connection, rows::text(&row, 0)?).await?;
                     let forget = "DELETE FROM nodes WHERE node_id = ? AND condemned_at IS NOT NULL";
                     let query = sqlx::query(forget).bind(rows::text(&row, 0)?.as_bytes());
                     query.execute(&mut *connection).await?;

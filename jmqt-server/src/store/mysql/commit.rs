@@ -655,9 +655,9 @@ async fn write(connected: &mut Connected, plan: &Plan<'_>) -> Result<(), StoreEr
         values.add(i64::try_from(channel.bytes)?)
     });
     change.await?;
+    wills::write(connected, plan).await?; // before the rows of clients: the order of locks
     write_subscriptions(&mut connected.connection, plan).await?;
-    write_retained(connected, plan).await?;
-    wills::write(connected, plan).await
+    write_retained(connected, plan).await
 }
 
 async fn write_messages(

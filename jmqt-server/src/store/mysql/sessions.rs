@@ -169,15 +169,16 @@ async fn remove(
     sessions: &[(ClientId, u64)],
     node: &str,
 ) -> Result<(), StoreError> {
+    wills::end(connection, sessions, node, 0).await?;
+    let clients: Vec<_> = sessions.iter().map(|(client, _)| client).collect();
+    clients::seen(connection, &clients).await?;
     let remove = REMOVE.execute(connection, sessions, |values, (client, generation)| {
         rows::add_name(values, client.as_str())?;
         values.add(i64::try_from(*generation)?)?;
         rows::add_name(values, node)
     });
     remove.await?;
-    wills::end(connection, sessions, node, 0).await?;
-    let clients: Vec<_> = sessions.iter().map(|(client, _)| client).collect();
-    clients::seen(connection, &clients).await
+    Ok(())
 }
 
 /// Claims the sessions whose stored claim is still the given one, and returns which succeeded.

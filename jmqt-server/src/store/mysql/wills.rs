@@ -14,15 +14,8 @@ use super::rows::{self, MultiRow};
 use crate::store::limits::limited;
 use crate::store::plan::Plan;
 use crate::store::time::millis;
-use crate::store::will::{qos_level, qos_of};
+use crate::store::will::{columns, delay_of, qos_level, qos_of};
 use crate::store::{StoreError, StoredWill, WILLS_AT_A_TIME, WillKey};
-
-/// The columns that [`will`] reads.
-macro_rules! columns {
-    () => {
-        "client_id, generation, node_id, protocol, address, channel, qos, retain, delay_seconds, attributes, data"
-    };
-}
 
 static FIND: LazyLock<MultiRow> = LazyLock::new(|| {
     MultiRow::table(
@@ -136,13 +129,19 @@ impl MySqlStore {
         &self,
         of: Option<&ClientId>,
         now: SystemTime,
+        skip: usize,
     ) -> Result<Vec<StoredWill>, StoreError> {
-        let all = concat!("SELECT ", columns!(), " FROM wills WHERE due_at <= ? ORDER BY due_at LIMIT ?");
+        // The index ends with the primary key.
+        let all = concat!(
+            "SELECT ",
+            columns!(),
+            " FROM wills WHERE due_at <= ? ORDER BY due_at, client_id, generation, node_id LIMIT ? OFFSET ?"
+        );
         let of_client = concat!(
             "SELECT ",
             columns!(),
             " FROM wills FORCE INDEX (PRIMARY) WHERE client_id = ? AND due_at <= ? \
-             ORDER BY due_at, generation LIMIT ?"
+             ORDER BY due_at, generation LIMIT ? OFFSET ?"
         );
         self.check_open()?;
         let found = retried(|| async {
@@ -152,7 +151,7 @@ impl MySqlStore {
                     None => sqlx::query(all),
                     Some(client) => sqlx::query(of_client).bind(client.as_str().as_bytes()),
                 };
-                let query = query.bind(millis(now)).bind(WILLS_AT_A_TIME as i64);
+                let query = query.bind(millis(now)).bind(WILLS_AT_A_TIME as i64).bind(skip as i64);
                 Ok(query.fetch_all(lease.connection()?).await?)
             });
             let found = found.await;
@@ -193,6 +192,17 @@ fn ended(row: &MySqlRow, at_least: u32) -> Result<Ended, StoreError> {
     };
     let due_at = millis(SystemTime::now()) + 1000 * delay.max(at_least.into());
     Ok(Ended { key: key(row)?, due_at, is_postponed: i64::from(at_least) > delay })
+}
+
+/// Deletes the wills of a dead node whose sessions have all ended that are not due.
+pub(super) async fn delete_of_node(connection: &mut MySqlConnection, node: &str) -> Result<(), StoreError> {
+    // Without locks.
+    let sql = "SELECT client_id, generation, node_id FROM wills WHERE node_id = ? AND due_at IS NULL";
+    let found = sqlx::query(sql).bind(node.as_bytes()).fetch_all(&mut *connection).await?;
+    let mut left: Vec<_> = found.iter().map(key).collect::<Result<_, _>>()?;
+    left.sort_unstable();
+    DELETE.execute(connection, &left, add_key).await?;
+    Ok(())
 }
 
 /// The same for all wills whose connections have ended without a record: the previous process died.
@@ -293,8 +303,7 @@ fn will(row: &MySqlRow) -> Result<StoredWill, StoreError> {
         channel: rows::channel(row, 5)?,
         qos: qos_of(rows::count(row, 6)?)?,
         retain: rows::count(row, 7)? != 0,
-        delay: u32::try_from(rows::count(row, 8)?)
-            .map_err(|_| StoreError::Corrupt { what: "delay of a will" })?,
+        delay: delay_of(rows::count(row, 8)?)?,
         attributes: rows::attributes(row, 9)?,
         data: rows::data(row, 10)?,
     })

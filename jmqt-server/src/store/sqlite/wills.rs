@@ -13,15 +13,8 @@ use super::rows::{self, MultiRow};
 use crate::store::limits::limited;
 use crate::store::plan::Plan;
 use crate::store::time::millis;
-use crate::store::will::{qos_level, qos_of};
+use crate::store::will::{columns, delay_of, qos_level, qos_of};
 use crate::store::{StoreError, StoredWill, WILLS_AT_A_TIME, WillKey};
-
-/// The columns that [`will`] reads.
-macro_rules! columns {
-    () => {
-        "client_id, generation, node_id, protocol, address, channel, qos, retain, delay_seconds, attributes, data"
-    };
-}
 
 /// The seconds that a will waits after the end of its connection: at most until the end of the session. A session that is
 /// not stored ends with its connection.
@@ -137,19 +130,24 @@ impl SqliteStore {
         &self,
         of: Option<&ClientId>,
         now: SystemTime,
+        skip: usize,
     ) -> Result<Vec<StoredWill>, StoreError> {
         self.check_open()?;
-        let all = concat!("SELECT ", columns!(), " FROM wills WHERE due_at <= ? ORDER BY due_at LIMIT ?");
+        let all = concat!(
+            "SELECT ",
+            columns!(),
+            " FROM wills WHERE due_at <= ? ORDER BY due_at, rowid LIMIT ? OFFSET ?"
+        );
         let of_client = concat!(
             "SELECT ",
             columns!(),
-            " FROM wills WHERE client_id = ? AND +due_at <= ? ORDER BY due_at, generation LIMIT ?"
+            " FROM wills WHERE client_id = ? AND +due_at <= ? ORDER BY due_at, generation LIMIT ? OFFSET ?"
         );
         let query = match of {
             None => sqlx::query(all),
             Some(client) => sqlx::query(of_client).bind(client.as_str()),
         };
-        let query = query.bind(millis(now)).bind(WILLS_AT_A_TIME as i64);
+        let query = query.bind(millis(now)).bind(WILLS_AT_A_TIME as i64).bind(skip as i64);
         let found = limited(async {
             let mut reader = self.reader().await?;
             Ok(rows::run(query, &mut reader).await?.0)
@@ -262,8 +260,7 @@ fn will(row: &SqliteRow) -> Result<StoredWill, StoreError> {
         channel: rows::channel(row, 5)?,
         qos: qos_of(rows::count(row, 6)?)?,
         retain: rows::count(row, 7)? != 0,
-        delay: u32::try_from(rows::count(row, 8)?)
-            .map_err(|_| StoreError::Corrupt { what: "delay of a will" })?,
+        delay: delay_of(rows::count(row, 8)?)?,
         attributes: rows::attributes(row, 9)?,
         data: rows::data(row, 10)?,
     })
