@@ -52,7 +52,7 @@ impl Groups {
         self.lock().get(name).cloned()
     }
 
-    fn all(&self) -> Vec<(ChannelName, Arc<Outbox>)> {
+    pub(super) fn all(&self) -> Vec<(ChannelName, Arc<Outbox>)> {
         self.lock().iter().map(|(name, group)| (name.clone(), Arc::clone(group))).collect()
     }
 

@@ -130,7 +130,8 @@ impl Hub {
     /// Ends the readers for filters that have had nothing to do since the last call.
     pub(crate) async fn end_idle_readers(self: &Arc<Self>, idle: &mut IdleReaders) {
         let mut still_idle = IdleReaders::default();
-        for outbox in self.connections.outboxes() {
+        let groups = self.groups.all().into_iter().map(|(_, group)| group);
+        for outbox in self.connections.outboxes().into_iter().chain(groups) {
             let Some(client) = outbox.client_with_filters() else { continue };
             let mut ended = Vec::new();
             let mut look = |channel: &ChannelName, (key, seq), end: &dyn Fn() -> bool| {
@@ -168,9 +169,6 @@ impl Hub {
         outbox: &Arc<Outbox>,
         client: &ClientId,
     ) -> Vec<StoredSubscription> {
-        if !self.store.ends_idle_cursors() {
-            return Vec::new();
-        }
         let mut stored = match self.store.subscriptions(client).await {
             Ok(stored) => stored,
             Err(error) => {
@@ -181,6 +179,7 @@ impl Hub {
         stored.retain(|it| {
             it.options.is_of_filter()
                 && it.cursor.acked == it.last
+                && outbox.serves(&it.channel)
                 && outbox.subscription(it.channel.as_str()).is_none_or(|here| !here.is_reader())
         });
         stored
@@ -198,7 +197,6 @@ impl Hub {
                 client: client.clone(),
                 channel: channel.clone(),
                 last: *last,
-                is_deleted: self.store.ends_idle_cursors(),
             })
         });
         let outcomes = join_all(ending).await;

@@ -215,6 +215,12 @@ impl PersistentFilters {
         }
     }
 
+    /// Another node has deleted cursors.
+    #[cfg(feature = "mysql")]
+    pub(super) fn forget_complete(&mut self) {
+        self.complete.clear();
+    }
+
     fn note_complete(&mut self, channel: ChannelName) {
         if self.complete.len() >= COMPLETE {
             self.complete.clear();
@@ -232,7 +238,7 @@ impl PersistentFilters {
     ) -> Option<Expanded> {
         // Before the appends of the batch are looked at: their cursors may end in it.
         for operation in batch {
-            if let Operation::EndIdleCursor { channel, is_deleted: true, .. } = operation {
+            if let Operation::EndIdleCursor { channel, .. } = operation {
                 self.complete.remove(channel);
             }
         }

@@ -216,8 +216,6 @@ pub enum Operation {
         channel: ChannelName,
         /// The last message that the client has acknowledged, and its log.
         last: (ChannelKey, Seq),
-        /// `false`: only look whether the log has a later message. See [`Store::ends_idle_cursors`].
-        is_deleted: bool,
     },
     /// Resumes the session of a client that connects, or ends it and begins another one.
     BeginSession(BeginSession),
@@ -676,12 +674,6 @@ pub trait Store: Send + Sync + 'static {
 
     /// Deletes the records of complete QoS 2 exchanges. The cursors of their messages must have been saved before.
     async fn forget_sent(&self, complete: &[Sent]) -> Result<(), StoreError>;
-
-    /// Whether [`Operation::EndIdleCursor`] may delete cursors. The default is `false`, for stores where other nodes
-    /// remember the channels in which all cursors exist.
-    fn ends_idle_cursors(&self) -> bool {
-        false
-    }
 
     /// Deletes the messages that all cursors of these channels have passed, and channels that have no
     /// subscription, no message and no retained message left. It also deletes the remains of unsubscriptions, expiry and

@@ -398,7 +398,7 @@ impl<'b> Plan<'b> {
             | Operation::Unsubscribe { client, channel }
             | Operation::BeginCursor { client, channel }
             | Operation::EndCursor { client, channel }
-            | Operation::EndIdleCursor { client, channel, is_deleted: true, .. } => {
+            | Operation::EndIdleCursor { client, channel, .. } => {
                 let channel = self.channel(channel).filter(|it| it.persistent > 0)?;
                 Some((channel.key?, client))
             }
@@ -591,11 +591,11 @@ impl<'b> Plan<'b> {
                     false => Outcome::Unsubscribed(false),
                 }
             }
-            Operation::EndIdleCursor { client, channel, last, is_deleted } => {
+            Operation::EndIdleCursor { client, channel, last } => {
                 let is_last =
                     self.channel(channel).is_some_and(|it| (it.key, it.last) == (Some(last.0), last.1));
                 let is_of_filter = SubscriptionOptions::is_of_filter;
-                if is_last && *is_deleted && self.subscription(client, channel).is_some_and(is_of_filter) {
+                if is_last && self.subscription(client, channel).is_some_and(is_of_filter) {
                     self.unsubscribe(client, channel);
                 }
                 Outcome::IdleCursorEnded(is_last)

@@ -163,10 +163,6 @@ implement_store!(SqliteStore {
         limited(self.read_messages(key, after, messages, bytes)).await
     }
 
-    fn ends_idle_cursors(&self) -> bool {
-        true
-    }
-
     async fn claim_orphans(&self, node: &str) -> Result<Vec<SessionRow>, StoreError> {
         self.claim_sessions(node).await
     }

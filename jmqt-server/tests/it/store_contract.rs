@@ -1413,12 +1413,10 @@ async fn an_idle_cursor_ends_unless_there_is_a_later_message(on: &dyn Database) 
     one(&*store, subscribe_filter("bob", "a/+", Qos::AtLeastOnce)).await;
     one(&*store, append("a/1", "1")).await;
     let key = store.subscription(&client("bob"), &channel("a/1")).await.unwrap().unwrap().key;
-    let is_deleted = store.ends_idle_cursors();
     let end_at = |seq| Operation::EndIdleCursor {
         client: client("bob"),
         channel: channel("a/1"),
         last: (key, Seq(seq)),
-        is_deleted,
     };
     let outcomes = store.commit(&[append("a/1", "2"), end_at(1)]).await.unwrap();
     assert_eq!((seqs(&outcomes[..1]), &outcomes[1]), (vec![Some(2)], &Outcome::IdleCursorEnded(false)));
@@ -1427,16 +1425,11 @@ async fn an_idle_cursor_ends_unless_there_is_a_later_message(on: &dyn Database) 
     let outcomes = store.commit(&[end_at(2), append("a/1", "3")]).await.unwrap();
     assert_eq!(outcomes[0], Outcome::IdleCursorEnded(true));
     let (key, seq) = placed(&outcomes[1]).unwrap();
-    let acked = if is_deleted { seq.0 - 1 } else { 0 };
-    assert_eq!(place_of(&*store, "bob", "a/1").await, Some((acked, seq.0, true)));
-    let at_its_end = Operation::EndIdleCursor {
-        client: client("bob"),
-        channel: channel("a/1"),
-        last: (key, seq),
-        is_deleted,
-    };
+    assert_eq!(place_of(&*store, "bob", "a/1").await, Some((seq.0 - 1, seq.0, true)));
+    let at_its_end =
+        Operation::EndIdleCursor { client: client("bob"), channel: channel("a/1"), last: (key, seq) };
     assert_eq!(one(&*store, at_its_end.clone()).await, Outcome::IdleCursorEnded(true));
-    assert_eq!(place_of(&*store, "bob", "a/1").await.is_none(), is_deleted);
+    assert_eq!(place_of(&*store, "bob", "a/1").await, None);
     assert!(placed(&one(&*store, append("a/1", "4")).await).is_some());
     // A subscription with the name of the channel keeps its cursor.
     subscribed(&*store, "bob", "a/1").await;
@@ -1445,7 +1438,6 @@ async fn an_idle_cursor_ends_unless_there_is_a_later_message(on: &dyn Database) 
         client: client("bob"),
         channel: channel("a/1"),
         last: (stored.key, stored.last),
-        is_deleted,
     };
     assert_eq!(one(&*store, of_the_name).await, Outcome::IdleCursorEnded(true));
     assert!(place_of(&*store, "bob", "a/1").await.is_some());

@@ -1168,6 +1168,58 @@ async fn a_condemned_node_records_no_exchanges_until_it_rejoins() {
 }
 
 #[tokio::test]
+async fn an_idle_cursor_that_one_node_has_deleted_is_created_again_by_another() {
+    const MESSAGES: usize = 200;
+    let Some(database) = MySql::new(true) else { return };
+    let (a, b) = (Arc::new(open(&database).await), open(&database).await);
+    let (is_clean, expiry, now) = (false, Some(60), SystemTime::now());
+    let (filter, options) = ("a/+".to_owned(), SubscriptionOptions::new(Qos::AtLeastOnce));
+    a.commit(&[
+        Operation::BeginSession(BeginSession { client: client("bob"), is_clean, expiry, now, will: None }),
+        Operation::SubscribeFilter { client: client("bob"), filter, options },
+    ])
+    .await
+    .unwrap();
+    let publish = async |store: &MySqlStore| match store.commit(&[append("a/1", "1")]).await.unwrap()[..] {
+        [Outcome::Appended(Some(place))] => (place.key, place.seq),
+        ref other => panic!("a message for nobody: {other:?}"),
+    };
+    let end = async |last| {
+        let (client, channel) = (client("bob"), channel("a/1"));
+        let outcomes = b.commit(&[Operation::EndIdleCursor { client, channel, last }]).await.unwrap();
+        outcomes == [Outcome::IdleCursorEnded(true)]
+    };
+    let cursor = async || b.subscription(&client("bob"), &channel("a/1")).await.unwrap();
+    let first = publish(&a).await;
+    publish(&b).await;
+    let last = publish(&a).await; // both know that the channel has all cursors
+    assert!(!end(first).await && cursor().await.is_some());
+    assert!(end(last).await && cursor().await.is_none());
+    let (_, seq) = publish(&a).await;
+    let stored = cursor().await.unwrap();
+    assert_eq!((stored.cursor.acked, stored.last), (Seq(seq.0 - 1), seq));
+
+    let publishing = tokio::spawn({
+        let a = Arc::clone(&a);
+        async move {
+            for _ in 0..MESSAGES {
+                publish(&a).await;
+            }
+        }
+    });
+    let mut ended = 0;
+    while !publishing.is_finished() {
+        if let Some(stored) = cursor().await {
+            ended += u32::from(end((stored.key, stored.last)).await);
+        }
+    }
+    publishing.await.unwrap();
+    eprintln!("{ended} cursors ended");
+    publish(&b).await;
+    assert!(cursor().await.is_some());
+}
+
+#[tokio::test]
 async fn the_will_of_a_session_that_never_began_is_deleted_with_its_dead_node() {
     let Some(database) = MySql::new(true) else { return };
     let (a, b) = (open(&database).await, open(&database).await);

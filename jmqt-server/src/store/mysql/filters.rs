@@ -89,16 +89,24 @@ impl Changed {
     }
 }
 
-/// Returns `true` if the batch changes filters, or may end sessions that have some.
+/// Returns `true` if the batch changes filters, may end sessions that have some, or deletes cursors.
 pub(super) fn may_change(batch: &[Operation]) -> bool {
-    batch.iter().any(|operation| {
-        matches!(
-            operation,
-            Operation::SubscribeFilter { .. }
-                | Operation::UnsubscribeFilter { .. }
-                | Operation::BeginSession(_)
-        )
-    })
+    ends_idle_cursors(batch)
+        || batch.iter().any(|operation| {
+            matches!(
+                operation,
+                Operation::SubscribeFilter { .. }
+                    | Operation::UnsubscribeFilter { .. }
+                    | Operation::BeginSession(_)
+            )
+        })
+}
+
+/// Returns `true` if the batch deletes cursors of filters that stay. Before that, the version of the filters is raised: all
+/// nodes then forget which channels have all cursors. A batch that creates the cursor again before it is deleted also appends a
+/// message behind it, so it is not deleted.
+fn ends_idle_cursors(batch: &[Operation]) -> bool {
+    batch.iter().any(|operation| matches!(operation, Operation::EndIdleCursor { .. }))
 }
 
 impl MySqlStore {
@@ -184,8 +192,9 @@ impl MySqlStore {
             let changes = limited(async { changes(lease.connection()?, batch).await });
             let changes = changes.await;
             let (changes, changed) = lease.done(changes)?;
-            if !changes.is_empty() {
-                self.write_filters(&changes).await?;
+            let ends_cursors = ends_idle_cursors(batch);
+            if ends_cursors || !changes.is_empty() {
+                self.write_filters(&changes, ends_cursors).await?;
             }
             Ok(changed)
         })
@@ -193,9 +202,9 @@ impl MySqlStore {
     }
 
     /// Writes changes of filters as one version.
-    async fn write_filters(&self, changes: &Changes) -> Result<(), StoreError> {
+    async fn write_filters(&self, changes: &Changes, ends_cursors: bool) -> Result<(), StoreError> {
         let mut lease = self.connections.lease().await?;
-        let written = limited(async { write(lease.begin().await?, changes).await }).await;
+        let written = limited(async { write(lease.begin().await?, changes, ends_cursors).await }).await;
         lease.finish(written).await
     }
 
@@ -208,7 +217,7 @@ impl MySqlStore {
             if found.is_empty() {
                 return Ok(());
             }
-            self.write_filters(&found.into_iter().map(|filter| (filter, None)).collect()).await
+            self.write_filters(&found.into_iter().map(|filter| (filter, None)).collect(), false).await
         })
         .await
     }
@@ -226,7 +235,7 @@ impl MySqlStore {
     /// Reads the changes of filters that `known` lacks.
     pub(super) async fn read_filter_changes(&self, known: &mut SharedFilters) -> Result<(), StoreError> {
         let before = known.version;
-        let (rows, owners, version, is_whole) = retried(|| async {
+        let Read { rows, owners, version, is_whole, have_cursors_ended } = retried(|| async {
             let mut lease = self.connections.lease().await?;
             let read = limited(async { read_changes(lease.connection()?, before).await }).await;
             lease.done(read)
@@ -234,6 +243,8 @@ impl MySqlStore {
         .await?;
         if is_whole {
             known.filters = PersistentFilters::default();
+        } else if have_cursors_ended {
+            known.filters.forget_complete();
         }
         for row in &rows {
             let (client, filter) = (rows::client(row, 0)?, text(row, 1)?);
@@ -255,15 +266,26 @@ fn text(row: &MySqlRow, column: usize) -> Result<String, StoreError> {
     String::from_utf8(bytes).map_err(|_| StoreError::Corrupt { what: "filter" })
 }
 
-/// The changes with a version above `after`, the current version, and whether these are all filters.
-async fn read_changes(
-    connection: &mut MySqlConnection,
-    after: Option<i64>,
-) -> Result<(Vec<MySqlRow>, Vec<ClientId>, i64, bool), StoreError> {
+/// Changes of filters.
+struct Read {
+    rows: Vec<MySqlRow>,
+    /// The owners of groups that have cursors, if all filters were read.
+    owners: Vec<ClientId>,
+    version: i64,
+    /// These are all filters.
+    is_whole: bool,
+    /// Idle cursors may have been deleted since.
+    have_cursors_ended: bool,
+}
+
+/// The changes with a version above `after`.
+async fn read_changes(connection: &mut MySqlConnection, after: Option<i64>) -> Result<Read, StoreError> {
     // A change is visible as a whole when its version is: later ones may be read, too, and are read again.
-    let sql = "SELECT version, purged FROM filters_version WHERE id = 0";
+    let sql = "SELECT version, purged, (SELECT value FROM meta WHERE name = 'cursors_ended') \
+        FROM filters_version WHERE id = 0";
     let row = sqlx::query(sql).fetch_one(&mut *connection).await?;
     let (version, purged): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
+    let ended = row.try_get::<Option<i64>, _>(2)?;
     let after = after.filter(|after| *after >= purged);
     let sql = "SELECT client_id, filter, options, gone_at FROM filters WHERE version > ?";
     let rows = sqlx::query(sql).bind(after.unwrap_or(-1)).fetch_all(&mut *connection).await?;
@@ -276,7 +298,8 @@ async fn read_changes(
             owners.push(rows::client(&row, 0)?);
         }
     }
-    Ok((rows, owners, version, after.is_none()))
+    let have_cursors_ended = ended > after;
+    Ok(Read { rows, owners, version, is_whole: after.is_none(), have_cursors_ended })
 }
 
 /// Reads the version of the filters, and holds it until the end of the transaction.
@@ -364,7 +387,11 @@ async fn changes(
     Ok((changes, changed))
 }
 
-async fn write(connection: &mut MySqlConnection, changes: &Changes) -> Result<(), StoreError> {
+async fn write(
+    connection: &mut MySqlConnection,
+    changes: &Changes,
+    ends_cursors: bool,
+) -> Result<(), StoreError> {
     let sql = "SELECT version FROM filters_version WHERE id = 0 FOR UPDATE";
     let version = sqlx::query_scalar::<_, i64>(sql).fetch_one(&mut *connection).await? + 1;
     let now = millis(SystemTime::now());
@@ -389,6 +416,11 @@ async fn write(connection: &mut MySqlConnection, changes: &Changes) -> Result<()
         values.add(version)
     });
     put.await?;
+    if ends_cursors {
+        let sql = "INSERT INTO meta (name, value) VALUES ('cursors_ended', ?) \
+            ON DUPLICATE KEY UPDATE value = VALUES(value)";
+        sqlx::query(sql).bind(version).execute(&mut *connection).await?;
+    }
     let sql = "UPDATE filters_version SET version = ? WHERE id = 0";
     sqlx::query(sql).bind(version).execute(connection).await?;
     Ok(())
