@@ -27,8 +27,8 @@ const RETRY_EVERY: Duration = Duration::from_secs(1);
 /// The age from which a claim is made again: this node may have stood still, and another node considered it dead. Together with
 /// the interval of the beats it is less than the shortest lease.
 const CLAIM_LASTS: Duration = Duration::from_secs(1);
-/// The number of claims of one session. A database that is slower than that does not hold up the close notifier for ever.
-const CLAIMS: usize = 5;
+/// The number of claims of one session. Repeating them more often would hold up sessions while the database is slow.
+const CLAIMS: usize = 2;
 
 /// A session that has been added to the store. If it is dropped before it is [kept](Self::keep), it is removed.
 pub(in crate::hub) struct ClusterSession {
