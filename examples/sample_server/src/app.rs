@@ -2,7 +2,7 @@
 //!
 //! - A client is who its `client_name` says, and proves it afterwards with the token it was given
 //!   ([`jmqt_server::tokens`]).
-//! - Every client is subscribed to its own `#` channel and to `update`, where the server, and nobody
+//! - Every JMQT client is subscribed to its own `#` channel and to `update`, where the server, and nobody
 //!   else, says who comes and who goes ([`crate::presence`]).
 //! - `$mySubscriptions` tells a client what it is subscribed to, `$online` who is connected.
 
@@ -122,8 +122,10 @@ impl ConnValidator for SampleApp {
                 return Ok(ConnVerdict::Refuse(StatusCode::INVALID_TOKEN));
             }
         };
-        // Many devices do not expect messages that they have not asked for.
+        // Many devices do not expect messages that they have not asked for, nor those for which this client was subscribed
+        // when it spoke JMQT.
         if request.connection.protocol.is_mqtt() {
+            request.server.force_unsub(&self.update)?;
             tracing::info!(%client, remote = %request.connection.remote, "accepted");
             return Ok(ConnVerdict::accept().valid_until(expiry));
         }

@@ -6,6 +6,8 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::Path;
 use std::time::Instant;
 
@@ -38,6 +40,31 @@ fn an_auth_with_an_invalid_client_id_is_refused_with_the_cause() {
             r#"a client id must have 1 to 256 bytes and no surrounding white space"}}"#
         ));
     }
+}
+
+#[test] // an MQTT client that resumes the session of a JMQT client keeps its own subscriptions alone
+fn an_mqtt_client_is_not_told_who_comes_and_goes() {
+    let folder = tempdir().unwrap();
+    let server = Server::start_with(folder.path(), &[("JMQT_MQTT_ON_JMQT_PORTS", "true")]);
+    let mut alice = server.enter("alice");
+    alice.send(r#"{"sub":{"cn":"weather","pr":1}}"#);
+    alice.expect(r#"{"subAck":{"st":1,"cn":"weather"}}"#);
+    drop(alice);
+    let mut device = TcpStream::connect(server.address()).unwrap();
+    device.set_read_timeout(Some(DEADLINE)).unwrap();
+    let mut expect = |sent: &[u8], expected: &[u8]| {
+        device.write_all(sent).unwrap();
+        let mut received = vec![0; expected.len()];
+        device.read_exact(&mut received).unwrap();
+        assert_eq!(received, expected, "{}", received.escape_ascii());
+    };
+    // CONNECT of MQTT 3.1.1 with clean session 0; the session is present.
+    expect(b"\x10\x18\0\x04MQTT\x04\x80\0\x3c\0\x05alice\0\x05alice", b"\x20\x02\x01\0");
+    let mut bob = server.enter("bob");
+    bob.send(r#"{"pub":{"cn":"weather","dt":1,"q":1,"id":"1"}}"#);
+    bob.expect(r#"{"pubAck":{"st":1,"id":"1"}}"#);
+    // The weather is all that comes before the answer to a ping.
+    expect(b"\xc0\0", b"\x32\x0c\0\x07weather\0\x011\xd0\0");
 }
 
 #[test] // §7.c, §10

@@ -91,6 +91,11 @@ impl Server {
         Self { program, address: address.parse().unwrap() }
     }
 
+    /// Where it listens for JMQT over TCP.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// A connection on which nothing has been said.
     pub fn connect(&self) -> Client {
         Client(test_support::Client::open(self.address))
