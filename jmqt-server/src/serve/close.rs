@@ -222,7 +222,7 @@ pub(crate) async fn notify_close(shared: &Shared, notice: &CloseNotice<'_>) {
     let asked = timeout(shared.limits.validator_timeout, guarded).await;
     let asked = asked.unwrap_or(Asked::TimedOut);
     let_go("close notifier", question);
-    if asked.logged("close notifier", notice.client.as_str()).is_none() {
+    if asked.logged("close notifier", notice.client.as_str(), Some(notice.connection.remote)).is_none() {
         shared.hub.counters.validator_failures.increment();
     }
 }

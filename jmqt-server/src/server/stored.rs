@@ -41,7 +41,7 @@ pub(super) async fn tell(
         let asked = timeout(shared.limits.validator_timeout, guarded).await.unwrap_or(Asked::TimedOut);
         let_go("stored notifier", question);
         let publisher = message.sender.as_ref().map_or("", |client| client.as_str());
-        if asked.logged("stored notifier", publisher).is_none() {
+        if asked.logged("stored notifier", publisher, None).is_none() {
             shared.hub.counters.validator_failures.increment();
         }
     }

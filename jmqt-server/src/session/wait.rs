@@ -238,13 +238,13 @@ impl Session {
             return Some(answer);
         }
         self.shared.hub.counters.validator_failures.increment();
-        asked.logged(what, self.name())
+        asked.logged(what, self.name(), Some(self.info.remote))
     }
 
     /// Logs and counts an invalid answer of a validator as a failure.
     pub(super) fn validator_mistake(&self, what: &'static str, mistake: &dyn fmt::Display) {
         self.shared.hub.counters.validator_failures.increment();
-        tracing::error!(target: "jmqt::app", client = self.name(), %mistake, "{what} returned an invalid answer");
+        tracing::error!(target: "jmqt::app", client = self.name(), remote = %self.info.remote, %mistake, "{what} returned an invalid answer");
     }
 
     /// Writes the collected pushes, and waits until the outbox has room for an answer. Returns `Break` if the

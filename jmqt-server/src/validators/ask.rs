@@ -1,5 +1,6 @@
 //! Calls validators and turns their errors and panics into values (protocol.md 2.17).
 
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
@@ -19,18 +20,20 @@ pub(crate) enum Asked<T> {
 }
 
 impl<T> Asked<T> {
-    /// The answer, or `None` after logging the failure. Failures are logged only here.
-    pub(crate) fn logged(self, what: &'static str, client: &str) -> Option<T> {
+    /// The answer, or `None` after logging the failure. Failures are logged only here. `remote`: the address of the connection,
+    /// if the question is about one.
+    pub(crate) fn logged(self, what: &'static str, client: &str, remote: Option<SocketAddr>) -> Option<T> {
+        let remote = remote.map(tracing::field::display);
         match self {
             Self::Answer(answer) => return Some(answer),
             Self::Failed(error) => {
-                tracing::error!(target: "jmqt::app", client, %error, "{what} failed");
+                tracing::error!(target: "jmqt::app", client, remote, %error, "{what} failed");
             }
             Self::Panicked(message) => {
-                tracing::error!(target: "jmqt::app", client, panic = message, "{what} panicked");
+                tracing::error!(target: "jmqt::app", client, remote, panic = message, "{what} panicked");
             }
             Self::TimedOut => {
-                tracing::error!(target: "jmqt::app", client, "{what} did not answer in time");
+                tracing::error!(target: "jmqt::app", client, remote, "{what} did not answer in time");
             }
         }
         None

@@ -56,7 +56,7 @@ async fn allowed(
     let answer = poll_fn(|cx| poll_guarded(&mut question, cx));
     let asked = tokio::time::timeout(shared.limits.validator_timeout, answer).await;
     let_go("pub validator", question);
-    match asked.unwrap_or(Asked::TimedOut).logged("pub validator", client.as_str()) {
+    match asked.unwrap_or(Asked::TimedOut).logged("pub validator", client.as_str(), Some(connection.remote)) {
         Some(PubVerdict::Allow) => Some(will.data.clone()),
         Some(PubVerdict::Replace(replacement)) => Some(Data::copy_of(replacement.data())),
         Some(PubVerdict::Refuse(_)) => None,
