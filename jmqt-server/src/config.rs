@@ -86,6 +86,9 @@ pub struct Config {
     /// The most unacknowledged QoS 1 pushes of a client (protocol.md 2.14). 1 to 1024,
     /// default 128.
     pub max_inflight: u32,
+    /// The most QoS 2 publishes of an MQTT client that it has not released, which MQTT 5 clients are told as the receive
+    /// maximum. 1 to 65,535, default 128.
+    pub mqtt_receive_maximum: u16,
     /// The most open connections, including those without a session. At least 1,
     /// default 100,000.
     pub max_connections: usize,
@@ -222,6 +225,8 @@ impl Config {
             max_preconn_packet_bytes: max_preconn_packet_bytes(&settings, max_packet_bytes),
             max_inflight: u32::try_from(settings.integer("MAX_INFLIGHT", 128, 1..=1024))
                 .expect("1024 at most"),
+            mqtt_receive_maximum: u16::try_from(settings.integer("MQTT_RECEIVE_MAXIMUM", 128, 1..=65_535))
+                .expect("65,535 at most"),
             max_connections: settings.size("MAX_CONNECTIONS", DEFAULT_MAX_CONNECTIONS, 1..=10_000_000),
             max_connections_per_address: limit(&settings, "MAX_CONNECTIONS_PER_ADDRESS", 100),
             max_connects_per_address_per_second: limit(&settings, "MAX_CONNECTS_PER_ADDRESS_PER_SECOND", 50),

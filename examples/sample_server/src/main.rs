@@ -43,7 +43,7 @@ struct Arguments {
     /// the page cannot know
     #[arg(long, value_name = "URL", value_parser = websocket_url)]
     websocket_url: Option<String>,
-    /// Check configuration, certificate and key, say what is wrong, and end without starting the server
+    /// Check configuration, environment, certificate and key, say what is wrong, and end without starting the server
     #[arg(long)]
     check: bool,
 }
@@ -92,10 +92,15 @@ async fn bind_web(ip: IpAddr, port: Option<WebPort>) -> Result<Option<WebListene
 /// Says whether the server would start, as far as that can be known without starting it.
 fn check(arguments: &Arguments) -> Result<(), BoxError> {
     let file = arguments.config_file();
-    Config::load(file.as_deref())?.check()?;
+    let config = Config::load(file.as_deref())?;
+    config.check()?;
+    TokenSecret::check(&config)?;
+    for variable in config.unknown_variables.iter().filter(|name| *name != SECRET_VARIABLE) {
+        println!("The environment variable {variable} has no effect: there is no such key");
+    }
     match file {
-        Some(file) => println!("{}: the configuration is usable", file.display()),
-        None => println!("There is no {DEFAULT_CONFIG} here; the defaults are usable"),
+        Some(file) => println!("{}, with the environment: the configuration is usable", file.display()),
+        None => println!("There is no {DEFAULT_CONFIG} here; the defaults, with the environment, are usable"),
     }
     Ok(())
 }

@@ -136,7 +136,7 @@ fn check_reports_all_mistakes_and_starts_nothing() {
     fs::write(&conf, "SOCKET_PORT = 8010\n").unwrap();
     let output = run(folder.path(), &[], &["--check"]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
-    assert_eq!(stdout(&output), "server.conf: the configuration is usable\n");
+    assert_eq!(stdout(&output), "server.conf, with the environment: the configuration is usable\n");
 
     fs::write(&conf, "SOCKET_PORT = 'x'\n\nTIMEOUT_SECONDS = 1\n").unwrap();
     let output = run(folder.path(), &[], &["--check"]);
@@ -144,6 +144,25 @@ fn check_reports_all_mistakes_and_starts_nothing() {
     // The variable of the test is a port; what the file says of it does not count.
     assert!(stderr(&output).contains("server.conf, line 3: TIMEOUT_SECONDS is 1"), "{}", stderr(&output));
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn check_looks_at_the_environment_as_the_start_does() {
+    let folder = tempdir().unwrap();
+    for (variable, part) in [
+        (("JMQT_MQTT_PORT", "99999"), "environment variable JMQT_MQTT_PORT is \"99999\""),
+        (("JMQT_MQT_PORT", "1883"), "did you mean JMQT_MQTT_PORT?"),
+        (("JMQT_TOKEN_SECRET", "short"), "the token secret in JMQT_TOKEN_SECRET has 5 bytes"),
+    ] {
+        for words in [&["--check"][..], &["--web-port", "0"]] {
+            let output = run(folder.path(), &[variable], words);
+            assert!(stderr(&output).contains(part), "{words:?}: {}", stderr(&output));
+            assert_eq!(output.status.code(), Some(2), "{words:?}");
+        }
+    }
+    let output = run(folder.path(), &[("JMQT_COLOUR", "red")], &["--check"]);
+    assert!(stdout(&output).contains("JMQT_COLOUR has no effect"), "{}", stdout(&output));
+    assert_eq!(output.status.code(), Some(0));
 }
 
 #[test]

@@ -77,6 +77,7 @@ impl Config {
             ("max_connections", self.max_connections),
             ("outbound_queue_bytes", self.outbound_queue_bytes),
             ("max_inflight", self.max_inflight as usize),
+            ("mqtt_receive_maximum", self.mqtt_receive_maximum.into()),
         ];
         for (field, count) in counts {
             expect(field, count > 0, count.to_string(), "at least 1");

@@ -3,7 +3,7 @@
 use jmqt_config::{Keys, Variables};
 
 /// All keys, in the order of `server.conf` and `docs/configuration.md`.
-pub(super) const KEYS: [&str; 67] = [
+pub(super) const KEYS: [&str; 68] = [
     "BIND_ADDRESS",
     "SOCKET_PORT",
     "WEBSOCKET_PORT",
@@ -30,6 +30,7 @@ pub(super) const KEYS: [&str; 67] = [
     "MAX_PACKET_BYTES",
     "MAX_PRECONN_PACKET_BYTES",
     "MAX_INFLIGHT",
+    "MQTT_RECEIVE_MAXIMUM",
     "OUTBOUND_QUEUE_BYTES",
     "MAX_SUBSCRIPTIONS_PER_CLIENT",
     "MAX_PERSISTENT_SUBSCRIPTIONS_PER_CLIENT",

@@ -418,6 +418,7 @@ fn a_value_out_of_range_is_refused() {
         ("MAX_PACKET_BYTES", 1024, 1 << 30),
         ("MAX_PRECONN_PACKET_BYTES", 1024, 1 << 30),
         ("MAX_INFLIGHT", 1, 1024),
+        ("MQTT_RECEIVE_MAXIMUM", 1, 65_535),
         ("MAX_CONNECTIONS", 1, 10_000_000),
         ("MAX_CONNECTIONS_PER_ADDRESS", 0, 10_000_000),
         ("MAX_CONNECTS_PER_ADDRESS_PER_SECOND", 0, 10_000_000),

@@ -18,7 +18,7 @@ use crate::message::{Data, LoggedPush, PushId};
 use crate::name_map::NameMap;
 use crate::outbox::Source;
 use crate::store::{ChannelKey, NotCommitted, Outcome, Seq, Settled, SettledBatch, SettledBatches};
-use crate::wire::LoggedPushes;
+use crate::wire::{LoggedPushes, PublishAnswer};
 
 /// The delivery task.
 pub(crate) struct Deliverer {
@@ -140,15 +140,15 @@ impl Deliverer {
             match settled.tag {
                 Tag::Publish { outbox, receipt, status } => {
                     let is_unknown = settled.result == Err(NotCommitted::Unknown);
-                    let mut status = self.status_of(settled.result, status);
+                    let mut answer = self.answer_of(settled.result, status);
                     // A publish that the client repeated while the store refused the first one.
                     if is_answer_alone
-                        && status.is_ok()
+                        && answer.status().is_ok()
                         && receipt.exactly_once().is_some_and(|packet| !outbox.is_received(packet))
                     {
-                        status = StatusCode::SERVER_ERROR;
+                        answer = PublishAnswer::Status(StatusCode::SERVER_ERROR);
                     }
-                    if outbox.settle(&receipt, status, is_unknown) {
+                    if outbox.settle(&receipt, answer, is_unknown) {
                         dirty.add(&outbox);
                     }
                 }
@@ -164,7 +164,7 @@ impl Deliverer {
                 }
                 Tag::Retain { outbox, receipt } => {
                     if matches!(settled.result, Ok(Some(Outcome::TooManyRetained))) {
-                        outbox.tell(&receipt, StatusCode::NOT_ALLOWED);
+                        outbox.tell(&receipt, PublishAnswer::QuotaExceeded);
                         dirty.add(&outbox);
                     }
                 }
@@ -175,16 +175,16 @@ impl Deliverer {
         (groups, replies)
     }
 
-    fn status_of(&self, result: Result<Option<Outcome>, NotCommitted>, status: StatusCode) -> StatusCode {
-        match result {
+    fn answer_of(&self, result: Result<Option<Outcome>, NotCommitted>, status: StatusCode) -> PublishAnswer {
+        PublishAnswer::Status(match result {
             Ok(Some(Outcome::Repeated { receiver_is_away })) => {
                 self.hub.counters.publishes_repeated.increment();
                 if receiver_is_away { StatusCode::CLIENT_OFFLINE } else { StatusCode::OK }
             }
-            Ok(Some(Outcome::TooManyRetained)) => StatusCode::NOT_ALLOWED,
+            Ok(Some(Outcome::TooManyRetained)) => return PublishAnswer::QuotaExceeded,
             Ok(_) => status,
             Err(_) => StatusCode::SERVER_ERROR,
-        }
+        })
     }
 
     async fn deliver(&mut self, group: Group, dirty: &mut DirtyOutboxes) {

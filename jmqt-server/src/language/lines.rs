@@ -104,7 +104,7 @@ async fn subscribe(
             session.answered(is_full);
             CONTINUE
         }
-        Err(status) => answer(session, &format!("SUB {channel} {}", status.code())),
+        Err(refused) => answer(session, &format!("SUB {channel} {}", refused.status().code())),
     }
 }
 

@@ -105,9 +105,9 @@ impl Outbox {
         self.lock().deliveries.keeps_exchanges
     }
 
-    /// Records a QoS 2 publish of the client.
-    pub(crate) fn receive(&self, id: PacketId) -> Reception {
-        self.lock().deliveries.packet_ids().receive(id)
+    /// Records a QoS 2 publish of the client, which may have so many unreleased ones.
+    pub(crate) fn receive(&self, id: PacketId, maximum: u16) -> Reception {
+        self.lock().deliveries.packet_ids().receive(id, maximum)
     }
 
     /// Returns `true` if the client has not released this QoS 2 publish.

@@ -52,7 +52,7 @@ use crate::wire::{Form, IdSpace, TopicAliases};
 pub(crate) use self::cursors::Moved;
 pub(crate) use self::exchanges::{Acknowledged, SendAgain, ToRecord, Unrecorded};
 pub(crate) use self::group::{Groups, ShareNodes};
-pub(crate) use self::packet_ids::{RECEIVE_MAXIMUM, Reception};
+pub(crate) use self::packet_ids::Reception;
 pub(crate) use self::position::Source;
 pub(crate) use self::resume::Missing;
 pub(crate) use self::subscription::{LogState, Stage, Subscription};

@@ -18,9 +18,6 @@ use crate::wire::PacketId;
 const MIN_UNANSWERED: usize = 1024;
 const MAX_UNANSWERED: usize = 60_000;
 
-/// The most QoS 2 publishes that a client may leave unreleased (3.2.2.3.3).
-pub(crate) const RECEIVE_MAXIMUM: u16 = 128;
-
 /// The step that a sent message waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
@@ -489,12 +486,12 @@ impl PacketIds {
         self.take_step(id, Step::Complete, None)
     }
 
-    /// Records a QoS 2 publish of the client.
-    pub(super) fn receive(&mut self, id: PacketId) -> Reception {
+    /// Records a QoS 2 publish of the client, which may have so many unreleased ones.
+    pub(super) fn receive(&mut self, id: PacketId, maximum: u16) -> Reception {
         if self.received.contains(&id) {
             return Reception::Repeated;
         }
-        if self.received.len() >= usize::from(RECEIVE_MAXIMUM) {
+        if self.received.len() >= usize::from(maximum) {
             return Reception::TooMany;
         }
         self.received.insert(id);
@@ -671,19 +668,19 @@ mod tests {
     fn a_publish_is_received_once_until_it_is_released() {
         let mut ids = PacketIds::default();
         let id = id(7);
-        assert_eq!((ids.receive(id), ids.receive(id)), (Reception::New, Reception::Repeated));
+        assert_eq!((ids.receive(id, 1), ids.receive(id, 1)), (Reception::New, Reception::Repeated));
         assert!(ids.release(id) && !ids.release(id));
-        assert_eq!(ids.receive(id), Reception::New);
+        assert_eq!(ids.receive(id, 1), Reception::New);
     }
 
     #[test] // 3.2.2.3.3, 4.4: a publish of an earlier connection is repeated, not received
     fn a_client_with_the_most_unreleased_publishes_can_only_repeat_them() {
         let mut ids = PacketIds::default();
-        let earlier: Vec<_> = (1..=RECEIVE_MAXIMUM).filter_map(PacketId::new).collect();
+        let earlier: Vec<_> = (1..=7).filter_map(PacketId::new).collect();
         ids.restore_received(&earlier);
-        assert_eq!(ids.receive(earlier[0]), Reception::Repeated);
-        assert_eq!(ids.receive(PacketId::MAX), Reception::TooMany);
+        assert_eq!(ids.receive(earlier[0], 7), Reception::Repeated);
+        assert_eq!(ids.receive(PacketId::MAX, 7), Reception::TooMany);
         assert!(ids.release(earlier[0]));
-        assert_eq!(ids.receive(PacketId::MAX), Reception::New);
+        assert_eq!(ids.receive(PacketId::MAX, 7), Reception::New);
     }
 }

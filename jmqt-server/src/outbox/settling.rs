@@ -4,7 +4,7 @@ use jmqt_core::StatusCode;
 
 use super::{Outbox, Phase};
 use crate::connection::CloseReason;
-use crate::wire::{self, PacketId, Receipt};
+use crate::wire::{self, PacketId, PublishAnswer, Receipt};
 
 /// The numbers of unsettled operations.
 #[derive(Clone, Copy, Default)]
@@ -43,11 +43,11 @@ impl Outbox {
     /// Appends the acknowledgement of a settled publish, to be flushed later. Returns `true` if the caller must
     /// flush. If it is unknown whether a QoS 2 publish is stored, the connection ends without an acknowledgement, so that
     /// the client sends it again with the same packet identifier.
-    pub(crate) fn settle(&self, receipt: &Receipt, status: StatusCode, is_unknown: bool) -> bool {
+    pub(crate) fn settle(&self, receipt: &Receipt, answer: PublishAnswer, is_unknown: bool) -> bool {
         if is_unknown && receipt.exactly_once().is_some() {
             self.close(CloseReason::StoreUnclear);
         } else {
-            self.tell(receipt, status);
+            self.tell(receipt, answer);
         }
         self.settled()
     }
@@ -74,7 +74,8 @@ impl Outbox {
     }
 
     /// Appends the answer to a publish that no task waits for. The caller must flush.
-    pub(crate) fn tell(&self, receipt: &Receipt, status: StatusCode) {
+    pub(crate) fn tell(&self, receipt: &Receipt, answer: PublishAnswer) {
+        let status = answer.status();
         // Before MQTT 5 an acknowledgement cannot say that the publish is not stored.
         if status == StatusCode::SERVER_ERROR && receipt.is_mqtt() && !self.form().has_reasons() {
             return self.close(CloseReason::StoreUnclear);
@@ -85,7 +86,7 @@ impl Outbox {
         {
             self.release(id); // a refused publish is complete
         }
-        self.answer(wire::receipt(self.form(), receipt, status));
+        self.answer(wire::receipt(self.form(), receipt, answer));
     }
 
     /// Returns `true` if acknowledgements of earlier publishes are outstanding (2.10, 2.16).

@@ -101,6 +101,21 @@ impl TokenSecret {
         Ok(secret)
     }
 
+    /// Checks that [`load`](Self::load) can use the environment variable or an existing file. Creates no file.
+    ///
+    /// # Errors
+    /// As of [`load`](Self::load).
+    pub fn check(config: &Config) -> Result<(), SecretError> {
+        Self::check_with(std::env::var_os(SECRET_VARIABLE).as_deref(), &config.sqlite_path)
+    }
+
+    fn check_with(variable: Option<&OsStr>, store: &Path) -> Result<(), SecretError> {
+        match beside(store).try_exists() {
+            Ok(false) if variable.is_none() => Ok(()), // the first start creates it
+            _ => Self::load_with(variable, store).map(drop),
+        }
+    }
+
     /// The source of the secret.
     #[must_use]
     pub const fn origin(&self) -> &SecretOrigin {

@@ -181,10 +181,28 @@ impl<'a> ReceiptRef<'a> {
     }
 }
 
+/// What became of a publish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PublishAnswer {
+    Status(StatusCode),
+    /// A limit of retained messages is reached. JMQT has no status of its own for it.
+    QuotaExceeded,
+}
+
+impl PublishAnswer {
+    pub(crate) const fn status(self) -> StatusCode {
+        match self {
+            Self::Status(status) => status,
+            Self::QuotaExceeded => StatusCode::NOT_ALLOWED,
+        }
+    }
+}
+
 /// Encodes the answer to the publish of a receipt.
-pub(crate) fn receipt(form: Form, receipt: &Receipt, status: StatusCode) -> Vec<u8> {
+pub(crate) fn receipt(form: Form, receipt: &Receipt, answer: PublishAnswer) -> Vec<u8> {
+    let status = answer.status();
     match receipt {
-        Receipt::Mqtt(receipt) => mqtt::receipt(form, *receipt, status),
+        Receipt::Mqtt(receipt) => mqtt::receipt(form, *receipt, answer),
         #[cfg(test)]
         Receipt::Jmqt(id) if form == Form::Lines => lines::receipt(id.as_deref(), status),
         Receipt::Jmqt(id) => jmqt::receipt(form, id.as_deref(), status),

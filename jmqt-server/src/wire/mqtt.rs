@@ -14,8 +14,8 @@ use jmqt_mqtt::{
     ReasonCode, Sender, SubscriptionId, Version, client_to_topic, is_presentable, name_to_topic,
 };
 
-use super::Form;
 use super::jmqt::RetainedPieces;
+use super::{Form, PublishAnswer};
 use crate::attributes::{Attributes, DataForm};
 use crate::log_limit::log_limited;
 use crate::message::{LoggedPush, Pieces, RetainedPush, Run, payload_of, place};
@@ -71,8 +71,12 @@ pub(crate) fn reason(status: StatusCode) -> ReasonCode {
 }
 
 /// Encodes the answer to a publish. Before MQTT 5 it cannot say that the publish was refused.
-pub(super) fn receipt(form: Form, receipt: PublishReceipt, status: StatusCode) -> Vec<u8> {
-    let reason = if version(form) == Version::V5 { reason(status) } else { ReasonCode::SUCCESS };
+pub(super) fn receipt(form: Form, receipt: PublishReceipt, answer: PublishAnswer) -> Vec<u8> {
+    let reason = match answer {
+        _ if version(form) != Version::V5 => ReasonCode::SUCCESS,
+        PublishAnswer::Status(status) => reason(status),
+        PublishAnswer::QuotaExceeded => ReasonCode::QUOTA_EXCEEDED,
+    };
     let ack = Ack::new(receipt.id, reason);
     framed(form, &if receipt.exactly_once { Packet::PubRec(ack) } else { Packet::PubAck(ack) })
 }

@@ -36,7 +36,7 @@ pub(super) async fn handle_sub(
             let is_full = session.outbox.open(&subscribed.subscription, Some(ack), subscribed.retained);
             session.answered(is_full);
         }
-        Err(status) => answer(session, &sub_ack(status, channel.as_str(), is_filter)),
+        Err(refused) => answer(session, &sub_ack(refused.status(), channel.as_str(), is_filter)),
     }
     CONTINUE
 }
@@ -60,8 +60,8 @@ async fn handle_sub_to_filter(
         verbs::subscribe_to_filter(shared, session, client, asked, &name, sub.persistence, options).await?;
     let subscription = match subscribed {
         Ok(subscription) => subscription,
-        Err(status) => {
-            answer(session, &sub_ack(status, text, true));
+        Err(refused) => {
+            answer(session, &sub_ack(refused.status(), text, true));
             return CONTINUE;
         }
     };

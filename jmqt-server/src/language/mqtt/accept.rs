@@ -17,7 +17,6 @@ use crate::connection::{CloseReason, Flow};
 use crate::context::{Limits, Shared};
 use crate::log_limit::log_limited;
 use crate::message::Data;
-use crate::outbox::RECEIVE_MAXIMUM;
 use crate::session::verbs::{Language, MqttSession, NewWill, NotOpened, Opening, Redelivery};
 use crate::session::{Session, verbs};
 use crate::validators::{Grant, MqttConnect};
@@ -144,7 +143,7 @@ fn announced(shared: &Shared, connect: &Connect<'_>, id: &ClientId, expiry: u32)
             connect.client_id.is_empty().then(|| Property::AssignedClientIdentifier(id.as_str())),
             (expiry < connect.properties.session_expiry().unwrap_or(0))
                 .then_some(Property::SessionExpiryInterval(expiry)),
-            Some(Property::ReceiveMaximum(RECEIVE_MAXIMUM)),
+            Some(Property::ReceiveMaximum(shared.limits.receive_maximum)),
             Some(Property::TopicAliasMaximum(TOPIC_ALIASES)),
             u32::try_from(shared.limits.packet_bytes).ok().map(Property::MaximumPacketSize),
             Some(Property::SharedSubscriptionAvailable(true)),

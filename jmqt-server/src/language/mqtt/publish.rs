@@ -36,11 +36,12 @@ pub(super) async fn handle_publish(
         Err((reason, problem)) => return fail(shared, session, client, reason, problem),
     };
     if let Delivery::ExactlyOnce { id: packet, .. } = publish.delivery {
-        match session.outbox.receive(packet) {
+        match session.outbox.receive(packet, shared.limits.receive_maximum) {
             Reception::New => {}
             Reception::Repeated => return repeat(shared, session, id, publish).await,
             Reception::TooMany => {
-                let problem = "more unreleased QoS 2 publishes than the receive maximum";
+                let problem =
+                    "more unreleased QoS 2 publishes than the receive maximum (MQTT_RECEIVE_MAXIMUM)";
                 return fail(shared, session, client, ReasonCode::RECEIVE_MAXIMUM_EXCEEDED, problem);
             }
         }

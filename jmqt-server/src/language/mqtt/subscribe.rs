@@ -20,7 +20,7 @@ use crate::hub::{self, Subscribed, name_of_filter};
 use crate::message::RetainedPush;
 use crate::options::SubscriptionOptions;
 use crate::outbox::{Stage, Subscription};
-use crate::session::verbs::AskedFilter;
+use crate::session::verbs::{AskedFilter, NotSubscribed};
 use crate::session::{Session, verbs};
 use crate::system_topics;
 
@@ -233,7 +233,7 @@ async fn subscribe_to<'a>(
     let subscribed = verbs::subscribe_with(shared, session, id, &channel, persistence, options).await?;
     let Subscribed { subscription, retained } = match subscribed {
         Ok(subscribed) => subscribed,
-        Err(status) => return ControlFlow::Continue(Err(refused(status))),
+        Err(refused) => return ControlFlow::Continue(Err(not_subscribed(refused))),
     };
     let sends_retained =
         channel.kind() == ChannelKind::Plain && sends_retained(asked.retain_handling, existed);
@@ -290,11 +290,11 @@ const fn code_of(qos: Qos) -> ReasonCode {
 }
 
 fn granted(
-    subscribed: Result<Arc<Subscription>, StatusCode>,
+    subscribed: Result<Arc<Subscription>, NotSubscribed>,
     qos: Qos,
     first: First<'_>,
 ) -> Result<Granted<'_>, ReasonCode> {
-    subscribed.map(|subscription| Granted { qos, subscription, first }).map_err(refused)
+    subscribed.map(|subscription| Granted { qos, subscription, first }).map_err(not_subscribed)
 }
 
 /// Subscribes to a filter with wildcards.
@@ -353,7 +353,14 @@ fn asked(filter: Filter<'_>) -> AskedFilter<'_> {
     AskedFilter { filter: filter.path(), channel, group: filter.group() }
 }
 
-fn refused(status: StatusCode) -> ReasonCode {
+const fn not_subscribed(refusal: NotSubscribed) -> ReasonCode {
+    match refusal {
+        NotSubscribed::Refused(status) => refused(status),
+        NotSubscribed::QuotaExceeded => ReasonCode::QUOTA_EXCEEDED,
+    }
+}
+
+const fn refused(status: StatusCode) -> ReasonCode {
     match status {
         StatusCode::NOT_ALLOWED | StatusCode::INVALID_TOKEN => ReasonCode::NOT_AUTHORIZED,
         StatusCode::SERVER_ERROR => ReasonCode::IMPLEMENTATION_SPECIFIC_ERROR,

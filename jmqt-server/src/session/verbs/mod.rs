@@ -20,7 +20,8 @@ pub(crate) use leave::leave;
 pub(crate) use open::{Language, NotOpened, Opening, open, renew, start};
 pub(crate) use publish::{Publication, acknowledge, publish, refuse_in_order, release};
 pub(crate) use subscribe::{
-    AskedFilter, send_matching_retained, subscribe, subscribe_to_filter, subscribe_with, unsubscribe,
+    AskedFilter, NotSubscribed, send_matching_retained, subscribe, subscribe_to_filter, subscribe_with,
+    unsubscribe,
 };
 
 pub(crate) use will::{OverdueWills, end_will, is_will_allowed, publish_due_wills};

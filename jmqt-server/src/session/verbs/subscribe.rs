@@ -16,6 +16,25 @@ use crate::outbox::Subscription;
 use crate::session::Session;
 use crate::validators::{FilterRequest, SubRequest, UnsubRequest, asking};
 
+/// Why a client is not subscribed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NotSubscribed {
+    Refused(StatusCode),
+    /// The client has as many subscriptions as it may have. JMQT has no status of its own for it.
+    QuotaExceeded,
+}
+
+impl NotSubscribed {
+    const FAILED: Self = Self::Refused(StatusCode::SERVER_ERROR);
+
+    pub(crate) const fn status(self) -> StatusCode {
+        match self {
+            Self::Refused(status) => status,
+            Self::QuotaExceeded => StatusCode::NOT_ALLOWED,
+        }
+    }
+}
+
 /// Subscribes the client to a plain channel. The answer is queued together with the retained message, with
 /// [`Outbox::open`](crate::outbox::Outbox::open).
 pub(crate) async fn subscribe(
@@ -24,7 +43,7 @@ pub(crate) async fn subscribe(
     client: &ClientId,
     channel: &ChannelName,
     persistence: Persistence,
-) -> Flow<Result<Subscribed, StatusCode>> {
+) -> Flow<Result<Subscribed, NotSubscribed>> {
     subscribe_and_set(shared, session, client, channel, persistence, None).await
 }
 
@@ -35,7 +54,7 @@ async fn subscribe_and_set(
     channel: &ChannelName,
     persistence: Persistence,
     options: Option<SubscriptionOptions>,
-) -> Flow<Result<Subscribed, StatusCode>> {
+) -> Flow<Result<Subscribed, NotSubscribed>> {
     let attached = session.attached.clone();
     let of_session = attached.as_ref().and_then(|attached| attached.data()).into();
     let request = SubRequest::new(session.info, client, channel, persistence, &shared.handle, of_session);
@@ -43,15 +62,15 @@ async fn subscribe_and_set(
     let verdict = session.ask("sub validator", question).await?;
     let status = status_of(session, "sub validator", verdict);
     if !status.is_ok() {
-        return ControlFlow::Continue(Err(status));
+        return ControlFlow::Continue(Err(NotSubscribed::Refused(status)));
     }
     if !has_room(shared, session, client, channel, persistence) {
-        return ControlFlow::Continue(Err(StatusCode::NOT_ALLOWED));
+        return ControlFlow::Continue(Err(NotSubscribed::QuotaExceeded));
     }
     let outbox = Arc::clone(&session.outbox);
     let subscribed =
         session.wait(pin!(shared.hub.subscribe(&outbox, client, channel, persistence, options))).await?;
-    ControlFlow::Continue(subscribed.map_err(|_| StatusCode::SERVER_ERROR))
+    ControlFlow::Continue(subscribed.map_err(|_| NotSubscribed::FAILED))
 }
 
 /// A filter that a client subscribes to.
@@ -73,7 +92,7 @@ pub(crate) async fn subscribe_to_filter(
     name: &ChannelName,
     persistence: Persistence,
     options: SubscriptionOptions,
-) -> Flow<Result<Arc<Subscription>, StatusCode>> {
+) -> Flow<Result<Arc<Subscription>, NotSubscribed>> {
     let attached = session.attached.clone();
     let of_session = attached.as_ref().and_then(|attached| attached.data()).into();
     let AskedFilter { filter, channel, group } = filter;
@@ -101,15 +120,15 @@ pub(crate) async fn subscribe_to_filter(
     };
     let status = status_of(session, "sub validator", verdict);
     if !status.is_ok() {
-        return ControlFlow::Continue(Err(status));
+        return ControlFlow::Continue(Err(NotSubscribed::Refused(status)));
     }
     if !has_room(shared, session, client, name, persistence) {
-        return ControlFlow::Continue(Err(StatusCode::NOT_ALLOWED));
+        return ControlFlow::Continue(Err(NotSubscribed::QuotaExceeded));
     }
     let outbox = Arc::clone(&session.outbox);
     let subscribed =
         session.wait(pin!(shared.hub.subscribe(&outbox, client, name, persistence, Some(options)))).await?;
-    let Ok(subscribed) = subscribed else { return ControlFlow::Continue(Err(StatusCode::SERVER_ERROR)) };
+    let Ok(subscribed) = subscribed else { return ControlFlow::Continue(Err(NotSubscribed::FAILED)) };
     ControlFlow::Continue(Ok(subscribed.subscription))
 }
 
@@ -157,7 +176,7 @@ pub(crate) async fn subscribe_with(
     channel: &ChannelName,
     persistence: Persistence,
     options: SubscriptionOptions,
-) -> Flow<Result<Subscribed, StatusCode>> {
+) -> Flow<Result<Subscribed, NotSubscribed>> {
     let existing = session.outbox.own_subscription(channel.as_str());
     let had_qos = existing.as_ref().map(|existing| existing.own_options().qos());
     let subscribed = subscribe_and_set(shared, session, client, channel, persistence, Some(options)).await?;
@@ -168,7 +187,7 @@ pub(crate) async fn subscribe_with(
     if existing.is_some_and(|existing| existing.persistence() != persistence) {
         let changing = shared.hub.change_persistence(&outbox, client, channel, persistence);
         if session.wait(pin!(changing)).await?.is_err() {
-            return ControlFlow::Continue(Err(StatusCode::SERVER_ERROR));
+            return ControlFlow::Continue(Err(NotSubscribed::FAILED));
         }
         shared.hub.filters.options_changed();
     }
@@ -180,7 +199,7 @@ pub(crate) async fn subscribe_with(
             _ => return ControlFlow::Continue(subscribed),
         };
         if session.wait(pin!(shared.hub.keep_channel(&outbox, client, channel, stored))).await?.is_err() {
-            return ControlFlow::Continue(Err(StatusCode::SERVER_ERROR));
+            return ControlFlow::Continue(Err(NotSubscribed::FAILED));
         }
     }
     ControlFlow::Continue(subscribed)

@@ -243,7 +243,7 @@ async fn a_client_subscribes_to_no_more_filters_than_it_may_however_many_it_send
         let granted = codes.iter().filter(|code| !code.is_error()).count();
         assert_eq!((codes.len(), granted), (FILTERS, limit));
         assert!(codes[..limit].iter().all(|code| !code.is_error()), "the first ones");
-        let code = if version == Version::V5 { ReasonCode::NOT_AUTHORIZED.code() } else { 0x80 };
+        let code = if version == Version::V5 { ReasonCode::QUOTA_EXCEEDED.code() } else { 0x80 };
         assert_eq!(codes[FILTERS - 1].code(), code);
         refused += (FILTERS - limit) as u64;
         assert_eq!(server.counters().subscriptions_refused, refused);
@@ -308,7 +308,7 @@ async fn a_client_that_retains_a_message_in_ever_new_topics_is_refused_and_count
     let mut greedy = Device::new(&server, Version::V5, Login::of("greedy")).await;
     let publishing = publish_many(&mut greedy, 1_000, true, |number| format!("kept/{number}"));
     let outcome = beside(&mut bystanders, publishing).await;
-    assert_eq!(outcome, (950, Some(ReasonCode::NOT_AUTHORIZED)));
+    assert_eq!(outcome, (950, Some(ReasonCode::QUOTA_EXCEEDED)));
     assert_eq!(server.counters().retained_refused, 950);
     // Those that are there can be replaced.
     let (refused, _) = publish_many(&mut greedy, 50, true, |number| format!("kept/{number}")).await;
@@ -345,7 +345,7 @@ async fn a_client_leaves_others_their_share_of_retained_messages() {
     let mut greedy = Device::new(&server, Version::V5, Login::of("greedy")).await;
     let kept = |number| format!("kept/{number}");
     let outcome = publish_many(&mut greedy, 100, true, kept).await;
-    assert_eq!(outcome, (50, Some(ReasonCode::NOT_AUTHORIZED)));
+    assert_eq!(outcome, (50, Some(ReasonCode::QUOTA_EXCEEDED)));
     assert_eq!(server.counters().retained_refused, 50);
     assert_eq!(publish_many(&mut greedy, 50, true, kept).await, (0, None), "replaced");
     let mut other = Device::new(&server, Version::V5, Login::of("other")).await;

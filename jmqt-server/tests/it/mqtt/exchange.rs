@@ -352,6 +352,28 @@ async fn a_client_that_exceeds_the_receive_maximum_of_the_server_is_disconnected
     assert_eq!(device.ended().await, Some(ReasonCode::RECEIVE_MAXIMUM_EXCEEDED));
 }
 
+#[tokio::test] // MQTT_RECEIVE_MAXIMUM
+async fn the_receive_maximum_of_the_server_can_be_chosen() {
+    let server = TestServer::configured(|config| {
+        (config.mqtt_port, config.mqtt_receive_maximum) = (Some(0), 2);
+    })
+    .await;
+    let mut device = Device::dial(&server, Version::V5).await;
+    device.send_connect(Login::of("device")).await;
+    device
+        .next(|packet| match packet {
+            Packet::ConnAck(ack) => assert_eq!(ack.properties.receive_maximum(), Some(2)),
+            other => panic!("{other:?}"),
+        })
+        .await;
+    for number in 1..=2 {
+        device.publish("news", b"x", exactly_once(number, false), false).await;
+        device.next(|packet| assert!(matches!(packet, Packet::PubRec(_)), "{packet:?}")).await;
+    }
+    device.publish("news", b"x", exactly_once(3, false), false).await;
+    assert_eq!(device.ended().await, Some(ReasonCode::RECEIVE_MAXIMUM_EXCEEDED));
+}
+
 #[tokio::test] // 3.10.4-3: deliveries that have begun are completed
 async fn an_unsubscribe_does_not_end_deliveries_that_have_begun() {
     let server = start().await;
